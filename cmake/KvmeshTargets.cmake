@@ -1,0 +1,32 @@
+# One target per folder, each with the same flags.
+include_guard()
+
+# Warnings and sanitizers, for our own code only: never exported.
+add_library(kvmesh_flags INTERFACE)
+target_compile_features(kvmesh_flags INTERFACE cxx_std_20)
+target_compile_options(kvmesh_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
+if(KVMESH_WERROR)
+  target_compile_options(kvmesh_flags INTERFACE -Werror)
+endif()
+if(KVMESH_SANITIZE)
+  target_compile_options(kvmesh_flags INTERFACE -fsanitize=${KVMESH_SANITIZE}
+                                                -fno-omit-frame-pointer)
+  target_link_options(kvmesh_flags INTERFACE -fsanitize=${KVMESH_SANITIZE})
+endif()
+
+# kvmesh_folder(NAME SOURCES ... [PUBLIC ...] [PRIVATE ...])
+# The static library kvmesh_NAME with the alias kvmesh::NAME. PUBLIC and PRIVATE list what it links.
+function(kvmesh_folder name)
+  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(kvmesh_${name} STATIC ${arg_SOURCES})
+  add_library(kvmesh::${name} ALIAS kvmesh_${name})
+  set_target_properties(kvmesh_${name} PROPERTIES EXPORT_NAME ${name}
+                                                  POSITION_INDEPENDENT_CODE ON)
+  target_compile_features(kvmesh_${name} PUBLIC cxx_std_20)
+  target_include_directories(
+    kvmesh_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                          $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(kvmesh_${name} PUBLIC ${arg_PUBLIC}
+                                       PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:kvmesh_flags>)
+endfunction()

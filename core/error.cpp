@@ -1,0 +1,43 @@
+#include "kvmesh/error.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <numeric>
+
+namespace kvmesh {
+namespace {
+
+std::int64_t sum(const std::vector<std::int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), std::int64_t{0});
+}
+
+std::vector<std::int32_t> values_of(const std::vector<Rank>& ranks) {
+  std::vector<std::int32_t> values;
+  for (Rank rank : ranks) values.push_back(rank.value);
+  return values;
+}
+
+}  // namespace
+
+UnknownSequence::UnknownSequence(SequenceId sequence)
+    : Error(fmt::format("sequence {} does not exist: it was never created or has been erased",
+                        sequence.value)),
+      sequence_(sequence) {}
+
+OutOfPages::OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_pages_per_rank)
+    : Error(fmt::format("out of pages: asked for {}, free {} (per rank: {})", asked_pages,
+                        sum(free_pages_per_rank), fmt::join(free_pages_per_rank, ", "))),
+      asked_pages_(asked_pages),
+      free_pages_(sum(free_pages_per_rank)),
+      free_pages_per_rank_(std::move(free_pages_per_rank)) {}
+
+Timeout::Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
+                 std::chrono::milliseconds deadline)
+    : Error(fmt::format("rank {} waited {} ms in {} for rank {}", waiter.value, deadline.count(),
+                        operation, fmt::join(values_of(late), ", "))),
+      waiter_(waiter),
+      late_(std::move(late)),
+      operation_(std::move(operation)) {}
+
+}  // namespace kvmesh

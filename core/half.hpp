@@ -1,0 +1,68 @@
+// Scalar conversions between float32 and the 16-bit storage types, round to nearest even.
+//
+// The kernels convert whole vectors; this is for headers, edges and tests.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "kvmesh/types.hpp"
+
+namespace kvmesh {
+
+inline float bfloat16_to_float(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+inline std::uint16_t float_to_bfloat16(float value) {
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  // A NaN keeps its sign and stays a NaN: rounding could carry it into infinity.
+  if ((bits & 0x7FFF'FFFFu) > 0x7F80'0000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+  bits += 0x7FFFu + (bits >> 16 & 1u);
+  return static_cast<std::uint16_t>(bits >> 16);
+}
+
+inline float float16_to_float(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+  const std::uint32_t exponent = half >> 10 & 0x1Fu;
+  const std::uint32_t mantissa = half & 0x3FFu;
+  if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F80'0000u | mantissa << 13);
+  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+  // Subnormal: mantissa * 2^-24, exact in float32.
+  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+}
+
+inline std::uint16_t float_to_float16(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint16_t sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
+  const std::uint32_t magnitude = bits & 0x7FFF'FFFFu;
+  if (magnitude > 0x7F80'0000u) return sign | 0x7E00u;                 // NaN
+  if (magnitude >= 0x4780'0000u) return sign | 0x7C00u;                // >= 65536, infinity
+  if (magnitude < 0x3880'0000u) {
+    // Below 2^-14: adding 0.5 leaves the multiple of 2^-24, rounded to even, in the low bits.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return sign | static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(shifted) - 0x3F00'0000u);
+  }
+  const std::uint32_t rounded = magnitude + 0xFFFu + (magnitude >> 13 & 1u);
+  return sign | static_cast<std::uint16_t>((rounded - 0x3800'0000u) >> 13);
+}
+
+/// Element `index` of an array of `dtype`.
+inline float load_element(const void* data, Dtype dtype, std::int64_t index) {
+  if (dtype == Dtype::kFloat32) return static_cast<const float*>(data)[index];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
+  return dtype == Dtype::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+}
+
+inline void store_element(void* data, Dtype dtype, std::int64_t index, float value) {
+  if (dtype == Dtype::kFloat32) {
+    static_cast<float*>(data)[index] = value;
+    return;
+  }
+  static_cast<std::uint16_t*>(data)[index] =
+      dtype == Dtype::kFloat16 ? float_to_float16(value) : float_to_bfloat16(value);
+}
+
+}  // namespace kvmesh

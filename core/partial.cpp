@@ -1,0 +1,51 @@
+#include "kvmesh/partial.hpp"
+
+#include <array>
+#include <numbers>
+
+#include "core/check.hpp"
+#include "core/softmax_merge.hpp"
+
+namespace kvmesh {
+namespace {
+
+float* lse_at(const TensorView& lse, std::int64_t token, std::int64_t head) {
+  return static_cast<float*>(lse.data) + token * lse.stride(0) + head * lse.stride(1);
+}
+
+float* o_at(const TensorView& o, std::int64_t token, std::int64_t head) {
+  return static_cast<float*>(o.data) + token * o.stride(0) + head * o.stride(1);
+}
+
+void merge_row(float* o, float& lse, const float* source_o, float source_lse, std::int64_t dim) {
+  const float merged = merged_lse(std::array{lse, source_lse});
+  const float keep = merge_weight(lse, merged);
+  const float add = merge_weight(source_lse, merged);
+  for (std::int64_t i = 0; i < dim; ++i) o[i] = keep * o[i] + add * source_o[i];
+  lse = merged;
+}
+
+}  // namespace
+
+Partial to_natural(const Base2Partial& partial) {
+  for (std::int64_t t = 0; t < partial.lse.size(0); ++t) {
+    for (std::int64_t h = 0; h < partial.lse.size(1); ++h) {
+      *lse_at(partial.lse, t, h) *= std::numbers::ln2_v<float>;
+    }
+  }
+  return {partial.o, partial.lse};
+}
+
+void merge_into(const Partial& destination, const Partial& source) {
+  require(destination.o.shape == source.o.shape && destination.lse.shape == source.lse.shape,
+          "merge_into: destination is {}, source is {}", describe(destination.o),
+          describe(source.o));
+  for (std::int64_t t = 0; t < source.o.size(0); ++t) {
+    for (std::int64_t h = 0; h < source.o.size(1); ++h) {
+      merge_row(o_at(destination.o, t, h), *lse_at(destination.lse, t, h), o_at(source.o, t, h),
+                *lse_at(source.lse, t, h), source.o.size(2));
+    }
+  }
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,94 @@
+// Merging the ranks' partials of the same rows into the exact output.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kvmesh/communicator.hpp"
+#include "kvmesh/partial.hpp"
+
+namespace kvmesh {
+
+/// Which rows a rank gets. A row is one (token, head).
+enum class Scatter : std::uint8_t {
+  kHeads,   ///< All tokens of a contiguous share of the heads.
+  kTokens,  ///< All heads of a contiguous share of the tokens.
+  kAll,     ///< Everything, on every rank.
+};
+
+/// How the ranks move the partials. All give the same bits: sources are merged in rank order.
+enum class CombineStrategy : std::uint8_t {
+  kAuto,           ///< By the size of the problem.
+  kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
+  kAllToAll,       ///< Send packed (O, LSE) rows to their owners and merge there.
+};
+
+std::string_view name(Scatter scatter);
+std::string_view name(CombineStrategy strategy);
+
+/// The half-open share of `count` items that rank `index` of `ranks` gets: contiguous, in rank
+/// order, sizes differing by at most one. It may be empty.
+struct Share {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t size() const { return end - begin; }
+};
+Share share_of(std::int64_t count, int index, int ranks);
+
+/// Which ranks hold keys of a token's rows, one bit a rank (token t: words [t * words_per_token()]).
+/// A row whose only participant is its owner costs no bytes. Every rank passes the same mask.
+class Participation {
+ public:
+  /// Nobody takes part in any of `tokens` tokens yet.
+  Participation(std::int64_t tokens, int ranks);
+  void add(std::int64_t token, Rank rank);
+  bool has(std::int64_t token, Rank rank) const;
+  std::int64_t tokens() const { return tokens_; }
+  int ranks() const { return ranks_; }
+
+ private:
+  std::int64_t tokens_;
+  int ranks_;
+  std::size_t words_per_token_;
+  std::vector<std::uint64_t> bits_;
+};
+
+struct CombineOptions {
+  Scatter scatter = Scatter::kAll;
+  CombineStrategy strategy = CombineStrategy::kAuto;
+  /// Null: every rank takes part in every row.
+  const Participation* participation = nullptr;
+};
+
+/// Where the merged rows go. With n tokens and h heads given to this rank by `scatter`:
+/// `o`    [n, h, v_dim], float32, float16 or bfloat16.
+/// `lse`  [n, h] float32, natural log; an empty view if not wanted.
+struct CombineOutput {
+  TensorView o;
+  TensorView lse;
+};
+
+/// Collective. Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves
+/// on each rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0,
+/// LSE = -inf. The merged LSE makes combines compose (a node first, then the cluster).
+/// Buffers grow on first use and are kept, so make one Combiner and use it for every layer.
+/// @throws InvalidArgument before anything is sent if this rank's shapes are wrong; Timeout.
+class Combiner {
+ public:
+  explicit Combiner(Communicator& comm);
+  void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
+
+ private:
+  void reduce_scatter(const Partial& mine, const CombineOptions& options,
+                      const CombineOutput& output);
+  void all_to_all(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
+
+  Communicator* comm_;
+  std::vector<std::vector<float>> outgoing_;
+  std::vector<std::vector<float>> incoming_;
+  std::vector<float> scratch_;
+};
+
+}  // namespace kvmesh

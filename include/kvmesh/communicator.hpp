@@ -1,0 +1,118 @@
+// How ranks exchange bytes. Implementations: loopback (ranks are threads), MPI; bring your own.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kvmesh/error.hpp"
+#include "kvmesh/types.hpp"
+
+namespace kvmesh {
+
+/// Bytes for (or from) one peer. An empty span takes no part in the exchange.
+struct Outgoing {
+  Rank to;
+  std::span<const std::byte> bytes;
+};
+struct Incoming {
+  Rank from;
+  std::span<std::byte> bytes;
+};
+
+/// A group of ranks. One operation, `exchange`, and the collectives that it makes.
+///
+/// Order: all ranks call the same operations in the same order; there are no tags. A call returns
+/// when the caller's outgoing buffers may be reused and its incoming ones are filled; it does not
+/// mean that any other rank has returned.
+/// Waits: every wait has a deadline (`set_deadline`); past it the call throws `Timeout`, which names
+/// who waited for whom, in which operation. After a throw the communicator must not be used again.
+/// Threads: one thread of a rank at a time. A waiting rank yields its core.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual Rank rank() const = 0;
+  virtual int size() const = 0;
+  /// "loopback" or "mpi".
+  virtual std::string_view kind() const = 0;
+
+  /// Sends and receives all of it, pairwise: what rank a sends to b must have the size that b
+  /// expects from a. At most one outgoing and one incoming entry per peer, in any order; an entry
+  /// for the caller itself is a copy. `operation` is named in errors.
+  virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                        std::string_view operation) = 0;
+
+  /// A communicator over the ranks that gave the same `color`, ordered by `key`, then by rank.
+  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+
+  virtual void set_deadline(std::chrono::milliseconds deadline) = 0;
+  virtual std::chrono::milliseconds deadline() const = 0;
+
+  /// Bytes sent to other ranks so far.
+  virtual std::uint64_t sent_bytes() const = 0;
+};
+
+/// Waits until every rank has come here.
+void barrier(Communicator& comm, std::string_view operation = "barrier");
+
+/// Every rank's `mine`, in rank order, into `all` ([size * mine.size()] bytes). Equal sizes.
+void all_gather(Communicator& comm, std::span<const std::byte> mine, std::span<std::byte> all,
+                std::string_view operation = "all_gather");
+
+/// As all_gather, where rank r gives `counts[r]` bytes; `all` holds their sum, in rank order.
+void all_gather_v(Communicator& comm, std::span<const std::byte> mine,
+                  std::span<const std::size_t> counts, std::span<std::byte> all,
+                  std::string_view operation = "all_gather_v");
+
+/// Rank `root`'s bytes to everyone.
+void broadcast(Communicator& comm, Rank root, std::span<std::byte> bytes,
+               std::string_view operation = "broadcast");
+
+/// Sums (or takes the maximum of) `values` over the ranks, in rank order: the same bits everywhere.
+void all_reduce_sum(Communicator& comm, std::span<double> values,
+                    std::string_view operation = "all_reduce_sum");
+void all_reduce_max(Communicator& comm, std::span<double> values,
+                    std::string_view operation = "all_reduce_max");
+
+/// Throws `DigestMismatch` on every rank if `digest` is not the same on all.
+void check_equal(Communicator& comm, std::uint64_t digest, std::string_view what);
+
+/// A group of one: sends nothing.
+std::unique_ptr<Communicator> make_single_communicator();
+
+/// Runs `body` on `ranks` threads of this process, each with its own communicator over shared
+/// memory, and waits for all. If any throws, the others' waits end too, and the first error (by
+/// time) is thrown again here.
+void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
+                  std::chrono::milliseconds deadline = std::chrono::seconds(60));
+
+/// Starts MPI on construction and ends it on destruction; one per process, first thing in main.
+/// A program that already started MPI may construct one too; then it neither starts nor ends it.
+class MpiSession {
+ public:
+  MpiSession(int& argc, char**& argv);
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  /// True under mpirun (or srun): more than one process, or a launcher that started just one.
+  static bool launched_by_mpirun();
+
+ private:
+  bool owner_ = false;
+};
+
+/// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD).
+/// @throws Unsupported if this build has no MPI or no MpiSession is alive.
+std::unique_ptr<Communicator> make_mpi_communicator();
+
+/// Over an engine's own MPI communicator: `mpi_comm` points to its `MPI_Comm`, which is duplicated.
+std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm);
+
+}  // namespace kvmesh

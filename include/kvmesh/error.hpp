@@ -1,0 +1,80 @@
+// The errors that kvmesh throws. Each carries what was asked and what there is.
+//
+// A call that throws has changed nothing. What a caller must expect in normal service (a full pool)
+// also has a `try_` form that returns a value instead.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kvmesh/types.hpp"
+
+namespace kvmesh {
+
+/// Base of all of them: catch this to turn any kvmesh failure into one line.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// An argument that no state could make right: a wrong shape, a negative length, a bad option.
+class InvalidArgument : public Error {
+ public:
+  using Error::Error;
+};
+
+/// What was asked for is not in this build or not on this machine (a GPU, say).
+class Unsupported : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A sequence id that was never created or has been erased.
+class UnknownSequence : public Error {
+ public:
+  explicit UnknownSequence(SequenceId sequence);
+  SequenceId sequence() const { return sequence_; }
+
+ private:
+  SequenceId sequence_;
+};
+
+/// The pools cannot give the pages that an operation needs.
+class OutOfPages : public Error {
+ public:
+  OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_pages_per_rank);
+  std::int64_t asked_pages() const { return asked_pages_; }
+  std::int64_t free_pages() const { return free_pages_; }
+  const std::vector<std::int64_t>& free_pages_per_rank() const { return free_pages_per_rank_; }
+
+ private:
+  std::int64_t asked_pages_;
+  std::int64_t free_pages_;
+  std::vector<std::int64_t> free_pages_per_rank_;
+};
+
+/// A peer did not answer within the deadline.
+class Timeout : public Error {
+ public:
+  Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
+          std::chrono::milliseconds deadline);
+  Rank waiter() const { return waiter_; }
+  const std::vector<Rank>& late() const { return late_; }
+  const std::string& operation() const { return operation_; }
+
+ private:
+  Rank waiter_;
+  std::vector<Rank> late_;
+  std::string operation_;
+};
+
+/// The ranks' copies of the allocator no longer agree: they were not given the same operations.
+class DigestMismatch : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace kvmesh

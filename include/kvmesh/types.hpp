@@ -1,0 +1,74 @@
+// Names for the things that kvmesh counts: ranks, pages, sequences, element types.
+//
+// Every id is a type of its own, so an index, a count and an id never change places in a call.
+#pragma once
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+namespace kvmesh {
+
+/// Element types of keys, values, queries and outputs. Arithmetic is always float32.
+enum class Dtype : std::uint8_t { kFloat32, kFloat16, kBFloat16 };
+
+constexpr std::size_t size_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
+/// "float32", "float16" or "bfloat16".
+std::string_view name(Dtype dtype);
+
+/// A process (or, in the loopback communicator, a thread) of a mesh.
+struct Rank {
+  std::int32_t value = 0;
+  friend auto operator<=>(Rank, Rank) = default;
+};
+
+/// A request whose keys and values are cached. Never reused, so a stale id is always noticed.
+struct SequenceId {
+  std::uint64_t value = 0;
+  friend auto operator<=>(SequenceId, SequenceId) = default;
+};
+
+/// A physical page: which rank holds it and which page of that rank's pool it is.
+///
+///   bit 31        22 21                    0
+///      [ rank : 10 ][      index : 22      ]
+///
+/// The rank is the position along the mesh's `kv_parallel` axis: ranks that differ only in
+/// `head_parallel` share one page table and hold other heads of the same page.
+class PageId {
+ public:
+  static constexpr int kIndexBits = 22;
+  static constexpr std::int32_t kMaxPagesPerRank = 1 << kIndexBits;
+  static constexpr std::int32_t kMaxRanks = (1 << (32 - kIndexBits)) - 1;
+
+  /// No page: the one bit pattern that no rank below `kMaxRanks` can have.
+  constexpr PageId() = default;
+  constexpr PageId(Rank rank, std::int32_t index)
+      : bits_(static_cast<std::uint32_t>(rank.value) << kIndexBits |
+              static_cast<std::uint32_t>(index)) {}
+
+  constexpr Rank rank() const { return {static_cast<std::int32_t>(bits_ >> kIndexBits)}; }
+  constexpr std::int32_t index() const {
+    return static_cast<std::int32_t>(bits_ & (kMaxPagesPerRank - 1));
+  }
+  constexpr std::uint32_t bits() const { return bits_; }
+  constexpr bool valid() const { return bits_ != kNone; }
+
+  friend auto operator<=>(PageId, PageId) = default;
+
+ private:
+  static constexpr std::uint32_t kNone = 0xFFFF'FFFF;
+  std::uint32_t bits_ = kNone;
+};
+
+}  // namespace kvmesh
+
+template <>
+struct std::hash<kvmesh::SequenceId> {
+  std::size_t operator()(kvmesh::SequenceId id) const noexcept {
+    return std::hash<std::uint64_t>{}(id.value);
+  }
+};
