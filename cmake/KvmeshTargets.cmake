@@ -1,5 +1,6 @@
 # One target per folder, each with the same flags.
 include_guard()
+include(GNUInstallDirs)
 
 # Warnings and sanitizers, for our own code only: never exported.
 add_library(kvmesh_flags INTERFACE)
@@ -10,7 +11,7 @@ if(KVMESH_WERROR)
 endif()
 if(KVMESH_SANITIZE)
   target_compile_options(kvmesh_flags INTERFACE -fsanitize=${KVMESH_SANITIZE}
-                                                -fno-omit-frame-pointer)
+                                                -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(kvmesh_flags INTERFACE -fsanitize=${KVMESH_SANITIZE})
 endif()
 

@@ -1,13 +1,26 @@
 # Registration of tests, with or without mpirun.
 include_guard()
 
+# What every test runs with. Open MPI: allowed as root, no pinning (ranks share few cores), waiting
+# ranks yield, and no copies between address spaces, which containers forbid. One thread a rank: there
+# are more ranks than cores.
+set(KVMESH_TEST_ENVIRONMENT
+    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
+    OMPI_MCA_btl_vader_single_copy_mechanism=none)
+if(KVMESH_SANITIZE MATCHES "address")
+  list(APPEND KVMESH_TEST_ENVIRONMENT
+       "LSAN_OPTIONS=print_suppressions=0:suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp")
+endif()
+
 # kvmesh_test(NAME SOURCES ... LINK ... [LABELS ...]): one GoogleTest program, one CTest test.
 function(kvmesh_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "cpu;${arg_LABELS}" TIMEOUT 600)
+  set_tests_properties(${name} PROPERTIES LABELS "cpu;${arg_LABELS}" TIMEOUT 600
+                                          ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT}")
 endfunction()
 
 # kvmesh_mpi_test(NAME RANKS 1 2 4 SOURCES ... LINK ...): the same program, with its own main, under
@@ -17,11 +30,16 @@ function(kvmesh_mpi_test name)
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest kvmesh_flags)
   foreach(ranks ${arg_RANKS})
-    add_test(NAME ${name}_np${ranks}
-             COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${ranks} $<TARGET_FILE:${name}>)
-    set_tests_properties(
-      ${name}_np${ranks}
-      PROPERTIES LABELS "cpu;mpi" TIMEOUT 300 ENVIRONMENT
-                 "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMP_NUM_THREADS=1")
+    kvmesh_mpirun(${name}_np${ranks} RANKS ${ranks} COMMAND $<TARGET_FILE:${name}>)
   endforeach()
+endfunction()
+
+# kvmesh_mpirun(NAME RANKS n COMMAND ... [LABELS ...]): a test that runs a command line under mpirun.
+function(kvmesh_mpirun name)
+  cmake_parse_arguments(arg "" "RANKS" "COMMAND;LABELS" ${ARGN})
+  add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${arg_RANKS}
+                                ${arg_COMMAND})
+  set_tests_properties(
+    ${name} PROPERTIES LABELS "cpu;mpi;${arg_LABELS}" TIMEOUT 300 PROCESSORS ${arg_RANKS}
+                       ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT};OMP_NUM_THREADS=1")
 endfunction()

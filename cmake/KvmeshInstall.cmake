@@ -1,0 +1,24 @@
+# What `cmake --install` puts down: the public headers, the static libraries, the program, and the
+# package files that find_package(kvmesh) reads.
+include_guard()
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kvmesh)
+
+set_target_properties(kvmesh_all PROPERTIES EXPORT_NAME kvmesh)
+install(TARGETS kvmesh_core kvmesh_allocator kvmesh_kernels kvmesh_comm kvmesh_runtime kvmesh_all
+        EXPORT kvmesh-targets)
+install(EXPORT kvmesh-targets NAMESPACE kvmesh:: DESTINATION ${package_dir})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/kvmesh DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h")
+
+configure_package_config_file(
+  ${PROJECT_SOURCE_DIR}/cmake/kvmesh-config.cmake.in ${PROJECT_BINARY_DIR}/kvmesh-config.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/kvmesh-config-version.cmake
+                                 COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/kvmesh-config.cmake
+              ${PROJECT_BINARY_DIR}/kvmesh-config-version.cmake
+              ${PROJECT_SOURCE_DIR}/cmake/KvmeshDependencies.cmake
+        DESTINATION ${package_dir})

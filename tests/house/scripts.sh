@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Do the shell scripts parse, and does shellcheck, where there is one, find nothing?
+set -euo pipefail
+cd "$1"
+
+mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh\b' .ci launch tests --include='*' | sort)
+for script in "${scripts[@]}"; do bash -n "$script"; done
+if command -v shellcheck >/dev/null; then
+  shellcheck --external-sources "${scripts[@]}"
+fi
+echo "${#scripts[@]} scripts: as they should be"
