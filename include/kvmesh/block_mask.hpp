@@ -87,12 +87,14 @@ struct LocalBlock {
 /// One rank's share of a block mask, in physical pages.
 class LocalBlockMask {
  public:
-  LocalBlockMask(std::int64_t batch, std::int64_t heads, std::int64_t q_blocks)
-      : batch_(batch), heads_(heads), q_blocks_(q_blocks) {}
+  LocalBlockMask(std::int64_t batch, std::int64_t heads, std::int64_t q_blocks, int q_block)
+      : batch_(batch), heads_(heads), q_blocks_(q_blocks), q_block_(q_block) {}
 
   std::int64_t batch() const { return batch_; }
   std::int64_t heads() const { return heads_; }
   std::int64_t q_blocks() const { return q_blocks_; }
+  /// Queries a q block.
+  int q_block() const { return q_block_; }
 
   /// The local pages to visit, in ascending logical order. `heads` of 1 takes any h.
   /// @throws InvalidArgument if it is outside.
@@ -103,6 +105,7 @@ class LocalBlockMask {
 
  private:
   std::int64_t batch_, heads_, q_blocks_;
+  int q_block_;
   std::vector<std::int64_t> ends_;
   std::vector<LocalBlock> blocks_;
 };
