@@ -5,7 +5,10 @@ include(GNUInstallDirs)
 # Warnings and sanitizers, for our own code only: never exported.
 add_library(kvmesh_flags INTERFACE)
 target_compile_features(kvmesh_flags INTERFACE cxx_std_20)
-target_compile_options(kvmesh_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor)
+# Shadowing among locals only: a constructor's parameter may have the name of the member it sets.
+target_compile_options(
+  kvmesh_flags INTERFACE -Wall -Wextra -Wnon-virtual-dtor
+                         $<IF:$<CXX_COMPILER_ID:GNU>,-Wshadow=local,-Wshadow>)
 if(KVMESH_WERROR)
   target_compile_options(kvmesh_flags INTERFACE -Werror)
 endif()

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Is every C++ file formatted as .clang-format says? Versions of clang-format differ in small things,
-# so only version 14 decides (in Debian 12 and Ubuntu 24.04: clang-format-14); without it, skip (77).
+# Is every C++ file formatted as .clang-format says? Names those that are not; with --fix, formats them.
+# Usage: format.sh ROOT [--fix]
+# Versions of clang-format differ in small things, so only version 14 decides (in Debian 12 and Ubuntu
+# 24.04: clang-format-14); without it, skip (77).
 set -euo pipefail
 cd "$1"
 
@@ -16,6 +18,12 @@ if [[ -z $tool ]]; then
   exit 77
 fi
 
-find include core allocator kernels comm runtime launch tests bench \
-  \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
-  xargs -0 "$tool" --dry-run -Werror
+mapfile -t files < <(find include core allocator kernels comm runtime launch tests bench \
+  -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+status=0
+for file in "${files[@]}"; do
+  "$tool" "$file" | cmp -s - "$file" && continue
+  echo "not formatted: $file"
+  if [[ ${2:-} == --fix ]]; then "$tool" -i "$file"; else status=1; fi
+done
+exit "$status"

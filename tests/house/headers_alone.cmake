@@ -26,9 +26,9 @@ foreach(header ${headers})
     OUTPUT ${stamp}
     COMMAND
       ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Werror
-      -Wno-pragma-once-outside-header -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+      -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
       "$<$<BOOL:${include_dirs}>:-I$<JOIN:${include_dirs},;-I>>" -MD -MF ${stamp}.d -MT ${stamp}
-      -x c++ ${PROJECT_SOURCE_DIR}/${header}
+      -include ${PROJECT_SOURCE_DIR}/${header} -x c++ /dev/null
     COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
     DEPENDS ${PROJECT_SOURCE_DIR}/${header}
     DEPFILE ${stamp}.d
