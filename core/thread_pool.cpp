@@ -1,5 +1,6 @@
-#include "core/thread_pool.hpp"
+#include "kvmesh/thread_pool.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>

@@ -1,6 +1,7 @@
 // A view of somebody else's numbers: pointer, element type, shape, strides, device.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -36,24 +37,22 @@ struct BasicTensorView {
   BasicTensorView() = default;
 
   /// Contiguous, row-major.
-  BasicTensorView(Pointer data, Dtype dtype, std::initializer_list<std::int64_t> shape,
-                  Device device = {})
-      : data(data), dtype(dtype), dims(static_cast<int>(shape.size())), device(device) {
-    int i = 0;
-    for (std::int64_t extent : shape) this->shape[static_cast<std::size_t>(i++)] = extent;
+  BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
+                  Device where = {})
+      : data(pointer), dtype(type), dims(static_cast<int>(extents.size())), device(where) {
+    std::copy(extents.begin(), extents.end(), shape.begin());
     std::int64_t stride = 1;
-    for (i = dims - 1; i >= 0; --i) {
-      strides[static_cast<std::size_t>(i)] = stride;
-      stride *= this->shape[static_cast<std::size_t>(i)];
+    for (auto i = static_cast<std::size_t>(dims); i-- > 0;) {
+      strides[i] = stride;
+      stride *= shape[i];
     }
   }
 
   /// With the caller's strides.
-  BasicTensorView(Pointer data, Dtype dtype, std::initializer_list<std::int64_t> shape,
-                  std::initializer_list<std::int64_t> strides, Device device = {})
-      : BasicTensorView(data, dtype, shape, device) {
-    int i = 0;
-    for (std::int64_t stride : strides) this->strides[static_cast<std::size_t>(i++)] = stride;
+  BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
+                  std::initializer_list<std::int64_t> steps, Device where = {})
+      : BasicTensorView(pointer, type, extents, where) {
+    std::copy(steps.begin(), steps.end(), strides.begin());
   }
 
   /// A view to write through is also a view to read through.

@@ -21,8 +21,7 @@ struct ModPoint {
 using ModBits = std::uint32_t;
 
 /// One operation that has operands and is no load. `operand` is the type of input 0.
-ModBits apply_scalar(ModOp op, ModType operand, const std::array<ModBits, 3>& inputs,
-                     ModType result);
+ModBits apply_scalar(ModOp op, ModType operand, const std::array<ModBits, 3>& inputs);
 
 /// Element `index`, clamped.
 ModBits load_scalar(const ModBuffer& buffer, std::int32_t index);

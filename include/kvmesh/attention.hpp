@@ -1,0 +1,123 @@
+// The kernels: append, attend_partial, copy_pages over one layer's pool of pages.
+//
+// `KvCache` drives them for an engine that keeps its cache in kvmesh. An engine with an allocator of
+// its own uses them as they are, with any pool that a strided view can describe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvmesh/block_mask.hpp"
+#include "kvmesh/mods.hpp"
+#include "kvmesh/partial.hpp"
+#include "kvmesh/tensor.hpp"
+#include "kvmesh/thread_pool.hpp"
+
+namespace kvmesh {
+
+/// One layer's pages on one rank, to write to (`KvPool`) or to read (`ConstKvPool`).
+/// `k` [pages, kv_heads, page_size, k_dim], `v` [pages, kv_heads, page_size, v_dim], any strides
+/// with a contiguous last dimension, one dtype for both.
+template <class View>
+struct BasicKvPool {
+  View k;
+  View v;
+};
+using KvPool = BasicKvPool<TensorView>;
+using ConstKvPool = BasicKvPool<ConstTensorView>;
+
+/// Where a new token goes on this rank; a negative page: on another rank, nothing to do here.
+struct TokenSlot {
+  std::int32_t page = -1;
+  std::int32_t offset = 0;
+};
+
+/// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
+/// converting to the pool's dtype. @throws InvalidArgument before anything is written.
+void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+            std::span<const TokenSlot> slots, ThreadPool& threads);
+
+/// Copy the first `tokens` tokens of local page `source` to local page `destination`.
+struct LocalPageCopy {
+  std::int32_t source = 0;
+  std::int32_t destination = 0;
+  std::int32_t tokens = 0;
+};
+void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies);
+
+/// The sizes that a plan is made for: this rank's heads.
+struct AttentionShape {
+  int q_heads = 0;
+  int kv_heads = 0;
+  int k_dim = 0;
+  int v_dim = 0;
+  int page_size = 0;
+};
+
+/// A page of this rank's pool and its place in its sequence: positions
+/// [logical * page_size, (logical + 1) * page_size).
+struct LocalPage {
+  std::int32_t page = 0;
+  std::int32_t logical = 0;
+  friend bool operator==(const LocalPage&, const LocalPage&) = default;
+};
+
+/// A ragged batch. Sequence s has the queries [q_indptr[s], q_indptr[s + 1]) and, on this rank, the
+/// pages [page_indptr[s], page_indptr[s + 1]) in ascending logical order; it may have none.
+struct AttentionBatch {
+  std::vector<std::int64_t> q_indptr;     ///< [batch + 1], first 0
+  std::vector<std::int64_t> kv_lens;      ///< [batch], over all ranks; slots past it are not read
+  std::vector<std::int64_t> q_positions;  ///< [tokens]; empty: the newest, kv_len - q_len + i
+  std::vector<std::int64_t> page_indptr;  ///< [batch + 1], first 0
+  std::vector<LocalPage> pages;
+};
+
+struct AttentionOptions {
+  /// Applied to q.k before the score mod. Unset: 1 / sqrt(k_dim).
+  std::optional<float> scale;
+  MaskMod mask;
+  ScoreMod score;
+  /// Which pages to visit and which of them to mask, per batch row, head and q block (in query
+  /// indices). Null: found from `mask`. The pages must be those of the batch. Copied.
+  const LocalBlockMask* block_mask = nullptr;
+  /// The model's number of this rank's first query head; mods see global heads.
+  int first_head = 0;
+};
+
+/// What a plan visits, summed over kv heads and q blocks.
+struct TileCounts {
+  std::int64_t visited = 0;  ///< tiles (one page, one block of query rows) that are read
+  std::int64_t masked = 0;   ///< those of them for which the mask is evaluated
+};
+
+/// plan: once per step, from the batch. run: once per layer.
+class AttentionPlan {
+ public:
+  /// @throws InvalidArgument on a batch or a shape that does not fit together.
+  AttentionPlan(const AttentionShape& shape, const AttentionBatch& batch,
+                const AttentionOptions& options);
+  ~AttentionPlan();
+  AttentionPlan(AttentionPlan&&) noexcept;
+  AttentionPlan& operator=(AttentionPlan&&) noexcept;
+
+  /// Attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out`. Sequences are cut
+  /// over threads by (sequence, head, split); the cut, and so every bit of the result, depends on
+  /// the batch alone, not on the number of threads. Rows without a visible key here: O = 0,
+  /// LSE = -inf. Source: online softmax (Milakov and Gimelshein, 2018), split-KV and its merge
+  /// (Flash-Decoding, Dao et al., 2023). @throws InvalidArgument before anything is written.
+  void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+                      ThreadPool& threads);
+
+  std::int64_t tokens() const;
+  TileCounts tiles() const;
+  std::int64_t workspace_bytes() const;
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvmesh

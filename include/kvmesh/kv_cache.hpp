@@ -1,0 +1,143 @@
+// The distributed KV cache: what an engine links kvmesh for.
+//
+//   batch -> plan -> append -> attend -> combine -> output
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+#include "kvmesh/attention.hpp"
+#include "kvmesh/combine.hpp"
+#include "kvmesh/mesh.hpp"
+
+namespace kvmesh {
+
+/// The model's sizes are those of the whole model; head_parallel divides the heads.
+struct CacheOptions {
+  int layers = 1;
+  int q_heads = 0;
+  int kv_heads = 0;
+  int k_dim = 0;
+  int v_dim = 0;  ///< 0: as k_dim
+  int page_size = 16;
+  std::int64_t pages_per_rank = 0;
+  Dtype dtype = Dtype::kBFloat16;
+  Placement placement = Placement::kBalanced;
+  std::int64_t home_threshold_tokens = 2048;
+};
+
+/// One sequence of a step: `append_tokens` new positions and, after them, the newest
+/// `query_tokens` positions as queries.
+struct BatchEntry {
+  SequenceId sequence;
+  std::int64_t append_tokens = 0;
+  std::int64_t query_tokens = -1;  ///< -1: as many as are appended
+};
+
+struct PlanOptions {
+  /// Default: causal, queries aligned to the end. `MaskMod{}`: every key is visible.
+  MaskMod mask = mods::causal();
+  ScoreMod score;
+  std::optional<float> scale;
+  Scatter scatter = Scatter::kAll;
+  CombineStrategy strategy = CombineStrategy::kAuto;
+  /// Logical positions of all queries of the batch; empty: the newest of each sequence.
+  std::vector<std::int64_t> q_positions;
+  /// Over the batch's query indices and all the model's heads. Its kv block is the page size.
+  const BlockMask* block_mask = nullptr;
+};
+
+/// One layer's tensors on this rank. n: query tokens, m: appended tokens of the batch, heads: this
+/// rank's share along head_parallel. Every rank of a column passes the same values.
+struct LayerInput {
+  ConstTensorView q;  ///< [n, q_heads, k_dim]
+  ConstTensorView k;  ///< [m, kv_heads, k_dim]
+  ConstTensorView v;  ///< [m, kv_heads, v_dim]
+};
+
+class KvCache;
+
+/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change.
+class StepPlan {
+ public:
+  ~StepPlan();
+  StepPlan(StepPlan&&) noexcept;
+  StepPlan& operator=(StepPlan&&) noexcept;
+
+  std::int64_t query_tokens() const;
+  std::int64_t append_tokens() const;
+
+  /// append, attend_partial, combine. Collective over the mesh's kv axis.
+  /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
+  void run(int layer, const LayerInput& input, const CombineOutput& output);
+
+  /// The three parts on their own, for an engine with its own collective or kernel.
+  void append(int layer, const ConstTensorView& k, const ConstTensorView& v);
+  /// `out` covers all n tokens and this rank's heads.
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out);
+  void combine(const Partial& mine, const CombineOutput& output);
+
+  /// What of [n, q_heads] this rank's output holds.
+  Share tokens_of_output() const;
+  Share heads_of_output() const;
+  /// Which kv ranks hold keys of which query token.
+  const Participation& participation() const;
+  TileCounts tiles() const;
+
+ private:
+  friend class KvCache;
+  class State;
+  explicit StepPlan(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// This rank's part of the cache: its pools, and a copy of the allocator that all ranks drive alike.
+/// Every rank calls the same operations in the same order; those that talk to others say
+/// "collective". Strong guarantee, as in PageAllocator. One thread a rank.
+class KvCache {
+ public:
+  /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong.
+  KvCache(Mesh& mesh, const CacheOptions& options);
+  ~KvCache();
+  KvCache(KvCache&&) noexcept;
+  KvCache& operator=(KvCache&&) noexcept;
+
+  const CacheOptions& options() const;
+  Mesh& mesh();
+  /// Lengths, page tables, free pages, digest.
+  const PageAllocator& allocator() const;
+
+  SequenceId create();
+  void reserve(SequenceId sequence, std::int64_t tokens);
+  [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  SequenceId fork(SequenceId sequence);
+  void truncate(SequenceId sequence, std::int64_t length);
+  void erase(SequenceId sequence);
+
+  /// Lengthens the batch's sequences and works out the step; does the copies that copy on write asks
+  /// for (collective only where a page moves to another rank). A sequence may appear once.
+  /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
+  StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
+  /// Empty if the pools are too full for the batch.
+  [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
+                                                 const PlanOptions& options = {});
+
+  /// Collective: throws DigestMismatch, naming the first operation in which the ranks' allocators
+  /// parted, if they are not equal. Debug builds call it in every plan.
+  void check_replicas();
+
+  std::int64_t pool_bytes() const;
+  /// This rank's pages of one layer, for kernels of the engine's own.
+  KvPool pool(int layer);
+
+ private:
+  friend class StepPlan;
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvmesh

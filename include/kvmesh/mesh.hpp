@@ -1,0 +1,75 @@
+// The ranks of a job, arranged as kv_parallel x head_parallel.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "kvmesh/communicator.hpp"
+#include "kvmesh/thread_pool.hpp"
+
+namespace kvmesh {
+
+/// Which backend a program asks for; kAuto takes the best that this build and machine have.
+enum class DeviceChoice : std::uint8_t { kAuto, kCpu, kCuda };
+
+/// "auto", "cpu" or "cuda". @throws InvalidArgument.
+DeviceChoice device_choice_from(std::string_view text);
+
+struct MeshOptions {
+  /// Ranks that hold different heads of the same pages; must divide the number of ranks. The others
+  /// along an axis of size / head_parallel hold different pages of the same heads.
+  int head_parallel = 1;
+  /// Threads of this rank's CPU backend; 0: its share of the cores that the process may use.
+  int threads = 0;
+  DeviceChoice device = DeviceChoice::kAuto;
+};
+
+/// One rank's place in the mesh and its ways to the others. World rank r has the kv rank
+/// r / head_parallel and the head rank r % head_parallel:
+///
+///     head rank ->   0    1
+///     kv rank 0      r0   r1      a row shares its pages' numbers, each rank holding other heads
+///     kv rank 1      r2   r3      a column shares its heads, each rank holding other pages
+///
+/// Collective to make: every rank makes its own with equal options. Owns the communicators and the
+/// threads; outlives the caches made on it. Movable.
+class Mesh {
+ public:
+  /// @throws InvalidArgument if head_parallel does not divide the ranks; Unsupported for a device
+  /// that this build does not have.
+  explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
+  /// Over a communicator that the caller keeps alive.
+  explicit Mesh(Communicator& world, const MeshOptions& options = {});
+
+  /// All processes of the job under mpirun (an MpiSession must be alive), else a mesh of one.
+  static Mesh from_launcher(const MeshOptions& options = {});
+
+  int size() const { return world_->size(); }
+  int kv_parallel() const { return kv_->size(); }
+  int head_parallel() const { return world_->size() / kv_->size(); }
+  Rank rank() const { return world_->rank(); }
+  /// My position along kv_parallel: the rank in the `PageId`s of my pages.
+  Rank kv_rank() const { return kv_->rank(); }
+  int head_rank() const { return rank().value % head_parallel(); }
+
+  /// Everyone.
+  Communicator& world() { return *world_; }
+  /// The ranks with my heads and other pages: the combine's group.
+  Communicator& kv() { return *kv_; }
+  ThreadPool& threads() { return *threads_; }
+
+ private:
+  void arrange(const MeshOptions& options);
+
+  std::unique_ptr<Communicator> owned_world_;
+  Communicator* world_;
+  std::unique_ptr<Communicator> kv_;
+  std::unique_ptr<ThreadPool> threads_;
+};
+
+/// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.
+void run_on_threads(int ranks, const std::function<void(Mesh&)>& body,
+                    const MeshOptions& options = {});
+
+}  // namespace kvmesh

@@ -1,0 +1,54 @@
+// append and copy_pages: checks here, the copying in cpu/.
+#include "core/check.hpp"
+#include "kernels/cpu/copy.hpp"
+#include "kernels/pool_checks.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh {
+namespace {
+
+void check_new(const char* what, const ConstTensorView& fresh, const ConstTensorView& pool,
+               std::size_t tokens) {
+  require(fresh.dims == 3 && fresh.size(0) == static_cast<std::int64_t>(tokens) &&
+              fresh.size(1) == pool.size(1) && fresh.size(2) == pool.size(3),
+          "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
+          pool.size(1), pool.size(3), describe(fresh));
+  require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
+}
+
+}  // namespace
+
+void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+            std::span<const TokenSlot> slots, ThreadPool& threads) {
+  check_pool("append", pool.k, pool.v);
+  check_new("k", k, pool.k, slots.size());
+  check_new("v", v, pool.v, slots.size());
+  for (const TokenSlot& slot : slots) {
+    require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),
+            "append: slot (page {}, offset {}) is outside the pool {}", slot.page, slot.offset,
+            describe(pool.k));
+  }
+  threads.for_each(static_cast<std::int64_t>(slots.size()), [&](std::int64_t token, int) {
+    const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
+    if (slot.page < 0) return;
+    cpu::write_token(pool.k, k, token, slot);
+    cpu::write_token(pool.v, v, token, slot);
+  });
+}
+
+void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) {
+  check_pool("copy_pages", pool.k, pool.v);
+  for (const LocalPageCopy& copy : copies) {
+    require(copy.source >= 0 && copy.source < pool.k.size(0) && copy.destination >= 0 &&
+                copy.destination < pool.k.size(0) && copy.tokens >= 0 &&
+                copy.tokens <= pool.k.size(2),
+            "copy_pages: {} tokens from page {} to {} do not lie in the pool {}", copy.tokens,
+            copy.source, copy.destination, describe(pool.k));
+  }
+  for (const LocalPageCopy& copy : copies) {
+    cpu::copy_page(pool.k, copy);
+    cpu::copy_page(pool.v, copy);
+  }
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,65 @@
+// The work of one attend: which thread reads which pages for which query rows.
+//
+//   sequence -> row blocks (query tokens x the query heads of one kv head)
+//            -> visits (local pages that the mask does not make empty)
+//            -> splits (contiguous ranges of visits), one task each
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/mods/interval.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh {
+
+/// Multi-head latent attention has 576 (512 + 64); nothing in use is wider.
+inline constexpr int kMaxHeadDim = 576;
+
+/// One page that a row block reads.
+struct PageVisit {
+  std::int32_t page = 0;
+  std::int32_t logical = 0;
+  /// False: every row sees all of the page's keys.
+  bool masked = false;
+  /// Offset of one TileClass per query head of the group in `AttendWork::head_classes`, where the
+  /// heads differ; -1: all heads are as `masked` says.
+  std::int32_t head_classes = -1;
+};
+
+/// Some query tokens of one sequence, for all query heads that share one kv head. Row r of the block
+/// is token q_begin + r / group, head kv_head * group + r % group.
+struct RowBlock {
+  std::int32_t sequence = 0;
+  std::int32_t kv_head = 0;
+  std::int64_t q_begin = 0;
+  std::int64_t q_end = 0;
+  std::int64_t visit_begin = 0;
+  std::int64_t visit_end = 0;
+  std::int32_t splits = 1;
+  /// First row of this block's partials in the workspace; used if splits > 1.
+  std::int64_t workspace_row = 0;
+};
+
+struct AttendTask {
+  std::int32_t block = 0;
+  std::int32_t split = 0;
+};
+
+struct AttendWork {
+  std::vector<RowBlock> blocks;
+  std::vector<PageVisit> visits;
+  std::vector<TileClass> head_classes;
+  std::vector<AttendTask> tasks;
+  std::vector<std::int32_t> merges;  ///< the blocks with more than one split
+  std::vector<std::int32_t> positions;  ///< [tokens], logical
+  std::int64_t workspace_rows = 0;
+  int visits_per_split = 1;
+  TileCounts tiles;
+};
+
+/// @throws InvalidArgument on a batch or a shape that does not fit together.
+AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
+                            const AttentionOptions& options);
+
+}  // namespace kvmesh

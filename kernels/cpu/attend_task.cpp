@@ -1,0 +1,93 @@
+#include "kernels/cpu/attend_task.hpp"
+
+#include "kernels/cpu/highway_targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attend_task.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+// foreach_target.h must come before these.
+#include <hwy/highway.h>
+
+#include "kernels/cpu/attend_tile-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvmesh::cpu::HWY_NAMESPACE {
+
+void attend_float32(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+  TaskRunner<float>(inputs, task, scratch).run();
+}
+void attend_float16(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+  TaskRunner<hwy::float16_t>(inputs, task, scratch).run();
+}
+void attend_bfloat16(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+  TaskRunner<hwy::bfloat16_t>(inputs, task, scratch).run();
+}
+
+}  // namespace kvmesh::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <algorithm>
+
+#include "core/softmax_merge.hpp"
+
+namespace kvmesh::cpu {
+
+HWY_EXPORT(attend_float32);
+HWY_EXPORT(attend_float16);
+HWY_EXPORT(attend_bfloat16);
+
+AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
+                             const AttentionOptions& options)
+    : q(static_cast<std::size_t>(max_rows) * padded(shape.k_dim)),
+      scores(static_cast<std::size_t>(max_rows) * kTileKeys),
+      o(static_cast<std::size_t>(max_rows) * padded(shape.v_dim)),
+      max(static_cast<std::size_t>(max_rows)),
+      sum(static_cast<std::size_t>(max_rows)),
+      k_rows(kTileKeys * padded(shape.k_dim)),
+      v_rows(kTileKeys * padded(shape.v_dim)),
+      score_mod(options.score.is_identity()
+                    ? nullptr
+                    : std::make_unique<ModEvaluator>(options.score.graph())),
+      mask_mod(options.mask.is_identity() ? nullptr
+                                          : std::make_unique<ModEvaluator>(options.mask.graph())) {}
+
+void attend_task(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+  switch (inputs.pool.k.dtype) {
+    case Dtype::kFloat32:
+      return HWY_DYNAMIC_DISPATCH(attend_float32)(inputs, task, scratch);
+    case Dtype::kFloat16:
+      return HWY_DYNAMIC_DISPATCH(attend_float16)(inputs, task, scratch);
+    case Dtype::kBFloat16:
+      return HWY_DYNAMIC_DISPATCH(attend_bfloat16)(inputs, task, scratch);
+  }
+}
+
+void merge_splits(const AttendInputs& inputs, const RowBlock& block) {
+  const int group = inputs.shape.q_heads / inputs.shape.kv_heads;
+  const std::int64_t rows = (block.q_end - block.q_begin) * group;
+  const std::int64_t dim = inputs.shape.v_dim;
+  std::vector<float> lses(static_cast<std::size_t>(block.splits));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t first = block.workspace_row + row;
+    for (int s = 0; s < block.splits; ++s) {
+      lses[static_cast<std::size_t>(s)] = inputs.workspace_lse[first + s * rows];
+    }
+    const float merged = merged_lse(lses);
+    const std::int64_t token = block.q_begin + row / group;
+    const std::int64_t head = block.kv_head * group + row % group;
+    float* o = static_cast<float*>(inputs.out.o.data) + token * inputs.out.o.stride(0) +
+               head * inputs.out.o.stride(1);
+    std::fill_n(o, dim, 0.0f);
+    for (int s = 0; s < block.splits; ++s) {
+      const float weight = merge_weight(lses[static_cast<std::size_t>(s)], merged);
+      const float* source = inputs.workspace_o + (first + s * rows) * dim;
+      for (std::int64_t i = 0; i < dim; ++i) o[i] += weight * source[i];
+    }
+    static_cast<float*>(inputs.out.lse.data)[token * inputs.out.lse.stride(0) +
+                                             head * inputs.out.lse.stride(1)] = merged;
+  }
+}
+
+}  // namespace kvmesh::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,433 @@
+// The inner loops of attend_partial, compiled once per instruction set (Highway).
+//
+// A task walks its keys in tiles of up to 64. Keys are reached through a pointer each, so a tile may
+// span any number of pages of any size. Two register-blocked products do the work:
+//
+//   scores [4 rows, 4 keys]   += q [4 rows, dim] * k [4 keys, dim]      16 accumulators over dim
+//   o [4 rows, 4 vectors]     += p [4 rows, keys] * v [keys, 4 vectors]  16 accumulators over keys
+//
+// Each loaded vector is used four times, so that with 16-bit pages and a group of 4 query heads one
+// core does about 1 load and 2 multiply-adds a cycle and memory stays the limit.
+
+#if defined(KVMESH_ATTEND_TILE_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVMESH_ATTEND_TILE_INL
+#undef KVMESH_ATTEND_TILE_INL
+#else
+#define KVMESH_ATTEND_TILE_INL
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "core/half.hpp"
+#include "core/softmax_merge.hpp"
+#include "kernels/cpu/attend_task.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvmesh::cpu::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// 512-bit vectors at most: `padded` promises whole vectors of 16 floats.
+using Floats = hn::CappedTag<float, 16>;
+using Vector = hn::Vec<Floats>;
+constexpr Floats kFloats;
+
+HWY_INLINE Vector load_floats(const float* from) { return hn::LoadU(kFloats, from); }
+
+template <class Half>
+HWY_INLINE Vector load_floats(const Half* from) {
+  const hn::Rebind<Half, Floats> halves;
+  return hn::PromoteTo(kFloats, hn::LoadU(halves, from));
+}
+
+HWY_INLINE void prefetch_row(const void* row, std::size_t bytes) {
+  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(row) + i);
+}
+
+// Sums of the lanes of 16 accumulators, in order. A 4 x 4 transpose inside each 128-bit block turns
+// four accumulators into one vector of four partial sums a block; the blocks are added from memory.
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
+  for (int i = 0; i < 16; ++i) sums[i] = hn::GetLane(acc[i]);
+}
+#else
+HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
+  const hn::Repartition<double, Floats> pairs;
+  const hn::CappedTag<float, 4> block;
+  HWY_ALIGN float buffer[hn::MaxLanes(Floats())];
+  for (int i = 0; i < 4; ++i) {
+    const Vector a = acc[4 * i], b = acc[4 * i + 1], c = acc[4 * i + 2], d = acc[4 * i + 3];
+    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, a, b));
+    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, a, b));
+    const auto cd_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, c, d));
+    const auto cd_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, c, d));
+    const Vector even = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_low, cd_low)),
+                                hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_low, cd_low)));
+    const Vector odd = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_high, cd_high)),
+                               hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_high, cd_high)));
+    hn::Store(hn::Add(even, odd), kFloats, buffer);
+    auto total = hn::Load(block, buffer);
+    for (std::size_t lane = 4; lane < hn::Lanes(kFloats); lane += 4) {
+      total = hn::Add(total, hn::Load(block, buffer + lane));
+    }
+    hn::StoreU(total, block, sums + 4 * i);
+  }
+}
+#endif
+
+// scores[r][0..3] = q[r] . k[0..3] for Rows rows; `dim` is a whole number of vectors.
+template <int Rows, class T>
+HWY_INLINE void score_block(const float* HWY_RESTRICT q, std::size_t q_stride, const T* const* k,
+                            std::size_t dim, float* HWY_RESTRICT scores) {
+  Vector acc[16];
+  for (auto& a : acc) a = hn::Zero(kFloats);
+  for (std::size_t d = 0; d < dim; d += hn::Lanes(kFloats)) {
+    const Vector k0 = load_floats(k[0] + d), k1 = load_floats(k[1] + d);
+    const Vector k2 = load_floats(k[2] + d), k3 = load_floats(k[3] + d);
+    for (int r = 0; r < Rows; ++r) {
+      const Vector row = hn::LoadU(kFloats, q + static_cast<std::size_t>(r) * q_stride + d);
+      acc[4 * r] = hn::MulAdd(row, k0, acc[4 * r]);
+      acc[4 * r + 1] = hn::MulAdd(row, k1, acc[4 * r + 1]);
+      acc[4 * r + 2] = hn::MulAdd(row, k2, acc[4 * r + 2]);
+      acc[4 * r + 3] = hn::MulAdd(row, k3, acc[4 * r + 3]);
+    }
+  }
+  float sums[16];
+  sum_lanes(acc, sums);
+  for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * kTileKeys, sums + 4 * r, 16);
+}
+
+// o[r] += sum over keys of p[r][key] * v[key], for Rows rows and Vectors vectors of the dim.
+template <int Rows, int Vectors, class T>
+HWY_INLINE void value_block(const float* HWY_RESTRICT p, const T* const* v, int keys,
+                            std::size_t offset, float* HWY_RESTRICT o, std::size_t o_stride) {
+  const std::size_t lanes = hn::Lanes(kFloats);
+  Vector acc[Rows * Vectors];
+  for (int r = 0; r < Rows; ++r) {
+    for (int i = 0; i < Vectors; ++i) {
+      acc[r * Vectors + i] = hn::LoadU(
+          kFloats, o + static_cast<std::size_t>(r) * o_stride + static_cast<std::size_t>(i) * lanes);
+    }
+  }
+  for (int key = 0; key < keys; ++key) {
+    Vector value[Vectors];
+    for (int i = 0; i < Vectors; ++i) {
+      value[i] = load_floats(v[key] + offset + static_cast<std::size_t>(i) * lanes);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const Vector weight = hn::Set(kFloats, p[r * kTileKeys + key]);
+      for (int i = 0; i < Vectors; ++i) {
+        acc[r * Vectors + i] = hn::MulAdd(weight, value[i], acc[r * Vectors + i]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int i = 0; i < Vectors; ++i) {
+      hn::StoreU(acc[r * Vectors + i], kFloats,
+                 o + static_cast<std::size_t>(r) * o_stride + static_cast<std::size_t>(i) * lanes);
+    }
+  }
+}
+
+template <int Rows, class T>
+HWY_INLINE void value_rows(const float* p, const T* const* v, int keys, std::size_t dim, float* o,
+                           std::size_t o_stride) {
+  const std::size_t lanes = hn::Lanes(kFloats);
+  std::size_t d = 0;
+  for (; d + 4 * lanes <= dim; d += 4 * lanes) {
+    value_block<Rows, 4>(p, v, keys, d, o + d, o_stride);
+  }
+  for (; d < dim; d += lanes) value_block<Rows, 1>(p, v, keys, d, o + d, o_stride);
+}
+
+// Calls `block` with the row count as a constant: 4 at a time, then what is left.
+template <class Block>
+HWY_INLINE void for_row_blocks(int rows, const Block& block) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) block(std::integral_constant<int, 4>{}, r);
+  if (rows - r == 3) block(std::integral_constant<int, 3>{}, r);
+  if (rows - r == 2) block(std::integral_constant<int, 2>{}, r);
+  if (rows - r == 1) block(std::integral_constant<int, 1>{}, r);
+}
+
+// A tile: up to 64 keys of a task, in ascending position.
+template <class T>
+struct Tile {
+  const T* k[kTileKeys];
+  const T* v[kTileKeys];
+  std::int32_t position[kTileKeys];
+  int keys = 0;
+  // The visits that the keys came from, where a mask is to be applied.
+  struct Segment {
+    const PageVisit* visit;
+    int begin, end;
+  };
+  Segment segments[kTileKeys];
+  int segment_count = 0;
+  bool masked = false;
+};
+
+// One split of one row block, start to end.
+template <class T>
+class TaskRunner {
+ public:
+  TaskRunner(const AttendInputs& in, const AttendTask& task, AttendScratch& scratch)
+      : in_(in),
+        block_(in.work->blocks[static_cast<std::size_t>(task.block)]),
+        split_(task.split),
+        scratch_(scratch),
+        group_(in.shape.q_heads / in.shape.kv_heads),
+        rows_(static_cast<int>(block_.q_end - block_.q_begin) * group_),
+        k_dim_(padded(in.shape.k_dim)),
+        v_dim_(padded(in.shape.v_dim)),
+        widen_k_(k_dim_ != static_cast<std::size_t>(in.shape.k_dim)),
+        widen_v_(v_dim_ != static_cast<std::size_t>(in.shape.v_dim)) {}
+
+  void run() {
+    load_queries();
+    std::fill_n(scratch_.o.data(), static_cast<std::size_t>(rows_) * v_dim_, 0.0f);
+    std::fill_n(scratch_.max.data(), rows_, kNoKeys);
+    std::fill_n(scratch_.sum.data(), rows_, 0.0f);
+    const std::int64_t per_split = in_.work->visits_per_split;
+    visit_ = block_.visit_begin + split_ * per_split;
+    visit_end_ = block_.splits == 1 ? block_.visit_end
+                                    : std::min(visit_ + per_split, block_.visit_end);
+    // Double buffered: the next tile is gathered, and its lines asked for, before this one is used.
+    Tile<T> tiles[2];
+    int current = 0;
+    gather(tiles[0]);
+    while (tiles[current].keys > 0) {
+      gather(tiles[1 - current]);
+      use(tiles[current], tiles[1 - current]);
+      current = 1 - current;
+    }
+    store();
+  }
+
+ private:
+  std::int32_t head_of(int row) const { return block_.kv_head * group_ + row % group_; }
+  std::int64_t token_of(int row) const { return block_.q_begin + row / group_; }
+
+  // Queries of the block as float32 rows, scaled, zero past the dim.
+  void load_queries() {
+    for (int r = 0; r < rows_; ++r) {
+      float* row = scratch_.q.data() + static_cast<std::size_t>(r) * k_dim_;
+      const std::int64_t at = token_of(r) * in_.q.stride(0) + head_of(r) * in_.q.stride(1);
+      for (int d = 0; d < in_.shape.k_dim; ++d) {
+        row[d] = in_.scale * load_element(in_.q.data, in_.q.dtype, at + d);
+      }
+      std::fill(row + in_.shape.k_dim, row + k_dim_, 0.0f);
+    }
+  }
+
+  const T* key_row(const ConstTensorView& pool, std::int32_t page, int offset) const {
+    return static_cast<const T*>(pool.data) + page * pool.stride(0) +
+           block_.kv_head * pool.stride(1) + offset * pool.stride(2);
+  }
+
+  // The next keys of the task; a page that does not fit goes on in the next tile.
+  void gather(Tile<T>& tile) {
+    tile.keys = tile.segment_count = 0;
+    tile.masked = false;
+    const int page_size = in_.shape.page_size;
+    const std::int64_t kv_len = in_.kv_lens[block_.sequence];
+    while (visit_ < visit_end_ && tile.keys < kTileKeys) {
+      const PageVisit& visit = in_.work->visits[static_cast<std::size_t>(visit_)];
+      const std::int64_t first = static_cast<std::int64_t>(visit.logical) * page_size;
+      const int live = static_cast<int>(std::min<std::int64_t>(page_size, kv_len - first));
+      const int take = std::min(live - offset_, kTileKeys - tile.keys);
+      tile.segments[tile.segment_count++] = {&visit, tile.keys, tile.keys + take};
+      tile.masked |= visit.masked || visit.head_classes >= 0;
+      for (int i = 0; i < take; ++i, ++tile.keys) {
+        tile.k[tile.keys] = key_row(in_.pool.k, visit.page, offset_ + i);
+        tile.v[tile.keys] = key_row(in_.pool.v, visit.page, offset_ + i);
+        tile.position[tile.keys] = static_cast<std::int32_t>(first) + offset_ + i;
+      }
+      offset_ += take;
+      if (offset_ >= live) {
+        ++visit_;
+        offset_ = 0;
+      }
+    }
+  }
+
+  void use(const Tile<T>& tile, const Tile<T>& next) {
+    if (widen_k_) {
+      const float* rows[kTileKeys];
+      widen(tile.k, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
+      compute_scores(rows, tile.keys, next);
+    } else {
+      compute_scores(tile.k, tile.keys, next);
+    }
+    if (scratch_.score_mod) apply_score_mod(tile);
+    if (tile.masked) apply_mask(tile);
+    for (int r = 0; r < rows_; ++r) softmax_row(r, tile.keys);
+    if (widen_v_) {
+      const float* rows[kTileKeys];
+      widen(tile.v, tile.keys, in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
+      accumulate_values(rows, tile.keys);
+    } else {
+      accumulate_values(tile.v, tile.keys);
+    }
+  }
+
+  // Rows whose dim is no whole number of vectors, as padded float32.
+  static void widen(const T* const* from, int keys, int dim, std::size_t stride, float* to,
+                    const float** rows) {
+    const Dtype dtype = std::is_same_v<T, float>             ? Dtype::kFloat32
+                        : std::is_same_v<T, hwy::float16_t> ? Dtype::kFloat16
+                                                             : Dtype::kBFloat16;
+    for (int key = 0; key < keys; ++key) {
+      float* row = to + static_cast<std::size_t>(key) * stride;
+      for (int d = 0; d < dim; ++d) row[d] = load_element(from[key], dtype, d);
+      std::fill(row + dim, row + stride, 0.0f);
+      rows[key] = row;
+    }
+  }
+
+  template <class K>
+  void compute_scores(const K* const* k, int keys, const Tile<T>& next) {
+    for (int key = 0; key < keys; key += 4) {
+      const K* four[4];
+      for (int i = 0; i < 4; ++i) four[i] = k[std::min(key + i, keys - 1)];
+      for (int i = key; i < std::min(key + 4, next.keys); ++i) {
+        prefetch_row(next.k[i], k_dim_ * sizeof(T));
+        prefetch_row(next.v[i], v_dim_ * sizeof(T));
+      }
+      for_row_blocks(rows_, [&](auto rows, int r) {
+        score_block<rows()>(scratch_.q.data() + static_cast<std::size_t>(r) * k_dim_, k_dim_, four,
+                            k_dim_, scratch_.scores.data() + r * kTileKeys + key);
+      });
+    }
+  }
+
+  void apply_score_mod(const Tile<T>& tile) {
+    for (int r = 0; r < rows_; ++r) {
+      scratch_.score_mod->score(scratch_.scores.data() + r * kTileKeys, tile.position, tile.keys,
+                                block_.sequence, in_.first_head + head_of(r), position_of(r));
+    }
+  }
+
+  std::int32_t position_of(int row) const {
+    return in_.work->positions[static_cast<std::size_t>(token_of(row))];
+  }
+
+  TileClass class_of(const PageVisit& visit, int row) const {
+    if (visit.head_classes < 0) return visit.masked ? TileClass::kPartial : TileClass::kFull;
+    return in_.work->head_classes[static_cast<std::size_t>(visit.head_classes + row % group_)];
+  }
+
+  void apply_mask(const Tile<T>& tile) {
+    std::uint8_t visible[kTileKeys];
+    for (int r = 0; r < rows_; ++r) {
+      float* scores = scratch_.scores.data() + r * kTileKeys;
+      if (scratch_.mask_mod) {
+        scratch_.mask_mod->mask(visible, tile.position, tile.keys, block_.sequence,
+                                in_.first_head + head_of(r), position_of(r));
+      } else {
+        std::fill_n(visible, tile.keys, std::uint8_t{1});
+      }
+      for (int s = 0; s < tile.segment_count; ++s) {
+        const auto& segment = tile.segments[s];
+        const TileClass tile_class = class_of(*segment.visit, r);
+        if (tile_class == TileClass::kFull) continue;
+        for (int key = segment.begin; key < segment.end; ++key) {
+          if (tile_class == TileClass::kEmpty || !visible[key]) scores[key] = kNoKeys;
+        }
+      }
+    }
+  }
+
+  // Turns the scores of a row into exp(score - max) and rescales what the row has so far.
+  void softmax_row(int r, int keys) {
+    float* scores = scratch_.scores.data() + r * kTileKeys;
+    float& max = scratch_.max[static_cast<std::size_t>(r)];
+    float& sum = scratch_.sum[static_cast<std::size_t>(r)];
+    std::fill(scores + keys, scores + kTileKeys, kNoKeys);
+    const std::size_t lanes = hn::Lanes(kFloats);
+    Vector top = hn::Set(kFloats, max);
+    for (std::size_t i = 0; i < kTileKeys; i += lanes) {
+      top = hn::Max(top, hn::LoadU(kFloats, scores + i));
+    }
+    const float new_max = hn::GetLane(hn::MaxOfLanes(kFloats, top));
+    if (new_max == kNoKeys) {  // nothing visible yet: exp(-inf - -inf) must not be computed
+      std::fill_n(scores, kTileKeys, 0.0f);
+      return;
+    }
+    const Vector shift = hn::Set(kFloats, new_max);
+    Vector total = hn::Zero(kFloats);
+    for (std::size_t i = 0; i < kTileKeys; i += lanes) {
+      const Vector score = hn::LoadU(kFloats, scores + i);
+      // Exp gives 0 for a NaN; a NaN in a visible key must stay one.
+      const Vector p = hn::IfThenElse(hn::IsNaN(score), score,
+                                      hn::Exp(kFloats, hn::Sub(score, shift)));
+      hn::StoreU(p, kFloats, scores + i);
+      total = hn::Add(total, p);
+    }
+    if (new_max != max) {
+      const float keep = max == kNoKeys ? 0.0f : std::exp(max - new_max);
+      sum *= keep;
+      float* o = scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_;
+      for (std::size_t d = 0; d < v_dim_; ++d) o[d] *= keep;
+      max = new_max;
+    }
+    sum += hn::GetLane(hn::SumOfLanes(kFloats, total));
+  }
+
+  template <class V>
+  void accumulate_values(const V* const* v, int keys) {
+    for_row_blocks(rows_, [&](auto rows, int r) {
+      value_rows<rows()>(scratch_.scores.data() + r * kTileKeys, v, keys, v_dim_,
+                         scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_, v_dim_);
+    });
+  }
+
+  void store() {
+    for (int r = 0; r < rows_; ++r) {
+      const float sum = scratch_.sum[static_cast<std::size_t>(r)];
+      const float max = scratch_.max[static_cast<std::size_t>(r)];
+      const float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
+      const float* from = scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_;
+      float* to = o_row(r);
+      for (int d = 0; d < in_.shape.v_dim; ++d) to[d] = from[d] * inverse;
+      *lse_of(r) = max == kNoKeys ? kNoKeys : max + std::log(sum);
+    }
+  }
+
+  std::int64_t workspace_row(int r) const {
+    return block_.workspace_row + static_cast<std::int64_t>(split_) * rows_ + r;
+  }
+  float* o_row(int r) const {
+    if (block_.splits > 1) return in_.workspace_o + workspace_row(r) * in_.shape.v_dim;
+    return static_cast<float*>(in_.out.o.data) + token_of(r) * in_.out.o.stride(0) +
+           head_of(r) * in_.out.o.stride(1);
+  }
+  float* lse_of(int r) const {
+    if (block_.splits > 1) return in_.workspace_lse + workspace_row(r);
+    return static_cast<float*>(in_.out.lse.data) + token_of(r) * in_.out.lse.stride(0) +
+           head_of(r) * in_.out.lse.stride(1);
+  }
+
+  const AttendInputs& in_;
+  const RowBlock& block_;
+  const int split_;
+  AttendScratch& scratch_;
+  const int group_;
+  const int rows_;
+  const std::size_t k_dim_, v_dim_;
+  const bool widen_k_, widen_v_;
+  std::int64_t visit_ = 0, visit_end_ = 0;
+  int offset_ = 0;  // keys of the current visit that earlier tiles took
+};
+
+}  // namespace
+}  // namespace kvmesh::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // KVMESH_ATTEND_TILE_INL

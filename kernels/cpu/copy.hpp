@@ -1,0 +1,17 @@
+// Moving keys and values: one token into its slot, one page to another.
+#pragma once
+
+#include <cstdint>
+
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh::cpu {
+
+/// Row `token` of `fresh` [tokens, kv_heads, dim] to `slot` of `pool`, converting the dtype.
+void write_token(const TensorView& pool, const ConstTensorView& fresh, std::int64_t token,
+                 const TokenSlot& slot);
+
+/// The first `copy.tokens` tokens of a page, for every kv head.
+void copy_page(const TensorView& pool, const LocalPageCopy& copy);
+
+}  // namespace kvmesh::cpu

@@ -1,0 +1,19 @@
+// The checks that every kernel makes of a pool.
+#pragma once
+
+#include "core/check.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh {
+
+/// `k` and `v` are the two halves of one pool [pages, kv_heads, page_size, dim].
+inline void check_pool(const char* operation, const ConstTensorView& k, const ConstTensorView& v) {
+  require(k.dims == 4 && v.dims == 4 && k.size(0) == v.size(0) && k.size(1) == v.size(1) &&
+              k.size(2) == v.size(2) && k.dtype == v.dtype,
+          "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
+          operation, describe(k), describe(v));
+  require(k.stride(3) == 1 && v.stride(3) == 1,
+          "{}: the pool's last dimension must be contiguous", operation);
+}
+
+}  // namespace kvmesh
