@@ -30,7 +30,9 @@ struct AllocatorOptions {
   std::int64_t pages_per_rank = 0;
   int page_size = 16;
   Placement placement = Placement::kBalanced;
-  /// Balanced placement: a sequence of up to this many tokens lives whole on one home rank.
+  /// Balanced placement: a sequence of up to this many tokens lives whole on one home rank, the one
+  /// with the most free pages at its first page. Later pages go to the rank that holds the fewest of
+  /// the sequence.
   std::int64_t home_threshold_tokens = 2048;
 };
 
@@ -49,7 +51,9 @@ struct AppendRequest {
   std::int64_t tokens = 0;
 };
 
-/// One line of the allocator's journal: operation `number` left the state at `digest`.
+/// One line of the allocator's journal: operation `number`, the first being 0, left the state at
+/// `digest`. `sequence` is the one it was about: the new one for create and fork, the first of the
+/// batch for append.
 struct JournalEntry {
   std::uint64_t number = 0;
   std::uint64_t digest = 0;
@@ -62,10 +66,14 @@ struct JournalEntry {
 /// message; `digest()` shows it.
 ///
 /// Positions are logical and start at 0. `capacity` counts tokens that pages are held for, `length`
-/// those that were appended; length <= capacity <= pages * page_size.
+/// those that were appended; length <= capacity = pages * page_size.
+///
+/// A page that is given back is the first to be handed out again on its rank. When the rank that
+/// placement wants is full another one serves: an operation runs out only if all ranks are full.
 ///
 /// Strong guarantee: an operation that throws (or whose `try_` form returns empty) changed nothing.
-/// Not thread-safe: one thread drives a copy. Complexity is amortised O(1) a page.
+/// Not thread-safe: one thread drives a copy. Complexity is amortised O(1) a page, but O(ranks) for
+/// one that balanced placement puts past the threshold.
 class PageAllocator {
  public:
   /// @throws InvalidArgument on options that no state can serve.
@@ -86,7 +94,10 @@ class PageAllocator {
 
   /// Lengthens the sequences, reserving what they lack, all of them or none. Returns the copies
   /// to do first: the last page of a sequence is copied if it is not full and a fork shares it.
-  /// A sequence may appear once. @throws OutOfPages, UnknownSequence, InvalidArgument.
+  /// The copy stays on its rank if that has a free page. When all that share a page are in the batch,
+  /// the last of them keeps it. A sequence may appear once.
+  /// @throws OutOfPages (all that the batch lacks, copies included), UnknownSequence,
+  /// InvalidArgument.
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
   std::vector<PageCopy> append(SequenceId sequence, std::int64_t tokens);
   [[nodiscard]] std::optional<std::vector<PageCopy>> try_append(
@@ -97,11 +108,13 @@ class PageAllocator {
   /// @throws OutOfPages, UnknownSequence, InvalidArgument.
   std::vector<PageCopy> make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
-  /// A new sequence with the same content, sharing all pages that hold content. Copy on write.
+  /// A new sequence with the same content, sharing all pages that hold content (not those that are
+  /// only reserved). Copy on write.
   /// Needs no page, so it cannot run out. @throws UnknownSequence.
   SequenceId fork(SequenceId sequence);
 
-  /// Shortens to `length` tokens (rolls back speculation) and gives back the pages past it.
+  /// Shortens to `length` tokens (rolls back speculation) and gives back the pages wholly past it,
+  /// those that were only reserved too: the capacity becomes `length`, rounded up to whole pages.
   /// @throws UnknownSequence, InvalidArgument (longer than it is, negative).
   void truncate(SequenceId sequence, std::int64_t length);
 
@@ -122,7 +135,10 @@ class PageAllocator {
   /// How often the page was handed out: a reader that remembers it notices reuse.
   std::uint32_t generation(PageId page) const;
 
-  /// Hash of the whole state, O(1). Equal on every rank if all applied the same operations.
+  /// Hash of the whole state, O(1): of the options, of every operation that succeeded, with its
+  /// arguments, even where it changed nothing, and of every page handed out and freed, in order.
+  /// Equal on every rank if all applied the same operations; different, but for one chance in 2^64,
+  /// as soon as one did not.
   std::uint64_t digest() const;
   /// The last operations (at most 256), oldest first: what to compare when digests differ.
   std::vector<JournalEntry> journal() const;

@@ -1,0 +1,141 @@
+#include "allocator/integrity.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh {
+namespace {
+
+template <class... Args>
+void ensure(bool ok, fmt::format_string<Args...> message, Args&&... args) {
+  if (!ok) throw Error("allocator integrity: " + fmt::format(message, std::forward<Args>(args)...));
+}
+
+void check_free_list(const PagePools& pools, Rank rank) {
+  const std::int64_t expected = pools.free_pages(rank);
+  std::int64_t listed = 0;
+  for (PageId page = pools.first_free(rank); page.valid(); page = pools.next_free(page)) {
+    ensure(page.rank() == rank && pools.contains(page),
+           "rank {}'s free list leaves the pool after {} pages", rank.value, listed);
+    ensure(!pools.in_use(page), "page {}:{} is on the free list and in use", rank.value,
+           page.index());
+    ensure(++listed <= expected, "rank {}'s free list is longer than its {} free pages", rank.value,
+           expected);
+  }
+  ensure(listed == expected, "rank {} lists {} free pages and counts {}", rank.value, listed,
+         expected);
+
+  // The list never visits a page twice (it would not end), so equal counts mean equal sets.
+  std::int64_t unused = 0;
+  for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index)
+    unused += pools.in_use(PageId{rank, index}) ? 0 : 1;
+  ensure(unused == expected, "rank {} has {} pages that no one uses and counts {} free", rank.value,
+         unused, expected);
+}
+
+/// Where the page tables say that each page is, and in how many of them.
+struct Use {
+  std::int64_t logical = 0;
+  std::int32_t count = 0;
+};
+
+class TableCheck {
+ public:
+  TableCheck(const PagePools& pools, int page_size)
+      : pools_(pools),
+        page_size_(page_size),
+        uses_(static_cast<std::size_t>(pools.ranks() * pools.pages_per_rank())) {}
+
+  void check_sequence(SequenceId id, const Sequence& sequence) {
+    const auto pages = static_cast<std::int64_t>(sequence.pages.size());
+    ensure(sequence.length >= 0 && sequence.length <= pages * page_size_,
+           "sequence {} has {} tokens in {} pages", id.value, sequence.length, pages);
+    for (std::int64_t logical = 0; logical < pages; ++logical) check_page(id, sequence, logical);
+    check_counts(id, sequence);
+  }
+
+  void check_references() const {
+    for (int rank = 0; rank < pools_.ranks(); ++rank)
+      for (std::int32_t index = 0; index < pools_.pages_per_rank(); ++index) {
+        const PageId page{Rank{rank}, index};
+        const std::int32_t count = uses_[at(page)].count;
+        ensure(pools_.reference_count(page) == count,
+               "page {}:{} counts {} references and {} sequences hold it", rank, index,
+               pools_.reference_count(page), count);
+      }
+  }
+
+ private:
+  void check_page(SequenceId id, const Sequence& sequence, std::int64_t logical) {
+    const PageId page = sequence.pages[static_cast<std::size_t>(logical)];
+    ensure(page.valid() && pools_.contains(page), "page {} of sequence {} is not in any pool",
+           logical, id.value);
+    ensure(pools_.in_use(page) && pools_.generation(page) > 0,
+           "page {} of sequence {} was not handed out", logical, id.value);
+    Use& use = uses_[at(page)];
+    ensure(use.count == 0 || use.logical == logical,
+           "page {}:{} is logical page {} of one sequence and {} of sequence {}", page.rank().value,
+           page.index(), use.logical, logical, id.value);
+    use.logical = logical;
+    ++use.count;
+    if (!pools_.shared(page)) return;
+    ensure(sequence.may_share, "sequence {} shares page {} and does not know", id.value, logical);
+    ensure(logical * page_size_ < sequence.length,
+           "sequence {} shares page {}, which holds nothing of it", id.value, logical);
+  }
+
+  std::size_t at(PageId page) const {
+    return static_cast<std::size_t>(page.rank().value * pools_.pages_per_rank() + page.index());
+  }
+
+  void check_counts(SequenceId id, const Sequence& sequence) const {
+    const SequencePlacement& placement = sequence.placement;
+    ensure(placement.anchor >= SequencePlacement::kNone && placement.anchor < pools_.ranks(),
+           "sequence {} starts on rank {}", id.value, placement.anchor);
+    if (!placement.pages_on) return;
+    std::vector<std::int32_t> held(static_cast<std::size_t>(pools_.ranks()), 0);
+    for (PageId page : sequence.pages) ++held[static_cast<std::size_t>(page.rank().value)];
+    for (int rank = 0; rank < pools_.ranks(); ++rank)
+      ensure(held[static_cast<std::size_t>(rank)] == placement.pages_on[rank],
+             "sequence {} holds {} pages on rank {} and counts {}", id.value,
+             held[static_cast<std::size_t>(rank)], rank, placement.pages_on[rank]);
+  }
+
+  const PagePools& pools_;
+  std::int64_t page_size_;
+  std::vector<Use> uses_;  // [ranks * pages_per_rank]
+};
+
+void check_slots(const SequenceTable& sequences) {
+  std::int64_t living = 0;
+  sequences.for_each([&](SequenceId, const Sequence&) { ++living; });
+  ensure(living == sequences.size(), "{} sequences live and {} are counted", living,
+         sequences.size());
+  const std::int64_t empty = sequences.count_empty_slots();
+  ensure(living + empty + sequences.retired_slots() == sequences.slots(),
+         "of {} slots {} live, {} are listed as empty and {} retired", sequences.slots(), living,
+         empty, sequences.retired_slots());
+}
+
+}  // namespace
+
+void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size) {
+  std::int64_t free = 0;
+  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+    check_free_list(pools, rank);
+    free += pools.free_pages(rank);
+  }
+  ensure(free == pools.free_pages(), "the ranks have {} free pages and the pools count {}", free,
+         pools.free_pages());
+  check_slots(sequences);
+  TableCheck tables(pools, page_size);
+  sequences.for_each(
+      [&](SequenceId id, const Sequence& sequence) { tables.check_sequence(id, sequence); });
+  tables.check_references();
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,18 @@
+// The allocator's invariants, checked the hard way.
+#pragma once
+
+#include "allocator/page_pools.hpp"
+#include "allocator/sequence_table.hpp"
+
+namespace kvmesh {
+
+/// @throws Error naming the first invariant that is broken:
+/// - each rank's free list holds exactly its free pages, each once;
+/// - a page is in use by as many sequences as its reference count says, each time at the same
+///   logical index;
+/// - a shared page holds content in every sequence that shares it, and these know that they share;
+/// - lengths lie within capacities; the counts of pages per rank are right;
+/// - every slot of the sequence table is in use, listed as empty, or retired.
+void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size);
+
+}  // namespace kvmesh

@@ -1,0 +1,105 @@
+#include <utility>
+
+#include "allocator/integrity.hpp"
+#include "allocator/state.hpp"
+#include "core/check.hpp"
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh {
+
+PageAllocator::PageAllocator(const AllocatorOptions& options)
+    : state_(std::make_unique<State>(options)) {}
+PageAllocator::~PageAllocator() = default;
+PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
+PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
+
+const AllocatorOptions& PageAllocator::options() const { return state_->options(); }
+
+SequenceId PageAllocator::create() { return state_->create(); }
+
+void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
+  if (!state_->try_reserve(sequence, tokens)) throw state_->out_of_pages();
+}
+
+bool PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
+  return state_->try_reserve(sequence, tokens);
+}
+
+std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
+  auto copies = state_->try_append(requests);
+  if (!copies) throw state_->out_of_pages();
+  return std::move(*copies);
+}
+
+std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t tokens) {
+  const AppendRequest request{sequence, tokens};
+  return append({&request, 1});
+}
+
+std::optional<std::vector<PageCopy>> PageAllocator::try_append(
+    std::span<const AppendRequest> requests) {
+  return state_->try_append(requests);
+}
+
+std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
+                                                   std::int64_t end) {
+  auto copies = state_->try_make_writable(sequence, begin, end);
+  if (!copies) throw state_->out_of_pages();
+  return std::move(*copies);
+}
+
+SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
+
+void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
+  state_->truncate(sequence, length);
+}
+
+void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
+
+bool PageAllocator::contains(SequenceId sequence) const {
+  return state_->sequences().find(sequence) != nullptr;
+}
+
+std::int64_t PageAllocator::length(SequenceId sequence) const {
+  return state_->sequences().at(sequence).length;
+}
+
+std::int64_t PageAllocator::capacity(SequenceId sequence) const {
+  return state_->capacity(state_->sequences().at(sequence));
+}
+
+std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
+  return state_->sequences().at(sequence).pages;
+}
+
+std::int64_t PageAllocator::sequences() const { return state_->sequences().size(); }
+
+std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
+
+std::int64_t PageAllocator::free_pages(Rank rank) const {
+  require(rank.value >= 0 && rank.value < options().ranks, "rank {} of {}", rank.value,
+          options().ranks);
+  return state_->pools().free_pages(rank);
+}
+
+std::int32_t PageAllocator::reference_count(PageId page) const {
+  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+          page.index());
+  return state_->pools().reference_count(page);
+}
+
+std::uint32_t PageAllocator::generation(PageId page) const {
+  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+          page.index());
+  return state_->pools().generation(page);
+}
+
+std::uint64_t PageAllocator::digest() const { return state_->journal().digest(); }
+
+std::vector<JournalEntry> PageAllocator::journal() const { return state_->journal().entries(); }
+
+void PageAllocator::verify_integrity() const {
+  check_integrity(state_->pools(), state_->sequences(), options().page_size);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,161 @@
+#include "allocator/placement.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::int32_t next_rank(std::int32_t rank, int ranks) { return rank + 1 == ranks ? 0 : rank + 1; }
+
+class PackedPlacement final : public PlacementPolicy {
+ public:
+  void take(SequencePlacement&, std::int64_t, std::span<PageId> out, PagePools& pools) override {
+    for (Rank rank{0}; !out.empty(); ++rank.value) {
+      const std::size_t run =
+          std::min(out.size(), static_cast<std::size_t>(pools.free_pages(rank)));
+      pools.take(rank, out.first(run));
+      out = out.subspan(run);
+    }
+  }
+};
+
+/// Page i goes to rank (anchor + i) mod ranks, or the next one that has a page. Sequences start in
+/// turn on each rank, so that many short ones do not all meet on the first.
+class StripedPlacement final : public PlacementPolicy {
+ public:
+  void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
+            PagePools& pools) override {
+    const int ranks = pools.ranks();
+    if (sequence.anchor == SequencePlacement::kNone) {
+      sequence.anchor = next_anchor_;
+      next_anchor_ = next_rank(next_anchor_, ranks);
+    }
+    auto wanted = static_cast<std::int32_t>((sequence.anchor + first) % ranks);
+    for (PageId& page : out) {
+      std::int32_t rank = wanted;
+      while (pools.free_pages(Rank{rank}) == 0) rank = next_rank(rank, ranks);
+      page = pools.take(Rank{rank});
+      wanted = next_rank(wanted, ranks);
+    }
+  }
+
+ private:
+  std::int32_t next_anchor_ = 0;
+};
+
+/// The first pages of a sequence, up to the threshold, go to its home: the rank that had the most
+/// free pages. Each later page goes to the rank that holds the fewest of the sequence.
+class BalancedPlacement final : public PlacementPolicy {
+ public:
+  BalancedPlacement(int page_size, std::int64_t home_threshold_tokens)
+      : home_pages_(home_threshold_tokens / page_size + (home_threshold_tokens % page_size != 0)) {}
+
+  void prepare(Sequence& sequence, std::int64_t pages, int ranks) const override {
+    SequencePlacement& placement = sequence.placement;
+    if (pages <= home_pages_ || ranks == 1 || placement.pages_on) return;
+    placement.pages_on = std::make_unique<std::int32_t[]>(static_cast<std::size_t>(ranks));
+    for (PageId page : sequence.pages) placement.added(page.rank());
+  }
+
+  void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
+            PagePools& pools) override {
+    if (pools.ranks() == 1) return pools.take(Rank{0}, out);
+    if (first < home_pages_) {
+      const auto at_home =
+          std::min<std::uint64_t>(out.size(), static_cast<std::uint64_t>(home_pages_ - first));
+      take_home(sequence, out.first(at_home), pools);
+      out = out.subspan(at_home);
+    }
+    for (PageId& page : out) {
+      const Rank rank = fewest(sequence, pools);
+      page = pools.take(rank);
+      sequence.added(rank);
+    }
+  }
+
+ private:
+  void take_home(SequencePlacement& sequence, std::span<PageId> out, PagePools& pools) {
+    while (!out.empty()) {
+      if (sequence.anchor == SequencePlacement::kNone ||
+          pools.free_pages(Rank{sequence.anchor}) == 0)
+        sequence.anchor = emptiest(pools);
+      const Rank home{sequence.anchor};
+      const std::size_t run =
+          std::min(out.size(), static_cast<std::size_t>(pools.free_pages(home)));
+      pools.take(home, out.first(run));
+      sequence.added(home, static_cast<std::int32_t>(run));
+      out = out.subspan(run);
+    }
+  }
+
+  /// The rank with the most free pages; of equal ones the first after the last choice, so that tiny
+  /// sequences that come and go do not all meet on one rank.
+  std::int32_t emptiest(const PagePools& pools) {
+    std::int32_t best = first_choice_;
+    std::int32_t rank = first_choice_;
+    for (int i = 1; i < pools.ranks(); ++i) {
+      rank = next_rank(rank, pools.ranks());
+      if (pools.free_pages(Rank{rank}) > pools.free_pages(Rank{best})) best = rank;
+    }
+    first_choice_ = next_rank(best, pools.ranks());
+    return best;
+  }
+
+  /// The rank with the fewest pages of the sequence, of equal ones that with the most free pages,
+  /// then the lowest. Both are compared at once, as one 64-bit key, without a branch.
+  static Rank fewest(const SequencePlacement& sequence, const PagePools& pools) {
+    std::uint64_t best_key = std::numeric_limits<std::uint64_t>::max();
+    Rank best{0};
+    for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+      const auto held = static_cast<std::uint64_t>(sequence.pages_on[rank.value]);
+      const auto free = static_cast<std::uint64_t>(pools.free_pages(rank));
+      const std::uint64_t key =
+          free == 0 ? std::numeric_limits<std::uint64_t>::max() : held << 32 | (0xFFFF'FFFF - free);
+      best = key < best_key ? rank : best;
+      best_key = std::min(key, best_key);
+    }
+    return best;
+  }
+
+  std::int64_t home_pages_;
+  std::int32_t first_choice_ = 0;
+};
+
+}  // namespace
+
+void PlacementPolicy::prepare(Sequence&, std::int64_t, int) const {}
+
+std::unique_ptr<PlacementPolicy> make_placement(const AllocatorOptions& options) {
+  switch (options.placement) {
+    case Placement::kBalanced:
+      return std::make_unique<BalancedPlacement>(options.page_size, options.home_threshold_tokens);
+    case Placement::kStriped:
+      return std::make_unique<StripedPlacement>();
+    case Placement::kPacked:
+      return std::make_unique<PackedPlacement>();
+  }
+  throw InvalidArgument("unknown placement");
+}
+
+std::string_view name(Placement placement) {
+  switch (placement) {
+    case Placement::kBalanced:
+      return "balanced";
+    case Placement::kStriped:
+      return "striped";
+    case Placement::kPacked:
+      return "packed";
+  }
+  return "unknown";
+}
+
+Placement placement_from(std::string_view text) {
+  for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked})
+    if (text == name(placement)) return placement;
+  throw InvalidArgument(fmt::format("unknown placement '{}': balanced, striped or packed", text));
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,45 @@
+#include "allocator/sequence_table.hpp"
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+
+SequenceId SequenceTable::create() {
+  if (first_empty_ == kNoSlot) {
+    require(slots_.size() < kNoSlot, "more than {} sequences at once", kNoSlot);
+    slots_.emplace_back();
+    first_empty_ = static_cast<std::uint32_t>(slots_.size() - 1);
+  }
+  Slot& slot = slots_[first_empty_];
+  const std::uint32_t place = first_empty_;
+  first_empty_ = slot.next_empty;
+  ++slot.generation;
+  ++size_;
+  return id_of(place);
+}
+
+void SequenceTable::erase(SequenceId id) {
+  at(id) = Sequence{};
+  const auto place = static_cast<std::uint32_t>(id.value & kSlotMask);
+  Slot& slot = slots_[place];
+  --size_;
+  if (++slot.generation == 0) {  // all generations used up: 2^31 sequences lived here
+    ++retired_;
+    return;
+  }
+  slot.next_empty = first_empty_;
+  first_empty_ = place;
+}
+
+std::int64_t SequenceTable::count_empty_slots() const {
+  std::int64_t count = 0;
+  for (std::uint32_t slot = first_empty_; slot != kNoSlot; slot = slots_[slot].next_empty) {
+    if (slot >= slots_.size() || slots_[slot].generation % 2 == 1) return -1;
+    if (++count > slots()) return -1;
+  }
+  return count;
+}
+
+void SequenceTable::throw_unknown(SequenceId id) { throw UnknownSequence(id); }
+
+}  // namespace kvmesh

@@ -1,0 +1,104 @@
+// The sequences and their page tables.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kvmesh/types.hpp"
+
+namespace kvmesh {
+
+/// What placement remembers about one sequence.
+struct SequencePlacement {
+  static constexpr std::int32_t kNone = -1;
+
+  /// Pages that the sequence holds on each rank. Null until a policy asks for it: only sequences
+  /// that are spread over the ranks pay for it.
+  std::unique_ptr<std::int32_t[]> pages_on;
+  /// The home rank (balanced) or the rank of page 0 (striped). kNone: no page yet.
+  std::int32_t anchor = kNone;
+
+  void added(Rank rank, std::int32_t pages = 1) {
+    if (pages_on) pages_on[rank.value] += pages;
+  }
+  void removed(Rank rank) { added(rank, -1); }
+};
+
+/// One sequence.
+struct Sequence {
+  std::vector<PageId> pages;  // in logical order
+  std::int64_t length = 0;    // tokens
+  SequencePlacement placement;
+  /// The last batch that named the sequence: finds one that names it twice.
+  std::uint64_t batch = 0;
+  /// False only if none of its pages is shared: then nothing needs to look at reference counts.
+  bool may_share = false;
+};
+
+/// Slots of sequences, addressed by ids that are never reused:
+///
+///   bit 63                32 31           0
+///      [ generation : 32    ][ slot : 32  ]
+///
+/// The generation of a slot is odd while a sequence lives in it and even while it is empty; it
+/// grows by one at each change, so a stale id never matches. A slot whose generation has run
+/// through all values is retired.
+class SequenceTable {
+ public:
+  SequenceId create();
+  void erase(SequenceId id);
+
+  /// Null if there is no such sequence.
+  Sequence* find(SequenceId id) {
+    const std::uint64_t slot = id.value & kSlotMask;
+    const std::uint64_t generation = id.value >> kSlotBits;
+    if (slot >= slots_.size() || slots_[slot].generation != generation) return nullptr;
+    return generation % 2 == 1 ? &slots_[slot].sequence : nullptr;
+  }
+  const Sequence* find(SequenceId id) const { return const_cast<SequenceTable*>(this)->find(id); }
+
+  /// @throws UnknownSequence.
+  Sequence& at(SequenceId id) {
+    if (Sequence* sequence = find(id)) return *sequence;
+    throw_unknown(id);
+  }
+  const Sequence& at(SequenceId id) const { return const_cast<SequenceTable*>(this)->at(id); }
+
+  std::int64_t size() const { return size_; }
+
+  /// Calls `visit(id, sequence)` for every sequence, by slot.
+  template <class Visit>
+  void for_each(Visit&& visit) const {
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot)
+      if (slots_[slot].generation % 2 == 1) visit(id_of(slot), slots_[slot].sequence);
+  }
+
+  /// How many slots wait for a new sequence, counted along their list; -1 if the list is broken.
+  std::int64_t count_empty_slots() const;
+  std::int64_t retired_slots() const { return retired_; }
+  std::int64_t slots() const { return static_cast<std::int64_t>(slots_.size()); }
+
+ private:
+  static constexpr int kSlotBits = 32;
+  static constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << kSlotBits) - 1;
+  static constexpr std::uint32_t kNoSlot = 0xFFFF'FFFF;
+
+  struct Slot {
+    Sequence sequence;
+    std::uint32_t generation = 0;
+    std::uint32_t next_empty = kNoSlot;
+  };
+
+  SequenceId id_of(std::size_t slot) const {
+    return {std::uint64_t{slots_[slot].generation} << kSlotBits | slot};
+  }
+  [[noreturn]] static void throw_unknown(SequenceId id);
+
+  std::vector<Slot> slots_;
+  std::uint32_t first_empty_ = kNoSlot;  // a stack, linked through next_empty
+  std::int64_t size_ = 0;
+  std::int64_t retired_ = 0;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,266 @@
+#include "allocator/state.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+AllocatorOptions checked(const AllocatorOptions& options) {
+  require(options.ranks >= 1 && options.ranks <= PageId::kMaxRanks, "ranks is {}, must be 1 to {}",
+          options.ranks, PageId::kMaxRanks);
+  require(options.pages_per_rank >= 1 && options.pages_per_rank <= PageId::kMaxPagesPerRank,
+          "pages_per_rank is {}, must be 1 to {}", options.pages_per_rank,
+          PageId::kMaxPagesPerRank);
+  require(options.page_size >= 1, "page_size is {}, must be at least 1", options.page_size);
+  require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
+          options.home_threshold_tokens);
+  return options;
+}
+
+/// Sums of asked pages stop at the largest value: no pool has that many anyway.
+std::int64_t saturating_add(std::int64_t a, std::int64_t b) {
+  constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+  return a > kMax - b ? kMax : a + b;
+}
+
+}  // namespace
+
+PageAllocator::State::State(const AllocatorOptions& options)
+    : options_(checked(options)),
+      pools_(options.ranks, options.pages_per_rank),
+      placement_(make_placement(options)) {
+  journal_.fold_in(static_cast<std::uint64_t>(options.ranks));
+  journal_.fold_in(static_cast<std::uint64_t>(options.pages_per_rank));
+  journal_.fold_in(static_cast<std::uint64_t>(options.page_size));
+  journal_.fold_in(static_cast<std::uint64_t>(options.placement));
+  journal_.fold_in(static_cast<std::uint64_t>(options.home_threshold_tokens));
+}
+
+SequenceId PageAllocator::State::create() {
+  const SequenceId id = sequences_.create();
+  record("create", id);
+  return id;
+}
+
+bool PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
+  Sequence& sequence = sequences_.at(id);
+  require(tokens >= 0, "reserve of {} tokens", tokens);
+  const std::int64_t missing = missing_pages(sequence, static_cast<std::uint64_t>(tokens));
+  if (!free_for(missing)) return false;
+  prepare(sequence, missing);
+
+  grow(sequence, missing);
+  record("reserve", id, static_cast<std::uint64_t>(tokens));
+  return true;
+}
+
+std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
+    std::span<const AppendRequest> requests) {
+  plan_append(requests);
+  if (!free_for(asked_pages_)) return std::nullopt;
+  std::vector<PageCopy> copies;
+  copies.reserve(shared_tails_.size());
+  for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
+
+  // Lengths last: a copy counts the tokens that its page holds before the append.
+  for (const Growth& growth : growths_) {
+    Sequence& sequence = *growth.sequence;
+    if (sequence.may_share && growth.appends > 0 && sequence.length % options_.page_size != 0) {
+      const std::int64_t tail = sequence.length / options_.page_size;
+      if (pools_.shared(sequence.pages[static_cast<std::size_t>(tail)]))
+        copies.push_back(replace(sequence, tail));
+    }
+    grow(sequence, growth.missing);
+  }
+  for (const AppendRequest& request : requests) {
+    sequences_.find(request.sequence)->length += request.tokens;
+    journal_.fold_in(request.sequence.value);
+    journal_.fold_in(static_cast<std::uint64_t>(request.tokens));
+  }
+  record("append", requests.empty() ? SequenceId{} : requests.front().sequence, requests.size());
+  return copies;
+}
+
+std::optional<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
+                                                                             std::int64_t begin,
+                                                                             std::int64_t end) {
+  Sequence& sequence = sequences_.at(id);
+  require(begin >= 0 && begin <= end && end <= capacity(sequence),
+          "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
+          capacity(sequence));
+  const std::int64_t first = begin / options_.page_size;
+  const std::int64_t last = begin == end ? first : pages_for(end);
+  std::int64_t asked = 0;
+  for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
+    asked += pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]) ? 1 : 0;
+  if (!free_for(asked)) return std::nullopt;
+  std::vector<PageCopy> copies;
+  copies.reserve(static_cast<std::size_t>(asked));
+  prepare(sequence, 0);
+
+  for (std::int64_t logical = first; logical < last && asked > 0; ++logical)
+    if (pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]))
+      copies.push_back(replace(sequence, logical));
+  journal_.fold_in(static_cast<std::uint64_t>(begin));
+  record("make_writable", id, static_cast<std::uint64_t>(end));
+  return copies;
+}
+
+SequenceId PageAllocator::State::fork(SequenceId id) {
+  const Sequence& source = sequences_.at(id);
+  const std::int64_t shared = pages_for(source.length);
+  std::vector<PageId> pages(source.pages.begin(), source.pages.begin() + shared);
+  const SequenceId child_id = sequences_.create();
+
+  // create() may have moved the source.
+  Sequence& parent = *sequences_.find(id);
+  Sequence& child = *sequences_.find(child_id);
+  child.pages = std::move(pages);
+  child.length = parent.length;
+  if (shared > 0) {
+    child.placement.anchor = parent.placement.anchor;
+    child.may_share = parent.may_share = true;
+  }
+  for (PageId page : child.pages) pools_.add_reference(page);
+  record("fork", child_id, id.value);
+  return child_id;
+}
+
+void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
+  Sequence& sequence = sequences_.at(id);
+  require(length >= 0 && length <= sequence.length, "truncate to {} tokens of a sequence of {}",
+          length, sequence.length);
+
+  sequence.length = length;
+  drop_pages_past(sequence, pages_for(length));
+  record("truncate", id, static_cast<std::uint64_t>(length));
+}
+
+void PageAllocator::State::erase(SequenceId id) {
+  Sequence& sequence = sequences_.at(id);
+
+  for (PageId page : sequence.pages) pools_.give_back(page);
+  sequences_.erase(id);
+  record("erase", id);
+}
+
+std::int64_t PageAllocator::State::pages_for(std::int64_t tokens) const {
+  return tokens / options_.page_size + (tokens % options_.page_size != 0);
+}
+
+/// How many pages the sequence lacks for `tokens` tokens in all. `tokens` may be the sum of two
+/// int64; the result still is one, since the sequence has pages for at least one of the two.
+std::int64_t PageAllocator::State::missing_pages(const Sequence& sequence,
+                                                 std::uint64_t tokens) const {
+  if (tokens <= static_cast<std::uint64_t>(capacity(sequence))) return 0;
+  const auto page_size = static_cast<std::uint64_t>(options_.page_size);
+  const std::uint64_t pages = tokens / page_size + (tokens % page_size != 0);
+  return static_cast<std::int64_t>(pages - sequence.pages.size());
+}
+
+bool PageAllocator::State::free_for(std::int64_t asked_pages) {
+  asked_pages_ = asked_pages;
+  return asked_pages <= pools_.free_pages();
+}
+
+/// Checks the batch, and sets what it needs: growths_, shared_tails_ and asked_pages_.
+void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) {
+  ++batch_;
+  asked_pages_ = 0;
+  growths_.clear();
+  shared_tails_.clear();
+  for (const AppendRequest& request : requests) {
+    Sequence& sequence = sequences_.at(request.sequence);
+    require(request.tokens >= 0, "append of {} tokens", request.tokens);
+    require(sequence.batch != batch_, "append names sequence {} twice", request.sequence.value);
+    sequence.batch = batch_;
+
+    const auto tokens =
+        static_cast<std::uint64_t>(sequence.length) + static_cast<std::uint64_t>(request.tokens);
+    const std::int64_t missing = missing_pages(sequence, tokens);
+    if (missing == 0 && !sequence.may_share) continue;
+    asked_pages_ = saturating_add(asked_pages_, missing);
+    growths_.push_back({&sequence, missing, request.tokens});
+
+    if (!sequence.may_share || request.tokens == 0 || sequence.length % options_.page_size == 0)
+      continue;
+    const PageId tail =
+        sequence.pages[static_cast<std::size_t>(sequence.length / options_.page_size)];
+    if (pools_.shared(tail)) shared_tails_.push_back(tail);
+  }
+  asked_pages_ = saturating_add(asked_pages_, plan_tail_copies());
+}
+
+/// How many copies the shared last pages of the batch need: one for each sequence of the batch, but
+/// when all that share a page are in the batch, the last of them keeps it.
+std::int64_t PageAllocator::State::plan_tail_copies() {
+  std::int64_t copies = 0;
+  std::sort(shared_tails_.begin(), shared_tails_.end());
+  for (auto first = shared_tails_.begin(); first != shared_tails_.end();) {
+    const auto last = std::upper_bound(first, shared_tails_.end(), *first);
+    copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - 1);
+    first = last;
+  }
+  return copies;
+}
+
+/// Allocates the memory that `missing` more pages need.
+void PageAllocator::State::prepare(Sequence& sequence, std::int64_t missing) {
+  const std::size_t wanted = sequence.pages.size() + static_cast<std::size_t>(missing);
+  // Doubling, as resize() would: many small appends stay linear.
+  if (wanted > sequence.pages.capacity())
+    sequence.pages.reserve(std::max(wanted, 2 * sequence.pages.capacity()));
+  placement_->prepare(sequence, static_cast<std::int64_t>(wanted), options_.ranks);
+}
+
+void PageAllocator::State::grow(Sequence& sequence, std::int64_t missing) {
+  if (missing == 0) return;
+  const std::size_t held = sequence.pages.size();
+  sequence.pages.resize(held + static_cast<std::size_t>(missing));
+  placement_->take(sequence.placement, static_cast<std::int64_t>(held),
+                   std::span(sequence.pages).subspan(held), pools_);
+}
+
+/// Gives the sequence a page of its own in place of a shared one: on the same rank if it can be, so
+/// that the copy stays there.
+PageCopy PageAllocator::State::replace(Sequence& sequence, std::int64_t logical) {
+  PageId& page = sequence.pages[static_cast<std::size_t>(logical)];
+  const PageId source = page;
+  sequence.placement.removed(source.rank());
+  pools_.give_back(source);
+  if (pools_.free_pages(source.rank()) > 0) {
+    page = pools_.take(source.rank());
+    sequence.placement.added(source.rank());
+  } else {
+    placement_->take(sequence.placement, logical, {&page, 1}, pools_);
+  }
+  const std::int64_t tokens = sequence.length - logical * options_.page_size;
+  return {source, page, static_cast<int>(std::min<std::int64_t>(tokens, options_.page_size))};
+}
+
+void PageAllocator::State::drop_pages_past(Sequence& sequence, std::int64_t pages) {
+  const auto kept = static_cast<std::size_t>(pages);
+  for (std::size_t logical = kept; logical < sequence.pages.size(); ++logical) {
+    const PageId page = sequence.pages[logical];
+    sequence.placement.removed(page.rank());
+    pools_.give_back(page);
+  }
+  sequence.pages.resize(kept);
+  if (pages > 0) return;
+  sequence.placement.anchor = SequencePlacement::kNone;
+  sequence.may_share = false;
+}
+
+void PageAllocator::State::record(std::string_view operation, SequenceId id,
+                                  std::uint64_t argument) {
+  journal_.fold_in(static_cast<std::uint64_t>(operation.front()));  // no two start alike
+  journal_.fold_in(id.value);
+  journal_.fold_in(argument);
+  journal_.fold_in(pools_.history());
+  journal_.record(operation, id);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,79 @@
+// The state machine behind PageAllocator.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "allocator/journal.hpp"
+#include "allocator/page_pools.hpp"
+#include "allocator/placement.hpp"
+#include "allocator/sequence_table.hpp"
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh {
+
+/// Each operation has two halves. The first checks the arguments, counts the pages that are needed
+/// and allocates all memory; it may throw and changes nothing that can be seen. The second takes
+/// and gives back pages and cannot fail.
+class PageAllocator::State {
+ public:
+  explicit State(const AllocatorOptions& options);
+
+  SequenceId create();
+  bool try_reserve(SequenceId id, std::int64_t tokens);
+  std::optional<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
+  std::optional<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
+                                                         std::int64_t end);
+  SequenceId fork(SequenceId id);
+  void truncate(SequenceId id, std::int64_t length);
+  void erase(SequenceId id);
+
+  /// What the operation that just came back empty asked for and did not get.
+  OutOfPages out_of_pages() const { return {asked_pages_, pools_.free_pages_per_rank()}; }
+
+  const AllocatorOptions& options() const { return options_; }
+  const PagePools& pools() const { return pools_; }
+  const SequenceTable& sequences() const { return sequences_; }
+  const Journal& journal() const { return journal_; }
+
+  std::int64_t capacity(const Sequence& sequence) const {
+    return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
+  }
+
+ private:
+  /// A sequence that the batch in progress gives pages to.
+  struct Growth {
+    Sequence* sequence;
+    std::int64_t missing;  // pages
+    std::int64_t appends;  // tokens
+  };
+
+  std::int64_t pages_for(std::int64_t tokens) const;
+  std::int64_t missing_pages(const Sequence& sequence, std::uint64_t tokens) const;
+  bool free_for(std::int64_t asked_pages);
+  void plan_append(std::span<const AppendRequest> requests);
+  std::int64_t plan_tail_copies();
+  void prepare(Sequence& sequence, std::int64_t missing);
+  void grow(Sequence& sequence, std::int64_t missing);
+  PageCopy replace(Sequence& sequence, std::int64_t logical);
+  void drop_pages_past(Sequence& sequence, std::int64_t pages);
+  void record(std::string_view operation, SequenceId id, std::uint64_t argument = 0);
+
+  AllocatorOptions options_;
+  PagePools pools_;
+  SequenceTable sequences_;
+  std::unique_ptr<PlacementPolicy> placement_;
+  Journal journal_;
+
+  // Scratch of one operation, kept for its memory; no part of the state.
+  std::uint64_t batch_ = 0;
+  std::int64_t asked_pages_ = 0;
+  std::vector<Growth> growths_;
+  std::vector<PageId> shared_tails_;
+};
+
+}  // namespace kvmesh
