@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -20,7 +20,7 @@ enum class Scatter : std::uint8_t {
 
 /// How the ranks move the partials. All give the same bits: sources are merged in rank order.
 enum class CombineStrategy : std::uint8_t {
-  kAuto,           ///< By the size of the problem.
+  kAuto,           ///< What was measured to be fastest; see combine.cpp.
   kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
   kAllToAll,       ///< Send packed (O, LSE) rows to their owners and merge there.
 };
@@ -37,13 +37,15 @@ struct Share {
 };
 Share share_of(std::int64_t count, int index, int ranks);
 
-/// Which ranks hold keys of a token's rows, one bit a rank (token t: words [t * words_per_token()]).
-/// A row whose only participant is its owner costs no bytes. Every rank passes the same mask.
+/// Which ranks hold keys of a token's rows, one bit a rank. Every rank passes the same mask, so all
+/// know without a message who sends what; a row whose only participant is its owner costs no bytes.
 class Participation {
  public:
   /// Nobody takes part in any of `tokens` tokens yet.
   Participation(std::int64_t tokens, int ranks);
+  /// @throws InvalidArgument if there is no such token or rank.
   void add(std::int64_t token, Rank rank);
+  /// REQUIRES: the token and the rank exist.
   bool has(std::int64_t token, Rank rank) const;
   std::int64_t tokens() const { return tokens_; }
   int ranks() const { return ranks_; }
@@ -70,25 +72,28 @@ struct CombineOutput {
   TensorView lse;
 };
 
-/// Collective. Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves
-/// on each rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0,
-/// LSE = -inf. The merged LSE makes combines compose (a node first, then the cluster).
-/// Buffers grow on first use and are kept, so make one Combiner and use it for every layer.
-/// @throws InvalidArgument before anything is sent if this rank's shapes are wrong; Timeout.
+/// Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves on each
+/// rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0, LSE = -inf.
+/// The merged LSE makes combines compose (a node first, then the cluster).
+///
+/// What a rank has in rows of tokens that it takes no part in is never read, nor is O where its
+/// LSE is -inf. The output must not overlap `mine`.
+/// Buffers grow on first use and are kept, so make one Combiner and use it for every layer; it must
+/// not outlive `comm`. One thread at a time.
 class Combiner {
  public:
   explicit Combiner(Communicator& comm);
+  ~Combiner();
+  Combiner(Combiner&&) noexcept;
+  Combiner& operator=(Combiner&&) noexcept;
+
+  /// Collective: every rank gives the same shapes and options.
+  /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong; Timeout.
   void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
 
  private:
-  void reduce_scatter(const Partial& mine, const CombineOptions& options,
-                      const CombineOutput& output);
-  void all_to_all(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
-
-  Communicator* comm_;
-  std::vector<std::vector<float>> outgoing_;
-  std::vector<std::vector<float>> incoming_;
-  std::vector<float> scratch_;
+  class Work;
+  std::unique_ptr<Work> work_;
 };
 
 }  // namespace kvmesh

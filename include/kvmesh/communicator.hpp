@@ -30,9 +30,9 @@ struct Incoming {
 /// Order: all ranks call the same operations in the same order; there are no tags. A call returns
 /// when the caller's outgoing buffers may be reused and its incoming ones are filled; it does not
 /// mean that any other rank has returned.
-/// Waits: every wait has a deadline (`set_deadline`); past it the call throws `Timeout`, which names
-/// who waited for whom, in which operation. After a throw the communicator must not be used again.
-/// Threads: one thread of a rank at a time. A waiting rank yields its core.
+/// Waits: every wait has a deadline (`set_deadline`); past it the call throws `Timeout`, which
+/// names who waited for whom, in which operation. After a throw the communicator must not be used
+/// again. Threads: one thread of a rank at a time. A waiting rank yields its core.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -48,7 +48,8 @@ class Communicator {
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         std::string_view operation) = 0;
 
-  /// A communicator over the ranks that gave the same `color`, ordered by `key`, then by rank.
+  /// A communicator over the ranks that gave the same `color` (>= 0), ordered by `key`, then by
+  /// rank.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
   virtual void set_deadline(std::chrono::milliseconds deadline) = 0;
@@ -94,6 +95,8 @@ void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
 
 /// Starts MPI on construction and ends it on destruction; one per process, first thing in main.
 /// A program that already started MPI may construct one too; then it neither starts nor ends it.
+/// Destroyed by an exception on its way out of main, it does not end MPI (that waits for the
+/// peers): the process ends without, and the launcher stops the others.
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv);
@@ -101,10 +104,15 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
+  /// Ends all processes of the job now: for a rank that fails alone, since its peers would wait for
+  /// it until their deadline.
+  [[noreturn]] void abort(int exit_status);
+
   /// True under mpirun (or srun): more than one process, or a launcher that started just one.
   static bool launched_by_mpirun();
 
  private:
+  int exceptions_;
   bool owner_ = false;
 };
 

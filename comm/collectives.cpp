@@ -1,0 +1,102 @@
+// The collectives, all on top of `exchange`: every rank sends straight to every rank that needs its
+// bytes. On one host that beats rings and trees, whose steps each wait for a wake-up.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "core/check.hpp"
+#include "kvmesh/communicator.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// One entry a peer for the calls below; a group has few ranks, and a message costs far more.
+struct Entries {
+  std::vector<Outgoing> outgoing;
+  std::vector<Incoming> incoming;
+};
+
+/// Sums or maxima: all ranks fold the same values in rank order, so they get the same bits.
+template <class Fold>
+void all_reduce(Communicator& comm, std::span<double> values, std::string_view operation,
+                const Fold& fold) {
+  std::vector<double> all(values.size() * static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(values), std::as_writable_bytes(std::span(all)), operation);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    double result = all[i];
+    for (std::size_t at = i + values.size(); at < all.size(); at += values.size()) {
+      result = fold(result, all[at]);
+    }
+    values[i] = result;
+  }
+}
+
+}  // namespace
+
+void all_gather_v(Communicator& comm, std::span<const std::byte> mine,
+                  std::span<const std::size_t> counts, std::span<std::byte> all,
+                  std::string_view operation) {
+  const auto me = static_cast<std::size_t>(comm.rank().value);
+  require(counts.size() == static_cast<std::size_t>(comm.size()), "{}: {} counts for {} ranks",
+          operation, counts.size(), comm.size());
+  require(counts[me] == mine.size(), "{}: rank {} gives {} bytes, its count is {}", operation, me,
+          mine.size(), counts[me]);
+  const std::size_t total = std::accumulate(counts.begin(), counts.end(), std::size_t{0});
+  require(all.size() == total, "{}: {} bytes of room for {} bytes", operation, all.size(), total);
+
+  Entries entries;
+  for (std::size_t r = 0, at = 0; r < counts.size(); at += counts[r++]) {
+    const Rank peer{static_cast<std::int32_t>(r)};
+    entries.outgoing.push_back({peer, mine});
+    entries.incoming.push_back({peer, all.subspan(at, counts[r])});
+  }
+  comm.exchange(entries.outgoing, entries.incoming, operation);
+}
+
+void all_gather(Communicator& comm, std::span<const std::byte> mine, std::span<std::byte> all,
+                std::string_view operation) {
+  const std::vector<std::size_t> counts(static_cast<std::size_t>(comm.size()), mine.size());
+  all_gather_v(comm, mine, counts, all, operation);
+}
+
+void barrier(Communicator& comm, std::string_view operation) {
+  const std::byte here{};
+  std::vector<std::byte> all(static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::span(&here, 1), all, operation);
+}
+
+void broadcast(Communicator& comm, Rank root, std::span<std::byte> bytes,
+               std::string_view operation) {
+  require(root.value >= 0 && root.value < comm.size(), "{}: root {} of {} ranks", operation,
+          root.value, comm.size());
+  Entries entries;
+  if (comm.rank() == root) {
+    for (int r = 0; r < comm.size(); ++r) {
+      if (r != root.value) entries.outgoing.push_back({Rank{r}, bytes});
+    }
+  } else {
+    entries.incoming.push_back({root, bytes});
+  }
+  comm.exchange(entries.outgoing, entries.incoming, operation);
+}
+
+void all_reduce_sum(Communicator& comm, std::span<double> values, std::string_view operation) {
+  all_reduce(comm, values, operation, [](double a, double b) { return a + b; });
+}
+
+void all_reduce_max(Communicator& comm, std::span<double> values, std::string_view operation) {
+  all_reduce(comm, values, operation, [](double a, double b) { return std::max(a, b); });
+}
+
+void check_equal(Communicator& comm, std::uint64_t digest, std::string_view what) {
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(std::span(&digest, 1)), std::as_writable_bytes(std::span(all)),
+             what);
+  const auto differs = std::find_if(all.begin(), all.end(),
+                                    [&](std::uint64_t other) { return other != all.front(); });
+  if (differs == all.end()) return;
+  throw DigestMismatch(fmt::format("{} differs: rank 0 has {:016x}, rank {} has {:016x}", what,
+                                   all.front(), differs - all.begin(), *differs));
+}
+
+}  // namespace kvmesh

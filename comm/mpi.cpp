@@ -1,0 +1,181 @@
+#include "comm/mpi.hpp"
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+#include "comm/exchange_check.hpp"
+#include "comm/mpi_requests.hpp"
+#include "comm/split_members.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr std::size_t kChunkBytes = std::size_t{1} << 30;
+constexpr auto kDefaultDeadline = std::chrono::seconds(60);
+
+bool mpi_is_alive() {
+  int initialized = 0;
+  int finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized != 0 && finalized == 0;
+}
+
+int rank_in(MPI_Comm comm) {
+  int rank = 0;
+  check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
+  return rank;
+}
+
+int size_of(MPI_Comm comm) {
+  int size = 0;
+  check_mpi(MPI_Comm_size(comm, &size), "MPI_Comm_size");
+  return size;
+}
+
+/// Owns its MPI_Comm, which nobody else uses: so one tag is enough, and errors return to us.
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(MPI_Comm owned, std::size_t chunk_bytes, std::chrono::milliseconds deadline)
+      : comm_(owned),
+        rank_{rank_in(owned)},
+        size_(size_of(owned)),
+        chunk_bytes_(chunk_bytes),
+        deadline_(deadline),
+        check_(rank_, size_),
+        requests_(owned, rank_, chunk_bytes) {
+    check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  }
+
+  /// Freeing is a local act in the MPI libraries we know, but not while messages are under way, so
+  /// a broken communicator is left to the end of the process.
+  ~MpiCommunicator() override {
+    if (!broken_ && mpi_is_alive()) MPI_Comm_free(&comm_);
+  }
+
+  Rank rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string_view kind() const override { return "mpi"; }
+  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
+  std::chrono::milliseconds deadline() const override { return deadline_; }
+  std::uint64_t sent_bytes() const override { return sent_bytes_; }
+
+  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                std::string_view operation) override {
+    check_(outgoing, incoming, operation);
+    require(!broken_, "{}: this communicator failed before and cannot be used again", operation);
+    try {
+      for (const Incoming& in : incoming) {
+        if (in.from != rank_) requests_.receive(in, operation);
+      }
+      send_to_others(outgoing, operation);
+      copy_to_self(rank_, outgoing, incoming);
+      requests_.wait(deadline_, operation);
+    } catch (...) {
+      broken_ = true;
+      requests_.abandon();
+      throw;
+    }
+    sent_bytes_ += bytes_to_others(rank_, outgoing);
+  }
+
+  /// The members meet here first, with a deadline: after that MPI's own wait is short.
+  std::unique_ptr<Communicator> split(int color, int key) override {
+    split_members(*this, color, key);
+    MPI_Comm part = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split(comm_, color, key, &part), "split");
+    return std::make_unique<MpiCommunicator>(part, chunk_bytes_, deadline_);
+  }
+
+ private:
+  /// Each rank begins with the one after it, so that not all send to rank 0 at once.
+  void send_to_others(std::span<const Outgoing> outgoing, std::string_view operation) {
+    const auto send_if = [&](auto wanted) {
+      for (const Outgoing& out : outgoing) {
+        if (wanted(out.to)) requests_.send(out, operation);
+      }
+    };
+    send_if([&](Rank to) { return to > rank_; });
+    send_if([&](Rank to) { return to < rank_; });
+  }
+
+  MPI_Comm comm_;
+  Rank rank_;
+  int size_;
+  std::size_t chunk_bytes_;
+  std::chrono::milliseconds deadline_;
+  ExchangeCheck check_;
+  MpiRequests requests_;
+  std::uint64_t sent_bytes_ = 0;
+  bool broken_ = false;
+};
+
+std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes) {
+  if (!mpi_is_alive()) {
+    throw Unsupported("MPI is not running: make a MpiSession first, at the start of main");
+  }
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Comm_idup(original, &copy, &request), "make_mpi_communicator");
+  const auto until = std::chrono::steady_clock::now() + kDefaultDeadline;
+  for (int done = 0; done == 0; std::this_thread::yield()) {
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "make_mpi_communicator");
+    if (done == 0 && std::chrono::steady_clock::now() >= until) {
+      throw Error(fmt::format("make_mpi_communicator: rank {} waited {} s for the other ranks",
+                              rank_in(original), kDefaultDeadline.count()));
+    }
+  }
+  return std::make_unique<MpiCommunicator>(copy, chunk_bytes, kDefaultDeadline);
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int& argc, char**& argv) : exceptions_(std::uncaught_exceptions()) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (initialized != 0) return;
+  int provided = 0;
+  check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  owner_ = true;
+}
+
+MpiSession::~MpiSession() {
+  // MPI_Finalize waits for the peers. A rank that is unwinding must not: it leaves without a word,
+  // and the launcher ends the others.
+  if (owner_ && mpi_is_alive() && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
+}
+
+void MpiSession::abort(int exit_status) {
+  MPI_Abort(MPI_COMM_WORLD, exit_status);
+  std::abort();
+}
+
+bool MpiSession::launched_by_mpirun() {
+  constexpr std::array kLauncherVariables = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK",
+                                             "PMIX_RANK", "MPI_LOCALNRANKS"};
+  return std::any_of(kLauncherVariables.begin(), kLauncherVariables.end(),
+                     [](const char* variable) { return std::getenv(variable) != nullptr; });
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator() {
+  return duplicate(MPI_COMM_WORLD, kChunkBytes);
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm) {
+  require(mpi_comm != nullptr, "make_mpi_communicator: no MPI_Comm given");
+  return duplicate(*static_cast<const MPI_Comm*>(mpi_comm), kChunkBytes);
+}
+
+std::unique_ptr<Communicator> make_chunked_mpi_communicator(std::size_t chunk_bytes) {
+  require(chunk_bytes > 0 && chunk_bytes <= kChunkBytes,
+          "make_chunked_mpi_communicator: {} bytes, want 1 to {}", chunk_bytes, kChunkBytes);
+  return duplicate(MPI_COMM_WORLD, chunk_bytes);
+}
+
+}  // namespace kvmesh

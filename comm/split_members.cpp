@@ -1,0 +1,30 @@
+#include "comm/split_members.hpp"
+
+#include <algorithm>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+
+std::vector<Rank> split_members(Communicator& comm, int color, int key) {
+  require(color >= 0, "split: color {} is negative", color);
+  struct Place {
+    int color;
+    int key;
+  };
+  const Place mine{color, key};
+  std::vector<Place> places(static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(places)),
+             "split");
+  std::vector<Rank> members;
+  for (int r = 0; r < comm.size(); ++r) {
+    if (places[static_cast<std::size_t>(r)].color == color) members.push_back(Rank{r});
+  }
+  std::stable_sort(members.begin(), members.end(), [&](Rank a, Rank b) {
+    return places[static_cast<std::size_t>(a.value)].key <
+           places[static_cast<std::size_t>(b.value)].key;
+  });
+  return members;
+}
+
+}  // namespace kvmesh
