@@ -26,7 +26,7 @@ foreach(header ${headers})
     OUTPUT ${stamp}
     COMMAND
       ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Werror
-      -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
+      -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include
       "$<$<BOOL:${include_dirs}>:-I$<JOIN:${include_dirs},;-I>>" -MD -MF ${stamp}.d -MT ${stamp}
       -include ${PROJECT_SOURCE_DIR}/${header} -x c++ /dev/null
     COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
