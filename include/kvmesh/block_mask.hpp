@@ -67,8 +67,8 @@ class BlockMask {
 
  private:
   BlockMask(const MaskMod& mask_mod, const BlockMaskShape& shape);
-  void add_row(const BlockRowView& row);
-  BlockRowView stored_row(std::size_t index) const;
+  void add_row(const BlockRow& row);
+  BlockRow copy_row(std::int64_t b, std::int64_t h, std::int64_t q_block) const;
 
   MaskMod mask_mod_;
   BlockMaskShape shape_;

@@ -28,10 +28,12 @@ class ModEvaluator {
  private:
   void plan_node(std::int32_t index);
   void compute_uniform(const ModPoint& point);
-  void run(std::uint32_t* scores, const std::int32_t* kv, int count, const ModPoint& point);
+  void run(float* scores, const std::int32_t* kv, int count);
 
   const ModGraph* graph_;
   bool wide_root_;
+  std::int32_t score_slot_ = -1;  ///< the node, if the graph has one
+  std::int32_t kv_slot_ = -1;
   std::vector<std::int32_t> uniform_;    ///< nodes to compute once a call
   std::vector<std::int32_t> broadcast_;  ///< those of them that a vector operation reads
   std::vector<ModBits> values_;          ///< of the uniform nodes, by node
