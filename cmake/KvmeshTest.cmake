@@ -2,16 +2,11 @@
 include_guard()
 
 # What every test runs with. Open MPI: allowed as root, no pinning (ranks share few cores), waiting
-# ranks yield, and no copies between address spaces, which containers forbid. One thread a rank: there
-# are more ranks than cores.
+# ranks yield, and no copies between address spaces, which containers forbid.
 set(KVMESH_TEST_ENVIRONMENT
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
     OMPI_MCA_btl_vader_single_copy_mechanism=none)
-if(KVMESH_SANITIZE MATCHES "address")
-  list(APPEND KVMESH_TEST_ENVIRONMENT
-       "LSAN_OPTIONS=print_suppressions=0:suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp")
-endif()
 
 # kvmesh_test(NAME SOURCES ... LINK ... [LABELS ...]): one GoogleTest program, one CTest test.
 function(kvmesh_test name)
@@ -35,11 +30,13 @@ function(kvmesh_mpi_test name)
 endfunction()
 
 # kvmesh_mpirun(NAME RANKS n COMMAND ... [LABELS ...]): a test that runs a command line under mpirun.
+# Without LeakSanitizer: Open MPI keeps what it allocates, in plugins that it has unloaded by the time
+# of the report, so a suppression could not name them. The tests with ranks as threads look for leaks.
 function(kvmesh_mpirun name)
   cmake_parse_arguments(arg "" "RANKS" "COMMAND;LABELS" ${ARGN})
   add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${arg_RANKS}
                                 ${arg_COMMAND})
   set_tests_properties(
     ${name} PROPERTIES LABELS "cpu;mpi;${arg_LABELS}" TIMEOUT 300 PROCESSORS ${arg_RANKS}
-                       ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT};OMP_NUM_THREADS=1")
+                       ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT};ASAN_OPTIONS=detect_leaks=0")
 endfunction()
