@@ -31,8 +31,8 @@ struct AllocatorOptions {
   int page_size = 16;
   Placement placement = Placement::kBalanced;
   /// Balanced placement: a sequence of up to this many tokens lives whole on one home rank, the one
-  /// with the most free pages at its first page. Later pages go to the rank that holds the fewest of
-  /// the sequence.
+  /// with the most free pages at its first page. Later pages go to the rank that holds the fewest
+  /// of the sequence.
   std::int64_t home_threshold_tokens = 2048;
 };
 
@@ -94,8 +94,8 @@ class PageAllocator {
 
   /// Lengthens the sequences, reserving what they lack, all of them or none. Returns the copies
   /// to do first: the last page of a sequence is copied if it is not full and a fork shares it.
-  /// The copy stays on its rank if that has a free page. When all that share a page are in the batch,
-  /// the last of them keeps it. A sequence may appear once.
+  /// The copy stays on its rank if that has a free page. When all that share a page are in the
+  /// batch, the last of them keeps it. A sequence may appear once.
   /// @throws OutOfPages (all that the batch lacks, copies included), UnknownSequence,
   /// InvalidArgument.
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
@@ -103,8 +103,9 @@ class PageAllocator {
   [[nodiscard]] std::optional<std::vector<PageCopy>> try_append(
       std::span<const AppendRequest> requests);
 
-  /// Makes positions [begin, end) of the sequence, all within its capacity, writable in place: every
-  /// page there that a fork shares is replaced by a page of its own. Returns the copies to do first.
+  /// Makes positions [begin, end) of the sequence, all within its capacity, writable in place:
+  /// every page there that a fork shares is replaced by a page of its own. Returns the copies to do
+  /// first.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument.
   std::vector<PageCopy> make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
