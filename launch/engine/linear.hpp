@@ -1,0 +1,34 @@
+// Linear layers: rows of a weight matrix times the activations of a batch of tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "kvmesh/combine.hpp"
+#include "launch/engine/matrix.hpp"
+#include "launch/engine/workers.hpp"
+
+namespace kvmesh::engine {
+
+/// y[t * y_stride + (r - rows.begin)] = sum over c of W[r][c] * x[t][c], for r in `rows`.
+struct Product {
+  const Matrix* weights = nullptr;
+  Share rows;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+};
+
+/// Computes all products of the same x [tokens, cols] in one loop over `workers`.
+///
+/// Weights are decoded to float32 and summed in float32 in an order that depends on the column
+/// count alone: a row's result has the same bits whatever the row ranges, threads and tokens beside
+/// it.
+/// @throws InvalidArgument if `x` is not [tokens, cols] of every product.
+void multiply(std::span<const Product> products, std::span<const float> x, std::int64_t tokens,
+              Workers& workers);
+
+/// The instruction set that multiply() runs on here: "AVX3", "AVX2", ...
+std::string_view linear_target();
+
+}  // namespace kvmesh::engine

@@ -1,0 +1,97 @@
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "launch/engine/llama.hpp"
+
+namespace kvmesh::engine {
+namespace {
+
+[[noreturn]] void fail(const GgufFile& file, std::string_view what) {
+  throw ModelError(fmt::format("{}: {}", file.path(), what));
+}
+
+/// A count of something: positive, and small enough that products of two never overflow.
+std::int64_t count(const GgufFile& file, std::string_view key, std::int64_t value) {
+  if (value < 1 || value > std::numeric_limits<std::int32_t>::max()) {
+    fail(file, fmt::format("damaged: {} is {}; download it again", key, value));
+  }
+  return value;
+}
+
+std::int64_t count(const GgufFile& file, std::string_view key) {
+  return count(file, key, file.get<std::int64_t>(key));
+}
+
+std::int64_t count_or(const GgufFile& file, std::string_view key, std::int64_t otherwise) {
+  const auto* value = file.find<std::int64_t>(key);
+  return value == nullptr ? otherwise : count(file, key, *value);
+}
+
+double positive(const GgufFile& file, std::string_view key, double value) {
+  if (!(value > 0.0 && value <= std::numeric_limits<float>::max())) {
+    fail(file, fmt::format("damaged: {} is {}; download it again", key, value));
+  }
+  return value;
+}
+
+void check_architecture(const GgufFile& file) {
+  const auto architecture = file.get<std::string_view>("general.architecture");
+  if (architecture != "llama") {
+    fail(file, fmt::format("architecture '{}' is not supported: this program runs 'llama'; use a "
+                           "model of that family, SmolLM2 for example",
+                           printable(architecture)));
+  }
+  const auto* scaling = file.find<std::string_view>("llama.rope.scaling.type");
+  if (scaling != nullptr && *scaling != "none") {
+    fail(file, fmt::format("rope scaling '{}' is not supported; use a model without it",
+                           printable(*scaling)));
+  }
+  const auto* experts = file.find<std::int64_t>("llama.expert_count");
+  if (experts != nullptr && *experts > 0) {
+    fail(file, "mixtures of experts are not supported; use a dense model");
+  }
+}
+
+void check_heads(const GgufFile& file, const LlamaShape& shape) {
+  if (shape.q_heads % shape.kv_heads != 0) {
+    fail(file, fmt::format("damaged: {} query heads cannot share {} key heads; download it again",
+                           shape.q_heads, shape.kv_heads));
+  }
+  if (shape.rope_dims % 2 != 0 || shape.rope_dims > shape.head_dim) {
+    fail(file, fmt::format("damaged: {} rotary dimensions in heads of {}; download it again",
+                           shape.rope_dims, shape.head_dim));
+  }
+}
+
+}  // namespace
+
+LlamaShape llama_shape(const GgufFile& file) {
+  check_architecture(file);
+  LlamaShape shape;
+  shape.layers = static_cast<int>(count(file, "llama.block_count"));
+  shape.embedding = count(file, "llama.embedding_length");
+  shape.feed_forward = count(file, "llama.feed_forward_length");
+  shape.context_tokens = count(file, "llama.context_length");
+  shape.q_heads = static_cast<int>(count(file, "llama.attention.head_count"));
+  shape.kv_heads = static_cast<int>(count_or(file, "llama.attention.head_count_kv", shape.q_heads));
+  shape.head_dim =
+      static_cast<int>(count_or(file, "llama.attention.key_length",
+                                count(file, "llama.embedding_length / llama.attention.head_count",
+                                      shape.embedding / shape.q_heads)));
+  if (count_or(file, "llama.attention.value_length", shape.head_dim) != shape.head_dim) {
+    fail(file, "keys and values of different lengths are not supported; use another model");
+  }
+  shape.rope_dims = count_or(file, "llama.rope.dimension_count", shape.head_dim);
+  if (const auto* base = file.find<double>("llama.rope.freq_base")) {
+    shape.rope_base = positive(file, "llama.rope.freq_base", *base);
+  }
+  const auto* key = "llama.attention.layer_norm_rms_epsilon";
+  shape.norm_epsilon = static_cast<float>(positive(file, key, file.get<double>(key)));
+  shape.vocabulary =
+      count(file, "the height of token_embd.weight", file.tensor("token_embd.weight").shape[1]);
+  check_heads(file, shape);
+  return shape;
+}
+
+}  // namespace kvmesh::engine

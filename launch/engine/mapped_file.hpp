@@ -1,0 +1,35 @@
+// A file's bytes, read through the page cache: ranks of one node share a single copy of the
+// weights.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::engine {
+
+/// The model file cannot be used. One line: which file, what is wrong with it, what to do.
+class ModelError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Maps a whole file read-only; unmaps on destruction. Move-only. The file must not be cut short
+/// while it is mapped: reading past its new end would kill the process.
+class MappedFile {
+ public:
+  /// @throws ModelError if the file is missing, unreadable, not a regular file or empty.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace kvmesh::engine
