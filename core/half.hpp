@@ -38,8 +38,8 @@ inline std::uint16_t float_to_float16(float value) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
   const std::uint16_t sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
   const std::uint32_t magnitude = bits & 0x7FFF'FFFFu;
-  if (magnitude > 0x7F80'0000u) return sign | 0x7E00u;                 // NaN
-  if (magnitude >= 0x4780'0000u) return sign | 0x7C00u;                // >= 65536, infinity
+  if (magnitude > 0x7F80'0000u) return sign | 0x7E00u;   // NaN
+  if (magnitude >= 0x4780'0000u) return sign | 0x7C00u;  // >= 65536, infinity
   if (magnitude < 0x3880'0000u) {
     // Below 2^-14: adding 0.5 leaves the multiple of 2^-24, rounded to even, in the low bits.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;

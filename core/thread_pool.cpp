@@ -16,15 +16,13 @@ struct ThreadPool::Workers {
 };
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads),
-      workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
+    : threads_(threads), workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
 
 ThreadPool::~ThreadPool() = default;
 ThreadPool::ThreadPool(ThreadPool&&) noexcept = default;
 ThreadPool& ThreadPool::operator=(ThreadPool&&) noexcept = default;
 
-void ThreadPool::for_each(std::int64_t items,
-                          const std::function<void(std::int64_t, int)>& body) {
+void ThreadPool::for_each(std::int64_t items, const std::function<void(std::int64_t, int)>& body) {
   std::atomic<std::int64_t> next{0};
   std::exception_ptr error;
   std::mutex error_mutex;

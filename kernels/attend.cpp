@@ -43,10 +43,11 @@ class AttentionPlan::State {
         .out = out,
         .workspace_o = workspace_o_.data(),
         .workspace_lse = workspace_lse_.data()};
-    threads.for_each(static_cast<std::int64_t>(work_.tasks.size()), [&](std::int64_t i, int thread) {
-      cpu::attend_task(inputs, work_.tasks[static_cast<std::size_t>(i)],
-                       *scratch_[static_cast<std::size_t>(thread)]);
-    });
+    threads.for_each(static_cast<std::int64_t>(work_.tasks.size()),
+                     [&](std::int64_t i, int thread) {
+                       cpu::attend_task(inputs, work_.tasks[static_cast<std::size_t>(i)],
+                                        *scratch_[static_cast<std::size_t>(thread)]);
+                     });
     threads.for_each(static_cast<std::int64_t>(work_.merges.size()), [&](std::int64_t i, int) {
       const auto block = static_cast<std::size_t>(work_.merges[static_cast<std::size_t>(i)]);
       cpu::merge_splits(inputs, work_.blocks[block]);
@@ -56,8 +57,7 @@ class AttentionPlan::State {
   std::int64_t tokens() const { return static_cast<std::int64_t>(work_.positions.size()); }
   TileCounts tiles() const { return work_.tiles; }
   std::int64_t workspace_bytes() const {
-    return static_cast<std::int64_t>((workspace_o_.size() + workspace_lse_.size()) *
-                                     sizeof(float));
+    return static_cast<std::int64_t>((workspace_o_.size() + workspace_lse_.size()) * sizeof(float));
   }
 
  private:

@@ -70,9 +70,8 @@ std::vector<std::int32_t> positions_of(const AttentionBatch& batch) {
   for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
     const std::int64_t first = batch.kv_lens[s] - batch.q_indptr[s + 1];
     for (std::int64_t t = batch.q_indptr[s]; t < batch.q_indptr[s + 1]; ++t) {
-      const std::int64_t position = batch.q_positions.empty()
-                                        ? first + t
-                                        : batch.q_positions[static_cast<std::size_t>(t)];
+      const std::int64_t position =
+          batch.q_positions.empty() ? first + t : batch.q_positions[static_cast<std::size_t>(t)];
       positions.push_back(static_cast<std::int32_t>(position));
     }
   }
@@ -148,8 +147,8 @@ class WorkMaker {
   void add_range(const RowBlock& block, std::int64_t begin, std::int64_t end) {
     if (begin == end) return;
     const bool one_page = end - begin == 1;
-    const std::optional<TileClass> group_class = class_of_group(block, keys_of(block, begin, end),
-                                                                one_page);
+    const std::optional<TileClass> group_class =
+        class_of_group(block, keys_of(block, begin, end), one_page);
     if (!one_page && (!group_class || *group_class == TileClass::kPartial)) {
       const std::int64_t middle = begin + (end - begin) / 2;
       add_range(block, begin, middle);
@@ -162,8 +161,8 @@ class WorkMaker {
     }
   }
 
-  // The positions from the first of pages [begin, end) to the last, the pages of other ranks between
-  // them included: what holds for all of them holds for ours.
+  // The positions from the first of pages [begin, end) to the last, the pages of other ranks
+  // between them included: what holds for all of them holds for ours.
   PositionRange keys_of(const RowBlock& block, std::int64_t begin, std::int64_t end) const {
     const std::int64_t first = batch_.pages[static_cast<std::size_t>(begin)].logical;
     const std::int64_t last = batch_.pages[static_cast<std::size_t>(end - 1)].logical;
@@ -186,8 +185,8 @@ class WorkMaker {
     return shared;
   }
 
-  std::optional<TileClass> class_of_head(const RowBlock& block, std::int32_t head,
-                                         PositionRange kv, bool exact) {
+  std::optional<TileClass> class_of_head(const RowBlock& block, std::int32_t head, PositionRange kv,
+                                         bool exact) {
     const std::span queries(work_.positions.data() + block.q_begin,
                             static_cast<std::size_t>(block.q_end - block.q_begin));
     if (exact) return classify_tile(mask_, evaluator_, block.sequence, head, queries, kv);
@@ -202,8 +201,8 @@ class WorkMaker {
     const std::int64_t q_block = (block.q_begin - batch_.q_indptr[s]) / mask.q_block();
     std::vector<std::span<const LocalBlock>> rows;
     for (int g = 0; g < (per_head_ ? group_ : 1); ++g) {
-      rows.push_back(mask.row(block.sequence, options_.first_head + block.kv_head * group_ + g,
-                              q_block));
+      rows.push_back(
+          mask.row(block.sequence, options_.first_head + block.kv_head * group_ + g, q_block));
     }
     std::vector<TileClass> classes(rows.size());
     for (std::int64_t i = batch_.page_indptr[s]; i < batch_.page_indptr[s + 1]; ++i) {

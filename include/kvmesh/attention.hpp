@@ -1,7 +1,7 @@
 // The kernels: append, attend_partial, copy_pages over one layer's pool of pages.
 //
-// `KvCache` drives them for an engine that keeps its cache in kvmesh. An engine with an allocator of
-// its own uses them as they are, with any pool that a strided view can describe.
+// `KvCache` drives them for an engine that keeps its cache in kvmesh. An engine with an allocator
+// of its own uses them as they are, with any pool that a strided view can describe.
 #pragma once
 
 #include <cstdint>
@@ -77,9 +77,9 @@ struct AttentionBatch {
 
 struct AttentionOptions {
   /// Applied to q.k before the score mod. Unset: 1 / sqrt(k_dim).
-  std::optional<float> scale;
-  MaskMod mask;
-  ScoreMod score;
+  std::optional<float> scale{};
+  MaskMod mask{};
+  ScoreMod score{};
   /// Which pages to visit and which of them to mask, per batch row, head and q block (in query
   /// indices). Null: found from `mask`. The pages must be those of the batch. Copied.
   const LocalBlockMask* block_mask = nullptr;

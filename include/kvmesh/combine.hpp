@@ -68,8 +68,8 @@ struct CombineOptions {
 /// `o`    [n, h, v_dim], float32, float16 or bfloat16.
 /// `lse`  [n, h] float32, natural log; an empty view if not wanted.
 struct CombineOutput {
-  TensorView o;
-  TensorView lse;
+  TensorView o{};
+  TensorView lse{};
 };
 
 /// Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves on each

@@ -41,12 +41,12 @@ struct BatchEntry {
 struct PlanOptions {
   /// Default: causal, queries aligned to the end. `MaskMod{}`: every key is visible.
   MaskMod mask = mods::causal();
-  ScoreMod score;
-  std::optional<float> scale;
+  ScoreMod score{};
+  std::optional<float> scale{};
   Scatter scatter = Scatter::kAll;
   CombineStrategy strategy = CombineStrategy::kAuto;
   /// Logical positions of all queries of the batch; empty: the newest of each sequence.
-  std::vector<std::int64_t> q_positions;
+  std::vector<std::int64_t> q_positions{};
   /// Over the batch's query indices and all the model's heads. Its kv block is the page size.
   const BlockMask* block_mask = nullptr;
 };
@@ -95,8 +95,8 @@ class StepPlan {
   std::unique_ptr<State> state_;
 };
 
-/// This rank's part of the cache: its pools, and a copy of the allocator that all ranks drive alike.
-/// Every rank calls the same operations in the same order; those that talk to others say
+/// This rank's part of the cache: its pools, and a copy of the allocator that all ranks drive
+/// alike. Every rank calls the same operations in the same order; those that talk to others say
 /// "collective". Strong guarantee, as in PageAllocator. One thread a rank.
 class KvCache {
  public:
@@ -118,8 +118,8 @@ class KvCache {
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
 
-  /// Lengthens the batch's sequences and works out the step; does the copies that copy on write asks
-  /// for (collective only where a page moves to another rank). A sequence may appear once.
+  /// Lengthens the batch's sequences and works out the step; does the copies that copy on write
+  /// asks for (collective only where a page moves to another rank). A sequence may appear once.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   /// Empty if the pools are too full for the batch.

@@ -17,8 +17,8 @@ enum class LogBase { kNatural, kTwo };
 template <LogBase Base>
 struct BasicPartial {
   static constexpr LogBase kBase = Base;
-  TensorView o;
-  TensorView lse;
+  TensorView o{};
+  TensorView lse{};
 };
 
 /// What crosses every public boundary: natural log.

@@ -56,9 +56,7 @@ struct BasicTensorView {
   }
 
   /// A view to write through is also a view to read through.
-  operator BasicTensorView<const void*>() const
-    requires(!std::is_same_v<Pointer, const void*>)
-  {
+  operator BasicTensorView<const void*>() const requires(!std::is_same_v<Pointer, const void*>) {
     BasicTensorView<const void*> view;
     view.data = data;
     view.dtype = dtype;

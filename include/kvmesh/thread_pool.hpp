@@ -18,8 +18,8 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  /// Calls `body(item, thread)` once for each item in [0, items), in no fixed order, and returns when
-  /// all are done; `thread` < threads() tells concurrent calls apart. The first exception is
+  /// Calls `body(item, thread)` once for each item in [0, items), in no fixed order, and returns
+  /// when all are done; `thread` < threads() tells concurrent calls apart. The first exception is
   /// rethrown after all threads have stopped.
   void for_each(std::int64_t items, const std::function<void(std::int64_t, int)>& body);
 

@@ -84,8 +84,9 @@ void merge_splits(const AttendInputs& inputs, const RowBlock& block) {
       const float* source = inputs.workspace_o + (first + s * rows) * dim;
       for (std::int64_t i = 0; i < dim; ++i) o[i] += weight * source[i];
     }
-    static_cast<float*>(inputs.out.lse.data)[token * inputs.out.lse.stride(0) +
-                                             head * inputs.out.lse.stride(1)] = merged;
+    static_cast<float*>(
+        inputs.out.lse.data)[token * inputs.out.lse.stride(0) + head * inputs.out.lse.stride(1)] =
+        merged;
   }
 }
 

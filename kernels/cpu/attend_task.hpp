@@ -18,12 +18,12 @@ inline constexpr int kTileKeys = kModTile;
 struct AttendScratch {
   AttendScratch(const AttentionShape& shape, int max_rows, const AttentionOptions& options);
 
-  std::vector<float> q;         // [max_rows, padded k_dim], scaled
-  std::vector<float> scores;    // [max_rows, kTileKeys]
-  std::vector<float> o;         // [max_rows, padded v_dim], not yet normalised
-  std::vector<float> max, sum;  // [max_rows]
-  std::vector<float> k_rows;    // [kTileKeys, padded k_dim]: keys of odd dims, widened
-  std::vector<float> v_rows;    // [kTileKeys, padded v_dim]
+  std::vector<float> q;                     // [max_rows, padded k_dim], scaled
+  std::vector<float> scores;                // [max_rows, kTileKeys]
+  std::vector<float> o;                     // [max_rows, padded v_dim], not yet normalised
+  std::vector<float> max, sum;              // [max_rows]
+  std::vector<float> k_rows;                // [kTileKeys, padded k_dim]: keys of odd dims, widened
+  std::vector<float> v_rows;                // [kTileKeys, padded v_dim]
   std::unique_ptr<ModEvaluator> score_mod;  // null: identity
   std::unique_ptr<ModEvaluator> mask_mod;   // null: everything is visible
 };
@@ -35,9 +35,9 @@ struct AttendInputs {
   AttentionShape shape;
   float scale = 1.0f;
   int first_head = 0;
-  ConstTensorView q;    // [tokens, q_heads, k_dim]
-  ConstKvPool pool;     // [pages, kv_heads, page_size, dim]
-  Partial out;          // [tokens, q_heads, v_dim], [tokens, q_heads]
+  ConstTensorView q;               // [tokens, q_heads, k_dim]
+  ConstKvPool pool;                // [pages, kv_heads, page_size, dim]
+  Partial out;                     // [tokens, q_heads, v_dim], [tokens, q_heads]
   float* workspace_o = nullptr;    // [workspace_rows, v_dim]
   float* workspace_lse = nullptr;  // [workspace_rows]
 };
@@ -49,6 +49,8 @@ void attend_task(const AttendInputs& inputs, const AttendTask& task, AttendScrat
 void merge_splits(const AttendInputs& inputs, const RowBlock& block);
 
 /// Rounds a dim up to whole vectors of any target.
-inline constexpr std::size_t padded(int dim) { return (static_cast<std::size_t>(dim) + 15) / 16 * 16; }
+inline constexpr std::size_t padded(int dim) {
+  return (static_cast<std::size_t>(dim) + 15) / 16 * 16;
+}
 
 }  // namespace kvmesh::cpu

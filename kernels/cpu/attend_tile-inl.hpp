@@ -1,7 +1,7 @@
 // The inner loops of attend_partial, compiled once per instruction set (Highway).
 //
-// A task walks its keys in tiles of up to 64. Keys are reached through a pointer each, so a tile may
-// span any number of pages of any size. Two register-blocked products do the work:
+// A task walks its keys in tiles of up to 64. Keys are reached through a pointer each, so a tile
+// may span any number of pages of any size. Two register-blocked products do the work:
 //
 //   scores [4 rows, 4 keys]   += q [4 rows, dim] * k [4 keys, dim]      16 accumulators over dim
 //   o [4 rows, 4 vectors]     += p [4 rows, keys] * v [keys, 4 vectors]  16 accumulators over keys
@@ -111,8 +111,8 @@ HWY_INLINE void value_block(const float* HWY_RESTRICT p, const T* const* v, int 
   Vector acc[Rows * Vectors];
   for (int r = 0; r < Rows; ++r) {
     for (int i = 0; i < Vectors; ++i) {
-      acc[r * Vectors + i] = hn::LoadU(
-          kFloats, o + static_cast<std::size_t>(r) * o_stride + static_cast<std::size_t>(i) * lanes);
+      acc[r * Vectors + i] = hn::LoadU(kFloats, o + static_cast<std::size_t>(r) * o_stride +
+                                                    static_cast<std::size_t>(i) * lanes);
     }
   }
   for (int key = 0; key < keys; ++key) {
@@ -196,8 +196,8 @@ class TaskRunner {
     std::fill_n(scratch_.sum.data(), rows_, 0.0f);
     const std::int64_t per_split = in_.work->visits_per_split;
     visit_ = block_.visit_begin + split_ * per_split;
-    visit_end_ = block_.splits == 1 ? block_.visit_end
-                                    : std::min(visit_ + per_split, block_.visit_end);
+    visit_end_ =
+        block_.splits == 1 ? block_.visit_end : std::min(visit_ + per_split, block_.visit_end);
     // Double buffered: the next tile is gathered, and its lines asked for, before this one is used.
     Tile<T> tiles[2];
     int current = 0;
@@ -280,9 +280,9 @@ class TaskRunner {
   // Rows whose dim is no whole number of vectors, as padded float32.
   static void widen(const T* const* from, int keys, int dim, std::size_t stride, float* to,
                     const float** rows) {
-    const Dtype dtype = std::is_same_v<T, float>             ? Dtype::kFloat32
+    const Dtype dtype = std::is_same_v<T, float>            ? Dtype::kFloat32
                         : std::is_same_v<T, hwy::float16_t> ? Dtype::kFloat16
-                                                             : Dtype::kBFloat16;
+                                                            : Dtype::kBFloat16;
     for (int key = 0; key < keys; ++key) {
       float* row = to + static_cast<std::size_t>(key) * stride;
       for (int d = 0; d < dim; ++d) row[d] = load_element(from[key], dtype, d);
@@ -365,8 +365,8 @@ class TaskRunner {
     for (std::size_t i = 0; i < kTileKeys; i += lanes) {
       const Vector score = hn::LoadU(kFloats, scores + i);
       // Exp gives 0 for a NaN; a NaN in a visible key must stay one.
-      const Vector p = hn::IfThenElse(hn::IsNaN(score), score,
-                                      hn::Exp(kFloats, hn::Sub(score, shift)));
+      const Vector p =
+          hn::IfThenElse(hn::IsNaN(score), score, hn::Exp(kFloats, hn::Sub(score, shift)));
       hn::StoreU(p, kFloats, scores + i);
       total = hn::Add(total, p);
     }

@@ -32,10 +32,10 @@ void copy_row(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_d
 void write_token(const TensorView& pool, const ConstTensorView& fresh, std::int64_t token,
                  const TokenSlot& slot) {
   for (std::int64_t head = 0; head < pool.size(1); ++head) {
-    copy_row(at(pool, slot.page * pool.stride(0) + head * pool.stride(1) +
-                          slot.offset * pool.stride(2)),
-             pool.dtype, at(fresh, token * fresh.stride(0) + head * fresh.stride(1)), fresh.dtype,
-             pool.size(3));
+    copy_row(
+        at(pool, slot.page * pool.stride(0) + head * pool.stride(1) + slot.offset * pool.stride(2)),
+        pool.dtype, at(fresh, token * fresh.stride(0) + head * fresh.stride(1)), fresh.dtype,
+        pool.size(3));
   }
 }
 

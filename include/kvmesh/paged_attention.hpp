@@ -1,0 +1,94 @@
+// Paged attention in the shapes of PyTorch's flex_attention module, on one rank.
+//
+// Operation for operation the `PagedAttention` of torch.nn.attention.experimental, for code that
+// comes from there: [B, H, S, D] tensors, flat caches that the caller owns, batch rows instead of
+// sequence ids. Where that listing goes wrong this does not: an erased row can be reserved again,
+// page tables follow `batch_indices` into the mods, and a position without a page is an error.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+#include "kvmesh/attention.hpp"
+#include "kvmesh/block_mask.hpp"
+#include "kvmesh/mods.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh {
+
+/// Owns the page table; the caller owns the caches, [1, H, n_pages * page_size, D] for K and for V.
+/// Page p of a cache is its positions [p * page_size, (p + 1) * page_size).
+class PagedAttention {
+ public:
+  /// @throws InvalidArgument.
+  PagedAttention(std::int64_t n_pages, int page_size, int max_batch_size);
+
+  /// Room for at least `seq_len` tokens in row `batch_idx`. @throws OutOfPages, InvalidArgument.
+  void reserve(int batch_idx, std::int64_t seq_len);
+  /// Gives back all pages of the row.
+  void erase(int batch_idx);
+
+  std::int64_t capacity(int batch_idx) const;
+  std::int64_t free_pages() const { return allocator_.free_pages(); }
+  std::span<const PageId> pages(int batch_idx) const;
+
+  /// Writes k_val [B, H, S, K_D] and v_val [B, H, S, V_D] to positions `input_pos` [B, S]
+  /// (row-major) of the rows `batch_idx` [B]. @throws InvalidArgument, before anything is written,
+  /// if a size of the four tensors disagrees or a position has no page.
+  void assign(std::span<const int> batch_idx, std::span<const std::int64_t> input_pos,
+              const ConstTensorView& k_val, const ConstTensorView& v_val, const TensorView& k_cache,
+              const TensorView& v_cache);
+
+  /// Logical kv blocks to physical pages. `batch_idx`: the row of each batch row of the mask;
+  /// empty: 0, 1, ... `kv_len`: their lengths; empty: their capacities. @throws InvalidArgument if
+  /// the mask's kv_block is not the page size.
+  LocalBlockMask convert_logical_block_mask(const BlockMask& block_mask,
+                                            std::span<const int> batch_idx = {},
+                                            std::span<const std::int64_t> kv_len = {}) const;
+
+  /// `mask_mod` over physical positions in the cache: false where the position's page is not row
+  /// b's, or past `kv_len[b]`, else `mask_mod` at the logical position. A snapshot of the page
+  /// table.
+  MaskMod get_mask_mod(const MaskMod& mask_mod, std::span<const std::int64_t> kv_len = {},
+                       std::span<const int> batch_idx = {}) const;
+  /// `score_mod` over physical positions; -inf where get_mask_mod is false.
+  ScoreMod get_score_mod(const ScoreMod& score_mod, std::span<const std::int64_t> kv_len = {},
+                         std::span<const int> batch_idx = {}) const;
+
+  struct ForwardOptions {
+    /// Null: causal over query indices, q >= kv (upper left).
+    const BlockMask* block_mask = nullptr;
+    std::vector<int> batch_indices{};  ///< [B]; empty: 0 .. B-1
+    ScoreMod score_mod{};
+    std::optional<float> scale{};  ///< unset: 1 / sqrt(K_D)
+    bool enable_gqa = false;
+    TensorView lse{};  ///< [B, H, Q_LEN] float32, natural log; empty: not wanted
+  };
+
+  /// Attention of query [B, H, Q_LEN, K_D] over the first kv_lens[b] tokens of each row, into out
+  /// [B, H, Q_LEN, V_D] of any dtype. Query i of a row has the position i. @throws InvalidArgument.
+  void forward(const ConstTensorView& query, const ConstTensorView& k_cache,
+               const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
+               const TensorView& out, const ForwardOptions& options) const;
+  void forward(const ConstTensorView& query, const ConstTensorView& k_cache,
+               const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
+               const TensorView& out) const;
+
+ private:
+  struct Translation;
+  Translation translation(std::span<const std::int64_t> kv_len,
+                          std::span<const int> batch_idx) const;
+  SequenceId row(int batch_idx) const;
+  std::vector<int> rows_or_all(std::span<const int> batch_idx, std::int64_t batch) const;
+  AttentionBatch attention_batch(std::span<const int> rows, std::span<const std::int64_t> kv_lens,
+                                 std::int64_t q_len) const;
+  ConstTensorView as_pool(const char* what, const ConstTensorView& cache) const;
+
+  PageAllocator allocator_;
+  std::vector<SequenceId> rows_;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,81 @@
+#include "kvmesh/mesh.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+int usable_cores() {
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
+  return std::max(1, CPU_COUNT(&cores));
+}
+
+// How many ranks share this machine's cores, as the launcher tells; all of them if it does not.
+int ranks_on_this_node(const Communicator& world) {
+  for (const char* variable :
+       {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"}) {
+    const char* text = world.kind() == "mpi" ? std::getenv(variable) : nullptr;
+    if (text && std::atoi(text) > 0) return std::atoi(text);
+  }
+  return world.size();
+}
+
+void check_device(DeviceChoice device) {
+  if (device == DeviceChoice::kCuda) {
+    throw Unsupported("this build has no CUDA backend: use the device 'cpu' or 'auto'");
+  }
+}
+
+}  // namespace
+
+DeviceChoice device_choice_from(std::string_view text) {
+  if (text == "auto") return DeviceChoice::kAuto;
+  if (text == "cpu") return DeviceChoice::kCpu;
+  if (text == "cuda") return DeviceChoice::kCuda;
+  throw InvalidArgument(fmt::format("device '{}' is none of auto, cpu, cuda", text));
+}
+
+Mesh::Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options)
+    : owned_world_(std::move(world)), world_(owned_world_.get()) {
+  arrange(options);
+}
+
+Mesh::Mesh(Communicator& world, const MeshOptions& options) : world_(&world) { arrange(options); }
+
+Mesh Mesh::from_launcher(const MeshOptions& options) {
+  return Mesh(
+      MpiSession::launched_by_mpirun() ? make_mpi_communicator() : make_single_communicator(),
+      options);
+}
+
+void Mesh::arrange(const MeshOptions& options) {
+  check_device(options.device);
+  const int heads = options.head_parallel;
+  require(heads > 0 && world_->size() % heads == 0,
+          "mesh: head_parallel {} does not divide {} ranks", heads, world_->size());
+  require(world_->size() / heads <= PageId::kMaxRanks,
+          "mesh: {} ranks along kv_parallel, at most {}", world_->size() / heads,
+          PageId::kMaxRanks);
+  require(options.threads >= 0, "mesh: {} threads", options.threads);
+  kv_ = world_->split(rank().value % heads, rank().value / heads);
+  const int threads = options.threads > 0
+                          ? options.threads
+                          : std::max(1, usable_cores() / ranks_on_this_node(*world_));
+  threads_ = std::make_unique<ThreadPool>(threads);
+}
+
+void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {
+  run_loopback(ranks, [&](Communicator& world) {
+    Mesh mesh(world, options);
+    body(mesh);
+  });
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,148 @@
+// plan: once per step. run: once per layer.
+#include "core/check.hpp"
+#include "runtime/cache_state.hpp"
+#include "runtime/step_batch.hpp"
+
+namespace kvmesh {
+namespace {
+
+#ifdef NDEBUG
+constexpr bool kCheckEveryStep = false;
+#else
+constexpr bool kCheckEveryStep = true;
+#endif
+
+}  // namespace
+
+class StepPlan::State {
+ public:
+  State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
+      : cache_(&owner),
+        step_(make_step_batch(owner.allocator, owner.mesh->kv_rank(), batch, options)),
+        combine_{.scatter = options.scatter, .strategy = options.strategy},
+        attention_(make_attention(batch, options)) {}
+
+  std::int64_t query_tokens() const { return attention_.tokens(); }
+  std::int64_t append_tokens() const { return std::ssize(step_.slots); }
+  const Participation& participation() const { return step_.participation; }
+  TileCounts tiles() const { return attention_.tiles(); }
+
+  void run(int layer, const LayerInput& input, const CombineOutput& output) {
+    append(layer, input.k, input.v);
+    const Partial mine = partial();
+    attend_partial(layer, input.q, mine);
+    combine(mine, output);
+  }
+
+  void append(int layer, const ConstTensorView& k, const ConstTensorView& v) {
+    kvmesh::append(pool(layer), k, v, step_.slots, cache_->mesh->threads());
+  }
+
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out) {
+    const KvPool mine = pool(layer);
+    attention_.attend_partial(q, {mine.k, mine.v}, out, cache_->mesh->threads());
+  }
+
+  void combine(const Partial& mine, const CombineOutput& output) {
+    combine_.participation = &step_.participation;
+    cache_->combiner(mine, combine_, output);
+  }
+
+  Share tokens_of_output() const {
+    return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
+  }
+  Share heads_of_output() const {
+    const std::int64_t heads = cache_->shape.attention.q_heads;
+    return combine_.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
+  }
+
+ private:
+  AttentionPlan make_attention(std::span<const BatchEntry> batch, const PlanOptions& options) {
+    AttentionOptions attention{
+        .scale = options.scale,
+        .mask = options.mask,
+        .score = options.score,
+        .first_head = cache_->mesh->head_rank() * cache_->shape.attention.q_heads};
+    if (!options.block_mask) {
+      return AttentionPlan(cache_->shape.attention, step_.attention, attention);
+    }
+    // Partial blocks are masked with the mod that the block mask was made from.
+    attention.mask = options.block_mask->mask_mod();
+    const LocalBlockMask blocks =
+        local_block_mask(cache_->allocator, cache_->mesh->kv_rank(), batch, *options.block_mask);
+    attention.block_mask = &blocks;
+    return AttentionPlan(cache_->shape.attention, step_.attention, attention);
+  }
+
+  KvPool pool(int layer) const {
+    require(layer >= 0 && layer < cache_->options.layers, "plan: layer {} of {}", layer,
+            cache_->options.layers);
+    return cache_->pools.layer(layer);
+  }
+
+  Partial partial() const {
+    const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
+    const std::int64_t dim = cache_->shape.attention.v_dim;
+    cache_->partial_o.resize(static_cast<std::size_t>(n * heads * dim));
+    cache_->partial_lse.resize(static_cast<std::size_t>(n * heads));
+    return {tensor(cache_->partial_o.data(), {n, heads, dim}),
+            tensor(cache_->partial_lse.data(), {n, heads})};
+  }
+
+  Share share(std::int64_t count) const {
+    return share_of(count, cache_->mesh->kv_rank().value, cache_->mesh->kv_parallel());
+  }
+
+  KvCache::State* cache_;
+  StepBatch step_;
+  CombineOptions combine_;
+  AttentionPlan attention_;
+};
+
+StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StepPlan::~StepPlan() = default;
+StepPlan::StepPlan(StepPlan&&) noexcept = default;
+StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
+
+std::int64_t StepPlan::query_tokens() const { return state_->query_tokens(); }
+std::int64_t StepPlan::append_tokens() const { return state_->append_tokens(); }
+void StepPlan::run(int layer, const LayerInput& input, const CombineOutput& output) {
+  state_->run(layer, input, output);
+}
+void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView& v) {
+  state_->append(layer, k, v);
+}
+void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out) {
+  state_->attend_partial(layer, q, out);
+}
+void StepPlan::combine(const Partial& mine, const CombineOutput& output) {
+  state_->combine(mine, output);
+}
+Share StepPlan::tokens_of_output() const { return state_->tokens_of_output(); }
+Share StepPlan::heads_of_output() const { return state_->heads_of_output(); }
+const Participation& StepPlan::participation() const { return state_->participation(); }
+TileCounts StepPlan::tiles() const { return state_->tiles(); }
+
+std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
+                                          const PlanOptions& options) {
+  check_step(state_->allocator, state_->options, batch, options);
+  std::vector<AppendRequest> requests;
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  const std::optional<std::vector<PageCopy>> copies = state_->allocator.try_append(requests);
+  if (!copies) return std::nullopt;
+  if (kCheckEveryStep) check_replicas();
+  copy_on_write(state_->pools, state_->mesh->kv(), *copies);
+  return StepPlan(std::make_unique<StepPlan::State>(*state_, batch, options));
+}
+
+StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
+  std::optional<StepPlan> step = try_plan(batch, options);
+  if (step) return std::move(*step);
+  // Ask again in the form that throws: it says how many pages are missing.
+  std::vector<AppendRequest> requests;
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  state_->allocator.append(requests);
+  throw Error("plan: the allocator refused a batch and then took it");
+}
+
+}  // namespace kvmesh
