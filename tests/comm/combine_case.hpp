@@ -1,0 +1,73 @@
+// One combine to test: what every rank holds, where the result goes, and what it must be.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kvmesh/combine.hpp"
+
+namespace kvmesh::test {
+
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kEmpty = -std::numeric_limits<float>::infinity();
+
+/// A partial in memory of its own: contiguous, or with gaps (NaN) between heads and tokens.
+struct HeldPartial {
+  HeldPartial(std::int64_t tokens, std::int64_t heads, std::int64_t dim, std::int64_t gap);
+  Partial view();
+  std::int64_t o_index(std::int64_t token, std::int64_t head) const;
+  std::int64_t lse_index(std::int64_t token, std::int64_t head) const;
+
+  std::int64_t tokens, heads, dim, gap;
+  std::vector<float> o_values, lse_values;
+};
+
+struct CombineCase {
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t dim = 0;
+  Scatter scatter = Scatter::kAll;
+  std::optional<Participation> participation;
+  std::vector<HeldPartial> partials;  // [rank]
+
+  bool takes_part(std::int64_t token, int rank) const;
+  std::string describe() const;
+};
+
+/// A random case, the same on every rank that has the same generator. Rows of tokens that a rank
+/// takes no part in are NaN, and so is O where a rank has no visible key.
+CombineCase random_case(std::mt19937_64& random, int ranks);
+
+/// Of the given shape, always the same numbers, every rank taking part in every row.
+CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+                      Scatter scatter);
+
+/// What rank `rank` must get, in float64.
+struct Expected {
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::vector<double> o;          // [tokens, heads, dim]
+  std::vector<double> magnitude;  // [tokens, heads, dim]: sum of weight * |O|, the scale of errors
+  std::vector<double> lse;        // [tokens, heads]
+};
+Expected expected_of(const CombineCase& test, int rank);
+
+/// The rows a rank got, taken out of a strided output whose gaps must stay as they were.
+struct Result {
+  std::vector<float> o;    // [tokens, heads, dim]; 16-bit outputs widened
+  std::vector<float> lse;  // [tokens, heads]
+};
+Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
+                Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0);
+
+/// Whether both have the same bits.
+bool same_bits(const Result& a, const Result& b);
+
+/// Adds a test failure for each value that is off by more than float32 rounding explains.
+void expect_close(const Result& result, const Expected& expected, std::int64_t dim);
+
+}  // namespace kvmesh::test

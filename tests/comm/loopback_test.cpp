@@ -1,0 +1,89 @@
+// What only the loopback ranks do: a failing rank ends its peers' waits, and the first error wins.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "kvmesh/communicator.hpp"
+
+namespace kvmesh {
+namespace {
+
+TEST(Loopback, RethrowsTheFirstErrorAndEndsTheOthersWaits) {
+  const auto start = std::chrono::steady_clock::now();
+  std::atomic<int> stopped = 0;
+  const auto body = [&](Communicator& comm) {
+    if (comm.rank().value == 2) throw std::out_of_range("the first error");
+    try {
+      barrier(comm, "never met");
+    } catch (const Timeout&) {
+      ADD_FAILURE() << "waited for a rank that has failed";
+    } catch (const Error&) {
+      ++stopped;
+      throw;
+    }
+  };
+  EXPECT_THROW(run_loopback(4, body, std::chrono::seconds(60)), std::out_of_range);
+  EXPECT_EQ(stopped, 3);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST(Loopback, EndsWaitsInSplitGroupsToo) {
+  const auto body = [&](Communicator& comm) {
+    const std::unique_ptr<Communicator> part = comm.split(comm.rank().value % 2, 0);
+    if (comm.rank().value == 0) throw std::out_of_range("the first error");
+    barrier(*part);
+    barrier(comm);
+  };
+  EXPECT_THROW(run_loopback(4, body, std::chrono::seconds(60)), std::out_of_range);
+}
+
+TEST(Loopback, TimesOutWhileSending) {
+  const auto body = [&](Communicator& comm) {
+    if (comm.rank().value == 1) return;
+    const std::byte byte{};
+    const Outgoing out{Rank{1}, std::span(&byte, 1)};
+    comm.exchange(std::span(&out, 1), {}, "unheard");
+  };
+  try {
+    run_loopback(2, body, std::chrono::milliseconds(20));
+    FAIL() << "nobody took the byte";
+  } catch (const Timeout& timeout) {
+    EXPECT_EQ(timeout.late(), std::vector{Rank{1}});
+    EXPECT_EQ(timeout.operation(), "unheard");
+  }
+}
+
+TEST(Loopback, RefusesToRunNobody) {
+  EXPECT_THROW(run_loopback(0, [](Communicator&) {}), InvalidArgument);
+}
+
+TEST(SingleCommunicator, IsAGroupOfOneThatSendsNothing) {
+  const std::unique_ptr<Communicator> comm = make_single_communicator();
+  EXPECT_EQ(comm->size(), 1);
+  EXPECT_EQ(comm->rank(), Rank{0});
+  barrier(*comm);
+  double value = 2.5;
+  all_reduce_sum(*comm, std::span(&value, 1));
+  EXPECT_EQ(value, 2.5);
+  EXPECT_EQ(comm->split(3, 1)->size(), 1);
+  EXPECT_EQ(comm->sent_bytes(), 0u);
+}
+
+TEST(MpiWithoutASession, SaysSo) {
+  EXPECT_THROW(make_mpi_communicator(), Unsupported);
+  EXPECT_THROW(make_mpi_communicator(nullptr), InvalidArgument);
+}
+
+TEST(MpiWithoutASession, KnowsWhetherALauncherStartedIt) {
+  ASSERT_EQ(unsetenv("OMPI_COMM_WORLD_SIZE"), 0);
+  EXPECT_FALSE(MpiSession::launched_by_mpirun());
+  ASSERT_EQ(setenv("OMPI_COMM_WORLD_SIZE", "1", 1), 0);
+  EXPECT_TRUE(MpiSession::launched_by_mpirun());
+  ASSERT_EQ(unsetenv("OMPI_COMM_WORLD_SIZE"), 0);
+}
+
+}  // namespace
+}  // namespace kvmesh

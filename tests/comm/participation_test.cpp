@@ -1,0 +1,61 @@
+#include <gtest/gtest.h>
+
+#include "kvmesh/combine.hpp"
+
+namespace kvmesh {
+namespace {
+
+TEST(ShareOf, CoversAllInOrderAndEvenly) {
+  for (int ranks = 1; ranks <= 9; ++ranks) {
+    for (std::int64_t count = 0; count <= 40; ++count) {
+      std::int64_t next = 0;
+      for (int r = 0; r < ranks; ++r) {
+        const Share share = share_of(count, r, ranks);
+        EXPECT_EQ(share.begin, next);
+        EXPECT_GE(share.size(), count / ranks);
+        EXPECT_LE(share.size(), (count + ranks - 1) / ranks);
+        next = share.end;
+      }
+      EXPECT_EQ(next, count);
+    }
+  }
+}
+
+TEST(ShareOf, GivesTheFirstRanksMore) {
+  EXPECT_EQ(share_of(9, 0, 4).size(), 3);
+  EXPECT_EQ(share_of(9, 3, 4).begin, 7);
+  EXPECT_EQ(share_of(2, 3, 4).size(), 0);
+}
+
+TEST(ShareOf, RefusesWhatNoRankHas) {
+  EXPECT_THROW(share_of(-1, 0, 1), InvalidArgument);
+  EXPECT_THROW(share_of(4, 2, 2), InvalidArgument);
+  EXPECT_THROW(share_of(4, -1, 2), InvalidArgument);
+  EXPECT_THROW(share_of(4, 0, 0), InvalidArgument);
+}
+
+TEST(Participation, RemembersEachBit) {
+  for (int ranks : {1, 8, 63, 64, 65, 200}) {
+    Participation participation(3, ranks);
+    for (int r = 0; r < ranks; r += 3) participation.add(1, Rank{r});
+    participation.add(2, Rank{ranks - 1});
+    for (int r = 0; r < ranks; ++r) {
+      EXPECT_FALSE(participation.has(0, Rank{r}));
+      EXPECT_EQ(participation.has(1, Rank{r}), r % 3 == 0);
+      EXPECT_EQ(participation.has(2, Rank{r}), r == ranks - 1);
+    }
+  }
+}
+
+TEST(Participation, RefusesWhatIsNotThere) {
+  Participation participation(2, 4);
+  EXPECT_THROW(participation.add(2, Rank{0}), InvalidArgument);
+  EXPECT_THROW(participation.add(-1, Rank{0}), InvalidArgument);
+  EXPECT_THROW(participation.add(0, Rank{4}), InvalidArgument);
+  EXPECT_THROW(participation.add(0, Rank{-1}), InvalidArgument);
+  EXPECT_THROW(Participation(-1, 1), InvalidArgument);
+  EXPECT_THROW(Participation(1, 0), InvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvmesh
