@@ -1,0 +1,162 @@
+#include "tests/allocator/model.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace kvmesh::test {
+namespace {
+
+constexpr std::int64_t kPoison = -1;
+
+}  // namespace
+
+std::map<PageId, std::int32_t> Model::references() const {
+  std::map<PageId, std::int32_t> counts;
+  for (const auto& [id, sequence] : sequences_)
+    for (PageId page : sequence.pages) ++counts[page];
+  return counts;
+}
+
+std::int64_t Model::free_pages() const {
+  return options_.ranks * options_.pages_per_rank - static_cast<std::int64_t>(references().size());
+}
+
+std::int64_t Model::missing_for_reserve(SequenceId id, std::int64_t tokens) const {
+  const auto held = static_cast<std::int64_t>(sequences_.at(id).pages.size());
+  return std::max<std::int64_t>(pages_for(tokens) - held, 0);
+}
+
+std::int64_t Model::missing_for_append(std::span<const AppendRequest> requests) const {
+  std::map<PageId, std::int32_t> counts = references();
+  std::int64_t missing = 0;
+  for (const AppendRequest& request : requests) {
+    const Sequence& sequence = sequences_.at(request.sequence);
+    const auto length = static_cast<std::int64_t>(sequence.tokens.size());
+    missing += missing_for_reserve(request.sequence, length + request.tokens);
+    if (request.tokens == 0 || length % options_.page_size == 0) continue;
+    std::int32_t& sharers =
+        counts[sequence.pages[static_cast<std::size_t>(length / options_.page_size)]];
+    if (sharers == 1) continue;
+    --sharers;
+    ++missing;
+  }
+  return missing;
+}
+
+std::int64_t Model::missing_for_writable(SequenceId id, std::int64_t begin,
+                                         std::int64_t end) const {
+  const std::map<PageId, std::int32_t> counts = references();
+  const Sequence& sequence = sequences_.at(id);
+  std::int64_t missing = 0;
+  for (std::size_t logical = 0; logical < sequence.pages.size(); ++logical) {
+    const auto first = static_cast<std::int64_t>(logical) * options_.page_size;
+    const bool touched = begin < end && first < end && begin < first + options_.page_size;
+    if (touched && counts.at(sequence.pages[logical]) > 1) ++missing;
+  }
+  return missing;
+}
+
+/// Reads the sequence's new page table. A page that no table had before was just handed out:
+/// whatever it held is gone.
+void Model::take_table(const PageAllocator& allocator, SequenceId id) {
+  const std::map<PageId, std::int32_t> before = references();
+  const std::span<const PageId> pages = allocator.pages(id);
+  for (PageId page : pages) {
+    if (before.contains(page)) continue;
+    ++handed_out_[page];
+    memory_[page].assign(static_cast<std::size_t>(options_.page_size), kPoison);
+  }
+  sequences_[id].pages.assign(pages.begin(), pages.end());
+}
+
+void Model::copy(std::span<const PageCopy> copies) {
+  for (const PageCopy& copy : copies) {
+    ASSERT_GT(copy.tokens, 0);
+    ASSERT_LE(copy.tokens, options_.page_size);
+    ASSERT_NE(copy.source, copy.destination);
+    std::copy_n(memory_[copy.source].begin(), copy.tokens, memory_[copy.destination].begin());
+  }
+}
+
+void Model::write(const Sequence& sequence, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t position = begin; position < end; ++position) {
+    const PageId page = sequence.pages[static_cast<std::size_t>(position / options_.page_size)];
+    memory_[page][static_cast<std::size_t>(position % options_.page_size)] =
+        sequence.tokens[static_cast<std::size_t>(position)];
+  }
+}
+
+void Model::reserved(const PageAllocator& allocator, SequenceId id) { take_table(allocator, id); }
+
+void Model::appended(const PageAllocator& allocator, std::span<const AppendRequest> requests,
+                     std::span<const PageCopy> copies) {
+  for (const AppendRequest& request : requests) take_table(allocator, request.sequence);
+  copy(copies);
+  for (const AppendRequest& request : requests) {
+    Sequence& sequence = sequences_.at(request.sequence);
+    const auto length = static_cast<std::int64_t>(sequence.tokens.size());
+    for (std::int64_t i = 0; i < request.tokens; ++i) sequence.tokens.push_back(next_token_++);
+    write(sequence, length, length + request.tokens);
+  }
+}
+
+void Model::made_writable(const PageAllocator& allocator, SequenceId id, std::int64_t begin,
+                          std::int64_t end, std::span<const PageCopy> copies) {
+  take_table(allocator, id);
+  copy(copies);
+  Sequence& sequence = sequences_.at(id);
+  end = std::min(end, static_cast<std::int64_t>(sequence.tokens.size()));
+  for (std::int64_t position = begin; position < end; ++position)
+    sequence.tokens[static_cast<std::size_t>(position)] = next_token_++;
+  write(sequence, begin, end);
+}
+
+void Model::forked(const PageAllocator& allocator, SequenceId parent, SequenceId child) {
+  sequences_[child].tokens = sequences_.at(parent).tokens;
+  take_table(allocator, child);
+}
+
+void Model::truncated(const PageAllocator& allocator, SequenceId id, std::int64_t length) {
+  sequences_.at(id).tokens.resize(static_cast<std::size_t>(length));
+  take_table(allocator, id);
+  ASSERT_EQ(static_cast<std::int64_t>(sequences_.at(id).pages.size()), pages_for(length));
+}
+
+void Model::check_sequence(const PageAllocator& allocator, SequenceId id,
+                           const Sequence& sequence) const {
+  ASSERT_TRUE(allocator.contains(id));
+  ASSERT_EQ(allocator.length(id), static_cast<std::int64_t>(sequence.tokens.size()));
+  ASSERT_EQ(allocator.capacity(id),
+            static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size);
+  ASSERT_TRUE(std::ranges::equal(allocator.pages(id), sequence.pages));
+  for (std::size_t position = 0; position < sequence.tokens.size(); ++position) {
+    const auto page_size = static_cast<std::size_t>(options_.page_size);
+    ASSERT_EQ(memory_.at(sequence.pages[position / page_size])[position % page_size],
+              sequence.tokens[position])
+        << "position " << position << " of sequence " << id.value;
+  }
+}
+
+void Model::check(const PageAllocator& allocator) const {
+  ASSERT_NO_THROW(allocator.verify_integrity());
+  ASSERT_EQ(allocator.sequences(), static_cast<std::int64_t>(sequences_.size()));
+  for (const auto& [id, sequence] : sequences_) check_sequence(allocator, id, sequence);
+
+  const std::map<PageId, std::int32_t> counts = references();
+  ASSERT_EQ(allocator.free_pages(), free_pages());
+  for (int rank = 0; rank < options_.ranks; ++rank) {
+    std::int64_t free = 0;
+    for (std::int32_t index = 0; index < options_.pages_per_rank; ++index) {
+      const PageId page{Rank{rank}, index};
+      const auto count = counts.find(page);
+      free += count == counts.end() ? 1 : 0;
+      ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
+      const auto times = handed_out_.find(page);
+      ASSERT_EQ(allocator.generation(page), times == handed_out_.end() ? 0u : times->second);
+    }
+    ASSERT_EQ(allocator.free_pages(Rank{rank}), free);
+  }
+}
+
+}  // namespace kvmesh::test

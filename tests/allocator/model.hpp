@@ -1,0 +1,66 @@
+// A plain model of the allocator, with the memory that it stands for.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh::test {
+
+/// Sequences as what they mean: vectors of tokens. Every token is a number of its own; the model
+/// writes it into a map of pages, through the allocator's page tables, and later expects to read it
+/// there. So a page shared when it must not be, a copy that is missing, or a page handed out twice
+/// shows as a wrong token. Reference counts, free pages and generations are counted from the
+/// tables.
+class Model {
+ public:
+  explicit Model(const AllocatorOptions& options) : options_(options) {}
+
+  struct Sequence {
+    std::vector<std::int64_t> tokens;
+    std::vector<PageId> pages;
+  };
+  const std::map<SequenceId, Sequence>& sequences() const { return sequences_; }
+  std::int64_t free_pages() const;
+
+  // How many pages an operation lacks.
+  std::int64_t missing_for_reserve(SequenceId id, std::int64_t tokens) const;
+  std::int64_t missing_for_append(std::span<const AppendRequest> requests) const;
+  std::int64_t missing_for_writable(SequenceId id, std::int64_t begin, std::int64_t end) const;
+
+  // What the allocator did: each looks at its new page tables.
+  void created(SequenceId id) { sequences_[id]; }
+  void reserved(const PageAllocator& allocator, SequenceId id);
+  void appended(const PageAllocator& allocator, std::span<const AppendRequest> requests,
+                std::span<const PageCopy> copies);
+  void made_writable(const PageAllocator& allocator, SequenceId id, std::int64_t begin,
+                     std::int64_t end, std::span<const PageCopy> copies);
+  void forked(const PageAllocator& allocator, SequenceId parent, SequenceId child);
+  void truncated(const PageAllocator& allocator, SequenceId id, std::int64_t length);
+  void erased(SequenceId id) { sequences_.erase(id); }
+
+  /// Expects the allocator to show exactly this model's state.
+  void check(const PageAllocator& allocator) const;
+
+ private:
+  std::int64_t pages_for(std::int64_t tokens) const {
+    return (tokens + options_.page_size - 1) / options_.page_size;
+  }
+  std::map<PageId, std::int32_t> references() const;
+  void take_table(const PageAllocator& allocator, SequenceId id);
+  void copy(std::span<const PageCopy> copies);
+  void write(const Sequence& sequence, std::int64_t begin, std::int64_t end);
+  void check_sequence(const PageAllocator& allocator, SequenceId id,
+                      const Sequence& sequence) const;
+
+  AllocatorOptions options_;
+  std::map<SequenceId, Sequence> sequences_;
+  std::map<PageId, std::vector<std::int64_t>> memory_;
+  std::map<PageId, std::uint32_t> handed_out_;
+  std::int64_t next_token_ = 1;
+};
+
+}  // namespace kvmesh::test

@@ -1,0 +1,246 @@
+// Random operations, right and wrong ones, against a plain model.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+#include "tests/allocator/model.hpp"
+#include "tests/allocator/seed.hpp"
+
+namespace kvmesh {
+namespace {
+
+using test::uniform;
+
+/// Drives an allocator, a model of it, and a replica that is given only the operations that
+/// succeeded: that it stays equal shows that failures leave nothing behind, not even in what is
+/// handed out later.
+class Driver {
+ public:
+  Driver(const AllocatorOptions& options, std::uint64_t seed)
+      : options_(options), random_(seed), allocator_(options), replica_(options), model_(options) {}
+
+  void step() {
+    const std::uint64_t digest = allocator_.digest();
+    succeeded_ = false;
+    const std::int64_t draw = uniform(random_, 0, 99);
+    if (model_.sequences().empty() || draw < 8) {
+      create();
+    } else if (draw < 20) {
+      reserve(any());
+    } else if (draw < 58) {
+      append();
+    } else if (draw < 66) {
+      make_writable(any());
+    } else if (draw < 76) {
+      fork(any());
+    } else if (draw < 86) {
+      truncate(any());
+    } else if (draw < 93) {
+      erase(any());
+    } else {
+      misuse();
+    }
+    if (testing::Test::HasFatalFailure()) return;
+
+    ASSERT_EQ(succeeded_, digest != allocator_.digest());
+    ASSERT_EQ(allocator_.digest(), replica_.digest());
+    model_.check(allocator_);
+    if (testing::Test::HasFatalFailure()) return;
+    model_.check(replica_);
+  }
+
+  int refusals() const { return refusals_; }
+  int copies() const { return copies_; }
+
+ private:
+  SequenceId any() {
+    const auto size = static_cast<std::int64_t>(model_.sequences().size());
+    return std::next(model_.sequences().begin(), uniform(random_, 0, size - 1))->first;
+  }
+
+  std::int64_t length(SequenceId id) const {
+    return static_cast<std::int64_t>(model_.sequences().at(id).tokens.size());
+  }
+
+  bool coin() { return uniform(random_, 0, 1) == 1; }
+
+  void create() {
+    const SequenceId id = allocator_.create();
+    ASSERT_EQ(replica_.create(), id);
+    ASSERT_FALSE(model_.sequences().contains(id));
+    model_.created(id);
+    succeeded_ = true;
+  }
+
+  /// Runs an operation that needs `missing` pages: it must succeed if and only if they are there.
+  void expect_pages(std::int64_t missing, const std::function<void(PageAllocator&)>& operation) {
+    const std::int64_t free = model_.free_pages();
+    try {
+      operation(allocator_);
+      succeeded_ = true;
+    } catch (const OutOfPages& error) {
+      ASSERT_EQ(error.asked_pages(), missing);
+      ASSERT_EQ(error.free_pages(), free);
+      ++refusals_;
+    }
+    ASSERT_EQ(succeeded_, missing <= free);
+    if (succeeded_) operation(replica_);
+  }
+
+  void reserve(SequenceId id) {
+    const std::int64_t tokens = uniform(random_, 0, 8 * options_.page_size);
+    const std::int64_t missing = model_.missing_for_reserve(id, tokens);
+    if (coin()) {
+      succeeded_ = allocator_.try_reserve(id, tokens);
+      ASSERT_EQ(succeeded_, missing <= model_.free_pages());
+      if (succeeded_) replica_.reserve(id, tokens);
+    } else {
+      expect_pages(missing, [&](PageAllocator& a) { a.reserve(id, tokens); });
+    }
+    if (succeeded_) model_.reserved(allocator_, id);
+  }
+
+  std::vector<AppendRequest> draw_batch() {
+    std::vector<SequenceId> ids;
+    for (const auto& [id, sequence] : model_.sequences()) ids.push_back(id);
+    std::shuffle(ids.begin(), ids.end(), random_);
+    ids.resize(static_cast<std::size_t>(
+        uniform(random_, 1, std::min<std::int64_t>(static_cast<std::int64_t>(ids.size()), 6))));
+    std::vector<AppendRequest> requests;
+    for (SequenceId id : ids)
+      requests.push_back({id, uniform(random_, 0, coin() ? 1 : 2 * options_.page_size)});
+    return requests;
+  }
+
+  void append() {
+    const std::vector<AppendRequest> requests = draw_batch();
+    const std::int64_t missing = model_.missing_for_append(requests);
+    std::vector<PageCopy> copies;
+    if (coin()) {
+      const auto result = allocator_.try_append(requests);
+      succeeded_ = result.has_value();
+      ASSERT_EQ(succeeded_, missing <= model_.free_pages());
+      if (!succeeded_) return;
+      copies = *result;
+      ASSERT_EQ(replica_.append(requests), copies);
+    } else {
+      expect_pages(missing, [&](PageAllocator& a) { copies = a.append(requests); });
+    }
+    if (!succeeded_) return;
+    copies_ += static_cast<int>(copies.size());
+    model_.appended(allocator_, requests, copies);
+  }
+
+  void make_writable(SequenceId id) {
+    const std::int64_t begin = uniform(random_, 0, allocator_.capacity(id));
+    const std::int64_t end = uniform(random_, begin, allocator_.capacity(id));
+    std::vector<PageCopy> copies;
+    expect_pages(model_.missing_for_writable(id, begin, end),
+                 [&](PageAllocator& a) { copies = a.make_writable(id, begin, end); });
+    if (!succeeded_) return;
+    copies_ += static_cast<int>(copies.size());
+    model_.made_writable(allocator_, id, begin, end, copies);
+  }
+
+  void fork(SequenceId id) {
+    const SequenceId child = allocator_.fork(id);
+    ASSERT_EQ(replica_.fork(id), child);
+    model_.forked(allocator_, id, child);
+    succeeded_ = true;
+  }
+
+  void truncate(SequenceId id) {
+    const std::int64_t kept = uniform(random_, 0, length(id));
+    allocator_.truncate(id, kept);
+    replica_.truncate(id, kept);
+    model_.truncated(allocator_, id, kept);
+    succeeded_ = true;
+  }
+
+  void erase(SequenceId id) {
+    allocator_.erase(id);
+    replica_.erase(id);
+    model_.erased(id);
+    erased_.push_back(id);
+    succeeded_ = true;
+  }
+
+  /// Operations that no state allows, on good and on stale ids.
+  void misuse() {
+    const SequenceId id = any();
+    const std::int64_t past = length(id) + 1;
+    ASSERT_THROW(allocator_.reserve(id, -1), InvalidArgument);
+    ASSERT_THROW(allocator_.append(id, -1), InvalidArgument);
+    ASSERT_THROW(allocator_.truncate(id, past), InvalidArgument);
+    ASSERT_THROW(allocator_.make_writable(id, 0, allocator_.capacity(id) + 1), InvalidArgument);
+    std::vector<AppendRequest> requests = draw_batch();
+    requests.push_back(requests.front());
+    ASSERT_THROW(allocator_.append(requests), InvalidArgument);
+    if (erased_.empty()) return;
+    const SequenceId stale = erased_[random_() % erased_.size()];
+    requests.back().sequence = stale;
+    ASSERT_THROW(allocator_.append(requests), UnknownSequence);
+    ASSERT_THROW((void)allocator_.try_append(requests), UnknownSequence);
+    ASSERT_THROW(allocator_.fork(stale), UnknownSequence);
+    ASSERT_THROW(allocator_.truncate(stale, 0), UnknownSequence);
+    ASSERT_THROW(allocator_.erase(stale), UnknownSequence);
+    ASSERT_FALSE(allocator_.contains(stale));
+  }
+
+  AllocatorOptions options_;
+  std::mt19937_64 random_;
+  PageAllocator allocator_;
+  PageAllocator replica_;
+  test::Model model_;
+  std::vector<SequenceId> erased_;
+  bool succeeded_ = false;
+  int refusals_ = 0;
+  int copies_ = 0;
+};
+
+class Properties : public testing::TestWithParam<Placement> {};
+
+TEST_P(Properties, RandomOperationsMatchTheModel) {
+  SCOPED_TRACE(test::seed_note());
+  std::mt19937_64 random(test::seed());
+  int refusals = 0;
+  int copies = 0;
+  for (int ranks = 1; ranks <= 8; ++ranks)
+    for (int page_size = 1; page_size <= 17; ++page_size) {
+      const AllocatorOptions options{.ranks = ranks,
+                                     .pages_per_rank = uniform(random, 1, 24 / ranks + 2),
+                                     .page_size = page_size,
+                                     .placement = GetParam(),
+                                     .home_threshold_tokens = uniform(random, 0, 4 * page_size)};
+      SCOPED_TRACE(testing::Message() << "ranks " << ranks << ", pages per rank "
+                                      << options.pages_per_rank << ", page size " << page_size
+                                      << ", threshold " << options.home_threshold_tokens);
+      Driver driver(options, random());
+      for (int step = 0; step < 150; ++step) {
+        SCOPED_TRACE(testing::Message() << "step " << step);
+        driver.step();
+        if (HasFatalFailure()) return;
+      }
+      refusals += driver.refusals();
+      copies += driver.copies();
+    }
+  // The cases that matter were reached.
+  EXPECT_GT(refusals, 500);
+  EXPECT_GT(copies, 500);
+}
+
+INSTANTIATE_TEST_SUITE_P(Placements, Properties,
+                         testing::Values(Placement::kBalanced, Placement::kStriped,
+                                         Placement::kPacked),
+                         [](const auto& test) { return std::string(name(test.param)); });
+
+}  // namespace
+}  // namespace kvmesh
