@@ -20,7 +20,7 @@ struct BlockMaskShape {
   int q_block = 128;
   int kv_block = 128;
   /// Position of each batch row's first query; empty means 0 for all.
-  std::vector<std::int32_t> q_start;
+  std::vector<std::int32_t> q_start{};
 
   std::int64_t q_blocks() const { return (q_len + q_block - 1) / q_block; }
   std::int64_t kv_blocks() const { return (kv_len + kv_block - 1) / kv_block; }
