@@ -72,7 +72,7 @@ class MpiCommunicator final : public Communicator {
     require(!broken_, "{}: this communicator failed before and cannot be used again", operation);
     try {
       for (const Incoming& in : incoming) {
-        if (in.from != rank_) requests_.receive(in, operation);
+        if (in.from != rank_) requests_.expect(in);
       }
       send_to_others(outgoing, operation);
       copy_to_self(rank_, outgoing, incoming);
@@ -176,6 +176,14 @@ std::unique_ptr<Communicator> make_chunked_mpi_communicator(std::size_t chunk_by
   require(chunk_bytes > 0 && chunk_bytes <= kChunkBytes,
           "make_chunked_mpi_communicator: {} bytes, want 1 to {}", chunk_bytes, kChunkBytes);
   return duplicate(MPI_COMM_WORLD, chunk_bytes);
+}
+
+std::string mpi_library() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  const std::string all(text.data(), static_cast<std::size_t>(length));
+  return all.substr(0, all.find(','));  // Open MPI goes on with how and when it was built
 }
 
 }  // namespace kvmesh

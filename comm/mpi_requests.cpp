@@ -38,85 +38,79 @@ std::string mpi_message(int code) {
   return {text.data(), static_cast<std::size_t>(length)};
 }
 
-int error_class(int code) {
-  int result = MPI_ERR_UNKNOWN;
-  MPI_Error_class(code, &result);
-  return result;
-}
-
 }  // namespace
 
 void check_mpi(int code, std::string_view operation) {
   if (code != MPI_SUCCESS) throw Error(fmt::format("{}: {}", operation, mpi_message(code)));
 }
 
-void MpiRequests::receive(const Incoming& in, std::string_view operation) {
-  for (std::size_t at = 0; at < in.bytes.size(); at += chunk_bytes_) {
-    const int bytes = static_cast<int>(std::min(chunk_bytes_, in.bytes.size() - at));
-    messages_.push_back({in.from, bytes, true});
-    check_mpi(MPI_Irecv(in.bytes.data() + at, bytes, MPI_BYTE, in.from.value, kTag, comm_,
-                        &requests_.emplace_back(MPI_REQUEST_NULL)),
+void MpiRequests::send(const Outgoing& out, std::string_view operation) {
+  for (std::size_t at = 0; at < out.bytes.size(); at += chunk_bytes_) {
+    const std::size_t bytes = std::min(chunk_bytes_, out.bytes.size() - at);
+    peers_.push_back(out.to);
+    check_mpi(MPI_Isend(out.bytes.data() + at, static_cast<int>(bytes), MPI_BYTE, out.to.value,
+                        kTag, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)),
               operation);
   }
 }
 
-void MpiRequests::send(const Outgoing& out, std::string_view operation) {
-  for (std::size_t at = 0; at < out.bytes.size(); at += chunk_bytes_) {
-    const int bytes = static_cast<int>(std::min(chunk_bytes_, out.bytes.size() - at));
-    messages_.push_back({out.to, bytes, false});
-    check_mpi(MPI_Isend(out.bytes.data() + at, bytes, MPI_BYTE, out.to.value, kTag, comm_,
-                        &requests_.emplace_back(MPI_REQUEST_NULL)),
-              operation);
-  }
+void MpiRequests::expect(const Incoming& in) {
+  if (!in.bytes.empty()) expected_.push_back(in);
 }
 
 void MpiRequests::wait(std::chrono::milliseconds deadline, std::string_view operation) {
-  const int count = static_cast<int>(requests_.size());
-  statuses_.resize(requests_.size());
   const Clock::time_point start = Clock::now();
-  for (int polls = 0;; ++polls) {
-    int done = 0;
-    const int code = MPI_Testall(count, requests_.data(), &done, statuses_.data());
-    if (done != 0 || code != MPI_SUCCESS) {
-      check_lengths(code, operation);
-      break;
-    }
+  for (int polls = 0; !poll(operation); ++polls) {
     if (polls < kPollsBeforeYield) continue;
     const Clock::duration waited = Clock::now() - start;
-    if (waited >= deadline) throw Timeout(waiter_, not_done(), std::string(operation), deadline);
+    if (waited >= deadline) throw Timeout(waiter_, late(), std::string(operation), deadline);
     back_off(waited);
   }
   requests_.clear();
-  messages_.clear();
+  peers_.clear();
 }
 
-void MpiRequests::check_lengths(int code, std::string_view operation) {
-  if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) check_mpi(code, operation);
-  for (std::size_t i = 0; i < messages_.size(); ++i) {
-    const Message& message = messages_[i];
-    const int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses_[i].MPI_ERROR;
-    if (error == MPI_ERR_PENDING || !message.incoming) continue;
-    if (error_class(error) == MPI_ERR_TRUNCATE) {
-      throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends more",
-                              operation, waiter_.value, message.bytes, message.peer.value));
-    }
-    check_mpi(error, operation);
-    int received = 0;
-    check_mpi(MPI_Get_count(&statuses_[i], MPI_BYTE, &received), operation);
-    if (received != message.bytes) {
-      throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
-                              operation, waiter_.value, message.bytes, message.peer.value,
-                              received));
-    }
+/// One look at everything that is under way. True if all is done.
+bool MpiRequests::poll(std::string_view operation) {
+  std::erase_if(expected_, [&](Incoming& in) { return receive_if_there(in, operation); });
+  if (!expected_.empty()) return false;
+  int done = 0;
+  check_mpi(
+      MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+      operation);
+  return done != 0;
+}
+
+/// Starts to receive the next chunk of `in` if it has come. True if that was the last one.
+bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
+  int is_there = 0;
+  MPI_Message message = MPI_MESSAGE_NULL;
+  MPI_Status status;
+  check_mpi(MPI_Improbe(in.from.value, kTag, comm_, &is_there, &message, &status), operation);
+  if (is_there == 0) return false;
+
+  const int expected = static_cast<int>(std::min(chunk_bytes_, in.bytes.size()));
+  int sent = 0;
+  check_mpi(MPI_Get_count(&status, MPI_BYTE, &sent), operation);
+  if (sent != expected) {
+    throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}", operation,
+                            waiter_.value, expected, in.from.value, sent));
   }
+  peers_.push_back(in.from);
+  check_mpi(MPI_Imrecv(in.bytes.data(), expected, MPI_BYTE, &message,
+                       &requests_.emplace_back(MPI_REQUEST_NULL)),
+            operation);
+  in.bytes = in.bytes.subspan(static_cast<std::size_t>(expected));
+  return in.bytes.empty();
 }
 
-std::vector<Rank> MpiRequests::not_done() {
+std::vector<Rank> MpiRequests::late() {
   std::vector<Rank> ranks;
+  for (const Incoming& in : expected_) ranks.push_back(in.from);
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     int done = 0;
     MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
-    if (done == 0) ranks.push_back(messages_[i].peer);
+    if (done == 0) ranks.push_back(peers_[i]);
   }
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
@@ -124,13 +118,12 @@ std::vector<Rank> MpiRequests::not_done() {
 }
 
 void MpiRequests::abandon() {
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] == MPI_REQUEST_NULL) continue;
-    if (messages_[i].incoming) MPI_Cancel(&requests_[i]);
-    MPI_Request_free(&requests_[i]);
+  for (MPI_Request& request : requests_) {
+    if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
   }
   requests_.clear();
-  messages_.clear();
+  peers_.clear();
+  expected_.clear();
 }
 
 }  // namespace kvmesh

@@ -4,6 +4,7 @@
 #include <mpi.h>
 
 #include <chrono>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -15,39 +16,38 @@ namespace kvmesh {
 void check_mpi(int code, std::string_view operation);
 
 /// The sends and receives of one exchange. Keeps its arrays, so later exchanges allocate nothing.
-/// All errors name `waiter`, the rank that it works for.
+/// Errors name `waiter`, the rank that it works for.
+///
+/// A receive is posted only when its message has come and its length is known to be right. Posting
+/// ahead would save one copy of small messages, but a message that is longer than expected must not
+/// be received at all: Open MPI 4.1 writes past the buffer if it comes by a single copy.
 class MpiRequests {
  public:
   MpiRequests(MPI_Comm comm, Rank waiter, std::size_t chunk_bytes)
       : comm_(comm), waiter_(waiter), chunk_bytes_(chunk_bytes) {}
 
-  void receive(const Incoming& in, std::string_view operation);
   void send(const Outgoing& out, std::string_view operation);
+  void expect(const Incoming& in);
 
   /// Waits until all are done. A waiting rank leaves its core to the others: see the source.
-  /// @throws Timeout naming the peers whose messages are missing; Error on a length that differs.
+  /// @throws Timeout naming the peers that are late; Error on a length that differs.
   void wait(std::chrono::milliseconds deadline, std::string_view operation);
 
   /// Gives up on what is not done. MPI cannot take back a send: if its receiver still comes, the
-  /// bytes may be read later, so a process that timed out should end.
+  /// bytes may be read later, so a process whose exchange failed should end.
   void abandon();
 
  private:
-  struct Message {
-    Rank peer;
-    int bytes = 0;
-    bool incoming = false;
-  };
-
-  std::vector<Rank> not_done();
-  void check_lengths(int code, std::string_view operation);
+  bool poll(std::string_view operation);
+  bool receive_if_there(Incoming& in, std::string_view operation);
+  std::vector<Rank> late();
 
   MPI_Comm comm_;
   Rank waiter_;
   std::size_t chunk_bytes_;
-  std::vector<MPI_Request> requests_;
-  std::vector<MPI_Status> statuses_;
-  std::vector<Message> messages_;
+  std::vector<Incoming> expected_;     // what has not come yet: the rest of each message
+  std::vector<MPI_Request> requests_;  // sends, and receives of what has come
+  std::vector<Rank> peers_;            // [request]
 };
 
 }  // namespace kvmesh
