@@ -27,8 +27,8 @@ struct PageVisit {
   std::int32_t head_classes = -1;
 };
 
-/// Some query tokens of one sequence, for all query heads that share one kv head. Row r of the block
-/// is token q_begin + r / group, head kv_head * group + r % group.
+/// Some query tokens of one sequence, for all query heads that share one kv head. Row r of the
+/// block is token q_begin + r / group, head kv_head * group + r % group.
 struct RowBlock {
   std::int32_t sequence = 0;
   std::int32_t kv_head = 0;
@@ -51,7 +51,7 @@ struct AttendWork {
   std::vector<PageVisit> visits;
   std::vector<TileClass> head_classes;
   std::vector<AttendTask> tasks;
-  std::vector<std::int32_t> merges;  ///< the blocks with more than one split
+  std::vector<std::int32_t> merges;     ///< the blocks with more than one split
   std::vector<std::int32_t> positions;  ///< [tokens], logical
   std::int64_t workspace_rows = 0;
   int visits_per_split = 1;

@@ -12,8 +12,8 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
               k.size(2) == v.size(2) && k.dtype == v.dtype,
           "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
           operation, describe(k), describe(v));
-  require(k.stride(3) == 1 && v.stride(3) == 1,
-          "{}: the pool's last dimension must be contiguous", operation);
+  require(k.stride(3) == 1 && v.stride(3) == 1, "{}: the pool's last dimension must be contiguous",
+          operation);
 }
 
 }  // namespace kvmesh

@@ -65,6 +65,7 @@ void Mesh::arrange(const MeshOptions& options) {
           PageId::kMaxRanks);
   require(options.threads >= 0, "mesh: {} threads", options.threads);
   kv_ = world_->split(rank().value % heads, rank().value / heads);
+  head_ = world_->split(rank().value / heads, rank().value % heads);
   const int threads = options.threads > 0
                           ? options.threads
                           : std::max(1, usable_cores() / ranks_on_this_node(*world_));

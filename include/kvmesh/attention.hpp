@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kvmesh/block_mask.hpp"
@@ -119,5 +120,8 @@ class AttentionPlan {
   class State;
   std::unique_ptr<State> state_;
 };
+
+/// The instruction set that the CPU kernels run with on this machine: "AVX3" (AVX-512), "AVX2", ...
+std::string_view cpu_instruction_set();
 
 }  // namespace kvmesh

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -122,5 +123,8 @@ std::unique_ptr<Communicator> make_mpi_communicator();
 
 /// Over an engine's own MPI communicator: `mpi_comm` points to its `MPI_Comm`, which is duplicated.
 std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm);
+
+/// The MPI library that this build uses, with its version.
+std::string mpi_library();
 
 }  // namespace kvmesh

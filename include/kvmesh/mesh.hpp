@@ -47,16 +47,18 @@ class Mesh {
 
   int size() const { return world_->size(); }
   int kv_parallel() const { return kv_->size(); }
-  int head_parallel() const { return world_->size() / kv_->size(); }
+  int head_parallel() const { return head_->size(); }
   Rank rank() const { return world_->rank(); }
   /// My position along kv_parallel: the rank in the `PageId`s of my pages.
   Rank kv_rank() const { return kv_->rank(); }
-  int head_rank() const { return rank().value % head_parallel(); }
+  int head_rank() const { return head_->rank().value; }
 
   /// Everyone.
   Communicator& world() { return *world_; }
   /// The ranks with my heads and other pages: the combine's group.
   Communicator& kv() { return *kv_; }
+  /// The ranks with my pages and other heads.
+  Communicator& head() { return *head_; }
   ThreadPool& threads() { return *threads_; }
 
  private:
@@ -65,6 +67,7 @@ class Mesh {
   std::unique_ptr<Communicator> owned_world_;
   Communicator* world_;
   std::unique_ptr<Communicator> kv_;
+  std::unique_ptr<Communicator> head_;
   std::unique_ptr<ThreadPool> threads_;
 };
 

@@ -23,6 +23,8 @@ void attend_bfloat16(const AttendInputs& inputs, const AttendTask& task, AttendS
   TaskRunner<hwy::bfloat16_t>(inputs, task, scratch).run();
 }
 
+const char* target_name() { return hwy::TargetName(HWY_TARGET); }
+
 }  // namespace kvmesh::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -36,6 +38,7 @@ namespace kvmesh::cpu {
 HWY_EXPORT(attend_float32);
 HWY_EXPORT(attend_float16);
 HWY_EXPORT(attend_bfloat16);
+HWY_EXPORT(target_name);
 
 AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
                              const AttentionOptions& options)
@@ -91,4 +94,9 @@ void merge_splits(const AttendInputs& inputs, const RowBlock& block) {
 }
 
 }  // namespace kvmesh::cpu
+
+std::string_view kvmesh::cpu_instruction_set() {
+  using namespace cpu;
+  return HWY_DYNAMIC_DISPATCH(target_name)();
+}
 #endif  // HWY_ONCE

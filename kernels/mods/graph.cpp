@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <bit>
 
 namespace kvmesh {
@@ -12,71 +13,16 @@ struct OpTraits {
   int arity;
 };
 
-OpTraits traits(ModOp op) {
-  switch (op) {
-    case ModOp::kScore:
-      return {"score", 0};
-    case ModOp::kBatch:
-      return {"b", 0};
-    case ModOp::kHead:
-      return {"h", 0};
-    case ModOp::kQuery:
-      return {"q", 0};
-    case ModOp::kKey:
-      return {"kv", 0};
-    case ModOp::kConstant:
-      return {"constant", 0};
-    case ModOp::kLoad:
-      return {"load", 1};
-    case ModOp::kToFloat:
-      return {"to_float", 1};
-    case ModOp::kToInt:
-      return {"to_int", 1};
-    case ModOp::kNegate:
-      return {"negate", 1};
-    case ModOp::kAbs:
-      return {"abs", 1};
-    case ModOp::kExp:
-      return {"exp", 1};
-    case ModOp::kLog:
-      return {"log", 1};
-    case ModOp::kSqrt:
-      return {"sqrt", 1};
-    case ModOp::kTanh:
-      return {"tanh", 1};
-    case ModOp::kNot:
-      return {"!", 1};
-    case ModOp::kAdd:
-      return {"+", 2};
-    case ModOp::kSubtract:
-      return {"-", 2};
-    case ModOp::kMultiply:
-      return {"*", 2};
-    case ModOp::kDivide:
-      return {"/", 2};
-    case ModOp::kModulo:
-      return {"%", 2};
-    case ModOp::kMin:
-      return {"min", 2};
-    case ModOp::kMax:
-      return {"max", 2};
-    case ModOp::kLess:
-      return {"<", 2};
-    case ModOp::kLessEqual:
-      return {"<=", 2};
-    case ModOp::kEqual:
-      return {"==", 2};
-    case ModOp::kNotEqual:
-      return {"!=", 2};
-    case ModOp::kAnd:
-      return {"&&", 2};
-    case ModOp::kOr:
-      return {"||", 2};
-    case ModOp::kWhere:
-      return {"where", 3};
-  }
-  return {"unknown", 0};
-}
+/// In the order of ModOp.
+constexpr std::array kTraits = std::to_array<OpTraits>(
+    {{"score", 0}, {"b", 0},        {"h", 0},      {"q", 0},      {"kv", 0},  {"constant", 0},
+     {"load", 1},  {"to_float", 1}, {"to_int", 1}, {"negate", 1}, {"abs", 1}, {"exp", 1},
+     {"log", 1},   {"sqrt", 1},     {"tanh", 1},   {"!", 1},      {"+", 2},   {"-", 2},
+     {"*", 2},     {"/", 2},        {"%", 2},      {"min", 2},    {"max", 2}, {"<", 2},
+     {"<=", 2},    {"==", 2},       {"!=", 2},     {"&&", 2},     {"||", 2},  {"where", 3}});
+static_assert(kTraits.size() == static_cast<std::size_t>(ModOp::kWhere) + 1);
+
+const OpTraits& traits(ModOp op) { return kTraits[static_cast<std::size_t>(op)]; }
 
 std::string constant_text(const ModNode& node) {
   switch (node.type) {

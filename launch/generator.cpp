@@ -1,0 +1,64 @@
+#include "launch/generator.hpp"
+
+#include <array>
+#include <numeric>
+
+namespace kvmesh::launch {
+namespace {
+
+CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptions& options) {
+  return {.layers = shape.layers,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .k_dim = shape.head_dim,
+          .page_size = options.page_size,
+          .pages_per_rank = options.pages_per_rank,
+          .dtype = options.kv_dtype,
+          .placement = options.placement,
+          .home_threshold_tokens = options.home_threshold_tokens};
+}
+
+}  // namespace
+
+Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options)
+    : mesh_(mesh),
+      llama_(file, mesh.world(), mesh.threads().threads()),
+      cache_(mesh, cache_options(llama_.shape(), options)),
+      sequence_(cache_.create()),
+      gather_heads_(mesh.head()),
+      sampler_(options.sampling),
+      greedy_(options.sampling.temperature == 0.0) {}
+
+engine::Token Generator::feed(std::span<const engine::Token> tokens) {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  std::vector<std::int64_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), cache_.allocator().length(sequence_));
+
+  StepPlan plan = cache_.plan(std::array{BatchEntry{sequence_, count}});
+  llama_.forward(tokens, positions, [&](const engine::Attention& layer) { attend(plan, layer); });
+  return greedy_ ? llama_.greedy(count - 1) : sampler_.pick(llama_.logits(count - 1));
+}
+
+void Generator::attend(StepPlan& plan, const engine::Attention& layer) {
+  const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
+  if (mesh_.head_parallel() == 1) return plan.run(layer.layer, input, {.o = layer.o});
+  // Each rank of a row has other heads: bring them together for the next matrix.
+  const std::int64_t tokens = layer.q.size(0), heads = input.q.size(1), dim = layer.q.size(2);
+  attended_.resize(static_cast<std::size_t>(tokens * heads * dim));
+  plan.run(layer.layer, input, {.o = tensor(attended_.data(), {tokens, heads, dim})});
+  const std::array rows{layer.q.size(1) * dim};
+  gather_heads_(rows, tokens, attended_,
+                {static_cast<float*>(layer.o.data), static_cast<std::size_t>(tokens * rows[0])},
+                "gather_heads");
+}
+
+// The share of [tokens, heads, dim] that this rank's head_parallel position has, as a view.
+ConstTensorView Generator::my_heads(const ConstTensorView& all) const {
+  const Share mine = share_of(all.size(1), mesh_.head_rank(), mesh_.head_parallel());
+  ConstTensorView view = all;
+  view.data = static_cast<const float*>(all.data) + mine.begin * all.stride(1);
+  view.shape[1] = mine.size();
+  return view;
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,54 @@
+// A language model on a kvmesh cache: the example of an engine.
+//
+//   tokens -> Llama::forward -> for each layer: StepPlan::run (append, attend, combine) -> logits
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvmesh/kvmesh.hpp"
+#include "launch/engine/llama.hpp"
+#include "launch/engine/sampling.hpp"
+
+namespace kvmesh::launch {
+
+struct GeneratorOptions {
+  int page_size = 16;
+  std::int64_t pages_per_rank = 0;
+  Placement placement = Placement::kBalanced;
+  std::int64_t home_threshold_tokens = 0;
+  Dtype kv_dtype = Dtype::kBFloat16;
+  engine::SamplingOptions sampling;
+};
+
+/// One conversation: a model, a cache, one sequence in it. Every rank of the mesh makes one and
+/// calls it alike. The file and the mesh must outlive it.
+class Generator {
+ public:
+  /// @throws ModelError, InvalidArgument (heads that head_parallel does not divide).
+  Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options);
+
+  /// Collective. Takes the tokens in and returns the one that follows; on every rank the same.
+  /// @throws OutOfPages.
+  engine::Token feed(std::span<const engine::Token> tokens);
+
+  const engine::LlamaShape& shape() const { return llama_.shape(); }
+  const KvCache& cache() const { return cache_; }
+  std::span<const PageId> pages() const { return cache_.allocator().pages(sequence_); }
+
+ private:
+  void attend(StepPlan& plan, const engine::Attention& layer);
+  ConstTensorView my_heads(const ConstTensorView& all) const;
+
+  Mesh& mesh_;
+  engine::Llama llama_;
+  KvCache cache_;
+  SequenceId sequence_;
+  engine::RowGather gather_heads_;
+  engine::Sampler sampler_;
+  bool greedy_;
+  std::vector<float> attended_;  // this rank's heads
+};
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,34 @@
+#include "launch/info.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "kvmesh/attention.hpp"
+#include "kvmesh/communicator.hpp"
+#include "launch/report.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+std::uint64_t memory_bytes() {
+  return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
+
+std::string build_and_machine_info(Mesh& mesh) {
+  return fmt::format(
+      "kvmesh {}\n"
+      "devices        cpu (no CUDA backend in this build)\n"
+      "cpu kernels    {}\n"
+      "communicators  loopback, mpi ({})\n"
+      "this job       {} ranks ({}), {} threads each\n"
+      "this machine   {} cores, {} of memory\n",
+      KVMESH_VERSION, cpu_instruction_set(), mpi_library(), mesh.size(), mesh.world().kind(),
+      mesh.threads().threads(), std::thread::hardware_concurrency(), human_bytes(memory_bytes()));
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,169 @@
+// The kvmesh program: subcommands, and errors that end every rank with one line.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+#include <exception>
+
+#include "kvmesh/kvmesh.hpp"
+#include "launch/agree.hpp"
+#include "launch/generate.hpp"
+#include "launch/info.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+constexpr int kUsageError = 2;
+
+struct CommonOptions {
+  std::string device = "auto";
+  int threads = 0;
+  int head_parallel = 1;
+  int timeout_s = 60;
+};
+
+// Before MPI is up the launcher's environment tells the rank; without a launcher there is one.
+int launcher_rank() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (!rank) rank = std::getenv("PMI_RANK");
+  return rank ? std::atoi(rank) : 0;
+}
+
+// An error that all ranks have: one of them tells.
+int fail_together(const std::string& message) {
+  if (launcher_rank() == 0) fmt::print(stderr, "kvmesh: {}\n", message);
+  return kUsageError;
+}
+
+// An error that may be this rank's alone.
+int fail_alone(const std::string& message) {
+  fmt::print(stderr, "kvmesh: rank {}: {}\n", launcher_rank(), message);
+  return kUsageError;
+}
+
+void add_common_options(CLI::App& command, CommonOptions& common) {
+  command.add_option("--device", common.device, "auto, cpu or cuda")->capture_default_str();
+  command.add_option("--threads", common.threads, "threads a rank; 0: its share of the cores")
+      ->capture_default_str();
+  command
+      .add_option("--head-parallel", common.head_parallel,
+                  "ranks that share out the heads instead of the pages")
+      ->capture_default_str();
+  command
+      .add_option("--timeout", common.timeout_s,
+                  "seconds after which a rank that does not answer is an error")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+Mesh make_mesh(const CommonOptions& common) {
+  Mesh mesh = Mesh::from_launcher({.head_parallel = common.head_parallel,
+                                   .threads = common.threads,
+                                   .device = device_choice_from(common.device)});
+  const std::chrono::seconds deadline(common.timeout_s);
+  for (Communicator* comm : {&mesh.world(), &mesh.kv(), &mesh.head()}) comm->set_deadline(deadline);
+  return mesh;
+}
+
+struct GenerateFlags {
+  GenerateOptions options;
+  std::string placement = "balanced";
+  std::string dtype = "bfloat16";
+  bool raw = false;
+};
+
+Dtype dtype_from(const std::string& text) {
+  for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
+    if (text == name(dtype)) return dtype;
+  }
+  throw InvalidArgument(fmt::format("dtype '{}' is none of float32, float16, bfloat16", text));
+}
+
+void add_generate_options(CLI::App& command, GenerateFlags& flags) {
+  GenerateOptions& options = flags.options;
+  GeneratorOptions& generator = options.generator;
+  engine::SamplingOptions& sampling = generator.sampling;
+  command.add_option("--model", options.model, "a GGUF file of the llama architecture")->required();
+  command.add_option("--prompt", options.prompt, "what to answer")->required();
+  command.add_flag("--raw", flags.raw, "continue the prompt as it is, without the chat format");
+  command.add_option("--max-tokens", options.max_tokens)->capture_default_str();
+  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
+  command.add_option("--top-p", sampling.top_p)->capture_default_str();
+  command.add_option("--seed", sampling.seed, "of the sampling")->capture_default_str();
+  command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
+  command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
+      ->capture_default_str();
+  command.add_option("--placement", flags.placement, "balanced, striped or packed")
+      ->capture_default_str();
+  command
+      .add_option("--home-threshold", generator.home_threshold_tokens,
+                  "balanced: up to so many tokens stay on one rank; 0 spreads from the start")
+      ->capture_default_str();
+  command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
+      ->capture_default_str();
+  command.add_flag("--ranks-check", options.ranks_check,
+                   "run again on a single rank and compare the tokens");
+}
+
+int generate(const CommonOptions& common, GenerateFlags& flags) {
+  flags.options.chat = !flags.raw;
+  flags.options.generator.placement = placement_from(flags.placement);
+  flags.options.generator.kv_dtype = dtype_from(flags.dtype);
+  Mesh mesh = make_mesh(common);
+  return run_generate(mesh, flags.options);
+}
+
+int info(const CommonOptions& common) {
+  Mesh mesh = make_mesh(common);
+  const std::string text = build_and_machine_info(mesh);
+  if (mesh.rank().value == 0) fmt::print("{}", text);
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "Exact attention over a KV cache spread in pages over many ranks.\n"
+      "Alone it runs on one rank; under mpirun on as many as are started:\n"
+      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", KVMESH_VERSION);
+  CommonOptions common;
+  GenerateFlags generate_flags;
+  CLI::App& generate_command = *app.add_subcommand("generate", "write text with a real model");
+  CLI::App& info_command = *app.add_subcommand("info", "what this build and this machine have");
+  for (CLI::App* command : {&generate_command, &info_command}) add_common_options(*command, common);
+  add_generate_options(generate_command, generate_flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return launcher_rank() == 0 ? app.exit(help) : 0;
+  } catch (const CLI::ParseError& error) {
+    return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
+  }
+  MpiSession session(argc, argv);
+  try {
+    if (generate_command.parsed()) return generate(common, generate_flags);
+    return info(common);
+  } catch (const AgreedError& error) {
+    return fail_together(error.what());
+  } catch (const InvalidArgument& error) {  // flags are the same on every rank
+    return fail_together(error.what());
+  } catch (const Unsupported& error) {
+    return fail_together(error.what());
+  }
+  // Anything else leaves through the session, which then does not wait for the others: the launcher
+  // ends them.
+}
+
+}  // namespace
+}  // namespace kvmesh::launch
+
+int main(int argc, char** argv) {
+  try {
+    return kvmesh::launch::run(argc, argv);
+  } catch (const std::exception& error) {
+    return kvmesh::launch::fail_alone(error.what());
+  }
+}

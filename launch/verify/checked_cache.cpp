@@ -1,0 +1,270 @@
+#include "launch/verify/checked_cache.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace kvmesh::verify {
+namespace {
+
+// The same number of pages in all, so that both caches run out together.
+CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
+  options.pages_per_rank *= mesh.kv_parallel();
+  return options;
+}
+
+void poison_page(const TensorView& half, std::int64_t page) {
+  const auto size = static_cast<std::size_t>(half.stride(0)) * size_bytes(half.dtype);
+  // All bits set is a NaN in each of the three types.
+  std::memset(static_cast<std::byte*>(half.data) + static_cast<std::size_t>(page) * size, 0xFF,
+              size);
+}
+
+void poison_free_pages(KvCache& cache) {
+  for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
+    if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
+    for (int layer = 0; layer < cache.options().layers; ++layer) {
+      const KvPool pool = cache.pool(layer);
+      poison_page(pool.k, page);
+      poison_page(pool.v, page);
+    }
+  }
+}
+
+}  // namespace
+
+// A step in hand: both plans, and where each query token belongs.
+struct CheckedCache::Step {
+  struct Query {
+    std::size_t entry = 0;
+    std::int64_t position = 0;
+  };
+
+  Step(std::span<const BatchEntry> entries, const StepOptions& how, StepPlan planned,
+       StepPlan planned_single)
+      : batch(entries), options(how), plan(std::move(planned)), single(std::move(planned_single)) {}
+
+  const MaskMod& visible() const { return options.visible ? *options.visible : options.plan.mask; }
+
+  std::span<const BatchEntry> batch;
+  const StepOptions& options;
+  StepPlan plan;
+  StepPlan single;
+  std::vector<Query> queries;
+};
+
+CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
+    : mesh_(&mesh),
+      single_mesh_(make_single_communicator(), {.threads = 1}),
+      cache_(mesh, options),
+      single_(single_mesh_, on_one_rank(options, mesh)),
+      random_(seed) {
+  poison_free_pages(cache_);
+  poison_free_pages(single_);
+}
+
+void CheckedCache::expect(bool ok, const char* message) {
+  if (!ok) findings_.fail(message);
+}
+
+SequenceId CheckedCache::create() {
+  const SequenceId sequence = cache_.create();
+  expect(single_.create() == sequence, "create: one rank gave another id than several");
+  const CacheOptions& options = cache_.options();
+  content_[sequence].assign(
+      static_cast<std::size_t>(options.layers),
+      {.kv_heads = options.kv_heads, .k_dim = options.k_dim, .v_dim = options.v_dim, .k = {}, .v = {}});
+  return sequence;
+}
+
+SequenceId CheckedCache::fork(SequenceId sequence) {
+  const SequenceId forked = cache_.fork(sequence);
+  expect(single_.fork(sequence) == forked, "fork: one rank gave another id than several");
+  content_[forked] = content_.at(sequence);
+  return forked;
+}
+
+bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
+  const bool fits = cache_.try_reserve(sequence, tokens);
+  expect(single_.try_reserve(sequence, tokens) == fits,
+         "reserve: one rank with as many pages decided otherwise than several");
+  return fits;
+}
+
+void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
+  cache_.truncate(sequence, length);
+  single_.truncate(sequence, length);
+  for (DenseSequence& layer : content_.at(sequence)) {
+    layer.k.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.k_dim));
+    layer.v.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.v_dim));
+  }
+  poison_free_pages(cache_);
+  poison_free_pages(single_);
+}
+
+void CheckedCache::erase(SequenceId sequence) {
+  cache_.erase(sequence);
+  single_.erase(sequence);
+  content_.erase(sequence);
+  poison_free_pages(cache_);
+  poison_free_pages(single_);
+}
+
+void CheckedCache::check_replicas() {
+  cache_.check_replicas();
+  cache_.allocator().verify_integrity();
+}
+
+HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads,
+                                       std::int64_t dim) {
+  HostTensor tensor(dtype, rows, heads, dim);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t head = 0; head < heads; ++head) {
+      for (std::int64_t d = 0; d < dim; ++d) tensor.set(row, head, d, random_.real());
+    }
+  }
+  return tensor;
+}
+
+Share CheckedCache::local(int heads) const {
+  return share_of(heads, mesh_->head_rank(), mesh_->head_parallel());
+}
+
+bool CheckedCache::step(std::initializer_list<BatchEntry> batch, const StepOptions& options) {
+  return step(std::span(batch.begin(), batch.size()), options);
+}
+
+bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
+  const std::uint64_t before = allocator().digest();
+  std::optional<StepPlan> plan = cache_.try_plan(batch, options.plan);
+  std::optional<StepPlan> single = single_.try_plan(batch, options.plan);
+  if (plan.has_value() != single.has_value()) {
+    throw Error("plan: one rank with as many pages decided otherwise than several");
+  }
+  if (!plan) {
+    expect(allocator().digest() == before, "plan: refused the batch and changed the allocator");
+    return false;
+  }
+  Step step(batch, options, std::move(*plan), std::move(*single));
+  for (std::size_t s = 0; s < batch.size(); ++s) {
+    const BatchEntry& entry = batch[s];
+    const std::int64_t queries =
+        entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+    const std::int64_t first = allocator().length(entry.sequence) - queries;
+    for (std::int64_t i = 0; i < queries; ++i) {
+      const std::vector<std::int64_t>& given = options.plan.q_positions;
+      step.queries.push_back({s, given.empty() ? first + i : given[step.queries.size()]});
+    }
+  }
+  expect(step.plan.query_tokens() == std::ssize(step.queries), "plan: wrong number of queries");
+  for (int layer = 0; layer < cache_.options().layers; ++layer) run_layer(step, layer);
+  return true;
+}
+
+void CheckedCache::run_layer(Step& step, int layer) {
+  const CacheOptions& cache = cache_.options();
+  const StepOptions& options = step.options;
+  const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
+  HostTensor q = random_tensor(options.input, n, cache.q_heads, cache.k_dim);
+  HostTensor k = random_tensor(options.input, m, cache.kv_heads, cache.k_dim);
+  HostTensor v = random_tensor(options.input, m, cache.kv_heads, cache.v_dim);
+  remember(step, layer, k, v);
+
+  const std::int64_t tokens = step.plan.tokens_of_output().size();
+  const std::int64_t heads = step.plan.heads_of_output().size();
+  HostTensor o(options.output, tokens, heads, cache.v_dim);
+  HostTensor lse(Dtype::kFloat32, tokens, heads, 1);
+  const CombineOutput output{o.view(), options.lse ? lse.matrix() : TensorView{}};
+  const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
+  const LayerInput input{q.view(q_heads), k.view(kv_heads), v.view(kv_heads)};
+  if (options.in_parts) {
+    HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim);
+    HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1);
+    const Partial mine{partial_o.view(), partial_lse.matrix()};
+    step.plan.append(layer, input.k, input.v);
+    step.plan.attend_partial(layer, input.q, mine);
+    expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
+    step.plan.combine(mine, output);
+  } else {
+    step.plan.run(layer, input, output);
+  }
+  expect(o.gaps_untouched(), "combine wrote between the rows of its output");
+
+  HostTensor single_o(Dtype::kFloat32, step.single.tokens_of_output().size(),
+                      step.single.heads_of_output().size(), cache.v_dim);
+  HostTensor single_lse(Dtype::kFloat32, single_o.rows(), single_o.heads(), 1);
+  step.single.run(layer, {q.view(), k.view(), v.view()}, {single_o.view(), single_lse.matrix()});
+  check_layer(step, layer, q, o, lse, single_o, single_lse);
+}
+
+void CheckedCache::remember(const Step& step, int layer, const HostTensor& k,
+                            const HostTensor& v) {
+  const Dtype stored = cache_.options().dtype;
+  const auto add = [&](const HostTensor& from, std::int64_t row, std::vector<float>& to) {
+    for (std::int64_t head = 0; head < from.heads(); ++head) {
+      for (std::int64_t d = 0; d < from.dim(); ++d) {
+        to.push_back(rounded_to(stored, from.get(row, head, d)));
+      }
+    }
+  };
+  std::int64_t row = 0;
+  for (const BatchEntry& entry : step.batch) {
+    DenseSequence& dense = content_.at(entry.sequence)[static_cast<std::size_t>(layer)];
+    for (std::int64_t i = 0; i < entry.append_tokens; ++i, ++row) {
+      add(k, row, dense.k);
+      add(v, row, dense.v);
+    }
+  }
+}
+
+void CheckedCache::check_layer(const Step& step, int layer, const HostTensor& q,
+                               const HostTensor& o, const HostTensor& lse,
+                               const HostTensor& single_o, const HostTensor& single_lse) {
+  const CacheOptions& cache = cache_.options();
+  const StepOptions& options = step.options;
+  const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
+  const auto group = static_cast<std::int32_t>(cache.q_heads / cache.kv_heads);
+  const double scale = options.plan.scale.value_or(
+      1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  std::vector<float> query(static_cast<std::size_t>(cache.k_dim));
+  for (std::int64_t row = 0; row < o.rows(); ++row) {
+    const std::int64_t t = tokens.begin + row;
+    const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
+    const SequenceId sequence = step.batch[at.entry].sequence;
+    // Where every rank has every row, each compares its turn of them with float64.
+    const bool exact = options.plan.scatter != Scatter::kAll ||
+                       t % mesh_->kv_parallel() == mesh_->kv_rank().value;
+    for (std::int64_t h = 0; h < o.heads(); ++h) {
+      const std::int64_t head = local(cache.q_heads).begin + heads.begin + h;
+      const auto compare = [&](const char* with, const auto& want_o, double want_lse) {
+        const auto where = [&](const std::string& what) {
+          return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {} by {}",
+                             layer, t, sequence.value, at.position, head, what, with);
+        };
+        for (std::int64_t d = 0; d < cache.v_dim; ++d) {
+          findings_.compare(o.get(row, h, d), want_o(d), options.output,
+                            [&] { return where(fmt::format("o[{}]", d)); });
+        }
+        if (!options.lse) return;
+        findings_.compare(lse.get(row, h, 0), want_lse, Dtype::kFloat32,
+                          [&] { return where("lse"); });
+      };
+      compare("one rank", [&](std::int64_t d) { return double{single_o.get(t, head, d)}; },
+              double{single_lse.get(t, head, 0)});
+      if (!exact) continue;
+      for (std::int64_t d = 0; d < cache.k_dim; ++d) {
+        query[static_cast<std::size_t>(d)] = q.get(t, head, d);
+      }
+      const ReferenceRow row64 = reference_row(
+          content_.at(sequence)[static_cast<std::size_t>(layer)], query.data(), scale,
+          step.visible(), options.plan.score, static_cast<std::int32_t>(at.entry),
+          static_cast<std::int32_t>(head), group, static_cast<std::int32_t>(at.position));
+      compare("float64", [&](std::int64_t d) { return row64.o[static_cast<std::size_t>(d)]; },
+              row64.lse);
+      findings_.add_rows(1);
+    }
+  }
+}
+
+}  // namespace kvmesh::verify

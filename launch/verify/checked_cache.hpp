@@ -1,0 +1,77 @@
+// A KvCache that is watched: every output is compared with float64, and with a cache on one rank.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvmesh/kv_cache.hpp"
+#include "launch/verify/findings.hpp"
+#include "launch/verify/host_tensor.hpp"
+#include "launch/verify/random.hpp"
+#include "launch/verify/reference.hpp"
+
+namespace kvmesh::verify {
+
+struct StepOptions {
+  PlanOptions plan{};
+  /// What an explicit block mask amounts to, pair by pair. Unset: `plan.mask`.
+  std::optional<MaskMod> visible{};
+  Dtype input = Dtype::kFloat32;   ///< of the queries, keys and values given
+  Dtype output = Dtype::kFloat32;  ///< of the output asked for
+  bool lse = true;                 ///< ask for the merged LSE
+  /// append, attend_partial and combine one by one, instead of run.
+  bool in_parts = false;
+};
+
+/// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
+/// arrays. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
+/// keys, values and queries. What is wrong goes to `findings`, so that a wrong number on one rank
+/// does not leave the others waiting.
+class CheckedCache {
+ public:
+  CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed);
+
+  SequenceId create();
+  SequenceId fork(SequenceId sequence);
+  bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  void truncate(SequenceId sequence, std::int64_t length);
+  void erase(SequenceId sequence);
+
+  /// Plans, runs every layer on random numbers and compares. False if the pools are too full.
+  /// Collective.
+  bool step(std::span<const BatchEntry> batch, const StepOptions& options);
+  bool step(std::initializer_list<BatchEntry> batch, const StepOptions& options = {});
+
+  /// Compares the allocators of all ranks, and checks this one's invariants. Collective.
+  void check_replicas();
+
+  KvCache& cache() { return cache_; }
+  const PageAllocator& allocator() const { return cache_.allocator(); }
+  const Findings& findings() const { return findings_; }
+
+ private:
+  using Layers = std::vector<DenseSequence>;
+  struct Step;
+
+  HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim);
+  void run_layer(Step& step, int layer);
+  void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
+  void check_layer(const Step& step, int layer, const HostTensor& q, const HostTensor& o,
+                   const HostTensor& lse, const HostTensor& single_o,
+                   const HostTensor& single_lse);
+  Share local(int heads) const;
+  void expect(bool ok, const char* message);
+
+  Mesh* mesh_;
+  Mesh single_mesh_;
+  KvCache cache_;
+  KvCache single_;
+  Random random_;
+  std::map<SequenceId, Layers> content_;
+  Findings findings_;
+};
+
+}  // namespace kvmesh::verify

@@ -1,0 +1,56 @@
+// What a comparison with float64 found.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvmesh/types.hpp"
+
+namespace kvmesh::verify {
+
+/// How far float32 arithmetic may be from float64 where |v| <= 1: an output is a weighted mean of
+/// values, each wrong by a few units of 2^-24 times the terms of a dot product. Measured: about a
+/// tenth of this.
+inline constexpr double kTolerance = 2e-5;
+
+/// How far a right result may be from `want` once it is stored as `dtype`.
+double tolerance_of(double want, Dtype dtype);
+
+class Findings {
+ public:
+  /// Compares one number; `where` is called for its name if it is wrong.
+  template <class Where>
+  void compare(double got, double want, Dtype dtype, const Where& where) {
+    if (got == want) return;  // also infinities
+    const double error = got < want ? want - got : got - want;
+    // Against an infinity nothing but itself is right, and a NaN is less than no bound.
+    if (std::isfinite(want) && error <= tolerance_of(want, dtype)) {
+      if (dtype == Dtype::kFloat32 && error > max_error_) max_error_ = error;
+      return;
+    }
+    fail_number(where(), got, want);
+  }
+  void fail(const std::string& message);
+  void add_rows(std::int64_t rows) { rows_ += rows; }
+
+  bool good() const { return failed_ == 0; }
+  std::int64_t failed() const { return failed_; }
+  /// The first few.
+  const std::vector<std::string>& messages() const { return messages_; }
+  /// Rows compared with float64 on this rank.
+  std::int64_t rows() const { return rows_; }
+  /// Of float32 outputs that were right.
+  double max_error() const { return max_error_; }
+
+ private:
+  void fail_number(const std::string& where, double got, double want);
+
+  std::int64_t failed_ = 0;
+  std::int64_t rows_ = 0;
+  double max_error_ = 0;
+  std::vector<std::string> messages_;
+};
+
+}  // namespace kvmesh::verify

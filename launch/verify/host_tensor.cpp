@@ -1,0 +1,117 @@
+#include "launch/verify/host_tensor.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace kvmesh::verify {
+namespace {
+
+// All bits set is a NaN in each of the three types.
+constexpr std::byte kPoison{0xFF};
+
+// The bits of a number that is a float16. Written with frexp and ldexp, slowly: it shares nothing
+// with the conversions that it checks.
+std::uint16_t float16_bits(float value) {
+  const int sign = std::signbit(value) ? 0x8000 : 0;
+  int exponent = 0;
+  const float fraction = std::frexp(std::abs(value), &exponent);  // in [0.5, 1), or 0
+  if (fraction == 0 || exponent < -13) {
+    return static_cast<std::uint16_t>(sign | static_cast<int>(std::ldexp(std::abs(value), 24)));
+  }
+  const int mantissa = static_cast<int>(std::ldexp(fraction, 11)) - 1024;
+  return static_cast<std::uint16_t>(sign | (exponent + 14) << 10 | mantissa);
+}
+
+float float16_value(std::uint16_t bits) {
+  const int exponent = bits >> 10 & 31;
+  const int mantissa = bits & 1023;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) {
+    return mantissa ? std::numeric_limits<float>::quiet_NaN()
+                    : sign * std::numeric_limits<float>::infinity();
+  }
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                   : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+  return sign * size;
+}
+
+}  // namespace
+
+float rounded_to(Dtype dtype, float value) {
+  if (dtype == Dtype::kFloat32 || !std::isfinite(value)) return value;
+  // float16 has 11 bits from 2^-14 on, bfloat16 8 from 2^-126 on; below, the spacing stays.
+  const int bits = dtype == Dtype::kFloat16 ? 11 : 8;
+  const int smallest = dtype == Dtype::kFloat16 ? -13 : -125;
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  exponent = std::max(exponent, smallest);
+  return std::ldexp(std::nearbyint(std::ldexp(value, bits - exponent)), exponent - bits);
+}
+
+HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim)
+    : dtype_(dtype),
+      rows_(rows),
+      heads_(heads),
+      dim_(dim),
+      head_stride_(dim == 1 ? 1 : dim + 3),
+      row_stride_((heads + 1) * head_stride_),
+      bytes_(static_cast<std::size_t>((rows + 1) * row_stride_) * size_bytes(dtype), kPoison) {}
+
+TensorView HostTensor::view(Share heads) {
+  const auto first = static_cast<std::size_t>(heads.begin * head_stride_) * size_bytes(dtype_);
+  return {bytes_.data() + first,
+          dtype_,
+          {rows_, heads.size(), dim_},
+          {row_stride_, head_stride_, 1}};
+}
+
+TensorView HostTensor::matrix() {
+  return {bytes_.data(), dtype_, {rows_, heads_}, {row_stride_, 1}};
+}
+
+float HostTensor::read(std::int64_t offset) const {
+  const std::byte* at = bytes_.data() + static_cast<std::size_t>(offset) * size_bytes(dtype_);
+  if (dtype_ == Dtype::kFloat32) {
+    float value = 0;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, at, sizeof bits);
+  return dtype_ == Dtype::kFloat16 ? float16_value(bits)
+                                   : std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
+
+float HostTensor::get(std::int64_t row, std::int64_t head, std::int64_t d) const {
+  return read(offset(row, head, d));
+}
+
+void HostTensor::set(std::int64_t row, std::int64_t head, std::int64_t d, float value) {
+  std::byte* at =
+      bytes_.data() + static_cast<std::size_t>(offset(row, head, d)) * size_bytes(dtype_);
+  const float rounded = rounded_to(dtype_, value);
+  if (dtype_ == Dtype::kFloat32) {
+    std::memcpy(at, &rounded, sizeof rounded);
+    return;
+  }
+  const std::uint16_t bits =
+      dtype_ == Dtype::kFloat16
+          ? float16_bits(rounded)
+          : static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(rounded) >> 16);
+  std::memcpy(at, &bits, sizeof bits);
+}
+
+bool HostTensor::gaps_untouched() const {
+  const auto size = (rows_ + 1) * row_stride_;
+  for (std::int64_t i = 0; i < size; ++i) {
+    const std::int64_t row = i / row_stride_, head = i % row_stride_ / head_stride_;
+    const bool inside = row < rows_ && head < heads_ && i % head_stride_ < dim_;
+    if (!inside && !std::isnan(read(i))) return false;
+  }
+  return true;
+}
+
+}  // namespace kvmesh::verify
