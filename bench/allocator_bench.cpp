@@ -146,10 +146,13 @@ void churn(benchmark::State& state) {
 
   const std::int64_t operations = engine.page_operations();
   const std::int64_t tokens = engine.tokens();
+  const std::int64_t copies = engine.copies();
   for (auto _ : state) engine.step();
   state.counters["page_ops"] = benchmark::Counter(
       static_cast<double>(engine.page_operations() - operations), benchmark::Counter::kIsRate);
   state.counters["tokens"] = benchmark::Counter(static_cast<double>(engine.tokens() - tokens),
+                                                benchmark::Counter::kIsRate);
+  state.counters["copies"] = benchmark::Counter(static_cast<double>(engine.copies() - copies),
                                                 benchmark::Counter::kIsRate);
   state.counters["sequences"] = static_cast<double>(engine.sequences());
 }

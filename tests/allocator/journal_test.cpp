@@ -64,16 +64,22 @@ TEST(Journal, OptionsAreInTheDigest) {
   EXPECT_EQ(digests.size(), 6u);
 }
 
-/// Two sequences of 6 tokens in capacity 12, the second forked from the first.
+/// Two sequences of 6 tokens in capacity 12, the second forked from the first, and three alone,
+/// which appends without taking pages tell apart by their ids only.
 struct Pair {
   PageAllocator allocator{kOptions};
   SequenceId a = allocator.create();
   SequenceId b;
+  std::vector<SequenceId> alone;
   Pair() {
     allocator.append(a, 6);
     b = allocator.fork(a);
     allocator.reserve(a, 12);
     allocator.reserve(b, 12);
+    for (int i = 0; i < 3; ++i) {
+      alone.push_back(allocator.create());
+      allocator.reserve(alone.back(), 4);
+    }
   }
 };
 
@@ -105,6 +111,12 @@ TEST(Journal, EveryOperationAndArgumentIsInTheDigest) {
       },
       [](Pair& p) {
         p.allocator.append(std::vector<AppendRequest>{{p.b, 2}, {p.a, 1}});
+      },
+      [](Pair& p) {
+        p.allocator.append(std::vector<AppendRequest>{{p.alone[0], 1}, {p.alone[1], 1}});
+      },
+      [](Pair& p) {
+        p.allocator.append(std::vector<AppendRequest>{{p.alone[0], 1}, {p.alone[2], 1}});
       },
       [](Pair& p) { p.allocator.make_writable(p.a, 0, 1); },
       [](Pair& p) { p.allocator.make_writable(p.a, 0, 2); },
