@@ -34,7 +34,7 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   std::vector<std::int64_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), cache_.allocator().length(sequence_));
 
-  StepPlan plan = cache_.plan(std::array{BatchEntry{sequence_, count}});
+  StepPlan plan = cache_.plan({{sequence_, count}});
   llama_.forward(tokens, positions, [&](const engine::Attention& layer) { attend(plan, layer); });
   return greedy_ ? llama_.greedy(count - 1) : sampler_.pick(llama_.logits(count - 1));
 }

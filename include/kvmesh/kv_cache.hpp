@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -122,6 +123,9 @@ class KvCache {
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
+  StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
+    return plan(std::span(batch.begin(), batch.size()), options);
+  }
   /// Empty if the pools are too full for the batch.
   [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
                                                  const PlanOptions& options = {});
