@@ -72,9 +72,11 @@ SequenceId CheckedCache::create() {
   const SequenceId sequence = cache_.create();
   expect(single_.create() == sequence, "create: one rank gave another id than several");
   const CacheOptions& options = cache_.options();
-  content_[sequence].assign(
-      static_cast<std::size_t>(options.layers),
-      {.kv_heads = options.kv_heads, .k_dim = options.k_dim, .v_dim = options.v_dim, .k = {}, .v = {}});
+  content_[sequence].assign(static_cast<std::size_t>(options.layers), {.kv_heads = options.kv_heads,
+                                                                       .k_dim = options.k_dim,
+                                                                       .v_dim = options.v_dim,
+                                                                       .k = {},
+                                                                       .v = {}});
   return sequence;
 }
 
@@ -149,8 +151,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   Step step(batch, options, std::move(*plan), std::move(*single));
   for (std::size_t s = 0; s < batch.size(); ++s) {
     const BatchEntry& entry = batch[s];
-    const std::int64_t queries =
-        entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+    const std::int64_t queries = entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
     const std::int64_t first = allocator().length(entry.sequence) - queries;
     for (std::int64_t i = 0; i < queries; ++i) {
       const std::vector<std::int64_t>& given = options.plan.q_positions;
@@ -198,8 +199,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   check_layer(step, layer, q, o, lse, single_o, single_lse);
 }
 
-void CheckedCache::remember(const Step& step, int layer, const HostTensor& k,
-                            const HostTensor& v) {
+void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
   const Dtype stored = cache_.options().dtype;
   const auto add = [&](const HostTensor& from, std::int64_t row, std::vector<float>& to) {
     for (std::int64_t head = 0; head < from.heads(); ++head) {
@@ -225,16 +225,16 @@ void CheckedCache::check_layer(const Step& step, int layer, const HostTensor& q,
   const StepOptions& options = step.options;
   const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
   const auto group = static_cast<std::int32_t>(cache.q_heads / cache.kv_heads);
-  const double scale = options.plan.scale.value_or(
-      1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const double scale =
+      options.plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
   std::vector<float> query(static_cast<std::size_t>(cache.k_dim));
   for (std::int64_t row = 0; row < o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
     const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
     const SequenceId sequence = step.batch[at.entry].sequence;
     // Where every rank has every row, each compares its turn of them with float64.
-    const bool exact = options.plan.scatter != Scatter::kAll ||
-                       t % mesh_->kv_parallel() == mesh_->kv_rank().value;
+    const bool exact =
+        options.plan.scatter != Scatter::kAll || t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < o.heads(); ++h) {
       const std::int64_t head = local(cache.q_heads).begin + heads.begin + h;
       const auto compare = [&](const char* with, const auto& want_o, double want_lse) {
@@ -250,8 +250,9 @@ void CheckedCache::check_layer(const Step& step, int layer, const HostTensor& q,
         findings_.compare(lse.get(row, h, 0), want_lse, Dtype::kFloat32,
                           [&] { return where("lse"); });
       };
-      compare("one rank", [&](std::int64_t d) { return double{single_o.get(t, head, d)}; },
-              double{single_lse.get(t, head, 0)});
+      compare(
+          "one rank", [&](std::int64_t d) { return double{single_o.get(t, head, d)}; },
+          double{single_lse.get(t, head, 0)});
       if (!exact) continue;
       for (std::int64_t d = 0; d < cache.k_dim; ++d) {
         query[static_cast<std::size_t>(d)] = q.get(t, head, d);
@@ -260,8 +261,9 @@ void CheckedCache::check_layer(const Step& step, int layer, const HostTensor& q,
           content_.at(sequence)[static_cast<std::size_t>(layer)], query.data(), scale,
           step.visible(), options.plan.score, static_cast<std::int32_t>(at.entry),
           static_cast<std::int32_t>(head), group, static_cast<std::int32_t>(at.position));
-      compare("float64", [&](std::int64_t d) { return row64.o[static_cast<std::size_t>(d)]; },
-              row64.lse);
+      compare(
+          "float64", [&](std::int64_t d) { return row64.o[static_cast<std::size_t>(d)]; },
+          row64.lse);
       findings_.add_rows(1);
     }
   }

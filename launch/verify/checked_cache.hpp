@@ -60,8 +60,7 @@ class CheckedCache {
   void run_layer(Step& step, int layer);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
   void check_layer(const Step& step, int layer, const HostTensor& q, const HostTensor& o,
-                   const HostTensor& lse, const HostTensor& single_o,
-                   const HostTensor& single_lse);
+                   const HostTensor& lse, const HostTensor& single_o, const HostTensor& single_lse);
   Share local(int heads) const;
   void expect(bool ok, const char* message);
 

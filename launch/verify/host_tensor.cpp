@@ -62,10 +62,8 @@ HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::
 
 TensorView HostTensor::view(Share heads) {
   const auto first = static_cast<std::size_t>(heads.begin * head_stride_) * size_bytes(dtype_);
-  return {bytes_.data() + first,
-          dtype_,
-          {rows_, heads.size(), dim_},
-          {row_stride_, head_stride_, 1}};
+  return {
+      bytes_.data() + first, dtype_, {rows_, heads.size(), dim_}, {row_stride_, head_stride_, 1}};
 }
 
 TensorView HostTensor::matrix() {

@@ -1,0 +1,37 @@
+// `kvmesh verify`: random cases against float64, on whatever ranks there are.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "kvmesh/mesh.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace kvmesh::launch {
+
+struct VerifyOptions {
+  /// Stop after so many seconds, or so many cases, whichever comes first. 0: no such limit; if both
+  /// are 0, ten seconds.
+  double seconds = 0;
+  std::int64_t count = 0;
+  /// Of the first case; each later one has the next number. Unset: another one every time.
+  std::optional<std::uint64_t> seed{};
+};
+
+/// Adds --seconds, --count and --seed to the subcommand.
+void add_verify_options(CLI::App& command, VerifyOptions& options);
+
+/// Collective; every rank passes the same options. Rank 0 shows on standard output how far it is
+/// and what came out; a rank that finds a wrong number says so on standard error, with the command
+/// that runs the case again. Returns the exit status, the same on all ranks: 0, or 1 if a number
+/// was wrong.
+/// @throws InvalidArgument, the same on all ranks; or, having named the case, what kvmesh threw.
+int run_verify(Mesh& mesh, const VerifyOptions& options);
+
+/// The same on `ranks` threads of this process.
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh);
+
+}  // namespace kvmesh::launch

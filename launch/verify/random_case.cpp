@@ -1,0 +1,187 @@
+#include "launch/verify/random_case.hpp"
+
+#include <algorithm>
+#include <optional>
+
+#include "launch/verify/checked_cache.hpp"
+#include "launch/verify/random_config.hpp"
+#include "launch/verify/random_mods.hpp"
+
+namespace kvmesh::verify {
+namespace {
+
+const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+
+class Simulation {
+ public:
+  Simulation(Mesh& mesh, const CaseConfig& config, Random& random)
+      : config_(config),
+        random_(random),
+        cache_(mesh, config.cache, static_cast<std::uint64_t>(random.integer(0, 1 << 30))) {}
+
+  Findings run() {
+    for (std::int64_t i = 0; i < config_.steps; ++i) {
+      change_sequences();
+      step();
+      if (i % 4 == 0) cache_.check_replicas();
+    }
+    while (!alive_.empty()) erase_any();
+    cache_.check_replicas();
+    return cache_.findings();
+  }
+
+ private:
+  std::int64_t length(SequenceId sequence) const { return cache_.allocator().length(sequence); }
+  bool room_for_one_more() const { return std::ssize(alive_) < config_.max_sequences; }
+
+  void change_sequences() {
+    while (alive_.empty() || (room_for_one_more() && random_.coin())) {
+      alive_.push_back(cache_.create());
+    }
+    if (room_for_one_more() && random_.one_in(3)) {
+      alive_.push_back(cache_.fork(random_.pick(alive_)));
+    }
+    if (random_.one_in(4)) truncate_any();
+    if (random_.one_in(5)) {
+      const SequenceId sequence = random_.pick(alive_);
+      cache_.try_reserve(sequence, length(sequence) + random_.integer(0, config_.max_append));
+    }
+    if (alive_.size() > 1 && random_.one_in(6)) erase_any();
+  }
+
+  void truncate_any() {
+    const SequenceId sequence = random_.pick(alive_);
+    cache_.truncate(sequence, random_.integer(0, length(sequence)));
+  }
+
+  void erase_any() {
+    const auto at = random_.integer(0, std::ssize(alive_) - 1);
+    cache_.erase(alive_[static_cast<std::size_t>(at)]);
+    alive_.erase(alive_.begin() + at);
+  }
+
+  BatchEntry random_entry(SequenceId sequence) {
+    BatchEntry entry{.sequence = sequence};
+    switch (random_.integer(0, 5)) {
+      case 0:  // append without a query, or nothing at all
+        entry.append_tokens = random_.coin() ? random_.integer(0, config_.max_append) : 0;
+        entry.query_tokens = 0;
+        break;
+      case 1:  // a chunk of a prompt, all of it queries if that is not too much
+        entry.append_tokens = random_.integer(1, config_.max_append);
+        if (entry.append_tokens > config_.max_queries) entry.query_tokens = config_.max_queries;
+        break;
+      case 2:  // more queries than new tokens
+        entry.append_tokens = random_.integer(0, 3);
+        entry.query_tokens = std::min(length(sequence) + entry.append_tokens,
+                                      random_.integer(0, config_.max_queries));
+        break;
+      case 3:  // speculation
+        entry.append_tokens = random_.integer(2, 5);
+        break;
+      default:
+        entry.append_tokens = 1;
+    }
+    return entry;
+  }
+
+  std::vector<BatchEntry> random_batch() {
+    std::vector<BatchEntry> batch;
+    std::vector<SequenceId> waiting = alive_;
+    while (!waiting.empty()) {
+      const auto at = random_.integer(0, std::ssize(waiting) - 1);
+      if (!random_.one_in(4)) {
+        batch.push_back(random_entry(waiting[static_cast<std::size_t>(at)]));
+      }
+      waiting.erase(waiting.begin() + at);
+    }
+    return batch;
+  }
+
+  // Positions before, in and after the sequence, in any order.
+  std::vector<std::int64_t> random_positions(const std::vector<BatchEntry>& batch) {
+    std::vector<std::int64_t> positions;
+    for (const BatchEntry& entry : batch) {
+      const std::int64_t last = length(entry.sequence) + entry.append_tokens + 2;
+      const std::int64_t queries =
+          entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+      for (std::int64_t i = 0; i < queries; ++i) positions.push_back(random_.integer(0, last));
+    }
+    return positions;
+  }
+
+  std::optional<CheckedBlockMask> random_block_mask(const std::vector<BatchEntry>& batch,
+                                                    const MaskMod& mask) {
+    BlockMaskShape shape{.batch = std::ssize(batch),
+                         .heads = config_.cache.q_heads,
+                         .q_block = random_.pick(std::vector{1, 2, 5, 16, 128}),
+                         .kv_block = config_.cache.page_size};
+    for (const BatchEntry& entry : batch) {
+      const std::int64_t kv_len = length(entry.sequence) + entry.append_tokens;
+      const std::int64_t queries =
+          entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+      shape.kv_len = std::max(shape.kv_len, kv_len);
+      shape.q_len = std::max(shape.q_len, queries);
+      shape.q_start.push_back(static_cast<std::int32_t>(kv_len - queries));
+    }
+    if (shape.batch == 0 || shape.kv_len == 0 || shape.q_len == 0) return std::nullopt;
+    return random_.coin() ? created_block_mask(mask, shape)
+                          : listed_block_mask(random_, mask, shape);
+  }
+
+  void step() {
+    const std::vector<BatchEntry> batch = random_batch();
+    StepOptions options;
+    PlanOptions& plan = options.plan;
+    plan.mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask;
+    plan.score = random_score(random_, config_.cache.q_heads).score;
+    if (random_.one_in(4)) plan.scale = 0.25f * (1.0f + random_.real());
+    plan.scatter = random_.pick(std::vector{Scatter::kHeads, Scatter::kTokens, Scatter::kAll});
+    plan.strategy = random_.pick(std::vector{
+        CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll});
+    std::optional<CheckedBlockMask> blocks;
+    if (random_.one_in(4)) {
+      plan.q_positions = random_positions(batch);
+    } else if (random_.one_in(4)) {
+      blocks = random_block_mask(batch, plan.mask);
+    }
+    if (blocks) {
+      plan.block_mask = &blocks->blocks;
+      options.visible = blocks->visible;
+    }
+    options.input = random_.pick(kDtypes);
+    options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
+    options.lse = random_.coin();
+    options.in_parts = random_.one_in(3);
+    if (!cache_.step(batch, options) && alive_.size() > 1) erase_any();
+  }
+
+  const CaseConfig& config_;
+  Random& random_;
+  CheckedCache cache_;
+  std::vector<SequenceId> alive_;
+};
+
+}  // namespace
+
+CaseRunner::CaseRunner(Mesh& mesh) {
+  for (int heads : {1, 2, 4}) {
+    if (mesh.size() % heads != 0) continue;
+    Mesh& made = arrangements_.emplace_back(
+        mesh.world(), MeshOptions{.head_parallel = heads, .threads = mesh.threads().threads()});
+    for (Communicator* comm : {&made.kv(), &made.head()}) {
+      comm->set_deadline(mesh.world().deadline());
+    }
+  }
+}
+
+CaseResult CaseRunner::run(std::uint64_t seed) {
+  Random random(seed);
+  Mesh& mesh = arrangements_[static_cast<std::size_t>(
+      random.one_in(3) ? random.integer(0, std::ssize(arrangements_) - 1) : 0)];
+  const CaseConfig config = random_config(random, mesh);
+  Simulation simulation(mesh, config, random);
+  return {describe(config, mesh), config.steps, simulation.run()};
+}
+
+}  // namespace kvmesh::verify

@@ -1,0 +1,35 @@
+// A serving engine's life in small, drawn from a seed and checked number by number.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvmesh/mesh.hpp"
+#include "launch/verify/findings.hpp"
+
+namespace kvmesh::verify {
+
+struct CaseResult {
+  std::string description;  ///< the sizes, for a failure's message
+  std::int64_t steps = 0;
+  Findings findings;  ///< of this rank
+};
+
+/// Runs cases on the ranks of a mesh, in every arrangement kv_parallel x head_parallel of them that
+/// a seed may choose. A case creates, forks, truncates and erases sequences and runs steps over
+/// random batches of them: prefill, decode, several queries, any mods, dtypes and scatters, in
+/// pools that are small enough to run out.
+class CaseRunner {
+ public:
+  /// Collective.
+  explicit CaseRunner(Mesh& mesh);
+
+  /// Collective: every rank passes the same seed. @throws Error if kvmesh threw where it must not.
+  CaseResult run(std::uint64_t seed);
+
+ private:
+  std::vector<Mesh> arrangements_;
+};
+
+}  // namespace kvmesh::verify

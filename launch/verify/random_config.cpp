@@ -1,0 +1,74 @@
+#include "launch/verify/random_config.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace kvmesh::verify {
+namespace {
+
+const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+const std::vector<Placement> kPlacements{Placement::kBalanced, Placement::kStriped,
+                                         Placement::kPacked};
+
+// Pages a rank for about `tokens` in all; at least one.
+std::int64_t pages_for(std::int64_t tokens, int page_size, int ranks) {
+  return std::max<std::int64_t>(1, tokens / (std::int64_t{page_size} * ranks));
+}
+
+CaseConfig long_config(Random& random, const Mesh& mesh) {
+  CaseConfig config{.cache = {.layers = 1,
+                              .q_heads = 2 * mesh.head_parallel(),
+                              .kv_heads = mesh.head_parallel(),
+                              .k_dim = 16,
+                              .page_size = random.pick(std::vector{16, 32, 64})},
+                    .steps = 3,
+                    .max_sequences = 2,
+                    .max_append = 1500 * mesh.kv_parallel(),
+                    .max_queries = 2};
+  config.cache.pages_per_rank =
+      pages_for(4 * config.max_append, config.cache.page_size, mesh.kv_parallel());
+  config.cache.home_threshold_tokens = random.integer(0, config.max_append);
+  return config;
+}
+
+CaseConfig short_config(Random& random, const Mesh& mesh) {
+  const int kv_heads =
+      mesh.head_parallel() * static_cast<int>(random.integer(1, mesh.head_parallel() > 1 ? 2 : 4));
+  const std::vector<int> dims{1, 5, 8, 16, 24, 33, 64, 80, 128};
+  CaseConfig config{.cache = {.layers = static_cast<int>(random.integer(1, 3)),
+                              .q_heads = kv_heads * random.pick(std::vector{1, 2, 3, 4, 7}),
+                              .kv_heads = kv_heads,
+                              .k_dim = random.one_in(25) ? 576 : random.pick(dims),
+                              .page_size = random.pick(std::vector{1, 2, 3, 4, 7, 8, 16, 32})},
+                    .steps = random.integer(5, 16),
+                    .max_sequences = random.integer(1, 7),
+                    .max_append = random.integer(1, 40),
+                    .max_queries = random.integer(1, 12)};
+  if (random.one_in(3)) config.cache.v_dim = random.pick(dims);
+  config.cache.pages_per_rank =
+      pages_for(random.integer(20, 300), config.cache.page_size, mesh.kv_parallel());
+  config.cache.home_threshold_tokens = random.integer(0, 64);
+  return config;
+}
+
+}  // namespace
+
+CaseConfig random_config(Random& random, const Mesh& mesh) {
+  CaseConfig config = random.one_in(12) ? long_config(random, mesh) : short_config(random, mesh);
+  config.cache.dtype = random.pick(kDtypes);
+  config.cache.placement = random.pick(kPlacements);
+  return config;
+}
+
+std::string describe(const CaseConfig& config, const Mesh& mesh) {
+  const CacheOptions& cache = config.cache;
+  return fmt::format(
+      "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens a "
+      "rank, {}, {} placement",
+      mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
+      cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
+      cache.page_size, name(cache.dtype), name(cache.placement));
+}
+
+}  // namespace kvmesh::verify

@@ -1,0 +1,27 @@
+// The sizes of a random case.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kvmesh/kv_cache.hpp"
+#include "launch/verify/random.hpp"
+
+namespace kvmesh::verify {
+
+struct CaseConfig {
+  CacheOptions cache;
+  std::int64_t steps = 0;
+  std::int64_t max_sequences = 0;
+  std::int64_t max_append = 0;   ///< tokens of one sequence in one step
+  std::int64_t max_queries = 0;  ///< of one sequence in one step
+};
+
+/// Mostly short sequences on few small pages; one case in twelve has thousands of keys a rank, so
+/// that they are split among threads.
+CaseConfig random_config(Random& random, const Mesh& mesh);
+
+/// "4 ranks (kv 2 x head 2), 2 layers, 8/4 heads, ..."
+std::string describe(const CaseConfig& config, const Mesh& mesh);
+
+}  // namespace kvmesh::verify

@@ -1,0 +1,41 @@
+// Mask mods, score mods and explicit block masks drawn at random.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kvmesh/block_mask.hpp"
+#include "kvmesh/mods.hpp"
+#include "launch/verify/random.hpp"
+
+namespace kvmesh::verify {
+
+struct NamedMask {
+  std::string name;
+  MaskMod mask;
+};
+struct NamedScore {
+  std::string name;
+  ScoreMod score;
+};
+
+/// For a model of `q_heads` heads and sequences of about `length` tokens. Some depend on the head,
+/// some on the batch row, and some leave rows without a visible key.
+NamedMask random_mask(Random& random, int q_heads, std::int64_t length);
+NamedScore random_score(Random& random, int q_heads);
+
+/// A block mask, and the mask mod that says the same pair by pair.
+struct CheckedBlockMask {
+  BlockMask blocks;
+  MaskMod visible;
+};
+
+/// What BlockMask::create makes of `mask`.
+CheckedBlockMask created_block_mask(const MaskMod& mask, const BlockMaskShape& shape);
+/// Lists that follow no mask: every block empty, partial (then `mask` decides) or full by chance.
+CheckedBlockMask listed_block_mask(Random& random, const MaskMod& mask,
+                                   const BlockMaskShape& shape);
+
+}  // namespace kvmesh::verify
