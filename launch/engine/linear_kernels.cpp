@@ -239,7 +239,9 @@ void MultiplyRows(const RowTask& task) {
 HWY_INLINE void SiluVector(const float* gate, const float* up, float* out) {
   const Vector g = hn::LoadU(kFloats, gate);
   const Vector one = hn::Set(kFloats, 1.0f);
-  const Vector silu = hn::Div(g, hn::Add(one, hn::Exp(kFloats, hn::Neg(g))));
+  // Highway's Exp is wrong where float32 overflows; from 88 on the result is below 1e-36 anyway.
+  const Vector exponent = hn::Min(hn::Neg(g), hn::Set(kFloats, 88.0f));
+  const Vector silu = hn::Div(g, hn::Add(one, hn::Exp(kFloats, exponent)));
   hn::StoreU(hn::Mul(silu, hn::LoadU(kFloats, up)), kFloats, out);
 }
 
