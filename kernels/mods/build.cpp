@@ -125,7 +125,7 @@ Expr to_expr(const ModGraph& graph, const ModNode& node, const std::vector<Expr>
   for (std::size_t k = 0; k < 3 && node.inputs[k] >= 0; ++k) {
     copy.inputs[k] = made[static_cast<std::size_t>(node.inputs[k])].node();
   }
-  return Expr(std::make_shared<const ExprNode>(std::move(copy)));
+  return make_expr(std::move(copy));
 }
 
 }  // namespace

@@ -8,12 +8,12 @@
 namespace kvmesh {
 namespace {
 
-Expr make(ModOp op, ModType type, const Expr& a) {
-  return Expr(std::make_shared<const ExprNode>(ExprNode{op, type, {a.node()}}));
-}
+constexpr int kMaxDepth = 1024;
+
+Expr make(ModOp op, ModType type, const Expr& a) { return make_expr({op, type, {a.node()}}); }
 
 Expr make(ModOp op, ModType type, const Expr& a, const Expr& b) {
-  return Expr(std::make_shared<const ExprNode>(ExprNode{op, type, {a.node(), b.node()}}));
+  return make_expr({op, type, {a.node(), b.node()}});
 }
 
 std::shared_ptr<const ExprNode> make_constant(ModType type, std::uint32_t bits) {
@@ -59,6 +59,15 @@ Expr floating(ModOp op, const Expr& a) {
 }
 
 }  // namespace
+
+Expr make_expr(ExprNode node) {
+  for (std::size_t k = 0; k < node.inputs.size() && node.inputs[k]; ++k) {
+    node.depth = std::max(node.depth, node.inputs[k]->depth + 1);
+  }
+  require(node.depth <= kMaxDepth, "a mod chains more than {} operations: use a buffer, not a loop",
+          kMaxDepth);
+  return Expr(std::make_shared<const ExprNode>(std::move(node)));
+}
 
 Expr::Expr(bool value) : node_(make_constant(ModType::kBool, value ? 1 : 0)) {}
 Expr::Expr(std::int32_t value)
@@ -107,8 +116,8 @@ Expr where(const Expr& condition, const Expr& a, const Expr& b) {
           "it needs bool",
           name(condition.type()));
   const ModType type = std::max(a.type(), b.type());  // ModType is in order of promotion
-  return Expr(std::make_shared<const ExprNode>(ExprNode{
-      ModOp::kWhere, type, {condition.node(), convert(a, type).node(), convert(b, type).node()}}));
+  return make_expr(
+      {ModOp::kWhere, type, {condition.node(), convert(a, type).node(), convert(b, type).node()}});
 }
 
 Expr min(const Expr& a, const Expr& b) { return numeric(ModOp::kMin, a, b); }
@@ -126,7 +135,7 @@ Expr load(const ModBuffer& buffer, const Expr& index) {
           "a mod indexes a buffer with float32: it needs int32 (see to_int)");
   ExprNode node{ModOp::kLoad, buffer.type, {convert(index, ModType::kInt32).node()}};
   node.buffer = buffer;
-  return Expr(std::make_shared<const ExprNode>(std::move(node)));
+  return make_expr(std::move(node));
 }
 
 void check_buffer(std::int64_t size, std::int64_t row_length) {

@@ -16,6 +16,11 @@ struct ExprNode {
   std::array<std::shared_ptr<const ExprNode>, 3> inputs{};
   std::uint32_t bits = 0;  ///< of a constant
   ModBuffer buffer{};      ///< of a load
+  int depth = 1;           ///< of the longest chain of operations that ends here
 };
+
+/// Sets the depth and wraps the node. @throws InvalidArgument past a depth that only an unrolled
+/// loop reaches: walking (and destroying) an expression recurses, so depth must have a bound.
+Expr make_expr(ExprNode node);
 
 }  // namespace kvmesh

@@ -235,7 +235,7 @@ TEST_P(ModEvaluatorTest, RandomScoreGraphsMatchTheDefinitionBitForBit) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 1500; ++round) {
     const ScoreMod mod = test::random_score(random);
     ModEvaluator evaluator(mod.graph());
     const Tile tile = random_tile(random, random.integer(1, 2 * kModTile));
@@ -254,7 +254,7 @@ TEST_P(ModEvaluatorTest, RandomMaskGraphsMatchTheDefinition) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 1500; ++round) {
     const MaskMod mod = test::random_mask(random, true);
     ModEvaluator evaluator(mod.graph());
     const Tile tile = random_tile(random, random.integer(1, 2 * kModTile));

@@ -149,11 +149,19 @@ TEST(Trace, RefusesWrongTypesAndSaysWhich) {
             "a mod is given a float32 as b, h, q or kv: it needs int32");
 }
 
-TEST(Trace, RefusesAnUnrolledLoop) {
+TEST(Trace, RefusesUnrolledLoops) {
   EXPECT_EQ(refusal([] {
               ScoreMod([](auto score, auto, auto, auto, auto) {
                 auto sum = score;
-                for (int i = 1; i < 2000; ++i) sum = sum * 1.5f + i;
+                for (int i = 1; i < 100000; ++i) sum = sum * 1.5f + i;
+                return sum;
+              });
+            }),
+            "a mod chains more than 1024 operations: use a buffer, not a loop");
+  EXPECT_EQ(refusal([] {
+              ScoreMod([](auto score, auto, auto, auto, auto) {
+                auto sum = score;
+                for (int i = 1; i < 500; ++i) sum = sum + exp(score * i);
                 return sum;
               });
             }),
