@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdint>
 #include <numeric>
 #include <random>
 #include <string>
@@ -123,16 +124,21 @@ TYPED_TEST_P(CommunicatorContract, KeepsTheOrderOfCalls) {
 
 TYPED_TEST_P(CommunicatorContract, ExchangesLargeMessages) {
   TypeParam::run([](Communicator& comm) {
-    constexpr std::size_t kBytes = std::size_t{16} << 20;
-    const int me = comm.rank().value;
-    const int next = (me + 1) % comm.size();
-    const int previous = (me + comm.size() - 1) % comm.size();
-    const Bytes sent = message(me, next, 0, kBytes);
-    Bytes received(kBytes, kPoison);
-    const Outgoing out{Rank{next}, sent};
-    const Incoming in{Rank{previous}, received};
+    constexpr std::size_t kWords = std::size_t{2} << 20;  // 16 MB
+    const std::int32_t me = comm.rank().value;
+    const Rank next{(me + 1) % comm.size()};
+    const Rank previous{(me + comm.size() - 1) % comm.size()};
+    const auto words_of = [](Rank rank) {
+      std::vector<std::uint64_t> words(kWords);
+      std::iota(words.begin(), words.end(), static_cast<std::uint64_t>(rank.value) << 32);
+      return words;
+    };
+    const std::vector<std::uint64_t> sent = words_of(comm.rank());
+    std::vector<std::uint64_t> received(kWords);
+    const Outgoing out{next, std::as_bytes(std::span(sent))};
+    const Incoming in{previous, std::as_writable_bytes(std::span(received))};
     comm.exchange(std::span(&out, 1), std::span(&in, 1), "large");
-    EXPECT_TRUE(received == message(previous, me, 0, kBytes));
+    EXPECT_TRUE(received == words_of(previous));
   });
 }
 
