@@ -1,5 +1,8 @@
-# Builds and runs outside_program/ with kvmesh from a fresh prefix (WAY=install) or from its sources
-# (WAY=subdirectory), as another project would. cmake -D WAY=... -P outside_program.cmake
+# Uses kvmesh in outside_program/ as another project would. cmake -D WAY=... -P outside_program.cmake
+#   WAY=install       builds and runs it with kvmesh from a fresh prefix
+#   WAY=subdirectory  with kvmesh's sources inside it: configures and generates everything, so every
+#                     target and dependency is found from there, and compiles its own code and
+#                     kvmesh's core, no more: the rest was compiled once already
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
 endfunction()
@@ -20,5 +23,9 @@ endif()
 
 run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/outside_program -B ${WORK}/build -G ${GENERATOR}
     ${arguments})
-run(${CMAKE_COMMAND} --build ${WORK}/build)
-run(${WORK}/build/outside_program)
+if(WAY STREQUAL install)
+  run(${CMAKE_COMMAND} --build ${WORK}/build)
+  run(${WORK}/build/outside_program)
+else()
+  run(${CMAKE_COMMAND} --build ${WORK}/build --target outside_objects kvmesh_core)
+endif()
