@@ -12,8 +12,8 @@ namespace kvmesh::verify {
 
 /// How far float32 arithmetic may be from float64 where |v| <= 1: an output is a weighted mean of
 /// values, each wrong by a few units of 2^-24 times the terms of a dot product. Measured: about a
-/// tenth of this.
-inline constexpr double kTolerance = 2e-5;
+/// fifth of this.
+inline constexpr double kTolerance = 1e-5;
 
 /// How far a right result may be from `want` once it is stored as `dtype`.
 double tolerance_of(double want, Dtype dtype);

@@ -1,0 +1,191 @@
+// What KvCache must do over any communicator: attention itself, in all the forms that a plan takes.
+// Whatever the ranks and the placement, every output is that of float64 and that of a single rank.
+#pragma once
+
+#include "launch/verify/random_mods.hpp"
+#include "tests/contracts/on_each_placement.hpp"
+
+namespace kvmesh::test {
+
+template <class Ranks>
+class AttentionContract : public testing::Test {};
+TYPED_TEST_SUITE_P(AttentionContract);
+
+inline const std::vector<Dtype> kAllDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+
+TYPED_TEST_P(AttentionContract, AnyHeadsAndDims) {
+  struct Shape {
+    int q_heads, kv_heads, k_dim, v_dim, page_size;
+  };
+  for (const Shape& shape :
+       {Shape{4, 4, 16, 0, 16}, Shape{8, 1, 33, 7, 1}, Shape{8, 2, 64, 128, 8},
+        Shape{5, 5, 1, 3, 3}, Shape{14, 2, 128, 64, 16}, Shape{2, 1, 576, 512, 32}}) {
+    CacheOptions options = small_cache();
+    options.q_heads = shape.q_heads;
+    options.kv_heads = shape.kv_heads;
+    options.k_dim = shape.k_dim;
+    options.v_dim = shape.v_dim;
+    options.page_size = shape.page_size;
+    options.pages_per_rank = 4 + 80 / shape.page_size;  // 61 + 6 tokens and what is left over
+    on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+      const std::vector<SequenceId> sequences = prompts(cache, {41, 1, 18});
+      EXPECT_TRUE(cache.step(batch_of(sequences, 2, 3), {}));
+    });
+  }
+}
+
+TYPED_TEST_P(AttentionContract, AnyDtypes) {
+  for (Dtype stored : kAllDtypes) {
+    CacheOptions options = small_cache();
+    options.dtype = stored;
+    on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+      const SequenceId sequence = cache.create();
+      for (Dtype input : kAllDtypes) {
+        for (Dtype output : kAllDtypes) {
+          EXPECT_TRUE(cache.step(std::vector<BatchEntry>{{sequence, 7, 3}},
+                                 {.input = input, .output = output}));
+        }
+      }
+    });
+  }
+}
+
+TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
+    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+      for (CombineStrategy strategy :
+           {CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
+        for (bool in_parts : {false, true}) {
+          for (bool lse : {false, true}) {
+            const StepOptions options{.plan = {.scatter = scatter, .strategy = strategy},
+                                      .output = lse ? Dtype::kFloat32 : Dtype::kBFloat16,
+                                      .lse = lse,
+                                      .in_parts = in_parts};
+            EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
+          }
+        }
+      }
+    }
+  });
+}
+
+TYPED_TEST_P(AttentionContract, AnyMod) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {29, 6, 50});
+    for (int i = 0; i < 30; ++i) {
+      const auto [mask_name, mask] = verify::random_mask(cache.random(), 6, 50);
+      const auto [score_name, score] = verify::random_score(cache.random(), 6);
+      SCOPED_TRACE(mask_name + ", " + score_name);
+      StepOptions options{.plan = {.mask = mask, .score = score}};
+      if (i % 3 == 0) options.plan.scale = 0.5f;
+      EXPECT_TRUE(cache.step(batch_of(sequences, i % 2, 3), options));
+      EXPECT_TRUE(cache.findings().good());
+    }
+  });
+}
+
+TYPED_TEST_P(AttentionContract, AnyQueryPositions) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {21, 40});
+    StepOptions options{.plan = {.q_positions = {0, 1, 2, 3, 39, 0, 20, 100}}};
+    EXPECT_TRUE(cache.step(batch_of(sequences, 0, 4), options));
+    options.plan.mask = mods::sliding_window(6);
+    options.plan.score = mods::alibi(6);
+    EXPECT_TRUE(cache.step(batch_of(sequences, 0, 4), options));
+  });
+}
+
+TYPED_TEST_P(AttentionContract, ExplicitBlockMasks) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {37, 60, 5});
+    for (int q_block : {1, 2, 16}) {
+      const BlockMaskShape shape{.batch = 3,
+                                 .heads = 6,
+                                 .q_len = 5,
+                                 .kv_len = 60,
+                                 .q_block = q_block,
+                                 .kv_block = 4,
+                                 .q_start = {32, 55, 0}};
+      const verify::CheckedBlockMask created =
+          verify::created_block_mask(mods::causal() && MaskMod([](auto b, auto h, auto, auto kv) {
+                                       return kv % 7 > h % 3 || kv % (b + 2) == 0;
+                                     }),
+                                     shape);
+      const verify::CheckedBlockMask listed =
+          verify::listed_block_mask(cache.random(), mods::sliding_window(9), shape);
+      for (const verify::CheckedBlockMask& mask : {created, listed}) {
+        const StepOptions options{.plan = {.block_mask = &mask.blocks}, .visible = mask.visible};
+        EXPECT_TRUE(cache.step(batch_of(sequences, 0, 5), options));
+        EXPECT_TRUE(cache.findings().good());
+      }
+    }
+  });
+}
+
+TYPED_TEST_P(AttentionContract, OneBlockMaskForTheWholeBatch) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {30, 30});
+    const BlockMaskShape shape{
+        .q_len = 30, .kv_len = 30, .q_block = 8, .kv_block = 4, .q_start = {0}};
+    const verify::CheckedBlockMask mask =
+        verify::created_block_mask(mods::sliding_window(11), shape);
+    const StepOptions options{.plan = {.block_mask = &mask.blocks}, .visible = mask.visible};
+    EXPECT_TRUE(cache.step(batch_of(sequences, 0, 30), options));
+  });
+}
+
+// More keys a rank than one split holds, so that ranks, splits and threads all merge.
+TYPED_TEST_P(AttentionContract, LongSequences) {
+  CacheOptions options = small_cache();
+  options.layers = 1;
+  options.q_heads = 2;
+  options.kv_heads = 1;
+  options.page_size = 32;
+  options.pages_per_rank = 600;
+  options.dtype = Dtype::kBFloat16;
+  on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+    const std::int64_t tokens = 1200 * cache.cache().mesh().kv_parallel() + 5;
+    const SequenceId sequence = prompt(cache, tokens, 1), other = prompt(cache, 70, 1);
+    EXPECT_TRUE(cache.step({{other, 1}, {sequence, 1}}));
+  });
+}
+
+// Each rank computes some heads of a model; mods see the model's numbers of them.
+TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
+  CacheOptions options = small_cache();
+  options.q_heads = 16;
+  options.kv_heads = 8;
+  for (int head_parallel : {2, 4, 8}) {
+    SCOPED_TRACE(head_parallel);
+    const CacheScript script = [](CheckedCache& cache) {
+      const std::vector<SequenceId> sequences = prompts(cache, {23, 2, 41});
+      const MaskMod mask =
+          mods::causal() && MaskMod([](auto, auto h, auto, auto kv) { return kv % (h + 1) == 0; });
+      const BlockMaskShape shape{.batch = 3,
+                                 .heads = 16,
+                                 .q_len = 2,
+                                 .kv_len = 41,
+                                 .q_block = 2,
+                                 .kv_block = 4,
+                                 .q_start = {21, 0, 39}};
+      const BlockMask blocks = BlockMask::create(mask, shape);
+      for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+        StepOptions step{.plan = {.mask = mask, .score = mods::alibi(16), .scatter = scatter}};
+        EXPECT_TRUE(cache.step(batch_of(sequences, 0, 2), step));
+        step.plan.block_mask = &blocks;
+        step.visible = mask;
+        EXPECT_TRUE(cache.step(batch_of(sequences, 0, 2), step));
+      }
+      const SequenceId fork = cache.fork(sequences[0]);
+      EXPECT_TRUE(cache.step({{sequences[0], 3}, {fork, 2}}));
+    };
+    on_each_placement<TypeParam>(options, script, head_parallel);
+  }
+}
+
+REGISTER_TYPED_TEST_SUITE_P(AttentionContract, AnyHeadsAndDims, AnyDtypes, AnyScatterAndStrategy,
+                            AnyMod, AnyQueryPositions, ExplicitBlockMasks,
+                            OneBlockMaskForTheWholeBatch, LongSequences, HeadsSpreadOverRanksToo);
+
+}  // namespace kvmesh::test

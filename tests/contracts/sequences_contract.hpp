@@ -1,0 +1,168 @@
+// What KvCache must do over any communicator: the life of sequences. Whatever the ranks and the
+// placement, every output is that of float64 and that of a single rank.
+#pragma once
+
+#include <algorithm>
+
+#include "launch/verify/random_case.hpp"
+#include "tests/contracts/on_each_placement.hpp"
+
+namespace kvmesh::test {
+
+template <class Ranks>
+class SequencesContract : public testing::Test {};
+TYPED_TEST_SUITE_P(SequencesContract);
+
+TYPED_TEST_P(SequencesContract, RaggedBatches) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    std::vector<BatchEntry> batch;
+    for (std::int64_t tokens : {5, 98, 47, 194, 1, 0}) {
+      batch.push_back({cache.create(), tokens, std::min<std::int64_t>(tokens, 7)});
+    }
+    EXPECT_TRUE(cache.step(batch, {}));
+    for (BatchEntry& entry : batch) entry = {.sequence = entry.sequence, .append_tokens = 1};
+    for (int i = 0; i < 6; ++i) EXPECT_TRUE(cache.step(batch, {}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, RanksThatHoldNothing) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {1, 3});
+    for (SequenceId sequence : sequences) {
+      ASSERT_EQ(cache.allocator().pages(sequence).size(), 1u) << "one rank must hold all of it";
+    }
+    for (Scatter scatter : {Scatter::kAll, Scatter::kHeads, Scatter::kTokens}) {
+      EXPECT_TRUE(cache.step(batch_of(sequences, 0, 1), {.plan = {.scatter = scatter}}));
+    }
+  });
+}
+
+TYPED_TEST_P(SequencesContract, SequencesWithoutKeysAndBatchesWithoutRows) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const SequenceId empty = cache.create(), full = prompt(cache, 30);
+    EXPECT_TRUE(cache.step({}));
+    EXPECT_TRUE(cache.step({{empty, 0, 0}}));
+    EXPECT_TRUE(cache.step({{full, 3, 0}}));
+    EXPECT_TRUE(cache.step({{empty, 0, 0}, {full, 1, 1}}));
+    // Queries of a sequence without keys: O = 0, LSE = -inf.
+    const StepOptions options{.plan = {.q_positions = {0, 5, 30, 31}}};
+    EXPECT_TRUE(cache.step(std::vector<BatchEntry>{{empty, 0, 2}, {full, 0, 2}}, options));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, DecodesWhatWasPrefilledInChunks) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const SequenceId sequence = cache.create(), other = prompt(cache, 9);
+    for (std::int64_t chunk : {7, 16, 1, 23}) {
+      EXPECT_TRUE(cache.step({{other, 1}, {sequence, chunk}}));
+    }
+    for (int i = 0; i < 9; ++i) EXPECT_TRUE(cache.step({{sequence, 1}}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {26, 3, 61});
+    for (std::int64_t accepted : {0, 4, 2, 1}) {
+      EXPECT_TRUE(cache.step(batch_of(sequences, 5), {}));
+      for (SequenceId sequence : sequences) {
+        cache.truncate(sequence, cache.allocator().length(sequence) - 5 + accepted);
+      }
+      EXPECT_TRUE(cache.step(batch_of(sequences, 0, 1), {}));
+    }
+  });
+}
+
+TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
+  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+    const SequenceId parent = prompt(cache, 45);
+    const SequenceId child = cache.fork(parent);
+    const SequenceId grandchild = cache.fork(child);
+    EXPECT_TRUE(cache.step(batch_of({child, parent, grandchild}, 0, 2), {}));
+    // All that share the last page write to it in one step; then one of them alone.
+    EXPECT_TRUE(cache.step(batch_of({grandchild, parent, child}, 2), {}));
+    const SequenceId late = cache.fork(child);
+    EXPECT_TRUE(cache.step({{late, 6}}));
+    EXPECT_TRUE(cache.step(batch_of({parent, late, child, grandchild}, 1, 3), {}));
+    cache.erase(parent);
+    EXPECT_TRUE(cache.step(batch_of({late, child, grandchild}, 9, 4), {}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
+  CacheOptions options = small_cache();
+  options.pages_per_rank = 4;
+  on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+    const auto rank_of = [&](SequenceId s) { return cache.allocator().pages(s).back().rank(); };
+    const SequenceId parent = prompt(cache, 2);
+    const Rank home = rank_of(parent);
+    // Every page is taken; then one becomes free on another rank.
+    std::vector<SequenceId> others;
+    while (cache.allocator().free_pages() > 0) others.push_back(prompt(cache, 4));
+    const auto elsewhere =
+        std::ranges::find_if(others, [&](SequenceId s) { return rank_of(s) != home; });
+    if (elsewhere != others.end()) cache.erase(*elsewhere);
+    const SequenceId child = cache.fork(parent);
+    const bool fits = cache.step({{child, 1}});
+    EXPECT_EQ(fits, cache.cache().mesh().kv_parallel() > 1) << "one rank has no page for the copy";
+    if (!fits) return;
+    EXPECT_NE(rank_of(child), home) << "the copy must have moved";
+    EXPECT_TRUE(cache.step(batch_of({child, parent}, 1, 3), {}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
+  CacheOptions options = small_cache();
+  options.pages_per_rank = 12;
+  on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+    const std::int64_t all = 12 * 4 * cache.cache().mesh().kv_parallel();
+    const SequenceId first = prompt(cache, all / 2 - 3);
+    const SequenceId second = prompt(cache, all / 4 + 1);
+    cache.truncate(first, 6);
+    const SequenceId third = prompt(cache, all / 2 - 1);
+    EXPECT_TRUE(cache.step(batch_of({first, third, second}, 1), {}));
+    cache.erase(third);
+    cache.truncate(second, 0);
+    EXPECT_TRUE(cache.step({{second, all / 2, 2}, {first, 3}}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, GoesOnAfterThePoolsWereFull) {
+  CacheOptions options = small_cache();
+  options.pages_per_rank = 5;
+  on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+    const std::int64_t all = 5 * 4 * cache.cache().mesh().kv_parallel();
+    const SequenceId keeps = prompt(cache, all - 9);
+    const SequenceId goes = prompt(cache, 8);
+    EXPECT_FALSE(cache.step({{keeps, 1}, {goes, 1}}));
+    EXPECT_FALSE(cache.try_reserve(keeps, all));
+    EXPECT_TRUE(cache.step({{keeps, 1}, {goes, 0, 2}}));
+    cache.erase(goes);
+    EXPECT_TRUE(cache.try_reserve(keeps, all - 1));
+    for (int i = 0; i < 4; ++i) EXPECT_TRUE(cache.step({{keeps, 2, 4}}));
+  });
+}
+
+TYPED_TEST_P(SequencesContract, RandomServing) {
+  TypeParam::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    Mesh mesh(comm, {.threads = 1});
+    verify::CaseRunner runner(mesh);
+    for (std::uint64_t i = 0; i < 25; ++i) {
+      const verify::CaseResult result = runner.run(seed + i);
+      for (const std::string& message : result.findings.messages()) {
+        ADD_FAILURE() << "KVMESH_SEED=" << seed + i << ", " << result.description << ": "
+                      << message;
+      }
+    }
+  });
+}
+
+REGISTER_TYPED_TEST_SUITE_P(SequencesContract, RaggedBatches, RanksThatHoldNothing,
+                            SequencesWithoutKeysAndBatchesWithoutRows,
+                            DecodesWhatWasPrefilledInChunks, RollsSpeculationBack,
+                            ForksShareAndPartAgain, CopiesOnWriteCrossRanks,
+                            TakesPagesAgainThatOthersLeft, GoesOnAfterThePoolsWereFull,
+                            RandomServing);
+
+}  // namespace kvmesh::test

@@ -1,0 +1,7 @@
+#include "tests/contracts/sequences_contract.hpp"
+
+namespace kvmesh::test {
+
+INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, AllLoopbackRanks, RankNames);
+
+}  // namespace kvmesh::test
