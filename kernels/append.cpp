@@ -24,6 +24,7 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
   check_new("k", k, pool.k, slots.size());
   check_new("v", v, pool.v, slots.size());
   for (const TokenSlot& slot : slots) {
+    if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),
             "append: slot (page {}, offset {}) is outside the pool {}", slot.page, slot.offset,
             describe(pool.k));

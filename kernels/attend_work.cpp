@@ -1,6 +1,7 @@
 #include "kernels/attend_work.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <span>
 
@@ -19,6 +20,8 @@ constexpr int kRowsPerBlock = 32;
 constexpr int kKeysPerSplit = 1024;
 // A sequence with this many row blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
+// Positions are int32, and so is the end of a range of them.
+constexpr std::int64_t kMaxPosition = std::numeric_limits<std::int32_t>::max();
 
 void check_indptr(const char* what, const std::vector<std::int64_t>& indptr, std::size_t batch,
                   std::int64_t last) {
@@ -29,7 +32,7 @@ void check_indptr(const char* what, const std::vector<std::int64_t>& indptr, std
 
 void check_pages(const AttentionShape& shape, const AttentionBatch& batch, std::size_t s) {
   const std::int64_t kv_len = batch.kv_lens[s];
-  require(kv_len >= 0 && kv_len < (std::int64_t{1} << 31),
+  require(kv_len >= 0 && kv_len <= kMaxPosition,
           "attention: sequence {} has length {}, which is not in [0, 2^31)", s, kv_len);
   for (std::int64_t i = batch.page_indptr[s]; i < batch.page_indptr[s + 1]; ++i) {
     const LocalPage& page = batch.pages[static_cast<std::size_t>(i)];
@@ -61,6 +64,10 @@ void check(const AttentionShape& shape, const AttentionBatch& batch) {
               static_cast<std::int64_t>(batch.q_positions.size()) == batch.q_indptr.back(),
           "attention: {} query positions for {} queries", batch.q_positions.size(),
           batch.q_indptr.back());
+  for (std::int64_t position : batch.q_positions) {
+    require(position > -kMaxPosition && position < kMaxPosition,
+            "attention: query position {} does not fit in int32", position);
+  }
   for (std::size_t s = 0; s < sequences; ++s) check_pages(shape, batch, s);
 }
 

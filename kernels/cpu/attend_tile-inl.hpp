@@ -1,13 +1,7 @@
-// The inner loops of attend_partial, compiled once per instruction set (Highway).
+// One task of attend_partial, compiled once per instruction set (Highway).
 //
 // A task walks its keys in tiles of up to 64. Keys are reached through a pointer each, so a tile
-// may span any number of pages of any size. Two register-blocked products do the work:
-//
-//   scores [4 rows, 4 keys]   += q [4 rows, dim] * k [4 keys, dim]      16 accumulators over dim
-//   o [4 rows, 4 vectors]     += p [4 rows, keys] * v [keys, 4 vectors]  16 accumulators over keys
-//
-// Each loaded vector is used four times, so that with 16-bit pages and a group of 4 query heads one
-// core does about 1 load and 2 multiply-adds a cycle and memory stays the limit.
+// may span any number of pages of any size.
 
 #if defined(KVMESH_ATTEND_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_TILE_INL
@@ -22,139 +16,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
+#include <limits>
 
 #include "core/half.hpp"
 #include "core/softmax_merge.hpp"
+#include "kernels/cpu/attend_products-inl.hpp"
 #include "kernels/cpu/attend_task.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvmesh::cpu::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
-
-// 512-bit vectors at most: `padded` promises whole vectors of 16 floats.
-using Floats = hn::CappedTag<float, 16>;
-using Vector = hn::Vec<Floats>;
-constexpr Floats kFloats;
-
-HWY_INLINE Vector load_floats(const float* from) { return hn::LoadU(kFloats, from); }
-
-template <class Half>
-HWY_INLINE Vector load_floats(const Half* from) {
-  const hn::Rebind<Half, Floats> halves;
-  return hn::PromoteTo(kFloats, hn::LoadU(halves, from));
-}
-
-HWY_INLINE void prefetch_row(const void* row, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(row) + i);
-}
-
-// Sums of the lanes of 16 accumulators, in order. A 4 x 4 transpose inside each 128-bit block turns
-// four accumulators into one vector of four partial sums a block; the blocks are added from memory.
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
-  for (int i = 0; i < 16; ++i) sums[i] = hn::GetLane(acc[i]);
-}
-#else
-HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
-  const hn::Repartition<double, Floats> pairs;
-  const hn::CappedTag<float, 4> block;
-  HWY_ALIGN float buffer[hn::MaxLanes(Floats())];
-  for (int i = 0; i < 4; ++i) {
-    const Vector a = acc[4 * i], b = acc[4 * i + 1], c = acc[4 * i + 2], d = acc[4 * i + 3];
-    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, a, b));
-    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, a, b));
-    const auto cd_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, c, d));
-    const auto cd_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, c, d));
-    const Vector even = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_low, cd_low)),
-                                hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_low, cd_low)));
-    const Vector odd = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_high, cd_high)),
-                               hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_high, cd_high)));
-    hn::Store(hn::Add(even, odd), kFloats, buffer);
-    auto total = hn::Load(block, buffer);
-    for (std::size_t lane = 4; lane < hn::Lanes(kFloats); lane += 4) {
-      total = hn::Add(total, hn::Load(block, buffer + lane));
-    }
-    hn::StoreU(total, block, sums + 4 * i);
-  }
-}
-#endif
-
-// scores[r][0..3] = q[r] . k[0..3] for Rows rows; `dim` is a whole number of vectors.
-template <int Rows, class T>
-HWY_INLINE void score_block(const float* HWY_RESTRICT q, std::size_t q_stride, const T* const* k,
-                            std::size_t dim, float* HWY_RESTRICT scores) {
-  Vector acc[16];
-  for (auto& a : acc) a = hn::Zero(kFloats);
-  for (std::size_t d = 0; d < dim; d += hn::Lanes(kFloats)) {
-    const Vector k0 = load_floats(k[0] + d), k1 = load_floats(k[1] + d);
-    const Vector k2 = load_floats(k[2] + d), k3 = load_floats(k[3] + d);
-    for (int r = 0; r < Rows; ++r) {
-      const Vector row = hn::LoadU(kFloats, q + static_cast<std::size_t>(r) * q_stride + d);
-      acc[4 * r] = hn::MulAdd(row, k0, acc[4 * r]);
-      acc[4 * r + 1] = hn::MulAdd(row, k1, acc[4 * r + 1]);
-      acc[4 * r + 2] = hn::MulAdd(row, k2, acc[4 * r + 2]);
-      acc[4 * r + 3] = hn::MulAdd(row, k3, acc[4 * r + 3]);
-    }
-  }
-  float sums[16];
-  sum_lanes(acc, sums);
-  for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * kTileKeys, sums + 4 * r, 16);
-}
-
-// o[r] += sum over keys of p[r][key] * v[key], for Rows rows and Vectors vectors of the dim.
-template <int Rows, int Vectors, class T>
-HWY_INLINE void value_block(const float* HWY_RESTRICT p, const T* const* v, int keys,
-                            std::size_t offset, float* HWY_RESTRICT o, std::size_t o_stride) {
-  const std::size_t lanes = hn::Lanes(kFloats);
-  Vector acc[Rows * Vectors];
-  for (int r = 0; r < Rows; ++r) {
-    for (int i = 0; i < Vectors; ++i) {
-      acc[r * Vectors + i] = hn::LoadU(kFloats, o + static_cast<std::size_t>(r) * o_stride +
-                                                    static_cast<std::size_t>(i) * lanes);
-    }
-  }
-  for (int key = 0; key < keys; ++key) {
-    Vector value[Vectors];
-    for (int i = 0; i < Vectors; ++i) {
-      value[i] = load_floats(v[key] + offset + static_cast<std::size_t>(i) * lanes);
-    }
-    for (int r = 0; r < Rows; ++r) {
-      const Vector weight = hn::Set(kFloats, p[r * kTileKeys + key]);
-      for (int i = 0; i < Vectors; ++i) {
-        acc[r * Vectors + i] = hn::MulAdd(weight, value[i], acc[r * Vectors + i]);
-      }
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    for (int i = 0; i < Vectors; ++i) {
-      hn::StoreU(acc[r * Vectors + i], kFloats,
-                 o + static_cast<std::size_t>(r) * o_stride + static_cast<std::size_t>(i) * lanes);
-    }
-  }
-}
-
-template <int Rows, class T>
-HWY_INLINE void value_rows(const float* p, const T* const* v, int keys, std::size_t dim, float* o,
-                           std::size_t o_stride) {
-  const std::size_t lanes = hn::Lanes(kFloats);
-  std::size_t d = 0;
-  for (; d + 4 * lanes <= dim; d += 4 * lanes) {
-    value_block<Rows, 4>(p, v, keys, d, o + d, o_stride);
-  }
-  for (; d < dim; d += lanes) value_block<Rows, 1>(p, v, keys, d, o + d, o_stride);
-}
-
-// Calls `block` with the row count as a constant: 4 at a time, then what is left.
-template <class Block>
-HWY_INLINE void for_row_blocks(int rows, const Block& block) {
-  int r = 0;
-  for (; r + 4 <= rows; r += 4) block(std::integral_constant<int, 4>{}, r);
-  if (rows - r == 3) block(std::integral_constant<int, 3>{}, r);
-  if (rows - r == 2) block(std::integral_constant<int, 2>{}, r);
-  if (rows - r == 1) block(std::integral_constant<int, 1>{}, r);
-}
 
 // A tile: up to 64 keys of a task, in ascending position.
 template <class T>
@@ -258,22 +130,24 @@ class TaskRunner {
   }
 
   void use(const Tile<T>& tile, const Tile<T>& next) {
+    const NextRows<T> next_k{next.k, next.keys}, next_v{next.v, next.keys};
     if (widen_k_) {
       const float* rows[kTileKeys];
       widen(tile.k, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
-      compute_scores(rows, tile.keys, next);
+      compute_scores(rows, tile.keys, next_k);
     } else {
-      compute_scores(tile.k, tile.keys, next);
+      compute_scores(tile.k, tile.keys, next_k);
     }
     if (scratch_.score_mod) apply_score_mod(tile);
     if (tile.masked) apply_mask(tile);
     for (int r = 0; r < rows_; ++r) softmax_row(r, tile.keys);
+    const bool hides = tile.masked || scratch_.score_mod;
     if (widen_v_) {
       const float* rows[kTileKeys];
       widen(tile.v, tile.keys, in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
-      accumulate_values(rows, tile.keys);
+      accumulate_values(rows, tile.keys, hides, next_v);
     } else {
-      accumulate_values(tile.v, tile.keys);
+      accumulate_values(tile.v, tile.keys, hides, next_v);
     }
   }
 
@@ -292,14 +166,11 @@ class TaskRunner {
   }
 
   template <class K>
-  void compute_scores(const K* const* k, int keys, const Tile<T>& next) {
+  void compute_scores(const K* const* k, int keys, const NextRows<T>& next) {
     for (int key = 0; key < keys; key += 4) {
       const K* four[4];
       for (int i = 0; i < 4; ++i) four[i] = k[std::min(key + i, keys - 1)];
-      for (int i = key; i < std::min(key + 4, next.keys); ++i) {
-        prefetch_row(next.k[i], k_dim_ * sizeof(T));
-        prefetch_row(next.v[i], v_dim_ * sizeof(T));
-      }
+      for (int i = key; i < key + 4; ++i) next.prefetch(i, 0, k_dim_);
       for_row_blocks(rows_, [&](auto rows, int r) {
         score_block<rows()>(scratch_.q.data() + static_cast<std::size_t>(r) * k_dim_, k_dim_, four,
                             k_dim_, scratch_.scores.data() + r * kTileKeys + key);
@@ -352,10 +223,18 @@ class TaskRunner {
     std::fill(scores + keys, scores + kTileKeys, kNoKeys);
     const std::size_t lanes = hn::Lanes(kFloats);
     Vector top = hn::Set(kFloats, max);
+    auto nan = hn::IsNaN(top);  // the maximum of a NaN and a number is either, by instruction set
     for (std::size_t i = 0; i < kTileKeys; i += lanes) {
-      top = hn::Max(top, hn::LoadU(kFloats, scores + i));
+      const Vector score = hn::LoadU(kFloats, scores + i);
+      top = hn::Max(top, score);
+      nan = hn::Or(nan, hn::IsNaN(score));
     }
     const float new_max = hn::GetLane(hn::MaxOfLanes(kFloats, top));
+    if (!hn::AllFalse(kFloats, nan) || new_max == -kNoKeys) {
+      max = sum = std::numeric_limits<float>::quiet_NaN();
+      std::fill_n(scores, kTileKeys, max);
+      return;
+    }
     if (new_max == kNoKeys) {  // nothing visible yet: exp(-inf - -inf) must not be computed
       std::fill_n(scores, kTileKeys, 0.0f);
       return;
@@ -363,10 +242,7 @@ class TaskRunner {
     const Vector shift = hn::Set(kFloats, new_max);
     Vector total = hn::Zero(kFloats);
     for (std::size_t i = 0; i < kTileKeys; i += lanes) {
-      const Vector score = hn::LoadU(kFloats, scores + i);
-      // Exp gives 0 for a NaN; a NaN in a visible key must stay one.
-      const Vector p =
-          hn::IfThenElse(hn::IsNaN(score), score, hn::Exp(kFloats, hn::Sub(score, shift)));
+      const Vector p = hn::Exp(kFloats, hn::Sub(hn::LoadU(kFloats, scores + i), shift));
       hn::StoreU(p, kFloats, scores + i);
       total = hn::Add(total, p);
     }
@@ -380,11 +256,18 @@ class TaskRunner {
     sum += hn::GetLane(hn::SumOfLanes(kFloats, total));
   }
 
+  // `hides`: a weight of 0 may stand for a key that its row does not see.
   template <class V>
-  void accumulate_values(const V* const* v, int keys) {
+  void accumulate_values(const V* const* v, int keys, bool hides, const NextRows<T>& next) {
     for_row_blocks(rows_, [&](auto rows, int r) {
-      value_rows<rows()>(scratch_.scores.data() + r * kTileKeys, v, keys, v_dim_,
-                         scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_, v_dim_);
+      const float* p = scratch_.scores.data() + r * kTileKeys;
+      float* o = scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_;
+      const NextRows<T> ask = r == 0 ? next : NextRows<T>{};
+      if (hides) {
+        value_rows<rows(), true>(p, v, keys, v_dim_, o, v_dim_, ask);
+      } else {
+        value_rows<rows(), false>(p, v, keys, v_dim_, o, v_dim_, ask);
+      }
     });
   }
 

@@ -1,0 +1,177 @@
+// The register-blocked products of attend_partial, compiled once per instruction set (Highway).
+//
+//   scores [4 rows, 4 keys]   += q [4 rows, dim] * k [4 keys, dim]      16 accumulators over dim
+//   o [4 rows, 4 vectors]     += p [4 rows, keys] * v [keys, 4 vectors]  16 accumulators over keys
+//
+// Each loaded vector is used four times, so that with 16-bit pages and a group of 4 query heads one
+// core does about 1 load and 2 multiply-adds a cycle and memory stays the limit.
+
+#if defined(KVMESH_ATTEND_PRODUCTS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVMESH_ATTEND_PRODUCTS_INL
+#undef KVMESH_ATTEND_PRODUCTS_INL
+#else
+#define KVMESH_ATTEND_PRODUCTS_INL
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels/cpu/attend_task.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvmesh::cpu::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// 512-bit vectors at most: `padded` promises whole vectors of 16 floats.
+using Floats = hn::CappedTag<float, 16>;
+using Vector = hn::Vec<Floats>;
+constexpr Floats kFloats;
+
+HWY_INLINE Vector load_floats(const float* from) { return hn::LoadU(kFloats, from); }
+
+template <class Half>
+HWY_INLINE Vector load_floats(const Half* from) {
+  const hn::Rebind<Half, Floats> halves;
+  return hn::PromoteTo(kFloats, hn::LoadU(halves, from));
+}
+
+// Rows that the next tile will read. They are asked for a few lines at a time between the steps of
+// the current tile, so that memory is busy in all of its phases.
+template <class T>
+struct NextRows {
+  const T* const* rows = nullptr;
+  int count = 0;
+
+  // Elements [begin, end) of row `index`, if there is one.
+  HWY_INLINE void prefetch(int index, std::size_t begin, std::size_t end) const {
+    if (index >= count) return;
+    for (std::size_t i = begin; i < end; i += 64 / sizeof(T)) {
+      __builtin_prefetch(rows[index] + i, 0, kLevel);
+    }
+  }
+
+ private:
+  static constexpr int kLevel = 2;  // the second-level cache: the first holds the current tile
+};
+
+// Sums of the lanes of 16 accumulators, in order. A 4 x 4 transpose inside each 128-bit block turns
+// four accumulators into one vector of four partial sums a block; the blocks are added from memory.
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
+  for (int i = 0; i < 16; ++i) sums[i] = hn::GetLane(acc[i]);
+}
+#else
+HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
+  const hn::Repartition<double, Floats> pairs;
+  const hn::CappedTag<float, 4> block;
+  HWY_ALIGN float buffer[hn::MaxLanes(Floats())];
+  for (int i = 0; i < 4; ++i) {
+    const Vector a = acc[4 * i], b = acc[4 * i + 1], c = acc[4 * i + 2], d = acc[4 * i + 3];
+    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, a, b));
+    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, a, b));
+    const auto cd_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, c, d));
+    const auto cd_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, c, d));
+    const Vector even = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_low, cd_low)),
+                                hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_low, cd_low)));
+    const Vector odd = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_high, cd_high)),
+                               hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_high, cd_high)));
+    hn::Store(hn::Add(even, odd), kFloats, buffer);
+    auto total = hn::Load(block, buffer);
+    for (std::size_t lane = 4; lane < hn::Lanes(kFloats); lane += 4) {
+      total = hn::Add(total, hn::Load(block, buffer + lane));
+    }
+    hn::StoreU(total, block, sums + 4 * i);
+  }
+}
+#endif
+
+// scores[r][0..3] = q[r] . k[0..3] for Rows rows; `dim` is a whole number of vectors.
+template <int Rows, class T>
+HWY_INLINE void score_block(const float* HWY_RESTRICT q, std::size_t q_stride, const T* const* k,
+                            std::size_t dim, float* HWY_RESTRICT scores) {
+  Vector acc[16];
+  for (auto& a : acc) a = hn::Zero(kFloats);
+  for (std::size_t d = 0; d < dim; d += hn::Lanes(kFloats)) {
+    const Vector k0 = load_floats(k[0] + d), k1 = load_floats(k[1] + d);
+    const Vector k2 = load_floats(k[2] + d), k3 = load_floats(k[3] + d);
+    for (int r = 0; r < Rows; ++r) {
+      const Vector row = hn::LoadU(kFloats, q + static_cast<std::size_t>(r) * q_stride + d);
+      acc[4 * r] = hn::MulAdd(row, k0, acc[4 * r]);
+      acc[4 * r + 1] = hn::MulAdd(row, k1, acc[4 * r + 1]);
+      acc[4 * r + 2] = hn::MulAdd(row, k2, acc[4 * r + 2]);
+      acc[4 * r + 3] = hn::MulAdd(row, k3, acc[4 * r + 3]);
+    }
+  }
+  float sums[16];
+  sum_lanes(acc, sums);
+  for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * kTileKeys, sums + 4 * r, 16);
+}
+
+// o[r] += sum over keys of p[r][key] * v[key], for Rows rows and Vectors vectors of the dim.
+// Guarded: a weight of 0 is no multiplication, as what it hides may be a NaN.
+template <int Rows, int Vectors, bool Guarded, class V, class T>
+HWY_INLINE void value_block(const float* HWY_RESTRICT p, const V* const* v, int keys,
+                            std::size_t offset, float* HWY_RESTRICT o, std::size_t o_stride,
+                            const NextRows<T>& next) {
+  const std::size_t lanes = hn::Lanes(kFloats);
+  Vector acc[Rows * Vectors];
+  for (int r = 0; r < Rows; ++r) {
+    for (int i = 0; i < Vectors; ++i) {
+      acc[r * Vectors + i] = hn::LoadU(kFloats, o + static_cast<std::size_t>(r) * o_stride +
+                                                    static_cast<std::size_t>(i) * lanes);
+    }
+  }
+  for (int key = 0; key < keys; ++key) {
+    next.prefetch(key, offset, offset + Vectors * lanes);
+    Vector value[Vectors];
+    for (int i = 0; i < Vectors; ++i) {
+      value[i] = load_floats(v[key] + offset + static_cast<std::size_t>(i) * lanes);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const Vector weight = hn::Set(kFloats, p[r * kTileKeys + key]);
+      const auto counts = hn::Ne(weight, hn::Zero(kFloats));
+      for (int i = 0; i < Vectors; ++i) {
+        const Vector seen = Guarded ? hn::IfThenElseZero(counts, value[i]) : value[i];
+        acc[r * Vectors + i] = hn::MulAdd(weight, seen, acc[r * Vectors + i]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int i = 0; i < Vectors; ++i) {
+      hn::StoreU(acc[r * Vectors + i], kFloats,
+                 o + static_cast<std::size_t>(r) * o_stride + static_cast<std::size_t>(i) * lanes);
+    }
+  }
+}
+
+template <int Rows, bool Guarded, class V, class T>
+HWY_INLINE void value_rows(const float* p, const V* const* v, int keys, std::size_t dim, float* o,
+                           std::size_t o_stride, const NextRows<T>& next) {
+  const std::size_t lanes = hn::Lanes(kFloats);
+  std::size_t d = 0;
+  for (; d + 4 * lanes <= dim; d += 4 * lanes) {
+    value_block<Rows, 4, Guarded>(p, v, keys, d, o + d, o_stride, next);
+  }
+  for (; d < dim; d += lanes) {
+    value_block<Rows, 1, Guarded>(p, v, keys, d, o + d, o_stride, next);
+  }
+}
+
+// Calls `block` with the row count as a constant: 4 at a time, then what is left.
+template <class Block>
+HWY_INLINE void for_row_blocks(int rows, const Block& block) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) block(std::integral_constant<int, 4>{}, r);
+  if (rows - r == 3) block(std::integral_constant<int, 3>{}, r);
+  if (rows - r == 2) block(std::integral_constant<int, 2>{}, r);
+  if (rows - r == 1) block(std::integral_constant<int, 1>{}, r);
+}
+
+}  // namespace
+}  // namespace kvmesh::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // KVMESH_ATTEND_PRODUCTS_INL

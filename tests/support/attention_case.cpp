@@ -1,0 +1,254 @@
+#include "tests/support/attention_case.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "tests/support/random.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+// Pages of the pool that belong to nobody.
+constexpr std::int64_t kSparePages = 3;
+// Makes the softmax decide: scores spread over several units.
+constexpr float kQueryScale = 4.0f;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<std::int32_t> local_pages(const CaseSequence& sequence, std::int64_t page_size) {
+  if (sequence.local) return *sequence.local;
+  std::vector<std::int32_t> all(
+      static_cast<std::size_t>((sequence.kv_len + page_size - 1) / page_size));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
+std::int64_t count_pages(const CaseSpec& spec) {
+  std::int64_t pages = kSparePages;
+  for (const CaseSequence& sequence : spec.sequences) {
+    pages += std::ssize(local_pages(sequence, spec.shape.page_size));
+  }
+  return pages;
+}
+
+std::int64_t count_tokens(const CaseSpec& spec) {
+  std::int64_t tokens = 0;
+  for (const CaseSequence& sequence : spec.sequences) tokens += sequence.q_len;
+  return tokens;
+}
+
+bool close(double value, double expected, double scale) {
+  return std::abs(value - expected) <= kTolerance * scale;
+}
+
+double largest(const std::vector<ReferenceRow>& rows) {
+  double max = 0;
+  for (const ReferenceRow& row : rows) {
+    for (double o : row.o) max = std::max(max, std::abs(o));
+  }
+  return max;
+}
+
+}  // namespace
+
+AttentionCase::AttentionCase(CaseSpec spec)
+    : spec_(std::move(spec)),
+      pool_pages_(count_pages(spec_)),
+      q_(spec_.q_dtype, {count_tokens(spec_), spec_.shape.q_heads, spec_.shape.k_dim}, spec_.q),
+      k_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.k_dim},
+         spec_.pool),
+      v_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.v_dim},
+         spec_.pool) {
+  place_pages();
+  fill();
+}
+
+void AttentionCase::place_pages() {
+  std::vector<std::int32_t> free(static_cast<std::size_t>(pool_pages_));
+  std::iota(free.begin(), free.end(), 0);
+  Random random(spec_.seed);
+  for (std::size_t i = free.size(); i > 1; --i) {
+    std::swap(free[i - 1],
+              free[static_cast<std::size_t>(random.integer(0, static_cast<std::int64_t>(i) - 1))]);
+  }
+  batch_.q_indptr = {0};
+  batch_.page_indptr = {0};
+  batch_.q_positions = spec_.positions;
+  for (const CaseSequence& sequence : spec_.sequences) {
+    for (std::int32_t logical : local_pages(sequence, spec_.shape.page_size)) {
+      batch_.pages.push_back({free.back(), logical});
+      free.pop_back();
+    }
+    batch_.kv_lens.push_back(sequence.kv_len);
+    batch_.q_indptr.push_back(batch_.q_indptr.back() + sequence.q_len);
+    batch_.page_indptr.push_back(std::ssize(batch_.pages));
+  }
+}
+
+void AttentionCase::fill() {
+  Random random(spec_.seed + 1);
+  for (std::int64_t t = 0; t < q_.size(0); ++t) {
+    for (std::int64_t h = 0; h < q_.size(1); ++h) {
+      for (std::int64_t d = 0; d < q_.size(2); ++d) q_.set(kQueryScale * random.real(), t, h, d);
+    }
+  }
+  const std::int64_t heads = first_kv_head() + spec_.shape.kv_heads;
+  for (std::size_t s = 0; s < spec_.sequences.size(); ++s) {
+    const auto length = spec_.sequences[s].kv_len;
+    DenseSequence dense;
+    dense.kv_heads = heads;
+    dense.k_dim = spec_.shape.k_dim;
+    dense.v_dim = spec_.shape.v_dim;
+    dense.k.resize(static_cast<std::size_t>(length * heads * dense.k_dim));
+    dense.v.resize(static_cast<std::size_t>(length * heads * dense.v_dim));
+    for (float& k : dense.k) k = random.real();
+    for (float& v : dense.v) v = random.real();
+    for (std::int64_t position = 0; position < length; ++position) {
+      if (const auto slot = slot_of(s, position)) fill_token(dense, position, *slot);
+    }
+    dense_.push_back(std::move(dense));
+  }
+}
+
+// Into the pool, and back as the pool keeps it.
+void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot) {
+  for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
+    const std::int64_t row = position * dense.kv_heads + first_kv_head() + head;
+    for (std::int64_t d = 0; d < dense.k_dim; ++d) {
+      float& k = dense.k[static_cast<std::size_t>(row * dense.k_dim + d)];
+      k_.set(k, slot.page, head, slot.offset, d);
+      k = k_.at(slot.page, head, slot.offset, d);
+    }
+    for (std::int64_t d = 0; d < dense.v_dim; ++d) {
+      float& v = dense.v[static_cast<std::size_t>(row * dense.v_dim + d)];
+      v_.set(v, slot.page, head, slot.offset, d);
+      v = v_.at(slot.page, head, slot.offset, d);
+    }
+  }
+}
+
+std::optional<AttentionCase::Slot> AttentionCase::slot_of(std::size_t sequence,
+                                                          std::int64_t position) const {
+  for (std::int64_t i = batch_.page_indptr[sequence]; i < batch_.page_indptr[sequence + 1]; ++i) {
+    const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
+    if (page.logical == position / spec_.shape.page_size) {
+      return Slot{page.page, static_cast<std::int32_t>(position % spec_.shape.page_size)};
+    }
+  }
+  return std::nullopt;
+}
+
+void AttentionCase::poison_key(std::size_t sequence, std::int64_t position) {
+  const Slot slot = slot_of(sequence, position).value();
+  for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
+    k_.set(kNan, slot.page, head, slot.offset, spec_.shape.k_dim / 2);
+  }
+}
+
+void AttentionCase::poison_value(std::size_t sequence, std::int64_t position) {
+  const Slot slot = slot_of(sequence, position).value();
+  for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
+    for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
+      v_.set(kNan, slot.page, head, slot.offset, d);
+    }
+  }
+}
+
+void AttentionCase::poison_page(std::size_t sequence, std::int64_t logical) {
+  const std::int64_t first = logical * spec_.shape.page_size;
+  const std::int64_t last = std::min(first + spec_.shape.page_size, batch_.kv_lens[sequence]);
+  for (std::int64_t position = first; position < last; ++position) {
+    poison_key(sequence, position);
+    poison_value(sequence, position);
+  }
+}
+
+CaseResult AttentionCase::outputs() const {
+  return {OwnedTensor(Dtype::kFloat32, {tokens(), spec_.shape.q_heads, spec_.shape.v_dim}, spec_.o),
+          OwnedTensor(Dtype::kFloat32, {tokens(), spec_.shape.q_heads}, spec_.lse), TileCounts{}};
+}
+
+CaseResult AttentionCase::run(const AttentionBatch& batch, const AttentionOptions& options,
+                              int threads) {
+  AttentionPlan plan(spec_.shape, batch, options);
+  CaseResult result = outputs();
+  ThreadPool pool_of_threads(threads);
+  plan.attend_partial(q_.view(), pool(), partial(result), pool_of_threads);
+  result.tiles = plan.tiles();
+  return result;
+}
+
+std::int32_t AttentionCase::position_of(std::size_t sequence, std::int64_t token) const {
+  if (!spec_.positions.empty()) {
+    return static_cast<std::int32_t>(spec_.positions[static_cast<std::size_t>(token)]);
+  }
+  return static_cast<std::int32_t>(batch_.kv_lens[sequence] - batch_.q_indptr[sequence + 1] +
+                                   token);
+}
+
+// The keys on this rank.
+MaskMod AttentionCase::local_keys(std::size_t sequence) const {
+  if (!spec_.sequences[sequence].local) return {};
+  std::vector<bool> here;
+  for (std::int64_t kv = 0; kv < std::max<std::int64_t>(1, batch_.kv_lens[sequence]); ++kv) {
+    here.push_back(slot_of(sequence, kv).has_value());
+  }
+  const Buffer<bool> buffer(here);
+  return [&](auto, auto, auto, auto kv) { return buffer[kv]; };
+}
+
+std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible) const {
+  const double scale = spec_.options.scale ? double{*spec_.options.scale}
+                                           : 1.0 / std::sqrt(double(spec_.shape.k_dim));
+  std::vector<ReferenceRow> rows;
+  for (std::size_t s = 0; s < dense_.size(); ++s) {
+    const MaskMod mask = visible && local_keys(s);
+    for (std::int64_t t = batch_.q_indptr[s]; t < batch_.q_indptr[s + 1]; ++t) {
+      for (int h = 0; h < spec_.shape.q_heads; ++h) {
+        std::vector<float> q;
+        for (std::int64_t d = 0; d < spec_.shape.k_dim; ++d) q.push_back(q_.at(t, h, d));
+        rows.push_back(reference_row(dense_[s], q.data(), scale, mask, spec_.options.score,
+                                     static_cast<std::int32_t>(s), spec_.options.first_head + h,
+                                     group(), position_of(s, t)));
+      }
+    }
+  }
+  return rows;
+}
+
+testing::AssertionResult AttentionCase::matches(const CaseResult& result, const MaskMod& visible,
+                                                const RowFilter& poisoned) const {
+  const std::vector<ReferenceRow> rows = reference(visible);
+  const double scale = largest(rows);
+  const std::int64_t heads = spec_.shape.q_heads;
+  for (std::int64_t r = 0; r < std::ssize(rows); ++r) {
+    const std::int64_t token = r / heads, head = r % heads;
+    const ReferenceRow& expected = rows[static_cast<std::size_t>(r)];
+    const double lse = result.lse.at(token, head);
+    const bool nan = poisoned && poisoned(token, static_cast<std::int32_t>(head));
+    const bool lse_right =
+        nan ? true : lse == expected.lse || close(lse, expected.lse, std::max(1.0, std::abs(lse)));
+    if (!lse_right) {
+      return testing::AssertionFailure() << "token " << token << " head " << head << ": LSE is "
+                                         << lse << ", should be " << expected.lse;
+    }
+    for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
+      const double o = result.o.at(token, head, d);
+      const double wanted = nan ? double{kNan} : expected.o[static_cast<std::size_t>(d)];
+      if (nan ? !std::isnan(o) : !close(o, wanted, scale)) {
+        return testing::AssertionFailure()
+               << "token " << token << " head " << head << " dim " << d << ": O is " << o
+               << ", should be " << wanted << " (largest " << scale << ", seed " << spec_.seed
+               << ")";
+      }
+    }
+  }
+  if (result.o.written() > std::ssize(rows) * spec_.shape.v_dim ||
+      result.lse.written() > std::ssize(rows)) {
+    return testing::AssertionFailure() << "something beside the outputs was written";
+  }
+  return testing::AssertionSuccess();
+}
+
+}  // namespace kvmesh::test

@@ -1,0 +1,104 @@
+// A whole case of attention: a poisoned pool with the pages of a ragged batch scattered in it,
+// queries, and the float64 answer. Whatever is no key or value of the batch is NaN: the rest of a
+// last page, pages that nobody has, outputs before they are written, gaps between rows.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "kvmesh/attention.hpp"
+#include "kvmesh/error.hpp"
+#include "tests/support/owned_tensor.hpp"
+#include "tests/support/reference.hpp"
+
+namespace kvmesh::test {
+
+/// Bound on the error of float32 arithmetic: of O, relative to the largest |O| of the case; of the
+/// LSE, relative to max(1, |LSE|). Storage does not add to it, as the reference reads the same
+/// rounded numbers.
+inline constexpr double kTolerance = 1e-5;
+
+inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+
+struct CaseSequence {
+  std::int64_t q_len = 1;
+  std::int64_t kv_len = 0;
+  std::optional<std::vector<std::int32_t>> local{};  ///< logical pages on this rank; unset: all
+};
+
+struct CaseSpec {
+  AttentionShape shape{.q_heads = 4, .kv_heads = 2, .k_dim = 32, .v_dim = 32, .page_size = 16};
+  Dtype dtype = Dtype::kFloat32;    ///< of the pool
+  Dtype q_dtype = Dtype::kFloat32;  ///< of the queries
+  std::vector<CaseSequence> sequences{};
+  std::vector<std::int64_t> positions{};
+  AttentionOptions options{};
+  Layout q{}, pool{}, o{}, lse{};
+  std::uint64_t seed = 1;
+};
+
+struct CaseResult {
+  OwnedTensor o, lse;
+  TileCounts tiles;
+};
+
+class AttentionCase {
+ public:
+  explicit AttentionCase(CaseSpec spec);
+
+  const CaseSpec& spec() const { return spec_; }
+  const AttentionBatch& batch() const { return batch_; }
+  ConstTensorView q() { return q_.view(); }
+  ConstKvPool pool() { return {k_.view(), v_.view()}; }
+  Partial partial(CaseResult& result) { return {result.o.view(), result.lse.view()}; }
+  std::int64_t tokens() const { return batch_.q_indptr.back(); }
+  /// Poisoned outputs of the right shape.
+  CaseResult outputs() const;
+
+  CaseResult run(int threads = 1) { return run(spec_.options, threads); }
+  CaseResult run(const AttentionOptions& options, int threads = 1) {
+    return run(batch_, options, threads);
+  }
+  CaseResult run(const AttentionBatch& batch, const AttentionOptions& options, int threads = 1);
+
+  /// Overwrites a key (or value) that was written, in all heads.
+  void poison_key(std::size_t sequence, std::int64_t position);
+  void poison_value(std::size_t sequence, std::int64_t position);
+  void poison_page(std::size_t sequence, std::int64_t logical);
+
+  /// Compares every row with float64. `visible` is what the queries should see, if that is not the
+  /// mask of the spec; rows (token, head) for which `poisoned` holds must be NaN throughout.
+  using RowFilter = std::function<bool(std::int64_t token, std::int32_t head)>;
+  testing::AssertionResult matches(const CaseResult& result, const RowFilter& poisoned = {}) const {
+    return matches(result, spec_.options.mask, poisoned);
+  }
+  testing::AssertionResult matches(const CaseResult& result, const MaskMod& visible,
+                                   const RowFilter& poisoned = {}) const;
+
+  std::int32_t position_of(std::size_t sequence, std::int64_t token) const;
+
+ private:
+  struct Slot {
+    std::int32_t page, offset;
+  };
+  void place_pages();
+  void fill();
+  void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot);
+  std::optional<Slot> slot_of(std::size_t sequence, std::int64_t position) const;
+  std::vector<ReferenceRow> reference(const MaskMod& visible) const;
+  MaskMod local_keys(std::size_t sequence) const;
+  int group() const { return spec_.shape.q_heads / spec_.shape.kv_heads; }
+  int first_kv_head() const { return spec_.options.first_head / group(); }
+
+  CaseSpec spec_;
+  AttentionBatch batch_;
+  std::int64_t pool_pages_ = 0;
+  OwnedTensor q_, k_, v_;
+  std::vector<DenseSequence> dense_;  // with the model's kv heads up to ours
+};
+
+}  // namespace kvmesh::test
