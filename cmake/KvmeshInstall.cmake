@@ -1,14 +1,15 @@
-# What `cmake --install` puts down: the public headers, the static libraries, the program, and the
-# package files that find_package(kvmesh) reads.
+# What `cmake --install` puts down: the public headers, the static libraries, and the package files
+# that find_package(kvmesh) reads; launch/ adds the program.
 include_guard()
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/kvmesh)
 
+# The folders so far: launch/, which is added later, is a program, not a part of the library.
+get_property(libraries GLOBAL PROPERTY KVMESH_FOLDERS)
 set_target_properties(kvmesh_all PROPERTIES EXPORT_NAME kvmesh)
-install(TARGETS kvmesh_core kvmesh_allocator kvmesh_kernels kvmesh_comm kvmesh_runtime kvmesh_all
-        EXPORT kvmesh-targets)
+install(TARGETS ${libraries} kvmesh_all EXPORT kvmesh-targets)
 install(EXPORT kvmesh-targets NAMESPACE kvmesh:: DESTINATION ${package_dir})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/kvmesh DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h")

@@ -30,6 +30,7 @@ function(kvmesh_folder name)
   add_library(kvmesh::${name} ALIAS kvmesh_${name})
   set_target_properties(kvmesh_${name} PROPERTIES EXPORT_NAME ${name}
                                                   POSITION_INDEPENDENT_CODE ON)
+  set_property(GLOBAL APPEND PROPERTY KVMESH_FOLDERS kvmesh_${name})
   target_compile_features(kvmesh_${name} PUBLIC cxx_std_20)
   target_include_directories(
     kvmesh_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>

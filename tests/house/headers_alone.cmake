@@ -11,8 +11,14 @@ file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
      ${PROJECT_SOURCE_DIR}/tests/*.hpp
      ${PROJECT_SOURCE_DIR}/bench/*.hpp)
 
+if(KVMESH_CUDA)
+  set(cuda_include_dirs ${CUDAToolkit_INCLUDE_DIRS})
+else()
+  list(FILTER headers EXCLUDE REGEX "/(cuda|jit)/|/cuda_[^/]*$")
+endif()
+
 # Whatever the folders link is on the include path; who may use what is the layering test's business.
-set(include_dirs "")
+set(include_dirs ${cuda_include_dirs})
 foreach(library fmt::fmt PkgConfig::hwy PkgConfig::xxhash MPI::MPI_CXX GTest::gtest)
   list(APPEND include_dirs $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
 endforeach()
