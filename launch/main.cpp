@@ -4,11 +4,13 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 
 #include "kvmesh/kvmesh.hpp"
 #include "launch/agree.hpp"
 #include "launch/generate.hpp"
 #include "launch/info.hpp"
+#include "launch/verify.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -56,10 +58,14 @@ void add_common_options(CLI::App& command, CommonOptions& common) {
       ->capture_default_str();
 }
 
+MeshOptions mesh_options(const CommonOptions& common) {
+  return {.head_parallel = common.head_parallel,
+          .threads = common.threads,
+          .device = device_choice_from(common.device)};
+}
+
 Mesh make_mesh(const CommonOptions& common) {
-  Mesh mesh = Mesh::from_launcher({.head_parallel = common.head_parallel,
-                                   .threads = common.threads,
-                                   .device = device_choice_from(common.device)});
+  Mesh mesh = Mesh::from_launcher(mesh_options(common));
   const std::chrono::seconds deadline(common.timeout_s);
   for (Communicator* comm : {&mesh.world(), &mesh.kv(), &mesh.head()}) comm->set_deadline(deadline);
   return mesh;
@@ -115,11 +121,47 @@ int generate(const CommonOptions& common, GenerateFlags& flags) {
   return run_generate(mesh, flags.options);
 }
 
+int verify(const CommonOptions& common, int thread_ranks, const VerifyOptions& options) {
+  if (thread_ranks > 0) return run_verify_on_threads(thread_ranks, options, mesh_options(common));
+  Mesh mesh = make_mesh(common);
+  return run_verify(mesh, options);
+}
+
 int info(const CommonOptions& common) {
   Mesh mesh = make_mesh(common);
   const std::string text = build_and_machine_info(mesh);
   if (mesh.rank().value == 0) fmt::print("{}", text);
   return 0;
+}
+
+// The flags of all subcommands.
+struct Flags {
+  CommonOptions common;
+  GenerateFlags generate;
+  VerifyOptions verify;
+  int thread_ranks = 0;
+};
+
+// Adds the subcommands; the one that is given leaves what to run in `command`.
+void add_subcommands(CLI::App& app, Flags& flags, std::function<int()>& command) {
+  CLI::App& generate_app = *app.add_subcommand("generate", "write text with a real model");
+  add_generate_options(generate_app, flags.generate);
+  generate_app.callback([&] { command = [&] { return generate(flags.common, flags.generate); }; });
+
+  CLI::App& verify_app =
+      *app.add_subcommand("verify", "random configurations against float64, on any ranks");
+  add_verify_options(verify_app, flags.verify);
+  verify_app.add_option("--ranks", flags.thread_ranks,
+                        "run on so many threads of this process instead of the job's ranks");
+  verify_app.callback(
+      [&] { command = [&] { return verify(flags.common, flags.thread_ranks, flags.verify); }; });
+
+  CLI::App& info_app = *app.add_subcommand("info", "what this build and this machine have");
+  info_app.callback([&] { command = [&] { return info(flags.common); }; });
+
+  for (CLI::App* sub : {&generate_app, &verify_app, &info_app}) {
+    add_common_options(*sub, flags.common);
+  }
 }
 
 int run(int argc, char** argv) {
@@ -129,12 +171,9 @@ int run(int argc, char** argv) {
       "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'"};
   app.require_subcommand(1);
   app.set_version_flag("--version", KVMESH_VERSION);
-  CommonOptions common;
-  GenerateFlags generate_flags;
-  CLI::App& generate_command = *app.add_subcommand("generate", "write text with a real model");
-  CLI::App& info_command = *app.add_subcommand("info", "what this build and this machine have");
-  for (CLI::App* command : {&generate_command, &info_command}) add_common_options(*command, common);
-  add_generate_options(generate_command, generate_flags);
+  Flags flags;
+  std::function<int()> command;
+  add_subcommands(app, flags, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -144,8 +183,7 @@ int run(int argc, char** argv) {
   }
   MpiSession session(argc, argv);
   try {
-    if (generate_command.parsed()) return generate(common, generate_flags);
-    return info(common);
+    return command();
   } catch (const AgreedError& error) {
     return fail_together(error.what());
   } catch (const InvalidArgument& error) {  // flags are the same on every rank

@@ -12,6 +12,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "launch/engine/linear_kernels.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 // after highway.h
 #include <hwy/contrib/math/math-inl.h>
@@ -130,11 +131,13 @@ template <class Block, int Rows>
 HWY_INLINE void DotRows(const RowTask& task, std::int64_t row) {
   const Matrix& w = task.weights;
   const std::uint8_t* block = RowBytes(w, task.first_row + row);
+  const std::int64_t ahead = 2 * kRowGroup * w.row_bytes;
   Vector sums[Rows];
   for (int r = 0; r < Rows; ++r) sums[r] = hn::Zero(kFloats);
   for (std::int64_t c = 0; c < w.cols; c += Block::kElements, block += Block::kBytes) {
     for (int r = 0; r < Rows; ++r) {
       const Block decoded(block + r * w.row_bytes);
+      hwy::Prefetch(block + r * w.row_bytes + ahead);
       for (std::int64_t at = 0; at < Block::kElements; at += Width()) {
         const Vector x = hn::LoadU(kFloats, task.x + c + at);
         sums[r] = hn::MulAdd(decoded.At(at), x, sums[r]);
