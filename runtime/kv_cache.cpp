@@ -38,6 +38,14 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& options
           .home_threshold_tokens = options.home_threshold_tokens};
 }
 
+// What no kernel can compute is refused here, not by the first plan, after it has appended.
+LocalShape supported(const LocalShape& shape) {
+  const AttentionBatch nothing{
+      .q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}};
+  AttentionPlan(shape.attention, nothing, {});
+  return shape;
+}
+
 }  // namespace
 
 PoolStorage::PoolStorage(const LocalShape& shape, int layers) : shape_(shape) {
@@ -65,7 +73,7 @@ std::int64_t PoolStorage::size_bytes() const {
 KvCache::State::State(Mesh& owner, const CacheOptions& wanted)
     : mesh(&owner),
       options(checked(owner, wanted)),
-      shape(local_shape(owner, options)),
+      shape(supported(local_shape(owner, options))),
       allocator(allocator_options(owner, options)),
       pools(shape, options.layers),
       combiner(owner.kv()) {}

@@ -8,59 +8,71 @@
 namespace kvmesh {
 namespace {
 
-struct Stamp {
-  std::uint64_t number = 0;  // 0: no entry
-  std::uint64_t digest = 0;
+// What a rank tells of its journal: the states that operations [operations - kept, operations)
+// left.
+struct History {
+  std::uint64_t operations = 0;
+  std::uint64_t kept = 0;
+  std::array<std::uint64_t, 256> digests{};
 };
-constexpr std::size_t kStamps = 257;  // the journal, and the present state last
-using Stamps = std::array<Stamp, kStamps>;
 
-Stamps stamps_of(const std::vector<JournalEntry>& journal, std::uint64_t digest) {
-  Stamps stamps{};
-  const std::size_t kept = std::min(journal.size(), kStamps - 1);
-  for (std::size_t i = 0; i < kept; ++i) {
-    const JournalEntry& entry = journal[journal.size() - kept + i];
-    stamps[i] = {entry.number, entry.digest};
+History history_of(const std::vector<JournalEntry>& journal) {
+  History history;
+  if (journal.empty()) return history;
+  history.operations = journal.back().number + 1;
+  history.kept = std::min(journal.size(), history.digests.size());
+  for (std::size_t i = 0; i < history.kept; ++i) {
+    history.digests[i] = journal[journal.size() - history.kept + i].digest;
   }
-  stamps.back() = {journal.empty() ? 0 : journal.back().number, digest};
-  return stamps;
+  return history;
 }
 
-// Did `stamps` see operation `entry` end in the same state? Nothing known: yes.
-bool agrees(const Stamps& stamps, const JournalEntry& entry) {
-  const auto same = std::ranges::find(stamps, entry.number, &Stamp::number);
-  return same == stamps.end() ? entry.number < stamps.front().number : same->digest == entry.digest;
+// Did the other rank's operation of this number end in the same state? Too long ago to say: yes.
+bool agrees(const History& other, const JournalEntry& entry) {
+  const std::uint64_t first = other.operations - other.kept;
+  if (entry.number >= other.operations) return false;
+  return entry.number < first || other.digests[entry.number - first] == entry.digest;
+}
+
+std::string difference(const std::vector<JournalEntry>& journal,
+                       const std::vector<History>& histories, std::size_t me) {
+  for (const JournalEntry& entry : journal) {
+    const auto other = std::ranges::find_if_not(
+        histories, [&](const History& history) { return agrees(history, entry); });
+    if (other == histories.end()) continue;
+    // Nothing older is known here; before operation 0 there are the options.
+    const bool earliest = entry.number == journal.front().number;
+    return fmt::format(
+        "the allocators of ranks {} and {} parted at {}operation {} ({} of sequence {} here)", me,
+        other - histories.begin(), earliest ? "or before " : "", entry.number, entry.operation,
+        entry.sequence.value);
+  }
+  const auto longest = std::ranges::max_element(histories, {}, &History::operations);
+  if (longest->operations > histories[me].operations) {
+    return fmt::format("rank {} applied operation {} to its allocator, which rank {} did not",
+                       longest - histories.begin(), histories[me].operations, me);
+  }
+  return fmt::format("the allocator of rank {} was made with other options than another rank's",
+                     me);
 }
 
 }  // namespace
 
 void check_replicas(const PageAllocator& allocator, Communicator& world) {
-  const std::vector<JournalEntry> journal = allocator.journal();
-  const Stamps mine = stamps_of(journal, allocator.digest());
   // Equal in the normal case: 8 bytes a rank settle it, and the journals stay at home.
   std::vector<std::uint64_t> digests(static_cast<std::size_t>(world.size()));
   const std::uint64_t digest = allocator.digest();
   all_gather(world, std::as_bytes(std::span(&digest, 1)),
              std::as_writable_bytes(std::span(digests)), "check_replicas");
   if (std::ranges::count(digests, digest) == world.size()) return;
-  std::vector<Stamps> all(static_cast<std::size_t>(world.size()));
+  const std::vector<JournalEntry> journal = allocator.journal();
+  const History mine = history_of(journal);
+  std::vector<History> all(static_cast<std::size_t>(world.size()));
   all_gather(world, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)),
              "check_replicas");
-  for (const JournalEntry& entry : journal) {
-    for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      if (agrees(all[rank], entry)) continue;
-      throw DigestMismatch(fmt::format(
-          "the allocators of ranks {} and {} parted at operation {} ({} of sequence {} here): "
-          "every "
-          "rank must apply the same operations in the same order",
-          world.rank().value, rank, entry.number, entry.operation, entry.sequence.value));
-    }
-  }
   throw DigestMismatch(
-      fmt::format("the allocator of rank {} differs from another rank's, and its last {} "
-                  "operations do not show "
-                  "where they parted: every rank must apply the same operations in the same order",
-                  world.rank().value, journal.size()));
+      fmt::format("{}: every rank must apply the same operations in the same order",
+                  difference(journal, all, static_cast<std::size_t>(world.rank().value))));
 }
 
 }  // namespace kvmesh

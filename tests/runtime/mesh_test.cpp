@@ -1,0 +1,103 @@
+// How a mesh arranges its ranks, and what it refuses.
+#include "kvmesh/mesh.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+namespace kvmesh {
+namespace {
+
+// The world ranks of a communicator's members, in its order.
+std::vector<int> members(Mesh& mesh, Communicator& comm) {
+  std::vector<int> all(static_cast<std::size_t>(comm.size()));
+  const int mine = mesh.rank().value;
+  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+  return all;
+}
+
+TEST(Mesh, PutsConsecutiveRanksSideBySideAlongTheHeads) {
+  const auto body = [](Mesh& mesh) {
+    const int rank = mesh.rank().value;
+    EXPECT_EQ(mesh.size(), 6);
+    EXPECT_EQ(mesh.kv_parallel(), 3);
+    EXPECT_EQ(mesh.head_parallel(), 2);
+    EXPECT_EQ(mesh.kv_rank().value, rank / 2);
+    EXPECT_EQ(mesh.head_rank(), rank % 2);
+    EXPECT_EQ(members(mesh, mesh.kv()), (std::vector{rank % 2, rank % 2 + 2, rank % 2 + 4}));
+    EXPECT_EQ(members(mesh, mesh.head()), (std::vector{rank / 2 * 2, rank / 2 * 2 + 1}));
+    EXPECT_EQ(members(mesh, mesh.world()), (std::vector{0, 1, 2, 3, 4, 5}));
+  };
+  run_on_threads(6, body, {.head_parallel = 2, .threads = 1});
+}
+
+TEST(Mesh, GivesAllRanksToTheKeysByDefault) {
+  run_on_threads(4, [](Mesh& mesh) {
+    EXPECT_EQ(mesh.kv_parallel(), 4);
+    EXPECT_EQ(mesh.head_parallel(), 1);
+    EXPECT_EQ(mesh.kv_rank(), mesh.rank());
+    EXPECT_EQ(mesh.head_rank(), 0);
+  });
+}
+
+TEST(Mesh, RefusesHeadParallelThatDoesNotDivideTheRanks) {
+  for (int heads : {-2, 0, 3, 8}) {
+    const auto nothing = [](Mesh&) {};
+    EXPECT_THROW(run_on_threads(4, nothing, {.head_parallel = heads}), InvalidArgument) << heads;
+  }
+}
+
+TEST(Mesh, HasTheThreadsAskedFor) {
+  Mesh three(make_single_communicator(), {.threads = 3});
+  EXPECT_EQ(three.threads().threads(), 3);
+  Mesh by_default(make_single_communicator());
+  EXPECT_GE(by_default.threads().threads(), 1);
+  EXPECT_THROW(Mesh(make_single_communicator(), {.threads = -1}), InvalidArgument);
+}
+
+TEST(Mesh, SharesTheCoresAmongTheRanksOfAProcess) {
+  Mesh alone(make_single_communicator());
+  const int all = alone.threads().threads();
+  run_on_threads(4, [&](Mesh& mesh) { EXPECT_EQ(mesh.threads().threads(), std::max(1, all / 4)); });
+}
+
+TEST(Mesh, SaysClearlyThatThereIsNoCuda) {
+  try {
+    Mesh mesh(make_single_communicator(), {.device = DeviceChoice::kCuda});
+    FAIL() << "made a mesh of GPUs";
+  } catch (const Unsupported& error) {
+    EXPECT_NE(std::string(error.what()).find("CUDA"), std::string::npos) << error.what();
+  }
+  for (DeviceChoice device : {DeviceChoice::kAuto, DeviceChoice::kCpu}) {
+    EXPECT_EQ(Mesh(make_single_communicator(), {.device = device}).size(), 1);
+  }
+}
+
+TEST(Mesh, ReadsDeviceNames) {
+  EXPECT_EQ(device_choice_from("auto"), DeviceChoice::kAuto);
+  EXPECT_EQ(device_choice_from("cpu"), DeviceChoice::kCpu);
+  EXPECT_EQ(device_choice_from("cuda"), DeviceChoice::kCuda);
+  for (const char* wrong : {"", "gpu", "CPU", "cuda:0"}) {
+    EXPECT_THROW(device_choice_from(wrong), InvalidArgument) << wrong;
+  }
+}
+
+TEST(Mesh, IsOneRankWithoutALauncher) {
+  ASSERT_FALSE(MpiSession::launched_by_mpirun());
+  Mesh mesh = Mesh::from_launcher();
+  EXPECT_EQ(mesh.size(), 1);
+  EXPECT_EQ(mesh.world().kind(), make_single_communicator()->kind());
+}
+
+TEST(Mesh, RethrowsWhatARankThrows) {
+  const auto body = [](Mesh& mesh) {
+    if (mesh.rank().value == 1) throw Unsupported("rank 1 gives up");
+    barrier(mesh.world());
+  };
+  EXPECT_THROW(run_on_threads(3, body), Unsupported);
+}
+
+}  // namespace
+}  // namespace kvmesh
