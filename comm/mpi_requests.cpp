@@ -23,6 +23,10 @@ constexpr int kPollsBeforeYield = 10;
 constexpr auto kYieldFor = std::chrono::milliseconds(1);
 constexpr auto kSleep = std::chrono::microseconds(30);
 
+// A receive under way needs no more of its sender than to look once; a live sender does within
+// this.
+constexpr auto kGrace = std::chrono::seconds(1);
+
 void back_off(Clock::duration waited) {
   if (waited < kYieldFor) {
     sched_yield();
@@ -38,6 +42,29 @@ std::string mpi_message(int code) {
   return {text.data(), static_cast<std::size_t>(length)};
 }
 
+bool all_done(std::vector<MPI_Request>& requests, std::string_view operation) {
+  int done = 0;
+  check_mpi(
+      MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
+      operation);
+  return done != 0;
+}
+
+void add_unfinished(std::vector<Rank>& ranks, std::vector<MPI_Request>& requests,
+                    const std::vector<Rank>& peers) {
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    int done = 0;
+    MPI_Test(&requests[i], &done, MPI_STATUS_IGNORE);
+    if (done == 0) ranks.push_back(peers[i]);
+  }
+}
+
+void free_all(std::vector<MPI_Request>& requests) {
+  for (MPI_Request& request : requests) {
+    if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+  }
+}
+
 }  // namespace
 
 void check_mpi(int code, std::string_view operation) {
@@ -47,9 +74,9 @@ void check_mpi(int code, std::string_view operation) {
 void MpiRequests::send(const Outgoing& out, std::string_view operation) {
   for (std::size_t at = 0; at < out.bytes.size(); at += chunk_bytes_) {
     const std::size_t bytes = std::min(chunk_bytes_, out.bytes.size() - at);
-    peers_.push_back(out.to);
+    sends_to_.push_back(out.to);
     check_mpi(MPI_Isend(out.bytes.data() + at, static_cast<int>(bytes), MPI_BYTE, out.to.value,
-                        kTag, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)),
+                        kTag, comm_, &sends_.emplace_back(MPI_REQUEST_NULL)),
               operation);
   }
 }
@@ -66,19 +93,14 @@ void MpiRequests::wait(std::chrono::milliseconds deadline, std::string_view oper
     if (waited >= deadline) throw Timeout(waiter_, late(), std::string(operation), deadline);
     back_off(waited);
   }
-  requests_.clear();
-  peers_.clear();
+  clear();
 }
 
 /// One look at everything that is under way. True if all is done.
 bool MpiRequests::poll(std::string_view operation) {
   std::erase_if(expected_, [&](Incoming& in) { return receive_if_there(in, operation); });
   if (!expected_.empty()) return false;
-  int done = 0;
-  check_mpi(
-      MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
-      operation);
-  return done != 0;
+  return all_done(receives_, operation) && all_done(sends_, operation);
 }
 
 /// Starts to receive the next chunk of `in` if it has come. True if that was the last one.
@@ -96,9 +118,9 @@ bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
     throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}", operation,
                             waiter_.value, expected, in.from.value, sent));
   }
-  peers_.push_back(in.from);
+  receives_from_.push_back(in.from);
   check_mpi(MPI_Imrecv(in.bytes.data(), expected, MPI_BYTE, &message,
-                       &requests_.emplace_back(MPI_REQUEST_NULL)),
+                       &receives_.emplace_back(MPI_REQUEST_NULL)),
             operation);
   in.bytes = in.bytes.subspan(static_cast<std::size_t>(expected));
   return in.bytes.empty();
@@ -107,23 +129,32 @@ bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
 std::vector<Rank> MpiRequests::late() {
   std::vector<Rank> ranks;
   for (const Incoming& in : expected_) ranks.push_back(in.from);
-  for (std::size_t i = 0; i < requests_.size(); ++i) {
-    int done = 0;
-    MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
-    if (done == 0) ranks.push_back(peers_[i]);
-  }
+  add_unfinished(ranks, receives_, receives_from_);
+  add_unfinished(ranks, sends_, sends_to_);
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
   return ranks;
 }
 
 void MpiRequests::abandon() {
-  for (MPI_Request& request : requests_) {
-    if (request != MPI_REQUEST_NULL) MPI_Request_free(&request);
+  const Clock::time_point start = Clock::now();
+  int done = 0;
+  while (done == 0 && Clock::now() - start < kGrace) {
+    const int count = static_cast<int>(receives_.size());
+    if (MPI_Testall(count, receives_.data(), &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) break;
+    if (done == 0) back_off(Clock::now() - start);
   }
-  requests_.clear();
-  peers_.clear();
+  free_all(receives_);
+  free_all(sends_);
+  clear();
+}
+
+void MpiRequests::clear() {
   expected_.clear();
+  receives_.clear();
+  receives_from_.clear();
+  sends_.clear();
+  sends_to_.clear();
 }
 
 }  // namespace kvmesh

@@ -33,11 +33,13 @@ class MpiRequests {
   /// @throws Timeout naming the peers that are late; Error on a length that differs.
   void wait(std::chrono::milliseconds deadline, std::string_view operation);
 
-  /// Gives up on what is not done. MPI cannot take back a send: if its receiver still comes, the
-  /// bytes may be read later, so a process whose exchange failed should end.
+  /// Gives up on what is not done, after a short wait for the receives under way: until they end,
+  /// MPI writes to their buffers. It cannot take back a send either: if its receiver still comes,
+  /// the bytes may be read later. So a process whose exchange failed should end.
   void abandon();
 
  private:
+  void clear();
   bool poll(std::string_view operation);
   bool receive_if_there(Incoming& in, std::string_view operation);
   std::vector<Rank> late();
@@ -46,8 +48,10 @@ class MpiRequests {
   Rank waiter_;
   std::size_t chunk_bytes_;
   std::vector<Incoming> expected_;     // what has not come yet: the rest of each message
-  std::vector<MPI_Request> requests_;  // sends, and receives of what has come
-  std::vector<Rank> peers_;            // [request]
+  std::vector<MPI_Request> receives_;  // of what has come
+  std::vector<Rank> receives_from_;    // [receive]
+  std::vector<MPI_Request> sends_;
+  std::vector<Rank> sends_to_;  // [send]
 };
 
 }  // namespace kvmesh
