@@ -1,6 +1,8 @@
 // Memory that a rank owns: aligned, movable, not initialised.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
@@ -9,22 +11,27 @@
 namespace kvmesh {
 
 /// `size_bytes` bytes at a page boundary. The system gives the memory when it is first written, so
-/// a large pool costs only what is used of it.
+/// a large pool costs only what is used of it. Large buffers ask for huge pages: attention jumps
+/// from page to page of a cache, and with 4 KiB pages each jump misses the TLB.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t size_bytes) : size_bytes_(size_bytes) {
-    const std::size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    if (rounded == 0) return;
-    data_.reset(std::aligned_alloc(kAlignment, rounded));
+    if (size_bytes == 0) return;
+    const std::size_t alignment = size_bytes < kHugePage ? kPage : kHugePage;
+    const std::size_t rounded = (size_bytes + alignment - 1) / alignment * alignment;
+    data_.reset(std::aligned_alloc(alignment, rounded));
     if (!data_) throw std::bad_alloc();
+    // Only advice: where the system declines it, small pages do.
+    if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
   }
 
   void* data() const { return data_.get(); }
   std::size_t size_bytes() const { return size_bytes_; }
 
  private:
-  static constexpr std::size_t kAlignment = 4096;
+  static constexpr std::size_t kPage = 4096;
+  static constexpr std::size_t kHugePage = 2 << 20;
   struct Free {
     void operator()(void* data) const { std::free(data); }
   };

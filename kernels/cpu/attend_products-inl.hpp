@@ -57,28 +57,27 @@ struct NextRows {
   static constexpr int kLevel = 2;  // the second-level cache: the first holds the current tile
 };
 
-// Sums of the lanes of 16 accumulators, in order. A 4 x 4 transpose inside each 128-bit block turns
-// four accumulators into one vector of four partial sums a block; the blocks are added from memory.
+// Sums of the lanes of 16 accumulators, in order. Two interleavings turn four accumulators into one
+// vector that has a partial sum of each in every 128-bit block; then the blocks are added.
 #if HWY_TARGET == HWY_SCALAR
 HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
   for (int i = 0; i < 16; ++i) sums[i] = hn::GetLane(acc[i]);
 }
 #else
+HWY_INLINE Vector add_interleaved(const Vector a, const Vector b) {
+  return hn::Add(hn::InterleaveLower(kFloats, a, b), hn::InterleaveUpper(kFloats, a, b));
+}
+
 HWY_INLINE void sum_lanes(const Vector (&acc)[16], float* HWY_RESTRICT sums) {
   const hn::Repartition<double, Floats> pairs;
   const hn::CappedTag<float, 4> block;
   HWY_ALIGN float buffer[hn::MaxLanes(Floats())];
   for (int i = 0; i < 4; ++i) {
-    const Vector a = acc[4 * i], b = acc[4 * i + 1], c = acc[4 * i + 2], d = acc[4 * i + 3];
-    const auto ab_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, a, b));
-    const auto ab_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, a, b));
-    const auto cd_low = hn::BitCast(pairs, hn::InterleaveLower(kFloats, c, d));
-    const auto cd_high = hn::BitCast(pairs, hn::InterleaveUpper(kFloats, c, d));
-    const Vector even = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_low, cd_low)),
-                                hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_low, cd_low)));
-    const Vector odd = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab_high, cd_high)),
-                               hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab_high, cd_high)));
-    hn::Store(hn::Add(even, odd), kFloats, buffer);
+    const auto ab = hn::BitCast(pairs, add_interleaved(acc[4 * i], acc[4 * i + 1]));
+    const auto cd = hn::BitCast(pairs, add_interleaved(acc[4 * i + 2], acc[4 * i + 3]));
+    const Vector abcd = hn::Add(hn::BitCast(kFloats, hn::InterleaveLower(pairs, ab, cd)),
+                                hn::BitCast(kFloats, hn::InterleaveUpper(pairs, ab, cd)));
+    hn::Store(abcd, kFloats, buffer);
     auto total = hn::Load(block, buffer);
     for (std::size_t lane = 4; lane < hn::Lanes(kFloats); lane += 4) {
       total = hn::Add(total, hn::Load(block, buffer + lane));
