@@ -1,0 +1,89 @@
+#include "kernels/jit/compiler.hpp"
+
+#include <fmt/format.h>
+#include <nvrtc.h>
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace kvmesh::jit {
+namespace {
+
+void check(nvrtcResult status, const char* operation) {
+  if (status != NVRTC_SUCCESS) {
+    throw Error(fmt::format("{}: {}", operation, nvrtcGetErrorString(status)));
+  }
+}
+
+struct Destroy {
+  void operator()(nvrtcProgram program) const { nvrtcDestroyProgram(&program); }
+};
+using UniqueProgram = std::unique_ptr<std::remove_pointer_t<nvrtcProgram>, Destroy>;
+
+UniqueProgram create(const Program& program) {
+  const std::string unit = translation_unit(program);
+  // NVRTC wants strings that end in a zero, which views do not promise.
+  std::vector<std::string> names;
+  std::vector<std::string> texts;
+  for (const SourceFile& header : all_headers(program)) {
+    names.emplace_back(header.name);
+    texts.emplace_back(header.text);
+  }
+  std::vector<const char*> name_pointers;
+  std::vector<const char*> text_pointers;
+  for (const std::string& name : names) name_pointers.push_back(name.c_str());
+  for (const std::string& text : texts) text_pointers.push_back(text.c_str());
+
+  nvrtcProgram created = nullptr;
+  check(nvrtcCreateProgram(&created, unit.c_str(), "kvmesh.cu", static_cast<int>(names.size()),
+                           text_pointers.data(), name_pointers.data()),
+        "nvrtcCreateProgram");
+  return UniqueProgram(created);
+}
+
+std::string log_of(nvrtcProgram program) {
+  std::size_t size = 0;
+  check(nvrtcGetProgramLogSize(program, &size), "nvrtcGetProgramLogSize");
+  std::string log(size, '\0');
+  check(nvrtcGetProgramLog(program, log.data()), "nvrtcGetProgramLog");
+  while (!log.empty() && log.back() == '\0') log.pop_back();
+  return log;
+}
+
+std::vector<std::byte> machine_code_of(nvrtcProgram program) {
+  std::size_t size = 0;
+  check(nvrtcGetCUBINSize(program, &size), "nvrtcGetCUBINSize");
+  std::vector<std::byte> bytes(size);
+  check(nvrtcGetCUBIN(program, reinterpret_cast<char*>(bytes.data())), "nvrtcGetCUBIN");
+  return bytes;
+}
+
+}  // namespace
+
+CompileError::CompileError(const std::string& source, const std::string& reason, std::string log)
+    : Error(fmt::format("cannot compile {}: {}\n{}", source, reason, log)), log_(std::move(log)) {}
+
+std::string compiler_version() {
+  int major = 0;
+  int minor = 0;
+  check(nvrtcVersion(&major, &minor), "nvrtcVersion");
+  return fmt::format("NVRTC {}.{}", major, minor);
+}
+
+Cubin compile(const Program& program) {
+  const UniqueProgram created = create(program);
+  const std::vector<std::string> options = compiler_options(program);
+  std::vector<const char*> option_pointers;
+  for (const std::string& option : options) option_pointers.push_back(option.c_str());
+
+  const nvrtcResult status = nvrtcCompileProgram(
+      created.get(), static_cast<int>(option_pointers.size()), option_pointers.data());
+  std::string log = log_of(created.get());
+  if (status != NVRTC_SUCCESS) {
+    throw CompileError(program.source, nvrtcGetErrorString(status), std::move(log));
+  }
+  return {machine_code_of(created.get()), std::move(log)};
+}
+
+}  // namespace kvmesh::jit

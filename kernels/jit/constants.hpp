@@ -1,0 +1,39 @@
+// The constants that a kernel is compiled for.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace kvmesh::jit {
+
+/// A list of named values that becomes the head of a compiled source: each a constexpr variable of
+/// the namespace kvmesh there. Typed, scoped and visible in error messages, unlike -D macros.
+class Constants {
+ public:
+  Constants& set(std::string_view name, std::same_as<bool> auto value) {
+    return add("bool", name, value ? "true" : "false");
+  }
+  Constants& set(std::string_view name, std::same_as<int> auto value) {
+    return add_int(name, value);
+  }
+  /// @throws InvalidArgument unless it is finite.
+  Constants& set(std::string_view name, std::same_as<float> auto value) {
+    return add_float(name, value);
+  }
+
+  /// CUDA C++ that defines them, in the order of the `set`s.
+  const std::string& text() const { return text_; }
+
+ private:
+  /// @throws InvalidArgument unless `name` is an identifier. A name given twice is the compiler's
+  /// to refuse.
+  Constants& add(std::string_view type, std::string_view name, std::string_view value);
+  Constants& add_int(std::string_view name, int value);
+  Constants& add_float(std::string_view name, float value);
+
+  std::string text_;
+};
+
+}  // namespace kvmesh::jit

@@ -1,0 +1,142 @@
+#include "kernels/jit/cubin_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <string_view>
+#include <system_error>
+
+namespace kvmesh::jit {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kTemporarySuffix = ".tmp";
+/// No write takes so long: an older temporary file belongs to nobody.
+constexpr std::chrono::hours kAbandonedAfter{1};
+
+/// The file begins with this; then the log, then the machine code.
+///
+///   0        8           24          32           40          56
+///   | magic  | key       | log bytes | code bytes | checksum  |
+///
+/// The checksum is over all the others and what follows. Numbers as the machine has them: a cache
+/// is not for another kind of machine, which would find the checksum wrong.
+struct Header {
+  std::array<char, 8> magic{'K', 'V', 'M', 'C', 'U', 'B', '0', '1'};
+  std::array<std::uint64_t, 2> key{};
+  std::uint64_t log_bytes = 0;
+  std::uint64_t code_bytes = 0;
+  std::array<std::uint64_t, 2> checksum{};  ///< zero while the sum is taken
+};
+static_assert(sizeof(Header) == 56);
+
+std::array<std::uint64_t, 2> checksum_of(std::span<const std::byte> bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return {hash.high64, hash.low64};
+}
+
+void put_header(std::vector<std::byte>& file, const Header& header) {
+  std::memcpy(file.data(), &header, sizeof header);
+}
+
+bool write_all(int file, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(file, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return false;
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return true;
+}
+
+/// A name that no other thread, process or host that shares the directory uses.
+fs::path temporary_beside(const fs::path& path) {
+  std::random_device random;
+  return path.string() +
+         fmt::format(".{}-{:08x}{:08x}{}", ::getpid(), random(), random(), kTemporarySuffix);
+}
+
+}  // namespace
+
+std::vector<std::byte> pack(const ProgramKey& key, const Cubin& cubin) {
+  Header header;
+  header.key = key.bits;
+  header.log_bytes = cubin.log.size();
+  header.code_bytes = cubin.bytes.size();
+
+  std::vector<std::byte> file(sizeof header + cubin.log.size() + cubin.bytes.size());
+  std::byte* const log = file.data() + sizeof header;
+  std::copy_n(reinterpret_cast<const std::byte*>(cubin.log.data()), cubin.log.size(), log);
+  std::copy(cubin.bytes.begin(), cubin.bytes.end(), log + cubin.log.size());
+  put_header(file, header);
+  header.checksum = checksum_of(file);
+  put_header(file, header);
+  return file;
+}
+
+std::optional<Cubin> unpack(const ProgramKey& key, std::span<const std::byte> file) {
+  Header header;
+  if (file.size() < sizeof header) return std::nullopt;
+  std::memcpy(&header, file.data(), sizeof header);
+  const std::size_t rest = file.size() - sizeof header;
+  if (header.magic != Header{}.magic || header.key != key.bits || header.log_bytes > rest ||
+      header.code_bytes != rest - header.log_bytes) {
+    return std::nullopt;
+  }
+  const auto* log = reinterpret_cast<const char*>(file.data() + sizeof header);
+  const auto code = file.subspan(sizeof header + header.log_bytes);
+  Cubin cubin{{code.begin(), code.end()}, {log, header.log_bytes}};
+  const std::vector<std::byte> as_written = pack(key, cubin);
+  if (std::memcmp(as_written.data(), file.data(), file.size()) != 0) return std::nullopt;
+  return cubin;
+}
+
+std::optional<std::vector<std::byte>> read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return std::nullopt;
+  std::error_code failed;
+  const auto size = fs::file_size(path, failed);
+  if (failed) return std::nullopt;
+  std::vector<std::byte> bytes(size);
+  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  bytes.resize(static_cast<std::size_t>(file.gcount()));
+  return bytes;
+}
+
+bool write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
+  const fs::path temporary = temporary_beside(path);
+  const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (file < 0) return false;
+  // Synced before the rename: else a crash of the machine could leave the name without the bytes.
+  const bool is_written = write_all(file, bytes) && ::fsync(file) == 0;
+  const bool is_closed = ::close(file) == 0;
+  if (is_written && is_closed && std::rename(temporary.c_str(), path.c_str()) == 0) return true;
+  ::unlink(temporary.c_str());
+  return false;
+}
+
+void remove_abandoned_files(const fs::path& directory) {
+  const auto oldest = fs::file_time_type::clock::now() - kAbandonedAfter;
+  std::error_code ignored;
+  for (fs::directory_iterator entry(directory, ignored), end; entry != end;
+       entry.increment(ignored)) {
+    if (entry->path().extension() != kTemporarySuffix) continue;
+    std::error_code failed;
+    const auto written = fs::last_write_time(entry->path(), failed);
+    if (!failed && written < oldest) fs::remove(entry->path(), failed);
+  }
+}
+
+}  // namespace kvmesh::jit

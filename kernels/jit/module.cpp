@@ -1,0 +1,75 @@
+#include "kernels/jit/module.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+
+#include "core/cuda_check.hpp"
+
+namespace kvmesh::jit {
+
+Module::Module(std::span<const std::byte> cubin) {
+  cudaLibrary_t library = nullptr;
+  check(cudaLibraryLoadData(&library, cubin.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+        "loading compiled kernels");
+  library_.reset(library);
+}
+
+// A failure to unload cannot be answered: the process may already have left CUDA.
+void Module::Unload::operator()(cudaLibrary_t library) const {
+  static_cast<void>(cudaLibraryUnload(library));
+}
+
+Kernel Module::kernel(const std::string& name) const {
+  cudaKernel_t handle = nullptr;
+  check(cudaLibraryGetKernel(&handle, library_.get(), name.c_str()),
+        fmt::format("finding the kernel {}", name));
+  return Kernel(handle, name);
+}
+
+void Kernel::allow_shared_bytes(std::size_t bytes, int device) const {
+  check(cudaKernelSetAttributeForDevice(handle_, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(bytes), device),
+        fmt::format("allowing {} {} bytes of shared memory", name_, bytes));
+}
+
+int Kernel::blocks_per_multiprocessor(int block_threads, std::size_t shared_bytes) const {
+  int blocks = 0;
+  check(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, handle_, block_threads, shared_bytes),
+      fmt::format("asking for the occupancy of {}", name_));
+  return blocks;
+}
+
+void Kernel::launch_bytes(const Launch& how, const void* params) const {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+
+  cudaLaunchConfig_t config{};
+  config.gridDim = how.grid;
+  config.blockDim = how.block;
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.stream = how.stream;
+  config.attrs = &overlap;
+  config.numAttrs = how.overlaps_previous ? 1 : 0;
+
+  std::array<void*, 1> arguments{const_cast<void*>(params)};  // read only: the API says void**
+  // On the path of every step: its name is put together only where something failed.
+  const cudaError_t status = cudaLaunchKernelExC(&config, handle_, arguments.data());
+  if (status != cudaSuccess) check(status, "launching " + name_);
+}
+
+std::string architecture_of(int device) {
+  int major = 0;
+  int minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "asking for the compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+        "asking for the compute capability");
+  // wgmma, setmaxnreg: what only this very chip has, and our kernels for it use.
+  const char* suffix = major == 9 ? "a" : "";
+  return fmt::format("sm_{}{}{}", major, minor, suffix);
+}
+
+}  // namespace kvmesh::jit
