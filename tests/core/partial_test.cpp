@@ -1,0 +1,78 @@
+#include "kvmesh/partial.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+struct Rows {
+  std::vector<float> o, lse;
+  Partial partial() { return {tensor(o.data(), {2, 1, 2}), tensor(lse.data(), {2, 1})}; }
+};
+
+TEST(Partial, MergeIsTheUnionOfTheKeys) {
+  // Subset a has weight e^1, subset b e^2: the union's output lies between by these weights.
+  Rows a{{1, 2, 3, 4}, {1.0f, 0.0f}}, b{{5, 6, 7, 8}, {2.0f, 0.0f}};
+  merge_into(a.partial(), b.partial());
+  const double wa = std::exp(1.0), wb = std::exp(2.0);
+  EXPECT_NEAR(a.o[0], (1 * wa + 5 * wb) / (wa + wb), 1e-6);
+  EXPECT_NEAR(a.o[1], (2 * wa + 6 * wb) / (wa + wb), 1e-6);
+  EXPECT_NEAR(a.lse[0], std::log(wa + wb), 1e-6);
+  EXPECT_NEAR(a.o[2], 5, 1e-6);
+  EXPECT_NEAR(a.lse[1], std::log(2.0), 1e-6);
+}
+
+TEST(Partial, AnEmptySubsetChangesNothingWhateverItsOutput) {
+  Rows a{{1, 2, kNaN, kNaN}, {0.5f, -kInfinity}};
+  Rows b{{kNaN, kNaN, 3, 4}, {-kInfinity, 0.25f}};
+  merge_into(a.partial(), b.partial());
+  EXPECT_EQ(a.o, (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(a.lse, (std::vector<float>{0.5f, 0.25f}));
+}
+
+TEST(Partial, TwoEmptySubsetsAreEmpty) {
+  Rows a{{kNaN, kNaN, 0, 0}, {-kInfinity, -kInfinity}};
+  Rows b{{kNaN, kNaN, 0, 0}, {-kInfinity, -kInfinity}};
+  merge_into(a.partial(), b.partial());
+  EXPECT_EQ(a.o, (std::vector<float>{0, 0, 0, 0}));
+  EXPECT_EQ(a.lse, (std::vector<float>{-kInfinity, -kInfinity}));
+}
+
+TEST(Partial, LargeLsesDoNotOverflow) {
+  Rows a{{1, 1, 1, 1}, {1e30f, 300.0f}}, b{{3, 3, 3, 3}, {0.0f, 300.0f}};
+  merge_into(a.partial(), b.partial());
+  EXPECT_EQ(a.o[0], 1.0f);
+  EXPECT_EQ(a.o[2], 2.0f);
+  EXPECT_NEAR(a.lse[1], 300 + std::log(2.0), 1e-4);
+}
+
+TEST(Partial, ShapesMustAgree) {
+  Rows a{{1, 2, 3, 4}, {0, 0}}, b{{1, 2, 3, 4}, {0, 0}};
+  const Partial other{tensor(b.o.data(), {1, 2, 2}), tensor(b.lse.data(), {1, 2})};
+  EXPECT_THROW(merge_into(a.partial(), other), InvalidArgument);
+  EXPECT_EQ(a.o, (std::vector<float>{1, 2, 3, 4}));
+}
+
+TEST(Partial, TheBaseIsInTheType) {
+  static_assert(!std::is_convertible_v<Base2Partial, Partial>);
+  static_assert(!std::is_constructible_v<Partial, Base2Partial>);
+  Rows a{{1, 2, 3, 4}, {3.0f, -kInfinity}};
+  const Base2Partial base2{a.partial().o, a.partial().lse};
+  const Partial natural = to_natural(base2);
+  EXPECT_EQ(natural.o.data, a.o.data());
+  EXPECT_NEAR(a.lse[0], std::log(8.0), 1e-6);
+  EXPECT_EQ(a.lse[1], -kInfinity);
+}
+
+}  // namespace
+}  // namespace kvmesh

@@ -1,0 +1,49 @@
+#include "kvmesh/types.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "kvmesh/error.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh {
+namespace {
+
+TEST(PageId, KeepsRankAndIndexApart) {
+  for (std::int32_t rank : {0, 1, PageId::kMaxRanks - 1}) {
+    for (std::int32_t index : {0, 1, PageId::kMaxPagesPerRank - 1}) {
+      const PageId page(Rank{rank}, index);
+      EXPECT_EQ(page.rank(), Rank{rank});
+      EXPECT_EQ(page.index(), index);
+      EXPECT_TRUE(page.valid());
+    }
+  }
+  EXPECT_FALSE(PageId().valid());
+  static_assert(sizeof(PageId) == 4);
+}
+
+TEST(TensorView, StridesAreRowMajorUnlessGiven) {
+  float data[24] = {};
+  const TensorView view = tensor(data, {2, 3, 4});
+  EXPECT_EQ(view.stride(0), 12);
+  EXPECT_EQ(view.stride(1), 4);
+  EXPECT_EQ(view.stride(2), 1);
+  EXPECT_EQ(view.elements(), 24);
+  const TensorView swapped(data, Dtype::kFloat32, {3, 2, 4}, {4, 12, 1});
+  EXPECT_EQ(swapped.stride(1), 12);
+  const ConstTensorView read = swapped;
+  EXPECT_EQ(read.strides, swapped.strides);
+  EXPECT_EQ(describe(view), "float32 [2, 3, 4]");
+}
+
+TEST(Errors, SayWhatWasAskedAndWhatThereIs) {
+  const OutOfPages pages(7, {1, 2});
+  EXPECT_EQ(pages.free_pages(), 3);
+  EXPECT_EQ(std::string(pages.what()), "out of pages: asked for 7, free 3 (per rank: 1, 2)");
+  const Timeout late({2}, {Rank{0}, Rank{3}}, "combine", std::chrono::milliseconds(250));
+  EXPECT_EQ(std::string(late.what()), "rank 2 waited 250 ms in combine for rank 0, 3");
+}
+
+}  // namespace
+}  // namespace kvmesh
