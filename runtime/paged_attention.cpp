@@ -1,54 +1,13 @@
 #include "kvmesh/paged_attention.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "core/check.hpp"
-#include "core/half.hpp"
+#include "runtime/batch_row.hpp"
 
 namespace kvmesh {
 namespace {
-
-// Row b of a [B, H, S, D] tensor as [S, H, D].
-template <class View>
-View batch_row(const View& tensor, std::int64_t b) {
-  const std::int64_t offset =
-      b * tensor.stride(0) * static_cast<std::int64_t>(size_bytes(tensor.dtype));
-  using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(tensor.data)>>,
-                                   const std::byte*, std::byte*>;
-  return View(static_cast<Bytes>(tensor.data) + offset, tensor.dtype,
-              {tensor.size(2), tensor.size(1), tensor.size(3)},
-              {tensor.stride(2), tensor.stride(1), tensor.stride(3)});
-}
-
-// What `PagedAttention::forward` computes in, packed over the batch.
-struct PackedRows {
-  PackedRows(std::int64_t tokens, std::int64_t heads, std::int64_t dim)
-      : values(static_cast<std::size_t>(tokens * heads * dim)),
-        view(tensor(values.data(), {tokens, heads, dim})) {}
-  std::vector<float> values;
-  TensorView view;
-};
-
-void copy_rows(const ConstTensorView& from, const TensorView& to) {
-  for (std::int64_t t = 0; t < from.size(0); ++t) {
-    for (std::int64_t h = 0; h < from.size(1); ++h) {
-      const std::int64_t source = t * from.stride(0) + h * from.stride(1);
-      const std::int64_t target = t * to.stride(0) + h * to.stride(1);
-      for (std::int64_t d = 0; d < from.size(2); ++d) {
-        store_element(to.data, to.dtype, target + d,
-                      load_element(from.data, from.dtype, source + d));
-      }
-    }
-  }
-}
-
-TensorView tokens_of(const TensorView& packed, std::int64_t first, std::int64_t count) {
-  return {static_cast<float*>(packed.data) + first * packed.stride(0),
-          Dtype::kFloat32,
-          {count, packed.size(1), packed.size(2)}};
-}
 
 void check_values(const char* name, const ConstTensorView& value, const ConstTensorView& cache,
                   std::size_t batch, std::size_t positions) {
@@ -178,89 +137,6 @@ LocalBlockMask PagedAttention::convert_logical_block_mask(
     tables.push_back(all.first(static_cast<std::size_t>(std::min(used, std::ssize(all)))));
   }
   return convert_to_local(block_mask, tables, allocator_.options().page_size, Rank{0});
-}
-
-AttentionBatch PagedAttention::attention_batch(std::span<const int> rows,
-                                               std::span<const std::int64_t> kv_lens,
-                                               std::int64_t q_len) const {
-  AttentionBatch batch;
-  batch.kv_lens.assign(kv_lens.begin(), kv_lens.end());
-  batch.q_indptr = {0};
-  batch.page_indptr = {0};
-  const std::int64_t page_size = allocator_.options().page_size;
-  for (std::size_t b = 0; b < rows.size(); ++b) {
-    require(kv_lens[b] >= 0 && kv_lens[b] <= capacity(rows[b]),
-            "forward: row {} has room for {} tokens, kv_lens says {}", rows[b], capacity(rows[b]),
-            kv_lens[b]);
-    const std::span<const PageId> table = pages(rows[b]);
-    for (std::int64_t logical = 0; logical * page_size < kv_lens[b]; ++logical) {
-      batch.pages.push_back(
-          {table[static_cast<std::size_t>(logical)].index(), static_cast<std::int32_t>(logical)});
-    }
-    for (std::int64_t i = 0; i < q_len; ++i) batch.q_positions.push_back(i);
-    batch.q_indptr.push_back(batch.q_indptr.back() + q_len);
-    batch.page_indptr.push_back(std::ssize(batch.pages));
-  }
-  return batch;
-}
-
-void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView& k_cache,
-                             const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
-                             const TensorView& out) const {
-  forward(query, k_cache, v_cache, kv_lens, out, ForwardOptions{});
-}
-
-void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView& k_cache,
-                             const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
-                             const TensorView& out, const ForwardOptions& options) const {
-  const ConstKvPool pool{as_pool("k_cache", k_cache), as_pool("v_cache", v_cache)};
-  require(query.dims == 4 && query.stride(3) == 1,
-          "forward: query must be [B, H, Q_LEN, D] with a contiguous last dimension, is {}",
-          describe(query));
-  const std::int64_t batch = query.size(0), heads = query.size(1), q_len = query.size(2);
-  require(query.size(3) == k_cache.size(3), "forward: query has dim {}, k_cache {}", query.size(3),
-          k_cache.size(3));
-  require(heads == k_cache.size(1) || options.enable_gqa,
-          "forward: query has {} heads, the cache {}: set enable_gqa for grouped queries", heads,
-          k_cache.size(1));
-  require(std::ssize(kv_lens) == batch, "forward: {} kv_lens for a batch of {}", kv_lens.size(),
-          batch);
-  require(out.dims == 4 && out.size(0) == batch && out.size(1) == heads && out.size(2) == q_len &&
-              out.size(3) == v_cache.size(3),
-          "forward: out must be [{}, {}, {}, {}], is {}", batch, heads, q_len, v_cache.size(3),
-          describe(out));
-  const std::vector<int> rows = rows_or_all(options.batch_indices, batch);
-
-  AttentionOptions attention{.scale = options.scale, .score = options.score_mod};
-  attention.mask = options.block_mask ? options.block_mask->mask_mod() : mods::causal_upper_left();
-  std::optional<LocalBlockMask> blocks;
-  if (options.block_mask) {
-    blocks = convert_logical_block_mask(*options.block_mask, rows, kv_lens);
-    attention.block_mask = &*blocks;
-  }
-  AttentionPlan plan({.q_heads = static_cast<int>(heads),
-                      .kv_heads = static_cast<int>(k_cache.size(1)),
-                      .k_dim = static_cast<int>(query.size(3)),
-                      .v_dim = static_cast<int>(v_cache.size(3)),
-                      .page_size = allocator_.options().page_size},
-                     attention_batch(rows, kv_lens, q_len), attention);
-
-  PackedRows q(batch * q_len, heads, query.size(3)), o(batch * q_len, heads, v_cache.size(3));
-  PackedRows lse(batch * q_len, heads, 1);
-  for (std::int64_t b = 0; b < batch; ++b) {
-    copy_rows(batch_row(query, b), tokens_of(q.view, b * q_len, q_len));
-  }
-  ThreadPool threads(1);
-  plan.attend_partial(q.view, pool, {o.view, tensor(lse.values.data(), {batch * q_len, heads})},
-                      threads);
-  for (std::int64_t b = 0; b < batch; ++b) {
-    copy_rows(tokens_of(o.view, b * q_len, q_len), batch_row(out, b));
-    if (options.lse.empty()) continue;
-    const TensorView& wanted = options.lse;
-    const TensorView row(static_cast<float*>(wanted.data) + b * wanted.stride(0), wanted.dtype,
-                         {q_len, heads, 1}, {wanted.stride(2), wanted.stride(1), 1});
-    copy_rows(tokens_of(lse.view, b * q_len, q_len), row);
-  }
 }
 
 }  // namespace kvmesh

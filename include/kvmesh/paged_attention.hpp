@@ -69,7 +69,8 @@ class PagedAttention {
   };
 
   /// Attention of query [B, H, Q_LEN, K_D] over the first kv_lens[b] tokens of each row, into out
-  /// [B, H, Q_LEN, V_D] of any dtype. Query i of a row has the position i. @throws InvalidArgument.
+  /// [B, H, Q_LEN, V_D] of any dtype. Query i of row b has the position i, or what the block mask's
+  /// `q_start` says. @throws InvalidArgument before anything is written.
   void forward(const ConstTensorView& query, const ConstTensorView& k_cache,
                const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
                const TensorView& out, const ForwardOptions& options) const;
@@ -84,7 +85,7 @@ class PagedAttention {
   SequenceId row(int batch_idx) const;
   std::vector<int> rows_or_all(std::span<const int> batch_idx, std::int64_t batch) const;
   AttentionBatch attention_batch(std::span<const int> rows, std::span<const std::int64_t> kv_lens,
-                                 std::int64_t q_len) const;
+                                 std::int64_t q_len, const BlockMask* block_mask) const;
   ConstTensorView as_pool(const char* what, const ConstTensorView& cache) const;
 
   PageAllocator allocator_;
