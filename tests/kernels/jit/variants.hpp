@@ -1,0 +1,41 @@
+// Kernels that must compile well for every chip that they are for.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels/jit/compiler.hpp"
+
+namespace kvmesh::test {
+
+/// One kernel, compiled for one case.
+struct Variant {
+  std::string name;  ///< letters, digits and underscores
+  jit::Program program;
+};
+
+/// Compiles without a warning, and its kernels keep everything in registers.
+inline void expect_compiles_without_spill(const Variant& variant) {
+  const jit::Cubin cubin = jit::compile(variant.program);
+  EXPECT_EQ(cubin.log.find("warning"), std::string::npos) << cubin.log;
+  EXPECT_FALSE(cubin.resources().empty()) << "no kernel: " << cubin.log;
+  for (const jit::KernelResources& kernel : cubin.resources()) {
+    EXPECT_TRUE(kernel.stays_in_registers()) << to_string(kernel);
+  }
+}
+
+/// The variant once for each architecture, which becomes a part of its name.
+inline std::vector<Variant> for_each_architecture(const Variant& variant,
+                                                  const std::vector<std::string>& architectures) {
+  std::vector<Variant> each;
+  for (const std::string& architecture : architectures) {
+    each.push_back(variant);
+    each.back().name += "_" + architecture;
+    each.back().program.architecture = architecture;
+  }
+  return each;
+}
+
+}  // namespace kvmesh::test
