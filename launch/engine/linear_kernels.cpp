@@ -11,8 +11,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "launch/engine/linear_kernels.cpp"
-#include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 // after highway.h
 #include <hwy/contrib/math/math-inl.h>
@@ -131,7 +131,7 @@ template <class Block, int Rows>
 HWY_INLINE void DotRows(const RowTask& task, std::int64_t row) {
   const Matrix& w = task.weights;
   const std::uint8_t* block = RowBytes(w, task.first_row + row);
-  const std::int64_t ahead = 2 * kRowGroup * w.row_bytes;
+  const std::int64_t ahead = 4 * kRowGroup * w.row_bytes;
   Vector sums[Rows];
   for (int r = 0; r < Rows; ++r) sums[r] = hn::Zero(kFloats);
   for (std::int64_t c = 0; c < w.cols; c += Block::kElements, block += Block::kBytes) {
@@ -174,11 +174,15 @@ HWY_INLINE void DotTile(const RowTask& task, const float* decoded, std::int64_t 
       for (int t = 0; t < Tokens; ++t) sums[r][t] = hn::MulAdd(w, xs[t], sums[r][t]);
     }
   }
+  // All of them with constant indices: else the compiler keeps `sums` in memory, not in registers.
+  float results[Tokens][kRowGroup];
   for (int t = 0; t < Tokens; ++t) {
-    float* y = task.y + (token + t) * task.y_stride + row;
-    for (std::int64_t r = 0; r < rows; ++r) {
-      y[r] = hn::GetLane(hn::SumOfLanes(kFloats, sums[r][t]));
+    for (int r = 0; r < kRowGroup; ++r) {
+      results[t][r] = hn::GetLane(hn::SumOfLanes(kFloats, sums[r][t]));
     }
+  }
+  for (int t = 0; t < Tokens; ++t) {
+    std::copy_n(results[t], rows, task.y + (token + t) * task.y_stride + row);
   }
 }
 
