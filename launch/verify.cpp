@@ -33,11 +33,13 @@ struct Totals {
   double max_error = 0;
 };
 
-// One line on rank 0: rewritten in place on a terminal, else a new one every few seconds.
+// One line on rank 0: rewritten in place on a terminal, else a new one every few seconds. mpirun
+// gives its ranks a terminal of its own even where their output goes to a file.
 class Progress {
  public:
-  explicit Progress(const Mesh& mesh)
-      : speaks_(mesh.rank().value == 0), terminal_(isatty(STDOUT_FILENO) != 0) {}
+  explicit Progress(Mesh& mesh)
+      : speaks_(mesh.rank().value == 0),
+        terminal_(mesh.world().kind() != "mpi" && isatty(STDOUT_FILENO) != 0) {}
 
   double seconds() const { return seconds_since(start_); }
 
@@ -125,17 +127,15 @@ bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals, dou
 }  // namespace
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
-  command.add_option("--seconds", options.seconds, "stop after so many seconds")
-      ->check(CLI::NonNegativeNumber);
-  command.add_option("--count", options.count, "stop after so many cases")
-      ->check(CLI::NonNegativeNumber);
+  command.add_option("--seconds", options.seconds, "stop after so many seconds");
+  command.add_option("--count", options.count, "stop after so many cases");
   command.add_option("--seed", options.seed,
                      "of the first case, the next has the next number; a failure prints its own");
 }
 
 int run_verify(Mesh& mesh, const VerifyOptions& options) {
   if (!(options.seconds >= 0) || options.count < 0) {
-    throw InvalidArgument(fmt::format("verify: {} seconds and {} cases must not be negative",
+    throw InvalidArgument(fmt::format("--seconds {} and --count {}: neither may be negative",
                                       options.seconds, options.count));
   }
   verify::CaseRunner runner(mesh);

@@ -54,6 +54,22 @@ struct CheckedCache::Step {
   std::vector<Query> queries;
 };
 
+// One layer's queries, and what came of them here and on the single rank.
+struct CheckedCache::LayerResult {
+  int layer;
+  const HostTensor& q;
+  const HostTensor& o;
+  const HostTensor& lse;
+  const HostTensor& single_o;
+  const HostTensor& single_lse;
+};
+
+// A row of this rank's output: where it is there, and which it is of the batch and the model.
+struct CheckedCache::Row {
+  std::int64_t row, column;
+  std::int64_t token, head;
+};
+
 CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
     : mesh_(&mesh),
       single_mesh_(make_single_communicator(), {.threads = 1}),
@@ -196,7 +212,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
                       step.single.heads_of_output().size(), cache.v_dim);
   HostTensor single_lse(Dtype::kFloat32, single_o.rows(), single_o.heads(), 1);
   step.single.run(layer, {q.view(), k.view(), v.view()}, {single_o.view(), single_lse.matrix()});
-  check_layer(step, layer, q, o, lse, single_o, single_lse);
+  check_layer(step, {layer, q, o, lse, single_o, single_lse});
 }
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
@@ -218,55 +234,60 @@ void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, co
   }
 }
 
-void CheckedCache::check_layer(const Step& step, int layer, const HostTensor& q,
-                               const HostTensor& o, const HostTensor& lse,
-                               const HostTensor& single_o, const HostTensor& single_lse) {
-  const CacheOptions& cache = cache_.options();
-  const StepOptions& options = step.options;
+void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
-  const auto group = static_cast<std::int32_t>(cache.q_heads / cache.kv_heads);
-  const double scale =
-      options.plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
-  std::vector<float> query(static_cast<std::size_t>(cache.k_dim));
-  for (std::int64_t row = 0; row < o.rows(); ++row) {
+  for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
-    const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
-    const SequenceId sequence = step.batch[at.entry].sequence;
     // Where every rank has every row, each compares its turn of them with float64.
-    const bool exact =
-        options.plan.scatter != Scatter::kAll || t % mesh_->kv_parallel() == mesh_->kv_rank().value;
-    for (std::int64_t h = 0; h < o.heads(); ++h) {
-      const std::int64_t head = local(cache.q_heads).begin + heads.begin + h;
-      const auto compare = [&](const char* with, const auto& want_o, double want_lse) {
-        const auto where = [&](const std::string& what) {
-          return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {} by {}",
-                             layer, t, sequence.value, at.position, head, what, with);
-        };
-        for (std::int64_t d = 0; d < cache.v_dim; ++d) {
-          findings_.compare(o.get(row, h, d), want_o(d), options.output,
-                            [&] { return where(fmt::format("o[{}]", d)); });
-        }
-        if (!options.lse) return;
-        findings_.compare(lse.get(row, h, 0), want_lse, Dtype::kFloat32,
-                          [&] { return where("lse"); });
-      };
-      compare(
-          "one rank", [&](std::int64_t d) { return double{single_o.get(t, head, d)}; },
-          double{single_lse.get(t, head, 0)});
+    const bool exact = step.options.plan.scatter != Scatter::kAll ||
+                       t % mesh_->kv_parallel() == mesh_->kv_rank().value;
+    for (std::int64_t h = 0; h < result.o.heads(); ++h) {
+      const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
+      compare_row(
+          step, result, {row, h, t, head}, "one rank",
+          [&](std::int64_t d) { return double{result.single_o.get(t, head, d)}; },
+          double{result.single_lse.get(t, head, 0)});
       if (!exact) continue;
-      for (std::int64_t d = 0; d < cache.k_dim; ++d) {
-        query[static_cast<std::size_t>(d)] = q.get(t, head, d);
-      }
-      const ReferenceRow row64 = reference_row(
-          content_.at(sequence)[static_cast<std::size_t>(layer)], query.data(), scale,
-          step.visible(), options.plan.score, static_cast<std::int32_t>(at.entry),
-          static_cast<std::int32_t>(head), group, static_cast<std::int32_t>(at.position));
-      compare(
-          "float64", [&](std::int64_t d) { return row64.o[static_cast<std::size_t>(d)]; },
-          row64.lse);
+      const ReferenceRow want = reference(step, result, t, head);
+      compare_row(
+          step, result, {row, h, t, head}, "float64",
+          [&](std::int64_t d) { return want.o[static_cast<std::size_t>(d)]; }, want.lse);
       findings_.add_rows(1);
     }
   }
+}
+
+template <class WantO>
+void CheckedCache::compare_row(const Step& step, const LayerResult& result, const Row& row,
+                               const char* with, const WantO& want_o, double want_lse) {
+  const auto where = [&](const std::string& what) {
+    const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
+    return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {} by {}",
+                       result.layer, row.token, step.batch[query.entry].sequence.value,
+                       query.position, row.head, what, with);
+  };
+  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
+    findings_.compare(result.o.get(row.row, row.column, d), want_o(d), step.options.output,
+                      [&] { return where(fmt::format("o[{}]", d)); });
+  }
+  if (!step.options.lse) return;
+  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse, Dtype::kFloat32,
+                    [&] { return where("lse"); });
+}
+
+ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
+                                     std::int64_t head) const {
+  const CacheOptions& cache = cache_.options();
+  const PlanOptions& plan = step.options.plan;
+  const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
+  std::vector<float> query;
+  for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
+  const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const Layers& layers = content_.at(step.batch[at.entry].sequence);
+  return reference_row(layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
+                       step.visible(), plan.score, static_cast<std::int32_t>(at.entry),
+                       static_cast<std::int32_t>(head), cache.q_heads / cache.kv_heads,
+                       static_cast<std::int32_t>(at.position));
 }
 
 }  // namespace kvmesh::verify

@@ -57,12 +57,18 @@ class CheckedCache {
  private:
   using Layers = std::vector<DenseSequence>;
   struct Step;
+  struct LayerResult;
+  struct Row;
 
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim);
   void run_layer(Step& step, int layer);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
-  void check_layer(const Step& step, int layer, const HostTensor& q, const HostTensor& o,
-                   const HostTensor& lse, const HostTensor& single_o, const HostTensor& single_lse);
+  void check_layer(const Step& step, const LayerResult& result);
+  template <class WantO>
+  void compare_row(const Step& step, const LayerResult& result, const Row& row, const char* with,
+                   const WantO& want_o, double want_lse);
+  ReferenceRow reference(const Step& step, const LayerResult& result, std::int64_t t,
+                         std::int64_t head) const;
   Share local(int heads) const;
   void expect(bool ok, const char* message);
 

@@ -1,6 +1,7 @@
 // What a comparison with float64 found.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -11,8 +12,8 @@
 namespace kvmesh::verify {
 
 /// How far float32 arithmetic may be from float64 where |v| <= 1: an output is a weighted mean of
-/// values, each wrong by a few units of 2^-24 times the terms of a dot product. Measured: about a
-/// fifth of this.
+/// values, each wrong by a few units of 2^-24 times the terms of a dot product. Relative to numbers
+/// above 1, as an LSE may be. Measured: about a fifth of this.
 inline constexpr double kTolerance = 1e-5;
 
 /// How far a right result may be from `want` once it is stored as `dtype`.
@@ -27,7 +28,9 @@ class Findings {
     const double error = got < want ? want - got : got - want;
     // Against an infinity nothing but itself is right, and a NaN is less than no bound.
     if (std::isfinite(want) && error <= tolerance_of(want, dtype)) {
-      if (dtype == Dtype::kFloat32 && error > max_error_) max_error_ = error;
+      if (dtype == Dtype::kFloat32) {
+        max_error_ = std::max(max_error_, error / std::max(1.0, std::abs(want)));
+      }
       return;
     }
     fail_number(where(), got, want);
@@ -41,7 +44,7 @@ class Findings {
   const std::vector<std::string>& messages() const { return messages_; }
   /// Rows compared with float64 on this rank.
   std::int64_t rows() const { return rows_; }
-  /// Of float32 outputs that were right.
+  /// Of float32 numbers that were right; relative to those above 1.
   double max_error() const { return max_error_; }
 
  private:

@@ -148,6 +148,7 @@ class Simulation {
     if (blocks) {
       plan.block_mask = &blocks->blocks;
       options.visible = blocks->visible;
+      plan.mask = mods::no_mask();  // that of the block mask counts, not this
     }
     options.input = random_.pick(kDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
