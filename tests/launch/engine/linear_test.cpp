@@ -1,6 +1,8 @@
 #include "launch/engine/linear.hpp"
 
 #include <gtest/gtest.h>
+#include <hwy/highway.h>
+#include <hwy/targets.h>
 
 #include <cmath>
 #include <cstring>
@@ -82,7 +84,33 @@ void expect_close_to_float64(const Matrix& w, const std::vector<float>& x,
   }
 }
 
-TEST(Linear, AgreesWithFloat64ForEveryTypeAndBatch) {
+/// Runs on every instruction set that this machine has and multiply() is compiled for.
+class LinearOn : public testing::TestWithParam<std::int64_t> {
+ protected:
+  LinearOn() { choose(GetParam()); }
+  ~LinearOn() override { choose(0); }
+
+ private:
+  static void choose(std::int64_t targets) {
+    hwy::SetSupportedTargetsForTest(targets);
+    hwy::GetChosenTarget().DeInit();
+  }
+};
+
+std::vector<std::int64_t> targets() {
+  std::vector<std::int64_t> each;
+  for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
+    each.push_back(rest & -rest);
+  }
+  return each;
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryTarget, LinearOn, testing::ValuesIn(targets()),
+                         [](const auto& target) {
+                           return std::string(hwy::TargetName(target.param));
+                         });
+
+TEST_P(LinearOn, AgreesWithFloat64ForEveryTypeAndBatch) {
   const std::uint64_t seed = test::seed_or(22);
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -98,7 +126,7 @@ TEST(Linear, AgreesWithFloat64ForEveryTypeAndBatch) {
   }
 }
 
-TEST(Linear, BitsDoNotDependOnRowsThreadsOrBatch) {
+TEST_P(LinearOn, BitsDoNotDependOnRowsThreadsOrBatch) {
   const std::uint64_t seed = test::seed_or(23);
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -170,7 +198,7 @@ TEST(Linear, RefusesShapesThatDoNotFit) {
   EXPECT_FALSE(std::isnan(y[0]));
 }
 
-TEST(Linear, SiluMatchesFloat64AtAnyPlaceInTheArray) {
+TEST_P(LinearOn, SiluMatchesFloat64AtAnyPlaceInTheArray) {
   test::Random random(26);
   const std::vector<float> gate = random.reals(53, 12.0f);
   const std::vector<float> up = random.reals(53, 3.0f);
