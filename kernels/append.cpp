@@ -5,24 +5,12 @@
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh {
-namespace {
-
-void check_new(const char* what, const ConstTensorView& fresh, const ConstTensorView& pool,
-               std::size_t tokens) {
-  require(fresh.dims == 3 && fresh.size(0) == static_cast<std::int64_t>(tokens) &&
-              fresh.size(1) == pool.size(1) && fresh.size(2) == pool.size(3),
-          "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
-          pool.size(1), pool.size(3), describe(fresh));
-  require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
-}
-
-}  // namespace
 
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads) {
   check_pool("append", pool.k, pool.v);
-  check_new("k", k, pool.k, slots.size());
-  check_new("v", v, pool.v, slots.size());
+  check_new_rows("k", k, pool.k, std::ssize(slots));
+  check_new_rows("v", v, pool.v, std::ssize(slots));
   for (const TokenSlot& slot : slots) {
     if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),

@@ -2,10 +2,9 @@
 #include <cmath>
 #include <span>
 
-#include "core/check.hpp"
+#include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
 #include "kernels/cpu/attend_task.hpp"
-#include "kernels/pool_checks.hpp"
 
 namespace kvmesh {
 
@@ -28,7 +27,7 @@ class AttentionPlan::State {
 
   void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
                       ThreadPool& threads) {
-    check(q, pool, out);
+    check_attend_tensors(shape_, tokens(), max_page_, q, pool, out);
     while (static_cast<int>(scratch_.size()) < threads.threads()) {
       scratch_.push_back(std::make_unique<cpu::AttendScratch>(shape_, max_rows_, options_));
     }
@@ -62,33 +61,6 @@ class AttentionPlan::State {
 
  private:
   int group() const { return shape_.q_heads / shape_.kv_heads; }
-
-  void check(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out) const {
-    check_pool("attend_partial", pool.k, pool.v);
-    require(pool.k.size(1) == shape_.kv_heads && pool.k.size(2) == shape_.page_size &&
-                pool.k.size(3) == shape_.k_dim && pool.v.size(3) == shape_.v_dim,
-            "attend_partial: the plan is for {} kv heads, pages of {}, dims {} and {}; the pool is "
-            "{} and {}",
-            shape_.kv_heads, shape_.page_size, shape_.k_dim, shape_.v_dim, describe(pool.k),
-            describe(pool.v));
-    require(max_page_ < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
-            max_page_, pool.k.size(0));
-    check_rows("q", q, shape_.k_dim);
-    check_rows("o", out.o, shape_.v_dim);
-    require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
-            "attend_partial: partials are float32, o is {}", describe(out.o));
-    require(out.lse.dims == 2 && out.lse.size(0) == tokens() && out.lse.size(1) == shape_.q_heads,
-            "attend_partial: lse must be [{}, {}], is {}", tokens(), shape_.q_heads,
-            describe(out.lse));
-  }
-
-  void check_rows(const char* what, const ConstTensorView& rows, int dim) const {
-    require(rows.dims == 3 && rows.size(0) == tokens() && rows.size(1) == shape_.q_heads &&
-                rows.size(2) == dim && rows.stride(2) == 1,
-            "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
-            "last dimension, is {}",
-            what, tokens(), shape_.q_heads, dim, describe(rows));
-  }
 
   AttentionShape shape_;
   AttentionOptions options_;

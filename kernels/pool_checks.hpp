@@ -1,6 +1,8 @@
 // The checks that every kernel makes of a pool.
 #pragma once
 
+#include <cstdint>
+
 #include "core/check.hpp"
 #include "kvmesh/tensor.hpp"
 
@@ -14,6 +16,16 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
           operation, describe(k), describe(v));
   require(k.stride(3) == 1 && v.stride(3) == 1, "{}: the pool's last dimension must be contiguous",
           operation);
+}
+
+/// `fresh` has the keys or values of `tokens` new tokens for a pool.
+inline void check_new_rows(const char* what, const ConstTensorView& fresh,
+                           const ConstTensorView& pool, std::int64_t tokens) {
+  require(fresh.dims == 3 && fresh.size(0) == tokens && fresh.size(1) == pool.size(1) &&
+              fresh.size(2) == pool.size(3),
+          "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
+          pool.size(1), pool.size(3), describe(fresh));
+  require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
 }
 
 }  // namespace kvmesh

@@ -1,0 +1,42 @@
+// What attend_partial asks of its tensors, on every device.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/pool_checks.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh {
+
+/// `rows` is [tokens, q_heads, dim].
+inline void check_attend_rows(const char* what, const ConstTensorView& rows, std::int64_t tokens,
+                              int q_heads, int dim) {
+  require(rows.dims == 3 && rows.size(0) == tokens && rows.size(1) == q_heads &&
+              rows.size(2) == dim && rows.stride(2) == 1,
+          "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
+          "last dimension, is {}",
+          what, tokens, q_heads, dim, describe(rows));
+}
+
+/// `max_page` is the highest page that the plan reads. @throws InvalidArgument
+inline void check_attend_tensors(const AttentionShape& shape, std::int64_t tokens,
+                                 std::int32_t max_page, const ConstTensorView& q,
+                                 const ConstKvPool& pool, const Partial& out) {
+  check_pool("attend_partial", pool.k, pool.v);
+  require(pool.k.size(1) == shape.kv_heads && pool.k.size(2) == shape.page_size &&
+              pool.k.size(3) == shape.k_dim && pool.v.size(3) == shape.v_dim,
+          "attend_partial: the plan is for {} kv heads, pages of {}, dims {} and {}; the pool is "
+          "{} and {}",
+          shape.kv_heads, shape.page_size, shape.k_dim, shape.v_dim, describe(pool.k),
+          describe(pool.v));
+  require(max_page < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
+          max_page, pool.k.size(0));
+  check_attend_rows("q", q, tokens, shape.q_heads, shape.k_dim);
+  check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
+  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
+          "attend_partial: partials are float32, o is {}", describe(out.o));
+  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads,
+          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, describe(out.lse));
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,91 @@
+// What the attention kernels are given. One text for the host and for NVRTC, which has no headers
+// but <cstdint>.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/mods/mod_buffers.hpp"
+
+namespace kvmesh::cuda {
+
+/// One page that a task reads: 16 bytes, what one asynchronous copy moves.
+struct alignas(16) DeviceVisit {
+  std::int32_t page;
+  std::int32_t logical;
+  std::int32_t masked;        // 0: every row sees all of the page's keys
+  std::int32_t head_classes;  // offset of one TileClass a head of the group; -1: as `masked` says
+};
+
+/// A range of the visits of one row block: what a thread block computes at a time. Row r is token
+/// first_token + r / group, query head kv_head * group + r % group. Key j of the task lies in visit
+/// first_visit + j / page_size at offset j % page_size.
+struct alignas(16) DeviceTask {
+  std::int32_t sequence;
+  std::int32_t kv_head;
+  std::int32_t first_token;
+  std::int32_t rows;
+  std::int32_t first_visit;
+  std::int32_t keys;           // those that are written: a sequence may end inside its last page
+  std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
+  std::int32_t unused;
+};
+
+/// Half of a pool: [pages, kv_heads, page_size, dim]; strides in elements, the last one is 1. Those
+/// that each key is found by have 32 bits: one multiplication then, not three.
+struct DevicePool {
+  const void* data;
+  std::int64_t head_stride;
+  std::int32_t page_stride;
+  std::int32_t token_stride;
+};
+
+struct AttendParams {
+  const void* q;  // [tokens, q_heads, k_dim]
+  std::int64_t q_token_stride;
+  std::int64_t q_head_stride;
+  DevicePool k;
+  DevicePool v;
+  float* o;  // [tokens, q_heads, v_dim]
+  std::int64_t o_token_stride;
+  std::int64_t o_head_stride;
+  float* lse;  // [tokens, q_heads], natural log
+  std::int64_t lse_token_stride;
+  std::int64_t lse_head_stride;
+  float* workspace_o;                // [workspace rows, v_dim]
+  float* workspace_lse;              // [workspace rows]
+  const DeviceTask* tasks;           // [tasks], those of one thread block side by side
+  const std::int32_t* task_begin;    // [thread blocks + 1]
+  const DeviceVisit* visits;         // [visits]
+  const std::uint8_t* head_classes;  // [...], TileClass
+  const std::int32_t* positions;     // [tokens], logical
+  float scale;
+  std::int32_t first_head;  // the model's number of query head 0
+  ModBuffers mods;
+};
+
+/// The rows of a block that was split, to be merged from the workspace: row r of split s lies at
+/// workspace_row + s * rows + r.
+struct alignas(16) DeviceMerge {
+  std::int32_t kv_head;
+  std::int32_t first_token;
+  std::int32_t rows;
+  std::int32_t workspace_row;
+  std::int32_t splits;  // 0: nothing to do
+  std::int32_t unused[3];
+};
+
+struct MergeParams {
+  const DeviceMerge* merges;   // [thread blocks]
+  const float* workspace_o;    // [workspace rows, v_dim]
+  const float* workspace_lse;  // [workspace rows]
+  float* o;                    // [tokens, q_heads, v_dim]
+  std::int64_t o_token_stride;
+  std::int64_t o_head_stride;
+  float* lse;  // [tokens, q_heads]
+  std::int64_t lse_token_stride;
+  std::int64_t lse_head_stride;
+  std::int32_t group;  // query heads of a kv head
+  std::int32_t v_dim;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,77 @@
+// Rows of a task: where they come from, what they see, where they go. For both attention kernels.
+//
+// Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod.
+// The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
+#pragma once
+
+#include "kernels/cuda/attend_params.hpp"
+#include "kernels/cuda/elements.cuh"
+
+namespace kvmesh::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kHidden = -__builtin_huge_valf();
+
+// The values of kvmesh::TileClass.
+constexpr int kEmptyTile = 0;
+constexpr int kFullTile = 2;
+
+struct Row {
+  int token;
+  int head;      // of this rank
+  int position;  // logical, of the query
+};
+
+__device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int r) {
+  Row row;
+  row.token = task.first_token + r / kGroup;
+  row.head = task.kv_head * kGroup + r % kGroup;
+  row.position = p.positions[row.token];
+  return row;
+}
+
+/// Does the row see key `kv` of the visit's page?
+__device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const DeviceVisit& visit,
+                            const Row& row, int kv) {
+  bool partial = visit.masked != 0;
+  if (visit.head_classes >= 0) {
+    const int tile_class = p.head_classes[visit.head_classes + row.head % kGroup];
+    if (tile_class == kEmptyTile) return false;
+    partial = tile_class != kFullTile;
+  }
+  if constexpr (kHasMaskMod) {
+    if (partial) {
+      return kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+    }
+  }
+  return true;
+}
+
+/// The score after the scale and the score mod.
+__device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
+                                 int kv, float score) {
+  score *= p.scale;
+  if constexpr (kHasScoreMod) {
+    score =
+        kvmesh_score_mod(score, task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+  }
+  return score;
+}
+
+/// Where row `r` of the task is written.
+__device__ inline float* output_of(const AttendParams& p, const DeviceTask& task, int r) {
+  if (task.workspace_row >= 0) {
+    return p.workspace_o + static_cast<std::int64_t>(task.workspace_row + r) * kDimV;
+  }
+  return p.o + (task.first_token + r / kGroup) * p.o_token_stride +
+         (task.kv_head * kGroup + r % kGroup) * p.o_head_stride;
+}
+
+__device__ inline float* lse_of(const AttendParams& p, const DeviceTask& task, int r) {
+  if (task.workspace_row >= 0) return p.workspace_lse + task.workspace_row + r;
+  return p.lse + (task.first_token + r / kGroup) * p.lse_token_stride +
+         (task.kv_head * kGroup + r % kGroup) * p.lse_head_stride;
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,53 @@
+// Memory of a CUDA device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <type_traits>
+
+#include "core/cuda_check.hpp"
+
+namespace kvmesh::cuda {
+
+/// Plain device memory on the device that was current when it was made. Moves, does not copy.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(std::size_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
+    void* data = nullptr;
+    check(cudaMalloc(&data, bytes), "allocating device memory");
+    data_.reset(data);
+  }
+
+  void* data() const { return data_.get(); }
+  std::size_t size_bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+
+ private:
+  struct Free {
+    // A failure cannot be answered: the process may already have left CUDA.
+    void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
+  };
+  std::unique_ptr<void, Free> data_;
+  std::size_t bytes_ = 0;
+};
+
+/// A copy of `values` on the device. Returns when it is there.
+template <class T>
+DeviceBuffer upload(std::span<const T> values) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  DeviceBuffer buffer(values.size_bytes());
+  if (values.empty()) return buffer;
+  check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
+        "copying to the device");
+  return buffer;
+}
+
+}  // namespace kvmesh::cuda

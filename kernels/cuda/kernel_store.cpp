@@ -1,0 +1,42 @@
+#include "kernels/cuda/kernel_store.hpp"
+
+#include "core/cuda_check.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "asking what the device has");
+  return value;
+}
+
+}  // namespace
+
+KernelStore::KernelStore(int device, std::filesystem::path cache_directory)
+    : cache_(std::move(cache_directory)),
+      device_(device),
+      architecture_(jit::architecture_of(device)),
+      compiler_(jit::compiler_version()),
+      multiprocessors_(attribute(cudaDevAttrMultiProcessorCount, device)),
+      block_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
+      multiprocessor_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)) {
+}
+
+jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int shared_bytes) {
+  const jit::ProgramKey key = jit::key_of(program, compiler_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = modules_.find(key); found != modules_.end()) {
+      return found->second.kernel(name);
+    }
+  }
+  const auto [cubin, origin] = cache_.get(program);  // compiles without the lock
+  const std::lock_guard lock(mutex_);
+  const auto [place, inserted] = modules_.try_emplace(key, cubin->bytes);
+  const jit::Kernel kernel = place->second.kernel(name);
+  if (inserted && shared_bytes > 0) kernel.allow_shared_bytes(shared_bytes, device_);
+  return kernel;
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,43 @@
+// Kernels that are loaded and ready to launch, by what they were compiled from.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "kernels/jit/cubin_cache.hpp"
+#include "kernels/jit/module.hpp"
+
+namespace kvmesh::cuda {
+
+/// One a device, shared by all plans on it. Threads may share it.
+class KernelStore {
+ public:
+  /// For `device`, which must be current wherever its kernels are launched.
+  explicit KernelStore(int device,
+                       std::filesystem::path cache_directory = jit::default_cache_directory());
+
+  int device() const { return device_; }
+  const std::string& architecture() const { return architecture_; }
+  int multiprocessors() const { return multiprocessors_; }
+  int block_shared_bytes() const { return block_shared_bytes_; }
+  int multiprocessor_shared_bytes() const { return multiprocessor_shared_bytes_; }
+
+  /// The kernel `name` of a program, compiled or read from the cache at most once. Its launches may
+  /// take `shared_bytes` of dynamic shared memory.
+  jit::Kernel get(const jit::Program& program, const char* name, int shared_bytes = 0);
+
+ private:
+  jit::CubinCache cache_;
+  int device_;
+  std::string architecture_;
+  std::string compiler_;
+  int multiprocessors_ = 0;
+  int block_shared_bytes_ = 0;
+  int multiprocessor_shared_bytes_ = 0;
+  std::mutex mutex_;  ///< of the modules
+  std::map<jit::ProgramKey, jit::Module> modules_;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,124 @@
+// Keys and values of a task on their way through shared memory.
+//
+//   step n's visits     asked for at step n - 2 (stages - 1), so that they are there when
+//   step n's rows       are asked for at step n - (stages - 1)
+//
+// One group of asynchronous copies a step. A warp that has its keys for itself has its stages for
+// itself, too, and waits for no other.
+#pragma once
+
+#include "kernels/cuda/attend_config.cuh"
+
+namespace kvmesh::cuda {
+
+class KeyStream {
+ public:
+  __device__ KeyStream(const AttendParams& params, const DeviceTask& task, char* shared)
+      : p_(params),
+        task_(task),
+        slots_(reinterpret_cast<DeviceVisit*>(shared + kShared.slots_offset()) +
+               key_warp() * kTile.slot_ring() * kStepKeys),
+        stages_(shared_address(shared) + kShared.q_bytes() +
+                key_warp() * kStages * kShared.stage_bytes()) {}
+
+  __device__ int steps() const { return (task_.keys + kTile.tile_keys() - 1) / kTile.tile_keys(); }
+  /// The task's index of this warp's first key in a step.
+  __device__ int first_key(int step) const { return (step * kKeyWarps + key_warp()) * kStepKeys; }
+  /// The visit of each key.
+  __device__ DeviceVisit* slots(int step) const {
+    return slots_ + step % kTile.slot_ring() * kStepKeys;
+  }
+  /// Rows of kPitchK elements.
+  __device__ std::uint32_t keys(int step) const {
+    return stages_ + step % kStages * kShared.stage_bytes();
+  }
+  /// Rows of kPitchV elements.
+  __device__ std::uint32_t values(int step) const { return keys(step) + kShared.k_stage_bytes(); }
+
+  /// Asks for the first steps. There must be one.
+  __device__ void start() {
+    for (int step = 0; step < kStages - 1; ++step) fetch_slots(step);
+    cp_async_commit_group();
+    cp_async_wait_group<0>();
+    step_sync();
+    for (int step = 0; step < kStages - 1; ++step) fetch(step);
+  }
+
+  /// Waits for a step; the stage of the one before it is free then, and is filled.
+  __device__ void advance(int step) {
+    cp_async_wait_group<kStages - 2>();
+    step_sync();
+    fetch(step + kStages - 1);
+  }
+
+  __device__ void finish() { cp_async_wait_group<0>(); }
+
+  /// Is there a page in this step of which some row may not see all?
+  __device__ bool any_masked(int step) const {
+    bool masked = false;
+#pragma unroll
+    for (int key = 0; key < kStepKeys; key += 32) {
+      const DeviceVisit& visit = slots(step)[(key + thread() % 32) % kStepKeys];
+      masked |= visit.masked != 0 || visit.head_classes >= 0;
+    }
+    return __any_sync(kAllLanes, masked);
+  }
+
+ private:
+  /// Among those that share keys.
+  __device__ static int thread() {
+    return kRowWarps == 1 ? opaque(threadIdx.x) % 32 : opaque(threadIdx.x);
+  }
+  /// Which share of a tile's keys is this warp's.
+  __device__ static int key_warp() { return kRowWarps == 1 ? opaque(threadIdx.x) / 32 : 0; }
+
+  __device__ void fetch(int step) {
+    if (step < steps()) {
+      fetch_rows<kDimK, kPitchK>(keys(step), p_.k, step);
+      fetch_rows<kDimV, kPitchV>(values(step), p_.v, step);
+    }
+    fetch_slots(step + kStages - 1);
+    cp_async_commit_group();
+  }
+
+  /// The visits of a step, one a key. Past the end the last one stands in, so that every address is
+  /// a valid one.
+  __device__ void fetch_slots(int step) {
+    const int thread = KeyStream::thread();
+    if (thread >= kStepKeys) return;
+    const int key = min(first_key(step) + thread, task_.keys - 1);
+    cp_async_16_cached(shared_address(slots(step) + thread),
+                       p_.visits + task_.first_visit + key / kPageSize);
+  }
+
+  // Slots past the end are filled with 0: what lies in them may be NaN, and so would 0 * NaN be.
+  template <int Dim, int Pitch>
+  __device__ void fetch_rows(std::uint32_t to, const DevicePool& pool, int step) {
+    constexpr int kUnits = (Pitch - 8) / 8;
+    constexpr int kAll = kStepKeys * kUnits;
+    const int thread = KeyStream::thread();
+    const auto* base =
+        static_cast<const std::uint16_t*>(pool.data) + task_.kv_head * pool.head_stride;
+    const DeviceVisit* visits = slots(step);
+    const int first = first_key(step);
+    const int live = task_.keys - first;
+#pragma unroll
+    for (int i = 0; i < kAll; i += kStepThreads) {
+      const int row = (i + thread) / kUnits;
+      const int unit = (i + thread) % kUnits;
+      if (kAll % kStepThreads != 0 && i + thread >= kAll) break;
+      const int in_page = (first + row) % kPageSize * pool.token_stride + unit * 8;
+      const auto* from =
+          base + (static_cast<std::int64_t>(visits[row].page) * pool.page_stride + in_page);
+      const bool is_there = row < live && (Dim % 16 == 0 || unit * 8 < Dim);
+      cp_async_16_zfill(to + (row * Pitch + unit * 8) * 2, from, is_there ? 16 : 0);
+    }
+  }
+
+  const AttendParams& p_;
+  const DeviceTask& task_;
+  DeviceVisit* const slots_;
+  const std::uint32_t stages_;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,87 @@
+// Merges the splits of a block's rows from the workspace, in their order. A warp has a row.
+#pragma once
+
+#include "kernels/cuda/attend_params.hpp"
+
+namespace kvmesh::cuda {
+
+constexpr int kMergeWarps = 4;
+constexpr unsigned kMergeLanes = 0xFFFFFFFFu;
+
+class MergeRow {
+ public:
+  __device__ MergeRow(const MergeParams& params, const DeviceMerge& merge, int r)
+      : p_(params), merge_(merge), first_(merge.workspace_row + r) {
+    const std::int64_t token = merge.first_token + r / params.group;
+    const std::int64_t head = merge.kv_head * params.group + r % params.group;
+    o_ = params.o + token * params.o_token_stride + head * params.o_head_stride;
+    lse_ = params.lse + token * params.lse_token_stride + head * params.lse_head_stride;
+  }
+
+  __device__ void run() {
+    const float merged = merged_lse();
+    for (int column = lane(); column < p_.v_dim + lane(); column += 32) {
+      const float o = weighted_sum(min(column, p_.v_dim - 1), merged);
+      if (column < p_.v_dim) o_[column] = o;
+    }
+    if (lane() == 0) *lse_ = merged;
+  }
+
+ private:
+  __device__ static int lane() { return threadIdx.x % 32; }
+  __device__ std::int64_t row(int split) const {
+    return first_ + static_cast<std::int64_t>(split) * merge_.rows;
+  }
+  __device__ float lse(int split) const { return p_.workspace_lse[row(split)]; }
+
+  __device__ float merged_lse() const {
+    constexpr float kNoKeys = -__builtin_huge_valf();
+    float max = kNoKeys;
+    for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
+    for (int step = 16; step > 0; step /= 2) {
+      max = fmaxf(max, __shfl_xor_sync(kMergeLanes, max, step));
+    }
+    const float shift = max == kNoKeys ? 0.0f : max;
+    float sum = 0.0f;
+    for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kMergeLanes, sum, step);
+    return sum == 0.0f ? kNoKeys : shift + logf(sum);
+  }
+
+  /// Over the splits in order; each lane computes the weight of one of 32.
+  __device__ float weighted_sum(int column, float merged) const {
+    float o = 0.0f;
+    for (int begin = 0; begin < merge_.splits; begin += 32) {
+      const int own = begin + lane();
+      const float own_lse = own < merge_.splits ? lse(own) : -__builtin_huge_valf();
+      const float weight = own_lse == -__builtin_huge_valf() ? 0.0f : expf(own_lse - merged);
+      const int count = min(32, merge_.splits - begin);
+#pragma unroll 8
+      for (int j = 0; j < count; ++j) {
+        o += __shfl_sync(kMergeLanes, weight, j) *
+             p_.workspace_o[row(begin + j) * p_.v_dim + column];
+      }
+    }
+    return o;
+  }
+
+  const MergeParams& p_;
+  const DeviceMerge& merge_;
+  const std::int64_t first_;
+  float* o_;
+  float* lse_;
+};
+
+}  // namespace kvmesh::cuda
+
+/// Grid: (merges, row groups). Block: 32 * kMergeWarps.
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
+    kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
+  using namespace kvmesh::cuda;
+  const DeviceMerge merge = params.merges[blockIdx.x];
+  if (merge.splits == 0) return;
+  const int stride = gridDim.y * kMergeWarps;
+  for (int r = blockIdx.y * kMergeWarps + threadIdx.x / 32; r < merge.rows; r += stride) {
+    MergeRow(params, merge, r).run();
+  }
+}

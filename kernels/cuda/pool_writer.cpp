@@ -1,0 +1,102 @@
+#include "kernels/cuda/pool_writer.hpp"
+
+#include "kernels/cuda/attend_variant.hpp"
+#include "kernels/cuda/copy_params.hpp"
+#include "kernels/cuda/sources.hpp"
+#include "kernels/pool_checks.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kBlockThreads = 256;
+
+static_assert(sizeof(TokenSlot) == sizeof(DeviceSlot));
+static_assert(sizeof(LocalPageCopy) == sizeof(DeviceCopy));
+
+WritablePool writable(const TensorView& pool) {
+  return {.data = pool.data,
+          .page_stride = pool.stride(0),
+          .head_stride = pool.stride(1),
+          .token_stride = pool.stride(2)};
+}
+
+NewRows new_rows(const ConstTensorView& rows) {
+  return {.data = rows.data, .token_stride = rows.stride(0), .head_stride = rows.stride(1)};
+}
+
+/// Rows begin and end at multiples of 16 bytes.
+bool has_vectors(const ConstTensorView& view) {
+  const auto unit = static_cast<std::int64_t>(16 / size_bytes(view.dtype));
+  return begins_at_16_bytes(view) && view.size(view.dims - 1) % unit == 0;
+}
+
+int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
+
+}  // namespace
+
+const jit::Kernel& PoolWriter::kernel_for(const Kind& kind) {
+  if (const auto found = kernels_.find(kind); found != kernels_.end()) return found->second;
+  jit::Program program{.files = cuda_kernel_sources(), .architecture = store_->architecture()};
+  program.constants.set("kDimK", kind.k_dim).set("kDimV", kind.v_dim).set("kVectors", kind.vectors);
+  if (kind.is_append) {
+    program.source = "kernels/cuda/append.cuh";
+    program.constants.set("kNewType", static_cast<int>(kind.fresh))
+        .set("kPoolType", static_cast<int>(kind.pool));
+  } else {
+    program.source = "kernels/cuda/copy_pages.cuh";
+    program.constants.set("kElementBytes", static_cast<int>(size_bytes(kind.pool)));
+  }
+  const char* name = kind.is_append ? "kvmesh_append" : "kvmesh_copy_pages";
+  return kernels_.emplace(kind, store_->get(program, name)).first->second;
+}
+
+void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                        const TokenSlot* slots, cudaStream_t stream) {
+  check_pool("append", pool.k, pool.v);
+  check_new_rows("k", k, pool.k, k.size(0));
+  check_new_rows("v", v, pool.v, k.size(0));
+  require(k.dtype == v.dtype, "append: k is {}, v is {}", describe(k), describe(v));
+  if (k.size(0) == 0) return;
+  const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
+                       has_vectors(k) && has_vectors(v);
+  const jit::Kernel& kernel = kernel_for({.is_append = true,
+                                          .k_dim = dim_of(k),
+                                          .v_dim = dim_of(v),
+                                          .fresh = k.dtype,
+                                          .pool = pool.k.dtype,
+                                          .vectors = vectors});
+  const AppendParams params{.k_pool = writable(pool.k),
+                            .v_pool = writable(pool.v),
+                            .k = new_rows(k),
+                            .v = new_rows(v),
+                            .slots = reinterpret_cast<const DeviceSlot*>(slots),
+                            .tokens = static_cast<std::int32_t>(k.size(0)),
+                            .kv_heads = static_cast<std::int32_t>(k.size(1))};
+  const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
+  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + dim_of(v) / unit);
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
+
+void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count,
+                            cudaStream_t stream) {
+  check_pool("copy_pages", pool.k, pool.v);
+  if (count == 0) return;
+  const jit::Kernel& kernel = kernel_for({.is_append = false,
+                                          .k_dim = dim_of(pool.k),
+                                          .v_dim = dim_of(pool.v),
+                                          .fresh = pool.k.dtype,
+                                          .pool = pool.k.dtype,
+                                          .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
+  const CopyPagesParams params{.k_pool = writable(pool.k),
+                               .v_pool = writable(pool.v),
+                               .copies = reinterpret_cast<const DeviceCopy*>(copies)};
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(pool.k.size(1))),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
+
+}  // namespace kvmesh::cuda
