@@ -40,4 +40,11 @@ Timeout::Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
       late_(std::move(late)),
       operation_(std::move(operation)) {}
 
+PeerLost::PeerLost(Rank waiter, Rank peer, std::string operation, const std::string& reason)
+    : Error(fmt::format("rank {} lost rank {} in {}: {}", waiter.value, peer.value, operation,
+                        reason)),
+      waiter_(waiter),
+      peer_(peer),
+      operation_(std::move(operation)) {}
+
 }  // namespace kvmesh

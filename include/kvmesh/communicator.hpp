@@ -1,4 +1,5 @@
-// How ranks exchange bytes. Implementations: loopback (ranks are threads), MPI; bring your own.
+// How ranks exchange bytes. Implementations: loopback (ranks are threads), MPI, TCP (tcp.hpp);
+// bring your own.
 #pragma once
 
 #include <chrono>
@@ -40,7 +41,7 @@ class Communicator {
 
   virtual Rank rank() const = 0;
   virtual int size() const = 0;
-  /// "loopback" or "mpi".
+  /// "loopback", "mpi" or "tcp".
   virtual std::string_view kind() const = 0;
 
   /// Sends and receives all of it, pairwise: what rank a sends to b must have the size that b

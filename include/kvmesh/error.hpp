@@ -71,6 +71,21 @@ class Timeout : public Error {
   std::string operation_;
 };
 
+/// A peer has gone: its connection ended, or the communication library says that it failed.
+class PeerLost : public Error {
+ public:
+  /// `reason` completes "lost rank 3 in OPERATION: ...".
+  PeerLost(Rank waiter, Rank peer, std::string operation, const std::string& reason);
+  Rank waiter() const { return waiter_; }
+  Rank peer() const { return peer_; }
+  const std::string& operation() const { return operation_; }
+
+ private:
+  Rank waiter_;
+  Rank peer_;
+  std::string operation_;
+};
+
 /// The ranks' copies of the allocator no longer agree: they were not given the same operations.
 class DigestMismatch : public Error {
  public:

@@ -37,6 +37,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "attention": "kernels",
     "communicator": "comm",
     "combine": "comm",
+    "tcp": "comm",
     "mesh": "runtime",
     "kv_cache": "runtime",
     "paged_attention": "runtime",

@@ -1,0 +1,49 @@
+// Ranks that find one another by TCP: for engines that start their workers themselves, without MPI.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kvmesh/communicator.hpp"
+
+namespace kvmesh {
+
+/// What every rank of a job gives: the same size, host and port, and its own rank.
+struct TcpOptions {
+  int rank = 0;
+  int size = 1;
+  /// Where rank 0 listens and the others find it: a name or an address, IPv4 or IPv6.
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 0;
+  /// For the whole meeting; then the communicator's first deadline.
+  std::chrono::milliseconds deadline = std::chrono::seconds(60);
+  /// Where this rank listens for the others. Empty: rank 0 on `host`, the others on the address
+  /// from which they reach rank 0 (a rank that reaches it by 127.0.0.1 is not found from other
+  /// hosts).
+  std::string address{};
+};
+
+/// The ranks cannot become one group: two have the same rank, or sizes or versions differ, or
+/// something else than kvmesh is on the port.
+class RendezvousError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Collective: rank 0 listens, the others introduce themselves to it (retrying until it listens),
+/// learn from it where everyone is, and all pairs connect. Ranks may start in any order.
+///
+/// Strangers on rank 0's port are turned away and the meeting goes on. Nothing is encrypted and the
+/// ranks do not prove who they are: use it on a network that is yours. Looking up a host name takes
+/// as long as the system's resolver takes; all other waits end with the deadline.
+///
+/// The communicator's own errors: `Timeout` as everywhere, `PeerLost` if a peer's connection ends.
+/// After an error it closes its connections, so the peers that wait for it notice at once; groups
+/// made by `split` have connections of their own and go on.
+/// @throws InvalidArgument; RendezvousError; Timeout, which names the ranks that did not come;
+/// PeerLost if one came and went.
+std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options);
+
+}  // namespace kvmesh
