@@ -10,10 +10,15 @@
 
 #include "kvmesh/error.hpp"
 #include "kvmesh/paged_attention.hpp"
-#include "tests/support/attention_case.hpp"
+#include "tests/support/owned_tensor.hpp"
 #include "tests/support/random.hpp"
+#include "tests/support/reference.hpp"
 
 namespace kvmesh::test {
+
+/// Bound on the error of O, relative to the largest |O| of the case, and of the LSE, relative to
+/// max(1, |LSE|).
+inline constexpr double kTolerance = 1e-5;
 
 struct PagedShape {
   std::int64_t pages = 100;

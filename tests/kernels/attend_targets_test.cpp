@@ -1,0 +1,66 @@
+// The kernel as compiled for each instruction set that this machine has.
+#include <hwy/targets.h>
+
+#include "tests/support/attention_case.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+class AttendTargets : public testing::TestWithParam<std::int64_t> {
+ protected:
+  void SetUp() override { choose(GetParam()); }
+  void TearDown() override { choose(0); }  // 0: all of them again
+
+ private:
+  static void choose(std::int64_t targets) {
+    hwy::SetSupportedTargetsForTest(targets);
+    hwy::GetChosenTarget().DeInit();
+  }
+};
+
+CaseSpec two_sequences(int k_dim, int v_dim, Dtype dtype) {
+  CaseSpec spec{.shape = {7, 1, k_dim, v_dim, 5}, .dtype = dtype, .q_dtype = dtype};
+  spec.sequences = {{.q_len = 9, .kv_len = 150}, {.q_len = 1, .kv_len = 2100}};
+  spec.options.mask = mods::sliding_window(1500);
+  spec.options.score = mods::soft_cap(5.0f);
+  return spec;
+}
+
+TEST_P(AttendTargets, MatchFloat64) {
+  for (Dtype dtype : kDtypes) {
+    for (const auto& [k_dim, v_dim] : {std::pair{128, 80}, std::pair{33, 7}}) {
+      AttentionCase c(two_sequences(k_dim, v_dim, dtype));
+      EXPECT_TRUE(c.matches(c.run())) << name(dtype) << ", dims " << k_dim << " and " << v_dim;
+    }
+  }
+}
+
+TEST_P(AttendTargets, KeepNansToTheirRows) {
+  CaseSpec spec = two_sequences(32, 32, Dtype::kFloat32);
+  spec.options.score = {};
+  spec.options.mask = mods::sliding_window(3);
+  for (const bool in_key : {true, false}) {
+    AttentionCase c(spec);
+    in_key ? c.poison_key(0, 145) : c.poison_value(0, 145);
+    const auto sees = [&](std::int64_t token, std::int32_t) {
+      return token < 9 && c.position_of(0, token) >= 145 && c.position_of(0, token) < 148;
+    };
+    EXPECT_TRUE(c.matches(c.run(), sees)) << (in_key ? "key" : "value");
+  }
+}
+
+std::vector<std::int64_t> targets() {
+  std::vector<std::int64_t> all;
+  for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
+    all.push_back(rest & -rest);
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, AttendTargets, testing::ValuesIn(targets()),
+                         [](const auto& target) {
+                           return std::string(hwy::TargetName(target.param));
+                         });
+
+}  // namespace
+}  // namespace kvmesh::test
