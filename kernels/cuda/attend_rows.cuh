@@ -11,7 +11,7 @@ namespace kvmesh::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kHidden = -__builtin_huge_valf();
+constexpr float kHidden = __builtin_bit_cast(float, 0xFF800000u);
 
 // The values of kvmesh::TileClass.
 constexpr int kEmptyTile = 0;

@@ -7,6 +7,7 @@ namespace kvmesh::cuda {
 
 constexpr int kMergeWarps = 4;
 constexpr unsigned kMergeLanes = 0xFFFFFFFFu;
+constexpr float kNoKeys = __builtin_bit_cast(float, 0xFF800000u);
 
 class MergeRow {
  public:
@@ -35,7 +36,6 @@ class MergeRow {
   __device__ float lse(int split) const { return p_.workspace_lse[row(split)]; }
 
   __device__ float merged_lse() const {
-    constexpr float kNoKeys = -__builtin_huge_valf();
     float max = kNoKeys;
     for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
     for (int step = 16; step > 0; step /= 2) {
@@ -53,8 +53,8 @@ class MergeRow {
     float o = 0.0f;
     for (int begin = 0; begin < merge_.splits; begin += 32) {
       const int own = begin + lane();
-      const float own_lse = own < merge_.splits ? lse(own) : -__builtin_huge_valf();
-      const float weight = own_lse == -__builtin_huge_valf() ? 0.0f : expf(own_lse - merged);
+      const float own_lse = own < merge_.splits ? lse(own) : kNoKeys;
+      const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged);
       const int count = min(32, merge_.splits - begin);
 #pragma unroll 8
       for (int j = 0; j < count; ++j) {

@@ -38,8 +38,8 @@ std::int64_t count_tokens(const CaseSpec& spec) {
   return tokens;
 }
 
-bool close(double value, double expected, double scale) {
-  return std::abs(value - expected) <= kTolerance * scale;
+bool close(double value, double expected, double bound) {
+  return std::abs(value - expected) <= bound;
 }
 
 double largest(const std::vector<ReferenceRow>& rows) {
@@ -171,11 +171,9 @@ CaseResult AttentionCase::outputs() const {
 
 CaseResult AttentionCase::run(const AttentionBatch& batch, const AttentionOptions& options,
                               int threads) {
-  AttentionPlan plan(spec_.shape, batch, options);
   CaseResult result = outputs();
-  ThreadPool pool_of_threads(threads);
-  plan.attend_partial(q_.view(), pool(), partial(result), pool_of_threads);
-  result.tiles = plan.tiles();
+  result.tiles =
+      run_attention(spec_.shape, batch, options, q_.view(), pool(), partial(result), threads);
   return result;
 }
 
@@ -220,6 +218,7 @@ std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible) const
 testing::AssertionResult AttentionCase::matches(const CaseResult& result, const MaskMod& visible,
                                                 const RowFilter& poisoned) const {
   const std::vector<ReferenceRow> rows = reference(visible);
+  const CaseTolerance tolerance = tolerance_of(spec_);
   const double scale = largest(rows);
   const std::int64_t heads = spec_.shape.q_heads;
   for (std::int64_t r = 0; r < std::ssize(rows); ++r) {
@@ -228,7 +227,9 @@ testing::AssertionResult AttentionCase::matches(const CaseResult& result, const 
     const double lse = result.lse.at(token, head);
     const bool nan = poisoned && poisoned(token, static_cast<std::int32_t>(head));
     const bool lse_right =
-        nan ? true : lse == expected.lse || close(lse, expected.lse, std::max(1.0, std::abs(lse)));
+        nan ? true
+            : lse == expected.lse ||
+                  close(lse, expected.lse, tolerance.lse * std::max(1.0, std::abs(lse)));
     if (!lse_right) {
       return testing::AssertionFailure() << "token " << token << " head " << head << ": LSE is "
                                          << lse << ", should be " << expected.lse;
@@ -236,7 +237,7 @@ testing::AssertionResult AttentionCase::matches(const CaseResult& result, const 
     for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
       const double o = result.o.at(token, head, d);
       const double wanted = nan ? double{kNan} : expected.o[static_cast<std::size_t>(d)];
-      if (nan ? !std::isnan(o) : !close(o, wanted, scale)) {
+      if (nan ? !std::isnan(o) : !close(o, wanted, tolerance.o * scale)) {
         return testing::AssertionFailure()
                << "token " << token << " head " << head << " dim " << d << ": O is " << o
                << ", should be " << wanted << " (largest " << scale << ", seed " << spec_.seed

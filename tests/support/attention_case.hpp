@@ -17,11 +17,6 @@
 
 namespace kvmesh::test {
 
-/// Bound on the error of float32 arithmetic: of O, relative to the largest |O| of the case; of the
-/// LSE, relative to max(1, |LSE|). Storage does not add to it, as the reference reads the same
-/// rounded numbers.
-inline constexpr double kTolerance = 1e-5;
-
 inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
 
 struct CaseSequence {
@@ -39,6 +34,13 @@ struct CaseSpec {
   AttentionOptions options{};
   Layout q{}, pool{}, o{}, lse{};
   std::uint64_t seed = 1;
+};
+
+/// Bounds on the errors of O, relative to the largest |O| of the case, and of the LSE, relative to
+/// max(1, |LSE|). Storage does not add to them, as the reference reads the same rounded numbers.
+struct CaseTolerance {
+  double o;
+  double lse;
 };
 
 struct CaseResult {
@@ -100,5 +102,14 @@ class AttentionCase {
   OwnedTensor q_, k_, v_;
   std::vector<DenseSequence> dense_;  // with the model's kv heads up to ours
 };
+
+// ---- Of the backend that a test program is linked with: attention_on_cpu.cpp,
+// attention_on_cuda.cpp
+
+CaseTolerance tolerance_of(const CaseSpec& spec);
+/// Plans, and runs once into `out`. Returns what the plan visits.
+TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
+                         const AttentionOptions& options, const ConstTensorView& q,
+                         const ConstKvPool& pool, const Partial& out, int threads);
 
 }  // namespace kvmesh::test

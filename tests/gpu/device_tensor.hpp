@@ -1,0 +1,51 @@
+// A tensor of the host's, on the device, with the same strides and the same gaps.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device_buffer.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh::test {
+
+/// Bytes from a view's first element to the end of its last.
+inline std::size_t extent_bytes(const ConstTensorView& view) {
+  std::int64_t last = 0;
+  for (int dim = 0; dim < view.dims; ++dim) {
+    if (view.size(dim) == 0) return 0;
+    last += (view.size(dim) - 1) * view.stride(dim);
+  }
+  return static_cast<std::size_t>(last + 1) * size_bytes(view.dtype);
+}
+
+class DeviceTensor {
+ public:
+  explicit DeviceTensor(const ConstTensorView& host) : host_(host), buffer_(extent_bytes(host)) {
+    if (buffer_.size_bytes() == 0) return;
+    check(cudaMemcpy(buffer_.data(), host.data, buffer_.size_bytes(), cudaMemcpyHostToDevice),
+          "copying a test's tensor to the device");
+  }
+
+  TensorView view() const {
+    TensorView view;
+    view.data = buffer_.data();
+    view.dtype = host_.dtype;
+    view.dims = host_.dims;
+    view.shape = host_.shape;
+    view.strides = host_.strides;
+    view.device = {DeviceKind::kCuda, 0};
+    return view;
+  }
+  /// Waits for the device.
+  void download(void* to) const {
+    if (buffer_.size_bytes() == 0) return;
+    check(cudaMemcpy(to, buffer_.data(), buffer_.size_bytes(), cudaMemcpyDeviceToHost),
+          "copying a test's tensor from the device");
+  }
+
+ private:
+  ConstTensorView host_;
+  cuda::DeviceBuffer buffer_;
+};
+
+}  // namespace kvmesh::test

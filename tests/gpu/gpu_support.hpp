@@ -1,0 +1,25 @@
+// What the tests on a GPU share.
+#pragma once
+
+#include "core/cuda_check.hpp"
+#include "kernels/cuda/kernel_store.hpp"
+
+namespace kvmesh::test {
+
+/// Of device 0, for the whole program.
+cuda::KernelStore& kernels();
+
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~Stream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  operator cudaStream_t() const { return stream_; }
+  void wait() const { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace kvmesh::test

@@ -1,0 +1,109 @@
+// append and copy_pages on the device leave the same bytes as on the CPU.
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/pool_writer.hpp"
+#include "tests/gpu/device_tensor.hpp"
+#include "tests/gpu/gpu_support.hpp"
+#include "tests/support/owned_tensor.hpp"
+#include "tests/support/random.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr Dtype kAllDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+constexpr std::int64_t kHeads = 3, kPages = 9, kPageSize = 16;
+
+struct Pool {
+  Pool(Dtype dtype, std::int64_t k_dim, std::int64_t v_dim, const Layout& layout = {})
+      : k(dtype, {kPages, kHeads, kPageSize, k_dim}, layout),
+        v(dtype, {kPages, kHeads, kPageSize, v_dim}, layout) {}
+  KvPool view() { return {k.view(), v.view()}; }
+  friend bool operator==(const Pool&, const Pool&) = default;
+  OwnedTensor k, v;
+};
+
+void fill(OwnedTensor& tensor, Random& random) {
+  for (std::int64_t a = 0; a < tensor.size(0); ++a) {
+    for (std::int64_t b = 0; b < tensor.size(1); ++b) {
+      for (std::int64_t d = 0; d < tensor.size(2); ++d) tensor.set(random.real(), a, b, d);
+    }
+  }
+}
+
+class AppendOnDevice : public testing::TestWithParam<std::tuple<Dtype, Dtype>> {};
+
+TEST_P(AppendOnDevice, EqualsTheCpu) {
+  const auto [fresh, dtype] = GetParam();
+  for (const auto& [k_dim, v_dim] : {std::pair{64, 128}, {24, 40}, {7, 5}}) {
+    for (std::int64_t gap : {0, 3, 8}) {
+      Random random(11);
+      const std::int64_t tokens = 50;
+      OwnedTensor k(fresh, {tokens, kHeads, k_dim}, {.gap = gap});
+      OwnedTensor v(fresh, {tokens, kHeads, v_dim}, {.gap = gap});
+      fill(k, random);
+      fill(v, random);
+      std::vector<TokenSlot> slots;
+      for (std::int32_t t = 0; t < tokens; ++t) {
+        slots.push_back({t % 5 == 0 ? -1 : t * 2 / int{kPageSize}, t * 2 % int{kPageSize}});
+      }
+      Pool expected(dtype, k_dim, v_dim, {.gap = gap}), pool(dtype, k_dim, v_dim, {.gap = gap});
+      const DeviceTensor device_k(k.view()), device_v(v.view());
+      const DeviceTensor pool_k(pool.k.view()), pool_v(pool.v.view());
+      const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
+      const Stream stream;
+      cuda::PoolWriter writer(kernels());
+      writer.append({pool_k.view(), pool_v.view()}, device_k.view(), device_v.view(),
+                    device_slots.as<TokenSlot>(), stream);
+      stream.wait();
+      pool_k.download(pool.k.view().data);
+      pool_v.download(pool.v.view().data);
+      ThreadPool threads(1);
+      append(expected.view(), k.view(), v.view(), slots, threads);
+      EXPECT_TRUE(pool == expected)
+          << name(fresh) << " to " << name(dtype) << ", dims " << k_dim << ", gap " << gap;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, AppendOnDevice,
+                         testing::Combine(testing::ValuesIn(kAllDtypes),
+                                          testing::ValuesIn(kAllDtypes)),
+                         [](const auto& param) {
+                           return std::string(name(std::get<0>(param.param))) + "_to_" +
+                                  std::string(name(std::get<1>(param.param)));
+                         });
+
+TEST(CopyPagesOnDevice, EqualsTheCpu) {
+  for (Dtype dtype : kAllDtypes) {
+    for (const auto& [k_dim, v_dim] : {std::pair{64, 128}, {7, 5}}) {
+      Pool expected(dtype, k_dim, v_dim), pool(dtype, k_dim, v_dim);
+      Random random(3);
+      const std::int64_t tokens = kPages * kPageSize;
+      OwnedTensor k(dtype, {tokens, kHeads, k_dim}), v(dtype, {tokens, kHeads, v_dim});
+      fill(k, random);
+      fill(v, random);
+      std::vector<TokenSlot> slots;
+      for (std::int32_t t = 0; t < tokens; ++t) {
+        slots.push_back({t / int{kPageSize}, t % int{kPageSize}});
+      }
+      ThreadPool threads(1);
+      for (Pool* each : {&expected, &pool})
+        append(each->view(), k.view(), v.view(), slots, threads);
+      const std::vector<LocalPageCopy> copies{{0, 5, 16}, {1, 6, 3}, {2, 7, 0}, {0, 8, 1}};
+      const DeviceTensor pool_k(pool.k.view()), pool_v(pool.v.view());
+      const cuda::DeviceBuffer device_copies = cuda::upload(std::span<const LocalPageCopy>(copies));
+      const Stream stream;
+      cuda::PoolWriter writer(kernels());
+      writer.copy_pages({pool_k.view(), pool_v.view()}, device_copies.as<LocalPageCopy>(),
+                        static_cast<int>(copies.size()), stream);
+      stream.wait();
+      pool_k.download(pool.k.view().data);
+      pool_v.download(pool.v.view().data);
+      copy_pages(expected.view(), copies);
+      EXPECT_TRUE(pool == expected) << name(dtype) << ", dim " << k_dim;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::test

@@ -1,0 +1,18 @@
+// The attention cases on the CPU backend.
+#include "tests/support/attention_case.hpp"
+
+namespace kvmesh::test {
+
+// Arithmetic is float32 for every dtype.
+CaseTolerance tolerance_of(const CaseSpec&) { return {.o = 1e-5, .lse = 1e-5}; }
+
+TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
+                         const AttentionOptions& options, const ConstTensorView& q,
+                         const ConstKvPool& pool, const Partial& out, int threads) {
+  AttentionPlan plan(shape, batch, options);
+  ThreadPool pool_of_threads(threads);
+  plan.attend_partial(q, pool, out, pool_of_threads);
+  return plan.tiles();
+}
+
+}  // namespace kvmesh::test
