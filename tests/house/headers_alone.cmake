@@ -1,5 +1,6 @@
-# The target headers_alone compiles every header of the tree by itself, without making code. A stamp
-# and a dependency file for each header: only what changed is compiled again.
+# The target headers_alone compiles the headers of the tree by themselves, without making code. A stamp
+# and a dependency file for each header: only what changed is compiled again. A header that its own
+# source includes first is compiled alone there, so it is left out here.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
      ${PROJECT_SOURCE_DIR}/include/*.hpp
      ${PROJECT_SOURCE_DIR}/core/*.hpp
@@ -16,6 +17,22 @@ if(KVMESH_CUDA)
 else()
   list(FILTER headers EXCLUDE REGEX "/(cuda|jit)/|/cuda_[^/]*$")
 endif()
+
+if(KVMESH_NCCL)
+  list(APPEND cuda_include_dirs ${NCCL_INCLUDE_DIR})
+else()
+  list(FILTER headers EXCLUDE REGEX "/nccl_state[.]hpp$")
+endif()
+
+foreach(header ${headers})
+  string(REGEX REPLACE "hpp$" "cpp" source ${header})
+  if(EXISTS ${PROJECT_SOURCE_DIR}/${source})
+    file(STRINGS ${PROJECT_SOURCE_DIR}/${source} first_include REGEX "^#include" LIMIT_COUNT 1)
+    if(first_include STREQUAL "#include \"${header}\"")
+      list(REMOVE_ITEM headers ${header})
+    endif()
+  endif()
+endforeach()
 
 # Whatever the folders link is on the include path; who may use what is the layering test's business.
 set(include_dirs ${cuda_include_dirs})
