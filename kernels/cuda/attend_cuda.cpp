@@ -12,10 +12,16 @@ namespace {
 constexpr int kMergeWarps = 4;  // of a thread block of merge.cuh
 
 DevicePool device_pool(const ConstTensorView& pool) {
+  const auto bytes = [&](int dim) {
+    const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
+    require(stride >= 0 && stride <= std::numeric_limits<std::uint32_t>::max(),
+            "attend_partial: a stride of the pool {} is over 4 GiB", describe(pool));
+    return static_cast<std::uint32_t>(stride);
+  };
   return {.data = pool.data,
           .head_stride = pool.stride(1),
-          .page_stride = static_cast<std::int32_t>(pool.stride(0)),
-          .token_stride = static_cast<std::int32_t>(pool.stride(2))};
+          .page_stride_bytes = bytes(0),
+          .token_stride_bytes = bytes(2)};
 }
 
 /// The largest row count of the sequences that fit a thread block for few rows: decode,

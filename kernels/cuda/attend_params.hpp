@@ -30,13 +30,13 @@ struct alignas(16) DeviceTask {
   std::int32_t unused;
 };
 
-/// Half of a pool: [pages, kv_heads, page_size, dim]; strides in elements, the last one is 1. Those
-/// that each key is found by have 32 bits: one multiplication then, not three.
+/// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that each key is found by are in
+/// bytes and have 32 bits: one multiplication then, not three.
 struct DevicePool {
   const void* data;
-  std::int64_t head_stride;
-  std::int32_t page_stride;
-  std::int32_t token_stride;
+  std::int64_t head_stride;  // in elements
+  std::uint32_t page_stride_bytes;
+  std::uint32_t token_stride_bytes;
 };
 
 struct AttendParams {

@@ -10,6 +10,7 @@
 namespace kvmesh::cuda {
 
 constexpr int kPlainWarps = 4;
+constexpr int kPoolBytes = kPoolType == kFloat32 ? 4 : 2;
 constexpr int kLaneColumns = (kDimV + 31) / 32;  // of the output: lane, lane + 32, ...
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
@@ -54,16 +55,18 @@ class PlainRow {
     __syncwarp();
   }
 
-  /// Where a key's row begins in a pool.
-  __device__ std::int64_t place(const DevicePool& pool, int page, int key) const {
-    return static_cast<std::int64_t>(page) * pool.page_stride + task_.kv_head * pool.head_stride +
-           static_cast<std::int64_t>(key % kPageSize) * pool.token_stride;
+  /// A key's row in a pool.
+  __device__ const char* place(const DevicePool& pool, int page, int key) const {
+    return static_cast<const char*>(pool.data) +
+           task_.kv_head * pool.head_stride * static_cast<std::int64_t>(kPoolBytes) +
+           std::uint64_t{static_cast<unsigned>(page)} * pool.page_stride_bytes +
+           std::uint64_t{static_cast<unsigned>(key % kPageSize)} * pool.token_stride_bytes;
   }
 
   __device__ float score(const DeviceVisit& visit, int key) const {
-    const std::int64_t at = place(p_.k, visit.page, key);
+    const char* row = place(p_.k, visit.page, key);
     float sum = 0.0f;
-    for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(p_.k.data, at + d);
+    for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
     const int kv = visit.logical * kPageSize + key % kPageSize;
     const float score = modified(p_, task_, row_, kv, sum);
     return sees(p_, task_, visit, row_, kv) ? score : kHidden;
@@ -86,11 +89,11 @@ class PlainRow {
   __device__ void add_values(int first, int page, float weight) {
     for (int j = 0; j < 32; ++j) {
       const float w = __shfl_sync(kAllLanes, weight, j);
-      const std::int64_t at = place(p_.v, __shfl_sync(kAllLanes, page, j), first + j);
+      const char* row = place(p_.v, __shfl_sync(kAllLanes, page, j), first + j);
       if (w == 0.0f) continue;
       for (int c = 0; c < kLaneColumns; ++c) {
         const int column = c * 32 + lane();
-        if (column < kDimV) o_[c] += w * load_element<kPoolType>(p_.v.data, at + column);
+        if (column < kDimV) o_[c] += w * load_element<kPoolType>(row, column);
       }
     }
   }

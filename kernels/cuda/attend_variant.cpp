@@ -11,12 +11,6 @@ namespace {
 
 bool is_multiple(std::int64_t value, std::int64_t of) { return value % of == 0; }
 
-bool fits_32_bits(const ConstTensorView& pool) {
-  const std::int64_t page = pool.size(2) * pool.stride(2) + pool.size(3);
-  return pool.stride(0) <= std::numeric_limits<std::int32_t>::max() &&
-         page <= std::numeric_limits<std::int32_t>::max();
-}
-
 /// The tile for a row class, with as many keys a step as leave room for `blocks` thread blocks.
 /// Outputs take rows / warps * v_dim / 32 registers a thread: 128 at most.
 AttendTile tile_of(int row_class) {
@@ -74,8 +68,7 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
   return {.q = q.dtype,
           .pool = pool.k.dtype,
           .q_vectors = begins_at_16_bytes(q),
-          .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v) &&
-                          fits_32_bits(pool.k) && fits_32_bits(pool.v)};
+          .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v)};
 }
 
 int row_class_of(std::int64_t rows, const AttentionShape& shape) {

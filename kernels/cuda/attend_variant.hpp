@@ -16,7 +16,7 @@ struct TensorKinds {
   Dtype pool = Dtype::kBFloat16;
   /// Rows of q begin at multiples of 16 bytes.
   bool q_vectors = true;
-  /// Rows of the pool do, and its page and token strides fit 32 bits.
+  /// Rows of the pool do.
   bool pool_vectors = true;
   friend auto operator<=>(const TensorKinds&, const TensorKinds&) = default;
 };

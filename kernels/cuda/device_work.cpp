@@ -81,8 +81,9 @@ class Cutter {
   void cut_by_tiles(const std::vector<const RowBlock*>& blocks) {
     std::int64_t total = 0;
     for (const RowBlock* block : blocks) total += tiles_of(visits_of(*block)) + kTaskTiles;
-    const std::int64_t share =
-        std::max(kLeastTiles + kTaskTiles, (total + launch_.slots - 1) / launch_.slots);
+    // A cut makes one task more; there is about one cut a thread block.
+    const std::int64_t share = std::max(kLeastTiles + kTaskTiles,
+                                        (total + launch_.slots - 1) / launch_.slots + kTaskTiles);
     for (const RowBlock* block : blocks) cut_block(*block, share);
   }
 

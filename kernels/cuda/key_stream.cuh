@@ -94,22 +94,25 @@ class KeyStream {
   // Slots past the end are filled with 0: what lies in them may be NaN, and so would 0 * NaN be.
   template <int Dim, int Pitch>
   __device__ void fetch_rows(std::uint32_t to, const DevicePool& pool, int step) {
-    constexpr int kUnits = (Pitch - 8) / 8;
-    constexpr int kAll = kStepKeys * kUnits;
-    const int thread = KeyStream::thread();
-    const auto* base =
-        static_cast<const std::uint16_t*>(pool.data) + task_.kv_head * pool.head_stride;
+    constexpr unsigned kUnits = (Pitch - 8) / 8;
+    constexpr unsigned kAll = kStepKeys * kUnits;
+    const unsigned thread = KeyStream::thread();
+    const char* base = opaque(static_cast<const char*>(pool.data) +
+                              task_.kv_head * pool.head_stride * std::int64_t{2});
     const DeviceVisit* visits = slots(step);
-    const int first = first_key(step);
-    const int live = task_.keys - first;
+    const unsigned first = first_key(step);
+    const unsigned live = max(task_.keys - first_key(step), 0);
 #pragma unroll
-    for (int i = 0; i < kAll; i += kStepThreads) {
-      const int row = (i + thread) / kUnits;
-      const int unit = (i + thread) % kUnits;
+    for (unsigned i = 0; i < kAll; i += kStepThreads) {
+      // Where whole rows go by, a thread keeps its place in them.
+      constexpr bool kWholeRows = kStepThreads % kUnits == 0;
+      const unsigned row = kWholeRows ? thread / kUnits + i / kUnits : (i + thread) / kUnits;
+      const unsigned unit = kWholeRows ? thread % kUnits : (i + thread) % kUnits;
       if (kAll % kStepThreads != 0 && i + thread >= kAll) break;
-      const int in_page = (first + row) % kPageSize * pool.token_stride + unit * 8;
-      const auto* from =
-          base + (static_cast<std::int64_t>(visits[row].page) * pool.page_stride + in_page);
+      const char* in_page =
+          base + ((first + row) % kPageSize * pool.token_stride_bytes + unit * 16);
+      const char* from =
+          in_page + std::uint64_t{static_cast<unsigned>(visits[row].page)} * pool.page_stride_bytes;
       const bool is_there = row < live && (Dim % 16 == 0 || unit * 8 < Dim);
       cp_async_16_zfill(to + (row * Pitch + unit * 8) * 2, from, is_there ? 16 : 0);
     }

@@ -16,6 +16,11 @@ __device__ inline int opaque(int value) {
   return value;
 }
 
+__device__ inline const char* opaque(const char* value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
+
 /// 16 bytes from global to shared memory, of which `bytes` are read and the rest are 0; asks for
 /// the whole 128-byte line.
 __device__ inline void cp_async_16_zfill(std::uint32_t to, const void* from, int bytes) {

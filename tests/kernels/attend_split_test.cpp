@@ -107,5 +107,25 @@ TEST_P(AttendShares, MergedAreTheWhole) {
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendShares, testing::Values(2, 3, 8),
                          testing::PrintToStringParamName());
 
+TEST(AttendSplit, PlanServesManyLayers) {
+  CaseSpec spec;
+  spec.sequences = {{.q_len = 2, .kv_len = 2500}};
+  AttentionCase first(spec);
+  spec.seed = 99;
+  AttentionCase second(spec);  // other pages and numbers, same sizes
+  AttentionPlan plan(spec.shape, first.batch(), spec.options);
+  ThreadPool threads(2);
+  const CaseResult alone = first.run();
+  for (int layer = 0; layer < 3; ++layer) {
+    CaseResult result = first.outputs();
+    plan.attend_partial(first.q(), first.pool(), first.partial(result), threads);
+    EXPECT_EQ(result.o, alone.o);
+    EXPECT_EQ(result.lse, alone.lse);
+    CaseResult other = first.outputs();
+    plan.attend_partial(second.q(), first.pool(), first.partial(other), threads);
+    EXPECT_NE(other.o, alone.o);
+  }
+}
+
 }  // namespace
 }  // namespace kvmesh::test

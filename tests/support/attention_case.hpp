@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "kvmesh/attention.hpp"
@@ -106,6 +107,8 @@ class AttentionCase {
 // ---- Of the backend that a test program is linked with: attention_on_cpu.cpp,
 // attention_on_cuda.cpp
 
+/// Its name: "cpu", "cuda".
+std::string_view backend();
 CaseTolerance tolerance_of(const CaseSpec& spec);
 /// Plans, and runs once into `out`. Returns what the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,

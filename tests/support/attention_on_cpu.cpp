@@ -3,6 +3,8 @@
 
 namespace kvmesh::test {
 
+std::string_view backend() { return "cpu"; }
+
 // Arithmetic is float32 for every dtype.
 CaseTolerance tolerance_of(const CaseSpec&) { return {.o = 1e-5, .lse = 1e-5}; }
 
