@@ -19,7 +19,8 @@ configure_package_config_file(
   INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/kvmesh-config-version.cmake
                                  COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/kvmesh-config.cmake
+install(FILES ${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake
+              ${PROJECT_BINARY_DIR}/kvmesh-config.cmake
               ${PROJECT_BINARY_DIR}/kvmesh-config-version.cmake
               ${PROJECT_SOURCE_DIR}/cmake/KvmeshDependencies.cmake
         DESTINATION ${package_dir})

@@ -10,7 +10,6 @@ void check_view(const TensorView& view, std::string_view what, int dims) {
   for (int i = 0; i < dims; ++i) {
     require(view.size(i) >= 0, "combine: {} is {}", what, describe(view));
   }
-  require(view.device.kind == DeviceKind::kCpu, "combine: {} is not in host memory", what);
   require(view.elements() == 0 || view.data != nullptr, "combine: {} has no data", what);
 }
 
@@ -31,6 +30,11 @@ void check_partial(const Partial& mine) {
   check_float32(mine.lse, "the partial's lse");
   require(mine.lse.size(0) == mine.o.size(0) && mine.lse.size(1) == mine.o.size(1),
           "combine: the partial's o is {} and its lse {}", describe(mine.o), describe(mine.lse));
+}
+
+void check_device(const TensorView& view, std::string_view what, DeviceKind device) {
+  require(view.empty() || view.device.kind == device, "combine: {} is not in {} memory", what,
+          device == DeviceKind::kCpu ? "host" : "the GPU's");
 }
 
 void check_output(const CombineOutput& output, const RowBlock& block, std::int64_t dim) {
@@ -65,17 +69,26 @@ std::int64_t RowMap::rows_of(int rank, const RowBlock& block) const {
   return tokens * block.heads.size();
 }
 
+void check_participation(const Participation* participation, std::int64_t tokens, int ranks) {
+  if (participation == nullptr) return;
+  require(participation->ranks() == ranks && participation->tokens() == tokens,
+          "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "
+          "the group {} ranks",
+          participation->tokens(), participation->ranks(), tokens, ranks);
+}
+
 void check_combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
-                   int rank, int ranks) {
+                   int rank, int ranks, DeviceKind device) {
   check_partial(mine);
-  if (const Participation* participation = options.participation) {
-    require(participation->ranks() == ranks && participation->tokens() == mine.o.size(0),
-            "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "
-            "the group {} ranks",
-            participation->tokens(), participation->ranks(), mine.o.size(0), ranks);
-  }
+  check_device(mine.o, "the partial's o", device);
+  check_device(mine.lse, "the partial's lse", device);
+  check_participation(options.participation, mine.o.size(0), ranks);
+  require(options.strategy != CombineStrategy::kAllReduce || device != DeviceKind::kCpu,
+          "combine: the strategy all_reduce is for GPUs");
   const RowMap map(mine, ranks, options.participation);
   check_output(output, map.block(options.scatter, rank), map.dim());
+  check_device(output.o, "the output's o", device);
+  check_device(output.lse, "the output's lse", device);
 }
 
 }  // namespace kvmesh

@@ -57,8 +57,12 @@ inline float lse_of(const Partial& partial, std::int64_t token, std::int64_t hea
   return static_cast<const float*>(lse.data)[token * lse.stride(0) + head * lse.stride(1)];
 }
 
-/// @throws InvalidArgument unless rank `rank` of `ranks` may combine these.
+/// @throws InvalidArgument unless `participation` (if any) is for these.
+void check_participation(const Participation* participation, std::int64_t tokens, int ranks);
+
+/// @throws InvalidArgument unless rank `rank` of `ranks`, whose tensors are of kind `device`, may
+/// combine these.
 void check_combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
-                   int rank, int ranks);
+                   int rank, int ranks, DeviceKind device = DeviceKind::kCpu);
 
 }  // namespace kvmesh

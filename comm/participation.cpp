@@ -30,6 +30,8 @@ std::string_view name(CombineStrategy strategy) {
       return "reduce_scatter";
     case CombineStrategy::kAllToAll:
       return "all_to_all";
+    case CombineStrategy::kAllReduce:
+      return "all_reduce";
   }
   return "unknown";
 }

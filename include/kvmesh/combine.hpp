@@ -23,6 +23,7 @@ enum class CombineStrategy : std::uint8_t {
   kAuto,           ///< What was measured to be fastest; see combine.cpp.
   kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
   kAllToAll,       ///< Send packed (O, LSE) rows to their owners and merge there.
+  kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. On GPUs only: nccl.hpp.
 };
 
 std::string_view name(Scatter scatter);

@@ -179,6 +179,7 @@ TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
     refuses({{held.o_values.data(), Dtype::kFloat32, {4, 8, 16}, Device{DeviceKind::kCuda, 0}},
              mine.lse},
             {}, output);
+    refuses(mine, {.strategy = CombineStrategy::kAllReduce}, output);
     refuses(mine, {}, {tensor(out.o_values.data(), {4, 8, 15}), output.lse});
     refuses(mine, {}, {tensor(out.o_values.data(), {5, 8, 16}), output.lse});
     refuses(mine, {}, {output.o, tensor(out.lse_values.data(), {4, 7})});

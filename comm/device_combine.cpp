@@ -1,0 +1,202 @@
+// The combine on GPUs: kernels around NCCL's messages. See nccl.hpp for the three ways.
+#include <algorithm>
+
+#include "comm/cuda/device_memory.hpp"
+#include "comm/device_combine_params.hpp"
+#include "comm/nccl_state.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+
+class DeviceCombiner::Work {
+ public:
+  explicit Work(NcclGroup& group) : group_(&group) {}
+
+  void plan(DeviceCombinePlan plan, cudaStream_t stream);
+  void run(const Partial& mine, const CombineOutput& output, cudaStream_t stream);
+
+  NcclGroup& group() { return *group_; }
+  std::uint64_t generation() const { return generation_; }
+  const DeviceCombinePlan& current() const { return plan_; }
+  std::size_t workspace_bytes() const {
+    return table_.size_bytes() + send_.size_bytes() + receive_.size_bytes() + lses_.size_bytes();
+  }
+
+ private:
+  bool makes_other_messages(const DeviceCombinePlan& next) const;
+  void reserve();
+  void upload(cudaStream_t stream);
+
+  void all_to_all(const cuda::CombineParams& params, cudaStream_t stream);
+  void reduce(const cuda::CombineParams& params, cudaStream_t stream);
+  void gather_lses(const cuda::CombineParams& params, cudaStream_t stream);
+
+  NcclGroup* group_;
+  DeviceCombinePlan plan_;
+  bool is_planned_ = false;
+  std::uint64_t generation_ = 0;
+  std::vector<std::byte> host_table_;  // as uploaded
+  GrowingDeviceBuffer table_;
+  GrowingDeviceBuffer send_;
+  GrowingDeviceBuffer receive_;
+  GrowingDeviceBuffer lses_;  // [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own
+};
+
+void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
+  if (is_planned_ && next == plan_) return;
+  const DeviceScope scope(group_->device());
+  if (!is_planned_ || makes_other_messages(next)) ++generation_;
+  is_planned_ = false;  // until all is where the plan says
+  plan_ = std::move(next);
+  reserve();
+  upload(stream);
+  is_planned_ = true;
+}
+
+/// Whether a graph captured with the plan so far would do something else than the next one wants.
+bool DeviceCombiner::Work::makes_other_messages(const DeviceCombinePlan& next) const {
+  DeviceCombinePlan as_before = next;
+  as_before.token_places = plan_.token_places;  // only these are read on the device
+  return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
+}
+
+void DeviceCombiner::Work::reserve() {
+  const bool packs = plan_.strategy == CombineStrategy::kAllToAll;
+  const auto lses = static_cast<std::size_t>((plan_.ranks + 1) * plan_.rows());
+  bool moved = table_.reserve(device_table(plan_).size());
+  moved |= send_.reserve_floats(packs ? plan_.sent_floats : plan_.reduced_floats());
+  moved |= receive_.reserve_floats(packs ? plan_.received_floats : plan_.block_floats());
+  if (!packs) moved |= lses_.reserve(lses * sizeof(float));
+  if (moved) {
+    host_table_.clear();  // what was uploaded is gone
+    ++generation_;
+  }
+}
+
+void DeviceCombiner::Work::upload(cudaStream_t stream) {
+  std::vector<std::byte> table = device_table(plan_);
+  if (table == host_table_) return;
+  // From pageable memory: the runtime has taken the bytes when it returns.
+  check(cudaMemcpyAsync(table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice, stream),
+        "combine: upload the plan");
+  host_table_ = std::move(table);
+}
+
+void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
+                               cudaStream_t stream) {
+  require(is_planned_, "combine: run without a plan");
+  require(mine.o.dims == 3 && mine.o.size(0) == plan_.tokens && mine.o.size(1) == plan_.heads &&
+              mine.o.size(2) == plan_.dim,
+          "combine: the partial's o is {}, the plan is for [{}, {}, {}]", describe(mine.o),
+          plan_.tokens, plan_.heads, plan_.dim);
+  const CombineOptions options{.scatter = plan_.scatter, .strategy = plan_.strategy};
+  check_combine(mine, options, output, plan_.rank, plan_.ranks, DeviceKind::kCuda);
+  require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
+          "combine: the last dimension of the partial's lse has stride {}", mine.lse.stride(1));
+  group_->state().require_whole("combine");
+  if (plan_.rows() == 0) return;
+  const DeviceScope scope(group_->device());
+  const DeviceCombineMemory memory{table_.data(), send_.floats(), receive_.floats(),
+                                   lses_.floats()};
+  const cuda::CombineParams params = device_params(plan_, memory, mine, output);
+  if (plan_.strategy == CombineStrategy::kAllToAll || plan_.ranks == 1) {
+    all_to_all(params, stream);
+  } else {
+    reduce(params, stream);
+  }
+}
+
+void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
+  NcclGroup::State& nccl = group_->state();
+  const auto floats = [&](const RowMessage& message) {
+    return static_cast<std::size_t>(message.rows * (plan_.dim + 1));
+  };
+  const auto is_any = [](const std::vector<RowMessage>& messages) {
+    return std::any_of(messages.begin(), messages.end(),
+                       [](const RowMessage& message) { return message.rows > 0; });
+  };
+  if (is_any(plan_.sent)) check(cuda::launch_pack(params, stream), "combine: pack");
+  if (is_any(plan_.sent) || is_any(plan_.received)) {
+    nccl.grouped("combine: partials to their owners", [&] {
+      ncclResult_t code = ncclSuccess;
+      for (int r = 0; r < plan_.ranks && NcclGroup::State::is_good(code); ++r) {
+        if (r == plan_.rank) continue;
+        const RowMessage& out = plan_.sent[static_cast<std::size_t>(r)];
+        const RowMessage& in = plan_.received[static_cast<std::size_t>(r)];
+        if (out.rows > 0) {
+          code =
+              ncclSend(send_.floats() + out.offset, floats(out), ncclFloat, r, nccl.comm, stream);
+        }
+        if (in.rows > 0 && NcclGroup::State::is_good(code)) {
+          code =
+              ncclRecv(receive_.floats() + in.offset, floats(in), ncclFloat, r, nccl.comm, stream);
+        }
+      }
+      return code;
+    });
+  }
+  check(cuda::launch_merge(params, stream), "combine: merge");
+}
+
+void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
+  NcclGroup::State& nccl = group_->state();
+  gather_lses(params, stream);
+  check(cuda::launch_rescale(params, stream), "combine: rescale");
+  const auto block = static_cast<std::size_t>(plan_.block_floats());
+  if (plan_.scatter == Scatter::kAll) {
+    nccl.settle(ncclAllReduce(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+                              nccl.comm, stream),
+                "combine: sums of all rows");
+  } else {
+    nccl.settle(ncclReduceScatter(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+                                  nccl.comm, stream),
+                "combine: sums of rows to their owners");
+  }
+  check(cuda::launch_finish(params, stream), "combine: finish");
+}
+
+/// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
+void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
+  NcclGroup::State& nccl = group_->state();
+  const auto rows = static_cast<std::size_t>(plan_.rows());
+  const float* mine = params.lse;
+  if (params.lse_token_stride != plan_.heads && plan_.tokens > 1) {
+    float* packed = lses_.floats() + static_cast<std::size_t>(plan_.ranks) * rows;
+    const auto row_bytes = static_cast<std::size_t>(plan_.heads) * sizeof(float);
+    check(cudaMemcpy2DAsync(packed, row_bytes, mine,
+                            static_cast<std::size_t>(params.lse_token_stride) * sizeof(float),
+                            row_bytes, static_cast<std::size_t>(plan_.tokens),
+                            cudaMemcpyDeviceToDevice, stream),
+          "combine: LSEs in one piece");
+    mine = packed;
+  }
+  if (reduces_maxima(plan_)) {
+    nccl.settle(ncclAllReduce(mine, lses_.floats(), rows, ncclFloat, ncclMax, nccl.comm, stream),
+                "combine: largest LSEs");
+  } else {
+    nccl.settle(ncclAllGather(mine, lses_.floats(), rows, ncclFloat, nccl.comm, stream),
+                "combine: LSEs");
+  }
+}
+
+DeviceCombiner::DeviceCombiner(NcclGroup& group) : work_(std::make_unique<Work>(group)) {}
+DeviceCombiner::~DeviceCombiner() = default;
+DeviceCombiner::DeviceCombiner(DeviceCombiner&&) noexcept = default;
+DeviceCombiner& DeviceCombiner::operator=(DeviceCombiner&&) noexcept = default;
+
+void DeviceCombiner::plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
+                          const CombineOptions& options, Stream stream) {
+  const NcclGroup& group = work_->group();
+  work_->plan(plan_device_combine(tokens, heads, v_dim, options, group.rank().value, group.size()),
+              static_cast<cudaStream_t>(stream.handle));
+}
+
+void DeviceCombiner::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  work_->run(mine, output, static_cast<cudaStream_t>(stream.handle));
+}
+
+std::uint64_t DeviceCombiner::generation() const { return work_->generation(); }
+CombineStrategy DeviceCombiner::strategy() const { return work_->current().strategy; }
+std::size_t DeviceCombiner::workspace_bytes() const { return work_->workspace_bytes(); }
+
+}  // namespace kvmesh

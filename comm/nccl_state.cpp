@@ -1,0 +1,112 @@
+#include "comm/nccl_state.hpp"
+
+#include <sched.h>
+
+#include <thread>
+
+#include "core/check.hpp"
+#include "core/cuda_check.hpp"
+
+namespace kvmesh {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// NCCL's host part of a call takes some 10 us, so a wait yields at first; one that takes longer
+// waits for a peer and leaves the core.
+constexpr auto kYieldFor = std::chrono::milliseconds(1);
+constexpr auto kSleep = std::chrono::microseconds(50);
+
+void back_off(Clock::duration waited) {
+  if (waited < kYieldFor) {
+    sched_yield();
+  } else {
+    std::this_thread::sleep_for(kSleep);
+  }
+}
+
+}  // namespace
+
+DeviceScope::DeviceScope(int device) {
+  check(cudaGetDevice(&before_), "asking for the current device");
+  if (before_ == device) return;
+  check(cudaSetDevice(device), "making a device current");
+  changed_ = true;
+}
+
+DeviceScope::~DeviceScope() {
+  if (changed_) static_cast<void>(cudaSetDevice(before_));
+}
+
+void NcclGroup::State::require_whole(std::string_view operation) const {
+  require(!is_broken && comm != nullptr,
+          "{}: this NCCL group failed or was closed before and cannot be used again", operation);
+}
+
+void NcclGroup::State::settle(ncclResult_t code, std::string_view operation) {
+  const Clock::time_point start = Clock::now();
+  while (code == ncclInProgress) {
+    const Clock::duration waited = Clock::now() - start;
+    if (waited >= deadline) fail_late(operation);
+    back_off(waited);
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &state);
+    code = asked == ncclSuccess ? state : asked;
+  }
+  if (code != ncclSuccess) fail(code, operation);
+}
+
+void NcclGroup::State::wait(cudaStream_t stream, std::string_view operation) {
+  require_whole(operation);
+  const DeviceScope scope(device);
+  const Clock::time_point start = Clock::now();
+  cudaError_t status = cudaSuccess;
+  while ((status = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+    const Clock::duration waited = Clock::now() - start;
+    if (waited >= deadline) fail_late(operation);
+    ncclResult_t code = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &code);
+    if (asked != ncclSuccess) code = asked;
+    if (!is_good(code)) fail(code, operation);
+    back_off(waited);
+  }
+  if (status != cudaSuccess) is_broken = true;
+  check(status, operation);
+}
+
+void NcclGroup::State::fail(ncclResult_t code, std::string_view operation) {
+  const char* details = comm != nullptr ? ncclGetLastError(comm) : ncclGetLastError(nullptr);
+  std::string reason = ncclGetErrorString(code);
+  if (details != nullptr && *details != '\0') reason += fmt::format(" ({})", details);
+  abort();
+  throw NcclError(rank, std::string(operation), reason);
+}
+
+void NcclGroup::State::fail_late(std::string_view operation) {
+  std::vector<Rank> others;
+  for (int r = 0; r < size; ++r) {
+    if (r != rank.value) others.push_back(Rank{r});
+  }
+  abort();
+  throw Timeout(rank, std::move(others), std::string(operation), deadline);
+}
+
+void NcclGroup::State::close() {
+  if (comm == nullptr || is_broken || !is_owned) return;
+  const DeviceScope scope(device);
+  settle(ncclCommFinalize(comm), "close an NCCL group");
+  static_cast<void>(ncclCommDestroy(std::exchange(comm, nullptr)));  // local after finalize
+}
+
+/// NCCL's abort stops its kernels and threads and frees what is here; it tells no peer.
+void NcclGroup::State::abort() {
+  is_broken = true;
+  if (comm == nullptr || !is_owned) return;
+  int before = 0;
+  const bool known = cudaGetDevice(&before) == cudaSuccess;
+  static_cast<void>(cudaSetDevice(device));
+  static_cast<void>(ncclCommAbort(std::exchange(comm, nullptr)));
+  if (known) static_cast<void>(cudaSetDevice(before));
+}
+
+}  // namespace kvmesh

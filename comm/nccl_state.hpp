@@ -1,0 +1,67 @@
+// What is behind an NcclGroup: the communicator, and calls on it with a bounded wait. Only for
+// sources that are built with NCCL.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "kvmesh/nccl.hpp"
+
+namespace kvmesh {
+
+/// Makes a device current, and the one before at its end.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+/// The communicator does not block (unless a borrowed one does): a call returns at once, and
+/// `settle` waits until NCCL has done the host's part of it.
+struct NcclGroup::State {
+  ncclComm_t comm = nullptr;
+  bool is_owned = true;
+  bool is_broken = false;
+  Rank rank;
+  int size = 1;
+  int device = 0;
+  std::chrono::milliseconds deadline = std::chrono::seconds(60);
+
+  State() = default;
+  ~State() { abort(); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  /// @throws InvalidArgument if the group failed or was closed before.
+  void require_whole(std::string_view operation) const;
+
+  /// `code` is what a call returned. Waits until it is done. @throws Timeout, NcclError.
+  void settle(ncclResult_t code, std::string_view operation);
+
+  /// Several sends, receives and collectives as one: `calls` returns the first code that is not
+  /// good.
+  template <class Calls>
+  void grouped(std::string_view operation, const Calls& calls) {
+    settle(ncclGroupStart(), operation);
+    const ncclResult_t inside = calls();
+    const ncclResult_t end = ncclGroupEnd();
+    settle(is_good(inside) ? end : inside, operation);
+  }
+  static bool is_good(ncclResult_t code) { return code == ncclSuccess || code == ncclInProgress; }
+
+  /// Breaks the group and throws.
+  [[noreturn]] void fail(ncclResult_t code, std::string_view operation);
+  [[noreturn]] void fail_late(std::string_view operation);
+
+  void wait(cudaStream_t stream, std::string_view operation);
+  void close();
+  void abort();
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,145 @@
+// Peers that are late, silent or dead: within the deadline the others have an error that names the
+// operation, and their devices work on. Ranks are forked processes, which meet by TCP.
+#include <csignal>
+
+#include "tests/comm/tcp_ranks.hpp"
+#include "tests/gpu/device_combine_run.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+// NCCL's abort takes some 200 ms; the rest is for a loaded host.
+constexpr auto kAbortTime = 4s;
+
+/// Runs `body` in a process of its own, since CUDA must not be used before a fork.
+int exit_status_of(const std::function<int()>& body) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(body());
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int count_devices() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+class NcclFailure : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (exit_status_of(count_devices) < 2) GTEST_SKIP() << "fewer than two GPUs";
+  }
+};
+
+void expect_device_works() {
+  const DeviceFloats floats({1, 2, 3});
+  EXPECT_EQ(floats.get(), (std::vector<float>{1, 2, 3}));
+}
+
+/// Expects that `body` throws a Timeout not much later than `deadline`.
+void expect_timeout(std::chrono::milliseconds deadline, const std::string& operation,
+                    const std::function<void()>& body) {
+  const Clock::time_point start = Clock::now();
+  try {
+    body();
+    ADD_FAILURE() << "nobody noticed";
+  } catch (const Timeout& timeout) {
+    EXPECT_EQ(timeout.waiter(), Rank{0});
+    EXPECT_EQ(timeout.late(), std::vector{Rank{1}});
+    EXPECT_EQ(timeout.operation(), operation);
+  }
+  const Clock::duration waited = Clock::now() - start;
+  EXPECT_GE(waited, deadline - 50ms);
+  EXPECT_LT(waited, deadline + kAbortTime);
+  expect_device_works();
+}
+
+/// A combine of one rank, up to where it waits.
+void combine_once(NcclGroup& group, int rank) {
+  CombineCase test = full_case(2, 8, 8, 128, Scatter::kHeads);
+  const DeviceCase on_device(test, rank);
+  const OwnStream stream;
+  DeviceCombiner combiner(group);
+  combiner.plan(8, 8, 128, options_of(test, CombineStrategy::kAllToAll), stream.view());
+  combiner.run(on_device.partial(), on_device.output(), stream.view());
+  group.wait(stream.view(), "one token");
+  expect_close(on_device.result(), on_device.expected(), test.dim);
+}
+
+TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
+  TcpProcesses<2>::run([](Communicator& comm) {
+    const auto part = comm.split(0, 0);
+    check(cudaSetDevice(comm.rank().value));
+    if (comm.rank().value == 0) {
+      part->set_deadline(500ms);
+      expect_timeout(500ms, "meet for an NCCL group", [&] { NcclGroup(*part, 0); });
+    }
+    barrier(comm);
+  });
+}
+
+TEST_F(NcclFailure, ARankThatDoesNotJoinAnIdTimesOut) {
+  TcpProcesses<2>::run([](Communicator& comm) {
+    if (comm.rank().value == 0) {
+      check(cudaSetDevice(0));
+      const NcclUniqueId id = make_nccl_unique_id();
+      expect_timeout(1500ms, "make an NCCL group", [&] { NcclGroup(id, Rank{0}, 2, 0, 1500ms); });
+    }
+    barrier(comm);
+  });
+}
+
+TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
+  TcpProcesses<2>::run([](Communicator& comm) {
+    const int me = comm.rank().value;
+    check(cudaSetDevice(me));
+    NcclGroup group(comm, me);
+    combine_once(group, me);
+    barrier(comm);
+    if (me == 0) {
+      group.set_deadline(1s);
+      expect_timeout(1s, "one token", [&] { combine_once(group, me); });
+      EXPECT_EQ(group.handle(), nullptr);
+      EXPECT_THROW(combine_once(group, me), InvalidArgument) << "a broken group was used again";
+    }
+    barrier(comm);
+    // The other rank's group is whole, and ends without waiting for the one that is gone.
+    const Clock::time_point start = Clock::now();
+    { const NcclGroup ends_here = std::move(group); }
+    EXPECT_LT(Clock::now() - start, kAbortTime);
+  });
+}
+
+TEST_F(NcclFailure, ARankThatIsKilledIsNoticed) {
+  const std::uint16_t port = free_port();
+  const pid_t victim = ::fork();
+  if (victim == 0) {
+    const auto comm = make_tcp_communicator(tcp_options(1, 2, port));
+    check(cudaSetDevice(1));
+    NcclGroup group(*comm, 1);
+    combine_once(group, 1);
+    ::raise(SIGKILL);
+  }
+  const int status = exit_status_of([port] {
+    const auto comm = make_tcp_communicator(tcp_options(0, 2, port));
+    check(cudaSetDevice(0));
+    NcclGroup group(*comm, 0);
+    combine_once(group, 0);
+    EXPECT_THROW(barrier(*comm, "until it is dead"), PeerLost);
+    group.set_deadline(1s);
+    const Clock::time_point start = Clock::now();
+    EXPECT_THROW(combine_once(group, 0), Error);
+    EXPECT_LT(Clock::now() - start, 1s + kAbortTime);
+    expect_device_works();
+    return testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(status, 0);
+  ::waitpid(victim, nullptr, 0);
+}
+
+}  // namespace
+}  // namespace kvmesh::test
