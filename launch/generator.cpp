@@ -27,7 +27,11 @@ Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOp
       sequence_(cache_.create()),
       gather_heads_(mesh.head()),
       sampler_(options.sampling),
-      greedy_(options.sampling.temperature == 0.0) {}
+      greedy_(options.sampling.temperature == 0.0),
+      q_(mesh.device()),
+      k_(mesh.device()),
+      v_(mesh.device()),
+      o_(mesh.device()) {}
 
 engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());
@@ -41,15 +45,21 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
 
 void Generator::attend(StepPlan& plan, const engine::Attention& layer) {
   const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
-  if (mesh_.head_parallel() == 1) return plan.run(layer.layer, input, {.o = layer.o});
+  if (mesh_.head_parallel() == 1) return run(plan, layer.layer, input, layer.o);
   // Each rank of a row has other heads: bring them together for the next matrix.
   const std::int64_t tokens = layer.q.size(0), heads = input.q.size(1), dim = layer.q.size(2);
   attended_.resize(static_cast<std::size_t>(tokens * heads * dim));
-  plan.run(layer.layer, input, {.o = tensor(attended_.data(), {tokens, heads, dim})});
+  run(plan, layer.layer, input, tensor(attended_.data(), {tokens, heads, dim}));
   const std::array rows{layer.q.size(1) * dim};
   gather_heads_(rows, tokens, attended_,
                 {static_cast<float*>(layer.o.data), static_cast<std::size_t>(tokens * rows[0])},
                 "gather_heads");
+}
+
+// The model's layers run on the CPU; the cache may be on a GPU.
+void Generator::run(StepPlan& plan, int layer, const LayerInput& host, const TensorView& o) {
+  plan.run(layer, {q_.put(host.q), k_.put(host.k), v_.put(host.v)}, {.o = o_.room_for(o)});
+  o_.fetch(o);
 }
 
 // The share of [tokens, heads, dim] that this rank's head_parallel position has, as a view.

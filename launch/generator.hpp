@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvmesh/kvmesh.hpp"
+#include "launch/device_stage.hpp"
 #include "launch/engine/llama.hpp"
 #include "launch/engine/sampling.hpp"
 
@@ -39,6 +40,7 @@ class Generator {
 
  private:
   void attend(StepPlan& plan, const engine::Attention& layer);
+  void run(StepPlan& plan, int layer, const LayerInput& host, const TensorView& o);
   ConstTensorView my_heads(const ConstTensorView& all) const;
 
   Mesh& mesh_;
@@ -49,6 +51,7 @@ class Generator {
   engine::Sampler sampler_;
   bool greedy_;
   std::vector<float> attended_;  // this rank's heads
+  DeviceStage q_, k_, v_, o_;    // where the cache is on another device than the model
 };
 
 }  // namespace kvmesh::launch

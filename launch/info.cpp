@@ -7,6 +7,7 @@
 
 #include "kvmesh/attention.hpp"
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "launch/report.hpp"
 
 namespace kvmesh::launch {
@@ -22,13 +23,14 @@ std::uint64_t memory_bytes() {
 std::string build_and_machine_info(Mesh& mesh) {
   return fmt::format(
       "kvmesh {}\n"
-      "devices        cpu (no CUDA backend in this build)\n"
+      "devices        cpu, {} GPUs\n"
       "cpu kernels    {}\n"
       "communicators  loopback, mpi ({})\n"
       "this job       {} ranks ({}), {} threads each\n"
       "this machine   {} cores, {} of memory\n",
-      KVMESH_VERSION, cpu_instruction_set(), mpi_library(), mesh.size(), mesh.world().kind(),
-      mesh.threads().threads(), std::thread::hardware_concurrency(), human_bytes(memory_bytes()));
+      KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(), mpi_library(), mesh.size(),
+      mesh.world().kind(), mesh.threads().threads(), std::thread::hardware_concurrency(),
+      human_bytes(memory_bytes()));
 }
 
 }  // namespace kvmesh::launch

@@ -4,8 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "core/aligned_buffer.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "kvmesh/kv_cache.hpp"
+#include "runtime/backend.hpp"
 
 namespace kvmesh {
 
@@ -23,17 +24,18 @@ struct LocalShape {
   }
 };
 
-/// One rank's pages: a K and a V buffer a layer, [pages, kv_heads, page_size, dim].
+/// One rank's pages on its device: K and V of each layer, [pages, kv_heads, page_size, dim].
 class PoolStorage {
  public:
-  PoolStorage(const LocalShape& shape, int layers);
+  PoolStorage(const LocalShape& shape, int layers, Device device);
   KvPool layer(int layer) const;
   int layers() const { return static_cast<int>(buffers_.size()) / 2; }
   std::int64_t size_bytes() const;
 
  private:
   LocalShape shape_;
-  std::vector<AlignedBuffer> buffers_;  // K and V of layer 0, K and V of layer 1, ...
+  Device device_;
+  std::vector<DeviceMemory> buffers_;  // K and V of layer 0, K and V of layer 1, ...
 };
 
 class KvCache::State {
@@ -45,15 +47,16 @@ class KvCache::State {
   LocalShape shape;
   PageAllocator allocator;
   PoolStorage pools;
-  Combiner combiner;
-  std::vector<float> partial_o;    // [tokens, q_heads, v_dim] of the step in hand
-  std::vector<float> partial_lse;  // [tokens, q_heads]
+  std::unique_ptr<Backend> backend;
+  DeviceMemory partial_o;    // [tokens, q_heads, v_dim] of the step in hand
+  DeviceMemory partial_lse;  // [tokens, q_heads]
 };
 
 /// Does the copies that copy on write asks for, in every layer: here with copy_pages, and through
 /// the kv communicator where a page moves to another rank (then collective, as all ranks pass the
 /// same copies).
-void copy_on_write(const PoolStorage& pools, Communicator& kv, std::span<const PageCopy> copies);
+void copy_on_write(Backend& backend, const PoolStorage& pools, Communicator& kv,
+                   std::span<const PageCopy> copies);
 
 /// Collective. Throws DigestMismatch, naming the first operation in which the allocators parted.
 void check_replicas(const PageAllocator& allocator, Communicator& world);

@@ -48,25 +48,29 @@ LocalShape supported(const LocalShape& shape) {
 
 }  // namespace
 
-PoolStorage::PoolStorage(const LocalShape& shape, int layers) : shape_(shape) {
+PoolStorage::PoolStorage(const LocalShape& shape, int layers, Device device)
+    : shape_(shape), device_(device) {
   const auto element = static_cast<std::int64_t>(kvmesh::size_bytes(shape.dtype));
   for (int layer = 0; layer < layers; ++layer) {
-    buffers_.emplace_back(static_cast<std::size_t>(shape.k_elements() * element));
-    buffers_.emplace_back(static_cast<std::size_t>(shape.v_elements() * element));
+    buffers_.emplace_back(device, static_cast<std::size_t>(shape.k_elements() * element));
+    buffers_.emplace_back(device, static_cast<std::size_t>(shape.v_elements() * element));
   }
 }
 
 KvPool PoolStorage::layer(int layer) const {
   const auto k = static_cast<std::size_t>(2 * layer);
   const AttentionShape& a = shape_.attention;
-  return {{buffers_[k].data(), shape_.dtype, {shape_.pages, a.kv_heads, a.page_size, a.k_dim}},
-          {buffers_[k + 1].data(), shape_.dtype, {shape_.pages, a.kv_heads, a.page_size, a.v_dim}}};
+  return {
+      {buffers_[k].data(), shape_.dtype, {shape_.pages, a.kv_heads, a.page_size, a.k_dim}, device_},
+      {buffers_[k + 1].data(),
+       shape_.dtype,
+       {shape_.pages, a.kv_heads, a.page_size, a.v_dim},
+       device_}};
 }
 
 std::int64_t PoolStorage::size_bytes() const {
   std::int64_t sum = 0;
-  for (const AlignedBuffer& buffer : buffers_)
-    sum += static_cast<std::int64_t>(buffer.size_bytes());
+  for (const DeviceMemory& buffer : buffers_) sum += static_cast<std::int64_t>(buffer.size_bytes());
   return sum;
 }
 
@@ -75,8 +79,8 @@ KvCache::State::State(Mesh& owner, const CacheOptions& wanted)
       options(checked(owner, wanted)),
       shape(supported(local_shape(owner, options))),
       allocator(allocator_options(owner, options)),
-      pools(shape, options.layers),
-      combiner(owner.kv()) {}
+      pools(shape, options.layers, owner.device()),
+      backend(make_backend(owner)) {}
 
 KvCache::KvCache(Mesh& mesh, const CacheOptions& options)
     : state_(std::make_unique<State>(mesh, options)) {}

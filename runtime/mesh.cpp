@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/check.hpp"
+#include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
 namespace {
@@ -27,10 +28,20 @@ int ranks_on_this_node(const Communicator& world) {
   return world.size();
 }
 
-void check_device(DeviceChoice device) {
-  if (device == DeviceChoice::kCuda) {
-    throw Unsupported("this build has no CUDA backend: use the device 'cpu' or 'auto'");
-  }
+// This rank's place among those of its machine.
+int rank_on_this_node(const Communicator& world) {
+  const char* text = world.kind() == "mpi" ? std::getenv("OMPI_COMM_WORLD_LOCAL_RANK") : nullptr;
+  return text ? std::atoi(text) : world.rank().value;
+}
+
+Device device_for(DeviceChoice choice, const Communicator& world) {
+  if (choice == DeviceChoice::kCpu) return {};
+  const int gpus = cuda_device_count();
+  if (gpus > 0) return {DeviceKind::kCuda, rank_on_this_node(world) % gpus};
+  if (choice == DeviceChoice::kAuto) return {};
+  throw Unsupported(
+      "no CUDA device: this build has no CUDA backend or this machine no GPU; use the "
+      "device 'cpu' or 'auto'");
 }
 
 }  // namespace
@@ -56,7 +67,8 @@ Mesh Mesh::from_launcher(const MeshOptions& options) {
 }
 
 void Mesh::arrange(const MeshOptions& options) {
-  check_device(options.device);
+  device_ = device_for(options.device, *world_);
+  use_device(device_);
   const int heads = options.head_parallel;
   require(heads > 0 && world_->size() % heads == 0,
           "mesh: head_parallel {} does not divide {} ranks", heads, world_->size());

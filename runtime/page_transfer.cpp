@@ -1,6 +1,4 @@
 // Copy on write across ranks: the page's tokens travel through the kv communicator.
-#include <cstring>
-
 #include "runtime/cache_state.hpp"
 
 namespace kvmesh {
@@ -22,11 +20,14 @@ class PageBytes {
     return sum;
   }
   void read(std::byte* to) const {
-    for (const auto& run : runs_) to = std::copy(run.begin(), run.end(), to);
+    for (const auto& run : runs_) {
+      copy_bytes(to, run.data(), run.size());
+      to += run.size();
+    }
   }
   void write(const std::byte* from) const {
     for (const auto& run : runs_) {
-      std::memcpy(run.data(), from, run.size());
+      copy_bytes(run.data(), from, run.size());
       from += run.size();
     }
   }
@@ -84,7 +85,10 @@ void exchange(Communicator& kv, std::vector<Parcel>& outgoing, std::vector<Parce
 
 }  // namespace
 
-void copy_on_write(const PoolStorage& pools, Communicator& kv, std::span<const PageCopy> copies) {
+void copy_on_write(Backend& backend, const PoolStorage& pools, Communicator& kv,
+                   std::span<const PageCopy> copies) {
+  if (copies.empty()) return;
+  backend.settle();  // the pages to copy may still be written
   const Rank me = kv.rank();
   std::vector<LocalPageCopy> local;
   std::vector<Parcel> outgoing(static_cast<std::size_t>(kv.size()));
@@ -104,7 +108,7 @@ void copy_on_write(const PoolStorage& pools, Communicator& kv, std::span<const P
     remote |= from != to;
   }
   for (int layer = 0; layer < pools.layers() && !local.empty(); ++layer) {
-    copy_pages(pools.layer(layer), local);
+    backend.copy_pages(pools.layer(layer), local);
   }
   if (remote) exchange(kv, outgoing, incoming);
 }

@@ -20,32 +20,31 @@ class StepPlan::State {
       : cache_(&owner),
         step_(make_step_batch(owner.allocator, owner.mesh->kv_rank(), batch, options)),
         combine_{.scatter = options.scatter, .strategy = options.strategy},
-        attention_(make_attention(batch, options)) {}
+        kernels_(make_kernels(batch, options)) {}
 
-  std::int64_t query_tokens() const { return attention_.tokens(); }
+  std::int64_t query_tokens() const { return step_.attention.q_indptr.back(); }
   std::int64_t append_tokens() const { return std::ssize(step_.slots); }
   const Participation& participation() const { return step_.participation; }
-  TileCounts tiles() const { return attention_.tiles(); }
+  TileCounts tiles() const { return kernels_->tiles(); }
 
-  void run(int layer, const LayerInput& input, const CombineOutput& output) {
-    append(layer, input.k, input.v);
+  void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+    append(layer, input.k, input.v, stream);
     const Partial mine = partial();
-    attend_partial(layer, input.q, mine);
-    combine(mine, output);
+    attend_partial(layer, input.q, mine, stream);
+    combine(mine, output, stream);
   }
 
-  void append(int layer, const ConstTensorView& k, const ConstTensorView& v) {
-    kvmesh::append(pool(layer), k, v, step_.slots, cache_->mesh->threads());
+  void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
+    kernels_->append(pool(layer), k, v, stream);
   }
 
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out) {
-    const KvPool mine = pool(layer);
-    attention_.attend_partial(q, {mine.k, mine.v}, out, cache_->mesh->threads());
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    kernels_->attend_partial(q, pool(layer), out, stream);
   }
 
-  void combine(const Partial& mine, const CombineOutput& output) {
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
     combine_.participation = &step_.participation;
-    cache_->combiner(mine, combine_, output);
+    cache_->backend->combine(mine, combine_, output, stream);
   }
 
   Share tokens_of_output() const {
@@ -57,21 +56,24 @@ class StepPlan::State {
   }
 
  private:
-  AttentionPlan make_attention(std::span<const BatchEntry> batch, const PlanOptions& options) {
+  std::unique_ptr<StepKernels> make_kernels(std::span<const BatchEntry> batch,
+                                            const PlanOptions& options) {
     AttentionOptions attention{
         .scale = options.scale,
         .mask = options.mask,
         .score = options.score,
         .first_head = cache_->mesh->head_rank() * cache_->shape.attention.q_heads};
-    if (!options.block_mask) {
-      return AttentionPlan(cache_->shape.attention, step_.attention, attention);
-    }
+    if (!options.block_mask) return make_kernels(attention);
     // Partial blocks are masked with the mod that the block mask was made from.
     attention.mask = options.block_mask->mask_mod();
     const LocalBlockMask blocks =
         local_block_mask(cache_->allocator, cache_->mesh->kv_rank(), batch, *options.block_mask);
     attention.block_mask = &blocks;
-    return AttentionPlan(cache_->shape.attention, step_.attention, attention);
+    return make_kernels(attention);
+  }
+
+  std::unique_ptr<StepKernels> make_kernels(const AttentionOptions& options) {
+    return cache_->backend->plan(cache_->shape.attention, cache_->shape.dtype, step_, options);
   }
 
   KvPool pool(int layer) const {
@@ -83,10 +85,14 @@ class StepPlan::State {
   Partial partial() const {
     const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
     const std::int64_t dim = cache_->shape.attention.v_dim;
-    cache_->partial_o.resize(static_cast<std::size_t>(n * heads * dim));
-    cache_->partial_lse.resize(static_cast<std::size_t>(n * heads));
-    return {tensor(cache_->partial_o.data(), {n, heads, dim}),
-            tensor(cache_->partial_lse.data(), {n, heads})};
+    const Device device = cache_->mesh->device();
+    const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
+      const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+      if (memory.size_bytes() < bytes) memory = DeviceMemory(device, bytes);
+      return memory.data();
+    };
+    return {{floats(cache_->partial_o, n * heads * dim), Dtype::kFloat32, {n, heads, dim}, device},
+            {floats(cache_->partial_lse, n * heads), Dtype::kFloat32, {n, heads}, device}};
   }
 
   Share share(std::int64_t count) const {
@@ -96,7 +102,7 @@ class StepPlan::State {
   KvCache::State* cache_;
   StepBatch step_;
   CombineOptions combine_;
-  AttentionPlan attention_;
+  std::unique_ptr<StepKernels> kernels_;
 };
 
 StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -106,17 +112,19 @@ StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
 
 std::int64_t StepPlan::query_tokens() const { return state_->query_tokens(); }
 std::int64_t StepPlan::append_tokens() const { return state_->append_tokens(); }
-void StepPlan::run(int layer, const LayerInput& input, const CombineOutput& output) {
-  state_->run(layer, input, output);
+void StepPlan::run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+  state_->run(layer, input, output, stream);
 }
-void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView& v) {
-  state_->append(layer, k, v);
+void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView& v,
+                      Stream stream) {
+  state_->append(layer, k, v, stream);
 }
-void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out) {
-  state_->attend_partial(layer, q, out);
+void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
+                              Stream stream) {
+  state_->attend_partial(layer, q, out, stream);
 }
-void StepPlan::combine(const Partial& mine, const CombineOutput& output) {
-  state_->combine(mine, output);
+void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+  state_->combine(mine, output, stream);
 }
 Share StepPlan::tokens_of_output() const { return state_->tokens_of_output(); }
 Share StepPlan::heads_of_output() const { return state_->heads_of_output(); }
@@ -131,7 +139,7 @@ std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
   const std::optional<std::vector<PageCopy>> copies = state_->allocator.try_append(requests);
   if (!copies) return std::nullopt;
   if (kCheckEveryStep) check_replicas();
-  copy_on_write(state_->pools, state_->mesh->kv(), *copies);
+  copy_on_write(*state_->backend, state_->pools, state_->mesh->kv(), *copies);
   return StepPlan(std::make_unique<StepPlan::State>(*state_, batch, options));
 }
 

@@ -14,6 +14,7 @@
 #include "kvmesh/attention.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/mesh.hpp"
+#include "kvmesh/stream.hpp"
 
 namespace kvmesh {
 
@@ -52,8 +53,9 @@ struct PlanOptions {
   const BlockMask* block_mask = nullptr;
 };
 
-/// One layer's tensors on this rank. n: query tokens, m: appended tokens of the batch, heads: this
-/// rank's share along head_parallel. Every rank of a column passes the same values.
+/// One layer's tensors on this rank, in memory of the mesh's device. n: query tokens, m: appended
+/// tokens of the batch, heads: this rank's share along head_parallel. Every rank of a column passes
+/// the same values.
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
@@ -74,13 +76,14 @@ class StepPlan {
 
   /// append, attend_partial, combine. Collective over the mesh's kv axis.
   /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
-  void run(int layer, const LayerInput& input, const CombineOutput& output);
+  /// On a GPU it starts after what is on `stream`; wait for the stream before reading the output.
+  void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts on their own, for an engine with its own collective or kernel.
-  void append(int layer, const ConstTensorView& k, const ConstTensorView& v);
+  void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
   /// `out` covers all n tokens and this rank's heads.
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out);
-  void combine(const Partial& mine, const CombineOutput& output);
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {});
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
   /// What of [n, q_heads] this rank's output holds.
   Share tokens_of_output() const;

@@ -6,11 +6,12 @@
 #include <string_view>
 
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
 namespace kvmesh {
 
-/// Which backend a program asks for; kAuto takes the best that this build and machine have.
+/// Which backend a program asks for; kAuto takes a GPU where build and machine have one.
 enum class DeviceChoice : std::uint8_t { kAuto, kCpu, kCuda };
 
 /// "auto", "cpu" or "cuda". @throws InvalidArgument.
@@ -22,7 +23,8 @@ struct MeshOptions {
   int head_parallel = 1;
   /// Threads of this rank's CPU backend; 0: its share of the cores that the process may use.
   int threads = 0;
-  DeviceChoice device = DeviceChoice::kAuto;
+  /// Where pages and tensors are. A program that passes host memory wants the CPU.
+  DeviceChoice device = DeviceChoice::kCpu;
 };
 
 /// One rank's place in the mesh and its ways to the others. World rank r has the kv rank
@@ -60,6 +62,9 @@ class Mesh {
   /// The ranks with my pages and other heads.
   Communicator& head() { return *head_; }
   ThreadPool& threads() { return *threads_; }
+  /// Where caches on this mesh keep their pages, and where tensors must be. Several ranks of a node
+  /// share a GPU if there are fewer of them.
+  Device device() const { return device_; }
 
  private:
   void arrange(const MeshOptions& options);
@@ -69,6 +74,7 @@ class Mesh {
   std::unique_ptr<Communicator> kv_;
   std::unique_ptr<Communicator> head_;
   std::unique_ptr<ThreadPool> threads_;
+  Device device_;
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
 
 namespace kvmesh::verify {
 namespace {
@@ -17,8 +16,9 @@ CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
 void poison_page(const TensorView& half, std::int64_t page) {
   const auto size = static_cast<std::size_t>(half.stride(0)) * size_bytes(half.dtype);
   // All bits set is a NaN in each of the three types.
-  std::memset(static_cast<std::byte*>(half.data) + static_cast<std::size_t>(page) * size, 0xFF,
-              size);
+  const std::vector<std::byte> poison(size, std::byte{0xFF});
+  copy_bytes(static_cast<std::byte*>(half.data) + static_cast<std::size_t>(page) * size,
+             poison.data(), size);
 }
 
 void poison_free_pages(KvCache& cache) {
@@ -72,10 +72,11 @@ struct CheckedCache::Row {
 
 CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
     : mesh_(&mesh),
-      single_mesh_(make_single_communicator(), {.threads = 1}),
+      single_mesh_(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}),
       cache_(mesh, options),
       single_(single_mesh_, on_one_rank(options, mesh)),
-      random_(seed) {
+      random_(seed),
+      findings_(arithmetic_tolerance(mesh.device(), options.dtype)) {
   poison_free_pages(cache_);
   poison_free_pages(single_);
 }
@@ -136,7 +137,7 @@ void CheckedCache::check_replicas() {
 
 HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads,
                                        std::int64_t dim) {
-  HostTensor tensor(dtype, rows, heads, dim);
+  HostTensor tensor(dtype, rows, heads, dim, mesh_->device());
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t head = 0; head < heads; ++head) {
       for (std::int64_t d = 0; d < dim; ++d) tensor.set(row, head, d, random_.real());
@@ -190,22 +191,25 @@ void CheckedCache::run_layer(Step& step, int layer) {
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
   const std::int64_t heads = step.plan.heads_of_output().size();
-  HostTensor o(options.output, tokens, heads, cache.v_dim);
-  HostTensor lse(Dtype::kFloat32, tokens, heads, 1);
+  const Device device = mesh_->device();
+  HostTensor o(options.output, tokens, heads, cache.v_dim, device);
+  HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
   const CombineOutput output{o.view(), options.lse ? lse.matrix() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
   const LayerInput input{q.view(q_heads), k.view(kv_heads), v.view(kv_heads)};
   if (options.in_parts) {
-    HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim);
-    HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1);
+    HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
+    HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
     const Partial mine{partial_o.view(), partial_lse.matrix()};
     step.plan.append(layer, input.k, input.v);
     step.plan.attend_partial(layer, input.q, mine);
+    synchronize({}, device);
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
     step.plan.combine(mine, output);
   } else {
     step.plan.run(layer, input, output);
   }
+  synchronize({}, device);
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   HostTensor single_o(Dtype::kFloat32, step.single.tokens_of_output().size(),

@@ -7,13 +7,18 @@
 
 namespace kvmesh::verify {
 
-double tolerance_of(double want, Dtype dtype) {
+double arithmetic_tolerance(Device device, Dtype pool) {
+  if (device.kind == DeviceKind::kCpu || pool == Dtype::kFloat32) return kTolerance;
+  return 16 * (pool == Dtype::kBFloat16 ? 0x1p-9 : 0x1p-12);
+}
+
+double Findings::bound(double want, Dtype dtype) const {
   // Half a unit in the last place: 11 bits, with subnormals 2^-24 apart, and 8 bits.
   const double size = std::abs(want);
   const double rounding = dtype == Dtype::kFloat16    ? std::max(size * 0x1p-11, 0x1p-25)
                           : dtype == Dtype::kBFloat16 ? size * 0x1p-8
                                                       : 0;
-  return kTolerance * std::max(1.0, size) + rounding;
+  return tolerance_ * std::max(1.0, size) + rounding;
 }
 
 void Findings::fail(const std::string& message) {

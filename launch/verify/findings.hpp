@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kvmesh/types.hpp"
+#include "kvmesh/tensor.hpp"
 
 namespace kvmesh::verify {
 
@@ -16,18 +16,21 @@ namespace kvmesh::verify {
 /// above 1, as an LSE may be. Measured: about a fifth of this.
 inline constexpr double kTolerance = 1e-5;
 
-/// How far a right result may be from `want` once it is stored as `dtype`.
-double tolerance_of(double want, Dtype dtype);
+/// The same for a cache of `pool` pages on `device`. A GPU's tensor cores take queries and weights
+/// in the pool's type, with 8 or 11 bits, so outputs are off by a few times half a unit of that.
+double arithmetic_tolerance(Device device, Dtype pool);
 
 class Findings {
  public:
+  explicit Findings(double tolerance = kTolerance) : tolerance_(tolerance) {}
+
   /// Compares one number; `where` is called for its name if it is wrong.
   template <class Where>
   void compare(double got, double want, Dtype dtype, const Where& where) {
     if (got == want) return;  // also infinities
     const double error = got < want ? want - got : got - want;
     // Against an infinity nothing but itself is right, and a NaN is less than no bound.
-    if (std::isfinite(want) && error <= tolerance_of(want, dtype)) {
+    if (std::isfinite(want) && error <= bound(want, dtype)) {
       if (dtype == Dtype::kFloat32) {
         max_error_ = std::max(max_error_, error / std::max(1.0, std::abs(want)));
       }
@@ -48,8 +51,11 @@ class Findings {
   double max_error() const { return max_error_; }
 
  private:
+  /// How far a right result may be from `want` once it is stored as `dtype`.
+  double bound(double want, Dtype dtype) const;
   void fail_number(const std::string& where, double got, double want);
 
+  double tolerance_;
   std::int64_t failed_ = 0;
   std::int64_t rows_ = 0;
   double max_error_ = 0;

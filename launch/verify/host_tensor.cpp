@@ -51,27 +51,35 @@ float rounded_to(Dtype dtype, float value) {
   return std::ldexp(std::nearbyint(std::ldexp(value, bits - exponent)), exponent - bits);
 }
 
-HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim)
+HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim,
+                       Device device)
     : dtype_(dtype),
       rows_(rows),
       heads_(heads),
       dim_(dim),
       head_stride_(dim == 1 ? 1 : dim + 3),
       row_stride_((heads + 1) * head_stride_),
-      bytes_(static_cast<std::size_t>((rows + 1) * row_stride_) * size_bytes(dtype), kPoison) {}
+      device_(device),
+      memory_(device, static_cast<std::size_t>((rows + 1) * row_stride_) * size_bytes(dtype),
+              HostAccess::kYes) {
+  std::fill_n(bytes(), memory_.size_bytes(), kPoison);
+}
 
 TensorView HostTensor::view(Share heads) {
   const auto first = static_cast<std::size_t>(heads.begin * head_stride_) * size_bytes(dtype_);
-  return {
-      bytes_.data() + first, dtype_, {rows_, heads.size(), dim_}, {row_stride_, head_stride_, 1}};
+  return {bytes() + first,
+          dtype_,
+          {rows_, heads.size(), dim_},
+          {row_stride_, head_stride_, 1},
+          device_};
 }
 
 TensorView HostTensor::matrix() {
-  return {bytes_.data(), dtype_, {rows_, heads_}, {row_stride_, 1}};
+  return {bytes(), dtype_, {rows_, heads_}, {row_stride_, 1}, device_};
 }
 
 float HostTensor::read(std::int64_t offset) const {
-  const std::byte* at = bytes_.data() + static_cast<std::size_t>(offset) * size_bytes(dtype_);
+  const std::byte* at = bytes() + static_cast<std::size_t>(offset) * size_bytes(dtype_);
   if (dtype_ == Dtype::kFloat32) {
     float value = 0;
     std::memcpy(&value, at, sizeof value);
@@ -88,8 +96,7 @@ float HostTensor::get(std::int64_t row, std::int64_t head, std::int64_t d) const
 }
 
 void HostTensor::set(std::int64_t row, std::int64_t head, std::int64_t d, float value) {
-  std::byte* at =
-      bytes_.data() + static_cast<std::size_t>(offset(row, head, d)) * size_bytes(dtype_);
+  std::byte* at = bytes() + static_cast<std::size_t>(offset(row, head, d)) * size_bytes(dtype_);
   const float rounded = rounded_to(dtype_, value);
   if (dtype_ == Dtype::kFloat32) {
     std::memcpy(at, &rounded, sizeof rounded);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvmesh/combine.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::verify {
@@ -14,10 +15,12 @@ namespace kvmesh::verify {
 float rounded_to(Dtype dtype, float value);
 
 /// A tensor [rows, heads, dim] that owns its memory. Rows and heads lie further apart than they
-/// need to, so that code which ignores strides is noticed; all of it starts as NaN.
+/// need to, so that code which ignores strides is noticed; all of it starts as NaN. `device` can
+/// read and write it too.
 class HostTensor {
  public:
-  HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim);
+  HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim,
+             Device device = {});
 
   float get(std::int64_t row, std::int64_t head, std::int64_t d) const;
   /// Rounds to the dtype.
@@ -46,7 +49,10 @@ class HostTensor {
 
   Dtype dtype_;
   std::int64_t rows_, heads_, dim_, head_stride_, row_stride_;
-  std::vector<std::byte> bytes_;
+  std::byte* bytes() const { return static_cast<std::byte*>(memory_.data()); }
+
+  Device device_;
+  DeviceMemory memory_;
 };
 
 }  // namespace kvmesh::verify

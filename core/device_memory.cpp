@@ -1,0 +1,41 @@
+#include "kvmesh/device_memory.hpp"
+
+#include <cstring>
+
+#include "core/aligned_buffer.hpp"
+#include "core/cuda_memory.hpp"
+
+namespace kvmesh {
+
+int cuda_device_count() { return cuda_memory::device_count(); }
+
+void use_device(Device device) {
+  if (device.kind == DeviceKind::kCuda) cuda_memory::use_device(device.index);
+}
+
+void synchronize(Stream stream, Device device) {
+  if (device.kind == DeviceKind::kCuda) cuda_memory::synchronize(stream);
+}
+
+void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
+  static const bool has_device = cuda_device_count() > 0;  // asked once: it is not for nothing
+  if (size_bytes == 0) return;
+  if (!has_device) {
+    std::memcpy(to, from, size_bytes);
+  } else {
+    cuda_memory::copy_bytes(to, from, size_bytes);
+  }
+}
+
+DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes, HostAccess access)
+    : size_bytes_(size_bytes) {
+  if (size_bytes == 0) return;
+  if (device.kind == DeviceKind::kCuda) {
+    data_ = cuda_memory::allocate(device.index, size_bytes, access);
+    return;
+  }
+  auto buffer = std::make_shared<AlignedBuffer>(size_bytes);
+  data_ = {buffer->data(), [buffer](void*) {}};
+}
+
+}  // namespace kvmesh

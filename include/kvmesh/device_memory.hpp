@@ -1,0 +1,47 @@
+// Memory of a device, for programs that have no CUDA in their own sources.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "kvmesh/stream.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh {
+
+/// How many CUDA devices this process can use; 0 where the build has no CUDA backend.
+int cuda_device_count();
+
+/// Makes `device` the one that this thread's later calls use. @throws Unsupported if there is none
+/// such.
+void use_device(Device device);
+
+/// Waits until all that was given to the stream is done. On the CPU it always is.
+void synchronize(Stream stream, Device device);
+
+/// Copies between any two of host and device memory. Returns when it is done.
+void copy_bytes(void* to, const void* from, std::size_t size_bytes);
+
+enum class HostAccess : std::uint8_t {
+  kNo,   ///< plain device memory
+  kYes,  ///< the host reads and writes it too: for the device slow memory across the bus
+};
+
+/// Owns `size_bytes` bytes on a device, not initialised, at an address that suits any element type.
+/// Movable.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  /// @throws Unsupported without such a device, Error if it has not so much memory.
+  DeviceMemory(Device device, std::size_t size_bytes, HostAccess access = HostAccess::kNo);
+
+  void* data() const { return data_.get(); }
+  std::size_t size_bytes() const { return size_bytes_; }
+
+ private:
+  std::unique_ptr<void, std::function<void(void*)>> data_;
+  std::size_t size_bytes_ = 0;
+};
+
+}  // namespace kvmesh

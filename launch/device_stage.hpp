@@ -1,0 +1,28 @@
+// Host tensors taken to a device and back: for an engine whose own layers run on the CPU.
+#pragma once
+
+#include "kvmesh/device_memory.hpp"
+#include "kvmesh/tensor.hpp"
+
+namespace kvmesh::launch {
+
+/// One tensor's place on a device. The memory grows and is kept.
+class DeviceStage {
+ public:
+  explicit DeviceStage(Device device) : device_(device) {}
+
+  /// A copy of `host` on the device, with the same strides. On the CPU: `host` itself.
+  ConstTensorView put(const ConstTensorView& host);
+  /// Room on the device for what is to become `host`. On the CPU: `host` itself.
+  TensorView room_for(const TensorView& host);
+  /// Fills `host` from the room that was made for it.
+  void fetch(const TensorView& host);
+
+ private:
+  TensorView place(const ConstTensorView& host);
+
+  Device device_;
+  DeviceMemory memory_;
+};
+
+}  // namespace kvmesh::launch
