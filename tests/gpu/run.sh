@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Builds kvmesh and runs what needs GPUs, over all that are visible: the tests, `kvmesh verify` on
+# the GPUs, then the benchmarks. Ends with a short table and fails if anything did.
+#
+#   tests/gpu/run.sh [--no-bench] [CMAKE_ARGUMENT ...]
+#
+# BUILD_DIR (default build/gpu), CASES (verify's cases a run, default 20), KVMESH_MODEL (a GGUF file
+# for `kvmesh generate`; left out without it).
+set -u -o pipefail
+cd "$(dirname "$0")/../.." || exit 2
+
+build=${BUILD_DIR:-build/gpu}
+cases=${CASES:-20}
+bench=yes
+[[ ${1:-} == --no-bench ]] && { bench=no; shift; }
+
+# NVLink multicast can take a host's GPUs out of service where they are shared.
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+[[ $gpus -gt 0 ]] || { echo "tests/gpu/run.sh: no GPU here (nvidia-smi lists none)" >&2; exit 2; }
+nvidia-smi --query-gpu=index,name,driver_version --format=csv,noheader
+
+table=()
+failed=0
+step() { # step NAME COMMAND ...
+  local name=$1 start=$SECONDS status
+  shift
+  printf '\n== %s: %s\n' "$name" "$*"
+  "$@"
+  status=$?
+  [[ $status -eq 0 ]] || failed=1
+  table+=("$(printf '%-28s %-6s %4d s' "$name" "$([[ $status -eq 0 ]] && echo ok || echo FAILED)" \
+    $((SECONDS - start)))")
+  return $status
+}
+job() { mpirun --oversubscribe --bind-to none -np "$@"; }
+
+step configure cmake -S . -B "$build" -G Ninja -D CMAKE_BUILD_TYPE=Release "$@" >/dev/null &&
+  step build cmake --build "$build" --target kvmesh gpu_tests || exit 1
+
+step 'tests (label gpu)' ctest --test-dir "$build" -L gpu --output-on-failure
+kvmesh=$build/launch/kvmesh
+for ranks in 1 2 4; do # several ranks may share a GPU
+  step "verify, $ranks ranks" job "$ranks" "$kvmesh" verify --device cuda --count "$cases"
+done
+if [[ -n ${KVMESH_MODEL:-} ]]; then
+  step 'generate, 2 ranks' job 2 "$kvmesh" generate --device cuda --model "$KVMESH_MODEL" \
+    --prompt 'Why is the sky blue?' --max-tokens 32 --ranks-check
+fi
+if [[ $bench == yes ]]; then
+  step 'bench: attention' "$build/tests/gpu/attend_gpu_bench"
+  if [[ $gpus -gt 1 && -x $build/tests/gpu/nccl_bench ]]; then
+    step "bench: combine, $gpus GPUs" job "$gpus" "$build/tests/gpu/nccl_bench"
+  fi
+fi
+
+printf '\n'
+printf '%s\n' "${table[@]}"
+exit $failed
