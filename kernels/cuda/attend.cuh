@@ -29,17 +29,21 @@ class Warp {
       : p_(params),
         task_(*reinterpret_cast<DeviceTask*>(shared + kShared.task_offset())),
         stream_(params, task_, shared),
-        queries_(shared) {}
+        queries_(shared) {
+    stream_.initialise();
+  }
 
   __device__ void run(const DeviceTask& task) {
     if (threadIdx.x == 0) task_ = task;
     __syncthreads();
+    stream_.prepare();
     load_queries();
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN there. That
     // is so rare that it is looked for at the end only; then all is done again with care.
     for (bool careful = false;; careful = true) {
       attend(careful);
       if (careful || !any_of_step(acc_.spoilt())) break;
+      stream_.prepare();
     }
     if constexpr (kKeyWarps == 1) {
       store_rows();
@@ -97,7 +101,6 @@ class Warp {
 
   __device__ void attend(bool careful) {
     acc_.clear();
-    step_sync();  // nobody is in the loop of the first, careless time
     const int steps = stream_.steps();
     if (steps == 0) return;
     stream_.start();
@@ -243,6 +246,8 @@ class Warp {
     }
     __syncthreads();
     for (int r = warp; r < task_.rows; r += kKeyWarps) merge_row(r, outputs, maxima, sums);
+    if constexpr (kBulkCopies)
+      fence_proxy_async_shared();  // what comes here next is copied in bulk
   }
 
   __device__ void merge_row(int r, const float* outputs, const float* maxima, const float* sums) {
@@ -285,10 +290,11 @@ class Warp {
 }  // namespace kvmesh::cuda
 
 /// Grid: any size, `task_begin` says who does what. Block: kTile.threads(). Dynamic shared memory:
-/// kShared.bytes().
+/// kShared.bytes(). The merge that follows may be launched to overlap: it waits for this one's end.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend(const __grid_constant__ kvmesh::cuda::AttendParams params) {
   extern __shared__ uint4 kvmesh_shared[];
+  if constexpr (kvmesh::kOverlaps) kvmesh::cuda::griddepcontrol_launch_dependents();
   kvmesh::cuda::Warp warp(params, reinterpret_cast<char*>(kvmesh_shared));
   const int end = params.task_begin[blockIdx.x + 1];
   for (int task = params.task_begin[blockIdx.x]; task < end; ++task) warp.run(params.tasks[task]);

@@ -169,11 +169,11 @@ void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
                            .lse_head_stride = out.lse.stride(1),
                            .group = shape_.q_heads / shape_.kv_heads,
                            .v_dim = shape_.v_dim};
-  const int row_groups = (merge_rows_ + kMergeWarps - 1) / kMergeWarps;
   merge_kernel_.launch(
       {.stream = stream,
-       .grid = dim3(static_cast<unsigned>(merge_count_), static_cast<unsigned>(row_groups)),
-       .block = dim3(32 * kMergeWarps)},
+       .grid = dim3(static_cast<unsigned>(merge_count_), static_cast<unsigned>(merge_rows_)),
+       .block = dim3(32 * kMergeWarps),
+       .overlaps_previous = has_bulk_copies(store_->architecture())},
       params);
 }
 

@@ -70,7 +70,7 @@ struct alignas(16) DeviceMerge {
   std::int32_t first_token;
   std::int32_t rows;
   std::int32_t workspace_row;
-  std::int32_t splits;  // 0: nothing to do
+  std::int32_t splits;
   std::int32_t unused[3];
 };
 

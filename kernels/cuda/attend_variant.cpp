@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
+#include <cstdlib>
+#include <cstring>
 
 #include "kernels/cuda/sources.hpp"
 
@@ -116,14 +117,23 @@ jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
       .set("kKeyWarps", variant.tile.key_warps)
       .set("kStepKeys", variant.tile.step_keys)
       .set("kStages", variant.tile.stages)
-      .set("kBlocksPerSm", variant.blocks_per_multiprocessor);
+      .set("kBlocksPerSm", variant.blocks_per_multiprocessor)
+      .set("kBulkCopies", has_bulk_copies(architecture) && is_multiple(shape.k_dim, 16) &&
+                              is_multiple(shape.v_dim, 16))
+      .set("kOverlaps", has_bulk_copies(architecture));
   return program;
 }
 
+bool has_bulk_copies(const std::string& architecture) {
+  return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
+}
+
 jit::Program merge_program(const std::string& architecture) {
-  return {.files = cuda_kernel_sources(),
-          .source = "kernels/cuda/merge.cuh",
-          .architecture = architecture};
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/merge.cuh",
+                       .architecture = architecture};
+  program.constants.set("kOverlaps", has_bulk_copies(architecture));
+  return program;
 }
 
 }  // namespace kvmesh::cuda

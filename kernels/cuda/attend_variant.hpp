@@ -60,6 +60,8 @@ AttendVariant choose_attend(const AttentionShape& shape, const TensorKinds& kind
 /// What to compile for it. `architecture` is "sm_90a" or such.
 jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
                             const std::string& architecture);
+/// Has the chip bulk copies to shared memory, and launches that overlap (Hopper and later)?
+bool has_bulk_copies(const std::string& architecture);
 jit::Program merge_program(const std::string& architecture);
 
 }  // namespace kvmesh::cuda

@@ -1,7 +1,12 @@
-// Merges the splits of a block's rows from the workspace, in their order. A warp has a row.
+// Merges the splits of a block's rows from the workspace, in their order. A thread block has a row,
+// each of its warps every fourth 32 columns of it; 16 splits at a time are on their way.
+//
+// Constants of the kernel (namespace kvmesh): kOverlaps (it may start before what it merges is
+// there).
 #pragma once
 
 #include "kernels/cuda/attend_params.hpp"
+#include "kernels/cuda/ptx.cuh"
 
 namespace kvmesh::cuda {
 
@@ -21,14 +26,16 @@ class MergeRow {
 
   __device__ void run() {
     const float merged = merged_lse();
-    for (int column = lane(); column < p_.v_dim + lane(); column += 32) {
+    for (int first = warp() * 32; first < p_.v_dim; first += kMergeWarps * 32) {
+      const int column = first + lane();
       const float o = weighted_sum(min(column, p_.v_dim - 1), merged);
       if (column < p_.v_dim) o_[column] = o;
     }
-    if (lane() == 0) *lse_ = merged;
+    if (threadIdx.x == 0) *lse_ = merged;
   }
 
  private:
+  __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ std::int64_t row(int split) const {
     return first_ + static_cast<std::int64_t>(split) * merge_.rows;
@@ -50,16 +57,18 @@ class MergeRow {
 
   /// Over the splits in order; each lane computes the weight of one of 32.
   __device__ float weighted_sum(int column, float merged) const {
+    const float* from = p_.workspace_o + first_ * p_.v_dim + column;
+    const std::int64_t split_stride = static_cast<std::int64_t>(merge_.rows) * p_.v_dim;
     float o = 0.0f;
     for (int begin = 0; begin < merge_.splits; begin += 32) {
       const int own = begin + lane();
       const float own_lse = own < merge_.splits ? lse(own) : kNoKeys;
       const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged);
       const int count = min(32, merge_.splits - begin);
-#pragma unroll 8
-      for (int j = 0; j < count; ++j) {
-        o += __shfl_sync(kMergeLanes, weight, j) *
-             p_.workspace_o[row(begin + j) * p_.v_dim + column];
+#pragma unroll 16
+      for (int j = 0; j < 32; ++j) {
+        const float w = __shfl_sync(kMergeLanes, weight, j);
+        if (j < count) o += w * from[(begin + j) * split_stride];
       }
     }
     return o;
@@ -74,14 +83,12 @@ class MergeRow {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: (merges, row groups). Block: 32 * kMergeWarps.
+/// Grid: (merges, the rows of the largest). Block: 32 * kMergeWarps.
 extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   const DeviceMerge merge = params.merges[blockIdx.x];
-  if (merge.splits == 0) return;
-  const int stride = gridDim.y * kMergeWarps;
-  for (int r = blockIdx.y * kMergeWarps + threadIdx.x / 32; r < merge.rows; r += stride) {
-    MergeRow(params, merge, r).run();
-  }
+  if constexpr (kvmesh::kOverlaps) griddepcontrol_wait();
+  const int r = static_cast<int>(blockIdx.y);
+  if (r < merge.rows) MergeRow(params, merge, r).run();
 }
