@@ -51,12 +51,12 @@ class Progress {
     std::fflush(stdout);
   }
 
-  void finish(const Totals& totals, int ranks) {
+  void finish(const Totals& totals, int ranks, const char* device) {
     if (!speaks_) return;
     const std::string verdict =
         totals.failed == 0 ? std::string("all right") : fmt::format("{} FAILED", totals.failed);
-    fmt::print("{}verify: {} on {} {}: {}{}\n", terminal_ ? "\r" : "", text(totals), ranks,
-               ranks == 1 ? "rank" : "ranks", verdict, terminal_ ? "\033[K" : "");
+    fmt::print("{}verify: {} on {} {} ({}): {}{}\n", terminal_ ? "\r" : "", text(totals), ranks,
+               ranks == 1 ? "rank" : "ranks", device, verdict, terminal_ ? "\033[K" : "");
     std::fflush(stdout);
   }
 
@@ -78,11 +78,16 @@ std::uint64_t first_seed(Mesh& mesh, const VerifyOptions& options) {
   return seed;
 }
 
+const char* device_name(const Mesh& mesh) {
+  return mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu";
+}
+
 std::string command_for(Mesh& mesh, std::uint64_t seed) {
   const bool mpi = mesh.world().kind() == "mpi";
   const std::string ranks = mesh.size() > 1 ? fmt::format(" --ranks {}", mesh.size()) : "";
-  return fmt::format("{}kvmesh verify{} --seed {} --count 1",
-                     mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "", mpi ? "" : ranks, seed);
+  return fmt::format("{}kvmesh verify{} --device {} --seed {} --count 1",
+                     mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "", mpi ? "" : ranks,
+                     device_name(mesh), seed);
 }
 
 void report(Mesh& mesh, std::uint64_t seed, const verify::CaseResult& result) {
@@ -149,7 +154,7 @@ int run_verify(Mesh& mesh, const VerifyOptions& options) {
     progress.show(totals);
     ++seed;
   } while (goes_on(mesh, options, totals, progress.seconds()));
-  progress.finish(totals, mesh.size());
+  progress.finish(totals, mesh.size(), device_name(mesh));
   return totals.failed == 0 ? 0 : 1;
 }
 

@@ -168,8 +168,11 @@ class Simulation {
 CaseRunner::CaseRunner(Mesh& mesh) {
   for (int heads : {1, 2, 4}) {
     if (mesh.size() % heads != 0) continue;
+    const bool on_gpu = mesh.device().kind == DeviceKind::kCuda;
     Mesh& made = arrangements_.emplace_back(
-        mesh.world(), MeshOptions{.head_parallel = heads, .threads = mesh.threads().threads()});
+        mesh.world(), MeshOptions{.head_parallel = heads,
+                                  .threads = mesh.threads().threads(),
+                                  .device = on_gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu});
     for (Communicator* comm : {&made.kv(), &made.head()}) {
       comm->set_deadline(mesh.world().deadline());
     }
