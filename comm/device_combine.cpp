@@ -10,12 +10,12 @@ namespace kvmesh {
 
 class DeviceCombiner::Work {
  public:
-  explicit Work(NcclGroup& group) : group_(&group) {}
+  explicit Work(NcclGroup& group) : nccl_(&group.state()) {}
 
   void plan(DeviceCombinePlan plan, cudaStream_t stream);
   void run(const Partial& mine, const CombineOutput& output, cudaStream_t stream);
 
-  NcclGroup& group() { return *group_; }
+  const NcclGroup::State& group() const { return *nccl_; }
   std::uint64_t generation() const { return generation_; }
   const DeviceCombinePlan& current() const { return plan_; }
   std::size_t workspace_bytes() const {
@@ -31,7 +31,7 @@ class DeviceCombiner::Work {
   void reduce(const cuda::CombineParams& params, cudaStream_t stream);
   void gather_lses(const cuda::CombineParams& params, cudaStream_t stream);
 
-  NcclGroup* group_;
+  NcclGroup::State* nccl_;  // stays where it is when the group is moved
   DeviceCombinePlan plan_;
   bool is_planned_ = false;
   std::uint64_t generation_ = 0;
@@ -44,7 +44,7 @@ class DeviceCombiner::Work {
 
 void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
   if (is_planned_ && next == plan_) return;
-  const DeviceScope scope(group_->device());
+  const DeviceScope scope(nccl_->device);
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
   is_planned_ = false;  // until all is where the plan says
   plan_ = std::move(next);
@@ -93,9 +93,9 @@ void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
   check_combine(mine, options, output, plan_.rank, plan_.ranks, DeviceKind::kCuda);
   require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
           "combine: the last dimension of the partial's lse has stride {}", mine.lse.stride(1));
-  group_->state().require_whole("combine");
+  nccl_->require_whole("combine");
   if (plan_.rows() == 0) return;
-  const DeviceScope scope(group_->device());
+  const DeviceScope scope(nccl_->device);
   const DeviceCombineMemory memory{table_.data(), send_.floats(), receive_.floats(),
                                    lses_.floats()};
   const cuda::CombineParams params = device_params(plan_, memory, mine, output);
@@ -107,7 +107,6 @@ void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
 }
 
 void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
-  NcclGroup::State& nccl = group_->state();
   const auto floats = [&](const RowMessage& message) {
     return static_cast<std::size_t>(message.rows * (plan_.dim + 1));
   };
@@ -117,7 +116,7 @@ void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStr
   };
   if (is_any(plan_.sent)) check(cuda::launch_pack(params, stream), "combine: pack");
   if (is_any(plan_.sent) || is_any(plan_.received)) {
-    nccl.grouped("combine: partials to their owners", [&] {
+    nccl_->grouped("combine: partials to their owners", [&] {
       ncclResult_t code = ncclSuccess;
       for (int r = 0; r < plan_.ranks && NcclGroup::State::is_good(code); ++r) {
         if (r == plan_.rank) continue;
@@ -125,11 +124,11 @@ void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStr
         const RowMessage& in = plan_.received[static_cast<std::size_t>(r)];
         if (out.rows > 0) {
           code =
-              ncclSend(send_.floats() + out.offset, floats(out), ncclFloat, r, nccl.comm, stream);
+              ncclSend(send_.floats() + out.offset, floats(out), ncclFloat, r, nccl_->comm, stream);
         }
         if (in.rows > 0 && NcclGroup::State::is_good(code)) {
-          code =
-              ncclRecv(receive_.floats() + in.offset, floats(in), ncclFloat, r, nccl.comm, stream);
+          code = ncclRecv(receive_.floats() + in.offset, floats(in), ncclFloat, r, nccl_->comm,
+                          stream);
         }
       }
       return code;
@@ -139,25 +138,23 @@ void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStr
 }
 
 void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
-  NcclGroup::State& nccl = group_->state();
   gather_lses(params, stream);
   check(cuda::launch_rescale(params, stream), "combine: rescale");
   const auto block = static_cast<std::size_t>(plan_.block_floats());
   if (plan_.scatter == Scatter::kAll) {
-    nccl.settle(ncclAllReduce(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
-                              nccl.comm, stream),
-                "combine: sums of all rows");
+    nccl_->settle(ncclAllReduce(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+                                nccl_->comm, stream),
+                  "combine: sums of all rows");
   } else {
-    nccl.settle(ncclReduceScatter(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
-                                  nccl.comm, stream),
-                "combine: sums of rows to their owners");
+    nccl_->settle(ncclReduceScatter(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+                                    nccl_->comm, stream),
+                  "combine: sums of rows to their owners");
   }
   check(cuda::launch_finish(params, stream), "combine: finish");
 }
 
 /// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
 void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
-  NcclGroup::State& nccl = group_->state();
   const auto rows = static_cast<std::size_t>(plan_.rows());
   const float* mine = params.lse;
   if (params.lse_token_stride != plan_.heads && plan_.tokens > 1) {
@@ -171,11 +168,12 @@ void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaSt
     mine = packed;
   }
   if (reduces_maxima(plan_)) {
-    nccl.settle(ncclAllReduce(mine, lses_.floats(), rows, ncclFloat, ncclMax, nccl.comm, stream),
-                "combine: largest LSEs");
+    nccl_->settle(
+        ncclAllReduce(mine, lses_.floats(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
+        "combine: largest LSEs");
   } else {
-    nccl.settle(ncclAllGather(mine, lses_.floats(), rows, ncclFloat, nccl.comm, stream),
-                "combine: LSEs");
+    nccl_->settle(ncclAllGather(mine, lses_.floats(), rows, ncclFloat, nccl_->comm, stream),
+                  "combine: LSEs");
   }
 }
 
@@ -186,8 +184,8 @@ DeviceCombiner& DeviceCombiner::operator=(DeviceCombiner&&) noexcept = default;
 
 void DeviceCombiner::plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
                           const CombineOptions& options, Stream stream) {
-  const NcclGroup& group = work_->group();
-  work_->plan(plan_device_combine(tokens, heads, v_dim, options, group.rank().value, group.size()),
+  const NcclGroup::State& group = work_->group();
+  work_->plan(plan_device_combine(tokens, heads, v_dim, options, group.rank.value, group.size),
               static_cast<cudaStream_t>(stream.handle));
 }
 

@@ -105,8 +105,8 @@ class NcclGroup {
 ///   kAllReduce      maximum of the LSEs  ->  rescale  ->  reduce-scatter (kAll: all-reduce) of the
 ///                   sums and weights  ->  divide. With a mask the LSEs are gathered instead.
 ///
-/// Does not outlive the group. One thread, and one stream at a time: the buffers are shared by all
-/// runs.
+/// Does not outlive the group, which may be moved. One thread, and one stream at a time: the
+/// buffers are shared by all runs.
 class DeviceCombiner {
  public:
   explicit DeviceCombiner(NcclGroup& group);

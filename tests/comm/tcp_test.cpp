@@ -68,7 +68,7 @@ TEST(Tcp, GroupsBreakAlone) {
 /// All send more than any socket holds before anyone reads.
 TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
   TcpRanks<3>::run([](Communicator& comm) {
-    constexpr std::size_t kBytes = std::size_t{24} << 20;
+    constexpr std::size_t kBytes = std::size_t{8} << 20;
     std::vector<Bytes> sent(3), received(3, Bytes(kBytes));
     std::vector<Outgoing> outgoing;
     std::vector<Incoming> incoming;
