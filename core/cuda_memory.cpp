@@ -2,6 +2,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "core/cuda_check.hpp"
 
 namespace kvmesh::cuda_memory {
@@ -13,6 +16,14 @@ int device_count() {
     return 0;
   }
   return count;
+}
+
+std::array<char, 16> identity(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's identity");
+  std::array<char, 16> bytes;
+  std::copy(std::begin(properties.uuid.bytes), std::end(properties.uuid.bytes), bytes.begin());
+  return bytes;
 }
 
 void use_device(int index) { check(cudaSetDevice(index), "choosing the device"); }

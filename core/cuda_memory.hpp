@@ -1,6 +1,7 @@
 // What core asks of CUDA. Built without it, every call but the first says so.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -12,6 +13,8 @@ namespace kvmesh::cuda_memory {
 using Owner = std::unique_ptr<void, std::function<void(void*)>>;
 
 int device_count();
+/// What tells this GPU from every other one.
+std::array<char, 16> identity(int device);
 void use_device(int index);
 void synchronize(Stream stream);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);

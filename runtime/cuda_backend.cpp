@@ -1,9 +1,12 @@
 // The backend over one GPU.
 #include <cuda_runtime_api.h>
 
+#include <optional>
+
 #include "core/cuda_check.hpp"
 #include "kernels/cuda/attend_cuda.hpp"
 #include "kernels/cuda/pool_writer.hpp"
+#include "kvmesh/nccl.hpp"
 #include "runtime/backend.hpp"
 #include "runtime/staged_combine.hpp"
 
@@ -40,7 +43,9 @@ class CudaStep : public StepKernels {
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(Mesh& mesh)
-      : kernels_(mesh.device().index), writer_(kernels_), combine_(mesh.kv()) {}
+      : kernels_(mesh.device().index), writer_(kernels_), staged_(mesh.kv()) {
+    if (NcclGroup* gpus = mesh.gpus()) combiner_.emplace(*gpus);
+  }
 
   std::unique_ptr<StepKernels> plan(const AttentionShape& shape, Dtype pool_dtype,
                                     const StepBatch& batch,
@@ -58,13 +63,16 @@ class CudaBackend : public Backend {
 
   void combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
                Stream stream) override {
-    combine_(mine, options, output, stream);
+    if (!combiner_) return staged_(mine, options, output, stream);
+    combiner_->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), options, stream);
+    combiner_->run(mine, output, stream);
   }
 
  private:
   cuda::KernelStore kernels_;
   cuda::PoolWriter writer_;
-  StagedCombine combine_;
+  StagedCombine staged_;
+  std::optional<DeviceCombiner> combiner_;  // where NCCL can serve
 };
 
 }  // namespace

@@ -3,10 +3,12 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string>
 
 #include "core/check.hpp"
+#include "core/cuda_memory.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
@@ -42,6 +44,15 @@ Device device_for(DeviceChoice choice, const Communicator& world) {
   throw Unsupported(
       "no CUDA device: this build has no CUDA backend or this machine no GPU; use the "
       "device 'cpu' or 'auto'");
+}
+
+// Collective. NCCL refuses two ranks on one GPU.
+bool each_has_its_own(Communicator& comm, Device gpu) {
+  const std::array<char, 16> mine = cuda_memory::identity(gpu.index);
+  std::vector<std::array<char, 16>> all(static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), "gpus");
+  std::ranges::sort(all);
+  return std::ranges::adjacent_find(all) == all.end();
 }
 
 }  // namespace
@@ -82,6 +93,15 @@ void Mesh::arrange(const MeshOptions& options) {
                           ? options.threads
                           : std::max(1, usable_cores() / ranks_on_this_node(*world_));
   threads_ = std::make_unique<ThreadPool>(threads);
+}
+
+NcclGroup* Mesh::gpus() {
+  if (!gpus_) {
+    const bool possible = device_.kind == DeviceKind::kCuda && !nccl_version().empty() &&
+                          each_has_its_own(*kv_, device_);
+    gpus_ = possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr;
+  }
+  return gpus_->get();
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

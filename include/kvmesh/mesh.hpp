@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/nccl.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
@@ -65,6 +67,10 @@ class Mesh {
   /// Where caches on this mesh keep their pages, and where tensors must be. Several ranks of a node
   /// share a GPU if there are fewer of them.
   Device device() const { return device_; }
+  /// The kv ranks' GPUs as an NCCL group, for the combine. Null on the CPU, without NCCL, and where
+  /// two of the ranks share a GPU: then the combine goes by way of the host. Collective over `kv`
+  /// the first time. @throws Timeout, NcclError.
+  NcclGroup* gpus();
 
  private:
   void arrange(const MeshOptions& options);
@@ -75,6 +81,7 @@ class Mesh {
   std::unique_ptr<Communicator> head_;
   std::unique_ptr<ThreadPool> threads_;
   Device device_;
+  std::optional<std::unique_ptr<NcclGroup>> gpus_;  // empty: not asked for yet
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.
