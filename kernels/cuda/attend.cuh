@@ -29,9 +29,7 @@ class Warp {
       : p_(params),
         task_(*reinterpret_cast<DeviceTask*>(shared + kShared.task_offset())),
         stream_(params, task_, shared),
-        queries_(shared) {
-    stream_.initialise();
-  }
+        queries_(shared) {}
 
   __device__ void run(const DeviceTask& task) {
     if (threadIdx.x == 0) task_ = task;
@@ -166,28 +164,39 @@ class Warp {
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
   /// visible. Leaves them in units of log 2 unless the scale is folded.
   __device__ void modify(int step, bool check, Scores& s) const {
-    const DeviceVisit* visits = stream_.slots(step);
-    const int first = stream_.first_key(step);
+    Row rows[kRowTiles][2];
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int lane = Warp::lane();  // a row at a time, not all rows' keys at once
-        const int r = first_row() + m * 16 + h * 8 + lane / 4;
-        const Row row = row_of(p_, task_, min(r, task_.rows - 1));
+        const int r = first_row() + m * 16 + h * 8 + lane() / 4;
+        rows[m][h] = row_of(p_, task_, min(r, task_.rows - 1));
+      }
+    }
 #pragma unroll
-        for (int n = 0; n < 2 * kKeyPairs; ++n) {
+    for (int n = 0; n < 2 * kKeyPairs; ++n) {
+      const int at = n * 8 + lane() % 4 * 2;  // a pair of keys at a time, not all of them at once
+      modify_key<0>(step, at, check, n, rows, s);
+      modify_key<1>(step, at + 1, check, n, rows, s);
+    }
+  }
+
+  /// Key `at` of a step: column `Column` of the two that this thread has of tile n.
+  template <int Column>
+  __device__ void modify_key(int step, int at, bool check, int n, const Row (&rows)[kRowTiles][2],
+                             Scores& s) const {
+    const DeviceVisit visit = stream_.slots(step)[at];
+    const int key = stream_.first_key(step) + at;
+    const int kv = visit.logical * kPageSize + key % kPageSize;
+    const bool is_live = key < task_.keys;
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int at = n * 8 + lane % 4 * 2 + e;
-            const int kv = visits[at].logical * kPageSize + (first + at) % kPageSize;
-            float& score = s[m][n][2 * h + e];
-            if constexpr (!kFoldScale) score = modified(p_, task_, row, kv, score) * kLog2E;
-            if (check && (first + at >= task_.keys || !sees(p_, task_, visits[at], row, kv))) {
-              score = kHidden;
-            }
-          }
-        }
+    for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float& score = s[m][n][2 * h + Column];
+        const Row& row = rows[m][h];
+        if constexpr (!kFoldScale) score = modified(p_, task_, row, kv, score) * kLog2E;
+        if (check && !(is_live && sees(p_, task_, visit, row, kv))) score = kHidden;
       }
     }
   }
@@ -246,8 +255,6 @@ class Warp {
     }
     __syncthreads();
     for (int r = warp; r < task_.rows; r += kKeyWarps) merge_row(r, outputs, maxima, sums);
-    if constexpr (kBulkCopies)
-      fence_proxy_async_shared();  // what comes here next is copied in bulk
   }
 
   __device__ void merge_row(int r, const float* outputs, const float* maxima, const float* sums) {

@@ -1,6 +1,7 @@
 // Rows of a task: where they come from, what they see, where they go. For both attention kernels.
 //
-// Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod.
+// Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
+// kHasHeadClasses (a page may be masked otherwise for each head of the group).
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
@@ -31,21 +32,24 @@ __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int 
   return row;
 }
 
-/// Does the row see key `kv` of the visit's page?
+/// Does the row see key `kv` of the visit's page? The mask is evaluated for pages that need none,
+/// too: that costs less than a branch for each element.
 __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const DeviceVisit& visit,
                             const Row& row, int kv) {
-  bool partial = visit.masked != 0;
-  if (visit.head_classes >= 0) {
-    const int tile_class = p.head_classes[visit.head_classes + row.head % kGroup];
-    if (tile_class == kEmptyTile) return false;
-    partial = tile_class != kFullTile;
-  }
-  if constexpr (kHasMaskMod) {
-    if (partial) {
-      return kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+  bool everything = visit.masked == 0;
+  bool nothing = false;
+  if constexpr (kHasHeadClasses) {
+    if (visit.head_classes >= 0) {
+      const int tile_class = p.head_classes[visit.head_classes + row.head % kGroup];
+      everything = tile_class == kFullTile;
+      nothing = tile_class == kEmptyTile;
     }
   }
-  return true;
+  bool seen = true;
+  if constexpr (kHasMaskMod) {
+    seen = kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+  }
+  return (everything | seen) & !nothing;
 }
 
 /// The score after the scale and the score mod.

@@ -54,9 +54,7 @@ struct AttendShared {
     return q_bytes() + (stages_bytes() > merge_bytes() ? stages_bytes() : merge_bytes());
   }
   constexpr int task_offset() const { return slots_offset() + slots_bytes(); }
-  // One barrier for each stage, of 8 bytes.
-  constexpr int barriers_offset() const { return task_offset() + 32; }
-  constexpr int bytes() const { return barriers_offset() + tile.key_warps * tile.stages * 8; }
+  constexpr int bytes() const { return task_offset() + 32; }
 };
 
 }  // namespace kvmesh::cuda

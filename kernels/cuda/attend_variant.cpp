@@ -107,6 +107,7 @@ jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
       .set("kDimV", shape.v_dim)
       .set("kPageSize", shape.page_size)
       .set("kGroup", shape.q_heads / shape.kv_heads)
+      .set("kHasHeadClasses", variant.head_classes)
       .set("kPoolType", static_cast<int>(variant.kinds.pool))
       .set("kQueryType", static_cast<int>(variant.kinds.q));
   if (!variant.tensor_cores) return program;
@@ -118,13 +119,11 @@ jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
       .set("kStepKeys", variant.tile.step_keys)
       .set("kStages", variant.tile.stages)
       .set("kBlocksPerSm", variant.blocks_per_multiprocessor)
-      .set("kBulkCopies", has_bulk_copies(architecture) && is_multiple(shape.k_dim, 16) &&
-                              is_multiple(shape.v_dim, 16))
-      .set("kOverlaps", has_bulk_copies(architecture));
+      .set("kOverlaps", can_overlap_launches(architecture));
   return program;
 }
 
-bool has_bulk_copies(const std::string& architecture) {
+bool can_overlap_launches(const std::string& architecture) {
   return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
 }
 
@@ -132,7 +131,7 @@ jit::Program merge_program(const std::string& architecture) {
   jit::Program program{.files = cuda_kernel_sources(),
                        .source = "kernels/cuda/merge.cuh",
                        .architecture = architecture};
-  program.constants.set("kOverlaps", has_bulk_copies(architecture));
+  program.constants.set("kOverlaps", can_overlap_launches(architecture));
   return program;
 }
 

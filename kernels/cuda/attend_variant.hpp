@@ -35,7 +35,8 @@ struct SharedLimits {
 struct AttendVariant {
   AttentionShape shape;
   TensorKinds kinds;
-  bool fold_scale = true;  ///< no score mod and scale > 0
+  bool fold_scale = true;     ///< no score mod and scale > 0
+  bool head_classes = false;  ///< a block mask has lists for each head
   bool tensor_cores = true;
   AttendTile tile{};  ///< of the tensor-core kernel
   int blocks_per_multiprocessor = 1;
@@ -60,8 +61,8 @@ AttendVariant choose_attend(const AttentionShape& shape, const TensorKinds& kind
 /// What to compile for it. `architecture` is "sm_90a" or such.
 jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
                             const std::string& architecture);
-/// Has the chip bulk copies to shared memory, and launches that overlap (Hopper and later)?
-bool has_bulk_copies(const std::string& architecture);
+/// Has the chip launches that overlap the one before (Hopper and later)?
+bool can_overlap_launches(const std::string& architecture);
 jit::Program merge_program(const std::string& architecture);
 
 }  // namespace kvmesh::cuda

@@ -33,9 +33,9 @@ struct DeviceWork {
 };
 
 /// Cuts blocks of visits into tasks, so that all thread blocks have as much to do. `work` must not
-/// be split (WorkLimits::keys_per_split past every length). Where there are many blocks, none is
-/// split and the longest come first; else each thread block gets an equal share of all tiles, one
-/// after another, whoever they belong to. Depends on its arguments alone.
+/// be split (WorkLimits::keys_per_split past every length). Where whole blocks fill the device
+/// evenly, none is split and the longest come first; else each thread block gets an equal share of
+/// all tiles, one after another, whoever they belong to. Depends on its arguments alone.
 /// @throws InvalidArgument if a count does not fit 32 bits.
 DeviceWork make_device_work(const AttentionShape& shape, const std::vector<std::int64_t>& kv_lens,
                             const AttendWork& work, int short_rows, const LaunchShape& short_launch,

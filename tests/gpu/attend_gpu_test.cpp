@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/cuda/attend_cuda.hpp"
+#include "kvmesh/error.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/support/attention_case.hpp"
@@ -144,6 +145,67 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
   lse.download(out.lse.data);
   EXPECT_EQ(eager.o, replayed.o);
   EXPECT_EQ(eager.lse, replayed.lse);
+  check(cudaGraphExecDestroy(executable));
+  check(cudaGraphDestroy(graph));
+}
+
+// Sequences grow across the borders of pages, come and go; one captured graph serves them all.
+TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
+  CaseSpec spec{
+      .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
+  spec.options.mask = mods::sliding_window(5000);
+  const cuda::AttendLimits limits{.sequences = 6, .queries = 1, .pages = 1200};
+  cuda::CudaAttend plan(kernels(), spec.shape, spec.options,
+                        {.q = Dtype::kBFloat16, .pool = Dtype::kBFloat16}, limits);
+  // The most tokens and pages of any step: the tensors of the graph.
+  OwnedTensor q_room(Dtype::kBFloat16, {6, 8, 128}), o_room(Dtype::kFloat32, {6, 8, 128}),
+      lse_room(Dtype::kFloat32, {6, 8}), pool_room(Dtype::kBFloat16, {1210, 2, 16, 128});
+  const DeviceTensor q(q_room.view()), o(o_room.view()), lse(lse_room.view());
+  const DeviceTensor k(pool_room.view()), v(pool_room.view());
+  const ConstKvPool pool{k.view(), v.view()};
+  const Stream stream;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  plan.launch(q.view(), pool, {o.view(), lse.view()}, stream);
+  check(cudaStreamEndCapture(stream, &graph));
+  check(cudaGraphInstantiate(&executable, graph, 0));
+  const std::vector<std::vector<std::int64_t>> steps{
+      {16'000}, {16'001, 1}, {5, 6, 7, 8, 9, 10}, {}, {31, 0, 300, 4000}, {32, 300, 12'000}};
+  for (const std::vector<std::int64_t>& lengths : steps) {
+    spec.sequences.clear();
+    for (std::int64_t length : lengths) spec.sequences.push_back({.q_len = 1, .kv_len = length});
+    AttentionCase c(spec);
+    const CaseResult eager = c.run();
+    const auto put = [&](const DeviceTensor& to, const ConstTensorView& from) {
+      const std::size_t bytes = extent_bytes(from);
+      check(cudaMemcpy(to.view().data, from.data, bytes, cudaMemcpyHostToDevice));
+    };
+    put(q, c.q());
+    put(k, c.pool().k);
+    put(v, c.pool().v);
+    plan.plan(c.batch(), nullptr, stream);
+    check(cudaGraphLaunch(executable, stream));
+    stream.wait();
+    o.download(o_room.view().data);
+    lse.download(lse_room.view().data);
+    for (std::int64_t t = 0; t < std::ssize(lengths); ++t) {
+      for (std::int64_t h = 0; h < 8; ++h) {
+        EXPECT_EQ(lse_room.at(t, h), eager.lse.at(t, h)) << "token " << t;
+        for (std::int64_t d = 0; d < 128; ++d) {
+          ASSERT_EQ(o_room.at(t, h, d), eager.o.at(t, h, d)) << "token " << t << " head " << h;
+        }
+      }
+    }
+    EXPECT_TRUE(c.matches(eager));
+  }
+  // What is past the limits changes nothing.
+  spec.sequences = {{.q_len = 1, .kv_len = 1201 * 16}};
+  spec.options.mask = mods::no_mask();
+  AttentionCase too_long(spec);
+  cuda::CudaAttend no_window(kernels(), spec.shape, spec.options,
+                             {.q = Dtype::kBFloat16, .pool = Dtype::kBFloat16}, limits);
+  EXPECT_THROW(no_window.plan(too_long.batch(), nullptr, stream), InvalidArgument);
   check(cudaGraphExecDestroy(executable));
   check(cudaGraphDestroy(graph));
 }
