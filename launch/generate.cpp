@@ -120,7 +120,7 @@ std::uint64_t sum_over_ranks(Communicator& comm, std::uint64_t value) {
 }
 
 void print_report(Mesh& mesh, const Generator& generator, GenerateReport report) {
-  report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
+  if (!mesh.gpus()) report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
   if (mesh.rank().value != 0) return;
   const CacheOptions& cache = generator.cache().options();
   fmt::print("\n\n{}{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}",

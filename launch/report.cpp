@@ -25,17 +25,20 @@ std::string human_bytes(std::uint64_t bytes) {
 }
 
 std::string describe(const GenerateReport& report) {
-  const std::int64_t tokens = report.prompt_tokens + report.new_tokens;
+  const std::int64_t tokens = std::max<std::int64_t>(1, report.prompt_tokens + report.new_tokens);
+  const std::string combine =
+      report.combine_bytes
+          ? fmt::format("the combine moved {} between ranks, {} a token",
+                        human_bytes(*report.combine_bytes),
+                        human_bytes(*report.combine_bytes / static_cast<std::uint64_t>(tokens)))
+          : std::string("the combine went over NCCL");
   return fmt::format(
       "{} prompt tokens in {:.2f} s ({:.1f} tokens/s), {} new tokens in {:.2f} s ({:.1f} "
       "tokens/s)\n"
-      "the combine moved {} between ranks, {} a token\n",
+      "{}\n",
       report.prompt_tokens, report.prompt_seconds,
       per_second(report.prompt_tokens, report.prompt_seconds), report.new_tokens,
-      report.new_seconds, per_second(report.new_tokens, report.new_seconds),
-      human_bytes(report.combine_bytes),
-      human_bytes(report.combine_bytes /
-                  static_cast<std::uint64_t>(std::max<std::int64_t>(1, tokens))));
+      report.new_seconds, per_second(report.new_tokens, report.new_seconds), combine);
 }
 
 std::string picture_of_pages(std::span<const PageId> pages, int ranks) {

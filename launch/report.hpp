@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -14,7 +15,8 @@ struct GenerateReport {
   std::int64_t new_tokens = 0;
   double prompt_seconds = 0;
   double new_seconds = 0;
-  std::uint64_t combine_bytes = 0;  ///< sent by all ranks together
+  /// Sent by all ranks together; unset where they went over NCCL, which does not count.
+  std::optional<std::uint64_t> combine_bytes{};
 };
 
 /// "128 prompt tokens in 0.51 s (251 tokens/s), 64 new tokens in 2.10 s (30.5 tokens/s)" and what
