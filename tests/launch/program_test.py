@@ -1,0 +1,106 @@
+"""`kvmesh generate` from the outside, on a miniature model: the same text on any number of ranks, and
+every user's error one line, exit status 2, no hang.
+
+program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+KVMESH, MAKE_TINY_MODEL, MPIEXEC = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
+
+
+def run(ranks, *arguments):
+    command = [KVMESH, *map(str, arguments)]
+    if ranks > 1:
+        command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+
+
+class Generate(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.model = pathlib.Path(cls.folder.name) / "tiny.gguf"
+        subprocess.run([MAKE_TINY_MODEL, cls.model], check=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def generate(self, ranks, *arguments, model=None):
+        return run(ranks, "generate", "--device", "cpu", "--model", model or self.model,
+                   "--max-tokens", 24, *arguments)
+
+    def text(self, ranks, *arguments):
+        """What the model wrote: all before the report."""
+        done = self.generate(ranks, "--prompt", "hello", *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.split(" prompt tokens in ")[0].rsplit("\n", 1)[0]
+
+    def damaged(self, name, change):
+        path = pathlib.Path(self.folder.name) / name
+        path.write_bytes(change(self.model.read_bytes()))
+        return path
+
+    def expect_one_line(self, done, *words):
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("kvmesh: ")]
+        self.assertEqual(len(lines), 1, done.stderr)
+        for word in words:
+            self.assertIn(word, lines[0])
+        self.assertNotIn("terminate called", done.stderr)
+
+    def test_text_is_the_same_on_any_number_of_ranks(self):
+        alone = self.text(1)
+        for ranks in (2, 3, 4):
+            self.assertEqual(self.text(ranks), alone)
+
+    def test_sampled_text_depends_on_the_seed_alone(self):
+        sampled = ("--temperature", "1.0", "--top-k", "20", "--seed", "7")
+        alone = self.text(1, *sampled)
+        self.assertEqual(self.text(3, *sampled, "--placement", "striped"), alone)
+        self.assertNotEqual(self.text(1, *sampled[:-1], "8"), alone)
+
+    def test_heads_can_be_shared_out_too(self):
+        self.assertEqual(self.text(4, "--head-parallel", "2"), self.text(1))
+
+    def test_ranks_check_and_report(self):
+        done = self.generate(4, "--prompt", "hello", "--ranks-check", "--page-size", 4)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("4 ranks and a single rank wrote the same tokens", done.stdout)
+        self.assertIn("the combine moved ", done.stdout)
+        for rank in range(4):
+            self.assertRegex(done.stdout, rf"rank {rank} +#+ +[1-9]\d* pages")
+
+    def test_errors_of_the_file(self):
+        cut = self.damaged("cut.gguf", lambda b: b[: len(b) // 2])
+        other = self.damaged("other.gguf", lambda b: b.replace(b"llama", b"mamba"))
+        for ranks in (1, 3):
+            missing = self.generate(ranks, "--prompt", "hi", model="/nowhere/model.gguf")
+            self.expect_one_line(missing, "/nowhere/model.gguf")
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", model=cut), "truncated")
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", model=other), "mamba", "llama")
+
+    def test_errors_of_the_flags(self):
+        for ranks in (1, 3):
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--wrong"), "--wrong")
+            self.expect_one_line(self.generate(ranks), "--prompt is required")
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--placement", "x"), "striped")
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--kv-dtype", "int4"), "bfloat16")
+        self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "3"),
+                             "2 kv heads do not divide over head_parallel 3")
+        self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "2"),
+                             "head_parallel 2 does not divide 3 ranks")
+
+    def test_pool_too_small_for_the_prompt(self):
+        for ranks in (1, 3):
+            small = self.generate(ranks, "--prompt", "hello " * 30, "--pages-per-rank", 1)
+            self.expect_one_line(small, "out of pages", "--pages-per-rank")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
