@@ -28,7 +28,7 @@ LIST
 }
 test_packages() {
   cat <<'LIST'
-tests and benchmarks:        libgtest-dev libbenchmark-dev
+tests and benchmarks:        libgtest-dev libgmock-dev libbenchmark-dev
 checks of the tree:          clang-format-14? shellcheck?
 LIST
 }
