@@ -40,7 +40,7 @@ job() { mpirun --oversubscribe --bind-to none -np "$@"; }
 step configure cmake -S . -B "$build" -G Ninja -D CMAKE_BUILD_TYPE=Release "$@" >/dev/null &&
   step build cmake --build "$build" --target kvmesh gpu_tests || exit 1
 
-step 'tests (label gpu)' ctest --test-dir "$build" -L gpu --output-on-failure
+step 'tests (label gpu)' ctest --test-dir "$build" -L gpu -j "$(nproc)" --output-on-failure
 kvmesh=$build/launch/kvmesh
 for ranks in 1 2 4; do # several ranks may share a GPU
   step "verify, $ranks ranks" job "$ranks" "$kvmesh" verify --device cuda --count "$cases"
