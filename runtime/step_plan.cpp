@@ -28,6 +28,7 @@ class StepPlan::State {
   TileCounts tiles() const { return kernels_->tiles(); }
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+    check_run(input.q, output);
     append(layer, input.k, input.v, stream);
     const Partial mine = partial();
     attend_partial(layer, input.q, mine, stream);
@@ -74,6 +75,26 @@ class StepPlan::State {
 
   std::unique_ptr<StepKernels> make_kernels(const AttentionOptions& options) {
     return cache_->backend->plan(cache_->shape.attention, cache_->shape.dtype, step_, options);
+  }
+
+  // What append does not look at, found before it writes.
+  void check_run(const ConstTensorView& q, const CombineOutput& output) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    require(is_rows(q, query_tokens(), shape.q_heads, shape.k_dim),
+            "run: q must be [{}, {}, {}] (tokens, query heads, dim), is {}", query_tokens(),
+            shape.q_heads, shape.k_dim, describe(q));
+    const std::int64_t tokens = tokens_of_output().size(), heads = heads_of_output().size();
+    require(is_rows(output.o, tokens, heads, shape.v_dim),
+            "run: o must be [{}, {}, {}] (tokens, heads, dim), is {}", tokens, heads, shape.v_dim,
+            describe(output.o));
+    const TensorView& lse = output.lse;
+    require(lse.empty() || (lse.dims == 2 && lse.size(0) == tokens && lse.size(1) == heads),
+            "run: lse must be [{}, {}] (tokens, heads), is {}", tokens, heads, describe(lse));
+  }
+
+  static bool is_rows(const ConstTensorView& view, std::int64_t tokens, std::int64_t heads,
+                      std::int64_t dim) {
+    return view.dims == 3 && view.size(0) == tokens && view.size(1) == heads && view.size(2) == dim;
   }
 
   KvPool pool(int layer) const {
