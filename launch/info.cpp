@@ -8,6 +8,7 @@
 #include "kvmesh/attention.hpp"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/device_memory.hpp"
+#include "kvmesh/nccl.hpp"
 #include "launch/report.hpp"
 
 namespace kvmesh::launch {
@@ -25,10 +26,12 @@ std::string build_and_machine_info(Mesh& mesh) {
       "kvmesh {}\n"
       "devices        cpu, {} GPUs\n"
       "cpu kernels    {}\n"
-      "communicators  loopback, mpi ({})\n"
+      "communicators  loopback, tcp, mpi ({})\n"
+      "nccl           {}\n"
       "this job       {} ranks ({}), {} threads each\n"
       "this machine   {} cores, {} of memory\n",
-      KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(), mpi_library(), mesh.size(),
+      KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(), mpi_library(),
+      nccl_version().empty() ? "not in this build" : nccl_version(), mesh.size(),
       mesh.world().kind(), mesh.threads().threads(), std::thread::hardware_concurrency(),
       human_bytes(memory_bytes()));
 }
