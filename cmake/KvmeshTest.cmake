@@ -18,11 +18,12 @@ function(kvmesh_test name)
                                           ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT}")
 endfunction()
 
-# kvmesh_mpi_test(NAME RANKS 1 2 4 SOURCES ... LINK ...): the same program, with its own main, under
-# mpirun with each number of ranks.
+# kvmesh_mpi_test(NAME RANKS 1 2 4 SOURCES ... LINK ...): the same program under mpirun with each
+# number of ranks. It has a main of its own, in which every process is one rank of every test.
 function(kvmesh_mpi_test name)
   cmake_parse_arguments(arg "" "" "RANKS;SOURCES;LINK" ${ARGN})
-  add_executable(${name} ${arg_SOURCES})
+  set(support ${PROJECT_SOURCE_DIR}/tests/support)
+  add_executable(${name} ${arg_SOURCES} ${support}/mpi_main.cpp ${support}/mpi_tests.cpp)
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest kvmesh_flags)
   foreach(ranks ${arg_RANKS})
     kvmesh_mpirun(${name}_np${ranks} RANKS ${ranks} COMMAND $<TARGET_FILE:${name}>)

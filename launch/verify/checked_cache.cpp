@@ -75,8 +75,7 @@ CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_
       single_mesh_(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}),
       cache_(mesh, options),
       single_(single_mesh_, on_one_rank(options, mesh)),
-      random_(seed),
-      findings_(arithmetic_tolerance(mesh.device(), options.dtype)) {
+      random_(seed) {
   poison_free_pages(cache_);
   poison_free_pages(single_);
 }
@@ -184,9 +183,10 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const CacheOptions& cache = cache_.options();
   const StepOptions& options = step.options;
   const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
-  HostTensor q = random_tensor(options.input, n, cache.q_heads, cache.k_dim);
-  HostTensor k = random_tensor(options.input, m, cache.kv_heads, cache.k_dim);
-  HostTensor v = random_tensor(options.input, m, cache.kv_heads, cache.v_dim);
+  const Dtype input_dtype = options.input.value_or(cache.dtype);
+  HostTensor q = random_tensor(input_dtype, n, cache.q_heads, cache.k_dim);
+  HostTensor k = random_tensor(input_dtype, m, cache.kv_heads, cache.k_dim);
+  HostTensor v = random_tensor(input_dtype, m, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
@@ -194,28 +194,32 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const Device device = mesh_->device();
   HostTensor o(options.output, tokens, heads, cache.v_dim, device);
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
-  const CombineOutput output{o.view(), options.lse ? lse.matrix() : TensorView{}};
+  const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
-  const LayerInput input{q.view(q_heads), k.view(kv_heads), v.view(kv_heads)};
+  const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads), v.on_device(kv_heads)};
   if (options.in_parts) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
     HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
-    const Partial mine{partial_o.view(), partial_lse.matrix()};
+    const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
     step.plan.append(layer, input.k, input.v);
     step.plan.attend_partial(layer, input.q, mine);
     synchronize({}, device);
+    partial_o.fetch();
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
     step.plan.combine(mine, output);
   } else {
     step.plan.run(layer, input, output);
   }
   synchronize({}, device);
+  o.fetch();
+  if (options.lse) lse.fetch();
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   HostTensor single_o(Dtype::kFloat32, step.single.tokens_of_output().size(),
                       step.single.heads_of_output().size(), cache.v_dim);
   HostTensor single_lse(Dtype::kFloat32, single_o.rows(), single_o.heads(), 1);
   step.single.run(layer, {q.view(), k.view(), v.view()}, {single_o.view(), single_lse.matrix()});
+  findings_.set_tolerance(arithmetic_tolerance(device, cache.dtype, input_dtype));
   check_layer(step, {layer, q, o, lse, single_o, single_lse});
 }
 

@@ -19,7 +19,7 @@ struct StepOptions {
   PlanOptions plan{};
   /// What an explicit block mask amounts to, pair by pair. Unset: `plan.mask`.
   std::optional<MaskMod> visible{};
-  Dtype input = Dtype::kFloat32;   ///< of the queries, keys and values given
+  std::optional<Dtype> input{};    ///< of the queries, keys and values given. Unset: the cache's
   Dtype output = Dtype::kFloat32;  ///< of the output asked for
   bool lse = true;                 ///< ask for the merged LSE
   /// append, attend_partial and combine one by one, instead of run.

@@ -7,9 +7,10 @@
 
 namespace kvmesh::verify {
 
-double arithmetic_tolerance(Device device, Dtype pool) {
+double arithmetic_tolerance(Device device, Dtype pool, Dtype queries) {
   if (device.kind == DeviceKind::kCpu || pool == Dtype::kFloat32) return kTolerance;
-  return 16 * (pool == Dtype::kBFloat16 ? 0x1p-9 : 0x1p-12);
+  const double rounding = pool == Dtype::kBFloat16 ? 0x1p-9 : 0x1p-12;
+  return (queries == pool ? 4 : 16) * rounding;
 }
 
 double Findings::bound(double want, Dtype dtype) const {

@@ -16,13 +16,15 @@ namespace kvmesh::verify {
 /// above 1, as an LSE may be. Measured: about a fifth of this.
 inline constexpr double kTolerance = 1e-5;
 
-/// The same for a cache of `pool` pages on `device`. A GPU's tensor cores take queries and weights
-/// in the pool's type, with 8 or 11 bits, so outputs are off by a few times half a unit of that.
-double arithmetic_tolerance(Device device, Dtype pool);
+/// The same for a cache of `pool` pages on `device`. A GPU's tensor cores take weights in the
+/// pool's type, each off by up to half a unit of its 8 or 11 bits; queries of another type are
+/// rounded likewise, which moves the scores.
+double arithmetic_tolerance(Device device, Dtype pool, Dtype queries);
 
 class Findings {
  public:
-  explicit Findings(double tolerance = kTolerance) : tolerance_(tolerance) {}
+  /// For the comparisons from now on.
+  void set_tolerance(double tolerance) { tolerance_ = tolerance; }
 
   /// Compares one number; `where` is called for its name if it is wrong.
   template <class Where>
@@ -55,7 +57,7 @@ class Findings {
   double bound(double want, Dtype dtype) const;
   void fail_number(const std::string& where, double got, double want);
 
-  double tolerance_;
+  double tolerance_ = kTolerance;
   std::int64_t failed_ = 0;
   std::int64_t rows_ = 0;
   double max_error_ = 0;

@@ -38,6 +38,10 @@ float float16_value(std::uint16_t bits) {
   return sign * size;
 }
 
+// Elements between two heads. A multiple of 16 bytes where the dim is one, since a GPU has other
+// kernels for rows that begin there; none for a matrix.
+std::int64_t gap_after(std::int64_t dim) { return dim == 1 ? 0 : dim % 8 == 0 ? 8 : 3; }
+
 }  // namespace
 
 float rounded_to(Dtype dtype, float value) {
@@ -57,25 +61,40 @@ HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::
       rows_(rows),
       heads_(heads),
       dim_(dim),
-      head_stride_(dim == 1 ? 1 : dim + 3),
+      head_stride_(dim + gap_after(dim)),
       row_stride_((heads + 1) * head_stride_),
       device_(device),
-      memory_(device, static_cast<std::size_t>((rows + 1) * row_stride_) * size_bytes(dtype),
-              HostAccess::kYes) {
-  std::fill_n(bytes(), memory_.size_bytes(), kPoison);
+      host_({}, static_cast<std::size_t>((rows + 1) * row_stride_) * size_bytes(dtype)) {
+  std::fill_n(bytes(), host_.size_bytes(), kPoison);
+  if (device.kind != DeviceKind::kCpu) there_ = DeviceMemory(device, host_.size_bytes());
 }
 
-TensorView HostTensor::view(Share heads) {
+TensorView HostTensor::on_device(Share heads) {
+  if (device_.kind == DeviceKind::kCpu) return view(heads);
+  copy_bytes(there_.data(), host_.data(), host_.size_bytes());
+  return view_at(there_.data(), heads, device_);
+}
+
+void HostTensor::fetch() {
+  if (device_.kind == DeviceKind::kCpu) return;
+  copy_bytes(host_.data(), there_.data(), host_.size_bytes());
+}
+
+TensorView HostTensor::view_at(void* data, Share heads, Device device) const {
   const auto first = static_cast<std::size_t>(heads.begin * head_stride_) * size_bytes(dtype_);
-  return {bytes() + first,
+  return {static_cast<std::byte*>(data) + first,
           dtype_,
           {rows_, heads.size(), dim_},
           {row_stride_, head_stride_, 1},
-          device_};
+          device};
 }
 
-TensorView HostTensor::matrix() {
-  return {bytes(), dtype_, {rows_, heads_}, {row_stride_, 1}, device_};
+TensorView HostTensor::matrix_of(const TensorView& view) {
+  return {view.data,
+          view.dtype,
+          {view.size(0), view.size(1)},
+          {view.stride(0), view.stride(1)},
+          view.device};
 }
 
 float HostTensor::read(std::int64_t offset) const {

@@ -14,9 +14,9 @@ namespace kvmesh::verify {
 /// `value` as `dtype` stores it: the nearest number, ties to the even one.
 float rounded_to(Dtype dtype, float value);
 
-/// A tensor [rows, heads, dim] that owns its memory. Rows and heads lie further apart than they
-/// need to, so that code which ignores strides is noticed; all of it starts as NaN. `device` can
-/// read and write it too.
+/// A tensor [rows, heads, dim] that owns its memory, on the host and, where `device` is a GPU, a
+/// copy on that. Rows and heads lie further apart than they need to, so that code which ignores
+/// strides is noticed; all of it starts as NaN.
 class HostTensor {
  public:
   HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim,
@@ -26,12 +26,18 @@ class HostTensor {
   /// Rounds to the dtype.
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
 
-  /// [rows, heads, dim]
-  TensorView view() { return view({0, heads_}); }
-  /// [rows, some heads, dim]
-  TensorView view(Share heads);
-  /// [rows, heads] of a tensor with dim 1.
-  TensorView matrix();
+  /// [rows, some heads, dim], on the host.
+  TensorView view(Share heads) const { return view_at(bytes(), heads, {}); }
+  TensorView view() const { return view({0, heads_}); }
+  /// [rows, heads] of a tensor with dim 1, on the host.
+  TensorView matrix() const { return matrix_of(view()); }
+
+  /// The same on the device, with all that the host has now; on the CPU the host's own.
+  TensorView on_device(Share heads);
+  TensorView on_device() { return on_device({0, heads_}); }
+  TensorView matrix_on_device() { return matrix_of(on_device()); }
+  /// Takes back what the device has, which must be done with it.
+  void fetch();
 
   /// Is everything between the rows and heads still NaN?
   bool gaps_untouched() const;
@@ -46,13 +52,15 @@ class HostTensor {
     return row * row_stride_ + head * head_stride_ + d;
   }
   float read(std::int64_t offset) const;
+  std::byte* bytes() const { return static_cast<std::byte*>(host_.data()); }
+  TensorView view_at(void* data, Share heads, Device device) const;
+  static TensorView matrix_of(const TensorView& view);
 
   Dtype dtype_;
   std::int64_t rows_, heads_, dim_, head_stride_, row_stride_;
-  std::byte* bytes() const { return static_cast<std::byte*>(memory_.data()); }
-
   Device device_;
-  DeviceMemory memory_;
+  DeviceMemory host_;
+  DeviceMemory there_;  // empty on the CPU
 };
 
 }  // namespace kvmesh::verify

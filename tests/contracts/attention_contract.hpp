@@ -1,5 +1,6 @@
-// What KvCache must do over any communicator: attention itself, in all the forms that a plan takes.
-// Whatever the ranks and the placement, every output is that of float64 and that of a single rank.
+// What KvCache must do over any communicator, on any device: attention itself, in all the forms
+// that a plan takes. Whatever the ranks and the placement, every output is that of float64 and that
+// of a single rank.
 #pragma once
 
 #include "launch/verify/random_mods.hpp"
@@ -7,25 +8,15 @@
 
 namespace kvmesh::test {
 
-template <class Ranks>
+template <class Place>
 class AttentionContract : public testing::Test {};
 TYPED_TEST_SUITE_P(AttentionContract);
 
-inline const std::vector<Dtype> kAllDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+inline const std::vector<Dtype> kGivenDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
 
 TYPED_TEST_P(AttentionContract, AnyHeadsAndDims) {
-  struct Shape {
-    int q_heads, kv_heads, k_dim, v_dim, page_size;
-  };
-  for (const Shape& shape :
-       {Shape{4, 4, 16, 0, 16}, Shape{8, 1, 33, 7, 1}, Shape{8, 2, 64, 128, 8},
-        Shape{5, 5, 1, 3, 3}, Shape{14, 2, 128, 64, 16}, Shape{2, 1, 576, 512, 32}}) {
-    CacheOptions options = small_cache();
-    options.q_heads = shape.q_heads;
-    options.kv_heads = shape.kv_heads;
-    options.k_dim = shape.k_dim;
-    options.v_dim = shape.v_dim;
-    options.page_size = shape.page_size;
+  for (const ContractShape& shape : TypeParam::shapes()) {
+    CacheOptions options = with_shape(TypeParam::small(), shape);
     options.pages_per_rank = 4 + 80 / shape.page_size;  // 61 + 6 tokens and what is left over
     on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
       const std::vector<SequenceId> sequences = prompts(cache, {41, 1, 18});
@@ -35,13 +26,13 @@ TYPED_TEST_P(AttentionContract, AnyHeadsAndDims) {
 }
 
 TYPED_TEST_P(AttentionContract, AnyDtypes) {
-  for (Dtype stored : kAllDtypes) {
-    CacheOptions options = small_cache();
+  for (Dtype stored : TypeParam::stored()) {
+    CacheOptions options = TypeParam::small();
     options.dtype = stored;
     on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
       const SequenceId sequence = cache.create();
-      for (Dtype input : kAllDtypes) {
-        for (Dtype output : kAllDtypes) {
+      for (Dtype input : kGivenDtypes) {
+        for (Dtype output : kGivenDtypes) {
           EXPECT_TRUE(cache.step(std::vector<BatchEntry>{{sequence, 7, 3}},
                                  {.input = input, .output = output}));
         }
@@ -51,7 +42,7 @@ TYPED_TEST_P(AttentionContract, AnyDtypes) {
 }
 
 TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
     for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
       for (CombineStrategy strategy :
@@ -71,11 +62,12 @@ TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
 }
 
 TYPED_TEST_P(AttentionContract, AnyMod) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {29, 6, 50});
-    for (int i = 0; i < 30; ++i) {
-      const auto [mask_name, mask] = verify::random_mask(cache.random(), 6, 50);
-      const auto [score_name, score] = verify::random_score(cache.random(), 6);
+    const int heads = cache.cache().options().q_heads;
+    for (int i = 0; i < TypeParam::kRandomMods; ++i) {
+      const auto [mask_name, mask] = verify::random_mask(cache.random(), heads, 50);
+      const auto [score_name, score] = verify::random_score(cache.random(), heads);
       SCOPED_TRACE(mask_name + ", " + score_name);
       StepOptions options{.plan = {.mask = mask, .score = score}};
       if (i % 3 == 0) options.plan.scale = 0.5f;
@@ -86,22 +78,22 @@ TYPED_TEST_P(AttentionContract, AnyMod) {
 }
 
 TYPED_TEST_P(AttentionContract, AnyQueryPositions) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {21, 40});
     StepOptions options{.plan = {.q_positions = {0, 1, 2, 3, 39, 0, 20, 100}}};
     EXPECT_TRUE(cache.step(batch_of(sequences, 0, 4), options));
     options.plan.mask = mods::sliding_window(6);
-    options.plan.score = mods::alibi(6);
+    options.plan.score = mods::alibi(cache.cache().options().q_heads);
     EXPECT_TRUE(cache.step(batch_of(sequences, 0, 4), options));
   });
 }
 
 TYPED_TEST_P(AttentionContract, ExplicitBlockMasks) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {37, 60, 5});
     for (int q_block : {1, 2, 16}) {
       const BlockMaskShape shape{.batch = 3,
-                                 .heads = 6,
+                                 .heads = cache.cache().options().q_heads,
                                  .q_len = 5,
                                  .kv_len = 60,
                                  .q_block = q_block,
@@ -124,7 +116,7 @@ TYPED_TEST_P(AttentionContract, ExplicitBlockMasks) {
 }
 
 TYPED_TEST_P(AttentionContract, OneBlockMaskForTheWholeBatch) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {30, 30});
     const BlockMaskShape shape{
         .q_len = 30, .kv_len = 30, .q_block = 8, .kv_block = 4, .q_start = {0}};
@@ -137,13 +129,13 @@ TYPED_TEST_P(AttentionContract, OneBlockMaskForTheWholeBatch) {
 
 // More keys a rank than one split holds, so that ranks, splits and threads all merge.
 TYPED_TEST_P(AttentionContract, LongSequences) {
-  CacheOptions options = small_cache();
+  CacheOptions options = TypeParam::small();
   options.layers = 1;
   options.q_heads = 2;
   options.kv_heads = 1;
   options.page_size = 32;
   options.pages_per_rank = 600;
-  options.dtype = Dtype::kBFloat16;
+  options.dtype = TypeParam::stored().back();
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const std::int64_t tokens = 1200 * cache.cache().mesh().kv_parallel() + 5;
     const SequenceId sequence = prompt(cache, tokens, 1), other = prompt(cache, 70, 1);
@@ -153,7 +145,7 @@ TYPED_TEST_P(AttentionContract, LongSequences) {
 
 // Each rank computes some heads of a model; mods see the model's numbers of them.
 TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
-  CacheOptions options = small_cache();
+  CacheOptions options = TypeParam::small();
   options.q_heads = 16;
   options.kv_heads = 8;
   for (int head_parallel : {2, 4, 8}) {

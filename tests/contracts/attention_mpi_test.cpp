@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, AttentionContract, MpiRanks, RankNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(Processes, AttentionContract, MpiPlaces, PlaceNames);
 
 }  // namespace kvmesh::test

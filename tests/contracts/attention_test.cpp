@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, AttentionContract, AllLoopbackRanks, RankNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, AttentionContract, LoopbackPlaces, PlaceNames);
 
 }  // namespace kvmesh::test

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "launch/verify/checked_cache.hpp"
-#include "tests/support/ranks.hpp"
+#include "tests/contracts/places.hpp"
 
 namespace kvmesh::test {
 
@@ -13,20 +13,6 @@ using verify::CheckedCache;
 using verify::StepOptions;
 
 using CacheScript = std::function<void(CheckedCache&)>;
-
-/// Small enough for float64, with every size odd or different from the others, and a threshold so
-/// low that most sequences spread over the ranks.
-inline CacheOptions small_cache() {
-  return {.layers = 2,
-          .q_heads = 6,
-          .kv_heads = 2,
-          .k_dim = 20,
-          .v_dim = 12,
-          .page_size = 4,
-          .pages_per_rank = 120,
-          .dtype = Dtype::kFloat32,
-          .home_threshold_tokens = 8};
-}
 
 inline void expect_good(CheckedCache& cache) {
   cache.check_replicas();
@@ -37,14 +23,14 @@ inline void expect_good(CheckedCache& cache) {
   for (const std::string& message : cache.findings().messages()) ADD_FAILURE() << message;
 }
 
-template <class Ranks>
+template <class Place>
 void on_each_placement(const CacheOptions& options, const CacheScript& script,
                        int head_parallel = 1) {
-  Ranks::run([&](Communicator& comm) {
+  Place::run([&](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     if (comm.size() % head_parallel != 0) return;
-    Mesh mesh(comm, {.head_parallel = head_parallel, .threads = 2});
+    Mesh mesh(comm, {.head_parallel = head_parallel, .threads = 2, .device = Place::kDevice});
     for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
       SCOPED_TRACE(name(placement));
       CacheOptions placed = options;

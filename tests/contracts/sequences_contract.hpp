@@ -1,5 +1,5 @@
-// What KvCache must do over any communicator: the life of sequences. Whatever the ranks and the
-// placement, every output is that of float64 and that of a single rank.
+// What KvCache must do over any communicator, on any device: the life of sequences. Whatever the
+// ranks and the placement, every output is that of float64 and that of a single rank.
 #pragma once
 
 #include <algorithm>
@@ -9,12 +9,12 @@
 
 namespace kvmesh::test {
 
-template <class Ranks>
+template <class Place>
 class SequencesContract : public testing::Test {};
 TYPED_TEST_SUITE_P(SequencesContract);
 
 TYPED_TEST_P(SequencesContract, RaggedBatches) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     std::vector<BatchEntry> batch;
     for (std::int64_t tokens : {5, 98, 47, 194, 1, 0}) {
       batch.push_back({cache.create(), tokens, std::min<std::int64_t>(tokens, 7)});
@@ -26,7 +26,7 @@ TYPED_TEST_P(SequencesContract, RaggedBatches) {
 }
 
 TYPED_TEST_P(SequencesContract, RanksThatHoldNothing) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {1, 3});
     for (SequenceId sequence : sequences) {
       ASSERT_EQ(cache.allocator().pages(sequence).size(), 1u) << "one rank must hold all of it";
@@ -38,7 +38,7 @@ TYPED_TEST_P(SequencesContract, RanksThatHoldNothing) {
 }
 
 TYPED_TEST_P(SequencesContract, SequencesWithoutKeysAndBatchesWithoutRows) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const SequenceId empty = cache.create(), full = prompt(cache, 30);
     EXPECT_TRUE(cache.step({}));
     EXPECT_TRUE(cache.step({{empty, 0, 0}}));
@@ -51,7 +51,7 @@ TYPED_TEST_P(SequencesContract, SequencesWithoutKeysAndBatchesWithoutRows) {
 }
 
 TYPED_TEST_P(SequencesContract, DecodesWhatWasPrefilledInChunks) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const SequenceId sequence = cache.create(), other = prompt(cache, 9);
     for (std::int64_t chunk : {7, 16, 1, 23}) {
       EXPECT_TRUE(cache.step({{other, 1}, {sequence, chunk}}));
@@ -61,7 +61,7 @@ TYPED_TEST_P(SequencesContract, DecodesWhatWasPrefilledInChunks) {
 }
 
 TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {26, 3, 61});
     for (std::int64_t accepted : {0, 4, 2, 1}) {
       EXPECT_TRUE(cache.step(batch_of(sequences, 5), {}));
@@ -74,7 +74,7 @@ TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
 }
 
 TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
-  on_each_placement<TypeParam>(small_cache(), [](CheckedCache& cache) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 45);
     const SequenceId child = cache.fork(parent);
     const SequenceId grandchild = cache.fork(child);
@@ -90,7 +90,7 @@ TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
 }
 
 TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
-  CacheOptions options = small_cache();
+  CacheOptions options = TypeParam::small();
   options.pages_per_rank = 4;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const auto rank_of = [&](SequenceId s) { return cache.allocator().pages(s).back().rank(); };
@@ -112,7 +112,7 @@ TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
 }
 
 TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
-  CacheOptions options = small_cache();
+  CacheOptions options = TypeParam::small();
   options.pages_per_rank = 12;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const std::int64_t all = 12 * 4 * cache.cache().mesh().kv_parallel();
@@ -128,7 +128,7 @@ TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
 }
 
 TYPED_TEST_P(SequencesContract, GoesOnAfterThePoolsWereFull) {
-  CacheOptions options = small_cache();
+  CacheOptions options = TypeParam::small();
   options.pages_per_rank = 5;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const std::int64_t all = 5 * 4 * cache.cache().mesh().kv_parallel();
@@ -144,11 +144,12 @@ TYPED_TEST_P(SequencesContract, GoesOnAfterThePoolsWereFull) {
 }
 
 TYPED_TEST_P(SequencesContract, RandomServing) {
+  if (TypeParam::kRandomCases == 0) GTEST_SKIP() << "it draws its own sizes: once is enough";
   TypeParam::run([](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
-    Mesh mesh(comm, {.threads = 1});
+    Mesh mesh(comm, {.threads = 1, .device = TypeParam::kDevice});
     verify::CaseRunner runner(mesh);
-    for (std::uint64_t i = 0; i < 25; ++i) {
+    for (std::uint64_t i = 0; i < TypeParam::kRandomCases; ++i) {
       const verify::CaseResult result = runner.run(seed + i);
       for (const std::string& message : result.findings.messages()) {
         ADD_FAILURE() << "KVMESH_SEED=" << seed + i << ", " << result.description << ": "

@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, SequencesContract, MpiRanks, RankNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(Processes, SequencesContract, MpiPlaces, PlaceNames);
 
 }  // namespace kvmesh::test

@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, AllLoopbackRanks, RankNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, LoopbackPlaces, PlaceNames);
 
 }  // namespace kvmesh::test

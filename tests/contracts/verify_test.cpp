@@ -80,7 +80,7 @@ TEST(VerifyCheckedCache, NoticesOneWrongNumberInAPage) {
   for (int ranks : {1, 3}) {
     std::atomic<std::int64_t> failed = 0;
     run_on_threads(ranks, [&](Mesh& mesh) {
-      CheckedCache cache(mesh, small_cache(), 7);
+      CheckedCache cache(mesh, small_cache(kSmallShape), 7);
       const SequenceId sequence = prompt(cache, 40);
       EXPECT_TRUE(cache.findings().good());
       const PageId page = cache.allocator().pages(sequence)[5];
@@ -97,7 +97,7 @@ TEST(VerifyCheckedCache, NoticesOneWrongNumberInAPage) {
 
 TEST(VerifyCheckedCache, KeepsFreePagesFullOfNan) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
-  CheckedCache cache(mesh, small_cache(), 7);
+  CheckedCache cache(mesh, small_cache(kSmallShape), 7);
   const SequenceId sequence = prompt(cache, 40);
   const PageId page = cache.allocator().pages(sequence)[5];
   const TensorView k = cache.cache().pool(0).k;

@@ -1,0 +1,119 @@
+// Where a contract is tested: over which ranks, on which device, and with caches of which sizes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kvmesh/kv_cache.hpp"
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+
+struct ContractShape {
+  int q_heads, kv_heads, k_dim, v_dim, page_size;
+  Dtype dtype = Dtype::kFloat32;
+};
+
+inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape) {
+  options.q_heads = shape.q_heads;
+  options.kv_heads = shape.kv_heads;
+  options.k_dim = shape.k_dim;
+  options.v_dim = shape.v_dim;
+  options.page_size = shape.page_size;
+  options.dtype = shape.dtype;
+  return options;
+}
+
+/// Small enough for float64, with a threshold so low that most sequences spread over the ranks.
+inline CacheOptions small_cache(const ContractShape& shape) {
+  return with_shape({.layers = 2, .pages_per_rank = 120, .home_threshold_tokens = 8}, shape);
+}
+
+/// Every size is odd or different from the others.
+inline constexpr ContractShape kSmallShape{
+    .q_heads = 6, .kv_heads = 2, .k_dim = 20, .v_dim = 12, .page_size = 4};
+
+template <class Ranks>
+struct OnCpu {
+  static constexpr DeviceChoice kDevice = DeviceChoice::kCpu;
+  static constexpr int kRandomMods = 30;
+  static constexpr int kRandomCases = 25;
+
+  static std::string name() { return Ranks::name(); }
+  static void run(const RankBody& body) { Ranks::run(body); }
+  static CacheOptions small() { return small_cache(kSmallShape); }
+  static std::vector<ContractShape> shapes() {
+    return {{4, 4, 16, 0, 16}, {8, 1, 33, 7, 1},     {8, 2, 64, 128, 8},
+            {5, 5, 1, 3, 3},   {14, 2, 128, 64, 16}, {2, 1, 576, 512, 32}};
+  }
+  static std::vector<Dtype> stored() {
+    return {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+  }
+};
+
+/// Caches with the small shape `Sizes::kSmall`, and those of `Sizes::shapes()`, in the memory of
+/// the ranks' GPUs. One element type each; and a kernel compiles for a second the first time, so
+/// they are few and the random mods fewer.
+template <class Ranks, class Sizes>
+struct OnCuda {
+  static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
+  static constexpr int kRandomMods = 3;
+  static constexpr int kRandomCases = Sizes::kRandomCases;
+
+  static std::string name() { return "Cuda" + Ranks::name() + Sizes::kName; }
+  static void run(const RankBody& body) {
+    Ranks::run([&](Communicator& comm) {
+      comm.set_deadline(std::chrono::seconds(120));  // a peer may be compiling
+      body(comm);
+    });
+  }
+  static CacheOptions small() { return small_cache(Sizes::kSmall); }
+  static std::vector<ContractShape> shapes() { return Sizes::shapes(); }
+  static std::vector<Dtype> stored() { return {Sizes::kSmall.dtype}; }
+};
+
+/// The plain kernel; and the random cases, which draw their own sizes.
+struct Float32Sizes {
+  static constexpr const char* kName = "Float32";
+  static constexpr int kRandomCases = 2;
+  static constexpr ContractShape kSmall = kSmallShape;
+  static std::vector<ContractShape> shapes() { return {{8, 1, 33, 7, 1}, {14, 2, 128, 64, 16}}; }
+};
+/// Tensor cores from here on: one query head a KV head.
+struct Float16Sizes {
+  static constexpr const char* kName = "Float16";
+  static constexpr int kRandomCases = 0;
+  static constexpr ContractShape kSmall{2, 2, 64, 64, 4, Dtype::kFloat16};
+  static std::vector<ContractShape> shapes() {
+    return {{4, 1, 64, 64, 16, Dtype::kFloat16}, {8, 1, 128, 128, 1, Dtype::kFloat16}};
+  }
+};
+/// Groups of four and eight.
+struct BFloat16Sizes {
+  static constexpr const char* kName = "BFloat16";
+  static constexpr int kRandomCases = 0;
+  static constexpr ContractShape kSmall{8, 2, 128, 128, 4, Dtype::kBFloat16};
+  static std::vector<ContractShape> shapes() {
+    return {{8, 1, 192, 128, 64, Dtype::kBFloat16},
+            {8, 2, 128, 128, 16, Dtype::kBFloat16},
+            {14, 2, 64, 128, 7, Dtype::kBFloat16},
+            {4, 4, 256, 256, 16, Dtype::kBFloat16}};
+  }
+};
+
+/// Names a typed suite's cases after their places: INSTANTIATE_TYPED_TEST_SUITE_P(..., PlaceNames).
+struct PlaceNames {
+  template <class Place>
+  static std::string GetName(int) {
+    return Place::name();
+  }
+};
+
+using LoopbackPlaces =
+    testing::Types<OnCpu<LoopbackRanks<1>>, OnCpu<LoopbackRanks<2>>, OnCpu<LoopbackRanks<3>>,
+                   OnCpu<LoopbackRanks<4>>, OnCpu<LoopbackRanks<8>>>;
+using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
+using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
+                                  OnCuda<MpiRanks, BFloat16Sizes>>;
+
+}  // namespace kvmesh::test

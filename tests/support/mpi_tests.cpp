@@ -1,0 +1,53 @@
+#include "tests/support/mpi_tests.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "kvmesh/communicator.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+/// Rank 0 prints the usual report, the others print their failures. A rank that fails ends the job
+/// at the end of its test: the others would wait for it, and each of their errors would only repeat
+/// that.
+class RankReporter : public testing::EmptyTestEventListener {
+ public:
+  RankReporter(MpiSession& session, int rank) : session_(&session), rank_(rank) {}
+
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (!result.failed() || rank_ == 0) return;
+    std::printf("rank %d: %s:%d: %s\n", rank_, result.file_name(), result.line_number(),
+                result.message());
+  }
+
+  void OnTestEnd(const testing::TestInfo& test) override {
+    if (!test.result()->Failed()) return;
+    std::printf("rank %d failed %s.%s\n", rank_, test.test_suite_name(), test.name());
+    std::fflush(nullptr);
+    session_->abort(1);
+  }
+
+ private:
+  MpiSession* session_;
+  int rank_;
+};
+
+}  // namespace
+
+int run_mpi_tests(int argc, char** argv) {
+  MpiSession session(argc, argv);
+  testing::InitGoogleTest(&argc, argv);
+  const auto comm = make_mpi_communicator();
+  const int rank = comm->rank().value;
+  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  if (rank != 0) delete listeners.Release(listeners.default_result_printer());
+  listeners.Append(new RankReporter(session, rank));  // owned by GoogleTest
+
+  double failed = RUN_ALL_TESTS();
+  all_reduce_max(*comm, std::span(&failed, 1), "collect the test results");
+  return failed == 0 ? 0 : 1;
+}
+
+}  // namespace kvmesh::test
