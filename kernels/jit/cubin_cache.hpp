@@ -1,22 +1,29 @@
 // Compiled kernels, kept in memory and on disk.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 
+#include "kernels/jit/cache_folder.hpp"
 #include "kernels/jit/compiler.hpp"
+#include "kernels/jit/file_lock.hpp"
 
 namespace kvmesh::jit {
 
-/// $KVMESH_CACHE_DIR, else $XDG_CACHE_HOME/kvmesh, else $HOME/.cache/kvmesh; empty without any. The
-/// code in it is run: it must be writable only by who may run code as this user.
-std::filesystem::path default_cache_directory();
+struct CacheLimits {
+  /// What the files take together, at most. The least recently used go first.
+  std::uintmax_t bytes = default_cache_bytes();
+  /// How long to wait for another process that compiles the same program, before compiling it too.
+  std::chrono::milliseconds wait{30'000};
+};
 
-/// Gives a program's machine code, compiled at most once for all processes that share a directory,
-/// but for those that start at the same time.
+/// Gives a program's machine code, compiled at most once for all processes that share a directory:
+/// those that want it at the same time wait for the one that compiles it, or for its death.
 ///
 /// A file holds one program, found by a hash of all that it was compiled from; nothing ever changes
 /// it. It is renamed into place when it is complete, and its checksum is verified when it is read:
@@ -34,7 +41,8 @@ class CubinCache {
   };
 
   /// With an empty path: in memory only.
-  explicit CubinCache(std::filesystem::path directory = default_cache_directory());
+  explicit CubinCache(std::filesystem::path directory = default_cache_directory(),
+                      const CacheLimits& limits = {});
 
   /// @throws what compile() throws; the next call tries again.
   Found get(const Program& program);
@@ -50,8 +58,11 @@ class CubinCache {
     std::shared_ptr<const Cubin> cubin;
   };
   Entry& entry_of(const ProgramKey& key);
+  std::optional<FileLock> lock(const ProgramKey& key) const;
+  bool make_directory() const;
 
   std::filesystem::path directory_;
+  CacheLimits limits_;
   std::mutex mutex_;  ///< of the map; entries stay where they are
   std::map<ProgramKey, Entry> entries_;
 };

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -21,10 +20,6 @@ namespace kvmesh::jit {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kTemporarySuffix = ".tmp";
-/// No write takes so long: an older temporary file belongs to nobody.
-constexpr std::chrono::hours kAbandonedAfter{1};
 
 /// The file begins with this; then the log, then the machine code.
 ///
@@ -104,13 +99,14 @@ std::optional<Cubin> unpack(const ProgramKey& key, std::span<const std::byte> fi
 }
 
 std::optional<std::vector<std::byte>> read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
   std::error_code failed;
-  const auto size = fs::file_size(path, failed);
-  if (failed) return std::nullopt;
-  std::vector<std::byte> bytes(size);
-  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  if (!fs::is_regular_file(path, failed)) return std::nullopt;
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file.tellg();  // of the open file: the name may be gone by now
+  if (size < 0) return std::nullopt;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(size));
+  file.seekg(0);
+  file.read(reinterpret_cast<char*>(bytes.data()), size);
   bytes.resize(static_cast<std::size_t>(file.gcount()));
   return bytes;
 }
@@ -125,18 +121,6 @@ bool write_file_atomically(const fs::path& path, std::span<const std::byte> byte
   if (is_written && is_closed && std::rename(temporary.c_str(), path.c_str()) == 0) return true;
   ::unlink(temporary.c_str());
   return false;
-}
-
-void remove_abandoned_files(const fs::path& directory) {
-  const auto oldest = fs::file_time_type::clock::now() - kAbandonedAfter;
-  std::error_code ignored;
-  for (fs::directory_iterator entry(directory, ignored), end; entry != end;
-       entry.increment(ignored)) {
-    if (entry->path().extension() != kTemporarySuffix) continue;
-    std::error_code failed;
-    const auto written = fs::last_write_time(entry->path(), failed);
-    if (!failed && written < oldest) fs::remove(entry->path(), failed);
-  }
 }
 
 }  // namespace kvmesh::jit

@@ -6,11 +6,18 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kernels/jit/compiler.hpp"
 
 namespace kvmesh::jit {
+
+/// What the names of the cache's files end in: those that are complete, those being written, and
+/// those that processes lock.
+inline constexpr std::string_view kCubinSuffix = ".cubin";
+inline constexpr std::string_view kTemporarySuffix = ".tmp";
+inline constexpr std::string_view kLockSuffix = ".lock";
 
 /// The bytes of the file.
 std::vector<std::byte> pack(const ProgramKey& key, const Cubin& cubin);
@@ -24,8 +31,5 @@ std::optional<std::vector<std::byte>> read_file(const std::filesystem::path& pat
 /// Writes a new file beside `path` and renames it: whoever opens `path` sees the old file or the
 /// whole new one, whatever happens to this process. False, and nothing left behind, if that fails.
 bool write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
-
-/// Removes what processes that were killed in the middle of a write have left in `directory`.
-void remove_abandoned_files(const std::filesystem::path& directory);
 
 }  // namespace kvmesh::jit

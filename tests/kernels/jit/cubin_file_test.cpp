@@ -9,6 +9,7 @@
 
 #include <fstream>
 
+#include "kernels/jit/cache_folder.hpp"
 #include "tests/kernels/jit/cache_support.hpp"
 
 namespace kvmesh::jit {
@@ -91,14 +92,14 @@ TEST_F(CubinFileOnDisk, AWriterKilledInTheMiddleChangesNothing) {
   EXPECT_EQ(read_file(path_), old_);
   EXPECT_EQ(directory_.files(), 2u);  // what the dead one left
 
-  remove_abandoned_files(directory_.path());
+  tidy(directory_.path(), 1'000'000);
   EXPECT_EQ(directory_.files(), 2u) << "it could be another process's that is still writing";
   for (const auto& entry : fs::directory_iterator(directory_.path())) {
     if (entry.path() != path_) {
       fs::last_write_time(entry.path(), fs::file_time_type::clock::now() - std::chrono::hours(2));
     }
   }
-  remove_abandoned_files(directory_.path());
+  tidy(directory_.path(), 1'000'000);
   EXPECT_EQ(directory_.files(), 1u);
   EXPECT_EQ(read_file(path_), old_);
 }

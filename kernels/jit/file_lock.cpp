@@ -1,0 +1,47 @@
+#include "kernels/jit/file_lock.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+namespace kvmesh::jit {
+namespace {
+
+/// flock cannot wait with a deadline. Compiling takes a thousand times as long as this.
+constexpr std::chrono::milliseconds kPause{2};
+
+bool is_locked(int file, std::chrono::steady_clock::time_point until) {
+  while (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return false;
+    if (std::chrono::steady_clock::now() >= until) return false;
+    std::this_thread::sleep_for(kPause);
+  }
+  return true;
+}
+
+}  // namespace
+
+std::optional<FileLock> FileLock::acquire(const std::filesystem::path& path,
+                                          std::chrono::milliseconds deadline) {
+  const auto until = std::chrono::steady_clock::now() + deadline;
+  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (file < 0) return std::nullopt;
+  if (is_locked(file, until)) return FileLock(path, file);
+  ::close(file);
+  return std::nullopt;
+}
+
+FileLock::FileLock(FileLock&& other) noexcept
+    : path_(std::move(other.path_)), file_(std::exchange(other.file_, -1)) {}
+
+FileLock::~FileLock() {
+  if (file_ < 0) return;
+  ::unlink(path_.c_str());
+  ::close(file_);  // which also unlocks it
+}
+
+}  // namespace kvmesh::jit
