@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "core/check.hpp"
 #include "core/cuda_memory.hpp"
 #include "kvmesh/device_memory.hpp"
+#include "kvmesh/tcp.hpp"
 
 namespace kvmesh {
 namespace {
@@ -20,20 +23,36 @@ int usable_cores() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
+// The first of the variables that is set, as a number.
+std::optional<int> number_in(std::initializer_list<const char*> variables) {
+  for (const char* variable : variables) {
+    if (const char* text = std::getenv(variable)) return std::atoi(text);
+  }
+  return std::nullopt;
+}
+
 // How many ranks share this machine's cores, as the launcher tells; all of them if it does not.
 int ranks_on_this_node(const Communicator& world) {
-  for (const char* variable :
-       {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"}) {
-    const char* text = world.kind() == "mpi" ? std::getenv(variable) : nullptr;
-    if (text && std::atoi(text) > 0) return std::atoi(text);
+  std::optional<int> ranks;
+  if (world.kind() == "tcp") ranks = number_in({"KVMESH_LOCAL_SIZE"});
+  if (world.kind() == "mpi") {
+    ranks = number_in({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
   }
-  return world.size();
+  return std::max(1, ranks.value_or(world.size()));
 }
 
 // This rank's place among those of its machine.
 int rank_on_this_node(const Communicator& world) {
-  const char* text = world.kind() == "mpi" ? std::getenv("OMPI_COMM_WORLD_LOCAL_RANK") : nullptr;
-  return text ? std::atoi(text) : world.rank().value;
+  std::optional<int> rank;
+  if (world.kind() == "tcp") rank = number_in({"KVMESH_LOCAL_RANK"});
+  if (world.kind() == "mpi") rank = number_in({"OMPI_COMM_WORLD_LOCAL_RANK"});
+  return std::max(0, rank.value_or(world.rank().value));
+}
+
+std::unique_ptr<Communicator> communicator_of_launcher() {
+  if (const auto tcp = tcp_options_from_environment()) return make_tcp_communicator(*tcp);
+  if (MpiSession::launched_by_mpirun()) return make_mpi_communicator();
+  return make_single_communicator();
 }
 
 Device device_for(DeviceChoice choice, const Communicator& world) {
@@ -72,9 +91,7 @@ Mesh::Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options)
 Mesh::Mesh(Communicator& world, const MeshOptions& options) : world_(&world) { arrange(options); }
 
 Mesh Mesh::from_launcher(const MeshOptions& options) {
-  return Mesh(
-      MpiSession::launched_by_mpirun() ? make_mpi_communicator() : make_single_communicator(),
-      options);
+  return Mesh(communicator_of_launcher(), options);
 }
 
 void Mesh::arrange(const MeshOptions& options) {

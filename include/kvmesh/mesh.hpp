@@ -46,7 +46,9 @@ class Mesh {
   /// Over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
 
-  /// All processes of the job under mpirun (an MpiSession must be alive), else a mesh of one.
+  /// All processes of the job: those that meet at KVMESH_RENDEZVOUS where that is set (see
+  /// tcp_options_from_environment), else those of mpirun (an MpiSession must be alive), else this
+  /// one alone. @throws also what make_tcp_communicator does.
   static Mesh from_launcher(const MeshOptions& options = {});
 
   int size() const { return world_->size(); }

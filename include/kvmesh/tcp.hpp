@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kvmesh/communicator.hpp"
@@ -24,6 +25,13 @@ struct TcpOptions {
   /// hosts).
   std::string address{};
 };
+
+/// What whoever started this process says in its environment, as for Mesh::from_launcher:
+///
+///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
+///
+/// Nothing if none of the three is set. @throws InvalidArgument if one is missing or wrong.
+std::optional<TcpOptions> tcp_options_from_environment();
 
 /// The ranks cannot become one group: two have the same rank, or sizes or versions differ, or
 /// something else than kvmesh is on the port.

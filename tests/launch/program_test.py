@@ -4,7 +4,9 @@ every user's error one line, exit status 2, no hang.
 program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 """
 
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,30 @@ def run(ranks, *arguments):
     if ranks > 1:
         command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_without_mpi(ranks, *arguments, **environment):
+    """Each rank started by hand, as engines do; they meet by TCP. One result a rank."""
+    rendezvous = f"127.0.0.1:{free_port()}"
+    started = [
+        subprocess.Popen(
+            [KVMESH, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace",
+            env={**os.environ, "KVMESH_RANK": str(rank), "KVMESH_SIZE": str(ranks),
+                 "KVMESH_RENDEZVOUS": rendezvous, **environment})
+        for rank in range(ranks)
+    ]
+    done = []
+    for process in started:
+        stdout, stderr = process.communicate(timeout=60)
+        done.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
+    return done
 
 
 class Generate(unittest.TestCase):
@@ -95,6 +121,24 @@ class Generate(unittest.TestCase):
                              "2 kv heads do not divide over head_parallel 3")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "2"),
                              "head_parallel 2 does not divide 3 ranks")
+
+    def test_ranks_meet_without_mpi(self):
+        for done in run_without_mpi(3, "verify", "--device", "cpu", "--count", 3):
+            self.assertEqual(done.returncode, 0, done.stderr)
+        ranks = run_without_mpi(2, "generate", "--device", "cpu", "--model", self.model,
+                                "--max-tokens", 24, "--prompt", "hello", "--ranks-check")
+        for done in ranks:
+            self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("2 ranks and a single rank wrote the same tokens", ranks[0].stdout)
+        self.assertEqual(ranks[1].stdout, "")
+
+    def test_errors_of_ranks_without_mpi(self):
+        for name, value, word in (("KVMESH_SIZE", "two", "KVMESH_SIZE is 'two'"),
+                                  ("KVMESH_SIZE", "1", "ranks are 0 to 0"),
+                                  ("KVMESH_RENDEZVOUS", "localhost", "not host:port"),
+                                  ("KVMESH_RENDEZVOUS", "", "there is no KVMESH_RENDEZVOUS")):
+            last = run_without_mpi(2, "info", **{name: value})[-1]
+            self.expect_one_line(last, "rank 1: ", word)
 
     def test_pool_too_small_for_the_prompt(self):
         for ranks in (1, 3):

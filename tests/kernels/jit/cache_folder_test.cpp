@@ -4,16 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <optional>
-#include <string>
 
 #include "kernels/jit/cubin_cache.hpp"
 #include "kernels/jit/cubin_file.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/kernels/jit/cache_support.hpp"
 #include "tests/kernels/jit/processes.hpp"
+#include "tests/support/environment.hpp"
 
 namespace kvmesh::jit {
 namespace {
@@ -25,24 +24,7 @@ using test::made_up_cubin;
 using test::same;
 using test::Sleeper;
 using test::TemporaryDirectory;
-
-/// Sets an environment variable, or removes it, for as long as it lives.
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(name) {
-    if (const char* before = std::getenv(name)) before_ = before;
-    set(value);
-  }
-  ~Variable() { set(before_ ? before_->c_str() : nullptr); }
-  Variable(const Variable&) = delete;
-  Variable& operator=(const Variable&) = delete;
-
- private:
-  void set(const char* value) { value ? ::setenv(name_, value, 1) : ::unsetenv(name_); }
-
-  const char* name_;
-  std::optional<std::string> before_;
-};
+using test::Variable;
 
 TEST(CacheDirectory, ComesFromTheEnvironment) {
   const Variable home("HOME", "/home/someone");
