@@ -5,11 +5,10 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
-#include <optional>
 
 #include "kvmesh/kvmesh.hpp"
-#include "kvmesh/tcp.hpp"
 #include "launch/agree.hpp"
+#include "launch/bench.hpp"
 #include "launch/generate.hpp"
 #include "launch/info.hpp"
 #include "launch/verify.hpp"
@@ -26,12 +25,11 @@ struct CommonOptions {
   int timeout_s = 60;
 };
 
-// Before the ranks have met the environment tells the rank; without a launcher there is one.
+// Before MPI is up the launcher's environment tells the rank; without a launcher there is one.
 int launcher_rank() {
-  for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
-    if (const char* rank = std::getenv(variable)) return std::atoi(rank);
-  }
-  return 0;
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (!rank) rank = std::getenv("PMI_RANK");
+  return rank ? std::atoi(rank) : 0;
 }
 
 // An error that all ranks have: one of them tells.
@@ -137,11 +135,27 @@ int info(const CommonOptions& common) {
   return 0;
 }
 
+int bench(const CommonOptions& common, const kvmesh::bench::Flags& flags,
+          const std::string& command) {
+  Mesh mesh = make_mesh(common);
+  return run_bench(mesh, flags, command);
+}
+
+// As typed, for a person to read; under a launcher with the number of ranks.
+std::string command_line(int argc, char** argv) {
+  std::string line;
+  for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + std::string(argv[i]);
+  const char* ranks = std::getenv("OMPI_COMM_WORLD_SIZE");
+  return ranks ? fmt::format("mpirun -np {} {}", ranks, line) : line;
+}
+
 // The flags of all subcommands.
 struct Flags {
   CommonOptions common;
+  std::string command_line;
   GenerateFlags generate;
   VerifyOptions verify;
+  kvmesh::bench::Flags bench;
   int thread_ranks = 0;
 };
 
@@ -162,7 +176,13 @@ void add_subcommands(CLI::App& app, Flags& flags, std::function<int()>& command)
   CLI::App& info_app = *app.add_subcommand("info", "what this build and this machine have");
   info_app.callback([&] { command = [&] { return info(flags.common); }; });
 
-  for (CLI::App* sub : {&generate_app, &verify_app, &info_app}) {
+  CLI::App& bench_app =
+      *app.add_subcommand("bench", "how fast the operations are, beside what the machine can do");
+  kvmesh::bench::add_options(bench_app, flags.bench);
+  bench_app.callback(
+      [&] { command = [&] { return bench(flags.common, flags.bench, flags.command_line); }; });
+
+  for (CLI::App* sub : {&generate_app, &verify_app, &info_app, &bench_app}) {
     add_common_options(*sub, flags.common);
   }
 }
@@ -171,12 +191,11 @@ int run(int argc, char** argv) {
   CLI::App app{
       "Exact attention over a KV cache spread in pages over many ranks.\n"
       "Alone it runs on one rank; under mpirun on as many as are started:\n"
-      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'\n"
-      "Without mpirun, start each rank with KVMESH_RANK=0, KVMESH_SIZE=4 and\n"
-      "KVMESH_RENDEZVOUS=host:port, where rank 0 listens."};
+      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'"};
   app.require_subcommand(1);
   app.set_version_flag("--version", KVMESH_VERSION);
   Flags flags;
+  flags.command_line = command_line(argc, argv);
   std::function<int()> command;
   add_subcommands(app, flags, command);
   try {
@@ -186,8 +205,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
   }
-  std::optional<MpiSession> session;
-  if (!tcp_options_from_environment()) session.emplace(argc, argv);
+  MpiSession session(argc, argv);
   try {
     return command();
   } catch (const AgreedError& error) {

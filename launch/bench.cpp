@@ -1,0 +1,164 @@
+#include "launch/bench.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+
+#include "launch/agree.hpp"
+#include "launch/bench/measure.hpp"
+#include "launch/bench/report.hpp"
+#include "launch/report.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+using namespace bench;
+
+constexpr std::int64_t kMostLayers = 256;
+
+/// Rows as they come; speaks and writes on rank 0 alone.
+class Report {
+ public:
+  Report(Mesh& mesh, Setting setting, std::string file)
+      : setting_(std::move(setting)), file_(std::move(file)), speaks_(mesh.rank().value == 0) {
+    agree(mesh.world(), [&] { write(); });
+    show(heading(setting_));
+  }
+
+  void add(const Row& row) {
+    rows_.push_back(row);
+    show(line_of(row, setting_.ranks));
+    write();
+  }
+  void add(const Skipped& skipped) {
+    skipped_.push_back(skipped);
+    show(fmt::format("{:<8} {:>5} {:>6} {:>8} {:>7}  {}\n", name(skipped.op), setting_.ranks,
+                     skipped.batch, skipped.context, skipped.queries, skipped.reason));
+    write();
+  }
+  void finish() { show(footing(rows_)); }
+
+ private:
+  void show(const std::string& text) const {
+    if (!speaks_) return;
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  }
+  void write() const {
+    if (!speaks_ || file_.empty()) return;
+    std::ofstream out(file_);
+    out << to_json(setting_, rows_, skipped_) << std::flush;
+    if (!out) throw Error(fmt::format("cannot write '{}'", file_));
+  }
+
+  Setting setting_;
+  std::string file_;
+  bool speaks_;
+  std::vector<Row> rows_;
+  std::vector<Skipped> skipped_;
+};
+
+Setting setting_of(const Mesh& mesh, const Options& options, const Machine& machine,
+                   const std::string& command) {
+  return {.command = command,
+          .date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
+          .program_version = KVMESH_VERSION,
+          .machine = machine.info(),
+          .ranks = mesh.size(),
+          .kv_parallel = mesh.kv_parallel(),
+          .head_parallel = mesh.head_parallel(),
+          .shape = options.shape,
+          .scatter = options.scatter,
+          .strategy = options.strategy};
+}
+
+// The least that any rank has.
+std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& machine) {
+  auto most = -static_cast<double>(options.memory_bytes > 0 ? options.memory_bytes
+                                                            : machine.memory_bytes());
+  all_reduce_max(mesh.world(), std::span(&most, 1), "bench: memory");
+  return static_cast<std::int64_t>(-most);
+}
+
+// All that is measured of one batch and context.
+class Cases {
+ public:
+  Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)
+      : mesh_(mesh),
+        machine_(machine),
+        options_(options),
+        report_(report),
+        memory_(common_memory(mesh, options, machine)) {}
+
+  void run(std::int64_t batch, std::int64_t context) {
+    WorkloadShape shape{.model = options_.shape, .batch = batch, .context = context};
+    std::optional<Workload> workload;  // one cache for all that fits beside it
+    const std::int64_t layer = layer_bytes(shape, mesh_);
+    for (const Op op : options_.ops) {
+      for (const std::int64_t queries : queries_of(options_, op)) {
+        const std::int64_t needed = layer + tensor_bytes(shape, mesh_, op, queries);
+        if (queries > context) {
+          skip(shape, op, queries, "more queries than the context has tokens");
+        } else if (needed > memory_) {
+          skip(shape, op, queries,
+               fmt::format("needs {} a rank of {}", human_bytes(static_cast<std::uint64_t>(needed)),
+                           human_bytes(static_cast<std::uint64_t>(memory_))));
+        } else {
+          if (!workload) {
+            shape.layers = layers_of(layer, shape);
+            workload.emplace(mesh_, machine_, shape);
+          }
+          report_.add(measure(*workload, machine_, options_, op, queries));
+        }
+      }
+    }
+  }
+
+ private:
+  void skip(const WorkloadShape& shape, Op op, std::int64_t queries, std::string reason) {
+    report_.add(Skipped{op, shape.batch, shape.context, queries, std::move(reason)});
+  }
+
+  // So many that they defeat the caches, and no more than there is room for beside the tensors of
+  // all operations.
+  int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
+    std::int64_t tensors = 0;
+    for (const Op op : options_.ops) {
+      for (const std::int64_t queries : queries_of(options_, op)) {
+        const std::int64_t bytes = tensor_bytes(shape, mesh_, op, queries);
+        if (layer + bytes <= memory_) tensors = std::max(tensors, bytes);
+      }
+    }
+    const std::int64_t wanted =
+        options_.layers > 0 ? options_.layers : (machine_.rotate_bytes() + layer - 1) / layer;
+    return static_cast<int>(
+        std::clamp<std::int64_t>(std::min(wanted, (memory_ - tensors) / layer), 1, kMostLayers));
+  }
+
+  Mesh& mesh_;
+  Machine& machine_;
+  const Options& options_;
+  Report& report_;
+  std::int64_t memory_;
+};
+
+}  // namespace
+
+int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
+  const Options options = resolve(flags, mesh);
+  const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
+  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
+  Report report(mesh, setting_of(mesh, options, *machine, command), flags.json);
+  Cases cases(mesh, *machine, options, report);
+  for (const std::int64_t batch : options.batches) {
+    for (const std::int64_t context : options.contexts) cases.run(batch, context);
+  }
+  report.finish();
+  return 0;
+}
+
+}  // namespace kvmesh::launch

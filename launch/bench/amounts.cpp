@@ -1,0 +1,107 @@
+#include "launch/bench/amounts.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace kvmesh::bench {
+namespace {
+
+/// Calls `body(begin, end)` for the positions of every page that lies here.
+template <class Body>
+void for_local_pages(Workload& workload, const Body& body) {
+  const std::int64_t page_size = workload.shape().model.page_size;
+  for (const SequenceId sequence : workload.sequences()) {
+    std::int64_t begin = 0;
+    for (const PageId page : workload.cache().allocator().pages(sequence)) {
+      const std::int64_t end = std::min(begin + page_size, workload.shape().context);
+      if (page.rank() == workload.mesh().kv_rank()) body(begin, end);
+      begin = end;
+    }
+  }
+}
+
+std::int64_t my_heads(Workload& workload, int heads) {
+  return heads / workload.mesh().head_parallel();
+}
+
+// Keys and values of one token, this rank's heads.
+double token_bytes(Workload& workload) {
+  const Shape& model = workload.shape().model;
+  return static_cast<double>(my_heads(workload, model.kv_heads) * (model.k_dim + model.v_dim)) *
+         static_cast<double>(size_bytes(model.dtype));
+}
+
+// 0 + 1 + ... + (n - 1)
+std::int64_t triangle(std::int64_t n) { return n * (n - 1) / 2; }
+
+// Sum over the keys [begin, end) of how many of the newest `queries` queries see each.
+std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t context,
+                           std::int64_t queries) {
+  const std::int64_t border = std::clamp(context - queries, begin, end);  // all see what is before
+  return (border - begin) * queries + triangle(context - border + 1) - triangle(context - end + 1);
+}
+
+std::int64_t tokens_of(const Participation& participation, Rank rank, Share share) {
+  std::int64_t count = 0;
+  for (std::int64_t token = share.begin; token < share.end; ++token) {
+    if (participation.has(token, rank)) ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+double attend_bytes(Workload& workload, std::int64_t queries) {
+  const Shape& model = workload.shape().model;
+  std::int64_t tokens = 0;
+  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) { tokens += end - begin; });
+  const std::int64_t rows = workload.shape().batch * queries * my_heads(workload, model.q_heads);
+  const auto row =
+      static_cast<double>(static_cast<std::size_t>(model.k_dim) * size_bytes(model.dtype) +
+                          static_cast<std::size_t>(model.v_dim + 1) * sizeof(float));
+  return static_cast<double>(tokens) * token_bytes(workload) + static_cast<double>(rows) * row;
+}
+
+double attend_operations(Workload& workload, std::int64_t queries) {
+  const Shape& model = workload.shape().model;
+  std::int64_t pairs = 0;
+  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) {
+    pairs += visible_pairs(begin, end, workload.shape().context, queries);
+  });
+  return 2.0 * static_cast<double>(pairs) *
+         static_cast<double>(my_heads(workload, model.q_heads) * (model.k_dim + model.v_dim));
+}
+
+double appended_bytes(Workload& workload, std::int64_t tokens) {
+  const std::int64_t first = workload.shape().context - tokens;
+  std::int64_t mine = 0;
+  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) {
+    mine += std::max<std::int64_t>(0, end - std::max(begin, first));
+  });
+  return static_cast<double>(mine) * token_bytes(workload);
+}
+
+Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter) {
+  const Shape& model = workload.shape().model;
+  const int ranks = workload.mesh().kv_parallel();
+  const Rank me = workload.mesh().kv_rank();
+  const std::int64_t heads = my_heads(workload, model.q_heads);
+  const auto bytes = [&](Rank from, Rank to) -> std::int64_t {
+    if (from == to) return 0;
+    const auto share = [&](Scatter axis, std::int64_t count) {
+      return scatter == axis ? share_of(count, to.value, ranks) : Share{0, count};
+    };
+    const std::int64_t tokens =
+        tokens_of(plan.participation(), from, share(Scatter::kTokens, plan.query_tokens()));
+    return tokens * share(Scatter::kHeads, heads).size() * (model.v_dim + 1) *
+           static_cast<std::int64_t>(sizeof(float));
+  };
+  Traffic traffic;
+  for (int rank = 0; rank < ranks; ++rank) {
+    traffic.sent.push_back(bytes(me, {rank}));
+    traffic.received.push_back(bytes({rank}, me));
+  }
+  return traffic;
+}
+
+}  // namespace kvmesh::bench

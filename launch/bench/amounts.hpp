@@ -1,0 +1,28 @@
+// What one call of an operation moves and computes on this rank, at the least.
+#pragma once
+
+#include <vector>
+
+#include "launch/bench/workload.hpp"
+
+namespace kvmesh::bench {
+
+/// K and V of the visible keys, Q, and the partial, each once.
+double attend_bytes(Workload& workload, std::int64_t queries);
+
+/// Two a multiply-add, of both products, for every visible (query, key) pair.
+double attend_operations(Workload& workload, std::int64_t queries);
+
+/// The newest `tokens` keys and values of each sequence, as far as they are this rank's. The append
+/// reads and writes as much.
+double appended_bytes(Workload& workload, std::int64_t tokens);
+
+/// Bytes that this rank sends to, and receives from, each kv rank in a combine by all-to-all: the
+/// float32 (O, LSE) rows that it takes part in, to their owners.
+struct Traffic {
+  std::vector<std::int64_t> sent;
+  std::vector<std::int64_t> received;
+};
+Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter);
+
+}  // namespace kvmesh::bench

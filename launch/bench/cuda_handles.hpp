@@ -1,0 +1,66 @@
+// Owners of the CUDA runtime's things.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::bench {
+
+inline void check(cudaError_t status) {
+  if (status != cudaSuccess) throw Error(std::string("bench: ") + cudaGetErrorString(status));
+}
+
+/// Owns a CUDA handle, which `kDestroy` gives back.
+template <class Handle, cudaError_t (*kDestroy)(Handle)>
+class CudaHandle {
+ public:
+  explicit CudaHandle(Handle handle) : handle_(handle) {}
+  Handle get() const { return handle_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(Handle handle) const { static_cast<void>(kDestroy(handle)); }
+  };
+  std::unique_ptr<std::remove_pointer_t<Handle>, Destroy> handle_;
+};
+
+using CudaStream = CudaHandle<cudaStream_t, cudaStreamDestroy>;
+using CudaEvent = CudaHandle<cudaEvent_t, cudaEventDestroy>;
+using CudaGraph = CudaHandle<cudaGraphExec_t, cudaGraphExecDestroy>;
+
+inline CudaStream make_stream() {
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return CudaStream(stream);
+}
+
+inline CudaEvent make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreate(&event));
+  return CudaEvent(event);
+}
+
+/// What `enqueue` gives to the stream, as a graph; none of it runs yet.
+inline CudaGraph capture(cudaStream_t stream, const std::function<void()>& enqueue) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  try {
+    enqueue();
+  } catch (...) {
+    cudaStreamEndCapture(stream, &graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream, &graph));
+  const CudaHandle<cudaGraph_t, cudaGraphDestroy> owner(graph);
+  cudaGraphExec_t executable = nullptr;
+  check(cudaGraphInstantiate(&executable, graph, 0));
+  return CudaGraph(executable);
+}
+
+}  // namespace kvmesh::bench

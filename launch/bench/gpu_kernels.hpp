@@ -1,0 +1,28 @@
+// The GPU's ceilings and the data. Asynchronous on the stream; may be captured.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "launch/bench/fill_pattern.hpp"
+
+namespace kvmesh::bench {
+
+/// `size_bytes` is a multiple of 2; `data` is aligned to 4.
+void launch_fill(void* data, std::size_t size_bytes, FillPattern pattern, unsigned seed,
+                 cudaStream_t stream);
+
+/// How much of `size_bytes` launch_read reads with so many blocks: whole rounds of all threads.
+std::size_t bytes_of_read(std::size_t size_bytes, int blocks);
+/// Streams through memory: 16-byte loads, 8 on their way a thread.
+void launch_read(const void* data, std::size_t size_bytes, int blocks, unsigned* sink,
+                 cudaStream_t stream);
+
+/// Multiply-adds from registers, as many as take about a millisecond: on the tensor cores by
+/// mma.sync m16n8k16 with float32 sums for float16 and bfloat16, else plain float32 ones. Returns
+/// the operations, two a multiply-add.
+double launch_multiply(Dtype dtype, int multiprocessors, unsigned* sink, cudaStream_t stream);
+
+}  // namespace kvmesh::bench

@@ -1,0 +1,236 @@
+// A GPU: events around replayed graphs.
+#include <algorithm>
+#include <fstream>
+#include <optional>
+#include <regex>
+
+#include "kvmesh/device_memory.hpp"
+#include "launch/bench/cuda_handles.hpp"
+#include "launch/bench/gpu_kernels.hpp"
+#include "launch/bench/machine.hpp"
+#include "launch/bench/nccl_exchange.hpp"
+
+namespace kvmesh::bench {
+namespace {
+
+constexpr std::size_t kReadBytes = std::size_t{1} << 30;  // a quarter of a millisecond
+
+cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+// Something repeated, ready to be given to a stream many times.
+class Prepared {
+ public:
+  Prepared(const Repeated& repeated, cudaStream_t stream) : repeated_(repeated), stream_(stream) {
+    if (!repeated.work) return;
+    if (repeated.capturable) graph_.emplace(capture(stream, [&] { enqueue_calls(); }));
+    enqueue();  // a graph's first launch takes it to the device
+  }
+
+  void enqueue() const {
+    if (!repeated_.work) return;
+    if (graph_) return check(cudaGraphLaunch(graph_->get(), stream_));
+    enqueue_calls();
+  }
+
+ private:
+  void enqueue_calls() const {
+    for (int call = 0; call < repeated_.calls; ++call) repeated_.work(call, {stream_});
+  }
+
+  const Repeated& repeated_;
+  cudaStream_t stream_;
+  std::optional<CudaGraph> graph_;
+};
+
+class GpuMachine : public Machine {
+ public:
+  GpuMachine(Mesh& mesh, std::int64_t rotate_bytes)
+      : mesh_(mesh),
+        group_(mesh.gpus()),
+        stream_(make_stream()),
+        sink_(mesh.device(), sizeof(unsigned)) {
+    check(cudaGetDeviceProperties(&properties_, mesh.device().index));
+    rotate_bytes_ = rotate_bytes > 0 ? rotate_bytes : 4 * std::int64_t{properties_.l2CacheSize};
+  }
+
+  Turns time(const Repeated& operation, const Repeated& ceiling, const Work& align,
+             int turns) override {
+    const Repeated aligning{.work = align, .calls = 1, .capturable = operation.capturable};
+    const Prepared first(aligning, stream_.get()), work(operation, stream_.get()),
+        top(ceiling, stream_.get());
+    wait();
+    std::vector<CudaEvent> events;
+    for (int i = 0; i < 3 * turns; ++i) events.push_back(make_event());
+    const auto record = [&](int i) {
+      check(cudaEventRecord(events[static_cast<std::size_t>(i)].get(), stream_.get()));
+    };
+    barrier(mesh_.world(), "bench: turns");
+    for (int turn = 0; turn < turns; ++turn) {
+      first.enqueue();
+      record(3 * turn);
+      work.enqueue();
+      record(3 * turn + 1);
+      top.enqueue();
+      record(3 * turn + 2);
+    }
+    wait();
+    Turns result;
+    result.timing = operation.capturable ? Timing::kGraph : Timing::kStream;
+    const auto seconds = [&](int from, int calls) {
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, events[static_cast<std::size_t>(from)].get(),
+                                 events[static_cast<std::size_t>(from) + 1].get()));
+      return ms * 1e-3 / calls;
+    };
+    for (int turn = 0; turn < turns; ++turn) {
+      result.operation.push_back(seconds(3 * turn, operation.calls));
+      if (ceiling.work) result.ceiling.push_back(seconds(3 * turn + 1, ceiling.calls));
+    }
+    return result;
+  }
+
+  void fill(const TensorView& tensor, unsigned seed) override {
+    const auto bytes =
+        static_cast<std::size_t>(tensor.elements()) * kvmesh::size_bytes(tensor.dtype);
+    launch_fill(tensor.data, bytes, fill_pattern(tensor.dtype), seed, stream_.get());
+    check(cudaGetLastError());
+    synchronize({stream_.get()}, mesh_.device());
+  }
+
+  Ceiling read() override {
+    if (plain_.size_bytes() == 0) prepare_read();
+    const std::size_t bytes = bytes_of_read(plain_.size_bytes(), read_blocks_);
+    return {.name = "streaming read",
+            .amount = static_cast<double>(bytes),
+            .repeated = {.work = [this, bytes](int, Stream stream) {
+              launch_read(plain_.data(), bytes, read_blocks_, sink(), native(stream));
+              check(cudaGetLastError());
+            }}};
+  }
+
+  Ceiling multiply(Dtype dtype) override {
+    const auto run = [this, dtype](cudaStream_t stream) {
+      const double operations =
+          launch_multiply(dtype, properties_.multiProcessorCount, sink(), stream);
+      check(cudaGetLastError());
+      return operations;
+    };
+    return {.name = dtype == Dtype::kFloat32 ? "float32 multiply-adds from registers"
+                                             : "mma.sync m16n8k16 from registers",
+            .amount = run(stream_.get()),
+            .repeated = {.work = [run](int, Stream stream) { run(native(stream)); }}};
+  }
+
+  void copy(void* to, const void* from, std::size_t size_bytes, Stream stream) override {
+    check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToDevice, native(stream)));
+  }
+
+  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                Stream stream) override {
+    if (group_) return nccl_exchange(*group_, outgoing, incoming, stream);
+    exchange_by_host(outgoing, incoming, stream);
+  }
+  bool captures_exchange() override { return group_ != nullptr; }
+
+  std::int64_t rotate_bytes() const override { return rotate_bytes_; }
+  std::int64_t memory_bytes() const override {
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total));
+    const int sharing = std::max(1, mesh_.size() / std::max(1, cuda_device_count()));
+    return static_cast<std::int64_t>(free / 10 * 9) / sharing;
+  }
+  double turn_seconds() const override { return 0.002; }
+  MachineInfo info() const override;
+
+ private:
+  unsigned* sink() const { return static_cast<unsigned*>(sink_.data()); }
+
+  // NCCL's own wait notices a peer that does not come.
+  void wait() {
+    if (group_) return group_->wait({stream_.get()}, "bench");
+    synchronize({stream_.get()}, mesh_.device());
+  }
+
+  // The number of blocks that reads fastest here.
+  void prepare_read() {
+    const auto bytes = std::max(kReadBytes, static_cast<std::size_t>(rotate_bytes_));
+    plain_ = DeviceMemory(mesh_.device(), bytes);
+    check(cudaMemsetAsync(plain_.data(), 1, bytes, stream_.get()));
+    double best = 0;
+    for (const int blocks : {2, 4}) {
+      const int all = blocks * properties_.multiProcessorCount;
+      const std::size_t amount = bytes_of_read(bytes, all);
+      const CudaEvent begin = make_event(), end = make_event();
+      for (int run = 0; run < 3; ++run) {
+        check(cudaEventRecord(begin.get(), stream_.get()));
+        launch_read(plain_.data(), amount, all, sink(), stream_.get());
+        check(cudaEventRecord(end.get(), stream_.get()));
+        synchronize({stream_.get()}, mesh_.device());
+        float ms = 0;
+        check(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+        const double rate = static_cast<double>(amount) / ms;
+        if (rate <= best) continue;
+        best = rate;
+        read_blocks_ = all;
+      }
+    }
+  }
+
+  // As the staged combine goes: where ranks share a GPU, or without NCCL.
+  void exchange_by_host(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                        Stream stream) {
+    synchronize(stream, mesh_.device());
+    std::vector<std::vector<std::byte>> buffers;
+    std::vector<Outgoing> out;
+    std::vector<Incoming> in;
+    buffers.reserve(outgoing.size() + incoming.size());
+    for (const Outgoing& message : outgoing) {
+      out.push_back({message.to, buffers.emplace_back(message.bytes.size())});
+      copy_bytes(buffers.back().data(), message.bytes.data(), message.bytes.size());
+    }
+    for (const Incoming& message : incoming) {
+      in.push_back({message.from, buffers.emplace_back(message.bytes.size())});
+    }
+    mesh_.kv().exchange(out, in, "bench: plain exchange");
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      copy_bytes(incoming[i].bytes.data(), in[i].bytes.data(), in[i].bytes.size());
+    }
+  }
+
+  Mesh& mesh_;
+  NcclGroup* group_;
+  CudaStream stream_;
+  DeviceMemory sink_;
+  DeviceMemory plain_;
+  cudaDeviceProp properties_{};
+  std::int64_t rotate_bytes_ = 0;
+  int read_blocks_ = 0;
+};
+
+// The kernel module says which it is; the runtime knows only the CUDA version that it serves.
+std::string driver_version() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::string line;
+  std::getline(file, line);
+  std::smatch match;
+  return std::regex_search(line, match, std::regex("[0-9]+\\.[0-9.]+")) ? match.str() : "unknown";
+}
+
+MachineInfo GpuMachine::info() const {
+  int runtime = 0;
+  check(cudaRuntimeGetVersion(&runtime));
+  const std::string nccl = nccl_version();
+  return {.device = properties_.name,
+          .driver = driver_version(),
+          .versions = "CUDA " + std::to_string(runtime / 1000) + "." +
+                      std::to_string(runtime % 1000 / 10) +
+                      (nccl.empty() ? ", no NCCL" : ", NCCL " + nccl) + ", " + mpi_library()};
+}
+
+}  // namespace
+
+std::unique_ptr<Machine> make_gpu_machine(Mesh& mesh, std::int64_t rotate_bytes) {
+  return std::make_unique<GpuMachine>(mesh, rotate_bytes);
+}
+
+}  // namespace kvmesh::bench

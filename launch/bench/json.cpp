@@ -1,0 +1,80 @@
+#include <nlohmann/json.hpp>
+
+#include "launch/bench/report.hpp"
+
+namespace kvmesh::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json json_of(const Summary& seconds) {
+  return {{"median", seconds.median},
+          {"p10", seconds.p10},
+          {"p90", seconds.p90},
+          {"min", seconds.min},
+          {"max", seconds.max}};
+}
+
+Json json_of(const Row& row) {
+  Json json{{"op", name(row.op)},
+            {"batch", row.batch},
+            {"context", row.context},
+            {"queries", row.queries},
+            {"layers", row.layers},
+            {"calls", row.calls},
+            {"turns", row.turns},
+            {"timing", name(row.timing)},
+            {"unit", row.quantity == Quantity::kBytes ? "bytes" : "operations"},
+            {"amount", row.operation.amount},
+            {"seconds", json_of(row.operation.seconds)},
+            {"rate", row.operation.rate()},
+            {"ceiling", nullptr},
+            {"share", nullptr}};
+  if (!row.ceiling) return json;
+  const Row::Measured& top = row.ceiling->measured;
+  json["ceiling"] = {{"name", row.ceiling->name},
+                     {"amount", top.amount},
+                     {"seconds", json_of(top.seconds)},
+                     {"rate", top.rate()}};
+  json["share"] = row.share();
+  return json;
+}
+
+Json json_of(const Skipped& skipped) {
+  return {{"op", name(skipped.op)},
+          {"batch", skipped.batch},
+          {"context", skipped.context},
+          {"queries", skipped.queries},
+          {"reason", skipped.reason}};
+}
+
+}  // namespace
+
+std::string to_json(const Setting& setting, std::span<const Row> rows,
+                    std::span<const Skipped> skipped) {
+  Json json{{"program", "kvmesh bench"},
+            {"version", setting.program_version},
+            {"command", setting.command},
+            {"date", setting.date},
+            {"device", setting.machine.device},
+            {"driver", setting.machine.driver},
+            {"versions", setting.machine.versions},
+            {"ranks", setting.ranks},
+            {"kv_parallel", setting.kv_parallel},
+            {"head_parallel", setting.head_parallel},
+            {"q_heads", setting.shape.q_heads},
+            {"kv_heads", setting.shape.kv_heads},
+            {"dim", setting.shape.k_dim},
+            {"v_dim", setting.shape.v_dim},
+            {"page_size", setting.shape.page_size},
+            {"dtype", name(setting.shape.dtype)},
+            {"scatter", name(setting.scatter)},
+            {"strategy", name(setting.strategy)},
+            {"rows", Json::array()},
+            {"skipped", Json::array()}};
+  for (const Row& row : rows) json["rows"].push_back(json_of(row));
+  for (const Skipped& skip : skipped) json["skipped"].push_back(json_of(skip));
+  return json.dump(1) + "\n";
+}
+
+}  // namespace kvmesh::bench

@@ -1,0 +1,95 @@
+// What a benchmark needs of a rank's device: a clock, ceilings, data.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvmesh/mesh.hpp"
+#include "kvmesh/stream.hpp"
+
+namespace kvmesh::bench {
+
+/// Gives call number `call` of something to a stream; on the CPU it is done when this returns.
+using Work = std::function<void(int call, Stream stream)>;
+
+/// What is timed as a whole: calls 0 .. calls - 1.
+struct Repeated {
+  Work work{};
+  int calls = 1;
+  bool capturable = true;  ///< in a CUDA graph
+};
+
+/// How the times of a row were taken.
+enum class Timing : std::uint8_t {
+  kGraph,   ///< events around a replayed CUDA graph: nothing of the host counts
+  kStream,  ///< events around work that the host gives to the stream meanwhile
+  kHost,    ///< the host's clock around work that is done when the call returns
+};
+std::string_view name(Timing timing);
+
+/// Seconds a call on this rank, one number a turn.
+struct Turns {
+  std::vector<double> operation{};
+  std::vector<double> ceiling{};
+  Timing timing = Timing::kHost;
+};
+
+/// What nothing can be faster than: `amount` bytes or arithmetic operations a call.
+struct Ceiling {
+  std::string name{};
+  double amount = 0;
+  Repeated repeated{};
+};
+
+struct MachineInfo {
+  std::string device;    ///< "NVIDIA H200"
+  std::string driver;    ///< empty on the CPU
+  std::string versions;  ///< of what it was built with, for a person
+};
+
+class Machine {
+ public:
+  virtual ~Machine() = default;
+
+  /// Collective over the mesh. `turns` times: the operation, then the ceiling, without a wait of
+  /// the host between them on a GPU. `align`, if given, stands before each operation, untimed:
+  /// something that brings the ranks' devices together, so that no rank's time has a wait for
+  /// another one's ceiling in it.
+  virtual Turns time(const Repeated& operation, const Repeated& ceiling, const Work& align,
+                     int turns) = 0;
+
+  /// Finite numbers, all different, of magnitude [0.5, 1). `tensor` is contiguous.
+  virtual void fill(const TensorView& tensor, unsigned seed) = 0;
+
+  /// A streaming read of memory that no cache holds.
+  virtual Ceiling read() = 0;
+  /// Multiply-adds from registers, of operands as attention over `dtype` multiplies them.
+  virtual Ceiling multiply(Dtype dtype) = 0;
+  /// A plain copy on the device.
+  virtual void copy(void* to, const void* from, std::size_t size_bytes, Stream stream) = 0;
+  /// A plain exchange among the ranks of the kv axis, from and to memory of the device.
+  virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                        Stream stream) = 0;
+  /// May what the ranks of the kv axis exchange be captured?
+  virtual bool captures_exchange() = 0;
+
+  /// How much data it takes that no cache serves it.
+  virtual std::int64_t rotate_bytes() const = 0;
+  /// What this rank may use.
+  virtual std::int64_t memory_bytes() const = 0;
+  /// Shortest time of one turn of an operation that is worth having.
+  virtual double turn_seconds() const = 0;
+  virtual MachineInfo info() const = 0;
+};
+
+/// `rotate_bytes` 0: by the device's caches.
+std::unique_ptr<Machine> make_machine(Mesh& mesh, std::int64_t rotate_bytes);
+std::unique_ptr<Machine> make_cpu_machine(Mesh& mesh, std::int64_t rotate_bytes);
+/// @throws Unsupported where the build has no CUDA compiler for the ceilings' kernels.
+std::unique_ptr<Machine> make_gpu_machine(Mesh& mesh, std::int64_t rotate_bytes);
+
+}  // namespace kvmesh::bench

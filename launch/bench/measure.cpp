@@ -1,0 +1,106 @@
+#include "launch/bench/measure.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "launch/bench/operation.hpp"
+
+namespace kvmesh::bench {
+namespace {
+
+constexpr int kMostCalls = 256;  // in a turn, unless it takes more to go through the layers
+constexpr int kFewestTurns = 3;
+
+// The slowest rank's.
+void reduce(Mesh& mesh, Turns& turns) {
+  all_reduce_max(mesh.world(), turns.operation, "bench: times");
+  if (!turns.ceiling.empty()) all_reduce_max(mesh.world(), turns.ceiling, "bench: ceilings");
+}
+
+// Of all ranks.
+double total(Mesh& mesh, double mine) {
+  all_reduce_sum(mesh.world(), std::span(&mine, 1), "bench: amounts");
+  return mine;
+}
+
+Repeated plain(const Repeated& repeated, int calls) {
+  return {.work = repeated.work, .calls = calls, .capturable = false};
+}
+
+struct Counts {
+  int calls = 1;
+  int turns = 1;
+};
+
+// How much to do so that a turn is long enough to be timed and the row does not take too long. Also
+// the warm-up: the first call compiles kernels, makes buffers and connects ranks.
+Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Operation& operation,
+                     const Repeated& ceiling, int layers) {
+  const Repeated repeated = operation.repeated();
+  static_cast<void>(machine.time(plain(repeated, 1), plain(ceiling, 1), {}, 1));
+  const int round = operation.rotates() ? layers : 1;
+  Turns guess = machine.time(plain(repeated, round), plain(ceiling, 1), {}, 1);
+  reduce(mesh, guess);
+  const double seconds = std::max(guess.operation.front(), 1e-7);
+  const double rounds =
+      std::clamp(machine.turn_seconds() / (seconds * round), 1.0,
+                 std::max(1.0, static_cast<double>(kMostCalls) / static_cast<double>(round)));
+  const int calls = static_cast<int>(rounds) * round;
+  const double turn = calls * seconds + (guess.ceiling.empty() ? 0 : guess.ceiling.front());
+  const double turns = std::clamp(options.row_seconds / turn, double{kFewestTurns},
+                                  std::max<double>(kFewestTurns, options.repeats));
+  return {calls, std::min(options.repeats, static_cast<int>(turns))};
+}
+
+}  // namespace
+
+Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
+            std::int64_t queries) {
+  Mesh& mesh = workload.mesh();
+  const auto operation = make_operation(workload, machine, options, op, queries);
+  Row row{.op = op,
+          .batch = workload.shape().batch,
+          .context = workload.shape().context,
+          .queries = queries,
+          .layers = workload.shape().layers,
+          .quantity = operation->quantity()};
+  row.operation.amount = total(mesh, operation->amount());
+  // Where nothing moves between the ranks, nothing limits it.
+  Ceiling ceiling = row.operation.amount > 0 ? operation->ceiling() : Ceiling{};
+  const Counts counts =
+      choose_counts(mesh, machine, options, *operation, ceiling.repeated, row.layers);
+  row.calls = counts.calls;
+  row.turns = counts.turns;
+
+  Repeated repeated = operation->repeated();
+  repeated.calls = row.calls;
+  // What moves as many bytes is repeated as often; a read of memory is long as it is.
+  if (op == Op::kAppend || op == Op::kCombine) ceiling.repeated.calls = row.calls;
+  Turns turns = machine.time(repeated, ceiling.repeated, operation->align(), row.turns);
+  reduce(mesh, turns);
+  row.timing = turns.timing;
+  row.operation.seconds = summarise(turns.operation);
+  if (ceiling.repeated.work) {
+    row.ceiling = Row::Top{ceiling.name, {total(mesh, ceiling.amount), summarise(turns.ceiling)}};
+  }
+  return row;
+}
+
+std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
+                          std::int64_t queries) {
+  const Shape& model = shape.model;
+  const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
+  const std::int64_t tokens = shape.batch * queries, parts = mesh.head_parallel();
+  const std::int64_t fresh =
+      tokens * (model.kv_heads / parts) * (model.k_dim + model.v_dim) * element;
+  if (op == Op::kAppend) return 2 * fresh;
+  const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
+  const std::int64_t row = (model.k_dim + model.v_dim) * element;
+  // The combine's buffers: what is sent and received, for it and for its ceiling.
+  const std::int64_t partials =
+      op == Op::kCombine || op == Op::kStep ? 2 + 2 * mesh.kv_parallel() : 1;
+  return tokens * (model.q_heads / parts) * (row + partials * partial) +
+         (op == Op::kStep ? fresh : 0);
+}
+
+}  // namespace kvmesh::bench

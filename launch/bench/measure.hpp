@@ -1,0 +1,52 @@
+// One row of the table.
+#pragma once
+
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "launch/bench/summary.hpp"
+#include "launch/bench/workload.hpp"
+
+namespace kvmesh::bench {
+
+enum class Quantity : std::uint8_t { kBytes, kOperations };
+
+/// The slowest rank's times; the sums of all ranks' amounts. A call is one layer.
+struct Row {
+  struct Measured {
+    double amount = 0;  ///< a call
+    Summary seconds{};  ///< a call
+    double rate() const { return amount / seconds.median; }
+  };
+  struct Top {
+    std::string name{};
+    Measured measured{};
+  };
+
+  Op op = Op::kDecode;
+  std::int64_t batch = 0;
+  std::int64_t context = 0;
+  std::int64_t queries = 0;
+  int layers = 0;
+  int calls = 0;  ///< in a turn
+  int turns = 0;
+  Timing timing = Timing::kHost;
+  Quantity quantity = Quantity::kBytes;
+  Measured operation{};
+  std::optional<Top> ceiling{};  ///< none where nothing has to move
+
+  double share() const {
+    return ceiling ? operation.rate() / ceiling->measured.rate() : std::nan("");
+  }
+};
+
+/// Collective.
+Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
+            std::int64_t queries);
+
+/// Bytes of this rank's tensors for it, at the most.
+std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
+                          std::int64_t queries);
+
+}  // namespace kvmesh::bench

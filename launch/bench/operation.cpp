@@ -1,0 +1,229 @@
+#include "launch/bench/operation.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "launch/bench/amounts.hpp"
+
+namespace kvmesh::bench {
+namespace {
+
+// With more queries a sequence than this, arithmetic is the cost, not the read of keys and values.
+constexpr std::int64_t kFewQueries = 64;
+
+/// What all have.
+class Planned : public Operation {
+ public:
+  Planned(Workload& workload, Machine& machine, const Options& options, std::int64_t append,
+          std::int64_t queries)
+      : workload_(workload),
+        machine_(machine),
+        layers_(workload.shape().layers),
+        plan_(workload.plan(append, queries,
+                            {.scatter = options.scatter, .strategy = options.strategy})),
+        input_(workload.input(plan_)) {}
+
+ protected:
+  Workload& workload_;
+  Machine& machine_;
+  int layers_;
+  StepPlan plan_;
+  LayerInput input_;
+};
+
+class Attend : public Planned {
+ public:
+  Attend(Workload& workload, Machine& machine, const Options& options, Op op, std::int64_t queries)
+      : Planned(workload, machine, options, 0, queries),
+        queries_(queries),
+        out_(workload.partial(plan_)),
+        quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes) {}
+
+  Repeated repeated() override {
+    return {.work = [this](int call, Stream stream) {
+      plan_.attend_partial(call % layers_, input_.q, out_, stream);
+    }};
+  }
+  Quantity quantity() const override { return quantity_; }
+  double amount() override {
+    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_)
+                                         : attend_operations(workload_, queries_);
+  }
+  Ceiling ceiling() override {
+    return quantity_ == Quantity::kBytes ? machine_.read()
+                                         : machine_.multiply(workload_.shape().model.dtype);
+  }
+  bool rotates() const override { return quantity_ == Quantity::kBytes; }
+
+ private:
+  std::int64_t queries_;
+  Partial out_;
+  Quantity quantity_;
+};
+
+/// Ceiling: a copy of as many bytes, from one buffer into the pools of the same layers.
+class Append : public Planned {
+ public:
+  Append(Workload& workload, Machine& machine, const Options& options, std::int64_t tokens)
+      : Planned(workload, machine, options, tokens, 0), bytes_(appended_bytes(workload, tokens)) {}
+
+  Repeated repeated() override {
+    return {.work = [this](int call, Stream stream) {
+      plan_.append(call % layers_, input_.k, input_.v, stream);
+    }};
+  }
+  double amount() override { return 2 * bytes_; }
+  Ceiling ceiling() override {
+    const TensorView pool = workload_.cache().pool(0).k;
+    const Dtype dtype = pool.dtype;
+    const auto element = static_cast<std::int64_t>(size_bytes(dtype));
+    const std::int64_t elements =
+        std::min(pool.elements(), static_cast<std::int64_t>(bytes_) / element);
+    const TensorView from = from_.get(workload_.mesh(), machine_, dtype, elements, 1);
+    const auto bytes = static_cast<std::size_t>(elements * element);
+    return {.name = "copy of as many bytes",
+            .amount = 2 * static_cast<double>(bytes),
+            .repeated = {.work = [this, from, bytes](int call, Stream stream) {
+              if (bytes == 0) return;
+              machine_.copy(workload_.cache().pool(call % layers_).k.data, from.data, bytes,
+                            stream);
+            }}};
+  }
+  bool rotates() const override { return true; }
+
+ private:
+  double bytes_;
+  GrowingTensor from_;
+};
+
+/// Ceiling: an exchange of the bytes that an all-to-all of the partials needs; on one rank a copy.
+class Combine : public Planned {
+ public:
+  Combine(Workload& workload, Machine& machine, const Options& options, std::int64_t append,
+          std::int64_t queries)
+      : Planned(workload, machine, options, append, queries),
+        mine_(workload.partial(plan_)),
+        output_(workload.output(plan_)),
+        traffic_(combine_traffic(workload, plan_, options.scatter)) {}
+
+  Repeated repeated() override {
+    return {.work = [this](int, Stream stream) { plan_.combine(mine_, output_, stream); },
+            .capturable = machine_.captures_exchange()};
+  }
+  Work align() override {
+    return workload_.mesh().kv_parallel() > 1 ? Combine::repeated().work : Work{};
+  }
+  double amount() override {
+    if (workload_.mesh().kv_parallel() == 1) return alone_bytes();
+    return static_cast<double>(sum(traffic_.sent));
+  }
+  Ceiling ceiling() override {
+    return workload_.mesh().kv_parallel() == 1 ? copying() : exchanging();
+  }
+  bool rotates() const override { return false; }
+
+ protected:
+  CombineOutput output_of_step() const { return output_; }
+
+ private:
+  static std::int64_t sum(const std::vector<std::int64_t>& values) {
+    return std::accumulate(values.begin(), values.end(), std::int64_t{0});
+  }
+  // Partial in, output out.
+  double alone_bytes() const {
+    const auto bytes = [](const TensorView& view) {
+      return static_cast<double>(view.elements()) * static_cast<double>(size_bytes(view.dtype));
+    };
+    return bytes(mine_.o) + bytes(mine_.lse) + bytes(output_.o);
+  }
+
+  TensorView floats(GrowingTensor& tensor, std::int64_t bytes) {
+    return tensor.get(workload_.mesh(), machine_, Dtype::kFloat32, bytes / 4, 1);
+  }
+
+  Ceiling copying() {
+    const auto bytes = static_cast<std::int64_t>(alone_bytes()) / 8 * 4;
+    const TensorView from = floats(from_, bytes), to = floats(to_, bytes);
+    return {.name = "copy of as many bytes",
+            .amount = 2 * static_cast<double>(bytes),
+            .repeated = {.work = [this, from, to, bytes](int, Stream stream) {
+              machine_.copy(to.data, from.data, static_cast<std::size_t>(bytes), stream);
+            }}};
+  }
+
+  Ceiling exchanging() {
+    const TensorView from = floats(from_, std::ranges::max(traffic_.sent));
+    const TensorView to = floats(to_, sum(traffic_.received));
+    std::vector<Outgoing> outgoing;
+    std::vector<Incoming> incoming;
+    auto* room = static_cast<std::byte*>(to.data);
+    for (int rank = 0; rank < workload_.mesh().kv_parallel(); ++rank) {
+      const auto sent = static_cast<std::size_t>(traffic_.sent[static_cast<std::size_t>(rank)]);
+      const auto received =
+          static_cast<std::size_t>(traffic_.received[static_cast<std::size_t>(rank)]);
+      if (sent > 0) outgoing.push_back({{rank}, {static_cast<std::byte*>(from.data), sent}});
+      if (received > 0) incoming.push_back({{rank}, {room, received}});
+      room += received;
+    }
+    return {.name = "exchange of as many bytes",
+            .amount = static_cast<double>(sum(traffic_.sent)),
+            .repeated = {
+                .work = [this, outgoing, incoming](
+                            int, Stream stream) { machine_.exchange(outgoing, incoming, stream); },
+                .capturable = machine_.captures_exchange()}};
+  }
+
+  Partial mine_;
+  CombineOutput output_;
+  Traffic traffic_;
+  GrowingTensor from_, to_;
+};
+
+class Step : public Combine {
+ public:
+  Step(Workload& workload, Machine& machine, const Options& options, std::int64_t queries)
+      : Combine(workload, machine, options, queries, queries), queries_(queries) {}
+
+  Repeated repeated() override {
+    return {.work =
+                [this](int call, Stream stream) {
+                  plan_.run(call % layers_, input_, output_of_step(), stream);
+                },
+            .capturable = machine_.captures_exchange()};
+  }
+  Quantity quantity() const override {
+    return queries_ > kFewQueries ? Quantity::kOperations : Quantity::kBytes;
+  }
+  double amount() override {
+    if (quantity() == Quantity::kOperations) return attend_operations(workload_, queries_);
+    return attend_bytes(workload_, queries_) + 2 * appended_bytes(workload_, queries_);
+  }
+  Ceiling ceiling() override {
+    return quantity() == Quantity::kOperations ? machine_.multiply(workload_.shape().model.dtype)
+                                               : machine_.read();
+  }
+  bool rotates() const override { return quantity() == Quantity::kBytes; }
+
+ private:
+  std::int64_t queries_;
+};
+
+}  // namespace
+
+std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
+                                          const Options& options, Op op, std::int64_t queries) {
+  switch (op) {
+    case Op::kAppend:
+      return std::make_unique<Append>(workload, machine, options, queries);
+    case Op::kCombine:
+      return std::make_unique<Combine>(workload, machine, options, 0, queries);
+    case Op::kStep:
+      return std::make_unique<Step>(workload, machine, options, queries);
+    case Op::kDecode:
+    case Op::kPrefill:
+      break;
+  }
+  return std::make_unique<Attend>(workload, machine, options, op, queries);
+}
+
+}  // namespace kvmesh::bench

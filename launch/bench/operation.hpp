@@ -1,0 +1,30 @@
+// An operation, ready to be timed, with the ceiling that belongs to it.
+#pragma once
+
+#include <memory>
+
+#include "launch/bench/measure.hpp"
+
+namespace kvmesh::bench {
+
+class Operation {
+ public:
+  virtual ~Operation() = default;
+
+  /// Call i works on layer i % layers.
+  virtual Repeated repeated() = 0;
+  /// What stands before each turn, untimed; empty where the ranks do not meet in the operation.
+  virtual Work align() { return {}; }
+  virtual Quantity quantity() const { return Quantity::kBytes; }
+  /// Of this rank.
+  virtual double amount() = 0;
+  virtual Ceiling ceiling() = 0;
+  /// Must a turn go through all layers, so that no cache serves it?
+  virtual bool rotates() const = 0;
+};
+
+/// Collective. Valid until the workload's next plan.
+std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
+                                          const Options& options, Op op, std::int64_t queries);
+
+}  // namespace kvmesh::bench

@@ -1,0 +1,131 @@
+#include "launch/bench/options.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+
+namespace kvmesh::bench {
+namespace {
+
+constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep};
+
+// The value of `values` whose name is `text`.
+template <class Value, std::size_t Count>
+Value named(const char* flag, const std::string& text, const std::array<Value, Count>& values) {
+  std::string all;
+  for (const Value value : values) {
+    if (text == name(value)) return value;
+    all += (all.empty() ? "" : ", ") + std::string(name(value));
+  }
+  throw InvalidArgument(fmt::format("{} '{}' is none of {}", flag, text, all));
+}
+
+void check_positive(const char* flag, std::int64_t value) {
+  if (value <= 0) throw InvalidArgument(fmt::format("{} {} must be positive", flag, value));
+}
+
+std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64_t>& list,
+                                  std::vector<std::int64_t> otherwise) {
+  for (const std::int64_t value : list) check_positive(flag, value);
+  return list.empty() ? std::move(otherwise) : list;
+}
+
+Shape shape_of(const Flags& flags) {
+  check_positive("--q-heads", flags.q_heads);
+  check_positive("--kv-heads", flags.kv_heads);
+  check_positive("--dim", flags.dim);
+  check_positive("--page-size", flags.page_size);
+  if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
+  constexpr std::array kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+  return {.q_heads = flags.q_heads,
+          .kv_heads = flags.kv_heads,
+          .k_dim = flags.dim,
+          .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
+          .page_size = flags.page_size,
+          .dtype = named("--dtype", flags.dtype, kDtypes)};
+}
+
+// A limit or a size that is 0 when it is for us to choose.
+template <class Number>
+Number not_negative(const char* flag, Number value) {
+  if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));
+  return value;
+}
+
+}  // namespace
+
+std::string_view name(Op op) {
+  constexpr std::array<std::string_view, 5> kNames{"decode", "prefill", "append", "combine",
+                                                   "step"};
+  return kNames.at(static_cast<std::size_t>(op));
+}
+
+void add_options(CLI::App& command, Flags& flags) {
+  const auto list = [&](const char* flag, auto& into, const char* text) {
+    command.add_option(flag, into, text)->delimiter(',');
+  };
+  const auto value = [&](const char* flag, auto& into, const char* text) {
+    command.add_option(flag, into, text)->capture_default_str();
+  };
+  list("--op", flags.ops, "decode, prefill, append, combine, step; default: all");
+  list("--batch", flags.batches, "sequences in the batch");
+  list("--context", flags.contexts, "tokens of each sequence");
+  list("--queries", flags.queries,
+       "queries (append: new tokens) of each sequence; default: 1, of prefill and append a chunk");
+  value("--q-heads", flags.q_heads, "of the whole model");
+  value("--kv-heads", flags.kv_heads, "of the whole model");
+  value("--dim", flags.dim, "of queries and keys");
+  value("--v-dim", flags.v_dim, "of values; 0: as --dim");
+  value("--page-size", flags.page_size, "tokens a page");
+  value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
+  value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
+  value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
+  value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
+  value("--repeats", flags.repeats, "turns of operation and ceiling");
+  value("--row-seconds", flags.row_seconds,
+        "about the longest time for a row, which costs turns (3 at least); 0: by the device");
+  value("--rotate-mib", flags.rotate_mib,
+        "data that no cache serves; 0: the last-level cache, several times");
+  value("--memory-gib", flags.memory_gib,
+        "what larger cases are left out for, a rank; 0: by what is free");
+  value("--json", flags.json, "a file for all numbers");
+}
+
+Options resolve(const Flags& flags, const Mesh& mesh) {
+  const bool gpu = mesh.device().kind == DeviceKind::kCuda;
+  check_positive("--repeats", flags.repeats);
+  Options options{
+      .ops = {},
+      .batches =
+          list_or("--batch", flags.batches,
+                  gpu ? std::vector<std::int64_t>{1, 8, 64} : std::vector<std::int64_t>{1, 4}),
+      .contexts = list_or(
+          "--context", flags.contexts,
+          gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 8192}),
+      .queries = list_or("--queries", flags.queries, {}),
+      .prefill_queries = gpu ? 2048 : 256,
+      .shape = shape_of(flags),
+      .scatter = named("--scatter", flags.scatter,
+                       std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll}),
+      .strategy = named("--strategy", flags.strategy,
+                        std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
+                                   CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),
+      .layers = not_negative("--layers", flags.layers),
+      .repeats = flags.repeats,
+      .row_seconds = not_negative("--row-seconds", flags.row_seconds),
+      .rotate_bytes = not_negative("--rotate-mib", flags.rotate_mib) << 20,
+      .memory_bytes =
+          static_cast<std::int64_t>(not_negative("--memory-gib", flags.memory_gib) * (1 << 30))};
+  if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
+  for (const std::string& op : flags.ops) options.ops.push_back(named("--op", op, kOps));
+  if (options.ops.empty()) options.ops.assign(kOps.begin(), kOps.end());
+  return options;
+}
+
+std::vector<std::int64_t> queries_of(const Options& options, Op op) {
+  if (!options.queries.empty()) return options.queries;
+  return {op == Op::kPrefill || op == Op::kAppend ? options.prefill_queries : 1};
+}
+
+}  // namespace kvmesh::bench

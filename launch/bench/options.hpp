@@ -1,0 +1,84 @@
+// What `kvmesh bench` is asked to measure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvmesh/combine.hpp"
+#include "kvmesh/mesh.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace kvmesh::bench {
+
+enum class Op : std::uint8_t {
+  kDecode,   ///< attend_partial of few queries: the read of the keys and values is the cost
+  kPrefill,  ///< attend_partial of many queries: the arithmetic is
+  kAppend,
+  kCombine,
+  kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
+};
+
+std::string_view name(Op op);
+
+/// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
+struct Flags {
+  std::vector<std::string> ops{};
+  std::vector<std::int64_t> batches{};
+  std::vector<std::int64_t> contexts{};
+  std::vector<std::int64_t> queries{};
+  int q_heads = 64;
+  int kv_heads = 8;
+  int dim = 128;
+  int v_dim = 0;
+  int page_size = 16;
+  std::string dtype = "bfloat16";
+  std::string scatter = "heads";
+  std::string strategy = "auto";
+  int layers = 0;
+  int repeats = 15;
+  double row_seconds = 0;
+  std::int64_t rotate_mib = 0;
+  double memory_gib = 0;
+  std::string json{};
+};
+
+/// Adds them to the subcommand.
+void add_options(CLI::App& command, Flags& flags);
+
+struct Shape {
+  int q_heads = 0;
+  int kv_heads = 0;
+  int k_dim = 0;
+  int v_dim = 0;
+  int page_size = 0;
+  Dtype dtype = Dtype::kBFloat16;
+};
+
+struct Options {
+  std::vector<Op> ops{};
+  std::vector<std::int64_t> batches{};
+  std::vector<std::int64_t> contexts{};
+  std::vector<std::int64_t> queries{};  ///< empty: of_queries' defaults
+  std::int64_t prefill_queries = 0;     ///< where `queries` is empty
+  Shape shape{};
+  Scatter scatter = Scatter::kHeads;
+  CombineStrategy strategy = CombineStrategy::kAuto;
+  int layers = 0;  ///< 0: as many as defeat the caches
+  int repeats = 0;
+  double row_seconds = 0;         ///< fewer repeats where a row would take longer
+  std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
+  std::int64_t memory_bytes = 0;  ///< 0: by what is free
+};
+
+/// @throws InvalidArgument.
+Options resolve(const Flags& flags, const Mesh& mesh);
+
+/// The numbers of queries (append: new tokens) a sequence that `op` is measured with.
+std::vector<std::int64_t> queries_of(const Options& options, Op op);
+
+}  // namespace kvmesh::bench

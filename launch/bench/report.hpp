@@ -1,0 +1,42 @@
+// The table, and the file for other programs.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "launch/bench/measure.hpp"
+
+namespace kvmesh::bench {
+
+/// What was measured where, by which command.
+struct Setting {
+  std::string command;
+  std::string date;  ///< UTC, ISO 8601
+  std::string program_version;
+  MachineInfo machine;
+  int ranks = 1;
+  int kv_parallel = 1;
+  int head_parallel = 1;
+  Shape shape;
+  Scatter scatter{};
+  CombineStrategy strategy{};
+};
+
+struct Skipped {
+  Op op{};
+  std::int64_t batch = 0;
+  std::int64_t context = 0;
+  std::int64_t queries = 0;
+  std::string reason;
+};
+
+std::string heading(const Setting& setting);
+std::string line_of(const Row& row, int ranks);
+/// What the columns mean, and what the ceilings of these rows are.
+std::string footing(std::span<const Row> rows);
+
+std::string to_json(const Setting& setting, std::span<const Row> rows,
+                    std::span<const Skipped> skipped);
+
+}  // namespace kvmesh::bench

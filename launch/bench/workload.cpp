@@ -1,0 +1,131 @@
+#include "launch/bench/workload.hpp"
+
+#include <algorithm>
+#include <random>
+
+namespace kvmesh::bench {
+namespace {
+
+constexpr std::int64_t kHomeTokens = 2048;  // the cache's default, by which pages are counted here
+
+CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
+  return {.layers = shape.layers,
+          .q_heads = shape.model.q_heads,
+          .kv_heads = shape.model.kv_heads,
+          .k_dim = shape.model.k_dim,
+          .v_dim = shape.model.v_dim,
+          .page_size = shape.model.page_size,
+          .pages_per_rank = pages_per_rank(shape, kv_parallel),
+          .dtype = shape.model.dtype,
+          .home_threshold_tokens = kHomeTokens};
+}
+
+std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
+
+}  // namespace
+
+// Enough that every page goes where placement wants it: long sequences evenly over the ranks, the
+// beginning of each whole on its home.
+std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel) {
+  const std::int64_t pages = divided_up(shape.context, shape.model.page_size);
+  const std::int64_t home = std::min(pages, divided_up(kHomeTokens, shape.model.page_size));
+  return std::max(shape.batch * divided_up(pages, kv_parallel),
+                  divided_up(shape.batch, kv_parallel) * home);
+}
+
+std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh) {
+  const Shape& model = shape.model;
+  return pages_per_rank(shape, mesh.kv_parallel()) * model.page_size *
+         (model.kv_heads / mesh.head_parallel()) * (model.k_dim + model.v_dim) *
+         static_cast<std::int64_t>(size_bytes(model.dtype));
+}
+
+TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::int64_t tokens,
+                              std::int64_t heads, std::int64_t dim) {
+  const auto bytes =
+      static_cast<std::size_t>(tokens * heads * std::max<std::int64_t>(dim, 1)) * size_bytes(dtype);
+  const bool grows = memory_.size_bytes() < bytes;
+  if (grows) {
+    memory_ = DeviceMemory();  // first, so that not both need room
+    memory_ = DeviceMemory(mesh.device(), bytes);
+  }
+  TensorView view = dim == 0
+                        ? TensorView(memory_.data(), dtype, {tokens, heads}, mesh.device())
+                        : TensorView(memory_.data(), dtype, {tokens, heads, dim}, mesh.device());
+  if (grows) machine.fill(view, 7);
+  return view;
+}
+
+Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
+    : mesh_(mesh),
+      machine_(machine),
+      shape_(shape),
+      cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    const KvPool pool = cache_.pool(layer);
+    machine.fill(pool.k, static_cast<unsigned>(2 * layer + 1));
+    machine.fill(pool.v, static_cast<unsigned>(2 * layer + 2));
+  }
+  scatter_free_pages();
+  grow();
+}
+
+// A page that is given back is the first to be handed out again, so giving all back in random order
+// makes the pools look like those of a server that has run for long.
+void Workload::scatter_free_pages() {
+  std::vector<SequenceId> single(static_cast<std::size_t>(cache_.allocator().free_pages()));
+  for (SequenceId& sequence : single) {
+    sequence = cache_.create();
+    cache_.reserve(sequence, shape_.model.page_size);
+  }
+  std::mt19937_64 random(1);  // the same on every rank
+  std::ranges::shuffle(single, random);
+  for (const SequenceId sequence : single) cache_.erase(sequence);
+}
+
+// One page each, in turn, as a batch grows that decodes together.
+void Workload::grow() {
+  for (std::int64_t i = 0; i < shape_.batch; ++i) sequences_.push_back(cache_.create());
+  const std::int64_t page = shape_.model.page_size;
+  for (std::int64_t tokens = page; tokens < shape_.context + page; tokens += page) {
+    for (const SequenceId sequence : sequences_) {
+      cache_.reserve(sequence, std::min(tokens, shape_.context));
+    }
+  }
+  std::vector<BatchEntry> batch;
+  for (const SequenceId sequence : sequences_) batch.push_back({sequence, shape_.context, 0});
+  static_cast<void>(cache_.plan(batch));
+}
+
+StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOptions& options) {
+  std::vector<BatchEntry> batch;
+  for (const SequenceId sequence : sequences_) {
+    if (append > 0) cache_.truncate(sequence, shape_.context - append);
+    batch.push_back({sequence, append, queries});
+  }
+  return cache_.plan(batch, options);
+}
+
+LayerInput Workload::input(const StepPlan& plan) {
+  const Shape& model = shape_.model;
+  const int parts = mesh_.head_parallel();
+  return {.q = q_.get(mesh_, machine_, model.dtype, plan.query_tokens(), model.q_heads / parts,
+                      model.k_dim),
+          .k = k_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
+                      model.k_dim),
+          .v = v_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
+                      model.v_dim)};
+}
+
+Partial Workload::partial(const StepPlan& plan) {
+  const std::int64_t heads = shape_.model.q_heads / mesh_.head_parallel();
+  return {o_.get(mesh_, machine_, Dtype::kFloat32, plan.query_tokens(), heads, shape_.model.v_dim),
+          lse_.get(mesh_, machine_, Dtype::kFloat32, plan.query_tokens(), heads)};
+}
+
+CombineOutput Workload::output(const StepPlan& plan) {
+  return {.o = merged_.get(mesh_, machine_, shape_.model.dtype, plan.tokens_of_output().size(),
+                           plan.heads_of_output().size(), shape_.model.v_dim)};
+}
+
+}  // namespace kvmesh::bench

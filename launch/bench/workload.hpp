@@ -1,0 +1,68 @@
+// What is measured: a cache full of sequences on scattered pages, and the tensors of its steps.
+#pragma once
+
+#include <vector>
+
+#include "kvmesh/device_memory.hpp"
+#include "kvmesh/kv_cache.hpp"
+#include "launch/bench/machine.hpp"
+#include "launch/bench/options.hpp"
+
+namespace kvmesh::bench {
+
+struct WorkloadShape {
+  Shape model{};
+  std::int64_t batch = 0;
+  std::int64_t context = 0;
+  int layers = 1;
+};
+
+/// Pages that a rank's pool must have.
+std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel);
+/// Bytes of this rank's pool of one layer.
+std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh);
+
+/// A contiguous tensor on the device that is made, and filled, again when a larger one is asked
+/// for.
+class GrowingTensor {
+ public:
+  /// [tokens, heads, dim], or [tokens, heads] where `dim` is 0.
+  TensorView get(Mesh& mesh, Machine& machine, Dtype dtype, std::int64_t tokens, std::int64_t heads,
+                 std::int64_t dim = 0);
+
+ private:
+  DeviceMemory memory_;
+};
+
+/// Collective to make, and to use in the same way on all ranks.
+class Workload {
+ public:
+  Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape);
+
+  /// A step of the whole batch: each sequence gets its last `append` tokens again and has `queries`
+  /// newest queries. Valid until the next one.
+  StepPlan plan(std::int64_t append, std::int64_t queries, const PlanOptions& options);
+
+  /// This rank's share; of a plan with so many queries and new tokens.
+  LayerInput input(const StepPlan& plan);
+  Partial partial(const StepPlan& plan);
+  CombineOutput output(const StepPlan& plan);
+
+  KvCache& cache() { return cache_; }
+  const WorkloadShape& shape() const { return shape_; }
+  std::span<const SequenceId> sequences() const { return sequences_; }
+  Mesh& mesh() { return mesh_; }
+
+ private:
+  void scatter_free_pages();
+  void grow();
+
+  Mesh& mesh_;
+  Machine& machine_;
+  WorkloadShape shape_;
+  KvCache cache_;
+  std::vector<SequenceId> sequences_;
+  GrowingTensor q_, k_, v_, o_, lse_, merged_;
+};
+
+}  // namespace kvmesh::bench
