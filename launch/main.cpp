@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <optional>
 
 #include "kvmesh/kvmesh.hpp"
+#include "kvmesh/tcp.hpp"
 #include "launch/agree.hpp"
 #include "launch/bench.hpp"
 #include "launch/generate.hpp"
@@ -25,11 +27,12 @@ struct CommonOptions {
   int timeout_s = 60;
 };
 
-// Before MPI is up the launcher's environment tells the rank; without a launcher there is one.
+// Before the ranks have met the environment tells the rank; without a launcher there is one.
 int launcher_rank() {
-  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-  if (!rank) rank = std::getenv("PMI_RANK");
-  return rank ? std::atoi(rank) : 0;
+  for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
+    if (const char* rank = std::getenv(variable)) return std::atoi(rank);
+  }
+  return 0;
 }
 
 // An error that all ranks have: one of them tells.
@@ -191,7 +194,9 @@ int run(int argc, char** argv) {
   CLI::App app{
       "Exact attention over a KV cache spread in pages over many ranks.\n"
       "Alone it runs on one rank; under mpirun on as many as are started:\n"
-      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'"};
+      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'\n"
+      "Without mpirun, start each rank with KVMESH_RANK=0, KVMESH_SIZE=4 and\n"
+      "KVMESH_RENDEZVOUS=host:port, where rank 0 listens."};
   app.require_subcommand(1);
   app.set_version_flag("--version", KVMESH_VERSION);
   Flags flags;
@@ -205,7 +210,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
   }
-  MpiSession session(argc, argv);
+  std::optional<MpiSession> session;
+  if (!tcp_options_from_environment()) session.emplace(argc, argv);
   try {
     return command();
   } catch (const AgreedError& error) {
