@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 
+#include "core/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh::cuda_memory {
@@ -18,6 +19,15 @@ std::array<char, 16> identity(int device);
 void use_device(int index);
 void synchronize(Stream stream);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
+void copy_rows(const Rows& rows);
+std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes, HostAccess access);
+
+/// Lets other processes map a block of `allocate`. False if the system refuses.
+bool export_to(void* data, std::array<std::byte, 64>& handle);
+/// Another process's block; null if it cannot be mapped.
+std::shared_ptr<void> import_from(const std::array<std::byte, 64>& handle, int device);
+/// True if kernels on `device` can use the memory of `other`, of this process. Sees to it.
+bool can_reach(int device, int other);
 
 }  // namespace kvmesh::cuda_memory

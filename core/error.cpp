@@ -32,6 +32,12 @@ OutOfPages::OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_
       free_pages_(sum(free_pages_per_rank)),
       free_pages_per_rank_(std::move(free_pages_per_rank)) {}
 
+OutOfMemory::OutOfMemory(Rank rank, std::int64_t asked_bytes, const std::string& reason)
+    : Error(fmt::format("rank {} has no memory for pools of {} bytes: {}", rank.value, asked_bytes,
+                        reason)),
+      rank_(rank),
+      asked_bytes_(asked_bytes) {}
+
 Timeout::Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
                  std::chrono::milliseconds deadline)
     : Error(fmt::format("rank {} waited {} ms in {} for rank {}", waiter.value, deadline.count(),

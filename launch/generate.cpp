@@ -70,7 +70,7 @@ std::int64_t pages_for(std::int64_t tokens, int page_size) {
 
 // Options with the pool's size worked out: any one rank may end up with all pages.
 GeneratorOptions sized(GeneratorOptions options, std::int64_t tokens) {
-  if (options.pages_per_rank == 0) {
+  if (options.pages_per_rank == 0 && options.memory_fraction == 0) {
     options.pages_per_rank = pages_for(tokens, std::max(1, options.page_size));
   }
   return options;
@@ -102,6 +102,7 @@ bool ranks_check(Mesh& mesh, const Model& model, const GenerateOptions& options,
   mesh.world().set_deadline(std::chrono::hours(1));
   GenerateOptions single = options;
   single.generator.pages_per_rank = 0;
+  single.generator.memory_fraction = 0;
   std::byte same{0};
   if (mesh.rank().value == 0) {
     same = std::byte{single_rank_tokens(model, single, prompt) == tokens};
@@ -119,13 +120,22 @@ std::uint64_t sum_over_ranks(Communicator& comm, std::uint64_t value) {
   return static_cast<std::uint64_t>(sum);
 }
 
-void print_report(Mesh& mesh, const Generator& generator, GenerateReport report) {
+// What a fraction of the memory came to.
+std::string room_of(const KvCache& cache) {
+  return fmt::format("  room for {} pages a rank, in {}\n", cache.options().pages_per_rank,
+                     human_bytes(static_cast<std::uint64_t>(cache.pool_bytes())));
+}
+
+void print_report(Mesh& mesh, const Generator& generator, const GenerateOptions& options,
+                  GenerateReport report) {
   if (!mesh.gpus()) report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
   if (mesh.rank().value != 0) return;
   const CacheOptions& cache = generator.cache().options();
-  fmt::print("\n\n{}{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}",
+  const std::string room =
+      options.generator.memory_fraction > 0 ? room_of(generator.cache()) : std::string();
+  fmt::print("\n\n{}{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}",
              describe(report), generator.pages().size(), cache.page_size, cache.layers,
-             mesh.kv_parallel(), name(cache.placement),
+             mesh.kv_parallel(), name(cache.placement), room,
              picture_of_pages(generator.pages(), mesh.kv_parallel()));
 }
 
@@ -134,17 +144,16 @@ void print_report(Mesh& mesh, const Generator& generator, GenerateReport report)
 int run_generate(Mesh& mesh, const GenerateOptions& options) {
   std::optional<Model> model;
   std::vector<Token> prompt;
-  std::unique_ptr<Generator> generator;
   agree(mesh.world(), [&] {
     if (options.max_tokens < 1) throw InvalidArgument("--max-tokens must be at least 1");
     model.emplace(options.model);
     prompt = prompt_tokens(model->file, model->tokenizer, options.prompt, options.chat);
     if (prompt.empty()) throw InvalidArgument("the prompt is empty: give one with --prompt");
     check_length(prompt.size(), options.max_tokens, engine::llama_shape(model->file));
-    generator = std::make_unique<Generator>(
-        mesh, model->file,
-        sized(options.generator, static_cast<std::int64_t>(prompt.size()) + options.max_tokens));
   });
+  Generator generator(
+      mesh, model->file,
+      sized(options.generator, static_cast<std::int64_t>(prompt.size()) + options.max_tokens));
 
   const bool speaks = mesh.rank().value == 0;
   engine::TextStream text;
@@ -154,9 +163,9 @@ int run_generate(Mesh& mesh, const GenerateOptions& options) {
     std::fflush(stdout);
   };
   try {
-    const Run result = run(*generator, model->tokenizer, prompt, options.max_tokens, stream);
+    const Run result = run(generator, model->tokenizer, prompt, options.max_tokens, stream);
     if (speaks) fmt::print("{}", text.finish());
-    print_report(mesh, *generator, result.report);
+    print_report(mesh, generator, options, result.report);
     if (!options.ranks_check) return 0;
     return ranks_check(mesh, *model, options, prompt, result.tokens) ? 0 : 1;
   } catch (const OutOfPages& error) {
@@ -167,7 +176,7 @@ int run_generate(Mesh& mesh, const GenerateOptions& options) {
         "{}: {} prompt tokens and {} new ones need {} pages of {} tokens; raise --pages-per-rank "
         "(now {}) or leave it out",
         error.what(), prompt.size(), options.max_tokens, needed, options.generator.page_size,
-        options.generator.pages_per_rank));
+        generator.cache().options().pages_per_rank));
   }
 }
 

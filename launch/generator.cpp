@@ -3,6 +3,8 @@
 #include <array>
 #include <numeric>
 
+#include "launch/agree.hpp"
+
 namespace kvmesh::launch {
 namespace {
 
@@ -13,17 +15,27 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
           .k_dim = shape.head_dim,
           .page_size = options.page_size,
           .pages_per_rank = options.pages_per_rank,
+          .memory_fraction = options.memory_fraction,
           .dtype = options.kv_dtype,
           .placement = options.placement,
           .home_threshold_tokens = options.home_threshold_tokens};
+}
+
+// Collective. Reads this rank's share of the weights.
+std::unique_ptr<engine::Llama> agreed_llama(Mesh& mesh, const engine::GgufFile& file) {
+  std::unique_ptr<engine::Llama> llama;
+  agree(mesh.world(), [&] {
+    llama = std::make_unique<engine::Llama>(file, mesh.world(), mesh.threads().threads());
+  });
+  return llama;
 }
 
 }  // namespace
 
 Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options)
     : mesh_(mesh),
-      llama_(file, mesh.world(), mesh.threads().threads()),
-      cache_(mesh, cache_options(llama_.shape(), options)),
+      llama_(agreed_llama(mesh, file)),
+      cache_(mesh, cache_options(llama_->shape(), options)),
       sequence_(cache_.create()),
       gather_heads_(mesh.head()),
       sampler_(options.sampling),
@@ -39,8 +51,8 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   std::iota(positions.begin(), positions.end(), cache_.allocator().length(sequence_));
 
   StepPlan plan = cache_.plan({{sequence_, count}});
-  llama_.forward(tokens, positions, [&](const engine::Attention& layer) { attend(plan, layer); });
-  return greedy_ ? llama_.greedy(count - 1) : sampler_.pick(llama_.logits(count - 1));
+  llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(plan, layer); });
+  return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
 }
 
 void Generator::attend(StepPlan& plan, const engine::Attention& layer) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -17,24 +18,26 @@ namespace kvmesh::launch {
 struct GeneratorOptions {
   int page_size = 16;
   std::int64_t pages_per_rank = 0;
+  double memory_fraction = 0;  ///< as in CacheOptions: one of the two
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 0;
   Dtype kv_dtype = Dtype::kBFloat16;
   engine::SamplingOptions sampling;
 };
 
-/// One conversation: a model, a cache, one sequence in it. Every rank of the mesh makes one and
-/// calls it alike. The file and the mesh must outlive it.
+/// One conversation: a model, a cache, one sequence in it. Collective to make: every rank of the
+/// mesh makes one and calls it alike. The file and the mesh must outlive it.
 class Generator {
  public:
-  /// @throws ModelError, InvalidArgument (heads that head_parallel does not divide).
+  /// @throws AgreedError (the model's), InvalidArgument (heads that head_parallel does not divide),
+  /// OutOfMemory; on every rank.
   Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options);
 
   /// Collective. Takes the tokens in and returns the one that follows; on every rank the same.
   /// @throws OutOfPages.
   engine::Token feed(std::span<const engine::Token> tokens);
 
-  const engine::LlamaShape& shape() const { return llama_.shape(); }
+  const engine::LlamaShape& shape() const { return llama_->shape(); }
   const KvCache& cache() const { return cache_; }
   std::span<const PageId> pages() const { return cache_.allocator().pages(sequence_); }
 
@@ -44,7 +47,7 @@ class Generator {
   ConstTensorView my_heads(const ConstTensorView& all) const;
 
   Mesh& mesh_;
-  engine::Llama llama_;
+  std::unique_ptr<engine::Llama> llama_;
   KvCache cache_;
   SequenceId sequence_;
   engine::RowGather gather_heads_;

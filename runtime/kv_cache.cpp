@@ -1,10 +1,23 @@
 #include "kvmesh/kv_cache.hpp"
 
 #include "core/check.hpp"
+#include "runtime/agreed_pools.hpp"
 #include "runtime/cache_state.hpp"
 
 namespace kvmesh {
 namespace {
+
+void check_memory(const CacheOptions& options) {
+  const int given =
+      (options.pages_per_rank != 0) + (options.bytes != 0) + (options.memory_fraction != 0);
+  require(given == 1, "cache: give one of pages_per_rank ({}), bytes ({}) and memory_fraction ({})",
+          options.pages_per_rank, options.bytes, options.memory_fraction);
+  require(options.pages_per_rank >= 0 && options.bytes >= 0,
+          "cache: pages_per_rank {} and bytes {} must not be negative", options.pages_per_rank,
+          options.bytes);
+  require(options.memory_fraction >= 0 && options.memory_fraction <= 1,
+          "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
+}
 
 CacheOptions checked(const Mesh& mesh, CacheOptions options) {
   if (options.v_dim == 0) options.v_dim = options.k_dim;
@@ -17,6 +30,7 @@ CacheOptions checked(const Mesh& mesh, CacheOptions options) {
   require(options.kv_heads % mesh.head_parallel() == 0,
           "cache: {} kv heads do not divide over head_parallel {}", options.kv_heads,
           mesh.head_parallel());
+  check_memory(options);
   return options;
 }
 
@@ -46,41 +60,26 @@ LocalShape supported(const LocalShape& shape) {
   return shape;
 }
 
+// Collective: options with the number of pages, whichever way it was given.
+CacheOptions resolved(Mesh& mesh, CacheOptions options) {
+  options = checked(mesh, options);
+  options.pages_per_rank = agreed_pages(mesh, options, supported(local_shape(mesh, options)));
+  options.bytes = 0;
+  options.memory_fraction = 0;
+  return options;
+}
+
 }  // namespace
-
-PoolStorage::PoolStorage(const LocalShape& shape, int layers, Device device)
-    : shape_(shape), device_(device) {
-  const auto element = static_cast<std::int64_t>(kvmesh::size_bytes(shape.dtype));
-  for (int layer = 0; layer < layers; ++layer) {
-    buffers_.emplace_back(device, static_cast<std::size_t>(shape.k_elements() * element));
-    buffers_.emplace_back(device, static_cast<std::size_t>(shape.v_elements() * element));
-  }
-}
-
-KvPool PoolStorage::layer(int layer) const {
-  const auto k = static_cast<std::size_t>(2 * layer);
-  const AttentionShape& a = shape_.attention;
-  return {
-      {buffers_[k].data(), shape_.dtype, {shape_.pages, a.kv_heads, a.page_size, a.k_dim}, device_},
-      {buffers_[k + 1].data(),
-       shape_.dtype,
-       {shape_.pages, a.kv_heads, a.page_size, a.v_dim},
-       device_}};
-}
-
-std::int64_t PoolStorage::size_bytes() const {
-  std::int64_t sum = 0;
-  for (const DeviceMemory& buffer : buffers_) sum += static_cast<std::int64_t>(buffer.size_bytes());
-  return sum;
-}
 
 KvCache::State::State(Mesh& owner, const CacheOptions& wanted)
     : mesh(&owner),
-      options(checked(owner, wanted)),
-      shape(supported(local_shape(owner, options))),
+      options(resolved(owner, wanted)),
+      shape(local_shape(owner, options)),
       allocator(allocator_options(owner, options)),
-      pools(shape, options.layers, owner.device()),
-      backend(make_backend(owner)) {}
+      pools(agreed_pools(owner, shape, options.layers)),
+      peers(pools, owner.kv()),
+      backend(make_backend(owner)),
+      local_pages(owner.kv_rank(), owner.kv_parallel()) {}
 
 KvCache::KvCache(Mesh& mesh, const CacheOptions& options)
     : state_(std::make_unique<State>(mesh, options)) {}
@@ -102,8 +101,13 @@ bool KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
 SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
   state_->allocator.truncate(sequence, length);
+  state_->local_pages.truncate(sequence, std::ssize(state_->allocator.pages(sequence)));
 }
-void KvCache::erase(SequenceId sequence) { state_->allocator.erase(sequence); }
+void KvCache::erase(SequenceId sequence) {
+  state_->allocator.erase(sequence);
+  state_->local_pages.erase(sequence);
+  state_->backend->forget(sequence);
+}
 
 void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh->world()); }
 
@@ -113,6 +117,18 @@ KvPool KvCache::pool(int layer) {
   require(layer >= 0 && layer < state_->options.layers, "cache: layer {} of {}", layer,
           state_->options.layers);
   return state_->pools.layer(layer);
+}
+
+std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
+  require(kv_rank.value >= 0 && kv_rank.value < state_->mesh->kv_parallel(),
+          "cache: kv rank {} of {}", kv_rank.value, state_->mesh->kv_parallel());
+  require(layer >= 0 && layer < state_->options.layers, "cache: layer {} of {}", layer,
+          state_->options.layers);
+  const std::optional<KvPool> pool = kv_rank == state_->mesh->kv_rank()
+                                         ? state_->pools.layer(layer)
+                                         : state_->peers.layer(kv_rank, layer);
+  if (!pool) return std::nullopt;
+  return ConstKvPool{pool->k, pool->v};
 }
 
 }  // namespace kvmesh

@@ -1,116 +1,170 @@
-// Copy on write across ranks: the page's tokens travel through the kv communicator.
+// Copy on write across ranks. Who holds the copy pulls it out of the source's pools where it maps
+// them; else the page's tokens travel through the kv communicator.
+//
+//   source                            holder of the copy
+//   settle                            settle             no kernel uses these pages any more
+//   "ready", or the tokens  ------->                     first exchange
+//                                     copy               out of the map, or of what came
+//                           <-------  "done"             second exchange, only for maps
+//
+// The source waits for "done": what it appends next could go to the page that is being read.
+#include <array>
+#include <map>
+#include <ranges>
+#include <vector>
+
+#include "core/copy_rows.hpp"
 #include "runtime/cache_state.hpp"
 
 namespace kvmesh {
 namespace {
 
-// The bytes of the first `tokens` tokens of a page, of all heads, K and V of every layer.
-class PageBytes {
+// The first `tokens` tokens of a page in one half of a layer: a row for each head.
+struct PageRows {
+  PageRows(const TensorView& half, std::int32_t page, std::int64_t tokens)
+      : data(static_cast<std::byte*>(half.data) + bytes(half, page * half.stride(0))),
+        pitch(bytes(half, half.stride(1))),
+        width(bytes(half, tokens * half.size(3))),
+        heads(static_cast<std::size_t>(half.size(1))) {}
+
+  std::size_t size() const { return width * heads; }
+
+  std::byte* data;
+  std::size_t pitch, width, heads;
+
+ private:
+  static std::size_t bytes(const TensorView& half, std::int64_t elements) {
+    return static_cast<std::size_t>(elements) * size_bytes(half.dtype);
+  }
+};
+
+std::array<PageRows, 2> rows_of(const KvPool& pool, PageId page, int tokens) {
+  return {PageRows(pool.k, page.index(), tokens), PageRows(pool.v, page.index(), tokens)};
+}
+
+// The pages that go from one rank to another, in the order of the copies.
+struct Parcel {
+  bool mapped = false;           // the holder of the copies reads the source's pools
+  std::vector<std::byte> bytes;  // the tokens; of a mapped parcel one byte, a signal
+  std::vector<PageCopy> copies;
+};
+using Parcels = std::map<Rank, Parcel>;  // by the other rank
+
+class Transfer {
  public:
-  PageBytes(const PoolStorage& pools, std::int32_t page, std::int64_t tokens) {
-    for (int layer = 0; layer < pools.layers(); ++layer) {
-      const KvPool pool = pools.layer(layer);
-      for (const TensorView& half : {pool.k, pool.v}) add(half, page, tokens);
-    }
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv)
+      : pools_(pools), peers_(peers), kv_(kv) {}
+
+  void add(const PageCopy& copy) {
+    const Rank from = copy.source.rank(), to = copy.destination.rank();
+    if (from == kv_.rank()) add(outgoing_[to], copy);
+    if (to == kv_.rank()) add(incoming_[from], copy);
   }
 
-  std::size_t size() const {
-    std::size_t sum = 0;
-    for (const auto& run : runs_) sum += run.size();
-    return sum;
-  }
-  void read(std::byte* to) const {
-    for (const auto& run : runs_) {
-      copy_bytes(to, run.data(), run.size());
-      to += run.size();
+  void run(Backend& backend) {
+    for (Parcel& parcel : std::views::values(outgoing_)) pack(parcel);
+    backend.settle();
+    exchange(outgoing_, incoming_, "copy_on_write");
+    for (const auto& [source, parcel] : incoming_) {
+      parcel.mapped ? pull(source, parcel) : unpack(parcel);
     }
-  }
-  void write(const std::byte* from) const {
-    for (const auto& run : runs_) {
-      copy_bytes(run.data(), from, run.size());
-      from += run.size();
+    backend.settle();
+    for (Parcels* parcels : {&outgoing_, &incoming_}) {
+      std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
+    exchange(incoming_, outgoing_, "copy_on_write done");
   }
 
  private:
-  void add(const TensorView& half, std::int32_t page, std::int64_t tokens) {
-    const std::size_t element = size_bytes(half.dtype);
-    for (std::int64_t head = 0; head < half.size(1); ++head) {
-      const std::int64_t first = page * half.stride(0) + head * half.stride(1);
-      runs_.emplace_back(
-          static_cast<std::byte*>(half.data) + static_cast<std::size_t>(first) * element,
-          static_cast<std::size_t>(tokens * half.size(3)) * element);
+  void add(Parcel& parcel, const PageCopy& copy) {
+    parcel.mapped = peers_.maps(copy.destination.rank(), copy.source.rank());
+    parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + page_bytes(copy.tokens));
+    parcel.copies.push_back(copy);
+  }
+
+  std::size_t page_bytes(int tokens) const {
+    const auto [k, v] = rows_of(pools_.layer(0), {Rank{}, 0}, tokens);
+    return (k.size() + v.size()) * static_cast<std::size_t>(pools_.layers());
+  }
+
+  void pack(Parcel& parcel) const {
+    if (parcel.mapped) return;
+    std::byte* to = parcel.bytes.data();
+    for (const PageCopy& copy : parcel.copies) {
+      for (int layer = 0; layer < pools_.layers(); ++layer) {
+        const KvPool pool = pools_.layer(layer);
+        for (const PageRows& from : rows_of(pool, copy.source, copy.tokens)) {
+          copy_rows({to, from.width, from.data, from.pitch, from.width, from.heads}, pool.k.device);
+          to += from.size();
+        }
+      }
     }
   }
 
-  std::vector<std::span<std::byte>> runs_;
-};
-
-// What this rank sends to, and gets from, each other rank; pages in the order of the copies.
-struct Parcel {
-  std::vector<PageBytes> pages;
-  std::vector<std::byte> bytes;
-
-  std::size_t size() const {
-    std::size_t sum = 0;
-    for (const PageBytes& page : pages) sum += page.size();
-    return sum;
-  }
-};
-
-void exchange(Communicator& kv, std::vector<Parcel>& outgoing, std::vector<Parcel>& incoming) {
-  std::vector<Outgoing> sends;
-  std::vector<Incoming> receives;
-  for (std::size_t peer = 0; peer < outgoing.size(); ++peer) {
-    const Rank rank{static_cast<std::int32_t>(peer)};
-    outgoing[peer].bytes.resize(outgoing[peer].size());
-    incoming[peer].bytes.resize(incoming[peer].size());
-    std::byte* to = outgoing[peer].bytes.data();
-    for (const PageBytes& page : outgoing[peer].pages) {
-      page.read(to);
-      to += page.size();
-    }
-    if (!outgoing[peer].pages.empty()) sends.push_back({rank, outgoing[peer].bytes});
-    if (!incoming[peer].pages.empty()) receives.push_back({rank, incoming[peer].bytes});
-  }
-  kv.exchange(sends, receives, "copy_on_write");
-  for (const Parcel& parcel : incoming) {
+  void unpack(const Parcel& parcel) const {
     const std::byte* from = parcel.bytes.data();
-    for (const PageBytes& page : parcel.pages) {
-      page.write(from);
-      from += page.size();
+    for (const PageCopy& copy : parcel.copies) {
+      for (int layer = 0; layer < pools_.layers(); ++layer) {
+        const KvPool pool = pools_.layer(layer);
+        for (const PageRows& to : rows_of(pool, copy.destination, copy.tokens)) {
+          copy_rows({to.data, to.pitch, from, to.width, to.width, to.heads}, pool.k.device);
+          from += to.size();
+        }
+      }
     }
   }
-}
+
+  void pull(Rank source, const Parcel& parcel) const {
+    for (const PageCopy& copy : parcel.copies) {
+      for (int layer = 0; layer < pools_.layers(); ++layer) {
+        const KvPool pool = pools_.layer(layer);
+        const auto from = rows_of(*peers_.layer(source, layer), copy.source, copy.tokens);
+        const auto to = rows_of(pool, copy.destination, copy.tokens);
+        for (std::size_t half = 0; half < to.size(); ++half) {
+          copy_rows({to[half].data, to[half].pitch, from[half].data, from[half].pitch,
+                     to[half].width, to[half].heads},
+                    pool.k.device);
+        }
+      }
+    }
+  }
+
+  void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
+    std::vector<Outgoing> sends;
+    std::vector<Incoming> receives;
+    for (const auto& [peer, parcel] : give) sends.push_back({peer, parcel.bytes});
+    for (auto& [peer, parcel] : take) receives.push_back({peer, parcel.bytes});
+    kv_.exchange(sends, receives, operation);
+  }
+
+  const PoolStorage& pools_;
+  const PeerPools& peers_;
+  Communicator& kv_;
+  Parcels outgoing_;
+  Parcels incoming_;
+};
 
 }  // namespace
 
-void copy_on_write(Backend& backend, const PoolStorage& pools, Communicator& kv,
-                   std::span<const PageCopy> copies) {
+void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
+                   Communicator& kv, std::span<const PageCopy> copies) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
-  const Rank me = kv.rank();
   std::vector<LocalPageCopy> local;
-  std::vector<Parcel> outgoing(static_cast<std::size_t>(kv.size()));
-  std::vector<Parcel> incoming(static_cast<std::size_t>(kv.size()));
+  Transfer transfer(pools, peers, kv);
   bool remote = false;
   for (const PageCopy& copy : copies) {
-    const Rank from = copy.source.rank(), to = copy.destination.rank();
-    if (from == me && to == me) {
+    if (copy.source.rank() != copy.destination.rank()) {
+      transfer.add(copy);
+      remote = true;
+    } else if (copy.source.rank() == kv.rank()) {
       local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
-    } else if (from == me) {
-      outgoing[static_cast<std::size_t>(to.value)].pages.emplace_back(pools, copy.source.index(),
-                                                                      copy.tokens);
-    } else if (to == me) {
-      incoming[static_cast<std::size_t>(from.value)].pages.emplace_back(
-          pools, copy.destination.index(), copy.tokens);
     }
-    remote |= from != to;
   }
   for (int layer = 0; layer < pools.layers() && !local.empty(); ++layer) {
     backend.copy_pages(pools.layer(layer), local);
   }
-  if (remote) exchange(kv, outgoing, incoming);
+  if (remote) transfer.run(backend);
 }
 
 }  // namespace kvmesh

@@ -56,6 +56,19 @@ class OutOfPages : public Error {
   std::vector<std::int64_t> free_pages_per_rank_;
 };
 
+/// A rank's device has no room for the pools that a cache asks for. All ranks throw it alike.
+class OutOfMemory : public Error {
+ public:
+  /// `reason` completes "rank 3 has no memory for pools of 1024 bytes: ...".
+  OutOfMemory(Rank rank, std::int64_t asked_bytes, const std::string& reason);
+  Rank rank() const { return rank_; }
+  std::int64_t asked_bytes() const { return asked_bytes_; }
+
+ private:
+  Rank rank_;
+  std::int64_t asked_bytes_;
+};
+
 /// A peer did not answer within the deadline.
 class Timeout : public Error {
  public:

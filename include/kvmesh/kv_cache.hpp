@@ -18,7 +18,9 @@
 
 namespace kvmesh {
 
-/// The model's sizes are those of the whole model; head_parallel divides the heads.
+/// The model's sizes are those of the whole model; head_parallel divides the heads. How much memory
+/// a rank's pools take is said in one of three ways (0: not this one). Ranks may come to different
+/// numbers of pages; then all take the smallest.
 struct CacheOptions {
   int layers = 1;
   int q_heads = 0;
@@ -27,6 +29,9 @@ struct CacheOptions {
   int v_dim = 0;  ///< 0: as k_dim
   int page_size = 16;
   std::int64_t pages_per_rank = 0;
+  std::int64_t bytes = 0;  ///< of this rank's pools, all layers
+  /// Of the memory that this rank's device has free, in (0, 1]; ranks that share a device share it.
+  double memory_fraction = 0;
   Dtype dtype = Dtype::kBFloat16;
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
@@ -40,6 +45,16 @@ struct BatchEntry {
   std::int64_t query_tokens = -1;  ///< -1: as many as are appended
 };
 
+/// Room that a plan keeps, so that later batches can be planned in place.
+struct StepLimits {
+  std::int64_t sequences = 0;
+  /// Of one sequence, as queries and as new tokens.
+  std::int64_t query_tokens = 1;
+  /// Pages on a rank that a step reads, of all its sequences together. A step may read more (forks
+  /// share pages), but then captured graphs become invalid; 0: pages_per_rank.
+  std::int64_t pages = 0;
+};
+
 struct PlanOptions {
   /// Default: causal, queries aligned to the end. `MaskMod{}`: every key is visible.
   MaskMod mask = mods::causal();
@@ -51,6 +66,9 @@ struct PlanOptions {
   std::vector<std::int64_t> q_positions{};
   /// Over the batch's query indices and all the model's heads. Its kv block is the page size.
   const BlockMask* block_mask = nullptr;
+  /// For decoding in a captured graph: see StepPlan. On a GPU, query_tokens times the query heads of
+  /// a kv head may be 64 at most.
+  std::optional<StepLimits> limits{};
 };
 
 /// One layer's tensors on this rank, in memory of the mesh's device. n: query tokens, m: appended
@@ -64,19 +82,29 @@ struct LayerInput {
 
 class KvCache;
 
-/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change.
+/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change, when it can be
+/// made good for another batch by `KvCache::replan`.
+///
+/// With `PlanOptions::limits` nothing that `run` is given or launches depends on the batch: a step
+/// of many layers, captured in one CUDA graph, computes whatever was planned last. Tensors then have
+/// sequences * query_tokens tokens, of which the batch's come first, one sequence after another; the
+/// rest is not read, and what is left there is unspecified. A plan that is captured has run each
+/// layer's operations once before.
 class StepPlan {
  public:
   ~StepPlan();
   StepPlan(StepPlan&&) noexcept;
   StepPlan& operator=(StepPlan&&) noexcept;
 
+  /// Of the tensors: the batch's, or what the limits have room for.
   std::int64_t query_tokens() const;
   std::int64_t append_tokens() const;
 
   /// append, attend_partial, combine. Collective over the mesh's kv axis.
   /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
-  /// On a GPU it starts after what is on `stream`; wait for the stream before reading the output.
+  /// On a GPU it starts after what is on `stream`, allocates nothing and does not wait for the host
+  /// (but where ranks share a GPU the combine goes by way of the host). Wait for the stream before
+  /// reading the output.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts on their own, for an engine with its own collective or kernel.
@@ -90,7 +118,12 @@ class StepPlan {
   Share heads_of_output() const;
   /// Which kv ranks hold keys of which query token.
   const Participation& participation() const;
+  /// Waits for the device.
   TileCounts tiles() const;
+  /// Device memory that the plan holds beside the pools.
+  std::int64_t workspace_bytes() const;
+  /// Changes when graphs that captured this plan's runs have become invalid: something had to grow.
+  std::uint64_t generation() const;
 
  private:
   friend class KvCache;
@@ -104,12 +137,15 @@ class StepPlan {
 /// "collective". Strong guarantee, as in PageAllocator. One thread a rank.
 class KvCache {
  public:
-  /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong.
+  /// Collective: the ranks agree on the size, and those of one machine map one another's pools.
+  /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
+  /// OutOfMemory, on every rank, if the device of one has no room.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
 
+  /// As given, but that pages_per_rank is what the memory came to, and alone says it.
   const CacheOptions& options() const;
   Mesh& mesh();
   /// Lengths, page tables, free pages, digest.
@@ -124,6 +160,7 @@ class KvCache {
 
   /// Lengthens the batch's sequences and works out the step; does the copies that copy on write
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
+  /// Waits until the plan is on the device.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
@@ -133,13 +170,30 @@ class KvCache {
   [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
                                                  const PlanOptions& options = {});
 
+  /// The same for another batch, in place: with `step`'s options, in its memory. On a GPU the work
+  /// is done on `stream`, after what is there, and nothing waits for it, but for the copies of copy
+  /// on write. `q_positions` as in PlanOptions. What does not fit the step's limits is an
+  /// InvalidArgument.
+  void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
+              std::span<const std::int64_t> q_positions = {});
+  [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,
+                                Stream stream = {},
+                                std::span<const std::int64_t> q_positions = {});
+
   /// Collective: throws DigestMismatch, naming the first operation in which the ranks' allocators
   /// parted, if they are not equal. Debug builds call it in every plan.
   void check_replicas();
 
+  /// What this rank's pools take of its device.
   std::int64_t pool_bytes() const;
   /// This rank's pages of one layer, for kernels of the engine's own.
   KvPool pool(int layer);
+  /// Another kv rank's pages of one layer, for kernels of this rank's device to read (or this
+  /// rank's own). Empty where they cannot be mapped: on another machine, or on a GPU without access
+  /// to this one's. Its owner writes to it: make sure, by a message or a collective, that it is
+  /// done with the pages that are read. If its process dies the pages stay. Only an owner that
+  /// frees its cache (destroys or moves into it) takes them away: no peer may be reading then.
+  std::optional<ConstKvPool> peer_pool(Rank kv_rank, int layer) const;
 
  private:
   friend class StepPlan;

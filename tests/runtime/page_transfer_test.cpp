@@ -63,7 +63,7 @@ void check_copies(const std::vector<PageCopy>& copies, bool remote) {
     PoolStorage pools(kShape, kLayers, mesh.device());
     for_each_number(pools, me, [](const Where& at, float& number) { number = stamp(at); });
     const std::uint64_t sent = comm.sent_bytes();
-    copy_on_write(*backend, pools, comm, copies);
+    copy_on_write(*backend, pools, PeerPools(comm.size()), comm, copies);
     if (!remote) {
       EXPECT_EQ(comm.sent_bytes(), sent);
     }
