@@ -105,6 +105,10 @@ void add_generate_options(CLI::App& command, GenerateFlags& flags) {
   command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
   command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
       ->capture_default_str();
+  command
+      .add_option("--memory-fraction", generator.memory_fraction,
+                  "instead of --pages-per-rank: so much of what the device has free")
+      ->capture_default_str();
   command.add_option("--placement", flags.placement, "balanced, striped or packed")
       ->capture_default_str();
   command
@@ -219,6 +223,8 @@ int run(int argc, char** argv) {
   } catch (const InvalidArgument& error) {  // flags are the same on every rank
     return fail_together(error.what());
   } catch (const Unsupported& error) {
+    return fail_together(error.what());
+  } catch (const OutOfMemory& error) {  // the ranks agreed on it
     return fail_together(error.what());
   }
   // Anything else leaves through the session, which then does not wait for the others: the launcher
