@@ -1,20 +1,52 @@
 # CUDA: found, not required. KVMESH_CUDA says whether the CUDA backend is built; on machines without
-# a GPU too, where it compiles kernels but runs none. Also: kvmesh_embed.
+# a GPU too, where it compiles kernels but runs none. Also: kvmesh_cuda_object, kvmesh_embed.
 include_guard()
 
 # 12.9: the first whose compiler can be told to keep no cache of its own.
 find_package(CUDAToolkit 12.9 QUIET)
-if(CUDAToolkit_FOUND AND TARGET CUDA::nvrtc AND TARGET CUDA::cudart_static)
+if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::nvrtc
+   AND TARGET CUDA::cudart_static)
   set(cuda_is_here ON)
 else()
   set(cuda_is_here OFF)
 endif()
 option(KVMESH_CUDA "Build the CUDA backend (toolkit 12.9 or later)" ${cuda_is_here})
 if(KVMESH_CUDA AND NOT cuda_is_here)
-  message(FATAL_ERROR "KVMESH_CUDA is ON, but there is no CUDA toolkit 12.9 or later with NVRTC. "
-                      "Set CUDAToolkit_ROOT to where it is, or KVMESH_CUDA to OFF.")
+  message(FATAL_ERROR "KVMESH_CUDA is ON, but there is no CUDA toolkit 12.9 or later with "
+                      "NVRTC and nvcc. Set CUDAToolkit_ROOT to where it is, or KVMESH_CUDA to "
+                      "OFF.")
 endif()
 message(STATUS "CUDA backend: ${KVMESH_CUDA} (toolkit: ${CUDAToolkit_VERSION})")
+
+# Machine code for these, and for what comes after them code that the driver compiles.
+set(KVMESH_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "Architectures that .cu files are compiled for")
+
+# kvmesh_cuda_object(TARGET FILE.cu)
+# Compiles a .cu file into TARGET by nvcc itself. CMake's own CUDA language would link every program
+# that uses the library with nvcc, and CMake 3.25 knows no C++20 for it.
+function(kvmesh_cuda_object target file)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${file}.o)
+  set(codes "")
+  foreach(architecture ${KVMESH_CUDA_ARCHITECTURES})
+    list(APPEND codes -gencode arch=compute_${architecture},code=sm_${architecture})
+    set(newest ${architecture})
+  endforeach()
+  list(APPEND codes -gencode arch=compute_${newest},code=compute_${newest})
+  cmake_path(GET output PARENT_PATH folder)
+  file(MAKE_DIRECTORY ${folder})
+  add_custom_command(
+    OUTPUT ${output}
+    COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 -lineinfo
+            --expt-relaxed-constexpr ${codes} -Xcompiler -fPIC,-Wall,-Wextra
+            -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include -MD -MF ${output}.d -MT ${output}
+            -c ${CMAKE_CURRENT_SOURCE_DIR}/${file} -o ${output}
+    DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file}
+    DEPFILE ${output}.d
+    COMMENT "Compiling ${file} with nvcc"
+    VERBATIM)
+  set_source_files_properties(${output} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+  target_sources(${target} PRIVATE ${output})
+endfunction()
 
 set(KVMESH_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/KvmeshEmbedFiles.cmake)
 

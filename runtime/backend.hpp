@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "kvmesh/kv_cache.hpp"
@@ -9,15 +10,33 @@
 
 namespace kvmesh {
 
-/// The kernels of one step, made once and run once a layer.
+/// What a step's kernels are made for.
+struct StepOptions {
+  AttentionShape shape;
+  Dtype pool_dtype = Dtype::kFloat32;
+  AttentionOptions attention{};           ///< without a block mask
+  const BlockMask* block_mask = nullptr;  ///< for the constructor alone
+  CombineOptions combine{};               ///< without participation
+  std::optional<StepLimits> limits{};     ///< with its `pages` worked out
+};
+
+/// The kernels of a step: planned once a step, run once a layer. With limits, tensors have the
+/// limits' tokens.
 class StepKernels {
  public:
   virtual ~StepKernels() = default;
+  /// The batch outlives the plan.
+  virtual void plan(const StepBatch& batch, Stream stream) = 0;
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) = 0;
   virtual void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
+  /// Collective over the kv axis.
+  virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
   virtual TileCounts tiles() const = 0;
+  /// Device memory beside the pools; and what changes when captured graphs become invalid.
+  virtual std::int64_t workspace_bytes() const = 0;
+  virtual std::uint64_t generation() const = 0;
 };
 
 /// One rank's device. What takes a stream is ordered after what the stream holds; the CPU is done
@@ -26,16 +45,15 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::unique_ptr<StepKernels> plan(const AttentionShape& shape, Dtype pool_dtype,
-                                            const StepBatch& batch,
-                                            const AttentionOptions& options) = 0;
+  /// For `first` and the batches that are planned later; plans none.
+  virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                                 const StepBatch& first) = 0;
+  /// The sequence is no more.
+  virtual void forget(SequenceId sequence) = 0;
   /// Waits for all that the device was given, on any stream.
   virtual void settle() = 0;
   /// Done when it returns.
   virtual void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) = 0;
-  /// Collective over the communicator that the backend was made with.
-  virtual void combine(const Partial& mine, const CombineOptions& options,
-                       const CombineOutput& output, Stream stream) = 0;
 };
 
 /// The backend of the mesh's device.

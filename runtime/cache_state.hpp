@@ -2,10 +2,11 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
-#include "kvmesh/device_memory.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/backend.hpp"
+#include "runtime/local_pages.hpp"
 #include "runtime/peer_pools.hpp"
 
 namespace kvmesh {
@@ -21,8 +22,14 @@ class KvCache::State {
   PoolStorage pools;
   PeerPools peers;
   std::unique_ptr<Backend> backend;
-  DeviceMemory partial_o;    // [tokens, q_heads, v_dim] of the step in hand
-  DeviceMemory partial_lse;  // [tokens, q_heads]
+  LocalPages local_pages;
+  std::vector<AppendRequest> requests;  // of the last batch
+
+  /// Lengthens the batch's sequences and does the copies that this takes. False, with nothing
+  /// changed, if the pools are too full.
+  bool try_append(std::span<const BatchEntry> batch);
+  /// After a try_append that was refused.
+  [[noreturn]] void throw_out_of_pages();
 };
 
 /// Does the copies that copy on write asks for, in every layer: here with copy_pages; where a page

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "core/check.hpp"
 #include "core/cuda_check.hpp"
 #include "kernels/cuda/attend_cuda.hpp"
 #include "kernels/cuda/pool_writer.hpp"
@@ -15,64 +16,135 @@ namespace {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
+/// What all steps on the device share.
+struct Shared {
+  explicit Shared(Mesh& mesh)
+      : gpus(mesh.gpus()), kernels(mesh.device().index), writer(kernels), staged(mesh.kv()) {}
+
+  NcclGroup* gpus;  // where NCCL can serve
+  cuda::KernelStore kernels;
+  cuda::PoolWriter writer;
+  cuda::PageLists pages;
+  StagedCombine staged;
+};
+
+/// Rows of the largest sequence that is decode or speculation.
+std::int64_t short_rows(const AttentionShape& shape, const StepBatch& batch) {
+  std::int64_t most = 1;
+  for (const SequenceStep& sequence : batch.sequences) {
+    const std::int64_t rows = sequence.queries * (shape.q_heads / shape.kv_heads);
+    if (rows <= cuda::kShortRows) most = std::max(most, rows);
+  }
+  return most;
+}
+
+cuda::CudaAttend::Options attend_options(const StepOptions& options, const StepBatch& first) {
+  cuda::CudaAttend::Options attend{.attention = options.attention,
+                                   .kinds = {.q = options.pool_dtype, .pool = options.pool_dtype},
+                                   .short_rows = short_rows(options.shape, first)};
+  if (options.block_mask) attend.block_mask.emplace(*options.block_mask);
+  if (options.limits) {
+    attend.limits = {.sequences = options.limits->sequences,
+                     .queries = options.limits->query_tokens,
+                     .pages = options.limits->pages};
+  }
+  return attend;
+}
+
 class CudaStep : public StepKernels {
  public:
-  CudaStep(cuda::KernelStore& kernels, cuda::PoolWriter& writer, const AttentionShape& shape,
-           Dtype pool_dtype, const StepBatch& batch, const AttentionOptions& options)
-      : writer_(writer),
-        slots_(cuda::upload(std::span<const TokenSlot>(batch.slots))),
-        attention_(kernels, shape, batch.attention, options,
-                   {.q = pool_dtype, .pool = pool_dtype}) {}
+  CudaStep(Shared& shared, const StepOptions& options, const StepBatch& first)
+      : shared_(shared),
+        options_(options),
+        attention_(shared.kernels, options.shape, attend_options(options, first)) {
+    if (shared.gpus) combiner_.emplace(*shared.gpus);
+  }
+
+  void plan(const StepBatch& batch, Stream stream) override {
+    sequences_.clear();
+    for (const SequenceStep& sequence : batch.sequences) {
+      LocalSequence& pages = *sequence.pages;
+      const std::size_t list = sequence.sequence.slot();
+      shared_.pages.change(list, static_cast<std::int64_t>(pages.fresh),
+                           std::span(pages.pages).subspan(pages.fresh));
+      pages.fresh = pages.pages.size();
+      sequences_.push_back({.list = list,
+                            .queries = sequence.queries,
+                            .kv_len = sequence.length,
+                            .appended = sequence.appended});
+    }
+    attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
+    plan_combine(batch, stream);
+  }
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
-    writer_.append(pool, k, v, slots_.as<TokenSlot>(), native(stream));
+    const cuda::DevicePlan& plan = attention_.current();
+    require(k.dims == 3 && k.size(0) == plan.slot_count(), "append: k must have {} tokens, is {}",
+            plan.slot_count(), describe(k));
+    static_assert(sizeof(TokenSlot) == sizeof(cuda::DeviceSlot));
+    shared_.writer.append(pool, k, v, reinterpret_cast<const TokenSlot*>(plan.slots()),
+                          native(stream));
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {
     attention_.launch(q, {pool.k, pool.v}, out, native(stream));
   }
-  TileCounts tiles() const override { return attention_.tiles(); }
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
+    if (combiner_) return combiner_->run(mine, output, stream);
+    shared_.staged(mine, options_.combine, output, stream);
+  }
+
+  TileCounts tiles() const override { return attention_.current().tiles(); }
+  std::int64_t workspace_bytes() const override {
+    const std::size_t combine = combiner_ ? combiner_->workspace_bytes() : 0;
+    return attention_.workspace_bytes() + attention_.plan_bytes() +
+           static_cast<std::int64_t>(combine);
+  }
+  std::uint64_t generation() const override {
+    return attention_.generation() + (combiner_ ? combiner_->generation() : 0);
+  }
 
  private:
-  cuda::PoolWriter& writer_;
-  cuda::DeviceBuffer slots_;
+  /// With limits every rank takes part in every row: a graph's messages have one size.
+  void plan_combine(const StepBatch& batch, Stream stream) {
+    if (!options_.limits) options_.combine.participation = &batch.participation;
+    if (!combiner_) return;
+    const bool is_planned = options_.limits && combiner_->generation() > 0;
+    if (is_planned) return;
+    combiner_->plan(attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim,
+                    options_.combine, stream);
+  }
+
+  Shared& shared_;
+  StepOptions options_;
+  std::vector<cuda::StepSequence> sequences_;
   cuda::CudaAttend attention_;
+  std::optional<DeviceCombiner> combiner_;
 };
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(Mesh& mesh)
-      : kernels_(mesh.device().index), writer_(kernels_), staged_(mesh.kv()) {
-    if (NcclGroup* gpus = mesh.gpus()) combiner_.emplace(*gpus);
+  explicit CudaBackend(Mesh& mesh) : shared_(mesh) {}
+
+  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                         const StepBatch& first) override {
+    return std::make_unique<CudaStep>(shared_, options, first);
   }
 
-  std::unique_ptr<StepKernels> plan(const AttentionShape& shape, Dtype pool_dtype,
-                                    const StepBatch& batch,
-                                    const AttentionOptions& options) override {
-    return std::make_unique<CudaStep>(kernels_, writer_, shape, pool_dtype, batch, options);
-  }
+  void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
 
   void settle() override { check(cudaDeviceSynchronize(), "waiting for the device"); }
 
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);
-    writer_.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()), nullptr);
+    shared_.writer.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
+                              nullptr);
     check(cudaStreamSynchronize(nullptr), "copying pages");
   }
 
-  void combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
-               Stream stream) override {
-    if (!combiner_) return staged_(mine, options, output, stream);
-    combiner_->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), options, stream);
-    combiner_->run(mine, output, stream);
-  }
-
  private:
-  cuda::KernelStore kernels_;
-  cuda::PoolWriter writer_;
-  StagedCombine staged_;
-  std::optional<DeviceCombiner> combiner_;  // where NCCL can serve
+  Shared shared_;
 };
 
 }  // namespace

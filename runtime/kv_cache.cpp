@@ -78,7 +78,8 @@ KvCache::State::State(Mesh& owner, const CacheOptions& wanted)
       allocator(allocator_options(owner, options)),
       pools(agreed_pools(owner, shape, options.layers)),
       peers(pools, owner.kv()),
-      backend(make_backend(owner)) {}
+      backend(make_backend(owner)),
+      local_pages(owner.kv_rank(), owner.kv_parallel()) {}
 
 KvCache::KvCache(Mesh& mesh, const CacheOptions& options)
     : state_(std::make_unique<State>(mesh, options)) {}
@@ -100,8 +101,13 @@ bool KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
 SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
   state_->allocator.truncate(sequence, length);
+  state_->local_pages.truncate(sequence, std::ssize(state_->allocator.pages(sequence)));
 }
-void KvCache::erase(SequenceId sequence) { state_->allocator.erase(sequence); }
+void KvCache::erase(SequenceId sequence) {
+  state_->allocator.erase(sequence);
+  state_->local_pages.erase(sequence);
+  state_->backend->forget(sequence);
+}
 
 void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh->world()); }
 

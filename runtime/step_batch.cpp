@@ -41,26 +41,27 @@ void check_block_mask(const CacheOptions& cache, std::size_t batch, std::int64_t
           shape.q_len, max_queries);
 }
 
-// Local pages of one sequence, and which ranks hold any page that has keys.
-void add_pages(std::span<const PageId> pages, std::int64_t kv_len, int page_size, Rank me,
-               AttentionBatch& batch, std::vector<bool>& holders) {
-  const std::int64_t used = (kv_len + page_size - 1) / page_size;
-  for (std::int64_t logical = 0; logical < used; ++logical) {
-    const PageId page = pages[static_cast<std::size_t>(logical)];
-    holders[static_cast<std::size_t>(page.rank().value)] = true;
-    if (page.rank() == me) {
-      batch.pages.push_back({page.index(), static_cast<std::int32_t>(logical)});
-    }
+void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
+  require(limits.sequences > 0 && limits.query_tokens > 0 && limits.pages >= 0,
+          "plan: limits of {} sequences, {} query tokens, {} pages", limits.sequences,
+          limits.query_tokens, limits.pages);
+  require(std::ssize(batch) <= limits.sequences, "plan: {} sequences, the limit is {}",
+          batch.size(), limits.sequences);
+  for (const BatchEntry& entry : batch) {
+    const std::int64_t tokens = std::max(query_tokens(entry), entry.append_tokens);
+    require(tokens <= limits.query_tokens, "plan: sequence {} has {} tokens, the limit is {}",
+            entry.sequence.value, tokens, limits.query_tokens);
   }
 }
 
-void add_slots(std::span<const PageId> pages, std::int64_t begin, std::int64_t end, int page_size,
-               Rank me, std::vector<TokenSlot>& slots) {
-  for (std::int64_t position = begin; position < end; ++position) {
-    const PageId page = pages[static_cast<std::size_t>(position / page_size)];
-    slots.push_back(page.rank() == me
-                        ? TokenSlot{page.index(), static_cast<std::int32_t>(position % page_size)}
-                        : TokenSlot{});
+// The ranks that hold keys of a sequence take part in its tokens [begin, end).
+void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
+                      Participation& participation) {
+  for (std::size_t rank = 0; rank < pages.held.size(); ++rank) {
+    if (pages.held[rank] == 0) continue;
+    for (std::int64_t token = begin; token < end; ++token) {
+      participation.add(token, {static_cast<std::int32_t>(rank)});
+    }
   }
 }
 
@@ -83,48 +84,74 @@ void check_step(const PageAllocator& allocator, const CacheOptions& cache,
   if (options.block_mask) {
     check_block_mask(cache, batch.size(), max_queries, *options.block_mask);
   }
+  if (options.limits) check_limits(*options.limits, batch);
 }
 
-StepBatch make_step_batch(const PageAllocator& allocator, Rank me,
-                          std::span<const BatchEntry> batch, const PlanOptions& options) {
-  const int ranks = allocator.options().ranks, page_size = allocator.options().page_size;
-  StepBatch step;
-  AttentionBatch& attention = step.attention;
-  attention.q_indptr = {0};
-  attention.page_indptr = {0};
-  attention.q_positions = options.q_positions;
-  std::vector<std::vector<bool>> holders;
+void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
+                     std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+                     StepBatch& step) {
+  const int page_size = allocator.options().page_size;
+  step.sequences.clear();
+  step.q_positions.assign(q_positions.begin(), q_positions.end());
+  step.query_tokens = step.append_tokens = 0;
   for (const BatchEntry& entry : batch) {
     const std::int64_t length = allocator.length(entry.sequence);
-    const std::span<const PageId> pages = allocator.pages(entry.sequence);
-    holders.emplace_back(static_cast<std::size_t>(ranks));
-    add_pages(pages, length, page_size, me, attention, holders.back());
-    add_slots(pages, length - entry.append_tokens, length, page_size, me, step.slots);
-    attention.kv_lens.push_back(length);
-    attention.q_indptr.push_back(attention.q_indptr.back() + query_tokens(entry));
-    attention.page_indptr.push_back(std::ssize(attention.pages));
+    const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
+    step.sequences.push_back(
+        {.sequence = entry.sequence,
+         .pages = &pages.update(entry.sequence, allocator.pages(entry.sequence).first(used)),
+         .queries = query_tokens(entry),
+         .length = length,
+         .appended = entry.append_tokens});
+    step.query_tokens += step.sequences.back().queries;
+    step.append_tokens += entry.append_tokens;
   }
-  step.participation = Participation(attention.q_indptr.back(), ranks);
-  for (std::size_t s = 0; s < batch.size(); ++s) {
-    for (int rank = 0; rank < ranks; ++rank) {
-      if (!holders[s][static_cast<std::size_t>(rank)]) continue;
-      for (std::int64_t t = attention.q_indptr[s]; t < attention.q_indptr[s + 1]; ++t) {
-        step.participation.add(t, {rank});
-      }
+  step.participation = Participation(step.query_tokens, allocator.options().ranks);
+  std::int64_t token = 0;
+  for (const SequenceStep& sequence : step.sequences) {
+    add_participants(*sequence.pages, token, token + sequence.queries, step.participation);
+    token += sequence.queries;
+  }
+}
+
+AttentionBatch attention_batch(const StepBatch& step) {
+  AttentionBatch batch{.q_indptr = {0},
+                       .kv_lens = {},
+                       .q_positions = step.q_positions,
+                       .page_indptr = {0},
+                       .pages = {}};
+  for (const SequenceStep& sequence : step.sequences) {
+    const std::vector<LocalPage>& pages = sequence.pages->pages;
+    batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
+    batch.kv_lens.push_back(sequence.length);
+    batch.q_indptr.push_back(batch.q_indptr.back() + sequence.queries);
+    batch.page_indptr.push_back(std::ssize(batch.pages));
+  }
+  return batch;
+}
+
+std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
+  std::vector<TokenSlot> slots;
+  slots.reserve(static_cast<std::size_t>(step.append_tokens));
+  for (const SequenceStep& sequence : step.sequences) {
+    const std::vector<LocalPage>& pages = sequence.pages->pages;
+    const std::int64_t first = sequence.length - sequence.appended;
+    auto page = std::ranges::lower_bound(pages, first / page_size, {}, &LocalPage::logical);
+    for (std::int64_t position = first; position < sequence.length; ++position) {
+      while (page != pages.end() && page->logical < position / page_size) ++page;
+      const bool is_mine = page != pages.end() && page->logical == position / page_size;
+      slots.push_back(is_mine
+                          ? TokenSlot{page->page, static_cast<std::int32_t>(position % page_size)}
+                          : TokenSlot{});
     }
   }
-  return step;
+  return slots;
 }
 
-LocalBlockMask local_block_mask(const PageAllocator& allocator, Rank me,
-                                std::span<const BatchEntry> batch, const BlockMask& mask) {
+LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
+                                Rank me) {
   std::vector<std::span<const PageId>> tables;
-  const int page_size = allocator.options().page_size;
-  for (const BatchEntry& entry : batch) {
-    const std::int64_t length = allocator.length(entry.sequence);
-    const std::int64_t used = (length + page_size - 1) / page_size;
-    tables.push_back(allocator.pages(entry.sequence).first(static_cast<std::size_t>(used)));
-  }
+  for (const SequenceStep& sequence : step.sequences) tables.push_back(sequence.pages->table);
   return convert_to_local(mask, tables, page_size, me);
 }
 

@@ -5,13 +5,25 @@
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "runtime/local_pages.hpp"
 
 namespace kvmesh {
 
-/// A step, seen from one rank.
+/// One sequence of a step.
+struct SequenceStep {
+  SequenceId sequence;
+  LocalSequence* pages = nullptr;  ///< with those of the step's new tokens
+  std::int64_t queries = 0;
+  std::int64_t length = 0;  ///< with the appended tokens
+  std::int64_t appended = 0;
+};
+
+/// A step, seen from one rank. Valid until the allocator's next change.
 struct StepBatch {
-  AttentionBatch attention;
-  std::vector<TokenSlot> slots;  ///< [appended tokens]; those of other ranks are negative
+  std::vector<SequenceStep> sequences;
+  std::vector<std::int64_t> q_positions;  ///< [query_tokens]; empty: the newest of each sequence
+  std::int64_t query_tokens = 0;
+  std::int64_t append_tokens = 0;
   Participation participation{0, 1};
 };
 
@@ -20,12 +32,18 @@ struct StepBatch {
 void check_step(const PageAllocator& allocator, const CacheOptions& cache,
                 std::span<const BatchEntry> batch, const PlanOptions& options);
 
-/// For a batch whose tokens the allocator has appended already.
-StepBatch make_step_batch(const PageAllocator& allocator, Rank me,
-                          std::span<const BatchEntry> batch, const PlanOptions& options);
+/// For a batch whose tokens the allocator has appended already. `step` is used again for its
+/// memory.
+void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
+                     std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+                     StepBatch& step);
 
-/// The pages of the batch that this rank visits under an explicit block mask.
-LocalBlockMask local_block_mask(const PageAllocator& allocator, Rank me,
-                                std::span<const BatchEntry> batch, const BlockMask& mask);
+/// The batch as the CPU's kernels take it.
+AttentionBatch attention_batch(const StepBatch& step);
+/// Where the appended tokens go; those of other ranks are negative.
+std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size);
+/// The pages of the batch that rank `me` visits under an explicit block mask.
+LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
+                                Rank me);
 
 }  // namespace kvmesh

@@ -1,5 +1,8 @@
 // plan: once per step. run: once per layer.
+#include <vector>
+
 #include "core/check.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/step_batch.hpp"
 
@@ -16,23 +19,40 @@ constexpr bool kCheckEveryStep = true;
 
 class StepPlan::State {
  public:
+  /// For a batch whose tokens the allocator has appended already. Waits until it is planned.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
-      : cache_(&owner),
-        step_(make_step_batch(owner.allocator, owner.mesh->kv_rank(), batch, options)),
-        combine_{.scatter = options.scatter, .strategy = options.strategy},
-        kernels_(make_kernels(batch, options)) {}
+      : cache_(&owner), scatter_(options.scatter), limits_(options.limits) {
+    if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
+    make_step_batch(owner.allocator, owner.local_pages, batch, options.q_positions, step_);
+    kernels_ = owner.backend->make_step(step_options(options), step_);
+    make_partial();
+    kernels_->plan(step_, {});
+    owner.backend->settle();
+  }
 
-  std::int64_t query_tokens() const { return step_.attention.q_indptr.back(); }
-  std::int64_t append_tokens() const { return std::ssize(step_.slots); }
+  void replan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+              Stream stream) {
+    make_step_batch(cache_->allocator, cache_->local_pages, batch, q_positions, step_);
+    make_partial();
+    kernels_->plan(step_, stream);
+  }
+
+  const std::optional<StepLimits>& limits() const { return limits_; }
+  std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
+  std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
   const Participation& participation() const { return step_.participation; }
   TileCounts tiles() const { return kernels_->tiles(); }
+  std::int64_t workspace_bytes() const {
+    return kernels_->workspace_bytes() +
+           static_cast<std::int64_t>(partial_o_.size_bytes() + partial_lse_.size_bytes());
+  }
+  std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
     check_run(input.q, output);
     append(layer, input.k, input.v, stream);
-    const Partial mine = partial();
-    attend_partial(layer, input.q, mine, stream);
-    combine(mine, output, stream);
+    attend_partial(layer, input.q, partial_, stream);
+    combine(partial_, output, stream);
   }
 
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
@@ -44,37 +64,35 @@ class StepPlan::State {
   }
 
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
-    combine_.participation = &step_.participation;
-    cache_->backend->combine(mine, combine_, output, stream);
+    kernels_->combine(mine, output, stream);
   }
 
   Share tokens_of_output() const {
-    return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
+    return scatter_ == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
   }
   Share heads_of_output() const {
     const std::int64_t heads = cache_->shape.attention.q_heads;
-    return combine_.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
+    return scatter_ == Scatter::kHeads ? share(heads) : Share{0, heads};
   }
 
  private:
-  std::unique_ptr<StepKernels> make_kernels(std::span<const BatchEntry> batch,
-                                            const PlanOptions& options) {
-    AttentionOptions attention{
-        .scale = options.scale,
-        .mask = options.mask,
-        .score = options.score,
-        .first_head = cache_->mesh->head_rank() * cache_->shape.attention.q_heads};
-    if (!options.block_mask) return make_kernels(attention);
-    // Partial blocks are masked with the mod that the block mask was made from.
-    attention.mask = options.block_mask->mask_mod();
-    const LocalBlockMask blocks =
-        local_block_mask(cache_->allocator, cache_->mesh->kv_rank(), batch, *options.block_mask);
-    attention.block_mask = &blocks;
-    return make_kernels(attention);
+  StepOptions step_options(const PlanOptions& options) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    return {
+        .shape = shape,
+        .pool_dtype = cache_->shape.dtype,
+        // Partial blocks are masked with the mod that the block mask was made from.
+        .attention = {.scale = options.scale,
+                      .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
+                      .score = options.score,
+                      .first_head = cache_->mesh->head_rank() * shape.q_heads},
+        .block_mask = options.block_mask,
+        .combine = {.scatter = options.scatter, .strategy = options.strategy},
+        .limits = limits_};
   }
 
-  std::unique_ptr<StepKernels> make_kernels(const AttentionOptions& options) {
-    return cache_->backend->plan(cache_->shape.attention, cache_->shape.dtype, step_, options);
+  std::int64_t room_for(std::int64_t tokens) const {
+    return limits_ ? limits_->sequences * limits_->query_tokens : tokens;
   }
 
   // What append does not look at, found before it writes.
@@ -103,17 +121,22 @@ class StepPlan::State {
     return cache_->pools.layer(layer);
   }
 
-  Partial partial() const {
+  /// With limits rows that no batch has had yet are merged, too: they are zero.
+  void make_partial() {
     const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
     const std::int64_t dim = cache_->shape.attention.v_dim;
     const Device device = cache_->mesh->device();
     const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
       const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-      if (memory.size_bytes() < bytes) memory = DeviceMemory(device, bytes);
+      if (memory.size_bytes() < bytes) {
+        memory = DeviceMemory(device, bytes);
+        if (limits_) copy_bytes(memory.data(), std::vector<std::byte>(bytes).data(), bytes);
+        ++partial_growths_;
+      }
       return memory.data();
     };
-    return {{floats(cache_->partial_o, n * heads * dim), Dtype::kFloat32, {n, heads, dim}, device},
-            {floats(cache_->partial_lse, n * heads), Dtype::kFloat32, {n, heads}, device}};
+    partial_ = {{floats(partial_o_, n * heads * dim), Dtype::kFloat32, {n, heads, dim}, device},
+                {floats(partial_lse_, n * heads), Dtype::kFloat32, {n, heads}, device}};
   }
 
   Share share(std::int64_t count) const {
@@ -121,9 +144,14 @@ class StepPlan::State {
   }
 
   KvCache::State* cache_;
+  Scatter scatter_;
+  std::optional<StepLimits> limits_;
   StepBatch step_;
-  CombineOptions combine_;
   std::unique_ptr<StepKernels> kernels_;
+  DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
+  DeviceMemory partial_lse_;  // [tokens, q_heads]
+  Partial partial_;
+  std::uint64_t partial_growths_ = 0;
 };
 
 StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -152,26 +180,52 @@ Share StepPlan::heads_of_output() const { return state_->heads_of_output(); }
 const Participation& StepPlan::participation() const { return state_->participation(); }
 TileCounts StepPlan::tiles() const { return state_->tiles(); }
 
+std::int64_t StepPlan::workspace_bytes() const { return state_->workspace_bytes(); }
+std::uint64_t StepPlan::generation() const { return state_->generation(); }
+
+bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
+  requests.clear();
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  const std::optional<std::vector<PageCopy>> copies = allocator.try_append(requests);
+  if (!copies) return false;
+  if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh->world());
+  copy_on_write(*backend, pools, peers, mesh->kv(), *copies);
+  return true;
+}
+
+void KvCache::State::throw_out_of_pages() {
+  // Asked again in the form that throws: it says how many pages are missing.
+  allocator.append(requests);
+  throw Error("plan: the allocator refused a batch and then took it");
+}
+
 std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
                                           const PlanOptions& options) {
   check_step(state_->allocator, state_->options, batch, options);
-  std::vector<AppendRequest> requests;
-  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
-  const std::optional<std::vector<PageCopy>> copies = state_->allocator.try_append(requests);
-  if (!copies) return std::nullopt;
-  if (kCheckEveryStep) check_replicas();
-  copy_on_write(*state_->backend, state_->pools, state_->peers, state_->mesh->kv(), *copies);
+  if (!state_->try_append(batch)) return std::nullopt;
   return StepPlan(std::make_unique<StepPlan::State>(*state_, batch, options));
 }
 
 StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
   std::optional<StepPlan> step = try_plan(batch, options);
-  if (step) return std::move(*step);
-  // Ask again in the form that throws: it says how many pages are missing.
-  std::vector<AppendRequest> requests;
-  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
-  state_->allocator.append(requests);
-  throw Error("plan: the allocator refused a batch and then took it");
+  if (!step) state_->throw_out_of_pages();
+  return std::move(*step);
+}
+
+bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
+                         std::span<const std::int64_t> q_positions) {
+  PlanOptions options;
+  options.q_positions.assign(q_positions.begin(), q_positions.end());
+  options.limits = step.state_->limits();
+  check_step(state_->allocator, state_->options, batch, options);
+  if (!state_->try_append(batch)) return false;
+  step.state_->replan(batch, q_positions, stream);
+  return true;
+}
+
+void KvCache::replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
+                     std::span<const std::int64_t> q_positions) {
+  if (!try_replan(step, batch, stream, q_positions)) state_->throw_out_of_pages();
 }
 
 }  // namespace kvmesh

@@ -45,6 +45,16 @@ struct BatchEntry {
   std::int64_t query_tokens = -1;  ///< -1: as many as are appended
 };
 
+/// Room that a plan keeps, so that later batches can be planned in place.
+struct StepLimits {
+  std::int64_t sequences = 0;
+  /// Of one sequence, as queries and as new tokens.
+  std::int64_t query_tokens = 1;
+  /// Pages on a rank that a step reads, of all its sequences together. A step may read more (forks
+  /// share pages), but then captured graphs become invalid; 0: pages_per_rank.
+  std::int64_t pages = 0;
+};
+
 struct PlanOptions {
   /// Default: causal, queries aligned to the end. `MaskMod{}`: every key is visible.
   MaskMod mask = mods::causal();
@@ -56,6 +66,9 @@ struct PlanOptions {
   std::vector<std::int64_t> q_positions{};
   /// Over the batch's query indices and all the model's heads. Its kv block is the page size.
   const BlockMask* block_mask = nullptr;
+  /// For decoding in a captured graph: see StepPlan. On a GPU, query_tokens times the query heads
+  /// of a kv head may be 64 at most.
+  std::optional<StepLimits> limits{};
 };
 
 /// One layer's tensors on this rank, in memory of the mesh's device. n: query tokens, m: appended
@@ -69,19 +82,29 @@ struct LayerInput {
 
 class KvCache;
 
-/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change.
+/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change, when it can
+/// be made good for another batch by `KvCache::replan`.
+///
+/// With `PlanOptions::limits` nothing that `run` is given or launches depends on the batch: a step
+/// of many layers, captured in one CUDA graph, computes whatever was planned last. Tensors then
+/// have sequences * query_tokens tokens, of which the batch's come first, one sequence after
+/// another; the rest is not read, and what is left there is unspecified. A plan that is captured
+/// has run each layer's operations once before.
 class StepPlan {
  public:
   ~StepPlan();
   StepPlan(StepPlan&&) noexcept;
   StepPlan& operator=(StepPlan&&) noexcept;
 
+  /// Of the tensors: the batch's, or what the limits have room for.
   std::int64_t query_tokens() const;
   std::int64_t append_tokens() const;
 
   /// append, attend_partial, combine. Collective over the mesh's kv axis.
   /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
-  /// On a GPU it starts after what is on `stream`; wait for the stream before reading the output.
+  /// On a GPU it starts after what is on `stream`, allocates nothing and does not wait for the host
+  /// (but where ranks share a GPU the combine goes by way of the host). Wait for the stream before
+  /// reading the output.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts on their own, for an engine with its own collective or kernel.
@@ -95,7 +118,12 @@ class StepPlan {
   Share heads_of_output() const;
   /// Which kv ranks hold keys of which query token.
   const Participation& participation() const;
+  /// Waits for the device.
   TileCounts tiles() const;
+  /// Device memory that the plan holds beside the pools.
+  std::int64_t workspace_bytes() const;
+  /// Changes when graphs that captured this plan's runs have become invalid: something had to grow.
+  std::uint64_t generation() const;
 
  private:
   friend class KvCache;
@@ -132,6 +160,7 @@ class KvCache {
 
   /// Lengthens the batch's sequences and works out the step; does the copies that copy on write
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
+  /// Waits until the plan is on the device.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
@@ -140,6 +169,15 @@ class KvCache {
   /// Empty if the pools are too full for the batch.
   [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
                                                  const PlanOptions& options = {});
+
+  /// The same for another batch, in place: with `step`'s options, in its memory. On a GPU the work
+  /// is done on `stream`, after what is there, and nothing waits for it, but for the copies of copy
+  /// on write. `q_positions` as in PlanOptions. What does not fit the step's limits is an
+  /// InvalidArgument.
+  void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
+              std::span<const std::int64_t> q_positions = {});
+  [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,
+                                Stream stream = {}, std::span<const std::int64_t> q_positions = {});
 
   /// Collective: throws DigestMismatch, naming the first operation in which the ranks' allocators
   /// parted, if they are not equal. Debug builds call it in every plan.

@@ -28,6 +28,8 @@ struct Rank {
 /// A request whose keys and values are cached. Never reused, so a stale id is always noticed.
 struct SequenceId {
   std::uint64_t value = 0;
+  /// A small number that no other living sequence of the same allocator has.
+  constexpr std::uint32_t slot() const { return static_cast<std::uint32_t>(value); }
   friend auto operator<=>(SequenceId, SequenceId) = default;
 };
 

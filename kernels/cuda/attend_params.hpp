@@ -27,7 +27,7 @@ struct alignas(16) DeviceTask {
   std::int32_t first_visit;
   std::int32_t keys;           // those that are written: a sequence may end inside its last page
   std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
-  std::int32_t unused;
+  std::int32_t owner;          // the thread block that has it: of planning
 };
 
 /// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that each key is found by are in

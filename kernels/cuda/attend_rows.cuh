@@ -7,16 +7,13 @@
 
 #include "kernels/cuda/attend_params.hpp"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/tile_class.hpp"
 
 namespace kvmesh::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kHidden = __builtin_bit_cast(float, 0xFF800000u);
-
-// The values of kvmesh::TileClass.
-constexpr int kEmptyTile = 0;
-constexpr int kFullTile = 2;
 
 struct Row {
   int token;

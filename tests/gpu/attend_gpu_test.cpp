@@ -8,6 +8,7 @@
 #include "kvmesh/error.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
+#include "tests/gpu/planned_batch.hpp"
 #include "tests/support/attention_case.hpp"
 #include "tests/support/random.hpp"
 
@@ -130,9 +131,12 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
   const Partial out = c.partial(replayed);
   const DeviceTensor q(c.q()), k(c.pool().k), v(c.pool().v), o(out.o), lse(out.lse);
   const ConstKvPool pool{k.view(), v.view()};
-  cuda::CudaAttend plan(kernels(), spec.shape, c.batch(), spec.options,
-                        cuda::kinds_of(q.view(), pool));
+  cuda::CudaAttend plan(
+      kernels(), spec.shape,
+      {.attention = spec.options, .kinds = cuda::kinds_of(q.view(), pool), .short_rows = 4});
   const Stream stream;
+  cuda::PageLists pages;
+  plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -155,8 +159,10 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
       .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
   spec.options.mask = mods::sliding_window(5000);
   const cuda::AttendLimits limits{.sequences = 6, .queries = 1, .pages = 1200};
-  cuda::CudaAttend plan(kernels(), spec.shape, spec.options,
-                        {.q = Dtype::kBFloat16, .pool = Dtype::kBFloat16}, limits);
+  cuda::CudaAttend plan(kernels(), spec.shape, {.attention = spec.options, .limits = limits});
+  cuda::PageLists pages;
+  plan.plan(pages, {}, cudaStreamPerThread);
+  check(cudaStreamSynchronize(cudaStreamPerThread));
   // The most tokens and pages of any step: the tensors of the graph.
   OwnedTensor q_room(Dtype::kBFloat16, {6, 8, 128}), o_room(Dtype::kFloat32, {6, 8, 128}),
       lse_room(Dtype::kFloat32, {6, 8}), pool_room(Dtype::kBFloat16, {1210, 2, 16, 128});
@@ -184,7 +190,9 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
     put(q, c.q());
     put(k, c.pool().k);
     put(v, c.pool().v);
-    plan.plan(c.batch(), nullptr, stream);
+    const std::uint64_t generation = plan.generation();
+    plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
+    EXPECT_EQ(plan.generation(), generation);
     check(cudaGraphLaunch(executable, stream));
     stream.wait();
     o.download(o_room.view().data);
@@ -199,13 +207,17 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
     }
     EXPECT_TRUE(c.matches(eager));
   }
-  // What is past the limits changes nothing.
+  // More pages than the limits have room for make the graph invalid, more queries are refused.
   spec.sequences = {{.q_len = 1, .kv_len = 1201 * 16}};
   spec.options.mask = mods::no_mask();
-  AttentionCase too_long(spec);
-  cuda::CudaAttend no_window(kernels(), spec.shape, spec.options,
-                             {.q = Dtype::kBFloat16, .pool = Dtype::kBFloat16}, limits);
-  EXPECT_THROW(no_window.plan(too_long.batch(), nullptr, stream), InvalidArgument);
+  AttentionCase long_case(spec);
+  const std::uint64_t generation = plan.generation();
+  plan.plan(pages, PlannedBatch(long_case.batch(), pages).step(), stream);
+  stream.wait();
+  EXPECT_NE(plan.generation(), generation);
+  spec.sequences = {{.q_len = 2, .kv_len = 20}};
+  AttentionCase wide(spec);
+  EXPECT_THROW(plan.plan(pages, PlannedBatch(wide.batch(), pages).step(), stream), InvalidArgument);
   check(cudaGraphExecDestroy(executable));
   check(cudaGraphDestroy(graph));
 }

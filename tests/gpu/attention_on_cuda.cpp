@@ -1,7 +1,9 @@
 // The attention cases on the CUDA backend.
+#include "kernels/attend_work.hpp"
 #include "kernels/cuda/attend_cuda.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
+#include "tests/gpu/planned_batch.hpp"
 #include "tests/support/attention_case.hpp"
 
 namespace kvmesh::test {
@@ -23,14 +25,20 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
                          const ConstKvPool& pool, const Partial& out, int) {
   const DeviceTensor device_q(q), k(pool.k), v(pool.v), o(out.o), lse(out.lse);
   const ConstKvPool device_pool{k.view(), v.view()};
-  cuda::CudaAttend plan(kernels(), shape, batch, options,
-                        cuda::kinds_of(device_q.view(), device_pool));
+  check_attention(shape, batch);  // of what a plan on the device trusts its caller for
+  cuda::CudaAttend plan(
+      kernels(), shape,
+      {.attention = options,
+       .kinds = cuda::kinds_of(device_q.view(), device_pool),
+       .short_rows = PlannedBatch::short_rows(batch, shape.q_heads / shape.kv_heads)});
   const Stream stream;
+  cuda::PageLists pages;
+  plan.plan(pages, PlannedBatch(batch, pages).step(), stream);
   plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream);
   stream.wait();
   o.download(out.o.data);
   lse.download(out.lse.data);
-  return plan.tiles();
+  return plan.current().tiles();
 }
 
 }  // namespace kvmesh::test

@@ -1,0 +1,336 @@
+#include "kernels/cuda/device_plan.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/check.hpp"
+#include "kernels/cuda/cut.hpp"
+#include "kernels/cuda/plan_kernels.hpp"
+#include "kernels/cuda/sources.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// A page of more pairs of a query and a key is looked at by a warp, not by a thread.
+constexpr std::int64_t kPairsOfAThread = 64;
+
+std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(value); }
+
+}  // namespace
+
+DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
+                       std::optional<BlockClasses> block_mask)
+    : store_(&kernels),
+      options_(options),
+      mods_(&mods),
+      block_mask_(std::move(block_mask)),
+      per_head_(block_mask_ ? block_mask_->heads() > 1
+                            : options.mask.graph().depends_on(kDependsHead)) {
+  for (std::size_t i = 0; i < launches_.size(); ++i) launches_[i].shape = options.launches[i];
+}
+
+void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+  check_step(pages, step);
+  add_sequences(pages, step);
+  lists_.clear();
+  items_ = list_tokens_ = 0;
+  for (Launch& launch : launches_) add_lists(launch);
+  shape_launches();
+  reserve_arrays(items_, std::ssize(lists_));
+  const PlanItems items = send(pages, stream);
+  pages.use(stream);
+  classify(items, stream);
+  list_visits(items, stream);
+  for (const Launch& launch : launches_) cut(items, launch, stream);
+  pages.done(stream);
+}
+
+// ---- What is asked for ----
+
+void DevicePlan::check_step(const PageLists& pages, const StepView& step) const {
+  std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
+  for (const StepSequence& sequence : step.sequences) {
+    const std::int64_t rows = sequence.queries * group();
+    const std::int64_t lists =
+        1 + rows / rows_of_block(launches_[is_short(sequence.queries) ? 0 : 1]);
+    items += pages.size(sequence.list) * lists * (per_head_ ? options_.shape.kv_heads : 1);
+    tokens += sequence.queries;
+    appended += sequence.appended;
+    longest = std::max({longest, sequence.queries, sequence.appended});
+  }
+  const std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  require(std::max({items, tokens, appended}) < most,
+          "attention: {} query tokens that read {} pages together are more than one plan can have",
+          tokens, items);
+  if (!limits_) return;
+  require(std::ssize(step.sequences) <= limits_->sequences && longest <= limits_->queries,
+          "attention: {} sequences with up to {} tokens each, the plan has room for {} with {}",
+          step.sequences.size(), longest, limits_->sequences, limits_->queries);
+}
+
+void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
+  sequences_.clear();
+  q_positions_.assign(step.q_positions.begin(), step.q_positions.end());
+  std::int32_t token = 0, slot = 0;
+  for (const StepSequence& sequence : step.sequences) {
+    sequences_.push_back({.first_page = pages.first_page(sequence.list),
+                          .pages = to_int32(pages.size(sequence.list)),
+                          .first_token = token,
+                          .queries = to_int32(sequence.queries),
+                          .kv_len = to_int32(sequence.kv_len),
+                          .first_slot = slot,
+                          .appended = to_int32(sequence.appended)});
+    token += sequences_.back().queries;
+    slot += sequences_.back().appended;
+  }
+  tokens_ = token;
+  if (!limits_) slot_count_ = slot;
+}
+
+// ---- Lists: blocks of queries ----
+
+bool DevicePlan::is_short(std::int64_t queries) const {
+  return queries * group() <= launches_[0].shape.rows;
+}
+
+int DevicePlan::rows_of_block(const Launch& launch) const {
+  return std::max(1, launch.shape.rows / group()) * group();
+}
+
+void DevicePlan::add_lists(Launch& launch) {
+  const bool takes_short = &launch == &launches_[0];
+  launch.first_list = to_int32(std::ssize(lists_));
+  for (std::int32_t s = 0; s < std::ssize(sequences_); ++s) {
+    const bool is_its = is_short(sequences_[static_cast<std::size_t>(s)].queries) == takes_short;
+    if (is_its) add_lists_of(s, launch);
+  }
+  launch.lists = to_int32(std::ssize(lists_)) - launch.first_list;
+  launch.blocks = launch.lists * kv_heads_of_list();
+}
+
+void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
+  const PlanSequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  const std::int32_t most = rows_of_block(launch) / group();
+  for (std::int32_t q = 0; q < sequence.queries;) {
+    std::int32_t end = std::min(sequence.queries, q + most);
+    std::int32_t q_block = 0;
+    if (block_mask_) {  // no list crosses a q block
+      q_block = q / block_mask_->q_block();
+      end = std::min(end, (q_block + 1) * block_mask_->q_block());
+    }
+    for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
+      lists_.push_back({.sequence = s,
+                        .first_token = sequence.first_token + q,
+                        .tokens = end - q,
+                        .kv_head = head,
+                        .q_block = q_block,
+                        .first_item = to_int32(items_),
+                        .unused = {}});
+      items_ += sequence.pages;
+    }
+    list_tokens_ = std::max(list_tokens_, end - q);
+    q = end;
+  }
+}
+
+// ---- Launches and memory ----
+
+/// Grids, and how many merges and rows of workspace the launches may need. Each cut between thread
+/// blocks makes one part more, and there is at most one cut a slot.
+void DevicePlan::shape_launches() {
+  merge_count_ = merge_rows_ = 0;
+  workspace_rows_ = 0;
+  for (Launch& launch : launches_) {
+    const bool is_fixed = limits_ && &launch == &launches_[0];
+    const std::int64_t slots = launch.shape.slots;
+    const std::int64_t blocks =
+        is_fixed ? limits_->sequences * options_.shape.kv_heads : launch.blocks;
+    const bool may_split = is_fixed || blocks < kManyBlocks * slots;
+    launch.planned.grid = blocks == 0 ? 0 : to_int32(std::max(blocks, slots));
+    launch.merges = may_split ? to_int32(std::min(blocks, slots)) : 0;
+    launch.first_merge = merge_count_;
+    launch.first_workspace_row = to_int32(workspace_rows_);
+    merge_count_ += launch.merges;
+    if (launch.merges == 0) continue;
+    merge_rows_ = std::max(merge_rows_,
+                           is_fixed ? to_int32(limits_->queries) * group() : rows_of_block(launch));
+    workspace_rows_ += 2 * slots * rows_of_block(launch);
+  }
+}
+
+template <class... Arrays>
+void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
+  const auto needed = static_cast<std::size_t>(count);
+  const auto grow_one = [&](auto& array) {
+    if (array.capacity() >= needed) return;
+    array.reserve(std::max(needed, array.capacity() * 3 / 2));  // steps grow by little
+    ++generation_;
+  };
+  (grow_one(arrays), ...);
+}
+
+void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
+  grow(items + 1, classes_, places_, visits_);
+  if (per_head_ && block_mask_) grow(items * group(), head_classes_);
+  grow(lists, visits_of_list_, sorted_visits_, list_numbers_, order_);
+  grow(std::max(tokens_, std::int64_t{1}), positions_);
+  grow(std::max(slot_count_, std::int64_t{1}), slots_);
+  grow(merge_count_, merges_);
+  for (Launch& launch : launches_) {
+    if (launch.planned.grid == 0) continue;
+    grow(launch.planned.grid + launch.shape.slots, launch.tasks);
+    grow(launch.planned.grid + 1, launch.task_begin);
+    launch.planned.tasks = launch.tasks.data();
+    launch.planned.task_begin = launch.task_begin.data();
+  }
+  if (items < scratch_items_ && lists < scratch_lists_) return;
+  scratch_items_ = items + items / 2 + 1;
+  scratch_lists_ = lists + lists / 2 + 1;
+  const std::size_t scratch = std::max(place_scratch_bytes(to_int32(scratch_items_)),
+                                       order_scratch_bytes(to_int32(scratch_lists_)));
+  grow(static_cast<std::int64_t>(scratch), scratch_);
+}
+
+void DevicePlan::reserve(const AttendLimits& limits) {
+  limits_ = limits;
+  const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
+  tokens_ = slot_count_ = limits.sequences * limits.queries;
+  shape_launches();
+  reserve_arrays(limits.pages * heads, limits.sequences * limits.queries * heads);
+  upload_.begin(Upload::bytes_of<PlanSequence>(static_cast<std::size_t>(limits.sequences)) +
+                Upload::bytes_of<PlanList>(
+                    static_cast<std::size_t>(limits.sequences * limits.queries * heads)));
+}
+
+// ---- On the device ----
+
+PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
+  upload_.begin(Upload::bytes_of<PlanSequence>(sequences_.size()) +
+                Upload::bytes_of<PlanList>(lists_.size()) +
+                Upload::bytes_of<std::int32_t>(q_positions_.size()) + pages.upload_bytes());
+  const PlanItems items{
+      .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
+      .lists = upload_.add(std::span<const PlanList>(lists_)),
+      .pages = nullptr,  // not before they have their room
+      .q_positions =
+          q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
+      .classes = classes_.data(),
+      .places = places_.data(),
+      .sequence_count = to_int32(std::ssize(sequences_)),
+      .list_count = to_int32(std::ssize(lists_)),
+      .items = to_int32(items_),
+      .page_size = options_.shape.page_size,
+      .group = group(),
+      .first_head = options_.first_head};
+  pages.add_to(upload_);
+  upload_.send(stream);
+  return items;
+}
+
+const jit::Kernel& DevicePlan::classifier(int lanes) {
+  const auto found = classifiers_.find(lanes);
+  if (found != classifiers_.end()) return found->second;
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/classify.cuh",
+                       .mods = mods_->text().text,
+                       .architecture = store_->architecture()};
+  program.constants.set("kLanes", lanes)
+      .set("kPageSize", options_.shape.page_size)
+      .set("kGroup", group())
+      .set("kPerHead", per_head_);
+  return classifiers_.emplace(lanes, store_->get(program, "kvmesh_classify")).first->second;
+}
+
+void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
+  if (block_mask_ || options_.mask.is_identity()) {
+    const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
+    check(launch_look_up(items, table, stream), "planning: classes of pages");
+  } else {
+    const bool has_many = std::int64_t{list_tokens_} * items.page_size > kPairsOfAThread;
+    const int lanes = has_many ? 32 : 1;
+    const std::int64_t threads = (std::int64_t{items.items} + 1) * lanes;
+    classifier(lanes).launch({.stream = stream,
+                              .grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
+                              .block = dim3(kThreads)},
+                             ClassifyParams{items, mods_->buffers()});
+  }
+  check(launch_place(items, scratch_.data(), scratch_.size_bytes(), stream),
+        "planning: places of visits");
+}
+
+void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
+  check(launch_list({.items = items,
+                     .table = block_mask_ ? block_mask_->table() : ClassTable{},
+                     .visits = visits_.data(),
+                     .head_classes = head_classes_.data(),
+                     .positions = positions_.data(),
+                     .slots = slots_.data(),
+                     .slot_count = to_int32(slot_count_),
+                     .visits_of_list = visits_of_list_.data(),
+                     .list_numbers = list_numbers_.data()},
+                    stream),
+        "planning: visits");
+}
+
+void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t stream) {
+  if (launch.planned.grid == 0) return;
+  // Fewer blocks than slots are cut as they lie.
+  const bool has_order = launch.blocks >= launch.shape.slots;
+  if (has_order) {
+    check(launch_order(visits_of_list_.data() + launch.first_list,
+                       sorted_visits_.data() + launch.first_list,
+                       list_numbers_.data() + launch.first_list, order_.data() + launch.first_list,
+                       launch.lists, scratch_.data(), scratch_.size_bytes(), stream),
+          "planning: order of lists");
+  }
+  const int page_size = options_.shape.page_size;
+  const int unit_visits = std::max(1, launch.shape.tile_keys / page_size);
+  check(
+      launch_cut({.items = items,
+                  .first_list = launch.first_list,
+                  .list_count = launch.lists,
+                  .kv_heads_of_list = kv_heads_of_list(),
+                  .slots = launch.shape.slots,
+                  .unit_visits = unit_visits,
+                  .unit_tiles = to_int32(ceil_div(unit_visits * page_size, launch.shape.tile_keys)),
+                  .grid = launch.planned.grid,
+                  .merge_count = launch.merges,
+                  .first_workspace_row = launch.first_workspace_row,
+                  .visits = visits_.data(),
+                  .visits_of_list = visits_of_list_.data(),
+                  .order = order_.data() + launch.first_list,
+                  .tasks = launch.tasks.data(),
+                  .task_begin = launch.task_begin.data(),
+                  .merges = merges_.data() + launch.first_merge},
+                 stream),
+      "planning: tasks");
+}
+
+// ---- What it has become ----
+
+TileCounts DevicePlan::tiles() const {
+  check(cudaDeviceSynchronize(), "waiting for a plan");
+  std::int32_t count = 0;
+  check(cudaMemcpy(&count, places_.data() + items_, sizeof(count), cudaMemcpyDeviceToHost),
+        "reading a plan");
+  std::vector<DeviceVisit> visits(static_cast<std::size_t>(count));
+  check(cudaMemcpy(visits.data(), visits_.data(), visits.size() * sizeof(DeviceVisit),
+                   cudaMemcpyDeviceToHost),
+        "reading a plan");
+  const auto masked =
+      std::ranges::count_if(visits, [](const DeviceVisit& visit) { return visit.masked != 0; });
+  return {.visited = std::int64_t{count} * kv_heads_of_list(),
+          .masked = masked * kv_heads_of_list()};
+}
+
+std::int64_t DevicePlan::size_bytes() const {
+  const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
+  std::size_t bytes =
+      sum(upload_, classes_, places_, visits_of_list_, sorted_visits_, list_numbers_, order_,
+          scratch_, visits_, head_classes_, positions_, slots_, merges_);
+  for (const Launch& launch : launches_) bytes += sum(launch.tasks, launch.task_begin);
+  return static_cast<std::int64_t>(bytes);
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,106 @@
+#include "kernels/cuda/page_lists.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "core/check.hpp"
+#include "kernels/cuda/plan_kernels.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kLeastRoom = 4;  // 16 pages
+
+int room_for(std::int64_t size) {
+  return std::max(kLeastRoom,
+                  static_cast<int>(std::bit_width(static_cast<std::uint64_t>(size - 1))));
+}
+
+}  // namespace
+
+PageLists::PageLists() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  last_use_.reset(event);
+}
+
+void PageLists::change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh) {
+  if (list >= lists_.size()) lists_.resize(list + 1);
+  List& it = lists_[list];
+  require(keep >= 0 && keep <= it.size, "page list {}: keep {} of {} pages", list, keep, it.size);
+  const std::int64_t size = keep + std::ssize(fresh);
+  if (size > 0 && (it.room < 0 || size > std::int64_t{1} << it.room)) {
+    move_to_larger(it, keep, size);
+  }
+  for (std::size_t i = 0; i < fresh.size(); ++i) {
+    changes_.push_back(
+        {it.first + keep + static_cast<std::int64_t>(i), {fresh[i].page, fresh[i].logical}});
+    max_page_ = std::max(max_page_, fresh[i].page);
+  }
+  it.size = size;
+}
+
+void PageLists::move_to_larger(List& list, std::int64_t keep, std::int64_t size) {
+  const int room = room_for(size);
+  std::vector<std::int64_t>& places = free_[static_cast<std::size_t>(room)];
+  std::int64_t place = end_;
+  if (places.empty()) {
+    end_ += std::int64_t{1} << room;
+  } else {
+    place = places.back();
+    places.pop_back();
+  }
+  if (keep > 0) moves_.push_back({list.first, place, keep});
+  if (list.room >= 0) left_.emplace_back(list.room, list.first);
+  list.first = place;
+  list.room = room;
+}
+
+void PageLists::erase(std::size_t list) {
+  if (list >= lists_.size()) return;
+  List& it = lists_[list];
+  if (it.room >= 0) left_.emplace_back(it.room, it.first);
+  it = List();
+}
+
+std::size_t PageLists::upload_bytes() const {
+  return Upload::bytes_of<PageChange>(changes_.size()) + Upload::bytes_of<PageMove>(moves_.size());
+}
+
+void PageLists::add_to(Upload& upload) {
+  sent_changes_ = upload.add(std::span<const PageChange>(changes_));
+  sent_moves_ = upload.add(std::span<const PageMove>(moves_));
+}
+
+void PageLists::use(cudaStream_t stream) {
+  check(cudaStreamWaitEvent(stream, last_use_.get()), "ordering plans");
+  grow(stream);
+  check(launch_change_pages(pages_.data(), sent_moves_, static_cast<int>(moves_.size()),
+                            sent_changes_, static_cast<int>(changes_.size()), stream),
+        "changing page lists");
+  changes_.clear();
+  moves_.clear();
+  for (const auto& [room, place] : left_) free_[static_cast<std::size_t>(room)].push_back(place);
+  left_.clear();
+}
+
+void PageLists::done(cudaStream_t stream) {
+  check(cudaEventRecord(last_use_.get(), stream), "ordering plans");
+}
+
+/// Room for all that was handed out. The old array is given back when the device is done with it.
+void PageLists::grow(cudaStream_t stream) {
+  if (static_cast<std::size_t>(end_) <= pages_.capacity()) return;
+  DeviceArray<DevicePage> larger;
+  larger.reserve(std::max<std::size_t>(static_cast<std::size_t>(end_), 2 * pages_.capacity()));
+  if (pages_.size_bytes() > 0) {
+    check(cudaMemcpyAsync(larger.data(), pages_.data(), pages_.size_bytes(),
+                          cudaMemcpyDeviceToDevice, stream),
+          "moving page lists");
+  }
+  check(cudaStreamSynchronize(stream), "moving page lists");
+  std::swap(pages_, larger);
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,73 @@
+// The local pages of every sequence, on the device, where they are changed and never sent again.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/cuda/device_array.hpp"
+#include "kernels/cuda/plan_params.hpp"
+#include "kernels/cuda/upload.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh::cuda {
+
+/// A list a sequence, by small numbers that the caller gives out. All lists lie in one array, each
+/// with room to grow to the next power of two; one that has outgrown its place moves, on the
+/// device. Plans on different streams may follow one another: each waits for the one before.
+class PageLists {
+ public:
+  PageLists();
+
+  /// Drops all but the first `keep` pages of a list (one never named before is empty) and adds
+  /// `fresh`, which may be done once a list between two sends. @throws InvalidArgument.
+  void change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh);
+  /// Empties the list and gives up its place.
+  void erase(std::size_t list);
+
+  std::int64_t first_page(std::size_t list) const { return lists_[list].first; }
+  std::int64_t size(std::size_t list) const { return lists_[list].size; }
+  /// The highest page that was ever in a list; -1: none.
+  std::int32_t max_page() const { return max_page_; }
+
+  /// What has changed since the last time: its place in an upload, then, after the upload's send,
+  /// the change itself. Between `use` and `done` the lists may be read on the stream.
+  std::size_t upload_bytes() const;
+  void add_to(Upload& upload);
+  void use(cudaStream_t stream);
+  void done(cudaStream_t stream);
+
+  const DevicePage* data() const { return pages_.data(); }
+  std::size_t size_bytes() const { return pages_.size_bytes(); }
+
+ private:
+  struct List {
+    std::int64_t first = 0;
+    std::int64_t size = 0;
+    int room = -1;  // 2 to the power of this; -1: no place yet
+  };
+  void move_to_larger(List& list, std::int64_t keep, std::int64_t size);
+  void grow(cudaStream_t stream);
+
+  DeviceArray<DevicePage> pages_;
+  std::int64_t end_ = 0;  // of what was ever handed out
+  std::vector<List> lists_;
+  std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
+  std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done
+  std::vector<PageChange> changes_;
+  std::vector<PageMove> moves_;
+  const PageChange* sent_changes_ = nullptr;
+  const PageMove* sent_moves_ = nullptr;
+  std::int32_t max_page_ = -1;
+
+  struct DestroyEvent {
+    void operator()(cudaEvent_t event) const { static_cast<void>(cudaEventDestroy(event)); }
+  };
+  std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent> last_use_;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,44 @@
+// Planning's kernels that do not depend on a model's shape. Each starts after what is on the stream
+// and does not wait.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "kernels/cuda/plan_params.hpp"
+
+namespace kvmesh::cuda {
+
+/// Moves first, then writes; no entry is both read and written.
+cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+                                const PageChange* changes, int change_count, cudaStream_t stream);
+
+/// The classes of all items from a block mask: kMixedTile where the heads of a group differ.
+/// Without a table all are full.
+cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream);
+
+/// Sets classes[tile >> 2] to tile & 3.
+cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* classes,
+                          cudaStream_t stream);
+
+/// places[i] = how many of the first i classes are not empty, for i in [0, items]. `scratch` has
+/// place_scratch_bytes(items).
+std::size_t place_scratch_bytes(int items);
+cudaError_t launch_place(const PlanItems& items, void* scratch, std::size_t scratch_bytes,
+                         cudaStream_t stream);
+
+/// Visits, query positions and slots.
+cudaError_t launch_list(const ListParams& params, cudaStream_t stream);
+
+/// `order`: the numbers of the lists, by visits, most first; equal ones as they were.
+std::size_t order_scratch_bytes(int lists);
+cudaError_t launch_order(const std::int32_t* visits_of_list, std::int32_t* sorted_visits,
+                         const std::int32_t* list_numbers, std::int32_t* order, int lists,
+                         void* scratch, std::size_t scratch_bytes, cudaStream_t stream);
+
+/// Tasks and merges. Where whole blocks fill the device evenly none is cut and the longest come
+/// first; else each of the `slots` thread blocks gets an equal share (cut.hpp).
+cudaError_t launch_cut(const CutParams& params, cudaStream_t stream);
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,59 @@
+// What a step sends to the device, in one copy that nobody waits for.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <type_traits>
+
+#include "core/cuda_check.hpp"
+#include "kernels/cuda/device_array.hpp"
+
+namespace kvmesh::cuda {
+
+/// Host memory that the device copies from by itself, and its place there. Used again each step:
+/// begin, add ..., send; what `add` returned is valid on the stream until the next send.
+class Upload {
+ public:
+  Upload();
+
+  /// Makes room. Waits until the device has taken what was sent before, which it did long ago
+  /// unless plans come faster than steps.
+  void begin(std::size_t size_bytes);
+
+  /// Returns where the values will be on the device.
+  template <class T>
+  const T* add(std::span<const T> values) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return static_cast<const T*>(add_bytes(values.data(), values.size_bytes()));
+  }
+
+  void send(cudaStream_t stream);
+
+  std::size_t size_bytes() const { return device_.size_bytes(); }
+  /// What `count` elements take here: they begin at multiples of 16 bytes.
+  template <class T>
+  static std::size_t bytes_of(std::size_t count) {
+    return (count * sizeof(T) + 15) / 16 * 16;
+  }
+
+ private:
+  const void* add_bytes(const void* values, std::size_t size_bytes);
+
+  struct FreeHost {
+    void operator()(std::byte* data) const { static_cast<void>(cudaFreeHost(data)); }
+  };
+  struct DestroyEvent {
+    void operator()(cudaEvent_t event) const { static_cast<void>(cudaEventDestroy(event)); }
+  };
+  std::unique_ptr<std::byte, FreeHost> host_;
+  std::size_t capacity_ = 0;
+  std::size_t used_ = 0;
+  DeviceArray<std::byte> device_;
+  std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent> taken_;
+};
+
+}  // namespace kvmesh::cuda

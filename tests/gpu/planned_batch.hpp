@@ -1,0 +1,41 @@
+// A batch of the host's kernels, for the device's: its pages in lists there, and its sequences.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cuda/attend_cuda.hpp"
+
+namespace kvmesh::test {
+
+class PlannedBatch {
+ public:
+  /// Sequence s has the list `s`.
+  PlannedBatch(const AttentionBatch& batch, cuda::PageLists& pages) : batch_(batch) {
+    for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
+      const auto begin = static_cast<std::size_t>(batch.page_indptr[s]);
+      const auto end = static_cast<std::size_t>(batch.page_indptr[s + 1]);
+      pages.change(s, 0, std::span(batch.pages).subspan(begin, end - begin));
+      steps_.push_back({.list = s,
+                        .queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
+                        .kv_len = batch.kv_lens[s],
+                        .appended = 0});
+    }
+  }
+  cuda::StepView step() const { return {steps_, batch_.q_positions}; }
+
+  /// Rows of the largest sequence that is no prefill.
+  static std::int64_t short_rows(const AttentionBatch& batch, int group) {
+    std::int64_t most = 1;
+    for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
+      const std::int64_t rows = (batch.q_indptr[s + 1] - batch.q_indptr[s]) * group;
+      if (rows <= cuda::kShortRows) most = std::max(most, rows);
+    }
+    return most;
+  }
+
+ private:
+  AttentionBatch batch_;
+  std::vector<cuda::StepSequence> steps_;
+};
+
+}  // namespace kvmesh::test
