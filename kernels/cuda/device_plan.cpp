@@ -38,8 +38,9 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   for (Launch& launch : launches_) add_lists(launch);
   shape_launches();
   reserve_arrays(items_, std::ssize(lists_));
-  const PlanItems items = send(pages, stream);
+  PlanItems items = send(pages, stream);
   pages.use(stream);
+  items.pages = pages.data();
   classify(items, stream);
   list_visits(items, stream);
   for (const Launch& launch : launches_) cut(items, launch, stream);
