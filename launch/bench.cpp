@@ -151,8 +151,8 @@ class Cases {
 int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
   const Options options = resolve(flags, mesh);
   const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
-  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
   Report report(mesh, setting_of(mesh, options, *machine, command), flags.json);
+  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
   Cases cases(mesh, *machine, options, report);
   for (const std::int64_t batch : options.batches) {
     for (const std::int64_t context : options.contexts) cases.run(batch, context);

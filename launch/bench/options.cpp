@@ -31,11 +31,16 @@ std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64
   return list.empty() ? std::move(otherwise) : list;
 }
 
-Shape shape_of(const Flags& flags) {
+Shape shape_of(const Flags& flags, int head_parallel) {
   check_positive("--q-heads", flags.q_heads);
   check_positive("--kv-heads", flags.kv_heads);
   check_positive("--dim", flags.dim);
   check_positive("--page-size", flags.page_size);
+  if (flags.q_heads % flags.kv_heads != 0 || flags.kv_heads % head_parallel != 0) {
+    throw InvalidArgument(
+        fmt::format("{} query heads must divide over {} kv heads, and those over head_parallel {}",
+                    flags.q_heads, flags.kv_heads, head_parallel));
+  }
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
   constexpr std::array kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
   return {.q_heads = flags.q_heads,
@@ -105,7 +110,7 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
           gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 8192}),
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
-      .shape = shape_of(flags),
+      .shape = shape_of(flags, mesh.head_parallel()),
       .scatter = named("--scatter", flags.scatter,
                        std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll}),
       .strategy = named("--strategy", flags.strategy,

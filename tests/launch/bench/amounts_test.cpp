@@ -1,0 +1,121 @@
+// What a call moves and computes, over all ranks, against counts made the plain way.
+#include "launch/bench/amounts.hpp"
+
+#include <gtest/gtest.h>
+
+#include <mutex>
+#include <numeric>
+
+namespace kvmesh::bench {
+namespace {
+
+constexpr Shape kModel{
+    .q_heads = 6, .kv_heads = 2, .k_dim = 8, .v_dim = 4, .page_size = 4, .dtype = Dtype::kFloat32};
+
+/// Sums `amount` over ranks that are threads.
+template <class Amount>
+double over_ranks(int ranks, const WorkloadShape& shape, const Amount& amount) {
+  double sum = 0;
+  std::mutex mutex;
+  run_on_threads(ranks,
+                 [&](Mesh& mesh) {
+                   const auto machine = make_cpu_machine(mesh, 1 << 20);
+                   Workload workload(mesh, *machine, shape);
+                   const double mine = amount(workload);
+                   const std::lock_guard lock(mutex);
+                   sum += mine;
+                 },
+                 {.threads = 1});
+  return sum;
+}
+
+// The contexts end within a page; the longest is past the length that stays on one rank.
+const std::int64_t kContexts[] = {9, 30, 3001};
+const int kRanks[] = {1, 2, 3};
+
+TEST(Amounts, OperationsCountEveryVisiblePairOnce) {
+  for (const std::int64_t context : kContexts) {
+    for (const std::int64_t queries : {std::int64_t{1}, std::int64_t{9}, context}) {
+      double pairs = 0;
+      for (std::int64_t q = context - queries; q < context; ++q)
+        pairs += static_cast<double>(q + 1);
+      const double expected = 2 * pairs * kModel.q_heads * 2 * (kModel.k_dim + kModel.v_dim);
+      for (const int ranks : kRanks) {
+        const WorkloadShape shape{.model = kModel, .batch = 2, .context = context};
+        EXPECT_EQ(
+            over_ranks(ranks, shape, [&](Workload& w) { return attend_operations(w, queries); }),
+            expected)
+            << context << " tokens, " << queries << " queries, " << ranks << " ranks";
+      }
+    }
+  }
+}
+
+TEST(Amounts, BytesCountEachTokenOnceAndEachRowOncePerRank) {
+  const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
+  const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;
+  for (const std::int64_t context : kContexts) {
+    for (const int ranks : kRanks) {
+      const WorkloadShape shape{.model = kModel, .batch = 3, .context = context};
+      EXPECT_EQ(over_ranks(ranks, shape, [&](Workload& w) { return attend_bytes(w, 5); }),
+                3 * static_cast<double>(context) * token + ranks * 3 * 5 * kModel.q_heads * row);
+      EXPECT_EQ(over_ranks(ranks, shape, [&](Workload& w) { return appended_bytes(w, 7); }),
+                3 * 7 * token);
+    }
+  }
+}
+
+TEST(Amounts, WhatOneRankSendsTheOtherReceives) {
+  constexpr int kCount = 3;
+  for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    std::vector<Traffic> traffic(kCount);
+    run_on_threads(kCount,
+                   [&](Mesh& mesh) {
+                     const auto machine = make_cpu_machine(mesh, 1 << 20);
+                     // Long enough to lie on all ranks, all of which then take part in all rows.
+                     Workload workload(mesh, *machine,
+                                       {.model = kModel, .batch = 3, .context = 5000});
+                     const StepPlan plan = workload.plan(0, 2, {.scatter = scatter});
+                     traffic[static_cast<std::size_t>(mesh.rank().value)] =
+                         combine_traffic(workload, plan, scatter);
+                   },
+                   {.threads = 1});
+    // Six tokens and six heads: each of three owners has a third of the rows, or all.
+    const std::int64_t rows = scatter == Scatter::kAll ? 6 * 6 : 6 * 6 / 3;
+    const std::int64_t bytes = rows * (kModel.v_dim + 1) * 4;
+    for (std::size_t from = 0; from < kCount; ++from) {
+      for (std::size_t to = 0; to < kCount; ++to) {
+        EXPECT_EQ(traffic[from].sent[to], from == to ? 0 : bytes) << name(scatter);
+        EXPECT_EQ(traffic[to].received[from], traffic[from].sent[to]);
+      }
+    }
+  }
+}
+
+TEST(Workload, SequencesLieScatteredAndPlansGiveTheirTokensBack) {
+  run_on_threads(2, [&](Mesh& mesh) {
+    const auto machine = make_cpu_machine(mesh, 1 << 20);
+    Workload workload(mesh, *machine, {.model = kModel, .batch = 2, .context = 4000, .layers = 2});
+    for (int step = 0; step < 3; ++step) {
+      const StepPlan plan = workload.plan(5, 3, {});
+      EXPECT_EQ(plan.append_tokens(), 10);
+      EXPECT_EQ(plan.query_tokens(), 6);
+      int neighbours = 0, local = 0;
+      for (const SequenceId sequence : workload.sequences()) {
+        EXPECT_EQ(workload.cache().allocator().length(sequence), 4000);
+        PageId before;
+        for (const PageId page : workload.cache().allocator().pages(sequence)) {
+          if (page.rank() != mesh.kv_rank()) continue;
+          if (before.valid() && page.index() == before.index() + 1) ++neighbours;
+          before = page;
+          ++local;
+        }
+      }
+      EXPECT_GT(local, 900);
+      EXPECT_LT(neighbours, local / 20);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace kvmesh::bench

@@ -1,0 +1,150 @@
+"""`kvmesh bench` from the outside, on tiny shapes: its numbers are consistent, its errors are one line,
+and what draws and tabulates them can read them.
+
+bench_test.py KVMESH MPIEXEC BENCH_FOLDER
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+KVMESH, MPIEXEC, FOLDER = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
+
+OPS = ["decode", "prefill", "append", "combine", "step"]
+HEADS, KV_HEADS, DIM, V_DIM = 4, 2, 16, 8
+TINY = ["--q-heads", HEADS, "--kv-heads", KV_HEADS, "--dim", DIM, "--v-dim", V_DIM, "--page-size", 4,
+        "--rotate-mib", 1, "--row-seconds", 0.02, "--repeats", 4]
+
+
+def run(ranks, *arguments):
+    command = [KVMESH, "bench", "--device", "cpu", *map(str, arguments)]
+    if ranks > 1:
+        command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+
+
+def script(name, *arguments):
+    return subprocess.run([sys.executable, pathlib.Path(FOLDER) / name, *map(str, arguments)],
+                          capture_output=True, text=True, errors="replace", timeout=60)
+
+
+class Bench(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def bench(self, ranks, *arguments):
+        """The table and the JSON."""
+        file = self.folder / f"{ranks}.json"
+        done = run(ranks, *TINY, "--json", file, *arguments)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout, json.loads(file.read_text())
+
+    def expect_one_line(self, done, *words):
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("kvmesh: ")]
+        self.assertEqual(len(lines), 1, done.stderr)
+        for word in words:
+            self.assertIn(word, lines[0])
+
+    def check_row(self, row):
+        for measured in (row, row["ceiling"]):
+            seconds = measured["seconds"]
+            self.assertGreater(seconds["min"], 0)
+            order = [seconds[name] for name in ("min", "p10", "median", "p90", "max")]
+            self.assertEqual(order, sorted(order))
+            self.assertGreater(measured["amount"], 0)
+            self.assertAlmostEqual(measured["rate"] * seconds["median"] / measured["amount"], 1)
+        self.assertAlmostEqual(row["share"] * row["ceiling"]["rate"] / row["rate"], 1)
+        self.assertEqual(row["timing"], "host")
+        self.assertEqual(row["unit"], "operations" if row["op"] == "prefill" else "bytes")
+        self.assertTrue(3 <= row["turns"] <= 4)
+
+    def test_every_case_has_a_row_that_is_consistent(self):
+        for ranks in (1, 2):
+            table, result = self.bench(ranks, "--batch", "1,3", "--context", "40,100", "--queries", "1,8",
+                                       "--scatter", "all")
+            cases = [(r["op"], r["batch"], r["context"], r["queries"]) for r in result["rows"]]
+            expected = [(op, b, c, q) for b in (1, 3) for c in (40, 100) for op in OPS for q in (1, 8)]
+            # A short sequence lives whole on one rank, and its own rows go to the other: never none.
+            self.assertEqual(cases, expected)
+            self.assertEqual((result["ranks"], result["kv_parallel"]), (ranks, ranks))
+            self.assertEqual(result["dtype"], "bfloat16")
+            self.assertIn("--context 40,100", result["command"])
+            for row in result["rows"]:
+                self.check_row(row)
+                self.assertIn(f'{100 * row["share"]:.1f} %', table)
+            self.assertEqual(sum(line.startswith(tuple(OPS)) for line in table.splitlines()), len(cases))
+
+    def test_amounts(self):
+        for ranks in (1, 2):
+            _, result = self.bench(ranks, "--batch", 2, "--context", 10, "--queries", 4, "--op",
+                                   "decode,prefill,append,combine", "--head-parallel", ranks)
+            amounts = {row["op"]: row["amount"] for row in result["rows"]}
+            token, rows = KV_HEADS * (DIM + V_DIM) * 2, 2 * 4 * HEADS
+            partial = 4 * (V_DIM + 1)
+            self.assertEqual(amounts["decode"], 2 * 10 * token + rows * (2 * DIM + partial))
+            pairs = 2 * (7 + 8 + 9 + 10)
+            self.assertEqual(amounts["prefill"], pairs * HEADS * 2 * (DIM + V_DIM))
+            self.assertEqual(amounts["append"], 2 * 2 * 4 * token)
+            self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
+
+    def test_what_has_no_room_is_left_out(self):
+        table, result = self.bench(1, "--batch", "1,2000", "--context", "32", "--op", "decode,append",
+                                   "--queries", "1,64", "--memory-gib", 0.001)
+        self.assertEqual([(r["op"], r["batch"]) for r in result["rows"]], [("decode", 1), ("append", 1)])
+        reasons = [skip["reason"] for skip in result["skipped"]]
+        self.assertEqual(sum("needs" in reason for reason in reasons), 2)
+        self.assertEqual(sum("more queries than the context" in reason for reason in reasons), 4)
+        self.assertIn("needs 6.", table)
+
+    def test_errors_of_the_flags(self):
+        for ranks in (1, 2):
+            self.expect_one_line(run(ranks, "--op", "decode,sing"), "'sing'", "prefill")
+            self.expect_one_line(run(ranks, "--json", "/nowhere/out.json"), "/nowhere/out.json")
+        for flags, words in ((["--batch", "1,0"], ["--batch 0"]), (["--scatter", "x"], ["'x'", "tokens"]),
+                             (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
+                             (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
+                             (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
+                             (["--layers", "-1"], ["--layers -1"])):
+            self.expect_one_line(run(1, *flags), *words)
+
+    def test_plot_and_tables(self):
+        for ranks in (1, 2):
+            self.bench(ranks, "--batch", "1,3", "--context", "40,100", "--op", "decode,combine")
+        files = [self.folder / "2.json", self.folder / "1.json"]
+        done = script("plot.py", *files, "-o", self.folder / "share.svg")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        picture = xml.etree.ElementTree.parse(self.folder / "share.svg").getroot()
+        name = "{http://www.w3.org/2000/svg}"
+        self.assertEqual(len(picture.findall(f".//{name}polyline")), 2 * 2 * 2)  # ops, ranks, batches
+        self.assertEqual(len(picture.findall(f".//{name}circle")), 2 * 2 * 2 * 2)
+        words = [text.text for text in picture.iter(f"{name}text")]
+        for word in ("decode, 1 rank", "combine, 2 ranks", "batch 3", "100", "80 %"):
+            self.assertIn(word, words)
+
+        done = script("tables.py", *files)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = {ranks: json.loads((self.folder / f"{ranks}.json").read_text())["rows"] for ranks in (1, 2)}
+        times = [rows[ranks][0]["seconds"]["median"] for ranks in (1, 2)]
+        line = next(line for line in done.stdout.splitlines() if line.startswith("| 1 | 40 | 1 |"))
+        self.assertTrue(line.endswith(f"| {100 * times[0] / times[1] / 2:.0f} % |"), line)
+        self.assertEqual(done.stdout.count("efficiency"), 1)  # a combine has none
+
+    def test_scripts_refuse_other_files(self):
+        other = self.folder / "other.json"
+        for text in ("[1]", "{", '{"program": "x"}'):
+            other.write_text(text)
+            for done in (script("tables.py", other), script("plot.py", other, "-o", self.folder / "x.svg")):
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("other.json: not a result of kvmesh bench", done.stderr)
+                self.assertNotIn("Traceback", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
