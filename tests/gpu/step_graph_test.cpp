@@ -1,0 +1,273 @@
+// A decode step of many layers, captured once in a CUDA graph, replayed for a thousand steps while
+// sequences grow, fork, are cut short, come and go; beside it the same steps, planned and run one
+// by one. Every bit is the same.
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "core/cuda_check.hpp"
+#include "kvmesh/kvmesh.hpp"
+#include "tests/gpu/gpu_support.hpp"
+#include "tests/support/random.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr int kLayers = 32;
+constexpr int kQHeads = 8;
+constexpr int kKvHeads = 2;
+constexpr int kDim = 64;
+constexpr std::int64_t kSequences = 12;  // of a captured step
+constexpr std::int64_t kNumbers = 8 << 20;
+
+CacheOptions cache_options() {
+  return {.layers = kLayers,
+          .q_heads = kQHeads,
+          .kv_heads = kKvHeads,
+          .k_dim = kDim,
+          .page_size = 16,
+          .pages_per_rank = 1200,
+          .dtype = Dtype::kBFloat16,
+          .home_threshold_tokens = 64};
+}
+
+DeviceMemory device_memory(const Mesh& mesh, std::int64_t bytes) {
+  return DeviceMemory(mesh.device(), static_cast<std::size_t>(bytes));
+}
+
+/// Numbers of the sizes that models have, the same on every rank.
+DeviceMemory random_numbers(const Mesh& mesh) {
+  Random random(11);
+  std::vector<std::uint16_t> bits(kNumbers);
+  for (std::uint16_t& number : bits) {
+    number =
+        static_cast<std::uint16_t>(random.integer(0x3C00, 0x4000) | random.integer(0, 1) << 15);
+  }
+  DeviceMemory memory = device_memory(mesh, kNumbers * 2);
+  copy_bytes(memory.data(), bits.data(), bits.size() * 2);
+  return memory;
+}
+
+/// Outputs of every layer.
+class Outputs {
+ public:
+  Outputs(const Mesh& mesh, std::int64_t tokens)
+      : device_(mesh.device()),
+        o_(device_memory(mesh, kLayers * tokens * kQHeads * kDim * 2)),
+        lse_(device_memory(mesh, kLayers * tokens * kQHeads * 4)),
+        tokens_(tokens) {}
+
+  CombineOutput layer(int layer, std::int64_t tokens) const {
+    return {.o = {static_cast<char*>(o_.data()) + layer * tokens_ * kQHeads * kDim * 2,
+                  Dtype::kBFloat16,
+                  {tokens, kQHeads, kDim},
+                  device_},
+            .lse = {static_cast<char*>(lse_.data()) + layer * tokens_ * kQHeads * 4,
+                    Dtype::kFloat32,
+                    {tokens, kQHeads},
+                    device_}};
+  }
+  /// The bits of the first tokens of a layer.
+  std::vector<std::byte> bits(int layer_number, std::int64_t tokens) const {
+    const CombineOutput output = layer(layer_number, tokens);
+    const auto o_bytes = static_cast<std::size_t>(tokens * kQHeads * kDim * 2);
+    const auto lse_bytes = static_cast<std::size_t>(tokens * kQHeads * 4);
+    std::vector<std::byte> bits(o_bytes + lse_bytes);
+    copy_bytes(bits.data(), output.o.data, o_bytes);
+    copy_bytes(bits.data() + o_bytes, output.lse.data, lse_bytes);
+    return bits;
+  }
+
+ private:
+  Device device_;
+  DeviceMemory o_, lse_;
+  std::int64_t tokens_;
+};
+
+/// New rows of every layer, in one place for all steps.
+class Inputs {
+ public:
+  Inputs(const Mesh& mesh, std::int64_t tokens)
+      : device_(mesh.device()),
+        tokens_(tokens),
+        rows_(device_memory(mesh, kLayers * layer_bytes())) {}
+
+  /// Other numbers, from `numbers` on.
+  void change(const DeviceMemory& numbers, std::int64_t first) {
+    const std::size_t bytes = static_cast<std::size_t>(kLayers * layer_bytes());
+    copy_bytes(rows_.data(), static_cast<const char*>(numbers.data()) + first * 2, bytes);
+  }
+  LayerInput layer(int layer, std::int64_t tokens) const {
+    char* at = static_cast<char*>(rows_.data()) + layer * layer_bytes();
+    const auto rows = [&](std::int64_t heads) {
+      const ConstTensorView view(at, Dtype::kBFloat16, {tokens, heads, kDim}, device_);
+      at += tokens_ * heads * kDim * 2;
+      return view;
+    };
+    const ConstTensorView q = rows(kQHeads), k = rows(kKvHeads);
+    return {.q = q, .k = k, .v = rows(kKvHeads)};
+  }
+
+ private:
+  std::int64_t layer_bytes() const { return tokens_ * (kQHeads + 2 * kKvHeads) * kDim * 2; }
+
+  Device device_;
+  std::int64_t tokens_;
+  DeviceMemory rows_;
+};
+
+/// One of the two caches that are served alike.
+struct Served {
+  KvCache cache;
+  std::vector<SequenceId> living{};
+
+  void run(StepPlan& step, const Inputs& inputs, const Outputs& outputs, cudaStream_t stream) {
+    for (int layer = 0; layer < kLayers; ++layer) {
+      step.run(layer, inputs.layer(layer, step.append_tokens()),
+               outputs.layer(layer, step.query_tokens()), {stream});
+    }
+  }
+};
+
+class Graph {
+ public:
+  Graph() = default;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() {
+    if (executable_) static_cast<void>(cudaGraphExecDestroy(executable_));
+  }
+  template <class Body>
+  void capture(cudaStream_t stream, const Body& body) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    body();
+    check(cudaStreamEndCapture(stream, &graph));
+    check(cudaGraphInstantiate(&executable_, graph, 0));
+    check(cudaGraphDestroy(graph));
+  }
+  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(executable_, stream)); }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+/// Changes which sequences there are, in both caches alike.
+class Arrivals {
+ public:
+  explicit Arrivals(std::uint64_t seed) : random_(seed) {}
+
+  Random& random() { return random_; }
+
+  /// Sometimes a sequence leaves, is cut short, or forked. Says whether a new one is to come.
+  bool next(Served& a, Served& b) {
+    const std::int64_t count = std::ssize(a.living);
+    if (count > 0 && random_.one_in(40)) {
+      const auto gone = random_.integer(0, count - 1);
+      for (Served* served : {&a, &b}) {
+        served->cache.erase(served->living[static_cast<std::size_t>(gone)]);
+        served->living.erase(served->living.begin() + gone);
+      }
+      return true;
+    }
+    if (count > 0 && random_.one_in(15)) {
+      const auto s = static_cast<std::size_t>(random_.integer(0, count - 1));
+      const std::int64_t length = a.cache.allocator().length(a.living[s]);
+      const std::int64_t kept = random_.integer(length / 2, length);
+      for (Served* served : {&a, &b}) served->cache.truncate(served->living[s], kept);
+    }
+    if (count > 0 && count < kSequences && random_.one_in(30)) {
+      const auto s = static_cast<std::size_t>(random_.integer(0, count - 1));
+      for (Served* served : {&a, &b}) {
+        served->living.push_back(served->cache.fork(served->living[s]));
+      }
+    }
+    return count < kSequences && random_.one_in(10);
+  }
+
+  std::vector<BatchEntry> batch(const Served& served, std::uint64_t left_out) const {
+    std::vector<BatchEntry> batch;
+    for (std::size_t s = 0; s < served.living.size(); ++s) {
+      if ((left_out >> s & 1) == 0)
+        batch.push_back({.sequence = served.living[s], .append_tokens = 1});
+    }
+    return batch;
+  }
+
+ private:
+  Random random_;
+};
+
+TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (mesh.kv_parallel() > 1 && !mesh.gpus()) GTEST_SKIP() << "ranks share a GPU: no capture";
+  const std::uint64_t seed = seed_or(5);
+  SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
+  Arrivals arrivals(seed);
+  const DeviceMemory numbers = random_numbers(mesh);
+  const Stream stream;
+  Served graph_side{KvCache(mesh, cache_options())}, eager_side{KvCache(mesh, cache_options())};
+
+  Inputs inputs(mesh, kSequences);
+  const Outputs replayed(mesh, kSequences), eager(mesh, kSequences);
+  const std::int64_t prompt_room = 300;
+  Inputs prompt(mesh, prompt_room);
+  const Outputs prompt_out(mesh, prompt_room);
+  StepPlan step =
+      graph_side.cache.plan({}, {.limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
+  graph_side.run(step, inputs, replayed, stream);  // nothing yet: NCCL connects
+  const std::uint64_t generation = step.generation();
+  Graph graph;
+  graph.capture(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
+
+  std::int64_t compared = 0;
+  for (int turn = 0; turn < 1000; ++turn) {
+    if (arrivals.next(graph_side, eager_side)) {
+      const std::int64_t tokens = arrivals.random().integer(1, prompt_room);
+      prompt.change(numbers, arrivals.random().integer(0, 1000));
+      for (Served* served : {&graph_side, &eager_side}) {
+        served->living.push_back(served->cache.create());
+        StepPlan prefill = served->cache.plan({{served->living.back(), tokens}});
+        served->run(prefill, prompt, prompt_out, stream);
+      }
+    }
+    const auto left_out = static_cast<std::uint64_t>(
+        arrivals.random().one_in(4) ? arrivals.random().integer(0, 1 << kSequences) : 0);
+    inputs.change(numbers, arrivals.random().integer(0, 1000));
+
+    graph_side.cache.replan(step, arrivals.batch(graph_side, left_out), {stream});
+    ASSERT_EQ(step.generation(), generation);
+    graph.launch(stream);
+
+    StepPlan plan = eager_side.cache.plan(arrivals.batch(eager_side, left_out));
+    eager_side.run(plan, inputs, eager, stream);
+    stream.wait();
+    for (int layer = 0; layer < kLayers; ++layer) {
+      ASSERT_EQ(replayed.bits(layer, plan.query_tokens()), eager.bits(layer, plan.query_tokens()))
+          << "step " << turn << " layer " << layer;
+    }
+    compared += plan.query_tokens();
+  }
+  EXPECT_GT(compared, 1000);
+}
+
+// The shape of a 70B model: 64 query and 8 kv heads of 128.
+TEST(StepGraph, NeedsLittleMemoryBesideThePools) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  constexpr std::int64_t kBatch = 256, kPages = 256 * 512;
+  KvCache cache(mesh, {.layers = 1,
+                       .q_heads = 64,
+                       .kv_heads = 8,
+                       .k_dim = 128,
+                       .page_size = 16,
+                       .pages_per_rank = kPages / mesh.kv_parallel(),
+                       .dtype = Dtype::kBFloat16});
+  const StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = kBatch}});
+  EXPECT_GT(step.workspace_bytes(), 0);
+  EXPECT_LE(step.workspace_bytes(), 64 << 20);
+}
+
+}  // namespace
+}  // namespace kvmesh::test
