@@ -21,9 +21,9 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 class Prepared {
  public:
   Prepared(const Repeated& repeated, cudaStream_t stream) : repeated_(repeated), stream_(stream) {
-    if (!repeated.work) return;
-    if (repeated.capturable) graph_.emplace(capture(stream, [&] { enqueue_calls(); }));
-    enqueue();  // a graph's first launch takes it to the device
+    if (!repeated.work || !repeated.capturable) return;
+    graph_.emplace(capture(stream, [&] { enqueue_calls(); }));
+    check(cudaGraphUpload(graph_->get(), stream));
   }
 
   void enqueue() const {
@@ -65,7 +65,8 @@ class GpuMachine : public Machine {
       check(cudaEventRecord(events[static_cast<std::size_t>(i)].get(), stream_.get()));
     };
     barrier(mesh_.world(), "bench: turns");
-    work.enqueue();  // while it runs the host gets ahead of the device, and stays there
+    // While these run the host gets ahead of the device, and stays there.
+    if (turns > 1) work.enqueue();
     for (int turn = 0; turn < turns; ++turn) {
       first.enqueue();
       record(3 * turn);
