@@ -6,38 +6,13 @@
 #include <limits>
 
 #include "core/check.hpp"
+#include "kernels/block_mask_shape.hpp"
 #include "kernels/mods/classify.hpp"
 
 namespace kvmesh {
 namespace {
 
 constexpr std::int64_t kMaxPosition = std::numeric_limits<std::int32_t>::max();
-
-void check_shape(const BlockMaskShape& shape) {
-  require(shape.batch >= 1 && shape.heads >= 1, "a block mask for {} batch rows and {} heads",
-          shape.batch, shape.heads);
-  require(shape.q_len >= 1 && shape.kv_len >= 1, "a block mask over {} queries and {} keys",
-          shape.q_len, shape.kv_len);
-  require(shape.q_block >= 1 && shape.kv_block >= 1, "a block mask with blocks of {} x {}",
-          shape.q_block, shape.kv_block);
-  require(shape.kv_len < kMaxPosition, "a block mask over {} keys: positions are int32",
-          shape.kv_len);
-  require(shape.q_start.empty() || std::cmp_equal(shape.q_start.size(), shape.batch),
-          "a block mask for {} batch rows with {} first query positions", shape.batch,
-          shape.q_start.size());
-  std::int64_t last_start = 0;
-  for (std::int32_t start : shape.q_start) {
-    require(start >= 0, "a block mask whose queries start at position {}", start);
-    last_start = std::max<std::int64_t>(last_start, start);
-  }
-  require(shape.q_len + last_start < kMaxPosition,
-          "a block mask over {} queries from position {}: positions are int32", shape.q_len,
-          last_start);
-}
-
-std::int32_t q_start(const BlockMaskShape& shape, std::int64_t b) {
-  return shape.q_start.empty() ? 0 : shape.q_start[static_cast<std::size_t>(b)];
-}
 
 /// Block `block` of [0, len), shifted by `start`; the last may be shorter.
 PositionRange block_range(std::int64_t block, int block_size, std::int64_t len,
@@ -115,9 +90,31 @@ std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const Pa
 
 }  // namespace
 
+void check_block_mask_shape(const BlockMaskShape& shape) {
+  require(shape.batch >= 1 && shape.heads >= 1, "a block mask for {} batch rows and {} heads",
+          shape.batch, shape.heads);
+  require(shape.q_len >= 1 && shape.kv_len >= 1, "a block mask over {} queries and {} keys",
+          shape.q_len, shape.kv_len);
+  require(shape.q_block >= 1 && shape.kv_block >= 1, "a block mask with blocks of {} x {}",
+          shape.q_block, shape.kv_block);
+  require(shape.kv_len < kMaxPosition, "a block mask over {} keys: positions are int32",
+          shape.kv_len);
+  require(shape.q_start.empty() || std::cmp_equal(shape.q_start.size(), shape.batch),
+          "a block mask for {} batch rows with {} first query positions", shape.batch,
+          shape.q_start.size());
+  std::int64_t last_start = 0;
+  for (std::int32_t start : shape.q_start) {
+    require(start >= 0, "a block mask whose queries start at position {}", start);
+    last_start = std::max<std::int64_t>(last_start, start);
+  }
+  require(shape.q_len + last_start < kMaxPosition,
+          "a block mask over {} queries from position {}: positions are int32", shape.q_len,
+          last_start);
+}
+
 BlockMask::BlockMask(const MaskMod& mask_mod, const BlockMaskShape& shape)
     : mask_mod_(mask_mod), shape_(shape) {
-  check_shape(shape);
+  check_block_mask_shape(shape);
 }
 
 void BlockMask::add_row(const BlockRow& row) {

@@ -48,6 +48,7 @@ class Backend {
   /// For `first` and the batches that are planned later; plans none.
   virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                                  const StepBatch& first) = 0;
+  virtual BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) = 0;
   /// The sequence is no more.
   virtual void forget(SequenceId sequence) = 0;
   /// Waits for all that the device was given, on any stream.

@@ -70,6 +70,9 @@ class CpuBackend : public Backend {
   std::unique_ptr<StepKernels> make_step(const StepOptions& options, const StepBatch&) override {
     return std::make_unique<CpuStep>(options, mesh_, combiner_);
   }
+  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
+    return BlockMask::create(mask, shape);
+  }
   void forget(SequenceId) override {}
   void settle() override {}
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {

@@ -6,6 +6,7 @@
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
 #include "kernels/cuda/attend_cuda.hpp"
+#include "kernels/cuda/block_mask_builder.hpp"
 #include "kernels/cuda/pool_writer.hpp"
 #include "kvmesh/nccl.hpp"
 #include "runtime/backend.hpp"
@@ -130,6 +131,10 @@ class CudaBackend : public Backend {
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          const StepBatch& first) override {
     return std::make_unique<CudaStep>(shared_, options, first);
+  }
+
+  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
+    return cuda::make_block_mask(shared_.kernels, mask, shape);
   }
 
   void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }

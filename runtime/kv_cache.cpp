@@ -109,6 +109,10 @@ void KvCache::erase(SequenceId sequence) {
   state_->backend->forget(sequence);
 }
 
+BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {
+  return state_->backend->make_block_mask(mask, shape);
+}
+
 void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh->world()); }
 
 std::int64_t KvCache::pool_bytes() const { return state_->pools.size_bytes(); }

@@ -158,6 +158,9 @@ class KvCache {
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
 
+  /// BlockMask::create, made by the mesh's device.
+  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape);
+
   /// Lengthens the batch's sequences and works out the step; does the copies that copy on write
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
   /// Waits until the plan is on the device.

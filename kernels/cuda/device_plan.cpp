@@ -6,14 +6,9 @@
 #include "core/check.hpp"
 #include "kernels/cuda/cut.hpp"
 #include "kernels/cuda/plan_kernels.hpp"
-#include "kernels/cuda/sources.hpp"
 
 namespace kvmesh::cuda {
 namespace {
-
-constexpr int kThreads = 256;
-// A page of more pairs of a query and a key is looked at by a warp, not by a thread.
-constexpr std::int64_t kPairsOfAThread = 64;
 
 std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(value); }
 
@@ -21,12 +16,11 @@ std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(val
 
 DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
                        std::optional<BlockClasses> block_mask)
-    : store_(&kernels),
-      options_(options),
-      mods_(&mods),
+    : options_(options),
       block_mask_(std::move(block_mask)),
       per_head_(block_mask_ ? block_mask_->heads() > 1
-                            : options.mask.graph().depends_on(kDependsHead)) {
+                            : options.mask.graph().depends_on(kDependsHead)),
+      classifier_(kernels, mods, options.shape.page_size, group(), per_head_) {
   for (std::size_t i = 0; i < launches_.size(); ++i) launches_[i].shape = options.launches[i];
 }
 
@@ -229,32 +223,12 @@ PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
   return items;
 }
 
-const jit::Kernel& DevicePlan::classifier(int lanes) {
-  const auto found = classifiers_.find(lanes);
-  if (found != classifiers_.end()) return found->second;
-  jit::Program program{.files = cuda_kernel_sources(),
-                       .source = "kernels/cuda/classify.cuh",
-                       .mods = mods_->text().text,
-                       .architecture = store_->architecture()};
-  program.constants.set("kLanes", lanes)
-      .set("kPageSize", options_.shape.page_size)
-      .set("kGroup", group())
-      .set("kPerHead", per_head_);
-  return classifiers_.emplace(lanes, store_->get(program, "kvmesh_classify")).first->second;
-}
-
 void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
   if (block_mask_ || options_.mask.is_identity()) {
     const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
     check(launch_look_up(items, table, stream), "planning: classes of pages");
   } else {
-    const bool has_many = std::int64_t{list_tokens_} * items.page_size > kPairsOfAThread;
-    const int lanes = has_many ? 32 : 1;
-    const std::int64_t threads = (std::int64_t{items.items} + 1) * lanes;
-    classifier(lanes).launch({.stream = stream,
-                              .grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
-                              .block = dim3(kThreads)},
-                             ClassifyParams{items, mods_->buffers()});
+    classifier_.classify(items, list_tokens_, stream);
   }
   check(launch_place(items, scratch_.data(), scratch_.size_bytes(), stream),
         "planning: places of visits");

@@ -11,16 +11,14 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "kernels/cuda/attend_params.hpp"
 #include "kernels/cuda/block_classes.hpp"
+#include "kernels/cuda/classifier.hpp"
 #include "kernels/cuda/device_array.hpp"
-#include "kernels/cuda/device_mods.hpp"
-#include "kernels/cuda/kernel_store.hpp"
 #include "kernels/cuda/page_lists.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kernels/cuda/upload.hpp"
@@ -145,15 +143,12 @@ class DevicePlan {
   void classify(const PlanItems& items, cudaStream_t stream);
   void list_visits(const PlanItems& items, cudaStream_t stream);
   void cut(const PlanItems& items, const Launch& launch, cudaStream_t stream);
-  const jit::Kernel& classifier(int lanes);
 
-  KernelStore* store_;
   Options options_;
-  const DeviceMods* mods_;
   std::optional<BlockClasses> block_mask_;
   bool per_head_;
+  Classifier classifier_;
   std::optional<AttendLimits> limits_;
-  std::map<int, jit::Kernel> classifiers_;  // by lanes an item
 
   // The step, as it is sent. Kept for their memory.
   std::vector<PlanSequence> sequences_;

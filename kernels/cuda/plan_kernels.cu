@@ -5,11 +5,13 @@
 // The classes come from classify.cuh, which is compiled for the mask, or from a block mask.
 #include "kernels/cuda/plan_kernels.hpp"
 
+#include <thrust/iterator/counting_iterator.h>
 #include <thrust/iterator/transform_iterator.h>
 
 #include <cub/block/block_scan.cuh>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
+#include <cub/device/device_select.cuh>
 
 #include "kernels/cuda/cut.hpp"
 
@@ -96,6 +98,12 @@ __global__ void spread(const std::int64_t* tiles, int count, std::uint8_t* class
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < count) classes[tiles[i] >> 2] = static_cast<std::uint8_t>(tiles[i] & 3);
 }
+
+struct IsOfClass {
+  const std::uint8_t* classes;
+  int tile_class;
+  __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
+};
 
 struct IsVisited {
   __host__ __device__ std::int32_t operator()(std::uint8_t tile_class) const {
@@ -393,6 +401,21 @@ cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* cl
   if (count == 0) return cudaSuccess;
   spread<<<blocks_for(count), kThreads, 0, stream>>>(tiles, count, classes);
   return cudaGetLastError();
+}
+
+std::size_t select_scratch_bytes(int tiles) {
+  std::size_t bytes = 0;
+  std::int32_t* none = nullptr;
+  cub::DeviceSelect::If(nullptr, bytes, thrust::counting_iterator<std::int32_t>(0), none, none,
+                        tiles, IsOfClass{});
+  return bytes;
+}
+
+cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class,
+                          std::int32_t* selected, std::int32_t* count, void* scratch,
+                          std::size_t scratch_bytes, cudaStream_t stream) {
+  return cub::DeviceSelect::If(scratch, scratch_bytes, thrust::counting_iterator<std::int32_t>(0),
+                               selected, count, tiles, IsOfClass{classes, tile_class}, stream);
 }
 
 std::size_t place_scratch_bytes(int items) {

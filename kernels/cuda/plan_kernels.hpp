@@ -22,6 +22,13 @@ cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cuda
 cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* classes,
                           cudaStream_t stream);
 
+/// The numbers of the tiles of a class, in order, and how many there are, both on the device.
+/// `scratch` has select_scratch_bytes(tiles).
+std::size_t select_scratch_bytes(int tiles);
+cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class,
+                          std::int32_t* selected, std::int32_t* count, void* scratch,
+                          std::size_t scratch_bytes, cudaStream_t stream);
+
 /// places[i] = how many of the first i classes are not empty, for i in [0, items]. `scratch` has
 /// place_scratch_bytes(items).
 std::size_t place_scratch_bytes(int items);

@@ -1,0 +1,38 @@
+#include "kernels/cuda/classifier.hpp"
+
+#include "kernels/cuda/cut.hpp"
+#include "kernels/cuda/sources.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// A page of more pairs of a query and a key is looked at by a warp, not by a thread.
+constexpr std::int64_t kPairsOfAThread = 64;
+
+}  // namespace
+
+void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream) {
+  const int lanes = list_tokens * page_size_ > kPairsOfAThread ? 32 : 1;
+  const std::int64_t threads = (std::int64_t{items.items} + 1) * lanes;
+  kernel(lanes).launch({.stream = stream,
+                        .grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
+                        .block = dim3(kThreads)},
+                       ClassifyParams{items, mods_->buffers()});
+}
+
+const jit::Kernel& Classifier::kernel(int lanes) {
+  const auto found = kernels_.find(lanes);
+  if (found != kernels_.end()) return found->second;
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/classify.cuh",
+                       .mods = mods_->text().text,
+                       .architecture = store_->architecture()};
+  program.constants.set("kLanes", lanes)
+      .set("kPageSize", page_size_)
+      .set("kGroup", group_)
+      .set("kPerHead", per_head_);
+  return kernels_.emplace(lanes, store_->get(program, "kvmesh_classify")).first->second;
+}
+
+}  // namespace kvmesh::cuda
