@@ -1,9 +1,6 @@
 #include "comm/nccl_state.hpp"
 
-#include <sched.h>
-
-#include <thread>
-
+#include "core/back_off.hpp"
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
 
@@ -11,19 +8,6 @@ namespace kvmesh {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// NCCL's host part of a call takes some 10 us, so a wait yields at first; one that takes longer
-// waits for a peer and leaves the core.
-constexpr auto kYieldFor = std::chrono::milliseconds(1);
-constexpr auto kSleep = std::chrono::microseconds(50);
-
-void back_off(Clock::duration waited) {
-  if (waited < kYieldFor) {
-    sched_yield();
-  } else {
-    std::this_thread::sleep_for(kSleep);
-  }
-}
 
 }  // namespace
 

@@ -38,6 +38,15 @@ void synchronize(Stream stream) {
   check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)), "waiting for a stream");
 }
 
+void synchronize_device() { check(cudaDeviceSynchronize(), "waiting for a device"); }
+
+bool is_done(Stream stream) {
+  const cudaError_t status = cudaStreamQuery(static_cast<cudaStream_t>(stream.handle));
+  if (status == cudaErrorNotReady) return false;
+  check(status, "waiting for a stream");
+  return true;
+}
+
 void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   check(cudaMemcpy(to, from, size_bytes, cudaMemcpyDefault), "copying memory");
   // Between two blocks of a device, and for a small one from the host, cudaMemcpy returns before.

@@ -18,6 +18,9 @@ int device_count();
 std::array<char, 16> identity(int device);
 void use_device(int index);
 void synchronize(Stream stream);
+void synchronize_device();
+/// Does not wait.
+bool is_done(Stream stream);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 void copy_rows(const Rows& rows);
 std::size_t free_bytes(int device);

@@ -14,6 +14,8 @@ int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 void use_device(int) { absent(); }
 void synchronize(Stream) { absent(); }
+void synchronize_device() { absent(); }
+bool is_done(Stream) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
 void copy_rows(const Rows&) { absent(); }
 std::size_t free_bytes(int) { absent(); }

@@ -18,6 +18,11 @@ std::vector<std::int32_t> values_of(const std::vector<Rank>& ranks) {
   return values;
 }
 
+std::string names_of(const std::vector<Rank>& late) {
+  if (late.empty()) return "its own device";
+  return fmt::format("rank {}", fmt::join(values_of(late), ", "));
+}
+
 }  // namespace
 
 UnknownSequence::UnknownSequence(SequenceId sequence)
@@ -40,8 +45,8 @@ OutOfMemory::OutOfMemory(Rank rank, std::int64_t asked_bytes, const std::string&
 
 Timeout::Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
                  std::chrono::milliseconds deadline)
-    : Error(fmt::format("rank {} waited {} ms in {} for rank {}", waiter.value, deadline.count(),
-                        operation, fmt::join(values_of(late), ", "))),
+    : Error(fmt::format("rank {} waited {} ms in {} for {}", waiter.value, deadline.count(),
+                        operation, names_of(late))),
       waiter_(waiter),
       late_(std::move(late)),
       operation_(std::move(operation)) {}

@@ -13,31 +13,32 @@ std::size_t span_bytes(const ConstTensorView& view) {
 }  // namespace
 
 TensorView DeviceStage::place(const ConstTensorView& host) {
-  if (memory_.size_bytes() < span_bytes(host)) memory_ = DeviceMemory(device_, span_bytes(host));
+  if (memory_.size_bytes() < span_bytes(host))
+    memory_ = DeviceMemory(mesh_->device(), span_bytes(host));
   TensorView there;
   there.data = memory_.data();
   there.dtype = host.dtype;
   there.dims = host.dims;
   there.shape = host.shape;
   there.strides = host.strides;
-  there.device = device_;
+  there.device = mesh_->device();
   return there;
 }
 
 ConstTensorView DeviceStage::put(const ConstTensorView& host) {
-  if (device_.kind == DeviceKind::kCpu) return host;
+  if (mesh_->device().kind == DeviceKind::kCpu) return host;
   const TensorView there = place(host);
   copy_bytes(there.data, host.data, span_bytes(host));
   return there;
 }
 
 TensorView DeviceStage::room_for(const TensorView& host) {
-  return device_.kind == DeviceKind::kCpu ? host : place(host);
+  return mesh_->device().kind == DeviceKind::kCpu ? host : place(host);
 }
 
 void DeviceStage::fetch(const TensorView& host) {
-  if (device_.kind == DeviceKind::kCpu) return;
-  synchronize({}, device_);
+  if (mesh_->device().kind == DeviceKind::kCpu) return;
+  mesh_->wait({}, "attend");
   copy_bytes(host.data, memory_.data(), span_bytes(host));
 }
 

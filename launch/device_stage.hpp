@@ -1,27 +1,29 @@
-// Host tensors taken to a device and back: for an engine whose own layers run on the CPU.
+// Host tensors taken to the mesh's device and back: for an engine whose own layers run on the CPU.
 #pragma once
 
 #include "kvmesh/device_memory.hpp"
+#include "kvmesh/mesh.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::launch {
 
-/// One tensor's place on a device. The memory grows and is kept.
+/// One tensor's place on the device. The memory grows and is kept.
 class DeviceStage {
  public:
-  explicit DeviceStage(Device device) : device_(device) {}
+  explicit DeviceStage(Mesh& mesh) : mesh_(&mesh) {}
 
   /// A copy of `host` on the device, with the same strides. On the CPU: `host` itself.
   ConstTensorView put(const ConstTensorView& host);
   /// Room on the device for what is to become `host`. On the CPU: `host` itself.
   TensorView room_for(const TensorView& host);
-  /// Fills `host` from the room that was made for it.
+  /// Fills `host` from the room that was made for it, when the device has done all that it was
+  /// given.
   void fetch(const TensorView& host);
 
  private:
   TensorView place(const ConstTensorView& host);
 
-  Device device_;
+  Mesh* mesh_;
   DeviceMemory memory_;
 };
 

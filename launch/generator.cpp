@@ -40,10 +40,10 @@ Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOp
       gather_heads_(mesh.head()),
       sampler_(options.sampling),
       greedy_(options.sampling.temperature == 0.0),
-      q_(mesh.device()),
-      k_(mesh.device()),
-      v_(mesh.device()),
-      o_(mesh.device()) {}
+      q_(mesh),
+      k_(mesh),
+      v_(mesh),
+      o_(mesh) {}
 
 engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());

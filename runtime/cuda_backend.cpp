@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "core/check.hpp"
-#include "core/cuda_check.hpp"
+#include "core/device_wait.hpp"
 #include "kernels/cuda/attend_cuda.hpp"
 #include "kernels/cuda/block_mask_builder.hpp"
 #include "kernels/cuda/pool_writer.hpp"
@@ -126,7 +126,7 @@ class CudaStep : public StepKernels {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(Mesh& mesh) : shared_(mesh) {}
+  explicit CudaBackend(Mesh& mesh) : mesh_(&mesh), shared_(mesh) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          const StepBatch& first) override {
@@ -139,16 +139,20 @@ class CudaBackend : public Backend {
 
   void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
 
-  void settle() override { check(cudaDeviceSynchronize(), "waiting for the device"); }
+  void settle() override {
+    const Device device = mesh_->device();
+    wait_for_device(device.index, {mesh_->rank(), mesh_->kv().deadline(), "settle"});
+  }
 
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);
     shared_.writer.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
                               nullptr);
-    check(cudaStreamSynchronize(nullptr), "copying pages");
+    mesh_->wait({}, "copy pages");
   }
 
  private:
+  Mesh* mesh_;
   Shared shared_;
 };
 

@@ -11,6 +11,7 @@
 
 #include "core/check.hpp"
 #include "core/cuda_memory.hpp"
+#include "core/device_wait.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/tcp.hpp"
 
@@ -119,6 +120,15 @@ NcclGroup* Mesh::gpus() {
     gpus_ = possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr;
   }
   return gpus_->get();
+}
+
+void Mesh::wait(Stream stream, std::string_view operation) {
+  if (device_.kind == DeviceKind::kCpu) return;
+  if (!gpus_ || *gpus_ == nullptr) {
+    return wait_for_stream(stream, {rank(), kv_->deadline(), operation});
+  }
+  (*gpus_)->set_deadline(kv_->deadline());
+  (*gpus_)->wait(stream, operation);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

@@ -17,7 +17,8 @@ int cuda_device_count();
 /// such.
 void use_device(Device device);
 
-/// Waits until all that was given to the stream is done. On the CPU it always is.
+/// Waits until all that was given to the stream is done, however long it takes: for work of this
+/// process alone. What may wait for a peer wants `Mesh::wait`. On the CPU it always is done.
 void synchronize(Stream stream, Device device);
 
 /// Copies between any two of host and device memory. Returns when it is done.

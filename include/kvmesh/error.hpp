@@ -69,7 +69,8 @@ class OutOfMemory : public Error {
   std::int64_t asked_bytes_;
 };
 
-/// A peer did not answer within the deadline.
+/// A peer did not answer within the deadline; or, where `late` is empty, this rank's own device was
+/// not done by then.
 class Timeout : public Error {
  public:
   Timeout(Rank waiter, std::vector<Rank> late, std::string operation,

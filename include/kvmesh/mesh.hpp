@@ -8,6 +8,7 @@
 
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/nccl.hpp"
+#include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
@@ -73,6 +74,12 @@ class Mesh {
   /// two of the ranks share a GPU: then the combine goes by way of the host. Collective over `kv`
   /// the first time. @throws Timeout, NcclError.
   NcclGroup* gpus();
+
+  /// Waits until the device has done all that was given to `stream`, no longer than kv()'s
+  /// deadline: use it instead of CUDA's own waits, which a peer that died in the middle of a
+  /// combine would make endless. On the CPU all is done already. @throws Timeout; NcclError; Error
+  /// if the device failed.
+  void wait(Stream stream, std::string_view operation);
 
  private:
   void arrange(const MeshOptions& options);

@@ -203,14 +203,14 @@ void CheckedCache::run_layer(Step& step, int layer) {
     const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
     step.plan.append(layer, input.k, input.v);
     step.plan.attend_partial(layer, input.q, mine);
-    synchronize({}, device);
+    mesh_->wait({}, "attend_partial");
     partial_o.fetch();
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
     step.plan.combine(mine, output);
   } else {
     step.plan.run(layer, input, output);
   }
-  synchronize({}, device);
+  mesh_->wait({}, "run");
   o.fetch();
   if (options.lse) lse.fetch();
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");

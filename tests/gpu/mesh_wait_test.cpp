@@ -1,0 +1,74 @@
+// The host's waits for a GPU end, also where the GPU does not.
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "core/device_wait.hpp"
+#include "kvmesh/mesh.hpp"
+#include "tests/gpu/gpu_support.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// A stream on which nothing goes on until it is released.
+class HeldStream {
+ public:
+  HeldStream() {
+    const auto hold = [](void* released) {
+      static_cast<std::atomic<bool>*>(released)->wait(false);
+    };
+    check(cudaLaunchHostFunc(stream_, hold, &released_));
+  }
+  ~HeldStream() {
+    release();
+    stream_.wait();
+  }
+  void release() {
+    released_ = true;
+    released_.notify_all();
+  }
+  kvmesh::Stream view() const { return {static_cast<cudaStream_t>(stream_)}; }
+
+ private:
+  std::atomic<bool> released_ = false;
+  Stream stream_;
+};
+
+template <class Wait>
+void expect_late(const Wait& wait, const std::string& operation) {
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    wait();
+    ADD_FAILURE() << "it did not wait";
+  } catch (const Timeout& error) {
+    EXPECT_EQ(error.operation(), operation);
+    EXPECT_TRUE(error.late().empty());
+    EXPECT_NE(std::string(error.what()).find("its own device"), std::string::npos);
+  }
+  const auto waited = std::chrono::steady_clock::now() - start;
+  EXPECT_GE(waited, 100ms);
+  EXPECT_LT(waited, 5s);
+}
+
+TEST(MeshWait, EndsAtTheDeadline) {
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
+  mesh.kv().set_deadline(100ms);
+  HeldStream stream;
+  expect_late([&] { mesh.wait(stream.view(), "test"); }, "test");
+  stream.release();
+  mesh.wait(stream.view(), "test");
+}
+
+TEST(MeshWait, EndsAtTheDeadlineForTheWholeDeviceToo) {
+  check(cudaSetDevice(0));
+  HeldStream stream;
+  const DeviceWait wait{Rank{0}, 100ms, "settle"};
+  expect_late([&] { wait_for_device(0, wait); }, "settle");
+  stream.release();
+  wait_for_device(0, wait);
+}
+
+}  // namespace
+}  // namespace kvmesh::test
