@@ -45,13 +45,12 @@ class Builder {
     const DeviceBuffer lists = upload(std::span<const PlanList>(lists_));
     const DeviceBuffer pages = upload(std::span<const DevicePage>(pages_));
     const DeviceBuffer positions = upload(std::span<const std::int32_t>(positions_));
-    classes_.reserve(static_cast<std::size_t>(tiles()) + 1);
+    classes_.reserve(static_cast<std::size_t>(tiles()));
     const PlanItems items{.sequences = sequences.as<PlanSequence>(),
                           .lists = lists.as<PlanList>(),
                           .pages = pages.as<DevicePage>(),
                           .q_positions = positions.as<std::int32_t>(),
                           .classes = classes_.data(),
-                          .places = nullptr,
                           .sequence_count = to_int32(std::ssize(sequences_)),
                           .list_count = to_int32(std::ssize(lists_)),
                           .items = tiles(),

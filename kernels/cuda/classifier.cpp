@@ -14,7 +14,8 @@ constexpr std::int64_t kPairsOfAThread = 64;
 
 void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream) {
   const int lanes = list_tokens * page_size_ > kPairsOfAThread ? 32 : 1;
-  const std::int64_t threads = (std::int64_t{items.items} + 1) * lanes;
+  const std::int64_t threads = std::int64_t{items.items} * lanes;
+  if (threads == 0) return;
   kernel(lanes).launch({.stream = stream,
                         .grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
                         .block = dim3(kThreads)},

@@ -65,8 +65,7 @@ __device__ inline int class_of(const ClassifyParams& p, int item, int lane) {
 
 }  // namespace kvmesh::cuda
 
-/// Threads: (items + 1) * kLanes, in blocks that kLanes divides. The class past the last item is
-/// empty.
+/// Threads: items * kLanes, in blocks that kLanes divides.
 extern "C" __global__ void kvmesh_classify(
     const __grid_constant__ kvmesh::cuda::ClassifyParams params) {
   using namespace kvmesh;
@@ -74,10 +73,8 @@ extern "C" __global__ void kvmesh_classify(
   const long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int item = static_cast<int>(thread / kLanes);
   const int lane = static_cast<int>(thread % kLanes);
-  if (item > params.items.items) return;
-  int tile_class = item == params.items.items ? kEmptyTile : kFullTile;
-  if constexpr (kHasMaskMod) {
-    if (item < params.items.items) tile_class = class_of(params, item, lane);
-  }
+  if (item >= params.items.items) return;
+  int tile_class = kFullTile;
+  if constexpr (kHasMaskMod) tile_class = class_of(params, item, lane);
   if (lane == 0) params.items.classes[item] = static_cast<std::uint8_t>(tile_class);
 }

@@ -166,9 +166,9 @@ void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
 }
 
 void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
-  grow(items + 1, classes_, places_, visits_);
+  grow(std::max(items, std::int64_t{1}), classes_, visits_);
   if (per_head_ && block_mask_) grow(items * group(), head_classes_);
-  grow(lists, visits_of_list_, sorted_visits_, list_numbers_, order_);
+  grow(lists, visits_of_list_, order_);
   grow(std::max(tokens_, std::int64_t{1}), positions_);
   grow(std::max(slot_count_, std::int64_t{1}), slots_);
   grow(merge_count_, merges_);
@@ -179,12 +179,6 @@ void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
     launch.planned.tasks = launch.tasks.data();
     launch.planned.task_begin = launch.task_begin.data();
   }
-  if (items < scratch_items_ && lists < scratch_lists_) return;
-  scratch_items_ = items + items / 2 + 1;
-  scratch_lists_ = lists + lists / 2 + 1;
-  const std::size_t scratch = std::max(place_scratch_bytes(to_int32(scratch_items_)),
-                                       order_scratch_bytes(to_int32(scratch_lists_)));
-  grow(static_cast<std::int64_t>(scratch), scratch_);
 }
 
 void DevicePlan::reserve(const AttendLimits& limits) {
@@ -211,7 +205,6 @@ PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
       .q_positions =
           q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
       .classes = classes_.data(),
-      .places = places_.data(),
       .sequence_count = to_int32(std::ssize(sequences_)),
       .list_count = to_int32(std::ssize(lists_)),
       .items = to_int32(items_),
@@ -230,8 +223,6 @@ void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
   } else {
     classifier_.classify(items, list_tokens_, stream);
   }
-  check(launch_place(items, scratch_.data(), scratch_.size_bytes(), stream),
-        "planning: places of visits");
 }
 
 void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
@@ -242,23 +233,13 @@ void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
                      .positions = positions_.data(),
                      .slots = slots_.data(),
                      .slot_count = to_int32(slot_count_),
-                     .visits_of_list = visits_of_list_.data(),
-                     .list_numbers = list_numbers_.data()},
+                     .visits_of_list = visits_of_list_.data()},
                     stream),
         "planning: visits");
 }
 
 void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t stream) {
   if (launch.planned.grid == 0) return;
-  // Fewer blocks than slots are cut as they lie.
-  const bool has_order = launch.blocks >= launch.shape.slots;
-  if (has_order) {
-    check(launch_order(visits_of_list_.data() + launch.first_list,
-                       sorted_visits_.data() + launch.first_list,
-                       list_numbers_.data() + launch.first_list, order_.data() + launch.first_list,
-                       launch.lists, scratch_.data(), scratch_.size_bytes(), stream),
-          "planning: order of lists");
-  }
   const int page_size = options_.shape.page_size;
   const int unit_visits = std::max(1, launch.shape.tile_keys / page_size);
   check(
@@ -286,24 +267,29 @@ void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t 
 
 TileCounts DevicePlan::tiles() const {
   check(cudaDeviceSynchronize(), "waiting for a plan");
-  std::int32_t count = 0;
-  check(cudaMemcpy(&count, places_.data() + items_, sizeof(count), cudaMemcpyDeviceToHost),
-        "reading a plan");
-  std::vector<DeviceVisit> visits(static_cast<std::size_t>(count));
-  check(cudaMemcpy(visits.data(), visits_.data(), visits.size() * sizeof(DeviceVisit),
-                   cudaMemcpyDeviceToHost),
-        "reading a plan");
-  const auto masked =
-      std::ranges::count_if(visits, [](const DeviceVisit& visit) { return visit.masked != 0; });
-  return {.visited = std::int64_t{count} * kv_heads_of_list(),
-          .masked = masked * kv_heads_of_list()};
+  const auto download = [](auto& to, const auto& from) {
+    check(cudaMemcpy(to.data(), from.data(), to.size() * sizeof(to[0]), cudaMemcpyDeviceToHost),
+          "reading a plan");
+  };
+  std::vector<std::int32_t> visits_of_list(lists_.size());
+  std::vector<DeviceVisit> visits(static_cast<std::size_t>(items_));
+  download(visits_of_list, visits_of_list_);
+  download(visits, visits_);
+  TileCounts tiles;
+  for (std::size_t l = 0; l < lists_.size(); ++l) {
+    const auto first = visits.begin() + lists_[l].first_item;
+    tiles.visited += visits_of_list[l] * kv_heads_of_list();
+    tiles.masked += kv_heads_of_list() *
+                    std::count_if(first, first + visits_of_list[l],
+                                  [](const DeviceVisit& visit) { return visit.masked != 0; });
+  }
+  return tiles;
 }
 
 std::int64_t DevicePlan::size_bytes() const {
   const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
-  std::size_t bytes =
-      sum(upload_, classes_, places_, visits_of_list_, sorted_visits_, list_numbers_, order_,
-          scratch_, visits_, head_classes_, positions_, slots_, merges_);
+  std::size_t bytes = sum(upload_, classes_, visits_of_list_, order_, visits_, head_classes_,
+                          positions_, slots_, merges_);
   for (const Launch& launch : launches_) bytes += sum(launch.tasks, launch.task_begin);
   return static_cast<std::int64_t>(bytes);
 }

@@ -1,7 +1,7 @@
 // A step's plan, made on the device: which thread block reads which pages for which query rows.
 //
 //   host                                 device
-//   sequences, lists of queries   ->     [classes] -> visits -> tasks        (plan_kernels.cu)
+//   sequences, lists of queries   ->     [classes] -> visits -> tasks     (plan_kernels.cu)
 //   what changed of the pages     ->     page lists
 //
 // The host's part grows with the sequences and their queries, not with their pages.
@@ -163,10 +163,7 @@ class DevicePlan {
   Upload upload_;
   std::array<Launch, 2> launches_;
   DeviceArray<std::uint8_t> classes_;
-  DeviceArray<std::int32_t> places_;
-  DeviceArray<std::int32_t> visits_of_list_, sorted_visits_, list_numbers_, order_;
-  DeviceArray<std::byte> scratch_;  // of the scan and the sort, for so many
-  std::int64_t scratch_items_ = 0, scratch_lists_ = 0;
+  DeviceArray<std::int32_t> visits_of_list_, order_;
   DeviceArray<DeviceVisit> visits_;
   DeviceArray<std::uint8_t> head_classes_;
   DeviceArray<std::int32_t> positions_;

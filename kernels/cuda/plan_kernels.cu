@@ -1,16 +1,14 @@
 // Planning on the device: from the page lists and a step's queries to tasks for thread blocks.
 //
-//   page lists changed -> [classes of the items] -> places by a scan -> visits -> order -> tasks
+//   page lists changed -> [classes of the items] -> visits of each list -> tasks
 //
 // The classes come from classify.cuh, which is compiled for the mask, or from a block mask.
 #include "kernels/cuda/plan_kernels.hpp"
 
 #include <thrust/iterator/counting_iterator.h>
-#include <thrust/iterator/transform_iterator.h>
 
+#include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
-#include <cub/device/device_radix_sort.cuh>
-#include <cub/device/device_scan.cuh>
 #include <cub/device/device_select.cuh>
 
 #include "kernels/cuda/cut.hpp"
@@ -19,7 +17,10 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kListThreads = 512;
+constexpr int kListItems = 4;  // pages that a thread takes at a time
 constexpr int kCutThreads = 512;
+constexpr int kBuckets = 2 * kCutThreads;  // of lists, by length
 // Whole blocks, which the device hands out as slots fall free, even out what makes one SM slower
 // than another, and need no merge: worth a little more than their longest row of work says (H200,
 // 512 equal blocks on 264 slots: 4 % faster than equal shares).
@@ -86,11 +87,8 @@ __device__ int class_of_item(const PlanItems& p, const ClassTable& table, int it
 __global__ void look_up(const __grid_constant__ PlanItems p,
                         const __grid_constant__ ClassTable table) {
   const int item = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (item > p.items) return;
-  int tile_class = kEmptyTile;
-  if (item < p.items) {
-    tile_class = table.classes == nullptr ? kFullTile : class_of_item(p, table, item);
-  }
+  if (item >= p.items) return;
+  const int tile_class = table.classes == nullptr ? kFullTile : class_of_item(p, table, item);
   p.classes[item] = static_cast<std::uint8_t>(tile_class);
 }
 
@@ -105,21 +103,13 @@ struct IsOfClass {
   __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
 };
 
-struct IsVisited {
-  __host__ __device__ std::int32_t operator()(std::uint8_t tile_class) const {
-    return tile_class != kEmptyTile;
-  }
-};
-using VisitedIterator = thrust::transform_iterator<IsVisited, const std::uint8_t*>;
-
 // ---- Visits, positions, slots ----
 
-__device__ void list_item(const ListParams& p, int item) {
+using ListScan = cub::BlockScan<int, kListThreads>;
+
+__device__ void write_visit(const ListParams& p, const PlanList& list, int item, int place) {
   const int tile_class = p.items.classes[item];
-  if (tile_class == kEmptyTile) return;
-  const PlanList& list = p.items.lists[list_of(p.items, item)];
   const DevicePage page = page_of(p.items, list, item);
-  const std::int32_t place = p.items.places[item];
   const bool is_mixed = tile_class == kMixedTile;
   const std::int32_t head_classes = is_mixed ? place * p.items.group : -1;
   p.visits[place] = {page.page, page.logical, tile_class != kFullTile, head_classes};
@@ -130,11 +120,26 @@ __device__ void list_item(const ListParams& p, int item) {
   }
 }
 
-__device__ void count_list(const ListParams& p, int l) {
+/// A thread block leaves out the empty pages of its list, kListItems a thread at a time.
+__device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& scratch) {
   const PlanList& list = p.items.lists[l];
-  const int pages = p.items.sequences[list.sequence].pages;
-  p.visits_of_list[l] = p.items.places[list.first_item + pages] - p.items.places[list.first_item];
-  p.list_numbers[l] = l;
+  const int end = list.first_item + p.items.sequences[list.sequence].pages;
+  int place = list.first_item;
+  for (int first = list.first_item; first < end; first += kListThreads * kListItems) {
+    const int begin = first + static_cast<int>(threadIdx.x) * kListItems;
+    const auto is_visited = [&](int item) {
+      return item < end && p.items.classes[item] != kEmptyTile;
+    };
+    int count = 0, before = 0, all = 0;
+    for (int i = 0; i < kListItems; ++i) count += is_visited(begin + i);
+    ListScan(scratch).ExclusiveSum(count, before, all);
+    __syncthreads();  // the scratch is free
+    for (int i = 0; i < kListItems; ++i) {
+      if (is_visited(begin + i)) write_visit(p, list, begin + i, place + before++);
+    }
+    place += all;
+  }
+  if (threadIdx.x == 0) p.visits_of_list[l] = place - list.first_item;
 }
 
 /// Where the token at a position of a sequence is written here: its page, if this rank has it.
@@ -156,12 +161,12 @@ __device__ DeviceSlot slot_of(const ListParams& p, const PlanSequence& sequence,
 }
 
 __device__ void place_tokens(const ListParams& p, const PlanSequence& sequence) {
-  for (int i = static_cast<int>(threadIdx.x); i < sequence.queries; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < sequence.queries; i += kListThreads) {
     const int token = sequence.first_token + i;
     p.positions[token] = p.items.q_positions != nullptr ? p.items.q_positions[token]
                                                         : sequence.kv_len - sequence.queries + i;
   }
-  for (int i = static_cast<int>(threadIdx.x); i < sequence.appended; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < sequence.appended; i += kListThreads) {
     p.slots[sequence.first_slot + i] =
         slot_of(p, sequence, sequence.kv_len - sequence.appended + i);
   }
@@ -173,22 +178,18 @@ __device__ void clear_slots(const ListParams& p) {
     const PlanSequence& last = p.items.sequences[p.items.sequence_count - 1];
     first = last.first_slot + last.appended;
   }
-  for (int i = first + static_cast<int>(threadIdx.x); i < p.slot_count; i += kThreads) {
+  for (int i = first + static_cast<int>(threadIdx.x); i < p.slot_count; i += kListThreads) {
     p.slots[i] = {-1, 0};
   }
 }
 
-/// The first thread blocks have items, the next lists, the last a sequence each, and one the rest.
-__global__ void list_visits(const __grid_constant__ ListParams p, int item_blocks,
-                            int list_blocks) {
+/// The first thread blocks have a list each, the next a sequence each, and one the rest.
+__global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constant__ ListParams p) {
+  __shared__ ListScan::TempStorage scratch;
   int block = static_cast<int>(blockIdx.x);
-  if (block < item_blocks) {
-    const int item = block * kThreads + static_cast<int>(threadIdx.x);
-    if (item < p.items.items) list_item(p, item);
-  } else if ((block -= item_blocks) < list_blocks) {
-    const int l = block * kThreads + static_cast<int>(threadIdx.x);
-    if (l < p.items.list_count) count_list(p, l);
-  } else if ((block -= list_blocks) < p.items.sequence_count) {
+  if (block < p.items.list_count) {
+    list_pages(p, block, scratch);
+  } else if ((block -= p.items.list_count) < p.items.sequence_count) {
     place_tokens(p, p.items.sequences[block]);
   } else {
     clear_slots(p);
@@ -204,6 +205,9 @@ struct Line {
   int merges;
   int rows;  // of workspace
 };
+struct Larger {
+  __device__ int operator()(int a, int b) const { return max(a, b); }
+};
 struct AddLines {
   __host__ __device__ Line operator()(const Line& a, const Line& b) const {
     return {a.tiles + b.tiles, a.tasks + b.tasks, a.merges + b.merges, a.rows + b.rows};
@@ -214,13 +218,27 @@ struct AddLines {
 class Cutter {
  public:
   using Scan = cub::BlockScan<Line, kCutThreads>;
+  using Count = cub::BlockScan<int, kCutThreads>;
+  using Max = cub::BlockReduce<int, kCutThreads>;
+  /// What its threads share.
+  struct Shared {
+    union {
+      typename Scan::TempStorage scan;
+      typename Count::TempStorage count;
+      typename Max::TempStorage max;
+    };
+    int longest;            // visits of the longest list
+    int buckets[kBuckets];  // lists that are longer than a bucket's; bucket 0 has the longest
+  };
 
-  __device__ Cutter(const CutParams& params, Scan::TempStorage& scratch)
-      : p_(params), scratch_(scratch), blocks_(params.list_count * params.kv_heads_of_list) {}
+  __device__ Cutter(const CutParams& params, Shared& shared)
+      : p_(params), shared_(shared), blocks_(params.list_count * params.kv_heads_of_list) {}
 
   __device__ void run() {
     const long long total = total_cost();
+    if (blocks_ >= p_.slots) count_buckets();
     if (are_even(total)) {
+      sort_lists();
       take_whole();
     } else {
       cut(share_of_line(total, p_.slots, p_.unit_tiles));
@@ -238,7 +256,7 @@ class Cutter {
   }
 
   __device__ void scan(const Line& own, Line& before, Line& all) {
-    Scan(scratch_).ExclusiveScan(own, before, Line{}, AddLines(), all);
+    Scan(shared_.scan).ExclusiveScan(own, before, Line{}, AddLines(), all);
     __syncthreads();  // the scratch is free
   }
 
@@ -247,8 +265,67 @@ class Cutter {
   }
   __device__ int visits(int list) const { return p_.visits_of_list[list]; }
   __device__ long long cost(int block) const { return cost_of_list(list_number(block)); }
-  __device__ long long cost_of_list(int list) const {
-    return cost_of(visits(list), p_.unit_visits, p_.unit_tiles);
+  __device__ long long cost_of_list(int list) const { return cost_of_visits(visits(list)); }
+  __device__ long long cost_of_visits(int visits) const {
+    return cost_of(visits, p_.unit_visits, p_.unit_tiles);
+  }
+
+  // ---- Lists by length, in buckets: near enough to the longest first ----
+
+  __device__ int bucket_of(int visits) const {
+    if (visits == 0) return kBuckets - 1;
+    return kBuckets - 1 -
+           static_cast<int>(ceil_div(std::int64_t{visits} * (kBuckets - 1), shared_.longest));
+  }
+  /// The most visits that a list of the bucket has.
+  __device__ int longest_of(int bucket) const {
+    return static_cast<int>(std::int64_t{kBuckets - 1 - bucket} * shared_.longest / (kBuckets - 1));
+  }
+
+  __device__ void count_buckets() {
+    int longest = 0;
+    for (int l = static_cast<int>(threadIdx.x); l < p_.list_count; l += kCutThreads) {
+      longest = max(longest, visits(p_.first_list + l));
+    }
+    longest = Max(shared_.max).Reduce(longest, Larger());
+    if (threadIdx.x == 0) shared_.longest = longest;
+    int* const mine = shared_.buckets + 2 * threadIdx.x;
+    mine[0] = mine[1] = 0;
+    __syncthreads();
+    for (int l = static_cast<int>(threadIdx.x); l < p_.list_count; l += kCutThreads) {
+      atomicAdd(&shared_.buckets[bucket_of(visits(p_.first_list + l))], 1);
+    }
+    __syncthreads();
+    int counts[2] = {mine[0], mine[1]};
+    Count(shared_.count).ExclusiveSum(counts, counts);
+    mine[0] = counts[0];
+    mine[1] = counts[1];
+    __syncthreads();
+  }
+
+  /// The most visits of the list at a place in the order.
+  __device__ int longest_at(int place) const {
+    int low = 0;
+    int high = kBuckets;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      if (shared_.buckets[middle] <= place) {
+        low = middle;
+      } else {
+        high = middle;
+      }
+    }
+    return longest_of(low);
+  }
+
+  /// Within a bucket in any order: it decides when a block of work begins, not what comes out.
+  __device__ void sort_lists() {
+    __syncthreads();  // all have looked at the buckets
+    for (int l = static_cast<int>(threadIdx.x); l < p_.list_count; l += kCutThreads) {
+      const int list = p_.first_list + l;
+      p_.order[atomicAdd(&shared_.buckets[bucket_of(visits(list))], 1)] = list;
+    }
+    __syncthreads();
   }
 
   /// Would whole blocks, the longest first, end about as early as equal shares? Taken in waves, one
@@ -258,7 +335,7 @@ class Cutter {
     if (blocks_ >= kManyBlocks * p_.slots) return true;
     long long end = 0;
     for (int first = 0; first < blocks_; first += p_.slots) {
-      end += cost_of_list(p_.order[first / p_.kv_heads_of_list]);
+      end += cost_of_visits(longest_at(first / p_.kv_heads_of_list));
     }
     const double share = static_cast<double>(total) / p_.slots + kTaskTiles;
     return static_cast<double>(end) <= kWholeBlocksGain * share;
@@ -267,16 +344,15 @@ class Cutter {
   __device__ DeviceTask task_of(int list, int head, int begin, int end, int workspace_row) const {
     const PlanList& l = p_.items.lists[list];
     const PlanSequence& sequence = p_.items.sequences[l.sequence];
-    const int first = p_.items.places[l.first_item];
     int keys = (end - begin) * p_.items.page_size;
     if (end > begin) {  // the sequence may end inside the last page
-      const int last = p_.visits[first + end - 1].logical;
+      const int last = p_.visits[l.first_item + end - 1].logical;
       keys -= max(0, (last + 1) * p_.items.page_size - sequence.kv_len);
     }
-    return {l.sequence,    l.kv_head + head,
-            l.first_token, l.tokens * p_.items.group,
-            first + begin, keys,
-            workspace_row, 0};
+    return {l.sequence,           l.kv_head + head,
+            l.first_token,        l.tokens * p_.items.group,
+            l.first_item + begin, keys,
+            workspace_row,        0};
   }
 
   /// A thread block for each.
@@ -371,14 +447,14 @@ class Cutter {
   }
 
   const CutParams& p_;
-  Scan::TempStorage& scratch_;
+  Shared& shared_;
   const int blocks_;
 };
 
 __global__ void __launch_bounds__(kCutThreads, 1)
     cut_tasks(const __grid_constant__ CutParams params) {
-  __shared__ Cutter::Scan::TempStorage scratch;
-  Cutter(params, scratch).run();
+  __shared__ Cutter::Shared shared;
+  Cutter(params, shared).run();
 }
 
 }  // namespace
@@ -392,7 +468,8 @@ cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int mo
 }
 
 cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream) {
-  look_up<<<blocks_for(std::int64_t{items.items} + 1), kThreads, 0, stream>>>(items, table);
+  if (items.items == 0) return cudaSuccess;
+  look_up<<<blocks_for(items.items), kThreads, 0, stream>>>(items, table);
   return cudaGetLastError();
 }
 
@@ -418,41 +495,10 @@ cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class
                                selected, count, tiles, IsOfClass{classes, tile_class}, stream);
 }
 
-std::size_t place_scratch_bytes(int items) {
-  std::size_t bytes = 0;
-  cub::DeviceScan::ExclusiveSum(nullptr, bytes, VisitedIterator(nullptr, IsVisited()),
-                                static_cast<std::int32_t*>(nullptr), items + 1);
-  return bytes;
-}
-
-cudaError_t launch_place(const PlanItems& items, void* scratch, std::size_t scratch_bytes,
-                         cudaStream_t stream) {
-  return cub::DeviceScan::ExclusiveSum(scratch, scratch_bytes,
-                                       VisitedIterator(items.classes, IsVisited()), items.places,
-                                       items.items + 1, stream);
-}
-
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream) {
-  const int item_blocks = blocks_for(params.items.items);
-  const int list_blocks = blocks_for(params.items.list_count);
-  const int blocks = item_blocks + list_blocks + params.items.sequence_count + 1;
-  list_visits<<<blocks, kThreads, 0, stream>>>(params, item_blocks, list_blocks);
+  const int blocks = params.items.list_count + params.items.sequence_count + 1;
+  list_visits<<<blocks, kListThreads, 0, stream>>>(params);
   return cudaGetLastError();
-}
-
-std::size_t order_scratch_bytes(int lists) {
-  std::size_t bytes = 0;
-  std::int32_t* none = nullptr;
-  cub::DeviceRadixSort::SortPairsDescending(nullptr, bytes, none, none, none, none, lists);
-  return bytes;
-}
-
-cudaError_t launch_order(const std::int32_t* visits_of_list, std::int32_t* sorted_visits,
-                         const std::int32_t* list_numbers, std::int32_t* order, int lists,
-                         void* scratch, std::size_t scratch_bytes, cudaStream_t stream) {
-  return cub::DeviceRadixSort::SortPairsDescending(scratch, scratch_bytes, visits_of_list,
-                                                   sorted_visits, list_numbers, order, lists, 0, 32,
-                                                   stream);
 }
 
 cudaError_t launch_cut(const CutParams& params, cudaStream_t stream) {

@@ -29,20 +29,8 @@ cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream);
 
-/// places[i] = how many of the first i classes are not empty, for i in [0, items]. `scratch` has
-/// place_scratch_bytes(items).
-std::size_t place_scratch_bytes(int items);
-cudaError_t launch_place(const PlanItems& items, void* scratch, std::size_t scratch_bytes,
-                         cudaStream_t stream);
-
 /// Visits, query positions and slots.
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream);
-
-/// `order`: the numbers of the lists, by visits, most first; equal ones as they were.
-std::size_t order_scratch_bytes(int lists);
-cudaError_t launch_order(const std::int32_t* visits_of_list, std::int32_t* sorted_visits,
-                         const std::int32_t* list_numbers, std::int32_t* order, int lists,
-                         void* scratch, std::size_t scratch_bytes, cudaStream_t stream);
 
 /// Tasks and merges. Where whole blocks fill the device evenly none is cut and the longest come
 /// first; else each of the `slots` thread blocks gets an equal share (cut.hpp).

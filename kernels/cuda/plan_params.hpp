@@ -66,8 +66,7 @@ struct PlanItems {
   const PlanList* lists;
   const DevicePage* pages;
   const std::int32_t* q_positions;  // [tokens]; null: the newest of each sequence
-  std::uint8_t* classes;            // [items + 1]
-  std::int32_t* places;             // [items + 1]: how many visits come before
+  std::uint8_t* classes;            // [items]
   std::int32_t sequence_count;
   std::int32_t list_count;
   std::int32_t items;
@@ -82,17 +81,17 @@ struct ClassifyParams {
   ModBuffers mods;
 };
 
-/// Where the visits go, and what else is worked out beside them.
+/// Where the visits go, those of a list from its first item's place on, and what else is worked out
+/// beside them.
 struct ListParams {
   PlanItems items;
   ClassTable table;
-  DeviceVisit* visits;
-  std::uint8_t* head_classes;  // [visits][group], of mixed tiles
+  DeviceVisit* visits;         // [items]
+  std::uint8_t* head_classes;  // [items][group], of mixed tiles
   std::int32_t* positions;     // [tokens]
   DeviceSlot* slots;           // [slots], those that no token has are nowhere
   std::int32_t slot_count;
   std::int32_t* visits_of_list;  // [lists]
-  std::int32_t* list_numbers;    // [lists]: 0, 1, ...
 };
 
 /// How one launch's blocks are cut into tasks for thread blocks. A block is a list for one kv head:
@@ -111,7 +110,7 @@ struct CutParams {
   std::int32_t first_workspace_row;
   const DeviceVisit* visits;
   const std::int32_t* visits_of_list;  // [lists]
-  const std::int32_t* order;           // [lists of the launch], by visits, most first
+  std::int32_t* order;                 // [lists of the launch]: by visits, most first
   DeviceTask* tasks;
   std::int32_t* task_begin;  // [grid + 1]
   DeviceMerge* merges;       // [merge_count]
