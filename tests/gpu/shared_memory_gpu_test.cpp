@@ -1,0 +1,127 @@
+// GPU memory that another process maps and still reads when its owner has been killed.
+#include "core/shared_memory.hpp"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "core/free_memory.hpp"
+#include "kvmesh/device_memory.hpp"
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr std::size_t kWords = (std::size_t{6} << 20) / sizeof(std::uint32_t) + 3;
+constexpr int kHandleFile = 9;  // where the owner's process writes its handle
+constexpr const char* kOwnerDevice = "KVMESH_TEST_OWNER_DEVICE";
+
+std::vector<std::uint32_t> pattern() {
+  std::vector<std::uint32_t> words(kWords);
+  for (std::size_t i = 0; i < kWords; ++i) words[i] = static_cast<std::uint32_t>(i * 7 + 5);
+  return words;
+}
+
+std::vector<std::uint32_t> words_at(const void* data) {
+  std::vector<std::uint32_t> words(kWords);
+  copy_bytes(words.data(), data, kWords * sizeof(std::uint32_t));
+  return words;
+}
+
+Device gpu(int index) { return {DeviceKind::kCuda, index}; }
+
+// A process of its own, as CUDA does not survive a fork: this program again, in the test below.
+class Owner {
+ public:
+  explicit Owner(int device) {
+    int ends[2];
+    if (pipe(ends) != 0) throw Error("pipe");
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_adddup2(&files, ends[1], kHandleFile);
+    std::string program = "/proc/self/exe", filter = "--gtest_filter=*DISABLED_OwnerWaits";
+    std::string disabled = "--gtest_also_run_disabled_tests";
+    char* arguments[] = {program.data(), filter.data(), disabled.data(), nullptr};
+    setenv(kOwnerDevice, std::to_string(device).c_str(), 1);
+    const int failed = posix_spawn(&pid_, program.c_str(), &files, nullptr, arguments, environ);
+    unsetenv(kOwnerDevice);
+    posix_spawn_file_actions_destroy(&files);
+    close(ends[1]);
+    const bool told = failed == 0 && read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
+    close(ends[0]);
+    if (!told) throw Error("the other process told no handle");
+  }
+  ~Owner() { die(); }
+
+  const MemoryHandle& handle() const { return handle_; }
+  void die() {
+    if (pid_ == 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+  }
+
+ private:
+  MemoryHandle handle_;
+  pid_t pid_ = 0;
+};
+
+TEST(SharedGpuMemory, DISABLED_OwnerWaits) {
+  const char* device = std::getenv(kOwnerDevice);
+  if (device == nullptr) GTEST_SKIP() << "only for the tests below";
+  SharedMemory memory(gpu(std::atoi(device)), kWords * sizeof(std::uint32_t), Sharing::kNode);
+  copy_bytes(memory.data(), pattern().data(), kWords * sizeof(std::uint32_t));
+  const MemoryHandle handle = memory.handle();
+  ASSERT_EQ(write(kHandleFile, &handle, sizeof handle), ssize_t{sizeof handle});
+  while (true) pause();
+}
+
+TEST(SharedGpuMemory, IsReadByOthersAndKeepsItsPagesWhenTheOwnerIsKilled) {
+  for (int device = 0; device < cuda_device_count(); ++device) {
+    SCOPED_TRACE("the owner has device " + std::to_string(device));
+    Owner owner(device);
+    const std::shared_ptr<void> map = map_memory(owner.handle(), gpu(0));
+    ASSERT_NE(map, nullptr);
+    EXPECT_EQ(words_at(map.get()), pattern());
+    owner.die();
+    EXPECT_EQ(words_at(map.get()), pattern());
+    const std::uint32_t other = 1;  // and can be written to
+    copy_bytes(map.get(), &other, sizeof other);
+    EXPECT_EQ(words_at(map.get())[0], other);
+  }
+}
+
+TEST(SharedGpuMemory, CannotBeMappedOnceItsOwnerIsGone) {
+  Owner owner(0);
+  owner.die();
+  EXPECT_EQ(map_memory(owner.handle(), gpu(0)), nullptr);
+  // The refusal is not left behind for the next call to stumble over.
+  EXPECT_NO_THROW(SharedMemory(gpu(0), 1, Sharing::kNode));
+}
+
+TEST(SharedGpuMemory, IsThePointerItselfWithinAProcess) {
+  for (int device = 0; device < cuda_device_count(); ++device) {
+    auto memory = std::make_unique<SharedMemory>(gpu(device), kWords * 4, Sharing::kProcess);
+    copy_bytes(memory->data(), pattern().data(), kWords * 4);
+    const std::shared_ptr<void> map = map_memory(memory->handle(), gpu(0));
+    ASSERT_EQ(map.get(), memory->data());
+    memory.reset();
+    EXPECT_EQ(words_at(map.get()), pattern());
+  }
+}
+
+TEST(SharedGpuMemory, ComesInWholeUnitsOutOfFreeMemory) {
+  const std::size_t before = free_memory(gpu(0));
+  const SharedMemory memory(gpu(0), (std::size_t{256} << 20) + 1, Sharing::kNode);
+  EXPECT_EQ(memory.size_bytes(), std::size_t{258} << 20);
+  EXPECT_LE(free_memory(gpu(0)), before - (std::size_t{128} << 20));
+}
+
+}  // namespace
+}  // namespace kvmesh::test
