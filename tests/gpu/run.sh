@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds kvmesh and runs what needs GPUs, over all that are visible: the tests, `kvmesh verify` on
-# the GPUs, then the benchmarks. Ends with a short table and fails if anything did.
+# the GPUs, then the benchmarks (docs/benchmarks.md has longer ones). Ends with a short table and
+# fails if anything did.
 #
 #   tests/gpu/run.sh [--no-bench] [CMAKE_ARGUMENT ...]
 #
@@ -50,10 +51,13 @@ if [[ -n ${KVMESH_MODEL:-} ]]; then
     --prompt 'Why is the sky blue?' --max-tokens 32 --ranks-check
 fi
 if [[ $bench == yes ]]; then
-  step 'bench: attention' "$build/tests/gpu/attend_gpu_bench"
-  if [[ $gpus -gt 1 && -x $build/tests/gpu/nccl_bench ]]; then
-    step "bench: combine, $gpus GPUs" job "$gpus" "$build/tests/gpu/nccl_bench"
-  fi
+  step 'bench: attention alone' "$build/tests/gpu/attend_gpu_bench"
+  for ranks in 1 2 4; do # one rank a GPU
+    [[ $ranks -le $gpus ]] || continue
+    step "bench, $ranks GPUs" job "$ranks" "$kvmesh" bench --device cuda --batch 1,64 \
+      --context 8192,131072 --json "$build/bench_$ranks.json"
+  done
+  step 'bench: tables' python3 bench/tables.py "$build"/bench_?.json
 fi
 
 printf '\n'

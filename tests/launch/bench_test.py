@@ -1,10 +1,13 @@
 """`kvmesh bench` from the outside, on tiny shapes: its numbers are consistent, its errors are one line,
 and what draws and tabulates them can read them.
 
-bench_test.py KVMESH MPIEXEC BENCH_FOLDER
+bench_test.py KVMESH MPIEXEC BENCH_FOLDER [TEST ...]
+
+With KVMESH_BENCH_DEVICE=cuda on GPUs; without one all is skipped (exit status 77).
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -14,14 +17,15 @@ import xml.etree.ElementTree
 
 KVMESH, MPIEXEC, FOLDER = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
 
+DEVICE = os.environ.get("KVMESH_BENCH_DEVICE", "cpu")
 OPS = ["decode", "prefill", "append", "combine", "step"]
-HEADS, KV_HEADS, DIM, V_DIM = 4, 2, 16, 8
+HEADS, KV_HEADS, DIM, V_DIM = (4, 2, 16, 8) if DEVICE == "cpu" else (4, 2, 128, 64)
 TINY = ["--q-heads", HEADS, "--kv-heads", KV_HEADS, "--dim", DIM, "--v-dim", V_DIM, "--page-size", 4,
         "--rotate-mib", 1, "--row-seconds", 0.02, "--repeats", 4]
 
 
 def run(ranks, *arguments):
-    command = [KVMESH, "bench", "--device", "cpu", *map(str, arguments)]
+    command = [KVMESH, "bench", "--device", DEVICE, *map(str, arguments)]
     if ranks > 1:
         command = [MPIEXEC, "-q", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
@@ -61,7 +65,9 @@ class Bench(unittest.TestCase):
             self.assertGreater(measured["amount"], 0)
             self.assertAlmostEqual(measured["rate"] * seconds["median"] / measured["amount"], 1)
         self.assertAlmostEqual(row["share"] * row["ceiling"]["rate"] / row["rate"], 1)
-        self.assertEqual(row["timing"], "host")
+        self.assertIn(row["timing"], ["host"] if DEVICE == "cpu" else ["graph", "stream"])
+        if DEVICE == "cuda" and row["op"] in ("decode", "prefill", "append"):
+            self.assertEqual(row["timing"], "graph")
         self.assertEqual(row["unit"], "operations" if row["op"] == "prefill" else "bytes")
         self.assertTrue(3 <= row["turns"] <= 4)
 
@@ -146,5 +152,13 @@ class Bench(unittest.TestCase):
                 self.assertNotIn("Traceback", done.stderr)
 
 
+def has_gpu():
+    told = subprocess.run([KVMESH, "info"], capture_output=True, text=True, timeout=60)
+    return "cpu, 0 GPUs" not in told.stdout
+
+
 if __name__ == "__main__":
+    if DEVICE == "cuda" and not has_gpu():
+        print("skipped: no GPU here")
+        sys.exit(77)
     unittest.main(verbosity=2)
