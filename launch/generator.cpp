@@ -50,18 +50,23 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   std::vector<std::int64_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), cache_.allocator().length(sequence_));
 
-  StepPlan plan = cache_.plan({{sequence_, count}});
-  llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(plan, layer); });
+  const std::array batch{BatchEntry{sequence_, count}};
+  if (step_) {
+    cache_.replan(*step_, batch);
+  } else {
+    step_.emplace(cache_.plan(batch));
+  }
+  llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(layer); });
   return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
 }
 
-void Generator::attend(StepPlan& plan, const engine::Attention& layer) {
+void Generator::attend(const engine::Attention& layer) {
   const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
-  if (mesh_.head_parallel() == 1) return run(plan, layer.layer, input, layer.o);
+  if (mesh_.head_parallel() == 1) return run(layer.layer, input, layer.o);
   // Each rank of a row has other heads: bring them together for the next matrix.
   const std::int64_t tokens = layer.q.size(0), heads = input.q.size(1), dim = layer.q.size(2);
   attended_.resize(static_cast<std::size_t>(tokens * heads * dim));
-  run(plan, layer.layer, input, tensor(attended_.data(), {tokens, heads, dim}));
+  run(layer.layer, input, tensor(attended_.data(), {tokens, heads, dim}));
   const std::array rows{layer.q.size(1) * dim};
   gather_heads_(rows, tokens, attended_,
                 {static_cast<float*>(layer.o.data), static_cast<std::size_t>(tokens * rows[0])},
@@ -69,8 +74,8 @@ void Generator::attend(StepPlan& plan, const engine::Attention& layer) {
 }
 
 // The model's layers run on the CPU; the cache may be on a GPU.
-void Generator::run(StepPlan& plan, int layer, const LayerInput& host, const TensorView& o) {
-  plan.run(layer, {q_.put(host.q), k_.put(host.k), v_.put(host.v)}, {.o = o_.room_for(o)});
+void Generator::run(int layer, const LayerInput& host, const TensorView& o) {
+  step_->run(layer, {q_.put(host.q), k_.put(host.k), v_.put(host.v)}, {.o = o_.room_for(o)});
   o_.fetch(o);
 }
 

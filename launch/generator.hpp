@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -42,14 +43,15 @@ class Generator {
   std::span<const PageId> pages() const { return cache_.allocator().pages(sequence_); }
 
  private:
-  void attend(StepPlan& plan, const engine::Attention& layer);
-  void run(StepPlan& plan, int layer, const LayerInput& host, const TensorView& o);
+  void attend(const engine::Attention& layer);
+  void run(int layer, const LayerInput& host, const TensorView& o);
   ConstTensorView my_heads(const ConstTensorView& all) const;
 
   Mesh& mesh_;
   std::unique_ptr<engine::Llama> llama_;
   KvCache cache_;
   SequenceId sequence_;
+  std::optional<StepPlan> step_;  // the last, planned again for each
   engine::RowGather gather_heads_;
   engine::Sampler sampler_;
   bool greedy_;

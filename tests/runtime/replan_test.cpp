@@ -1,0 +1,146 @@
+// Steps planned in place, beside steps that are planned each for itself.
+#include <vector>
+
+#include "tests/runtime/cache_fixture.hpp"
+#include "tests/support/random.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr std::int64_t kRoom = 12;  // tokens of the tensors
+
+CacheOptions wide_cache() {
+  CacheOptions options = one_rank_cache();
+  options.pages_per_rank = 64;
+  options.home_threshold_tokens = 8;
+  return options;
+}
+
+struct Rows {
+  std::vector<float> q = std::vector<float>(kRoom * 4 * 8);
+  std::vector<float> k = std::vector<float>(kRoom * 2 * 8);
+  std::vector<float> v = std::vector<float>(kRoom * 2 * 6);
+
+  explicit Rows(Random& random) {
+    for (std::vector<float>* rows : {&q, &k, &v}) {
+      for (float& number : *rows) number = 2 * random.real() - 1;
+    }
+  }
+  LayerInput input(std::int64_t queries, std::int64_t appended) const {
+    return {tensor(q.data(), {queries, 4, 8}), tensor(k.data(), {appended, 2, 8}),
+            tensor(v.data(), {appended, 2, 6})};
+  }
+};
+
+struct Result {
+  std::vector<float> o = std::vector<float>(kRoom * 4 * 6, -1.0f);
+  std::vector<float> lse = std::vector<float>(kRoom * 4, -1.0f);
+
+  void run(StepPlan& step, const Rows& rows) {
+    const std::int64_t n = step.query_tokens();
+    step.run(1, rows.input(n, step.append_tokens()),
+             {tensor(o.data(), {n, 4, 6}), tensor(lse.data(), {n, 4})});
+  }
+  bool equals(const Result& other, std::int64_t tokens) const {
+    const auto same = [&](const std::vector<float>& a, const std::vector<float>& b,
+                          std::int64_t row) {
+      return std::equal(a.begin(), a.begin() + tokens * row, b.begin());
+    };
+    return same(o, other.o, 4 * 6) && same(lse, other.lse, 4);
+  }
+};
+
+/// Serves two caches alike, one by plans of its own for each step, one by one that is replanned.
+void serve(Mesh& mesh, const PlanOptions& options, std::uint64_t seed) {
+  Random random(seed);
+  KvCache fresh(mesh, wide_cache()), again(mesh, wide_cache());
+  StepPlan step = again.plan({}, options);
+  std::vector<SequenceId> living;
+  for (int turn = 0; turn < 60; ++turn) {
+    if (std::ssize(living) < 4 && random.coin()) {
+      living.push_back(fresh.create());
+      EXPECT_EQ(again.create(), living.back());
+    }
+    if (std::ssize(living) > 2 && random.one_in(10)) {
+      for (KvCache* cache : {&fresh, &again}) cache->erase(living.front());
+      living.erase(living.begin());
+    }
+    std::vector<BatchEntry> batch;
+    std::int64_t tokens = 0;
+    for (SequenceId id : living) {
+      if (random.one_in(4)) continue;
+      const std::int64_t appended = random.integer(0, 3);
+      const std::int64_t length = fresh.allocator().length(id) + appended;
+      batch.push_back({id, appended, std::min(length, random.integer(0, 3))});
+      tokens += batch.back().query_tokens;
+    }
+    const Rows rows(random);
+    Result expected, result;
+    PlanOptions alone = options;
+    alone.limits.reset();
+    StepPlan plan = fresh.plan(batch, alone);
+    expected.run(plan, rows);
+    again.replan(step, batch);
+    result.run(step, rows);
+    ASSERT_TRUE(result.equals(expected, tokens)) << "turn " << turn << " seed " << seed;
+  }
+}
+
+TEST(Replan, EqualsPlansOfTheirOwn) {
+  const std::uint64_t seed = seed_or(std::random_device{}());
+  for (int ranks : {1, 3}) {
+    run_on_threads(ranks, [&](Mesh& mesh) { serve(mesh, {}, seed); });
+  }
+}
+
+TEST(Replan, WithLimitsEqualsPlansOfTheirOwn) {
+  const std::uint64_t seed = seed_or(std::random_device{}());
+  for (int ranks : {1, 3}) {
+    run_on_threads(ranks, [&](Mesh& mesh) {
+      serve(mesh, {.limits = StepLimits{.sequences = 4, .query_tokens = 3}}, seed);
+    });
+  }
+}
+
+TEST(Replan, WithLimitsGivesTensorsOneSize) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache cache(mesh, wide_cache());
+  StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = 4, .query_tokens = 3}});
+  EXPECT_EQ(step.query_tokens(), 12);
+  EXPECT_EQ(step.append_tokens(), 12);
+  const std::vector<BatchEntry> batch{{cache.create(), 1}};
+  cache.replan(step, batch);
+  EXPECT_EQ(step.query_tokens(), 12);
+  EXPECT_EQ(step.tokens_of_output().size(), 12);
+  EXPECT_GT(step.workspace_bytes(), 0);
+}
+
+TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache cache(mesh, one_rank_cache());
+  StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 9}});
+  const SequenceId a = cache.create(), b = cache.create(), c = cache.create();
+  const auto replan = [&](const std::vector<BatchEntry>& batch) {
+    return [&cache, &step, batch] { cache.replan(step, batch); };
+  };
+  expect_refused<InvalidArgument>(cache, replan({{a, 1}, {b, 1}, {c, 1}}));
+  expect_refused<InvalidArgument>(cache, replan({{a, 10}}));
+  expect_refused<InvalidArgument>(cache, replan({{a, 1, 10}}));
+  const std::vector<BatchEntry> full{{a, 9}, {b, 9}};  // of 6 pages of 4 tokens
+  cache.replan(step, full);
+  expect_refused<OutOfPages>(cache, replan(full));
+  EXPECT_FALSE(cache.try_replan(step, full));
+}
+
+TEST(Replan, RefusesLimitsThatAreNone) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache cache(mesh, one_rank_cache());
+  for (const StepLimits& limits :
+       {StepLimits{.sequences = 0}, StepLimits{.sequences = 1, .query_tokens = 0},
+        StepLimits{.sequences = 1, .pages = -1}}) {
+    EXPECT_THROW(static_cast<void>(cache.plan({}, {.limits = limits})), InvalidArgument);
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::test
