@@ -102,6 +102,17 @@ class Generate(unittest.TestCase):
         for rank in range(4):
             self.assertRegex(done.stdout, rf"rank {rank} +#+ +[1-9]\d* pages")
 
+    def test_a_fraction_of_the_memory(self):
+        done = self.generate(2, "--prompt", "hello", "--memory-fraction", "1e-4")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"room for [1-9]\d* pages a rank, in \d")
+        for ranks in (1, 3):
+            nothing = self.generate(ranks, "--prompt", "hi", "--memory-fraction", "1e-15")
+            self.expect_one_line(nothing, "no memory", "bytes")
+            both = self.generate(
+                ranks, "--prompt", "hi", "--memory-fraction", "0.1", "--pages-per-rank", 9)
+            self.expect_one_line(both, "pages_per_rank (9)", "memory_fraction (0.1)")
+
     def test_errors_of_the_file(self):
         cut = self.damaged("cut.gguf", lambda b: b[: len(b) // 2])
         other = self.damaged("other.gguf", lambda b: b.replace(b"llama", b"mamba"))
