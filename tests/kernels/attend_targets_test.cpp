@@ -1,22 +1,11 @@
 // The kernel as compiled for each instruction set that this machine has.
-#include <hwy/targets.h>
-
 #include "tests/support/attention_case.hpp"
+#include "tests/support/instruction_sets.hpp"
 
 namespace kvmesh::test {
 namespace {
 
-class AttendTargets : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { choose(GetParam()); }
-  void TearDown() override { choose(0); }  // 0: all of them again
-
- private:
-  static void choose(std::int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().DeInit();
-  }
-};
+class AttendTargets : public OnInstructionSet {};
 
 CaseSpec two_sequences(int k_dim, int v_dim, Dtype dtype) {
   CaseSpec spec{.shape = {7, 1, k_dim, v_dim, 5}, .dtype = dtype, .q_dtype = dtype};
@@ -49,18 +38,8 @@ TEST_P(AttendTargets, KeepNansToTheirRows) {
   }
 }
 
-std::vector<std::int64_t> targets() {
-  std::vector<std::int64_t> all;
-  for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
-    all.push_back(rest & -rest);
-  }
-  return all;
-}
-
-INSTANTIATE_TEST_SUITE_P(Kernels, AttendTargets, testing::ValuesIn(targets()),
-                         [](const auto& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(Kernels, AttendTargets, testing::ValuesIn(instruction_sets()),
+                         instruction_set_name);
 
 }  // namespace
 }  // namespace kvmesh::test

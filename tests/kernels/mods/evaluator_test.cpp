@@ -3,13 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include <hwy/targets.h>
 #include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "tests/kernels/mods/mods_support.hpp"
+#include "tests/support/instruction_sets.hpp"
 
 namespace kvmesh {
 namespace {
@@ -64,31 +64,10 @@ std::vector<std::uint8_t> run_mask(ModEvaluator& evaluator, const Tile& tile) {
   return visible;
 }
 
-/// Runs each test on every instruction set that this machine has and our kernels are compiled for.
-class ModEvaluatorTest : public testing::TestWithParam<std::int64_t> {
- protected:
-  ModEvaluatorTest() { choose(GetParam()); }
-  ~ModEvaluatorTest() override { choose(0); }
+class ModEvaluatorTest : public test::OnInstructionSet {};
 
- private:
-  static void choose(std::int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().DeInit();
-  }
-};
-
-std::vector<std::int64_t> targets() {
-  std::vector<std::int64_t> each;
-  for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
-    each.push_back(rest & -rest);
-  }
-  return each;
-}
-
-INSTANTIATE_TEST_SUITE_P(EveryTarget, ModEvaluatorTest, testing::ValuesIn(targets()),
-                         [](const auto& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryTarget, ModEvaluatorTest, testing::ValuesIn(test::instruction_sets()),
+                         test::instruction_set_name);
 
 using Lambda = std::function<Expr(Expr, Expr, Expr, Expr, Expr)>;
 using Plain = std::function<double(float, std::int32_t, std::int32_t, std::int32_t, std::int32_t)>;

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <cmath>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include "kvmesh/error.hpp"
 #include "launch/engine/linear_kernels.hpp"
 #include "tests/launch/tiny_gguf.hpp"
+#include "tests/support/instruction_sets.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::engine {
@@ -84,31 +84,10 @@ void expect_close_to_float64(const Matrix& w, const std::vector<float>& x,
   }
 }
 
-/// Runs on every instruction set that this machine has and multiply() is compiled for.
-class LinearOn : public testing::TestWithParam<std::int64_t> {
- protected:
-  LinearOn() { choose(GetParam()); }
-  ~LinearOn() override { choose(0); }
+class LinearOn : public test::OnInstructionSet {};
 
- private:
-  static void choose(std::int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().DeInit();
-  }
-};
-
-std::vector<std::int64_t> targets() {
-  std::vector<std::int64_t> each;
-  for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
-    each.push_back(rest & -rest);
-  }
-  return each;
-}
-
-INSTANTIATE_TEST_SUITE_P(EveryTarget, LinearOn, testing::ValuesIn(targets()),
-                         [](const auto& target) {
-                           return std::string(hwy::TargetName(target.param));
-                         });
+INSTANTIATE_TEST_SUITE_P(EveryTarget, LinearOn, testing::ValuesIn(test::instruction_sets()),
+                         test::instruction_set_name);
 
 TEST_P(LinearOn, AgreesWithFloat64ForEveryTypeAndBatch) {
   const std::uint64_t seed = test::seed_or(22);
