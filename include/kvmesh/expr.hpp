@@ -161,6 +161,7 @@ struct ModBuffer {
   const void* data = nullptr;  ///< [size] float, int32 or (bool) uint8
   std::int64_t size = 0;
   ModType type = ModType::kFloat32;
+  const std::uint64_t* version = nullptr;  ///< changes whenever the numbers do; null: they never do
 };
 
 /// The element `index` (clamped into the buffer) as a symbolic value.
@@ -188,19 +189,19 @@ class Buffer {
  public:
   /// @throws InvalidArgument if `values` is empty or is not a whole number of rows.
   explicit Buffer(const std::vector<T>& values, std::int32_t row_length = 1)
-      : values_(std::make_shared<std::vector<Stored>>(values.begin(), values.end())),
+      : shared_(std::make_shared<Shared>(std::vector<Stored>(values.begin(), values.end()))),
         row_length_(row_length) {
     check_buffer(size(), row_length);
   }
 
-  std::int64_t size() const { return static_cast<std::int64_t>(values_->size()); }
+  std::int64_t size() const { return static_cast<std::int64_t>(shared_->values.size()); }
   std::int32_t row_length() const { return row_length_; }
 
   Expr operator[](const Expr& index) const { return load(symbolic(), index); }
   T operator[](std::integral auto index) const {
     const auto last = size() - 1;
     const auto clamped = std::clamp<std::int64_t>(static_cast<std::int64_t>(index), 0, last);
-    return static_cast<T>((*values_)[static_cast<std::size_t>(clamped)]);
+    return static_cast<T>(shared_->values[static_cast<std::size_t>(clamped)]);
   }
 
   /// Row i, column j: [i * row_length + j].
@@ -212,12 +213,14 @@ class Buffer {
   /// @throws InvalidArgument if the index is outside.
   void set(std::int64_t index, T value) {
     check_buffer_index(index, size());
-    (*values_)[static_cast<std::size_t>(index)] = value;
+    shared_->values[static_cast<std::size_t>(index)] = value;
+    ++shared_->version;
   }
   /// All elements. @throws InvalidArgument if the number differs.
   void set(const std::vector<T>& values) {
     check_buffer_refill(static_cast<std::int64_t>(values.size()), size());
-    std::copy(values.begin(), values.end(), values_->begin());
+    std::copy(values.begin(), values.end(), shared_->values.begin());
+    ++shared_->version;
   }
 
  private:
@@ -225,10 +228,15 @@ class Buffer {
     constexpr ModType kType = std::same_as<T, float>  ? ModType::kFloat32
                               : std::same_as<T, bool> ? ModType::kBool
                                                       : ModType::kInt32;
-    return {values_, values_->data(), size(), kType};
+    return {shared_, shared_->values.data(), size(), kType, &shared_->version};
   }
 
-  std::shared_ptr<std::vector<Stored>> values_;
+  struct Shared {
+    explicit Shared(std::vector<Stored> numbers) : values(std::move(numbers)) {}
+    std::vector<Stored> values;
+    std::uint64_t version = 0;  // counts the changes: whoever has a copy sees that it is old
+  };
+  std::shared_ptr<Shared> shared_;
   std::int32_t row_length_;
 };
 

@@ -106,6 +106,7 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
 }
 
 void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+  mods_->refresh(stream);
   plan_->plan(pages, step, stream);
   max_page_ = pages.max_page();
   reserve_workspace();

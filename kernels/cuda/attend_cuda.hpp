@@ -38,7 +38,8 @@ class CudaAttend {
   CudaAttend(KernelStore& kernels, const AttentionShape& shape, Options options);
 
   /// Plans a step, in place of the one before: after what is on `stream`, before what comes there.
-  /// The pages' changes go along. Compiles (or finds) the kernels that are missing.
+  /// The pages' changes go along, and what was set of the mods' buffers. Compiles (or finds) the
+  /// kernels that are missing.
   /// @throws InvalidArgument, also past the limits, before anything has changed.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
 

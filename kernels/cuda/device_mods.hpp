@@ -1,6 +1,9 @@
 // Mods as a kernel takes them: their text, and what they captured, on the device.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
 #include <vector>
 
 #include "kernels/cuda/device_buffer.hpp"
@@ -10,22 +13,19 @@ namespace kvmesh::cuda {
 
 class DeviceMods {
  public:
-  DeviceMods(const ModGraph& score, const ModGraph& mask) : mods_(emit_cuda(score, mask)) {
-    for (std::size_t i = 0; i < mods_.buffers.size(); ++i) {
-      const ModBuffer& buffer = mods_.buffers[i];
-      const std::size_t element = buffer.type == ModType::kBool ? 1 : 4;
-      data_.push_back(upload(std::span(static_cast<const std::byte*>(buffer.data),
-                                       static_cast<std::size_t>(buffer.size) * element)));
-      buffers_.views[i] = {data_.back().data(), static_cast<int>(buffer.size)};
-    }
-  }
+  DeviceMods(const ModGraph& score, const ModGraph& mask);
 
   const CudaMods& text() const { return mods_; }
+  /// At addresses that stay.
   const ModBuffers& buffers() const { return buffers_; }
+
+  /// Sends the buffers that were set since they were sent last, after what is on the stream.
+  void refresh(cudaStream_t stream);
 
  private:
   CudaMods mods_;
   std::vector<DeviceBuffer> data_;
+  std::vector<std::uint64_t> versions_;
   ModBuffers buffers_{};
 };
 

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/block_classes.hpp"
 #include "kernels/cuda/block_mask_builder.hpp"
+#include "kernels/cuda/device_mods.hpp"
 #include "kernels/cuda/page_lists.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/gpu/gpu_support.hpp"
@@ -144,6 +145,23 @@ INSTANTIATE_TEST_SUITE_P(Masks, BlockMaskOnDevice,
 TEST(BlockMaskOnDevice, RefusesWhatTheHostRefuses) {
   EXPECT_THROW(cuda::make_block_mask(kernels(), mods::causal(), {.q_len = 0, .kv_len = 5}),
                InvalidArgument);
+}
+
+TEST(DeviceMods, SendsWhatWasSetAgain) {
+  Buffer<std::int32_t> window({5, 6});
+  const MaskMod mask([window](auto, auto h, auto q, auto kv) { return q - kv < window[h]; });
+  cuda::DeviceMods mods(ScoreMod().graph(), mask.graph());
+  const auto on_device = [&] {
+    std::vector<std::int32_t> values(2);
+    check(cudaMemcpy(values.data(), mods.buffers().views[0].data, 8, cudaMemcpyDeviceToHost));
+    return values;
+  };
+  EXPECT_EQ(on_device(), (std::vector<std::int32_t>{5, 6}));
+  window.set(1, 9);
+  const Stream stream;
+  mods.refresh(stream);
+  stream.wait();
+  EXPECT_EQ(on_device(), (std::vector<std::int32_t>{5, 9}));
 }
 
 // Spread out on the device, a mask's lists are its tiles.
