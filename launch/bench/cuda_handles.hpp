@@ -31,7 +31,6 @@ class CudaHandle {
 };
 
 using CudaStream = CudaHandle<cudaStream_t, cudaStreamDestroy>;
-using CudaEvent = CudaHandle<cudaEvent_t, cudaEventDestroy>;
 using CudaGraph = CudaHandle<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 inline CudaStream make_stream() {
@@ -40,11 +39,26 @@ inline CudaStream make_stream() {
   return CudaStream(stream);
 }
 
-inline CudaEvent make_event() {
-  cudaEvent_t event = nullptr;
-  check(cudaEventCreate(&event));
-  return CudaEvent(event);
-}
+/// A moment on a stream.
+class CudaEvent {
+ public:
+  CudaEvent() : event_(make()) {}
+  void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream)); }
+  /// Both have passed.
+  double seconds_since(const CudaEvent& earlier) const {
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, earlier.event_.get(), event_.get()));
+    return ms * 1e-3;
+  }
+
+ private:
+  static cudaEvent_t make() {
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreate(&event));
+    return event;
+  }
+  CudaHandle<cudaEvent_t, cudaEventDestroy> event_;
+};
 
 /// What `enqueue` gives to the stream, as a graph; none of it runs yet.
 inline CudaGraph capture(cudaStream_t stream, const std::function<void()>& enqueue) {

@@ -42,6 +42,10 @@ class Prepared {
   std::optional<CudaGraph> graph_;
 };
 
+struct Marks {
+  CudaEvent begin, middle, end;
+};
+
 class GpuMachine : public Machine {
  public:
   GpuMachine(Mesh& mesh, std::int64_t rotate_bytes)
@@ -59,34 +63,26 @@ class GpuMachine : public Machine {
     const Prepared first(aligning, stream_.get()), work(operation, stream_.get()),
         top(ceiling, stream_.get());
     wait();
-    std::vector<CudaEvent> events;
-    for (int i = 0; i < 3 * turns; ++i) events.push_back(make_event());
-    const auto record = [&](int i) {
-      check(cudaEventRecord(events[static_cast<std::size_t>(i)].get(), stream_.get()));
-    };
     barrier(mesh_.world(), "bench: turns");
-    // While these run the host gets ahead of the device, and stays there.
+    // While this runs the host gets ahead of the device, and stays there.
     if (turns > 1) work.enqueue();
-    for (int turn = 0; turn < turns; ++turn) {
+    std::vector<Marks> marks(static_cast<std::size_t>(turns));
+    for (const Marks& turn : marks) {
       first.enqueue();
-      record(3 * turn);
+      turn.begin.record(stream_.get());
       work.enqueue();
-      record(3 * turn + 1);
+      turn.middle.record(stream_.get());
       top.enqueue();
-      record(3 * turn + 2);
+      turn.end.record(stream_.get());
     }
     wait();
     Turns result;
     result.timing = operation.capturable ? Timing::kGraph : Timing::kStream;
-    const auto seconds = [&](int from, int calls) {
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, events[static_cast<std::size_t>(from)].get(),
-                                 events[static_cast<std::size_t>(from) + 1].get()));
-      return ms * 1e-3 / calls;
-    };
-    for (int turn = 0; turn < turns; ++turn) {
-      result.operation.push_back(seconds(3 * turn, operation.calls));
-      if (ceiling.work) result.ceiling.push_back(seconds(3 * turn + 1, ceiling.calls));
+    for (const Marks& turn : marks) {
+      result.operation.push_back(turn.middle.seconds_since(turn.begin) / operation.calls);
+      if (ceiling.work) {
+        result.ceiling.push_back(turn.end.seconds_since(turn.middle) / ceiling.calls);
+      }
     }
     return result;
   }
@@ -96,7 +92,7 @@ class GpuMachine : public Machine {
         static_cast<std::size_t>(tensor.elements()) * kvmesh::size_bytes(tensor.dtype);
     launch_fill(tensor.data, bytes, fill_pattern(tensor.dtype), seed, stream_.get());
     check(cudaGetLastError());
-    synchronize({stream_.get()}, mesh_.device());
+    wait();
   }
 
   Ceiling read() override {
@@ -147,11 +143,7 @@ class GpuMachine : public Machine {
  private:
   unsigned* sink() const { return static_cast<unsigned*>(sink_.data()); }
 
-  // NCCL's own wait notices a peer that does not come.
-  void wait() {
-    if (group_) return group_->wait({stream_.get()}, "bench");
-    synchronize({stream_.get()}, mesh_.device());
-  }
+  void wait() { mesh_.wait({stream_.get()}, "bench"); }
 
   // The number of blocks that reads fastest here.
   void prepare_read() {
@@ -162,15 +154,13 @@ class GpuMachine : public Machine {
     for (const int blocks : {2, 4}) {
       const int all = blocks * properties_.multiProcessorCount;
       const std::size_t amount = bytes_of_read(bytes, all);
-      const CudaEvent begin = make_event(), end = make_event();
+      const CudaEvent begin, end;
       for (int run = 0; run < 3; ++run) {
-        check(cudaEventRecord(begin.get(), stream_.get()));
+        begin.record(stream_.get());
         launch_read(plain_.data(), amount, all, sink(), stream_.get());
-        check(cudaEventRecord(end.get(), stream_.get()));
-        synchronize({stream_.get()}, mesh_.device());
-        float ms = 0;
-        check(cudaEventElapsedTime(&ms, begin.get(), end.get()));
-        const double rate = static_cast<double>(amount) / ms;
+        end.record(stream_.get());
+        wait();
+        const double rate = static_cast<double>(amount) / end.seconds_since(begin);
         if (rate <= best) continue;
         best = rate;
         read_blocks_ = all;
@@ -181,7 +171,7 @@ class GpuMachine : public Machine {
   // As the staged combine goes: where ranks share a GPU, or without NCCL.
   void exchange_by_host(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         Stream stream) {
-    synchronize(stream, mesh_.device());
+    mesh_.wait(stream, "bench: plain exchange");
     std::vector<std::vector<std::byte>> buffers;
     std::vector<Outgoing> out;
     std::vector<Incoming> in;

@@ -89,7 +89,7 @@ class Machine {
 /// `rotate_bytes` 0: by the device's caches.
 std::unique_ptr<Machine> make_machine(Mesh& mesh, std::int64_t rotate_bytes);
 std::unique_ptr<Machine> make_cpu_machine(Mesh& mesh, std::int64_t rotate_bytes);
-/// @throws Unsupported where the build has no CUDA compiler for the ceilings' kernels.
+/// @throws Unsupported in a build without CUDA.
 std::unique_ptr<Machine> make_gpu_machine(Mesh& mesh, std::int64_t rotate_bytes);
 
 }  // namespace kvmesh::bench
