@@ -153,17 +153,30 @@ bool CheckedCache::step(std::initializer_list<BatchEntry> batch, const StepOptio
   return step(std::span(batch.begin(), batch.size()), options);
 }
 
-bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
+std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch,
+                                               const StepOptions& options) {
+  PlanOptions first = options.plan;
+  if (options.replanned) first.q_positions.clear();
+  std::optional<StepPlan> plan;
+  if (options.replanned) plan.emplace(cache_.plan({}, first));
   const std::uint64_t before = allocator().digest();
-  std::optional<StepPlan> plan = cache_.try_plan(batch, options.plan);
+  if (!options.replanned) {
+    plan = cache_.try_plan(batch, first);
+  } else if (!cache_.try_replan(*plan, batch, {}, options.plan.q_positions)) {
+    plan.reset();
+  }
+  expect(plan || allocator().digest() == before,
+         "plan: refused the batch and changed the allocator");
+  return plan;
+}
+
+bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
+  std::optional<StepPlan> plan = try_plan(batch, options);
   std::optional<StepPlan> single = single_.try_plan(batch, options.plan);
   if (plan.has_value() != single.has_value()) {
     throw Error("plan: one rank with as many pages decided otherwise than several");
   }
-  if (!plan) {
-    expect(allocator().digest() == before, "plan: refused the batch and changed the allocator");
-    return false;
-  }
+  if (!plan) return false;
   Step step(batch, options, std::move(*plan), std::move(*single));
   for (std::size_t s = 0; s < batch.size(); ++s) {
     const BatchEntry& entry = batch[s];

@@ -24,6 +24,8 @@ struct StepOptions {
   bool lse = true;                 ///< ask for the merged LSE
   /// append, attend_partial and combine one by one, instead of run.
   bool in_parts = false;
+  /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
+  bool replanned = false;
 };
 
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
@@ -58,6 +60,7 @@ class CheckedCache {
   using Layers = std::vector<DenseSequence>;
   struct Step;
   struct LayerResult;
+  std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
   struct Row;
 
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim);

@@ -154,6 +154,7 @@ class Simulation {
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
     options.lse = random_.coin();
     options.in_parts = random_.one_in(3);
+    options.replanned = !blocks && random_.coin();
     if (!cache_.step(batch, options) && alive_.size() > 1) erase_any();
   }
 
