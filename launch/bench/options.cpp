@@ -107,7 +107,7 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
                   gpu ? std::vector<std::int64_t>{1, 8, 64} : std::vector<std::int64_t>{1, 4}),
       .contexts = list_or(
           "--context", flags.contexts,
-          gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 8192}),
+          gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 4096}),
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
       .shape = shape_of(flags, mesh.head_parallel()),

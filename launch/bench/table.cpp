@@ -8,7 +8,7 @@ namespace kvmesh::bench {
 namespace {
 
 constexpr const char* kColumns =
-    "{:<8} {:>5} {:>6} {:>8} {:>7} {:>11} {:>21} {:>9} {:>9} {:<8} {:>7}  {}\n";
+    "{:<8} {:>5} {:>6} {:>8} {:>7} {:>11} {:>21} {:>9} {:>9} {:<8} {:>7}{}\n";
 
 // 1 -> "1.000", 1234.5 -> "1235": four digits that count.
 std::string digits(double value) {
@@ -27,7 +27,7 @@ Unit unit_of(const Row& row) {
 }
 
 std::string note(Timing timing) {
-  return timing == Timing::kStream ? "not captured: the host's launches count" : "";
+  return timing == Timing::kStream ? "  not captured: the host's launches count" : "";
 }
 
 }  // namespace
