@@ -18,7 +18,7 @@
 #include <thread>
 #include <utility>
 
-#include "comm/exchange_check.hpp"
+#include "comm/communicator_base.hpp"
 #include "comm/split_members.hpp"
 #include "core/check.hpp"
 
@@ -87,54 +87,40 @@ struct Group {
   std::map<std::pair<int, int>, Split> splits;
 };
 
-class LoopbackCommunicator final : public Communicator {
+class LoopbackCommunicator final : public CommunicatorBase {
  public:
   LoopbackCommunicator(std::shared_ptr<Group> group, Rank rank, std::chrono::milliseconds deadline)
-      : group_(std::move(group)), rank_(rank), deadline_(deadline), check_(rank, size()) {}
+      : CommunicatorBase(rank, static_cast<int>(group->world_ranks.size()), deadline),
+        group_(std::move(group)) {}
 
-  Rank rank() const override { return rank_; }
-  int size() const override { return static_cast<int>(group_->world_ranks.size()); }
   std::string_view kind() const override { return "loopback"; }
-  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
-  std::chrono::milliseconds deadline() const override { return deadline_; }
-  std::uint64_t sent_bytes() const override { return sent_bytes_; }
-
-  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
-                std::string_view operation) override {
-    check_(outgoing, incoming, operation);
-    require(!broken_, "{}: this communicator failed before and cannot be used again", operation);
-    copy_to_self(rank_, outgoing, incoming);
-    const Clock::time_point until = Clock::now() + deadline_;
-    std::unique_lock lock(group_->world->mutex);
-    post(outgoing);
-    try {
-      receive(lock, incoming, until, operation);
-      wait_until_taken(lock, outgoing, until, operation);
-    } catch (...) {
-      broken_ = true;
-      take_back(lock, outgoing);
-      throw;
-    }
-    sent_bytes_ += bytes_to_others(rank_, outgoing);
-  }
 
   std::unique_ptr<Communicator> split(int color, int key) override {
     const std::vector<Rank> members = split_members(*this, color, key);
     std::vector<int> world_ranks;
     Rank new_rank;
     for (Rank member : members) {
-      if (member == rank_) new_rank.value = static_cast<std::int32_t>(world_ranks.size());
+      if (member == rank()) new_rank.value = static_cast<std::int32_t>(world_ranks.size());
       world_ranks.push_back(group_->world_rank(member));
     }
     return std::make_unique<LoopbackCommunicator>(join(color, std::move(world_ranks)), new_rank,
-                                                  deadline_);
+                                                  deadline());
   }
 
  private:
+  void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                            std::string_view operation) override {
+    const Clock::time_point until = Clock::now() + deadline();
+    std::unique_lock lock(group_->world->mutex);
+    post(outgoing);
+    receive(lock, incoming, until, operation);
+    wait_until_taken(lock, outgoing, until, operation);
+  }
+
   void post(std::span<const Outgoing> outgoing) {
     for (const Outgoing& out : outgoing) {
-      if (out.to == rank_ || out.bytes.empty()) continue;
-      group_->slot(rank_, out.to) = {out.bytes, true, false};
+      if (out.to == rank() || out.bytes.empty()) continue;
+      group_->slot(rank(), out.to) = {out.bytes, true, false};
       group_->wake(out.to).notify_one();
     }
   }
@@ -144,10 +130,10 @@ class LoopbackCommunicator final : public Communicator {
                Clock::time_point until, std::string_view operation) {
     waiting_for_.clear();
     for (const Incoming& in : incoming) {
-      if (in.from != rank_ && !in.bytes.empty()) waiting_for_.push_back(in);
+      if (in.from != rank() && !in.bytes.empty()) waiting_for_.push_back(in);
     }
     const auto take_if_there = [&](const Incoming& in) {
-      if (!group_->slot(in.from, rank_).full) return false;
+      if (!group_->slot(in.from, rank()).full) return false;
       take(lock, in, operation);
       return true;
     };
@@ -159,10 +145,10 @@ class LoopbackCommunicator final : public Communicator {
   }
 
   void take(std::unique_lock<std::mutex>& lock, const Incoming& in, std::string_view operation) {
-    Slot& slot = group_->slot(in.from, rank_);
+    Slot& slot = group_->slot(in.from, rank());
     if (slot.bytes.size() != in.bytes.size()) {
       throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
-                              operation, rank_.value, in.bytes.size(), in.from.value,
+                              operation, rank().value, in.bytes.size(), in.from.value,
                               slot.bytes.size()));
     }
     slot.being_copied = true;
@@ -178,22 +164,23 @@ class LoopbackCommunicator final : public Communicator {
     const auto not_taken = [&] {
       std::vector<Rank> ranks;
       for (const Outgoing& out : outgoing) {
-        if (out.to != rank_ && group_->slot(rank_, out.to).full) ranks.push_back(out.to);
+        if (out.to != rank() && group_->slot(rank(), out.to).full) ranks.push_back(out.to);
       }
       return ranks;
     };
     for (const Outgoing& out : outgoing) {
-      if (out.to == rank_) continue;
-      while (group_->slot(rank_, out.to).full) sleep(lock, until, operation, not_taken);
+      if (out.to == rank()) continue;
+      while (group_->slot(rank(), out.to).full) sleep(lock, until, operation, not_taken);
     }
   }
 
-  /// A copy under way is waited for: it waits for nobody, so it ends.
-  void take_back(std::unique_lock<std::mutex>& lock, std::span<const Outgoing> outgoing) {
+  /// Takes its bytes back. A copy under way is waited for: it waits for nobody, so it ends.
+  void break_off(std::span<const Outgoing> outgoing) override {
+    std::unique_lock lock(group_->world->mutex);
     for (const Outgoing& out : outgoing) {
-      if (out.to == rank_) continue;
-      Slot& slot = group_->slot(rank_, out.to);
-      group_->wake(rank_).wait(lock, [&] { return !slot.being_copied; });
+      if (out.to == rank()) continue;
+      Slot& slot = group_->slot(rank(), out.to);
+      group_->wake(rank()).wait(lock, [&] { return !slot.being_copied; });
       slot.full = false;
     }
   }
@@ -210,12 +197,12 @@ class LoopbackCommunicator final : public Communicator {
              std::string_view operation, const Late& late) {
     World& world = *group_->world;
     if (world.failed_rank < 0 && Clock::now() >= until) {
-      throw Timeout(rank_, late(), std::string(operation), deadline_);
+      throw Timeout(rank(), late(), std::string(operation), deadline());
     }
-    if (world.failed_rank < 0) group_->wake(rank_).wait_until(lock, until);
+    if (world.failed_rank < 0) group_->wake(rank()).wait_until(lock, until);
     if (world.failed_rank >= 0) {
       throw PeerFailed(fmt::format("{}: rank {} stopped waiting, because rank {} of the run failed",
-                                   operation, rank_.value, world.failed_rank));
+                                   operation, rank().value, world.failed_rank));
     }
   }
 
@@ -233,13 +220,8 @@ class LoopbackCommunicator final : public Communicator {
   }
 
   std::shared_ptr<Group> group_;
-  Rank rank_;
-  std::chrono::milliseconds deadline_;
-  ExchangeCheck check_;
   std::vector<Incoming> waiting_for_;
-  std::uint64_t sent_bytes_ = 0;
   int splits_ = 0;
-  bool broken_ = false;
 };
 
 std::shared_ptr<Group> make_group(int ranks) {

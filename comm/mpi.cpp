@@ -8,7 +8,7 @@
 #include <exception>
 #include <thread>
 
-#include "comm/exchange_check.hpp"
+#include "comm/communicator_base.hpp"
 #include "comm/mpi_requests.hpp"
 #include "comm/split_members.hpp"
 #include "core/check.hpp"
@@ -40,60 +40,44 @@ int size_of(MPI_Comm comm) {
 }
 
 /// Owns its MPI_Comm, which nobody else uses: so one tag is enough, and errors return to us.
-class MpiCommunicator final : public Communicator {
+class MpiCommunicator final : public CommunicatorBase {
  public:
   MpiCommunicator(MPI_Comm owned, std::size_t chunk_bytes, std::chrono::milliseconds deadline)
-      : comm_(owned),
-        rank_{rank_in(owned)},
-        size_(size_of(owned)),
+      : CommunicatorBase(Rank{rank_in(owned)}, size_of(owned), deadline),
+        comm_(owned),
         chunk_bytes_(chunk_bytes),
-        deadline_(deadline),
-        check_(rank_, size_),
-        requests_(owned, rank_, chunk_bytes) {
+        requests_(owned, rank(), chunk_bytes) {
     check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   }
 
   /// Freeing is a local act in the MPI libraries we know, but not while messages are under way, so
   /// a broken communicator is left to the end of the process.
   ~MpiCommunicator() override {
-    if (!broken_ && mpi_is_alive()) MPI_Comm_free(&comm_);
+    if (!is_broken() && mpi_is_alive()) MPI_Comm_free(&comm_);
   }
 
-  Rank rank() const override { return rank_; }
-  int size() const override { return size_; }
   std::string_view kind() const override { return "mpi"; }
-  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
-  std::chrono::milliseconds deadline() const override { return deadline_; }
-  std::uint64_t sent_bytes() const override { return sent_bytes_; }
-
-  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
-                std::string_view operation) override {
-    check_(outgoing, incoming, operation);
-    require(!broken_, "{}: this communicator failed before and cannot be used again", operation);
-    try {
-      for (const Incoming& in : incoming) {
-        if (in.from != rank_) requests_.expect(in);
-      }
-      send_to_others(outgoing, operation);
-      copy_to_self(rank_, outgoing, incoming);
-      requests_.wait(deadline_, operation);
-    } catch (...) {
-      broken_ = true;
-      requests_.abandon();
-      throw;
-    }
-    sent_bytes_ += bytes_to_others(rank_, outgoing);
-  }
 
   /// The members meet here first, with a deadline: after that MPI's own wait is short.
   std::unique_ptr<Communicator> split(int color, int key) override {
     split_members(*this, color, key);
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(comm_, color, key, &part), "split");
-    return std::make_unique<MpiCommunicator>(part, chunk_bytes_, deadline_);
+    return std::make_unique<MpiCommunicator>(part, chunk_bytes_, deadline());
   }
 
  private:
+  void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                            std::string_view operation) override {
+    for (const Incoming& in : incoming) {
+      if (in.from != rank()) requests_.expect(in);
+    }
+    send_to_others(outgoing, operation);
+    requests_.wait(deadline(), operation);
+  }
+
+  void break_off(std::span<const Outgoing>) override { requests_.abandon(); }
+
   /// Each rank begins with the one after it, so that not all send to rank 0 at once.
   void send_to_others(std::span<const Outgoing> outgoing, std::string_view operation) {
     const auto send_if = [&](auto wanted) {
@@ -101,19 +85,13 @@ class MpiCommunicator final : public Communicator {
         if (wanted(out.to)) requests_.send(out, operation);
       }
     };
-    send_if([&](Rank to) { return to > rank_; });
-    send_if([&](Rank to) { return to < rank_; });
+    send_if([&](Rank to) { return to > rank(); });
+    send_if([&](Rank to) { return to < rank(); });
   }
 
   MPI_Comm comm_;
-  Rank rank_;
-  int size_;
   std::size_t chunk_bytes_;
-  std::chrono::milliseconds deadline_;
-  ExchangeCheck check_;
   MpiRequests requests_;
-  std::uint64_t sent_bytes_ = 0;
-  bool broken_ = false;
 };
 
 std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes) {

@@ -8,7 +8,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 
-#include "comm/exchange_check.hpp"
+#include "comm/communicator_base.hpp"
 #include "comm/split_members.hpp"
 #include "comm/tcp_rendezvous.hpp"
 #include "core/check.hpp"
@@ -28,53 +28,37 @@ struct Lane {
   bool is_receiving = false;
 };
 
-class TcpCommunicator final : public Communicator {
+class TcpCommunicator final : public CommunicatorBase {
  public:
   TcpCommunicator(tcp::Links links, Rank rank, std::chrono::milliseconds deadline)
-      : links_(std::move(links)),
-        lanes_(links_.peers.size()),
-        rank_(rank),
-        deadline_(deadline),
-        check_(rank, static_cast<int>(links_.peers.size())) {}
+      : CommunicatorBase(rank, static_cast<int>(links.peers.size()), deadline),
+        links_(std::move(links)),
+        lanes_(links_.peers.size()) {}
 
-  Rank rank() const override { return rank_; }
-  int size() const override { return static_cast<int>(links_.peers.size()); }
   std::string_view kind() const override { return "tcp"; }
-  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
-  std::chrono::milliseconds deadline() const override { return deadline_; }
-  std::uint64_t sent_bytes() const override { return sent_bytes_; }
-
-  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
-                std::string_view operation) override {
-    check_(outgoing, incoming, operation);
-    require(!broken_, "{}: this communicator failed before and cannot be used again", operation);
-    copy_to_self(rank_, outgoing, incoming);
-    operation_ = operation;
-    try {
-      for (const Incoming& in : incoming) receive(in);
-      for (const Outgoing& out : outgoing) send(out);
-      links_.io->restart();
-      links_.io->run_until(tcp::Clock::now() + deadline_);
-      if (const std::vector<Rank> ranks = late(); !ranks.empty()) {
-        throw Timeout(rank_, ranks, std::string(operation), deadline_);
-      }
-    } catch (...) {
-      break_off();
-      throw;
-    }
-    sent_bytes_ += bytes_to_others(rank_, outgoing);
-  }
 
   std::unique_ptr<Communicator> split(int color, int key) override;
 
  private:
+  void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                            std::string_view operation) override {
+    operation_ = operation;
+    for (const Incoming& in : incoming) receive(in);
+    for (const Outgoing& out : outgoing) send(out);
+    links_.io->restart();
+    links_.io->run_until(tcp::Clock::now() + deadline());
+    if (const std::vector<Rank> ranks = late(); !ranks.empty()) {
+      throw Timeout(rank(), ranks, std::string(operation), deadline());
+    }
+  }
+
   tcp::Socket& socket(Rank peer) {
     return links_.peers[static_cast<std::size_t>(peer.value)]->socket;
   }
   Lane& lane(Rank peer) { return lanes_[static_cast<std::size_t>(peer.value)]; }
 
   void send(const Outgoing& out) {
-    if (out.to == rank_ || out.bytes.empty()) return;
+    if (out.to == rank() || out.bytes.empty()) return;
     Lane& mine = lane(out.to);
     mine.sent_length = out.bytes.size();
     mine.is_sending = true;
@@ -88,7 +72,7 @@ class TcpCommunicator final : public Communicator {
   }
 
   void receive(const Incoming& in) {
-    if (in.from == rank_ || in.bytes.empty()) return;
+    if (in.from == rank() || in.bytes.empty()) return;
     Lane& mine = lane(in.from);
     mine.into = in.bytes;
     mine.is_receiving = true;
@@ -103,7 +87,7 @@ class TcpCommunicator final : public Communicator {
     Lane& mine = lane(peer);
     if (mine.received_length != mine.into.size()) {
       throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
-                              operation_, rank_.value, mine.into.size(), peer.value,
+                              operation_, rank().value, mine.into.size(), peer.value,
                               mine.received_length));
     }
     asio::async_read(socket(peer), asio::buffer(mine.into.data(), mine.into.size()),
@@ -114,9 +98,9 @@ class TcpCommunicator final : public Communicator {
 
   /// Handlers may throw: it comes out of run_until. After a failure they are only let run out.
   bool went_well(const ErrorCode& error, Rank peer) const {
-    if (broken_) return false;
+    if (is_broken()) return false;
     if (!error) return true;
-    throw PeerLost(rank_, peer, std::string(operation_), error.message());
+    throw PeerLost(rank(), peer, std::string(operation_), error.message());
   }
 
   std::vector<Rank> late() const {
@@ -130,8 +114,7 @@ class TcpCommunicator final : public Communicator {
   }
 
   /// Hangs up. Then no operation under way uses the caller's buffers any more, and the peers know.
-  void break_off() {
-    broken_ = true;
+  void break_off(std::span<const Outgoing>) override {
     ErrorCode ignored;
     for (auto& link : links_.peers) {
       if (link) link->socket.close(ignored);
@@ -141,13 +124,8 @@ class TcpCommunicator final : public Communicator {
   }
 
   tcp::Links links_;
-  std::vector<Lane> lanes_;  // [rank]
-  Rank rank_;
-  std::chrono::milliseconds deadline_;
-  ExchangeCheck check_;
+  std::vector<Lane> lanes_;     // [rank]
   std::string_view operation_;  // of the exchange under way
-  std::uint64_t sent_bytes_ = 0;
-  bool broken_ = false;
 };
 
 /// The new group has connections of its own, so it goes on if this one breaks, and the other way
@@ -176,7 +154,7 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   for (std::size_t m = 0; m < members.size(); ++m) {
     const Rank as_member{static_cast<std::int32_t>(m)};
     const auto old = static_cast<std::size_t>(members[m].value);
-    if (members[m] == rank_) {
+    if (members[m] == rank()) {
       new_rank = as_member;
     } else if (links_.peers[old]->called) {
       const auto address = links_.peers[old]->socket.remote_endpoint().address();
@@ -188,9 +166,9 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
   if (reception) {
     connect_pairs(links, *reception, i_call, call_me, token,
-                  tcp::Waiting(new_rank, "split (in the new group's ranks)", deadline_));
+                  tcp::Waiting(new_rank, "split (in the new group's ranks)", deadline()));
   }
-  return std::make_unique<TcpCommunicator>(std::move(links), new_rank, deadline_);
+  return std::make_unique<TcpCommunicator>(std::move(links), new_rank, deadline());
 }
 
 }  // namespace

@@ -1,0 +1,60 @@
+// What the communicators of this folder have in common.
+#pragma once
+
+#include <cstdint>
+
+#include "comm/exchange_check.hpp"
+#include "core/check.hpp"
+#include "kvmesh/communicator.hpp"
+
+namespace kvmesh {
+
+/// Knows who it is, its deadline and what it sent; checks an exchange before anything is sent,
+/// copies the caller's entry for itself, and is broken after a failure. The rest is
+/// `exchange_with_others`.
+class CommunicatorBase : public Communicator {
+ public:
+  CommunicatorBase(Rank rank, int size, std::chrono::milliseconds deadline)
+      : rank_(rank), size_(size), deadline_(deadline), check_(rank, size) {}
+
+  Rank rank() const final { return rank_; }
+  int size() const final { return size_; }
+  void set_deadline(std::chrono::milliseconds deadline) final { deadline_ = deadline; }
+  std::chrono::milliseconds deadline() const final { return deadline_; }
+  std::uint64_t sent_bytes() const final { return sent_bytes_; }
+
+  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                std::string_view operation) final {
+    check_(outgoing, incoming, operation);
+    require(!is_broken_, "{}: this communicator failed before and cannot be used again", operation);
+    copy_to_self(rank_, outgoing, incoming);
+    try {
+      exchange_with_others(outgoing, incoming, operation);
+    } catch (...) {
+      is_broken_ = true;
+      break_off(outgoing);
+      throw;
+    }
+    sent_bytes_ += bytes_to_others(rank_, outgoing);
+  }
+
+ protected:
+  bool is_broken() const { return is_broken_; }
+
+ private:
+  /// The entries for the caller itself, and empty ones, are to be passed over.
+  virtual void exchange_with_others(std::span<const Outgoing> outgoing,
+                                    std::span<const Incoming> incoming,
+                                    std::string_view operation) = 0;
+  /// After an exchange that failed: when it returns, nobody uses the caller's buffers any more.
+  virtual void break_off(std::span<const Outgoing> outgoing) = 0;
+
+  Rank rank_;
+  int size_;
+  std::chrono::milliseconds deadline_;
+  ExchangeCheck check_;
+  std::uint64_t sent_bytes_ = 0;
+  bool is_broken_ = false;
+};
+
+}  // namespace kvmesh
