@@ -11,6 +11,13 @@
 namespace kvmesh {
 namespace {
 
+// Query rows of one task: enough that a tile of keys is used often while in the first-level cache
+// (64 keys x 128 x 2 bytes = 16 KB), few enough that scores and outputs stay there too (32 rows x
+// (64 + 128) x 4 bytes = 24 KB).
+constexpr int kRowsPerBlock = 32;
+// Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
+// 256), and merging costs one row for each 1024 keys read.
+constexpr int kKeysPerSplit = 1024;
 // A sequence with this many row blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
 // Positions are int32, and so is the end of a range of them.
@@ -56,18 +63,17 @@ std::vector<std::int32_t> positions_of(const AttentionBatch& batch) {
 class WorkMaker {
  public:
   WorkMaker(const AttentionShape& shape, const AttentionBatch& batch,
-            const AttentionOptions& options, const WorkLimits& limits)
+            const AttentionOptions& options)
       : shape_(shape),
         batch_(batch),
         options_(options),
-        limits_(limits),
         group_(shape.q_heads / shape.kv_heads),
         mask_(options.mask.graph()),
         evaluator_(mask_),
         per_head_(options.block_mask ? options.block_mask->heads() > 1
                                      : mask_.depends_on(kDependsHead)) {
     work_.positions = positions_of(batch);
-    work_.visits_per_split = std::max(1, limits.keys_per_split / shape.page_size);
+    work_.visits_per_split = std::max(1, kKeysPerSplit / shape.page_size);
   }
 
   AttendWork make() {
@@ -88,9 +94,7 @@ class WorkMaker {
   // Where the row block that starts at query `q` of a sequence ends: it never crosses a q block of
   // an explicit block mask.
   std::int64_t block_end(std::int64_t q, std::int64_t q_len) const {
-    const bool is_short = q_len * group_ <= limits_.short_rows;
-    const int rows = is_short ? limits_.short_rows : limits_.rows_per_block;
-    std::int64_t end = q + std::max(1, rows / group_);
+    std::int64_t end = q + std::max(1, kRowsPerBlock / group_);
     if (options_.block_mask) {
       const std::int64_t q_block = options_.block_mask->q_block();
       end = std::min(end, (q / q_block + 1) * q_block);
@@ -238,7 +242,6 @@ class WorkMaker {
   const AttentionShape& shape_;
   const AttentionBatch& batch_;
   const AttentionOptions& options_;
-  const WorkLimits limits_;
   const int group_;
   const ModGraph& mask_;
   ModEvaluator evaluator_;
@@ -274,9 +277,9 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
 }
 
 AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
-                            const AttentionOptions& options, const WorkLimits& limits) {
+                            const AttentionOptions& options) {
   check_attention(shape, batch);
-  return WorkMaker(shape, batch, options, limits).make();
+  return WorkMaker(shape, batch, options).make();
 }
 
 }  // namespace kvmesh

@@ -58,24 +58,11 @@ struct AttendWork {
   TileCounts tiles;
 };
 
-/// How work is cut. The defaults are the CPU's.
-struct WorkLimits {
-  // Query rows of one task: enough that a tile of keys is used often while in the first-level cache
-  // (64 keys x 128 x 2 bytes = 16 KB), few enough that scores and outputs stay there too
-  // (32 rows x (64 + 128) x 4 bytes = 24 KB).
-  int rows_per_block = 32;
-  /// A sequence with no more rows than this is cut into blocks of so many instead.
-  int short_rows = 0;
-  // Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
-  // 256), and merging costs one row for each 1024 keys read.
-  int keys_per_split = 1024;
-};
-
 /// @throws InvalidArgument on a batch or a shape that does not fit together.
 void check_attention(const AttentionShape& shape, const AttentionBatch& batch);
 
 /// @throws InvalidArgument as check_attention does.
 AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
-                            const AttentionOptions& options, const WorkLimits& limits = {});
+                            const AttentionOptions& options);
 
 }  // namespace kvmesh
