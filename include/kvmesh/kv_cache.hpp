@@ -19,8 +19,8 @@
 namespace kvmesh {
 
 /// The model's sizes are those of the whole model; head_parallel divides the heads. How much memory
-/// a rank's pools take is said in one of three ways, the same on every rank (0: not this one). Ranks
-/// may come to different numbers of pages; then all take the smallest.
+/// a rank's pools take is said in one of three ways, the same on every rank (0: not this one).
+/// Ranks may come to different numbers of pages; then all take the smallest.
 struct CacheOptions {
   int layers = 1;
   int q_heads = 0;
