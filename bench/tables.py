@@ -5,7 +5,7 @@ python3 bench/tables.py one_rank.json [two_ranks.json four_ranks.json ...]
 
 Files of several numbers of ranks stand side by side. Efficiency is of the same work (strong
 scaling): the time on the fewest ranks over the time on n, divided by n over the fewest. A combine
-is no work that could be shared out, so it has none.
+or a plan is no work that could be shared out, so they have none.
 """
 
 import argparse
@@ -22,6 +22,8 @@ def digits(value):
 
 
 def rate_of(row):
+    if row["amount"] == 0:
+        return "–"
     if row["unit"] == "bytes":
         return f'{digits(row["rate"] / 1e9)} GB/s'
     if row["rate"] < 1e12:
@@ -30,7 +32,7 @@ def rate_of(row):
 
 
 def scales(op, ranks, base_ranks):
-    return op != "combine" and ranks > base_ranks
+    return op not in ("combine", "plan") and ranks > base_ranks
 
 
 def cells_of(row, base, with_efficiency, factor):

@@ -101,7 +101,7 @@ class Cases {
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
         const std::int64_t needed = layer + tensor_bytes(shape, mesh_, op, queries);
-        if (queries > context) {
+        if (tokens_of(op, queries) > context) {
           skip(shape, op, queries, "more queries than the context has tokens");
         } else if (needed > memory_) {
           skip(shape, op, queries,
@@ -121,6 +121,11 @@ class Cases {
  private:
   void skip(const WorkloadShape& shape, Op op, std::int64_t queries, std::string reason) {
     report_.add(Skipped{op, shape.batch, shape.context, queries, std::move(reason)});
+  }
+
+  // Of a sequence, that the operation touches. Planning lengthens it a few times.
+  static std::int64_t tokens_of(Op op, std::int64_t queries) {
+    return op == Op::kPlan ? 4 * queries : queries;
   }
 
   // So many that they defeat the caches, and no more than there is room for beside the tensors of

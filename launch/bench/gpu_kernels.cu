@@ -121,7 +121,7 @@ void launch_read(const void* data, std::size_t size_bytes, int blocks, unsigned*
 double launch_multiply(Dtype dtype, int multiprocessors, unsigned* sink, cudaStream_t stream) {
   constexpr int kTensorSteps = 8192, kFloatSteps = 8192;
   const int blocks = multiprocessors * kBlocksPerMultiprocessor;
-  const double sums = double{blocks} * kSums;
+  const double sums = static_cast<double>(blocks) * kSums;
   const FillPattern pattern = fill_pattern(dtype);
   constexpr double kWarps = kMultiplyThreads / 32, kOperationsOfMma = 2.0 * 16 * 8 * 16;
   switch (dtype) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "launch/bench/operation.hpp"
+#include "launch/bench/plan_time.hpp"
 
 namespace kvmesh::bench {
 namespace {
@@ -56,6 +57,7 @@ Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Opera
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries) {
+  if (op == Op::kPlan) return measure_plan(workload, options, queries);
   Mesh& mesh = workload.mesh();
   const auto operation = make_operation(workload, machine, options, op, queries);
   Row row{.op = op,
@@ -93,6 +95,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   const std::int64_t tokens = shape.batch * queries, parts = mesh.head_parallel();
   const std::int64_t fresh =
       tokens * (model.kv_heads / parts) * (model.k_dim + model.v_dim) * element;
+  if (op == Op::kPlan) return 0;
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
   const std::int64_t row = (model.k_dim + model.v_dim) * element;

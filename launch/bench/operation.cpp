@@ -221,6 +221,7 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
       return std::make_unique<Step>(workload, machine, options, queries);
     case Op::kDecode:
     case Op::kPrefill:
+    case Op::kPlan:  // measured otherwise
       break;
   }
   return std::make_unique<Attend>(workload, machine, options, op, queries);

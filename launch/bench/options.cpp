@@ -8,7 +8,8 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep};
+constexpr std::array kOps{Op::kDecode,  Op::kPrefill, Op::kAppend,
+                          Op::kCombine, Op::kStep,    Op::kPlan};
 
 // The value of `values` whose name is `text`.
 template <class Value, std::size_t Count>
@@ -61,8 +62,8 @@ Number not_negative(const char* flag, Number value) {
 }  // namespace
 
 std::string_view name(Op op) {
-  constexpr std::array<std::string_view, 5> kNames{"decode", "prefill", "append", "combine",
-                                                   "step"};
+  constexpr std::array<std::string_view, 6> kNames{"decode",  "prefill", "append",
+                                                   "combine", "step",    "plan"};
   return kNames.at(static_cast<std::size_t>(op));
 }
 
@@ -73,7 +74,7 @@ void add_options(CLI::App& command, Flags& flags) {
   const auto value = [&](const char* flag, auto& into, const char* text) {
     command.add_option(flag, into, text)->capture_default_str();
   };
-  list("--op", flags.ops, "decode, prefill, append, combine, step; default: all");
+  list("--op", flags.ops, "decode, prefill, append, combine, step, plan; default: all");
   list("--batch", flags.batches, "sequences in the batch");
   list("--context", flags.contexts, "tokens of each sequence");
   list("--queries", flags.queries,

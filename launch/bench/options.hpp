@@ -21,6 +21,7 @@ enum class Op : std::uint8_t {
   kAppend,
   kCombine,
   kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
+  kPlan,  ///< KvCache::replan, once for all layers: the host's time alone
 };
 
 std::string_view name(Op op);

@@ -21,6 +21,7 @@ struct Unit {
   double scale;
 };
 Unit unit_of(const Row& row) {
+  if (row.operation.amount == 0) return {"", 0};
   if (row.quantity == Quantity::kBytes) return {"GB/s", 1e-9};
   const bool large = row.ceiling && row.ceiling->measured.rate() >= 1e13;
   return large ? Unit{"TFLOP/s", 1e-12} : Unit{"GFLOP/s", 1e-9};
@@ -52,7 +53,7 @@ std::string line_of(const Row& row, int ranks) {
   return fmt::format(
       kColumns, name(row.op), ranks, row.batch, row.context, row.queries, digits(1e6 * time.median),
       digits(1e6 * time.p10) + " - " + digits(1e6 * time.p90),
-      digits(unit.scale * row.operation.rate()),
+      row.operation.amount > 0 ? digits(unit.scale * row.operation.rate()) : "-",
       row.ceiling ? digits(unit.scale * row.ceiling->measured.rate()) : "-", unit.name,
       row.ceiling ? fmt::format("{:.1f} %", 100 * row.share()) : "-", note(row.timing));
 }
@@ -63,7 +64,8 @@ std::string footing(std::span<const Row> rows) {
     if (row.ceiling) ceilings.insert(fmt::format("  {}: {}\n", name(row.op), row.ceiling->name));
   }
   std::string text =
-      "\nTimes of one layer, the slowest rank's; rates of all ranks together. Ceilings, measured "
+      "\nTimes of one layer (plan: of the host, for a step of any number of layers), the slowest "
+      "rank's; rates of all ranks together. Ceilings, measured "
       "turn by turn with the operation:\n";
   for (const std::string& line : ceilings) text += line;
   return text;

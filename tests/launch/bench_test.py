@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 KVMESH, MPIEXEC, FOLDER = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
 
 DEVICE = os.environ.get("KVMESH_BENCH_DEVICE", "cpu")
-OPS = ["decode", "prefill", "append", "combine", "step"]
+OPS = ["decode", "prefill", "append", "combine", "step", "plan"]
 HEADS, KV_HEADS, DIM, V_DIM = (4, 2, 16, 8) if DEVICE == "cpu" else (4, 2, 128, 64)
 TINY = ["--q-heads", HEADS, "--kv-heads", KV_HEADS, "--dim", DIM, "--v-dim", V_DIM, "--page-size", 4,
         "--rotate-mib", 1, "--row-seconds", 0.02, "--repeats", 4]
@@ -56,12 +56,19 @@ class Bench(unittest.TestCase):
         for word in words:
             self.assertIn(word, lines[0])
 
+    def check_seconds(self, seconds):
+        self.assertGreater(seconds["min"], 0)
+        order = [seconds[name] for name in ("min", "p10", "median", "p90", "max")]
+        self.assertEqual(order, sorted(order))
+
     def check_row(self, row):
+        if row["op"] == "plan":  # moves nothing that has a ceiling
+            self.check_seconds(row["seconds"])
+            self.assertEqual((row["timing"], row["amount"]), ("host", 0))
+            return self.assertGreaterEqual(row["turns"], 3)
         for measured in (row, row["ceiling"]):
             seconds = measured["seconds"]
-            self.assertGreater(seconds["min"], 0)
-            order = [seconds[name] for name in ("min", "p10", "median", "p90", "max")]
-            self.assertEqual(order, sorted(order))
+            self.check_seconds(seconds)
             self.assertGreater(measured["amount"], 0)
             self.assertAlmostEqual(measured["rate"] * seconds["median"] / measured["amount"], 1)
         self.assertAlmostEqual(row["share"] * row["ceiling"]["rate"] / row["rate"], 1)
@@ -84,7 +91,8 @@ class Bench(unittest.TestCase):
             self.assertIn("--context 40,100", result["command"])
             for row in result["rows"]:
                 self.check_row(row)
-                self.assertIn(f'{100 * row["share"]:.1f} %', table)
+                if row["op"] != "plan":
+                    self.assertIn(f'{100 * row["share"]:.1f} %', table)
             self.assertEqual(sum(line.startswith(tuple(OPS)) for line in table.splitlines()), len(cases))
 
     def test_amounts(self):
