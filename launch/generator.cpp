@@ -24,9 +24,8 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
 // Collective. Reads this rank's share of the weights.
 std::unique_ptr<engine::Llama> agreed_llama(Mesh& mesh, const engine::GgufFile& file) {
   std::unique_ptr<engine::Llama> llama;
-  agree(mesh.world(), [&] {
-    llama = std::make_unique<engine::Llama>(file, mesh.world(), mesh.threads().threads());
-  });
+  agree(mesh.world(),
+        [&] { llama = std::make_unique<engine::Llama>(file, mesh.world(), mesh.threads()); });
   return llama;
 }
 

@@ -25,11 +25,32 @@ void check(const Product& product, std::span<const float> x, std::int64_t tokens
                   product.rows.begin, product.rows.end, w.rows, w.cols, tokens, x.size()));
 }
 
+/// Groups [begin, end) of all rows of all products, one after the other. `ends[i]` is the end of
+/// product i's.
+void multiply_groups(std::span<const Product> products, std::span<const std::int64_t> ends,
+                     const float* x, std::int64_t tokens, std::int64_t begin, std::int64_t end) {
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const std::int64_t first = i == 0 ? 0 : ends[i - 1];
+    const std::int64_t begin_group = std::max(begin, first) - first;
+    const std::int64_t end_group = std::min(end, ends[i]) - first;
+    if (begin_group >= end_group) continue;
+    const Product& product = products[i];
+    const Share rows{begin_group * kRowGroup, std::min(end_group * kRowGroup, product.rows.size())};
+    multiply_rows({.weights = *product.weights,
+                   .first_row = product.rows.begin + rows.begin,
+                   .rows = rows.size(),
+                   .x = x,
+                   .tokens = tokens,
+                   .y = product.y + rows.begin,
+                   .y_stride = product.y_stride});
+  }
+}
+
 }  // namespace
 
 void multiply(std::span<const Product> products, std::span<const float> x, std::int64_t tokens,
-              Workers& workers) {
-  // All rows of all products, one after the other, in groups that share the loads of x.
+              ThreadPool& threads) {
+  // Groups of rows share the loads of x.
   std::vector<std::int64_t> ends;
   std::int64_t groups = 0;
   for (const Product& product : products) {
@@ -37,26 +58,12 @@ void multiply(std::span<const Product> products, std::span<const float> x, std::
     groups += (product.rows.size() + kRowGroup - 1) / kRowGroup;
     ends.push_back(groups);
   }
-  const std::int64_t ranges = workers.threads() == 1 ? 1 : workers.threads() * kRangesPerThread;
-  workers.for_ranges(groups, (groups + ranges - 1) / ranges,
-                     [&](std::int64_t at, std::int64_t end) {
-                       for (std::size_t i = 0; i < products.size(); ++i) {
-                         const std::int64_t first = i == 0 ? 0 : ends[i - 1];
-                         const std::int64_t begin_group = std::max(at, first) - first;
-                         const std::int64_t end_group = std::min(end, ends[i]) - first;
-                         if (begin_group >= end_group) continue;
-                         const Product& product = products[i];
-                         const Share rows{begin_group * kRowGroup,
-                                          std::min(end_group * kRowGroup, product.rows.size())};
-                         multiply_rows({.weights = *product.weights,
-                                        .first_row = product.rows.begin + rows.begin,
-                                        .rows = rows.size(),
-                                        .x = x.data(),
-                                        .tokens = tokens,
-                                        .y = product.y + rows.begin,
-                                        .y_stride = product.y_stride});
-                       }
-                     });
+  const std::int64_t ranges = threads.threads() == 1 ? 1 : threads.threads() * kRangesPerThread;
+  const std::int64_t size = std::max<std::int64_t>(1, (groups + ranges - 1) / ranges);
+  threads.for_each((groups + size - 1) / size, [&](std::int64_t range, int) {
+    multiply_groups(products, ends, x.data(), tokens, range * size,
+                    std::min(groups, (range + 1) * size));
+  });
 }
 
 }  // namespace kvmesh::engine

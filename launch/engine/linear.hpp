@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "kvmesh/combine.hpp"
+#include "kvmesh/thread_pool.hpp"
 #include "launch/engine/matrix.hpp"
-#include "launch/engine/workers.hpp"
 
 namespace kvmesh::engine {
 
@@ -19,14 +19,14 @@ struct Product {
   std::int64_t y_stride = 0;
 };
 
-/// Computes all products of the same x [tokens, cols] in one loop over `workers`.
+/// Computes all products of the same x [tokens, cols] in one loop over the threads.
 ///
 /// Weights are decoded to float32 and summed in float32 in an order that depends on the column
 /// count alone: a row's result has the same bits whatever the row ranges, threads and tokens beside
 /// it.
 /// @throws InvalidArgument if `x` is not [tokens, cols] of every product.
 void multiply(std::span<const Product> products, std::span<const float> x, std::int64_t tokens,
-              Workers& workers);
+              ThreadPool& threads);
 
 /// The instruction set that multiply() runs on here: "AVX3", "AVX2", ...
 std::string_view linear_target();

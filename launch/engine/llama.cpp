@@ -35,10 +35,10 @@ std::span<float> take(std::vector<float>& buffer, std::int64_t count) {
 
 }  // namespace
 
-Llama::Llama(const GgufFile& file, Communicator& comm, int threads)
+Llama::Llama(const GgufFile& file, Communicator& comm, ThreadPool& threads)
     : shape_(llama_shape(file)),
       gather_(comm),
-      workers_(threads),
+      threads_(threads),
       rope_(shape_.rope_dims, shape_.rope_base, rope_factors(file, shape_)),
       embeddings_(matrix(file, "token_embd.weight", shape_.vocabulary, shape_.embedding)),
       // Without an output matrix the embeddings serve as one ("tied").
@@ -113,7 +113,7 @@ void Llama::attention_block(int index, const Attend& attend) {
   const std::array<Product, 3> products{{{&layer.q, shares[0], mine.data(), stride},
                                          {&layer.k, shares[1], k_part, stride},
                                          {&layer.v, shares[2], k_part + shares[1].size(), stride}}};
-  multiply(products, take(normed_, tokens_ * shape_.embedding), tokens_, workers_);
+  multiply(products, take(normed_, tokens_ * shape_.embedding), tokens_, threads_);
   std::span<float> qkv = take(qkv_, tokens_ * width);
   gather_(rows, tokens_, mine, qkv, "gather q, k, v");
 
@@ -144,13 +144,11 @@ void Llama::feed_forward_block(const Layer& layer) {
   const std::array<Product, 2> products{
       {{&layer.gate, share, mine.data(), 2 * share.size()},
        {&layer.up, share, mine.data() + share.size(), 2 * share.size()}}};
-  multiply(products, take(normed_, tokens_ * shape_.embedding), tokens_, workers_);
+  multiply(products, take(normed_, tokens_ * shape_.embedding), tokens_, threads_);
   std::span<float> product = take(mine_, tokens_ * share.size());
-  workers_.for_ranges(tokens_, 4, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const float* gate = mine.data() + t * 2 * share.size();
-      silu_times(gate, gate + share.size(), product.data() + t * share.size(), share.size());
-    }
+  threads_.for_each(tokens_, [&](std::int64_t t, int) {
+    const float* gate = mine.data() + t * 2 * share.size();
+    silu_times(gate, gate + share.size(), product.data() + t * share.size(), share.size());
   });
   std::span<float> hidden = take(hidden_, tokens_ * shape_.feed_forward);
   gather_(std::array{shape_.feed_forward}, tokens_, product, hidden, "gather feed-forward");
@@ -170,7 +168,7 @@ void Llama::project_to_residual(const Matrix& weights, std::span<const float> x)
   const Share share = gather_.mine(weights.rows);
   std::span<float> mine = take(mine_, tokens_ * share.size());
   const Product product{&weights, share, mine.data(), share.size()};
-  multiply({&product, 1}, x, tokens_, workers_);
+  multiply({&product, 1}, x, tokens_, threads_);
   std::span<float> all = take(projected_, tokens_ * weights.rows);
   gather_(std::array{weights.rows}, tokens_, mine, all, "gather projection");
   add_to(take(residual_, tokens_ * weights.rows), all);
@@ -188,7 +186,7 @@ std::span<const float> Llama::my_logits(std::int64_t token) {
   const Share share = gather_.mine(shape_.vocabulary);
   std::span<float> mine = take(mine_, share.size());
   const Product product{&output_, share, mine.data(), share.size()};
-  multiply({&product, 1}, normed, 1, workers_);
+  multiply({&product, 1}, normed, 1, threads_);
   return mine;
 }
 

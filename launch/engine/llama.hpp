@@ -8,12 +8,12 @@
 
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/tensor.hpp"
+#include "kvmesh/thread_pool.hpp"
 #include "launch/engine/gguf.hpp"
 #include "launch/engine/matrix.hpp"
 #include "launch/engine/ops.hpp"
 #include "launch/engine/row_gather.hpp"
 #include "launch/engine/tokenizer.hpp"
-#include "launch/engine/workers.hpp"
 
 namespace kvmesh::engine {
 
@@ -50,11 +50,12 @@ using Attend = std::function<void(const Attention&)>;
 
 /// Every rank of `comm` computes its share of the rows of each matrix, and the results are
 /// gathered: four collectives a layer, one for the answer. All activations are the same bits on
-/// every rank, and for any number of ranks. The file and the communicator must outlive it.
+/// every rank, and for any number of ranks. The file, the communicator and the threads must
+/// outlive it.
 class Llama {
  public:
-  /// @throws ModelError, InvalidArgument (threads < 1).
-  Llama(const GgufFile& file, Communicator& comm, int threads);
+  /// @throws ModelError.
+  Llama(const GgufFile& file, Communicator& comm, ThreadPool& threads);
 
   const LlamaShape& shape() const { return shape_; }
 
@@ -91,7 +92,7 @@ class Llama {
 
   LlamaShape shape_;
   RowGather gather_;
-  Workers workers_;
+  ThreadPool& threads_;
   Rope rope_;
   Matrix embeddings_;
   Matrix output_;

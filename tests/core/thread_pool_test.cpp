@@ -26,6 +26,17 @@ TEST(ThreadPool, RunsEachItemOnceOnAKnownThread) {
   }
 }
 
+TEST(ThreadPool, ManyShortLoopsOneAfterTheOther) {
+  ThreadPool pool(3);
+  std::int64_t sum = 0;
+  for (int round = 0; round < 2000; ++round) {
+    std::atomic<std::int64_t> items{0};
+    pool.for_each(6, [&](std::int64_t, int) { ++items; });
+    sum += items;
+  }
+  EXPECT_EQ(sum, 12000);
+}
+
 TEST(ThreadPool, RethrowsAndGoesOn) {
   ThreadPool pool(3);
   std::atomic<int> runs = 0;

@@ -56,9 +56,9 @@ std::vector<float> poisoned(std::int64_t count) {
 std::vector<float> product(const Matrix& w, const std::vector<float>& x, std::int64_t tokens,
                            int threads) {
   std::vector<float> y = poisoned(tokens * w.rows);
-  Workers workers(threads);
+  ThreadPool pool(threads);
   const Product one{&w, {0, w.rows}, y.data(), w.rows};
-  multiply({&one, 1}, x, tokens, workers);
+  multiply({&one, 1}, x, tokens, pool);
   return y;
 }
 
@@ -122,9 +122,9 @@ TEST_P(LinearOn, BitsDoNotDependOnRowsThreadsOrBatch) {
       const std::int64_t tokens = random.integer(1, kTokens - first);
       const Share rows{random.integer(0, kRows / 2), random.integer(kRows / 2, kRows)};
       std::vector<float> part = poisoned(tokens * rows.size());
-      Workers workers(static_cast<int>(random.integer(1, 2)));
+      ThreadPool pool(static_cast<int>(random.integer(1, 2)));
       const Product one{&w.view, rows, part.data(), rows.size()};
-      multiply({&one, 1}, std::span(x).subspan(first * kCols, tokens * kCols), tokens, workers);
+      multiply({&one, 1}, std::span(x).subspan(first * kCols, tokens * kCols), tokens, pool);
       for (std::int64_t t = 0; t < tokens; ++t) {
         for (std::int64_t r = 0; r < rows.size(); ++r) {
           ASSERT_EQ(part[static_cast<std::size_t>(t * rows.size() + r)],
@@ -144,11 +144,11 @@ TEST(Linear, SeveralProductsShareOneLoopAndTouchOnlyTheirRows) {
   const std::vector<float> x = random.reals(2 * 64);
   constexpr std::int64_t kStride = 14;  // 5 of a, 7 of b, 2 that nobody writes
   std::vector<float> y = poisoned(2 * kStride);
-  Workers workers(2);
+  ThreadPool pool(2);
   const std::vector<Product> products{{&a.view, {3, 8}, y.data(), kStride},
                                       {&b.view, {0, 7}, y.data() + 5, kStride},
                                       {&b.view, {4, 4}, y.data() + 12, kStride}};
-  multiply(products, x, 2, workers);
+  multiply(products, x, 2, pool);
   const std::vector<float> all_a = product(a.view, x, 2, 1);
   const std::vector<float> all_b = product(b.view, x, 2, 1);
   for (std::size_t t = 0; t < 2; ++t) {
@@ -163,10 +163,10 @@ TEST(Linear, RefusesShapesThatDoNotFit) {
   const OwnedMatrix w(WeightType::kF32, 4, 32, random);
   std::vector<float> y = poisoned(4);
   const std::vector<float> x(32);
-  Workers workers(1);
+  ThreadPool pool(1);
   const auto attempt = [&](Share rows, std::int64_t tokens, std::int64_t stride) {
     const Product one{&w.view, rows, y.data(), stride};
-    multiply({&one, 1}, x, tokens, workers);
+    multiply({&one, 1}, x, tokens, pool);
   };
   EXPECT_THROW(attempt({0, 5}, 1, 5), InvalidArgument);
   EXPECT_THROW(attempt({-1, 3}, 1, 4), InvalidArgument);

@@ -42,7 +42,8 @@ std::vector<float> run(Llama& model, std::size_t chunk) {
 
 std::vector<float> run_alone(const GgufFile& file, std::size_t chunk) {
   const auto comm = make_single_communicator();
-  Llama model(file, *comm, 2);
+  ThreadPool threads(2);
+  Llama model(file, *comm, threads);
   return run(model, chunk);
 }
 
@@ -81,7 +82,8 @@ TEST(Llama, AnyNumberOfRanksGivesTheSameBitsOnEveryRank) {
   const Token best = argmax(alone);
   for (int ranks : {1, 2, 3, 4, 7}) {
     run_loopback(ranks, [&](Communicator& comm) {
-      Llama model(file, comm, 1);
+      ThreadPool threads(1);
+      Llama model(file, comm, threads);
       EXPECT_EQ(run(model, 4), alone) << "rank " << comm.rank().value << " of " << ranks;
       EXPECT_EQ(model.greedy(2), best) << "rank " << comm.rank().value << " of " << ranks;
     });
@@ -94,7 +96,8 @@ TEST(Llama, MoreRanksThanRowsOfAMatrix) {
   const GgufFile file(path.path());
   const std::vector<float> alone = run_alone(file, kPrompt.size());
   run_loopback(9, [&](Communicator& comm) {  // 8 rows of keys
-    Llama model(file, comm, 1);
+    ThreadPool threads(1);
+    Llama model(file, comm, threads);
     EXPECT_EQ(run(model, kPrompt.size()), alone);
   });
 }
@@ -103,7 +106,8 @@ TEST(Llama, AsksForAttentionOnceALayerWithTheWholeHeads) {
   const TemporaryFile path(test::tiny_model({.layers = 3}));
   const GgufFile file(path.path());
   const auto comm = make_single_communicator();
-  Llama model(file, *comm, 1);
+  ThreadPool threads(1);
+  Llama model(file, *comm, threads);
   int calls = 0;
   model.forward(std::vector<Token>{5, 6}, positions(0, 2), [&](const Attention& io) {
     EXPECT_EQ(io.layer, calls++);
@@ -121,7 +125,8 @@ TEST(Llama, RefusesBatchesThatMakeNoSense) {
   const TemporaryFile path(test::tiny_model());
   const GgufFile file(path.path());
   const auto comm = make_single_communicator();
-  Llama model(file, *comm, 1);
+  ThreadPool threads(1);
+  Llama model(file, *comm, threads);
   const auto attempt = [&](std::vector<Token> tokens, std::size_t count) {
     DenseAttention attention(model.shape());
     model.forward(tokens, positions(0, count), std::ref(attention));
@@ -145,7 +150,8 @@ std::string error_with(const TinyModelOptions& options, std::string_view from,
   const auto comm = make_single_communicator();
   try {
     const GgufFile file(path.path());
-    const Llama model(file, *comm, 1);
+    ThreadPool threads(1);
+    const Llama model(file, *comm, threads);
     return "";
   } catch (const ModelError& error) {
     return error.what();

@@ -113,7 +113,8 @@ TEST_F(SmolLm2, AnswersInEnglishTheSameOnAnyNumberOfRanks) {
   const Tokenizer tokenizer(*file_);
   for (int ranks : {1, 3}) {
     run_loopback(ranks, [&](Communicator& comm) {
-      Llama model(*file_, comm, 1);
+      ThreadPool threads(1);
+      Llama model(*file_, comm, threads);
       EXPECT_EQ(answer(model, tokenizer, "What is the capital of France?"),
                 "The capital of France is Paris.");
     });
@@ -125,7 +126,8 @@ TEST_F(SmolLm2, AnswersInEnglishTheSameOnAnyNumberOfRanks) {
 TEST_F(SmolLm2, LogitsMatchANumpyForward) {
   const Tokenizer tokenizer(*file_);
   const auto comm = make_single_communicator();
-  Llama model(*file_, *comm, 2);
+  ThreadPool threads(2);
+  Llama model(*file_, *comm, threads);
   const std::vector<Token> tokens = tokenizer.encode(
       "<|im_start|>user\nExplain why the sky is blue, in three sentences.<|im_end|>\n"
       "<|im_start|>assistant\n",
