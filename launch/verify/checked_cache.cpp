@@ -13,6 +13,11 @@ CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
   return options;
 }
 
+TensorView first_rows(TensorView view, std::int64_t rows) {
+  view.shape[0] = rows;
+  return view;
+}
+
 void poison_page(const TensorView& half, std::int64_t page) {
   const auto size = static_cast<std::size_t>(half.stride(0)) * size_bytes(half.dtype);
   // All bits set is a NaN in each of the three types.
@@ -134,10 +139,10 @@ void CheckedCache::check_replicas() {
   cache_.allocator().verify_integrity();
 }
 
-HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads,
-                                       std::int64_t dim) {
+HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled,
+                                       std::int64_t heads, std::int64_t dim) {
   HostTensor tensor(dtype, rows, heads, dim, mesh_->device());
-  for (std::int64_t row = 0; row < rows; ++row) {
+  for (std::int64_t row = 0; row < filled; ++row) {
     for (std::int64_t head = 0; head < heads; ++head) {
       for (std::int64_t d = 0; d < dim; ++d) tensor.set(row, head, d, random_.real());
     }
@@ -172,7 +177,9 @@ std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch
 
 bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
   std::optional<StepPlan> plan = try_plan(batch, options);
-  std::optional<StepPlan> single = single_.try_plan(batch, options.plan);
+  PlanOptions alone = options.plan;
+  alone.limits.reset();
+  std::optional<StepPlan> single = single_.try_plan(batch, alone);
   if (plan.has_value() != single.has_value()) {
     throw Error("plan: one rank with as many pages decided otherwise than several");
   }
@@ -187,7 +194,10 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
       step.queries.push_back({s, given.empty() ? first + i : given[step.queries.size()]});
     }
   }
-  expect(step.plan.query_tokens() == std::ssize(step.queries), "plan: wrong number of queries");
+  const StepLimits room = options.plan.limits.value_or(StepLimits{.sequences = 0});
+  expect(step.plan.query_tokens() ==
+             (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),
+         "plan: wrong number of queries");
   for (int layer = 0; layer < cache_.options().layers; ++layer) run_layer(step, layer);
   return true;
 }
@@ -197,9 +207,10 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const StepOptions& options = step.options;
   const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
   const Dtype input_dtype = options.input.value_or(cache.dtype);
-  HostTensor q = random_tensor(input_dtype, n, cache.q_heads, cache.k_dim);
-  HostTensor k = random_tensor(input_dtype, m, cache.kv_heads, cache.k_dim);
-  HostTensor v = random_tensor(input_dtype, m, cache.kv_heads, cache.v_dim);
+  const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
+  HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
+  HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
+  HostTensor v = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
@@ -231,7 +242,10 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor single_o(Dtype::kFloat32, step.single.tokens_of_output().size(),
                       step.single.heads_of_output().size(), cache.v_dim);
   HostTensor single_lse(Dtype::kFloat32, single_o.rows(), single_o.heads(), 1);
-  step.single.run(layer, {q.view(), k.view(), v.view()}, {single_o.view(), single_lse.matrix()});
+  step.single.run(layer,
+                  {first_rows(q.view(), queries), first_rows(k.view(), appended),
+                   first_rows(v.view(), appended)},
+                  {single_o.view(), single_lse.matrix()});
   findings_.set_tolerance(arithmetic_tolerance(device, cache.dtype, input_dtype));
   check_layer(step, {layer, q, o, lse, single_o, single_lse});
 }
@@ -259,6 +273,7 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
   for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
+    if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
     // Where every rank has every row, each compares its turn of them with float64.
     const bool exact = step.options.plan.scatter != Scatter::kAll ||
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;

@@ -32,6 +32,9 @@ struct StepOptions {
 /// arrays. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
 /// keys, values and queries. What is wrong goes to `findings`, so that a wrong number on one rank
 /// does not leave the others waiting.
+///
+/// A plan may have limits. Then the tensors have room for more tokens than the batch has, and what
+/// it does not use is NaN.
 class CheckedCache {
  public:
   CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed);
@@ -63,7 +66,9 @@ class CheckedCache {
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
   struct Row;
 
-  HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim);
+  /// With `filled` rows of numbers, the rest NaN.
+  HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
+                           std::int64_t dim);
   void run_layer(Step& step, int layer);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
   void check_layer(const Step& step, const LayerResult& result);

@@ -61,6 +61,25 @@ TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
   });
 }
 
+// One plan for batch after batch: planned in place, and with tensors that have room for more.
+TYPED_TEST_P(AttentionContract, ReplannedForAnotherBatch) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
+    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+      StepOptions options{.plan = {.scatter = scatter}, .replanned = true};
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
+      EXPECT_TRUE(cache.step(batch_of(sequences, 17, 9), options));
+      options.plan.limits = {.sequences = 5, .query_tokens = 3};
+      for (bool replanned : {false, true}) {
+        options.replanned = replanned;
+        EXPECT_TRUE(cache.step(batch_of(sequences, 2, 3), options));
+        EXPECT_TRUE(cache.step({{sequences[1], 1}}, options));
+        EXPECT_TRUE(cache.step({}, options));
+      }
+    }
+  });
+}
+
 TYPED_TEST_P(AttentionContract, AnyMod) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {29, 6, 50});
@@ -177,7 +196,7 @@ TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(AttentionContract, AnyHeadsAndDims, AnyDtypes, AnyScatterAndStrategy,
-                            AnyMod, AnyQueryPositions, ExplicitBlockMasks,
+                            ReplannedForAnotherBatch, AnyMod, AnyQueryPositions, ExplicitBlockMasks,
                             OneBlockMaskForTheWholeBatch, LongSequences, HeadsSpreadOverRanksToo);
 
 }  // namespace kvmesh::test
