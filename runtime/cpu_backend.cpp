@@ -31,7 +31,7 @@ class CpuStep : public StepKernels {
     slots_ = token_slots(batch, page_size);
     attention_.emplace(options_.shape, attention_batch(batch), attention);
     batch_ = &batch;
-    if (!options_.limits) options_.combine.participation = &batch.participation;
+    if (!options_.limits) options_.combine.participation = &batch.participation();
   }
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,

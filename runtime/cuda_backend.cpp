@@ -109,7 +109,7 @@ class CudaStep : public StepKernels {
  private:
   /// With limits every rank takes part in every row: a graph's messages have one size.
   void plan_combine(const StepBatch& batch, Stream stream) {
-    if (!options_.limits) options_.combine.participation = &batch.participation;
+    if (!options_.limits) options_.combine.participation = &batch.participation();
     if (!combiner_) return;
     const bool is_planned = options_.limits && combiner_->generation() > 0;
     if (is_planned) return;

@@ -106,12 +106,19 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }
-  step.participation = Participation(step.query_tokens, allocator.options().ranks);
+  step.ranks = allocator.options().ranks;
+  step.participants.reset();
+}
+
+const Participation& StepBatch::participation() const {
+  if (participants) return *participants;
+  participants.emplace(query_tokens, ranks);
   std::int64_t token = 0;
-  for (const SequenceStep& sequence : step.sequences) {
-    add_participants(*sequence.pages, token, token + sequence.queries, step.participation);
+  for (const SequenceStep& sequence : sequences) {
+    add_participants(*sequence.pages, token, token + sequence.queries, *participants);
     token += sequence.queries;
   }
+  return *participants;
 }
 
 AttentionBatch attention_batch(const StepBatch& step) {

@@ -1,6 +1,7 @@
 // From a batch of sequences to what this rank has to do for it.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -24,7 +25,11 @@ struct StepBatch {
   std::vector<std::int64_t> q_positions;  ///< [query_tokens]; empty: the newest of each sequence
   std::int64_t query_tokens = 0;
   std::int64_t append_tokens = 0;
-  Participation participation{0, 1};
+  /// Which ranks hold keys of which query; worked out when it is asked for.
+  const Participation& participation() const;
+
+  int ranks = 1;
+  mutable std::optional<Participation> participants{};  // empty: not asked for yet
 };
 
 /// Everything about `batch` and `options` that can be wrong is found here, before the allocator is

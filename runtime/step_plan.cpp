@@ -40,7 +40,7 @@ class StepPlan::State {
   const std::optional<StepLimits>& limits() const { return limits_; }
   std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
   std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
-  const Participation& participation() const { return step_.participation; }
+  const Participation& participation() const { return step_.participation(); }
   TileCounts tiles() const { return kernels_->tiles(); }
   std::int64_t workspace_bytes() const {
     return kernels_->workspace_bytes() +

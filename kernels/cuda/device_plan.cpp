@@ -17,11 +17,15 @@ std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(val
 DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
                        std::optional<BlockClasses> block_mask)
     : options_(options),
+      group_(options.shape.q_heads / options.shape.kv_heads),
       block_mask_(std::move(block_mask)),
       per_head_(block_mask_ ? block_mask_->heads() > 1
                             : options.mask.graph().depends_on(kDependsHead)),
-      classifier_(kernels, mods, options.shape.page_size, group(), per_head_) {
-  for (std::size_t i = 0; i < launches_.size(); ++i) launches_[i].shape = options.launches[i];
+      classifier_(kernels, mods, options.shape.page_size, group_, per_head_) {
+  for (std::size_t i = 0; i < launches_.size(); ++i) {
+    launches_[i].shape = options.launches[i];
+    launches_[i].block_tokens = std::max(1, options.launches[i].rows / group_);
+  }
 }
 
 void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
@@ -32,13 +36,14 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   for (Launch& launch : launches_) add_lists(launch);
   shape_launches();
   reserve_arrays(items_, std::ssize(lists_));
+  pages.begin(stream);
   PlanItems items = send(pages, stream);
-  pages.use(stream);
+  pages.apply(stream);
   items.pages = pages.data();
   classify(items, stream);
   list_visits(items, stream);
   for (const Launch& launch : launches_) cut(items, launch, stream);
-  pages.done(stream);
+  pages.end(stream);
 }
 
 // ---- What is asked for ----
@@ -46,9 +51,8 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 void DevicePlan::check_step(const PageLists& pages, const StepView& step) const {
   std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
   for (const StepSequence& sequence : step.sequences) {
-    const std::int64_t rows = sequence.queries * group();
-    const std::int64_t lists =
-        1 + rows / rows_of_block(launches_[is_short(sequence.queries) ? 0 : 1]);
+    const bool is_one = is_short(sequence.queries);
+    const std::int64_t lists = is_one ? 1 : 1 + sequence.queries / launches_[1].block_tokens;
     items += pages.size(sequence.list) * lists * (per_head_ ? options_.shape.kv_heads : 1);
     tokens += sequence.queries;
     appended += sequence.appended;
@@ -86,11 +90,7 @@ void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
 // ---- Lists: blocks of queries ----
 
 bool DevicePlan::is_short(std::int64_t queries) const {
-  return queries * group() <= launches_[0].shape.rows;
-}
-
-int DevicePlan::rows_of_block(const Launch& launch) const {
-  return std::max(1, launch.shape.rows / group()) * group();
+  return queries * group_ <= launches_[0].shape.rows;
 }
 
 void DevicePlan::add_lists(Launch& launch) {
@@ -106,9 +106,8 @@ void DevicePlan::add_lists(Launch& launch) {
 
 void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
   const PlanSequence& sequence = sequences_[static_cast<std::size_t>(s)];
-  const std::int32_t most = rows_of_block(launch) / group();
   for (std::int32_t q = 0; q < sequence.queries;) {
-    std::int32_t end = std::min(sequence.queries, q + most);
+    std::int32_t end = std::min(sequence.queries, q + launch.block_tokens);
     std::int32_t q_block = 0;
     if (block_mask_) {  // no list crosses a q block
       q_block = q / block_mask_->q_block();
@@ -149,7 +148,7 @@ void DevicePlan::shape_launches() {
     merge_count_ += launch.merges;
     if (launch.merges == 0) continue;
     merge_rows_ = std::max(merge_rows_,
-                           is_fixed ? to_int32(limits_->queries) * group() : rows_of_block(launch));
+                           is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
     workspace_rows_ += 2 * slots * rows_of_block(launch);
   }
 }
@@ -167,7 +166,7 @@ void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
 
 void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
   grow(std::max(items, std::int64_t{1}), classes_, visits_);
-  if (per_head_ && block_mask_) grow(items * group(), head_classes_);
+  if (per_head_ && block_mask_) grow(items * group_, head_classes_);
   grow(lists, visits_of_list_, order_);
   grow(std::max(tokens_, std::int64_t{1}), positions_);
   grow(std::max(slot_count_, std::int64_t{1}), slots_);
@@ -209,7 +208,7 @@ PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
       .list_count = to_int32(std::ssize(lists_)),
       .items = to_int32(items_),
       .page_size = options_.shape.page_size,
-      .group = group(),
+      .group = group_,
       .first_head = options_.first_head};
   pages.add_to(upload_);
   upload_.send(stream);

@@ -114,6 +114,7 @@ class DevicePlan {
  private:
   struct Launch {
     LaunchShape shape;
+    std::int32_t block_tokens = 1;  // of a list at the most
     std::int32_t first_list = 0;
     std::int32_t lists = 0;
     std::int32_t blocks = 0;  // of work
@@ -125,10 +126,8 @@ class DevicePlan {
     DeviceArray<std::int32_t> task_begin;
   };
 
-  int group() const { return options_.shape.q_heads / options_.shape.kv_heads; }
   int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
-  int rows_of_block(const Launch& launch) const;
-  std::int64_t block_end(std::int64_t q, std::int64_t queries, const Launch& launch) const;
+  int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
   bool is_short(std::int64_t queries) const;
 
   void check_step(const PageLists& pages, const StepView& step) const;
@@ -145,6 +144,7 @@ class DevicePlan {
   void cut(const PlanItems& items, const Launch& launch, cudaStream_t stream);
 
   Options options_;
+  int group_;  // query heads of a kv head
   std::optional<BlockClasses> block_mask_;
   bool per_head_;
   Classifier classifier_;

@@ -73,8 +73,11 @@ void PageLists::add_to(Upload& upload) {
   sent_moves_ = upload.add(std::span<const PageMove>(moves_));
 }
 
-void PageLists::use(cudaStream_t stream) {
+void PageLists::begin(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, last_use_.get()), "ordering plans");
+}
+
+void PageLists::apply(cudaStream_t stream) {
   grow(stream);
   check(launch_change_pages(pages_.data(), sent_moves_, static_cast<int>(moves_.size()),
                             sent_changes_, static_cast<int>(changes_.size()), stream),
@@ -85,7 +88,7 @@ void PageLists::use(cudaStream_t stream) {
   left_.clear();
 }
 
-void PageLists::done(cudaStream_t stream) {
+void PageLists::end(cudaStream_t stream) {
   check(cudaEventRecord(last_use_.get(), stream), "ordering plans");
 }
 

@@ -24,7 +24,7 @@ class PageLists {
   PageLists();
 
   /// Drops all but the first `keep` pages of a list (one never named before is empty) and adds
-  /// `fresh`, which may be done once a list between two sends. @throws InvalidArgument.
+  /// `fresh`, which may be done once a list between two plans. @throws InvalidArgument.
   void change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh);
   /// Empties the list and gives up its place.
   void erase(std::size_t list);
@@ -34,12 +34,14 @@ class PageLists {
   /// The highest page that was ever in a list; -1: none.
   std::int32_t max_page() const { return max_page_; }
 
-  /// What has changed since the last time: its place in an upload, then, after the upload's send,
-  /// the change itself. Between `use` and `done` the lists may be read on the stream.
+  /// A plan, on its stream: `begin`; an upload, in which what has changed has a place; the change
+  /// itself; then the lists may be read until `end`. What another plan still reads is waited for,
+  /// there, at `begin`.
+  void begin(cudaStream_t stream);
   std::size_t upload_bytes() const;
   void add_to(Upload& upload);
-  void use(cudaStream_t stream);
-  void done(cudaStream_t stream);
+  void apply(cudaStream_t stream);
+  void end(cudaStream_t stream);
 
   const DevicePage* data() const { return pages_.data(); }
   std::size_t size_bytes() const { return pages_.size_bytes(); }

@@ -23,11 +23,12 @@ std::vector<LocalPage> download(const cuda::PageLists& lists, std::size_t list) 
 }
 
 void send(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream) {
+  lists.begin(stream);
   upload.begin(lists.upload_bytes());
   lists.add_to(upload);
   upload.send(stream);
-  lists.use(stream);
-  lists.done(stream);
+  lists.apply(stream);
+  lists.end(stream);
 }
 
 // Lists grow past their room, shrink, are given up, and their places are taken by others.
