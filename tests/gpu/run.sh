@@ -3,7 +3,9 @@
 # the GPUs, then the benchmarks (docs/benchmarks.md has longer ones). Ends with a short table and
 # fails if anything did.
 #
-#   tests/gpu/run.sh [--no-bench] [CMAKE_ARGUMENT ...]
+#   tests/gpu/run.sh [--no-bench] [--sanitize] [CMAKE_ARGUMENT ...]
+#
+# --sanitize runs the tests under compute-sanitizer, too: memcheck, then racecheck.
 #
 # BUILD_DIR (default build/gpu), CASES (verify's cases a run, default 20), KVMESH_MODEL (a GGUF file
 # for `kvmesh generate`; left out without it).
@@ -12,8 +14,9 @@ cd "$(dirname "$0")/../.." || exit 2
 
 build=${BUILD_DIR:-build/gpu}
 cases=${CASES:-20}
-bench=yes
+bench=yes sanitize=no
 [[ ${1:-} == --no-bench ]] && { bench=no; shift; }
+[[ ${1:-} == --sanitize ]] && { sanitize=yes; shift; }
 
 # NVLink multicast can take a host's GPUs out of service where they are shared.
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
@@ -42,6 +45,15 @@ step configure cmake -S . -B "$build" -G Ninja -D CMAKE_BUILD_TYPE=Release "$@" 
   step build cmake --build "$build" --target kvmesh gpu_tests || exit 1
 
 step 'tests (label gpu)' ctest --test-dir "$build" -L gpu -j "$(nproc)" --output-on-failure
+if [[ $sanitize == yes ]]; then
+  launcher='compute-sanitizer;--error-exitcode;1;--tool'
+  for tool in memcheck racecheck; do # what dies on purpose is left out
+    cmake -S . -B "$build" -D "KVMESH_GPU_LAUNCHER=$launcher;$tool" >/dev/null
+    KVMESH_STEPS=30 step "tests under $tool" ctest --test-dir "$build" -L gpu -E 'nccl_failure|shared_memory' \
+      -j "$(nproc)" --output-on-failure
+  done
+  cmake -S . -B "$build" -D KVMESH_GPU_LAUNCHER= >/dev/null
+fi
 kvmesh=$build/launch/kvmesh
 for ranks in 1 2 4; do # several ranks may share a GPU
   step "verify, $ranks ranks" job "$ranks" "$kvmesh" verify --device cuda --count "$cases"
