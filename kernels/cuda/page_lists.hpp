@@ -29,8 +29,8 @@ class PageLists {
   /// Empties the list and gives up its place.
   void erase(std::size_t list);
 
-  std::int64_t first_page(std::size_t list) const { return lists_[list].first; }
-  std::int64_t size(std::size_t list) const { return lists_[list].size; }
+  std::int64_t first_page(std::size_t list) const { return at(list).first; }
+  std::int64_t size(std::size_t list) const { return at(list).size; }
   /// The highest page that was ever in a list; -1: none.
   std::int32_t max_page() const { return max_page_; }
 
@@ -52,6 +52,7 @@ class PageLists {
     std::int64_t size = 0;
     int room = -1;  // 2 to the power of this; -1: no place yet
   };
+  List at(std::size_t list) const { return list < lists_.size() ? lists_[list] : List(); }
   void move_to_larger(List& list, std::int64_t keep, std::int64_t size);
   void grow(cudaStream_t stream);
 
