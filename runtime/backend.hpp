@@ -33,6 +33,7 @@ class StepKernels {
                               Stream stream) = 0;
   /// Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+  /// REQUIRES: the device has planned.
   virtual TileCounts tiles() const = 0;
   /// Device memory beside the pools; and what changes when captured graphs become invalid.
   virtual std::int64_t workspace_bytes() const = 0;

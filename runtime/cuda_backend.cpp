@@ -100,7 +100,7 @@ class CudaStep : public StepKernels {
   std::int64_t workspace_bytes() const override {
     const std::size_t combine = combiner_ ? combiner_->workspace_bytes() : 0;
     return attention_.workspace_bytes() + attention_.plan_bytes() +
-           static_cast<std::int64_t>(combine);
+           static_cast<std::int64_t>(combine + shared_.pages.size_bytes());
   }
   std::uint64_t generation() const override {
     return attention_.generation() + (combiner_ ? combiner_->generation() : 0);

@@ -27,7 +27,7 @@ class StepPlan::State {
     kernels_ = owner.backend->make_step(step_options(options), step_);
     make_partial();
     kernels_->plan(step_, {});
-    owner.backend->settle();
+    owner.mesh->wait({}, "plan");
   }
 
   void replan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
@@ -41,7 +41,10 @@ class StepPlan::State {
   std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
   std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
   const Participation& participation() const { return step_.participation(); }
-  TileCounts tiles() const { return kernels_->tiles(); }
+  TileCounts tiles() const {
+    cache_->backend->settle();
+    return kernels_->tiles();
+  }
   std::int64_t workspace_bytes() const {
     return kernels_->workspace_bytes() +
            static_cast<std::int64_t>(partial_o_.size_bytes() + partial_lse_.size_bytes());

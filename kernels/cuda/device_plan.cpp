@@ -265,7 +265,6 @@ void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t 
 // ---- What it has become ----
 
 TileCounts DevicePlan::tiles() const {
-  check(cudaDeviceSynchronize(), "waiting for a plan");
   const auto download = [](auto& to, const auto& from) {
     check(cudaMemcpy(to.data(), from.data(), to.size() * sizeof(to[0]), cudaMemcpyDeviceToHost),
           "reading a plan");

@@ -107,7 +107,7 @@ class DevicePlan {
   int merge_rows() const { return merge_rows_; }  ///< of the largest merge
   std::int64_t workspace_rows() const { return workspace_rows_; }
 
-  /// Waits for the device.
+  /// REQUIRES: the device has planned.
   TileCounts tiles() const;
   std::int64_t size_bytes() const;
 

@@ -73,6 +73,12 @@ void PageLists::add_to(Upload& upload) {
   sent_moves_ = upload.add(std::span<const PageMove>(moves_));
 }
 
+std::size_t PageLists::size_bytes() const {
+  std::size_t bytes = pages_.size_bytes();
+  for (const DeviceArray<DevicePage>& pages : outgrown_) bytes += pages.size_bytes();
+  return bytes;
+}
+
 void PageLists::begin(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, last_use_.get()), "ordering plans");
 }
@@ -92,18 +98,19 @@ void PageLists::end(cudaStream_t stream) {
   check(cudaEventRecord(last_use_.get(), stream), "ordering plans");
 }
 
-/// Room for all that was handed out. The old array is given back when the device is done with it.
+/// Room for all that was handed out: twice as much each time, so what was outgrown is less than
+/// what there is.
 void PageLists::grow(cudaStream_t stream) {
   if (static_cast<std::size_t>(end_) <= pages_.capacity()) return;
   DeviceArray<DevicePage> larger;
-  larger.reserve(std::max<std::size_t>(static_cast<std::size_t>(end_), 2 * pages_.capacity()));
+  larger.reserve(std::max(static_cast<std::size_t>(end_), 2 * pages_.capacity()));
   if (pages_.size_bytes() > 0) {
     check(cudaMemcpyAsync(larger.data(), pages_.data(), pages_.size_bytes(),
                           cudaMemcpyDeviceToDevice, stream),
           "moving page lists");
   }
-  check(cudaStreamSynchronize(stream), "moving page lists");
-  std::swap(pages_, larger);
+  outgrown_.push_back(std::move(pages_));
+  pages_ = std::move(larger);
 }
 
 }  // namespace kvmesh::cuda

@@ -44,7 +44,7 @@ class PageLists {
   void end(cudaStream_t stream);
 
   const DevicePage* data() const { return pages_.data(); }
-  std::size_t size_bytes() const { return pages_.size_bytes(); }
+  std::size_t size_bytes() const;
 
  private:
   struct List {
@@ -57,7 +57,8 @@ class PageLists {
   void grow(cudaStream_t stream);
 
   DeviceArray<DevicePage> pages_;
-  std::int64_t end_ = 0;  // of what was ever handed out
+  std::vector<DeviceArray<DevicePage>> outgrown_;  // the device may read them still
+  std::int64_t end_ = 0;                           // of what was ever handed out
   std::vector<List> lists_;
   std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
   std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done
