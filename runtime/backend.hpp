@@ -46,9 +46,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// For `first` and the batches that are planned later; plans none.
+  /// For batches like `first`, which the allocator has not seen yet; plans none.
   virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
-                                                 const StepBatch& first) = 0;
+                                                 std::span<const BatchEntry> first) = 0;
   virtual BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) = 0;
   /// The sequence is no more.
   virtual void forget(SequenceId sequence) = 0;

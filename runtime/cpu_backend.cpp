@@ -67,7 +67,8 @@ class CpuBackend : public Backend {
  public:
   explicit CpuBackend(Mesh& mesh) : mesh_(mesh), combiner_(mesh.kv()) {}
 
-  std::unique_ptr<StepKernels> make_step(const StepOptions& options, const StepBatch&) override {
+  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                         std::span<const BatchEntry>) override {
     return std::make_unique<CpuStep>(options, mesh_, combiner_);
   }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {

@@ -30,16 +30,17 @@ struct Shared {
 };
 
 /// Rows of the largest sequence that is decode or speculation.
-std::int64_t short_rows(const AttentionShape& shape, const StepBatch& batch) {
+std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
   std::int64_t most = 1;
-  for (const SequenceStep& sequence : batch.sequences) {
-    const std::int64_t rows = sequence.queries * (shape.q_heads / shape.kv_heads);
+  for (const BatchEntry& entry : batch) {
+    const std::int64_t rows = queries_of(entry) * (shape.q_heads / shape.kv_heads);
     if (rows <= cuda::kShortRows) most = std::max(most, rows);
   }
   return most;
 }
 
-cuda::CudaAttend::Options attend_options(const StepOptions& options, const StepBatch& first) {
+cuda::CudaAttend::Options attend_options(const StepOptions& options,
+                                         std::span<const BatchEntry> first) {
   cuda::CudaAttend::Options attend{.attention = options.attention,
                                    .kinds = {.q = options.pool_dtype, .pool = options.pool_dtype},
                                    .short_rows = short_rows(options.shape, first)};
@@ -54,7 +55,7 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options, const StepB
 
 class CudaStep : public StepKernels {
  public:
-  CudaStep(Shared& shared, const StepOptions& options, const StepBatch& first)
+  CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
       : shared_(shared),
         options_(options),
         attention_(shared.kernels, options.shape, attend_options(options, first)) {
@@ -129,7 +130,7 @@ class CudaBackend : public Backend {
   explicit CudaBackend(Mesh& mesh) : mesh_(&mesh), shared_(mesh) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
-                                         const StepBatch& first) override {
+                                         std::span<const BatchEntry> first) override {
     return std::make_unique<CudaStep>(shared_, options, first);
   }
 

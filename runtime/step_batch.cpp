@@ -10,17 +10,13 @@ namespace {
 // Positions are int32 in mods; lengths stay below.
 constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
 
-std::int64_t query_tokens(const BatchEntry& entry) {
-  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
-}
-
 std::int64_t check_entry(const PageAllocator& allocator, const BatchEntry& entry,
                          bool explicit_positions) {
   const std::int64_t length = allocator.length(entry.sequence);
   require(entry.append_tokens >= 0 && entry.append_tokens <= kMaxLength - length,
           "plan: sequence {} has {} tokens and cannot take {} more", entry.sequence.value, length,
           entry.append_tokens);
-  const std::int64_t queries = query_tokens(entry);
+  const std::int64_t queries = queries_of(entry);
   require(explicit_positions || queries <= length + entry.append_tokens,
           "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence.value,
           length + entry.append_tokens, queries);
@@ -48,7 +44,7 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   require(std::ssize(batch) <= limits.sequences, "plan: {} sequences, the limit is {}",
           batch.size(), limits.sequences);
   for (const BatchEntry& entry : batch) {
-    const std::int64_t tokens = std::max(query_tokens(entry), entry.append_tokens);
+    const std::int64_t tokens = std::max(queries_of(entry), entry.append_tokens);
     require(tokens <= limits.query_tokens, "plan: sequence {} has {} tokens, the limit is {}",
             entry.sequence.value, tokens, limits.query_tokens);
   }
@@ -66,6 +62,10 @@ void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64
 }
 
 }  // namespace
+
+std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+}
 
 void check_step(const PageAllocator& allocator, const CacheOptions& cache,
                 std::span<const BatchEntry> batch, const PlanOptions& options) {
@@ -100,7 +100,7 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
     step.sequences.push_back(
         {.sequence = entry.sequence,
          .pages = &pages.update(entry.sequence, allocator.pages(entry.sequence).first(used)),
-         .queries = query_tokens(entry),
+         .queries = queries_of(entry),
          .length = length,
          .appended = entry.append_tokens});
     step.query_tokens += step.sequences.back().queries;

@@ -32,6 +32,9 @@ struct StepBatch {
   mutable std::optional<Participation> participants{};  // empty: not asked for yet
 };
 
+/// Queries of one sequence.
+std::int64_t queries_of(const BatchEntry& entry);
+
 /// Everything about `batch` and `options` that can be wrong is found here, before the allocator is
 /// touched. @throws InvalidArgument, UnknownSequence.
 void check_step(const PageAllocator& allocator, const CacheOptions& cache,

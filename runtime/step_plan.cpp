@@ -19,19 +19,16 @@ constexpr bool kCheckEveryStep = true;
 
 class StepPlan::State {
  public:
-  /// For a batch whose tokens the allocator has appended already. Waits until it is planned.
+  /// For batches like this one, which the allocator has not seen yet. Plans none.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner), scatter_(options.scatter), limits_(options.limits) {
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
-    make_step_batch(owner.allocator, owner.local_pages, batch, options.q_positions, step_);
-    kernels_ = owner.backend->make_step(step_options(options), step_);
-    make_partial();
-    kernels_->plan(step_, {});
-    owner.mesh->wait({}, "plan");
+    kernels_ = owner.backend->make_step(step_options(options), batch);
   }
 
-  void replan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-              Stream stream) {
+  /// The allocator has appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+            Stream stream) {
     make_step_batch(cache_->allocator, cache_->local_pages, batch, q_positions, step_);
     make_partial();
     kernels_->plan(step_, stream);
@@ -205,8 +202,11 @@ void KvCache::State::throw_out_of_pages() {
 std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
                                           const PlanOptions& options) {
   check_step(state_->allocator, state_->options, batch, options);
+  auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   if (!state_->try_append(batch)) return std::nullopt;
-  return StepPlan(std::make_unique<StepPlan::State>(*state_, batch, options));
+  step->plan(batch, options.q_positions, {});
+  state_->mesh->wait({}, "plan");
+  return StepPlan(std::move(step));
 }
 
 StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
@@ -222,7 +222,7 @@ bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stre
   options.limits = step.state_->limits();
   check_step(state_->allocator, state_->options, batch, options);
   if (!state_->try_append(batch)) return false;
-  step.state_->replan(batch, q_positions, stream);
+  step.state_->plan(batch, q_positions, stream);
   return true;
 }
 
