@@ -15,7 +15,7 @@ struct StepOptions {
   AttentionShape shape;
   Dtype pool_dtype = Dtype::kFloat32;
   AttentionOptions attention{};           ///< without a block mask
-  const BlockMask* block_mask = nullptr;  ///< for the constructor alone
+  const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with its `pages` worked out
 };

@@ -16,16 +16,14 @@ View first_tokens(View view, std::int64_t tokens) {
 class CpuStep : public StepKernels {
  public:
   CpuStep(const StepOptions& options, Mesh& mesh, Combiner& combiner)
-      : options_(options), mesh_(mesh), combiner_(combiner) {
-    if (options.block_mask) block_mask_ = *options.block_mask;
-  }
+      : options_(options), mesh_(mesh), combiner_(combiner) {}
 
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
     AttentionOptions attention = options_.attention;
     std::optional<LocalBlockMask> blocks;
-    if (block_mask_) {
-      blocks = local_block_mask(batch, *block_mask_, page_size, mesh_.kv_rank());
+    if (options_.block_mask) {
+      blocks = local_block_mask(batch, *options_.block_mask, page_size, mesh_.kv_rank());
       attention.block_mask = &*blocks;
     }
     slots_ = token_slots(batch, page_size);
@@ -55,7 +53,6 @@ class CpuStep : public StepKernels {
 
  private:
   StepOptions options_;
-  std::optional<BlockMask> block_mask_;
   Mesh& mesh_;
   Combiner& combiner_;
   const StepBatch* batch_ = nullptr;

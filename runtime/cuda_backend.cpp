@@ -63,20 +63,14 @@ class CudaStep : public StepKernels {
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
-    sequences_.clear();
-    for (const SequenceStep& sequence : batch.sequences) {
-      LocalSequence& pages = *sequence.pages;
-      const std::size_t list = sequence.sequence.slot();
-      shared_.pages.change(list, static_cast<std::int64_t>(pages.fresh),
-                           std::span(pages.pages).subspan(pages.fresh));
-      pages.fresh = pages.pages.size();
-      sequences_.push_back({.list = list,
-                            .queries = sequence.queries,
-                            .kv_len = sequence.length,
-                            .appended = sequence.appended});
+    try {
+      change_pages(batch);
+      attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
+      plan_combine(batch, stream);
+    } catch (...) {
+      forget_pages(batch, stream);
+      throw;
     }
-    attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
-    plan_combine(batch, stream);
   }
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -108,6 +102,30 @@ class CudaStep : public StepKernels {
   }
 
  private:
+  void change_pages(const StepBatch& batch) {
+    sequences_.clear();
+    for (const SequenceStep& sequence : batch.sequences) {
+      LocalSequence& pages = *sequence.pages;
+      const std::size_t list = sequence.sequence.slot();
+      shared_.pages.change(list, static_cast<std::int64_t>(pages.fresh),
+                           std::span(pages.pages).subspan(pages.fresh));
+      pages.fresh = pages.pages.size();
+      sequences_.push_back({.list = list,
+                            .queries = sequence.queries,
+                            .kv_len = sequence.length,
+                            .appended = sequence.appended});
+    }
+  }
+
+  /// Nobody knows what of the changes has reached the device: the next plan sends all pages again.
+  void forget_pages(const StepBatch& batch, Stream stream) {
+    shared_.pages.cancel(native(stream));
+    for (const SequenceStep& sequence : batch.sequences) {
+      shared_.pages.erase(sequence.sequence.slot());
+      sequence.pages->fresh = 0;
+    }
+  }
+
   /// With limits every rank takes part in every row: a graph's messages have one size.
   void plan_combine(const StepBatch& batch, Stream stream) {
     if (!options_.limits) options_.combine.participation = &batch.participation();

@@ -23,7 +23,13 @@ std::int64_t check_entry(const PageAllocator& allocator, const BatchEntry& entry
   return queries;
 }
 
-void check_block_mask(const CacheOptions& cache, std::size_t batch, std::int64_t max_queries,
+/// The longest of a batch.
+struct Longest {
+  std::int64_t queries = 0;
+  std::int64_t length = 0;
+};
+
+void check_block_mask(const CacheOptions& cache, std::size_t batch, const Longest& longest,
                       const BlockMask& mask) {
   const BlockMaskShape& shape = mask.shape();
   require(shape.kv_block == cache.page_size,
@@ -33,8 +39,10 @@ void check_block_mask(const CacheOptions& cache, std::size_t batch, std::int64_t
           "plan: a block mask for {} batch rows, a batch of {}", shape.batch, batch);
   require(shape.heads == 1 || shape.heads == cache.q_heads,
           "plan: a block mask for {} heads, a model of {}", shape.heads, cache.q_heads);
-  require(shape.q_len >= max_queries, "plan: a block mask for {} queries, a sequence has {}",
-          shape.q_len, max_queries);
+  require(shape.q_len >= longest.queries, "plan: a block mask for {} queries, a sequence has {}",
+          shape.q_len, longest.queries);
+  require(shape.kv_len >= longest.length, "plan: a block mask for {} keys, a sequence has {}",
+          shape.kv_len, longest.length);
 }
 
 void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
@@ -68,23 +76,24 @@ std::int64_t queries_of(const BatchEntry& entry) {
 }
 
 void check_step(const PageAllocator& allocator, const CacheOptions& cache,
-                std::span<const BatchEntry> batch, const PlanOptions& options) {
-  std::int64_t queries = 0, max_queries = 0;
+                std::span<const BatchEntry> batch, const StepRules& rules) {
+  std::int64_t queries = 0;
+  Longest longest;
   for (const BatchEntry& entry : batch) {
-    const std::int64_t mine = check_entry(allocator, entry, !options.q_positions.empty());
+    const std::int64_t mine = check_entry(allocator, entry, !rules.q_positions.empty());
     queries += mine;
-    max_queries = std::max(max_queries, mine);
+    longest.queries = std::max(longest.queries, mine);
+    longest.length =
+        std::max(longest.length, allocator.length(entry.sequence) + entry.append_tokens);
   }
-  require(options.q_positions.empty() || std::ssize(options.q_positions) == queries,
-          "plan: {} query positions for {} queries", options.q_positions.size(), queries);
-  for (std::int64_t position : options.q_positions) {
+  require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
+          "plan: {} query positions for {} queries", rules.q_positions.size(), queries);
+  for (std::int64_t position : rules.q_positions) {
     require(position >= 0 && position <= kMaxLength, "plan: query position {} is not in [0, {}]",
             position, kMaxLength);
   }
-  if (options.block_mask) {
-    check_block_mask(cache, batch.size(), max_queries, *options.block_mask);
-  }
-  if (options.limits) check_limits(*options.limits, batch);
+  if (rules.block_mask) check_block_mask(cache, batch.size(), longest, *rules.block_mask);
+  if (rules.limits) check_limits(*rules.limits, batch);
 }
 
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,

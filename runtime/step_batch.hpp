@@ -35,10 +35,17 @@ struct StepBatch {
 /// Queries of one sequence.
 std::int64_t queries_of(const BatchEntry& entry);
 
-/// Everything about `batch` and `options` that can be wrong is found here, before the allocator is
-/// touched. @throws InvalidArgument, UnknownSequence.
+/// What a batch must go with: see PlanOptions.
+struct StepRules {
+  std::span<const std::int64_t> q_positions{};
+  const BlockMask* block_mask = nullptr;
+  std::optional<StepLimits> limits{};
+};
+
+/// Everything about a batch that can be wrong is found here, before the allocator is touched.
+/// @throws InvalidArgument, UnknownSequence.
 void check_step(const PageAllocator& allocator, const CacheOptions& cache,
-                std::span<const BatchEntry> batch, const PlanOptions& options);
+                std::span<const BatchEntry> batch, const StepRules& rules);
 
 /// For a batch whose tokens the allocator has appended already. `step` is used again for its
 /// memory.

@@ -22,6 +22,7 @@ class StepPlan::State {
   /// For batches like this one, which the allocator has not seen yet. Plans none.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner), scatter_(options.scatter), limits_(options.limits) {
+    if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
   }
@@ -34,7 +35,10 @@ class StepPlan::State {
     kernels_->plan(step_, stream);
   }
 
-  const std::optional<StepLimits>& limits() const { return limits_; }
+  /// For batches that are planned in place.
+  StepRules rules(std::span<const std::int64_t> q_positions) const {
+    return {q_positions, block_mask_ ? &*block_mask_ : nullptr, limits_};
+  }
   std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
   std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
   const Participation& participation() const { return step_.participation(); }
@@ -86,7 +90,7 @@ class StepPlan::State {
                       .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
                       .score = options.score,
                       .first_head = cache_->mesh->head_rank() * shape.q_heads},
-        .block_mask = options.block_mask,
+        .block_mask = block_mask_ ? &*block_mask_ : nullptr,
         .combine = {.scatter = options.scatter, .strategy = options.strategy},
         .limits = limits_};
   }
@@ -146,6 +150,7 @@ class StepPlan::State {
   KvCache::State* cache_;
   Scatter scatter_;
   std::optional<StepLimits> limits_;
+  std::optional<BlockMask> block_mask_;
   StepBatch step_;
   std::unique_ptr<StepKernels> kernels_;
   DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
@@ -201,7 +206,8 @@ void KvCache::State::throw_out_of_pages() {
 
 std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
                                           const PlanOptions& options) {
-  check_step(state_->allocator, state_->options, batch, options);
+  check_step(state_->allocator, state_->options, batch,
+             {options.q_positions, options.block_mask, options.limits});
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   if (!state_->try_append(batch)) return std::nullopt;
   step->plan(batch, options.q_positions, {});
@@ -217,10 +223,7 @@ StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& opt
 
 bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                          std::span<const std::int64_t> q_positions) {
-  PlanOptions options;
-  options.q_positions.assign(q_positions.begin(), q_positions.end());
-  options.limits = step.state_->limits();
-  check_step(state_->allocator, state_->options, batch, options);
+  check_step(state_->allocator, state_->options, batch, step.state_->rules(q_positions));
   if (!state_->try_append(batch)) return false;
   step.state_->plan(batch, q_positions, stream);
   return true;

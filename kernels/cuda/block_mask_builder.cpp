@@ -23,6 +23,9 @@ class Builder {
     const std::int64_t tiles = shape.batch * shape.heads * shape.q_blocks() * shape.kv_blocks();
     require(tiles < std::numeric_limits<std::int32_t>::max(),
             "a block mask of {} tiles is more than the device makes at a time", tiles);
+    require(std::int64_t{shape.q_block} * shape.kv_block < std::numeric_limits<std::int32_t>::max(),
+            "a block mask with tiles of {} x {} is more than the device makes", shape.q_block,
+            shape.kv_block);
     for (std::int64_t kv = 0; kv < shape.kv_blocks(); ++kv) {
       pages_.push_back({to_int32(kv), to_int32(kv)});
     }

@@ -47,6 +47,8 @@ DeviceBuffer upload(std::span<const T> values) {
   if (values.empty()) return buffer;
   check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
         "copying to the device");
+  // Small copies return when the host's memory has been read, which is before they are there.
+  check(cudaStreamSynchronize(nullptr), "copying to the device");
   return buffer;
 }
 

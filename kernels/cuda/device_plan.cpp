@@ -51,14 +51,14 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 void DevicePlan::check_step(const PageLists& pages, const StepView& step) const {
   std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
   for (const StepSequence& sequence : step.sequences) {
-    const bool is_one = is_short(sequence.queries);
-    const std::int64_t lists = is_one ? 1 : 1 + sequence.queries / launches_[1].block_tokens;
-    items += pages.size(sequence.list) * lists * (per_head_ ? options_.shape.kv_heads : 1);
+    const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
+    items += pages.size(sequence.list) * most_lists(sequence.queries, launch);
     tokens += sequence.queries;
     appended += sequence.appended;
     longest = std::max({longest, sequence.queries, sequence.appended});
   }
-  const std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  if (per_head_ && block_mask_) most /= group_;  // a class for each head
   require(std::max({items, tokens, appended}) < most,
           "attention: {} query tokens that read {} pages together are more than one plan can have",
           tokens, items);
@@ -91,6 +91,14 @@ void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
 
 bool DevicePlan::is_short(std::int64_t queries) const {
   return queries * group_ <= launches_[0].shape.rows;
+}
+
+/// Lists of a sequence, at the most: no list crosses a q block, and each kv head may have its own.
+std::int64_t DevicePlan::most_lists(std::int64_t queries, const Launch& launch) const {
+  const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
+  if (queries <= launch.block_tokens && !block_mask_) return heads;
+  const std::int64_t blocks = ceil_div(queries, launch.block_tokens);
+  return heads * (block_mask_ ? blocks + ceil_div(queries, block_mask_->q_block()) : blocks);
 }
 
 void DevicePlan::add_lists(Launch& launch) {
@@ -139,7 +147,8 @@ void DevicePlan::shape_launches() {
     const bool is_fixed = limits_ && &launch == &launches_[0];
     const std::int64_t slots = launch.shape.slots;
     const std::int64_t blocks =
-        is_fixed ? limits_->sequences * options_.shape.kv_heads : launch.blocks;
+        is_fixed ? limits_->sequences * most_lists(limits_->queries, launch) * kv_heads_of_list()
+                 : launch.blocks;
     const bool may_split = is_fixed || blocks < kManyBlocks * slots;
     launch.planned.grid = blocks == 0 ? 0 : to_int32(std::max(blocks, slots));
     launch.merges = may_split ? to_int32(std::min(blocks, slots)) : 0;
@@ -182,13 +191,19 @@ void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
 
 void DevicePlan::reserve(const AttendLimits& limits) {
   limits_ = limits;
-  const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
+  const std::int64_t lists = most_lists(limits.queries, launches_[0]);
   tokens_ = slot_count_ = limits.sequences * limits.queries;
   shape_launches();
-  reserve_arrays(limits.pages * heads, limits.sequences * limits.queries * heads);
-  upload_.begin(Upload::bytes_of<PlanSequence>(static_cast<std::size_t>(limits.sequences)) +
-                Upload::bytes_of<PlanList>(
-                    static_cast<std::size_t>(limits.sequences * limits.queries * heads)));
+  reserve_arrays(limits.pages * lists, limits.sequences * lists);
+  // New pages: those of the new tokens, and one that copy on write replaces.
+  const auto sequences = static_cast<std::size_t>(limits.sequences);
+  const auto fresh =
+      static_cast<std::size_t>(ceil_div(limits.queries, options_.shape.page_size)) + 2;
+  upload_.begin(Upload::bytes_of<PlanSequence>(sequences) +
+                Upload::bytes_of<PlanList>(sequences * static_cast<std::size_t>(lists)) +
+                Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
+                Upload::bytes_of<PageChange>(sequences * fresh) +
+                Upload::bytes_of<PageMove>(sequences));
 }
 
 // ---- On the device ----

@@ -84,7 +84,8 @@ class DevicePlan {
   void reserve(const AttendLimits& limits);
 
   /// Plans on the stream, after what is there, and takes what `pages` holds of changes along. Waits
-  /// for nothing, and allocates nothing within the limits. @throws InvalidArgument, also past the
+  /// for nothing but the copy of the plan before, and allocates nothing within the limits unless it
+  /// gets many new pages at once (a fork's). @throws InvalidArgument, also past the
   /// limits of sequences and queries, with the plan as it was.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
 
@@ -129,6 +130,7 @@ class DevicePlan {
   int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
   int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
   bool is_short(std::int64_t queries) const;
+  std::int64_t most_lists(std::int64_t queries, const Launch& launch) const;
 
   void check_step(const PageLists& pages, const StepView& step) const;
   void add_sequences(const PageLists& pages, const StepView& step);

@@ -98,6 +98,12 @@ void PageLists::end(cudaStream_t stream) {
   check(cudaEventRecord(last_use_.get(), stream), "ordering plans");
 }
 
+void PageLists::cancel(cudaStream_t stream) noexcept {
+  changes_.clear();
+  moves_.clear();
+  static_cast<void>(cudaEventRecord(last_use_.get(), stream));
+}
+
 /// Room for all that was handed out: twice as much each time, so what was outgrown is less than
 /// what there is.
 void PageLists::grow(cudaStream_t stream) {

@@ -42,6 +42,8 @@ class PageLists {
   void add_to(Upload& upload);
   void apply(cudaStream_t stream);
   void end(cudaStream_t stream);
+  /// Ends a plan that failed anywhere: drops the changes. The lists that had some are to be erased.
+  void cancel(cudaStream_t stream) noexcept;
 
   const DevicePage* data() const { return pages_.data(); }
   std::size_t size_bytes() const;

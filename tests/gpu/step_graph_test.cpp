@@ -191,7 +191,7 @@ class Arrivals {
         served->living.push_back(served->cache.fork(served->living[s]));
       }
     }
-    return count == 0 || (count < kSequences && random_.one_in(10));
+    return a.living.empty() || (std::ssize(a.living) < kSequences && random_.one_in(10));
   }
 
   std::vector<BatchEntry> batch(const Served& served, std::uint64_t left_out) const {
@@ -259,6 +259,40 @@ TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
     compared += plan.query_tokens();
   }
   EXPECT_GT(compared, steps / 2);
+}
+
+// No list of queries crosses a q block, so one of a block mask makes more of them.
+TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  constexpr std::int64_t kQueries = 3, kTokens = kSequences * kQueries;
+  const BlockMask mask =
+      BlockMask::create([](auto, auto, auto, auto kv) { return kv / 16 % 3 != 1; },
+                        {.q_len = kQueries, .kv_len = 400, .q_block = 1, .kv_block = 16});
+  const DeviceMemory numbers = random_numbers(mesh);
+  const Stream stream;
+  Inputs prompt(mesh, 300), inputs(mesh, kTokens);
+  inputs.change(numbers, 5);
+  const Outputs prompt_out(mesh, 300), out(mesh, kTokens), expected(mesh, kTokens);
+  for (const bool limited : {false, true}) {
+    Served served{KvCache(mesh, cache_options())};
+    std::vector<BatchEntry> batch;
+    for (std::int64_t s = 0; s < kSequences; ++s) {
+      prompt.change(numbers, s);
+      const SequenceId sequence = served.cache.create();
+      StepPlan prefill = served.cache.plan({{sequence, 20 + 25 * s}});
+      served.run(prefill, prompt, prompt_out, stream);
+      batch.push_back({sequence, kQueries});
+    }
+    PlanOptions options{.block_mask = &mask};
+    if (limited) options.limits = StepLimits{.sequences = kSequences, .query_tokens = kQueries};
+    StepPlan step = served.cache.plan({}, options);
+    served.cache.replan(step, batch, {stream});
+    served.run(step, inputs, limited ? out : expected, stream);
+    stream.wait();
+  }
+  for (int layer : {0, kLayers - 1}) {
+    EXPECT_EQ(out.bits(layer, kTokens), expected.bits(layer, kTokens)) << layer;
+  }
 }
 
 // The shape of a 70B model: 64 query and 8 kv heads of 128.

@@ -132,6 +132,23 @@ TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
   EXPECT_FALSE(cache.try_replan(step, full));
 }
 
+TEST(Replan, RefusesWhatItsBlockMaskDoesNotFit) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache cache(mesh, wide_cache());
+  const SequenceId a = cache.create(), b = cache.create(), c = cache.create();
+  const BlockMask mask = cache.make_block_mask(
+      mods::no_mask(), {.batch = 2, .q_len = 3, .kv_len = 8, .q_block = 1, .kv_block = 4});
+  StepPlan step = cache.plan({{a, 1}, {b, 1}}, {.block_mask = &mask});
+  const auto replan = [&](const std::vector<BatchEntry>& batch) {
+    return [&cache, &step, batch] { cache.replan(step, batch); };
+  };
+  expect_refused<InvalidArgument>(cache, replan({{a, 1}, {b, 1}, {c, 1}}));
+  expect_refused<InvalidArgument>(cache, replan({{a, 4}, {b, 1}}));
+  expect_refused<InvalidArgument>(cache, replan({{a, 8, 1}, {b, 1}}));
+  cache.replan(step, std::vector<BatchEntry>{{b, 3}, {c, 2}});
+  EXPECT_EQ(step.query_tokens(), 5);
+}
+
 TEST(Replan, RefusesLimitsThatAreNone) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, one_rank_cache());
