@@ -15,6 +15,7 @@
 #include "tests/gpu/bench_params.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/gpu/planned_batch.hpp"
+#include "tests/kernels/jit/cache_support.hpp"
 
 namespace kvmesh {
 std::span<const jit::SourceFile> bench_kernel_sources();
@@ -224,6 +225,20 @@ std::vector<std::int64_t> ragged() {
   return lengths;
 }
 
+/// What the first use of a shape costs: compiled, then found in the cache on disk and loaded.
+void measure_start() {
+  const TemporaryDirectory folder;
+  for (const char* what : {"compiled", "from the cache"}) {
+    const auto begin = std::chrono::steady_clock::now();
+    cuda::KernelStore store(0, folder.path());
+    const cuda::AttendLimits limits{.sequences = 8, .queries = 1, .pages = 64};
+    const cuda::CudaAttend attend(store, {32, 8, kDim, kDim, 16}, {.limits = limits});
+    const auto time = std::chrono::steady_clock::now() - begin;
+    fmt::print("decode's kernels, {}: {:.1f} ms\n", what,
+               std::chrono::duration<double, std::milli>(time).count());
+  }
+}
+
 int main_of() {
   Tensors tensors;
   fill(tensors.k, 1);
@@ -247,6 +262,7 @@ int main_of() {
       {"prefill 8 x 2048 causal, 32/8, p16", Lengths(8, 2048), 2048, 32, 8, 16, true},
       {"chunk 512 of 32768, 4, 32/8, p16", Lengths(4, 32768), 512, 32, 8, 16, true},
   };
+  measure_start();
   std::mt19937 random(7);
   for (const Bench& bench : benches) {
     Runner(bench, tensors, random).run(bytes);
