@@ -15,7 +15,7 @@ file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
 if(KVMESH_CUDA)
   set(cuda_include_dirs ${CUDAToolkit_INCLUDE_DIRS})
 else()
-  list(FILTER headers EXCLUDE REGEX "/(cuda|gpu|jit)/|/cuda_[^/]*$")
+  list(FILTER headers EXCLUDE REGEX "/(cuda|gpu|jit)/|/(cuda|gpu)_[^/]*$")
 endif()
 
 if(KVMESH_NCCL)
