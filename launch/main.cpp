@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <functional>
 #include <optional>
+#include <thread>
 
 #include "kvmesh/kvmesh.hpp"
 #include "kvmesh/tcp.hpp"
@@ -19,6 +21,7 @@ namespace kvmesh::launch {
 namespace {
 
 constexpr int kUsageError = 2;
+constexpr std::chrono::seconds kHeadStart{2};
 
 struct CommonOptions {
   std::string device = "auto";
@@ -212,6 +215,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return launcher_rank() == 0 ? app.exit(help) : 0;
   } catch (const CLI::ParseError& error) {
+    // The launcher ends all ranks as soon as one has failed: the one that tells goes first.
+    if (launcher_rank() != 0) std::this_thread::sleep_for(kHeadStart);
     return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
   }
   std::optional<MpiSession> session;
