@@ -5,26 +5,11 @@
 // kv head), kHasMaskMod and the mods of emit_cuda.hpp.
 #pragma once
 
-#include "kernels/cuda/plan_params.hpp"
+#include "kernels/cuda/plan_items.cuh"
 
 namespace kvmesh::cuda {
 
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-/// The list that an item belongs to: the last that begins at or before it.
-__device__ inline int list_of(const PlanItems& p, int item) {
-  int low = 0;
-  int high = p.list_count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (p.lists[middle].first_item <= item) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
 
 struct Seen {
   bool visible = false;
@@ -48,7 +33,7 @@ __device__ inline void look(const ClassifyParams& p, const PlanList& list,
 __device__ inline int class_of(const ClassifyParams& p, int item, int lane) {
   const PlanList& list = p.items.lists[list_of(p.items, item)];
   const PlanSequence& sequence = p.items.sequences[list.sequence];
-  const int logical = p.items.pages[sequence.first_page + (item - list.first_item)].logical;
+  const int logical = page_of(p.items, list, item).logical;
   const int first = logical * kPageSize;
   const int keys = min(kPageSize, sequence.kv_len - first);
   Seen seen;

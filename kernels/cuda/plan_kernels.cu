@@ -12,6 +12,7 @@
 #include <cub/device/device_select.cuh>
 
 #include "kernels/cuda/cut.hpp"
+#include "kernels/cuda/plan_items.cuh"
 
 namespace kvmesh::cuda {
 namespace {
@@ -38,25 +39,6 @@ __global__ void change_pages(DevicePage* pages, const PageMove* moves, int move_
 }
 
 // ---- Items ----
-
-/// The list that an item belongs to: the last that begins at or before it.
-__device__ int list_of(const PlanItems& p, int item) {
-  int low = 0;
-  int high = p.list_count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (p.lists[middle].first_item <= item) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-__device__ const DevicePage& page_of(const PlanItems& p, const PlanList& list, int item) {
-  return p.pages[p.sequences[list.sequence].first_page + (item - list.first_item)];
-}
 
 /// The class of a page for query head `g` of the list's kv head.
 __device__ int table_class(const PlanItems& p, const ClassTable& table, const PlanList& list,

@@ -2,17 +2,17 @@
 #include "core/shared_memory.hpp"
 
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <new>
+#include <optional>
 #include <span>
 
 #include "core/free_memory.hpp"
 #include "kvmesh/error.hpp"
+#include "tests/support/killed_process.hpp"
 
 namespace kvmesh {
 namespace {
@@ -45,33 +45,27 @@ class Owner {
   explicit Owner(Sharing sharing) {
     int ends[2];
     if (pipe(ends) != 0) throw Error("pipe");
-    pid_ = fork();
-    if (pid_ == 0) {
+    const pid_t pid = fork();
+    if (pid == 0) {
       SharedMemory memory({}, kBytes, sharing);
       write_pattern(memory.data());
       const MemoryHandle handle = memory.handle();
       static_cast<void>(!write(ends[1], &handle, sizeof handle));
       while (true) pause();
     }
+    process_.emplace(pid);
     // One read: the handle is smaller than what a pipe passes in one piece.
     const bool told = read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
     close(ends[1]);
     if (!told) throw Error("the other process told no handle");
   }
-  ~Owner() { die(); }
-
   const MemoryHandle& handle() const { return handle_; }
-  void die() {
-    if (pid_ == 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
+  void die() { process_->die(); }
 
  private:
   MemoryHandle handle_;
-  pid_t pid_ = 0;
+  std::optional<test::KilledProcess> process_;
 };
 
 TEST(SharedMemory, IsReadByAnotherProcess) {

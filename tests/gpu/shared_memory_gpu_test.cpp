@@ -2,18 +2,18 @@
 #include "core/shared_memory.hpp"
 
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/free_memory.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/error.hpp"
+#include "tests/support/killed_process.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -49,27 +49,22 @@ class Owner {
     std::string disabled = "--gtest_also_run_disabled_tests";
     char* arguments[] = {program.data(), filter.data(), disabled.data(), nullptr};
     setenv(kOwnerDevice, std::to_string(device).c_str(), 1);
-    const int failed = posix_spawn(&pid_, program.c_str(), &files, nullptr, arguments, environ);
+    pid_t pid = 0;
+    const int failed = posix_spawn(&pid, program.c_str(), &files, nullptr, arguments, environ);
     unsetenv(kOwnerDevice);
+    process_.emplace(failed == 0 ? pid : 0);
     posix_spawn_file_actions_destroy(&files);
     close(ends[1]);
     const bool told = failed == 0 && read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
     if (!told) throw Error("the other process told no handle");
   }
-  ~Owner() { die(); }
-
   const MemoryHandle& handle() const { return handle_; }
-  void die() {
-    if (pid_ == 0) return;
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = 0;
-  }
+  void die() { process_->die(); }
 
  private:
   MemoryHandle handle_;
-  pid_t pid_ = 0;
+  std::optional<KilledProcess> process_;
 };
 
 TEST(SharedGpuMemory, DISABLED_OwnerWaits) {
