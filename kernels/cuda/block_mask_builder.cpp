@@ -60,7 +60,8 @@ class Builder {
                           .page_size = shape_.kv_block,
                           .group = 1,
                           .first_head = 0};
-    Classifier(kernels, mods, shape_.kv_block, 1, true).classify(items, shape_.q_block, kStream);
+    Classifier(kernels, mods, {.page_size = shape_.kv_block, .per_head = true})
+        .classify(items, shape_.q_block, kStream);
     check(cudaStreamSynchronize(kStream), "making a block mask");
   }
 

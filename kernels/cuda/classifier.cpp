@@ -12,8 +12,21 @@ constexpr std::int64_t kPairsOfAThread = 64;
 
 }  // namespace
 
+jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mods,
+                              const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/classify.cuh",
+                       .mods = mods.text,
+                       .architecture = architecture};
+  program.constants.set("kLanes", variant.lanes)
+      .set("kPageSize", variant.page_size)
+      .set("kGroup", variant.group)
+      .set("kPerHead", variant.per_head);
+  return program;
+}
+
 void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream) {
-  const int lanes = list_tokens * page_size_ > kPairsOfAThread ? 32 : 1;
+  const int lanes = list_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
   const std::int64_t threads = std::int64_t{items.items} * lanes;
   if (threads == 0) return;
   kernel(lanes).launch({.stream = stream,
@@ -25,14 +38,8 @@ void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cuda
 const jit::Kernel& Classifier::kernel(int lanes) {
   const auto found = kernels_.find(lanes);
   if (found != kernels_.end()) return found->second;
-  jit::Program program{.files = cuda_kernel_sources(),
-                       .source = "kernels/cuda/classify.cuh",
-                       .mods = mods_->text().text,
-                       .architecture = store_->architecture()};
-  program.constants.set("kLanes", lanes)
-      .set("kPageSize", page_size_)
-      .set("kGroup", group_)
-      .set("kPerHead", per_head_);
+  variant_.lanes = lanes;
+  const jit::Program program = classify_program(variant_, mods_->text(), store_->architecture());
   return kernels_.emplace(lanes, store_->get(program, "kvmesh_classify")).first->second;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 
 #include "kernels/cuda/device_mods.hpp"
 #include "kernels/cuda/kernel_store.hpp"
@@ -12,12 +13,21 @@
 
 namespace kvmesh::cuda {
 
+/// What the kernel is compiled for.
+struct ClassifyVariant {
+  int page_size = 16;
+  int group = 1;
+  bool per_head = false;  ///< lists are of one kv head, else the mask is the same for all
+  int lanes = 1;          ///< threads an item
+};
+jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mods,
+                              const std::string& architecture);
+
 class Classifier {
  public:
-  /// `mods` stay where they are. `per_head`: lists are of one kv head, else the mask is the same
-  /// for all.
-  Classifier(KernelStore& kernels, const DeviceMods& mods, int page_size, int group, bool per_head)
-      : store_(&kernels), mods_(&mods), page_size_(page_size), group_(group), per_head_(per_head) {}
+  /// `mods` stay where they are. Of `variant` the lanes are chosen for each plan.
+  Classifier(KernelStore& kernels, const DeviceMods& mods, const ClassifyVariant& variant)
+      : store_(&kernels), mods_(&mods), variant_(variant) {}
 
   /// Starts on the stream. `list_tokens`: of the longest list. Compiles at the first use.
   void classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream);
@@ -27,8 +37,7 @@ class Classifier {
 
   KernelStore* store_;
   const DeviceMods* mods_;
-  int page_size_, group_;
-  bool per_head_;
+  ClassifyVariant variant_;
   std::map<int, jit::Kernel> kernels_;  // by threads an item
 };
 

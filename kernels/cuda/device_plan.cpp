@@ -21,7 +21,8 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
       block_mask_(std::move(block_mask)),
       per_head_(block_mask_ ? block_mask_->heads() > 1
                             : options.mask.graph().depends_on(kDependsHead)),
-      classifier_(kernels, mods, options.shape.page_size, group_, per_head_) {
+      classifier_(kernels, mods,
+                  {.page_size = options.shape.page_size, .group = group_, .per_head = per_head_}) {
   for (std::size_t i = 0; i < launches_.size(); ++i) {
     launches_[i].shape = options.launches[i];
     launches_[i].block_tokens = std::max(1, options.launches[i].rows / group_);

@@ -83,8 +83,9 @@ class MergeRow {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: (merges, the rows of the largest). Block: 32 * kMergeWarps.
-extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
+/// Grid: (merges, the rows of the largest). Block: 32 * kMergeWarps. One block an SM is enough: the
+/// registers go to the rows that are on their way.
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 1)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   const DeviceMerge merge = params.merges[blockIdx.x];

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "kernels/cuda/attend_variant.hpp"
+#include "kernels/cuda/classifier.hpp"
 #include "kernels/cuda/sources.hpp"
 #include "tests/kernels/jit/variants.hpp"
 
@@ -54,11 +55,33 @@ std::vector<Variant> attend_variants() {
   return variants;
 }
 
+// The small kernels around them, that are made while the program runs.
+std::vector<Variant> other_variants() {
+  const CudaMods causal = emit_cuda(ScoreMod().graph(), mods::causal().graph());
+  std::vector<Variant> variants;
+  for (const Chip& chip : kChips) {
+    variants.push_back(
+        {fmt::format("merge_{}", chip.architecture), merge_program(chip.architecture)});
+    for (const bool per_head : {false, true}) {
+      for (const int lanes : {1, 32}) {
+        variants.push_back(
+            {fmt::format("classify_{}_{}_{}", per_head ? "head" : "all", lanes, chip.architecture),
+             classify_program({.group = 8, .per_head = per_head, .lanes = lanes}, causal,
+                              chip.architecture)});
+      }
+    }
+  }
+  return variants;
+}
+
 class AttendVariants : public testing::TestWithParam<Variant> {};
 
 TEST_P(AttendVariants, CompileWithoutSpill) { test::expect_compiles_without_spill(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendVariants, testing::ValuesIn(attend_variants()),
+                         [](const auto& param) { return param.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(Others, AttendVariants, testing::ValuesIn(other_variants()),
                          [](const auto& param) { return param.param.name; });
 
 }  // namespace
