@@ -95,7 +95,6 @@ class DevicePlan {
   /// Rows of the tensors: the step's, or what the limits have room for.
   std::int64_t tokens() const { return limits_ ? limits_->sequences * limits_->queries : tokens_; }
   std::int64_t slot_count() const { return slot_count_; }
-  bool has_limits() const { return limits_.has_value(); }
   const PlannedLaunch& launch(int i) const {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
