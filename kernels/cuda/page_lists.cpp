@@ -19,12 +19,6 @@ int room_for(std::int64_t size) {
 
 }  // namespace
 
-PageLists::PageLists() {
-  cudaEvent_t event = nullptr;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
-  last_use_.reset(event);
-}
-
 void PageLists::change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh) {
   if (list >= lists_.size()) lists_.resize(list + 1);
   List& it = lists_[list];

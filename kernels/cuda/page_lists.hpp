@@ -5,11 +5,11 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/cuda/device_array.hpp"
+#include "kernels/cuda/device_event.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kernels/cuda/upload.hpp"
 #include "kvmesh/attention.hpp"
@@ -21,8 +21,6 @@ namespace kvmesh::cuda {
 /// device. Plans on different streams may follow one another: each waits for the one before.
 class PageLists {
  public:
-  PageLists();
-
   /// Drops all but the first `keep` pages of a list (one never named before is empty) and adds
   /// `fresh`, which may be done once a list between two plans. @throws InvalidArgument.
   void change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh);
@@ -70,10 +68,7 @@ class PageLists {
   const PageMove* sent_moves_ = nullptr;
   std::int32_t max_page_ = -1;
 
-  struct DestroyEvent {
-    void operator()(cudaEvent_t event) const { static_cast<void>(cudaEventDestroy(event)); }
-  };
-  std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent> last_use_;
+  DeviceEvent last_use_;
 };
 
 }  // namespace kvmesh::cuda

@@ -4,12 +4,6 @@
 
 namespace kvmesh::cuda {
 
-Upload::Upload() {
-  cudaEvent_t event = nullptr;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
-  taken_.reset(event);
-}
-
 void Upload::begin(std::size_t size_bytes) {
   check(cudaEventSynchronize(taken_.get()), "waiting until the last plan was copied");
   used_ = 0;

@@ -11,6 +11,7 @@
 
 #include "core/cuda_check.hpp"
 #include "kernels/cuda/device_array.hpp"
+#include "kernels/cuda/device_event.hpp"
 
 namespace kvmesh::cuda {
 
@@ -18,8 +19,6 @@ namespace kvmesh::cuda {
 /// begin, add ..., send; what `add` returned is valid on the stream until the next send.
 class Upload {
  public:
-  Upload();
-
   /// Makes room. Waits until the device has taken what was sent before, which it did long ago
   /// unless plans come faster than steps.
   void begin(std::size_t size_bytes);
@@ -46,14 +45,11 @@ class Upload {
   struct FreeHost {
     void operator()(std::byte* data) const { static_cast<void>(cudaFreeHost(data)); }
   };
-  struct DestroyEvent {
-    void operator()(cudaEvent_t event) const { static_cast<void>(cudaEventDestroy(event)); }
-  };
   std::unique_ptr<std::byte, FreeHost> host_;
   std::size_t capacity_ = 0;
   std::size_t used_ = 0;
   DeviceArray<std::byte> device_;
-  std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, DestroyEvent> taken_;
+  DeviceEvent taken_;
 };
 
 }  // namespace kvmesh::cuda

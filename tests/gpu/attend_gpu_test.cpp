@@ -8,6 +8,7 @@
 #include "kvmesh/error.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
+#include "tests/gpu/graph.hpp"
 #include "tests/gpu/planned_batch.hpp"
 #include "tests/support/attention_case.hpp"
 #include "tests/support/random.hpp"
@@ -137,20 +138,13 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
   const Stream stream;
   cuda::PageLists pages;
   plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  plan.launch(q.view(), pool, {o.view(), lse.view()}, stream);
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&executable, graph, 0));
-  for (int i = 0; i < 3; ++i) check(cudaGraphLaunch(executable, stream));
+  const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
+  for (int i = 0; i < 3; ++i) graph.launch(stream);
   stream.wait();
   o.download(out.o.data);
   lse.download(out.lse.data);
   EXPECT_EQ(eager.o, replayed.o);
   EXPECT_EQ(eager.lse, replayed.lse);
-  check(cudaGraphExecDestroy(executable));
-  check(cudaGraphDestroy(graph));
 }
 
 // Sequences grow across the borders of pages, come and go; one captured graph serves them all.
@@ -170,12 +164,7 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
   const DeviceTensor k(pool_room.view()), v(pool_room.view());
   const ConstKvPool pool{k.view(), v.view()};
   const Stream stream;
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  plan.launch(q.view(), pool, {o.view(), lse.view()}, stream);
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&executable, graph, 0));
+  const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
   const std::vector<std::vector<std::int64_t>> steps{
       {16'000}, {16'001, 1}, {5, 6, 7, 8, 9, 10}, {}, {31, 0, 300, 4000}, {32, 300, 12'000}};
   for (const std::vector<std::int64_t>& lengths : steps) {
@@ -193,7 +182,7 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
     const std::uint64_t generation = plan.generation();
     plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
     EXPECT_EQ(plan.generation(), generation);
-    check(cudaGraphLaunch(executable, stream));
+    graph.launch(stream);
     stream.wait();
     o.download(o_room.view().data);
     lse.download(lse_room.view().data);
@@ -218,8 +207,6 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
   spec.sequences = {{.q_len = 2, .kv_len = 20}};
   AttentionCase wide(spec);
   EXPECT_THROW(plan.plan(pages, PlannedBatch(wide.batch(), pages).step(), stream), InvalidArgument);
-  check(cudaGraphExecDestroy(executable));
-  check(cudaGraphDestroy(graph));
 }
 
 CaseSpec random_case(std::uint64_t seed) {

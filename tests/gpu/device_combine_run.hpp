@@ -14,6 +14,7 @@
 #include "core/half.hpp"
 #include "kvmesh/nccl.hpp"
 #include "tests/comm/combine_case.hpp"
+#include "tests/gpu/graph.hpp"
 
 namespace kvmesh::test {
 
@@ -135,30 +136,5 @@ inline CombineOptions options_of(const CombineCase& test, CombineStrategy strate
           .strategy = strategy,
           .participation = test.participation ? &*test.participation : nullptr};
 }
-
-/// A captured and instantiated sequence of work.
-class Graph {
- public:
-  Graph(cudaStream_t stream, const std::function<void()>& work) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    cudaGraph_t graph = nullptr;
-    try {
-      work();
-    } catch (...) {
-      static_cast<void>(cudaStreamEndCapture(stream, &graph));
-      throw;
-    }
-    check(cudaStreamEndCapture(stream, &graph));
-    check(cudaGraphInstantiate(&graph_, graph, 0));
-    check(cudaGraphDestroy(graph));
-  }
-  ~Graph() { static_cast<void>(cudaGraphExecDestroy(graph_)); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream)); }
-
- private:
-  cudaGraphExec_t graph_ = nullptr;
-};
 
 }  // namespace kvmesh::test

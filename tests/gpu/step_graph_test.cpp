@@ -11,6 +11,7 @@
 #include "core/cuda_check.hpp"
 #include "kvmesh/kvmesh.hpp"
 #include "tests/gpu/gpu_support.hpp"
+#include "tests/gpu/graph.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {
@@ -138,29 +139,6 @@ struct Served {
   }
 };
 
-class Graph {
- public:
-  Graph() = default;
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() {
-    if (executable_) static_cast<void>(cudaGraphExecDestroy(executable_));
-  }
-  template <class Body>
-  void capture(cudaStream_t stream, const Body& body) {
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    body();
-    check(cudaStreamEndCapture(stream, &graph));
-    check(cudaGraphInstantiate(&executable_, graph, 0));
-    check(cudaGraphDestroy(graph));
-  }
-  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(executable_, stream)); }
-
- private:
-  cudaGraphExec_t executable_ = nullptr;
-};
-
 /// Changes which sequences there are, in both caches alike.
 class Arrivals {
  public:
@@ -226,8 +204,7 @@ TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
       graph_side.cache.plan({}, {.limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
   graph_side.run(step, inputs, replayed, stream);  // nothing yet: NCCL connects
   const std::uint64_t generation = step.generation();
-  Graph graph;
-  graph.capture(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
+  const Graph graph(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
 
   std::int64_t compared = 0;
   const int steps = steps_or(1000);
