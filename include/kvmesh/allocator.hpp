@@ -123,9 +123,11 @@ class PageAllocator {
   void erase(SequenceId sequence);
 
   bool contains(SequenceId sequence) const;
+  /// In tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const;
   std::int64_t capacity(SequenceId sequence) const;
   /// The page table in logical order; valid until the next operation on the allocator.
+  /// @throws UnknownSequence.
   std::span<const PageId> pages(SequenceId sequence) const;
   std::int64_t sequences() const;
 

@@ -1,7 +1,8 @@
-// The kernels: append, attend_partial, copy_pages over one layer's pool of pages.
+// The CPU's kernels: append, attend_partial, copy_pages over one layer's pool of pages.
 //
 // `KvCache` drives them for an engine that keeps its cache in kvmesh. An engine with an allocator
-// of its own uses them as they are, with any pool that a strided view can describe.
+// of its own uses them as they are, with any pool in host memory that a strided view can describe.
+// On a GPU the same operations are StepPlan's.
 #pragma once
 
 #include <cstdint>

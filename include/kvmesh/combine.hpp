@@ -18,9 +18,14 @@ enum class Scatter : std::uint8_t {
   kAll,     ///< Everything, on every rank.
 };
 
-/// How the ranks move the partials. All give the same bits: sources are merged in rank order.
+/// How the ranks move the partials. In a Combiner (the CPU's) all give the same bits: sources are
+/// merged in rank order. On GPUs only kAllToAll does that: see DeviceCombiner.
+///
+/// kAuto is what was measured to be fastest. In a Combiner: kAllToAll, which to all (kAll) goes in
+/// one step while a rank sends up to 32 KiB, and else to an owner each and from there to all. On
+/// GPUs: kReduceScatter for kAll on more than two, if a rank would send over 4 MiB; else kAllToAll.
 enum class CombineStrategy : std::uint8_t {
-  kAuto,           ///< What was measured to be fastest; see combine.cpp.
+  kAuto,
   kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
   kAllToAll,       ///< Send packed (O, LSE) rows to their owners and merge there.
   kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. On GPUs only: nccl.hpp.
@@ -89,7 +94,8 @@ class Combiner {
   Combiner& operator=(Combiner&&) noexcept;
 
   /// Collective: every rank gives the same shapes and options.
-  /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong; Timeout.
+  /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong; Timeout,
+  /// PeerLost.
   void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
 
  private:

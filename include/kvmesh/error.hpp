@@ -1,7 +1,11 @@
 // The errors that kvmesh throws. Each carries what was asked and what there is.
 //
-// A call that throws has changed nothing. What a caller must expect in normal service (a full pool)
-// also has a `try_` form that returns a value instead.
+// A call that refuses has changed nothing: InvalidArgument, Unsupported, UnknownSequence,
+// OutOfPages, and OutOfMemory. What a caller must expect in normal service (a full pool) also has a
+// `try_` form that returns a value instead.
+//
+// What fails in the middle of a step (Timeout, PeerLost, NcclError, a device's Error) has done a
+// part of it. KvCache::plan says what is left, and how to go back.
 #pragma once
 
 #include <chrono>

@@ -2,8 +2,8 @@
 //
 // Operation for operation the `PagedAttention` of torch.nn.attention.experimental, for code that
 // comes from there: [B, H, S, D] tensors, flat caches that the caller owns, batch rows instead of
-// sequence ids. Where that listing goes wrong this does not: an erased row can be reserved again,
-// page tables follow `batch_indices` into the mods, and a position without a page is an error.
+// sequence ids. Where PyTorch's goes wrong this does not: an erased row can be reserved again, page
+// tables follow `batch_indices` into the mods, and a position without a page is an error.
 #pragma once
 
 #include <cstdint>

@@ -4,8 +4,10 @@
 namespace kvmesh {
 
 /// A stream of the device that the work runs on, not owned: in CUDA a `cudaStream_t`. Work given to
-/// one stream runs in the order in which it was given. Null on the CPU, where work is done when a
-/// call returns.
+/// one stream runs in the order in which it was given. On the CPU it is null and not looked at:
+/// work is done when a call returns. On a GPU null is CUDA's default stream, which also waits for,
+/// and holds up, all streams but those made with cudaStreamNonBlocking, and cannot be captured in a
+/// graph.
 ///
 /// To wait for a stream use `Mesh::wait` (or `NcclGroup::wait`): they end with a deadline, and
 /// notice when NCCL fails. CUDA's own waits, and `synchronize`, do not: a kernel of NCCL whose peer

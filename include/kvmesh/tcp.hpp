@@ -31,6 +31,11 @@ struct TcpOptions {
 ///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
 ///
 /// Nothing if none of the three is set. @throws InvalidArgument if one is missing or wrong.
+///
+/// Mesh::from_launcher reads two more, for jobs on several machines: KVMESH_LOCAL_RANK, the rank's
+/// place among those of its machine, and KVMESH_LOCAL_SIZE, how many these are. The rank takes the
+/// GPU with the number of its place modulo the machine's GPUs, and one share of so many of its
+/// cores. Without them all ranks count as on one machine.
 std::optional<TcpOptions> tcp_options_from_environment();
 
 /// The ranks cannot become one group: two have the same rank, or sizes or versions differ, or
