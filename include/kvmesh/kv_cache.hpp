@@ -73,7 +73,9 @@ struct PlanOptions {
 
 /// One layer's tensors on this rank, in memory of the mesh's device. n: query tokens, m: appended
 /// tokens of the batch, heads: this rank's share along head_parallel. Every rank of a column passes
-/// the same values.
+/// the same values. Each of any dtype, k and v of the same one: append converts them to the
+/// cache's. The last dimension is contiguous. On a GPU tensors of the cache's dtype, at multiples
+/// of 16 bytes, are the fast ones.
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
@@ -102,15 +104,25 @@ class StepPlan {
 
   /// append, attend_partial, combine. Collective over the mesh's kv axis.
   /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
-  /// On a GPU it starts after what is on `stream`, allocates nothing and does not wait for the host
-  /// (but where ranks share a GPU the combine goes by way of the host). Wait for the stream before
-  /// reading the output.
+  ///
+  /// On a GPU it starts after what is on `stream`, allocates nothing and does not wait for the
+  /// host. Two exceptions: where ranks share a GPU the combine goes by way of the host, and the
+  /// first tensors of another dtype or alignment have their kernels compiled, or read from disk.
+  /// Wait for the stream (Mesh::wait) before reading the output, or changing the input.
+  ///
+  /// @throws InvalidArgument; what it finds wrong with q's or o's layout in attend_partial or
+  /// combine it finds after the keys and values are in their pages, so the call can be repeated.
+  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost. On a GPU: NcclError, Timeout,
+  /// Error if the device failed; what fails on the stream itself comes out of Mesh::wait.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
-  /// The three parts on their own, for an engine with its own collective or kernel.
+  /// The three parts on their own, for an engine with its own collective or kernel. They are as
+  /// asynchronous as `run`, and throw as it does; the first two throw nothing of peers, and
+  /// InvalidArgument before anything is written.
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
-  /// `out` covers all n tokens and this rank's heads.
+  /// `out` covers all n tokens and this rank's heads; float32.
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {});
+  /// Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
   /// What of [n, q_heads] this rank's output holds.
@@ -151,6 +163,7 @@ class KvCache {
   /// Lengths, page tables, free pages, digest.
   const PageAllocator& allocator() const;
 
+  /// As PageAllocator's, with their errors. They change metadata only: on a GPU nothing waits.
   SequenceId create();
   void reserve(SequenceId sequence, std::int64_t tokens);
   [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
@@ -165,6 +178,17 @@ class KvCache {
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
   /// Waits until the plan is on the device.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
+  ///
+  /// @throws Timeout, PeerLost (a copy to or from another rank), Error (the device failed, or has
+  /// no memory left for the plan), DigestMismatch (debug builds). Then the sequences have their new
+  /// lengths, on every rank alike, also where the call succeeded. To go back, truncate them to
+  /// their old lengths on every rank; but one of which a fork shared the last page, not full, may
+  /// lack that page's copy: truncate it to whole pages, or erase it. It is worth it only while the
+  /// communicators are whole.
+  ///
+  /// An Error before that, while the kernels and the limits' memory are made, has changed nothing
+  /// on this rank. If other ranks had none, they have appended and the allocators differ: the cache
+  /// is not to be used any more.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
@@ -175,8 +199,10 @@ class KvCache {
 
   /// The same for another batch, in place: with `step`'s options, in its memory. On a GPU the work
   /// is done on `stream`, after what is there, and nothing waits for it, but for the copies of copy
-  /// on write. `q_positions` as in PlanOptions. What does not fit the step's limits is an
-  /// InvalidArgument.
+  /// on write, for kernels that are needed for the first time, and for a replan before that the
+  /// device has not taken yet. `q_positions` as in PlanOptions. What does not fit the step's limits
+  /// is an InvalidArgument. Throws as `plan` does; after an error that has changed something `step`
+  /// is to be planned again before it is run.
   void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
               std::span<const std::int64_t> q_positions = {});
   [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,
@@ -189,12 +215,14 @@ class KvCache {
   /// What this rank's pools take of its device.
   std::int64_t pool_bytes() const;
   /// This rank's pages of one layer, for kernels of the engine's own.
+  /// @throws InvalidArgument if there is no such layer.
   KvPool pool(int layer);
   /// Another kv rank's pages of one layer, for kernels of this rank's device to read (or this
   /// rank's own). Empty where they cannot be mapped: on another machine, or on a GPU without access
   /// to this one's. Its owner writes to it: make sure, by a message or a collective, that it is
   /// done with the pages that are read. If its process dies the pages stay. Only an owner that
   /// frees its cache (destroys or moves into it) takes them away: no peer may be reading then.
+  /// @throws InvalidArgument if there is no such rank or layer.
   std::optional<ConstKvPool> peer_pool(Rank kv_rank, int layer) const;
 
  private:
