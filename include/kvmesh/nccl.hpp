@@ -24,7 +24,7 @@ struct NcclUniqueId {
   std::array<char, 128> bytes{};
 };
 
-/// On one rank; the engine brings it to the others.
+/// On one rank; the engine brings it to the others. @throws NcclError, Unsupported.
 NcclUniqueId make_nccl_unique_id();
 
 /// NCCL failed, and says how.
@@ -49,15 +49,17 @@ class NcclGroup {
   /// Collective over `bootstrap`, which is used here only. The group's ranks are bootstrap's; for
   /// the axes of a mesh give the communicators that it was split into. Each rank has a GPU of its
   /// own.
-  /// @throws Timeout, NcclError, Unsupported.
+  /// @throws Timeout, PeerLost, NcclError, Unsupported; Error if the device failed.
   NcclGroup(Communicator& bootstrap, int device);
 
-  /// Collective over all who have `id`.
+  /// Collective over all who have `id`, each with a rank of its own.
+  /// @throws InvalidArgument if `rank` is not in [0, size); Timeout, which names all the others
+  /// (NCCL does not tell who did not come); NcclError, Unsupported; Error if the device failed.
   NcclGroup(const NcclUniqueId& id, Rank rank, int size, int device,
             std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
   /// Over an engine's own communicator: `nccl_comm` is its `ncclComm_t`, which it keeps, destroys
-  /// and aborts itself.
+  /// and aborts itself. @throws InvalidArgument if it is null; NcclError, Unsupported.
   static NcclGroup borrow(void* nccl_comm,
                           std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
