@@ -28,12 +28,12 @@ std::string build_and_machine_info(Mesh& mesh) {
       "cpu kernels    {}\n"
       "communicators  loopback, tcp, mpi ({})\n"
       "nccl           {}\n"
-      "this job       {} ranks ({}), {} threads each\n"
+      "this job       {} {} ({}), {} threads each\n"
       "this machine   {} cores, {} of memory\n",
       KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(), mpi_library(),
       nccl_version().empty() ? "not in this build" : nccl_version(), mesh.size(),
-      mesh.world().kind(), mesh.threads().threads(), std::thread::hardware_concurrency(),
-      human_bytes(memory_bytes()));
+      mesh.size() == 1 ? "rank" : "ranks", mesh.world().kind(), mesh.threads().threads(),
+      std::thread::hardware_concurrency(), human_bytes(memory_bytes()));
 }
 
 }  // namespace kvmesh::launch

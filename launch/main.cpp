@@ -220,7 +220,9 @@ int run(int argc, char** argv) {
     return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
   }
   std::optional<MpiSession> session;
-  if (!tcp_options_from_environment()) session.emplace(argc, argv);
+  if (!tcp_options_from_environment() && MpiSession::launched_by_mpirun()) {
+    session.emplace(argc, argv);
+  }
   try {
     return command();
   } catch (const AgreedError& error) {

@@ -110,7 +110,8 @@ class MpiSession {
   /// it until their deadline.
   [[noreturn]] void abort(int exit_status);
 
-  /// True under mpirun (or srun): more than one process, or a launcher that started just one.
+  /// True under mpirun (or srun): more than one process, or a launcher that started just one. Ask
+  /// before an MpiSession is made: MPI started alone may set these variables itself.
   static bool launched_by_mpirun();
 
  private:

@@ -6,6 +6,7 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 
 import os
 import pathlib
+import pty
 import socket
 import subprocess
 import sys
@@ -132,6 +133,19 @@ class Generate(unittest.TestCase):
                              "2 kv heads do not divide over head_parallel 3")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "2"),
                              "head_parallel 2 does not divide 3 ranks")
+
+    def test_a_process_started_alone_is_no_job_of_mpi(self):
+        self.assertRegex(run(1, "info").stdout, r"this job +1 rank \(loopback\)")
+        self.assertRegex(run(2, "info").stdout, r"this job +2 ranks \(mpi\)")
+
+    def test_verify_shows_its_progress_in_place_on_a_terminal(self):
+        terminal, output = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        subprocess.run([KVMESH, "verify", "--device", "cpu", "--count", "1"], stdout=output,
+                       check=True, timeout=60)
+        os.close(output)
+        self.assertRegex(os.read(terminal, 65536).decode(),
+                         r"\rverify: 1 cases, .* on 1 rank \(cpu\): all right\x1b\[K\r\n$")
 
     def test_ranks_meet_without_mpi(self):
         for done in run_without_mpi(3, "verify", "--device", "cpu", "--count", 3):
