@@ -13,6 +13,7 @@
 #include "kvmesh/tcp.hpp"
 #include "launch/agree.hpp"
 #include "launch/bench.hpp"
+#include "launch/deadline.hpp"
 #include "launch/generate.hpp"
 #include "launch/info.hpp"
 #include "launch/verify.hpp"
@@ -73,8 +74,7 @@ MeshOptions mesh_options(const CommonOptions& common) {
 
 Mesh make_mesh(const CommonOptions& common) {
   Mesh mesh = Mesh::from_launcher(mesh_options(common));
-  const std::chrono::seconds deadline(common.timeout_s);
-  for (Communicator* comm : {&mesh.world(), &mesh.kv(), &mesh.head()}) comm->set_deadline(deadline);
+  set_deadline(mesh, std::chrono::seconds(common.timeout_s));
   return mesh;
 }
 
@@ -133,7 +133,10 @@ int generate(const CommonOptions& common, GenerateFlags& flags) {
 }
 
 int verify(const CommonOptions& common, int thread_ranks, const VerifyOptions& options) {
-  if (thread_ranks > 0) return run_verify_on_threads(thread_ranks, options, mesh_options(common));
+  if (thread_ranks > 0) {
+    return run_verify_on_threads(thread_ranks, options, mesh_options(common),
+                                 std::chrono::seconds(common.timeout_s));
+  }
   Mesh mesh = make_mesh(common);
   return run_verify(mesh, options);
 }
@@ -178,8 +181,10 @@ void add_subcommands(CLI::App& app, Flags& flags, std::function<int()>& command)
   CLI::App& verify_app =
       *app.add_subcommand("verify", "random configurations against float64, on any ranks");
   add_verify_options(verify_app, flags.verify);
-  verify_app.add_option("--ranks", flags.thread_ranks,
-                        "run on so many threads of this process instead of the job's ranks");
+  verify_app
+      .add_option("--ranks", flags.thread_ranks,
+                  "run on so many threads of this process instead of the job's ranks")
+      ->check(CLI::Range(1, int{PageId::kMaxRanks}));
   verify_app.callback(
       [&] { command = [&] { return verify(flags.common, flags.thread_ranks, flags.verify); }; });
 

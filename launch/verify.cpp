@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 
+#include "launch/deadline.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
@@ -82,14 +83,6 @@ const char* device_name(const Mesh& mesh) {
   return mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu";
 }
 
-std::string command_for(Mesh& mesh, std::uint64_t seed) {
-  const bool mpi = mesh.world().kind() == "mpi";
-  const std::string ranks = mesh.size() > 1 ? fmt::format(" --ranks {}", mesh.size()) : "";
-  return fmt::format("{}kvmesh verify{} --device {} --seed {} --count 1",
-                     mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "", mpi ? "" : ranks,
-                     device_name(mesh), seed);
-}
-
 void report(Mesh& mesh, std::uint64_t seed, const verify::CaseResult& result) {
   std::string text =
       fmt::format("\nverify: rank {}: {} wrong with seed {} ({})\n", mesh.rank().value,
@@ -131,6 +124,17 @@ bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals, dou
 
 }  // namespace
 
+std::string command_for(Mesh& mesh, std::uint64_t seed) {
+  const bool mpi = mesh.world().kind() == "mpi";
+  const auto if_many = [](const char* flag, int count) {
+    return count > 1 ? fmt::format(" {} {}", flag, count) : "";
+  };
+  return fmt::format("{}kvmesh verify{}{} --device {} --seed {} --count 1",
+                     mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "",
+                     mpi ? "" : if_many("--ranks", mesh.size()),
+                     if_many("--head-parallel", mesh.head_parallel()), device_name(mesh), seed);
+}
+
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option("--seconds", options.seconds, "stop after so many seconds");
   command.add_option("--count", options.count, "stop after so many cases");
@@ -158,11 +162,13 @@ int run_verify(Mesh& mesh, const VerifyOptions& options) {
   return totals.failed == 0 ? 0 : 1;
 }
 
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh) {
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
+                          std::chrono::milliseconds deadline) {
   int status = 1;
   run_on_threads(
       ranks,
       [&](Mesh& mine) {
+        set_deadline(mine, deadline);
         const int result = run_verify(mine, options);
         if (mine.rank().value == 0) status = result;
       },

@@ -1,8 +1,10 @@
 // `kvmesh verify`: random cases against float64, on whatever ranks there are.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "kvmesh/mesh.hpp"
 
@@ -24,6 +26,9 @@ struct VerifyOptions {
 /// Adds --seconds, --count and --seed to the subcommand.
 void add_verify_options(CLI::App& command, VerifyOptions& options);
 
+/// What to type to run the case of `seed` again, alone, on such a mesh.
+std::string command_for(Mesh& mesh, std::uint64_t seed);
+
 /// Collective; every rank passes the same options. Rank 0 shows on standard output how far it is
 /// and what came out; a rank that finds a wrong number says so on standard error, with the command
 /// that runs the case again. Returns the exit status, the same on all ranks: 0, or 1 if a number
@@ -31,7 +36,8 @@ void add_verify_options(CLI::App& command, VerifyOptions& options);
 /// @throws InvalidArgument, the same on all ranks; or, having named the case, what kvmesh threw.
 int run_verify(Mesh& mesh, const VerifyOptions& options);
 
-/// The same on `ranks` threads of this process.
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh);
+/// The same on `ranks` threads of this process, whose waits for one another end with `deadline`.
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
+                          std::chrono::milliseconds deadline);
 
 }  // namespace kvmesh::launch

@@ -129,6 +129,8 @@ class Generate(unittest.TestCase):
             self.expect_one_line(self.generate(ranks), "--prompt is required")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--placement", "x"), "striped")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--kv-dtype", "int4"), "bfloat16")
+        for ranks in ("-2", "0"):
+            self.expect_one_line(run(1, "verify", "--ranks", ranks), "--ranks", f"{ranks} not in range")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "3"),
                              "2 kv heads do not divide over head_parallel 3")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "2"),
