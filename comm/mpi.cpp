@@ -17,7 +17,7 @@ namespace kvmesh {
 namespace {
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 30;
-constexpr auto kDefaultDeadline = std::chrono::seconds(60);
+constexpr std::chrono::milliseconds kDefaultDeadline = std::chrono::seconds(60);
 
 bool mpi_is_alive() {
   int initialized = 0;
@@ -94,22 +94,39 @@ class MpiCommunicator final : public CommunicatorBase {
   MpiRequests requests_;
 };
 
-std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes) {
+/// What MPI writes to while it duplicates a communicator.
+struct Duplicate {
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+};
+
+/// MPI does not tell which of them have not come.
+std::vector<Rank> others_in(MPI_Comm comm) {
+  std::vector<Rank> others;
+  const Rank mine{rank_in(comm)};
+  for (int r = 0; r < size_of(comm); ++r) {
+    if (r != mine.value) others.push_back(Rank{r});
+  }
+  return others;
+}
+
+std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes,
+                                        std::chrono::milliseconds deadline = kDefaultDeadline) {
   if (!mpi_is_alive()) {
     throw Unsupported("MPI is not running: make a MpiSession first, at the start of main");
   }
-  MPI_Comm copy = MPI_COMM_NULL;
-  MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Comm_idup(original, &copy, &request), "make_mpi_communicator");
-  const auto until = std::chrono::steady_clock::now() + kDefaultDeadline;
+  auto made = std::make_unique<Duplicate>();
+  check_mpi(MPI_Comm_idup(original, &made->copy, &made->request), "make_mpi_communicator");
+  const auto until = std::chrono::steady_clock::now() + deadline;
   for (int done = 0; done == 0; std::this_thread::yield()) {
-    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "make_mpi_communicator");
+    check_mpi(MPI_Test(&made->request, &done, MPI_STATUS_IGNORE), "make_mpi_communicator");
     if (done == 0 && std::chrono::steady_clock::now() >= until) {
-      throw Error(fmt::format("make_mpi_communicator: rank {} waited {} s for the other ranks",
-                              rank_in(original), kDefaultDeadline.count()));
+      made.release();  // to the end of the process: MPI goes on with it when the others come
+      throw Timeout(Rank{rank_in(original)}, others_in(original), "make_mpi_communicator",
+                    deadline);
     }
   }
-  return std::make_unique<MpiCommunicator>(copy, chunk_bytes, kDefaultDeadline);
+  return std::make_unique<MpiCommunicator>(made->copy, chunk_bytes, deadline);
 }
 
 }  // namespace
@@ -150,10 +167,11 @@ std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm) {
   return duplicate(*static_cast<const MPI_Comm*>(mpi_comm), kChunkBytes);
 }
 
-std::unique_ptr<Communicator> make_chunked_mpi_communicator(std::size_t chunk_bytes) {
+std::unique_ptr<Communicator> make_chunked_mpi_communicator(std::size_t chunk_bytes,
+                                                            std::chrono::milliseconds deadline) {
   require(chunk_bytes > 0 && chunk_bytes <= kChunkBytes,
           "make_chunked_mpi_communicator: {} bytes, want 1 to {}", chunk_bytes, kChunkBytes);
-  return duplicate(MPI_COMM_WORLD, chunk_bytes);
+  return duplicate(MPI_COMM_WORLD, chunk_bytes, deadline);
 }
 
 std::string mpi_library() {

@@ -47,6 +47,8 @@ class Communicator {
   /// Sends and receives all of it, pairwise: what rank a sends to b must have the size that b
   /// expects from a. At most one outgoing and one incoming entry per peer, in any order; an entry
   /// for the caller itself is a copy. `operation` is named in errors.
+  /// @throws InvalidArgument for entries that are none of these: then nothing was sent and the
+  /// communicator is as before; Error if the sizes differ; Timeout; PeerLost if a peer has gone.
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         std::string_view operation) = 0;
 
@@ -119,8 +121,10 @@ class MpiSession {
   bool owner_ = false;
 };
 
-/// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD).
-/// @throws Unsupported if this build has no MPI or no MpiSession is alive.
+/// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Collective; its
+/// deadline is 60 s, as is that of the wait for the others here.
+/// @throws Unsupported if this build has no MPI or no MpiSession is alive; Timeout, whose late ranks
+/// are all the others, since MPI does not tell which of them have come.
 std::unique_ptr<Communicator> make_mpi_communicator();
 
 /// Over an engine's own MPI communicator: `mpi_comm` points to its `MPI_Comm`, which is duplicated.

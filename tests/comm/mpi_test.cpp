@@ -35,6 +35,31 @@ TEST(Mpi, LeavesRunningMpiToItsOwner) {
   MpiRanks::run([](Communicator& comm) { barrier(comm); });
 }
 
+TEST(Mpi, NamesWhoWaitedForWhomToMakeACommunicator) {
+  MpiRanks::run([](Communicator& comm) {
+    const Rank last{comm.size() - 1};
+    if (comm.size() > 1 && comm.rank() != last) {
+      try {
+        make_chunked_mpi_communicator(1 << 20, std::chrono::milliseconds(200));
+        ADD_FAILURE() << "the last rank did not come, and nobody noticed";
+      } catch (const Timeout& timeout) {
+        EXPECT_EQ(timeout.waiter(), comm.rank());
+        std::vector<Rank> others;
+        for (int r = 0; r < comm.size(); ++r) {
+          if (r != comm.rank().value) others.push_back(Rank{r});
+        }
+        EXPECT_EQ(timeout.late(), others);
+        EXPECT_EQ(timeout.operation(), "make_mpi_communicator");
+        expect_says(timeout, {"200 ms"});
+      }
+    }
+    barrier(comm);
+    // Now the last one comes, so that MPI, for which nobody gave up, can go on.
+    if (comm.rank() == last) make_chunked_mpi_communicator(1 << 20);
+    barrier(comm);
+  });
+}
+
 TEST(Mpi, RefusesChunksThatMpiCannotCount) {
   EXPECT_THROW(make_chunked_mpi_communicator(0), InvalidArgument);
   EXPECT_THROW(make_chunked_mpi_communicator(std::size_t{1} << 31), InvalidArgument);
