@@ -19,9 +19,8 @@ int main(int argc, char** argv) {
   std::vector<float> k(kTokens * kKvHeads * kDim, 0.2f), v(k.size(), 0.3f);
 
   const kvmesh::SequenceId sequence = cache.create();
-  kvmesh::StepPlan step =
-      cache.plan({{sequence, kTokens}});           // once a step: a prompt of 1000 tokens
-  for (int layer = 0; layer < kLayers; ++layer) {  // append, attend, combine
+  kvmesh::StepPlan step = cache.plan({{sequence, kTokens}});  // once a step: a prompt of 1000
+  for (int layer = 0; layer < kLayers; ++layer) {             // append, attend, combine
     step.run(layer,
              {.q = kvmesh::tensor(q.data(), {kTokens, kHeads, kDim}),
               .k = kvmesh::tensor(k.data(), {kTokens, kKvHeads, kDim}),
