@@ -88,15 +88,4 @@ void all_reduce_max(Communicator& comm, std::span<double> values, std::string_vi
   all_reduce(comm, values, operation, [](double a, double b) { return std::max(a, b); });
 }
 
-void check_equal(Communicator& comm, std::uint64_t digest, std::string_view what) {
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(&digest, 1)), std::as_writable_bytes(std::span(all)),
-             what);
-  const auto differs = std::find_if(all.begin(), all.end(),
-                                    [&](std::uint64_t other) { return other != all.front(); });
-  if (differs == all.end()) return;
-  throw DigestMismatch(fmt::format("{} differs: rank 0 has {:016x}, rank {} has {:016x}", what,
-                                   all.front(), differs - all.begin(), *differs));
-}
-
 }  // namespace kvmesh

@@ -146,11 +146,6 @@ MpiSession::~MpiSession() {
   if (owner_ && mpi_is_alive() && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
 }
 
-void MpiSession::abort(int exit_status) {
-  MPI_Abort(MPI_COMM_WORLD, exit_status);
-  std::abort();
-}
-
 bool MpiSession::launched_by_mpirun() {
   constexpr std::array kLauncherVariables = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK",
                                              "PMIX_RANK", "MPI_LOCALNRANKS"};

@@ -34,10 +34,6 @@ std::array<char, 16> identity(int device) {
 
 void use_device(int index) { check(cudaSetDevice(index), "choosing the device"); }
 
-void synchronize(Stream stream) {
-  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)), "waiting for a stream");
-}
-
 void synchronize_device() { check(cudaDeviceSynchronize(), "waiting for a device"); }
 
 bool is_done(Stream stream) {
@@ -66,15 +62,11 @@ std::size_t free_bytes(int device) {
   return free;
 }
 
-Owner allocate(int device, std::size_t size_bytes, HostAccess access) {
+Owner allocate(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
-  // A freed block cannot tell of an error: the process may already have left CUDA.
-  if (access == HostAccess::kYes) {
-    check(cudaMallocHost(&data, size_bytes), "allocating host memory for a device");
-    return {data, [](void* p) { static_cast<void>(cudaFreeHost(p)); }};
-  }
   check(cudaMalloc(&data, size_bytes), "allocating device memory");
+  // A freed block cannot tell of an error: the process may already have left CUDA.
   return {data, [](void* p) { static_cast<void>(cudaFree(p)); }};
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
+#include "kvmesh/stream.hpp"
 
 namespace kvmesh::cuda_memory {
 
@@ -17,14 +18,13 @@ int device_count();
 /// What tells this GPU from every other one.
 std::array<char, 16> identity(int device);
 void use_device(int index);
-void synchronize(Stream stream);
 void synchronize_device();
 /// Does not wait.
 bool is_done(Stream stream);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 void copy_rows(const Rows& rows);
 std::size_t free_bytes(int device);
-Owner allocate(int device, std::size_t size_bytes, HostAccess access);
+Owner allocate(int device, std::size_t size_bytes);
 
 /// Lets other processes map a block of `allocate`. False if the system refuses.
 bool export_to(void* data, std::array<std::byte, 64>& handle);

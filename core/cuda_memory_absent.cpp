@@ -13,13 +13,12 @@ namespace {
 int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 void use_device(int) { absent(); }
-void synchronize(Stream) { absent(); }
 void synchronize_device() { absent(); }
 bool is_done(Stream) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
 void copy_rows(const Rows&) { absent(); }
 std::size_t free_bytes(int) { absent(); }
-Owner allocate(int, std::size_t, HostAccess) { absent(); }
+Owner allocate(int, std::size_t) { absent(); }
 bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }
 bool can_reach(int, int) { absent(); }

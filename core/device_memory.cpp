@@ -13,10 +13,6 @@ void use_device(Device device) {
   if (device.kind == DeviceKind::kCuda) cuda_memory::use_device(device.index);
 }
 
-void synchronize(Stream stream, Device device) {
-  if (device.kind == DeviceKind::kCuda) cuda_memory::synchronize(stream);
-}
-
 void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   static const bool has_device = cuda_device_count() > 0;  // asked once: it is not for nothing
   if (size_bytes == 0) return;
@@ -36,11 +32,10 @@ void copy_rows(const Rows& rows, Device device) {
   }
 }
 
-DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes, HostAccess access)
-    : size_bytes_(size_bytes) {
+DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes) : size_bytes_(size_bytes) {
   if (size_bytes == 0) return;
   if (device.kind == DeviceKind::kCuda) {
-    data_ = cuda_memory::allocate(device.index, size_bytes, access);
+    data_ = cuda_memory::allocate(device.index, size_bytes);
     return;
   }
   auto buffer = std::make_shared<AlignedBuffer>(size_bytes);

@@ -43,7 +43,7 @@ void SharedMemory::allocate_on_host(Sharing sharing) {
 }
 
 void SharedMemory::allocate_on_gpu(Sharing sharing) {
-  data_ = cuda_memory::allocate(handle_.device.index, size_bytes(), HostAccess::kNo);
+  data_ = cuda_memory::allocate(handle_.device.index, size_bytes());
   if (sharing == Sharing::kNode) handle_.has_ipc = cuda_memory::export_to(data_.get(), handle_.ipc);
 }
 

@@ -85,9 +85,6 @@ void all_reduce_sum(Communicator& comm, std::span<double> values,
 void all_reduce_max(Communicator& comm, std::span<double> values,
                     std::string_view operation = "all_reduce_max");
 
-/// Throws `DigestMismatch` on every rank if `digest` is not the same on all.
-void check_equal(Communicator& comm, std::uint64_t digest, std::string_view what);
-
 /// A group of one: sends nothing.
 std::unique_ptr<Communicator> make_single_communicator();
 
@@ -108,10 +105,6 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  /// Ends all processes of the job now: for a rank that fails alone, since its peers would wait for
-  /// it until their deadline.
-  [[noreturn]] void abort(int exit_status);
-
   /// True under mpirun (or srun): more than one process, or a launcher that started just one. Ask
   /// before an MpiSession is made: MPI started alone may set these variables itself.
   static bool launched_by_mpirun();
@@ -123,8 +116,8 @@ class MpiSession {
 
 /// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Collective; its
 /// deadline is 60 s, as is that of the wait for the others here.
-/// @throws Unsupported if this build has no MPI or no MpiSession is alive; Timeout, whose late ranks
-/// are all the others, since MPI does not tell which of them have come.
+/// @throws Unsupported if this build has no MPI or no MpiSession is alive; Timeout, whose late
+/// ranks are all the others, since MPI does not tell which of them have come.
 std::unique_ptr<Communicator> make_mpi_communicator();
 
 /// Over an engine's own MPI communicator: `mpi_comm` points to its `MPI_Comm`, which is duplicated.

@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 
-#include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {
@@ -17,17 +16,8 @@ int cuda_device_count();
 /// such.
 void use_device(Device device);
 
-/// Waits until all that was given to the stream is done, however long it takes: for work of this
-/// process alone. What may wait for a peer wants `Mesh::wait`. On the CPU it always is done.
-void synchronize(Stream stream, Device device);
-
 /// Copies between any two of host and device memory. Returns when it is done.
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
-
-enum class HostAccess : std::uint8_t {
-  kNo,   ///< plain device memory
-  kYes,  ///< the host reads and writes it too: for the device slow memory across the bus
-};
 
 /// Owns `size_bytes` bytes on a device, not initialised, at an address that suits any element type.
 /// Movable.
@@ -35,7 +25,7 @@ class DeviceMemory {
  public:
   DeviceMemory() = default;
   /// @throws Unsupported without such a device, Error if it has not so much memory.
-  DeviceMemory(Device device, std::size_t size_bytes, HostAccess access = HostAccess::kNo);
+  DeviceMemory(Device device, std::size_t size_bytes);
 
   void* data() const { return data_.get(); }
   std::size_t size_bytes() const { return size_bytes_; }

@@ -16,7 +16,6 @@ enum class LogBase { kNatural, kTwo };
 /// contiguous) and are not owned.
 template <LogBase Base>
 struct BasicPartial {
-  static constexpr LogBase kBase = Base;
   TensorView o{};
   TensorView lse{};
 };
@@ -24,7 +23,8 @@ struct BasicPartial {
 /// What crosses every public boundary: natural log.
 using Partial = BasicPartial<LogBase::kNatural>;
 
-/// What kernels that work with exp2 make; `to_natural` is the only way from it to a `Partial`.
+/// For kernels of an engine's own that work with exp2; kvmesh's own give natural logarithms.
+/// `to_natural` is the only way from it to a `Partial`.
 using Base2Partial = BasicPartial<LogBase::kTwo>;
 
 /// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped.

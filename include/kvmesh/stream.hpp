@@ -10,8 +10,8 @@ namespace kvmesh {
 /// graph.
 ///
 /// To wait for a stream use `Mesh::wait` (or `NcclGroup::wait`): they end with a deadline, and
-/// notice when NCCL fails. CUDA's own waits, and `synchronize`, do not: a kernel of NCCL whose peer
-/// has died never ends.
+/// notice when NCCL fails. CUDA's own waits do not: a kernel of NCCL whose peer has died never
+/// ends.
 struct Stream {
   void* handle = nullptr;
 };

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include "kvmesh/communicator.hpp"
 
@@ -14,7 +15,7 @@ namespace {
 /// that.
 class RankReporter : public testing::EmptyTestEventListener {
  public:
-  RankReporter(MpiSession& session, int rank) : session_(&session), rank_(rank) {}
+  explicit RankReporter(int rank) : rank_(rank) {}
 
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed() || rank_ == 0) return;
@@ -26,11 +27,10 @@ class RankReporter : public testing::EmptyTestEventListener {
     if (!test.result()->Failed()) return;
     std::printf("rank %d failed %s.%s\n", rank_, test.test_suite_name(), test.name());
     std::fflush(nullptr);
-    session_->abort(1);
+    std::_Exit(1);  // the launcher ends the others
   }
 
  private:
-  MpiSession* session_;
   int rank_;
 };
 
@@ -43,7 +43,7 @@ int run_mpi_tests(int argc, char** argv) {
   const int rank = comm->rank().value;
   testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
   if (rank != 0) delete listeners.Release(listeners.default_result_printer());
-  listeners.Append(new RankReporter(session, rank));  // owned by GoogleTest
+  listeners.Append(new RankReporter(rank));  // owned by GoogleTest
 
   double failed = RUN_ALL_TESTS();
   all_reduce_max(*comm, std::span(&failed, 1), "collect the test results");
