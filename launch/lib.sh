@@ -17,7 +17,7 @@ build_packages() {
 compiler and build tools:    g++ cmake ninja-build pkg-config
 ranks as processes (MPI):    openmpi-bin libopenmpi-dev
 SIMD, hashing, thread pool:  libhwy-dev libxxhash-dev libboost-dev
-formatting and logging:      libfmt-dev libspdlog-dev
+formatting:                  libfmt-dev
 command line and reports:    libcli11-dev nlohmann-json3-dev
 LIST
 }

@@ -50,7 +50,7 @@ LAYER_OF_PUBLIC_HEADER = {
 SOURCES = {".hpp", ".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-FOREIGN_NAME = re.compile(r"\bMPI_\w+|\bnccl[A-Z]\w+|\bcuda[A-Z]\w+|\b(?:hwy|fmt|boost|spdlog)::")
+FOREIGN_NAME = re.compile(r"\bMPI_\w+|\bnccl[A-Z]\w+|\bcuda[A-Z]\w+|\b(?:hwy|fmt|boost)::")
 
 
 def layer_of(path):
