@@ -85,13 +85,6 @@ struct GenerateFlags {
   bool raw = false;
 };
 
-Dtype dtype_from(const std::string& text) {
-  for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
-    if (text == name(dtype)) return dtype;
-  }
-  throw InvalidArgument(fmt::format("dtype '{}' is none of float32, float16, bfloat16", text));
-}
-
 void add_generate_options(CLI::App& command, GenerateFlags& flags) {
   GenerateOptions& options = flags.options;
   GeneratorOptions& generator = options.generator;

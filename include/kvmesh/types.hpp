@@ -18,6 +18,8 @@ constexpr std::size_t size_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 
 
 /// "float32", "float16" or "bfloat16".
 std::string_view name(Dtype dtype);
+/// The element type called `text`. @throws InvalidArgument, which names the choices.
+Dtype dtype_from(std::string_view text);
 
 /// A process (or, in the loopback communicator, a thread) of a mesh.
 struct Rank {

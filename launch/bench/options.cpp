@@ -43,13 +43,12 @@ Shape shape_of(const Flags& flags, int head_parallel) {
                     flags.q_heads, flags.kv_heads, head_parallel));
   }
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
-  constexpr std::array kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
   return {.q_heads = flags.q_heads,
           .kv_heads = flags.kv_heads,
           .k_dim = flags.dim,
           .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
           .page_size = flags.page_size,
-          .dtype = named("--dtype", flags.dtype, kDtypes)};
+          .dtype = dtype_from(flags.dtype)};
 }
 
 // A limit or a size that is 0 when it is for us to choose.

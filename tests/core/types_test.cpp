@@ -23,6 +23,19 @@ TEST(PageId, KeepsRankAndIndexApart) {
   static_assert(sizeof(PageId) == 4);
 }
 
+TEST(Dtype, IsFoundByItsName) {
+  for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
+    EXPECT_EQ(dtype_from(name(dtype)), dtype);
+  }
+  try {
+    dtype_from("int4");
+    FAIL() << "there is no int4";
+  } catch (const InvalidArgument& error) {
+    EXPECT_EQ(std::string(error.what()), "unknown dtype 'int4': float32, float16 or bfloat16");
+  }
+  EXPECT_THROW(dtype_from(""), InvalidArgument);
+}
+
 TEST(TensorView, StridesAreRowMajorUnlessGiven) {
   float data[24] = {};
   const TensorView view = tensor(data, {2, 3, 4});
