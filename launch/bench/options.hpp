@@ -64,7 +64,7 @@ struct Options {
   std::vector<Op> ops{};
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
-  std::vector<std::int64_t> queries{};  ///< empty: of_queries' defaults
+  std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
   Shape shape{};
   Scatter scatter = Scatter::kHeads;
