@@ -8,13 +8,13 @@ namespace {
 void check_view(const TensorView& view, std::string_view what, int dims) {
   require(view.dims == dims, "combine: {} has {} dimensions, want {}", what, view.dims, dims);
   for (int i = 0; i < dims; ++i) {
-    require(view.size(i) >= 0, "combine: {} is {}", what, describe(view));
+    require(view.size(i) >= 0, "combine: {} is {}", what, view);
   }
   require(view.elements() == 0 || view.data != nullptr, "combine: {} has no data", what);
 }
 
 void check_float32(const TensorView& view, std::string_view what) {
-  require(view.dtype == Dtype::kFloat32, "combine: {} is {}, want float32", what, describe(view));
+  require(view.dtype == Dtype::kFloat32, "combine: {} is {}, want float32", what, view);
 }
 
 void check_o(const TensorView& o, std::string_view what) {
@@ -29,7 +29,7 @@ void check_partial(const Partial& mine) {
   check_view(mine.lse, "the partial's lse", 2);
   check_float32(mine.lse, "the partial's lse");
   require(mine.lse.size(0) == mine.o.size(0) && mine.lse.size(1) == mine.o.size(1),
-          "combine: the partial's o is {} and its lse {}", describe(mine.o), describe(mine.lse));
+          "combine: the partial's o is {} and its lse {}", mine.o, mine.lse);
 }
 
 void check_device(const TensorView& view, std::string_view what, DeviceKind device) {
@@ -42,13 +42,12 @@ void check_output(const CombineOutput& output, const RowBlock& block, std::int64
   const std::int64_t heads = block.heads.size();
   check_o(output.o, "the output's o");
   require(output.o.size(0) == tokens && output.o.size(1) == heads && output.o.size(2) == dim,
-          "combine: the output's o is {}, want [{}, {}, {}]", describe(output.o), tokens, heads,
-          dim);
+          "combine: the output's o is {}, want [{}, {}, {}]", output.o, tokens, heads, dim);
   if (output.lse.empty()) return;
   check_view(output.lse, "the output's lse", 2);
   check_float32(output.lse, "the output's lse");
   require(output.lse.size(0) == tokens && output.lse.size(1) == heads,
-          "combine: the output's lse is {}, want [{}, {}]", describe(output.lse), tokens, heads);
+          "combine: the output's lse is {}, want [{}, {}]", output.lse, tokens, heads);
 }
 
 }  // namespace

@@ -1,12 +1,18 @@
 // The combine on GPUs: kernels around NCCL's messages. See nccl.hpp for the three ways.
 #include <algorithm>
 
-#include "comm/cuda/device_memory.hpp"
 #include "comm/device_combine_params.hpp"
 #include "comm/nccl_state.hpp"
 #include "core/check.hpp"
+#include "core/device_array.hpp"
 
 namespace kvmesh {
+namespace {
+
+// cudaMemcpyAsync's, from pageable memory.
+constexpr std::size_t kTakenAtOnce = 64 << 10;
+
+}  // namespace
 
 class DeviceCombiner::Work {
  public:
@@ -24,7 +30,7 @@ class DeviceCombiner::Work {
 
  private:
   bool makes_other_messages(const DeviceCombinePlan& next) const;
-  void reserve();
+  void reserve(cudaStream_t stream);
   void upload(cudaStream_t stream);
 
   void all_to_all(const cuda::CombineParams& params, cudaStream_t stream);
@@ -36,10 +42,11 @@ class DeviceCombiner::Work {
   bool is_planned_ = false;
   std::uint64_t generation_ = 0;
   std::vector<std::byte> host_table_;  // as uploaded
-  GrowingDeviceBuffer table_;
-  GrowingDeviceBuffer send_;
-  GrowingDeviceBuffer receive_;
-  GrowingDeviceBuffer lses_;  // [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own
+  cuda::DeviceArray<std::byte> table_;
+  cuda::DeviceArray<float> send_;
+  cuda::DeviceArray<float> receive_;
+  cuda::DeviceArray<float>
+      lses_;  // [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own
 };
 
 void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
@@ -48,7 +55,7 @@ void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
   is_planned_ = false;  // until all is where the plan says
   plan_ = std::move(next);
-  reserve();
+  reserve(stream);
   upload(stream);
   is_planned_ = true;
 }
@@ -60,23 +67,32 @@ bool DeviceCombiner::Work::makes_other_messages(const DeviceCombinePlan& next) c
   return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
 }
 
-void DeviceCombiner::Work::reserve() {
+/// These buffers may be larger than all else, so the old ones go: when they are in use no more.
+void DeviceCombiner::Work::reserve(cudaStream_t stream) {
+  bool moved = false;
+  const auto grow = [&](auto& array, std::int64_t count) {
+    if (static_cast<std::size_t>(count) <= array.capacity()) return;
+    if (array.capacity() > 0) nccl_->wait(stream, "combine: plan");
+    array = {};
+    array.reserve(static_cast<std::size_t>(count));
+    moved = true;
+  };
   const bool packs = plan_.strategy == CombineStrategy::kAllToAll;
-  const auto lses = static_cast<std::size_t>((plan_.ranks + 1) * plan_.rows());
-  bool moved = table_.reserve(device_table(plan_).size());
-  moved |= send_.reserve_floats(packs ? plan_.sent_floats : plan_.reduced_floats());
-  moved |= receive_.reserve_floats(packs ? plan_.received_floats : plan_.block_floats());
-  if (!packs) moved |= lses_.reserve(lses * sizeof(float));
-  if (moved) {
-    host_table_.clear();  // what was uploaded is gone
-    ++generation_;
-  }
+  grow(table_, std::ssize(device_table(plan_)));
+  grow(send_, packs ? plan_.sent_floats : plan_.reduced_floats());
+  grow(receive_, packs ? plan_.received_floats : plan_.block_floats());
+  if (!packs) grow(lses_, (plan_.ranks + 1) * plan_.rows());
+  if (!moved) return;
+  host_table_.clear();  // what was uploaded is gone
+  ++generation_;
 }
 
 void DeviceCombiner::Work::upload(cudaStream_t stream) {
   std::vector<std::byte> table = device_table(plan_);
   if (table == host_table_) return;
-  // From pageable memory: the runtime has taken the bytes when it returns.
+  // From pageable memory: the runtime has taken the bytes when it returns. It may wait for the
+  // stream until it can, so more than it takes at once is waited for here, where waits end.
+  if (table.size() > kTakenAtOnce) nccl_->wait(stream, "combine: plan");
   check(cudaMemcpyAsync(table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice, stream),
         "combine: upload the plan");
   host_table_ = std::move(table);
@@ -87,8 +103,8 @@ void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
   require(is_planned_, "combine: run without a plan");
   require(mine.o.dims == 3 && mine.o.size(0) == plan_.tokens && mine.o.size(1) == plan_.heads &&
               mine.o.size(2) == plan_.dim,
-          "combine: the partial's o is {}, the plan is for [{}, {}, {}]", describe(mine.o),
-          plan_.tokens, plan_.heads, plan_.dim);
+          "combine: the partial's o is {}, the plan is for [{}, {}, {}]", mine.o, plan_.tokens,
+          plan_.heads, plan_.dim);
   const CombineOptions options{.scatter = plan_.scatter, .strategy = plan_.strategy};
   check_combine(mine, options, output, plan_.rank, plan_.ranks, DeviceKind::kCuda);
   require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
@@ -96,8 +112,7 @@ void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
   nccl_->require_whole("combine");
   if (plan_.rows() == 0) return;
   const DeviceScope scope(nccl_->device);
-  const DeviceCombineMemory memory{table_.data(), send_.floats(), receive_.floats(),
-                                   lses_.floats()};
+  const DeviceCombineMemory memory{table_.data(), send_.data(), receive_.data(), lses_.data()};
   const cuda::CombineParams params = device_params(plan_, memory, mine, output);
   if (plan_.strategy == CombineStrategy::kAllToAll || plan_.ranks == 1) {
     all_to_all(params, stream);
@@ -124,11 +139,11 @@ void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStr
         const RowMessage& in = plan_.received[static_cast<std::size_t>(r)];
         if (out.rows > 0) {
           code =
-              ncclSend(send_.floats() + out.offset, floats(out), ncclFloat, r, nccl_->comm, stream);
+              ncclSend(send_.data() + out.offset, floats(out), ncclFloat, r, nccl_->comm, stream);
         }
         if (in.rows > 0 && NcclGroup::State::is_good(code)) {
-          code = ncclRecv(receive_.floats() + in.offset, floats(in), ncclFloat, r, nccl_->comm,
-                          stream);
+          code =
+              ncclRecv(receive_.data() + in.offset, floats(in), ncclFloat, r, nccl_->comm, stream);
         }
       }
       return code;
@@ -142,11 +157,11 @@ void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_
   check(cuda::launch_rescale(params, stream), "combine: rescale");
   const auto block = static_cast<std::size_t>(plan_.block_floats());
   if (plan_.scatter == Scatter::kAll) {
-    nccl_->settle(ncclAllReduce(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+    nccl_->settle(ncclAllReduce(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
                                 nccl_->comm, stream),
                   "combine: sums of all rows");
   } else {
-    nccl_->settle(ncclReduceScatter(send_.floats(), receive_.floats(), block, ncclFloat, ncclSum,
+    nccl_->settle(ncclReduceScatter(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
                                     nccl_->comm, stream),
                   "combine: sums of rows to their owners");
   }
@@ -158,7 +173,7 @@ void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaSt
   const auto rows = static_cast<std::size_t>(plan_.rows());
   const float* mine = params.lse;
   if (params.lse_token_stride != plan_.heads && plan_.tokens > 1) {
-    float* packed = lses_.floats() + static_cast<std::size_t>(plan_.ranks) * rows;
+    float* packed = lses_.data() + static_cast<std::size_t>(plan_.ranks) * rows;
     const auto row_bytes = static_cast<std::size_t>(plan_.heads) * sizeof(float);
     check(cudaMemcpy2DAsync(packed, row_bytes, mine,
                             static_cast<std::size_t>(params.lse_token_stride) * sizeof(float),
@@ -168,11 +183,10 @@ void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaSt
     mine = packed;
   }
   if (reduces_maxima(plan_)) {
-    nccl_->settle(
-        ncclAllReduce(mine, lses_.floats(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
-        "combine: largest LSEs");
+    nccl_->settle(ncclAllReduce(mine, lses_.data(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
+                  "combine: largest LSEs");
   } else {
-    nccl_->settle(ncclAllGather(mine, lses_.floats(), rows, ncclFloat, nccl_->comm, stream),
+    nccl_->settle(ncclAllGather(mine, lses_.data(), rows, ncclFloat, nccl_->comm, stream),
                   "combine: LSEs");
   }
 }

@@ -29,6 +29,7 @@ void* NcclGroup::handle() const { throw_absent(); }
 std::chrono::milliseconds NcclGroup::deadline() const { throw_absent(); }
 void NcclGroup::set_deadline(std::chrono::milliseconds) { throw_absent(); }
 void NcclGroup::wait(Stream, std::string_view) { throw_absent(); }
+void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { throw_absent(); }
 void NcclGroup::close() { throw_absent(); }
 
 DeviceCombiner::DeviceCombiner(NcclGroup&) { throw_absent(); }

@@ -5,6 +5,7 @@
 #include "comm/nccl_state.hpp"
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
+#include "core/device_buffer.hpp"
 
 namespace kvmesh {
 namespace {
@@ -16,12 +17,10 @@ static_assert(sizeof(NcclUniqueId) == sizeof(ncclUniqueId));
 void connect_everyone(NcclGroup::State& state) {
   constexpr std::string_view kOperation = "connect an NCCL group";
   const auto size = static_cast<std::size_t>(state.size);
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, 2 * size * sizeof(float)), "allocating device memory");
-  const std::unique_ptr<void, cudaError_t (*)(void*)> owned(memory, cudaFree);
-  auto* out = static_cast<float*>(memory);
+  const cuda::DeviceBuffer memory(2 * size * sizeof(float));
+  auto* out = memory.as<float>();
   auto* in = out + size;
-  check(cudaMemset(memory, 0, 2 * size * sizeof(float)), "clearing device memory");
+  check(cudaMemset(out, 0, memory.size_bytes()), "clearing device memory");
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   const std::unique_ptr<std::remove_pointer_t<cudaStream_t>, cudaError_t (*)(cudaStream_t)>
@@ -127,6 +126,10 @@ void NcclGroup::close() { state_->close(); }
 
 void NcclGroup::wait(Stream stream, std::string_view operation) {
   state_->wait(static_cast<cudaStream_t>(stream.handle), operation);
+}
+
+void NcclGroup::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
+  state_->wait_until(is_done, operation);
 }
 
 }  // namespace kvmesh

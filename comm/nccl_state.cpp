@@ -3,6 +3,7 @@
 #include "core/back_off.hpp"
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
+#include "core/cuda_memory.hpp"
 
 namespace kvmesh {
 namespace {
@@ -40,12 +41,20 @@ void NcclGroup::State::settle(ncclResult_t code, std::string_view operation) {
   if (code != ncclSuccess) fail(code, operation);
 }
 
-void NcclGroup::State::wait(cudaStream_t stream, std::string_view operation) {
+void NcclGroup::State::wait_until(const std::function<bool()>& is_done,
+                                  std::string_view operation) {
   require_whole(operation);
   const DeviceScope scope(device);
+  const auto ask = [&] {
+    try {
+      return is_done();
+    } catch (...) {
+      is_broken = true;
+      throw;
+    }
+  };
   const Clock::time_point start = Clock::now();
-  cudaError_t status = cudaSuccess;
-  while ((status = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+  while (!ask()) {
     const Clock::duration waited = Clock::now() - start;
     if (waited >= deadline) fail_late(operation);
     ncclResult_t code = ncclSuccess;
@@ -54,8 +63,10 @@ void NcclGroup::State::wait(cudaStream_t stream, std::string_view operation) {
     if (!is_good(code)) fail(code, operation);
     back_off(waited);
   }
-  if (status != cudaSuccess) is_broken = true;
-  check(status, operation);
+}
+
+void NcclGroup::State::wait(cudaStream_t stream, std::string_view operation) {
+  wait_until([&] { return cuda_memory::is_done({stream}); }, operation);
 }
 
 void NcclGroup::State::fail(ncclResult_t code, std::string_view operation) {

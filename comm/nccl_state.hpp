@@ -59,6 +59,8 @@ struct NcclGroup::State {
   [[noreturn]] void fail(ncclResult_t code, std::string_view operation);
   [[noreturn]] void fail_late(std::string_view operation);
 
+  /// `is_done` is asked with the group's device current; what it throws breaks the group.
+  void wait_until(const std::function<bool()>& is_done, std::string_view operation);
   void wait(cudaStream_t stream, std::string_view operation);
   void close();
   void abort();

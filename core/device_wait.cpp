@@ -7,23 +7,15 @@
 #include "core/cuda_memory.hpp"
 
 namespace kvmesh {
-namespace {
 
-[[noreturn]] void fail_late(const DeviceWait& wait) {
+void wait_until(const std::function<bool()>& is_done, const DeviceWait& wait) {
+  if (wait_until_done(is_done, wait.deadline)) return;
   throw Timeout(wait.waiter, {}, std::string(wait.operation), wait.deadline);
 }
 
-}  // namespace
-
-void wait_for_stream(Stream stream, const DeviceWait& wait) {
-  if (!wait_until_done([&] { return cuda_memory::is_done(stream); }, wait.deadline)) {
-    fail_late(wait);
-  }
-}
-
-void wait_for_device(int device, const DeviceWait& wait) {
+std::function<bool()> whole_device_done(int device) {
   std::promise<void> promise;
-  std::future<void> done = promise.get_future();
+  std::shared_future<void> done = promise.get_future().share();
   // Not joined where it is late: it ends when the GPU does.
   std::thread([device, promise = std::move(promise)]() mutable {
     try {
@@ -34,8 +26,11 @@ void wait_for_device(int device, const DeviceWait& wait) {
       promise.set_exception(std::current_exception());
     }
   }).detach();
-  if (done.wait_for(wait.deadline) != std::future_status::ready) fail_late(wait);
-  done.get();
+  return [done] {
+    if (done.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return false;
+    done.get();
+    return true;
+  };
 }
 
 }  // namespace kvmesh

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string_view>
 
 #include "kvmesh/error.hpp"
-#include "kvmesh/stream.hpp"
 
 namespace kvmesh {
 
@@ -17,12 +17,11 @@ struct DeviceWait {
   std::string_view operation;
 };
 
-/// Waits for all that was given to `stream` of the current GPU. @throws Timeout, Error if the GPU
-/// failed.
-void wait_for_stream(Stream stream, const DeviceWait& wait);
+/// Waits until `is_done` says yes. @throws Timeout; what `is_done` throws.
+void wait_until(const std::function<bool()>& is_done, const DeviceWait& wait);
 
-/// Waits for all that was given to the GPU, on any stream. Starts a thread, since CUDA cannot be
-/// asked: for rare occasions. @throws as wait_for_stream.
-void wait_for_device(int device, const DeviceWait& wait);
+/// Says whether the GPU has done all that it was given so far, on any stream. Starts a thread,
+/// since CUDA cannot be asked: for rare occasions. Throws Error if the GPU failed.
+std::function<bool()> whole_device_done(int device);
 
 }  // namespace kvmesh

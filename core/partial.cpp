@@ -41,8 +41,7 @@ Partial to_natural(const Base2Partial& partial) {
 
 void merge_into(const Partial& destination, const Partial& source) {
   require(destination.o.shape == source.o.shape && destination.lse.shape == source.lse.shape,
-          "merge_into: destination is {}, source is {}", describe(destination.o),
-          describe(source.o));
+          "merge_into: destination is {}, source is {}", destination.o, source.o);
   for (std::int64_t t = 0; t < source.o.size(0); ++t) {
     for (std::int64_t h = 0; h < source.o.size(1); ++h) {
       merge_row(o_at(destination.o, t, h), *lse_at(destination.lse, t, h), o_at(source.o, t, h),

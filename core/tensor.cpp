@@ -10,4 +10,9 @@ std::string describe(const ConstTensorView& view) {
                      fmt::join(view.shape.begin(), view.shape.begin() + view.dims, ", "));
 }
 
+std::string describe(Device device) {
+  return device.kind == DeviceKind::kCpu ? "host memory"
+                                         : fmt::format("memory of GPU {}", device.index);
+}
+
 }  // namespace kvmesh

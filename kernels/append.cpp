@@ -15,7 +15,7 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
     if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),
             "append: slot (page {}, offset {}) is outside the pool {}", slot.page, slot.offset,
-            describe(pool.k));
+            pool.k);
   }
   threads.for_each(static_cast<std::int64_t>(slots.size()), [&](std::int64_t token, int) {
     const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
@@ -32,7 +32,7 @@ void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) {
                 copy.destination < pool.k.size(0) && copy.tokens >= 0 &&
                 copy.tokens <= pool.k.size(2),
             "copy_pages: {} tokens from page {} to {} do not lie in the pool {}", copy.tokens,
-            copy.source, copy.destination, describe(pool.k));
+            copy.source, copy.destination, pool.k);
   }
   for (const LocalPageCopy& copy : copies) {
     cpu::copy_page(pool.k, copy);

@@ -15,7 +15,7 @@ inline void check_attend_rows(const char* what, const ConstTensorView& rows, std
               rows.size(2) == dim && rows.stride(2) == 1,
           "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
           "last dimension, is {}",
-          what, tokens, q_heads, dim, describe(rows));
+          what, tokens, q_heads, dim, rows);
 }
 
 /// `max_page` is the highest page that the plan reads. @throws InvalidArgument
@@ -27,16 +27,15 @@ inline void check_attend_tensors(const AttentionShape& shape, std::int64_t token
               pool.k.size(3) == shape.k_dim && pool.v.size(3) == shape.v_dim,
           "attend_partial: the plan is for {} kv heads, pages of {}, dims {} and {}; the pool is "
           "{} and {}",
-          shape.kv_heads, shape.page_size, shape.k_dim, shape.v_dim, describe(pool.k),
-          describe(pool.v));
+          shape.kv_heads, shape.page_size, shape.k_dim, shape.v_dim, pool.k, pool.v);
   require(max_page < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
           max_page, pool.k.size(0));
   check_attend_rows("q", q, tokens, shape.q_heads, shape.k_dim);
   check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
   require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
-          "attend_partial: partials are float32, o is {}", describe(out.o));
+          "attend_partial: partials are float32, o is {}", out.o);
   require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads,
-          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, describe(out.lse));
+          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, out.lse);
 }
 
 }  // namespace kvmesh

@@ -13,7 +13,7 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
   require(k.dims == 4 && v.dims == 4 && k.size(0) == v.size(0) && k.size(1) == v.size(1) &&
               k.size(2) == v.size(2) && k.dtype == v.dtype,
           "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
-          operation, describe(k), describe(v));
+          operation, k, v);
   require(k.stride(3) == 1 && v.stride(3) == 1, "{}: the pool's last dimension must be contiguous",
           operation);
 }
@@ -24,7 +24,7 @@ inline void check_new_rows(const char* what, const ConstTensorView& fresh,
   require(fresh.dims == 3 && fresh.size(0) == tokens && fresh.size(1) == pool.size(1) &&
               fresh.size(2) == pool.size(3),
           "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
-          pool.size(1), pool.size(3), describe(fresh));
+          pool.size(1), pool.size(3), fresh);
   require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
 }
 

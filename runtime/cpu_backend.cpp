@@ -48,7 +48,9 @@ class CpuStep : public StepKernels {
     combiner_(mine, options_.combine, output);
   }
   TileCounts tiles() const override { return attention_->tiles(); }
-  std::int64_t workspace_bytes() const override { return 0; }
+  std::int64_t workspace_bytes() const override {
+    return attention_ ? attention_->workspace_bytes() : 0;
+  }
   std::uint64_t generation() const override { return 0; }
 
  private:

@@ -19,9 +19,14 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 
 /// What all steps on the device share.
 struct Shared {
-  explicit Shared(Mesh& mesh)
-      : gpus(mesh.gpus()), kernels(mesh.device().index), writer(kernels), staged(mesh.kv()) {}
+  explicit Shared(Mesh& owner)
+      : mesh(owner),
+        gpus(mesh.gpus()),
+        kernels(mesh.device().index),
+        writer(kernels),
+        staged(mesh) {}
 
+  Mesh& mesh;
   NcclGroup* gpus;  // where NCCL can serve
   cuda::KernelStore kernels;
   cuda::PoolWriter writer;
@@ -63,6 +68,7 @@ class CudaStep : public StepKernels {
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
+    shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
     try {
       change_pages(batch);
       attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
@@ -77,7 +83,7 @@ class CudaStep : public StepKernels {
               Stream stream) override {
     const cuda::DevicePlan& plan = attention_.current();
     require(k.dims == 3 && k.size(0) == plan.slot_count(), "append: k must have {} tokens, is {}",
-            plan.slot_count(), describe(k));
+            plan.slot_count(), k);
     static_assert(sizeof(TokenSlot) == sizeof(cuda::DeviceSlot));
     shared_.writer.append(pool, k, v, reinterpret_cast<const TokenSlot*>(plan.slots()),
                           native(stream));
@@ -145,7 +151,7 @@ class CudaStep : public StepKernels {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(Mesh& mesh) : mesh_(&mesh), shared_(mesh) {}
+  explicit CudaBackend(Mesh& mesh) : shared_(mesh) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry> first) override {
@@ -153,25 +159,25 @@ class CudaBackend : public Backend {
   }
 
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
+    settle();
     return cuda::make_block_mask(shared_.kernels, mask, shape);
   }
 
   void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
 
   void settle() override {
-    const Device device = mesh_->device();
-    wait_for_device(device.index, {mesh_->rank(), mesh_->kv().deadline(), "settle"});
+    Mesh& mesh = shared_.mesh;
+    mesh.wait_until(whole_device_done(mesh.device().index), "settle");
   }
 
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);
     shared_.writer.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
                               nullptr);
-    mesh_->wait({}, "copy pages");
+    shared_.mesh.wait({}, "copy pages");
   }
 
  private:
-  Mesh* mesh_;
   Shared shared_;
 };
 

@@ -122,13 +122,28 @@ NcclGroup* Mesh::gpus() {
   return gpus_->get();
 }
 
+void Mesh::use_gpus(NcclGroup group) {
+  require(device_.kind == DeviceKind::kCuda, "mesh: a group of GPUs for a mesh on the CPU");
+  require(!gpus_, "mesh: it has its group of GPUs already");
+  require(
+      group.size() == kv_->size() && group.rank() == kv_->rank() && group.device() == device_.index,
+      "mesh: a group with rank {} of {} on GPU {}, on the kv axis this is rank {} of {} on {}",
+      group.rank().value, group.size(), group.device(), kv_->rank().value, kv_->size(),
+      device_.index);
+  gpus_ = std::make_unique<NcclGroup>(std::move(group));
+}
+
 void Mesh::wait(Stream stream, std::string_view operation) {
   if (device_.kind == DeviceKind::kCpu) return;
+  wait_until([stream] { return cuda_memory::is_done(stream); }, operation);
+}
+
+void Mesh::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
   if (!gpus_ || *gpus_ == nullptr) {
-    return wait_for_stream(stream, {rank(), kv_->deadline(), operation});
+    return kvmesh::wait_until(is_done, {rank(), kv_->deadline(), operation});
   }
   (*gpus_)->set_deadline(kv_->deadline());
-  (*gpus_)->wait(stream, operation);
+  (*gpus_)->wait_until(is_done, operation);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

@@ -12,8 +12,8 @@ namespace {
 void check_values(const char* name, const ConstTensorView& value, const ConstTensorView& cache,
                   std::size_t batch, std::size_t positions) {
   require(value.dims == 4 && cache.dims == 4,
-          "assign: {}_val and {}_cache must have 4 dimensions, are {} and {}", name, name,
-          describe(value), describe(cache));
+          "assign: {}_val and {}_cache must have 4 dimensions, are {} and {}", name, name, value,
+          cache);
   require(value.size(0) == static_cast<std::int64_t>(batch),
           "assign: {}_val and batch_idx must have the same batch size, have {} and {}", name,
           value.size(0), batch);
@@ -78,7 +78,7 @@ ConstTensorView PagedAttention::as_pool(const char* what, const ConstTensorView&
   const std::int64_t page_size = allocator_.options().page_size;
   require(cache.dims == 4 && cache.size(0) == 1 && cache.size(2) == pages * page_size,
           "PagedAttention: {} must be [1, heads, {}, dim] ({} pages of {}), is {}", what,
-          pages * page_size, pages, page_size, describe(cache));
+          pages * page_size, pages, page_size, cache);
   return {cache.data,
           cache.dtype,
           {pages, cache.size(1), page_size, cache.size(3)},

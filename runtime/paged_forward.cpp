@@ -55,8 +55,7 @@ TensorView with_unit_dim(const TensorView& lse) {
 
 void check_query(const ConstTensorView& query, const ConstTensorView& k_cache, bool enable_gqa) {
   require(query.dims == 4 && query.stride(3) == 1,
-          "forward: query must be [B, H, Q_LEN, D] with a contiguous last dimension, is {}",
-          describe(query));
+          "forward: query must be [B, H, Q_LEN, D] with a contiguous last dimension, is {}", query);
   require(query.size(3) == k_cache.size(3), "forward: query has dim {}, k_cache {}", query.size(3),
           k_cache.size(3));
   require(query.size(1) == k_cache.size(1) || enable_gqa,
@@ -70,10 +69,10 @@ void check_outputs(const ConstTensorView& query, std::int64_t v_dim, const Tenso
   require(out.dims == 4 && out.size(0) == batch && out.size(1) == heads && out.size(2) == q_len &&
               out.size(3) == v_dim && out.stride(3) == 1,
           "forward: out must be [{}, {}, {}, {}] with a contiguous last dimension, is {}", batch,
-          heads, q_len, v_dim, describe(out));
+          heads, q_len, v_dim, out);
   require(lse.empty() || (lse.dims == 3 && lse.size(0) == batch && lse.size(1) == heads &&
                           lse.size(2) == q_len && lse.dtype == Dtype::kFloat32),
-          "forward: lse must be float32 [{}, {}, {}], is {}", batch, heads, q_len, describe(lse));
+          "forward: lse must be float32 [{}, {}, {}], is {}", batch, heads, q_len, lse);
 }
 
 void check_block_mask(const BlockMaskShape& mask, const ConstTensorView& query,

@@ -1,6 +1,5 @@
 #include "runtime/staged_combine.hpp"
 
-#include "core/device_wait.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
@@ -57,7 +56,7 @@ class HostCopy {
 
 void StagedCombine::operator()(const Partial& mine, const CombineOptions& options,
                                const CombineOutput& output, Stream stream) {
-  wait_for_stream(stream, {comm_->rank(), comm_->deadline(), "combine"});
+  mesh_->wait(stream, "combine");
   HostCopy o(mine.o), lse(mine.lse), out(output.o);
   o.download();
   lse.download();

@@ -60,10 +60,15 @@ class StepPlan::State {
   }
 
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
+    check_place(k, "append: k");
+    check_place(v, "append: v");
     kernels_->append(pool(layer), k, v, stream);
   }
 
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    check_place(q, "attend_partial: q");
+    check_place(out.o, "attend_partial: o");
+    check_place(out.lse, "attend_partial: lse");
     kernels_->attend_partial(q, pool(layer), out, stream);
   }
 
@@ -99,19 +104,29 @@ class StepPlan::State {
     return limits_ ? limits_->sequences * limits_->query_tokens : tokens;
   }
 
+  /// What kernels do not look at.
+  void check_place(const ConstTensorView& tensor, std::string_view name) const {
+    const Device device = cache_->mesh->device();
+    require(tensor.empty() || tensor.device == device, "{} is in {}, the cache in {}", name,
+            tensor.device, device);
+  }
+
   // What append does not look at, found before it writes.
   void check_run(const ConstTensorView& q, const CombineOutput& output) const {
     const AttentionShape& shape = cache_->shape.attention;
     require(is_rows(q, query_tokens(), shape.q_heads, shape.k_dim),
             "run: q must be [{}, {}, {}] (tokens, query heads, dim), is {}", query_tokens(),
-            shape.q_heads, shape.k_dim, describe(q));
+            shape.q_heads, shape.k_dim, q);
     const std::int64_t tokens = tokens_of_output().size(), heads = heads_of_output().size();
     require(is_rows(output.o, tokens, heads, shape.v_dim),
             "run: o must be [{}, {}, {}] (tokens, heads, dim), is {}", tokens, heads, shape.v_dim,
-            describe(output.o));
+            output.o);
     const TensorView& lse = output.lse;
     require(lse.empty() || (lse.dims == 2 && lse.size(0) == tokens && lse.size(1) == heads),
-            "run: lse must be [{}, {}] (tokens, heads), is {}", tokens, heads, describe(lse));
+            "run: lse must be [{}, {}] (tokens, heads), is {}", tokens, heads, lse);
+    check_place(q, "run: q");
+    check_place(output.o, "run: o");
+    check_place(lse, "run: lse");
   }
 
   static bool is_rows(const ConstTensorView& view, std::int64_t tokens, std::int64_t heads,
@@ -133,6 +148,7 @@ class StepPlan::State {
     const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
       const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
       if (memory.size_bytes() < bytes) {
+        if (memory.size_bytes() > 0) cache_->backend->settle();  // runs may still use it
         memory = DeviceMemory(device, bytes);
         if (limits_) copy_bytes(memory.data(), std::vector<std::byte>(bytes).data(), bytes);
         ++partial_growths_;
@@ -208,6 +224,7 @@ std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
                                           const PlanOptions& options) {
   check_step(state_->allocator, state_->options, batch,
              {options.q_positions, options.block_mask, options.limits});
+  state_->backend->settle();  // so that no call of the device's waits longer than the deadline
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   if (!state_->try_append(batch)) return std::nullopt;
   step->plan(batch, options.q_positions, {});

@@ -74,12 +74,18 @@ class Mesh {
   /// two of the ranks share a GPU: then the combine goes by way of the host. Collective over `kv`
   /// the first time. @throws Timeout, NcclError.
   NcclGroup* gpus();
+  /// An engine's own group instead, over the kv ranks in their order: its communicator
+  /// (NcclGroup::borrow), or one made from an id that it brings. Before the first cache is made.
+  /// @throws InvalidArgument if the group's size, rank or device is not this mesh's.
+  void use_gpus(NcclGroup group);
 
   /// Waits until the device has done all that was given to `stream`, no longer than kv()'s
   /// deadline: use it instead of CUDA's own waits, which a peer that died in the middle of a
   /// combine would make endless. On the CPU all is done already. @throws Timeout; NcclError; Error
   /// if the device failed.
   void wait(Stream stream, std::string_view operation);
+  /// The same, until `is_done` says yes: for events. What it throws breaks the NCCL group.
+  void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
  private:
   void arrange(const MeshOptions& options);

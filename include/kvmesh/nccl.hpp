@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -82,6 +83,8 @@ class NcclGroup {
   /// not come: use it instead of the CUDA runtime's. @throws Timeout (NCCL does not tell who is
   /// late, so it names all peers), NcclError; Error if the device failed.
   void wait(Stream stream, std::string_view operation);
+  /// The same, until `is_done` says yes: for events. What it throws breaks the group.
+  void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
   /// Collective, and waits for the peers: ends the group in good order. @throws Timeout, NcclError.
   void close();

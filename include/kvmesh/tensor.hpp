@@ -90,5 +90,7 @@ inline ConstTensorView tensor(const float* data, std::initializer_list<std::int6
 
 /// "float32 [12, 8, 64]", for error messages.
 std::string describe(const ConstTensorView& view);
+/// "host memory", "memory of GPU 1".
+std::string describe(Device device);
 
 }  // namespace kvmesh

@@ -15,7 +15,7 @@ DevicePool device_pool(const ConstTensorView& pool) {
   const auto bytes = [&](int dim) {
     const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
     require(stride >= 0 && stride <= std::numeric_limits<std::uint32_t>::max(),
-            "attend_partial: a stride of the pool {} is over 4 GiB", describe(pool));
+            "attend_partial: a stride of the pool {} is over 4 GiB", pool);
     return static_cast<std::uint32_t>(stride);
   };
   return {.data = pool.data,
@@ -106,7 +106,7 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
 }
 
 void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
-  mods_->refresh(stream);
+  mods_->send(stream);
   plan_->plan(pages, step, stream);
   max_page_ = pages.max_page();
   reserve_workspace();
@@ -115,10 +115,8 @@ void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 
 void CudaAttend::reserve_workspace() {
   const auto rows = static_cast<std::size_t>(plan_->workspace_rows());
-  if (rows <= workspace_lse_.capacity()) return;
-  workspace_o_.reserve(rows * static_cast<std::size_t>(shape_.v_dim));
-  workspace_lse_.reserve(rows);
-  ++workspace_growths_;
+  workspace_growths_ += workspace_o_.reserve(rows * static_cast<std::size_t>(shape_.v_dim));
+  workspace_growths_ += workspace_lse_.reserve(rows);
 }
 
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,

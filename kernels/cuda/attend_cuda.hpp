@@ -42,6 +42,9 @@ class CudaAttend {
   /// kernels that are missing.
   /// @throws InvalidArgument, also past the limits, before anything has changed.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
+  /// Whether `plan` would go on without waiting for the device, which has yet to take what was sent
+  /// to it before. A host that must not wait for ever asks first.
+  bool is_ready() const { return mods_->is_taken() && plan_->is_ready(); }
 
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
   /// after what is on `stream`. Allocates nothing and does not wait; may be captured in a graph.

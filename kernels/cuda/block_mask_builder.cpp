@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/device_array.hpp"
 #include "kernels/block_mask_shape.hpp"
 #include "kernels/cuda/classifier.hpp"
-#include "kernels/cuda/device_array.hpp"
 #include "kernels/cuda/plan_kernels.hpp"
 
 namespace kvmesh::cuda {
@@ -43,7 +43,8 @@ class Builder {
   }
 
   void classify(KernelStore& kernels, const MaskMod& mask) {
-    const DeviceMods mods(ScoreMod().graph(), mask.graph());
+    DeviceMods mods(ScoreMod().graph(), mask.graph());
+    mods.send(kStream);
     const DeviceBuffer sequences = upload(std::span<const PlanSequence>(sequences_));
     const DeviceBuffer lists = upload(std::span<const PlanList>(lists_));
     const DeviceBuffer pages = upload(std::span<const DevicePage>(pages_));

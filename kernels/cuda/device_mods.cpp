@@ -14,26 +14,23 @@ std::uint64_t version_of(const ModBuffer& buffer) { return buffer.version ? *buf
 }  // namespace
 
 DeviceMods::DeviceMods(const ModGraph& score, const ModGraph& mask)
-    : mods_(emit_cuda(score, mask)) {
+    : mods_(emit_cuda(score, mask)) {}
+
+void DeviceMods::send(cudaStream_t stream) {
+  std::vector<std::uint64_t> versions;
+  std::size_t size = 0;
+  for (const ModBuffer& buffer : mods_.buffers) {
+    versions.push_back(version_of(buffer));
+    size += Upload::bytes_of<std::byte>(bytes_of(buffer).size());
+  }
+  if (versions == sent_versions_) return;
+  upload_.begin(size);
   for (std::size_t i = 0; i < mods_.buffers.size(); ++i) {
     const ModBuffer& buffer = mods_.buffers[i];
-    data_.push_back(upload(bytes_of(buffer)));
-    versions_.push_back(version_of(buffer));
-    buffers_.views[i] = {data_.back().data(), static_cast<int>(buffer.size)};
+    buffers_.views[i] = {upload_.add(bytes_of(buffer)), static_cast<int>(buffer.size)};
   }
-}
-
-void DeviceMods::refresh(cudaStream_t stream) {
-  for (std::size_t i = 0; i < mods_.buffers.size(); ++i) {
-    const std::uint64_t version = version_of(mods_.buffers[i]);
-    if (version == versions_[i]) continue;
-    // From pageable memory: the runtime has taken the bytes when it returns.
-    const std::span<const std::byte> bytes = bytes_of(mods_.buffers[i]);
-    check(cudaMemcpyAsync(data_[i].data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
-                          stream),
-          "sending what a mod captured");
-    versions_[i] = version;
-  }
+  upload_.send(stream);
+  sent_versions_ = std::move(versions);
 }
 
 }  // namespace kvmesh::cuda

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cuda/device_buffer.hpp"
+#include "kernels/cuda/upload.hpp"
 #include "kernels/mods/emit_cuda.hpp"
 
 namespace kvmesh::cuda {
@@ -16,16 +16,19 @@ class DeviceMods {
   DeviceMods(const ModGraph& score, const ModGraph& mask);
 
   const CudaMods& text() const { return mods_; }
-  /// At addresses that stay.
+  /// At addresses that stay. REQUIRES: sent.
   const ModBuffers& buffers() const { return buffers_; }
 
-  /// Sends the buffers that were set since they were sent last, after what is on the stream.
-  void refresh(cudaStream_t stream);
+  /// Sends the buffers if any was set since they were sent last, after what is on the stream. Waits
+  /// until it `is_taken`.
+  void send(cudaStream_t stream);
+  /// Whether the device has taken what was sent last.
+  bool is_taken() const { return upload_.is_taken(); }
 
  private:
   CudaMods mods_;
-  std::vector<DeviceBuffer> data_;
-  std::vector<std::uint64_t> versions_;
+  Upload upload_;
+  std::vector<std::uint64_t> sent_versions_;
   ModBuffers buffers_{};
 };
 

@@ -165,13 +165,7 @@ void DevicePlan::shape_launches() {
 
 template <class... Arrays>
 void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
-  const auto needed = static_cast<std::size_t>(count);
-  const auto grow_one = [&](auto& array) {
-    if (array.capacity() >= needed) return;
-    array.reserve(std::max(needed, array.capacity() * 3 / 2));  // steps grow by little
-    ++generation_;
-  };
-  (grow_one(arrays), ...);
+  generation_ += (arrays.reserve(static_cast<std::size_t>(count)) + ...);
 }
 
 void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {

@@ -15,10 +15,10 @@
 #include <span>
 #include <vector>
 
+#include "core/device_array.hpp"
 #include "kernels/cuda/attend_params.hpp"
 #include "kernels/cuda/block_classes.hpp"
 #include "kernels/cuda/classifier.hpp"
-#include "kernels/cuda/device_array.hpp"
 #include "kernels/cuda/page_lists.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kernels/cuda/upload.hpp"
@@ -88,6 +88,8 @@ class DevicePlan {
   /// gets many new pages at once (a fork's). @throws InvalidArgument, also past the
   /// limits of sequences and queries, with the plan as it was.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
+  /// Whether the device has taken the plan before, for which `plan` waits.
+  bool is_ready() const { return upload_.is_taken(); }
 
   /// Changes when an array has grown: graphs captured before are invalid then.
   std::uint64_t generation() const { return generation_; }

@@ -67,12 +67,6 @@ void PageLists::add_to(Upload& upload) {
   sent_moves_ = upload.add(std::span<const PageMove>(moves_));
 }
 
-std::size_t PageLists::size_bytes() const {
-  std::size_t bytes = pages_.size_bytes();
-  for (const DeviceArray<DevicePage>& pages : outgrown_) bytes += pages.size_bytes();
-  return bytes;
-}
-
 void PageLists::begin(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, last_use_.get()), "ordering plans");
 }
@@ -98,19 +92,13 @@ void PageLists::cancel(cudaStream_t stream) noexcept {
   static_cast<void>(cudaEventRecord(last_use_.get(), stream));
 }
 
-/// Room for all that was handed out: twice as much each time, so what was outgrown is less than
-/// what there is.
+/// Room for all that was handed out.
 void PageLists::grow(cudaStream_t stream) {
-  if (static_cast<std::size_t>(end_) <= pages_.capacity()) return;
-  DeviceArray<DevicePage> larger;
-  larger.reserve(std::max(static_cast<std::size_t>(end_), 2 * pages_.capacity()));
-  if (pages_.size_bytes() > 0) {
-    check(cudaMemcpyAsync(larger.data(), pages_.data(), pages_.size_bytes(),
-                          cudaMemcpyDeviceToDevice, stream),
-          "moving page lists");
-  }
-  outgrown_.push_back(std::move(pages_));
-  pages_ = std::move(larger);
+  const DevicePage* before = pages_.data();
+  const std::size_t bytes = pages_.capacity() * sizeof(DevicePage);
+  if (!pages_.reserve(static_cast<std::size_t>(end_)) || bytes == 0) return;
+  check(cudaMemcpyAsync(pages_.data(), before, bytes, cudaMemcpyDeviceToDevice, stream),
+        "moving page lists");
 }
 
 }  // namespace kvmesh::cuda

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/cuda/device_array.hpp"
+#include "core/device_array.hpp"
 #include "kernels/cuda/device_event.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kernels/cuda/upload.hpp"
@@ -44,7 +44,7 @@ class PageLists {
   void cancel(cudaStream_t stream) noexcept;
 
   const DevicePage* data() const { return pages_.data(); }
-  std::size_t size_bytes() const;
+  std::size_t size_bytes() const { return pages_.size_bytes(); }
 
  private:
   struct List {
@@ -57,8 +57,7 @@ class PageLists {
   void grow(cudaStream_t stream);
 
   DeviceArray<DevicePage> pages_;
-  std::vector<DeviceArray<DevicePage>> outgrown_;  // the device may read them still
-  std::int64_t end_ = 0;                           // of what was ever handed out
+  std::int64_t end_ = 0;  // of what was ever handed out
   std::vector<List> lists_;
   std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
   std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done

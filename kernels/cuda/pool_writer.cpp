@@ -55,7 +55,7 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
   check_pool("append", pool.k, pool.v);
   check_new_rows("k", k, pool.k, k.size(0));
   check_new_rows("v", v, pool.v, k.size(0));
-  require(k.dtype == v.dtype, "append: k is {}, v is {}", describe(k), describe(v));
+  require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
   if (k.size(0) == 0) return;
   const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
                        has_vectors(k) && has_vectors(v);

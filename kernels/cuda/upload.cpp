@@ -1,21 +1,24 @@
 #include "kernels/cuda/upload.hpp"
 
-#include <algorithm>
-
 namespace kvmesh::cuda {
+
+bool Upload::is_taken() const {
+  const cudaError_t status = cudaEventQuery(taken_.get());
+  if (status == cudaErrorNotReady) return false;
+  check(status, "asking whether the last plan was copied");
+  return true;
+}
 
 void Upload::begin(std::size_t size_bytes) {
   check(cudaEventSynchronize(taken_.get()), "waiting until the last plan was copied");
   used_ = 0;
-  if (size_bytes <= capacity_) return;
-  const std::size_t capacity = std::max(size_bytes, 2 * capacity_);
-  capacity_ = 0;
-  host_.reset();
+  if (size_bytes == 0) return;
+  const bool has_grown = device_.reserve(size_bytes);
+  if (host_ && !has_grown) return;
+  outgrown_.push_back(std::move(host_));
   void* data = nullptr;
-  check(cudaMallocHost(&data, capacity), "allocating host memory for plans");
+  check(cudaMallocHost(&data, device_.capacity()), "allocating host memory for plans");
   host_.reset(static_cast<std::byte*>(data));
-  device_.reserve(capacity);
-  capacity_ = capacity;
 }
 
 const void* Upload::add_bytes(const void* values, std::size_t size_bytes) {

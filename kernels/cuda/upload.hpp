@@ -8,9 +8,10 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <vector>
 
 #include "core/cuda_check.hpp"
-#include "kernels/cuda/device_array.hpp"
+#include "core/device_array.hpp"
 #include "kernels/cuda/device_event.hpp"
 
 namespace kvmesh::cuda {
@@ -19,8 +20,10 @@ namespace kvmesh::cuda {
 /// begin, add ..., send; what `add` returned is valid on the stream until the next send.
 class Upload {
  public:
-  /// Makes room. Waits until the device has taken what was sent before, which it did long ago
-  /// unless plans come faster than steps.
+  /// Whether the device has taken what was sent before: it did long ago unless plans come faster
+  /// than steps.
+  bool is_taken() const;
+  /// Makes room. Waits until it `is_taken`.
   void begin(std::size_t size_bytes);
 
   /// Returns where the values will be on the device.
@@ -45,8 +48,10 @@ class Upload {
   struct FreeHost {
     void operator()(std::byte* data) const { static_cast<void>(cudaFreeHost(data)); }
   };
-  std::unique_ptr<std::byte, FreeHost> host_;
-  std::size_t capacity_ = 0;
+  using HostBytes = std::unique_ptr<std::byte, FreeHost>;
+
+  HostBytes host_;                   // as many bytes as device_
+  std::vector<HostBytes> outgrown_;  // not freed, for the reason that DeviceArray gives
   std::size_t used_ = 0;
   DeviceArray<std::byte> device_;
   DeviceEvent taken_;

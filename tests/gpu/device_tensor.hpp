@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/device_buffer.hpp"
+#include "core/device_buffer.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::test {

@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "core/device_wait.hpp"
-#include "kvmesh/mesh.hpp"
+#include "kvmesh/kvmesh.hpp"
 #include "tests/gpu/gpu_support.hpp"
 
 namespace kvmesh::test {
@@ -65,9 +65,30 @@ TEST(MeshWait, EndsAtTheDeadlineForTheWholeDeviceToo) {
   check(cudaSetDevice(0));
   HeldStream stream;
   const DeviceWait wait{Rank{0}, 100ms, "settle"};
-  expect_late([&] { wait_for_device(0, wait); }, "settle");
+  expect_late([&] { wait_until(whole_device_done(0), wait); }, "settle");
   stream.release();
-  wait_for_device(0, wait);
+  wait_until(whole_device_done(0), wait);
+}
+
+// On a device that is stuck: the first plan only leaves its work there, though everything grows;
+// the second finds that the first was not taken.
+TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
+  KvCache cache(mesh, {.layers = 1,
+                       .q_heads = 8,
+                       .kv_heads = 2,
+                       .k_dim = 64,
+                       .pages_per_rank = 1000,
+                       .dtype = Dtype::kBFloat16});
+  const SequenceId a = cache.create(), b = cache.create();
+  StepPlan step = cache.plan({{a, 1}});
+  mesh.kv().set_deadline(100ms);
+  HeldStream stream;
+  const auto start = std::chrono::steady_clock::now();
+  cache.replan(step, {{{b, 12'000, 1}}}, stream.view());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
+  expect_late([&] { cache.replan(step, {{{a, 1}}}, stream.view()); }, "plan");
+  EXPECT_THROW(cache.replan(step, {{{a, 1}}}, stream.view()), Error) << "its group is broken";
 }
 
 }  // namespace

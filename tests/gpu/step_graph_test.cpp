@@ -1,143 +1,25 @@
 // A decode step of many layers, captured once in a CUDA graph, replayed for a thousand steps while
 // sequences grow, fork, are cut short, come and go; beside it the same steps, planned and run one
 // by one. Every bit is the same.
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <vector>
 
-#include "core/cuda_check.hpp"
-#include "kvmesh/kvmesh.hpp"
-#include "tests/gpu/gpu_support.hpp"
 #include "tests/gpu/graph.hpp"
-#include "tests/support/random.hpp"
+#include "tests/gpu/served_model.hpp"
 
 namespace kvmesh::test {
 namespace {
 
-constexpr int kLayers = 32;
-constexpr int kQHeads = 8;
-constexpr int kKvHeads = 2;
-constexpr int kDim = 64;
 constexpr std::int64_t kSequences = 12;  // of a captured step
-constexpr std::int64_t kNumbers = 8 << 20;
-
-CacheOptions cache_options() {
-  return {.layers = kLayers,
-          .q_heads = kQHeads,
-          .kv_heads = kKvHeads,
-          .k_dim = kDim,
-          .page_size = 16,
-          .pages_per_rank = 1200,
-          .dtype = Dtype::kBFloat16,
-          .home_threshold_tokens = 64};
-}
-
-DeviceMemory device_memory(const Mesh& mesh, std::int64_t bytes) {
-  return DeviceMemory(mesh.device(), static_cast<std::size_t>(bytes));
-}
-
-/// Numbers of the sizes that models have, the same on every rank.
-DeviceMemory random_numbers(const Mesh& mesh) {
-  Random random(11);
-  std::vector<std::uint16_t> bits(kNumbers);
-  for (std::uint16_t& number : bits) {
-    number =
-        static_cast<std::uint16_t>(random.integer(0x3C00, 0x4000) | random.integer(0, 1) << 15);
-  }
-  DeviceMemory memory = device_memory(mesh, kNumbers * 2);
-  copy_bytes(memory.data(), bits.data(), bits.size() * 2);
-  return memory;
-}
 
 /// A sanitizer takes its time: KVMESH_STEPS.
 int steps_or(int steps) {
   const char* text = std::getenv("KVMESH_STEPS");
   return text ? std::atoi(text) : steps;
 }
-
-/// Outputs of every layer.
-class Outputs {
- public:
-  Outputs(const Mesh& mesh, std::int64_t tokens)
-      : device_(mesh.device()),
-        o_(device_memory(mesh, kLayers * tokens * kQHeads * kDim * 2)),
-        lse_(device_memory(mesh, kLayers * tokens * kQHeads * 4)),
-        tokens_(tokens) {}
-
-  CombineOutput layer(int layer, std::int64_t tokens) const {
-    return {.o = {static_cast<char*>(o_.data()) + layer * tokens_ * kQHeads * kDim * 2,
-                  Dtype::kBFloat16,
-                  {tokens, kQHeads, kDim},
-                  device_},
-            .lse = {static_cast<char*>(lse_.data()) + layer * tokens_ * kQHeads * 4,
-                    Dtype::kFloat32,
-                    {tokens, kQHeads},
-                    device_}};
-  }
-  /// The bits of the first tokens of a layer.
-  std::vector<std::byte> bits(int layer_number, std::int64_t tokens) const {
-    const CombineOutput output = layer(layer_number, tokens);
-    const auto o_bytes = static_cast<std::size_t>(tokens * kQHeads * kDim * 2);
-    const auto lse_bytes = static_cast<std::size_t>(tokens * kQHeads * 4);
-    std::vector<std::byte> bits(o_bytes + lse_bytes);
-    copy_bytes(bits.data(), output.o.data, o_bytes);
-    copy_bytes(bits.data() + o_bytes, output.lse.data, lse_bytes);
-    return bits;
-  }
-
- private:
-  Device device_;
-  DeviceMemory o_, lse_;
-  std::int64_t tokens_;
-};
-
-/// New rows of every layer, in one place for all steps.
-class Inputs {
- public:
-  Inputs(const Mesh& mesh, std::int64_t tokens)
-      : device_(mesh.device()),
-        tokens_(tokens),
-        rows_(device_memory(mesh, kLayers * layer_bytes())) {}
-
-  /// Other numbers, from `numbers` on.
-  void change(const DeviceMemory& numbers, std::int64_t first) {
-    const std::size_t bytes = static_cast<std::size_t>(kLayers * layer_bytes());
-    copy_bytes(rows_.data(), static_cast<const char*>(numbers.data()) + first * 2, bytes);
-  }
-  LayerInput layer(int layer, std::int64_t tokens) const {
-    char* at = static_cast<char*>(rows_.data()) + layer * layer_bytes();
-    const auto rows = [&](std::int64_t heads) {
-      const ConstTensorView view(at, Dtype::kBFloat16, {tokens, heads, kDim}, device_);
-      at += tokens_ * heads * kDim * 2;
-      return view;
-    };
-    const ConstTensorView q = rows(kQHeads), k = rows(kKvHeads);
-    return {.q = q, .k = k, .v = rows(kKvHeads)};
-  }
-
- private:
-  std::int64_t layer_bytes() const { return tokens_ * (kQHeads + 2 * kKvHeads) * kDim * 2; }
-
-  Device device_;
-  std::int64_t tokens_;
-  DeviceMemory rows_;
-};
-
-/// One of the two caches that are served alike.
-struct Served {
-  KvCache cache;
-  std::vector<SequenceId> living{};
-
-  void run(StepPlan& step, const Inputs& inputs, const Outputs& outputs, cudaStream_t stream) {
-    for (int layer = 0; layer < kLayers; ++layer) {
-      step.run(layer, inputs.layer(layer, step.append_tokens()),
-               outputs.layer(layer, step.query_tokens()), {stream});
-    }
-  }
-};
 
 /// Changes which sequences there are, in both caches alike.
 class Arrivals {

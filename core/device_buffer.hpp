@@ -1,4 +1,4 @@
-// Memory of a CUDA device.
+// Memory of a CUDA device. Only for sources that are built with CUDA.
 #pragma once
 
 #include <cuda_runtime_api.h>
