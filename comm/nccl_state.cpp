@@ -1,5 +1,8 @@
 #include "comm/nccl_state.hpp"
 
+#include <future>
+#include <thread>
+
 #include "core/back_off.hpp"
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
@@ -9,6 +12,9 @@ namespace kvmesh {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// It takes some 200 ms where nothing is in its way.
+constexpr auto kAbortTime = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -93,15 +99,21 @@ void NcclGroup::State::close() {
   static_cast<void>(ncclCommDestroy(std::exchange(comm, nullptr)));  // local after finalize
 }
 
-/// NCCL's abort stops its kernels and threads and frees what is here; it tells no peer.
+/// NCCL's abort stops its kernels at once, then frees what is here; it tells no peer. Before it
+/// frees, it waits until no graph is left that captured the communicator, which whoever handles the
+/// error may be about to destroy: so it goes on in a thread of its own.
 void NcclGroup::State::abort() {
   is_broken = true;
   if (comm == nullptr || !is_owned) return;
-  int before = 0;
-  const bool known = cudaGetDevice(&before) == cudaSuccess;
-  static_cast<void>(cudaSetDevice(device));
-  static_cast<void>(ncclCommAbort(std::exchange(comm, nullptr)));
-  if (known) static_cast<void>(cudaSetDevice(before));
+  std::promise<void> promise;
+  const std::future<void> done = promise.get_future();
+  std::thread([comm = std::exchange(comm, nullptr), device = device,
+               promise = std::move(promise)]() mutable {
+    static_cast<void>(cudaSetDevice(device));
+    static_cast<void>(ncclCommAbort(comm));
+    promise.set_value();
+  }).detach();
+  static_cast<void>(done.wait_for(kAbortTime));
 }
 
 }  // namespace kvmesh

@@ -16,10 +16,18 @@ ErrorCode finish(asio::io_context& io, Socket& socket, Clock::time_point until,
                  const Start& start) {
   std::optional<ErrorCode> result;
   start([&result](const ErrorCode& error, auto&&...) { result = error; });
-  if (run_until(io, until, result)) return *result;
-  ErrorCode ignored;
-  socket.close(ignored);
-  while (!result) io.run_one();
+  const auto give_up = [&] {
+    ErrorCode ignored;
+    socket.close(ignored);
+    while (!result) io.run_one();
+  };
+  try {
+    if (run_until(io, until, result)) return *result;
+  } catch (...) {  // thrown by the handler of some other operation
+    give_up();
+    throw;
+  }
+  give_up();
   return asio::error::timed_out;
 }
 

@@ -25,6 +25,9 @@ struct StepOptions {
 class StepKernels {
  public:
   virtual ~StepKernels() = default;
+  /// Refuses a batch that is more than a plan can hold, before the allocator has seen it.
+  /// @throws InvalidArgument.
+  virtual void check(std::span<const SequenceSize> batch) const = 0;
   /// The batch outlives the plan.
   virtual void plan(const StepBatch& batch, Stream stream) = 0;
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,

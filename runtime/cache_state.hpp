@@ -14,6 +14,7 @@ namespace kvmesh {
 class KvCache::State {
  public:
   State(Mesh& mesh, const CacheOptions& options);
+  ~State() { let_go(); }
 
   Mesh* mesh;
   CacheOptions options;
@@ -24,6 +25,12 @@ class KvCache::State {
   std::unique_ptr<Backend> backend;
   LocalPages local_pages;
   std::vector<AppendRequest> requests;  // of the last batch
+
+  /// Before calls of the device that wait for all that it was given, and would for ever if a peer
+  /// died in the middle of it: waits until the deadline. @throws Timeout, NcclError.
+  void wait_for_peers();
+  /// The same before memory is freed.
+  void let_go() noexcept;
 
   /// Lengthens the batch's sequences and does the copies that this takes. False, with nothing
   /// changed, if the pools are too full.

@@ -18,6 +18,7 @@ class CpuStep : public StepKernels {
   CpuStep(const StepOptions& options, Mesh& mesh, Combiner& combiner)
       : options_(options), mesh_(mesh), combiner_(combiner) {}
 
+  void check(std::span<const SequenceSize>) const override {}
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
     AttentionOptions attention = options_.attention;

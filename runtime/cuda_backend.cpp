@@ -67,6 +67,16 @@ class CudaStep : public StepKernels {
     if (shared.gpus) combiner_.emplace(*shared.gpus);
   }
 
+  /// As if all pages were this rank's, so that each rank refuses the same batches.
+  void check(std::span<const SequenceSize> batch) const override {
+    std::vector<cuda::StepSequence> sequences;
+    for (const SequenceSize& size : batch) {
+      sequences.push_back(
+          {.queries = size.queries, .kv_len = size.length, .appended = size.appended});
+    }
+    attention_.current().check_step(sequences);
+  }
+
   void plan(const StepBatch& batch, Stream stream) override {
     shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
     try {

@@ -46,7 +46,9 @@ int ranks_on_this_node(const Communicator& world) {
 int rank_on_this_node(const Communicator& world) {
   std::optional<int> rank;
   if (world.kind() == "tcp") rank = number_in({"KVMESH_LOCAL_RANK"});
-  if (world.kind() == "mpi") rank = number_in({"OMPI_COMM_WORLD_LOCAL_RANK"});
+  if (world.kind() == "mpi") {
+    rank = number_in({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
+  }
   return std::max(0, rank.value_or(world.rank().value));
 }
 

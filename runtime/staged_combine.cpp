@@ -1,5 +1,6 @@
 #include "runtime/staged_combine.hpp"
 
+#include "comm/combine_rows.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
@@ -56,6 +57,8 @@ class HostCopy {
 
 void StagedCombine::operator()(const Partial& mine, const CombineOptions& options,
                                const CombineOutput& output, Stream stream) {
+  check_combine(mine, options, output, mesh_->kv_rank().value, mesh_->kv_parallel(),
+                DeviceKind::kCuda);
   mesh_->wait(stream, "combine");
   HostCopy o(mine.o), lse(mine.lse), out(output.o);
   o.download();

@@ -10,7 +10,7 @@ namespace {
 // Positions are int32 in mods; lengths stay below.
 constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
 
-std::int64_t check_entry(const PageAllocator& allocator, const BatchEntry& entry,
+SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
                          bool explicit_positions) {
   const std::int64_t length = allocator.length(entry.sequence);
   require(entry.append_tokens >= 0 && entry.append_tokens <= kMaxLength - length,
@@ -20,29 +20,25 @@ std::int64_t check_entry(const PageAllocator& allocator, const BatchEntry& entry
   require(explicit_positions || queries <= length + entry.append_tokens,
           "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence.value,
           length + entry.append_tokens, queries);
-  return queries;
+  return {queries, length + entry.append_tokens, entry.append_tokens};
 }
 
-/// The longest of a batch.
-struct Longest {
-  std::int64_t queries = 0;
-  std::int64_t length = 0;
-};
-
-void check_block_mask(const CacheOptions& cache, std::size_t batch, const Longest& longest,
+void check_block_mask(const CacheOptions& cache, std::span<const SequenceSize> batch,
                       const BlockMask& mask) {
   const BlockMaskShape& shape = mask.shape();
   require(shape.kv_block == cache.page_size,
           "plan: the block mask's kv_block is {}, the page size {}", shape.kv_block,
           cache.page_size);
-  require(shape.batch == 1 || shape.batch == static_cast<std::int64_t>(batch),
-          "plan: a block mask for {} batch rows, a batch of {}", shape.batch, batch);
+  require(shape.batch == 1 || shape.batch == std::ssize(batch),
+          "plan: a block mask for {} batch rows, a batch of {}", shape.batch, batch.size());
   require(shape.heads == 1 || shape.heads == cache.q_heads,
           "plan: a block mask for {} heads, a model of {}", shape.heads, cache.q_heads);
-  require(shape.q_len >= longest.queries, "plan: a block mask for {} queries, a sequence has {}",
-          shape.q_len, longest.queries);
-  require(shape.kv_len >= longest.length, "plan: a block mask for {} keys, a sequence has {}",
-          shape.kv_len, longest.length);
+  for (const SequenceSize& size : batch) {
+    require(shape.q_len >= size.queries, "plan: a block mask for {} queries, a sequence has {}",
+            shape.q_len, size.queries);
+    require(shape.kv_len >= size.length, "plan: a block mask for {} keys, a sequence has {}",
+            shape.kv_len, size.length);
+  }
 }
 
 void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
@@ -75,16 +71,14 @@ std::int64_t queries_of(const BatchEntry& entry) {
   return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
 }
 
-void check_step(const PageAllocator& allocator, const CacheOptions& cache,
-                std::span<const BatchEntry> batch, const StepRules& rules) {
+std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
+                                     std::span<const BatchEntry> batch, const StepRules& rules) {
+  std::vector<SequenceSize> sizes;
+  sizes.reserve(batch.size());
   std::int64_t queries = 0;
-  Longest longest;
   for (const BatchEntry& entry : batch) {
-    const std::int64_t mine = check_entry(allocator, entry, !rules.q_positions.empty());
-    queries += mine;
-    longest.queries = std::max(longest.queries, mine);
-    longest.length =
-        std::max(longest.length, allocator.length(entry.sequence) + entry.append_tokens);
+    sizes.push_back(check_entry(allocator, entry, !rules.q_positions.empty()));
+    queries += sizes.back().queries;
   }
   require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
           "plan: {} query positions for {} queries", rules.q_positions.size(), queries);
@@ -92,8 +86,9 @@ void check_step(const PageAllocator& allocator, const CacheOptions& cache,
     require(position >= 0 && position <= kMaxLength, "plan: query position {} is not in [0, {}]",
             position, kMaxLength);
   }
-  if (rules.block_mask) check_block_mask(cache, batch.size(), longest, *rules.block_mask);
+  if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);
   if (rules.limits) check_limits(*rules.limits, batch);
+  return sizes;
 }
 
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,

@@ -19,6 +19,13 @@ struct SequenceStep {
   std::int64_t appended = 0;
 };
 
+/// One sequence of a step, as far as all ranks see it alike before the allocator has appended.
+struct SequenceSize {
+  std::int64_t queries = 0;
+  std::int64_t length = 0;  ///< with the tokens to append
+  std::int64_t appended = 0;
+};
+
 /// A step, seen from one rank. Valid until the allocator's next change.
 struct StepBatch {
   std::vector<SequenceStep> sequences;
@@ -42,10 +49,10 @@ struct StepRules {
   std::optional<StepLimits> limits{};
 };
 
-/// Everything about a batch that can be wrong is found here, before the allocator is touched.
+/// What is wrong with a batch is found here, before the allocator is touched.
 /// @throws InvalidArgument, UnknownSequence.
-void check_step(const PageAllocator& allocator, const CacheOptions& cache,
-                std::span<const BatchEntry> batch, const StepRules& rules);
+std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
+                                     std::span<const BatchEntry> batch, const StepRules& rules);
 
 /// For a batch whose tokens the allocator has appended already. `step` is used again for its
 /// memory.

@@ -1,7 +1,9 @@
 // plan: once per step. run: once per layer.
 #include <vector>
 
+#include "comm/combine_rows.hpp"
 #include "core/check.hpp"
+#include "kernels/attend_checks.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/step_batch.hpp"
@@ -21,11 +23,21 @@ class StepPlan::State {
  public:
   /// For batches like this one, which the allocator has not seen yet. Plans none.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
-      : cache_(&owner), scatter_(options.scatter), limits_(options.limits) {
+      : cache_(&owner),
+        combine_{.scatter = options.scatter, .strategy = options.strategy},
+        limits_(options.limits) {
+    require(options.strategy != CombineStrategy::kAllReduce || owner.mesh->gpus(),
+            "plan: the strategy all_reduce is for ranks with a GPU each, and NCCL");
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
   }
+
+  ~State() { cache_->let_go(); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  void check(std::span<const SequenceSize> batch) const { kernels_->check(batch); }
 
   /// The allocator has appended the batch's tokens.
   void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
@@ -77,11 +89,11 @@ class StepPlan::State {
   }
 
   Share tokens_of_output() const {
-    return scatter_ == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
+    return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
   }
   Share heads_of_output() const {
     const std::int64_t heads = cache_->shape.attention.q_heads;
-    return scatter_ == Scatter::kHeads ? share(heads) : Share{0, heads};
+    return combine_.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
   }
 
  private:
@@ -96,7 +108,7 @@ class StepPlan::State {
                       .score = options.score,
                       .first_head = cache_->mesh->head_rank() * shape.q_heads},
         .block_mask = block_mask_ ? &*block_mask_ : nullptr,
-        .combine = {.scatter = options.scatter, .strategy = options.strategy},
+        .combine = combine_,
         .limits = limits_};
   }
 
@@ -114,24 +126,13 @@ class StepPlan::State {
   // What append does not look at, found before it writes.
   void check_run(const ConstTensorView& q, const CombineOutput& output) const {
     const AttentionShape& shape = cache_->shape.attention;
-    require(is_rows(q, query_tokens(), shape.q_heads, shape.k_dim),
-            "run: q must be [{}, {}, {}] (tokens, query heads, dim), is {}", query_tokens(),
-            shape.q_heads, shape.k_dim, q);
-    const std::int64_t tokens = tokens_of_output().size(), heads = heads_of_output().size();
-    require(is_rows(output.o, tokens, heads, shape.v_dim),
-            "run: o must be [{}, {}, {}] (tokens, heads, dim), is {}", tokens, heads, shape.v_dim,
-            output.o);
-    const TensorView& lse = output.lse;
-    require(lse.empty() || (lse.dims == 2 && lse.size(0) == tokens && lse.size(1) == heads),
-            "run: lse must be [{}, {}] (tokens, heads), is {}", tokens, heads, lse);
+    check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
     check_place(q, "run: q");
     check_place(output.o, "run: o");
-    check_place(lse, "run: lse");
-  }
-
-  static bool is_rows(const ConstTensorView& view, std::int64_t tokens, std::int64_t heads,
-                      std::int64_t dim) {
-    return view.dims == 3 && view.size(0) == tokens && view.size(1) == heads && view.size(2) == dim;
+    check_place(output.lse, "run: lse");
+    const Mesh& mesh = *cache_->mesh;
+    check_combine(partial_, combine_, output, mesh.kv_rank().value, mesh.kv_parallel(),
+                  mesh.device().kind);
   }
 
   KvPool pool(int layer) const {
@@ -164,7 +165,7 @@ class StepPlan::State {
   }
 
   KvCache::State* cache_;
-  Scatter scatter_;
+  CombineOptions combine_;
   std::optional<StepLimits> limits_;
   std::optional<BlockMask> block_mask_;
   StepBatch step_;
@@ -204,6 +205,18 @@ TileCounts StepPlan::tiles() const { return state_->tiles(); }
 std::int64_t StepPlan::workspace_bytes() const { return state_->workspace_bytes(); }
 std::uint64_t StepPlan::generation() const { return state_->generation(); }
 
+void KvCache::State::wait_for_peers() {
+  if (mesh->kv_parallel() > 1) backend->settle();
+}
+
+void KvCache::State::let_go() noexcept {
+  try {
+    wait_for_peers();
+  } catch (const std::exception&) {
+    // Nobody to tell it to: the group is broken now, as its next use will say.
+  }
+}
+
 bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
@@ -222,10 +235,11 @@ void KvCache::State::throw_out_of_pages() {
 
 std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
                                           const PlanOptions& options) {
-  check_step(state_->allocator, state_->options, batch,
-             {options.q_positions, options.block_mask, options.limits});
-  state_->backend->settle();  // so that no call of the device's waits longer than the deadline
+  const auto sizes = check_step(state_->allocator, state_->options, batch,
+                                {options.q_positions, options.block_mask, options.limits});
+  state_->wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
+  step->check(sizes);
   if (!state_->try_append(batch)) return std::nullopt;
   step->plan(batch, options.q_positions, {});
   state_->mesh->wait({}, "plan");
@@ -240,7 +254,8 @@ StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& opt
 
 bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                          std::span<const std::int64_t> q_positions) {
-  check_step(state_->allocator, state_->options, batch, step.state_->rules(q_positions));
+  step.state_->check(
+      check_step(state_->allocator, state_->options, batch, step.state_->rules(q_positions)));
   if (!state_->try_append(batch)) return false;
   step.state_->plan(batch, q_positions, stream);
   return true;

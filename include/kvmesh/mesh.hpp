@@ -76,7 +76,8 @@ class Mesh {
   NcclGroup* gpus();
   /// An engine's own group instead, over the kv ranks in their order: its communicator
   /// (NcclGroup::borrow), or one made from an id that it brings. Before the first cache is made.
-  /// @throws InvalidArgument if the group's size, rank or device is not this mesh's.
+  /// A borrowed communicator is the engine's to abort when a wait has failed, and that before the
+  /// cache goes. @throws InvalidArgument if the group's size, rank or device is not this mesh's.
   void use_gpus(NcclGroup group);
 
   /// Waits until the device has done all that was given to `stream`, no longer than kv()'s

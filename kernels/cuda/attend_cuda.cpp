@@ -11,17 +11,18 @@ namespace {
 
 constexpr int kMergeWarps = 4;  // of a thread block of merge.cuh
 
+/// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {
-  const auto bytes = [&](int dim) {
+  const auto bytes = [&](int dim, std::int64_t reach) {
     const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
-    require(stride >= 0 && stride <= std::numeric_limits<std::uint32_t>::max(),
+    require(stride >= 0 && stride * reach <= std::numeric_limits<std::uint32_t>::max(),
             "attend_partial: a stride of the pool {} is over 4 GiB", pool);
     return static_cast<std::uint32_t>(stride);
   };
   return {.data = pool.data,
           .head_stride = pool.stride(1),
-          .page_stride_bytes = bytes(0),
-          .token_stride_bytes = bytes(2)};
+          .page_stride_bytes = bytes(0, 1),
+          .token_stride_bytes = bytes(2, pool.size(2))};
 }
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }

@@ -1,7 +1,9 @@
 #include "kernels/cuda/block_classes.hpp"
 
 #include <algorithm>
+#include <limits>
 
+#include "core/check.hpp"
 #include "kernels/cuda/plan_kernels.hpp"
 
 namespace kvmesh::cuda {
@@ -67,6 +69,8 @@ BlockClasses::BlockClasses(const LocalBlockMask& mask)
 }
 
 void BlockClasses::spread(std::span<const std::int64_t> tiles) {
+  require(std::ssize(tiles) <= std::numeric_limits<std::int32_t>::max(),
+          "block mask: {} tiles are more than one mask on a device can have", tiles.size());
   const std::int64_t count =
       std::int64_t{table_.batch} * table_.heads * table_.q_blocks * std::max(table_.kv_blocks, 1);
   classes_.reserve(static_cast<std::size_t>(count));

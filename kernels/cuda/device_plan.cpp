@@ -30,7 +30,7 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
 }
 
 void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
-  check_step(pages, step);
+  check_step(step.sequences);
   add_sequences(pages, step);
   lists_.clear();
   items_ = list_tokens_ = 0;
@@ -49,11 +49,12 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 
 // ---- What is asked for ----
 
-void DevicePlan::check_step(const PageLists& pages, const StepView& step) const {
+void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
   std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
-  for (const StepSequence& sequence : step.sequences) {
+  for (const StepSequence& sequence : sequences) {
     const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
-    items += pages.size(sequence.list) * most_lists(sequence.queries, launch);
+    const std::int64_t pages = ceil_div(sequence.kv_len, options_.shape.page_size);
+    items += pages * most_lists(sequence.queries, launch);
     tokens += sequence.queries;
     appended += sequence.appended;
     longest = std::max({longest, sequence.queries, sequence.appended});
@@ -64,9 +65,9 @@ void DevicePlan::check_step(const PageLists& pages, const StepView& step) const 
           "attention: {} query tokens that read {} pages together are more than one plan can have",
           tokens, items);
   if (!limits_) return;
-  require(std::ssize(step.sequences) <= limits_->sequences && longest <= limits_->queries,
+  require(std::ssize(sequences) <= limits_->sequences && longest <= limits_->queries,
           "attention: {} sequences with up to {} tokens each, the plan has room for {} with {}",
-          step.sequences.size(), longest, limits_->sequences, limits_->queries);
+          sequences.size(), longest, limits_->sequences, limits_->queries);
 }
 
 void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
@@ -165,7 +166,7 @@ void DevicePlan::shape_launches() {
 
 template <class... Arrays>
 void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
-  generation_ += (arrays.reserve(static_cast<std::size_t>(count)) + ...);
+  ((generation_ += arrays.reserve(static_cast<std::size_t>(count))), ...);
 }
 
 void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {

@@ -83,10 +83,14 @@ class DevicePlan {
   /// of one size. Once, before the first plan.
   void reserve(const AttendLimits& limits);
 
+  /// What `plan` refuses, asked for all pages up to `kv_len`, whose lists need not be there yet.
+  /// @throws InvalidArgument: too much for one plan, or past the limits.
+  void check_step(std::span<const StepSequence> sequences) const;
+
   /// Plans on the stream, after what is there, and takes what `pages` holds of changes along. Waits
   /// for nothing but the copy of the plan before, and allocates nothing within the limits unless it
-  /// gets many new pages at once (a fork's). @throws InvalidArgument, also past the
-  /// limits of sequences and queries, with the plan as it was.
+  /// gets many new pages at once (a fork's). @throws InvalidArgument, as `check_step` does,
+  /// with the plan as it was.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
   /// Whether the device has taken the plan before, for which `plan` waits.
   bool is_ready() const { return upload_.is_taken(); }
@@ -133,7 +137,6 @@ class DevicePlan {
   bool is_short(std::int64_t queries) const;
   std::int64_t most_lists(std::int64_t queries, const Launch& launch) const;
 
-  void check_step(const PageLists& pages, const StepView& step) const;
   void add_sequences(const PageLists& pages, const StepView& step);
   void add_lists(Launch& launch);
   void add_lists_of(std::int32_t sequence, const Launch& launch);

@@ -154,6 +154,25 @@ TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
   }
 }
 
+// Work is counted in 32 bits. No rank has appended when the batch is refused.
+TEST(StepGraph, RefusesABatchThatIsTooMuchForOnePlan) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  constexpr std::int64_t kTokens = 1'200'000;
+  KvCache cache(mesh, {.layers = 1,
+                       .q_heads = 8,
+                       .kv_heads = 1,
+                       .k_dim = 16,
+                       .page_size = 16,
+                       .pages_per_rank = kTokens / 16 + 16,
+                       .dtype = Dtype::kBFloat16});
+  const SequenceId sequence = cache.create();
+  EXPECT_THROW(cache.plan({{sequence, kTokens}}), InvalidArgument);
+  EXPECT_EQ(cache.allocator().length(sequence), 0);
+  StepPlan step = cache.plan({{sequence, 1}});
+  EXPECT_THROW(cache.replan(step, {{{sequence, kTokens - 1}}}), InvalidArgument);
+  EXPECT_EQ(cache.allocator().length(sequence), 1);
+}
+
 // The shape of a 70B model: 64 query and 8 kv heads of 128.
 TEST(StepGraph, NeedsLittleMemoryBesideThePools) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});

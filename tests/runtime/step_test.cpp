@@ -75,6 +75,41 @@ TEST_F(Step, RefusesTensorsOfOtherShapesAndRunsOnTheRightOnes) {
   }
 }
 
+TEST_F(Step, RefusesOutputsThatTheCombineCannotWriteBeforeItAppends) {
+  StepPlan step = plan();
+  const auto refuse = [&](const CombineOutput& output) {
+    expect_refused<InvalidArgument>(cache_, [&] { step.run(0, tensors_.input(), output); });
+  };
+  CombineOutput gaps = tensors_.output();
+  gaps.o.strides = {2 * 4 * 6, 2 * 6, 2};
+  refuse(gaps);
+  CombineOutput integers = tensors_.output();
+  integers.lse.dtype = Dtype::kBFloat16;
+  refuse(integers);
+}
+
+TEST_F(Step, RefusesTensorsInMemoryOfAnotherDevice) {
+  StepPlan step = plan();
+  const Device gpu{DeviceKind::kCuda, 0};
+  const auto refuse = [&](const LayerInput& input, const CombineOutput& output) {
+    expect_refused<InvalidArgument>(cache_, [&] { step.run(0, input, output); });
+  };
+  for (ConstTensorView LayerInput::*member : {&LayerInput::q, &LayerInput::k, &LayerInput::v}) {
+    LayerInput input = tensors_.input();
+    (input.*member).device = gpu;
+    refuse(input, tensors_.output());
+  }
+  for (TensorView CombineOutput::*member : {&CombineOutput::o, &CombineOutput::lse}) {
+    CombineOutput output = tensors_.output();
+    (output.*member).device = gpu;
+    refuse(tensors_.input(), output);
+  }
+}
+
+TEST_F(Step, RefusesAStrategyOfGpusBeforeItAppends) {
+  expect_refused<InvalidArgument>(cache_, [&] { plan({.strategy = CombineStrategy::kAllReduce}); });
+}
+
 TEST_F(Step, TellsWhatItIsFor) {
   fill(cache_, sequence_, 7);
   const std::vector<BatchEntry> batch{{sequence_, 2, 3}};
