@@ -110,10 +110,9 @@ class StepPlan {
   /// first tensors of another dtype or alignment have their kernels compiled, or read from disk.
   /// Wait for the stream (Mesh::wait) before reading the output, or changing the input.
   ///
-  /// @throws InvalidArgument; what it finds wrong with q's or o's layout in attend_partial or
-  /// combine it finds after the keys and values are in their pages, so the call can be repeated.
-  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost. On a GPU: NcclError, Timeout,
-  /// Error if the device failed; what fails on the stream itself comes out of Mesh::wait.
+  /// @throws InvalidArgument, before anything is written. On the CPU, and where ranks share a GPU:
+  /// Timeout, PeerLost. On a GPU: NcclError, Timeout, Error if the device failed; what fails on the
+  /// stream itself comes out of Mesh::wait.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts on their own, for an engine with its own collective or kernel. They are as
@@ -176,7 +175,7 @@ class KvCache {
 
   /// Lengthens the batch's sequences and works out the step; does the copies that copy on write
   /// asks for (collective only where a page moves to another rank). A sequence may appear once.
-  /// Waits until the plan is on the device.
+  /// Waits until the plan is on the device and, with other ranks, first for all it was given.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   ///
   /// @throws Timeout, PeerLost (a copy to or from another rank), Error (the device failed, or has
@@ -186,9 +185,9 @@ class KvCache {
   /// lack that page's copy: truncate it to whole pages, or erase it. It is worth it only while the
   /// communicators are whole.
   ///
-  /// An Error before that, while the kernels and the limits' memory are made, has changed nothing
-  /// on this rank. If other ranks had none, they have appended and the allocators differ: the cache
-  /// is not to be used any more.
+  /// A Timeout of that first wait, and an Error while kernels and the limits' memory are made, have
+  /// changed nothing on this rank. If other ranks had none, they have appended and the allocators
+  /// differ: the cache is not to be used any more.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
