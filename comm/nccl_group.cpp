@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "comm/cuda/combine_params.hpp"
 #include "comm/nccl_state.hpp"
 #include "core/check.hpp"
 #include "core/cuda_check.hpp"
@@ -50,6 +51,7 @@ std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int
   state->device = device;
   state->deadline = deadline;
   const DeviceScope scope(device);
+  check(cuda::load_combine_kernels(), "loading the combine's kernels");
   ncclUniqueId nccl_id;
   std::memcpy(&nccl_id, id.bytes.data(), sizeof(nccl_id));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -109,6 +111,8 @@ NcclGroup NcclGroup::borrow(void* nccl_comm, std::chrono::milliseconds deadline)
   state->settle(ncclCommUserRank(state->comm, &state->rank.value), kOperation);
   state->settle(ncclCommCount(state->comm, &state->size), kOperation);
   state->settle(ncclCommCuDevice(state->comm, &state->device), kOperation);
+  const DeviceScope scope(state->device);
+  check(cuda::load_combine_kernels(), "loading the combine's kernels");
   return NcclGroup(std::move(state));
 }
 

@@ -24,7 +24,11 @@ struct Shared {
         gpus(mesh.gpus()),
         kernels(mesh.device().index),
         writer(kernels),
-        staged(mesh) {}
+        staged(mesh) {
+    if (mesh.kv_parallel() > 1) kernels.before_loading([this] { settle(); });
+  }
+
+  void settle() { mesh.wait_until(whole_device_done(mesh.device().index), "settle"); }
 
   Mesh& mesh;
   NcclGroup* gpus;  // where NCCL can serve
@@ -169,16 +173,13 @@ class CudaBackend : public Backend {
   }
 
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
-    settle();
+    shared_.settle();
     return cuda::make_block_mask(shared_.kernels, mask, shape);
   }
 
   void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
 
-  void settle() override {
-    Mesh& mesh = shared_.mesh;
-    mesh.wait_until(whole_device_done(mesh.device().index), "settle");
-  }
+  void settle() override { shared_.settle(); }
 
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);

@@ -4,6 +4,7 @@
 // order, so kAllToAll gives the same bits wherever the partials lie.
 #include "comm/cuda/places.cuh"
 #include "comm/cuda/rows.cuh"
+#include "core/load_kernels.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -269,6 +270,12 @@ std::int64_t own_rows(const CombineParams& p) {
 }
 
 }  // namespace
+
+cudaError_t load_combine_kernels() {
+  return load_kernels(pack<4>, pack<1>, merge_few<4, 2>, merge_few<1, 2>, merge_few<4, 4>,
+                      merge_few<1, 4>, merge_few<4, 8>, merge_few<1, 8>, merge<4>, merge<1>,
+                      rescale<4>, rescale<1>, finish<4>, finish<1>);
+}
 
 cudaError_t launch_pack(const CombineParams& params, cudaStream_t stream) {
   return launch(pack<4>, pack<1>, std::int64_t{params.tokens} * params.heads, params, stream);

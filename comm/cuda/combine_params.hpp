@@ -43,6 +43,9 @@ struct CombineParams {
   int block_rows, blocks;
 };
 
+/// On the current device: before the first combine, so that no launch of one has to.
+cudaError_t load_combine_kernels();
+
 // All are asynchronous on `stream`; they return what the launch returned.
 
 /// kAllToAll: my rows into the messages to their owners.

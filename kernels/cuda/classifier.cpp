@@ -25,8 +25,12 @@ jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mo
   return program;
 }
 
+int Classifier::lanes_for(std::int64_t list_tokens) const {
+  return list_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
+}
+
 void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream) {
-  const int lanes = list_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
+  const int lanes = lanes_for(list_tokens);
   const std::int64_t threads = std::int64_t{items.items} * lanes;
   if (threads == 0) return;
   kernel(lanes).launch({.stream = stream,

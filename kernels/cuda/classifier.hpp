@@ -29,10 +29,15 @@ class Classifier {
   Classifier(KernelStore& kernels, const DeviceMods& mods, const ClassifyVariant& variant)
       : store_(&kernels), mods_(&mods), variant_(variant) {}
 
+  /// Makes the kernels for lists of up to so many tokens.
+  void prepare(std::int64_t list_tokens) {
+    for (std::int64_t tokens : {std::int64_t{1}, list_tokens}) kernel(lanes_for(tokens));
+  }
   /// Starts on the stream. `list_tokens`: of the longest list. Compiles at the first use.
   void classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream);
 
  private:
+  int lanes_for(std::int64_t list_tokens) const;
   const jit::Kernel& kernel(int lanes);
 
   KernelStore* store_;

@@ -2,6 +2,7 @@
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
+#include "core/load_kernels.hpp"
 #include "kernels/cuda/cut.hpp"
 #include "kernels/cuda/plan_kernels.hpp"
 
@@ -275,6 +276,8 @@ __global__ void __launch_bounds__(kCutThreads, 1)
 }
 
 }  // namespace
+
+cudaError_t load_cut_kernel() { return load_kernels(cut_tasks); }
 
 cudaError_t launch_cut(const CutParams& params, cudaStream_t stream) {
   cut_tasks<<<1, kCutThreads, 0, stream>>>(params);

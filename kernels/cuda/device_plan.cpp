@@ -187,6 +187,9 @@ void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
 
 void DevicePlan::reserve(const AttendLimits& limits) {
   limits_ = limits;
+  if (evaluates_mask()) {
+    classifier_.prepare(std::min<std::int64_t>(limits.queries, launches_[0].block_tokens));
+  }
   const std::int64_t lists = most_lists(limits.queries, launches_[0]);
   tokens_ = slot_count_ = limits.sequences * limits.queries;
   shape_launches();
@@ -227,12 +230,9 @@ PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
 }
 
 void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
-  if (block_mask_ || options_.mask.is_identity()) {
-    const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
-    check(launch_look_up(items, table, stream), "planning: classes of pages");
-  } else {
-    classifier_.classify(items, list_tokens_, stream);
-  }
+  if (evaluates_mask()) return classifier_.classify(items, list_tokens_, stream);
+  const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
+  check(launch_look_up(items, table, stream), "planning: classes of pages");
 }
 
 void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {

@@ -79,8 +79,8 @@ class DevicePlan {
   DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
              std::optional<BlockClasses> block_mask);
 
-  /// Takes all memory that plans within the limits need; from now on they are launched with grids
-  /// of one size. Once, before the first plan.
+  /// Takes all memory and kernels that plans within the limits need; from now on they are launched
+  /// with grids of one size. Once, before the first plan.
   void reserve(const AttendLimits& limits);
 
   /// What `plan` refuses, asked for all pages up to `kv_len`, whose lists need not be there yet.
@@ -134,6 +134,7 @@ class DevicePlan {
 
   int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
   int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
+  bool evaluates_mask() const { return !block_mask_ && !options_.mask.is_identity(); }
   bool is_short(std::int64_t queries) const;
   std::int64_t most_lists(std::int64_t queries, const Launch& launch) const;
 

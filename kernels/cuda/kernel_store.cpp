@@ -1,6 +1,7 @@
 #include "kernels/cuda/kernel_store.hpp"
 
 #include "core/cuda_check.hpp"
+#include "kernels/cuda/plan_kernels.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -21,6 +22,7 @@ KernelStore::KernelStore(int device, std::filesystem::path cache_directory)
       multiprocessors_(attribute(cudaDevAttrMultiProcessorCount, device)),
       block_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
       multiprocessor_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)) {
+  check(load_plan_kernels(), "loading the kernels of planning");
 }
 
 jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int shared_bytes) {
@@ -32,6 +34,7 @@ jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int 
     }
   }
   const auto [cubin, origin] = cache_.get(program);  // compiles without the lock
+  before_loading_();
   const std::lock_guard lock(mutex_);
   const auto [place, inserted] = modules_.try_emplace(key, cubin->bytes);
   const jit::Kernel kernel = place->second.kernel(name);

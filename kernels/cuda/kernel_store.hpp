@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
@@ -18,6 +19,10 @@ class KernelStore {
   explicit KernelStore(int device,
                        std::filesystem::path cache_directory = jit::default_cache_directory());
 
+  /// `wait` is called before a kernel is loaded, for which CUDA may wait until the device has done
+  /// all that it was given: it does so with an end.
+  void before_loading(std::function<void()> wait) { before_loading_ = std::move(wait); }
+
   int device() const { return device_; }
   const std::string& architecture() const { return architecture_; }
   int multiprocessors() const { return multiprocessors_; }
@@ -29,6 +34,7 @@ class KernelStore {
   jit::Kernel get(const jit::Program& program, const char* name, int shared_bytes = 0);
 
  private:
+  std::function<void()> before_loading_ = [] {};
   jit::CubinCache cache_;
   int device_;
   std::string architecture_;

@@ -11,6 +11,7 @@
 #include <cub/block/block_scan.cuh>
 #include <cub/device/device_select.cuh>
 
+#include "core/load_kernels.hpp"
 #include "kernels/cuda/cut.hpp"
 #include "kernels/cuda/plan_items.cuh"
 
@@ -173,6 +174,11 @@ __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constan
 }
 
 }  // namespace
+
+cudaError_t load_plan_kernels() {
+  const cudaError_t status = load_cut_kernel();
+  return status == cudaSuccess ? load_kernels(change_pages, look_up, list_visits) : status;
+}
 
 cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream) {

@@ -10,6 +10,10 @@
 
 namespace kvmesh::cuda {
 
+/// On the current device: before the first plan, so that no launch of one has to.
+cudaError_t load_plan_kernels();
+cudaError_t load_cut_kernel();  // part of it
+
 /// Moves first, then writes; no entry is both read and written.
 cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream);

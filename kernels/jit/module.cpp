@@ -24,6 +24,8 @@ Kernel Module::kernel(const std::string& name) const {
   cudaKernel_t handle = nullptr;
   check(cudaLibraryGetKernel(&handle, library_.get(), name.c_str()),
         fmt::format("finding the kernel {}", name));
+  cudaFuncAttributes unused;
+  check(cudaFuncGetAttributes(&unused, handle), fmt::format("loading the kernel {}", name));
   return Kernel(handle, name);
 }
 

@@ -117,7 +117,7 @@ TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
     }
     compared += plan.query_tokens();
   }
-  EXPECT_GT(compared, steps / 2);
+  EXPECT_GT(compared, steps / 2) << "too few sequences";
 }
 
 // No list of queries crosses a q block, so one of a block mask makes more of them.
