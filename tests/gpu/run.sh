@@ -49,7 +49,7 @@ if [[ $sanitize == yes ]]; then
   launcher='compute-sanitizer;--error-exitcode;1;--report-api-errors;no;--tool' # NCCL asks and is refused
   for tool in memcheck racecheck; do # what dies on purpose is left out
     cmake -S . -B "$build" -D "KVMESH_GPU_LAUNCHER=$launcher;$tool" >/dev/null
-    KVMESH_STEPS=30 step "tests under $tool" ctest --test-dir "$build" -L gpu -E 'nccl_failure|shared_memory|bench' \
+    KVMESH_STEPS=6 step "tests under $tool" ctest --test-dir "$build" -L gpu -E 'nccl_failure|shared_memory|bench' \
       -j "$(nproc)" --output-on-failure
   done
   cmake -S . -B "$build" -D KVMESH_GPU_LAUNCHER= >/dev/null

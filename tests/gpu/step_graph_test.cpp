@@ -4,22 +4,16 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <vector>
 
 #include "tests/gpu/graph.hpp"
 #include "tests/gpu/served_model.hpp"
+#include "tests/support/steps.hpp"
 
 namespace kvmesh::test {
 namespace {
 
 constexpr std::int64_t kSequences = 12;  // of a captured step
-
-/// A sanitizer takes its time: KVMESH_STEPS.
-int steps_or(int steps) {
-  const char* text = std::getenv("KVMESH_STEPS");
-  return text ? std::atoi(text) : steps;
-}
 
 /// Changes which sequences there are, in both caches alike.
 class Arrivals {
