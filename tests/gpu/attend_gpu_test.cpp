@@ -174,7 +174,7 @@ TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
     const CaseResult eager = c.run();
     const auto put = [&](const DeviceTensor& to, const ConstTensorView& from) {
       const std::size_t bytes = extent_bytes(from);
-      check(cudaMemcpy(to.view().data, from.data, bytes, cudaMemcpyHostToDevice));
+      copy_bytes(to.view().data, from.data, bytes);
     };
     put(q, c.q());
     put(k, c.pool().k);

@@ -12,6 +12,7 @@
 
 #include "core/cuda_check.hpp"
 #include "core/half.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "kvmesh/nccl.hpp"
 #include "tests/comm/combine_case.hpp"
 #include "tests/gpu/graph.hpp"
@@ -28,7 +29,8 @@ class DeviceFloats {
     set(values);
   }
   void set(const std::vector<float>& values) {
-    check(cudaMemcpy(memory_.get(), values.data(), count_ * sizeof(float), cudaMemcpyHostToDevice));
+    // Not cudaMemcpy: it returns before the values are there, and no other stream waits for it.
+    copy_bytes(memory_.get(), values.data(), count_ * sizeof(float));
   }
   std::vector<float> get() const {
     std::vector<float> values(count_);

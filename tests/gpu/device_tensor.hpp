@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/device_buffer.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::test {
@@ -22,8 +23,7 @@ class DeviceTensor {
  public:
   explicit DeviceTensor(const ConstTensorView& host) : host_(host), buffer_(extent_bytes(host)) {
     if (buffer_.size_bytes() == 0) return;
-    check(cudaMemcpy(buffer_.data(), host.data, buffer_.size_bytes(), cudaMemcpyHostToDevice),
-          "copying a test's tensor to the device");
+    copy_bytes(buffer_.data(), host.data, buffer_.size_bytes());
   }
 
   TensorView view() const {
