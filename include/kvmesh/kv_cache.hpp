@@ -85,7 +85,7 @@ struct LayerInput {
 class KvCache;
 
 /// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change, when it can
-/// be made good for another batch by `KvCache::replan`.
+/// be made good for another batch by `KvCache::replan`. Does not outlive the cache.
 ///
 /// With `PlanOptions::limits` nothing that `run` is given or launches depends on the batch: a step
 /// of many layers, captured in one CUDA graph, computes whatever was planned last. Tensors then
