@@ -4,7 +4,7 @@
 #include "comm/device_combine_params.hpp"
 #include "comm/nccl_state.hpp"
 #include "core/check.hpp"
-#include "core/device_array.hpp"
+#include "core/cuda/device_array.hpp"
 
 namespace kvmesh {
 namespace {

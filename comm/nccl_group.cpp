@@ -5,8 +5,8 @@
 #include "comm/cuda/combine_params.hpp"
 #include "comm/nccl_state.hpp"
 #include "core/check.hpp"
+#include "core/cuda/device_buffer.hpp"
 #include "core/cuda_check.hpp"
-#include "core/device_buffer.hpp"
 
 namespace kvmesh {
 namespace {

@@ -4,7 +4,7 @@
 // order, so kAllToAll gives the same bits wherever the partials lie.
 #include "comm/cuda/places.cuh"
 #include "comm/cuda/rows.cuh"
-#include "core/load_kernels.hpp"
+#include "core/cuda/load_kernels.hpp"
 
 namespace kvmesh::cuda {
 namespace {

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "core/device_array.hpp"
+#include "core/cuda/device_array.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kvmesh/block_mask.hpp"
 

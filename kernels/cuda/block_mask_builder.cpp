@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/check.hpp"
-#include "core/device_array.hpp"
+#include "core/cuda/device_array.hpp"
 #include "kernels/block_mask_shape.hpp"
 #include "kernels/cuda/classifier.hpp"
 #include "kernels/cuda/plan_kernels.hpp"

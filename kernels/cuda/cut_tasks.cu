@@ -2,7 +2,7 @@
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
-#include "core/load_kernels.hpp"
+#include "core/cuda/load_kernels.hpp"
 #include "kernels/cuda/cut.hpp"
 #include "kernels/cuda/plan_kernels.hpp"
 

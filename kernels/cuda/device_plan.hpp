@@ -15,7 +15,7 @@
 #include <span>
 #include <vector>
 
-#include "core/device_array.hpp"
+#include "core/cuda/device_array.hpp"
 #include "kernels/cuda/attend_params.hpp"
 #include "kernels/cuda/block_classes.hpp"
 #include "kernels/cuda/classifier.hpp"

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "core/device_array.hpp"
+#include "core/cuda/device_array.hpp"
 #include "kernels/cuda/device_event.hpp"
 #include "kernels/cuda/plan_params.hpp"
 #include "kernels/cuda/upload.hpp"

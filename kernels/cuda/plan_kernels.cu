@@ -11,7 +11,7 @@
 #include <cub/block/block_scan.cuh>
 #include <cub/device/device_select.cuh>
 
-#include "core/load_kernels.hpp"
+#include "core/cuda/load_kernels.hpp"
 #include "kernels/cuda/cut.hpp"
 #include "kernels/cuda/plan_items.cuh"
 

@@ -10,8 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/cuda/device_array.hpp"
 #include "core/cuda_check.hpp"
-#include "core/device_array.hpp"
 #include "kernels/cuda/device_event.hpp"
 
 namespace kvmesh::cuda {

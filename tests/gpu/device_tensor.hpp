@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/device_buffer.hpp"
+#include "core/cuda/device_buffer.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/tensor.hpp"
 

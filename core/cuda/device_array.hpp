@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/device_buffer.hpp"
+#include "core/cuda/device_buffer.hpp"
 
 namespace kvmesh::cuda {
 
