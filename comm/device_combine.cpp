@@ -45,8 +45,8 @@ class DeviceCombiner::Work {
   cuda::DeviceArray<std::byte> table_;
   cuda::DeviceArray<float> send_;
   cuda::DeviceArray<float> receive_;
-  cuda::DeviceArray<float>
-      lses_;  // [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own
+  /// [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own.
+  cuda::DeviceArray<float> lses_;
 };
 
 void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {

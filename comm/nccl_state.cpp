@@ -72,7 +72,7 @@ void NcclGroup::State::wait_until(const std::function<bool()>& is_done,
 }
 
 void NcclGroup::State::wait(cudaStream_t stream, std::string_view operation) {
-  wait_until([&] { return cuda_memory::is_done({stream}); }, operation);
+  wait_until([&] { return cuda_memory::is_done({stream}, operation); }, operation);
 }
 
 void NcclGroup::State::fail(ncclResult_t code, std::string_view operation) {

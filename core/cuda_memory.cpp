@@ -36,10 +36,10 @@ void use_device(int index) { check(cudaSetDevice(index), "choosing the device");
 
 void synchronize_device() { check(cudaDeviceSynchronize(), "waiting for a device"); }
 
-bool is_done(Stream stream) {
+bool is_done(Stream stream, std::string_view operation) {
   const cudaError_t status = cudaStreamQuery(static_cast<cudaStream_t>(stream.handle));
   if (status == cudaErrorNotReady) return false;
-  check(status, "waiting for a stream");
+  check(status, operation);
   return true;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string_view>
 
 #include "core/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
@@ -19,8 +20,8 @@ int device_count();
 std::array<char, 16> identity(int device);
 void use_device(int index);
 void synchronize_device();
-/// Does not wait.
-bool is_done(Stream stream);
+/// Does not wait. `operation` is what an error of the device is said to be of.
+bool is_done(Stream stream, std::string_view operation);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 void copy_rows(const Rows& rows);
 std::size_t free_bytes(int device);

@@ -14,7 +14,7 @@ int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 void use_device(int) { absent(); }
 void synchronize_device() { absent(); }
-bool is_done(Stream) { absent(); }
+bool is_done(Stream, std::string_view) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
 void copy_rows(const Rows&) { absent(); }
 std::size_t free_bytes(int) { absent(); }

@@ -137,7 +137,7 @@ void Mesh::use_gpus(NcclGroup group) {
 
 void Mesh::wait(Stream stream, std::string_view operation) {
   if (device_.kind == DeviceKind::kCpu) return;
-  wait_until([stream] { return cuda_memory::is_done(stream); }, operation);
+  wait_until([&] { return cuda_memory::is_done(stream, operation); }, operation);
 }
 
 void Mesh::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
