@@ -68,10 +68,16 @@ Device device_for(DeviceChoice choice, const Communicator& world) {
       "device 'cpu' or 'auto'");
 }
 
-// Collective. NCCL refuses two ranks on one GPU.
-bool each_has_its_own(Communicator& comm, Device gpu) {
-  const std::array<char, 16> mine = cuda_memory::identity(gpu.index);
-  std::vector<std::array<char, 16>> all(static_cast<std::size_t>(comm.size()));
+// Collective. NCCL refuses two ranks on one GPU, unless it is told that they are on two hosts.
+bool nccl_takes(Communicator& comm, Device gpu) {
+  using Place = std::array<char, 64>;  // the GPU, and what NCCL is told of the host
+  Place mine{};
+  const auto end = std::ranges::copy(cuda_memory::identity(gpu.index), mine.begin()).out;
+  if (const char* host = std::getenv("NCCL_HOSTID")) {
+    const std::string_view name(host);
+    std::ranges::copy(name.substr(0, static_cast<std::size_t>(mine.end() - end)), end);
+  }
+  std::vector<Place> all(static_cast<std::size_t>(comm.size()));
   all_gather(comm, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), "gpus");
   std::ranges::sort(all);
   return std::ranges::adjacent_find(all) == all.end();
@@ -117,8 +123,8 @@ void Mesh::arrange(const MeshOptions& options) {
 
 NcclGroup* Mesh::gpus() {
   if (!gpus_) {
-    const bool possible = device_.kind == DeviceKind::kCuda && !nccl_version().empty() &&
-                          each_has_its_own(*kv_, device_);
+    const bool possible =
+        device_.kind == DeviceKind::kCuda && !nccl_version().empty() && nccl_takes(*kv_, device_);
     gpus_ = possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr;
   }
   return gpus_->get();

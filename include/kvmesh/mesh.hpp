@@ -71,7 +71,8 @@ class Mesh {
   /// share a GPU if there are fewer of them.
   Device device() const { return device_; }
   /// The kv ranks' GPUs as an NCCL group, for the combine. Null on the CPU, without NCCL, and where
-  /// two of the ranks share a GPU: then the combine goes by way of the host. Collective over `kv`
+  /// two of the ranks share a GPU, unless NCCL_HOSTID names another host for each (NCCL then goes
+  /// through its network transport): then the combine goes by way of the host. Collective over `kv`
   /// the first time. @throws Timeout, NcclError.
   NcclGroup* gpus();
   /// An engine's own group instead, over the kv ranks in their order: its communicator

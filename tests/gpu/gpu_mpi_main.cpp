@@ -1,6 +1,10 @@
 // The main of tests under mpirun that need GPUs: without one they are skipped, which CTest then
-// says. Several ranks may share a GPU.
+// says. Several ranks may share a GPU. With --host-a-rank NCCL takes each for a host of its own:
+// they talk through its network transport, which also knows ranks that share a GPU.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <string_view>
 
 #include "kvmesh/device_memory.hpp"
 #include "tests/support/mpi_tests.hpp"
@@ -9,6 +13,10 @@ int main(int argc, char** argv) {
   if (kvmesh::cuda_device_count() == 0) {
     std::puts("skipped: no GPU here");
     return 77;  // the test's SKIP_RETURN_CODE, which mpirun hands on
+  }
+  if (std::find(argv, argv + argc, std::string_view("--host-a-rank")) != argv + argc) {
+    ::setenv("NCCL_HOSTID", std::getenv("OMPI_COMM_WORLD_RANK"), 1);
+    ::setenv("KVMESH_STEPS", "40", 0);  // ranks that share a GPU take turns on it
   }
   return kvmesh::test::run_mpi_tests(argc, argv);
 }
