@@ -63,12 +63,13 @@ def panel(title, rows, scale, colors):
 
 def kind_of(row):
     """What has a panel of its own."""
-    return row["op"], row["queries"]
+    return row["op"], row["queries"], row.get("lengths", "even")
 
 
 def title_of(kind, ranks):
-    op, queries = kind
+    op, queries, lengths = kind
     work = op if queries == 1 else f"{op} of {tokens(queries)}"
+    work += "" if lengths == "even" else f", {lengths}"
     return f"{work}, {ranks} rank" + ("s" if ranks > 1 else "")
 
 
@@ -97,7 +98,7 @@ def draw(runs):
             mine = {batch: colors[batch] for batch in sorted({row["batch"] for row in rows})}
             out += [f'<g transform="translate({x},{y})">',
                     panel(title_of(kind, run["ranks"]), rows, scale, mine),
-                    text(WIDTH / 2, HEIGHT + 36, "context, tokens of each sequence", 11), "</g>"]
+                    text(WIDTH / 2, HEIGHT + 36, "context, tokens of each sequence or their mean", 11), "</g>"]
     for i, (batch, color) in enumerate(colors.items()):
         x, y = LEFT + 110 * i, height - 24
         out += [f'<rect x="{x}" y="{y - 6}" width="18" height="4" fill="{color}"/>',

@@ -14,7 +14,7 @@ from results import load, tokens
 
 
 def key_of(row):
-    return row["batch"], row["context"], row["queries"]
+    return row["batch"], row["context"], row.get("lengths", "even"), row["queries"]
 
 
 def digits(value):
@@ -40,8 +40,10 @@ def cells_of(row, base, with_efficiency, factor):
     if row is None:
         return ["–"] * (4 if with_efficiency else 3)
     share = "–" if row["share"] is None else f'{100 * row["share"]:.1f} %'
-    plain = "" if row["timing"] != "stream" else " (not captured)"
-    cells = [digits(1e6 * row["seconds"]["median"]) + plain, rate_of(row), share]
+    note = " (not captured)" if row["timing"] == "stream" else ""
+    if "on_device" in row:
+        note = f' (on the device {digits(1e6 * row["on_device"]["median"])})'
+    cells = [digits(1e6 * row["seconds"]["median"]) + note, rate_of(row), share]
     if with_efficiency and base is None:
         cells.append("–")
     elif with_efficiency:
@@ -60,7 +62,8 @@ def table(op, runs):
         head += [f"{ranks}: µs", "rate", "of ceiling"] + (["efficiency"] if scales(op, ranks, base_ranks) else [])
     lines = [f"**{op}**, by ranks", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in keys:
-        cells = [str(key[0]), tokens(key[1]), tokens(key[2])]
+        batch, context, lengths, queries = key
+        cells = [str(batch), tokens(context) + ("" if lengths == "even" else f" {lengths}"), tokens(queries)]
         for ranks, rows in by_run:
             cells += cells_of(rows.get(key), by_run[0][1].get(key), scales(op, ranks, base_ranks),
                               ranks / base_ranks)

@@ -36,8 +36,7 @@ class Report {
   }
   void add(const Skipped& skipped) {
     skipped_.push_back(skipped);
-    show(fmt::format("{:<8} {:>5} {:>6} {:>8} {:>7}  {}\n", name(skipped.op), setting_.ranks,
-                     skipped.batch, skipped.context, skipped.queries, skipped.reason));
+    show(line_of(skipped, setting_.ranks));
     write();
   }
   void finish() { show(footing(rows_)); }
@@ -84,7 +83,7 @@ std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& ma
   return static_cast<std::int64_t>(-most);
 }
 
-// All that is measured of one batch and context.
+// All that is measured of one batch.
 class Cases {
  public:
   Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)
@@ -94,15 +93,15 @@ class Cases {
         report_(report),
         memory_(common_memory(mesh, options, machine)) {}
 
-  void run(std::int64_t batch, std::int64_t context) {
-    WorkloadShape shape{.model = options_.shape, .batch = batch, .context = context};
+  void run(WorkloadShape shape) {
+    const std::vector<std::int64_t> lengths = lengths_of(shape);
     std::optional<Workload> workload;  // one cache for all that fits beside it
     const std::int64_t layer = layer_bytes(shape, mesh_);
     for (const Op op : options_.ops) {
       for (const std::int64_t queries : queries_of(options_, op)) {
         const std::int64_t needed = layer + tensor_bytes(shape, mesh_, op, queries);
-        if (tokens_of(op, queries) > context) {
-          skip(shape, op, queries, "more queries than the context has tokens");
+        if (has_too_few(lengths, op, queries)) {
+          skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
           skip(shape, op, queries,
                fmt::format("needs {} a rank of {}", human_bytes(static_cast<std::uint64_t>(needed)),
@@ -120,12 +119,13 @@ class Cases {
 
  private:
   void skip(const WorkloadShape& shape, Op op, std::int64_t queries, std::string reason) {
-    report_.add(Skipped{op, shape.batch, shape.context, queries, std::move(reason)});
+    report_.add(Skipped{case_of(shape, op, queries), std::move(reason)});
   }
 
-  // Of a sequence, that the operation touches. Planning lengthens it a few times.
-  static std::int64_t tokens_of(Op op, std::int64_t queries) {
-    return op == Op::kPlan ? 4 * queries : queries;
+  // Planning lengthens every sequence a few times; of others a short one has fewer queries.
+  static bool has_too_few(std::span<const std::int64_t> lengths, Op op, std::int64_t queries) {
+    const auto [shortest, longest] = std::ranges::minmax(lengths);
+    return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
   }
 
   // So many that they defeat the caches, and no more than there is room for beside the tensors of
@@ -160,7 +160,11 @@ int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
   static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
   Cases cases(mesh, *machine, options, report);
   for (const std::int64_t batch : options.batches) {
-    for (const std::int64_t context : options.contexts) cases.run(batch, context);
+    for (const std::int64_t context : options.contexts) {
+      for (const Lengths lengths : options.lengths) {
+        cases.run({.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
+      }
+    }
   }
   report.finish();
   return 0;

@@ -6,15 +6,17 @@
 namespace kvmesh::bench {
 namespace {
 
-/// Calls `body(begin, end)` for the positions of every page that lies here.
+/// Calls `body(begin, end, length)` for the positions of every page that lies here; `length`: of
+/// its sequence.
 template <class Body>
 void for_local_pages(Workload& workload, const Body& body) {
   const std::int64_t page_size = workload.shape().model.page_size;
-  for (const SequenceId sequence : workload.sequences()) {
+  for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
+    const std::int64_t length = workload.lengths()[i];
     std::int64_t begin = 0;
-    for (const PageId page : workload.cache().allocator().pages(sequence)) {
-      const std::int64_t end = std::min(begin + page_size, workload.shape().context);
-      if (page.rank() == workload.mesh().kv_rank()) body(begin, end);
+    for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
+      const std::int64_t end = std::min(begin + page_size, length);
+      if (page.rank() == workload.mesh().kv_rank()) body(begin, end, length);
       begin = end;
     }
   }
@@ -35,10 +37,10 @@ double token_bytes(Workload& workload) {
 std::int64_t triangle(std::int64_t n) { return n * (n - 1) / 2; }
 
 // Sum over the keys [begin, end) of how many of the newest `queries` queries see each.
-std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t context,
+std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t length,
                            std::int64_t queries) {
-  const std::int64_t border = std::clamp(context - queries, begin, end);  // all see what is before
-  return (border - begin) * queries + triangle(context - border + 1) - triangle(context - end + 1);
+  const std::int64_t border = std::clamp(length - queries, begin, end);  // all see what is before
+  return (border - begin) * queries + triangle(length - border + 1) - triangle(length - end + 1);
 }
 
 std::int64_t tokens_of(const Participation& participation, Rank rank, Share share) {
@@ -54,8 +56,9 @@ std::int64_t tokens_of(const Participation& participation, Rank rank, Share shar
 double attend_bytes(Workload& workload, std::int64_t queries) {
   const Shape& model = workload.shape().model;
   std::int64_t tokens = 0;
-  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) { tokens += end - begin; });
-  const std::int64_t rows = workload.shape().batch * queries * my_heads(workload, model.q_heads);
+  for_local_pages(
+      workload, [&](std::int64_t begin, std::int64_t end, std::int64_t) { tokens += end - begin; });
+  const std::int64_t rows = newest(workload.lengths(), queries) * my_heads(workload, model.q_heads);
   const auto row =
       static_cast<double>(static_cast<std::size_t>(model.k_dim) * size_bytes(model.dtype) +
                           static_cast<std::size_t>(model.v_dim + 1) * sizeof(float));
@@ -65,18 +68,17 @@ double attend_bytes(Workload& workload, std::int64_t queries) {
 double attend_operations(Workload& workload, std::int64_t queries) {
   const Shape& model = workload.shape().model;
   std::int64_t pairs = 0;
-  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) {
-    pairs += visible_pairs(begin, end, workload.shape().context, queries);
+  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end, std::int64_t length) {
+    pairs += visible_pairs(begin, end, length, queries);
   });
   return 2.0 * static_cast<double>(pairs) *
          static_cast<double>(my_heads(workload, model.q_heads) * (model.k_dim + model.v_dim));
 }
 
 double appended_bytes(Workload& workload, std::int64_t tokens) {
-  const std::int64_t first = workload.shape().context - tokens;
   std::int64_t mine = 0;
-  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end) {
-    mine += std::max<std::int64_t>(0, end - std::max(begin, first));
+  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end, std::int64_t length) {
+    mine += std::max<std::int64_t>(0, end - std::max(begin, length - tokens));
   });
   return static_cast<double>(mine) * token_bytes(workload);
 }

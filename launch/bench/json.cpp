@@ -15,21 +15,27 @@ Json json_of(const Summary& seconds) {
           {"max", seconds.max}};
 }
 
+Json json_of(const Case& what) {
+  return {{"op", name(what.op)},
+          {"batch", what.batch},
+          {"context", what.context},
+          {"lengths", name(what.lengths)},
+          {"queries", what.queries}};
+}
+
 Json json_of(const Row& row) {
-  Json json{{"op", name(row.op)},
-            {"batch", row.batch},
-            {"context", row.context},
-            {"queries", row.queries},
-            {"layers", row.layers},
-            {"calls", row.calls},
-            {"turns", row.turns},
-            {"timing", name(row.timing)},
-            {"unit", row.quantity == Quantity::kBytes ? "bytes" : "operations"},
-            {"amount", row.operation.amount},
-            {"seconds", json_of(row.operation.seconds)},
-            {"rate", row.operation.rate()},
-            {"ceiling", nullptr},
-            {"share", nullptr}};
+  Json json = json_of(row.what);
+  json.update({{"layers", row.layers},
+               {"calls", row.calls},
+               {"turns", row.turns},
+               {"timing", name(row.timing)},
+               {"unit", row.quantity == Quantity::kBytes ? "bytes" : "operations"},
+               {"amount", row.operation.amount},
+               {"seconds", json_of(row.operation.seconds)},
+               {"rate", row.operation.rate()},
+               {"ceiling", nullptr},
+               {"share", nullptr}});
+  if (row.on_device) json["on_device"] = json_of(*row.on_device);
   if (!row.ceiling) return json;
   const Row::Measured& top = row.ceiling->measured;
   json["ceiling"] = {{"name", row.ceiling->name},
@@ -41,11 +47,9 @@ Json json_of(const Row& row) {
 }
 
 Json json_of(const Skipped& skipped) {
-  return {{"op", name(skipped.op)},
-          {"batch", skipped.batch},
-          {"context", skipped.context},
-          {"queries", skipped.queries},
-          {"reason", skipped.reason}};
+  Json json = json_of(skipped.what);
+  json["reason"] = skipped.reason;
+  return json;
 }
 
 }  // namespace

@@ -55,15 +55,16 @@ Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Opera
 
 }  // namespace
 
+Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
+  return {op, shape.batch, shape.context, shape.lengths, queries};
+}
+
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries) {
   if (op == Op::kPlan) return measure_plan(workload, options, queries);
   Mesh& mesh = workload.mesh();
   const auto operation = make_operation(workload, machine, options, op, queries);
-  Row row{.op = op,
-          .batch = workload.shape().batch,
-          .context = workload.shape().context,
-          .queries = queries,
+  Row row{.what = case_of(workload.shape(), op, queries),
           .layers = workload.shape().layers,
           .quantity = operation->quantity()};
   row.operation.amount = total(mesh, operation->amount());
@@ -92,7 +93,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
                           std::int64_t queries) {
   const Shape& model = shape.model;
   const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
-  const std::int64_t tokens = shape.batch * queries, parts = mesh.head_parallel();
+  const std::int64_t tokens = newest(lengths_of(shape), queries), parts = mesh.head_parallel();
   const std::int64_t fresh =
       tokens * (model.kv_heads / parts) * (model.k_dim + model.v_dim) * element;
   if (op == Op::kPlan) return 0;

@@ -12,6 +12,16 @@ namespace kvmesh::bench {
 
 enum class Quantity : std::uint8_t { kBytes, kOperations };
 
+/// What a row is of.
+struct Case {
+  Op op{};
+  std::int64_t batch = 0;
+  std::int64_t context = 0;
+  Lengths lengths{};
+  std::int64_t queries = 0;
+};
+Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries);
+
 /// The slowest rank's times; the sums of all ranks' amounts. A call is one layer.
 struct Row {
   struct Measured {
@@ -24,17 +34,15 @@ struct Row {
     Measured measured{};
   };
 
-  Op op = Op::kDecode;
-  std::int64_t batch = 0;
-  std::int64_t context = 0;
-  std::int64_t queries = 0;
+  Case what{};
   int layers = 0;
   int calls = 0;  ///< in a turn
   int turns = 0;
   Timing timing = Timing::kHost;
   Quantity quantity = Quantity::kBytes;
   Measured operation{};
-  std::optional<Top> ceiling{};  ///< none where nothing has to move
+  std::optional<Top> ceiling{};        ///< none where nothing has to move
+  std::optional<Summary> on_device{};  ///< of a plan on a GPU: until that has done it
 
   double share() const {
     return ceiling ? operation.rate() / ceiling->measured.rate() : std::nan("");

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::array kOps{Op::kDecode,  Op::kPrefill, Op::kAppend,
                           Op::kCombine, Op::kStep,    Op::kPlan};
+constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 
 // The value of `values` whose name is `text`.
 template <class Value, std::size_t Count>
@@ -20,6 +21,14 @@ Value named(const char* flag, const std::string& text, const std::array<Value, C
     all += (all.empty() ? "" : ", ") + std::string(name(value));
   }
   throw InvalidArgument(fmt::format("{} '{}' is none of {}", flag, text, all));
+}
+
+template <class Value, std::size_t Count>
+std::vector<Value> named(const char* flag, const std::vector<std::string>& texts,
+                         const std::array<Value, Count>& values) {
+  std::vector<Value> list;
+  for (const std::string& text : texts) list.push_back(named(flag, text, values));
+  return list;
 }
 
 void check_positive(const char* flag, std::int64_t value) {
@@ -66,6 +75,8 @@ std::string_view name(Op op) {
   return kNames.at(static_cast<std::size_t>(op));
 }
 
+std::string_view name(Lengths lengths) { return lengths == Lengths::kEven ? "even" : "ragged"; }
+
 void add_options(CLI::App& command, Flags& flags) {
   const auto list = [&](const char* flag, auto& into, const char* text) {
     command.add_option(flag, into, text)->delimiter(',');
@@ -75,7 +86,10 @@ void add_options(CLI::App& command, Flags& flags) {
   };
   list("--op", flags.ops, "decode, prefill, append, combine, step, plan; default: all");
   list("--batch", flags.batches, "sequences in the batch");
-  list("--context", flags.contexts, "tokens of each sequence");
+  list("--context", flags.contexts, "tokens of each sequence, or their mean");
+  list("--lengths", flags.lengths,
+       "of the n sequences: even (default), all of --context; ragged, 1/n, 3/n ... (2n - 1)/n of "
+       "it, shuffled, where one shorter than --queries is queried whole");
   list("--queries", flags.queries,
        "queries (append: new tokens) of each sequence; default: 1, of prefill and append a chunk");
   value("--q-heads", flags.q_heads, "of the whole model");
@@ -101,13 +115,14 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;
   check_positive("--repeats", flags.repeats);
   Options options{
-      .ops = {},
+      .ops = named("--op", flags.ops, kOps),
       .batches =
           list_or("--batch", flags.batches,
                   gpu ? std::vector<std::int64_t>{1, 8, 64} : std::vector<std::int64_t>{1, 4}),
       .contexts = list_or(
           "--context", flags.contexts,
           gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 4096}),
+      .lengths = named("--lengths", flags.lengths, kLengths),
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
       .shape = shape_of(flags, mesh.head_parallel()),
@@ -123,8 +138,8 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .memory_bytes =
           static_cast<std::int64_t>(not_negative("--memory-gib", flags.memory_gib) * (1 << 30))};
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
-  for (const std::string& op : flags.ops) options.ops.push_back(named("--op", op, kOps));
   if (options.ops.empty()) options.ops.assign(kOps.begin(), kOps.end());
+  if (options.lengths.empty()) options.lengths = {Lengths::kEven};
   return options;
 }
 

@@ -26,11 +26,19 @@ enum class Op : std::uint8_t {
 
 std::string_view name(Op op);
 
+/// Of the sequences of a batch of n whose mean is --context.
+enum class Lengths : std::uint8_t {
+  kEven,
+  kRagged,  ///< --context times 1/n, 3/n, 5/n ... (2n - 1)/n, shuffled
+};
+std::string_view name(Lengths lengths);
+
 /// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
 struct Flags {
   std::vector<std::string> ops{};
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
+  std::vector<std::string> lengths{};
   std::vector<std::int64_t> queries{};
   int q_heads = 64;
   int kv_heads = 8;
@@ -64,6 +72,7 @@ struct Options {
   std::vector<Op> ops{};
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
+  std::vector<Lengths> lengths{};
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
   Shape shape{};

@@ -21,32 +21,38 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);
-  const auto turns = static_cast<int>(
-      std::min<std::int64_t>(options.repeats * kTurnsARepeat, shape.context / tokens - 1));
+  const auto turns = static_cast<int>(std::min<std::int64_t>(
+      options.repeats * kTurnsARepeat, std::ranges::min(workload.lengths()) / tokens - 1));
   std::vector<BatchEntry> batch;
-  for (const SequenceId sequence : workload.sequences()) {
-    cache.truncate(sequence, shape.context - (turns + 1) * tokens);
+  for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
+    const SequenceId sequence = workload.sequences()[i];
+    cache.truncate(sequence, workload.lengths()[i] - (turns + 1) * tokens);
     batch.push_back({sequence, tokens});
   }
-  std::vector<double> seconds;
+  std::vector<double> seconds, until_done;
+  const auto wait = [&] { mesh.wait({}, "bench: planning"); };
   cache.replan(plan, batch);  // sends all pages, and compiles
+  wait();
   for (int turn = 0; turn < turns; ++turn) {
-    mesh.wait({}, "bench: planning");
     const auto begin = std::chrono::steady_clock::now();
+    const auto passed = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    };
     cache.replan(plan, batch);
-    seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    seconds.push_back(passed());
+    wait();
+    until_done.push_back(passed());
   }
   all_reduce_max(mesh.world(), seconds, "bench: times");
-  return {.op = Op::kPlan,
-          .batch = shape.batch,
-          .context = shape.context,
-          .queries = tokens,
+  all_reduce_max(mesh.world(), until_done, "bench: times");
+  Row row{.what = case_of(shape, Op::kPlan, tokens),
           .layers = shape.layers,
           .calls = 1,
           .turns = turns,
           .timing = Timing::kHost,
           .operation = {.amount = 0, .seconds = summarise(seconds)}};
+  if (mesh.device().kind == DeviceKind::kCuda) row.on_device = summarise(until_done);
+  return row;
 }
 
 }  // namespace kvmesh::bench

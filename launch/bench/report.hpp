@@ -24,15 +24,13 @@ struct Setting {
 };
 
 struct Skipped {
-  Op op{};
-  std::int64_t batch = 0;
-  std::int64_t context = 0;
-  std::int64_t queries = 0;
+  Case what{};
   std::string reason;
 };
 
 std::string heading(const Setting& setting);
 std::string line_of(const Row& row, int ranks);
+std::string line_of(const Skipped& skipped, int ranks);
 /// What the columns mean, and what the ceilings of these rows are.
 std::string footing(std::span<const Row> rows);
 

@@ -7,8 +7,8 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr const char* kColumns =
-    "{:<8} {:>5} {:>6} {:>8} {:>7} {:>11} {:>21} {:>9} {:>9} {:<8} {:>7}{}\n";
+constexpr const char* kCase = "{:<8} {:>5} {:>6} {:>8} {:>7} {:>7} ";
+constexpr const char* kNumbers = "{:>11} {:>21} {:>9} {:>9} {:<8} {:>7}{}\n";
 
 // 1 -> "1.000", 1234.5 -> "1235": four digits that count.
 std::string digits(double value) {
@@ -27,8 +27,16 @@ Unit unit_of(const Row& row) {
   return large ? Unit{"TFLOP/s", 1e-12} : Unit{"GFLOP/s", 1e-9};
 }
 
-std::string note(Timing timing) {
-  return timing == Timing::kStream ? "  not captured: the host's launches count" : "";
+std::string note(const Row& row) {
+  if (row.on_device) {
+    return fmt::format("  on the device after {} us", digits(1e6 * row.on_device->median));
+  }
+  return row.timing == Timing::kStream ? "  not captured: the host's launches count" : "";
+}
+
+std::string begin_of_line(const Case& what, int ranks) {
+  return fmt::format(kCase, name(what.op), ranks, what.batch, what.context, name(what.lengths),
+                     what.queries);
 }
 
 }  // namespace
@@ -43,25 +51,31 @@ std::string heading(const Setting& setting) {
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
       shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype), shape.page_size,
       name(setting.scatter), name(setting.strategy));
-  return text + fmt::format(kColumns, "op", "ranks", "batch", "context", "queries", "us, median",
-                            "p10 - p90", "rate", "ceiling", "", "share", "");
+  return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
+         fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "", "share", "");
 }
 
 std::string line_of(const Row& row, int ranks) {
   const Summary& time = row.operation.seconds;
   const Unit unit = unit_of(row);
-  return fmt::format(
-      kColumns, name(row.op), ranks, row.batch, row.context, row.queries, digits(1e6 * time.median),
-      digits(1e6 * time.p10) + " - " + digits(1e6 * time.p90),
-      row.operation.amount > 0 ? digits(unit.scale * row.operation.rate()) : "-",
-      row.ceiling ? digits(unit.scale * row.ceiling->measured.rate()) : "-", unit.name,
-      row.ceiling ? fmt::format("{:.1f} %", 100 * row.share()) : "-", note(row.timing));
+  return begin_of_line(row.what, ranks) +
+         fmt::format(kNumbers, digits(1e6 * time.median),
+                     digits(1e6 * time.p10) + " - " + digits(1e6 * time.p90),
+                     row.operation.amount > 0 ? digits(unit.scale * row.operation.rate()) : "-",
+                     row.ceiling ? digits(unit.scale * row.ceiling->measured.rate()) : "-",
+                     unit.name, row.ceiling ? fmt::format("{:.1f} %", 100 * row.share()) : "-",
+                     note(row));
+}
+
+std::string line_of(const Skipped& skipped, int ranks) {
+  return begin_of_line(skipped.what, ranks) + " " + skipped.reason + "\n";
 }
 
 std::string footing(std::span<const Row> rows) {
   std::set<std::string> ceilings;
   for (const Row& row : rows) {
-    if (row.ceiling) ceilings.insert(fmt::format("  {}: {}\n", name(row.op), row.ceiling->name));
+    if (row.ceiling)
+      ceilings.insert(fmt::format("  {}: {}\n", name(row.what.op), row.ceiling->name));
   }
   std::string text =
       "\nTimes of one layer (plan: of the host, for a step of any number of layers), the slowest "

@@ -1,6 +1,7 @@
 #include "launch/bench/workload.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 namespace kvmesh::bench {
@@ -24,13 +25,42 @@ std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + b
 
 }  // namespace
 
+// Two at a time, as far below the mean as above it, so that rounding leaves their sum; of an odd
+// number the one in the middle has the mean. The shortest still has a token.
+std::vector<std::int64_t> lengths_of(const WorkloadShape& shape) {
+  std::vector<std::int64_t> lengths(static_cast<std::size_t>(shape.batch), shape.context);
+  if (shape.lengths == Lengths::kEven) return lengths;
+  for (std::size_t i = 0; i < lengths.size() / 2; ++i) {
+    const auto odd = static_cast<std::int64_t>(2 * i + 1);
+    lengths[i] = std::max<std::int64_t>(1, shape.context * odd / shape.batch);
+    lengths[lengths.size() - 1 - i] = 2 * shape.context - lengths[i];
+  }
+  std::ranges::shuffle(lengths, std::mt19937_64(2));
+  return lengths;
+}
+
+std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens) {
+  return std::accumulate(
+      lengths.begin(), lengths.end(), std::int64_t{0},
+      [&](std::int64_t sum, std::int64_t length) { return sum + std::min(tokens, length); });
+}
+
 // Enough that every page goes where placement wants it: long sequences evenly over the ranks, the
-// beginning of each whole on its home.
+// beginning of each whole on its home. The ranks are homes in turn, and any of the sequences may
+// have met on one: the longest.
 std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel) {
-  const std::int64_t pages = divided_up(shape.context, shape.model.page_size);
-  const std::int64_t home = std::min(pages, divided_up(kHomeTokens, shape.model.page_size));
-  return std::max(shape.batch * divided_up(pages, kv_parallel),
-                  divided_up(shape.batch, kv_parallel) * home);
+  const std::int64_t home = divided_up(kHomeTokens, shape.model.page_size);
+  std::int64_t shares = 0;
+  std::vector<std::int64_t> more_at_home;
+  for (const std::int64_t length : lengths_of(shape)) {
+    const std::int64_t pages = divided_up(length, shape.model.page_size);
+    const std::int64_t share = pages > home ? divided_up(pages, kv_parallel) : 0;
+    shares += share;
+    more_at_home.push_back(std::max<std::int64_t>(0, std::min(pages, home) - share));
+  }
+  std::ranges::sort(more_at_home, std::greater());
+  const std::int64_t homes = divided_up(shape.batch, kv_parallel);
+  return std::accumulate(more_at_home.begin(), more_at_home.begin() + homes, shares);
 }
 
 std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh) {
@@ -60,6 +90,7 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
     : mesh_(mesh),
       machine_(machine),
       shape_(shape),
+      lengths_(lengths_of(shape)),
       cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     const KvPool pool = cache_.pool(layer);
@@ -87,21 +118,24 @@ void Workload::scatter_free_pages() {
 void Workload::grow() {
   for (std::int64_t i = 0; i < shape_.batch; ++i) sequences_.push_back(cache_.create());
   const std::int64_t page = shape_.model.page_size;
-  for (std::int64_t tokens = page; tokens < shape_.context + page; tokens += page) {
-    for (const SequenceId sequence : sequences_) {
-      cache_.reserve(sequence, std::min(tokens, shape_.context));
+  for (std::int64_t tokens = page; tokens < std::ranges::max(lengths_) + page; tokens += page) {
+    for (std::size_t i = 0; i < sequences_.size(); ++i) {
+      cache_.reserve(sequences_[i], std::min(tokens, lengths_[i]));
     }
   }
   std::vector<BatchEntry> batch;
-  for (const SequenceId sequence : sequences_) batch.push_back({sequence, shape_.context, 0});
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    batch.push_back({sequences_[i], lengths_[i], 0});
+  }
   static_cast<void>(cache_.plan(batch));
 }
 
 StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOptions& options) {
   std::vector<BatchEntry> batch;
-  for (const SequenceId sequence : sequences_) {
-    if (append > 0) cache_.truncate(sequence, shape_.context - append);
-    batch.push_back({sequence, append, queries});
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    const std::int64_t fresh = std::min(append, lengths_[i]);
+    if (append > 0) cache_.truncate(sequences_[i], lengths_[i] - fresh);
+    batch.push_back({sequences_[i], fresh, std::min(queries, lengths_[i])});
   }
   return cache_.plan(batch, options);
 }

@@ -14,8 +14,14 @@ struct WorkloadShape {
   Shape model{};
   std::int64_t batch = 0;
   std::int64_t context = 0;
+  Lengths lengths = Lengths::kEven;
   int layers = 1;
 };
+
+/// Tokens of each sequence; their sum is batch * context. The same on every rank.
+std::vector<std::int64_t> lengths_of(const WorkloadShape& shape);
+/// The newest `tokens` of each sequence, of a shorter one all: their number.
+std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens);
 
 /// Pages that a rank's pool must have.
 std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel);
@@ -40,7 +46,7 @@ class Workload {
   Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape);
 
   /// A step of the whole batch: each sequence gets its last `append` tokens again and has `queries`
-  /// newest queries. Valid until the next one.
+  /// newest queries, a shorter one as many as it has tokens. Valid until the next one.
   StepPlan plan(std::int64_t append, std::int64_t queries, const PlanOptions& options);
 
   /// This rank's share; of a plan with so many queries and new tokens.
@@ -51,6 +57,7 @@ class Workload {
   KvCache& cache() { return cache_; }
   const WorkloadShape& shape() const { return shape_; }
   std::span<const SequenceId> sequences() const { return sequences_; }
+  std::span<const std::int64_t> lengths() const { return lengths_; }
   Mesh& mesh() { return mesh_; }
 
  private:
@@ -60,6 +67,7 @@ class Workload {
   Mesh& mesh_;
   Machine& machine_;
   WorkloadShape shape_;
+  std::vector<std::int64_t> lengths_;
   KvCache cache_;
   std::vector<SequenceId> sequences_;
   GrowingTensor q_, k_, v_, o_, lse_, merged_;

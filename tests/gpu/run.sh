@@ -63,7 +63,8 @@ if [[ -n ${KVMESH_MODEL:-} ]]; then
     --prompt 'Why is the sky blue?' --max-tokens 32 --ranks-check
 fi
 if [[ $bench == yes ]]; then
-  step 'bench: attention alone' "$build/tests/gpu/attend_gpu_bench"
+  step 'bench, ragged' "$kvmesh" bench --device cuda --batch 16 --context 8192 --lengths even,ragged \
+    --op decode,prefill,step,plan
   for ranks in 1 2 4; do # one rank a GPU
     [[ $ranks -le $gpus ]] || continue
     step "bench, $ranks GPUs" job "$ranks" "$kvmesh" bench --device cuda --batch 1,64 \

@@ -65,6 +65,9 @@ class Bench(unittest.TestCase):
         if row["op"] == "plan":  # moves nothing that has a ceiling
             self.check_seconds(row["seconds"])
             self.assertEqual((row["timing"], row["amount"]), ("host", 0))
+            if DEVICE == "cuda":
+                self.check_seconds(row["on_device"])
+                self.assertGreaterEqual(row["on_device"]["median"], row["seconds"]["median"])
             return self.assertGreaterEqual(row["turns"], 3)
         for measured in (row, row["ceiling"]):
             seconds = measured["seconds"]
@@ -80,15 +83,16 @@ class Bench(unittest.TestCase):
 
     def test_every_case_has_a_row_that_is_consistent(self):
         for ranks in (1, 2):
-            table, result = self.bench(ranks, "--batch", "1,3", "--context", "40,100", "--queries", "1,8",
-                                       "--scatter", "all")
-            cases = [(r["op"], r["batch"], r["context"], r["queries"]) for r in result["rows"]]
-            expected = [(op, b, c, q) for b in (1, 3) for c in (40, 100) for op in OPS for q in (1, 8)]
+            table, result = self.bench(ranks, "--batch", "1,3", "--context", 100, "--queries", "1,8",
+                                       "--scatter", "all", "--lengths", "even,ragged")
+            cases = [(r["op"], r["batch"], r["context"], r["lengths"], r["queries"]) for r in result["rows"]]
+            expected = [(op, b, 100, l, q) for b in (1, 3) for l in ("even", "ragged") for op in OPS
+                        for q in (1, 8)]
             # A short sequence lives whole on one rank, and its own rows go to the other: never none.
             self.assertEqual(cases, expected)
             self.assertEqual((result["ranks"], result["kv_parallel"]), (ranks, ranks))
             self.assertEqual(result["dtype"], "bfloat16")
-            self.assertIn("--context 40,100", result["command"])
+            self.assertIn("--lengths even,ragged", result["command"])
             for row in result["rows"]:
                 self.check_row(row)
                 if row["op"] != "plan":
@@ -108,14 +112,39 @@ class Bench(unittest.TestCase):
             self.assertEqual(amounts["append"], 2 * 2 * 4 * token)
             self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
 
+    def test_amounts_of_ragged_batches(self):
+        """Of 3, 9, 15, 21, 27 and 33 tokens with 12 queries: what is shorter is queried whole."""
+        lengths, queries = (3, 9, 15, 21, 27, 33), 12
+        fresh = [min(length, queries) for length in lengths]
+        for ranks in (1, 2):
+            _, result = self.bench(ranks, "--batch", 6, "--context", 18, "--queries", queries, "--op",
+                                   "decode,prefill,append,combine", "--head-parallel", ranks,
+                                   "--lengths", "ragged")
+            amounts = {row["op"]: row["amount"] for row in result["rows"]}
+            token, rows = KV_HEADS * (DIM + V_DIM) * 2, sum(fresh) * HEADS
+            partial = 4 * (V_DIM + 1)
+            self.assertEqual(amounts["decode"], 6 * 18 * token + rows * (2 * DIM + partial))
+            pairs = sum(length - i for length, new in zip(lengths, fresh) for i in range(new))
+            self.assertEqual(amounts["prefill"], pairs * HEADS * 2 * (DIM + V_DIM))
+            self.assertEqual(amounts["append"], 2 * sum(fresh) * token)
+            self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
+
     def test_what_has_no_room_is_left_out(self):
         table, result = self.bench(1, "--batch", "1,2000", "--context", "32", "--op", "decode,append",
                                    "--queries", "1,64", "--memory-gib", 0.001)
         self.assertEqual([(r["op"], r["batch"]) for r in result["rows"]], [("decode", 1), ("append", 1)])
         reasons = [skip["reason"] for skip in result["skipped"]]
         self.assertEqual(sum("needs" in reason for reason in reasons), 2)
-        self.assertEqual(sum("more queries than the context" in reason for reason in reasons), 4)
+        self.assertEqual(sum("more queries than the sequences" in reason for reason in reasons), 4)
         self.assertIn("needs 6.", table)
+
+    def test_ragged_batches_need_tokens_in_their_longest_sequence(self):
+        """Planning, which lengthens all alike, needs them in the shortest."""
+        _, result = self.bench(1, "--batch", 4, "--context", 32, "--op", "decode,plan", "--queries", "3,56,57",
+                               "--lengths", "ragged")  # 8, 24, 40 and 56 tokens
+        self.assertEqual([(r["op"], r["queries"]) for r in result["rows"]], [("decode", 3), ("decode", 56)])
+        self.assertEqual([(r["op"], r["lengths"], r["queries"]) for r in result["skipped"]],
+                         [("decode", "ragged", 57)] + [("plan", "ragged", q) for q in (3, 56, 57)])
 
     def test_errors_of_the_flags(self):
         for ranks in (1, 2):
@@ -125,21 +154,24 @@ class Bench(unittest.TestCase):
                              (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
-                             (["--layers", "-1"], ["--layers -1"])):
+                             (["--layers", "-1"], ["--layers -1"]),
+                             (["--lengths", "odd"], ["--lengths 'odd'", "even, ragged"])):
             self.expect_one_line(run(1, *flags), *words)
 
     def test_plot_and_tables(self):
         for ranks in (1, 2):
-            self.bench(ranks, "--batch", "1,3", "--context", "40,100", "--op", "decode,combine")
+            self.bench(ranks, "--batch", "1,3", "--context", "40,100", "--op", "decode,combine",
+                       "--lengths", "even,ragged")
         files = [self.folder / "2.json", self.folder / "1.json"]
         done = script("plot.py", *files, "-o", self.folder / "share.svg")
         self.assertEqual(done.returncode, 0, done.stderr)
         picture = xml.etree.ElementTree.parse(self.folder / "share.svg").getroot()
         name = "{http://www.w3.org/2000/svg}"
-        self.assertEqual(len(picture.findall(f".//{name}polyline")), 2 * 2 * 2)  # ops, ranks, batches
-        self.assertEqual(len(picture.findall(f".//{name}circle")), 2 * 2 * 2 * 2)
+        lines = 2 * 2 * 2 * 2  # ops, lengths, ranks, batches
+        self.assertEqual(len(picture.findall(f".//{name}polyline")), lines)
+        self.assertEqual(len(picture.findall(f".//{name}circle")), 2 * lines)
         words = [text.text for text in picture.iter(f"{name}text")]
-        for word in ("decode, 1 rank", "combine, 2 ranks", "batch 3", "100", "80 %"):
+        for word in ("decode, 1 rank", "decode, ragged, 1 rank", "combine, 2 ranks", "batch 3", "100", "80 %"):
             self.assertIn(word, words)
 
         done = script("tables.py", *files)
@@ -148,6 +180,8 @@ class Bench(unittest.TestCase):
         times = [rows[ranks][0]["seconds"]["median"] for ranks in (1, 2)]
         line = next(line for line in done.stdout.splitlines() if line.startswith("| 1 | 40 | 1 |"))
         self.assertTrue(line.endswith(f"| {100 * times[0] / times[1] / 2:.0f} % |"), line)
+        for cells in ("| 3 | 40 | 1 |", "| 3 | 40 ragged | 1 |"):
+            self.assertEqual(sum(line.startswith(cells) for line in done.stdout.splitlines()), 2)  # ops
         self.assertEqual(done.stdout.count("efficiency"), 1)  # a combine has none
 
     def test_scripts_refuse_other_files(self):

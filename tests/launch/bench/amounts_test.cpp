@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <mutex>
 #include <numeric>
 
@@ -65,6 +66,35 @@ TEST(Amounts, BytesCountEachTokenOnceAndEachRowOncePerRank) {
   }
 }
 
+TEST(Amounts, RaggedBatchesCountEachSequenceByItself) {
+  const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
+  const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;
+  for (const std::int64_t context : kContexts) {
+    const WorkloadShape shape{
+        .model = kModel, .batch = 4, .context = context, .lengths = Lengths::kRagged};
+    for (const std::int64_t queries : {std::int64_t{1}, std::int64_t{7}, context}) {
+      double fresh = 0, pairs = 0;
+      for (const std::int64_t length : lengths_of(shape)) {
+        for (std::int64_t q = std::max(length - queries, std::int64_t{0}); q < length; ++q) {
+          ++fresh;
+          pairs += static_cast<double>(q + 1);
+        }
+      }
+      for (const int ranks : kRanks) {
+        const auto sum = [&](auto amount) {
+          return over_ranks(ranks, shape, [&](Workload& w) { return amount(w, queries); });
+        };
+        SCOPED_TRACE(::testing::Message() << context << " tokens, " << queries << ", " << ranks);
+        EXPECT_EQ(sum(attend_operations),
+                  2 * pairs * kModel.q_heads * (kModel.k_dim + kModel.v_dim));
+        EXPECT_EQ(sum(attend_bytes),
+                  4 * static_cast<double>(context) * token + ranks * fresh * kModel.q_heads * row);
+        EXPECT_EQ(sum(appended_bytes), fresh * token);
+      }
+    }
+  }
+}
+
 TEST(Amounts, WhatOneRankSendsTheOtherReceives) {
   constexpr int kCount = 3;
   for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
@@ -89,6 +119,55 @@ TEST(Amounts, WhatOneRankSendsTheOtherReceives) {
         EXPECT_EQ(traffic[to].received[from], traffic[from].sent[to]);
       }
     }
+  }
+}
+
+TEST(Workload, LengthsHaveTheContextAsTheirMean) {
+  for (const std::int64_t context : {1, 3, 100, 8191}) {
+    for (const std::int64_t batch : {1, 2, 7, 16, 255}) {
+      WorkloadShape shape{.batch = batch, .context = context};
+      const auto is_context = [&](std::int64_t length) { return length == context; };
+      EXPECT_TRUE(std::ranges::all_of(lengths_of(shape), is_context));
+      shape.lengths = Lengths::kRagged;
+      const std::vector<std::int64_t> lengths = lengths_of(shape);
+      ASSERT_EQ(std::ssize(lengths), batch);
+      EXPECT_EQ(std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0}), batch * context);
+      EXPECT_GE(std::ranges::min(lengths), 1);
+      EXPECT_EQ(lengths_of(shape), lengths);
+    }
+  }
+}
+
+TEST(Workload, RaggedLengthsAreOddMultiplesInNoOrder) {
+  std::vector<std::int64_t> lengths =
+      lengths_of({.batch = 16, .context = 160, .lengths = Lengths::kRagged});
+  EXPECT_FALSE(std::ranges::is_sorted(lengths));
+  std::ranges::sort(lengths);
+  for (std::int64_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(lengths[static_cast<std::size_t>(i)], 10 * (2 * i + 1));
+  }
+}
+
+// Pages that go to another rank than placement wants would be a shortage of the benchmark's own.
+TEST(Workload, RanksHaveRoomForThePagesThatPlacementWants) {
+  for (const std::int64_t context : {60, 1500, 2500, 6000}) {
+    const WorkloadShape shape{
+        .model = kModel, .batch = 7, .context = context, .lengths = Lengths::kRagged};
+    run_on_threads(3, [&](Mesh& mesh) {
+      const auto machine = make_cpu_machine(mesh, 1 << 20);
+      Workload workload(mesh, *machine, shape);
+      for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
+        std::vector<std::int64_t> on(3);
+        for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
+          ++on[static_cast<std::size_t>(page.rank().value)];
+        }
+        std::ranges::sort(on);
+        EXPECT_LE(on[1] - on[0], 1);  // all but the home
+        if (workload.lengths()[i] <= 2048) {
+          EXPECT_EQ(on[1], 0);
+        }
+      }
+    });
   }
 }
 
