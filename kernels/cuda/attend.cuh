@@ -185,18 +185,16 @@ class Warp {
   template <int Column>
   __device__ void modify_key(int step, int at, bool check, int n, const Row (&rows)[kRowTiles][2],
                              Scores& s) const {
-    const DeviceVisit visit = stream_.slots(step)[at];
-    const int key = stream_.first_key(step) + at;
-    const int kv = visit.logical * kPageSize + key % kPageSize;
-    const bool is_live = key < task_.keys;
+    const Key key = key_of(stream_.slots(step)[at], stream_.first_key(step) + at);
+    const bool is_live = key.number < task_.keys;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float& score = s[m][n][2 * h + Column];
         const Row& row = rows[m][h];
-        if constexpr (!kFoldScale) score = modified(p_, task_, row, kv, score) * kLog2E;
-        if (check && !(is_live && sees(p_, task_, visit, row, kv))) score = kHidden;
+        if constexpr (!kFoldScale) score = modified(p_, task_, row, key, score) * kLog2E;
+        if (check && !(is_live && sees(p_, task_, row, key))) score = kHidden;
       }
     }
   }

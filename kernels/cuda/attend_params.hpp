@@ -8,13 +8,16 @@
 
 namespace kvmesh::cuda {
 
-/// One page that a task reads: 16 bytes, what one asynchronous copy moves.
-struct alignas(16) DeviceVisit {
+/// One page that a task reads, and a plan may have millions of: 8 bytes, what one asynchronous copy
+/// moves.
+struct alignas(8) DeviceVisit {
   std::int32_t page;
-  std::int32_t logical;
-  std::int32_t masked;        // 0: every row sees all of the page's keys
-  std::int32_t head_classes;  // offset of one TileClass a head of the group; -1: as `masked` says
+  std::uint32_t logical : 30;
+  std::uint32_t masked : 1;  // some row may not see all of the page's keys
+  std::uint32_t mixed : 1;   // AttendParams::head_classes says it for each head, too
 };
+/// Pages of a sequence, so that `logical` can number them.
+inline constexpr std::int64_t kMostPages = std::int64_t{1} << 30;
 
 /// A range of the visits of one row block: what a thread block computes at a time. Row r is token
 /// first_token + r / group, query head kv_head * group + r % group. Key j of the task lies in visit
@@ -56,7 +59,7 @@ struct AttendParams {
   const DeviceTask* tasks;           // [tasks], those of one thread block side by side
   const std::int32_t* task_begin;    // [thread blocks + 1]
   const DeviceVisit* visits;         // [visits]
-  const std::uint8_t* head_classes;  // [...], TileClass
+  const std::uint8_t* head_classes;  // [visits][group], TileClass of mixed pages; null without any
   const std::int32_t* positions;     // [tokens], logical
   float scale;
   std::int32_t first_head;  // the model's number of query head 0

@@ -39,7 +39,7 @@ class PlainRow {
     for (int first = 0; first < task_.keys; first += 32) {
       const int key = first + lane();
       const DeviceVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
-      const float weight = softmax(key < task_.keys ? score(visit, key) : kHidden);
+      const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kHidden);
       add_values(first, visit.page, weight);
     }
     store();
@@ -63,13 +63,12 @@ class PlainRow {
            std::uint64_t{static_cast<unsigned>(key % kPageSize)} * pool.token_stride_bytes;
   }
 
-  __device__ float score(const DeviceVisit& visit, int key) const {
-    const char* row = place(p_.k, visit.page, key);
+  __device__ float score(const Key& key) const {
+    const char* row = place(p_.k, key.visit.page, key.number);
     float sum = 0.0f;
     for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
-    const int kv = visit.logical * kPageSize + key % kPageSize;
-    const float score = modified(p_, task_, row_, kv, sum);
-    return sees(p_, task_, visit, row_, kv) ? score : kHidden;
+    const float score = modified(p_, task_, row_, key, sum);
+    return sees(p_, task_, row_, key) ? score : kHidden;
   }
 
   /// The weight of this lane's key; rescales what the row has so far.

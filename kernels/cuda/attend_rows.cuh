@@ -29,33 +29,46 @@ __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int 
   return row;
 }
 
-/// Does the row see key `kv` of the visit's page? The mask is evaluated for pages that need none,
-/// too: that costs less than a branch for each element.
-__device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const DeviceVisit& visit,
-                            const Row& row, int kv) {
-  bool everything = visit.masked == 0;
+struct Key {
+  int number;    // in the task
+  int position;  // logical
+  DeviceVisit visit;
+};
+
+__device__ inline Key key_of(const DeviceVisit& visit, int number) {
+  const int position = static_cast<int>(visit.logical) * kPageSize + number % kPageSize;
+  return {number, position, visit};
+}
+
+/// Does the row see the key? The mask is evaluated for pages that need none, too: that costs less
+/// than a branch for each element.
+__device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const Row& row,
+                            const Key& key) {
+  bool everything = !key.visit.masked;
   bool nothing = false;
   if constexpr (kHasHeadClasses) {
-    if (visit.head_classes >= 0) {
-      const int tile_class = p.head_classes[visit.head_classes + row.head % kGroup];
+    if (key.visit.mixed) {
+      const int visit = task.first_visit + key.number / kPageSize;
+      const int tile_class = p.head_classes[visit * kGroup + row.head % kGroup];
       everything = tile_class == kFullTile;
       nothing = tile_class == kEmptyTile;
     }
   }
   bool seen = true;
   if constexpr (kHasMaskMod) {
-    seen = kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+    seen =
+        kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, key.position, p.mods);
   }
   return (everything | seen) & !nothing;
 }
 
 /// The score after the scale and the score mod.
 __device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
-                                 int kv, float score) {
+                                 const Key& key, float score) {
   score *= p.scale;
   if constexpr (kHasScoreMod) {
-    score =
-        kvmesh_score_mod(score, task.sequence, p.first_head + row.head, row.position, kv, p.mods);
+    score = kvmesh_score_mod(score, task.sequence, p.first_head + row.head, row.position,
+                             key.position, p.mods);
   }
   return score;
 }

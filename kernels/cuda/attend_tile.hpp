@@ -44,7 +44,7 @@ struct AttendShared {
   }
   constexpr int stages_bytes() const { return tile.key_warps * tile.stages * stage_bytes(); }
   constexpr int slots_bytes() const {
-    return tile.key_warps * tile.slot_ring() * tile.step_keys * 16;
+    return tile.key_warps * tile.slot_ring() * tile.step_keys * 8;
   }
   // Where the warps split the keys, their outputs meet in the place of the stages.
   constexpr int merge_bytes() const {

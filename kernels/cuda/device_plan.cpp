@@ -1,7 +1,6 @@
 #include "kernels/cuda/device_plan.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "core/check.hpp"
 #include "kernels/cuda/cut.hpp"
@@ -59,7 +58,7 @@ void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
     appended += sequence.appended;
     longest = std::max({longest, sequence.queries, sequence.appended});
   }
-  std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  std::int64_t most = kMostPages;  // of one sequence; of all together int32 could count more
   if (per_head_ && block_mask_) most /= group_;  // a class for each head
   require(std::max({items, tokens, appended}) < most,
           "attention: {} query tokens that read {} pages together are more than one plan can have",

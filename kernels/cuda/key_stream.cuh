@@ -66,8 +66,7 @@ class KeyStream {
     bool masked = false;
 #pragma unroll
     for (int key = 0; key < kStepKeys; key += 32) {
-      const DeviceVisit& visit = slots(step)[(key + thread() % 32) % kStepKeys];
-      masked |= visit.masked != 0 || visit.head_classes >= 0;
+      masked |= slots(step)[(key + thread() % 32) % kStepKeys].masked != 0;
     }
     return __any_sync(kAllLanes, masked);
   }
@@ -95,8 +94,8 @@ class KeyStream {
     const int thread = KeyStream::thread();
     if (thread >= kStepKeys) return;
     const int key = min(first_key(step) + thread, task_.keys - 1);
-    cp_async_16_cached(shared_address(slots(step) + thread),
-                       p_.visits + task_.first_visit + key / kPageSize);
+    cp_async_8_cached(shared_address(slots(step) + thread),
+                      p_.visits + task_.first_visit + key / kPageSize);
   }
 
   // Slots past the end are filled with 0: what lies in them may be NaN, and so would 0 * NaN be.

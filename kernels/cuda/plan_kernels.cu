@@ -88,11 +88,11 @@ __device__ void write_visit(const ListParams& p, const PlanList& list, int item,
   const int tile_class = p.items.classes[item];
   const DevicePage page = page_of(p.items, list, item);
   const bool is_mixed = tile_class == kMixedTile;
-  const std::int32_t head_classes = is_mixed ? place * p.items.group : -1;
-  p.visits[place] = {page.page, page.logical, tile_class != kFullTile, head_classes};
+  p.visits[place] = {page.page, static_cast<std::uint32_t>(page.logical), tile_class != kFullTile,
+                     is_mixed};
   if (!is_mixed) return;
   for (int g = 0; g < p.items.group; ++g) {
-    p.head_classes[head_classes + g] =
+    p.head_classes[place * p.items.group + g] =
         static_cast<std::uint8_t>(table_class(p.items, p.table, list, page.logical, g));
   }
 }

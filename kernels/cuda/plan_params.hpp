@@ -87,7 +87,7 @@ struct ListParams {
   PlanItems items;
   ClassTable table;
   DeviceVisit* visits;         // [items]
-  std::uint8_t* head_classes;  // [items][group], of mixed tiles
+  std::uint8_t* head_classes;  // [items][group], of mixed pages
   std::int32_t* positions;     // [tokens]
   DeviceSlot* slots;           // [slots], those that no token has are nowhere
   std::int32_t slot_count;

@@ -29,9 +29,9 @@ __device__ inline void cp_async_16_zfill(std::uint32_t to, const void* from, int
                : "memory");
 }
 
-/// 16 bytes that neighbours read again: kept in L1.
-__device__ inline void cp_async_16_cached(std::uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+/// 8 bytes that neighbours read again: kept in L1.
+__device__ inline void cp_async_8_cached(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 
 __device__ inline void cp_async_commit_group() {
