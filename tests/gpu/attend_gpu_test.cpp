@@ -2,6 +2,7 @@
 // splits, graphs, and random cases of the shapes that the tensor cores take.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <limits>
 
 #include "kernels/cuda/attend_cuda.hpp"
@@ -105,6 +106,58 @@ TEST(AttendSplits, ANanInOneReachesItsRowsOnly) {
     EXPECT_TRUE(in_key.matches(in_key.run(), sees)) << position;
     EXPECT_TRUE(in_value.matches(in_value.run(), sees)) << position;
   }
+}
+
+// Many query tokens, all the same, over the keys of one sequence: nothing is split.
+void expect_rows_like(const CaseResult& row, AttentionCase& one, const AttentionBatch& batch) {
+  const AttentionShape& shape = one.spec().shape;
+  const std::int64_t tokens = batch.q_indptr.back();
+  ConstTensorView q = one.q();
+  q.shape[0] = tokens;
+  q.strides[0] = 0;
+  OwnedTensor o(Dtype::kFloat32, {tokens, shape.q_heads, shape.v_dim});
+  OwnedTensor lse(Dtype::kFloat32, {tokens, shape.q_heads});
+  run_attention(shape, batch, one.spec().options, q, one.pool(), {o.view(), lse.view()}, 1);
+  float largest = 0, o_error = 0, lse_error = 0;
+  for (std::int64_t h = 0; h < shape.q_heads; ++h) {
+    const float expected = row.lse.at(0, h);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const float error = std::abs(lse.at(t, h) - expected) / std::max(1.0f, std::abs(expected));
+      lse_error = error <= lse_error ? lse_error : error;  // a NaN is an error
+      for (std::int64_t d = 0; d < shape.v_dim; ++d) {
+        const float difference = std::abs(o.at(t, h, d) - row.o.at(0, h, d));
+        o_error = difference <= o_error ? o_error : difference;
+        largest = std::max(largest, std::abs(row.o.at(0, h, d)));
+      }
+    }
+  }
+  EXPECT_LT(lse_error, 2e-6f);
+  EXPECT_LT(o_error, 4 * 0x1p-9f * largest);
+}
+
+// Two thousand steps in one task: what each loses must not add up.
+TEST(AttendSplits, ATaskOfManyStepsEqualsManyOfAFew) {
+  CaseSpec spec{
+      .shape = {16, 1, 64, 64, 64}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
+  spec.sequences = {{.q_len = 1, .kv_len = 131'072}};
+  AttentionCase one(spec);
+  const CaseResult split = one.run();
+  EXPECT_TRUE(one.matches(split));
+
+  AttentionBatch prefill = one.batch();
+  prefill.q_indptr = {0, 9000};
+  expect_rows_like(split, one, prefill);
+
+  AttentionBatch decode{
+      .q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}};
+  const std::vector<LocalPage>& pages = one.batch().pages;
+  for (std::int64_t s = 1; s <= 1100; ++s) {
+    decode.q_indptr.push_back(s);
+    decode.kv_lens.push_back(131'072);
+    decode.page_indptr.push_back(s * std::ssize(pages));
+    decode.pages.insert(decode.pages.end(), pages.begin(), pages.end());
+  }
+  expect_rows_like(split, one, decode);
 }
 
 // Long enough for the blocks of 128 rows to come one a thread block.
