@@ -1,4 +1,6 @@
 // plan: once per step. run: once per layer.
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "comm/combine_rows.hpp"
@@ -59,8 +61,9 @@ class StepPlan::State {
     return kernels_->tiles();
   }
   std::int64_t workspace_bytes() const {
-    return kernels_->workspace_bytes() +
-           static_cast<std::int64_t>(partial_o_.size_bytes() + partial_lse_.size_bytes());
+    std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
+    for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
+    return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
   }
   std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
 
@@ -149,9 +152,12 @@ class StepPlan::State {
     const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
       const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
       if (memory.size_bytes() < bytes) {
-        if (memory.size_bytes() > 0) cache_->backend->settle();  // runs may still use it
-        memory = DeviceMemory(device, bytes);
-        if (limits_) copy_bytes(memory.data(), std::vector<std::byte>(bytes).data(), bytes);
+        DeviceMemory larger(device, std::max(bytes, 2 * memory.size_bytes()));
+        if (limits_) copy_bytes(larger.data(), std::vector<std::byte>(bytes).data(), bytes);
+        // A GPU's runs may still use what is outgrown, and to free it would be to wait for them.
+        if (device.kind == DeviceKind::kCuda && memory.size_bytes() > 0)
+          outgrown_.push_back(std::move(memory));
+        memory = std::move(larger);
         ++partial_growths_;
       }
       return memory.data();
@@ -172,6 +178,7 @@ class StepPlan::State {
   std::unique_ptr<StepKernels> kernels_;
   DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
   DeviceMemory partial_lse_;  // [tokens, q_heads]
+  std::vector<DeviceMemory> outgrown_;
   Partial partial_;
   std::uint64_t partial_growths_ = 0;
 };

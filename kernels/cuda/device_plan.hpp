@@ -88,9 +88,9 @@ class DevicePlan {
   void check_step(std::span<const StepSequence> sequences) const;
 
   /// Plans on the stream, after what is there, and takes what `pages` holds of changes along. Waits
-  /// for nothing but the copy of the plan before, and allocates nothing within the limits unless it
-  /// gets many new pages at once (a fork's). @throws InvalidArgument, as `check_step` does,
-  /// with the plan as it was.
+  /// for nothing but the copy of the plan before, and allocates nothing within the limits but room
+  /// for the page lists, which doubles, and for many new pages at once (a fork's).
+  /// @throws InvalidArgument, as `check_step` does, with the plan as it was.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
   /// Whether the device has taken the plan before, for which `plan` waits.
   bool is_ready() const { return upload_.is_taken(); }

@@ -85,7 +85,7 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   mesh.kv().set_deadline(100ms);
   HeldStream stream;
   const auto start = std::chrono::steady_clock::now();
-  cache.replan(step, {{{b, 12'000, 1}}}, stream.view());
+  cache.replan(step, {{{a, 1}, {b, 12'000, 1}}}, stream.view());
   EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
   expect_late([&] { cache.replan(step, {{{a, 1}}}, stream.view()); }, "plan");
   EXPECT_THROW(cache.replan(step, {{{a, 1}}}, stream.view()), Error) << "its group is broken";

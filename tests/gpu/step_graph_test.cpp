@@ -170,7 +170,7 @@ TEST(StepGraph, RefusesABatchThatIsTooMuchForOnePlan) {
 // The shape of a 70B model: 64 query and 8 kv heads of 128.
 TEST(StepGraph, NeedsLittleMemoryBesideThePools) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  constexpr std::int64_t kBatch = 256, kPages = 256 * 512;
+  constexpr std::int64_t kBatch = 256, kPages = 256 * 520;
   KvCache cache(mesh, {.layers = 1,
                        .q_heads = 64,
                        .kv_heads = 8,
@@ -178,7 +178,13 @@ TEST(StepGraph, NeedsLittleMemoryBesideThePools) {
                        .page_size = 16,
                        .pages_per_rank = kPages / mesh.kv_parallel(),
                        .dtype = Dtype::kBFloat16});
-  const StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = kBatch}});
+  std::vector<BatchEntry> batch;
+  for (std::int64_t s = 0; s < kBatch; ++s) batch.push_back({cache.create(), 8190, 1});
+  static_cast<void>(cache.plan(batch));
+  StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = kBatch}});
+  for (BatchEntry& entry : batch) entry = {entry.sequence, 1};
+  for (int turn = 0; turn < 4; ++turn) cache.replan(step, batch);  // each into a new page
+  mesh.wait({}, "test");
   EXPECT_GT(step.workspace_bytes(), 0);
   EXPECT_LE(step.workspace_bytes(), 64 << 20);
 }
