@@ -14,6 +14,7 @@ namespace {
 constexpr const char* kRank = "KVMESH_RANK";
 constexpr const char* kSize = "KVMESH_SIZE";
 constexpr const char* kRendezvous = "KVMESH_RENDEZVOUS";
+constexpr const char* kAddress = "KVMESH_ADDRESS";
 
 // Empty if it is not set.
 std::string_view variable(const char* name) {
@@ -65,6 +66,7 @@ std::optional<TcpOptions> tcp_options_from_environment() {
   require(options.rank >= 0 && options.rank < options.size, "{} is {}, {} {}: ranks are 0 to {}",
           kRank, options.rank, kSize, options.size, options.size - 1);
   read_rendezvous(variable(kRendezvous), options);
+  options.address = variable(kAddress);
   return options;
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "comm/tcp_address.hpp"
+
 namespace kvmesh::tcp {
 namespace {
 
@@ -11,16 +13,6 @@ namespace {
 // name them; and of many missing ranks, this many.
 constexpr int kNewsPerDeadline = 20;
 constexpr std::size_t kNamed = 32;
-
-Endpoint where_to_listen(const TcpOptions& options, asio::io_context& io) {
-  const std::string& address = options.address.empty() ? options.host : options.address;
-  ErrorCode error;
-  const std::vector<Endpoint> endpoints = resolve(io, address, options.port, error);
-  if (endpoints.empty()) {
-    throw RendezvousError(fmt::format("cannot listen on {}: {}", address, error.message()));
-  }
-  return endpoints.front();
-}
 
 template <class T>
 std::string_view bytes_of(const std::vector<T>& values) {
@@ -42,7 +34,9 @@ Host::Host(const TcpOptions& options, Links& links, const Waiting& waiting)
     : options_(&options),
       links_(&links),
       waiting_(&waiting),
-      reception_(*links.io, where_to_listen(options, *links.io)),
+      reception_(*links.io, where_to_listen(
+                                *links.io, options.address.empty() ? options.host : options.address,
+                                options.port)),
       table_(static_cast<std::size_t>(options.size)) {}
 
 void Host::gather() {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <thread>
 
+#include "comm/tcp_address.hpp"
 #include "comm/tcp_host.hpp"
 
 namespace kvmesh::tcp {
@@ -49,13 +50,15 @@ class Visitor {
   /// One attempt, up to rank 0's first answer. False if another may do better.
   bool introduce() {
     if (!call()) return false;
-    const Endpoint here = options_->address.empty() ? socket_.local_endpoint() : own_address();
+    const asio::ip::address here = socket_.local_endpoint().address();
+    links_->listens_on = own_address(here);
     reception_.reset();
-    reception_.emplace(*links_->io, Endpoint(here.address(), 0));
-    links_->listens_on = here.address();
+    reception_.emplace(*links_->io, Endpoint(links_->listens_on, 0));
+    const Endpoint place(links_->listens_on.is_unspecified() ? here : links_->listens_on,
+                         reception_->endpoint().port());
     const Hello hello{.size = static_cast<std::uint32_t>(options_->size),
                       .rank = static_cast<std::uint32_t>(options_->rank),
-                      .listens = address_of(reception_->endpoint())};
+                      .listens = address_of(place)};
     ErrorCode error =
         write(*links_->io, socket_, {asio::buffer(&hello, sizeof(hello))}, waiting_->until);
     if (!error) error = read_answer();
@@ -78,12 +81,14 @@ class Visitor {
     return false;
   }
 
-  Endpoint own_address() {
-    ErrorCode error;
-    const std::vector<Endpoint> endpoints = resolve(*links_->io, options_->address, 0, error);
-    if (!endpoints.empty()) return endpoints.front();
-    throw RendezvousError(
-        fmt::format("cannot listen on {}: {}", options_->address, error.message()));
+  /// Where to listen for the others, for a rank that reaches rank 0 from `here`. From loopback it
+  /// is on rank 0's machine: those on other machines call it there, see where_to_call.
+  asio::ip::address own_address(const asio::ip::address& here) {
+    if (!options_->address.empty()) {
+      return where_to_listen(*links_->io, options_->address, 0).address();
+    }
+    const bool from_outside = here.is_loopback() && is_name_for_others(*links_->io, options_->host);
+    return from_outside ? any_like(here) : here;
   }
 
   /// Reads `answer_` and `payload_`. @throws what rank 0 says if it gives up.
@@ -143,9 +148,11 @@ class Visitor {
 void visit(const TcpOptions& options, Links& links, const Waiting& waiting) {
   Visitor visitor(options, links, waiting);
   const Table table = visitor.meet();
+  const asio::ip::address rank_0 = links.peers[0]->socket.remote_endpoint().address();
   std::vector<Place> below;
   for (int r = 1; r < options.rank; ++r) {
-    below.push_back({Rank{r}, endpoint_of(table.listens[static_cast<std::size_t>(r)])});
+    const Endpoint place = endpoint_of(table.listens[static_cast<std::size_t>(r)]);
+    below.push_back({Rank{r}, where_to_call(place, rank_0)});
   }
   std::vector<Rank> above;
   for (int r = options.rank + 1; r < options.size; ++r) above.push_back(Rank{r});

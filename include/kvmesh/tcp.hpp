@@ -20,17 +20,19 @@ struct TcpOptions {
   std::uint16_t port = 0;
   /// For the whole meeting; then the communicator's first deadline.
   std::chrono::milliseconds deadline = std::chrono::seconds(60);
-  /// Where this rank listens for the others. Empty: rank 0 on `host`, the others on the address
-  /// from which they reach rank 0 (a rank that reaches it by 127.0.0.1 is not found from other
-  /// hosts).
+  /// Where this rank listens for the others: an address or a name; 0.0.0.0 or :: for all of its
+  /// own. Empty: rank 0 on `host`, the others on the address from which they reach rank 0. If that
+  /// is a loopback address, though `host` is a name other than localhost (a machine may take its
+  /// own name for 127.0.1.1), then on all of its own. For an address or localhost as `host` never.
   std::string address{};
 };
 
 /// What whoever started this process says in its environment, as for Mesh::from_launcher:
 ///
 ///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
+///   KVMESH_ADDRESS=10.0.0.5                                     (TcpOptions::address; may be left)
 ///
-/// Nothing if none of the three is set. @throws InvalidArgument if one is missing or wrong.
+/// Nothing if none of the first three is set. @throws InvalidArgument if one is missing or wrong.
 ///
 /// Mesh::from_launcher reads two more, for jobs on several machines: KVMESH_LOCAL_RANK, the rank's
 /// place among those of its machine, and KVMESH_LOCAL_SIZE, how many these are. The rank takes the

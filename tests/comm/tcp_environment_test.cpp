@@ -22,10 +22,17 @@ TEST(TcpEnvironment, SaysWhereToMeet) {
   EXPECT_EQ(named->size, 4);
   EXPECT_EQ(named->host, "node-7.cluster");
   EXPECT_EQ(named->port, 29500);
+  EXPECT_TRUE(named->address.empty());
   const auto v6 = options_of("0", "1", "[fe80::1]:65535");
   ASSERT_TRUE(v6);
   EXPECT_EQ(v6->host, "fe80::1");
   EXPECT_EQ(v6->port, 65535);
+}
+
+TEST(TcpEnvironment, SaysWhereThisRankListens) {
+  const Variable address("KVMESH_ADDRESS", "10.0.0.5");
+  EXPECT_FALSE(options_of(nullptr, nullptr, nullptr));
+  EXPECT_EQ(options_of("1", "4", "node-7:29500")->address, "10.0.0.5");
 }
 
 TEST(TcpEnvironment, WhatIsWrongIsNamed) {

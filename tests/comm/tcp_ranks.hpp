@@ -40,7 +40,13 @@ inline TcpOptions tcp_options(int rank, int size, std::uint16_t port) {
 template <int Count>
 struct TcpRanks {
   static std::string name() { return "Tcp" + std::to_string(Count); }
+  using OptionsOf = std::function<TcpOptions(int rank, std::uint16_t port)>;
+
   static void run(const RankBody& body) {
+    run(body, [](int rank, std::uint16_t port) { return tcp_options(rank, Count, port); });
+  }
+  /// Each rank's options are asked for in its thread.
+  static void run(const RankBody& body, const OptionsOf& options_of) {
     const std::uint16_t port = free_port();
     std::array<std::unique_ptr<Communicator>, Count> comms;
     std::mutex mutex;
@@ -51,7 +57,7 @@ struct TcpRanks {
         threads.emplace_back([&, rank] {
           auto& comm = comms[static_cast<std::size_t>(rank)];
           try {
-            comm = make_tcp_communicator(tcp_options(rank, Count, port));
+            comm = make_tcp_communicator(options_of(rank, port));
             run_body(body, *comm);
           } catch (...) {
             comm.reset();
