@@ -34,20 +34,41 @@ int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view
 
 }  // namespace
 
-const jit::Kernel& PoolWriter::kernel_for(const Kind& kind) {
-  if (const auto found = kernels_.find(kind); found != kernels_.end()) return found->second;
-  jit::Program program{.files = cuda_kernel_sources(), .architecture = store_->architecture()};
-  program.constants.set("kDimK", kind.k_dim).set("kDimV", kind.v_dim).set("kVectors", kind.vectors);
-  if (kind.is_append) {
-    program.source = "kernels/cuda/append.cuh";
-    program.constants.set("kNewType", static_cast<int>(kind.fresh))
-        .set("kPoolType", static_cast<int>(kind.pool));
-  } else {
-    program.source = "kernels/cuda/copy_pages.cuh";
-    program.constants.set("kElementBytes", static_cast<int>(size_bytes(kind.pool)));
-  }
-  const char* name = kind.is_append ? "kvmesh_append" : "kvmesh_copy_pages";
-  return kernels_.emplace(kind, store_->get(program, name)).first->second;
+jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/append.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors)
+      .set("kNewType", static_cast<int>(variant.fresh))
+      .set("kPoolType", static_cast<int>(variant.pool));
+  return program;
+}
+
+jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/copy_pages.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors)
+      .set("kElementBytes", variant.element_bytes);
+  return program;
+}
+
+const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
+  const auto found = append_kernels_.find(variant);
+  if (found != append_kernels_.end()) return found->second;
+  const jit::Program program = append_program(variant, store_->architecture());
+  return append_kernels_.emplace(variant, store_->get(program, "kvmesh_append")).first->second;
+}
+
+const jit::Kernel& PoolWriter::kernel_for(const CopyVariant& variant) {
+  const auto found = copy_kernels_.find(variant);
+  if (found != copy_kernels_.end()) return found->second;
+  const jit::Program program = copy_pages_program(variant, store_->architecture());
+  return copy_kernels_.emplace(variant, store_->get(program, "kvmesh_copy_pages")).first->second;
 }
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -59,12 +80,11 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
   if (k.size(0) == 0) return;
   const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
                        has_vectors(k) && has_vectors(v);
-  const jit::Kernel& kernel = kernel_for({.is_append = true,
-                                          .k_dim = dim_of(k),
-                                          .v_dim = dim_of(v),
-                                          .fresh = k.dtype,
-                                          .pool = pool.k.dtype,
-                                          .vectors = vectors});
+  const jit::Kernel& kernel = kernel_for(AppendVariant{.k_dim = dim_of(k),
+                                                       .v_dim = dim_of(v),
+                                                       .fresh = k.dtype,
+                                                       .pool = pool.k.dtype,
+                                                       .vectors = vectors});
   const AppendParams params{.k_pool = writable(pool.k),
                             .v_pool = writable(pool.v),
                             .k = new_rows(k),
@@ -84,12 +104,11 @@ void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int
                             cudaStream_t stream) {
   check_pool("copy_pages", pool.k, pool.v);
   if (count == 0) return;
-  const jit::Kernel& kernel = kernel_for({.is_append = false,
-                                          .k_dim = dim_of(pool.k),
-                                          .v_dim = dim_of(pool.v),
-                                          .fresh = pool.k.dtype,
-                                          .pool = pool.k.dtype,
-                                          .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
+  const jit::Kernel& kernel =
+      kernel_for(CopyVariant{.k_dim = dim_of(pool.k),
+                             .v_dim = dim_of(pool.v),
+                             .element_bytes = static_cast<int>(size_bytes(pool.k.dtype)),
+                             .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
   const CopyPagesParams params{.k_pool = writable(pool.k),
                                .v_pool = writable(pool.v),
                                .copies = reinterpret_cast<const DeviceCopy*>(copies)};
