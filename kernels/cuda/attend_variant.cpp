@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/check.hpp"
 #include "kernels/cuda/sources.hpp"
 
 namespace kvmesh::cuda {
@@ -85,6 +86,7 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
 
 AttendVariant choose_attend(const AttentionShape& shape, const TensorKinds& kinds, bool fold_scale,
                             int row_class, const SharedLimits& limits) {
+  require(shape.page_size > 0, "attend: pages of {} tokens", shape.page_size);
   AttendVariant variant{.shape = shape, .kinds = kinds, .fold_scale = fold_scale};
   variant.tile = tile_of(row_class);
   const int group = shape.q_heads / shape.kv_heads;

@@ -55,6 +55,7 @@ inline constexpr int kRowClasses[] = {16, 32, 64, 128};
 int row_class_of(std::int64_t rows, const AttentionShape& shape);
 
 /// Picks the tile for a row class, or the plain kernel where the tensor cores' cannot run.
+/// @throws InvalidArgument unless pages have tokens: the kernel divides by them.
 AttendVariant choose_attend(const AttentionShape& shape, const TensorKinds& kinds, bool fold_scale,
                             int row_class, const SharedLimits& limits);
 
