@@ -24,6 +24,7 @@ set(KVMESH_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "Architectures that .cu fil
 # kvmesh_cuda_object(TARGET FILE.cu)
 # Compiles a .cu file into TARGET by nvcc itself. CMake's own CUDA language would link every program
 # that uses the library with nvcc, and CMake 3.25 knows no C++20 for it.
+# Warns of kernels that spill registers or use local memory: all of ours go without, CUB's too.
 function(kvmesh_cuda_object target file)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${file}.o)
   set(codes "")
@@ -32,12 +33,16 @@ function(kvmesh_cuda_object target file)
     set(newest ${architecture})
   endforeach()
   list(APPEND codes -gencode arch=compute_${newest},code=compute_${newest})
+  set(assembler -Xptxas -warn-spills,-warn-lmem-usage)
+  if(KVMESH_WERROR)
+    list(APPEND assembler -Xptxas -Werror)
+  endif()
   cmake_path(GET output PARENT_PATH folder)
   file(MAKE_DIRECTORY ${folder})
   add_custom_command(
     OUTPUT ${output}
     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 -lineinfo
-            --expt-relaxed-constexpr ${codes} -Xcompiler -fPIC,-Wall,-Wextra
+            --expt-relaxed-constexpr ${codes} ${assembler} -Xcompiler -fPIC,-Wall,-Wextra
             -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include -MD -MF ${output}.d -MT ${output}
             -c ${CMAKE_CURRENT_SOURCE_DIR}/${file} -o ${output}
     DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file}
