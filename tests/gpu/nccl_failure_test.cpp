@@ -2,6 +2,7 @@
 // operation, and their devices work on. Ranks are forked processes, which meet by TCP.
 #include <csignal>
 
+#include "comm/nccl_state.hpp"
 #include "tests/comm/tcp_ranks.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 
@@ -60,7 +61,7 @@ void expect_timeout(std::chrono::milliseconds deadline, const std::string& opera
 
 /// A combine of one rank, up to where it waits.
 void combine_once(NcclGroup& group, int rank) {
-  CombineCase test = full_case(2, 8, 8, 128, Scatter::kHeads);
+  CombineCase test = full_case(group.size(), 8, 8, 128, Scatter::kHeads);
   const DeviceCase on_device(test, rank);
   const OwnStream stream;
   DeviceCombiner combiner(group);
@@ -68,6 +69,36 @@ void combine_once(NcclGroup& group, int rank) {
   combiner.run(on_device.partial(), on_device.output(), stream.view());
   group.wait(stream.view(), "one token");
   expect_close(on_device.result(), on_device.expected(), test.dim);
+}
+
+/// A group of one: for any machine with a GPU.
+TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
+  const int status = exit_status_of([] {
+    check(cudaSetDevice(0));
+    NcclGroup group(make_nccl_unique_id(), Rank{0}, 1, 0);
+    combine_once(group, 0);
+    EXPECT_NE(group.handle(), nullptr);
+    try {
+      const OwnStream stream;
+      const DeviceFloats floats({1});
+      NcclGroup::State& state = group.state();
+      constexpr int kNobody = 7;
+      state.settle(ncclSend(floats.data(), 1, ncclFloat, kNobody, state.comm, stream.get()),
+                   "call nobody");
+      ADD_FAILURE() << "NCCL sent to a rank that is not there";
+    } catch (const NcclError& error) {
+      EXPECT_EQ(error.rank(), Rank{0});
+      EXPECT_EQ(error.operation(), "call nobody");
+      const std::string expected = "rank 0: call nobody: NCCL failed: invalid argument";
+      EXPECT_EQ(std::string(error.what()).substr(0, expected.size()), expected);
+    }
+    EXPECT_EQ(group.handle(), nullptr);
+    EXPECT_THROW(combine_once(group, 0), InvalidArgument) << "a broken group was used again";
+    EXPECT_THROW(group.wait({}, "one token"), InvalidArgument);
+    expect_device_works();
+    return testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
