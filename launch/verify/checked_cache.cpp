@@ -26,6 +26,19 @@ void poison_page(const TensorView& half, std::int64_t page) {
              poison.data(), size);
 }
 
+HostTensor rounded_rows(const HostTensor& from, std::int64_t rows, Dtype dtype) {
+  HostTensor to(dtype, rows, from.heads(), from.dim());
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t head = 0; head < from.heads(); ++head) {
+      for (std::int64_t d = 0; d < from.dim(); ++d) to.set(row, head, d, from.get(row, head, d));
+    }
+  }
+  return to;
+}
+
+// Of two numbers that may be the same infinity.
+double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
+
 void poison_free_pages(KvCache& cache) {
   for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
     if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
@@ -59,14 +72,19 @@ struct CheckedCache::Step {
   std::vector<Query> queries;
 };
 
-// One layer's queries, and what came of them here and on the single rank.
+struct CheckedCache::Outputs {
+  HostTensor o, lse;
+};
+
+// One layer's queries, and what came of them here and on the single rank; there also of queries as
+// this device may round them.
 struct CheckedCache::LayerResult {
   int layer;
   const HostTensor& q;
   const HostTensor& o;
   const HostTensor& lse;
-  const HostTensor& single_o;
-  const HostTensor& single_lse;
+  const Outputs& single;
+  const Outputs& rounded;
 };
 
 // A row of this rank's output: where it is there, and which it is of the batch and the model.
@@ -239,15 +257,25 @@ void CheckedCache::run_layer(Step& step, int layer) {
   if (options.lse) lse.fetch();
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
-  HostTensor single_o(Dtype::kFloat32, step.single.tokens_of_output().size(),
-                      step.single.heads_of_output().size(), cache.v_dim);
-  HostTensor single_lse(Dtype::kFloat32, single_o.rows(), single_o.heads(), 1);
-  step.single.run(layer,
-                  {first_rows(q.view(), queries), first_rows(k.view(), appended),
-                   first_rows(v.view(), appended)},
-                  {single_o.view(), single_lse.matrix()});
-  findings_.set_tolerance(arithmetic_tolerance(device, cache.dtype, input_dtype));
-  check_layer(step, {layer, q, o, lse, single_o, single_lse});
+  step.single.append(layer, first_rows(k.view(), appended), first_rows(v.view(), appended));
+  const Outputs single = attend_alone(step, layer, q);
+  if (!may_round_queries(device, cache.dtype, input_dtype)) {
+    check_layer(step, {layer, q, o, lse, single, single});
+    return;
+  }
+  const HostTensor rounded = rounded_rows(q, queries, cache.dtype);
+  check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded)});
+}
+
+// A partial over all keys is the whole answer.
+CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const HostTensor& q) {
+  const CacheOptions& cache = cache_.options();
+  const std::int64_t queries = step.single.query_tokens();
+  Outputs out{.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
+              .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
+  step.single.attend_partial(layer, first_rows(q.view(), queries),
+                             {out.o.view(), out.lse.matrix()});
+  return out;
 }
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
@@ -281,8 +309,8 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
       const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
       compare_row(
           step, result, {row, h, t, head}, "one rank",
-          [&](std::int64_t d) { return double{result.single_o.get(t, head, d)}; },
-          double{result.single_lse.get(t, head, 0)});
+          [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; },
+          double{result.single.lse.get(t, head, 0)});
       if (!exact) continue;
       const ReferenceRow want = reference(step, result, t, head);
       compare_row(
@@ -302,12 +330,20 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
                        result.layer, row.token, step.batch[query.entry].sequence.value,
                        query.position, row.head, what, with);
   };
+  const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {
+    return distance((result.single.*of).get(row.token, row.head, d),
+                    (result.rounded.*of).get(row.token, row.head, d));
+  };
+  const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), cache_.options().dtype);
   for (std::int64_t d = 0; d < result.o.dim(); ++d) {
-    findings_.compare(result.o.get(row.row, row.column, d), want_o(d), step.options.output,
-                      [&] { return where(fmt::format("o[{}]", d)); });
+    findings_.compare(
+        result.o.get(row.row, row.column, d), want_o(d),
+        {.tolerance = tolerances.o, .spread = spread(&Outputs::o, d), .dtype = step.options.output},
+        [&] { return where(fmt::format("o[{}]", d)); });
   }
   if (!step.options.lse) return;
-  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse, Dtype::kFloat32,
+  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse,
+                    {.tolerance = tolerances.lse, .spread = spread(&Outputs::lse, 0)},
                     [&] { return where("lse"); });
 }
 

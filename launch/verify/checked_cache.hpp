@@ -62,14 +62,16 @@ class CheckedCache {
  private:
   using Layers = std::vector<DenseSequence>;
   struct Step;
+  struct Outputs;
   struct LayerResult;
-  std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
   struct Row;
+  std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
 
   /// With `filled` rows of numbers, the rest NaN.
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
                            std::int64_t dim);
   void run_layer(Step& step, int layer);
+  Outputs attend_alone(Step& step, int layer, const HostTensor& q);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
   void check_layer(const Step& step, const LayerResult& result);
   template <class WantO>

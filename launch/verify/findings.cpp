@@ -6,20 +6,33 @@
 #include <cmath>
 
 namespace kvmesh::verify {
+namespace {
 
-double arithmetic_tolerance(Device device, Dtype pool, Dtype queries) {
-  if (device.kind == DeviceKind::kCpu || pool == Dtype::kFloat32) return kTolerance;
-  const double rounding = pool == Dtype::kBFloat16 ? 0x1p-9 : 0x1p-12;
-  return (queries == pool ? 4 : 16) * rounding;
+bool has_tensor_cores(Device device, Dtype pool) {
+  return device.kind != DeviceKind::kCpu && pool != Dtype::kFloat32;
 }
 
-double Findings::bound(double want, Dtype dtype) const {
+}  // namespace
+
+Tolerances arithmetic_tolerances(Device device, Dtype pool) {
+  if (!has_tensor_cores(device, pool)) return {};
+  const double rounding = pool == Dtype::kBFloat16 ? 0x1p-8 : 0x1p-11;
+  // O: twice the rounding of a weight, as float16's below 2^-14 are off by more of themselves. LSE:
+  // tensor cores cut sums off where others round them, which is up to a unit, not half of one.
+  return {.o = 2 * rounding, .lse = 2 * kTolerance};
+}
+
+bool may_round_queries(Device device, Dtype pool, Dtype queries) {
+  return has_tensor_cores(device, pool) && queries != pool;
+}
+
+double Bound::around(double want) const {
   // Half a unit in the last place: 11 bits, with subnormals 2^-24 apart, and 8 bits.
   const double size = std::abs(want);
   const double rounding = dtype == Dtype::kFloat16    ? std::max(size * 0x1p-11, 0x1p-25)
                           : dtype == Dtype::kBFloat16 ? size * 0x1p-8
                                                       : 0;
-  return tolerance_ * std::max(1.0, size) + rounding;
+  return tolerance * std::max(1.0, size) + spread + rounding;
 }
 
 void Findings::fail(const std::string& message) {

@@ -11,29 +11,51 @@
 
 namespace kvmesh::verify {
 
-/// How far float32 arithmetic may be from float64 where |v| <= 1: an output is a weighted mean of
-/// values, each wrong by a few units of 2^-24 times the terms of a dot product. Relative to numbers
-/// above 1, as an LSE may be. Measured: about a fifth of this.
+/// How far float32 arithmetic may be from float64 where |q|, |k|, |v| <= 1: an output is a weighted
+/// mean of values, each wrong by a few units of 2^-24 times the terms of a dot product. Relative to
+/// numbers above 1, as an LSE may be. Measured: about a fifth of this.
+///
+/// An LSE is off by the mean of its scores' errors, weighted as the values are, and by those of the
+/// sum of n weights. Each is some units of 2^-24 of the dot product's terms, of the score and of ln
+/// n. Scores far below the highest, as ALiBi makes them, have no weight; those that have some lie
+/// within ln n of the LSE. So it is relative to |LSE|, whatever a score mod makes of the scores.
 inline constexpr double kTolerance = 1e-5;
 
-/// The same for a cache of `pool` pages on `device`. A GPU's tensor cores take weights in the
-/// pool's type, each off by up to half a unit of its 8 or 11 bits; queries of another type are
-/// rounded likewise, which moves the scores.
-double arithmetic_tolerance(Device device, Dtype pool, Dtype queries);
+/// Of outputs within [-1, 1], and of an LSE; relative to numbers above 1.
+struct Tolerances {
+  double o = kTolerance;
+  double lse = kTolerance;
+};
+
+/// For a cache of `pool` pages on `device`. A GPU's tensor cores take weights in the pool's type,
+/// each off by up to half a unit of its 8 or 11 bits, and so O by as much. The LSE does not see
+/// that: its weights are summed before, in float32, and products of 16-bit numbers are exact there.
+Tolerances arithmetic_tolerances(Device device, Dtype pool);
+
+/// May attention round queries to the pool's type? Tensor cores do, other kernels do not. Both are
+/// right, and how far they may be apart need not be guessed: the same row with rounded queries
+/// says it. (At most scale * sum |q k| halves of a unit, far less where many keys have weight.)
+bool may_round_queries(Device device, Dtype pool, Dtype queries);
+
+/// How far a right number may be from the one that is wanted.
+struct Bound {
+  double tolerance = kTolerance;  ///< of the arithmetic; relative to numbers above 1
+  double spread = 0;              ///< between the right answers, where there are two
+  Dtype dtype = Dtype::kFloat32;  ///< that it is stored as
+
+  double around(double want) const;
+};
 
 class Findings {
  public:
-  /// For the comparisons from now on.
-  void set_tolerance(double tolerance) { tolerance_ = tolerance; }
-
   /// Compares one number; `where` is called for its name if it is wrong.
   template <class Where>
-  void compare(double got, double want, Dtype dtype, const Where& where) {
+  void compare(double got, double want, const Bound& bound, const Where& where) {
     if (got == want) return;  // also infinities
     const double error = got < want ? want - got : got - want;
     // Against an infinity nothing but itself is right, and a NaN is less than no bound.
-    if (std::isfinite(want) && error <= bound(want, dtype)) {
-      if (dtype == Dtype::kFloat32) {
+    if (std::isfinite(want) && error <= bound.around(want)) {
+      if (bound.dtype == Dtype::kFloat32) {
         max_error_ = std::max(max_error_, error / std::max(1.0, std::abs(want)));
       }
       return;
@@ -53,11 +75,8 @@ class Findings {
   double max_error() const { return max_error_; }
 
  private:
-  /// How far a right result may be from `want` once it is stored as `dtype`.
-  double bound(double want, Dtype dtype) const;
   void fail_number(const std::string& where, double got, double want);
 
-  double tolerance_ = kTolerance;
   std::int64_t failed_ = 0;
   std::int64_t rows_ = 0;
   double max_error_ = 0;

@@ -17,10 +17,14 @@ namespace {
 using verify::Findings;
 using verify::HostTensor;
 
-bool accepts(double got, double want, Dtype dtype = Dtype::kFloat32) {
+bool accepts(double got, double want, const verify::Bound& bound) {
   Findings findings;
-  findings.compare(got, want, dtype, [] { return "number"; });
+  findings.compare(got, want, bound, [] { return "number"; });
   return findings.good();
+}
+
+bool accepts(double got, double want, Dtype dtype = Dtype::kFloat32) {
+  return accepts(got, want, {.dtype = dtype});
 }
 
 TEST(VerifyFindings, AcceptRoundingAndNoMore) {
@@ -50,6 +54,67 @@ TEST(VerifyFindings, KeepTheFirstMessages) {
   EXPECT_EQ(findings.failed(), 10);
   ASSERT_FALSE(findings.messages().empty());
   EXPECT_EQ(findings.messages().front(), "message 0");
+}
+
+// One query over a long sequence, its tokens stored as `dtype`.
+class LongRow {
+ public:
+  LongRow(Dtype dtype, Random& random) : dtype_(dtype), sequence_{1, kDim, 1, {}, {}} {
+    const auto stored = [&] { return verify::rounded_to(dtype, random.real()); };
+    for (std::int64_t i = 0; i < kTokens * kDim; ++i) sequence_.k.push_back(stored());
+    for (std::int64_t i = 0; i < kTokens; ++i) sequence_.v.push_back(stored());
+    query_ = random.reals(kDim);
+  }
+
+  // As the pool's type has the query, too.
+  void round_query() {
+    for (float& q : query_) q = verify::rounded_to(dtype_, q);
+  }
+  double lse(const ScoreMod& score, const MaskMod& mask = mods::no_mask()) const {
+    return verify::reference_row(sequence_, query_.data(), 1 / std::sqrt(double{kDim}), mask, score,
+                                 0, 0, 1, kTokens - 1)
+        .lse;
+  }
+
+  static constexpr std::int32_t kTokens = 10'000, kDim = 64;
+
+ private:
+  Dtype dtype_;
+  verify::DenseSequence sequence_;
+  std::vector<float> query_;
+};
+
+// A page's part of the LSE of 10 000 tokens is some 0.0016: far less than what rounded weights do
+// to O, far more than what float32 does to the LSE.
+TEST(VerifyFindings, NoticeAPageLostOrTakenTwice) {
+  const std::uint64_t seed = seed_or(29);
+  SCOPED_TRACE(seed_trace(seed));
+  Random random(seed);
+  const MaskMod but_one_page([](auto, auto, auto, auto kv) { return kv / 16 != 333; });
+  const Device gpu{DeviceKind::kCuda, 0};
+  for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
+    LongRow row(dtype, random);
+    const LongRow given = row;
+    row.round_query();
+    for (const ScoreMod& score : {ScoreMod(), mods::soft_cap(2.0f)}) {
+      const double whole = given.lse(score), lost = given.lse(score, but_one_page);
+      const double twice = whole + std::log(2 - std::exp(lost - whole));
+      const double rounded = row.lse(score), spread = std::abs(rounded - whole);
+      for (Device device : {Device{}, gpu}) {
+        SCOPED_TRACE(std::string(name(dtype)) + " on " +
+                     (device.kind == DeviceKind::kCpu ? "a CPU" : "a GPU"));
+        const double tolerance = verify::arithmetic_tolerances(device, dtype).lse;
+        const bool rounds = verify::may_round_queries(device, dtype, Dtype::kFloat32);
+        const verify::Bound bound{.tolerance = tolerance, .spread = rounds ? spread : 0};
+        EXPECT_TRUE(accepts(static_cast<float>(whole), whole, bound));
+        if (rounds) {
+          EXPECT_TRUE(accepts(static_cast<float>(rounded), whole, bound));
+        }
+        EXPECT_FALSE(accepts(lost, whole, bound)) << whole - lost;
+        EXPECT_FALSE(accepts(twice, whole, bound)) << twice - whole;
+      }
+    }
+  }
 }
 
 TEST(VerifyHostTensor, RoundsAsTheLibraryDoes) {
