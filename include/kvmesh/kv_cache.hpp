@@ -74,7 +74,8 @@ struct PlanOptions {
 /// One layer's tensors on this rank, in memory of the mesh's device. n: query tokens, m: appended
 /// tokens of the batch, heads: this rank's share along head_parallel. Every rank of a column passes
 /// the same values. Each of any dtype, k and v of the same one: append converts them to the
-/// cache's. The last dimension is contiguous. On a GPU tensors of the cache's dtype, at multiples
+/// cache's, and a GPU may convert q to that of 16-bit pages (what is past float16's range becomes
+/// infinite). The last dimension is contiguous. On a GPU tensors of the cache's dtype, at multiples
 /// of 16 bytes, are the fast ones.
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]

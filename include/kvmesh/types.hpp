@@ -11,7 +11,8 @@
 
 namespace kvmesh {
 
-/// Element types of keys, values, queries and outputs. Arithmetic is always float32.
+/// Element types of keys, values, queries and outputs. Arithmetic is float32, but a GPU's tensor
+/// cores take queries and softmax weights rounded to the type of 16-bit pages.
 enum class Dtype : std::uint8_t { kFloat32, kFloat16, kBFloat16 };
 
 constexpr std::size_t size_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
