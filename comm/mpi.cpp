@@ -69,6 +69,7 @@ class MpiCommunicator final : public CommunicatorBase {
  private:
   void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                             std::string_view operation) override {
+    require(mpi_is_alive(), "{}: MPI has been finalized", operation);
     for (const Incoming& in : incoming) {
       if (in.from != rank()) requests_.expect(in);
     }

@@ -25,6 +25,7 @@ NcclGroup& NcclGroup::operator=(NcclGroup&&) noexcept = default;
 Rank NcclGroup::rank() const { throw_absent(); }
 int NcclGroup::size() const { throw_absent(); }
 int NcclGroup::device() const { throw_absent(); }
+bool NcclGroup::is_owned() const { throw_absent(); }
 void* NcclGroup::handle() const { throw_absent(); }
 std::chrono::milliseconds NcclGroup::deadline() const { throw_absent(); }
 void NcclGroup::set_deadline(std::chrono::milliseconds) { throw_absent(); }

@@ -123,6 +123,7 @@ NcclGroup& NcclGroup::operator=(NcclGroup&&) noexcept = default;
 Rank NcclGroup::rank() const { return state_->rank; }
 int NcclGroup::size() const { return state_->size; }
 int NcclGroup::device() const { return state_->device; }
+bool NcclGroup::is_owned() const { return state_->is_owned; }
 void* NcclGroup::handle() const { return state_->comm; }
 std::chrono::milliseconds NcclGroup::deadline() const { return state_->deadline; }
 void NcclGroup::set_deadline(std::chrono::milliseconds deadline) { state_->deadline = deadline; }

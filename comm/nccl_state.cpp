@@ -94,26 +94,37 @@ void NcclGroup::State::fail_late(std::string_view operation) {
 
 void NcclGroup::State::close() {
   if (comm == nullptr || is_broken || !is_owned) return;
+  constexpr std::string_view kOperation = "close an NCCL group";
+  const Clock::time_point start = Clock::now();
   const DeviceScope scope(device);
-  settle(ncclCommFinalize(comm), "close an NCCL group");
-  static_cast<void>(ncclCommDestroy(std::exchange(comm, nullptr)));  // local after finalize
+  settle(ncclCommFinalize(comm), kOperation);
+  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
+  if (!give_up_comm(ncclCommDestroy, deadline - waited)) fail_late(kOperation);
 }
 
-/// NCCL's abort stops its kernels at once, then frees what is here; it tells no peer. Before it
-/// frees, it waits until no graph is left that captured the communicator, which whoever handles the
-/// error may be about to destroy: so it goes on in a thread of its own.
+/// NCCL's abort stops its kernels and the threads that send for it at once, then frees what is
+/// here; it tells no peer.
 void NcclGroup::State::abort() {
   is_broken = true;
   if (comm == nullptr || !is_owned) return;
+  static_cast<void>(give_up_comm(ncclCommAbort, kAbortTime));
+}
+
+/// `end` is NCCL's abort or destroy. Both wait until the peers of this machine have hung up, and
+/// abort (before destroy it was finalize) until no graph is left that captured the communicator,
+/// which whoever handles an error may be about to destroy: so it goes on in a thread of its own.
+/// True if it was done in time.
+bool NcclGroup::State::give_up_comm(ncclResult_t (*end)(ncclComm_t),
+                                    std::chrono::milliseconds at_most) {
   std::promise<void> promise;
   const std::future<void> done = promise.get_future();
-  std::thread([comm = std::exchange(comm, nullptr), device = device,
+  std::thread([end, comm = std::exchange(comm, nullptr), device = device,
                promise = std::move(promise)]() mutable {
     static_cast<void>(cudaSetDevice(device));
-    static_cast<void>(ncclCommAbort(comm));
+    static_cast<void>(end(comm));
     promise.set_value();
   }).detach();
-  static_cast<void>(done.wait_for(kAbortTime));
+  return done.wait_for(at_most) == std::future_status::ready;
 }
 
 }  // namespace kvmesh

@@ -64,6 +64,9 @@ struct NcclGroup::State {
   void wait(cudaStream_t stream, std::string_view operation);
   void close();
   void abort();
+
+ private:
+  bool give_up_comm(ncclResult_t (*end)(ncclComm_t), std::chrono::milliseconds at_most);
 };
 
 }  // namespace kvmesh

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <exception>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -125,7 +126,7 @@ NcclGroup* Mesh::gpus() {
   if (!gpus_) {
     const bool possible =
         device_.kind == DeviceKind::kCuda && !nccl_version().empty() && nccl_takes(*kv_, device_);
-    gpus_ = possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr;
+    own(possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr);
   }
   return gpus_->get();
 }
@@ -138,7 +139,27 @@ void Mesh::use_gpus(NcclGroup group) {
       "mesh: a group with rank {} of {} on GPU {}, on the kv axis this is rank {} of {} on {}",
       group.rank().value, group.size(), group.device(), kv_->rank().value, kv_->size(),
       device_.index);
-  gpus_ = std::make_unique<NcclGroup>(std::move(group));
+  own(std::make_unique<NcclGroup>(std::move(group)));
+}
+
+void Mesh::own(std::unique_ptr<NcclGroup> group) {
+  gpus_.emplace(group.release(), LeaveTogether{kv_, std::uncaught_exceptions()});
+}
+
+// A rank's own device may be done before the others have what it sends: threads of NCCL's send it
+// over networks, and an abort stops them. When all devices are done nothing is under way any more.
+void Mesh::LeaveTogether::operator()(NcclGroup* group) const {
+  constexpr std::string_view kOperation = "leave the mesh";
+  const std::unique_ptr<NcclGroup> owner(group);
+  const bool is_whole = group->is_owned() && group->handle() != nullptr;
+  if (!is_whole || std::uncaught_exceptions() > exceptions) return;
+  try {
+    group->set_deadline(kv->deadline());
+    group->wait_until(whole_device_done(group->device()), kOperation);
+    barrier(*kv, kOperation);
+  } catch (const std::exception&) {
+    // This rank has had its results. Who still waits for some has an error of its own.
+  }
 }
 
 void Mesh::wait(Stream stream, std::string_view operation) {

@@ -39,6 +39,11 @@ struct MeshOptions {
 ///
 /// Collective to make: every rank makes its own with equal options. Owns the communicators and the
 /// threads; outlives the caches made on it. Movable.
+///
+/// The end of a mesh with an NCCL group of its own is collective, too: where a rank leaves while
+/// others are in the last combine, what NCCL was to send them over a network is lost. So there the
+/// destructor waits until the devices of all kv ranks are done, but no longer than kv()'s deadline,
+/// and for nobody after an error of the group or while an exception passes.
 class Mesh {
  public:
   /// @throws InvalidArgument if head_parallel does not divide the ranks; Unsupported for a device
@@ -90,15 +95,23 @@ class Mesh {
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
  private:
+  /// Ends a group when nobody needs its rank any more.
+  struct LeaveTogether {
+    std::shared_ptr<Communicator> kv;
+    int exceptions;  // that passed already when it was made
+    void operator()(NcclGroup* group) const;
+  };
+
   void arrange(const MeshOptions& options);
+  void own(std::unique_ptr<NcclGroup> group);
 
   std::unique_ptr<Communicator> owned_world_;
   Communicator* world_;
-  std::unique_ptr<Communicator> kv_;
+  std::shared_ptr<Communicator> kv_;
   std::unique_ptr<Communicator> head_;
   std::unique_ptr<ThreadPool> threads_;
   Device device_;
-  std::optional<std::unique_ptr<NcclGroup>> gpus_;  // empty: not asked for yet
+  std::optional<std::unique_ptr<NcclGroup, LeaveTogether>> gpus_;  // empty: not asked for yet
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.

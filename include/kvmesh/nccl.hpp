@@ -64,8 +64,9 @@ class NcclGroup {
   static NcclGroup borrow(void* nccl_comm,
                           std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
-  /// Never waits for a peer: an owned communicator is aborted. Call `close` first when peers may
-  /// still be in the last operation.
+  /// Never waits for a peer: an owned communicator is aborted, and what it had still to send over a
+  /// network is lost, although this rank's stream is done. So end it when the streams of all ranks
+  /// are (a mesh sees to that for its own group), or with `close`.
   ~NcclGroup();
   NcclGroup(NcclGroup&&) noexcept;
   NcclGroup& operator=(NcclGroup&&) noexcept;
@@ -73,6 +74,8 @@ class NcclGroup {
   Rank rank() const;
   int size() const;
   int device() const;
+  /// False if it is borrowed.
+  bool is_owned() const;
   /// The `ncclComm_t`. Null once the group is broken or closed and its communicator is gone.
   void* handle() const;
 
@@ -86,7 +89,8 @@ class NcclGroup {
   /// The same, until `is_done` says yes: for events. What it throws breaks the group.
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
-  /// Collective, and waits for the peers: ends the group in good order. @throws Timeout, NcclError.
+  /// Collective, and waits for the peers: ends the group in good order. No graph that captured its
+  /// messages may be left. @throws Timeout, NcclError.
   void close();
 
   struct State;

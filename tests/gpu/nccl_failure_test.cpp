@@ -145,6 +145,28 @@ TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
   });
 }
 
+TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
+  TcpProcesses<2>::run([](Communicator& comm) {
+    const int me = comm.rank().value;
+    check(cudaSetDevice(me));
+    NcclGroup group(comm, me);
+    combine_once(group, me);
+    if (me == 0) {
+      group.set_deadline(1s);
+      const Clock::time_point start = Clock::now();
+      try {
+        group.close();  // NCCL may need the other for it, or not
+      } catch (const Timeout& timeout) {
+        EXPECT_EQ(timeout.operation(), "close an NCCL group");
+      }
+      EXPECT_LT(Clock::now() - start, 1s + kAbortTime);
+      EXPECT_EQ(group.handle(), nullptr);
+      EXPECT_THROW(combine_once(group, me), InvalidArgument) << "a closed group was used again";
+    }
+    barrier(comm);
+  });
+}
+
 TEST_F(NcclFailure, ARankThatIsKilledIsNoticed) {
   const std::uint16_t port = free_port();
   const pid_t victim = ::fork();

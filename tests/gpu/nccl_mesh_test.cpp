@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <optional>
+#include <thread>
 
 #include "tests/gpu/graph.hpp"
 #include "tests/gpu/served_model.hpp"
@@ -71,8 +73,8 @@ TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
     mesh.wait({stream}, "test");
     // NCCL's own abort would wait for the end of a graph.
     const Graph graph(stream, [&] { served.run(step, inputs, outputs, stream); });
+    mesh.kv().set_deadline(1s);  // also for the others' end: they wait for rank 0
     if (mesh.rank() == Rank{0}) {
-      mesh.kv().set_deadline(1s);
       graph.launch(stream);  // the others do not
       const auto start = std::chrono::steady_clock::now();
       served.cache.replan(step, batch, {stream});  // waits for nothing
@@ -89,6 +91,64 @@ TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
     }
   }  // frees what the device was using, without end if NCCL's kernels were there still
   barrier(mesh.world());
+}
+
+using Clock = std::chrono::steady_clock;
+
+/// One rank has all pages: it sends to the others and waits for none of them.
+TEST(NcclMesh, ARankThatIsDoneStaysUntilTheOthersHaveWhatItSent) {
+  constexpr std::int64_t kTokens = 16;
+  const auto comm = make_mpi_communicator();
+  std::optional<Mesh> mesh(mesh_of_gpus());
+  if (!has_peers(*mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
+  const DeviceMemory numbers = random_numbers(*mesh);
+  Inputs inputs(*mesh, kTokens);
+  inputs.change(numbers, 3);
+  const Outputs expected(*mesh, kTokens), outputs(*mesh, kTokens);
+  const Stream stream;
+  Clock::time_point start;
+  bool has_pages = false;
+  {
+    Served served{KvCache(*mesh, cache_options())};
+    const SequenceId sequence = served.cache.create();
+    StepPlan step = served.cache.plan({{sequence, kTokens}});
+    has_pages = served.cache.allocator().pages(sequence).front().rank() == mesh->kv_rank();
+    served.run(step, inputs, expected, stream);
+    mesh->wait({stream}, "test");
+    barrier(*comm);
+    start = Clock::now();
+    if (!has_pages) std::this_thread::sleep_for(500ms);
+    // One layer: its messages have room on their way, so the sender's stream is done at once.
+    step.run(0, inputs.layer(0, kTokens), outputs.layer(0, kTokens), {stream});
+    mesh->wait({stream}, "test");
+  }
+  mesh.reset();
+  const Clock::duration waited = Clock::now() - start;
+  EXPECT_LT(waited, 10s);
+  EXPECT_GT(waited, has_pages ? 400ms : 0ms) << "it left before the others had come";
+  EXPECT_EQ(outputs.bits(0, kTokens), expected.bits(0, kTokens));
+}
+
+TEST(NcclMesh, ItsEndIsBounded) {
+  const auto comm = make_mpi_communicator();
+  std::optional<Mesh> mesh(mesh_of_gpus());
+  if (!has_peers(*mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
+  if (mesh->rank() == Rank{0}) {  // waits for the others, in vain
+    mesh->kv().set_deadline(1s);
+    const Clock::time_point start = Clock::now();
+    mesh.reset();
+    EXPECT_GT(Clock::now() - start, 900ms);
+    EXPECT_LT(Clock::now() - start, 6s);
+  }
+  barrier(*comm);
+  if (!mesh) return;
+  const Clock::time_point start = Clock::now();
+  try {  // an exception passes: waits for nobody
+    const Mesh passed_by = std::move(*mesh);
+    throw Error("test");
+  } catch (const Error&) {
+    EXPECT_LT(Clock::now() - start, 6s);
+  }
 }
 
 }  // namespace
