@@ -51,9 +51,9 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
 cuda::CudaAttend::Options attend_options(const StepOptions& options,
                                          std::span<const BatchEntry> first) {
   cuda::CudaAttend::Options attend{.attention = options.attention,
+                                   .block_mask = options.block_mask,
                                    .kinds = {.q = options.pool_dtype, .pool = options.pool_dtype},
                                    .short_rows = short_rows(options.shape, first)};
-  if (options.block_mask) attend.block_mask.emplace(*options.block_mask);
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,

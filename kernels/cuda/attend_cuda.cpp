@@ -44,14 +44,9 @@ std::int64_t short_rows_of(const AttentionShape& shape, const CudaAttend::Option
   return rows;
 }
 
-std::optional<BlockClasses> block_classes(CudaAttend::Options& options) {
-  if (options.attention.block_mask) return BlockClasses(*options.attention.block_mask);
-  return std::move(options.block_mask);
-}
-
 }  // namespace
 
-CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, Options options)
+CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options)
     : store_(&kernels),
       shape_(checked(shape)),
       kinds_(options.kinds),
@@ -62,7 +57,8 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, Option
                    row_class_of(std::numeric_limits<std::int64_t>::max(), shape)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
-  std::optional<BlockClasses> block_mask = block_classes(options);
+  std::optional<BlockClasses> block_mask;
+  if (options.block_mask) block_mask.emplace(*options.block_mask);
   has_head_classes_ = block_mask && block_mask->heads() > 1;
   plan_ = std::make_unique<DevicePlan>(
       *store_,

@@ -19,9 +19,8 @@ namespace kvmesh::cuda {
 class CudaAttend {
  public:
   struct Options {
-    AttentionOptions attention{};
-    /// Instead of `attention.block_mask`, which is sent here too.
-    std::optional<BlockClasses> block_mask{};
+    AttentionOptions attention{};           ///< without a block mask
+    const BlockMask* block_mask = nullptr;  ///< copied to the device
     /// The tensors that kernels are made ready for. Others cost a compilation at their first
     /// launch.
     TensorKinds kinds{};
@@ -35,7 +34,7 @@ class CudaAttend {
 
   /// @throws InvalidArgument on a shape that no kernel takes, or limits that are not those of short
   /// query chunks; CudaError.
-  CudaAttend(KernelStore& kernels, const AttentionShape& shape, Options options);
+  CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options);
 
   /// Plans a step, in place of the one before: after what is on `stream`, before what comes there.
   /// The pages' changes go along, and what was set of the mods' buffers. Compiles (or finds) the

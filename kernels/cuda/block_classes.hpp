@@ -16,7 +16,6 @@ namespace kvmesh::cuda {
 class BlockClasses {
  public:
   explicit BlockClasses(const BlockMask& mask);
-  explicit BlockClasses(const LocalBlockMask& mask);
 
   int q_block() const { return q_block_; }
   std::int64_t heads() const { return table_.heads; }
