@@ -30,7 +30,7 @@ class DeviceCombiner::Work {
 
  private:
   bool makes_other_messages(const DeviceCombinePlan& next) const;
-  void reserve(cudaStream_t stream);
+  void reserve();
   void upload(cudaStream_t stream);
 
   void all_to_all(const cuda::CombineParams& params, cudaStream_t stream);
@@ -55,7 +55,7 @@ void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
   is_planned_ = false;  // until all is where the plan says
   plan_ = std::move(next);
-  reserve(stream);
+  reserve();
   upload(stream);
   is_planned_ = true;
 }
@@ -67,15 +67,10 @@ bool DeviceCombiner::Work::makes_other_messages(const DeviceCombinePlan& next) c
   return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
 }
 
-/// These buffers may be larger than all else, so the old ones go: when they are in use no more.
-void DeviceCombiner::Work::reserve(cudaStream_t stream) {
+void DeviceCombiner::Work::reserve() {
   bool moved = false;
   const auto grow = [&](auto& array, std::int64_t count) {
-    if (static_cast<std::size_t>(count) <= array.capacity()) return;
-    if (array.capacity() > 0) nccl_->wait(stream, "combine: plan");
-    array = {};
-    array.reserve(static_cast<std::size_t>(count));
-    moved = true;
+    moved |= array.reserve(static_cast<std::size_t>(count));
   };
   const bool packs = plan_.strategy == CombineStrategy::kAllToAll;
   grow(table_, std::ssize(device_table(plan_)));

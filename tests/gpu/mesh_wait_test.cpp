@@ -85,10 +85,29 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   mesh.kv().set_deadline(100ms);
   HeldStream stream;
   const auto start = std::chrono::steady_clock::now();
-  cache.replan(step, {{{a, 1}, {b, 12'000, 1}}}, stream.view());
+  cache.replan(step, {{{b, 12'000, 1}}}, stream.view());
   EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
   expect_late([&] { cache.replan(step, {{{a, 1}}}, stream.view()); }, "plan");
   EXPECT_THROW(cache.replan(step, {{{a, 1}}}, stream.view()), Error) << "its group is broken";
+}
+
+// A batch of more queries wants larger partials and a larger combine.
+TEST(MeshWait, ALargerBatchWaitsForNoOtherStream) {
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
+  KvCache cache(mesh, {.layers = 1,
+                       .q_heads = 8,
+                       .kv_heads = 2,
+                       .k_dim = 64,
+                       .pages_per_rank = 100,
+                       .dtype = Dtype::kBFloat16});
+  const SequenceId a = cache.create(), b = cache.create();
+  StepPlan step = cache.plan({{a, 1}});
+  mesh.kv().set_deadline(1s);
+  const HeldStream held;
+  const Stream stream;
+  cache.replan(step, {{{a, 1}, {b, 1}}}, {stream});
+  mesh.wait({stream}, "test");
+  EXPECT_EQ(step.query_tokens(), 2);
 }
 
 }  // namespace
