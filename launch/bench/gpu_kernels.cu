@@ -3,9 +3,9 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr int kReadThreads = 512;
+constexpr int kStreamThreads = 256;
 constexpr int kLoads = 8;
-constexpr std::size_t kRoundBytes = std::size_t{kReadThreads} * kLoads * sizeof(uint4);  // a block
+constexpr int kChunk = kStreamThreads * kLoads;  // what a block takes at a time, in 16 bytes
 
 constexpr int kMultiplyThreads = 256;
 constexpr int kBlocksPerMultiprocessor = 2;  // 16 warps: four for each quarter's tensor core
@@ -29,19 +29,32 @@ __global__ void fill(std::uint16_t* data, std::size_t words, bool half_left, Fil
   if (half_left && first == 0) data[2 * words] = static_cast<std::uint16_t>(pattern.base);
 }
 
-__global__ void __launch_bounds__(kReadThreads)
-    read_all(const uint4* data, int rounds, unsigned* sink) {
-  const std::size_t stride = static_cast<std::size_t>(gridDim.x) * blockDim.x;
-  std::size_t i = static_cast<std::size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+__global__ void __launch_bounds__(kStreamThreads)
+    read_all(const uint4* data, int chunks, unsigned* sink) {
   unsigned sum = 0;
-  for (int round = 0; round < rounds; ++round, i += kLoads * stride) {
+  for (int chunk = static_cast<int>(blockIdx.x); chunk < chunks; chunk += gridDim.x) {
+    const uint4* from = data + static_cast<std::size_t>(chunk) * kChunk + threadIdx.x;
     uint4 units[kLoads];
 #pragma unroll
-    for (int j = 0; j < kLoads; ++j) units[j] = data[i + j * stride];
+    for (int j = 0; j < kLoads; ++j) units[j] = from[j * kStreamThreads];
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) sum ^= units[j].x ^ units[j].y ^ units[j].z ^ units[j].w;
   }
   if (sum == 12345u) *sink = sum;  // keeps the loads
+}
+
+__global__ void __launch_bounds__(kStreamThreads)
+    copy_all(uint4* to, const uint4* from, std::size_t units) {
+  const std::size_t first = static_cast<std::size_t>(blockIdx.x) * kChunk + threadIdx.x;
+  uint4 values[kLoads];
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    if (first + j * kStreamThreads < units) values[j] = __ldcs(from + first + j * kStreamThreads);
+  }
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    if (first + j * kStreamThreads < units) __stcs(to + first + j * kStreamThreads, values[j]);
+  }
 }
 
 /// c [16, 8] += a [16, 16] * b [16, 8].
@@ -106,16 +119,22 @@ void launch_fill(void* data, std::size_t size_bytes, FillPattern pattern, unsign
                                  size_bytes % 4 != 0, pattern, seed);
 }
 
-std::size_t bytes_of_read(std::size_t size_bytes, int blocks) {
-  const std::size_t round = kRoundBytes * static_cast<std::size_t>(blocks);
-  return size_bytes / round * round;
+std::size_t bytes_of_read(std::size_t size_bytes) {
+  constexpr std::size_t kChunkBytes = kChunk * sizeof(uint4);
+  return size_bytes / kChunkBytes * kChunkBytes;
 }
 
 void launch_read(const void* data, std::size_t size_bytes, int blocks, unsigned* sink,
                  cudaStream_t stream) {
-  const std::size_t rounds = size_bytes / (kRoundBytes * static_cast<std::size_t>(blocks));
-  read_all<<<blocks, kReadThreads, 0, stream>>>(static_cast<const uint4*>(data),
-                                                static_cast<int>(rounds), sink);
+  const auto chunks = static_cast<int>(size_bytes / sizeof(uint4) / kChunk);
+  read_all<<<blocks, kStreamThreads, 0, stream>>>(static_cast<const uint4*>(data), chunks, sink);
+}
+
+void launch_copy(void* to, const void* from, std::size_t size_bytes, cudaStream_t stream) {
+  const std::size_t units = size_bytes / sizeof(uint4);
+  const auto blocks = static_cast<unsigned>((units + kChunk - 1) / kChunk);
+  copy_all<<<blocks, kStreamThreads, 0, stream>>>(static_cast<uint4*>(to),
+                                                  static_cast<const uint4*>(from), units);
 }
 
 double launch_multiply(Dtype dtype, int multiprocessors, unsigned* sink, cudaStream_t stream) {

@@ -14,11 +14,13 @@ namespace kvmesh::bench {
 void launch_fill(void* data, std::size_t size_bytes, FillPattern pattern, unsigned seed,
                  cudaStream_t stream);
 
-/// How much of `size_bytes` launch_read reads with so many blocks: whole rounds of all threads.
-std::size_t bytes_of_read(std::size_t size_bytes, int blocks);
-/// Streams through memory: 16-byte loads, 8 on their way a thread.
+/// How much of `size_bytes` launch_read reads: whole chunks of a block.
+std::size_t bytes_of_read(std::size_t size_bytes);
+/// Streams through memory: 16-byte loads, 8 on their way a thread. Blocks take chunks in turn.
 void launch_read(const void* data, std::size_t size_bytes, int blocks, unsigned* sink,
                  cudaStream_t stream);
+/// `size_bytes` is a multiple of 16, and both places are.
+void launch_copy(void* to, const void* from, std::size_t size_bytes, cudaStream_t stream);
 
 /// Multiply-adds from registers, as many as take about a millisecond: on the tensor cores by
 /// mma.sync m16n8k16 with float32 sums for float16 and bfloat16, else plain float32 ones. Returns
