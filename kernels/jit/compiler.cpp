@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/jit/build_id.hpp"
+
 namespace kvmesh::jit {
 namespace {
 
@@ -68,7 +70,8 @@ std::string compiler_version() {
   int major = 0;
   int minor = 0;
   check(nvrtcVersion(&major, &minor), "nvrtcVersion");
-  return fmt::format("NVRTC {}.{}", major, minor);
+  return fmt::format("NVRTC {}.{}, build {}", major, minor,
+                     build_id_of(reinterpret_cast<const void*>(&nvrtcVersion)));
 }
 
 Cubin compile(const Program& program) {

@@ -29,7 +29,8 @@ struct Cubin {
   std::vector<KernelResources> resources() const { return read_resources(log); }
 };
 
-/// "NVRTC 13.0".
+/// Tells compilers apart that may give different machine code: "NVRTC 13.0, build 65be0d...". The
+/// build id of the library says what the number does not, as updates of a toolkit share it.
 std::string compiler_version();
 
 /// Takes tenths of a second for an attention kernel. Any number of threads may compile at once.
