@@ -18,6 +18,22 @@ function(kvmesh_test name)
                                           ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT}")
 endfunction()
 
+# kvmesh_long_test(NAME SHARDS n SOURCES ... LINK ...): one program whose tests take minutes, as n
+# CTest tests that run side by side, before all others: those fill the time beside the last of them.
+function(kvmesh_long_test name)
+  cmake_parse_arguments(arg "" "SHARDS" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
+  math(EXPR last "${arg_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    set(environment ${KVMESH_TEST_ENVIRONMENT} GTEST_TOTAL_SHARDS=${arg_SHARDS}
+                    GTEST_SHARD_INDEX=${shard})
+    add_test(NAME ${name}_${shard} COMMAND ${name})
+    set_tests_properties(${name}_${shard} PROPERTIES LABELS "cpu" TIMEOUT 600 COST 1000
+                                                     ENVIRONMENT "${environment}")
+  endforeach()
+endfunction()
+
 # kvmesh_mpi_test(NAME RANKS 1 2 4 SOURCES ... LINK ...): the same program under mpirun with each
 # number of ranks. It has a main of its own, in which every process is one rank of every test.
 function(kvmesh_mpi_test name)

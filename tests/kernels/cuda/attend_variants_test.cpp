@@ -1,9 +1,18 @@
-// The attention kernels, compiled without a GPU for every case that they support: none may spill.
+// The attention kernels, compiled without a GPU for the cases that they support: hot ones may not
+// spill.
+//
+// All cases would take hours. What decides about registers is the tile (head dims and rows of a
+// block) with one other thing, so for each architecture the cases are chosen such that any two
+// choices meet: each tile with each mod, each pool dtype, each group and so on, and these with one
+// another.
 #include <fmt/format.h>
 
+#include <array>
+#include <string_view>
+#include <utility>
+
 #include "kernels/cuda/attend_variant.hpp"
-#include "kernels/cuda/classifier.hpp"
-#include "kernels/cuda/sources.hpp"
+#include "tests/kernels/cuda/every_pair.hpp"
 #include "tests/kernels/jit/variants.hpp"
 
 namespace kvmesh::cuda {
@@ -20,73 +29,127 @@ constexpr Chip kChips[] = {
     {"sm_90a", {.block_bytes = 227 * 1024, .multiprocessor_bytes = 228 * 1024}},
     {"sm_100", {.block_bytes = 227 * 1024, .multiprocessor_bytes = 228 * 1024}}};
 
+struct Tile {
+  int k_dim, v_dim, row_class;
+};
+/// Of the tensor-core kernel: the usual head dims with every row class that they have, and some
+/// that are not multiples of 16, or of which one is far larger.
+constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 64, 128},
+                           {96, 96, 16},   {96, 96, 32},   {96, 96, 64},   {96, 96, 128},
+                           {128, 128, 16}, {128, 128, 32}, {128, 128, 64}, {128, 128, 128},
+                           {192, 128, 16}, {192, 128, 32}, {192, 128, 64}, {192, 128, 128},
+                           {256, 256, 16}, {256, 256, 64}, {72, 40, 16},   {40, 72, 128},
+                           {64, 256, 64},  {256, 64, 128}};
+/// Of the other one: its dims are free, and it has no rows of a block.
+constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
+
+constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
+constexpr int kGroups[] = {1, 4, 6, 16};
+constexpr int kPageSizes[] = {16, 64, 1, 24};
+
 struct Mods {
   const char* name;
   ScoreMod score;
   MaskMod mask;
 };
+std::array<Mods, 4> all_mods() {
+  const Buffer<std::int32_t> documents({0, 0, 1});
+  return {{{"plain", {}, {}},
+           {"causal", {}, mods::causal()},
+           {"window_cap", mods::soft_cap(30.0f), mods::sliding_window(1000)},
+           {"alibi_documents", mods::alibi(16),
+            mods::mask_and(mods::causal(), mods::documents(documents))}}};
+}
 
-std::vector<Variant> attend_variants() {
-  const AttentionShape shapes[] = {{8, 2, 64, 64, 16},
-                                   {8, 2, 96, 96, 16},
-                                   {8, 2, 128, 128, 16},
-                                   {8, 1, 192, 128, 64},
-                                   {8, 2, 256, 256, 16}};
-  const Mods all_mods[] = {{"plain", {}, {}},
-                           {"causal", {}, mods::causal()},
-                           {"window_cap", mods::soft_cap(30.0f), mods::sliding_window(1000)}};
+/// The axes, as indices into what they choose from.
+enum Axis {
+  kTile,
+  kMods,
+  kGroup,
+  kPageSize,
+  kPool,
+  kQuery,
+  kHeadClasses,
+  kQueryVectors,
+  kNegative
+};
+
+/// What a case may take of local memory. Two kinds take some:
+///
+/// - The kernel without tensor cores, whose compiler thinks of occupancy first: a few words, fewer
+///   than the outputs, which are 16 at the largest v_dim here.
+/// - On Blackwell a score mod with 128 rows of 128 columns: outputs and scores take 192 of 255
+///   registers, and what divides by an odd group or looks up the classes of heads some more.
+int local_bytes_of(const AttendVariant& variant, const Chip& chip, bool has_score_mod) {
+  if (!variant.tensor_cores) return 48;
+  const bool is_tight = variant.tile.rows() == 128 && variant.shape.v_dim == 128;
+  return is_tight && has_score_mod && chip.architecture == std::string_view("sm_100") ? 48 : 0;
+}
+
+/// Of the case with these choices.
+Variant attend_variant(const Chip& chip, const Tile& tile, const Mods& mods,
+                       const test::Choices& choices, bool pool_vectors) {
+  const int group = kGroups[choices[kGroup]];
+  const AttentionShape shape{2 * group, 2, tile.k_dim, tile.v_dim, kPageSizes[choices[kPageSize]]};
+  const TensorKinds kinds{.q = kDtypes[choices[kQuery]],
+                          .pool = kDtypes[choices[kPool]],
+                          .q_vectors = choices[kQueryVectors] == 0,
+                          .pool_vectors = pool_vectors};
+  const bool fold_scale = mods.score.is_identity() && choices[kNegative] == 0;
+  AttendVariant variant = choose_attend(shape, kinds, fold_scale, tile.row_class, chip.limits);
+  variant.head_classes = choices[kHeadClasses] != 0;
+  std::string name = fmt::format("{}_K{}V{}_rows{}_{}_group{}_page{}_{}_q_{}{}{}{}",
+                                 chip.architecture, tile.k_dim, tile.v_dim, tile.row_class,
+                                 mods.name, group, shape.page_size, kvmesh::name(kinds.pool),
+                                 kvmesh::name(kinds.q), variant.head_classes ? "_heads" : "",
+                                 kinds.q_vectors ? "" : "_unaligned", fold_scale ? "_folded" : "");
+  const CudaMods text = emit_cuda(mods.score.graph(), mods.mask.graph());
+  return {std::move(name), attend_program(variant, text, chip.architecture),
+          local_bytes_of(variant, chip, !mods.score.is_identity())};
+}
+
+template <std::size_t Tiles>
+std::vector<Variant> variants_of(const Tile (&tiles)[Tiles], int pool_dtypes, bool pool_vectors) {
+  const std::array<Mods, 4> mods = all_mods();
+  const std::vector<test::Choices> cases =
+      test::EveryPair({static_cast<int>(Tiles), 4, 4, 4, pool_dtypes, 3, 2, 2, 2}).cases();
   std::vector<Variant> variants;
   for (const Chip& chip : kChips) {
-    for (const AttentionShape& shape : shapes) {
-      for (int rows : {1, 32, 64, 1000}) {
-        for (const Mods& mods : all_mods) {
-          const TensorKinds kinds;
-          const AttendVariant variant = choose_attend(shape, kinds, mods.score.is_identity(),
-                                                      row_class_of(rows, shape), chip.limits);
-          variants.push_back(
-              {fmt::format("K{}V{}_rows{}_{}_{}", shape.k_dim, shape.v_dim, rows, mods.name,
-                           chip.architecture),
-               attend_program(variant, emit_cuda(mods.score.graph(), mods.mask.graph()),
-                              chip.architecture)});
-        }
-      }
+    for (const test::Choices& choices : cases) {
+      variants.push_back(attend_variant(chip, tiles[choices[kTile]],
+                                        mods[static_cast<std::size_t>(choices[kMods])], choices,
+                                        pool_vectors));
     }
   }
   return variants;
 }
 
-// The small kernels around them, that are made while the program runs.
-std::vector<Variant> other_variants() {
-  const CudaMods causal = emit_cuda(ScoreMod().graph(), mods::causal().graph());
-  std::vector<Variant> variants;
-  for (const Chip& chip : kChips) {
-    variants.push_back(
-        {fmt::format("merge_{}", chip.architecture), merge_program(chip.architecture)});
-    for (const bool per_head : {false, true}) {
-      for (const int lanes : {1, 32}) {
-        variants.push_back(
-            {fmt::format("classify_{}_{}_{}", per_head ? "head" : "all", lanes, chip.architecture),
-             classify_program({.group = 8, .per_head = per_head, .lanes = lanes}, causal,
-                              chip.architecture)});
-      }
-    }
+std::vector<Variant> tensor_core_variants() { return variants_of(kTiles, 2, true); }
+std::vector<Variant> plain_variants() { return variants_of(kPlainTiles, 3, false); }
+
+TEST(AttendTables, AreOfTheKernelsThatTheyName) {
+  for (const Variant& variant : tensor_core_variants()) {
+    EXPECT_EQ(variant.program.source, "kernels/cuda/attend.cuh") << variant.name;
   }
-  return variants;
+  for (const Variant& variant : plain_variants()) {
+    EXPECT_EQ(variant.program.source, "kernels/cuda/attend_plain.cuh") << variant.name;
+  }
+}
+
+TEST(AttendVariant, PagesHaveTokens) {
+  const AttentionShape shape{.q_heads = 8, .kv_heads = 2, .k_dim = 128, .v_dim = 128};
+  EXPECT_THROW(choose_attend(shape, {}, true, 16, {}), InvalidArgument);
 }
 
 class AttendVariants : public testing::TestWithParam<Variant> {};
 
 TEST_P(AttendVariants, CompileWithoutSpill) { test::expect_compiles_without_spill(GetParam()); }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, AttendVariants, testing::ValuesIn(attend_variants()),
+INSTANTIATE_TEST_SUITE_P(TensorCores, AttendVariants, testing::ValuesIn(tensor_core_variants()),
                          [](const auto& param) { return param.param.name; });
 
-INSTANTIATE_TEST_SUITE_P(Others, AttendVariants, testing::ValuesIn(other_variants()),
+INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(plain_variants()),
                          [](const auto& param) { return param.param.name; });
 
 }  // namespace
 }  // namespace kvmesh::cuda
-
-namespace kvmesh::test {
-void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
-}  // namespace kvmesh::test

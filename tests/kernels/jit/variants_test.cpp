@@ -42,10 +42,4 @@ TEST(Variants, OneThatUsesLocalMemoryFails) {
 }
 
 }  // namespace
-
-namespace test {
-
-void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
-
-}  // namespace test
 }  // namespace kvmesh

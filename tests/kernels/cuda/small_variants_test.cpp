@@ -1,0 +1,96 @@
+// The small kernels around attention that are made while the program runs, compiled without a GPU
+// for all that they are made for: none may spill. They compile fast, so most of the tables are
+// whole.
+#include <fmt/format.h>
+
+#include "kernels/cuda/attend_variant.hpp"
+#include "kernels/cuda/classifier.hpp"
+#include "kernels/cuda/pool_writer.hpp"
+#include "tests/kernels/jit/variants.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+using test::Variant;
+
+constexpr const char* kArchitectures[] = {"sm_80", "sm_90a", "sm_100"};
+constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
+
+/// Any two dtypes; 16 bytes a thread where they are one.
+std::vector<Variant> append_variants() {
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    for (const Dtype fresh : kDtypes) {
+      for (const Dtype pool : kDtypes) {
+        const std::string types = fmt::format("{}_to_{}_{}", name(fresh), name(pool), architecture);
+        const AppendVariant one{
+            .k_dim = 5, .v_dim = 3, .fresh = fresh, .pool = pool, .vectors = false};
+        variants.push_back({"append_" + types, append_program(one, architecture)});
+        if (fresh != pool) continue;
+        const AppendVariant vectors{.k_dim = 192, .v_dim = 128, .fresh = fresh, .pool = pool};
+        variants.push_back({"append_vectors_" + types, append_program(vectors, architecture)});
+      }
+    }
+  }
+  return variants;
+}
+
+std::vector<Variant> copy_variants() {
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    for (const int bytes : {2, 4}) {
+      const CopyVariant one{.k_dim = 5, .v_dim = 3, .element_bytes = bytes, .vectors = false};
+      const CopyVariant vectors{.k_dim = 192, .v_dim = 128, .element_bytes = bytes};
+      const std::string rest = fmt::format("{}_bytes_{}", bytes, architecture);
+      variants.push_back({"copy_" + rest, copy_pages_program(one, architecture)});
+      variants.push_back({"copy_vectors_" + rest, copy_pages_program(vectors, architecture)});
+    }
+  }
+  return variants;
+}
+
+std::vector<Variant> merge_variants() {
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    variants.push_back({fmt::format("merge_{}", architecture), merge_program(architecture)});
+  }
+  return variants;
+}
+
+/// Page size and group only change what is divided by.
+std::vector<Variant> classify_variants() {
+  const Buffer<std::int32_t> documents({0, 0, 1});
+  const std::pair<const char*, CudaMods> masks[] = {
+      {"nothing", emit_cuda(ScoreMod().graph(), MaskMod().graph())},
+      {"causal", emit_cuda(ScoreMod().graph(), mods::causal().graph())},
+      {"documents", emit_cuda(ScoreMod().graph(), mods::documents(documents).graph())}};
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    for (const auto& [mask, text] : masks) {
+      for (const bool per_head : {false, true}) {
+        for (const int lanes : {1, 32}) {
+          const ClassifyVariant variant{
+              .page_size = 24, .group = 6, .per_head = per_head, .lanes = lanes};
+          variants.push_back({fmt::format("classify_{}_{}_{}_{}", mask, per_head ? "head" : "all",
+                                          lanes, architecture),
+                              classify_program(variant, text, architecture)});
+        }
+      }
+    }
+  }
+  return variants;
+}
+
+class SmallVariants : public testing::TestWithParam<Variant> {};
+
+TEST_P(SmallVariants, CompileWithoutSpill) { test::expect_compiles_without_spill(GetParam()); }
+
+std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Append, SmallVariants, testing::ValuesIn(append_variants()), name_of);
+INSTANTIATE_TEST_SUITE_P(Copy, SmallVariants, testing::ValuesIn(copy_variants()), name_of);
+INSTANTIATE_TEST_SUITE_P(Merge, SmallVariants, testing::ValuesIn(merge_variants()), name_of);
+INSTANTIATE_TEST_SUITE_P(Classify, SmallVariants, testing::ValuesIn(classify_variants()), name_of);
+
+}  // namespace
+}  // namespace kvmesh::cuda
