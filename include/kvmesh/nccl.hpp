@@ -125,8 +125,8 @@ class DeviceCombiner {
 
   /// Prepares for partials of this shape. No message; buffers only grow. What the device needs to
   /// know of the mask is uploaded on `stream`, and only if it changed: after the runs given to
-  /// `stream` before, and before the later ones. Not while the stream is captured. Where buffers
-  /// grow, or there is more than 64 KiB to upload, it waits for the stream.
+  /// `stream` before, and before the later ones. Not while the stream is captured. Where more
+  /// than 64 KiB are uploaded it waits for the stream.
   /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
   void plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
             const CombineOptions& options, Stream stream);
