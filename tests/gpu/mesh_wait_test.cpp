@@ -70,16 +70,18 @@ TEST(MeshWait, EndsAtTheDeadlineForTheWholeDeviceToo) {
   wait_until(whole_device_done(0), wait);
 }
 
+constexpr CacheOptions kSmallCache{.layers = 1,
+                                   .q_heads = 8,
+                                   .kv_heads = 2,
+                                   .k_dim = 64,
+                                   .pages_per_rank = 1000,
+                                   .dtype = Dtype::kBFloat16};
+
 // On a device that is stuck: the first plan only leaves its work there, though everything grows;
 // the second finds that the first was not taken.
 TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
-  KvCache cache(mesh, {.layers = 1,
-                       .q_heads = 8,
-                       .kv_heads = 2,
-                       .k_dim = 64,
-                       .pages_per_rank = 1000,
-                       .dtype = Dtype::kBFloat16});
+  KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();
   StepPlan step = cache.plan({{a, 1}});
   mesh.kv().set_deadline(100ms);
@@ -94,12 +96,7 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
 // A batch of more queries wants larger partials and a larger combine.
 TEST(MeshWait, ALargerBatchWaitsForNoOtherStream) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
-  KvCache cache(mesh, {.layers = 1,
-                       .q_heads = 8,
-                       .kv_heads = 2,
-                       .k_dim = 64,
-                       .pages_per_rank = 100,
-                       .dtype = Dtype::kBFloat16});
+  KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();
   StepPlan step = cache.plan({{a, 1}});
   mesh.kv().set_deadline(1s);
