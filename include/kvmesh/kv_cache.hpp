@@ -200,10 +200,9 @@ class KvCache {
   /// The same for another batch, in place: with `step`'s options, in its memory. On a GPU the work
   /// is done on `stream`, after what is there, and nothing waits for it, but for the copies of copy
   /// on write, for kernels that are needed for the first time, and for a replan before that the
-  /// device has not taken yet.
-  /// `q_positions` as in PlanOptions. What does not fit the step's limits is an InvalidArgument.
-  /// Throws as `plan` does; after an error that has changed something `step` is to be planned again
-  /// before it is run.
+  /// device has not taken yet. `q_positions` as in PlanOptions. What does not fit the step's limits
+  /// is an InvalidArgument. Throws as `plan` does; after an error that has changed something `step`
+  /// is to be planned again before it is run.
   void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
               std::span<const std::int64_t> q_positions = {});
   [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,

@@ -32,28 +32,29 @@ bool has_vectors(const ConstTensorView& view) {
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
 
+template <class Variant>
+jit::Program program_of(const Variant& variant, std::string source,
+                        const std::string& architecture) {
+  jit::Program program{
+      .files = cuda_kernel_sources(), .source = std::move(source), .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors);
+  return program;
+}
+
 }  // namespace
 
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
-  jit::Program program{.files = cuda_kernel_sources(),
-                       .source = "kernels/cuda/append.cuh",
-                       .architecture = architecture};
-  program.constants.set("kDimK", variant.k_dim)
-      .set("kDimV", variant.v_dim)
-      .set("kVectors", variant.vectors)
-      .set("kNewType", static_cast<int>(variant.fresh))
+  jit::Program program = program_of(variant, "kernels/cuda/append.cuh", architecture);
+  program.constants.set("kNewType", static_cast<int>(variant.fresh))
       .set("kPoolType", static_cast<int>(variant.pool));
   return program;
 }
 
 jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture) {
-  jit::Program program{.files = cuda_kernel_sources(),
-                       .source = "kernels/cuda/copy_pages.cuh",
-                       .architecture = architecture};
-  program.constants.set("kDimK", variant.k_dim)
-      .set("kDimV", variant.v_dim)
-      .set("kVectors", variant.vectors)
-      .set("kElementBytes", variant.element_bytes);
+  jit::Program program = program_of(variant, "kernels/cuda/copy_pages.cuh", architecture);
+  program.constants.set("kElementBytes", variant.element_bytes);
   return program;
 }
 

@@ -7,10 +7,9 @@
 #include <cstdio>
 
 #include "kvmesh/device_memory.hpp"
+#include "tests/support/skipped.hpp"
 
 namespace {
-
-constexpr int kSkipped = 77;  // the test's SKIP_RETURN_CODE
 
 /// Asked in a process of its own: what a test forks cannot use CUDA if this process has.
 bool has_device() {
@@ -27,10 +26,8 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   if (!has_device()) {
     std::puts("skipped: no GPU here");
-    return kSkipped;
+    return kvmesh::test::kSkipped;
   }
   if (const int failed = RUN_ALL_TESTS()) return failed;
-  const testing::UnitTest& all = *testing::UnitTest::GetInstance();
-  const bool only_skipped = all.skipped_test_count() > 0 && all.successful_test_count() == 0;
-  return only_skipped ? kSkipped : 0;
+  return kvmesh::test::only_skipped() ? kvmesh::test::kSkipped : 0;
 }

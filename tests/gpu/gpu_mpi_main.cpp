@@ -8,11 +8,12 @@
 
 #include "kvmesh/device_memory.hpp"
 #include "tests/support/mpi_tests.hpp"
+#include "tests/support/skipped.hpp"
 
 int main(int argc, char** argv) {
   if (kvmesh::cuda_device_count() == 0) {
     std::puts("skipped: no GPU here");
-    return 77;  // the test's SKIP_RETURN_CODE, which mpirun hands on
+    return kvmesh::test::kSkipped;
   }
   if (std::find(argv, argv + argc, std::string_view("--host-a-rank")) != argv + argc) {
     ::setenv("NCCL_HOSTID", std::getenv("OMPI_COMM_WORLD_RANK"), 1);

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <bit>
 #include <string_view>
 #include <utility>
 
@@ -82,10 +83,17 @@ enum Axis {
 /// - The kernel without tensor cores, whose compiler thinks of occupancy first: a few words, fewer
 ///   than the outputs, which are 16 at the largest v_dim here.
 /// - On Blackwell a score mod with 128 rows of 128 columns: outputs and scores take 192 of 255
-///   registers, and what divides by an odd group or looks up the classes of heads some more.
+///   registers, and what divides by a group or page size that is no power of two, or looks up the
+///   classes of heads, some more.
 int local_bytes_of(const AttendVariant& variant, const Chip& chip, bool has_score_mod) {
   if (!variant.tensor_cores) return 48;
-  const bool is_tight = variant.tile.rows() == 128 && variant.shape.v_dim == 128;
+  const auto needs_division = [](int divisor) {
+    return !std::has_single_bit(static_cast<unsigned>(divisor));
+  };
+  const AttentionShape& shape = variant.shape;
+  const bool is_tight = variant.tile.rows() == 128 && shape.v_dim == 128 &&
+                        (variant.head_classes || needs_division(shape.q_heads / shape.kv_heads) ||
+                         needs_division(shape.page_size));
   return is_tight && has_score_mod && chip.architecture == std::string_view("sm_100") ? 48 : 0;
 }
 
