@@ -38,8 +38,9 @@ std::int64_t count_tokens(const CaseSpec& spec) {
   return tokens;
 }
 
-bool close(double value, double expected, double bound) {
-  return std::abs(value - expected) <= bound;
+// `rounded`: what is expected if the queries were rounded.
+bool close(double value, double expected, double rounded, double bound) {
+  return value == expected || std::abs(value - expected) <= bound + std::abs(expected - rounded);
 }
 
 double largest(const std::vector<ReferenceRow>& rows) {
@@ -196,7 +197,7 @@ MaskMod AttentionCase::local_keys(std::size_t sequence) const {
   return [&](auto, auto, auto, auto kv) { return buffer[kv]; };
 }
 
-std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible) const {
+std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible, Dtype queries) const {
   const double scale = spec_.options.scale ? double{*spec_.options.scale}
                                            : 1.0 / std::sqrt(double(spec_.shape.k_dim));
   std::vector<ReferenceRow> rows;
@@ -205,7 +206,11 @@ std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible) const
     for (std::int64_t t = batch_.q_indptr[s]; t < batch_.q_indptr[s + 1]; ++t) {
       for (int h = 0; h < spec_.shape.q_heads; ++h) {
         std::vector<float> q;
-        for (std::int64_t d = 0; d < spec_.shape.k_dim; ++d) q.push_back(q_.at(t, h, d));
+        for (std::int64_t d = 0; d < spec_.shape.k_dim; ++d) {
+          float rounded[1];
+          store_element(rounded, queries, 0, q_.at(t, h, d));
+          q.push_back(load_element(rounded, queries, 0));
+        }
         rows.push_back(reference_row(dense_[s], q.data(), scale, mask, spec_.options.score,
                                      static_cast<std::int32_t>(s), spec_.options.first_head + h,
                                      group(), position_of(s, t)));
@@ -217,27 +222,29 @@ std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible) const
 
 testing::AssertionResult AttentionCase::matches(const CaseResult& result, const MaskMod& visible,
                                                 const RowFilter& poisoned) const {
-  const std::vector<ReferenceRow> rows = reference(visible);
+  const std::vector<ReferenceRow> rows = reference(visible, spec_.q_dtype);
+  const std::vector<ReferenceRow> rounded =
+      may_round_queries(spec_) ? reference(visible, spec_.dtype) : rows;
   const CaseTolerance tolerance = tolerance_of(spec_);
   const double scale = largest(rows);
   const std::int64_t heads = spec_.shape.q_heads;
   for (std::int64_t r = 0; r < std::ssize(rows); ++r) {
     const std::int64_t token = r / heads, head = r % heads;
     const ReferenceRow& expected = rows[static_cast<std::size_t>(r)];
+    const ReferenceRow& of_rounded = rounded[static_cast<std::size_t>(r)];
     const double lse = result.lse.at(token, head);
     const bool nan = poisoned && poisoned(token, static_cast<std::int32_t>(head));
-    const bool lse_right =
-        nan ? true
-            : lse == expected.lse ||
-                  close(lse, expected.lse, tolerance.lse * std::max(1.0, std::abs(lse)));
+    const double lse_bound = tolerance.lse * std::max(1.0, std::abs(lse));
+    const bool lse_right = nan || close(lse, expected.lse, of_rounded.lse, lse_bound);
     if (!lse_right) {
       return testing::AssertionFailure() << "token " << token << " head " << head << ": LSE is "
                                          << lse << ", should be " << expected.lse;
     }
     for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
       const double o = result.o.at(token, head, d);
-      const double wanted = nan ? double{kNan} : expected.o[static_cast<std::size_t>(d)];
-      if (nan ? !std::isnan(o) : !close(o, wanted, tolerance.o * scale)) {
+      const auto i = static_cast<std::size_t>(d);
+      const double wanted = nan ? double{kNan} : expected.o[i];
+      if (nan ? !std::isnan(o) : !close(o, wanted, of_rounded.o[i], tolerance.o * scale)) {
         return testing::AssertionFailure()
                << "token " << token << " head " << head << " dim " << d << ": O is " << o
                << ", should be " << wanted << " (largest " << scale << ", seed " << spec_.seed

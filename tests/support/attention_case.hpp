@@ -92,7 +92,8 @@ class AttentionCase {
   void fill();
   void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot);
   std::optional<Slot> slot_of(std::size_t sequence, std::int64_t position) const;
-  std::vector<ReferenceRow> reference(const MaskMod& visible) const;
+  /// With the queries rounded to `queries`.
+  std::vector<ReferenceRow> reference(const MaskMod& visible, Dtype queries) const;
   MaskMod local_keys(std::size_t sequence) const;
   int group() const { return spec_.shape.q_heads / spec_.shape.kv_heads; }
   int first_kv_head() const { return spec_.options.first_head / group(); }
@@ -110,6 +111,8 @@ class AttentionCase {
 /// Its name: "cpu", "cuda".
 std::string_view backend();
 CaseTolerance tolerance_of(const CaseSpec& spec);
+/// Whether it may round queries to the pool's type; what that does is then no error.
+bool may_round_queries(const CaseSpec& spec);
 /// Plans, and runs once into `out`. Returns what the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
