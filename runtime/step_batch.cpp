@@ -101,12 +101,13 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
   for (const BatchEntry& entry : batch) {
     const std::int64_t length = allocator.length(entry.sequence);
     const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
-    step.sequences.push_back(
-        {.sequence = entry.sequence,
-         .pages = &pages.update(entry.sequence, allocator.pages(entry.sequence).first(used)),
-         .queries = queries_of(entry),
-         .length = length,
-         .appended = entry.append_tokens});
+    const std::span<const PageId> table = allocator.pages(entry.sequence).first(used);
+    step.sequences.push_back({.sequence = entry.sequence,
+                              .pages = &pages.update(entry.sequence, table),
+                              .table = table,
+                              .queries = queries_of(entry),
+                              .length = length,
+                              .appended = entry.append_tokens});
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }
@@ -162,7 +163,7 @@ std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
                                 Rank me) {
   std::vector<std::span<const PageId>> tables;
-  for (const SequenceStep& sequence : step.sequences) tables.push_back(sequence.pages->table);
+  for (const SequenceStep& sequence : step.sequences) tables.push_back(sequence.table);
   return convert_to_local(mask, tables, page_size, me);
 }
 

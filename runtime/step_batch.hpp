@@ -13,7 +13,8 @@ namespace kvmesh {
 /// One sequence of a step.
 struct SequenceStep {
   SequenceId sequence;
-  LocalSequence* pages = nullptr;  ///< with those of the step's new tokens
+  LocalSequence* pages = nullptr;   ///< with those of the step's new tokens
+  std::span<const PageId> table{};  ///< all ranks' pages with keys
   std::int64_t queries = 0;
   std::int64_t length = 0;  ///< with the appended tokens
   std::int64_t appended = 0;

@@ -229,6 +229,10 @@ bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
   const std::optional<std::vector<PageCopy>> copies = allocator.try_append(requests);
   if (!copies) return false;
+  if (!copies->empty()) {
+    for (const BatchEntry& entry : batch)
+      local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
+  }
   if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh->world());
   copy_on_write(*backend, pools, peers, mesh->kv(), *copies);
   return true;

@@ -44,11 +44,15 @@ class Serving {
     if (random_.one_in(12)) return erase(at);
     if (random_.one_in(8)) living_.push_back(allocator_.fork(id));
     if (random_.one_in(6)) {
-      allocator_.truncate(id, random_.integer(0, allocator_.length(id)));
-      pages_.truncate(id, std::ssize(allocator_.pages(id)));
+      const std::int64_t length = random_.integer(0, allocator_.length(id));
+      const auto pages = static_cast<std::size_t>((length + kPageSize - 1) / kPageSize);
+      pages_.truncate(id, allocator_.pages(id), pages);
+      allocator_.truncate(id, length);
     }
     const AppendRequest more{id, random_.integer(0, 9)};
-    if (!allocator_.try_append({&more, 1})) return erase(at);
+    const auto copies = allocator_.try_append({&more, 1});
+    if (!copies) return erase(at);
+    if (!copies->empty()) pages_.copied(id, allocator_.pages(id));
     look(id);
   }
 
