@@ -115,6 +115,10 @@ class Cases {
         }
       }
     }
+    if (!workload) return;
+    const std::int64_t bytes = workload->cache().pool_bytes();
+    workload.reset();
+    machine_.settle(bytes);
   }
 
  private:

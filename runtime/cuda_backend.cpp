@@ -74,6 +74,7 @@ class CudaStep : public StepKernels {
   /// As if all pages were this rank's, so that each rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
     std::vector<cuda::StepSequence> sequences;
+    sequences.reserve(batch.size());
     for (const SequenceSize& size : batch) {
       sequences.push_back(
           {.queries = size.queries, .kv_len = size.length, .appended = size.appended});

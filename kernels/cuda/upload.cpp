@@ -3,14 +3,17 @@
 namespace kvmesh::cuda {
 
 bool Upload::is_taken() const {
+  if (is_known_taken_) return true;
   const cudaError_t status = cudaEventQuery(taken_.get());
   if (status == cudaErrorNotReady) return false;
   check(status, "asking whether the last plan was copied");
-  return true;
+  return is_known_taken_ = true;
 }
 
 void Upload::begin(std::size_t size_bytes) {
-  check(cudaEventSynchronize(taken_.get()), "waiting until the last plan was copied");
+  if (!is_known_taken_) {
+    check(cudaEventSynchronize(taken_.get()), "waiting until the last plan was copied");
+  }
   used_ = 0;
   if (size_bytes == 0) return;
   const bool has_grown = device_.reserve(size_bytes);
@@ -29,6 +32,7 @@ const void* Upload::add_bytes(const void* values, std::size_t size_bytes) {
 }
 
 void Upload::send(cudaStream_t stream) {
+  is_known_taken_ = false;
   if (used_ > 0) {
     check(cudaMemcpyAsync(device_.data(), host_.get(), used_, cudaMemcpyHostToDevice, stream),
           "copying a plan");

@@ -55,6 +55,7 @@ class Upload {
   std::size_t used_ = 0;
   DeviceArray<std::byte> device_;
   DeviceEvent taken_;
+  mutable bool is_known_taken_ = true;  // each question to the driver takes over a microsecond
 };
 
 }  // namespace kvmesh::cuda

@@ -77,6 +77,9 @@ class Machine {
   /// May what the ranks of the kv axis exchange be captured?
   virtual bool captures_exchange() = 0;
 
+  /// So much memory was just freed: waits until the machine is as fast as before.
+  virtual void settle([[maybe_unused]] std::int64_t freed_bytes) {}
+
   /// How much data it takes that no cache serves it.
   virtual std::int64_t rotate_bytes() const = 0;
   /// What this rank may use.
