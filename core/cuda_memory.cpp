@@ -32,7 +32,14 @@ std::array<char, 16> identity(int device) {
   return bytes;
 }
 
-void use_device(int index) { check(cudaSetDevice(index), "choosing the device"); }
+void use_device(int index) {
+  const cudaError_t status = cudaSetDevice(index);
+  const int count = status == cudaSuccess ? 0 : device_count();
+  if (status != cudaSuccess && index >= count) {
+    throw Unsupported(fmt::format("CUDA device {} of {} that this process can use", index, count));
+  }
+  check(status, "choosing the device");
+}
 
 void synchronize_device() { check(cudaDeviceSynchronize(), "waiting for a device"); }
 

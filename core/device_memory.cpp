@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/aligned_buffer.hpp"
+#include "core/check.hpp"
 #include "core/cuda_memory.hpp"
 
 namespace kvmesh {
@@ -38,8 +39,12 @@ DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes) : size_bytes_(
     data_ = cuda_memory::allocate(device.index, size_bytes);
     return;
   }
-  auto buffer = std::make_shared<AlignedBuffer>(size_bytes);
-  data_ = {buffer->data(), [buffer](void*) {}};
+  try {
+    auto buffer = std::make_shared<AlignedBuffer>(size_bytes);
+    data_ = {buffer->data(), [buffer](void*) {}};
+  } catch (const std::bad_alloc&) {
+    throw Error(fmt::format("no {} bytes of host memory", size_bytes));
+  }
 }
 
 }  // namespace kvmesh

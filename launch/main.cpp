@@ -13,7 +13,6 @@
 #include "kvmesh/tcp.hpp"
 #include "launch/agree.hpp"
 #include "launch/bench.hpp"
-#include "launch/deadline.hpp"
 #include "launch/generate.hpp"
 #include "launch/info.hpp"
 #include "launch/verify.hpp"
@@ -61,7 +60,7 @@ void add_common_options(CLI::App& command, CommonOptions& common) {
       ->capture_default_str();
   command
       .add_option("--timeout", common.timeout_s,
-                  "seconds after which a rank that does not answer is an error")
+                  "seconds after which a rank that does not come or answer is an error")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
 }
@@ -69,13 +68,8 @@ void add_common_options(CLI::App& command, CommonOptions& common) {
 MeshOptions mesh_options(const CommonOptions& common) {
   return {.head_parallel = common.head_parallel,
           .threads = common.threads,
-          .device = device_choice_from(common.device)};
-}
-
-Mesh make_mesh(const CommonOptions& common) {
-  Mesh mesh = Mesh::from_launcher(mesh_options(common));
-  set_deadline(mesh, std::chrono::seconds(common.timeout_s));
-  return mesh;
+          .device = device_choice_from(common.device),
+          .deadline = std::chrono::seconds(common.timeout_s)};
 }
 
 struct GenerateFlags {
@@ -121,21 +115,20 @@ int generate(const CommonOptions& common, GenerateFlags& flags) {
   flags.options.chat = !flags.raw;
   flags.options.generator.placement = placement_from(flags.placement);
   flags.options.generator.kv_dtype = dtype_from(flags.dtype);
-  Mesh mesh = make_mesh(common);
+  Mesh mesh = Mesh::from_launcher(mesh_options(common));
   return run_generate(mesh, flags.options);
 }
 
 int verify(const CommonOptions& common, int thread_ranks, const VerifyOptions& options) {
   if (thread_ranks > 0) {
-    return run_verify_on_threads(thread_ranks, options, mesh_options(common),
-                                 std::chrono::seconds(common.timeout_s));
+    return run_verify_on_threads(thread_ranks, options, mesh_options(common));
   }
-  Mesh mesh = make_mesh(common);
+  Mesh mesh = Mesh::from_launcher(mesh_options(common));
   return run_verify(mesh, options);
 }
 
 int info(const CommonOptions& common) {
-  Mesh mesh = make_mesh(common);
+  Mesh mesh = Mesh::from_launcher(mesh_options(common));
   const std::string text = build_and_machine_info(mesh);
   if (mesh.rank().value == 0) fmt::print("{}", text);
   return 0;
@@ -143,7 +136,7 @@ int info(const CommonOptions& common) {
 
 int bench(const CommonOptions& common, const kvmesh::bench::Flags& flags,
           const std::string& command) {
-  Mesh mesh = make_mesh(common);
+  Mesh mesh = Mesh::from_launcher(mesh_options(common));
   return run_bench(mesh, flags, command);
 }
 

@@ -13,7 +13,6 @@
 #include <span>
 #include <string>
 
-#include "launch/deadline.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
@@ -136,7 +135,8 @@ std::string command_for(Mesh& mesh, std::uint64_t seed) {
 }
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
-  command.add_option("--seconds", options.seconds, "stop after so many seconds");
+  command.add_option("--seconds", options.seconds,
+                     "stop after so many seconds; without a count, too, after ten");
   command.add_option("--count", options.count, "stop after so many cases");
   command.add_option("--seed", options.seed,
                      "of the first case, the next has the next number; a failure prints its own");
@@ -162,13 +162,11 @@ int run_verify(Mesh& mesh, const VerifyOptions& options) {
   return totals.failed == 0 ? 0 : 1;
 }
 
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
-                          std::chrono::milliseconds deadline) {
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh) {
   int status = 1;
   run_on_threads(
       ranks,
       [&](Mesh& mine) {
-        set_deadline(mine, deadline);
         const int result = run_verify(mine, options);
         if (mine.rank().value == 0) status = result;
       },

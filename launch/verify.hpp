@@ -1,7 +1,6 @@
 // `kvmesh verify`: random cases against float64, on whatever ranks there are.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -36,8 +35,7 @@ std::string command_for(Mesh& mesh, std::uint64_t seed);
 /// @throws InvalidArgument, the same on all ranks; or, having named the case, what kvmesh threw.
 int run_verify(Mesh& mesh, const VerifyOptions& options);
 
-/// The same on `ranks` threads of this process, whose waits for one another end with `deadline`.
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
-                          std::chrono::milliseconds deadline);
+/// The same on `ranks` threads of this process.
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh);
 
 }  // namespace kvmesh::launch

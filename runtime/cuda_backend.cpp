@@ -68,7 +68,9 @@ class CudaStep : public StepKernels {
       : shared_(shared),
         options_(options),
         attention_(shared.kernels, options.shape, attend_options(options, first)) {
-    if (shared.gpus) combiner_.emplace(*shared.gpus);
+    if (!shared.gpus) return;
+    combiner_.emplace(*shared.gpus);
+    if (options.limits) plan_combiner({});
   }
 
   /// As if all pages were this rank's, so that each rank refuses the same batches.
@@ -149,10 +151,11 @@ class CudaStep : public StepKernels {
 
   /// With limits every rank takes part in every row: a graph's messages have one size.
   void plan_combine(const StepBatch& batch, Stream stream) {
-    if (!options_.limits) options_.combine.participation = &batch.participation();
-    if (!combiner_) return;
-    const bool is_planned = options_.limits && combiner_->generation() > 0;
-    if (is_planned) return;
+    if (options_.limits) return;
+    options_.combine.participation = &batch.participation();
+    if (combiner_) plan_combiner(stream);
+  }
+  void plan_combiner(Stream stream) {
     combiner_->plan(attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim,
                     options_.combine, stream);
   }

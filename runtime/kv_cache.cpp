@@ -1,7 +1,5 @@
 #include "kvmesh/kv_cache.hpp"
 
-#include <algorithm>
-
 #include "core/check.hpp"
 #include "runtime/agreed_pools.hpp"
 #include "runtime/cache_state.hpp"
@@ -102,11 +100,12 @@ bool KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
 }
 SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
-  // The local pages first, which look at what goes. If the allocator refuses, they are seen again.
   const std::int64_t page_size = state_->options.page_size;
-  const std::int64_t kept = std::clamp<std::int64_t>(length, 0, state_->allocator.length(sequence));
+  require(length >= 0 && length <= state_->allocator.length(sequence),
+          "truncate to {} tokens of a sequence of {}", length, state_->allocator.length(sequence));
+  // The local pages first: they look at what goes.
   state_->local_pages.truncate(sequence, state_->allocator.pages(sequence),
-                               static_cast<std::size_t>((kept + page_size - 1) / page_size));
+                               static_cast<std::size_t>((length + page_size - 1) / page_size));
   state_->allocator.truncate(sequence, length);
 }
 void KvCache::erase(SequenceId sequence) {

@@ -53,8 +53,11 @@ int rank_on_this_node(const Communicator& world) {
   return std::max(0, rank.value_or(world.rank().value));
 }
 
-std::unique_ptr<Communicator> communicator_of_launcher() {
-  if (const auto tcp = tcp_options_from_environment()) return make_tcp_communicator(*tcp);
+std::unique_ptr<Communicator> communicator_of_launcher(const MeshOptions& options) {
+  if (auto tcp = tcp_options_from_environment()) {
+    tcp->deadline = options.deadline.value_or(tcp->deadline);
+    return make_tcp_communicator(*tcp);
+  }
   if (MpiSession::launched_by_mpirun()) return make_mpi_communicator();
   return make_single_communicator();
 }
@@ -101,10 +104,11 @@ Mesh::Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options)
 Mesh::Mesh(Communicator& world, const MeshOptions& options) : world_(&world) { arrange(options); }
 
 Mesh Mesh::from_launcher(const MeshOptions& options) {
-  return Mesh(communicator_of_launcher(), options);
+  return Mesh(communicator_of_launcher(options), options);
 }
 
 void Mesh::arrange(const MeshOptions& options) {
+  if (options.deadline) world_->set_deadline(*options.deadline);  // those split off it have it, too
   device_ = device_for(options.device, *world_);
   use_device(device_);
   const int heads = options.head_parallel;

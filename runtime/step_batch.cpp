@@ -45,6 +45,9 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   require(limits.sequences > 0 && limits.query_tokens > 0 && limits.pages >= 0,
           "plan: limits of {} sequences, {} query tokens, {} pages", limits.sequences,
           limits.query_tokens, limits.pages);
+  require(limits.query_tokens <= kMaxLength / limits.sequences,
+          "plan: limits of {} sequences with {} query tokens, at most {} together",
+          limits.sequences, limits.query_tokens, kMaxLength);
   require(std::ssize(batch) <= limits.sequences, "plan: {} sequences, the limit is {}",
           batch.size(), limits.sequences);
   for (const BatchEntry& entry : batch) {
@@ -83,7 +86,7 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
           "plan: {} query positions for {} queries", rules.q_positions.size(), queries);
   for (std::int64_t position : rules.q_positions) {
-    require(position >= 0 && position <= kMaxLength, "plan: query position {} is not in [0, {}]",
+    require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
             position, kMaxLength);
   }
   if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);

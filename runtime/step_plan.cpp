@@ -33,6 +33,7 @@ class StepPlan::State {
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
+    if (limits_) make_partial();
   }
 
   ~State() { cache_->let_go(); }

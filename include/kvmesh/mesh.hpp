@@ -1,6 +1,7 @@
 // The ranks of a job, arranged as kv_parallel x head_parallel.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,6 +29,9 @@ struct MeshOptions {
   int threads = 0;
   /// Where pages and tensors are. A program that passes host memory wants the CPU.
   DeviceChoice device = DeviceChoice::kCpu;
+  /// Of every wait for a peer, that for the others to come included (but for MPI's own start).
+  /// Empty: the world's, which is 60 s if nobody said another.
+  std::optional<std::chrono::milliseconds> deadline{};
 };
 
 /// One rank's place in the mesh and its ways to the others. World rank r has the kv rank

@@ -57,9 +57,11 @@ class CudaAttend {
   const DevicePlan& current() const { return *plan_; }
   /// Changes when graphs that were captured before become invalid.
   std::uint64_t generation() const { return plan_->generation() + workspace_growths_; }
-  /// Device memory of the partials of splits, and of the plan itself.
+  /// Device memory of the partials of splits, and of the plan itself with its mods' buffers.
   std::int64_t workspace_bytes() const;
-  std::int64_t plan_bytes() const { return plan_->size_bytes(); }
+  std::int64_t plan_bytes() const {
+    return plan_->size_bytes() + static_cast<std::int64_t>(mods_->size_bytes());
+  }
 
  private:
   /// The kernels of both launches for one kind of tensors.

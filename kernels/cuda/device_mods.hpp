@@ -24,6 +24,7 @@ class DeviceMods {
   void send(cudaStream_t stream);
   /// Whether the device has taken what was sent last.
   bool is_taken() const { return upload_.is_taken(); }
+  std::size_t size_bytes() const { return upload_.size_bytes(); }
 
  private:
   CudaMods mods_;

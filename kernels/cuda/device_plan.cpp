@@ -299,6 +299,7 @@ std::int64_t DevicePlan::size_bytes() const {
   std::size_t bytes = sum(upload_, classes_, visits_of_list_, order_, visits_, head_classes_,
                           positions_, slots_, merges_);
   for (const Launch& launch : launches_) bytes += sum(launch.tasks, launch.task_begin);
+  if (block_mask_) bytes += block_mask_->size_bytes();
   return static_cast<std::int64_t>(bytes);
 }
 

@@ -1,4 +1,6 @@
 // What a cache refuses, and that it is as before when it does.
+#include <limits>
+
 #include "tests/runtime/cache_fixture.hpp"
 
 namespace kvmesh::test {
@@ -122,9 +124,20 @@ TEST_F(KvCacheErrors, RefusesBatchesThatDoNotFitTogether) {
   refuse_plan({{a, std::int64_t{1} << 40, 0}});  // past int32 positions
   refuse_plan({{a, 1}, {b, 1}}, {.q_positions = {1}});
   refuse_plan({{a, 2}}, {.q_positions = {0, -1}});
-  refuse_plan({{a, 1}}, {.q_positions = {std::int64_t{1} << 31}});
+  refuse_plan({{a, 1}}, {.q_positions = {(std::int64_t{1} << 31) - 1}});
+  refuse_plan({{a, 1}}, {.limits = StepLimits{.sequences = std::int64_t{1} << 42}});
+  const auto most = std::numeric_limits<std::int64_t>::max();
+  refuse_plan({{a, 1}}, {.limits = StepLimits{.sequences = most, .query_tokens = most}});
+}
+
+TEST_F(KvCacheErrors, RefusesLengthsToCutTo) {
+  const SequenceId a = cache_.create();
+  fill(cache_, a, 6);
+  const std::vector<BatchEntry> batch{{a, 0, 1}};
+  const StepPlan step = cache_.plan(batch, {.limits = StepLimits{.sequences = 1}});
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, 7); });
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, -1); });
+  EXPECT_TRUE(step.participation().has(0, {0}));  // worked out when it is asked for
 }
 
 TEST_F(KvCacheErrors, RefusesBlockMasksForOtherBatches) {
