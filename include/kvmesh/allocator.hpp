@@ -72,8 +72,9 @@ struct JournalEntry {
 /// placement wants is full another one serves: an operation runs out only if all ranks are full.
 ///
 /// Strong guarantee: an operation that throws (or whose `try_` form returns empty) changed nothing.
-/// Not thread-safe: one thread drives a copy. Complexity is amortised O(1) a page, but O(ranks) for
-/// one that balanced placement puts past the threshold.
+/// Not thread-safe: one thread drives a copy. Complexity is amortised O(1) a page, but O(ranks)
+/// where a rank is chosen: for a sequence's home, for a page that balanced placement puts past the
+/// threshold, and where ranks are full.
 class PageAllocator {
  public:
   /// @throws InvalidArgument on options that no state can serve.

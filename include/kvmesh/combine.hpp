@@ -44,7 +44,8 @@ struct Share {
 Share share_of(std::int64_t count, int index, int ranks);
 
 /// Which ranks hold keys of a token's rows, one bit a rank. Every rank passes the same mask, so all
-/// know without a message who sends what; a row whose only participant is its owner costs no bytes.
+/// know without a message who sends what; a row whose only participant is its owner costs no bytes
+/// (see DeviceCombiner for NCCL's).
 class Participation {
  public:
   /// Nobody takes part in any of `tokens` tokens yet.
@@ -82,7 +83,7 @@ struct CombineOutput {
 /// rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0, LSE = -inf.
 /// The merged LSE makes combines compose (a node first, then the cluster).
 ///
-/// What a rank has in rows of tokens that it takes no part in is never read, nor is O where its
+/// What a rank has in rows of tokens that it takes no part in is never used, nor is O where its
 /// LSE is -inf. The output must not overlap `mine`.
 /// Buffers grow on first use and are kept, so make one Combiner and use it for every layer; it must
 /// not outlive `comm`. One thread at a time.

@@ -116,7 +116,7 @@ class MpiSession {
 
 /// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Collective; its
 /// deadline is 60 s, as is that of the wait for the others here.
-/// @throws Unsupported if this build has no MPI or no MpiSession is alive; Timeout, whose late
+/// @throws Unsupported if no MpiSession is alive; Timeout, whose late
 /// ranks are all the others, since MPI does not tell which of them have come.
 std::unique_ptr<Communicator> make_mpi_communicator();
 

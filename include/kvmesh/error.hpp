@@ -89,7 +89,7 @@ class Timeout : public Error {
   std::string operation_;
 };
 
-/// A peer has gone: its connection ended, or the communication library says that it failed.
+/// A peer has gone: its connection ended (TCP). MPI and NCCL tell of it by errors of their own.
 class PeerLost : public Error {
  public:
   /// `reason` completes "lost rank 3 in OPERATION: ...".

@@ -107,9 +107,9 @@ class StepPlan {
   /// `output` has the rows that the plan's `scatter` gives this rank (see CombineOutput).
   ///
   /// On a GPU it starts after what is on `stream`, allocates nothing and does not wait for the
-  /// host. Two exceptions: where ranks share a GPU the combine goes by way of the host, and the
-  /// first tensors of another dtype or alignment have their kernels compiled, or read from disk.
-  /// Wait for the stream (Mesh::wait) before reading the output, or changing the input.
+  /// host. Two exceptions: where ranks share a GPU, or without NCCL, the combine goes by way of the
+  /// host, and the first tensors of another dtype or alignment have their kernels compiled, or read
+  /// from disk. Wait for the stream (Mesh::wait) before reading the output, or changing the input.
   ///
   /// @throws InvalidArgument, before anything is written. On the CPU, and where ranks share a GPU:
   /// Timeout, PeerLost. On a GPU: NcclError, Timeout, Error if the device failed; what fails on the
@@ -132,7 +132,7 @@ class StepPlan {
   const Participation& participation() const;
   /// Waits for the device.
   TileCounts tiles() const;
-  /// Device memory that the plan holds beside the pools.
+  /// Device memory that the plan holds beside the pools, the cache's lists of pages included.
   std::int64_t workspace_bytes() const;
   /// Changes when graphs that captured this plan's runs have become invalid: something had to grow.
   std::uint64_t generation() const;
@@ -157,7 +157,8 @@ class KvCache {
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
 
-  /// As given, but that pages_per_rank is what the memory came to, and alone says it.
+  /// As given, but that v_dim is never 0, and pages_per_rank is what the memory came to, and alone
+  /// says it.
   const CacheOptions& options() const;
   Mesh& mesh();
   /// Lengths, page tables, free pages, digest.
@@ -179,16 +180,16 @@ class KvCache {
   /// Waits until the plan is on the device and, with other ranks, first for all it was given.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument; then nothing has changed.
   ///
-  /// @throws Timeout, PeerLost (a copy to or from another rank), Error (the device failed, or has
-  /// no memory left for the plan), DigestMismatch (debug builds). Then the sequences have their new
-  /// lengths, on every rank alike, also where the call succeeded. To go back, truncate them to
-  /// their old lengths on every rank; but one of which a fork shared the last page, not full, may
-  /// lack that page's copy: truncate it to whole pages, or erase it. It is worth it only while the
-  /// communicators are whole.
+  /// @throws Timeout, PeerLost (a copy to or from another rank), NcclError, Error (the device
+  /// failed, or has no memory left for the plan), DigestMismatch (debug builds). Then the sequences
+  /// have their new lengths, on every rank alike, also where the call succeeded. To go back,
+  /// truncate them to their old lengths on every rank; but one of which a fork shared the last
+  /// page, not full, may lack that page's copy: truncate it to whole pages, or erase it. It is
+  /// worth it only while the communicators are whole.
   ///
-  /// A Timeout of that first wait, and an Error while kernels and the limits' memory are made, have
-  /// changed nothing on this rank. If other ranks had none, they have appended and the allocators
-  /// differ: the cache is not to be used any more.
+  /// A Timeout or NcclError of that first wait, and an Error while kernels and the limits' memory
+  /// are made, have changed nothing on this rank. If other ranks had none, they have appended and
+  /// the allocators differ: the cache is not to be used any more.
   StepPlan plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);

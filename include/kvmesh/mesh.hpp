@@ -82,7 +82,7 @@ class Mesh {
   /// The kv ranks' GPUs as an NCCL group, for the combine. Null on the CPU, without NCCL, and where
   /// two of the ranks share a GPU: then the combine goes by way of the host. (If the environment's
   /// NCCL_HOSTID names another host for each, they may share: NCCL goes through its network
-  /// transport.) Collective over `kv` the first time. @throws Timeout, NcclError.
+  /// transport.) Collective over `kv` the first time. @throws Timeout, PeerLost, NcclError.
   NcclGroup* gpus();
   /// An engine's own group instead, over the kv ranks in their order: its communicator
   /// (NcclGroup::borrow), or one made from an id that it brings. Before the first cache is made.

@@ -44,6 +44,7 @@ class NcclError : public Error {
 ///
 /// Every wait has a deadline. After an error the group is broken: it takes no more work, and if it
 /// owns its communicator, that is aborted at once, which also ends NCCL's kernels on the streams.
+/// (After an error of the device itself: when the group is destroyed.)
 /// Movable. One thread at a time.
 class NcclGroup {
  public:
@@ -64,9 +65,9 @@ class NcclGroup {
   static NcclGroup borrow(void* nccl_comm,
                           std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
-  /// Never waits for a peer: an owned communicator is aborted, and what it had still to send over a
-  /// network is lost, although this rank's stream is done. So end it when the streams of all ranks
-  /// are (a mesh sees to that for its own group), or with `close`.
+  /// Waits 2 s for a peer at most: an owned communicator is aborted, and what it had still to send
+  /// over a network is lost, although this rank's stream is done. So end it when the streams of all
+  /// ranks are (a mesh sees to that for its own group), or with `close`.
   ~NcclGroup();
   NcclGroup(NcclGroup&&) noexcept;
   NcclGroup& operator=(NcclGroup&&) noexcept;
@@ -113,6 +114,8 @@ class NcclGroup {
 ///   kReduceScatter  gather LSEs  ->  rescale  ->  reduce-scatter (kAll: all-reduce)  ->  convert
 ///   kAllReduce      maximum of the LSEs  ->  rescale  ->  reduce-scatter (kAll: all-reduce) of the
 ///                   sums and weights  ->  divide. With a mask the LSEs are gathered instead.
+///
+/// Only kAllToAll sends less under a mask.
 ///
 /// Does not outlive the group, which may be moved. One thread, and one stream at a time: the
 /// buffers are shared by all runs.

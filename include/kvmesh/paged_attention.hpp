@@ -54,7 +54,8 @@ class PagedAttention {
   /// table.
   MaskMod get_mask_mod(const MaskMod& mask_mod, std::span<const std::int64_t> kv_len = {},
                        std::span<const int> batch_idx = {}) const;
-  /// `score_mod` over physical positions; -inf where get_mask_mod is false.
+  /// `score_mod` over physical positions; -inf where the position's page is not row b's, or past
+  /// `kv_len[b]`.
   ScoreMod get_score_mod(const ScoreMod& score_mod, std::span<const std::int64_t> kv_len = {},
                          std::span<const int> batch_idx = {}) const;
 

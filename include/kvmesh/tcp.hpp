@@ -41,7 +41,7 @@ struct TcpOptions {
 std::optional<TcpOptions> tcp_options_from_environment();
 
 /// The ranks cannot become one group: two have the same rank, or sizes or versions differ, or
-/// something else than kvmesh is on the port.
+/// something else than kvmesh is on the port, or this rank cannot listen where it should.
 class RendezvousError : public Error {
  public:
   using Error::Error;
@@ -57,8 +57,8 @@ class RendezvousError : public Error {
 /// The communicator's own errors: `Timeout` as everywhere, `PeerLost` if a peer's connection ends.
 /// After an error it closes its connections, so the peers that wait for it notice at once; groups
 /// made by `split` have connections of their own and go on.
-/// @throws InvalidArgument; RendezvousError; Timeout, which names the ranks that did not come;
-/// PeerLost if one came and went.
+/// @throws InvalidArgument; RendezvousError; Timeout, which names the ranks that did not come (up
+/// to 32); PeerLost if one came and went.
 std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options);
 
 }  // namespace kvmesh

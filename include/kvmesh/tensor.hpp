@@ -22,7 +22,8 @@ struct Device {
 };
 
 /// Non-owning, trivially copyable. Strides count elements, not bytes; the last dimension of every
-/// tensor that kvmesh takes is contiguous (stride 1). `Pointer` is `void*` or `const void*`.
+/// tensor that kvmesh takes, but an LSE's, is contiguous (stride 1). `Pointer` is `void*` or `const
+/// void*`.
 template <class Pointer>
 struct BasicTensorView {
   static constexpr int kMaxDims = 4;

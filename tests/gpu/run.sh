@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds kvmesh and runs what needs GPUs, over all that are visible: the tests, `kvmesh verify` on
-# the GPUs, then the benchmarks (docs/benchmarks.md has longer ones). Ends with a short table and
-# fails if anything did.
+# Builds kvmesh and runs what needs GPUs: the tests on up to 4, `kvmesh verify` on the GPUs, then the
+# benchmarks on 1, 2, 4, … and all that are visible (docs/benchmarks.md has longer ones). Ends with a
+# short table and fails if anything did.
 #
 #   tests/gpu/run.sh [--no-bench] [--sanitize] [CMAKE_ARGUMENT ...]
 #
@@ -25,6 +25,9 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 [[ $gpus -gt 0 ]] || { echo "tests/gpu/run.sh: no GPU here (nvidia-smi lists none)" >&2; exit 2; }
 nvidia-smi --query-gpu=index,name,driver_version --format=csv,noheader
+more=() # numbers of ranks beside 1, 2 and 4
+for ((ranks = 8; ranks < gpus; ranks *= 2)); do more+=("$ranks"); done
+[[ $gpus -eq 3 || $gpus -gt 4 ]] && more+=("$gpus")
 
 table=()
 failed=0
@@ -55,7 +58,7 @@ if [[ $sanitize == yes ]]; then
   cmake -S . -B "$build" -D KVMESH_GPU_LAUNCHER= >/dev/null
 fi
 kvmesh=$build/launch/kvmesh
-for ranks in 1 2 4; do # several ranks may share a GPU
+for ranks in 1 2 4 "${more[@]}"; do # several ranks may share a GPU
   step "verify, $ranks ranks" job "$ranks" "$kvmesh" verify --device cuda --count "$cases"
 done
 if [[ -n ${KVMESH_MODEL:-} ]]; then
@@ -65,12 +68,12 @@ fi
 if [[ $bench == yes ]]; then
   step 'bench, ragged' "$kvmesh" bench --device cuda --batch 16 --context 8192 --lengths even,ragged \
     --op decode,prefill,step,plan
-  for ranks in 1 2 4; do # one rank a GPU
+  for ranks in 1 2 4 "${more[@]}"; do # one rank a GPU
     [[ $ranks -le $gpus ]] || continue
     step "bench, $ranks GPUs" job "$ranks" "$kvmesh" bench --device cuda --batch 1,64 \
       --context 8192,131072 --json "$build/bench_$ranks.json"
   done
-  step 'bench: tables' python3 bench/tables.py "$build"/bench_?.json
+  step 'bench: tables' python3 bench/tables.py "$build"/bench_*.json
 fi
 
 printf '\n'
