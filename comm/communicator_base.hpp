@@ -26,7 +26,10 @@ class CommunicatorBase : public Communicator {
   void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                 std::string_view operation) final {
     check_(outgoing, incoming, operation);
-    require(!is_broken_, "{}: this communicator failed before and cannot be used again", operation);
+    if (is_broken_) {
+      throw BrokenGroup(
+          fmt::format("{}: this communicator failed before and cannot be used again", operation));
+    }
     copy_to_self(rank_, outgoing, incoming);
     try {
       exchange_with_others(outgoing, incoming, operation);

@@ -30,8 +30,9 @@ DeviceScope::~DeviceScope() {
 }
 
 void NcclGroup::State::require_whole(std::string_view operation) const {
-  require(!is_broken && comm != nullptr,
-          "{}: this NCCL group failed or was closed before and cannot be used again", operation);
+  if (!is_broken && comm != nullptr) return;
+  throw BrokenGroup(fmt::format(
+      "{}: this NCCL group failed or was closed before and cannot be used again", operation));
 }
 
 void NcclGroup::State::settle(ncclResult_t code, std::string_view operation) {

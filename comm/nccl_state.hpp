@@ -38,7 +38,7 @@ struct NcclGroup::State {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  /// @throws InvalidArgument if the group failed or was closed before.
+  /// @throws BrokenGroup if the group failed or was closed before.
   void require_whole(std::string_view operation) const;
 
   /// `code` is what a call returned. Waits until it is done. @throws Timeout, NcclError.

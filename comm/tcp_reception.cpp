@@ -31,7 +31,7 @@ Reception::~Reception() {
 
 void Reception::accept() {
   acceptor_.async_accept([this](const ErrorCode& error, Socket socket) {
-    if (error == asio::error::operation_aborted) return;
+    if (error == asio::error::operation_aborted || !acceptor_.is_open()) return;
     if (!error) {
       prepare(socket);
       listen_to(silent_.insert(silent_.end(), Guest{std::move(socket)}));

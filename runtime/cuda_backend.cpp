@@ -142,11 +142,11 @@ class CudaStep : public StepKernels {
 
   /// Nobody knows what of the changes has reached the device: the next plan sends all pages again.
   void forget_pages(const StepBatch& batch, Stream stream) {
-    shared_.pages.cancel(native(stream));
     for (const SequenceStep& sequence : batch.sequences) {
       shared_.pages.erase(sequence.sequence.slot());
       sequence.pages->fresh = 0;
     }
+    shared_.pages.cancel(native(stream));
   }
 
   /// With limits every rank takes part in every row: a graph's messages have one size.

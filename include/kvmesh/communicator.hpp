@@ -33,8 +33,9 @@ struct Incoming {
 /// when the caller's outgoing buffers may be reused and its incoming ones are filled; it does not
 /// mean that any other rank has returned.
 /// Waits: every wait has a deadline (`set_deadline`); past it the call throws `Timeout`, which
-/// names who waited for whom, in which operation. After a throw the communicator must not be used
-/// again. Threads: one thread of a rank at a time. A waiting rank yields its core.
+/// names who waited for whom, in which operation. After a throw, but for an InvalidArgument, the
+/// communicator cannot be used again: that is a BrokenGroup. Threads: one thread of a rank at a
+/// time. A waiting rank yields its core.
 class Communicator {
  public:
   virtual ~Communicator() = default;

@@ -4,7 +4,8 @@
 // OutOfPages, and OutOfMemory. What a caller must expect in normal service (a full pool) also has a
 // `try_` form that returns a value instead.
 //
-// What fails in the middle of a step (Timeout, PeerLost, NcclError, a device's Error) has done a
+// What fails in the middle of a step (Timeout, PeerLost, NcclError, BrokenGroup, a
+// device's Error) has done a
 // part of it. KvCache::plan says what is left, and how to go back.
 #pragma once
 
@@ -102,6 +103,12 @@ class PeerLost : public Error {
   Rank waiter_;
   Rank peer_;
   std::string operation_;
+};
+
+/// A communicator, or a group of GPUs, that failed or was closed before was used again.
+class BrokenGroup : public Error {
+ public:
+  using Error::Error;
 };
 
 /// The ranks' copies of the allocator no longer agree: they were not given the same operations.

@@ -37,9 +37,15 @@ jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int 
   before_loading_();
   const std::lock_guard lock(mutex_);
   const auto [place, inserted] = modules_.try_emplace(key, cubin->bytes);
-  const jit::Kernel kernel = place->second.kernel(name);
-  if (inserted && shared_bytes > 0) kernel.allow_shared_bytes(shared_bytes, device_);
-  return kernel;
+  if (!inserted) return place->second.kernel(name);
+  try {
+    const jit::Kernel kernel = place->second.kernel(name);
+    if (shared_bytes > 0) kernel.allow_shared_bytes(shared_bytes, device_);
+    return kernel;
+  } catch (...) {
+    modules_.erase(place);  // who asks again gets it whole
+    throw;
+  }
 }
 
 }  // namespace kvmesh::cuda

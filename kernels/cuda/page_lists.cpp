@@ -80,6 +80,7 @@ void PageLists::apply(cudaStream_t stream) {
   moves_.clear();
   for (const auto& [room, place] : left_) free_[static_cast<std::size_t>(room)].push_back(place);
   left_.clear();
+  applied_end_ = end_;
 }
 
 void PageLists::end(cudaStream_t stream) {
@@ -89,6 +90,10 @@ void PageLists::end(cudaStream_t stream) {
 void PageLists::cancel(cudaStream_t stream) noexcept {
   changes_.clear();
   moves_.clear();
+  end_ = applied_end_;
+  std::erase_if(left_, [this](const auto& left) { return left.second >= end_; });
+  // Others' plans may still read the lists: what comes next waits for them, too.
+  static_cast<void>(cudaStreamWaitEvent(stream, last_use_.get()));
   static_cast<void>(cudaEventRecord(last_use_.get(), stream));
 }
 

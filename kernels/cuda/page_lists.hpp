@@ -40,7 +40,8 @@ class PageLists {
   void add_to(Upload& upload);
   void apply(cudaStream_t stream);
   void end(cudaStream_t stream);
-  /// Ends a plan that failed anywhere: drops the changes. The lists that had some are to be erased.
+  /// Ends a plan that failed anywhere, whose lists were erased: drops its changes, and the room
+  /// that was handed out for them, which may be what there was no memory for.
   void cancel(cudaStream_t stream) noexcept;
 
   const DevicePage* data() const { return pages_.data(); }
@@ -57,7 +58,8 @@ class PageLists {
   void grow(cudaStream_t stream);
 
   DeviceArray<DevicePage> pages_;
-  std::int64_t end_ = 0;  // of what was ever handed out
+  std::int64_t end_ = 0;          // of what was ever handed out
+  std::int64_t applied_end_ = 0;  // of what plans that came that far have use of
   std::vector<List> lists_;
   std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
   std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done

@@ -31,7 +31,7 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
       expect_contains(error, ncclGetErrorString(code));
     }
     EXPECT_TRUE(state.is_broken);
-    EXPECT_THROW(state.require_whole("one token"), InvalidArgument);
+    EXPECT_THROW(state.require_whole("one token"), BrokenGroup);
     EXPECT_THROW(state.wait(nullptr, "one token"), InvalidArgument);
   }
 }

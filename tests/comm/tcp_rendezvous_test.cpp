@@ -3,7 +3,9 @@
 
 #include <boost/asio/write.hpp>
 #include <future>
+#include <list>
 
+#include "comm/tcp_wire.hpp"
 #include "tests/comm/communicator_contract.hpp"
 #include "tests/comm/tcp_ranks.hpp"
 
@@ -30,12 +32,16 @@ class Stranger {
   explicit Stranger(std::string words) : words_(std::move(words)), socket_(io_), acceptor_(io_) {}
 
   void visit(std::uint16_t port) {
-    for (tcp::ErrorCode error = tcp::asio::error::not_connected; error;) {
-      socket_ = tcp::Socket(io_);
-      socket_.connect(at(port), error);
-      if (error) std::this_thread::sleep_for(5ms);
-    }
-    tcp::asio::write(socket_, tcp::asio::buffer(words_));
+    while (!try_to_visit(port)) std::this_thread::sleep_for(5ms);
+  }
+  /// False if nobody listens there. Who no longer listens to the words is not asked to.
+  bool try_to_visit(std::uint16_t port) {
+    tcp::ErrorCode error;
+    socket_ = tcp::Socket(io_);
+    socket_.connect(at(port), error);
+    if (error) return false;
+    tcp::asio::write(socket_, tcp::asio::buffer(words_), error);
+    return true;
   }
 
   void listen(std::uint16_t port) {
@@ -142,6 +148,28 @@ TEST(TcpRendezvous, RefusesAnotherSize) {
   auto two = meet(tcp_options(2, 4, port));
   for (auto* meeting : {&zero, &two}) {
     expect_fails<RendezvousError>(*meeting, {"rank 2 of 4 ranks", "a job of 3"});
+  }
+}
+
+// Some have connected when rank 0 gives up, and were not welcomed yet.
+TEST(TcpRendezvous, RefusesInTheMiddleOfACrowd) {
+  constexpr int kRanks = 16, kWrong = 3;
+  for (int round = 0; round < 10; ++round) {
+    const std::uint16_t port = free_port();
+    auto zero = meet(tcp_options(0, kRanks, port));
+    std::list<Stranger> crowd;
+    for (int rank = 1; rank < kRanks; ++rank) {
+      tcp::Hello hello;
+      hello.rank = static_cast<std::uint32_t>(rank);
+      hello.size = rank == kWrong ? kRanks + 1 : kRanks;
+      crowd.emplace_back(std::string(reinterpret_cast<const char*>(&hello), sizeof hello));
+      if (rank < kWrong) {
+        crowd.back().visit(port);
+      } else {
+        crowd.back().try_to_visit(port);  // rank 0 may have left
+      }
+    }
+    expect_fails<RendezvousError>(zero, {"rank 3 of 17 ranks", "a job of 16"});
   }
 }
 

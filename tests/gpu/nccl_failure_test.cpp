@@ -93,7 +93,7 @@ TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
       EXPECT_EQ(std::string(error.what()).substr(0, expected.size()), expected);
     }
     EXPECT_EQ(group.handle(), nullptr);
-    EXPECT_THROW(combine_once(group, 0), InvalidArgument) << "a broken group was used again";
+    EXPECT_THROW(combine_once(group, 0), BrokenGroup) << "a broken group was used again";
     EXPECT_THROW(group.wait({}, "one token"), InvalidArgument);
     expect_device_works();
     return testing::Test::HasFailure() ? 1 : 0;
@@ -135,7 +135,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
       group.set_deadline(1s);
       expect_timeout(1s, "one token", [&] { combine_once(group, me); });
       EXPECT_EQ(group.handle(), nullptr);
-      EXPECT_THROW(combine_once(group, me), InvalidArgument) << "a broken group was used again";
+      EXPECT_THROW(combine_once(group, me), BrokenGroup) << "a broken group was used again";
     }
     barrier(comm);
     // The other rank's group is whole, and ends without waiting for the one that is gone.
@@ -161,7 +161,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
       }
       EXPECT_LT(Clock::now() - start, 1s + kAbortTime);
       EXPECT_EQ(group.handle(), nullptr);
-      EXPECT_THROW(combine_once(group, me), InvalidArgument) << "a closed group was used again";
+      EXPECT_THROW(combine_once(group, me), BrokenGroup) << "a closed group was used again";
     }
     barrier(comm);
   });

@@ -31,6 +31,17 @@ void send(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream) {
   lists.end(stream);
 }
 
+// A plan that failed when it had sent what changed.
+void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
+          const std::vector<std::size_t>& changed) {
+  lists.begin(stream);
+  upload.begin(lists.upload_bytes());
+  lists.add_to(upload);
+  upload.send(stream);
+  for (const std::size_t list : changed) lists.erase(list);
+  lists.cancel(stream);
+}
+
 // Lists grow past their room, shrink, are given up, and their places are taken by others.
 TEST(PageLists, AreWhatTheChangesMakeThem) {
   const std::uint64_t seed = seed_or(std::random_device{}());
@@ -42,6 +53,7 @@ TEST(PageLists, AreWhatTheChangesMakeThem) {
   cuda::Upload upload;
   const Stream stream, other;
   for (int round = 0; round < 300; ++round) {
+    std::vector<std::size_t> changed;
     for (std::size_t list = 0; list < kLists; ++list) {
       if (random.one_in(20)) {
         lists.erase(list);
@@ -59,8 +71,15 @@ TEST(PageLists, AreWhatTheChangesMakeThem) {
                          static_cast<std::int32_t>(pages.size())});
       }
       lists.change(list, static_cast<std::int64_t>(keep), std::span(pages).subspan(keep));
+      changed.push_back(list);
     }
-    send(lists, upload, random.coin() ? stream : other);
+    const Stream& on = random.coin() ? stream : other;
+    if (random.one_in(5)) {
+      fail(lists, upload, on, changed);
+      for (const std::size_t list : changed) model[list].clear();
+    } else {
+      send(lists, upload, on);
+    }
     check(cudaDeviceSynchronize());
     for (std::size_t list = 0; list < kLists; ++list) {
       ASSERT_EQ(lists.size(list), std::ssize(model[list]));
@@ -80,6 +99,21 @@ TEST(PageLists, SendWhatChangedAlone) {
   lists.change(0, 10'000, one);
   EXPECT_LE(lists.upload_bytes(), 64u);
   EXPECT_THROW(lists.change(0, 10'002, one), InvalidArgument);
+}
+
+// Or no plan would ever find the memory again.
+TEST(PageLists, TakeBackTheRoomOfAPlanThatFailed) {
+  cuda::PageLists lists;
+  cuda::Upload upload;
+  const Stream stream;
+  const std::vector<LocalPage> many(1'000'000), one(1);
+  for (std::size_t list = 0; list < 8; ++list) lists.change(list, 0, many);
+  for (std::size_t list = 0; list < 8; ++list) lists.erase(list);
+  lists.cancel(stream);
+  lists.change(0, 0, one);
+  send(lists, upload, stream);
+  EXPECT_LE(lists.size_bytes(), 4096u);
+  EXPECT_EQ(download(lists, 0), one);
 }
 
 struct MaskCase {
