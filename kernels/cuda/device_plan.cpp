@@ -123,13 +123,14 @@ void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
       end = std::min(end, (q_block + 1) * block_mask_->q_block());
     }
     for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
-      lists_.push_back({.sequence = s,
-                        .first_token = sequence.first_token + q,
-                        .tokens = end - q,
-                        .kv_head = head,
-                        .q_block = q_block,
-                        .first_item = to_int32(items_),
-                        .unused = {}});
+      // In place: a copy reads wider than what was just written, and waits for it.
+      lists_.emplace_back() = {.sequence = s,
+                               .first_token = sequence.first_token + q,
+                               .tokens = end - q,
+                               .kv_head = head,
+                               .q_block = q_block,
+                               .first_item = to_int32(items_),
+                               .unused = {}};
       items_ += sequence.pages;
     }
     list_tokens_ = std::max(list_tokens_, end - q);
