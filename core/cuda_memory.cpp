@@ -34,9 +34,11 @@ std::array<char, 16> identity(int device) {
 
 void use_device(int index) {
   const cudaError_t status = cudaSetDevice(index);
-  const int count = status == cudaSuccess ? 0 : device_count();
-  if (status != cudaSuccess && index >= count) {
-    throw Unsupported(fmt::format("CUDA device {} of {} that this process can use", index, count));
+  const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&
+                        status != cudaErrorInsufficientDriver;
+  if (!is_there) {
+    throw Unsupported(
+        fmt::format("CUDA device {} of the {} that this process can use", index, device_count()));
   }
   check(status, "choosing the device");
 }

@@ -1,0 +1,18 @@
+// What is asked of devices that are not there.
+#include "kvmesh/device_memory.hpp"
+
+#include <gtest/gtest.h>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+TEST(DeviceMemory, RefusesADeviceThatIsNotThere) {
+  const Device none{DeviceKind::kCuda, cuda_device_count()};
+  EXPECT_THROW(use_device(none), Unsupported);
+  EXPECT_THROW(DeviceMemory(none, 16), Unsupported);
+}
+
+}  // namespace
+}  // namespace kvmesh::test
