@@ -28,9 +28,20 @@ void merge_row(float* o, float& lse, const float* source_o, float source_lse, st
   lse = merged;
 }
 
+template <LogBase Base>
+void check(const BasicPartial<Base>& partial, std::string_view name) {
+  const TensorView &o = partial.o, &lse = partial.lse;
+  require(o.dims == 3 && lse.dims == 2 && o.dtype == Dtype::kFloat32 &&
+              lse.dtype == Dtype::kFloat32 && o.device == Device() && lse.device == Device() &&
+              (o.size(2) <= 1 || o.stride(2) == 1) && lse.size(0) == o.size(0) &&
+              lse.size(1) == o.size(1),
+          "{} is no partial on the CPU: o {}, lse {}", name, o, lse);
+}
+
 }  // namespace
 
 Partial to_natural(const Base2Partial& partial) {
+  check(partial, "to_natural: the argument");
   for (std::int64_t t = 0; t < partial.lse.size(0); ++t) {
     for (std::int64_t h = 0; h < partial.lse.size(1); ++h) {
       *lse_at(partial.lse, t, h) *= std::numbers::ln2_v<float>;
@@ -40,6 +51,8 @@ Partial to_natural(const Base2Partial& partial) {
 }
 
 void merge_into(const Partial& destination, const Partial& source) {
+  check(destination, "merge_into: the destination");
+  check(source, "merge_into: the source");
   require(destination.o.shape == source.o.shape && destination.lse.shape == source.lse.shape,
           "merge_into: destination is {}, source is {}", destination.o, source.o);
   for (std::int64_t t = 0; t < source.o.size(0); ++t) {

@@ -15,14 +15,15 @@ namespace kvmesh {
 
 inline constexpr float kNoKeys = -std::numeric_limits<float>::infinity();
 
-/// The log-sum-exp of the union, summed in the order of `lses`.
+/// The log-sum-exp of the union, summed in the order of `lses`. NaN if one of them is, which is no
+/// empty subset, though the maximum passes over it.
 inline float merged_lse(std::span<const float> lses) {
   float max = kNoKeys;
   for (float lse : lses) max = std::max(max, lse);
-  if (max == kNoKeys) return kNoKeys;
+  const float shift = max == kNoKeys ? 0.0f : max;
   float sum = 0.0f;
-  for (float lse : lses) sum += std::exp(lse - max);
-  return max + std::log(sum);
+  for (float lse : lses) sum += std::exp(lse - shift);
+  return sum == 0.0f ? kNoKeys : shift + std::log(sum);
 }
 
 /// What subset with log-sum-exp `lse` contributes to a union with `merged`. 0 for an empty one.

@@ -8,6 +8,8 @@
 #include <latch>
 #include <mutex>
 
+#include "core/check.hpp"
+
 namespace kvmesh {
 
 struct ThreadPool::Workers {
@@ -15,8 +17,18 @@ struct ThreadPool::Workers {
   boost::asio::thread_pool pool;
 };
 
+namespace {
+
+int at_least_one(int threads) {
+  require(threads >= 1, "a pool of {} threads", threads);
+  return threads;
+}
+
+}  // namespace
+
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads), workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
+    : threads_(at_least_one(threads)),
+      workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
 
 ThreadPool::~ThreadPool() = default;
 ThreadPool::ThreadPool(ThreadPool&&) noexcept = default;

@@ -128,6 +128,9 @@ LocalBlockMask PagedAttention::convert_logical_block_mask(
   const std::vector<int> rows = rows_or_all(batch_idx, batch);
   require(kv_len.empty() || std::ssize(kv_len) == batch,
           "PagedAttention: {} lengths for a batch of {}", kv_len.size(), batch);
+  for (std::int64_t length : kv_len) {
+    require(length >= 0, "PagedAttention: a length of {}", length);
+  }
   std::vector<std::span<const PageId>> tables;
   for (std::size_t b = 0; b < rows.size(); ++b) {
     const std::span<const PageId> all = pages(rows[b]);

@@ -27,12 +27,13 @@ using Partial = BasicPartial<LogBase::kNatural>;
 /// `to_natural` is the only way from it to a `Partial`.
 using Base2Partial = BasicPartial<LogBase::kTwo>;
 
-/// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped.
+/// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped. On
+/// the CPU. @throws InvalidArgument for what is no partial there.
 Partial to_natural(const Base2Partial& partial);
 
 /// Merges `source` into `destination`, row by row: the exact partial over the union of two disjoint
 /// subsets of keys. Source: the LSE merge of FlashAttention's split-KV (Dao et al., 2022).
-/// @throws InvalidArgument if the shapes differ.
+/// On the CPU. @throws InvalidArgument if the shapes differ, or for what is no partial there.
 void merge_into(const Partial& destination, const Partial& source);
 
 }  // namespace kvmesh

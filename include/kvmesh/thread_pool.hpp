@@ -11,6 +11,7 @@ namespace kvmesh {
 /// pool of one starts no thread. One loop at a time; not thread-safe.
 class ThreadPool {
  public:
+  /// @throws InvalidArgument unless threads >= 1.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(ThreadPool&&) noexcept;

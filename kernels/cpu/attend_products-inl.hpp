@@ -38,6 +38,15 @@ HWY_INLINE Vector load_floats(const Half* from) {
   return hn::PromoteTo(kFloats, hn::LoadU(halves, from));
 }
 
+// Whether rows of T are loaded as they are. Highway's own widening of float16, where the hardware
+// has none, takes NaN and infinity for numbers.
+template <class T>
+constexpr bool kLoads = true;
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
+template <>
+constexpr bool kLoads<hwy::float16_t> = false;
+#endif
+
 // Rows that the next tile will read. They are asked for a few lines at a time between the steps of
 // the current tile, so that memory is busy in all of its phases.
 template <class T>

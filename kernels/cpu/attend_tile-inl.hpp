@@ -58,8 +58,8 @@ class TaskRunner {
         rows_(static_cast<int>(block_.q_end - block_.q_begin) * group_),
         k_dim_(padded(in.shape.k_dim)),
         v_dim_(padded(in.shape.v_dim)),
-        widen_k_(k_dim_ != static_cast<std::size_t>(in.shape.k_dim)),
-        widen_v_(v_dim_ != static_cast<std::size_t>(in.shape.v_dim)) {}
+        widen_k_(!kLoads<T> || k_dim_ != static_cast<std::size_t>(in.shape.k_dim)),
+        widen_v_(!kLoads<T> || v_dim_ != static_cast<std::size_t>(in.shape.v_dim)) {}
 
   void run() {
     load_queries();
@@ -151,7 +151,8 @@ class TaskRunner {
     }
   }
 
-  // Rows whose dim is no whole number of vectors, as padded float32.
+  // Rows that the vectors do not load, as padded float32: their dim is no whole number of vectors,
+  // or the target cannot.
   static void widen(const T* const* from, int keys, int dim, std::size_t stride, float* to,
                     const float** rows) {
     const Dtype dtype = std::is_same_v<T, float>            ? Dtype::kFloat32

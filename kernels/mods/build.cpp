@@ -81,7 +81,10 @@ class Builder {
 
   std::uint32_t add_buffer(const ModBuffer& buffer) {
     for (std::size_t i = 0; i < graph.buffers.size(); ++i) {
-      if (graph.buffers[i].data == buffer.data) return static_cast<std::uint32_t>(i);
+      const ModBuffer& other = graph.buffers[i];
+      if (other.data == buffer.data && other.size == buffer.size && other.type == buffer.type) {
+        return static_cast<std::uint32_t>(i);
+      }
     }
     graph.buffers.push_back(buffer);
     return static_cast<std::uint32_t>(graph.buffers.size() - 1);

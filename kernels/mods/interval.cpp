@@ -141,7 +141,15 @@ Interval apply_unary(ModOp op, ModType operand, ModType result, Interval a) {
   }
 }
 
+/// inf - inf and 0 * inf are NaN, and need not be at a corner.
+bool may_make_nan(ModOp op, Interval a, Interval b) {
+  if (op != ModOp::kAdd && op != ModOp::kSubtract && op != ModOp::kMultiply) return false;
+  return !std::isfinite(a.low) || !std::isfinite(a.high) || !std::isfinite(b.low) ||
+         !std::isfinite(b.high);
+}
+
 Interval apply_binary(ModOp op, ModType operand, Interval a, Interval b) {
+  if (may_make_nan(op, a, b)) return kAnyFloat;
   switch (op) {
     case ModOp::kAdd:
       return finish(operand, a.low + b.low, a.high + b.high);

@@ -48,6 +48,15 @@ TEST(Partial, TwoEmptySubsetsAreEmpty) {
   EXPECT_EQ(a.lse, (std::vector<float>{-kInfinity, -kInfinity}));
 }
 
+TEST(Partial, ARowOfNanIsNotEmpty) {
+  for (const float other : {-kInfinity, kNaN, 0.5f}) {
+    Rows a{{kNaN, kNaN, 1, 2}, {kNaN, 0.25f}}, b{{0, 0, 0, 0}, {other, -kInfinity}};
+    merge_into(a.partial(), b.partial());
+    for (const float value : {a.o[0], a.o[1], a.lse[0]}) EXPECT_TRUE(std::isnan(value)) << other;
+    EXPECT_EQ(a.lse[1], 0.25f);
+  }
+}
+
 TEST(Partial, LargeLsesDoNotOverflow) {
   Rows a{{1, 1, 1, 1}, {1e30f, 300.0f}}, b{{3, 3, 3, 3}, {0.0f, 300.0f}};
   merge_into(a.partial(), b.partial());
@@ -60,6 +69,23 @@ TEST(Partial, ShapesMustAgree) {
   Rows a{{1, 2, 3, 4}, {0, 0}}, b{{1, 2, 3, 4}, {0, 0}};
   const Partial other{tensor(b.o.data(), {1, 2, 2}), tensor(b.lse.data(), {1, 2})};
   EXPECT_THROW(merge_into(a.partial(), other), InvalidArgument);
+  EXPECT_EQ(a.o, (std::vector<float>{1, 2, 3, 4}));
+}
+
+TEST(Partial, OnlyPartialsOfTheCpuAreMerged) {
+  Rows a{{1, 2, 3, 4}, {0, 0}}, b{{1, 2, 3, 4}, {0, 0}};
+  const auto refuse = [&](const auto& spoil) {
+    Partial wrong = b.partial();
+    spoil(wrong);
+    EXPECT_THROW(merge_into(a.partial(), wrong), InvalidArgument);
+    EXPECT_THROW(merge_into(wrong, a.partial()), InvalidArgument);
+    EXPECT_THROW(to_natural({wrong.o, wrong.lse}), InvalidArgument);
+  };
+  refuse([](Partial& p) { p.o.dtype = Dtype::kFloat16; });
+  refuse([](Partial& p) { p.lse.dtype = Dtype::kBFloat16; });
+  refuse([](Partial& p) { p.o.strides[2] = 2; });
+  refuse([](Partial& p) { p.lse.shape[0] = 1; });
+  refuse([](Partial& p) { p.o.device = {DeviceKind::kCuda, 0}; });
   EXPECT_EQ(a.o, (std::vector<float>{1, 2, 3, 4}));
 }
 

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kvmesh/error.hpp"
+
 namespace kvmesh {
 namespace {
 
@@ -24,6 +26,11 @@ TEST(ThreadPool, RunsEachItemOnceOnAKnownThread) {
       for (const auto& count : runs) EXPECT_EQ(count, 1);
     }
   }
+}
+
+TEST(ThreadPool, HasAThread) {
+  EXPECT_THROW(ThreadPool(0), InvalidArgument);
+  EXPECT_THROW(ThreadPool(-1), InvalidArgument);
 }
 
 TEST(ThreadPool, ManyShortLoopsOneAfterTheOther) {

@@ -91,6 +91,18 @@ TEST(AttendNan, TheOnlyKey) {
   EXPECT_TRUE(std::isnan(result.lse.at(2, 0)));
 }
 
+// The second query sees nothing of the later splits, whose rows are empty beside its NaN.
+TEST(AttendNan, InTheOnlySplitThatIsSeen) {
+  CaseSpec spec{.shape = {2, 1, 16, 16, 16}};
+  spec.sequences = {{.q_len = 2, .kv_len = 5000}};
+  spec.positions = {4999, 5};
+  AttentionCase c(spec);
+  c.poison_key(0, 0);
+  const CaseResult result = c.run(2);
+  EXPECT_TRUE(c.matches(result, [](auto, auto) { return true; }));
+  for (int token = 0; token < 2; ++token) EXPECT_TRUE(std::isnan(result.lse.at(token, 0))) << token;
+}
+
 // What a split found to be NaN stays NaN when the splits are merged.
 TEST(AttendNan, InOneSplitOfMany) {
   CaseSpec spec{.shape = {2, 1, 16, 16, 16}};

@@ -25,16 +25,18 @@ TEST_P(AttendTargets, MatchFloat64) {
 }
 
 TEST_P(AttendTargets, KeepNansToTheirRows) {
-  CaseSpec spec = two_sequences(32, 32, Dtype::kFloat32);
-  spec.options.score = {};
-  spec.options.mask = mods::sliding_window(3);
-  for (const bool in_key : {true, false}) {
-    AttentionCase c(spec);
-    in_key ? c.poison_key(0, 145) : c.poison_value(0, 145);
-    const auto sees = [&](std::int64_t token, std::int32_t) {
-      return token < 9 && c.position_of(0, token) >= 145 && c.position_of(0, token) < 148;
-    };
-    EXPECT_TRUE(c.matches(c.run(), sees)) << (in_key ? "key" : "value");
+  for (Dtype dtype : kDtypes) {
+    CaseSpec spec = two_sequences(32, 32, dtype);
+    spec.options.score = {};
+    spec.options.mask = mods::sliding_window(3);
+    for (const bool in_key : {true, false}) {
+      AttentionCase c(spec);
+      in_key ? c.poison_key(0, 145) : c.poison_value(0, 145);
+      const auto sees = [&](std::int64_t token, std::int32_t) {
+        return token < 9 && c.position_of(0, token) >= 145 && c.position_of(0, token) < 148;
+      };
+      EXPECT_TRUE(c.matches(c.run(), sees)) << name(dtype) << (in_key ? ", key" : ", value");
+    }
   }
 }
 

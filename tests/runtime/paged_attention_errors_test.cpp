@@ -137,5 +137,15 @@ TEST(PagedAttention, ForwardErrorsOfBlockMasks) {
   expect_mask_fails({.batch = 3, .q_len = 3, .kv_len = 30, .q_block = 4, .kv_block = 16});
 }
 
+TEST(PagedAttention, ConvertsNoMaskForLengthsBelowZero) {
+  PagedAttention paged(8, 16, 2);
+  paged.reserve(0, 16);
+  paged.reserve(1, 16);
+  const BlockMask mask = BlockMask::create(
+      mods::causal(), {.batch = 2, .q_len = 16, .kv_len = 32, .q_block = 4, .kv_block = 16});
+  const std::vector<std::int64_t> lengths{-100, 16};
+  EXPECT_THROW(paged.convert_logical_block_mask(mask, {}, lengths), InvalidArgument);
+}
+
 }  // namespace
 }  // namespace kvmesh::test

@@ -50,6 +50,20 @@ TEST(Interval, ReadsShortSlicesOfBuffers) {
   EXPECT_EQ(by_interval(mask, {0, 64}, {0, 64}), std::nullopt) << "the buffer has changed";
 }
 
+// inf - inf is NaN, for which no comparison holds, in the middle of what looks like a range.
+TEST(Interval, KnowsWhatInfinityMakes) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const Buffer<float> times({0.0f, kInfinity, 1.0f, kInfinity});
+  const MaskMod differences(
+      [times](auto, auto, auto q, auto kv) { return max(times[q] - times[kv], 0.0f) >= 0.0f; });
+  EXPECT_EQ(by_interval(differences, {0, 4}, {0, 4}), std::nullopt);
+  EXPECT_EQ(by_interval(differences, {0, 1}, {0, 1}), TileClass::kFull);
+  const MaskMod products([times](auto, auto, auto q, auto kv) {
+    return max(to_float(q - 1) * times[kv], 0.0f) >= 0.0f;
+  });
+  EXPECT_EQ(by_interval(products, {0, 3}, {1, 2}), std::nullopt);
+}
+
 /// A proof that is wrong would drop keys; so every proof about a random graph is checked.
 TEST(Interval, IsSoundOnRandomGraphs) {
   const std::uint64_t seed = test::seed();

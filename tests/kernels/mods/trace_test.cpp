@@ -58,6 +58,15 @@ TEST(Trace, SharesBuffersAndLoads) {
   EXPECT_EQ(std::ranges::count_if(mod.graph().nodes, is_load), 2);
 }
 
+// An engine's own memory may be looked at in more than one way.
+TEST(Trace, KeepsViewsOfOneMemoryApart) {
+  static const std::int32_t numbers[] = {1, 2, 3, 4};
+  const ModBuffer two{nullptr, numbers, 2, ModType::kInt32};
+  const ModBuffer four{nullptr, numbers, 4, ModType::kInt32};
+  const MaskMod mod([&](auto, auto, Expr q, Expr kv) { return load(two, q) < load(four, kv); });
+  EXPECT_EQ(mod.graph().buffers.size(), 2u);
+}
+
 TEST(Trace, FoldsConstantsAndDropsWhatIsUnused) {
   const ScoreMod mod([](auto score, auto, auto, auto, auto) {
     const Expr two(2.0f);
