@@ -19,15 +19,18 @@ struct ThreadPool::Workers {
 
 namespace {
 
-int at_least_one(int threads) {
-  require(threads >= 1, "a pool of {} threads", threads);
+constexpr int kMostThreads = 1024;
+
+int checked(int threads) {
+  require(threads >= 1 && threads <= kMostThreads, "a pool of {} threads, it may have 1 to {}",
+          threads, kMostThreads);
   return threads;
 }
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(at_least_one(threads)),
+    : threads_(checked(threads)),
       workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
 
 ThreadPool::~ThreadPool() = default;

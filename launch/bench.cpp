@@ -83,6 +83,13 @@ std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& ma
   return static_cast<std::int64_t>(-most);
 }
 
+// The most that any rank needs: all rotate as many layers.
+std::int64_t common_rotation(Mesh& mesh, const Machine& machine) {
+  auto most = static_cast<double>(machine.rotate_bytes());
+  all_reduce_max(mesh.world(), std::span(&most, 1), "bench: caches");
+  return static_cast<std::int64_t>(most);
+}
+
 // All that is measured of one batch.
 class Cases {
  public:
@@ -91,7 +98,8 @@ class Cases {
         machine_(machine),
         options_(options),
         report_(report),
-        memory_(common_memory(mesh, options, machine)) {}
+        memory_(common_memory(mesh, options, machine)),
+        rotate_bytes_(common_rotation(mesh, machine)) {}
 
   void run(WorkloadShape shape) {
     const std::vector<std::int64_t> lengths = lengths_of(shape);
@@ -143,7 +151,7 @@ class Cases {
       }
     }
     const std::int64_t wanted =
-        options_.layers > 0 ? options_.layers : (machine_.rotate_bytes() + layer - 1) / layer;
+        options_.layers > 0 ? options_.layers : (rotate_bytes_ + layer - 1) / layer;
     return static_cast<int>(
         std::clamp<std::int64_t>(std::min(wanted, (memory_ - tensors) / layer), 1, kMostLayers));
   }
@@ -153,6 +161,7 @@ class Cases {
   const Options& options_;
   Report& report_;
   std::int64_t memory_;
+  std::int64_t rotate_bytes_;
 };
 
 }  // namespace

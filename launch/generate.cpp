@@ -76,26 +76,35 @@ GeneratorOptions sized(GeneratorOptions options, std::int64_t tokens) {
   return options;
 }
 
+void check_vocabulary(const Model& model, const engine::LlamaShape& shape) {
+  if (model.tokenizer.size() == shape.vocabulary) return;
+  throw engine::ModelError(fmt::format(
+      "damaged: {} tokens in the vocabulary, {} rows in token_embd.weight; download it again",
+      model.tokenizer.size(), shape.vocabulary));
+}
+
 void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::LlamaShape& shape) {
-  const std::int64_t tokens = static_cast<std::int64_t>(prompt) + max_tokens;
-  if (tokens <= shape.context_tokens) return;
+  if (max_tokens <= shape.context_tokens - static_cast<std::int64_t>(prompt)) return;
   throw InvalidArgument(fmt::format(
       "{} prompt tokens and {} to generate are more than the model's context of {}: shorten the "
       "prompt or lower --max-tokens",
       prompt, max_tokens, shape.context_tokens));
 }
 
-// The same conversation on a mesh of one.
-std::vector<Token> single_rank_tokens(const Model& model, const GenerateOptions& options,
+// The same conversation on a mesh of one like `many`.
+std::vector<Token> single_rank_tokens(Mesh& many, const Model& model,
+                                      const GenerateOptions& options,
                                       std::span<const Token> prompt) {
-  Mesh mesh(make_single_communicator());
+  const bool gpu = many.device().kind == DeviceKind::kCuda;
+  Mesh mesh(make_single_communicator(), {.threads = many.threads().threads(),
+                                         .device = gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu});
   Generator generator(
       mesh, model.file,
       sized(options.generator, static_cast<std::int64_t>(prompt.size()) + options.max_tokens));
   return run(generator, model.tokenizer, prompt, options.max_tokens, [](Token) {}).tokens;
 }
 
-// Rank 0 repeats the run alone while the others wait for its verdict.
+// Rank 0 repeats the run alone while the others wait for its verdict, or for what it failed of.
 bool ranks_check(Mesh& mesh, const Model& model, const GenerateOptions& options,
                  std::span<const Token> prompt, const std::vector<Token>& tokens) {
   const auto deadline = mesh.world().deadline();
@@ -104,11 +113,12 @@ bool ranks_check(Mesh& mesh, const Model& model, const GenerateOptions& options,
   single.generator.pages_per_rank = 0;
   single.generator.memory_fraction = 0;
   std::byte same{0};
-  if (mesh.rank().value == 0) {
-    same = std::byte{single_rank_tokens(model, single, prompt) == tokens};
+  agree(mesh.world(), [&] {
+    if (mesh.rank().value != 0) return;
+    same = std::byte{single_rank_tokens(mesh, model, single, prompt) == tokens};
     fmt::print("ranks check: {} ranks and a single rank wrote {} tokens\n", mesh.size(),
                same == std::byte{1} ? "the same" : "DIFFERENT");
-  }
+  });
   broadcast(mesh.world(), {0}, std::span(&same, 1), "ranks_check");
   mesh.world().set_deadline(deadline);
   return same == std::byte{1};
@@ -149,7 +159,9 @@ int run_generate(Mesh& mesh, const GenerateOptions& options) {
     model.emplace(options.model);
     prompt = prompt_tokens(model->file, model->tokenizer, options.prompt, options.chat);
     if (prompt.empty()) throw InvalidArgument("the prompt is empty: give one with --prompt");
-    check_length(prompt.size(), options.max_tokens, engine::llama_shape(model->file));
+    const engine::LlamaShape shape = engine::llama_shape(model->file);
+    check_vocabulary(*model, shape);
+    check_length(prompt.size(), options.max_tokens, shape);
   });
   Generator generator(
       mesh, model->file,

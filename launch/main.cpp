@@ -32,7 +32,7 @@ struct CommonOptions {
 
 // Before the ranks have met the environment tells the rank; without a launcher there is one.
 int launcher_rank() {
-  for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"}) {
+  for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
     if (const char* rank = std::getenv(variable)) return std::atoi(rank);
   }
   return 0;

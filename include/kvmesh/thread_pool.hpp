@@ -11,7 +11,7 @@ namespace kvmesh {
 /// pool of one starts no thread. One loop at a time; not thread-safe.
 class ThreadPool {
  public:
-  /// @throws InvalidArgument unless threads >= 1.
+  /// @throws InvalidArgument unless 1 <= threads <= 1024.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(ThreadPool&&) noexcept;

@@ -78,7 +78,8 @@ std::string to_json(const Setting& setting, std::span<const Row> rows,
             {"skipped", Json::array()}};
   for (const Row& row : rows) json["rows"].push_back(json_of(row));
   for (const Skipped& skip : skipped) json["skipped"].push_back(json_of(skip));
-  return json.dump(1) + "\n";
+  // A command line may hold any bytes.
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace kvmesh::bench

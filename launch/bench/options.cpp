@@ -35,6 +35,28 @@ void check_positive(const char* flag, std::int64_t value) {
   if (value <= 0) throw InvalidArgument(fmt::format("{} {} must be positive", flag, value));
 }
 
+// Products of them stay in 64 bits.
+constexpr std::int64_t kMostSequences = 1 << 20;
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
+constexpr std::int64_t kMostHeads = 1 << 12;
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
+
+template <class Value>
+Value at_most(const char* flag, Value value, std::int64_t most) {
+  if (value <= static_cast<Value>(most)) return value;
+  throw InvalidArgument(fmt::format("{} {} is over {}", flag, value, most));
+}
+
+// The tokens of a case.
+void check_together(const std::vector<std::int64_t>& batches,
+                    const std::vector<std::int64_t>& lengths, const char* flag) {
+  const auto most = [](const std::vector<std::int64_t>& list) {
+    return list.empty() ? 0 : std::ranges::max(list);
+  };
+  at_most("--batch", most(batches), kMostSequences);
+  at_most(flag, most(lengths), kMostTokens / std::max<std::int64_t>(1, most(batches)));
+}
+
 std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64_t>& list,
                                   std::vector<std::int64_t> otherwise) {
   for (const std::int64_t value : list) check_positive(flag, value);
@@ -51,6 +73,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
         fmt::format("{} query heads must divide over {} kv heads, and those over head_parallel {}",
                     flags.q_heads, flags.kv_heads, head_parallel));
   }
+  at_most("--q-heads", flags.q_heads, kMostHeads);
+  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostHeads);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
   return {.q_heads = flags.q_heads,
           .kv_heads = flags.kv_heads,
@@ -134,9 +158,15 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .layers = not_negative("--layers", flags.layers),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
-      .rotate_bytes = not_negative("--rotate-mib", flags.rotate_mib) << 20,
-      .memory_bytes =
-          static_cast<std::int64_t>(not_negative("--memory-gib", flags.memory_gib) * (1 << 30))};
+      .rotate_bytes =
+          at_most("--rotate-mib", not_negative("--rotate-mib", flags.rotate_mib), kMostBytes >> 20)
+          << 20,
+      .memory_bytes = static_cast<std::int64_t>(
+          at_most("--memory-gib", not_negative("--memory-gib", flags.memory_gib),
+                  kMostBytes >> 30) *
+          (1 << 30))};
+  check_together(options.batches, options.contexts, "--context");
+  check_together(options.batches, options.queries, "--queries");
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   if (options.ops.empty()) options.ops.assign(kOps.begin(), kOps.end());
   if (options.lengths.empty()) options.lengths = {Lengths::kEven};

@@ -21,8 +21,9 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);
-  const auto turns = static_cast<int>(std::min<std::int64_t>(
-      options.repeats * kTurnsARepeat, std::ranges::min(workload.lengths()) / tokens - 1));
+  const auto turns =
+      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsARepeat,
+                                              std::ranges::min(workload.lengths()) / tokens - 1));
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
     const SequenceId sequence = workload.sequences()[i];

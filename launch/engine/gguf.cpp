@@ -161,9 +161,11 @@ class GgufFile::Parser {
   GgufValue parse_array(std::string_view key) {
     const auto type = static_cast<ValueType>(read<std::uint32_t>(printable(key)));
     const auto count = read<std::uint64_t>(printable(key));
-    // Every element takes a byte at least, so a damaged count cannot ask for more memory than a
+    // What the elements take at least, so that a damaged count cannot ask for more memory than a
     // small multiple of the file.
-    need(count, printable(key));
+    const std::uint64_t least = type == ValueType::kString ? sizeof(std::uint64_t) : 1;
+    need(count > left() / least ? std::numeric_limits<std::uint64_t>::max() : count * least,
+         printable(key));
     switch (type) {
       case ValueType::kString:
         return read_many<std::string_view>(count, [&] { return read_text("a text in an array"); });

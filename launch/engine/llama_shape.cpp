@@ -62,6 +62,12 @@ void check_heads(const GgufFile& file, const LlamaShape& shape) {
     fail(file, fmt::format("damaged: {} rotary dimensions in heads of {}; download it again",
                            shape.rope_dims, shape.head_dim));
   }
+  const std::int64_t rows = file.tensor("blk.0.attn_q.weight").shape[1];
+  if (std::int64_t{shape.q_heads} * shape.head_dim != rows) {
+    fail(file, fmt::format("damaged: {} query heads of {}, but {} rows in blk.0.attn_q.weight; "
+                           "download it again",
+                           shape.q_heads, shape.head_dim, rows));
+  }
 }
 
 }  // namespace

@@ -35,7 +35,8 @@ class Descriptor {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // A pipe would hold up who opens it.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) fail(path, errno);
   struct stat status {};
   if (::fstat(file.get(), &status) != 0) fail(path, errno);

@@ -28,9 +28,10 @@ TEST(ThreadPool, RunsEachItemOnceOnAKnownThread) {
   }
 }
 
-TEST(ThreadPool, HasAThread) {
+TEST(ThreadPool, HasSomeThreads) {
   EXPECT_THROW(ThreadPool(0), InvalidArgument);
   EXPECT_THROW(ThreadPool(-1), InvalidArgument);
+  EXPECT_THROW(ThreadPool(1'000'000'000), InvalidArgument);
 }
 
 TEST(ThreadPool, ManyShortLoopsOneAfterTheOther) {

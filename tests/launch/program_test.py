@@ -8,6 +8,7 @@ import os
 import pathlib
 import pty
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,13 @@ class Generate(unittest.TestCase):
         path.write_bytes(change(self.model.read_bytes()))
         return path
 
+    @staticmethod
+    def with_fewer_rows(model):
+        """The embeddings lack the last token's row."""
+        at = model.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 8
+        rows = struct.unpack_from("<Q", model, at)[0]
+        return model[:at] + struct.pack("<Q", rows - 1) + model[at + 8 :]
+
     def expect_one_line(self, done, *words):
         self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("kvmesh: ")]
@@ -117,11 +125,14 @@ class Generate(unittest.TestCase):
     def test_errors_of_the_file(self):
         cut = self.damaged("cut.gguf", lambda b: b[: len(b) // 2])
         other = self.damaged("other.gguf", lambda b: b.replace(b"llama", b"mamba"))
+        fewer = self.damaged("fewer.gguf", self.with_fewer_rows)
         for ranks in (1, 3):
             missing = self.generate(ranks, "--prompt", "hi", model="/nowhere/model.gguf")
             self.expect_one_line(missing, "/nowhere/model.gguf")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", model=cut), "truncated")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", model=other), "mamba", "llama")
+            self.expect_one_line(self.generate(ranks, "--prompt", "hi", model=fewer),
+                                 "tokens in the vocabulary", "rows in token_embd.weight")
 
     def test_errors_of_the_flags(self):
         for ranks in (1, 3):
@@ -129,6 +140,8 @@ class Generate(unittest.TestCase):
             self.expect_one_line(self.generate(ranks), "--prompt is required")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--placement", "x"), "striped")
             self.expect_one_line(self.generate(ranks, "--prompt", "hi", "--kv-dtype", "int4"), "bfloat16")
+            self.expect_one_line(run(ranks, "generate", "--model", self.model, "--prompt", "hi",
+                                     "--max-tokens", 2**63 - 1), "more than the model's context")
         for ranks in ("-2", "0"):
             self.expect_one_line(run(1, "verify", "--ranks", ranks), "--ranks", f"{ranks} not in range")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "3"),

@@ -169,6 +169,12 @@ TEST(Llama, SaysWhatIsWrongWithAModel) {
   expect(error_with({.kv_heads = 3}, "", ""), "4 query heads cannot share 3 key heads");
   expect(error_with({.layers = 0}, "", ""), "llama.block_count is 0");
   expect(error_with({.q_heads = 32, .kv_heads = 1, .head_dim = 3}, "", ""), "3 rotary dimensions");
+  const auto entry = [](std::string key, char value) {
+    return key + std::string{4, 0, 0, 0, value, 0, 0, 0};  // a uint32
+  };
+  expect(error_with({}, entry("llama.rope.dimension_count", 16),
+                    entry("llama.attention.key_length", 8)),
+         "4 query heads of 8, but 64 rows in blk.0.attn_q.weight");
   expect(error_with({.feed_forward = 80, .matrices = WeightType::kF32}, "", ""),
          "needs a multiple of 32");
 }
