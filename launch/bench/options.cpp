@@ -35,10 +35,10 @@ void check_positive(const char* flag, std::int64_t value) {
   if (value <= 0) throw InvalidArgument(fmt::format("{} {} must be positive", flag, value));
 }
 
-// Products of them stay in 64 bits.
+// Products of them stay in 64 bits. Of a shape: heads, and dims.
 constexpr std::int64_t kMostSequences = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
-constexpr std::int64_t kMostHeads = 1 << 12;
+constexpr std::int64_t kMostOfAShape = 1 << 12;
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -73,8 +73,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
         fmt::format("{} query heads must divide over {} kv heads, and those over head_parallel {}",
                     flags.q_heads, flags.kv_heads, head_parallel));
   }
-  at_most("--q-heads", flags.q_heads, kMostHeads);
-  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostHeads);
+  at_most("--q-heads", flags.q_heads, kMostOfAShape);
+  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
   return {.q_heads = flags.q_heads,
           .kv_heads = flags.kv_heads,

@@ -155,7 +155,12 @@ class Bench(unittest.TestCase):
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
                              (["--layers", "-1"], ["--layers -1"]),
-                             (["--lengths", "odd"], ["--lengths 'odd'", "even, ragged"])):
+                             (["--lengths", "odd"], ["--lengths 'odd'", "even, ragged"]),
+                             (["--context", 2**53], ["--context", "is over"]),
+                             (["--batch", 10**12], ["--batch", "is over"]),
+                             (["--dim", 2**31 - 1], ["--dim", "is over"]),
+                             (["--rotate-mib", 2**43], ["--rotate-mib", "is over"]),
+                             (["--memory-gib", "inf"], ["--memory-gib", "is over"])):
             self.expect_one_line(run(1, *flags), *words)
 
     def test_plot_and_tables(self):
