@@ -6,8 +6,8 @@
 
 #include <filesystem>
 
-#include "kernels/cuda/attend_variant.hpp"
-#include "kernels/cuda/kernel_store.hpp"
+#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/common/kernel_store.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace {

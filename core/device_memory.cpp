@@ -4,7 +4,7 @@
 
 #include "core/aligned_buffer.hpp"
 #include "core/check.hpp"
-#include "core/cuda_memory.hpp"
+#include "core/cuda/memory.hpp"
 
 namespace kvmesh {
 

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "core/back_off.hpp"
-#include "core/cuda_memory.hpp"
+#include "core/cuda/memory.hpp"
 
 namespace kvmesh {
 

@@ -6,7 +6,7 @@
 #include <span>
 
 #include "core/check.hpp"
-#include "kernels/mods/classify.hpp"
+#include "kernels/cpu/classify.hpp"
 
 namespace kvmesh {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "core/check.hpp"
 #include "kernels/block_mask_shape.hpp"
-#include "kernels/mods/classify.hpp"
+#include "kernels/cpu/classify.hpp"
 
 namespace kvmesh {
 namespace {

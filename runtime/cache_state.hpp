@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
-#include "runtime/backend.hpp"
-#include "runtime/local_pages.hpp"
-#include "runtime/peer_pools.hpp"
+#include "runtime/memory/peer_pools.hpp"
+#include "runtime/step/backend.hpp"
+#include "runtime/step/local_pages.hpp"
 
 namespace kvmesh {
 

@@ -1,8 +1,8 @@
 #include "kvmesh/kv_cache.hpp"
 
 #include "core/check.hpp"
-#include "runtime/agreed_pools.hpp"
 #include "runtime/cache_state.hpp"
+#include "runtime/memory/agreed_pools.hpp"
 
 namespace kvmesh {
 namespace {

@@ -8,7 +8,7 @@
 #include <span>
 #include <type_traits>
 
-#include "core/cuda_check.hpp"
+#include "core/cuda/check.hpp"
 
 namespace kvmesh::cuda {
 

@@ -4,7 +4,7 @@
 
 #include <array>
 
-#include "core/cuda_check.hpp"
+#include "core/cuda/check.hpp"
 
 namespace kvmesh::jit {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/cuda/attend_cuda.hpp"
+#include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "kernels/attend_work.hpp"
-#include "kernels/cuda/attend_cuda.hpp"
+#include "kernels/cuda/attend/cuda_attend.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/gpu/planned_batch.hpp"

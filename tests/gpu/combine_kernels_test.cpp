@@ -1,6 +1,6 @@
 // The combine's kernels for any number of ranks on one GPU: each rank in turn packs or scales, the
 // host moves the messages or adds, each rank in turn merges.
-#include "comm/device_combine_params.hpp"
+#include "comm/combine/nccl/device_combine_params.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 
 namespace kvmesh::test {

@@ -10,11 +10,11 @@
 #include <memory>
 #include <vector>
 
-#include "core/cuda_check.hpp"
+#include "core/cuda/check.hpp"
 #include "core/half.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/nccl.hpp"
-#include "tests/comm/combine_case.hpp"
+#include "tests/comm/combine/combine_case.hpp"
 #include "tests/gpu/graph.hpp"
 
 namespace kvmesh::test {

@@ -1,8 +1,8 @@
 // What the tests on a GPU share.
 #pragma once
 
-#include "core/cuda_check.hpp"
-#include "kernels/cuda/kernel_store.hpp"
+#include "core/cuda/check.hpp"
+#include "kernels/cuda/common/kernel_store.hpp"
 
 namespace kvmesh::test {
 

@@ -5,7 +5,7 @@
 
 #include <functional>
 
-#include "core/cuda_check.hpp"
+#include "core/cuda/check.hpp"
 
 namespace kvmesh::test {
 

@@ -2,8 +2,8 @@
 // operation, and their devices work on. Ranks are forked processes, which meet by TCP.
 #include <csignal>
 
-#include "comm/nccl_state.hpp"
-#include "tests/comm/tcp_ranks.hpp"
+#include "comm/nccl/state.hpp"
+#include "tests/comm/tcp/ranks.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 
 namespace kvmesh::test {

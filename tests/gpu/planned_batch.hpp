@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "kernels/cuda/attend_cuda.hpp"
+#include "kernels/cuda/attend/cuda_attend.hpp"
 
 namespace kvmesh::test {
 

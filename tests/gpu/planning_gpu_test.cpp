@@ -4,10 +4,10 @@
 
 #include <vector>
 
-#include "kernels/cuda/block_classes.hpp"
-#include "kernels/cuda/block_mask_builder.hpp"
-#include "kernels/cuda/device_mods.hpp"
-#include "kernels/cuda/page_lists.hpp"
+#include "kernels/cuda/common/device_mods.hpp"
+#include "kernels/cuda/plan/block_classes.hpp"
+#include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/plan/page_lists.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/support/random.hpp"

@@ -1,7 +1,7 @@
 // append and copy_pages on the device leave the same bytes as on the CPU.
 #include <gtest/gtest.h>
 
-#include "kernels/cuda/pool_writer.hpp"
+#include "kernels/cuda/pool/pool_writer.hpp"
 #include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
 #include "tests/support/owned_tensor.hpp"

@@ -1,7 +1,7 @@
 // Pools and copies among processes on GPUs, which map one another's memory by CUDA IPC: ranks that
 // share a GPU, and ranks with a GPU each.
-#include "tests/runtime/page_transfer_contract.hpp"
-#include "tests/runtime/pools_contract.hpp"
+#include "tests/runtime/memory/page_transfer_contract.hpp"
+#include "tests/runtime/memory/pools_contract.hpp"
 
 namespace kvmesh::test {
 

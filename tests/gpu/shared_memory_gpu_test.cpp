@@ -1,5 +1,5 @@
 // GPU memory that another process maps and still reads when its owner has been killed.
-#include "core/shared_memory.hpp"
+#include "core/posix/shared_memory.hpp"
 
 #include <gtest/gtest.h>
 #include <spawn.h>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "core/free_memory.hpp"
+#include "core/posix/free_memory.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/support/killed_process.hpp"

@@ -3,9 +3,9 @@
 // whole.
 #include <fmt/format.h>
 
-#include "kernels/cuda/attend_variant.hpp"
-#include "kernels/cuda/classifier.hpp"
-#include "kernels/cuda/pool_writer.hpp"
+#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/plan/classifier.hpp"
+#include "kernels/cuda/pool/pool_writer.hpp"
 #include "tests/kernels/jit/variants.hpp"
 
 namespace kvmesh::cuda {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/cuda_check.hpp"
+#include "core/cuda/check.hpp"
 #include "kernels/jit/compiler.hpp"
 #include "tests/kernels/jit/evaluate_mods_params.hpp"
 #include "tests/kernels/jit/programs.hpp"

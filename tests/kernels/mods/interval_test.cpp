@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/mods/classify.hpp"
+#include "kernels/cpu/classify.hpp"
 #include "tests/kernels/mods/mods_support.hpp"
 
 namespace kvmesh {

@@ -1,0 +1,298 @@
+// The combine's kernels: a warp a row (512 bytes at dim 128: one 16-byte access a lane).
+//
+// The products are rounded before they are added, as on the host, and the sources are added in rank
+// order, so kAllToAll gives the same bits wherever the partials lie.
+#include "comm/combine/nccl/places.cuh"
+#include "comm/combine/nccl/rows.cuh"
+#include "core/cuda/load_kernels.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kWarpsPerBlock = 4;
+
+/// The row of this warp, among `rows`; -1 past the last.
+__device__ int my_row(int rows) {
+  const int row =
+      static_cast<int>(blockIdx.x) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / kWarp;
+  return row < rows ? row : -1;
+}
+
+__device__ const float* my_o(const CombineParams& p, int token, int head) {
+  return p.o + token * p.o_token_stride + head * p.o_head_stride;
+}
+__device__ float my_lse(const CombineParams& p, int token, int head) {
+  return takes_part(p, p.rank, token) ? p.lse[token * p.lse_token_stride + head] : kNoKeysOnDevice;
+}
+
+template <int Width>
+__global__ void pack(const __grid_constant__ CombineParams p) {
+  const int row = my_row(p.tokens * p.heads);
+  if (row < 0) return;
+  const int token = row / p.heads;
+  const int head = row % p.heads;
+  const int owner = owner_of_row(p, token, head);
+  if (owner == p.rank) return;
+  const int to = max(owner, 0);
+  const int place = place_in_message(p, block_of(p, to), p.rank, token, head);
+  if (place < 0) return;
+  const RowMessage message = message_to(p, to);
+  float* o = p.send_buffer + message.offset + std::int64_t{place} * p.dim;
+  const float* source = my_o(p, token, head);
+  for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
+    store(o + d, load<Width>(source + d));
+  }
+  if (lane_id() == 0) {
+    p.send_buffer[message.offset + message.rows * p.dim + place] =
+        p.lse[token * p.lse_token_stride + head];
+  }
+}
+
+/// One rank's part in a row of mine.
+struct Source {
+  const float* o;
+  float lse;
+};
+
+__device__ Source source_of(const CombineParams& p, const DeviceBlock& own, int rank, int token,
+                            int head) {
+  const int place = place_in_message(p, own, rank, token, head);
+  if (place < 0) return {nullptr, kNoKeysOnDevice};
+  if (rank == p.rank) return {my_o(p, token, head), p.lse[token * p.lse_token_stride + head]};
+  const RowMessage message = message_from(p, rank);
+  const float* base = p.receive_buffer + message.offset;
+  return {base + std::int64_t{place} * p.dim, base[message.rows * p.dim + place]};
+}
+
+/// Where a row of mine goes, by its token and head within my block.
+__device__ std::int64_t out_at(const CombineParams& p, int token, int head) {
+  return token * p.out_token_stride + head * p.out_head_stride;
+}
+
+__device__ void store_lse(const CombineParams& p, int token, int head, float lse) {
+  if (p.out_lse == nullptr || lane_id() != 0) return;
+  p.out_lse[token * p.out_lse_token_stride + head * p.out_lse_head_stride] = lse;
+}
+
+/// A row of mine: within my block, and among all rows.
+struct OwnRow {
+  int out_token, out_head, token, head;
+};
+
+__device__ OwnRow own_row(const DeviceBlock& own, int row) {
+  const int token = row / own.heads.size;
+  const int head = row % own.heads.size;
+  return {token, head, own.tokens.begin + token, own.heads.begin + head};
+}
+
+/// Up to `Most` ranks: the reads of all LSEs and of the first piece of all O are under way at once,
+/// so a row costs the time of one read, where `merge` takes three in turn.
+template <int Width, int Most>
+__global__ void merge_few(const __grid_constant__ CombineParams p) {
+  const DeviceBlock own = block_of(p, p.rank);
+  const int index = my_row(own.rows());
+  if (index < 0) return;
+  const OwnRow row = own_row(own, index);
+  Source sources[Most];
+#pragma unroll
+  for (int r = 0; r < Most; ++r) {
+    sources[r] =
+        r < p.ranks ? source_of(p, own, r, row.token, row.head) : Source{nullptr, kNoKeysOnDevice};
+  }
+  Floats<Width> o[Most];
+  const auto fetch = [&](int d) {
+#pragma unroll
+    for (int r = 0; r < Most; ++r) {
+      if (sources[r].o != nullptr && d < p.dim) o[r] = load<Width>(sources[r].o + d);
+    }
+  };
+  int d = lane_id() * Width;
+  fetch(d);
+
+  float max = kNoKeysOnDevice;
+  for (const Source& source : sources) max = fmaxf(max, source.lse);
+  float total = 0.0f;
+  for (const Source& source : sources) {
+    if (max != kNoKeysOnDevice) total = __fadd_rn(total, expf(source.lse - max));
+  }
+  const float merged = max == kNoKeysOnDevice ? max : max + logf(total);
+  store_lse(p, row.out_token, row.out_head, merged);
+  float weights[Most];
+#pragma unroll
+  for (int r = 0; r < Most; ++r) weights[r] = merge_weight(sources[r].lse, merged);
+
+  for (; d < p.dim; d += kWarp * Width) {
+    if (d >= kWarp * Width) fetch(d);
+    Floats<Width> sum{};
+#pragma unroll
+    for (int r = 0; r < Most; ++r) {
+      // A rank without a visible key adds nothing, not even 0 * NaN.
+      if (sources[r].lse == kNoKeysOnDevice) continue;
+      for (int k = 0; k < Width; ++k) {
+        sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(weights[r], o[r].v[k]));
+      }
+    }
+    store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, sum);
+  }
+}
+
+/// Any number of ranks: lane i handles the LSE of rank first + i.
+template <int Width>
+__global__ void merge(const __grid_constant__ CombineParams p) {
+  const DeviceBlock own = block_of(p, p.rank);
+  const int index = my_row(own.rows());
+  if (index < 0) return;
+  const OwnRow row = own_row(own, index);
+  const auto source = [&](int rank) { return source_of(p, own, rank, row.token, row.head); };
+  const float merged = merged_lse(p.ranks, [&](int rank) { return source(rank).lse; });
+  store_lse(p, row.out_token, row.out_head, merged);
+
+  // All lanes go through the loops together, since they exchange the weights.
+  const int lane = lane_id();
+  for (int begin = 0; begin < p.dim; begin += kWarp * Width) {
+    const int d = begin + lane * Width;
+    Floats<Width> sum{};
+    for (int first = 0; first < p.ranks; first += kWarp) {
+      const int ranks = min(kWarp, p.ranks - first);
+      const float lse = lane < ranks ? source(first + lane).lse : kNoKeysOnDevice;
+      const float weight = merge_weight(lse, merged);
+      for (int i = 0; i < ranks; ++i) {
+        const float w = __shfl_sync(kAllLanes, weight, i);
+        const bool has_keys = __shfl_sync(kAllLanes, lse, i) != kNoKeysOnDevice;
+        if (!has_keys || d >= p.dim) continue;
+        const Floats<Width> o = load<Width>(source(first + i).o + d);
+        for (int k = 0; k < Width; ++k) sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(w, o.v[k]));
+      }
+    }
+    if (d < p.dim) {
+      store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, sum);
+    }
+  }
+}
+
+/// What the weights of a row refer to: the merged LSE, or for kAllReduce the largest LSE.
+__device__ float reference_lse(const CombineParams& p, int token, int head) {
+  const int row = token * p.heads + head;
+  if (p.lses_are_maxima) return p.lses[row];
+  const auto lse_of = [&](int rank) {
+    const float lse = p.lses[std::int64_t{rank} * p.tokens * p.heads + row];
+    return takes_part(p, rank, token) ? lse : kNoKeysOnDevice;
+  };
+  if (!p.has_weights) return merged_lse(p.ranks, lse_of);
+  float max = kNoKeysOnDevice;
+  for (int r = lane_id(); r < p.ranks; r += kWarp) max = fmaxf(max, lse_of(r));
+  return warp_max(max);
+}
+
+template <int Width>
+__global__ void rescale(const __grid_constant__ CombineParams p) {
+  const int row = my_row(p.blocks * p.block_rows);
+  if (row < 0) return;
+  const int owner = row / p.block_rows;
+  const int place = row % p.block_rows;
+  const std::int64_t floats = std::int64_t{p.block_rows} * (p.dim + (p.has_weights ? 1 : 0));
+  float* base = p.send_buffer + owner * floats;
+  float* o = base + std::int64_t{place} * p.dim;
+
+  // Rows that fill up a smaller block, and rows without a key here: exactly 0, not 0 * O.
+  const DeviceBlock block = block_of(p, owner);
+  float weight = 0.0f;
+  int token = 0, head = 0;
+  if (place < block.rows()) {
+    token = block.tokens.begin + place / block.heads.size;
+    head = block.heads.begin + place % block.heads.size;
+    weight = merge_weight(my_lse(p, token, head), reference_lse(p, token, head));
+  }
+  if (p.has_weights && lane_id() == 0) {
+    base[std::int64_t{p.block_rows} * p.dim + place] = weight;
+  }
+  const bool is_zero = weight == 0.0f;
+  const float* source = my_o(p, token, head);
+  for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
+    Floats<Width> scaled{};
+    if (!is_zero) {
+      scaled = load<Width>(source + d);
+      for (int k = 0; k < Width; ++k) scaled.v[k] = __fmul_rn(weight, scaled.v[k]);
+    }
+    store(o + d, scaled);
+  }
+}
+
+template <int Width>
+__global__ void finish(const __grid_constant__ CombineParams p) {
+  const DeviceBlock own = block_of(p, p.rank);
+  const int index = my_row(own.rows());
+  if (index < 0) return;
+  const OwnRow row = own_row(own, index);
+  float lse = reference_lse(p, row.token, row.head);
+  float total = 1.0f;
+  if (p.has_weights && lse != kNoKeysOnDevice) {
+    total = p.receive_buffer[std::int64_t{p.block_rows} * p.dim + index];
+    lse += logf(total);
+  }
+  store_lse(p, row.out_token, row.out_head, lse);
+  const float* o = p.receive_buffer + std::int64_t{index} * p.dim;
+  for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
+    Floats<Width> values = load<Width>(o + d);
+    for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], total);
+    store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, values);
+  }
+}
+
+bool is_multiple_of_16(const void* pointer, std::int64_t stride_0, std::int64_t stride_1) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && stride_0 % 4 == 0 &&
+         stride_1 % 4 == 0;
+}
+
+/// Four elements at a time: 16 bytes of floats, 8 of an output's halves.
+bool is_wide(const CombineParams& p) {
+  return p.dim % 4 == 0 && is_multiple_of_16(p.o, p.o_token_stride, p.o_head_stride) &&
+         is_multiple_of_16(p.out_o, p.out_token_stride, p.out_head_stride) &&
+         (!p.has_weights || p.block_rows * (p.dim + 1) % 4 == 0);
+}
+
+using Kernel = void (*)(CombineParams);
+
+cudaError_t launch(Kernel wide, Kernel narrow, std::int64_t rows, const CombineParams& params,
+                   cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  const auto blocks = static_cast<unsigned>((rows + kWarpsPerBlock - 1) / kWarpsPerBlock);
+  const Kernel kernel = is_wide(params) ? wide : narrow;
+  kernel<<<blocks, kWarpsPerBlock * kWarp, 0, stream>>>(params);
+  return cudaGetLastError();
+}
+
+std::int64_t own_rows(const CombineParams& p) {
+  const auto share = [&](int count, bool is_divided) {
+    return is_divided ? count / p.ranks + (p.rank < count % p.ranks ? 1 : 0) : count;
+  };
+  return std::int64_t{share(p.tokens, p.divides_tokens)} * share(p.heads, p.divides_heads);
+}
+
+}  // namespace
+
+cudaError_t load_combine_kernels() {
+  return load_kernels(pack<4>, pack<1>, merge_few<4, 2>, merge_few<1, 2>, merge_few<4, 4>,
+                      merge_few<1, 4>, merge_few<4, 8>, merge_few<1, 8>, merge<4>, merge<1>,
+                      rescale<4>, rescale<1>, finish<4>, finish<1>);
+}
+
+cudaError_t launch_pack(const CombineParams& params, cudaStream_t stream) {
+  return launch(pack<4>, pack<1>, std::int64_t{params.tokens} * params.heads, params, stream);
+}
+cudaError_t launch_merge(const CombineParams& params, cudaStream_t stream) {
+  const std::int64_t rows = own_rows(params);
+  if (params.ranks <= 2) return launch(merge_few<4, 2>, merge_few<1, 2>, rows, params, stream);
+  if (params.ranks <= 4) return launch(merge_few<4, 4>, merge_few<1, 4>, rows, params, stream);
+  if (params.ranks <= 8) return launch(merge_few<4, 8>, merge_few<1, 8>, rows, params, stream);
+  return launch(merge<4>, merge<1>, rows, params, stream);
+}
+cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream) {
+  return launch(rescale<4>, rescale<1>, std::int64_t{params.blocks} * params.block_rows, params,
+                stream);
+}
+cudaError_t launch_finish(const CombineParams& params, cudaStream_t stream) {
+  return launch(finish<4>, finish<1>, own_rows(params), params, stream);
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,60 @@
+// What the combine's kernels get, and how to launch them.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "comm/combine/row_message.hpp"
+#include "kvmesh/types.hpp"
+
+namespace kvmesh::cuda {
+
+/// With up to this many ranks the messages travel with the launch, which saves their reading.
+constexpr int kMessagesInParams = 16;
+
+/// Strides count elements. Floats unless said otherwise; n tokens and h heads are this rank's.
+struct CombineParams {
+  const float* o;    // [tokens, heads, dim], last dimension contiguous
+  const float* lse;  // [tokens, heads], last dimension contiguous
+  std::int64_t o_token_stride, o_head_stride, lse_token_stride;
+
+  void* out_o;     // [n, h, dim] of out_dtype, last dimension contiguous
+  float* out_lse;  // [n, h], or null
+  std::int64_t out_token_stride, out_head_stride, out_lse_token_stride, out_lse_head_stride;
+  Dtype out_dtype;
+
+  int rank, ranks;
+  int tokens, heads, dim;
+  bool divides_tokens, divides_heads;  // among the ranks: the Scatter; at most one of them
+
+  const std::int32_t* token_places;  // [ranks][tokens], or null: see DeviceCombinePlan
+  const RowMessage* sent;            // [ranks], of more than kMessagesInParams
+  const RowMessage* received;        // [ranks]
+  RowMessage few_sent[kMessagesInParams];
+  RowMessage few_received[kMessagesInParams];
+  float* send_buffer;           // the messages; or [blocks][block_floats], to be reduced
+  const float* receive_buffer;  // the messages; or [block_floats], reduced
+
+  // Of the reducing strategies.
+  const float* lses;  // [ranks][tokens * heads] gathered, or [tokens * heads]: their maximum
+  bool lses_are_maxima;
+  bool has_weights;  // a block is O [block_rows, dim], then the rows' weights [block_rows]
+  int block_rows, blocks;
+};
+
+/// On the current device: before the first combine, so that no launch of one has to.
+cudaError_t load_combine_kernels();
+
+// All are asynchronous on `stream`; they return what the launch returned.
+
+/// kAllToAll: my rows into the messages to their owners.
+cudaError_t launch_pack(const CombineParams& params, cudaStream_t stream);
+/// kAllToAll: the messages of the others and my own rows into the output.
+cudaError_t launch_merge(const CombineParams& params, cudaStream_t stream);
+/// The others: my rows, scaled by their weights, into the blocks to reduce.
+cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream);
+/// The others: my reduced block into the output.
+cudaError_t launch_finish(const CombineParams& params, cudaStream_t stream);
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,209 @@
+// The combine on GPUs: kernels around NCCL's messages. See nccl.hpp for the three ways.
+#include <algorithm>
+
+#include "comm/combine/nccl/device_combine_params.hpp"
+#include "comm/nccl/state.hpp"
+#include "core/check.hpp"
+#include "core/cuda/device_array.hpp"
+
+namespace kvmesh {
+namespace {
+
+// cudaMemcpyAsync's, from pageable memory.
+constexpr std::size_t kTakenAtOnce = 64 << 10;
+
+}  // namespace
+
+class DeviceCombiner::Work {
+ public:
+  explicit Work(NcclGroup& group) : nccl_(&group.state()) {}
+
+  void plan(DeviceCombinePlan plan, cudaStream_t stream);
+  void run(const Partial& mine, const CombineOutput& output, cudaStream_t stream);
+
+  const NcclGroup::State& group() const { return *nccl_; }
+  std::uint64_t generation() const { return generation_; }
+  const DeviceCombinePlan& current() const { return plan_; }
+  std::size_t workspace_bytes() const {
+    return table_.size_bytes() + send_.size_bytes() + receive_.size_bytes() + lses_.size_bytes();
+  }
+
+ private:
+  bool makes_other_messages(const DeviceCombinePlan& next) const;
+  void reserve();
+  void upload(cudaStream_t stream);
+
+  void all_to_all(const cuda::CombineParams& params, cudaStream_t stream);
+  void reduce(const cuda::CombineParams& params, cudaStream_t stream);
+  void gather_lses(const cuda::CombineParams& params, cudaStream_t stream);
+
+  NcclGroup::State* nccl_;  // stays where it is when the group is moved
+  DeviceCombinePlan plan_;
+  bool is_planned_ = false;
+  std::uint64_t generation_ = 0;
+  std::vector<std::byte> host_table_;  // as uploaded
+  cuda::DeviceArray<std::byte> table_;
+  cuda::DeviceArray<float> send_;
+  cuda::DeviceArray<float> receive_;
+  /// [ranks][rows] gathered (or [rows]: maxima), then [rows]: my own.
+  cuda::DeviceArray<float> lses_;
+};
+
+void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
+  if (is_planned_ && next == plan_) return;
+  const DeviceScope scope(nccl_->device);
+  if (!is_planned_ || makes_other_messages(next)) ++generation_;
+  is_planned_ = false;  // until all is where the plan says
+  plan_ = std::move(next);
+  reserve();
+  upload(stream);
+  is_planned_ = true;
+}
+
+/// Whether a graph captured with the plan so far would do something else than the next one wants.
+bool DeviceCombiner::Work::makes_other_messages(const DeviceCombinePlan& next) const {
+  DeviceCombinePlan as_before = next;
+  as_before.token_places = plan_.token_places;  // only these are read on the device
+  return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
+}
+
+void DeviceCombiner::Work::reserve() {
+  bool moved = false;
+  const auto grow = [&](auto& array, std::int64_t count) {
+    moved |= array.reserve(static_cast<std::size_t>(count));
+  };
+  const bool packs = plan_.strategy == CombineStrategy::kAllToAll;
+  grow(table_, std::ssize(device_table(plan_)));
+  grow(send_, packs ? plan_.sent_floats : plan_.reduced_floats());
+  grow(receive_, packs ? plan_.received_floats : plan_.block_floats());
+  if (!packs) grow(lses_, (plan_.ranks + 1) * plan_.rows());
+  if (!moved) return;
+  host_table_.clear();  // what was uploaded is gone
+  ++generation_;
+}
+
+void DeviceCombiner::Work::upload(cudaStream_t stream) {
+  std::vector<std::byte> table = device_table(plan_);
+  if (table == host_table_) return;
+  // From pageable memory: the runtime has taken the bytes when it returns. It may wait for the
+  // stream until it can, so more than it takes at once is waited for here, where waits end.
+  if (table.size() > kTakenAtOnce) nccl_->wait(stream, "combine: plan");
+  check(cudaMemcpyAsync(table_.data(), table.data(), table.size(), cudaMemcpyHostToDevice, stream),
+        "combine: upload the plan");
+  host_table_ = std::move(table);
+}
+
+void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
+                               cudaStream_t stream) {
+  require(is_planned_, "combine: run without a plan");
+  require(mine.o.dims == 3 && mine.o.size(0) == plan_.tokens && mine.o.size(1) == plan_.heads &&
+              mine.o.size(2) == plan_.dim,
+          "combine: the partial's o is {}, the plan is for [{}, {}, {}]", mine.o, plan_.tokens,
+          plan_.heads, plan_.dim);
+  const CombineOptions options{.scatter = plan_.scatter, .strategy = plan_.strategy};
+  check_combine(mine, options, output, plan_.rank, plan_.ranks, DeviceKind::kCuda);
+  require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
+          "combine: the last dimension of the partial's lse has stride {}", mine.lse.stride(1));
+  nccl_->require_whole("combine");
+  if (plan_.rows() == 0) return;
+  const DeviceScope scope(nccl_->device);
+  const DeviceCombineMemory memory{table_.data(), send_.data(), receive_.data(), lses_.data()};
+  const cuda::CombineParams params = device_params(plan_, memory, mine, output);
+  if (plan_.strategy == CombineStrategy::kAllToAll || plan_.ranks == 1) {
+    all_to_all(params, stream);
+  } else {
+    reduce(params, stream);
+  }
+}
+
+void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
+  const auto floats = [&](const RowMessage& message) {
+    return static_cast<std::size_t>(message.rows * (plan_.dim + 1));
+  };
+  const auto is_any = [](const std::vector<RowMessage>& messages) {
+    return std::any_of(messages.begin(), messages.end(),
+                       [](const RowMessage& message) { return message.rows > 0; });
+  };
+  if (is_any(plan_.sent)) check(cuda::launch_pack(params, stream), "combine: pack");
+  if (is_any(plan_.sent) || is_any(plan_.received)) {
+    nccl_->grouped("combine: partials to their owners", [&] {
+      ncclResult_t code = ncclSuccess;
+      for (int r = 0; r < plan_.ranks && NcclGroup::State::is_good(code); ++r) {
+        if (r == plan_.rank) continue;
+        const RowMessage& out = plan_.sent[static_cast<std::size_t>(r)];
+        const RowMessage& in = plan_.received[static_cast<std::size_t>(r)];
+        if (out.rows > 0) {
+          code =
+              ncclSend(send_.data() + out.offset, floats(out), ncclFloat, r, nccl_->comm, stream);
+        }
+        if (in.rows > 0 && NcclGroup::State::is_good(code)) {
+          code =
+              ncclRecv(receive_.data() + in.offset, floats(in), ncclFloat, r, nccl_->comm, stream);
+        }
+      }
+      return code;
+    });
+  }
+  check(cuda::launch_merge(params, stream), "combine: merge");
+}
+
+void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
+  gather_lses(params, stream);
+  check(cuda::launch_rescale(params, stream), "combine: rescale");
+  const auto block = static_cast<std::size_t>(plan_.block_floats());
+  if (plan_.scatter == Scatter::kAll) {
+    nccl_->settle(ncclAllReduce(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
+                                nccl_->comm, stream),
+                  "combine: sums of all rows");
+  } else {
+    nccl_->settle(ncclReduceScatter(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
+                                    nccl_->comm, stream),
+                  "combine: sums of rows to their owners");
+  }
+  check(cuda::launch_finish(params, stream), "combine: finish");
+}
+
+/// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
+void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
+  const auto rows = static_cast<std::size_t>(plan_.rows());
+  const float* mine = params.lse;
+  if (params.lse_token_stride != plan_.heads && plan_.tokens > 1) {
+    float* packed = lses_.data() + static_cast<std::size_t>(plan_.ranks) * rows;
+    const auto row_bytes = static_cast<std::size_t>(plan_.heads) * sizeof(float);
+    check(cudaMemcpy2DAsync(packed, row_bytes, mine,
+                            static_cast<std::size_t>(params.lse_token_stride) * sizeof(float),
+                            row_bytes, static_cast<std::size_t>(plan_.tokens),
+                            cudaMemcpyDeviceToDevice, stream),
+          "combine: LSEs in one piece");
+    mine = packed;
+  }
+  if (reduces_maxima(plan_)) {
+    nccl_->settle(ncclAllReduce(mine, lses_.data(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
+                  "combine: largest LSEs");
+  } else {
+    nccl_->settle(ncclAllGather(mine, lses_.data(), rows, ncclFloat, nccl_->comm, stream),
+                  "combine: LSEs");
+  }
+}
+
+DeviceCombiner::DeviceCombiner(NcclGroup& group) : work_(std::make_unique<Work>(group)) {}
+DeviceCombiner::~DeviceCombiner() = default;
+DeviceCombiner::DeviceCombiner(DeviceCombiner&&) noexcept = default;
+DeviceCombiner& DeviceCombiner::operator=(DeviceCombiner&&) noexcept = default;
+
+void DeviceCombiner::plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
+                          const CombineOptions& options, Stream stream) {
+  const NcclGroup::State& group = work_->group();
+  work_->plan(plan_device_combine(tokens, heads, v_dim, options, group.rank.value, group.size),
+              static_cast<cudaStream_t>(stream.handle));
+}
+
+void DeviceCombiner::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  work_->run(mine, output, static_cast<cudaStream_t>(stream.handle));
+}
+
+std::uint64_t DeviceCombiner::generation() const { return work_->generation(); }
+CombineStrategy DeviceCombiner::strategy() const { return work_->current().strategy; }
+std::size_t DeviceCombiner::workspace_bytes() const { return work_->workspace_bytes(); }
+
+}  // namespace kvmesh

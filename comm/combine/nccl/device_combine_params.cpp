@@ -1,0 +1,69 @@
+#include "comm/combine/nccl/device_combine_params.hpp"
+
+#include <algorithm>
+#include <span>
+
+namespace kvmesh {
+
+std::vector<std::byte> device_table(const DeviceCombinePlan& plan) {
+  std::vector<std::byte> table;
+  const auto append = [&](const auto& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    table.insert(table.end(), bytes.begin(), bytes.end());
+  };
+  append(plan.sent);
+  append(plan.received);
+  append(plan.token_places);
+  return table;
+}
+
+bool reduces_maxima(const DeviceCombinePlan& plan) {
+  return plan.strategy == CombineStrategy::kAllReduce && plan.token_places.empty();
+}
+
+cuda::CombineParams device_params(const DeviceCombinePlan& plan, const DeviceCombineMemory& memory,
+                                  const Partial& mine, const CombineOutput& output) {
+  const auto ranks = static_cast<std::size_t>(plan.ranks);
+  auto* messages = static_cast<const RowMessage*>(memory.table);
+  const auto* places = reinterpret_cast<const std::int32_t*>(messages + 2 * ranks);
+  cuda::CombineParams params{
+      .o = static_cast<const float*>(mine.o.data),
+      .lse = static_cast<const float*>(mine.lse.data),
+      .o_token_stride = mine.o.stride(0),
+      .o_head_stride = mine.o.stride(1),
+      .lse_token_stride = mine.lse.stride(0),
+      .out_o = output.o.data,
+      .out_lse = static_cast<float*>(output.lse.data),
+      .out_token_stride = output.o.stride(0),
+      .out_head_stride = output.o.stride(1),
+      .out_lse_token_stride = output.lse.stride(0),
+      .out_lse_head_stride = output.lse.stride(1),
+      .out_dtype = output.o.dtype,
+      .rank = plan.rank,
+      .ranks = plan.ranks,
+      .tokens = static_cast<int>(plan.tokens),
+      .heads = static_cast<int>(plan.heads),
+      .dim = static_cast<int>(plan.dim),
+      .divides_tokens = plan.scatter == Scatter::kTokens,
+      .divides_heads = plan.scatter == Scatter::kHeads,
+      .token_places = plan.token_places.empty() ? nullptr : places,
+      .sent = messages,
+      .received = messages + ranks,
+      .few_sent = {},
+      .few_received = {},
+      .send_buffer = memory.send_buffer,
+      .receive_buffer = memory.receive_buffer,
+      .lses = memory.lses,
+      .lses_are_maxima = reduces_maxima(plan),
+      .has_weights = plan.strategy == CombineStrategy::kAllReduce,
+      .block_rows = static_cast<int>(plan.block_rows),
+      .blocks = plan.blocks,
+  };
+  if (plan.ranks <= cuda::kMessagesInParams) {
+    std::copy(plan.sent.begin(), plan.sent.end(), params.few_sent);
+    std::copy(plan.received.begin(), plan.received.end(), params.few_received);
+  }
+  return params;
+}
+
+}  // namespace kvmesh

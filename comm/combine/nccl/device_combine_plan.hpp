@@ -1,0 +1,56 @@
+// What one combine on GPUs moves where: computed on the host, once a step.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/combine/row_message.hpp"
+#include "comm/combine/rows.hpp"
+
+namespace kvmesh {
+
+struct DeviceCombinePlan {
+  int rank = 0;
+  int ranks = 1;
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t dim = 0;
+  Scatter scatter = Scatter::kAll;
+  CombineStrategy strategy = CombineStrategy::kAllToAll;  // not kAuto
+
+  /// [rank][token]: the place of the token's rows in the rank's message to the token's owner,
+  /// counted in tokens; -1 if the rank takes no part. Empty without a mask: then all take part in
+  /// all.
+  std::vector<std::int32_t> token_places{};
+
+  // Of kAllToAll. To all owners under Scatter::kAll goes the same message.
+  std::vector<RowMessage> sent{};      // [rank]
+  std::vector<RowMessage> received{};  // [rank], none from this rank
+  std::int64_t sent_floats = 0;
+  std::int64_t received_floats = 0;
+
+  /// Of the other strategies: rows of the largest block, to which all are filled up. Under
+  /// Scatter::kAll there is one block, of all rows.
+  std::int64_t block_rows = 0;
+  int blocks = 1;
+
+  std::int64_t rows() const { return tokens * heads; }
+  /// Floats of one block: O, and for kAllReduce a weight a row.
+  std::int64_t block_floats() const {
+    return block_rows * (dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0));
+  }
+  std::int64_t reduced_floats() const { return blocks * block_floats(); }
+  /// The rows that `scatter` gives to `owner`.
+  RowBlock block(int owner) const;
+
+  friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;
+};
+
+/// @throws InvalidArgument.
+DeviceCombinePlan plan_device_combine(std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+                                      const CombineOptions& options, int rank, int ranks);
+
+/// What kAuto becomes.
+CombineStrategy fastest_on_device(Scatter scatter, std::int64_t rows, std::int64_t dim, int ranks);
+
+}  // namespace kvmesh

@@ -1,0 +1,100 @@
+// Rows of floats, handled by a warp each: loads, stores, and the log-sum-exp among ranks.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "comm/combine/nccl/combine_params.hpp"
+
+namespace kvmesh::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xFFFF'FFFF;
+constexpr float kNoKeysOnDevice = -__builtin_huge_valf();
+
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+/// `Width` neighbours: 4 where all rows begin at 16 bytes, else 1.
+template <int Width>
+struct Floats {
+  float v[Width];
+};
+
+template <int Width>
+__device__ inline Floats<Width> load(const float* from) {
+  if constexpr (Width == 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    return {{four.x, four.y, four.z, four.w}};
+  } else {
+    return {{*from}};
+  }
+}
+
+template <int Width>
+__device__ inline void store(float* to, const Floats<Width>& values) {
+  if constexpr (Width == 4) {
+    *reinterpret_cast<float4*>(to) =
+        make_float4(values.v[0], values.v[1], values.v[2], values.v[3]);
+  } else {
+    *to = values.v[0];
+  }
+}
+
+__device__ inline std::uint16_t bits_of(float value, Dtype dtype) {
+  return dtype == Dtype::kFloat16 ? __half_as_ushort(__float2half_rn(value))
+                                  : __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+/// Converts to the output's dtype, which is the same for all threads.
+template <int Width>
+__device__ inline void store_as(Dtype dtype, void* to, std::int64_t at,
+                                const Floats<Width>& values) {
+  if (dtype == Dtype::kFloat32) {
+    store(static_cast<float*>(to) + at, values);
+    return;
+  }
+  auto* halves = static_cast<std::uint16_t*>(to) + at;
+  if constexpr (Width == 4) {
+    *reinterpret_cast<ushort4*>(halves) =
+        make_ushort4(bits_of(values.v[0], dtype), bits_of(values.v[1], dtype),
+                     bits_of(values.v[2], dtype), bits_of(values.v[3], dtype));
+  } else {
+    *halves = bits_of(values.v[0], dtype);
+  }
+}
+
+__device__ inline float warp_max(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  }
+  return value;
+}
+
+/// What kvmesh::merged_lse computes, with the exponentials of 32 ranks at once; the sum is taken in
+/// rank order. `lse_of(rank)` may be called by one lane only. The result is every lane's.
+template <class LseOf>
+__device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
+  const int lane = lane_id();
+  float max = kNoKeysOnDevice;
+  for (int r = lane; r < ranks; r += kWarp) max = fmaxf(max, lse_of(r));
+  max = warp_max(max);
+  if (max == kNoKeysOnDevice) return max;
+  float sum = 0.0f;
+  for (int first = 0; first < ranks; first += kWarp) {
+    const int r = first + lane;
+    const float term = r < ranks ? expf(lse_of(r) - max) : 0.0f;
+    for (int i = 0; i < min(kWarp, ranks - first); ++i) {
+      sum = __fadd_rn(sum, __shfl_sync(kAllLanes, term, i));
+    }
+  }
+  return max + logf(sum);
+}
+
+/// What kvmesh::merge_weight computes.
+__device__ inline float merge_weight(float lse, float merged) {
+  return lse == kNoKeysOnDevice ? 0.0f : expf(lse - merged);
+}
+
+}  // namespace kvmesh::cuda

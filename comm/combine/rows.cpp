@@ -1,0 +1,93 @@
+#include "comm/combine/rows.hpp"
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+void check_view(const TensorView& view, std::string_view what, int dims) {
+  require(view.dims == dims, "combine: {} has {} dimensions, want {}", what, view.dims, dims);
+  for (int i = 0; i < dims; ++i) {
+    require(view.size(i) >= 0, "combine: {} is {}", what, view);
+  }
+  require(view.elements() == 0 || view.data != nullptr, "combine: {} has no data", what);
+}
+
+void check_float32(const TensorView& view, std::string_view what) {
+  require(view.dtype == Dtype::kFloat32, "combine: {} is {}, want float32", what, view);
+}
+
+void check_o(const TensorView& o, std::string_view what) {
+  check_view(o, what, 3);
+  require(o.size(2) <= 1 || o.stride(2) == 1, "combine: the last dimension of {} has stride {}",
+          what, o.stride(2));
+}
+
+void check_partial(const Partial& mine) {
+  check_o(mine.o, "the partial's o");
+  check_float32(mine.o, "the partial's o");
+  check_view(mine.lse, "the partial's lse", 2);
+  check_float32(mine.lse, "the partial's lse");
+  require(mine.lse.size(0) == mine.o.size(0) && mine.lse.size(1) == mine.o.size(1),
+          "combine: the partial's o is {} and its lse {}", mine.o, mine.lse);
+}
+
+void check_device(const TensorView& view, std::string_view what, DeviceKind device) {
+  require(view.empty() || view.device.kind == device, "combine: {} is not in {} memory", what,
+          device == DeviceKind::kCpu ? "host" : "the GPU's");
+}
+
+void check_output(const CombineOutput& output, const RowBlock& block, std::int64_t dim) {
+  const std::int64_t tokens = block.tokens.size();
+  const std::int64_t heads = block.heads.size();
+  check_o(output.o, "the output's o");
+  require(output.o.size(0) == tokens && output.o.size(1) == heads && output.o.size(2) == dim,
+          "combine: the output's o is {}, want [{}, {}, {}]", output.o, tokens, heads, dim);
+  if (output.lse.empty()) return;
+  check_view(output.lse, "the output's lse", 2);
+  check_float32(output.lse, "the output's lse");
+  require(output.lse.size(0) == tokens && output.lse.size(1) == heads,
+          "combine: the output's lse is {}, want [{}, {}]", output.lse, tokens, heads);
+}
+
+}  // namespace
+
+RowBlock RowMap::block(Scatter scatter, int owner) const {
+  RowBlock block = all();
+  if (scatter == Scatter::kTokens) block.tokens = share_of(tokens_, owner, ranks_);
+  if (scatter == Scatter::kHeads) block.heads = share_of(heads_, owner, ranks_);
+  return block;
+}
+
+std::int64_t RowMap::rows_of(int rank, const RowBlock& block) const {
+  if (participation_ == nullptr) return block.rows();
+  std::int64_t tokens = 0;
+  for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
+    tokens += takes_part(t, rank) ? 1 : 0;
+  }
+  return tokens * block.heads.size();
+}
+
+void check_participation(const Participation* participation, std::int64_t tokens, int ranks) {
+  if (participation == nullptr) return;
+  require(participation->ranks() == ranks && participation->tokens() == tokens,
+          "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "
+          "the group {} ranks",
+          participation->tokens(), participation->ranks(), tokens, ranks);
+}
+
+void check_combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
+                   int rank, int ranks, DeviceKind device) {
+  check_partial(mine);
+  check_device(mine.o, "the partial's o", device);
+  check_device(mine.lse, "the partial's lse", device);
+  check_participation(options.participation, mine.o.size(0), ranks);
+  require(options.strategy != CombineStrategy::kAllReduce || device != DeviceKind::kCpu,
+          "combine: the strategy all_reduce is for GPUs");
+  const RowMap map(mine, ranks, options.participation);
+  check_output(output, map.block(options.scatter, rank), map.dim());
+  check_device(output.o, "the output's o", device);
+  check_device(output.lse, "the output's lse", device);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,50 @@
+// The connections of one rank to all others of its group.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/tcp/reception.hpp"
+#include "kvmesh/types.hpp"
+
+namespace kvmesh::tcp {
+
+/// A connection to a peer. In groups made by split, those who called call again: the other way
+/// round there may be no way.
+struct Link {
+  Socket socket;
+  bool called = false;  // this rank called the peer
+};
+
+struct Links {
+  std::unique_ptr<asio::io_context> io;
+  std::vector<std::optional<Link>> peers;  // [rank], none for this rank
+  asio::ip::address listens_on;            // where this rank listens for the groups made by split
+};
+
+/// What a rank waits for and until when, for its errors.
+struct Waiting {
+  Rank me;
+  std::string operation;
+  std::chrono::milliseconds deadline;
+  Clock::time_point until;
+
+  Waiting(Rank rank, std::string what, std::chrono::milliseconds how_long)
+      : me(rank), operation(std::move(what)), deadline(how_long), until(Clock::now() + how_long) {}
+};
+
+struct Place {
+  Rank rank;
+  Endpoint at;
+};
+
+/// Collective. Connects me to those I call and to those who call me, and puts the connections into
+/// `links`. Both ends of each connection show `token`. @throws Timeout, PeerLost, RendezvousError.
+void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
+                   std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting);
+
+/// A number that no other group has.
+std::uint64_t make_token();
+
+}  // namespace kvmesh::tcp

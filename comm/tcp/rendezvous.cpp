@@ -1,0 +1,179 @@
+#include "comm/tcp/rendezvous.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <thread>
+
+#include "comm/tcp/address.hpp"
+#include "comm/tcp/host.hpp"
+
+namespace kvmesh::tcp {
+namespace {
+
+constexpr auto kRetryEvery = std::chrono::milliseconds(20);
+constexpr std::uint32_t kLongestAnswer = 1 << 20;
+
+struct Table {
+  std::uint64_t token = 0;
+  std::vector<Address> listens;  // [rank]
+};
+
+/// The side of every rank but 0.
+class Visitor {
+ public:
+  Visitor(const TcpOptions& options, Links& links, const Waiting& waiting)
+      : options_(&options), links_(&links), waiting_(&waiting), socket_(*links.io) {}
+
+  /// Finds rank 0 and waits until it knows everyone.
+  Table meet() {
+    while (!introduce()) {
+      if (Clock::now() + kRetryEvery >= waiting_->until) {
+        throw_timeout({Rank{0}}, fmt::format("{} ({})", waiting_->operation, obstacle_));
+      }
+      std::this_thread::sleep_for(kRetryEvery);
+    }
+    while (answer_.say == Say::kWaiting) {
+      missing_ = ranks_in(payload_);
+      if (const ErrorCode error = read_answer()) {
+        if (error == asio::error::timed_out) throw_timeout(missing_, waiting_->operation);
+        throw PeerLost(waiting_->me, Rank{0}, waiting_->operation, error.message());
+      }
+    }
+    links_->peers[0] = Link{std::move(socket_), true};
+    return table();
+  }
+
+  Reception& reception() { return *reception_; }
+
+ private:
+  /// One attempt, up to rank 0's first answer. False if another may do better.
+  bool introduce() {
+    if (!call()) return false;
+    const asio::ip::address here = socket_.local_endpoint().address();
+    links_->listens_on = own_address(here);
+    reception_.reset();
+    reception_.emplace(*links_->io, Endpoint(links_->listens_on, 0));
+    const Endpoint place(links_->listens_on.is_unspecified() ? here : links_->listens_on,
+                         reception_->endpoint().port());
+    const Hello hello{.size = static_cast<std::uint32_t>(options_->size),
+                      .rank = static_cast<std::uint32_t>(options_->rank),
+                      .listens = address_of(place)};
+    ErrorCode error =
+        write(*links_->io, socket_, {asio::buffer(&hello, sizeof(hello))}, waiting_->until);
+    if (!error) error = read_answer();
+    if (error == asio::error::timed_out) {
+      obstacle_ = "something listens there, but says nothing";
+    } else if (error) {
+      obstacle_ = fmt::format("something listens there, but hangs up: {}", error.message());
+    }
+    return !error;
+  }
+
+  bool call() {
+    ErrorCode error;
+    for (const Endpoint& at : resolve(*links_->io, options_->host, options_->port, error)) {
+      socket_ = Socket(*links_->io);
+      error = connect(*links_->io, socket_, at, waiting_->until);
+      if (!error) return true;
+    }
+    obstacle_ = error.message();
+    return false;
+  }
+
+  /// Where to listen for the others, for a rank that reaches rank 0 from `here`. From loopback it
+  /// is on rank 0's machine: those on other machines call it there, see where_to_call.
+  asio::ip::address own_address(const asio::ip::address& here) {
+    if (!options_->address.empty()) {
+      return where_to_listen(*links_->io, options_->address, 0).address();
+    }
+    const bool from_outside = here.is_loopback() && is_name_for_others(*links_->io, options_->host);
+    return from_outside ? any_like(here) : here;
+  }
+
+  /// Reads `answer_` and `payload_`. @throws what rank 0 says if it gives up.
+  ErrorCode read_answer() {
+    ErrorCode error =
+        read(*links_->io, socket_, asio::buffer(&answer_.magic, sizeof(kMagic)), waiting_->until);
+    if (error) return error;
+    if (answer_.magic != kMagic) throw_foreign();
+    error = read(*links_->io, socket_, asio::buffer(&answer_, sizeof(answer_)) + sizeof(kMagic),
+                 waiting_->until);
+    if (error) return error;
+    if (answer_.bytes > kLongestAnswer) throw_foreign();
+    payload_.resize(answer_.bytes);
+    error = read(*links_->io, socket_, asio::buffer(payload_), waiting_->until);
+    if (error) return error;
+    if (answer_.say == Say::kRefused) throw RendezvousError("rank 0 gave up: " + payload_);
+    if (answer_.say == Say::kLate) throw_timeout(ranks_in(payload_), waiting_->operation);
+    if (answer_.say != Say::kWaiting && answer_.say != Say::kTable) throw_foreign();
+    return {};
+  }
+
+  Table table() const {
+    Table table;
+    table.listens.resize(static_cast<std::size_t>(options_->size));
+    const std::size_t bytes = table.listens.size() * sizeof(Address);
+    if (payload_.size() != sizeof(table.token) + bytes) throw_foreign();
+    std::memcpy(&table.token, payload_.data(), sizeof(table.token));
+    std::memcpy(table.listens.data(), payload_.data() + sizeof(table.token), bytes);
+    return table;
+  }
+
+  static std::vector<Rank> ranks_in(const std::string& payload) {
+    std::vector<Rank> ranks(payload.size() / sizeof(Rank));
+    std::memcpy(ranks.data(), payload.data(), ranks.size() * sizeof(Rank));
+    return ranks;
+  }
+
+  [[noreturn]] void throw_timeout(std::vector<Rank> late, std::string operation) const {
+    throw Timeout(waiting_->me, std::move(late), std::move(operation), waiting_->deadline);
+  }
+  [[noreturn]] void throw_foreign() const {
+    throw RendezvousError(
+        fmt::format("{}: another program answers there, not rank 0", waiting_->operation));
+  }
+
+  const TcpOptions* options_;
+  Links* links_;
+  const Waiting* waiting_;
+  Socket socket_;
+  std::optional<Reception> reception_;
+  Answer answer_{};
+  std::string payload_;
+  std::vector<Rank> missing_;  // as rank 0 last said
+  std::string obstacle_;       // why the last attempt failed
+};
+
+void visit(const TcpOptions& options, Links& links, const Waiting& waiting) {
+  Visitor visitor(options, links, waiting);
+  const Table table = visitor.meet();
+  const asio::ip::address rank_0 = links.peers[0]->socket.remote_endpoint().address();
+  std::vector<Place> below;
+  for (int r = 1; r < options.rank; ++r) {
+    const Endpoint place = endpoint_of(table.listens[static_cast<std::size_t>(r)]);
+    below.push_back({Rank{r}, where_to_call(place, rank_0)});
+  }
+  std::vector<Rank> above;
+  for (int r = options.rank + 1; r < options.size; ++r) above.push_back(Rank{r});
+  connect_pairs(links, visitor.reception(), below, above, table.token, waiting);
+}
+
+}  // namespace
+
+Links rendezvous(const TcpOptions& options) {
+  const Waiting waiting(Rank{options.rank},
+                        fmt::format("the rendezvous at {}:{}", options.host, options.port),
+                        options.deadline);
+  Links links;
+  links.io = std::make_unique<asio::io_context>(1);
+  links.peers.resize(static_cast<std::size_t>(options.size));
+  if (options.rank == 0) {
+    Host(options, links, waiting).gather();
+  } else {
+    visit(options, links, waiting);
+  }
+  return links;
+}
+
+}  // namespace kvmesh::tcp

@@ -1,0 +1,195 @@
+// The TCP communicator: one connection a pair of ranks. A message is its length, then its bytes.
+// Reads and writes of all peers are under way at once, so ranks that all send much and read late
+// cannot block one another; a rank that waits sleeps in the kernel.
+#include "kvmesh/tcp.hpp"
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/read.hpp>
+#include <boost/asio/write.hpp>
+
+#include "comm/communicator_base.hpp"
+#include "comm/split_members.hpp"
+#include "comm/tcp/rendezvous.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+using tcp::ErrorCode;
+namespace asio = tcp::asio;
+
+/// What one exchange does with one peer.
+struct Lane {
+  std::uint64_t sent_length = 0;
+  std::uint64_t received_length = 0;
+  std::span<std::byte> into;
+  bool is_sending = false;
+  bool is_receiving = false;
+};
+
+class TcpCommunicator final : public CommunicatorBase {
+ public:
+  TcpCommunicator(tcp::Links links, Rank rank, std::chrono::milliseconds deadline)
+      : CommunicatorBase(rank, static_cast<int>(links.peers.size()), deadline),
+        links_(std::move(links)),
+        lanes_(links_.peers.size()) {}
+
+  std::string_view kind() const override { return "tcp"; }
+
+  std::unique_ptr<Communicator> split(int color, int key) override;
+
+ private:
+  void exchange_with_others(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
+                            std::string_view operation) override {
+    operation_ = operation;
+    for (const Incoming& in : incoming) receive(in);
+    for (const Outgoing& out : outgoing) send(out);
+    links_.io->restart();
+    links_.io->run_until(tcp::Clock::now() + deadline());
+    if (const std::vector<Rank> ranks = late(); !ranks.empty()) {
+      throw Timeout(rank(), ranks, std::string(operation), deadline());
+    }
+  }
+
+  tcp::Socket& socket(Rank peer) {
+    return links_.peers[static_cast<std::size_t>(peer.value)]->socket;
+  }
+  Lane& lane(Rank peer) { return lanes_[static_cast<std::size_t>(peer.value)]; }
+
+  void send(const Outgoing& out) {
+    if (out.to == rank() || out.bytes.empty()) return;
+    Lane& mine = lane(out.to);
+    mine.sent_length = out.bytes.size();
+    mine.is_sending = true;
+    const std::array<asio::const_buffer, 2> message{
+        asio::buffer(&mine.sent_length, sizeof(mine.sent_length)),
+        asio::buffer(out.bytes.data(), out.bytes.size())};
+    asio::async_write(socket(out.to), message,
+                      [this, peer = out.to](const ErrorCode& error, std::size_t) {
+                        if (went_well(error, peer)) lane(peer).is_sending = false;
+                      });
+  }
+
+  void receive(const Incoming& in) {
+    if (in.from == rank() || in.bytes.empty()) return;
+    Lane& mine = lane(in.from);
+    mine.into = in.bytes;
+    mine.is_receiving = true;
+    asio::async_read(socket(in.from),
+                     asio::buffer(&mine.received_length, sizeof(mine.received_length)),
+                     [this, peer = in.from](const ErrorCode& error, std::size_t) {
+                       if (went_well(error, peer)) receive_body(peer);
+                     });
+  }
+
+  void receive_body(Rank peer) {
+    Lane& mine = lane(peer);
+    if (mine.received_length != mine.into.size()) {
+      throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
+                              operation_, rank().value, mine.into.size(), peer.value,
+                              mine.received_length));
+    }
+    asio::async_read(socket(peer), asio::buffer(mine.into.data(), mine.into.size()),
+                     [this, peer](const ErrorCode& error, std::size_t) {
+                       if (went_well(error, peer)) lane(peer).is_receiving = false;
+                     });
+  }
+
+  /// Handlers may throw: it comes out of run_until. After a failure they are only let run out.
+  bool went_well(const ErrorCode& error, Rank peer) const {
+    if (is_broken()) return false;
+    if (!error) return true;
+    throw PeerLost(rank(), peer, std::string(operation_), error.message());
+  }
+
+  std::vector<Rank> late() const {
+    std::vector<Rank> ranks;
+    for (std::size_t r = 0; r < lanes_.size(); ++r) {
+      if (lanes_[r].is_sending || lanes_[r].is_receiving) {
+        ranks.push_back(Rank{static_cast<std::int32_t>(r)});
+      }
+    }
+    return ranks;
+  }
+
+  /// Hangs up. Then no operation under way uses the caller's buffers any more, and the peers know.
+  void break_off(std::span<const Outgoing>) override {
+    ErrorCode ignored;
+    for (auto& link : links_.peers) {
+      if (link) link->socket.close(ignored);
+    }
+    links_.io->restart();
+    links_.io->run();
+  }
+
+  tcp::Links links_;
+  std::vector<Lane> lanes_;     // [rank]
+  std::string_view operation_;  // of the exchange under way
+};
+
+/// The new group has connections of its own, so it goes on if this one breaks, and the other way
+/// round. Whoever called a peer before calls it again, where it was reached before.
+std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
+  const std::vector<Rank> members = split_members(*this, color, key);
+  tcp::Links links;
+  links.io = std::make_unique<asio::io_context>(1);
+  links.peers.resize(members.size());
+  links.listens_on = links_.listens_on;
+  std::optional<tcp::Reception> reception;
+  if (members.size() > 1) reception.emplace(*links.io, tcp::Endpoint(links_.listens_on, 0));
+
+  struct Door {
+    std::uint64_t token;
+    std::uint64_t port;
+  };
+  const Door mine{tcp::make_token(), reception ? reception->endpoint().port() : std::uint64_t{0}};
+  std::vector<Door> doors(lanes_.size());
+  all_gather(*this, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(doors)),
+             "split");
+
+  Rank new_rank;
+  std::vector<tcp::Place> i_call;
+  std::vector<Rank> call_me;
+  for (std::size_t m = 0; m < members.size(); ++m) {
+    const Rank as_member{static_cast<std::int32_t>(m)};
+    const auto old = static_cast<std::size_t>(members[m].value);
+    if (members[m] == rank()) {
+      new_rank = as_member;
+    } else if (links_.peers[old]->called) {
+      const auto address = links_.peers[old]->socket.remote_endpoint().address();
+      i_call.push_back({as_member, {address, static_cast<std::uint16_t>(doors[old].port)}});
+    } else {
+      call_me.push_back(as_member);
+    }
+  }
+  const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
+  if (reception) {
+    connect_pairs(links, *reception, i_call, call_me, token,
+                  tcp::Waiting(new_rank, "split (in the new group's ranks)", deadline()));
+  }
+  return std::make_unique<TcpCommunicator>(std::move(links), new_rank, deadline());
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options) {
+  require(options.size > 0 && options.size <= PageId::kMaxRanks,
+          "make_tcp_communicator: {} ranks, want 1 to {}", options.size, PageId::kMaxRanks);
+  require(options.rank >= 0 && options.rank < options.size,
+          "make_tcp_communicator: rank {} of {} ranks", options.rank, options.size);
+  require(options.size == 1 || (options.port != 0 && !options.host.empty()),
+          "make_tcp_communicator: no host or port for {} ranks to meet at", options.size);
+  require(options.deadline.count() > 0, "make_tcp_communicator: a deadline of {} ms",
+          options.deadline.count());
+  tcp::Links links;
+  if (options.size > 1) {
+    links = tcp::rendezvous(options);
+  } else {
+    links.io = std::make_unique<asio::io_context>(1);
+    links.peers.resize(1);
+  }
+  return std::make_unique<TcpCommunicator>(std::move(links), Rank{options.rank}, options.deadline);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,64 @@
+// What ranks say to one another while they connect. Numbers are in the host's byte order: a host of
+// the other order shows another magic.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include "comm/tcp/io.hpp"
+
+namespace kvmesh::tcp {
+
+inline constexpr std::uint64_t kMagic = 0x31'68'73'65'6D'76'6B'89;  // 0x89 "kvmesh1"
+inline constexpr std::uint32_t kVersion = 1;
+
+/// Where a rank listens: IPv6, or IPv4 mapped into it.
+struct Address {
+  std::array<std::uint8_t, 16> bytes{};
+  std::uint32_t port = 0;
+};
+
+/// The first words of whoever connects.
+struct Hello {
+  std::uint64_t magic = kMagic;
+  std::uint64_t token = 0;  // of the group that is being connected; 0 at the rendezvous
+  std::uint32_t version = kVersion;
+  std::uint32_t size = 0;
+  std::uint32_t rank = 0;
+  Address listens{};
+};
+
+/// What the one who listens says, any number of times.
+enum class Say : std::uint32_t {
+  kWelcome,  ///< Between two ranks: connected.
+  kWaiting,  ///< Rank 0: not all are here; the ranks that are missing (the first of them) follow.
+  kTable,    ///< Rank 0: all are here; the token and everyone's address follow.
+  kLate,     ///< Rank 0 gives up; the missing ranks follow.
+  kRefused,  ///< Rank 0 gives up; the reason follows as text.
+};
+struct Answer {
+  std::uint64_t magic = kMagic;
+  Say say{};
+  std::uint32_t bytes = 0;  // that follow
+};
+
+// They travel as they lie in memory, so nothing may be left unsaid between members.
+static_assert(std::has_unique_object_representations_v<Hello>);
+static_assert(std::has_unique_object_representations_v<Answer>);
+
+inline Address address_of(const Endpoint& endpoint) {
+  const auto& ip = endpoint.address();
+  const auto v6 =
+      ip.is_v6() ? ip.to_v6() : asio::ip::make_address_v6(asio::ip::v4_mapped, ip.to_v4());
+  return {v6.to_bytes(), endpoint.port()};
+}
+
+inline Endpoint endpoint_of(const Address& address) {
+  const asio::ip::address_v6 v6(address.bytes);
+  const auto port = static_cast<std::uint16_t>(address.port);
+  if (v6.is_v4_mapped()) return {asio::ip::make_address_v4(asio::ip::v4_mapped, v6), port};
+  return {v6, port};
+}
+
+}  // namespace kvmesh::tcp

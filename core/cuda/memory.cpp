@@ -1,0 +1,108 @@
+#include "core/cuda/memory.hpp"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+
+#include "core/cuda/check.hpp"
+
+namespace kvmesh::cuda_memory {
+namespace {
+
+// For calls that may be refused: the runtime also keeps the error for whoever asks next.
+bool succeeded(cudaError_t status) {
+  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+  return status == cudaSuccess;
+}
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  return succeeded(cudaGetDeviceCount(&count)) ? count : 0;  // no driver is no device
+}
+
+std::array<char, 16> identity(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's identity");
+  std::array<char, 16> bytes;
+  std::copy(std::begin(properties.uuid.bytes), std::end(properties.uuid.bytes), bytes.begin());
+  return bytes;
+}
+
+void use_device(int index) {
+  const cudaError_t status = cudaSetDevice(index);
+  const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&
+                        status != cudaErrorInsufficientDriver;
+  if (!is_there) {
+    throw Unsupported(
+        fmt::format("CUDA device {} of the {} that this process can use", index, device_count()));
+  }
+  check(status, "choosing the device");
+}
+
+void synchronize_device() { check(cudaDeviceSynchronize(), "waiting for a device"); }
+
+bool is_done(Stream stream, std::string_view operation) {
+  const cudaError_t status = cudaStreamQuery(static_cast<cudaStream_t>(stream.handle));
+  if (status == cudaErrorNotReady) return false;
+  check(status, operation);
+  return true;
+}
+
+void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
+  check(cudaMemcpy(to, from, size_bytes, cudaMemcpyDefault), "copying memory");
+  // Between two blocks of a device, and for a small one from the host, cudaMemcpy returns before.
+  check(cudaStreamSynchronize(nullptr), "waiting for a copy");
+}
+
+void copy_rows(const Rows& rows) {
+  check(cudaMemcpy2DAsync(rows.to, rows.to_pitch, rows.from, rows.from_pitch, rows.width,
+                          rows.count, cudaMemcpyDefault, nullptr),
+        "copying rows");
+}
+
+std::size_t free_bytes(int device) {
+  use_device(device);
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for a device's free memory");
+  return free;
+}
+
+Owner allocate(int device, std::size_t size_bytes) {
+  use_device(device);
+  void* data = nullptr;
+  check(cudaMalloc(&data, size_bytes), "allocating device memory");
+  // A freed block cannot tell of an error: the process may already have left CUDA.
+  return {data, [](void* p) { static_cast<void>(cudaFree(p)); }};
+}
+
+bool export_to(void* data, std::array<std::byte, 64>& handle) {
+  static_assert(sizeof(cudaIpcMemHandle_t) == sizeof handle);
+  cudaIpcMemHandle_t ipc;
+  if (!succeeded(cudaIpcGetMemHandle(&ipc, data))) return false;
+  std::memcpy(handle.data(), &ipc, sizeof ipc);
+  return true;
+}
+
+std::shared_ptr<void> import_from(const std::array<std::byte, 64>& handle, int device) {
+  use_device(device);
+  cudaIpcMemHandle_t ipc;
+  std::memcpy(&ipc, handle.data(), sizeof ipc);
+  void* data = nullptr;
+  if (!succeeded(cudaIpcOpenMemHandle(&data, ipc, cudaIpcMemLazyEnablePeerAccess))) return nullptr;
+  return {data, [](void* p) { static_cast<void>(cudaIpcCloseMemHandle(p)); }};
+}
+
+bool can_reach(int device, int other) {
+  if (device == other) return true;
+  int possible = 0;
+  if (!succeeded(cudaDeviceCanAccessPeer(&possible, device, other)) || possible == 0) return false;
+  use_device(device);
+  const cudaError_t status = cudaDeviceEnablePeerAccess(other, 0);
+  return succeeded(status) || status == cudaErrorPeerAccessAlreadyEnabled;
+}
+
+}  // namespace kvmesh::cuda_memory

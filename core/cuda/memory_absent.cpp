@@ -1,0 +1,26 @@
+#include "core/cuda/memory.hpp"
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::cuda_memory {
+namespace {
+
+[[noreturn]] void absent() {
+  throw Unsupported("this build has no CUDA backend: use the device 'cpu' or 'auto'");
+}
+
+}  // namespace
+
+int device_count() { return 0; }
+std::array<char, 16> identity(int) { absent(); }
+void use_device(int) { absent(); }
+void synchronize_device() { absent(); }
+bool is_done(Stream, std::string_view) { absent(); }
+void copy_bytes(void*, const void*, std::size_t) { absent(); }
+void copy_rows(const Rows&) { absent(); }
+std::size_t free_bytes(int) { absent(); }
+Owner allocate(int, std::size_t) { absent(); }
+bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
+std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }
+bool can_reach(int, int) { absent(); }
+
+}  // namespace kvmesh::cuda_memory

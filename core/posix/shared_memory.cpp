@@ -1,0 +1,74 @@
+#include "core/posix/shared_memory.hpp"
+
+#include <sys/sysinfo.h>
+
+#include <new>
+
+#include "core/aligned_buffer.hpp"
+#include "core/cuda/memory.hpp"
+
+namespace kvmesh {
+namespace {
+
+// The system promises shared memory without looking whether it has it, and kills who then writes.
+void refuse_more_than_there_is(std::size_t size_bytes) {
+  struct sysinfo machine {};
+  if (sysinfo(&machine) != 0) return;
+  const std::uint64_t units = std::uint64_t{machine.totalram} + machine.totalswap;
+  if (size_bytes > units * machine.mem_unit) throw std::bad_alloc();
+}
+
+}  // namespace
+
+SharedMemory::SharedMemory(Device device, std::size_t size_bytes, Sharing sharing) {
+  const std::size_t unit = granule(device);
+  handle_.owner = this_process();
+  handle_.device = device;
+  handle_.size_bytes = (size_bytes + unit - 1) / unit * unit;
+  if (size_bytes == 0) return;
+  device.kind == DeviceKind::kCuda ? allocate_on_gpu(sharing) : allocate_on_host(sharing);
+}
+
+void SharedMemory::allocate_on_host(Sharing sharing) {
+  refuse_more_than_there_is(size_bytes());
+  if (sharing == Sharing::kNode) {
+    if (auto block = posix_memory::allocate(size_bytes())) {
+      data_ = std::move(block->data);
+      handle_.posix = block->ticket;
+      return;
+    }
+  }
+  const auto buffer = std::make_shared<AlignedBuffer>(size_bytes());
+  data_ = {buffer, buffer->data()};
+}
+
+void SharedMemory::allocate_on_gpu(Sharing sharing) {
+  data_ = cuda_memory::allocate(handle_.device.index, size_bytes());
+  if (sharing == Sharing::kNode) handle_.has_ipc = cuda_memory::export_to(data_.get(), handle_.ipc);
+}
+
+MemoryHandle SharedMemory::handle() const {
+  MemoryHandle handle = handle_;
+  handle.in_process = &data_;
+  return handle;
+}
+
+// CUDA hands out small blocks from larger ones and shares all of what a block was cut from: whole
+// units of 2 MiB are not cut.
+std::size_t SharedMemory::granule(Device device) {
+  return device.kind == DeviceKind::kCuda ? std::size_t{2} << 20 : std::size_t{4} << 10;
+}
+
+std::shared_ptr<void> map_memory(const MemoryHandle& handle, Device device) {
+  const bool on_gpu = device.kind == DeviceKind::kCuda;
+  const ProcessIdentity me = this_process();
+  if (handle.device.kind != device.kind || !me.same_host(handle.owner)) return nullptr;
+  if (me.same_process(handle.owner)) {
+    if (on_gpu && !cuda_memory::can_reach(device.index, handle.device.index)) return nullptr;
+    return *handle.in_process;
+  }
+  if (!on_gpu) return posix_memory::map(handle.posix, handle.size_bytes);
+  return handle.has_ipc ? cuda_memory::import_from(handle.ipc, device.index) : nullptr;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,91 @@
+// Rows of a task: where they come from, what they see, where they go. For both attention kernels.
+//
+// Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
+// kHasHeadClasses (a page may be masked otherwise for each head of the group).
+// The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/common/elements.cuh"
+#include "kernels/cuda/plan/tile_class.hpp"
+
+namespace kvmesh::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kHidden = __builtin_bit_cast(float, 0xFF800000u);
+
+struct Row {
+  int token;
+  int head;      // of this rank
+  int position;  // logical, of the query
+};
+
+__device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int r) {
+  Row row;
+  row.token = task.first_token + r / kGroup;
+  row.head = task.kv_head * kGroup + r % kGroup;
+  row.position = p.positions[row.token];
+  return row;
+}
+
+struct Key {
+  int number;    // in the task
+  int position;  // logical
+  DeviceVisit visit;
+};
+
+__device__ inline Key key_of(const DeviceVisit& visit, int number) {
+  const int position = static_cast<int>(visit.logical) * kPageSize + number % kPageSize;
+  return {number, position, visit};
+}
+
+/// Does the row see the key? The mask is evaluated for pages that need none, too: that costs less
+/// than a branch for each element.
+__device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const Row& row,
+                            const Key& key) {
+  bool everything = !key.visit.masked;
+  bool nothing = false;
+  if constexpr (kHasHeadClasses) {
+    if (key.visit.mixed) {
+      const int visit = task.first_visit + key.number / kPageSize;
+      const int tile_class = p.head_classes[visit * kGroup + row.head % kGroup];
+      everything = tile_class == kFullTile;
+      nothing = tile_class == kEmptyTile;
+    }
+  }
+  bool seen = true;
+  if constexpr (kHasMaskMod) {
+    seen =
+        kvmesh_mask_mod(task.sequence, p.first_head + row.head, row.position, key.position, p.mods);
+  }
+  return (everything | seen) & !nothing;
+}
+
+/// The score after the scale and the score mod.
+__device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
+                                 const Key& key, float score) {
+  score *= p.scale;
+  if constexpr (kHasScoreMod) {
+    score = kvmesh_score_mod(score, task.sequence, p.first_head + row.head, row.position,
+                             key.position, p.mods);
+  }
+  return score;
+}
+
+/// Where row `r` of the task is written.
+__device__ inline float* output_of(const AttendParams& p, const DeviceTask& task, int r) {
+  if (task.workspace_row >= 0) {
+    return p.workspace_o + static_cast<std::int64_t>(task.workspace_row + r) * kDimV;
+  }
+  return p.o + (task.first_token + r / kGroup) * p.o_token_stride +
+         (task.kv_head * kGroup + r % kGroup) * p.o_head_stride;
+}
+
+__device__ inline float* lse_of(const AttendParams& p, const DeviceTask& task, int r) {
+  if (task.workspace_row >= 0) return p.workspace_lse + task.workspace_row + r;
+  return p.lse + (task.first_token + r / kGroup) * p.lse_token_stride +
+         (task.kv_head * kGroup + r % kGroup) * p.lse_head_stride;
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,183 @@
+#include "kernels/cuda/attend/cuda_attend.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/attend_checks.hpp"
+#include "kernels/attend_work.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kMergeWarps = 4;  // of a thread block of merge.cuh
+
+/// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
+DevicePool device_pool(const ConstTensorView& pool) {
+  const auto bytes = [&](int dim, std::int64_t reach) {
+    const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
+    require(stride >= 0 && stride * reach <= std::numeric_limits<std::uint32_t>::max(),
+            "attend_partial: a stride of the pool {} is over 4 GiB", pool);
+    return static_cast<std::uint32_t>(stride);
+  };
+  return {.data = pool.data,
+          .head_stride = pool.stride(1),
+          .page_stride_bytes = bytes(0, 1),
+          .token_stride_bytes = bytes(2, pool.size(2))};
+}
+
+int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
+
+const AttentionShape& checked(const AttentionShape& shape) {
+  check_attention(
+      shape, {.q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}});
+  return shape;
+}
+
+std::int64_t short_rows_of(const AttentionShape& shape, const CudaAttend::Options& options) {
+  if (!options.limits) return options.short_rows;
+  const AttendLimits& limits = *options.limits;
+  const std::int64_t rows = limits.queries * group_of(shape);
+  require(limits.sequences > 0 && limits.queries > 0 && limits.pages >= 0 && rows <= kShortRows,
+          "attention: graphs are for up to {} rows (queries x query heads of a kv head) a "
+          "sequence, not {} x {}",
+          kShortRows, limits.queries, group_of(shape));
+  return rows;
+}
+
+}  // namespace
+
+CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options)
+    : store_(&kernels),
+      shape_(checked(shape)),
+      kinds_(options.kinds),
+      scale_(options.attention.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape.k_dim)))),
+      fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
+      first_head_(options.attention.first_head),
+      row_classes_{row_class_of(short_rows_of(shape, options), shape),
+                   row_class_of(std::numeric_limits<std::int64_t>::max(), shape)},
+      mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
+                                         options.attention.mask.graph())) {
+  std::optional<BlockClasses> block_mask;
+  if (options.block_mask) block_mask.emplace(*options.block_mask);
+  has_head_classes_ = block_mask && block_mask->heads() > 1;
+  plan_ = std::make_unique<DevicePlan>(
+      *store_,
+      DevicePlan::Options{
+          .shape = shape,
+          .mask = options.attention.mask,
+          .first_head = first_head_,
+          .launches = {launch_shape(row_classes_[0]), launch_shape(row_classes_[1])}},
+      *mods_, std::move(block_mask));
+  merge_kernel_ = store_->get(merge_program(store_->architecture()), "kvmesh_merge");
+  if (!options.limits) return;
+  plan_->reserve(*options.limits);
+  reserve_workspace();
+  kernels_for(kinds_);
+}
+
+AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, int row_class) const {
+  return choose_attend(shape_, kinds, fold_scale_, row_class,
+                       {.block_bytes = store_->block_shared_bytes(),
+                        .multiprocessor_bytes = store_->multiprocessor_shared_bytes()});
+}
+
+LaunchShape CudaAttend::launch_shape(int row_class) const {
+  const AttendVariant variant = variant_of(kinds_, row_class);
+  return {.rows = row_class,
+          .slots = store_->multiprocessors() * variant.blocks_per_multiprocessor,
+          .tile_keys = variant.tile.tile_keys()};
+}
+
+const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
+  Kernels& found = kernels_[kinds];
+  for (int i = 0; i < 2; ++i) {
+    const bool is_there = !found.kernels[i].name().empty();
+    if (plan_->launch(i).grid == 0 || is_there) continue;
+    found.variants[i] = variant_of(kinds, row_classes_[i]);
+    found.variants[i].head_classes = has_head_classes_;
+    found.kernels[i] =
+        store_->get(attend_program(found.variants[i], mods_->text(), store_->architecture()),
+                    found.variants[i].kernel_name(), found.variants[i].shared_bytes());
+  }
+  return found;
+}
+
+void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+  mods_->send(stream);
+  plan_->plan(pages, step, stream);
+  max_page_ = pages.max_page();
+  reserve_workspace();
+  kernels_for(kinds_);
+}
+
+void CudaAttend::reserve_workspace() {
+  const auto rows = static_cast<std::size_t>(plan_->workspace_rows());
+  workspace_growths_ += workspace_o_.reserve(rows * static_cast<std::size_t>(shape_.v_dim));
+  workspace_growths_ += workspace_lse_.reserve(rows);
+}
+
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+                        cudaStream_t stream) {
+  check_attend_tensors(shape_, plan_->tokens(), max_page_, q, pool, out);
+  const Kernels& kernels = kernels_for(kinds_of(q, pool));
+  AttendParams params{.q = q.data,
+                      .q_token_stride = q.stride(0),
+                      .q_head_stride = q.stride(1),
+                      .k = device_pool(pool.k),
+                      .v = device_pool(pool.v),
+                      .o = static_cast<float*>(out.o.data),
+                      .o_token_stride = out.o.stride(0),
+                      .o_head_stride = out.o.stride(1),
+                      .lse = static_cast<float*>(out.lse.data),
+                      .lse_token_stride = out.lse.stride(0),
+                      .lse_head_stride = out.lse.stride(1),
+                      .workspace_o = workspace_o_.data(),
+                      .workspace_lse = workspace_lse_.data(),
+                      .tasks = nullptr,
+                      .task_begin = nullptr,
+                      .visits = plan_->visits(),
+                      .head_classes = plan_->head_classes(),
+                      .positions = plan_->positions(),
+                      .scale = scale_,
+                      .first_head = first_head_,
+                      .mods = mods_->buffers()};
+  for (int i = 0; i < 2; ++i) {
+    const PlannedLaunch& planned = plan_->launch(i);
+    if (planned.grid == 0) continue;
+    params.tasks = planned.tasks;
+    params.task_begin = planned.task_begin;
+    const AttendVariant& variant = kernels.variants[i];
+    kernels.kernels[i].launch({.stream = stream,
+                               .grid = dim3(static_cast<unsigned>(planned.grid)),
+                               .block = dim3(static_cast<unsigned>(variant.threads())),
+                               .shared_bytes = static_cast<std::size_t>(variant.shared_bytes())},
+                              params);
+  }
+  if (plan_->merge_count() > 0) launch_merge(out, stream);
+}
+
+void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
+  const MergeParams params{.merges = plan_->merges(),
+                           .workspace_o = workspace_o_.data(),
+                           .workspace_lse = workspace_lse_.data(),
+                           .o = static_cast<float*>(out.o.data),
+                           .o_token_stride = out.o.stride(0),
+                           .o_head_stride = out.o.stride(1),
+                           .lse = static_cast<float*>(out.lse.data),
+                           .lse_token_stride = out.lse.stride(0),
+                           .lse_head_stride = out.lse.stride(1),
+                           .group = group_of(shape_),
+                           .v_dim = shape_.v_dim};
+  merge_kernel_.launch({.stream = stream,
+                        .grid = dim3(static_cast<unsigned>(plan_->merge_count()),
+                                     static_cast<unsigned>(plan_->merge_rows())),
+                        .block = dim3(32 * kMergeWarps),
+                        .overlaps_previous = can_overlap_launches(store_->architecture())},
+                       params);
+}
+
+std::int64_t CudaAttend::workspace_bytes() const {
+  return static_cast<std::int64_t>(workspace_o_.size_bytes() + workspace_lse_.size_bytes());
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,79 @@
+// What the constants of the tensor-core kernel amount to.
+//
+// Constants (namespace kvmesh), beside attend_rows.cuh's: kDimK, kDimV, kPoolType, kQueryType,
+// kQueryVectors (16-byte loads of queries are possible), kFoldScale (no score mod and scale > 0:
+// the scale goes into the exponent), kRowTiles, kRowWarps, kKeyWarps, kStepKeys, kStages,
+// kBlocksPerSm.
+#pragma once
+
+#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/mma/tile.hpp"
+
+namespace kvmesh::cuda {
+
+constexpr AttendTile kTile{kRowTiles, kRowWarps, kKeyWarps, kStepKeys, kStages};
+constexpr AttendShared kShared{kTile, kDimK, kDimV};
+constexpr int kPaddedK = padded_dim(kDimK);
+constexpr int kPaddedV = padded_dim(kDimV);
+constexpr int kPitchK = row_pitch(kDimK);
+constexpr int kPitchV = row_pitch(kDimV);
+constexpr int kKeyPairs = kStepKeys / 16;     // of tensor-core tiles of 8 keys
+constexpr int kValueTiles = kPaddedV / 8;     // tensor-core tiles of 8 output columns
+constexpr int kStepThreads = 32 * kRowWarps;  // threads that share keys
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+static_assert(kRowWarps == 1 || kKeyWarps == 1, "warps split the rows or the keys");
+static_assert(kPoolType != kFloat32, "tensor cores here take 16-bit elements");
+static_assert(kDimK % 8 == 0 && kDimV % 8 == 0, "rows are copied by 16 bytes");
+static_assert(kStepThreads >= kStepKeys, "one thread fetches one visit");
+
+/// Scores of a warp's rows and the keys of a step. With g = lane / 4 and t = lane % 4, element i of
+/// a tile is row g + 8 * (i / 2), column 2 * t + i % 2.
+using Scores = float[kRowTiles][2 * kKeyPairs][4];
+/// What they become, in pairs of keys, as mma takes them: element i of 16 keys is row g + 8 * (i %
+/// 2), keys 8 * (i / 2) + 2 * t and the one after it.
+using Weights = std::uint32_t[kRowTiles][kKeyPairs][4];
+
+__device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                           std::uint32_t b1) {
+  if constexpr (kPoolType == kFloat16) {
+    mma_m16n8k16_f16(c, a, b0, b1);
+  } else {
+    mma_m16n8k16_bf16(c, a, b0, b1);
+  }
+}
+
+/// Among the threads that share keys: what all of them wrote or copied is there for all.
+__device__ inline void step_sync() {
+  if constexpr (kRowWarps == 1) {
+    __syncwarp();
+  } else {
+    __syncthreads();
+  }
+}
+
+__device__ inline bool any_of_step(bool value) {
+  if constexpr (kRowWarps == 1) {
+    return __any_sync(kAllLanes, value);
+  } else {
+    return __syncthreads_or(value);
+  }
+}
+
+/// What a score is multiplied by in the exponent of 2.
+__device__ inline float exponent_scale(const AttendParams& p) {
+  if constexpr (kFoldScale) {
+    return p.scale * kLog2E;
+  } else {
+    return 1.0f;
+  }
+}
+
+/// Natural, from a maximum in the scores' units and a sum relative to it.
+__device__ inline float log_sum_exp(const AttendParams& p, float max, float sum) {
+  if (sum == 0.0f) return kHidden;
+  const float shift = max == kHidden ? 0.0f : max * exponent_scale(p) * kLn2;
+  return shift + logf(sum);
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,61 @@
+// What a step sends to the device, in one copy that nobody waits for.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "core/cuda/check.hpp"
+#include "core/cuda/device_array.hpp"
+#include "kernels/cuda/common/device_event.hpp"
+
+namespace kvmesh::cuda {
+
+/// Host memory that the device copies from by itself, and its place there. Used again each step:
+/// begin, add ..., send; what `add` returned is valid on the stream until the next send.
+class Upload {
+ public:
+  /// Whether the device has taken what was sent before: it did long ago unless plans come faster
+  /// than steps.
+  bool is_taken() const;
+  /// Makes room. Waits until it `is_taken`.
+  void begin(std::size_t size_bytes);
+
+  /// Returns where the values will be on the device.
+  template <class T>
+  const T* add(std::span<const T> values) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return static_cast<const T*>(add_bytes(values.data(), values.size_bytes()));
+  }
+
+  void send(cudaStream_t stream);
+
+  std::size_t size_bytes() const { return device_.size_bytes(); }
+  /// What `count` elements take here: they begin at multiples of 16 bytes.
+  template <class T>
+  static std::size_t bytes_of(std::size_t count) {
+    return (count * sizeof(T) + 15) / 16 * 16;
+  }
+
+ private:
+  const void* add_bytes(const void* values, std::size_t size_bytes);
+
+  struct FreeHost {
+    void operator()(std::byte* data) const { static_cast<void>(cudaFreeHost(data)); }
+  };
+  using HostBytes = std::unique_ptr<std::byte, FreeHost>;
+
+  HostBytes host_;                   // as many bytes as device_
+  std::vector<HostBytes> outgrown_;  // not freed, for the reason that DeviceArray gives
+  std::size_t used_ = 0;
+  DeviceArray<std::byte> device_;
+  DeviceEvent taken_;
+  mutable bool is_known_taken_ = true;  // each question to the driver takes over a microsecond
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,33 @@
+// A block mask on the device: the class of every tile.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/cuda/device_array.hpp"
+#include "kernels/cuda/plan/params.hpp"
+#include "kvmesh/block_mask.hpp"
+
+namespace kvmesh::cuda {
+
+/// Made from a mask's lists, which are sent as they are and spread out on the device; there a
+/// plan's pages are looked up in it, which makes it the mask of the local pages.
+class BlockClasses {
+ public:
+  explicit BlockClasses(const BlockMask& mask);
+
+  int q_block() const { return q_block_; }
+  std::int64_t heads() const { return table_.heads; }
+  const ClassTable& table() const { return table_; }
+  std::size_t size_bytes() const { return classes_.size_bytes(); }
+
+ private:
+  void spread(std::span<const std::int64_t> tiles);
+
+  int q_block_;
+  ClassTable table_{};
+  DeviceArray<std::uint8_t> classes_;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,307 @@
+#include "kernels/cuda/plan/device_plan.hpp"
+
+#include <algorithm>
+
+#include "core/check.hpp"
+#include "kernels/cuda/plan/cut.hpp"
+#include "kernels/cuda/plan/kernels.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(value); }
+
+}  // namespace
+
+DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
+                       std::optional<BlockClasses> block_mask)
+    : options_(options),
+      group_(options.shape.q_heads / options.shape.kv_heads),
+      block_mask_(std::move(block_mask)),
+      per_head_(block_mask_ ? block_mask_->heads() > 1
+                            : options.mask.graph().depends_on(kDependsHead)),
+      classifier_(kernels, mods,
+                  {.page_size = options.shape.page_size, .group = group_, .per_head = per_head_}) {
+  for (std::size_t i = 0; i < launches_.size(); ++i) {
+    launches_[i].shape = options.launches[i];
+    launches_[i].block_tokens = std::max(1, options.launches[i].rows / group_);
+  }
+}
+
+void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+  check_step(step.sequences);
+  add_sequences(pages, step);
+  lists_.clear();
+  items_ = list_tokens_ = 0;
+  for (Launch& launch : launches_) add_lists(launch);
+  shape_launches();
+  reserve_arrays(items_, std::ssize(lists_));
+  pages.begin(stream);
+  PlanItems items = send(pages, stream);
+  pages.apply(stream);
+  items.pages = pages.data();
+  classify(items, stream);
+  list_visits(items, stream);
+  for (const Launch& launch : launches_) cut(items, launch, stream);
+  pages.end(stream);
+}
+
+// ---- What is asked for ----
+
+void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
+  std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
+  for (const StepSequence& sequence : sequences) {
+    const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
+    const std::int64_t pages = ceil_div(sequence.kv_len, options_.shape.page_size);
+    items += pages * most_lists(sequence.queries, launch);
+    tokens += sequence.queries;
+    appended += sequence.appended;
+    longest = std::max({longest, sequence.queries, sequence.appended});
+  }
+  std::int64_t most = kMostPages;  // of one sequence; of all together int32 could count more
+  if (per_head_ && block_mask_) most /= group_;  // a class for each head
+  require(std::max({items, tokens, appended}) < most,
+          "attention: {} query tokens that read {} pages together are more than one plan can have",
+          tokens, items);
+  if (!limits_) return;
+  require(std::ssize(sequences) <= limits_->sequences && longest <= limits_->queries,
+          "attention: {} sequences with up to {} tokens each, the plan has room for {} with {}",
+          sequences.size(), longest, limits_->sequences, limits_->queries);
+}
+
+void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
+  sequences_.clear();
+  q_positions_.assign(step.q_positions.begin(), step.q_positions.end());
+  std::int32_t token = 0, slot = 0;
+  for (const StepSequence& sequence : step.sequences) {
+    sequences_.push_back({.first_page = pages.first_page(sequence.list),
+                          .pages = to_int32(pages.size(sequence.list)),
+                          .first_token = token,
+                          .queries = to_int32(sequence.queries),
+                          .kv_len = to_int32(sequence.kv_len),
+                          .first_slot = slot,
+                          .appended = to_int32(sequence.appended)});
+    token += sequences_.back().queries;
+    slot += sequences_.back().appended;
+  }
+  tokens_ = token;
+  if (!limits_) slot_count_ = slot;
+}
+
+// ---- Lists: blocks of queries ----
+
+bool DevicePlan::is_short(std::int64_t queries) const {
+  return queries * group_ <= launches_[0].shape.rows;
+}
+
+/// Lists of a sequence, at the most: no list crosses a q block, and each kv head may have its own.
+std::int64_t DevicePlan::most_lists(std::int64_t queries, const Launch& launch) const {
+  const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
+  if (queries <= launch.block_tokens && !block_mask_) return heads;
+  const std::int64_t blocks = ceil_div(queries, launch.block_tokens);
+  return heads * (block_mask_ ? blocks + ceil_div(queries, block_mask_->q_block()) : blocks);
+}
+
+void DevicePlan::add_lists(Launch& launch) {
+  const bool takes_short = &launch == &launches_[0];
+  launch.first_list = to_int32(std::ssize(lists_));
+  for (std::int32_t s = 0; s < std::ssize(sequences_); ++s) {
+    const bool is_its = is_short(sequences_[static_cast<std::size_t>(s)].queries) == takes_short;
+    if (is_its) add_lists_of(s, launch);
+  }
+  launch.lists = to_int32(std::ssize(lists_)) - launch.first_list;
+  launch.blocks = launch.lists * kv_heads_of_list();
+}
+
+void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
+  const PlanSequence& sequence = sequences_[static_cast<std::size_t>(s)];
+  for (std::int32_t q = 0; q < sequence.queries;) {
+    std::int32_t end = std::min(sequence.queries, q + launch.block_tokens);
+    std::int32_t q_block = 0;
+    if (block_mask_) {  // no list crosses a q block
+      q_block = q / block_mask_->q_block();
+      end = std::min(end, (q_block + 1) * block_mask_->q_block());
+    }
+    for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
+      // In place: a copy reads wider than what was just written, and waits for it.
+      lists_.emplace_back() = {.sequence = s,
+                               .first_token = sequence.first_token + q,
+                               .tokens = end - q,
+                               .kv_head = head,
+                               .q_block = q_block,
+                               .first_item = to_int32(items_),
+                               .unused = {}};
+      items_ += sequence.pages;
+    }
+    list_tokens_ = std::max(list_tokens_, end - q);
+    q = end;
+  }
+}
+
+// ---- Launches and memory ----
+
+/// Grids, and how many merges and rows of workspace the launches may need. Each cut between thread
+/// blocks makes one part more, and there is at most one cut a slot.
+void DevicePlan::shape_launches() {
+  merge_count_ = merge_rows_ = 0;
+  workspace_rows_ = 0;
+  for (Launch& launch : launches_) {
+    const bool is_fixed = limits_ && &launch == &launches_[0];
+    const std::int64_t slots = launch.shape.slots;
+    const std::int64_t blocks =
+        is_fixed ? limits_->sequences * most_lists(limits_->queries, launch) * kv_heads_of_list()
+                 : launch.blocks;
+    const bool may_split = is_fixed || blocks < kManyBlocks * slots;
+    launch.planned.grid = blocks == 0 ? 0 : to_int32(std::max(blocks, slots));
+    launch.merges = may_split ? to_int32(std::min(blocks, slots)) : 0;
+    launch.first_merge = merge_count_;
+    launch.first_workspace_row = to_int32(workspace_rows_);
+    merge_count_ += launch.merges;
+    if (launch.merges == 0) continue;
+    merge_rows_ = std::max(merge_rows_,
+                           is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
+    workspace_rows_ += 2 * slots * rows_of_block(launch);
+  }
+}
+
+template <class... Arrays>
+void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
+  ((generation_ += arrays.reserve(static_cast<std::size_t>(count))), ...);
+}
+
+void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
+  grow(std::max(items, std::int64_t{1}), classes_, visits_);
+  if (per_head_ && block_mask_) grow(items * group_, head_classes_);
+  grow(lists, visits_of_list_, order_);
+  grow(std::max(tokens_, std::int64_t{1}), positions_);
+  grow(std::max(slot_count_, std::int64_t{1}), slots_);
+  grow(merge_count_, merges_);
+  for (Launch& launch : launches_) {
+    if (launch.planned.grid == 0) continue;
+    grow(launch.planned.grid + launch.shape.slots, launch.tasks);
+    grow(launch.planned.grid + 1, launch.task_begin);
+    launch.planned.tasks = launch.tasks.data();
+    launch.planned.task_begin = launch.task_begin.data();
+  }
+}
+
+void DevicePlan::reserve(const AttendLimits& limits) {
+  limits_ = limits;
+  if (evaluates_mask()) {
+    classifier_.prepare(std::min<std::int64_t>(limits.queries, launches_[0].block_tokens));
+  }
+  const std::int64_t lists = most_lists(limits.queries, launches_[0]);
+  tokens_ = slot_count_ = limits.sequences * limits.queries;
+  shape_launches();
+  reserve_arrays(limits.pages * lists, limits.sequences * lists);
+  // New pages: those of the new tokens, and one that copy on write replaces.
+  const auto sequences = static_cast<std::size_t>(limits.sequences);
+  const auto fresh =
+      static_cast<std::size_t>(ceil_div(limits.queries, options_.shape.page_size)) + 2;
+  upload_.begin(Upload::bytes_of<PlanSequence>(sequences) +
+                Upload::bytes_of<PlanList>(sequences * static_cast<std::size_t>(lists)) +
+                Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
+                Upload::bytes_of<PageChange>(sequences * fresh) +
+                Upload::bytes_of<PageMove>(sequences));
+}
+
+// ---- On the device ----
+
+PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
+  upload_.begin(Upload::bytes_of<PlanSequence>(sequences_.size()) +
+                Upload::bytes_of<PlanList>(lists_.size()) +
+                Upload::bytes_of<std::int32_t>(q_positions_.size()) + pages.upload_bytes());
+  const PlanItems items{
+      .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
+      .lists = upload_.add(std::span<const PlanList>(lists_)),
+      .pages = nullptr,  // not before they have their room
+      .q_positions =
+          q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
+      .classes = classes_.data(),
+      .sequence_count = to_int32(std::ssize(sequences_)),
+      .list_count = to_int32(std::ssize(lists_)),
+      .items = to_int32(items_),
+      .page_size = options_.shape.page_size,
+      .group = group_,
+      .first_head = options_.first_head};
+  pages.add_to(upload_);
+  upload_.send(stream);
+  return items;
+}
+
+void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
+  if (evaluates_mask()) return classifier_.classify(items, list_tokens_, stream);
+  const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
+  check(launch_look_up(items, table, stream), "planning: classes of pages");
+}
+
+void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
+  check(launch_list({.items = items,
+                     .table = block_mask_ ? block_mask_->table() : ClassTable{},
+                     .visits = visits_.data(),
+                     .head_classes = head_classes_.data(),
+                     .positions = positions_.data(),
+                     .slots = slots_.data(),
+                     .slot_count = to_int32(slot_count_),
+                     .visits_of_list = visits_of_list_.data()},
+                    stream),
+        "planning: visits");
+}
+
+void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t stream) {
+  if (launch.planned.grid == 0) return;
+  const int page_size = options_.shape.page_size;
+  const int unit_visits = std::max(1, launch.shape.tile_keys / page_size);
+  check(
+      launch_cut({.items = items,
+                  .first_list = launch.first_list,
+                  .list_count = launch.lists,
+                  .kv_heads_of_list = kv_heads_of_list(),
+                  .slots = launch.shape.slots,
+                  .unit_visits = unit_visits,
+                  .unit_tiles = to_int32(ceil_div(unit_visits * page_size, launch.shape.tile_keys)),
+                  .grid = launch.planned.grid,
+                  .merge_count = launch.merges,
+                  .first_workspace_row = launch.first_workspace_row,
+                  .visits = visits_.data(),
+                  .visits_of_list = visits_of_list_.data(),
+                  .order = order_.data() + launch.first_list,
+                  .tasks = launch.tasks.data(),
+                  .task_begin = launch.task_begin.data(),
+                  .merges = merges_.data() + launch.first_merge},
+                 stream),
+      "planning: tasks");
+}
+
+// ---- What it has become ----
+
+TileCounts DevicePlan::tiles() const {
+  const auto download = [](auto& to, const auto& from) {
+    check(cudaMemcpy(to.data(), from.data(), to.size() * sizeof(to[0]), cudaMemcpyDeviceToHost),
+          "reading a plan");
+  };
+  std::vector<std::int32_t> visits_of_list(lists_.size());
+  std::vector<DeviceVisit> visits(static_cast<std::size_t>(items_));
+  download(visits_of_list, visits_of_list_);
+  download(visits, visits_);
+  TileCounts tiles;
+  for (std::size_t l = 0; l < lists_.size(); ++l) {
+    const auto first = visits.begin() + lists_[l].first_item;
+    tiles.visited += visits_of_list[l] * kv_heads_of_list();
+    tiles.masked += kv_heads_of_list() *
+                    std::count_if(first, first + visits_of_list[l],
+                                  [](const DeviceVisit& visit) { return visit.masked != 0; });
+  }
+  return tiles;
+}
+
+std::int64_t DevicePlan::size_bytes() const {
+  const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
+  std::size_t bytes = sum(upload_, classes_, visits_of_list_, order_, visits_, head_classes_,
+                          positions_, slots_, merges_);
+  for (const Launch& launch : launches_) bytes += sum(launch.tasks, launch.task_begin);
+  if (block_mask_) bytes += block_mask_->size_bytes();
+  return static_cast<std::int64_t>(bytes);
+}
+
+}  // namespace kvmesh::cuda

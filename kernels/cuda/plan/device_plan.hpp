@@ -1,0 +1,184 @@
+// A step's plan, made on the device: which thread block reads which pages for which query rows.
+//
+//   host                                 device
+//   sequences, lists of queries   ->     [classes] -> visits -> tasks     (plan_kernels.cu)
+//   what changed of the pages     ->     page lists
+//
+// The host's part grows with the sequences and their queries, not with their pages.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/cuda/device_array.hpp"
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/common/upload.hpp"
+#include "kernels/cuda/plan/block_classes.hpp"
+#include "kernels/cuda/plan/classifier.hpp"
+#include "kernels/cuda/plan/page_lists.hpp"
+#include "kernels/cuda/plan/params.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh::cuda {
+
+/// One sequence of a step. Its queries are the next of the batch's query tokens, its appended
+/// tokens, the last of its `kv_len`, the next of the batch's new ones.
+struct StepSequence {
+  std::size_t list = 0;  ///< its local pages, in the page lists
+  std::int64_t queries = 0;
+  std::int64_t kv_len = 0;  ///< over all ranks
+  std::int64_t appended = 0;
+};
+
+struct StepView {
+  std::span<const StepSequence> sequences;
+  /// Logical, of all queries; empty: the newest of each sequence.
+  std::span<const std::int64_t> q_positions{};
+};
+
+/// The most that any plan of a captured graph will have.
+struct AttendLimits {
+  std::int64_t sequences = 0;
+  /// Of a sequence, and as many appended tokens; times the group at most kShortRows.
+  std::int64_t queries = 1;
+  /// Of this rank, of all sequences together. More than that makes the graph invalid: see
+  /// `generation`.
+  std::int64_t pages = 0;
+};
+/// Most rows of a thread block for few rows: decode, speculation.
+inline constexpr std::int64_t kShortRows = 64;
+
+/// One of the two launches of an attend: for short rows (decode, speculation) and for long chunks.
+struct LaunchShape {
+  int rows = 16;       ///< of a thread block: a row class
+  int slots = 1;       ///< thread blocks that run at once on the device
+  int tile_keys = 64;  ///< keys that a thread block takes at a time
+};
+
+/// What the kernels read. The addresses stay where they are while a plan has limits.
+struct PlannedLaunch {
+  const DeviceTask* tasks = nullptr;
+  const std::int32_t* task_begin = nullptr;  ///< [grid + 1]
+  int grid = 0;                              ///< thread blocks, those without a task included
+};
+
+class DevicePlan {
+ public:
+  struct Options {
+    AttentionShape shape;
+    MaskMod mask;
+    int first_head = 0;
+    std::array<LaunchShape, 2> launches;  ///< short rows, long rows
+  };
+  /// `mods` stay where they are.
+  DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
+             std::optional<BlockClasses> block_mask);
+
+  /// Takes all memory and kernels that plans within the limits need; from now on they are launched
+  /// with grids of one size. Once, before the first plan.
+  void reserve(const AttendLimits& limits);
+
+  /// What `plan` refuses, asked for all pages up to `kv_len`, whose lists need not be there yet.
+  /// @throws InvalidArgument: too much for one plan, or past the limits.
+  void check_step(std::span<const StepSequence> sequences) const;
+
+  /// Plans on the stream, after what is there, and takes what `pages` holds of changes along. Waits
+  /// for nothing but the copy of the plan before, and allocates nothing within the limits but room
+  /// for the page lists, which doubles, and for many new pages at once (a fork's).
+  /// @throws InvalidArgument, as `check_step` does, with the plan as it was.
+  void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
+  /// Whether the device has taken the plan before, for which `plan` waits.
+  bool is_ready() const { return upload_.is_taken(); }
+
+  /// Changes when an array has grown: graphs captured before are invalid then.
+  std::uint64_t generation() const { return generation_; }
+
+  /// Rows of the tensors: the step's, or what the limits have room for.
+  std::int64_t tokens() const { return limits_ ? limits_->sequences * limits_->queries : tokens_; }
+  std::int64_t slot_count() const { return slot_count_; }
+  const PlannedLaunch& launch(int i) const {
+    return launches_[static_cast<std::size_t>(i)].planned;
+  }
+  const DeviceVisit* visits() const { return visits_.data(); }
+  const std::uint8_t* head_classes() const { return head_classes_.data(); }
+  const std::int32_t* positions() const { return positions_.data(); }
+  const DeviceSlot* slots() const { return slots_.data(); }
+  const DeviceMerge* merges() const { return merges_.data(); }
+  int merge_count() const { return merge_count_; }
+  int merge_rows() const { return merge_rows_; }  ///< of the largest merge
+  std::int64_t workspace_rows() const { return workspace_rows_; }
+
+  /// REQUIRES: the device has planned.
+  TileCounts tiles() const;
+  std::int64_t size_bytes() const;
+
+ private:
+  struct Launch {
+    LaunchShape shape;
+    std::int32_t block_tokens = 1;  // of a list at the most
+    std::int32_t first_list = 0;
+    std::int32_t lists = 0;
+    std::int32_t blocks = 0;  // of work
+    std::int32_t merges = 0;
+    std::int32_t first_merge = 0;
+    std::int32_t first_workspace_row = 0;
+    PlannedLaunch planned;
+    DeviceArray<DeviceTask> tasks;
+    DeviceArray<std::int32_t> task_begin;
+  };
+
+  int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
+  int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
+  bool evaluates_mask() const { return !block_mask_ && !options_.mask.is_identity(); }
+  bool is_short(std::int64_t queries) const;
+  std::int64_t most_lists(std::int64_t queries, const Launch& launch) const;
+
+  void add_sequences(const PageLists& pages, const StepView& step);
+  void add_lists(Launch& launch);
+  void add_lists_of(std::int32_t sequence, const Launch& launch);
+  void shape_launches();
+  void reserve_arrays(std::int64_t items, std::int64_t lists);
+  template <class... Arrays>
+  void grow(std::int64_t count, Arrays&... arrays);
+  PlanItems send(PageLists& pages, cudaStream_t stream);
+  void classify(const PlanItems& items, cudaStream_t stream);
+  void list_visits(const PlanItems& items, cudaStream_t stream);
+  void cut(const PlanItems& items, const Launch& launch, cudaStream_t stream);
+
+  Options options_;
+  int group_;  // query heads of a kv head
+  std::optional<BlockClasses> block_mask_;
+  bool per_head_;
+  Classifier classifier_;
+  std::optional<AttendLimits> limits_;
+
+  // The step, as it is sent. Kept for their memory.
+  std::vector<PlanSequence> sequences_;
+  std::vector<PlanList> lists_;
+  std::vector<std::int32_t> q_positions_;
+  std::int64_t items_ = 0;
+  std::int32_t list_tokens_ = 0;  // of the longest list
+  std::int64_t tokens_ = 0;
+  std::int64_t slot_count_ = 0;
+  std::uint64_t generation_ = 0;
+
+  Upload upload_;
+  std::array<Launch, 2> launches_;
+  DeviceArray<std::uint8_t> classes_;
+  DeviceArray<std::int32_t> visits_of_list_, order_;
+  DeviceArray<DeviceVisit> visits_;
+  DeviceArray<std::uint8_t> head_classes_;
+  DeviceArray<std::int32_t> positions_;
+  DeviceArray<DeviceSlot> slots_;
+  DeviceArray<DeviceMerge> merges_;
+  int merge_count_ = 0;
+  int merge_rows_ = 0;
+  std::int64_t workspace_rows_ = 0;
+};
+
+}  // namespace kvmesh::cuda

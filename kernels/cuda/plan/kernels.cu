@@ -1,0 +1,225 @@
+// Planning on the device: from the page lists and a step's queries to visits. The tasks are made of
+// them by cut_tasks.cu.
+//
+//   page lists changed -> [classes of the items] -> visits of each list -> tasks
+//
+// The classes come from classify.cuh, which is compiled for the mask, or from a block mask.
+#include "kernels/cuda/plan/kernels.hpp"
+
+#include <thrust/iterator/counting_iterator.h>
+
+#include <cub/block/block_scan.cuh>
+#include <cub/device/device_select.cuh>
+
+#include "core/cuda/load_kernels.hpp"
+#include "kernels/cuda/plan/cut.hpp"
+#include "kernels/cuda/plan/items.cuh"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kListThreads = 512;
+constexpr int kListItems = 4;  // pages that a thread takes at a time
+
+int blocks_for(std::int64_t threads) { return static_cast<int>(ceil_div(threads, kThreads)); }
+
+// ---- The page lists ----
+
+__global__ void change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+                             const PageChange* changes, int change_count) {
+  if (static_cast<int>(blockIdx.x) < move_count) {
+    const PageMove move = moves[blockIdx.x];
+    for (std::int64_t i = threadIdx.x; i < move.count; i += blockDim.x) {
+      pages[move.to + i] = pages[move.from + i];
+    }
+    return;
+  }
+  const int i = static_cast<int>((blockIdx.x - move_count) * blockDim.x + threadIdx.x);
+  if (i < change_count) pages[changes[i].at] = changes[i].page;
+}
+
+// ---- Items ----
+
+/// The class of a page for query head `g` of the list's kv head.
+__device__ int table_class(const PlanItems& p, const ClassTable& table, const PlanList& list,
+                           int logical, int g) {
+  if (logical >= table.kv_blocks || list.q_block >= table.q_blocks) return kEmptyTile;
+  const std::int64_t batch = table.batch == 1 ? 0 : list.sequence;
+  const std::int64_t head = table.heads == 1 ? 0 : p.first_head + list.kv_head * p.group + g;
+  const std::int64_t row = (batch * table.heads + head) * table.q_blocks + list.q_block;
+  return table.classes[row * table.kv_blocks + logical];
+}
+
+__device__ int class_of_item(const PlanItems& p, const ClassTable& table, int item) {
+  const PlanList& list = p.lists[list_of(p, item)];
+  const int logical = page_of(p, list, item).logical;
+  const int tile_class = table_class(p, table, list, logical, 0);
+  for (int g = 1; g < (table.heads == 1 ? 1 : p.group); ++g) {
+    if (table_class(p, table, list, logical, g) != tile_class) return kMixedTile;
+  }
+  return tile_class;
+}
+
+__global__ void look_up(const __grid_constant__ PlanItems p,
+                        const __grid_constant__ ClassTable table) {
+  const int item = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (item >= p.items) return;
+  const int tile_class = table.classes == nullptr ? kFullTile : class_of_item(p, table, item);
+  p.classes[item] = static_cast<std::uint8_t>(tile_class);
+}
+
+__global__ void spread(const std::int64_t* tiles, int count, std::uint8_t* classes) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) classes[tiles[i] >> 2] = static_cast<std::uint8_t>(tiles[i] & 3);
+}
+
+struct IsOfClass {
+  const std::uint8_t* classes;
+  int tile_class;
+  __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
+};
+
+// ---- Visits, positions, slots ----
+
+using ListScan = cub::BlockScan<int, kListThreads>;
+
+__device__ void write_visit(const ListParams& p, const PlanList& list, int item, int place) {
+  const int tile_class = p.items.classes[item];
+  const DevicePage page = page_of(p.items, list, item);
+  const bool is_mixed = tile_class == kMixedTile;
+  p.visits[place] = {page.page, static_cast<std::uint32_t>(page.logical), tile_class != kFullTile,
+                     is_mixed};
+  if (!is_mixed) return;
+  for (int g = 0; g < p.items.group; ++g) {
+    p.head_classes[place * p.items.group + g] =
+        static_cast<std::uint8_t>(table_class(p.items, p.table, list, page.logical, g));
+  }
+}
+
+/// A thread block leaves out the empty pages of its list, kListItems a thread at a time.
+__device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& scratch) {
+  const PlanList& list = p.items.lists[l];
+  const int end = list.first_item + p.items.sequences[list.sequence].pages;
+  int place = list.first_item;
+  for (int first = list.first_item; first < end; first += kListThreads * kListItems) {
+    const int begin = first + static_cast<int>(threadIdx.x) * kListItems;
+    const auto is_visited = [&](int item) {
+      return item < end && p.items.classes[item] != kEmptyTile;
+    };
+    int count = 0, before = 0, all = 0;
+    for (int i = 0; i < kListItems; ++i) count += is_visited(begin + i);
+    ListScan(scratch).ExclusiveSum(count, before, all);
+    __syncthreads();  // the scratch is free
+    for (int i = 0; i < kListItems; ++i) {
+      if (is_visited(begin + i)) write_visit(p, list, begin + i, place + before++);
+    }
+    place += all;
+  }
+  if (threadIdx.x == 0) p.visits_of_list[l] = place - list.first_item;
+}
+
+/// Where the token at a position of a sequence is written here: its page, if this rank has it.
+__device__ DeviceSlot slot_of(const ListParams& p, const PlanSequence& sequence, int position) {
+  const DevicePage* pages = p.items.pages + sequence.first_page;
+  const int logical = position / p.items.page_size;
+  int low = 0;
+  int high = sequence.pages;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (pages[middle].logical < logical) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  if (low == sequence.pages || pages[low].logical != logical) return {-1, 0};
+  return {pages[low].page, position % p.items.page_size};
+}
+
+__device__ void place_tokens(const ListParams& p, const PlanSequence& sequence) {
+  for (int i = static_cast<int>(threadIdx.x); i < sequence.queries; i += kListThreads) {
+    const int token = sequence.first_token + i;
+    p.positions[token] = p.items.q_positions != nullptr ? p.items.q_positions[token]
+                                                        : sequence.kv_len - sequence.queries + i;
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < sequence.appended; i += kListThreads) {
+    p.slots[sequence.first_slot + i] =
+        slot_of(p, sequence, sequence.kv_len - sequence.appended + i);
+  }
+}
+
+__device__ void clear_slots(const ListParams& p) {
+  int first = 0;
+  if (p.items.sequence_count > 0) {
+    const PlanSequence& last = p.items.sequences[p.items.sequence_count - 1];
+    first = last.first_slot + last.appended;
+  }
+  for (int i = first + static_cast<int>(threadIdx.x); i < p.slot_count; i += kListThreads) {
+    p.slots[i] = {-1, 0};
+  }
+}
+
+/// The first thread blocks have a list each, the next a sequence each, and one the rest.
+__global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constant__ ListParams p) {
+  __shared__ ListScan::TempStorage scratch;
+  int block = static_cast<int>(blockIdx.x);
+  if (block < p.items.list_count) {
+    list_pages(p, block, scratch);
+  } else if ((block -= p.items.list_count) < p.items.sequence_count) {
+    place_tokens(p, p.items.sequences[block]);
+  } else {
+    clear_slots(p);
+  }
+}
+
+}  // namespace
+
+cudaError_t load_plan_kernels() {
+  const cudaError_t status = load_cut_kernel();
+  return status == cudaSuccess ? load_kernels(change_pages, look_up, list_visits) : status;
+}
+
+cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+                                const PageChange* changes, int change_count, cudaStream_t stream) {
+  const int blocks = move_count + blocks_for(change_count);
+  if (blocks == 0) return cudaSuccess;
+  change_pages<<<blocks, kThreads, 0, stream>>>(pages, moves, move_count, changes, change_count);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream) {
+  if (items.items == 0) return cudaSuccess;
+  look_up<<<blocks_for(items.items), kThreads, 0, stream>>>(items, table);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* classes,
+                          cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  spread<<<blocks_for(count), kThreads, 0, stream>>>(tiles, count, classes);
+  return cudaGetLastError();
+}
+
+std::size_t select_scratch_bytes(int tiles) {
+  std::size_t bytes = 0;
+  std::int32_t* none = nullptr;
+  cub::DeviceSelect::If(nullptr, bytes, thrust::counting_iterator<std::int32_t>(0), none, none,
+                        tiles, IsOfClass{});
+  return bytes;
+}
+
+cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class,
+                          std::int32_t* selected, std::int32_t* count, void* scratch,
+                          std::size_t scratch_bytes, cudaStream_t stream) {
+  return cub::DeviceSelect::If(scratch, scratch_bytes, thrust::counting_iterator<std::int32_t>(0),
+                               selected, count, tiles, IsOfClass{classes, tile_class}, stream);
+}
+
+cudaError_t launch_list(const ListParams& params, cudaStream_t stream) {
+  const int blocks = params.items.list_count + params.items.sequence_count + 1;
+  list_visits<<<blocks, kListThreads, 0, stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace kvmesh::cuda

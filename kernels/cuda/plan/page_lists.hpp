@@ -1,0 +1,75 @@
+// The local pages of every sequence, on the device, where they are changed and never sent again.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/cuda/device_array.hpp"
+#include "kernels/cuda/common/device_event.hpp"
+#include "kernels/cuda/common/upload.hpp"
+#include "kernels/cuda/plan/params.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh::cuda {
+
+/// A list a sequence, by small numbers that the caller gives out. All lists lie in one array, each
+/// with room to grow to the next power of two; one that has outgrown its place moves, on the
+/// device. Plans on different streams may follow one another: each waits for the one before.
+class PageLists {
+ public:
+  /// Drops all but the first `keep` pages of a list (one never named before is empty) and adds
+  /// `fresh`, which may be done once a list between two plans. @throws InvalidArgument.
+  void change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh);
+  /// Empties the list and gives up its place.
+  void erase(std::size_t list);
+
+  std::int64_t first_page(std::size_t list) const { return at(list).first; }
+  std::int64_t size(std::size_t list) const { return at(list).size; }
+  /// The highest page that was ever in a list; -1: none.
+  std::int32_t max_page() const { return max_page_; }
+
+  /// A plan, on its stream: `begin`; an upload, in which what has changed has a place; the change
+  /// itself; then the lists may be read until `end`. What another plan still reads is waited for,
+  /// there, at `begin`.
+  void begin(cudaStream_t stream);
+  std::size_t upload_bytes() const;
+  void add_to(Upload& upload);
+  void apply(cudaStream_t stream);
+  void end(cudaStream_t stream);
+  /// Ends a plan that failed anywhere, whose lists were erased: drops its changes, and the room
+  /// that was handed out for them, which may be what there was no memory for.
+  void cancel(cudaStream_t stream) noexcept;
+
+  const DevicePage* data() const { return pages_.data(); }
+  std::size_t size_bytes() const { return pages_.size_bytes(); }
+
+ private:
+  struct List {
+    std::int64_t first = 0;
+    std::int64_t size = 0;
+    int room = -1;  // 2 to the power of this; -1: no place yet
+  };
+  List at(std::size_t list) const { return list < lists_.size() ? lists_[list] : List(); }
+  void move_to_larger(List& list, std::int64_t keep, std::int64_t size);
+  void grow(cudaStream_t stream);
+
+  DeviceArray<DevicePage> pages_;
+  std::int64_t end_ = 0;          // of what was ever handed out
+  std::int64_t applied_end_ = 0;  // of what plans that came that far have use of
+  std::vector<List> lists_;
+  std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
+  std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done
+  std::vector<PageChange> changes_;
+  std::vector<PageMove> moves_;
+  const PageChange* sent_changes_ = nullptr;
+  const PageMove* sent_moves_ = nullptr;
+  std::int32_t max_page_ = -1;
+
+  DeviceEvent last_use_;
+};
+
+}  // namespace kvmesh::cuda

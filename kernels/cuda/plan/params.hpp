@@ -1,0 +1,119 @@
+// What planning on the device works with. One text for the host, nvcc and NVRTC.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/plan/tile_class.hpp"
+#include "kernels/cuda/pool/params.hpp"
+
+namespace kvmesh::cuda {
+
+/// kvmesh::LocalPage.
+struct DevicePage {
+  std::int32_t page;
+  std::int32_t logical;
+};
+
+/// A change of the page lists: an entry that is written. Entries lie in one array for all lists.
+struct PageChange {
+  std::int64_t at;
+  DevicePage page;
+};
+/// Entries [from, from + count) of a list that has grown out of its place.
+struct PageMove {
+  std::int64_t from;
+  std::int64_t to;
+  std::int64_t count;
+};
+
+/// One sequence of a step.
+struct alignas(16) PlanSequence {
+  std::int64_t first_page;   // its list's place
+  std::int32_t pages;        // of this rank
+  std::int32_t first_token;  // its queries
+  std::int32_t queries;
+  std::int32_t kv_len;      // over all ranks, with what is appended
+  std::int32_t first_slot;  // its appended tokens
+  std::int32_t appended;
+};
+
+/// Some query tokens of a sequence that read the same pages: for all kv heads, or for `kv_head`
+/// where the mask depends on the head. An item is one (list, page of the sequence).
+struct alignas(16) PlanList {
+  std::int32_t sequence;
+  std::int32_t first_token;
+  std::int32_t tokens;
+  std::int32_t kv_head;  // 0 for all
+  std::int32_t q_block;  // of an explicit block mask
+  std::int32_t first_item;
+  std::int32_t unused[2];
+};
+
+/// The tiles of a block mask: classes [batch][heads][q_blocks][kv_blocks]. Past kv_blocks all are
+/// empty; a batch or heads of 1 stand for all.
+struct ClassTable {
+  const std::uint8_t* classes;
+  std::int32_t batch;
+  std::int32_t heads;
+  std::int32_t q_blocks;
+  std::int32_t kv_blocks;
+};
+
+/// A step's sequences and lists, and what is known of each item.
+struct PlanItems {
+  const PlanSequence* sequences;
+  const PlanList* lists;
+  const DevicePage* pages;
+  const std::int32_t* q_positions;  // [tokens]; null: the newest of each sequence
+  std::uint8_t* classes;            // [items]
+  std::int32_t sequence_count;
+  std::int32_t list_count;
+  std::int32_t items;
+  std::int32_t page_size;
+  std::int32_t group;       // query heads of a kv head
+  std::int32_t first_head;  // the model's number of query head 0
+};
+
+/// For the kernel that evaluates the mask.
+struct ClassifyParams {
+  PlanItems items;
+  ModBuffers mods;
+};
+
+/// Where the visits go, those of a list from its first item's place on, and what else is worked out
+/// beside them.
+struct ListParams {
+  PlanItems items;
+  ClassTable table;
+  DeviceVisit* visits;         // [items]
+  std::uint8_t* head_classes;  // [items][group], of mixed pages
+  std::int32_t* positions;     // [tokens]
+  DeviceSlot* slots;           // [slots], those that no token has are nowhere
+  std::int32_t slot_count;
+  std::int32_t* visits_of_list;  // [lists]
+};
+
+/// How one launch's blocks are cut into tasks for thread blocks. A block is a list for one kv head:
+/// number b is list first_list + b / kv_heads_of_list, kv head b % kv_heads_of_list (or the
+/// list's). A unit is what cuts do not divide: some whole pages.
+struct CutParams {
+  PlanItems items;
+  std::int32_t first_list;
+  std::int32_t list_count;
+  std::int32_t kv_heads_of_list;
+  std::int32_t slots;  // thread blocks that run at once
+  std::int32_t unit_visits;
+  std::int32_t unit_tiles;
+  std::int32_t grid;         // thread blocks that are launched
+  std::int32_t merge_count;  // room for merges; those that are not needed get no rows
+  std::int32_t first_workspace_row;
+  const DeviceVisit* visits;
+  const std::int32_t* visits_of_list;  // [lists]
+  std::int32_t* order;                 // [lists of the launch]: by visits, most first
+  DeviceTask* tasks;
+  std::int32_t* task_begin;  // [grid + 1]
+  DeviceMerge* merges;       // [merge_count]
+};
+
+}  // namespace kvmesh::cuda

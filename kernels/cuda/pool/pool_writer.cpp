@@ -1,0 +1,122 @@
+#include "kernels/cuda/pool/pool_writer.hpp"
+
+#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/common/sources.hpp"
+#include "kernels/cuda/pool/params.hpp"
+#include "kernels/pool_checks.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kBlockThreads = 256;
+
+static_assert(sizeof(TokenSlot) == sizeof(DeviceSlot));
+static_assert(sizeof(LocalPageCopy) == sizeof(DeviceCopy));
+
+WritablePool writable(const TensorView& pool) {
+  return {.data = pool.data,
+          .page_stride = pool.stride(0),
+          .head_stride = pool.stride(1),
+          .token_stride = pool.stride(2)};
+}
+
+NewRows new_rows(const ConstTensorView& rows) {
+  return {.data = rows.data, .token_stride = rows.stride(0), .head_stride = rows.stride(1)};
+}
+
+/// Rows begin and end at multiples of 16 bytes.
+bool has_vectors(const ConstTensorView& view) {
+  const auto unit = static_cast<std::int64_t>(16 / size_bytes(view.dtype));
+  return begins_at_16_bytes(view) && view.size(view.dims - 1) % unit == 0;
+}
+
+int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
+
+template <class Variant>
+jit::Program program_of(const Variant& variant, std::string source,
+                        const std::string& architecture) {
+  jit::Program program{
+      .files = cuda_kernel_sources(), .source = std::move(source), .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors);
+  return program;
+}
+
+}  // namespace
+
+jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
+  jit::Program program = program_of(variant, "kernels/cuda/pool/append.cuh", architecture);
+  program.constants.set("kNewType", static_cast<int>(variant.fresh))
+      .set("kPoolType", static_cast<int>(variant.pool));
+  return program;
+}
+
+jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture) {
+  jit::Program program = program_of(variant, "kernels/cuda/pool/copy_pages.cuh", architecture);
+  program.constants.set("kElementBytes", variant.element_bytes);
+  return program;
+}
+
+const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
+  const auto found = append_kernels_.find(variant);
+  if (found != append_kernels_.end()) return found->second;
+  const jit::Program program = append_program(variant, store_->architecture());
+  return append_kernels_.emplace(variant, store_->get(program, "kvmesh_append")).first->second;
+}
+
+const jit::Kernel& PoolWriter::kernel_for(const CopyVariant& variant) {
+  const auto found = copy_kernels_.find(variant);
+  if (found != copy_kernels_.end()) return found->second;
+  const jit::Program program = copy_pages_program(variant, store_->architecture());
+  return copy_kernels_.emplace(variant, store_->get(program, "kvmesh_copy_pages")).first->second;
+}
+
+void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                        const TokenSlot* slots, cudaStream_t stream) {
+  check_pool("append", pool.k, pool.v);
+  check_new_rows("k", k, pool.k, k.size(0));
+  check_new_rows("v", v, pool.v, k.size(0));
+  require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
+  if (k.size(0) == 0) return;
+  const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
+                       has_vectors(k) && has_vectors(v);
+  const jit::Kernel& kernel = kernel_for(AppendVariant{.k_dim = dim_of(k),
+                                                       .v_dim = dim_of(v),
+                                                       .fresh = k.dtype,
+                                                       .pool = pool.k.dtype,
+                                                       .vectors = vectors});
+  const AppendParams params{.k_pool = writable(pool.k),
+                            .v_pool = writable(pool.v),
+                            .k = new_rows(k),
+                            .v = new_rows(v),
+                            .slots = reinterpret_cast<const DeviceSlot*>(slots),
+                            .tokens = static_cast<std::int32_t>(k.size(0)),
+                            .kv_heads = static_cast<std::int32_t>(k.size(1))};
+  const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
+  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + dim_of(v) / unit);
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
+
+void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count,
+                            cudaStream_t stream) {
+  check_pool("copy_pages", pool.k, pool.v);
+  if (count == 0) return;
+  const jit::Kernel& kernel =
+      kernel_for(CopyVariant{.k_dim = dim_of(pool.k),
+                             .v_dim = dim_of(pool.v),
+                             .element_bytes = static_cast<int>(size_bytes(pool.k.dtype)),
+                             .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
+  const CopyPagesParams params{.k_pool = writable(pool.k),
+                               .v_pool = writable(pool.v),
+                               .copies = reinterpret_cast<const DeviceCopy*>(copies)};
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(pool.k.size(1))),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,60 @@
+// append and copy_pages on a CUDA device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <string>
+
+#include "kernels/cuda/common/kernel_store.hpp"
+#include "kernels/jit/program.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh::cuda {
+
+/// What append's kernel is compiled for.
+struct AppendVariant {
+  int k_dim = 0, v_dim = 0;
+  Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
+  Dtype pool = Dtype::kBFloat16;
+  /// Moves 16 bytes a thread: one dtype, and rows begin and end at multiples of them.
+  bool vectors = true;
+  friend auto operator<=>(const AppendVariant&, const AppendVariant&) = default;
+};
+jit::Program append_program(const AppendVariant& variant, const std::string& architecture);
+
+/// What copy_pages' kernel is compiled for.
+struct CopyVariant {
+  int k_dim = 0, v_dim = 0;
+  int element_bytes = 2;
+  bool vectors = true;
+  friend auto operator<=>(const CopyVariant&, const CopyVariant&) = default;
+};
+jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture);
+
+/// Writes to pools on one device. Keeps the kernels that it has used; to be used by one thread at a
+/// time. Both operations start one kernel on `stream`, after what is there, allocate nothing and do
+/// not wait; a kind of tensor (dtypes, dims, alignment) costs a compilation when it is first met.
+class PoolWriter {
+ public:
+  explicit PoolWriter(KernelStore& kernels) : store_(&kernels) {}
+
+  /// As kvmesh::append, with `slots` [k.size(0)] on the device. Slots must lie in the pool: they
+  /// are not looked at here. @throws InvalidArgument before anything is launched.
+  void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+              const TokenSlot* slots, cudaStream_t stream);
+
+  /// As kvmesh::copy_pages, with `copies` [count] on the device, which must lie in the pool. No
+  /// page may be both read and written: unlike the CPU's, they run side by side.
+  void copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count, cudaStream_t stream);
+
+ private:
+  const jit::Kernel& kernel_for(const AppendVariant& variant);
+  const jit::Kernel& kernel_for(const CopyVariant& variant);
+
+  KernelStore* store_;
+  std::map<AppendVariant, jit::Kernel> append_kernels_;
+  std::map<CopyVariant, jit::Kernel> copy_kernels_;
+};
+
+}  // namespace kvmesh::cuda

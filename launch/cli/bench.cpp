@@ -1,0 +1,186 @@
+#include "launch/cli/bench.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+
+#include "launch/bench/measure.hpp"
+#include "launch/bench/report.hpp"
+#include "launch/cli/agree.hpp"
+#include "launch/cli/report.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+using namespace bench;
+
+constexpr std::int64_t kMostLayers = 256;
+
+/// Rows as they come; speaks and writes on rank 0 alone.
+class Report {
+ public:
+  Report(Mesh& mesh, Setting setting, std::string file)
+      : setting_(std::move(setting)), file_(std::move(file)), speaks_(mesh.rank().value == 0) {
+    agree(mesh.world(), [&] { write(); });
+    show(heading(setting_));
+  }
+
+  void add(const Row& row) {
+    rows_.push_back(row);
+    show(line_of(row, setting_.ranks));
+    write();
+  }
+  void add(const Skipped& skipped) {
+    skipped_.push_back(skipped);
+    show(line_of(skipped, setting_.ranks));
+    write();
+  }
+  void finish() { show(footing(rows_)); }
+
+ private:
+  void show(const std::string& text) const {
+    if (!speaks_) return;
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  }
+  void write() const {
+    if (!speaks_ || file_.empty()) return;
+    std::ofstream out(file_);
+    out << to_json(setting_, rows_, skipped_) << std::flush;
+    if (!out) throw Error(fmt::format("cannot write '{}'", file_));
+  }
+
+  Setting setting_;
+  std::string file_;
+  bool speaks_;
+  std::vector<Row> rows_;
+  std::vector<Skipped> skipped_;
+};
+
+Setting setting_of(const Mesh& mesh, const Options& options, const Machine& machine,
+                   const std::string& command) {
+  return {.command = command,
+          .date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))),
+          .program_version = KVMESH_VERSION,
+          .machine = machine.info(),
+          .ranks = mesh.size(),
+          .kv_parallel = mesh.kv_parallel(),
+          .head_parallel = mesh.head_parallel(),
+          .shape = options.shape,
+          .scatter = options.scatter,
+          .strategy = options.strategy};
+}
+
+// The least that any rank has.
+std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& machine) {
+  auto most = -static_cast<double>(options.memory_bytes > 0 ? options.memory_bytes
+                                                            : machine.memory_bytes());
+  all_reduce_max(mesh.world(), std::span(&most, 1), "bench: memory");
+  return static_cast<std::int64_t>(-most);
+}
+
+// The most that any rank needs: all rotate as many layers.
+std::int64_t common_rotation(Mesh& mesh, const Machine& machine) {
+  auto most = static_cast<double>(machine.rotate_bytes());
+  all_reduce_max(mesh.world(), std::span(&most, 1), "bench: caches");
+  return static_cast<std::int64_t>(most);
+}
+
+// All that is measured of one batch.
+class Cases {
+ public:
+  Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)
+      : mesh_(mesh),
+        machine_(machine),
+        options_(options),
+        report_(report),
+        memory_(common_memory(mesh, options, machine)),
+        rotate_bytes_(common_rotation(mesh, machine)) {}
+
+  void run(WorkloadShape shape) {
+    const std::vector<std::int64_t> lengths = lengths_of(shape);
+    std::optional<Workload> workload;  // one cache for all that fits beside it
+    const std::int64_t layer = layer_bytes(shape, mesh_);
+    for (const Op op : options_.ops) {
+      for (const std::int64_t queries : queries_of(options_, op)) {
+        const std::int64_t needed = layer + tensor_bytes(shape, mesh_, op, queries);
+        if (has_too_few(lengths, op, queries)) {
+          skip(shape, op, queries, "more queries than the sequences have tokens");
+        } else if (needed > memory_) {
+          skip(shape, op, queries,
+               fmt::format("needs {} a rank of {}", human_bytes(static_cast<std::uint64_t>(needed)),
+                           human_bytes(static_cast<std::uint64_t>(memory_))));
+        } else {
+          if (!workload) {
+            shape.layers = layers_of(layer, shape);
+            workload.emplace(mesh_, machine_, shape);
+          }
+          report_.add(measure(*workload, machine_, options_, op, queries));
+        }
+      }
+    }
+    if (!workload) return;
+    const std::int64_t bytes = workload->cache().pool_bytes();
+    workload.reset();
+    machine_.settle(bytes);
+  }
+
+ private:
+  void skip(const WorkloadShape& shape, Op op, std::int64_t queries, std::string reason) {
+    report_.add(Skipped{case_of(shape, op, queries), std::move(reason)});
+  }
+
+  // Planning lengthens every sequence a few times; of others a short one has fewer queries.
+  static bool has_too_few(std::span<const std::int64_t> lengths, Op op, std::int64_t queries) {
+    const auto [shortest, longest] = std::ranges::minmax(lengths);
+    return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
+  }
+
+  // So many that they defeat the caches, and no more than there is room for beside the tensors of
+  // all operations.
+  int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
+    std::int64_t tensors = 0;
+    for (const Op op : options_.ops) {
+      for (const std::int64_t queries : queries_of(options_, op)) {
+        const std::int64_t bytes = tensor_bytes(shape, mesh_, op, queries);
+        if (layer + bytes <= memory_) tensors = std::max(tensors, bytes);
+      }
+    }
+    const std::int64_t wanted =
+        options_.layers > 0 ? options_.layers : (rotate_bytes_ + layer - 1) / layer;
+    return static_cast<int>(
+        std::clamp<std::int64_t>(std::min(wanted, (memory_ - tensors) / layer), 1, kMostLayers));
+  }
+
+  Mesh& mesh_;
+  Machine& machine_;
+  const Options& options_;
+  Report& report_;
+  std::int64_t memory_;
+  std::int64_t rotate_bytes_;
+};
+
+}  // namespace
+
+int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
+  const Options options = resolve(flags, mesh);
+  const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
+  Report report(mesh, setting_of(mesh, options, *machine, command), flags.json);
+  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
+  Cases cases(mesh, *machine, options, report);
+  for (const std::int64_t batch : options.batches) {
+    for (const std::int64_t context : options.contexts) {
+      for (const Lengths lengths : options.lengths) {
+        cases.run({.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
+      }
+    }
+  }
+  report.finish();
+  return 0;
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,90 @@
+#include "launch/cli/generator.hpp"
+
+#include <array>
+#include <numeric>
+
+#include "launch/cli/agree.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptions& options) {
+  return {.layers = shape.layers,
+          .q_heads = shape.q_heads,
+          .kv_heads = shape.kv_heads,
+          .k_dim = shape.head_dim,
+          .page_size = options.page_size,
+          .pages_per_rank = options.pages_per_rank,
+          .memory_fraction = options.memory_fraction,
+          .dtype = options.kv_dtype,
+          .placement = options.placement,
+          .home_threshold_tokens = options.home_threshold_tokens};
+}
+
+// Collective. Reads this rank's share of the weights.
+std::unique_ptr<engine::Llama> agreed_llama(Mesh& mesh, const engine::GgufFile& file) {
+  std::unique_ptr<engine::Llama> llama;
+  agree(mesh.world(),
+        [&] { llama = std::make_unique<engine::Llama>(file, mesh.world(), mesh.threads()); });
+  return llama;
+}
+
+}  // namespace
+
+Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options)
+    : mesh_(mesh),
+      llama_(agreed_llama(mesh, file)),
+      cache_(mesh, cache_options(llama_->shape(), options)),
+      sequence_(cache_.create()),
+      gather_heads_(mesh.head()),
+      sampler_(options.sampling),
+      greedy_(options.sampling.temperature == 0.0),
+      q_(mesh),
+      k_(mesh),
+      v_(mesh),
+      o_(mesh) {}
+
+engine::Token Generator::feed(std::span<const engine::Token> tokens) {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  std::vector<std::int64_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), cache_.allocator().length(sequence_));
+
+  const std::array batch{BatchEntry{sequence_, count}};
+  if (step_) {
+    cache_.replan(*step_, batch);
+  } else {
+    step_.emplace(cache_.plan(batch));
+  }
+  llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(layer); });
+  return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
+}
+
+void Generator::attend(const engine::Attention& layer) {
+  const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
+  if (mesh_.head_parallel() == 1) return run(layer.layer, input, layer.o);
+  // Each rank of a row has other heads: bring them together for the next matrix.
+  const std::int64_t tokens = layer.q.size(0), heads = input.q.size(1), dim = layer.q.size(2);
+  attended_.resize(static_cast<std::size_t>(tokens * heads * dim));
+  run(layer.layer, input, tensor(attended_.data(), {tokens, heads, dim}));
+  const std::array rows{layer.q.size(1) * dim};
+  gather_heads_(rows, tokens, attended_,
+                {static_cast<float*>(layer.o.data), static_cast<std::size_t>(tokens * rows[0])},
+                "gather_heads");
+}
+
+// The model's layers run on the CPU; the cache may be on a GPU.
+void Generator::run(int layer, const LayerInput& host, const TensorView& o) {
+  step_->run(layer, {q_.put(host.q), k_.put(host.k), v_.put(host.v)}, {.o = o_.room_for(o)});
+  o_.fetch(o);
+}
+
+// The share of [tokens, heads, dim] that this rank's head_parallel position has, as a view.
+ConstTensorView Generator::my_heads(const ConstTensorView& all) const {
+  const Share mine = share_of(all.size(1), mesh_.head_rank(), mesh_.head_parallel());
+  ConstTensorView view = all;
+  view.data = static_cast<const float*>(all.data) + mine.begin * all.stride(1);
+  view.shape[1] = mine.size();
+  return view;
+}
+
+}  // namespace kvmesh::launch

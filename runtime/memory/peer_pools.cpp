@@ -1,0 +1,33 @@
+#include "runtime/memory/peer_pools.hpp"
+
+#include <algorithm>
+
+namespace kvmesh {
+
+PeerPools::PeerPools(int ranks)
+    : pools_(static_cast<std::size_t>(ranks)), mapped_(pools_.size() * pools_.size()) {}
+
+PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.size()) {
+  layout_ = mine.layout();
+  const MemoryHandle handle = mine.handle();
+  std::vector<MemoryHandle> handles(pools_.size());
+  all_gather(kv, std::as_bytes(std::span(&handle, 1)), std::as_writable_bytes(std::span(handles)),
+             "exchange pools");
+  std::vector<std::uint8_t> row(pools_.size());
+  for (std::size_t owner = 0; owner < handles.size(); ++owner) {
+    if (owner == index(kv.rank())) continue;
+    pools_[owner] = map_memory(handles[owner], handle.device);
+    row[owner] = pools_[owner] != nullptr;
+  }
+  // Says who maps whom, and keeps every owner here until the last of its handles has been used.
+  all_gather(kv, std::as_bytes(std::span(row)), std::as_writable_bytes(std::span(mapped_)),
+             "map pools");
+}
+
+std::optional<KvPool> PeerPools::layer(Rank owner, int layer) const {
+  void* const block = pools_[index(owner)].get();
+  if (block == nullptr) return std::nullopt;
+  return layout_->layer(block, layer);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,68 @@
+// A rank's pages on its device: one block for all layers.
+#pragma once
+
+#include <memory>
+
+#include "core/posix/shared_memory.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh {
+
+/// The sizes of one rank's share of a layer.
+struct LocalShape {
+  AttentionShape attention;
+  std::int64_t pages = 0;
+  Dtype dtype = Dtype::kFloat32;
+
+  std::int64_t k_elements() const { return pages * page_tokens() * attention.k_dim; }
+  std::int64_t v_elements() const { return pages * page_tokens() * attention.v_dim; }
+
+ private:
+  std::int64_t page_tokens() const {
+    return std::int64_t{attention.kv_heads} * attention.page_size;
+  }
+};
+
+/// Where the pools lie in the block: K of layer 0, V of layer 0, K of layer 1, ..., each
+/// [pages, kv_heads, page_size, dim] and aligned. The same for all ranks with the same options, so
+/// that one pointer is enough to read another rank's.
+class PoolLayout {
+ public:
+  PoolLayout(const LocalShape& shape, int layers, Device device);
+
+  KvPool layer(void* block, int layer) const;
+  int layers() const { return layers_; }
+  std::int64_t size_bytes() const { return layers_ * (k_bytes_ + v_bytes_); }
+
+ private:
+  LocalShape shape_;
+  int layers_;
+  Device device_;
+  std::int64_t k_bytes_;
+  std::int64_t v_bytes_;
+};
+
+/// The most pages (`shape.pages` does not count) whose block takes at most `bytes` of the device; 0
+/// if there is not room for one.
+std::int64_t pages_within(std::int64_t bytes, LocalShape shape, int layers, Device device);
+
+/// Owns the block. Movable.
+class PoolStorage {
+ public:
+  /// @throws Error or std::bad_alloc if the device has not so much memory.
+  PoolStorage(const LocalShape& shape, int layers, Device device,
+              Sharing sharing = Sharing::kProcess);
+
+  KvPool layer(int layer) const { return layout_.layer(memory_->data(), layer); }
+  int layers() const { return layout_.layers(); }
+  /// What it takes of the device.
+  std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->size_bytes()); }
+  const PoolLayout& layout() const { return layout_; }
+  MemoryHandle handle() const { return memory_->handle(); }
+
+ private:
+  PoolLayout layout_;
+  std::unique_ptr<SharedMemory> memory_;
+};
+
+}  // namespace kvmesh

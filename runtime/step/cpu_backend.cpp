@@ -1,0 +1,96 @@
+// The backend over this machine's cores.
+#include <algorithm>
+
+#include "runtime/step/backend.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// The first tokens of a tensor, which may have room for more.
+template <class View>
+View first_tokens(View view, std::int64_t tokens) {
+  view.shape[0] = std::min(view.shape[0], tokens);
+  return view;
+}
+
+class CpuStep : public StepKernels {
+ public:
+  CpuStep(const StepOptions& options, Mesh& mesh, Combiner& combiner)
+      : options_(options), mesh_(mesh), combiner_(combiner) {}
+
+  void check(std::span<const SequenceSize>) const override {}
+  void plan(const StepBatch& batch, Stream) override {
+    const int page_size = options_.shape.page_size;
+    AttentionOptions attention = options_.attention;
+    std::optional<LocalBlockMask> blocks;
+    if (options_.block_mask) {
+      blocks = local_block_mask(batch, *options_.block_mask, page_size, mesh_.kv_rank());
+      attention.block_mask = &*blocks;
+    }
+    slots_ = token_slots(batch, page_size);
+    attention_.emplace(options_.shape, attention_batch(batch), attention);
+    batch_ = &batch;
+    if (!options_.limits) options_.combine.participation = &batch.participation();
+  }
+
+  void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+              Stream) override {
+    const std::int64_t tokens = options_.limits ? batch_->append_tokens : k.size(0);
+    kvmesh::append(pool, first_tokens(k, tokens), first_tokens(v, tokens), slots_, mesh_.threads());
+  }
+  void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
+                      Stream) override {
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
+    attention_->attend_partial(first_tokens(q, tokens), {pool.k, pool.v},
+                               {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
+                               mesh_.threads());
+  }
+  void combine(const Partial& mine, const CombineOutput& output, Stream) override {
+    combiner_(mine, options_.combine, output);
+  }
+  TileCounts tiles() const override { return attention_->tiles(); }
+  std::int64_t workspace_bytes() const override {
+    return attention_ ? attention_->workspace_bytes() : 0;
+  }
+  std::uint64_t generation() const override { return 0; }
+
+ private:
+  StepOptions options_;
+  Mesh& mesh_;
+  Combiner& combiner_;
+  const StepBatch* batch_ = nullptr;
+  std::vector<TokenSlot> slots_;
+  std::optional<AttentionPlan> attention_;
+};
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(Mesh& mesh) : mesh_(mesh), combiner_(mesh.kv()) {}
+
+  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                         std::span<const BatchEntry>) override {
+    return std::make_unique<CpuStep>(options, mesh_, combiner_);
+  }
+  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
+    return BlockMask::create(mask, shape);
+  }
+  void forget(SequenceId) override {}
+  void settle() override {}
+  void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
+    kvmesh::copy_pages(pool, copies);
+  }
+
+ private:
+  Mesh& mesh_;
+  Combiner combiner_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh) { return std::make_unique<CpuBackend>(mesh); }
+
+std::unique_ptr<Backend> make_backend(Mesh& mesh) {
+  return mesh.device().kind == DeviceKind::kCuda ? make_cuda_backend(mesh) : make_cpu_backend(mesh);
+}
+
+}  // namespace kvmesh

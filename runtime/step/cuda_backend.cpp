@@ -1,0 +1,205 @@
+// The backend over one GPU.
+#include <cuda_runtime_api.h>
+
+#include <optional>
+
+#include "core/check.hpp"
+#include "core/device_wait.hpp"
+#include "kernels/cuda/attend/cuda_attend.hpp"
+#include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/pool/pool_writer.hpp"
+#include "kvmesh/nccl.hpp"
+#include "runtime/step/backend.hpp"
+#include "runtime/step/staged_combine.hpp"
+
+namespace kvmesh {
+namespace {
+
+cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+/// What all steps on the device share.
+struct Shared {
+  explicit Shared(Mesh& owner)
+      : mesh(owner),
+        gpus(mesh.gpus()),
+        kernels(mesh.device().index),
+        writer(kernels),
+        staged(mesh) {
+    if (mesh.kv_parallel() > 1) kernels.before_loading([this] { settle(); });
+  }
+
+  void settle() { mesh.wait_until(whole_device_done(mesh.device().index), "settle"); }
+
+  Mesh& mesh;
+  NcclGroup* gpus;  // where NCCL can serve
+  cuda::KernelStore kernels;
+  cuda::PoolWriter writer;
+  cuda::PageLists pages;
+  StagedCombine staged;
+};
+
+/// Rows of the largest sequence that is decode or speculation.
+std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
+  std::int64_t most = 1;
+  for (const BatchEntry& entry : batch) {
+    const std::int64_t rows = queries_of(entry) * (shape.q_heads / shape.kv_heads);
+    if (rows <= cuda::kShortRows) most = std::max(most, rows);
+  }
+  return most;
+}
+
+cuda::CudaAttend::Options attend_options(const StepOptions& options,
+                                         std::span<const BatchEntry> first) {
+  cuda::CudaAttend::Options attend{.attention = options.attention,
+                                   .block_mask = options.block_mask,
+                                   .kinds = {.q = options.pool_dtype, .pool = options.pool_dtype},
+                                   .short_rows = short_rows(options.shape, first)};
+  if (options.limits) {
+    attend.limits = {.sequences = options.limits->sequences,
+                     .queries = options.limits->query_tokens,
+                     .pages = options.limits->pages};
+  }
+  return attend;
+}
+
+class CudaStep : public StepKernels {
+ public:
+  CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
+      : shared_(shared),
+        options_(options),
+        attention_(shared.kernels, options.shape, attend_options(options, first)) {
+    if (!shared.gpus) return;
+    combiner_.emplace(*shared.gpus);
+    if (options.limits) plan_combiner({});
+  }
+
+  /// As if all pages were this rank's, so that each rank refuses the same batches.
+  void check(std::span<const SequenceSize> batch) const override {
+    std::vector<cuda::StepSequence> sequences;
+    sequences.reserve(batch.size());
+    for (const SequenceSize& size : batch) {
+      sequences.push_back(
+          {.queries = size.queries, .kv_len = size.length, .appended = size.appended});
+    }
+    attention_.current().check_step(sequences);
+  }
+
+  void plan(const StepBatch& batch, Stream stream) override {
+    shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
+    try {
+      change_pages(batch);
+      attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
+      plan_combine(batch, stream);
+    } catch (...) {
+      forget_pages(batch, stream);
+      throw;
+    }
+  }
+
+  void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+              Stream stream) override {
+    const cuda::DevicePlan& plan = attention_.current();
+    require(k.dims == 3 && k.size(0) == plan.slot_count(), "append: k must have {} tokens, is {}",
+            plan.slot_count(), k);
+    static_assert(sizeof(TokenSlot) == sizeof(cuda::DeviceSlot));
+    shared_.writer.append(pool, k, v, reinterpret_cast<const TokenSlot*>(plan.slots()),
+                          native(stream));
+  }
+  void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
+                      Stream stream) override {
+    attention_.launch(q, {pool.k, pool.v}, out, native(stream));
+  }
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
+    if (combiner_) return combiner_->run(mine, output, stream);
+    shared_.staged(mine, options_.combine, output, stream);
+  }
+
+  TileCounts tiles() const override { return attention_.current().tiles(); }
+  std::int64_t workspace_bytes() const override {
+    const std::size_t combine = combiner_ ? combiner_->workspace_bytes() : 0;
+    return attention_.workspace_bytes() + attention_.plan_bytes() +
+           static_cast<std::int64_t>(combine + shared_.pages.size_bytes());
+  }
+  std::uint64_t generation() const override {
+    return attention_.generation() + (combiner_ ? combiner_->generation() : 0);
+  }
+
+ private:
+  void change_pages(const StepBatch& batch) {
+    sequences_.clear();
+    for (const SequenceStep& sequence : batch.sequences) {
+      LocalSequence& pages = *sequence.pages;
+      const std::size_t list = sequence.sequence.slot();
+      shared_.pages.change(list, static_cast<std::int64_t>(pages.fresh),
+                           std::span(pages.pages).subspan(pages.fresh));
+      pages.fresh = pages.pages.size();
+      sequences_.push_back({.list = list,
+                            .queries = sequence.queries,
+                            .kv_len = sequence.length,
+                            .appended = sequence.appended});
+    }
+  }
+
+  /// Nobody knows what of the changes has reached the device: the next plan sends all pages again.
+  void forget_pages(const StepBatch& batch, Stream stream) {
+    for (const SequenceStep& sequence : batch.sequences) {
+      shared_.pages.erase(sequence.sequence.slot());
+      sequence.pages->fresh = 0;
+    }
+    shared_.pages.cancel(native(stream));
+  }
+
+  /// With limits every rank takes part in every row: a graph's messages have one size.
+  void plan_combine(const StepBatch& batch, Stream stream) {
+    if (options_.limits) return;
+    options_.combine.participation = &batch.participation();
+    if (combiner_) plan_combiner(stream);
+  }
+  void plan_combiner(Stream stream) {
+    combiner_->plan(attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim,
+                    options_.combine, stream);
+  }
+
+  Shared& shared_;
+  StepOptions options_;
+  std::vector<cuda::StepSequence> sequences_;
+  cuda::CudaAttend attention_;
+  std::optional<DeviceCombiner> combiner_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(Mesh& mesh) : shared_(mesh) {}
+
+  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                         std::span<const BatchEntry> first) override {
+    return std::make_unique<CudaStep>(shared_, options, first);
+  }
+
+  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
+    shared_.settle();
+    return cuda::make_block_mask(shared_.kernels, mask, shape);
+  }
+
+  void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
+
+  void settle() override { shared_.settle(); }
+
+  void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
+    const cuda::DeviceBuffer list = cuda::upload(copies);
+    shared_.writer.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
+                              nullptr);
+    shared_.mesh.wait({}, "copy pages");
+  }
+
+ private:
+  Shared shared_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh) {
+  return std::make_unique<CudaBackend>(mesh);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,173 @@
+#include "runtime/step/step_batch.hpp"
+
+#include <algorithm>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+// Positions are int32 in mods; lengths stay below.
+constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
+
+SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
+                         bool explicit_positions) {
+  const std::int64_t length = allocator.length(entry.sequence);
+  require(entry.append_tokens >= 0 && entry.append_tokens <= kMaxLength - length,
+          "plan: sequence {} has {} tokens and cannot take {} more", entry.sequence.value, length,
+          entry.append_tokens);
+  const std::int64_t queries = queries_of(entry);
+  require(explicit_positions || queries <= length + entry.append_tokens,
+          "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence.value,
+          length + entry.append_tokens, queries);
+  return {queries, length + entry.append_tokens, entry.append_tokens};
+}
+
+void check_block_mask(const CacheOptions& cache, std::span<const SequenceSize> batch,
+                      const BlockMask& mask) {
+  const BlockMaskShape& shape = mask.shape();
+  require(shape.kv_block == cache.page_size,
+          "plan: the block mask's kv_block is {}, the page size {}", shape.kv_block,
+          cache.page_size);
+  require(shape.batch == 1 || shape.batch == std::ssize(batch),
+          "plan: a block mask for {} batch rows, a batch of {}", shape.batch, batch.size());
+  require(shape.heads == 1 || shape.heads == cache.q_heads,
+          "plan: a block mask for {} heads, a model of {}", shape.heads, cache.q_heads);
+  for (const SequenceSize& size : batch) {
+    require(shape.q_len >= size.queries, "plan: a block mask for {} queries, a sequence has {}",
+            shape.q_len, size.queries);
+    require(shape.kv_len >= size.length, "plan: a block mask for {} keys, a sequence has {}",
+            shape.kv_len, size.length);
+  }
+}
+
+void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
+  require(limits.sequences > 0 && limits.query_tokens > 0 && limits.pages >= 0,
+          "plan: limits of {} sequences, {} query tokens, {} pages", limits.sequences,
+          limits.query_tokens, limits.pages);
+  require(limits.query_tokens <= kMaxLength / limits.sequences,
+          "plan: limits of {} sequences with {} query tokens, at most {} together",
+          limits.sequences, limits.query_tokens, kMaxLength);
+  require(std::ssize(batch) <= limits.sequences, "plan: {} sequences, the limit is {}",
+          batch.size(), limits.sequences);
+  for (const BatchEntry& entry : batch) {
+    const std::int64_t tokens = std::max(queries_of(entry), entry.append_tokens);
+    require(tokens <= limits.query_tokens, "plan: sequence {} has {} tokens, the limit is {}",
+            entry.sequence.value, tokens, limits.query_tokens);
+  }
+}
+
+// The ranks that hold keys of a sequence take part in its tokens [begin, end).
+void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
+                      Participation& participation) {
+  for (std::size_t rank = 0; rank < pages.held.size(); ++rank) {
+    if (pages.held[rank] == 0) continue;
+    for (std::int64_t token = begin; token < end; ++token) {
+      participation.add(token, {static_cast<std::int32_t>(rank)});
+    }
+  }
+}
+
+}  // namespace
+
+std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+}
+
+std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
+                                     std::span<const BatchEntry> batch, const StepRules& rules) {
+  std::vector<SequenceSize> sizes;
+  sizes.reserve(batch.size());
+  std::int64_t queries = 0;
+  for (const BatchEntry& entry : batch) {
+    sizes.push_back(check_entry(allocator, entry, !rules.q_positions.empty()));
+    queries += sizes.back().queries;
+  }
+  require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
+          "plan: {} query positions for {} queries", rules.q_positions.size(), queries);
+  for (std::int64_t position : rules.q_positions) {
+    require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
+            position, kMaxLength);
+  }
+  if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);
+  if (rules.limits) check_limits(*rules.limits, batch);
+  return sizes;
+}
+
+void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
+                     std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+                     StepBatch& step) {
+  const int page_size = allocator.options().page_size;
+  step.sequences.clear();
+  step.q_positions.assign(q_positions.begin(), q_positions.end());
+  step.query_tokens = step.append_tokens = 0;
+  for (const BatchEntry& entry : batch) {
+    const std::int64_t length = allocator.length(entry.sequence);
+    const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
+    const std::span<const PageId> table = allocator.pages(entry.sequence).first(used);
+    step.sequences.push_back({.sequence = entry.sequence,
+                              .pages = &pages.update(entry.sequence, table),
+                              .table = table,
+                              .queries = queries_of(entry),
+                              .length = length,
+                              .appended = entry.append_tokens});
+    step.query_tokens += step.sequences.back().queries;
+    step.append_tokens += entry.append_tokens;
+  }
+  step.ranks = allocator.options().ranks;
+  step.participants.reset();
+}
+
+const Participation& StepBatch::participation() const {
+  if (participants) return *participants;
+  participants.emplace(query_tokens, ranks);
+  std::int64_t token = 0;
+  for (const SequenceStep& sequence : sequences) {
+    add_participants(*sequence.pages, token, token + sequence.queries, *participants);
+    token += sequence.queries;
+  }
+  return *participants;
+}
+
+AttentionBatch attention_batch(const StepBatch& step) {
+  AttentionBatch batch{.q_indptr = {0},
+                       .kv_lens = {},
+                       .q_positions = step.q_positions,
+                       .page_indptr = {0},
+                       .pages = {}};
+  for (const SequenceStep& sequence : step.sequences) {
+    const std::vector<LocalPage>& pages = sequence.pages->pages;
+    batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
+    batch.kv_lens.push_back(sequence.length);
+    batch.q_indptr.push_back(batch.q_indptr.back() + sequence.queries);
+    batch.page_indptr.push_back(std::ssize(batch.pages));
+  }
+  return batch;
+}
+
+std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
+  std::vector<TokenSlot> slots;
+  slots.reserve(static_cast<std::size_t>(step.append_tokens));
+  for (const SequenceStep& sequence : step.sequences) {
+    const std::vector<LocalPage>& pages = sequence.pages->pages;
+    const std::int64_t first = sequence.length - sequence.appended;
+    auto page = std::ranges::lower_bound(pages, first / page_size, {}, &LocalPage::logical);
+    for (std::int64_t position = first; position < sequence.length; ++position) {
+      while (page != pages.end() && page->logical < position / page_size) ++page;
+      const bool is_mine = page != pages.end() && page->logical == position / page_size;
+      slots.push_back(is_mine
+                          ? TokenSlot{page->page, static_cast<std::int32_t>(position % page_size)}
+                          : TokenSlot{});
+    }
+  }
+  return slots;
+}
+
+LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
+                                Rank me) {
+  std::vector<std::span<const PageId>> tables;
+  for (const SequenceStep& sequence : step.sequences) tables.push_back(sequence.table);
+  return convert_to_local(mask, tables, page_size, me);
+}
+
+}  // namespace kvmesh

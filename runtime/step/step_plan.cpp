@@ -1,0 +1,281 @@
+// plan: once per step. run: once per layer.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "comm/combine/rows.hpp"
+#include "core/check.hpp"
+#include "kernels/attend_checks.hpp"
+#include "kvmesh/device_memory.hpp"
+#include "runtime/cache_state.hpp"
+#include "runtime/step/step_batch.hpp"
+
+namespace kvmesh {
+namespace {
+
+#ifdef NDEBUG
+constexpr bool kCheckEveryStep = false;
+#else
+constexpr bool kCheckEveryStep = true;
+#endif
+
+}  // namespace
+
+class StepPlan::State {
+ public:
+  /// For batches like this one, which the allocator has not seen yet. Plans none.
+  State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
+      : cache_(&owner),
+        combine_{.scatter = options.scatter, .strategy = options.strategy},
+        limits_(options.limits) {
+    require(options.strategy != CombineStrategy::kAllReduce || owner.mesh->gpus(),
+            "plan: the strategy all_reduce is for ranks with a GPU each, and NCCL");
+    if (options.block_mask) block_mask_ = *options.block_mask;
+    if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
+    kernels_ = owner.backend->make_step(step_options(options), batch);
+    if (limits_) make_partial();
+  }
+
+  ~State() { cache_->let_go(); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  void check(std::span<const SequenceSize> batch) const { kernels_->check(batch); }
+
+  /// The allocator has appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
+            Stream stream) {
+    make_step_batch(cache_->allocator, cache_->local_pages, batch, q_positions, step_);
+    make_partial();
+    kernels_->plan(step_, stream);
+  }
+
+  /// For batches that are planned in place.
+  StepRules rules(std::span<const std::int64_t> q_positions) const {
+    return {q_positions, block_mask_ ? &*block_mask_ : nullptr, limits_};
+  }
+  std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
+  std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
+  const Participation& participation() const { return step_.participation(); }
+  TileCounts tiles() const {
+    cache_->backend->settle();
+    return kernels_->tiles();
+  }
+  std::int64_t workspace_bytes() const {
+    std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
+    for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
+    return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
+  }
+  std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
+
+  void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+    check_run(input.q, output);
+    append(layer, input.k, input.v, stream);
+    attend_partial(layer, input.q, partial_, stream);
+    combine(partial_, output, stream);
+  }
+
+  void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
+    check_place(k, "append: k");
+    check_place(v, "append: v");
+    kernels_->append(pool(layer), k, v, stream);
+  }
+
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    check_place(q, "attend_partial: q");
+    check_place(out.o, "attend_partial: o");
+    check_place(out.lse, "attend_partial: lse");
+    kernels_->attend_partial(q, pool(layer), out, stream);
+  }
+
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+    kernels_->combine(mine, output, stream);
+  }
+
+  Share tokens_of_output() const {
+    return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
+  }
+  Share heads_of_output() const {
+    const std::int64_t heads = cache_->shape.attention.q_heads;
+    return combine_.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
+  }
+
+ private:
+  StepOptions step_options(const PlanOptions& options) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    return {
+        .shape = shape,
+        .pool_dtype = cache_->shape.dtype,
+        // Partial blocks are masked with the mod that the block mask was made from.
+        .attention = {.scale = options.scale,
+                      .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
+                      .score = options.score,
+                      .first_head = cache_->mesh->head_rank() * shape.q_heads},
+        .block_mask = block_mask_ ? &*block_mask_ : nullptr,
+        .combine = combine_,
+        .limits = limits_};
+  }
+
+  std::int64_t room_for(std::int64_t tokens) const {
+    return limits_ ? limits_->sequences * limits_->query_tokens : tokens;
+  }
+
+  /// What kernels do not look at.
+  void check_place(const ConstTensorView& tensor, std::string_view name) const {
+    const Device device = cache_->mesh->device();
+    require(tensor.empty() || tensor.device == device, "{} is in {}, the cache in {}", name,
+            tensor.device, device);
+  }
+
+  // What append does not look at, found before it writes.
+  void check_run(const ConstTensorView& q, const CombineOutput& output) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
+    check_place(q, "run: q");
+    check_place(output.o, "run: o");
+    check_place(output.lse, "run: lse");
+    const Mesh& mesh = *cache_->mesh;
+    check_combine(partial_, combine_, output, mesh.kv_rank().value, mesh.kv_parallel(),
+                  mesh.device().kind);
+  }
+
+  KvPool pool(int layer) const {
+    require(layer >= 0 && layer < cache_->options.layers, "plan: layer {} of {}", layer,
+            cache_->options.layers);
+    return cache_->pools.layer(layer);
+  }
+
+  /// With limits rows that no batch has had yet are merged, too: they are zero.
+  void make_partial() {
+    const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
+    const std::int64_t dim = cache_->shape.attention.v_dim;
+    const Device device = cache_->mesh->device();
+    const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
+      const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+      if (memory.size_bytes() < bytes) {
+        DeviceMemory larger(device, std::max(bytes, 2 * memory.size_bytes()));
+        if (limits_) copy_bytes(larger.data(), std::vector<std::byte>(bytes).data(), bytes);
+        // A GPU's runs may still use what is outgrown, and to free it would be to wait for them.
+        if (device.kind == DeviceKind::kCuda && memory.size_bytes() > 0)
+          outgrown_.push_back(std::move(memory));
+        memory = std::move(larger);
+        ++partial_growths_;
+      }
+      return memory.data();
+    };
+    partial_ = {{floats(partial_o_, n * heads * dim), Dtype::kFloat32, {n, heads, dim}, device},
+                {floats(partial_lse_, n * heads), Dtype::kFloat32, {n, heads}, device}};
+  }
+
+  Share share(std::int64_t count) const {
+    return share_of(count, cache_->mesh->kv_rank().value, cache_->mesh->kv_parallel());
+  }
+
+  KvCache::State* cache_;
+  CombineOptions combine_;
+  std::optional<StepLimits> limits_;
+  std::optional<BlockMask> block_mask_;
+  StepBatch step_;
+  std::unique_ptr<StepKernels> kernels_;
+  DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
+  DeviceMemory partial_lse_;  // [tokens, q_heads]
+  std::vector<DeviceMemory> outgrown_;
+  Partial partial_;
+  std::uint64_t partial_growths_ = 0;
+};
+
+StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StepPlan::~StepPlan() = default;
+StepPlan::StepPlan(StepPlan&&) noexcept = default;
+StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
+
+std::int64_t StepPlan::query_tokens() const { return state_->query_tokens(); }
+std::int64_t StepPlan::append_tokens() const { return state_->append_tokens(); }
+void StepPlan::run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+  state_->run(layer, input, output, stream);
+}
+void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView& v,
+                      Stream stream) {
+  state_->append(layer, k, v, stream);
+}
+void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
+                              Stream stream) {
+  state_->attend_partial(layer, q, out, stream);
+}
+void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+  state_->combine(mine, output, stream);
+}
+Share StepPlan::tokens_of_output() const { return state_->tokens_of_output(); }
+Share StepPlan::heads_of_output() const { return state_->heads_of_output(); }
+const Participation& StepPlan::participation() const { return state_->participation(); }
+TileCounts StepPlan::tiles() const { return state_->tiles(); }
+
+std::int64_t StepPlan::workspace_bytes() const { return state_->workspace_bytes(); }
+std::uint64_t StepPlan::generation() const { return state_->generation(); }
+
+void KvCache::State::wait_for_peers() {
+  if (mesh->kv_parallel() > 1) backend->settle();
+}
+
+void KvCache::State::let_go() noexcept {
+  try {
+    wait_for_peers();
+  } catch (const std::exception&) {
+    // Nobody to tell it to: the group is broken now, as its next use will say.
+  }
+}
+
+bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
+  requests.clear();
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  const std::optional<std::vector<PageCopy>> copies = allocator.try_append(requests);
+  if (!copies) return false;
+  if (!copies->empty()) {
+    for (const BatchEntry& entry : batch)
+      local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
+  }
+  if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh->world());
+  copy_on_write(*backend, pools, peers, mesh->kv(), *copies);
+  return true;
+}
+
+void KvCache::State::throw_out_of_pages() {
+  // Asked again in the form that throws: it says how many pages are missing.
+  allocator.append(requests);
+  throw Error("plan: the allocator refused a batch and then took it");
+}
+
+std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
+                                          const PlanOptions& options) {
+  const auto sizes = check_step(state_->allocator, state_->options, batch,
+                                {options.q_positions, options.block_mask, options.limits});
+  state_->wait_for_peers();
+  auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
+  step->check(sizes);
+  if (!state_->try_append(batch)) return std::nullopt;
+  step->plan(batch, options.q_positions, {});
+  state_->mesh->wait({}, "plan");
+  return StepPlan(std::move(step));
+}
+
+StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
+  std::optional<StepPlan> step = try_plan(batch, options);
+  if (!step) state_->throw_out_of_pages();
+  return std::move(*step);
+}
+
+bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
+                         std::span<const std::int64_t> q_positions) {
+  step.state_->check(
+      check_step(state_->allocator, state_->options, batch, step.state_->rules(q_positions)));
+  if (!state_->try_append(batch)) return false;
+  step.state_->plan(batch, q_positions, stream);
+  return true;
+}
+
+void KvCache::replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
+                     std::span<const std::int64_t> q_positions) {
+  if (!try_replan(step, batch, stream, q_positions)) state_->throw_out_of_pages();
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,235 @@
+#include "tests/comm/combine/combine_case.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/half.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
+
+template <class T>
+T pick(std::mt19937_64& random, std::initializer_list<T> choices) {
+  return choices.begin()[random() % choices.size()];
+}
+
+std::optional<Participation> random_participation(std::mt19937_64& random, std::int64_t tokens,
+                                                  int ranks) {
+  const unsigned density = pick(random, {0u, 10u, 30u, 60u, 100u});
+  if (density == 100) return std::nullopt;
+  Participation participation(tokens, ranks);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    // Density 0: one rank holds the whole token, as short sequences are placed.
+    if (density == 0) participation.add(t, Rank{static_cast<int>(random() % at(ranks))});
+    for (int r = 0; r < ranks && density > 0; ++r) {
+      if (random() % 100 < density) participation.add(t, Rank{r});
+    }
+  }
+  return participation;
+}
+
+void fill(HeldPartial& held, const CombineCase& test, int rank, std::mt19937_64& random,
+          double lse_offset) {
+  std::normal_distribution<float> value;
+  std::uniform_real_distribution<double> lse(-8, 8);
+  for (std::int64_t t = 0; t < test.tokens; ++t) {
+    if (!test.takes_part(t, rank)) continue;
+    for (std::int64_t h = 0; h < test.heads; ++h) {
+      const bool empty = random() % 6 == 0;
+      held.lse_values[at(held.lse_index(t, h))] =
+          empty ? kEmpty : static_cast<float>(lse(random) + lse_offset);
+      if (empty) continue;
+      for (std::int64_t d = 0; d < test.dim; ++d) {
+        held.o_values[at(held.o_index(t, h) + d)] = value(random);
+      }
+    }
+  }
+}
+
+void fill_partials(CombineCase& test, std::mt19937_64& random, int ranks) {
+  const double lse_offset = pick(random, {0.0, 0.0, -80.0, 500.0});
+  for (int r = 0; r < ranks; ++r) {
+    const auto gap = static_cast<std::int64_t>(random() % 3);
+    test.partials.emplace_back(test.tokens, test.heads, test.dim, gap);
+    fill(test.partials.back(), test, r, random, lse_offset);
+  }
+}
+
+/// Adds the row's expected values: the definition, in float64.
+void append_expected_row(Expected& expected, const CombineCase& test, std::int64_t token,
+                         std::int64_t head) {
+  std::vector<double> lses;
+  for (std::size_t r = 0; r < test.partials.size(); ++r) {
+    const HeldPartial& held = test.partials[r];
+    const bool takes_part = test.takes_part(token, static_cast<int>(r));
+    lses.push_back(takes_part ? held.lse_values[at(held.lse_index(token, head))] : kEmpty);
+  }
+  const double max = *std::max_element(lses.begin(), lses.end());
+  double sum = 0;
+  for (double lse : lses) sum += lse == kEmpty ? 0 : std::exp(lse - max);
+  expected.lse.push_back(sum == 0 ? kEmpty : max + std::log(sum));
+  for (std::int64_t d = 0; d < test.dim; ++d) {
+    double value = 0;
+    double magnitude = 0;
+    for (std::size_t r = 0; r < test.partials.size(); ++r) {
+      if (lses[r] == kEmpty) continue;
+      const HeldPartial& held = test.partials[r];
+      const double term =
+          std::exp(lses[r] - max) / sum * held.o_values[at(held.o_index(token, head) + d)];
+      value += term;
+      magnitude += std::abs(term);
+    }
+    expected.o.push_back(value);
+    expected.magnitude.push_back(magnitude);
+  }
+}
+
+Share share_if(bool divided, std::int64_t count, int rank, int ranks) {
+  return divided ? share_of(count, rank, ranks) : Share{0, count};
+}
+
+}  // namespace
+
+HeldPartial::HeldPartial(std::int64_t token_count, std::int64_t head_count, std::int64_t row_dim,
+                         std::int64_t row_gap)
+    : tokens(token_count),
+      heads(head_count),
+      dim(row_dim),
+      gap(row_gap),
+      o_values(at(tokens * (heads * (dim + gap) + gap)), kNan),
+      lse_values(at(tokens * (heads + gap)), kNan) {}
+
+Partial HeldPartial::view() {
+  return {
+      {o_values.data(),
+       Dtype::kFloat32,
+       {tokens, heads, dim},
+       {heads * (dim + gap) + gap, dim + gap, 1}},
+      {lse_values.data(), Dtype::kFloat32, {tokens, heads}, {heads + gap, 1}},
+  };
+}
+
+std::int64_t HeldPartial::o_index(std::int64_t token, std::int64_t head) const {
+  return token * (heads * (dim + gap) + gap) + head * (dim + gap);
+}
+
+std::int64_t HeldPartial::lse_index(std::int64_t token, std::int64_t head) const {
+  return token * (heads + gap) + head;
+}
+
+bool CombineCase::takes_part(std::int64_t token, int rank) const {
+  return !participation || participation->has(token, Rank{rank});
+}
+
+std::string CombineCase::describe() const {
+  return fmt::format("{} tokens, {} heads, dim {}, scatter {}, {}", tokens, heads, dim,
+                     name(scatter), participation ? "with a mask" : "without a mask");
+}
+
+CombineCase random_case(std::mt19937_64& random, int ranks) {
+  CombineCase test;
+  test.tokens = pick<std::int64_t>(random, {0, 1, 1, 2, 3, 5, 9, 40});
+  test.heads = pick<std::int64_t>(random, {1, 2, 3, 8, 9, 13});
+  test.dim = pick<std::int64_t>(random, {1, 3, 16, 64, 80, 130});
+  test.scatter = pick(random, {Scatter::kHeads, Scatter::kTokens, Scatter::kAll});
+  test.participation = random_participation(random, test.tokens, ranks);
+  fill_partials(test, random, ranks);
+  return test;
+}
+
+CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
+                      Scatter scatter) {
+  std::mt19937_64 random(7);
+  CombineCase test{tokens, heads, dim, scatter, std::nullopt, {}};
+  fill_partials(test, random, ranks);
+  return test;
+}
+
+Expected expected_of(const CombineCase& test, int rank) {
+  const int ranks = static_cast<int>(test.partials.size());
+  const Share tokens = share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks);
+  const Share heads = share_if(test.scatter == Scatter::kHeads, test.heads, rank, ranks);
+  Expected expected{tokens.size(), heads.size(), {}, {}, {}};
+  for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
+    for (std::int64_t h = heads.begin; h < heads.end; ++h) {
+      append_expected_row(expected, test, t, h);
+    }
+  }
+  return expected;
+}
+
+Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
+                Dtype dtype, std::int64_t gap) {
+  const int ranks = static_cast<int>(test.partials.size());
+  const std::int64_t tokens =
+      share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks).size();
+  const std::int64_t heads =
+      share_if(test.scatter == Scatter::kHeads, test.heads, rank, ranks).size();
+  const std::int64_t stride = test.dim + gap;
+
+  // All bytes 0xFF are a NaN in each of the three types; float32 is wide enough for all of them.
+  std::vector<float> o(at(tokens * heads * stride), std::bit_cast<float>(0xFFFF'FFFF));
+  std::vector<float> lse(at(tokens * heads), kNan);
+  const CombineOutput output{
+      .o = {o.data(), dtype, {tokens, heads, test.dim}, {heads * stride, stride, 1}},
+      .lse = tensor(lse.data(), {tokens, heads}),
+  };
+  const CombineOptions options{
+      .scatter = test.scatter,
+      .strategy = strategy,
+      .participation = test.participation ? &*test.participation : nullptr,
+  };
+  combiner(test.partials[at(rank)].view(), options, output);
+
+  Result result{{}, lse};
+  for (std::int64_t row = 0; row < tokens * heads; ++row) {
+    for (std::int64_t d = 0; d < stride; ++d) {
+      const float value = load_element(o.data(), dtype, row * stride + d);
+      if (d < test.dim) {
+        result.o.push_back(value);
+      } else {
+        EXPECT_TRUE(std::isnan(value)) << "row " << row << ": wrote " << value << " into a gap";
+      }
+    }
+  }
+  return result;
+}
+
+bool same_bits(const Result& a, const Result& b) {
+  const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
+    return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin(), [](float p, float q) {
+             return std::bit_cast<std::uint32_t>(p) == std::bit_cast<std::uint32_t>(q);
+           });
+  };
+  return same(a.o, b.o) && same(a.lse, b.lse);
+}
+
+void expect_close(const Result& result, const Expected& expected, std::int64_t dim) {
+  constexpr double kEpsilon = 0x1p-24;  // float32, rounded to nearest
+  ASSERT_EQ(result.o.size(), expected.o.size());
+  ASSERT_EQ(result.lse.size(), expected.lse.size());
+  for (std::size_t row = 0; row < expected.lse.size(); ++row) {
+    const double lse = expected.lse[row];
+    if (lse == kEmpty) {
+      ASSERT_EQ(result.lse[row], kEmpty) << "row " << row;
+    } else {
+      ASSERT_NEAR(result.lse[row], lse, kEpsilon * (2 * std::abs(lse) + 16)) << "row " << row;
+    }
+    // The merged LSE is rounded to float32, and each weight is exp of a difference from it, so an
+    // error of |LSE| * epsilon there is relative here. The rest is the roundings of the sum.
+    const double relative = kEpsilon * ((lse == kEmpty ? 0 : 2 * std::abs(lse)) + 32);
+    for (std::size_t d = 0; d < at(dim); ++d) {
+      const std::size_t i = row * at(dim) + d;
+      ASSERT_NEAR(result.o[i], expected.o[i], relative * expected.magnitude[i])
+          << "row " << row << ", element " << d;
+    }
+  }
+}
+
+}  // namespace kvmesh::test

@@ -1,0 +1,219 @@
+// What combine must do over any communicator: the float64 result, the same bits by every strategy,
+// nothing read from rows that take no part, no byte that the mask saves.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "core/half.hpp"
+#include "tests/comm/combine/combine_case.hpp"
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+
+template <class Ranks>
+class CombineContract : public testing::Test {};
+TYPED_TEST_SUITE_P(CombineContract);
+
+TYPED_TEST_P(CombineContract, MatchesFloat64AndGivesTheSameBits) {
+  TypeParam::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    SCOPED_TRACE(seed_trace(seed));
+    std::mt19937_64 random(seed);
+    const int me = comm.rank().value;
+    Combiner combiner(comm);
+    for (int i = 0; i < 120; ++i) {
+      CombineCase test = random_case(random, comm.size());
+      SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
+      const Result result = run_case(combiner, test, me, CombineStrategy::kAllToAll);
+      expect_close(result, expected_of(test, me), test.dim);
+      for (CombineStrategy strategy :
+           {CombineStrategy::kReduceScatter, CombineStrategy::kAuto, CombineStrategy::kAllToAll}) {
+        const Result again = run_case(combiner, test, me, strategy, Dtype::kFloat32, i % 3);
+        EXPECT_TRUE(same_bits(again, result)) << "by " << name(strategy);
+      }
+    }
+  });
+}
+
+TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
+  TypeParam::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    SCOPED_TRACE(seed_trace(seed));
+    std::mt19937_64 random(seed);
+    const int me = comm.rank().value;
+    Combiner combiner(comm);
+    for (int i = 0; i < 30; ++i) {
+      CombineCase test = random_case(random, comm.size());
+      SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
+      const Result exact = run_case(combiner, test, me, CombineStrategy::kAuto);
+      for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
+        Result rounded = exact;
+        for (float& value : rounded.o) {
+          value = dtype == Dtype::kFloat16 ? float16_to_float(float_to_float16(value))
+                                           : bfloat16_to_float(float_to_bfloat16(value));
+        }
+        for (CombineStrategy strategy :
+             {CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
+          const Result result = run_case(combiner, test, me, strategy, dtype, i % 2);
+          EXPECT_TRUE(same_bits(result, rounded)) << name(dtype) << " by " << name(strategy);
+        }
+      }
+    }
+  });
+}
+
+TYPED_TEST_P(CombineContract, MergesLargeProblems) {
+  TypeParam::run([](Communicator& comm) {
+    Combiner combiner(comm);
+    const int me = comm.rank().value;
+    for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+      CombineCase test = full_case(comm.size(), 150, 5, 64, scatter);
+      SCOPED_TRACE(test.describe());
+      const Result result = run_case(combiner, test, me, CombineStrategy::kAllToAll);
+      expect_close(result, expected_of(test, me), test.dim);
+      EXPECT_TRUE(same_bits(run_case(combiner, test, me, CombineStrategy::kReduceScatter), result));
+    }
+  });
+}
+
+TYPED_TEST_P(CombineContract, SendsLargeProblemsToAllTwiceAtMost) {
+  TypeParam::run([](Communicator& comm) {
+    CombineCase test = full_case(comm.size(), 64 * comm.size(), 2, 64, Scatter::kAll);
+    Combiner combiner(comm);
+    const std::uint64_t before = comm.sent_bytes();
+    run_case(combiner, test, comm.rank().value, CombineStrategy::kAuto);
+    const std::uint64_t rows = static_cast<std::uint64_t>(test.tokens * test.heads);
+    const auto peers = static_cast<std::uint64_t>(comm.size() - 1);
+    EXPECT_EQ(comm.sent_bytes() - before,
+              2 * rows * (64 + 1) * 4 * peers / static_cast<std::uint64_t>(comm.size()));
+  });
+}
+
+TYPED_TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
+  TypeParam::run([](Communicator& comm) {
+    const int ranks = comm.size();
+    const int me = comm.rank().value;
+    Combiner combiner(comm);
+    for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+      SCOPED_TRACE(name(strategy));
+      CombineCase test = full_case(ranks, 11, 3, 16, Scatter::kTokens);
+      test.participation.emplace(test.tokens, ranks);
+      for (int r = 0; r < ranks; ++r) {
+        const Share share = share_of(test.tokens, r, ranks);
+        for (std::int64_t t = share.begin; t < share.end; ++t) test.participation->add(t, Rank{r});
+      }
+      const std::uint64_t before = comm.sent_bytes();
+      const Result result = run_case(combiner, test, me, strategy);
+      EXPECT_EQ(comm.sent_bytes(), before);
+      expect_close(result, expected_of(test, me), test.dim);
+
+      // One token more, that the last rank holds and rank 0 owns: only its rows travel.
+      if (ranks == 1) continue;
+      test.participation.emplace(test.tokens, ranks);
+      test.participation->add(0, Rank{ranks - 1});
+      run_case(combiner, test, me, strategy);
+      const bool sends = me == ranks - 1;
+      EXPECT_EQ(comm.sent_bytes() - before, sends ? 3u * (16 + 1) * 4 : 0u);
+    }
+  });
+}
+
+TYPED_TEST_P(CombineContract, GivesARowThatOneRankHoldsToAll) {
+  TypeParam::run([](Communicator& comm) {
+    const int me = comm.rank().value;
+    CombineCase test = full_case(comm.size(), 2, 9, 64, Scatter::kAll);
+    test.participation.emplace(test.tokens, comm.size());
+    for (std::int64_t t = 0; t < test.tokens; ++t) {
+      test.participation->add(t, Rank{comm.size() - 1});
+    }
+    Combiner combiner(comm);
+    for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+      const Result result = run_case(combiner, test, me, strategy);
+      expect_close(result, expected_of(test, me), test.dim);
+    }
+  });
+}
+
+TYPED_TEST_P(CombineContract, Composes) {
+  TypeParam::run([](Communicator& comm) {
+    // Within groups of two first, then among the groups: what a cluster of nodes does.
+    const int me = comm.rank().value;
+    CombineCase test = full_case(comm.size(), 6, 4, 32, Scatter::kAll);
+    const std::unique_ptr<Communicator> node = comm.split(me / 2, me);
+    const std::unique_ptr<Communicator> cluster = comm.split(me % 2, me);
+    HeldPartial inner(test.tokens, test.heads, test.dim, 0);
+    HeldPartial outer(test.tokens, test.heads, test.dim, 0);
+    Combiner within(*node);
+    within(test.partials[static_cast<std::size_t>(me)].view(), {},
+           {inner.view().o, inner.view().lse});
+    // With an odd count the last node has one member, so the second members reach fewer nodes.
+    if (comm.size() % 2 != 0 && me % 2 != 0) return;
+    Combiner among(*cluster);
+    among(inner.view(), {}, {outer.view().o, outer.view().lse});
+    expect_close({outer.o_values, outer.lse_values}, expected_of(test, me), test.dim);
+  });
+}
+
+TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
+  TypeParam::run([](Communicator& comm) {
+    Combiner combiner(comm);
+    HeldPartial held(4, 8, 16, 0);
+    HeldPartial out(4, 8, 16, 0);
+    const Partial mine = held.view();
+    const CombineOutput output{out.view().o, out.view().lse};
+    const auto refuses = [&](const Partial& partial, const CombineOptions& options,
+                             const CombineOutput& to) {
+      EXPECT_THROW(combiner(partial, options, to), InvalidArgument);
+    };
+    refuses({tensor(out.o_values.data(), {4, 128}), mine.lse}, {}, output);
+    refuses({mine.o, tensor(held.lse_values.data(), {8, 4})}, {}, output);
+    refuses({mine.o, tensor(static_cast<float*>(nullptr), {4, 8})}, {}, output);
+    refuses({{held.o_values.data(), Dtype::kBFloat16, {4, 8, 16}}, mine.lse}, {}, output);
+    refuses({{held.o_values.data(), Dtype::kFloat32, {4, 8, 16}, {128, 1, 8}}, mine.lse}, {},
+            output);
+    refuses({{held.o_values.data(), Dtype::kFloat32, {4, 8, 16}, Device{DeviceKind::kCuda, 0}},
+             mine.lse},
+            {}, output);
+    refuses(mine, {.strategy = CombineStrategy::kAllReduce}, output);
+    refuses(mine, {}, {tensor(out.o_values.data(), {4, 8, 15}), output.lse});
+    refuses(mine, {}, {tensor(out.o_values.data(), {5, 8, 16}), output.lse});
+    refuses(mine, {}, {output.o, tensor(out.lse_values.data(), {4, 7})});
+    refuses(mine, {}, {TensorView{}, output.lse});
+    const Participation other_tokens(5, comm.size());
+    const Participation other_ranks(4, comm.size() + 1);
+    refuses(mine, {.participation = &other_tokens}, output);
+    refuses(mine, {.participation = &other_ranks}, output);
+    if (comm.size() > 1) refuses(mine, {.scatter = Scatter::kHeads}, output);
+    EXPECT_EQ(comm.sent_bytes(), 0u);
+    for (float value : out.o_values) ASSERT_TRUE(std::isnan(value)) << "wrote before checking";
+
+    CombineCase good = full_case(comm.size(), 4, 8, 16, Scatter::kAll);
+    const int me = comm.rank().value;
+    expect_close(run_case(combiner, good, me, CombineStrategy::kAuto), expected_of(good, me), 16);
+  });
+}
+
+TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
+  TypeParam::run([](Communicator& comm) {
+    const int me = comm.rank().value;
+    CombineCase test = full_case(comm.size(), 3, 4, 8, Scatter::kAll);
+    Combiner combiner(comm);
+    const Result with_lse = run_case(combiner, test, me, CombineStrategy::kAuto);
+    HeldPartial out(3, 4, 8, 0);
+    combiner(test.partials[static_cast<std::size_t>(me)].view(), {}, {out.view().o, {}});
+    EXPECT_EQ(out.o_values, with_lse.o);
+  });
+}
+
+REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
+                            MergesLargeProblems, SendsLargeProblemsToAllTwiceAtMost,
+                            SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
+                            Composes, RefusesWrongArgumentsBeforeSending,
+                            LeavesOutTheLseIfNotWanted);
+
+}  // namespace kvmesh::test

@@ -1,0 +1,148 @@
+// The layout of combines on GPUs, which is computed on the host: both ends of a message agree, and
+// every row that takes part has a place of its own.
+#include "comm/combine/nccl/device_combine_plan.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+#include <set>
+
+#include "tests/comm/combine/combine_case.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+struct Job {
+  CombineCase test;
+  std::vector<DeviceCombinePlan> plans;  // [rank]
+};
+
+Job random_job(std::mt19937_64& random, CombineStrategy strategy) {
+  const int ranks = 1 + static_cast<int>(random() % 9);
+  Job job{random_case(random, ranks), {}};
+  const CombineOptions options{
+      .scatter = job.test.scatter,
+      .strategy = strategy,
+      .participation = job.test.participation ? &*job.test.participation : nullptr};
+  for (int r = 0; r < ranks; ++r) {
+    job.plans.push_back(
+        plan_device_combine(job.test.tokens, job.test.heads, job.test.dim, options, r, ranks));
+  }
+  return job;
+}
+
+std::uint64_t seed() {
+  const char* given = std::getenv("KVMESH_SEED");
+  return given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+}
+
+/// The token places that `from` uses towards `owner`, as the kernels read them.
+std::vector<std::int64_t> places(const Job& job, int from, int owner) {
+  const DeviceCombinePlan& plan = job.plans[static_cast<std::size_t>(from)];
+  const Share tokens = plan.block(owner).tokens;
+  std::vector<std::int64_t> result;
+  for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
+    if (plan.token_places.empty()) {
+      result.push_back(t - tokens.begin);
+    } else if (const auto at = static_cast<std::size_t>(from * plan.tokens + t);
+               plan.token_places[at] >= 0) {
+      result.push_back(plan.token_places[at]);
+    }
+  }
+  return result;
+}
+
+void check_message(const Job& job, int from, int owner) {
+  const DeviceCombinePlan& sender = job.plans[static_cast<std::size_t>(from)];
+  const DeviceCombinePlan& receiver = job.plans[static_cast<std::size_t>(owner)];
+  const RowMessage sent = sender.sent[static_cast<std::size_t>(owner)];
+  const RowMessage received = receiver.received[static_cast<std::size_t>(from)];
+  EXPECT_EQ(sent.rows, received.rows) << from << " to " << owner;
+  EXPECT_EQ(sent.offset % 4, 0);
+  EXPECT_EQ(received.offset % 4, 0);
+  EXPECT_LE(sent.offset + sent.rows * (sender.dim + 1), sender.sent_floats);
+  EXPECT_LE(received.offset + received.rows * (receiver.dim + 1), receiver.received_floats);
+
+  const std::vector<std::int64_t> tokens = places(job, from, owner);
+  EXPECT_EQ(sent.rows, static_cast<std::int64_t>(tokens.size()) * sender.block(owner).heads.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    EXPECT_EQ(tokens[i], static_cast<std::int64_t>(i)) << "places are dense and in order";
+  }
+}
+
+TEST(DeviceCombinePlan, BothEndsOfAMessageAgree) {
+  const std::uint64_t number = seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(number));
+  std::mt19937_64 random(number);
+  for (int i = 0; i < 300; ++i) {
+    const Job job = random_job(random, CombineStrategy::kAllToAll);
+    SCOPED_TRACE(job.test.describe());
+    const int ranks = static_cast<int>(job.plans.size());
+    for (int from = 0; from < ranks; ++from) {
+      for (int owner = 0; owner < ranks; ++owner) {
+        if (from != owner) check_message(job, from, owner);
+      }
+      EXPECT_EQ(job.plans[static_cast<std::size_t>(from)].received[static_cast<std::size_t>(from)],
+                RowMessage{});
+    }
+  }
+}
+
+TEST(DeviceCombinePlan, BlocksToReduceHoldEveryShare) {
+  const std::uint64_t number = seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(number));
+  std::mt19937_64 random(number);
+  for (int i = 0; i < 300; ++i) {
+    for (CombineStrategy strategy :
+         {CombineStrategy::kReduceScatter, CombineStrategy::kAllReduce}) {
+      const Job job = random_job(random, strategy);
+      SCOPED_TRACE(job.test.describe());
+      std::set<std::int64_t> sizes;
+      for (const DeviceCombinePlan& plan : job.plans) {
+        sizes.insert(plan.reduced_floats());
+        EXPECT_EQ(plan.blocks, plan.scatter == Scatter::kAll ? 1 : plan.ranks);
+        EXPECT_GE(plan.block_rows, plan.block(plan.rank).rows());
+        EXPECT_EQ(plan.block_floats(),
+                  plan.block_rows * (plan.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0)));
+      }
+      EXPECT_EQ(sizes.size(), 1u) << "NCCL wants equal counts";
+    }
+  }
+}
+
+TEST(DeviceCombinePlan, RowsThatTheirOwnerHoldsCostNothing) {
+  Participation mask(6, 3);
+  for (std::int64_t t = 0; t < 6; ++t) mask.add(t, Rank{static_cast<int>(t / 2)});
+  for (int r = 0; r < 3; ++r) {
+    const auto plan = plan_device_combine(6, 4, 64,
+                                          {.scatter = Scatter::kTokens,
+                                           .strategy = CombineStrategy::kAllToAll,
+                                           .participation = &mask},
+                                          r, 3);
+    EXPECT_EQ(plan.sent_floats, 0);
+    EXPECT_EQ(plan.received_floats, 0);
+  }
+}
+
+TEST(DeviceCombinePlan, AutoBecomesAStrategy) {
+  for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    const auto plan = plan_device_combine(64, 64, 128, {.scatter = scatter}, 0, 4);
+    EXPECT_NE(plan.strategy, CombineStrategy::kAuto);
+  }
+}
+
+TEST(DeviceCombinePlan, RefusesWhatCannotBe) {
+  const Participation other_tokens(5, 2);
+  const Participation other_ranks(4, 3);
+  EXPECT_THROW(plan_device_combine(-1, 8, 64, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine(4, 8, -1, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine(std::int64_t{1} << 30, 8, 64, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine(4, 8, 64, {.participation = &other_tokens}, 0, 2),
+               InvalidArgument);
+  EXPECT_THROW(plan_device_combine(4, 8, 64, {.participation = &other_ranks}, 0, 2),
+               InvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvmesh::test

@@ -1,0 +1,105 @@
+// What only the TCP communicator does: groups of one need no port, a peer that dies is named,
+// groups break alone, and waiting costs no core.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <ctime>
+
+#include "tests/comm/communicator_contract.hpp"
+#include "tests/comm/tcp/ranks.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(Tcp, IsAGroupOfOneWithoutAPort) {
+  const std::unique_ptr<Communicator> comm = make_tcp_communicator({});
+  EXPECT_EQ(comm->size(), 1);
+  EXPECT_EQ(comm->kind(), "tcp");
+  barrier(*comm);
+  EXPECT_EQ(comm->split(2, 0)->size(), 1);
+}
+
+TEST(Tcp, HasTheDeadlineOfItsMeeting) {
+  const std::unique_ptr<Communicator> comm = make_tcp_communicator({.deadline = 1234ms});
+  EXPECT_EQ(comm->deadline(), 1234ms);
+}
+
+/// Rank 1 of two is a process that is killed while rank 0 waits for it.
+TEST(Tcp, NamesAPeerThatDies) {
+  const std::uint16_t port = free_port();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const auto comm = make_tcp_communicator(tcp_options(1, 2, port));
+    barrier(*comm);
+    ::raise(SIGKILL);
+  }
+  const auto comm = make_tcp_communicator(tcp_options(0, 2, port));
+  barrier(*comm);
+  try {
+    barrier(*comm, "one token");
+    FAIL() << "rank 1 is dead";
+  } catch (const PeerLost& lost) {
+    EXPECT_EQ(lost.peer(), Rank{1});
+    EXPECT_EQ(lost.waiter(), Rank{0});
+    expect_says(lost, {"rank 0 lost rank 1 in one token"});
+  }
+  EXPECT_THROW(barrier(*comm), BrokenGroup) << "a broken communicator was used again";
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+}
+
+TEST(Tcp, GroupsBreakAlone) {
+  TcpRanks<4>::run([](Communicator& comm) {
+    const std::unique_ptr<Communicator> part = comm.split(comm.rank().value % 2, 0);
+    const std::unique_ptr<Communicator> other = comm.split(0, 0);
+    if (part->rank().value == 0) {
+      part->set_deadline(50ms);
+      EXPECT_THROW(barrier(*part, "nobody else comes"), Timeout);
+    }
+    barrier(comm);
+    barrier(*other);
+    EXPECT_EQ(comm.split(0, 0)->size(), 4);
+  });
+}
+
+/// All send more than any socket holds before anyone reads.
+TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
+  TcpRanks<3>::run([](Communicator& comm) {
+    constexpr std::size_t kBytes = std::size_t{8} << 20;
+    std::vector<Bytes> sent(3), received(3, Bytes(kBytes));
+    std::vector<Outgoing> outgoing;
+    std::vector<Incoming> incoming;
+    for (int peer = 0; peer < 3; ++peer) {
+      const auto p = static_cast<std::size_t>(peer);
+      sent[p] = message(comm.rank().value, peer, 0, kBytes);
+      outgoing.push_back({Rank{peer}, sent[p]});
+      incoming.push_back({Rank{peer}, received[p]});
+    }
+    comm.exchange(outgoing, incoming, "large, both ways");
+    for (int peer = 0; peer < 3; ++peer) {
+      EXPECT_TRUE(received[static_cast<std::size_t>(peer)] ==
+                  message(peer, comm.rank().value, 0, kBytes));
+    }
+  });
+}
+
+TEST(Tcp, AWaitingRankLeavesItsCore) {
+  TcpRanks<2>::run([](Communicator& comm) {
+    barrier(comm);
+    if (comm.rank().value == 1) std::this_thread::sleep_for(400ms);
+    const auto cpu_seconds = [] {
+      timespec time{};
+      ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+      return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+    };
+    const double before = cpu_seconds();
+    barrier(comm);
+    EXPECT_LT(cpu_seconds() - before, 0.05);
+  });
+}
+
+}  // namespace
+}  // namespace kvmesh::test

@@ -1,0 +1,30 @@
+// What `kvmesh verify` makes of its options, and which ones it gives for a case to be run again.
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "launch/cli/verify.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+using namespace std::chrono_literals;
+
+TEST(VerifyOnThreads, WaitsNoLongerThanItsDeadline) {
+  const VerifyOptions options{.count = 1, .seed = 1};
+  EXPECT_THROW(run_verify_on_threads(2, options, {.deadline = 0ms}), Timeout);
+  EXPECT_EQ(run_verify_on_threads(2, options, {.deadline = 60s}), 0);
+}
+
+TEST(VerifyCommand, MakesTheSameMesh) {
+  const auto expect = [](int ranks, int head_parallel, const std::string& command) {
+    run_on_threads(ranks, [&](Mesh& mesh) { EXPECT_EQ(command_for(mesh, 7), command); },
+                   {.head_parallel = head_parallel, .threads = 1});
+  };
+  expect(1, 1, "kvmesh verify --device cpu --seed 7 --count 1");
+  expect(3, 1, "kvmesh verify --ranks 3 --device cpu --seed 7 --count 1");
+  expect(4, 2, "kvmesh verify --ranks 4 --head-parallel 2 --device cpu --seed 7 --count 1");
+}
+
+}  // namespace
+}  // namespace kvmesh::launch
