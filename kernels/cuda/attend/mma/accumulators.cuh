@@ -45,13 +45,13 @@ class Accumulators {
 
   /// o += weights * values, of a step whose values lie at a shared address.
   __device__ void add_values(std::uint32_t values, const Weights& weights, int lane) {
-    const std::uint32_t from = values + (lane % 16 * kPitchV + lane / 16 * 8) * 2;
+    const std::uint32_t from = kRowsV.unit(values, lane % 16, lane / 16);
 #pragma unroll
     for (int pair = 0; pair < kKeyPairs; ++pair) {
 #pragma unroll
       for (int n = 0; n < kValueTiles; n += 2) {
         std::uint32_t b[4];
-        ldmatrix_x4_trans(b, from + (pair * 16 * kPitchV + n * 8) * 2);
+        ldmatrix_x4_trans(b, kRowsV.further(from, n) + kRowsV.bytes(pair * 16));
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
           mma(o[m][n], weights[m][pair], b[0], b[1]);
@@ -85,7 +85,7 @@ class Accumulators {
     for (int n = 0; n < 2 * kKeyPairs; ++n) {
 #pragma unroll 1
       for (int j = 0; j < 8; ++j) {
-        const std::uint32_t value = values + ((n * 8 + j) * kPitchV + lane % 4 * 2) * 2;
+        const int key = n * 8 + j;
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -94,7 +94,7 @@ class Accumulators {
                 __shfl_sync(kAllLanes, weights[m][n / 2][n % 2 * 2 + h], lane / 4 * 4 + j / 2);
             const float weight =
                 j % 2 == 0 ? unpack_half<kPoolType, 0>(pair) : unpack_half<kPoolType, 1>(pair);
-            if (weight != 0.0f) add_value(m, h, weight, value);
+            if (weight != 0.0f) add_value(m, h, weight, values, key, lane % 4);
           }
         }
       }
@@ -149,12 +149,12 @@ class Accumulators {
     }
   }
 
-  __device__ void add_value(int m, int h, float weight, std::uint32_t value) {
+  __device__ void add_value(int m, int h, float weight, std::uint32_t values, int key, int pair) {
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
-      const std::uint32_t pair = ld_shared_u32(value + n * 16);
-      o[m][n][2 * h] += weight * unpack_half<kPoolType, 0>(pair);
-      o[m][n][2 * h + 1] += weight * unpack_half<kPoolType, 1>(pair);
+      const std::uint32_t value = ld_shared_u32(kRowsV.unit(values, key, n) + pair * 4);
+      o[m][n][2 * h] += weight * unpack_half<kPoolType, 0>(value);
+      o[m][n][2 * h + 1] += weight * unpack_half<kPoolType, 1>(value);
     }
   }
 };

@@ -63,13 +63,13 @@ class Warp {
         bits = load_unit((task_.first_token + r / kGroup) * p_.q_token_stride +
                          (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
       }
-      *reinterpret_cast<uint4*>(queries_ + (r * kPitchK + unit * 8) * 2) = bits;
+      *reinterpret_cast<uint4*>(queries_ + kRowsK.unit(0, r, unit)) = bits;
     }
     __syncthreads();
     if constexpr (kQueriesInRegisters) {
       const std::uint32_t queries = query_address();
 #pragma unroll
-      for (int k = 0; k < kPaddedK / 16; ++k) ldmatrix_x4(q_[k], queries + k * 32);
+      for (int k = 0; k < kPaddedK / 16; ++k) ldmatrix_x4(q_[k], kRowsK.further(queries, 2 * k));
     }
   }
 
@@ -94,7 +94,7 @@ class Warp {
 
   /// What this lane gives to ldmatrix for a query tile at row 0, column 0.
   __device__ std::uint32_t query_address() const {
-    return shared_address(queries_) + ((first_row() + lane() % 16) * kPitchK + lane() / 16 * 8) * 2;
+    return kRowsK.unit(shared_address(queries_), first_row() + lane() % 16, lane() / 16);
   }
 
   __device__ void attend(bool careful) {
@@ -131,7 +131,7 @@ class Warp {
     }
     const int lane = Warp::lane();
     const int key = lane % 8 + lane / 16 * 8;
-    const std::uint32_t from = keys + (key * kPitchK + lane / 8 % 2 * 8) * 2;
+    const std::uint32_t from = kRowsK.unit(keys, key, lane / 8 % 2);
     const std::uint32_t queries = query_address();
 #pragma unroll
     for (int k = 0; k < kPaddedK / 16; ++k) {
@@ -141,7 +141,7 @@ class Warp {
 #pragma unroll
       for (int pair = 0; pair < kKeyPairs; ++pair) {
         std::uint32_t b[4];
-        ldmatrix_x4(b, from + (pair * 16 * kPitchK + k * 16) * 2);
+        ldmatrix_x4(b, kRowsK.further(from, 2 * k) + kRowsK.bytes(pair * 16));
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
           mma(s[m][2 * pair], a[m], b[0], b[1]);
@@ -157,7 +157,7 @@ class Warp {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = q_[k][i];
     } else {
-      ldmatrix_x4(a, queries + (row_tile * 16 * kPitchK + k * 16) * 2);
+      ldmatrix_x4(a, kRowsK.further(queries, 2 * k) + kRowsK.bytes(row_tile * 16));
     }
   }
 
@@ -225,11 +225,11 @@ class Warp {
 
   static constexpr int kRows = kTile.rows();
 
-  /// In the place of the stages: outputs [warp][row][kPitchV], maxima [warp][row], sums
+  /// In the place of the stages: outputs [warp][row][kMergePitch], maxima [warp][row], sums
   /// [warp][row].
   __device__ void merge_warps() {
     auto* outputs = reinterpret_cast<float*>(queries_ + kShared.q_bytes());
-    float* maxima = outputs + kKeyWarps * kRows * kPitchV;
+    float* maxima = outputs + kKeyWarps * kRows * kMergePitch;
     float* sums = maxima + kKeyWarps * kRows;
     const int warp = Warp::warp();
     const int lane = Warp::lane();
@@ -246,7 +246,7 @@ class Warp {
         }
 #pragma unroll
         for (int n = 0; n < kValueTiles; ++n) {
-          *reinterpret_cast<float2*>(outputs + at * kPitchV + n * 8 + lane % 4 * 2) =
+          *reinterpret_cast<float2*>(outputs + at * kMergePitch + n * 8 + lane % 4 * 2) =
               float2{acc_.o[m][n][2 * h], acc_.o[m][n][2 * h + 1]};
         }
       }
@@ -276,7 +276,7 @@ class Warp {
       float o = 0.0f;
 #pragma unroll
       for (int w = 0; w < kKeyWarps; ++w) {
-        o += weights[w] * outputs[(w * kRows + r) * kPitchV + column];
+        o += weights[w] * outputs[(w * kRows + r) * kMergePitch + column];
       }
       to[column] = o * inverse;
     }
@@ -298,7 +298,7 @@ class Warp {
 /// kShared.bytes(). The merge that follows may be launched to overlap: it waits for this one's end.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend(const __grid_constant__ kvmesh::cuda::AttendParams params) {
-  extern __shared__ uint4 kvmesh_shared[];
+  extern __shared__ __align__(128) uint4 kvmesh_shared[];
   if constexpr (kvmesh::kOverlaps) kvmesh::cuda::griddepcontrol_launch_dependents();
   kvmesh::cuda::Warp warp(params, reinterpret_cast<char*>(kvmesh_shared));
   const int end = params.task_begin[blockIdx.x + 1];

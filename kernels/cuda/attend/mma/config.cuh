@@ -15,8 +15,9 @@ constexpr AttendTile kTile{kRowTiles, kRowWarps, kKeyWarps, kStepKeys, kStages};
 constexpr AttendShared kShared{kTile, kDimK, kDimV};
 constexpr int kPaddedK = padded_dim(kDimK);
 constexpr int kPaddedV = padded_dim(kDimV);
-constexpr int kPitchK = row_pitch(kDimK);
-constexpr int kPitchV = row_pitch(kDimV);
+constexpr SharedRows kRowsK{kDimK};
+constexpr SharedRows kRowsV{kDimV};
+constexpr int kMergePitch = merge_pitch(kDimV);
 constexpr int kKeyPairs = kStepKeys / 16;     // of tensor-core tiles of 8 keys
 constexpr int kValueTiles = kPaddedV / 8;     // tensor-core tiles of 8 output columns
 constexpr int kStepThreads = 32 * kRowWarps;  // threads that share keys

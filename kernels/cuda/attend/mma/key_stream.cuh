@@ -31,11 +31,11 @@ class KeyStream {
   __device__ DeviceVisit* slots(int step) const {
     return slots_ + step % kTile.slot_ring() * kStepKeys;
   }
-  /// Rows of kPitchK elements.
+  /// Rows as kRowsK says.
   __device__ std::uint32_t keys(int step) const {
     return stages_ + step % kStages * kShared.stage_bytes();
   }
-  /// Rows of kPitchV elements.
+  /// Rows as kRowsV says.
   __device__ std::uint32_t values(int step) const { return keys(step) + kShared.k_stage_bytes(); }
 
   /// Asks for the visits of the first steps.
@@ -81,8 +81,8 @@ class KeyStream {
 
   __device__ void fetch(int step) {
     if (step < steps()) {
-      fetch_rows<kDimK, kPitchK>(keys(step), p_.k, step);
-      fetch_rows<kDimV, kPitchV>(values(step), p_.v, step);
+      fetch_rows<kDimK>(keys(step), p_.k, step);
+      fetch_rows<kDimV>(values(step), p_.v, step);
     }
     fetch_slots(step + kStages - 1);
     cp_async_commit_group();
@@ -99,9 +99,10 @@ class KeyStream {
   }
 
   // Slots past the end are filled with 0: what lies in them may be NaN, and so would 0 * NaN be.
-  template <int Dim, int Pitch>
+  template <int Dim>
   __device__ void fetch_rows(std::uint32_t to, const DevicePool& pool, int step) {
-    constexpr unsigned kUnits = (Pitch - 8) / 8;
+    constexpr SharedRows kRows{Dim};
+    constexpr unsigned kUnits = kRows.units();
     constexpr unsigned kAll = kStepKeys * kUnits;
     const unsigned thread = KeyStream::thread();
     const char* base = opaque(static_cast<const char*>(pool.data) +
@@ -121,7 +122,7 @@ class KeyStream {
       const char* from =
           in_page + std::uint64_t{static_cast<unsigned>(visits[row].page)} * pool.page_stride_bytes;
       const bool is_there = row < live && (Dim % 16 == 0 || unit * 8 < Dim);
-      cp_async_16_zfill(to + (row * Pitch + unit * 8) * 2, from, is_there ? 16 : 0);
+      cp_async_16_zfill(kRows.unit(to, row, unit), from, is_there ? 16 : 0);
     }
   }
 
