@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kvmesh/device_memory.hpp"
 
@@ -37,7 +37,7 @@ Kernel decode_kernel(const std::string& architecture) {
   const AttentionShape shape{
       .q_heads = 32, .kv_heads = 8, .k_dim = 128, .v_dim = 128, .page_size = 16};
   const cuda::AttendVariant variant =
-      cuda::choose_attend(shape, {}, true, cuda::row_class_of(4, shape), {});
+      cuda::choose_attend({.shape = shape, .rows = cuda::row_class_of(4, shape)});
   const CudaMods mods = emit_cuda(ScoreMod().graph(), mods::causal().graph());
   return {variant, cuda::attend_program(variant, mods, architecture)};
 }
@@ -64,7 +64,7 @@ BENCHMARK(find_on_disk)->Unit(benchmark::kMillisecond);
 void load(const std::filesystem::path& folder) {
   cuda::KernelStore store(0, folder);
   const Kernel kernel = decode_kernel(store.architecture());
-  store.get(kernel.program, kernel.variant.kernel_name(), kernel.variant.shared_bytes());
+  store.get(kernel.program, kernel.variant.kernel, kernel.variant.shared_bytes);
 }
 
 void find_and_load(benchmark::State& state) {

@@ -1,5 +1,6 @@
 #include "kernels/cuda/attend/cuda_attend.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +11,8 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kMergeWarps = 4;  // of a thread block of merge.cuh
+/// Thread blocks of a merge for each multiprocessor: all that run at once.
+constexpr int kMergeBlocks = 4;
 
 /// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {
@@ -68,7 +71,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
           .first_head = first_head_,
           .launches = {launch_shape(row_classes_[0]), launch_shape(row_classes_[1])}},
       *mods_, std::move(block_mask));
-  merge_kernel_ = store_->get(merge_program(store_->architecture()), "kvmesh_merge");
+  merge_kernel_ = store_->get(merge_program(shape.v_dim, store_->architecture()), "kvmesh_merge");
   if (!options.limits) return;
   plan_->reserve(*options.limits);
   reserve_workspace();
@@ -76,16 +79,22 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
 }
 
 AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, int row_class) const {
-  return choose_attend(shape_, kinds, fold_scale_, row_class,
-                       {.block_bytes = store_->block_shared_bytes(),
-                        .multiprocessor_bytes = store_->multiprocessor_shared_bytes()});
+  return choose_attend({.shape = shape_,
+                        .kinds = kinds,
+                        .fold_scale = fold_scale_,
+                        .head_classes = has_head_classes_,
+                        .rows = row_class,
+                        .architecture = store_->architecture(),
+                        .limits = {.block_bytes = store_->block_shared_bytes(),
+                                   .multiprocessor_bytes = store_->multiprocessor_shared_bytes()}});
 }
 
 LaunchShape CudaAttend::launch_shape(int row_class) const {
   const AttendVariant variant = variant_of(kinds_, row_class);
   return {.rows = row_class,
           .slots = store_->multiprocessors() * variant.blocks_per_multiprocessor,
-          .tile_keys = variant.tile.tile_keys()};
+          .multiprocessors = store_->multiprocessors(),
+          .tile_keys = variant.tile_keys};
 }
 
 const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
@@ -94,10 +103,9 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
     const bool is_there = !found.kernels[i].name().empty();
     if (plan_->launch(i).grid == 0 || is_there) continue;
     found.variants[i] = variant_of(kinds, row_classes_[i]);
-    found.variants[i].head_classes = has_head_classes_;
     found.kernels[i] =
         store_->get(attend_program(found.variants[i], mods_->text(), store_->architecture()),
-                    found.variants[i].kernel_name(), found.variants[i].shared_bytes());
+                    found.variants[i].kernel, found.variants[i].shared_bytes);
   }
   return found;
 }
@@ -116,48 +124,57 @@ void CudaAttend::reserve_workspace() {
   workspace_growths_ += workspace_lse_.reserve(rows);
 }
 
+AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& pool,
+                                   const Partial& out) const {
+  return {.q = q.data,
+          .q_token_stride = q.stride(0),
+          .q_head_stride = q.stride(1),
+          .k = device_pool(pool.k),
+          .v = device_pool(pool.v),
+          .o = static_cast<float*>(out.o.data),
+          .o_token_stride = out.o.stride(0),
+          .o_head_stride = out.o.stride(1),
+          .lse = static_cast<float*>(out.lse.data),
+          .lse_token_stride = out.lse.stride(0),
+          .lse_head_stride = out.lse.stride(1),
+          .workspace_o = workspace_o_.data(),
+          .workspace_lse = workspace_lse_.data(),
+          .tasks = nullptr,
+          .task_count = nullptr,
+          .claim = nullptr,
+          .visits = plan_->visits(),
+          .head_classes = plan_->head_classes(),
+          .positions = plan_->positions(),
+          .scale = scale_,
+          .first_head = first_head_,
+          .mods = mods_->buffers()};
+}
+
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
                         cudaStream_t stream) {
   check_attend_tensors(shape_, plan_->tokens(), max_page_, q, pool, out);
   const Kernels& kernels = kernels_for(kinds_of(q, pool));
-  AttendParams params{.q = q.data,
-                      .q_token_stride = q.stride(0),
-                      .q_head_stride = q.stride(1),
-                      .k = device_pool(pool.k),
-                      .v = device_pool(pool.v),
-                      .o = static_cast<float*>(out.o.data),
-                      .o_token_stride = out.o.stride(0),
-                      .o_head_stride = out.o.stride(1),
-                      .lse = static_cast<float*>(out.lse.data),
-                      .lse_token_stride = out.lse.stride(0),
-                      .lse_head_stride = out.lse.stride(1),
-                      .workspace_o = workspace_o_.data(),
-                      .workspace_lse = workspace_lse_.data(),
-                      .tasks = nullptr,
-                      .task_begin = nullptr,
-                      .visits = plan_->visits(),
-                      .head_classes = plan_->head_classes(),
-                      .positions = plan_->positions(),
-                      .scale = scale_,
-                      .first_head = first_head_,
-                      .mods = mods_->buffers()};
+  AttendParams params = params_of(q, pool, out);
   for (int i = 0; i < 2; ++i) {
     const PlannedLaunch& planned = plan_->launch(i);
     if (planned.grid == 0) continue;
     params.tasks = planned.tasks;
-    params.task_begin = planned.task_begin;
+    params.task_count = planned.task_count;
+    params.claim = planned.claim;
     const AttendVariant& variant = kernels.variants[i];
-    kernels.kernels[i].launch({.stream = stream,
-                               .grid = dim3(static_cast<unsigned>(planned.grid)),
-                               .block = dim3(static_cast<unsigned>(variant.threads())),
-                               .shared_bytes = static_cast<std::size_t>(variant.shared_bytes())},
-                              params);
+    variant.family->launch(kernels.kernels[i],
+                           {.stream = stream,
+                            .grid = dim3(static_cast<unsigned>(planned.grid)),
+                            .block = dim3(static_cast<unsigned>(variant.threads)),
+                            .shared_bytes = static_cast<std::size_t>(variant.shared_bytes)},
+                           params, pool);
   }
-  if (plan_->merge_count() > 0) launch_merge(out, stream);
+  if (plan_->most_merges() > 0) launch_merge(out, stream);
 }
 
 void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
   const MergeParams params{.merges = plan_->merges(),
+                           .merge_count = plan_->merges_made(),
                            .workspace_o = workspace_o_.data(),
                            .workspace_lse = workspace_lse_.data(),
                            .o = static_cast<float*>(out.o.data),
@@ -166,11 +183,12 @@ void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
                            .lse = static_cast<float*>(out.lse.data),
                            .lse_token_stride = out.lse.stride(0),
                            .lse_head_stride = out.lse.stride(1),
-                           .group = group_of(shape_),
-                           .v_dim = shape_.v_dim};
+                           .rows = plan_->merge_rows(),
+                           .group = group_of(shape_)};
+  const std::int64_t most = plan_->most_merges() * plan_->merge_rows();
+  const std::int64_t at_once = kMergeBlocks * store_->multiprocessors();
   merge_kernel_.launch({.stream = stream,
-                        .grid = dim3(static_cast<unsigned>(plan_->merge_count()),
-                                     static_cast<unsigned>(plan_->merge_rows())),
+                        .grid = dim3(static_cast<unsigned>(std::min(most, at_once))),
                         .block = dim3(32 * kMergeWarps),
                         .overlaps_previous = can_overlap_launches(store_->architecture())},
                        params);

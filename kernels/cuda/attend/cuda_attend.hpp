@@ -7,7 +7,7 @@
 #include <memory>
 #include <optional>
 
-#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kernels/cuda/plan/device_plan.hpp"
 
@@ -73,6 +73,8 @@ class CudaAttend {
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, int row_class) const;
   LaunchShape launch_shape(int row_class) const;
+  AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool,
+                         const Partial& out) const;
   void reserve_workspace();
   void launch_merge(const Partial& out, cudaStream_t stream) const;
 

@@ -39,6 +39,16 @@ __device__ inline float unpack_half(std::uint32_t pair) {
   return __uint_as_float(Half == 0 ? pair << 16 : pair & 0xFFFF0000u);
 }
 
+/// Eight neighbours as 16-bit elements of type `To`.
+template <int From, int To>
+__device__ inline uint4 load_unit(const void* from, std::int64_t index) {
+  const auto pair = [&](int i) {
+    return pack_pair<To>(load_element<From>(from, index + i),
+                         load_element<From>(from, index + i + 1));
+  };
+  return {pair(0), pair(2), pair(4), pair(6)};
+}
+
 template <int Type>
 __device__ inline void store_element(void* to, std::int64_t index, float value) {
   if constexpr (Type == kFloat32) {

@@ -44,6 +44,16 @@ __device__ inline void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+/// Returns what was there, and leaves the next number: 0 after `last`.
+__device__ inline std::uint32_t atom_inc_relaxed_gpu(std::uint32_t* at, std::uint32_t last) {
+  std::uint32_t old;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(at), "r"(last)
+               : "memory");
+  return old;
+}
+
 /// Lets the next kernel of the stream start, if it was launched so that it may.
 __device__ inline void griddepcontrol_launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -64,6 +74,12 @@ __device__ inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], std::uint32_t f
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(from)
+               : "memory");
+}
+
+__device__ inline void st_shared_v4(std::uint32_t to, const uint4& value) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
                : "memory");
 }
 

@@ -1,79 +1,81 @@
-// How a line of blocks is cut into equal shares for thread blocks: arithmetic, for the host's tests
-// and for the kernel that does it.
+// How a line of blocks is cut into pieces, which thread blocks claim one after another: arithmetic,
+// for the host's tests and for the kernel that does it.
 //
-//   blocks     |--- 0 ----|-- 1 --|------------------ 2 ------------------|-- 3 --|
-//   shares     |     0      |     1      |     2      |     3      |     4      |
+//   line       |------ 0 ------|------ 1 ------|----- 2 -----|---- 3 ----|-- 4 --|- 5 -|
+//   pieces     |               |               |      |      |  |  |  |  |  |  | |  |  |
 //
-// Each block costs its tiles and what it takes to start one. A cut within a few tiles of a block's
-// begin or end is moved there, as a task of that length is mostly start and end. All is found from
-// the block's place on the line alone, so that every block can be cut by a thread of its own.
+// SMs do not get equal shares of the memory's bandwidth, so equal shares of work end at different
+// times (measured on an H200: 2 .. 10 % of a decode). Pieces that are claimed when a thread block
+// is free, the long ones first, end together: none is longer than half of its share of what is left
+// (guided self-scheduling: Polychronopoulos and Kuck, 1987). A block that is not cut needs no
+// merge, so those that start first stay whole where they end well before the line does.
 #pragma once
 
 #include <cstdint>
 
 namespace kvmesh::cuda {
 
-/// What starting and ending a task costs, in tiles: one round trip to memory for the visits, one
-/// for the first keys, and the merge of the warps; a tile takes about 1 us while memory is the
-/// limit.
-inline constexpr std::int64_t kTaskTiles = 2;
-/// No task is cut shorter than this: below it the cost above is most of it.
-inline constexpr std::int64_t kLeastTiles = 4;
-/// With so many blocks for each slot their ends even out by themselves.
-inline constexpr std::int64_t kManyBlocks = 4;
+/// No piece is cut shorter than this many tiles, except that a line which is too short to give each
+/// multiprocessor so much is cut down to the second number: a piece costs three dependent accesses
+/// to memory before its first keys arrive, and a merge.
+inline constexpr std::int64_t kLeastTiles = 8;
+inline constexpr std::int64_t kFewestTiles = 4;
+/// On long lines the shortest pieces are this fraction of a thread block's share: enough to end
+/// together, few enough to merge.
+inline constexpr std::int64_t kLeastFraction = 32;
+/// Room for pieces of cut blocks, in multiples of the thread blocks that run at once. Pieces are
+/// halved log2(kLeastFraction) times at the most, half as many thread blocks' shares each time.
+inline constexpr std::int64_t kPartsPerSlot = 9;
+/// With so many blocks for each thread block, whole blocks end together well enough.
+inline constexpr std::int64_t kManyBlocks = 8;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Tiles of a block of `visits` pages.
-constexpr std::int64_t cost_of(std::int64_t visits, std::int64_t unit_visits,
-                               std::int64_t unit_tiles) {
-  return ceil_div(visits, unit_visits) * unit_tiles + kTaskTiles;
-}
-
-/// What each of `slots` thread blocks gets of a line of `total` tiles.
-constexpr std::int64_t share_of_line(std::int64_t total, std::int64_t slots,
-                                     std::int64_t unit_tiles) {
-  const std::int64_t least = (kLeastTiles > unit_tiles ? kLeastTiles : unit_tiles) + kTaskTiles;
-  const std::int64_t share = ceil_div(total, slots);
-  return share > least ? share : least;
-}
-
-/// One block's parts.
-class BlockCut {
+/// The pieces of all blocks, longest blocks first.
+class Line {
  public:
-  /// A block of `units` that begins at tile `begin` of the line.
-  constexpr BlockCut(std::int64_t begin, std::int64_t units, std::int64_t unit_tiles,
-                     std::int64_t share)
-      : begin_(begin), units_(units), unit_tiles_(unit_tiles), share_(share) {
-    const std::int64_t least = ceil_div(kLeastTiles, unit_tiles);
-    const std::int64_t end = begin + units * unit_tiles + kTaskTiles;
-    first_owner_ = begin / share;
-    first_cut_ = first_owner_ + 1;
-    last_cut_ = ceil_div(end, share) - 1;
-    if (first_cut_ <= last_cut_ && unit_at(first_cut_) < least) first_owner_ = first_cut_++;
-    if (first_cut_ <= last_cut_ && unit_at(last_cut_) > units - least) --last_cut_;
-  }
+  /// `total` tiles of all blocks, `longest` of the first; `slots` thread blocks run at once on
+  /// `multiprocessors`.
+  constexpr Line(std::int64_t total, std::int64_t longest, std::int64_t slots,
+                 std::int64_t multiprocessors)
+      : total_(total),
+        slots_(slots),
+        least_(least_of(total, slots, multiprocessors)),
+        first_stay_whole_(5 * longest * slots <= 4 * total) {}
 
-  constexpr std::int32_t parts() const {
-    return first_cut_ <= last_cut_ ? static_cast<std::int32_t>(last_cut_ - first_cut_ + 2) : 1;
-  }
-  /// The units [begin(part), begin(part + 1)) are a part's.
-  constexpr std::int64_t begin(std::int32_t part) const {
-    if (part == 0) return 0;
-    return part == parts() ? units_ : unit_at(first_cut_ + part - 1);
-  }
-  /// The thread block that has the part.
-  constexpr std::int32_t owner(std::int32_t part) const {
-    return static_cast<std::int32_t>(part == 0 ? first_owner_ : first_cut_ + part - 1);
+  /// In how many parts a block is cut: number `rank` of the line, which begins at tile `begin` and
+  /// has `units` of `unit_tiles` that are not divided.
+  constexpr std::int32_t parts(std::int64_t rank, std::int64_t begin, std::int64_t units,
+                               std::int64_t unit_tiles) const {
+    const std::int64_t tiles = units * unit_tiles;
+    if (first_stay_whole_ && rank < slots_) return 1;
+    const std::int64_t longest = longest_piece(begin);
+    if (tiles <= longest || tiles <= 2 * least_) return 1;
+    const std::int64_t most_units = longest > unit_tiles ? longest / unit_tiles : 1;
+    return static_cast<std::int32_t>(ceil_div(units, most_units));
   }
 
  private:
-  constexpr std::int64_t unit_at(std::int64_t cut) const {
-    return (cut * share_ - begin_) / unit_tiles_;
+  static constexpr std::int64_t least_of(std::int64_t total, std::int64_t slots,
+                                         std::int64_t multiprocessors) {
+    const std::int64_t fraction = total / (slots * kLeastFraction);
+    if (fraction > kLeastTiles) return fraction;
+    const std::int64_t share = ceil_div(total, multiprocessors);
+    return share > kLeastTiles ? kLeastTiles : share < kFewestTiles ? kFewestTiles : share;
   }
 
-  std::int64_t begin_, units_, unit_tiles_, share_;
-  std::int64_t first_owner_ = 0, first_cut_ = 0, last_cut_ = 0;
+  constexpr std::int64_t longest_piece(std::int64_t begin) const {
+    const std::int64_t half_share = (total_ - begin) / (2 * slots_);
+    return half_share > least_ ? half_share : least_;
+  }
+
+  std::int64_t total_, slots_, least_;
+  bool first_stay_whole_;  // they end before 4/5 of the line does
 };
+
+/// The first unit of a part, parts being as equal as can be.
+constexpr std::int64_t begin_of_part(std::int64_t units, std::int32_t parts, std::int32_t part) {
+  return units * part / parts;
+}
 
 }  // namespace kvmesh::cuda

@@ -1,4 +1,5 @@
-// Planning on the device: from the visits of each list to tasks for thread blocks (cut.hpp).
+// Planning on the device: from the visits of each list to the tasks that thread blocks claim
+// (cut.hpp).
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
@@ -10,15 +11,12 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kCutThreads = 512;
+constexpr int kCutWarps = kCutThreads / 32;
 constexpr int kBuckets = 2 * kCutThreads;  // of lists, by length
-// Whole blocks, which the device hands out as slots fall free, even out what makes one SM slower
-// than another, and need no merge: worth a little more than their longest row of work says (H200,
-// 512 equal blocks on 264 slots: 4 % faster than equal shares).
-constexpr double kWholeBlocksGain = 1.05;
+constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
 /// Sums that go along the line of blocks.
-struct Line {
-  long long tiles;  // cost of the blocks before
+struct Sums {
   int tasks;
   int merges;
   int rows;  // of workspace
@@ -26,22 +24,24 @@ struct Line {
 struct Larger {
   __device__ int operator()(int a, int b) const { return max(a, b); }
 };
-struct AddLines {
-  __host__ __device__ Line operator()(const Line& a, const Line& b) const {
-    return {a.tiles + b.tiles, a.tasks + b.tasks, a.merges + b.merges, a.rows + b.rows};
+struct AddSums {
+  __host__ __device__ Sums operator()(const Sums& a, const Sums& b) const {
+    return {a.tasks + b.tasks, a.merges + b.merges, a.rows + b.rows};
   }
 };
 
 /// One thread block cuts a launch: a block of work for each of its threads at a time.
 class Cutter {
  public:
-  using Scan = cub::BlockScan<Line, kCutThreads>;
+  using Scan = cub::BlockScan<Sums, kCutThreads>;
+  using Tiles = cub::BlockScan<long long, kCutThreads>;
   using Count = cub::BlockScan<int, kCutThreads>;
   using Max = cub::BlockReduce<int, kCutThreads>;
   /// What its threads share.
   struct Shared {
     union {
       typename Scan::TempStorage scan;
+      typename Tiles::TempStorage tiles;
       typename Count::TempStorage count;
       typename Max::TempStorage max;
     };
@@ -50,42 +50,72 @@ class Cutter {
   };
 
   __device__ Cutter(const CutParams& params, Shared& shared)
-      : p_(params), shared_(shared), blocks_(params.list_count * params.kv_heads_of_list) {}
+      : p_(params),
+        shared_(shared),
+        blocks_(params.list_count * params.kv_heads_of_list),
+        first_merge_(params.is_first ? 0 : *params.merges_made) {}
 
   __device__ void run() {
-    const long long total = total_cost();
-    if (blocks_ >= p_.slots) count_buckets();
-    if (are_even(total)) {
-      sort_lists();
-      take_whole();
-    } else {
-      cut(share_of_line(total, p_.slots, p_.unit_tiles));
+    count_buckets();
+    sort_lists();
+    const Line line(total_tiles(), ceil_div(shared_.longest, p_.unit_visits) * p_.unit_tiles,
+                    p_.slots, p_.multiprocessors);
+    Begun all{};
+    for (int first = 0; first < blocks_; first += kCutThreads) {
+      cut(line, first + static_cast<int>(threadIdx.x), all);
+    }
+    __syncthreads();  // all have read the merges made before
+    if (threadIdx.x == 0) {
+      *p_.task_count = all.sums.tasks;
+      *p_.claim = 0;
+      *p_.merges_made = first_merge_ + all.sums.merges;
     }
   }
 
  private:
-  __device__ long long total_cost() {
-    Line own{}, before, total;
-    for (int block = static_cast<int>(threadIdx.x); block < blocks_; block += kCutThreads) {
-      own.tiles += cost(block);
-    }
-    scan(own, before, total);
-    return total.tiles;
-  }
-
-  __device__ void scan(const Line& own, Line& before, Line& all) {
-    Scan(shared_.scan).ExclusiveScan(own, before, Line{}, AddLines(), all);
-    __syncthreads();  // the scratch is free
-  }
-
-  __device__ int list_number(int block) const {
-    return p_.first_list + block / p_.kv_heads_of_list;
-  }
   __device__ int visits(int list) const { return p_.visits_of_list[list]; }
-  __device__ long long cost(int block) const { return cost_of_list(list_number(block)); }
-  __device__ long long cost_of_list(int list) const { return cost_of_visits(visits(list)); }
-  __device__ long long cost_of_visits(int visits) const {
-    return cost_of(visits, p_.unit_visits, p_.unit_tiles);
+  __device__ long long units(int list) const { return ceil_div(visits(list), p_.unit_visits); }
+
+  /// Up to a place on the line.
+  struct Begun {
+    long long tiles = 0;
+    int cut_parts = 0;  // of blocks that are cut
+    Sums sums{};
+  };
+
+  /// Each returns what the threads before have, and adds what all have to `all`.
+  __device__ long long scan(long long own, long long& all) {
+    long long before, step;
+    Tiles(shared_.tiles).ExclusiveSum(own, before, step);
+    __syncthreads();  // the scratch is free
+    before += all;
+    all += step;
+    return before;
+  }
+  __device__ int scan(int own, int& all) {
+    int before, step;
+    Count(shared_.count).ExclusiveSum(own, before, step);
+    __syncthreads();
+    before += all;
+    all += step;
+    return before;
+  }
+  __device__ Sums scan(const Sums& own, Sums& all) {
+    Sums before, step;
+    Scan(shared_.scan).ExclusiveScan(own, before, Sums{}, AddSums(), step);
+    __syncthreads();
+    before = AddSums()(all, before);
+    all = AddSums()(all, step);
+    return before;
+  }
+
+  __device__ long long total_tiles() {
+    long long own = 0, all = 0;
+    for (int l = static_cast<int>(threadIdx.x); l < p_.list_count; l += kCutThreads) {
+      own += units(p_.first_list + l) * p_.unit_tiles * p_.kv_heads_of_list;
+    }
+    scan(own, all);
+    return all;
   }
 
   // ---- Lists by length, in buckets: near enough to the longest first ----
@@ -94,10 +124,6 @@ class Cutter {
     if (visits == 0) return kBuckets - 1;
     return kBuckets - 1 -
            static_cast<int>(ceil_div(std::int64_t{visits} * (kBuckets - 1), shared_.longest));
-  }
-  /// The most visits that a list of the bucket has.
-  __device__ int longest_of(int bucket) const {
-    return static_cast<int>(std::int64_t{kBuckets - 1 - bucket} * shared_.longest / (kBuckets - 1));
   }
 
   __device__ void count_buckets() {
@@ -121,42 +147,66 @@ class Cutter {
     __syncthreads();
   }
 
-  /// The most visits of the list at a place in the order.
-  __device__ int longest_at(int place) const {
-    int low = 0;
-    int high = kBuckets;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (shared_.buckets[middle] <= place) {
-        low = middle;
-      } else {
-        high = middle;
+  /// Within a bucket in the order of the lists, as the cuts depend on a list's place: one warp
+  /// after another places its lists.
+  __device__ void sort_lists() {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    for (int first = 0; first < p_.list_count; first += kCutThreads) {
+      const int l = first + static_cast<int>(threadIdx.x);
+      const bool is_there = l < p_.list_count;
+      const int bucket = is_there ? bucket_of(visits(p_.first_list + l)) : kBuckets;
+      for (int turn = 0; turn < kCutWarps && first + turn * 32 < p_.list_count; ++turn) {
+        if (warp == turn) place_lists(p_.first_list + l, bucket, is_there);
+        __syncthreads();
       }
     }
-    return longest_of(low);
   }
 
-  /// Within a bucket in any order: it decides when a block of work begins, not what comes out.
-  __device__ void sort_lists() {
-    __syncthreads();  // all have looked at the buckets
-    for (int l = static_cast<int>(threadIdx.x); l < p_.list_count; l += kCutThreads) {
-      const int list = p_.first_list + l;
-      p_.order[atomicAdd(&shared_.buckets[bucket_of(visits(list))], 1)] = list;
-    }
-    __syncthreads();
+  __device__ void place_lists(int list, int bucket, bool is_there) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const unsigned peers = __match_any_sync(kWholeWarp, bucket);
+    const int before = __popc(peers & ((1u << lane) - 1));
+    const int first = is_there ? shared_.buckets[bucket] : 0;
+    __syncwarp();
+    if (!is_there) return;
+    p_.order[first + before] = list;
+    if (before == 0) shared_.buckets[bucket] = first + __popc(peers);
   }
 
-  /// Would whole blocks, the longest first, end about as early as equal shares? Taken in waves, one
-  /// block a slot, none ends later than the longest of each wave together.
-  __device__ bool are_even(long long total) const {
-    if (blocks_ < p_.slots) return false;
-    if (blocks_ >= kManyBlocks * p_.slots) return true;
-    long long end = 0;
-    for (int first = 0; first < blocks_; first += p_.slots) {
-      end += cost_of_visits(longest_at(first / p_.kv_heads_of_list));
+  // ---- Blocks, in the order of their lists ----
+
+  __device__ int list_at(int block) const { return p_.order[block / p_.kv_heads_of_list]; }
+
+  __device__ void cut(const Line& line, int block, Begun& all) {
+    const bool is_there = block < blocks_;
+    const int list = is_there ? list_at(block) : 0;
+    const long long begin = scan(is_there ? units(list) * p_.unit_tiles : 0, all.tiles);
+    int parts = is_there ? line.parts(block, begin, units(list), p_.unit_tiles) : 1;
+    const int cut_parts = parts > 1 ? parts : 0;
+    // No more than there is room for: from the first block that has none on, all stay whole.
+    if (scan(cut_parts, all.cut_parts) + cut_parts > p_.most_cut_parts) parts = 1;
+    const Sums before = scan(is_there ? sums_of(list, parts) : Sums{}, all.sums);
+    if (!is_there) return;
+    const int head = block % p_.kv_heads_of_list;
+    add_tasks(list, head, parts, before);
+    if (parts > 1) add_merge(list, head, parts, before);
+  }
+
+  __device__ Sums sums_of(int list, int parts) const {
+    if (parts == 1) return {1, 0, 0};
+    return {parts, 1, parts * p_.items.lists[list].tokens * p_.items.group};
+  }
+
+  __device__ void add_tasks(int list, int head, int parts, const Sums& before) const {
+    const int rows = p_.items.lists[list].tokens * p_.items.group;
+    const auto visit_at = [&](int part) {
+      const auto unit = begin_of_part(units(list), parts, part);
+      return min(static_cast<int>(unit) * p_.unit_visits, visits(list));
+    };
+    for (int part = 0; part < parts; ++part) {
+      const int row = parts == 1 ? -1 : p_.first_workspace_row + before.rows + part * rows;
+      p_.tasks[before.tasks + part] = task_of(list, head, visit_at(part), visit_at(part + 1), row);
     }
-    const double share = static_cast<double>(total) / p_.slots + kTaskTiles;
-    return static_cast<double>(end) <= kWholeBlocksGain * share;
   }
 
   __device__ DeviceTask task_of(int list, int head, int begin, int end, int workspace_row) const {
@@ -173,100 +223,20 @@ class Cutter {
             workspace_row,        0};
   }
 
-  /// A thread block for each.
-  __device__ void take_whole() {
-    for (int i = static_cast<int>(threadIdx.x); i <= p_.grid; i += kCutThreads) {
-      p_.task_begin[i] = min(i, blocks_);
-      if (i >= blocks_) continue;
-      const int list = p_.order[i / p_.kv_heads_of_list];
-      p_.tasks[i] = task_of(list, i % p_.kv_heads_of_list, 0, visits(list), -1);
-    }
-    clear_merges(0);
-  }
-
-  __device__ BlockCut cut_of(int block, long long begin, long long share) const {
-    const long long units = ceil_div(visits(list_number(block)), p_.unit_visits);
-    return {begin, units, p_.unit_tiles, share};
-  }
-
-  __device__ void cut(long long share) {
-    Line line{};  // of the blocks so far
-    for (int first = 0; first < blocks_; first += kCutThreads) {
-      const int block = first + static_cast<int>(threadIdx.x);
-      const bool is_there = block < blocks_;
-      // A block's parts depend on its place; the places of its parts on those of all before it.
-      Line own{}, before, all, ignored;
-      if (is_there) own.tiles = cost(block);
-      scan(own, before, ignored);
-      if (is_there) add_parts(cut_of(block, line.tiles + before.tiles, share), block, own);
-      scan(own, before, all);
-      before = AddLines()(line, before);
-      line = AddLines()(line, all);
-      if (!is_there) continue;
-      add_tasks(block, cut_of(block, before.tiles, share), before);
-      if (own.merges > 0) add_merge(block, before, own);
-    }
-    __syncthreads();
-    share_out(line.tasks);
-    clear_merges(line.merges);
-  }
-
-  __device__ void add_parts(const BlockCut& cut, int block, Line& own) const {
-    own.tasks = cut.parts();
-    if (own.tasks == 1) return;
-    own.merges = 1;
-    own.rows = own.tasks * p_.items.lists[list_number(block)].tokens * p_.items.group;
-  }
-
-  __device__ void add_tasks(int block, const BlockCut& cut, const Line& before) {
-    const int list = list_number(block);
-    const int all = visits(list);
-    const int rows = p_.items.lists[list].tokens * p_.items.group;
-    const auto visit_at = [&](int part) {
-      return min(static_cast<int>(cut.begin(part)) * p_.unit_visits, all);
-    };
-    for (int part = 0; part < cut.parts(); ++part) {
-      const int row = cut.parts() == 1 ? -1 : p_.first_workspace_row + before.rows + part * rows;
-      DeviceTask task =
-          task_of(list, block % p_.kv_heads_of_list, visit_at(part), visit_at(part + 1), row);
-      task.owner = cut.owner(part);
-      p_.tasks[before.tasks + part] = task;
-    }
-  }
-
-  __device__ void add_merge(int block, const Line& before, const Line& own) {
-    const PlanList& list = p_.items.lists[list_number(block)];
-    p_.merges[before.merges] = {
-        list.kv_head + block % p_.kv_heads_of_list, list.first_token, list.tokens * p_.items.group,
-        p_.first_workspace_row + before.rows,       own.tasks,        {}};
-  }
-
-  __device__ void clear_merges(int count) {
-    for (int i = count + static_cast<int>(threadIdx.x); i < p_.merge_count; i += kCutThreads) {
-      p_.merges[i] = {};
-    }
-  }
-
-  /// task_begin[b]: the first task of a thread block at or after b. Owners rise along the line.
-  __device__ void share_out(int tasks) {
-    for (int block = static_cast<int>(threadIdx.x); block <= p_.grid; block += kCutThreads) {
-      int low = 0;
-      int high = tasks;
-      while (low < high) {
-        const int middle = (low + high) / 2;
-        if (p_.tasks[middle].owner < block) {
-          low = middle + 1;
-        } else {
-          high = middle;
-        }
-      }
-      p_.task_begin[block] = low;
-    }
+  __device__ void add_merge(int list, int head, int parts, const Sums& before) const {
+    const PlanList& l = p_.items.lists[list];
+    p_.merges[first_merge_ + before.merges] = {l.kv_head + head,
+                                               l.first_token,
+                                               l.tokens * p_.items.group,
+                                               p_.first_workspace_row + before.rows,
+                                               parts,
+                                               {}};
   }
 
   const CutParams& p_;
   Shared& shared_;
   const int blocks_;
+  const int first_merge_;
 };
 
 __global__ void __launch_bounds__(kCutThreads, 1)

@@ -42,7 +42,7 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   items.pages = pages.data();
   classify(items, stream);
   list_visits(items, stream);
-  for (const Launch& launch : launches_) cut(items, launch, stream);
+  cut(items, stream);
   pages.end(stream);
 }
 
@@ -110,7 +110,6 @@ void DevicePlan::add_lists(Launch& launch) {
     if (is_its) add_lists_of(s, launch);
   }
   launch.lists = to_int32(std::ssize(lists_)) - launch.first_list;
-  launch.blocks = launch.lists * kv_heads_of_list();
 }
 
 void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
@@ -140,27 +139,26 @@ void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
 
 // ---- Launches and memory ----
 
-/// Grids, and how many merges and rows of workspace the launches may need. Each cut between thread
-/// blocks makes one part more, and there is at most one cut a slot.
+/// Grids, and how many tasks, merges and rows of workspace the launches may need.
 void DevicePlan::shape_launches() {
-  merge_count_ = merge_rows_ = 0;
+  most_merges_ = merge_rows_ = 0;
   workspace_rows_ = 0;
   for (Launch& launch : launches_) {
     const bool is_fixed = limits_ && &launch == &launches_[0];
     const std::int64_t slots = launch.shape.slots;
-    const std::int64_t blocks =
-        is_fixed ? limits_->sequences * most_lists(limits_->queries, launch) * kv_heads_of_list()
-                 : launch.blocks;
-    const bool may_split = is_fixed || blocks < kManyBlocks * slots;
-    launch.planned.grid = blocks == 0 ? 0 : to_int32(std::max(blocks, slots));
-    launch.merges = may_split ? to_int32(std::min(blocks, slots)) : 0;
-    launch.first_merge = merge_count_;
+    launch.most_blocks =
+        kv_heads_of_list() *
+        (is_fixed ? limits_->sequences * most_lists(limits_->queries, launch) : launch.lists);
+    const bool may_cut = is_fixed || launch.most_blocks < kManyBlocks * slots;
+    launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(slots);
+    launch.most_cut_parts =
+        launch.most_blocks == 0 || !may_cut ? 0 : to_int32(kPartsPerSlot * slots);
     launch.first_workspace_row = to_int32(workspace_rows_);
-    merge_count_ += launch.merges;
-    if (launch.merges == 0) continue;
+    if (launch.most_cut_parts == 0) continue;
+    most_merges_ += std::min<std::int64_t>(launch.most_blocks, launch.most_cut_parts / 2);
     merge_rows_ = std::max(merge_rows_,
                            is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
-    workspace_rows_ += 2 * slots * rows_of_block(launch);
+    workspace_rows_ += launch.most_cut_parts * rows_of_block(launch);
   }
 }
 
@@ -175,13 +173,15 @@ void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
   grow(lists, visits_of_list_, order_);
   grow(std::max(tokens_, std::int64_t{1}), positions_);
   grow(std::max(slot_count_, std::int64_t{1}), slots_);
-  grow(merge_count_, merges_);
-  for (Launch& launch : launches_) {
+  grow(most_merges_, merges_);
+  grow(1, counters_);
+  for (std::size_t i = 0; i < launches_.size(); ++i) {
+    Launch& launch = launches_[i];
     if (launch.planned.grid == 0) continue;
-    grow(launch.planned.grid + launch.shape.slots, launch.tasks);
-    grow(launch.planned.grid + 1, launch.task_begin);
+    grow(launch.most_blocks + launch.most_cut_parts, launch.tasks);
     launch.planned.tasks = launch.tasks.data();
-    launch.planned.task_begin = launch.task_begin.data();
+    launch.planned.task_count = counters_.data()->tasks + i;
+    launch.planned.claim = counters_.data()->claims + i;
   }
 }
 
@@ -248,29 +248,38 @@ void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
         "planning: visits");
 }
 
-void DevicePlan::cut(const PlanItems& items, const Launch& launch, cudaStream_t stream) {
-  if (launch.planned.grid == 0) return;
+void DevicePlan::cut(const PlanItems& items, cudaStream_t stream) {
   const int page_size = options_.shape.page_size;
-  const int unit_visits = std::max(1, launch.shape.tile_keys / page_size);
-  check(
-      launch_cut({.items = items,
-                  .first_list = launch.first_list,
-                  .list_count = launch.lists,
-                  .kv_heads_of_list = kv_heads_of_list(),
-                  .slots = launch.shape.slots,
-                  .unit_visits = unit_visits,
-                  .unit_tiles = to_int32(ceil_div(unit_visits * page_size, launch.shape.tile_keys)),
-                  .grid = launch.planned.grid,
-                  .merge_count = launch.merges,
-                  .first_workspace_row = launch.first_workspace_row,
-                  .visits = visits_.data(),
-                  .visits_of_list = visits_of_list_.data(),
-                  .order = order_.data() + launch.first_list,
-                  .tasks = launch.tasks.data(),
-                  .task_begin = launch.task_begin.data(),
-                  .merges = merges_.data() + launch.first_merge},
-                 stream),
-      "planning: tasks");
+  PlanCounters* const counters = counters_.data();
+  bool is_first = true;
+  for (std::size_t i = 0; i < launches_.size(); ++i) {
+    const Launch& launch = launches_[i];
+    if (launch.planned.grid == 0) continue;
+    const int tile_keys = launch.shape.tile_keys;
+    const int unit_visits = std::max(1, tile_keys / page_size);
+    check(launch_cut({.items = items,
+                      .first_list = launch.first_list,
+                      .list_count = launch.lists,
+                      .kv_heads_of_list = kv_heads_of_list(),
+                      .slots = launch.shape.slots,
+                      .multiprocessors = launch.shape.multiprocessors,
+                      .unit_visits = unit_visits,
+                      .unit_tiles = to_int32(ceil_div(unit_visits * page_size, tile_keys)),
+                      .most_cut_parts = launch.most_cut_parts,
+                      .first_workspace_row = launch.first_workspace_row,
+                      .is_first = is_first,
+                      .visits_of_list = visits_of_list_.data(),
+                      .visits = visits_.data(),
+                      .order = order_.data() + launch.first_list,
+                      .tasks = launch.tasks.data(),
+                      .task_count = counters->tasks + i,
+                      .claim = counters->claims + i,
+                      .merges = merges_.data(),
+                      .merges_made = &counters->merges},
+                     stream),
+          "planning: tasks");
+    is_first = false;
+  }
 }
 
 // ---- What it has become ----
@@ -298,8 +307,8 @@ TileCounts DevicePlan::tiles() const {
 std::int64_t DevicePlan::size_bytes() const {
   const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
   std::size_t bytes = sum(upload_, classes_, visits_of_list_, order_, visits_, head_classes_,
-                          positions_, slots_, merges_);
-  for (const Launch& launch : launches_) bytes += sum(launch.tasks, launch.task_begin);
+                          positions_, slots_, merges_, counters_);
+  for (const Launch& launch : launches_) bytes += launch.tasks.size_bytes();
   if (block_mask_) bytes += block_mask_->size_bytes();
   return static_cast<std::int64_t>(bytes);
 }

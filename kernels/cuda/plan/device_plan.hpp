@@ -55,16 +55,25 @@ inline constexpr std::int64_t kShortRows = 64;
 
 /// One of the two launches of an attend: for short rows (decode, speculation) and for long chunks.
 struct LaunchShape {
-  int rows = 16;       ///< of a thread block: a row class
-  int slots = 1;       ///< thread blocks that run at once on the device
+  int rows = 16;  ///< of a thread block: a row class
+  int slots = 1;  ///< thread blocks that run at once on the device
+  int multiprocessors = 1;
   int tile_keys = 64;  ///< keys that a thread block takes at a time
+};
+
+/// What the device counts of a plan.
+struct PlanCounters {
+  std::int32_t tasks[2];
+  std::uint32_t claims[2];
+  std::int32_t merges;
 };
 
 /// What the kernels read. The addresses stay where they are while a plan has limits.
 struct PlannedLaunch {
   const DeviceTask* tasks = nullptr;
-  const std::int32_t* task_begin = nullptr;  ///< [grid + 1]
-  int grid = 0;                              ///< thread blocks, those without a task included
+  const std::int32_t* task_count = nullptr;
+  std::uint32_t* claim = nullptr;
+  int grid = 0;  ///< thread blocks; 0: nothing to launch
 };
 
 class DevicePlan {
@@ -109,7 +118,8 @@ class DevicePlan {
   const std::int32_t* positions() const { return positions_.data(); }
   const DeviceSlot* slots() const { return slots_.data(); }
   const DeviceMerge* merges() const { return merges_.data(); }
-  int merge_count() const { return merge_count_; }
+  const std::int32_t* merges_made() const { return &counters_.data()->merges; }
+  std::int64_t most_merges() const { return most_merges_; }
   int merge_rows() const { return merge_rows_; }  ///< of the largest merge
   std::int64_t workspace_rows() const { return workspace_rows_; }
 
@@ -123,13 +133,11 @@ class DevicePlan {
     std::int32_t block_tokens = 1;  // of a list at the most
     std::int32_t first_list = 0;
     std::int32_t lists = 0;
-    std::int32_t blocks = 0;  // of work
-    std::int32_t merges = 0;
-    std::int32_t first_merge = 0;
+    std::int64_t most_blocks = 0;  // of work
+    std::int32_t most_cut_parts = 0;
     std::int32_t first_workspace_row = 0;
     PlannedLaunch planned;
     DeviceArray<DeviceTask> tasks;
-    DeviceArray<std::int32_t> task_begin;
   };
 
   int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
@@ -148,7 +156,7 @@ class DevicePlan {
   PlanItems send(PageLists& pages, cudaStream_t stream);
   void classify(const PlanItems& items, cudaStream_t stream);
   void list_visits(const PlanItems& items, cudaStream_t stream);
-  void cut(const PlanItems& items, const Launch& launch, cudaStream_t stream);
+  void cut(const PlanItems& items, cudaStream_t stream);
 
   Options options_;
   int group_;  // query heads of a kv head
@@ -176,7 +184,8 @@ class DevicePlan {
   DeviceArray<std::int32_t> positions_;
   DeviceArray<DeviceSlot> slots_;
   DeviceArray<DeviceMerge> merges_;
-  int merge_count_ = 0;
+  DeviceArray<PlanCounters> counters_;
+  std::int64_t most_merges_ = 0;
   int merge_rows_ = 0;
   std::int64_t workspace_rows_ = 0;
 };

@@ -36,8 +36,7 @@ cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class
 /// Visits, query positions and slots.
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream);
 
-/// Tasks and merges. Where whole blocks fill the device evenly none is cut and the longest come
-/// first; else each of the `slots` thread blocks gets an equal share (cut.hpp).
+/// Tasks and merges (cut.hpp).
 cudaError_t launch_cut(const CutParams& params, cudaStream_t stream);
 
 }  // namespace kvmesh::cuda

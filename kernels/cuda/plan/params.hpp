@@ -103,17 +103,20 @@ struct CutParams {
   std::int32_t list_count;
   std::int32_t kv_heads_of_list;
   std::int32_t slots;  // thread blocks that run at once
+  std::int32_t multiprocessors;
   std::int32_t unit_visits;
   std::int32_t unit_tiles;
-  std::int32_t grid;         // thread blocks that are launched
-  std::int32_t merge_count;  // room for merges; those that are not needed get no rows
+  std::int32_t most_cut_parts;  // room for parts of blocks that are cut
   std::int32_t first_workspace_row;
-  const DeviceVisit* visits;
+  std::int32_t is_first;               // of the step's launches; the next one's merges follow
   const std::int32_t* visits_of_list;  // [lists]
-  std::int32_t* order;                 // [lists of the launch]: by visits, most first
-  DeviceTask* tasks;
-  std::int32_t* task_begin;  // [grid + 1]
-  DeviceMerge* merges;       // [merge_count]
+  const DeviceVisit* visits;
+  std::int32_t* order;        // [lists of the launch]: by visits, most first
+  DeviceTask* tasks;          // [blocks + most_cut_parts]
+  std::int32_t* task_count;   // how many there are
+  std::uint32_t* claim;       // set to 0: see AttendParams
+  DeviceMerge* merges;        // of all launches
+  std::int32_t* merges_made;  // how many there are
 };
 
 }  // namespace kvmesh::cuda

@@ -3,7 +3,7 @@
 // whole.
 #include <fmt/format.h>
 
-#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "tests/kernels/jit/variants.hpp"
@@ -52,7 +52,10 @@ std::vector<Variant> copy_variants() {
 std::vector<Variant> merge_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
-    variants.push_back({fmt::format("merge_{}", architecture), merge_program(architecture)});
+    for (const int v_dim : {40, 3, 128, 256}) {
+      variants.push_back(
+          {fmt::format("merge_{}_{}", v_dim, architecture), merge_program(v_dim, architecture)});
+    }
   }
   return variants;
 }

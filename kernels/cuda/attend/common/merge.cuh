@@ -1,21 +1,27 @@
-// Merges the splits of a block's rows from the workspace, in their order. A thread block has a row,
-// each of its warps every fourth 32 columns of it; 16 splits at a time are on their way.
+// Merges the parts of rows from the workspace, always in the same order. A thread block has a row
+// at a time, each of its warps every fourth part: kInFlight parts of a warp are under way at once.
 //
-// Constants of the kernel (namespace kvmesh): kOverlaps (it may start before what it merges is
-// there).
+// Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
+// is there).
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/ptx.cuh"
+#include "kernels/cuda/common/warp.cuh"
 
 namespace kvmesh::cuda {
 
 constexpr int kMergeWarps = 4;
-constexpr unsigned kMergeLanes = 0xFFFFFFFFu;
+constexpr int kInFlight = 16;
+constexpr int kColumnsPerLane = 4;
+constexpr int kChunkColumns = 32 * kColumnsPerLane;  // of a row at a time
 constexpr float kNoKeys = __builtin_bit_cast(float, 0xFF800000u);
+constexpr bool kWholeVectors = kDimV % kColumnsPerLane == 0;
 
 class MergeRow {
  public:
+  using Columns = float[kColumnsPerLane];
+
   __device__ MergeRow(const MergeParams& params, const DeviceMerge& merge, int r)
       : p_(params), merge_(merge), first_(merge.workspace_row + r) {
     const std::int64_t token = merge.first_token + r / params.group;
@@ -24,12 +30,13 @@ class MergeRow {
     lse_ = params.lse + token * params.lse_token_stride + head * params.lse_head_stride;
   }
 
-  __device__ void run() {
+  /// `sums` [kMergeWarps][kChunkColumns] is shared.
+  __device__ void run(float* sums) {
     const float merged = merged_lse();
-    for (int first = warp() * 32; first < p_.v_dim; first += kMergeWarps * 32) {
-      const int column = first + lane();
-      const float o = weighted_sum(min(column, p_.v_dim - 1), merged);
-      if (column < p_.v_dim) o_[column] = o;
+    for (int first = 0; first < kDimV; first += kChunkColumns) {
+      Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
+      add_parts(first + lane() * kColumnsPerLane, merged, o);
+      store_chunk(first, o, sums);
     }
     if (threadIdx.x == 0) *lse_ = merged;
   }
@@ -37,41 +44,71 @@ class MergeRow {
  private:
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
-  __device__ std::int64_t row(int split) const {
-    return first_ + static_cast<std::int64_t>(split) * merge_.rows;
+  __device__ std::int64_t row(int part) const {
+    return first_ + static_cast<std::int64_t>(part) * merge_.rows;
   }
-  __device__ float lse(int split) const { return p_.workspace_lse[row(split)]; }
+  __device__ float lse(int part) const { return __ldcg(p_.workspace_lse + row(part)); }
 
   __device__ float merged_lse() const {
     float max = kNoKeys;
     for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
-    for (int step = 16; step > 0; step /= 2) {
-      max = fmaxf(max, __shfl_xor_sync(kMergeLanes, max, step));
-    }
+    max = warp_max(max);
     const float shift = max == kNoKeys ? 0.0f : max;
     float sum = 0.0f;
     for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kMergeLanes, sum, step);
+    sum = warp_sum(sum);
     return sum == 0.0f ? kNoKeys : shift + logf(sum);
   }
 
-  /// Over the splits in order; each lane computes the weight of one of 32.
-  __device__ float weighted_sum(int column, float merged) const {
-    const float* from = p_.workspace_o + first_ * p_.v_dim + column;
-    const std::int64_t split_stride = static_cast<std::int64_t>(merge_.rows) * p_.v_dim;
-    float o = 0.0f;
-    for (int begin = 0; begin < merge_.splits; begin += 32) {
-      const int own = begin + lane();
-      const float own_lse = own < merge_.splits ? lse(own) : kNoKeys;
+  /// This warp's parts, in order. Their loads are issued before the first is needed.
+  __device__ void add_parts(int column, float merged, Columns& o) const {
+    for (int begin = warp(); begin < merge_.splits; begin += kInFlight * kMergeWarps) {
+      Columns parts[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const int part = begin + i * kMergeWarps;
+        if (part < merge_.splits) load(row(part), column, parts[i]);
+      }
+      const int own = begin + lane() * kMergeWarps;
+      const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
       const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged);
-      const int count = min(32, merge_.splits - begin);
-#pragma unroll 16
-      for (int j = 0; j < 32; ++j) {
-        const float w = __shfl_sync(kMergeLanes, weight, j);
-        if (j < count) o += w * from[(begin + j) * split_stride];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const float w = __shfl_sync(kAllLanes, weight, i);
+        if (begin + i * kMergeWarps >= merge_.splits) continue;
+#pragma unroll
+        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * parts[i][c];
       }
     }
-    return o;
+  }
+
+  __device__ void load(std::int64_t row, int column, Columns& part) const {
+    const float* from = p_.workspace_o + row * kDimV + column;
+    if constexpr (kWholeVectors) {
+      const float4 columns =
+          column < kDimV ? __ldcg(reinterpret_cast<const float4*>(from)) : float4{};
+      part[0] = columns.x;
+      part[1] = columns.y;
+      part[2] = columns.z;
+      part[3] = columns.w;
+    } else {
+#pragma unroll
+      for (int c = 0; c < kColumnsPerLane; ++c) part[c] = column + c < kDimV ? __ldcg(from + c) : 0;
+    }
+  }
+
+  __device__ void store_chunk(int first, const Columns& o, float* sums) {
+    __syncthreads();  // the sums are free
+#pragma unroll
+    for (int c = 0; c < kColumnsPerLane; ++c) {
+      sums[warp() * kChunkColumns + lane() * kColumnsPerLane + c] = o[c];
+    }
+    __syncthreads();
+    const int column = threadIdx.x;
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kMergeWarps; ++w) sum += sums[w * kChunkColumns + column];
+    if (first + column < kDimV) o_[first + column] = sum;
   }
 
   const MergeParams& p_;
@@ -81,15 +118,20 @@ class MergeRow {
   float* lse_;
 };
 
+static_assert(kChunkColumns == 32 * kMergeWarps, "a thread stores one column of a chunk");
+
 }  // namespace kvmesh::cuda
 
-/// Grid: (merges, the rows of the largest). Block: 32 * kMergeWarps. One block an SM is enough: the
-/// registers go to the rows that are on their way.
-extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 1)
+/// Grid: any size. Block: 32 * kMergeWarps.
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
-  const DeviceMerge merge = params.merges[blockIdx.x];
+  __shared__ float sums[kMergeWarps * kChunkColumns];
   if constexpr (kvmesh::kOverlaps) griddepcontrol_wait();
-  const int r = static_cast<int>(blockIdx.y);
-  if (r < merge.rows) MergeRow(params, merge, r).run();
+  const int items = *params.merge_count * params.rows;
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const DeviceMerge merge = params.merges[item / params.rows];
+    const int r = item % params.rows;
+    if (r < merge.rows) MergeRow(params, merge, r).run(sums);
+  }
 }

@@ -30,7 +30,7 @@ struct alignas(16) DeviceTask {
   std::int32_t first_visit;
   std::int32_t keys;           // those that are written: a sequence may end inside its last page
   std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
-  std::int32_t owner;          // the thread block that has it: of planning
+  std::int32_t unused;
 };
 
 /// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that each key is found by are in
@@ -54,10 +54,11 @@ struct AttendParams {
   float* lse;  // [tokens, q_heads], natural log
   std::int64_t lse_token_stride;
   std::int64_t lse_head_stride;
-  float* workspace_o;                // [workspace rows, v_dim]
-  float* workspace_lse;              // [workspace rows]
-  const DeviceTask* tasks;           // [tasks], those of one thread block side by side
-  const std::int32_t* task_begin;    // [thread blocks + 1]
+  float* workspace_o;       // [workspace rows, v_dim]
+  float* workspace_lse;     // [workspace rows]
+  const DeviceTask* tasks;  // [*task_count], longest blocks first
+  const std::int32_t* task_count;
+  std::uint32_t* claim;              // 0 before and after each launch: see pieces.cuh
   const DeviceVisit* visits;         // [visits]
   const std::uint8_t* head_classes;  // [visits][group], TileClass of mixed pages; null without any
   const std::int32_t* positions;     // [tokens], logical
@@ -66,7 +67,7 @@ struct AttendParams {
   ModBuffers mods;
 };
 
-/// The rows of a block that was split, to be merged from the workspace: row r of split s lies at
+/// The rows of a block that was cut, to be merged from the workspace: row r of part s lies at
 /// workspace_row + s * rows + r.
 struct alignas(16) DeviceMerge {
   std::int32_t kv_head;
@@ -78,7 +79,8 @@ struct alignas(16) DeviceMerge {
 };
 
 struct MergeParams {
-  const DeviceMerge* merges;   // [thread blocks]
+  const DeviceMerge* merges;  // [*merge_count]
+  const std::int32_t* merge_count;
   const float* workspace_o;    // [workspace rows, v_dim]
   const float* workspace_lse;  // [workspace rows]
   float* o;                    // [tokens, q_heads, v_dim]
@@ -87,8 +89,8 @@ struct MergeParams {
   float* lse;  // [tokens, q_heads]
   std::int64_t lse_token_stride;
   std::int64_t lse_head_stride;
+  std::int32_t rows;   // of the largest merge
   std::int32_t group;  // query heads of a kv head
-  std::int32_t v_dim;
 };
 
 }  // namespace kvmesh::cuda

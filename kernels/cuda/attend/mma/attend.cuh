@@ -12,6 +12,7 @@
 // Sources: online softmax (Milakov and Gimelshein, 2018); FlashAttention-2 (Dao, 2023).
 #pragma once
 
+#include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/mma/accumulators.cuh"
 #include "kernels/cuda/attend/mma/key_stream.cuh"
 
@@ -60,8 +61,8 @@ class Warp {
       const int unit = i % kUnits;
       uint4 bits = {0, 0, 0, 0};
       if (r < task_.rows && (kDimK % 16 == 0 || unit * 8 < kDimK)) {
-        bits = load_unit((task_.first_token + r / kGroup) * p_.q_token_stride +
-                         (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
+        bits = load_queries_at((task_.first_token + r / kGroup) * p_.q_token_stride +
+                               (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
       }
       *reinterpret_cast<uint4*>(queries_ + kRowsK.unit(0, r, unit)) = bits;
     }
@@ -74,17 +75,12 @@ class Warp {
   }
 
   /// Eight elements of the queries as the pool's type.
-  __device__ uint4 load_unit(std::int64_t at) const {
+  __device__ uint4 load_queries_at(std::int64_t at) const {
     if constexpr (kQueryVectors && kQueryType == kPoolType) {
       return *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(p_.q) + at);
     } else {
-      return {load_pair(at), load_pair(at + 2), load_pair(at + 4), load_pair(at + 6)};
+      return load_unit<kQueryType, kPoolType>(p_.q, at);
     }
-  }
-
-  __device__ std::uint32_t load_pair(std::int64_t at) const {
-    return pack_pair<kPoolType>(load_element<kQueryType>(p_.q, at),
-                                load_element<kQueryType>(p_.q, at + 1));
   }
 
   // Computed where they are used: a register saved is a register saved.
@@ -294,13 +290,15 @@ class Warp {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size, `task_begin` says who does what. Block: kTile.threads(). Dynamic shared memory:
+/// Grid: any size, pieces are claimed. Block: kTile.threads(). Dynamic shared memory:
 /// kShared.bytes(). The merge that follows may be launched to overlap: it waits for this one's end.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend(const __grid_constant__ kvmesh::cuda::AttendParams params) {
   extern __shared__ __align__(128) uint4 kvmesh_shared[];
-  if constexpr (kvmesh::kOverlaps) kvmesh::cuda::griddepcontrol_launch_dependents();
   kvmesh::cuda::Warp warp(params, reinterpret_cast<char*>(kvmesh_shared));
-  const int end = params.task_begin[blockIdx.x + 1];
-  for (int task = params.task_begin[blockIdx.x]; task < end; ++task) warp.run(params.tasks[task]);
+  kvmesh::cuda::BlockPieces pieces(params);
+  for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
+    warp.run(params.tasks[piece]);
+  }
+  if constexpr (kvmesh::kOverlaps) kvmesh::cuda::griddepcontrol_launch_dependents();
 }

@@ -6,7 +6,7 @@
 // kBlocksPerSm.
 #pragma once
 
-#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/common/softmax.cuh"
 #include "kernels/cuda/attend/mma/tile.hpp"
 
 namespace kvmesh::cuda {
@@ -21,7 +21,6 @@ constexpr int kMergePitch = merge_pitch(kDimV);
 constexpr int kKeyPairs = kStepKeys / 16;     // of tensor-core tiles of 8 keys
 constexpr int kValueTiles = kPaddedV / 8;     // tensor-core tiles of 8 output columns
 constexpr int kStepThreads = 32 * kRowWarps;  // threads that share keys
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 static_assert(kRowWarps == 1 || kKeyWarps == 1, "warps split the rows or the keys");
 static_assert(kPoolType != kFloat32, "tensor cores here take 16-bit elements");
@@ -59,22 +58,6 @@ __device__ inline bool any_of_step(bool value) {
   } else {
     return __syncthreads_or(value);
   }
-}
-
-/// What a score is multiplied by in the exponent of 2.
-__device__ inline float exponent_scale(const AttendParams& p) {
-  if constexpr (kFoldScale) {
-    return p.scale * kLog2E;
-  } else {
-    return 1.0f;
-  }
-}
-
-/// Natural, from a maximum in the scores' units and a sum relative to it.
-__device__ inline float log_sum_exp(const AttendParams& p, float max, float sum) {
-  if (sum == 0.0f) return kHidden;
-  const float shift = max == kHidden ? 0.0f : max * exponent_scale(p) * kLn2;
-  return shift + logf(sum);
 }
 
 }  // namespace kvmesh::cuda

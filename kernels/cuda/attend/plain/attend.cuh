@@ -1,133 +1,25 @@
 // attend_partial without tensor cores, for what they cannot take: float32 pages, any dims, rows
-// that are not aligned to 16 bytes. A warp has one row at a time and 32 keys, one a lane.
-//
-// Constants of the kernel (namespace kvmesh), beside attend_rows.cuh's: kDimK, kPoolType,
-// kQueryType.
+// that are not aligned to 16 bytes. A warp has one row at a time.
 #pragma once
 
-#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/common/pieces.cuh"
+#include "kernels/cuda/attend/plain/plain_row.cuh"
 
 namespace kvmesh::cuda {
 
 constexpr int kPlainWarps = 4;
-constexpr int kPoolBytes = kPoolType == kFloat32 ? 4 : 2;
-constexpr int kLaneColumns = (kDimV + 31) / 32;  // of the output: lane, lane + 32, ...
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-__device__ inline float warp_max(float value) {
-  for (int step = 16; step > 0; step /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
-  }
-  return value;
-}
-
-__device__ inline float warp_sum(float value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
-  return value;
-}
-
-/// One row of a task.
-class PlainRow {
- public:
-  /// `q` [kDimK] is this warp's place in shared memory.
-  __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q)
-      : p_(params), task_(task), r_(r), row_(row_of(params, task, r)), q_(q) {}
-
-  __device__ void run() {
-    load_query();
-    for (int c = 0; c < kLaneColumns; ++c) o_[c] = 0.0f;
-    for (int first = 0; first < task_.keys; first += 32) {
-      const int key = first + lane();
-      const DeviceVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
-      const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kHidden);
-      add_values(first, visit.page, weight);
-    }
-    store();
-  }
-
- private:
-  __device__ static int lane() { return threadIdx.x % 32; }
-
-  __device__ void load_query() {
-    __syncwarp();
-    const std::int64_t at = row_.token * p_.q_token_stride + row_.head * p_.q_head_stride;
-    for (int d = lane(); d < kDimK; d += 32) q_[d] = load_element<kQueryType>(p_.q, at + d);
-    __syncwarp();
-  }
-
-  /// A key's row in a pool.
-  __device__ const char* place(const DevicePool& pool, int page, int key) const {
-    return static_cast<const char*>(pool.data) +
-           task_.kv_head * pool.head_stride * static_cast<std::int64_t>(kPoolBytes) +
-           std::uint64_t{static_cast<unsigned>(page)} * pool.page_stride_bytes +
-           std::uint64_t{static_cast<unsigned>(key % kPageSize)} * pool.token_stride_bytes;
-  }
-
-  __device__ float score(const Key& key) const {
-    const char* row = place(p_.k, key.visit.page, key.number);
-    float sum = 0.0f;
-    for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
-    const float score = modified(p_, task_, row_, key, sum);
-    return sees(p_, task_, row_, key) ? score : kHidden;
-  }
-
-  /// The weight of this lane's key; rescales what the row has so far.
-  __device__ float softmax(float score) {
-    const float top = fmaxf(max_, warp_max(score));
-    // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kHidden ? 0.0f : top;
-    const float keep = expf(max_ - shift);
-    const float weight = expf(score - shift);
-    for (int c = 0; c < kLaneColumns; ++c) o_[c] *= keep;
-    sum_ = sum_ * keep + warp_sum(weight);
-    max_ = top;
-    return weight;
-  }
-
-  /// A key without weight is left out: its value may be NaN.
-  __device__ void add_values(int first, int page, float weight) {
-    for (int j = 0; j < 32; ++j) {
-      const float w = __shfl_sync(kAllLanes, weight, j);
-      const char* row = place(p_.v, __shfl_sync(kAllLanes, page, j), first + j);
-      if (w == 0.0f) continue;
-      for (int c = 0; c < kLaneColumns; ++c) {
-        const int column = c * 32 + lane();
-        if (column < kDimV) o_[c] += w * load_element<kPoolType>(row, column);
-      }
-    }
-  }
-
-  __device__ void store() const {
-    const float inverse = sum_ == 0.0f ? 0.0f : 1.0f / sum_;
-    float* to = output_of(p_, task_, r_);
-    for (int c = 0; c < kLaneColumns; ++c) {
-      const int column = c * 32 + lane();
-      if (column < kDimV) to[column] = o_[c] * inverse;
-    }
-    const float shift = max_ == kHidden ? 0.0f : max_;
-    if (lane() == 0) *lse_of(p_, task_, r_) = sum_ == 0.0f ? kHidden : shift + logf(sum_);
-  }
-
-  const AttendParams& p_;
-  const DeviceTask& task_;
-  const int r_;
-  const Row row_;
-  float* const q_;
-  float o_[kLaneColumns];
-  float max_ = kHidden;
-  float sum_ = 0.0f;
-};
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size, `task_begin` says who does what. Block: 32 * kPlainWarps.
+/// Grid: any size, pieces are claimed. Block: 32 * kPlainWarps.
 extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kPlainWarps)
     kvmesh_attend_plain(const __grid_constant__ kvmesh::cuda::AttendParams params) {
   using namespace kvmesh::cuda;
   __shared__ float queries[kPlainWarps][kvmesh::kDimK];
   const int warp = threadIdx.x / 32;
-  for (int t = params.task_begin[blockIdx.x]; t < params.task_begin[blockIdx.x + 1]; ++t) {
-    const DeviceTask task = params.tasks[t];
+  BlockPieces pieces(params);
+  for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
+    const DeviceTask task = params.tasks[piece];
     for (int r = warp; r < task.rows; r += kPlainWarps) {
       PlainRow(params, task, r, queries[warp]).run();
     }

@@ -7,12 +7,13 @@
 // these with one another.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
-#include <string_view>
+#include <span>
 #include <utility>
 
-#include "kernels/cuda/attend/variant.hpp"
+#include "kernels/cuda/attend/family.hpp"
 #include "tests/kernels/cuda/attend/every_pair.hpp"
 #include "tests/kernels/jit/variants.hpp"
 
@@ -33,7 +34,7 @@ constexpr Chip kChips[] = {
 struct Tile {
   int k_dim, v_dim, row_class;
 };
-/// Of the tensor-core kernel: the usual head dims with every row class that they have, and some
+/// Of the mma kernel: the usual head dims with every row class that they have, and some
 /// that are not multiples of 16, or of which one is far larger.
 constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 64, 128},
                            {96, 96, 16},   {96, 96, 32},   {96, 96, 64},   {96, 96, 128},
@@ -41,12 +42,17 @@ constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 
                            {192, 128, 16}, {192, 128, 32}, {192, 128, 64}, {192, 128, 128},
                            {256, 256, 16}, {256, 256, 64}, {72, 40, 16},   {40, 72, 128},
                            {64, 256, 64},  {256, 64, 128}};
-/// Of the other one: its dims are free, and it has no rows of a block.
+/// Of Hopper's decode kernel: few rows.
+constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {128, 128, 8},  {128, 128, 16},
+                                 {128, 128, 32}, {192, 128, 8},  {192, 128, 16}, {192, 128, 32},
+                                 {256, 256, 8},  {256, 256, 16}, {256, 64, 32},  {64, 256, 16}};
+/// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
 constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
+constexpr int kDecodePageSizes[] = {16, 8, 128};
 
 template <class Mod>
 struct Named {
@@ -85,81 +91,94 @@ enum Axis {
 /// - On Blackwell a score mod with 128 rows of 128 columns: outputs and scores take 192 of 255
 ///   registers, and what divides by a group or page size that is no power of two, or looks up the
 ///   classes of heads, some more.
-int local_bytes_of(const AttendVariant& variant, const Chip& chip, bool has_score_mod) {
-  if (!variant.tensor_cores) return 48;
+int local_bytes_of(const AttendCase& what, const AttendVariant& variant, bool has_score_mod) {
+  if (variant.name == "plain") return 48;
   const auto needs_division = [](int divisor) {
     return !std::has_single_bit(static_cast<unsigned>(divisor));
   };
-  const AttentionShape& shape = variant.shape;
-  const bool is_tight = variant.tile.rows() == 128 && shape.v_dim == 128 &&
-                        (variant.head_classes || needs_division(shape.q_heads / shape.kv_heads) ||
-                         needs_division(shape.page_size));
-  return is_tight && has_score_mod && chip.architecture == std::string_view("sm_100") ? 48 : 0;
+  const bool is_tight =
+      what.rows == 128 && what.shape.v_dim == 128 &&
+      (what.head_classes || needs_division(what.group()) || needs_division(what.shape.page_size));
+  return is_tight && has_score_mod && what.architecture == "sm_100" ? 48 : 0;
 }
 
-/// Of the case with these choices.
-Variant attend_variant(const Chip& chip, const Tile& tile, const test::Choices& choices,
-                       bool pool_vectors) {
+/// A family's cases: what its kernels are made for, and the rest of what they take.
+struct Table {
+  const char* family;
+  std::span<const Tile> tiles;
+  std::span<const Chip> chips;
+  int pool_dtypes;
+  bool pool_vectors;
+  bool pool_contiguous;
+  std::span<const int> page_sizes;
+};
+const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, true,
+                    kDecodePageSizes};
+const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
+const Table kPlain{"plain", kPlainTiles, kChips, 3, false, false, kPageSizes};
+
+/// The case with these choices.
+Variant attend_variant(const Table& table, const Chip& chip, const test::Choices& choices) {
+  const Tile& tile = table.tiles[static_cast<std::size_t>(choices[kTile])];
   const auto score = score_mods().at(static_cast<std::size_t>(choices[kScore]));
   const auto mask = mask_mods().at(static_cast<std::size_t>(choices[kMask]));
-  const int group = kGroups[choices[kGroup]];
-  const AttentionShape shape{2 * group, 2, tile.k_dim, tile.v_dim, kPageSizes[choices[kPageSize]]};
-  const TensorKinds kinds{.q = kDtypes[choices[kQuery]],
-                          .pool = kDtypes[choices[kPool]],
-                          .q_vectors = choices[kQueryVectors] == 0,
-                          .pool_vectors = pool_vectors};
-  const bool fold_scale = score.mod.is_identity() && choices[kNegative] == 0;
-  AttendVariant variant = choose_attend(shape, kinds, fold_scale, tile.row_class, chip.limits);
-  variant.head_classes = choices[kHeadClasses] != 0;
+  const int group = std::min(kGroups[choices[kGroup]], tile.row_class);
+  const int page_size = table.page_sizes[static_cast<std::size_t>(choices[kPageSize])];
+  const AttendCase what{.shape = {2 * group, 2, tile.k_dim, tile.v_dim, page_size},
+                        .kinds = {.q = kDtypes[choices[kQuery]],
+                                  .pool = kDtypes[choices[kPool]],
+                                  .q_vectors = choices[kQueryVectors] == 0,
+                                  .pool_vectors = table.pool_vectors,
+                                  .pool_contiguous = table.pool_contiguous},
+                        .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
+                        .head_classes = choices[kHeadClasses] != 0,
+                        .rows = tile.row_class,
+                        .architecture = chip.architecture,
+                        .limits = chip.limits};
+  const AttendVariant variant = choose_attend(what);
+  EXPECT_EQ(variant.name, table.family);
   std::string name = fmt::format(
       "{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}", chip.architecture, tile.k_dim,
-      tile.v_dim, tile.row_class, score.name, mask.name, group, shape.page_size,
-      kvmesh::name(kinds.pool), kvmesh::name(kinds.q), variant.head_classes ? "_heads" : "",
-      kinds.q_vectors ? "" : "_unaligned", fold_scale ? "_folded" : "");
+      tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
+      kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q), what.head_classes ? "_heads" : "",
+      what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
-          local_bytes_of(variant, chip, !score.mod.is_identity())};
+          local_bytes_of(what, variant, !score.mod.is_identity())};
 }
 
-template <std::size_t Tiles>
-std::vector<Variant> variants_of(const Tile (&tiles)[Tiles], int pool_dtypes, bool pool_vectors) {
-  const std::vector<test::Choices> cases =
-      test::EveryPair({static_cast<int>(Tiles), 3, 3, 3, 3, pool_dtypes, 3, 2, 2, 2}).cases();
+std::vector<Variant> variants_of(const Table& table) {
+  const std::vector<test::Choices> cases = test::EveryPair({static_cast<int>(table.tiles.size()), 3,
+                                                            3, 3, 3, table.pool_dtypes, 3, 2, 2, 2})
+                                               .cases();
   std::vector<Variant> variants;
-  for (const Chip& chip : kChips) {
+  for (const Chip& chip : table.chips) {
     for (const test::Choices& choices : cases) {
-      variants.push_back(attend_variant(chip, tiles[choices[kTile]], choices, pool_vectors));
+      variants.push_back(attend_variant(table, chip, choices));
     }
   }
   return variants;
 }
 
-std::vector<Variant> tensor_core_variants() { return variants_of(kTiles, 2, true); }
-std::vector<Variant> plain_variants() { return variants_of(kPlainTiles, 3, false); }
-
-TEST(AttendTables, AreOfTheKernelsThatTheyName) {
-  for (const Variant& variant : tensor_core_variants()) {
-    EXPECT_EQ(variant.program.source, "kernels/cuda/attend/mma/attend.cuh") << variant.name;
-  }
-  for (const Variant& variant : plain_variants()) {
-    EXPECT_EQ(variant.program.source, "kernels/cuda/attend/plain/attend.cuh") << variant.name;
-  }
+TEST(AttendTables, ChooseTheFamilyThatTheyName) {
+  for (const Table& table : {kDecode, kMma, kPlain}) EXPECT_FALSE(variants_of(table).empty());
 }
 
 TEST(AttendVariant, PagesHaveTokens) {
   const AttentionShape shape{.q_heads = 8, .kv_heads = 2, .k_dim = 128, .v_dim = 128};
-  EXPECT_THROW(choose_attend(shape, {}, true, 16, {}), InvalidArgument);
+  EXPECT_THROW(choose_attend({.shape = shape}), InvalidArgument);
 }
 
 class AttendVariants : public testing::TestWithParam<Variant> {};
 
 TEST_P(AttendVariants, CompileWithoutSpill) { test::expect_compiles_without_spill(GetParam()); }
 
-INSTANTIATE_TEST_SUITE_P(TensorCores, AttendVariants, testing::ValuesIn(tensor_core_variants()),
-                         [](const auto& param) { return param.param.name; });
+std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(plain_variants()),
-                         [](const auto& param) { return param.param.name; });
+INSTANTIATE_TEST_SUITE_P(HopperDecode, AttendVariants, testing::ValuesIn(variants_of(kDecode)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
+INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
 }  // namespace
 }  // namespace kvmesh::cuda

@@ -1,0 +1,101 @@
+#include "kernels/cuda/attend/family.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/check.hpp"
+#include "kernels/cuda/attend/hopper/decode_family.hpp"
+#include "kernels/cuda/attend/mma/mma_family.hpp"
+#include "kernels/cuda/attend/plain/plain_family.hpp"
+#include "kernels/cuda/common/sources.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+bool is_multiple(std::int64_t value, std::int64_t of) { return value % of == 0; }
+
+bool is_contiguous(const ConstTensorView& view) {
+  std::int64_t stride = 1;
+  for (int dim = view.dims - 1; dim >= 0; --dim) {
+    if (view.stride(dim) != stride) return false;
+    stride *= view.size(dim);
+  }
+  return true;
+}
+
+}  // namespace
+
+bool begins_at_16_bytes(const ConstTensorView& view) {
+  const auto unit = static_cast<std::int64_t>(16 / size_bytes(view.dtype));
+  bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0;
+  for (int dim = 0; dim + 1 < view.dims; ++dim) aligned &= is_multiple(view.stride(dim), unit);
+  return aligned;
+}
+
+TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
+  return {.q = q.dtype,
+          .pool = pool.k.dtype,
+          .q_vectors = begins_at_16_bytes(q),
+          .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
+          .pool_contiguous = is_contiguous(pool.k) && is_contiguous(pool.v)};
+}
+
+void AttendFamily::launch(const jit::Kernel& kernel, const jit::Launch& how,
+                          const AttendParams& params, const ConstKvPool& /*pool*/) const {
+  kernel.launch(how, params);
+}
+
+int row_class_of(std::int64_t rows, const AttentionShape& shape) {
+  const int group = shape.q_heads / shape.kv_heads;
+  const int largest = shape.v_dim > 128 ? 64 : 128;
+  for (int row_class : kRowClasses) {
+    // 32 rows a warp take twice the registers for outputs.
+    if (row_class == 32 && shape.v_dim > 128) continue;
+    if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
+  }
+  return largest;
+}
+
+AttendVariant choose_attend(const AttendCase& what) {
+  require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
+  for (const AttendFamily* family : {&decode_family(), &mma_family()}) {
+    if (auto variant = family->choose(what)) return *std::move(variant);
+  }
+  return *plain_family().choose(what);
+}
+
+jit::Constants attend_constants(const AttendCase& what) {
+  jit::Constants constants;
+  constants.set("kDimK", what.shape.k_dim)
+      .set("kDimV", what.shape.v_dim)
+      .set("kPageSize", what.shape.page_size)
+      .set("kGroup", what.group())
+      .set("kHasHeadClasses", what.head_classes)
+      .set("kPoolType", static_cast<int>(what.kinds.pool))
+      .set("kQueryType", static_cast<int>(what.kinds.q));
+  return constants;
+}
+
+jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
+                            const std::string& architecture) {
+  return {.files = cuda_kernel_sources(),
+          .source = variant.source,
+          .constants = variant.constants,
+          .mods = mods.text,
+          .architecture = architecture};
+}
+
+bool can_overlap_launches(const std::string& architecture) {
+  return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
+}
+
+jit::Program merge_program(int v_dim, const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/attend/common/merge.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimV", v_dim).set("kOverlaps", can_overlap_launches(architecture));
+  return program;
+}
+
+}  // namespace kvmesh::cuda

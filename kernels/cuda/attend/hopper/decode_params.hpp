@@ -1,0 +1,19 @@
+// What the decode kernel is given. One text for the host and for NVRTC.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/hopper/tensor_map.hpp"
+
+namespace kvmesh::cuda {
+
+/// The pool's halves as [pages * kv_heads][page_size / 8][dim / 64][8][64]: a box is a page of a
+/// head.
+struct DecodeParams {
+  TensorMap k_map;
+  TensorMap v_map;
+  AttendParams attend;
+  std::int32_t pool_heads;
+  std::int32_t no_page;  // a first index past the end, where the copy engine reads 0
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,52 @@
+// How a thread block of the decode kernel is cut, and its shared memory. One text for the host,
+// which picks the numbers, and for the kernel, which is compiled for them.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/hopper/image.hpp"
+
+namespace kvmesh::cuda {
+
+/// Four warps compute, a fifth brings keys and values.
+inline constexpr int kMathWarps = 4;
+inline constexpr int kMathThreads = 32 * kMathWarps;
+inline constexpr int kDecodeThreads = kMathThreads + 32;
+/// Keys that a thread block takes at a time: the 64 rows of one product.
+inline constexpr int kTileKeys = 64;
+/// Pages of at least 8 tokens: 8 boxes a tile.
+inline constexpr int kMostTileVisits = kTileKeys / kAtomRows;
+/// Pieces whose queries are in shared memory or on their way there.
+inline constexpr int kPieceRing = 2;
+
+struct DecodeTile {
+  int rows = 8;  // packed query rows, the N of the products: a multiple of 8, 32 at the most
+  int k_dim = 0;
+  int v_dim = 0;
+  int stages = 2;  // tiles of keys and values in shared memory or on their way there
+
+  constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kTileKeys); }
+  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kTileKeys); }
+  constexpr int stage_bytes() const { return k_bytes() + v_bytes(); }
+  constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows); }
+  constexpr int weights_bytes() const { return KvImage{kTileKeys}.bytes(rows); }
+
+  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
+  // 1 KB.
+  constexpr int q_offset() const { return stages * stage_bytes(); }
+  constexpr int weights_offset() const { return q_offset() + kPieceRing * q_bytes(); }
+  constexpr int columns_offset() const { return weights_offset() + 2 * weights_bytes(); }
+  constexpr int visits_offset() const { return columns_offset() + 2 * kMathWarps * rows * 4; }
+  constexpr int tasks_offset() const {
+    return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(DeviceVisit));
+  }
+  constexpr int masked_offset() const {
+    return tasks_offset() + kPieceRing * static_cast<int>(sizeof(DeviceTask));
+  }
+  constexpr int barriers_offset() const { return (masked_offset() + stages * 4 + 7) / 8 * 8; }
+  constexpr int barriers() const { return 4 * stages + 2 * kPieceRing; }
+  // For a piece that is computed again: a row of queries a warp, in float32.
+  constexpr int plain_offset() const { return (barriers_offset() + barriers() * 8 + 15) / 16 * 16; }
+  constexpr int bytes() const { return plain_offset() + kMathWarps * k_dim * 4; }
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,51 @@
+// How rows of 16-bit elements lie in shared memory for wgmma, whatever brought them there. One text
+// for the host's tests and for the kernels.
+//
+// An atom is 8 rows of 64 elements, 1 KB, in which the 16-byte units of row r are exchanged by
+// `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
+// elements are a group: `dim / 64` atoms one after another.
+//
+//   group 0: [atom 0][atom 1]...   rows 0 ..  7
+//   group 1: [atom 0][atom 1]...   rows 8 .. 15
+//
+// The same bytes serve as keys, read along a row (K-major), and as values, read across rows
+// (MN-major). Page size, rows of a tile and stages do not enter into it.
+#pragma once
+
+#include <cstdint>
+
+namespace kvmesh::cuda {
+
+inline constexpr int kAtomRows = 8;
+inline constexpr int kAtomElements = 64;
+inline constexpr int kAtomBytes = kAtomRows * kAtomElements * 2;
+
+/// Groups are 8 rows of `dim` elements, a multiple of 64.
+struct KvImage {
+  int dim;
+
+  constexpr int atoms() const { return dim / kAtomElements; }
+  constexpr int group_bytes() const { return atoms() * kAtomBytes; }
+  constexpr int bytes(int rows) const { return rows / kAtomRows * group_bytes(); }
+  /// Where 8 elements of a row begin: `unit` counts 16 bytes from the row's begin.
+  constexpr int unit(int row, int unit) const {
+    const int in_atom = unit % 8 ^ row % kAtomRows;
+    return row / kAtomRows * group_bytes() + unit / 8 * kAtomBytes + row % kAtomRows * 128 +
+           in_atom * 16;
+  }
+};
+
+/// The description of a swizzled operand that begins at a shared address, itself a multiple of 16
+/// in an atom that begins at a multiple of 1 KB.
+///
+///   rows along K (queries, keys, weights): `stride` is from 8 rows to the next 8; `leading` unused
+///   rows along M or N (values): `stride` is from 8 rows to the next 8, `leading` from atom to atom
+///
+/// bits 0 .. 13 address / 16, 16 .. 29 leading / 16, 32 .. 45 stride / 16, 62 .. 63: 128 B swizzle.
+constexpr std::uint64_t wgmma_operand(std::uint32_t address, int leading_bytes, int stride_bytes) {
+  return std::uint64_t{(address & 0x3FFFFu) >> 4} |
+         static_cast<std::uint64_t>(leading_bytes >> 4) << 16 |
+         static_cast<std::uint64_t>(stride_bytes >> 4) << 32 | std::uint64_t{1} << 62;
+}
+
+}  // namespace kvmesh::cuda

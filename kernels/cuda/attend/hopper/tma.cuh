@@ -1,0 +1,35 @@
+// The copy engine (sm_90): boxes of tensors from global to shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attend/hopper/tensor_map.hpp"
+
+namespace kvmesh::cuda {
+
+/// Copies a box, and counts its bytes at `barrier`. What lies outside of the tensor becomes 0, and
+/// is counted. `policy` is an L2 cache policy.
+__device__ inline void cp_async_bulk_tensor_5d(std::uint32_t to, const TensorMap& map,
+                                               std::uint32_t barrier, std::uint64_t policy, int c0,
+                                               int c1, int c2, int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4), "l"(policy)
+      : "memory");
+}
+
+__device__ inline void prefetch_tensormap(const TensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+/// For what is read once: decode's keys and values.
+constexpr std::uint64_t kEvictFirst = 0x12F0000000000000;
+
+/// What this thread wrote to shared memory is there for the tensor cores and the copy engine, after
+/// a barrier.
+__device__ inline void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace kvmesh::cuda

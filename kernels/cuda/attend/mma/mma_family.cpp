@@ -1,0 +1,105 @@
+#include "kernels/cuda/attend/mma/mma_family.hpp"
+
+#include <algorithm>
+
+#include "kernels/cuda/attend/mma/tile.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+/// Bytes of an SM that a thread block takes beside its own.
+constexpr int kReservedBytes = 1024;
+
+/// A tile, and how many thread blocks of it an SM holds at once.
+struct Cut {
+  AttendTile tile;
+  int blocks = 1;
+};
+
+/// The tile for a row class, with as many keys a step as leave room for `blocks` thread blocks.
+/// Outputs take rows / warps * v_dim / 32 registers a thread: 128 at most.
+AttendTile tile_of(int row_class) {
+  switch (row_class) {
+    case 8:
+    case 16:
+      return {.row_tiles = 1, .row_warps = 1, .key_warps = 4, .step_keys = 16, .stages = 3};
+    case 32:
+      return {.row_tiles = 2, .row_warps = 1, .key_warps = 4, .step_keys = 16, .stages = 3};
+    case 64:
+      return {.row_tiles = 1, .row_warps = 4, .key_warps = 1, .step_keys = 64, .stages = 2};
+    default:
+      return {.row_tiles = 2, .row_warps = 4, .key_warps = 1, .step_keys = 64, .stages = 2};
+  }
+}
+
+/// Small head dims leave registers for more thread blocks, which keep more copies under way.
+int most_blocks(const AttendCase& what) {
+  return what.rows <= 32 && std::max(what.shape.k_dim, what.shape.v_dim) <= 64 ? 3 : 2;
+}
+
+int blocks_that_fit(const AttendTile& tile, const AttendCase& what) {
+  const int bytes = AttendShared{tile, what.shape.k_dim, what.shape.v_dim}.bytes();
+  if (bytes > what.limits.block_bytes) return 0;
+  return what.limits.multiprocessor_bytes / (bytes + kReservedBytes);
+}
+
+/// Gives up keys of a step, then stages, until as many thread blocks fit an SM as would; fewer
+/// where that is not enough.
+std::optional<Cut> cut_of(const AttendCase& what) {
+  for (int blocks = most_blocks(what); blocks > 0; --blocks) {
+    AttendTile tile = tile_of(what.rows);
+    for (;;) {
+      if (blocks_that_fit(tile, what) >= blocks) return Cut{tile, blocks};
+      if (tile.key_warps == 1 && tile.step_keys > 32) {
+        tile.step_keys /= 2;
+      } else if (tile.stages > 2) {
+        --tile.stages;
+      } else {
+        break;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+class MmaFamily final : public AttendFamily {
+ public:
+  std::optional<AttendVariant> choose(const AttendCase& what) const override {
+    const AttentionShape& shape = what.shape;
+    const bool fits = what.kinds.pool != Dtype::kFloat32 && what.kinds.pool_vectors &&
+                      shape.k_dim % 8 == 0 && shape.v_dim % 8 == 0 && shape.k_dim <= 256 &&
+                      shape.v_dim <= 256 && what.group() <= what.rows;
+    if (!fits) return std::nullopt;
+    const std::optional<Cut> cut = cut_of(what);
+    if (!cut) return std::nullopt;
+    const AttendTile& tile = cut->tile;
+    AttendVariant variant{.family = this,
+                          .name = "mma",
+                          .source = "kernels/cuda/attend/mma/attend.cuh",
+                          .kernel = "kvmesh_attend",
+                          .constants = attend_constants(what),
+                          .threads = tile.threads(),
+                          .shared_bytes = AttendShared{tile, shape.k_dim, shape.v_dim}.bytes(),
+                          .blocks_per_multiprocessor = cut->blocks,
+                          .tile_keys = tile.tile_keys()};
+    variant.constants.set("kQueryVectors", what.kinds.q_vectors)
+        .set("kFoldScale", what.fold_scale)
+        .set("kRowTiles", tile.row_tiles)
+        .set("kRowWarps", tile.row_warps)
+        .set("kKeyWarps", tile.key_warps)
+        .set("kStepKeys", tile.step_keys)
+        .set("kStages", tile.stages)
+        .set("kBlocksPerSm", cut->blocks)
+        .set("kOverlaps", can_overlap_launches(what.architecture));
+    return variant;
+  }
+};
+
+}  // namespace
+
+const AttendFamily& mma_family() {
+  static const MmaFamily family;
+  return family;
+}
+
+}  // namespace kvmesh::cuda
