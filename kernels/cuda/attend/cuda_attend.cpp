@@ -166,7 +166,8 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
                            {.stream = stream,
                             .grid = dim3(static_cast<unsigned>(planned.grid)),
                             .block = dim3(static_cast<unsigned>(variant.threads)),
-                            .shared_bytes = static_cast<std::size_t>(variant.shared_bytes)},
+                            .shared_bytes = static_cast<std::size_t>(variant.shared_bytes),
+                            .overlaps_previous = variant.overlaps},
                            params, pool);
   }
   if (plan_->most_merges() > 0) launch_merge(out, stream);

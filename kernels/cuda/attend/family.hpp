@@ -65,7 +65,8 @@ struct AttendVariant {
   int threads = 0;
   int shared_bytes = 0;
   int blocks_per_multiprocessor = 1;
-  int tile_keys = 64;  ///< keys that a thread block takes at a time
+  int tile_keys = 64;     ///< keys that a thread block takes at a time
+  bool overlaps = false;  ///< it waits for the kernel before it, beside whose end it may start
 };
 
 class AttendFamily {

@@ -20,18 +20,46 @@ namespace kvmesh::cuda {
 /// to memory before its first keys arrive, and a merge.
 inline constexpr std::int64_t kLeastTiles = 8;
 inline constexpr std::int64_t kFewestTiles = 4;
-/// On long lines the shortest pieces are this fraction of a thread block's share: enough to end
-/// together, few enough to merge.
+/// On long lines the shortest pieces are a tenth of a thread block's share, up to this many tiles,
+/// and on very long ones this fraction: short enough to end together, few enough to merge.
+inline constexpr std::int64_t kLeastOfLongLines = 16;
 inline constexpr std::int64_t kLeastFraction = 32;
-/// Room for pieces of cut blocks, in multiples of the thread blocks that run at once. Pieces are
-/// halved log2(kLeastFraction) times at the most, half as many thread blocks' shares each time.
+/// Up to this many tiles a share is computed as one piece: a second one would cost more to start
+/// than it evens out.
+inline constexpr std::int64_t kOnePieceTiles = 32;
+/// Room for pieces of cut blocks, in multiples of the thread blocks that run at once.
 inline constexpr std::int64_t kPartsPerSlot = 9;
 /// With so many blocks for each thread block, whole blocks end together well enough.
 inline constexpr std::int64_t kManyBlocks = 8;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t smaller_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-/// The pieces of all blocks, longest blocks first.
+/// The parts of one block: first some long ones, then short ones.
+struct Parts {
+  std::int64_t units = 0;
+  std::int64_t long_units = 0;  // that the long ones have together
+  std::int32_t longs = 0;
+  std::int32_t shorts = 1;
+
+  constexpr std::int32_t count() const { return longs + shorts; }
+  /// The first unit of a part; of part count(), the end.
+  constexpr std::int64_t begin(std::int32_t part) const {
+    if (part < longs) return long_units * part / longs;
+    const std::int64_t further = part - longs;
+    return long_units + (shorts == 0 ? 0 : (units - long_units) * further / shorts);
+  }
+};
+
+/// The pieces of all blocks, longest blocks first. A thread block's share is total / slots tiles.
+///
+/// - No block is as much as a share: blocks stay whole as long as they end well before the line
+/// does.
+///   They are as good as pieces and need no merge.
+/// - A share is a few tiles: every thread block gets one piece.
+/// - Otherwise the first 0.72 of the line are cut into long pieces, all of which start at once.
+/// What
+///   is left, in short pieces, evens out what makes one thread block slower than another.
 class Line {
  public:
   /// `total` tiles of all blocks, `longest` of the first; `slots` thread blocks run at once on
@@ -41,41 +69,86 @@ class Line {
       : total_(total),
         slots_(slots),
         least_(least_of(total, slots, multiprocessors)),
-        first_stay_whole_(5 * longest * slots <= 4 * total) {}
+        stays_whole_(5 * longest * slots <= 4 * total) {}
 
-  /// In how many parts a block is cut: number `rank` of the line, which begins at tile `begin` and
-  /// has `units` of `unit_tiles` that are not divided.
-  constexpr std::int32_t parts(std::int64_t rank, std::int64_t begin, std::int64_t units,
-                               std::int64_t unit_tiles) const {
+  /// The parts of block number `rank` of the line, which begins at tile `begin` and has `units` of
+  /// `unit_tiles` that are not divided.
+  constexpr Parts parts(std::int64_t rank, std::int64_t begin, std::int64_t units,
+                        std::int64_t unit_tiles) const {
     const std::int64_t tiles = units * unit_tiles;
-    if (first_stay_whole_ && rank < slots_) return 1;
-    const std::int64_t longest = longest_piece(begin);
-    if (tiles <= longest || tiles <= 2 * least_) return 1;
-    const std::int64_t most_units = longest > unit_tiles ? longest / unit_tiles : 1;
-    return static_cast<std::int32_t>(ceil_div(units, most_units));
+    if (may_stay_whole(rank, begin, tiles)) return {.units = units};
+    if (const std::int64_t pieces = one_for_each_slot(tiles); pieces > 0) {
+      return {.units = units, .shorts = count_of(pieces, units)};
+    }
+    Parts parts{.units = units};
+    parts.long_units = stays_whole_ ? 0 : long_units_of(begin, units, unit_tiles);
+    parts.longs = parts.long_units == 0
+                      ? 0
+                      : count_of(count_of_long(parts.long_units * unit_tiles), parts.long_units);
+    const std::int64_t short_units = units - parts.long_units;
+    const std::int64_t most = short_piece(begin + parts.long_units * unit_tiles);
+    parts.shorts = count_of(ceil_div(short_units * unit_tiles, most), short_units);
+    return parts;
   }
 
  private:
   static constexpr std::int64_t least_of(std::int64_t total, std::int64_t slots,
                                          std::int64_t multiprocessors) {
-    const std::int64_t fraction = total / (slots * kLeastFraction);
-    if (fraction > kLeastTiles) return fraction;
+    const std::int64_t slot_share = total / slots;
+    if (slot_share > kLeastFraction * kLeastOfLongLines) return slot_share / kLeastFraction;
+    if (slot_share > 10 * kLeastTiles) return smaller_of(slot_share / 10, kLeastOfLongLines);
     const std::int64_t share = ceil_div(total, multiprocessors);
     return share > kLeastTiles ? kLeastTiles : share < kFewestTiles ? kFewestTiles : share;
   }
 
-  constexpr std::int64_t longest_piece(std::int64_t begin) const {
-    const std::int64_t half_share = (total_ - begin) / (2 * slots_);
-    return half_share > least_ ? half_share : least_;
+  static constexpr std::int32_t count_of(std::int64_t pieces, std::int64_t units) {
+    return static_cast<std::int32_t>(smaller_of(pieces, units));
+  }
+
+  /// Blocks of about its size start together, `slots` at a time: does it end before 4/5 of what was
+  /// left then?
+  constexpr bool may_stay_whole(std::int64_t rank, std::int64_t begin, std::int64_t tiles) const {
+    if (tiles <= 2 * least_) return true;
+    if (!stays_whole_) return tiles <= short_piece(begin);
+    const std::int64_t left = total_ - begin + rank % slots_ * tiles;
+    return 5 * tiles * slots_ <= 4 * left;
+  }
+
+  /// In how many pieces of a share a block divides well; 0 if it does not, or shares are large.
+  constexpr std::int64_t one_for_each_slot(std::int64_t tiles) const {
+    const std::int64_t share = ceil_div(total_, slots_);
+    if (stays_whole_ || share > kOnePieceTiles) return 0;
+    const std::int64_t piece = share > least_ ? share : least_;
+    const std::int64_t pieces = tiles / piece;
+    return 20 * tiles <= 23 * piece * pieces ? pieces : 0;
+  }
+
+  /// Units that lie in the first 0.72 of the line; all or none where the rest would be a sliver.
+  constexpr std::int64_t long_units_of(std::int64_t begin, std::int64_t units,
+                                       std::int64_t unit_tiles) const {
+    const std::int64_t tiles = 18 * total_ / 25 - begin;
+    if (tiles < least_) return 0;
+    const std::int64_t inside = tiles / unit_tiles;
+    return (units - inside) * unit_tiles < least_ ? units : inside;
+  }
+
+  /// Long pieces are 0.72 .. 0.9 of a share, so that all start at once, or half of one at the most,
+  /// so that two in turn end in time.
+  constexpr std::int64_t count_of_long(std::int64_t tiles) const {
+    const std::int64_t count = ceil_div(10 * tiles * slots_, 9 * total_);
+    const bool start_at_once = 25 * tiles * slots_ >= 18 * total_ * count;
+    const std::int64_t most = tiles > least_ ? tiles / least_ : 1;
+    return smaller_of(start_at_once ? count : ceil_div(2 * tiles * slots_, total_), most);
+  }
+
+  /// Half of a share of what is left.
+  constexpr std::int64_t short_piece(std::int64_t begin) const {
+    const std::int64_t half = (total_ - begin) / (2 * slots_);
+    return half > least_ ? half : least_;
   }
 
   std::int64_t total_, slots_, least_;
-  bool first_stay_whole_;  // they end before 4/5 of the line does
+  bool stays_whole_;  // blocks, as long as they can
 };
-
-/// The first unit of a part, parts being as equal as can be.
-constexpr std::int64_t begin_of_part(std::int64_t units, std::int32_t parts, std::int32_t part) {
-  return units * part / parts;
-}
 
 }  // namespace kvmesh::cuda

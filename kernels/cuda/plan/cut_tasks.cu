@@ -181,15 +181,18 @@ class Cutter {
     const bool is_there = block < blocks_;
     const int list = is_there ? list_at(block) : 0;
     const long long begin = scan(is_there ? units(list) * p_.unit_tiles : 0, all.tiles);
-    int parts = is_there ? line.parts(block, begin, units(list), p_.unit_tiles) : 1;
-    const int cut_parts = parts > 1 ? parts : 0;
+    Parts parts{.units = units(list)};
+    if (is_there) parts = line.parts(block, begin, units(list), p_.unit_tiles);
+    const int cut_parts = parts.count() > 1 ? parts.count() : 0;
     // No more than there is room for: from the first block that has none on, all stay whole.
-    if (scan(cut_parts, all.cut_parts) + cut_parts > p_.most_cut_parts) parts = 1;
-    const Sums before = scan(is_there ? sums_of(list, parts) : Sums{}, all.sums);
+    if (scan(cut_parts, all.cut_parts) + cut_parts > p_.most_cut_parts) {
+      parts = {.units = units(list)};
+    }
+    const Sums before = scan(is_there ? sums_of(list, parts.count()) : Sums{}, all.sums);
     if (!is_there) return;
     const int head = block % p_.kv_heads_of_list;
     add_tasks(list, head, parts, before);
-    if (parts > 1) add_merge(list, head, parts, before);
+    if (parts.count() > 1) add_merge(list, head, parts.count(), before);
   }
 
   __device__ Sums sums_of(int list, int parts) const {
@@ -197,14 +200,13 @@ class Cutter {
     return {parts, 1, parts * p_.items.lists[list].tokens * p_.items.group};
   }
 
-  __device__ void add_tasks(int list, int head, int parts, const Sums& before) const {
+  __device__ void add_tasks(int list, int head, const Parts& parts, const Sums& before) const {
     const int rows = p_.items.lists[list].tokens * p_.items.group;
     const auto visit_at = [&](int part) {
-      const auto unit = begin_of_part(units(list), parts, part);
-      return min(static_cast<int>(unit) * p_.unit_visits, visits(list));
+      return min(static_cast<int>(parts.begin(part)) * p_.unit_visits, visits(list));
     };
-    for (int part = 0; part < parts; ++part) {
-      const int row = parts == 1 ? -1 : p_.first_workspace_row + before.rows + part * rows;
+    for (int part = 0; part < parts.count(); ++part) {
+      const int row = parts.count() == 1 ? -1 : p_.first_workspace_row + before.rows + part * rows;
       p_.tasks[before.tasks + part] = task_of(list, head, visit_at(part), visit_at(part + 1), row);
     }
   }

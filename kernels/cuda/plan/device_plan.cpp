@@ -178,7 +178,8 @@ void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
   for (std::size_t i = 0; i < launches_.size(); ++i) {
     Launch& launch = launches_[i];
     if (launch.planned.grid == 0) continue;
-    grow(launch.most_blocks + launch.most_cut_parts, launch.tasks);
+    grow(std::max<std::int64_t>(launch.most_blocks + launch.most_cut_parts, launch.planned.grid),
+         launch.tasks);
     launch.planned.tasks = launch.tasks.data();
     launch.planned.task_count = counters_.data()->tasks + i;
     launch.planned.claim = counters_.data()->claims + i;

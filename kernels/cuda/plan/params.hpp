@@ -112,7 +112,7 @@ struct CutParams {
   const std::int32_t* visits_of_list;  // [lists]
   const DeviceVisit* visits;
   std::int32_t* order;        // [lists of the launch]: by visits, most first
-  DeviceTask* tasks;          // [blocks + most_cut_parts]
+  DeviceTask* tasks;          // [blocks + most_cut_parts], or slots if that is more
   std::int32_t* task_count;   // how many there are
   std::uint32_t* claim;       // set to 0: see AttendParams
   DeviceMerge* merges;        // of all launches

@@ -32,13 +32,12 @@ class MergeRow {
 
   /// `sums` [kMergeWarps][kChunkColumns] is shared.
   __device__ void run(float* sums) {
-    const float merged = merged_lse();
     for (int first = 0; first < kDimV; first += kChunkColumns) {
       Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
-      add_parts(first + lane() * kColumnsPerLane, merged, o);
+      add_parts(first + lane() * kColumnsPerLane, first == 0, o);
       store_chunk(first, o, sums);
     }
-    if (threadIdx.x == 0) *lse_ = merged;
+    if (threadIdx.x == 0) *lse_ = merged_;
   }
 
  private:
@@ -60,18 +59,20 @@ class MergeRow {
     return sum == 0.0f ? kNoKeys : shift + logf(sum);
   }
 
-  /// This warp's parts, in order. Their loads are issued before the first is needed.
-  __device__ void add_parts(int column, float merged, Columns& o) const {
-    for (int begin = warp(); begin < merge_.splits; begin += kInFlight * kMergeWarps) {
+  /// This warp's parts, in order. Their loads are issued before the first is needed, and before
+  /// those of the LSEs.
+  __device__ void add_parts(int column, bool is_first, Columns& o) {
+    for (int begin = warp(); begin - warp() < merge_.splits; begin += kInFlight * kMergeWarps) {
       Columns parts[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         const int part = begin + i * kMergeWarps;
         if (part < merge_.splits) load(row(part), column, parts[i]);
       }
+      if (is_first && begin == warp()) merged_ = merged_lse();
       const int own = begin + lane() * kMergeWarps;
       const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
-      const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged);
+      const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged_);
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         const float w = __shfl_sync(kAllLanes, weight, i);
@@ -116,6 +117,7 @@ class MergeRow {
   const std::int64_t first_;
   float* o_;
   float* lse_;
+  float merged_ = 0.0f;
 };
 
 static_assert(kChunkColumns == 32 * kMergeWarps, "a thread stores one column of a chunk");
@@ -127,11 +129,20 @@ extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
-  if constexpr (kvmesh::kOverlaps) griddepcontrol_wait();
   const int items = *params.merge_count * params.rows;
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
-    const DeviceMerge merge = params.merges[item / params.rows];
+  int item = blockIdx.x;
+  // What the plan made was there before attention began, whose results are waited for: by thread
+  // blocks without work too, or this kernel would end before attention does.
+  DeviceMerge merge{};
+  if (item < items) merge = params.merges[item / params.rows];
+  if constexpr (kvmesh::kOverlaps) {
+    griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
+  }
+  while (item < items) {
     const int r = item % params.rows;
     if (r < merge.rows) MergeRow(params, merge, r).run(sums);
+    item += gridDim.x;
+    if (item < items) merge = params.merges[item / params.rows];
   }
 }

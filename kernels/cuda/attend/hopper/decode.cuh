@@ -119,7 +119,8 @@ class DecodeProducer {
   __device__ void run() {
     int piece = blockIdx.x;
     int coming = pieces_.claim();
-    DeviceTask task = task_at(piece);
+    DeviceTask task = p_.attend.tasks[piece];  // not after the count, but beside it
+    if (piece >= pieces_.count()) task = {};
     DeviceVisit visit = visit_of(task, 0);
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
@@ -535,14 +536,20 @@ class DecodeMath {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size, pieces are claimed. Block: kDecodeThreads. Dynamic shared memory: kTile.bytes().
+/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads. Dynamic
+/// shared memory: kTile.bytes(). May be launched to overlap: it waits for the one before.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
     kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::DecodeParams params) {
   using namespace kvmesh::cuda;
   extern __shared__ __align__(1024) char kvmesh_shared[];
   const DecodeShared shared(kvmesh_shared);
-  if (threadIdx.x == 0) shared.init_barriers();
+  if (threadIdx.x == 0) {
+    shared.init_barriers();
+    prefetch_tensormap(params.k_map);
+    prefetch_tensormap(params.v_map);
+  }
   __syncthreads();
+  griddepcontrol_wait();
   if (threadIdx.x >= kMathThreads) {
     DecodeProducer(params, shared).run();
     griddepcontrol_launch_dependents();

@@ -60,7 +60,8 @@ class DecodeFamily final : public AttendFamily {
                           .threads = kDecodeThreads,
                           .shared_bytes = cut->tile.bytes(),
                           .blocks_per_multiprocessor = cut->blocks,
-                          .tile_keys = kTileKeys};
+                          .tile_keys = kTileKeys,
+                          .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
         .set("kRows", what.rows)

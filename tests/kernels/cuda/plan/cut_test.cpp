@@ -34,11 +34,9 @@ std::vector<Piece> cut(const std::vector<std::int64_t>& units, std::int64_t unit
   std::vector<Piece> pieces;
   std::int64_t begin = 0;
   for (std::size_t b = 0; b < units.size(); ++b) {
-    const std::int32_t parts =
-        line.parts(static_cast<std::int64_t>(b), begin, units[b], unit_tiles);
-    for (std::int32_t part = 0; part < parts; ++part) {
-      pieces.push_back({b, begin_of_part(units[b], parts, part),
-                        begin_of_part(units[b], parts, part + 1), parts > 1});
+    const Parts parts = line.parts(static_cast<std::int64_t>(b), begin, units[b], unit_tiles);
+    for (std::int32_t part = 0; part < parts.count(); ++part) {
+      pieces.push_back({b, parts.begin(part), parts.begin(part + 1), parts.count() > 1});
     }
     begin += units[b] * unit_tiles;
   }
