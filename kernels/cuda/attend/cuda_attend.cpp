@@ -113,6 +113,7 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
 void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
   mods_->send(stream);
   plan_->plan(pages, step, stream);
+  is_fresh_ = true;
   max_page_ = pages.max_page();
   reserve_workspace();
   kernels_for(kinds_);
@@ -167,9 +168,10 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
                             .grid = dim3(static_cast<unsigned>(planned.grid)),
                             .block = dim3(static_cast<unsigned>(variant.threads)),
                             .shared_bytes = static_cast<std::size_t>(variant.shared_bytes),
-                            .overlaps_previous = variant.overlaps},
+                            .overlaps_previous = variant.overlaps && !is_fresh_},
                            params, pool);
   }
+  is_fresh_ = false;
   if (plan_->most_merges() > 0) launch_merge(out, stream);
 }
 

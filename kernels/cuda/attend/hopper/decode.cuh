@@ -49,21 +49,19 @@ class DecodeShared {
   __device__ std::uint32_t queries(int slot) const {
     return address_ + kTile.q_offset() + slot * kTile.q_bytes();
   }
-  __device__ std::uint32_t weights(int buffer) const {
-    return address_ + kTile.weights_offset() + buffer * kTile.weights_bytes();
-  }
+  __device__ std::uint32_t weights() const { return address_ + kTile.weights_offset(); }
   /// [kMathWarps][kRows]: what the warps have of each column.
-  __device__ float* columns(int buffer) const {
-    return at<float>(kTile.columns_offset()) + buffer * kMathWarps * kRows;
-  }
+  __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
   __device__ DeviceVisit* visits(int stage) const {
     return at<DeviceVisit>(kTile.visits_offset()) + stage * kMostTileVisits;
   }
   __device__ DeviceTask& task(int slot) const { return at<DeviceTask>(kTile.tasks_offset())[slot]; }
   /// Whether some row may not see all of the tile.
   __device__ int& masked(int stage) const { return at<int>(kTile.masked_offset())[stage]; }
-  __device__ float* plain_query(int warp) const {
-    return at<float>(kTile.plain_offset()) + warp * kDimK;
+  /// In the place of queries that are no longer needed: rows in float32.
+  __device__ float* plain_query(int slot, int warp) const {
+    static_assert(kMathWarps * 4 <= 2 * kRows, "a row per warp must fit the queries' place");
+    return at<float>(kTile.q_offset() + slot * kTile.q_bytes()) + warp * kDimK;
   }
 
   __device__ std::uint32_t keys_full(int stage) const { return barrier(stage); }
@@ -113,15 +111,18 @@ class DecodeProducer {
   __device__ DecodeProducer(const DecodeParams& params, const DecodeShared& shared)
       : p_(params), shared_(shared), pieces_(params.attend) {}
 
+  /// What the plan made is read before the kernel before this one has ended, and so while it may
+  /// still run; all else comes after that.
+  ///
   /// The task of the next piece and the visits of its first tile are read while the tiles of this
   /// one are brought, and the piece after that is claimed: three accesses that depend on one
   /// another.
   __device__ void run() {
-    int piece = blockIdx.x;
-    int coming = pieces_.claim();
-    DeviceTask task = p_.attend.tasks[piece];  // not after the count, but beside it
-    if (piece >= pieces_.count()) task = {};
+    DeviceTask task = p_.attend.tasks[blockIdx.x];  // not after the count, but beside it
+    if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
     DeviceVisit visit = visit_of(task, 0);
+    griddepcontrol_wait();
+    int coming = pieces_.claim();
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
@@ -227,6 +228,7 @@ class DecodeMath {
       : p_(params), shared_(shared) {}
 
   __device__ void run() {
+    griddepcontrol_wait();
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.piece_full(slot), n / kPieceRing % 2);
@@ -234,7 +236,7 @@ class DecodeMath {
       if (task.rows == 0) return;
       fence_proxy_async();  // the queries, for the tensor cores
       attend(task, shared_.queries(slot));
-      finish(task);
+      finish(task, slot);
       __syncwarp();
       if (lane() == 0) mbarrier_arrive(shared_.piece_empty(slot));
     }
@@ -330,10 +332,12 @@ class DecodeMath {
   }
 
   /// Turns scores into weights exp(score - max), in shared memory, and rescales what the rows have
-  /// so far. All four warps have the same maxima.
+  /// so far. All four warps have the same maxima. At the first barrier all have put their columns,
+  /// and are done with the weights of the tile before; at the second, all have put their weights,
+  /// and read the columns.
   __device__ void softmax(float (&s)[kRows / 2], int stage, std::uint32_t parity, int live) {
     const float scale = exponent_scale(p_);
-    float* const columns = shared_.columns(tile_ % 2);
+    float* const columns = shared_.columns();
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       float top[2];
@@ -406,7 +410,7 @@ class DecodeMath {
 
   /// As rows of 64 keys: lane i has the address of row i % 8 of 8x8 matrix i / 8.
   __device__ void put_weights(const float (&s)[kRows / 2]) const {
-    const std::uint32_t to = shared_.weights(tile_ % 2);
+    const std::uint32_t to = shared_.weights();
     const int unit = warp() * 2 + lane() / 8 % 2;
 #pragma unroll
     for (int j = 0; j + 1 < kTiles; j += 2) {
@@ -437,7 +441,7 @@ class DecodeMath {
     mbarrier_wait(shared_.values_full(stage), parity);
     const std::uint64_t values =
         wgmma_operand(shared_.values(stage), kAtomBytes, kImageV.group_bytes());
-    const std::uint64_t weights = wgmma_operand(shared_.weights(tile_ % 2), kAtomBytes, kAtomBytes);
+    const std::uint64_t weights = wgmma_operand(shared_.weights(), kAtomBytes, kAtomBytes);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTileKeys / 16; ++k) {
@@ -456,9 +460,8 @@ class DecodeMath {
 
   // ---- The end of a piece ----
 
-  __device__ void finish(const DeviceTask& task) {
-    float* const columns = shared_.columns(0);
-    sync();  // the columns are free
+  __device__ void finish(const DeviceTask& task, int slot) {
+    float* const columns = shared_.columns();
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       const float sums[2] = {column_sum(sum_[j][0]), column_sum(sum_[j][1])};
@@ -477,7 +480,7 @@ class DecodeMath {
     }
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key.
-    if (any(spoilt(task))) return attend_plainly(task);
+    if (any(spoilt(task))) return attend_plainly(task, slot);
     store(task);
   }
 
@@ -499,10 +502,10 @@ class DecodeMath {
     return found;
   }
 
-  __device__ void attend_plainly(const DeviceTask& task) const {
+  __device__ void attend_plainly(const DeviceTask& task, int slot) const {
 #pragma unroll 1
     for (int r = warp(); r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(warp())).run();
+      PlainRow(p_, task, r, shared_.plain_query(slot, warp())).run();
     }
   }
 
@@ -536,8 +539,8 @@ class DecodeMath {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads. Dynamic
-/// shared memory: kTile.bytes(). May be launched to overlap: it waits for the one before.
+/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads.
+/// Dynamic shared memory: kTile.bytes(). May be launched to overlap: it waits for the one before.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
     kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::DecodeParams params) {
   using namespace kvmesh::cuda;
@@ -549,7 +552,6 @@ extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmes
     prefetch_tensormap(params.v_map);
   }
   __syncthreads();
-  griddepcontrol_wait();
   if (threadIdx.x >= kMathThreads) {
     DecodeProducer(params, shared).run();
     griddepcontrol_launch_dependents();

@@ -34,8 +34,8 @@ struct DecodeTile {
   // 1 KB.
   constexpr int q_offset() const { return stages * stage_bytes(); }
   constexpr int weights_offset() const { return q_offset() + kPieceRing * q_bytes(); }
-  constexpr int columns_offset() const { return weights_offset() + 2 * weights_bytes(); }
-  constexpr int visits_offset() const { return columns_offset() + 2 * kMathWarps * rows * 4; }
+  constexpr int columns_offset() const { return weights_offset() + weights_bytes(); }
+  constexpr int visits_offset() const { return columns_offset() + kMathWarps * rows * 4; }
   constexpr int tasks_offset() const {
     return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(DeviceVisit));
   }
@@ -44,9 +44,7 @@ struct DecodeTile {
   }
   constexpr int barriers_offset() const { return (masked_offset() + stages * 4 + 7) / 8 * 8; }
   constexpr int barriers() const { return 4 * stages + 2 * kPieceRing; }
-  // For a piece that is computed again: a row of queries a warp, in float32.
-  constexpr int plain_offset() const { return (barriers_offset() + barriers() * 8 + 15) / 16 * 16; }
-  constexpr int bytes() const { return plain_offset() + kMathWarps * k_dim * 4; }
+  constexpr int bytes() const { return barriers_offset() + barriers() * 8; }
 };
 
 }  // namespace kvmesh::cuda
