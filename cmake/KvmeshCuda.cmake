@@ -58,8 +58,8 @@ set(KVMESH_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/KvmeshEmbedFiles.cmake)
 # kvmesh_embed(TARGET NAME files...)
 # Compiles the texts of the files, given relative to the root, into TARGET, which declares and calls
 #   std::span<const kvmesh::jit::SourceFile> kvmesh::NAME();
-# A file's name in the table is its path from the root, so that kernels include one another as the
-# host's sources do. Made again when a file changes.
+# A file's name in the table is its path from the root (a public header's, from include/), so that
+# kernels include one another as the host's sources do. Made again when a file changes.
 function(kvmesh_embed target name)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}.cpp)
   list(TRANSFORM ARGN PREPEND ${PROJECT_SOURCE_DIR}/ OUTPUT_VARIABLE paths)

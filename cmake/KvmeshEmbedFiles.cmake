@@ -15,7 +15,8 @@ foreach(file IN LISTS FILES)
     string(APPEND literals "R\"embedded(${piece})embedded\"\n")
     math(EXPR begin "${begin} + ${literal_bytes}")
   endwhile()
-  string(APPEND rows "    {\"${file}\", std::string_view(\n${literals}\"\", ${size})},\n")
+  string(REGEX REPLACE "^include/" "" name ${file}) # as others include a public header
+  string(APPEND rows "    {\"${name}\", std::string_view(\n${literals}\"\", ${size})},\n")
   math(EXPR count "${count} + 1")
 endforeach()
 

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "kvmesh/types.hpp"
 
@@ -51,18 +52,29 @@ inline std::uint16_t float_to_float16(float value) {
 
 /// Element `index` of an array of `dtype`.
 inline float load_element(const void* data, Dtype dtype, std::int64_t index) {
-  if (dtype == Dtype::kFloat32) return static_cast<const float*>(data)[index];
-  const std::uint16_t bits = static_cast<const std::uint16_t*>(data)[index];
-  return dtype == Dtype::kFloat16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return static_cast<const float*>(data)[index];
+    case Dtype::kFloat16:
+      return float16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+    case Dtype::kBFloat16:
+      return bfloat16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+  }
+  return std::numeric_limits<float>::quiet_NaN();  // no such dtype
 }
 
 inline void store_element(void* data, Dtype dtype, std::int64_t index, float value) {
-  if (dtype == Dtype::kFloat32) {
-    static_cast<float*>(data)[index] = value;
-    return;
+  switch (dtype) {
+    case Dtype::kFloat32:
+      static_cast<float*>(data)[index] = value;
+      break;
+    case Dtype::kFloat16:
+      static_cast<std::uint16_t*>(data)[index] = float_to_float16(value);
+      break;
+    case Dtype::kBFloat16:
+      static_cast<std::uint16_t*>(data)[index] = float_to_bfloat16(value);
+      break;
   }
-  static_cast<std::uint16_t*>(data)[index] =
-      dtype == Dtype::kFloat16 ? float_to_float16(value) : float_to_bfloat16(value);
 }
 
 }  // namespace kvmesh

@@ -7,6 +7,7 @@
 
 #include "core/check.hpp"
 #include "kernels/cpu/classify.hpp"
+#include "kernels/mods/interval.hpp"
 
 namespace kvmesh {
 namespace {
@@ -40,6 +41,8 @@ void check_pages(const AttentionShape& shape, const AttentionBatch& batch, std::
                         batch.pages[static_cast<std::size_t>(i - 1)].logical < page.logical;
     require(page.page >= 0 && page.logical >= 0 && rising,
             "attention: the pages of sequence {} must be valid and in rising logical order", s);
+    require(page.logical < kMostPages, "attention: sequence {} has logical page {} of at most {}",
+            s, page.logical, kMostPages);
     require(static_cast<std::int64_t>(page.logical) * shape.page_size < kv_len,
             "attention: logical page {} of sequence {} lies past its length {}", page.logical, s,
             kv_len);
@@ -138,9 +141,16 @@ class WorkMaker {
     } else if (*group_class != TileClass::kEmpty) {
       for (std::int64_t i = begin; i < end; ++i) {
         const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
-        work_.visits.push_back({page.page, page.logical, *group_class == TileClass::kPartial, -1});
+        add_visit(page, *group_class == TileClass::kPartial);
       }
     }
+  }
+
+  void add_visit(const LocalPage& page, bool masked) {
+    work_.visits.push_back({.page = page.page,
+                            .logical = static_cast<std::uint32_t>(page.logical),
+                            .masked = masked,
+                            .mixed = 0});
   }
 
   // The positions from the first of pages [begin, end) to the last, the pages of other ranks
@@ -204,12 +214,11 @@ class WorkMaker {
   void add_listed_visit(const LocalPage& page, const std::vector<TileClass>& classes) {
     const bool same = std::ranges::count(classes, classes[0]) == std::ssize(classes);
     if (same && classes[0] == TileClass::kEmpty) return;
-    PageVisit visit{page.page, page.logical, !same || classes[0] == TileClass::kPartial, -1};
-    if (!same) {
-      visit.head_classes = static_cast<std::int32_t>(work_.head_classes.size());
-      work_.head_classes.insert(work_.head_classes.end(), classes.begin(), classes.end());
-    }
-    work_.visits.push_back(visit);
+    add_visit(page, !same || classes[0] == TileClass::kPartial);
+    if (same) return;
+    work_.visits.back().mixed = 1;
+    work_.head_classes.resize((work_.visits.size() - 1) * classes.size());
+    work_.head_classes.insert(work_.head_classes.end(), classes.begin(), classes.end());
   }
 
   void count_tiles(const RowBlock& block) {

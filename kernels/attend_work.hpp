@@ -8,24 +8,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/mods/interval.hpp"
+#include "kernels/page_visit.hpp"
+#include "kernels/tile_class.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh {
 
 /// Multi-head latent attention has 576 (512 + 64); nothing in use is wider.
 inline constexpr int kMaxHeadDim = 576;
-
-/// One page that a row block reads.
-struct PageVisit {
-  std::int32_t page = 0;
-  std::int32_t logical = 0;
-  /// False: every row sees all of the page's keys.
-  bool masked = false;
-  /// Offset of one TileClass per query head of the group in `AttendWork::head_classes`, where the
-  /// heads differ; -1: all heads are as `masked` says.
-  std::int32_t head_classes = -1;
-};
 
 /// Some query tokens of one sequence, for all query heads that share one kv head. Row r of the
 /// block is token q_begin + r / group, head kv_head * group + r % group.
@@ -49,7 +39,7 @@ struct AttendTask {
 struct AttendWork {
   std::vector<RowBlock> blocks;
   std::vector<PageVisit> visits;
-  std::vector<TileClass> head_classes;
+  std::vector<TileClass> head_classes;  ///< [visits][group], of mixed pages; ends after the last
   std::vector<AttendTask> tasks;
   std::vector<std::int32_t> merges;     ///< the blocks with more than one split
   std::vector<std::int32_t> positions;  ///< [tokens], logical

@@ -14,6 +14,7 @@
 
 #include "kvmesh/block_mask.hpp"
 #include "kvmesh/mods.hpp"
+#include "kvmesh/page.hpp"
 #include "kvmesh/partial.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
@@ -31,23 +32,12 @@ struct BasicKvPool {
 using KvPool = BasicKvPool<TensorView>;
 using ConstKvPool = BasicKvPool<ConstTensorView>;
 
-/// Where a new token goes on this rank; a negative page: on another rank, nothing to do here.
-struct TokenSlot {
-  std::int32_t page = -1;
-  std::int32_t offset = 0;
-};
-
 /// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
 /// converting to the pool's dtype. @throws InvalidArgument before anything is written.
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads);
 
-/// Copy the first `tokens` tokens of local page `source` to local page `destination`.
-struct LocalPageCopy {
-  std::int32_t source = 0;
-  std::int32_t destination = 0;
-  std::int32_t tokens = 0;
-};
+/// Copies pages within a pool. @throws InvalidArgument before anything is copied.
 void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies);
 
 /// The sizes that a plan is made for: this rank's heads.
@@ -57,14 +47,6 @@ struct AttentionShape {
   int k_dim = 0;
   int v_dim = 0;
   int page_size = 0;
-};
-
-/// A page of this rank's pool and its place in its sequence: positions
-/// [logical * page_size, (logical + 1) * page_size).
-struct LocalPage {
-  std::int32_t page = 0;
-  std::int32_t logical = 0;
-  friend bool operator==(const LocalPage&, const LocalPage&) = default;
 };
 
 /// A ragged batch. Sequence s has the queries [q_indptr[s], q_indptr[s + 1]) and, on this rank, the

@@ -9,16 +9,16 @@
 #include <functional>
 #include <string_view>
 
+#include "kvmesh/dtype.hpp"
+
 namespace kvmesh {
 
-/// Element types of keys, values, queries and outputs. Arithmetic is float32, but a GPU's tensor
-/// cores take queries and softmax weights rounded to the type of 16-bit pages.
-enum class Dtype : std::uint8_t { kFloat32, kFloat16, kBFloat16 };
-
-constexpr std::size_t size_bytes(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+constexpr std::size_t size_bytes(Dtype dtype) {
+  return static_cast<std::size_t>(info_of(dtype).bits) / 8;
+}
 
 /// "float32", "float16" or "bfloat16".
-std::string_view name(Dtype dtype);
+constexpr std::string_view name(Dtype dtype) { return info_of(dtype).name; }
 /// The element type called `text`. @throws InvalidArgument, which names the choices.
 Dtype dtype_from(std::string_view text);
 

@@ -115,7 +115,7 @@ class TaskRunner {
       const int live = static_cast<int>(std::min<std::int64_t>(page_size, kv_len - first));
       const int take = std::min(live - offset_, kTileKeys - tile.keys);
       tile.segments[tile.segment_count++] = {&visit, tile.keys, tile.keys + take};
-      tile.masked |= visit.masked || visit.head_classes >= 0;
+      tile.masked |= visit.masked != 0;
       for (int i = 0; i < take; ++i, ++tile.keys) {
         tile.k[tile.keys] = key_row(in_.pool.k, visit.page, offset_ + i);
         tile.v[tile.keys] = key_row(in_.pool.v, visit.page, offset_ + i);
@@ -191,8 +191,9 @@ class TaskRunner {
   }
 
   TileClass class_of(const PageVisit& visit, int row) const {
-    if (visit.head_classes < 0) return visit.masked ? TileClass::kPartial : TileClass::kFull;
-    return in_.work->head_classes[static_cast<std::size_t>(visit.head_classes + row % group_)];
+    if (!visit.mixed) return visit.masked ? TileClass::kPartial : TileClass::kFull;
+    const std::int64_t number = &visit - in_.work->visits.data();
+    return in_.work->head_classes[static_cast<std::size_t>(number * group_ + row % group_)];
   }
 
   void apply_mask(const Tile<T>& tile) {

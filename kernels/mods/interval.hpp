@@ -5,14 +5,9 @@
 #include <optional>
 
 #include "kernels/mods/graph.hpp"
+#include "kernels/tile_class.hpp"
 
 namespace kvmesh {
-
-enum class TileClass : std::uint8_t {
-  kEmpty,    ///< no (query, key) pair of the tile is visible
-  kPartial,  ///< some are
-  kFull,     ///< all are
-};
 
 /// Positions [begin, end), not empty.
 struct PositionRange {

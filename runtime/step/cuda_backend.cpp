@@ -101,9 +101,7 @@ class CudaStep : public StepKernels {
     const cuda::DevicePlan& plan = attention_.current();
     require(k.dims == 3 && k.size(0) == plan.slot_count(), "append: k must have {} tokens, is {}",
             plan.slot_count(), k);
-    static_assert(sizeof(TokenSlot) == sizeof(cuda::DeviceSlot));
-    shared_.writer.append(pool, k, v, reinterpret_cast<const TokenSlot*>(plan.slots()),
-                          native(stream));
+    shared_.writer.append(pool, k, v, plan.slots(), native(stream));
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {

@@ -24,7 +24,7 @@ TEST(PageId, KeepsRankAndIndexApart) {
 }
 
 TEST(Dtype, IsFoundByItsName) {
-  for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
+  for (Dtype dtype : kAllDtypes) {
     EXPECT_EQ(dtype_from(name(dtype)), dtype);
   }
   try {
@@ -34,6 +34,20 @@ TEST(Dtype, IsFoundByItsName) {
     EXPECT_EQ(std::string(error.what()), "unknown dtype 'int4': float32, float16 or bfloat16");
   }
   EXPECT_THROW(dtype_from(""), InvalidArgument);
+}
+
+TEST(Dtype, AllAreListedOnceWithTheirSizes) {
+  int number = 0;
+  for (Dtype dtype : kAllDtypes) {
+    EXPECT_EQ(static_cast<int>(dtype), number++);
+    EXPECT_GT(info_of(dtype).bits, 0) << name(dtype);
+  }
+  EXPECT_EQ(size_bytes(Dtype::kFloat32), 4u);
+  EXPECT_EQ(size_bytes(Dtype::kFloat16), 2u);
+  EXPECT_EQ(size_bytes(Dtype::kBFloat16), 2u);
+  const auto past_the_end = static_cast<Dtype>(number);
+  EXPECT_EQ(name(past_the_end), "unknown");
+  EXPECT_EQ(size_bytes(past_the_end), 0u);
 }
 
 TEST(TensorView, StridesAreRowMajorUnlessGiven) {

@@ -211,18 +211,18 @@ TEST(BlockClasses, AreTheMasksTiles) {
       [](auto b, auto h, auto q, auto kv) { return q + b * 16 >= kv && kv / 32 != h; }, shape);
   const cuda::BlockClasses classes(mask);
   const cuda::ClassTable& table = classes.table();
-  std::vector<std::uint8_t> tiles(
+  std::vector<TileClass> tiles(
       static_cast<std::size_t>(2 * 2 * shape.q_blocks() * shape.kv_blocks()));
   check(cudaMemcpy(tiles.data(), table.classes, tiles.size(), cudaMemcpyDeviceToHost));
-  std::vector<std::uint8_t> expected(tiles.size(), cuda::kEmptyTile);
+  std::vector<TileClass> expected(tiles.size(), TileClass::kEmpty);
   for (std::int64_t row = 0; row < 4 * shape.q_blocks(); ++row) {
     const std::int64_t q = row % shape.q_blocks(), head = row / shape.q_blocks();
     const BlockRowView blocks = mask.row(head / 2, head % 2, q);
     const auto at = [&](std::int32_t kv) {
       return static_cast<std::size_t>(row * shape.kv_blocks() + kv);
     };
-    for (std::int32_t kv : blocks.partial) expected[at(kv)] = cuda::kPartialTile;
-    for (std::int32_t kv : blocks.full) expected[at(kv)] = cuda::kFullTile;
+    for (std::int32_t kv : blocks.partial) expected[at(kv)] = TileClass::kPartial;
+    for (std::int32_t kv : blocks.full) expected[at(kv)] = TileClass::kFull;
   }
   EXPECT_EQ(tiles, expected);
 }

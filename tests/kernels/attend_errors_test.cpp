@@ -71,6 +71,19 @@ TEST(AttendErrors, Pages) {
   expect_bad_batch([](auto& b) { b.kv_lens.push_back(1); }, "q_indptr must rise");
 }
 
+// A visit has 30 bits for the logical page.
+TEST(AttendErrors, MorePagesThanAVisitCanNumber) {
+  AttentionCase c(plain());
+  AttentionBatch batch = c.batch();
+  AttentionShape shape = c.spec().shape;
+  shape.page_size = 1;
+  batch.kv_lens[1] = (std::int64_t{1} << 30) + 1;
+  batch.pages.back().logical = (1 << 30) - 1;
+  AttentionPlan(shape, batch, {});
+  batch.pages.back().logical = 1 << 30;
+  expect_invalid([&] { AttentionPlan(shape, batch, {}); }, "logical page 1073741824");
+}
+
 // Positions are int32 inside: what does not fit must not wrap around into something valid.
 TEST(AttendErrors, PositionsPastInt32) {
   expect_bad_batch([](auto& b) { b.q_positions = {0, std::int64_t{1} << 32, 0}; }, "position");

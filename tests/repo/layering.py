@@ -26,6 +26,8 @@ MAY_USE["launch"] = MAY_USE["runtime"] | {"launch"}
 
 LAYER_OF_PUBLIC_HEADER = {
     "types": "core",
+    "dtype": "core",
+    "page": "core",
     "tensor": "core",
     "error": "core",
     "partial": "core",

@@ -9,7 +9,9 @@ namespace kvmesh::cuda {
 namespace {
 
 /// A tile's place in the table, and its class, as they are sent.
-std::int64_t tile(std::int64_t at, int tile_class) { return at << 2 | tile_class; }
+std::int64_t tile(std::int64_t at, TileClass tile_class) {
+  return at << 2 | static_cast<std::int64_t>(tile_class);
+}
 
 }  // namespace
 
@@ -23,8 +25,8 @@ BlockClasses::BlockClasses(const BlockMask& mask)
   std::vector<std::int64_t> tiles;
   std::int64_t row_at = 0;
   const auto add_row = [&](const BlockRowView& blocks) {
-    for (std::int32_t kv : blocks.partial) tiles.push_back(tile(row_at + kv, kPartialTile));
-    for (std::int32_t kv : blocks.full) tiles.push_back(tile(row_at + kv, kFullTile));
+    for (std::int32_t kv : blocks.partial) tiles.push_back(tile(row_at + kv, TileClass::kPartial));
+    for (std::int32_t kv : blocks.full) tiles.push_back(tile(row_at + kv, TileClass::kFull));
     row_at += table_.kv_blocks;
   };
   for (std::int64_t b = 0; b < table_.batch; ++b) {
@@ -43,7 +45,8 @@ void BlockClasses::spread(std::span<const std::int64_t> tiles) {
   classes_.reserve(static_cast<std::size_t>(count));
   table_.classes = classes_.data();
   const cudaStream_t stream = cudaStreamPerThread;
-  check(cudaMemsetAsync(classes_.data(), kEmptyTile, classes_.size_bytes(), stream),
+  constexpr int kEmpty = static_cast<int>(TileClass::kEmpty);
+  check(cudaMemsetAsync(classes_.data(), kEmpty, classes_.size_bytes(), stream),
         "clearing a block mask");
   const DeviceBuffer sent = upload(tiles);
   check(launch_spread(sent.as<std::int64_t>(), static_cast<int>(tiles.size()), classes_.data(),

@@ -27,7 +27,7 @@ class BlockClasses {
 
   int q_block_;
   ClassTable table_{};
-  DeviceArray<std::uint8_t> classes_;
+  DeviceArray<TileClass> classes_;
 };
 
 }  // namespace kvmesh::cuda

@@ -34,7 +34,7 @@ class Builder {
 
   /// Calls `add(row, kv_block)` for all tiles of a class.
   template <class Add>
-  void for_tiles(int tile_class, const Add& add) const {
+  void for_tiles(TileClass tile_class, const Add& add) const {
     const std::vector<std::int32_t> tiles = select(tile_class);
     const auto kv_blocks = to_int32(shape_.kv_blocks());
     for (std::int32_t tile : tiles) {
@@ -47,12 +47,12 @@ class Builder {
     mods.send(kStream);
     const DeviceBuffer sequences = upload(std::span<const PlanSequence>(sequences_));
     const DeviceBuffer lists = upload(std::span<const PlanList>(lists_));
-    const DeviceBuffer pages = upload(std::span<const DevicePage>(pages_));
+    const DeviceBuffer pages = upload(std::span<const LocalPage>(pages_));
     const DeviceBuffer positions = upload(std::span<const std::int32_t>(positions_));
     classes_.reserve(static_cast<std::size_t>(tiles()));
     const PlanItems items{.sequences = sequences.as<PlanSequence>(),
                           .lists = lists.as<PlanList>(),
-                          .pages = pages.as<DevicePage>(),
+                          .pages = pages.as<LocalPage>(),
                           .q_positions = positions.as<std::int32_t>(),
                           .classes = classes_.data(),
                           .sequence_count = to_int32(std::ssize(sequences_)),
@@ -97,7 +97,7 @@ class Builder {
     }
   }
 
-  std::vector<std::int32_t> select(int tile_class) const {
+  std::vector<std::int32_t> select(TileClass tile_class) const {
     const DeviceBuffer selected(static_cast<std::size_t>(tiles()) * sizeof(std::int32_t));
     const DeviceBuffer count(sizeof(std::int32_t));
     const DeviceBuffer scratch(select_scratch_bytes(tiles()));
@@ -117,9 +117,9 @@ class Builder {
   const BlockMaskShape& shape_;
   std::vector<PlanSequence> sequences_;
   std::vector<PlanList> lists_;
-  std::vector<DevicePage> pages_;
+  std::vector<LocalPage> pages_;
   std::vector<std::int32_t> positions_;
-  DeviceArray<std::uint8_t> classes_;
+  DeviceArray<TileClass> classes_;
 };
 
 }  // namespace
@@ -130,9 +130,9 @@ BlockMask make_block_mask(KernelStore& kernels, const MaskMod& mask, const Block
   builder.classify(kernels, mask);
   std::vector<BlockRow> rows(
       static_cast<std::size_t>(shape.batch * shape.heads * shape.q_blocks()));
-  builder.for_tiles(kPartialTile,
+  builder.for_tiles(TileClass::kPartial,
                     [&](std::size_t row, std::int32_t kv) { rows[row].partial.push_back(kv); });
-  builder.for_tiles(kFullTile,
+  builder.for_tiles(TileClass::kFull,
                     [&](std::size_t row, std::int32_t kv) { rows[row].full.push_back(kv); });
   return BlockMask::from_lists(shape, rows, mask);
 }

@@ -30,7 +30,7 @@ __device__ inline void look(const ClassifyParams& p, const PlanList& list,
   }
 }
 
-__device__ inline int class_of(const ClassifyParams& p, int item, int lane) {
+__device__ inline TileClass class_of(const ClassifyParams& p, int item, int lane) {
   const PlanList& list = p.items.lists[list_of(p.items, item)];
   const PlanSequence& sequence = p.items.sequences[list.sequence];
   const int logical = page_of(p.items, list, item).logical;
@@ -45,7 +45,7 @@ __device__ inline int class_of(const ClassifyParams& p, int item, int lane) {
     seen.visible = __any_sync(kAllLanes, seen.visible);
     seen.hidden = __any_sync(kAllLanes, seen.hidden);
   }
-  return !seen.visible ? kEmptyTile : seen.hidden ? kPartialTile : kFullTile;
+  return !seen.visible ? TileClass::kEmpty : seen.hidden ? TileClass::kPartial : TileClass::kFull;
 }
 
 }  // namespace kvmesh::cuda
@@ -59,7 +59,7 @@ extern "C" __global__ void kvmesh_classify(
   const int item = static_cast<int>(thread / kLanes);
   const int lane = static_cast<int>(thread % kLanes);
   if (item >= params.items.items) return;
-  int tile_class = kFullTile;
+  TileClass tile_class = TileClass::kFull;
   if constexpr (kHasMaskMod) tile_class = class_of(params, item, lane);
-  if (lane == 0) params.items.classes[item] = static_cast<std::uint8_t>(tile_class);
+  if (lane == 0) params.items.classes[item] = tile_class;
 }

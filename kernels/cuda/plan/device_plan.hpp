@@ -114,9 +114,9 @@ class DevicePlan {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
   const DeviceVisit* visits() const { return visits_.data(); }
-  const std::uint8_t* head_classes() const { return head_classes_.data(); }
+  const TileClass* head_classes() const { return head_classes_.data(); }
   const std::int32_t* positions() const { return positions_.data(); }
-  const DeviceSlot* slots() const { return slots_.data(); }
+  const TokenSlot* slots() const { return slots_.data(); }
   const DeviceMerge* merges() const { return merges_.data(); }
   const std::int32_t* merges_made() const { return &counters_.data()->merges; }
   std::int64_t most_merges() const { return most_merges_; }
@@ -177,12 +177,12 @@ class DevicePlan {
 
   Upload upload_;
   std::array<Launch, 2> launches_;
-  DeviceArray<std::uint8_t> classes_;
+  DeviceArray<TileClass> classes_;
   DeviceArray<std::int32_t> visits_of_list_, order_;
   DeviceArray<DeviceVisit> visits_;
-  DeviceArray<std::uint8_t> head_classes_;
+  DeviceArray<TileClass> head_classes_;
   DeviceArray<std::int32_t> positions_;
-  DeviceArray<DeviceSlot> slots_;
+  DeviceArray<TokenSlot> slots_;
   DeviceArray<DeviceMerge> merges_;
   DeviceArray<PlanCounters> counters_;
   std::int64_t most_merges_ = 0;

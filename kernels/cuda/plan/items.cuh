@@ -20,7 +20,7 @@ __device__ inline int list_of(const PlanItems& p, int item) {
   return low;
 }
 
-__device__ inline const DevicePage& page_of(const PlanItems& p, const PlanList& list, int item) {
+__device__ inline const LocalPage& page_of(const PlanItems& p, const PlanList& list, int item) {
   return p.pages[p.sequences[list.sequence].first_page + (item - list.first_item)];
 }
 

@@ -26,7 +26,7 @@ int blocks_for(std::int64_t threads) { return static_cast<int>(ceil_div(threads,
 
 // ---- The page lists ----
 
-__global__ void change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+__global__ void change_pages(LocalPage* pages, const PageMove* moves, int move_count,
                              const PageChange* changes, int change_count) {
   if (static_cast<int>(blockIdx.x) < move_count) {
     const PageMove move = moves[blockIdx.x];
@@ -42,21 +42,21 @@ __global__ void change_pages(DevicePage* pages, const PageMove* moves, int move_
 // ---- Items ----
 
 /// The class of a page for query head `g` of the list's kv head.
-__device__ int table_class(const PlanItems& p, const ClassTable& table, const PlanList& list,
-                           int logical, int g) {
-  if (logical >= table.kv_blocks || list.q_block >= table.q_blocks) return kEmptyTile;
+__device__ TileClass table_class(const PlanItems& p, const ClassTable& table, const PlanList& list,
+                                 int logical, int g) {
+  if (logical >= table.kv_blocks || list.q_block >= table.q_blocks) return TileClass::kEmpty;
   const std::int64_t batch = table.batch == 1 ? 0 : list.sequence;
   const std::int64_t head = table.heads == 1 ? 0 : p.first_head + list.kv_head * p.group + g;
   const std::int64_t row = (batch * table.heads + head) * table.q_blocks + list.q_block;
   return table.classes[row * table.kv_blocks + logical];
 }
 
-__device__ int class_of_item(const PlanItems& p, const ClassTable& table, int item) {
+__device__ TileClass class_of_item(const PlanItems& p, const ClassTable& table, int item) {
   const PlanList& list = p.lists[list_of(p, item)];
   const int logical = page_of(p, list, item).logical;
-  const int tile_class = table_class(p, table, list, logical, 0);
+  const TileClass tile_class = table_class(p, table, list, logical, 0);
   for (int g = 1; g < (table.heads == 1 ? 1 : p.group); ++g) {
-    if (table_class(p, table, list, logical, g) != tile_class) return kMixedTile;
+    if (table_class(p, table, list, logical, g) != tile_class) return TileClass::kMixed;
   }
   return tile_class;
 }
@@ -65,18 +65,19 @@ __global__ void look_up(const __grid_constant__ PlanItems p,
                         const __grid_constant__ ClassTable table) {
   const int item = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (item >= p.items) return;
-  const int tile_class = table.classes == nullptr ? kFullTile : class_of_item(p, table, item);
-  p.classes[item] = static_cast<std::uint8_t>(tile_class);
+  const TileClass tile_class =
+      table.classes == nullptr ? TileClass::kFull : class_of_item(p, table, item);
+  p.classes[item] = tile_class;
 }
 
-__global__ void spread(const std::int64_t* tiles, int count, std::uint8_t* classes) {
+__global__ void spread(const std::int64_t* tiles, int count, TileClass* classes) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i < count) classes[tiles[i] >> 2] = static_cast<std::uint8_t>(tiles[i] & 3);
+  if (i < count) classes[tiles[i] >> 2] = static_cast<TileClass>(tiles[i] & 3);
 }
 
 struct IsOfClass {
-  const std::uint8_t* classes;
-  int tile_class;
+  const TileClass* classes;
+  TileClass tile_class;
   __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
 };
 
@@ -85,15 +86,15 @@ struct IsOfClass {
 using ListScan = cub::BlockScan<int, kListThreads>;
 
 __device__ void write_visit(const ListParams& p, const PlanList& list, int item, int place) {
-  const int tile_class = p.items.classes[item];
-  const DevicePage page = page_of(p.items, list, item);
-  const bool is_mixed = tile_class == kMixedTile;
-  p.visits[place] = {page.page, static_cast<std::uint32_t>(page.logical), tile_class != kFullTile,
-                     is_mixed};
+  const TileClass tile_class = p.items.classes[item];
+  const LocalPage page = page_of(p.items, list, item);
+  const bool is_mixed = tile_class == TileClass::kMixed;
+  p.visits[place] = {page.page, static_cast<std::uint32_t>(page.logical),
+                     tile_class != TileClass::kFull, is_mixed};
   if (!is_mixed) return;
   for (int g = 0; g < p.items.group; ++g) {
     p.head_classes[place * p.items.group + g] =
-        static_cast<std::uint8_t>(table_class(p.items, p.table, list, page.logical, g));
+        table_class(p.items, p.table, list, page.logical, g);
   }
 }
 
@@ -105,7 +106,7 @@ __device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& sc
   for (int first = list.first_item; first < end; first += kListThreads * kListItems) {
     const int begin = first + static_cast<int>(threadIdx.x) * kListItems;
     const auto is_visited = [&](int item) {
-      return item < end && p.items.classes[item] != kEmptyTile;
+      return item < end && p.items.classes[item] != TileClass::kEmpty;
     };
     int count = 0, before = 0, all = 0;
     for (int i = 0; i < kListItems; ++i) count += is_visited(begin + i);
@@ -120,8 +121,8 @@ __device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& sc
 }
 
 /// Where the token at a position of a sequence is written here: its page, if this rank has it.
-__device__ DeviceSlot slot_of(const ListParams& p, const PlanSequence& sequence, int position) {
-  const DevicePage* pages = p.items.pages + sequence.first_page;
+__device__ TokenSlot slot_of(const ListParams& p, const PlanSequence& sequence, int position) {
+  const LocalPage* pages = p.items.pages + sequence.first_page;
   const int logical = position / p.items.page_size;
   int low = 0;
   int high = sequence.pages;
@@ -180,7 +181,7 @@ cudaError_t load_plan_kernels() {
   return status == cudaSuccess ? load_kernels(change_pages, look_up, list_visits) : status;
 }
 
-cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream) {
   const int blocks = move_count + blocks_for(change_count);
   if (blocks == 0) return cudaSuccess;
@@ -194,7 +195,7 @@ cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cuda
   return cudaGetLastError();
 }
 
-cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* classes,
+cudaError_t launch_spread(const std::int64_t* tiles, int count, TileClass* classes,
                           cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   spread<<<blocks_for(count), kThreads, 0, stream>>>(tiles, count, classes);
@@ -209,7 +210,7 @@ std::size_t select_scratch_bytes(int tiles) {
   return bytes;
 }
 
-cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class,
+cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_class,
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream) {
   return cub::DeviceSelect::If(scratch, scratch_bytes, thrust::counting_iterator<std::int32_t>(0),

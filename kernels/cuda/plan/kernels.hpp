@@ -15,21 +15,21 @@ cudaError_t load_plan_kernels();
 cudaError_t load_cut_kernel();  // part of it
 
 /// Moves first, then writes; no entry is both read and written.
-cudaError_t launch_change_pages(DevicePage* pages, const PageMove* moves, int move_count,
+cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream);
 
-/// The classes of all items from a block mask: kMixedTile where the heads of a group differ.
+/// The classes of all items from a block mask: TileClass::kMixed where the heads of a group differ.
 /// Without a table all are full.
 cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream);
 
 /// Sets classes[tile >> 2] to tile & 3.
-cudaError_t launch_spread(const std::int64_t* tiles, int count, std::uint8_t* classes,
+cudaError_t launch_spread(const std::int64_t* tiles, int count, TileClass* classes,
                           cudaStream_t stream);
 
 /// The numbers of the tiles of a class, in order, and how many there are, both on the device.
 /// `scratch` has select_scratch_bytes(tiles).
 std::size_t select_scratch_bytes(int tiles);
-cudaError_t launch_select(const std::uint8_t* classes, int tiles, int tile_class,
+cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_class,
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream);
 

@@ -28,8 +28,7 @@ void PageLists::change(std::size_t list, std::int64_t keep, std::span<const Loca
     move_to_larger(it, keep, size);
   }
   for (std::size_t i = 0; i < fresh.size(); ++i) {
-    changes_.push_back(
-        {it.first + keep + static_cast<std::int64_t>(i), {fresh[i].page, fresh[i].logical}});
+    changes_.push_back({it.first + keep + static_cast<std::int64_t>(i), fresh[i]});
     max_page_ = std::max(max_page_, fresh[i].page);
   }
   it.size = size;
@@ -99,8 +98,8 @@ void PageLists::cancel(cudaStream_t stream) noexcept {
 
 /// Room for all that was handed out.
 void PageLists::grow(cudaStream_t stream) {
-  const DevicePage* before = pages_.data();
-  const std::size_t bytes = pages_.capacity() * sizeof(DevicePage);
+  const LocalPage* before = pages_.data();
+  const std::size_t bytes = pages_.capacity() * sizeof(LocalPage);
   if (!pages_.reserve(static_cast<std::size_t>(end_)) || bytes == 0) return;
   check(cudaMemcpyAsync(pages_.data(), before, bytes, cudaMemcpyDeviceToDevice, stream),
         "moving page lists");

@@ -44,7 +44,7 @@ class PageLists {
   /// that was handed out for them, which may be what there was no memory for.
   void cancel(cudaStream_t stream) noexcept;
 
-  const DevicePage* data() const { return pages_.data(); }
+  const LocalPage* data() const { return pages_.data(); }
   std::size_t size_bytes() const { return pages_.size_bytes(); }
 
  private:
@@ -57,7 +57,7 @@ class PageLists {
   void move_to_larger(List& list, std::int64_t keep, std::int64_t size);
   void grow(cudaStream_t stream);
 
-  DeviceArray<DevicePage> pages_;
+  DeviceArray<LocalPage> pages_;
   std::int64_t end_ = 0;          // of what was ever handed out
   std::int64_t applied_end_ = 0;  // of what plans that came that far have use of
   std::vector<List> lists_;

@@ -4,21 +4,14 @@
 #include <cstdint>
 
 #include "kernels/cuda/attend/common/params.hpp"
-#include "kernels/cuda/plan/tile_class.hpp"
-#include "kernels/cuda/pool/params.hpp"
+#include "kvmesh/page.hpp"
 
 namespace kvmesh::cuda {
-
-/// kvmesh::LocalPage.
-struct DevicePage {
-  std::int32_t page;
-  std::int32_t logical;
-};
 
 /// A change of the page lists: an entry that is written. Entries lie in one array for all lists.
 struct PageChange {
   std::int64_t at;
-  DevicePage page;
+  LocalPage page;
 };
 /// Entries [from, from + count) of a list that has grown out of its place.
 struct PageMove {
@@ -53,7 +46,7 @@ struct alignas(16) PlanList {
 /// The tiles of a block mask: classes [batch][heads][q_blocks][kv_blocks]. Past kv_blocks all are
 /// empty; a batch or heads of 1 stand for all.
 struct ClassTable {
-  const std::uint8_t* classes;
+  const TileClass* classes;
   std::int32_t batch;
   std::int32_t heads;
   std::int32_t q_blocks;
@@ -64,9 +57,9 @@ struct ClassTable {
 struct PlanItems {
   const PlanSequence* sequences;
   const PlanList* lists;
-  const DevicePage* pages;
+  const LocalPage* pages;
   const std::int32_t* q_positions;  // [tokens]; null: the newest of each sequence
-  std::uint8_t* classes;            // [items]
+  TileClass* classes;               // [items]
   std::int32_t sequence_count;
   std::int32_t list_count;
   std::int32_t items;
@@ -86,10 +79,10 @@ struct ClassifyParams {
 struct ListParams {
   PlanItems items;
   ClassTable table;
-  DeviceVisit* visits;         // [items]
-  std::uint8_t* head_classes;  // [items][group], of mixed pages
-  std::int32_t* positions;     // [tokens]
-  DeviceSlot* slots;           // [slots], those that no token has are nowhere
+  DeviceVisit* visits;      // [items]
+  TileClass* head_classes;  // [items][group], of mixed pages
+  std::int32_t* positions;  // [tokens]
+  TokenSlot* slots;         // [slots], those that no token has are nowhere
   std::int32_t slot_count;
   std::int32_t* visits_of_list;  // [lists]
 };

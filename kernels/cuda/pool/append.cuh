@@ -16,7 +16,7 @@ constexpr int kUnitsV = kDimV / kUnitElements;
 constexpr int kElementBytes = kPoolType == kFloat32 ? 4 : 2;
 
 __device__ inline void write_unit(const WritablePool& pool, const NewRows& rows,
-                                  const DeviceSlot& slot, int token, int head, int unit) {
+                                  const TokenSlot& slot, int token, int head, int unit) {
   const std::int64_t from =
       token * rows.token_stride + head * rows.head_stride + unit * kUnitElements;
   const std::int64_t to = slot.page * pool.page_stride + head * pool.head_stride +
@@ -44,7 +44,7 @@ extern "C" __global__ void kvmesh_append(
   const int head = static_cast<int>(thread / kUnits % params.kv_heads);
   const std::int64_t token = thread / kUnits / params.kv_heads;
   if (token >= params.tokens) return;
-  const DeviceSlot slot = params.slots[token];
+  const kvmesh::TokenSlot slot = params.slots[token];
   if (slot.page < 0) return;
   if (unit < kUnitsK) {
     write_unit(params.k_pool, params.k, slot, static_cast<int>(token), head, unit);

@@ -9,7 +9,7 @@
 namespace kvmesh::cuda {
 
 template <class Unit>
-__device__ inline void copy_rows(const WritablePool& pool, const DeviceCopy& copy, int head,
+__device__ inline void copy_rows(const WritablePool& pool, const LocalPageCopy& copy, int head,
                                  int row_bytes) {
   const int units = row_bytes / static_cast<int>(sizeof(Unit));
   char* base = static_cast<char*>(pool.data) + head * pool.head_stride * kElementBytes;
@@ -23,7 +23,7 @@ __device__ inline void copy_rows(const WritablePool& pool, const DeviceCopy& cop
 
 template <class Unit>
 __device__ inline void copy_page(const CopyPagesParams& params) {
-  const DeviceCopy copy = params.copies[blockIdx.x];
+  const LocalPageCopy copy = params.copies[blockIdx.x];
   const int head = static_cast<int>(blockIdx.y);
   copy_rows<Unit>(params.k_pool, copy, head, kDimK * kElementBytes);
   copy_rows<Unit>(params.v_pool, copy, head, kDimV * kElementBytes);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kvmesh/page.hpp"
+
 namespace kvmesh::cuda {
 
 /// Half of a pool, to write to: [pages, kv_heads, page_size, dim]; strides in elements.
@@ -20,34 +22,21 @@ struct NewRows {
   std::int64_t head_stride;
 };
 
-/// Where a token goes; a negative page: nowhere.
-struct DeviceSlot {
-  std::int32_t page;
-  std::int32_t offset;
-};
-
 struct AppendParams {
   WritablePool k_pool;
   WritablePool v_pool;
   NewRows k;
   NewRows v;
-  const DeviceSlot* slots;  // [tokens]
+  const TokenSlot* slots;  // [tokens]
   std::int32_t tokens;
   std::int32_t kv_heads;
-};
-
-/// The first `tokens` tokens of page `source` go to page `destination`.
-struct DeviceCopy {
-  std::int32_t source;
-  std::int32_t destination;
-  std::int32_t tokens;
 };
 
 /// No page is both read and written.
 struct CopyPagesParams {
   WritablePool k_pool;
   WritablePool v_pool;
-  const DeviceCopy* copies;  // [thread blocks in x]
+  const LocalPageCopy* copies;  // [thread blocks in x]
 };
 
 }  // namespace kvmesh::cuda

@@ -10,9 +10,6 @@ namespace {
 
 constexpr int kBlockThreads = 256;
 
-static_assert(sizeof(TokenSlot) == sizeof(DeviceSlot));
-static_assert(sizeof(LocalPageCopy) == sizeof(DeviceCopy));
-
 WritablePool writable(const TensorView& pool) {
   return {.data = pool.data,
           .page_stride = pool.stride(0),
@@ -90,7 +87,7 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                             .v_pool = writable(pool.v),
                             .k = new_rows(k),
                             .v = new_rows(v),
-                            .slots = reinterpret_cast<const DeviceSlot*>(slots),
+                            .slots = slots,
                             .tokens = static_cast<std::int32_t>(k.size(0)),
                             .kv_heads = static_cast<std::int32_t>(k.size(1))};
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
@@ -110,9 +107,8 @@ void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int
                              .v_dim = dim_of(pool.v),
                              .element_bytes = static_cast<int>(size_bytes(pool.k.dtype)),
                              .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
-  const CopyPagesParams params{.k_pool = writable(pool.k),
-                               .v_pool = writable(pool.v),
-                               .copies = reinterpret_cast<const DeviceCopy*>(copies)};
+  const CopyPagesParams params{
+      .k_pool = writable(pool.k), .v_pool = writable(pool.v), .copies = copies};
   kernel.launch({.stream = stream,
                  .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(pool.k.size(1))),
                  .block = dim3(kBlockThreads)},

@@ -5,19 +5,12 @@
 #include <cstdint>
 
 #include "kernels/mods/mod_buffers.hpp"
+#include "kernels/page_visit.hpp"
+#include "kernels/tile_class.hpp"
 
 namespace kvmesh::cuda {
 
-/// One page that a task reads, and a plan may have millions of: 8 bytes, what one asynchronous copy
-/// moves.
-struct alignas(8) DeviceVisit {
-  std::int32_t page;
-  std::uint32_t logical : 30;
-  std::uint32_t masked : 1;  // some row may not see all of the page's keys
-  std::uint32_t mixed : 1;   // AttendParams::head_classes says it for each head, too
-};
-/// Pages of a sequence, so that `logical` can number them.
-inline constexpr std::int64_t kMostPages = std::int64_t{1} << 30;
+using DeviceVisit = PageVisit;
 
 /// A range of the visits of one row block: what a thread block computes at a time. Row r is token
 /// first_token + r / group, query head kv_head * group + r % group. Key j of the task lies in visit
@@ -58,10 +51,10 @@ struct AttendParams {
   float* workspace_lse;     // [workspace rows]
   const DeviceTask* tasks;  // [*task_count], longest blocks first
   const std::int32_t* task_count;
-  std::uint32_t* claim;              // 0 before and after each launch: see pieces.cuh
-  const DeviceVisit* visits;         // [visits]
-  const std::uint8_t* head_classes;  // [visits][group], TileClass of mixed pages; null without any
-  const std::int32_t* positions;     // [tokens], logical
+  std::uint32_t* claim;           // 0 before and after each launch: see pieces.cuh
+  const DeviceVisit* visits;      // [visits]
+  const TileClass* head_classes;  // [visits][group], of mixed pages; null without any
+  const std::int32_t* positions;  // [tokens], logical
   float scale;
   std::int32_t first_head;  // the model's number of query head 0
   ModBuffers mods;

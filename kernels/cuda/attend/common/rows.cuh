@@ -7,7 +7,6 @@
 
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/elements.cuh"
-#include "kernels/cuda/plan/tile_class.hpp"
 
 namespace kvmesh::cuda {
 
@@ -49,9 +48,9 @@ __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const
   if constexpr (kHasHeadClasses) {
     if (key.visit.mixed) {
       const int visit = task.first_visit + key.number / kPageSize;
-      const int tile_class = p.head_classes[visit * kGroup + row.head % kGroup];
-      everything = tile_class == kFullTile;
-      nothing = tile_class == kEmptyTile;
+      const TileClass tile_class = p.head_classes[visit * kGroup + row.head % kGroup];
+      everything = tile_class == TileClass::kFull;
+      nothing = tile_class == TileClass::kEmpty;
     }
   }
   bool seen = true;
