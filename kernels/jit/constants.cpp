@@ -36,4 +36,10 @@ Constants& Constants::add_float(std::string_view name, float value) {
   return add("float", name, fmt::format("{:a}f", value));  // hexadecimal: exact
 }
 
+Constants& Constants::add_dtype(std::string_view name, Dtype value) {
+  // The constants come before all includes: the type is declared, its names are not there yet.
+  text_ += "namespace kvmesh { enum class Dtype : unsigned char; }\n";
+  return add("Dtype", name, fmt::format("Dtype({})", static_cast<int>(value)));
+}
+
 }  // namespace kvmesh::jit

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "kvmesh/dtype.hpp"
+
 namespace kvmesh::jit {
 
 /// A list of named values that becomes the head of a compiled source: each a constexpr variable of
@@ -22,6 +24,10 @@ class Constants {
   Constants& set(std::string_view name, std::same_as<float> auto value) {
     return add_float(name, value);
   }
+  /// A kvmesh::Dtype there, too: the source includes kvmesh/dtype.hpp if it names one.
+  Constants& set(std::string_view name, std::same_as<Dtype> auto value) {
+    return add_dtype(name, value);
+  }
 
   /// CUDA C++ that defines them, in the order of the `set`s.
   const std::string& text() const { return text_; }
@@ -32,6 +38,7 @@ class Constants {
   Constants& add(std::string_view type, std::string_view name, std::string_view value);
   Constants& add_int(std::string_view name, int value);
   Constants& add_float(std::string_view name, float value);
+  Constants& add_dtype(std::string_view name, Dtype value);
 
   std::string text_;
 };

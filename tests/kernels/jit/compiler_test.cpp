@@ -125,6 +125,7 @@ static_assert(kLowest == -2147483647 - 1 && kHighest == 2147483647);
 static_assert(kSame<decltype(kYes), const bool> && kYes && !kNo);
 static_assert(kSame<decltype(kThird), const float> && kThird == 1.0f / 3.0f);
 static_assert(kTiny == 0x1p-149f && kHuge == 0x1.fffffep127f && kMinus == -2.5f);
+static_assert(kSame<decltype(kPool), const Dtype> && kPool == Dtype(2) && kNew == Dtype(0));
 }
 )"}};
   Program program = program_of(file);
@@ -132,6 +133,7 @@ static_assert(kTiny == 0x1p-149f && kHuge == 0x1.fffffep127f && kMinus == -2.5f)
   program.constants.set("kYes", true).set("kNo", false);
   program.constants.set("kThird", 1.0f / 3.0f).set("kTiny", Float::denorm_min());
   program.constants.set("kHuge", Float::max()).set("kMinus", -2.5f);
+  program.constants.set("kPool", Dtype::kBFloat16).set("kNew", Dtype::kFloat32);
   EXPECT_NO_THROW(compile(program));
 
   Constants constants;
