@@ -19,7 +19,7 @@ class AttentionPlan::State {
         workspace_lse_(static_cast<std::size_t>(work_.workspace_rows)) {
     options_.block_mask = nullptr;  // its pages are in work_ now
     for (const LocalPage& page : batch.pages) max_page_ = std::max(max_page_, page.page);
-    for (const RowBlock& block : work_.blocks) {
+    for (const WorkBlock& block : work_.blocks) {
       const auto rows = static_cast<int>(block.q_end - block.q_begin) * group();
       max_rows_ = std::max(max_rows_, rows);
     }

@@ -19,7 +19,7 @@ constexpr int kRowsPerBlock = 32;
 // Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
 // 256), and merging costs one row for each 1024 keys read.
 constexpr int kKeysPerSplit = 1024;
-// A sequence with this many row blocks fills the cores without being split by keys.
+// A sequence with this many work blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
 // Positions are int32, and so is the end of a range of them.
 constexpr std::int64_t kMaxPosition = std::numeric_limits<std::int32_t>::max();
@@ -94,7 +94,7 @@ class WorkMaker {
   }
 
  private:
-  // Where the row block that starts at query `q` of a sequence ends: it never crosses a q block of
+  // Where the work block that starts at query `q` of a sequence ends: it never crosses a q block of
   // an explicit block mask.
   std::int64_t block_end(std::int64_t q, std::int64_t q_len) const {
     std::int64_t end = q + std::max(1, kRowsPerBlock / group_);
@@ -108,7 +108,7 @@ class WorkMaker {
   // The blocks of queries [q_begin, q_end), one for each kv head; heads that see the same pages
   // share one list of visits.
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
-    RowBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
+    WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
       if (head == 0 || per_head_) {
@@ -121,7 +121,7 @@ class WorkMaker {
     }
   }
 
-  void add_visits(const RowBlock& block) {
+  void add_visits(const WorkBlock& block) {
     if (options_.block_mask) return add_listed_visits(block);
     const auto s = static_cast<std::size_t>(block.sequence);
     add_range(block, batch_.page_indptr[s], batch_.page_indptr[s + 1]);
@@ -129,7 +129,7 @@ class WorkMaker {
 
   // Classifies pages [begin, end) of the batch as one range of keys where that is decided at once
   // (most of a causal sequence is), else by halves: O(log pages) for a mask with one border.
-  void add_range(const RowBlock& block, std::int64_t begin, std::int64_t end) {
+  void add_range(const WorkBlock& block, std::int64_t begin, std::int64_t end) {
     if (begin == end) return;
     const bool one_page = end - begin == 1;
     const std::optional<TileClass> group_class =
@@ -155,7 +155,7 @@ class WorkMaker {
 
   // The positions from the first of pages [begin, end) to the last, the pages of other ranks
   // between them included: what holds for all of them holds for ours.
-  PositionRange keys_of(const RowBlock& block, std::int64_t begin, std::int64_t end) const {
+  PositionRange keys_of(const WorkBlock& block, std::int64_t begin, std::int64_t end) const {
     const std::int64_t first = batch_.pages[static_cast<std::size_t>(begin)].logical;
     const std::int64_t last = batch_.pages[static_cast<std::size_t>(end - 1)].logical;
     const std::int64_t kv_len = batch_.kv_lens[static_cast<std::size_t>(block.sequence)];
@@ -165,7 +165,7 @@ class WorkMaker {
 
   // The class that all heads of the group share; kPartial where they differ; nothing if unknown,
   // which only an `exact` answer never is.
-  std::optional<TileClass> class_of_group(const RowBlock& block, PositionRange kv, bool exact) {
+  std::optional<TileClass> class_of_group(const WorkBlock& block, PositionRange kv, bool exact) {
     std::optional<TileClass> shared;
     for (int g = 0; g < (per_head_ ? group_ : 1); ++g) {
       const std::int32_t head = options_.first_head + block.kv_head * group_ + g;
@@ -177,8 +177,8 @@ class WorkMaker {
     return shared;
   }
 
-  std::optional<TileClass> class_of_head(const RowBlock& block, std::int32_t head, PositionRange kv,
-                                         bool exact) {
+  std::optional<TileClass> class_of_head(const WorkBlock& block, std::int32_t head,
+                                         PositionRange kv, bool exact) {
     const std::span queries(work_.positions.data() + block.q_begin,
                             static_cast<std::size_t>(block.q_end - block.q_begin));
     if (exact) return classify_tile(mask_, evaluator_, block.sequence, head, queries, kv);
@@ -187,7 +187,7 @@ class WorkMaker {
   }
 
   // The pages that an explicit block mask lists for any head of the group.
-  void add_listed_visits(const RowBlock& block) {
+  void add_listed_visits(const WorkBlock& block) {
     const LocalBlockMask& mask = *options_.block_mask;
     const auto s = static_cast<std::size_t>(block.sequence);
     const std::int64_t q_block = (block.q_begin - batch_.q_indptr[s]) / mask.q_block();
@@ -221,7 +221,7 @@ class WorkMaker {
     work_.head_classes.insert(work_.head_classes.end(), classes.begin(), classes.end());
   }
 
-  void count_tiles(const RowBlock& block) {
+  void count_tiles(const WorkBlock& block) {
     for (std::int64_t i = block.visit_begin; i < block.visit_end; ++i) {
       ++work_.tiles.visited;
       work_.tiles.masked += work_.visits[static_cast<std::size_t>(i)].masked;
@@ -233,7 +233,7 @@ class WorkMaker {
   void add_tasks(std::size_t first_block) {
     const auto blocks = static_cast<std::int64_t>(work_.blocks.size() - first_block);
     for (std::size_t b = first_block; b < work_.blocks.size(); ++b) {
-      RowBlock& block = work_.blocks[b];
+      WorkBlock& block = work_.blocks[b];
       const std::int64_t visits = block.visit_end - block.visit_begin;
       if (blocks < kEnoughBlocks && visits > work_.visits_per_split) {
         block.splits = static_cast<std::int32_t>((visits + work_.visits_per_split - 1) /

@@ -13,13 +13,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvmesh::cpu::HWY_NAMESPACE {
 
-void attend_float32(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+void attend_float32(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   TaskRunner<float>(inputs, task, scratch).run();
 }
-void attend_float16(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+void attend_float16(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   TaskRunner<hwy::float16_t>(inputs, task, scratch).run();
 }
-void attend_bfloat16(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+void attend_bfloat16(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   TaskRunner<hwy::bfloat16_t>(inputs, task, scratch).run();
 }
 
@@ -55,7 +55,7 @@ AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
       mask_mod(options.mask.is_identity() ? nullptr
                                           : std::make_unique<ModEvaluator>(options.mask.graph())) {}
 
-void attend_task(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch) {
+void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   switch (inputs.pool.k.dtype) {
     case Dtype::kFloat32:
       return HWY_DYNAMIC_DISPATCH(attend_float32)(inputs, task, scratch);
@@ -66,7 +66,7 @@ void attend_task(const AttendInputs& inputs, const AttendTask& task, AttendScrat
   }
 }
 
-void merge_splits(const AttendInputs& inputs, const RowBlock& block) {
+void merge_splits(const AttendInputs& inputs, const WorkBlock& block) {
   const int group = inputs.shape.q_heads / inputs.shape.kv_heads;
   const std::int64_t rows = (block.q_end - block.q_begin) * group;
   const std::int64_t dim = inputs.shape.v_dim;

@@ -1,4 +1,4 @@
-// One task of attend_partial on the CPU: one split of one row block, start to end.
+// One task of attend_partial on the CPU: one split of one work block, start to end.
 #pragma once
 
 #include <cstdint>
@@ -43,10 +43,10 @@ struct AttendInputs {
 };
 
 /// Computes one task into `out`, or into the workspace where its block has several splits.
-void attend_task(const AttendInputs& inputs, const AttendTask& task, AttendScratch& scratch);
+void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch);
 
 /// Merges the splits of block `block` from the workspace into `out`, in order.
-void merge_splits(const AttendInputs& inputs, const RowBlock& block);
+void merge_splits(const AttendInputs& inputs, const WorkBlock& block);
 
 /// Rounds a dim up to whole vectors of any target.
 inline constexpr std::size_t padded(int dim) {

@@ -45,11 +45,11 @@ struct Tile {
   bool masked = false;
 };
 
-// One split of one row block, start to end.
+// One split of one work block, start to end.
 template <class T>
 class TaskRunner {
  public:
-  TaskRunner(const AttendInputs& in, const AttendTask& task, AttendScratch& scratch)
+  TaskRunner(const AttendInputs& in, const WorkSplit& task, AttendScratch& scratch)
       : in_(in),
         block_(in.work->blocks[static_cast<std::size_t>(task.block)]),
         split_(task.split),
@@ -300,7 +300,7 @@ class TaskRunner {
   }
 
   const AttendInputs& in_;
-  const RowBlock& block_;
+  const WorkBlock& block_;
   const int split_;
   AttendScratch& scratch_;
   const int group_;

@@ -86,7 +86,7 @@ TEST(AttendBatch, QueriesBeforeTheFirstKey) {
 TEST(AttendBatch, FullyMaskedRows) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 40, .kv_len = 100}};
-  // Every third query sees nothing; those beside it in the same row block do.
+  // Every third query sees nothing; those beside it in the same work block do.
   spec.options.mask = [](auto, auto, auto q, auto kv) { return q % 3 != 0 && q >= kv; };
   AttentionCase c(spec);
   const CaseResult result = c.run();

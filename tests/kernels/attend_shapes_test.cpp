@@ -53,7 +53,7 @@ TEST_P(AttendHeads, MatchFloat64) {
   }
 }
 
-// Groups of 1, 2, 3, 4, 8 and 16; all heads on one key head; a group that no row block divides.
+// Groups of 1, 2, 3, 4, 8 and 16; all heads on one key head; a group that no work block divides.
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendHeads,
                          testing::Values(Heads{1, 1}, Heads{5, 5}, Heads{4, 2}, Heads{9, 3},
                                          Heads{8, 2}, Heads{16, 2}, Heads{32, 2}, Heads{6, 1},

@@ -4,7 +4,7 @@
 namespace kvmesh::test {
 namespace {
 
-// One kv head and one query head: a row block is 32 queries.
+// One kv head and one query head: a work block is 32 queries.
 constexpr int kRowBlock = 32;
 constexpr int kPage = 16;
 
