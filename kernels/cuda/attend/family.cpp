@@ -72,8 +72,8 @@ jit::Constants attend_constants(const AttendCase& what) {
       .set("kPageSize", what.shape.page_size)
       .set("kGroup", what.group())
       .set("kHasHeadClasses", what.head_classes)
-      .set("kPoolType", static_cast<int>(what.kinds.pool))
-      .set("kQueryType", static_cast<int>(what.kinds.q));
+      .set("kPoolType", what.kinds.pool)
+      .set("kQueryType", what.kinds.q);
   return constants;
 }
 

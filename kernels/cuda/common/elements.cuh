@@ -4,43 +4,42 @@
 #include <cstdint>
 
 #include "kernels/cuda/common/ptx.cuh"
+#include "kvmesh/dtype.hpp"
 
 namespace kvmesh::cuda {
 
-// The values of kvmesh::Dtype.
-constexpr int kFloat32 = 0;
-constexpr int kFloat16 = 1;
-constexpr int kBFloat16 = 2;
-
-template <int Type>
+template <Dtype Type>
 __device__ inline float load_element(const void* from, std::int64_t index) {
-  if constexpr (Type == kFloat32) {
+  if constexpr (Type == Dtype::kFloat32) {
     return static_cast<const float*>(from)[index];
   } else {
     const std::uint16_t bits = static_cast<const std::uint16_t*>(from)[index];
-    if constexpr (Type == kFloat16) return cvt_f32_f16(bits);
+    if constexpr (Type == Dtype::kFloat16) return cvt_f32_f16(bits);
+    static_assert(Type == Dtype::kFloat16 || Type == Dtype::kBFloat16);
     return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
   }
 }
 
 /// Two neighbours in 32 bits, rounded to nearest even.
-template <int Type>
+template <Dtype Type>
 __device__ inline std::uint32_t pack_pair(float low, float high) {
-  if constexpr (Type == kFloat16) return cvt_rn_f16x2(low, high);
+  static_assert(Type == Dtype::kFloat16 || Type == Dtype::kBFloat16);
+  if constexpr (Type == Dtype::kFloat16) return cvt_rn_f16x2(low, high);
   return cvt_rn_bf16x2(low, high);
 }
 
 /// The lower (`Half` 0) or upper neighbour of a pair.
-template <int Type, int Half>
+template <Dtype Type, int Half>
 __device__ inline float unpack_half(std::uint32_t pair) {
-  if constexpr (Type == kFloat16) {
+  static_assert(Type == Dtype::kFloat16 || Type == Dtype::kBFloat16);
+  if constexpr (Type == Dtype::kFloat16) {
     return cvt_f32_f16(static_cast<std::uint16_t>(Half == 0 ? pair & 0xFFFFu : pair >> 16));
   }
   return __uint_as_float(Half == 0 ? pair << 16 : pair & 0xFFFF0000u);
 }
 
 /// Eight neighbours as 16-bit elements of type `To`.
-template <int From, int To>
+template <Dtype From, Dtype To>
 __device__ inline uint4 load_unit(const void* from, std::int64_t index) {
   const auto pair = [&](int i) {
     return pack_pair<To>(load_element<From>(from, index + i),
@@ -49,9 +48,9 @@ __device__ inline uint4 load_unit(const void* from, std::int64_t index) {
   return {pair(0), pair(2), pair(4), pair(6)};
 }
 
-template <int Type>
+template <Dtype Type>
 __device__ inline void store_element(void* to, std::int64_t index, float value) {
-  if constexpr (Type == kFloat32) {
+  if constexpr (Type == Dtype::kFloat32) {
     static_cast<float*>(to)[index] = value;
   } else {
     static_cast<std::uint16_t*>(to)[index] =

@@ -10,10 +10,10 @@
 
 namespace kvmesh::cuda {
 
-constexpr int kUnitElements = !kVectors ? 1 : kPoolType == kFloat32 ? 4 : 8;
+constexpr int kElementBytes = info_of(kPoolType).bits / 8;
+constexpr int kUnitElements = kVectors ? 16 / kElementBytes : 1;
 constexpr int kUnitsK = kDimK / kUnitElements;
 constexpr int kUnitsV = kDimV / kUnitElements;
-constexpr int kElementBytes = kPoolType == kFloat32 ? 4 : 2;
 
 __device__ inline void write_unit(const WritablePool& pool, const NewRows& rows,
                                   const TokenSlot& slot, int token, int head, int unit) {
@@ -24,7 +24,7 @@ __device__ inline void write_unit(const WritablePool& pool, const NewRows& rows,
   if constexpr (kVectors) {
     *reinterpret_cast<uint4*>(static_cast<char*>(pool.data) + to * kElementBytes) =
         *reinterpret_cast<const uint4*>(static_cast<const char*>(rows.data) + from * kElementBytes);
-  } else if constexpr (kNewType == kPoolType && kPoolType != kFloat32) {
+  } else if constexpr (kNewType == kPoolType && kPoolType != Dtype::kFloat32) {
     // As bits: a NaN stays the NaN that it is.
     static_cast<std::uint16_t*>(pool.data)[to] = static_cast<const std::uint16_t*>(rows.data)[from];
   } else {

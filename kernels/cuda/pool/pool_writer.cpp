@@ -44,8 +44,7 @@ jit::Program program_of(const Variant& variant, std::string source,
 
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
   jit::Program program = program_of(variant, "kernels/cuda/pool/append.cuh", architecture);
-  program.constants.set("kNewType", static_cast<int>(variant.fresh))
-      .set("kPoolType", static_cast<int>(variant.pool));
+  program.constants.set("kNewType", variant.fresh).set("kPoolType", variant.pool);
   return program;
 }
 

@@ -46,11 +46,11 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
                ", " B ", add, 1, 1, " ROWS ", 0;\n}"                                         \
                : __VA_ARGS__                                                                 \
                : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(RowsOfA)))
-#define KVMESH_WGMMA(...)                 \
-  if constexpr (kPoolType == kFloat16) {  \
-    KVMESH_WGMMA_OF("f16", __VA_ARGS__);  \
-  } else {                                \
-    KVMESH_WGMMA_OF("bf16", __VA_ARGS__); \
+#define KVMESH_WGMMA(...)                       \
+  if constexpr (kPoolType == Dtype::kFloat16) { \
+    KVMESH_WGMMA_OF("f16", __VA_ARGS__);        \
+  } else {                                      \
+    KVMESH_WGMMA_OF("bf16", __VA_ARGS__);       \
   }
 #define KVMESH_D8 "%0, %1, %2, %3"
 #define KVMESH_D16 KVMESH_D8 ", %4, %5, %6, %7"

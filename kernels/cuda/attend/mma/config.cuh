@@ -23,7 +23,7 @@ constexpr int kValueTiles = kPaddedV / 8;     // tensor-core tiles of 8 output c
 constexpr int kStepThreads = 32 * kRowWarps;  // threads that share keys
 
 static_assert(kRowWarps == 1 || kKeyWarps == 1, "warps split the rows or the keys");
-static_assert(kPoolType != kFloat32, "tensor cores here take 16-bit elements");
+static_assert(kPoolType != Dtype::kFloat32, "tensor cores here take 16-bit elements");
 static_assert(kDimK % 8 == 0 && kDimV % 8 == 0, "rows are copied by 16 bytes");
 static_assert(kStepThreads >= kStepKeys, "one thread fetches one visit");
 
@@ -36,7 +36,7 @@ using Weights = std::uint32_t[kRowTiles][kKeyPairs][4];
 
 __device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                            std::uint32_t b1) {
-  if constexpr (kPoolType == kFloat16) {
+  if constexpr (kPoolType == Dtype::kFloat16) {
     mma_m16n8k16_f16(c, a, b0, b1);
   } else {
     mma_m16n8k16_bf16(c, a, b0, b1);

@@ -8,7 +8,7 @@
 
 namespace kvmesh::cuda {
 
-constexpr int kPoolBytes = kPoolType == kFloat32 ? 4 : 2;
+constexpr int kPoolBytes = info_of(kPoolType).bits / 8;
 constexpr int kLaneColumns = (kDimV + 31) / 32;  // of the output: lane, lane + 32, ...
 
 /// One row of a task.
