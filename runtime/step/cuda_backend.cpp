@@ -99,9 +99,9 @@ class CudaStep : public StepKernels {
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
     const cuda::DevicePlan& plan = attention_.current();
-    require(k.dims == 3 && k.size(0) == plan.slot_count(), "append: k must have {} tokens, is {}",
-            plan.slot_count(), k);
-    shared_.writer.append(pool, k, v, plan.slots(), native(stream));
+    require(k.dims == 3 && k.size(0) == plan.token_slot_count(),
+            "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
+    shared_.writer.append(pool, k, v, plan.token_slots(), native(stream));
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {

@@ -92,7 +92,7 @@ AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, int row_class) co
 LaunchShape CudaAttend::launch_shape(int row_class) const {
   const AttendVariant variant = variant_of(kinds_, row_class);
   return {.rows = row_class,
-          .slots = store_->multiprocessors() * variant.blocks_per_multiprocessor,
+          .resident_blocks = store_->multiprocessors() * variant.blocks_per_multiprocessor,
           .multiprocessors = store_->multiprocessors(),
           .tile_keys = variant.tile_keys};
 }

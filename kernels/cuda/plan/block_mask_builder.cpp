@@ -15,8 +15,8 @@ namespace {
 
 std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(value); }
 
-/// The mask as a plan sees it: a batch row is a sequence, a q block of a head a list, and the kv
-/// blocks are the pages of every sequence.
+/// The mask as a plan sees it: a batch row is a sequence, a q block of a head a query block, and
+/// the kv blocks are the pages of every sequence.
 class Builder {
  public:
   explicit Builder(const BlockMaskShape& shape) : shape_(shape) {
@@ -46,30 +46,30 @@ class Builder {
     DeviceMods mods(ScoreMod().graph(), mask.graph());
     mods.send(kStream);
     const DeviceBuffer sequences = upload(std::span<const PlanSequence>(sequences_));
-    const DeviceBuffer lists = upload(std::span<const PlanList>(lists_));
+    const DeviceBuffer query_blocks = upload(std::span<const QueryBlock>(query_blocks_));
     const DeviceBuffer pages = upload(std::span<const LocalPage>(pages_));
     const DeviceBuffer positions = upload(std::span<const std::int32_t>(positions_));
     classes_.reserve(static_cast<std::size_t>(tiles()));
-    const PlanItems items{.sequences = sequences.as<PlanSequence>(),
-                          .lists = lists.as<PlanList>(),
-                          .pages = pages.as<LocalPage>(),
-                          .q_positions = positions.as<std::int32_t>(),
-                          .classes = classes_.data(),
-                          .sequence_count = to_int32(std::ssize(sequences_)),
-                          .list_count = to_int32(std::ssize(lists_)),
-                          .items = tiles(),
-                          .page_size = shape_.kv_block,
-                          .group = 1,
-                          .first_head = 0};
+    const PlanCandidates candidates{.sequences = sequences.as<PlanSequence>(),
+                                    .query_blocks = query_blocks.as<QueryBlock>(),
+                                    .pages = pages.as<LocalPage>(),
+                                    .q_positions = positions.as<std::int32_t>(),
+                                    .classes = classes_.data(),
+                                    .sequence_count = to_int32(std::ssize(sequences_)),
+                                    .query_block_count = to_int32(std::ssize(query_blocks_)),
+                                    .candidate_count = tiles(),
+                                    .page_size = shape_.kv_block,
+                                    .group = 1,
+                                    .first_head = 0};
     Classifier(kernels, mods, {.page_size = shape_.kv_block, .per_head = true})
-        .classify(items, shape_.q_block, kStream);
+        .classify(candidates, shape_.q_block, kStream);
     check(cudaStreamSynchronize(kStream), "making a block mask");
   }
 
  private:
   static constexpr cudaStream_t kStream = nullptr;
 
-  std::int32_t tiles() const { return to_int32(std::ssize(lists_) * shape_.kv_blocks()); }
+  std::int32_t tiles() const { return to_int32(std::ssize(query_blocks_) * shape_.kv_blocks()); }
 
   void add_row(std::int64_t b) {
     sequences_.push_back({.first_page = 0,
@@ -77,7 +77,7 @@ class Builder {
                           .first_token = to_int32(b * shape_.q_len),
                           .queries = to_int32(shape_.q_len),
                           .kv_len = to_int32(shape_.kv_len),
-                          .first_slot = 0,
+                          .first_token_slot = 0,
                           .appended = 0});
     for (std::int64_t q = 0; q < shape_.q_len; ++q) {
       positions_.push_back(to_int32(q_start(shape_, b) + q));
@@ -85,13 +85,13 @@ class Builder {
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       for (std::int64_t block = 0; block < shape_.q_blocks(); ++block) {
         const std::int64_t first = block * shape_.q_block;
-        lists_.push_back(
+        query_blocks_.push_back(
             {.sequence = to_int32(b),
              .first_token = to_int32(b * shape_.q_len + first),
              .tokens = to_int32(std::min<std::int64_t>(shape_.q_block, shape_.q_len - first)),
              .kv_head = to_int32(h),
              .q_block = to_int32(block),
-             .first_item = to_int32(std::ssize(lists_) * shape_.kv_blocks()),
+             .first_candidate = to_int32(std::ssize(query_blocks_) * shape_.kv_blocks()),
              .unused = {}});
       }
     }
@@ -116,7 +116,7 @@ class Builder {
 
   const BlockMaskShape& shape_;
   std::vector<PlanSequence> sequences_;
-  std::vector<PlanList> lists_;
+  std::vector<QueryBlock> query_blocks_;
   std::vector<LocalPage> pages_;
   std::vector<std::int32_t> positions_;
   DeviceArray<TileClass> classes_;

@@ -1,7 +1,7 @@
 #include "kernels/cuda/plan/classifier.hpp"
 
 #include "kernels/cuda/common/sources.hpp"
-#include "kernels/cuda/plan/cut.hpp"
+#include "kernels/cuda/plan/split.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -25,18 +25,19 @@ jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mo
   return program;
 }
 
-int Classifier::lanes_for(std::int64_t list_tokens) const {
-  return list_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
+int Classifier::lanes_for(std::int64_t query_block_tokens) const {
+  return query_block_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
 }
 
-void Classifier::classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream) {
-  const int lanes = lanes_for(list_tokens);
-  const std::int64_t threads = std::int64_t{items.items} * lanes;
+void Classifier::classify(const PlanCandidates& candidates, std::int64_t query_block_tokens,
+                          cudaStream_t stream) {
+  const int lanes = lanes_for(query_block_tokens);
+  const std::int64_t threads = std::int64_t{candidates.candidate_count} * lanes;
   if (threads == 0) return;
   kernel(lanes).launch({.stream = stream,
                         .grid = dim3(static_cast<unsigned>(ceil_div(threads, kThreads))),
                         .block = dim3(kThreads)},
-                       ClassifyParams{items, mods_->buffers()});
+                       ClassifyParams{candidates, mods_->buffers()});
 }
 
 const jit::Kernel& Classifier::kernel(int lanes) {

@@ -17,8 +17,8 @@ namespace kvmesh::cuda {
 struct ClassifyVariant {
   int page_size = 16;
   int group = 1;
-  bool per_head = false;  ///< lists are of one kv head, else the mask is the same for all
-  int lanes = 1;          ///< threads an item
+  bool per_head = false;  ///< query blocks are of one kv head, else the mask is the same for all
+  int lanes = 1;          ///< threads per candidate
 };
 jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mods,
                               const std::string& architecture);
@@ -29,21 +29,22 @@ class Classifier {
   Classifier(KernelStore& kernels, const DeviceMods& mods, const ClassifyVariant& variant)
       : store_(&kernels), mods_(&mods), variant_(variant) {}
 
-  /// Makes the kernels for lists of up to so many tokens.
-  void prepare(std::int64_t list_tokens) {
-    for (std::int64_t tokens : {std::int64_t{1}, list_tokens}) kernel(lanes_for(tokens));
+  /// Makes the kernels for query blocks of up to `query_block_tokens` tokens.
+  void prepare(std::int64_t query_block_tokens) {
+    for (std::int64_t tokens : {std::int64_t{1}, query_block_tokens}) kernel(lanes_for(tokens));
   }
-  /// Starts on the stream. `list_tokens`: of the longest list. Compiles at the first use.
-  void classify(const PlanItems& items, std::int64_t list_tokens, cudaStream_t stream);
+  /// Starts on the stream. `query_block_tokens`: of the longest. Compiles at the first use.
+  void classify(const PlanCandidates& candidates, std::int64_t query_block_tokens,
+                cudaStream_t stream);
 
  private:
-  int lanes_for(std::int64_t list_tokens) const;
+  int lanes_for(std::int64_t query_block_tokens) const;
   const jit::Kernel& kernel(int lanes);
 
   KernelStore* store_;
   const DeviceMods* mods_;
   ClassifyVariant variant_;
-  std::map<int, jit::Kernel> kernels_;  // by threads an item
+  std::map<int, jit::Kernel> kernels_;  // by threads per candidate
 };
 
 }  // namespace kvmesh::cuda

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "core/check.hpp"
-#include "kernels/cuda/plan/cut.hpp"
 #include "kernels/cuda/plan/kernels.hpp"
+#include "kernels/cuda/plan/split.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -31,38 +31,38 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
 void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
   check_step(step.sequences);
   add_sequences(pages, step);
-  lists_.clear();
-  items_ = list_tokens_ = 0;
-  for (Launch& launch : launches_) add_lists(launch);
+  query_blocks_.clear();
+  candidates_ = query_block_tokens_ = 0;
+  for (Launch& launch : launches_) add_query_blocks(launch);
   shape_launches();
-  reserve_arrays(items_, std::ssize(lists_));
+  reserve_arrays(candidates_, std::ssize(query_blocks_));
   pages.begin(stream);
-  PlanItems items = send(pages, stream);
+  PlanCandidates candidates = send(pages, stream);
   pages.apply(stream);
-  items.pages = pages.data();
-  classify(items, stream);
-  list_visits(items, stream);
-  cut(items, stream);
+  candidates.pages = pages.data();
+  classify(candidates, stream);
+  list_visits(candidates, stream);
+  split(candidates, stream);
   pages.end(stream);
 }
 
 // ---- What is asked for ----
 
 void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
-  std::int64_t tokens = 0, appended = 0, items = 0, longest = 0;
+  std::int64_t tokens = 0, appended = 0, candidates = 0, longest = 0;
   for (const StepSequence& sequence : sequences) {
     const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
     const std::int64_t pages = ceil_div(sequence.kv_len, options_.shape.page_size);
-    items += pages * most_lists(sequence.queries, launch);
+    candidates += pages * most_query_blocks(sequence.queries, launch);
     tokens += sequence.queries;
     appended += sequence.appended;
     longest = std::max({longest, sequence.queries, sequence.appended});
   }
   std::int64_t most = kMostPages;  // of one sequence; of all together int32 could count more
   if (per_head_ && block_mask_) most /= group_;  // a class for each head
-  require(std::max({items, tokens, appended}) < most,
+  require(std::max({candidates, tokens, appended}) < most,
           "attention: {} query tokens that read {} pages together are more than one plan can have",
-          tokens, items);
+          tokens, candidates);
   if (!limits_) return;
   require(std::ssize(sequences) <= limits_->sequences && longest <= limits_->queries,
           "attention: {} sequences with up to {} tokens each, the plan has room for {} with {}",
@@ -72,67 +72,68 @@ void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
 void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
   sequences_.clear();
   q_positions_.assign(step.q_positions.begin(), step.q_positions.end());
-  std::int32_t token = 0, slot = 0;
+  std::int32_t token = 0, token_slot = 0;
   for (const StepSequence& sequence : step.sequences) {
     sequences_.push_back({.first_page = pages.first_page(sequence.list),
                           .pages = to_int32(pages.size(sequence.list)),
                           .first_token = token,
                           .queries = to_int32(sequence.queries),
                           .kv_len = to_int32(sequence.kv_len),
-                          .first_slot = slot,
+                          .first_token_slot = token_slot,
                           .appended = to_int32(sequence.appended)});
     token += sequences_.back().queries;
-    slot += sequences_.back().appended;
+    token_slot += sequences_.back().appended;
   }
   tokens_ = token;
-  if (!limits_) slot_count_ = slot;
+  if (!limits_) token_slot_count_ = token_slot;
 }
 
-// ---- Lists: blocks of queries ----
+// ---- Query blocks ----
 
 bool DevicePlan::is_short(std::int64_t queries) const {
   return queries * group_ <= launches_[0].shape.rows;
 }
 
-/// Lists of a sequence, at the most: no list crosses a q block, and each kv head may have its own.
-std::int64_t DevicePlan::most_lists(std::int64_t queries, const Launch& launch) const {
+/// Query blocks of a sequence, at the most: no query block crosses a q block, and each kv head may
+/// have its own.
+std::int64_t DevicePlan::most_query_blocks(std::int64_t queries, const Launch& launch) const {
   const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
   if (queries <= launch.block_tokens && !block_mask_) return heads;
   const std::int64_t blocks = ceil_div(queries, launch.block_tokens);
   return heads * (block_mask_ ? blocks + ceil_div(queries, block_mask_->q_block()) : blocks);
 }
 
-void DevicePlan::add_lists(Launch& launch) {
+void DevicePlan::add_query_blocks(Launch& launch) {
   const bool takes_short = &launch == &launches_[0];
-  launch.first_list = to_int32(std::ssize(lists_));
+  launch.first_query_block = to_int32(std::ssize(query_blocks_));
   for (std::int32_t s = 0; s < std::ssize(sequences_); ++s) {
     const bool is_its = is_short(sequences_[static_cast<std::size_t>(s)].queries) == takes_short;
-    if (is_its) add_lists_of(s, launch);
+    if (is_its) add_query_blocks_of(s, launch);
   }
-  launch.lists = to_int32(std::ssize(lists_)) - launch.first_list;
+  launch.query_blocks = to_int32(std::ssize(query_blocks_)) - launch.first_query_block;
 }
 
-void DevicePlan::add_lists_of(std::int32_t s, const Launch& launch) {
+void DevicePlan::add_query_blocks_of(std::int32_t s, const Launch& launch) {
   const PlanSequence& sequence = sequences_[static_cast<std::size_t>(s)];
   for (std::int32_t q = 0; q < sequence.queries;) {
     std::int32_t end = std::min(sequence.queries, q + launch.block_tokens);
     std::int32_t q_block = 0;
-    if (block_mask_) {  // no list crosses a q block
+    if (block_mask_) {  // no query block crosses a q block
       q_block = q / block_mask_->q_block();
       end = std::min(end, (q_block + 1) * block_mask_->q_block());
     }
     for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
       // In place: a copy reads wider than what was just written, and waits for it.
-      lists_.emplace_back() = {.sequence = s,
-                               .first_token = sequence.first_token + q,
-                               .tokens = end - q,
-                               .kv_head = head,
-                               .q_block = q_block,
-                               .first_item = to_int32(items_),
-                               .unused = {}};
-      items_ += sequence.pages;
+      query_blocks_.emplace_back() = {.sequence = s,
+                                      .first_token = sequence.first_token + q,
+                                      .tokens = end - q,
+                                      .kv_head = head,
+                                      .q_block = q_block,
+                                      .first_candidate = to_int32(candidates_),
+                                      .unused = {}};
+      candidates_ += sequence.pages;
     }
-    list_tokens_ = std::max(list_tokens_, end - q);
+    query_block_tokens_ = std::max(query_block_tokens_, end - q);
     q = end;
   }
 }
@@ -145,20 +146,21 @@ void DevicePlan::shape_launches() {
   workspace_rows_ = 0;
   for (Launch& launch : launches_) {
     const bool is_fixed = limits_ && &launch == &launches_[0];
-    const std::int64_t slots = launch.shape.slots;
+    const std::int64_t resident = launch.shape.resident_blocks;
     launch.most_blocks =
-        kv_heads_of_list() *
-        (is_fixed ? limits_->sequences * most_lists(limits_->queries, launch) : launch.lists);
-    const bool may_cut = is_fixed || launch.most_blocks < kManyBlocks * slots;
-    launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(slots);
-    launch.most_cut_parts =
-        launch.most_blocks == 0 || !may_cut ? 0 : to_int32(kPartsPerSlot * slots);
+        kv_heads_of_query_block() *
+        (is_fixed ? limits_->sequences * most_query_blocks(limits_->queries, launch)
+                  : launch.query_blocks);
+    const bool may_split = is_fixed || launch.most_blocks < kManyBlocks * resident;
+    launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(resident);
+    launch.most_splits =
+        launch.most_blocks == 0 || !may_split ? 0 : to_int32(kSplitsPerResidentBlock * resident);
     launch.first_workspace_row = to_int32(workspace_rows_);
-    if (launch.most_cut_parts == 0) continue;
-    most_merges_ += std::min<std::int64_t>(launch.most_blocks, launch.most_cut_parts / 2);
+    if (launch.most_splits == 0) continue;
+    most_merges_ += std::min<std::int64_t>(launch.most_blocks, launch.most_splits / 2);
     merge_rows_ = std::max(merge_rows_,
                            is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
-    workspace_rows_ += launch.most_cut_parts * rows_of_block(launch);
+    workspace_rows_ += launch.most_splits * rows_of_block(launch);
   }
 }
 
@@ -167,18 +169,18 @@ void DevicePlan::grow(std::int64_t count, Arrays&... arrays) {
   ((generation_ += arrays.reserve(static_cast<std::size_t>(count))), ...);
 }
 
-void DevicePlan::reserve_arrays(std::int64_t items, std::int64_t lists) {
-  grow(std::max(items, std::int64_t{1}), classes_, visits_);
-  if (per_head_ && block_mask_) grow(items * group_, head_classes_);
-  grow(lists, visits_of_list_, order_);
+void DevicePlan::reserve_arrays(std::int64_t candidates, std::int64_t query_blocks) {
+  grow(std::max(candidates, std::int64_t{1}), classes_, visits_);
+  if (per_head_ && block_mask_) grow(candidates * group_, head_classes_);
+  grow(query_blocks, visits_of_query_block_, order_);
   grow(std::max(tokens_, std::int64_t{1}), positions_);
-  grow(std::max(slot_count_, std::int64_t{1}), slots_);
+  grow(std::max(token_slot_count_, std::int64_t{1}), token_slots_);
   grow(most_merges_, merges_);
   grow(1, counters_);
   for (std::size_t i = 0; i < launches_.size(); ++i) {
     Launch& launch = launches_[i];
     if (launch.planned.grid == 0) continue;
-    grow(std::max<std::int64_t>(launch.most_blocks + launch.most_cut_parts, launch.planned.grid),
+    grow(std::max<std::int64_t>(launch.most_blocks + launch.most_splits, launch.planned.grid),
          launch.tasks);
     launch.planned.tasks = launch.tasks.data();
     launch.planned.task_count = counters_.data()->tasks + i;
@@ -191,16 +193,16 @@ void DevicePlan::reserve(const AttendLimits& limits) {
   if (evaluates_mask()) {
     classifier_.prepare(std::min<std::int64_t>(limits.queries, launches_[0].block_tokens));
   }
-  const std::int64_t lists = most_lists(limits.queries, launches_[0]);
-  tokens_ = slot_count_ = limits.sequences * limits.queries;
+  const std::int64_t query_blocks = most_query_blocks(limits.queries, launches_[0]);
+  tokens_ = token_slot_count_ = limits.sequences * limits.queries;
   shape_launches();
-  reserve_arrays(limits.pages * lists, limits.sequences * lists);
+  reserve_arrays(limits.pages * query_blocks, limits.sequences * query_blocks);
   // New pages: those of the new tokens, and one that copy on write replaces.
   const auto sequences = static_cast<std::size_t>(limits.sequences);
   const auto fresh =
       static_cast<std::size_t>(ceil_div(limits.queries, options_.shape.page_size)) + 2;
   upload_.begin(Upload::bytes_of<PlanSequence>(sequences) +
-                Upload::bytes_of<PlanList>(sequences * static_cast<std::size_t>(lists)) +
+                Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks)) +
                 Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
                 Upload::bytes_of<PageChange>(sequences * fresh) +
                 Upload::bytes_of<PageMove>(sequences));
@@ -208,48 +210,48 @@ void DevicePlan::reserve(const AttendLimits& limits) {
 
 // ---- On the device ----
 
-PlanItems DevicePlan::send(PageLists& pages, cudaStream_t stream) {
+PlanCandidates DevicePlan::send(PageLists& pages, cudaStream_t stream) {
   upload_.begin(Upload::bytes_of<PlanSequence>(sequences_.size()) +
-                Upload::bytes_of<PlanList>(lists_.size()) +
+                Upload::bytes_of<QueryBlock>(query_blocks_.size()) +
                 Upload::bytes_of<std::int32_t>(q_positions_.size()) + pages.upload_bytes());
-  const PlanItems items{
+  const PlanCandidates candidates{
       .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
-      .lists = upload_.add(std::span<const PlanList>(lists_)),
+      .query_blocks = upload_.add(std::span<const QueryBlock>(query_blocks_)),
       .pages = nullptr,  // not before they have their room
       .q_positions =
           q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
       .classes = classes_.data(),
       .sequence_count = to_int32(std::ssize(sequences_)),
-      .list_count = to_int32(std::ssize(lists_)),
-      .items = to_int32(items_),
+      .query_block_count = to_int32(std::ssize(query_blocks_)),
+      .candidate_count = to_int32(candidates_),
       .page_size = options_.shape.page_size,
       .group = group_,
       .first_head = options_.first_head};
   pages.add_to(upload_);
   upload_.send(stream);
-  return items;
+  return candidates;
 }
 
-void DevicePlan::classify(const PlanItems& items, cudaStream_t stream) {
-  if (evaluates_mask()) return classifier_.classify(items, list_tokens_, stream);
+void DevicePlan::classify(const PlanCandidates& candidates, cudaStream_t stream) {
+  if (evaluates_mask()) return classifier_.classify(candidates, query_block_tokens_, stream);
   const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
-  check(launch_look_up(items, table, stream), "planning: classes of pages");
+  check(launch_look_up(candidates, table, stream), "planning: classes of pages");
 }
 
-void DevicePlan::list_visits(const PlanItems& items, cudaStream_t stream) {
-  check(launch_list({.items = items,
+void DevicePlan::list_visits(const PlanCandidates& candidates, cudaStream_t stream) {
+  check(launch_list({.candidates = candidates,
                      .table = block_mask_ ? block_mask_->table() : ClassTable{},
                      .visits = visits_.data(),
                      .head_classes = head_classes_.data(),
                      .positions = positions_.data(),
-                     .slots = slots_.data(),
-                     .slot_count = to_int32(slot_count_),
-                     .visits_of_list = visits_of_list_.data()},
+                     .token_slots = token_slots_.data(),
+                     .token_slot_count = to_int32(token_slot_count_),
+                     .visits_of_query_block = visits_of_query_block_.data()},
                     stream),
         "planning: visits");
 }
 
-void DevicePlan::cut(const PlanItems& items, cudaStream_t stream) {
+void DevicePlan::split(const PlanCandidates& candidates, cudaStream_t stream) {
   const int page_size = options_.shape.page_size;
   PlanCounters* const counters = counters_.data();
   bool is_first = true;
@@ -257,27 +259,28 @@ void DevicePlan::cut(const PlanItems& items, cudaStream_t stream) {
     const Launch& launch = launches_[i];
     if (launch.planned.grid == 0) continue;
     const int tile_keys = launch.shape.tile_keys;
-    const int unit_visits = std::max(1, tile_keys / page_size);
-    check(launch_cut({.items = items,
-                      .first_list = launch.first_list,
-                      .list_count = launch.lists,
-                      .kv_heads_of_list = kv_heads_of_list(),
-                      .slots = launch.shape.slots,
-                      .multiprocessors = launch.shape.multiprocessors,
-                      .unit_visits = unit_visits,
-                      .unit_tiles = to_int32(ceil_div(unit_visits * page_size, tile_keys)),
-                      .most_cut_parts = launch.most_cut_parts,
-                      .first_workspace_row = launch.first_workspace_row,
-                      .is_first = is_first,
-                      .visits_of_list = visits_of_list_.data(),
-                      .visits = visits_.data(),
-                      .order = order_.data() + launch.first_list,
-                      .tasks = launch.tasks.data(),
-                      .task_count = counters->tasks + i,
-                      .claim = counters->claims + i,
-                      .merges = merges_.data(),
-                      .merges_made = &counters->merges},
-                     stream),
+    const int split_unit_visits = std::max(1, tile_keys / page_size);
+    check(launch_split(
+              {.candidates = candidates,
+               .first_query_block = launch.first_query_block,
+               .query_block_count = launch.query_blocks,
+               .kv_heads_of_query_block = kv_heads_of_query_block(),
+               .resident_blocks = launch.shape.resident_blocks,
+               .multiprocessors = launch.shape.multiprocessors,
+               .split_unit_visits = split_unit_visits,
+               .split_unit_tiles = to_int32(ceil_div(split_unit_visits * page_size, tile_keys)),
+               .most_splits = launch.most_splits,
+               .first_workspace_row = launch.first_workspace_row,
+               .is_first = is_first,
+               .visits_of_query_block = visits_of_query_block_.data(),
+               .visits = visits_.data(),
+               .order = order_.data() + launch.first_query_block,
+               .tasks = launch.tasks.data(),
+               .task_count = counters->tasks + i,
+               .claim = counters->claims + i,
+               .merges = merges_.data(),
+               .merges_made = &counters->merges},
+              stream),
           "planning: tasks");
     is_first = false;
   }
@@ -290,25 +293,25 @@ TileCounts DevicePlan::tiles() const {
     check(cudaMemcpy(to.data(), from.data(), to.size() * sizeof(to[0]), cudaMemcpyDeviceToHost),
           "reading a plan");
   };
-  std::vector<std::int32_t> visits_of_list(lists_.size());
-  std::vector<DeviceVisit> visits(static_cast<std::size_t>(items_));
-  download(visits_of_list, visits_of_list_);
+  std::vector<std::int32_t> visits_of_query_block(query_blocks_.size());
+  std::vector<PageVisit> visits(static_cast<std::size_t>(candidates_));
+  download(visits_of_query_block, visits_of_query_block_);
   download(visits, visits_);
   TileCounts tiles;
-  for (std::size_t l = 0; l < lists_.size(); ++l) {
-    const auto first = visits.begin() + lists_[l].first_item;
-    tiles.visited += visits_of_list[l] * kv_heads_of_list();
-    tiles.masked += kv_heads_of_list() *
-                    std::count_if(first, first + visits_of_list[l],
-                                  [](const DeviceVisit& visit) { return visit.masked != 0; });
+  for (std::size_t l = 0; l < query_blocks_.size(); ++l) {
+    const auto first = visits.begin() + query_blocks_[l].first_candidate;
+    tiles.visited += visits_of_query_block[l] * kv_heads_of_query_block();
+    tiles.masked += kv_heads_of_query_block() *
+                    std::count_if(first, first + visits_of_query_block[l],
+                                  [](const PageVisit& visit) { return visit.masked != 0; });
   }
   return tiles;
 }
 
 std::int64_t DevicePlan::size_bytes() const {
   const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
-  std::size_t bytes = sum(upload_, classes_, visits_of_list_, order_, visits_, head_classes_,
-                          positions_, slots_, merges_, counters_);
+  std::size_t bytes = sum(upload_, classes_, visits_of_query_block_, order_, visits_, head_classes_,
+                          positions_, token_slots_, merges_, counters_);
   for (const Launch& launch : launches_) bytes += launch.tasks.size_bytes();
   if (block_mask_) bytes += block_mask_->size_bytes();
   return static_cast<std::int64_t>(bytes);

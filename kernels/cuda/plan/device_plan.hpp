@@ -1,7 +1,7 @@
 // A step's plan, made on the device: which thread block reads which pages for which query rows.
 //
 //   host                                 device
-//   sequences, lists of queries   ->     [classes] -> visits -> tasks     (plan_kernels.cu)
+//   sequences, query blocks       ->     [classes] -> visits -> tasks     (kernels.cu)
 //   what changed of the pages     ->     page lists
 //
 // The host's part grows with the sequences and their queries, not with their pages.
@@ -55,8 +55,8 @@ inline constexpr std::int64_t kShortRows = 64;
 
 /// One of the two launches of an attend: for short rows (decode, speculation) and for long chunks.
 struct LaunchShape {
-  int rows = 16;  ///< of a thread block: a row class
-  int slots = 1;  ///< thread blocks that run at once on the device
+  int rows = 16;            ///< of a thread block: a row class
+  int resident_blocks = 1;  ///< thread blocks that run at once on the device
   int multiprocessors = 1;
   int tile_keys = 64;  ///< keys that a thread block takes at a time
 };
@@ -109,14 +109,14 @@ class DevicePlan {
 
   /// Rows of the tensors: the step's, or what the limits have room for.
   std::int64_t tokens() const { return limits_ ? limits_->sequences * limits_->queries : tokens_; }
-  std::int64_t slot_count() const { return slot_count_; }
+  std::int64_t token_slot_count() const { return token_slot_count_; }
   const PlannedLaunch& launch(int i) const {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
-  const DeviceVisit* visits() const { return visits_.data(); }
+  const PageVisit* visits() const { return visits_.data(); }
   const TileClass* head_classes() const { return head_classes_.data(); }
   const std::int32_t* positions() const { return positions_.data(); }
-  const TokenSlot* slots() const { return slots_.data(); }
+  const TokenSlot* token_slots() const { return token_slots_.data(); }
   const DeviceMerge* merges() const { return merges_.data(); }
   const std::int32_t* merges_made() const { return &counters_.data()->merges; }
   std::int64_t most_merges() const { return most_merges_; }
@@ -130,33 +130,33 @@ class DevicePlan {
  private:
   struct Launch {
     LaunchShape shape;
-    std::int32_t block_tokens = 1;  // of a list at the most
-    std::int32_t first_list = 0;
-    std::int32_t lists = 0;
+    std::int32_t block_tokens = 1;  // of a query block at the most
+    std::int32_t first_query_block = 0;
+    std::int32_t query_blocks = 0;
     std::int64_t most_blocks = 0;  // of work
-    std::int32_t most_cut_parts = 0;
+    std::int32_t most_splits = 0;
     std::int32_t first_workspace_row = 0;
     PlannedLaunch planned;
     DeviceArray<DeviceTask> tasks;
   };
 
-  int kv_heads_of_list() const { return per_head_ ? 1 : options_.shape.kv_heads; }
+  int kv_heads_of_query_block() const { return per_head_ ? 1 : options_.shape.kv_heads; }
   int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
   bool evaluates_mask() const { return !block_mask_ && !options_.mask.is_identity(); }
   bool is_short(std::int64_t queries) const;
-  std::int64_t most_lists(std::int64_t queries, const Launch& launch) const;
+  std::int64_t most_query_blocks(std::int64_t queries, const Launch& launch) const;
 
   void add_sequences(const PageLists& pages, const StepView& step);
-  void add_lists(Launch& launch);
-  void add_lists_of(std::int32_t sequence, const Launch& launch);
+  void add_query_blocks(Launch& launch);
+  void add_query_blocks_of(std::int32_t sequence, const Launch& launch);
   void shape_launches();
-  void reserve_arrays(std::int64_t items, std::int64_t lists);
+  void reserve_arrays(std::int64_t candidates, std::int64_t query_blocks);
   template <class... Arrays>
   void grow(std::int64_t count, Arrays&... arrays);
-  PlanItems send(PageLists& pages, cudaStream_t stream);
-  void classify(const PlanItems& items, cudaStream_t stream);
-  void list_visits(const PlanItems& items, cudaStream_t stream);
-  void cut(const PlanItems& items, cudaStream_t stream);
+  PlanCandidates send(PageLists& pages, cudaStream_t stream);
+  void classify(const PlanCandidates& candidates, cudaStream_t stream);
+  void list_visits(const PlanCandidates& candidates, cudaStream_t stream);
+  void split(const PlanCandidates& candidates, cudaStream_t stream);
 
   Options options_;
   int group_;  // query heads of a kv head
@@ -167,22 +167,22 @@ class DevicePlan {
 
   // The step, as it is sent. Kept for their memory.
   std::vector<PlanSequence> sequences_;
-  std::vector<PlanList> lists_;
+  std::vector<QueryBlock> query_blocks_;
   std::vector<std::int32_t> q_positions_;
-  std::int64_t items_ = 0;
-  std::int32_t list_tokens_ = 0;  // of the longest list
+  std::int64_t candidates_ = 0;
+  std::int32_t query_block_tokens_ = 0;  // of the longest
   std::int64_t tokens_ = 0;
-  std::int64_t slot_count_ = 0;
+  std::int64_t token_slot_count_ = 0;
   std::uint64_t generation_ = 0;
 
   Upload upload_;
   std::array<Launch, 2> launches_;
   DeviceArray<TileClass> classes_;
-  DeviceArray<std::int32_t> visits_of_list_, order_;
-  DeviceArray<DeviceVisit> visits_;
+  DeviceArray<std::int32_t> visits_of_query_block_, order_;
+  DeviceArray<PageVisit> visits_;
   DeviceArray<TileClass> head_classes_;
   DeviceArray<std::int32_t> positions_;
-  DeviceArray<TokenSlot> slots_;
+  DeviceArray<TokenSlot> token_slots_;
   DeviceArray<DeviceMerge> merges_;
   DeviceArray<PlanCounters> counters_;
   std::int64_t most_merges_ = 0;

@@ -1,7 +1,7 @@
 // Planning on the device: from the page lists and a step's queries to visits. The tasks are made of
-// them by cut_tasks.cu.
+// them by split_tasks.cu.
 //
-//   page lists changed -> [classes of the items] -> visits of each list -> tasks
+//   page lists changed -> [classes of the candidates] -> visits of each query block -> tasks
 //
 // The classes come from classify.cuh, which is compiled for the mask, or from a block mask.
 #include "kernels/cuda/plan/kernels.hpp"
@@ -12,15 +12,15 @@
 #include <cub/device/device_select.cuh>
 
 #include "core/cuda/load_kernels.hpp"
-#include "kernels/cuda/plan/cut.hpp"
-#include "kernels/cuda/plan/items.cuh"
+#include "kernels/cuda/plan/candidates.cuh"
+#include "kernels/cuda/plan/split.hpp"
 
 namespace kvmesh::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kListThreads = 512;
-constexpr int kListItems = 4;  // pages that a thread takes at a time
+constexpr int kThreadCandidates = 4;  // pages that a thread takes at a time
 
 int blocks_for(std::int64_t threads) { return static_cast<int>(ceil_div(threads, kThreads)); }
 
@@ -39,35 +39,36 @@ __global__ void change_pages(LocalPage* pages, const PageMove* moves, int move_c
   if (i < change_count) pages[changes[i].at] = changes[i].page;
 }
 
-// ---- Items ----
+// ---- Candidates ----
 
-/// The class of a page for query head `g` of the list's kv head.
-__device__ TileClass table_class(const PlanItems& p, const ClassTable& table, const PlanList& list,
-                                 int logical, int g) {
-  if (logical >= table.kv_blocks || list.q_block >= table.q_blocks) return TileClass::kEmpty;
-  const std::int64_t batch = table.batch == 1 ? 0 : list.sequence;
-  const std::int64_t head = table.heads == 1 ? 0 : p.first_head + list.kv_head * p.group + g;
-  const std::int64_t row = (batch * table.heads + head) * table.q_blocks + list.q_block;
+/// The class of a page for query head `g` of the query block's kv head.
+__device__ TileClass table_class(const PlanCandidates& p, const ClassTable& table,
+                                 const QueryBlock& query_block, int logical, int g) {
+  if (logical >= table.kv_blocks || query_block.q_block >= table.q_blocks) return TileClass::kEmpty;
+  const std::int64_t batch = table.batch == 1 ? 0 : query_block.sequence;
+  const std::int64_t head = table.heads == 1 ? 0 : p.first_head + query_block.kv_head * p.group + g;
+  const std::int64_t row = (batch * table.heads + head) * table.q_blocks + query_block.q_block;
   return table.classes[row * table.kv_blocks + logical];
 }
 
-__device__ TileClass class_of_item(const PlanItems& p, const ClassTable& table, int item) {
-  const PlanList& list = p.lists[list_of(p, item)];
-  const int logical = page_of(p, list, item).logical;
-  const TileClass tile_class = table_class(p, table, list, logical, 0);
+__device__ TileClass class_of_candidate(const PlanCandidates& p, const ClassTable& table,
+                                        int candidate) {
+  const QueryBlock& query_block = p.query_blocks[query_block_of(p, candidate)];
+  const int logical = page_of(p, query_block, candidate).logical;
+  const TileClass tile_class = table_class(p, table, query_block, logical, 0);
   for (int g = 1; g < (table.heads == 1 ? 1 : p.group); ++g) {
-    if (table_class(p, table, list, logical, g) != tile_class) return TileClass::kMixed;
+    if (table_class(p, table, query_block, logical, g) != tile_class) return TileClass::kMixed;
   }
   return tile_class;
 }
 
-__global__ void look_up(const __grid_constant__ PlanItems p,
+__global__ void look_up(const __grid_constant__ PlanCandidates p,
                         const __grid_constant__ ClassTable table) {
-  const int item = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (item >= p.items) return;
+  const int candidate = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (candidate >= p.candidate_count) return;
   const TileClass tile_class =
-      table.classes == nullptr ? TileClass::kFull : class_of_item(p, table, item);
-  p.classes[item] = tile_class;
+      table.classes == nullptr ? TileClass::kFull : class_of_candidate(p, table, candidate);
+  p.classes[candidate] = tile_class;
 }
 
 __global__ void spread(const std::int64_t* tiles, int count, TileClass* classes) {
@@ -81,49 +82,52 @@ struct IsOfClass {
   __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
 };
 
-// ---- Visits, positions, slots ----
+// ---- Visits, positions, token slots ----
 
 using ListScan = cub::BlockScan<int, kListThreads>;
 
-__device__ void write_visit(const ListParams& p, const PlanList& list, int item, int place) {
-  const TileClass tile_class = p.items.classes[item];
-  const LocalPage page = page_of(p.items, list, item);
+__device__ void write_visit(const ListParams& p, const QueryBlock& query_block, int candidate,
+                            int place) {
+  const TileClass tile_class = p.candidates.classes[candidate];
+  const LocalPage page = page_of(p.candidates, query_block, candidate);
   const bool is_mixed = tile_class == TileClass::kMixed;
   p.visits[place] = {page.page, static_cast<std::uint32_t>(page.logical),
                      tile_class != TileClass::kFull, is_mixed};
   if (!is_mixed) return;
-  for (int g = 0; g < p.items.group; ++g) {
-    p.head_classes[place * p.items.group + g] =
-        table_class(p.items, p.table, list, page.logical, g);
+  for (int g = 0; g < p.candidates.group; ++g) {
+    p.head_classes[place * p.candidates.group + g] =
+        table_class(p.candidates, p.table, query_block, page.logical, g);
   }
 }
 
-/// A thread block leaves out the empty pages of its list, kListItems a thread at a time.
+/// A thread block leaves out the empty pages of its query block, kThreadCandidates a thread at a
+/// time.
 __device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& scratch) {
-  const PlanList& list = p.items.lists[l];
-  const int end = list.first_item + p.items.sequences[list.sequence].pages;
-  int place = list.first_item;
-  for (int first = list.first_item; first < end; first += kListThreads * kListItems) {
-    const int begin = first + static_cast<int>(threadIdx.x) * kListItems;
-    const auto is_visited = [&](int item) {
-      return item < end && p.items.classes[item] != TileClass::kEmpty;
+  const QueryBlock& query_block = p.candidates.query_blocks[l];
+  const int end = query_block.first_candidate + p.candidates.sequences[query_block.sequence].pages;
+  int place = query_block.first_candidate;
+  for (int first = query_block.first_candidate; first < end;
+       first += kListThreads * kThreadCandidates) {
+    const int begin = first + static_cast<int>(threadIdx.x) * kThreadCandidates;
+    const auto is_visited = [&](int candidate) {
+      return candidate < end && p.candidates.classes[candidate] != TileClass::kEmpty;
     };
     int count = 0, before = 0, all = 0;
-    for (int i = 0; i < kListItems; ++i) count += is_visited(begin + i);
+    for (int i = 0; i < kThreadCandidates; ++i) count += is_visited(begin + i);
     ListScan(scratch).ExclusiveSum(count, before, all);
     __syncthreads();  // the scratch is free
-    for (int i = 0; i < kListItems; ++i) {
-      if (is_visited(begin + i)) write_visit(p, list, begin + i, place + before++);
+    for (int i = 0; i < kThreadCandidates; ++i) {
+      if (is_visited(begin + i)) write_visit(p, query_block, begin + i, place + before++);
     }
     place += all;
   }
-  if (threadIdx.x == 0) p.visits_of_list[l] = place - list.first_item;
+  if (threadIdx.x == 0) p.visits_of_query_block[l] = place - query_block.first_candidate;
 }
 
 /// Where the token at a position of a sequence is written here: its page, if this rank has it.
 __device__ TokenSlot slot_of(const ListParams& p, const PlanSequence& sequence, int position) {
-  const LocalPage* pages = p.items.pages + sequence.first_page;
-  const int logical = position / p.items.page_size;
+  const LocalPage* pages = p.candidates.pages + sequence.first_page;
+  const int logical = position / p.candidates.page_size;
   int low = 0;
   int high = sequence.pages;
   while (low < high) {
@@ -135,40 +139,41 @@ __device__ TokenSlot slot_of(const ListParams& p, const PlanSequence& sequence, 
     }
   }
   if (low == sequence.pages || pages[low].logical != logical) return {-1, 0};
-  return {pages[low].page, position % p.items.page_size};
+  return {pages[low].page, position % p.candidates.page_size};
 }
 
 __device__ void place_tokens(const ListParams& p, const PlanSequence& sequence) {
   for (int i = static_cast<int>(threadIdx.x); i < sequence.queries; i += kListThreads) {
     const int token = sequence.first_token + i;
-    p.positions[token] = p.items.q_positions != nullptr ? p.items.q_positions[token]
-                                                        : sequence.kv_len - sequence.queries + i;
+    p.positions[token] = p.candidates.q_positions != nullptr
+                             ? p.candidates.q_positions[token]
+                             : sequence.kv_len - sequence.queries + i;
   }
   for (int i = static_cast<int>(threadIdx.x); i < sequence.appended; i += kListThreads) {
-    p.slots[sequence.first_slot + i] =
+    p.token_slots[sequence.first_token_slot + i] =
         slot_of(p, sequence, sequence.kv_len - sequence.appended + i);
   }
 }
 
 __device__ void clear_slots(const ListParams& p) {
   int first = 0;
-  if (p.items.sequence_count > 0) {
-    const PlanSequence& last = p.items.sequences[p.items.sequence_count - 1];
-    first = last.first_slot + last.appended;
+  if (p.candidates.sequence_count > 0) {
+    const PlanSequence& last = p.candidates.sequences[p.candidates.sequence_count - 1];
+    first = last.first_token_slot + last.appended;
   }
-  for (int i = first + static_cast<int>(threadIdx.x); i < p.slot_count; i += kListThreads) {
-    p.slots[i] = {-1, 0};
+  for (int i = first + static_cast<int>(threadIdx.x); i < p.token_slot_count; i += kListThreads) {
+    p.token_slots[i] = {-1, 0};
   }
 }
 
-/// The first thread blocks have a list each, the next a sequence each, and one the rest.
+/// The first thread blocks have a query block each, the next a sequence each, and one the rest.
 __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constant__ ListParams p) {
   __shared__ ListScan::TempStorage scratch;
   int block = static_cast<int>(blockIdx.x);
-  if (block < p.items.list_count) {
+  if (block < p.candidates.query_block_count) {
     list_pages(p, block, scratch);
-  } else if ((block -= p.items.list_count) < p.items.sequence_count) {
-    place_tokens(p, p.items.sequences[block]);
+  } else if ((block -= p.candidates.query_block_count) < p.candidates.sequence_count) {
+    place_tokens(p, p.candidates.sequences[block]);
   } else {
     clear_slots(p);
   }
@@ -177,7 +182,7 @@ __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constan
 }  // namespace
 
 cudaError_t load_plan_kernels() {
-  const cudaError_t status = load_cut_kernel();
+  const cudaError_t status = load_split_kernel();
   return status == cudaSuccess ? load_kernels(change_pages, look_up, list_visits) : status;
 }
 
@@ -189,9 +194,10 @@ cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int mov
   return cudaGetLastError();
 }
 
-cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream) {
-  if (items.items == 0) return cudaSuccess;
-  look_up<<<blocks_for(items.items), kThreads, 0, stream>>>(items, table);
+cudaError_t launch_look_up(const PlanCandidates& candidates, const ClassTable& table,
+                           cudaStream_t stream) {
+  if (candidates.candidate_count == 0) return cudaSuccess;
+  look_up<<<blocks_for(candidates.candidate_count), kThreads, 0, stream>>>(candidates, table);
   return cudaGetLastError();
 }
 
@@ -218,7 +224,7 @@ cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_cl
 }
 
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream) {
-  const int blocks = params.items.list_count + params.items.sequence_count + 1;
+  const int blocks = params.candidates.query_block_count + params.candidates.sequence_count + 1;
   list_visits<<<blocks, kListThreads, 0, stream>>>(params);
   return cudaGetLastError();
 }

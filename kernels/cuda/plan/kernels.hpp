@@ -12,15 +12,16 @@ namespace kvmesh::cuda {
 
 /// On the current device: before the first plan, so that no launch of one has to.
 cudaError_t load_plan_kernels();
-cudaError_t load_cut_kernel();  // part of it
+cudaError_t load_split_kernel();  // part of it
 
 /// Moves first, then writes; no entry is both read and written.
 cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream);
 
-/// The classes of all items from a block mask: TileClass::kMixed where the heads of a group differ.
-/// Without a table all are full.
-cudaError_t launch_look_up(const PlanItems& items, const ClassTable& table, cudaStream_t stream);
+/// The classes of all candidates from a block mask: TileClass::kMixed where the heads of a group
+/// differ. Without a table all are full.
+cudaError_t launch_look_up(const PlanCandidates& candidates, const ClassTable& table,
+                           cudaStream_t stream);
 
 /// Sets classes[tile >> 2] to tile & 3.
 cudaError_t launch_spread(const std::int64_t* tiles, int count, TileClass* classes,
@@ -33,10 +34,10 @@ cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_cl
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream);
 
-/// Visits, query positions and slots.
+/// Visits, query positions and token slots.
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream);
 
-/// Tasks and merges (cut.hpp).
-cudaError_t launch_cut(const CutParams& params, cudaStream_t stream);
+/// Tasks and merges (split.hpp).
+cudaError_t launch_split(const SplitParams& params, cudaStream_t stream);
 
 }  // namespace kvmesh::cuda

@@ -26,20 +26,20 @@ struct alignas(16) PlanSequence {
   std::int32_t pages;        // of this rank
   std::int32_t first_token;  // its queries
   std::int32_t queries;
-  std::int32_t kv_len;      // over all ranks, with what is appended
-  std::int32_t first_slot;  // its appended tokens
+  std::int32_t kv_len;            // over all ranks, with what is appended
+  std::int32_t first_token_slot;  // its appended tokens
   std::int32_t appended;
 };
 
 /// Some query tokens of a sequence that read the same pages: for all kv heads, or for `kv_head`
-/// where the mask depends on the head. An item is one (list, page of the sequence).
-struct alignas(16) PlanList {
+/// where the mask depends on the head. A candidate is one (query block, page of the sequence).
+struct alignas(16) QueryBlock {
   std::int32_t sequence;
   std::int32_t first_token;
   std::int32_t tokens;
   std::int32_t kv_head;  // 0 for all
   std::int32_t q_block;  // of an explicit block mask
-  std::int32_t first_item;
+  std::int32_t first_candidate;
   std::int32_t unused[2];
 };
 
@@ -53,16 +53,16 @@ struct ClassTable {
   std::int32_t kv_blocks;
 };
 
-/// A step's sequences and lists, and what is known of each item.
-struct PlanItems {
+/// A step's sequences and query blocks, and what is known of each candidate.
+struct PlanCandidates {
   const PlanSequence* sequences;
-  const PlanList* lists;
+  const QueryBlock* query_blocks;
   const LocalPage* pages;
   const std::int32_t* q_positions;  // [tokens]; null: the newest of each sequence
-  TileClass* classes;               // [items]
+  TileClass* classes;               // [candidates]
   std::int32_t sequence_count;
-  std::int32_t list_count;
-  std::int32_t items;
+  std::int32_t query_block_count;
+  std::int32_t candidate_count;
   std::int32_t page_size;
   std::int32_t group;       // query heads of a kv head
   std::int32_t first_head;  // the model's number of query head 0
@@ -70,42 +70,43 @@ struct PlanItems {
 
 /// For the kernel that evaluates the mask.
 struct ClassifyParams {
-  PlanItems items;
+  PlanCandidates candidates;
   ModBuffers mods;
 };
 
-/// Where the visits go, those of a list from its first item's place on, and what else is worked out
-/// beside them.
+/// Where the visits go, those of a query block from its first candidate's place on, and what else
+/// is worked out beside them.
 struct ListParams {
-  PlanItems items;
+  PlanCandidates candidates;
   ClassTable table;
-  DeviceVisit* visits;      // [items]
-  TileClass* head_classes;  // [items][group], of mixed pages
+  PageVisit* visits;        // [candidates]
+  TileClass* head_classes;  // [candidates][group], of mixed pages
   std::int32_t* positions;  // [tokens]
-  TokenSlot* slots;         // [slots], those that no token has are nowhere
-  std::int32_t slot_count;
-  std::int32_t* visits_of_list;  // [lists]
+  TokenSlot* token_slots;   // [token slots], those that no token has are nowhere
+  std::int32_t token_slot_count;
+  std::int32_t* visits_of_query_block;  // [query_blocks]
 };
 
-/// How one launch's blocks are cut into tasks for thread blocks. A block is a list for one kv head:
-/// number b is list first_list + b / kv_heads_of_list, kv head b % kv_heads_of_list (or the
-/// list's). A unit is what cuts do not divide: some whole pages.
-struct CutParams {
-  PlanItems items;
-  std::int32_t first_list;
-  std::int32_t list_count;
-  std::int32_t kv_heads_of_list;
-  std::int32_t slots;  // thread blocks that run at once
+/// How one launch's work blocks are split into tasks for thread blocks. A work block is a query
+/// block for one kv head: number b is query block first_query_block + b / kv_heads_of_query_block,
+/// kv head b % kv_heads_of_query_block (or the query block's). A split unit is some whole pages
+/// that stay together.
+struct SplitParams {
+  PlanCandidates candidates;
+  std::int32_t first_query_block;
+  std::int32_t query_block_count;
+  std::int32_t kv_heads_of_query_block;
+  std::int32_t resident_blocks;  // thread blocks that run at once
   std::int32_t multiprocessors;
-  std::int32_t unit_visits;
-  std::int32_t unit_tiles;
-  std::int32_t most_cut_parts;  // room for parts of blocks that are cut
+  std::int32_t split_unit_visits;
+  std::int32_t split_unit_tiles;
+  std::int32_t most_splits;  // room for splits of blocks
   std::int32_t first_workspace_row;
-  std::int32_t is_first;               // of the step's launches; the next one's merges follow
-  const std::int32_t* visits_of_list;  // [lists]
-  const DeviceVisit* visits;
-  std::int32_t* order;        // [lists of the launch]: by visits, most first
-  DeviceTask* tasks;          // [blocks + most_cut_parts], or slots if that is more
+  std::int32_t is_first;  // of the step's launches; the next one's merges follow
+  const std::int32_t* visits_of_query_block;  // [query_blocks]
+  const PageVisit* visits;
+  std::int32_t* order;        // [query_blocks of the launch]: by visits, most first
+  DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
   std::int32_t* task_count;   // how many there are
   std::uint32_t* claim;       // set to 0: see AttendParams
   DeviceMerge* merges;        // of all launches

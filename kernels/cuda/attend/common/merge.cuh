@@ -1,5 +1,6 @@
-// Merges the parts of rows from the workspace, always in the same order. A thread block has a row
-// at a time, each of its warps every fourth part: kInFlight parts of a warp are under way at once.
+// Merges the splits of rows from the workspace, always in the same order. A thread block has a row
+// at a time, each of its warps every fourth split: kInFlight splits of a warp are under way at
+// once.
 //
 // Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
 // is there).
@@ -34,7 +35,7 @@ class MergeRow {
   __device__ void run(float* sums) {
     for (int first = 0; first < kDimV; first += kChunkColumns) {
       Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
-      add_parts(first + lane() * kColumnsPerLane, first == 0, o);
+      add_splits(first + lane() * kColumnsPerLane, first == 0, o);
       store_chunk(first, o, sums);
     }
     if (threadIdx.x == 0) *lse_ = merged_;
@@ -43,10 +44,10 @@ class MergeRow {
  private:
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
-  __device__ std::int64_t row(int part) const {
-    return first_ + static_cast<std::int64_t>(part) * merge_.rows;
+  __device__ std::int64_t row(int split) const {
+    return first_ + static_cast<std::int64_t>(split) * merge_.rows;
   }
-  __device__ float lse(int part) const { return __ldcg(p_.workspace_lse + row(part)); }
+  __device__ float lse(int split) const { return __ldcg(p_.workspace_lse + row(split)); }
 
   __device__ float merged_lse() const {
     float max = kNoKeys;
@@ -59,15 +60,15 @@ class MergeRow {
     return sum == 0.0f ? kNoKeys : shift + logf(sum);
   }
 
-  /// This warp's parts, in order. Their loads are issued before the first is needed, and before
+  /// This warp's splits, in order. Their loads are issued before the first is needed, and before
   /// those of the LSEs.
-  __device__ void add_parts(int column, bool is_first, Columns& o) {
+  __device__ void add_splits(int column, bool is_first, Columns& o) {
     for (int begin = warp(); begin - warp() < merge_.splits; begin += kInFlight * kMergeWarps) {
-      Columns parts[kInFlight];
+      Columns splits[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        const int part = begin + i * kMergeWarps;
-        if (part < merge_.splits) load(row(part), column, parts[i]);
+        const int split = begin + i * kMergeWarps;
+        if (split < merge_.splits) load(row(split), column, splits[i]);
       }
       if (is_first && begin == warp()) merged_ = merged_lse();
       const int own = begin + lane() * kMergeWarps;
@@ -78,23 +79,24 @@ class MergeRow {
         const float w = __shfl_sync(kAllLanes, weight, i);
         if (begin + i * kMergeWarps >= merge_.splits) continue;
 #pragma unroll
-        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * parts[i][c];
+        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * splits[i][c];
       }
     }
   }
 
-  __device__ void load(std::int64_t row, int column, Columns& part) const {
+  __device__ void load(std::int64_t row, int column, Columns& split) const {
     const float* from = p_.workspace_o + row * kDimV + column;
     if constexpr (kWholeVectors) {
       const float4 columns =
           column < kDimV ? __ldcg(reinterpret_cast<const float4*>(from)) : float4{};
-      part[0] = columns.x;
-      part[1] = columns.y;
-      part[2] = columns.z;
-      part[3] = columns.w;
+      split[0] = columns.x;
+      split[1] = columns.y;
+      split[2] = columns.z;
+      split[3] = columns.w;
     } else {
 #pragma unroll
-      for (int c = 0; c < kColumnsPerLane; ++c) part[c] = column + c < kDimV ? __ldcg(from + c) : 0;
+      for (int c = 0; c < kColumnsPerLane; ++c)
+        split[c] = column + c < kDimV ? __ldcg(from + c) : 0;
     }
   }
 

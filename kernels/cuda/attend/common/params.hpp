@@ -10,8 +10,6 @@
 
 namespace kvmesh::cuda {
 
-using DeviceVisit = PageVisit;
-
 /// A range of the visits of one row block: what a thread block computes at a time. Row r is token
 /// first_token + r / group, query head kv_head * group + r % group. Key j of the task lies in visit
 /// first_visit + j / page_size at offset j % page_size.
@@ -52,7 +50,7 @@ struct AttendParams {
   const DeviceTask* tasks;  // [*task_count], longest blocks first
   const std::int32_t* task_count;
   std::uint32_t* claim;           // 0 before and after each launch: see pieces.cuh
-  const DeviceVisit* visits;      // [visits]
+  const PageVisit* visits;        // [visits]
   const TileClass* head_classes;  // [visits][group], of mixed pages; null without any
   const std::int32_t* positions;  // [tokens], logical
   float scale;
@@ -60,7 +58,7 @@ struct AttendParams {
   ModBuffers mods;
 };
 
-/// The rows of a block that was cut, to be merged from the workspace: row r of part s lies at
+/// The rows of a block that was split, to be merged from the workspace: row r of split s lies at
 /// workspace_row + s * rows + r.
 struct alignas(16) DeviceMerge {
   std::int32_t kv_head;

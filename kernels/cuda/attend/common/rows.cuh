@@ -31,10 +31,10 @@ __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int 
 struct Key {
   int number;    // in the task
   int position;  // logical
-  DeviceVisit visit;
+  PageVisit visit;
 };
 
-__device__ inline Key key_of(const DeviceVisit& visit, int number) {
+__device__ inline Key key_of(const PageVisit& visit, int number) {
   const int position = static_cast<int>(visit.logical) * kPageSize + number % kPageSize;
   return {number, position, visit};
 }

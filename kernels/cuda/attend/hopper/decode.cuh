@@ -52,8 +52,8 @@ class DecodeShared {
   __device__ std::uint32_t weights() const { return address_ + kTile.weights_offset(); }
   /// [kMathWarps][kRows]: what the warps have of each column.
   __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
-  __device__ DeviceVisit* visits(int stage) const {
-    return at<DeviceVisit>(kTile.visits_offset()) + stage * kMostTileVisits;
+  __device__ PageVisit* visits(int stage) const {
+    return at<PageVisit>(kTile.visits_offset()) + stage * kMostTileVisits;
   }
   __device__ DeviceTask& task(int slot) const { return at<DeviceTask>(kTile.tasks_offset())[slot]; }
   /// Whether some row may not see all of the tile.
@@ -120,7 +120,7 @@ class DecodeProducer {
   __device__ void run() {
     DeviceTask task = p_.attend.tasks[blockIdx.x];  // not after the count, but beside it
     if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
-    DeviceVisit visit = visit_of(task, 0);
+    PageVisit visit = visit_of(task, 0);
     griddepcontrol_wait();
     int coming = pieces_.claim();
     for (int n = 0;; ++n) {
@@ -133,7 +133,7 @@ class DecodeProducer {
       coming = pieces_.claim();
       const int tiles = tiles_of(task);
       for (int tile = 0; tile < tiles; ++tile) {
-        const DeviceVisit now = visit;
+        const PageVisit now = visit;
         visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming_task, 0);
         fill(task, tile, now);
       }
@@ -152,7 +152,7 @@ class DecodeProducer {
   }
 
   /// This lane's visit of a tile: of no page where the tile has fewer.
-  __device__ DeviceVisit visit_of(const DeviceTask& task, int tile) const {
+  __device__ PageVisit visit_of(const DeviceTask& task, int tile) const {
     const int key = tile * kTileKeys + lane() * kBoxRows;
     if (lane() >= kTileVisits || key >= task.keys) return {-1, 0, 0, 0};
     return p_.attend.visits[task.first_visit + key / kPageSize];
@@ -189,7 +189,7 @@ class DecodeProducer {
     if constexpr (!(kQueryVectors && kQueryType == kPoolType)) fence_proxy_async();
   }
 
-  __device__ void fill(const DeviceTask& task, int tile, const DeviceVisit& visit) {
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
     const int stage = tile_ % kStages;
     const std::uint32_t parity = tile_ / kStages % 2 ^ 1;
     ++tile_;

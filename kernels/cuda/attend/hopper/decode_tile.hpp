@@ -37,7 +37,7 @@ struct DecodeTile {
   constexpr int columns_offset() const { return weights_offset() + weights_bytes(); }
   constexpr int visits_offset() const { return columns_offset() + kMathWarps * rows * 4; }
   constexpr int tasks_offset() const {
-    return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(DeviceVisit));
+    return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(PageVisit));
   }
   constexpr int masked_offset() const {
     return tasks_offset() + kPieceRing * static_cast<int>(sizeof(DeviceTask));

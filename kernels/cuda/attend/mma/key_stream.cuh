@@ -19,7 +19,7 @@ class KeyStream {
   __device__ KeyStream(const AttendParams& params, const DeviceTask& task, char* shared)
       : p_(params),
         task_(task),
-        slots_(reinterpret_cast<DeviceVisit*>(shared + kShared.slots_offset()) +
+        slots_(reinterpret_cast<PageVisit*>(shared + kShared.slots_offset()) +
                key_warp() * kTile.slot_ring() * kStepKeys),
         stages_(shared_address(shared) + kShared.q_bytes() +
                 key_warp() * kStages * kShared.stage_bytes()) {}
@@ -28,7 +28,7 @@ class KeyStream {
   /// The task's index of this warp's first key in a step.
   __device__ int first_key(int step) const { return (step * kKeyWarps + key_warp()) * kStepKeys; }
   /// The visit of each key.
-  __device__ DeviceVisit* slots(int step) const {
+  __device__ PageVisit* slots(int step) const {
     return slots_ + step % kTile.slot_ring() * kStepKeys;
   }
   /// Rows as kRowsK says.
@@ -107,7 +107,7 @@ class KeyStream {
     const unsigned thread = KeyStream::thread();
     const char* base = opaque(static_cast<const char*>(pool.data) +
                               task_.kv_head * pool.head_stride * std::int64_t{2});
-    const DeviceVisit* visits = slots(step);
+    const PageVisit* visits = slots(step);
     const unsigned first = first_key(step);
     const unsigned live = max(task_.keys - first_key(step), 0);
 #pragma unroll
@@ -128,7 +128,7 @@ class KeyStream {
 
   const AttendParams& p_;
   const DeviceTask& task_;
-  DeviceVisit* const slots_;
+  PageVisit* const slots_;
   const std::uint32_t stages_;
 };
 

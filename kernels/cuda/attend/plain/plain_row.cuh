@@ -23,7 +23,7 @@ class PlainRow {
     for (int c = 0; c < kLaneColumns; ++c) o_[c] = 0.0f;
     for (int first = 0; first < task_.keys; first += 32) {
       const int key = first + lane();
-      const DeviceVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
+      const PageVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
       const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kHidden);
       add_values(first, visit.page, weight);
     }

@@ -1,0 +1,276 @@
+// Planning on the device: from the visits of each query block to the tasks that thread blocks claim
+// (split.hpp).
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
+
+#include "core/cuda/load_kernels.hpp"
+#include "kernels/cuda/plan/kernels.hpp"
+#include "kernels/cuda/plan/split.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+constexpr int kSplitThreads = 512;
+constexpr int kSplitWarps = kSplitThreads / 32;
+constexpr int kBuckets = 2 * kSplitThreads;  // of query blocks, by length
+constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
+
+/// Sums that go along the line of blocks.
+struct Sums {
+  int tasks;
+  int merges;
+  int rows;  // of workspace
+};
+struct Larger {
+  __device__ int operator()(int a, int b) const { return max(a, b); }
+};
+struct AddSums {
+  __host__ __device__ Sums operator()(const Sums& a, const Sums& b) const {
+    return {a.tasks + b.tasks, a.merges + b.merges, a.rows + b.rows};
+  }
+};
+
+/// One thread block splits a launch: a block of work for each of its threads at a time.
+class Splitter {
+ public:
+  using Scan = cub::BlockScan<Sums, kSplitThreads>;
+  using Tiles = cub::BlockScan<long long, kSplitThreads>;
+  using Count = cub::BlockScan<int, kSplitThreads>;
+  using Max = cub::BlockReduce<int, kSplitThreads>;
+  /// What its threads share.
+  struct Shared {
+    union {
+      typename Scan::TempStorage scan;
+      typename Tiles::TempStorage tiles;
+      typename Count::TempStorage count;
+      typename Max::TempStorage max;
+    };
+    int longest;            // visits of the longest query block
+    int buckets[kBuckets];  // query blocks that are longer than a bucket's; bucket 0 has the
+                            // longest
+  };
+
+  __device__ Splitter(const SplitParams& params, Shared& shared)
+      : p_(params),
+        shared_(shared),
+        blocks_(params.query_block_count * params.kv_heads_of_query_block),
+        first_merge_(params.is_first ? 0 : *params.merges_made) {}
+
+  __device__ void run() {
+    count_buckets();
+    sort_query_blocks();
+    const Line line(total_tiles(),
+                    ceil_div(shared_.longest, p_.split_unit_visits) * p_.split_unit_tiles,
+                    p_.resident_blocks, p_.multiprocessors);
+    Begun all{};
+    for (int first = 0; first < blocks_; first += kSplitThreads) {
+      split_block(line, first + static_cast<int>(threadIdx.x), all);
+    }
+    __syncthreads();  // all have read the merges made before
+    if (threadIdx.x == 0) {
+      *p_.task_count = all.sums.tasks;
+      *p_.claim = 0;
+      *p_.merges_made = first_merge_ + all.sums.merges;
+    }
+  }
+
+ private:
+  __device__ int visits(int query_block) const { return p_.visits_of_query_block[query_block]; }
+  __device__ long long split_units(int query_block) const {
+    return ceil_div(visits(query_block), p_.split_unit_visits);
+  }
+
+  /// Up to a place on the line.
+  struct Begun {
+    long long tiles = 0;
+    int splits = 0;  // of blocks that are split
+    Sums sums{};
+  };
+
+  /// Each returns what the threads before have, and adds what all have to `all`.
+  __device__ long long scan(long long own, long long& all) {
+    long long before, step;
+    Tiles(shared_.tiles).ExclusiveSum(own, before, step);
+    __syncthreads();  // the scratch is free
+    before += all;
+    all += step;
+    return before;
+  }
+  __device__ int scan(int own, int& all) {
+    int before, step;
+    Count(shared_.count).ExclusiveSum(own, before, step);
+    __syncthreads();
+    before += all;
+    all += step;
+    return before;
+  }
+  __device__ Sums scan(const Sums& own, Sums& all) {
+    Sums before, step;
+    Scan(shared_.scan).ExclusiveScan(own, before, Sums{}, AddSums(), step);
+    __syncthreads();
+    before = AddSums()(all, before);
+    all = AddSums()(all, step);
+    return before;
+  }
+
+  __device__ long long total_tiles() {
+    long long own = 0, all = 0;
+    for (int l = static_cast<int>(threadIdx.x); l < p_.query_block_count; l += kSplitThreads) {
+      own +=
+          split_units(p_.first_query_block + l) * p_.split_unit_tiles * p_.kv_heads_of_query_block;
+    }
+    scan(own, all);
+    return all;
+  }
+
+  // ---- Query blocks by length, in buckets: near enough to the longest first ----
+
+  __device__ int bucket_of(int visits) const {
+    if (visits == 0) return kBuckets - 1;
+    return kBuckets - 1 -
+           static_cast<int>(ceil_div(std::int64_t{visits} * (kBuckets - 1), shared_.longest));
+  }
+
+  __device__ void count_buckets() {
+    int longest = 0;
+    for (int l = static_cast<int>(threadIdx.x); l < p_.query_block_count; l += kSplitThreads) {
+      longest = max(longest, visits(p_.first_query_block + l));
+    }
+    longest = Max(shared_.max).Reduce(longest, Larger());
+    if (threadIdx.x == 0) shared_.longest = longest;
+    int* const mine = shared_.buckets + 2 * threadIdx.x;
+    mine[0] = mine[1] = 0;
+    __syncthreads();
+    for (int l = static_cast<int>(threadIdx.x); l < p_.query_block_count; l += kSplitThreads) {
+      atomicAdd(&shared_.buckets[bucket_of(visits(p_.first_query_block + l))], 1);
+    }
+    __syncthreads();
+    int counts[2] = {mine[0], mine[1]};
+    Count(shared_.count).ExclusiveSum(counts, counts);
+    mine[0] = counts[0];
+    mine[1] = counts[1];
+    __syncthreads();
+  }
+
+  /// Within a bucket in the order of the query blocks, as the splits depend on a query block's
+  /// place: one warp after another places its query blocks.
+  __device__ void sort_query_blocks() {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    for (int first = 0; first < p_.query_block_count; first += kSplitThreads) {
+      const int l = first + static_cast<int>(threadIdx.x);
+      const bool is_there = l < p_.query_block_count;
+      const int bucket = is_there ? bucket_of(visits(p_.first_query_block + l)) : kBuckets;
+      for (int turn = 0; turn < kSplitWarps && first + turn * 32 < p_.query_block_count; ++turn) {
+        if (warp == turn) place_query_blocks(p_.first_query_block + l, bucket, is_there);
+        __syncthreads();
+      }
+    }
+  }
+
+  __device__ void place_query_blocks(int query_block, int bucket, bool is_there) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const unsigned peers = __match_any_sync(kWholeWarp, bucket);
+    const int before = __popc(peers & ((1u << lane) - 1));
+    const int first = is_there ? shared_.buckets[bucket] : 0;
+    __syncwarp();
+    if (!is_there) return;
+    p_.order[first + before] = query_block;
+    if (before == 0) shared_.buckets[bucket] = first + __popc(peers);
+  }
+
+  // ---- Blocks, in the order of their query blocks ----
+
+  __device__ int query_block_at(int block) const {
+    return p_.order[block / p_.kv_heads_of_query_block];
+  }
+
+  __device__ void split_block(const Line& line, int block, Begun& all) {
+    const bool is_there = block < blocks_;
+    const int query_block = is_there ? query_block_at(block) : 0;
+    const long long begin =
+        scan(is_there ? split_units(query_block) * p_.split_unit_tiles : 0, all.tiles);
+    Splits splits{.split_units = split_units(query_block)};
+    if (is_there) splits = line.splits(block, begin, split_units(query_block), p_.split_unit_tiles);
+    const int added = splits.count() > 1 ? splits.count() : 0;
+    // No more than there is room for: from the first block that has none on, all stay whole.
+    if (scan(added, all.splits) + added > p_.most_splits) {
+      splits = {.split_units = split_units(query_block)};
+    }
+    const Sums before = scan(is_there ? sums_of(query_block, splits.count()) : Sums{}, all.sums);
+    if (!is_there) return;
+    const int head = block % p_.kv_heads_of_query_block;
+    add_tasks(query_block, head, splits, before);
+    if (splits.count() > 1) add_merge(query_block, head, splits.count(), before);
+  }
+
+  __device__ Sums sums_of(int query_block, int splits) const {
+    if (splits == 1) return {1, 0, 0};
+    return {splits, 1,
+            splits * p_.candidates.query_blocks[query_block].tokens * p_.candidates.group};
+  }
+
+  __device__ void add_tasks(int query_block, int head, const Splits& splits,
+                            const Sums& before) const {
+    const int rows = p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
+    const auto visit_at = [&](int split) {
+      return min(static_cast<int>(splits.begin(split)) * p_.split_unit_visits, visits(query_block));
+    };
+    for (int split = 0; split < splits.count(); ++split) {
+      const int row =
+          splits.count() == 1 ? -1 : p_.first_workspace_row + before.rows + split * rows;
+      p_.tasks[before.tasks + split] =
+          task_of(query_block, head, visit_at(split), visit_at(split + 1), row);
+    }
+  }
+
+  __device__ DeviceTask task_of(int query_block, int head, int begin, int end,
+                                int workspace_row) const {
+    const QueryBlock& l = p_.candidates.query_blocks[query_block];
+    const PlanSequence& sequence = p_.candidates.sequences[l.sequence];
+    int keys = (end - begin) * p_.candidates.page_size;
+    if (end > begin) {  // the sequence may end inside the last page
+      const int last = p_.visits[l.first_candidate + end - 1].logical;
+      keys -= max(0, (last + 1) * p_.candidates.page_size - sequence.kv_len);
+    }
+    return {l.sequence,
+            l.kv_head + head,
+            l.first_token,
+            l.tokens * p_.candidates.group,
+            l.first_candidate + begin,
+            keys,
+            workspace_row,
+            0};
+  }
+
+  __device__ void add_merge(int query_block, int head, int splits, const Sums& before) const {
+    const QueryBlock& l = p_.candidates.query_blocks[query_block];
+    p_.merges[first_merge_ + before.merges] = {l.kv_head + head,
+                                               l.first_token,
+                                               l.tokens * p_.candidates.group,
+                                               p_.first_workspace_row + before.rows,
+                                               splits,
+                                               {}};
+  }
+
+  const SplitParams& p_;
+  Shared& shared_;
+  const int blocks_;
+  const int first_merge_;
+};
+
+__global__ void __launch_bounds__(kSplitThreads, 1)
+    split_tasks(const __grid_constant__ SplitParams params) {
+  __shared__ Splitter::Shared shared;
+  Splitter(params, shared).run();
+}
+
+}  // namespace
+
+cudaError_t load_split_kernel() { return load_kernels(split_tasks); }
+
+cudaError_t launch_split(const SplitParams& params, cudaStream_t stream) {
+  split_tasks<<<1, kSplitThreads, 0, stream>>>(params);
+  return cudaGetLastError();
+}
+
+}  // namespace kvmesh::cuda
