@@ -6,11 +6,10 @@
 // of one kv head), kHasMaskMod and the mods of emit_cuda.hpp.
 #pragma once
 
+#include "core/cuda/warp.cuh"
 #include "kernels/cuda/plan/candidates.cuh"
 
 namespace kvmesh::cuda {
-
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 struct Seen {
   bool visible = false;

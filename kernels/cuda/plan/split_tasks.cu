@@ -4,6 +4,7 @@
 #include <cub/block/block_scan.cuh>
 
 #include "core/cuda/load_kernels.hpp"
+#include "core/cuda/warp.cuh"
 #include "kernels/cuda/plan/kernels.hpp"
 #include "kernels/cuda/plan/split.hpp"
 
@@ -13,7 +14,6 @@ namespace {
 constexpr int kSplitThreads = 512;
 constexpr int kSplitWarps = kSplitThreads / 32;
 constexpr int kBuckets = 2 * kSplitThreads;  // of query blocks, by length
-constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
 /// Sums that go along the line of blocks.
 struct Sums {
@@ -169,7 +169,7 @@ class Splitter {
 
   __device__ void place_query_blocks(int query_block, int bucket, bool is_there) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const unsigned peers = __match_any_sync(kWholeWarp, bucket);
+    const unsigned peers = __match_any_sync(kAllLanes, bucket);
     const int before = __popc(peers & ((1u << lane) - 1));
     const int first = is_there ? shared_.buckets[bucket] : 0;
     __syncwarp();

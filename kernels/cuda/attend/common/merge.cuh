@@ -6,9 +6,10 @@
 // is there).
 #pragma once
 
+#include "core/cuda/warp.cuh"
+#include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/ptx.cuh"
-#include "kernels/cuda/common/warp.cuh"
 
 namespace kvmesh::cuda {
 
@@ -16,7 +17,6 @@ constexpr int kMergeWarps = 4;
 constexpr int kInFlight = 16;
 constexpr int kColumnsPerLane = 4;
 constexpr int kChunkColumns = 32 * kColumnsPerLane;  // of a row at a time
-constexpr float kNoKeys = __builtin_bit_cast(float, 0xFF800000u);
 constexpr bool kWholeVectors = kDimV % kColumnsPerLane == 0;
 
 class MergeRow {
@@ -53,7 +53,7 @@ class MergeRow {
     float max = kNoKeys;
     for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
     max = warp_max(max);
-    const float shift = max == kNoKeys ? 0.0f : max;
+    const float shift = merge_shift(max);
     float sum = 0.0f;
     for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
     sum = warp_sum(sum);
@@ -73,7 +73,7 @@ class MergeRow {
       if (is_first && begin == warp()) merged_ = merged_lse();
       const int own = begin + lane() * kMergeWarps;
       const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
-      const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged_);
+      const float weight = merge_weight(own_lse, merged_, [](float x) { return expf(x); });
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         const float w = __shfl_sync(kAllLanes, weight, i);

@@ -5,6 +5,7 @@
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
+#include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/elements.cuh"
 
@@ -12,7 +13,6 @@ namespace kvmesh::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kHidden = __builtin_bit_cast(float, 0xFF800000u);
 
 struct Row {
   int token;

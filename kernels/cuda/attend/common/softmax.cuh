@@ -4,8 +4,8 @@
 // exponent).
 #pragma once
 
+#include "core/cuda/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/common/warp.cuh"
 
 namespace kvmesh::cuda {
 
@@ -20,8 +20,8 @@ __device__ inline float exponent_scale(const AttendParams& p) {
 
 /// Natural, from a maximum in the scores' units and a sum relative to it.
 __device__ inline float log_sum_exp(const AttendParams& p, float max, float sum) {
-  if (sum == 0.0f) return kHidden;
-  const float shift = max == kHidden ? 0.0f : max * exponent_scale(p) * kLn2;
+  if (sum == 0.0f) return kNoKeys;
+  const float shift = max == kNoKeys ? 0.0f : max * exponent_scale(p) * kLn2;
   return shift + logf(sum);
 }
 

@@ -266,7 +266,7 @@ class DecodeMath {
     for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        max_[j][c] = kHidden;
+        max_[j][c] = kNoKeys;
         sum_[j][c] = 0.0f;
       }
     }
@@ -325,7 +325,7 @@ class DecodeMath {
           const Row row = row_of(p_, task, min(column(j, c), task.rows - 1));
           float& score = s[4 * j + 2 * h + c];
           if constexpr (!kFoldScale) score = modified(p_, task, row, key, score) * kLog2E;
-          if (check && !(is_live && sees(p_, task, row, key))) score = kHidden;
+          if (check && !(is_live && sees(p_, task, row, key))) score = kNoKeys;
         }
       }
     }
@@ -388,7 +388,7 @@ class DecodeMath {
   /// be multiplied by.
   __device__ float weigh(float& first, float& second, int j, int c, float top, float scale) {
     // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kHidden ? 0.0f : top * scale;
+    const float shift = top == kNoKeys ? 0.0f : top * scale;
     // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
     const float keep = max_[j][c] == top ? 1.0f : ex2_approx(max_[j][c] * scale - shift);
     max_[j][c] = top;

@@ -21,7 +21,7 @@ class Accumulators {
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        max[m][h] = kHidden;
+        max[m][h] = kNoKeys;
         sum[m][h] = 0.0f;
       }
     }
@@ -120,7 +120,7 @@ class Accumulators {
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
     // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kHidden ? 0.0f : top * scale;
+    const float shift = top == kNoKeys ? 0.0f : top * scale;
     // Exactly 1 while the maximum stands: the difference, fused, is not 0, and thousands of steps
     // of it would add up.
     const float keep = max[m][h] == top ? 1.0f : ex2_approx(max[m][h] * scale - shift);

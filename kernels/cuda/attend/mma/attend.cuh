@@ -190,7 +190,7 @@ class Warp {
         float& score = s[m][n][2 * h + Column];
         const Row& row = rows[m][h];
         if constexpr (!kFoldScale) score = modified(p_, task_, row, key, score) * kLog2E;
-        if (check && !(is_live && sees(p_, task_, row, key))) score = kHidden;
+        if (check && !(is_live && sees(p_, task_, row, key))) score = kNoKeys;
       }
     }
   }
@@ -253,17 +253,17 @@ class Warp {
 
   __device__ void merge_row(int r, const float* outputs, const float* maxima, const float* sums) {
     const float scale = exponent_scale(p_);
-    float max = kHidden;
+    float max = kNoKeys;
 #pragma unroll
     for (int w = 0; w < kKeyWarps; ++w) max = fmaxf(max, maxima[w * kRows + r]);
-    const float shift = max == kHidden ? 0.0f : max * scale;
+    const float shift = max == kNoKeys ? 0.0f : max * scale;
     float weights[kKeyWarps];
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < kKeyWarps; ++w) {
       // A warp without a maximum has nothing but, at most, a NaN that it saw.
       const float own = maxima[w * kRows + r];
-      weights[w] = own == kHidden ? 1.0f : ex2_approx(own * scale - shift);
+      weights[w] = own == kNoKeys ? 1.0f : ex2_approx(own * scale - shift);
       sum += weights[w] * sums[w * kRows + r];
     }
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;

@@ -3,8 +3,8 @@
 // Constants of the kernel (namespace kvmesh), beside rows.cuh's: kDimK, kPoolType, kQueryType.
 #pragma once
 
+#include "core/cuda/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/common/warp.cuh"
 
 namespace kvmesh::cuda {
 
@@ -24,7 +24,7 @@ class PlainRow {
     for (int first = 0; first < task_.keys; first += 32) {
       const int key = first + lane();
       const PageVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
-      const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kHidden);
+      const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kNoKeys);
       add_values(first, visit.page, weight);
     }
     store();
@@ -54,14 +54,14 @@ class PlainRow {
 #pragma unroll 4
     for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
     const float score = modified(p_, task_, row_, key, sum);
-    return sees(p_, task_, row_, key) ? score : kHidden;
+    return sees(p_, task_, row_, key) ? score : kNoKeys;
   }
 
   /// The weight of this lane's key; rescales what the row has so far.
   __device__ float softmax(float score) {
     const float top = fmaxf(max_, warp_max(score));
     // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kHidden ? 0.0f : top;
+    const float shift = merge_shift(top);
     const float keep = expf(max_ - shift);
     const float weight = expf(score - shift);
     for (int c = 0; c < kLaneColumns; ++c) o_[c] *= keep;
@@ -91,8 +91,8 @@ class PlainRow {
       const int column = c * 32 + lane();
       if (column < kDimV) to[column] = o_[c] * inverse;
     }
-    const float shift = max_ == kHidden ? 0.0f : max_;
-    if (lane() == 0) *lse_of(p_, task_, r_) = sum_ == 0.0f ? kHidden : shift + logf(sum_);
+    const float shift = merge_shift(max_);
+    if (lane() == 0) *lse_of(p_, task_, r_) = sum_ == 0.0f ? kNoKeys : shift + logf(sum_);
   }
 
   const AttendParams& p_;
@@ -101,7 +101,7 @@ class PlainRow {
   const Row row_;
   float* const q_;
   float o_[kLaneColumns];
-  float max_ = kHidden;
+  float max_ = kNoKeys;
   float sum_ = 0.0f;
 };
 
