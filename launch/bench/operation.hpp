@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "launch/bench/measure.hpp"
 
@@ -18,7 +19,8 @@ class Operation {
   virtual Quantity quantity() const { return Quantity::kBytes; }
   /// Of this rank.
   virtual double amount() = 0;
-  virtual Ceiling ceiling() = 0;
+  /// The first is the one that the share is of.
+  virtual std::vector<Ceiling> ceilings() = 0;
   /// Must a turn go through all layers, so that no cache serves it?
   virtual bool rotates() const = 0;
 };
