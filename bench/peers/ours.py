@@ -6,6 +6,9 @@ import subprocess
 import tempfile
 
 
+LARGEST_ERROR = 0.02  # as case.py's
+
+
 class Failed(Exception):
     """Says why there is no number."""
 
@@ -32,6 +35,9 @@ def measure(program, row, repeats, device="cuda", more=()):
     measured = result["rows"][0]
     if measured["amount"] != row.amount:
         raise Failed(f'kvmesh counts {measured["amount"]:.0f} {measured["unit"]}, not {row.amount}: other shapes')
+    error = measured["error"]  # a NaN is null in JSON
+    if error is None or error > LARGEST_ERROR:
+        raise Failed(f"its output is off by {error} of the largest number of a row")
     gather = measured["read"] is not None  # then the ceiling is the gather
     return {"seconds": spread(measured["seconds"]),
             "gather": spread(measured["ceiling"]["seconds"]) if gather else None,

@@ -101,7 +101,8 @@ def measure(row, arguments, rivals):
 
 def footer_of(report):
     place = report["where"]
-    lines = [f'{place["device"]}, driver {place["driver"]}, {place["versions"]}'] if place else []
+    driver = f', driver {place["driver"]}' if place and place["driver"] else ""
+    lines = [f'{place["device"]}{driver}, {place["versions"]}; kvmesh {place["version"]}'] if place else []
     lines.append(f'{report["rounds"]} rounds of {report["turns"]} turns each; µs: the median of the rounds\' medians, '
                  "p10–p90: the widest of a round. K, V, Q and O count once, final output in bfloat16 for all; "
                  "of prefill the visible pairs.")

@@ -1,9 +1,12 @@
 """Times of CUDA graphs that go through the replicas, as kvmesh bench takes them."""
 
+import math
+
 import torch
 
 TURN_SECONDS = 0.002  # of a graph, at the least
 MOST_CALLS = 256
+WARM_SECONDS = 0.1
 
 
 class Graph:
@@ -19,6 +22,7 @@ class Graph:
         torch.cuda.current_stream().wait_stream(stream)
         rounds = min(TURN_SECONDS / (seconds * replicas), MOST_CALLS / replicas)
         self.calls = max(1, int(rounds)) * replicas
+        self.warm_replays = math.ceil(WARM_SECONDS / (seconds * self.calls))
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             for call in range(self.calls):
@@ -38,9 +42,11 @@ class Graph:
         return begin.elapsed_time(end) * 1e-3
 
     def turns(self, count):
-        """Seconds a call of each replay; the first, untimed, gets the host ahead of the device."""
+        """Seconds a call of each replay. Others before them, untimed, bring the clocks up, and the host
+        ahead of the device."""
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-        self.graph.replay()
+        for _ in range(self.warm_replays):
+            self.graph.replay()
         marks[0].record()
         for mark in marks[1:]:
             self.graph.replay()

@@ -43,6 +43,7 @@ Json json_of(const Row& row) {
                {"ceiling", nullptr},
                {"read", nullptr},
                {"share", nullptr}});
+  json["error"] = row.error ? Json(*row.error) : Json();
   if (row.on_device) json["on_device"] = json_of(*row.on_device);
   if (!row.ceiling) return json;
   json["ceiling"] = json_of(*row.ceiling);

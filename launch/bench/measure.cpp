@@ -100,6 +100,7 @@ Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
   };
   row.ceiling = top(0);
   row.read = top(1);
+  row.error = operation->error();
   return row;
 }
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "launch/bench/amounts.hpp"
+#include "launch/bench/exactness.hpp"
 
 namespace kvmesh::bench {
 namespace {
@@ -67,6 +68,14 @@ class Attend : public Planned {
     if (!gather) return {machine_.read()};
     gather->amount = amount();
     return {std::move(*gather), machine_.read()};
+  }
+  // Of several kv ranks each has its own keys only.
+  std::optional<double> error() override {
+    if (workload_.mesh().kv_parallel() > 1) return std::nullopt;
+    Repeated once = repeated();
+    once.capturable = false;
+    static_cast<void>(machine_.time(once, {}, {}, 1));
+    return output_error(workload_, input_.q, written().front(), queries_);
   }
   bool rotates() const override { return quantity_ == Quantity::kBytes; }
 

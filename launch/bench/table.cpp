@@ -27,7 +27,13 @@ Unit unit_of(const Row& row) {
   return large ? Unit{"TFLOP/s", 1e-12} : Unit{"GFLOP/s", 1e-9};
 }
 
+// Rounding to 16 bits is some thousandths.
+constexpr double kLargestError = 0.02;
+
 std::string note(const Row& row) {
+  if (row.error && !(*row.error <= kLargestError)) {
+    return fmt::format("  WRONG: off by {:.2g} of the largest number", *row.error);
+  }
   if (row.on_device) {
     return fmt::format("  on the device after {} us", digits(1e6 * row.on_device->median));
   }

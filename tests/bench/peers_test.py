@@ -42,7 +42,7 @@ FAKE = """\
     spread = lambda median: {{"median": median, "p10": 0.9 * median, "p90": 1.1 * median}}
     top = lambda median: {{"seconds": spread(median), "rate": row.amount / median}}
     decodes = row.op == "decode"
-    result = {{"rows": [{{"amount": row.amount + {off}, "unit": "bytes", "seconds": spread(500e-6),
+    result = {{"rows": [{{"amount": row.amount + {off}, "unit": "bytes", "error": {error}, "seconds": spread(500e-6),
                           "ceiling": top(475e-6), "read": top(470e-6) if decodes else None}}],
                "skipped": [], "device": "a machine", "driver": "1", "versions": "none", "version": "2"}}
     open(arguments[arguments.index("--json") + 1], "w").write(json.dumps(result))
@@ -146,9 +146,10 @@ class Run(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
 
-    def run_with(self, *arguments, fails="", off=0):
+    def run_with(self, *arguments, fails="", off=0, error=0.004):
         fake = self.folder / "kvmesh"
-        fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, folder=FOLDER, fails=fails, off=off))
+        fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, folder=FOLDER, fails=fails, off=off,
+                                                             error=error))
         fake.chmod(0o755)
         command = [sys.executable, pathlib.Path(FOLDER) / "run.py", "--kvmesh", fake, "--no-rivals", "-o",
                    self.folder / "out", *arguments]
@@ -181,6 +182,12 @@ class Run(unittest.TestCase):
         done = self.run_with("--rows", "decode-1x8192-64/8", off=1)
         self.assertEqual(done.returncode, 1)
         self.assertIn("other shapes", self.report()[1])
+
+    def test_a_wrong_output_has_no_number(self):
+        for error in (0.03, None):
+            done = self.run_with("--rows", "decode-1x8192-64/8", error=error)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("off by", self.report()[1])
 
     def test_errors_of_the_flags(self):
         for flags, words in ((["--rows", "sing"], "'sing'"), (["--rounds", "0"], "positive")):

@@ -61,7 +61,7 @@ class Bench(unittest.TestCase):
         order = [seconds[name] for name in ("min", "p10", "median", "p90", "max")]
         self.assertEqual(order, sorted(order))
 
-    def check_row(self, row):
+    def check_row(self, row, ranks=1):
         if row["op"] == "plan":  # moves nothing that has a ceiling
             self.check_seconds(row["seconds"])
             self.assertEqual((row["timing"], row["amount"]), ("host", 0))
@@ -69,6 +69,11 @@ class Bench(unittest.TestCase):
                 self.check_seconds(row["on_device"])
                 self.assertGreaterEqual(row["on_device"]["median"], row["seconds"]["median"])
             return self.assertGreaterEqual(row["turns"], 3)
+        compared = row["op"] in ("decode", "prefill") and ranks == 1
+        self.assertEqual(row["error"] is not None, compared)
+        if compared:
+            self.assertLess(row["error"], 0.02)
+            self.assertGreater(row["error"], 0)
         gathers = DEVICE == "cuda" and row["op"] == "decode"
         self.assertEqual(row["ceiling"]["name"] == "bare gather of the same pages", gathers)
         self.assertEqual(row["read"] is not None, gathers)
@@ -99,7 +104,7 @@ class Bench(unittest.TestCase):
             self.assertEqual(result["dtype"], "bfloat16")
             self.assertIn("--lengths even,ragged", result["command"])
             for row in result["rows"]:
-                self.check_row(row)
+                self.check_row(row, ranks)
                 if row["op"] != "plan":
                     self.assertIn(f'{100 * row["share"]:.1f} %', table)
             self.assertEqual(sum(line.startswith(tuple(OPS)) for line in table.splitlines()), len(cases))
