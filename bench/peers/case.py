@@ -60,8 +60,8 @@ class Case:
     def contiguous(self, sequence, replica=0):
         """K and V of a sequence: [kv_heads, length, dim]."""
         pages = self.ints(self.pages[sequence])
-        flat = [plane[pages].transpose(0, 1).flatten(1, 2)[:, :self.lengths[sequence]] for plane in self.replicas[replica]]
-        return [plane.contiguous() for plane in flat]
+        flat = [plane[pages].transpose(0, 1).flatten(1, 2) for plane in self.replicas[replica]]
+        return [plane[:, :self.lengths[sequence]].contiguous() for plane in flat]
 
     def expected(self, sequence, query, head, replica):
         """A row of the output in float64."""
@@ -74,10 +74,10 @@ class Case:
     def check(self, out, replica):
         """The last row of the longest sequence and the first row of the last, of `out` [tokens, q_heads,
         dim]. Throws Wrong."""
-        longest = self.lengths.index(max(self.lengths))
-        for sequence, query, head in ((longest, self.row.queries - 1, 0), (self.row.batch - 1, 0, self.row.q_heads - 1)):
+        row, longest = self.row, self.lengths.index(max(self.lengths))
+        for sequence, query, head in ((longest, row.queries - 1, 0), (row.batch - 1, 0, row.q_heads - 1)):
             expected = self.expected(sequence, query, head, replica)
-            got = out[sequence * self.row.queries + query, head].double()
+            got = out[sequence * row.queries + query, head].double()
             error = ((got - expected).abs().max() / expected.abs().max()).item()
             if not error <= LARGEST_ERROR:
                 raise Wrong(f"sequence {sequence}, query {query}, head {head}: off by {error:.3g} of the largest")

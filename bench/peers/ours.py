@@ -22,13 +22,15 @@ def measure(program, row, repeats, device="cuda", more=()):
     second (None without one), and what was measured where. Throws Failed."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "row.json"
-        command = [program, "bench", "--device", device, *row.flags(), "--repeats", str(repeats), "--json", str(file), *more]
+        command = [program, "bench", "--device", device, *row.flags(), "--repeats", str(repeats)]
+        command += ["--json", str(file), *more]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Failed(str(error)) from error
         if done.returncode != 0:
-            raise Failed((done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1])
+            words = done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}"
+            raise Failed(words.splitlines()[-1])
         result = json.loads(file.read_text(encoding="utf-8"))
     if not result["rows"]:
         raise Failed(result["skipped"][0]["reason"] if result["skipped"] else "no row")

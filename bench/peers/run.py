@@ -142,9 +142,10 @@ def main():
 
     chosen = rows.select(arguments.rows)
     rivals = Rivals(not arguments.no_rivals)
-    report = {"program": "bench/peers/run.py", "command": sys.argv, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-              "rounds": arguments.rounds, "turns": arguments.turns, "where": None, "versions": versions_of(rivals),
-              "absent": rivals.absent, "failed": rivals.failed, "rows": []}
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    report = {"program": "bench/peers/run.py", "command": sys.argv, "date": date, "rounds": arguments.rounds,
+              "turns": arguments.turns, "where": None, "versions": versions_of(rivals), "absent": rivals.absent,
+              "failed": rivals.failed, "rows": []}
     for row in chosen:
         result, where, problem = measure(row, arguments, rivals)
         rivals.release()

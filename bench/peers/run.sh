@@ -20,7 +20,8 @@ export FLASHINFER_CUDA_ARCH_LIST=${FLASHINFER_CUDA_ARCH_LIST:-9.0a}
 
 if compgen -G "$wheels/*.whl" >/dev/null; then
   # Without dependencies: torch is there, and FlashInfer names packages that these kernels do not need.
-  python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$packages" "$wheels"/*.whl || exit 1
+  python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$packages" \
+    "$wheels"/*.whl || exit 1
 fi
 
 rows=() # for warm.py, which takes no other flag

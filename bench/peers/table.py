@@ -3,8 +3,9 @@
 from summary import of_rounds
 
 OURS = "kvmesh"
-HEAD = {"decode": ["decode, pages of 16 unless said", "who", "µs", "p10–p90", "GB/s", "÷ best rival", "of bare gather"],
-        "prefill": ["prefill, causal", "who", "µs", "p10–p90", "TFLOP/s", "÷ best rival"]}
+TIMES = ["who", "µs", "p10–p90"]
+HEAD = {"decode": ["decode, pages of 16 unless said", *TIMES, "GB/s", "÷ best rival", "of bare gather"],
+        "prefill": ["prefill, causal", *TIMES, "TFLOP/s", "÷ best rival"]}
 
 
 def digits(value):
