@@ -8,7 +8,8 @@ namespace kvmesh::bench {
 namespace {
 
 constexpr std::int64_t kUnitBytes = sizeof(uint4);
-constexpr int kCounters = 3;  // two of the kernel, and the sum
+constexpr std::int64_t kMostPageUnits = 1 << 30;  // the kernel counts them in 32 bits
+constexpr int kCounters = 3;                      // two of the kernel, and the sum
 
 std::int64_t bytes_of(const ConstTensorView& view, std::int64_t elements) {
   return elements * static_cast<std::int64_t>(size_bytes(view.dtype));
@@ -18,7 +19,8 @@ bool has_whole_units(const TensorView& pool) {
   const bool contiguous = pool.stride(2) == pool.size(3) &&
                           pool.stride(1) == pool.size(2) * pool.stride(2) &&
                           pool.stride(0) == pool.size(1) * pool.stride(1);
-  return contiguous && bytes_of(pool, pool.size(3)) % kUnitBytes == 0;
+  return contiguous && bytes_of(pool, pool.size(3)) % kUnitBytes == 0 &&
+         bytes_of(pool, pool.size(2) * pool.size(3)) / kUnitBytes <= kMostPageUnits;
 }
 
 GatherPlane plane_of(const TensorView& pool) {

@@ -10,7 +10,8 @@
 
 namespace kvmesh::bench {
 
-/// Can the kernel read such pages: contiguous ones, rows of whole 16-byte units?
+/// Can the kernel read such pages: contiguous ones, rows of whole 16-byte units, less than 16 GB a
+/// head?
 bool can_gather(const KvPool& pool);
 
 class GpuGather {

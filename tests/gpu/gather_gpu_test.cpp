@@ -101,6 +101,7 @@ TEST(Gather, TakesOnlyRowsOfWholeUnits) {
   };
   EXPECT_TRUE(bench::can_gather({pool(8), pool(96)}));
   EXPECT_FALSE(bench::can_gather({pool(8), pool(12)}));
+  EXPECT_FALSE(bench::can_gather({pool(8), pool(std::int64_t{1} << 30)}));
   TensorView tokens_first = pool(8);
   std::swap(tokens_first.strides[1], tokens_first.strides[2]);
   EXPECT_FALSE(bench::can_gather({tokens_first, pool(8)}));
