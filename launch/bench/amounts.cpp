@@ -6,8 +6,17 @@
 namespace kvmesh::bench {
 namespace {
 
-/// Calls `body(begin, end, length)` for the positions of every page that lies here; `length`: of
-/// its sequence.
+/// A page that lies here, and the positions that it has of its sequence.
+struct LocalPage {
+  std::size_t sequence = 0;  ///< place in the batch
+  std::int32_t index = 0;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t length = 0;  ///< of the sequence
+
+  std::int64_t tokens() const { return end - begin; }
+};
+
 template <class Body>
 void for_local_pages(Workload& workload, const Body& body) {
   const std::int64_t page_size = workload.shape().model.page_size;
@@ -16,7 +25,8 @@ void for_local_pages(Workload& workload, const Body& body) {
     std::int64_t begin = 0;
     for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
       const std::int64_t end = std::min(begin + page_size, length);
-      if (page.rank() == workload.mesh().kv_rank()) body(begin, end, length);
+      if (page.rank() == workload.mesh().kv_rank())
+        body(LocalPage{i, page.index(), begin, end, length});
       begin = end;
     }
   }
@@ -53,23 +63,39 @@ std::int64_t tokens_of(const Participation& participation, Rank rank, Share shar
 
 }  // namespace
 
-double attend_bytes(Workload& workload, std::int64_t queries) {
+double attend_bytes(Workload& workload, std::int64_t queries, Output output) {
   const Shape& model = workload.shape().model;
   std::int64_t tokens = 0;
-  for_local_pages(
-      workload, [&](std::int64_t begin, std::int64_t end, std::int64_t) { tokens += end - begin; });
+  for_local_pages(workload, [&](const LocalPage& page) { tokens += page.tokens(); });
   const std::int64_t rows = newest(workload.lengths(), queries) * my_heads(workload, model.q_heads);
-  const auto row =
-      static_cast<double>(static_cast<std::size_t>(model.k_dim) * size_bytes(model.dtype) +
-                          static_cast<std::size_t>(model.v_dim + 1) * sizeof(float));
-  return static_cast<double>(tokens) * token_bytes(workload) + static_cast<double>(rows) * row;
+  const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
+  const std::int64_t written = output == Output::kFinal
+                                   ? model.v_dim * element
+                                   : (model.v_dim + 1) * std::int64_t{sizeof(float)};
+  return static_cast<double>(tokens) * token_bytes(workload) +
+         static_cast<double>(rows * (model.k_dim * element + written));
+}
+
+PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out) {
+  PageReads reads{.sequences = std::vector<PageReads::Sequence>(workload.sequences().size()),
+                  .q = q,
+                  .out = std::move(out)};
+  for_local_pages(workload, [&](const LocalPage& page) {
+    PageReads::Sequence& sequence = reads.sequences[page.sequence];
+    sequence.pages.push_back(page.index);
+    sequence.tokens += page.tokens();
+  });
+  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+    reads.pools.push_back(workload.cache().pool(layer));
+  }
+  return reads;
 }
 
 double attend_operations(Workload& workload, std::int64_t queries) {
   const Shape& model = workload.shape().model;
   std::int64_t pairs = 0;
-  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end, std::int64_t length) {
-    pairs += visible_pairs(begin, end, length, queries);
+  for_local_pages(workload, [&](const LocalPage& page) {
+    pairs += visible_pairs(page.begin, page.end, page.length, queries);
   });
   return 2.0 * static_cast<double>(pairs) *
          static_cast<double>(my_heads(workload, model.q_heads) * (model.k_dim + model.v_dim));
@@ -77,8 +103,8 @@ double attend_operations(Workload& workload, std::int64_t queries) {
 
 double appended_bytes(Workload& workload, std::int64_t tokens) {
   std::int64_t mine = 0;
-  for_local_pages(workload, [&](std::int64_t begin, std::int64_t end, std::int64_t length) {
-    mine += std::max<std::int64_t>(0, end - std::max(begin, length - tokens));
+  for_local_pages(workload, [&](const LocalPage& page) {
+    mine += std::max<std::int64_t>(0, page.end - std::max(page.begin, page.length - tokens));
   });
   return static_cast<double>(mine) * token_bytes(workload);
 }

@@ -7,8 +7,11 @@
 
 namespace kvmesh::bench {
 
-/// K and V of the visible keys, Q, and the partial, each once.
-double attend_bytes(Workload& workload, std::int64_t queries);
+/// K and V of the visible keys, Q, and what is written, each once.
+double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial);
+
+/// The pages of this rank that attention reads, in every layer.
+PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out);
 
 /// Two a multiply-add, of both products, for every visible (query, key) pair.
 double attend_operations(Workload& workload, std::int64_t queries);

@@ -56,14 +56,17 @@ class CpuMachine : public Machine {
       : mesh_(mesh),
         rotate_bytes_(rotate_bytes > 0 ? rotate_bytes : 2 * last_level_cache_bytes()) {}
 
-  Turns time(const Repeated& operation, const Repeated& ceiling, const Work&, int turns) override {
+  Turns time(const Repeated& operation, std::span<const Repeated> ceilings, const Work&,
+             int turns) override {
     Turns result;
+    result.ceilings.resize(ceilings.size());
     for (int turn = 0; turn < turns; ++turn) {
       barrier(mesh_.world(), "bench: operation");
       result.operation.push_back(seconds_a_call(operation));
-      if (!ceiling.work) continue;
-      barrier(mesh_.world(), "bench: ceiling");
-      result.ceiling.push_back(seconds_a_call(ceiling));
+      for (std::size_t i = 0; i < ceilings.size(); ++i) {
+        barrier(mesh_.world(), "bench: ceiling");
+        result.ceilings[i].push_back(seconds_a_call(ceilings[i]));
+      }
     }
     return result;
   }

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <regex>
 #include <thread>
 
 #include "kvmesh/device_memory.hpp"
 #include "launch/bench/cuda_handles.hpp"
+#include "launch/bench/gpu_gather.hpp"
 #include "launch/bench/gpu_kernels.hpp"
 #include "launch/bench/machine.hpp"
 #include "launch/bench/nccl_exchange.hpp"
@@ -48,10 +50,6 @@ class Prepared {
   std::optional<CudaGraph> graph_;
 };
 
-struct Marks {
-  CudaEvent begin, middle, end;
-};
-
 class GpuMachine : public Machine {
  public:
   GpuMachine(Mesh& mesh, std::int64_t rotate_bytes)
@@ -63,31 +61,37 @@ class GpuMachine : public Machine {
     rotate_bytes_ = rotate_bytes > 0 ? rotate_bytes : 4 * std::int64_t{properties_.l2CacheSize};
   }
 
-  Turns time(const Repeated& operation, const Repeated& ceiling, const Work& align,
+  Turns time(const Repeated& operation, std::span<const Repeated> ceilings, const Work& align,
              int turns) override {
     const Repeated aligning{.work = align, .calls = 1, .capturable = operation.capturable};
-    const Prepared first(aligning, stream_.get()), work(operation, stream_.get()),
-        top(ceiling, stream_.get());
+    const Prepared first(aligning, stream_.get()), work(operation, stream_.get());
+    std::vector<Prepared> tops;
+    for (const Repeated& ceiling : ceilings) tops.emplace_back(ceiling, stream_.get());
     wait();
     barrier(mesh_.world(), "bench: turns");
     // While this runs the host gets ahead of the device, and stays there.
     if (turns > 1) work.enqueue();
-    std::vector<Marks> marks(static_cast<std::size_t>(turns));
-    for (const Marks& turn : marks) {
+    // Of each turn: before the operation, after it, and after each ceiling.
+    std::vector<std::vector<CudaEvent>> marks(static_cast<std::size_t>(turns));
+    for (std::vector<CudaEvent>& turn : marks) {
+      turn = std::vector<CudaEvent>(tops.size() + 2);
       first.enqueue();
-      turn.begin.record(stream_.get());
+      turn[0].record(stream_.get());
       work.enqueue();
-      turn.middle.record(stream_.get());
-      top.enqueue();
-      turn.end.record(stream_.get());
+      turn[1].record(stream_.get());
+      for (std::size_t i = 0; i < tops.size(); ++i) {
+        tops[i].enqueue();
+        turn[i + 2].record(stream_.get());
+      }
     }
     wait();
     Turns result;
     result.timing = operation.capturable ? Timing::kGraph : Timing::kStream;
-    for (const Marks& turn : marks) {
-      result.operation.push_back(turn.middle.seconds_since(turn.begin) / operation.calls);
-      if (ceiling.work) {
-        result.ceiling.push_back(turn.end.seconds_since(turn.middle) / ceiling.calls);
+    result.ceilings.resize(tops.size());
+    for (const std::vector<CudaEvent>& turn : marks) {
+      result.operation.push_back(turn[1].seconds_since(turn[0]) / operation.calls);
+      for (std::size_t i = 0; i < tops.size(); ++i) {
+        result.ceilings[i].push_back(turn[i + 2].seconds_since(turn[i + 1]) / ceilings[i].calls);
       }
     }
     return result;
@@ -110,6 +114,21 @@ class GpuMachine : public Machine {
               launch_read(plain_.data(), bytes, read_blocks_, sink(), native(stream));
               check(cudaGetLastError());
             }}};
+  }
+
+  std::optional<Ceiling> gather(const PageReads& reads) override {
+    if (reads.pools.empty() || !std::ranges::all_of(reads.pools, can_gather)) return std::nullopt;
+    const auto gather = std::make_shared<const GpuGather>(
+        reads, mesh_.device(), properties_.multiProcessorCount, stream_.get());
+    int call = 0;
+    const int blocks =
+        fastest_grid({1, 2, 3}, [&](int grid) { gather->enqueue(call++, grid, stream_.get()); });
+    return Ceiling{.name = "bare gather of the same pages",
+                   .repeated = {.work =
+                                    [gather, blocks](int layer, Stream stream) {
+                                      gather->enqueue(layer, blocks, native(stream));
+                                    }},
+                   .as_often = true};
   }
 
   Ceiling multiply(Dtype dtype) override {
@@ -161,27 +180,37 @@ class GpuMachine : public Machine {
 
   void wait() { mesh_.wait({stream_.get()}, "bench"); }
 
-  // The number of blocks that reads fastest here.
   void prepare_read() {
     const auto bytes = std::max(kReadBytes, static_cast<std::size_t>(rotate_bytes_));
     plain_ = DeviceMemory(mesh_.device(), bytes);
     check(cudaMemsetAsync(plain_.data(), 1, bytes, stream_.get()));
-    double best = 0;
-    const std::size_t amount = bytes_of_read(bytes);
-    for (const int blocks : {4, 16, 64, 128}) {
-      const int all = blocks * properties_.multiProcessorCount;
+    read_blocks_ = fastest_grid({4, 16, 64, 128}, [&](int blocks) {
+      launch_read(plain_.data(), bytes_of_read(bytes), blocks, sink(), stream_.get());
+    });
+  }
+
+  // Of so many blocks a multiprocessor, the number of all blocks with which `run(blocks)` was
+  // fastest.
+  template <class Run>
+  int fastest_grid(std::initializer_list<int> per_multiprocessor, const Run& run) {
+    constexpr int kRuns = 3;
+    double best = std::numeric_limits<double>::infinity();
+    int fastest = 0;
+    for (const int count : per_multiprocessor) {
+      const int blocks = count * properties_.multiProcessorCount;
       const CudaEvent begin, end;
-      for (int run = 0; run < 3; ++run) {
+      for (int i = 0; i < kRuns; ++i) {
         begin.record(stream_.get());
-        launch_read(plain_.data(), amount, all, sink(), stream_.get());
+        run(blocks);
         end.record(stream_.get());
         wait();
-        const double rate = static_cast<double>(amount) / end.seconds_since(begin);
-        if (rate <= best) continue;
-        best = rate;
-        read_blocks_ = all;
+        const double seconds = end.seconds_since(begin);
+        if (seconds >= best) continue;
+        best = seconds;
+        fastest = blocks;
       }
     }
+    return fastest;
   }
 
   // As the staged combine goes: where ranks share a GPU, or without NCCL.

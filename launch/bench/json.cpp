@@ -23,6 +23,13 @@ Json json_of(const Case& what) {
           {"queries", what.queries}};
 }
 
+Json json_of(const Row::Top& top) {
+  return {{"name", top.name},
+          {"amount", top.measured.amount},
+          {"seconds", json_of(top.measured.seconds)},
+          {"rate", top.measured.rate()}};
+}
+
 Json json_of(const Row& row) {
   Json json = json_of(row.what);
   json.update({{"layers", row.layers},
@@ -34,14 +41,13 @@ Json json_of(const Row& row) {
                {"seconds", json_of(row.operation.seconds)},
                {"rate", row.operation.rate()},
                {"ceiling", nullptr},
+               {"read", nullptr},
                {"share", nullptr}});
+  json["error"] = row.error ? Json(*row.error) : Json();
   if (row.on_device) json["on_device"] = json_of(*row.on_device);
   if (!row.ceiling) return json;
-  const Row::Measured& top = row.ceiling->measured;
-  json["ceiling"] = {{"name", row.ceiling->name},
-                     {"amount", top.amount},
-                     {"seconds", json_of(top.seconds)},
-                     {"rate", top.rate()}};
+  json["ceiling"] = json_of(*row.ceiling);
+  if (row.read) json["read"] = json_of(*row.read);
   json["share"] = row.share();
   return json;
 }
@@ -74,6 +80,7 @@ std::string to_json(const Setting& setting, std::span<const Row> rows,
             {"dtype", name(setting.shape.dtype)},
             {"scatter", name(setting.scatter)},
             {"strategy", name(setting.strategy)},
+            {"output", name(setting.output)},
             {"rows", Json::array()},
             {"skipped", Json::array()}};
   for (const Row& row : rows) json["rows"].push_back(json_of(row));

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "kvmesh/attention.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/stream.hpp"
 
@@ -34,7 +36,7 @@ std::string_view name(Timing timing);
 /// Seconds a call on this rank, one number a turn.
 struct Turns {
   std::vector<double> operation{};
-  std::vector<double> ceiling{};
+  std::vector<std::vector<double>> ceilings{};  ///< in their order
   Timing timing = Timing::kHost;
 };
 
@@ -43,6 +45,19 @@ struct Ceiling {
   std::string name{};
   double amount = 0;
   Repeated repeated{};
+  bool as_often = false;  ///< called as often a turn as the operation; else once
+};
+
+/// What attention over a layer has to move on this rank.
+struct PageReads {
+  struct Sequence {
+    std::vector<std::int32_t> pages{};  ///< all full but the last
+    std::int64_t tokens = 0;            ///< on these pages
+  };
+  std::vector<Sequence> sequences{};
+  std::vector<KvPool> pools{};  ///< of each layer
+  ConstTensorView q{};
+  std::vector<TensorView> out{};  ///< at most two; overwritten
 };
 
 struct MachineInfo {
@@ -55,18 +70,23 @@ class Machine {
  public:
   virtual ~Machine() = default;
 
-  /// Collective over the mesh. `turns` times: the operation, then the ceiling, without a wait of
+  /// Collective over the mesh. `turns` times: the operation, then the ceilings, without a wait of
   /// the host between them on a GPU. `align`, if given, stands before each operation, untimed:
   /// something that brings the ranks' devices together, so that no rank's time has a wait for
   /// another one's ceiling in it.
-  virtual Turns time(const Repeated& operation, const Repeated& ceiling, const Work& align,
-                     int turns) = 0;
+  virtual Turns time(const Repeated& operation, std::span<const Repeated> ceilings,
+                     const Work& align, int turns) = 0;
 
   /// Finite numbers, all different, of magnitude [0.5, 1). `tensor` is contiguous.
   virtual void fill(const TensorView& tensor, unsigned seed) = 0;
 
   /// A streaming read of memory that no cache holds.
   virtual Ceiling read() = 0;
+  /// A read of the same pages, once, by a kernel that does nothing else, with `q` and `out`; its
+  /// amount is for the caller to fill in. None where the machine has no such kernel.
+  virtual std::optional<Ceiling> gather([[maybe_unused]] const PageReads& reads) {
+    return std::nullopt;
+  }
   /// Multiply-adds from registers, of operands as attention over `dtype` multiplies them.
   virtual Ceiling multiply(Dtype dtype) = 0;
   /// A plain copy on the device.

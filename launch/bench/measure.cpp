@@ -15,7 +15,9 @@ constexpr int kFewestTurns = 3;
 // The slowest rank's.
 void reduce(Mesh& mesh, Turns& turns) {
   all_reduce_max(mesh.world(), turns.operation, "bench: times");
-  if (!turns.ceiling.empty()) all_reduce_max(mesh.world(), turns.ceiling, "bench: ceilings");
+  for (std::vector<double>& ceiling : turns.ceilings) {
+    all_reduce_max(mesh.world(), ceiling, "bench: ceilings");
+  }
 }
 
 // Of all ranks.
@@ -36,18 +38,23 @@ struct Counts {
 // How much to do so that a turn is long enough to be timed and the row does not take too long. Also
 // the warm-up: the first call compiles kernels, makes buffers and connects ranks.
 Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Operation& operation,
-                     const Repeated& ceiling, int layers) {
+                     std::span<const Ceiling> ceilings, int layers) {
   const Repeated repeated = operation.repeated();
-  static_cast<void>(machine.time(plain(repeated, 1), plain(ceiling, 1), {}, 1));
+  std::vector<Repeated> once;
+  for (const Ceiling& ceiling : ceilings) once.push_back(plain(ceiling.repeated, 1));
+  static_cast<void>(machine.time(plain(repeated, 1), once, {}, 1));
   const int round = operation.rotates() ? layers : 1;
-  Turns guess = machine.time(plain(repeated, round), plain(ceiling, 1), {}, 1);
+  Turns guess = machine.time(plain(repeated, round), once, {}, 1);
   reduce(mesh, guess);
   const double seconds = std::max(guess.operation.front(), 1e-7);
   const double rounds =
       std::clamp(machine.turn_seconds() / (seconds * round), 1.0,
                  std::max(1.0, static_cast<double>(kMostCalls) / static_cast<double>(round)));
   const int calls = static_cast<int>(rounds) * round;
-  const double turn = calls * seconds + (guess.ceiling.empty() ? 0 : guess.ceiling.front());
+  double turn = calls * seconds;
+  for (std::size_t i = 0; i < ceilings.size(); ++i) {
+    turn += (ceilings[i].as_often ? calls : 1) * guess.ceilings[i].front();
+  }
   const double turns = std::clamp(options.row_seconds / turn, double{kFewestTurns},
                                   std::max<double>(kFewestTurns, options.repeats));
   return {calls, std::min(options.repeats, static_cast<int>(turns))};
@@ -69,23 +76,31 @@ Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
           .quantity = operation->quantity()};
   row.operation.amount = total(mesh, operation->amount());
   // Where nothing moves between the ranks, nothing limits it.
-  Ceiling ceiling = row.operation.amount > 0 ? operation->ceiling() : Ceiling{};
-  const Counts counts =
-      choose_counts(mesh, machine, options, *operation, ceiling.repeated, row.layers);
+  const std::vector<Ceiling> ceilings =
+      row.operation.amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
+  const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, row.layers);
   row.calls = counts.calls;
   row.turns = counts.turns;
 
   Repeated repeated = operation->repeated();
   repeated.calls = row.calls;
-  // What moves as many bytes is repeated as often; a read of memory is long as it is.
-  if (op == Op::kAppend || op == Op::kCombine) ceiling.repeated.calls = row.calls;
-  Turns turns = machine.time(repeated, ceiling.repeated, operation->align(), row.turns);
+  std::vector<Repeated> tops;
+  for (const Ceiling& ceiling : ceilings) {
+    tops.push_back(ceiling.repeated);
+    if (ceiling.as_often) tops.back().calls = row.calls;
+  }
+  Turns turns = machine.time(repeated, tops, operation->align(), row.turns);
   reduce(mesh, turns);
   row.timing = turns.timing;
   row.operation.seconds = summarise(turns.operation);
-  if (ceiling.repeated.work) {
-    row.ceiling = Row::Top{ceiling.name, {total(mesh, ceiling.amount), summarise(turns.ceiling)}};
-  }
+  const auto top = [&](std::size_t i) -> std::optional<Row::Top> {
+    if (i >= ceilings.size()) return std::nullopt;
+    return Row::Top{ceilings[i].name,
+                    {total(mesh, ceilings[i].amount), summarise(turns.ceilings[i])}};
+  };
+  row.ceiling = top(0);
+  row.read = top(1);
+  row.error = operation->error();
   return row;
 }
 

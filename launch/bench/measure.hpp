@@ -42,6 +42,8 @@ struct Row {
   Quantity quantity = Quantity::kBytes;
   Measured operation{};
   std::optional<Top> ceiling{};        ///< none where nothing has to move
+  std::optional<Top> read{};           ///< a plain read of memory, where that is not the ceiling
+  std::optional<double> error{};       ///< of its output (see output_error), where that is compared
   std::optional<Summary> on_device{};  ///< of a plan on a GPU: until that has done it
 
   double share() const {

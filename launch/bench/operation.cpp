@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "launch/bench/amounts.hpp"
+#include "launch/bench/exactness.hpp"
 
 namespace kvmesh::bench {
 namespace {
@@ -36,29 +37,59 @@ class Attend : public Planned {
   Attend(Workload& workload, Machine& machine, const Options& options, Op op, std::int64_t queries)
       : Planned(workload, machine, options, 0, queries),
         queries_(queries),
-        out_(workload.partial(plan_)),
-        quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes) {}
+        output_(options.output),
+        quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes) {
+    if (output_ == Output::kFinal) {
+      final_ = workload.output(plan_);
+    } else {
+      partial_ = workload.partial(plan_);
+    }
+  }
 
   Repeated repeated() override {
     return {.work = [this](int call, Stream stream) {
-      plan_.attend_partial(call % layers_, input_.q, out_, stream);
+      if (output_ == Output::kFinal) {
+        plan_.run(call % layers_, input_, final_, stream);  // appends nothing
+      } else {
+        plan_.attend_partial(call % layers_, input_.q, partial_, stream);
+      }
     }};
   }
   Quantity quantity() const override { return quantity_; }
   double amount() override {
-    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_)
+    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_, output_)
                                          : attend_operations(workload_, queries_);
   }
-  Ceiling ceiling() override {
-    return quantity_ == Quantity::kBytes ? machine_.read()
-                                         : machine_.multiply(workload_.shape().model.dtype);
+  std::vector<Ceiling> ceilings() override {
+    if (quantity_ == Quantity::kOperations) {
+      return {machine_.multiply(workload_.shape().model.dtype)};
+    }
+    std::optional<Ceiling> gather = machine_.gather(page_reads(workload_, input_.q, written()));
+    if (!gather) return {machine_.read()};
+    gather->amount = amount();
+    return {std::move(*gather), machine_.read()};
+  }
+  // Of several kv ranks each has its own keys only.
+  std::optional<double> error() override {
+    if (workload_.mesh().kv_parallel() > 1) return std::nullopt;
+    Repeated once = repeated();
+    once.capturable = false;
+    static_cast<void>(machine_.time(once, {}, {}, 1));
+    return output_error(workload_, input_.q, written().front(), queries_);
   }
   bool rotates() const override { return quantity_ == Quantity::kBytes; }
 
  private:
+  std::vector<TensorView> written() const {
+    if (output_ == Output::kFinal) return {final_.o};
+    return {partial_.o, partial_.lse};
+  }
+
   std::int64_t queries_;
-  Partial out_;
+  Output output_;
   Quantity quantity_;
+  Partial partial_;
+  CombineOutput final_;
 };
 
 /// Ceiling: a copy of as many bytes, from one buffer into the pools of the same layers.
@@ -73,7 +104,7 @@ class Append : public Planned {
     }};
   }
   double amount() override { return 2 * bytes_; }
-  Ceiling ceiling() override {
+  std::vector<Ceiling> ceilings() override {
     const TensorView pool = workload_.cache().pool(0).k;
     const Dtype dtype = pool.dtype;
     const auto element = static_cast<std::int64_t>(size_bytes(dtype));
@@ -81,13 +112,15 @@ class Append : public Planned {
         std::min(pool.elements(), static_cast<std::int64_t>(bytes_) / element);
     const TensorView from = from_.get(workload_.mesh(), machine_, dtype, elements, 1);
     const auto bytes = static_cast<std::size_t>(elements * element);
-    return {.name = "copy of as many bytes",
-            .amount = 2 * static_cast<double>(bytes),
-            .repeated = {.work = [this, from, bytes](int call, Stream stream) {
-              if (bytes == 0) return;
-              machine_.copy(workload_.cache().pool(call % layers_).k.data, from.data, bytes,
-                            stream);
-            }}};
+    return {{.name = "copy of as many bytes",
+             .amount = 2 * static_cast<double>(bytes),
+             .repeated = {.work =
+                              [this, from, bytes](int call, Stream stream) {
+                                if (bytes == 0) return;
+                                machine_.copy(workload_.cache().pool(call % layers_).k.data,
+                                              from.data, bytes, stream);
+                              }},
+             .as_often = true}};
   }
   bool rotates() const override { return true; }
 
@@ -117,8 +150,8 @@ class Combine : public Planned {
     if (workload_.mesh().kv_parallel() == 1) return alone_bytes();
     return static_cast<double>(sum(traffic_.sent));
   }
-  Ceiling ceiling() override {
-    return workload_.mesh().kv_parallel() == 1 ? copying() : exchanging();
+  std::vector<Ceiling> ceilings() override {
+    return {workload_.mesh().kv_parallel() == 1 ? copying() : exchanging()};
   }
   bool rotates() const override { return false; }
 
@@ -146,9 +179,12 @@ class Combine : public Planned {
     const TensorView from = floats(from_, bytes), to = floats(to_, bytes);
     return {.name = "copy of as many bytes",
             .amount = 2 * static_cast<double>(bytes),
-            .repeated = {.work = [this, from, to, bytes](int, Stream stream) {
-              machine_.copy(to.data, from.data, static_cast<std::size_t>(bytes), stream);
-            }}};
+            .repeated = {.work =
+                             [this, from, to, bytes](int, Stream stream) {
+                               machine_.copy(to.data, from.data, static_cast<std::size_t>(bytes),
+                                             stream);
+                             }},
+            .as_often = true};
   }
 
   Ceiling exchanging() {
@@ -167,10 +203,12 @@ class Combine : public Planned {
     }
     return {.name = "exchange of as many bytes",
             .amount = static_cast<double>(sum(traffic_.sent)),
-            .repeated = {
-                .work = [this, outgoing, incoming](
-                            int, Stream stream) { machine_.exchange(outgoing, incoming, stream); },
-                .capturable = machine_.captures_exchange()}};
+            .repeated = {.work =
+                             [this, outgoing, incoming](int, Stream stream) {
+                               machine_.exchange(outgoing, incoming, stream);
+                             },
+                         .capturable = machine_.captures_exchange()},
+            .as_often = true};
   }
 
   Partial mine_;
@@ -198,9 +236,9 @@ class Step : public Combine {
     if (quantity() == Quantity::kOperations) return attend_operations(workload_, queries_);
     return attend_bytes(workload_, queries_) + 2 * appended_bytes(workload_, queries_);
   }
-  Ceiling ceiling() override {
-    return quantity() == Quantity::kOperations ? machine_.multiply(workload_.shape().model.dtype)
-                                               : machine_.read();
+  std::vector<Ceiling> ceilings() override {
+    return {quantity() == Quantity::kOperations ? machine_.multiply(workload_.shape().model.dtype)
+                                                : machine_.read()};
   }
   bool rotates() const override { return quantity() == Quantity::kBytes; }
 

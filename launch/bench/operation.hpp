@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "launch/bench/measure.hpp"
 
@@ -18,7 +20,11 @@ class Operation {
   virtual Quantity quantity() const { return Quantity::kBytes; }
   /// Of this rank.
   virtual double amount() = 0;
-  virtual Ceiling ceiling() = 0;
+  /// The first is the one that the share is of.
+  virtual std::vector<Ceiling> ceilings() = 0;
+  /// Runs it once more, on layer 0, and compares with float64; none where there is nothing to
+  /// compare. See output_error. Blocking.
+  virtual std::optional<double> error() { return std::nullopt; }
   /// Must a turn go through all layers, so that no cache serves it?
   virtual bool rotates() const = 0;
 };

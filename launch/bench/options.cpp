@@ -11,6 +11,7 @@ namespace {
 constexpr std::array kOps{Op::kDecode,  Op::kPrefill, Op::kAppend,
                           Op::kCombine, Op::kStep,    Op::kPlan};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
+constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
 // The value of `values` whose name is `text`.
 template <class Value, std::size_t Count>
@@ -84,6 +85,16 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .dtype = dtype_from(flags.dtype)};
 }
 
+// More ranks would have to meet: that is `step`.
+Output output_of(const std::string& text, const Mesh& mesh) {
+  const Output output = named("--output", text, kOutputs);
+  if (output == Output::kFinal && mesh.kv_parallel() > 1) {
+    throw InvalidArgument(fmt::format(
+        "--output final is of one kv rank, not {}; --op step has the combine", mesh.kv_parallel()));
+  }
+  return output;
+}
+
 // A limit or a size that is 0 when it is for us to choose.
 template <class Number>
 Number not_negative(const char* flag, Number value) {
@@ -100,6 +111,8 @@ std::string_view name(Op op) {
 }
 
 std::string_view name(Lengths lengths) { return lengths == Lengths::kEven ? "even" : "ragged"; }
+
+std::string_view name(Output output) { return output == Output::kPartial ? "partial" : "final"; }
 
 void add_options(CLI::App& command, Flags& flags) {
   const auto list = [&](const char* flag, auto& into, const char* text) {
@@ -124,6 +137,9 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
   value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
+  value("--output", flags.output,
+        "what decode and prefill write: partial, O and LSE in float32; final, the merged O in "
+        "--dtype, too (one kv rank)");
   value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
@@ -155,6 +171,7 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .strategy = named("--strategy", flags.strategy,
                         std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
                                    CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),
+      .output = output_of(flags.output, mesh),
       .layers = not_negative("--layers", flags.layers),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),

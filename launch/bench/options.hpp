@@ -16,8 +16,8 @@ class App;
 namespace kvmesh::bench {
 
 enum class Op : std::uint8_t {
-  kDecode,   ///< attend_partial of few queries: the read of the keys and values is the cost
-  kPrefill,  ///< attend_partial of many queries: the arithmetic is
+  kDecode,   ///< attention of few queries: the read of the keys and values is the cost
+  kPrefill,  ///< attention of many queries: the arithmetic is
   kAppend,
   kCombine,
   kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
@@ -32,6 +32,13 @@ enum class Lengths : std::uint8_t {
   kRagged,  ///< --context times 1/n, 3/n, 5/n ... (2n - 1)/n, shuffled
 };
 std::string_view name(Lengths lengths);
+
+/// What decode and prefill write.
+enum class Output : std::uint8_t {
+  kPartial,  ///< attend_partial alone: O and LSE in float32
+  kFinal,    ///< the merged O in the model's dtype, too
+};
+std::string_view name(Output output);
 
 /// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
 struct Flags {
@@ -48,6 +55,7 @@ struct Flags {
   std::string dtype = "bfloat16";
   std::string scatter = "heads";
   std::string strategy = "auto";
+  std::string output = "partial";
   int layers = 0;
   int repeats = 15;
   double row_seconds = 0;
@@ -78,6 +86,7 @@ struct Options {
   Shape shape{};
   Scatter scatter = Scatter::kHeads;
   CombineStrategy strategy = CombineStrategy::kAuto;
+  Output output = Output::kPartial;
   int layers = 0;  ///< 0: as many as defeat the caches
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats where a row would take longer

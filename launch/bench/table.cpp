@@ -8,7 +8,7 @@ namespace kvmesh::bench {
 namespace {
 
 constexpr const char* kCase = "{:<8} {:>5} {:>6} {:>8} {:>7} {:>7} ";
-constexpr const char* kNumbers = "{:>11} {:>21} {:>9} {:>9} {:<8} {:>7}{}\n";
+constexpr const char* kNumbers = "{:>11} {:>21} {:>9} {:>9} {:>9} {:<8} {:>7}{}\n";
 
 // 1 -> "1.000", 1234.5 -> "1235": four digits that count.
 std::string digits(double value) {
@@ -27,7 +27,13 @@ Unit unit_of(const Row& row) {
   return large ? Unit{"TFLOP/s", 1e-12} : Unit{"GFLOP/s", 1e-9};
 }
 
+// Rounding to 16 bits is some thousandths.
+constexpr double kLargestError = 0.02;
+
 std::string note(const Row& row) {
+  if (row.error && !(*row.error <= kLargestError)) {
+    return fmt::format("  WRONG: off by {:.2g} of the largest number", *row.error);
+  }
   if (row.on_device) {
     return fmt::format("  on the device after {} us", digits(1e6 * row.on_device->median));
   }
@@ -45,14 +51,15 @@ std::string heading(const Setting& setting) {
   const Shape& shape = setting.shape;
   std::string text = fmt::format(
       "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, pages of {}, scatter {}, "
-      "strategy {}\n\n",
+      "strategy {}, {} output\n\n",
       setting.machine.device,
       setting.machine.driver.empty() ? "" : ", driver " + setting.machine.driver,
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
       shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype), shape.page_size,
-      name(setting.scatter), name(setting.strategy));
+      name(setting.scatter), name(setting.strategy), name(setting.output));
   return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
-         fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "", "share", "");
+         fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "read", "", "share",
+                     "");
 }
 
 std::string line_of(const Row& row, int ranks) {
@@ -63,8 +70,8 @@ std::string line_of(const Row& row, int ranks) {
                      digits(1e6 * time.p10) + " - " + digits(1e6 * time.p90),
                      row.operation.amount > 0 ? digits(unit.scale * row.operation.rate()) : "-",
                      row.ceiling ? digits(unit.scale * row.ceiling->measured.rate()) : "-",
-                     unit.name, row.ceiling ? fmt::format("{:.1f} %", 100 * row.share()) : "-",
-                     note(row));
+                     row.read ? digits(unit.scale * row.read->measured.rate()) : "-", unit.name,
+                     row.ceiling ? fmt::format("{:.1f} %", 100 * row.share()) : "-", note(row));
 }
 
 std::string line_of(const Skipped& skipped, int ranks) {
@@ -80,7 +87,7 @@ std::string footing(std::span<const Row> rows) {
   std::string text =
       "\nTimes of one layer (plan: of the host, for a step of any number of layers), the slowest "
       "rank's; rates of all ranks together. Ceilings, measured "
-      "turn by turn with the operation:\n";
+      "turn by turn with the operation (read: a streaming read, where the ceiling is another):\n";
   for (const std::string& line : ceilings) text += line;
   return text;
 }

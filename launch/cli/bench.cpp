@@ -72,7 +72,8 @@ Setting setting_of(const Mesh& mesh, const Options& options, const Machine& mach
           .head_parallel = mesh.head_parallel(),
           .shape = options.shape,
           .scatter = options.scatter,
-          .strategy = options.strategy};
+          .strategy = options.strategy,
+          .output = options.output};
 }
 
 // The least that any rank has.

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$1"
 
-mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh\b' .ci launch tests --include='*' | sort)
+mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh\b' .ci bench launch tests --include='*' | sort)
 for script in "${scripts[@]}"; do bash -n "$script"; done
 if command -v shellcheck >/dev/null; then
   shellcheck --severity=warning --external-sources "${scripts[@]}"

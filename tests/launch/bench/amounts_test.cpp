@@ -87,7 +87,7 @@ TEST(Amounts, RaggedBatchesCountEachSequenceByItself) {
         SCOPED_TRACE(::testing::Message() << context << " tokens, " << queries << ", " << ranks);
         EXPECT_EQ(sum(attend_operations),
                   2 * pairs * kModel.q_heads * (kModel.k_dim + kModel.v_dim));
-        EXPECT_EQ(sum(attend_bytes),
+        EXPECT_EQ(sum([](Workload& w, std::int64_t n) { return attend_bytes(w, n); }),
                   4 * static_cast<double>(context) * token + ranks * fresh * kModel.q_heads * row);
         EXPECT_EQ(sum(appended_bytes), fresh * token);
       }

@@ -61,7 +61,7 @@ class Bench(unittest.TestCase):
         order = [seconds[name] for name in ("min", "p10", "median", "p90", "max")]
         self.assertEqual(order, sorted(order))
 
-    def check_row(self, row):
+    def check_row(self, row, ranks=1):
         if row["op"] == "plan":  # moves nothing that has a ceiling
             self.check_seconds(row["seconds"])
             self.assertEqual((row["timing"], row["amount"]), ("host", 0))
@@ -69,7 +69,17 @@ class Bench(unittest.TestCase):
                 self.check_seconds(row["on_device"])
                 self.assertGreaterEqual(row["on_device"]["median"], row["seconds"]["median"])
             return self.assertGreaterEqual(row["turns"], 3)
-        for measured in (row, row["ceiling"]):
+        compared = row["op"] in ("decode", "prefill") and ranks == 1
+        self.assertEqual(row["error"] is not None, compared)
+        if compared:
+            self.assertLess(row["error"], 0.02)
+            self.assertGreater(row["error"], 0)
+        gathers = DEVICE == "cuda" and row["op"] == "decode"
+        self.assertEqual(row["ceiling"]["name"] == "bare gather of the same pages", gathers)
+        self.assertEqual(row["read"] is not None, gathers)
+        if gathers:
+            self.assertAlmostEqual(row["ceiling"]["amount"] / row["amount"], 1)
+        for measured in (row, row["ceiling"], *([row["read"]] if gathers else [])):
             seconds = measured["seconds"]
             self.check_seconds(seconds)
             self.assertGreater(measured["amount"], 0)
@@ -94,7 +104,7 @@ class Bench(unittest.TestCase):
             self.assertEqual(result["dtype"], "bfloat16")
             self.assertIn("--lengths even,ragged", result["command"])
             for row in result["rows"]:
-                self.check_row(row)
+                self.check_row(row, ranks)
                 if row["op"] != "plan":
                     self.assertIn(f'{100 * row["share"]:.1f} %', table)
             self.assertEqual(sum(line.startswith(tuple(OPS)) for line in table.splitlines()), len(cases))
@@ -111,6 +121,21 @@ class Bench(unittest.TestCase):
             self.assertEqual(amounts["prefill"], pairs * HEADS * 2 * (DIM + V_DIM))
             self.assertEqual(amounts["append"], 2 * 2 * 4 * token)
             self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
+
+    def test_final_output(self):
+        """The merged rows are written, in the model's dtype, and no LSE; arithmetic stays as it is."""
+        _, partial = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "prefill")
+        table, result = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "decode,prefill",
+                                   "--output", "final")
+        decode, prefill = result["rows"]
+        token, rows = KV_HEADS * (DIM + V_DIM) * 2, 2 * 4 * HEADS
+        self.assertEqual(decode["amount"], 2 * 10 * token + rows * 2 * (DIM + V_DIM))
+        self.assertEqual(prefill["amount"], partial["rows"][0]["amount"])
+        self.assertEqual((partial["output"], result["output"]), ("partial", "final"))
+        self.assertIn("final output", table)
+        for row in result["rows"]:
+            self.check_row(row)
+        self.expect_one_line(run(2, "--output", "final"), "--output final", "one kv rank")
 
     def test_amounts_of_ragged_batches(self):
         """Of 3, 9, 15, 21, 27 and 33 tokens with 12 queries: what is shorter is queried whole."""
@@ -151,6 +176,7 @@ class Bench(unittest.TestCase):
             self.expect_one_line(run(ranks, "--op", "decode,sing"), "'sing'", "prefill")
             self.expect_one_line(run(ranks, "--json", "/nowhere/out.json"), "/nowhere/out.json")
         for flags, words in ((["--batch", "1,0"], ["--batch 0"]), (["--scatter", "x"], ["'x'", "tokens"]),
+                             (["--output", "x"], ["--output 'x'", "partial, final"]),
                              (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),

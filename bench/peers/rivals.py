@@ -1,0 +1,154 @@
+"""Who else can do a row. Each rival imports its package when it is made, so that one which is not
+installed leaves the others alone; `prepare` returns a function that runs one replica and returns the
+output [tokens, q_heads, dim], or None where the rival has nothing for the row."""
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+BF16 = torch.bfloat16
+WORKSPACE_BYTES = 512 << 20
+
+
+class FlashInferDecode:
+    """Its decode by tensor cores; several queries of a sequence are causal."""
+
+    name = "FlashInfer decode"
+    package = "flashinfer"
+
+    def __init__(self):
+        import flashinfer
+
+        self.wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper
+        self.workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
+
+    def prepare(self, case):
+        row = case.row
+        if row.op != "decode":
+            return None
+        wrapper = self.wrapper(self.workspace, "HND", use_tensor_cores=True)
+        more = {"q_len_per_req": row.queries} if row.queries > 1 else {}
+        wrapper.plan(case.ints(case.page_indptr()), case.ints(case.page_indices()), case.ints(case.last_page_lengths()),
+                     row.q_heads, row.kv_heads, row.dim, row.page, q_data_type=BF16, kv_data_type=BF16, **more)
+        return lambda replica: wrapper.run(case.q, case.replicas[replica], out=case.out, **more)
+
+
+class FlashInferPrefill:
+    """Its paged prefill: for prefill, and for decodes of several queries."""
+
+    package = "flashinfer"
+
+    def __init__(self, backend):
+        import flashinfer
+
+        self.backend = backend
+        self.name = f"FlashInfer prefill {backend}"
+        self.wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper
+        self.workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
+
+    def prepare(self, case):
+        row = case.row
+        if row.op == "decode" and row.queries == 1:
+            return None
+        wrapper = self.wrapper(self.workspace, "HND", backend=self.backend)
+        q_indptr = [i * row.queries for i in range(row.batch + 1)]
+        wrapper.plan(case.ints(q_indptr), case.ints(case.page_indptr()), case.ints(case.page_indices()),
+                     case.ints(case.last_page_lengths()), row.q_heads, row.kv_heads, row.dim, row.page, causal=True,
+                     q_data_type=BF16, kv_data_type=BF16)
+        return lambda replica: wrapper.run(case.q, case.replicas[replica], out=case.out)
+
+
+class Cudnn:
+    """torch's scaled_dot_product_attention by cuDNN, on contiguous keys and values: no pages at all."""
+
+    name = "cuDNN (torch, contiguous)"
+    package = "torch"
+
+    def prepare(self, case):
+        row = case.row
+        if row.op != "prefill" or row.lengths != "even":
+            return None
+        planes = zip(*(case.contiguous(sequence) for sequence in range(row.batch)))
+        k, v = (torch.stack(plane) for plane in planes)  # [batch, kv_heads, context, dim]
+        q = case.q.view(row.batch, row.queries, row.q_heads, row.dim).transpose(1, 2)
+        mask = self.mask_of(row, "cuda")
+
+        def run(_, k=k, v=v):
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                out = torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=k.shape[1] != row.q_heads)
+            return out.transpose(1, 2).flatten(0, 1)
+
+        try:
+            run(0)
+        except RuntimeError:  # no grouped heads here: every query head gets a copy of its own
+            k, v = (plane.repeat_interleave(row.q_heads // row.kv_heads, 1) for plane in (k, v))
+            return lambda replica: run(replica, k, v)
+        return run
+
+    @staticmethod
+    def mask_of(row, device):
+        """Of a chunk, whose queries are the newest; whole sequences are causal without one. To be added,
+        as cuDNN wants it: torch would convert a mask of booleans in every call."""
+        if row.queries == row.context:
+            return None
+        seen = torch.ones((row.queries, row.context), dtype=torch.bool, device=device)
+        seen = seen.tril(row.context - row.queries)
+        return torch.zeros_like(seen, dtype=BF16).masked_fill_(~seen, float("-inf"))[None, None]
+
+
+class FlashAttention3:
+    """FA3's decode and prefill over a page table; its pages are [page, kv_heads, dim]."""
+
+    name = "FA3"
+    package = "flash_attn_interface"
+
+    def __init__(self):
+        import flash_attn_interface
+
+        self.attention = flash_attn_interface.flash_attn_with_kvcache
+
+    def prepare(self, case):
+        row = case.row
+        replicas = [[plane.transpose(1, 2).contiguous() for plane in replica] for replica in case.replicas]
+        q = case.q.view(row.batch, row.queries, row.q_heads, row.dim)
+        lengths, table = case.ints(case.lengths), case.ints(case.page_table())
+
+        def run(replica):
+            out = self.attention(q, *replicas[replica], cache_seqlens=lengths, page_table=table, causal=True)
+            return (out[0] if isinstance(out, tuple) else out).flatten(0, 1)
+
+        return run
+
+
+class FlashMla:
+    """Latent attention alone: nothing for rows of ordinary heads, but its absence is said."""
+
+    name = "FlashMLA"
+    package = "flash_mla"
+
+    def __init__(self):
+        import flash_mla  # noqa: F401
+
+    def prepare(self, case):
+        return None
+
+
+MAKERS = {
+    "flashinfer": [FlashInferDecode, lambda: FlashInferPrefill("fa2"), lambda: FlashInferPrefill("fa3")],
+    "torch": [Cudnn],
+    "flash_attn_interface": [FlashAttention3],
+    "flash_mla": [FlashMla],
+}
+
+
+def make_all():
+    """Those that there are, and why not the others: {package: reason}."""
+    rivals, absent = [], {}
+    for package, makers in MAKERS.items():
+        try:
+            rivals += [make() for make in makers]
+        except ImportError as error:
+            absent[package] = f"not installed ({error})"
+        except Exception as error:  # an import that fails in another way
+            absent[package] = f"{type(error).__name__}: {error}"
+    return rivals, absent

@@ -1,0 +1,119 @@
+#include "launch/bench/exactness.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace kvmesh::bench {
+namespace {
+
+using Doubles = std::vector<double>;
+
+double half_value(std::uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double magnitude = exponent == 0    ? std::ldexp(mantissa, -24)
+                           : exponent == 31 ? (mantissa == 0 ? HUGE_VAL : std::nan(""))
+                                            : std::ldexp(1024 + mantissa, exponent - 25);
+  return bits >> 15 ? -magnitude : magnitude;
+}
+
+double value_of(const std::byte* at, Dtype dtype) {
+  if (dtype == Dtype::kFloat32) {
+    float value = 0;
+    std::memcpy(&value, at, sizeof(value));
+    return static_cast<double>(value);
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, at, sizeof(bits));
+  if (dtype == Dtype::kFloat16) return half_value(bits);
+  return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16));
+}
+
+// `count` elements from element `first` on, which lie one after another.
+Doubles to_host(const ConstTensorView& view, std::int64_t first, std::int64_t count) {
+  const std::size_t element = size_bytes(view.dtype);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(count) * element);
+  copy_bytes(bytes.data(),
+             static_cast<const std::byte*>(view.data) + first * static_cast<std::int64_t>(element),
+             bytes.size());
+  Doubles values;
+  for (std::size_t i = 0; i < bytes.size(); i += element) {
+    values.push_back(value_of(bytes.data() + i, view.dtype));
+  }
+  return values;
+}
+
+// [length, dim] of one head of a sequence.
+Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView& pool,
+                 std::int64_t head) {
+  const std::int64_t page_size = pool.size(2), dim = pool.size(3);
+  std::int64_t left = workload.lengths()[sequence];
+  Doubles values;
+  for (const PageId page : workload.cache().allocator().pages(workload.sequences()[sequence])) {
+    const std::int64_t first = page.index() * pool.stride(0) + head * pool.stride(1);
+    const Doubles rows = to_host(pool, first, std::min(left, page_size) * dim);
+    values.insert(values.end(), rows.begin(), rows.end());
+    left -= page_size;
+  }
+  return values;
+}
+
+Doubles attend(const Doubles& q, const Doubles& k, const Doubles& v, std::size_t keys) {
+  const std::size_t k_dim = q.size(), v_dim = v.size() / (k.size() / k_dim);
+  Doubles scores(keys), out(v_dim);
+  for (std::size_t key = 0; key < keys; ++key) {
+    for (std::size_t d = 0; d < k_dim; ++d) scores[key] += q[d] * k[key * k_dim + d];
+    scores[key] /= std::sqrt(static_cast<double>(k_dim));
+  }
+  const double most = std::ranges::max(scores);
+  double sum = 0;
+  for (std::size_t key = 0; key < keys; ++key) {
+    const double weight = std::exp(scores[key] - most);
+    sum += weight;
+    for (std::size_t d = 0; d < v_dim; ++d) out[d] += weight * v[key * v_dim + d];
+  }
+  for (double& value : out) value /= sum;
+  return out;
+}
+
+// A NaN is larger than any number.
+double larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+double relative_error(const Doubles& got, const Doubles& expected) {
+  double error = 0, largest = 0;
+  for (std::size_t d = 0; d < expected.size(); ++d) {
+    const double difference = std::abs(got[d] - expected[d]);
+    error = larger(difference, error);
+    largest = std::max(largest, std::abs(expected[d]));
+  }
+  return error / largest;
+}
+
+}  // namespace
+
+double output_error(Workload& workload, const ConstTensorView& q, const ConstTensorView& out,
+                    std::int64_t queries) {
+  const std::span<const std::int64_t> lengths = workload.lengths();
+  const auto longest =
+      static_cast<std::size_t>(std::ranges::max_element(lengths) - lengths.begin());
+  const std::int64_t before = newest(lengths.first(longest), queries);
+  const std::int64_t length = lengths[longest], mine = std::min(queries, length);
+  const KvPool pool = workload.cache().pool(0);
+  const std::int64_t kv_heads = pool.k.size(1), q_heads = q.size(1);
+  const Doubles k = plane_of(workload, longest, pool.k, kv_heads - 1);
+  const Doubles v = plane_of(workload, longest, pool.v, kv_heads - 1);
+  double worst = 0;
+  for (const std::int64_t query : {std::int64_t{0}, mine - 1}) {
+    for (const std::int64_t head : {q_heads - q_heads / kv_heads, q_heads - 1}) {
+      const std::int64_t row = (before + query) * q_heads + head;
+      const Doubles expected = attend(to_host(q, row * q.size(2), q.size(2)), k, v,
+                                      static_cast<std::size_t>(length - mine + query + 1));
+      const double error = relative_error(to_host(out, row * out.size(2), out.size(2)), expected);
+      worst = larger(error, worst);
+    }
+  }
+  return worst;
+}
+
+}  // namespace kvmesh::bench

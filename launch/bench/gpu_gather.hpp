@@ -1,0 +1,34 @@
+// The bare gather of one workload's pages, ready to be launched.
+#pragma once
+
+#include <vector>
+
+#include "kvmesh/device_memory.hpp"
+#include "launch/bench/cuda_handles.hpp"
+#include "launch/bench/gather_kernel.hpp"
+#include "launch/bench/machine.hpp"
+
+namespace kvmesh::bench {
+
+/// Can the kernel read such pages: contiguous ones, rows of whole 16-byte units, less than 16 GB a
+/// head?
+bool can_gather(const KvPool& pool);
+
+class GpuGather {
+ public:
+  /// Copies the lists to the device, through `stream`. REQUIRES can_gather of every pool.
+  GpuGather(const PageReads& reads, Device device, int multiprocessors, cudaStream_t stream);
+
+  /// Call i reads layer i % layers. Asynchronous; may be captured.
+  void enqueue(int call, int blocks, cudaStream_t stream) const;
+
+  /// The exclusive or of all 32-bit words that were read so far. Blocking.
+  unsigned sum(cudaStream_t stream) const;
+
+ private:
+  std::vector<KvPool> pools_;
+  DeviceMemory pages_, parts_, counters_;
+  GatherParams params_;
+};
+
+}  // namespace kvmesh::bench

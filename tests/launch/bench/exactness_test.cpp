@@ -1,0 +1,65 @@
+// What was timed is compared with float64, and a wrong number is seen.
+#include "launch/bench/exactness.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace kvmesh::bench {
+namespace {
+
+/// The error of kvmesh's own output, after `spoil` has changed it.
+template <class Spoil>
+double error_of(const WorkloadShape& shape, std::int64_t queries, const Spoil& spoil) {
+  double error = -1;
+  run_on_threads(1,
+                 [&](Mesh& mesh) {
+                   const auto machine = make_cpu_machine(mesh, 1 << 20);
+                   Workload workload(mesh, *machine, shape);
+                   StepPlan plan = workload.plan(0, queries, {});
+                   const LayerInput input = workload.input(plan);
+                   const CombineOutput output = workload.output(plan);
+                   plan.run(0, input, output);
+                   spoil(output.o);
+                   error = output_error(workload, input.q, output.o, queries);
+                 },
+                 {.threads = 1});
+  return error;
+}
+
+WorkloadShape shape_of(Dtype dtype) {
+  return {
+      .model =
+          {.q_heads = 6, .kv_heads = 2, .k_dim = 16, .v_dim = 8, .page_size = 4, .dtype = dtype},
+      .batch = 4,
+      .context = 50,
+      .lengths = Lengths::kRagged};
+}
+
+TEST(Exactness, AnExactOutputIsOffByItsRounding) {
+  const auto nothing = [](const TensorView&) {};
+  for (const std::int64_t queries : {1, 5, 50}) {
+    EXPECT_LT(error_of(shape_of(Dtype::kFloat32), queries, nothing), 1e-5) << queries;
+    EXPECT_LT(error_of(shape_of(Dtype::kFloat16), queries, nothing), 2e-3) << queries;
+    EXPECT_LT(error_of(shape_of(Dtype::kBFloat16), queries, nothing), 1e-2) << queries;
+  }
+}
+
+TEST(Exactness, AWrongNumberIsSeen) {
+  const WorkloadShape shape = shape_of(Dtype::kFloat32);
+  const std::vector<std::int64_t> lengths = lengths_of(shape);
+  const std::int64_t longest = std::ranges::max_element(lengths) - lengths.begin();
+  // The last head of the longest sequence's first and last of three queries.
+  for (const std::int64_t query : {0, 2}) {
+    for (const float wrong : {0.5f, std::nanf("")}) {
+      const double error = error_of(shape, 3, [&](const TensorView& out) {
+        static_cast<float*>(out.data)[((longest * 3 + query) * 6 + 5) * 8 + 3] += wrong;
+      });
+      EXPECT_FALSE(error < 0.1) << query << ", " << wrong;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::bench
