@@ -10,8 +10,8 @@
 namespace kvmesh::cuda {
 namespace {
 
-constexpr int kMergeWarps = 4;  // of a thread block of merge.cuh
-/// Thread blocks of a merge for each multiprocessor: all that run at once.
+constexpr int kMergeWarps = 8;  // of a thread block of merge.cuh
+/// Thread blocks of a merge per multiprocessor: about what runs at once.
 constexpr int kMergeBlocks = 4;
 
 /// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
@@ -186,15 +186,16 @@ void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
                            .lse = static_cast<float*>(out.lse.data),
                            .lse_token_stride = out.lse.stride(0),
                            .lse_head_stride = out.lse.stride(1),
-                           .rows = plan_->merge_rows(),
                            .group = group_of(shape_)};
-  const std::int64_t most = plan_->most_merges() * plan_->merge_rows();
-  const std::int64_t at_once = kMergeBlocks * store_->multiprocessors();
-  merge_kernel_.launch({.stream = stream,
-                        .grid = dim3(static_cast<unsigned>(std::min(most, at_once))),
-                        .block = dim3(32 * kMergeWarps),
-                        .overlaps_previous = can_overlap_launches(store_->architecture())},
-                       params);
+  const std::int64_t merges = plan_->most_merges();
+  const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
+      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows());
+  merge_kernel_.launch(
+      {.stream = stream,
+       .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),
+       .block = dim3(32 * kMergeWarps),
+       .overlaps_previous = can_overlap_launches(store_->architecture())},
+      params);
 }
 
 std::int64_t CudaAttend::workspace_bytes() const {

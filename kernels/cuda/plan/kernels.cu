@@ -76,10 +76,13 @@ __global__ void spread(const std::int64_t* tiles, int count, TileClass* classes)
   if (i < count) classes[tiles[i] >> 2] = static_cast<TileClass>(tiles[i] & 3);
 }
 
+/// The class as an int: a byte costs CUB's kernel a spilled register on sm_100.
 struct IsOfClass {
   const TileClass* classes;
-  TileClass tile_class;
-  __device__ bool operator()(std::int32_t tile) const { return classes[tile] == tile_class; }
+  int tile_class;
+  __device__ bool operator()(std::int32_t tile) const {
+    return static_cast<int>(classes[tile]) == tile_class;
+  }
 };
 
 // ---- Visits, positions, token slots ----
@@ -220,7 +223,7 @@ cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_cl
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream) {
   return cub::DeviceSelect::If(scratch, scratch_bytes, thrust::counting_iterator<std::int32_t>(0),
-                               selected, count, tiles, IsOfClass{classes, tile_class}, stream);
+                               selected, count, tiles, IsOfClass{classes, static_cast<int>(tile_class)}, stream);
 }
 
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream) {

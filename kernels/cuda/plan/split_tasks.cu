@@ -189,18 +189,16 @@ class Splitter {
     const int query_block = is_there ? query_block_at(block) : 0;
     const long long begin =
         scan(is_there ? split_units(query_block) * p_.split_unit_tiles : 0, all.tiles);
-    Splits splits{.split_units = split_units(query_block)};
+    int splits = 1;
     if (is_there) splits = line.splits(block, begin, split_units(query_block), p_.split_unit_tiles);
-    const int added = splits.count() > 1 ? splits.count() : 0;
+    const int added = splits > 1 ? splits : 0;
     // No more than there is room for: from the first block that has none on, all stay whole.
-    if (scan(added, all.splits) + added > p_.most_splits) {
-      splits = {.split_units = split_units(query_block)};
-    }
-    const Sums before = scan(is_there ? sums_of(query_block, splits.count()) : Sums{}, all.sums);
+    if (scan(added, all.splits) + added > p_.most_splits) splits = 1;
+    const Sums before = scan(is_there ? sums_of(query_block, splits) : Sums{}, all.sums);
     if (!is_there) return;
     const int head = block % p_.kv_heads_of_query_block;
     add_tasks(query_block, head, splits, before);
-    if (splits.count() > 1) add_merge(query_block, head, splits.count(), before);
+    if (splits > 1) add_merge(query_block, head, splits, before);
   }
 
   __device__ Sums sums_of(int query_block, int splits) const {
@@ -209,15 +207,14 @@ class Splitter {
             splits * p_.candidates.query_blocks[query_block].tokens * p_.candidates.group};
   }
 
-  __device__ void add_tasks(int query_block, int head, const Splits& splits,
-                            const Sums& before) const {
+  __device__ void add_tasks(int query_block, int head, int splits, const Sums& before) const {
     const int rows = p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
     const auto visit_at = [&](int split) {
-      return min(static_cast<int>(splits.begin(split)) * p_.split_unit_visits, visits(query_block));
+      const auto unit = begin_of_split(split_units(query_block), splits, split);
+      return min(static_cast<int>(unit) * p_.split_unit_visits, visits(query_block));
     };
-    for (int split = 0; split < splits.count(); ++split) {
-      const int row =
-          splits.count() == 1 ? -1 : p_.first_workspace_row + before.rows + split * rows;
+    for (int split = 0; split < splits; ++split) {
+      const int row = splits == 1 ? -1 : p_.first_workspace_row + before.rows + split * rows;
       p_.tasks[before.tasks + split] =
           task_of(query_block, head, visit_at(split), visit_at(split + 1), row);
     }

@@ -1,6 +1,6 @@
-// Merges the splits of rows from the workspace, always in the same order. A thread block has a row
-// at a time, each of its warps every fourth split: kInFlight splits of a warp are under way at
-// once.
+// Merges the splits of rows from the workspace, always in the same order. A warp has splits of a
+// row, kInFlight of them under way at once; rows of many splits have several warps, whose sums meet
+// in shared memory.
 //
 // Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
 // is there).
@@ -13,43 +13,67 @@
 
 namespace kvmesh::cuda {
 
-constexpr int kMergeWarps = 4;
+constexpr int kMergeWarps = 8;
 constexpr int kInFlight = 16;
 constexpr int kColumnsPerLane = 4;
 constexpr int kChunkColumns = 32 * kColumnsPerLane;  // of a row at a time
 constexpr bool kWholeVectors = kDimV % kColumnsPerLane == 0;
 
+/// Warps that share the splits of a row: a power of two, so that all splits are under way at once
+/// where that is possible.
+__device__ inline int warps_of_row(int splits) {
+  int warps = 1;
+  while (warps < kMergeWarps && warps * kInFlight < splits) warps *= 2;
+  return warps;
+}
+
+/// A warp's part of the merge of one row: splits `first`, `first + step`, ...
 class MergeRow {
  public:
   using Columns = float[kColumnsPerLane];
 
-  __device__ MergeRow(const MergeParams& params, const DeviceMerge& merge, int r)
-      : p_(params), merge_(merge), first_(merge.workspace_row + r) {
-    const std::int64_t token = merge.first_token + r / params.group;
-    const std::int64_t head = merge.kv_head * params.group + r % params.group;
-    o_ = params.o + token * params.o_token_stride + head * params.o_head_stride;
-    lse_ = params.lse + token * params.lse_token_stride + head * params.lse_head_stride;
+  __device__ MergeRow(const MergeParams& params, const DeviceMerge& merge, int r, int first,
+                      int step)
+      : p_(params),
+        merge_(merge),
+        first_row_(merge.workspace_row + r),
+        first_(first),
+        step_(step) {}
+
+  /// Adds columns [column, column + kColumnsPerLane) of the splits. Their loads are issued before
+  /// the first is needed, and before those of the LSEs.
+  __device__ void add(int column, Columns& o) {
+    for (int begin = first_; begin - first_ < merge_.splits; begin += kInFlight * step_) {
+      Columns splits[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        if (begin + i * step_ < merge_.splits) load(begin + i * step_, column, splits[i]);
+      }
+      if (!is_known_) know_lse();
+      const int own = begin + lane() * step_;
+      const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
+      const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged_);
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const float w = __shfl_sync(kAllLanes, weight, i);
+        if (begin + i * step_ >= merge_.splits) continue;
+#pragma unroll
+        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * splits[i][c];
+      }
+    }
   }
 
-  /// `sums` [kMergeWarps][kChunkColumns] is shared.
-  __device__ void run(float* sums) {
-    for (int first = 0; first < kDimV; first += kChunkColumns) {
-      Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
-      add_splits(first + lane() * kColumnsPerLane, first == 0, o);
-      store_chunk(first, o, sums);
-    }
-    if (threadIdx.x == 0) *lse_ = merged_;
-  }
+  /// Of all splits; `add` came before.
+  __device__ float merged_lse() const { return merged_; }
 
  private:
-  __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ std::int64_t row(int split) const {
-    return first_ + static_cast<std::int64_t>(split) * merge_.rows;
+    return first_row_ + static_cast<std::int64_t>(split) * merge_.rows;
   }
   __device__ float lse(int split) const { return __ldcg(p_.workspace_lse + row(split)); }
 
-  __device__ float merged_lse() const {
+  __device__ void know_lse() {
     float max = kNoKeys;
     for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
     max = warp_max(max);
@@ -57,94 +81,113 @@ class MergeRow {
     float sum = 0.0f;
     for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
     sum = warp_sum(sum);
-    return sum == 0.0f ? kNoKeys : shift + logf(sum);
+    merged_ = sum == 0.0f ? kNoKeys : shift + logf(sum);
+    is_known_ = true;
   }
 
-  /// This warp's splits, in order. Their loads are issued before the first is needed, and before
-  /// those of the LSEs.
-  __device__ void add_splits(int column, bool is_first, Columns& o) {
-    for (int begin = warp(); begin - warp() < merge_.splits; begin += kInFlight * kMergeWarps) {
-      Columns splits[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const int split = begin + i * kMergeWarps;
-        if (split < merge_.splits) load(row(split), column, splits[i]);
-      }
-      if (is_first && begin == warp()) merged_ = merged_lse();
-      const int own = begin + lane() * kMergeWarps;
-      const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
-      const float weight = merge_weight(own_lse, merged_, [](float x) { return expf(x); });
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const float w = __shfl_sync(kAllLanes, weight, i);
-        if (begin + i * kMergeWarps >= merge_.splits) continue;
-#pragma unroll
-        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * splits[i][c];
-      }
-    }
-  }
-
-  __device__ void load(std::int64_t row, int column, Columns& split) const {
-    const float* from = p_.workspace_o + row * kDimV + column;
+  __device__ void load(int split, int column, Columns& columns) const {
+    const float* from = p_.workspace_o + row(split) * kDimV + column;
     if constexpr (kWholeVectors) {
-      const float4 columns =
-          column < kDimV ? __ldcg(reinterpret_cast<const float4*>(from)) : float4{};
-      split[0] = columns.x;
-      split[1] = columns.y;
-      split[2] = columns.z;
-      split[3] = columns.w;
+      const float4 four = column < kDimV ? __ldcg(reinterpret_cast<const float4*>(from)) : float4{};
+      columns[0] = four.x;
+      columns[1] = four.y;
+      columns[2] = four.z;
+      columns[3] = four.w;
     } else {
 #pragma unroll
-      for (int c = 0; c < kColumnsPerLane; ++c)
-        split[c] = column + c < kDimV ? __ldcg(from + c) : 0;
+      for (int c = 0; c < kColumnsPerLane; ++c) {
+        columns[c] = column + c < kDimV ? __ldcg(from + c) : 0.0f;
+      }
     }
-  }
-
-  __device__ void store_chunk(int first, const Columns& o, float* sums) {
-    __syncthreads();  // the sums are free
-#pragma unroll
-    for (int c = 0; c < kColumnsPerLane; ++c) {
-      sums[warp() * kChunkColumns + lane() * kColumnsPerLane + c] = o[c];
-    }
-    __syncthreads();
-    const int column = threadIdx.x;
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kMergeWarps; ++w) sum += sums[w * kChunkColumns + column];
-    if (first + column < kDimV) o_[first + column] = sum;
   }
 
   const MergeParams& p_;
   const DeviceMerge& merge_;
-  const std::int64_t first_;
-  float* o_;
-  float* lse_;
+  const std::int64_t first_row_;
+  const int first_, step_;
   float merged_ = 0.0f;
+  bool is_known_ = false;
 };
 
-static_assert(kChunkColumns == 32 * kMergeWarps, "a thread stores one column of a chunk");
+/// A thread block merges some rows of one merge, kMergeWarps / warps_of_row at a time.
+class MergeBlock {
+ public:
+  /// `sums` [kMergeWarps][kChunkColumns] is shared.
+  __device__ MergeBlock(const MergeParams& params, const DeviceMerge& merge, float* sums)
+      : p_(params), merge_(merge), sums_(sums), warps_(warps_of_row(merge.splits)) {}
+
+  __device__ void run() {
+    const int at_once = kMergeWarps / warps_;
+    for (int first = blockIdx.y * at_once; first < merge_.rows; first += gridDim.y * at_once) {
+      merge_rows(first + warp() / warps_);
+    }
+  }
+
+ private:
+  __device__ static int warp() { return threadIdx.x / 32; }
+  __device__ static int lane() { return threadIdx.x % 32; }
+
+  /// All warps call, some with a row that is not there.
+  __device__ void merge_rows(int r) {
+    const bool is_there = r < merge_.rows;
+    MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
+    const std::int64_t token = merge_.first_token + r / p_.group;
+    const std::int64_t head = merge_.kv_head * p_.group + r % p_.group;
+    float* const to = p_.o + token * p_.o_token_stride + head * p_.o_head_stride;
+    for (int first = 0; first < kDimV; first += kChunkColumns) {
+      const int column = first + lane() * kColumnsPerLane;
+      MergeRow::Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
+      row.add(column, o);
+      if (warps_ > 1) add_warps(o);
+      if (!is_there || warp() % warps_ != 0) continue;
+#pragma unroll
+      for (int c = 0; c < kColumnsPerLane; ++c) {
+        if (column + c < kDimV) to[column + c] = o[c];
+      }
+    }
+    if (is_there && warp() % warps_ == 0 && lane() == 0) {
+      p_.lse[token * p_.lse_token_stride + head * p_.lse_head_stride] = row.merged_lse();
+    }
+  }
+
+  /// The first warp of each row gets the sum over all of its warps, in their order.
+  __device__ void add_warps(MergeRow::Columns& o) const {
+    __syncthreads();  // the sums are free
+#pragma unroll
+    for (int c = 0; c < kColumnsPerLane; ++c) {
+      sums_[(warp() * kColumnsPerLane + c) * 32 + lane()] = o[c];
+    }
+    __syncthreads();
+    if (warp() % warps_ != 0) return;
+    for (int w = 1; w < warps_; ++w) {
+#pragma unroll
+      for (int c = 0; c < kColumnsPerLane; ++c) {
+        o[c] += sums_[((warp() + w) * kColumnsPerLane + c) * 32 + lane()];
+      }
+    }
+  }
+
+  const MergeParams& p_;
+  const DeviceMerge& merge_;
+  float* const sums_;
+  const int warps_;
+};
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size. Block: 32 * kMergeWarps.
-extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps)
+/// Grid: (merges at the most, any). Block: 32 * kMergeWarps.
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 1)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
-  const int items = *params.merge_count * params.rows;
-  int item = blockIdx.x;
   // What the plan made was there before attention began, whose results are waited for: by thread
   // blocks without work too, or this kernel would end before attention does.
+  const bool has_work = static_cast<int>(blockIdx.x) < *params.merge_count;
   DeviceMerge merge{};
-  if (item < items) merge = params.merges[item / params.rows];
+  if (has_work) merge = params.merges[blockIdx.x];
   if constexpr (kvmesh::kOverlaps) {
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
   }
-  while (item < items) {
-    const int r = item % params.rows;
-    if (r < merge.rows) MergeRow(params, merge, r).run(sums);
-    item += gridDim.x;
-    if (item < items) merge = params.merges[item / params.rows];
-  }
+  if (has_work) MergeBlock(params, merge, sums).run();
 }

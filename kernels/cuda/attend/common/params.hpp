@@ -80,7 +80,6 @@ struct MergeParams {
   float* lse;  // [tokens, q_heads]
   std::int64_t lse_token_stride;
   std::int64_t lse_head_stride;
-  std::int32_t rows;   // of the largest merge
   std::int32_t group;  // query heads of a kv head
 };
 

@@ -111,34 +111,35 @@ class DecodeProducer {
   __device__ DecodeProducer(const DecodeParams& params, const DecodeShared& shared)
       : p_(params), shared_(shared), pieces_(params.attend) {}
 
-  /// What the plan made is read before the kernel before this one has ended, and so while it may
-  /// still run; all else comes after that.
-  ///
-  /// The task of the next piece and the visits of its first tile are read while the tiles of this
-  /// one are brought, and the piece after that is claimed: three accesses that depend on one
-  /// another.
+  /// What the plan made is read while the kernel before this one may still run; all else comes
+  /// after its end. The piece after the next is claimed, and the task of the next is read, when the
+  /// first tile of this one is on its way: three accesses that depend on one another, and must not
+  /// hold up the tiles.
   __device__ void run() {
     DeviceTask task = p_.attend.tasks[blockIdx.x];  // not after the count, but beside it
     if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
     PageVisit visit = visit_of(task, 0);
     griddepcontrol_wait();
-    int coming = pieces_.claim();
+    int claimed = pieces_.claim();
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
       put_task(slot, task);
       if (task.rows == 0) break;
-      coming = __shfl_sync(kAllLanes, coming, 0);
-      const DeviceTask coming_task = task_at(coming);
-      coming = pieces_.claim();
       const int tiles = tiles_of(task);
-      for (int tile = 0; tile < tiles; ++tile) {
+      DeviceTask coming{};
+      for (int tile = 0; tile < tiles || tile == 0; ++tile) {
         const PageVisit now = visit;
-        visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming_task, 0);
-        fill(task, tile, now);
+        if (tile > 0 || tile + 1 < tiles) {
+          visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming, 0);
+        }
+        if (tile < tiles) fill(task, tile, now);
+        if (tile > 0) continue;
+        coming = task_at(__shfl_sync(kAllLanes, claimed, 0));
+        claimed = pieces_.claim();
+        if (tiles <= 1) visit = visit_of(coming, 0);
       }
-      if (tiles == 0) visit = visit_of(coming_task, 0);
-      task = coming_task;
+      task = coming;
     }
   }
 

@@ -34,10 +34,11 @@ std::vector<Piece> split_line(const std::vector<std::int64_t>& split_units,
   std::vector<Piece> pieces;
   std::int64_t begin = 0;
   for (std::size_t b = 0; b < split_units.size(); ++b) {
-    const Splits splits =
+    const std::int32_t splits =
         line.splits(static_cast<std::int64_t>(b), begin, split_units[b], split_unit_tiles);
-    for (std::int32_t split = 0; split < splits.count(); ++split) {
-      pieces.push_back({b, splits.begin(split), splits.begin(split + 1), splits.count() > 1});
+    for (std::int32_t split = 0; split < splits; ++split) {
+      pieces.push_back({b, begin_of_split(split_units[b], splits, split),
+                        begin_of_split(split_units[b], splits, split + 1), splits > 1});
     }
     begin += split_units[b] * split_unit_tiles;
   }
