@@ -1,7 +1,7 @@
 // Which kernel computes attend_partial. A family is one design of such a kernel; what a case asks
 // for decides which family takes it and how the kernel is cut.
 //
-//   hopper/  decode and speculation on sm_90a: wgmma and the copy engine
+//   hopper/  decode and speculation, and prefill, on sm_90a: wgmma and the copy engine
 //   mma/     16-bit pages on any chip since sm_80: mma.sync
 //   plain/   everything else
 #pragma once

@@ -20,11 +20,11 @@
 // Sources: online softmax (Milakov and Gimelshein, 2018); keys as rows (TensorRT-LLM's XQA).
 #pragma once
 
-#include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/common/softmax.cuh"
-#include "kernels/cuda/attend/hopper/decode_params.hpp"
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
 #include "kernels/cuda/attend/hopper/mbarrier.cuh"
+#include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
@@ -38,6 +38,7 @@ constexpr KvImage kImageWeights{kTileKeys};
 /// Boxes of keys, and of values, that make a tile.
 constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
 constexpr int kBoxRows = kTileKeys / kTileVisits;
+using DecodeStream = PieceStream<kTileKeys, kBoxRows>;
 
 /// The shared memory of a block: decode_tile.hpp has the order.
 class DecodeShared {
@@ -100,64 +101,24 @@ class DecodeShared {
   std::uint32_t address_;
 };
 
-/// Tiles of a task: producer and math warps count them alike.
-__device__ inline int tiles_of(const DeviceTask& task) {
-  return (task.keys + kTileKeys - 1) / kTileKeys;
-}
-
 /// The warp that brings pieces, queries, keys and values.
 class DecodeProducer {
  public:
-  __device__ DecodeProducer(const DecodeParams& params, const DecodeShared& shared)
-      : p_(params), shared_(shared), pieces_(params.attend) {}
+  __device__ DecodeProducer(const HopperParams& params, const DecodeShared& shared)
+      : p_(params), shared_(shared) {}
 
-  /// What the plan made is read while the kernel before this one may still run; all else comes
-  /// after its end. The piece after the next is claimed, and the task of the next is read, when the
-  /// first tile of this one is on its way: three accesses that depend on one another, and must not
-  /// hold up the tiles.
   __device__ void run() {
-    DeviceTask task = p_.attend.tasks[blockIdx.x];  // not after the count, but beside it
-    if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
-    PageVisit visit = visit_of(task, 0);
-    griddepcontrol_wait();
-    int claimed = pieces_.claim();
-    for (int n = 0;; ++n) {
-      const int slot = n % kPieceRing;
-      mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
-      put_task(slot, task);
-      if (task.rows == 0) break;
-      const int tiles = tiles_of(task);
-      DeviceTask coming{};
-      for (int tile = 0; tile < tiles || tile == 0; ++tile) {
-        const PageVisit now = visit;
-        if (tile > 0 || tile + 1 < tiles) {
-          visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming, 0);
-        }
-        if (tile < tiles) fill(task, tile, now);
-        if (tile > 0) continue;
-        coming = task_at(__shfl_sync(kAllLanes, claimed, 0));
-        claimed = pieces_.claim();
-        if (tiles <= 1) visit = visit_of(coming, 0);
-      }
-      task = coming;
-    }
+    DecodeStream(p_.attend).run(
+        [&](int n, const DeviceTask& task) {
+          const int slot = n % kPieceRing;
+          mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
+          put_task(slot, task);
+        },
+        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
   }
 
  private:
   __device__ static int lane() { return threadIdx.x % 32; }
-
-  /// One without rows after the last.
-  __device__ DeviceTask task_at(int piece) const {
-    if (piece >= pieces_.count()) return {};
-    return p_.attend.tasks[piece];
-  }
-
-  /// This lane's visit of a tile: of no page where the tile has fewer.
-  __device__ PageVisit visit_of(const DeviceTask& task, int tile) const {
-    const int key = tile * kTileKeys + lane() * kBoxRows;
-    if (lane() >= kTileVisits || key >= task.keys) return {-1, 0, 0, 0};
-    return p_.attend.visits[task.first_visit + key / kPageSize];
-  }
 
   __device__ void put_task(int slot, const DeviceTask& task) const {
     if (lane() == 0) shared_.task(slot) = task;
@@ -167,27 +128,14 @@ class DecodeProducer {
     if (lane() == 0) mbarrier_arrive(shared_.piece_full(slot));
   }
 
-  /// Rows past the task's are 0: their scores are computed, and belong to nobody.
   __device__ void load_queries(int slot, const DeviceTask& task) const {
     constexpr int kUnits = kDimK / 8;
 #pragma unroll 1
     for (int i = lane(); i < kRows * kUnits; i += 32) {
-      const int r = i / kUnits;
-      const int unit = i % kUnits;
-      const bool is_there = r < task.rows;
-      const std::int64_t at =
-          (task.first_token + (is_there ? r / kGroup : 0)) * p_.attend.q_token_stride +
-          (task.kv_head * kGroup + (is_there ? r % kGroup : 0)) * p_.attend.q_head_stride +
-          unit * 8;
-      const std::uint32_t to = shared_.queries(slot) + kImageK.unit(r, unit);
-      if constexpr (kQueryVectors && kQueryType == kPoolType) {
-        cp_async_16_zfill(to, static_cast<const std::uint16_t*>(p_.attend.q) + at,
-                          is_there ? 16 : 0);
-      } else {
-        st_shared_v4(to, is_there ? load_unit<kQueryType, kPoolType>(p_.attend.q, at) : uint4{});
-      }
+      load_query_unit(p_.attend, task, i / kUnits, i % kUnits,
+                      shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
     }
-    if constexpr (!(kQueryVectors && kQueryType == kPoolType)) fence_proxy_async();
+    fence_proxy_async();
   }
 
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
@@ -215,9 +163,8 @@ class DecodeProducer {
                             shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
   }
 
-  const DecodeParams& p_;
+  const HopperParams& p_;
   const DecodeShared& shared_;
-  Pieces pieces_;
   int tile_ = 0;  // of all that this thread block brought
 };
 
@@ -276,7 +223,7 @@ class DecodeMath {
 #pragma unroll
       for (int i = 0; i < kRows / 2; ++i) o_[m][i] = 0.0f;
     }
-    const int tiles = tiles_of(task);
+    const int tiles = DecodeStream::tiles_of(task);
 #pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile, ++tile_) {
       const int stage = tile_ % kStages;
@@ -543,7 +490,7 @@ class DecodeMath {
 /// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads.
 /// Dynamic shared memory: kTile.bytes(). May be launched to overlap: it waits for the one before.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
-    kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::DecodeParams params) {
+    kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   using namespace kvmesh::cuda;
   extern __shared__ __align__(1024) char kvmesh_shared[];
   const DecodeShared shared(kvmesh_shared);

@@ -23,8 +23,9 @@ __device__ inline void prefetch_tensormap(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-/// For what is read once: decode's keys and values.
+/// For what is read once, as decode reads keys and values; and for what is read again.
 constexpr std::uint64_t kEvictFirst = 0x12F0000000000000;
+constexpr std::uint64_t kEvictNormal = 0x1000000000000000;
 
 /// What this thread wrote to shared memory is there for the tensor cores and the copy engine, after
 /// a barrier.

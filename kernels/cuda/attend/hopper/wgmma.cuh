@@ -32,6 +32,26 @@ __device__ inline void wgmma_tie(float (&d)[Count]) {
   for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/// Ends the basic block here, so that the compiler moves no wait that follows to before what
+/// computes `never_negative`: it hoists waits over arithmetic that does not depend on them.
+__device__ inline void end_basic_block(float never_negative) {
+  asm volatile(
+      "{\n.reg .pred negative;\nsetp.lt.f32 negative, %0, 0f00000000;\n"
+      "again: @!negative bra done;\nnanosleep.u32 100;\nbra again;\ndone:\n}" ::"f"(never_negative)
+      : "memory");
+}
+
+/// Registers of a thread from here on, for a whole warpgroup that has more (`dec`) or fewer
+/// (`inc`).
+template <int Count>
+__device__ inline void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
 /// In which direction the rows of an operand run in shared memory: those of keys and queries along
 /// K, those of values across it.
 enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
@@ -39,6 +59,9 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
 // The widths differ in their lists of registers alone. Operand numbers: the accumulators, then a,
 // b, `add` and how A's rows run.
 #define KVMESH_REGISTERS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define KVMESH_REGISTERS16(i)                                               \
+  KVMESH_REGISTERS4(i), KVMESH_REGISTERS4(i + 4), KVMESH_REGISTERS4(i + 8), \
+      KVMESH_REGISTERS4(i + 12)
 #define KVMESH_WGMMA_OF(TYPE, N, D, A, B, ADD, ROWS, ...)                                    \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD                                   \
                ", 0;\n"                                                                      \
@@ -56,6 +79,18 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
 #define KVMESH_D16 KVMESH_D8 ", %4, %5, %6, %7"
 #define KVMESH_D24 KVMESH_D16 ", %8, %9, %10, %11"
 #define KVMESH_D32 KVMESH_D24 ", %12, %13, %14, %15"
+#define KVMESH_D40 KVMESH_D32 ", %16, %17, %18, %19"
+#define KVMESH_D48 KVMESH_D40 ", %20, %21, %22, %23"
+#define KVMESH_D56 KVMESH_D48 ", %24, %25, %26, %27"
+#define KVMESH_D64 KVMESH_D56 ", %28, %29, %30, %31"
+#define KVMESH_D72 KVMESH_D64 ", %32, %33, %34, %35"
+#define KVMESH_D80 KVMESH_D72 ", %36, %37, %38, %39"
+#define KVMESH_D88 KVMESH_D80 ", %40, %41, %42, %43"
+#define KVMESH_D96 KVMESH_D88 ", %44, %45, %46, %47"
+#define KVMESH_D104 KVMESH_D96 ", %48, %49, %50, %51"
+#define KVMESH_D112 KVMESH_D104 ", %52, %53, %54, %55"
+#define KVMESH_D120 KVMESH_D112 ", %56, %57, %58, %59"
+#define KVMESH_D128 KVMESH_D120 ", %60, %61, %62, %63"
 
 /// d = a * b, or d += a * b where `add`. B's rows run along K.
 template <Rows RowsOfA>
@@ -78,13 +113,62 @@ __device__ inline void wgmma(float (&d)[16], std::uint64_t a, std::uint64_t b, b
                KVMESH_REGISTERS4(4), KVMESH_REGISTERS4(8), KVMESH_REGISTERS4(12))
 }
 
+template <Rows RowsOfA>
+__device__ inline void wgmma(float (&d)[32], std::uint64_t a, std::uint64_t b, bool add) {
+  KVMESH_WGMMA("64", KVMESH_D64, "%32", "%33", "%34", "%35", KVMESH_REGISTERS16(0),
+               KVMESH_REGISTERS16(16))
+}
+template <Rows RowsOfA>
+__device__ inline void wgmma(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add) {
+  KVMESH_WGMMA("128", KVMESH_D128, "%64", "%65", "%66", "%67", KVMESH_REGISTERS16(0),
+               KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
+}
+
+// A from registers, as the accumulators of scores pack into it: a[i] is row g + 8 * (i % 2),
+// elements 8 * (i / 2) + 2 * t and the one after it. B's rows run across K.
+#define KVMESH_WGMMA_REGISTERS_OF(TYPE, N, D, A, B, ...)                                      \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" D "}, {" A \
+               "}, " B ", 1, 1, 1, 1;"                                                        \
+               : __VA_ARGS__                                                                  \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define KVMESH_WGMMA_REGISTERS(...)                 \
+  if constexpr (kPoolType == Dtype::kFloat16) {     \
+    KVMESH_WGMMA_REGISTERS_OF("f16", __VA_ARGS__);  \
+  } else {                                          \
+    KVMESH_WGMMA_REGISTERS_OF("bf16", __VA_ARGS__); \
+  }
+
+/// d += a * b.
+__device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b){
+    KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
+                           KVMESH_REGISTERS16(16))} __device__
+    inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("128", KVMESH_D128, "%64, %65, %66, %67", "%68", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
+}
+
 #undef KVMESH_REGISTERS4
+#undef KVMESH_REGISTERS16
+#undef KVMESH_WGMMA_REGISTERS
+#undef KVMESH_WGMMA_REGISTERS_OF
 #undef KVMESH_WGMMA_OF
 #undef KVMESH_WGMMA
 #undef KVMESH_D8
 #undef KVMESH_D16
 #undef KVMESH_D24
 #undef KVMESH_D32
+#undef KVMESH_D40
+#undef KVMESH_D48
+#undef KVMESH_D56
+#undef KVMESH_D64
+#undef KVMESH_D72
+#undef KVMESH_D80
+#undef KVMESH_D88
+#undef KVMESH_D96
+#undef KVMESH_D104
+#undef KVMESH_D112
+#undef KVMESH_D120
+#undef KVMESH_D128
 
 /// Four 8x8 matrices of 16-bit elements, transposed on the way to shared memory; lane i gives the
 /// address of row i % 8 of matrix i / 8. In the first form the addresses of lanes 0 .. 15 count.

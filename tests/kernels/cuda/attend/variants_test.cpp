@@ -46,13 +46,16 @@ constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 
 constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {128, 128, 8},  {128, 128, 16},
                                  {128, 128, 32}, {192, 128, 8},  {192, 128, 16}, {192, 128, 32},
                                  {256, 256, 8},  {256, 256, 16}, {256, 64, 32},  {64, 256, 16}};
+/// Of Hopper's prefill kernel: many rows.
+constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
+                                  {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
 constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
-constexpr int kDecodePageSizes[] = {16, 8, 128};
+constexpr int kHopperPageSizes[] = {16, 8, 128};
 
 template <class Mod>
 struct Named {
@@ -113,7 +116,9 @@ struct Table {
   std::span<const int> page_sizes;
 };
 const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, true,
-                    kDecodePageSizes};
+                    kHopperPageSizes};
+const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, true,
+                     kHopperPageSizes};
 const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, 3, false, false, kPageSizes};
 
@@ -161,7 +166,8 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kMma, kPlain}) EXPECT_FALSE(variants_of(table).empty());
+  for (const Table& table : {kDecode, kPrefill, kMma, kPlain})
+    EXPECT_FALSE(variants_of(table).empty());
 }
 
 TEST(AttendVariant, PagesHaveTokens) {
@@ -176,6 +182,8 @@ TEST_P(AttendVariants, CompileWithoutSpill) { test::expect_compiles_without_spil
 std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(HopperDecode, AttendVariants, testing::ValuesIn(variants_of(kDecode)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);

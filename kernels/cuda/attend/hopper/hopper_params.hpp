@@ -1,4 +1,4 @@
-// What the decode kernel is given. One text for the host and for NVRTC.
+// What the kernels of this family are given. One text for the host and for NVRTC.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -8,7 +8,7 @@ namespace kvmesh::cuda {
 
 /// The pool's halves as [pages * kv_heads][page_size / 8][dim / 64][8][64]: a box is a page of a
 /// head.
-struct DecodeParams {
+struct HopperParams {
   TensorMap k_map;
   TensorMap v_map;
   AttendParams attend;

@@ -1,0 +1,91 @@
+// The stream of pieces and tiles that a producer warp brings, each step known before it is needed.
+#pragma once
+
+#include "core/cuda/warp.cuh"
+#include "kernels/cuda/attend/common/pieces.cuh"
+
+namespace kvmesh::cuda {
+
+/// Tiles of `TileKeys` keys, which boxes of `BoxRows` keys make up, one box a lane.
+template <int TileKeys, int BoxRows>
+class PieceStream {
+ public:
+  __device__ explicit PieceStream(const AttendParams& params) : p_(params), pieces_(params) {}
+
+  /// Tiles of a task: producers and math warps count them alike.
+  __device__ static int tiles_of(const DeviceTask& task) {
+    return (task.keys + TileKeys - 1) / TileKeys;
+  }
+
+  /// Calls begin(n, task) for each piece of this thread block, the n-th, and once more with a task
+  /// without rows; and fill(task, tile, visit) for each tile, where `visit` is the lane's: of no
+  /// page where the tile has fewer.
+  ///
+  /// What the plan made is read while the kernel before this one may still run; all else comes
+  /// after its end. The piece after the next is claimed, and the task of the next is read, when the
+  /// first tile of this one is on its way: three accesses that depend on one another, and must not
+  /// hold up the tiles.
+  template <class Begin, class Fill>
+  __device__ void run(Begin begin, Fill fill) {
+    DeviceTask task = p_.tasks[blockIdx.x];  // not after the count, but beside it
+    if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
+    PageVisit visit = visit_of(task, 0);
+    griddepcontrol_wait();
+    int claimed = pieces_.claim();
+    for (int n = 0;; ++n) {
+      begin(n, task);
+      if (task.rows == 0) break;
+      const int tiles = tiles_of(task);
+      DeviceTask coming{};
+      for (int tile = 0; tile < tiles || tile == 0; ++tile) {
+        const PageVisit now = visit;
+        if (tile > 0 || tile + 1 < tiles) {
+          visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming, 0);
+        }
+        if (tile < tiles) fill(task, tile, now);
+        if (tile > 0) continue;
+        coming = task_at(__shfl_sync(kAllLanes, claimed, 0));
+        claimed = pieces_.claim();
+        if (tiles <= 1) visit = visit_of(coming, 0);
+      }
+      task = coming;
+    }
+  }
+
+ private:
+  static constexpr int kBoxes = TileKeys / BoxRows;
+
+  /// One without rows after the last.
+  __device__ DeviceTask task_at(int piece) const {
+    if (piece >= pieces_.count()) return {};
+    return p_.tasks[piece];
+  }
+
+  __device__ PageVisit visit_of(const DeviceTask& task, int tile) const {
+    const int lane = threadIdx.x % 32;
+    const int key = tile * TileKeys + lane * BoxRows;
+    if (lane >= kBoxes || key >= task.keys) return {-1, 0, 0, 0};
+    return p_.visits[task.first_visit + key / kPageSize];
+  }
+
+  const AttendParams& p_;
+  Pieces pieces_;
+};
+
+/// Row of a query image, 16 bytes at a time: `unit` of row r of a task goes to shared address `to`.
+/// Rows past the task's are 0: their scores are computed, and belong to nobody. Asynchronous where
+/// queries are of the pool's type and aligned, else done; then fence_proxy_async makes it visible.
+__device__ inline void load_query_unit(const AttendParams& p, const DeviceTask& task, int r,
+                                       int unit, std::uint32_t to) {
+  const bool is_there = r < task.rows;
+  const int row = is_there ? r : 0;
+  const std::int64_t at = (task.first_token + row / kGroup) * p.q_token_stride +
+                          (task.kv_head * kGroup + row % kGroup) * p.q_head_stride + unit * 8;
+  if constexpr (kQueryVectors && kQueryType == kPoolType) {
+    cp_async_16_zfill(to, static_cast<const std::uint16_t*>(p.q) + at, is_there ? 16 : 0);
+  } else {
+    st_shared_v4(to, is_there ? load_unit<kQueryType, kPoolType>(p.q, at) : uint4{});
+  }
+}
+
+}  // namespace kvmesh::cuda

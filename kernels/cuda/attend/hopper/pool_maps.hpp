@@ -1,0 +1,19 @@
+// A pool as the copy engine reads it: for both kernels of this family.
+#pragma once
+
+#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
+
+namespace kvmesh::cuda {
+
+/// Tokens of a box at the most: a page of a head, or 64 tokens of a larger page.
+inline constexpr int kMostBoxTokens = 64;
+
+/// Do the chip and the copy engine take the case's pool? 16-bit, without gaps, pages of 8, 16, 32
+/// or a multiple of 64 tokens, dims that are multiples of 64 up to 256.
+bool takes_pool(const AttendCase& what);
+
+/// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
+HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
+
+}  // namespace kvmesh::cuda

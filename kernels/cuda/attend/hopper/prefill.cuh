@@ -1,0 +1,534 @@
+// attend_partial for many rows on Hopper: prefill and long chunks, float16 or bfloat16 pages, head
+// dims of 64, 128 and 192 with values of 64 or 128.
+//
+// Consumers are warpgroups of 64 packed query rows (row r is token r / group, head r % group). Each
+// multiplies queries by the keys of a tile, both from shared memory, and the weights, in registers,
+// by its values:
+//
+//   S [64, 128]      = Q K^T        scores of the next tile, while
+//   O [64, v_dim]   += P V          the products of this one are under way
+//
+// A producer warp claims pieces and brings keys and values by the copy engine, one box per page and
+// head; three more bring queries.
+//
+//   operations per tile and consumer: 2 * 64 * 128 * (k_dim + v_dim), 1,043 cycles of the tensor
+//   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
+//   the length of a consumer's own path decides, and instructions per score count: the exponents'
+//   reference (the row's maximum, usually) is brought up to date only when a score exceeds it by
+//   2^8.
+//
+// Sources: FlashAttention-3 (Shah et al., 2024): scores of a tile beside the products of the one
+// before; late rescaling as in FlashAttention-4 (2025).
+#pragma once
+
+#include "kernels/cuda/attend/common/softmax.cuh"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/mbarrier.cuh"
+#include "kernels/cuda/attend/hopper/piece_stream.cuh"
+#include "kernels/cuda/attend/hopper/prefill_tile.hpp"
+#include "kernels/cuda/attend/hopper/tma.cuh"
+#include "kernels/cuda/attend/hopper/wgmma.cuh"
+#include "kernels/cuda/attend/plain/plain_row.cuh"
+
+namespace kvmesh::cuda {
+
+constexpr PrefillTile kTile{kConsumers, kDimK, kDimV, kPieceRing};
+constexpr KvImage kImageK{kDimK};
+constexpr KvImage kImageV{kDimV};
+/// Boxes of keys, and of values, that make a tile.
+constexpr int kBoxRows = kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
+constexpr int kTileVisits = kPrefillKeys / kBoxRows;
+using PrefillStream = PieceStream<kPrefillKeys, kBoxRows>;
+constexpr int kMathThreads = kConsumerThreads * kConsumers;
+constexpr int kMathWarps = kMathThreads / 32;
+constexpr int kQueryThreads = 96;
+
+/// The shared memory of a block: prefill_tile.hpp has the order.
+class PrefillShared {
+ public:
+  // By way of a shuffle: the compiler computes the address anew at every use otherwise.
+  __device__ explicit PrefillShared(char* begin)
+      : begin_(begin), address_(__shfl_sync(kAllLanes, shared_address(begin), 0)) {}
+
+  __device__ std::uint32_t keys(int stage) const { return address_ + stage * kTile.k_bytes(); }
+  __device__ std::uint32_t values(int stage) const {
+    return address_ + kTile.values_offset() + stage * kTile.v_bytes();
+  }
+  __device__ std::uint32_t queries(int slot) const {
+    return address_ + kTile.queries_offset() + slot * kTile.q_bytes();
+  }
+  __device__ PageVisit* visits(int stage) const {
+    return at<PageVisit>(kTile.visits_offset()) + stage * kMostPrefillVisits;
+  }
+  __device__ DeviceTask& task(int slot) const { return at<DeviceTask>(kTile.tasks_offset())[slot]; }
+  /// Whether some row may not see all of the tile.
+  __device__ int& masked(int stage) const { return at<int>(kTile.masked_offset())[stage]; }
+  /// In the place of queries that are no longer needed: rows in float32.
+  __device__ float* plain_query(int slot, int warp) const {
+    return at<float>(kTile.queries_offset() + slot * kTile.q_bytes()) + warp * kDimK;
+  }
+
+  __device__ std::uint32_t keys_full(int stage) const { return barrier(stage); }
+  __device__ std::uint32_t values_full(int stage) const { return barrier(2 + stage); }
+  __device__ std::uint32_t keys_empty(int stage) const { return barrier(4 + stage); }
+  __device__ std::uint32_t values_empty(int stage) const { return barrier(6 + stage); }
+  __device__ std::uint32_t task_full(int slot) const { return barrier(8 + slot); }
+  __device__ std::uint32_t queries_full(int slot) const { return barrier(8 + kPieceRing + slot); }
+  __device__ std::uint32_t piece_empty(int slot) const {
+    return barrier(8 + 2 * kPieceRing + slot);
+  }
+
+  __device__ void init_barriers() const {
+    for (int stage = 0; stage < kPrefillStages; ++stage) {
+      mbarrier_init(keys_full(stage), 1);
+      mbarrier_init(values_full(stage), 1);
+      mbarrier_init(keys_empty(stage), kMathWarps);
+      mbarrier_init(values_empty(stage), kMathWarps);
+    }
+    for (int slot = 0; slot < kPieceRing; ++slot) {
+      mbarrier_init(task_full(slot), 1);
+      mbarrier_init(queries_full(slot), 2 * kQueryThreads);  // copies, and what was stored
+      mbarrier_init(piece_empty(slot), kMathWarps);
+    }
+    fence_mbarrier_init();
+  }
+
+ private:
+  template <class T>
+  __device__ T* at(int offset) const {
+    return reinterpret_cast<T*>(begin_ + offset);
+  }
+  __device__ std::uint32_t barrier(int i) const {
+    return address_ + kTile.barriers_offset() + i * 8;
+  }
+
+  char* begin_;
+  std::uint32_t address_;
+};
+
+/// The warp that brings pieces, keys and values.
+class PrefillProducer {
+ public:
+  __device__ PrefillProducer(const HopperParams& params, const PrefillShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run() {
+    PrefillStream(p_.attend).run(
+        [&](int n, const DeviceTask& task) {
+          const int slot = n % kPieceRing;
+          mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
+          if (lane() != 0) return;
+          shared_.task(slot) = task;
+          mbarrier_arrive(shared_.task_full(slot));
+        },
+        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+  }
+
+ private:
+  __device__ static int lane() { return threadIdx.x % 32; }
+
+  /// Keys are needed one tile before values: those of a tile come with the values of the one
+  /// before.
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + task.kv_head;
+    const int group = (tile * kPrefillKeys + lane() * kBoxRows) % kPageSize / kAtomRows;
+    fill_keys(visit, group, row);
+    if (tile > 0) fill_values(tile_ - 1, group_before_, row_before_);
+    if (tile + 1 == PrefillStream::tiles_of(task)) fill_values(tile_, group, row);
+    group_before_ = group;
+    row_before_ = row;
+    ++tile_;
+  }
+
+  __device__ void fill_keys(const PageVisit& visit, int group, int row) {
+    const int stage = tile_ % kPrefillStages;
+    mbarrier_wait(shared_.keys_empty(stage), tile_ / kPrefillStages % 2 ^ 1);
+    if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
+    const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    if (lane() == 0) {
+      shared_.masked(stage) = masked;
+      mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
+    }
+    __syncwarp();
+    if (lane() >= kTileVisits) return;
+    cp_async_bulk_tensor_5d(shared_.keys(stage) + kImageK.bytes(lane() * kBoxRows), p_.k_map,
+                            shared_.keys_full(stage), kEvictNormal, 0, 0, 0, group, row);
+  }
+
+  __device__ void fill_values(int tile, int group, int row) const {
+    const int stage = tile % kPrefillStages;
+    mbarrier_wait(shared_.values_empty(stage), tile / kPrefillStages % 2 ^ 1);
+    if (lane() == 0) mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+    __syncwarp();
+    if (lane() >= kTileVisits) return;
+    cp_async_bulk_tensor_5d(shared_.values(stage) + kImageV.bytes(lane() * kBoxRows), p_.v_map,
+                            shared_.values_full(stage), kEvictNormal, 0, 0, 0, group, row);
+  }
+
+  const HopperParams& p_;
+  const PrefillShared& shared_;
+  int tile_ = 0;  // of all that this thread block brought
+  int group_before_ = 0, row_before_ = 0;
+};
+
+/// The three warps that bring queries.
+class PrefillQueries {
+ public:
+  __device__ PrefillQueries(const AttendParams& params, const PrefillShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run(int thread) const {
+    constexpr int kUnits = kDimK / 8;
+    griddepcontrol_wait();
+    for (int n = 0;; ++n) {
+      const int slot = n % kPieceRing;
+      mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);
+      const DeviceTask& task = shared_.task(slot);
+      if (task.rows == 0) return;
+#pragma unroll 1
+      for (int i = thread; i < kTile.rows() * kUnits; i += kQueryThreads) {
+        load_query_unit(p_, task, i / kUnits, i % kUnits,
+                        shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+      }
+      fence_proxy_async();
+      cp_async_mbarrier_arrive_noinc(shared_.queries_full(slot));
+      mbarrier_arrive(shared_.queries_full(slot));
+    }
+  }
+
+ private:
+  const AttendParams& p_;
+  const PrefillShared& shared_;
+};
+
+/// A warpgroup of 64 rows. With g = lane / 4 and t = lane % 4, this thread has rows 16 * warp + g
+/// and that + 8, columns 8 * j + 2 * t and the one after it, of scores and outputs.
+class PrefillMath {
+ public:
+  __device__ PrefillMath(const AttendParams& params, const PrefillShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run() {
+    griddepcontrol_wait();
+    for (int n = 0;; ++n) {
+      const int slot = n % kPieceRing;
+      mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);
+      const DeviceTask& task = shared_.task(slot);
+      if (task.rows == 0) return;
+      mbarrier_wait(shared_.queries_full(slot), n / kPieceRing % 2);
+      fence_proxy_async();  // the queries, for the tensor cores
+      attend(task, slot);
+      finish(task, slot);
+      __syncwarp();
+      if (lane() == 0) mbarrier_arrive(shared_.piece_empty(slot));
+    }
+  }
+
+ private:
+  static constexpr int kKeyTiles = kPrefillKeys / 8;
+  static constexpr int kValueTiles = kDimV / 8;
+  using Scores = float[kPrefillKeys / 2];
+  using Weights = std::uint32_t[kPrefillKeys / 16][4];
+
+  __device__ static int warp() { return threadIdx.x / 32; }
+  __device__ static int lane() { return threadIdx.x % 32; }
+  __device__ static int row(int h) { return warp() * 16 + h * 8 + lane() / 4; }
+  __device__ static bool any(bool value) {
+    int found;
+    asm volatile(
+        "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
+        "barrier.cta.red.or.pred out, 1, %2, in;\nselp.b32 %0, 1, 0, out;\n}"
+        : "=r"(found)
+        : "r"(static_cast<int>(value)), "n"(kMathThreads)
+        : "memory");
+    return found != 0;
+  }
+  __device__ static void sync() {
+    asm volatile("barrier.cta.sync 1, %0;" ::"n"(kMathThreads) : "memory");
+  }
+  __device__ static void release(std::uint32_t barrier) {
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(barrier);
+  }
+
+  __device__ void attend(const DeviceTask& task, int slot) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      reference_[h] = kNoKeys;
+      sum_[h] = 0.0f;
+      if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
+        rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
+    const int tiles = PrefillStream::tiles_of(task);
+    if (tiles == 0) return;
+    const std::uint64_t queries =
+        wgmma_operand(shared_.queries(slot) + kImageK.bytes(warp() / 4 * kConsumerRows), kAtomBytes,
+                      kImageK.group_bytes());
+    Scores s;
+    Weights weights;
+    float keep[2];
+    wait_keys();
+    wgmma_fence();
+    multiply_keys(queries, s);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    wgmma_tie(s);
+    softmax(task, 0, s, keep);
+    pack(s, weights);
+    for (int tile = 1; tile < tiles; ++tile) {
+      ++tile_;
+      wait_keys();
+      wgmma_fence();
+      multiply_keys(queries, s);
+      wgmma_commit_group();
+      wait_values(tile_ - 1);
+      wgmma_fence();
+      add_values(tile_ - 1, weights);
+      wgmma_commit_group();
+      wgmma_wait_group<1>();
+      wgmma_tie(s);
+      const bool changed = softmax(task, tile, s, keep);
+      wgmma_tie(s);
+      asm volatile("" : "+f"(sum_[0]), "+f"(sum_[1]));
+      end_basic_block(fabsf(sum_[0]));
+      wgmma_wait_group<0>();
+      wgmma_tie(o_);
+      release(shared_.values_empty((tile_ - 1) % kPrefillStages));
+      if (changed) rescale(keep);
+      pack(s, weights);
+    }
+    clear_values(task.keys - (tiles - 1) * kPrefillKeys);
+    wait_values(tile_);
+    wgmma_fence();
+    add_values(tile_, weights);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    wgmma_tie(o_);
+    release(shared_.values_empty(tile_ % kPrefillStages));
+    ++tile_;
+  }
+
+  __device__ void wait_keys() const {
+    mbarrier_wait(shared_.keys_full(tile_ % kPrefillStages), tile_ / kPrefillStages % 2);
+  }
+  __device__ void wait_values(int tile) const {
+    mbarrier_wait(shared_.values_full(tile % kPrefillStages), tile / kPrefillStages % 2);
+  }
+
+  __device__ void multiply_keys(std::uint64_t queries, Scores& s) const {
+    const std::uint64_t keys =
+        wgmma_operand(shared_.keys(tile_ % kPrefillStages), kAtomBytes, kImageK.group_bytes());
+#pragma unroll
+    for (int k = 0; k < kDimK / 16; ++k) {
+      const int further = (k / 4 * kAtomBytes + k % 4 * 32) / 16;
+      wgmma<Rows::kAlongK>(s, queries + further, keys + further, k > 0);
+    }
+  }
+
+  __device__ void add_values(int tile, const Weights& weights) {
+    const std::uint64_t values =
+        wgmma_operand(shared_.values(tile % kPrefillStages), kAtomBytes, kImageV.group_bytes());
+#pragma unroll
+    for (int k = 0; k < kPrefillKeys / 16; ++k) {
+      wgmma_add(o_, weights[k], values + k * 2 * kImageV.group_bytes() / 16);
+    }
+  }
+
+  /// Turns scores of a tile of the task into weights exp(score - reference). Returns whether the
+  /// reference was raised; then what the rows have so far is to be multiplied by `keep`.
+  __device__ bool softmax(const DeviceTask& task, int tile, Scores& s, float (&keep)[2]) {
+    const int stage = tile_ % kPrefillStages;
+    const int first_key = tile * kPrefillKeys;
+    const bool check = task.keys - first_key < kPrefillKeys || shared_.masked(stage) != 0;
+    if (!kFoldScale || check) modify(task, stage, first_key, check, s);
+    release(shared_.keys_empty(stage));
+    const float scale = exponent_scale(p_);
+    float top[2] = {s[0], s[2]};
+#pragma unroll
+    for (int i = 1; i < kPrefillKeys / 2; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+    const float slack = kSlack / scale;
+    const bool changed =
+        __any_sync(kAllLanes, top[0] > reference_[0] + slack || top[1] > reference_[1] + slack);
+    if (changed) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) raise(top[h], h, scale, keep[h]);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
+      const float shift = reference_[h] == kNoKeys ? 0.0f : reference_[h] * scale;
+      float total[2] = {0.0f, 0.0f};
+#pragma unroll
+      for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = s[4 * j + 2 * h + c];
+          score = ex2_approx(score * scale - shift);
+          total[c] += score;
+        }
+      }
+      sum_[h] += total[0] + total[1];
+    }
+    return changed;
+  }
+
+  __device__ void raise(float top, int h, float scale, float& keep) {
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+    top = fmaxf(top, reference_[h]);
+    const float shift = top == kNoKeys ? 0.0f : top * scale;
+    // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
+    keep = reference_[h] == top ? 1.0f : ex2_approx(reference_[h] * scale - shift);
+    reference_[h] = top;
+    sum_[h] *= keep;
+  }
+
+  __device__ void rescale(const float (&keep)[2]) {
+#pragma unroll
+    for (int i = 0; i < kDimV / 2; ++i) o_[i] *= keep[i / 2 % 2];
+  }
+
+  __device__ static void pack(const Scores& s, Weights& weights) {
+#pragma unroll
+    for (int k = 0; k < kPrefillKeys / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        weights[k][i] = pack_pair<kPoolType>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+      }
+    }
+  }
+
+  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
+  /// visible. Leaves them in units of log 2 unless the scale is folded.
+  __device__ void modify(const DeviceTask& task, int stage, int first_key, bool check,
+                         Scores& s) const {
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int in_tile = 8 * j + lane() % 4 * 2 + c;
+        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
+        const bool is_live = key.number < task.keys;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float& score = s[4 * j + 2 * h + c];
+          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score) * kLog2E;
+          if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
+        }
+      }
+    }
+  }
+
+  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Of the last tile.
+  __device__ void clear_values(int live) const {
+    if (live >= kPrefillKeys) return;
+    constexpr int kUnits = kDimV / 8;
+    wait_values(tile_);
+    for (int i = threadIdx.x; i < (kPrefillKeys - live) * kUnits; i += kMathThreads) {
+      st_shared_v4(
+          shared_.values(tile_ % kPrefillStages) + kImageV.unit(live + i / kUnits, i % kUnits),
+          uint4{});
+    }
+    fence_proxy_async();
+    sync();
+  }
+
+  // ---- The end of a piece ----
+
+  __device__ void finish(const DeviceTask& task, int slot) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 1);
+      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 2);
+    }
+    // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
+    // rare that it is looked for here only; then the piece is computed again, key by key.
+    if (any(spoilt(task))) return attend_plainly(task, slot);
+    store(task);
+  }
+
+  /// Did a product spoil a row whose weights are all in order?
+  __device__ bool spoilt(const DeviceTask& task) const {
+    bool found = false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float probe = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
+      }
+      found |= probe != probe && sum_[h] == sum_[h] && row(h) < task.rows;
+    }
+    return found;
+  }
+
+  __device__ void attend_plainly(const DeviceTask& task, int slot) const {
+#pragma unroll 1
+    for (int r = warp(); r < task.rows; r += kMathWarps) {
+      PlainRow(p_, task, r, shared_.plain_query(slot, warp())).run();
+    }
+  }
+
+  __device__ void store(const DeviceTask& task) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int r = row(h);
+      if (r >= task.rows) continue;
+      const float inverse = sum_[h] == 0.0f ? 0.0f : 1.0f / sum_[h];
+      float* const to = output_of(p_, task, r) + lane() % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        to[n * 8] = o_[4 * n + 2 * h] * inverse;
+        to[n * 8 + 1] = o_[4 * n + 2 * h + 1] * inverse;
+      }
+      if (lane() % 4 == 0) *lse_of(p_, task, r) = log_sum_exp(p_, reference_[h], sum_[h]);
+    }
+  }
+
+  /// How far a score may exceed the reference, as a power of 2: weights up to 2^8 lose nothing,
+  /// being floating-point numbers.
+  static constexpr float kSlack = 8.0f;
+
+  const AttendParams& p_;
+  const PrefillShared& shared_;
+  int tile_ = 0;        // of all that this thread block computed
+  Row rows_[2];         // where a mod or a mask asks for them
+  float reference_[2];  // of the exponents, in the scores' units
+  float sum_[2];        // over this thread's columns only, until the piece ends
+  float o_[kDimV / 2];
+};
+
+}  // namespace kvmesh::cuda
+
+/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kTile.threads().
+/// Dynamic shared memory: kTile.bytes(). May be launched to overlap, unless the kernel before it is
+/// one of the plan.
+extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), 1)
+    kvmesh_attend_prefill(const __grid_constant__ kvmesh::cuda::HopperParams params) {
+  using namespace kvmesh::cuda;
+  extern __shared__ __align__(1024) char kvmesh_shared[];
+  const PrefillShared shared(kvmesh_shared);
+  if (threadIdx.x == 0) {
+    shared.init_barriers();
+    prefetch_tensormap(params.k_map);
+    prefetch_tensormap(params.v_map);
+  }
+  __syncthreads();
+  // The consumers get most of the registers: 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
+  if (threadIdx.x >= kMathThreads) {
+    if constexpr (kvmesh::kConsumers == 2) setmaxnreg_dec<56>();
+    const int thread = threadIdx.x - kMathThreads;
+    if (thread < 32) {
+      PrefillProducer(params, shared).run();
+      griddepcontrol_launch_dependents();
+    } else {
+      PrefillQueries(params.attend, shared).run(thread - 32);
+    }
+  } else {
+    if constexpr (kvmesh::kConsumers == 2) setmaxnreg_inc<224>();
+    PrefillMath(params.attend, shared).run();
+  }
+}

@@ -1,0 +1,59 @@
+#include "kernels/cuda/attend/hopper/prefill_family.hpp"
+
+#include "kernels/cuda/attend/hopper/pool_maps.hpp"
+#include "kernels/cuda/attend/hopper/prefill_tile.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+/// The tile, whose queries are brought a piece ahead where there is room for two pieces of them.
+std::optional<PrefillTile> tile_of(const AttendCase& what) {
+  PrefillTile tile{
+      .consumers = what.rows / kConsumerRows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim};
+  for (tile.pieces = 2; tile.pieces > 0; --tile.pieces) {
+    if (tile.bytes() <= what.limits.block_bytes) return tile;
+  }
+  return std::nullopt;
+}
+
+class PrefillFamily final : public AttendFamily {
+ public:
+  std::optional<AttendVariant> choose(const AttendCase& what) const override {
+    const AttentionShape& shape = what.shape;
+    const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
+                      shape.k_dim <= 192 && shape.v_dim <= 128 && takes_pool(what);
+    if (!fits) return std::nullopt;
+    const std::optional<PrefillTile> tile = tile_of(what);
+    if (!tile) return std::nullopt;
+    AttendVariant variant{.family = this,
+                          .name = "hopper prefill",
+                          .source = "kernels/cuda/attend/hopper/prefill.cuh",
+                          .kernel = "kvmesh_attend_prefill",
+                          .constants = attend_constants(what),
+                          .threads = tile->threads(),
+                          .shared_bytes = tile->bytes(),
+                          .blocks_per_multiprocessor = 1,
+                          .tile_keys = kPrefillKeys,
+                          .overlaps = true};
+    variant.constants.set("kQueryVectors", what.kinds.q_vectors)
+        .set("kFoldScale", what.fold_scale)
+        .set("kConsumers", tile->consumers)
+        .set("kPieceRing", tile->pieces)
+        .set("kBoxTokens", kMostBoxTokens);
+    return variant;
+  }
+
+  void launch(const jit::Kernel& kernel, const jit::Launch& how, const AttendParams& params,
+              const ConstKvPool& pool) const override {
+    kernel.launch(how, with_pool_maps(params, pool));
+  }
+};
+
+}  // namespace
+
+const AttendFamily& prefill_family() {
+  static const PrefillFamily family;
+  return family;
+}
+
+}  // namespace kvmesh::cuda

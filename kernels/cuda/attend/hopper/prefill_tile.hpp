@@ -1,0 +1,48 @@
+// How a thread block of the prefill kernel is cut, and its shared memory. One text for the host,
+// which picks the numbers, and for the kernel, which is compiled for them.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/hopper/image.hpp"
+
+namespace kvmesh::cuda {
+
+/// Query rows of a consumer: the 64 rows of one product.
+inline constexpr int kConsumerRows = 64;
+inline constexpr int kConsumerThreads = 128;
+inline constexpr int kPrefillKeys = 128;  ///< keys of a tile
+inline constexpr int kPrefillStages = 2;
+inline constexpr int kMostPrefillVisits = kPrefillKeys / kAtomRows;
+
+struct PrefillTile {
+  int consumers = 2;
+  int k_dim = 0;
+  int v_dim = 0;
+  int pieces = 2;  // whose queries are in shared memory or on their way there
+
+  constexpr int rows() const { return kConsumerRows * consumers; }
+  /// The consumers, and a warpgroup of which one warp brings keys and values, the others queries.
+  constexpr int threads() const { return kConsumerThreads * (consumers + 1); }
+  constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kPrefillKeys); }
+  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kPrefillKeys); }
+  constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows()); }
+
+  // In the order in which they lie there. What the tensor cores read comes first, at multiples of
+  // 1 KB.
+  constexpr int values_offset() const { return kPrefillStages * k_bytes(); }
+  constexpr int queries_offset() const { return values_offset() + kPrefillStages * v_bytes(); }
+  constexpr int visits_offset() const { return queries_offset() + pieces * q_bytes(); }
+  constexpr int tasks_offset() const {
+    return visits_offset() + kPrefillStages * kMostPrefillVisits * 8;
+  }
+  constexpr int masked_offset() const {
+    return tasks_offset() + pieces * static_cast<int>(sizeof(DeviceTask));
+  }
+  constexpr int barriers_offset() const {
+    return (masked_offset() + kPrefillStages * 4 + 7) / 8 * 8;
+  }
+  constexpr int barriers() const { return 4 * kPrefillStages + 3 * pieces; }
+  constexpr int bytes() const { return barriers_offset() + barriers() * 8; }
+};
+
+}  // namespace kvmesh::cuda
