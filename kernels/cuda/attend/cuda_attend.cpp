@@ -11,8 +11,9 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kMergeWarps = 8;  // of a thread block of merge.cuh
-/// Thread blocks of a merge per multiprocessor: about what runs at once.
-constexpr int kMergeBlocks = 4;
+/// Thread blocks of merges per multiprocessor, most of which find nothing to do: how many blocks
+/// were split, only the device knows.
+constexpr int kMergeBlocks = 16;
 
 /// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {

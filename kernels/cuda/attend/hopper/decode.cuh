@@ -31,7 +31,7 @@
 
 namespace kvmesh::cuda {
 
-constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages};
+constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing};
 constexpr KvImage kImageK{kDimK};
 constexpr KvImage kImageV{kDimV};
 constexpr KvImage kImageWeights{kTileKeys};

@@ -8,7 +8,6 @@ namespace {
 
 /// Bytes of an SM that a thread block takes beside its own.
 constexpr int kReservedBytes = 1024;
-constexpr int kMostStages = 4;
 
 /// A tile, and how many thread blocks of it an SM holds at once.
 struct Cut {
@@ -16,18 +15,29 @@ struct Cut {
   int blocks = 1;
 };
 
-/// As many thread blocks as leave each two stages: many small queues of copies share the memory's
-/// bandwidth more evenly than few deep ones.
+bool fits(const Cut& cut, const SharedLimits& limits) {
+  const int bytes = cut.tile.bytes();
+  return bytes <= limits.block_bytes &&
+         cut.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
+}
+
+/// Many small queues of copies share the memory's bandwidth more evenly than few deep ones, but
+/// each needs a tile on its way beside the one in use, and two where a thread block has few
+/// neighbours. Queries come a piece ahead unless that costs a tile.
 std::optional<Cut> cut_of(const AttendCase& what) {
-  Cut cut{.tile = {.rows = what.rows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim}};
-  for (cut.blocks = 3; cut.blocks > 0; --cut.blocks) {
-    for (cut.tile.stages = kMostStages; cut.tile.stages >= 2; --cut.tile.stages) {
-      const int bytes = cut.tile.bytes();
-      if (bytes <= what.limits.block_bytes &&
-          cut.blocks * (bytes + kReservedBytes) <= what.limits.multiprocessor_bytes) {
-        return cut;
-      }
-    }
+  struct Choice {
+    int blocks, pieces, stages;
+  };
+  for (const Choice& choice :
+       {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4}, Choice{2, 2, 3},
+        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 2, 2}}) {
+    const Cut cut{.tile = {.rows = what.rows,
+                           .k_dim = what.shape.k_dim,
+                           .v_dim = what.shape.v_dim,
+                           .stages = choice.stages,
+                           .pieces = choice.pieces},
+                  .blocks = choice.blocks};
+    if (fits(cut, what.limits)) return cut;
   }
   return std::nullopt;
 }
@@ -35,8 +45,8 @@ std::optional<Cut> cut_of(const AttendCase& what) {
 class DecodeFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
-    const bool fits = what.rows <= 32 && what.group() <= what.rows && takes_pool(what);
-    if (!fits) return std::nullopt;
+    const bool takes = what.rows <= 32 && what.group() <= what.rows && takes_pool(what);
+    if (!takes) return std::nullopt;
     const std::optional<Cut> cut = cut_of(what);
     if (!cut) return std::nullopt;
     AttendVariant variant{.family = this,
@@ -53,6 +63,7 @@ class DecodeFamily final : public AttendFamily {
         .set("kFoldScale", what.fold_scale)
         .set("kRows", what.rows)
         .set("kStages", cut->tile.stages)
+        .set("kPieceRing", cut->tile.pieces)
         .set("kBlocksPerSm", cut->blocks);
     return variant;
   }

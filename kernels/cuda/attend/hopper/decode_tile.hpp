@@ -15,14 +15,13 @@ inline constexpr int kDecodeThreads = kMathThreads + 32;
 inline constexpr int kTileKeys = 64;
 /// Pages of at least 8 tokens: 8 boxes a tile.
 inline constexpr int kMostTileVisits = kTileKeys / kAtomRows;
-/// Pieces whose queries are in shared memory or on their way there.
-inline constexpr int kPieceRing = 2;
 
 struct DecodeTile {
   int rows = 8;  // packed query rows, the N of the products: a multiple of 8, 32 at the most
   int k_dim = 0;
   int v_dim = 0;
   int stages = 2;  // tiles of keys and values in shared memory or on their way there
+  int pieces = 2;  // whose queries are in shared memory or on their way there
 
   constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kTileKeys); }
   constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kTileKeys); }
@@ -33,17 +32,17 @@ struct DecodeTile {
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
   // 1 KB.
   constexpr int q_offset() const { return stages * stage_bytes(); }
-  constexpr int weights_offset() const { return q_offset() + kPieceRing * q_bytes(); }
+  constexpr int weights_offset() const { return q_offset() + pieces * q_bytes(); }
   constexpr int columns_offset() const { return weights_offset() + weights_bytes(); }
   constexpr int visits_offset() const { return columns_offset() + kMathWarps * rows * 4; }
   constexpr int tasks_offset() const {
     return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(PageVisit));
   }
   constexpr int masked_offset() const {
-    return tasks_offset() + kPieceRing * static_cast<int>(sizeof(DeviceTask));
+    return tasks_offset() + pieces * static_cast<int>(sizeof(DeviceTask));
   }
   constexpr int barriers_offset() const { return (masked_offset() + stages * 4 + 7) / 8 * 8; }
-  constexpr int barriers() const { return 4 * stages + 2 * kPieceRing; }
+  constexpr int barriers() const { return 4 * stages + 2 * pieces; }
   constexpr int bytes() const { return barriers_offset() + barriers() * 8; }
 };
 
