@@ -1,6 +1,7 @@
 #include "kvmesh/combine.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "comm/combine/merge.hpp"
 #include "comm/combine/work.hpp"
@@ -98,12 +99,15 @@ void Combiner::Work::scatter_and_gather(const Partial& mine, const RowMap& map, 
 
 void Combiner::Work::copy_mine(const Partial& mine, const RowMap& map,
                                const CombineOutput& output) {
-  std::fill(row_.begin(), row_.end(), 0.0f);
   const RowBlock all = map.all();
   for (std::int64_t t = 0; t < all.tokens.end; ++t) {
     for (std::int64_t h = 0; h < all.heads.end; ++h) {
       const float lse = map.takes_part(t, me_) ? lse_of(mine, t, h) : kNoKeys;
-      store_row(output, t, h, lse == kNoKeys ? row_.data() : o_row(mine, t, h), lse);
+      const float merged = merged_lse(std::span(&lse, 1));
+      // The weight of any other row is 1.
+      const bool is_constant = merged == kNoKeys || std::isnan(merged);
+      if (is_constant) std::fill(row_.begin(), row_.end(), merged == kNoKeys ? 0.0f : merged);
+      store_row(output, t, h, is_constant ? row_.data() : o_row(mine, t, h), merged);
     }
   }
 }

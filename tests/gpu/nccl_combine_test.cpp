@@ -92,6 +92,18 @@ TEST_F(NcclCombine, ConvertsTheOutput) {
   }
 }
 
+TEST_F(NcclCombine, ARowOfNanIsNotARowWithoutKeys) {
+  DeviceCombiner combiner(*group_);
+  for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+    CombineCase test = unusual_case(comm_->size(), scatter);
+    SCOPED_TRACE(test.describe());
+    for (CombineStrategy strategy : kStrategies) {
+      SCOPED_TRACE(name(strategy));
+      expect_close(combine(combiner, test, strategy), expected_of(test, me()), test.dim);
+    }
+  }
+}
+
 TEST_F(NcclCombine, MergesLargeProblemsAsTheHostDoes) {
   DeviceCombiner combiner(*group_);
   Combiner host(*comm_);

@@ -111,11 +111,10 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
 
   float max = kNoKeysOnDevice;
   for (const Source& source : sources) max = fmaxf(max, source.lse);
+  const float shift = shift_of(max);
   float total = 0.0f;
-  for (const Source& source : sources) {
-    if (max != kNoKeysOnDevice) total = __fadd_rn(total, expf(source.lse - max));
-  }
-  const float merged = max == kNoKeysOnDevice ? max : max + logf(total);
+  for (const Source& source : sources) total = __fadd_rn(total, expf(source.lse - shift));
+  const float merged = shift + logf(total);
   store_lse(p, row.out_token, row.out_head, merged);
   float weights[Most];
 #pragma unroll
@@ -196,21 +195,22 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
 
   // Rows that fill up a smaller block, and rows without a key here: exactly 0, not 0 * O.
   const DeviceBlock block = block_of(p, owner);
-  float weight = 0.0f;
+  float lse = kNoKeysOnDevice, weight = 0.0f;
   int token = 0, head = 0;
   if (place < block.rows()) {
     token = block.tokens.begin + place / block.heads.size;
     head = block.heads.begin + place % block.heads.size;
-    weight = merge_weight(my_lse(p, token, head), reference_lse(p, token, head));
+    lse = my_lse(p, token, head);
+    weight = merge_weight(lse, reference_lse(p, token, head));
   }
   if (p.has_weights && lane_id() == 0) {
     base[std::int64_t{p.block_rows} * p.dim + place] = weight;
   }
-  const bool is_zero = weight == 0.0f;
+  const bool has_keys = lse != kNoKeysOnDevice;
   const float* source = my_o(p, token, head);
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> scaled{};
-    if (!is_zero) {
+    if (has_keys) {
       scaled = load<Width>(source + d);
       for (int k = 0; k < Width; ++k) scaled.v[k] = __fmul_rn(weight, scaled.v[k]);
     }
@@ -225,16 +225,17 @@ __global__ void finish(const __grid_constant__ CombineParams p) {
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
   float lse = reference_lse(p, row.token, row.head);
-  float total = 1.0f;
-  if (p.has_weights && lse != kNoKeysOnDevice) {
-    total = p.receive_buffer[std::int64_t{p.block_rows} * p.dim + index];
-    lse += logf(total);
+  float divisor = 1.0f;
+  if (p.has_weights) {
+    const float total = p.receive_buffer[std::int64_t{p.block_rows} * p.dim + index];
+    lse = shift_of(lse) + logf(total);
+    if (total != 0.0f) divisor = total;  // without a key the sums are 0 and stay so
   }
   store_lse(p, row.out_token, row.out_head, lse);
   const float* o = p.receive_buffer + std::int64_t{index} * p.dim;
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> values = load<Width>(o + d);
-    for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], total);
+    for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], divisor);
     store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, values);
   }
 }

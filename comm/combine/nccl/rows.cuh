@@ -72,6 +72,10 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
+/// What an LSE is taken from before its exponential. Where the largest is -inf nothing needs to be
+/// taken out, and -inf - -inf would be NaN. An LSE of NaN passes by the maximum, not by the sum.
+__device__ inline float shift_of(float max) { return max == kNoKeysOnDevice ? 0.0f : max; }
+
 /// What kvmesh::merged_lse computes, with the exponentials of 32 ranks at once; the sum is taken in
 /// rank order. `lse_of(rank)` may be called by one lane only. The result is every lane's.
 template <class LseOf>
@@ -79,17 +83,16 @@ __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   const int lane = lane_id();
   float max = kNoKeysOnDevice;
   for (int r = lane; r < ranks; r += kWarp) max = fmaxf(max, lse_of(r));
-  max = warp_max(max);
-  if (max == kNoKeysOnDevice) return max;
+  const float shift = shift_of(warp_max(max));
   float sum = 0.0f;
   for (int first = 0; first < ranks; first += kWarp) {
     const int r = first + lane;
-    const float term = r < ranks ? expf(lse_of(r) - max) : 0.0f;
+    const float term = r < ranks ? expf(lse_of(r) - shift) : 0.0f;
     for (int i = 0; i < min(kWarp, ranks - first); ++i) {
       sum = __fadd_rn(sum, __shfl_sync(kAllLanes, term, i));
     }
   }
-  return max + logf(sum);
+  return shift + logf(sum);  // without a key: 0 + log 0
 }
 
 /// What kvmesh::merge_weight computes.

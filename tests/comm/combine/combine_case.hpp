@@ -46,6 +46,10 @@ CombineCase random_case(std::mt19937_64& random, int ranks);
 CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
                       Scatter scatter);
 
+/// Without a mask, with rows whose LSEs are NaN on all ranks, on one (the others with or without
+/// keys), or -inf on all, and rows with an O of NaN, one of them of no weight in float32.
+CombineCase unusual_case(int ranks, Scatter scatter);
+
 /// What rank `rank` must get, in float64.
 struct Expected {
   std::int64_t tokens = 0;

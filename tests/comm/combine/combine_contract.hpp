@@ -67,6 +67,21 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
   });
 }
 
+TYPED_TEST_P(CombineContract, ARowOfNanIsNotARowWithoutKeys) {
+  TypeParam::run([](Communicator& comm) {
+    Combiner combiner(comm);
+    const int me = comm.rank().value;
+    for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+      CombineCase test = unusual_case(comm.size(), scatter);
+      SCOPED_TRACE(test.describe());
+      for (CombineStrategy strategy :
+           {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+        expect_close(run_case(combiner, test, me, strategy), expected_of(test, me), test.dim);
+      }
+    }
+  });
+}
+
 TYPED_TEST_P(CombineContract, MergesLargeProblems) {
   TypeParam::run([](Communicator& comm) {
     Combiner combiner(comm);
@@ -211,7 +226,8 @@ TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
-                            MergesLargeProblems, SendsLargeProblemsToAllTwiceAtMost,
+                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
+                            SendsLargeProblemsToAllTwiceAtMost,
                             SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
                             Composes, RefusesWrongArgumentsBeforeSending,
                             LeavesOutTheLseIfNotWanted);
