@@ -11,7 +11,7 @@
 namespace kvmesh {
 namespace {
 
-void pack(const Partial& mine, const RowMap& map, int me, const RowBlock& block,
+void pack(const Partial& mine, const RowMap& map, int me, const CombineBlock& block,
           RowBuffer& buffer) {
   const std::int64_t rows = map.rows_of(me, block);
   float* o = buffer.resize(rows * (map.dim() + 1));
@@ -29,7 +29,7 @@ void pack(const Partial& mine, const RowMap& map, int me, const RowBlock& block,
 
 void Combiner::Work::all_to_all(const Partial& mine, const RowMap& map, Scatter scatter,
                                 const CombineOutput& output) {
-  const RowBlock own = map.block(scatter, me_);
+  const CombineBlock own = map.block(scatter, me_);
   for (int rank = 0; rank < map.ranks(); ++rank) {
     if (rank != me_) incoming(rank).resize(map.rows_of(rank, own) * (map.dim() + 1));
   }
@@ -45,7 +45,7 @@ void Combiner::Work::all_to_all(const Partial& mine, const RowMap& map, Scatter 
   merge_received(map, own, output);
 }
 
-void Combiner::Work::merge_received(const RowMap& map, const RowBlock& own,
+void Combiner::Work::merge_received(const RowMap& map, const CombineBlock& own,
                                     const CombineOutput& output) {
   start_reading(map, own);
   lses_.resize(static_cast<std::size_t>(map.ranks()));

@@ -22,7 +22,7 @@ bool goes_directly(const RowMap& map) {
 }
 
 /// Stores the merged rows of `block`: `merged` is all of their O, then all of their LSE.
-void store_block(const CombineOutput& output, const RowBlock& block, std::int64_t dim,
+void store_block(const CombineOutput& output, const CombineBlock& block, std::int64_t dim,
                  const float* merged) {
   const float* o = merged;
   const float* lse = merged + block.rows() * dim;
@@ -73,7 +73,7 @@ void Combiner::Work::combine(const Partial& mine, const CombineOptions& options,
 void Combiner::Work::scatter_and_gather(const Partial& mine, const RowMap& map, bool reduce,
                                         const CombineOutput& output) {
   const Scatter scatter = map.longer_axis();
-  const RowBlock own = map.block(scatter, me_);
+  const CombineBlock own = map.block(scatter, me_);
   float* merged = merged_.resize(own.rows() * (map.dim() + 1));
   const std::int64_t tokens = own.tokens.size();
   const std::int64_t heads = own.heads.size();
@@ -99,7 +99,7 @@ void Combiner::Work::scatter_and_gather(const Partial& mine, const RowMap& map, 
 
 void Combiner::Work::copy_mine(const Partial& mine, const RowMap& map,
                                const CombineOutput& output) {
-  const RowBlock all = map.all();
+  const CombineBlock all = map.all();
   for (std::int64_t t = 0; t < all.tokens.end; ++t) {
     for (std::int64_t h = 0; h < all.heads.end; ++h) {
       const float lse = map.takes_part(t, me_) ? lse_of(mine, t, h) : kNoKeys;
@@ -112,7 +112,7 @@ void Combiner::Work::copy_mine(const Partial& mine, const RowMap& map,
   }
 }
 
-void Combiner::Work::start_reading(const RowMap& map, const RowBlock& own) {
+void Combiner::Work::start_reading(const RowMap& map, const CombineBlock& own) {
   readers_.clear();
   for (int rank = 0; rank < map.ranks(); ++rank) {
     const float* rows = incoming(rank).data();

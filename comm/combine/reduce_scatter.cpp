@@ -11,14 +11,15 @@ namespace {
 
 /// The heads of a token whose LSEs `rank` needs: all if it must scale its own rows, else those
 /// whose merged LSE it owes.
-Share heads_needed(const RowMap& map, int rank, const RowBlock& owned, std::int64_t token) {
+Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token) {
   if (map.takes_part(token, rank)) return map.all().heads;
   return owned.has_token(token) ? owned.heads : Share{};
 }
 
 /// Calls `visit(token, head)` for each LSE that `from` sends to `to`, which owns `owned`.
 template <class Visit>
-void for_each_lse(const RowMap& map, int from, int to, const RowBlock& owned, const Visit& visit) {
+void for_each_lse(const RowMap& map, int from, int to, const CombineBlock& owned,
+                  const Visit& visit) {
   for (std::int64_t t = 0; t < map.all().tokens.end; ++t) {
     if (!map.takes_part(t, from)) continue;
     const Share heads = heads_needed(map, to, owned, t);
@@ -26,7 +27,7 @@ void for_each_lse(const RowMap& map, int from, int to, const RowBlock& owned, co
   }
 }
 
-std::int64_t count_lses(const RowMap& map, int from, int to, const RowBlock& owned) {
+std::int64_t count_lses(const RowMap& map, int from, int to, const CombineBlock& owned) {
   std::int64_t count = 0;
   for_each_lse(map, from, to, owned, [&](std::int64_t, std::int64_t) { ++count; });
   return count;
@@ -42,10 +43,10 @@ void Combiner::Work::reduce_scatter(const Partial& mine, const RowMap& map, Scat
 }
 
 void Combiner::Work::gather_lses(const Partial& mine, const RowMap& map, Scatter scatter) {
-  const RowBlock own = map.block(scatter, me_);
+  const CombineBlock own = map.block(scatter, me_);
   for (int peer = 0; peer < map.ranks(); ++peer) {
     if (peer == me_) continue;
-    const RowBlock owned = map.block(scatter, peer);
+    const CombineBlock owned = map.block(scatter, peer);
     float* lse = outgoing(peer).resize(count_lses(map, me_, peer, owned));
     for_each_lse(map, me_, peer, owned,
                  [&](std::int64_t t, std::int64_t h) { *lse++ = lse_of(mine, t, h); });
@@ -65,7 +66,7 @@ void Combiner::Work::gather_lses(const Partial& mine, const RowMap& map, Scatter
 
 void Combiner::Work::exchange_rescaled(const Partial& mine, const RowMap& map, Scatter scatter) {
   for (int owner = 0; owner < map.ranks(); ++owner) {
-    const RowBlock block = map.block(scatter, owner);
+    const CombineBlock block = map.block(scatter, owner);
     RowBuffer& buffer = owner == me_ ? incoming(me_) : outgoing(owner);
     float* scaled = buffer.resize(map.rows_of(me_, block) * map.dim());
     for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
@@ -81,14 +82,14 @@ void Combiner::Work::exchange_rescaled(const Partial& mine, const RowMap& map, S
       }
     }
   }
-  const RowBlock own = map.block(scatter, me_);
+  const CombineBlock own = map.block(scatter, me_);
   for (int rank = 0; rank < map.ranks(); ++rank) {
     if (rank != me_) incoming(rank).resize(map.rows_of(rank, own) * map.dim());
   }
   exchange("combine: rescaled rows to their owners");
 }
 
-void Combiner::Work::sum_received(const RowMap& map, const RowBlock& own,
+void Combiner::Work::sum_received(const RowMap& map, const CombineBlock& own,
                                   const CombineOutput& output) {
   start_reading(map, own);
   for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {

@@ -37,7 +37,7 @@ void check_device(const TensorView& view, std::string_view what, DeviceKind devi
           device == DeviceKind::kCpu ? "host" : "the GPU's");
 }
 
-void check_output(const CombineOutput& output, const RowBlock& block, std::int64_t dim) {
+void check_output(const CombineOutput& output, const CombineBlock& block, std::int64_t dim) {
   const std::int64_t tokens = block.tokens.size();
   const std::int64_t heads = block.heads.size();
   check_o(output.o, "the output's o");
@@ -52,14 +52,14 @@ void check_output(const CombineOutput& output, const RowBlock& block, std::int64
 
 }  // namespace
 
-RowBlock RowMap::block(Scatter scatter, int owner) const {
-  RowBlock block = all();
+CombineBlock RowMap::block(Scatter scatter, int owner) const {
+  CombineBlock block = all();
   if (scatter == Scatter::kTokens) block.tokens = share_of(tokens_, owner, ranks_);
   if (scatter == Scatter::kHeads) block.heads = share_of(heads_, owner, ranks_);
   return block;
 }
 
-std::int64_t RowMap::rows_of(int rank, const RowBlock& block) const {
+std::int64_t RowMap::rows_of(int rank, const CombineBlock& block) const {
   if (participation_ == nullptr) return block.rows();
   std::int64_t tokens = 0;
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {

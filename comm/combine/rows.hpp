@@ -8,7 +8,7 @@
 namespace kvmesh {
 
 /// The rows of some tokens and some heads.
-struct RowBlock {
+struct CombineBlock {
   Share tokens;
   Share heads;
   bool has_token(std::int64_t token) const { return token >= tokens.begin && token < tokens.end; }
@@ -28,15 +28,15 @@ class RowMap {
   std::int64_t dim() const { return dim_; }
   int ranks() const { return ranks_; }
 
-  RowBlock all() const { return {{0, tokens_}, {0, heads_}}; }
+  CombineBlock all() const { return {{0, tokens_}, {0, heads_}}; }
   /// What `scatter` gives to `owner`.
-  RowBlock block(Scatter scatter, int owner) const;
+  CombineBlock block(Scatter scatter, int owner) const;
   /// Whether `rank` holds keys of the token's rows.
   bool takes_part(std::int64_t token, int rank) const {
     return participation_ == nullptr || participation_->has(token, Rank{rank});
   }
   /// How many rows of `block` the rank takes part in.
-  std::int64_t rows_of(int rank, const RowBlock& block) const;
+  std::int64_t rows_of(int rank, const CombineBlock& block) const;
   /// The scatter whose blocks are the most even: along the longer axis.
   Scatter longer_axis() const { return tokens_ >= heads_ ? Scatter::kTokens : Scatter::kHeads; }
 

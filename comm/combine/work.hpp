@@ -46,17 +46,17 @@ class Combiner::Work {
   void copy_mine(const Partial& mine, const RowMap& map, const CombineOutput& output);
 
   // A step of all_to_all.
-  void merge_received(const RowMap& map, const RowBlock& own, const CombineOutput& output);
+  void merge_received(const RowMap& map, const CombineBlock& own, const CombineOutput& output);
 
   // Steps of reduce_scatter, and the LSEs of one row, by rank.
   void gather_lses(const Partial& mine, const RowMap& map, Scatter scatter);
   void exchange_rescaled(const Partial& mine, const RowMap& map, Scatter scatter);
-  void sum_received(const RowMap& map, const RowBlock& own, const CombineOutput& output);
+  void sum_received(const RowMap& map, const CombineBlock& own, const CombineOutput& output);
   std::span<float> lses_of(const RowMap& map, std::int64_t token, std::int64_t head);
 
   /// Sets one reader a rank to the first of the rows of `own` that the rank gave: its message in
   /// `incoming_`, where our own rows lie too.
-  void start_reading(const RowMap& map, const RowBlock& own);
+  void start_reading(const RowMap& map, const CombineBlock& own);
 
   /// Sends each peer its outgoing buffer (or all of them `to_all`), fills the incoming ones.
   void exchange(std::string_view operation, RowBuffer* to_all = nullptr);

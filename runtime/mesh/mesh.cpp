@@ -81,8 +81,7 @@ bool nccl_takes(Communicator& comm, Device gpu) {
     const std::string_view name(host);
     std::ranges::copy(name.substr(0, static_cast<std::size_t>(mine.end() - end)), end);
   }
-  std::vector<Place> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), "gpus");
+  std::vector<Place> all = all_gather_value(comm, mine, "gpus");
   std::ranges::sort(all);
   return std::ranges::adjacent_find(all) == all.end();
 }

@@ -42,7 +42,7 @@ void lay_out_messages(DeviceCombinePlan& plan, const Participation* participatio
   const Partial shape{
       .o = tensor(static_cast<float*>(nullptr), {plan.tokens, plan.heads, plan.dim})};
   const RowMap map(shape, plan.ranks, participation);
-  const RowBlock own = plan.block(plan.rank);
+  const CombineBlock own = plan.block(plan.rank);
   for (int r = 0; r < plan.ranks; ++r) {
     const auto at = static_cast<std::size_t>(r);
     if (r == plan.rank) continue;
@@ -58,8 +58,8 @@ void lay_out_messages(DeviceCombinePlan& plan, const Participation* participatio
 
 }  // namespace
 
-RowBlock DeviceCombinePlan::block(int owner) const {
-  RowBlock block{{0, tokens}, {0, heads}};
+CombineBlock DeviceCombinePlan::block(int owner) const {
+  CombineBlock block{{0, tokens}, {0, heads}};
   if (scatter == Scatter::kTokens) block.tokens = share_of(tokens, owner, ranks);
   if (scatter == Scatter::kHeads) block.heads = share_of(heads, owner, ranks);
   return block;

@@ -41,7 +41,7 @@ struct DeviceCombinePlan {
   }
   std::int64_t reduced_floats() const { return blocks * block_floats(); }
   /// The rows that `scatter` gives to `owner`.
-  RowBlock block(int owner) const;
+  CombineBlock block(int owner) const;
 
   friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;
 };

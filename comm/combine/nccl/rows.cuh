@@ -7,12 +7,12 @@
 #include <cstdint>
 
 #include "comm/combine/nccl/combine_params.hpp"
+#include "core/pod/row_merge.hpp"
 
 namespace kvmesh::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFF'FFFF;
-constexpr float kNoKeysOnDevice = -__builtin_huge_valf();
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 
@@ -72,18 +72,14 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-/// What an LSE is taken from before its exponential. Where the largest is -inf nothing needs to be
-/// taken out, and -inf - -inf would be NaN. An LSE of NaN passes by the maximum, not by the sum.
-__device__ inline float shift_of(float max) { return max == kNoKeysOnDevice ? 0.0f : max; }
-
 /// What kvmesh::merged_lse computes, with the exponentials of 32 ranks at once; the sum is taken in
 /// rank order. `lse_of(rank)` may be called by one lane only. The result is every lane's.
 template <class LseOf>
 __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   const int lane = lane_id();
-  float max = kNoKeysOnDevice;
+  float max = kNoKeys;
   for (int r = lane; r < ranks; r += kWarp) max = fmaxf(max, lse_of(r));
-  const float shift = shift_of(warp_max(max));
+  const float shift = merge_shift(warp_max(max));
   float sum = 0.0f;
   for (int first = 0; first < ranks; first += kWarp) {
     const int r = first + lane;
@@ -97,7 +93,7 @@ __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
 
 /// What kvmesh::merge_weight computes.
 __device__ inline float merge_weight(float lse, float merged) {
-  return lse == kNoKeysOnDevice ? 0.0f : expf(lse - merged);
+  return kvmesh::merge_weight(lse, merged, [](float x) { return expf(x); });
 }
 
 }  // namespace kvmesh::cuda
