@@ -9,7 +9,8 @@ PeerPools::PeerPools(int ranks)
 
 PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.size()) {
   layout_ = mine.layout();
-  const std::vector<MemoryHandle> handles = all_gather_value(kv, mine.handle(), "exchange pools");
+  const MemoryHandle handle = mine.handle();
+  const std::vector<MemoryHandle> handles = all_gather_value(kv, handle, "exchange pools");
   std::vector<std::uint8_t> row(pools_.size());
   for (std::size_t owner = 0; owner < handles.size(); ++owner) {
     if (owner == index(kv.rank())) continue;
