@@ -18,7 +18,7 @@ Floats poisoned(std::int64_t count) { return Floats(static_cast<std::size_t>(cou
 /// One rank's plan and device memory.
 struct RankOnDevice {
   RankOnDevice(CombineCase& test, int rank, CombineStrategy strategy, Dtype dtype, std::int64_t gap)
-      : plan(plan_device_combine(test.tokens, test.heads, test.dim, options_of(test, strategy),
+      : plan(plan_device_combine({test.tokens, test.heads, test.dim}, options_of(test, strategy),
                                  rank, static_cast<int>(test.partials.size()))),
         io(test, rank, dtype, gap),
         send(poisoned(packs() ? plan.sent_floats : plan.reduced_floats())),
@@ -56,7 +56,7 @@ void exchange_messages(const Ranks& ranks) {
       const RowMessage out = ranks[from]->plan.sent[to];
       const RowMessage in = ranks[to]->plan.received[from];
       ASSERT_EQ(out.rows, in.rows);
-      std::copy_n(sent.begin() + out.offset, out.rows * (ranks[to]->plan.dim + 1),
+      std::copy_n(sent.begin() + out.offset, out.rows * (ranks[to]->plan.shape.dim + 1),
                   received.begin() + in.offset);
     }
     ranks[to]->receive.set(received);

@@ -214,8 +214,8 @@ Expected expected_of(const CombineCase& test, int rank) {
   return expected;
 }
 
-Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
-                Dtype dtype, std::int64_t gap) {
+Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy strategy, Dtype dtype,
+                std::int64_t gap) {
   const int ranks = static_cast<int>(test.partials.size());
   const std::int64_t tokens =
       share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks).size();
@@ -235,7 +235,7 @@ Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy
       .strategy = strategy,
       .participation = test.participation ? &*test.participation : nullptr,
   };
-  combiner(test.partials[at(rank)].view(), options, output);
+  combine_once(way, test.partials[at(rank)].view(), options, output);
 
   Result result{{}, lse};
   for (std::int64_t row = 0; row < tokens * heads; ++row) {
@@ -249,6 +249,12 @@ Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy
     }
   }
   return result;
+}
+
+void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
+                  const CombineOutput& output) {
+  way.plan(shape_of(mine), options, {});
+  way.run(mine, output, {});
 }
 
 bool same_bits(const Result& a, const Result& b) {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvmesh/combine.hpp"
+#include "comm/combine/combine_way.hpp"
 
 namespace kvmesh::test {
 
@@ -65,8 +65,12 @@ struct Result {
   std::vector<float> o;    // [tokens, heads, dim]; 16-bit outputs widened
   std::vector<float> lse;  // [tokens, heads]
 };
-Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
+Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy strategy,
                 Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0);
+
+/// Plans for these tensors and runs.
+void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
+                  const CombineOutput& output);
 
 /// Whether both have the same bits.
 bool same_bits(const Result& a, const Result& b);
