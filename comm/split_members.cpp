@@ -12,10 +12,7 @@ std::vector<Rank> split_members(Communicator& comm, int color, int key) {
     int color;
     int key;
   };
-  const Place mine{color, key};
-  std::vector<Place> places(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(places)),
-             "split");
+  const std::vector<Place> places = all_gather_value(comm, Place{color, key}, "split");
   std::vector<Rank> members;
   for (int r = 0; r < comm.size(); ++r) {
     if (places[static_cast<std::size_t>(r)].color == color) members.push_back(Rank{r});

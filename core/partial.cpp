@@ -17,14 +17,20 @@ float* o_at(const TensorView& o, std::int64_t token, std::int64_t head) {
   return static_cast<float*>(o.data) + token * o.stride(0) + head * o.stride(1);
 }
 
-// A weight of 0 is an empty subset, whose O may be anything, even NaN: 0 * NaN would leak it.
-float weighted(float weight, float value) { return weight == 0.0f ? 0.0f : weight * value; }
+// The O of an empty subset may be anything, even NaN: 0 * NaN would leak it. A weight that
+// underflows is no empty subset.
+struct Weighted {
+  Weighted(float lse, float merged) : is_empty(lse == kNoKeys), weight(merge_weight(lse, merged)) {}
+  float operator()(float value) const { return is_empty ? 0.0f : weight * value; }
+
+  bool is_empty;
+  float weight;
+};
 
 void merge_row(float* o, float& lse, const float* source_o, float source_lse, std::int64_t dim) {
   const float merged = merged_lse(std::array{lse, source_lse});
-  const float keep = merge_weight(lse, merged);
-  const float add = merge_weight(source_lse, merged);
-  for (std::int64_t i = 0; i < dim; ++i) o[i] = weighted(keep, o[i]) + weighted(add, source_o[i]);
+  const Weighted keep(lse, merged), add(source_lse, merged);
+  for (std::int64_t i = 0; i < dim; ++i) o[i] = keep(o[i]) + add(source_o[i]);
   lse = merged;
 }
 

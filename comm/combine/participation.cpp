@@ -1,6 +1,5 @@
-#include <algorithm>
-
 #include "core/check.hpp"
+#include "core/pod/shares.hpp"
 #include "kvmesh/combine.hpp"
 
 namespace kvmesh {
@@ -39,11 +38,8 @@ std::string_view name(CombineStrategy strategy) {
 Share share_of(std::int64_t count, int index, int ranks) {
   require(count >= 0 && ranks > 0 && index >= 0 && index < ranks,
           "share_of: share {} of {} of {} items", index, ranks, count);
-  // The first `count % ranks` shares have one item more.
-  const std::int64_t least = count / ranks;
-  const std::int64_t extra = count % ranks;
-  const std::int64_t begin = index * least + std::min<std::int64_t>(index, extra);
-  return {begin, begin + least + (index < extra ? 1 : 0)};
+  return {share_begin<std::int64_t>(count, index, ranks),
+          share_begin<std::int64_t>(count, index + 1, ranks)};
 }
 
 Participation::Participation(std::int64_t tokens, int ranks)

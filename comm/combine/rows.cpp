@@ -37,7 +37,7 @@ void check_device(const TensorView& view, std::string_view what, DeviceKind devi
           device == DeviceKind::kCpu ? "host" : "the GPU's");
 }
 
-void check_output(const CombineOutput& output, const RowBlock& block, std::int64_t dim) {
+void check_output(const CombineOutput& output, const CombineBlock& block, std::int64_t dim) {
   const std::int64_t tokens = block.tokens.size();
   const std::int64_t heads = block.heads.size();
   check_o(output.o, "the output's o");
@@ -52,15 +52,15 @@ void check_output(const CombineOutput& output, const RowBlock& block, std::int64
 
 }  // namespace
 
-RowBlock RowMap::block(Scatter scatter, int owner) const {
-  RowBlock block = all();
-  if (scatter == Scatter::kTokens) block.tokens = share_of(tokens_, owner, ranks_);
-  if (scatter == Scatter::kHeads) block.heads = share_of(heads_, owner, ranks_);
+CombineBlock block_of(const CombineShape& shape, Scatter scatter, int owner, int ranks) {
+  CombineBlock block{{0, shape.tokens}, {0, shape.heads}};
+  if (scatter == Scatter::kTokens) block.tokens = share_of(shape.tokens, owner, ranks);
+  if (scatter == Scatter::kHeads) block.heads = share_of(shape.heads, owner, ranks);
   return block;
 }
 
-std::int64_t RowMap::rows_of(int rank, const RowBlock& block) const {
-  if (participation_ == nullptr) return block.rows();
+std::int64_t RowMap::rows_of(int rank, const CombineBlock& block) const {
+  if (!participation_) return block.rows();
   std::int64_t tokens = 0;
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
     tokens += takes_part(t, rank) ? 1 : 0;
@@ -68,24 +68,29 @@ std::int64_t RowMap::rows_of(int rank, const RowBlock& block) const {
   return tokens * block.heads.size();
 }
 
-void check_participation(const Participation* participation, std::int64_t tokens, int ranks) {
-  if (participation == nullptr) return;
-  require(participation->ranks() == ranks && participation->tokens() == tokens,
-          "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "
-          "the group {} ranks",
-          participation->tokens(), participation->ranks(), tokens, ranks);
+CombineShape shape_of(const Partial& mine) {
+  check_view(mine.o, "the partial's o", 3);
+  return {mine.o.size(0), mine.o.size(1), mine.o.size(2)};
 }
 
-void check_combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
-                   int rank, int ranks, DeviceKind device) {
+void check_plan(const CombineShape& shape, const Participation* participation, int ranks) {
+  require(shape.tokens >= 0 && shape.heads >= 0 && shape.dim >= 0,
+          "combine: {} tokens, {} heads, dim {}", shape.tokens, shape.heads, shape.dim);
+  if (participation == nullptr) return;
+  require(participation->ranks() == ranks && participation->tokens() == shape.tokens,
+          "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "
+          "the group {} ranks",
+          participation->tokens(), participation->ranks(), shape.tokens, ranks);
+}
+
+void check_tensors(const Partial& mine, const CombineOutput& output, const CombineShape& shape,
+                   const CombineBlock& own, DeviceKind device) {
   check_partial(mine);
+  require(shape_of(mine) == shape, "combine: the partial's o is {}, the plan is for [{}, {}, {}]",
+          mine.o, shape.tokens, shape.heads, shape.dim);
   check_device(mine.o, "the partial's o", device);
   check_device(mine.lse, "the partial's lse", device);
-  check_participation(options.participation, mine.o.size(0), ranks);
-  require(options.strategy != CombineStrategy::kAllReduce || device != DeviceKind::kCpu,
-          "combine: the strategy all_reduce is for GPUs");
-  const RowMap map(mine, ranks, options.participation);
-  check_output(output, map.block(options.scatter, rank), map.dim());
+  check_output(output, own, shape.dim);
   check_device(output.o, "the output's o", device);
   check_device(output.lse, "the output's lse", device);
 }

@@ -2,50 +2,64 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "kvmesh/combine.hpp"
 
 namespace kvmesh {
 
+/// The partials of one combine: [tokens, heads, dim].
+struct CombineShape {
+  std::int64_t tokens = 0;
+  std::int64_t heads = 0;
+  std::int64_t dim = 0;
+  std::int64_t rows() const { return tokens * heads; }
+  friend bool operator==(const CombineShape&, const CombineShape&) = default;
+};
+
 /// The rows of some tokens and some heads.
-struct RowBlock {
+struct CombineBlock {
   Share tokens;
   Share heads;
   bool has_token(std::int64_t token) const { return token >= tokens.begin && token < tokens.end; }
   std::int64_t rows() const { return tokens.size() * heads.size(); }
 };
 
-/// The rows of one combine.
+/// The rows that `scatter` gives to rank `owner` of `ranks`.
+CombineBlock block_of(const CombineShape& shape, Scatter scatter, int owner, int ranks);
+
+/// The rows of one combine, and which ranks hold keys of them. Owns a copy of the mask.
 class RowMap {
  public:
-  RowMap(const Partial& mine, int ranks, const Participation* participation)
-      : tokens_(mine.o.size(0)),
-        heads_(mine.o.size(1)),
-        dim_(mine.o.size(2)),
-        ranks_(ranks),
-        participation_(participation) {}
+  RowMap(const CombineShape& shape, int ranks, const Participation* participation)
+      : shape_(shape), ranks_(ranks) {
+    if (participation != nullptr) participation_ = *participation;
+  }
 
-  std::int64_t dim() const { return dim_; }
+  const CombineShape& shape() const { return shape_; }
+  std::int64_t dim() const { return shape_.dim; }
   int ranks() const { return ranks_; }
 
-  RowBlock all() const { return {{0, tokens_}, {0, heads_}}; }
-  /// What `scatter` gives to `owner`.
-  RowBlock block(Scatter scatter, int owner) const;
+  CombineBlock all() const { return {{0, shape_.tokens}, {0, shape_.heads}}; }
+  /// The rows that `scatter` gives to `owner`.
+  CombineBlock block(Scatter scatter, int owner) const {
+    return block_of(shape_, scatter, owner, ranks_);
+  }
   /// Whether `rank` holds keys of the token's rows.
   bool takes_part(std::int64_t token, int rank) const {
-    return participation_ == nullptr || participation_->has(token, Rank{rank});
+    return !participation_ || participation_->has(token, Rank{rank});
   }
   /// How many rows of `block` the rank takes part in.
-  std::int64_t rows_of(int rank, const RowBlock& block) const;
+  std::int64_t rows_of(int rank, const CombineBlock& block) const;
   /// The scatter whose blocks are the most even: along the longer axis.
-  Scatter longer_axis() const { return tokens_ >= heads_ ? Scatter::kTokens : Scatter::kHeads; }
+  Scatter longer_axis() const {
+    return shape_.tokens >= shape_.heads ? Scatter::kTokens : Scatter::kHeads;
+  }
 
  private:
-  std::int64_t tokens_;
-  std::int64_t heads_;
-  std::int64_t dim_;
+  CombineShape shape_;
   int ranks_;
-  const Participation* participation_;
+  std::optional<Participation> participation_;
 };
 
 inline const float* o_row(const Partial& partial, std::int64_t token, std::int64_t head) {
@@ -57,12 +71,16 @@ inline float lse_of(const Partial& partial, std::int64_t token, std::int64_t hea
   return static_cast<const float*>(lse.data)[token * lse.stride(0) + head * lse.stride(1)];
 }
 
-/// @throws InvalidArgument unless `participation` (if any) is for these.
-void check_participation(const Participation* participation, std::int64_t tokens, int ranks);
+/// The shape of a rank's partial. @throws InvalidArgument if its o has no three dimensions.
+CombineShape shape_of(const Partial& mine);
 
-/// @throws InvalidArgument unless rank `rank` of `ranks`, whose tensors are of kind `device`, may
-/// combine these.
-void check_combine(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
-                   int rank, int ranks, DeviceKind device = DeviceKind::kCpu);
+/// @throws InvalidArgument unless the sizes are no less than 0 and `participation` (if any) is for
+/// these tokens and ranks.
+void check_plan(const CombineShape& shape, const Participation* participation, int ranks);
+
+/// @throws InvalidArgument unless the tensors are in memory of kind `device`, the partial has
+/// `shape` and the output the rows of `own`.
+void check_tensors(const Partial& mine, const CombineOutput& output, const CombineShape& shape,
+                   const CombineBlock& own, DeviceKind device);
 
 }  // namespace kvmesh

@@ -1,5 +1,5 @@
-// In place of nccl_*.cpp and device_combine.cpp in a build without NCCL.
-#include "kvmesh/nccl.hpp"
+// In place of group.cpp, state.cpp and nccl_way.cpp in a build without NCCL.
+#include "comm/combine/nccl/nccl_way.hpp"
 
 namespace kvmesh {
 namespace {
@@ -9,7 +9,6 @@ namespace {
 }  // namespace
 
 struct NcclGroup::State {};
-class DeviceCombiner::Work {};
 
 std::string nccl_version() { return {}; }
 NcclUniqueId make_nccl_unique_id() { throw_absent(); }
@@ -33,16 +32,6 @@ void NcclGroup::wait(Stream, std::string_view) { throw_absent(); }
 void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { throw_absent(); }
 void NcclGroup::close() { throw_absent(); }
 
-DeviceCombiner::DeviceCombiner(NcclGroup&) { throw_absent(); }
-DeviceCombiner::~DeviceCombiner() = default;
-DeviceCombiner::DeviceCombiner(DeviceCombiner&&) noexcept = default;
-DeviceCombiner& DeviceCombiner::operator=(DeviceCombiner&&) noexcept = default;
-void DeviceCombiner::plan(std::int64_t, std::int64_t, std::int64_t, const CombineOptions&, Stream) {
-  throw_absent();
-}
-void DeviceCombiner::run(const Partial&, const CombineOutput&, Stream) { throw_absent(); }
-std::uint64_t DeviceCombiner::generation() const { throw_absent(); }
-CombineStrategy DeviceCombiner::strategy() const { throw_absent(); }
-std::size_t DeviceCombiner::workspace_bytes() const { throw_absent(); }
+std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&) { throw_absent(); }
 
 }  // namespace kvmesh

@@ -144,9 +144,7 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
     std::uint64_t port;
   };
   const Door mine{tcp::make_token(), reception ? reception->endpoint().port() : std::uint64_t{0}};
-  std::vector<Door> doors(lanes_.size());
-  all_gather(*this, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(doors)),
-             "split");
+  const std::vector<Door> doors = all_gather_value(*this, mine, "split");
 
   Rank new_rank;
   std::vector<tcp::Place> i_call;

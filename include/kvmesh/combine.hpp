@@ -79,6 +79,8 @@ struct CombineOutput {
   TensorView lse{};
 };
 
+class CombineWay;
+
 /// Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves on each
 /// rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0, LSE = -inf.
 /// The merged LSE makes combines compose (a node first, then the cluster).
@@ -100,8 +102,7 @@ class Combiner {
   void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
 
  private:
-  class Work;
-  std::unique_ptr<Work> work_;
+  std::unique_ptr<CombineWay> way_;
 };
 
 }  // namespace kvmesh

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "kvmesh/error.hpp"
@@ -70,6 +71,17 @@ void barrier(Communicator& comm, std::string_view operation = "barrier");
 /// Every rank's `mine`, in rank order, into `all` ([size * mine.size()] bytes). Equal sizes.
 void all_gather(Communicator& comm, std::span<const std::byte> mine, std::span<std::byte> all,
                 std::string_view operation = "all_gather");
+
+/// Every rank's `mine`, in rank order.
+template <class T>
+std::vector<T> all_gather_value(Communicator& comm, const T& mine,
+                                std::string_view operation = "all_gather") {
+  static_assert(std::is_trivially_copyable_v<T>, "it travels as bytes");
+  std::vector<T> all(static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)),
+             operation);
+  return all;
+}
 
 /// As all_gather, where rank r gives `counts[r]` bytes; `all` holds their sum, in rank order.
 void all_gather_v(Communicator& comm, std::span<const std::byte> mine,

@@ -122,7 +122,7 @@ class StepPlan {
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
   /// `out` covers all n tokens and this rank's heads; float32.
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {});
-  /// Collective over the kv axis.
+  /// `mine` covers all n tokens and this rank's heads. Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
   /// What of [n, q_heads] this rank's output holds.

@@ -6,6 +6,7 @@
 #include "kvmesh/block_mask.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/device_group.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/dtype.hpp"
 #include "kvmesh/error.hpp"

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "kvmesh/communicator.hpp"
-#include "kvmesh/nccl.hpp"
+#include "kvmesh/device_group.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
@@ -32,6 +32,9 @@ struct MeshOptions {
   /// Of every wait for a peer, that for the others to come included (but for MPI's own start).
   /// Empty: the world's, which is 60 s if nobody said another.
   std::optional<std::chrono::milliseconds> deadline{};
+  /// Whether the mesh makes an NCCL group of the kv ranks' GPUs, if it can. An engine that brings
+  /// its own (DeviceGroup::use_nccl) says false. Equal on all ranks. On the CPU it has no effect.
+  bool makes_nccl = true;
 };
 
 /// One rank's place in the mesh and its ways to the others. World rank r has the kv rank
@@ -41,17 +44,15 @@ struct MeshOptions {
 ///     kv rank 0      r0   r1      a row shares its pages' numbers, each rank holding other heads
 ///     kv rank 1      r2   r3      a column shares its heads, each rank holding other pages
 ///
-/// Collective to make: every rank makes its own with equal options. Owns the communicators and the
-/// threads; outlives the caches made on it. Movable.
-///
-/// The end of a mesh with an NCCL group of its own is collective, too: where a rank leaves while
-/// others are in the last combine, what NCCL was to send them over a network is lost. So there the
-/// destructor waits until the devices of all kv ranks are done, but no longer than kv()'s deadline,
-/// and for nobody after an error of the group or while an exception passes.
+/// Collective to make: every rank makes its own with equal options. On GPUs that includes the NCCL
+/// group of the kv ranks (see DeviceGroup), which takes a second or so; on the CPU only the
+/// communicators are split. Owns the communicators, the threads and the device group; outlives the
+/// caches made on it. Movable. The end of a mesh with an NCCL group of its own is collective, too:
+/// see DeviceGroup.
 class Mesh {
  public:
   /// @throws InvalidArgument if head_parallel does not divide the ranks; Unsupported for a device
-  /// that this build does not have.
+  /// that this build does not have; on GPUs also Timeout, PeerLost and NcclError.
   explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
   /// Over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
@@ -79,35 +80,20 @@ class Mesh {
   /// Where caches on this mesh keep their pages, and where tensors must be. Several ranks of a node
   /// share a GPU if there are fewer of them.
   Device device() const { return device_; }
-  /// The kv ranks' GPUs as an NCCL group, for the combine. Null on the CPU, without NCCL, and where
-  /// two of the ranks share a GPU: then the combine goes by way of the host. (If the environment's
-  /// NCCL_HOSTID names another host for each, they may share: NCCL goes through its network
-  /// transport.) Collective over `kv` the first time. @throws Timeout, PeerLost, NcclError.
-  NcclGroup* gpus();
-  /// An engine's own group instead, over the kv ranks in their order: its communicator
-  /// (NcclGroup::borrow), or one made from an id that it brings. Before the first cache is made.
-  /// A borrowed communicator is the engine's to abort when a wait has failed, and that before the
-  /// cache goes. @throws InvalidArgument if the group's size, rank or device is not this mesh's.
-  void use_gpus(NcclGroup group);
+  /// The kv ranks' devices, and their NCCL group if they have one, for the combine. Made with the
+  /// mesh: sends nothing.
+  DeviceGroup& device_group() { return *group_; }
 
-  /// Waits until the device has done all that was given to `stream`, no longer than kv()'s
-  /// deadline: use it instead of CUDA's own waits, which a peer that died in the middle of a
-  /// combine would make endless. On the CPU all is done already. @throws Timeout; NcclError; Error
-  /// if the device failed.
-  void wait(Stream stream, std::string_view operation);
-  /// The same, until `is_done` says yes: for events. What it throws breaks the NCCL group.
-  void wait_until(const std::function<bool()>& is_done, std::string_view operation);
+  /// DeviceGroup's: waits until the device has done all work given to `stream`, no longer than
+  /// kv()'s deadline. @throws Timeout, NcclError; Error if the device failed.
+  void wait(Stream stream, std::string_view operation) { group_->wait(stream, operation); }
+  /// The same, until `is_done` returns true: for events. What it throws breaks the NCCL group.
+  void wait_until(const std::function<bool()>& is_done, std::string_view operation) {
+    group_->wait_until(is_done, operation);
+  }
 
  private:
-  /// Ends a group when nobody needs its rank any more.
-  struct LeaveTogether {
-    std::shared_ptr<Communicator> kv;
-    int exceptions;  // that passed already when it was made
-    void operator()(NcclGroup* group) const;
-  };
-
   void arrange(const MeshOptions& options);
-  void own(std::unique_ptr<NcclGroup> group);
 
   std::unique_ptr<Communicator> owned_world_;
   Communicator* world_;
@@ -115,7 +101,7 @@ class Mesh {
   std::unique_ptr<Communicator> head_;
   std::unique_ptr<ThreadPool> threads_;
   Device device_;
-  std::optional<std::unique_ptr<NcclGroup, LeaveTogether>> gpus_;  // empty: not asked for yet
+  std::unique_ptr<DeviceGroup> group_;
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.

@@ -150,8 +150,7 @@ class DeviceCombiner {
   std::size_t workspace_bytes() const;
 
  private:
-  class Work;
-  std::unique_ptr<Work> work_;
+  std::unique_ptr<CombineWay> way_;
 };
 
 }  // namespace kvmesh

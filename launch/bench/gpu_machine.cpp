@@ -54,7 +54,7 @@ class GpuMachine : public Machine {
  public:
   GpuMachine(Mesh& mesh, std::int64_t rotate_bytes)
       : mesh_(mesh),
-        group_(mesh.gpus()),
+        group_(mesh.device_group().nccl()),
         stream_(make_stream()),
         sink_(mesh.device(), sizeof(unsigned)) {
     check(cudaGetDeviceProperties(&properties_, mesh.device().index));

@@ -25,9 +25,7 @@ Message message_of(const std::function<void()>& local) {
 }  // namespace
 
 void agree(Communicator& comm, const std::function<void()>& local) {
-  const Message mine = message_of(local);
-  std::vector<Message> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), "agree");
+  const std::vector<Message> all = all_gather_value(comm, message_of(local), "agree");
   const auto failed = std::ranges::find_if(all, [](const Message& m) { return m[0] != '\0'; });
   if (failed != all.end()) throw AgreedError(failed->data());
 }

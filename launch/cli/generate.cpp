@@ -138,7 +138,8 @@ std::string room_of(const KvCache& cache) {
 
 void print_report(Mesh& mesh, const Generator& generator, const GenerateOptions& options,
                   GenerateReport report) {
-  if (!mesh.gpus()) report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
+  if (!mesh.device_group().nccl())
+    report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
   if (mesh.rank().value != 0) return;
   const CacheOptions& cache = generator.cache().options();
   const std::string room =

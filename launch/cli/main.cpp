@@ -128,7 +128,9 @@ int verify(const CommonOptions& common, int thread_ranks, const VerifyOptions& o
 }
 
 int info(const CommonOptions& common) {
-  Mesh mesh = Mesh::from_launcher(mesh_options(common));
+  MeshOptions options = mesh_options(common);
+  options.makes_nccl = false;  // it combines nothing
+  Mesh mesh = Mesh::from_launcher(options);
   const std::string text = build_and_machine_info(mesh);
   if (mesh.rank().value == 0) fmt::print("{}", text);
   return 0;

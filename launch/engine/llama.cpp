@@ -209,9 +209,7 @@ Token Llama::greedy(std::int64_t token) {
     const Token local = argmax(mine);
     best = {mine[static_cast<std::size_t>(local)], first + local};
   }
-  std::vector<Candidate> all(static_cast<std::size_t>(gather_.comm().size()));
-  all_gather(gather_.comm(), std::as_bytes(std::span(&best, 1)),
-             std::as_writable_bytes(std::span(all)), "gather best tokens");
+  std::vector<Candidate> all = all_gather_value(gather_.comm(), best, "gather best tokens");
   // In rank order, so of equal logits the first has the lowest token.
   for (const Candidate& candidate : all) {
     if (candidate.logit > all[0].logit) all[0] = candidate;

@@ -27,18 +27,10 @@ Place place_of(Device device) {
   return place;
 }
 
-template <class T>
-std::vector<T> gathered(Communicator& comm, const T& mine, std::string_view operation) {
-  std::vector<T> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)),
-             operation);
-  return all;
-}
-
 // The ranks ask before the first of them allocates: agreed_pages meets afterwards.
 std::int64_t share_of_free_memory(Mesh& mesh, double fraction) {
   const Place mine = place_of(mesh.device());
-  const std::vector<Place> all = gathered(mesh.world(), mine, "find neighbours");
+  const std::vector<Place> all = all_gather_value(mesh.world(), mine, "find neighbours");
   const auto sharers = std::ranges::count_if(
       all, [&](const Place& other) { return other.shares_memory_with(mine); });
   const auto free = static_cast<double>(free_memory(mesh.device()));
@@ -72,7 +64,7 @@ struct Outcome {
 
 bool has_neighbour_process(Mesh& mesh) {
   const ProcessIdentity mine = this_process();
-  const std::vector<ProcessIdentity> all = gathered(mesh.kv(), mine, "find neighbours");
+  const std::vector<ProcessIdentity> all = all_gather_value(mesh.kv(), mine, "find neighbours");
   return std::ranges::any_of(all, [&](const ProcessIdentity& other) {
     return other.same_host(mine) && !other.same_process(mine);
   });
@@ -82,7 +74,7 @@ bool has_neighbour_process(Mesh& mesh) {
 
 std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const LocalShape& shape) {
   const std::vector<Room> all =
-      gathered(mesh.world(), room_of(mesh, options, shape), "agree on the size of pools");
+      all_gather_value(mesh.world(), room_of(mesh, options, shape), "agree on the size of pools");
   const auto least = std::ranges::min_element(all, {}, &Room::pages);
   if (least->pages > 0) return least->pages;
   LocalShape one = shape;
@@ -105,7 +97,7 @@ PoolStorage agreed_pools(Mesh& mesh, const LocalShape& shape, int layers) {
   } catch (const Error& error) {
     mine.fail(error.what());
   }
-  const std::vector<Outcome> all = gathered(mesh.world(), mine, "allocate pools");
+  const std::vector<Outcome> all = all_gather_value(mesh.world(), mine, "allocate pools");
   const auto failed = std::ranges::find_if(all, &Outcome::failed);
   if (failed == all.end()) return std::move(*pools);
   throw OutOfMemory(Rank{static_cast<std::int32_t>(failed - all.begin())},

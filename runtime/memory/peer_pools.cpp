@@ -10,9 +10,7 @@ PeerPools::PeerPools(int ranks)
 PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.size()) {
   layout_ = mine.layout();
   const MemoryHandle handle = mine.handle();
-  std::vector<MemoryHandle> handles(pools_.size());
-  all_gather(kv, std::as_bytes(std::span(&handle, 1)), std::as_writable_bytes(std::span(handles)),
-             "exchange pools");
+  const std::vector<MemoryHandle> handles = all_gather_value(kv, handle, "exchange pools");
   std::vector<std::uint8_t> row(pools_.size());
   for (std::size_t owner = 0; owner < handles.size(); ++owner) {
     if (owner == index(kv.rank())) continue;

@@ -3,16 +3,12 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <exception>
 #include <initializer_list>
 #include <optional>
 #include <string>
 
 #include "core/check.hpp"
-#include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/tcp.hpp"
 
@@ -72,21 +68,6 @@ Device device_for(DeviceChoice choice, const Communicator& world) {
       "device 'cpu' or 'auto'");
 }
 
-// Collective. NCCL refuses two ranks on one GPU, unless it is told that they are on two hosts.
-bool nccl_takes(Communicator& comm, Device gpu) {
-  using Place = std::array<char, 64>;  // the GPU, and what NCCL is told of the host
-  Place mine{};
-  const auto end = std::ranges::copy(cuda_memory::identity(gpu.index), mine.begin()).out;
-  if (const char* host = std::getenv("NCCL_HOSTID")) {
-    const std::string_view name(host);
-    std::ranges::copy(name.substr(0, static_cast<std::size_t>(mine.end() - end)), end);
-  }
-  std::vector<Place> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)), "gpus");
-  std::ranges::sort(all);
-  return std::ranges::adjacent_find(all) == all.end();
-}
-
 }  // namespace
 
 DeviceChoice device_choice_from(std::string_view text) {
@@ -124,59 +105,7 @@ void Mesh::arrange(const MeshOptions& options) {
                           ? options.threads
                           : std::max(1, usable_cores() / ranks_on_this_node(*world_));
   threads_ = std::make_unique<ThreadPool>(threads);
-}
-
-NcclGroup* Mesh::gpus() {
-  if (!gpus_) {
-    const bool possible =
-        device_.kind == DeviceKind::kCuda && !nccl_version().empty() && nccl_takes(*kv_, device_);
-    own(possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr);
-  }
-  return gpus_->get();
-}
-
-void Mesh::use_gpus(NcclGroup group) {
-  require(device_.kind == DeviceKind::kCuda, "mesh: a group of GPUs for a mesh on the CPU");
-  require(!gpus_, "mesh: it has its group of GPUs already");
-  require(
-      group.size() == kv_->size() && group.rank() == kv_->rank() && group.device() == device_.index,
-      "mesh: a group with rank {} of {} on GPU {}, on the kv axis this is rank {} of {} on {}",
-      group.rank().value, group.size(), group.device(), kv_->rank().value, kv_->size(),
-      device_.index);
-  own(std::make_unique<NcclGroup>(std::move(group)));
-}
-
-void Mesh::own(std::unique_ptr<NcclGroup> group) {
-  gpus_.emplace(group.release(), LeaveTogether{kv_, std::uncaught_exceptions()});
-}
-
-// A rank's own device may be done before the others have what it sends: threads of NCCL's send it
-// over networks, and an abort stops them. When all devices are done nothing is under way any more.
-void Mesh::LeaveTogether::operator()(NcclGroup* group) const {
-  constexpr std::string_view kOperation = "leave the mesh";
-  const std::unique_ptr<NcclGroup> owner(group);
-  const bool is_whole = group->is_owned() && group->handle() != nullptr;
-  if (!is_whole || std::uncaught_exceptions() > exceptions) return;
-  try {
-    group->set_deadline(kv->deadline());
-    group->wait_until(whole_device_done(group->device()), kOperation);
-    barrier(*kv, kOperation);
-  } catch (const std::exception&) {
-    // This rank has had its results. Who still waits for some has an error of its own.
-  }
-}
-
-void Mesh::wait(Stream stream, std::string_view operation) {
-  if (device_.kind == DeviceKind::kCpu) return;
-  wait_until([&] { return cuda_memory::is_done(stream, operation); }, operation);
-}
-
-void Mesh::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
-  if (!gpus_ || *gpus_ == nullptr) {
-    return kvmesh::wait_until(is_done, {rank(), kv_->deadline(), operation});
-  }
-  (*gpus_)->set_deadline(kv_->deadline());
-  (*gpus_)->wait_until(is_done, operation);
+  group_ = std::make_unique<DeviceGroup>(kv_, device_, options.makes_nccl);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

@@ -60,16 +60,11 @@ std::string difference(const std::vector<JournalEntry>& journal,
 
 void check_replicas(const PageAllocator& allocator, Communicator& world) {
   // Equal in the normal case: 8 bytes a rank settle it, and the journals stay at home.
-  std::vector<std::uint64_t> digests(static_cast<std::size_t>(world.size()));
   const std::uint64_t digest = allocator.digest();
-  all_gather(world, std::as_bytes(std::span(&digest, 1)),
-             std::as_writable_bytes(std::span(digests)), "check_replicas");
+  const std::vector<std::uint64_t> digests = all_gather_value(world, digest, "check_replicas");
   if (std::ranges::count(digests, digest) == world.size()) return;
   const std::vector<JournalEntry> journal = allocator.journal();
-  const History mine = history_of(journal);
-  std::vector<History> all(static_cast<std::size_t>(world.size()));
-  all_gather(world, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)),
-             "check_replicas");
+  const std::vector<History> all = all_gather_value(world, history_of(journal), "check_replicas");
   throw DigestMismatch(
       fmt::format("{}: every rank must apply the same operations in the same order",
                   difference(journal, all, static_cast<std::size_t>(world.rank().value))));

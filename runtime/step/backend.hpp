@@ -34,6 +34,8 @@ class StepKernels {
                       Stream stream) = 0;
   virtual void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
+  /// REQUIRES: a plan. @throws InvalidArgument if `combine` would.
+  virtual void check_combine(const Partial& mine, const CombineOutput& output) const = 0;
   /// Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
   /// REQUIRES: the device has planned.

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "runtime/step/backend.hpp"
+#include "runtime/step/step_combine.hpp"
 
 namespace kvmesh {
 namespace {
@@ -13,10 +14,15 @@ View first_tokens(View view, std::int64_t tokens) {
   return view;
 }
 
+/// The tokens that tensors have room for.
+std::int64_t tokens_of(const StepLimits& limits) { return limits.sequences * limits.query_tokens; }
+
 class CpuStep : public StepKernels {
  public:
-  CpuStep(const StepOptions& options, Mesh& mesh, Combiner& combiner)
-      : options_(options), mesh_(mesh), combiner_(combiner) {}
+  CpuStep(const StepOptions& options, Mesh& mesh, CombineWays& ways)
+      : options_(options),
+        mesh_(mesh),
+        combine_(ways, options.combine, options.limits.has_value()) {}
 
   void check(std::span<const SequenceSize>) const override {}
   void plan(const StepBatch& batch, Stream) override {
@@ -30,7 +36,8 @@ class CpuStep : public StepKernels {
     slots_ = token_slots(batch, page_size);
     attention_.emplace(options_.shape, attention_batch(batch), attention);
     batch_ = &batch;
-    if (!options_.limits) options_.combine.participation = &batch.participation();
+    const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
+    combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -45,19 +52,23 @@ class CpuStep : public StepKernels {
                                {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
                                mesh_.threads());
   }
+  void check_combine(const Partial& mine, const CombineOutput& output) const override {
+    combine_.check_run(mine, output);
+  }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
-    combiner_(mine, options_.combine, output);
+    combine_.run(mine, output, {});
   }
   TileCounts tiles() const override { return attention_->tiles(); }
   std::int64_t workspace_bytes() const override {
-    return attention_ ? attention_->workspace_bytes() : 0;
+    const std::int64_t attention = attention_ ? attention_->workspace_bytes() : 0;
+    return attention + static_cast<std::int64_t>(combine_.workspace_bytes());
   }
-  std::uint64_t generation() const override { return 0; }
+  std::uint64_t generation() const override { return combine_.generation(); }
 
  private:
   StepOptions options_;
   Mesh& mesh_;
-  Combiner& combiner_;
+  StepCombine combine_;
   const StepBatch* batch_ = nullptr;
   std::vector<TokenSlot> slots_;
   std::optional<AttentionPlan> attention_;
@@ -65,11 +76,11 @@ class CpuStep : public StepKernels {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(Mesh& mesh) : mesh_(mesh), combiner_(mesh.kv()) {}
+  explicit CpuBackend(Mesh& mesh) : mesh_(mesh), ways_(mesh.device_group()) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry>) override {
-    return std::make_unique<CpuStep>(options, mesh_, combiner_);
+    return std::make_unique<CpuStep>(options, mesh_, ways_);
   }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     return BlockMask::create(mask, shape);
@@ -82,7 +93,7 @@ class CpuBackend : public Backend {
 
  private:
   Mesh& mesh_;
-  Combiner combiner_;
+  CombineWays ways_;
 };
 
 }  // namespace

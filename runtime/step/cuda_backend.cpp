@@ -1,16 +1,13 @@
 // The backend over one GPU.
 #include <cuda_runtime_api.h>
 
-#include <optional>
-
 #include "core/check.hpp"
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
-#include "kvmesh/nccl.hpp"
 #include "runtime/step/backend.hpp"
-#include "runtime/step/staged_combine.hpp"
+#include "runtime/step/step_combine.hpp"
 
 namespace kvmesh {
 namespace {
@@ -20,22 +17,17 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 /// What all steps on the device share.
 struct Shared {
   explicit Shared(Mesh& owner)
-      : mesh(owner),
-        gpus(mesh.gpus()),
-        kernels(mesh.device().index),
-        writer(kernels),
-        staged(mesh) {
+      : mesh(owner), kernels(mesh.device().index), writer(kernels), ways(mesh.device_group()) {
     if (mesh.kv_parallel() > 1) kernels.before_loading([this] { settle(); });
   }
 
   void settle() { mesh.wait_until(whole_device_done(mesh.device().index), "settle"); }
 
   Mesh& mesh;
-  NcclGroup* gpus;  // where NCCL can serve
   cuda::KernelStore kernels;
   cuda::PoolWriter writer;
   cuda::PageLists pages;
-  StagedCombine staged;
+  CombineWays ways;
 };
 
 /// Rows of the largest sequence that is decode or speculation.
@@ -67,10 +59,9 @@ class CudaStep : public StepKernels {
   CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
       : shared_(shared),
         options_(options),
-        attention_(shared.kernels, options.shape, attend_options(options, first)) {
-    if (!shared.gpus) return;
-    combiner_.emplace(*shared.gpus);
-    if (options.limits) plan_combiner({});
+        attention_(shared.kernels, options.shape, attend_options(options, first)),
+        combine_(shared.ways, options.combine, options.limits.has_value()) {
+    if (options.limits) plan_combine({}, {});  // memory is taken before the allocator appends
   }
 
   /// As if all pages were this rank's, so that each rank refuses the same batches.
@@ -107,19 +98,20 @@ class CudaStep : public StepKernels {
                       Stream stream) override {
     attention_.launch(q, {pool.k, pool.v}, out, native(stream));
   }
+  void check_combine(const Partial& mine, const CombineOutput& output) const override {
+    combine_.check_run(mine, output);
+  }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
-    if (combiner_) return combiner_->run(mine, output, stream);
-    shared_.staged(mine, options_.combine, output, stream);
+    combine_.run(mine, output, stream);
   }
 
   TileCounts tiles() const override { return attention_.current().tiles(); }
   std::int64_t workspace_bytes() const override {
-    const std::size_t combine = combiner_ ? combiner_->workspace_bytes() : 0;
     return attention_.workspace_bytes() + attention_.plan_bytes() +
-           static_cast<std::int64_t>(combine + shared_.pages.size_bytes());
+           static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
   }
   std::uint64_t generation() const override {
-    return attention_.generation() + (combiner_ ? combiner_->generation() : 0);
+    return attention_.generation() + combine_.generation();
   }
 
  private:
@@ -147,22 +139,16 @@ class CudaStep : public StepKernels {
     shared_.pages.cancel(native(stream));
   }
 
-  /// With limits every rank takes part in every row: a graph's messages have one size.
   void plan_combine(const StepBatch& batch, Stream stream) {
-    if (options_.limits) return;
-    options_.combine.participation = &batch.participation();
-    if (combiner_) plan_combiner(stream);
-  }
-  void plan_combiner(Stream stream) {
-    combiner_->plan(attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim,
-                    options_.combine, stream);
+    combine_.plan({attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim},
+                  batch, stream);
   }
 
   Shared& shared_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
   cuda::CudaAttend attention_;
-  std::optional<DeviceCombiner> combiner_;
+  StepCombine combine_;
 };
 
 class CudaBackend : public Backend {

@@ -3,7 +3,6 @@
 #include <utility>
 #include <vector>
 
-#include "comm/combine/rows.hpp"
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
 #include "kvmesh/device_memory.hpp"
@@ -28,8 +27,6 @@ class StepPlan::State {
       : cache_(&owner),
         combine_{.scatter = options.scatter, .strategy = options.strategy},
         limits_(options.limits) {
-    require(options.strategy != CombineStrategy::kAllReduce || owner.mesh->gpus(),
-            "plan: the strategy all_reduce is for ranks with a GPU each, and NCCL");
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
@@ -134,9 +131,7 @@ class StepPlan::State {
     check_place(q, "run: q");
     check_place(output.o, "run: o");
     check_place(output.lse, "run: lse");
-    const Mesh& mesh = *cache_->mesh;
-    check_combine(partial_, combine_, output, mesh.kv_rank().value, mesh.kv_parallel(),
-                  mesh.device().kind);
+    kernels_->check_combine(partial_, output);
   }
 
   KvPool pool(int layer) const {

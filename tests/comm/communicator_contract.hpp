@@ -221,8 +221,8 @@ TYPED_TEST_P(CommunicatorContract, SplitsByColorAndKey) {
     EXPECT_EQ(part->kind(), comm.kind());
     EXPECT_EQ(part->deadline(), comm.deadline());
 
-    std::vector<int> all(static_cast<std::size_t>(members));
-    all_gather(*part, std::as_bytes(std::span(&me, 1)), std::as_writable_bytes(std::span(all)));
+    const std::vector<int> all = all_gather_value(*part, me);
+    ASSERT_EQ(std::ssize(all), members);
     for (int r = 0; r < members; ++r) {
       EXPECT_EQ(all[static_cast<std::size_t>(r)], 2 * (members - 1 - r) + me % 2);
     }
@@ -253,8 +253,7 @@ TYPED_TEST_P(CommunicatorContract, BarrierWaitsForAll) {
     const std::int64_t came = Clock::now().time_since_epoch().count();
     barrier(comm);
     const std::int64_t left = Clock::now().time_since_epoch().count();
-    std::vector<std::int64_t> all(static_cast<std::size_t>(comm.size()));
-    all_gather(comm, std::as_bytes(std::span(&came, 1)), std::as_writable_bytes(std::span(all)));
+    const std::vector<std::int64_t> all = all_gather_value(comm, came);
     EXPECT_GE(left, *std::max_element(all.begin(), all.end()));
   });
 }

@@ -57,6 +57,14 @@ TEST(Partial, ARowOfNanIsNotEmpty) {
   }
 }
 
+TEST(Partial, ANanOfNoWeightInFloat32Shows) {
+  Rows a{{kNaN, 1, 2, 3}, {-200, 0}}, b{{4, 5, kNaN, 7}, {200, -200}};
+  merge_into(a.partial(), b.partial());
+  EXPECT_TRUE(std::isnan(a.o[0]) && std::isnan(a.o[2]));
+  EXPECT_EQ(a.o[1], 5);
+  EXPECT_EQ(a.o[3], 3);
+}
+
 TEST(Partial, LargeLsesDoNotOverflow) {
   Rows a{{1, 1, 1, 1}, {1e30f, 300.0f}}, b{{3, 3, 3, 3}, {0.0f, 300.0f}};
   merge_into(a.partial(), b.partial());

@@ -53,7 +53,8 @@ void expect_late(const Wait& wait, const std::string& operation) {
 }
 
 TEST(MeshWait, EndsAtTheDeadline) {
-  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
+  Mesh mesh(make_single_communicator(),
+            {.threads = 1, .device = DeviceChoice::kCuda, .makes_nccl = false});
   mesh.kv().set_deadline(100ms);
   HeldStream stream;
   expect_late([&] { mesh.wait(stream.view(), "test"); }, "test");

@@ -1,6 +1,7 @@
 // The combine on GPUs over NCCL, under mpirun, against float64.
 #include <cstdlib>
 
+#include "tests/comm/combine/ways.hpp"
 #include "tests/gpu/device_combine_run.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/steps.hpp"
@@ -92,16 +93,28 @@ TEST_F(NcclCombine, ConvertsTheOutput) {
   }
 }
 
+TEST_F(NcclCombine, ARowOfNanIsNotARowWithoutKeys) {
+  DeviceCombiner combiner(*group_);
+  for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+    CombineCase test = unusual_case(comm_->size(), scatter);
+    SCOPED_TRACE(test.describe());
+    for (CombineStrategy strategy : kStrategies) {
+      SCOPED_TRACE(name(strategy));
+      expect_close(combine(combiner, test, strategy), expected_of(test, me()), test.dim);
+    }
+  }
+}
+
 TEST_F(NcclCombine, MergesLargeProblemsAsTheHostDoes) {
   DeviceCombiner combiner(*group_);
-  Combiner host(*comm_);
+  WaysOfRank host(*comm_, WayKind::kHost);
   for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
     CombineCase test = full_case(comm_->size(), 300, 16, 128, scatter);
     SCOPED_TRACE(test.describe());
     for (CombineStrategy strategy : kStrategies) {
       expect_close(combine(combiner, test, strategy), expected_of(test, me()), test.dim);
     }
-    expect_close(run_case(host, test, me(), CombineStrategy::kAuto), expected_of(test, me()),
+    expect_close(run_case(*host, test, me(), CombineStrategy::kAuto), expected_of(test, me()),
                  test.dim);
   }
 }

@@ -13,10 +13,14 @@ namespace {
 
 using namespace std::chrono_literals;
 
-Mesh mesh_of_gpus() { return Mesh::from_launcher({.device = DeviceChoice::kCuda}); }
+Mesh mesh_of_gpus(bool makes_nccl = true) {
+  return Mesh::from_launcher({.device = DeviceChoice::kCuda, .makes_nccl = makes_nccl});
+}
 
 /// Whether each rank has a GPU of its own, and peers.
-bool has_peers(Mesh& mesh) { return mesh.kv_parallel() > 1 && mesh.gpus() != nullptr; }
+bool has_peers(Mesh& mesh) {
+  return mesh.kv_parallel() > 1 && mesh.device_group().nccl() != nullptr;
+}
 
 std::vector<std::byte> outputs_of(Mesh& mesh) {
   constexpr std::int64_t kTokens = 200;
@@ -37,22 +41,24 @@ TEST(NcclMesh, ServesACacheOverAnEnginesOwnCommunicator) {
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   const std::vector<std::byte> expected = outputs_of(mesh);
 
-  Mesh other = mesh_of_gpus();
+  Mesh other = mesh_of_gpus(false);
+  EXPECT_EQ(other.device_group().nccl(), nullptr);
   NcclUniqueId id = make_nccl_unique_id();
   broadcast(other.world(), Rank{0}, std::as_writable_bytes(std::span(id.bytes)));
   NcclGroup engines(id, other.kv_rank(), other.kv_parallel(), other.device().index);
-  other.use_gpus(NcclGroup::borrow(engines.handle()));
-  EXPECT_EQ(other.gpus()->handle(), engines.handle());
+  other.device_group().use_nccl(NcclGroup::borrow(engines.handle()));
+  EXPECT_EQ(other.device_group().nccl()->handle(), engines.handle());
   EXPECT_EQ(outputs_of(other), expected);
-  EXPECT_THROW(other.use_gpus(NcclGroup::borrow(engines.handle())), InvalidArgument) << "too late";
+  EXPECT_THROW(other.device_group().use_nccl(NcclGroup::borrow(engines.handle())), InvalidArgument)
+      << "too late";
 }
 
 TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
-  Mesh other = mesh_of_gpus();
+  Mesh other = mesh_of_gpus(false);
   NcclGroup alone(make_nccl_unique_id(), Rank{0}, 1, other.device().index);
-  EXPECT_THROW(other.use_gpus(std::move(alone)), InvalidArgument);
+  EXPECT_THROW(other.device_group().use_nccl(std::move(alone)), InvalidArgument);
 }
 
 // Whoever goes on planning learns of it, though no wait of its own stands in the program.

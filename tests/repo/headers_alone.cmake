@@ -21,7 +21,7 @@ endif()
 if(KVMESH_NCCL)
   list(APPEND cuda_include_dirs ${NCCL_INCLUDE_DIR})
 else()
-  list(FILTER headers EXCLUDE REGEX "/nccl_state[.]hpp$")
+  list(FILTER headers EXCLUDE REGEX "/nccl/(state|[a-z_]*params)[.]hpp$")
 endif()
 
 foreach(header ${headers})

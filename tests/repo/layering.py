@@ -43,6 +43,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "combine": "comm",
     "tcp": "comm",
     "nccl": "comm",
+    "device_group": "comm",
     "mesh": "runtime",
     "kv_cache": "runtime",
     "paged_attention": "runtime",

@@ -22,7 +22,7 @@ __device__ const float* my_o(const CombineParams& p, int token, int head) {
   return p.o + token * p.o_token_stride + head * p.o_head_stride;
 }
 __device__ float my_lse(const CombineParams& p, int token, int head) {
-  return takes_part(p, p.rank, token) ? p.lse[token * p.lse_token_stride + head] : kNoKeysOnDevice;
+  return takes_part(p, p.rank, token) ? p.lse[token * p.lse_token_stride + head] : kNoKeys;
 }
 
 template <int Width>
@@ -57,7 +57,7 @@ struct Source {
 __device__ Source source_of(const CombineParams& p, const DeviceBlock& own, int rank, int token,
                             int head) {
   const int place = place_in_message(p, own, rank, token, head);
-  if (place < 0) return {nullptr, kNoKeysOnDevice};
+  if (place < 0) return {nullptr, kNoKeys};
   if (rank == p.rank) return {my_o(p, token, head), p.lse[token * p.lse_token_stride + head]};
   const RowMessage message = message_from(p, rank);
   const float* base = p.receive_buffer + message.offset;
@@ -96,8 +96,7 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
   Source sources[Most];
 #pragma unroll
   for (int r = 0; r < Most; ++r) {
-    sources[r] =
-        r < p.ranks ? source_of(p, own, r, row.token, row.head) : Source{nullptr, kNoKeysOnDevice};
+    sources[r] = r < p.ranks ? source_of(p, own, r, row.token, row.head) : Source{nullptr, kNoKeys};
   }
   Floats<Width> o[Most];
   const auto fetch = [&](int d) {
@@ -109,13 +108,12 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
   int d = lane_id() * Width;
   fetch(d);
 
-  float max = kNoKeysOnDevice;
+  float max = kNoKeys;
   for (const Source& source : sources) max = fmaxf(max, source.lse);
+  const float shift = merge_shift(max);
   float total = 0.0f;
-  for (const Source& source : sources) {
-    if (max != kNoKeysOnDevice) total = __fadd_rn(total, expf(source.lse - max));
-  }
-  const float merged = max == kNoKeysOnDevice ? max : max + logf(total);
+  for (const Source& source : sources) total = __fadd_rn(total, expf(source.lse - shift));
+  const float merged = shift + logf(total);
   store_lse(p, row.out_token, row.out_head, merged);
   float weights[Most];
 #pragma unroll
@@ -127,7 +125,7 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
 #pragma unroll
     for (int r = 0; r < Most; ++r) {
       // A rank without a visible key adds nothing, not even 0 * NaN.
-      if (sources[r].lse == kNoKeysOnDevice) continue;
+      if (sources[r].lse == kNoKeys) continue;
       for (int k = 0; k < Width; ++k) {
         sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(weights[r], o[r].v[k]));
       }
@@ -154,11 +152,11 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
     Floats<Width> sum{};
     for (int first = 0; first < p.ranks; first += kWarp) {
       const int ranks = min(kWarp, p.ranks - first);
-      const float lse = lane < ranks ? source(first + lane).lse : kNoKeysOnDevice;
+      const float lse = lane < ranks ? source(first + lane).lse : kNoKeys;
       const float weight = merge_weight(lse, merged);
       for (int i = 0; i < ranks; ++i) {
         const float w = __shfl_sync(kAllLanes, weight, i);
-        const bool has_keys = __shfl_sync(kAllLanes, lse, i) != kNoKeysOnDevice;
+        const bool has_keys = __shfl_sync(kAllLanes, lse, i) != kNoKeys;
         if (!has_keys || d >= p.dim) continue;
         const Floats<Width> o = load<Width>(source(first + i).o + d);
         for (int k = 0; k < Width; ++k) sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(w, o.v[k]));
@@ -176,10 +174,10 @@ __device__ float reference_lse(const CombineParams& p, int token, int head) {
   if (p.lses_are_maxima) return p.lses[row];
   const auto lse_of = [&](int rank) {
     const float lse = p.lses[std::int64_t{rank} * p.tokens * p.heads + row];
-    return takes_part(p, rank, token) ? lse : kNoKeysOnDevice;
+    return takes_part(p, rank, token) ? lse : kNoKeys;
   };
   if (!p.has_weights) return merged_lse(p.ranks, lse_of);
-  float max = kNoKeysOnDevice;
+  float max = kNoKeys;
   for (int r = lane_id(); r < p.ranks; r += kWarp) max = fmaxf(max, lse_of(r));
   return warp_max(max);
 }
@@ -196,21 +194,22 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
 
   // Rows that fill up a smaller block, and rows without a key here: exactly 0, not 0 * O.
   const DeviceBlock block = block_of(p, owner);
-  float weight = 0.0f;
+  float lse = kNoKeys, weight = 0.0f;
   int token = 0, head = 0;
   if (place < block.rows()) {
     token = block.tokens.begin + place / block.heads.size;
     head = block.heads.begin + place % block.heads.size;
-    weight = merge_weight(my_lse(p, token, head), reference_lse(p, token, head));
+    lse = my_lse(p, token, head);
+    weight = merge_weight(lse, reference_lse(p, token, head));
   }
   if (p.has_weights && lane_id() == 0) {
     base[std::int64_t{p.block_rows} * p.dim + place] = weight;
   }
-  const bool is_zero = weight == 0.0f;
+  const bool has_keys = lse != kNoKeys;
   const float* source = my_o(p, token, head);
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> scaled{};
-    if (!is_zero) {
+    if (has_keys) {
       scaled = load<Width>(source + d);
       for (int k = 0; k < Width; ++k) scaled.v[k] = __fmul_rn(weight, scaled.v[k]);
     }
@@ -225,16 +224,17 @@ __global__ void finish(const __grid_constant__ CombineParams p) {
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
   float lse = reference_lse(p, row.token, row.head);
-  float total = 1.0f;
-  if (p.has_weights && lse != kNoKeysOnDevice) {
-    total = p.receive_buffer[std::int64_t{p.block_rows} * p.dim + index];
-    lse += logf(total);
+  float divisor = 1.0f;
+  if (p.has_weights) {
+    const float total = p.receive_buffer[std::int64_t{p.block_rows} * p.dim + index];
+    lse = merge_shift(lse) + logf(total);
+    if (total != 0.0f) divisor = total;  // without a key the sums are 0 and stay so
   }
   store_lse(p, row.out_token, row.out_head, lse);
   const float* o = p.receive_buffer + std::int64_t{index} * p.dim;
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> values = load<Width>(o + d);
-    for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], total);
+    for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], divisor);
     store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, values);
   }
 }
@@ -264,7 +264,7 @@ cudaError_t launch(Kernel wide, Kernel narrow, std::int64_t rows, const CombineP
 
 std::int64_t own_rows(const CombineParams& p) {
   const auto share = [&](int count, bool is_divided) {
-    return is_divided ? count / p.ranks + (p.rank < count % p.ranks ? 1 : 0) : count;
+    return is_divided ? share_of(count, p.rank, p.ranks).size : count;
   };
   return std::int64_t{share(p.tokens, p.divides_tokens)} * share(p.heads, p.divides_heads);
 }

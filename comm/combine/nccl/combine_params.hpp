@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "comm/combine/row_message.hpp"
+#include "comm/combine/nccl/row_message.hpp"
 #include "kvmesh/types.hpp"
 
 namespace kvmesh::cuda {

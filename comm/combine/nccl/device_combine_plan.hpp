@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "comm/combine/row_message.hpp"
+#include "comm/combine/nccl/row_message.hpp"
 #include "comm/combine/rows.hpp"
 
 namespace kvmesh {
@@ -12,9 +12,7 @@ namespace kvmesh {
 struct DeviceCombinePlan {
   int rank = 0;
   int ranks = 1;
-  std::int64_t tokens = 0;
-  std::int64_t heads = 0;
-  std::int64_t dim = 0;
+  CombineShape shape{};
   Scatter scatter = Scatter::kAll;
   CombineStrategy strategy = CombineStrategy::kAllToAll;  // not kAuto
 
@@ -34,23 +32,20 @@ struct DeviceCombinePlan {
   std::int64_t block_rows = 0;
   int blocks = 1;
 
-  std::int64_t rows() const { return tokens * heads; }
+  std::int64_t rows() const { return shape.rows(); }
   /// Floats of one block: O, and for kAllReduce a weight a row.
   std::int64_t block_floats() const {
-    return block_rows * (dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0));
+    return block_rows * (shape.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0));
   }
   std::int64_t reduced_floats() const { return blocks * block_floats(); }
   /// The rows that `scatter` gives to `owner`.
-  RowBlock block(int owner) const;
+  CombineBlock block(int owner) const { return block_of(shape, scatter, owner, ranks); }
 
   friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;
 };
 
 /// @throws InvalidArgument.
-DeviceCombinePlan plan_device_combine(std::int64_t tokens, std::int64_t heads, std::int64_t dim,
-                                      const CombineOptions& options, int rank, int ranks);
-
-/// What kAuto becomes.
-CombineStrategy fastest_on_device(Scatter scatter, std::int64_t rows, std::int64_t dim, int ranks);
+DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOptions& options,
+                                      int rank, int ranks);
 
 }  // namespace kvmesh

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "comm/combine/nccl/combine_params.hpp"
+#include "core/pod/shares.hpp"
 
 namespace kvmesh::cuda {
 
@@ -9,19 +10,10 @@ struct DeviceShare {
   int begin, size;
 };
 
-/// As kvmesh::share_of: the first `count % ranks` shares have one item more.
-__device__ inline DeviceShare share_of(int count, int index, int ranks) {
-  const int least = count / ranks;
-  const int extra = count % ranks;
-  return {index * least + min(index, extra), least + (index < extra ? 1 : 0)};
-}
-
-/// Whose share has `item`.
-__device__ inline int owner_of(int count, int item, int ranks) {
-  const int least = count / ranks;
-  const int extra = count % ranks;
-  const int in_larger = extra * (least + 1);
-  return item < in_larger ? item / (least + 1) : extra + (item - in_larger) / least;
+/// As kvmesh::share_of, on host and device.
+constexpr DeviceShare share_of(int count, int rank, int ranks) {
+  const int begin = share_begin(count, rank, ranks);
+  return {begin, share_begin(count, rank + 1, ranks) - begin};
 }
 
 /// The tokens and heads of one owner.
@@ -40,8 +32,8 @@ __device__ inline DeviceBlock block_of(const CombineParams& p, int owner) {
 /// The owner of a row. Under Scatter::kAll the message to every other rank is the same; -1 means
 /// it.
 __device__ inline int owner_of_row(const CombineParams& p, int token, int head) {
-  if (p.divides_tokens) return owner_of(p.tokens, token, p.ranks);
-  if (p.divides_heads) return owner_of(p.heads, head, p.ranks);
+  if (p.divides_tokens) return share_owner(p.tokens, token, p.ranks);
+  if (p.divides_heads) return share_owner(p.heads, head, p.ranks);
   return -1;
 }
 

@@ -7,12 +7,12 @@
 #include <cstdint>
 
 #include "comm/combine/nccl/combine_params.hpp"
+#include "core/pod/row_merge.hpp"
 
 namespace kvmesh::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFF'FFFF;
-constexpr float kNoKeysOnDevice = -__builtin_huge_valf();
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 
@@ -77,24 +77,23 @@ __device__ inline float warp_max(float value) {
 template <class LseOf>
 __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   const int lane = lane_id();
-  float max = kNoKeysOnDevice;
+  float max = kNoKeys;
   for (int r = lane; r < ranks; r += kWarp) max = fmaxf(max, lse_of(r));
-  max = warp_max(max);
-  if (max == kNoKeysOnDevice) return max;
+  const float shift = merge_shift(warp_max(max));
   float sum = 0.0f;
   for (int first = 0; first < ranks; first += kWarp) {
     const int r = first + lane;
-    const float term = r < ranks ? expf(lse_of(r) - max) : 0.0f;
+    const float term = r < ranks ? expf(lse_of(r) - shift) : 0.0f;
     for (int i = 0; i < min(kWarp, ranks - first); ++i) {
       sum = __fadd_rn(sum, __shfl_sync(kAllLanes, term, i));
     }
   }
-  return max + logf(sum);
+  return shift + logf(sum);  // without a key: 0 + log 0
 }
 
 /// What kvmesh::merge_weight computes.
 __device__ inline float merge_weight(float lse, float merged) {
-  return lse == kNoKeysOnDevice ? 0.0f : expf(lse - merged);
+  return kvmesh::merge_weight(lse, merged, [](float x) { return expf(x); });
 }
 
 }  // namespace kvmesh::cuda

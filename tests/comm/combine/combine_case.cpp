@@ -70,7 +70,8 @@ void append_expected_row(Expected& expected, const CombineCase& test, std::int64
     const bool takes_part = test.takes_part(token, static_cast<int>(r));
     lses.push_back(takes_part ? held.lse_values[at(held.lse_index(token, head))] : kEmpty);
   }
-  const double max = *std::max_element(lses.begin(), lses.end());
+  double max = kEmpty;
+  for (double lse : lses) max = lse > max ? lse : max;  // not NaN, which the sum shows
   double sum = 0;
   for (double lse : lses) sum += lse == kEmpty ? 0 : std::exp(lse - max);
   expected.lse.push_back(sum == 0 ? kEmpty : max + std::log(sum));
@@ -87,6 +88,47 @@ void append_expected_row(Expected& expected, const CombineCase& test, std::int64
     }
     expected.o.push_back(value);
     expected.magnitude.push_back(magnitude);
+  }
+}
+
+/// Makes a row of one of seven kinds, by its token and head.
+void make_unusual(CombineCase& test, std::int64_t token, std::int64_t head) {
+  const auto ranks = static_cast<std::int64_t>(test.partials.size());
+  const auto lse = [&](std::int64_t rank) -> float& {
+    HeldPartial& held = test.partials[at(rank % ranks)];
+    return held.lse_values[at(held.lse_index(token, head))];
+  };
+  const auto set_all = [&](float value) {
+    for (std::int64_t r = 0; r < ranks; ++r) lse(r) = value;
+  };
+  const auto set_o = [&](std::int64_t rank, float value) {
+    HeldPartial& held = test.partials[at(rank % ranks)];
+    std::fill_n(held.o_values.begin() + held.o_index(token, head), test.dim, value);
+  };
+  for (std::int64_t r = 0; r < ranks; ++r) {
+    if (lse(r) == kEmpty) lse(r) = 0.5f, set_o(r, 2.0f);  // else O is NaN
+  }
+  switch ((token + head) % 7) {
+    case 0:
+      return set_all(kNan);
+    case 1:
+      lse(token) = kNan;
+      return;
+    case 2:
+      set_all(kEmpty);
+      lse(token) = kNan;
+      return;
+    case 3:
+      return set_all(kEmpty);
+    case 4:
+      set_o(token, kNan);
+      return;
+    case 5:  // a key of NaN whose weight is 0 in float32
+      lse(token + 1) = 150;
+      lse(token) = -100;
+      return set_o(token, kNan);
+    default:
+      return;
   }
 }
 
@@ -151,6 +193,14 @@ CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::i
   return test;
 }
 
+CombineCase unusual_case(int ranks, Scatter scatter) {
+  CombineCase test = full_case(ranks, 16, 9, 8, scatter);
+  for (std::int64_t t = 0; t < test.tokens; ++t) {
+    for (std::int64_t h = 0; h < test.heads; ++h) make_unusual(test, t, h);
+  }
+  return test;
+}
+
 Expected expected_of(const CombineCase& test, int rank) {
   const int ranks = static_cast<int>(test.partials.size());
   const Share tokens = share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks);
@@ -164,8 +214,8 @@ Expected expected_of(const CombineCase& test, int rank) {
   return expected;
 }
 
-Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
-                Dtype dtype, std::int64_t gap) {
+Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy strategy, Dtype dtype,
+                std::int64_t gap) {
   const int ranks = static_cast<int>(test.partials.size());
   const std::int64_t tokens =
       share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks).size();
@@ -185,7 +235,7 @@ Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy
       .strategy = strategy,
       .participation = test.participation ? &*test.participation : nullptr,
   };
-  combiner(test.partials[at(rank)].view(), options, output);
+  combine_once(way, test.partials[at(rank)].view(), options, output);
 
   Result result{{}, lse};
   for (std::int64_t row = 0; row < tokens * heads; ++row) {
@@ -201,6 +251,12 @@ Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy
   return result;
 }
 
+void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
+                  const CombineOutput& output) {
+  way.plan(shape_of(mine), options, {});
+  way.run(mine, output, {});
+}
+
 bool same_bits(const Result& a, const Result& b) {
   const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
     return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin(), [](float p, float q) {
@@ -210,24 +266,40 @@ bool same_bits(const Result& a, const Result& b) {
   return same(a.o, b.o) && same(a.lse, b.lse);
 }
 
+namespace {
+
+/// `error` is NaN where the expected value is.
+void expect_near(float value, double expected, double error) {
+  if (std::isnan(expected)) {
+    ASSERT_TRUE(std::isnan(value)) << value;
+  } else {
+    ASSERT_NEAR(value, expected, error);
+  }
+}
+
+}  // namespace
+
 void expect_close(const Result& result, const Expected& expected, std::int64_t dim) {
   constexpr double kEpsilon = 0x1p-24;  // float32, rounded to nearest
   ASSERT_EQ(result.o.size(), expected.o.size());
   ASSERT_EQ(result.lse.size(), expected.lse.size());
   for (std::size_t row = 0; row < expected.lse.size(); ++row) {
     const double lse = expected.lse[row];
+    SCOPED_TRACE("row " + std::to_string(row));
     if (lse == kEmpty) {
-      ASSERT_EQ(result.lse[row], kEmpty) << "row " << row;
+      ASSERT_EQ(result.lse[row], kEmpty);
     } else {
-      ASSERT_NEAR(result.lse[row], lse, kEpsilon * (2 * std::abs(lse) + 16)) << "row " << row;
+      ASSERT_NO_FATAL_FAILURE(
+          expect_near(result.lse[row], lse, kEpsilon * (2 * std::abs(lse) + 16)));
     }
     // The merged LSE is rounded to float32, and each weight is exp of a difference from it, so an
     // error of |LSE| * epsilon there is relative here. The rest is the roundings of the sum.
     const double relative = kEpsilon * ((lse == kEmpty ? 0 : 2 * std::abs(lse)) + 32);
     for (std::size_t d = 0; d < at(dim); ++d) {
       const std::size_t i = row * at(dim) + d;
-      ASSERT_NEAR(result.o[i], expected.o[i], relative * expected.magnitude[i])
-          << "row " << row << ", element " << d;
+      ASSERT_NO_FATAL_FAILURE(
+          expect_near(result.o[i], expected.o[i], relative * expected.magnitude[i]))
+          << "element " << d;
     }
   }
 }

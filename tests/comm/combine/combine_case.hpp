@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvmesh/combine.hpp"
+#include "comm/combine/combine_way.hpp"
 
 namespace kvmesh::test {
 
@@ -46,6 +46,10 @@ CombineCase random_case(std::mt19937_64& random, int ranks);
 CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
                       Scatter scatter);
 
+/// Without a mask, with rows whose LSEs are NaN on all ranks, on one (the others with or without
+/// keys), or -inf on all, and rows with an O of NaN, one of them of no weight in float32.
+CombineCase unusual_case(int ranks, Scatter scatter);
+
 /// What rank `rank` must get, in float64.
 struct Expected {
   std::int64_t tokens = 0;
@@ -61,8 +65,12 @@ struct Result {
   std::vector<float> o;    // [tokens, heads, dim]; 16-bit outputs widened
   std::vector<float> lse;  // [tokens, heads]
 };
-Result run_case(Combiner& combiner, CombineCase& test, int rank, CombineStrategy strategy,
+Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy strategy,
                 Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0);
+
+/// Plans for these tensors and runs.
+void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
+                  const CombineOutput& output);
 
 /// Whether both have the same bits.
 bool same_bits(const Result& a, const Result& b);

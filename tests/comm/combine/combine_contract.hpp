@@ -1,5 +1,5 @@
-// What combine must do over any communicator: the float64 result, the same bits by every strategy,
-// nothing read from rows that take no part, no byte that the mask saves.
+// What every way to combine must do, over any communicator: the float64 result, the same bits by
+// every strategy, nothing read from rows that take no part, no byte that the mask saves.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,11 +11,11 @@
 
 #include "core/half.hpp"
 #include "tests/comm/combine/combine_case.hpp"
-#include "tests/support/ranks.hpp"
+#include "tests/comm/combine/ways.hpp"
 
 namespace kvmesh::test {
 
-template <class Ranks>
+template <class Way>
 class CombineContract : public testing::Test {};
 TYPED_TEST_SUITE_P(CombineContract);
 
@@ -25,15 +25,16 @@ TYPED_TEST_P(CombineContract, MatchesFloat64AndGivesTheSameBits) {
     SCOPED_TRACE(seed_trace(seed));
     std::mt19937_64 random(seed);
     const int me = comm.rank().value;
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     for (int i = 0; i < 120; ++i) {
       CombineCase test = random_case(random, comm.size());
       SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
-      const Result result = run_case(combiner, test, me, CombineStrategy::kAllToAll);
+      const Result result = run_case(way, test, me, CombineStrategy::kAllToAll);
       expect_close(result, expected_of(test, me), test.dim);
       for (CombineStrategy strategy :
            {CombineStrategy::kReduceScatter, CombineStrategy::kAuto, CombineStrategy::kAllToAll}) {
-        const Result again = run_case(combiner, test, me, strategy, Dtype::kFloat32, i % 3);
+        const Result again = run_case(way, test, me, strategy, Dtype::kFloat32, i % 3);
         EXPECT_TRUE(same_bits(again, result)) << "by " << name(strategy);
       }
     }
@@ -46,11 +47,12 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
     SCOPED_TRACE(seed_trace(seed));
     std::mt19937_64 random(seed);
     const int me = comm.rank().value;
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     for (int i = 0; i < 30; ++i) {
       CombineCase test = random_case(random, comm.size());
       SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
-      const Result exact = run_case(combiner, test, me, CombineStrategy::kAuto);
+      const Result exact = run_case(way, test, me, CombineStrategy::kAuto);
       for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
         Result rounded = exact;
         for (float& value : rounded.o) {
@@ -59,7 +61,7 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
         }
         for (CombineStrategy strategy :
              {CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
-          const Result result = run_case(combiner, test, me, strategy, dtype, i % 2);
+          const Result result = run_case(way, test, me, strategy, dtype, i % 2);
           EXPECT_TRUE(same_bits(result, rounded)) << name(dtype) << " by " << name(strategy);
         }
       }
@@ -67,16 +69,33 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
   });
 }
 
+TYPED_TEST_P(CombineContract, ARowOfNanIsNotARowWithoutKeys) {
+  TypeParam::run([](Communicator& comm) {
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
+    const int me = comm.rank().value;
+    for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+      CombineCase test = unusual_case(comm.size(), scatter);
+      SCOPED_TRACE(test.describe());
+      for (CombineStrategy strategy :
+           {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+        expect_close(run_case(way, test, me, strategy), expected_of(test, me), test.dim);
+      }
+    }
+  });
+}
+
 TYPED_TEST_P(CombineContract, MergesLargeProblems) {
   TypeParam::run([](Communicator& comm) {
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     const int me = comm.rank().value;
     for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
       CombineCase test = full_case(comm.size(), 150, 5, 64, scatter);
       SCOPED_TRACE(test.describe());
-      const Result result = run_case(combiner, test, me, CombineStrategy::kAllToAll);
+      const Result result = run_case(way, test, me, CombineStrategy::kAllToAll);
       expect_close(result, expected_of(test, me), test.dim);
-      EXPECT_TRUE(same_bits(run_case(combiner, test, me, CombineStrategy::kReduceScatter), result));
+      EXPECT_TRUE(same_bits(run_case(way, test, me, CombineStrategy::kReduceScatter), result));
     }
   });
 }
@@ -84,9 +103,10 @@ TYPED_TEST_P(CombineContract, MergesLargeProblems) {
 TYPED_TEST_P(CombineContract, SendsLargeProblemsToAllTwiceAtMost) {
   TypeParam::run([](Communicator& comm) {
     CombineCase test = full_case(comm.size(), 64 * comm.size(), 2, 64, Scatter::kAll);
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     const std::uint64_t before = comm.sent_bytes();
-    run_case(combiner, test, comm.rank().value, CombineStrategy::kAuto);
+    run_case(way, test, comm.rank().value, CombineStrategy::kAuto);
     const std::uint64_t rows = static_cast<std::uint64_t>(test.tokens * test.heads);
     const auto peers = static_cast<std::uint64_t>(comm.size() - 1);
     EXPECT_EQ(comm.sent_bytes() - before,
@@ -98,7 +118,8 @@ TYPED_TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
   TypeParam::run([](Communicator& comm) {
     const int ranks = comm.size();
     const int me = comm.rank().value;
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
       SCOPED_TRACE(name(strategy));
       CombineCase test = full_case(ranks, 11, 3, 16, Scatter::kTokens);
@@ -108,7 +129,7 @@ TYPED_TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
         for (std::int64_t t = share.begin; t < share.end; ++t) test.participation->add(t, Rank{r});
       }
       const std::uint64_t before = comm.sent_bytes();
-      const Result result = run_case(combiner, test, me, strategy);
+      const Result result = run_case(way, test, me, strategy);
       EXPECT_EQ(comm.sent_bytes(), before);
       expect_close(result, expected_of(test, me), test.dim);
 
@@ -116,7 +137,7 @@ TYPED_TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
       if (ranks == 1) continue;
       test.participation.emplace(test.tokens, ranks);
       test.participation->add(0, Rank{ranks - 1});
-      run_case(combiner, test, me, strategy);
+      run_case(way, test, me, strategy);
       const bool sends = me == ranks - 1;
       EXPECT_EQ(comm.sent_bytes() - before, sends ? 3u * (16 + 1) * 4 : 0u);
     }
@@ -131,9 +152,10 @@ TYPED_TEST_P(CombineContract, GivesARowThatOneRankHoldsToAll) {
     for (std::int64_t t = 0; t < test.tokens; ++t) {
       test.participation->add(t, Rank{comm.size() - 1});
     }
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
-      const Result result = run_case(combiner, test, me, strategy);
+      const Result result = run_case(way, test, me, strategy);
       expect_close(result, expected_of(test, me), test.dim);
     }
   });
@@ -148,27 +170,28 @@ TYPED_TEST_P(CombineContract, Composes) {
     const std::unique_ptr<Communicator> cluster = comm.split(me % 2, me);
     HeldPartial inner(test.tokens, test.heads, test.dim, 0);
     HeldPartial outer(test.tokens, test.heads, test.dim, 0);
-    Combiner within(*node);
-    within(test.partials[static_cast<std::size_t>(me)].view(), {},
-           {inner.view().o, inner.view().lse});
+    auto within = TypeParam::make(*node);
+    combine_once(*within, test.partials[static_cast<std::size_t>(me)].view(), {},
+                 {inner.view().o, inner.view().lse});
     // With an odd count the last node has one member, so the second members reach fewer nodes.
     if (comm.size() % 2 != 0 && me % 2 != 0) return;
-    Combiner among(*cluster);
-    among(inner.view(), {}, {outer.view().o, outer.view().lse});
+    auto among = TypeParam::make(*cluster);
+    combine_once(*among, inner.view(), {}, {outer.view().o, outer.view().lse});
     expect_close({outer.o_values, outer.lse_values}, expected_of(test, me), test.dim);
   });
 }
 
 TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
   TypeParam::run([](Communicator& comm) {
-    Combiner combiner(comm);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
     HeldPartial held(4, 8, 16, 0);
     HeldPartial out(4, 8, 16, 0);
     const Partial mine = held.view();
     const CombineOutput output{out.view().o, out.view().lse};
     const auto refuses = [&](const Partial& partial, const CombineOptions& options,
                              const CombineOutput& to) {
-      EXPECT_THROW(combiner(partial, options, to), InvalidArgument);
+      EXPECT_THROW(combine_once(way, partial, options, to), InvalidArgument);
     };
     refuses({tensor(out.o_values.data(), {4, 128}), mine.lse}, {}, output);
     refuses({mine.o, tensor(held.lse_values.data(), {8, 4})}, {}, output);
@@ -194,7 +217,7 @@ TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
 
     CombineCase good = full_case(comm.size(), 4, 8, 16, Scatter::kAll);
     const int me = comm.rank().value;
-    expect_close(run_case(combiner, good, me, CombineStrategy::kAuto), expected_of(good, me), 16);
+    expect_close(run_case(way, good, me, CombineStrategy::kAuto), expected_of(good, me), 16);
   });
 }
 
@@ -202,18 +225,46 @@ TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
   TypeParam::run([](Communicator& comm) {
     const int me = comm.rank().value;
     CombineCase test = full_case(comm.size(), 3, 4, 8, Scatter::kAll);
-    Combiner combiner(comm);
-    const Result with_lse = run_case(combiner, test, me, CombineStrategy::kAuto);
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
+    const Result with_lse = run_case(way, test, me, CombineStrategy::kAuto);
     HeldPartial out(3, 4, 8, 0);
-    combiner(test.partials[static_cast<std::size_t>(me)].view(), {}, {out.view().o, {}});
+    combine_once(way, test.partials[static_cast<std::size_t>(me)].view(), {}, {out.view().o, {}});
     EXPECT_EQ(out.o_values, with_lse.o);
   });
 }
 
+/// A plan is run again and again, between runs of others, and does not look at the caller's mask.
+TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
+  TypeParam::run([](Communicator& comm) {
+    const auto me = static_cast<std::size_t>(comm.rank().value);
+    auto ways = TypeParam::make(comm);
+    const std::unique_ptr<CombineWay> other = ways.make();
+    CombineCase masked = full_case(comm.size(), 6, 3, 16, Scatter::kAll);
+    masked.participation.emplace(masked.tokens, comm.size());
+    for (std::int64_t t = 0; t < masked.tokens; ++t) {
+      masked.participation->add(t, Rank{static_cast<int>(t) % comm.size()});
+    }
+    const Expected expected = expected_of(masked, comm.rank().value);
+    (*ways).plan({masked.tokens, masked.heads, masked.dim},
+                 {.participation = &*masked.participation}, {});
+    masked.participation.emplace(masked.tokens, comm.size());  // nobody
+    CombineCase second = full_case(comm.size(), 40, 8, 64, Scatter::kTokens);
+    for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+      HeldPartial out(masked.tokens, masked.heads, masked.dim, 0);
+      (*ways).run(masked.partials[me].view(), {out.view().o, out.view().lse}, {});
+      expect_close({out.o_values, out.lse_values}, expected, masked.dim);
+      const Result result = run_case(*other, second, comm.rank().value, strategy);
+      expect_close(result, expected_of(second, comm.rank().value), second.dim);
+    }
+  });
+}
+
 REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
-                            MergesLargeProblems, SendsLargeProblemsToAllTwiceAtMost,
+                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
+                            SendsLargeProblemsToAllTwiceAtMost,
                             SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
                             Composes, RefusesWrongArgumentsBeforeSending,
-                            LeavesOutTheLseIfNotWanted);
+                            LeavesOutTheLseIfNotWanted, PlansLiveSideBySide);
 
 }  // namespace kvmesh::test

@@ -69,6 +69,7 @@ TEST(Mpi, RefusesChunksThatMpiCannotCount) {
 
 using AllMpiRanks = testing::Types<MpiRanks, ChunkedMpiRanks>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Mpi, CommunicatorContract, AllMpiRanks, RankNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(Mpi, CombineContract, MpiRanks, RankNames);
+using HostOverMpi = WayOver<HostWays, MpiRanks>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Mpi, CombineContract, HostOverMpi, RankNames);
 
 }  // namespace kvmesh::test

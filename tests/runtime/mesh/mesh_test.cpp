@@ -12,10 +12,7 @@ namespace {
 
 // The world ranks of a communicator's members, in its order.
 std::vector<int> members(Mesh& mesh, Communicator& comm) {
-  std::vector<int> all(static_cast<std::size_t>(comm.size()));
-  const int mine = mesh.rank().value;
-  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-  return all;
+  return all_gather_value(comm, int{mesh.rank().value});
 }
 
 TEST(Mesh, PutsConsecutiveRanksSideBySideAlongTheHeads) {

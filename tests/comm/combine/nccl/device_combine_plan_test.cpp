@@ -27,7 +27,7 @@ Job random_job(std::mt19937_64& random, CombineStrategy strategy) {
       .participation = job.test.participation ? &*job.test.participation : nullptr};
   for (int r = 0; r < ranks; ++r) {
     job.plans.push_back(
-        plan_device_combine(job.test.tokens, job.test.heads, job.test.dim, options, r, ranks));
+        plan_device_combine({job.test.tokens, job.test.heads, job.test.dim}, options, r, ranks));
   }
   return job;
 }
@@ -45,7 +45,7 @@ std::vector<std::int64_t> places(const Job& job, int from, int owner) {
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
     if (plan.token_places.empty()) {
       result.push_back(t - tokens.begin);
-    } else if (const auto at = static_cast<std::size_t>(from * plan.tokens + t);
+    } else if (const auto at = static_cast<std::size_t>(from * plan.shape.tokens + t);
                plan.token_places[at] >= 0) {
       result.push_back(plan.token_places[at]);
     }
@@ -61,8 +61,8 @@ void check_message(const Job& job, int from, int owner) {
   EXPECT_EQ(sent.rows, received.rows) << from << " to " << owner;
   EXPECT_EQ(sent.offset % 4, 0);
   EXPECT_EQ(received.offset % 4, 0);
-  EXPECT_LE(sent.offset + sent.rows * (sender.dim + 1), sender.sent_floats);
-  EXPECT_LE(received.offset + received.rows * (receiver.dim + 1), receiver.received_floats);
+  EXPECT_LE(sent.offset + sent.rows * (sender.shape.dim + 1), sender.sent_floats);
+  EXPECT_LE(received.offset + received.rows * (receiver.shape.dim + 1), receiver.received_floats);
 
   const std::vector<std::int64_t> tokens = places(job, from, owner);
   EXPECT_EQ(sent.rows, static_cast<std::int64_t>(tokens.size()) * sender.block(owner).heads.size());
@@ -103,8 +103,9 @@ TEST(DeviceCombinePlan, BlocksToReduceHoldEveryShare) {
         sizes.insert(plan.reduced_floats());
         EXPECT_EQ(plan.blocks, plan.scatter == Scatter::kAll ? 1 : plan.ranks);
         EXPECT_GE(plan.block_rows, plan.block(plan.rank).rows());
-        EXPECT_EQ(plan.block_floats(),
-                  plan.block_rows * (plan.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0)));
+        EXPECT_EQ(
+            plan.block_floats(),
+            plan.block_rows * (plan.shape.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0)));
       }
       EXPECT_EQ(sizes.size(), 1u) << "NCCL wants equal counts";
     }
@@ -115,7 +116,7 @@ TEST(DeviceCombinePlan, RowsThatTheirOwnerHoldsCostNothing) {
   Participation mask(6, 3);
   for (std::int64_t t = 0; t < 6; ++t) mask.add(t, Rank{static_cast<int>(t / 2)});
   for (int r = 0; r < 3; ++r) {
-    const auto plan = plan_device_combine(6, 4, 64,
+    const auto plan = plan_device_combine({6, 4, 64},
                                           {.scatter = Scatter::kTokens,
                                            .strategy = CombineStrategy::kAllToAll,
                                            .participation = &mask},
@@ -127,7 +128,7 @@ TEST(DeviceCombinePlan, RowsThatTheirOwnerHoldsCostNothing) {
 
 TEST(DeviceCombinePlan, AutoBecomesAStrategy) {
   for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
-    const auto plan = plan_device_combine(64, 64, 128, {.scatter = scatter}, 0, 4);
+    const auto plan = plan_device_combine({64, 64, 128}, {.scatter = scatter}, 0, 4);
     EXPECT_NE(plan.strategy, CombineStrategy::kAuto);
   }
 }
@@ -135,12 +136,12 @@ TEST(DeviceCombinePlan, AutoBecomesAStrategy) {
 TEST(DeviceCombinePlan, RefusesWhatCannotBe) {
   const Participation other_tokens(5, 2);
   const Participation other_ranks(4, 3);
-  EXPECT_THROW(plan_device_combine(-1, 8, 64, {}, 0, 2), InvalidArgument);
-  EXPECT_THROW(plan_device_combine(4, 8, -1, {}, 0, 2), InvalidArgument);
-  EXPECT_THROW(plan_device_combine(std::int64_t{1} << 30, 8, 64, {}, 0, 2), InvalidArgument);
-  EXPECT_THROW(plan_device_combine(4, 8, 64, {.participation = &other_tokens}, 0, 2),
+  EXPECT_THROW(plan_device_combine({-1, 8, 64}, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine({4, 8, -1}, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine({std::int64_t{1} << 30, 8, 64}, {}, 0, 2), InvalidArgument);
+  EXPECT_THROW(plan_device_combine({4, 8, 64}, {.participation = &other_tokens}, 0, 2),
                InvalidArgument);
-  EXPECT_THROW(plan_device_combine(4, 8, 64, {.participation = &other_ranks}, 0, 2),
+  EXPECT_THROW(plan_device_combine({4, 8, 64}, {.participation = &other_ranks}, 0, 2),
                InvalidArgument);
 }
 

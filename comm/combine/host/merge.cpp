@@ -1,4 +1,4 @@
-#include "comm/combine/merge.hpp"
+#include "comm/combine/host/merge.hpp"
 
 #include <algorithm>
 

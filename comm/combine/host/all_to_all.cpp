@@ -4,20 +4,21 @@
 // their O, then all of their LSE. Both ends know the mask, so they agree on its length.
 #include <algorithm>
 
-#include "comm/combine/merge.hpp"
-#include "comm/combine/work.hpp"
+#include "comm/combine/host/host_way.hpp"
+#include "comm/combine/host/merge.hpp"
 #include "core/softmax_merge.hpp"
 
 namespace kvmesh {
 namespace {
 
-void pack(const Partial& mine, const RowMap& map, int me, const RowBlock& block,
+/// Puts the `rows` rows of `block` that this rank takes part in into its message.
+void pack(const Partial& mine, const HostPlan& plan, const CombineBlock& block, std::int64_t rows,
           RowBuffer& buffer) {
-  const std::int64_t rows = map.rows_of(me, block);
+  const RowMap& map = plan.map;
   float* o = buffer.resize(rows * (map.dim() + 1));
   float* lse = o + rows * map.dim();
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-    if (!map.takes_part(t, me)) continue;
+    if (!map.takes_part(t, plan.rank)) continue;
     for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h) {
       o = std::copy_n(o_row(mine, t, h), map.dim(), o);
       *lse++ = lse_of(mine, t, h);
@@ -27,27 +28,33 @@ void pack(const Partial& mine, const RowMap& map, int me, const RowBlock& block,
 
 }  // namespace
 
-void Combiner::Work::all_to_all(const Partial& mine, const RowMap& map, Scatter scatter,
-                                const CombineOutput& output) {
-  const RowBlock own = map.block(scatter, me_);
+void HostWay::all_to_all(const Partial& mine, const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  const int me = plan_->rank;
+  const auto pack_for = [&](int owner, RowBuffer& buffer) {
+    const std::int64_t rows = plan_->sent_rows[static_cast<std::size_t>(owner)];
+    pack(mine, *plan_, map.block(plan_->merging, owner), rows, buffer);
+  };
   for (int rank = 0; rank < map.ranks(); ++rank) {
-    if (rank != me_) incoming(rank).resize(map.rows_of(rank, own) * (map.dim() + 1));
+    const std::int64_t rows = plan_->received_rows[static_cast<std::size_t>(rank)];
+    if (rank != me) rows_->incoming(rank).resize(rows * (map.dim() + 1));
   }
-  pack(mine, map, me_, own, incoming(me_));
-  if (scatter == Scatter::kAll) {
-    exchange("combine: partials to all", &incoming(me_));
+  pack_for(me, rows_->incoming(me));
+  if (plan_->merging == Scatter::kAll) {
+    rows_->send_to_all(rows_->incoming(me), "combine: partials to all");
   } else {
     for (int rank = 0; rank < map.ranks(); ++rank) {
-      if (rank != me_) pack(mine, map, me_, map.block(scatter, rank), outgoing(rank));
+      if (rank != me) pack_for(rank, rows_->outgoing(rank));
     }
-    exchange("combine: partials to their owners");
+    rows_->exchange("combine: partials to their owners");
   }
-  merge_received(map, own, output);
+  merge_received(output);
 }
 
-void Combiner::Work::merge_received(const RowMap& map, const RowBlock& own,
-                                    const CombineOutput& output) {
-  start_reading(map, own);
+void HostWay::merge_received(const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  const CombineBlock own = plan_->own();
+  start_reading();
   lses_.resize(static_cast<std::size_t>(map.ranks()));
   for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
     for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {

@@ -1,4 +1,6 @@
-// The combine on GPUs: kernels around NCCL's messages. See nccl.hpp for the three ways.
+// The combine on GPUs: kernels around NCCL's messages.
+#include "comm/combine/nccl/nccl_way.hpp"
+
 #include <algorithm>
 
 #include "comm/combine/nccl/device_combine_params.hpp"
@@ -12,19 +14,19 @@ namespace {
 // cudaMemcpyAsync's, from pageable memory.
 constexpr std::size_t kTakenAtOnce = 64 << 10;
 
-}  // namespace
+cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
-class DeviceCombiner::Work {
+class NcclWay : public CombineWay {
  public:
-  explicit Work(NcclGroup& group) : nccl_(&group.state()) {}
+  explicit NcclWay(NcclGroup& group) : nccl_(&group.state()) {}
 
-  void plan(DeviceCombinePlan plan, cudaStream_t stream);
-  void run(const Partial& mine, const CombineOutput& output, cudaStream_t stream);
-
-  const NcclGroup::State& group() const { return *nccl_; }
-  std::uint64_t generation() const { return generation_; }
-  const DeviceCombinePlan& current() const { return plan_; }
-  std::size_t workspace_bytes() const {
+  WayKind kind() const override { return WayKind::kNccl; }
+  void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
+  void check_run(const Partial& mine, const CombineOutput& output) const override;
+  void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
+  CombineStrategy strategy() const override { return plan_.strategy; }
+  std::uint64_t generation() const override { return generation_; }
+  std::size_t workspace_bytes() const override {
     return table_.size_bytes() + send_.size_bytes() + receive_.size_bytes() + lses_.size_bytes();
   }
 
@@ -49,25 +51,26 @@ class DeviceCombiner::Work {
   cuda::DeviceArray<float> lses_;
 };
 
-void DeviceCombiner::Work::plan(DeviceCombinePlan next, cudaStream_t stream) {
+void NcclWay::plan(const CombineShape& shape, const CombineOptions& options, Stream stream) {
+  DeviceCombinePlan next = plan_device_combine(shape, options, nccl_->rank.value, nccl_->size);
   if (is_planned_ && next == plan_) return;
   const DeviceScope scope(nccl_->device);
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
   is_planned_ = false;  // until all is where the plan says
   plan_ = std::move(next);
   reserve();
-  upload(stream);
+  upload(native(stream));
   is_planned_ = true;
 }
 
 /// Whether a graph captured with the plan so far would do something else than the next one wants.
-bool DeviceCombiner::Work::makes_other_messages(const DeviceCombinePlan& next) const {
+bool NcclWay::makes_other_messages(const DeviceCombinePlan& next) const {
   DeviceCombinePlan as_before = next;
   as_before.token_places = plan_.token_places;  // only these are read on the device
   return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
 }
 
-void DeviceCombiner::Work::reserve() {
+void NcclWay::reserve() {
   bool moved = false;
   const auto grow = [&](auto& array, std::int64_t count) {
     moved |= array.reserve(static_cast<std::size_t>(count));
@@ -82,7 +85,7 @@ void DeviceCombiner::Work::reserve() {
   ++generation_;
 }
 
-void DeviceCombiner::Work::upload(cudaStream_t stream) {
+void NcclWay::upload(cudaStream_t stream) {
   std::vector<std::byte> table = device_table(plan_);
   if (table == host_table_) return;
   // From pageable memory: the runtime has taken the bytes when it returns. It may wait for the
@@ -93,32 +96,30 @@ void DeviceCombiner::Work::upload(cudaStream_t stream) {
   host_table_ = std::move(table);
 }
 
-void DeviceCombiner::Work::run(const Partial& mine, const CombineOutput& output,
-                               cudaStream_t stream) {
+void NcclWay::check_run(const Partial& mine, const CombineOutput& output) const {
   require(is_planned_, "combine: run without a plan");
-  require(mine.o.dims == 3 && mine.o.size(0) == plan_.tokens && mine.o.size(1) == plan_.heads &&
-              mine.o.size(2) == plan_.dim,
-          "combine: the partial's o is {}, the plan is for [{}, {}, {}]", mine.o, plan_.tokens,
-          plan_.heads, plan_.dim);
-  const CombineOptions options{.scatter = plan_.scatter, .strategy = plan_.strategy};
-  check_combine(mine, options, output, plan_.rank, plan_.ranks, DeviceKind::kCuda);
+  check_tensors(mine, output, plan_.shape, plan_.block(plan_.rank), DeviceKind::kCuda);
   require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
           "combine: the last dimension of the partial's lse has stride {}", mine.lse.stride(1));
+}
+
+void NcclWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  check_run(mine, output);
   nccl_->require_whole("combine");
   if (plan_.rows() == 0) return;
   const DeviceScope scope(nccl_->device);
   const DeviceCombineMemory memory{table_.data(), send_.data(), receive_.data(), lses_.data()};
   const cuda::CombineParams params = device_params(plan_, memory, mine, output);
   if (plan_.strategy == CombineStrategy::kAllToAll || plan_.ranks == 1) {
-    all_to_all(params, stream);
+    all_to_all(params, native(stream));
   } else {
-    reduce(params, stream);
+    reduce(params, native(stream));
   }
 }
 
-void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
+void NcclWay::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
   const auto floats = [&](const RowMessage& message) {
-    return static_cast<std::size_t>(message.rows * (plan_.dim + 1));
+    return static_cast<std::size_t>(message.rows * (plan_.shape.dim + 1));
   };
   const auto is_any = [](const std::vector<RowMessage>& messages) {
     return std::any_of(messages.begin(), messages.end(),
@@ -147,7 +148,7 @@ void DeviceCombiner::Work::all_to_all(const cuda::CombineParams& params, cudaStr
   check(cuda::launch_merge(params, stream), "combine: merge");
 }
 
-void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
+void NcclWay::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
   gather_lses(params, stream);
   check(cuda::launch_rescale(params, stream), "combine: rescale");
   const auto block = static_cast<std::size_t>(plan_.block_floats());
@@ -164,15 +165,15 @@ void DeviceCombiner::Work::reduce(const cuda::CombineParams& params, cudaStream_
 }
 
 /// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
-void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
+void NcclWay::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
   const auto rows = static_cast<std::size_t>(plan_.rows());
   const float* mine = params.lse;
-  if (params.lse_token_stride != plan_.heads && plan_.tokens > 1) {
+  if (params.lse_token_stride != plan_.shape.heads && plan_.shape.tokens > 1) {
     float* packed = lses_.data() + static_cast<std::size_t>(plan_.ranks) * rows;
-    const auto row_bytes = static_cast<std::size_t>(plan_.heads) * sizeof(float);
+    const auto row_bytes = static_cast<std::size_t>(plan_.shape.heads) * sizeof(float);
     check(cudaMemcpy2DAsync(packed, row_bytes, mine,
                             static_cast<std::size_t>(params.lse_token_stride) * sizeof(float),
-                            row_bytes, static_cast<std::size_t>(plan_.tokens),
+                            row_bytes, static_cast<std::size_t>(plan_.shape.tokens),
                             cudaMemcpyDeviceToDevice, stream),
           "combine: LSEs in one piece");
     mine = packed;
@@ -186,24 +187,10 @@ void DeviceCombiner::Work::gather_lses(const cuda::CombineParams& params, cudaSt
   }
 }
 
-DeviceCombiner::DeviceCombiner(NcclGroup& group) : work_(std::make_unique<Work>(group)) {}
-DeviceCombiner::~DeviceCombiner() = default;
-DeviceCombiner::DeviceCombiner(DeviceCombiner&&) noexcept = default;
-DeviceCombiner& DeviceCombiner::operator=(DeviceCombiner&&) noexcept = default;
+}  // namespace
 
-void DeviceCombiner::plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
-                          const CombineOptions& options, Stream stream) {
-  const NcclGroup::State& group = work_->group();
-  work_->plan(plan_device_combine(tokens, heads, v_dim, options, group.rank.value, group.size),
-              static_cast<cudaStream_t>(stream.handle));
+std::unique_ptr<CombineWay> make_nccl_way(NcclGroup& group) {
+  return std::make_unique<NcclWay>(group);
 }
-
-void DeviceCombiner::run(const Partial& mine, const CombineOutput& output, Stream stream) {
-  work_->run(mine, output, static_cast<cudaStream_t>(stream.handle));
-}
-
-std::uint64_t DeviceCombiner::generation() const { return work_->generation(); }
-CombineStrategy DeviceCombiner::strategy() const { return work_->current().strategy; }
-std::size_t DeviceCombiner::workspace_bytes() const { return work_->workspace_bytes(); }
 
 }  // namespace kvmesh

@@ -1,0 +1,44 @@
+// Which way and which strategy a combine takes: every such decision is made here.
+#pragma once
+
+#include "comm/combine/combine_way.hpp"
+
+namespace kvmesh {
+
+/// What a group of ranks can combine with.
+struct CombineMeans {
+  int ranks = 1;
+  DeviceKind device = DeviceKind::kCpu;
+  bool has_nccl = false;  ///< the ranks' GPUs are an NCCL group
+};
+
+struct CombineChoice {
+  WayKind way = WayKind::kHost;
+  CombineStrategy strategy = CombineStrategy::kAllToAll;  ///< not kAuto
+  /// Whether the plan gets the participation mask. If not, every rank takes part in every row.
+  bool has_mask = true;
+  friend bool operator==(const CombineChoice&, const CombineChoice&) = default;
+};
+
+/// Chooses for a step's partials. `has_limits`: the step has StepLimits, so its runs may be
+/// captured in a graph. @throws InvalidArgument if no way of the group has the strategy.
+CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
+                         const CombineOptions& options, bool has_limits);
+
+/// Whether a way has a strategy; each has kAuto.
+bool supports(WayKind way, CombineStrategy strategy);
+
+/// Whether a captured run obeys the mask of a later plan, and sends less for it. Where it does not,
+/// a plan with limits takes no mask: the graph's messages keep the size that they had at capture.
+bool follows_mask_in_graph(WayKind way);
+
+/// The strategy that a way takes for what the caller asked for: kAuto becomes the one that was
+/// measured to be fastest. @throws InvalidArgument if the way does not have it.
+CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
+                                 const CombineOptions& options, int ranks);
+
+/// Whether the host's way brings rows to all ranks (Scatter::kAll) in two steps: each is merged by
+/// an owner, then gathered.
+bool goes_by_owners(CombineStrategy strategy, const CombineShape& shape, int ranks);
+
+}  // namespace kvmesh

@@ -1,0 +1,58 @@
+// The interface of all ways to combine partials: planned once per step, run once per layer.
+//
+//   kind      folder    moves the rows by
+//   kHost     host/     the ranks' communicator, between host memories
+//   kStaged   staged/   copies to the host, the host's way, copies back: GPUs without a common NCCL
+//   kNccl     nccl/     NCCL, between GPUs
+//
+// A new way (stores into peers' mapped memory, say) is a folder here, a kind, a line in the tables
+// of choose_way.cpp and a case in CombineWays::make; the contract suite tests it like the others.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "comm/combine/rows.hpp"
+#include "kvmesh/combine.hpp"
+#include "kvmesh/stream.hpp"
+
+namespace kvmesh {
+
+enum class WayKind : std::uint8_t { kHost, kStaged, kNccl };
+inline constexpr int kWayKinds = 3;
+
+std::string_view name(WayKind kind);
+
+/// One way, for one rank of a group, which it does not outlive. One thread, and one stream at a
+/// time.
+class CombineWay {
+ public:
+  virtual ~CombineWay() = default;
+  virtual WayKind kind() const = 0;
+
+  /// Prepares for partials of `shape`. Keeps a copy of the mask. Sends nothing; buffers only grow.
+  /// What a device needs is uploaded in the order of `stream`, which is not being captured.
+  /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
+  virtual void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) = 0;
+
+  /// REQUIRES: a plan. @throws InvalidArgument if `run` would.
+  virtual void check_run(const Partial& mine, const CombineOutput& output) const = 0;
+
+  /// Combines as planned: see Combiner and DeviceCombiner.
+  /// @throws InvalidArgument before anything is sent, also without a plan; Timeout, PeerLost,
+  /// NcclError. Collective.
+  virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+
+  /// The strategy of the last plan, with kAuto resolved.
+  virtual CombineStrategy strategy() const = 0;
+
+  /// Changes whenever a plan makes the graphs captured so far invalid. Constant if the way cannot
+  /// be captured.
+  virtual std::uint64_t generation() const = 0;
+
+  /// Memory held on the device of the tensors.
+  virtual std::size_t workspace_bytes() const = 0;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,29 @@
+// Makes the ways of one group of ranks.
+#pragma once
+
+#include <memory>
+
+#include "comm/combine/choose_way.hpp"
+#include "comm/combine/combine_way.hpp"
+#include "kvmesh/device_group.hpp"
+
+namespace kvmesh {
+
+class RowExchange;
+
+/// What the ways of a group have in common: those that go over the host share their buffers, so
+/// ways run one after the other. Does not outlive the group.
+class CombineWays {
+ public:
+  explicit CombineWays(DeviceGroup& group);
+
+  CombineMeans means() const;
+  /// Sends nothing. REQUIRES: `kind` is a choice for `means()`.
+  std::unique_ptr<CombineWay> make(WayKind kind);
+
+ private:
+  DeviceGroup* group_;
+  std::shared_ptr<RowExchange> rows_;  // of the ways that go over the host
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,18 @@
+// The public combine on the CPU: one call of the host's way.
+#include "comm/combine/host/host_way.hpp"
+
+namespace kvmesh {
+
+Combiner::Combiner(Communicator& comm)
+    : way_(std::make_unique<HostWay>(std::make_shared<RowExchange>(comm))) {}
+Combiner::~Combiner() = default;
+Combiner::Combiner(Combiner&&) noexcept = default;
+Combiner& Combiner::operator=(Combiner&&) noexcept = default;
+
+void Combiner::operator()(const Partial& mine, const CombineOptions& options,
+                          const CombineOutput& output) {
+  way_->plan(shape_of(mine), options, {});
+  way_->run(mine, output, {});
+}
+
+}  // namespace kvmesh

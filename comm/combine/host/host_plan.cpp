@@ -1,0 +1,45 @@
+#include "comm/combine/host/host_plan.hpp"
+
+#include "comm/combine/choose_way.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::int64_t count_lses(const RowMap& map, int from, int to, const CombineBlock& owned) {
+  std::int64_t count = 0;
+  for_each_lse(map, from, to, owned, [&](std::int64_t, std::int64_t) { ++count; });
+  return count;
+}
+
+}  // namespace
+
+Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token) {
+  if (map.takes_part(token, rank)) return map.all().heads;
+  return owned.has_token(token) ? owned.heads : Share{};
+}
+
+HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,
+                           int ranks) {
+  check_plan(shape, options.participation, ranks);
+  HostPlan plan{.map = RowMap(shape, ranks, options.participation),
+                .rank = rank,
+                .strategy = resolve_strategy(WayKind::kHost, shape, options, ranks),
+                .scatter = options.scatter,
+                .merging = options.scatter};
+  plan.gathers =
+      plan.scatter == Scatter::kAll && ranks > 1 && goes_by_owners(plan.strategy, shape, ranks);
+  if (plan.gathers) plan.merging = plan.map.longer_axis();
+  const bool reduces = plan.strategy == CombineStrategy::kReduceScatter;
+  const CombineBlock own = plan.own();
+  for (int peer = 0; peer < ranks; ++peer) {
+    const CombineBlock owned = plan.map.block(plan.merging, peer);
+    plan.sent_rows.push_back(plan.map.rows_of(rank, owned));
+    plan.received_rows.push_back(plan.map.rows_of(peer, own));
+    if (!reduces) continue;
+    plan.sent_lses.push_back(peer == rank ? 0 : count_lses(plan.map, rank, peer, owned));
+    plan.received_lses.push_back(peer == rank ? 0 : count_lses(plan.map, peer, rank, own));
+  }
+  return plan;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,53 @@
+// One combine on the host, worked out once per step: who owns which rows, and how many go where.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/combine/rows.hpp"
+#include "kvmesh/combine.hpp"
+
+namespace kvmesh {
+
+struct HostPlan {
+  RowMap map;
+  int rank = 0;
+  CombineStrategy strategy = CombineStrategy::kAllToAll;  // not kAuto
+  /// The rows that a rank gets.
+  Scatter scatter = Scatter::kAll;
+  /// The rows that a rank merges: what it gets, or, where `gathers`, those of an owner.
+  Scatter merging = Scatter::kAll;
+  /// Whether the merged rows then go from their owners to all ranks.
+  bool gathers = false;
+
+  // Rows between this rank and each other one, under `merging`; [rank].
+  std::vector<std::int64_t> sent_rows{};
+  std::vector<std::int64_t> received_rows{};  // from this rank: its own
+  // Of kReduceScatter: LSEs of the step before. None of this rank's own.
+  std::vector<std::int64_t> sent_lses{};
+  std::vector<std::int64_t> received_lses{};
+
+  CombineBlock own() const { return map.block(merging, rank); }
+  CombineBlock result() const { return map.block(scatter, rank); }
+};
+
+/// @throws InvalidArgument.
+HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,
+                           int ranks);
+
+/// The heads of a token whose LSEs `rank` needs: all if it must scale its own rows, else those
+/// whose merged LSE it owes as the owner of `owned`.
+Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token);
+
+/// Calls `visit(token, head)` for each LSE that `from` sends to `to`, which owns `owned`.
+template <class Visit>
+void for_each_lse(const RowMap& map, int from, int to, const CombineBlock& owned,
+                  const Visit& visit) {
+  for (std::int64_t t = 0; t < map.all().tokens.end; ++t) {
+    if (!map.takes_part(t, from)) continue;
+    const Share heads = heads_needed(map, to, owned, t);
+    for (std::int64_t h = heads.begin; h < heads.end; ++h) visit(t, h);
+  }
+}
+
+}  // namespace kvmesh

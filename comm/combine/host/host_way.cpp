@@ -1,0 +1,106 @@
+#include "comm/combine/host/host_way.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "comm/combine/host/merge.hpp"
+#include "core/check.hpp"
+#include "core/softmax_merge.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// Stores the merged rows of `block`: `merged` is all of their O, then all of their LSE.
+void store_block(const CombineOutput& output, const CombineBlock& block, std::int64_t dim,
+                 const float* merged) {
+  const float* o = merged;
+  const float* lse = merged + block.rows() * dim;
+  for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
+    for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, o += dim) {
+      store_row(output, t, h, o, *lse++);
+    }
+  }
+}
+
+}  // namespace
+
+void HostWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {
+  plan_ = plan_host_combine(shape, options, rows_->rank(), rows_->ranks());
+}
+
+void HostWay::check_run(const Partial& mine, const CombineOutput& output, DeviceKind device) const {
+  require(plan_.has_value(), "combine: run without a plan");
+  check_tensors(mine, output, plan_->map.shape(), plan_->result(), device);
+}
+
+CombineStrategy HostWay::strategy() const {
+  return plan_ ? plan_->strategy : CombineStrategy::kAllToAll;
+}
+
+std::size_t HostWay::workspace_bytes() const {
+  return rows_->size_bytes() + (lses_.size() + row_.size()) * sizeof(float);
+}
+
+void HostWay::run(const Partial& mine, const CombineOutput& output, Stream) {
+  check_run(mine, output);
+  row_.resize(static_cast<std::size_t>(plan_->map.dim()));
+  if (plan_->map.ranks() == 1) {
+    copy_mine(mine, output);
+  } else if (plan_->gathers) {
+    scatter_and_gather(mine, output);
+  } else {
+    merge_by_owners(mine, output);
+  }
+}
+
+void HostWay::merge_by_owners(const Partial& mine, const CombineOutput& output) {
+  if (plan_->strategy == CombineStrategy::kReduceScatter) {
+    reduce_scatter(mine, output);
+  } else {
+    all_to_all(mine, output);
+  }
+}
+
+void HostWay::scatter_and_gather(const Partial& mine, const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  const CombineBlock own = plan_->own();
+  float* merged = rows_->merged().resize(own.rows() * (map.dim() + 1));
+  const std::int64_t tokens = own.tokens.size();
+  const std::int64_t heads = own.heads.size();
+  merge_by_owners(mine, {.o = tensor(merged, {tokens, heads, map.dim()}),
+                         .lse = tensor(merged + own.rows() * map.dim(), {tokens, heads})});
+
+  for (int peer = 0; peer < map.ranks(); ++peer) {
+    rows_->incoming(peer).resize(map.block(plan_->merging, peer).rows() * (map.dim() + 1));
+  }
+  rows_->send_to_all(rows_->merged(), "combine: gather the merged rows");
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    const float* rows = rank == plan_->rank ? merged : rows_->incoming(rank).data();
+    store_block(output, map.block(plan_->merging, rank), map.dim(), rows);
+  }
+}
+
+void HostWay::copy_mine(const Partial& mine, const CombineOutput& output) {
+  const CombineBlock all = plan_->map.all();
+  for (std::int64_t t = 0; t < all.tokens.end; ++t) {
+    for (std::int64_t h = 0; h < all.heads.end; ++h) {
+      const float lse = plan_->map.takes_part(t, 0) ? lse_of(mine, t, h) : kNoKeys;
+      const float merged = merged_lse(std::span(&lse, 1));
+      // The weight of any other row is 1.
+      const bool is_constant = merged == kNoKeys || std::isnan(merged);
+      if (is_constant) std::fill(row_.begin(), row_.end(), merged == kNoKeys ? 0.0f : merged);
+      store_row(output, t, h, is_constant ? row_.data() : o_row(mine, t, h), merged);
+    }
+  }
+}
+
+void HostWay::start_reading() {
+  readers_.clear();
+  for (int rank = 0; rank < plan_->map.ranks(); ++rank) {
+    const float* rows = rows_->incoming(rank).data();
+    const std::int64_t count = plan_->received_rows[static_cast<std::size_t>(rank)];
+    readers_.push_back({rank, rows, rows + count * plan_->map.dim()});
+  }
+}
+
+}  // namespace kvmesh

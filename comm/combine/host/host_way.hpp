@@ -1,0 +1,70 @@
+// The way over the ranks' communicator: rows go between host memories, sources are merged in rank
+// order. Both strategies give the same bits.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "comm/combine/combine_way.hpp"
+#include "comm/combine/host/host_plan.hpp"
+#include "comm/combine/host/row_exchange.hpp"
+
+namespace kvmesh {
+
+class HostWay : public CombineWay {
+ public:
+  explicit HostWay(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
+
+  WayKind kind() const override { return WayKind::kHost; }
+  void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
+  void check_run(const Partial& mine, const CombineOutput& output) const override {
+    check_run(mine, output, DeviceKind::kCpu);
+  }
+  /// The same for tensors in memory of kind `device`, which the caller copies.
+  void check_run(const Partial& mine, const CombineOutput& output, DeviceKind device) const;
+  void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
+  CombineStrategy strategy() const override;
+  std::uint64_t generation() const override { return 0; }
+  /// With what this way shares with the group's others.
+  std::size_t workspace_bytes() const override;
+
+ private:
+  struct Reader {
+    int rank;
+    const float* o;
+    const float* lse;  // after the last O; only in messages that have LSEs
+  };
+
+  /// Every row to its owner, which merges it into `output`. Two strategies, the same bits.
+  void merge_by_owners(const Partial& mine, const CombineOutput& output);
+  void all_to_all(const Partial& mine, const CombineOutput& output);
+  void reduce_scatter(const Partial& mine, const CombineOutput& output);
+
+  /// Every row to every rank in two steps: merged by an owner each, then gathered.
+  void scatter_and_gather(const Partial& mine, const CombineOutput& output);
+
+  /// A group of one: no peer to send to, nothing to merge.
+  void copy_mine(const Partial& mine, const CombineOutput& output);
+
+  // A step of all_to_all.
+  void merge_received(const CombineOutput& output);
+
+  // Steps of reduce_scatter, and the LSEs of one row, by rank.
+  void gather_lses(const Partial& mine);
+  void exchange_rescaled(const Partial& mine);
+  void sum_received(const CombineOutput& output);
+  std::span<float> lses_of(std::int64_t token, std::int64_t head);
+
+  /// Sets one reader per rank to the first of this rank's own rows that the other rank gave.
+  void start_reading();
+
+  std::shared_ptr<RowExchange> rows_;
+  std::optional<HostPlan> plan_;
+  std::vector<Reader> readers_;  // in rank order
+  std::vector<float> lses_;      // all_to_all: of one row; reduce_scatter: [token][head][rank]
+  std::vector<float> row_;       // one row's sum
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,91 @@
+// Reduce-scatter: with every LSE known, each rank scales its rows by their final weights, and the
+// owners only add.
+#include <algorithm>
+
+#include "comm/combine/host/host_way.hpp"
+#include "comm/combine/host/merge.hpp"
+#include "core/softmax_merge.hpp"
+
+namespace kvmesh {
+
+void HostWay::reduce_scatter(const Partial& mine, const CombineOutput& output) {
+  gather_lses(mine);
+  exchange_rescaled(mine);
+  sum_received(output);
+}
+
+void HostWay::gather_lses(const Partial& mine) {
+  const RowMap& map = plan_->map;
+  const int me = plan_->rank;
+  const CombineBlock own = plan_->own();
+  for (int peer = 0; peer < map.ranks(); ++peer) {
+    if (peer == me) continue;
+    const auto at = static_cast<std::size_t>(peer);
+    float* lse = rows_->outgoing(peer).resize(plan_->sent_lses[at]);
+    for_each_lse(map, me, peer, map.block(plan_->merging, peer),
+                 [&](std::int64_t t, std::int64_t h) { *lse++ = lse_of(mine, t, h); });
+    rows_->incoming(peer).resize(plan_->received_lses[at]);
+  }
+  rows_->exchange("combine: LSEs");
+
+  lses_.assign(static_cast<std::size_t>(map.all().rows() * map.ranks()), kNoKeys);
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    const float* received = rows_->incoming(rank).data();
+    for_each_lse(map, rank, me, own, [&](std::int64_t t, std::int64_t h) {
+      lses_of(t, h)[static_cast<std::size_t>(rank)] = rank == me ? lse_of(mine, t, h) : *received++;
+    });
+  }
+}
+
+void HostWay::exchange_rescaled(const Partial& mine) {
+  const RowMap& map = plan_->map;
+  const int me = plan_->rank;
+  for (int owner = 0; owner < map.ranks(); ++owner) {
+    const CombineBlock block = map.block(plan_->merging, owner);
+    RowBuffer& buffer = owner == me ? rows_->incoming(me) : rows_->outgoing(owner);
+    float* scaled = buffer.resize(plan_->sent_rows[static_cast<std::size_t>(owner)] * map.dim());
+    for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
+      if (!map.takes_part(t, me)) continue;
+      for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, scaled += map.dim()) {
+        const std::span<const float> lses = lses_of(t, h);
+        const float lse = lses[static_cast<std::size_t>(me)];
+        if (lse == kNoKeys) {
+          std::fill_n(scaled, map.dim(), 0.0f);  // not 0 * O: O may be anything
+        } else {
+          scale_row(scaled, o_row(mine, t, h), merge_weight(lse, merged_lse(lses)), map.dim());
+        }
+      }
+    }
+  }
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    const std::int64_t rows = plan_->received_rows[static_cast<std::size_t>(rank)];
+    if (rank != me) rows_->incoming(rank).resize(rows * map.dim());
+  }
+  rows_->exchange("combine: rescaled rows to their owners");
+}
+
+void HostWay::sum_received(const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  const CombineBlock own = plan_->own();
+  start_reading();
+  for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
+      std::fill(row_.begin(), row_.end(), 0.0f);
+      for (Reader& reader : readers_) {
+        if (!map.takes_part(t, reader.rank)) continue;
+        add_row(row_.data(), reader.o, map.dim());
+        reader.o += map.dim();
+      }
+      store_row(output, t - own.tokens.begin, h - own.heads.begin, row_.data(),
+                merged_lse(lses_of(t, h)));
+    }
+  }
+}
+
+std::span<float> HostWay::lses_of(std::int64_t token, std::int64_t head) {
+  const std::int64_t row = token * plan_->map.shape().heads + head;
+  const auto ranks = static_cast<std::size_t>(plan_->map.ranks());
+  return std::span(lses_).subspan(static_cast<std::size_t>(row) * ranks, ranks);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,79 @@
+#include "kvmesh/device_group.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <exception>
+
+#include "core/check.hpp"
+#include "core/cuda/memory.hpp"
+#include "core/device_wait.hpp"
+
+namespace kvmesh {
+namespace {
+
+// Collective. NCCL refuses two ranks on one GPU, unless it is told that they are on two hosts.
+bool nccl_takes(Communicator& comm, Device gpu) {
+  using Endpoint = std::array<char, 64>;  // the GPU, and the host that NCCL is told
+  Endpoint mine{};
+  const auto end = std::ranges::copy(cuda_memory::identity(gpu.index), mine.begin()).out;
+  if (const char* host = std::getenv("NCCL_HOSTID")) {
+    const std::string_view name(host);
+    std::ranges::copy(name.substr(0, static_cast<std::size_t>(mine.end() - end)), end);
+  }
+  std::vector<Endpoint> all = all_gather_value(comm, mine, "gpus");
+  std::ranges::sort(all);
+  return std::ranges::adjacent_find(all) == all.end();
+}
+
+}  // namespace
+
+DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl)
+    : comm_(std::move(comm)), device_(device), exceptions_(std::uncaught_exceptions()) {
+  const bool may_have = makes_nccl && device.kind == DeviceKind::kCuda && !nccl_version().empty();
+  if (may_have && nccl_takes(*comm_, device_)) {
+    nccl_ = std::make_unique<NcclGroup>(*comm_, device_.index);
+  }
+}
+
+DeviceGroup::~DeviceGroup() { leave_together(); }
+
+void DeviceGroup::use_nccl(NcclGroup group) {
+  require(device_.kind == DeviceKind::kCuda, "device group: an NCCL group for ranks on the CPU");
+  require(nccl_ == nullptr, "device group: it has an NCCL group already");
+  require(group.size() == comm_->size() && group.rank() == comm_->rank() &&
+              group.device() == device_.index,
+          "device group: an NCCL group with rank {} of {} on GPU {}, this is rank {} of {} on {}",
+          group.rank().value, group.size(), group.device(), comm_->rank().value, comm_->size(),
+          device_.index);
+  exceptions_ = std::uncaught_exceptions();
+  nccl_ = std::make_unique<NcclGroup>(std::move(group));
+}
+
+// A rank's own device may be done before the others have what it sends: threads of NCCL's send it
+// over networks, and an abort stops them. When all devices are done nothing is under way any more.
+void DeviceGroup::leave_together() noexcept {
+  constexpr std::string_view kOperation = "leave the mesh";
+  const bool is_whole = nccl_ && nccl_->is_owned() && nccl_->handle() != nullptr;
+  if (!is_whole || std::uncaught_exceptions() > exceptions_) return;
+  try {
+    nccl_->set_deadline(comm_->deadline());
+    nccl_->wait_until(whole_device_done(device_.index), kOperation);
+    barrier(*comm_, kOperation);
+  } catch (const std::exception&) {
+    // This rank has had its results. A rank that still waits for some has an error of its own.
+  }
+}
+
+void DeviceGroup::wait(Stream stream, std::string_view operation) {
+  if (device_.kind == DeviceKind::kCpu) return;
+  wait_until([&] { return cuda_memory::is_done(stream, operation); }, operation);
+}
+
+void DeviceGroup::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
+  if (!nccl_) return kvmesh::wait_until(is_done, {comm_->rank(), comm_->deadline(), operation});
+  nccl_->set_deadline(comm_->deadline());
+  nccl_->wait_until(is_done, operation);
+}
+
+}  // namespace kvmesh

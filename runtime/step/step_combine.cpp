@@ -1,0 +1,38 @@
+#include "runtime/step/step_combine.hpp"
+
+namespace kvmesh {
+
+StepCombine::StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits)
+    : ways_(ways), options_(options), has_limits_(has_limits) {
+  use(choose_way(ways.means(), {}, options, has_limits).way);
+}
+
+void StepCombine::use(WayKind kind) {
+  std::unique_ptr<CombineWay>& way = made_[static_cast<std::size_t>(kind)];
+  if (!way) way = ways_.make(kind);
+  if (way_ != nullptr && way_ != way.get()) ++changes_;
+  way_ = way.get();
+}
+
+void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream stream) {
+  const CombineChoice choice = choose_way(ways_.means(), shape, options_, has_limits_);
+  CombineOptions options = options_;
+  options.strategy = choice.strategy;
+  options.participation = choice.has_mask ? &batch.participation() : nullptr;
+  use(choice.way);
+  way_->plan(shape, options, stream);
+}
+
+std::uint64_t StepCombine::generation() const {
+  std::uint64_t sum = changes_;
+  for (const auto& way : made_) sum += way ? way->generation() : 0;
+  return sum;
+}
+
+std::size_t StepCombine::workspace_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& way : made_) sum += way ? way->workspace_bytes() : 0;
+  return sum;
+}
+
+}  // namespace kvmesh

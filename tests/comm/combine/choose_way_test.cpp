@@ -1,0 +1,81 @@
+#include "comm/combine/choose_way.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace kvmesh {
+namespace {
+
+using enum CombineStrategy;
+using enum WayKind;
+
+constexpr CombineMeans kCpus{.ranks = 4};
+constexpr CombineMeans kGpus{.ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true};
+constexpr CombineMeans kTwoGpus{.ranks = 2, .device = DeviceKind::kCuda, .has_nccl = true};
+constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
+
+// 129 floats a row, to three other ranks.
+constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
+
+struct Choice {
+  CombineMeans means;
+  CombineShape shape;
+  Scatter scatter;
+  CombineStrategy asked;
+  bool has_limits;
+  CombineChoice expected;
+};
+
+// The one table of all decisions.
+const Choice kChoices[] = {
+    // kAuto on the CPU is all-to-all.
+    {kCpus, kSmall, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
+    {kCpus, kAbove4MiB, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
+    {kCpus, kSmall, Scatter::kHeads, kReduceScatter, false, {kHost, kReduceScatter, true}},
+    // GPUs without a common NCCL group go by way of the host, which does as it would on the CPU.
+    {kSharedGpu, kSmall, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
+    {kSharedGpu, kAbove4MiB, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
+    // kAuto over NCCL is reduce-scatter to all of more than two ranks past 4 MiB.
+    {kGpus, kSmall, Scatter::kAll, kAuto, false, {kNccl, kAllToAll, true}},
+    {kGpus, kBelow4MiB, Scatter::kAll, kAuto, false, {kNccl, kAllToAll, true}},
+    {kGpus, kAbove4MiB, Scatter::kAll, kAuto, false, {kNccl, kReduceScatter, true}},
+    {kGpus, kAbove4MiB, Scatter::kTokens, kAuto, false, {kNccl, kAllToAll, true}},
+    {kTwoGpus, {1 << 20, 1, 128}, Scatter::kAll, kAuto, false, {kNccl, kAllToAll, true}},
+    {kGpus, kAbove4MiB, Scatter::kAll, kAllToAll, false, {kNccl, kAllToAll, true}},
+    {kGpus, kSmall, Scatter::kAll, kAllReduce, false, {kNccl, kAllReduce, true}},
+    // With limits every rank takes part in every row.
+    {kCpus, kSmall, Scatter::kAll, kAuto, true, {kHost, kAllToAll, false}},
+    {kSharedGpu, kSmall, Scatter::kAll, kAuto, true, {kStaged, kAllToAll, false}},
+    {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
+};
+
+TEST(ChooseWay, DecidesByTheTable) {
+  for (const Choice& row : kChoices) {
+    SCOPED_TRACE("row " + std::to_string(&row - kChoices));
+    const CombineChoice choice = choose_way(
+        row.means, row.shape, {.scatter = row.scatter, .strategy = row.asked}, row.has_limits);
+    EXPECT_EQ(name(choice.way), name(row.expected.way));
+    EXPECT_EQ(name(choice.strategy), name(row.expected.strategy));
+    EXPECT_EQ(choice.has_mask, row.expected.has_mask);
+  }
+}
+
+TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
+  for (const CombineMeans& means : {kCpus, kSharedGpu}) {
+    EXPECT_THROW(choose_way(means, kSmall, {.strategy = kAllReduce}, false), InvalidArgument);
+  }
+  for (WayKind way : {kHost, kStaged}) {
+    EXPECT_FALSE(supports(way, kAllReduce));
+    EXPECT_THROW(resolve_strategy(way, kSmall, {.strategy = kAllReduce}, 4), InvalidArgument);
+  }
+}
+
+TEST(ChooseWay, GoesByOwnersPast32KiBToAll) {
+  EXPECT_FALSE(goes_by_owners(kAllToAll, {1, 21, 129}, 4));  // 21 * 130 * 4 * 3 bytes
+  EXPECT_TRUE(goes_by_owners(kAllToAll, {1, 22, 129}, 4));
+  EXPECT_TRUE(goes_by_owners(kReduceScatter, {1, 1, 1}, 2));
+}
+
+}  // namespace
+}  // namespace kvmesh

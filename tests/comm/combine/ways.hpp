@@ -1,0 +1,94 @@
+// Where a combine contract's ways come from: a way over ranks of one kind.
+//
+// A typed suite takes a WayOver as its type, calls `run(body)` as of Ranks, and in the body
+// `make(comm)`, which gives a rank's way with all that it needs.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/combine/combine_ways.hpp"
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+
+/// The public front, planned and run like a way.
+class CombinerAsWay : public CombineWay {
+ public:
+  explicit CombinerAsWay(Communicator& comm) : combiner_(comm) {}
+  WayKind kind() const override { return WayKind::kHost; }
+  void plan(const CombineShape&, const CombineOptions& options, Stream) override {
+    options_ = options;
+    mask_.reset();
+    if (options.participation) mask_ = *options.participation;
+  }
+  void check_run(const Partial&, const CombineOutput&) const override {}
+  void run(const Partial& mine, const CombineOutput& output, Stream) override {
+    options_.participation = mask_ ? &*mask_ : nullptr;
+    combiner_(mine, options_, output);
+  }
+  CombineStrategy strategy() const override { return options_.strategy; }
+  std::uint64_t generation() const override { return 0; }
+  std::size_t workspace_bytes() const override { return 0; }
+
+ private:
+  Combiner combiner_;
+  CombineOptions options_;
+  std::optional<Participation> mask_;
+};
+
+/// A rank's ways; those of one rank share what ways of a group share.
+class WaysOfRank {
+ public:
+  /// Over host memory, whatever the kind. Empty: the public Combiner.
+  WaysOfRank(Communicator& comm, std::optional<WayKind> kind)
+      : comm_(&comm),
+        kind_(kind),
+        group_(std::shared_ptr<Communicator>(&comm, [](Communicator*) {}), Device{}),
+        ways_(group_),
+        first_(make()) {}
+
+  std::unique_ptr<CombineWay> make() {
+    return kind_ ? ways_.make(*kind_) : std::make_unique<CombinerAsWay>(*comm_);
+  }
+  CombineWay& operator*() { return *first_; }
+
+ private:
+  Communicator* comm_;
+  std::optional<WayKind> kind_;
+  DeviceGroup group_;
+  CombineWays ways_;
+  std::unique_ptr<CombineWay> first_;
+};
+
+struct HostWays {
+  static std::string name() { return "Host"; }
+  static std::optional<WayKind> kind() { return WayKind::kHost; }
+};
+/// From host memory to host memory: what it copies and where is the same.
+struct StagedWays {
+  static std::string name() { return "Staged"; }
+  static std::optional<WayKind> kind() { return WayKind::kStaged; }
+};
+struct PublicCombiner {
+  static std::string name() { return "Combiner"; }
+  static std::optional<WayKind> kind() { return std::nullopt; }
+};
+
+template <class Way, class Ranks>
+struct WayOver {
+  static std::string name() { return Way::name() + Ranks::name(); }
+  static void run(const RankBody& body) { Ranks::run(body); }
+  static WaysOfRank make(Communicator& comm) { return WaysOfRank(comm, Way::kind()); }
+};
+
+/// A way over each kind of ranks of a testing::Types.
+template <class Way, class Types>
+struct OverEach;
+template <class Way, class... Ranks>
+struct OverEach<Way, testing::Types<Ranks...>> {
+  using Types = testing::Types<WayOver<Way, Ranks>...>;
+};
+
+}  // namespace kvmesh::test

@@ -1,0 +1,68 @@
+#include "runtime/step/step_combine.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+constexpr CombineShape kShape{.tokens = 4, .heads = 2, .dim = 8};
+
+/// Bytes that this rank sends for a step whose keys all live on rank 0.
+std::uint64_t sent_bytes(Communicator& comm, bool has_limits) {
+  DeviceGroup group(std::shared_ptr<Communicator>(&comm, [](Communicator*) {}), Device{});
+  CombineWays ways(group);
+  StepBatch batch;
+  batch.query_tokens = kShape.tokens;
+  batch.ranks = comm.size();
+  batch.participants.emplace(kShape.tokens, comm.size());
+  for (std::int64_t t = 0; t < kShape.tokens; ++t) batch.participants->add(t, Rank{0});
+
+  std::vector<float> o(64, 1.0f), lse(8, 0.5f), out(64);
+  const std::int64_t tokens = share_of(kShape.tokens, comm.rank().value, comm.size()).size();
+  StepCombine combine(ways, {.scatter = Scatter::kTokens}, has_limits);
+  combine.plan(kShape, batch, {});
+  const std::uint64_t before = comm.sent_bytes();
+  const Partial mine{tensor(o.data(), {4, 2, 8}), tensor(lse.data(), {4, 2})};
+  const CombineOutput output{.o = tensor(out.data(), {tokens, 2, 8})};
+  combine.check_run(mine, output);
+  combine.run(mine, output, {});
+  return comm.sent_bytes() - before;
+}
+
+TEST(StepCombine, TakesTheMaskUnlessTheStepHasLimits) {
+  run_loopback(2, [](Communicator& comm) {
+    constexpr std::uint64_t kHalf = 2 * 2 * (8 + 1) * sizeof(float);
+    EXPECT_EQ(sent_bytes(comm, false), comm.rank().value == 0 ? kHalf : 0);
+    EXPECT_EQ(sent_bytes(comm, true), kHalf);
+  });
+}
+
+TEST(StepCombine, RejectsAStrategyOfOtherDevices) {
+  const std::shared_ptr<Communicator> comm = make_single_communicator();
+  DeviceGroup group(comm, Device{});
+  CombineWays ways(group);
+  EXPECT_THROW(StepCombine(ways, {.strategy = CombineStrategy::kAllReduce}, false),
+               InvalidArgument);
+}
+
+TEST(StepCombine, KeepsItsGenerationAndCountsItsBuffers) {
+  run_loopback(2, [](Communicator& comm) {
+    DeviceGroup group(std::shared_ptr<Communicator>(&comm, [](Communicator*) {}), Device{});
+    CombineWays ways(group);
+    StepCombine combine(ways, {}, true);
+    combine.plan(kShape, {}, {});
+    const std::uint64_t generation = combine.generation();
+    EXPECT_EQ(combine.workspace_bytes(), 0u);
+    std::vector<float> o(64, 1.0f), lse(8, 0.5f), out(64);
+    combine.run({tensor(o.data(), {4, 2, 8}), tensor(lse.data(), {4, 2})},
+                {.o = tensor(out.data(), {4, 2, 8})}, {});
+    EXPECT_GT(combine.workspace_bytes(), 2 * 64 * sizeof(float));
+    combine.plan({8, 2, 8}, {}, {});
+    EXPECT_EQ(combine.generation(), generation) << "nothing of it can be captured";
+  });
+}
+
+}  // namespace
+}  // namespace kvmesh::test
