@@ -148,7 +148,6 @@ void add_options(CLI::App& command, Flags& flags) {
         "data that no cache serves; 0: the last-level cache, several times");
   value("--memory-gib", flags.memory_gib,
         "what larger cases are left out for, a rank; 0: by what is free");
-  value("--json", flags.json, "a file for all numbers");
 }
 
 Options resolve(const Flags& flags, const Mesh& mesh) {

@@ -61,7 +61,6 @@ struct Flags {
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
   double memory_gib = 0;
-  std::string json{};
 };
 
 /// Adds them to the subcommand.

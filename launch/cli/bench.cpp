@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
-#include <fstream>
 
 #include "launch/bench/measure.hpp"
 #include "launch/bench/report.hpp"
@@ -23,10 +21,15 @@ constexpr std::int64_t kMostLayers = 256;
 /// Rows as they come; speaks and writes on rank 0 alone.
 class Report {
  public:
-  Report(Mesh& mesh, Setting setting, std::string file)
-      : setting_(std::move(setting)), file_(std::move(file)), speaks_(mesh.rank().value == 0) {
-    agree(mesh.world(), [&] { write(); });
-    show(heading(setting_));
+  Report(Mesh& mesh, Setting setting, std::string json, Output& out)
+      : setting_(std::move(setting)),
+        json_(std::move(json)),
+        out_(out),
+        speaks_(mesh.rank().value == 0) {
+    agree(mesh.world(), [&] {
+      write();
+      show(heading(setting_));
+    });
   }
 
   void add(const Row& row) {
@@ -39,23 +42,23 @@ class Report {
     show(line_of(skipped, setting_.ranks));
     write();
   }
-  void finish() { show(footing(rows_)); }
+  void finish() {
+    show(footing(rows_));
+    if (speaks_ && json_ == "-") out_.write(json_, to_json(setting_, rows_, skipped_));
+  }
 
  private:
-  void show(const std::string& text) const {
-    if (!speaks_) return;
-    fmt::print("{}", text);
-    std::fflush(stdout);
+  void show(const std::string& text) {
+    if (speaks_ && json_ != "-") out_.put(text);
   }
-  void write() const {
-    if (!speaks_ || file_.empty()) return;
-    std::ofstream out(file_);
-    out << to_json(setting_, rows_, skipped_) << std::flush;
-    if (!out) throw Error(fmt::format("cannot write '{}'", file_));
+  void write() {
+    if (!speaks_ || json_.empty() || json_ == "-") return;
+    out_.write(json_, to_json(setting_, rows_, skipped_));
   }
 
   Setting setting_;
-  std::string file_;
+  std::string json_;
+  Output& out_;
   bool speaks_;
   std::vector<Row> rows_;
   std::vector<Skipped> skipped_;
@@ -113,8 +116,8 @@ class Cases {
           skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
           skip(shape, op, queries,
-               fmt::format("needs {} a rank of {}", human_bytes(static_cast<std::uint64_t>(needed)),
-                           human_bytes(static_cast<std::uint64_t>(memory_))));
+               fmt::format("needs {} a rank of {}", human_bytes(static_cast<double>(needed)),
+                           human_bytes(static_cast<double>(memory_))));
         } else {
           if (!workload) {
             shape.layers = layers_of(layer, shape);
@@ -167,10 +170,11 @@ class Cases {
 
 }  // namespace
 
-int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
+int run_bench(Mesh& mesh, const Flags& flags, const std::string& command, const std::string& json,
+              Output& out) {
   const Options options = resolve(flags, mesh);
   const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
-  Report report(mesh, setting_of(mesh, options, *machine, command), flags.json);
+  Report report(mesh, setting_of(mesh, options, *machine, command), json, out);
   static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
   Cases cases(mesh, *machine, options, report);
   for (const std::int64_t batch : options.batches) {
@@ -180,7 +184,7 @@ int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
       }
     }
   }
-  report.finish();
+  agree(mesh.world(), [&] { report.finish(); });
   return 0;
 }
 
