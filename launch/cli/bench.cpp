@@ -168,6 +168,22 @@ class Cases {
   std::int64_t rotate_bytes_;
 };
 
+// The batches, in order. That of listed lengths, which has no other batch or context, comes last.
+std::vector<WorkloadShape> shapes_of(const Options& options) {
+  std::vector<WorkloadShape> shapes;
+  for (const std::int64_t batch : options.batches) {
+    for (const std::int64_t context : options.contexts) {
+      for (const Lengths lengths : options.lengths) {
+        if (lengths == Lengths::kListed) continue;
+        shapes.push_back(
+            {.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
+      }
+    }
+  }
+  if (!options.listed.empty()) shapes.push_back(listed_shape(options.shape, options.listed));
+  return shapes;
+}
+
 }  // namespace
 
 int run_bench(Mesh& mesh, const Flags& flags, const std::string& command, const std::string& json,
@@ -177,13 +193,7 @@ int run_bench(Mesh& mesh, const Flags& flags, const std::string& command, const 
   Report report(mesh, setting_of(mesh, options, *machine, command), json, out);
   static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
   Cases cases(mesh, *machine, options, report);
-  for (const std::int64_t batch : options.batches) {
-    for (const std::int64_t context : options.contexts) {
-      for (const Lengths lengths : options.lengths) {
-        cases.run({.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
-      }
-    }
-  }
+  for (const WorkloadShape& shape : shapes_of(options)) cases.run(shape);
   agree(mesh.world(), [&] { report.finish(); });
   return 0;
 }
