@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -26,7 +27,7 @@ void add_common_options(CLI::App& command, Flags& flags) {
   command
       .add_option("--timeout", flags.timeout_s,
                   "seconds after which a rank that does not come or answer is an error")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
       ->capture_default_str();
 }
 

@@ -68,10 +68,12 @@ void check_host_memory(Mesh& mesh, double pool_bytes) {
     }
     const double available = available_bytes();
     if (asked <= available) return;
+    const std::string each =
+        ranks > 1 ? fmt::format(" together ({} each)", human_bytes(pool_bytes)) : std::string();
     throw Error(fmt::format(
-        "the KV pools of the {} ranks on {} take {} together ({} each), {} are available: lower "
-        "--pages-per-rank or --max-tokens, or use fewer ranks",
-        ranks, mine.host.data(), human_bytes(asked), human_bytes(pool_bytes),
+        "the KV pools of {} {} on {} take {}{}, {} are available: lower --pages-per-rank, "
+        "--page-size or --max-tokens, or use fewer ranks",
+        ranks, ranks == 1 ? "rank" : "ranks", mine.host.data(), human_bytes(asked), each,
         human_bytes(available)));
   });
 }

@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <optional>
 #include <sstream>
@@ -18,6 +20,7 @@
 #include "launch/cli/info.hpp"
 #include "launch/cli/output.hpp"
 #include "launch/cli/verify.hpp"
+#include "launch/cli/world_ranks.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -28,7 +31,11 @@ constexpr std::chrono::seconds kHeadStart{2};
 // Before the ranks have met the environment names the rank; without a launcher there is one.
 std::optional<int> launcher_rank() {
   for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
-    if (const char* rank = std::getenv(variable)) return std::atoi(rank);
+    const char* text = std::getenv(variable);
+    if (text == nullptr) continue;
+    int rank = 0;
+    const auto [end, error] = std::from_chars(text, text + std::strlen(text), rank);
+    return error == std::errc{} && *end == '\0' ? std::optional(rank) : std::nullopt;
   }
   return std::nullopt;
 }
@@ -104,7 +111,7 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   agree(*world, [&] { check_device(command.mesh); });
   // mpirun gives its ranks a terminal of its own even where their output goes to a file.
   if (under_mpi) out.set_in_place(false);
-  Mesh mesh(std::move(world), command.mesh);
+  Mesh mesh(with_world_ranks(std::move(world)), command.mesh);
   const int status = run(command, flags, line, mesh, out);
   // The end of MPI waits for every rank, without a deadline: not for one that has stopped.
   barrier(mesh.world(), "end of the program");

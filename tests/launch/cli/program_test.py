@@ -128,7 +128,7 @@ class Generate(ProgramTest):
         page_bytes = 2 * 2 * 2 * 16 * 4096 * 2  # K and V of 2 layers, 2 heads of 16, as bfloat16
         pages = int(0.7 * 1024 * kib / page_bytes)
         done = self.generate(2, "--prompt", "hi", "--page-size", 4096, "--pages-per-rank", pages)
-        self.expect_one_line(done, "KV pools of the 2 ranks on", "GB together", "are available")
+        self.expect_one_line(done, "KV pools of 2 ranks on", "GB together", "are available")
         huge = self.generate(1, "--prompt", "hi", "--page-size", 2**31 - 1, "--pages-per-rank", 2**63 - 1)
         self.expect_one_line(huge, "are available")
 
