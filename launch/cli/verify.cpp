@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -38,7 +39,8 @@ struct Totals {
 };
 
 // The signal that asks for the end, if one has come. A handler can reach no other memory.
-volatile std::sig_atomic_t interrupt = 0;
+std::atomic<int> interrupt = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 // The first Ctrl-C, or SIGTERM, ends the run after its case; the second one ends the process.
 void catch_interrupts() {
@@ -90,7 +92,7 @@ verify::CaseResult run_case(Mesh& mesh, verify::CaseRunner& runner, std::uint64_
 
 void add(Mesh& mesh, const verify::CaseResult& mine, Totals& totals) {
   std::array<double, 3> worst{mine.findings.good() ? 0.0 : 1.0, mine.findings.max_error(),
-                              static_cast<double>(interrupt)};
+                              static_cast<double>(interrupt.load())};
   auto rows = static_cast<double>(mine.findings.rows());
   all_reduce_max(mesh.world(), worst, "verify: outcome");
   all_reduce_sum(mesh.world(), std::span(&rows, 1), "verify: rows");
