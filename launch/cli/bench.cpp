@@ -9,6 +9,7 @@
 #include "launch/bench/measure.hpp"
 #include "launch/bench/report.hpp"
 #include "launch/cli/agree.hpp"
+#include "launch/cli/host_memory.hpp"
 #include "launch/cli/report.hpp"
 
 namespace kvmesh::launch {
@@ -121,6 +122,7 @@ class Cases {
         } else {
           if (!workload) {
             shape.layers = layers_of(layer, shape);
+            check_host_memory(mesh_, static_cast<double>(layer) * shape.layers);
             workload.emplace(mesh_, machine_, shape);
           }
           report_.add(measure(*workload, machine_, options_, op, queries));

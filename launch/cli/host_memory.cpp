@@ -71,8 +71,8 @@ void check_host_memory(Mesh& mesh, double pool_bytes) {
     const std::string each =
         ranks > 1 ? fmt::format(" together ({} each)", human_bytes(pool_bytes)) : std::string();
     throw Error(fmt::format(
-        "the KV pools of {} {} on {} take {}{}, {} are available: lower --pages-per-rank, "
-        "--page-size or --max-tokens, or use fewer ranks",
+        "the KV pools of {} {} on {} take {}{}, {} are available: ask for fewer or smaller "
+        "pages, fewer tokens or fewer ranks",
         ranks, ranks == 1 ? "rank" : "ranks", mine.host.data(), human_bytes(asked), each,
         human_bytes(available)));
   });

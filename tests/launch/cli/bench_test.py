@@ -184,6 +184,12 @@ class Bench(unittest.TestCase):
         self.assertEqual(sum("more queries than the sequences" in reason for reason in reasons), 4)
         self.assertIn("needs 6.", table)
 
+    def test_pools_larger_than_the_memory_are_refused(self):
+        """Whatever --memory-gib allows."""
+        if DEVICE == "cpu":
+            self.expect_one_line(run(1, *TINY, "--batch", 1, "--context", 2**34, "--op", "append", "--queries", 1,
+                                     "--memory-gib", 2**20), "KV pools of 1 rank on", "are available")
+
     def test_ragged_batches_need_tokens_in_their_longest_sequence(self):
         """Planning, which lengthens all alike, needs them in the shortest."""
         _, result = self.bench(1, "--batch", 4, "--context", 32, "--op", "decode,plan", "--queries", "3,56,57",
