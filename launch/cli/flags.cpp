@@ -174,9 +174,10 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   kvmesh::bench::add_options(bench, flags.bench);
   for (CLI::App* sub : {&generate, &verify, &info, &bench}) {
     add_common_options(*sub, flags);
-    sub->add_option("--json", flags.json, "a file for all results; none named: standard output")
+    sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)
-        ->default_str("-");
+        ->default_str("-")
+        ->option_text("[FILE]");
     check_values(*sub);
   }
 }

@@ -14,7 +14,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A descriptor that is closed becomes one that cannot be written to (0 and 2: one that can).
+// A standard stream that is closed becomes an empty one: output that refuses what is written,
+// errors that go nowhere.
 void open_standard_streams() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) >= 0) continue;
