@@ -12,7 +12,7 @@ import time
 import unittest
 
 from program import (KVMESH, MAKE_TINY_MODEL, MPIRUN, ProgramTest, free_port, run_command,
-                     run_without_mpi)
+                     run_without_mpi, wait_until_caught)
 
 
 class Agreement(ProgramTest):
@@ -61,34 +61,30 @@ class Agreement(ProgramTest):
                             self.arguments("--prompt", "hi", model="/nowhere/model.gguf"))
         self.expect_one_line(done, "rank 1: /nowhere/model.gguf")
 
-    def expect_end_after_stop(self, arguments, seconds):
-        """Of a job whose rank 1 stops after a while."""
+    def test_a_rank_that_stops(self):
         marker = pathlib.Path(self.folder.name) / "rank1.pid"
-        marker.unlink(missing_ok=True)
         script = f'[ "$OMPI_COMM_WORLD_RANK" = 1 ] && echo $$ > "{marker}"; exec "$@"'
-        job = subprocess.Popen([*MPIRUN, "-np", "2", "sh", "-c", script, "sh", KVMESH, *map(str, arguments)],
+        verify = [KVMESH, "verify", "--device", "cpu", "--seconds", "60", "--timeout", "5"]
+        job = subprocess.Popen([*MPIRUN, "-np", "2", "sh", "-c", script, "sh", *verify],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
         try:
-            deadline = time.monotonic() + 20
-            while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+            end = time.monotonic() + 30
+            while not (marker.exists() and marker.read_text()) and time.monotonic() < end:
                 time.sleep(0.05)
-            time.sleep(seconds)
-            os.kill(int(marker.read_text()), signal.SIGSTOP)
-            stdout, stderr = job.communicate(timeout=25)
+            rank1 = int(marker.read_text())
+            wait_until_caught(rank1, signal.SIGINT)
+            os.kill(rank1, signal.SIGSTOP)
+            _, stderr = job.communicate(timeout=25)
         finally:
             job.kill()
-        self.assertNotEqual(job.returncode, 0, stdout + stderr)
-        return stderr
-
-    def test_a_rank_that_stops(self):
-        stderr = self.expect_end_after_stop(("verify", "--device", "cpu", "--seconds", 60, "--timeout", 3), 2)
-        self.assertRegex(stderr, r"kvmesh: rank 0: rank 0 waited 3000 ms in .* for rank 1")
+        self.assertNotEqual(job.returncode, 0)
+        self.assertRegex(stderr, r"kvmesh: rank 0: rank 0 waited 5000 ms in .* for rank 1")
 
     def test_a_rank_that_stops_during_the_ranks_check(self):
         """Rank 1 stops while rank 0 repeats the run alone, which here takes about a second."""
         model = pathlib.Path(self.folder.name) / "deep.gguf"
         subprocess.run([MAKE_TINY_MODEL, model, "32", "2048"], check=True)
-        arguments = self.arguments("--prompt", "hello", "--ranks-check", "--timeout", 3, model=model,
+        arguments = self.arguments("--prompt", "hello", "--ranks-check", "--timeout", 5, model=model,
                                    tokens=1000)
         rendezvous = f"127.0.0.1:{free_port()}"
         ranks = [subprocess.Popen([KVMESH, *map(str, arguments)], stdout=subprocess.DEVNULL,
@@ -109,7 +105,7 @@ class Agreement(ProgramTest):
                 rank.wait()
                 rank.stderr.close()
         self.assertEqual(ranks[0].returncode, 2)
-        self.assertIn("rank 0 waited 3000 ms in ranks check for rank 1", stderr)
+        self.assertIn("rank 0 waited 5000 ms in ranks check for rank 1", stderr)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ import pathlib
 import pty
 import signal
 import subprocess
-import time
 import unittest
 
-from program import KVMESH, ProgramTest, run, run_without_mpi
+from program import KVMESH, ProgramTest, run, run_without_mpi, wait_until_caught
 
 BENCH = ("bench", "--device", "cpu", "--batch", 1, "--context", 10, "--op", "append", "--row-seconds", 0.01)
 VERIFY = ("verify", "--device", "cpu", "--count", 1)
@@ -112,7 +111,7 @@ class Output(ProgramTest):
             process = subprocess.Popen([KVMESH, "verify", "--device", "cpu", "--seconds", "50",
                                         *(["--ranks", str(ranks)] if ranks else [])],
                                        stdout=subprocess.PIPE, text=True)
-            time.sleep(1)
+            wait_until_caught(process.pid, how)
             process.send_signal(how)
             stdout, _ = process.communicate(timeout=30)
             self.assertRegex(stdout, r"^verify: [1-9]\d* cases, .*: interrupted: all right\n$")

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 KVMESH, MAKE_TINY_MODEL, MPIEXEC = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
@@ -53,6 +54,21 @@ def run_without_mpi(ranks, *arguments, more=(), **environment):
         stdout, stderr = process.communicate(timeout=60)
         done.append(subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr))
     return done
+
+
+def wait_until_caught(pid, number, seconds=30):
+    """Until the process catches the signal; here a sign of `verify` that it has begun."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            status = ""
+        caught = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")]
+        if caught and caught[0] >> (number - 1) & 1:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"process {pid} does not catch signal {number}")
 
 
 class ProgramTest(unittest.TestCase):
