@@ -6,6 +6,7 @@
 //   <|im_start|>{{ message.role }}(newline)            the same
 #include "launch/cli/chat_template.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cctype>
 

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "launch/cli/agree.hpp"
+#include "launch/cli/world_ranks.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
@@ -194,13 +195,12 @@ int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json
 int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
                           const std::string& json, Output& out) {
   int status = 1;
-  run_on_threads(
-      ranks,
-      [&](Mesh& mine) {
-        const int result = run_verify(mine, options, json, out);
-        if (mine.rank().value == 0) status = result;
-      },
-      mesh);
+  run_loopback(ranks, [&](Communicator& comm) {
+    const std::unique_ptr<Communicator> world = with_world_ranks(comm);
+    Mesh mine(*world, mesh);
+    const int result = run_verify(mine, options, json, out);
+    if (mine.rank().value == 0) status = result;
+  });
   return status;
 }
 

@@ -10,8 +10,9 @@ namespace {
 class Named final : public Communicator {
  public:
   /// `names[r]` is the world rank of rank r.
+  Named(Communicator& inner, std::vector<Rank> names) : inner_(&inner), names_(std::move(names)) {}
   Named(std::unique_ptr<Communicator> inner, std::vector<Rank> names)
-      : inner_(std::move(inner)), names_(std::move(names)) {}
+      : owned_(std::move(inner)), inner_(owned_.get()), names_(std::move(names)) {}
 
   Rank rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
@@ -56,16 +57,26 @@ class Named final : public Communicator {
     }
   }
 
-  std::unique_ptr<Communicator> inner_;
+  std::unique_ptr<Communicator> owned_;
+  Communicator* inner_;
   std::vector<Rank> names_;
 };
+
+std::vector<Rank> own_names(const Communicator& world) {
+  std::vector<Rank> names;
+  for (int r = 0; r < world.size(); ++r) names.push_back(Rank{r});
+  return names;
+}
 
 }  // namespace
 
 std::unique_ptr<Communicator> with_world_ranks(std::unique_ptr<Communicator> world) {
-  std::vector<Rank> names;
-  for (int r = 0; r < world->size(); ++r) names.push_back(Rank{r});
+  std::vector<Rank> names = own_names(*world);
   return std::make_unique<Named>(std::move(world), std::move(names));
+}
+
+std::unique_ptr<Communicator> with_world_ranks(Communicator& world) {
+  return std::make_unique<Named>(world, own_names(world));
 }
 
 }  // namespace kvmesh::launch
