@@ -7,6 +7,7 @@ scripts_test.py ROOT KVMESH MPIEXEC
 
 import os
 import pathlib
+import pty
 import re
 import shutil
 import subprocess
@@ -39,10 +40,10 @@ class Scripts(unittest.TestCase):
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
 
-    def run_script(self, name, *arguments, **options):
+    def run_script(self, name, *arguments, stdin=subprocess.DEVNULL, **options):
         home = self.folder / "home"
         return subprocess.run([self.tree / "launch" / name, *arguments], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=60,
+                              stdin=stdin, timeout=60,
                               env={"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": str(home)}, **options)
 
     def called(self, program):
@@ -60,6 +61,20 @@ class Scripts(unittest.TestCase):
     def test_check_installs_when_told(self):
         self.run_script("check", "--install")
         self.assertTrue(any("install" in call and "ninja-build" in call for call in self.called("apt-get")))
+
+    @unittest.skipUnless(os.geteuid() == 0, "installs as root")
+    def test_check_asks_on_a_terminal(self):
+        for answer in ("n", "", "y"):
+            try:
+                terminal, stdin = pty.openpty()
+            except OSError as error:  # a container without /dev/pts
+                self.skipTest(f"no terminal to be had: {error}")
+            os.write(terminal, f"{answer}\n".encode())
+            done = self.run_script("check", stdin=stdin)
+            os.close(stdin)
+            os.close(terminal)
+            self.assertIn("[y/N]", done.stderr)
+            self.assertEqual(bool(self.called("apt-get")), answer == "y")
 
     def test_what_ci_runs_installs(self):
         self.assertIn("exec ./launch/check --install", (ROOT / ".ci" / "run").read_text())
