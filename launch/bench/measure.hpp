@@ -19,6 +19,7 @@ struct Case {
   std::int64_t context = 0;
   Lengths lengths{};
   std::int64_t queries = 0;
+  std::string listed{};  ///< of kListed: as it is typed
 };
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries);
 

@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <charconv>
+#include <numeric>
+#include <optional>
 
 namespace kvmesh::bench {
 namespace {
@@ -64,6 +67,42 @@ std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64
   return list.empty() ? std::move(otherwise) : list;
 }
 
+// A number of sequences or tokens; nothing if `text` is none.
+std::optional<std::int64_t> number_of(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool whole = error == std::errc{} && end == text.data() + text.size();
+  return whole && value > 0 ? std::optional(value) : std::nullopt;
+}
+
+// Adds the sequences of "4096" or "7*4096"; false if `text` is neither.
+bool add_listed(const std::string& text, std::vector<std::int64_t>& listed) {
+  const std::size_t star = text.find('*');
+  const auto count = star == std::string::npos ? 1 : number_of(text.substr(0, star));
+  const auto tokens = number_of(text.substr(star == std::string::npos ? 0 : star + 1));
+  if (!count || !tokens) return false;
+  at_most("--lengths: sequences", *count + std::ssize(listed), kMostSequences);
+  at_most("--lengths", *tokens, kMostTokens);
+  listed.insert(listed.end(), static_cast<std::size_t>(*count), *tokens);
+  return true;
+}
+
+// Names are a case each; all lengths together are one.
+void take_lengths(const std::vector<std::string>& texts, Options& options) {
+  for (const std::string& text : texts) {
+    const bool starts_case = options.listed.empty();
+    if (!add_listed(text, options.listed)) {
+      options.lengths.push_back(named("--lengths", text, kLengths));
+    } else if (starts_case) {
+      options.lengths.push_back(Lengths::kListed);
+    }
+  }
+  if (options.lengths.empty()) options.lengths = {Lengths::kEven};
+  at_most("--lengths: tokens together",
+          std::accumulate(options.listed.begin(), options.listed.end(), std::int64_t{0}),
+          kMostTokens);
+}
+
 Shape shape_of(const Flags& flags, int head_parallel) {
   check_positive("--q-heads", flags.q_heads);
   check_positive("--kv-heads", flags.kv_heads);
@@ -110,7 +149,21 @@ std::string_view name(Op op) {
   return kNames.at(static_cast<std::size_t>(op));
 }
 
-std::string_view name(Lengths lengths) { return lengths == Lengths::kEven ? "even" : "ragged"; }
+std::string_view name(Lengths lengths) {
+  constexpr std::array<std::string_view, 3> kNames{"even", "ragged", "listed"};
+  return kNames.at(static_cast<std::size_t>(lengths));
+}
+
+std::string text_of(const std::vector<std::int64_t>& listed) {
+  std::string text;
+  for (std::size_t i = 0, same = 0; i < listed.size(); i += same) {
+    same = 1;
+    while (i + same < listed.size() && listed[i + same] == listed[i]) ++same;
+    text += fmt::format("{}{}{}", text.empty() ? "" : ",", same > 1 ? fmt::format("{}*", same) : "",
+                        listed[i]);
+  }
+  return text;
+}
 
 std::string_view name(Output output) { return output == Output::kPartial ? "partial" : "final"; }
 
@@ -126,7 +179,8 @@ void add_options(CLI::App& command, Flags& flags) {
   list("--context", flags.contexts, "tokens of each sequence, or their mean");
   list("--lengths", flags.lengths,
        "of the n sequences: even (default), all of --context; ragged, 1/n, 3/n ... (2n - 1)/n of "
-       "it, shuffled, where one shorter than --queries is queried whole");
+       "it, shuffled, where one shorter than --queries is queried whole; or the tokens of each "
+       "sequence, as 65536,7*4096, which is one batch without --batch and --context");
   list("--queries", flags.queries,
        "queries (append: new tokens) of each sequence; default: 1, of prefill and append a chunk");
   value("--q-heads", flags.q_heads, "of the whole model");
@@ -148,7 +202,6 @@ void add_options(CLI::App& command, Flags& flags) {
         "data that no cache serves; 0: the last-level cache, several times");
   value("--memory-gib", flags.memory_gib,
         "what larger cases are left out for, a rank; 0: by what is free");
-  value("--json", flags.json, "a file for all numbers");
 }
 
 Options resolve(const Flags& flags, const Mesh& mesh) {
@@ -162,7 +215,6 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .contexts = list_or(
           "--context", flags.contexts,
           gpu ? std::vector<std::int64_t>{8192, 131072} : std::vector<std::int64_t>{1024, 4096}),
-      .lengths = named("--lengths", flags.lengths, kLengths),
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
       .shape = shape_of(flags, mesh.head_parallel()),
@@ -186,7 +238,7 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
   check_together(options.batches, options.queries, "--queries");
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   if (options.ops.empty()) options.ops.assign(kOps.begin(), kOps.end());
-  if (options.lengths.empty()) options.lengths = {Lengths::kEven};
+  take_lengths(flags.lengths, options);
   return options;
 }
 

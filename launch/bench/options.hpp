@@ -26,10 +26,11 @@ enum class Op : std::uint8_t {
 
 std::string_view name(Op op);
 
-/// Of the sequences of a batch of n whose mean is --context.
+/// Of the sequences of a batch: of n whose mean is --context, or given one by one.
 enum class Lengths : std::uint8_t {
   kEven,
   kRagged,  ///< --context times 1/n, 3/n, 5/n ... (2n - 1)/n, shuffled
+  kListed,
 };
 std::string_view name(Lengths lengths);
 
@@ -61,7 +62,6 @@ struct Flags {
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
   double memory_gib = 0;
-  std::string json{};
 };
 
 /// Adds them to the subcommand.
@@ -81,6 +81,7 @@ struct Options {
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
   std::vector<Lengths> lengths{};
+  std::vector<std::int64_t> listed{};   ///< of kListed: the tokens of each sequence
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
   Shape shape{};
@@ -96,6 +97,9 @@ struct Options {
 
 /// @throws InvalidArgument.
 Options resolve(const Flags& flags, const Mesh& mesh);
+
+/// Such a list as it is typed: "65536,7*4096".
+std::string text_of(const std::vector<std::int64_t>& listed);
 
 /// The numbers of queries (append: new tokens) a sequence that `op` is measured with.
 std::vector<std::int64_t> queries_of(const Options& options, Op op);

@@ -25,9 +25,19 @@ std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + b
 
 }  // namespace
 
+WorkloadShape listed_shape(const Shape& model, const std::vector<std::int64_t>& listed) {
+  const std::int64_t sum = std::accumulate(listed.begin(), listed.end(), std::int64_t{0});
+  return {.model = model,
+          .batch = std::ssize(listed),
+          .context = sum / std::ssize(listed),
+          .lengths = Lengths::kListed,
+          .listed = listed};
+}
+
 // Two at a time, as far below the mean as above it, so that rounding leaves their sum; of an odd
 // number the one in the middle has the mean. The shortest still has a token.
 std::vector<std::int64_t> lengths_of(const WorkloadShape& shape) {
+  if (shape.lengths == Lengths::kListed) return shape.listed;
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(shape.batch), shape.context);
   if (shape.lengths == Lengths::kEven) return lengths;
   for (std::size_t i = 0; i < lengths.size() / 2; ++i) {

@@ -16,9 +16,14 @@ struct WorkloadShape {
   std::int64_t context = 0;
   Lengths lengths = Lengths::kEven;
   int layers = 1;
+  std::vector<std::int64_t> listed{};  ///< of kListed; then batch and context are its size and mean
 };
 
-/// Tokens of each sequence; their sum is batch * context. The same on every rank.
+/// A batch of sequences of these lengths.
+WorkloadShape listed_shape(const Shape& model, const std::vector<std::int64_t>& listed);
+
+/// Tokens of each sequence; their sum is batch * context (where they are listed: about). The same
+/// on every rank.
 std::vector<std::int64_t> lengths_of(const WorkloadShape& shape);
 /// The newest `tokens` of each sequence, of a shorter one all: their number.
 std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens);

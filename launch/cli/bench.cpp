@@ -4,13 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <ctime>
-#include <fstream>
 
 #include "launch/bench/measure.hpp"
 #include "launch/bench/report.hpp"
 #include "launch/cli/agree.hpp"
+#include "launch/cli/host_memory.hpp"
 #include "launch/cli/report.hpp"
 
 namespace kvmesh::launch {
@@ -23,10 +22,15 @@ constexpr std::int64_t kMostLayers = 256;
 /// Rows as they come; speaks and writes on rank 0 alone.
 class Report {
  public:
-  Report(Mesh& mesh, Setting setting, std::string file)
-      : setting_(std::move(setting)), file_(std::move(file)), speaks_(mesh.rank().value == 0) {
-    agree(mesh.world(), [&] { write(); });
-    show(heading(setting_));
+  Report(Mesh& mesh, Setting setting, std::string json, Output& out)
+      : setting_(std::move(setting)),
+        json_(std::move(json)),
+        out_(out),
+        speaks_(mesh.rank().value == 0) {
+    agree(mesh.world(), [&] {
+      write();
+      show(heading(setting_));
+    });
   }
 
   void add(const Row& row) {
@@ -39,23 +43,23 @@ class Report {
     show(line_of(skipped, setting_.ranks));
     write();
   }
-  void finish() { show(footing(rows_)); }
+  void finish() {
+    show(footing(rows_));
+    if (speaks_ && json_ == "-") out_.write(json_, to_json(setting_, rows_, skipped_));
+  }
 
  private:
-  void show(const std::string& text) const {
-    if (!speaks_) return;
-    fmt::print("{}", text);
-    std::fflush(stdout);
+  void show(const std::string& text) {
+    if (speaks_ && json_ != "-") out_.put(text);
   }
-  void write() const {
-    if (!speaks_ || file_.empty()) return;
-    std::ofstream out(file_);
-    out << to_json(setting_, rows_, skipped_) << std::flush;
-    if (!out) throw Error(fmt::format("cannot write '{}'", file_));
+  void write() {
+    if (!speaks_ || json_.empty() || json_ == "-") return;
+    out_.write(json_, to_json(setting_, rows_, skipped_));
   }
 
   Setting setting_;
-  std::string file_;
+  std::string json_;
+  Output& out_;
   bool speaks_;
   std::vector<Row> rows_;
   std::vector<Skipped> skipped_;
@@ -113,11 +117,12 @@ class Cases {
           skip(shape, op, queries, "more queries than the sequences have tokens");
         } else if (needed > memory_) {
           skip(shape, op, queries,
-               fmt::format("needs {} a rank of {}", human_bytes(static_cast<std::uint64_t>(needed)),
-                           human_bytes(static_cast<std::uint64_t>(memory_))));
+               fmt::format("needs {} a rank of {}", human_bytes(static_cast<double>(needed)),
+                           human_bytes(static_cast<double>(memory_))));
         } else {
           if (!workload) {
             shape.layers = layers_of(layer, shape);
+            check_host_memory(mesh_, static_cast<double>(layer) * shape.layers);
             workload.emplace(mesh_, machine_, shape);
           }
           report_.add(measure(*workload, machine_, options_, op, queries));
@@ -165,22 +170,33 @@ class Cases {
   std::int64_t rotate_bytes_;
 };
 
-}  // namespace
-
-int run_bench(Mesh& mesh, const Flags& flags, const std::string& command) {
-  const Options options = resolve(flags, mesh);
-  const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
-  Report report(mesh, setting_of(mesh, options, *machine, command), flags.json);
-  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
-  Cases cases(mesh, *machine, options, report);
+// The batches, in order. That of listed lengths, which has no other batch or context, comes last.
+std::vector<WorkloadShape> shapes_of(const Options& options) {
+  std::vector<WorkloadShape> shapes;
   for (const std::int64_t batch : options.batches) {
     for (const std::int64_t context : options.contexts) {
       for (const Lengths lengths : options.lengths) {
-        cases.run({.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
+        if (lengths == Lengths::kListed) continue;
+        shapes.push_back(
+            {.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
       }
     }
   }
-  report.finish();
+  if (!options.listed.empty()) shapes.push_back(listed_shape(options.shape, options.listed));
+  return shapes;
+}
+
+}  // namespace
+
+int run_bench(Mesh& mesh, const Flags& flags, const std::string& command, const std::string& json,
+              Output& out) {
+  const Options options = resolve(flags, mesh);
+  const std::unique_ptr<Machine> machine = make_machine(mesh, options.rotate_bytes);
+  Report report(mesh, setting_of(mesh, options, *machine, command), json, out);
+  static_cast<void>(machine->read());  // takes its memory, which the cases then do not count on
+  Cases cases(mesh, *machine, options, report);
+  for (const WorkloadShape& shape : shapes_of(options)) cases.run(shape);
+  agree(mesh.world(), [&] { report.finish(); });
   return 0;
 }
 

@@ -1,25 +1,16 @@
 #include "launch/cli/chat.hpp"
 
+#include <fmt/format.h>
+
 #include <optional>
 #include <string>
+
+#include "launch/cli/chat_template.hpp"
 
 namespace kvmesh::launch {
 namespace {
 
 using engine::Token;
-
-// The default system message: what the template puts between "<|im_start|>system\n" and
-// "<|im_end|>" when the conversation does not bring its own.
-std::string_view system_message(const engine::GgufFile& file) {
-  constexpr std::string_view kBegin = "<|im_start|>system\n", kEnd = "<|im_end|>";
-  const auto* value = file.find<std::string_view>("tokenizer.chat_template");
-  if (!value) return {};
-  const std::size_t begin = value->find(kBegin);
-  if (begin == std::string_view::npos) return {};
-  const std::string_view rest = value->substr(begin + kBegin.size());
-  const std::size_t end = rest.find(kEnd);
-  return end == std::string_view::npos ? std::string_view{} : rest.substr(0, end);
-}
 
 class ChatMl {
  public:
@@ -48,26 +39,42 @@ class ChatMl {
   Token start_, end_;
 };
 
+// How a chat is put to this model; nothing: as the prompt is.
+std::optional<ChatTemplate> chat_of(const engine::GgufFile& file, bool has_control_tokens) {
+  const auto* source = file.find<std::string_view>("tokenizer.chat_template");
+  if (source == nullptr) return has_control_tokens ? std::optional(ChatTemplate{}) : std::nullopt;
+  std::optional<ChatTemplate> chat = read_chat_template(*source);
+  if (chat && has_control_tokens) return chat;
+  throw engine::ModelError(fmt::format(
+      "{}: the model's chat template is not supported: this program knows ChatML, in its simple "
+      "form and with the control tokens <|im_start|> and <|im_end|>; give --raw to continue the "
+      "prompt as it is",
+      file.path()));
+}
+
 }  // namespace
 
-std::vector<Token> prompt_tokens(const engine::GgufFile& file, const engine::Tokenizer& tokenizer,
-                                 std::string_view prompt, bool chat) {
-  std::vector<Token> tokens;
-  if (const std::optional<Token> begin = tokenizer.begin_token()) tokens.push_back(*begin);
+Prompt prompt_of(const engine::GgufFile& file, const engine::Tokenizer& tokenizer,
+                 std::string_view prompt, bool chat) {
+  Prompt result{.tokens = {}, .ends = tokenizer.end_tokens()};
+  if (const std::optional<Token> begin = tokenizer.begin_token()) result.tokens.push_back(*begin);
   const std::optional<Token> start = tokenizer.find("<|im_start|>");
   const std::optional<Token> end = tokenizer.find("<|im_end|>");
-  if (!chat || !start || !end || prompt.empty()) {
+  std::optional<ChatTemplate> format;
+  if (chat && !prompt.empty()) format = chat_of(file, start && end);
+  if (!format) {
     const std::vector<Token> plain = tokenizer.encode(prompt);
-    tokens.insert(tokens.end(), plain.begin(), plain.end());
-    return tokens;
+    result.tokens.insert(result.tokens.end(), plain.begin(), plain.end());
+    return result;
   }
   ChatMl conversation(tokenizer, *start, *end);
-  conversation.tokens = std::move(tokens);
-  const std::string_view system = system_message(file);
-  if (!system.empty()) conversation.turn("system", system);
+  conversation.tokens = std::move(result.tokens);
+  if (!format->system.empty()) conversation.turn("system", format->system);
   conversation.turn("user", prompt);
   conversation.open("assistant", "");
-  return std::move(conversation.tokens);
+  result.tokens = std::move(conversation.tokens);
+  result.ends.push_back(*end);
+  return result;
 }
 
 }  // namespace kvmesh::launch

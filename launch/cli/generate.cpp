@@ -3,66 +3,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
+#include <array>
+#include <exception>
 #include <memory>
 #include <optional>
 
 #include "launch/cli/agree.hpp"
 #include "launch/cli/chat.hpp"
+#include "launch/cli/host_memory.hpp"
+#include "launch/cli/model.hpp"
 #include "launch/cli/report.hpp"
+#include "launch/cli/run.hpp"
 
 namespace kvmesh::launch {
 namespace {
 
 using engine::Token;
-using Clock = std::chrono::steady_clock;
-
-// Tokens of a prompt that go through the model at a time: enough to use each weight often, while
-// activations stay in cache.
-constexpr std::int64_t kPrefillChunk = 128;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// A model file and what is read from it once.
-struct Model {
-  explicit Model(const std::string& path) : file(path), tokenizer(file) {}
-  engine::GgufFile file;
-  engine::Tokenizer tokenizer;
-};
-
-struct Run {
-  std::vector<Token> tokens;
-  GenerateReport report;
-};
-
-// Takes in the prompt, then one token after the other until the model ends or `max_tokens` are out.
-template <class OnToken>
-Run run(Generator& generator, const engine::Tokenizer& tokenizer, std::span<const Token> prompt,
-        std::int64_t max_tokens, const OnToken& on_token) {
-  Run result;
-  const auto start = Clock::now();
-  Token next = 0;
-  for (std::size_t i = 0; i < prompt.size(); i += kPrefillChunk) {
-    next =
-        generator.feed(prompt.subspan(i, std::min<std::size_t>(kPrefillChunk, prompt.size() - i)));
-  }
-  result.report.prompt_tokens = static_cast<std::int64_t>(prompt.size());
-  result.report.prompt_seconds = seconds_since(start);
-
-  const auto decode_start = Clock::now();
-  const std::vector<Token>& ends = tokenizer.end_tokens();
-  while (std::ranges::find(ends, next) == ends.end()) {
-    result.tokens.push_back(next);
-    on_token(next);
-    if (std::ssize(result.tokens) >= max_tokens) break;
-    next = generator.feed(std::span(&next, 1));
-  }
-  result.report.new_tokens = std::ssize(result.tokens);
-  result.report.new_seconds = seconds_since(decode_start);
-  return result;
-}
 
 std::int64_t pages_for(std::int64_t tokens, int page_size) {
   return (tokens + page_size - 1) / page_size;
@@ -76,13 +32,6 @@ GeneratorOptions sized(GeneratorOptions options, std::int64_t tokens) {
   return options;
 }
 
-void check_vocabulary(const Model& model, const engine::LlamaShape& shape) {
-  if (model.tokenizer.size() == shape.vocabulary) return;
-  throw engine::ModelError(fmt::format(
-      "damaged: {} tokens in the vocabulary, {} rows in token_embd.weight; download it again",
-      model.tokenizer.size(), shape.vocabulary));
-}
-
 void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::LlamaShape& shape) {
   if (max_tokens <= shape.context_tokens - static_cast<std::int64_t>(prompt)) return;
   throw InvalidArgument(fmt::format(
@@ -91,37 +40,12 @@ void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::Lla
       prompt, max_tokens, shape.context_tokens));
 }
 
-// The same conversation on a mesh of one like `many`.
-std::vector<Token> single_rank_tokens(Mesh& many, const Model& model,
-                                      const GenerateOptions& options,
-                                      std::span<const Token> prompt) {
-  const bool gpu = many.device().kind == DeviceKind::kCuda;
-  Mesh mesh(make_single_communicator(), {.threads = many.threads().threads(),
-                                         .device = gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu});
-  Generator generator(
-      mesh, model.file,
-      sized(options.generator, static_cast<std::int64_t>(prompt.size()) + options.max_tokens));
-  return run(generator, model.tokenizer, prompt, options.max_tokens, [](Token) {}).tokens;
-}
-
-// Rank 0 repeats the run alone while the others wait for its verdict, or for what it failed of.
-bool ranks_check(Mesh& mesh, const Model& model, const GenerateOptions& options,
-                 std::span<const Token> prompt, const std::vector<Token>& tokens) {
-  const auto deadline = mesh.world().deadline();
-  mesh.world().set_deadline(std::chrono::hours(1));
-  GenerateOptions single = options;
-  single.generator.pages_per_rank = 0;
-  single.generator.memory_fraction = 0;
-  std::byte same{0};
-  agree(mesh.world(), [&] {
-    if (mesh.rank().value != 0) return;
-    same = std::byte{single_rank_tokens(mesh, model, single, prompt) == tokens};
-    fmt::print("ranks check: {} ranks and a single rank wrote {} tokens\n", mesh.size(),
-               same == std::byte{1} ? "the same" : "DIFFERENT");
-  });
-  broadcast(mesh.world(), {0}, std::span(&same, 1), "ranks_check");
-  mesh.world().set_deadline(deadline);
-  return same == std::byte{1};
+// Of a rank's pools; as a real number, which no flag's value can overflow.
+double pool_bytes(const engine::LlamaShape& shape, const GeneratorOptions& options,
+                  int head_parallel) {
+  const double page = 2.0 * shape.layers * shape.kv_heads * shape.head_dim * options.page_size *
+                      static_cast<double>(size_bytes(options.kv_dtype));
+  return static_cast<double>(options.pages_per_rank) * page / head_parallel;
 }
 
 std::uint64_t sum_over_ranks(Communicator& comm, std::uint64_t value) {
@@ -130,67 +54,168 @@ std::uint64_t sum_over_ranks(Communicator& comm, std::uint64_t value) {
   return static_cast<std::uint64_t>(sum);
 }
 
-// What a fraction of the memory came to.
-std::string room_of(const KvCache& cache) {
-  return fmt::format("  room for {} pages a rank, in {}\n", cache.options().pages_per_rank,
-                     human_bytes(static_cast<std::uint64_t>(cache.pool_bytes())));
-}
+// One run of the subcommand.
+class Generation {
+ public:
+  Generation(Mesh& mesh, const GenerateOptions& options, bool shows_text, Output& out)
+      : mesh_(mesh), options_(options), shows_text_(shows_text), out_(out) {
+    open();
+    const GeneratorOptions sized_options = sized(options.generator, tokens());
+    check_host_memory(mesh, pool_bytes(shape_, sized_options, mesh.head_parallel()));
+    generator_.emplace(mesh, model_->file, sized_options);
+  }
 
-void print_report(Mesh& mesh, const Generator& generator, const GenerateOptions& options,
-                  GenerateReport report) {
-  if (!mesh.device_group().nccl())
-    report.combine_bytes = sum_over_ranks(mesh.world(), mesh.kv().sent_bytes());
-  if (mesh.rank().value != 0) return;
-  const CacheOptions& cache = generator.cache().options();
-  const std::string room =
-      options.generator.memory_fraction > 0 ? room_of(generator.cache()) : std::string();
-  fmt::print("\n\n{}{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}",
-             describe(report), generator.pages().size(), cache.page_size, cache.layers,
-             mesh.kv_parallel(), name(cache.placement), room,
-             picture_of_pages(generator.pages(), mesh.kv_parallel()));
-}
+  GenerateReport write_text() {
+    engine::TextStream stream;
+    GenerateReport report;
+    const auto show = [&](const std::string& text) {
+      report.text += text;
+      if (shows_text_) speaks() ? out_.put(text) : out_.follow(text);
+    };
+    try {
+      run_ = run(
+          *generator_, prompt_, options_.max_tokens,
+          {.on_prompt = [&](std::int64_t done) { show_progress(done); },
+           .on_token = [&](Token token) { show(stream.push(model_->tokenizer.decode(token))); }});
+    } catch (const OutOfPages& error) {
+      fail(error);
+    }
+    show(stream.finish() + "\n");
+    report.text.pop_back();
+    return complete(std::move(report));
+  }
 
-}  // namespace
+  // Rank 0 repeats the run alone. The others wait for it one token at a time, so that a rank that
+  // has stopped is noticed within the deadline, however long the run takes.
+  bool ranks_check() {
+    bool same = false;
+    std::exception_ptr error;
+    if (speaks()) {
+      try {
+        same = single_rank_tokens([&] { goes_on(true); }) == run_.tokens;
+      } catch (const Timeout&) {
+        throw;
+      } catch (const PeerLost&) {
+        throw;
+      } catch (...) {
+        error = std::current_exception();
+      }
+      goes_on(false);
+    } else {
+      while (goes_on(true)) continue;
+    }
+    agree(mesh_.world(), [&] {
+      if (error) std::rethrow_exception(error);
+    });
+    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(&same, 1)), "ranks check");
+    return same;
+  }
 
-int run_generate(Mesh& mesh, const GenerateOptions& options) {
-  std::optional<Model> model;
-  std::vector<Token> prompt;
-  agree(mesh.world(), [&] {
-    if (options.max_tokens < 1) throw InvalidArgument("--max-tokens must be at least 1");
-    model.emplace(options.model);
-    prompt = prompt_tokens(model->file, model->tokenizer, options.prompt, options.chat);
-    if (prompt.empty()) throw InvalidArgument("the prompt is empty: give one with --prompt");
-    const engine::LlamaShape shape = engine::llama_shape(model->file);
-    check_vocabulary(*model, shape);
-    check_length(prompt.size(), options.max_tokens, shape);
-  });
-  Generator generator(
-      mesh, model->file,
-      sized(options.generator, static_cast<std::int64_t>(prompt.size()) + options.max_tokens));
+ private:
+  bool speaks() const { return mesh_.rank().value == 0; }
 
-  const bool speaks = mesh.rank().value == 0;
-  engine::TextStream text;
-  auto stream = [&](Token token) {
-    if (!speaks) return;
-    fmt::print("{}", text.push(model->tokenizer.decode(token)));
-    std::fflush(stdout);
-  };
-  try {
-    const Run result = run(generator, model->tokenizer, prompt, options.max_tokens, stream);
-    if (speaks) fmt::print("{}", text.finish());
-    print_report(mesh, generator, options, result.report);
-    if (!options.ranks_check) return 0;
-    return ranks_check(mesh, *model, options, prompt, result.tokens) ? 0 : 1;
-  } catch (const OutOfPages& error) {
-    // Every rank's allocator runs out at the same place, so all end here together.
-    const std::int64_t needed = pages_for(
-        static_cast<std::int64_t>(prompt.size()) + options.max_tokens, options.generator.page_size);
+  // What rank 0 says. All meet, so each notices one that does not come.
+  bool goes_on(bool mine) {
+    std::vector<std::byte> all(static_cast<std::size_t>(mesh_.size()));
+    all_gather(mesh_.world(), std::as_bytes(std::span(&mine, 1)), all, "ranks check");
+    return all[0] != std::byte{0};
+  }
+
+  std::int64_t tokens() const { return std::ssize(prompt_.tokens) + options_.max_tokens; }
+
+  void open() {
+    agree(mesh_.world(), [&] {
+      if (options_.max_tokens < 1) throw InvalidArgument("--max-tokens must be at least 1");
+      model_.emplace(options_.model);
+      shape_ = engine::llama_shape(model_->file);
+      check_vocabulary(*model_, shape_);
+    });
+    agree_on_content(mesh_, *model_);
+    agree(mesh_.world(), [&] {
+      prompt_ = prompt_of(model_->file, model_->tokenizer, options_.prompt, options_.chat);
+      if (prompt_.tokens.empty()) {
+        throw InvalidArgument("the prompt is empty: give one with --prompt");
+      }
+      check_length(prompt_.tokens.size(), options_.max_tokens, shape_);
+    });
+    const std::array fields{
+        Field{"the prompt's tokens", fmt::format("{}", fmt::join(prompt_.tokens, " "))}};
+    agree_on(mesh_.world(), fields);
+  }
+
+  void show_progress(std::int64_t done) {
+    const std::int64_t all = std::ssize(prompt_.tokens);
+    if (!speaks() || done == all) return;
+    out_.progress([&] { return fmt::format("prompt: {} of {} tokens", done, all); });
+  }
+
+  GenerateReport complete(GenerateReport report) {
+    report.run = run_;
+    if (!mesh_.device_group().nccl()) {
+      report.combine_bytes = sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
+    }
+    const KvCache& cache = generator_->cache();
+    report.model = options_.model;
+    report.cache = cache.options();
+    report.pages.assign(generator_->pages().begin(), generator_->pages().end());
+    report.kv_parallel = mesh_.kv_parallel();
+    report.head_parallel = mesh_.head_parallel();
+    if (options_.generator.memory_fraction > 0) report.pool_bytes = cache.pool_bytes();
+    return report;
+  }
+
+  // The same conversation on a mesh of one like this one.
+  std::vector<Token> single_rank_tokens(const std::function<void()>& after_each) {
+    const bool gpu = mesh_.device().kind == DeviceKind::kCuda;
+    Mesh mesh(make_single_communicator(),
+              {.threads = mesh_.threads().threads(),
+               .device = gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu});
+    GeneratorOptions single = options_.generator;
+    single.pages_per_rank = 0;
+    single.memory_fraction = 0;
+    Generator generator(mesh, model_->file, sized(single, tokens()));
+    return run(generator, prompt_, options_.max_tokens,
+               {.on_prompt = [&](std::int64_t) { after_each(); },
+                .on_token = [&](Token) { after_each(); }})
+        .tokens;
+  }
+
+  // Every rank's allocator runs out at the same place, so all end here together.
+  [[noreturn]] void fail(const OutOfPages& error) const {
+    const int page = options_.generator.page_size;
     throw AgreedError(fmt::format(
         "{}: {} prompt tokens and {} new ones need {} pages of {} tokens; raise --pages-per-rank "
         "(now {}) or leave it out",
-        error.what(), prompt.size(), options.max_tokens, needed, options.generator.page_size,
-        generator.cache().options().pages_per_rank));
+        error.what(), prompt_.tokens.size(), options_.max_tokens, pages_for(tokens(), page), page,
+        generator_->cache().options().pages_per_rank));
   }
+
+  Mesh& mesh_;
+  const GenerateOptions& options_;
+  bool shows_text_;
+  Output& out_;
+  std::optional<Model> model_;
+  engine::LlamaShape shape_;
+  Prompt prompt_;
+  std::optional<Generator> generator_;
+  Run run_;
+};
+
+}  // namespace
+
+int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& json, Output& out) {
+  Generation generation(mesh, options, json != "-", out);
+  GenerateReport report = generation.write_text();
+  const bool speaks = mesh.rank().value == 0;
+  if (speaks) out.tell(fmt::format("\n{}", describe(report)));
+  if (options.ranks_check) {
+    report.ranks_check = generation.ranks_check();
+    if (speaks) out.tell(describe_check(mesh.size(), *report.ranks_check));
+  }
+  agree(mesh.world(), [&] {
+    if (speaks && !json.empty()) out.write(json, to_json(report));
+  });
+  return report.ranks_check.value_or(true) ? 0 : 1;
 }
 
 }  // namespace kvmesh::launch

@@ -5,6 +5,7 @@
 
 #include "kvmesh/mesh.hpp"
 #include "launch/cli/generator.hpp"
+#include "launch/cli/output.hpp"
 
 namespace kvmesh::launch {
 
@@ -17,9 +18,11 @@ struct GenerateOptions {
   GeneratorOptions generator;  ///< pages_per_rank 0: what prompt and answer need
 };
 
-/// Collective. Rank 0 writes the text, as it comes, to standard output, then what it cost.
-/// Returns the exit status: 0, or 1 if `ranks_check` found other tokens.
-/// @throws Error, the same on every rank.
-int run_generate(Mesh& mesh, const GenerateOptions& options);
+/// Collective; the options are the same on all ranks but for the model's path, whose content is
+/// compared. Rank 0 writes the text, as it comes, to standard output, then what it cost to standard
+/// error; and all of it as JSON to `json` ("-": standard output, instead of the text) if that is
+/// not empty. Returns the exit status: 0, or 1 if `ranks_check` found other tokens.
+/// @throws Error, the same on every rank; OutputError on rank 0.
+int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& json, Output& out);
 
 }  // namespace kvmesh::launch

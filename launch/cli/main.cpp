@@ -2,20 +2,25 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
-#include <functional>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include "kvmesh/kvmesh.hpp"
 #include "kvmesh/tcp.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/bench.hpp"
+#include "launch/cli/flags.hpp"
 #include "launch/cli/generate.hpp"
 #include "launch/cli/info.hpp"
+#include "launch/cli/output.hpp"
 #include "launch/cli/verify.hpp"
+#include "launch/cli/world_ranks.hpp"
 
 namespace kvmesh::launch {
 namespace {
@@ -23,123 +28,40 @@ namespace {
 constexpr int kUsageError = 2;
 constexpr std::chrono::seconds kHeadStart{2};
 
-struct CommonOptions {
-  std::string device = "auto";
-  int threads = 0;
-  int head_parallel = 1;
-  int timeout_s = 60;
-};
-
-// Before the ranks have met the environment tells the rank; without a launcher there is one.
-int launcher_rank() {
+// Before the ranks have met the environment names the rank; without a launcher there is one.
+std::optional<int> launcher_rank() {
   for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
-    if (const char* rank = std::getenv(variable)) return std::atoi(rank);
+    const char* text = std::getenv(variable);
+    if (text == nullptr) continue;
+    int rank = 0;
+    const auto [end, error] = std::from_chars(text, text + std::strlen(text), rank);
+    return error == std::errc{} && *end == '\0' ? std::optional(rank) : std::nullopt;
   }
-  return 0;
+  return std::nullopt;
 }
 
-// An error that all ranks have: one of them tells.
-int fail_together(const std::string& message) {
-  if (launcher_rank() == 0) fmt::print(stderr, "kvmesh: {}\n", message);
+// An error that all ranks have: rank 0 prints it.
+int fail_together(Output& out, const std::string& message) {
+  if (launcher_rank().value_or(0) == 0) out.tell(fmt::format("kvmesh: {}\n", message));
   return kUsageError;
 }
 
 // An error that may be this rank's alone.
-int fail_alone(const std::string& message) {
-  fmt::print(stderr, "kvmesh: rank {}: {}\n", launcher_rank(), message);
+int fail_alone(Output& out, const std::string& message) {
+  const std::optional<int> rank = launcher_rank();
+  out.tell(fmt::format("kvmesh: {}{}\n", rank ? fmt::format("rank {}: ", *rank) : "", message));
   return kUsageError;
 }
 
-void add_common_options(CLI::App& command, CommonOptions& common) {
-  command.add_option("--device", common.device, "auto, cpu or cuda")->capture_default_str();
-  command.add_option("--threads", common.threads, "threads a rank; 0: its share of the cores")
-      ->capture_default_str();
-  command
-      .add_option("--head-parallel", common.head_parallel,
-                  "ranks that share out the heads instead of the pages")
-      ->capture_default_str();
-  command
-      .add_option("--timeout", common.timeout_s,
-                  "seconds after which a rank that does not come or answer is an error")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-}
-
-MeshOptions mesh_options(const CommonOptions& common) {
-  return {.head_parallel = common.head_parallel,
-          .threads = common.threads,
-          .device = device_choice_from(common.device),
-          .deadline = std::chrono::seconds(common.timeout_s)};
-}
-
-struct GenerateFlags {
-  GenerateOptions options;
-  std::string placement = "balanced";
-  std::string dtype = "bfloat16";
-  bool raw = false;
-};
-
-void add_generate_options(CLI::App& command, GenerateFlags& flags) {
-  GenerateOptions& options = flags.options;
-  GeneratorOptions& generator = options.generator;
-  engine::SamplingOptions& sampling = generator.sampling;
-  command.add_option("--model", options.model, "a GGUF file of the llama architecture")->required();
-  command.add_option("--prompt", options.prompt, "what to answer")->required();
-  command.add_flag("--raw", flags.raw, "continue the prompt as it is, without the chat format");
-  command.add_option("--max-tokens", options.max_tokens)->capture_default_str();
-  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
-      ->capture_default_str();
-  command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
-  command.add_option("--top-p", sampling.top_p)->capture_default_str();
-  command.add_option("--seed", sampling.seed, "of the sampling")->capture_default_str();
-  command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
-  command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
-      ->capture_default_str();
-  command
-      .add_option("--memory-fraction", generator.memory_fraction,
-                  "instead of --pages-per-rank: so much of what the device has free")
-      ->capture_default_str();
-  command.add_option("--placement", flags.placement, "balanced, striped or packed")
-      ->capture_default_str();
-  command
-      .add_option("--home-threshold", generator.home_threshold_tokens,
-                  "balanced: up to so many tokens stay on one rank; 0 spreads from the start")
-      ->capture_default_str();
-  command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
-      ->capture_default_str();
-  command.add_flag("--ranks-check", options.ranks_check,
-                   "run again on a single rank and compare the tokens");
-}
-
-int generate(const CommonOptions& common, GenerateFlags& flags) {
-  flags.options.chat = !flags.raw;
-  flags.options.generator.placement = placement_from(flags.placement);
-  flags.options.generator.kv_dtype = dtype_from(flags.dtype);
-  Mesh mesh = Mesh::from_launcher(mesh_options(common));
-  return run_generate(mesh, flags.options);
-}
-
-int verify(const CommonOptions& common, int thread_ranks, const VerifyOptions& options) {
-  if (thread_ranks > 0) {
-    return run_verify_on_threads(thread_ranks, options, mesh_options(common));
-  }
-  Mesh mesh = Mesh::from_launcher(mesh_options(common));
-  return run_verify(mesh, options);
-}
-
-int info(const CommonOptions& common) {
-  MeshOptions options = mesh_options(common);
-  options.makes_nccl = false;  // it combines nothing
-  Mesh mesh = Mesh::from_launcher(options);
-  const std::string text = build_and_machine_info(mesh);
-  if (mesh.rank().value == 0) fmt::print("{}", text);
-  return 0;
-}
-
-int bench(const CommonOptions& common, const kvmesh::bench::Flags& flags,
-          const std::string& command) {
-  Mesh mesh = Mesh::from_launcher(mesh_options(common));
-  return run_bench(mesh, flags, command);
+// An error of this rank's own command line, before it has met the others. A launcher mostly starts
+// all ranks with one command line, and ends them when the first has failed: rank 0 goes first, and
+// the others print theirs only if rank 0 has none. Ranks that were started by hand all print.
+int fail_at_start(Output& out, const std::string& message) {
+  const int rank = launcher_rank().value_or(0);
+  const bool by_hand = std::getenv("KVMESH_RANK") != nullptr;
+  if (!by_hand && rank == 0) return fail_together(out, message);
+  if (!by_hand) std::this_thread::sleep_for(kHeadStart);
+  return fail_alone(out, message);
 }
 
 // As typed, for a person to read; under a launcher with the number of ranks.
@@ -150,47 +72,55 @@ std::string command_line(int argc, char** argv) {
   return ranks ? fmt::format("mpirun -np {} {}", ranks, line) : line;
 }
 
-// The flags of all subcommands.
-struct Flags {
-  CommonOptions common;
-  std::string command_line;
-  GenerateFlags generate;
-  VerifyOptions verify;
-  kvmesh::bench::Flags bench;
-  int thread_ranks = 0;
-};
-
-// Adds the subcommands; the one that is given leaves what to run in `command`.
-void add_subcommands(CLI::App& app, Flags& flags, std::function<int()>& command) {
-  CLI::App& generate_app = *app.add_subcommand("generate", "write text with a real model");
-  add_generate_options(generate_app, flags.generate);
-  generate_app.callback([&] { command = [&] { return generate(flags.common, flags.generate); }; });
-
-  CLI::App& verify_app =
-      *app.add_subcommand("verify", "random configurations against float64, on any ranks");
-  add_verify_options(verify_app, flags.verify);
-  verify_app
-      .add_option("--ranks", flags.thread_ranks,
-                  "run on so many threads of this process instead of the job's ranks")
-      ->check(CLI::Range(1, int{PageId::kMaxRanks}));
-  verify_app.callback(
-      [&] { command = [&] { return verify(flags.common, flags.thread_ranks, flags.verify); }; });
-
-  CLI::App& info_app = *app.add_subcommand("info", "what this build and this machine have");
-  info_app.callback([&] { command = [&] { return info(flags.common); }; });
-
-  CLI::App& bench_app =
-      *app.add_subcommand("bench", "how fast the operations are, beside what the machine can do");
-  kvmesh::bench::add_options(bench_app, flags.bench);
-  bench_app.callback(
-      [&] { command = [&] { return bench(flags.common, flags.bench, flags.command_line); }; });
-
-  for (CLI::App* sub : {&generate_app, &verify_app, &info_app, &bench_app}) {
-    add_common_options(*sub, flags.common);
+// All processes of the job, before their flags are known to be the same.
+std::unique_ptr<Communicator> meet(bool under_mpi, const MeshOptions& options) {
+  std::unique_ptr<Communicator> world;
+  if (auto tcp = tcp_options_from_environment()) {
+    tcp->deadline = *options.deadline;
+    world = make_tcp_communicator(*tcp);
+  } else {
+    world = under_mpi ? make_mpi_communicator() : make_single_communicator();
   }
+  world->set_deadline(*options.deadline);
+  return world;
 }
 
-int run(int argc, char** argv) {
+// A machine without a GPU among others ends the job with one line, too.
+void check_device(const MeshOptions& options) {
+  if (options.device != DeviceChoice::kCuda || cuda_device_count() > 0) return;
+  throw Unsupported(
+      "no CUDA device: this build has no CUDA backend or this machine no GPU; use the "
+      "device 'cpu' or 'auto'");
+}
+
+int run(const Command& command, const Flags& flags, const std::string& line, Mesh& mesh,
+        Output& out) {
+  if (command.name == "generate") return run_generate(mesh, flags.generate, flags.json, out);
+  if (command.name == "verify") return run_verify(mesh, flags.verify, flags.json, out);
+  if (command.name == "bench") return run_bench(mesh, flags.bench, line, flags.json, out);
+  return run_info(mesh, flags.json, out);
+}
+
+int run_on_ranks(const Command& command, const Flags& flags, const std::string& line,
+                 bool under_mpi, Output& out) {
+  if (flags.thread_ranks > 0) {
+    return run_verify_on_threads(flags.thread_ranks, flags.verify, command.mesh, flags.json, out);
+  }
+  std::unique_ptr<Communicator> world = meet(under_mpi, command.mesh);
+  agree_on(*world, command.fields);
+  agree(*world, [&] { check_device(command.mesh); });
+  // mpirun gives its ranks a terminal of its own even where their output goes to a file.
+  if (under_mpi) out.set_in_place(false);
+  MeshOptions options = command.mesh;
+  options.makes_nccl = command.name != "info";  // which combines nothing
+  Mesh mesh(with_world_ranks(std::move(world)), options);
+  const int status = run(command, flags, line, mesh, out);
+  // The end of MPI waits for every rank, without a deadline: not for one that has stopped.
+  barrier(mesh.world(), "end of the program");
+  return status;
+}
+
+int run(int argc, char** argv, Output& out) {
   CLI::App app{
       "Exact attention over a KV cache spread in pages over many ranks.\n"
       "Alone it runs on one rank; under mpirun on as many as are started:\n"
@@ -200,32 +130,35 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", KVMESH_VERSION);
   Flags flags;
-  flags.command_line = command_line(argc, argv);
-  std::function<int()> command;
+  Command command;
+  const std::string line = command_line(argc, argv);
   add_subcommands(app, flags, command);
   try {
+    check_arguments(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
-    return launcher_rank() == 0 ? app.exit(help) : 0;
+    std::ostringstream text;
+    app.exit(help, text);
+    if (launcher_rank().value_or(0) == 0) out.put(text.str());
+    return 0;
   } catch (const CLI::ParseError& error) {
-    // The launcher ends all ranks as soon as one has failed: the one that tells goes first.
-    if (launcher_rank() != 0) std::this_thread::sleep_for(kHeadStart);
-    return fail_together(fmt::format("{} (see kvmesh --help)", error.what()));
+    return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
+  } catch (const InvalidArgument& error) {
+    return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
+  const bool under_mpi = !tcp_options_from_environment() && MpiSession::launched_by_mpirun();
   std::optional<MpiSession> session;
-  if (!tcp_options_from_environment() && MpiSession::launched_by_mpirun()) {
-    session.emplace(argc, argv);
-  }
+  if (under_mpi) session.emplace(argc, argv);
   try {
-    return command();
+    return run_on_ranks(command, flags, line, under_mpi, out);
   } catch (const AgreedError& error) {
-    return fail_together(error.what());
+    return fail_together(out, error.what());
   } catch (const InvalidArgument& error) {  // flags are the same on every rank
-    return fail_together(error.what());
+    return fail_together(out, error.what());
   } catch (const Unsupported& error) {
-    return fail_together(error.what());
+    return fail_together(out, error.what());
   } catch (const OutOfMemory& error) {  // the ranks agreed on it
-    return fail_together(error.what());
+    return fail_together(out, error.what());
   }
   // Anything else leaves through the session, which then does not wait for the others: the launcher
   // ends them.
@@ -235,9 +168,10 @@ int run(int argc, char** argv) {
 }  // namespace kvmesh::launch
 
 int main(int argc, char** argv) {
+  kvmesh::launch::Output out;
   try {
-    return kvmesh::launch::run(argc, argv);
+    return kvmesh::launch::run(argc, argv, out);
   } catch (const std::exception& error) {
-    return kvmesh::launch::fail_alone(error.what());
+    return kvmesh::launch::fail_alone(out, error.what());
   }
 }

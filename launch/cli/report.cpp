@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <nlohmann/json.hpp>
 
 namespace kvmesh::launch {
 namespace {
@@ -14,43 +14,102 @@ double per_second(std::int64_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
 }
 
+std::vector<std::int64_t> pages_of_ranks(std::span<const PageId> pages, int ranks) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks));
+  for (PageId page : pages) ++counts[static_cast<std::size_t>(page.rank().value)];
+  return counts;
+}
+
+// The world ranks that hold the pages of kv rank `rank`, each with other heads.
+std::string name_of(std::size_t rank, int head_parallel) {
+  const std::size_t first = rank * static_cast<std::size_t>(head_parallel);
+  if (head_parallel == 1) return fmt::format("rank {:<3}", first);
+  return fmt::format("ranks {}-{:<3}", first, first + static_cast<std::size_t>(head_parallel) - 1);
+}
+
+std::string describe_combine(const GenerateReport& report) {
+  if (!report.combine_bytes) return "the combine went over NCCL";
+  const std::int64_t tokens =
+      std::max<std::int64_t>(1, report.run.prompt_tokens + std::ssize(report.run.tokens));
+  const auto bytes = static_cast<double>(*report.combine_bytes);
+  return fmt::format("the combine moved {} between ranks, {} a token", human_bytes(bytes),
+                     human_bytes(bytes / static_cast<double>(tokens)));
+}
+
+// What a fraction of the memory came to.
+std::string describe_room(const GenerateReport& report) {
+  if (!report.pool_bytes) return {};
+  return fmt::format("  room for {} pages a rank, in {}\n", report.cache.pages_per_rank,
+                     human_bytes(static_cast<double>(*report.pool_bytes)));
+}
+
 }  // namespace
 
-std::string human_bytes(std::uint64_t bytes) {
+std::string human_bytes(double bytes) {
   constexpr std::array kUnits{"B", "KB", "MB", "GB", "TB"};
-  double value = static_cast<double>(bytes);
   std::size_t unit = 0;
-  for (; value >= 1000 && unit + 1 < kUnits.size(); ++unit) value /= 1000;
-  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+  for (; bytes >= 1000 && unit + 1 < kUnits.size(); ++unit) bytes /= 1000;
+  return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : 1, kUnits[unit]);
 }
 
 std::string describe(const GenerateReport& report) {
-  const std::int64_t tokens = std::max<std::int64_t>(1, report.prompt_tokens + report.new_tokens);
-  const std::string combine =
-      report.combine_bytes
-          ? fmt::format("the combine moved {} between ranks, {} a token",
-                        human_bytes(*report.combine_bytes),
-                        human_bytes(*report.combine_bytes / static_cast<std::uint64_t>(tokens)))
-          : std::string("the combine went over NCCL");
+  const Run& run = report.run;
   return fmt::format(
       "{} prompt tokens in {:.2f} s ({:.1f} tokens/s), {} new tokens in {:.2f} s ({:.1f} "
       "tokens/s)\n"
-      "{}\n",
-      report.prompt_tokens, report.prompt_seconds,
-      per_second(report.prompt_tokens, report.prompt_seconds), report.new_tokens,
-      report.new_seconds, per_second(report.new_tokens, report.new_seconds), combine);
+      "{}\n"
+      "{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}",
+      run.prompt_tokens, run.prompt_seconds, per_second(run.prompt_tokens, run.prompt_seconds),
+      run.tokens.size(), run.new_seconds, per_second(std::ssize(run.tokens), run.new_seconds),
+      describe_combine(report), report.pages.size(), report.cache.page_size, report.cache.layers,
+      report.kv_parallel * report.head_parallel, name(report.cache.placement),
+      describe_room(report),
+      picture_of_pages(report.pages, report.kv_parallel, report.head_parallel));
 }
 
-std::string picture_of_pages(std::span<const PageId> pages, int ranks) {
+std::string describe_check(int ranks, bool same) {
+  return fmt::format("ranks check: {} ranks and a single rank wrote {} tokens\n", ranks,
+                     same ? "the same" : "DIFFERENT");
+}
+
+std::string to_json(const GenerateReport& report) {
+  nlohmann::ordered_json json{
+      {"program", "kvmesh generate"},
+      {"version", KVMESH_VERSION},
+      {"model", report.model},
+      {"ranks", report.kv_parallel * report.head_parallel},
+      {"kv_parallel", report.kv_parallel},
+      {"head_parallel", report.head_parallel},
+      {"text", report.text},
+      {"tokens", report.run.tokens},
+      {"ended", report.run.ended},
+      {"prompt_tokens", report.run.prompt_tokens},
+      {"prompt_seconds", report.run.prompt_seconds},
+      {"new_tokens", report.run.tokens.size()},
+      {"new_seconds", report.run.new_seconds},
+      {"combine_bytes", nullptr},
+      {"page_size", report.cache.page_size},
+      {"layers", report.cache.layers},
+      {"pages_per_rank", report.cache.pages_per_rank},
+      {"placement", name(report.cache.placement)},
+      {"kv_dtype", name(report.cache.dtype)},
+      {"pages_of_kv_ranks", pages_of_ranks(report.pages, report.kv_parallel)},
+      {"ranks_check", nullptr}};
+  if (report.combine_bytes) json["combine_bytes"] = *report.combine_bytes;
+  if (report.ranks_check) json["ranks_check"] = *report.ranks_check;
+  // A path may hold any bytes.
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+std::string picture_of_pages(std::span<const PageId> pages, int kv_parallel, int head_parallel) {
   constexpr std::int64_t kWidth = 40;
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks));
-  for (PageId page : pages) ++counts[static_cast<std::size_t>(page.rank().value)];
+  const std::vector<std::int64_t> counts = pages_of_ranks(pages, kv_parallel);
   const std::int64_t most = std::max<std::int64_t>(1, *std::ranges::max_element(counts));
   const std::int64_t per_mark = (most + kWidth - 1) / kWidth;
   std::string picture;
   for (std::size_t rank = 0; rank < counts.size(); ++rank) {
     const std::int64_t marks = (counts[rank] + per_mark - 1) / per_mark;
-    picture += fmt::format("  rank {:<3} {:<{}}  {} pages\n", rank,
+    picture += fmt::format("  {} {:<{}}  {} pages\n", name_of(rank, head_parallel),
                            std::string(static_cast<std::size_t>(marks), '#'),
                            std::min(most, kWidth), counts[rank]);
   }

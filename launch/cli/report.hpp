@@ -1,34 +1,46 @@
-// What `kvmesh generate` tells at the end.
+// What `kvmesh generate` reports at the end.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
-#include "kvmesh/allocator.hpp"
+#include "kvmesh/kv_cache.hpp"
+#include "launch/cli/run.hpp"
 
 namespace kvmesh::launch {
 
 struct GenerateReport {
-  std::int64_t prompt_tokens = 0;
-  std::int64_t new_tokens = 0;
-  double prompt_seconds = 0;
-  double new_seconds = 0;
+  std::string model;
+  std::string text;
+  Run run;
+  CacheOptions cache;
+  std::vector<PageId> pages;  ///< of the sequence
+  int kv_parallel = 1;
+  int head_parallel = 1;
   /// Sent by all ranks together; unset where they went over NCCL, which does not count.
-  std::optional<std::uint64_t> combine_bytes{};
+  std::optional<std::uint64_t> combine_bytes;
+  /// Of a rank's pools, where their size was worked out from the memory.
+  std::optional<std::int64_t> pool_bytes;
+  /// Whether a single rank wrote the same tokens; unset: not compared.
+  std::optional<bool> ranks_check;
 };
 
-/// "128 prompt tokens in 0.51 s (251 tokens/s), 64 new tokens in 2.10 s (30.5 tokens/s)" and what
-/// the combine moved.
+/// "128 prompt tokens in 0.51 s (251 tokens/s), 64 new tokens in 2.10 s (30.5 tokens/s)", what the
+/// combine moved, and where the pages lie.
 std::string describe(const GenerateReport& report);
+std::string describe_check(int ranks, bool same);
+std::string to_json(const GenerateReport& report);
 
-/// A line with a bar for each rank: how many of the sequence's pages it holds.
+/// A line with a bar for each kv rank, named by its world ranks: how many of the sequence's pages
+/// it holds.
 ///
-///   rank 0  ########  8 pages
-std::string picture_of_pages(std::span<const PageId> pages, int ranks);
+///   rank 0  ########  8 pages            ranks 0-1  ########  8 pages
+std::string picture_of_pages(std::span<const PageId> pages, int kv_parallel, int head_parallel);
 
 /// "1.5 MB"
-std::string human_bytes(std::uint64_t bytes);
+std::string human_bytes(double bytes);
 
 }  // namespace kvmesh::launch

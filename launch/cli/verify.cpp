@@ -1,18 +1,22 @@
 #include "launch/cli/verify.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <span>
 #include <string>
 
+#include "launch/cli/agree.hpp"
+#include "launch/cli/world_ranks.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
@@ -31,45 +35,32 @@ struct Totals {
   std::int64_t steps = 0;
   std::int64_t rows = 0;
   double max_error = 0;
+  double seconds = 0;
+  int signal = 0;  // that interrupted a rank; 0: none did
 };
 
-// One line on rank 0: rewritten in place on a terminal, else a new one every few seconds. mpirun
-// gives its ranks a terminal of its own even where their output goes to a file.
-class Progress {
- public:
-  explicit Progress(Mesh& mesh)
-      : speaks_(mesh.rank().value == 0),
-        terminal_(mesh.world().kind() != "mpi" && isatty(STDOUT_FILENO) != 0) {}
+// The signal that asks for the end, if one has come. A handler can reach no other memory.
+std::atomic<int> interrupt = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
-  double seconds() const { return seconds_since(start_); }
+// The first Ctrl-C, or SIGTERM, ends the run after its case; the second one ends the process.
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { interrupt = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
+}
 
-  void show(const Totals& totals) {
-    const double pause = terminal_ ? 0.1 : 5.0;
-    if (!speaks_ || seconds_since(shown_) < pause) return;
-    shown_ = Clock::now();
-    fmt::print("{}verify: {}{}", terminal_ ? "\r" : "", text(totals), terminal_ ? "\033[K" : "\n");
-    std::fflush(stdout);
-  }
+std::string text_of(const Totals& totals) {
+  return fmt::format("verify: {} cases, {} steps, {} rows like float64 to {:.1e} in {:.1f} s",
+                     totals.cases, totals.steps, totals.rows, totals.max_error, totals.seconds);
+}
 
-  void finish(const Totals& totals, int ranks, const char* device) {
-    if (!speaks_) return;
-    const std::string verdict =
-        totals.failed == 0 ? std::string("all right") : fmt::format("{} FAILED", totals.failed);
-    fmt::print("{}verify: {} on {} {} ({}): {}{}\n", terminal_ ? "\r" : "", text(totals), ranks,
-               ranks == 1 ? "rank" : "ranks", device, verdict, terminal_ ? "\033[K" : "");
-    std::fflush(stdout);
-  }
-
- private:
-  std::string text(const Totals& totals) const {
-    return fmt::format("{} cases, {} steps, {} rows like float64 to {:.1e} in {:.1f} s",
-                       totals.cases, totals.steps, totals.rows, totals.max_error, seconds());
-  }
-
-  bool speaks_, terminal_;
-  Clock::time_point start_ = Clock::now();
-  Clock::time_point shown_ = start_;
-};
+std::string verdict_of(const Totals& totals) {
+  const std::string found =
+      totals.failed == 0 ? std::string("all right") : fmt::format("{} FAILED", totals.failed);
+  return totals.signal == 0 ? found : "interrupted: " + found;
+}
 
 std::uint64_t first_seed(Mesh& mesh, const VerifyOptions& options) {
   // Short numbers are easier to type again.
@@ -101,7 +92,8 @@ verify::CaseResult run_case(Mesh& mesh, verify::CaseRunner& runner, std::uint64_
 }
 
 void add(Mesh& mesh, const verify::CaseResult& mine, Totals& totals) {
-  std::array<double, 2> worst{mine.findings.good() ? 0.0 : 1.0, mine.findings.max_error()};
+  std::array<double, 3> worst{mine.findings.good() ? 0.0 : 1.0, mine.findings.max_error(),
+                              static_cast<double>(interrupt.load())};
   auto rows = static_cast<double>(mine.findings.rows());
   all_reduce_max(mesh.world(), worst, "verify: outcome");
   all_reduce_sum(mesh.world(), std::span(&rows, 1), "verify: rows");
@@ -109,16 +101,50 @@ void add(Mesh& mesh, const verify::CaseResult& mine, Totals& totals) {
   totals.steps += mine.steps;
   totals.failed += worst[0] > 0;
   totals.max_error = std::max(totals.max_error, worst[1]);
+  totals.signal = static_cast<int>(worst[2]);
   totals.rows += static_cast<std::int64_t>(rows);
 }
 
 // Clocks differ, so rank 0 decides for all.
-bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals, double seconds) {
+bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals) {
   std::byte more{totals.cases < options.count || options.count == 0};
   const double limit = options.seconds == 0 && options.count == 0 ? 10 : options.seconds;
-  if (limit > 0 && seconds >= limit) more = std::byte{0};
+  if (limit > 0 && totals.seconds >= limit) more = std::byte{0};
+  if (totals.signal != 0) more = std::byte{0};
   broadcast(mesh.world(), {0}, std::span(&more, 1), "verify: go on?");
   return more == std::byte{1};
+}
+
+std::string as_json(Mesh& mesh, std::uint64_t seed, const Totals& totals) {
+  const nlohmann::ordered_json json{{"program", "kvmesh verify"},
+                                    {"version", KVMESH_VERSION},
+                                    {"device", device_name(mesh)},
+                                    {"ranks", mesh.size()},
+                                    {"kv_parallel", mesh.kv_parallel()},
+                                    {"head_parallel", mesh.head_parallel()},
+                                    {"seed", seed},
+                                    {"cases", totals.cases},
+                                    {"failed", totals.failed},
+                                    {"steps", totals.steps},
+                                    {"rows", totals.rows},
+                                    {"max_error", totals.max_error},
+                                    {"seconds", totals.seconds},
+                                    {"interrupted", totals.signal != 0}};
+  return json.dump(1) + "\n";
+}
+
+// Rank 0 says what came out.
+void finish(Mesh& mesh, std::uint64_t seed, const Totals& totals, const std::string& json,
+            Output& out) {
+  agree(mesh.world(), [&] {
+    if (mesh.rank().value != 0) return;
+    if (json != "-") {
+      out.put(fmt::format("{} on {} {} ({}): {}\n", text_of(totals), mesh.size(),
+                          mesh.size() == 1 ? "rank" : "ranks", device_name(mesh),
+                          verdict_of(totals)));
+    }
+    if (!json.empty()) out.write(json, as_json(mesh, seed, totals));
+  });
 }
 
 }  // namespace
@@ -142,35 +168,39 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
                      "of the first case, the next has the next number; a failure prints its own");
 }
 
-int run_verify(Mesh& mesh, const VerifyOptions& options) {
+int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {
   if (!(options.seconds >= 0) || options.count < 0) {
     throw InvalidArgument(fmt::format("--seconds {} and --count {}: neither may be negative",
                                       options.seconds, options.count));
   }
+  catch_interrupts();
+  const Clock::time_point start = Clock::now();
   verify::CaseRunner runner(mesh);
-  Progress progress(mesh);
   Totals totals;
-  std::uint64_t seed = first_seed(mesh, options);
+  const std::uint64_t first = first_seed(mesh, options);
+  std::uint64_t seed = first;
   do {
     const verify::CaseResult result = run_case(mesh, runner, seed);
     if (!result.findings.good()) report(mesh, seed, result);
     add(mesh, result, totals);
-    progress.show(totals);
+    totals.seconds = seconds_since(start);
+    if (mesh.rank().value == 0) out.progress([&] { return text_of(totals); });
     ++seed;
-  } while (goes_on(mesh, options, totals, progress.seconds()));
-  progress.finish(totals, mesh.size(), device_name(mesh));
-  return totals.failed == 0 ? 0 : 1;
+  } while (goes_on(mesh, options, totals));
+  finish(mesh, first, totals, json, out);
+  if (totals.failed > 0) return 1;
+  return totals.signal == 0 ? 0 : 128 + totals.signal;
 }
 
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh) {
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
+                          const std::string& json, Output& out) {
   int status = 1;
-  run_on_threads(
-      ranks,
-      [&](Mesh& mine) {
-        const int result = run_verify(mine, options);
-        if (mine.rank().value == 0) status = result;
-      },
-      mesh);
+  run_loopback(ranks, [&](Communicator& comm) {
+    const std::unique_ptr<Communicator> world = with_world_ranks(comm);
+    Mesh mine(*world, mesh);
+    const int result = run_verify(mine, options, json, out);
+    if (mine.rank().value == 0) status = result;
+  });
   return status;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kvmesh/mesh.hpp"
+#include "launch/cli/output.hpp"
 
 namespace CLI {
 class App;
@@ -28,14 +29,18 @@ void add_verify_options(CLI::App& command, VerifyOptions& options);
 /// What to type to run the case of `seed` again, alone, on such a mesh.
 std::string command_for(Mesh& mesh, std::uint64_t seed);
 
-/// Collective; every rank passes the same options. Rank 0 shows on standard output how far it is
-/// and what came out; a rank that finds a wrong number says so on standard error, with the command
-/// that runs the case again. Returns the exit status, the same on all ranks: 0, or 1 if a number
-/// was wrong.
-/// @throws InvalidArgument, the same on all ranks; or, having named the case, what kvmesh threw.
-int run_verify(Mesh& mesh, const VerifyOptions& options);
+/// Collective; every rank passes the same options. Rank 0 shows how far it is, and writes what came
+/// out to standard output, and as JSON to `json` ("-": standard output, and nothing else there) if
+/// that is not empty; a rank that finds a wrong number says so on standard error, with the command
+/// that runs the case again. SIGINT or SIGTERM at any rank ends it after the case in progress, with
+/// the total so far. Returns the exit status, the same on all ranks: 0, or 1 if a number was wrong,
+/// or 128 + the signal.
+/// @throws InvalidArgument or AgreedError, the same on all ranks; or, having named the case, what
+/// kvmesh threw.
+int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out);
 
 /// The same on `ranks` threads of this process.
-int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh);
+int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
+                          const std::string& json, Output& out);
 
 }  // namespace kvmesh::launch

@@ -47,6 +47,7 @@ class GgufFile::Parser {
   void parse() {
     const auto counts = parse_header();
     for (std::uint64_t i = 0; i < counts.second; ++i) parse_key();
+    check_whole();
     for (std::uint64_t i = 0; i < counts.first; ++i) parse_tensor();
     place_tensors();
   }
@@ -90,6 +91,13 @@ class GgufFile::Parser {
       throw ModelError(fmt::format("{}: not a GGUF file; give the path of one", out_.path_));
     }
     out_.version_ = read<std::uint32_t>("the version");
+    if (out_.version_ != 0 &&
+        (out_.version_ & 0xFFFF) == 0) {  // 2 or 3 with its bytes turned round
+      throw ModelError(fmt::format(
+          "{}: a big-endian GGUF file is not supported; convert the model for little-endian "
+          "machines",
+          out_.path_));
+    }
     if (out_.version_ != 2 && out_.version_ != 3) {
       throw ModelError(
           fmt::format("{}: GGUF version {} is not supported: this program reads 2 and "
@@ -98,6 +106,16 @@ class GgufFile::Parser {
     }
     const auto tensors = read<std::uint64_t>("the number of tensors");
     return {tensors, read<std::uint64_t>("the number of keys")};
+  }
+
+  void check_whole() const {
+    const auto* parts = out_.find<std::int64_t>("split.count");
+    if (parts == nullptr || *parts <= 1) return;
+    const auto* part = out_.find<std::int64_t>("split.no");
+    throw ModelError(
+        fmt::format("{}: part {} of a model that is split into {} files is not supported; merge "
+                    "them into one file first",
+                    out_.path_, part == nullptr ? 1 : *part + 1, *parts));
   }
 
   void parse_key() {

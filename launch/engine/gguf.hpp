@@ -42,6 +42,8 @@ class GgufFile {
 
   const std::string& path() const { return path_; }
   std::uint32_t version() const { return version_; }
+  /// The whole file.
+  std::span<const std::byte> bytes() const { return file_.bytes(); }
   const std::map<std::string_view, GgufValue>& metadata() const { return metadata_; }
   const std::map<std::string_view, GgufTensor>& tensors() const { return tensors_; }
 

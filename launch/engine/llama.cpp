@@ -9,6 +9,7 @@
 #include "kvmesh/error.hpp"
 #include "launch/engine/linear.hpp"
 #include "launch/engine/linear_kernels.hpp"
+#include "launch/engine/llama_support.hpp"
 #include "launch/engine/sampling.hpp"
 
 namespace kvmesh::engine {
@@ -47,6 +48,7 @@ Llama::Llama(const GgufFile& file, Communicator& comm, ThreadPool& threads)
                   : embeddings_),
       output_norm_(read_vector(file, "output_norm.weight", shape_.embedding)) {
   for (int i = 0; i < shape_.layers; ++i) layers_.push_back(read_layer(file, i));
+  check_tensors(file, shape_.layers);
 }
 
 Llama::Layer Llama::read_layer(const GgufFile& file, int index) const {

@@ -1,8 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
 #include <limits>
+#include <optional>
 
 #include "launch/engine/llama.hpp"
+#include "launch/engine/llama_support.hpp"
 
 namespace kvmesh::engine {
 namespace {
@@ -19,13 +23,30 @@ std::int64_t count(const GgufFile& file, std::string_view key, std::int64_t valu
   return value;
 }
 
-std::int64_t count(const GgufFile& file, std::string_view key) {
-  return count(file, key, file.get<std::int64_t>(key));
+/// The number of `key`; nothing if there is none. Where a file gives it for each layer, all must be
+/// the same.
+std::optional<std::int64_t> number(const GgufFile& file, std::string_view key) {
+  const auto entry = file.metadata().find(key);
+  if (entry == file.metadata().end()) return std::nullopt;
+  const auto* list = std::get_if<std::vector<std::int64_t>>(&entry->second);
+  if (list == nullptr) return file.get<std::int64_t>(key);
+  if (list->empty()) fail(file, fmt::format("damaged: {} is an empty list", key));
+  if (std::ranges::adjacent_find(*list, std::ranges::not_equal_to{}) != list->end()) {
+    fail(file, fmt::format("{} differs from layer to layer, which is not supported; use another "
+                           "model",
+                           key));
+  }
+  return list->front();
 }
 
 std::int64_t count_or(const GgufFile& file, std::string_view key, std::int64_t otherwise) {
-  const auto* value = file.find<std::int64_t>(key);
-  return value == nullptr ? otherwise : count(file, key, *value);
+  return count(file, key, number(file, key).value_or(otherwise));
+}
+
+std::int64_t count(const GgufFile& file, std::string_view key) {
+  const std::optional<std::int64_t> value = number(file, key);
+  return count(file, key,
+               value ? *value : file.get<std::int64_t>(key));  // which says it is missing
 }
 
 double positive(const GgufFile& file, std::string_view key, double value) {
@@ -33,24 +54,6 @@ double positive(const GgufFile& file, std::string_view key, double value) {
     fail(file, fmt::format("damaged: {} is {}; download it again", key, value));
   }
   return value;
-}
-
-void check_architecture(const GgufFile& file) {
-  const auto architecture = file.get<std::string_view>("general.architecture");
-  if (architecture != "llama") {
-    fail(file, fmt::format("architecture '{}' is not supported: this program runs 'llama'; use a "
-                           "model of that family, SmolLM2 for example",
-                           printable(architecture)));
-  }
-  const auto* scaling = file.find<std::string_view>("llama.rope.scaling.type");
-  if (scaling != nullptr && *scaling != "none") {
-    fail(file, fmt::format("rope scaling '{}' is not supported; use a model without it",
-                           printable(*scaling)));
-  }
-  const auto* experts = file.find<std::int64_t>("llama.expert_count");
-  if (experts != nullptr && *experts > 0) {
-    fail(file, "mixtures of experts are not supported; use a dense model");
-  }
 }
 
 void check_heads(const GgufFile& file, const LlamaShape& shape) {
@@ -97,6 +100,7 @@ LlamaShape llama_shape(const GgufFile& file) {
   shape.vocabulary =
       count(file, "the height of token_embd.weight", file.tensor("token_embd.weight").shape[1]);
   check_heads(file, shape);
+  check_keys(file);
   return shape;
 }
 

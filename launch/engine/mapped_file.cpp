@@ -10,6 +10,8 @@
 #include <system_error>
 #include <utility>
 
+#include "launch/engine/shrunk_file.hpp"
+
 namespace kvmesh::engine {
 namespace {
 
@@ -48,10 +50,13 @@ MappedFile::MappedFile(const std::string& path) {
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
   if (data == MAP_FAILED) fail(path, errno);
   bytes_ = {static_cast<const std::byte*>(data), size};
+  watch_for_shrinking(bytes_, path);
 }
 
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  if (bytes_.empty()) return;
+  stop_watching(bytes_);
+  ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}

@@ -16,8 +16,8 @@ class ModelError : public Error {
   using Error::Error;
 };
 
-/// Maps a whole file read-only; unmaps on destruction. Move-only. The file must not be cut short
-/// while it is mapped: reading past its new end would kill the process.
+/// Maps a whole file read-only; unmaps on destruction. Move-only. Reading past the end of a file
+/// that was cut short while it is mapped ends the process, with a message (see shrunk_file.hpp).
 class MappedFile {
  public:
   /// @throws ModelError if the file is missing, unreadable, not a regular file or empty.

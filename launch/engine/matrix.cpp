@@ -16,7 +16,7 @@ Matrix matrix(const GgufFile& file, std::string_view name, std::int64_t rows, st
   if (!layout || !layout->supported) {
     throw ModelError(fmt::format(
         "{}: tensor {} has type {}, which is not supported; use a model in F32, F16, BF16, Q4_0, "
-        "Q4_1, Q8_0, Q4_K or Q6_K",
+        "Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K",
         file.path(), name,
         layout ? std::string(layout->name)
                : fmt::format("{}", static_cast<std::uint32_t>(tensor.type))));

@@ -276,14 +276,32 @@ std::optional<Token> Tokenizer::find(std::string_view name) const {
   return entry->second;
 }
 
+namespace {
+
+/// `text` with a replacement character for each byte that is part of no character.
+std::string valid_utf8(std::string_view text) {
+  constexpr std::uint32_t kReplacement = 0xFFFD;
+  std::string valid;
+  while (!text.empty()) {
+    const CodePoint next = decode_utf8(text);
+    append_utf8(valid, next.code == kInvalidCode ? kReplacement : next.code);
+    text.remove_prefix(static_cast<std::size_t>(next.size));
+  }
+  return valid;
+}
+
+}  // namespace
+
 std::string TextStream::push(std::string_view bytes) {
   pending_ += bytes;
   const std::size_t complete = complete_utf8_prefix(pending_);
-  std::string text = pending_.substr(0, complete);
+  std::string text = valid_utf8(std::string_view(pending_).substr(0, complete));
   pending_.erase(0, complete);
   return text;
 }
 
-std::string TextStream::finish() { return std::exchange(pending_, {}); }
+std::string TextStream::finish() {
+  return std::exchange(pending_, {}).empty() ? "" : valid_utf8("\xFF");
+}
 
 }  // namespace kvmesh::engine

@@ -76,12 +76,13 @@ class Tokenizer {
 };
 
 /// Joins the bytes of tokens into text that can be printed at once: a character whose bytes are
-/// spread over tokens comes out when its last byte does.
+/// spread over tokens comes out when its last byte does. Bytes that are part of no character come
+/// out as the replacement character U+FFFD.
 class TextStream {
  public:
   /// Takes more bytes; returns the text that they complete.
   std::string push(std::string_view bytes);
-  /// What is left at the end, which is part of a character or nothing.
+  /// U+FFFD for what is left at the end if that is part of a character; else nothing.
   std::string finish();
 
  private:

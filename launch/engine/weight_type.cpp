@@ -2,9 +2,13 @@
 //
 //   Q4_0  32:  d | 16 bytes: byte i = element i (low half), element i + 16 (high);  w = d (q - 8)
 //   Q4_1  32:  d | m | 16 bytes as Q4_0;                                            w = d q + m
+//   Q5_0  32:  d | 32 bits: bit i = the fifth bit of element i | 16 bytes as Q4_0;  w = d (q - 16)
+//   Q5_1  32:  d | m | 32 bits and 16 bytes as Q5_0;                                w = d q + m
 //   Q8_0  32:  d | 32 signed bytes;                                                 w = d q
 //   Q4_K 256:  d | m | 12 bytes: 8 pairs of 6-bit (scale, min) | 128 bytes: of each 64 elements,
 //              the first 32 in the low halves and the next in the high;   w = d scale q - m min
+//   Q5_K 256:  as Q4_K, with 32 bytes before the 128: bit j of byte i = the fifth bit of element
+//              32 j + i
 //   Q6_K 256:  128 bytes low 4 bits | 64 bytes high 2 bits | 16 signed scales | d;
 //              w = d scale (q - 32)
 #include "launch/engine/weight_type.hpp"
@@ -33,6 +37,16 @@ void unpack_nibbles(const std::uint8_t* packed, float scale, float offset, float
   }
 }
 
+/// 16 bytes as above, whose numbers have a fifth bit in the four bytes `high`.
+void unpack_five_bits(const std::uint8_t* high, const std::uint8_t* packed, float scale,
+                      float offset, float* out) {
+  for (int i = 0; i < 32; ++i) {
+    const int low = packed[i % 16] >> (i / 16 * 4) & 15;
+    const int fifth = high[i / 8] >> (i % 8) & 1;
+    out[i] = scale * static_cast<float>(low | fifth << 4) + offset;
+  }
+}
+
 /// Number `index` of the eight 6-bit scales (first) and mins (second) in the 12 bytes of Q4_K: the
 /// first four lie in the low six bits of bytes 0-3 and 4-7; of the last four, the low four bits lie
 /// in bytes 8-11 and the top two in the top bits of bytes 0-7.
@@ -49,16 +63,20 @@ ScaleMin scale_min(const std::uint8_t* packed, int index) {
           static_cast<float>(low >> 4 | packed[index] >> 6 << 4)};
 }
 
-void dequantize_q4k(const std::uint8_t* block, float* out) {
+/// Q4_K; or, with the fifth bits of all elements in the 32 bytes before the others, Q5_K.
+void dequantize_k(const std::uint8_t* block, bool five_bits, float* out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
-  const std::uint8_t* packed = block + 16;
+  const std::uint8_t* high = block + 16;
+  const std::uint8_t* packed = five_bits ? high + 32 : high;
   for (int sub = 0; sub < 8; ++sub) {
     const auto [scale, min] = scale_min(block + 4, sub);
     const std::uint8_t* bytes = packed + sub / 2 * 32;
     const int shift = sub % 2 * 4;
     for (int i = 0; i < 32; ++i) {
-      out[sub * 32 + i] = d * scale * static_cast<float>(bytes[i] >> shift & 15) - m * min;
+      const int fifth = five_bits ? high[i] >> sub & 1 : 0;
+      const int q = (bytes[i] >> shift & 15) | fifth << 4;
+      out[sub * 32 + i] = d * scale * static_cast<float>(q) - m * min;
     }
   }
 }
@@ -95,13 +113,22 @@ void dequantize_block(WeightType type, const std::uint8_t* block, float* out) {
     case WeightType::kQ4_1:
       unpack_nibbles(block + 4, half_at(block), half_at(block + 2), out);
       break;
+    case WeightType::kQ5_0:
+      unpack_five_bits(block + 2, block + 6, half_at(block), -16.0f * half_at(block), out);
+      break;
+    case WeightType::kQ5_1:
+      unpack_five_bits(block + 4, block + 8, half_at(block), half_at(block + 2), out);
+      break;
     case WeightType::kQ8_0:
       for (int i = 0; i < 32; ++i) {
         out[i] = half_at(block) * static_cast<float>(static_cast<std::int8_t>(block[2 + i]));
       }
       break;
     case WeightType::kQ4K:
-      dequantize_q4k(block, out);
+      dequantize_k(block, false, out);
+      break;
+    case WeightType::kQ5K:
+      dequantize_k(block, true, out);
       break;
     case WeightType::kQ6K:
       dequantize_q6k(block, out);
@@ -126,9 +153,9 @@ std::optional<BlockLayout> block_layout(WeightType type) {
     case WeightType::kQ4_1:
       return BlockLayout{"Q4_1", 32, 20, true};
     case WeightType::kQ5_0:
-      return BlockLayout{"Q5_0", 32, 22, false};
+      return BlockLayout{"Q5_0", 32, 22, true};
     case WeightType::kQ5_1:
-      return BlockLayout{"Q5_1", 32, 24, false};
+      return BlockLayout{"Q5_1", 32, 24, true};
     case WeightType::kQ8_0:
       return BlockLayout{"Q8_0", 32, 34, true};
     case WeightType::kQ2K:
@@ -138,7 +165,7 @@ std::optional<BlockLayout> block_layout(WeightType type) {
     case WeightType::kQ4K:
       return BlockLayout{"Q4_K", 256, 144, true};
     case WeightType::kQ5K:
-      return BlockLayout{"Q5_K", 256, 176, false};
+      return BlockLayout{"Q5_K", 256, 176, true};
     case WeightType::kQ6K:
       return BlockLayout{"Q6_K", 256, 210, true};
   }

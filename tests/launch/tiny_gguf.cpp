@@ -178,8 +178,13 @@ std::string tiny_model(const TinyModelOptions& options) {
   file.integer("llama.context_length", options.context_tokens);
   file.integer("llama.embedding_length", embedding);
   file.integer("llama.feed_forward_length", options.feed_forward);
-  file.integer("llama.attention.head_count", options.q_heads);
-  file.integer("llama.attention.head_count_kv", options.kv_heads);
+  const auto heads = [&](std::string_view name, std::uint32_t count) {
+    if (!options.heads_per_layer) return file.integer(name, count);
+    file.integers(name,
+                  std::vector<std::int32_t>(options.layers, static_cast<std::int32_t>(count)));
+  };
+  heads("llama.attention.head_count", options.q_heads);
+  heads("llama.attention.head_count_kv", options.kv_heads);
   file.integer("llama.rope.dimension_count", options.head_dim);
   file.real("llama.rope.freq_base", 10000.0f);
   file.real("llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -215,6 +220,7 @@ std::string tiny_model(const TinyModelOptions& options) {
     matrix(layer + "ffn_up.weight", options.matrices, options.feed_forward, embedding);
     matrix(layer + "ffn_down.weight", options.matrices, embedding, options.feed_forward);
   }
+  if (options.with) options.with(file);
   return file.bytes();
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -63,6 +64,8 @@ struct TinyModelOptions {
   bool tied = true;  ///< No output matrix of its own.
   engine::WeightType matrices = engine::WeightType::kQ4_1;
   std::uint64_t seed = 1;
+  bool heads_per_layer = false;                ///< Their number is given for each layer.
+  std::function<void(GgufWriter&)> with = {};  ///< Adds what else the file shall hold.
 };
 /// The bytes of a random llama model, embedding = q_heads * head_dim.
 std::string tiny_model(const TinyModelOptions& options = {});

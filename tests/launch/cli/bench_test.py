@@ -154,6 +154,27 @@ class Bench(unittest.TestCase):
             self.assertEqual(amounts["append"], 2 * sum(fresh) * token)
             self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
 
+    def test_amounts_of_listed_batches(self):
+        """Of one long and two short sequences, of which more is queried than they have."""
+        lengths, queries = (40, 6, 6), 8
+        fresh = [min(length, queries) for length in lengths]
+        for ranks in (1, 2):
+            table, result = self.bench(ranks, "--lengths", "40,2*6", "--queries", queries, "--op", "decode,prefill",
+                                       "--head-parallel", ranks)
+            rows = {row["op"]: row for row in result["rows"]}
+            token, partial = KV_HEADS * (DIM + V_DIM) * 2, 4 * (V_DIM + 1)
+            self.assertEqual(rows["decode"]["amount"],
+                             sum(lengths) * token + sum(fresh) * HEADS * (2 * DIM + partial))
+            pairs = sum(length - i for length, new in zip(lengths, fresh) for i in range(new))
+            self.assertEqual(rows["prefill"]["amount"], pairs * HEADS * 2 * (DIM + V_DIM))
+            for row in rows.values():
+                self.assertEqual((row["batch"], row["context"], row["lengths"]), (3, 17, "40,2*6"))
+            self.assertIn("listed", table)
+        _, result = self.bench(1, "--lengths", "30,even,3*5", "--batch", 2, "--context", 9, "--op", "append",
+                               "--queries", 1)
+        self.assertEqual([(r["lengths"], r["batch"]) for r in result["rows"]], [("even", 2), ("30,3*5", 4)])
+        self.assertEqual(script("tables.py", self.folder / "1.json").returncode, 0)
+
     def test_what_has_no_room_is_left_out(self):
         table, result = self.bench(1, "--batch", "1,2000", "--context", "32", "--op", "decode,append",
                                    "--queries", "1,64", "--memory-gib", 0.001)
@@ -162,6 +183,12 @@ class Bench(unittest.TestCase):
         self.assertEqual(sum("needs" in reason for reason in reasons), 2)
         self.assertEqual(sum("more queries than the sequences" in reason for reason in reasons), 4)
         self.assertIn("needs 6.", table)
+
+    def test_pools_larger_than_the_memory_are_refused(self):
+        """Whatever --memory-gib allows."""
+        if DEVICE == "cpu":
+            self.expect_one_line(run(1, *TINY, "--batch", 1, "--context", 2**34, "--op", "append", "--queries", 1,
+                                     "--memory-gib", 2**20), "KV pools of 1 rank on", "are available")
 
     def test_ragged_batches_need_tokens_in_their_longest_sequence(self):
         """Planning, which lengthens all alike, needs them in the shortest."""
@@ -182,6 +209,10 @@ class Bench(unittest.TestCase):
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
                              (["--layers", "-1"], ["--layers -1"]),
                              (["--lengths", "odd"], ["--lengths 'odd'", "even, ragged"]),
+                             (["--lengths", "7*"], ["--lengths '7*'"]), (["--lengths", "5,-3"], ["'-3'"]),
+                             (["--lengths", "0*5"], ["'0*5'"]), (["--lengths", "2*3*4"], ["'2*3*4'"]),
+                             (["--lengths", f"{10**9}*5"], ["--lengths", "is over"]),
+                             (["--lengths", f"1,{10**12}"], ["--lengths", "is over"]),
                              (["--context", 2**53], ["--context", "is over"]),
                              (["--batch", 10**12], ["--batch", "is over"]),
                              (["--dim", 2**31 - 1], ["--dim", "is over"]),

@@ -12,8 +12,9 @@ using namespace std::chrono_literals;
 
 TEST(VerifyOnThreads, WaitsNoLongerThanItsDeadline) {
   const VerifyOptions options{.count = 1, .seed = 1};
-  EXPECT_THROW(run_verify_on_threads(2, options, {.deadline = 0ms}), Timeout);
-  EXPECT_EQ(run_verify_on_threads(2, options, {.deadline = 60s}), 0);
+  Output out;
+  EXPECT_THROW(run_verify_on_threads(2, options, {.deadline = 0ms}, "", out), Timeout);
+  EXPECT_EQ(run_verify_on_threads(2, options, {.deadline = 60s}, "", out), 0);
 }
 
 TEST(VerifyCommand, MakesTheSameMesh) {

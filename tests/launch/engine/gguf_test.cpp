@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+
 #include "tests/launch/tiny_gguf.hpp"
 #include "tests/support/random.hpp"
 
@@ -76,6 +79,14 @@ TEST(Gguf, SaysWhatIsWrongAndWhatToDo) {
   expect_one_line_with(error_of(""), "empty; download it again");
   expect_one_line_with(error_of("PK\3\4 something else"), "not a GGUF file");
   expect_one_line_with(error_of(std::string("GGUF\1\0\0\0", 8)), "version 1 is not supported");
+  expect_one_line_with(error_of(std::string("GGUF\0\0\0\3", 8)), "big-endian");
+  GgufWriter part;
+  part.integer("split.no", 1);
+  part.integer("split.count", 3);
+  expect_one_line_with(error_of(part.bytes()), "part 2 of a model that is split into 3 files");
+  GgufWriter whole;
+  whole.integer("split.count", 1);
+  EXPECT_EQ(error_of(whole.bytes()), "");
   std::string model = test::tiny_model();
   expect_one_line_with(error_of(model.substr(0, 100)), "truncated");
   expect_one_line_with(error_of(model.substr(0, model.size() - 5000)), "truncated: tensor blk.1.");
@@ -125,6 +136,18 @@ std::uint64_t checksum(const GgufFile& gguf) {
     for (std::byte byte : gguf.data(tensor)) sum += static_cast<std::uint64_t>(byte);
   }
   return sum;
+}
+
+// The bytes past the new end are read in a child, which then ends with a message.
+TEST(GgufDeathTest, AFileThatIsCutShortWhileItIsOpenIsNamed) {
+  const std::string model = test::tiny_model();
+  const TemporaryFile file(model);
+  const GgufFile gguf(file.path());
+  const auto read = [&] {
+    std::filesystem::resize_file(file.path(), 1000);
+    std::exit(checksum(gguf) > 0 ? 0 : 1);
+  };
+  EXPECT_EXIT(read(), testing::ExitedWithCode(2), "cut short while it was read; copy it again");
 }
 
 TEST(Gguf, DamagedBytesEitherLoadOrAreAModelError) {

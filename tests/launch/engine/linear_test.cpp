@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <vector>
 
 #include "kvmesh/error.hpp"
@@ -20,13 +21,20 @@ namespace {
 const std::vector<WeightType> kEncodable{WeightType::kF32, WeightType::kF16, WeightType::kQ4_0,
                                          WeightType::kQ4_1, WeightType::kQ8_0};
 
+/// Types that are multiplied by way of dequantize(), and where the scales lie in their blocks.
+const std::map<WeightType, std::vector<std::size_t>> kDecoded{{WeightType::kQ5_0, {0}},
+                                                              {WeightType::kQ5_1, {0, 2}},
+                                                              {WeightType::kQ4K, {0, 2}},
+                                                              {WeightType::kQ5K, {0, 2}},
+                                                              {WeightType::kQ6K, {208}}};
+
 /// A matrix that owns its bytes, 8-byte aligned as in a file.
 class OwnedMatrix {
  public:
   OwnedMatrix(WeightType type, std::int64_t rows, std::int64_t cols, test::Random& random) {
     const BlockLayout layout = block_layout(type).value();
-    std::string bytes = type == WeightType::kQ6K
-                            ? random_q6k(rows * cols / layout.elements, random)
+    std::string bytes = kDecoded.contains(type)
+                            ? random_blocks(type, rows * cols / layout.elements, random)
                             : test::encode_weights(type, random.reals(rows * cols));
     storage_.resize(bytes.size() / 8 + 1);
     std::memcpy(storage_.data(), bytes.data(), bytes.size());
@@ -36,11 +44,15 @@ class OwnedMatrix {
   Matrix view;
 
  private:
-  static std::string random_q6k(std::int64_t blocks, test::Random& random) {
+  static std::string random_blocks(WeightType type, std::int64_t blocks, test::Random& random) {
     std::string bytes;
     for (std::int64_t i = 0; i < blocks; ++i) {
-      for (int byte = 0; byte < 208; ++byte) bytes += static_cast<char>(random.integer(0, 255));
-      bytes += std::string("\0\x04", 2);  // the scale 2^-14
+      const std::size_t begin = bytes.size();
+      for (std::int64_t byte = 0; byte < block_layout(type)->bytes; ++byte) {
+        bytes += static_cast<char>(random.integer(0, 255));
+      }
+      // 2^-14
+      for (std::size_t at : kDecoded.at(type)) bytes.replace(begin + at, 2, "\0\x04", 2);
     }
     return bytes;
   }
@@ -94,9 +106,9 @@ TEST_P(LinearOn, AgreesWithFloat64ForEveryTypeAndBatch) {
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
   std::vector<WeightType> types = kEncodable;
-  types.push_back(WeightType::kQ6K);
+  for (const auto& [type, scales] : kDecoded) types.push_back(type);
   for (WeightType type : types) {
-    const std::int64_t cols = type == WeightType::kQ6K ? 256 : 320;
+    const std::int64_t cols = block_layout(type)->elements == 256 ? 256 : 320;
     const OwnedMatrix w(type, 23, cols, random);
     for (std::int64_t tokens : {1, 2, 3, 4, 5, 9}) {
       const std::vector<float> x = random.reals(tokens * cols);

@@ -1,5 +1,6 @@
 #include "launch/engine/llama.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -177,6 +178,50 @@ TEST(Llama, SaysWhatIsWrongWithAModel) {
          "4 query heads of 8, but 64 rows in blk.0.attn_q.weight");
   expect(error_with({.feed_forward = 80, .matrices = WeightType::kF32}, "", ""),
          "needs a multiple of 32");
+}
+
+TEST(Llama, TakesWhatChangesNothing) {
+  EXPECT_EQ(error_with({.heads_per_layer = true}, "", ""), "");
+  const auto with = [](auto add) { return error_with({.with = add}, "", ""); };
+  EXPECT_EQ(with([](test::GgufWriter& file) {
+              file.text("llama.rope.scaling.type", "linear");
+              file.real("llama.rope.scaling.factor", 1.0f);
+            }),
+            "");
+  EXPECT_EQ(with([](test::GgufWriter& file) {
+              file.text("llama.rope.scaling.type", "none");
+              file.real("llama.rope.scaling.factor", 4.0f);
+            }),
+            "");
+}
+
+TEST(Llama, RefusesWhatItWouldReadPast) {
+  const auto expect = [](auto add, std::string_view part) {
+    const std::string message = error_with({.with = add}, "", "");
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_q_norm.weight", "blk.2.attn_q.weight",
+                           "rope_factors_long.weight", "output.bias"}) {
+    expect(
+        [&](test::GgufWriter& file) {
+          file.tensor(name, WeightType::kF32, {1}, std::string(4, '\0'));
+        },
+        fmt::format("tensor {} is not supported", name));
+  }
+  for (const char* key :
+       {"llama.rope.scaling.factor", "llama.rope.scale_linear", "llama.rope.scaling.attn_factor"}) {
+    expect([&](test::GgufWriter& file) { file.real(key, 4.0f); },
+           fmt::format("rope scaling is not supported, and {} is 4", key));
+  }
+  expect([](test::GgufWriter& file) { file.text("llama.rope.scaling.type", "yarn"); },
+         "rope scaling 'yarn' is not supported");
+  expect([](test::GgufWriter& file) { file.integer("llama.attention.sliding_window", 64); },
+         "key llama.attention.sliding_window is not supported");
+  expect(
+      [](test::GgufWriter& file) {
+        file.integers("llama.attention.key_length", std::vector<std::int32_t>{16, 8});
+      },
+      "llama.attention.key_length differs from layer to layer");
 }
 
 }  // namespace

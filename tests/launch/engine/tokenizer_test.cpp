@@ -179,8 +179,15 @@ TEST(TextStream, HoldsBackUnfinishedCharacters) {
   EXPECT_EQ(stream.push("a\xE2\x82"), "a");
   EXPECT_EQ(stream.push("\xAC!"), "€!");
   EXPECT_EQ(stream.push("\xF0\x9F"), "");
-  EXPECT_EQ(stream.finish(), "\xF0\x9F");
+  EXPECT_EQ(stream.finish(), "\uFFFD");
   EXPECT_EQ(stream.finish(), "");
+}
+
+TEST(TextStream, ReplacesBytesThatAreNoCharacter) {
+  TextStream stream;
+  EXPECT_EQ(stream.push("a\x80z"), "a\uFFFDz");
+  EXPECT_EQ(stream.push("\xE2"), "");
+  EXPECT_EQ(stream.push("("), "\uFFFD(");
 }
 
 }  // namespace

@@ -85,9 +85,31 @@ TEST(WeightType, KQuantsDecodeAsThePackageForPythonDoes) {
                                 352.5f}));
 }
 
+// Every third element, and the sum of each times its number from 1, which all of them change.
+TEST(WeightType, FiveBitsDecodeAsThePackageForPythonDoes) {
+  const auto expect = [](WeightType type, std::vector<std::size_t> scales_at, std::size_t step,
+                         const std::vector<float>& some, double sum) {
+    const std::vector<float> all = decode_pattern(type, std::move(scales_at));
+    double numbered = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      numbered += static_cast<double>(i + 1) * static_cast<double>(all[i]);
+      if (i % step == 0) {
+        EXPECT_EQ(all[i], some.at(i / step)) << i;
+      }
+    }
+    EXPECT_EQ(numbered, sum);
+  };
+  expect(WeightType::kQ5_0, {0}, 3,
+         {4.5f, -4.0f, 3.5f, 3.0f, 2.5f, -6.0f, 1.5f, -3.0f, -7.5f, -4.0f, 7.0f}, 56.0);
+  expect(WeightType::kQ5_1, {0, 2}, 3,
+         {9.75f, 9.25f, 0.75f, 0.25f, 7.75f, 15.25f, 3.75f, 15.25f, 2.75f, 14.25f, 1.75f}, 4082.5);
+  expect(WeightType::kQ5K, {0, 2}, 29,
+         {405.75f, 173.25f, 16.0f, 599.75f, 152.5f, 309.0f, 592.5f, 436.75f, 39.25f}, 8013724.0);
+}
+
 TEST(WeightType, AnUnknownTypeHasNoLayout) {
   EXPECT_FALSE(block_layout(static_cast<WeightType>(999)).has_value());
-  EXPECT_FALSE(block_layout(WeightType::kQ5_0)->supported);
+  EXPECT_FALSE(block_layout(WeightType::kQ2K)->supported);
 }
 
 }  // namespace

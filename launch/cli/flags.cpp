@@ -1,0 +1,205 @@
+#include "launch/cli/flags.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <utility>
+
+namespace kvmesh::launch {
+namespace {
+
+// Of the launcher's or the machine's own, or read by rank 0 alone, or compared by content.
+const std::set<std::string> kMayDiffer{"--help", "--threads", "--timeout", "--json", "--model"};
+
+void add_common_options(CLI::App& command, Flags& flags) {
+  command.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
+  command.add_option("--threads", flags.threads, "threads a rank; 0: its share of the cores")
+      ->capture_default_str();
+  command
+      .add_option("--head-parallel", flags.head_parallel,
+                  "ranks that share out the heads instead of the pages")
+      ->capture_default_str();
+  command
+      .add_option("--timeout", flags.timeout_s,
+                  "seconds after which a rank that does not come or answer is an error")
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
+      ->capture_default_str();
+}
+
+void add_generate_options(CLI::App& command, Flags& flags) {
+  GenerateOptions& options = flags.generate;
+  GeneratorOptions& generator = options.generator;
+  engine::SamplingOptions& sampling = generator.sampling;
+  command.add_option("--model", options.model, "a GGUF file of the llama architecture")->required();
+  command.add_option("--prompt", options.prompt, "what to answer")->required();
+  command.add_flag("--raw", flags.raw, "continue the prompt as it is, without the chat format");
+  command.add_option("--max-tokens", options.max_tokens)->capture_default_str();
+  command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
+  command.add_option("--top-p", sampling.top_p)->capture_default_str();
+  command.add_option("--seed", sampling.seed, "of the sampling")->capture_default_str();
+  command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
+  command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
+      ->capture_default_str();
+  command
+      .add_option("--memory-fraction", generator.memory_fraction,
+                  "instead of --pages-per-rank: so much of what the device has free")
+      ->capture_default_str();
+  command.add_option("--placement", flags.placement, "balanced, striped or packed")
+      ->capture_default_str();
+  command
+      .add_option("--home-threshold", generator.home_threshold_tokens,
+                  "balanced: up to so many tokens stay on one rank; 0 spreads from the start")
+      ->capture_default_str();
+  command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
+      ->capture_default_str();
+  command.add_flag("--ranks-check", options.ranks_check,
+                   "run again on a single rank and compare the tokens");
+}
+
+// CLI11 clamps what is too large, wraps what is negative where nothing may be, and reads 010 as 8.
+template <class Integer>
+std::string integer_error(const std::string& text) {
+  Integer value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::size_t sign = text.starts_with('-') ? 1 : 0;
+  const bool plain = text.size() == sign + 1 || text[std::min(sign, text.size() - 1)] != '0';
+  if (error == std::errc{} && end == text.data() + text.size() && plain) return {};
+  const char* kind = std::is_signed_v<Integer> ? "an integer" : "an integer from 0";
+  return fmt::format("'{}' is not {} of at most {} bits", text, kind,
+                     std::numeric_limits<Integer>::digits);
+}
+
+std::string real_error(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  const bool whole = !text.empty() && end == text.c_str() + text.size();
+  return whole && !std::isnan(value) && (std::isfinite(value) || text.find("inf") != text.npos)
+             ? std::string()
+             : fmt::format("'{}' is not a number of 64 bits", text);
+}
+
+void check_values(CLI::App& command) {
+  for (CLI::Option* option : command.get_options()) {
+    const std::string type = option->get_type_name();
+    const auto check = [&](std::string (*error)(const std::string&)) {
+      option->check(CLI::Validator([error](std::string& text) { return error(text); }, ""));
+    };
+    if (type.starts_with("INT")) check(&integer_error<std::int64_t>);
+    if (type.starts_with("UINT")) check(&integer_error<std::uint64_t>);
+    if (type.starts_with("FLOAT")) check(&real_error);
+  }
+}
+
+std::vector<Field> fields_of(const CLI::App& command) {
+  std::vector<Field> fields{{"the command", KVMESH_VERSION " " + command.get_name()}};
+  for (const CLI::Option* option : command.get_options()) {
+    const std::string name = option->get_name();
+    if (kMayDiffer.contains(name)) continue;
+    fields.push_back({name, option->count() > 0 ? CLI::detail::join(option->results(), ",")
+                                                : option->get_default_str()});
+  }
+  return fields;
+}
+
+// What the names of flags mean; throws InvalidArgument.
+void resolve(Flags& flags) {
+  flags.generate.chat = !flags.raw;
+  flags.generate.generator.placement = placement_from(flags.placement);
+  flags.generate.generator.kv_dtype = dtype_from(flags.dtype);
+}
+
+MeshOptions mesh_options(const Flags& flags) {
+  return {.head_parallel = flags.head_parallel,
+          .threads = flags.threads,
+          .device = device_choice_from(flags.device),
+          .deadline = std::chrono::seconds(flags.timeout_s)};
+}
+
+// How many letters must be put in, left out or replaced (Levenshtein).
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i + 1);
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+// The subcommand that was given.
+const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
+  const CLI::App* closest = nullptr;
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (sub->get_name() == given) return *sub;
+    if (!closest || distance(given, sub->get_name()) < distance(given, closest->get_name())) {
+      closest = sub;
+    }
+  }
+  throw InvalidArgument(
+      fmt::format("there is no command '{}': did you mean '{}'?", given, closest->get_name()));
+}
+
+}  // namespace
+
+void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
+  const auto add = [&](const char* name, const char* text) -> CLI::App& {
+    CLI::App& sub = *app.add_subcommand(name, text);
+    sub.callback([&sub, &flags, &command] {
+      resolve(flags);
+      command = {sub.get_name(), mesh_options(flags), fields_of(sub)};
+    });
+    return sub;
+  };
+  CLI::App& generate = add("generate", "write text with a real model");
+  add_generate_options(generate, flags);
+  CLI::App& verify = add("verify", "random configurations against float64, on any ranks");
+  add_verify_options(verify, flags.verify);
+  verify
+      .add_option("--ranks", flags.thread_ranks,
+                  "run on so many threads of this process instead of the job's ranks")
+      ->check(CLI::Range(1, int{PageId::kMaxRanks}));
+  CLI::App& info = add("info", "what this build and this machine have");
+  CLI::App& bench = add("bench", "how fast the operations are, beside what the machine can do");
+  kvmesh::bench::add_options(bench, flags.bench);
+  for (CLI::App* sub : {&generate, &verify, &info, &bench}) {
+    add_common_options(*sub, flags);
+    sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
+        ->expected(0, 1)
+        ->default_str("-")
+        ->option_text("[FILE]");
+    check_values(*sub);
+  }
+}
+
+void check_arguments(const CLI::App& app, int argc, const char* const* argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  const CLI::App& sub = subcommand(app, argv[1]);
+  for (int i = 2; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const CLI::Option* list = sub.get_option_no_throw(argv[i - 1]);
+    const bool is_list = list != nullptr && list->get_delimiter() != '\0';
+    // CLI11 takes the next argument, or leaves the default as it is.
+    const bool lacks_one = (argument.starts_with("--") && argument.ends_with('=')) ||
+                           (is_list && fmt::format(",{},", argument).find(",,") != argument.npos);
+    if (argument.empty() || lacks_one) {
+      throw InvalidArgument(fmt::format("a value of {} is empty",
+                                        argument.starts_with("--") ? argument : argv[i - 1]));
+    }
+  }
+}
+
+}  // namespace kvmesh::launch

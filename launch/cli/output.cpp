@@ -1,0 +1,91 @@
+#include "launch/cli/output.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <system_error>
+
+namespace kvmesh::launch {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A standard stream that is closed becomes an empty one: output that refuses what is written,
+// errors that go nowhere.
+void open_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) >= 0) continue;
+    // open() gives the lowest free number: this one, as those below are open by now.
+    static_cast<void>(::open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY));
+  }
+}
+
+[[noreturn]] void fail(std::string_view what, int error) {
+  throw OutputError(fmt::format("cannot write {}: {}; the result is not complete", what,
+                                std::generic_category().message(error)));
+}
+
+// False if the stream did not take it all; errno then says why.
+bool write_all(std::FILE* stream, std::string_view text) {
+  const bool taken = std::fwrite(text.data(), 1, text.size(), stream) == text.size();
+  return std::fflush(stream) == 0 && taken;
+}
+
+}  // namespace
+
+Output::Output() : shown_(Clock::now()) {
+  open_standard_streams();
+  in_place_ = ::isatty(STDERR_FILENO) != 0;
+}
+
+void Output::put(std::string_view text) {
+  end_progress();
+  follow(text);
+  line_is_here_ = true;
+  if (!write_all(stdout, text)) {
+    line_is_open_ = false;
+    fail("standard output", errno);
+  }
+}
+
+void Output::follow(std::string_view text) {
+  if (!text.empty()) line_is_open_ = text.back() != '\n';
+}
+
+void Output::tell(std::string_view text) {
+  end_progress();
+  if (line_is_open_) write_all(line_is_here_ ? stdout : stderr, "\n");
+  line_is_open_ = false;
+  write_all(stderr, text);
+}
+
+void Output::progress(const std::function<std::string()>& text) {
+  const std::chrono::milliseconds pause(!in_place_ ? 5000 : shows_progress_ ? 100 : 0);
+  if (Clock::now() - shown_ < pause) return;
+  if (in_place_) {
+    write_all(stderr, fmt::format("\r{}\033[K", text()));
+    shows_progress_ = true;
+  } else {
+    tell(text() + "\n");
+  }
+  shown_ = Clock::now();
+}
+
+void Output::end_progress() {
+  if (shows_progress_) write_all(stderr, "\r\033[K");
+  shows_progress_ = false;
+}
+
+void Output::write(const std::string& to, std::string_view text) {
+  if (to == "-") return put(text);
+  errno = 0;
+  std::ofstream file(to, std::ios::binary);
+  file << text << std::flush;
+  if (!file) fail(fmt::format("'{}'", to), errno != 0 ? errno : EIO);
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,31 @@
+// One conversation from its prompt to its last token.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "launch/cli/chat.hpp"
+#include "launch/cli/generator.hpp"
+
+namespace kvmesh::launch {
+
+struct Run {
+  std::vector<engine::Token> tokens;
+  double prompt_seconds = 0;
+  double new_seconds = 0;
+  std::int64_t prompt_tokens = 0;
+  bool ended = false;  ///< by the model, not by the number of tokens
+};
+
+/// Called on every rank, after each part.
+struct RunObserver {
+  std::function<void(std::int64_t)> on_prompt;  ///< with the tokens of the prompt taken in so far
+  std::function<void(engine::Token)> on_token;
+};
+
+/// Collective. Takes in the prompt, then one token after the other until the model ends or
+/// `max_tokens` are out. @throws what Generator::feed does.
+Run run(Generator& generator, const Prompt& prompt, std::int64_t max_tokens,
+        const RunObserver& observer);
+
+}  // namespace kvmesh::launch
