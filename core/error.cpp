@@ -30,6 +30,11 @@ UnknownSequence::UnknownSequence(SequenceId sequence)
                         sequence.value)),
       sequence_(sequence) {}
 
+OutOfThreads::OutOfThreads(int asked, int started, const std::string& reason)
+    : Error(fmt::format("asked for {} threads, the system started {}: {}", asked, started, reason)),
+      asked_(asked),
+      started_(started) {}
+
 OutOfPages::OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_pages_per_rank)
     : Error(fmt::format("out of pages: asked for {}, free {} (per rank: {})", asked_pages,
                         sum(free_pages_per_rank), fmt::join(free_pages_per_rank, ", "))),

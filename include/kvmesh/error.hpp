@@ -61,6 +61,18 @@ class OutOfPages : public Error {
   std::vector<std::int64_t> free_pages_per_rank_;
 };
 
+/// The system starts no more threads (a limit of the user or of the container).
+class OutOfThreads : public Error {
+ public:
+  OutOfThreads(int asked, int started, const std::string& reason);
+  int asked() const { return asked_; }
+  int started() const { return started_; }
+
+ private:
+  int asked_;
+  int started_;
+};
+
 /// A rank's device has no room for the pools that a cache asks for. All ranks throw it alike.
 class OutOfMemory : public Error {
  public:
