@@ -26,8 +26,14 @@ std::string names_of(const std::vector<Rank>& late) {
 }  // namespace
 
 UnknownSequence::UnknownSequence(SequenceId sequence)
-    : Error(fmt::format("sequence {} does not exist: it was never created or has been erased",
-                        sequence.value)),
+    : UnknownSequence(sequence, sequence.space()) {}
+
+UnknownSequence::UnknownSequence(SequenceId sequence, std::uint16_t space)
+    : Error(sequence.space() == space
+                ? fmt::format("sequence {} does not exist: it was never created or has been erased",
+                              describe(sequence))
+                : fmt::format("sequence {} belongs to another cache: ids here have space {}",
+                              describe(sequence), space)),
       sequence_(sequence) {}
 
 OutOfThreads::OutOfThreads(int asked, int started, const std::string& reason)
