@@ -30,7 +30,7 @@ struct MeshOptions {
   /// Where pages and tensors are. A program that passes host memory wants the CPU.
   DeviceChoice device = DeviceChoice::kCpu;
   /// Of every wait for a peer, that for the others to come included (but for MPI's own start).
-  /// Empty: the world's, which is 60 s if nobody said another.
+  /// Empty: the world's, which is 60 s if nobody said another. It may differ by rank.
   std::optional<std::chrono::milliseconds> deadline{};
 };
 
@@ -42,7 +42,8 @@ struct MeshOptions {
 ///     kv rank 1      r2   r3      a column shares its heads, each rank holding other pages
 ///
 /// Collective to make: every rank makes its own with equal options. Owns the communicators and the
-/// threads; outlives the caches made on it. Movable.
+/// threads, together with the caches made on it: they stay whole where it is moved or ends before
+/// them (a communicator that the caller keeps must outlive both). Movable.
 ///
 /// The end of a mesh with an NCCL group of its own is collective, too: where a rank leaves while
 /// others are in the last combine, what NCCL was to send them over a network is lost. So there the
@@ -50,11 +51,13 @@ struct MeshOptions {
 /// and for nobody after an error of the group or while an exception passes.
 class Mesh {
  public:
-  /// @throws InvalidArgument if head_parallel does not divide the ranks; Unsupported for a device
-  /// that this build does not have.
+  /// @throws InvalidArgument if head_parallel does not divide the ranks, or an option is none;
+  /// Unsupported for a device that this build does not have; OutOfThreads.
   explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
   /// Over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
+  Mesh(Mesh&&) noexcept = default;
+  Mesh& operator=(Mesh&&) noexcept = default;
 
   /// All processes of the job: those that meet at KVMESH_RENDEZVOUS where that is set (see
   /// tcp_options_from_environment), else those of mpirun (an MpiSession must be alive), else this
@@ -99,6 +102,12 @@ class Mesh {
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
  private:
+  friend class KvCache;
+
+  /// The same mesh once more, for a cache. @throws InvalidArgument if this one has been moved from.
+  Mesh share() const;
+  Mesh(const Mesh&) = default;
+
   /// Ends a group when nobody needs its rank any more.
   struct LeaveTogether {
     std::shared_ptr<Communicator> kv;
@@ -109,13 +118,15 @@ class Mesh {
   void arrange(const MeshOptions& options);
   void own(std::unique_ptr<NcclGroup> group);
 
-  std::unique_ptr<Communicator> owned_world_;
+  using Gpus = std::optional<std::unique_ptr<NcclGroup, LeaveTogether>>;
+
+  std::shared_ptr<Communicator> owned_world_;
   Communicator* world_;
   std::shared_ptr<Communicator> kv_;
-  std::unique_ptr<Communicator> head_;
-  std::unique_ptr<ThreadPool> threads_;
+  std::shared_ptr<Communicator> head_;
+  std::shared_ptr<ThreadPool> threads_;
   Device device_;
-  std::optional<std::unique_ptr<NcclGroup, LeaveTogether>> gpus_;  // empty: not asked for yet
+  std::shared_ptr<Gpus> gpus_ = std::make_shared<Gpus>();  // empty: not asked for yet
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.

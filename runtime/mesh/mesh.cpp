@@ -103,12 +103,22 @@ Mesh::Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options)
 
 Mesh::Mesh(Communicator& world, const MeshOptions& options) : world_(&world) { arrange(options); }
 
+Mesh Mesh::share() const {
+  require(kv_ != nullptr, "mesh: it has been moved from");
+  return *this;
+}
+
 Mesh Mesh::from_launcher(const MeshOptions& options) {
   return Mesh(communicator_of_launcher(options), options);
 }
 
 void Mesh::arrange(const MeshOptions& options) {
-  if (options.deadline) world_->set_deadline(*options.deadline);  // those split off it have it, too
+  require(world_ != nullptr, "mesh: no communicator");
+  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
+          static_cast<int>(options.device));
+  if (options.deadline) {  // those split off it have it, too
+    world_->set_deadline(checked_deadline(*options.deadline));
+  }
   device_ = device_for(options.device, *world_);
   use_device(device_);
   const int heads = options.head_parallel;
@@ -127,17 +137,17 @@ void Mesh::arrange(const MeshOptions& options) {
 }
 
 NcclGroup* Mesh::gpus() {
-  if (!gpus_) {
+  if (!*gpus_) {
     const bool possible =
         device_.kind == DeviceKind::kCuda && !nccl_version().empty() && nccl_takes(*kv_, device_);
     own(possible ? std::make_unique<NcclGroup>(*kv_, device_.index) : nullptr);
   }
-  return gpus_->get();
+  return (*gpus_)->get();
 }
 
 void Mesh::use_gpus(NcclGroup group) {
   require(device_.kind == DeviceKind::kCuda, "mesh: a group of GPUs for a mesh on the CPU");
-  require(!gpus_, "mesh: it has its group of GPUs already");
+  require(!*gpus_, "mesh: it has its group of GPUs already");
   require(
       group.size() == kv_->size() && group.rank() == kv_->rank() && group.device() == device_.index,
       "mesh: a group with rank {} of {} on GPU {}, on the kv axis this is rank {} of {} on {}",
@@ -147,7 +157,7 @@ void Mesh::use_gpus(NcclGroup group) {
 }
 
 void Mesh::own(std::unique_ptr<NcclGroup> group) {
-  gpus_.emplace(group.release(), LeaveTogether{kv_, std::uncaught_exceptions()});
+  gpus_->emplace(group.release(), LeaveTogether{kv_, std::uncaught_exceptions()});
 }
 
 // A rank's own device may be done before the others have what it sends: threads of NCCL's send it
@@ -172,11 +182,11 @@ void Mesh::wait(Stream stream, std::string_view operation) {
 }
 
 void Mesh::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
-  if (!gpus_ || *gpus_ == nullptr) {
+  if (!*gpus_ || **gpus_ == nullptr) {
     return kvmesh::wait_until(is_done, {rank(), kv_->deadline(), operation});
   }
-  (*gpus_)->set_deadline(kv_->deadline());
-  (*gpus_)->wait_until(is_done, operation);
+  (**gpus_)->set_deadline(kv_->deadline());
+  (**gpus_)->wait_until(is_done, operation);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {
