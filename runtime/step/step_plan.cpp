@@ -8,6 +8,7 @@
 #include "kernels/attend_checks.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/cache_state.hpp"
+#include "runtime/step/plan_agreement.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
@@ -341,6 +342,7 @@ std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
   state_->wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   step->check(sizes);
+  if (kCheckEveryStep) check_plans_agree(state_->mesh.world(), batch, options);
   if (!state_->try_append(batch)) return std::nullopt;
   step->plan(batch, options.q_positions, {});
   state_->mesh.wait({}, "plan");
@@ -358,6 +360,10 @@ bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stre
   StepPlan::State& planned = step.state();
   require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
   planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
+  if (kCheckEveryStep) {  // the options are those of the plan, which were compared when it was made
+    check_plans_agree(state_->mesh.world(), batch,
+                      {.q_positions = {q_positions.begin(), q_positions.end()}});
+  }
   if (!state_->try_append(batch)) return false;
   planned.plan(batch, q_positions, stream);
   return true;
