@@ -1,11 +1,9 @@
 #include "allocator/integrity.hpp"
 
-#include <fmt/format.h>
-
 #include <utility>
 #include <vector>
 
-#include "kvmesh/error.hpp"
+#include "core/check.hpp"
 
 namespace kvmesh {
 namespace {
@@ -53,7 +51,7 @@ class TableCheck {
   void check_sequence(SequenceId id, const Sequence& sequence) {
     const auto pages = static_cast<std::int64_t>(sequence.pages.size());
     ensure(sequence.length >= 0 && sequence.length <= pages * page_size_,
-           "sequence {} has {} tokens in {} pages", id.value, sequence.length, pages);
+           "sequence {} has {} tokens in {} pages", id, sequence.length, pages);
     for (std::int64_t logical = 0; logical < pages; ++logical) check_page(id, sequence, logical);
     check_counts(id, sequence);
   }
@@ -73,19 +71,19 @@ class TableCheck {
   void check_page(SequenceId id, const Sequence& sequence, std::int64_t logical) {
     const PageId page = sequence.pages[static_cast<std::size_t>(logical)];
     ensure(page.valid() && pools_.contains(page), "page {} of sequence {} is not in any pool",
-           logical, id.value);
+           logical, id);
     ensure(pools_.in_use(page) && pools_.generation(page) > 0,
-           "page {} of sequence {} was not handed out", logical, id.value);
+           "page {} of sequence {} was not handed out", logical, id);
     Use& use = uses_[at(page)];
     ensure(use.count == 0 || use.logical == logical,
            "page {}:{} is logical page {} of one sequence and {} of sequence {}", page.rank().value,
-           page.index(), use.logical, logical, id.value);
+           page.index(), use.logical, logical, id);
     use.logical = logical;
     ++use.count;
     if (!pools_.shared(page)) return;
-    ensure(sequence.may_share, "sequence {} shares page {} and does not know", id.value, logical);
+    ensure(sequence.may_share, "sequence {} shares page {} and does not know", id, logical);
     ensure(logical * page_size_ < sequence.length,
-           "sequence {} shares page {}, which holds nothing of it", id.value, logical);
+           "sequence {} shares page {}, which holds nothing of it", id, logical);
   }
 
   std::size_t at(PageId page) const {
@@ -95,13 +93,13 @@ class TableCheck {
   void check_counts(SequenceId id, const Sequence& sequence) const {
     const SequencePlacement& placement = sequence.placement;
     ensure(placement.anchor >= SequencePlacement::kNone && placement.anchor < pools_.ranks(),
-           "sequence {} starts on rank {}", id.value, placement.anchor);
+           "sequence {} starts on rank {}", id, placement.anchor);
     if (!placement.pages_on) return;
     std::vector<std::int32_t> held(static_cast<std::size_t>(pools_.ranks()), 0);
     for (PageId page : sequence.pages) ++held[static_cast<std::size_t>(page.rank().value)];
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       ensure(held[static_cast<std::size_t>(rank)] == placement.pages_on[rank],
-             "sequence {} holds {} pages on rank {} and counts {}", id.value,
+             "sequence {} holds {} pages on rank {} and counts {}", id,
              held[static_cast<std::size_t>(rank)], rank, placement.pages_on[rank]);
   }
 

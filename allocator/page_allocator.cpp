@@ -74,6 +74,10 @@ std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
 
 std::int64_t PageAllocator::sequences() const { return state_->sequences().size(); }
 
+std::uint64_t PageAllocator::version(SequenceId sequence) const {
+  return state_->sequences().at(sequence).version;
+}
+
 std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
 
 std::int64_t PageAllocator::free_pages(Rank rank) const {

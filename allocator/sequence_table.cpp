@@ -6,7 +6,7 @@ namespace kvmesh {
 
 SequenceId SequenceTable::create() {
   if (first_empty_ == kNoSlot) {
-    require(slots_.size() < kNoSlot, "more than {} sequences at once", kNoSlot);
+    require(slots_.size() < kMostSlots, "more than {} sequences at once", kMostSlots);
     slots_.emplace_back();
     first_empty_ = static_cast<std::uint32_t>(slots_.size() - 1);
   }
@@ -20,10 +20,11 @@ SequenceId SequenceTable::create() {
 
 void SequenceTable::erase(SequenceId id) {
   at(id) = Sequence{};
-  const auto place = static_cast<std::uint32_t>(id.value & kSlotMask);
+  const std::uint32_t place = id.slot();
   Slot& slot = slots_[place];
   --size_;
-  if (++slot.generation == 0) {  // all generations used up: 2^31 sequences lived here
+  slot.generation = (slot.generation + 1) % kGenerations;
+  if (slot.generation == 0) {  // all generations used up: 2^23 sequences lived here
     ++retired_;
     return;
   }
@@ -40,6 +41,6 @@ std::int64_t SequenceTable::count_empty_slots() const {
   return count;
 }
 
-void SequenceTable::throw_unknown(SequenceId id) { throw UnknownSequence(id); }
+void SequenceTable::throw_unknown(SequenceId id) const { throw UnknownSequence(id, space_); }
 
 }  // namespace kvmesh

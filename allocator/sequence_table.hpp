@@ -29,6 +29,7 @@ struct SequencePlacement {
 struct Sequence {
   std::vector<PageId> pages;  // in logical order
   std::int64_t length = 0;    // tokens
+  std::uint64_t version = 0;  // grows whenever the content, or a page that holds some, changes
   SequencePlacement placement;
   /// The last batch that named the sequence: finds one that names it twice.
   std::uint64_t batch = 0;
@@ -36,25 +37,24 @@ struct Sequence {
   bool may_share = false;
 };
 
-/// Slots of sequences, addressed by ids that are never reused:
-///
-///   bit 63                32 31           0
-///      [ generation : 32    ][ slot : 32  ]
+/// Slots of sequences, addressed by ids that are never reused and name this table's space.
 ///
 /// The generation of a slot is odd while a sequence lives in it and even while it is empty; it
 /// grows by one at each change, so a stale id never matches. A slot whose generation has run
 /// through all values is retired.
 class SequenceTable {
  public:
+  explicit SequenceTable(std::uint16_t space) : space_(space) {}
+
   SequenceId create();
   void erase(SequenceId id);
 
   /// Null if there is no such sequence.
   Sequence* find(SequenceId id) {
-    const std::uint64_t slot = id.value & kSlotMask;
-    const std::uint64_t generation = id.value >> kSlotBits;
-    if (slot >= slots_.size() || slots_[slot].generation != generation) return nullptr;
-    return generation % 2 == 1 ? &slots_[slot].sequence : nullptr;
+    const std::uint32_t slot = id.slot(), generation = id.generation();
+    if (id.space() != space_ || slot >= slots_.size()) return nullptr;
+    if (slots_[slot].generation != generation || generation % 2 == 0) return nullptr;
+    return &slots_[slot].sequence;
   }
   const Sequence* find(SequenceId id) const { return const_cast<SequenceTable*>(this)->find(id); }
 
@@ -80,8 +80,8 @@ class SequenceTable {
   std::int64_t slots() const { return static_cast<std::int64_t>(slots_.size()); }
 
  private:
-  static constexpr int kSlotBits = 32;
-  static constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << kSlotBits) - 1;
+  static constexpr std::uint32_t kMostSlots = 1 << SequenceId::kSlotBits;
+  static constexpr std::uint32_t kGenerations = 1 << SequenceId::kGenerationBits;
   static constexpr std::uint32_t kNoSlot = 0xFFFF'FFFF;
 
   struct Slot {
@@ -91,10 +91,11 @@ class SequenceTable {
   };
 
   SequenceId id_of(std::size_t slot) const {
-    return {std::uint64_t{slots_[slot].generation} << kSlotBits | slot};
+    return {space_, slots_[slot].generation, static_cast<std::uint32_t>(slot)};
   }
-  [[noreturn]] static void throw_unknown(SequenceId id);
+  [[noreturn]] void throw_unknown(SequenceId id) const;
 
+  std::uint16_t space_;
   std::vector<Slot> slots_;
   std::uint32_t first_empty_ = kNoSlot;  // a stack, linked through next_empty
   std::int64_t size_ = 0;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/check.hpp"
+#include "core/checked.hpp"
 
 namespace kvmesh {
 namespace {
@@ -15,10 +15,32 @@ AllocatorOptions checked(const AllocatorOptions& options) {
           "pages_per_rank is {}, must be 1 to {}", options.pages_per_rank,
           PageId::kMaxPagesPerRank);
   require(options.page_size >= 1, "page_size is {}, must be at least 1", options.page_size);
+  static_cast<void>(checked_product("allocator: tokens of all pages",
+                                    {options.ranks, options.pages_per_rank, options.page_size}));
+  require(options.placement <= Placement::kPacked, "placement {} is none",
+          static_cast<int>(options.placement));
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
   return options;
 }
+
+std::uint64_t digest_of(const AllocatorOptions& options) {
+  std::uint64_t hash = fold(0, static_cast<std::uint64_t>(options.ranks));
+  hash = fold(hash, static_cast<std::uint64_t>(options.pages_per_rank));
+  hash = fold(hash, static_cast<std::uint64_t>(options.page_size));
+  hash = fold(hash, static_cast<std::uint64_t>(options.placement));
+  return fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+}
+
+/// A space that follows from the options has its highest bit set: callers count up from 1.
+AllocatorOptions with_id_space(AllocatorOptions options) {
+  if (options.id_space == 0)
+    options.id_space = static_cast<std::uint16_t>(0x8000 | digest_of(options) >> 48);
+  return options;
+}
+
+/// What the digest knows of an id: the rest is the space, which is no state.
+std::uint64_t digest_word(SequenceId id) { return SequenceId(0, id.generation(), id.slot()).value; }
 
 /// Sums of asked pages stop at the largest value: no pool has that many anyway.
 std::int64_t saturating_add(std::int64_t a, std::int64_t b) {
@@ -29,14 +51,11 @@ std::int64_t saturating_add(std::int64_t a, std::int64_t b) {
 }  // namespace
 
 PageAllocator::State::State(const AllocatorOptions& options)
-    : options_(checked(options)),
+    : options_(with_id_space(checked(options))),
       pools_(options.ranks, options.pages_per_rank),
+      sequences_(options_.id_space),
       placement_(make_placement(options)) {
-  journal_.fold_in(static_cast<std::uint64_t>(options.ranks));
-  journal_.fold_in(static_cast<std::uint64_t>(options.pages_per_rank));
-  journal_.fold_in(static_cast<std::uint64_t>(options.page_size));
-  journal_.fold_in(static_cast<std::uint64_t>(options.placement));
-  journal_.fold_in(static_cast<std::uint64_t>(options.home_threshold_tokens));
+  journal_.fold_in(digest_of(options));
 }
 
 SequenceId PageAllocator::State::create() {
@@ -76,8 +95,10 @@ std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
     grow(sequence, growth.missing);
   }
   for (const AppendRequest& request : requests) {
-    sequences_.find(request.sequence)->length += request.tokens;
-    journal_.fold_in(request.sequence.value);
+    Sequence& sequence = *sequences_.find(request.sequence);
+    sequence.length += request.tokens;
+    sequence.version += request.tokens > 0 ? 1 : 0;
+    journal_.fold_in(digest_word(request.sequence));
     journal_.fold_in(static_cast<std::uint64_t>(request.tokens));
   }
   record("append", requests.empty() ? SequenceId{} : requests.front().sequence, requests.size());
@@ -125,7 +146,7 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
     child.may_share = parent.may_share = true;
   }
   for (PageId page : child.pages) pools_.add_reference(page);
-  record("fork", child_id, id.value);
+  record("fork", child_id, digest_word(id));
   return child_id;
 }
 
@@ -134,6 +155,7 @@ void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
   require(length >= 0 && length <= sequence.length, "truncate to {} tokens of a sequence of {}",
           length, sequence.length);
 
+  sequence.version += length < sequence.length ? 1 : 0;
   sequence.length = length;
   drop_pages_past(sequence, pages_for(length));
   record("truncate", id, static_cast<std::uint64_t>(length));
@@ -175,7 +197,7 @@ void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) 
   for (const AppendRequest& request : requests) {
     Sequence& sequence = sequences_.at(request.sequence);
     require(request.tokens >= 0, "append of {} tokens", request.tokens);
-    require(sequence.batch != batch_, "append names sequence {} twice", request.sequence.value);
+    require(sequence.batch != batch_, "append names sequence {} twice", request.sequence);
     sequence.batch = batch_;
 
     const auto tokens =
@@ -229,6 +251,7 @@ void PageAllocator::State::grow(Sequence& sequence, std::int64_t missing) {
 PageCopy PageAllocator::State::replace(Sequence& sequence, std::int64_t logical) {
   PageId& page = sequence.pages[static_cast<std::size_t>(logical)];
   const PageId source = page;
+  ++sequence.version;
   sequence.placement.removed(source.rank());
   pools_.give_back(source);
   if (pools_.free_pages(source.rank()) > 0) {
@@ -257,7 +280,7 @@ void PageAllocator::State::drop_pages_past(Sequence& sequence, std::int64_t page
 void PageAllocator::State::record(std::string_view operation, SequenceId id,
                                   std::uint64_t argument) {
   journal_.fold_in(static_cast<std::uint64_t>(operation.front()));  // no two start alike
-  journal_.fold_in(id.value);
+  journal_.fold_in(digest_word(id));
   journal_.fold_in(argument);
   journal_.fold_in(pools_.history());
   journal_.record(operation, id);

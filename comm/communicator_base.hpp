@@ -15,11 +15,13 @@ namespace kvmesh {
 class CommunicatorBase : public Communicator {
  public:
   CommunicatorBase(Rank rank, int size, std::chrono::milliseconds deadline)
-      : rank_(rank), size_(size), deadline_(deadline), check_(rank, size) {}
+      : rank_(rank), size_(size), deadline_(checked_deadline(deadline)), check_(rank, size) {}
 
   Rank rank() const final { return rank_; }
   int size() const final { return size_; }
-  void set_deadline(std::chrono::milliseconds deadline) final { deadline_ = deadline; }
+  void set_deadline(std::chrono::milliseconds deadline) final {
+    deadline_ = checked_deadline(deadline);
+  }
   std::chrono::milliseconds deadline() const final { return deadline_; }
   std::uint64_t sent_bytes() const final { return sent_bytes_; }
 

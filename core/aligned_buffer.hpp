@@ -8,6 +8,8 @@
 #include <memory>
 #include <new>
 
+#include "core/checked.hpp"
+
 namespace kvmesh {
 
 /// `size_bytes` bytes at a page boundary. The system gives the memory when it is first written, so
@@ -19,7 +21,7 @@ class AlignedBuffer {
   explicit AlignedBuffer(std::size_t size_bytes) : size_bytes_(size_bytes) {
     if (size_bytes == 0) return;
     const std::size_t alignment = size_bytes < kHugePage ? kPage : kHugePage;
-    const std::size_t rounded = (size_bytes + alignment - 1) / alignment * alignment;
+    const std::size_t rounded = rounded_up(size_bytes, alignment);
     data_.reset(std::aligned_alloc(alignment, rounded));
     if (!data_) throw std::bad_alloc();
     // Only advice: where the system declines it, small pages do.

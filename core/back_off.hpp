@@ -24,7 +24,7 @@ bool wait_until_done(const IsDone& is_done, std::chrono::milliseconds deadline) 
   const auto start = std::chrono::steady_clock::now();
   while (!is_done()) {
     const auto waited = std::chrono::steady_clock::now() - start;
-    if (waited >= deadline) return false;
+    if (std::chrono::floor<std::chrono::milliseconds>(waited) >= deadline) return false;
     back_off(waited);
   }
   return true;

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -17,15 +19,29 @@ void require(bool ok, fmt::format_string<Args...> message, Args&&... args) {
   if (!ok) throw InvalidArgument(fmt::format(message, std::forward<Args>(args)...));
 }
 
+/// `deadline`, but no longer than ten years, so that a time from now on can be counted in any unit.
+/// @throws InvalidArgument if it is negative.
+inline std::chrono::milliseconds checked_deadline(std::chrono::milliseconds deadline) {
+  require(deadline.count() >= 0, "a deadline of {} ms", deadline.count());
+  return std::min<std::chrono::milliseconds>(deadline, std::chrono::hours(24 * 365 * 10));
+}
+
 }  // namespace kvmesh
 
-// Tensors and devices in messages, put into words only where a message is made: checks are on the
-// way of every layer.
+// Tensors, ids and devices in messages, put into words only where a message is made: checks are on
+// the way of every layer.
 template <class Pointer>
 struct fmt::formatter<kvmesh::BasicTensorView<Pointer>> : fmt::formatter<std::string> {
   template <class Context>
   auto format(const kvmesh::BasicTensorView<Pointer>& view, Context& context) const {
     return fmt::formatter<std::string>::format(kvmesh::describe(view), context);
+  }
+};
+template <>
+struct fmt::formatter<kvmesh::SequenceId> : fmt::formatter<std::string> {
+  template <class Context>
+  auto format(kvmesh::SequenceId sequence, Context& context) const {
+    return fmt::formatter<std::string>::format(kvmesh::describe(sequence), context);
   }
 };
 template <>

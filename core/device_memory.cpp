@@ -11,12 +11,16 @@ namespace kvmesh {
 int cuda_device_count() { return cuda_memory::device_count(); }
 
 void use_device(Device device) {
+  require(device.kind <= DeviceKind::kCuda, "use_device: device kind {} is none",
+          static_cast<int>(device.kind));
   if (device.kind == DeviceKind::kCuda) cuda_memory::use_device(device.index);
 }
 
 void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   static const bool has_device = cuda_device_count() > 0;  // asked once: it is not for nothing
   if (size_bytes == 0) return;
+  require(to != nullptr && from != nullptr, "copy_bytes: no memory to copy {} bytes {}", size_bytes,
+          to == nullptr ? "to" : "from");
   if (!has_device) {
     std::memcpy(to, from, size_bytes);
   } else {
@@ -34,6 +38,8 @@ void copy_rows(const Rows& rows, Device device) {
 }
 
 DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes) : size_bytes_(size_bytes) {
+  require(device.kind <= DeviceKind::kCuda, "DeviceMemory: device kind {} is none",
+          static_cast<int>(device.kind));
   if (size_bytes == 0) return;
   if (device.kind == DeviceKind::kCuda) {
     data_ = cuda_memory::allocate(device.index, size_bytes);

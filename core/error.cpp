@@ -26,9 +26,20 @@ std::string names_of(const std::vector<Rank>& late) {
 }  // namespace
 
 UnknownSequence::UnknownSequence(SequenceId sequence)
-    : Error(fmt::format("sequence {} does not exist: it was never created or has been erased",
-                        sequence.value)),
+    : UnknownSequence(sequence, sequence.space()) {}
+
+UnknownSequence::UnknownSequence(SequenceId sequence, std::uint16_t space)
+    : Error(sequence.space() == space
+                ? fmt::format("sequence {} does not exist: it was never created or has been erased",
+                              describe(sequence))
+                : fmt::format("sequence {} belongs to another cache: ids here have space {}",
+                              describe(sequence), space)),
       sequence_(sequence) {}
+
+OutOfThreads::OutOfThreads(int asked, int started, const std::string& reason)
+    : Error(fmt::format("asked for {} threads, the system started {}: {}", asked, started, reason)),
+      asked_(asked),
+      started_(started) {}
 
 OutOfPages::OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_pages_per_rank)
     : Error(fmt::format("out of pages: asked for {}, free {} (per rank: {})", asked_pages,

@@ -3,8 +3,8 @@
 #include <array>
 #include <numbers>
 
-#include "core/check.hpp"
 #include "core/softmax_merge.hpp"
+#include "core/tensor_check.hpp"
 
 namespace kvmesh {
 namespace {
@@ -37,10 +37,11 @@ void merge_row(float* o, float& lse, const float* source_o, float source_lse, st
 template <LogBase Base>
 void check(const BasicPartial<Base>& partial, std::string_view name) {
   const TensorView &o = partial.o, &lse = partial.lse;
-  require(o.dims == 3 && lse.dims == 2 && o.dtype == Dtype::kFloat32 &&
-              lse.dtype == Dtype::kFloat32 && o.device == Device() && lse.device == Device() &&
-              (o.size(2) <= 1 || o.stride(2) == 1) && lse.size(0) == o.size(0) &&
-              lse.size(1) == o.size(1),
+  check_output_tensor(name, o, 3);
+  check_output_tensor(name, lse, 2);
+  require(o.dtype == Dtype::kFloat32 && lse.dtype == Dtype::kFloat32 && o.device == Device() &&
+              lse.device == Device() && (o.size(2) <= 1 || o.stride(2) == 1) &&
+              lse.size(0) == o.size(0) && lse.size(1) == o.size(1),
           "{} is no partial on the CPU: o {}, lse {}", name, o, lse);
 }
 

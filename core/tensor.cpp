@@ -3,16 +3,74 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <cstdint>
+
+#include "core/checked.hpp"
+#include "core/tensor_check.hpp"
+
 namespace kvmesh {
+namespace {
+
+// No processor in use tells more addresses apart in a program (x86-64 with five levels: 2^56).
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 56;
+
+// Bytes from the first element to the end of the last.
+std::int64_t reach_bytes(std::string_view what, const ConstTensorView& view) {
+  std::int64_t elements = 1;
+  for (int i = 0; i < view.dims; ++i) {
+    if (view.size(i) == 1) continue;
+    require(view.stride(i) >= 0, "{}: {} has the stride {}", what, view, view.stride(i));
+    elements =
+        checked_sum(what, {elements, checked_product(what, {view.size(i) - 1, view.stride(i)})});
+  }
+  return checked_product(what, {elements, static_cast<std::int64_t>(size_bytes(view.dtype))});
+}
+
+}  // namespace
+
+void throw_wrong_extents(std::size_t extents, std::size_t strides, int most) {
+  throw InvalidArgument(fmt::format("a tensor of {} extents and {} strides: up to {} of each",
+                                    extents, strides, most));
+}
 
 std::string describe(const ConstTensorView& view) {
-  return fmt::format("{} [{}]", name(view.dtype),
-                     fmt::join(view.shape.begin(), view.shape.begin() + view.dims, ", "));
+  const int shown = std::clamp(view.dims, 0, ConstTensorView::kMaxDims);
+  return fmt::format("{} [{}{}]", name(view.dtype),
+                     fmt::join(view.shape.begin(), view.shape.begin() + shown, ", "),
+                     shown == view.dims ? "" : fmt::format("; {} dimensions", view.dims));
 }
 
 std::string describe(Device device) {
   return device.kind == DeviceKind::kCpu ? "host memory"
                                          : fmt::format("memory of GPU {}", device.index);
+}
+
+void check_tensor(std::string_view what, const ConstTensorView& view, int dims) {
+  require(view.dims == dims, "{}: {} has not {} dimensions", what, view, dims);
+  require(is_valid(view.dtype), "{}: element type {} is none", what, static_cast<int>(view.dtype));
+  require(view.device.kind <= DeviceKind::kCuda, "{}: device kind {} is none", what,
+          static_cast<int>(view.device.kind));
+  const auto end = view.shape.begin() + dims;
+  require(std::all_of(view.shape.begin(), end, [](std::int64_t n) { return n >= 0; }),
+          "{}: {} has a negative extent", what, view);
+  if (std::find(view.shape.begin(), end, 0) != end) return;
+  std::int64_t elements = 1;
+  for (int i = 0; i < dims; ++i) elements = checked_product(what, {elements, view.size(i)});
+  require(view.data != nullptr, "{}: {} has no data", what, view);
+  require(reach_bytes(what, view) <= kMostBytes, "{}: the strides of {} reach past any memory",
+          what, view);
+  require(reinterpret_cast<std::uintptr_t>(view.data) % size_bytes(view.dtype) == 0,
+          "{}: {} begins at an address that is no multiple of {}", what, view,
+          size_bytes(view.dtype));
+}
+
+void check_output_tensor(std::string_view what, const TensorView& view, int dims) {
+  check_tensor(what, view, dims);
+  for (int i = 0; i < dims; ++i) {
+    require(view.size(i) <= 1 || view.stride(i) != 0, "{}: the elements of {} are one another",
+            what, view);
+  }
 }
 
 }  // namespace kvmesh

@@ -6,6 +6,11 @@
 
 namespace kvmesh {
 
+std::string describe(SequenceId sequence) {
+  return fmt::format("#{} (life {}, space {})", sequence.slot(), (sequence.generation() + 1) / 2,
+                     sequence.space());
+}
+
 Dtype dtype_from(std::string_view text) {
   for (Dtype dtype : kAllDtypes) {
     if (text == name(dtype)) return dtype;

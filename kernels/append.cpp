@@ -8,9 +8,8 @@ namespace kvmesh {
 
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads) {
-  check_pool("append", pool.k, pool.v);
-  check_new_rows("k", k, pool.k, std::ssize(slots));
-  check_new_rows("v", v, pool.v, std::ssize(slots));
+  check_writable_pool("append", pool.k, pool.v);
+  check_new_tokens(k, v, pool.k, pool.v, std::ssize(slots));
   for (const TokenSlot& slot : slots) {
     if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),
@@ -26,7 +25,7 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
 }
 
 void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) {
-  check_pool("copy_pages", pool.k, pool.v);
+  check_writable_pool("copy_pages", pool.k, pool.v);
   for (const LocalPageCopy& copy : copies) {
     require(copy.source >= 0 && copy.source < pool.k.size(0) && copy.destination >= 0 &&
                 copy.destination < pool.k.size(0) && copy.tokens >= 0 &&

@@ -17,6 +17,8 @@ class AttentionPlan::State {
         work_(make_attend_work(shape, batch, options)),
         workspace_o_(static_cast<std::size_t>(work_.workspace_rows * shape.v_dim)),
         workspace_lse_(static_cast<std::size_t>(work_.workspace_rows)) {
+    check_scale(options.scale);
+    require(options.first_head >= 0, "attention: the first head is {}", options.first_head);
     options_.block_mask = nullptr;  // its pages are in work_ now
     for (const LocalPage& page : batch.pages) max_page_ = std::max(max_page_, page.page);
     for (const WorkBlock& block : work_.blocks) {

@@ -1,12 +1,19 @@
 // What attend_partial asks of its tensors, on every device.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <optional>
 
 #include "kernels/pool_checks.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh {
+
+/// @throws InvalidArgument for a scale that makes every score a NaN or infinite.
+inline void check_scale(const std::optional<float>& scale) {
+  require(!scale || std::isfinite(*scale), "attention: a scale of {}", scale.value_or(0));
+}
 
 /// `rows` is [tokens, q_heads, dim].
 inline void check_attend_rows(const char* what, const ConstTensorView& rows, std::int64_t tokens,
@@ -16,6 +23,19 @@ inline void check_attend_rows(const char* what, const ConstTensorView& rows, std
           "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
           "last dimension, is {}",
           what, tokens, q_heads, dim, rows);
+  check_tensor(what, rows, 3);
+}
+
+/// `out` has the partials of [tokens, q_heads] rows.
+inline void check_attend_output(const AttentionShape& shape, std::int64_t tokens,
+                                const Partial& out) {
+  check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
+  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
+          "attend_partial: partials are float32, o is {}", out.o);
+  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads,
+          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, out.lse);
+  check_output_tensor("attend_partial: o", out.o, 3);
+  check_output_tensor("attend_partial: lse", out.lse, 2);
 }
 
 /// `max_page` is the highest page that the plan reads. @throws InvalidArgument
@@ -31,11 +51,7 @@ inline void check_attend_tensors(const AttentionShape& shape, std::int64_t token
   require(max_page < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
           max_page, pool.k.size(0));
   check_attend_rows("q", q, tokens, shape.q_heads, shape.k_dim);
-  check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
-  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
-          "attend_partial: partials are float32, o is {}", out.o);
-  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads,
-          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, out.lse);
+  check_attend_output(shape, tokens, out);
 }
 
 }  // namespace kvmesh

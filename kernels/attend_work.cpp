@@ -272,6 +272,8 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
   const std::size_t sequences = batch.kv_lens.size();
   require(!batch.q_indptr.empty(), "attention: q_indptr is empty");
   check_indptr("q_indptr", batch.q_indptr, sequences, batch.q_indptr.back());
+  require(batch.q_indptr.back() <= kMaxPosition, "attention: {} queries are too many for one plan",
+          batch.q_indptr.back());
   check_indptr("page_indptr", batch.page_indptr, sequences,
                static_cast<std::int64_t>(batch.pages.size()));
   require(batch.q_positions.empty() ||

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/check.hpp"
+#include "core/tensor_check.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {
@@ -14,8 +14,17 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
               k.size(2) == v.size(2) && k.dtype == v.dtype,
           "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
           operation, k, v);
+  check_tensor(operation, k, 4);
+  check_tensor(operation, v, 4);
   require(k.stride(3) == 1 && v.stride(3) == 1, "{}: the pool's last dimension must be contiguous",
           operation);
+}
+
+/// `k` and `v` are the two halves of a pool that is written.
+inline void check_writable_pool(const char* operation, const TensorView& k, const TensorView& v) {
+  check_pool(operation, k, v);
+  check_output_tensor(operation, k, 4);
+  check_output_tensor(operation, v, 4);
 }
 
 /// `fresh` has the keys or values of `tokens` new tokens for a pool.
@@ -25,7 +34,17 @@ inline void check_new_rows(const char* what, const ConstTensorView& fresh,
               fresh.size(2) == pool.size(3),
           "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
           pool.size(1), pool.size(3), fresh);
+  check_tensor(what, fresh, 3);
   require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
+}
+
+/// Keys and values of `tokens` new tokens.
+inline void check_new_tokens(const ConstTensorView& k, const ConstTensorView& v,
+                             const ConstTensorView& k_pool, const ConstTensorView& v_pool,
+                             std::int64_t tokens) {
+  check_new_rows("k", k, k_pool, tokens);
+  check_new_rows("v", v, v_pool, tokens);
+  require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
 }
 
 }  // namespace kvmesh

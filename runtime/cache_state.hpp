@@ -1,22 +1,35 @@
 // What a rank's KvCache is made of.
 #pragma once
 
+#include <set>
 #include <span>
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/local_pages.hpp"
 
 namespace kvmesh {
 
+/// What points into a cache's state, and is told before that goes.
+class CacheUser {
+ public:
+  virtual void cache_ends() noexcept = 0;
+
+ protected:
+  ~CacheUser() = default;
+};
+
 class KvCache::State {
  public:
-  State(Mesh& mesh, const CacheOptions& options);
-  ~State() { let_go(); }
+  State(Mesh mesh, const CacheAgreement& agreed);
+  ~State();
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
 
-  Mesh* mesh;
+  Mesh mesh;  // shared with the caller's, which may move or end
   CacheOptions options;
   LocalShape shape;
   PageAllocator allocator;
@@ -25,6 +38,7 @@ class KvCache::State {
   std::unique_ptr<Backend> backend;
   LocalPages local_pages;
   std::vector<AppendRequest> requests;  // of the last batch
+  std::set<CacheUser*> users;           // the plans
 
   /// Before calls of the device that wait for all that it was given, and would for ever if a peer
   /// died in the middle of it: waits until the deadline. @throws Timeout, NcclError.

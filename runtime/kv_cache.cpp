@@ -3,92 +3,48 @@
 #include "core/check.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
+#include "runtime/memory/cache_agreement.hpp"
 
 namespace kvmesh {
 namespace {
 
-void check_memory(const CacheOptions& options) {
-  const int given =
-      (options.pages_per_rank != 0) + (options.bytes != 0) + (options.memory_fraction != 0);
-  require(given == 1, "cache: give one of pages_per_rank ({}), bytes ({}) and memory_fraction ({})",
-          options.pages_per_rank, options.bytes, options.memory_fraction);
-  require(options.pages_per_rank >= 0 && options.bytes >= 0,
-          "cache: pages_per_rank {} and bytes {} must not be negative", options.pages_per_rank,
-          options.bytes);
-  require(options.memory_fraction >= 0 && options.memory_fraction <= 1,
-          "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
-}
-
-CacheOptions checked(const Mesh& mesh, CacheOptions options) {
-  if (options.v_dim == 0) options.v_dim = options.k_dim;
-  require(options.layers > 0 && options.k_dim > 0 && options.v_dim > 0,
-          "cache: layers {}, k_dim {}, v_dim {} must be positive", options.layers, options.k_dim,
-          options.v_dim);
-  require(options.q_heads > 0 && options.kv_heads > 0 && options.q_heads % options.kv_heads == 0,
-          "cache: {} query heads do not divide over {} kv heads", options.q_heads,
-          options.kv_heads);
-  require(options.kv_heads % mesh.head_parallel() == 0,
-          "cache: {} kv heads do not divide over head_parallel {}", options.kv_heads,
-          mesh.head_parallel());
-  check_memory(options);
-  return options;
-}
-
-LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
-  return {.attention = {.q_heads = options.q_heads / mesh.head_parallel(),
-                        .kv_heads = options.kv_heads / mesh.head_parallel(),
-                        .k_dim = options.k_dim,
-                        .v_dim = options.v_dim,
-                        .page_size = options.page_size},
-          .pages = options.pages_per_rank,
-          .dtype = options.dtype};
-}
-
-AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& options) {
+AllocatorOptions allocator_options(const Mesh& mesh, const CacheAgreement& agreed) {
   return {.ranks = mesh.kv_parallel(),
-          .pages_per_rank = options.pages_per_rank,
-          .page_size = options.page_size,
-          .placement = options.placement,
-          .home_threshold_tokens = options.home_threshold_tokens};
-}
-
-// What no kernel can compute is refused here, not by the first plan, after it has appended.
-LocalShape supported(const LocalShape& shape) {
-  const AttentionBatch nothing{
-      .q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}};
-  AttentionPlan(shape.attention, nothing, {});
-  return shape;
-}
-
-// Collective: options with the number of pages, whichever way it was given.
-CacheOptions resolved(Mesh& mesh, CacheOptions options) {
-  options = checked(mesh, options);
-  options.pages_per_rank = agreed_pages(mesh, options, supported(local_shape(mesh, options)));
-  options.bytes = 0;
-  options.memory_fraction = 0;
-  return options;
+          .pages_per_rank = agreed.options.pages_per_rank,
+          .page_size = agreed.options.page_size,
+          .placement = agreed.options.placement,
+          .home_threshold_tokens = agreed.options.home_threshold_tokens,
+          .id_space = agreed.id_space};
 }
 
 }  // namespace
 
-KvCache::State::State(Mesh& owner, const CacheOptions& wanted)
-    : mesh(&owner),
-      options(resolved(owner, wanted)),
-      shape(local_shape(owner, options)),
-      allocator(allocator_options(owner, options)),
-      pools(agreed_pools(owner, shape, options.layers)),
-      peers(pools, owner.kv()),
-      backend(make_backend(owner)),
-      local_pages(owner.kv_rank(), owner.kv_parallel()) {}
+KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
+    : mesh(std::move(owner)),
+      options(agreed.options),
+      shape(local_shape(mesh, options)),
+      allocator(allocator_options(mesh, agreed)),
+      pools(agreed_pools(mesh, shape, options.layers)),
+      peers(pools, mesh.kv()),
+      backend(make_backend(mesh)),
+      local_pages(mesh.kv_rank(), mesh.kv_parallel()) {}
 
-KvCache::KvCache(Mesh& mesh, const CacheOptions& options)
-    : state_(std::make_unique<State>(mesh, options)) {}
+KvCache::State::~State() {
+  let_go();
+  for (CacheUser* user : users) user->cache_ends();
+}
+
+KvCache::KvCache(Mesh& mesh, const CacheOptions& options) {
+  Mesh mine = mesh.share();
+  const CacheAgreement agreed = agree_on_cache(mine, options);
+  state_ = std::make_unique<State>(std::move(mine), agreed);
+}
 KvCache::~KvCache() = default;
 KvCache::KvCache(KvCache&&) noexcept = default;
 KvCache& KvCache::operator=(KvCache&&) noexcept = default;
 
 const CacheOptions& KvCache::options() const { return state_->options; }
-Mesh& KvCache::mesh() { return *state_->mesh; }
+Mesh& KvCache::mesh() { return state_->mesh; }
 const PageAllocator& KvCache::allocator() const { return state_->allocator; }
 
 SequenceId KvCache::create() { return state_->allocator.create(); }
@@ -118,7 +74,7 @@ BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& sh
   return state_->backend->make_block_mask(mask, shape);
 }
 
-void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh->world()); }
+void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh.world()); }
 
 std::int64_t KvCache::pool_bytes() const { return state_->pools.size_bytes(); }
 
@@ -129,11 +85,11 @@ KvPool KvCache::pool(int layer) {
 }
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
-  require(kv_rank.value >= 0 && kv_rank.value < state_->mesh->kv_parallel(),
-          "cache: kv rank {} of {}", kv_rank.value, state_->mesh->kv_parallel());
+  require(kv_rank.value >= 0 && kv_rank.value < state_->mesh.kv_parallel(),
+          "cache: kv rank {} of {}", kv_rank.value, state_->mesh.kv_parallel());
   require(layer >= 0 && layer < state_->options.layers, "cache: layer {} of {}", layer,
           state_->options.layers);
-  const std::optional<KvPool> pool = kv_rank == state_->mesh->kv_rank()
+  const std::optional<KvPool> pool = kv_rank == state_->mesh.kv_rank()
                                          ? state_->pools.layer(layer)
                                          : state_->peers.layer(kv_rank, layer);
   if (!pool) return std::nullopt;

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "core/aligned_buffer.hpp"
+#include "core/checked.hpp"
 #include "core/cuda/memory.hpp"
 
 namespace kvmesh {
@@ -24,7 +25,7 @@ SharedMemory::SharedMemory(Device device, std::size_t size_bytes, Sharing sharin
   const std::size_t unit = granule(device);
   handle_.owner = this_process();
   handle_.device = device;
-  handle_.size_bytes = (size_bytes + unit - 1) / unit * unit;
+  handle_.size_bytes = rounded_up(size_bytes, unit);
   if (size_bytes == 0) return;
   device.kind == DeviceKind::kCuda ? allocate_on_gpu(sharing) : allocate_on_host(sharing);
 }

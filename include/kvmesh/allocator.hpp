@@ -34,6 +34,11 @@ struct AllocatorOptions {
   /// with the most free pages at its first page. Later pages go to the rank that holds the fewest
   /// of the sequence.
   std::int64_t home_threshold_tokens = 2048;
+  /// Stands in every SequenceId, so that allocators refuse one another's. The same on every rank,
+  /// and another for each allocator whose ids a program could mix up; not part of the digest.
+  /// 0: worked out from the other options, so that only allocators with equal options take one
+  /// another's ids. (A KvCache draws one that all ranks agree on and no other cache has.)
+  std::uint16_t id_space = 0;
 };
 
 /// Copy the first `tokens` tokens of page `source` to page `destination`, in every layer, before
@@ -131,6 +136,11 @@ class PageAllocator {
   /// @throws UnknownSequence.
   std::span<const PageId> pages(SequenceId sequence) const;
   std::int64_t sequences() const;
+  /// Another number whenever the sequence's content or the pages that hold it change: by appended
+  /// tokens, a shorter length, copy on write. What others do (a fork of it, too) leaves it as it
+  /// is.
+  /// @throws UnknownSequence.
+  std::uint64_t version(SequenceId sequence) const;
 
   std::int64_t free_pages() const;
   std::int64_t free_pages(Rank rank) const;
@@ -142,7 +152,7 @@ class PageAllocator {
   /// Hash of the whole state, O(1): of the options, of every operation that succeeded, with its
   /// arguments, even where it changed nothing, and of every page handed out and freed, in order.
   /// Equal on every rank if all applied the same operations; different, but for one chance in 2^64,
-  /// as soon as one did not.
+  /// as soon as one did not. It leaves out the ids' space.
   std::uint64_t digest() const;
   /// The last operations (at most 256), oldest first: what to compare when digests differ.
   std::vector<JournalEntry> journal() const;

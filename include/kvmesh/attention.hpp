@@ -33,7 +33,8 @@ using KvPool = BasicKvPool<TensorView>;
 using ConstKvPool = BasicKvPool<ConstTensorView>;
 
 /// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
-/// converting to the pool's dtype. @throws InvalidArgument before anything is written.
+/// converting to the pool's dtype; k and v have one dtype. @throws InvalidArgument before anything
+/// is written.
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads);
 
@@ -60,7 +61,7 @@ struct AttentionBatch {
 };
 
 struct AttentionOptions {
-  /// Applied to q.k before the score mod. Unset: 1 / sqrt(k_dim).
+  /// Applied to q.k before the score mod; finite. Unset: 1 / sqrt(k_dim).
   std::optional<float> scale{};
   MaskMod mask{};
   ScoreMod score{};

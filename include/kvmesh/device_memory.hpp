@@ -16,7 +16,8 @@ int cuda_device_count();
 /// such.
 void use_device(Device device);
 
-/// Copies between any two of host and device memory. Returns when it is done.
+/// Copies between any two of host and device memory. Returns when it is done. @throws
+/// InvalidArgument if either is null.
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 
 /// Owns `size_bytes` bytes on a device, not initialised, at an address that suits any element type.
@@ -24,7 +25,8 @@ void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  /// @throws Unsupported without such a device, Error if it has not so much memory.
+  /// @throws Unsupported without such a device, Error if it has not so much memory; InvalidArgument
+  /// for a kind of device that is none.
   DeviceMemory(Device device, std::size_t size_bytes);
 
   void* data() const { return data_.get(); }

@@ -4,9 +4,8 @@
 // OutOfPages, and OutOfMemory. What a caller must expect in normal service (a full pool) also has a
 // `try_` form that returns a value instead.
 //
-// What fails in the middle of a step (Timeout, PeerLost, NcclError, BrokenGroup, a
-// device's Error) has done a
-// part of it. KvCache::plan says what is left, and how to go back.
+// What fails in the middle of a step (Timeout, PeerLost, NcclError, BrokenGroup, a device's Error)
+// has done a part of it. KvCache::plan says what is left, and how to go back.
 #pragma once
 
 #include <chrono>
@@ -37,10 +36,12 @@ class Unsupported : public Error {
   using Error::Error;
 };
 
-/// A sequence id that was never created or has been erased.
+/// A sequence id that was never created, has been erased, or is another allocator's.
 class UnknownSequence : public Error {
  public:
   explicit UnknownSequence(SequenceId sequence);
+  /// `space` is that of the allocator which was given the id.
+  UnknownSequence(SequenceId sequence, std::uint16_t space);
   SequenceId sequence() const { return sequence_; }
 
  private:
@@ -59,6 +60,18 @@ class OutOfPages : public Error {
   std::int64_t asked_pages_;
   std::int64_t free_pages_;
   std::vector<std::int64_t> free_pages_per_rank_;
+};
+
+/// The system starts no more threads (a limit of the user or of the container).
+class OutOfThreads : public Error {
+ public:
+  OutOfThreads(int asked, int started, const std::string& reason);
+  int asked() const { return asked_; }
+  int started() const { return started_; }
+
+ private:
+  int asked_;
+  int started_;
 };
 
 /// A rank's device has no room for the pools that a cache asks for. All ranks throw it alike.

@@ -85,8 +85,14 @@ struct LayerInput {
 
 class KvCache;
 
-/// One step of a batch. Made by `KvCache::plan`; valid until the cache's next change, when it can
-/// be made good for another batch by `KvCache::replan`. Does not outlive the cache.
+/// One step of a batch, made by `KvCache::plan`. It is good until one of its own sequences changes:
+/// is appended to, truncated or erased. From then on `run` and its parts refuse; `KvCache::replan`
+/// makes it good for another batch. What happens to other sequences does not matter, so several
+/// plans live side by side: for layers with other masks, or for parts of a batch. Of several plans
+/// of one step the first appends, and the others, made after it, only attend. A CUDA graph that is
+/// replayed makes none of these checks.
+///
+/// A plan that outlives its cache refuses everything but to be destroyed.
 ///
 /// With `PlanOptions::limits` nothing that `run` is given or launches depends on the batch: a step
 /// of many layers, captured in one CUDA graph, computes whatever was planned last. Tensors then
@@ -111,9 +117,9 @@ class StepPlan {
   /// host, and the first tensors of another dtype or alignment have their kernels compiled, or read
   /// from disk. Wait for the stream (Mesh::wait) before reading the output, or changing the input.
   ///
-  /// @throws InvalidArgument, before anything is written. On the CPU, and where ranks share a GPU:
-  /// Timeout, PeerLost. On a GPU: NcclError, Timeout, Error if the device failed; what fails on the
-  /// stream itself comes out of Mesh::wait.
+  /// @throws InvalidArgument, before anything is written, also if the plan is not good any more. On
+  /// the CPU, and where ranks share a GPU: Timeout, PeerLost. On a GPU: NcclError, Timeout, Error
+  /// if the device failed; what fails on the stream itself comes out of Mesh::wait.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts on their own, for an engine with its own collective or kernel. They are as
@@ -128,7 +134,8 @@ class StepPlan {
   /// What of [n, q_heads] this rank's output holds.
   Share tokens_of_output() const;
   Share heads_of_output() const;
-  /// Which kv ranks hold keys of which query token.
+  /// Which kv ranks hold keys of which query token. @throws InvalidArgument if it is asked for the
+  /// first time when the plan is not good any more.
   const Participation& participation() const;
   /// Waits for the device.
   TileCounts tiles() const;
@@ -141,6 +148,7 @@ class StepPlan {
   friend class KvCache;
   class State;
   explicit StepPlan(std::unique_ptr<State> state);
+  State& state() const;
   std::unique_ptr<State> state_;
 };
 
@@ -164,7 +172,8 @@ class KvCache {
   /// Lengths, page tables, free pages, digest.
   const PageAllocator& allocator() const;
 
-  /// As PageAllocator's, with their errors. They change metadata only: on a GPU nothing waits.
+  /// As PageAllocator's, with their errors; ids of another cache are an UnknownSequence. They
+  /// change metadata only: on a GPU nothing waits.
   SequenceId create();
   void reserve(SequenceId sequence, std::int64_t tokens);
   [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
@@ -202,8 +211,8 @@ class KvCache {
   /// is done on `stream`, after what is there, and nothing waits for it, but for the copies of copy
   /// on write, for kernels that are needed for the first time, and for a replan before that the
   /// device has not taken yet. `q_positions` as in PlanOptions. What does not fit the step's limits
-  /// is an InvalidArgument. Throws as `plan` does; after an error that has changed something `step`
-  /// is to be planned again before it is run.
+  /// is an InvalidArgument, as is another cache's step. Throws as `plan` does; after an error that
+  /// has changed something `step` is to be planned again before it is run, and refuses until then.
   void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
               std::span<const std::int64_t> q_positions = {});
   [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,

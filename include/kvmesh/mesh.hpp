@@ -30,7 +30,7 @@ struct MeshOptions {
   /// Where pages and tensors are. A program that passes host memory wants the CPU.
   DeviceChoice device = DeviceChoice::kCpu;
   /// Of every wait for a peer, that for the others to come included (but for MPI's own start).
-  /// Empty: the world's, which is 60 s if nobody said another.
+  /// Empty: the world's, which is 60 s if nobody said another. It may differ by rank.
   std::optional<std::chrono::milliseconds> deadline{};
   /// Whether the mesh makes an NCCL group of the kv ranks' GPUs, if it can. An engine that brings
   /// its own (DeviceGroup::use_nccl) says false. Equal on all ranks. On the CPU it has no effect.
@@ -46,16 +46,20 @@ struct MeshOptions {
 ///
 /// Collective to make: every rank makes its own with equal options. On GPUs that includes the NCCL
 /// group of the kv ranks (see DeviceGroup), which takes a second or so; on the CPU only the
-/// communicators are split. Owns the communicators, the threads and the device group; outlives the
-/// caches made on it. Movable. The end of a mesh with an NCCL group of its own is collective, too:
-/// see DeviceGroup.
+/// communicators are split. Owns the communicators, the threads and the device group, together with
+/// the caches made on it: they stay whole where it is moved or ends before them (a communicator that
+/// the caller keeps must outlive both). Movable. The end of a mesh with an NCCL group of its own is
+/// collective, too: see DeviceGroup.
 class Mesh {
  public:
-  /// @throws InvalidArgument if head_parallel does not divide the ranks; Unsupported for a device
-  /// that this build does not have; on GPUs also Timeout, PeerLost and NcclError.
+  /// @throws InvalidArgument if head_parallel does not divide the ranks, or an option is none;
+  /// Unsupported for a device that this build does not have; OutOfThreads; on GPUs also Timeout,
+  /// PeerLost and NcclError.
   explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
   /// Over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
+  Mesh(Mesh&&) noexcept = default;
+  Mesh& operator=(Mesh&&) noexcept = default;
 
   /// All processes of the job: those that meet at KVMESH_RENDEZVOUS where that is set (see
   /// tcp_options_from_environment), else those of mpirun (an MpiSession must be alive), else this
@@ -93,15 +97,21 @@ class Mesh {
   }
 
  private:
+  friend class KvCache;
+
+  /// The same mesh once more, for a cache. @throws InvalidArgument if this one has been moved from.
+  Mesh share() const;
+  Mesh(const Mesh&) = default;
+
   void arrange(const MeshOptions& options);
 
-  std::unique_ptr<Communicator> owned_world_;
+  std::shared_ptr<Communicator> owned_world_;
   Communicator* world_;
   std::shared_ptr<Communicator> kv_;
-  std::unique_ptr<Communicator> head_;
-  std::unique_ptr<ThreadPool> threads_;
+  std::shared_ptr<Communicator> head_;
+  std::shared_ptr<ThreadPool> threads_;
   Device device_;
-  std::unique_ptr<DeviceGroup> group_;
+  std::shared_ptr<DeviceGroup> group_;
 };
 
 /// Runs `body` on `ranks` threads of this process, each with its own mesh; see run_loopback.

@@ -21,9 +21,12 @@ struct Device {
   friend bool operator==(Device, Device) = default;
 };
 
-/// Non-owning, trivially copyable. Strides count elements, not bytes; the last dimension of every
-/// tensor that kvmesh takes, but an LSE's, is contiguous (stride 1). `Pointer` is `void*` or `const
-/// void*`.
+/// For the constructors of views. @throws InvalidArgument
+[[noreturn]] void throw_wrong_extents(std::size_t extents, std::size_t strides, int most);
+
+/// Non-owning, trivially copyable. Strides count elements, not bytes, and are not negative; the
+/// last dimension of every tensor that kvmesh takes, but an LSE's, is contiguous (stride 1).
+/// `Pointer` is `void*` or `const void*`, and points to a multiple of the element's size.
 template <class Pointer>
 struct BasicTensorView {
   static constexpr int kMaxDims = 4;
@@ -37,22 +40,24 @@ struct BasicTensorView {
 
   BasicTensorView() = default;
 
-  /// Contiguous, row-major.
+  /// Contiguous, row-major. @throws InvalidArgument if there are more than kMaxDims extents.
   BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
                   Device where = {})
       : data(pointer), dtype(type), dims(static_cast<int>(extents.size())), device(where) {
+    if (extents.size() > kMaxDims) throw_wrong_extents(extents.size(), extents.size(), kMaxDims);
     std::copy(extents.begin(), extents.end(), shape.begin());
-    std::int64_t stride = 1;
+    std::uint64_t stride = 1;  // may wrap around: whoever takes the view looks at its extents first
     for (auto i = static_cast<std::size_t>(dims); i-- > 0;) {
-      strides[i] = stride;
-      stride *= shape[i];
+      strides[i] = static_cast<std::int64_t>(stride);
+      stride *= static_cast<std::uint64_t>(shape[i]);
     }
   }
 
-  /// With the caller's strides.
+  /// With the caller's strides, one for each extent. @throws InvalidArgument likewise.
   BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
                   std::initializer_list<std::int64_t> steps, Device where = {})
       : BasicTensorView(pointer, type, extents, where) {
+    if (steps.size() != extents.size()) throw_wrong_extents(extents.size(), steps.size(), kMaxDims);
     std::copy(steps.begin(), steps.end(), strides.begin());
   }
 

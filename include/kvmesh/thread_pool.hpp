@@ -8,10 +8,12 @@
 namespace kvmesh {
 
 /// A fixed set of threads that share the items of one loop at a time. The caller works too, so a
-/// pool of one starts no thread. One loop at a time; not thread-safe.
+/// pool of one starts no thread. Those without work look for it for some 50 us, then sleep. One
+/// loop at a time; not thread-safe.
 class ThreadPool {
  public:
-  /// @throws InvalidArgument unless 1 <= threads <= 1024.
+  /// @throws InvalidArgument unless 1 <= threads <= 1024; OutOfThreads, at once, if the system
+  /// starts fewer: then none stays.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(ThreadPool&&) noexcept;

@@ -7,11 +7,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <string_view>
 
 #include "kvmesh/dtype.hpp"
 
 namespace kvmesh {
+
+/// False for a value that names no element type.
+constexpr bool is_valid(Dtype dtype) { return info_of(dtype).bits != 0; }
 
 constexpr std::size_t size_bytes(Dtype dtype) {
   return static_cast<std::size_t>(info_of(dtype).bits) / 8;
@@ -28,13 +32,41 @@ struct Rank {
   friend auto operator<=>(Rank, Rank) = default;
 };
 
-/// A request whose keys and values are cached. Never reused, so a stale id is always noticed.
+/// A request whose keys and values are cached.
+///
+///   bit 63          48 47               24 23         0
+///      [  space : 16  ][ generation : 24  ][ slot : 24 ]
+///
+/// The space is the allocator's (AllocatorOptions::id_space), so another allocator refuses the id.
+/// The generation counts the lives of the slot, so a stale id never comes back to life.
 struct SequenceId {
+  static constexpr int kSlotBits = 24;
+  static constexpr int kGenerationBits = 24;
+
   std::uint64_t value = 0;
+
+  constexpr SequenceId() = default;
+  constexpr explicit SequenceId(std::uint64_t bits) : value(bits) {}
+  constexpr SequenceId(std::uint16_t space, std::uint32_t generation, std::uint32_t slot)
+      : value(std::uint64_t{space} << (kSlotBits + kGenerationBits) |
+              std::uint64_t{generation} << kSlotBits | slot) {}
+
   /// A small number that no other living sequence of the same allocator has.
-  constexpr std::uint32_t slot() const { return static_cast<std::uint32_t>(value); }
+  constexpr std::uint32_t slot() const { return bits(0, kSlotBits); }
+  constexpr std::uint32_t generation() const { return bits(kSlotBits, kGenerationBits); }
+  constexpr std::uint16_t space() const {
+    return static_cast<std::uint16_t>(value >> (kSlotBits + kGenerationBits));
+  }
   friend auto operator<=>(SequenceId, SequenceId) = default;
+
+ private:
+  constexpr std::uint32_t bits(int first, int count) const {
+    return static_cast<std::uint32_t>(value >> first & ((std::uint64_t{1} << count) - 1));
+  }
 };
+
+/// "#17 (life 2, space 3)": slot, how many sequences have lived there up to this one, and space.
+std::string describe(SequenceId sequence);
 
 /// A physical page: which rank holds it and which page of that rank's pool it is.
 ///
@@ -75,5 +107,17 @@ template <>
 struct std::hash<kvmesh::SequenceId> {
   std::size_t operator()(kvmesh::SequenceId id) const noexcept {
     return std::hash<std::uint64_t>{}(id.value);
+  }
+};
+template <>
+struct std::hash<kvmesh::PageId> {
+  std::size_t operator()(kvmesh::PageId id) const noexcept {
+    return std::hash<std::uint32_t>{}(id.bits());
+  }
+};
+template <>
+struct std::hash<kvmesh::Rank> {
+  std::size_t operator()(kvmesh::Rank rank) const noexcept {
+    return std::hash<std::int32_t>{}(rank.value);
   }
 };

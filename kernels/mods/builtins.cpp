@@ -58,7 +58,8 @@ ScoreMod alibi(const Buffer<float>& slopes) {
 ScoreMod alibi(int n_heads) { return alibi(alibi_slopes(n_heads)); }
 
 ScoreMod soft_cap(float cap) {
-  require(cap > 0.0f, "a soft cap of {}: it must be positive", cap);
+  require(cap > 0.0f && std::isfinite(cap), "a soft cap of {}: it must be positive and finite",
+          cap);
   return [cap](auto score, auto, auto, auto, auto) { return cap * tanh(score / cap); };
 }
 

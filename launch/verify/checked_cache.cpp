@@ -107,9 +107,15 @@ void CheckedCache::expect(bool ok, const char* message) {
   if (!ok) findings_.fail(message);
 }
 
+void CheckedCache::add_twin(SequenceId sequence, SequenceId twin) {
+  expect(sequence.slot() == twin.slot() && sequence.generation() == twin.generation(),
+         "one rank gave another id than several");
+  twins_[sequence] = twin;
+}
+
 SequenceId CheckedCache::create() {
   const SequenceId sequence = cache_.create();
-  expect(single_.create() == sequence, "create: one rank gave another id than several");
+  add_twin(sequence, single_.create());
   const CacheOptions& options = cache_.options();
   content_[sequence].assign(static_cast<std::size_t>(options.layers), {.kv_heads = options.kv_heads,
                                                                        .k_dim = options.k_dim,
@@ -121,21 +127,21 @@ SequenceId CheckedCache::create() {
 
 SequenceId CheckedCache::fork(SequenceId sequence) {
   const SequenceId forked = cache_.fork(sequence);
-  expect(single_.fork(sequence) == forked, "fork: one rank gave another id than several");
+  add_twin(forked, single_.fork(twins_.at(sequence)));
   content_[forked] = content_.at(sequence);
   return forked;
 }
 
 bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   const bool fits = cache_.try_reserve(sequence, tokens);
-  expect(single_.try_reserve(sequence, tokens) == fits,
+  expect(single_.try_reserve(twins_.at(sequence), tokens) == fits,
          "reserve: one rank with as many pages decided otherwise than several");
   return fits;
 }
 
 void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
   cache_.truncate(sequence, length);
-  single_.truncate(sequence, length);
+  single_.truncate(twins_.at(sequence), length);
   for (DenseSequence& layer : content_.at(sequence)) {
     layer.k.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.k_dim));
     layer.v.resize(static_cast<std::size_t>(length * layer.kv_heads * layer.v_dim));
@@ -146,7 +152,8 @@ void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
 
 void CheckedCache::erase(SequenceId sequence) {
   cache_.erase(sequence);
-  single_.erase(sequence);
+  single_.erase(twins_.at(sequence));
+  twins_.erase(sequence);
   content_.erase(sequence);
   poison_free_pages(cache_);
   poison_free_pages(single_);
@@ -197,7 +204,9 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   std::optional<StepPlan> plan = try_plan(batch, options);
   PlanOptions alone = options.plan;
   alone.limits.reset();
-  std::optional<StepPlan> single = single_.try_plan(batch, alone);
+  std::vector<BatchEntry> twin_batch(batch.begin(), batch.end());
+  for (BatchEntry& entry : twin_batch) entry.sequence = twins_.at(entry.sequence);
+  std::optional<StepPlan> single = single_.try_plan(twin_batch, alone);
   if (plan.has_value() != single.has_value()) {
     throw Error("plan: one rank with as many pages decided otherwise than several");
   }
@@ -327,7 +336,7 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
   const auto where = [&](const std::string& what) {
     const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
     return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {} by {}",
-                       result.layer, row.token, step.batch[query.entry].sequence.value,
+                       result.layer, row.token, describe(step.batch[query.entry].sequence),
                        query.position, row.head, what, with);
   };
   const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {

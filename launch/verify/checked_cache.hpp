@@ -65,6 +65,7 @@ class CheckedCache {
   struct Outputs;
   struct LayerResult;
   struct Row;
+  void add_twin(SequenceId sequence, SequenceId twin);
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
 
   /// With `filled` rows of numbers, the rest NaN.
@@ -88,6 +89,7 @@ class CheckedCache {
   KvCache single_;
   Random random_;
   std::map<SequenceId, Layers> content_;
+  std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids
   Findings findings_;
 };
 

@@ -2,25 +2,34 @@
 
 #include <algorithm>
 
+#include "core/checked.hpp"
+
 namespace kvmesh {
 namespace {
 
 // What the widest loads of any kernel ask for, and cudaMalloc gives.
 constexpr std::int64_t kAlignment = 256;
 
-std::int64_t half_bytes(std::int64_t elements, Dtype dtype) {
-  const std::int64_t bytes = elements * static_cast<std::int64_t>(size_bytes(dtype));
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+constexpr std::string_view kWhat = "cache: bytes of pools";
+
+std::int64_t aligned(std::int64_t bytes) {
+  return checked_sum(kWhat, {bytes, kAlignment - 1}) / kAlignment * kAlignment;
 }
 
 }  // namespace
+
+std::int64_t LocalShape::half_bytes(int dim) const {
+  return checked_product(kWhat, {pages, attention.kv_heads, attention.page_size, dim,
+                                 static_cast<std::int64_t>(size_bytes(dtype))});
+}
 
 PoolLayout::PoolLayout(const LocalShape& shape, int layers, Device device)
     : shape_(shape),
       layers_(layers),
       device_(device),
-      k_bytes_(half_bytes(shape.k_elements(), shape.dtype)),
-      v_bytes_(half_bytes(shape.v_elements(), shape.dtype)) {}
+      k_bytes_(aligned(shape.half_bytes(shape.attention.k_dim))),
+      v_bytes_(aligned(shape.half_bytes(shape.attention.v_dim))),
+      size_bytes_(checked_product(kWhat, {layers, checked_sum(kWhat, {k_bytes_, v_bytes_})})) {}
 
 KvPool PoolLayout::layer(void* block, int layer) const {
   const AttentionShape& a = shape_.attention;
@@ -40,8 +49,9 @@ std::int64_t pages_within(std::int64_t bytes, LocalShape shape, int layers, Devi
   };
   // Alignment adds up to 255 bytes to each half of a layer: start without, and give pages back.
   shape.pages = 1;
-  const std::int64_t page = layers * (shape.k_elements() + shape.v_elements()) *
-                            static_cast<std::int64_t>(size_bytes(shape.dtype));
+  const std::int64_t page = checked_product(
+      kWhat, {layers, checked_sum(kWhat, {shape.half_bytes(shape.attention.k_dim),
+                                          shape.half_bytes(shape.attention.v_dim)})});
   std::int64_t pages = std::min<std::int64_t>(room / page, PageId::kMaxPagesPerRank);
   while (pages > 0 && size(pages) > room) --pages;
   return pages;

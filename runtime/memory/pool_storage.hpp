@@ -14,13 +14,9 @@ struct LocalShape {
   std::int64_t pages = 0;
   Dtype dtype = Dtype::kFloat32;
 
-  std::int64_t k_elements() const { return pages * page_tokens() * attention.k_dim; }
-  std::int64_t v_elements() const { return pages * page_tokens() * attention.v_dim; }
-
- private:
-  std::int64_t page_tokens() const {
-    return std::int64_t{attention.kv_heads} * attention.page_size;
-  }
+  /// Bytes of the keys, or values, of `dim` elements a token and head.
+  /// @throws InvalidArgument if they cannot be counted.
+  std::int64_t half_bytes(int dim) const;
 };
 
 /// Where the pools lie in the block: K of layer 0, V of layer 0, K of layer 1, ..., each
@@ -28,11 +24,12 @@ struct LocalShape {
 /// that one pointer is enough to read another rank's.
 class PoolLayout {
  public:
+  /// @throws InvalidArgument if there are more bytes than can be counted.
   PoolLayout(const LocalShape& shape, int layers, Device device);
 
   KvPool layer(void* block, int layer) const;
   int layers() const { return layers_; }
-  std::int64_t size_bytes() const { return layers_ * (k_bytes_ + v_bytes_); }
+  std::int64_t size_bytes() const { return size_bytes_; }
 
  private:
   LocalShape shape_;
@@ -40,6 +37,7 @@ class PoolLayout {
   Device device_;
   std::int64_t k_bytes_;
   std::int64_t v_bytes_;
+  std::int64_t size_bytes_;
 };
 
 /// The most pages (`shape.pages` does not count) whose block takes at most `bytes` of the device; 0

@@ -84,12 +84,22 @@ Mesh::Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options)
 
 Mesh::Mesh(Communicator& world, const MeshOptions& options) : world_(&world) { arrange(options); }
 
+Mesh Mesh::share() const {
+  require(kv_ != nullptr, "mesh: it has been moved from");
+  return *this;
+}
+
 Mesh Mesh::from_launcher(const MeshOptions& options) {
   return Mesh(communicator_of_launcher(options), options);
 }
 
 void Mesh::arrange(const MeshOptions& options) {
-  if (options.deadline) world_->set_deadline(*options.deadline);  // those split off it have it, too
+  require(world_ != nullptr, "mesh: no communicator");
+  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
+          static_cast<int>(options.device));
+  if (options.deadline) {  // those split off it have it, too
+    world_->set_deadline(checked_deadline(*options.deadline));
+  }
   device_ = device_for(options.device, *world_);
   use_device(device_);
   const int heads = options.head_parallel;
@@ -105,7 +115,7 @@ void Mesh::arrange(const MeshOptions& options) {
                           ? options.threads
                           : std::max(1, usable_cores() / ranks_on_this_node(*world_));
   threads_ = std::make_unique<ThreadPool>(threads);
-  group_ = std::make_unique<DeviceGroup>(kv_, device_, options.makes_nccl);
+  group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

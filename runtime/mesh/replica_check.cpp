@@ -45,7 +45,7 @@ std::string difference(const std::vector<JournalEntry>& journal,
     return fmt::format(
         "the allocators of ranks {} and {} parted at {}operation {} ({} of sequence {} here)", me,
         other - histories.begin(), earliest ? "or before " : "", entry.number, entry.operation,
-        entry.sequence.value);
+        entry.sequence);
   }
   const auto longest = std::ranges::max_element(histories, {}, &History::operations);
   if (longest->operations > histories[me].operations) {

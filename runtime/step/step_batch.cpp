@@ -12,13 +12,15 @@ constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
 
 SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
                          bool explicit_positions) {
+  require(entry.query_tokens >= -1, "plan: {} query tokens of sequence {}", entry.query_tokens,
+          entry.sequence);
   const std::int64_t length = allocator.length(entry.sequence);
   require(entry.append_tokens >= 0 && entry.append_tokens <= kMaxLength - length,
-          "plan: sequence {} has {} tokens and cannot take {} more", entry.sequence.value, length,
+          "plan: sequence {} has {} tokens and cannot take {} more", entry.sequence, length,
           entry.append_tokens);
   const std::int64_t queries = queries_of(entry);
   require(explicit_positions || queries <= length + entry.append_tokens,
-          "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence.value,
+          "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence,
           length + entry.append_tokens, queries);
   return {queries, length + entry.append_tokens, entry.append_tokens};
 }
@@ -48,12 +50,14 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   require(limits.query_tokens <= kMaxLength / limits.sequences,
           "plan: limits of {} sequences with {} query tokens, at most {} together",
           limits.sequences, limits.query_tokens, kMaxLength);
+  require(limits.pages <= kMaxLength, "plan: limits of {} pages, at most {}", limits.pages,
+          kMaxLength);
   require(std::ssize(batch) <= limits.sequences, "plan: {} sequences, the limit is {}",
           batch.size(), limits.sequences);
   for (const BatchEntry& entry : batch) {
     const std::int64_t tokens = std::max(queries_of(entry), entry.append_tokens);
     require(tokens <= limits.query_tokens, "plan: sequence {} has {} tokens, the limit is {}",
-            entry.sequence.value, tokens, limits.query_tokens);
+            entry.sequence, tokens, limits.query_tokens);
   }
 }
 
@@ -110,7 +114,8 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                               .table = table,
                               .queries = queries_of(entry),
                               .length = length,
-                              .appended = entry.append_tokens});
+                              .appended = entry.append_tokens,
+                              .version = allocator.version(entry.sequence)});
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }

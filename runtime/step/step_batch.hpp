@@ -18,6 +18,7 @@ struct SequenceStep {
   std::int64_t queries = 0;
   std::int64_t length = 0;  ///< with the appended tokens
   std::int64_t appended = 0;
+  std::uint64_t version = 0;  ///< what the allocator says of it after the append
 };
 
 /// One sequence of a step, as far as all ranks see it alike before the allocator has appended.

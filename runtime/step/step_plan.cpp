@@ -4,9 +4,11 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/checked.hpp"
 #include "kernels/attend_checks.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/cache_state.hpp"
+#include "runtime/step/plan_agreement.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
@@ -20,31 +22,59 @@ constexpr bool kCheckEveryStep = true;
 
 }  // namespace
 
-class StepPlan::State {
+class StepPlan::State final : public CacheUser {
  public:
   /// For batches like this one, which the allocator has not seen yet. Plans none.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner),
         combine_{.scatter = options.scatter, .strategy = options.strategy},
         limits_(options.limits) {
+    check_scale(options.scale);
+    require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
+            "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
+            static_cast<int>(options.strategy));
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
-    if (limits_) make_partial();
+    if (limits_) {
+      static_cast<void>(partial_bytes(query_tokens()));
+      make_partial();
+    }
+    owner.users.insert(this);
   }
 
-  ~State() { cache_->let_go(); }
+  ~State() {
+    if (cache_ == nullptr) return;
+    cache_->let_go();
+    cache_->users.erase(this);
+  }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  void check(std::span<const SequenceSize> batch) const { kernels_->check(batch); }
+  /// The kernels use the cache's backend: they go first. The plan is an empty shell from here on.
+  void cache_ends() noexcept override {
+    kernels_.reset();
+    cache_ = nullptr;
+  }
+  bool is_of(const KvCache::State& cache) const { return cache_ == &cache; }
+
+  /// Finds before the append what a batch is too much for.
+  void check(std::span<const SequenceSize> batch) const {
+    std::int64_t queries = 0;
+    for (const SequenceSize& size : batch) queries += size.queries;
+    static_cast<void>(partial_bytes(room_for(queries)));
+    kernels_->check(batch);
+  }
 
   /// The allocator has appended the batch's tokens.
   void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
             Stream stream) {
+    is_planned_ = false;
     make_step_batch(cache_->allocator, cache_->local_pages, batch, q_positions, step_);
     make_partial();
     kernels_->plan(step_, stream);
+    is_planned_ = true;
+    good_at_ = cache_->allocator.digest();
   }
 
   /// For batches that are planned in place.
@@ -53,19 +83,28 @@ class StepPlan::State {
   }
   std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
   std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
-  const Participation& participation() const { return step_.participation(); }
+  const Participation& participation() {
+    step_.participants ? check_cache() : check_current();
+    return step_.participation();
+  }
   TileCounts tiles() const {
+    check_planned();
     cache_->backend->settle();
     return kernels_->tiles();
   }
   std::int64_t workspace_bytes() const {
+    check_cache();
     std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
     for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
     return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
   }
-  std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
+  std::uint64_t generation() const {
+    check_cache();
+    return kernels_->generation() + partial_growths_;
+  }
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
+    check_current();
     check_run(input.q, output);
     append(layer, input.k, input.v, stream);
     attend_partial(layer, input.q, partial_, stream);
@@ -73,12 +112,19 @@ class StepPlan::State {
   }
 
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
+    check_current();
+    const KvPool to = pool(layer);
+    check_new_tokens(k, v, to.k, to.v, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
-    kernels_->append(pool(layer), k, v, stream);
+    kernels_->append(to, k, v, stream);
   }
 
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    check_current();
+    const AttentionShape& shape = cache_->shape.attention;
+    check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
+    check_attend_output(shape, query_tokens(), out);
     check_place(q, "attend_partial: q");
     check_place(out.o, "attend_partial: o");
     check_place(out.lse, "attend_partial: lse");
@@ -86,13 +132,18 @@ class StepPlan::State {
   }
 
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+    check_current();
+    check_attend_output(cache_->shape.attention, query_tokens(), mine);
+    check_output(output);
     kernels_->combine(mine, output, stream);
   }
 
   Share tokens_of_output() const {
+    check_cache();
     return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
   }
   Share heads_of_output() const {
+    check_cache();
     const std::int64_t heads = cache_->shape.attention.q_heads;
     return combine_.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
   }
@@ -107,10 +158,30 @@ class StepPlan::State {
         .attention = {.scale = options.scale,
                       .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
                       .score = options.score,
-                      .first_head = cache_->mesh->head_rank() * shape.q_heads},
+                      .first_head = cache_->mesh.head_rank() * shape.q_heads},
         .block_mask = block_mask_ ? &*block_mask_ : nullptr,
         .combine = combine_,
         .limits = limits_};
+  }
+
+  void check_cache() const { require(cache_ != nullptr, "plan: its cache is gone"); }
+  void check_planned() const {
+    check_cache();
+    require(is_planned_, "plan: its last replan failed half way: plan it again first");
+  }
+
+  /// The pages and lengths that the plan was made from are still those of its sequences. While
+  /// nothing at all has changed in the allocator, one look at its digest says so.
+  void check_current() {
+    check_planned();
+    const PageAllocator& allocator = cache_->allocator;
+    if (allocator.digest() == good_at_) return;
+    for (const SequenceStep& it : step_.sequences) {
+      require(allocator.contains(it.sequence) && allocator.version(it.sequence) == it.version,
+              "plan: sequence {} was appended to, truncated or erased since the plan was made",
+              it.sequence);
+    }
+    good_at_ = allocator.digest();
   }
 
   std::int64_t room_for(std::int64_t tokens) const {
@@ -119,9 +190,16 @@ class StepPlan::State {
 
   /// What kernels do not look at.
   void check_place(const ConstTensorView& tensor, std::string_view name) const {
-    const Device device = cache_->mesh->device();
+    const Device device = cache_->mesh.device();
     require(tensor.empty() || tensor.device == device, "{} is in {}, the cache in {}", name,
             tensor.device, device);
+  }
+
+  void check_output(const CombineOutput& output) const {
+    check_output_tensor("output: o", output.o, 3);
+    if (!output.lse.empty()) check_output_tensor("output: lse", output.lse, 2);
+    check_place(output.o, "output: o");
+    check_place(output.lse, "output: lse");
   }
 
   // What append does not look at, found before it writes.
@@ -129,9 +207,15 @@ class StepPlan::State {
     const AttentionShape& shape = cache_->shape.attention;
     check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
     check_place(q, "run: q");
-    check_place(output.o, "run: o");
-    check_place(output.lse, "run: lse");
+    check_output(output);
     kernels_->check_combine(partial_, output);
+  }
+
+  std::int64_t partial_bytes(std::int64_t tokens) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    return checked_product("plan: bytes of a partial",
+                           {tokens, shape.q_heads, std::max(shape.k_dim, shape.v_dim),
+                            static_cast<std::int64_t>(sizeof(float))});
   }
 
   KvPool pool(int layer) const {
@@ -144,7 +228,7 @@ class StepPlan::State {
   void make_partial() {
     const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
     const std::int64_t dim = cache_->shape.attention.v_dim;
-    const Device device = cache_->mesh->device();
+    const Device device = cache_->mesh.device();
     const auto floats = [&](DeviceMemory& memory, std::int64_t count) {
       const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
       if (memory.size_bytes() < bytes) {
@@ -163,10 +247,10 @@ class StepPlan::State {
   }
 
   Share share(std::int64_t count) const {
-    return share_of(count, cache_->mesh->kv_rank().value, cache_->mesh->kv_parallel());
+    return share_of(count, cache_->mesh.kv_rank().value, cache_->mesh.kv_parallel());
   }
 
-  KvCache::State* cache_;
+  KvCache::State* cache_;  // null: it is gone
   CombineOptions combine_;
   std::optional<StepLimits> limits_;
   std::optional<BlockMask> block_mask_;
@@ -177,6 +261,8 @@ class StepPlan::State {
   std::vector<DeviceMemory> outgrown_;
   Partial partial_;
   std::uint64_t partial_growths_ = 0;
+  bool is_planned_ = false;
+  std::uint64_t good_at_ = 0;  // the allocator's digest when the plan was last known to be good
 };
 
 StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -184,32 +270,37 @@ StepPlan::~StepPlan() = default;
 StepPlan::StepPlan(StepPlan&&) noexcept = default;
 StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
 
-std::int64_t StepPlan::query_tokens() const { return state_->query_tokens(); }
-std::int64_t StepPlan::append_tokens() const { return state_->append_tokens(); }
+StepPlan::State& StepPlan::state() const {
+  require(state_ != nullptr, "plan: it has been moved from");
+  return *state_;
+}
+
+std::int64_t StepPlan::query_tokens() const { return state().query_tokens(); }
+std::int64_t StepPlan::append_tokens() const { return state().append_tokens(); }
 void StepPlan::run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
-  state_->run(layer, input, output, stream);
+  state().run(layer, input, output, stream);
 }
 void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) {
-  state_->append(layer, k, v, stream);
+  state().append(layer, k, v, stream);
 }
 void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
                               Stream stream) {
-  state_->attend_partial(layer, q, out, stream);
+  state().attend_partial(layer, q, out, stream);
 }
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
-  state_->combine(mine, output, stream);
+  state().combine(mine, output, stream);
 }
-Share StepPlan::tokens_of_output() const { return state_->tokens_of_output(); }
-Share StepPlan::heads_of_output() const { return state_->heads_of_output(); }
-const Participation& StepPlan::participation() const { return state_->participation(); }
-TileCounts StepPlan::tiles() const { return state_->tiles(); }
+Share StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
+Share StepPlan::heads_of_output() const { return state().heads_of_output(); }
+const Participation& StepPlan::participation() const { return state().participation(); }
+TileCounts StepPlan::tiles() const { return state().tiles(); }
 
-std::int64_t StepPlan::workspace_bytes() const { return state_->workspace_bytes(); }
-std::uint64_t StepPlan::generation() const { return state_->generation(); }
+std::int64_t StepPlan::workspace_bytes() const { return state().workspace_bytes(); }
+std::uint64_t StepPlan::generation() const { return state().generation(); }
 
 void KvCache::State::wait_for_peers() {
-  if (mesh->kv_parallel() > 1) backend->settle();
+  if (mesh.kv_parallel() > 1) backend->settle();
 }
 
 void KvCache::State::let_go() noexcept {
@@ -229,8 +320,8 @@ bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
     for (const BatchEntry& entry : batch)
       local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
   }
-  if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh->world());
-  copy_on_write(*backend, pools, peers, mesh->kv(), *copies);
+  if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh.world());
+  copy_on_write(*backend, pools, peers, mesh.kv(), *copies);
   return true;
 }
 
@@ -247,9 +338,10 @@ std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
   state_->wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   step->check(sizes);
+  if (kCheckEveryStep) check_plans_agree(state_->mesh.world(), batch, options);
   if (!state_->try_append(batch)) return std::nullopt;
   step->plan(batch, options.q_positions, {});
-  state_->mesh->wait({}, "plan");
+  state_->mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
 
@@ -261,10 +353,15 @@ StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& opt
 
 bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                          std::span<const std::int64_t> q_positions) {
-  step.state_->check(
-      check_step(state_->allocator, state_->options, batch, step.state_->rules(q_positions)));
+  StepPlan::State& planned = step.state();
+  require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
+  planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
+  if (kCheckEveryStep) {  // the options are those of the plan, which were compared when it was made
+    check_plans_agree(state_->mesh.world(), batch,
+                      {.q_positions = {q_positions.begin(), q_positions.end()}});
+  }
   if (!state_->try_append(batch)) return false;
-  step.state_->plan(batch, q_positions, stream);
+  planned.plan(batch, q_positions, stream);
   return true;
 }
 

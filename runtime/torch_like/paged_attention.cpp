@@ -3,17 +3,18 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/check.hpp"
+#include "core/tensor_check.hpp"
 #include "runtime/step/batch_row.hpp"
 
 namespace kvmesh {
 namespace {
 
-void check_values(const char* name, const ConstTensorView& value, const ConstTensorView& cache,
+constexpr int kMostRows = 1 << SequenceId::kSlotBits;
+
+void check_values(const char* name, const ConstTensorView& value, const TensorView& cache,
                   std::size_t batch, std::size_t positions) {
-  require(value.dims == 4 && cache.dims == 4,
-          "assign: {}_val and {}_cache must have 4 dimensions, are {} and {}", name, name, value,
-          cache);
+  check_tensor(fmt::format("assign: {}_val", name), value, 4);
+  check_output_tensor(fmt::format("assign: {}_cache", name), cache, 4);
   require(value.size(0) == static_cast<std::int64_t>(batch),
           "assign: {}_val and batch_idx must have the same batch size, have {} and {}", name,
           value.size(0), batch);
@@ -32,7 +33,8 @@ void check_values(const char* name, const ConstTensorView& value, const ConstTen
 
 PagedAttention::PagedAttention(std::int64_t n_pages, int page_size, int max_batch_size)
     : allocator_({.ranks = 1, .pages_per_rank = n_pages, .page_size = page_size}) {
-  require(max_batch_size > 0, "PagedAttention: max_batch_size is {}", max_batch_size);
+  require(max_batch_size > 0 && max_batch_size <= kMostRows,
+          "PagedAttention: max_batch_size is {}, it may be 1 to {}", max_batch_size, kMostRows);
   for (int i = 0; i < max_batch_size; ++i) rows_.push_back(allocator_.create());
 }
 
@@ -76,7 +78,8 @@ std::vector<int> PagedAttention::rows_or_all(std::span<const int> batch_idx,
 ConstTensorView PagedAttention::as_pool(const char* what, const ConstTensorView& cache) const {
   const std::int64_t pages = allocator_.options().pages_per_rank;
   const std::int64_t page_size = allocator_.options().page_size;
-  require(cache.dims == 4 && cache.size(0) == 1 && cache.size(2) == pages * page_size,
+  check_tensor(what, cache, 4);
+  require(cache.size(0) == 1 && cache.size(2) == pages * page_size,
           "PagedAttention: {} must be [1, heads, {}, dim] ({} pages of {}), is {}", what,
           pages * page_size, pages, page_size, cache);
   return {cache.data,

@@ -1,9 +1,11 @@
 // PagedAttention::forward: the checks, one plan for the batch, and the way between [B, H, S, D] and
 // the packed rows of the kernel.
 #include <algorithm>
+#include <limits>
 
-#include "core/check.hpp"
+#include "core/checked.hpp"
 #include "core/half.hpp"
+#include "core/tensor_check.hpp"
 #include "kvmesh/paged_attention.hpp"
 #include "runtime/step/batch_row.hpp"
 
@@ -17,7 +19,8 @@ using ForwardOptions = PagedAttention::ForwardOptions;
 struct PackedRows {
   PackedRows(const ConstTensorView& query, std::int64_t dim)
       : q_len(query.size(2)),
-        values(static_cast<std::size_t>(query.size(0) * q_len * query.size(1) * dim)),
+        values(static_cast<std::size_t>(
+            checked_product("forward: rows", {query.size(0), q_len, query.size(1), dim}))),
         view(tensor(values.data(), {query.size(0) * q_len, query.size(1), dim})) {}
 
   // The rows of batch row b as [q_len, heads, dim].
@@ -54,10 +57,13 @@ TensorView with_unit_dim(const TensorView& lse) {
 }
 
 void check_query(const ConstTensorView& query, const ConstTensorView& k_cache, bool enable_gqa) {
-  require(query.dims == 4 && query.stride(3) == 1,
+  check_tensor("forward: query", query, 4);
+  require(query.stride(3) == 1,
           "forward: query must be [B, H, Q_LEN, D] with a contiguous last dimension, is {}", query);
   require(query.size(3) == k_cache.size(3), "forward: query has dim {}, k_cache {}", query.size(3),
           k_cache.size(3));
+  require(query.size(1) <= std::numeric_limits<int>::max(), "forward: query has {} heads",
+          query.size(1));
   require(query.size(1) == k_cache.size(1) || enable_gqa,
           "forward: query has {} heads, the cache {}: set enable_gqa for grouped queries",
           query.size(1), k_cache.size(1));
@@ -66,12 +72,15 @@ void check_query(const ConstTensorView& query, const ConstTensorView& k_cache, b
 void check_outputs(const ConstTensorView& query, std::int64_t v_dim, const TensorView& out,
                    const TensorView& lse) {
   const std::int64_t batch = query.size(0), heads = query.size(1), q_len = query.size(2);
-  require(out.dims == 4 && out.size(0) == batch && out.size(1) == heads && out.size(2) == q_len &&
+  check_output_tensor("forward: out", out, 4);
+  require(out.size(0) == batch && out.size(1) == heads && out.size(2) == q_len &&
               out.size(3) == v_dim && out.stride(3) == 1,
           "forward: out must be [{}, {}, {}, {}] with a contiguous last dimension, is {}", batch,
           heads, q_len, v_dim, out);
-  require(lse.empty() || (lse.dims == 3 && lse.size(0) == batch && lse.size(1) == heads &&
-                          lse.size(2) == q_len && lse.dtype == Dtype::kFloat32),
+  if (lse.empty()) return;
+  check_output_tensor("forward: lse", lse, 3);
+  require(lse.size(0) == batch && lse.size(1) == heads && lse.size(2) == q_len &&
+              lse.dtype == Dtype::kFloat32,
           "forward: lse must be float32 [{}, {}, {}], is {}", batch, heads, q_len, lse);
 }
 

@@ -33,6 +33,9 @@ PagedAttention::Translation PagedAttention::translation(std::span<const std::int
   std::vector<std::int32_t> logical_of(static_cast<std::size_t>(batch) * n_pages, -1);
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(batch),
                                     std::numeric_limits<std::int32_t>::max());
+  for (std::int64_t length : kv_len) {
+    require(length >= 0 && length <= lengths[0], "PagedAttention: a length of {}", length);
+  }
   std::copy(kv_len.begin(), kv_len.end(), lengths.begin());
   std::size_t first = 0;
   for (int r : rows_or_all(batch_idx, batch)) {

@@ -46,7 +46,7 @@ class Integrity : public testing::Test {
   }
 
   PagePools pools{2, 6};
-  SequenceTable table;
+  SequenceTable table{7};
   SequenceId a;
   SequenceId b;
 };

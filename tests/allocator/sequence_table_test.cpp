@@ -11,7 +11,7 @@ namespace kvmesh {
 namespace {
 
 TEST(SequenceTable, NeverReusesAnId) {
-  SequenceTable table;
+  SequenceTable table(7);
   std::set<SequenceId> seen;
   for (int round = 0; round < 100; ++round) {
     const SequenceId a = table.create();
@@ -26,7 +26,7 @@ TEST(SequenceTable, NeverReusesAnId) {
 }
 
 TEST(SequenceTable, NoticesStaleAndInventedIds) {
-  SequenceTable table;
+  SequenceTable table(7);
   EXPECT_EQ(table.find(SequenceId{}), nullptr);
   const SequenceId id = table.create();
   EXPECT_NE(table.find(id), nullptr);
@@ -36,11 +36,11 @@ TEST(SequenceTable, NoticesStaleAndInventedIds) {
   EXPECT_THROW(table.at(id), UnknownSequence);
   EXPECT_THROW(table.erase(id), UnknownSequence);
   // The slot is empty and its generation even: an id made of exactly that is invalid too.
-  EXPECT_EQ(table.find(SequenceId{id.value + (std::uint64_t{1} << 32)}), nullptr);
+  EXPECT_EQ(table.find(SequenceId(7, id.generation() + 1, id.slot())), nullptr);
 }
 
 TEST(SequenceTable, ANewSequenceInAnOldSlotIsEmpty) {
-  SequenceTable table;
+  SequenceTable table(7);
   const SequenceId old = table.create();
   table.at(old).length = 7;
   table.at(old).pages.emplace_back(Rank{0}, 3);
@@ -54,8 +54,32 @@ TEST(SequenceTable, ANewSequenceInAnOldSlotIsEmpty) {
   EXPECT_EQ(fresh.placement.anchor, SequencePlacement::kNone);
 }
 
+TEST(SequenceTable, RefusesIdsOfAnotherSpace) {
+  SequenceTable here(7), there(8);
+  const SequenceId mine = here.create(), other = there.create();
+  EXPECT_EQ(mine.slot(), other.slot());
+  EXPECT_EQ(mine.generation(), other.generation());
+  EXPECT_EQ(here.find(other), nullptr);
+  EXPECT_EQ(there.find(mine), nullptr);
+  EXPECT_THROW(here.at(other), UnknownSequence);
+  EXPECT_THROW(here.erase(other), UnknownSequence);
+  EXPECT_NE(here.find(mine), nullptr);
+}
+
+// The generations of a slot are used up after 2^23 lives.
+TEST(SequenceTable, RetiresASlotRatherThanReuseAnId) {
+  SequenceTable table(7);
+  const SequenceId first = table.create();
+  table.erase(first);
+  for (int life = 1; life < 1 << 23; ++life) table.erase(table.create());
+  EXPECT_EQ(table.retired_slots(), 1);
+  const SequenceId next = table.create();
+  EXPECT_NE(next.slot(), first.slot());
+  EXPECT_EQ(table.find(first), nullptr);
+}
+
 TEST(SequenceTable, VisitsTheLiving) {
-  SequenceTable table;
+  SequenceTable table(7);
   std::vector<SequenceId> ids;
   for (int i = 0; i < 5; ++i) ids.push_back(table.create());
   table.erase(ids[1]);

@@ -1,9 +1,15 @@
 #include "kvmesh/thread_pool.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <ctime>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "kvmesh/error.hpp"
@@ -32,6 +38,58 @@ TEST(ThreadPool, HasSomeThreads) {
   EXPECT_THROW(ThreadPool(0), InvalidArgument);
   EXPECT_THROW(ThreadPool(-1), InvalidArgument);
   EXPECT_THROW(ThreadPool(1'000'000'000), InvalidArgument);
+}
+
+// 0 if a pool of several threads is refused at once where the user may start none, and nothing
+// stays behind; else what went wrong. For a process of its own, which the limit is then for. Root
+// has no limit.
+int refused_without_threads() {
+  constexpr uid_t kNobody = 65534;
+  if (getuid() == 0 && setuid(kNobody) != 0) return 77;
+  const rlimit none{0, 0};
+  if (setrlimit(RLIMIT_NPROC, &none) != 0) return 77;
+  try {
+    ThreadPool pool(4);
+    return 1;
+  } catch (const OutOfThreads& error) {
+    if (error.asked() != 3 || error.started() != 0) return 2;
+  }
+  std::int64_t sum = 0;
+  ThreadPool(1).for_each(3, [&](std::int64_t item, int) { sum += item; });
+  return sum == 3 ? 0 : 3;
+}
+
+TEST(ThreadPool, IsRefusedAtOnceWhereTheSystemStartsNoThreads) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and ends where it cannot start one";
+#endif
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(refused_without_threads());
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "it hung or crashed: signal " << WTERMSIG(status);
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "the limit cannot be set here";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(ThreadPool, SleepsWhenItHasNothingToDoForLong) {
+  ThreadPool pool(3);
+  pool.for_each(3, [](std::int64_t, int) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const std::clock_t before = std::clock();  // of all threads of the process
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 10) << "idle workers keep the cores busy";
+  std::atomic<int> runs = 0;
+  pool.for_each(100, [&](std::int64_t, int) { ++runs; });
+  EXPECT_EQ(runs, 100) << "they wake again";
+}
+
+TEST(ThreadPool, RefusesALoopWithoutABody) {
+  EXPECT_THROW(ThreadPool(1).for_each(1, nullptr), InvalidArgument);
 }
 
 TEST(ThreadPool, ManyShortLoopsOneAfterTheOther) {

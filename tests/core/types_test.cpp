@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <unordered_set>
 
 #include "kvmesh/error.hpp"
 #include "kvmesh/tensor.hpp"
@@ -70,6 +71,27 @@ TEST(Errors, SayWhatWasAskedAndWhatThereIs) {
   EXPECT_EQ(std::string(pages.what()), "out of pages: asked for 7, free 3 (per rank: 1, 2)");
   const Timeout late({2}, {Rank{0}, Rank{3}}, "combine", std::chrono::milliseconds(250));
   EXPECT_EQ(std::string(late.what()), "rank 2 waited 250 ms in combine for rank 0, 3");
+}
+
+TEST(SequenceId, HasThreePartsThatItTells) {
+  const SequenceId id(3, 5, 17);
+  EXPECT_EQ(id.space(), 3);
+  EXPECT_EQ(id.generation(), 5u);
+  EXPECT_EQ(id.slot(), 17u);
+  EXPECT_EQ(describe(id), "#17 (life 3, space 3)");
+  const SequenceId most(0xFFFF, (1 << 24) - 1, (1 << 24) - 1);
+  EXPECT_EQ(most.value, ~std::uint64_t{0});
+  EXPECT_NE(std::string(UnknownSequence(id).what()).find("#17"), std::string::npos);
+}
+
+TEST(Ids, AreKeysOfHashTables) {
+  const std::unordered_set<SequenceId> sequences{SequenceId(1, 1, 1), SequenceId(1, 1, 2)};
+  EXPECT_TRUE(sequences.contains(SequenceId(1, 1, 2)));
+  const std::unordered_set<PageId> pages{PageId(Rank{0}, 1), PageId(Rank{1}, 0)};
+  EXPECT_TRUE(pages.contains(PageId(Rank{1}, 0)));
+  EXPECT_FALSE(pages.contains(PageId{}));
+  const std::unordered_set<Rank> ranks{Rank{1}, Rank{2}};
+  EXPECT_TRUE(ranks.contains(Rank{2}));
 }
 
 }  // namespace

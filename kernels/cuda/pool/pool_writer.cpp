@@ -71,9 +71,7 @@ const jit::Kernel& PoolWriter::kernel_for(const CopyVariant& variant) {
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                         const TokenSlot* slots, cudaStream_t stream) {
   check_pool("append", pool.k, pool.v);
-  check_new_rows("k", k, pool.k, k.size(0));
-  check_new_rows("v", v, pool.v, k.size(0));
-  require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
+  check_new_tokens(k, v, pool.k, pool.v, k.size(0));
   if (k.size(0) == 0) return;
   const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
                        has_vectors(k) && has_vectors(v);

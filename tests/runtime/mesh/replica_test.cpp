@@ -83,16 +83,6 @@ TEST(Replicas, DoNotClaimToKnowWhatTheyHaveForgotten) {
   expect_says(said[3], {"at or before operation"});
 }
 
-TEST(Replicas, NoticeOtherOptions) {
-  std::vector<std::string> said(2);
-  run_on_threads(2, [&](Mesh& mesh) {
-    CacheOptions options = tiny_cache();
-    if (mesh.rank().value == 1) options.placement = Placement::kStriped;
-    KvCache cache(mesh, options);
-    EXPECT_THROW(cache.check_replicas(), DigestMismatch);
-  });
-}
-
 TEST(Replicas, AreComparedAlongTheHeadsToo) {
   const std::vector<std::string> said = verdicts(
       [](KvCache& cache, int rank) {

@@ -1,0 +1,255 @@
+#include "runtime/memory/cache_agreement.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "core/check.hpp"
+#include "core/cuda/memory.hpp"
+#include "core/posix/free_memory.hpp"
+#include "runtime/memory/gathered.hpp"
+
+namespace kvmesh {
+namespace {
+
+// ---- What must be the same on every rank ----
+
+enum class MemoryWay { kPages, kBytes, kFraction };
+
+MemoryWay memory_way(const CacheOptions& options) {
+  if (options.pages_per_rank != 0) return MemoryWay::kPages;
+  return options.bytes != 0 ? MemoryWay::kBytes : MemoryWay::kFraction;
+}
+
+std::string_view name(MemoryWay way) {
+  if (way == MemoryWay::kPages) return "pages_per_rank";
+  return way == MemoryWay::kBytes ? "bytes" : "memory_fraction";
+}
+
+template <class Name>
+std::string name_of(std::int64_t value) {
+  return std::string(name(static_cast<Name>(value)));
+}
+std::string device_name(std::int64_t kind) { return kind == 0 ? "cpu" : "cuda"; }
+std::string number(std::int64_t value) { return std::to_string(value); }
+
+struct Field {
+  std::string_view name;
+  std::int64_t (*value)(const Mesh&, const CacheOptions&);
+  std::string (*text)(std::int64_t) = number;
+};
+
+using O = CacheOptions;
+constexpr std::array kFields{
+    Field{"layers", [](const Mesh&, const O& o) -> std::int64_t { return o.layers; }},
+    Field{"q_heads", [](const Mesh&, const O& o) -> std::int64_t { return o.q_heads; }},
+    Field{"kv_heads", [](const Mesh&, const O& o) -> std::int64_t { return o.kv_heads; }},
+    Field{"k_dim", [](const Mesh&, const O& o) -> std::int64_t { return o.k_dim; }},
+    Field{"v_dim", [](const Mesh&, const O& o) -> std::int64_t { return o.v_dim; }},
+    Field{"page_size", [](const Mesh&, const O& o) -> std::int64_t { return o.page_size; }},
+    Field{"dtype", [](const Mesh&, const O& o) -> std::int64_t { return int(o.dtype); },
+          name_of<Dtype>},
+    Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
+          name_of<Placement>},
+    Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
+    Field{"the way to say the memory",
+          [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
+          name_of<MemoryWay>},
+    Field{"the mesh's head_parallel",
+          [](const Mesh& mesh, const O&) -> std::int64_t { return mesh.head_parallel(); }},
+    Field{"the mesh's device",
+          [](const Mesh& mesh, const O&) -> std::int64_t { return int(mesh.device().kind); },
+          device_name},
+};
+
+// ---- What each rank tells ----
+
+// Where a rank's memory is. Trivially copyable.
+struct Place {
+  ProcessIdentity process;
+  std::array<char, 16> gpu{};
+
+  bool shares_memory_with(const Place& other) const {
+    return process.same_host(other.process) && gpu == other.gpu;
+  }
+};
+
+Place place_of(Device device) {
+  Place place{.process = this_process()};
+  if (device.kind == DeviceKind::kCuda) place.gpu = cuda_memory::identity(device.index);
+  return place;
+}
+
+// What a rank may use, and the pages that are in it. Trivially copyable.
+struct Room {
+  std::int64_t bytes = 0;
+  std::int64_t pages = 0;
+};
+
+// Trivially copyable.
+struct Proposal {
+  bool refused = false;
+  std::array<char, 256> reason{};
+  std::array<std::int64_t, kFields.size()> fields{};
+  Place place;
+  Room room;  // not yet known of a fraction, which depends on who shares the device
+  std::uint32_t id_ticket = 0;
+};
+
+// ---- Spaces of ids ----
+
+// All processes of a mesh raise this number together, as Lamport's clocks: each draws a ticket,
+// the highest is the cache's, and every process goes on from there. So ranks that have made other
+// numbers of caches before agree, and no process sees a number twice. It is the process's, since
+// ids of any two of its caches may be mixed up, and says nothing about a cache's state.
+std::atomic<std::uint32_t> last_ticket{0};
+
+constexpr std::uint32_t kSpaces =
+    0x7FFF;  // the others are worked out from options: AllocatorOptions
+
+std::uint16_t space_of(std::uint32_t ticket) {
+  std::uint32_t last = last_ticket;
+  while (last < ticket && !last_ticket.compare_exchange_weak(last, ticket)) {
+  }
+  return static_cast<std::uint16_t>(1 + (ticket - 1) % kSpaces);
+}
+
+// ---- Checks of one rank's options ----
+
+void check_memory(const CacheOptions& options) {
+  const int given =
+      (options.pages_per_rank != 0) + (options.bytes != 0) + (options.memory_fraction != 0);
+  require(given == 1, "cache: give one of pages_per_rank ({}), bytes ({}) and memory_fraction ({})",
+          options.pages_per_rank, options.bytes, options.memory_fraction);
+  require(options.pages_per_rank >= 0 && options.bytes >= 0,
+          "cache: pages_per_rank {} and bytes {} must not be negative", options.pages_per_rank,
+          options.bytes);
+  require(options.memory_fraction >= 0 && options.memory_fraction <= 1,
+          "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
+}
+
+void check_options(const Mesh& mesh, const CacheOptions& options) {
+  require(options.layers > 0 && options.k_dim > 0 && options.v_dim > 0,
+          "cache: layers {}, k_dim {}, v_dim {} must be positive", options.layers, options.k_dim,
+          options.v_dim);
+  require(options.q_heads > 0 && options.kv_heads > 0 && options.q_heads % options.kv_heads == 0,
+          "cache: {} query heads do not divide over {} kv heads", options.q_heads,
+          options.kv_heads);
+  require(options.kv_heads % mesh.head_parallel() == 0,
+          "cache: {} kv heads do not divide over head_parallel {}", options.kv_heads,
+          mesh.head_parallel());
+  require(is_valid(options.dtype), "cache: element type {} is none",
+          static_cast<int>(options.dtype));
+  require(options.placement <= Placement::kPacked, "cache: placement {} is none",
+          static_cast<int>(options.placement));
+  require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
+          options.home_threshold_tokens);
+  check_memory(options);
+}
+
+// What no kernel can compute is refused here, not by the first plan, after it has appended.
+void check_shape(const LocalShape& shape) {
+  const AttentionBatch nothing{
+      .q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}};
+  AttentionPlan(shape.attention, nothing, {});
+}
+
+Proposal propose(const Mesh& mesh, const CacheOptions& options) {
+  Proposal mine;
+  mine.place = place_of(mesh.device());
+  mine.id_ticket = ++last_ticket;
+  for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
+  try {
+    check_options(mesh, options);
+    const LocalShape shape = local_shape(mesh, options);
+    check_shape(shape);
+    const PoolLayout layout(shape, options.layers, mesh.device());  // its size can be counted
+    mine.room = {options.bytes, options.pages_per_rank};
+    if (memory_way(options) == MemoryWay::kBytes) {
+      mine.room.pages = pages_within(options.bytes, shape, options.layers, mesh.device());
+    }
+  } catch (const InvalidArgument& error) {
+    mine.refused = true;
+    const std::string_view why = error.what();
+    std::copy_n(why.begin(), std::min(why.size(), mine.reason.size() - 1), mine.reason.begin());
+  }
+  return mine;
+}
+
+// ---- What they come to together ----
+
+void compare(const std::vector<Proposal>& all, Rank me) {
+  const Proposal& mine = all[static_cast<std::size_t>(me.value)];
+  require(!mine.refused, "{}", mine.reason.data());
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    require(!all[rank].refused, "cache: the options of rank {} are refused: {}", rank,
+            all[rank].reason.data());
+  }
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    for (std::size_t i = 0; i < kFields.size(); ++i) {
+      const std::int64_t first = all[0].fields[i], other = all[rank].fields[i];
+      require(first == other, "cache: {} is {} on rank 0 and {} on rank {}: it must be the same",
+              kFields[i].name, kFields[i].text(first), kFields[i].text(other), rank);
+    }
+  }
+}
+
+// No rank has allocated before all have asked what is free: they meet afterwards.
+std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
+                                    const std::vector<Proposal>& all) {
+  const Place& mine = all[static_cast<std::size_t>(mesh.rank().value)].place;
+  const auto sharers = std::ranges::count_if(
+      all, [&](const Proposal& other) { return other.place.shares_memory_with(mine); });
+  const auto free = static_cast<double>(free_memory(mesh.device()));
+  const auto bytes =
+      static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));
+  const Room room{bytes,
+                  pages_within(bytes, local_shape(mesh, options), options.layers, mesh.device())};
+  return gathered(mesh.world(), room, "agree on the size of pools");
+}
+
+std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::vector<Room>& rooms) {
+  const auto least = std::ranges::min_element(rooms, {}, &Room::pages);
+  if (least->pages > 0) return least->pages;
+  LocalShape one = local_shape(mesh, options);
+  one.pages = 1;
+  const std::int64_t page = PoolLayout(one, options.layers, mesh.device()).size_bytes();
+  const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
+  require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
+          page, rank.value, least->bytes);
+  throw OutOfMemory(rank, page, fmt::format("its share of what is free is {} bytes", least->bytes));
+}
+
+}  // namespace
+
+LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
+  return {.attention = {.q_heads = options.q_heads / mesh.head_parallel(),
+                        .kv_heads = options.kv_heads / mesh.head_parallel(),
+                        .k_dim = options.k_dim,
+                        .v_dim = options.v_dim,
+                        .page_size = options.page_size},
+          .pages = options.pages_per_rank,
+          .dtype = options.dtype};
+}
+
+CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
+  CacheAgreement agreed{.options = given};
+  CacheOptions& options = agreed.options;
+  if (options.v_dim == 0) options.v_dim = options.k_dim;
+  const std::vector<Proposal> all =
+      gathered(mesh.world(), propose(mesh, options), "agree on a cache");
+  compare(all, mesh.rank());
+  std::vector<Room> rooms;
+  if (memory_way(options) == MemoryWay::kFraction) {
+    rooms = rooms_by_fraction(mesh, options, all);
+  } else {
+    for (const Proposal& proposal : all) rooms.push_back(proposal.room);
+  }
+  options.pages_per_rank = agreed_pages(mesh, options, rooms);
+  options.bytes = 0;
+  options.memory_fraction = 0;
+  agreed.id_space = space_of(std::ranges::max_element(all, {}, &Proposal::id_ticket)->id_ticket);
+  return agreed;
+}
+
+}  // namespace kvmesh

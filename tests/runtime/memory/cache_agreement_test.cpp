@@ -1,0 +1,141 @@
+// Ranks that are given different things hear of it, all of them, with the rank and the field.
+#include "runtime/memory/cache_agreement.hpp"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace kvmesh {
+namespace {
+
+constexpr int kRanks = 3;
+
+CacheOptions good() {
+  return {.layers = 2,
+          .q_heads = 4,
+          .kv_heads = 2,
+          .k_dim = 8,
+          .v_dim = 6,
+          .page_size = 4,
+          .pages_per_rank = 6,
+          .dtype = Dtype::kFloat32};
+}
+
+// What each rank is told where the last one is given other options; empty: nothing.
+std::vector<std::string> told(const std::function<void(CacheOptions&)>& change) {
+  std::vector<std::string> said(kRanks);
+  run_on_threads(kRanks,
+                 [&](Mesh& mesh) {
+                   CacheOptions options = good();
+                   if (mesh.rank().value == kRanks - 1) change(options);
+                   try {
+                     KvCache cache(mesh, options);
+                   } catch (const InvalidArgument& error) {
+                     said[static_cast<std::size_t>(mesh.rank().value)] = error.what();
+                   }
+                   KvCache(mesh, good());  // and they go on
+                 },
+                 {.threads = 1, .deadline = std::chrono::seconds(30)});
+  return said;
+}
+
+void expect_told(const std::vector<std::string>& said, const std::vector<std::string>& parts) {
+  for (const std::string& rank : said) {
+    for (const std::string& part : parts) {
+      EXPECT_NE(rank.find(part), std::string::npos) << "'" << rank << "' lacks '" << part << "'";
+    }
+  }
+}
+
+TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
+  expect_told(told([](auto& o) { o.layers = 3; }), {"layers is 2 on rank 0 and 3 on rank 2"});
+  expect_told(told([](auto& o) { o.q_heads = 8; }), {"q_heads is 4", "8 on rank 2"});
+  expect_told(told([](auto& o) { o.kv_heads = 4; }), {"kv_heads is 2", "4 on rank 2"});
+  expect_told(told([](auto& o) { o.k_dim = 16; }), {"k_dim is 8", "16 on rank 2"});
+  expect_told(told([](auto& o) { o.v_dim = 0; }), {"v_dim is 6", "8 on rank 2"});
+  expect_told(told([](auto& o) { o.page_size = 8; }), {"page_size is 4", "8 on rank 2"});
+  expect_told(told([](auto& o) { o.dtype = Dtype::kFloat16; }), {"float32", "float16 on rank 2"});
+  expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
+              {"placement is balanced", "striped on rank 2"});
+  expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
+              {"home_threshold_tokens is 2048", "7 on rank 2"});
+  for (const auto& other : {std::pair<std::int64_t, double>{1 << 20, 0}, {0, 0.01}}) {
+    expect_told(told([&](auto& o) {
+                  o.pages_per_rank = 0;
+                  o.bytes = other.first;
+                  o.memory_fraction = other.second;
+                }),
+                {"the way to say the memory is pages_per_rank", "on rank 2"});
+  }
+}
+
+TEST(CacheAgreement, TellsAllWhatOneRankRefuses) {
+  const std::vector<std::string> said = told([](auto& o) { o.k_dim = 577; });
+  expect_told(said, {"577"});
+  expect_told({said[0], said[1]}, {"the options of rank 2 are refused"});
+}
+
+TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {
+  for (const std::string& said : told([](auto& o) { o.pages_per_rank = 9; })) EXPECT_EQ(said, "");
+}
+
+TEST(CacheAgreement, NamesTheHeadParallelOfOtherMeshes) {
+  // The first rank of two has a mesh of its own arrangement: 2 x 1, not 1 x 2.
+  run_loopback(2, [](Communicator& world) {
+    Mesh columns(world, {.head_parallel = 1, .threads = 1});
+    Mesh row(world, {.head_parallel = 2, .threads = 1});
+    Mesh& mine = world.rank().value == 0 ? columns : row;
+    try {
+      KvCache cache(mine, good());
+      ADD_FAILURE() << "made a cache on two meshes";
+    } catch (const InvalidArgument& error) {
+      EXPECT_NE(std::string(error.what()).find("head_parallel is 1 on rank 0 and 2 on rank 1"),
+                std::string::npos)
+          << error.what();
+    }
+  });
+}
+
+TEST(CacheAgreement, GivesAllRanksOneSpaceOfIdsAndEveryCacheItsOwn) {
+  std::mutex mutex;
+  std::vector<std::vector<std::uint64_t>> ids(kRanks);
+  run_on_threads(kRanks,
+                 [&](Mesh& mesh) {
+                   // A rank that has made more caches than the others still agrees with them.
+                   if (mesh.rank().value == 1) {
+                     Mesh alone(make_single_communicator(), {.threads = 1});
+                     for (int i = 0; i < 5; ++i) KvCache(alone, good()).create();
+                   }
+                   std::vector<KvCache> caches;
+                   for (int i = 0; i < 4; ++i) caches.emplace_back(mesh, good());
+                   for (KvCache& cache : caches) {
+                     const SequenceId id = cache.create();
+                     for (KvCache& other : caches) {
+                       EXPECT_EQ(other.allocator().contains(id), &other == &cache);
+                     }
+                     std::scoped_lock lock(mutex);
+                     ids[static_cast<std::size_t>(mesh.rank().value)].push_back(id.value);
+                   }
+                   caches.front().check_replicas();
+                 },
+                 {.threads = 1});
+  EXPECT_EQ(ids[0], ids[1]);
+  EXPECT_EQ(ids[0], ids[2]);
+}
+
+TEST(CacheAgreement, LeavesTheSpaceOfIdsOutOfTheDigest) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache one(mesh, good()), two(mesh, good());
+  for (KvCache* cache : {&one, &two}) {
+    const SequenceId a = cache->create();
+    cache->reserve(a, 5);
+    cache->erase(cache->fork(a));
+  }
+  EXPECT_EQ(one.allocator().digest(), two.allocator().digest());
+}
+
+}  // namespace
+}  // namespace kvmesh
