@@ -47,9 +47,9 @@ struct MeshOptions {
 /// Collective to make: every rank makes its own with equal options. On GPUs that includes the NCCL
 /// group of the kv ranks (see DeviceGroup), which takes a second or so; on the CPU only the
 /// communicators are split. Owns the communicators, the threads and the device group, together with
-/// the caches made on it: they stay whole where it is moved or ends before them (a communicator that
-/// the caller keeps must outlive both). Movable. The end of a mesh with an NCCL group of its own is
-/// collective, too: see DeviceGroup.
+/// the caches made on it: they stay whole where it is moved or ends before them (a communicator
+/// that the caller keeps must outlive both). Movable. The end of a mesh with an NCCL group of its
+/// own is collective, too: see DeviceGroup.
 class Mesh {
  public:
   /// @throws InvalidArgument if head_parallel does not divide the ranks, or an option is none;

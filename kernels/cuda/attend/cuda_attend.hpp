@@ -94,8 +94,8 @@ class CudaAttend {
   DeviceArray<float> workspace_o_;    // [workspace rows, v_dim]
   DeviceArray<float> workspace_lse_;  // [workspace rows]
   std::uint64_t workspace_growths_ = 0;
-  /// No launch since the plan: kernels read the plan before they wait for the kernel before them, so
-  /// the first is not launched to overlap.
+  /// No launch since the plan: kernels read the plan before they wait for the kernel before them,
+  /// so the first is not launched to overlap.
   bool is_fresh_ = true;
 };
 

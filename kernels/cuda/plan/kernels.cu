@@ -223,7 +223,8 @@ cudaError_t launch_select(const TileClass* classes, int tiles, TileClass tile_cl
                           std::int32_t* selected, std::int32_t* count, void* scratch,
                           std::size_t scratch_bytes, cudaStream_t stream) {
   return cub::DeviceSelect::If(scratch, scratch_bytes, thrust::counting_iterator<std::int32_t>(0),
-                               selected, count, tiles, IsOfClass{classes, static_cast<int>(tile_class)}, stream);
+                               selected, count, tiles,
+                               IsOfClass{classes, static_cast<int>(tile_class)}, stream);
 }
 
 cudaError_t launch_list(const ListParams& params, cudaStream_t stream) {

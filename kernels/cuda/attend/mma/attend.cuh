@@ -290,15 +290,22 @@ class Warp {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size, pieces are claimed. Block: kTile.threads(). Dynamic shared memory:
-/// kShared.bytes(). The merge that follows may be launched to overlap: it waits for this one's end.
+/// Grid: any size; pieces are claimed, or taken in turn. Block: kTile.threads(). Dynamic shared
+/// memory: kShared.bytes(). The merge that follows may be launched to overlap: it waits for this
+/// one's end.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend(const __grid_constant__ kvmesh::cuda::AttendParams params) {
   extern __shared__ __align__(128) uint4 kvmesh_shared[];
   kvmesh::cuda::Warp warp(params, reinterpret_cast<char*>(kvmesh_shared));
-  kvmesh::cuda::BlockPieces pieces(params);
-  for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
-    warp.run(params.tasks[piece]);
+  if constexpr (kvmesh::cuda::kTile.key_warps > 1) {
+    kvmesh::cuda::BlockPieces pieces(params);
+    for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
+      warp.run(params.tasks[piece]);
+    }
+  } else {  // claims would take registers that these tiles do not have
+    for (int piece = blockIdx.x; piece < *params.task_count; piece += gridDim.x) {
+      warp.run(params.tasks[piece]);
+    }
   }
   if constexpr (kvmesh::kOverlaps) kvmesh::cuda::griddepcontrol_launch_dependents();
 }

@@ -10,6 +10,8 @@ namespace {
 /// Bytes of an SM that a thread block takes beside its own.
 constexpr int kReservedBytes = 1024;
 
+bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
+
 /// A tile, and how many thread blocks of it an SM holds at once.
 struct Cut {
   AttendTile tile;
@@ -17,9 +19,13 @@ struct Cut {
 };
 
 /// The tile for a row class, with as many keys a step as leave room for `blocks` thread blocks.
-/// Outputs take rows / warps * v_dim / 32 registers a thread: 128 at most.
-AttendTile tile_of(int row_class) {
-  switch (row_class) {
+/// Outputs take rows / warps * v_dim / 32 registers a thread: 128 at most. Where they do, what
+/// divides by a group or page size that is no power of two, or looks up the classes of heads, takes
+/// the registers of half the scores.
+AttendTile tile_of(const AttendCase& what) {
+  const bool is_tight =
+      what.head_classes || !is_power_of_two(what.group()) || !is_power_of_two(what.shape.page_size);
+  switch (what.rows) {
     case 8:
     case 16:
       return {.row_tiles = 1, .row_warps = 1, .key_warps = 4, .step_keys = 16, .stages = 3};
@@ -28,7 +34,11 @@ AttendTile tile_of(int row_class) {
     case 64:
       return {.row_tiles = 1, .row_warps = 4, .key_warps = 1, .step_keys = 64, .stages = 2};
     default:
-      return {.row_tiles = 2, .row_warps = 4, .key_warps = 1, .step_keys = 64, .stages = 2};
+      return {.row_tiles = 2,
+              .row_warps = 4,
+              .key_warps = 1,
+              .step_keys = is_tight ? 32 : 64,
+              .stages = 2};
   }
 }
 
@@ -47,7 +57,7 @@ int blocks_that_fit(const AttendTile& tile, const AttendCase& what) {
 /// where that is not enough.
 std::optional<Cut> cut_of(const AttendCase& what) {
   for (int blocks = most_blocks(what); blocks > 0; --blocks) {
-    AttendTile tile = tile_of(what.rows);
+    AttendTile tile = tile_of(what);
     for (;;) {
       if (blocks_that_fit(tile, what) >= blocks) return Cut{tile, blocks};
       if (tile.key_warps == 1 && tile.step_keys > 32) {

@@ -29,9 +29,9 @@ constexpr int padded_dim(int dim) { return (dim + 15) / 16 * 16; }
 
 /// Rows of 16-bit elements in shared memory, without padding: a row that straddles the 32-byte
 /// sectors of memory would fetch some of them twice. The 16-byte units of a row are exchanged
-/// instead, so that one unit of 8 neighbouring rows lies in 8 different groups of banks, as ldmatrix
-/// wants it. Units exchange within aligned groups of `span_units`, the largest power of two that
-/// divides a row:
+/// instead, so that one unit of 8 neighbouring rows lies in 8 different groups of banks, as
+/// ldmatrix wants it. Units exchange within aligned groups of `span_units`, the largest power of
+/// two that divides a row:
 ///
 ///   unit u of row r lies at unit  u ^ (r * span_units / 8 % span_units)
 class SharedRows {
