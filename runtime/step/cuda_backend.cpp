@@ -30,9 +30,13 @@ struct Shared {
   CombineWays ways;
 };
 
+/// Rows that a plan is made for whose first batch is empty: decode of most models, with room for some
+/// speculation.
+constexpr std::int64_t kUnknownRows = 16;
+
 /// Rows of the largest sequence that is decode or speculation.
 std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
-  std::int64_t most = 1;
+  std::int64_t most = batch.empty() ? kUnknownRows : 1;
   for (const BatchEntry& entry : batch) {
     const std::int64_t rows = queries_of(entry) * (shape.q_heads / shape.kv_heads);
     if (rows <= cuda::kShortRows) most = std::max(most, rows);
