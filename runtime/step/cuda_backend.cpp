@@ -30,8 +30,8 @@ struct Shared {
   CombineWays ways;
 };
 
-/// Rows that a plan is made for whose first batch is empty: decode of most models, with room for some
-/// speculation.
+/// Rows that a plan is made for whose first batch is empty: decode of most models, with room for
+/// some speculation.
 constexpr std::int64_t kUnknownRows = 16;
 
 /// Rows of the largest sequence that is decode or speculation.
