@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <span>
 #include <utility>
 
@@ -87,23 +86,10 @@ enum Axis {
   kNegative,
 };
 
-/// What a case may take of local memory. Two kinds take some:
-///
-/// - The kernel without tensor cores, whose compiler thinks of occupancy first: a few words, fewer
-///   than the outputs, which are 16 at the largest v_dim here.
-/// - On Blackwell a score mod with 128 rows of 128 columns: outputs and scores take 192 of 255
-///   registers, and what divides by a group or page size that is no power of two, or looks up the
-///   classes of heads, some more.
-int local_bytes_of(const AttendCase& what, const AttendVariant& variant, bool has_score_mod) {
-  if (variant.name == "plain") return 48;
-  const auto needs_division = [](int divisor) {
-    return !std::has_single_bit(static_cast<unsigned>(divisor));
-  };
-  const bool is_tight =
-      what.rows == 128 && what.shape.v_dim == 128 &&
-      (what.head_classes || needs_division(what.group()) || needs_division(what.shape.page_size));
-  return is_tight && has_score_mod && what.architecture == "sm_100" ? 48 : 0;
-}
+/// What a case may take of local memory: nothing, but for the family without tensor cores, whose
+/// compiler thinks of occupancy first: a few words, fewer than the outputs, which are 16 at the
+/// largest v_dim here.
+int local_bytes_of(const AttendVariant& variant) { return variant.name == "plain" ? 48 : 0; }
 
 /// A family's cases: what its kernels are made for, and the rest of what they take.
 struct Table {
@@ -149,7 +135,7 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
       what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
-          local_bytes_of(what, variant, !score.mod.is_identity())};
+          local_bytes_of(variant)};
 }
 
 std::vector<Variant> variants_of(const Table& table) {
