@@ -10,7 +10,6 @@
 namespace kvmesh::cuda {
 namespace {
 
-constexpr int kMergeWarps = 8;  // of a thread block of merge.cuh
 /// Thread blocks of merges per multiprocessor, most of which find nothing to do: how many blocks
 /// were split, only the device knows.
 constexpr int kMergeBlocks = 16;
@@ -112,9 +111,10 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
 }
 
 void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+  plan_->check_step(step.sequences);
+  is_fresh_ = true;
   mods_->send(stream);
   plan_->plan(pages, step, stream);
-  is_fresh_ = true;
   max_page_ = pages.max_page();
   reserve_workspace();
   kernels_for(kinds_);

@@ -46,10 +46,12 @@ class CudaAttend {
   bool is_ready() const { return mods_->is_taken() && plan_->is_ready(); }
 
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
-  /// after what is on `stream`. Allocates nothing and does not wait; may be captured in a graph.
-  /// Every bit of the result depends on the batch and the device's kind alone.
-  /// Launches at most three kernels: short rows, long rows, the merge of splits.
-  /// With limits, tensors have as many tokens as those have room for.
+  /// after what is on `stream`. Allocates nothing and does not wait; may be captured in a graph,
+  /// but for tensors of other kinds than Options::kinds, whose first launch compiles. REQUIRES:
+  /// launches and replays of one CudaAttend come one after another, and `plan` after them: they
+  /// share the workspace and the counters of claims. Every bit of the result depends on the batch
+  /// and the device's kind alone. Launches at most three kernels: short rows, long rows, the merge
+  /// of splits. With limits, tensors have as many tokens as those have room for.
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
               cudaStream_t stream);

@@ -51,7 +51,7 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
   const int group = shape.q_heads / shape.kv_heads;
   const int largest = shape.v_dim > 128 ? 64 : 128;
   for (int row_class : kRowClasses) {
-    // 32 rows a warp take twice the registers for outputs.
+    // 32 rows per warp of mma take twice the registers for outputs.
     if (row_class == 32 && shape.v_dim > 128) continue;
     if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
   }

@@ -65,8 +65,10 @@ struct AttendVariant {
   int threads = 0;
   int shared_bytes = 0;
   int blocks_per_multiprocessor = 1;
-  int tile_keys = 64;     ///< keys that a thread block takes at a time
-  bool overlaps = false;  ///< it waits for the kernel before it, beside whose end it may start
+  int tile_keys = 64;  ///< keys that a thread block takes at a time
+  /// It may start before the previous kernel ends, and waits for it before it reads anything but
+  /// the plan.
+  bool overlaps = false;
 };
 
 class AttendFamily {

@@ -6,9 +6,10 @@
 //
 // SMs do not get equal shares of the memory's bandwidth, so equal shares of work end at different
 // times (measured on an H200: 2 .. 10 % of a decode). Pieces that are claimed when a thread block
-// is free, the long ones first, end together: each is a part of its share of what is left
-// (guided self-scheduling: Polychronopoulos and Kuck, 1987). A block that is not split needs no
-// merge, so those that start first stay whole where they end well before the line does.
+// is free, the long ones first, end together: each is at most 0.4 of the tiles that are left,
+// divided by the thread blocks that run at once (guided self-scheduling: Polychronopoulos and Kuck,
+// 1987). A block that is not split needs no merge, so those that start first stay whole where they
+// end well before the line does.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,6 @@
 
 namespace kvmesh::cuda {
 
-constexpr int kMergeWarps = 8;
 constexpr int kInFlight = 16;
 constexpr int kColumnsPerLane = 4;
 constexpr int kChunkColumns = 32 * kColumnsPerLane;  // of a row at a time

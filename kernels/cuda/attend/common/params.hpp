@@ -69,6 +69,9 @@ struct alignas(16) DeviceMerge {
   std::int32_t unused[3];
 };
 
+/// Warps of a thread block that merges.
+inline constexpr int kMergeWarps = 8;
+
 struct MergeParams {
   const DeviceMerge* merges;  // [*merge_count]
   const std::int32_t* merge_count;

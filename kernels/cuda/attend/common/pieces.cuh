@@ -18,7 +18,7 @@ class Pieces {
   __device__ int count() const { return count_; }
 
   /// The thread block's next piece; at or past count(): there is none. For the first lane of one
-  /// warp, all of whose lanes call.
+  /// warp; other lanes get 0.
   __device__ int claim() const {
     int piece = 0;
     if (threadIdx.x % 32 == 0) {

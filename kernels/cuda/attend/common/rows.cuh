@@ -1,4 +1,4 @@
-// Rows of a task: where they come from, what they see, where they go. For both attention kernels.
+// Rows of a task: where they come from, what they see, where they go. For all families.
 //
 // Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
 // kHasHeadClasses (a page may be masked otherwise for each head of the group).

@@ -142,11 +142,12 @@ class DecodeProducer {
     const int stage = tile_ % kStages;
     const std::uint32_t parity = tile_ / kStages % 2 ^ 1;
     ++tile_;
-    // Values are released last: then nobody reads the visits of the tile before.
+    // Visits are read until the keys are released.
     mbarrier_wait(shared_.values_empty(stage), parity);
     mbarrier_wait(shared_.keys_empty(stage), parity);
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    __syncwarp();  // lane 0's arrival covers what all lanes wrote
     if (lane() == 0) {
       shared_.masked(stage) = masked;
       mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
@@ -432,7 +433,8 @@ class DecodeMath {
     store(task);
   }
 
-  /// Did a product spoil a row whose weights are all in order?
+  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
+  /// takes scores so large that a unit in their last place exceeds 100?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
@@ -444,7 +446,9 @@ class DecodeMath {
         for (int m = 0; m < kDimTiles; ++m) {
           probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
         }
-        found |= probe != probe && sum_[j][c] == sum_[j][c] && column(j, c) < task.rows;
+        const bool is_lost = sum_[j][c] == 0.0f && max_[j][c] != kNoKeys;
+        found |=
+            (is_lost || (probe != probe && sum_[j][c] == sum_[j][c])) && column(j, c) < task.rows;
       }
     }
     return found;
@@ -488,7 +492,8 @@ class DecodeMath {
 }  // namespace kvmesh::cuda
 
 /// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads.
-/// Dynamic shared memory: kTile.bytes(). May be launched to overlap: it waits for the one before.
+/// Dynamic shared memory: kTile.bytes(). May be launched to overlap, unless the kernel
+/// before it is one of the plan: the plan is read before that kernel's end is waited for.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
     kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   using namespace kvmesh::cuda;

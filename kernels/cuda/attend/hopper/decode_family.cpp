@@ -42,6 +42,8 @@ std::optional<Cut> cut_of(const AttendCase& what) {
   return std::nullopt;
 }
 
+static_assert(kTileKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
+
 class DecodeFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {

@@ -1,4 +1,4 @@
-// What the kernels of this family are given. One text for the host and for NVRTC.
+// Parameters of both Hopper kernels. One text for the host and for NVRTC.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"

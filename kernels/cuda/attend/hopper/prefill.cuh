@@ -14,8 +14,7 @@
 //   operations per tile and consumer: 2 * 64 * 128 * (k_dim + v_dim), 1,043 cycles of the tensor
 //   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
 //   the length of a consumer's own path decides, and instructions per score count: the exponents'
-//   reference (the row's maximum, usually) is brought up to date only when a score exceeds it by
-//   2^8.
+//   reference (the row's maximum, usually) is brought up to date only when a weight exceeds 2^8.
 //
 // Sources: FlashAttention-3 (Shah et al., 2024): scores of a tile beside the products of the one
 // before; late rescaling as in FlashAttention-4 (2025).
@@ -145,6 +144,7 @@ class PrefillProducer {
     mbarrier_wait(shared_.keys_empty(stage), tile_ / kPrefillStages % 2 ^ 1);
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    __syncwarp();  // lane 0's arrival covers what all lanes wrote
     if (lane() == 0) {
       shared_.masked(stage) = masked;
       mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
@@ -450,7 +450,8 @@ class PrefillMath {
     store(task);
   }
 
-  /// Did a product spoil a row whose weights are all in order?
+  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
+  /// takes scores so large that a unit in their last place exceeds 100?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
@@ -460,7 +461,8 @@ class PrefillMath {
       for (int n = 0; n < kValueTiles; ++n) {
         probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
       }
-      found |= probe != probe && sum_[h] == sum_[h] && row(h) < task.rows;
+      const bool is_lost = sum_[h] == 0.0f && reference_[h] != kNoKeys;
+      found |= (is_lost || (probe != probe && sum_[h] == sum_[h])) && row(h) < task.rows;
     }
     return found;
   }

@@ -103,21 +103,11 @@ __device__ inline void wgmma(float (&d)[8], std::uint64_t a, std::uint64_t b, bo
                KVMESH_REGISTERS4(4))
 }
 template <Rows RowsOfA>
-__device__ inline void wgmma(float (&d)[12], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("24", KVMESH_D24, "%12", "%13", "%14", "%15", KVMESH_REGISTERS4(0),
-               KVMESH_REGISTERS4(4), KVMESH_REGISTERS4(8))
-}
-template <Rows RowsOfA>
 __device__ inline void wgmma(float (&d)[16], std::uint64_t a, std::uint64_t b, bool add) {
   KVMESH_WGMMA("32", KVMESH_D32, "%16", "%17", "%18", "%19", KVMESH_REGISTERS4(0),
                KVMESH_REGISTERS4(4), KVMESH_REGISTERS4(8), KVMESH_REGISTERS4(12))
 }
 
-template <Rows RowsOfA>
-__device__ inline void wgmma(float (&d)[32], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("64", KVMESH_D64, "%32", "%33", "%34", "%35", KVMESH_REGISTERS16(0),
-               KVMESH_REGISTERS16(16))
-}
 template <Rows RowsOfA>
 __device__ inline void wgmma(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add) {
   KVMESH_WGMMA("128", KVMESH_D128, "%64", "%65", "%66", "%67", KVMESH_REGISTERS16(0),

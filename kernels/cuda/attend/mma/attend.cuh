@@ -3,7 +3,7 @@
 // A thread block takes its tasks one after another. For each it keeps the queries in shared memory
 // (or registers), streams keys and values through `stages` steps of shared memory by 16-byte
 // asynchronous copies, and holds scores and outputs in registers: S = Q K^T and O += P V by
-// mma m16n8k16. The ways in which a block is cut are attend_tile.hpp's.
+// mma m16n8k16. The ways in which a block is cut are tile.hpp's.
 //
 //   bytes per key and head: (k_dim + v_dim) * 2, each read once by a block of up to 16 .. 128 rows.
 //   Decode keeps stages - 1 steps of all warps on the way: 2 blocks * 4 warps * 2 * 8 KB = 128 KB

@@ -1,6 +1,6 @@
 // What the constants of the tensor-core kernel amount to.
 //
-// Constants (namespace kvmesh), beside attend_rows.cuh's: kDimK, kDimV, kPoolType, kQueryType,
+// Constants (namespace kvmesh), beside rows.cuh's: kDimK, kDimV, kPoolType, kQueryType,
 // kQueryVectors (16-byte loads of queries are possible), kFoldScale (no score mod and scale > 0:
 // the scale goes into the exponent), kRowTiles, kRowWarps, kKeyWarps, kStepKeys, kStages,
 // kBlocksPerSm.
