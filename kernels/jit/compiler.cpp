@@ -61,6 +61,26 @@ std::vector<std::byte> machine_code_of(nvrtcProgram program) {
   return bytes;
 }
 
+struct Compiled {
+  UniqueProgram program;
+  std::string log;
+};
+
+Compiled run_compiler(const Program& program) {
+  UniqueProgram created = create(program);
+  const std::vector<std::string> options = compiler_options(program);
+  std::vector<const char*> option_pointers;
+  for (const std::string& option : options) option_pointers.push_back(option.c_str());
+
+  const nvrtcResult status = nvrtcCompileProgram(
+      created.get(), static_cast<int>(option_pointers.size()), option_pointers.data());
+  std::string log = log_of(created.get());
+  if (status != NVRTC_SUCCESS) {
+    throw CompileError(program.source, nvrtcGetErrorString(status), std::move(log));
+  }
+  return {std::move(created), std::move(log)};
+}
+
 }  // namespace
 
 CompileError::CompileError(const std::string& source, const std::string& reason, std::string log)
@@ -75,18 +95,20 @@ std::string compiler_version() {
 }
 
 Cubin compile(const Program& program) {
-  const UniqueProgram created = create(program);
-  const std::vector<std::string> options = compiler_options(program);
-  std::vector<const char*> option_pointers;
-  for (const std::string& option : options) option_pointers.push_back(option.c_str());
+  const Compiled compiled = run_compiler(program);
+  return {machine_code_of(compiled.program.get()), compiled.log};
+}
 
-  const nvrtcResult status = nvrtcCompileProgram(
-      created.get(), static_cast<int>(option_pointers.size()), option_pointers.data());
-  std::string log = log_of(created.get());
-  if (status != NVRTC_SUCCESS) {
-    throw CompileError(program.source, nvrtcGetErrorString(status), std::move(log));
-  }
-  return {machine_code_of(created.get()), std::move(log)};
+std::string ptx_of(const Program& program) {
+  Program portable = program;
+  portable.architecture.replace(0, 2, "compute");  // sm_90a: compute_90a
+  const Compiled compiled = run_compiler(portable);
+  std::size_t size = 0;
+  check(nvrtcGetPTXSize(compiled.program.get(), &size), "nvrtcGetPTXSize");
+  std::string text(size, '\0');
+  check(nvrtcGetPTX(compiled.program.get(), text.data()), "nvrtcGetPTX");
+  while (!text.empty() && text.back() == '\0') text.pop_back();
+  return text;
 }
 
 }  // namespace kvmesh::jit

@@ -37,4 +37,8 @@ std::string compiler_version();
 /// @throws CompileError; InvalidArgument if the source is not among the files.
 Cubin compile(const Program& program);
 
+/// The program in the portable assembly that its machine code is made from. Compiles it, though not
+/// all the way. @throws as `compile` does.
+std::string ptx_of(const Program& program);
+
 }  // namespace kvmesh::jit

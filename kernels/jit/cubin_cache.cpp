@@ -16,17 +16,21 @@ CubinCache::Found CubinCache::get(const Program& program) {
   Entry& entry = entry_of(key);
   const std::lock_guard guard(entry.mutex);
   if (entry.cubin) return {entry.cubin, Origin::kMemory};
-  const auto is_on_disk = [&] {
-    std::optional<Cubin> stored = load(key);
-    if (stored) entry.cubin = std::make_shared<const Cubin>(*std::move(stored));
-    return stored.has_value();
-  };
-  if (is_on_disk()) return {entry.cubin, Origin::kDisk};
+  const Found found = load_or_compile(program, key);
+  dump_.write(program, key, *found.cubin);
+  entry.cubin = found.cubin;
+  return found;
+}
+
+CubinCache::Found CubinCache::load_or_compile(const Program& program, const ProgramKey& key) const {
+  const auto shared = [](Cubin&& cubin) { return std::make_shared<const Cubin>(std::move(cubin)); };
+  if (auto stored = load(key)) return {shared(*std::move(stored)), Origin::kDisk};
   const std::optional<FileLock> alone = lock(key);
-  if (is_on_disk()) return {entry.cubin, Origin::kDisk};  // who had the lock has stored it
-  entry.cubin = std::make_shared<const Cubin>(compile(program));
-  store(key, *entry.cubin);
-  return {entry.cubin, Origin::kCompiler};
+  // Who had the lock has stored it.
+  if (auto stored = load(key)) return {shared(*std::move(stored)), Origin::kDisk};
+  const auto compiled = shared(compile(program));
+  store(key, *compiled);
+  return {compiled, Origin::kCompiler};
 }
 
 std::optional<Cubin> CubinCache::load(const ProgramKey& key) const {

@@ -11,6 +11,7 @@
 
 #include "kernels/jit/cache_folder.hpp"
 #include "kernels/jit/compiler.hpp"
+#include "kernels/jit/dump.hpp"
 #include "kernels/jit/file_lock.hpp"
 
 namespace kvmesh::jit {
@@ -29,6 +30,8 @@ struct CacheLimits {
 /// it. It is renamed into place when it is complete, and its checksum is verified when it is read:
 /// a process that is killed in the middle of a write, or a damaged disk, costs a compilation. Where
 /// the directory cannot be used, the cache is in memory only. Files may be removed at any time.
+///
+/// What is compiled or read is also dumped for people to read, if $KVMESH_DUMP says where.
 ///
 /// Threads may share one. Those that ask for the same program wait for the first; different
 /// programs compile side by side.
@@ -58,11 +61,13 @@ class CubinCache {
     std::shared_ptr<const Cubin> cubin;
   };
   Entry& entry_of(const ProgramKey& key);
+  Found load_or_compile(const Program& program, const ProgramKey& key) const;
   std::optional<FileLock> lock(const ProgramKey& key) const;
   bool make_directory() const;
 
   std::filesystem::path directory_;
   CacheLimits limits_;
+  Dump dump_;
   std::mutex mutex_;  ///< of the map; entries stay where they are
   std::map<ProgramKey, Entry> entries_;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/jit/compiler.hpp"
+#include "kernels/jit/dump.hpp"
 
 namespace kvmesh::test {
 
@@ -21,9 +22,10 @@ struct Variant {
 inline void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
 
 /// Compiles without a warning, and its kernels keep everything in registers, or nearly so where
-/// that is allowed.
+/// that is allowed. Dumps it if $KVMESH_DUMP says where.
 inline void expect_compiles_without_spill(const Variant& variant) {
   const jit::Cubin cubin = jit::compile(variant.program);
+  jit::Dump().write(variant.program, jit::key_of(variant.program, jit::compiler_version()), cubin);
   EXPECT_EQ(cubin.log.find("warning"), std::string::npos) << cubin.log;
   EXPECT_FALSE(cubin.resources().empty()) << "no kernel: " << cubin.log;
   for (const jit::KernelResources& kernel : cubin.resources()) {
