@@ -16,13 +16,13 @@ namespace kvmesh {
 
 /// How new pages are spread over the ranks.
 enum class Placement : std::uint8_t {
-  kBalanced,  ///< Short sequences whole on one rank, long ones evenly over all. The default.
+  kBalanced,  ///< A short sequence on one rank, a long one evenly over all. The default.
   kStriped,   ///< Page i of a sequence on rank (i + start) mod ranks.
   kPacked,    ///< Fill rank 0, then rank 1, ...
 };
 
 std::string_view name(Placement placement);
-/// The placement called `text` ("balanced", "striped", "packed"). @throws InvalidArgument.
+/// Returns the placement called `text` ("balanced", "striped", "packed"). @throws InvalidArgument.
 Placement placement_from(std::string_view text);
 
 struct AllocatorOptions {
@@ -30,19 +30,20 @@ struct AllocatorOptions {
   std::int64_t pages_per_rank = 0;
   int page_size = 16;
   Placement placement = Placement::kBalanced;
-  /// Balanced placement: a sequence of up to this many tokens lives whole on one home rank, the one
-  /// with the most free pages at its first page. Later pages go to the rank that holds the fewest
-  /// of the sequence.
+  /// Balanced placement: a sequence of up to this many tokens lies on one home rank, the rank with
+  /// the most free pages when the sequence gets its first page. Later pages go to the rank that
+  /// holds the fewest of the sequence's pages.
   std::int64_t home_threshold_tokens = 2048;
-  /// Stands in every SequenceId, so that allocators refuse one another's. The same on every rank,
-  /// and another for each allocator whose ids a program could mix up; not part of the digest.
-  /// 0: worked out from the other options, so that only allocators with equal options take one
-  /// another's ids. (A KvCache draws one that all ranks agree on and no other cache has.)
+  /// Part of every SequenceId, so that an allocator refuses the ids of other allocators. REQUIRES:
+  /// equal on every rank, and different for each allocator whose ids a program could mix up. 0:
+  /// computed from the other options, so that only allocators with equal options accept one
+  /// another's ids. (A KvCache draws a number that all its ranks share and no other cache has.) Not
+  /// part of the digest.
   std::uint16_t id_space = 0;
 };
 
-/// Copy the first `tokens` tokens of page `source` to page `destination`, in every layer, before
-/// anything is appended: copy on write of a page that a fork shares.
+/// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
+/// layer, before anything is appended: the copy on write of a page that a fork shares.
 struct PageCopy {
   PageId source;
   PageId destination;
@@ -50,15 +51,15 @@ struct PageCopy {
   friend bool operator==(const PageCopy&, const PageCopy&) = default;
 };
 
-/// Append `tokens` new positions to `sequence`.
+/// A request to append `tokens` new positions to `sequence`.
 struct AppendRequest {
   SequenceId sequence;
   std::int64_t tokens = 0;
 };
 
-/// One line of the allocator's journal: operation `number`, the first being 0, left the state at
-/// `digest`. `sequence` is the one it was about: the new one for create and fork, the first of the
-/// batch for append.
+/// One line of the allocator's journal: operation `number` (the first is 0) left the state at
+/// `digest`. `sequence` is the new sequence for create and fork, the first of the batch for append,
+/// else the argument of the operation.
 struct JournalEntry {
   std::uint64_t number = 0;
   std::uint64_t digest = 0;
@@ -66,23 +67,24 @@ struct JournalEntry {
   SequenceId sequence;
 };
 
-/// A deterministic state machine over metadata: it moves no keys and talks to no one. Every rank
-/// holds a copy and applies the same operations in the same order, so all copies agree without a
-/// message; `digest()` shows it.
+/// A deterministic state machine over metadata: it moves no keys and sends no messages. Every rank
+/// holds a copy and applies the same operations in the same order. All copies then agree without a
+/// message, and `digest()` shows whether they do.
 ///
-/// Positions are logical and start at 0. `capacity` counts tokens that pages are held for, `length`
-/// those that were appended; length <= capacity = pages * page_size.
+/// Positions are logical and start at 0. `length` counts the appended tokens, `capacity` the tokens
+/// for which the sequence holds pages: length <= capacity = pages * page_size.
 ///
-/// A page that is given back is the first to be handed out again on its rank. When the rank that
-/// placement wants is full another one serves: an operation runs out only if all ranks are full.
+/// The page freed last is the first that its rank hands out again. If the rank that the placement
+/// chooses is full, another rank provides the page: an operation runs out of pages only if all
+/// ranks are full.
 ///
-/// Strong guarantee: an operation that throws (or whose `try_` form returns empty) changed nothing.
-/// Not thread-safe: one thread drives a copy. Complexity is amortised O(1) a page, but O(ranks)
-/// where a rank is chosen: for a sequence's home, for a page that balanced placement puts past the
-/// threshold, and where ranks are full.
+/// Strong guarantee: an operation that throws (or whose `try_` form returns empty) has changed
+/// nothing. Not thread-safe: one thread drives a copy. Complexity is amortised O(1) per page, but
+/// O(ranks) where a rank is chosen: for a sequence's home, for a page that balanced placement adds
+/// past the threshold, and where ranks are full.
 class PageAllocator {
  public:
-  /// @throws InvalidArgument on options that no state can serve.
+  /// @throws InvalidArgument if the options are invalid.
   explicit PageAllocator(const AllocatorOptions& options);
   ~PageAllocator();
   PageAllocator(PageAllocator&&) noexcept;
@@ -90,74 +92,80 @@ class PageAllocator {
 
   const AllocatorOptions& options() const;
 
-  /// A new, empty sequence.
+  /// Makes a new, empty sequence.
   SequenceId create();
 
-  /// Makes room for at least `tokens` tokens in all. Less than the capacity: does nothing.
-  /// @throws OutOfPages, UnknownSequence, InvalidArgument (negative).
+  /// Makes room for at least `tokens` tokens in all. Does nothing if the capacity is enough.
+  /// @throws OutOfPages; UnknownSequence; InvalidArgument if `tokens` is negative. try_reserve
+  /// returns false instead of OutOfPages.
   void reserve(SequenceId sequence, std::int64_t tokens);
   [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
 
-  /// Lengthens the sequences, reserving what they lack, all of them or none. Returns the copies
-  /// to do first: the last page of a sequence is copied if it is not full and a fork shares it.
-  /// The copy stays on its rank if that has a free page. When all that share a page are in the
-  /// batch, the last of them keeps it. A sequence may appear once.
-  /// @throws OutOfPages (all that the batch lacks, copies included), UnknownSequence,
-  /// InvalidArgument.
+  /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
+  /// sequence's last page is copied if it is not full and a fork shares it. The copy stays on the
+  /// page's rank if that rank has a free page. When all sequences that share a page are in the
+  /// batch, the last of them keeps the page.
+  /// REQUIRES: no sequence appears twice.
+  /// Returns the copies to make before anything is written.
+  /// @throws OutOfPages (with all the pages that the batch needs, copies included),
+  /// UnknownSequence, InvalidArgument. try_append returns empty instead of OutOfPages.
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
   std::vector<PageCopy> append(SequenceId sequence, std::int64_t tokens);
   [[nodiscard]] std::optional<std::vector<PageCopy>> try_append(
       std::span<const AppendRequest> requests);
 
-  /// Makes positions [begin, end) of the sequence, all within its capacity, writable in place:
-  /// every page there that a fork shares is replaced by a page of its own. Returns the copies to do
-  /// first.
+  /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
+  /// a fork shares by a page that only this sequence holds.
+  /// REQUIRES: 0 <= begin <= end <= capacity.
+  /// Returns the copies to make before anything is written.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument.
   std::vector<PageCopy> make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
-  /// A new sequence with the same content, sharing all pages that hold content (not those that are
-  /// only reserved). Copy on write.
-  /// Needs no page, so it cannot run out. @throws UnknownSequence.
+  /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
+  /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.
+  /// @throws UnknownSequence.
   SequenceId fork(SequenceId sequence);
 
-  /// Shortens to `length` tokens (rolls back speculation) and gives back the pages wholly past it,
-  /// those that were only reserved too: the capacity becomes `length`, rounded up to whole pages.
-  /// @throws UnknownSequence, InvalidArgument (longer than it is, negative).
+  /// Shortens the sequence to `length` tokens (to roll back speculation) and frees all pages past
+  /// them, including pages that were only reserved: the capacity becomes `length`, rounded up to
+  /// whole pages.
+  /// @throws UnknownSequence; InvalidArgument if `length` is negative or more than the sequence
+  /// has.
   void truncate(SequenceId sequence, std::int64_t length);
 
-  /// Forgets the sequence and gives back the pages that no fork shares. @throws UnknownSequence.
+  /// Erases the sequence and frees the pages that no fork shares. @throws UnknownSequence.
   void erase(SequenceId sequence);
 
   bool contains(SequenceId sequence) const;
-  /// In tokens. @throws UnknownSequence.
+  /// The length and the capacity in tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const;
   std::int64_t capacity(SequenceId sequence) const;
-  /// The page table in logical order; valid until the next operation on the allocator.
+  /// The page table in logical order. The span is valid until the next operation on the allocator.
   /// @throws UnknownSequence.
   std::span<const PageId> pages(SequenceId sequence) const;
   std::int64_t sequences() const;
-  /// Another number whenever the sequence's content or the pages that hold it change: by appended
-  /// tokens, a shorter length, copy on write. What others do (a fork of it, too) leaves it as it
-  /// is.
+  /// A number that changes whenever the sequence's content or the pages that hold it change: when
+  /// tokens are appended, the length shrinks, or a page is copied on write. Operations on other
+  /// sequences do not change it, nor does a fork of this sequence.
   /// @throws UnknownSequence.
   std::uint64_t version(SequenceId sequence) const;
 
   std::int64_t free_pages() const;
   std::int64_t free_pages(Rank rank) const;
-  /// How many sequences hold the page; 0 for a free one.
+  /// The number of sequences that hold the page; 0 for a free page.
   std::int32_t reference_count(PageId page) const;
-  /// How often the page was handed out: a reader that remembers it notices reuse.
+  /// The number of times the page was handed out: a reader that stored it can detect reuse.
   std::uint32_t generation(PageId page) const;
 
-  /// Hash of the whole state, O(1): of the options, of every operation that succeeded, with its
-  /// arguments, even where it changed nothing, and of every page handed out and freed, in order.
-  /// Equal on every rank if all applied the same operations; different, but for one chance in 2^64,
-  /// as soon as one did not. It leaves out the ids' space.
+  /// A hash of the history, O(1): of the options (without id_space), of every operation that
+  /// succeeded with its arguments, even if it changed nothing, and of every page handed out or
+  /// freed, in order. Equal on all ranks if all applied the same operations. As soon as one did
+  /// not, the digests differ, with a chance of 1 in 2^64 that they do not.
   std::uint64_t digest() const;
-  /// The last operations (at most 256), oldest first: what to compare when digests differ.
+  /// The last operations (at most 256), oldest first: compare them when digests differ.
   std::vector<JournalEntry> journal() const;
 
-  /// Checks every invariant the hard way, O(state). @throws Error naming the first that is broken.
+  /// Checks every invariant by recomputing it, O(state). @throws Error naming the first broken one.
   void verify_integrity() const;
 
  private:

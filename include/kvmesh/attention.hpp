@@ -1,8 +1,8 @@
 // The CPU's kernels: append, attend_partial, copy_pages over one layer's pool of pages.
 //
-// `KvCache` drives them for an engine that keeps its cache in kvmesh. An engine with an allocator
-// of its own uses them as they are, with any pool in host memory that a strided view can describe.
-// On a GPU the same operations are StepPlan's.
+// `KvCache` calls them for an engine that keeps its cache in kvmesh. An engine with its own
+// allocator calls them directly, on any pool in host memory that a strided view can describe. On a
+// GPU, StepPlan has the same operations.
 #pragma once
 
 #include <cstdint>
@@ -33,15 +33,17 @@ using KvPool = BasicKvPool<TensorView>;
 using ConstKvPool = BasicKvPool<ConstTensorView>;
 
 /// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
-/// converting to the pool's dtype; k and v have one dtype. @throws InvalidArgument before anything
-/// is written.
+/// converting them to the pool's dtype.
+/// REQUIRES: k and v have the same dtype.
+/// @throws InvalidArgument before anything is written.
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads);
 
-/// Copies pages within a pool. @throws InvalidArgument before anything is copied.
+/// Copies pages within a pool.
+/// @throws InvalidArgument before anything is copied.
 void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies);
 
-/// The sizes that a plan is made for: this rank's heads.
+/// The sizes that a plan is made for; heads are this rank's.
 struct AttentionShape {
   int q_heads = 0;
   int kv_heads = 0;
@@ -50,12 +52,12 @@ struct AttentionShape {
   int page_size = 0;
 };
 
-/// A ragged batch. Sequence s has the queries [q_indptr[s], q_indptr[s + 1]) and, on this rank, the
-/// pages [page_indptr[s], page_indptr[s + 1]) in ascending logical order; it may have none.
+/// A ragged batch. Sequence s has the queries [q_indptr[s], q_indptr[s + 1]). Its pages on this
+/// rank are [page_indptr[s], page_indptr[s + 1]) in ascending logical order; there may be none.
 struct AttentionBatch {
   std::vector<std::int64_t> q_indptr;     ///< [batch + 1], first 0
-  std::vector<std::int64_t> kv_lens;      ///< [batch], over all ranks; slots past it are not read
-  std::vector<std::int64_t> q_positions;  ///< [tokens]; empty: the newest, kv_len - q_len + i
+  std::vector<std::int64_t> kv_lens;      ///< [batch], over all ranks; later slots are not read
+  std::vector<std::int64_t> q_positions;  ///< [tokens]; empty: kv_len - q_len + i, the newest
   std::vector<std::int64_t> page_indptr;  ///< [batch + 1], first 0
   std::vector<LocalPage> pages;
 };
@@ -66,33 +68,35 @@ struct AttentionOptions {
   MaskMod mask{};
   ScoreMod score{};
   /// Which pages to visit and which of them to mask, per batch row, head and q block (in query
-  /// indices). Null: found from `mask`. The pages must be those of the batch. Copied.
+  /// indices). Null: computed from `mask`. Copied. REQUIRES: its pages are pages of the batch.
   const LocalBlockMask* block_mask = nullptr;
-  /// The model's number of this rank's first query head; mods see global heads.
+  /// The model's number of this rank's first query head: mods get head numbers of the whole model.
   int first_head = 0;
 };
 
-/// What a plan visits, summed over kv heads and q blocks.
+/// The number of tiles that a plan visits, summed over kv heads and q blocks.
 struct TileCounts {
   std::int64_t visited = 0;  ///< tiles (one page, one block of query rows) that are read
-  std::int64_t masked = 0;   ///< those of them for which the mask is evaluated
+  std::int64_t masked = 0;   ///< visited tiles for which the mask is evaluated
 };
 
-/// plan: once per step, from the batch. run: once per layer.
+/// The attention of one step: constructed once per step, from the batch, and run once per layer.
 class AttentionPlan {
  public:
-  /// @throws InvalidArgument on a batch or a shape that does not fit together.
+  /// @throws InvalidArgument if the batch, the shape and the options do not fit together.
   AttentionPlan(const AttentionShape& shape, const AttentionBatch& batch,
                 const AttentionOptions& options);
   ~AttentionPlan();
   AttentionPlan(AttentionPlan&&) noexcept;
   AttentionPlan& operator=(AttentionPlan&&) noexcept;
 
-  /// Attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out`. Sequences are cut
-  /// over threads by (sequence, head, split); the cut, and so every bit of the result, depends on
-  /// the batch alone, not on the number of threads. Rows without a visible key here: O = 0,
-  /// LSE = -inf. Source: online softmax (Milakov and Gimelshein, 2018), split-KV and its merge
-  /// (Flash-Decoding, Dao et al., 2023). @throws InvalidArgument before anything is written.
+  /// Computes attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out`. Rows
+  /// without a visible key on this rank get O = 0, LSE = -inf. The work is divided over the threads
+  /// by (sequence, head, split). The division, and so every bit of the result, depends on the batch
+  /// alone, not on the number of threads.
+  /// @throws InvalidArgument before anything is written.
+  /// Source: online softmax (Milakov and Gimelshein, 2018), split-KV and its merge (Flash-Decoding,
+  /// Dao et al., 2023).
   void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
                       ThreadPool& threads);
 
@@ -105,7 +109,7 @@ class AttentionPlan {
   std::unique_ptr<State> state_;
 };
 
-/// The instruction set that the CPU kernels run with on this machine: "AVX3" (AVX-512), "AVX2", ...
+/// The instruction set that the CPU kernels use on this machine: "AVX3" (AVX-512), "AVX2", ...
 std::string_view cpu_instruction_set();
 
 }  // namespace kvmesh

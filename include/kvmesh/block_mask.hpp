@@ -11,7 +11,8 @@
 
 namespace kvmesh {
 
-/// `batch` and `heads` may be 1: then the one row (or head) stands for all.
+/// The sizes of a block mask. With a `batch` (or `heads`) of 1, the one row (or head) applies to
+/// all.
 struct BlockMaskShape {
   std::int64_t batch = 1;
   std::int64_t heads = 1;
@@ -26,9 +27,10 @@ struct BlockMaskShape {
   std::int64_t kv_blocks() const { return (kv_len + kv_block - 1) / kv_block; }
 };
 
-/// The kv blocks that one q block visits, by logical index, ascending. All others are empty.
+/// The kv blocks that one q block visits: logical indices, ascending. All other kv blocks are
+/// empty.
 struct BlockRow {
-  std::vector<std::int32_t> partial;  ///< the mask decides pair by pair
+  std::vector<std::int32_t> partial;  ///< the mask is evaluated for each pair
   std::vector<std::int32_t> full;     ///< every pair is visible
 };
 struct BlockRowView {
@@ -36,30 +38,32 @@ struct BlockRowView {
   std::span<const std::int32_t> full;
 };
 
-/// The tiles that attention under a mask mod must visit, per batch row, head and q block. Exact: a
-/// tile is listed only if a pair in it is visible, and as full only if all pairs are. A tile at the
-/// end, shorter than the others, is judged on the positions that exist: as full if they are all
-/// visible (a kernel bounds its keys by the sequence's length anyway).
+/// The tiles that attention under a mask mod must visit, per batch row, head and q block. `create`
+/// is exact: it lists a tile only if a pair in it is visible, and as full only if all its pairs
+/// are. A shorter tile at the end counts as full if all positions that exist are visible, since
+/// kernels bound the keys by the sequence's length anyway.
 class BlockMask {
  public:
-  /// @throws InvalidArgument on a shape with a length, count or block below 1, past int32, or
-  /// with `q_start` of another size than `batch`.
+  /// Evaluates `mask_mod` over the whole shape.
+  /// @throws InvalidArgument if a length, count or block is below 1 or does not fit in int32, or if
+  /// the size of `q_start` is not `batch`.
   static BlockMask create(const MaskMod& mask_mod, const BlockMaskShape& shape);
 
-  /// From the user's own lists, batch-major: row (b * heads + h) * q_blocks + q_block, each in any
-  /// order. `mask_mod` is what partial blocks are masked with.
-  /// @throws InvalidArgument if the number of rows is wrong, or a block does not exist or is twice
-  /// in a row.
+  /// Makes a block mask from the caller's lists, batch-major: row (b * heads + h) * q_blocks +
+  /// q_block. A list may be in any order. `mask_mod` is applied in partial blocks.
+  /// @throws InvalidArgument if the number of rows is wrong, or a block does not exist or appears
+  /// twice in a row.
   static BlockMask from_lists(const BlockMaskShape& shape, std::span<const BlockRow> rows,
                               const MaskMod& mask_mod = {});
 
   const BlockMaskShape& shape() const { return shape_; }
   const MaskMod& mask_mod() const { return mask_mod_; }
 
-  /// @throws InvalidArgument if it is outside; a `batch` or `heads` of 1 takes any b or h.
+  /// The kv blocks of a q block. With a `batch` or `heads` of 1, any b or h is valid.
+  /// @throws InvalidArgument if the row does not exist.
   BlockRowView row(std::int64_t b, std::int64_t h, std::int64_t q_block) const;
 
-  /// The share of tiles that need not be visited, 0 to 1.
+  /// The share of tiles that are not visited, 0 to 1.
   double sparsity() const;
 
   /// A picture of the first batch row and head (' ' empty, '+' partial, '#' full) with a headline.
@@ -93,14 +97,14 @@ class LocalBlockMask {
   std::int64_t batch() const { return batch_; }
   std::int64_t heads() const { return heads_; }
   std::int64_t q_blocks() const { return q_blocks_; }
-  /// Queries a q block.
+  /// Queries per q block.
   int q_block() const { return q_block_; }
 
-  /// The local pages to visit, in ascending logical order. `heads` of 1 takes any h.
-  /// @throws InvalidArgument if it is outside.
+  /// The local pages to visit, in ascending logical order. With `heads` of 1, any h is valid.
+  /// @throws InvalidArgument if the row does not exist.
   std::span<const LocalBlock> row(std::int64_t b, std::int64_t h, std::int64_t q_block) const;
 
-  /// Rows are added in the order b, h, q_block.
+  /// Appends a row. Rows come in the order b, h, q_block.
   void add_row(std::span<const LocalBlock> blocks);
 
  private:
@@ -110,11 +114,12 @@ class LocalBlockMask {
   std::vector<LocalBlock> blocks_;
 };
 
-/// What rank `me` visits. `page_tables` has one table (logical order) a batch row; a mask with a
-/// `batch` of 1 serves any number of them. Blocks whose page another rank holds are left to it;
-/// blocks past the end of a row's table hold no keys and are dropped: rows may be shorter than the
-/// mask. @throws InvalidArgument if the mask's kv_block is not `page_size`, the number of tables is
-/// not the mask's batch, or a table has an invalid page that the mask visits.
+/// Returns the pages of rank `me` that the mask visits. `page_tables` has one table (in logical
+/// order) per batch row; a mask with a `batch` of 1 applies to any number of tables. Leaves out
+/// blocks whose page is on another rank. Also leaves out blocks past the end of a row's table,
+/// which hold no keys: rows may be shorter than the mask.
+/// @throws InvalidArgument if the mask's kv_block is not `page_size`, the number of tables is not
+/// the mask's batch, or a table has an invalid page that the mask visits.
 LocalBlockMask convert_to_local(const BlockMask& mask,
                                 std::span<const std::span<const PageId>> page_tables, int page_size,
                                 Rank me);

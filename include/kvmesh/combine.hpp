@@ -1,4 +1,4 @@
-// Merging the ranks' partials of the same rows into the exact output.
+// Merges the ranks' partials of the same rows into the exact output.
 #pragma once
 
 #include <cstdint>
@@ -18,24 +18,26 @@ enum class Scatter : std::uint8_t {
   kAll,     ///< Everything, on every rank.
 };
 
-/// How the ranks move the partials. In a Combiner (the CPU's) all give the same bits: sources are
-/// merged in rank order. On GPUs only kAllToAll does that: see DeviceCombiner.
+/// How the ranks move the partials. In a Combiner (for CPUs) all strategies give the same bits,
+/// because they merge the sources in rank order. On GPUs only kAllToAll does: see DeviceCombiner.
 ///
-/// kAuto is what was measured to be fastest. In a Combiner: kAllToAll, which to all (kAll) goes in
-/// one step while a rank sends up to 32 KiB, and else to an owner each and from there to all. On
-/// GPUs: kReduceScatter for kAll on more than two, if a rank would send over 4 MiB; else kAllToAll.
+/// kAuto chooses the strategy that was fastest in measurements:
+/// - In a Combiner: kAllToAll. For Scatter::kAll it takes one step while a rank sends up to 32 KiB.
+///   Above that, rows go to one owner each, and the owners send the merged rows to all.
+/// - On GPUs: kReduceScatter for Scatter::kAll on more than two ranks if a rank would send over 4
+///   MiB; else kAllToAll.
 enum class CombineStrategy : std::uint8_t {
   kAuto,
   kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
   kAllToAll,       ///< Send packed (O, LSE) rows to their owners and merge there.
-  kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. On GPUs only: nccl.hpp.
+  kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. GPUs only: nccl.hpp.
 };
 
 std::string_view name(Scatter scatter);
 std::string_view name(CombineStrategy strategy);
 
-/// The half-open share of `count` items that rank `index` of `ranks` gets: contiguous, in rank
-/// order, sizes differing by at most one. It may be empty.
+/// The half-open share of `count` items that rank `index` of `ranks` gets. Shares are contiguous
+/// and in rank order, and their sizes differ by at most one. A share may be empty.
 struct Share {
   std::int64_t begin = 0;
   std::int64_t end = 0;
@@ -43,16 +45,17 @@ struct Share {
 };
 Share share_of(std::int64_t count, int index, int ranks);
 
-/// Which ranks hold keys of a token's rows, one bit a rank. Every rank passes the same mask, so all
-/// know without a message who sends what; a row whose only participant is its owner costs no bytes
-/// (see DeviceCombiner for NCCL's).
+/// Which ranks hold keys of a token's rows, one bit per rank. Every rank passes the same mask, so
+/// all ranks know which rank sends which rows without a message. A row whose only participant is
+/// its owner sends no bytes (DeviceCombiner documents the exceptions with NCCL).
 class Participation {
  public:
-  /// Nobody takes part in any of `tokens` tokens yet.
+  /// Makes a mask in which no rank takes part in any of `tokens` tokens.
   Participation(std::int64_t tokens, int ranks);
-  /// @throws InvalidArgument if there is no such token or rank.
+  /// Makes `rank` take part in the rows of `token`.
+  /// @throws InvalidArgument if the token or the rank does not exist.
   void add(std::int64_t token, Rank rank);
-  /// REQUIRES: the token and the rank exist.
+  /// Returns whether `rank` takes part in the rows of `token`. REQUIRES: both exist.
   bool has(std::int64_t token, Rank rank) const;
   std::int64_t tokens() const { return tokens_; }
   int ranks() const { return ranks_; }
@@ -71,7 +74,7 @@ struct CombineOptions {
   const Participation* participation = nullptr;
 };
 
-/// Where the merged rows go. With n tokens and h heads given to this rank by `scatter`:
+/// Where the merged rows are written. With n tokens and h heads given to this rank by `scatter`:
 /// `o`    [n, h, v_dim], float32, float16 or bfloat16.
 /// `lse`  [n, h] float32, natural log; an empty view if not wanted.
 struct CombineOutput {
@@ -81,24 +84,26 @@ struct CombineOutput {
 
 class CombineWay;
 
-/// Merges the `mine` of all ranks of `comm` (equal shapes) in fixed rank order and leaves on each
-/// rank the rows that `options.scatter` gives it. Rows without a visible key: O = 0, LSE = -inf.
-/// The merged LSE makes combines compose (a node first, then the cluster).
+/// Merges the partials of all ranks of a communicator. Rows without a visible key get O = 0, LSE =
+/// -inf. The merged LSE allows combines in sequence (first within a node, then over the cluster).
 ///
-/// What a rank has in rows of tokens that it takes no part in is never used, nor is O where its
-/// LSE is -inf. The output must not overlap `mine`.
-/// Buffers grow on first use and are kept, so make one Combiner and use it for every layer; it must
-/// not outlive `comm`. One thread at a time.
+/// Buffers grow on first use and are kept, so make one Combiner and use it for every layer. One
+/// thread at a time.
 class Combiner {
  public:
+  /// REQUIRES: `comm` outlives the Combiner.
   explicit Combiner(Communicator& comm);
   ~Combiner();
   Combiner(Combiner&&) noexcept;
   Combiner& operator=(Combiner&&) noexcept;
 
-  /// Collective: every rank gives the same shapes and options.
+  /// Merges the `mine` of all ranks in fixed rank order, and writes the rows that `options.scatter`
+  /// gives this rank to `output`. Ignores the rows of tokens in which a rank takes no part, and O
+  /// where its LSE is -inf.
+  /// REQUIRES: every rank passes the same shapes and options; `output` does not overlap `mine`.
   /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong; Timeout,
   /// PeerLost.
+  /// Collective.
   void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
 
  private:

@@ -1,5 +1,5 @@
-// How ranks exchange bytes. Implementations: loopback (ranks are threads), MPI, TCP (tcp.hpp);
-// bring your own.
+// How ranks exchange bytes. Implementations: loopback (ranks are threads), MPI, TCP (tcp.hpp), or a
+// class of the engine's own.
 #pragma once
 
 #include <chrono>
@@ -18,7 +18,7 @@
 
 namespace kvmesh {
 
-/// Bytes for (or from) one peer. An empty span takes no part in the exchange.
+/// Bytes for (or from) one peer. An empty span is not sent or received.
 struct Outgoing {
   Rank to;
   std::span<const std::byte> bytes;
@@ -28,15 +28,19 @@ struct Incoming {
   std::span<std::byte> bytes;
 };
 
-/// A group of ranks. One operation, `exchange`, and the collectives that it makes.
+/// A group of ranks. It has one operation, `exchange`; the collectives below are made of it.
 ///
-/// Order: all ranks call the same operations in the same order; there are no tags. A call returns
-/// when the caller's outgoing buffers may be reused and its incoming ones are filled; it does not
-/// mean that any other rank has returned.
-/// Waits: every wait has a deadline (`set_deadline`); past it the call throws `Timeout`, which
-/// names who waited for whom, in which operation. After a throw, but for an InvalidArgument, the
-/// communicator cannot be used again: that is a BrokenGroup. Threads: one thread of a rank at a
-/// time. A waiting rank yields its core.
+/// Order: all ranks call the same operations in the same order; there are no tags. When a call
+/// returns, the caller's outgoing buffers may be reused and its incoming buffers are filled. Other
+/// ranks may still be in the call.
+///
+/// Waits: every wait has a deadline (`set_deadline`). Past the deadline the call throws `Timeout`,
+/// which names the waiting rank, the late ranks and the operation. A waiting rank yields its core.
+///
+/// Errors: after any exception except InvalidArgument the communicator cannot be used again: later
+/// calls throw BrokenGroup.
+///
+/// Threads: one thread of a rank at a time.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -46,16 +50,18 @@ class Communicator {
   /// "loopback", "mpi" or "tcp".
   virtual std::string_view kind() const = 0;
 
-  /// Sends and receives all of it, pairwise: what rank a sends to b must have the size that b
-  /// expects from a. At most one outgoing and one incoming entry per peer, in any order; an entry
-  /// for the caller itself is a copy. `operation` is named in errors.
-  /// @throws InvalidArgument for entries that are none of these: then nothing was sent and the
-  /// communicator is as before; Error if the sizes differ; Timeout; PeerLost if a peer has gone.
+  /// Sends all outgoing and receives all incoming bytes. An entry for the caller itself is a copy.
+  /// `operation` is named in errors.
+  /// REQUIRES: for all ranks a and b, the size that a sends to b is the size that b expects from a;
+  /// at most one outgoing and one incoming entry per peer, in any order.
+  /// @throws InvalidArgument if an entry is invalid: then nothing was sent, and the communicator
+  /// can still be used; Error if the sizes differ; Timeout; PeerLost if a peer has gone.
+  /// Collective.
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         std::string_view operation) = 0;
 
-  /// A communicator over the ranks that gave the same `color` (>= 0), ordered by `key`, then by
-  /// rank.
+  /// Makes a communicator over the ranks that passed the same `color` (>= 0), ordered by `key`,
+  /// then by rank. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
   virtual void set_deadline(std::chrono::milliseconds deadline) = 0;
@@ -65,14 +71,16 @@ class Communicator {
   virtual std::uint64_t sent_bytes() const = 0;
 };
 
-/// Waits until every rank has come here.
+/// Waits until every rank has called it. Collective.
 void barrier(Communicator& comm, std::string_view operation = "barrier");
 
-/// Every rank's `mine`, in rank order, into `all` ([size * mine.size()] bytes). Equal sizes.
+/// Gathers every rank's `mine`, in rank order, into `all` ([size * mine.size()] bytes).
+/// REQUIRES: every rank's `mine` has the same size.
+/// Collective.
 void all_gather(Communicator& comm, std::span<const std::byte> mine, std::span<std::byte> all,
                 std::string_view operation = "all_gather");
 
-/// Every rank's `mine`, in rank order.
+/// Returns every rank's `mine`, in rank order. Collective.
 template <class T>
 std::vector<T> all_gather_value(Communicator& comm, const T& mine,
                                 std::string_view operation = "all_gather") {
@@ -83,34 +91,36 @@ std::vector<T> all_gather_value(Communicator& comm, const T& mine,
   return all;
 }
 
-/// As all_gather, where rank r gives `counts[r]` bytes; `all` holds their sum, in rank order.
+/// As all_gather, but rank r contributes `counts[r]` bytes; `all` has the sum of `counts`.
+/// Collective.
 void all_gather_v(Communicator& comm, std::span<const std::byte> mine,
                   std::span<const std::size_t> counts, std::span<std::byte> all,
                   std::string_view operation = "all_gather_v");
 
-/// Rank `root`'s bytes to everyone.
+/// Copies rank `root`'s bytes to every rank. Collective.
 void broadcast(Communicator& comm, Rank root, std::span<std::byte> bytes,
                std::string_view operation = "broadcast");
 
-/// Sums (or takes the maximum of) `values` over the ranks, in rank order: the same bits everywhere.
+/// Sums (or takes the maximum of) `values` over the ranks, in rank order: every rank gets the same
+/// bits. Collective.
 void all_reduce_sum(Communicator& comm, std::span<double> values,
                     std::string_view operation = "all_reduce_sum");
 void all_reduce_max(Communicator& comm, std::span<double> values,
                     std::string_view operation = "all_reduce_max");
 
-/// A group of one: sends nothing.
+/// Makes a group of one rank, which sends nothing.
 std::unique_ptr<Communicator> make_single_communicator();
 
 /// Runs `body` on `ranks` threads of this process, each with its own communicator over shared
-/// memory, and waits for all. If any throws, the others' waits end too, and the first error (by
-/// time) is thrown again here.
+/// memory, and waits for all threads. If one throws, the waits of the other threads end too, and
+/// the error that was thrown first is rethrown.
 void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
                   std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
-/// Starts MPI on construction and ends it on destruction; one per process, first thing in main.
-/// A program that already started MPI may construct one too; then it neither starts nor ends it.
-/// Destroyed by an exception on its way out of main, it does not end MPI (that waits for the
-/// peers): the process ends without, and the launcher stops the others.
+/// Starts MPI on construction and finalizes it on destruction. Make one per process, first thing in
+/// main. In a program that has already started MPI, the session neither starts nor finalizes it.
+/// While an exception unwinds main, the destructor does not finalize MPI, because that waits for
+/// the peers: the process exits without, and the launcher stops the other processes.
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv);
@@ -118,8 +128,9 @@ class MpiSession {
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  /// True under mpirun (or srun): more than one process, or a launcher that started just one. Ask
-  /// before an MpiSession is made: MPI started alone may set these variables itself.
+  /// Returns true under mpirun (or srun): more than one process, or a launcher that started just
+  /// one. REQUIRES: no MpiSession has been made, since MPI started without a launcher may set the
+  /// same environment variables.
   static bool launched_by_mpirun();
 
  private:
@@ -127,16 +138,18 @@ class MpiSession {
   bool owner_ = false;
 };
 
-/// A communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Collective; its
-/// deadline is 60 s, as is that of the wait for the others here.
-/// @throws Unsupported if no MpiSession is alive; Timeout, whose late
-/// ranks are all the others, since MPI does not tell which of them have come.
+/// Makes a communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Its deadline
+/// is 60 s, which also bounds the wait for the other ranks in this call.
+/// @throws Unsupported if no MpiSession is alive; Timeout, which names all other ranks as late,
+/// since MPI does not report which ranks have called.
+/// Collective.
 std::unique_ptr<Communicator> make_mpi_communicator();
 
-/// Over an engine's own MPI communicator: `mpi_comm` points to its `MPI_Comm`, which is duplicated.
+/// Makes a communicator over the engine's own MPI communicator: `mpi_comm` points to an `MPI_Comm`,
+/// which is duplicated. Collective.
 std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm);
 
-/// The MPI library that this build uses, with its version.
+/// The name and version of the MPI library that this build uses.
 std::string mpi_library();
 
 }  // namespace kvmesh

@@ -1,4 +1,4 @@
-// The devices of a group of ranks, and what they have for exchanging rows.
+// The devices of a group of ranks, and how those devices exchange rows.
 #pragma once
 
 #include <functional>
@@ -12,50 +12,54 @@
 
 namespace kvmesh {
 
-/// One rank's device among those of the other ranks of a communicator. On the CPU, and for GPUs
-/// without NCCL, rows go over the communicator; GPUs may have an NCCL group, too.
+/// One rank's device in a group of ranks. On the CPU, and on GPUs without NCCL, rows are exchanged
+/// through the communicator. GPUs may have an NCCL group as well.
 ///
 /// Neither copied nor moved: a Mesh owns it, and caches point to it. One thread at a time.
 ///
-/// The end of a group with an NCCL group of its own is collective: where a rank leaves while others
-/// are in the last combine, what NCCL was to send them over a network is lost. So there the
-/// destructor waits until the devices of all ranks are done, but no longer than the communicator's
-/// deadline, and for nobody after an error of the NCCL group or while an exception passes.
+/// Destroying a group that owns an NCCL communicator is collective: if one rank aborted it while
+/// other ranks were in the last combine, the data that NCCL still had to send over a network would
+/// be lost. The destructor therefore waits until the devices of all ranks are idle, but not past
+/// the communicator's deadline. It waits for no rank after an error of the NCCL group or while an
+/// exception unwinds the stack.
 class DeviceGroup {
  public:
-  /// Makes an NCCL group if `makes_nccl`, `device` is a GPU, this build has NCCL, and no two ranks
-  /// share a GPU. (If the environment's NCCL_HOSTID names another host for each, they may share:
-  /// NCCL goes through its network transport.)
-  /// REQUIRES: equal arguments on all ranks, but for the GPU's number.
+  /// Makes an NCCL group if `makes_nccl` is set, `device` is a GPU, this build has NCCL, and no two
+  /// ranks share a GPU. (Ranks may share a GPU if the environment's NCCL_HOSTID names a different
+  /// host for each: NCCL then uses its network transport.)
+  /// REQUIRES: equal arguments on all ranks, except the GPU's number.
   /// @throws Timeout, PeerLost, NcclError, and Error if the device failed: all on GPUs only.
-  /// Collective, and takes a second or so, where `makes_nccl` and `device` is a GPU; else it sends
-  /// nothing.
+  /// Collective if `makes_nccl` is set and `device` is a GPU; it then takes about a second.
+  /// Otherwise it sends nothing.
   DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl = true);
   ~DeviceGroup();
   DeviceGroup(const DeviceGroup&) = delete;
   DeviceGroup& operator=(const DeviceGroup&) = delete;
 
-  /// The host's way between the ranks.
+  /// The communicator between the hosts.
   Communicator& comm() const { return *comm_; }
-  /// This rank's.
+  /// This rank's device.
   Device device() const { return device_; }
-  /// The ranks' GPUs as an NCCL group; null if they have none. Then a combine of theirs goes by way
-  /// of the host, and cannot be captured in a graph. Sends nothing.
+  /// The NCCL group of the ranks' GPUs; null if they have none. Without one a combine on GPUs goes
+  /// through the host and cannot be captured in a graph. Sends nothing.
   NcclGroup* nccl() const { return nccl_.get(); }
 
-  /// Takes an engine's NCCL group over the same ranks, in their order: its communicator
-  /// (NcclGroup::borrow), or one made from an id that it brings. A borrowed communicator is the
-  /// engine's to abort when a wait has failed, before the cache goes. REQUIRES: no cache has been
-  /// made. @throws InvalidArgument on the CPU, if there is an NCCL group already, or if size, rank
-  /// or device of `group` are not this group's. Sends nothing.
+  /// Takes an engine's NCCL group over the same ranks in the same order: one over the engine's own
+  /// communicator (NcclGroup::borrow), or one made from an id that the engine distributes. After a
+  /// failed wait the engine must abort a borrowed communicator before it destroys the cache. Sends
+  /// nothing.
+  /// REQUIRES: no cache has been made.
+  /// @throws InvalidArgument on the CPU, if there is an NCCL group already, or if size, rank or
+  /// device of `group` differ from this group's.
   void use_nccl(NcclGroup group);
 
-  /// Waits until the device has done all work given to `stream`, no longer than the communicator's
-  /// deadline. Use it instead of CUDA's own waits, which a peer that died in the middle of a
-  /// combine would make endless. On the CPU all is done already. Ranks in errors are `comm`'s.
+  /// Blocks until the device has done all work on `stream`, at most for the communicator's
+  /// deadline. Use it instead of CUDA's own waits, which never return if a peer died in the middle
+  /// of a combine. On the CPU it returns at once. Errors name the ranks of `comm`.
   /// @throws Timeout, NcclError; Error if the device failed.
   void wait(Stream stream, std::string_view operation);
-  /// The same, until `is_done` returns true: for events. What it throws breaks the NCCL group.
+  /// Blocks in the same way until `is_done` returns true, for example for an event. An exception
+  /// from `is_done` breaks the NCCL group.
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
  private:

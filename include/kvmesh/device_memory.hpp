@@ -1,4 +1,4 @@
-// Memory of a device, for programs that have no CUDA in their own sources.
+// Device memory, for programs that have no CUDA in their own sources.
 #pragma once
 
 #include <cstddef>
@@ -9,24 +9,25 @@
 
 namespace kvmesh {
 
-/// How many CUDA devices this process can use; 0 where the build has no CUDA backend.
+/// The number of CUDA devices that this process can use; 0 in a build without CUDA.
 int cuda_device_count();
 
-/// Makes `device` the one that this thread's later calls use. @throws Unsupported if there is none
-/// such.
+/// Makes `device` the current device of the calling thread.
+/// @throws Unsupported if the device does not exist.
 void use_device(Device device);
 
-/// Copies between any two of host and device memory. Returns when it is done. @throws
-/// InvalidArgument if either is null.
+/// Copies bytes between host and device memory, or within one of them. Returns when the copy is
+/// complete.
+/// @throws InvalidArgument if a pointer is null and `size_bytes` is not 0.
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 
-/// Owns `size_bytes` bytes on a device, not initialised, at an address that suits any element type.
+/// Owns `size_bytes` uninitialised bytes on a device, at an address aligned for any element type.
 /// Movable.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  /// @throws Unsupported without such a device, Error if it has not so much memory; InvalidArgument
-  /// for a kind of device that is none.
+  /// @throws Unsupported if the device does not exist; Error if it has not enough memory;
+  /// InvalidArgument if the kind of device is invalid.
   DeviceMemory(Device device, std::size_t size_bytes);
 
   void* data() const { return data_.get(); }

@@ -1,23 +1,23 @@
-// Element types, and their properties in one table. One text for the host, nvcc and NVRTC, which
-// has no headers but <cstdint>.
+// Element types and a table of their properties. One text for the host, nvcc and NVRTC, which has
+// no standard headers except <cstdint>.
 #pragma once
 
 #include <cstdint>
 
 namespace kvmesh {
 
-/// Element types of keys, values, queries and outputs. Arithmetic is float32, but a GPU's tensor
-/// cores take queries and softmax weights rounded to the type of 16-bit pages.
+/// Element types of keys, values, queries and outputs. Arithmetic is in float32. But a GPU's tensor
+/// cores read queries and softmax weights rounded to the element type of 16-bit pages.
 enum class Dtype : std::uint8_t { kFloat32, kFloat16, kBFloat16 };
 
 inline constexpr Dtype kAllDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
 
 struct DtypeInfo {
   const char* name = "unknown";
-  int bits = 0;  ///< of one element
+  int bits = 0;  ///< per element
 };
 
-/// A row for each type. No default: the compiler then names a type without a row.
+/// One row per type. There is no default case, so that the compiler reports a type without a row.
 constexpr DtypeInfo info_of(Dtype dtype) {
   switch (dtype) {
     case Dtype::kFloat32:

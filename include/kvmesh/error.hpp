@@ -1,11 +1,11 @@
-// The errors that kvmesh throws. Each carries what was asked and what there is.
+// The errors that kvmesh throws. Each carries the request that failed and the resources that exist.
 //
-// A call that refuses has changed nothing: InvalidArgument, Unsupported, UnknownSequence,
-// OutOfPages, and OutOfMemory. What a caller must expect in normal service (a full pool) also has a
-// `try_` form that returns a value instead.
+// InvalidArgument, Unsupported, UnknownSequence, OutOfPages and OutOfMemory: the call has changed
+// nothing. A call that can fail in normal service (because the pool is full) also has a `try_` form
+// that returns a value instead.
 //
-// What fails in the middle of a step (Timeout, PeerLost, NcclError, BrokenGroup, a device's Error)
-// has done a part of it. KvCache::plan says what is left, and how to go back.
+// Timeout, PeerLost, NcclError, BrokenGroup and a device's Error: in the middle of a step they
+// leave the step partly done. KvCache::plan documents the state afterwards and how to go back.
 #pragma once
 
 #include <chrono>
@@ -18,29 +18,29 @@
 
 namespace kvmesh {
 
-/// Base of all of them: catch this to turn any kvmesh failure into one line.
+/// Base of all errors: a catch of this type handles every kvmesh failure.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-/// An argument that no state could make right: a wrong shape, a negative length, a bad option.
+/// An argument that is invalid in every state: a wrong shape, a negative length, a bad option.
 class InvalidArgument : public Error {
  public:
   using Error::Error;
 };
 
-/// What was asked for is not in this build or not on this machine (a GPU, say).
+/// A feature that this build or this machine does not have (a GPU, for example).
 class Unsupported : public Error {
  public:
   using Error::Error;
 };
 
-/// A sequence id that was never created, has been erased, or is another allocator's.
+/// A sequence id that was never created, has been erased, or belongs to another allocator.
 class UnknownSequence : public Error {
  public:
   explicit UnknownSequence(SequenceId sequence);
-  /// `space` is that of the allocator which was given the id.
+  /// `space` is the id space of the allocator that was called with the id.
   UnknownSequence(SequenceId sequence, std::uint16_t space);
   SequenceId sequence() const { return sequence_; }
 
@@ -48,7 +48,7 @@ class UnknownSequence : public Error {
   SequenceId sequence_;
 };
 
-/// The pools cannot give the pages that an operation needs.
+/// The pools have too few free pages for an operation.
 class OutOfPages : public Error {
  public:
   OutOfPages(std::int64_t asked_pages, std::vector<std::int64_t> free_pages_per_rank);
@@ -62,7 +62,7 @@ class OutOfPages : public Error {
   std::vector<std::int64_t> free_pages_per_rank_;
 };
 
-/// The system starts no more threads (a limit of the user or of the container).
+/// The system does not start more threads (a limit of the user or of the container).
 class OutOfThreads : public Error {
  public:
   OutOfThreads(int asked, int started, const std::string& reason);
@@ -74,7 +74,7 @@ class OutOfThreads : public Error {
   int started_;
 };
 
-/// A rank's device has no room for the pools that a cache asks for. All ranks throw it alike.
+/// A rank's device has no room for the pools of a cache. All ranks throw the same error.
 class OutOfMemory : public Error {
  public:
   /// `reason` completes "rank 3 has no memory for pools of 1024 bytes: ...".
@@ -87,8 +87,8 @@ class OutOfMemory : public Error {
   std::int64_t asked_bytes_;
 };
 
-/// A peer did not answer within the deadline; or, where `late` is empty, this rank's own device was
-/// not done by then.
+/// A peer did not answer within the deadline. If `late` is empty, this rank's own device did not
+/// finish in time.
 class Timeout : public Error {
  public:
   Timeout(Rank waiter, std::vector<Rank> late, std::string operation,
@@ -103,7 +103,8 @@ class Timeout : public Error {
   std::string operation_;
 };
 
-/// A peer has gone: its connection ended (TCP). MPI and NCCL tell of it by errors of their own.
+/// A peer's connection ended. Only TCP throws it: MPI and NCCL report a lost peer by errors of
+/// their own.
 class PeerLost : public Error {
  public:
   /// `reason` completes "lost rank 3 in OPERATION: ...".
@@ -118,13 +119,13 @@ class PeerLost : public Error {
   std::string operation_;
 };
 
-/// A communicator, or a group of GPUs, that failed or was closed before was used again.
+/// A communicator or a group of GPUs was used again after it had failed or was closed.
 class BrokenGroup : public Error {
  public:
   using Error::Error;
 };
 
-/// The ranks' copies of the allocator no longer agree: they were not given the same operations.
+/// The ranks' copies of the allocator differ, because the ranks did not apply the same operations.
 class DigestMismatch : public Error {
  public:
   using Error::Error;

@@ -1,7 +1,7 @@
-// The symbolic values that mods are traced with, and the functions that work on them.
+// The symbolic values that mods are traced with, and the functions on them.
 //
-// Every function here has a plain twin: a generic lambda that is traced with `Expr` can also be
-// called with float and int32 values, and then computes at once. That is how mods are tested.
+// Every function here has a plain twin: a generic lambda that can be traced with `Expr` can also be
+// called with float and int32 values, and then computes its result at once. Tests of mods use this.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@
 
 namespace kvmesh {
 
-/// What a value inside a mod can be. Mixed operands promote in this order, as in C++.
+/// The type of a value inside a mod. Mixed operands promote in this order, as in C++.
 enum class ModType : std::uint8_t { kBool, kInt32, kFloat32 };
 
 std::string_view name(ModType type);
@@ -27,7 +27,7 @@ std::string_view name(ModType type);
 struct ExprNode;  // internal
 
 /// A value that is not known yet: a node of the expression that a mod's lambda builds. Immutable
-/// and cheap to copy. Numbers convert to it, so `score * 2.0f` and `kv < 128` mean what they say.
+/// and cheap to copy. Numbers convert to Expr, so `score * 2.0f` and `kv < 128` work as written.
 ///
 /// - Integers are int32 and wrap. `/` and `%` truncate towards zero; a zero divisor gives 0.
 /// - `&&`, `||`, `!` (and `&`, `|`) take bools and evaluate both sides: there is no short-circuit.
@@ -39,7 +39,7 @@ class Expr {
   Expr(std::int32_t value);
   Expr(float value);
   Expr(double value) : Expr(static_cast<float>(value)) {}
-  /// Other integers. @throws InvalidArgument if the value does not fit in int32.
+  /// Converts any other integer. @throws InvalidArgument if the value does not fit in int32.
   template <std::integral T>
   requires(!std::same_as<T, bool> && !std::same_as<T, std::int32_t>) Expr(T value)
       : Expr(fits_int32(std::in_range<std::int32_t>(value), value)) {}
@@ -68,7 +68,7 @@ class Expr {
   Expr& operator*=(const Expr& other) { return *this = *this * other; }
   Expr& operator/=(const Expr& other) { return *this = *this / other; }
 
-  /// For the library: wraps and gives out the node.
+  /// Internal: wraps a node, and returns it.
   explicit Expr(std::shared_ptr<const ExprNode> node) : node_(std::move(node)) {}
   const std::shared_ptr<const ExprNode>& node() const { return node_; }
 
@@ -78,7 +78,7 @@ class Expr {
   std::shared_ptr<const ExprNode> node_;
 };
 
-/// `condition ? a : b`. Both sides are computed; what is not chosen has no effect.
+/// `condition ? a : b`. Both sides are computed; the side that is not chosen has no effect.
 Expr where(const Expr& condition, const Expr& a, const Expr& b);
 Expr min(const Expr& a, const Expr& b);  ///< b < a ? b : a
 Expr max(const Expr& a, const Expr& b);  ///< a < b ? b : a
@@ -88,7 +88,8 @@ Expr log(const Expr& a);
 Expr sqrt(const Expr& a);
 Expr tanh(const Expr& a);
 Expr to_float(const Expr& a);
-/// Towards zero; out of range gives the nearest int32, NaN gives 0. A bool gives 0 or 1.
+/// Rounds towards zero; out of range returns the nearest int32, NaN returns 0. A bool becomes 0 or
+/// 1.
 Expr to_int(const Expr& a);
 
 // ---- The plain twins -----------------------------------------------------------------------
@@ -96,7 +97,7 @@ Expr to_int(const Expr& a);
 template <class T>
 concept PlainNumber = std::is_arithmetic_v<T>;
 
-/// float for integers and bools; a floating-point number stays as exact as it is.
+/// Converts integers and bools to float; a floating-point number keeps its type.
 template <PlainNumber T>
 constexpr auto to_float(T value) {
   if constexpr (std::floating_point<T>) {
@@ -155,19 +156,19 @@ auto tanh(T value) {
 
 // ---- Captured buffers ----------------------------------------------------------------------
 
-/// Memory that a mod reads, kept alive by whoever refers to it.
+/// Memory that a mod reads; `owner` keeps it alive.
 struct ModBuffer {
   std::shared_ptr<const void> owner;
   const void* data = nullptr;  ///< [size] float, int32 or (bool) uint8
   std::int64_t size = 0;
   ModType type = ModType::kFloat32;
-  const std::uint64_t* version = nullptr;  ///< changes whenever the numbers do; null: they never do
+  const std::uint64_t* version = nullptr;  ///< changes with the numbers; null: they are constant
 };
 
-/// The element `index` (clamped into the buffer) as a symbolic value.
+/// Returns the element `index` (clamped to the buffer) as a symbolic value.
 Expr load(const ModBuffer& buffer, const Expr& index);
 
-/// For Buffer. @throws InvalidArgument unless 0 < size < 2^31 and rows divide it.
+/// Internal, for Buffer. @throws InvalidArgument unless 0 < size < 2^31 and rows divide it.
 void check_buffer(std::int64_t size, std::int64_t row_length);
 void check_buffer_index(std::int64_t index, std::int64_t size);
 void check_buffer_refill(std::int64_t given, std::int64_t size);
@@ -177,11 +178,12 @@ concept BufferElement =
     std::same_as<T, float> || std::same_as<T, std::int32_t> || std::same_as<T, bool>;
 
 /// Numbers that a mod captures: slopes, document ids, bias tables. Copies share the same memory, so
-/// one that a lambda captured sees every later `set`; set only between steps, while nothing runs.
+/// the copy that a lambda captured sees every later `set`. Call `set` only between steps, while
+/// nothing runs.
 ///
-/// An index outside is clamped to the first or last element, so `where(kv < n, buffer[kv], 0)` is
-/// safe although both sides are computed. Rows (`at`) are consecutive: what is clamped is
-/// i * row_length + j.
+/// An index out of range is clamped to the first or last element, so `where(kv < n, buffer[kv], 0)`
+/// is safe although both sides are computed. Rows (`at`) are consecutive: the clamped index is i *
+/// row_length + j.
 template <BufferElement T>
 class Buffer {
   using Stored = std::conditional_t<std::same_as<T, bool>, std::uint8_t, T>;
@@ -210,13 +212,13 @@ class Buffer {
     return (*this)[i * row_length_ + j];
   }
 
-  /// @throws InvalidArgument if the index is outside.
+  /// Sets one element. @throws InvalidArgument if the index is out of range.
   void set(std::int64_t index, T value) {
     check_buffer_index(index, size());
     shared_->values[static_cast<std::size_t>(index)] = value;
     ++shared_->version;
   }
-  /// All elements. @throws InvalidArgument if the number differs.
+  /// Sets all elements. @throws InvalidArgument if the number of elements differs.
   void set(const std::vector<T>& values) {
     check_buffer_refill(static_cast<std::int64_t>(values.size()), size());
     std::copy(values.begin(), values.end(), shared_->values.begin());
@@ -234,7 +236,7 @@ class Buffer {
   struct Shared {
     explicit Shared(std::vector<Stored> numbers) : values(std::move(numbers)) {}
     std::vector<Stored> values;
-    std::uint64_t version = 0;  // counts the changes: whoever has a copy sees that it is old
+    std::uint64_t version = 0;  // counts the changes, so that a backend can detect an old copy
   };
   std::shared_ptr<Shared> shared_;
   std::int32_t row_length_;

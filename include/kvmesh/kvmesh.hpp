@@ -1,4 +1,4 @@
-// Everything that an engine includes.
+// Includes every public header.
 #pragma once
 
 #include "kvmesh/allocator.hpp"

@@ -15,83 +15,90 @@
 
 namespace kvmesh {
 
-/// Which backend a program asks for; kAuto takes a GPU where build and machine have one.
+/// The backend that a program selects; kAuto selects a GPU if the build and the machine have one.
 enum class DeviceChoice : std::uint8_t { kAuto, kCpu, kCuda };
 
-/// "auto", "cpu" or "cuda". @throws InvalidArgument.
+/// Returns the choice called `text`: "auto", "cpu" or "cuda". @throws InvalidArgument.
 DeviceChoice device_choice_from(std::string_view text);
 
 struct MeshOptions {
-  /// Ranks that hold different heads of the same pages; must divide the number of ranks. The others
-  /// along an axis of size / head_parallel hold different pages of the same heads.
+  /// Number of ranks that hold different heads of the same pages. It must divide the number of
+  /// ranks. Along the other axis, size / head_parallel ranks hold different pages of the same
+  /// heads.
   int head_parallel = 1;
   /// Threads of this rank's CPU backend; 0: its share of the cores that the process may use.
   int threads = 0;
-  /// Where pages and tensors are. A program that passes host memory wants the CPU.
+  /// Where pages and tensors are. Programs that pass host memory need kCpu.
   DeviceChoice device = DeviceChoice::kCpu;
-  /// Of every wait for a peer, that for the others to come included (but for MPI's own start).
-  /// Empty: the world's, which is 60 s if nobody said another. It may differ by rank.
+  /// Longest wait for any peer, including start-up (except inside MPI_Init). Empty: the world
+  /// communicator's deadline, normally 60 s. It may differ by rank.
   std::optional<std::chrono::milliseconds> deadline{};
-  /// Whether the mesh makes an NCCL group of the kv ranks' GPUs, if it can. An engine that brings
-  /// its own (DeviceGroup::use_nccl) says false. Equal on all ranks. On the CPU it has no effect.
+  /// Whether the mesh makes an NCCL group of the kv ranks' GPUs, if it can. Set it to false in an
+  /// engine that passes its own group (DeviceGroup::use_nccl). Has no effect on the CPU. REQUIRES:
+  /// equal on all ranks.
   bool makes_nccl = true;
 };
 
-/// One rank's place in the mesh and its ways to the others. World rank r has the kv rank
-/// r / head_parallel and the head rank r % head_parallel:
+/// One rank's place in the mesh, and its communicators. World rank r has the kv rank r /
+/// head_parallel and the head rank r % head_parallel:
 ///
 ///     head rank ->   0    1
-///     kv rank 0      r0   r1      a row shares its pages' numbers, each rank holding other heads
-///     kv rank 1      r2   r3      a column shares its heads, each rank holding other pages
+///     kv rank 0      r0   r1      the ranks of a row hold different heads of the same pages
+///     kv rank 1      r2   r3      the ranks of a column hold different pages of the same heads
 ///
-/// Collective to make: every rank makes its own with equal options. On GPUs that includes the NCCL
-/// group of the kv ranks (see DeviceGroup), which takes a second or so; on the CPU only the
-/// communicators are split. Owns the communicators, the threads and the device group, together with
-/// the caches made on it: they stay whole where it is moved or ends before them (a communicator
-/// that the caller keeps must outlive both). Movable. The end of a mesh with an NCCL group of its
-/// own is collective, too: see DeviceGroup.
+/// Owns the communicators, the threads and the device group together with the caches made on it:
+/// the caches keep them alive if the mesh is moved or destroyed first. (A communicator that the
+/// caller keeps must outlive the mesh and its caches.) Movable. Destroying a mesh with its own NCCL
+/// group is collective: see DeviceGroup.
 class Mesh {
  public:
-  /// @throws InvalidArgument if head_parallel does not divide the ranks, or an option is none;
+  /// Makes this rank's mesh. On the CPU it only splits communicators. On GPUs it also makes the
+  /// NCCL group of the kv ranks (see DeviceGroup), which takes about a second.
+  /// REQUIRES: equal options on all ranks, except `threads` and `deadline`.
+  /// @throws InvalidArgument if head_parallel does not divide the ranks or an option is invalid;
   /// Unsupported for a device that this build does not have; OutOfThreads; on GPUs also Timeout,
   /// PeerLost and NcclError.
+  /// Collective.
   explicit Mesh(std::unique_ptr<Communicator> world, const MeshOptions& options = {});
-  /// Over a communicator that the caller keeps alive.
+  /// As above, over a communicator that the caller keeps alive.
   explicit Mesh(Communicator& world, const MeshOptions& options = {});
   Mesh(Mesh&&) noexcept = default;
   Mesh& operator=(Mesh&&) noexcept = default;
 
-  /// All processes of the job: those that meet at KVMESH_RENDEZVOUS where that is set (see
-  /// tcp_options_from_environment), else those of mpirun (an MpiSession must be alive), else this
-  /// one alone. @throws also what make_tcp_communicator does.
+  /// Makes a mesh of all processes of the job: the processes that meet at KVMESH_RENDEZVOUS if that
+  /// is set (see tcp_options_from_environment), else those of mpirun, else this process alone.
+  /// REQUIRES: under mpirun, an MpiSession is alive.
+  /// @throws also the errors of make_tcp_communicator.
+  /// Collective.
   static Mesh from_launcher(const MeshOptions& options = {});
 
   int size() const { return world_->size(); }
   int kv_parallel() const { return kv_->size(); }
   int head_parallel() const { return head_->size(); }
   Rank rank() const { return world_->rank(); }
-  /// My position along kv_parallel: the rank in the `PageId`s of my pages.
+  /// This rank's position along kv_parallel: the rank in the `PageId`s of its pages.
   Rank kv_rank() const { return kv_->rank(); }
   int head_rank() const { return head_->rank().value; }
 
-  /// Everyone.
+  /// All ranks.
   Communicator& world() { return *world_; }
-  /// The ranks with my heads and other pages: the combine's group.
+  /// The ranks with this rank's heads and other pages: they combine their partials.
   Communicator& kv() { return *kv_; }
-  /// The ranks with my pages and other heads.
+  /// The ranks with this rank's pages and other heads.
   Communicator& head() { return *head_; }
   ThreadPool& threads() { return *threads_; }
-  /// Where caches on this mesh keep their pages, and where tensors must be. Several ranks of a node
-  /// share a GPU if there are fewer of them.
+  /// Where caches on this mesh keep their pages, and where tensors must be. Ranks of a node share
+  /// GPUs if the node has fewer GPUs than ranks.
   Device device() const { return device_; }
-  /// The kv ranks' devices, and their NCCL group if they have one, for the combine. Made with the
-  /// mesh: sends nothing.
+  /// The kv ranks' devices, and their NCCL group if they have one, for the combine. Sends nothing.
   DeviceGroup& device_group() { return *group_; }
 
-  /// DeviceGroup's: waits until the device has done all work given to `stream`, no longer than
-  /// kv()'s deadline. @throws Timeout, NcclError; Error if the device failed.
+  /// DeviceGroup::wait: blocks until the device has done all work on `stream`, at most for kv()'s
+  /// deadline.
+  /// @throws Timeout, NcclError; Error if the device failed.
   void wait(Stream stream, std::string_view operation) { group_->wait(stream, operation); }
-  /// The same, until `is_done` returns true: for events. What it throws breaks the NCCL group.
+  /// DeviceGroup::wait_until: blocks in the same way until `is_done` returns true, for example for
+  /// an event. An exception from `is_done` breaks the NCCL group.
   void wait_until(const std::function<bool()>& is_done, std::string_view operation) {
     group_->wait_until(is_done, operation);
   }
@@ -99,7 +106,8 @@ class Mesh {
  private:
   friend class KvCache;
 
-  /// The same mesh once more, for a cache. @throws InvalidArgument if this one has been moved from.
+  /// A copy that shares everything with this mesh, for a cache.
+  /// @throws InvalidArgument if this mesh has been moved from.
   Mesh share() const;
   Mesh(const Mesh&) = default;
 

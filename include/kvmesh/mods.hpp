@@ -6,9 +6,9 @@
 //   });
 //   MaskMod causal([](auto b, auto h, auto q, auto kv) { return q >= kv; });
 //
-// The lambda is called once, with symbolic values, and leaves a graph of operations that every
-// backend runs. `q` and `kv` are logical positions in the sequence, int32; `b` is the row of the
-// batch, `h` the query head.
+// The lambda is called once, with symbolic values. The call records a graph of operations, which
+// every backend runs. `q` and `kv` are logical positions in the sequence (int32), `b` is the row of
+// the batch, `h` the query head.
 #pragma once
 
 #include <concepts>
@@ -22,13 +22,15 @@ namespace kvmesh {
 
 class ModGraph;  // internal: kernels/mods/graph.hpp
 
-/// The symbolic inputs, for tracing.
+/// The symbolic inputs of a mod, for tracing.
 struct ModInputs {
   Expr score, b, h, q, kv;
 };
 ModInputs symbolic_inputs();
-/// The graph that computes `result`, converted to float32. @throws InvalidArgument for a bool.
+/// Makes the graph that computes `result`, converted to float32.
+/// @throws InvalidArgument if `result` is a bool.
 std::shared_ptr<const ModGraph> make_score_graph(const Expr& result);
+/// Makes the graph that computes `result`.
 /// @throws InvalidArgument unless `result` is a bool.
 std::shared_ptr<const ModGraph> make_mask_graph(const Expr& result);
 
@@ -36,7 +38,7 @@ std::shared_ptr<const ModGraph> make_mask_graph(const Expr& result);
 /// Immutable, cheap to copy, safe to share among threads.
 class ScoreMod {
  public:
-  /// Leaves scores as they are.
+  /// The identity: it does not change scores.
   ScoreMod();
 
   /// Traces `function`. @throws InvalidArgument on a type error, naming operation and types.
@@ -51,10 +53,10 @@ class ScoreMod {
   const ModGraph& graph() const { return *graph_; }
   std::string to_string() const;
 
-  /// For use inside another mod's lambda.
+  /// Applies the mod inside another mod's lambda.
   Expr operator()(const Expr& score, const Expr& b, const Expr& h, const Expr& q,
                   const Expr& kv) const;
-  /// One score, slowly: the definition that the backends are compared with.
+  /// Computes one score on the host, slowly. The backends are tested against it.
   float operator()(float score, std::int32_t b, std::int32_t h, std::int32_t q,
                    std::int32_t kv) const;
 
@@ -62,7 +64,8 @@ class ScoreMod {
   std::shared_ptr<const ModGraph> graph_;
 };
 
-/// Says which keys a query sees: (b, h, q, kv) -> bool. Immutable, cheap to copy, safe to share.
+/// Selects the keys that a query sees: (b, h, q, kv) -> bool. Immutable, cheap to copy, safe to
+/// share among threads.
 class MaskMod {
  public:
   /// Everything is visible.
@@ -91,29 +94,29 @@ MaskMod operator&&(const MaskMod& a, const MaskMod& b);
 MaskMod operator||(const MaskMod& a, const MaskMod& b);
 MaskMod operator!(const MaskMod& a);
 
-/// The usual mods, all written as above.
+/// Common mods, all written as above.
 namespace mods {
 
 // ---- Masks ----
 
 /// Everything is visible.
 MaskMod no_mask();
-/// A query sees its own position and all before it. As the runtime gives queries the newest
-/// positions of their sequence, this aligns the triangle to the end (lower right).
+/// A query sees its own position and all positions before it. By default queries have the newest
+/// positions of their sequence, so the triangle is aligned to the end (lower right).
 MaskMod causal();
-/// The triangle aligned to the first key (upper left), for batches whose queries carry explicit
-/// positions 0 .. q_len-1. Alignment is a matter of positions, so it is the function of `causal`.
+/// The triangle aligned to the first key (upper left), for batches whose queries have explicit
+/// positions 0 .. q_len-1. Only the positions differ: the function is that of `causal`.
 MaskMod causal_upper_left();
-/// The same triangle for queries with the default positions: `first_query[b]` is the position of
+/// The upper left triangle for queries with default positions: `first_query[b]` is the position of
 /// the row's first query (kv_len - q_len).
 MaskMod causal_upper_left(const Buffer<std::int32_t>& first_query);
-/// Causal, and no further back than `n` keys, its own position included. n >= 1.
+/// Causal, limited to the last `n` keys, the query's own position included. n >= 1.
 MaskMod sliding_window(std::int32_t n);
-/// The first `prefix_len` positions see each other; after them it is causal.
+/// The first `prefix_len` positions see each other; later positions are causal.
 MaskMod prefix_lm(std::int32_t prefix_len);
-/// As above, with a length for each batch row.
+/// As above, with one length per batch row.
 MaskMod prefix_lm(const Buffer<std::int32_t>& prefix_len);
-/// Positions see each other only within one document: `doc_id[position]`.
+/// Positions see each other only within the same document: `doc_id[position]`.
 MaskMod documents(const Buffer<std::int32_t>& doc_id);
 
 template <class... Masks>
@@ -129,17 +132,17 @@ MaskMod mask_or(const MaskMod& first, const Masks&... rest) {
 
 /// score + slopes[h] * (kv - q). Source: Press et al., "Train Short, Test Long", 2021.
 ScoreMod alibi(const Buffer<float>& slopes);
-/// With that paper's slopes for `n_heads` heads, any number of them.
+/// ALiBi with the paper's slopes for `n_heads` heads; `n_heads` may be any number.
 ScoreMod alibi(int n_heads);
 Buffer<float> alibi_slopes(int n_heads);
 /// cap * tanh(score / cap). cap > 0.
 ScoreMod soft_cap(float cap);
 /// score + table[h][clamp(q - kv, -max_distance, max_distance) + max_distance]. `table` has rows of
-/// 2 * max_distance + 1 entries, one a head, or a single one for all heads. After T5's relative
-/// position bias, with one entry a distance.
+/// 2 * max_distance + 1 entries, one row per head or one row for all heads. After T5's relative
+/// position bias, with one entry per distance.
 ScoreMod relative_bias(const Buffer<float>& table, std::int32_t max_distance);
 
-/// First `first`, then `second` on what it gives.
+/// Applies `first`, then `second` to its result.
 ScoreMod compose(const ScoreMod& first, const ScoreMod& second);
 
 }  // namespace mods

@@ -1,5 +1,5 @@
-// Groups of GPUs over NCCL, and the combine on them. What needs NCCL throws Unsupported where it
-// was not built in.
+// Groups of GPUs over NCCL, and the combine on them. In a build without NCCL, functions that need
+// it throw Unsupported.
 #pragma once
 
 #include <array>
@@ -20,15 +20,16 @@ namespace kvmesh {
 /// "2.28.3", or empty if this build has no NCCL.
 std::string nccl_version();
 
-/// What the members of a group must all have before they can meet; NCCL's `ncclUniqueId`.
+/// The id with which the members of a group meet: NCCL's `ncclUniqueId`. All members need the same.
 struct NcclUniqueId {
   std::array<char, 128> bytes{};
 };
 
-/// On one rank; the engine brings it to the others. @throws NcclError, Unsupported.
+/// Makes an id. Call it on one rank; the engine sends the id to the other ranks.
+/// @throws NcclError, Unsupported.
 NcclUniqueId make_nccl_unique_id();
 
-/// NCCL failed, and says how.
+/// An NCCL call failed; the message has NCCL's reason.
 class NcclError : public Error {
  public:
   NcclError(Rank rank, std::string operation, const std::string& reason);
@@ -42,32 +43,38 @@ class NcclError : public Error {
 
 /// One rank's membership in a group of GPUs: an NCCL communicator.
 ///
-/// Every wait has a deadline. After an error the group is broken: it takes no more work, and if it
-/// owns its communicator, that is aborted at once, which also ends NCCL's kernels on the streams.
-/// (After an error of the device itself: when the group is destroyed.)
+/// Every wait has a deadline. After an error the group is broken and takes no more work. If the
+/// group owns its communicator, it aborts it at once, which also ends NCCL's kernels on the
+/// streams. (After an error of the device itself it aborts when the group is destroyed.)
+///
 /// Movable. One thread at a time.
 class NcclGroup {
  public:
-  /// Collective over `bootstrap`, which is used here only. The group's ranks are bootstrap's; for
-  /// the axes of a mesh give the communicators that it was split into. Each rank has a GPU of its
-  /// own.
+  /// Makes a group of the ranks of `bootstrap`, which is used only in this call. For an axis of a
+  /// mesh, pass the communicator of that axis.
+  /// REQUIRES: each rank has a GPU that no other rank uses.
   /// @throws Timeout, PeerLost, NcclError, Unsupported; Error if the device failed.
+  /// Collective over `bootstrap`.
   NcclGroup(Communicator& bootstrap, int device);
 
-  /// Collective over all who have `id`, each with a rank of its own.
-  /// @throws InvalidArgument if `rank` is not in [0, size); Timeout, which names all the others
-  /// (NCCL does not tell who did not come); NcclError, Unsupported; Error if the device failed.
+  /// Makes a group of the ranks that pass the same `id`.
+  /// REQUIRES: every rank in [0, size) is passed once.
+  /// @throws InvalidArgument if `rank` is not in [0, size); Timeout, which names all other ranks
+  /// (NCCL does not report which ranks are missing); NcclError, Unsupported; Error if the device
+  /// failed.
+  /// Collective over the ranks of the group.
   NcclGroup(const NcclUniqueId& id, Rank rank, int size, int device,
             std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
-  /// Over an engine's own communicator: `nccl_comm` is its `ncclComm_t`, which it keeps, destroys
-  /// and aborts itself. @throws InvalidArgument if it is null; NcclError, Unsupported.
+  /// Makes a group over the engine's own communicator: `nccl_comm` is its `ncclComm_t`. The engine
+  /// still owns, destroys and aborts it.
+  /// @throws InvalidArgument if `nccl_comm` is null; NcclError, Unsupported.
   static NcclGroup borrow(void* nccl_comm,
                           std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
-  /// Waits 2 s for a peer at most: an owned communicator is aborted, and what it had still to send
-  /// over a network is lost, although this rank's stream is done. So end it when the streams of all
-  /// ranks are (a mesh sees to that for its own group), or with `close`.
+  /// Aborts an owned communicator, waiting at most 2 s. An abort can lose data that is still in
+  /// flight over a network even if this rank's stream is idle. Destroy a group only when the
+  /// streams of all ranks are idle (a mesh ensures this for its own group), or call close() first.
   ~NcclGroup();
   NcclGroup(NcclGroup&&) noexcept;
   NcclGroup& operator=(NcclGroup&&) noexcept;
@@ -75,23 +82,28 @@ class NcclGroup {
   Rank rank() const;
   int size() const;
   int device() const;
-  /// False if it is borrowed.
+  /// False for a borrowed communicator.
   bool is_owned() const;
-  /// The `ncclComm_t`. Null once the group is broken or closed and its communicator is gone.
+  /// The `ncclComm_t`. Null after the group has been closed, or has broken and aborted its
+  /// communicator.
   void* handle() const;
 
   std::chrono::milliseconds deadline() const;
   void set_deadline(std::chrono::milliseconds deadline);
 
-  /// Waits for all work on the stream, watching NCCL. The one wait that notices a peer that does
-  /// not come: use it instead of the CUDA runtime's. @throws Timeout (NCCL does not tell who is
-  /// late, so it names all peers), NcclError; Error if the device failed.
+  /// Blocks until all work on the stream is done, and polls NCCL for errors meanwhile. Use it
+  /// instead of the CUDA runtime's waits, which never return if a peer is missing.
+  /// @throws Timeout, which names all peers (NCCL does not report which ones are late); NcclError;
+  /// Error if the device failed.
   void wait(Stream stream, std::string_view operation);
-  /// The same, until `is_done` says yes: for events. What it throws breaks the group.
+  /// Blocks in the same way until `is_done` returns true, for example for an event. An exception
+  /// from `is_done` breaks the group.
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
 
-  /// Collective, and waits for the peers: ends the group in good order. No graph that captured its
-  /// messages may be left. @throws Timeout, NcclError.
+  /// Closes the group in good order.
+  /// REQUIRES: no graph that captured the group's messages exists.
+  /// @throws Timeout, NcclError.
+  /// Collective; blocks until the peers have closed it too.
   void close();
 
   struct State;
@@ -102,23 +114,24 @@ class NcclGroup {
   std::unique_ptr<State> state_;
 };
 
-/// The combine of combine.hpp on GPUs, in two steps: `plan` on the host, once a step, and `run` on
-/// a stream, once a layer.
+/// The combine of combine.hpp on GPUs, in two steps: `plan` on the host, once per step, and `run`
+/// on a stream, once per layer.
 ///
-/// Where it differs from `Combiner`: tensors lie on the group's device, and the last dimension of
-/// `mine.lse` is contiguous. kAllToAll merges in rank order: the same bits for the same inputs,
-/// whatever the group's links. The other two add in NCCL's order, which is fixed for a given size,
-/// group and NCCL version only. Beside NCCL's own, `run` launches at most two kernels.
+/// Differences from `Combiner`: tensors are on the group's device, and the last dimension of
+/// `mine.lse` is contiguous. kAllToAll merges in rank order: the same inputs give the same bits,
+/// whatever links connect the group. The other two strategies add in NCCL's order, which is fixed
+/// only for a given size, group and NCCL version. `run` launches at most two kernels in addition to
+/// NCCL's.
 ///
-///   kAllToAll       pack  ->  send and receive (O, LSE), what takes part  ->  merge
+///   kAllToAll       pack  ->  send and receive the participating (O, LSE)  ->  merge
 ///   kReduceScatter  gather LSEs  ->  rescale  ->  reduce-scatter (kAll: all-reduce)  ->  convert
 ///   kAllReduce      maximum of the LSEs  ->  rescale  ->  reduce-scatter (kAll: all-reduce) of the
 ///                   sums and weights  ->  divide. With a mask the LSEs are gathered instead.
 ///
-/// Only kAllToAll sends less under a mask.
+/// Only kAllToAll sends fewer bytes under a mask.
 ///
-/// Does not outlive the group, which may be moved. One thread, and one stream at a time: the
-/// buffers are shared by all runs.
+/// REQUIRES: the group, which may be moved, outlives the combiner; one thread and one stream at a
+/// time, because all runs share the buffers.
 class DeviceCombiner {
  public:
   explicit DeviceCombiner(NcclGroup& group);
@@ -126,21 +139,25 @@ class DeviceCombiner {
   DeviceCombiner(DeviceCombiner&&) noexcept;
   DeviceCombiner& operator=(DeviceCombiner&&) noexcept;
 
-  /// Prepares for partials of this shape. No message; buffers only grow. What the device needs to
-  /// know of the mask is uploaded on `stream`, and only if it changed: after the runs given to
-  /// `stream` before, and before the later ones. Not while the stream is captured. Where more
-  /// than 64 KiB are uploaded it waits for the stream.
-  /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
+  /// Prepares for partials of this shape. Buffers only grow. If the mask has changed, its device
+  /// data are uploaded on `stream`: after the runs already on `stream`, before later ones. Sends
+  /// nothing to other ranks.
+  /// REQUIRES: the stream is not being captured.
+  /// @throws InvalidArgument, and the last plan stays valid; Timeout, NcclError.
+  /// Blocks until the stream is idle if more than 64 KiB are uploaded.
   void plan(std::int64_t tokens, std::int64_t heads, std::int64_t v_dim,
             const CombineOptions& options, Stream stream);
 
-  /// Collective. Asynchronous on `stream`; allocates nothing, does not wait for the device, may be
-  /// captured in a CUDA graph. Run once before a capture: NCCL connects at the first use of a way.
+  /// Merges on `stream`. Asynchronous; allocates nothing, does not wait for the device, and may be
+  /// captured in a CUDA graph.
+  /// REQUIRES: before a capture, one run without capture, since NCCL connects ranks at the first
+  /// use.
   /// @throws InvalidArgument before anything is sent; Timeout, NcclError.
+  /// Collective.
   void run(const Partial& mine, const CombineOutput& output, Stream stream);
 
-  /// Changes whenever a plan makes the graphs captured so far invalid: another shape or strategy,
-  /// larger buffers, or a mask that gives other messages.
+  /// A number that changes whenever a plan makes earlier captured graphs invalid: by another shape
+  /// or strategy, larger buffers, or a mask that needs other messages.
   std::uint64_t generation() const;
 
   /// The strategy of the last plan, with kAuto resolved.

@@ -1,9 +1,10 @@
-// Paged attention in the shapes of PyTorch's flex_attention module, on one rank.
+// Paged attention with the shapes of PyTorch's flex_attention module, on one rank.
 //
-// Operation for operation the `PagedAttention` of torch.nn.attention.experimental, for code that
-// comes from there: [B, H, S, D] tensors, flat caches that the caller owns, batch rows instead of
-// sequence ids. Where PyTorch's goes wrong this does not: an erased row can be reserved again, page
-// tables follow `batch_indices` into the mods, and a position without a page is an error.
+// It has the operations of the `PagedAttention` in torch.nn.attention.experimental, for code that
+// was written for that class: [B, H, S, D] tensors, flat caches that the caller owns, batch rows
+// instead of sequence ids. Three errors of PyTorch's class are avoided: an erased row can be
+// reserved again, page tables follow `batch_indices` into the mods, and a position without a page
+// is an error.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +20,17 @@
 
 namespace kvmesh {
 
-/// Owns the page table; the caller owns the caches, [1, H, n_pages * page_size, D] for K and for V.
+/// Owns the page table. The caller owns the caches, [1, H, n_pages * page_size, D] for K and for V.
 /// Page p of a cache is its positions [p * page_size, (p + 1) * page_size).
 class PagedAttention {
  public:
   /// @throws InvalidArgument.
   PagedAttention(std::int64_t n_pages, int page_size, int max_batch_size);
 
-  /// Room for at least `seq_len` tokens in row `batch_idx`. @throws OutOfPages, InvalidArgument.
+  /// Makes room for at least `seq_len` tokens in row `batch_idx`.
+  /// @throws OutOfPages, InvalidArgument.
   void reserve(int batch_idx, std::int64_t seq_len);
-  /// Gives back all pages of the row.
+  /// Frees all pages of the row.
   void erase(int batch_idx);
 
   std::int64_t capacity(int batch_idx) const;
@@ -36,26 +38,28 @@ class PagedAttention {
   std::span<const PageId> pages(int batch_idx) const;
 
   /// Writes k_val [B, H, S, K_D] and v_val [B, H, S, V_D] to positions `input_pos` [B, S]
-  /// (row-major) of the rows `batch_idx` [B]. @throws InvalidArgument, before anything is written,
-  /// if a size of the four tensors disagrees or a position has no page.
+  /// (row-major) of the rows `batch_idx` [B].
+  /// @throws InvalidArgument, before anything is written, if the sizes of the four tensors disagree
+  /// or a position has no page.
   void assign(std::span<const int> batch_idx, std::span<const std::int64_t> input_pos,
               const ConstTensorView& k_val, const ConstTensorView& v_val, const TensorView& k_cache,
               const TensorView& v_cache);
 
-  /// Logical kv blocks to physical pages. `batch_idx`: the row of each batch row of the mask;
-  /// empty: 0, 1, ... `kv_len`: their lengths; empty: their capacities. @throws InvalidArgument if
-  /// the mask's kv_block is not the page size.
+  /// Converts logical kv blocks to physical pages. `batch_idx` has the row of each batch row of the
+  /// mask; empty: 0, 1, ... `kv_len` has the rows' lengths; empty: their capacities.
+  /// @throws InvalidArgument if the mask's kv_block is not the page size.
   LocalBlockMask convert_logical_block_mask(const BlockMask& block_mask,
                                             std::span<const int> batch_idx = {},
                                             std::span<const std::int64_t> kv_len = {}) const;
 
-  /// `mask_mod` over physical positions in the cache: false where the position's page is not row
-  /// b's, or past `kv_len[b]`, else `mask_mod` at the logical position. A snapshot of the page
-  /// table.
+  /// Returns `mask_mod` over physical positions in the cache. It is false where the position's page
+  /// does not belong to row b or the position is past `kv_len[b]`; elsewhere it is `mask_mod` at
+  /// the logical position. It keeps a snapshot of the page table.
   MaskMod get_mask_mod(const MaskMod& mask_mod, std::span<const std::int64_t> kv_len = {},
                        std::span<const int> batch_idx = {}) const;
-  /// `score_mod` over physical positions; -inf where the position's page is not row b's, or past
-  /// `kv_len[b]`.
+  /// Returns `score_mod` over physical positions in the cache; -inf where the position's page does
+  /// not belong to row b or the position is past `kv_len[b]`. It keeps a snapshot of the page
+  /// table.
   ScoreMod get_score_mod(const ScoreMod& score_mod, std::span<const std::int64_t> kv_len = {},
                          std::span<const int> batch_idx = {}) const;
 
@@ -66,12 +70,13 @@ class PagedAttention {
     ScoreMod score_mod{};
     std::optional<float> scale{};  ///< unset: 1 / sqrt(K_D)
     bool enable_gqa = false;
-    TensorView lse{};  ///< [B, H, Q_LEN] float32, natural log; empty: not wanted
+    TensorView lse{};  ///< [B, H, Q_LEN] float32, natural log; empty: not written
   };
 
-  /// Attention of query [B, H, Q_LEN, K_D] over the first kv_lens[b] tokens of each row, into out
-  /// [B, H, Q_LEN, V_D] of any dtype. Query i of row b has the position i, or what the block mask's
-  /// `q_start` says. @throws InvalidArgument before anything is written.
+  /// Computes attention of query [B, H, Q_LEN, K_D] over the first kv_lens[b] tokens of each row
+  /// into out [B, H, Q_LEN, V_D] of any dtype. Query i of row b has the position i, or as the block
+  /// mask's `q_start` specifies.
+  /// @throws InvalidArgument before anything is written.
   void forward(const ConstTensorView& query, const ConstTensorView& k_cache,
                const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
                const TensorView& out, const ForwardOptions& options) const;

@@ -1,11 +1,12 @@
-// A partial: what attention over a subset of the keys leaves behind.
+// A partial: the result of attention over a subset of the keys.
 #pragma once
 
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {
 
-/// The base of a log-sum-exp. Two partials merge only if they agree, so the base is in the type.
+/// The base of a log-sum-exp. Two partials can be merged only if their bases are equal, so the base
+/// is part of the type.
 enum class LogBase { kNatural, kTwo };
 
 /// (O, LSE) of the same rows over a subset of their keys. A row is one (query token, query head).
@@ -20,20 +21,23 @@ struct BasicPartial {
   TensorView lse{};
 };
 
-/// What crosses every public boundary: natural log.
+/// The partial of all public interfaces: natural log.
 using Partial = BasicPartial<LogBase::kNatural>;
 
-/// For kernels of an engine's own that work with exp2; kvmesh's own give natural logarithms.
-/// `to_natural` is the only way from it to a `Partial`.
+/// For an engine's own kernels that compute with exp2; kvmesh's kernels return natural logarithms.
+/// `to_natural` is the only conversion to a `Partial`.
 using Base2Partial = BasicPartial<LogBase::kTwo>;
 
-/// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped. On
-/// the CPU. @throws InvalidArgument for what is no partial there.
+/// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped. Runs
+/// on the CPU.
+/// @throws InvalidArgument if `partial` is not a valid partial in host memory.
 Partial to_natural(const Base2Partial& partial);
 
-/// Merges `source` into `destination`, row by row: the exact partial over the union of two disjoint
-/// subsets of keys. Source: the LSE merge of FlashAttention's split-KV (Dao et al., 2022).
-/// On the CPU. @throws InvalidArgument if the shapes differ, or for what is no partial there.
+/// Merges `source` into `destination`, row by row: the result is the exact partial over the union
+/// of two disjoint subsets of keys. Runs on the CPU.
+/// @throws InvalidArgument if the shapes differ, or if an argument is not a valid partial in host
+/// memory.
+/// Source: the LSE merge of FlashAttention's split-KV (Dao et al., 2022).
 void merge_into(const Partial& destination, const Partial& source);
 
 }  // namespace kvmesh

@@ -1,4 +1,4 @@
-// Ranks that find one another by TCP: for engines that start their workers themselves, without MPI.
+// Ranks that connect over TCP: for engines that start their workers themselves, without MPI.
 #pragma once
 
 #include <chrono>
@@ -11,54 +11,60 @@
 
 namespace kvmesh {
 
-/// What every rank of a job gives: the same size, host and port, and its own rank.
+/// The options of a rank. REQUIRES: all ranks of a job pass the same size, host and port, and each
+/// its own rank.
 struct TcpOptions {
   int rank = 0;
   int size = 1;
-  /// Where rank 0 listens and the others find it: a name or an address, IPv4 or IPv6.
+  /// The name or address (IPv4 or IPv6) on which rank 0 listens, and to which the other ranks
+  /// connect.
   std::string host = "127.0.0.1";
   std::uint16_t port = 0;
-  /// For the whole meeting; then the communicator's first deadline.
+  /// Limit for the whole rendezvous, and afterwards the communicator's first deadline.
   std::chrono::milliseconds deadline = std::chrono::seconds(60);
-  /// Where this rank listens for the others: an address or a name; 0.0.0.0 or :: for all of its
-  /// own. Empty: rank 0 on `host`, the others on the address from which they reach rank 0. If that
-  /// is a loopback address, though `host` is a name other than localhost (a machine may take its
-  /// own name for 127.0.1.1), then on all of its own. For an address or localhost as `host` never.
+  /// Address or name to listen on; 0.0.0.0 or :: for all interfaces. Empty: rank 0 uses `host`, the
+  /// other ranks the local address of their connection to rank 0. If that is a loopback address
+  /// although `host` is a name that other machines may use (Debian maps a machine's own name to
+  /// 127.0.1.1), the rank listens on all interfaces. It does not if `host` is an address or
+  /// localhost.
   std::string address{};
 };
 
-/// What whoever started this process says in its environment, as for Mesh::from_launcher:
+/// Reads the options from the environment, as Mesh::from_launcher does:
 ///
 ///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
-///   KVMESH_ADDRESS=10.0.0.5                                     (TcpOptions::address; may be left)
+///   KVMESH_ADDRESS=10.0.0.5                                     (TcpOptions::address; optional)
 ///
-/// Nothing if none of the first three is set. @throws InvalidArgument if one is missing or wrong.
+/// Returns empty if none of the first three is set.
+/// @throws InvalidArgument if one of them is missing or wrong.
 ///
-/// Mesh::from_launcher reads two more, for jobs on several machines: KVMESH_LOCAL_RANK, the rank's
-/// place among those of its machine, and KVMESH_LOCAL_SIZE, how many these are. The rank takes the
-/// GPU with the number of its place modulo the machine's GPUs, and one share of so many of its
-/// cores. Without them all ranks count as on one machine.
+/// Mesh::from_launcher reads two more variables, for jobs on several machines: KVMESH_LOCAL_RANK,
+/// the rank's number among the ranks of its machine, and KVMESH_LOCAL_SIZE, the number of these
+/// ranks. The rank uses the GPU with its local rank modulo the machine's GPUs, and an equal share
+/// of the machine's cores. Without these variables all ranks count as ranks of one machine.
 std::optional<TcpOptions> tcp_options_from_environment();
 
-/// The ranks cannot become one group: two have the same rank, or sizes or versions differ, or
-/// something else than kvmesh is on the port, or this rank cannot listen where it should.
+/// The ranks cannot form a group: two have the same rank, or sizes or versions differ, or another
+/// program than kvmesh is on the port, or this rank cannot listen on its address.
 class RendezvousError : public Error {
  public:
   using Error::Error;
 };
 
-/// Collective: rank 0 listens, the others introduce themselves to it (retrying until it listens),
-/// learn from it where everyone is, and all pairs connect. Ranks may start in any order.
+/// Connects the ranks of a job. Rank 0 listens, the other ranks register with it (they retry until
+/// it listens) and receive all addresses from it, and every pair connects. Ranks may start in any
+/// order.
 ///
-/// Strangers on rank 0's port are turned away and the meeting goes on. Nothing is encrypted and the
-/// ranks do not prove who they are: use it on a network that is yours. Looking up a host name takes
-/// as long as the system's resolver takes; all other waits end with the deadline.
+/// Rank 0 rejects connections that are not from kvmesh and continues. Nothing is encrypted and
+/// ranks are not authenticated: use it only on a trusted network. The lookup of a host name takes
+/// as long as the system's resolver takes; all other waits end at the deadline.
 ///
-/// The communicator's own errors: `Timeout` as everywhere, `PeerLost` if a peer's connection ends.
-/// After an error it closes its connections, so the peers that wait for it notice at once; groups
-/// made by `split` have connections of their own and go on.
-/// @throws InvalidArgument; RendezvousError; Timeout, which names the ranks that did not come (up
-/// to 32); PeerLost if one came and went.
+/// The communicator throws `Timeout` as all do, and `PeerLost` if a peer's connection ends. After
+/// an error it closes its connections, so that peers which wait for it fail at once; groups made by
+/// `split` have their own connections and continue.
+/// @throws InvalidArgument; RendezvousError; Timeout, which names the missing ranks (up to 32);
+/// PeerLost if a rank came and then disconnected.
+/// Collective.
 std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options);
 
 }  // namespace kvmesh

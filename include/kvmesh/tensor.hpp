@@ -1,4 +1,4 @@
-// A view of somebody else's numbers: pointer, element type, shape, strides, device.
+// A view of memory that the caller owns: pointer, element type, shape, strides, device.
 #pragma once
 
 #include <algorithm>
@@ -21,12 +21,12 @@ struct Device {
   friend bool operator==(Device, Device) = default;
 };
 
-/// For the constructors of views. @throws InvalidArgument
+/// Internal, for the constructors of views. @throws InvalidArgument.
 [[noreturn]] void throw_wrong_extents(std::size_t extents, std::size_t strides, int most);
 
-/// Non-owning, trivially copyable. Strides count elements, not bytes, and are not negative; the
-/// last dimension of every tensor that kvmesh takes, but an LSE's, is contiguous (stride 1).
-/// `Pointer` is `void*` or `const void*`, and points to a multiple of the element's size.
+/// Non-owning, trivially copyable. Strides count elements, not bytes, and are not negative. The
+/// last dimension of every tensor that kvmesh takes, except an LSE, is contiguous (stride 1).
+/// `Pointer` is `void*` or `const void*`; the address is a multiple of the element's size.
 template <class Pointer>
 struct BasicTensorView {
   static constexpr int kMaxDims = 4;
@@ -46,14 +46,15 @@ struct BasicTensorView {
       : data(pointer), dtype(type), dims(static_cast<int>(extents.size())), device(where) {
     if (extents.size() > kMaxDims) throw_wrong_extents(extents.size(), extents.size(), kMaxDims);
     std::copy(extents.begin(), extents.end(), shape.begin());
-    std::uint64_t stride = 1;  // may wrap around: whoever takes the view looks at its extents first
+    std::uint64_t stride = 1;  // may wrap around: functions that take a view check it
     for (auto i = static_cast<std::size_t>(dims); i-- > 0;) {
       strides[i] = static_cast<std::int64_t>(stride);
       stride *= static_cast<std::uint64_t>(shape[i]);
     }
   }
 
-  /// With the caller's strides, one for each extent. @throws InvalidArgument likewise.
+  /// With the caller's strides, one per extent.
+  /// @throws InvalidArgument if there are more than kMaxDims extents, or another number of strides.
   BasicTensorView(Pointer pointer, Dtype type, std::initializer_list<std::int64_t> extents,
                   std::initializer_list<std::int64_t> steps, Device where = {})
       : BasicTensorView(pointer, type, extents, where) {
@@ -61,7 +62,7 @@ struct BasicTensorView {
     std::copy(steps.begin(), steps.end(), strides.begin());
   }
 
-  /// A view to write through is also a view to read through.
+  /// A writable view converts to a read-only view.
   operator BasicTensorView<const void*>() const requires(!std::is_same_v<Pointer, const void*>) {
     BasicTensorView<const void*> view;
     view.data = data;
@@ -86,7 +87,7 @@ struct BasicTensorView {
 using TensorView = BasicTensorView<void*>;
 using ConstTensorView = BasicTensorView<const void*>;
 
-/// A contiguous float32 tensor over `data`.
+/// Returns a view of a contiguous float32 tensor in host memory.
 inline TensorView tensor(float* data, std::initializer_list<std::int64_t> shape) {
   return {data, Dtype::kFloat32, shape};
 }

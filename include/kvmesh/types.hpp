@@ -1,6 +1,6 @@
-// Names for the things that kvmesh counts: ranks, pages, sequences, element types.
+// Types for ranks, pages, sequences and element types.
 //
-// Every id is a type of its own, so an index, a count and an id never change places in a call.
+// Every kind of id is a type of its own, so that a call cannot swap an index, a count and an id.
 #pragma once
 
 #include <compare>
@@ -14,7 +14,7 @@
 
 namespace kvmesh {
 
-/// False for a value that names no element type.
+/// Returns false for a value that is not an element type.
 constexpr bool is_valid(Dtype dtype) { return info_of(dtype).bits != 0; }
 
 constexpr std::size_t size_bytes(Dtype dtype) {
@@ -23,7 +23,7 @@ constexpr std::size_t size_bytes(Dtype dtype) {
 
 /// "float32", "float16" or "bfloat16".
 constexpr std::string_view name(Dtype dtype) { return info_of(dtype).name; }
-/// The element type called `text`. @throws InvalidArgument, which names the choices.
+/// Returns the element type called `text`. @throws InvalidArgument, which lists the choices.
 Dtype dtype_from(std::string_view text);
 
 /// A process (or, in the loopback communicator, a thread) of a mesh.
@@ -38,7 +38,7 @@ struct Rank {
 ///      [  space : 16  ][ generation : 24  ][ slot : 24 ]
 ///
 /// The space is the allocator's (AllocatorOptions::id_space), so another allocator refuses the id.
-/// The generation counts the lives of the slot, so a stale id never comes back to life.
+/// The generation counts the uses of the slot, so an id stays invalid after its sequence is erased.
 struct SequenceId {
   static constexpr int kSlotBits = 24;
   static constexpr int kGenerationBits = 24;
@@ -51,7 +51,7 @@ struct SequenceId {
       : value(std::uint64_t{space} << (kSlotBits + kGenerationBits) |
               std::uint64_t{generation} << kSlotBits | slot) {}
 
-  /// A small number that no other living sequence of the same allocator has.
+  /// A small number that is unique among the living sequences of the allocator.
   constexpr std::uint32_t slot() const { return bits(0, kSlotBits); }
   constexpr std::uint32_t generation() const { return bits(kSlotBits, kGenerationBits); }
   constexpr std::uint16_t space() const {
@@ -65,7 +65,8 @@ struct SequenceId {
   }
 };
 
-/// "#17 (life 2, space 3)": slot, how many sequences have lived there up to this one, and space.
+/// "#17 (life 2, space 3)": the slot, the number of sequences that have used the slot up to this
+/// one, and the space.
 std::string describe(SequenceId sequence);
 
 /// A physical page: which rank holds it and which page of that rank's pool it is.
@@ -81,7 +82,7 @@ class PageId {
   static constexpr std::int32_t kMaxPagesPerRank = 1 << kIndexBits;
   static constexpr std::int32_t kMaxRanks = (1 << (32 - kIndexBits)) - 1;
 
-  /// No page: the one bit pattern that no rank below `kMaxRanks` can have.
+  /// No page: a bit pattern that no rank below `kMaxRanks` can have.
   constexpr PageId() = default;
   constexpr PageId(Rank rank, std::int32_t index)
       : bits_(static_cast<std::uint32_t>(rank.value) << kIndexBits |
