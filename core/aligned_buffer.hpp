@@ -1,4 +1,4 @@
-// Memory that a rank owns: aligned, movable, not initialised.
+// Host memory that a rank owns: aligned, movable, not initialised.
 #pragma once
 
 #include <sys/mman.h>
@@ -12,9 +12,9 @@
 
 namespace kvmesh {
 
-/// `size_bytes` bytes at a page boundary. The system gives the memory when it is first written, so
-/// a large pool costs only what is used of it. Large buffers ask for huge pages: attention jumps
-/// from page to page of a cache, and with 4 KiB pages each jump misses the TLB.
+/// `size_bytes` bytes at a page boundary. The system provides memory at the first write, so a large
+/// pool uses only the memory that was written. Large buffers request huge pages: attention reads
+/// pages of a cache in any order, and with 4 KiB pages each of them misses the TLB.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -24,7 +24,7 @@ class AlignedBuffer {
     const std::size_t rounded = rounded_up(size_bytes, alignment);
     data_.reset(std::aligned_alloc(alignment, rounded));
     if (!data_) throw std::bad_alloc();
-    // Only advice: where the system declines it, small pages do.
+    // Only advice: if the system declines it, small pages are used.
     if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);
   }
 

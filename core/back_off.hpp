@@ -1,4 +1,4 @@
-// Waiting for something that can only be asked about.
+// Waits for conditions that can only be polled.
 #pragma once
 
 #include <sched.h>
@@ -8,8 +8,9 @@
 
 namespace kvmesh {
 
-/// Pauses a little between two questions, by how long the caller has waited. Most answers come
-/// after some 10 us, so it yields at first; what takes longer waits for a peer and leaves the core.
+/// Pauses between two polls, depending on how long the caller has waited. Most conditions become
+/// true after some 10 us, so it yields at first. A longer wait is for a peer: then it sleeps and
+/// frees the core.
 inline void back_off(std::chrono::steady_clock::duration waited) {
   if (waited < std::chrono::milliseconds(1)) {
     sched_yield();
@@ -18,7 +19,7 @@ inline void back_off(std::chrono::steady_clock::duration waited) {
   }
 }
 
-/// Asks until the answer is yes, or `deadline` is over: then false.
+/// Polls until `is_done()` returns true. Returns false if `deadline` is over first.
 template <class IsDone>
 bool wait_until_done(const IsDone& is_done, std::chrono::milliseconds deadline) {
   const auto start = std::chrono::steady_clock::now();

@@ -1,4 +1,4 @@
-// Argument checks that say what was wrong.
+// Argument checks with messages that name the error.
 #pragma once
 
 #include <fmt/format.h>
@@ -19,8 +19,9 @@ void require(bool ok, fmt::format_string<Args...> message, Args&&... args) {
   if (!ok) throw InvalidArgument(fmt::format(message, std::forward<Args>(args)...));
 }
 
-/// `deadline`, but no longer than ten years, so that a time from now on can be counted in any unit.
-/// @throws InvalidArgument if it is negative.
+/// Returns `deadline`, limited to ten years, so that a point of time computed from it fits in any
+/// unit.
+/// @throws InvalidArgument if `deadline` is negative.
 inline std::chrono::milliseconds checked_deadline(std::chrono::milliseconds deadline) {
   require(deadline.count() >= 0, "a deadline of {} ms", deadline.count());
   return std::min<std::chrono::milliseconds>(deadline, std::chrono::hours(24 * 365 * 10));
@@ -28,8 +29,8 @@ inline std::chrono::milliseconds checked_deadline(std::chrono::milliseconds dead
 
 }  // namespace kvmesh
 
-// Tensors, ids and devices in messages, put into words only where a message is made: checks are on
-// the way of every layer.
+// Formatters of tensors, ids and devices. They make the text only when a message is formatted,
+// because the checks run in every layer.
 template <class Pointer>
 struct fmt::formatter<kvmesh::BasicTensorView<Pointer>> : fmt::formatter<std::string> {
   template <class Context>

@@ -1,4 +1,4 @@
-// Sizes that are worked out from what a caller says: they fit, or they are refused.
+// Sizes computed from a caller's numbers, with overflow checks.
 #pragma once
 
 #include <fmt/ranges.h>
@@ -13,8 +13,8 @@
 
 namespace kvmesh {
 
-/// The product of `factors`, of which none is negative.
-/// @throws InvalidArgument, saying that `what` is too much, if it does not fit.
+/// Returns the product of `factors`. REQUIRES: none is negative.
+/// @throws InvalidArgument, naming `what`, if the product does not fit in 63 bits.
 inline std::int64_t checked_product(std::string_view what,
                                     std::initializer_list<std::int64_t> factors) {
   std::int64_t product = 1;
@@ -27,7 +27,7 @@ inline std::int64_t checked_product(std::string_view what,
   return product;
 }
 
-/// The sum of `terms`, of which none is negative. @throws InvalidArgument likewise.
+/// Returns the sum of `terms`. REQUIRES: none is negative. @throws InvalidArgument likewise.
 inline std::int64_t checked_sum(std::string_view what, std::initializer_list<std::int64_t> terms) {
   std::int64_t sum = 0;
   bool fits = true;
@@ -36,7 +36,8 @@ inline std::int64_t checked_sum(std::string_view what, std::initializer_list<std
   return sum;
 }
 
-/// `bytes`, rounded up to a multiple of `unit`. @throws std::bad_alloc if no memory is so large.
+/// Returns `bytes`, rounded up to a multiple of `unit`. @throws std::bad_alloc if the result
+/// overflows.
 inline std::size_t rounded_up(std::size_t bytes, std::size_t unit) {
   if (bytes > std::numeric_limits<std::size_t>::max() - unit) throw std::bad_alloc();
   return (bytes + unit - 1) / unit * unit;

@@ -1,4 +1,4 @@
-// A rectangle of bytes from one place to another.
+// Copies a rectangle of bytes.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace kvmesh {
 
-/// `count` rows of `width` bytes, the next row `*_pitch` bytes further on each side.
+/// `count` rows of `width` bytes. On each side the next row starts `*_pitch` bytes after the last.
 struct Rows {
   void* to = nullptr;
   std::size_t to_pitch = 0;
@@ -17,7 +17,8 @@ struct Rows {
   std::size_t count = 0;
 };
 
-/// Done when it returns on the CPU; on a GPU it runs in the order of the default stream.
+/// Copies the rows. On the CPU the copy is complete on return; on a GPU it runs in the order of the
+/// default stream.
 void copy_rows(const Rows& rows, Device device);
 
 }  // namespace kvmesh

@@ -17,7 +17,7 @@ void use_device(Device device) {
 }
 
 void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
-  static const bool has_device = cuda_device_count() > 0;  // asked once: it is not for nothing
+  static const bool has_device = cuda_device_count() > 0;  // cached: the query is expensive
   if (size_bytes == 0) return;
   require(to != nullptr && from != nullptr, "copy_bytes: no memory to copy {} bytes {}", size_bytes,
           to == nullptr ? "to" : "from");

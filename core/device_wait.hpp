@@ -1,4 +1,4 @@
-// Waits of the host for a GPU, none without end: what it waits for may itself wait for a peer that
+// Waits of the host for a GPU, all with a deadline: the GPU's work may itself wait for a peer that
 // has died.
 #pragma once
 
@@ -10,18 +10,19 @@
 
 namespace kvmesh {
 
-/// Who waits, how long at most, and in which operation.
+/// The waiting rank, the deadline, and the operation to name in errors.
 struct DeviceWait {
   Rank waiter;
   std::chrono::milliseconds deadline;
   std::string_view operation;
 };
 
-/// Waits until `is_done` says yes. @throws Timeout; what `is_done` throws.
+/// Blocks until `is_done` returns true. @throws Timeout, and any exception of `is_done`.
 void wait_until(const std::function<bool()>& is_done, const DeviceWait& wait);
 
-/// Says whether the GPU has done all that it was given so far, on any stream. Starts a thread,
-/// since CUDA cannot be asked: for rare occasions. Throws Error if the GPU failed.
+/// Returns a function that returns whether the GPU has done all its work so far, on any stream. Use
+/// it rarely: it starts a thread that waits, because CUDA has no query for this. The function
+/// throws Error if the GPU failed.
 std::function<bool()> whole_device_done(int device);
 
 }  // namespace kvmesh

@@ -1,6 +1,6 @@
 // Scalar conversions between float32 and the 16-bit storage types, round to nearest even.
 //
-// The kernels convert whole vectors; this is for headers, edges and tests.
+// The kernels convert whole vectors; these functions are for headers, edges and tests.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,5 @@
-// Merging partials on the host: shared by the merge among splits and the combine among ranks. The
-// formula is in core/pod/row_merge.hpp.
+// Merges partials on the host: those of splits in attention, and those of ranks in the combine.
+// core/pod/row_merge.hpp has the formula.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace kvmesh {
 
-/// The log-sum-exp of the union, summed in the order of `lses`. NaN if one of them is.
+/// Returns the log-sum-exp of the union, summed in the order of `lses`; NaN if one of them is NaN.
 inline float merged_lse(std::span<const float> lses) {
   float max = kNoKeys;
   for (float lse : lses) max = std::max(max, lse);
@@ -20,7 +20,7 @@ inline float merged_lse(std::span<const float> lses) {
   return shift + std::log(sum);
 }
 
-/// The weight of a subset in a union whose log-sum-exp is `merged`. 0 for an empty subset.
+/// Returns the weight of a subset in a union whose log-sum-exp is `merged`; 0 for an empty subset.
 inline float merge_weight(float lse, float merged) {
   return merge_weight(lse, merged, [](float x) { return std::exp(x); });
 }

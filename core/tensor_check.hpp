@@ -1,4 +1,4 @@
-// What every call asks of a tensor before it looks at the numbers.
+// Checks of a tensor that every call makes before it reads the elements.
 #pragma once
 
 #include <string_view>
@@ -8,12 +8,13 @@
 
 namespace kvmesh {
 
-/// @throws InvalidArgument, naming `what`, unless `view` has `dims` extents, none negative, an
-/// element type and a kind of device that exist, and, if it has elements, memory at a multiple of
-/// their size and strides that are not negative and reach no further than an address can.
+/// Checks that `view` has `dims` extents, none of them negative, a valid element type and a valid
+/// kind of device. If it has elements, it must also have memory at a multiple of their size, and
+/// strides that are not negative and stay within the address space.
+/// @throws InvalidArgument, naming `what`.
 void check_tensor(std::string_view what, const ConstTensorView& view, int dims);
 
-/// The same of a tensor that is written: no two of its elements may be one.
+/// As check_tensor, for a tensor that is written: also checks that no two elements share memory.
 void check_output_tensor(std::string_view what, const TensorView& view, int dims);
 
 }  // namespace kvmesh

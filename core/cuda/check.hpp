@@ -34,7 +34,8 @@ class CudaError : public Error {
 inline void check(cudaError_t status, std::string_view operation = {},
                   const std::source_location& where = std::source_location::current()) {
   if (status == cudaSuccess) return;
-  // The runtime also keeps the error for whoever asks next: it is reported here, and only here.
+  // The runtime also keeps the error for the next call of cudaGetLastError: clear it, so that it is
+  // reported once.
   static_cast<void>(cudaGetLastError());
   throw CudaError(status, operation.empty() ? where.function_name() : operation, where);
 }

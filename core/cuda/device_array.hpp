@@ -10,10 +10,10 @@
 
 namespace kvmesh::cuda {
 
-/// Room for `capacity` elements on the device, which stays where it is until it grows.
+/// Room for `capacity` elements on the device. The address stays the same until the array grows.
 ///
-/// What it has outgrown it keeps: to free memory is to wait for all that the device was given,
-/// which may itself wait for a peer that has died.
+/// Earlier, smaller buffers are kept: cudaFree waits for all work on the device, and that work may
+/// itself wait for a peer that has died.
 template <class T>
 class DeviceArray {
  public:
@@ -21,14 +21,15 @@ class DeviceArray {
 
   T* data() const { return buffer_.as<T>(); }
   std::size_t capacity() const { return buffer_.size_bytes() / sizeof(T); }
-  /// With what was outgrown, which is less than what there is.
+  /// Device bytes held, including earlier buffers that running kernels may still read. The earlier
+  /// buffers together are smaller than the current one.
   std::size_t size_bytes() const {
     std::size_t bytes = buffer_.size_bytes();
     for (const DeviceBuffer& buffer : outgrown_) bytes += buffer.size_bytes();
     return bytes;
   }
-  /// True if the elements are elsewhere now, and what they were is not there. Takes `count` the
-  /// first time, later at least twice of what there was.
+  /// Makes room for `count` elements. Returns true if the array moved; the contents are then lost.
+  /// Allocates exactly `count` elements the first time, later at least twice the capacity.
   bool reserve(std::size_t count) {
     if (count <= capacity()) return false;
     DeviceBuffer larger(std::max(count, 2 * capacity()) * sizeof(T));

@@ -32,14 +32,14 @@ class DeviceBuffer {
 
  private:
   struct Free {
-    // A failure cannot be answered: the process may already have left CUDA.
+    // The error is ignored: the process may already have shut CUDA down.
     void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
   };
   std::unique_ptr<void, Free> data_;
   std::size_t bytes_ = 0;
 };
 
-/// A copy of `values` on the device. Returns when it is there.
+/// Copies `values` to the device. Returns when the copy is complete.
 template <class T>
 DeviceBuffer upload(std::span<const T> values) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -47,7 +47,8 @@ DeviceBuffer upload(std::span<const T> values) {
   if (values.empty()) return buffer;
   check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
         "copying to the device");
-  // Small copies return when the host's memory has been read, which is before they are there.
+  // cudaMemcpy returns from a small copy once it has read the host's memory, before the bytes are
+  // on the device.
   check(cudaStreamSynchronize(nullptr), "copying to the device");
   return buffer;
 }

@@ -1,13 +1,14 @@
-// Kernels of this program, on the device before they are needed. For sources that nvcc compiles.
+// Loads kernels of this program onto the device before their first launch. For sources that nvcc
+// compiles.
 #pragma once
 
 #include <cuda_runtime.h>
 
 namespace kvmesh {
 
-/// Loads kernels on the current device. Without it the first launch does, for which CUDA may wait
-/// until the device has done all that it was given (CUDA C++ Programming Guide, "Lazy Loading"):
-/// for ever, if that waits for a peer that has died.
+/// Loads kernels on the current device. Otherwise CUDA loads a kernel at its first launch, and may
+/// wait for all earlier work on the device (CUDA C++ Programming Guide, "Lazy Loading"): for ever,
+/// if that work waits for a peer that has died.
 template <class... Kernels>
 cudaError_t load_kernels(Kernels*... kernels) {
   cudaError_t status = cudaSuccess;

@@ -1,4 +1,5 @@
-// What core asks of CUDA. Built without it, every call but the first says so.
+// The CUDA calls that core makes. In a build without CUDA device_count() is 0 and every other call
+// throws Unsupported.
 #pragma once
 
 #include <array>
@@ -16,22 +17,24 @@ namespace kvmesh::cuda_memory {
 using Owner = std::unique_ptr<void, std::function<void(void*)>>;
 
 int device_count();
-/// What tells this GPU from every other one.
+/// The GPU's UUID: no other GPU has it.
 std::array<char, 16> identity(int device);
 void use_device(int index);
 void synchronize_device();
-/// Does not wait. `operation` is what an error of the device is said to be of.
+/// Polls the stream without blocking. `operation` is quoted in the error message.
 bool is_done(Stream stream, std::string_view operation);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 void copy_rows(const Rows& rows);
 std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes);
 
-/// Lets other processes map a block of `allocate`. False if the system refuses.
+/// Makes a handle with which other processes can map a block of `allocate`. Returns false if the
+/// system refuses.
 bool export_to(void* data, std::array<std::byte, 64>& handle);
-/// Another process's block; null if it cannot be mapped.
+/// Maps another process's block. Returns null if it cannot be mapped.
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>& handle, int device);
-/// True if kernels on `device` can use the memory of `other`, of this process. Sees to it.
+/// Enables kernels on `device` to access this process's memory on `other`. Returns false if the
+/// hardware cannot.
 bool can_reach(int device, int other);
 
 }  // namespace kvmesh::cuda_memory

@@ -4,8 +4,8 @@
 //   LSE = log sum_i exp(LSE_i),   O = sum_i exp(LSE_i - LSE) * O_i.
 // A shift is taken out of the LSEs first, so nothing overflows:
 //   LSE = shift + log sum_i exp(LSE_i - shift),   shift = merge_shift(max_i LSE_i).
-// Without a visible key the sum is 0 and LSE = 0 + log 0 = -inf. The maximum may pass over a NaN,
-// the sum does not: a NaN is no empty subset. Source: Dao et al., FlashAttention, 2022,
+// Without a visible key the sum is 0 and LSE = 0 + log 0 = -inf. The maximum may skip a NaN,
+// the sum does not: a NaN is not an empty subset. Source: Dao et al., FlashAttention, 2022,
 // section 3.1.
 #pragma once
 

@@ -1,4 +1,4 @@
-// How much memory a device has left.
+// The free memory of a device.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 
 namespace kvmesh {
 
-/// Bytes that new blocks can have now: of a GPU, what nobody has taken; of the host, what is free
-/// or holds copies of files. 0 if the system does not say.
+/// Returns the bytes available for new blocks: on a GPU the free memory, on the host the free
+/// memory and the page cache of files. 0 if the system does not report it.
 std::size_t free_memory(Device device);
 
 }  // namespace kvmesh

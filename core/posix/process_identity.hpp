@@ -1,4 +1,4 @@
-// Which process of which machine this is: who can share memory with whom.
+// The identity of a process and its machine, which decides which ranks can share memory.
 #pragma once
 
 #include <array>
@@ -8,12 +8,12 @@ namespace kvmesh {
 
 /// Trivially copyable, to be sent to other ranks.
 struct ProcessIdentity {
-  /// The machine and its start, as text. Containers of one machine may give themselves other names:
-  /// they are then taken for machines of their own.
+  /// The machine and its boot, as text. Containers on one machine may have different host names;
+  /// they then count as different machines.
   std::array<char, 128> host{};
-  /// Drawn at random: process numbers repeat from one container to the next.
+  /// A random number, because process numbers repeat in other containers.
   std::uint64_t process = 0;
-  /// What the process is called under /proc, for those that see the same /proc.
+  /// The process number under /proc, for processes that see the same /proc.
   std::int64_t pid = 0;
 
   bool same_host(const ProcessIdentity& other) const { return host == other.host; }

@@ -12,11 +12,11 @@
 
 namespace kvmesh {
 
-/// Whom a block is for. Memory for other processes costs more: on the CPU most systems back it with
-/// small pages, on a GPU it comes in units of 2 MiB.
+/// Which processes can use a block. Memory for other processes costs more: on the CPU most systems
+/// back it with small pages, on a GPU it comes in units of 2 MiB.
 enum class Sharing : std::uint8_t { kProcess, kNode };
 
-/// What a rank needs to map another's block. Trivially copyable: send it.
+/// The data that a rank needs to map another rank's block. Trivially copyable, to be sent.
 struct MemoryHandle {
   ProcessIdentity owner;
   Device device;
@@ -28,14 +28,15 @@ struct MemoryHandle {
   std::array<std::byte, 64> ipc{};
 };
 
-/// Owns the block, not initialised. It lives until its owner and all that mapped it have let go of
-/// it, also if the owner's process is killed. On a GPU the owner must outlive others' *use* of it:
-/// CUDA does not promise what they read once it is freed (a killed process frees nothing). Stays
-/// where it is, as handles point to it.
+/// Owns an uninitialised block. The block exists until its owner and all ranks that mapped it have
+/// released it, also if the owner's process is killed. On a GPU the owner must free it only after
+/// all other ranks have stopped reading: CUDA leaves reads of freed memory undefined. (A killed
+/// process frees nothing.) Neither copied nor moved, since handles point to it.
 class SharedMemory {
  public:
-  /// `size_bytes` is rounded up to what the device gives (`granule`). @throws Error or
-  /// std::bad_alloc if there is not so much. Where the system refuses to share, nobody can map it.
+  /// Allocates `size_bytes`, rounded up to a multiple of `granule`. If the system refuses to share
+  /// the memory, other ranks cannot map the block.
+  /// @throws Error or std::bad_alloc if there is not enough memory.
   SharedMemory(Device device, std::size_t size_bytes, Sharing sharing);
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
@@ -44,7 +45,7 @@ class SharedMemory {
   std::size_t size_bytes() const { return handle_.size_bytes; }
   MemoryHandle handle() const;
 
-  /// Blocks are whole multiples of this.
+  /// The unit of block sizes on `device`.
   static std::size_t granule(Device device);
 
  private:
@@ -55,8 +56,9 @@ class SharedMemory {
   std::shared_ptr<void> data_;
 };
 
-/// The block's address for this rank, which uses `device`; null where it cannot be mapped: another
-/// machine, another kind of device, GPUs without access to one another, or the system refuses.
+/// Maps a block for this rank, which uses `device`. Returns null if it cannot be mapped: the block
+/// is on another machine or another kind of device, the GPUs cannot access one another, or the
+/// system refuses.
 std::shared_ptr<void> map_memory(const MemoryHandle& handle, Device device);
 
 }  // namespace kvmesh
