@@ -1,4 +1,4 @@
-// What a rank's KvCache is made of.
+// The state of a rank's KvCache.
 #pragma once
 
 #include <set>
@@ -13,7 +13,7 @@
 
 namespace kvmesh {
 
-/// What points into a cache's state, and is told before that goes.
+/// An object that points into a cache's state. It is notified before the state is destroyed.
 class CacheUser {
  public:
   virtual void cache_ends() noexcept = 0;
@@ -40,26 +40,32 @@ class KvCache::State {
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
 
-  /// Before calls of the device that wait for all that it was given, and would for ever if a peer
-  /// died in the middle of it: waits until the deadline. @throws Timeout, NcclError.
+  /// Waits, at most for the deadline, until the device has done all its work. Call it before device
+  /// calls that wait for all work without a deadline: those would never return if a peer died in
+  /// the middle of the work. Does nothing with one kv rank.
+  /// @throws Timeout, NcclError.
   void wait_for_peers();
-  /// The same before memory is freed.
+  /// wait_for_peers before memory is freed; drops the errors.
   void let_go() noexcept;
 
-  /// Lengthens the batch's sequences and does the copies that this takes. False, with nothing
-  /// changed, if the pools are too full.
+  /// Appends the batch's tokens in the allocator and makes the copies of copy on write. Returns
+  /// false, with nothing changed, if the pools have too few free pages.
   bool try_append(std::span<const BatchEntry> batch);
-  /// After a try_append that was refused.
+  /// Throws OutOfPages. REQUIRES: the last try_append returned false.
   [[noreturn]] void throw_out_of_pages();
 };
 
-/// Does the copies that copy on write asks for, in every layer: here with copy_pages; where a page
-/// moves to another rank, that rank reads it through its map of the source's pools, or is sent it
-/// over the kv communicator (then collective, as all ranks pass the same copies).
+/// Makes the copies of copy on write, in every layer. A copy within this rank uses copy_pages. A
+/// copy from another rank reads the page through this rank's map of the source's pools, or receives
+/// it over the kv communicator.
+/// REQUIRES: all ranks pass the same copies.
+/// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, std::span<const PageCopy> copies);
 
-/// Collective. Throws DigestMismatch, naming the first operation in which the allocators parted.
+/// Compares the ranks' allocators.
+/// @throws DigestMismatch, naming the first operation in which they differ.
+/// Collective.
 void check_replicas(const PageAllocator& allocator, Communicator& world);
 
 }  // namespace kvmesh

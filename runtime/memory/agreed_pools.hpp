@@ -1,4 +1,4 @@
-// How the ranks of a mesh come to pools of one size.
+// Allocates pools of equal size on all ranks of a mesh.
 #pragma once
 
 #include "kvmesh/mesh.hpp"
@@ -6,9 +6,10 @@
 
 namespace kvmesh {
 
-/// This rank's pools on its device; made to be mapped if one of its kv ranks is another process of
-/// this machine. Collective over the mesh's world. @throws OutOfMemory, on every rank, if the
-/// device of one has not so much memory.
+/// Allocates this rank's pools on its device. Other processes can map them if one of its kv ranks
+/// is another process on this machine.
+/// @throws OutOfMemory, on every rank, if one rank's device has not enough memory.
+/// Collective over the mesh's world.
 PoolStorage agreed_pools(Mesh& mesh, const LocalShape& shape, int layers);
 
 }  // namespace kvmesh

@@ -1,4 +1,4 @@
-// What the ranks of a mesh agree on before they make a cache.
+// The options that the ranks of a mesh agree on before they make a cache.
 #pragma once
 
 #include "kvmesh/kv_cache.hpp"
@@ -7,16 +7,17 @@
 namespace kvmesh {
 
 struct CacheAgreement {
-  CacheOptions options;  ///< what KvCache::options says
+  CacheOptions options;  ///< as KvCache::options returns them
   std::uint16_t id_space = 0;
 };
 
-/// Compares the ranks' options, of which only the amount of memory may differ: the smallest number
-/// of pages that a rank's options come to counts for all. Draws the space of the cache's ids, which
-/// no other cache of any of these processes has. Collective over the mesh's world.
-/// @throws InvalidArgument, on every rank, if a rank's options are wrong, if two ranks' differ
-/// (naming rank and field), or if `bytes` has not room for a page; OutOfMemory, on every rank, if a
-/// fraction has not.
+/// Compares the ranks' options, of which only the amount of memory may differ. Every rank then
+/// takes the smallest number of pages that a rank's options come to. Draws the id space of the
+/// cache's sequences, which no other cache of any of these processes has.
+/// @throws InvalidArgument, on every rank, if a rank's options are wrong, if two ranks' options
+/// differ (naming rank and field), or if `bytes` is too small for one page; OutOfMemory, on every
+/// rank, if `memory_fraction` comes to less than one page.
+/// Collective over the mesh's world.
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& options);
 
 /// This rank's share of a layer.

@@ -1,4 +1,4 @@
-// One value of each rank, everywhere.
+// All-gather of one value per rank.
 #pragma once
 
 #include <span>
@@ -10,7 +10,7 @@
 
 namespace kvmesh {
 
-/// Every rank's `mine`, by rank. Collective.
+/// Returns every rank's `mine`, in rank order. Collective.
 template <class T>
 std::vector<T> gathered(Communicator& comm, const T& mine, std::string_view operation) {
   static_assert(std::is_trivially_copyable_v<T>);

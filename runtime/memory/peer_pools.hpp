@@ -9,18 +9,20 @@
 
 namespace kvmesh {
 
-/// Which ranks map whose pools, and the maps of this rank. A map keeps the pages readable when
+/// Which ranks map which pools, and this rank's mappings. A mapping keeps the pages readable after
 /// their owner has died.
 class PeerPools {
  public:
-  /// Nobody maps anybody.
+  /// Without mappings.
   explicit PeerPools(int ranks);
-  /// Collective over `kv`; all ranks' storages have the same shape. What cannot be mapped is not.
+  /// Maps the pools of all other ranks that this rank can reach; the other pools stay unmapped.
+  /// REQUIRES: all ranks' storages have the same shape.
+  /// Collective over `kv`.
   PeerPools(const PoolStorage& mine, Communicator& kv);
 
-  /// The pages of one layer of `owner`; empty for what is not mapped, and for this rank itself.
+  /// Returns one layer's pages of `owner`; empty if they are not mapped, and for this rank itself.
   std::optional<KvPool> layer(Rank owner, int layer) const;
-  /// The same on every rank.
+  /// True if `reader` maps the pools of `owner`. Returns the same on every rank.
   bool maps(Rank reader, Rank owner) const {
     return mapped_[index(reader) * pools_.size() + index(owner)] != 0;
   }

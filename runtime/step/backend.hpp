@@ -1,4 +1,4 @@
-// What runs on a rank's device: the CPU's threads, or a GPU.
+// The interface to a rank's device: the CPU's threads, or a GPU.
 #pragma once
 
 #include <memory>
@@ -10,25 +10,25 @@
 
 namespace kvmesh {
 
-/// What a step's kernels are made for.
+/// The options that a step's kernels are made with.
 struct StepOptions {
   AttentionShape shape;
   Dtype pool_dtype = Dtype::kFloat32;
   AttentionOptions attention{};           ///< without a block mask
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
-  std::optional<StepLimits> limits{};     ///< with its `pages` worked out
+  std::optional<StepLimits> limits{};     ///< with `pages` set
 };
 
-/// The kernels of a step: planned once a step, run once a layer. With limits, tensors have the
-/// limits' tokens.
+/// The kernels of a step: planned once per step, run once per layer. With limits, tensors have as
+/// many tokens as the limits allow.
 class StepKernels {
  public:
   virtual ~StepKernels() = default;
-  /// Refuses a batch that is more than a plan can hold, before the allocator has seen it.
+  /// Checks that a plan can hold the batch. Called before the allocator appends.
   /// @throws InvalidArgument.
   virtual void check(std::span<const SequenceSize> batch) const = 0;
-  /// The batch outlives the plan.
+  /// Plans `batch`. REQUIRES: `batch` outlives the plan.
   virtual void plan(const StepBatch& batch, Stream stream) = 0;
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) = 0;
@@ -40,26 +40,28 @@ class StepKernels {
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
   /// REQUIRES: the device has planned.
   virtual TileCounts tiles() const = 0;
-  /// Device memory beside the pools; and what changes when captured graphs become invalid.
+  /// Device memory beside the pools.
   virtual std::int64_t workspace_bytes() const = 0;
+  /// A number that changes when captured graphs become invalid.
   virtual std::uint64_t generation() const = 0;
 };
 
-/// One rank's device. What takes a stream is ordered after what the stream holds; the CPU is done
-/// with it when the call returns.
+/// One rank's device. Functions with a stream run after the work on that stream; on the CPU the
+/// work is done when the call returns.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// For batches like `first`, which the allocator has not seen yet; plans none.
+  /// Makes kernels for batches like `first`, which the allocator has not appended yet. Plans
+  /// nothing.
   virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                                  std::span<const BatchEntry> first) = 0;
   virtual BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) = 0;
-  /// The sequence is no more.
+  /// Discards what the backend keeps of a sequence that was erased.
   virtual void forget(SequenceId sequence) = 0;
-  /// Waits for all that the device was given, on any stream.
+  /// Waits for all work on the device, on any stream.
   virtual void settle() = 0;
-  /// Done when it returns.
+  /// Copies pages; the copy is complete on return.
   virtual void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) = 0;
 };
 

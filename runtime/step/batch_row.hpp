@@ -1,4 +1,4 @@
-// PyTorch's [B, H, S, D] tensors, seen a batch row at a time.
+// Views of single batch rows of PyTorch's [B, H, S, D] tensors.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Which pages of each sequence are this rank's, kept from step to step.
+// This rank's pages of each sequence, kept from step to step.
 #pragma once
 
 #include <cstdint>
@@ -11,39 +11,41 @@
 
 namespace kvmesh {
 
-/// A sequence, seen from one rank.
+/// A sequence's pages, as one rank sees them.
 struct LocalSequence {
-  std::vector<LocalPage> pages;    ///< mine, in logical order
-  std::vector<std::int32_t> held;  ///< how many pages each rank has
-  /// Those from here on are new since whoever copies the list (a device) last looked, and set this.
+  std::vector<LocalPage> pages;    ///< this rank's, in logical order
+  std::vector<std::int32_t> held;  ///< [ranks] number of pages that each rank holds
+  /// `pages[fresh..]` have not been sent to the device. The backend that sends them sets this.
   std::size_t fresh = 0;
-  std::size_t seen = 0;  ///< pages of the table, of any rank, that the above is made of
-  PageId last;           ///< of those; none: not valid
+  std::size_t seen = 0;  ///< page-table entries (all ranks) processed so far
+  PageId last;           ///< the last processed entry; invalid if there is none
 };
 
-/// Follows the page tables: a step costs what was added, not what there is, and does not touch the
-/// table of a sequence that got no page.
+/// Follows the page tables. The cost of a step is proportional to the pages added, not to the pages
+/// held; the table of a sequence that got no page is not read.
 class LocalPages {
  public:
   LocalPages(Rank me, int ranks) : me_(me), ranks_(static_cast<std::size_t>(ranks)) {}
 
-  /// `table`: the pages with keys. Only those after what was seen are looked at; of what else may
-  /// have changed, the following were told.
+  /// Adds the new entries of `table` (the pages with keys). Reads only entries after `seen`:
+  /// earlier entries may change only through copied(), truncate() or erase().
   LocalSequence& update(SequenceId sequence, std::span<const PageId> table);
-  /// Copy on write may have replaced the last page of the sequence, whose table now is `table`.
+  /// Updates the last page, which copy on write may have replaced; `table` is the table after the
+  /// copy.
   void copied(SequenceId sequence, std::span<const PageId> table);
-  /// The sequence is about to be cut to so many pages of its `table`.
+  /// Shortens the sequence to `pages` pages. Call it before the allocator truncates: `table` is the
+  /// table before.
   void truncate(SequenceId sequence, std::span<const PageId> table, std::size_t pages);
   void erase(SequenceId sequence);
 
  private:
-  /// Null: never seen.
+  /// Returns null for a sequence that update() has not seen.
   LocalSequence* find(SequenceId sequence);
   void drop_last(LocalSequence& sequence, PageId page) const;
 
   Rank me_;
   std::size_t ranks_;
-  std::deque<LocalSequence> sequences_;  // by slot; those there stay where they are
+  std::deque<LocalSequence> sequences_;  // [slot]; a deque keeps references valid
 };
 
 }  // namespace kvmesh

@@ -1,4 +1,4 @@
-// Do the ranks plan the same step?
+// Checks that all ranks plan the same step.
 #pragma once
 
 #include <span>
@@ -7,9 +7,10 @@
 
 namespace kvmesh {
 
-/// Compares the batch and the options of all ranks, of mods the traced graphs and the captured
-/// buffers with their numbers. Collective over `world`.
+/// Compares the batch and the options of all ranks. Mods are compared by their traced graphs and
+/// the contents of their captured buffers.
 /// @throws InvalidArgument, on every rank, naming a rank and a field that differ.
+/// Collective over `world`.
 void check_plans_agree(Communicator& world, std::span<const BatchEntry> batch,
                        const PlanOptions& options);
 

@@ -9,16 +9,15 @@
 
 namespace kvmesh {
 
-/// Chooses a way for each plan and keeps those that it has used: memory that a GPU still uses is
-/// not freed. Does not outlive `ways`.
+/// Chooses a combine way for each plan and keeps the ways that it has used, since a GPU may still
+/// use their memory. REQUIRES: `ways` outlives it.
 class StepCombine {
  public:
-  /// `has_limits`: the step has StepLimits. Nothing is planned.
+  /// Plans nothing. `has_limits`: the step has StepLimits.
   /// @throws InvalidArgument if no way of the group has the strategy.
   StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits);
 
-  /// Plans as CombineWay does, with the batch's mask where the way takes one; only then is the mask
-  /// worked out.
+  /// Plans as CombineWay does. Computes the batch's mask and passes it only if the way takes one.
   void plan(const CombineShape& shape, const StepBatch& batch, Stream stream);
   /// REQUIRES: a plan.
   void check_run(const Partial& mine, const CombineOutput& output) const {
@@ -39,7 +38,7 @@ class StepCombine {
   bool has_limits_;
   std::array<std::unique_ptr<CombineWay>, kWayKinds> made_;  // [kind]
   CombineWay* way_ = nullptr;
-  std::uint64_t changes_ = 0;  // of the way
+  std::uint64_t changes_ = 0;  // number of times the way was changed
 };
 
 }  // namespace kvmesh

@@ -24,7 +24,8 @@ constexpr bool kCheckEveryStep = true;
 
 class StepPlan::State final : public CacheUser {
  public:
-  /// For batches like this one, which the allocator has not seen yet. Plans none.
+  /// Makes the kernels for batches like this one. The allocator has not appended the batch yet, and
+  /// nothing is planned here.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner),
         combine_{.scatter = options.scatter, .strategy = options.strategy},
@@ -51,14 +52,15 @@ class StepPlan::State final : public CacheUser {
   State(const State&) = delete;
   State& operator=(const State&) = delete;
 
-  /// The kernels use the cache's backend: they go first. The plan is an empty shell from here on.
+  /// Destroys the kernels before the backend that they use. After this call the plan refuses
+  /// everything.
   void cache_ends() noexcept override {
     kernels_.reset();
     cache_ = nullptr;
   }
   bool is_of(const KvCache::State& cache) const { return cache_ == &cache; }
 
-  /// Finds before the append what a batch is too much for.
+  /// Refuses a batch that is too large, before the allocator appends.
   void check(std::span<const SequenceSize> batch) const {
     std::int64_t queries = 0;
     for (const SequenceSize& size : batch) queries += size.queries;
@@ -66,7 +68,7 @@ class StepPlan::State final : public CacheUser {
     kernels_->check(batch);
   }
 
-  /// The allocator has appended the batch's tokens.
+  /// REQUIRES: the allocator has appended the batch's tokens.
   void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
             Stream stream) {
     is_planned_ = false;
@@ -170,8 +172,8 @@ class StepPlan::State final : public CacheUser {
     require(is_planned_, "plan: its last replan failed half way: plan it again first");
   }
 
-  /// The pages and lengths that the plan was made from are still those of its sequences. While
-  /// nothing at all has changed in the allocator, one look at its digest says so.
+  /// Checks that no sequence of the plan has changed since. An unchanged digest means that nothing
+  /// in the allocator has changed, so the loop is skipped.
   void check_current() {
     check_planned();
     const PageAllocator& allocator = cache_->allocator;
@@ -188,7 +190,7 @@ class StepPlan::State final : public CacheUser {
     return limits_ ? limits_->sequences * limits_->query_tokens : tokens;
   }
 
-  /// What kernels do not look at.
+  /// Device check; the kernels check everything else.
   void check_place(const ConstTensorView& tensor, std::string_view name) const {
     const Device device = cache_->mesh.device();
     require(tensor.empty() || tensor.device == device, "{} is in {}, the cache in {}", name,
@@ -202,7 +204,7 @@ class StepPlan::State final : public CacheUser {
     check_place(output.lse, "output: lse");
   }
 
-  // What append does not look at, found before it writes.
+  // Checks before append writes anything: all that append does not check itself.
   void check_run(const ConstTensorView& q, const CombineOutput& output) const {
     const AttentionShape& shape = cache_->shape.attention;
     check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
@@ -224,7 +226,7 @@ class StepPlan::State final : public CacheUser {
     return cache_->pools.layer(layer);
   }
 
-  /// With limits rows that no batch has had yet are merged, too: they are zero.
+  /// With limits a run also merges rows that no batch has filled yet: they are zeroed.
   void make_partial() {
     const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
     const std::int64_t dim = cache_->shape.attention.v_dim;
@@ -307,7 +309,7 @@ void KvCache::State::let_go() noexcept {
   try {
     wait_for_peers();
   } catch (const std::exception&) {
-    // Nobody to tell it to: the group is broken now, as its next use will say.
+    // The error is dropped: the NCCL group is broken now, and its next use reports that.
   }
 }
 
@@ -326,7 +328,7 @@ bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
 }
 
 void KvCache::State::throw_out_of_pages() {
-  // Asked again in the form that throws: it says how many pages are missing.
+  // The throwing form computes how many pages are missing.
   allocator.append(requests);
   throw Error("plan: the allocator refused a batch and then took it");
 }
