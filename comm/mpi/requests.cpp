@@ -15,16 +15,15 @@ using Clock = std::chrono::steady_clock;
 // One tag for all: MPI keeps the order of messages between two ranks, and calls are in one order.
 constexpr int kTag = 0;
 
-// How a rank waits. A peer that is on time answers within a few polls (2 KB among four ranks on two
-// cores: 8 us), so first it polls and yields the core after each poll. A peer that computes
-// longer than that needs the core more than we do, and a yield does not give it away for long when
-// everyone yields: then it sleeps between polls, which costs a late message 0.1 ms at most.
+// How a rank waits: it polls and yields the core after each poll, because a peer that is on time
+// answers within a few polls (2 KB among four ranks on two cores: 8 us). After kYieldFor it sleeps
+// between polls: a peer that computes for longer needs the core, and where every rank yields, a
+// yield frees the core only briefly. The sleep delays a late message by 0.1 ms at most.
 constexpr int kPollsBeforeYield = 10;
 constexpr auto kYieldFor = std::chrono::milliseconds(1);
 constexpr auto kSleep = std::chrono::microseconds(30);
 
-// A receive under way needs no more of its sender than to look once; a live sender does within
-// this.
+// A receive in progress completes once its sender polls MPI; a live sender polls within this time.
 constexpr auto kGrace = std::chrono::seconds(1);
 
 void back_off(Clock::duration waited) {

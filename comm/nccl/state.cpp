@@ -103,18 +103,19 @@ void NcclGroup::State::close() {
   if (!give_up_comm(ncclCommDestroy, deadline - waited)) fail_late(kOperation);
 }
 
-/// NCCL's abort stops its kernels and the threads that send for it at once, then frees what is
-/// here; it tells no peer.
+/// Aborts an owned communicator. ncclCommAbort first stops NCCL's kernels and its sending threads,
+/// then frees this rank's resources; it notifies no peer.
 void NcclGroup::State::abort() {
   is_broken = true;
   if (comm == nullptr || !is_owned) return;
   static_cast<void>(give_up_comm(ncclCommAbort, kAbortTime));
 }
 
-/// `end` is NCCL's abort or destroy. Both wait until the peers of this machine have hung up, and
-/// abort (before destroy it was finalize) until no graph is left that captured the communicator,
-/// which whoever handles an error may be about to destroy: so it goes on in a thread of its own.
-/// True if it was done in time.
+/// Runs ncclCommAbort or ncclCommDestroy on its own thread, because both may block: both wait until
+/// the peers on this machine have disconnected, and abort also waits until every graph that
+/// captured the communicator is destroyed. The caller that handles the error may be about to
+/// destroy those graphs. (Before destroy the communicator was finalized.) Returns true if `end`
+/// returned within `at_most`.
 bool NcclGroup::State::give_up_comm(ncclResult_t (*end)(ncclComm_t),
                                     std::chrono::milliseconds at_most) {
   std::promise<void> promise;
