@@ -135,7 +135,7 @@ TEST(NcclMesh, ARankThatIsDoneStaysUntilTheOthersHaveWhatItSent) {
   EXPECT_EQ(outputs.bits(0, kTokens), expected.bits(0, kTokens));
 }
 
-TEST(NcclMesh, ItsEndIsBounded) {
+TEST(NcclMesh, DestructorWaitIsBounded) {
   const auto comm = make_mpi_communicator();
   std::optional<Mesh> mesh(mesh_of_gpus());
   if (!has_peers(*mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";

@@ -135,7 +135,7 @@ TYPED_TEST_P(PoolsContract, HasNoPoolsOfRanksThatAreNot) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, TakesTheBytesThatItMay) {
+TYPED_TEST_P(PoolsContract, UsesByteBudget) {
   this->on_ranks([](Mesh& mesh) {
     for (std::int64_t extra : {std::int64_t{0}, std::int64_t{1234}, granule(mesh) - 1}) {
       const std::int64_t bytes = 5 * granule(mesh) + extra;
@@ -218,7 +218,7 @@ TYPED_TEST_P(PoolsContract, OneRankWithoutRoomIsAnErrorOfAll) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, SaysThatNoDeviceHasSoMuch) {
+TYPED_TEST_P(PoolsContract, ThrowsOutOfMemory) {
   this->on_ranks([](Mesh& mesh) {
     // 64 heads x 64 tokens x (512 + 512) x 4 bytes: 16 MiB a page and layer.
     const CacheOptions huge{.layers = 1,
@@ -241,9 +241,9 @@ TYPED_TEST_P(PoolsContract, SaysThatNoDeviceHasSoMuch) {
 
 REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads,
                             ReadersSeeWhatOwnersWriteLater, HasNoPoolsOfRanksThatAreNot,
-                            TakesTheBytesThatItMay, TheSmallestRankCountsForAll,
+                            UsesByteBudget, TheSmallestRankCountsForAll,
                             SharesAFractionOfFreeMemoryAmongTheRanksOfADevice,
                             RefusesMemoryThatIsNotSaidInOneWay, OneRankWithoutRoomIsAnErrorOfAll,
-                            SaysThatNoDeviceHasSoMuch);
+                            ThrowsOutOfMemory);
 
 }  // namespace kvmesh::test

@@ -36,7 +36,7 @@ class Step : public testing::Test {
   StepTensors tensors_;
 };
 
-TEST_F(Step, RefusesLayersThatAreNot) {
+TEST_F(Step, RejectsLayerOutOfRange) {
   StepPlan step = plan();
   const Partial partial{tensors_.output().o, tensors_.output().lse};
   for (int layer : {-1, 2}) {
@@ -110,7 +110,7 @@ TEST_F(Step, RefusesAStrategyOfGpusBeforeItAppends) {
   expect_refused<InvalidArgument>(cache_, [&] { plan({.strategy = CombineStrategy::kAllReduce}); });
 }
 
-TEST_F(Step, TellsWhatItIsFor) {
+TEST_F(Step, ReportsTokenCounts) {
   fill(cache_, sequence_, 7);
   const std::vector<BatchEntry> batch{{sequence_, 2, 3}};
   const StepPlan step = cache_.plan(batch);

@@ -209,7 +209,7 @@ TEST(FlexAttention, FullyMaskedRowsAreZero) {
 }
 
 // Lists of the caller's own: one q block sees pages that its mask mod would hide.
-TEST(FlexAttention, ListsOfTheCallersOwn) {
+TEST(FlexAttention, AcceptsExternalBlockMask) {
   PagedCase c({.rows = 1, .q_heads = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 8});
   c.assign(0, 64);
   const MaskMod even([](auto, auto, auto, auto kv) { return kv % 2 == 0; });

@@ -7,7 +7,7 @@ namespace kvmesh::test {
 namespace {
 
 // The listing's own test: four rows of 17 to 79 tokens, twelve queries that start at the first key.
-TEST(PagedAttention, TheListingsOwnTest) {
+TEST(PagedAttention, MatchesPyTorchListing) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(fmt::format("run it again with KVMESH_SEED={}", seed));
   PagedCase c({}, {}, seed);

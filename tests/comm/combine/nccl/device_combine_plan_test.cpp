@@ -133,7 +133,7 @@ TEST(DeviceCombinePlan, AutoBecomesAStrategy) {
   }
 }
 
-TEST(DeviceCombinePlan, RefusesWhatCannotBe) {
+TEST(DeviceCombinePlan, RejectsInvalidArguments) {
   const Participation other_tokens(5, 2);
   const Participation other_ranks(4, 3);
   EXPECT_THROW(plan_device_combine({-1, 8, 64}, {}, 0, 2), InvalidArgument);
