@@ -18,7 +18,7 @@ float* o_at(const TensorView& o, std::int64_t token, std::int64_t head) {
 }
 
 // The O of an empty subset may be anything, even NaN: 0 * NaN would leak it. A weight that
-// underflows is no empty subset.
+// underflows does not mean an empty subset.
 struct Weighted {
   Weighted(float lse, float merged) : is_empty(lse == kNoKeys), weight(merge_weight(lse, merged)) {}
   float operator()(float value) const { return is_empty ? 0.0f : weight * value; }

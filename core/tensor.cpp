@@ -12,7 +12,7 @@
 namespace kvmesh {
 namespace {
 
-// No processor in use tells more addresses apart in a program (x86-64 with five levels: 2^56).
+// No current processor addresses more memory in a program (x86-64 with five levels: 2^56).
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 56;
 
 // Bytes from the first element to the end of the last.

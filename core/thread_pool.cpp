@@ -18,12 +18,12 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 
-// The next loop mostly comes within some 10 us, and to wake a thread that sleeps takes longer than
-// such a loop. After this time it is a pause.
+// The next loop usually starts within some 10 us, and waking a sleeping thread takes longer than
+// such a loop. After this time the pool counts as paused.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
-// Waits until `word` is no longer `old`. While it spins it gives its core to whoever wants it:
-// ranks may outnumber the cores.
+// Waits until `word` differs from `old`. It yields the core while it polls, since ranks may
+// outnumber the cores.
 void wait_for_change(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
   while (word.load(std::memory_order_acquire) == old) {
@@ -68,10 +68,10 @@ int checked(int threads) {
 }  // namespace
 
 struct ThreadPool::Workers {
-  // A worker and what it is told: `turn` grows by one when `loop` is there for it.
+  // A worker and its orders: `turn` grows by one when a new `loop` is ready for it.
   struct Worker {
     std::atomic<std::uint32_t> turn{0};
-    Loop* loop = nullptr;  // null: end
+    Loop* loop = nullptr;  // null: exit
     std::thread thread;
   };
 
@@ -109,7 +109,7 @@ struct ThreadPool::Workers {
     for (Worker& worker : workers) worker.thread.join();
   }
 
-  /// The first `helpers` workers take part, and the caller.
+  /// Runs the loop on the first `helpers` workers and the caller.
   void run(Loop& loop, int helpers) {
     busy.store(static_cast<std::uint32_t>(helpers), std::memory_order_relaxed);
     for (int i = 0; i < helpers; ++i) tell(workers[static_cast<std::size_t>(i)], &loop);

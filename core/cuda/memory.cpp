@@ -11,7 +11,8 @@
 namespace kvmesh::cuda_memory {
 namespace {
 
-// For calls that may be refused: the runtime also keeps the error for whoever asks next.
+// For calls that may fail normally: clears the error that the runtime also keeps for the next call
+// of cudaGetLastError.
 bool succeeded(cudaError_t status) {
   if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
   return status == cudaSuccess;
@@ -21,7 +22,7 @@ bool succeeded(cudaError_t status) {
 
 int device_count() {
   int count = 0;
-  return succeeded(cudaGetDeviceCount(&count)) ? count : 0;  // no driver is no device
+  return succeeded(cudaGetDeviceCount(&count)) ? count : 0;  // without a driver: no device
 }
 
 std::array<char, 16> identity(int device) {
@@ -54,7 +55,8 @@ bool is_done(Stream stream, std::string_view operation) {
 
 void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   check(cudaMemcpy(to, from, size_bytes, cudaMemcpyDefault), "copying memory");
-  // Between two blocks of a device, and for a small one from the host, cudaMemcpy returns before.
+  // cudaMemcpy returns early from a copy between two blocks of a device, and from a small copy from
+  // the host.
   check(cudaStreamSynchronize(nullptr), "waiting for a copy");
 }
 
@@ -75,7 +77,7 @@ Owner allocate(int device, std::size_t size_bytes) {
   use_device(device);
   void* data = nullptr;
   check(cudaMalloc(&data, size_bytes), "allocating device memory");
-  // A freed block cannot tell of an error: the process may already have left CUDA.
+  // The error is ignored: the process may already have shut CUDA down.
   return {data, [](void* p) { static_cast<void>(cudaFree(p)); }};
 }
 

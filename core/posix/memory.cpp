@@ -33,7 +33,7 @@ std::string new_label() {
   return fmt::format("kvmesh-{:08x}{:08x}{:08x}", random(), random(), random());
 }
 
-// Both sides ask for huge pages, as AlignedBuffer does; most systems grant them only where
+// Owner and reader request huge pages, as AlignedBuffer does; most systems grant them only if
 // /sys/kernel/mm/transparent_hugepage/shmem_enabled is "advise" or more.
 void* map_all(int fd, std::size_t size_bytes) {
   void* data = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -42,7 +42,7 @@ void* map_all(int fd, std::size_t size_bytes) {
   return data;
 }
 
-// What /proc/PID/fd/FD points to says which file it is: "/memfd:LABEL (deleted)".
+// The target of the link /proc/PID/fd/FD names the file: "/memfd:LABEL (deleted)".
 bool is_labelled(const std::string& path, const char* label) {
   std::array<char, 128> target{};
   if (readlink(path.c_str(), target.data(), target.size() - 1) < 0) return false;
@@ -56,7 +56,7 @@ std::optional<Block> allocate(std::size_t size_bytes) {
   const auto file = std::make_shared<FileDescriptor>(
       memfd_create(label.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (file->get() < 0 || ftruncate(file->get(), static_cast<off_t>(size_bytes)) != 0) return {};
-  // Whoever maps it relies on its size: nobody can shorten it under them.
+  // Processes that map the file rely on its size: seal it against shrinking.
   if (fcntl(file->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) return {};
   void* data = map_all(file->get(), size_bytes);
   if (data == nullptr) return {};

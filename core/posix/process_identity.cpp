@@ -10,8 +10,8 @@
 namespace kvmesh {
 namespace {
 
-// "0f8f… node17": the kernel draws the first part at each start. Machines restored from one image
-// share it, hence the name.
+// "0f8f… node17": the kernel draws the first part at each boot. Machines that were restored from
+// one image have the same first part, so the host name is added.
 std::string host_text() {
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;

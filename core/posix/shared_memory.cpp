@@ -11,7 +11,8 @@
 namespace kvmesh {
 namespace {
 
-// The system promises shared memory without looking whether it has it, and kills who then writes.
+// The system grants shared memory without checking that it is free, and kills the process that
+// writes to it when it is not.
 void refuse_more_than_there_is(std::size_t size_bytes) {
   struct sysinfo machine {};
   if (sysinfo(&machine) != 0) return;
@@ -54,8 +55,8 @@ MemoryHandle SharedMemory::handle() const {
   return handle;
 }
 
-// CUDA hands out small blocks from larger ones and shares all of what a block was cut from: whole
-// units of 2 MiB are not cut.
+// CUDA cuts small blocks from larger ones, and sharing a block shares all of the larger block. It
+// does not cut whole units of 2 MiB.
 std::size_t SharedMemory::granule(Device device) {
   return device.kind == DeviceKind::kCuda ? std::size_t{2} << 20 : std::size_t{4} << 10;
 }
