@@ -59,7 +59,7 @@ void KvCache::truncate(SequenceId sequence, std::int64_t length) {
   const std::int64_t page_size = state_->options.page_size;
   require(length >= 0 && length <= state_->allocator.length(sequence),
           "truncate to {} tokens of a sequence of {}", length, state_->allocator.length(sequence));
-  // The local pages first: they look at what goes.
+  // The local pages first: truncate() reads the table entries that the allocator removes.
   state_->local_pages.truncate(sequence, state_->allocator.pages(sequence),
                                static_cast<std::size_t>((length + page_size - 1) / page_size));
   state_->allocator.truncate(sequence, length);

@@ -9,7 +9,7 @@
 namespace kvmesh {
 namespace {
 
-// What a rank says of its own allocation. Trivially copyable.
+// The result of a rank's allocation, sent to all ranks. Trivially copyable.
 struct Outcome {
   bool failed = false;
   std::array<char, 256> reason{};

@@ -12,7 +12,7 @@
 namespace kvmesh {
 namespace {
 
-// ---- What must be the same on every rank ----
+// ---- Options that must be equal on every rank ----
 
 enum class MemoryWay { kPages, kBytes, kFraction };
 
@@ -62,9 +62,9 @@ constexpr std::array kFields{
           device_name},
 };
 
-// ---- What each rank tells ----
+// ---- Data that each rank sends ----
 
-// Where a rank's memory is. Trivially copyable.
+// The machine and the device of a rank's memory. Trivially copyable.
 struct Place {
   ProcessIdentity process;
   std::array<char, 16> gpu{};
@@ -80,7 +80,7 @@ Place place_of(Device device) {
   return place;
 }
 
-// What a rank may use, and the pages that are in it. Trivially copyable.
+// The bytes that a rank may use, and the number of pages that fit. Trivially copyable.
 struct Room {
   std::int64_t bytes = 0;
   std::int64_t pages = 0;
@@ -92,20 +92,21 @@ struct Proposal {
   std::array<char, 256> reason{};
   std::array<std::int64_t, kFields.size()> fields{};
   Place place;
-  Room room;  // not yet known of a fraction, which depends on who shares the device
+  Room room;  // unset for a fraction: it depends on the ranks that share the device
   std::uint32_t id_ticket = 0;
 };
 
 // ---- Spaces of ids ----
 
-// All processes of a mesh raise this number together, as Lamport's clocks: each draws a ticket,
-// the highest is the cache's, and every process goes on from there. So ranks that have made other
-// numbers of caches before agree, and no process sees a number twice. It is the process's, since
-// ids of any two of its caches may be mixed up, and says nothing about a cache's state.
+// All processes of a mesh raise this number together, like Lamport clocks: each draws a ticket, the
+// highest ticket is the cache's number, and every process continues from it. So ranks that have
+// made different numbers of caches agree, and no process gets a number twice. The number is global
+// to the process, since ids of any two of its caches may be mixed up. It is not part of a cache's
+// state.
 std::atomic<std::uint32_t> last_ticket{0};
 
 constexpr std::uint32_t kSpaces =
-    0x7FFF;  // the others are worked out from options: AllocatorOptions
+    0x7FFF;  // the other half is computed from options: AllocatorOptions
 
 std::uint16_t space_of(std::uint32_t ticket) {
   std::uint32_t last = last_ticket;
@@ -147,7 +148,8 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
   check_memory(options);
 }
 
-// What no kernel can compute is refused here, not by the first plan, after it has appended.
+// Sizes that no kernel supports are refused here. Otherwise the first plan would refuse them after
+// it has appended.
 void check_shape(const LocalShape& shape) {
   const AttentionBatch nothing{
       .q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}};
@@ -163,7 +165,7 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
     check_options(mesh, options);
     const LocalShape shape = local_shape(mesh, options);
     check_shape(shape);
-    const PoolLayout layout(shape, options.layers, mesh.device());  // its size can be counted
+    const PoolLayout layout(shape, options.layers, mesh.device());  // checks for overflow
     mine.room = {options.bytes, options.pages_per_rank};
     if (memory_way(options) == MemoryWay::kBytes) {
       mine.room.pages = pages_within(options.bytes, shape, options.layers, mesh.device());
@@ -176,7 +178,7 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   return mine;
 }
 
-// ---- What they come to together ----
+// ---- The common number of pages ----
 
 void compare(const std::vector<Proposal>& all, Rank me) {
   const Proposal& mine = all[static_cast<std::size_t>(me.value)];
@@ -194,7 +196,7 @@ void compare(const std::vector<Proposal>& all, Rank me) {
   }
 }
 
-// No rank has allocated before all have asked what is free: they meet afterwards.
+// No rank allocates before all ranks have read the free memory: a collective follows.
 std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
                                     const std::vector<Proposal>& all) {
   const Place& mine = all[static_cast<std::size_t>(mesh.rank().value)].place;

@@ -1,5 +1,5 @@
-// Copy on write across ranks. Who holds the copy pulls it out of the source's pools where it maps
-// them; else the page's tokens travel through the kv communicator.
+// Copy on write across ranks. The rank that holds the copy reads the page from the source's pools
+// if it maps them. Otherwise the page's tokens are sent over the kv communicator.
 //
 //   source                            holder of the copy
 //   settle                            settle             no kernel uses these pages any more
@@ -7,7 +7,7 @@
 //                                     copy               out of the map, or of what came
 //                           <-------  "done"             second exchange, only for maps
 //
-// The source waits for "done": what it appends next could go to the page that is being read.
+// The source waits for "done", because its next append may write to the page that is being read.
 #include <array>
 #include <map>
 #include <ranges>
@@ -19,7 +19,7 @@
 namespace kvmesh {
 namespace {
 
-// The first `tokens` tokens of a page in one half of a layer: a row for each head.
+// The first `tokens` tokens of a page in one half of a layer: one row per head.
 struct PageRows {
   PageRows(const TensorView& half, std::int32_t page, std::int64_t tokens)
       : data(static_cast<std::byte*>(half.data) + bytes(half, page * half.stride(0))),
@@ -45,7 +45,7 @@ std::array<PageRows, 2> rows_of(const KvPool& pool, PageId page, int tokens) {
 // The pages that go from one rank to another, in the order of the copies.
 struct Parcel {
   bool mapped = false;           // the holder of the copies reads the source's pools
-  std::vector<std::byte> bytes;  // the tokens; of a mapped parcel one byte, a signal
+  std::vector<std::byte> bytes;  // the tokens; for a mapped parcel one byte, as a signal
   std::vector<PageCopy> copies;
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank

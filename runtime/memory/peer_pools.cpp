@@ -17,7 +17,8 @@ PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.s
     pools_[owner] = map_memory(handles[owner], handle.device);
     row[owner] = pools_[owner] != nullptr;
   }
-  // Says who maps whom, and keeps every owner here until the last of its handles has been used.
+  // Publishes which rank maps which pools. It also keeps every owner here until its handles have
+  // been used.
   all_gather(kv, std::as_bytes(std::span(row)), std::as_writable_bytes(std::span(mapped_)),
              "map pools");
 }

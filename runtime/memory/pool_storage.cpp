@@ -7,7 +7,7 @@
 namespace kvmesh {
 namespace {
 
-// What the widest loads of any kernel ask for, and cudaMalloc gives.
+// The alignment that the widest loads of any kernel need, and that cudaMalloc provides.
 constexpr std::int64_t kAlignment = 256;
 
 constexpr std::string_view kWhat = "cache: bytes of pools";
@@ -47,7 +47,8 @@ std::int64_t pages_within(std::int64_t bytes, LocalShape shape, int layers, Devi
     shape.pages = pages;
     return PoolLayout(shape, layers, device).size_bytes();
   };
-  // Alignment adds up to 255 bytes to each half of a layer: start without, and give pages back.
+  // Alignment adds up to 255 bytes to each half of a layer: start without it, then reduce the
+  // number of pages.
   shape.pages = 1;
   const std::int64_t page = checked_product(
       kWhat, {layers, checked_sum(kWhat, {shape.half_bytes(shape.attention.k_dim),

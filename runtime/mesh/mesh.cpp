@@ -21,7 +21,7 @@ int usable_cores() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
-// The first of the variables that is set, as a number.
+// Reads the first variable that is set, as a number.
 std::optional<int> number_in(std::initializer_list<const char*> variables) {
   for (const char* variable : variables) {
     if (const char* text = std::getenv(variable)) return std::atoi(text);
@@ -29,7 +29,8 @@ std::optional<int> number_in(std::initializer_list<const char*> variables) {
   return std::nullopt;
 }
 
-// How many ranks share this machine's cores, as the launcher tells; all of them if it does not.
+// The number of ranks that share this machine's cores, from the launcher; all ranks if it is not
+// set.
 int ranks_on_this_node(const Communicator& world) {
   std::optional<int> ranks;
   if (world.kind() == "tcp") ranks = number_in({"KVMESH_LOCAL_SIZE"});
@@ -39,7 +40,7 @@ int ranks_on_this_node(const Communicator& world) {
   return std::max(1, ranks.value_or(world.size()));
 }
 
-// This rank's place among those of its machine.
+// This rank's number among the ranks of its machine.
 int rank_on_this_node(const Communicator& world) {
   std::optional<int> rank;
   if (world.kind() == "tcp") rank = number_in({"KVMESH_LOCAL_RANK"});
@@ -97,7 +98,7 @@ void Mesh::arrange(const MeshOptions& options) {
   require(world_ != nullptr, "mesh: no communicator");
   require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
           static_cast<int>(options.device));
-  if (options.deadline) {  // those split off it have it, too
+  if (options.deadline) {  // communicators split from it inherit it
     world_->set_deadline(checked_deadline(*options.deadline));
   }
   device_ = device_for(options.device, *world_);

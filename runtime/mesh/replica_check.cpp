@@ -1,4 +1,4 @@
-// Do the ranks' allocators agree, and if not, since when?
+// Checks that the ranks' allocators are equal; if not, finds the first operation that differs.
 #include <algorithm>
 #include <array>
 
@@ -59,7 +59,7 @@ std::string difference(const std::vector<JournalEntry>& journal,
 }  // namespace
 
 void check_replicas(const PageAllocator& allocator, Communicator& world) {
-  // Equal in the normal case: 8 bytes a rank settle it, and the journals stay at home.
+  // Normally equal: 8 bytes per rank prove it, and no journal is sent.
   const std::uint64_t digest = allocator.digest();
   const std::vector<std::uint64_t> digests = all_gather_value(world, digest, "check_replicas");
   if (std::ranges::count(digests, digest) == world.size()) return;

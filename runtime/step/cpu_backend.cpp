@@ -1,4 +1,4 @@
-// The backend over this machine's cores.
+// The backend that runs on this machine's cores.
 #include <algorithm>
 
 #include "runtime/step/backend.hpp"
@@ -14,7 +14,7 @@ View first_tokens(View view, std::int64_t tokens) {
   return view;
 }
 
-/// The tokens that tensors have room for.
+/// The number of tokens that tensors have room for.
 std::int64_t tokens_of(const StepLimits& limits) { return limits.sequences * limits.query_tokens; }
 
 class CpuStep : public StepKernels {

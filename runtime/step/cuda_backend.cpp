@@ -1,4 +1,4 @@
-// The backend over one GPU.
+// The backend that runs on one GPU.
 #include <cuda_runtime_api.h>
 
 #include "core/check.hpp"
@@ -14,7 +14,7 @@ namespace {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
-/// What all steps on the device share.
+/// The state that all steps on the device share.
 struct Shared {
   explicit Shared(Mesh& owner)
       : mesh(owner), kernels(mesh.device().index), writer(kernels), ways(mesh.device_group()) {
@@ -30,8 +30,8 @@ struct Shared {
   CombineWays ways;
 };
 
-/// Rows that a plan is made for whose first batch is empty: decode of most models, with room for
-/// some speculation.
+/// Rows for which a plan is made if its first batch is empty: enough for decode of most models,
+/// with some speculation.
 constexpr std::int64_t kUnknownRows = 16;
 
 /// Rows of the largest sequence that is decode or speculation.
@@ -68,7 +68,7 @@ class CudaStep : public StepKernels {
     if (options.limits) plan_combine({}, {});  // memory is taken before the allocator appends
   }
 
-  /// As if all pages were this rank's, so that each rank refuses the same batches.
+  /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
     std::vector<cuda::StepSequence> sequences;
     sequences.reserve(batch.size());
@@ -134,7 +134,8 @@ class CudaStep : public StepKernels {
     }
   }
 
-  /// Nobody knows what of the changes has reached the device: the next plan sends all pages again.
+  /// After an error it is unknown which changes have reached the device: the next plan sends all
+  /// pages again.
   void forget_pages(const StepBatch& batch, Stream stream) {
     for (const SequenceStep& sequence : batch.sequences) {
       shared_.pages.erase(sequence.sequence.slot());

@@ -7,7 +7,7 @@
 namespace kvmesh {
 namespace {
 
-// Positions are int32 in mods; lengths stay below.
+// Positions are int32 in mods, so lengths must be below 2^31.
 constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
 
 SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
@@ -61,7 +61,7 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   }
 }
 
-// The ranks that hold keys of a sequence take part in its tokens [begin, end).
+// Adds all ranks that hold keys of a sequence to its tokens [begin, end).
 void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
                       Participation& participation) {
   for (std::size_t rank = 0; rank < pages.held.size(); ++rank) {

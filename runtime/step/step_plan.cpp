@@ -236,7 +236,7 @@ class StepPlan::State final : public CacheUser {
       if (memory.size_bytes() < bytes) {
         DeviceMemory larger(device, std::max(bytes, 2 * memory.size_bytes()));
         if (limits_) copy_bytes(larger.data(), std::vector<std::byte>(bytes).data(), bytes);
-        // A GPU's runs may still use what is outgrown, and to free it would be to wait for them.
+        // Runs on a GPU may still use the old buffer, and freeing it would wait for them.
         if (device.kind == DeviceKind::kCuda && memory.size_bytes() > 0)
           outgrown_.push_back(std::move(memory));
         memory = std::move(larger);
@@ -252,7 +252,7 @@ class StepPlan::State final : public CacheUser {
     return share_of(count, cache_->mesh.kv_rank().value, cache_->mesh.kv_parallel());
   }
 
-  KvCache::State* cache_;  // null: it is gone
+  KvCache::State* cache_;  // null: the cache was destroyed
   CombineOptions combine_;
   std::optional<StepLimits> limits_;
   std::optional<BlockMask> block_mask_;

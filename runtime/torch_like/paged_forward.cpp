@@ -1,5 +1,5 @@
-// PagedAttention::forward: the checks, one plan for the batch, and the way between [B, H, S, D] and
-// the packed rows of the kernel.
+// PagedAttention::forward: checks, one plan for the batch, and the conversion between [B, H, S, D]
+// and the packed rows of the kernel.
 #include <algorithm>
 #include <limits>
 
@@ -14,8 +14,8 @@ namespace {
 
 using ForwardOptions = PagedAttention::ForwardOptions;
 
-// Rows [batch * q_len, heads, dim] of float32: the kernel wants the queries of a batch in one
-// piece.
+// Rows [batch * q_len, heads, dim] of float32: the kernel needs the queries of a batch in one
+// block.
 struct PackedRows {
   PackedRows(const ConstTensorView& query, std::int64_t dim)
       : q_len(query.size(2)),

@@ -1,5 +1,5 @@
-// Mods over physical positions: what flex_attention needs when it sees the whole cache as one
-// sequence. kvmesh's own kernels never do: they know each page's logical place.
+// Mods over physical positions, for flex_attention, which reads the whole cache as one sequence.
+// kvmesh's own kernels do not need them: they know the logical index of each page.
 #include <algorithm>
 #include <limits>
 
