@@ -160,7 +160,7 @@ class PageAllocator {
   /// A hash of the history, O(1): of the options (without id_space), of every operation that
   /// succeeded with its arguments, even if it changed nothing, and of every page handed out or
   /// freed, in order. Equal on all ranks if all applied the same operations. As soon as one did
-  /// not, the digests differ, with a chance of 1 in 2^64 that they do not.
+  /// not, the digests differ, except with a probability of 2^-64.
   std::uint64_t digest() const;
   /// The last operations (at most 256), oldest first: compare them when digests differ.
   std::vector<JournalEntry> journal() const;

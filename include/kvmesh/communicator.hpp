@@ -120,7 +120,7 @@ void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
 /// Starts MPI on construction and finalizes it on destruction. Make one per process, first thing in
 /// main. In a program that has already started MPI, the session neither starts nor finalizes it.
 /// While an exception unwinds main, the destructor does not finalize MPI, because that waits for
-/// the peers: the process exits without, and the launcher stops the other processes.
+/// the peers: the process exits without finalizing, and the launcher stops the others.
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv);

@@ -67,7 +67,7 @@ class DeviceGroup {
 
   std::shared_ptr<Communicator> comm_;
   Device device_;
-  int exceptions_ = 0;  // that passed already when the NCCL group was taken
+  int exceptions_ = 0;  // in flight when the NCCL group was taken
   std::unique_ptr<NcclGroup> nccl_;
 };
 
