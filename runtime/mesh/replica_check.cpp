@@ -8,8 +8,8 @@
 namespace kvmesh {
 namespace {
 
-// What a rank tells of its journal: the states that operations [operations - kept, operations)
-// left.
+// The part of its journal that a rank sends: the states after the operations [operations - kept,
+// operations).
 struct History {
   std::uint64_t operations = 0;
   std::uint64_t kept = 0;
@@ -27,7 +27,8 @@ History history_of(const std::vector<JournalEntry>& journal) {
   return history;
 }
 
-// Did the other rank's operation of this number end in the same state? Too long ago to say: yes.
+// Returns whether the other rank's operation of this number left the same state. Returns true if it
+// is too old to be known.
 bool agrees(const History& other, const JournalEntry& entry) {
   const std::uint64_t first = other.operations - other.kept;
   if (entry.number >= other.operations) return false;
