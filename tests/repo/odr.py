@@ -5,7 +5,7 @@ Compiles all of it, without optimisation, to what link-time optimisation works o
 compare the types (-Wodr) and declarations (-Wlto-type-mismatch) of all files together. No code is
 made. GCC alone has these warnings.
 
-Usage: odr.py SOURCE WORK COMPILER LAUNCHER | odr.py --self-test COMPILER
+Usage: odr.py SOURCE WORK COMPILER [LAUNCHER] | odr.py --self-test COMPILER
 """
 
 import json
@@ -73,8 +73,9 @@ def main():
     arguments = sys.argv[1:]
     if len(arguments) == 2 and arguments[0] == "--self-test":
         problems = self_test(arguments[1])
-    elif len(arguments) == 4:
-        source, work, compiler, launcher = arguments
+    elif len(arguments) in (3, 4):
+        source, work, compiler = arguments[:3]
+        launcher = arguments[3] if len(arguments) == 4 else ""
         problems = link(compiler, build(source, work, compiler, launcher), work)
     else:
         sys.exit(__doc__)
