@@ -1,0 +1,78 @@
+// The producer warp of the decode kernel.
+#pragma once
+
+#include "kernels/cuda/attend/hopper/decode_shared.cuh"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/tma.cuh"
+
+namespace kvmesh::cuda {
+
+/// The warp that brings pieces, queries, keys and values.
+class DecodeProducer {
+ public:
+  __device__ DecodeProducer(const HopperParams& params, const DecodeShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run() {
+    DecodeStream(p_.attend).run(
+        [&](int n, const DeviceTask& task) {
+          const int slot = n % kPieceRing;
+          mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
+          put_task(slot, task);
+        },
+        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+  }
+
+ private:
+  __device__ static int lane() { return threadIdx.x % 32; }
+
+  __device__ void put_task(int slot, const DeviceTask& task) const {
+    if (lane() == 0) shared_.task(slot) = task;
+    if (task.rows > 0) load_queries(slot, task);
+    cp_async_mbarrier_arrive_noinc(shared_.piece_full(slot));
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(shared_.piece_full(slot));
+  }
+
+  __device__ void load_queries(int slot, const DeviceTask& task) const {
+    constexpr int kUnits = kDimK / 8;
+#pragma unroll 1
+    for (int i = lane(); i < kRows * kUnits; i += 32) {
+      load_query_unit(p_.attend, task, i / kUnits, i % kUnits,
+                      shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+    }
+    fence_proxy_async();
+  }
+
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
+    const int stage = tile_ % kStages;
+    const std::uint32_t parity = tile_ / kStages % 2 ^ 1;
+    ++tile_;
+    // Visits are read until the keys are released.
+    mbarrier_wait(shared_.values_empty(stage), parity);
+    mbarrier_wait(shared_.keys_empty(stage), parity);
+    if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
+    const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    __syncwarp();  // lane 0's arrival covers what all lanes wrote
+    if (lane() == 0) {
+      shared_.masked(stage) = masked;
+      mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
+      mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+    }
+    __syncwarp();
+    if (lane() >= kTileVisits) return;
+    const int box = lane() * (kBoxRows / kAtomRows);
+    const int group = tile * kTileKeys % kPageSize / kAtomRows;
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + task.kv_head;
+    cp_async_bulk_tensor_5d(shared_.keys(stage) + box * kImageK.group_bytes(), p_.k_map,
+                            shared_.keys_full(stage), kEvictFirst, 0, 0, 0, group, row);
+    cp_async_bulk_tensor_5d(shared_.values(stage) + box * kImageV.group_bytes(), p_.v_map,
+                            shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
+  }
+
+  const HopperParams& p_;
+  const DecodeShared& shared_;
+  int tile_ = 0;  // of all that this thread block brought
+};
+
+}  // namespace kvmesh::cuda

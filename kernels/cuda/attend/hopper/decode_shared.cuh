@@ -1,0 +1,54 @@
+// What the constants of the decode kernel amount to, and its shared memory.
+//
+// Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
+// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
+#pragma once
+
+#include "kernels/cuda/attend/hopper/decode_tile.hpp"
+#include "kernels/cuda/attend/hopper/piece_stream.cuh"
+#include "kernels/cuda/attend/hopper/shared_rings.cuh"
+
+namespace kvmesh::cuda {
+
+constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing};
+constexpr KvImage kImageK{kDimK};
+constexpr KvImage kImageV{kDimV};
+constexpr KvImage kImageWeights{kTileKeys};
+/// Boxes of keys, and of values, that make a tile.
+constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
+constexpr int kBoxRows = kTileKeys / kTileVisits;
+using DecodeStream = PieceStream<kTileKeys, kBoxRows>;
+
+/// The shared memory of a block: decode_tile.hpp has the order.
+class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
+ public:
+  __device__ explicit DecodeShared(char* begin) : SharedRings(begin, shared_address(begin)) {}
+
+  __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.stage_bytes(); }
+  __device__ std::uint32_t values(int stage) const { return keys(stage) + kTile.k_bytes(); }
+  __device__ std::uint32_t queries(int slot) const {
+    return address() + kTile.q_offset() + slot * kTile.q_bytes();
+  }
+  __device__ std::uint32_t weights() const { return address() + kTile.weights_offset(); }
+  /// [kMathWarps][kRows]: what the warps have of each column.
+  __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
+  /// In the place of queries that are no longer needed: rows in float32.
+  __device__ float* plain_query(int slot, int warp) const {
+    static_assert(kMathWarps * 4 <= 2 * kRows, "a row per warp must fit the queries' place");
+    return at<float>(kTile.q_offset() + slot * kTile.q_bytes()) + warp * kDimK;
+  }
+
+  __device__ std::uint32_t piece_full(int slot) const { return piece_barrier(slot); }
+  __device__ std::uint32_t piece_empty(int slot) const { return piece_barrier(kPieceRing + slot); }
+
+  __device__ void init_barriers() const {
+    init_stages(kMathWarps);
+    for (int slot = 0; slot < kPieceRing; ++slot) {
+      mbarrier_init(piece_full(slot), 33);  // each lane's queries, and the task
+      mbarrier_init(piece_empty(slot), kMathWarps);
+    }
+    fence_mbarrier_init();
+  }
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,61 @@
+// What the constants of the prefill kernel amount to, and its shared memory.
+//
+// Constants (namespace kvmesh), beside those of attend/common: kDimK, kConsumers, kPieceRing,
+// kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
+// queries are possible).
+#pragma once
+
+#include "kernels/cuda/attend/hopper/piece_stream.cuh"
+#include "kernels/cuda/attend/hopper/prefill_tile.hpp"
+#include "kernels/cuda/attend/hopper/shared_rings.cuh"
+
+namespace kvmesh::cuda {
+
+constexpr PrefillTile kTile{kConsumers, kDimK, kDimV, kPieceRing};
+constexpr KvImage kImageK{kDimK};
+constexpr KvImage kImageV{kDimV};
+/// Boxes of keys, and of values, that make a tile.
+constexpr int kBoxRows = kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
+constexpr int kTileVisits = kPrefillKeys / kBoxRows;
+using PrefillStream = PieceStream<kPrefillKeys, kBoxRows>;
+constexpr int kMathThreads = kConsumerThreads * kConsumers;
+constexpr int kMathWarps = kMathThreads / 32;
+constexpr int kQueryThreads = 96;
+
+/// The shared memory of a block: prefill_tile.hpp has the order.
+class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisits> {
+ public:
+  // By way of a shuffle: the compiler computes the address anew at every use otherwise.
+  __device__ explicit PrefillShared(char* begin)
+      : SharedRings(begin, __shfl_sync(kAllLanes, shared_address(begin), 0)) {}
+
+  __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.k_bytes(); }
+  __device__ std::uint32_t values(int stage) const {
+    return address() + kTile.values_offset() + stage * kTile.v_bytes();
+  }
+  __device__ std::uint32_t queries(int slot) const {
+    return address() + kTile.queries_offset() + slot * kTile.q_bytes();
+  }
+  /// In the place of queries that are no longer needed: rows in float32.
+  __device__ float* plain_query(int slot, int warp) const {
+    return at<float>(kTile.queries_offset() + slot * kTile.q_bytes()) + warp * kDimK;
+  }
+
+  __device__ std::uint32_t task_full(int slot) const { return piece_barrier(slot); }
+  __device__ std::uint32_t queries_full(int slot) const { return piece_barrier(kPieceRing + slot); }
+  __device__ std::uint32_t piece_empty(int slot) const {
+    return piece_barrier(2 * kPieceRing + slot);
+  }
+
+  __device__ void init_barriers() const {
+    init_stages(kMathWarps);
+    for (int slot = 0; slot < kPieceRing; ++slot) {
+      mbarrier_init(task_full(slot), 1);
+      mbarrier_init(queries_full(slot), 2 * kQueryThreads);  // copies, and what was stored
+      mbarrier_init(piece_empty(slot), kMathWarps);
+    }
+    fence_mbarrier_init();
+  }
+};
+
+}  // namespace kvmesh::cuda

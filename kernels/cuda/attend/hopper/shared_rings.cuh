@@ -1,0 +1,57 @@
+// What both Hopper kernels keep in shared memory beside the operands of their products: barriers of
+// the stages, visits and tasks.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/hopper/mbarrier.cuh"
+
+namespace kvmesh::cuda {
+
+/// `Tile` says where things lie; `Stages` of tiles, each of up to `MostVisits` boxes, are in shared
+/// memory or on their way there. The first barriers are those of the stages.
+template <auto Tile, int Stages, int MostVisits>
+class SharedRings {
+ public:
+  __device__ PageVisit* visits(int stage) const {
+    return at<PageVisit>(Tile.visits_offset()) + stage * MostVisits;
+  }
+  __device__ DeviceTask& task(int slot) const { return at<DeviceTask>(Tile.tasks_offset())[slot]; }
+  /// Whether some row may not see all of the tile.
+  __device__ int& masked(int stage) const { return at<int>(Tile.masked_offset())[stage]; }
+
+  __device__ std::uint32_t keys_full(int stage) const { return barrier(stage); }
+  __device__ std::uint32_t values_full(int stage) const { return barrier(Stages + stage); }
+  __device__ std::uint32_t keys_empty(int stage) const { return barrier(2 * Stages + stage); }
+  __device__ std::uint32_t values_empty(int stage) const { return barrier(3 * Stages + stage); }
+
+ protected:
+  __device__ SharedRings(char* begin, std::uint32_t address) : begin_(begin), address_(address) {}
+
+  /// One warp fills the stages, each of `readers` warps releases them.
+  __device__ void init_stages(int readers) const {
+    for (int stage = 0; stage < Stages; ++stage) {
+      mbarrier_init(keys_full(stage), 1);
+      mbarrier_init(values_full(stage), 1);
+      mbarrier_init(keys_empty(stage), readers);
+      mbarrier_init(values_empty(stage), readers);
+    }
+  }
+
+  template <class T>
+  __device__ T* at(int offset) const {
+    return reinterpret_cast<T*>(begin_ + offset);
+  }
+  /// Of a piece's slot: the first after those of the stages are 0.
+  __device__ std::uint32_t piece_barrier(int i) const { return barrier(4 * Stages + i); }
+  __device__ std::uint32_t address() const { return address_; }
+
+ private:
+  __device__ std::uint32_t barrier(int i) const {
+    return address_ + Tile.barriers_offset() + i * 8;
+  }
+
+  char* begin_;
+  std::uint32_t address_;
+};
+
+}  // namespace kvmesh::cuda
