@@ -1,4 +1,4 @@
-// A small cache on one rank, and a way to see that a call changed nothing.
+// Options of a small cache, and a way to see that a call changed nothing.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 namespace kvmesh::test {
 
-inline CacheOptions one_rank_cache() {
+inline CacheOptions small_cache_options() {
   return {.layers = 2,
           .q_heads = 4,
           .kv_heads = 2,

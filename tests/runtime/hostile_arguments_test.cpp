@@ -16,7 +16,7 @@ using std::chrono::milliseconds;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Two queries and two new tokens of one_rank_cache().
+// Two queries and two new tokens of small_cache_options().
 struct Tensors {
   std::vector<float> memory = std::vector<float>(1024, 0.5f);
   TensorView at(std::int64_t offset, std::initializer_list<std::int64_t> shape) {
@@ -36,7 +36,7 @@ class HostileArguments : public testing::Test {
   }
 
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
-  KvCache cache_{mesh_, one_rank_cache()};
+  KvCache cache_{mesh_, small_cache_options()};
   SequenceId sequence_ = cache_.create();
   Tensors t_;
 };
@@ -132,7 +132,7 @@ TEST_F(HostileArguments, PlanOptionsThatAreNone) {
 }
 
 TEST_F(HostileArguments, IdsOfNobody) {
-  KvCache draft(mesh_, one_rank_cache());
+  KvCache draft(mesh_, small_cache_options());
   const SequenceId foreign = draft.create(), stale = cache_.create();
   cache_.erase(stale);
   EXPECT_EQ(foreign.slot(), sequence_.slot()) << "the id differs in its space alone";
@@ -175,7 +175,7 @@ TEST_F(HostileArguments, RanksAndLayersOfPools) {
 
 TEST_F(HostileArguments, OptionsOfCaches) {
   const auto refuse = [&](const auto& spoil) {
-    CacheOptions options = one_rank_cache();
+    CacheOptions options = small_cache_options();
     spoil(options);
     EXPECT_THROW(KvCache(mesh_, options), Error);
   };
@@ -210,7 +210,7 @@ TEST_F(HostileArguments, OptionsOfCaches) {
 TEST_F(HostileArguments, SizesThatOverflow) {
   for (const auto& [page_size, pages] : std::vector<std::pair<int, std::int64_t>>{
            {998601496, 4008806}, {kMostInt, 4194304}, {1 << 30, 1 << 22}, {1 << 29, 1 << 22}}) {
-    CacheOptions options = one_rank_cache();
+    CacheOptions options = small_cache_options();
     options.layers = 1 << 10;
     options.page_size = page_size;
     options.pages_per_rank = pages;
@@ -224,7 +224,7 @@ TEST_F(HostileArguments, SizesThatOverflow) {
     options.memory_fraction = 0.5;
     EXPECT_THROW(KvCache(mesh_, options), Error);
   }
-  CacheOptions vast = one_rank_cache();
+  CacheOptions vast = small_cache_options();
   vast.pages_per_rank = 4194304;
   vast.layers = 1 << 20;
   EXPECT_THROW(KvCache(mesh_, vast), OutOfMemory) << "can be counted, but no machine has it";

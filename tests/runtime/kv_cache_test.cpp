@@ -17,11 +17,11 @@ class KvCacheErrors : public testing::Test {
   }
 
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
-  KvCache cache_{mesh_, one_rank_cache()};
+  KvCache cache_{mesh_, small_cache_options()};
 };
 
 TEST_F(KvCacheErrors, RefusesSizesThatCannotBe) {
-  const CacheOptions good = one_rank_cache();
+  const CacheOptions good = small_cache_options();
   CacheOptions wrong = good;
   for (int CacheOptions::*size :
        {&CacheOptions::layers, &CacheOptions::q_heads, &CacheOptions::kv_heads,
@@ -44,22 +44,22 @@ TEST_F(KvCacheErrors, RefusesSizesThatCannotBe) {
 }
 
 TEST_F(KvCacheErrors, RefusesDimsThatNoKernelHasBeforeAnyPlan) {
-  CacheOptions wide = one_rank_cache();
+  CacheOptions wide = small_cache_options();
   wide.k_dim = 577;
   refuse_options(wide);
-  wide = one_rank_cache();
+  wide = small_cache_options();
   wide.v_dim = 577;
   refuse_options(wide);
 }
 
 TEST_F(KvCacheErrors, RefusesHeadsThatDoNotDivideOverTheMesh) {
-  const auto body = [](Mesh& mesh) { KvCache cache(mesh, one_rank_cache()); };
+  const auto body = [](Mesh& mesh) { KvCache cache(mesh, small_cache_options()); };
   EXPECT_NO_THROW(run_on_threads(2, body, {.head_parallel = 2}));
   EXPECT_THROW(run_on_threads(4, body, {.head_parallel = 4}), InvalidArgument);
 }
 
 TEST_F(KvCacheErrors, HasValuesAsWideAsKeysByDefault) {
-  CacheOptions options = one_rank_cache();
+  CacheOptions options = small_cache_options();
   options.v_dim = 0;
   KvCache cache(mesh_, options);
   EXPECT_EQ(cache.options().v_dim, 8);

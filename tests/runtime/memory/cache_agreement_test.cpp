@@ -8,35 +8,26 @@
 #include <string>
 #include <vector>
 
+#include "tests/runtime/cache_fixture.hpp"
+
 namespace kvmesh {
 namespace {
 
 constexpr int kRanks = 3;
 
-CacheOptions good() {
-  return {.layers = 2,
-          .q_heads = 4,
-          .kv_heads = 2,
-          .k_dim = 8,
-          .v_dim = 6,
-          .page_size = 4,
-          .pages_per_rank = 6,
-          .dtype = Dtype::kFloat32};
-}
-
-// What each rank is told where the last one is given other options; empty: nothing.
+// The error that each rank gets where the last one is given other options; empty: none.
 std::vector<std::string> told(const std::function<void(CacheOptions&)>& change) {
   std::vector<std::string> said(kRanks);
   run_on_threads(kRanks,
                  [&](Mesh& mesh) {
-                   CacheOptions options = good();
+                   CacheOptions options = test::small_cache_options();
                    if (mesh.rank().value == kRanks - 1) change(options);
                    try {
                      KvCache cache(mesh, options);
                    } catch (const InvalidArgument& error) {
                      said[static_cast<std::size_t>(mesh.rank().value)] = error.what();
                    }
-                   KvCache(mesh, good());  // and they go on
+                   KvCache(mesh, test::small_cache_options());  // and they go on
                  },
                  {.threads = 1, .deadline = std::chrono::seconds(30)});
   return said;
@@ -89,7 +80,7 @@ TEST(CacheAgreement, NamesTheHeadParallelOfOtherMeshes) {
     Mesh row(world, {.head_parallel = 2, .threads = 1});
     Mesh& mine = world.rank().value == 0 ? columns : row;
     try {
-      KvCache cache(mine, good());
+      KvCache cache(mine, test::small_cache_options());
       ADD_FAILURE() << "made a cache on two meshes";
     } catch (const InvalidArgument& error) {
       EXPECT_NE(std::string(error.what()).find("head_parallel is 1 on rank 0 and 2 on rank 1"),
@@ -107,10 +98,12 @@ TEST(CacheAgreement, GivesAllRanksOneSpaceOfIdsAndEveryCacheItsOwn) {
                    // A rank that has made more caches than the others still agrees with them.
                    if (mesh.rank().value == 1) {
                      Mesh alone(make_single_communicator(), {.threads = 1});
-                     for (int i = 0; i < 5; ++i) KvCache(alone, good()).create();
+                     for (int i = 0; i < 5; ++i)
+                       KvCache(alone, test::small_cache_options()).create();
                    }
                    std::vector<KvCache> caches;
-                   for (int i = 0; i < 4; ++i) caches.emplace_back(mesh, good());
+                   for (int i = 0; i < 4; ++i)
+                     caches.emplace_back(mesh, test::small_cache_options());
                    for (KvCache& cache : caches) {
                      const SequenceId id = cache.create();
                      for (KvCache& other : caches) {
@@ -128,7 +121,7 @@ TEST(CacheAgreement, GivesAllRanksOneSpaceOfIdsAndEveryCacheItsOwn) {
 
 TEST(CacheAgreement, LeavesTheSpaceOfIdsOutOfTheDigest) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
-  KvCache one(mesh, good()), two(mesh, good());
+  KvCache one(mesh, test::small_cache_options()), two(mesh, test::small_cache_options());
   for (KvCache* cache : {&one, &two}) {
     const SequenceId a = cache->create();
     cache->reserve(a, 5);

@@ -10,7 +10,7 @@ namespace {
 constexpr std::int64_t kRoom = 12;  // tokens of the tensors
 
 CacheOptions wide_cache() {
-  CacheOptions options = one_rank_cache();
+  CacheOptions options = small_cache_options();
   options.pages_per_rank = 64;
   options.home_threshold_tokens = 8;
   return options;
@@ -120,7 +120,7 @@ TEST(Replan, WithLimitsGivesTensorsOneSize) {
 
 TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
-  KvCache cache(mesh, one_rank_cache());
+  KvCache cache(mesh, small_cache_options());
   StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 9}});
   const SequenceId a = cache.create(), b = cache.create(), c = cache.create();
   const auto replan = [&](const std::vector<BatchEntry>& batch) {
@@ -154,7 +154,7 @@ TEST(Replan, RefusesWhatItsBlockMaskDoesNotFit) {
 
 TEST(Replan, RefusesLimitsThatAreNone) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
-  KvCache cache(mesh, one_rank_cache());
+  KvCache cache(mesh, small_cache_options());
   for (const StepLimits& limits :
        {StepLimits{.sequences = 0}, StepLimits{.sequences = 1, .query_tokens = 0},
         StepLimits{.sequences = 1, .pages = -1}}) {

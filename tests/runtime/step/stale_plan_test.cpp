@@ -6,7 +6,7 @@
 namespace kvmesh::test {
 namespace {
 
-// Room for two tokens of one_rank_cache().
+// Room for two tokens of small_cache_options().
 struct Rows {
   std::vector<float> q = std::vector<float>(2 * 4 * 8, 0.5f);
   std::vector<float> k = std::vector<float>(2 * 2 * 8, 0.25f);
@@ -51,7 +51,7 @@ class StalePlan : public testing::Test {
   }
 
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
-  KvCache cache_{mesh_, one_rank_cache()};
+  KvCache cache_{mesh_, small_cache_options()};
   SequenceId a_ = cache_.create(), b_ = cache_.create();
   Rows rows_;
 };
@@ -130,7 +130,7 @@ TEST_F(StalePlan, TellsWhoTakesPartOnlyWhileItKnows) {
 }
 
 TEST_F(StalePlan, OfAnotherCacheIsNotReplanned) {
-  KvCache other(mesh_, one_rank_cache());
+  KvCache other(mesh_, small_cache_options());
   StepPlan step = cache_.plan({{a_, 1}});
   const std::vector<BatchEntry> batch{{other.create(), 1}};
   expect_refused<InvalidArgument>(other, [&] { other.replan(step, batch); });
@@ -138,7 +138,7 @@ TEST_F(StalePlan, OfAnotherCacheIsNotReplanned) {
 }
 
 TEST_F(StalePlan, ThatOutlivesItsCacheRefusesEverything) {
-  std::optional<KvCache> cache(std::in_place, mesh_, one_rank_cache());
+  std::optional<KvCache> cache(std::in_place, mesh_, small_cache_options());
   StepPlan step = cache->plan({{cache->create(), 1}});
   const LayerInput input = rows_.input(step);
   const CombineOutput output = rows_.output(step);
@@ -179,16 +179,16 @@ TEST_F(StalePlan, IsGoodInACacheThatMoved) {
 // The cache has its own share of the mesh.
 TEST(MovedMesh, ItsCachesStayWhole) {
   std::optional<Mesh> mesh(std::in_place, make_single_communicator(), MeshOptions{.threads = 2});
-  KvCache cache(*mesh, one_rank_cache());
+  KvCache cache(*mesh, small_cache_options());
   const SequenceId sequence = cache.create();
   StepPlan step = cache.plan({{sequence, 1}});
   Rows rows;
   std::optional<Mesh> moved(std::move(*mesh));
-  EXPECT_THROW(KvCache(*mesh, one_rank_cache()), InvalidArgument) << "nothing is left in it";
+  EXPECT_THROW(KvCache(*mesh, small_cache_options()), InvalidArgument) << "nothing is left in it";
   mesh.reset();
   rows.run(step);
   fill(cache, sequence, 3);
-  KvCache another(*moved, one_rank_cache());
+  KvCache another(*moved, small_cache_options());
   moved.reset();
   fill(cache, sequence, 3);
   cache.check_replicas();

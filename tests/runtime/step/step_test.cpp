@@ -6,7 +6,7 @@
 namespace kvmesh::test {
 namespace {
 
-// Two queries and two new tokens of one sequence, all sizes those of one_rank_cache().
+// Two queries and two new tokens of one sequence, all sizes those of small_cache_options().
 struct StepTensors {
   std::vector<float> q = std::vector<float>(2 * 4 * 8, 0.5f);
   std::vector<float> k = std::vector<float>(2 * 2 * 8, 0.25f);
@@ -31,7 +31,7 @@ class Step : public testing::Test {
   }
 
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
-  KvCache cache_{mesh_, one_rank_cache()};
+  KvCache cache_{mesh_, small_cache_options()};
   SequenceId sequence_;
   StepTensors tensors_;
 };
@@ -134,7 +134,7 @@ TEST_F(Step, CanBePlannedAgainAfterTruncation) {
 }
 
 TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {
-  CacheOptions options = one_rank_cache();
+  CacheOptions options = small_cache_options();
   options.home_threshold_tokens = 0;
   run_on_threads(3, [&](Mesh& mesh) {
     KvCache cache(mesh, options);
@@ -158,7 +158,7 @@ TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {
 
 TEST(StepOnRanks, KnowsWhichRanksHoldKeysOfWhichQuery) {
   run_on_threads(3, [](Mesh& mesh) {
-    KvCache cache(mesh, one_rank_cache());  // sequences this short stay on one rank
+    KvCache cache(mesh, small_cache_options());  // sequences this short stay on one rank
     const SequenceId a = cache.create(), b = cache.create(), empty = cache.create();
     fill(cache, a, 5);
     fill(cache, b, 5);
@@ -177,7 +177,7 @@ TEST(StepOnRanks, KnowsWhichRanksHoldKeysOfWhichQuery) {
 
 TEST(StepOnRanks, SendsNothingForASequenceThatItsReaderHolds) {
   run_on_threads(2, [](Mesh& mesh) {
-    KvCache cache(mesh, one_rank_cache());
+    KvCache cache(mesh, small_cache_options());
     const SequenceId sequence = cache.create();
     const std::vector<BatchEntry> batch{{sequence, 2}};
     StepPlan step = cache.plan(batch, {.scatter = Scatter::kTokens});
