@@ -29,7 +29,8 @@ class AttentionPlan::State {
 
   void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
                       ThreadPool& threads) {
-    check_attend_tensors(shape_, tokens(), max_page_, q, pool, out);
+    check_attend_inputs(shape_, tokens(), max_page_, q, pool);
+    check_attend_partial(shape_, tokens(), out);
     while (static_cast<int>(scratch_.size()) < threads.threads()) {
       scratch_.push_back(std::make_unique<cpu::AttendScratch>(shape_, max_rows_, options_));
     }

@@ -26,22 +26,38 @@ inline void check_attend_rows(const char* what, const ConstTensorView& rows, std
   check_tensor(what, rows, 3);
 }
 
-/// `out` has the partials of [tokens, q_heads] rows.
-inline void check_attend_output(const AttentionShape& shape, std::int64_t tokens,
-                                const Partial& out) {
+/// What attention writes: a partial or, where one rank holds all keys, the final rows.
+///
+/// `o`    [tokens, q_heads, v_dim], any dtype.
+/// `lse`  [tokens, q_heads] float32; an empty view if not wanted.
+struct AttendedRows {
+  TensorView o{};
+  TensorView lse{};
+};
+
+inline void check_attended_rows(const AttentionShape& shape, std::int64_t tokens,
+                                const AttendedRows& out) {
   check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
-  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
-          "attend_partial: partials are float32, o is {}", out.o);
-  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads,
-          "attend_partial: lse must be [{}, {}], is {}", tokens, shape.q_heads, out.lse);
   check_output_tensor("attend_partial: o", out.o, 3);
+  if (out.lse.empty()) return;
+  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads &&
+              out.lse.dtype == Dtype::kFloat32,
+          "attend_partial: lse must be [{}, {}] in float32, is {}", tokens, shape.q_heads, out.lse);
   check_output_tensor("attend_partial: lse", out.lse, 2);
 }
 
+/// `out` has the partials of [tokens, q_heads] rows.
+inline void check_attend_partial(const AttentionShape& shape, std::int64_t tokens,
+                                 const Partial& out) {
+  check_attended_rows(shape, tokens, {out.o, out.lse});
+  require(out.o.dtype == Dtype::kFloat32 && !out.lse.empty(),
+          "attend_partial: partials are float32 and have an lse, o is {}", out.o);
+}
+
 /// `max_page` is the highest page that the plan reads. @throws InvalidArgument
-inline void check_attend_tensors(const AttentionShape& shape, std::int64_t tokens,
-                                 std::int32_t max_page, const ConstTensorView& q,
-                                 const ConstKvPool& pool, const Partial& out) {
+inline void check_attend_inputs(const AttentionShape& shape, std::int64_t tokens,
+                                std::int32_t max_page, const ConstTensorView& q,
+                                const ConstKvPool& pool) {
   check_pool("attend_partial", pool.k, pool.v);
   require(pool.k.size(1) == shape.kv_heads && pool.k.size(2) == shape.page_size &&
               pool.k.size(3) == shape.k_dim && pool.v.size(3) == shape.v_dim,
@@ -51,7 +67,6 @@ inline void check_attend_tensors(const AttentionShape& shape, std::int64_t token
   require(max_page < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
           max_page, pool.k.size(0));
   check_attend_rows("q", q, tokens, shape.q_heads, shape.k_dim);
-  check_attend_output(shape, tokens, out);
 }
 
 }  // namespace kvmesh

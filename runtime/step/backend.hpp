@@ -34,10 +34,19 @@ class StepKernels {
                       Stream stream) = 0;
   virtual void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
-  /// REQUIRES: a plan. @throws InvalidArgument if `combine` would.
-  virtual void check_combine(const Partial& mine, const CombineOutput& output) const = 0;
   /// Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+  /// Whether `attend` writes a partial before it combines.
+  virtual bool needs_partial() const { return true; }
+  /// attend_partial and combine, which may be one kernel. `partial` is theirs meanwhile; not used
+  /// unless needs_partial().
+  virtual void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+                      const CombineOutput& output, Stream stream) {
+    attend_partial(q, pool, partial, stream);
+    combine(partial, output, stream);
+  }
+  /// REQUIRES: a plan. @throws InvalidArgument if `attend` would, of these two.
+  virtual void check_attend(const Partial& partial, const CombineOutput& output) const = 0;
   /// REQUIRES: the device has planned.
   virtual TileCounts tiles() const = 0;
   /// Device memory beside the pools.

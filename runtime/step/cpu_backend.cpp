@@ -52,8 +52,8 @@ class CpuStep : public StepKernels {
                                {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
                                mesh_.threads());
   }
-  void check_combine(const Partial& mine, const CombineOutput& output) const override {
-    combine_.check_run(mine, output);
+  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+    combine_.check_run(partial, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});

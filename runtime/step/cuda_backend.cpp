@@ -100,13 +100,22 @@ class CudaStep : public StepKernels {
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    attention_.launch(q, {pool.k, pool.v}, out, native(stream));
-  }
-  void check_combine(const Partial& mine, const CombineOutput& output) const override {
-    combine_.check_run(mine, output);
+    attention_.launch(q, {pool.k, pool.v}, {out.o, out.lse}, native(stream));
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
+  }
+
+  /// A rank that holds all keys writes the output itself.
+  bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
+  void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+              const CombineOutput& output, Stream stream) override {
+    if (needs_partial()) return StepKernels::attend(q, pool, partial, output, stream);
+    attention_.launch(q, {pool.k, pool.v}, {output.o, output.lse}, native(stream));
+  }
+  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+    if (needs_partial()) return combine_.check_run(partial, output);
+    attention_.check_output({output.o, output.lse});
   }
 
   TileCounts tiles() const override { return attention_.current().tiles(); }

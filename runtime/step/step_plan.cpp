@@ -109,8 +109,7 @@ class StepPlan::State final : public CacheUser {
     check_current();
     check_run(input.q, output);
     append(layer, input.k, input.v, stream);
-    attend_partial(layer, input.q, partial_, stream);
-    combine(partial_, output, stream);
+    kernels_->attend(input.q, pool(layer), partial_, output, stream);
   }
 
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
@@ -126,7 +125,7 @@ class StepPlan::State final : public CacheUser {
     check_current();
     const AttentionShape& shape = cache_->shape.attention;
     check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
-    check_attend_output(shape, query_tokens(), out);
+    check_attend_partial(shape, query_tokens(), out);
     check_place(q, "attend_partial: q");
     check_place(out.o, "attend_partial: o");
     check_place(out.lse, "attend_partial: lse");
@@ -135,7 +134,7 @@ class StepPlan::State final : public CacheUser {
 
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
     check_current();
-    check_attend_output(cache_->shape.attention, query_tokens(), mine);
+    check_attend_partial(cache_->shape.attention, query_tokens(), mine);
     check_output(output);
     kernels_->combine(mine, output, stream);
   }
@@ -210,7 +209,7 @@ class StepPlan::State final : public CacheUser {
     check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
     check_place(q, "run: q");
     check_output(output);
-    kernels_->check_combine(partial_, output);
+    kernels_->check_attend(partial_, output);
   }
 
   std::int64_t partial_bytes(std::int64_t tokens) const {
@@ -228,6 +227,7 @@ class StepPlan::State final : public CacheUser {
 
   /// With limits a run also merges rows that no batch has filled yet: they are zeroed.
   void make_partial() {
+    if (!kernels_->needs_partial()) return;
     const std::int64_t n = query_tokens(), heads = cache_->shape.attention.q_heads;
     const std::int64_t dim = cache_->shape.attention.v_dim;
     const Device device = cache_->mesh.device();

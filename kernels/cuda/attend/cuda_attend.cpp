@@ -28,6 +28,17 @@ DevicePool device_pool(const ConstTensorView& pool) {
           .token_stride_bytes = bytes(2, pool.size(2))};
 }
 
+AttendOutput attend_output(const AttendedRows& out) {
+  const bool has_lse = !out.lse.empty();
+  return {.o = out.o.data,
+          .o_type = out.o.dtype,
+          .o_token_stride = out.o.stride(0),
+          .o_head_stride = out.o.stride(1),
+          .lse = has_lse ? static_cast<float*>(out.lse.data) : nullptr,
+          .lse_token_stride = has_lse ? out.lse.stride(0) : 0,
+          .lse_head_stride = has_lse ? out.lse.stride(1) : 0};
+}
+
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
 const AttentionShape& checked(const AttentionShape& shape) {
@@ -127,18 +138,13 @@ void CudaAttend::reserve_workspace() {
 }
 
 AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& pool,
-                                   const Partial& out) const {
+                                   const AttendedRows& out) const {
   return {.q = q.data,
           .q_token_stride = q.stride(0),
           .q_head_stride = q.stride(1),
           .k = device_pool(pool.k),
           .v = device_pool(pool.v),
-          .o = static_cast<float*>(out.o.data),
-          .o_token_stride = out.o.stride(0),
-          .o_head_stride = out.o.stride(1),
-          .lse = static_cast<float*>(out.lse.data),
-          .lse_token_stride = out.lse.stride(0),
-          .lse_head_stride = out.lse.stride(1),
+          .out = attend_output(out),
           .workspace_o = workspace_o_.data(),
           .workspace_lse = workspace_lse_.data(),
           .tasks = nullptr,
@@ -152,9 +158,14 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .mods = mods_->buffers()};
 }
 
-void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+void CudaAttend::check_output(const AttendedRows& out) const {
+  check_attended_rows(shape_, plan_->tokens(), out);
+}
+
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
                         cudaStream_t stream) {
-  check_attend_tensors(shape_, plan_->tokens(), max_page_, q, pool, out);
+  check_attend_inputs(shape_, plan_->tokens(), max_page_, q, pool);
+  check_output(out);
   const Kernels& kernels = kernels_for(kinds_of(q, pool));
   AttendParams params = params_of(q, pool, out);
   for (int i = 0; i < 2; ++i) {
@@ -176,17 +187,12 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
   if (plan_->most_merges() > 0) launch_merge(out, stream);
 }
 
-void CudaAttend::launch_merge(const Partial& out, cudaStream_t stream) const {
+void CudaAttend::launch_merge(const AttendedRows& out, cudaStream_t stream) const {
   const MergeParams params{.merges = plan_->merges(),
                            .merge_count = plan_->merges_made(),
                            .workspace_o = workspace_o_.data(),
                            .workspace_lse = workspace_lse_.data(),
-                           .o = static_cast<float*>(out.o.data),
-                           .o_token_stride = out.o.stride(0),
-                           .o_head_stride = out.o.stride(1),
-                           .lse = static_cast<float*>(out.lse.data),
-                           .lse_token_stride = out.lse.stride(0),
-                           .lse_head_stride = out.lse.stride(1),
+                           .out = attend_output(out),
                            .group = group_of(shape_)};
   const std::int64_t merges = plan_->most_merges();
   const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(

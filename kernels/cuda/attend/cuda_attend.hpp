@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "kernels/attend_checks.hpp"
 #include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kernels/cuda/plan/device_plan.hpp"
@@ -45,6 +46,8 @@ class CudaAttend {
   /// to it before. A host that must not wait for ever asks first.
   bool is_ready() const { return mods_->is_taken() && plan_->is_ready(); }
 
+  /// @throws InvalidArgument if `launch` would, of its `out`.
+  void check_output(const AttendedRows& out) const;
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
   /// after what is on `stream`. Allocates nothing and does not wait; may be captured in a graph,
   /// but for tensors of other kinds than Options::kinds, whose first launch compiles. REQUIRES:
@@ -53,7 +56,7 @@ class CudaAttend {
   /// and the device's kind alone. Launches at most three kernels: short rows, long rows, the merge
   /// of splits. With limits, tensors have as many tokens as those have room for.
   /// @throws InvalidArgument before anything is launched.
-  void launch(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+  void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream);
 
   const DevicePlan& current() const { return *plan_; }
@@ -76,9 +79,9 @@ class CudaAttend {
   AttendVariant variant_of(const TensorKinds& kinds, int row_class) const;
   LaunchShape launch_shape(int row_class) const;
   AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool,
-                         const Partial& out) const;
+                         const AttendedRows& out) const;
   void reserve_workspace();
-  void launch_merge(const Partial& out, cudaStream_t stream) const;
+  void launch_merge(const AttendedRows& out, cudaStream_t stream) const;
 
   KernelStore* store_;
   AttentionShape shape_;

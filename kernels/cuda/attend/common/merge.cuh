@@ -8,7 +8,7 @@
 
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
-#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/common/output.cuh"
 #include "kernels/cuda/common/ptx.cuh"
 
 namespace kvmesh::cuda {
@@ -130,22 +130,30 @@ class MergeBlock {
   __device__ void merge_rows(int r) {
     const bool is_there = r < merge_.rows;
     MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
-    const std::int64_t token = merge_.first_token + r / p_.group;
-    const std::int64_t head = merge_.kv_head * p_.group + r % p_.group;
-    float* const to = p_.o + token * p_.o_token_stride + head * p_.o_head_stride;
+    const int token = merge_.first_token + r / p_.group;
+    const int head = merge_.kv_head * p_.group + r % p_.group;
+    const OutputRow to = output_row(p_.out, token, head);
     for (int first = 0; first < kDimV; first += kChunkColumns) {
       const int column = first + lane() * kColumnsPerLane;
       MergeRow::Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
       row.add(column, o);
       if (warps_ > 1) add_warps(o);
       if (!is_there || warp() % warps_ != 0) continue;
-#pragma unroll
-      for (int c = 0; c < kColumnsPerLane; ++c) {
-        if (column + c < kDimV) to[column + c] = o[c];
-      }
+      put(to, column, o);
     }
     if (is_there && warp() % warps_ == 0 && lane() == 0) {
-      p_.lse[token * p_.lse_token_stride + head * p_.lse_head_stride] = row.merged_lse();
+      put_lse(p_.out, token, head, row.merged_lse());
+    }
+  }
+
+  __device__ static void put(const OutputRow& to, int column, const MergeRow::Columns& o) {
+#pragma unroll
+    for (int c = 0; c < kColumnsPerLane; c += 2) {
+      if (column + c + 1 < kDimV) {
+        to.put_pair(column + c, o[c], o[c + 1]);
+      } else if (column + c < kDimV) {
+        to.put(column + c, o[c]);
+      }
     }
   }
 

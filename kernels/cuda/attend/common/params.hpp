@@ -7,6 +7,7 @@
 #include "kernels/mods/mod_buffers.hpp"
 #include "kernels/page_visit.hpp"
 #include "kernels/tile_class.hpp"
+#include "kvmesh/dtype.hpp"
 
 namespace kvmesh::cuda {
 
@@ -33,18 +34,24 @@ struct DevicePool {
   std::uint32_t token_stride_bytes;
 };
 
+/// Where rows go.
+struct AttendOutput {
+  void* o;  // [tokens, q_heads, v_dim]
+  Dtype o_type;
+  std::int64_t o_token_stride;  // in elements
+  std::int64_t o_head_stride;
+  float* lse;  // [tokens, q_heads], natural log; null: not wanted
+  std::int64_t lse_token_stride;
+  std::int64_t lse_head_stride;
+};
+
 struct AttendParams {
   const void* q;  // [tokens, q_heads, k_dim]
   std::int64_t q_token_stride;
   std::int64_t q_head_stride;
   DevicePool k;
   DevicePool v;
-  float* o;  // [tokens, q_heads, v_dim]
-  std::int64_t o_token_stride;
-  std::int64_t o_head_stride;
-  float* lse;  // [tokens, q_heads], natural log
-  std::int64_t lse_token_stride;
-  std::int64_t lse_head_stride;
+  AttendOutput out;
   float* workspace_o;       // [workspace rows, v_dim]
   float* workspace_lse;     // [workspace rows]
   const DeviceTask* tasks;  // [*task_count], longest blocks first
@@ -77,12 +84,7 @@ struct MergeParams {
   const std::int32_t* merge_count;
   const float* workspace_o;    // [workspace rows, v_dim]
   const float* workspace_lse;  // [workspace rows]
-  float* o;                    // [tokens, q_heads, v_dim]
-  std::int64_t o_token_stride;
-  std::int64_t o_head_stride;
-  float* lse;  // [tokens, q_heads]
-  std::int64_t lse_token_stride;
-  std::int64_t lse_head_stride;
+  AttendOutput out;
   std::int32_t group;  // query heads of a kv head
 };
 

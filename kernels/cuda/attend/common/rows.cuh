@@ -6,8 +6,7 @@
 #pragma once
 
 #include "core/pod/row_merge.hpp"
-#include "kernels/cuda/attend/common/params.hpp"
-#include "kernels/cuda/common/elements.cuh"
+#include "kernels/cuda/attend/common/output.cuh"
 
 namespace kvmesh::cuda {
 
@@ -72,19 +71,21 @@ __device__ inline float modified(const AttendParams& p, const DeviceTask& task, 
   return score;
 }
 
-/// Where row `r` of the task is written.
-__device__ inline float* output_of(const AttendParams& p, const DeviceTask& task, int r) {
+/// Where row `r` of the task is written: the workspace if its block was split, else the output.
+__device__ inline OutputRow output_row(const AttendParams& p, const DeviceTask& task, int r) {
   if (task.workspace_row >= 0) {
-    return p.workspace_o + static_cast<std::int64_t>(task.workspace_row + r) * kDimV;
+    return {p.workspace_o, Dtype::kFloat32,
+            static_cast<std::int64_t>(task.workspace_row + r) * kDimV};
   }
-  return p.o + (task.first_token + r / kGroup) * p.o_token_stride +
-         (task.kv_head * kGroup + r % kGroup) * p.o_head_stride;
+  return output_row(p.out, task.first_token + r / kGroup, task.kv_head * kGroup + r % kGroup);
 }
 
-__device__ inline float* lse_of(const AttendParams& p, const DeviceTask& task, int r) {
-  if (task.workspace_row >= 0) return p.workspace_lse + task.workspace_row + r;
-  return p.lse + (task.first_token + r / kGroup) * p.lse_token_stride +
-         (task.kv_head * kGroup + r % kGroup) * p.lse_head_stride;
+__device__ inline void put_lse(const AttendParams& p, const DeviceTask& task, int r, float lse) {
+  if (task.workspace_row >= 0) {
+    p.workspace_lse[task.workspace_row + r] = lse;
+  } else {
+    put_lse(p.out, task.first_token + r / kGroup, task.kv_head * kGroup + r % kGroup, lse);
+  }
 }
 
 }  // namespace kvmesh::cuda

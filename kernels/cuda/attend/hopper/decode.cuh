@@ -328,13 +328,14 @@ class DecodeMath {
         if (r >= task.rows) continue;
         const float sum = sum_[j][c];
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-        float* const to = output_of(p_, task, r) + warp() * 16 + lane() / 4;
+        const OutputRow to = output_row(p_, task, r);
 #pragma unroll
         for (int m = 0; m < kDimTiles; ++m) {
-          to[m * 64] = o_[m][4 * j + c] * inverse;
-          to[m * 64 + 8] = o_[m][4 * j + 2 + c] * inverse;
+          const int dim = m * 64 + warp() * 16 + lane() / 4;
+          to.put(dim, o_[m][4 * j + c] * inverse);
+          to.put(dim + 8, o_[m][4 * j + 2 + c] * inverse);
         }
-        if (threadIdx.x < 4) *lse_of(p_, task, r) = log_sum_exp(p_, max_[j][c], sum);
+        if (threadIdx.x < 4) put_lse(p_, task, r, log_sum_exp(p_, max_[j][c], sum));
       }
     }
   }

@@ -306,13 +306,13 @@ class PrefillMath {
       const int r = row(h);
       if (r >= task.rows) continue;
       const float inverse = sum_[h] == 0.0f ? 0.0f : 1.0f / sum_[h];
-      float* const to = output_of(p_, task, r) + lane() % 4 * 2;
+      const OutputRow to = output_row(p_, task, r);
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n) {
-        to[n * 8] = o_[4 * n + 2 * h] * inverse;
-        to[n * 8 + 1] = o_[4 * n + 2 * h + 1] * inverse;
+        to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * inverse,
+                    o_[4 * n + 2 * h + 1] * inverse);
       }
-      if (lane() % 4 == 0) *lse_of(p_, task, r) = log_sum_exp(p_, reference_[h], sum_[h]);
+      if (lane() % 4 == 0) put_lse(p_, task, r, log_sum_exp(p_, reference_[h], sum_[h]));
     }
   }
 

@@ -205,14 +205,14 @@ class Warp {
         const int r = first_row() + m * 16 + h * 8 + lane / 4;
         if (r >= task_.rows) continue;
         const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-        float* to = output_of(p_, task_, r) + lane % 4 * 2;
+        const OutputRow to = output_row(p_, task_, r);
 #pragma unroll
         for (int n = 0; n < kValueTiles; ++n) {
           if (kDimV % 16 != 0 && n * 8 >= kDimV) break;
-          to[n * 8] = acc_.o[m][n][2 * h] * inverse;
-          to[n * 8 + 1] = acc_.o[m][n][2 * h + 1] * inverse;
+          to.put_pair(n * 8 + lane % 4 * 2, acc_.o[m][n][2 * h] * inverse,
+                      acc_.o[m][n][2 * h + 1] * inverse);
         }
-        if (lane % 4 == 0) *lse_of(p_, task_, r) = log_sum_exp(p_, acc_.max[m][h], sum);
+        if (lane % 4 == 0) put_lse(p_, task_, r, log_sum_exp(p_, acc_.max[m][h], sum));
       }
     }
   }
@@ -267,16 +267,16 @@ class Warp {
       sum += weights[w] * sums[w * kRows + r];
     }
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-    float* to = output_of(p_, task_, r);
+    const OutputRow to = output_row(p_, task_, r);
     for (int column = lane(); column < kDimV; column += 32) {
       float o = 0.0f;
 #pragma unroll
       for (int w = 0; w < kKeyWarps; ++w) {
         o += weights[w] * outputs[(w * kRows + r) * kMergePitch + column];
       }
-      to[column] = o * inverse;
+      to.put(column, o * inverse);
     }
-    if (lane() == 0) *lse_of(p_, task_, r) = log_sum_exp(p_, max, sum);
+    if (lane() == 0) put_lse(p_, task_, r, log_sum_exp(p_, max, sum));
   }
 
   const AttendParams& p_;

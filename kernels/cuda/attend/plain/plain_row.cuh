@@ -86,13 +86,13 @@ class PlainRow {
 
   __device__ void store() const {
     const float inverse = sum_ == 0.0f ? 0.0f : 1.0f / sum_;
-    float* to = output_of(p_, task_, r_);
+    const OutputRow to = output_row(p_, task_, r_);
     for (int c = 0; c < kLaneColumns; ++c) {
       const int column = c * 32 + lane();
-      if (column < kDimV) to[column] = o_[c] * inverse;
+      if (column < kDimV) to.put(column, o_[c] * inverse);
     }
     const float shift = merge_shift(max_);
-    if (lane() == 0) *lse_of(p_, task_, r_) = sum_ == 0.0f ? kNoKeys : shift + logf(sum_);
+    if (lane() == 0) put_lse(p_, task_, r_, sum_ == 0.0f ? kNoKeys : shift + logf(sum_));
   }
 
   const AttendParams& p_;

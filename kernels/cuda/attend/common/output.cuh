@@ -1,0 +1,63 @@
+// Rows of the output, which is float32, float16 or bfloat16. The launch says which: a branch per
+// row of a piece costs nothing beside its keys, and no kernel is compiled per output type.
+#pragma once
+
+#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/common/elements.cuh"
+
+namespace kvmesh::cuda {
+
+class OutputRow {
+ public:
+  /// The row begins at element `first` of `output`.
+  __device__ OutputRow(void* output, Dtype type, std::int64_t first)
+      : row_(static_cast<char*>(output) + first * (type == Dtype::kFloat32 ? 4 : 2)),
+        type_(type),
+        has_pairs_(reinterpret_cast<std::uint64_t>(row_) % 4 == 0) {}
+
+  __device__ void put(int column, float value) const {
+    if (type_ == Dtype::kFloat32) {
+      store_element<Dtype::kFloat32>(row_, column, value);
+    } else {
+      halves()[column] = static_cast<std::uint16_t>(pair_of(value, 0.0f));
+    }
+  }
+
+  /// Two neighbours. REQUIRES: `column` is even.
+  __device__ void put_pair(int column, float first, float second) const {
+    if (type_ == Dtype::kFloat32) {
+      store_element<Dtype::kFloat32>(row_, column, first);
+      store_element<Dtype::kFloat32>(row_, column + 1, second);
+      return;
+    }
+    const std::uint32_t pair = pair_of(first, second);
+    if (has_pairs_) {
+      *reinterpret_cast<std::uint32_t*>(halves() + column) = pair;
+    } else {
+      halves()[column] = static_cast<std::uint16_t>(pair);
+      halves()[column + 1] = static_cast<std::uint16_t>(pair >> 16);
+    }
+  }
+
+ private:
+  __device__ std::uint16_t* halves() const { return reinterpret_cast<std::uint16_t*>(row_); }
+  __device__ std::uint32_t pair_of(float first, float second) const {
+    return type_ == Dtype::kFloat16 ? pack_pair<Dtype::kFloat16>(first, second)
+                                    : pack_pair<Dtype::kBFloat16>(first, second);
+  }
+
+  char* row_;
+  Dtype type_;
+  bool has_pairs_;  // pairs of 16-bit elements begin at multiples of 4 bytes
+};
+
+__device__ inline OutputRow output_row(const AttendOutput& out, int token, int head) {
+  return {out.o, out.o_type, token * out.o_token_stride + head * out.o_head_stride};
+}
+
+__device__ inline void put_lse(const AttendOutput& out, int token, int head, float lse) {
+  if (out.lse == nullptr) return;
+  out.lse[token * out.lse_token_stride + head * out.lse_head_stride] = lse;
+}
+
+}  // namespace kvmesh::cuda
