@@ -59,18 +59,22 @@ class PrefillMath {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int row(int h) { return warp() * 16 + h * 8 + lane() / 4; }
+  __device__ static int consumer() { return kConsumers == 1 ? 0 : warp() / kConsumerWarps; }
+  // Barriers of this consumer's warps: the consumers do not wait for one another, so one's products
+  // fill the time in which the other has none.
   __device__ static bool any(bool value) {
     int found;
     asm volatile(
         "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
-        "barrier.cta.red.or.pred out, 1, %2, in;\nselp.b32 %0, 1, 0, out;\n}"
+        "barrier.cta.red.or.pred out, %2, %3, in;\nselp.b32 %0, 1, 0, out;\n}"
         : "=r"(found)
-        : "r"(static_cast<int>(value)), "n"(kMathThreads)
+        : "r"(static_cast<int>(value)), "r"(1 + consumer()), "n"(kConsumerThreads)
         : "memory");
     return found != 0;
   }
   __device__ static void sync() {
-    asm volatile("barrier.cta.sync 1, %0;" ::"n"(kMathThreads) : "memory");
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + consumer()), "n"(kConsumerThreads)
+                 : "memory");
   }
   __device__ static void release(std::uint32_t barrier) {
     __syncwarp();
@@ -91,8 +95,7 @@ class PrefillMath {
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
     const std::uint64_t queries =
-        wgmma_operand(shared_.queries(slot) + kImageK.bytes(warp() / 4 * kConsumerRows), kAtomBytes,
-                      kImageK.group_bytes());
+        wgmma_operand(shared_.queries(slot, consumer()), kAtomBytes, kImageK.group_bytes());
     Scores s;
     Weights weights;
     float keep[2];
@@ -233,10 +236,12 @@ class PrefillMath {
                          Scores& s) const {
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
+      const PageVisit visit = shared_.visits(stage)[8 * j / kBoxRows];
+      const bool is_clear = !visit.masked && first_key + 8 * j + 8 <= task.keys;
+      if (kFoldScale && is_clear) continue;
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const int in_tile = 8 * j + lane() % 4 * 2 + c;
-        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
+        const Key key = key_of(visit, first_key + 8 * j + lane() % 4 * 2 + c);
         const bool is_live = key.number < task.keys;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -248,12 +253,14 @@ class PrefillMath {
     }
   }
 
-  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Of the last tile.
+  /// Slots past the end of a sequence, in its last page, may hold anything, and 0 * NaN is NaN. Of
+  /// the last tile. Each consumer clears them all, rather than wait for the other.
   __device__ void clear_values(int live) const {
-    if (live >= kPrefillKeys) return;
+    const int unused = -live & (kBoxRows - 1);
+    if (unused == 0) return;
     constexpr int kUnits = kDimV / 8;
     wait_values(tile_);
-    for (int i = threadIdx.x; i < (kPrefillKeys - live) * kUnits; i += kMathThreads) {
+    for (int i = threadIdx.x % kConsumerThreads; i < unused * kUnits; i += kConsumerThreads) {
       st_shared_v4(
           shared_.values(tile_ % kPrefillStages) + kImageV.unit(live + i / kUnits, i % kUnits),
           uint4{});
@@ -295,9 +302,15 @@ class PrefillMath {
 
   __device__ void attend_plainly(const DeviceTask& task, int slot) const {
 #pragma unroll 1
-    for (int r = warp(); r < task.rows; r += kMathWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(slot, warp())).run();
+    for (int i = warp() % kConsumerWarps; i < kConsumerRows; i += kConsumerWarps) {
+      const int r = consumer() * kConsumerRows + i;
+      if (r < task.rows) PlainRow(p_, task, r, plain_query(slot)).run();
     }
+  }
+
+  /// This warp's, in the place of the consumer's queries, which are no longer needed.
+  __device__ float* plain_query(int slot) const {
+    return shared_.plain_query(slot, consumer(), warp() % kConsumerWarps);
   }
 
   __device__ void store(const DeviceTask& task) const {

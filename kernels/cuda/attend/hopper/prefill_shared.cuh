@@ -36,9 +36,15 @@ class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisi
   __device__ std::uint32_t queries(int slot) const {
     return address() + kTile.queries_offset() + slot * kTile.q_bytes();
   }
-  /// In the place of queries that are no longer needed: rows in float32.
-  __device__ float* plain_query(int slot, int warp) const {
-    return at<float>(kTile.queries_offset() + slot * kTile.q_bytes()) + warp * kDimK;
+  /// The rows of one consumer.
+  __device__ std::uint32_t queries(int slot, int consumer) const {
+    return queries(slot) + kImageK.bytes(consumer * kConsumerRows);
+  }
+  /// A row in float32, in the place of a consumer's queries.
+  __device__ float* plain_query(int slot, int consumer, int row) const {
+    return at<float>(kTile.queries_offset() + slot * kTile.q_bytes() +
+                     kImageK.bytes(consumer * kConsumerRows)) +
+           row * kDimK;
   }
 
   __device__ std::uint32_t task_full(int slot) const { return piece_barrier(slot); }

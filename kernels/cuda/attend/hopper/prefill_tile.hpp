@@ -10,6 +10,7 @@ namespace kvmesh::cuda {
 /// Query rows of a consumer: the 64 rows of one product.
 inline constexpr int kConsumerRows = 64;
 inline constexpr int kConsumerThreads = 128;
+inline constexpr int kConsumerWarps = kConsumerThreads / 32;
 inline constexpr int kPrefillKeys = 128;  ///< keys of a tile
 inline constexpr int kPrefillStages = 2;
 inline constexpr int kMostPrefillVisits = kPrefillKeys / kAtomRows;
