@@ -37,6 +37,13 @@ struct CacheOptions {
   Dtype dtype = Dtype::kBFloat16;
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
+  /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
+  /// however prompts are cut into steps: on CPUs of one instruction set (compared when the cache is
+  /// made), for one model of heads, dims and page size; sizes that are multiples of 16 count as
+  /// one. Mods that read the batch row see another row in another batch. A row that sees an
+  /// infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are refused: a
+  /// partial in float32 has rounded already.
+  bool reproducible = false;
 };
 
 /// One sequence of a step: `append_tokens` new positions and, after them, the newest
@@ -171,7 +178,8 @@ class KvCache {
   /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
-  /// OutOfMemory, on every rank, if one rank's device has no room.
+  /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
+  /// `reproducible` on GPUs.
   /// Collective.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();

@@ -139,6 +139,14 @@ class StepPlan::State final : public CacheUser {
     kernels_->combine(mine, output, stream);
   }
 
+  /// Checks that float32 partials may be taken out of the step and put back.
+  void check_in_parts() const {
+    check_cache();
+    if (cache_->options.reproducible) {
+      throw Unsupported("plan: a reproducible cache's plan only runs as a whole");
+    }
+  }
+
   Share tokens_of_output() const {
     check_cache();
     return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
@@ -162,7 +170,8 @@ class StepPlan::State final : public CacheUser {
                       .first_head = cache_->mesh.head_rank() * shape.q_heads},
         .block_mask = block_mask_ ? &*block_mask_ : nullptr,
         .combine = combine_,
-        .limits = limits_};
+        .limits = limits_,
+        .reproducible = cache_->options.reproducible};
   }
 
   void check_cache() const { require(cache_ != nullptr, "plan: its cache is gone"); }
@@ -288,9 +297,11 @@ void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView
 }
 void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
                               Stream stream) {
+  state().check_in_parts();
   state().attend_partial(layer, q, out, stream);
 }
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+  state().check_in_parts();
   state().combine(mine, output, stream);
 }
 Share StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
