@@ -22,3 +22,4 @@
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 #include "kvmesh/types.hpp"
+#include "kvmesh/version.h"

@@ -25,6 +25,8 @@ MAY_USE = {
 MAY_USE["launch"] = MAY_USE["runtime"] | {"launch"}
 
 LAYER_OF_PUBLIC_HEADER = {
+    "api": "core",
+    "version": "core",
     "types": "core",
     "dtype": "core",
     "page": "core",
@@ -53,6 +55,8 @@ LAYER_OF_PUBLIC_HEADER = {
 SOURCES = {".hpp", ".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+NAMESPACE = re.compile(r"^namespace kvmesh\b", re.MULTILINE)
+INCLUDED_IN_KERNELS = {"dtype", "page"}  # which have no function of the library
 FOREIGN_NAME = re.compile(r"\bMPI_\w+|\bnccl[A-Z]\w+|\bcuda[A-Z]\w+|\b(?:hwy|fmt|boost)::")
 
 
@@ -102,6 +106,8 @@ def check_file(root, path):
             return
         for match in FOREIGN_NAME.finditer(COMMENT.sub("", text)):
             yield f"{path}: a public header mentions {match.group()}"
+        if path.stem not in INCLUDED_IN_KERNELS and NAMESPACE.search(text):
+            yield f"{path}: namespace KVMESH_API kvmesh, else the shared library hides what it has"
     for match in INCLUDE.finditer(text):
         problem = check_include(root, path, *match.groups())
         if problem:
@@ -142,6 +148,9 @@ PLANTS = [
     ("include/kvmesh/mesh.hpp", "void f(MPI_Comm comm);", True),
     ("include/kvmesh/mesh.hpp", "// points to an MPI_Comm", False),
     ("include/kvmesh/types.hpp", '#include "kvmesh/combine.hpp"', True),
+    ("include/kvmesh/types.hpp", "namespace KVMESH_API kvmesh {", False),
+    ("include/kvmesh/types.hpp", "namespace kvmesh {", True),
+    ("include/kvmesh/page.hpp", "namespace kvmesh {", False),
     ("include/kvmesh/nobody_knows.hpp", "#pragma once", True),
 ]
 CLEAN_TREE = ["core/check.hpp", "kernels/k.hpp", "allocator/p.hpp", "launch/l.hpp",
