@@ -12,7 +12,8 @@ endfunction()
 file(REMOVE_RECURSE ${WORK})
 set(arguments -D CMAKE_CXX_COMPILER=${CXX} -D CMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER})
 if(SANITIZE) # the libraries need the sanitizer's run time
-  list(APPEND arguments -D CMAKE_CXX_FLAGS=-fsanitize=${SANITIZE})
+  list(APPEND arguments -D CMAKE_CXX_FLAGS=-fsanitize=${SANITIZE}
+                        -D CMAKE_C_FLAGS=-fsanitize=${SANITIZE})
 endif()
 
 if(WAY STREQUAL subdirectory)
@@ -48,6 +49,26 @@ elseif(WAY STREQUAL shared)
   run(${WORK}/build/outside_program)
   file(GLOB_RECURSE library ${WORK}/prefix/*/libkvmesh.so)
   run(${PYTHON} ${CMAKE_CURRENT_LIST_DIR}/exports.py ${library} ${WORK}/prefix/include/kvmesh)
+  # And a project in C, on ranks that are threads, and on those of mpirun.
+  run(${CMAKE_COMMAND} -S ${SOURCE}/tests/c -B ${WORK}/build_c -G ${GENERATOR} ${arguments})
+  run(${CMAKE_COMMAND} --build ${WORK}/build_c)
+  run(${WORK}/build_c/c_program threads)
+  # The same program by pkg-config.
+  file(GLOB_RECURSE package ${WORK}/prefix/*/kvmesh.pc)
+  cmake_path(GET package PARENT_PATH folder)
+  set(ENV{PKG_CONFIG_PATH} ${folder})
+  execute_process(COMMAND pkg-config --cflags --libs kvmesh OUTPUT_VARIABLE flags
+                  OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  separate_arguments(flags)
+  file(GLOB sources ${SOURCE}/tests/c/*.c)
+  if(SANITIZE)
+    list(APPEND flags -fsanitize=${SANITIZE})
+  endif()
+  run(cc -std=c11 ${sources} ${flags} -lm -o ${WORK}/c_program)
+  set(ENV{ASAN_OPTIONS} detect_leaks=0) # MPI keeps what it allocates
+  if(MPIEXEC)
+    run(${MPIEXEC} --oversubscribe -np 2 ${WORK}/build_c/c_program)
+  endif()
 else()
   run(${CMAKE_COMMAND} --build ${WORK}/build --target outside_objects kvmesh_core)
 endif()
