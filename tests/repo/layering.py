@@ -4,8 +4,8 @@
 launch -> runtime -> {kernels, allocator, comm} -> core; the three siblings never include one
 another. A header under include/kvmesh/ belongs to one of these layers and may include what the layer
 may, but only kvmesh's own headers and the standard library: an engine that includes it needs no
-MPI, NCCL, CUDA, Highway, fmt or Boost. launch/ is an example of such an engine, so it uses public
-headers only.
+MPI, NCCL, CUDA, Highway, fmt or Boost. launch/ and python/ are examples of such an engine, so they
+use public headers only.
 
 Usage: layering.py ROOT | layering.py --self-test
 """
@@ -23,6 +23,8 @@ MAY_USE = {
     "runtime": {"runtime", "allocator", "kernels", "comm", "core"},
 }
 MAY_USE["launch"] = MAY_USE["runtime"] | {"launch"}
+MAY_USE["python"] = MAY_USE["runtime"] | {"python"}
+LIKE_A_USER = ("launch", "python")
 
 LAYER_OF_PUBLIC_HEADER = {
     "api": "core",
@@ -92,8 +94,8 @@ def check_include(root, path, bracket, name):
         return f"a public header includes {target}, which is not installed"
     if layer is None:
         return None  # tests and benchmarks may use everything
-    if layer == "launch" and target.parts[0] not in ("include", "launch"):
-        return f"launch uses public headers only, not {target}"
+    if layer in LIKE_A_USER and target.parts[0] not in ("include", layer):
+        return f"{layer} uses public headers only, not {target}"
     if target_layer not in MAY_USE[layer]:
         return f"{layer} may not include {target} ({target_layer or 'no layer'})"
     return None
@@ -141,6 +143,8 @@ PLANTS = [
     ("runtime/a.cpp", '#include "launch/l.hpp"', True),
     ("launch/a.cpp", '#include "launch/l.hpp"\n#include <kvmesh/mesh.hpp>', False),
     ("launch/a.cpp", '#include "core/check.hpp"', True),
+    ("python/src/a.cpp", '#include "kvmesh/mesh.hpp"', False),
+    ("python/src/a.cpp", '#include "core/check.hpp"', True),
     ("tests/core/a.cpp", '#include "kernels/k.hpp"\n#include <mpi.h>', False),
     ("tests/core/a.cpp", '#include "a.hpp"', True),
     ("include/kvmesh/mesh.hpp", "#include <kvmesh/combine.hpp>\n#include <vector>", False),
