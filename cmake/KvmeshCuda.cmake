@@ -42,7 +42,7 @@ function(kvmesh_cuda_object target file)
   add_custom_command(
     OUTPUT ${output}
     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -ccbin ${CMAKE_CXX_COMPILER} -std=c++20 -O3 -lineinfo
-            --expt-relaxed-constexpr ${codes} ${assembler} -Xcompiler -fPIC,-Wall,-Wextra
+            --expt-relaxed-constexpr ${codes} ${assembler} -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
             -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/include -MD -MF ${output}.d -MT ${output}
             -c ${CMAKE_CURRENT_SOURCE_DIR}/${file} -o ${output}
     DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file}
@@ -51,6 +51,7 @@ function(kvmesh_cuda_object target file)
     VERBATIM)
   set_source_files_properties(${output} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
   target_sources(${target} PRIVATE ${output})
+  set_property(TARGET ${target} APPEND PROPERTY KVMESH_CUDA_OBJECTS ${output})
 endfunction()
 
 set(KVMESH_EMBED_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/KvmeshEmbedFiles.cmake)

@@ -1,14 +1,43 @@
-# What the library links. The same file is installed and included by kvmesh-config.cmake: static
-# libraries pass their dependencies on to whoever links them.
-find_package(Threads REQUIRED)
-find_package(fmt REQUIRED)
+# What the static libraries link. The same file is installed and included by kvmesh-config.cmake,
+# since static libraries pass their dependencies on to whoever links them. Both set kvmesh_HAS_MPI,
+# kvmesh_HAS_CUDA and kvmesh_HAS_NCCL first. A missing package ends the build's configuration
+# (kvmesh_FIND_REQUIRED), but makes find_package(kvmesh) only say that kvmesh is not found.
+include(CMakeFindDependencyMacro)
+
+find_dependency(Threads)
+find_dependency(fmt)
 # Boost brings its own package files; CMake is giving up those that it had for it.
 if(POLICY CMP0167)
   cmake_policy(SET CMP0167 NEW)
 endif()
-find_package(Boost REQUIRED)
-set(MPI_CXX_SKIP_MPICXX TRUE) # the C interface only: MPI's own C++ one is deprecated
-find_package(MPI REQUIRED COMPONENTS CXX)
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(hwy REQUIRED IMPORTED_TARGET GLOBAL libhwy)
-pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET GLOBAL libxxhash)
+find_dependency(Boost)
+
+find_dependency(PkgConfig)
+foreach(name hwy xxhash)
+  if(NOT TARGET PkgConfig::${name})
+    pkg_check_modules(${name} QUIET IMPORTED_TARGET GLOBAL lib${name})
+  endif()
+  if(NOT TARGET PkgConfig::${name})
+    set(kvmesh_FOUND FALSE)
+    set(kvmesh_NOT_FOUND_MESSAGE "kvmesh needs lib${name}, which pkg-config does not find.")
+    return()
+  endif()
+endforeach()
+
+if(kvmesh_HAS_MPI)
+  find_dependency(MPI COMPONENTS CXX)
+endif()
+if(kvmesh_HAS_CUDA)
+  find_dependency(CUDAToolkit)
+  # CUDA::nvrtc of older CMake brings the driver's library, which NVRTC does not need: a program that
+  # named it would not start on a machine without a GPU.
+  if(NOT TARGET kvmesh::nvrtc)
+    add_library(kvmesh::nvrtc UNKNOWN IMPORTED GLOBAL)
+    set_target_properties(
+      kvmesh::nvrtc PROPERTIES IMPORTED_LOCATION ${CUDA_nvrtc_LIBRARY}
+                               INTERFACE_INCLUDE_DIRECTORIES "${CUDAToolkit_INCLUDE_DIRS}")
+  endif()
+endif()
+if(kvmesh_HAS_NCCL)
+  find_dependency(NCCL)
+endif()

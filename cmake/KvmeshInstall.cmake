@@ -1,5 +1,5 @@
-# What `cmake --install` puts down: the public headers, the static libraries, and the package files
-# that find_package(kvmesh) reads; launch/ adds the program.
+# What `cmake --install` puts down: the public headers, the static libraries, the shared one, and the
+# package files that find_package(kvmesh) and pkg-config read; launch/ adds the program.
 include_guard()
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
@@ -14,9 +14,18 @@ install(EXPORT kvmesh-targets NAMESPACE kvmesh:: DESTINATION ${package_dir})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/kvmesh DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILES_MATCHING PATTERN "*.hpp" PATTERN "*.h")
 
+if(KVMESH_SHARED)
+  install(TARGETS kvmesh_shared LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  set(pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+  file(RELATIVE_PATH prefix_of_pc /prefix/${pkgconfig_dir} /prefix)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/kvmesh.pc.in ${PROJECT_BINARY_DIR}/kvmesh.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/kvmesh.pc DESTINATION ${pkgconfig_dir})
+endif()
+
 configure_package_config_file(
   ${PROJECT_SOURCE_DIR}/cmake/kvmesh-config.cmake.in ${PROJECT_BINARY_DIR}/kvmesh-config.cmake
-  INSTALL_DESTINATION ${package_dir})
+  INSTALL_DESTINATION ${package_dir}
+  PATH_VARS CMAKE_INSTALL_LIBDIR CMAKE_INSTALL_INCLUDEDIR)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/kvmesh-config-version.cmake
                                  COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake

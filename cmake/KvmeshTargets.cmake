@@ -29,7 +29,9 @@ function(kvmesh_folder name)
   add_library(kvmesh_${name} STATIC ${arg_SOURCES})
   add_library(kvmesh::${name} ALIAS kvmesh_${name})
   set_target_properties(kvmesh_${name} PROPERTIES EXPORT_NAME ${name}
-                                                  POSITION_INDEPENDENT_CODE ON)
+                                                  POSITION_INDEPENDENT_CODE ON
+                                                  CXX_VISIBILITY_PRESET hidden
+                                                  VISIBILITY_INLINES_HIDDEN ON)
   set_property(GLOBAL APPEND PROPERTY KVMESH_FOLDERS kvmesh_${name})
   target_compile_features(kvmesh_${name} PUBLIC cxx_std_20)
   target_include_directories(

@@ -37,6 +37,9 @@ endfunction()
 # kvmesh_mpi_test(NAME RANKS 1 2 4 SOURCES ... LINK ...): the same program under mpirun with each
 # number of ranks. It has a main of its own, in which every process is one rank of every test.
 function(kvmesh_mpi_test name)
+  if(NOT KVMESH_MPI)
+    return()
+  endif()
   cmake_parse_arguments(arg "" "" "RANKS;SOURCES;LINK" ${ARGN})
   set(support ${PROJECT_SOURCE_DIR}/tests/support)
   add_executable(${name} ${arg_SOURCES} ${support}/mpi_main.cpp ${support}/mpi_tests.cpp)
@@ -51,6 +54,9 @@ endfunction()
 # Without LeakSanitizer: Open MPI keeps what it allocates, in plugins that it has unloaded by the time
 # of the report, so a suppression could not name them. The tests with ranks as threads look for leaks.
 function(kvmesh_mpirun name)
+  if(NOT KVMESH_MPI)
+    return()
+  endif()
   cmake_parse_arguments(arg "" "RANKS" "COMMAND;LABELS" ${ARGN})
   add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe -np ${arg_RANKS}
                                 ${arg_COMMAND})

@@ -2,9 +2,7 @@
 
 #include <mpi.h>
 
-#include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <exception>
 #include <thread>
 
@@ -145,13 +143,6 @@ MpiSession::~MpiSession() {
   // MPI_Finalize waits for the peers. A rank that is unwinding must not: it leaves without a word,
   // and the launcher ends the others.
   if (owner_ && mpi_is_alive() && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
-}
-
-bool MpiSession::launched_by_mpirun() {
-  constexpr std::array kLauncherVariables = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK",
-                                             "PMIX_RANK", "MPI_LOCALNRANKS"};
-  return std::any_of(kLauncherVariables.begin(), kLauncherVariables.end(),
-                     [](const char* variable) { return std::getenv(variable) != nullptr; });
 }
 
 std::unique_ptr<Communicator> make_mpi_communicator() {

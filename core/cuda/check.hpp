@@ -21,7 +21,7 @@ class CudaError : public Error {
         code_(code),
         operation_(operation) {}
 
-  cudaError_t code() const { return code_; }
+  cudaError_t cuda_code() const { return code_; }
   const std::string& operation() const { return operation_; }
 
  private:

@@ -9,10 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/error.hpp"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// How new pages are spread over the ranks.
 enum class Placement : std::uint8_t {

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/block_mask.hpp"
 #include "kvmesh/mods.hpp"
 #include "kvmesh/page.hpp"
@@ -19,7 +20,7 @@
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// One layer's pages on one rank, to write to (`KvPool`) or to read (`ConstKvPool`).
 /// `k` [pages, kv_heads, page_size, k_dim], `v` [pages, kv_heads, page_size, v_dim], any strides

@@ -6,10 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/mods.hpp"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The sizes of a block mask. With a `batch` (or `heads`) of 1, the one row (or head) applies to
 /// all.

@@ -6,10 +6,11 @@
 #include <string_view>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/partial.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Which rows a rank gets. A row is one (token, head).
 enum class Scatter : std::uint8_t {

@@ -13,10 +13,11 @@
 #include <type_traits>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/error.hpp"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Bytes for (or from) one peer. An empty span is not sent or received.
 struct Outgoing {
@@ -138,6 +139,8 @@ class MpiSession {
   bool owner_ = false;
 };
 
+// In a build without MPI an MpiSession does nothing and the two functions below throw Unsupported.
+
 /// Makes a communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Its deadline
 /// is 60 s, which also bounds the wait for the other ranks in this call.
 /// @throws Unsupported if no MpiSession is alive; Timeout, which names all other ranks as late,
@@ -149,7 +152,7 @@ std::unique_ptr<Communicator> make_mpi_communicator();
 /// which is duplicated. Collective.
 std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm);
 
-/// The name and version of the MPI library that this build uses.
+/// The name and version of the MPI library that this build uses; empty if it has none.
 std::string mpi_library();
 
 }  // namespace kvmesh

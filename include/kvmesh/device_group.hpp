@@ -5,12 +5,13 @@
 #include <memory>
 #include <string_view>
 
+#include "kvmesh/api.h"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/nccl.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// One rank's device in a group of ranks. On the CPU, and on GPUs without NCCL, rows are exchanged
 /// through the communicator. GPUs may have an NCCL group as well.

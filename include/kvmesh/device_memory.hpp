@@ -5,9 +5,10 @@
 #include <functional>
 #include <memory>
 
+#include "kvmesh/api.h"
 #include "kvmesh/tensor.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The number of CUDA devices that this process can use; 0 in a build without CUDA.
 int cuda_device_count();

@@ -14,26 +14,48 @@
 #include <string>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
+
+/// One code per type of error, for languages that have no exceptions. The numbers are part of the C
+/// ABI (KVMESH_ERROR_... in c/kvmesh.h): a new type gets the next number, and none changes.
+enum class ErrorCode : std::int32_t {
+  kError = 1,  ///< Error itself, mostly of a device or of the system
+  kInvalidArgument = 2,
+  kUnsupported = 3,
+  kUnknownSequence = 4,
+  kOutOfPages = 5,
+  kOutOfThreads = 6,
+  kOutOfMemory = 7,
+  kTimeout = 8,
+  kPeerLost = 9,
+  kBrokenGroup = 10,
+  kDigestMismatch = 11,
+  kRendezvous = 12,  ///< RendezvousError, in tcp.hpp
+  kNccl = 13,        ///< NcclError, in nccl.hpp
+};
 
 /// Base of all errors: a catch of this type handles every kvmesh failure.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+  virtual ErrorCode code() const noexcept { return ErrorCode::kError; }
 };
 
 /// An argument that is invalid in every state: a wrong shape, a negative length, a bad option.
 class InvalidArgument : public Error {
  public:
   using Error::Error;
+  ErrorCode code() const noexcept override { return ErrorCode::kInvalidArgument; }
 };
 
 /// A feature that this build or this machine does not have (a GPU, for example).
 class Unsupported : public Error {
  public:
   using Error::Error;
+  ErrorCode code() const noexcept override { return ErrorCode::kUnsupported; }
 };
 
 /// A sequence id that was never created, has been erased, or belongs to another allocator.
@@ -43,6 +65,7 @@ class UnknownSequence : public Error {
   /// `space` is the id space of the allocator that was called with the id.
   UnknownSequence(SequenceId sequence, std::uint16_t space);
   SequenceId sequence() const { return sequence_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kUnknownSequence; }
 
  private:
   SequenceId sequence_;
@@ -55,6 +78,7 @@ class OutOfPages : public Error {
   std::int64_t asked_pages() const { return asked_pages_; }
   std::int64_t free_pages() const { return free_pages_; }
   const std::vector<std::int64_t>& free_pages_per_rank() const { return free_pages_per_rank_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kOutOfPages; }
 
  private:
   std::int64_t asked_pages_;
@@ -68,6 +92,7 @@ class OutOfThreads : public Error {
   OutOfThreads(int asked, int started, const std::string& reason);
   int asked() const { return asked_; }
   int started() const { return started_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kOutOfThreads; }
 
  private:
   int asked_;
@@ -81,6 +106,7 @@ class OutOfMemory : public Error {
   OutOfMemory(Rank rank, std::int64_t asked_bytes, const std::string& reason);
   Rank rank() const { return rank_; }
   std::int64_t asked_bytes() const { return asked_bytes_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kOutOfMemory; }
 
  private:
   Rank rank_;
@@ -96,6 +122,7 @@ class Timeout : public Error {
   Rank waiter() const { return waiter_; }
   const std::vector<Rank>& late() const { return late_; }
   const std::string& operation() const { return operation_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kTimeout; }
 
  private:
   Rank waiter_;
@@ -112,6 +139,7 @@ class PeerLost : public Error {
   Rank waiter() const { return waiter_; }
   Rank peer() const { return peer_; }
   const std::string& operation() const { return operation_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kPeerLost; }
 
  private:
   Rank waiter_;
@@ -123,12 +151,14 @@ class PeerLost : public Error {
 class BrokenGroup : public Error {
  public:
   using Error::Error;
+  ErrorCode code() const noexcept override { return ErrorCode::kBrokenGroup; }
 };
 
 /// The ranks' copies of the allocator differ, because the ranks did not apply the same operations.
 class DigestMismatch : public Error {
  public:
   using Error::Error;
+  ErrorCode code() const noexcept override { return ErrorCode::kDigestMismatch; }
 };
 
 }  // namespace kvmesh

@@ -17,7 +17,9 @@
 #include <utility>
 #include <vector>
 
-namespace kvmesh {
+#include "kvmesh/api.h"
+
+namespace KVMESH_API kvmesh {
 
 /// The type of a value inside a mod. Mixed operands promote in this order, as in C++.
 enum class ModType : std::uint8_t { kBool, kInt32, kFloat32 };

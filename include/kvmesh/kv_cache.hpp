@@ -11,12 +11,13 @@
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
+#include "kvmesh/api.h"
 #include "kvmesh/attention.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/stream.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
 /// model's; head_parallel divides them. REQUIRES: exactly one of `pages_per_rank`, `bytes` and

@@ -12,6 +12,7 @@
 #include "kvmesh/error.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "kvmesh/mesh.hpp"
+#include "kvmesh/mod_text.hpp"
 #include "kvmesh/mods.hpp"
 #include "kvmesh/nccl.hpp"
 #include "kvmesh/page.hpp"
@@ -22,3 +23,4 @@
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 #include "kvmesh/types.hpp"
+#include "kvmesh/version.h"

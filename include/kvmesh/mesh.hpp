@@ -7,13 +7,14 @@
 #include <optional>
 #include <string_view>
 
+#include "kvmesh/api.h"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/device_group.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The backend that a program selects; kAuto selects a GPU if the build and the machine have one.
 enum class DeviceChoice : std::uint8_t { kAuto, kCpu, kCuda };

@@ -16,9 +16,10 @@
 #include <memory>
 #include <string>
 
+#include "kvmesh/api.h"
 #include "kvmesh/expr.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 class ModGraph;  // internal: kernels/mods/graph.hpp
 

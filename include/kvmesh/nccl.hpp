@@ -11,11 +11,12 @@
 #include <string>
 #include <string_view>
 
+#include "kvmesh/api.h"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/stream.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// "2.28.3", or empty if this build has no NCCL.
 std::string nccl_version();
@@ -35,6 +36,7 @@ class NcclError : public Error {
   NcclError(Rank rank, std::string operation, const std::string& reason);
   Rank rank() const { return rank_; }
   const std::string& operation() const { return operation_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kNccl; }
 
  private:
   Rank rank_;

@@ -13,12 +13,13 @@
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
+#include "kvmesh/api.h"
 #include "kvmesh/attention.hpp"
 #include "kvmesh/block_mask.hpp"
 #include "kvmesh/mods.hpp"
 #include "kvmesh/tensor.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Owns the page table. The caller owns the caches, [1, H, n_pages * page_size, D] for K and for V.
 /// Page p of a cache is its positions [p * page_size, (p + 1) * page_size).

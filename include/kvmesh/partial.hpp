@@ -1,9 +1,10 @@
 // A partial: the result of attention over a subset of the keys.
 #pragma once
 
+#include "kvmesh/api.h"
 #include "kvmesh/tensor.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The base of a log-sum-exp. Two partials can be merged only if their bases are equal, so the base
 /// is part of the type.

@@ -1,7 +1,9 @@
 // The order of asynchronous work on a device.
 #pragma once
 
-namespace kvmesh {
+#include "kvmesh/api.h"
+
+namespace KVMESH_API kvmesh {
 
 /// A stream of the device that runs the work, not owned: in CUDA a `cudaStream_t`. Work on one
 /// stream runs in the order in which it was submitted.

@@ -7,9 +7,10 @@
 #include <optional>
 #include <string>
 
+#include "kvmesh/api.h"
 #include "kvmesh/communicator.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// The options of a rank. REQUIRES: all ranks of a job pass the same size, host and port, and each
 /// its own rank.
@@ -49,6 +50,7 @@ std::optional<TcpOptions> tcp_options_from_environment();
 class RendezvousError : public Error {
  public:
   using Error::Error;
+  ErrorCode code() const noexcept override { return ErrorCode::kRendezvous; }
 };
 
 /// Connects the ranks of a job. Rank 0 listens, the other ranks register with it (they retry until

@@ -9,9 +9,10 @@
 #include <string>
 #include <type_traits>
 
+#include "kvmesh/api.h"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 enum class DeviceKind : std::uint8_t { kCpu, kCuda };
 

@@ -5,7 +5,9 @@
 #include <functional>
 #include <memory>
 
-namespace kvmesh {
+#include "kvmesh/api.h"
+
+namespace KVMESH_API kvmesh {
 
 /// A fixed set of threads that share the items of one loop at a time. The calling thread works too,
 /// so a pool of one starts no thread. Idle threads poll for work for about 50 us, then sleep. Not

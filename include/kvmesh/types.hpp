@@ -10,9 +10,10 @@
 #include <string>
 #include <string_view>
 
+#include "kvmesh/api.h"
 #include "kvmesh/dtype.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Returns false for a value that is not an element type.
 constexpr bool is_valid(Dtype dtype) { return info_of(dtype).bits != 0; }

@@ -168,10 +168,11 @@ ModBits evaluate_scalar(const ModGraph& graph, const ModPoint& point) {
   std::array<ModBits, 64> few;
   std::vector<ModBits> many(graph.nodes.size() > few.size() ? graph.nodes.size() : 0);
   ModBits* values = many.empty() ? few.data() : many.data();
+  ModBits result = 0;
   for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
-    values[i] = evaluate_node(graph, graph.nodes[i], point, values);
+    result = values[i] = evaluate_node(graph, graph.nodes[i], point, values);
   }
-  return values[graph.nodes.size() - 1];
+  return result;
 }
 
 }  // namespace kvmesh

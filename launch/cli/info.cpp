@@ -30,7 +30,8 @@ std::string as_text(Mesh& mesh) {
       "nccl           {}\n"
       "this job       {} {} ({}), {} threads each\n"
       "this machine   {} cores, {} of memory\n",
-      KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(), mpi_library(),
+      KVMESH_VERSION, cuda_device_count(), cpu_instruction_set(),
+      mpi_library().empty() ? "not in this build" : mpi_library(),
       nccl_version().empty() ? "not in this build" : nccl_version(), mesh.size(),
       mesh.size() == 1 ? "rank" : "ranks", mesh.world().kind(), mesh.threads().threads(),
       std::thread::hardware_concurrency(), human_bytes(static_cast<double>(memory_bytes())));

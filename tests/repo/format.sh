@@ -18,7 +18,7 @@ if [[ -z $tool ]]; then
   exit 77
 fi
 
-mapfile -t files < <(find include core allocator kernels comm runtime launch tests bench docs \
+mapfile -t files < <(find include core allocator kernels comm runtime launch python tests bench docs \
   -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 status=0
 for file in "${files[@]}"; do

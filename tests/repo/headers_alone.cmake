@@ -36,7 +36,13 @@ endforeach()
 
 # Whatever the folders link is on the include path; who may use what is the layering test's business.
 set(include_dirs ${cuda_include_dirs})
-foreach(library fmt::fmt PkgConfig::hwy PkgConfig::xxhash MPI::MPI_CXX GTest::gtest)
+set(libraries fmt::fmt PkgConfig::hwy PkgConfig::xxhash GTest::gtest)
+if(KVMESH_MPI)
+  list(APPEND libraries MPI::MPI_CXX)
+else()
+  list(FILTER headers EXCLUDE REGEX "/mpi/|tests/support/mpi")
+endif()
+foreach(library ${libraries})
   list(APPEND include_dirs $<TARGET_PROPERTY:${library},INTERFACE_INCLUDE_DIRECTORIES>)
 endforeach()
 

@@ -4,8 +4,8 @@
 launch -> runtime -> {kernels, allocator, comm} -> core; the three siblings never include one
 another. A header under include/kvmesh/ belongs to one of these layers and may include what the layer
 may, but only kvmesh's own headers and the standard library: an engine that includes it needs no
-MPI, NCCL, CUDA, Highway, fmt or Boost. launch/ is an example of such an engine, so it uses public
-headers only.
+MPI, NCCL, CUDA, Highway, fmt or Boost. launch/ and python/ are examples of such an engine, so they
+use public headers only.
 
 Usage: layering.py ROOT | layering.py --self-test
 """
@@ -23,8 +23,12 @@ MAY_USE = {
     "runtime": {"runtime", "allocator", "kernels", "comm", "core"},
 }
 MAY_USE["launch"] = MAY_USE["runtime"] | {"launch"}
+MAY_USE["python"] = MAY_USE["runtime"] | {"python"}
+LIKE_A_USER = ("launch", "python")
 
 LAYER_OF_PUBLIC_HEADER = {
+    "api": "core",
+    "version": "core",
     "types": "core",
     "dtype": "core",
     "page": "core",
@@ -36,6 +40,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "thread_pool": "core",
     "allocator": "allocator",
     "mods": "kernels",
+    "mod_text": "kernels",
     "block_mask": "kernels",
     "expr": "kernels",
     "attention": "kernels",
@@ -53,6 +58,9 @@ LAYER_OF_PUBLIC_HEADER = {
 SOURCES = {".hpp", ".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+STANDARD_IN_C = {"stddef.h", "stdint.h"}
+NAMESPACE = re.compile(r"^namespace kvmesh\b", re.MULTILINE)
+INCLUDED_IN_KERNELS = {"dtype", "page"}  # which have no function of the library
 FOREIGN_NAME = re.compile(r"\bMPI_\w+|\bnccl[A-Z]\w+|\bcuda[A-Z]\w+|\b(?:hwy|fmt|boost)::")
 
 
@@ -78,7 +86,7 @@ def check_include(root, path, bracket, name):
     if target is None:
         if bracket == '"':
             return f'"{name}" is not a path from the root'
-        if public and not re.fullmatch(r"[a-z_0-9]+", name):
+        if public and name not in STANDARD_IN_C and not re.fullmatch(r"[a-z_0-9]+", name):
             return f"a public header includes <{name}>: only kvmesh/ and the standard library"
         return None
     layer, target_layer = layer_of(path), layer_of(target)
@@ -86,8 +94,8 @@ def check_include(root, path, bracket, name):
         return f"a public header includes {target}, which is not installed"
     if layer is None:
         return None  # tests and benchmarks may use everything
-    if layer == "launch" and target.parts[0] not in ("include", "launch"):
-        return f"launch uses public headers only, not {target}"
+    if layer in LIKE_A_USER and target.parts[0] not in ("include", layer):
+        return f"{layer} uses public headers only, not {target}"
     if target_layer not in MAY_USE[layer]:
         return f"{layer} may not include {target} ({target_layer or 'no layer'})"
     return None
@@ -102,6 +110,8 @@ def check_file(root, path):
             return
         for match in FOREIGN_NAME.finditer(COMMENT.sub("", text)):
             yield f"{path}: a public header mentions {match.group()}"
+        if path.stem not in INCLUDED_IN_KERNELS and NAMESPACE.search(text):
+            yield f"{path}: namespace KVMESH_API kvmesh, else the shared library hides what it has"
     for match in INCLUDE.finditer(text):
         problem = check_include(root, path, *match.groups())
         if problem:
@@ -133,6 +143,8 @@ PLANTS = [
     ("runtime/a.cpp", '#include "launch/l.hpp"', True),
     ("launch/a.cpp", '#include "launch/l.hpp"\n#include <kvmesh/mesh.hpp>', False),
     ("launch/a.cpp", '#include "core/check.hpp"', True),
+    ("python/src/a.cpp", '#include "kvmesh/mesh.hpp"', False),
+    ("python/src/a.cpp", '#include "core/check.hpp"', True),
     ("tests/core/a.cpp", '#include "kernels/k.hpp"\n#include <mpi.h>', False),
     ("tests/core/a.cpp", '#include "a.hpp"', True),
     ("include/kvmesh/mesh.hpp", "#include <kvmesh/combine.hpp>\n#include <vector>", False),
@@ -142,6 +154,9 @@ PLANTS = [
     ("include/kvmesh/mesh.hpp", "void f(MPI_Comm comm);", True),
     ("include/kvmesh/mesh.hpp", "// points to an MPI_Comm", False),
     ("include/kvmesh/types.hpp", '#include "kvmesh/combine.hpp"', True),
+    ("include/kvmesh/types.hpp", "namespace KVMESH_API kvmesh {", False),
+    ("include/kvmesh/types.hpp", "namespace kvmesh {", True),
+    ("include/kvmesh/page.hpp", "namespace kvmesh {", False),
     ("include/kvmesh/nobody_knows.hpp", "#pragma once", True),
 ]
 CLEAN_TREE = ["core/check.hpp", "kernels/k.hpp", "allocator/p.hpp", "launch/l.hpp",

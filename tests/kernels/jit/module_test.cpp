@@ -30,7 +30,7 @@ TEST(CudaCheck, NamesOperationErrorAndPlace) {
     FAIL() << "no error";
   } catch (const CudaError& error) {
     const std::string text = error.what();
-    EXPECT_EQ(error.code(), cudaErrorMemoryAllocation);
+    EXPECT_EQ(error.cuda_code(), cudaErrorMemoryAllocation);
     EXPECT_EQ(error.operation(), "allocating a pool");
     EXPECT_NE(text.find("allocating a pool"), std::string::npos) << text;
     EXPECT_NE(text.find("cudaErrorMemoryAllocation"), std::string::npos) << text;

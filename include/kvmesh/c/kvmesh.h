@@ -1,0 +1,354 @@
+/* The C interface of kvmesh: a KV cache that is spread in pages over many ranks, and exact
+   attention over it. It is the C++ interface (../kvmesh.hpp) for other languages; the comments
+   there say more.
+
+   - Handles are opaque. Who creates one destroys it; destroying NULL does nothing. A mesh may be
+     destroyed before the caches on it.
+   - A function that may fail returns a status and, if it is not KVMESH_OK, leaves its results
+   alone; kvmesh_last_error() then says why. No C++ exception leaves a function. What an error has
+   changed is said in kvmesh/error.hpp: nothing, for statuses 2 to 7.
+   - An options struct begins with `size`, which the caller sets to the size that it was compiled
+     with (KVMESH_INIT), and 0 in any other member means its default. Later versions only add
+   members at the end. NULL for the options: all defaults.
+   - Functions marked collective are called by all ranks of the mesh's kv axis (a mesh's and a
+   cache's by all ranks) in the same order with equal arguments, and wait for the others. All waits
+   end at the deadline. One thread at a time per mesh and what was made on it.
+   - A stream is a cudaStream_t, and ignored on the CPU. On a GPU work is done when the stream has
+     done it: kvmesh_mesh_wait. */
+#ifndef KVMESH_C_KVMESH_H
+#define KVMESH_C_KVMESH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvmesh/api.h"
+#include "kvmesh/version.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Errors and version ---- */
+
+typedef int32_t kvmesh_status_t;
+
+/* One per type of error, as ErrorCode in kvmesh/error.hpp. */
+enum {
+  KVMESH_OK = 0,
+  KVMESH_ERROR = 1, /* mostly of a device or of the system */
+  KVMESH_INVALID_ARGUMENT = 2,
+  KVMESH_UNSUPPORTED = 3, /* by this build or this machine */
+  KVMESH_UNKNOWN_SEQUENCE = 4,
+  KVMESH_OUT_OF_PAGES = 5, /* expected in normal service: erase a sequence, and try again */
+  KVMESH_OUT_OF_THREADS = 6,
+  KVMESH_OUT_OF_MEMORY = 7,
+  KVMESH_TIMEOUT = 8,
+  KVMESH_PEER_LOST = 9,
+  KVMESH_BROKEN_GROUP = 10,
+  KVMESH_DIGEST_MISMATCH = 11,
+  KVMESH_RENDEZVOUS_ERROR = 12,
+  KVMESH_NCCL_ERROR = 13
+};
+
+/* The text of this thread's last status that was not KVMESH_OK; until the next one. */
+KVMESH_API const char* kvmesh_last_error(void);
+/* The library's version, to be compared with KVMESH_VERSION_NUMBER of the headers. */
+KVMESH_API int32_t kvmesh_version(void);
+
+/* The first member of an options struct: kvmesh_cache_options_t options = KVMESH_INIT(options); */
+#define KVMESH_INIT(options) \
+  { .size = sizeof(options) }
+
+/* ---- Tensors ---- */
+
+/* DLPack's DLTensor: include dlpack.h first to use its name. Else a struct of the same layout. */
+#ifdef DLPACK_DLPACK_H_
+typedef DLTensor kvmesh_tensor_t;
+#else
+typedef struct kvmesh_tensor {
+  void* data;
+  int32_t device_type; /* 1: host, 2: CUDA */
+  int32_t device_id;
+  int32_t ndim;      /* at most 4 */
+  uint8_t type_code; /* 2: float, 4: bfloat; of a mod's buffers also 0: int, 1 or 6: bool */
+  uint8_t type_bits;
+  uint16_t type_lanes; /* 1 */
+  int64_t* shape;
+  int64_t* strides; /* in elements; NULL: row-major */
+  uint64_t byte_offset;
+} kvmesh_tensor_t;
+#endif
+
+/* ---- Mesh ---- */
+
+typedef struct kvmesh_mesh kvmesh_mesh_t;
+typedef struct kvmesh_mpi_session kvmesh_mpi_session_t;
+
+enum { KVMESH_DEVICE_CPU = 0, KVMESH_DEVICE_CUDA = 1, KVMESH_DEVICE_AUTO = 2 };
+
+typedef struct kvmesh_mesh_options {
+  size_t size;
+  int32_t head_parallel; /* ranks with other heads of the same pages; 0: 1 */
+  int32_t threads;       /* of the CPU backend; 0: this rank's share of the cores */
+  int32_t device;        /* KVMESH_DEVICE_... */
+  int32_t no_nccl;       /* 1: the mesh makes no NCCL group (kvmesh_mesh_use_nccl gives it one) */
+  int64_t deadline_ms;   /* of every wait for a peer; 0: 60 s, or that of the rendezvous */
+} kvmesh_mesh_options_t;
+
+typedef struct kvmesh_tcp_options {
+  size_t size;
+  int32_t rank;
+  int32_t ranks;       /* 0: 1 */
+  const char* host;    /* where rank 0 listens; NULL: 127.0.0.1 */
+  uint16_t port;       /* REQUIRED if there are several ranks */
+  const char* address; /* to listen on; NULL: see TcpOptions in kvmesh/tcp.hpp */
+  int64_t deadline_ms; /* of the rendezvous; 0: 60 s */
+} kvmesh_tcp_options_t;
+
+typedef struct kvmesh_mesh_info {
+  size_t size;
+  int32_t rank, ranks;
+  int32_t kv_rank, kv_parallel;
+  int32_t head_rank, head_parallel;
+  int32_t device_type, device_id; /* as in kvmesh_tensor_t */
+} kvmesh_mesh_info_t;
+
+/* Starts MPI, unless the program has; for kvmesh_mesh_from_launcher under mpirun. Ending the
+   session waits for all ranks. */
+KVMESH_API kvmesh_status_t kvmesh_mpi_session_create(kvmesh_mpi_session_t** session);
+KVMESH_API void kvmesh_mpi_session_destroy(kvmesh_mpi_session_t* session);
+
+/* The ranks that the environment names: KVMESH_RENDEZVOUS, else mpirun's, else this process alone.
+   Collective, as all that make a mesh. */
+KVMESH_API kvmesh_status_t kvmesh_mesh_from_launcher(const kvmesh_mesh_options_t* options,
+                                                     kvmesh_mesh_t** mesh);
+/* The ranks of an MPI communicator, which is duplicated: `mpi_comm` points to an MPI_Comm. */
+KVMESH_API kvmesh_status_t kvmesh_mesh_from_mpi(const void* mpi_comm,
+                                                const kvmesh_mesh_options_t* options,
+                                                kvmesh_mesh_t** mesh);
+KVMESH_API kvmesh_status_t kvmesh_mesh_from_tcp(const kvmesh_tcp_options_t* tcp,
+                                                const kvmesh_mesh_options_t* options,
+                                                kvmesh_mesh_t** mesh);
+KVMESH_API void kvmesh_mesh_destroy(kvmesh_mesh_t* mesh);
+
+/* Runs `body` on `ranks` threads of this process, each with a mesh that ends with the call. A
+   status other than KVMESH_OK ends the waits of the other ranks and is returned. */
+KVMESH_API kvmesh_status_t
+kvmesh_run_on_threads(int32_t ranks, kvmesh_status_t (*body)(kvmesh_mesh_t* mesh, void* context),
+                      void* context, const kvmesh_mesh_options_t* options);
+
+KVMESH_API kvmesh_status_t kvmesh_mesh_get_info(const kvmesh_mesh_t* mesh,
+                                                kvmesh_mesh_info_t* info);
+/* Blocks until the device has done the work on `stream`. `operation` is named in errors. */
+KVMESH_API kvmesh_status_t kvmesh_mesh_wait(kvmesh_mesh_t* mesh, void* stream,
+                                            const char* operation);
+
+/* An NCCL group of the kv ranks' GPUs for a mesh that was made with `no_nccl` and has no cache yet:
+   over the engine's own ncclComm_t, which stays the engine's; or made from an id that one rank made
+   and the engine has given to all (collective). */
+KVMESH_API kvmesh_status_t kvmesh_mesh_use_nccl(kvmesh_mesh_t* mesh, void* nccl_comm);
+KVMESH_API kvmesh_status_t kvmesh_nccl_make_id(uint8_t id[128]);
+KVMESH_API kvmesh_status_t kvmesh_mesh_make_nccl(kvmesh_mesh_t* mesh, const uint8_t id[128]);
+
+/* ---- Masks and scores ---- */
+
+typedef struct kvmesh_mask kvmesh_mask_t;
+typedef struct kvmesh_score kvmesh_score_t;
+
+/* Reads a mask (or score) modification from text, one operation per line (kvmesh/mod_text.hpp):
+
+     %0 = q : int32
+     %1 = kv : int32
+     %2 = <= %1 %0 : bool
+
+   `buffers` are what the text calls buffer0, buffer1, ...: contiguous one-dimensional tensors of
+   float32, int32 or bool in host memory, which are copied. */
+KVMESH_API kvmesh_status_t kvmesh_mask_parse(const char* text,
+                                             const kvmesh_tensor_t* const* buffers,
+                                             size_t buffer_count, kvmesh_mask_t** mask);
+KVMESH_API kvmesh_status_t kvmesh_score_parse(const char* text,
+                                              const kvmesh_tensor_t* const* buffers,
+                                              size_t buffer_count, kvmesh_score_t** score);
+/* The text, valid as long as the handle. */
+KVMESH_API const char* kvmesh_mask_text(const kvmesh_mask_t* mask);
+KVMESH_API const char* kvmesh_score_text(const kvmesh_score_t* score);
+KVMESH_API void kvmesh_mask_destroy(kvmesh_mask_t* mask);
+KVMESH_API void kvmesh_score_destroy(kvmesh_score_t* score);
+
+/* ---- Cache ---- */
+
+typedef struct kvmesh_cache kvmesh_cache_t;
+typedef uint64_t kvmesh_sequence_t;
+
+enum {
+  KVMESH_DTYPE_DEFAULT = 0, /* bfloat16 */
+  KVMESH_DTYPE_FLOAT32 = 1,
+  KVMESH_DTYPE_FLOAT16 = 2,
+  KVMESH_DTYPE_BFLOAT16 = 3
+};
+enum { KVMESH_PLACE_BALANCED = 0, KVMESH_PLACE_STRIPED = 1, KVMESH_PLACE_PACKED = 2 };
+
+/* Heads are the whole model's. Exactly one of pages_per_rank, bytes and memory_fraction is set. */
+typedef struct kvmesh_cache_options {
+  size_t size;
+  int32_t layers; /* 0: 1 */
+  int32_t q_heads;
+  int32_t kv_heads;
+  int32_t k_dim;
+  int32_t v_dim;     /* 0: k_dim */
+  int32_t page_size; /* 0: 16 */
+  int32_t dtype;     /* KVMESH_DTYPE_... */
+  int32_t placement; /* KVMESH_PLACE_... */
+  int64_t pages_per_rank;
+  int64_t bytes;
+  double memory_fraction;
+  int64_t home_threshold_tokens; /* 0: 2048; -1: no sequence has a home */
+} kvmesh_cache_options_t;
+
+/* Collective over all ranks. */
+KVMESH_API kvmesh_status_t kvmesh_cache_create(kvmesh_mesh_t* mesh,
+                                               const kvmesh_cache_options_t* options,
+                                               kvmesh_cache_t** cache);
+KVMESH_API void kvmesh_cache_destroy(kvmesh_cache_t* cache);
+
+/* These change metadata only, on every rank alike: all ranks call them in the same order. */
+KVMESH_API kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made);
+KVMESH_API kvmesh_status_t kvmesh_sequence_reserve(kvmesh_cache_t* cache,
+                                                   kvmesh_sequence_t sequence, int64_t tokens);
+KVMESH_API kvmesh_status_t kvmesh_sequence_fork(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                                kvmesh_sequence_t* made);
+KVMESH_API kvmesh_status_t kvmesh_sequence_truncate(kvmesh_cache_t* cache,
+                                                    kvmesh_sequence_t sequence, int64_t length);
+KVMESH_API kvmesh_status_t kvmesh_sequence_erase(kvmesh_cache_t* cache, kvmesh_sequence_t sequence);
+KVMESH_API kvmesh_status_t kvmesh_sequence_length(const kvmesh_cache_t* cache,
+                                                  kvmesh_sequence_t sequence, int64_t* length);
+
+typedef struct kvmesh_cache_info {
+  size_t size;
+  int64_t pages_per_rank; /* the number that the ranks agreed on */
+  int64_t free_pages;     /* of all ranks */
+  int64_t sequences;
+  int64_t pool_bytes; /* of this rank */
+  uint64_t digest;    /* equal on all ranks */
+} kvmesh_cache_info_t;
+KVMESH_API kvmesh_status_t kvmesh_cache_get_info(const kvmesh_cache_t* cache,
+                                                 kvmesh_cache_info_t* info);
+/* Compares the ranks' metadata: KVMESH_DIGEST_MISMATCH if they differ. Collective over all ranks.
+ */
+KVMESH_API kvmesh_status_t kvmesh_cache_check_replicas(kvmesh_cache_t* cache);
+
+/* ---- Steps ---- */
+
+typedef struct kvmesh_plan kvmesh_plan_t;
+
+/* One sequence of a step: `append_tokens` new positions, then the newest `query_tokens` positions
+   as queries (-1: as many as are appended). */
+typedef struct kvmesh_batch_entry {
+  kvmesh_sequence_t sequence;
+  int64_t append_tokens;
+  int64_t query_tokens;
+} kvmesh_batch_entry_t;
+
+enum { KVMESH_SCATTER_NONE = 0, KVMESH_SCATTER_HEADS = 1, KVMESH_SCATTER_TOKENS = 2 };
+enum {
+  KVMESH_COMBINE_AUTO = 0,
+  KVMESH_COMBINE_REDUCE_SCATTER = 1,
+  KVMESH_COMBINE_ALL_TO_ALL = 2,
+  KVMESH_COMBINE_ALL_REDUCE = 3
+};
+
+typedef struct kvmesh_plan_options {
+  size_t size;
+  const kvmesh_mask_t* mask;   /* NULL: causal */
+  const kvmesh_score_t* score; /* NULL: none */
+  float scale;                 /* 0: 1 / sqrt(k_dim) */
+  int32_t scatter;             /* KVMESH_SCATTER_...: the rows that this rank gets */
+  int32_t strategy;            /* KVMESH_COMBINE_... */
+  const int64_t* q_positions;  /* of all queries of the batch; NULL: the newest positions */
+  size_t q_position_count;
+  /* The largest batch, for planning in place and captured graphs (StepLimits); 0 sequences: none.
+   */
+  int64_t limit_sequences;
+  int64_t limit_query_tokens; /* per sequence; 0: 1 */
+  int64_t limit_pages;        /* 0: pages_per_rank */
+} kvmesh_plan_options_t;
+
+/* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is
+   good until one of its sequences changes. Collective if a page is copied to another rank. */
+KVMESH_API kvmesh_status_t kvmesh_plan_create(kvmesh_cache_t* cache,
+                                              const kvmesh_batch_entry_t* batch, size_t batch_count,
+                                              const kvmesh_plan_options_t* options,
+                                              kvmesh_plan_t** plan);
+/* Plans another batch in place, with the plan's options but for q_positions. */
+KVMESH_API kvmesh_status_t kvmesh_plan_replan(kvmesh_cache_t* cache, kvmesh_plan_t* plan,
+                                              const kvmesh_batch_entry_t* batch, size_t batch_count,
+                                              const int64_t* q_positions, size_t q_position_count,
+                                              void* stream);
+KVMESH_API void kvmesh_plan_destroy(kvmesh_plan_t* plan);
+
+typedef struct kvmesh_plan_info {
+  size_t size;
+  int64_t query_tokens, append_tokens; /* tokens of the tensors */
+  int64_t token_begin, token_end;      /* the part of them, and of the heads, that this rank gets */
+  int64_t head_begin, head_end;
+  int64_t workspace_bytes;
+  uint64_t generation; /* changes when captured graphs become invalid */
+} kvmesh_plan_info_t;
+KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
+                                                kvmesh_plan_info_t* info);
+
+/* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
+   kv_heads, k_dim], v [append_tokens, kv_heads, v_dim], o [tokens, heads, v_dim] with the rows that
+   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. Collective. */
+KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
+                                           const kvmesh_tensor_t* q, const kvmesh_tensor_t* k,
+                                           const kvmesh_tensor_t* v, const kvmesh_tensor_t* o,
+                                           const kvmesh_tensor_t* lse, void* stream);
+
+/* The three parts of it. A partial is o [query_tokens, q_heads, v_dim] and lse [query_tokens,
+   q_heads], both float32; the logarithm is natural. */
+KVMESH_API kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer,
+                                              const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
+                                              void* stream);
+KVMESH_API kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer,
+                                              const kvmesh_tensor_t* q,
+                                              const kvmesh_tensor_t* partial_o,
+                                              const kvmesh_tensor_t* partial_lse, void* stream);
+KVMESH_API kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan,
+                                               const kvmesh_tensor_t* partial_o,
+                                               const kvmesh_tensor_t* partial_lse,
+                                               const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
+                                               void* stream);
+
+/* ---- The combine alone ---- */
+
+typedef struct kvmesh_combiner kvmesh_combiner_t;
+
+enum { KVMESH_LSE_NATURAL = 0, KVMESH_LSE_BASE_TWO = 1 };
+
+typedef struct kvmesh_combine_options {
+  size_t size;
+  int32_t scatter;  /* KVMESH_SCATTER_... */
+  int32_t strategy; /* KVMESH_COMBINE_... */
+  int32_t lse_base; /* of the partials; base two is made natural in place, on the CPU only */
+} kvmesh_combine_options_t;
+
+/* Merges the partials of an engine's own kernels over the mesh's kv axis: on the CPU, or on GPUs
+   with an NCCL group. Keeps its buffers: one combiner for all layers. */
+KVMESH_API kvmesh_status_t kvmesh_combiner_create(kvmesh_mesh_t* mesh,
+                                                  kvmesh_combiner_t** combiner);
+KVMESH_API void kvmesh_combiner_destroy(kvmesh_combiner_t* combiner);
+/* Partials as above; o [tokens, heads, v_dim] has the rows that `scatter` gives this rank, lse
+   (natural) is NULL if it is not wanted. Collective. */
+KVMESH_API kvmesh_status_t kvmesh_combiner_run(kvmesh_combiner_t* combiner,
+                                               const kvmesh_tensor_t* partial_o,
+                                               const kvmesh_tensor_t* partial_lse,
+                                               const kvmesh_combine_options_t* options,
+                                               const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
+                                               void* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,66 @@
+"""Exact attention over a KV cache that is spread in pages over many ranks.
+
+    with kvmesh.Mesh() as mesh, kvmesh.KvCache(mesh, q_heads=8, kv_heads=2, k_dim=64,
+                                               pages_per_rank=64) as cache:
+        sequence = cache.create()
+        step = cache.plan([(sequence, 1000)])
+        out = step.run(0, q, k, v)
+"""
+
+import atexit as _atexit
+import sys as _sys
+
+from . import _kvmesh
+from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, KvCache, MaskMod, PageAllocator, ScoreMod,
+                      StepPlan, alibi, causal, cpu_instruction_set, cuda_device_count, exp, log,
+                      make_block_mask, maximum, minimum, mpi_library, nccl_version, no_mask,
+                      prefix_lm, sliding_window, soft_cap, sqrt, tanh, to_float, to_int, where)
+from .errors import (BrokenGroup, DigestMismatch, Error, InvalidArgument, NcclError, OutOfMemory,
+                     OutOfPages, OutOfThreads, PeerLost, RendezvousError, Timeout, UnknownSequence,
+                     Unsupported)
+
+__version__ = ".".join(map(str, _kvmesh.version))
+
+
+@_atexit.register
+def _finish():
+    """Ends MPI, which waits for all ranks: not where an error ends this one, so that mpirun notices
+    and ends the others."""
+    if getattr(_sys, "last_value", None) is None:
+        _kvmesh.finish_mpi()
+
+
+def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, rank=None, size=None,
+         rendezvous=None):
+    """The ranks of a job, kv_parallel x head_parallel.
+
+    Without arguments the ranks that the environment names: KVMESH_RENDEZVOUS, else mpirun's, else
+    this process alone. comm: an mpi4py communicator. rank, size and rendezvous ("host:port", where
+    rank 0 listens): a meeting over TCP. device: "cpu", "cuda" or "auto". deadline: seconds that any
+    wait for a peer may take. Collective.
+    """
+    options = _kvmesh.MeshOptions(device, head_parallel, threads, deadline)
+    if comm is not None:
+        from mpi4py import MPI
+        return _kvmesh.mesh_over_mpi(MPI._addressof(comm), options)
+    if rendezvous is not None:
+        if rank is None or size is None:
+            raise InvalidArgument("a rendezvous takes rank and size, too")
+        host, _, port = rendezvous.rpartition(":")
+        return _kvmesh.mesh_over_tcp(rank, size, host.strip("[]"), int(port), options)
+    return _kvmesh.mesh_from_launcher(options)
+
+
+def run_on_threads(ranks, body, *, device="cpu", head_parallel=1, threads=1, deadline=None):
+    """Calls body(mesh) on `ranks` threads, each with its own mesh, which ends with the call. The
+    first error is raised here, and ends the others' waits."""
+    _kvmesh.run_on_threads(ranks, body,
+                           _kvmesh.MeshOptions(device, head_parallel, threads, deadline))
+
+
+def combine(mesh, o, lse, **arguments):
+    """Merges the ranks' partials once; a Combiner keeps its buffers for the next layer."""
+    return Combiner(mesh)(o, lse, **arguments)
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]

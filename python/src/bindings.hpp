@@ -1,0 +1,105 @@
+// What the parts of the Python module share.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kvmesh/kvmesh.hpp"
+
+namespace kvmesh::python {
+
+namespace nb = nanobind;
+
+void bind_errors(nb::module_& module);
+void bind_mods(nb::module_& module);
+void bind_allocator(nb::module_& module);
+void bind_mesh(nb::module_& module);
+void bind_plan(nb::module_& module);
+void bind_cache(nb::module_& module);
+void bind_combine(nb::module_& module);
+
+/// An object that `close` or the end of a `with` block ends, before Python collects it.
+template <class T>
+class Closable {
+ public:
+  explicit Closable(T value) : value_(std::move(value)) {}
+  T& get() {
+    if (!value_) throw InvalidArgument("this object has been closed");
+    return *value_;
+  }
+  bool is_closed() const { return !value_.has_value(); }
+  /// The end may wait for peers, so other threads of Python run meanwhile.
+  void close() {
+    const nb::gil_scoped_release release;
+    value_.reset();
+  }
+
+ private:
+  std::optional<T> value_;
+};
+
+using PyMesh = Closable<Mesh>;
+using PyCache = Closable<KvCache>;
+/// A plan, and the sizes of a layer's tensors on this rank.
+struct PlannedStep {
+  StepPlan plan;
+  std::int64_t q_heads, kv_heads, k_dim, v_dim;
+};
+using PyPlan = Closable<PlannedStep>;
+
+/// Adds close, __enter__ and __exit__ to a class of Closable.
+template <class T>
+void make_closable(nb::class_<Closable<T>>& type) {
+  type.def("close", &Closable<T>::close, "Frees what it holds. Using it afterwards is an error.")
+      .def_prop_ro("closed", &Closable<T>::is_closed)
+      .def("__enter__", [](nb::object self) { return self; })
+      .def(
+          "__exit__",
+          [](Closable<T>& self, const nb::args&) {
+            self.close();
+            return false;
+          },
+          nb::arg("args"));
+}
+
+/// The one of `all` whose name is `text`. @throws InvalidArgument.
+template <class Enum>
+Enum named(std::string_view text, std::initializer_list<Enum> all, const char* what) {
+  std::string names;
+  for (Enum each : all) {
+    if (name(each) == text) return each;
+    names += (names.empty() ? "" : ", ") + std::string(name(each));
+  }
+  throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is none of " + names);
+}
+Scatter scatter_from(std::string_view text);
+CombineStrategy strategy_from(std::string_view text);
+
+/// A tensor of any library that speaks DLPack, and the view of it; the array keeps it alive.
+struct Tensor {
+  nb::ndarray<> writable;
+  nb::ndarray<nb::ro> readable;
+  TensorView view;  ///< of a readable one it is only read
+};
+/// uint16 elements are the bits of bfloat16, which numpy does not have; ml_dtypes' arrays are taken
+/// as such. @throws nb::type_error, naming `what`.
+Tensor input(nb::handle object, const char* what);
+Tensor output(nb::handle object, const char* what);
+
+/// A number of the CUDA runtime, or an object of torch or cupy; None is torch's current stream if
+/// torch is there and the mesh is on a GPU, else CUDA's default one.
+Stream stream_of(nb::handle object, Device device);
+
+/// An array for results: of torch if `like` is torch's, else of numpy, in float32 or `like`'s type.
+nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32);
+
+/// None is the default that is given; a MaskMod; or a function, which is traced.
+MaskMod mask_from(nb::handle object, const MaskMod& otherwise);
+ScoreMod score_from(nb::handle object);
+
+}  // namespace kvmesh::python

@@ -1,0 +1,213 @@
+// The cache and its steps.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include "python/src/bindings.hpp"
+
+namespace kvmesh::python {
+namespace {
+
+/// Entries are (sequence, append_tokens) or (sequence, append_tokens, query_tokens).
+std::vector<BatchEntry> batch_of(nb::handle batch) {
+  std::vector<BatchEntry> entries;
+  for (nb::handle each : batch) {
+    const auto numbers = nb::cast<std::vector<std::int64_t>>(each);
+    if (numbers.size() < 2 || numbers.size() > 3) {
+      throw nb::type_error("a batch entry is (sequence, append_tokens[, query_tokens])");
+    }
+    entries.push_back({SequenceId(static_cast<std::uint64_t>(numbers[0])), numbers[1],
+                       numbers.size() == 3 ? numbers[2] : -1});
+  }
+  return entries;
+}
+
+std::optional<StepLimits> limits_of(nb::handle limits) {
+  if (limits.is_none()) return std::nullopt;
+  const auto [sequences, query_tokens] = nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
+  return StepLimits{.sequences = sequences, .query_tokens = query_tokens};
+}
+
+std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
+                             std::optional<float> scale, std::string_view scatter,
+                             std::string_view strategy, const std::vector<std::int64_t>& positions,
+                             const BlockMask* block_mask, nb::handle limits, bool may_be_full) {
+  PlanOptions options;
+  options.mask = mask_from(mask, mods::causal());
+  options.score = score_from(score);
+  options.scale = scale;
+  options.scatter = scatter_from(scatter);
+  options.strategy = strategy_from(strategy);
+  options.q_positions = positions;
+  options.block_mask = block_mask;
+  options.limits = limits_of(limits);
+  const auto entries = batch_of(batch);
+  KvCache& cache = self.get();
+  const nb::gil_scoped_release release;
+  if (may_be_full) return cache.try_plan(entries, options);
+  return cache.plan(entries, options);
+}
+
+PlannedStep planned(KvCache& cache, StepPlan plan) {
+  const CacheOptions& options = cache.options();
+  const int share = cache.mesh().head_parallel();
+  return {std::move(plan), options.q_heads / share, options.kv_heads / share, options.k_dim,
+          options.v_dim};
+}
+
+void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
+            const std::vector<std::int64_t>& positions) {
+  const auto entries = batch_of(batch);
+  KvCache& cache = self.get();
+  const Stream on = stream_of(stream, cache.mesh().device());
+  const nb::gil_scoped_release release;
+  cache.replan(step.get().plan, entries, on, positions);
+}
+
+CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
+                           int page_size, std::int64_t pages_per_rank, std::int64_t bytes,
+                           double memory_fraction, std::string_view dtype,
+                           std::string_view placement, std::int64_t home) {
+  CacheOptions options;
+  options.layers = layers;
+  options.q_heads = q_heads;
+  options.kv_heads = kv_heads;
+  options.k_dim = k_dim;
+  options.v_dim = v_dim;
+  options.page_size = page_size;
+  options.pages_per_rank = pages_per_rank;
+  options.bytes = bytes;
+  options.memory_fraction = memory_fraction;
+  options.dtype = dtype_from(dtype);
+  options.placement = placement_from(placement);
+  options.home_threshold_tokens = home;
+  return options;
+}
+
+std::string describe_cache(PyCache& self) {
+  if (self.is_closed()) return "<kvmesh.KvCache: closed>";
+  KvCache& cache = self.get();
+  const CacheOptions& options = cache.options();
+  return "<kvmesh.KvCache: " + std::to_string(options.layers) + " layers, " +
+         std::to_string(options.kv_heads) + " kv heads, " + std::string(name(options.dtype)) +
+         ", " + std::to_string(cache.allocator().sequences()) + " sequences, " +
+         std::to_string(cache.allocator().free_pages()) + " of " +
+         std::to_string(options.pages_per_rank * cache.mesh().kv_parallel()) + " pages of " +
+         std::to_string(options.page_size) + " tokens free on " +
+         std::to_string(cache.mesh().kv_parallel()) + " ranks>";
+}
+
+void bind_sequences(nb::class_<PyCache>& type) {
+  type.def(
+          "create", [](PyCache& self) { return self.get().create().value; },
+          "Makes an empty sequence and returns its id.")
+      .def(
+          "reserve",
+          [](PyCache& self, std::uint64_t sequence, std::int64_t tokens) {
+            self.get().reserve(SequenceId(sequence), tokens);
+          },
+          nb::arg("sequence"), nb::arg("tokens"))
+      .def(
+          "fork",
+          [](PyCache& self, std::uint64_t sequence) {
+            return self.get().fork(SequenceId(sequence)).value;
+          },
+          nb::arg("sequence"), "Returns a sequence with the same content; pages are shared.")
+      .def(
+          "truncate",
+          [](PyCache& self, std::uint64_t sequence, std::int64_t length) {
+            self.get().truncate(SequenceId(sequence), length);
+          },
+          nb::arg("sequence"), nb::arg("length"))
+      .def(
+          "erase",
+          [](PyCache& self, std::uint64_t sequence) { self.get().erase(SequenceId(sequence)); },
+          nb::arg("sequence"))
+      .def(
+          "length",
+          [](PyCache& self, std::uint64_t sequence) {
+            return self.get().allocator().length(SequenceId(sequence));
+          },
+          nb::arg("sequence"))
+      .def(
+          "pages",
+          [](PyCache& self, std::uint64_t sequence) {
+            std::vector<std::pair<int, int>> list;
+            for (PageId page : self.get().allocator().pages(SequenceId(sequence))) {
+              list.emplace_back(page.rank().value, page.index());
+            }
+            return list;
+          },
+          nb::arg("sequence"), "The page table in logical order: (rank, index) each.");
+}
+
+void bind_cache_class(nb::module_& module) {
+  nb::class_<PyCache> type(module, "KvCache",
+                           "This rank's part of the cache. All ranks call the same operations in "
+                           "the same order. Heads are the whole model's.");
+  type.def(
+      "__init__",
+      [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
+         int page_size, std::int64_t pages_per_rank, std::int64_t bytes, double memory_fraction,
+         std::string_view dtype, std::string_view placement, std::int64_t home) {
+        const CacheOptions options =
+            cache_options(layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
+                          memory_fraction, dtype, placement, home);
+        Mesh& of = mesh.get();
+        const nb::gil_scoped_release release;
+        new (self) PyCache(KvCache(of, options));
+      },
+      nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
+      nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
+      nb::arg("pages_per_rank") = 0, nb::arg("bytes") = 0, nb::arg("memory_fraction") = 0.0,
+      nb::arg("dtype") = "bfloat16", nb::arg("placement") = "balanced",
+      nb::arg("home_threshold_tokens") = 2048);
+  make_closable(type);
+  bind_sequences(type);
+  const auto def_plan = [&](const char* name, bool may_be_full, const char* doc) {
+    type.def(
+        name,
+        [may_be_full](PyCache& self, nb::object batch, nb::object mask, nb::object score,
+                      std::optional<float> scale, std::string_view scatter,
+                      std::string_view strategy, const std::vector<std::int64_t>& positions,
+                      const BlockMask* block_mask, nb::object limits) -> std::optional<PyPlan> {
+          auto made = plan(self, batch, mask, score, scale, scatter, strategy, positions,
+                           block_mask, limits, may_be_full);
+          if (!made) return std::nullopt;
+          return PyPlan(planned(self.get(), std::move(*made)));
+        },
+        nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(),
+        nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
+        nb::arg("strategy") = "auto", nb::arg("q_positions") = std::vector<std::int64_t>{},
+        nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(), doc);
+  };
+  def_plan("plan", false,
+           "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
+           "attention is causal. limits: (sequences, query_tokens), for captured graphs.");
+  def_plan("try_plan", true, "As plan, but None where pages are too few.");
+  type.def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
+           nb::arg("q_positions") = std::vector<std::int64_t>{},
+           "Plans another batch in place, with the step's options.")
+      .def(
+          "check_replicas",
+          [](PyCache& self) {
+            KvCache& cache = self.get();
+            const nb::gil_scoped_release release;
+            cache.check_replicas();
+          },
+          "Compares the ranks' page tables.")
+      .def("free_pages", [](PyCache& self) { return self.get().allocator().free_pages(); })
+      .def_prop_ro("pages_per_rank",
+                   [](PyCache& self) { return self.get().options().pages_per_rank; })
+      .def_prop_ro("pool_bytes", [](PyCache& self) { return self.get().pool_bytes(); })
+      .def_prop_ro("digest", [](PyCache& self) { return self.get().allocator().digest(); })
+      .def("__repr__", &describe_cache);
+}
+
+}  // namespace
+
+void bind_cache(nb::module_& module) { bind_cache_class(module); }
+
+}  // namespace kvmesh::python

@@ -1,0 +1,81 @@
+// The combine alone, for engines with their own attention kernels.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+
+#include "python/src/bindings.hpp"
+
+namespace kvmesh::python {
+namespace {
+
+/// Merges partials over the mesh's kv axis. Keeps the mesh alive.
+class PyCombiner {
+ public:
+  explicit PyCombiner(PyMesh& mesh) : mesh_(mesh) {
+    Mesh& of = mesh.get();
+    if (of.device().kind == DeviceKind::kCpu) {
+      host_.emplace(of.kv());
+    } else if (NcclGroup* nccl = of.device_group().nccl()) {
+      device_.emplace(*nccl);
+    } else {
+      throw Unsupported("a combiner on GPUs needs an NCCL group, which this mesh does not have");
+    }
+  }
+
+  nb::object run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
+                 nb::object out, nb::object out_lse, nb::object stream) {
+    Mesh& mesh = mesh_.get();
+    const CombineOptions options{.scatter = scatter_from(scatter),
+                                 .strategy = strategy_from(strategy)};
+    const Tensor part_o = input(o, "o");
+    const Tensor part_lse = input(lse, "lse");
+    if (part_o.view.dims != 3) throw InvalidArgument("o is not [tokens, heads, v_dim]");
+    std::int64_t tokens = part_o.view.size(0), heads = part_o.view.size(1);
+    const int rank = mesh.kv_rank().value;
+    if (options.scatter == Scatter::kTokens) {
+      tokens = share_of(tokens, rank, mesh.kv_parallel()).size();
+    }
+    if (options.scatter == Scatter::kHeads) {
+      heads = share_of(heads, rank, mesh.kv_parallel()).size();
+    }
+    if (out.is_none()) out = make_array(o, {tokens, heads, part_o.view.size(2)}, false);
+    if (out_lse.is(Py_True)) out_lse = make_array(o, {tokens, heads}, true);
+    const Tensor to = output(out, "out");
+    const Tensor to_lse = out_lse.is_none() ? Tensor{} : output(out_lse, "out_lse");
+    const Stream on = stream_of(stream, part_o.view.device);
+    {
+      const nb::gil_scoped_release release;
+      merge({.o = part_o.view, .lse = part_lse.view}, options, {.o = to.view, .lse = to_lse.view},
+            on);
+    }
+    return out_lse.is_none() ? out : nb::make_tuple(out, out_lse);
+  }
+
+ private:
+  void merge(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
+             Stream stream) {
+    if (host_) return (*host_)(mine, options, output);
+    device_->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), options, stream);
+    device_->run(mine, output, stream);
+  }
+
+  PyMesh& mesh_;
+  std::optional<Combiner> host_;
+  std::optional<DeviceCombiner> device_;
+};
+
+}  // namespace
+
+void bind_combine(nb::module_& module) {
+  nb::class_<PyCombiner>(module, "Combiner",
+                         "Merges the partials (o, lse) of all ranks into the exact output. Keeps "
+                         "its buffers: one for all layers.")
+      .def(nb::init<PyMesh&>(), nb::arg("mesh"), nb::keep_alive<1, 2>())
+      .def("__call__", &PyCombiner::run, nb::arg("o"), nb::arg("lse"), nb::kw_only(),
+           nb::arg("scatter") = "all", nb::arg("strategy") = "auto", nb::arg("out") = nb::none(),
+           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
+           "o [tokens, heads, v_dim] and lse [tokens, heads], float32, natural logarithm. Returns "
+           "the rows that scatter gives this rank; with out_lse (an array or True) also their lse.")
+      .def("__repr__", [](const PyCombiner&) { return "<kvmesh.Combiner>"; });
+}
+
+}  // namespace kvmesh::python

@@ -1,0 +1,136 @@
+// A planned step: the calls of every layer.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+
+#include "python/src/bindings.hpp"
+
+namespace kvmesh::python {
+namespace {
+
+/// New keys or values [tokens, kv_heads, dim]; none are empty.
+Tensor new_tokens(nb::handle object, const PlannedStep& step, std::int64_t dim, const Tensor& like,
+                  const char* what) {
+  if (!object.is_none()) return input(object, what);
+  if (step.plan.append_tokens() != 0) {
+    throw InvalidArgument(std::string(what) + " is missing: the step appends " +
+                          std::to_string(step.plan.append_tokens()) + " tokens");
+  }
+  Tensor nothing;
+  nothing.view = {like.view.data, like.view.dtype, {0, step.kv_heads, dim}, like.view.device};
+  return nothing;
+}
+
+/// The merged rows of this rank, in the caller's arrays or in new ones.
+struct Output {
+  nb::object o, lse;
+  Tensor o_tensor, lse_tensor;
+
+  CombineOutput views() const { return {.o = o_tensor.view, .lse = lse_tensor.view}; }
+  nb::object result() const { return lse.is_none() ? o : nb::make_tuple(o, lse); }
+};
+
+Output output_of(const PlannedStep& step, nb::handle like, nb::object o, nb::object lse) {
+  const std::int64_t tokens = step.plan.tokens_of_output().size();
+  const std::int64_t heads = step.plan.heads_of_output().size();
+  Output output{.o = o, .lse = lse, .o_tensor = {}, .lse_tensor = {}};
+  if (o.is_none()) output.o = make_array(like, {tokens, heads, step.v_dim}, false);
+  if (lse.is(Py_True)) output.lse = make_array(like, {tokens, heads}, true);
+  output.o_tensor = kvmesh::python::output(output.o, "out");
+  if (!output.lse.is_none()) output.lse_tensor = kvmesh::python::output(output.lse, "lse");
+  return output;
+}
+
+nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
+               nb::object lse, nb::object stream) {
+  PlannedStep& step = self.get();
+  const Tensor queries = input(q, "q");
+  const Tensor keys = new_tokens(k, step, step.k_dim, queries, "k");
+  const Tensor values = new_tokens(v, step, step.v_dim, queries, "v");
+  const Output output = output_of(step, q, out, lse);
+  const Stream on = stream_of(stream, queries.view.device);
+  {
+    const nb::gil_scoped_release release;
+    step.plan.run(layer, {.q = queries.view, .k = keys.view, .v = values.view}, output.views(), on);
+  }
+  return output.result();
+}
+
+void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stream) {
+  const Tensor keys = input(k, "k");
+  const Tensor values = input(v, "v");
+  const Stream on = stream_of(stream, keys.view.device);
+  const nb::gil_scoped_release release;
+  self.get().plan.append(layer, keys.view, values.view, on);
+}
+
+std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::object q,
+                                                 nb::object o, nb::object lse, nb::object stream) {
+  PlannedStep& step = self.get();
+  const Tensor queries = input(q, "q");
+  const std::int64_t tokens = step.plan.query_tokens();
+  if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
+  if (lse.is_none()) lse = make_array(q, {tokens, step.q_heads}, true);
+  const Tensor part_o = output(o, "o");
+  const Tensor part_lse = output(lse, "lse");
+  const Stream on = stream_of(stream, queries.view.device);
+  {
+    const nb::gil_scoped_release release;
+    step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on);
+  }
+  return {o, lse};
+}
+
+nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::object out_lse,
+                   nb::object stream) {
+  PlannedStep& step = self.get();
+  const Tensor part_o = input(o, "o");
+  const Tensor part_lse = input(lse, "lse");
+  const Output output = output_of(step, o, out, out_lse);
+  const Stream on = stream_of(stream, part_o.view.device);
+  {
+    const nb::gil_scoped_release release;
+    step.plan.combine({.o = part_o.view, .lse = part_lse.view}, output.views(), on);
+  }
+  return output.result();
+}
+
+std::string describe_plan(PyPlan& self) {
+  if (self.is_closed()) return "<kvmesh.StepPlan: closed>";
+  const StepPlan& plan = self.get().plan;
+  return "<kvmesh.StepPlan: appends " + std::to_string(plan.append_tokens()) + " tokens, " +
+         std::to_string(plan.query_tokens()) + " queries>";
+}
+
+}  // namespace
+
+void bind_plan(nb::module_& module) {
+  nb::class_<PyPlan> type(module, "StepPlan",
+                          "One step of a batch: planned once, run for each layer. Good until one "
+                          "of its sequences changes.");
+  make_closable(type);
+  type.def("run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
+           nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
+           nb::arg("stream") = nb::none(),
+           "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
+           "kv_heads, dim], left out where nothing is appended. Returns out, new if none is given; "
+           "with lse (an array, or True for a new one) (out, lse).")
+      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v"),
+           nb::arg("stream") = nb::none())
+      .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
+           nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
+           "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
+      .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
+           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
+           "Merges the partials of all ranks. Returns as run does.")
+      .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
+      .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
+      .def_prop_ro("workspace_bytes",
+                   [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
+      .def_prop_ro(
+          "generation", [](PyPlan& self) { return self.get().plan.generation(); },
+          "Changes when captured graphs become invalid.")
+      .def("__repr__", &describe_plan);
+}
+
+}  // namespace kvmesh::python

@@ -1,0 +1,91 @@
+#include "python/src/bindings.hpp"
+
+namespace kvmesh::python {
+namespace {
+
+using Code = nb::dlpack::dtype_code;
+
+std::optional<Dtype> dtype_of(nb::dlpack::dtype type) {
+  const auto is = [&](Code code, int bits) {
+    return type.code == static_cast<std::uint8_t>(code) && type.bits == bits && type.lanes == 1;
+  };
+  if (is(Code::Float, 32)) return Dtype::kFloat32;
+  if (is(Code::Float, 16)) return Dtype::kFloat16;
+  if (is(Code::Bfloat, 16) || is(Code::UInt, 16)) return Dtype::kBFloat16;
+  return std::nullopt;
+}
+
+[[noreturn]] void refuse(const char* what, const std::string& reason) {
+  throw nb::type_error((std::string(what) + ": " + reason).c_str());
+}
+
+template <class Array>
+TensorView view_of(const Array& array, const char* what) {
+  TensorView view;
+  const auto dtype = dtype_of(array.dtype());
+  if (!dtype) refuse(what, "elements must be float32, float16 or bfloat16");
+  if (array.ndim() > TensorView::kMaxDims) refuse(what, "more than four dimensions");
+  view.data = const_cast<void*>(static_cast<const void*>(array.data()));
+  view.dtype = *dtype;
+  view.dims = static_cast<int>(array.ndim());
+  for (std::size_t i = 0; i < array.ndim(); ++i) {
+    view.shape[i] = static_cast<std::int64_t>(array.shape(i));
+    view.strides[i] = array.stride(i);
+  }
+  if (array.device_type() == nb::device::cuda::value) {
+    view.device = {DeviceKind::kCuda, array.device_id()};
+  } else if (array.device_type() != nb::device::cpu::value) {
+    refuse(what, "neither in host memory nor on a CUDA device");
+  }
+  return view;
+}
+
+template <class Array>
+bool take(nb::handle object, Array& array) {
+  if (nb::try_cast(object, array, false)) return true;
+  // ml_dtypes' bfloat16: numpy exports no such type.
+  if (!nb::hasattr(object, "view") || !nb::hasattr(object, "dtype")) return false;
+  if (!nb::str(object.attr("dtype")).equal(nb::str("bfloat16"))) return false;
+  return nb::try_cast(object.attr("view")("uint16"), array, false);
+}
+
+bool is_loaded(const char* module) {
+  return nb::module_::import_("sys").attr("modules").attr("__contains__")(module).is(Py_True);
+}
+
+}  // namespace
+
+Tensor input(nb::handle object, const char* what) {
+  Tensor tensor;
+  if (!take(object, tensor.readable)) refuse(what, "not a tensor that DLPack can pass on");
+  tensor.view = view_of(tensor.readable, what);
+  return tensor;
+}
+
+Tensor output(nb::handle object, const char* what) {
+  Tensor tensor;
+  if (!take(object, tensor.writable)) refuse(what, "not a writable tensor that DLPack can pass on");
+  tensor.view = view_of(tensor.writable, what);
+  return tensor;
+}
+
+Stream stream_of(nb::handle object, Device device) {
+  if (device.kind == DeviceKind::kCpu) return {};
+  nb::object stream = nb::borrow(object);
+  if (stream.is_none()) {
+    if (!is_loaded("torch")) return {};
+    stream = nb::module_::import_("torch").attr("cuda").attr("current_stream")();
+  }
+  for (const char* attribute : {"cuda_stream", "ptr"}) {
+    if (nb::hasattr(stream, attribute)) stream = stream.attr(attribute);
+  }
+  return {reinterpret_cast<void*>(nb::cast<std::uintptr_t>(stream))};
+}
+
+nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32) {
+  nb::list extents;
+  for (std::int64_t extent : shape) extents.append(extent);
+  return nb::module_::import_("kvmesh._arrays").attr("empty")(like, nb::tuple(extents), float32);
+}
+
+}  // namespace kvmesh::python

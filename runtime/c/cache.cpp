@@ -1,0 +1,103 @@
+// Caches and sequences of the C interface.
+#include "runtime/c/guard.hpp"
+#include "runtime/c/handles.hpp"
+
+using namespace kvmesh;
+using namespace kvmesh::c;
+
+namespace {
+
+Dtype dtype_of(std::int32_t number) {
+  constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat32, Dtype::kFloat16,
+                               Dtype::kBFloat16};
+  require(number >= 0 && number <= KVMESH_DTYPE_BFLOAT16, "dtype {} is none", number);
+  return kDtypes[number];
+}
+
+Placement placement_of(std::int32_t number) {
+  constexpr Placement kPlacements[] = {Placement::kBalanced, Placement::kStriped,
+                                       Placement::kPacked};
+  require(number >= 0 && number <= KVMESH_PLACE_PACKED, "placement {} is none", number);
+  return kPlacements[number];
+}
+
+CacheOptions cache_options(const kvmesh_cache_options_t* given) {
+  const kvmesh_cache_options_t known_options = known(&checked(given, "options"));
+  CacheOptions options;
+  if (known_options.layers != 0) options.layers = known_options.layers;
+  options.q_heads = known_options.q_heads;
+  options.kv_heads = known_options.kv_heads;
+  options.k_dim = known_options.k_dim;
+  options.v_dim = known_options.v_dim;
+  if (known_options.page_size != 0) options.page_size = known_options.page_size;
+  options.dtype = dtype_of(known_options.dtype);
+  options.placement = placement_of(known_options.placement);
+  options.pages_per_rank = known_options.pages_per_rank;
+  options.bytes = known_options.bytes;
+  options.memory_fraction = known_options.memory_fraction;
+  const std::int64_t home = known_options.home_threshold_tokens;
+  require(home >= -1, "home_threshold_tokens {}", home);
+  if (home != 0) options.home_threshold_tokens = home == -1 ? 0 : home;
+  return options;
+}
+
+}  // namespace
+
+kvmesh_status_t kvmesh_cache_create(kvmesh_mesh_t* mesh, const kvmesh_cache_options_t* options,
+                                    kvmesh_cache_t** cache) {
+  return guarded([&] {
+    kvmesh_cache_t*& made = checked(cache, "cache");
+    made = new kvmesh_cache{KvCache(checked(mesh, "mesh").mesh, cache_options(options))};
+  });
+}
+
+void kvmesh_cache_destroy(kvmesh_cache_t* cache) { delete cache; }
+
+kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made) {
+  return guarded([&] { checked(made, "made") = checked(cache, "cache").cache.create().value; });
+}
+
+kvmesh_status_t kvmesh_sequence_reserve(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                        int64_t tokens) {
+  return guarded([&] { checked(cache, "cache").cache.reserve(SequenceId(sequence), tokens); });
+}
+
+kvmesh_status_t kvmesh_sequence_fork(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                     kvmesh_sequence_t* made) {
+  return guarded([&] {
+    checked(made, "made") = checked(cache, "cache").cache.fork(SequenceId(sequence)).value;
+  });
+}
+
+kvmesh_status_t kvmesh_sequence_truncate(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                         int64_t length) {
+  return guarded([&] { checked(cache, "cache").cache.truncate(SequenceId(sequence), length); });
+}
+
+kvmesh_status_t kvmesh_sequence_erase(kvmesh_cache_t* cache, kvmesh_sequence_t sequence) {
+  return guarded([&] { checked(cache, "cache").cache.erase(SequenceId(sequence)); });
+}
+
+kvmesh_status_t kvmesh_sequence_length(const kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                       int64_t* length) {
+  return guarded([&] {
+    checked(length, "length") =
+        checked(cache, "cache").cache.allocator().length(SequenceId(sequence));
+  });
+}
+
+kvmesh_status_t kvmesh_cache_get_info(const kvmesh_cache_t* cache, kvmesh_cache_info_t* info) {
+  return guarded([&] {
+    const KvCache& of = checked(cache, "cache").cache;
+    fill(info, {.size = 0,
+                .pages_per_rank = of.options().pages_per_rank,
+                .free_pages = of.allocator().free_pages(),
+                .sequences = of.allocator().sequences(),
+                .pool_bytes = of.pool_bytes(),
+                .digest = of.allocator().digest()});
+  });
+}
+
+kvmesh_status_t kvmesh_cache_check_replicas(kvmesh_cache_t* cache) {
+  return guarded([&] { checked(cache, "cache").cache.check_replicas(); });
+}

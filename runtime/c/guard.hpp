@@ -1,0 +1,63 @@
+// What every function of the C interface stands on: no exception leaves, options of any version.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <exception>
+#include <type_traits>
+
+#include "core/check.hpp"
+#include "kvmesh/c/kvmesh.h"
+
+namespace kvmesh::c {
+
+/// Keeps the current exception's text for kvmesh_last_error and returns its status.
+kvmesh_status_t keep_exception() noexcept;
+
+template <class Body>
+kvmesh_status_t guarded(const Body& body) noexcept {
+  try {
+    body();
+    return KVMESH_OK;
+  } catch (...) {
+    return keep_exception();
+  }
+}
+
+template <class T>
+T& checked(T* pointer, const char* what) {
+  require(pointer != nullptr, "{} is NULL", what);
+  return *pointer;
+}
+
+/// The caller's options as this library knows them: what an older caller does not have is 0. What a
+/// newer one has beyond must be 0.
+/// @throws InvalidArgument.
+template <class Options>
+Options known(const Options* given) {
+  static_assert(std::is_trivially_copyable_v<Options>);
+  Options options{};
+  if (given == nullptr) return options;
+  require(given->size >= sizeof(given->size), "options of size {}: set `size` to sizeof the struct",
+          given->size);
+  const std::size_t common = std::min(given->size, sizeof(Options));
+  std::memcpy(&options, given, common);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  require(std::all_of(bytes + common, bytes + given->size, [](unsigned char b) { return b == 0; }),
+          "options of size {}, of which this library knows {}, ask for more than it can",
+          given->size, sizeof(Options));
+  return options;
+}
+
+/// Fills the caller's struct, as much of it as both know.
+/// @throws InvalidArgument.
+template <class Info>
+void fill(Info* out, Info info) {
+  const std::size_t size = checked(out, "info").size;
+  require(size >= sizeof(size), "an info of size {}: set `size` to sizeof the struct", size);
+  info.size = size;
+  std::memcpy(out, &info, std::min(size, sizeof(Info)));
+}
+
+}  // namespace kvmesh::c

@@ -1,0 +1,40 @@
+// What the handles of the C interface are.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "kvmesh/c/kvmesh.h"
+#include "kvmesh/combine.hpp"
+#include "kvmesh/kv_cache.hpp"
+#include "kvmesh/mesh.hpp"
+#include "kvmesh/nccl.hpp"
+
+struct kvmesh_mesh {
+  kvmesh::Mesh mesh;
+};
+
+struct kvmesh_cache {
+  kvmesh::KvCache cache;
+};
+
+struct kvmesh_plan {
+  kvmesh::StepPlan plan;
+};
+
+struct kvmesh_mask {
+  kvmesh::MaskMod mod;
+  std::string text;
+};
+
+struct kvmesh_score {
+  kvmesh::ScoreMod mod;
+  std::string text;
+};
+
+/// On the CPU, or on a GPU: one of the two.
+struct kvmesh_combiner {
+  std::optional<kvmesh::Combiner> host;
+  std::optional<kvmesh::DeviceCombiner> device;
+};

@@ -1,0 +1,128 @@
+// Steps of the C interface.
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "runtime/c/guard.hpp"
+#include "runtime/c/handles.hpp"
+#include "runtime/c/tensors.hpp"
+
+using namespace kvmesh;
+using namespace kvmesh::c;
+
+namespace {
+
+std::vector<BatchEntry> batch_of(const kvmesh_batch_entry_t* batch, std::size_t count) {
+  require(count == 0 || batch != nullptr, "batch is NULL");
+  std::vector<BatchEntry> entries;
+  for (std::size_t i = 0; i < count; ++i) {
+    entries.push_back(
+        {SequenceId(batch[i].sequence), batch[i].append_tokens, batch[i].query_tokens});
+  }
+  return entries;
+}
+
+std::span<const std::int64_t> positions_of(const std::int64_t* positions, std::size_t count) {
+  require(count == 0 || positions != nullptr, "q_positions is NULL");
+  return {positions, count};
+}
+
+PlanOptions plan_options(const kvmesh_plan_options_t* given) {
+  const kvmesh_plan_options_t known_options = known(given);
+  PlanOptions options;
+  if (known_options.mask != nullptr) options.mask = known_options.mask->mod;
+  if (known_options.score != nullptr) options.score = known_options.score->mod;
+  if (known_options.scale != 0) options.scale = known_options.scale;
+  options.scatter = scatter_of(known_options.scatter);
+  options.strategy = strategy_of(known_options.strategy);
+  const auto positions = positions_of(known_options.q_positions, known_options.q_position_count);
+  options.q_positions.assign(positions.begin(), positions.end());
+  if (known_options.limit_sequences != 0) {
+    StepLimits limits{.sequences = known_options.limit_sequences,
+                      .pages = known_options.limit_pages};
+    if (known_options.limit_query_tokens != 0) {
+      limits.query_tokens = known_options.limit_query_tokens;
+    }
+    options.limits = limits;
+  }
+  return options;
+}
+
+}  // namespace
+
+kvmesh_status_t kvmesh_plan_create(kvmesh_cache_t* cache, const kvmesh_batch_entry_t* batch,
+                                   size_t batch_count, const kvmesh_plan_options_t* options,
+                                   kvmesh_plan_t** plan) {
+  return guarded([&] {
+    kvmesh_plan_t*& made = checked(plan, "plan");
+    KvCache& of = checked(cache, "cache").cache;
+    made = new kvmesh_plan{of.plan(batch_of(batch, batch_count), plan_options(options))};
+  });
+}
+
+kvmesh_status_t kvmesh_plan_replan(kvmesh_cache_t* cache, kvmesh_plan_t* plan,
+                                   const kvmesh_batch_entry_t* batch, size_t batch_count,
+                                   const int64_t* q_positions, size_t q_position_count,
+                                   void* stream) {
+  return guarded([&] {
+    checked(cache, "cache")
+        .cache.replan(checked(plan, "plan").plan, batch_of(batch, batch_count), Stream{stream},
+                      positions_of(q_positions, q_position_count));
+  });
+}
+
+void kvmesh_plan_destroy(kvmesh_plan_t* plan) { delete plan; }
+
+kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info_t* info) {
+  return guarded([&] {
+    const StepPlan& of = checked(plan, "plan").plan;
+    const Share tokens = of.tokens_of_output();
+    const Share heads = of.heads_of_output();
+    fill(info, {.size = 0,
+                .query_tokens = of.query_tokens(),
+                .append_tokens = of.append_tokens(),
+                .token_begin = tokens.begin,
+                .token_end = tokens.end,
+                .head_begin = heads.begin,
+                .head_end = heads.end,
+                .workspace_bytes = of.workspace_bytes(),
+                .generation = of.generation()});
+  });
+}
+
+kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
+                                const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
+                                const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
+                                void* stream) {
+  return guarded([&] {
+    checked(plan, "plan")
+        .plan.run(layer, {.q = view(q, "q"), .k = view(k, "k"), .v = view(v, "v")},
+                  {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
+  });
+}
+
+kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* k,
+                                   const kvmesh_tensor_t* v, void* stream) {
+  return guarded([&] {
+    checked(plan, "plan").plan.append(layer, view(k, "k"), view(v, "v"), Stream{stream});
+  });
+}
+
+kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
+                                   const kvmesh_tensor_t* partial_o,
+                                   const kvmesh_tensor_t* partial_lse, void* stream) {
+  return guarded([&] {
+    checked(plan, "plan")
+        .plan.attend_partial(layer, view(q, "q"), partial(partial_o, partial_lse), Stream{stream});
+  });
+}
+
+kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan, const kvmesh_tensor_t* partial_o,
+                                    const kvmesh_tensor_t* partial_lse, const kvmesh_tensor_t* o,
+                                    const kvmesh_tensor_t* lse, void* stream) {
+  return guarded([&] {
+    checked(plan, "plan")
+        .plan.combine(partial(partial_o, partial_lse),
+                      {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
+  });
+}

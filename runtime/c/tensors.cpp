@@ -1,0 +1,102 @@
+#include "runtime/c/tensors.hpp"
+
+#include <memory>
+#include <vector>
+
+#include "runtime/c/guard.hpp"
+
+namespace kvmesh::c {
+namespace {
+
+// DLPack's numbers.
+enum TypeCode { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
+enum DeviceType { kHost = 1, kCuda = 2 };
+
+Dtype dtype_of(const kvmesh_tensor_t& tensor, const char* what) {
+  if (tensor.type_lanes == 1) {
+    if (tensor.type_code == kFloat && tensor.type_bits == 32) return Dtype::kFloat32;
+    if (tensor.type_code == kFloat && tensor.type_bits == 16) return Dtype::kFloat16;
+    if (tensor.type_code == kBfloat && tensor.type_bits == 16) return Dtype::kBFloat16;
+  }
+  throw InvalidArgument(fmt::format(
+      "{} has elements of type code {}, {} bits, {} lanes: want float32, float16 or bfloat16", what,
+      tensor.type_code, tensor.type_bits, tensor.type_lanes));
+}
+
+Device device_of(const kvmesh_tensor_t& tensor, const char* what) {
+  if (tensor.device_type == kHost) return {};
+  require(tensor.device_type == kCuda, "{} is on a device of type {}: want 1 (host) or 2 (CUDA)",
+          what, tensor.device_type);
+  return {DeviceKind::kCuda, tensor.device_id};
+}
+
+ModType mod_type_of(const kvmesh_tensor_t& tensor) {
+  if (tensor.type_lanes == 1) {
+    if (tensor.type_code == kFloat && tensor.type_bits == 32) return ModType::kFloat32;
+    if (tensor.type_code == kInt && tensor.type_bits == 32) return ModType::kInt32;
+    const bool is_bool = tensor.type_code == kUnsigned || tensor.type_code == kBool;
+    if (is_bool && tensor.type_bits == 8) return ModType::kBool;
+  }
+  throw InvalidArgument(fmt::format(
+      "a mod's buffer has elements of type code {}, {} bits: want float32, int32 or bool",
+      tensor.type_code, tensor.type_bits));
+}
+
+}  // namespace
+
+TensorView view(const kvmesh_tensor_t* given, const char* what) {
+  const kvmesh_tensor_t& tensor = checked(given, what);
+  require(tensor.ndim >= 0 && tensor.ndim <= TensorView::kMaxDims,
+          "{} has {} extents, at most {} are possible", what, tensor.ndim, TensorView::kMaxDims);
+  require(tensor.ndim == 0 || tensor.shape != nullptr, "{} has no shape", what);
+  TensorView view;
+  view.data = static_cast<std::byte*>(tensor.data) + (tensor.data ? tensor.byte_offset : 0);
+  view.dtype = dtype_of(tensor, what);
+  view.dims = tensor.ndim;
+  view.device = device_of(tensor, what);
+  std::uint64_t stride = 1;  // may wrap around: functions that take a view check it
+  for (auto i = static_cast<std::size_t>(tensor.ndim); i-- > 0;) {
+    view.shape[i] = tensor.shape[i];
+    view.strides[i] = tensor.strides ? tensor.strides[i] : static_cast<std::int64_t>(stride);
+    stride *= static_cast<std::uint64_t>(tensor.shape[i]);
+  }
+  return view;
+}
+
+TensorView view_or_empty(const kvmesh_tensor_t* tensor, const char* what) {
+  return tensor == nullptr ? TensorView{} : view(tensor, what);
+}
+
+Partial partial(const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse) {
+  return {.o = view(o, "partial_o"), .lse = view(lse, "partial_lse")};
+}
+
+ModBuffer copy_of(const kvmesh_tensor_t* given) {
+  const kvmesh_tensor_t& tensor = checked(given, "a mod's buffer");
+  const ModType type = mod_type_of(tensor);
+  require(tensor.device_type == kHost && tensor.ndim == 1 && tensor.data && tensor.shape &&
+              (!tensor.strides || tensor.strides[0] == 1),
+          "a mod's buffer is not a contiguous tensor of one dimension in host memory");
+  const std::int64_t size = tensor.shape[0];
+  check_buffer(size, 1);
+  const auto* first = static_cast<const std::byte*>(tensor.data) + tensor.byte_offset;
+  const std::size_t bytes = static_cast<std::size_t>(size) * (type == ModType::kBool ? 1 : 4);
+  const auto copy = std::make_shared<std::vector<std::byte>>(first, first + bytes);
+  return {.owner = copy, .data = copy->data(), .size = size, .type = type};
+}
+
+Scatter scatter_of(std::int32_t number) {
+  constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kHeads, Scatter::kTokens};
+  require(number >= 0 && number <= KVMESH_SCATTER_TOKENS, "scatter {} is none", number);
+  return kScatters[number];
+}
+
+CombineStrategy strategy_of(std::int32_t number) {
+  constexpr CombineStrategy kStrategies[] = {
+      CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll,
+      CombineStrategy::kAllReduce};
+  require(number >= 0 && number <= KVMESH_COMBINE_ALL_REDUCE, "strategy {} is none", number);
+  return kStrategies[number];
+}
+
+}  // namespace kvmesh::c

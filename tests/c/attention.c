@@ -1,0 +1,125 @@
+/* All keys are zero, so every visible key has the same weight, and token i holds the value i: a
+   window of n keys gives row i the mean of the last n values, and the logarithm of their number. */
+#include <math.h>
+#include <string.h>
+
+#include "program.h"
+
+enum { kTokens = 10, kHeads = 2, kDim = 4, kRows = kTokens * kHeads };
+
+static const char kWindow[] =
+    "%0 = kv : int32\n"
+    "%1 = q : int32\n"
+    "%2 = <= %0 %1 : bool\n"
+    "%3 = - %1 %0 : int32\n"
+    "%4 = constant 4 : int32\n"
+    "%5 = < %3 %4 : bool\n"
+    "%6 = && %2 %5 : bool\n";
+
+typedef struct {
+  float q[kRows * kDim], k[kTokens * kDim], v[kTokens * kDim];
+  float o[kRows * kDim], lse[kRows];
+} numbers_t;
+
+static void check_numbers(const numbers_t* n, int window) {
+  for (int row = 0; row < kRows; ++row) {
+    const int token = row / kHeads;
+    const int keys = token + 1 < window ? token + 1 : window;
+    CHECK(fabs(n->lse[row] - log(keys)) < 1e-5);
+    for (int d = 0; d < kDim; ++d) {
+      CHECK(fabs(n->o[row * kDim + d] - (token - (keys - 1) / 2.0)) < 1e-5);
+    }
+  }
+}
+
+static void poison(numbers_t* n) {
+  for (int i = 0; i < kRows * kDim; ++i) n->o[i] = NAN;
+  for (int i = 0; i < kRows; ++i) n->lse[i] = NAN;
+}
+
+static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts) {
+  int64_t q_shape[] = {kTokens, kHeads, kDim}, kv_shape[] = {kTokens, 1, kDim};
+  int64_t lse_shape[] = {kTokens, kHeads};
+  const kvmesh_tensor_t q = floats(n->q, 3, q_shape), o = floats(n->o, 3, q_shape);
+  const kvmesh_tensor_t k = floats(n->k, 3, kv_shape), v = floats(n->v, 3, kv_shape);
+  const kvmesh_tensor_t lse = floats(n->lse, 2, lse_shape);
+  float partial_o[kRows * kDim], partial_lse[kRows];
+  const kvmesh_tensor_t part = floats(partial_o, 3, q_shape);
+  const kvmesh_tensor_t part_lse = floats(partial_lse, 2, lse_shape);
+  poison(n);
+  if (!in_parts) {
+    CHECK_OK(kvmesh_plan_run(plan, 0, &q, &k, &v, &o, &lse, NULL));
+    return;
+  }
+  CHECK_OK(kvmesh_plan_append(plan, 0, &k, &v, NULL));
+  CHECK_OK(kvmesh_plan_attend(plan, 0, &q, &part, &part_lse, NULL));
+  CHECK_OK(kvmesh_plan_combine(plan, &part, &part_lse, &o, &lse, NULL));
+}
+
+static void check_sequences(kvmesh_cache_t* cache, kvmesh_sequence_t sequence) {
+  kvmesh_sequence_t fork = 0;
+  int64_t length = 0;
+  CHECK_OK(kvmesh_sequence_fork(cache, sequence, &fork));
+  CHECK_OK(kvmesh_sequence_truncate(cache, fork, 3));
+  CHECK_OK(kvmesh_sequence_reserve(cache, fork, 6));
+  CHECK_OK(kvmesh_sequence_length(cache, fork, &length));
+  CHECK(length == 3);
+  CHECK_OK(kvmesh_sequence_length(cache, sequence, &length));
+  CHECK(length == kTokens);
+  CHECK_OK(kvmesh_sequence_erase(cache, fork));
+  CHECK(kvmesh_sequence_erase(cache, fork) == KVMESH_UNKNOWN_SEQUENCE);
+  CHECK_OK(kvmesh_cache_check_replicas(cache));
+}
+
+static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh) {
+  kvmesh_cache_t* cache = NULL;
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  options.q_heads = kHeads;
+  options.kv_heads = 1;
+  options.k_dim = kDim;
+  options.page_size = 2;
+  options.pages_per_rank = 8;
+  options.dtype = KVMESH_DTYPE_FLOAT32;
+  options.placement = KVMESH_PLACE_STRIPED;
+  CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
+  return cache;
+}
+
+void check_attention(kvmesh_mesh_t* mesh) {
+  static _Thread_local numbers_t n;
+  memset(&n, 0, sizeof n);
+  for (int i = 0; i < kTokens * kDim; ++i) n.v[i] = (float)(i / kDim);
+  kvmesh_cache_t* cache = make_cache(mesh);
+  kvmesh_mask_t* mask = NULL;
+  CHECK_OK(kvmesh_mask_parse(kWindow, NULL, 0, &mask));
+  CHECK(strcmp(kvmesh_mask_text(mask), kWindow) == 0);
+
+  kvmesh_batch_entry_t prompt = {0, kTokens, -1};
+  kvmesh_plan_t* plan = NULL;
+  CHECK_OK(kvmesh_sequence_create(cache, &prompt.sequence));
+  CHECK_OK(kvmesh_plan_create(cache, &prompt, 1, NULL, &plan)); /* causal: a window of all */
+  run_step(plan, &n, 0);
+  check_numbers(&n, kTokens);
+  kvmesh_plan_destroy(plan);
+
+  kvmesh_plan_options_t windowed = KVMESH_INIT(windowed);
+  windowed.mask = mask;
+  kvmesh_batch_entry_t second = {0, kTokens, -1};
+  CHECK_OK(kvmesh_sequence_create(cache, &second.sequence));
+  CHECK_OK(kvmesh_plan_create(cache, &second, 1, &windowed, &plan));
+  kvmesh_mask_destroy(mask); /* the plan has its own */
+  run_step(plan, &n, 1);
+  check_numbers(&n, 4);
+  kvmesh_plan_info_t info = KVMESH_INIT(info);
+  CHECK_OK(kvmesh_plan_get_info(plan, &info));
+  CHECK(info.query_tokens == kTokens && info.token_end == kTokens && info.head_end == kHeads);
+
+  check_sequences(cache, second.sequence);
+  CHECK_OK(kvmesh_sequence_erase(cache, second.sequence));
+  CHECK_OK(kvmesh_sequence_create(cache, &second.sequence));
+  CHECK_OK(kvmesh_plan_replan(cache, plan, &second, 1, NULL, 0, NULL));
+  run_step(plan, &n, 0);
+  check_numbers(&n, 4);
+  kvmesh_plan_destroy(plan);
+  kvmesh_cache_destroy(cache);
+}

@@ -1,0 +1,34 @@
+// A program linked with the source that takes MPI's place: what a build without MPI has.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "kvmesh/mesh.hpp"
+#include "kvmesh/tcp.hpp"
+#include "tests/support/environment.hpp"
+
+namespace kvmesh {
+namespace {
+
+TEST(WithoutMpi, NamesNoLibrary) { EXPECT_EQ(mpi_library(), ""); }
+
+TEST(WithoutMpi, SaysUnderMpirunThatThereIsNoMpi) {
+  const test::Variable launcher("OMPI_COMM_WORLD_SIZE", "2");
+  int argc = 0;
+  char** argv = nullptr;
+  const MpiSession session(argc, argv);
+  try {
+    Mesh::from_launcher();
+    FAIL() << "two ranks were started, and this one would be alone";
+  } catch (const Unsupported& error) {
+    EXPECT_NE(std::string(error.what()).find("no MPI"), std::string::npos) << error.what();
+  }
+}
+
+TEST(WithoutMpi, HasLoopbackAndTcp) {
+  run_on_threads(2, [](Mesh& mesh) { EXPECT_EQ(mesh.world().kind(), "loopback"); });
+  EXPECT_EQ(make_tcp_communicator({.rank = 0, .size = 1})->kind(), "tcp");
+}
+
+}  // namespace
+}  // namespace kvmesh

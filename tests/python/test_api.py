@@ -1,0 +1,181 @@
+"""Errors, life times, mods and the allocator."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import kvmesh
+from test_attention import make_cache, on_ranks, tensors
+
+
+def test_errors_have_classes_and_details():
+    def body(mesh):
+        cache = make_cache(mesh, pages_per_rank=2)
+        with pytest.raises(kvmesh.OutOfPages) as full:
+            cache.plan([(cache.create(), 100)])
+        assert full.value.asked_pages == 25
+        assert full.value.free_pages_per_rank == [2]
+        assert full.value.code == 5
+        assert cache.try_plan([(cache.create(), 100)]) is None
+        with pytest.raises(kvmesh.UnknownSequence):
+            cache.erase(12345)
+        with pytest.raises(ValueError, match="head_parallel"):
+            kvmesh.Mesh(head_parallel=3)
+        with pytest.raises(kvmesh.InvalidArgument, match="dtype"):
+            make_cache(mesh, dtype="int4")
+        with pytest.raises(kvmesh.InvalidArgument, match="all, heads, tokens"):
+            cache.plan([], scatter="rows")
+
+    on_ranks(1, body)
+
+
+def test_a_late_rank_is_a_timeout_that_names_it():
+    def body(mesh):
+        if mesh.rank == 1:
+            return
+        with pytest.raises(kvmesh.Timeout) as late:
+            mesh.barrier()
+        assert late.value.late == [1]
+        assert isinstance(late.value, TimeoutError)
+
+    on_ranks(2, body, deadline=0.2)
+
+
+def test_an_error_of_one_rank_comes_out():
+    def body(mesh):
+        if mesh.rank == 1:
+            raise KeyError("mine")
+        mesh.barrier()
+
+    with pytest.raises(KeyError, match="mine"):
+        kvmesh.run_on_threads(2, body)
+
+
+def test_wrong_tensors_are_refused_by_name():
+    def body(mesh):
+        cache = make_cache(mesh)
+        step = cache.plan([(cache.create(), 3)])
+        q, k, v = tensors(3)
+        with pytest.raises(TypeError, match="q: "):
+            step.run(0, "words", k, v)
+        with pytest.raises(TypeError, match="v: elements"):
+            step.run(0, q, k, v.astype(np.int64))
+        read_only = np.zeros((3, 4, 6), np.float32)
+        read_only.flags.writeable = False
+        with pytest.raises(TypeError, match="out: "):
+            step.run(0, q, k, v, out=read_only)
+        with pytest.raises(kvmesh.InvalidArgument):
+            step.run(0, q[:2], k, v)
+
+    on_ranks(1, body)
+
+
+def test_closing_ends_an_object():
+    mesh = kvmesh.Mesh()
+    with make_cache(mesh) as cache:
+        step = cache.plan([(cache.create(), 1)])
+        mesh.close()  # the cache keeps what it needs
+        q, k, v = tensors(1)
+        step.run(0, q, k, v)
+    assert cache.closed and mesh.closed
+    with pytest.raises(kvmesh.InvalidArgument):
+        step.run(0, q, k, v)
+    with pytest.raises(kvmesh.InvalidArgument, match="closed"):
+        cache.create()
+    assert "closed" in repr(cache) and "closed" in repr(mesh)
+
+
+def test_reprs_say_what_there_is():
+    with kvmesh.Mesh() as mesh, make_cache(mesh) as cache:
+        assert repr(mesh) == ("<kvmesh.Mesh: rank 0 of 1 (loopback), 1 kv x 1 head, in host "
+                              "memory>")
+        assert "16 of 16 pages of 4 tokens free" in repr(cache)
+        assert "3 tokens" in repr(cache.plan([(cache.create(), 3)]))
+
+
+def test_mods_compute_what_python_computes():
+    mask = kvmesh.MaskMod(lambda b, h, q, kv: ((q - 7) // 3 == kv % -4) | (abs(q - kv) > 5) & ~(h == 1))
+    for h in range(2):
+        for q in range(12):
+            for kv in range(12):
+                expected = ((q - 7) // 3 == kv % -4) or (abs(q - kv) > 5 and h != 1)
+                assert mask.evaluate(0, h, q, kv) == expected
+    score = kvmesh.ScoreMod(lambda s, b, h, q, kv: kvmesh.where(q > kv, s / 2 - 1, kvmesh.maximum(s, 0)))
+    assert score.evaluate(3.0, 0, 0, 5, 1) == 0.5
+    assert score.evaluate(-3.0, 0, 0, 1, 5) == 0.0
+    both = kvmesh.causal() & ~kvmesh.sliding_window(2)
+    assert [both.evaluate(0, 0, 5, kv) for kv in range(7)] == [True] * 4 + [False] * 3
+    nested = kvmesh.MaskMod(lambda b, h, q, kv: both(b, h, q, kv + 1))
+    assert nested.evaluate(0, 0, 5, 2) and not nested.evaluate(0, 0, 5, 3)
+
+
+def test_mods_are_text_and_back():
+    mask = kvmesh.sliding_window(9)
+    assert kvmesh.MaskMod.from_text(mask.text).text == mask.text
+    with pytest.raises(kvmesh.InvalidArgument, match="line 1"):
+        kvmesh.MaskMod.from_text("nonsense")
+
+
+def test_mods_refuse_what_cannot_be_traced():
+    with pytest.raises(TypeError, match="traced"):
+        kvmesh.MaskMod(lambda b, h, q, kv: q >= kv and kv > 1)
+    with pytest.raises(kvmesh.InvalidArgument, match="bool"):
+        kvmesh.MaskMod(lambda b, h, q, kv: q - kv)
+    with pytest.raises(kvmesh.InvalidArgument, match="int32"):
+        kvmesh.MaskMod(lambda b, h, q, kv: q < 2**40)
+    with pytest.raises(TypeError):
+        kvmesh.MaskMod(lambda b, h, q, kv: q < "5")
+
+
+def test_buffers_of_one_and_two_dimensions():
+    table = kvmesh.Buffer(np.arange(6).reshape(2, 3))
+    flags = kvmesh.Buffer([True, False])
+    mask = kvmesh.MaskMod(lambda b, h, q, kv: (table[h, kv] > 2) & flags[q])
+    assert [mask.evaluate(0, h, 0, kv) for h in (0, 1) for kv in range(3)] == [False] * 3 + [True] * 3
+    assert not mask.evaluate(0, 1, 1, 0)
+    flags.set([False, False])
+    assert not mask.evaluate(0, 1, 0, 0)
+    with pytest.raises(kvmesh.InvalidArgument):
+        flags.set([1, 2])
+    with pytest.raises(TypeError, match="two indices"):
+        kvmesh.MaskMod(lambda b, h, q, kv: table[h] > 2)
+    with pytest.raises(OverflowError):
+        kvmesh.Buffer([2**40])
+
+
+def test_the_allocator_alone():
+    allocator = kvmesh.PageAllocator(ranks=2, pages_per_rank=4, page_size=2, placement="striped")
+    sequence = allocator.create()
+    assert allocator.append(sequence, 3) == []
+    assert [rank for rank, _ in allocator.pages(sequence)] == [0, 1]
+    fork = allocator.fork(sequence)
+    (copy,) = allocator.append(fork, 1)  # the shared, half full page
+    assert copy == [allocator.pages(sequence)[1], allocator.pages(fork)[1]]
+    assert allocator.free_pages() == 5 and allocator.sequences == 2
+    assert "2 sequences, 5 of 8 pages of 2 tokens free on 2 ranks" in repr(allocator)
+
+
+def test_block_masks_show_their_tiles():
+    mask = kvmesh.make_block_mask(kvmesh.causal(), q_len=8, kv_len=8, q_block=4, kv_block=4)
+    assert mask.row(0, 0, 1) == ([1], [0])
+    assert mask.sparsity == 0.25
+    assert "#" in repr(mask)
+
+
+def test_ranks_meet_over_tcp():
+    program = ("import kvmesh, sys\n"
+               "with kvmesh.Mesh(rank=int(sys.argv[1]), size=2, rendezvous=sys.argv[2]) as mesh:\n"
+               "    mesh.barrier()\n"
+               "    print(mesh.communicator, mesh.kv_rank, mesh.size)\n")
+    port = 20000 + os.getpid() % 20000
+    ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank), f"127.0.0.1:{port}"],
+                              stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    assert [rank.communicate(timeout=60)[0].split() for rank in ranks] == [
+        ["tcp", "0", "2"], ["tcp", "1", "2"]]
+
+
+def test_the_version_is_the_library_s():
+    assert kvmesh.__version__.count(".") == 2
