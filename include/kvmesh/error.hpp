@@ -125,7 +125,8 @@ class BrokenGroup : public Error {
   using Error::Error;
 };
 
-/// The ranks' copies of the allocator differ, because the ranks did not apply the same operations.
+/// The ranks have diverged: they did not apply the same operations to their copies of the
+/// allocator, or did not plan or combine the same steps.
 class DigestMismatch : public Error {
  public:
   using Error::Error;
