@@ -134,7 +134,8 @@ class StepPlan {
   /// or change the input.
   ///
   /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more.
-  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost. On a GPU: NcclError, Timeout,
+  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost; DigestMismatch if another rank
+  /// planned another step. On a GPU: NcclError, Timeout,
   /// Error if the device failed. Mesh::wait throws the errors of work on the stream.
   /// Collective over the mesh's kv axis.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
@@ -210,12 +211,13 @@ class KvCache {
   /// plan.
   /// REQUIRES: no sequence appears twice.
   /// Blocks until the plan is on the device; with several kv ranks it first waits for all earlier
-  /// work on the device. Collective if a page is copied to another rank, and always in debug
-  /// builds.
+  /// work on the device. Collective if a page is copied to another rank, at every 64th plan or
+  /// replan of the cache, and always in debug builds.
   ///
   /// If it throws:
   ///
-  ///   OutOfPages, UnknownSequence, InvalidArgument
+  ///   OutOfPages, UnknownSequence, InvalidArgument; DigestMismatch if the ranks have not planned
+  ///   the same steps
   ///       nothing has changed.
   ///   Timeout, PeerLost, NcclError, Error or DigestMismatch after the append
   ///       (a failed copy between ranks, a failed device, no device memory for the plan;
