@@ -18,17 +18,15 @@ const AllocatorOptions& PageAllocator::options() const { return state_->options(
 SequenceId PageAllocator::create() { return state_->create(); }
 
 void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
-  if (!state_->try_reserve(sequence, tokens)) throw state_->out_of_pages();
+  try_reserve(sequence, tokens).value();
 }
 
-bool PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
+Result<Done> PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
   return state_->try_reserve(sequence, tokens);
 }
 
 std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
-  auto copies = state_->try_append(requests);
-  if (!copies) throw state_->out_of_pages();
-  return std::move(*copies);
+  return try_append(requests).value();
 }
 
 std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t tokens) {
@@ -36,16 +34,19 @@ std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t to
   return append({&request, 1});
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::try_append(
-    std::span<const AppendRequest> requests) {
+Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRequest> requests) {
   return state_->try_append(requests);
 }
 
 std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
                                                    std::int64_t end) {
-  auto copies = state_->try_make_writable(sequence, begin, end);
-  if (!copies) throw state_->out_of_pages();
-  return std::move(*copies);
+  return try_make_writable(sequence, begin, end).value();
+}
+
+Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequence,
+                                                               std::int64_t begin,
+                                                               std::int64_t end) {
+  return state_->try_make_writable(sequence, begin, end);
 }
 
 SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }

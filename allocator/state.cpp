@@ -64,22 +64,22 @@ SequenceId PageAllocator::State::create() {
   return id;
 }
 
-bool PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
+Result<Done> PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
   Sequence& sequence = sequences_.at(id);
   require(tokens >= 0, "reserve of {} tokens", tokens);
   const std::int64_t missing = missing_pages(sequence, static_cast<std::uint64_t>(tokens));
-  if (!free_for(missing)) return false;
+  if (!free_for(missing)) return out_of_pages(missing);
   prepare(sequence, missing);
 
   grow(sequence, missing);
   record("reserve", id, static_cast<std::uint64_t>(tokens));
-  return true;
+  return Done{};
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
+Result<std::vector<PageCopy>> PageAllocator::State::try_append(
     std::span<const AppendRequest> requests) {
-  plan_append(requests);
-  if (!free_for(asked_pages_)) return std::nullopt;
+  const std::int64_t asked = plan_append(requests);
+  if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(shared_tails_.size());
   for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
@@ -105,9 +105,9 @@ std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
   return copies;
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
-                                                                             std::int64_t begin,
-                                                                             std::int64_t end) {
+Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
+                                                                      std::int64_t begin,
+                                                                      std::int64_t end) {
   Sequence& sequence = sequences_.at(id);
   require(begin >= 0 && begin <= end && end <= capacity(sequence),
           "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
@@ -117,7 +117,7 @@ std::optional<std::vector<PageCopy>> PageAllocator::State::try_make_writable(Seq
   std::int64_t asked = 0;
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
     asked += pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]) ? 1 : 0;
-  if (!free_for(asked)) return std::nullopt;
+  if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(static_cast<std::size_t>(asked));
   prepare(sequence, 0);
@@ -183,15 +183,10 @@ std::int64_t PageAllocator::State::missing_pages(const Sequence& sequence,
   return static_cast<std::int64_t>(pages - sequence.pages.size());
 }
 
-bool PageAllocator::State::free_for(std::int64_t asked_pages) {
-  asked_pages_ = asked_pages;
-  return asked_pages <= pools_.free_pages();
-}
-
-/// Checks the batch, and sets what it needs: growths_, shared_tails_ and asked_pages_.
-void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) {
+/// Checks the batch and sets growths_ and shared_tails_. Returns the pages that it needs.
+std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> requests) {
   ++batch_;
-  asked_pages_ = 0;
+  std::int64_t asked = 0;
   growths_.clear();
   shared_tails_.clear();
   for (const AppendRequest& request : requests) {
@@ -204,7 +199,7 @@ void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) 
         static_cast<std::uint64_t>(sequence.length) + static_cast<std::uint64_t>(request.tokens);
     const std::int64_t missing = missing_pages(sequence, tokens);
     if (missing == 0 && !sequence.may_share) continue;
-    asked_pages_ = saturating_add(asked_pages_, missing);
+    asked = saturating_add(asked, missing);
     growths_.push_back({&sequence, missing, request.tokens});
 
     if (!sequence.may_share || request.tokens == 0 || sequence.length % options_.page_size == 0)
@@ -213,7 +208,7 @@ void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) 
         sequence.pages[static_cast<std::size_t>(sequence.length / options_.page_size)];
     if (pools_.shared(tail)) shared_tails_.push_back(tail);
   }
-  asked_pages_ = saturating_add(asked_pages_, plan_tail_copies());
+  return saturating_add(asked, plan_tail_copies());
 }
 
 /// How many copies the shared last pages of the batch need: one for each sequence of the batch, but

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -24,16 +23,13 @@ class PageAllocator::State {
   explicit State(const AllocatorOptions& options);
 
   SequenceId create();
-  bool try_reserve(SequenceId id, std::int64_t tokens);
-  std::optional<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
-  std::optional<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
-                                                         std::int64_t end);
+  Result<Done> try_reserve(SequenceId id, std::int64_t tokens);
+  Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
+  Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
+                                                  std::int64_t end);
   SequenceId fork(SequenceId id);
   void truncate(SequenceId id, std::int64_t length);
   void erase(SequenceId id);
-
-  /// What the operation that just came back empty asked for and did not get.
-  OutOfPages out_of_pages() const { return {asked_pages_, pools_.free_pages_per_rank()}; }
 
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
@@ -54,8 +50,11 @@ class PageAllocator::State {
 
   std::int64_t pages_for(std::int64_t tokens) const;
   std::int64_t missing_pages(const Sequence& sequence, std::uint64_t tokens) const;
-  bool free_for(std::int64_t asked_pages);
-  void plan_append(std::span<const AppendRequest> requests);
+  bool free_for(std::int64_t pages) const { return pages <= pools_.free_pages(); }
+  OutOfPages out_of_pages(std::int64_t asked_pages) const {
+    return {asked_pages, pools_.free_pages_per_rank()};
+  }
+  std::int64_t plan_append(std::span<const AppendRequest> requests);
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
   void grow(Sequence& sequence, std::int64_t missing);
@@ -71,7 +70,6 @@ class PageAllocator::State {
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;
-  std::int64_t asked_pages_ = 0;
   std::vector<Growth> growths_;
   std::vector<PageId> shared_tails_;
 };

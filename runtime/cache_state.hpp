@@ -51,12 +51,10 @@ class KvCache::State {
   void let_go() noexcept;
 
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocator and
-  /// makes the copies of copy on write. Returns false, with nothing changed, if the pools have too
-  /// few free pages.
+  /// makes the copies of copy on write. Returns OutOfPages, with nothing changed, if the pools have
+  /// too few free pages.
   /// @throws DigestMismatch with nothing changed.
-  bool try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
-  /// Throws OutOfPages. REQUIRES: the last try_append returned false.
-  [[noreturn]] void throw_out_of_pages();
+  Result<Done> try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
 };
 
 /// Makes the copies of copy on write, in every layer. A copy within this rank uses copy_pages. A

@@ -52,7 +52,7 @@ SequenceId KvCache::create() { return state_->allocator.create(); }
 void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
   state_->allocator.reserve(sequence, tokens);
 }
-bool KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
+Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   return state_->allocator.try_reserve(sequence, tokens);
 }
 SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,6 +10,7 @@
 
 #include "kvmesh/api.h"
 #include "kvmesh/error.hpp"
+#include "kvmesh/result.hpp"
 #include "kvmesh/types.hpp"
 
 namespace KVMESH_API kvmesh {
@@ -79,10 +79,10 @@ struct JournalEntry {
 /// chooses is full, another rank provides the page: an operation runs out of pages only if all
 /// ranks are full.
 ///
-/// Strong guarantee: an operation that throws (or whose `try_` form returns empty) has changed
-/// nothing. Not thread-safe: one thread drives a copy. Complexity is amortised O(1) per page, but
-/// O(ranks) where a rank is chosen: for a sequence's home, for a page that balanced placement adds
-/// past the threshold, and where ranks are full.
+/// Strong guarantee: an operation that throws (or whose `try_` form returns a reason) has
+/// changed nothing. Not thread-safe: one thread drives a copy. Complexity is amortised O(1) per
+/// page, but O(ranks) where a rank is chosen: for a sequence's home, for a page that balanced
+/// placement adds past the threshold, and where ranks are full.
 class PageAllocator {
  public:
   /// @throws InvalidArgument if the options are invalid.
@@ -98,9 +98,9 @@ class PageAllocator {
 
   /// Makes room for at least `tokens` tokens in all. Does nothing if the capacity is enough.
   /// @throws OutOfPages; UnknownSequence; InvalidArgument if `tokens` is negative. try_reserve
-  /// returns false instead of OutOfPages.
+  /// returns OutOfPages instead of throwing it.
   void reserve(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
   /// sequence's last page is copied if it is not full and a fork shares it. The copy stays on the
@@ -109,18 +109,20 @@ class PageAllocator {
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
-  /// UnknownSequence, InvalidArgument. try_append returns empty instead of OutOfPages.
+  /// UnknownSequence, InvalidArgument. try_append returns OutOfPages instead of throwing it.
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
   std::vector<PageCopy> append(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] std::optional<std::vector<PageCopy>> try_append(
-      std::span<const AppendRequest> requests);
+  Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
 
   /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
   /// a fork shares by a page that only this sequence holds.
   /// REQUIRES: 0 <= begin <= end <= capacity.
   /// Returns the copies to make before anything is written.
-  /// @throws OutOfPages, UnknownSequence, InvalidArgument.
+  /// @throws OutOfPages, UnknownSequence, InvalidArgument. try_make_writable returns OutOfPages
+  /// instead of throwing it.
   std::vector<PageCopy> make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+  Result<std::vector<PageCopy>> try_make_writable(SequenceId sequence, std::int64_t begin,
+                                                  std::int64_t end);
 
   /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
   /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.

@@ -199,7 +199,7 @@ class KvCache {
   /// UnknownSequence. They change metadata only and do not wait for the device.
   SequenceId create();
   void reserve(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
   SequenceId fork(SequenceId sequence);
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
@@ -234,9 +234,8 @@ class KvCache {
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
   }
-  /// As plan, but returns empty instead of throwing OutOfPages.
-  [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
-                                                 const PlanOptions& options = {});
+  /// As plan, but returns OutOfPages instead of throwing it.
+  Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
 
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
@@ -244,11 +243,12 @@ class KvCache {
   /// not read yet. `q_positions` as in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step`
   /// belongs to another cache. After an error that has changed something `step` throws
-  /// InvalidArgument until it is planned again. try_replan returns false instead of OutOfPages.
+  /// InvalidArgument until it is planned again. try_replan returns OutOfPages instead of
+  /// throwing it.
   void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
               std::span<const std::int64_t> q_positions = {});
-  [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,
-                                Stream stream = {}, std::span<const std::int64_t> q_positions = {});
+  Result<Done> try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
+                          std::span<const std::int64_t> q_positions = {});
 
   /// Compares the ranks' allocators. Debug builds call it in every plan.
   /// @throws DigestMismatch, naming the first operation in which the allocators differ.

@@ -34,6 +34,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "page": "core",
     "tensor": "core",
     "error": "core",
+    "result": "core",
     "partial": "core",
     "device_memory": "core",
     "stream": "core",
