@@ -103,6 +103,12 @@ std::uint64_t PageAllocator::digest() const { return state_->journal().digest();
 
 std::vector<JournalEntry> PageAllocator::journal() const { return state_->journal().entries(); }
 
+ChangeCursor PageAllocator::follow() { return state_->changes().follow(); }
+
+ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
+  return std::as_const(*state_).changes().read(cursor);
+}
+
 void PageAllocator::verify_integrity() const {
   check_integrity(state_->pools(), state_->sequences(), options().page_size);
 }

@@ -54,7 +54,8 @@ PageAllocator::State::State(const AllocatorOptions& options)
     : options_(with_id_space(checked(options))),
       pools_(options.ranks, options.pages_per_rank),
       sequences_(options_.id_space),
-      placement_(make_placement(options)) {
+      placement_(make_placement(options)),
+      changes_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
 }
 
@@ -71,7 +72,7 @@ Result<Done> PageAllocator::State::try_reserve(SequenceId id, std::int64_t token
   if (!free_for(missing)) return out_of_pages(missing);
   prepare(sequence, missing);
 
-  grow(sequence, missing);
+  grow(id, sequence, missing);
   record("reserve", id, static_cast<std::uint64_t>(tokens));
   return Done{};
 }
@@ -90,9 +91,9 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
     if (sequence.may_share && growth.appends > 0 && sequence.length % options_.page_size != 0) {
       const std::int64_t tail = sequence.length / options_.page_size;
       if (pools_.shared(sequence.pages[static_cast<std::size_t>(tail)]))
-        copies.push_back(replace(sequence, tail));
+        copies.push_back(replace(growth.id, sequence, tail));
     }
-    grow(sequence, growth.missing);
+    grow(growth.id, sequence, growth.missing);
   }
   for (const AppendRequest& request : requests) {
     Sequence& sequence = *sequences_.find(request.sequence);
@@ -124,7 +125,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
 
   for (std::int64_t logical = first; logical < last && asked > 0; ++logical)
     if (pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]))
-      copies.push_back(replace(sequence, logical));
+      copies.push_back(replace(id, sequence, logical));
   journal_.fold_in(static_cast<std::uint64_t>(begin));
   record("make_writable", id, static_cast<std::uint64_t>(end));
   return copies;
@@ -146,6 +147,7 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
     child.may_share = parent.may_share = true;
   }
   for (PageId page : child.pages) pools_.add_reference(page);
+  log_added(child_id, child, 0);
   record("fork", child_id, digest_word(id));
   return child_id;
 }
@@ -157,15 +159,16 @@ void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
 
   sequence.version += length < sequence.length ? 1 : 0;
   sequence.length = length;
-  drop_pages_past(sequence, pages_for(length));
+  drop_pages_past(id, sequence, pages_for(length));
   record("truncate", id, static_cast<std::uint64_t>(length));
 }
 
 void PageAllocator::State::erase(SequenceId id) {
   Sequence& sequence = sequences_.at(id);
 
-  for (PageId page : sequence.pages) pools_.give_back(page);
+  drop_pages_past(id, sequence, 0);
   sequences_.erase(id);
+  changes_.record({.sequence = id, .kind = ChangeKind::kErased});
   record("erase", id);
 }
 
@@ -200,7 +203,7 @@ std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> re
     const std::int64_t missing = missing_pages(sequence, tokens);
     if (missing == 0 && !sequence.may_share) continue;
     asked = saturating_add(asked, missing);
-    growths_.push_back({&sequence, missing, request.tokens});
+    growths_.push_back({request.sequence, &sequence, missing, request.tokens});
 
     if (!sequence.may_share || request.tokens == 0 || sequence.length % options_.page_size == 0)
       continue;
@@ -233,17 +236,27 @@ void PageAllocator::State::prepare(Sequence& sequence, std::int64_t missing) {
   placement_->prepare(sequence, static_cast<std::int64_t>(wanted), options_.ranks);
 }
 
-void PageAllocator::State::grow(Sequence& sequence, std::int64_t missing) {
+void PageAllocator::State::grow(SequenceId id, Sequence& sequence, std::int64_t missing) {
   if (missing == 0) return;
   const std::size_t held = sequence.pages.size();
   sequence.pages.resize(held + static_cast<std::size_t>(missing));
   placement_->take(sequence.placement, static_cast<std::int64_t>(held),
                    std::span(sequence.pages).subspan(held), pools_);
+  log_added(id, sequence, held);
+}
+
+void PageAllocator::State::log_added(SequenceId id, const Sequence& sequence, std::size_t first) {
+  if (!changes_.is_followed()) return;
+  for (std::size_t logical = first; logical < sequence.pages.size(); ++logical)
+    changes_.record({.sequence = id,
+                     .position = static_cast<std::int32_t>(logical),
+                     .new_page = sequence.pages[logical],
+                     .kind = ChangeKind::kAdded});
 }
 
 /// Gives the sequence a page of its own in place of a shared one: on the same rank if it can be, so
 /// that the copy stays there.
-PageCopy PageAllocator::State::replace(Sequence& sequence, std::int64_t logical) {
+PageCopy PageAllocator::State::replace(SequenceId id, Sequence& sequence, std::int64_t logical) {
   PageId& page = sequence.pages[static_cast<std::size_t>(logical)];
   const PageId source = page;
   ++sequence.version;
@@ -255,21 +268,36 @@ PageCopy PageAllocator::State::replace(Sequence& sequence, std::int64_t logical)
   } else {
     placement_->take(sequence.placement, logical, {&page, 1}, pools_);
   }
+  changes_.record({.sequence = id,
+                   .position = static_cast<std::int32_t>(logical),
+                   .old_page = source,
+                   .new_page = page,
+                   .kind = ChangeKind::kReplaced});
   const std::int64_t tokens = sequence.length - logical * options_.page_size;
   return {source, page, static_cast<int>(std::min<std::int64_t>(tokens, options_.page_size))};
 }
 
-void PageAllocator::State::drop_pages_past(Sequence& sequence, std::int64_t pages) {
+void PageAllocator::State::drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages) {
   const auto kept = static_cast<std::size_t>(pages);
   for (std::size_t logical = kept; logical < sequence.pages.size(); ++logical) {
     const PageId page = sequence.pages[logical];
     sequence.placement.removed(page.rank());
     pools_.give_back(page);
   }
+  log_dropped(id, sequence, kept);
   sequence.pages.resize(kept);
   if (pages > 0) return;
   sequence.placement.anchor = SequencePlacement::kNone;
   sequence.may_share = false;
+}
+
+void PageAllocator::State::log_dropped(SequenceId id, const Sequence& sequence, std::size_t kept) {
+  if (!changes_.is_followed()) return;
+  for (std::size_t logical = sequence.pages.size(); logical-- > kept;)
+    changes_.record({.sequence = id,
+                     .position = static_cast<std::int32_t>(logical),
+                     .old_page = sequence.pages[logical],
+                     .kind = ChangeKind::kDropped});
 }
 
 void PageAllocator::State::record(std::string_view operation, SequenceId id,

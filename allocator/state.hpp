@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "allocator/change_log.hpp"
 #include "allocator/journal.hpp"
 #include "allocator/page_pools.hpp"
 #include "allocator/placement.hpp"
@@ -35,6 +36,8 @@ class PageAllocator::State {
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
   const Journal& journal() const { return journal_; }
+  ChangeLog& changes() { return changes_; }
+  const ChangeLog& changes() const { return changes_; }
 
   std::int64_t capacity(const Sequence& sequence) const {
     return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
@@ -43,6 +46,7 @@ class PageAllocator::State {
  private:
   /// A sequence that the batch in progress gives pages to.
   struct Growth {
+    SequenceId id;
     Sequence* sequence;
     std::int64_t missing;  // pages
     std::int64_t appends;  // tokens
@@ -57,9 +61,11 @@ class PageAllocator::State {
   std::int64_t plan_append(std::span<const AppendRequest> requests);
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
-  void grow(Sequence& sequence, std::int64_t missing);
-  PageCopy replace(Sequence& sequence, std::int64_t logical);
-  void drop_pages_past(Sequence& sequence, std::int64_t pages);
+  void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
+  PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
+  void log_added(SequenceId id, const Sequence& sequence, std::size_t first);
+  void log_dropped(SequenceId id, const Sequence& sequence, std::size_t kept);
+  void drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages);
   void record(std::string_view operation, SequenceId id, std::uint64_t argument = 0);
 
   AllocatorOptions options_;
@@ -67,6 +73,7 @@ class PageAllocator::State {
   SequenceTable sequences_;
   std::unique_ptr<PlacementPolicy> placement_;
   Journal journal_;
+  ChangeLog changes_;
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvmesh/api.h"
+#include "kvmesh/change_log.hpp"
 #include "kvmesh/error.hpp"
 #include "kvmesh/result.hpp"
 #include "kvmesh/types.hpp"
@@ -167,6 +168,14 @@ class PageAllocator {
   std::uint64_t digest() const;
   /// The last operations (at most 256), oldest first: compare them when digests differ.
   std::vector<JournalEntry> journal() const;
+
+  /// Adds a follower of the change log: every later operation appends its changes of page tables.
+  /// Returns a cursor after the last change. The log keeps about as many changes as there are
+  /// pages, at most 2^18.
+  ChangeCursor follow();
+  /// Returns the changes at the cursor, as many as lie in one piece, and moves the cursor past
+  /// them. Call it until it returns no changes. The span is valid until the next operation.
+  ChangeRun read_changes(ChangeCursor& cursor) const;
 
   /// Checks every invariant by recomputing it, O(state). @throws Error naming the first broken one.
   void verify_integrity() const;

@@ -204,6 +204,25 @@ class KvCache {
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
 
+  /// Makes positions [begin, end) of the sequence writable in place, as
+  /// PageAllocator::make_writable does, and copies the pages that a fork shares. Blocks until the
+  /// copies are made.
+  /// @throws as PageAllocator::make_writable. If a copy fails (Timeout, PeerLost, a device's
+  /// Error), the sequence has its new pages, and what they hold is unspecified. Collective if a
+  /// page is copied to another rank.
+  void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+  Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+
+  /// Writes keys and values in one layer at any positions below the capacity, in any order:
+  /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where
+  /// this rank holds the page. Does not change the length. On a GPU it runs after the work on
+  /// `stream`, and blocks until it is done.
+  /// REQUIRES: no position appears twice; on a GPU, no other stream reads the pages.
+  /// @throws, before anything is written, UnknownSequence; InvalidArgument for wrong tensors, for a
+  /// position past the capacity, and for one on a page that a fork shares (see make_writable).
+  void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
+             const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
+
   /// BlockMask::create, computed on the mesh's device.
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape);
 

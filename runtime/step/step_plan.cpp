@@ -336,13 +336,13 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
   const Result<std::vector<PageCopy>> copies = allocator.try_append(requests);
   if (!copies) return copies.reason();
   history.add(hashes);
-  if (!copies->empty()) {
-    for (const BatchEntry& entry : batch)
-      local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
-  }
-  if (kChecksEveryStep) kvmesh::check_replicas(allocator, mesh.world());
-  copy_on_write(*backend, pools, peers, mesh.kv(), *copies);
+  make_copies(*copies);
   return Done{};
+}
+
+void KvCache::State::make_copies(std::span<const PageCopy> copies) {
+  if (kChecksEveryStep) kvmesh::check_replicas(allocator, mesh.world());
+  copy_on_write(*backend, pools, peers, mesh.kv(), copies);
 }
 
 Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const PlanOptions& options) {

@@ -40,6 +40,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "stream": "core",
     "thread_pool": "core",
     "allocator": "allocator",
+    "change_log": "allocator",
     "mods": "kernels",
     "mod_text": "kernels",
     "block_mask": "kernels",
