@@ -57,6 +57,24 @@ void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
 
 void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
 
+PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
+
+PrefixMatch PageAllocator::match_prefix(const PrefixKey& key) { return state_->match_prefix(key); }
+
+SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
+  static_cast<void>(state_->sequences().at(match.pin));
+  return match.pin;
+}
+
+void PageAllocator::release(const PrefixMatch& match) { state_->erase(match.pin); }
+
+void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
+                            std::span<const Retention> retentions) {
+  state_->publish(sequence, key, retentions);
+}
+
+std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+
 bool PageAllocator::contains(SequenceId sequence) const {
   return state_->sequences().find(sequence) != nullptr;
 }
@@ -111,6 +129,8 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
 
 void PageAllocator::verify_integrity() const {
   check_integrity(state_->pools(), state_->sequences(), options().page_size);
+  if (const PrefixCache* prefixes = state_->prefixes())
+    check_prefixes(state_->pools(), state_->sequences(), *prefixes);
 }
 
 }  // namespace kvmesh

@@ -19,6 +19,10 @@ AllocatorOptions checked(const AllocatorOptions& options) {
                                     {options.ranks, options.pages_per_rank, options.page_size}));
   require(options.placement <= Placement::kPacked, "placement {} is none",
           static_cast<int>(options.placement));
+  require(
+      options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
+      "prefix: hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      static_cast<int>(options.prefix.eviction));
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
   return options;
@@ -29,7 +33,15 @@ std::uint64_t digest_of(const AllocatorOptions& options) {
   hash = fold(hash, static_cast<std::uint64_t>(options.pages_per_rank));
   hash = fold(hash, static_cast<std::uint64_t>(options.page_size));
   hash = fold(hash, static_cast<std::uint64_t>(options.placement));
-  return fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+  hash = fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+  const PrefixOptions& prefix = options.prefix;
+  hash = fold(hash, prefix.enabled);
+  if (!prefix.enabled) return hash;
+  hash = fold(hash, static_cast<std::uint64_t>(prefix.hash));
+  hash = fold(hash, static_cast<std::uint64_t>(prefix.eviction));
+  hash = fold(hash, prefix.compares_tokens);
+  for (const char letter : prefix.seed) hash = fold(hash, static_cast<unsigned char>(letter));
+  return hash;
 }
 
 /// A space that follows from the options has its highest bit set: callers count up from 1.
@@ -57,6 +69,8 @@ PageAllocator::State::State(const AllocatorOptions& options)
       placement_(make_placement(options)),
       changes_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
+  if (options.prefix.enabled)
+    prefixes_ = std::make_unique<PrefixCache>(options.prefix, pools_, changes_, options.page_size);
 }
 
 SequenceId PageAllocator::State::create() {
@@ -83,6 +97,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
   if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(shared_tails_.size());
+  sources_.reserve(shared_tails_.size());
   for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
 
   // Lengths last: a copy counts the tokens that its page holds before the append.
@@ -90,11 +105,12 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
     Sequence& sequence = *growth.sequence;
     if (sequence.may_share && growth.appends > 0 && sequence.length % options_.page_size != 0) {
       const std::int64_t tail = sequence.length / options_.page_size;
-      if (pools_.shared(sequence.pages[static_cast<std::size_t>(tail)]))
+      if (!pools_.writable(sequence.pages[static_cast<std::size_t>(tail)]))
         copies.push_back(replace(growth.id, sequence, tail));
     }
     grow(growth.id, sequence, growth.missing);
   }
+  give_back_sources();
   for (const AppendRequest& request : requests) {
     Sequence& sequence = *sequences_.find(request.sequence);
     sequence.length += request.tokens;
@@ -114,21 +130,32 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
           "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
           capacity(sequence));
   const std::int64_t first = begin / options_.page_size;
-  const std::int64_t last = begin == end ? first : pages_for(end);
+  const std::int64_t last = end_of_private(sequence, first, begin == end ? first : pages_for(end));
   std::int64_t asked = 0;
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
-    asked += pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]) ? 1 : 0;
+    asked += pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]) ? 0 : 1;
   if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(static_cast<std::size_t>(asked));
+  sources_.reserve(static_cast<std::size_t>(asked));
   prepare(sequence, 0);
 
   for (std::int64_t logical = first; logical < last && asked > 0; ++logical)
-    if (pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]))
+    if (!pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]))
       copies.push_back(replace(id, sequence, logical));
+  give_back_sources();
   journal_.fold_in(static_cast<std::uint64_t>(begin));
   record("make_writable", id, static_cast<std::uint64_t>(end));
   return copies;
+}
+
+/// Where make_writable of pages [first, last) ends: a sequence that writes to one of its published
+/// pages leaves the later ones, too, since these name the tokens before them.
+std::int64_t PageAllocator::State::end_of_private(const Sequence& sequence, std::int64_t first,
+                                                  std::int64_t last) const {
+  return first < last && first < sequence.published
+             ? std::max<std::int64_t>(last, sequence.published)
+             : last;
 }
 
 SequenceId PageAllocator::State::fork(SequenceId id) {
@@ -142,6 +169,7 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
   Sequence& child = *sequences_.find(child_id);
   child.pages = std::move(pages);
   child.length = parent.length;
+  child.published = std::min(parent.published, static_cast<std::int32_t>(shared));
   if (shared > 0) {
     child.placement.anchor = parent.placement.anchor;
     child.may_share = parent.may_share = true;
@@ -209,19 +237,21 @@ std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> re
       continue;
     const PageId tail =
         sequence.pages[static_cast<std::size_t>(sequence.length / options_.page_size)];
-    if (pools_.shared(tail)) shared_tails_.push_back(tail);
+    if (!pools_.writable(tail)) shared_tails_.push_back(tail);
   }
   return saturating_add(asked, plan_tail_copies());
 }
 
-/// How many copies the shared last pages of the batch need: one for each sequence of the batch, but
-/// when all that share a page are in the batch, the last of them keeps it.
+/// How many copies the last pages of the batch need that are shared or published: one for each
+/// sequence of the batch, but when all that share an unpublished page are in the batch, the last of
+/// them keeps it.
 std::int64_t PageAllocator::State::plan_tail_copies() {
   std::int64_t copies = 0;
   std::sort(shared_tails_.begin(), shared_tails_.end());
   for (auto first = shared_tails_.begin(); first != shared_tails_.end();) {
     const auto last = std::upper_bound(first, shared_tails_.end(), *first);
-    copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - 1);
+    const std::int64_t keepers = pools_.is_kept(*first) ? 0 : 1;
+    copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - keepers);
     first = last;
   }
   return copies;
@@ -260,14 +290,16 @@ PageCopy PageAllocator::State::replace(SequenceId id, Sequence& sequence, std::i
   PageId& page = sequence.pages[static_cast<std::size_t>(logical)];
   const PageId source = page;
   ++sequence.version;
+  sequence.published = std::min(sequence.published, static_cast<std::int32_t>(logical));
   sequence.placement.removed(source.rank());
-  pools_.give_back(source);
   if (pools_.free_pages(source.rank()) > 0) {
     page = pools_.take(source.rank());
     sequence.placement.added(source.rank());
   } else {
     placement_->take(sequence.placement, logical, {&page, 1}, pools_);
   }
+  // A published source could be evicted at once, and be a page that is copied to.
+  pools_.is_kept(source) ? sources_.push_back(source) : pools_.give_back(source);
   changes_.record({.sequence = id,
                    .position = static_cast<std::int32_t>(logical),
                    .old_page = source,
@@ -277,13 +309,23 @@ PageCopy PageAllocator::State::replace(SequenceId id, Sequence& sequence, std::i
   return {source, page, static_cast<int>(std::min<std::int64_t>(tokens, options_.page_size))};
 }
 
+/// Gives back the published pages that the operation copies, from the last to the first.
+void PageAllocator::State::give_back_sources() {
+  for (; !sources_.empty(); sources_.pop_back()) pools_.give_back(sources_.back());
+}
+
 void PageAllocator::State::drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages) {
   const auto kept = static_cast<std::size_t>(pages);
-  for (std::size_t logical = kept; logical < sequence.pages.size(); ++logical) {
-    const PageId page = sequence.pages[logical];
+  const auto published = static_cast<std::size_t>(sequence.published);
+  const auto give_back = [&](PageId page) {
     sequence.placement.removed(page.rank());
     pools_.give_back(page);
-  }
+  };
+  for (std::size_t logical = std::max(kept, published); logical < sequence.pages.size(); ++logical)
+    give_back(sequence.pages[logical]);
+  // From the end: what is used last is evicted last, and children go before their parents.
+  for (std::size_t logical = published; logical-- > kept;) give_back(sequence.pages[logical]);
+  sequence.published = static_cast<std::int32_t>(std::min(kept, published));
   log_dropped(id, sequence, kept);
   sequence.pages.resize(kept);
   if (pages > 0) return;

@@ -11,6 +11,7 @@
 #include "allocator/journal.hpp"
 #include "allocator/page_pools.hpp"
 #include "allocator/placement.hpp"
+#include "allocator/prefix/prefix_cache.hpp"
 #include "allocator/sequence_table.hpp"
 #include "kvmesh/allocator.hpp"
 
@@ -31,10 +32,16 @@ class PageAllocator::State {
   SequenceId fork(SequenceId id);
   void truncate(SequenceId id, std::int64_t length);
   void erase(SequenceId id);
+  PrefixMatch match_prefix(const PrefixKey& key);
+  void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
+  PrefixRules prefix_rules() const {
+    return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
+  }
 
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
+  const PrefixCache* prefixes() const { return prefixes_.get(); }
   const Journal& journal() const { return journal_; }
   ChangeLog& changes() { return changes_; }
   const ChangeLog& changes() const { return changes_; }
@@ -62,7 +69,13 @@ class PageAllocator::State {
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
   void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
+  std::int64_t end_of_private(const Sequence& sequence, std::int64_t first,
+                              std::int64_t last) const;
+  void check_key(const PrefixKey& key) const;
+  bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
+                    int priority);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
+  void give_back_sources();
   void log_added(SequenceId id, const Sequence& sequence, std::size_t first);
   void log_dropped(SequenceId id, const Sequence& sequence, std::size_t kept);
   void drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages);
@@ -74,11 +87,13 @@ class PageAllocator::State {
   std::unique_ptr<PlacementPolicy> placement_;
   Journal journal_;
   ChangeLog changes_;
+  std::unique_ptr<PrefixCache> prefixes_;  // null: off
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;
   std::vector<Growth> growths_;
   std::vector<PageId> shared_tails_;
+  std::vector<PageId> sources_;  // of copies, to be given back
 };
 
 }  // namespace kvmesh

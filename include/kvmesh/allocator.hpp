@@ -11,6 +11,7 @@
 #include "kvmesh/api.h"
 #include "kvmesh/change_log.hpp"
 #include "kvmesh/error.hpp"
+#include "kvmesh/prefix.hpp"
 #include "kvmesh/result.hpp"
 #include "kvmesh/types.hpp"
 
@@ -42,6 +43,7 @@ struct AllocatorOptions {
   /// another's ids. (A KvCache draws a number that all its ranks share and no other cache has.) Not
   /// part of the digest.
   std::uint16_t id_space = 0;
+  PrefixOptions prefix{};
 };
 
 /// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
@@ -140,6 +142,34 @@ class PageAllocator {
   /// Erases the sequence and frees the pages that no fork shares. @throws UnknownSequence.
   void erase(SequenceId sequence);
 
+  /// Returns the rules by which keys for this allocator are made.
+  PrefixRules prefix_rules() const;
+
+  /// Finds the longest run of published pages with the key's tokens, on whichever ranks they are,
+  /// and pins it. The run may end with the first tokens of a page.
+  /// REQUIRES: the prefix cache is enabled; the key has this allocator's rules.
+  /// @throws InvalidArgument.
+  PrefixMatch match_prefix(const PrefixKey& key);
+  /// Makes a sequence of a match, which ends: its pages, copy on write, and its length.
+  /// @throws UnknownSequence if the match has ended.
+  SequenceId create_with_prefix(const PrefixMatch& match);
+  SequenceId create_with_prefix(const PrefixKey& key) {
+    return create_with_prefix(match_prefix(key));
+  }
+  /// Ends a match that is not used. @throws UnknownSequence if it has ended.
+  void release(const PrefixMatch& match);
+
+  /// Makes the sequence's full pages known to later matches. Where another sequence has published
+  /// the same page, the sequence shares that one and gives up its own: its version changes. A
+  /// published page is never written; when its last sequence leaves it, it is cached until its room
+  /// is needed. Pages that a fork shares before they are published wait until one sequence is left,
+  /// so publish before you fork. REQUIRES: the key's tokens are those of the sequence's first
+  /// positions, and their keys and values are written, or will be before later work reads them.
+  /// @throws UnknownSequence; InvalidArgument if the prefix cache is off, the key has other rules,
+  /// or other tokens than pages that the sequence has published.
+  void publish(SequenceId sequence, const PrefixKey& key,
+               std::span<const Retention> retentions = {});
+
   bool contains(SequenceId sequence) const;
   /// The length and the capacity in tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const;
@@ -154,9 +184,12 @@ class PageAllocator {
   /// @throws UnknownSequence.
   std::uint64_t version(SequenceId sequence) const;
 
+  /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
   std::int64_t free_pages(Rank rank) const;
-  /// The number of sequences that hold the page; 0 for a free page.
+  /// Of these, the pages that are kept for their content although no sequence holds them.
+  std::int64_t cached_pages() const;
+  /// The number of sequences that hold the page; 0 for a free or cached page.
   std::int32_t reference_count(PageId page) const;
   /// The number of times the page was handed out: a reader that stored it can detect reuse.
   std::uint32_t generation(PageId page) const;

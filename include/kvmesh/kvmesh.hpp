@@ -19,6 +19,7 @@
 #include "kvmesh/page.hpp"
 #include "kvmesh/paged_attention.hpp"
 #include "kvmesh/partial.hpp"
+#include "kvmesh/prefix.hpp"
 #include "kvmesh/result.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tcp.hpp"

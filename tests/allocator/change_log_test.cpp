@@ -50,12 +50,16 @@ class Follower {
       case ChangeKind::kErased:
         ASSERT_TRUE(table.empty());
         tables_.erase(change.sequence);
+        return;
+      case ChangeKind::kPublished:
+      case ChangeKind::kEvicted:
+        FAIL() << "there is no prefix cache";
     }
   }
 
   ChangeCursor cursor_;
   std::map<SequenceId, std::vector<PageId>> tables_;
-  std::array<int, 4> counts_{};
+  std::array<int, 6> counts_{};
 };
 
 TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {

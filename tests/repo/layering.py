@@ -41,6 +41,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "thread_pool": "core",
     "allocator": "allocator",
     "change_log": "allocator",
+    "prefix": "allocator",
     "mods": "kernels",
     "mod_text": "kernels",
     "block_mask": "kernels",
