@@ -24,4 +24,11 @@ asio::ip::address any_like(const asio::ip::address& address);
 /// `rank_0`. A loopback address means that it is on rank 0's machine.
 Endpoint where_to_call(const Endpoint& place, const asio::ip::address& rank_0);
 
+/// Returns true for addresses that the Internet does not carry: loopback, link-local, private (RFC
+/// 1918) and unique local (RFC 4193) ones.
+bool is_private(asio::ip::address address);
+
+/// Throws RendezvousError if ranks without a secret may not meet at `address`.
+void require_allowed(const asio::ip::address& address, const std::string& secret);
+
 }  // namespace kvmesh::tcp

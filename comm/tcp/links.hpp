@@ -21,6 +21,7 @@ struct Links {
   std::unique_ptr<asio::io_context> io;
   std::vector<std::optional<Link>> peers;  // [rank], none for this rank
   asio::ip::address listens_on;            // where this rank listens for the groups made by split
+  Credentials credentials;
 };
 
 /// What a rank waits for and until when, for its errors.
@@ -39,8 +40,20 @@ struct Place {
   Endpoint at;
 };
 
-/// Collective. Connects me to those I call and to those who call me, and puts the connections into
-/// `links`. Both ends of each connection show `token`. @throws Timeout, PeerLost, RendezvousError.
+/// What a caller learned of the one it called.
+struct Greeting {
+  ErrorCode error{};
+  std::string complaint{};  // it is no rank of this job: why; completes "..., which listens there"
+};
+
+/// Exchanges the proofs on a new connection and sends `claim`.
+Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credentials, Claim claim,
+               Clock::time_point until);
+
+/// Connects this rank to those that it calls and to those that call it, and puts the connections
+/// into `links`. Both ends of each connection show `token`.
+/// @throws Timeout, PeerLost, RendezvousError.
+/// Collective.
 void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting);
 

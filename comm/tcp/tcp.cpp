@@ -1,4 +1,6 @@
-// The TCP communicator: one connection a pair of ranks. A message is its length, then its bytes.
+// The TCP communicator: one connection per pair of ranks. A message is its length, then its bytes.
+// A rank that gives up sends, where a length could be, a farewell that names the rank it blames: so
+// those who wait for it do not blame it.
 // Reads and writes of all peers are under way at once, so ranks that all send much and read late
 // cannot block one another; a rank that waits sleeps in the kernel.
 #include "kvmesh/tcp.hpp"
@@ -7,6 +9,7 @@
 #include <array>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
+#include <optional>
 
 #include "comm/communicator_base.hpp"
 #include "comm/size_mismatch.hpp"
@@ -19,6 +22,22 @@ namespace {
 
 using tcp::ErrorCode;
 namespace asio = tcp::asio;
+
+/// Stands for a length; the rank that is to blame follows, as a 64-bit number.
+constexpr std::uint64_t kFarewell = ~std::uint64_t{0};
+
+/// Returns the rank that the exception being handled blames. Returns empty if it is none's fault.
+std::optional<Rank> to_blame() {
+  try {
+    throw;
+  } catch (const Timeout& error) {
+    if (!error.late().empty()) return error.late().front();
+  } catch (const PeerLost& error) {
+    return error.peer();
+  } catch (...) {
+  }
+  return std::nullopt;
+}
 
 /// What one exchange does with one peer.
 struct Lane {
@@ -86,6 +105,7 @@ class TcpCommunicator final : public CommunicatorBase {
 
   void receive_body(Rank peer) {
     Lane& mine = lane(peer);
+    if (mine.received_length == kFarewell) return receive_farewell(peer);
     if (mine.received_length != mine.into.size()) {
       throw SizeMismatch(operation_, rank(), mine.into.size(), peer, mine.received_length);
     }
@@ -93,6 +113,21 @@ class TcpCommunicator final : public CommunicatorBase {
                      [this, peer](const ErrorCode& error, std::size_t) {
                        if (went_well(error, peer)) lane(peer).is_receiving = false;
                      });
+  }
+
+  void receive_farewell(Rank peer) {
+    Lane& mine = lane(peer);
+    asio::async_read(
+        socket(peer), asio::buffer(&mine.received_length, sizeof(mine.received_length)),
+        [this, peer](const ErrorCode& error, std::size_t) {
+          if (!went_well(error, peer)) return;
+          const std::uint64_t blamed = lane(peer).received_length;
+          if (blamed >= static_cast<std::uint64_t>(size())) {
+            throw PeerLost(rank(), peer, std::string(operation_), "it gave up");
+          }
+          throw Timeout(rank(), {Rank{static_cast<std::int32_t>(blamed)}},
+                        fmt::format("{} (as another rank reports)", operation_), deadline());
+        });
   }
 
   /// Handlers may throw: it comes out of run_until. After a failure they are only let run out.
@@ -114,12 +149,25 @@ class TcpCommunicator final : public CommunicatorBase {
 
   /// Hangs up. Then no operation under way uses the caller's buffers any more, and the peers know.
   void break_off(std::span<const Outgoing>) override {
+    const std::optional<Rank> blamed = to_blame();
     ErrorCode ignored;
-    for (auto& link : links_.peers) {
-      if (link) link->socket.close(ignored);
+    for (std::size_t r = 0; r < links_.peers.size(); ++r) {
+      auto& link = links_.peers[r];
+      if (!link) continue;
+      if (blamed && !lanes_[r].is_sending) say_farewell(link->socket, *blamed);
+      link->socket.close(ignored);
     }
     links_.io->restart();
     links_.io->run();
+  }
+
+  /// Waits for nobody: what the socket does not take at once is not said.
+  static void say_farewell(tcp::Socket& socket, Rank blamed) {
+    const std::array<std::uint64_t, 2> farewell{kFarewell,
+                                                static_cast<std::uint64_t>(blamed.value)};
+    ErrorCode ignored;
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(farewell), ignored);
   }
 
   tcp::Links links_;
@@ -135,8 +183,12 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   links.io = std::make_unique<asio::io_context>(1);
   links.peers.resize(members.size());
   links.listens_on = links_.listens_on;
+  links.credentials = links_.credentials;
   std::optional<tcp::Reception> reception;
-  if (members.size() > 1) reception.emplace(*links.io, tcp::Endpoint(links_.listens_on, 0));
+  if (members.size() > 1) {
+    reception.emplace(*links.io, tcp::Endpoint(links_.listens_on, 0), links.credentials,
+                      static_cast<int>(members.size()));
+  }
 
   struct Door {
     std::uint64_t token;
