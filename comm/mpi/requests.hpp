@@ -15,16 +15,18 @@ namespace kvmesh {
 /// Throws Error with MPI's own words for `code` unless it is MPI_SUCCESS.
 void check_mpi(int code, std::string_view operation);
 
-/// The sends and receives of one exchange. Keeps its arrays, so later exchanges allocate nothing.
-/// Errors name `waiter`, the rank that it works for.
+/// The sends and receives of one exchange in a group: the ranks `members` of `comm`, whose messages
+/// have the tag `tag`. Keeps its arrays, so later exchanges allocate nothing. Errors name ranks of
+/// the group; `waiter` is the caller's.
 ///
 /// A receive is posted only when its message has come and its length is known to be right. Posting
 /// ahead would save one copy of small messages, but a message that is longer than expected must not
 /// be received at all: Open MPI 4.1 writes past the buffer if it comes by a single copy.
 class MpiRequests {
  public:
-  MpiRequests(MPI_Comm comm, Rank waiter, std::size_t chunk_bytes)
-      : comm_(comm), waiter_(waiter), chunk_bytes_(chunk_bytes) {}
+  MpiRequests(MPI_Comm comm, int tag, std::span<const int> members, Rank waiter,
+              std::size_t chunk_bytes)
+      : comm_(comm), tag_(tag), members_(members), waiter_(waiter), chunk_bytes_(chunk_bytes) {}
 
   void send(const Outgoing& out, std::string_view operation);
   void expect(const Incoming& in);
@@ -44,7 +46,11 @@ class MpiRequests {
   bool receive_if_there(Incoming& in, std::string_view operation);
   std::vector<Rank> late();
 
+  int member(Rank rank) const { return members_[static_cast<std::size_t>(rank.value)]; }
+
   MPI_Comm comm_;
+  int tag_;
+  std::span<const int> members_;
   Rank waiter_;
   std::size_t chunk_bytes_;
   std::vector<Incoming> expected_;     // what has not come yet: the rest of each message

@@ -36,18 +36,16 @@ struct TcpOptions {
   std::string job{};
 };
 
-/// Reads the options from the environment, as Mesh::from_launcher does:
+/// Reads the options from the environment, as make_launched_communicator does:
 ///
 ///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
 ///   KVMESH_ADDRESS=10.0.0.5                                     (TcpOptions::address; optional)
+///   KVMESH_SECRET=...  or  KVMESH_SECRET_FILE=path              (TcpOptions::secret; optional)
+///   KVMESH_JOB=...                                              (TcpOptions::job; optional)
 ///
-/// Returns empty if none of the first three is set.
-/// @throws InvalidArgument if one of them is missing or wrong.
-///
-/// Mesh::from_launcher reads two more variables, for jobs on several machines: KVMESH_LOCAL_RANK,
-/// the rank's number among the ranks of its machine, and KVMESH_LOCAL_SIZE, the number of these
-/// ranks. The rank uses the GPU with its local rank modulo the machine's GPUs, and an equal share
-/// of the machine's cores. Without these variables all ranks count as ranks of one machine.
+/// or, where the first three are not set, the variables of torchrun or Slurm (see launcher.hpp;
+/// docs/launching.md has them all). Returns empty if the ranks do not meet by TCP.
+/// @throws InvalidArgument, which names the variable that is missing or invalid.
 std::optional<TcpOptions> tcp_options_from_environment();
 
 /// The ranks cannot form a group: rank 0 refuses this rank (its number is taken, or its job has
