@@ -242,6 +242,18 @@ Launch launch_from_environment() {
   return launch;
 }
 
+std::optional<int> rank_for_messages() {
+  const char* torchrun = is_set("TORCHELASTIC_RUN_ID") ? "RANK" : kRank;
+  for (const char* name :
+       {kRank, torchrun, "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "RANK", "SLURM_PROCID"}) {
+    const std::string_view text = variable(name);
+    int rank = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rank);
+    if (error == std::errc{} && end == text.data() + text.size()) return rank;
+  }
+  return std::nullopt;
+}
+
 std::optional<TcpOptions> tcp_options_from_environment() {
   const Launch launch = launch_from_environment();
   if (launch.by_tcp) return tcp_options_of(launch);

@@ -56,6 +56,10 @@ struct Launch {
 /// @throws InvalidArgument, which names the variable that is missing or invalid.
 Launch launch_from_environment();
 
+/// Returns this process's rank alone, for messages: also if other variables are missing or invalid.
+/// Returns empty if no launcher has set one.
+std::optional<int> rank_for_messages();
+
 /// Makes a communicator over all processes of the job: by TCP if `Launch::by_tcp`, else over
 /// MPI_COMM_WORLD if MPI runs, else of this process alone. Where MPI runs but has a world of one
 /// (the launcher and this MPI library do not fit), the ranks of a Slurm job meet by TCP.

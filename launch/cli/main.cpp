@@ -24,7 +24,7 @@ namespace {
 constexpr int kUsageError = 2;
 constexpr std::chrono::seconds kHeadStart{2};
 
-// What the launcher says; nothing if that is wrong, which is an error of its own, later.
+// The launch, or, if its variables are invalid, that of a process alone: the error comes later.
 Launch launch_or_none() {
   try {
     return launch_from_environment();
@@ -33,33 +33,33 @@ Launch launch_or_none() {
   }
 }
 
-// An error that all ranks have: rank 0 prints it.
+bool is_rank_0() { return rank_for_messages().value_or(0) == 0; }
+
+// Prints an error that all ranks have: once, by rank 0.
 int fail_together(Output& out, const std::string& message) {
-  if (launch_or_none().rank == 0) out.tell(fmt::format("kvmesh: {}\n", printable(message)));
+  if (is_rank_0()) out.tell(fmt::format("kvmesh: {}\n", printable(message)));
   return kUsageError;
 }
 
-// An error that may be this rank's alone.
+// Prints an error that may be this rank's alone.
 int fail_alone(Output& out, const std::string& message) {
-  const Launch launch = launch_or_none();
-  const bool is_alone = launch.launcher == Launcher::kNone;
-  out.tell(fmt::format("kvmesh: {}{}\n", is_alone ? "" : fmt::format("rank {}: ", launch.rank),
+  const std::optional<int> rank = rank_for_messages();
+  out.tell(fmt::format("kvmesh: {}{}\n", rank ? fmt::format("rank {}: ", *rank) : "",
                        printable(message)));
   return kUsageError;
 }
 
-// An error of this rank's own command line, before it has met the others. A launcher mostly starts
-// all ranks with one command line, and ends them when the first has failed: rank 0 goes first, and
-// the others print theirs only if rank 0 has none. Ranks that were started by hand all print.
+// Prints an error of this rank's own command line, before it has met the others. A launcher mostly
+// starts all ranks with one command line, and ends them when the first has failed: rank 0 prints
+// first, and the others only if rank 0 has no error. Ranks that were started by hand all print.
 int fail_at_start(Output& out, const std::string& message) {
-  const Launch launch = launch_or_none();
-  const bool by_hand = launch.launcher == Launcher::kByHand;
-  if (!by_hand && launch.rank == 0) return fail_together(out, message);
+  const bool by_hand = launch_or_none().launcher == Launcher::kByHand;
+  if (!by_hand && is_rank_0()) return fail_together(out, message);
   if (!by_hand) std::this_thread::sleep_for(kHeadStart);
   return fail_alone(out, message);
 }
 
-// As typed, for a person to read; under a launcher with the number of ranks.
+// Returns the command line as it was typed, for a person to read; under MPI with mpirun's part.
 std::string command_line(int argc, char** argv) {
   std::string line;
   for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + std::string(argv[i]);
@@ -67,7 +67,8 @@ std::string command_line(int argc, char** argv) {
   return launch.by_mpi() ? fmt::format("mpirun -np {} {}", launch.size, line) : line;
 }
 
-// A machine without a GPU among others ends the job with one line, too.
+// Throws on a machine without a GPU, also if the other ranks have one: then the job ends with one
+// line.
 void check_device(const MeshOptions& options) {
   if (options.device != DeviceChoice::kCuda || cuda_device_count() > 0) return;
   throw Unsupported(
@@ -91,13 +92,18 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   std::unique_ptr<Communicator> world = make_launched_communicator(*command.mesh.deadline);
   agree_on(*world, command.fields);
   agree(*world, [&] { check_device(command.mesh); });
-  // mpirun gives its ranks a terminal of its own even where their output goes to a file.
+  // mpirun gives its ranks a terminal even if its own output goes to a file.
   if (under_mpi) out.set_in_place(false);
   MeshOptions options = command.mesh;
   options.makes_nccl = command.name != "info";  // which combines nothing
   Mesh mesh(with_world_ranks(std::move(world)), options);
   const int status = run(command, flags, line, mesh, out);
-  // The end of MPI waits for every rank, without a deadline: not for one that has stopped.
+  if (under_mpi) {
+    agree(mesh.world(), [&] {
+      if (mesh.rank().value == 0) Output::check_launcher();
+    });
+  }
+  // A rank that has stopped is named here, before the end of MPI waits for it.
   barrier(mesh.world(), "end of the program");
   return status;
 }
@@ -122,7 +128,7 @@ int run(int argc, char** argv, Output& out) {
   } catch (const CLI::Success& help) {
     std::ostringstream text;
     app.exit(help, text);
-    if (launch_or_none().rank == 0) out.put(text.str());
+    if (is_rank_0()) out.put(text.str());
     return 0;
   } catch (const CLI::ParseError& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
