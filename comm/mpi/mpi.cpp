@@ -33,9 +33,9 @@ std::vector<int> all_ranks_of(MPI_Comm comm) {
   return ranks;
 }
 
-/// Our duplicate of an MPI_Comm. The groups that are split from it share it, and tell their
-/// messages apart by tags: making a communicator for each would be a collective call of MPI, which
-/// has no deadline.
+/// A duplicate of an MPI_Comm, shared by all groups that are split from it. Each group's messages
+/// have their own tag. (MPI_Comm_split would make a communicator for each, but it blocks without a
+/// deadline.)
 class SharedComm {
  public:
   SharedComm(MPI_Comm owned, std::size_t chunk_bytes) : comm(owned), chunk_bytes(chunk_bytes) {
@@ -44,15 +44,15 @@ class SharedComm {
     check_mpi(MPI_Query_thread(&level), "MPI_Query_thread");
     main_thread_only_ = level < MPI_THREAD_SERIALIZED;
   }
-  /// Freeing is a local act in the MPI libraries we know, but not while messages are under way, so
-  /// after a failure the communicator is left to the end of the process.
+  /// MPI_Comm_free is local in Open MPI and MPICH unless messages are under way. So after a failure
+  /// the communicator is not freed.
   ~SharedComm() {
     if (!is_broken && mpi_is_alive()) MPI_Comm_free(&comm);
   }
   SharedComm(const SharedComm&) = delete;
   SharedComm& operator=(const SharedComm&) = delete;
 
-  /// An MPI that the engine has started may allow its main thread only.
+  /// Throws Unsupported if the engine has started MPI for its main thread only and this is another.
   void check_thread(std::string_view operation) const {
     if (!main_thread_only_) return;
     int is_main = 0;
@@ -68,12 +68,12 @@ class SharedComm {
     int* tag = nullptr;
     int is_set = 0;
     check_mpi(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &tag, &is_set), "MPI_Comm_get_attr");
-    return is_set != 0 ? *tag : 32767;  // what the standard promises
+    return is_set != 0 ? *tag : 32767;  // the least that the standard allows
   }
 
   MPI_Comm comm;
   std::size_t chunk_bytes;
-  int next_tag = 0;  // no group that this rank is in has a tag from here on
+  int next_tag = 0;  // larger than the tags of all groups that this rank is in
   bool is_broken = false;
 
  private:
@@ -107,8 +107,8 @@ class MpiCommunicator final : public CommunicatorBase {
  private:
   static std::size_t index(Rank rank) { return static_cast<std::size_t>(rank.value); }
 
-  /// A tag that no two ranks of this group have in common so far. Groups of one split get the same:
-  /// no two ranks are in two of them.
+  /// Returns a tag that no two ranks of this group share yet. All groups of one split get the same
+  /// tag, since they have no rank in common.
   int unused_tag() {
     const int tag = std::ranges::max(all_gather_value(*this, shared_->next_tag, "split"));
     if (tag < shared_->largest_tag()) return tag;
@@ -132,7 +132,7 @@ class MpiCommunicator final : public CommunicatorBase {
     if (mpi_is_alive()) requests_.abandon();
   }
 
-  /// Each rank begins with the one after it, so that not all send to rank 0 at once.
+  /// Each rank begins with the next rank, so that not all send to rank 0 at once.
   void send_to_others(std::span<const Outgoing> outgoing, std::string_view operation) {
     const auto send_if = [&](auto wanted) {
       for (const Outgoing& out : outgoing) {
@@ -148,13 +148,13 @@ class MpiCommunicator final : public CommunicatorBase {
   MpiRequests requests_;
 };
 
-/// What MPI writes to while it duplicates a communicator.
+/// The variables that MPI writes while it duplicates a communicator.
 struct Duplicate {
   MPI_Comm copy = MPI_COMM_NULL;
   MPI_Request request = MPI_REQUEST_NULL;
 };
 
-/// MPI does not tell which of them have not come.
+/// All other ranks: MPI does not report which of them are late.
 std::vector<Rank> others_in(MPI_Comm comm) {
   std::vector<Rank> others;
   const Rank mine{rank_in(comm)};
@@ -176,7 +176,7 @@ std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_byt
   for (int done = 0; done == 0; std::this_thread::yield()) {
     check_mpi(MPI_Test(&made->request, &done, MPI_STATUS_IGNORE), "make_mpi_communicator");
     if (done == 0 && std::chrono::steady_clock::now() >= until) {
-      made.release();  // to the end of the process: MPI goes on with it when the others come
+      made.release();  // never freed: MPI writes to it when the others come
       throw Timeout(Rank{rank_in(original)}, others_in(original), "make_mpi_communicator",
                     deadline);
     }

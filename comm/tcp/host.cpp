@@ -9,8 +9,8 @@
 namespace kvmesh::tcp {
 namespace {
 
-// Everyone is told this often who is missing, so that ranks whose deadline ends before rank 0's can
-// name them; and of many missing ranks, this many.
+// Rank 0 sends the missing ranks to all that have come this often per deadline, so that ranks whose
+// deadline ends before rank 0's can name them; it sends at most kNamed of them.
 constexpr int kNewsPerDeadline = 20;
 constexpr std::size_t kNamed = 32;
 
@@ -19,7 +19,7 @@ std::string_view bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-/// Guests say nothing more while they wait: what there is to read is the end.
+/// Ranks send nothing while they wait, so a socket with something to read has been closed.
 bool has_left(Link& link) {
   ErrorCode error;
   link.socket.non_blocking(true, error);
@@ -28,7 +28,7 @@ bool has_left(Link& link) {
   return error != asio::error::would_block;
 }
 
-/// Waits for nobody: what the socket does not take at once is not said.
+/// Sends without waiting: what the socket does not take at once is lost.
 void say(Socket& socket, Say what, std::string_view payload) {
   const Answer answer{.say = what, .bytes = static_cast<std::uint32_t>(payload.size())};
   ErrorCode ignored;
@@ -85,7 +85,7 @@ bool Host::all_are_here() {
   return missing().empty();
 }
 
-/// Someone who left before all were here may come again: a worker that was started anew.
+/// A rank that left before all had come may come again, if its process is restarted.
 void Host::forget_who_left() {
   for (auto& link : links_->peers) {
     if (link && has_left(*link)) link.reset();
@@ -151,7 +151,7 @@ void Host::tell_everyone(Say say, std::string_view payload) {
   }
 }
 
-/// Why rank 0 gives up, to all who came.
+/// Sends the reason why rank 0 gives up to all ranks that have come.
 void Host::say_farewell(Say what, std::string_view payload) {
   for (auto& link : links_->peers) {
     if (link) say(link->socket, what, payload);

@@ -10,8 +10,8 @@
 
 namespace kvmesh::tcp {
 
-/// A connection to a peer. In groups made by split, those who called call again: the other way
-/// round there may be no way.
+/// A connection to a peer. For a group made by split, the rank that called calls again: its peer
+/// may not be able to reach it.
 struct Link {
   Socket socket;
   bool called = false;  // this rank called the peer
@@ -24,7 +24,7 @@ struct Links {
   Credentials credentials;
 };
 
-/// What a rank waits for and until when, for its errors.
+/// The operation and the deadline of a wait, for its errors.
 struct Waiting {
   Rank me;
   std::string operation;
@@ -40,13 +40,13 @@ struct Place {
   Endpoint at;
 };
 
-/// What a caller learned of the one it called.
+/// The result of greet().
 struct Greeting {
   ErrorCode error{};
-  std::string complaint{};  // it is no rank of this job: why; completes "..., which listens there"
+  std::string complaint{};  // set if the listener is no rank of this job; completes "... listens"
 };
 
-/// Exchanges the proofs on a new connection and sends `claim`.
+/// Exchanges the proofs on a new connection, as its caller, and sends `claim` with the proof.
 Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credentials, Claim claim,
                Clock::time_point until);
 
@@ -57,7 +57,7 @@ Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credenti
 void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting);
 
-/// A number that no other group has.
+/// Returns a random number, which identifies a group.
 std::uint64_t make_token();
 
 }  // namespace kvmesh::tcp

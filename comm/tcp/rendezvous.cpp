@@ -12,7 +12,7 @@ namespace kvmesh::tcp {
 namespace {
 
 constexpr auto kRetryEvery = std::chrono::milliseconds(20);
-constexpr int kAttempts = 4;  // at least so many, however long one takes
+constexpr int kAttempts = 4;  // a deadline has time for at least this many
 constexpr std::uint32_t kLongestAnswer = 1 << 20;
 
 struct Table {
@@ -20,14 +20,14 @@ struct Table {
   std::vector<Address> listens;  // [rank]
 };
 
-/// The side of every rank but 0.
+/// The rendezvous as seen by every rank but 0.
 class Visitor {
  public:
   Visitor(const TcpOptions& options, Links& links, const Waiting& waiting)
       : options_(&options), links_(&links), waiting_(&waiting), socket_(*links.io) {}
 
-  /// Finds rank 0 and waits until it knows everyone. If rank 0 hangs up before that, it may have
-  /// been started anew: then this begins again.
+  /// Finds rank 0 and waits until all ranks have come. If rank 0 hangs up before that, it may be
+  /// restarted, so this rank calls again.
   Table meet() {
     while (!wait_for_all()) {
       if (Clock::now() + kRetryEvery >= waiting_->until) {
@@ -42,7 +42,7 @@ class Visitor {
   Reception& reception() { return *reception_; }
 
  private:
-  /// One attempt, up to the table. False if another may do better.
+  /// Makes one attempt, up to the table. Returns false if another attempt may succeed.
   bool wait_for_all() {
     if (!introduce()) return false;
     while (answer_.say == Say::kWaiting) {
@@ -56,8 +56,8 @@ class Visitor {
     return true;
   }
 
-  /// One attempt, up to rank 0's first answer. A stranger that says nothing must not take all the
-  /// time: rank 0 may come after it.
+  /// Calls rank 0 and reads its first answer. The time is limited, since a stranger that listens
+  /// there and says nothing may leave before the deadline.
   bool introduce() {
     const Clock::time_point until =
         std::min(waiting_->until, Clock::now() + waiting_->deadline / kAttempts);
@@ -87,7 +87,8 @@ class Visitor {
     return !error;
   }
 
-  /// An attempt that the deadline cuts short says less than the one before it.
+  /// Notes a timeout. If the deadline has cut the attempt short, the reason of the attempt before
+  /// it says more.
   void late(std::string obstacle, Clock::time_point until) {
     if (until < waiting_->until || obstacle_.empty()) obstacle_ = std::move(obstacle);
   }
@@ -108,8 +109,9 @@ class Visitor {
     return false;
   }
 
-  /// Where to listen for the others, for a rank that reaches rank 0 from `here`. From loopback it
-  /// is on rank 0's machine: those on other machines call it there, see where_to_call.
+  /// Returns where to listen for the others, for a rank that reaches rank 0 from `here`. If that is
+  /// a loopback address, this rank is on rank 0's machine, and ranks of other machines call it
+  /// there (where_to_call).
   asio::ip::address own_address(const asio::ip::address& here) {
     if (!options_->address.empty()) {
       return where_to_listen(*links_->io, options_->address, 0).address();
@@ -118,7 +120,8 @@ class Visitor {
     return from_outside ? any_like(here) : here;
   }
 
-  /// Reads `answer_` and `payload_`. @throws what rank 0 says if it refuses this rank or gives up.
+  /// Reads `answer_` and `payload_`.
+  /// @throws RendezvousError if rank 0 refuses this rank; Timeout if it gives up.
   ErrorCode read_answer(Clock::time_point until) {
     asio::io_context& io = *links_->io;
     ErrorCode error = read(io, socket_, asio::buffer(&answer_, sizeof(answer_)), until);
@@ -167,7 +170,7 @@ class Visitor {
   std::optional<Reception> reception_;
   Answer answer_{};
   std::string payload_;
-  std::vector<Rank> missing_;  // as rank 0 last said
+  std::vector<Rank> missing_;  // as rank 0 last reported
   std::string obstacle_;       // why the last attempt failed
 };
 

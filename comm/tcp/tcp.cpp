@@ -1,8 +1,8 @@
 // The TCP communicator: one connection per pair of ranks. A message is its length, then its bytes.
-// A rank that gives up sends, where a length could be, a farewell that names the rank it blames: so
-// those who wait for it do not blame it.
 // Reads and writes of all peers are under way at once, so ranks that all send much and read late
-// cannot block one another; a rank that waits sleeps in the kernel.
+// cannot block one another; a rank that waits sleeps in the kernel. A rank that gives up sends a
+// farewell in the place of a length. It names the rank that was late, so that the ranks which wait
+// for the sender name that rank, too.
 #include "kvmesh/tcp.hpp"
 
 #include <algorithm>
@@ -23,10 +23,11 @@ namespace {
 using tcp::ErrorCode;
 namespace asio = tcp::asio;
 
-/// Stands for a length; the rank that is to blame follows, as a 64-bit number.
+/// A farewell: this number in the place of a length, then the late rank as a 64-bit number.
 constexpr std::uint64_t kFarewell = ~std::uint64_t{0};
 
-/// Returns the rank that the exception being handled blames. Returns empty if it is none's fault.
+/// Returns the rank that the current exception names as late or lost. Returns empty if it names
+/// none.
 std::optional<Rank> to_blame() {
   try {
     throw;
@@ -39,7 +40,7 @@ std::optional<Rank> to_blame() {
   return std::nullopt;
 }
 
-/// What one exchange does with one peer.
+/// The state of an exchange with one peer.
 struct Lane {
   std::uint64_t sent_length = 0;
   std::uint64_t received_length = 0;
@@ -130,7 +131,8 @@ class TcpCommunicator final : public CommunicatorBase {
         });
   }
 
-  /// Handlers may throw: it comes out of run_until. After a failure they are only let run out.
+  /// Handlers may throw: run_until passes the exception on. After a failure the remaining handlers
+  /// return at once.
   bool went_well(const ErrorCode& error, Rank peer) const {
     if (is_broken()) return false;
     if (!error) return true;
@@ -147,7 +149,8 @@ class TcpCommunicator final : public CommunicatorBase {
     return ranks;
   }
 
-  /// Hangs up. Then no operation under way uses the caller's buffers any more, and the peers know.
+  /// Closes all connections. Then no operation uses the caller's buffers any more, and the peers'
+  /// waits end.
   void break_off(std::span<const Outgoing>) override {
     const std::optional<Rank> blamed = to_blame();
     ErrorCode ignored;
@@ -161,7 +164,7 @@ class TcpCommunicator final : public CommunicatorBase {
     links_.io->run();
   }
 
-  /// Waits for nobody: what the socket does not take at once is not said.
+  /// Sends without waiting: what the socket does not take at once is lost.
   static void say_farewell(tcp::Socket& socket, Rank blamed) {
     const std::array<std::uint64_t, 2> farewell{kFarewell,
                                                 static_cast<std::uint64_t>(blamed.value)};
@@ -175,8 +178,8 @@ class TcpCommunicator final : public CommunicatorBase {
   std::string_view operation_;  // of the exchange under way
 };
 
-/// The new group has connections of its own, so it goes on if this one breaks, and the other way
-/// round. Whoever called a peer before calls it again, where it was reached before.
+/// The new group has its own connections, so it can be used after this one breaks, and the other
+/// way round. The rank that called its peer for this group calls it again, at the same address.
 std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   const std::vector<Rank> members = split_members(*this, color, key);
   tcp::Links links;
