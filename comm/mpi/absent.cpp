@@ -19,7 +19,9 @@ MpiSession::MpiSession(int&, char**&, std::chrono::milliseconds) {}
 
 MpiSession::~MpiSession() = default;
 
-std::unique_ptr<Communicator> make_mpi_communicator(std::chrono::milliseconds) { throw_unsupported(); }
+std::unique_ptr<Communicator> make_mpi_communicator(std::chrono::milliseconds) {
+  throw_unsupported();
+}
 
 std::unique_ptr<Communicator> make_mpi_communicator(const void*, std::chrono::milliseconds) {
   throw_unsupported();
