@@ -12,6 +12,7 @@
 #include "kvmesh/dtype.hpp"
 #include "kvmesh/error.hpp"
 #include "kvmesh/kv_cache.hpp"
+#include "kvmesh/launcher.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/mod_text.hpp"
 #include "kvmesh/mods.hpp"

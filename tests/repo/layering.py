@@ -48,6 +48,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "expr": "kernels",
     "attention": "kernels",
     "communicator": "comm",
+    "launcher": "comm",
     "combine": "comm",
     "tcp": "comm",
     "nccl": "comm",
