@@ -24,18 +24,19 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
   });
 }
 
-void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) {
-  check_writable_pool("copy_pages", pool.k, pool.v);
+void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) {
+  check_planes("copy_pages", planes);
   for (const LocalPageCopy& copy : copies) {
-    require(copy.source >= 0 && copy.source < pool.k.size(0) && copy.destination >= 0 &&
-                copy.destination < pool.k.size(0) && copy.tokens >= 0 &&
-                copy.tokens <= pool.k.size(2),
-            "copy_pages: {} tokens from page {} to {} do not lie in the pool {}", copy.tokens,
-            copy.source, copy.destination, pool.k);
+    for (const TensorView& plane : planes) {
+      require(copy.source >= 0 && copy.source < plane.size(0) && copy.destination >= 0 &&
+                  copy.destination < plane.size(0) && copy.tokens >= 0 &&
+                  copy.tokens <= plane.size(2),
+              "copy_pages: {} tokens from page {} to {} do not lie in the plane {}", copy.tokens,
+              copy.source, copy.destination, plane);
+    }
   }
   for (const LocalPageCopy& copy : copies) {
-    cpu::copy_page(pool.k, copy);
-    cpu::copy_page(pool.v, copy);
+    for (const TensorView& plane : planes) cpu::copy_page(plane, copy);
   }
 }
 

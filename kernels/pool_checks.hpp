@@ -4,9 +4,28 @@
 #include <cstdint>
 
 #include "core/tensor_check.hpp"
-#include "kvmesh/tensor.hpp"
+#include "kvmesh/page_format.hpp"
 
 namespace kvmesh {
+
+/// `plane` is [pages, heads, page_size, elements].
+inline void check_plane(const char* operation, const ConstTensorView& plane) {
+  check_tensor(operation, plane, 4);
+  require(plane.stride(3) == 1, "{}: the last dimension of {} must be contiguous", operation,
+          plane);
+}
+
+/// `planes` are one layer's, to be written.
+inline void check_planes(const char* operation, const PagePlanes& planes) {
+  for (const TensorView& plane : planes) {
+    check_output_tensor(operation, plane, 4);
+    check_plane(operation, plane);
+    require(plane.size(0) == planes[0].size(0) && plane.size(1) == planes[0].size(1) &&
+                plane.size(2) == planes[0].size(2),
+            "{}: planes {} and {} must have as many pages, heads and tokens", operation, plane,
+            planes[0]);
+  }
+}
 
 /// `k` and `v` are the two halves of one pool [pages, kv_heads, page_size, dim].
 inline void check_pool(const char* operation, const ConstTensorView& k, const ConstTensorView& v) {
@@ -14,10 +33,8 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
               k.size(2) == v.size(2) && k.dtype == v.dtype,
           "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
           operation, k, v);
-  check_tensor(operation, k, 4);
-  check_tensor(operation, v, 4);
-  require(k.stride(3) == 1 && v.stride(3) == 1, "{}: the pool's last dimension must be contiguous",
-          operation);
+  check_plane(operation, k);
+  check_plane(operation, v);
 }
 
 /// `k` and `v` are the two halves of a pool that is written.

@@ -276,6 +276,11 @@ class KvCache {
 
   /// Device memory of this rank's pools.
   std::int64_t pool_bytes() const;
+  /// What a page of one layer holds on this rank.
+  const PageFormat& page_format() const;
+  /// This rank's planes of one layer, to copy, save or send.
+  /// @throws InvalidArgument if the layer does not exist.
+  PagePlanes planes(int layer);
   /// This rank's pages of one layer, for the engine's own kernels.
   /// @throws InvalidArgument if the layer does not exist.
   KvPool pool(int layer);

@@ -16,41 +16,10 @@ std::byte* at(const TensorView& view, std::int64_t offset) {
          offset * static_cast<std::int64_t>(size_bytes(view.dtype));
 }
 
-struct Float32 {
-  using Stored = float;
-  static float load(float value) { return value; }
-  static float store(float value) { return value; }
-};
-struct Float16 {
-  using Stored = std::uint16_t;
-  static float load(std::uint16_t bits) { return float16_to_float(bits); }
-  static std::uint16_t store(float value) { return float_to_float16(value); }
-};
-struct BFloat16 {
-  using Stored = std::uint16_t;
-  static float load(std::uint16_t bits) { return bfloat16_to_float(bits); }
-  static std::uint16_t store(float value) { return float_to_bfloat16(value); }
-};
-
-// Calls `body` with the type of a dtype.
-template <class Body>
-void with_type(Dtype dtype, const Body& body) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return body(Float32{});
-    case Dtype::kFloat16:
-      return body(Float16{});
-    case Dtype::kBFloat16:
-      return body(BFloat16{});
-  }
-}
-
-// One loop for each pair of dtypes, without a decision inside, so that compilers make vectors of
-// it.
 void convert_row(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
                  std::int64_t dim) {
-  with_type(to_dtype, [&]<class To>(To) {
-    with_type(from_dtype, [&]<class From>(From) {
+  with_element(to_dtype, [&]<class To>(To) {
+    with_element(from_dtype, [&]<class From>(From) {
       auto* target = reinterpret_cast<typename To::Stored*>(to);
       const auto* source = reinterpret_cast<const typename From::Stored*>(from);
       for (std::int64_t d = 0; d < dim; ++d) target[d] = To::store(From::load(source[d]));

@@ -30,11 +30,11 @@ std::int64_t queries_of(const BatchEntry& entry) {
   return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
 }
 
-void poison_page(const TensorView& half, std::int64_t page) {
-  const auto size = static_cast<std::size_t>(half.stride(0)) * size_bytes(half.dtype);
-  // All bits set is a NaN in each of the three types.
+void poison_page(const TensorView& plane, std::int64_t page) {
+  const auto size = static_cast<std::size_t>(plane.stride(0)) * size_bytes(plane.dtype);
+  // All bits set is a NaN in every type.
   const std::vector<std::byte> poison(size, std::byte{0xFF});
-  copy_bytes(static_cast<std::byte*>(half.data) + static_cast<std::size_t>(page) * size,
+  copy_bytes(static_cast<std::byte*>(plane.data) + static_cast<std::size_t>(page) * size,
              poison.data(), size);
 }
 
@@ -73,9 +73,7 @@ void poison_free_pages(KvCache& cache) {
   for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
     if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
     for (int layer = 0; layer < cache.options().layers; ++layer) {
-      const KvPool pool = cache.pool(layer);
-      poison_page(pool.k, page);
-      poison_page(pool.v, page);
+      for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
 }

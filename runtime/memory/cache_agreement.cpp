@@ -183,10 +183,11 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
     check_options(mesh, options);
     const LocalShape shape = local_shape(mesh, options);
     check_shape(shape);
-    const PoolLayout layout(shape, options.layers, mesh.device());  // checks for overflow
+    const PageFormat format = make_page_format(shape.attention, shape.format);
+    const PoolLayout layout(format, shape.pages, options.layers, mesh.device());  // for overflow
     mine.room = {options.bytes, options.pages_per_rank};
     if (memory_way(options) == MemoryWay::kBytes) {
-      mine.room.pages = pages_within(options.bytes, shape, options.layers, mesh.device());
+      mine.room.pages = pages_within(options.bytes, format, options.layers, mesh.device());
     }
   } catch (const InvalidArgument& error) {
     mine.refused = true;
@@ -197,6 +198,11 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
 }
 
 // ---- The common number of pages ----
+
+PageFormat local_page_format(const Mesh& mesh, const CacheOptions& options) {
+  const LocalShape shape = local_shape(mesh, options);
+  return make_page_format(shape.attention, shape.format);
+}
 
 void compare(const std::vector<Proposal>& all, Rank me) {
   const Proposal& mine = all[static_cast<std::size_t>(me.value)];
@@ -223,17 +229,16 @@ std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
   const auto free = static_cast<double>(free_memory(mesh.device()));
   const auto bytes =
       static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));
-  const Room room{bytes,
-                  pages_within(bytes, local_shape(mesh, options), options.layers, mesh.device())};
+  const Room room{
+      bytes, pages_within(bytes, local_page_format(mesh, options), options.layers, mesh.device())};
   return gathered(mesh.world(), room, "agree on the size of pools");
 }
 
 std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::vector<Room>& rooms) {
   const auto least = std::ranges::min_element(rooms, {}, &Room::pages);
   if (least->pages > 0) return least->pages;
-  LocalShape one = local_shape(mesh, options);
-  one.pages = 1;
-  const std::int64_t page = PoolLayout(one, options.layers, mesh.device()).size_bytes();
+  const std::int64_t page =
+      PoolLayout(local_page_format(mesh, options), 1, options.layers, mesh.device()).size_bytes();
   const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
   require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
           page, rank.value, least->bytes);
@@ -248,8 +253,8 @@ LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
                         .k_dim = options.k_dim,
                         .v_dim = options.v_dim,
                         .page_size = options.page_size},
-          .pages = options.pages_per_rank,
-          .dtype = options.dtype};
+          .format = {.dtype = options.dtype},
+          .pages = options.pages_per_rank};
 }
 
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {

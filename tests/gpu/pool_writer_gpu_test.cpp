@@ -18,6 +18,7 @@ struct Pool {
       : k(dtype, {kPages, kHeads, kPageSize, k_dim}, layout),
         v(dtype, {kPages, kHeads, kPageSize, v_dim}, layout) {}
   KvPool view() { return {k.view(), v.view()}; }
+  PagePlanes planes() { return {k.view(), v.view()}; }
   friend bool operator==(const Pool&, const Pool&) = default;
   OwnedTensor k, v;
 };
@@ -99,7 +100,7 @@ TEST(CopyPagesOnDevice, EqualsTheCpu) {
       stream.wait();
       pool_k.download(pool.k.view().data);
       pool_v.download(pool.v.view().data);
-      copy_pages(expected.view(), copies);
+      copy_pages(expected.planes(), copies);
       EXPECT_TRUE(pool == expected) << name(dtype) << ", dim " << k_dim;
     }
   }

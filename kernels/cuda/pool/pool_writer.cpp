@@ -29,28 +29,30 @@ bool has_vectors(const ConstTensorView& view) {
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
 
-template <class Variant>
-jit::Program program_of(const Variant& variant, std::string source,
-                        const std::string& architecture) {
-  jit::Program program{
-      .files = cuda_kernel_sources(), .source = std::move(source), .architecture = architecture};
-  program.constants.set("kDimK", variant.k_dim)
-      .set("kDimV", variant.v_dim)
-      .set("kVectors", variant.vectors);
-  return program;
+/// The unit of copy_pages for a plane.
+int unit_bytes_of(const TensorView& plane) {
+  return has_vectors(plane) ? 16 : static_cast<int>(size_bytes(plane.dtype));
 }
 
 }  // namespace
 
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
-  jit::Program program = program_of(variant, "kernels/cuda/pool/append.cuh", architecture);
-  program.constants.set("kNewType", variant.fresh).set("kPoolType", variant.pool);
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/append.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors)
+      .set("kNewType", variant.fresh)
+      .set("kPoolType", variant.pool);
   return program;
 }
 
-jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture) {
-  jit::Program program = program_of(variant, "kernels/cuda/pool/copy_pages.cuh", architecture);
-  program.constants.set("kElementBytes", variant.element_bytes);
+jit::Program copy_pages_program(int unit_bytes, const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/copy_pages.cuh",
+                       .architecture = architecture};
+  program.constants.set("kUnitBytes", unit_bytes);
   return program;
 }
 
@@ -61,11 +63,11 @@ const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
   return append_kernels_.emplace(variant, store_->get(program, "kvmesh_append")).first->second;
 }
 
-const jit::Kernel& PoolWriter::kernel_for(const CopyVariant& variant) {
-  const auto found = copy_kernels_.find(variant);
+const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
+  const auto found = copy_kernels_.find(unit_bytes);
   if (found != copy_kernels_.end()) return found->second;
-  const jit::Program program = copy_pages_program(variant, store_->architecture());
-  return copy_kernels_.emplace(variant, store_->get(program, "kvmesh_copy_pages")).first->second;
+  const jit::Program program = copy_pages_program(unit_bytes, store_->architecture());
+  return copy_kernels_.emplace(unit_bytes, store_->get(program, "kvmesh_copy_pages")).first->second;
 }
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -95,21 +97,24 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                 params);
 }
 
-void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count,
+void PoolWriter::copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
                             cudaStream_t stream) {
-  check_pool("copy_pages", pool.k, pool.v);
+  check_planes("copy_pages", planes);
   if (count == 0) return;
-  const jit::Kernel& kernel =
-      kernel_for(CopyVariant{.k_dim = dim_of(pool.k),
-                             .v_dim = dim_of(pool.v),
-                             .element_bytes = static_cast<int>(size_bytes(pool.k.dtype)),
-                             .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
-  const CopyPagesParams params{
-      .k_pool = writable(pool.k), .v_pool = writable(pool.v), .copies = copies};
-  kernel.launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(pool.k.size(1))),
+  for (const TensorView& plane : planes) {
+    const auto element = static_cast<std::int64_t>(size_bytes(plane.dtype));
+    const CopyPagesParams params{.data = plane.data,
+                                 .page_stride_bytes = plane.stride(0) * element,
+                                 .head_stride_bytes = plane.stride(1) * element,
+                                 .token_stride_bytes = plane.stride(2) * element,
+                                 .row_bytes = static_cast<std::int32_t>(dim_of(plane) * element),
+                                 .copies = copies};
+    copy_kernel_for(unit_bytes_of(plane))
+        .launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(plane.size(1))),
                  .block = dim3(kBlockThreads)},
                 params);
+  }
 }
 
 }  // namespace kvmesh::cuda

@@ -38,12 +38,9 @@ std::vector<Variant> append_variants() {
 std::vector<Variant> copy_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
-    for (const int bytes : {2, 4}) {
-      const CopyVariant one{.k_dim = 5, .v_dim = 3, .element_bytes = bytes, .vectors = false};
-      const CopyVariant vectors{.k_dim = 192, .v_dim = 128, .element_bytes = bytes};
-      const std::string rest = fmt::format("{}_bytes_{}", bytes, architecture);
-      variants.push_back({"copy_" + rest, copy_pages_program(one, architecture)});
-      variants.push_back({"copy_vectors_" + rest, copy_pages_program(vectors, architecture)});
+    for (const int bytes : {1, 2, 4, 16}) {
+      variants.push_back({fmt::format("copy_{}_bytes_{}", bytes, architecture),
+                          copy_pages_program(bytes, architecture)});
     }
   }
   return variants;
