@@ -8,8 +8,8 @@ namespace kvmesh {
 
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads) {
-  check_writable_pool("append", pool.k, pool.v);
-  check_new_tokens(k, v, pool.k, pool.v, std::ssize(slots));
+  check_writable_pool("append", pool);
+  check_new_tokens(k, v, pool, std::ssize(slots));
   for (const TokenSlot& slot : slots) {
     if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),

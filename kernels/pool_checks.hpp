@@ -27,8 +27,9 @@ inline void check_planes(const char* operation, const PagePlanes& planes) {
   }
 }
 
-/// `k` and `v` are the two halves of one pool [pages, kv_heads, page_size, dim].
-inline void check_pool(const char* operation, const ConstTensorView& k, const ConstTensorView& v) {
+/// `k` and `v` of `pool` are [pages, kv_heads, page_size, dim].
+inline void check_pool(const char* operation, const ConstKvPool& pool) {
+  const ConstTensorView &k = pool.k, &v = pool.v;
   require(k.dims == 4 && v.dims == 4 && k.size(0) == v.size(0) && k.size(1) == v.size(1) &&
               k.size(2) == v.size(2) && k.dtype == v.dtype,
           "{}: k pool {} and v pool {} must be [pages, kv_heads, page_size, dim] of one dtype",
@@ -37,11 +38,11 @@ inline void check_pool(const char* operation, const ConstTensorView& k, const Co
   check_plane(operation, v);
 }
 
-/// `k` and `v` are the two halves of a pool that is written.
-inline void check_writable_pool(const char* operation, const TensorView& k, const TensorView& v) {
-  check_pool(operation, k, v);
-  check_output_tensor(operation, k, 4);
-  check_output_tensor(operation, v, 4);
+/// `pool` is written.
+inline void check_writable_pool(const char* operation, const KvPool& pool) {
+  check_pool(operation, pool);
+  check_output_tensor(operation, pool.k, 4);
+  check_output_tensor(operation, pool.v, 4);
 }
 
 /// `fresh` has the keys or values of `tokens` new tokens for a pool.
@@ -57,10 +58,9 @@ inline void check_new_rows(const char* what, const ConstTensorView& fresh,
 
 /// Keys and values of `tokens` new tokens.
 inline void check_new_tokens(const ConstTensorView& k, const ConstTensorView& v,
-                             const ConstTensorView& k_pool, const ConstTensorView& v_pool,
-                             std::int64_t tokens) {
-  check_new_rows("k", k, k_pool, tokens);
-  check_new_rows("v", v, v_pool, tokens);
+                             const ConstKvPool& pool, std::int64_t tokens) {
+  check_new_rows("k", k, pool.k, tokens);
+  check_new_rows("v", v, pool.v, tokens);
   require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
 }
 

@@ -101,7 +101,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
 void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
                     const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
   const KvPool to = pool(layer);
-  check_new_tokens(k, v, to.k, to.v, std::ssize(positions));
+  check_new_tokens(k, v, to, std::ssize(positions));
   const Device device = state_->mesh.device();
   for (const ConstTensorView* tensor : {&k, &v})
     require(tensor->empty() || tensor->device == device, "write: {} is in {}, the cache in {}",

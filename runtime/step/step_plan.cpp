@@ -118,7 +118,7 @@ class StepPlan::State final : public CacheUser {
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     const KvPool to = pool(layer);
-    check_new_tokens(k, v, to.k, to.v, append_tokens());
+    check_new_tokens(k, v, to, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
     kernels_->append(to, k, v, stream);

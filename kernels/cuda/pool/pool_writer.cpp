@@ -72,8 +72,8 @@ const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                         const TokenSlot* slots, cudaStream_t stream) {
-  check_pool("append", pool.k, pool.v);
-  check_new_tokens(k, v, pool.k, pool.v, k.size(0));
+  check_pool("append", pool);
+  check_new_tokens(k, v, pool, k.size(0));
   if (k.size(0) == 0) return;
   const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
                        has_vectors(k) && has_vectors(v);
