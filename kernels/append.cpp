@@ -20,7 +20,7 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
     const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
     if (slot.page < 0) return;
     cpu::write_token(pool.k, k, token, slot);
-    cpu::write_token(pool.v, v, token, slot);
+    if (!pool.is_latent()) cpu::write_token(pool.v, v, token, slot);
   });
 }
 

@@ -36,6 +36,9 @@ inline void check_pool(const char* operation, const ConstKvPool& pool) {
           operation, k, v);
   check_plane(operation, k);
   check_plane(operation, v);
+  require(!pool.is_latent() || (k.strides == v.strides && v.size(3) <= k.size(3)),
+          "{}: the values {} of a latent pool must be the first elements of its rows {}", operation,
+          v, k);
 }
 
 /// `pool` is written.
@@ -56,10 +59,14 @@ inline void check_new_rows(const char* what, const ConstTensorView& fresh,
   require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
 }
 
-/// Keys and values of `tokens` new tokens.
+/// Keys and values of `tokens` new tokens; for a latent pool keys alone.
 inline void check_new_tokens(const ConstTensorView& k, const ConstTensorView& v,
                              const ConstKvPool& pool, std::int64_t tokens) {
   check_new_rows("k", k, pool.k, tokens);
+  if (pool.is_latent()) {
+    require(v.empty(), "append: latent pages take k alone, v is {}", v);
+    return;
+  }
   check_new_rows("v", v, pool.v, tokens);
   require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
 }

@@ -24,7 +24,7 @@
 namespace KVMESH_API kvmesh {
 
 /// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
-/// converting them to the pool's dtype.
+/// converting them to the pool's dtype. For a latent pool `v` is an empty view.
 /// REQUIRES: k and v have the same dtype.
 /// @throws InvalidArgument before anything is written.
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,

@@ -36,6 +36,8 @@ struct CacheOptions {
   /// part among them.
   double memory_fraction = 0;
   Dtype dtype = Dtype::kBFloat16;
+  /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
+  PageKind page_kind = PageKind::kKv;
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
   /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
@@ -94,7 +96,7 @@ struct PlanOptions {
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
-  ConstTensorView v;  ///< [m, kv_heads, v_dim]
+  ConstTensorView v;  ///< [m, kv_heads, v_dim]; an empty view for latent pages
 };
 
 class KvCache;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <string_view>
 
@@ -63,18 +64,30 @@ struct AttentionShape {
   int page_size = 0;
 };
 
+/// What a page holds of a token and kv head.
+enum class PageKind : std::uint8_t {
+  kKv,      ///< a key of k_dim elements and a value of v_dim
+  kLatent,  ///< a key of k_dim elements whose first v_dim are the value (MLA)
+};
+/// "kv" or "latent".
+std::string_view name(PageKind kind);
+
 /// How a page stores keys and values.
 struct KvFormat {
+  PageKind kind = PageKind::kKv;
   Dtype dtype = Dtype::kBFloat16;
 };
 
 /// One layer's pages on one rank as append and attention see them, to write to (`KvPool`) or to
 /// read (`ConstKvPool`). `k` [pages, kv_heads, page_size, k_dim], `v` [pages, kv_heads, page_size,
-/// v_dim], any strides with a contiguous last dimension, one dtype for both.
+/// v_dim], any strides with a contiguous last dimension, one dtype for both. Latent pages have no
+/// values of their own: `v` is a view of the first v_dim elements of `k`'s rows.
 template <class View>
 struct BasicKvPool {
   View k;
   View v;
+
+  bool is_latent() const { return k.data != nullptr && v.data == k.data; }
 
   /// A writable pool converts to a read-only pool.
   operator BasicKvPool<ConstTensorView>() const requires(!std::is_same_v<View, ConstTensorView>) {
@@ -84,7 +97,10 @@ struct BasicKvPool {
 using KvPool = BasicKvPool<TensorView>;
 using ConstKvPool = BasicKvPool<ConstTensorView>;
 
-/// The planes that `format` needs: "k" and "v".
+/// The planes that `format` needs.
+///
+///   kv      "k" [k_dim], "v" [v_dim]
+///   latent  "latent" [k_dim]
 PageFormat make_page_format(const AttentionShape& shape, const KvFormat& format);
 
 /// The pool whose planes are `planes`, which have the format make_page_format(shape, format).

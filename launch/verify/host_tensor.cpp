@@ -114,6 +114,12 @@ float HostTensor::get(std::int64_t row, std::int64_t head, std::int64_t d) const
   return read(offset(row, head, d));
 }
 
+std::vector<float> HostTensor::elements(std::int64_t row, std::int64_t head) const {
+  std::vector<float> values;
+  for (std::int64_t d = 0; d < dim_; ++d) values.push_back(get(row, head, d));
+  return values;
+}
+
 void HostTensor::set(std::int64_t row, std::int64_t head, std::int64_t d, float value) {
   std::byte* at = bytes() + static_cast<std::size_t>(offset(row, head, d)) * size_bytes(dtype_);
   const float rounded = rounded_to(dtype_, value);

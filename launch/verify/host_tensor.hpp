@@ -23,6 +23,8 @@ class HostTensor {
              Device device = {});
 
   float get(std::int64_t row, std::int64_t head, std::int64_t d) const;
+  /// The `dim()` elements of a row's head.
+  std::vector<float> elements(std::int64_t row, std::int64_t head) const;
   /// Rounds to the dtype.
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
 

@@ -64,6 +64,8 @@ constexpr std::array kFields{
     Field{"page_size", [](const Mesh&, const O& o) -> std::int64_t { return o.page_size; }},
     Field{"dtype", [](const Mesh&, const O& o) -> std::int64_t { return int(o.dtype); },
           name_of<Dtype>},
+    Field{"page_kind", [](const Mesh&, const O& o) -> std::int64_t { return int(o.page_kind); },
+          name_of<PageKind>},
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
@@ -159,6 +161,11 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
           mesh.head_parallel());
   require(is_valid(options.dtype), "cache: element type {} is none",
           static_cast<int>(options.dtype));
+  require(options.page_kind <= PageKind::kLatent, "cache: page kind {} is none",
+          static_cast<int>(options.page_kind));
+  require(options.page_kind != PageKind::kLatent || options.v_dim <= options.k_dim,
+          "cache: values of latent pages are part of the keys, but v_dim {} is over k_dim {}",
+          options.v_dim, options.k_dim);
   require(options.placement <= Placement::kPacked, "cache: placement {} is none",
           static_cast<int>(options.placement));
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
@@ -253,7 +260,7 @@ LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
                         .k_dim = options.k_dim,
                         .v_dim = options.v_dim,
                         .page_size = options.page_size},
-          .format = {.dtype = options.dtype},
+          .format = {.kind = options.page_kind, .dtype = options.dtype},
           .pages = options.pages_per_rank};
 }
 

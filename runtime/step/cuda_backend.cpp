@@ -55,7 +55,10 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options,
   cuda::CudaAttend::Options attend{
       .attention = options.attention,
       .block_mask = options.block_mask,
-      .kinds = {.q = options.format.dtype, .pool = options.format.dtype},
+      .kinds = {.q = options.format.dtype,
+                .pool = options.format.dtype,
+                // Values of latent pages lie inside longer rows.
+                .pool_contiguous = options.format.kind != PageKind::kLatent},
       .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,

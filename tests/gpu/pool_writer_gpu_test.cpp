@@ -66,6 +66,32 @@ TEST_P(AppendOnDevice, EqualsTheCpu) {
   }
 }
 
+TEST(PoolWriterOnDevice, WritesLatentPages) {
+  for (std::int64_t dim : {576, 33}) {
+    Random random(5);
+    const std::int64_t tokens = 20;
+    OwnedTensor k(Dtype::kBFloat16, {tokens, kHeads, dim});
+    fill(k, random);
+    std::vector<TokenSlot> slots;
+    for (std::int32_t t = 0; t < tokens; ++t) slots.push_back({t / 5, t % 5});
+    OwnedTensor expected(Dtype::kBFloat16, {kPages, kHeads, kPageSize, dim});
+    const auto latent = [&](const TensorView& plane) {
+      return kv_pool({.v_dim = static_cast<int>(dim) - 1}, {.kind = PageKind::kLatent}, {plane});
+    };
+    const DeviceTensor device_k(k.view()), plane(expected.view());
+    const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
+    const Stream stream;
+    cuda::PoolWriter writer(kernels());
+    writer.append(latent(plane.view()), device_k.view(), {}, device_slots.as<TokenSlot>(), stream);
+    stream.wait();
+    OwnedTensor found = expected;
+    plane.download(found.view().data);
+    ThreadPool threads(1);
+    append(latent(expected.view()), k.view(), {}, slots, threads);
+    EXPECT_TRUE(found == expected) << "dim " << dim;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kernels, AppendOnDevice,
                          testing::Combine(testing::ValuesIn(kAllDtypes),
                                           testing::ValuesIn(kAllDtypes)),

@@ -75,10 +75,12 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
   check_pool("append", pool);
   check_new_tokens(k, v, pool, k.size(0));
   if (k.size(0) == 0) return;
-  const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
-                       has_vectors(k) && has_vectors(v);
+  const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // what is written of values
+  const bool v_vectors = v_dim == 0 || (has_vectors(pool.v) && has_vectors(v));
+  const bool vectors =
+      k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(k) && v_vectors;
   const jit::Kernel& kernel = kernel_for(AppendVariant{.k_dim = dim_of(k),
-                                                       .v_dim = dim_of(v),
+                                                       .v_dim = v_dim,
                                                        .fresh = k.dtype,
                                                        .pool = pool.k.dtype,
                                                        .vectors = vectors});
@@ -90,7 +92,7 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                             .tokens = static_cast<std::int32_t>(k.size(0)),
                             .kv_heads = static_cast<std::int32_t>(k.size(1))};
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
-  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + dim_of(v) / unit);
+  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit);
   kernel.launch({.stream = stream,
                  .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
                  .block = dim3(kBlockThreads)},

@@ -14,7 +14,8 @@ namespace kvmesh::cuda {
 
 /// What append's kernel is compiled for.
 struct AppendVariant {
-  int k_dim = 0, v_dim = 0;
+  int k_dim = 0;
+  int v_dim = 0;                   ///< 0 for latent pages
   Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
   Dtype pool = Dtype::kBFloat16;
   /// Moves 16 bytes a thread: one dtype, and rows begin and end at multiples of them.

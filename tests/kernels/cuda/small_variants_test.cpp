@@ -27,6 +27,8 @@ std::vector<Variant> append_variants() {
             .k_dim = 5, .v_dim = 3, .fresh = fresh, .pool = pool, .vectors = false};
         variants.push_back({"append_" + types, append_program(one, architecture)});
         if (fresh != pool) continue;
+        const AppendVariant latent{.k_dim = 576, .v_dim = 0, .fresh = fresh, .pool = pool};
+        variants.push_back({"append_latent_" + types, append_program(latent, architecture)});
         const AppendVariant vectors{.k_dim = 192, .v_dim = 128, .fresh = fresh, .pool = pool};
         variants.push_back({"append_vectors_" + types, append_program(vectors, architecture)});
       }

@@ -49,6 +49,8 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
   expect_told(told([](auto& o) { o.v_dim = 0; }), {"v_dim is 6", "8 on rank 2"});
   expect_told(told([](auto& o) { o.page_size = 8; }), {"page_size is 4", "8 on rank 2"});
   expect_told(told([](auto& o) { o.dtype = Dtype::kFloat16; }), {"float32", "float16 on rank 2"});
+  expect_told(told([](auto& o) { o.page_kind = PageKind::kLatent; }),
+              {"page_kind is kv", "latent on rank 2"});
   expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
@@ -69,6 +71,14 @@ TEST(CacheAgreement, TellsAllWhatOneRankRefuses) {
   const std::vector<std::string> said = told([](auto& o) { o.k_dim = 577; });
   expect_told(said, {"577"});
   expect_told({said[0], said[1]}, {"the options of rank 2 are refused"});
+}
+
+TEST(CacheAgreement, RefusesLatentValuesThatAreLongerThanTheirKeys) {
+  const std::vector<std::string> said = told([](auto& o) {
+    o.page_kind = PageKind::kLatent;
+    o.v_dim = 9;
+  });
+  expect_told(said, {"v_dim 9 is over k_dim 8"});
 }
 
 TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {
