@@ -10,7 +10,7 @@ namespace kvmesh {
 
 /// `plane` is [pages, heads, page_size, elements].
 inline void check_plane(const char* operation, const ConstTensorView& plane) {
-  check_tensor(operation, plane, 4);
+  check_tensor(operation, plane, 4, Elements::kAny);
   require(plane.stride(3) == 1, "{}: the last dimension of {} must be contiguous", operation,
           plane);
 }
@@ -18,7 +18,7 @@ inline void check_plane(const char* operation, const ConstTensorView& plane) {
 /// `planes` are one layer's, to be written.
 inline void check_planes(const char* operation, const PagePlanes& planes) {
   for (const TensorView& plane : planes) {
-    check_output_tensor(operation, plane, 4);
+    check_output_tensor(operation, plane, 4, Elements::kAny);
     check_plane(operation, plane);
     require(plane.size(0) == planes[0].size(0) && plane.size(1) == planes[0].size(1) &&
                 plane.size(2) == planes[0].size(2),
@@ -44,8 +44,8 @@ inline void check_pool(const char* operation, const ConstKvPool& pool) {
 /// `pool` is written.
 inline void check_writable_pool(const char* operation, const KvPool& pool) {
   check_pool(operation, pool);
-  check_output_tensor(operation, pool.k, 4);
-  check_output_tensor(operation, pool.v, 4);
+  check_output_tensor(operation, pool.k, 4, Elements::kAny);
+  check_output_tensor(operation, pool.v, 4, Elements::kAny);
 }
 
 /// `fresh` has the keys or values of `tokens` new tokens for a pool.

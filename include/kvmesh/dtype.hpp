@@ -15,6 +15,8 @@ inline constexpr Dtype kAllDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::
 struct DtypeInfo {
   const char* name = "unknown";
   int bits = 0;  ///< per element
+  /// Elements need scales, so that only pages can have the type: no query, new key or output.
+  bool has_scales = false;
 };
 
 /// One row per type. There is no default case, so that the compiler reports a type without a row.

@@ -32,7 +32,8 @@ TEST(Dtype, IsFoundByItsName) {
     dtype_from("int4");
     FAIL() << "there is no int4";
   } catch (const InvalidArgument& error) {
-    EXPECT_EQ(std::string(error.what()), "unknown dtype 'int4': float32, float16 or bfloat16");
+    EXPECT_EQ(std::string(error.what()),
+              "unknown dtype 'int4': it must be one of float32, float16, bfloat16");
   }
   EXPECT_THROW(dtype_from(""), InvalidArgument);
 }
