@@ -1,4 +1,4 @@
-// Scalar conversions between float32 and the 16-bit storage types, round to nearest even.
+// Scalar conversions between float32 and the narrower storage types, round to nearest even.
 //
 // The kernels convert whole vectors; these functions are for headers, edges and tests.
 #pragma once
@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "core/pod/float8.hpp"
 #include "kvmesh/types.hpp"
 
 namespace kvmesh {
@@ -66,6 +67,12 @@ struct BFloat16Element {
   static std::uint16_t store(float value) { return float_to_bfloat16(value); }
 };
 
+struct Float8E4M3Element {
+  using Stored = std::uint8_t;
+  static float load(std::uint8_t bits) { return float8_to_float(bits); }
+  static std::uint8_t store(float value) { return float_to_float8(value); }
+};
+
 /// Calls `body` with the element type of `dtype` and returns what it returns. Loops that depend on
 /// a dtype go into `body`, so that compilers make vectors of them. REQUIRES: a valid dtype, as
 /// check_tensor makes sure.
@@ -78,6 +85,8 @@ decltype(auto) with_element(Dtype dtype, const Body& body) {
       return body(Float16Element{});
     case Dtype::kBFloat16:
       return body(BFloat16Element{});
+    case Dtype::kFloat8E4M3:
+      return body(Float8E4M3Element{});
   }
   std::abort();
 }

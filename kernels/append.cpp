@@ -19,8 +19,8 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
   threads.for_each(static_cast<std::int64_t>(slots.size()), [&](std::int64_t token, int) {
     const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
     if (slot.page < 0) return;
-    cpu::write_token(pool.k, k, token, slot);
-    if (!pool.is_latent()) cpu::write_token(pool.v, v, token, slot);
+    cpu::write_token(pool.k, pool.k_scale, k, token, slot);
+    if (!pool.is_latent()) cpu::write_token(pool.v, pool.v_scale, v, token, slot);
   });
 }
 

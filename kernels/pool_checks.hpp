@@ -1,6 +1,7 @@
 // The checks that every kernel makes of a pool.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/tensor_check.hpp"
@@ -27,6 +28,22 @@ inline void check_planes(const char* operation, const PagePlanes& planes) {
   }
 }
 
+/// `scale` is that of `rows` [pages, kv_heads, page_size, dim].
+inline void check_scale(const char* operation, const ConstTensorView& rows,
+                        const BasicRowScale<ConstTensorView>& scale) {
+  const ConstTensorView& each = scale.per_token;
+  require(info_of(rows.dtype).has_scales || (scale.number == 1 && each.empty()),
+          "{}: the elements of {} have no scale", operation, rows);
+  require(scale.number > 0 && std::isfinite(scale.number), "{}: a scale of {}", operation,
+          scale.number);
+  if (each.empty()) return;
+  check_plane(operation, each);
+  require(each.dtype == Dtype::kFloat32 && each.size(0) == rows.size(0) &&
+              each.size(1) == rows.size(1) && each.size(2) == rows.size(2) && each.size(3) == 1,
+          "{}: the scales {} must be float32 [{}, {}, {}, 1]", operation, each, rows.size(0),
+          rows.size(1), rows.size(2));
+}
+
 /// `k` and `v` of `pool` are [pages, kv_heads, page_size, dim].
 inline void check_pool(const char* operation, const ConstKvPool& pool) {
   const ConstTensorView &k = pool.k, &v = pool.v;
@@ -36,6 +53,8 @@ inline void check_pool(const char* operation, const ConstKvPool& pool) {
           operation, k, v);
   check_plane(operation, k);
   check_plane(operation, v);
+  check_scale(operation, k, pool.k_scale);
+  check_scale(operation, v, pool.v_scale);
   require(!pool.is_latent() || (k.strides == v.strides && v.size(3) <= k.size(3)),
           "{}: the values {} of a latent pool must be the first elements of its rows {}", operation,
           v, k);
@@ -46,6 +65,9 @@ inline void check_writable_pool(const char* operation, const KvPool& pool) {
   check_pool(operation, pool);
   check_output_tensor(operation, pool.k, 4, Elements::kAny);
   check_output_tensor(operation, pool.v, 4, Elements::kAny);
+  for (const auto* scale : {&pool.k_scale, &pool.v_scale}) {
+    if (!scale->per_token.empty()) check_output_tensor(operation, scale->per_token, 4);
+  }
 }
 
 /// `fresh` has the keys or values of `tokens` new tokens for a pool.

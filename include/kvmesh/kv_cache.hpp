@@ -38,6 +38,9 @@ struct CacheOptions {
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
   PageKind page_kind = PageKind::kKv;
+  /// Of float8 pages: a number for all keys and one for all values, or one that append computes for
+  /// each token and head (docs/contracts.md, Numbers).
+  KvScales scales{};
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
   /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and

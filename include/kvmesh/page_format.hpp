@@ -72,10 +72,34 @@ enum class PageKind : std::uint8_t {
 /// "kv" or "latent".
 std::string_view name(PageKind kind);
 
+/// The factors that elements of float8 pages are multiplied by when they are read.
+enum class ScaleKind : std::uint8_t {
+  kPerTensor,       ///< a number for all keys and one for all values
+  kPerTokenAndHead  ///< append computes one for each row that it writes
+};
+/// "per tensor" or "per token and head".
+std::string_view name(ScaleKind kind);
+
+/// REQUIRES: the numbers are positive and finite.
+struct KvScales {
+  ScaleKind kind = ScaleKind::kPerTokenAndHead;
+  float k = 1;  ///< kPerTensor: of keys, and of whole rows of latent pages
+  float v = 1;  ///< kPerTensor: of values
+};
+
 /// How a page stores keys and values.
 struct KvFormat {
   PageKind kind = PageKind::kKv;
   Dtype dtype = Dtype::kBFloat16;
+  KvScales scales{};  ///< of float8 pages; else ignored
+};
+
+/// The factors of keys or of values: `number`, or, unless that is empty, `per_token` [pages,
+/// kv_heads, page_size, 1] in float32.
+template <class View>
+struct BasicRowScale {
+  float number = 1;
+  View per_token{};
 };
 
 /// One layer's pages on one rank as append and attention see them, to write to (`KvPool`) or to
@@ -86,12 +110,14 @@ template <class View>
 struct BasicKvPool {
   View k;
   View v;
+  BasicRowScale<View> k_scale{};  ///< of float8 pages
+  BasicRowScale<View> v_scale{};  ///< of latent pages: that of k
 
   bool is_latent() const { return k.data != nullptr && v.data == k.data; }
 
   /// A writable pool converts to a read-only pool.
   operator BasicKvPool<ConstTensorView>() const requires(!std::is_same_v<View, ConstTensorView>) {
-    return {k, v};
+    return {k, v, {k_scale.number, k_scale.per_token}, {v_scale.number, v_scale.per_token}};
   }
 };
 using KvPool = BasicKvPool<TensorView>;
@@ -101,6 +127,9 @@ using ConstKvPool = BasicKvPool<ConstTensorView>;
 ///
 ///   kv      "k" [k_dim], "v" [v_dim]
 ///   latent  "latent" [k_dim]
+///
+/// Float8 pages with scales per token and head also have "k_scale" [1] and "v_scale" [1], or
+/// "scale" [1] if they are latent, in float32.
 PageFormat make_page_format(const AttentionShape& shape, const KvFormat& format);
 
 /// The pool whose planes are `planes`, which have the format make_page_format(shape, format).

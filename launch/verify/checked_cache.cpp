@@ -261,7 +261,8 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const CacheOptions& cache = cache_.options();
   const StepOptions& options = step.options;
   const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
-  const Dtype input_dtype = options.input.value_or(cache.dtype);
+  const Dtype input_dtype =
+      options.input.value_or(info_of(cache.dtype).has_scales ? Dtype::kFloat32 : cache.dtype);
   const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
   HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
   HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
@@ -354,18 +355,17 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
   const CacheOptions& cache = cache_.options();
-  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head) {
-    std::vector<float> values = from.elements(row, head);
-    for (float& value : values) value = rounded_to(cache.dtype, value);
-    return values;
+  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head,
+                          float scale) {
+    return stored_row(from.elements(row, head), cache.dtype, cache.scales, scale);
   };
   std::int64_t row = 0;
   for (const BatchEntry& entry : step.batch) {
     DenseSequence& dense = content_.at(entry.sequence)[static_cast<std::size_t>(layer)];
     for (const std::int64_t end = row + entry.append_tokens; row < end; ++row) {
       for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
-        const std::vector<float> key = stored(k, row, head);
-        const std::vector<float> value = is_latent() ? key : stored(v, row, head);
+        const std::vector<float> key = stored(k, row, head, cache.scales.k);
+        const std::vector<float> value = is_latent() ? key : stored(v, row, head, cache.scales.v);
         dense.k.insert(dense.k.end(), key.begin(), key.end());
         dense.v.insert(dense.v.end(), value.begin(), value.begin() + cache.v_dim);
       }

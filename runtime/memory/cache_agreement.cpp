@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "core/check.hpp"
@@ -48,6 +50,11 @@ std::string letters_of(std::int64_t letters) {
   return text;
 }
 
+std::int64_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
+std::string float_text(std::int64_t bits) {
+  return fmt::format("{}", std::bit_cast<float>(static_cast<std::int32_t>(bits)));
+}
+
 struct Field {
   std::string_view name;
   std::int64_t (*value)(const Mesh&, const CacheOptions&);
@@ -66,6 +73,10 @@ constexpr std::array kFields{
           name_of<Dtype>},
     Field{"page_kind", [](const Mesh&, const O& o) -> std::int64_t { return int(o.page_kind); },
           name_of<PageKind>},
+    Field{"scales.kind", [](const Mesh&, const O& o) -> std::int64_t { return int(o.scales.kind); },
+          name_of<ScaleKind>},
+    Field{"scales.k", [](const Mesh&, const O& o) { return bits_of(o.scales.k); }, float_text},
+    Field{"scales.v", [](const Mesh&, const O& o) { return bits_of(o.scales.v); }, float_text},
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
@@ -166,6 +177,11 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
   require(options.page_kind != PageKind::kLatent || options.v_dim <= options.k_dim,
           "cache: values of latent pages are part of the keys, but v_dim {} is over k_dim {}",
           options.v_dim, options.k_dim);
+  require(options.scales.kind <= ScaleKind::kPerTokenAndHead, "cache: kind {} of scales is none",
+          static_cast<int>(options.scales.kind));
+  for (const float scale : {options.scales.k, options.scales.v}) {
+    require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
+  }
   require(options.placement <= Placement::kPacked, "cache: placement {} is none",
           static_cast<int>(options.placement));
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
@@ -260,7 +276,7 @@ LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
                         .k_dim = options.k_dim,
                         .v_dim = options.v_dim,
                         .page_size = options.page_size},
-          .format = {.kind = options.page_kind, .dtype = options.dtype},
+          .format = {.kind = options.page_kind, .dtype = options.dtype, .scales = options.scales},
           .pages = options.pages_per_rank};
 }
 

@@ -50,12 +50,15 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
   return most;
 }
 
+/// The type that queries have, as kernels expect before they see any.
+Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
+
 cuda::CudaAttend::Options attend_options(const StepOptions& options,
                                          std::span<const BatchEntry> first) {
   cuda::CudaAttend::Options attend{
       .attention = options.attention,
       .block_mask = options.block_mask,
-      .kinds = {.q = options.format.dtype,
+      .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
                 // Values of latent pages lie inside longer rows.
                 .pool_contiguous = options.format.kind != PageKind::kLatent},

@@ -13,6 +13,7 @@ struct ContractShape {
   int q_heads, kv_heads, k_dim, v_dim, page_size;
   Dtype dtype = Dtype::kFloat32;
   PageKind kind = PageKind::kKv;
+  KvScales scales{};
 };
 
 inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape) {
@@ -23,6 +24,7 @@ inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape)
   options.page_size = shape.page_size;
   options.dtype = shape.dtype;
   options.page_kind = shape.kind;
+  options.scales = shape.scales;
   return options;
 }
 
@@ -61,6 +63,22 @@ struct LatentSizes {
             {8, 2, 64, 32, 16, Dtype::kBFloat16, PageKind::kLatent}};
   }
   static std::vector<Dtype> stored() { return {Dtype::kFloat32, Dtype::kBFloat16}; }
+};
+
+/// Float8 pages with each kind of scale. The numbers make some values saturate.
+struct Float8Sizes {
+  static constexpr const char* kName = "Float8";
+  static constexpr int kRandomMods = 3;
+  static constexpr int kRandomCases = 0;
+  static constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.0025f};
+  static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat8E4M3};
+  static std::vector<ContractShape> shapes() {
+    return {{8, 2, 64, 128, 16, Dtype::kFloat8E4M3, PageKind::kKv, kNumbers},
+            {8, 1, 33, 7, 1, Dtype::kFloat8E4M3, PageKind::kKv},
+            {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
+            {4, 2, 48, 16, 8, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers}};
+  }
+  static std::vector<Dtype> stored() { return {Dtype::kFloat8E4M3}; }
 };
 
 template <class Ranks, class Sizes = KvSizes>
@@ -141,9 +159,11 @@ using LoopbackPlaces =
                    OnCpu<LoopbackRanks<4>>, OnCpu<LoopbackRanks<8>>>;
 using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
 using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
-                                  OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>>;
+                                  OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>,
+                                  OnCuda<MpiRanks, Float8Sizes>>;
 /// Other formats of pages, where a cache's suites run over each.
-using LoopbackFormats = testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>>;
-using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>>;
+using LoopbackFormats =
+    testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
+using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;
 
 }  // namespace kvmesh::test

@@ -32,6 +32,19 @@ struct AppendParams {
   std::int32_t kv_heads;
 };
 
+/// The factors of float8 rows: `number`, or those that append writes to `per_token` [pages,
+/// kv_heads, page_size] (null data: none).
+struct WritableScale {
+  float number;
+  WritablePool per_token;
+};
+
+struct AppendFloat8Params {
+  AppendParams append;
+  WritableScale k_scale;
+  WritableScale v_scale;
+};
+
 /// One plane [pages, heads, page_size, elements]. No page is both read and written.
 struct CopyPagesParams {
   void* data;

@@ -17,6 +17,10 @@ WritablePool writable(const TensorView& pool) {
           .token_stride = pool.stride(2)};
 }
 
+WritableScale writable(const BasicRowScale<TensorView>& scale) {
+  return {.number = scale.number, .per_token = writable(scale.per_token)};
+}
+
 NewRows new_rows(const ConstTensorView& rows) {
   return {.data = rows.data, .token_stride = rows.stride(0), .head_stride = rows.stride(1)};
 }
@@ -28,6 +32,15 @@ bool has_vectors(const ConstTensorView& view) {
 }
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
+
+template <class Params>
+void launch_threads(const jit::Kernel& kernel, std::int64_t threads, cudaStream_t stream,
+                    const Params& params) {
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
 
 /// The unit of copy_pages for a plane.
 int unit_bytes_of(const TensorView& plane) {
@@ -48,6 +61,18 @@ jit::Program append_program(const AppendVariant& variant, const std::string& arc
   return program;
 }
 
+jit::Program append_float8_program(const AppendFloat8Variant& variant,
+                                   const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/append_float8.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kNewType", variant.fresh)
+      .set("kPerToken", variant.per_token);
+  return program;
+}
+
 jit::Program copy_pages_program(int unit_bytes, const std::string& architecture) {
   jit::Program program{.files = cuda_kernel_sources(),
                        .source = "kernels/cuda/pool/copy_pages.cuh",
@@ -63,6 +88,14 @@ const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
   return append_kernels_.emplace(variant, store_->get(program, "kvmesh_append")).first->second;
 }
 
+const jit::Kernel& PoolWriter::kernel_for(const AppendFloat8Variant& variant) {
+  const auto found = append_float8_kernels_.find(variant);
+  if (found != append_float8_kernels_.end()) return found->second;
+  const jit::Program program = append_float8_program(variant, store_->architecture());
+  return append_float8_kernels_.emplace(variant, store_->get(program, "kvmesh_append_float8"))
+      .first->second;
+}
+
 const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
   const auto found = copy_kernels_.find(unit_bytes);
   if (found != copy_kernels_.end()) return found->second;
@@ -74,8 +107,30 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                         const TokenSlot* slots, cudaStream_t stream) {
   check_pool("append", pool);
   check_new_tokens(k, v, pool, k.size(0));
+  require(pool.k_scale.per_token.empty() == pool.v_scale.per_token.empty(),
+          "append: keys and values must have one kind of scale");
   if (k.size(0) == 0) return;
+  const AppendParams params{.k_pool = writable(pool.k),
+                            .v_pool = writable(pool.v),
+                            .k = new_rows(k),
+                            .v = new_rows(v),
+                            .slots = slots,
+                            .tokens = static_cast<std::int32_t>(k.size(0)),
+                            .kv_heads = static_cast<std::int32_t>(k.size(1))};
   const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // what is written of values
+  if (pool.k.dtype == Dtype::kFloat8E4M3) {
+    const jit::Kernel& kernel =
+        kernel_for(AppendFloat8Variant{.k_dim = dim_of(k),
+                                       .v_dim = v_dim,
+                                       .fresh = k.dtype,
+                                       .per_token = !pool.k_scale.per_token.empty()});
+    const std::int64_t warps = k.size(0) * k.size(1) * (v_dim > 0 ? 2 : 1);
+    launch_threads(kernel, 32 * warps, stream,
+                   AppendFloat8Params{.append = params,
+                                      .k_scale = writable(pool.k_scale),
+                                      .v_scale = writable(pool.v_scale)});
+    return;
+  }
   const bool v_vectors = v_dim == 0 || (has_vectors(pool.v) && has_vectors(v));
   const bool vectors =
       k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(k) && v_vectors;
@@ -84,19 +139,8 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                                                        .fresh = k.dtype,
                                                        .pool = pool.k.dtype,
                                                        .vectors = vectors});
-  const AppendParams params{.k_pool = writable(pool.k),
-                            .v_pool = writable(pool.v),
-                            .k = new_rows(k),
-                            .v = new_rows(v),
-                            .slots = slots,
-                            .tokens = static_cast<std::int32_t>(k.size(0)),
-                            .kv_heads = static_cast<std::int32_t>(k.size(1))};
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
-  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit);
-  kernel.launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
-                 .block = dim3(kBlockThreads)},
-                params);
+  launch_threads(kernel, k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit), stream, params);
 }
 
 void PoolWriter::copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,

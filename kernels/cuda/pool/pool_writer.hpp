@@ -24,6 +24,17 @@ struct AppendVariant {
 };
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture);
 
+/// What append's kernel for float8 pages is compiled for.
+struct AppendFloat8Variant {
+  int k_dim = 0;
+  int v_dim = 0;                   ///< 0 for latent pages
+  Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
+  bool per_token = true;           ///< each row gets a scale of its own
+  friend auto operator<=>(const AppendFloat8Variant&, const AppendFloat8Variant&) = default;
+};
+jit::Program append_float8_program(const AppendFloat8Variant& variant,
+                                   const std::string& architecture);
+
 /// copy_pages' kernel moves `unit_bytes` a thread: 16, 4, 2 or 1.
 jit::Program copy_pages_program(int unit_bytes, const std::string& architecture);
 
@@ -47,10 +58,12 @@ class PoolWriter {
 
  private:
   const jit::Kernel& kernel_for(const AppendVariant& variant);
+  const jit::Kernel& kernel_for(const AppendFloat8Variant& variant);
   const jit::Kernel& copy_kernel_for(int unit_bytes);
 
   KernelStore* store_;
   std::map<AppendVariant, jit::Kernel> append_kernels_;
+  std::map<AppendFloat8Variant, jit::Kernel> append_float8_kernels_;
   std::map<int, jit::Kernel> copy_kernels_;  // by the bytes of a unit
 };
 

@@ -37,6 +37,24 @@ std::vector<Variant> append_variants() {
   return variants;
 }
 
+std::vector<Variant> append_float8_variants() {
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    for (const Dtype fresh : kDtypes) {
+      for (const bool per_token : {false, true}) {
+        for (const auto& [k_dim, v_dim] : {std::pair{128, 128}, {576, 0}, {5, 3}}) {
+          const AppendFloat8Variant variant{
+              .k_dim = k_dim, .v_dim = v_dim, .fresh = fresh, .per_token = per_token};
+          variants.push_back({fmt::format("append_float8_{}_K{}V{}_{}_{}", name(fresh), k_dim,
+                                          v_dim, per_token ? "token" : "tensor", architecture),
+                              append_float8_program(variant, architecture)});
+        }
+      }
+    }
+  }
+  return variants;
+}
+
 std::vector<Variant> copy_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
@@ -90,6 +108,8 @@ TEST_P(SmallVariants, CompileWithoutSpill) { test::expect_compiles_without_spill
 std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(Append, SmallVariants, testing::ValuesIn(append_variants()), name_of);
+INSTANTIATE_TEST_SUITE_P(AppendFloat8, SmallVariants, testing::ValuesIn(append_float8_variants()),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Copy, SmallVariants, testing::ValuesIn(copy_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Merge, SmallVariants, testing::ValuesIn(merge_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Classify, SmallVariants, testing::ValuesIn(classify_variants()), name_of);

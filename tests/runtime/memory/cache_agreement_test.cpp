@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -51,6 +53,10 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
   expect_told(told([](auto& o) { o.dtype = Dtype::kFloat16; }), {"float32", "float16 on rank 2"});
   expect_told(told([](auto& o) { o.page_kind = PageKind::kLatent; }),
               {"page_kind is kv", "latent on rank 2"});
+  expect_told(told([](auto& o) { o.scales.kind = ScaleKind::kPerTensor; }),
+              {"scales.kind is per token and head", "per tensor on rank 2"});
+  expect_told(told([](auto& o) { o.scales.k = 0.5f; }), {"scales.k is 1 ", "0.5 on rank 2"});
+  expect_told(told([](auto& o) { o.scales.v = 2; }), {"scales.v is 1 ", "2 on rank 2"});
   expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
@@ -79,6 +85,12 @@ TEST(CacheAgreement, RefusesLatentValuesThatAreLongerThanTheirKeys) {
     o.v_dim = 9;
   });
   expect_told(said, {"v_dim 9 is over k_dim 8"});
+}
+
+TEST(CacheAgreement, RefusesScalesThatAreNone) {
+  for (float scale : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    expect_told(told([&](auto& o) { o.scales.v = scale; }), {"a scale of"});
+  }
 }
 
 TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {
