@@ -49,9 +49,10 @@ inline void check_attended_rows(const AttentionShape& shape, std::int64_t tokens
 /// `out` has the partials of [tokens, q_heads] rows.
 inline void check_attend_partial(const AttentionShape& shape, std::int64_t tokens,
                                  const Partial& out) {
+  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
+          "attend_partial: partials are float32, o is {}", out.o);
+  require(tokens == 0 || !out.lse.empty(), "attend_partial: a partial has an lse");
   check_attended_rows(shape, tokens, {out.o, out.lse});
-  require(out.o.dtype == Dtype::kFloat32 && !out.lse.empty(),
-          "attend_partial: partials are float32 and have an lse, o is {}", out.o);
 }
 
 /// `max_page` is the highest page that the plan reads. @throws InvalidArgument
