@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "comm/communicator_base.hpp"
+#include "comm/size_mismatch.hpp"
 #include "comm/split_members.hpp"
 #include "core/check.hpp"
 
@@ -147,9 +148,7 @@ class LoopbackCommunicator final : public CommunicatorBase {
   void take(std::unique_lock<std::mutex>& lock, const Incoming& in, std::string_view operation) {
     Slot& slot = group_->slot(in.from, rank());
     if (slot.bytes.size() != in.bytes.size()) {
-      throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
-                              operation, rank().value, in.bytes.size(), in.from.value,
-                              slot.bytes.size()));
+      throw SizeMismatch(operation, rank(), in.bytes.size(), in.from, slot.bytes.size());
     }
     slot.being_copied = true;
     lock.unlock();

@@ -10,6 +10,7 @@
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/local_pages.hpp"
+#include "runtime/step/plan_agreement.hpp"
 
 namespace kvmesh {
 
@@ -39,6 +40,7 @@ class KvCache::State {
   LocalPages local_pages;
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
+  PlanHistory history;                  // of all plans and replans
 
   /// Waits, at most for the deadline, until the device has done all its work. Call it before device
   /// calls that wait for all work without a deadline: those would never return if a peer died in
@@ -48,9 +50,11 @@ class KvCache::State {
   /// wait_for_peers before memory is freed; drops the errors.
   void let_go() noexcept;
 
-  /// Appends the batch's tokens in the allocator and makes the copies of copy on write. Returns
-  /// false, with nothing changed, if the pools have too few free pages.
-  bool try_append(std::span<const BatchEntry> batch);
+  /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocator and
+  /// makes the copies of copy on write. Returns false, with nothing changed, if the pools have too
+  /// few free pages.
+  /// @throws DigestMismatch with nothing changed.
+  bool try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
   /// Throws OutOfPages. REQUIRES: the last try_append returned false.
   [[noreturn]] void throw_out_of_pages();
 };
@@ -62,10 +66,5 @@ class KvCache::State {
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, std::span<const PageCopy> copies);
-
-/// Compares the ranks' allocators.
-/// @throws DigestMismatch, naming the first operation in which they differ.
-/// Collective.
-void check_replicas(const PageAllocator& allocator, Communicator& world);
 
 }  // namespace kvmesh

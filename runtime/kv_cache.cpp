@@ -4,6 +4,7 @@
 #include "runtime/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
 #include "runtime/memory/cache_agreement.hpp"
+#include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {
 namespace {

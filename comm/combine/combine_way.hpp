@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "comm/combine/plan_digest.hpp"
 #include "comm/combine/rows.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/stream.hpp"
@@ -31,6 +32,10 @@ class CombineWay {
   virtual ~CombineWay() = default;
   virtual WayKind kind() const = 0;
 
+  /// Sets the digest of what the next plans are made from. A way whose messages go through the host
+  /// sends it behind the rows, and compares it; others ignore it.
+  virtual void identify(const PlanDigest&) {}
+
   /// Prepares for partials of `shape`. Keeps a copy of the mask. Sends nothing; buffers only grow.
   /// What a device needs is uploaded in the order of `stream`, which is not being captured.
   /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
@@ -41,7 +46,7 @@ class CombineWay {
 
   /// Combines as planned: see Combiner and DeviceCombiner.
   /// @throws InvalidArgument before anything is sent, also without a plan; Timeout, PeerLost,
-  /// NcclError. Collective.
+  /// NcclError; DigestMismatch if this way compares plans and another rank's differs. Collective.
   virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
 
   /// The strategy of the last plan, with kAuto resolved.

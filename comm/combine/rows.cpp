@@ -83,6 +83,13 @@ void check_plan(const CombineShape& shape, const Participation* participation, i
           participation->tokens(), participation->ranks(), shape.tokens, ranks);
 }
 
+void check_output_tensors(const CombineOutput& output, const CombineShape& shape,
+                          const CombineBlock& own, DeviceKind device) {
+  check_output(output, own, shape.dim);
+  check_device(output.o, "the output's o", device);
+  check_device(output.lse, "the output's lse", device);
+}
+
 void check_tensors(const Partial& mine, const CombineOutput& output, const CombineShape& shape,
                    const CombineBlock& own, DeviceKind device) {
   check_partial(mine);
@@ -90,9 +97,7 @@ void check_tensors(const Partial& mine, const CombineOutput& output, const Combi
           mine.o, shape.tokens, shape.heads, shape.dim);
   check_device(mine.o, "the partial's o", device);
   check_device(mine.lse, "the partial's lse", device);
-  check_output(output, own, shape.dim);
-  check_device(output.o, "the output's o", device);
-  check_device(output.lse, "the output's lse", device);
+  check_output_tensors(output, shape, own, device);
 }
 
 }  // namespace kvmesh

@@ -78,6 +78,11 @@ CombineShape shape_of(const Partial& mine);
 /// these tokens and ranks.
 void check_plan(const CombineShape& shape, const Participation* participation, int ranks);
 
+/// @throws InvalidArgument unless the output is in memory of kind `device` and has the rows of
+/// `own` of partials of `shape`.
+void check_output_tensors(const CombineOutput& output, const CombineShape& shape,
+                          const CombineBlock& own, DeviceKind device);
+
 /// @throws InvalidArgument unless the tensors are in memory of kind `device`, the partial has
 /// `shape` and the output the rows of `own`.
 void check_tensors(const Partial& mine, const CombineOutput& output, const CombineShape& shape,

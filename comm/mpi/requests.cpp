@@ -7,6 +7,8 @@
 #include <array>
 #include <thread>
 
+#include "comm/size_mismatch.hpp"
+
 namespace kvmesh {
 namespace {
 
@@ -114,8 +116,8 @@ bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
   int sent = 0;
   check_mpi(MPI_Get_count(&status, MPI_BYTE, &sent), operation);
   if (sent != expected) {
-    throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}", operation,
-                            waiter_.value, expected, in.from.value, sent));
+    throw SizeMismatch(operation, waiter_, static_cast<std::size_t>(expected), in.from,
+                       static_cast<std::size_t>(sent));
   }
   receives_from_.push_back(in.from);
   check_mpi(MPI_Imrecv(in.bytes.data(), expected, MPI_BYTE, &message,

@@ -9,6 +9,7 @@
 #include <boost/asio/write.hpp>
 
 #include "comm/communicator_base.hpp"
+#include "comm/size_mismatch.hpp"
 #include "comm/split_members.hpp"
 #include "comm/tcp/rendezvous.hpp"
 #include "core/check.hpp"
@@ -86,9 +87,7 @@ class TcpCommunicator final : public CommunicatorBase {
   void receive_body(Rank peer) {
     Lane& mine = lane(peer);
     if (mine.received_length != mine.into.size()) {
-      throw Error(fmt::format("{}: rank {} expects {} bytes from rank {}, which sends {}",
-                              operation_, rank().value, mine.into.size(), peer.value,
-                              mine.received_length));
+      throw SizeMismatch(operation_, rank(), mine.into.size(), peer, mine.received_length);
     }
     asio::async_read(socket(peer), asio::buffer(mine.into.data(), mine.into.size()),
                      [this, peer](const ErrorCode& error, std::size_t) {

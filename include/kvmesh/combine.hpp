@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -58,6 +59,8 @@ class Participation {
   void add(std::int64_t token, Rank rank);
   /// Returns whether `rank` takes part in the rows of `token`. REQUIRES: both exist.
   bool has(std::int64_t token, Rank rank) const;
+  /// The bits, rank r's of a token in word r / 64 of the token's words.
+  std::span<const std::uint64_t> words() const { return bits_; }
   std::int64_t tokens() const { return tokens_; }
   int ranks() const { return ranks_; }
 
@@ -102,8 +105,9 @@ class Combiner {
   /// gives this rank to `output`. Ignores the rows of tokens in which a rank takes no part, and O
   /// where its LSE is -inf.
   /// REQUIRES: every rank passes the same shapes and options; `output` does not overlap `mine`.
-  /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong; Timeout,
-  /// PeerLost.
+  /// @throws InvalidArgument before anything is sent if this rank's arguments are wrong;
+  /// DigestMismatch if another rank that sends to this one passed other shapes or options, naming
+  /// it and what differs; Timeout, PeerLost.
   /// Collective.
   void operator()(const Partial& mine, const CombineOptions& options, const CombineOutput& output);
 

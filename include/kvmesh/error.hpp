@@ -154,7 +154,8 @@ class BrokenGroup : public Error {
   ErrorCode code() const noexcept override { return ErrorCode::kBrokenGroup; }
 };
 
-/// The ranks' copies of the allocator differ, because the ranks did not apply the same operations.
+/// The ranks have diverged: they did not apply the same operations to their copies of the
+/// allocator, or did not plan or combine the same steps.
 class DigestMismatch : public Error {
  public:
   using Error::Error;

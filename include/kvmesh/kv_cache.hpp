@@ -38,6 +38,13 @@ struct CacheOptions {
   Dtype dtype = Dtype::kBFloat16;
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
+  /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
+  /// however prompts are cut into steps: on CPUs of one instruction set (compared when the cache is
+  /// made), for one model of heads, dims and page size; sizes that are multiples of 16 count as
+  /// one. Mods that read the batch row see another row in another batch. A row that sees an
+  /// infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are refused: a
+  /// partial in float32 has rounded already.
+  bool reproducible = false;
 };
 
 /// One sequence of a step: `append_tokens` new positions and, after them, the newest
@@ -127,7 +134,8 @@ class StepPlan {
   /// or change the input.
   ///
   /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more.
-  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost. On a GPU: NcclError, Timeout,
+  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost; DigestMismatch if another rank
+  /// planned another step. On a GPU: NcclError, Timeout,
   /// Error if the device failed. Mesh::wait throws the errors of work on the stream.
   /// Collective over the mesh's kv axis.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
@@ -172,7 +180,8 @@ class KvCache {
   /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
-  /// OutOfMemory, on every rank, if one rank's device has no room.
+  /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
+  /// `reproducible` on GPUs.
   /// Collective.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();
@@ -202,12 +211,13 @@ class KvCache {
   /// plan.
   /// REQUIRES: no sequence appears twice.
   /// Blocks until the plan is on the device; with several kv ranks it first waits for all earlier
-  /// work on the device. Collective if a page is copied to another rank, and always in debug
-  /// builds.
+  /// work on the device. Collective if a page is copied to another rank, at every 64th plan or
+  /// replan of the cache, and always in debug builds.
   ///
   /// If it throws:
   ///
-  ///   OutOfPages, UnknownSequence, InvalidArgument
+  ///   OutOfPages, UnknownSequence, InvalidArgument; DigestMismatch if the ranks have not planned
+  ///   the same steps
   ///       nothing has changed.
   ///   Timeout, PeerLost, NcclError, Error or DigestMismatch after the append
   ///       (a failed copy between ranks, a failed device, no device memory for the plan;

@@ -56,7 +56,8 @@ class Mesh {
   /// Makes this rank's mesh. On the CPU it only splits communicators. On GPUs it also makes the
   /// NCCL group of the kv ranks (see DeviceGroup), which takes about a second.
   /// REQUIRES: equal options on all ranks, except `threads` and `deadline`.
-  /// @throws InvalidArgument if head_parallel does not divide the ranks or an option is invalid;
+  /// @throws InvalidArgument if head_parallel does not divide the ranks, an option is invalid, or
+  /// two ranks' options or kinds of device differ (on every rank, naming rank and field);
   /// Unsupported for a device that this build does not have; OutOfThreads; on GPUs also Timeout,
   /// PeerLost and NcclError.
   /// Collective.

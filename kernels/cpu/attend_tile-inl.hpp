@@ -66,11 +66,19 @@ class TaskRunner {
     std::fill_n(scratch_.o.data(), static_cast<std::size_t>(rows_) * v_dim_, 0.0f);
     std::fill_n(scratch_.max.data(), rows_, kNoKeys);
     std::fill_n(scratch_.sum.data(), rows_, 0.0f);
+    for_each_tile([&](const Tile<T>& tile, const Tile<T>& next) { use(tile, next); });
+    store();
+  }
+
+ protected:
+  // Calls `use(tile, next)` for each tile of the split, in key order. Double buffered: the next
+  // tile is gathered, and its lines asked for, before this one is used.
+  template <class Use>
+  void for_each_tile(const Use& use) {
     const std::int64_t per_split = in_.work->visits_per_split;
     visit_ = block_.visit_begin + split_ * per_split;
     visit_end_ =
         block_.splits == 1 ? block_.visit_end : std::min(visit_ + per_split, block_.visit_end);
-    // Double buffered: the next tile is gathered, and its lines asked for, before this one is used.
     Tile<T> tiles[2];
     int current = 0;
     gather(tiles[0]);
@@ -79,10 +87,8 @@ class TaskRunner {
       use(tiles[current], tiles[1 - current]);
       current = 1 - current;
     }
-    store();
   }
 
- private:
   std::int32_t head_of(int row) const { return block_.kv_head * group_ + row % group_; }
   std::int64_t token_of(int row) const { return block_.q_begin + row / group_; }
 
@@ -129,8 +135,9 @@ class TaskRunner {
     }
   }
 
-  void use(const Tile<T>& tile, const Tile<T>& next) {
-    const NextRows<T> next_k{next.k, next.keys}, next_v{next.v, next.keys};
+  // Scores of all rows and keys of the tile, modified and masked.
+  void score(const Tile<T>& tile, const Tile<T>& next) {
+    const NextRows<T> next_k{next.k, next.keys};
     if (widen_k_) {
       const float* rows[kTileKeys];
       widen(tile.k, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
@@ -140,8 +147,16 @@ class TaskRunner {
     }
     if (scratch_.score_mod) apply_score_mod(tile);
     if (tile.masked) apply_mask(tile);
+  }
+
+  // A weight of 0 may stand for a key that its row does not see.
+  bool hides(const Tile<T>& tile) const { return tile.masked || scratch_.score_mod; }
+
+  void use(const Tile<T>& tile, const Tile<T>& next) {
+    score(tile, next);
     for (int r = 0; r < rows_; ++r) softmax_row(r, tile.keys);
-    const bool hides = tile.masked || scratch_.score_mod;
+    const NextRows<T> next_v{next.v, next.keys};
+    const bool hides = this->hides(tile);
     if (widen_v_) {
       const float* rows[kTileKeys];
       widen(tile.v, tile.keys, in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);

@@ -121,7 +121,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .k_dim = flags.dim,
           .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
           .page_size = flags.page_size,
-          .dtype = dtype_from(flags.dtype)};
+          .dtype = dtype_from(flags.dtype),
+          .reproducible = flags.reproducible};
 }
 
 // More ranks would have to meet: that is `step`.
@@ -132,6 +133,28 @@ Output output_of(const std::string& text, const Mesh& mesh) {
         "--output final is of one kv rank, not {}; --op step has the combine", mesh.kv_parallel()));
   }
   return output;
+}
+
+bool takes_partials(Op op, Output output) {
+  const bool attends = op == Op::kDecode || op == Op::kPrefill;
+  return op == Op::kCombine || (attends && output == Output::kPartial);
+}
+
+// All, or what a reproducible cache has: no float32 partials leave its steps.
+std::vector<Op> ops_of(const Flags& flags, Output output) {
+  std::vector<Op> ops = named("--op", flags.ops, kOps);
+  if (ops.empty()) {
+    ops.assign(kOps.begin(), kOps.end());
+    if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
+  }
+  for (const Op op : ops) {
+    if (!flags.reproducible || !takes_partials(op, output)) continue;
+    throw InvalidArgument(fmt::format(
+        "--op {} takes a partial out of its step: with --reproducible measure step, or decode and "
+        "prefill with --output final",
+        name(op)));
+  }
+  return ops;
 }
 
 // A limit or a size that is 0 when it is for us to choose.
@@ -194,6 +217,8 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--output", flags.output,
         "what decode and prefill write: partial, O and LSE in float32; final, the merged O in "
         "--dtype, too (one kv rank)");
+  command.add_flag("--reproducible", flags.reproducible,
+                   "of a cache whose bits depend on no rank, placement or batch (CPUs)");
   value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
@@ -207,8 +232,9 @@ void add_options(CLI::App& command, Flags& flags) {
 Options resolve(const Flags& flags, const Mesh& mesh) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;
   check_positive("--repeats", flags.repeats);
+  const Output output = output_of(flags.output, mesh);
   Options options{
-      .ops = named("--op", flags.ops, kOps),
+      .ops = ops_of(flags, output),
       .batches =
           list_or("--batch", flags.batches,
                   gpu ? std::vector<std::int64_t>{1, 8, 64} : std::vector<std::int64_t>{1, 4}),
@@ -223,7 +249,7 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .strategy = named("--strategy", flags.strategy,
                         std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
                                    CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),
-      .output = output_of(flags.output, mesh),
+      .output = output,
       .layers = not_negative("--layers", flags.layers),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
@@ -237,7 +263,6 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
   check_together(options.batches, options.contexts, "--context");
   check_together(options.batches, options.queries, "--queries");
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
-  if (options.ops.empty()) options.ops.assign(kOps.begin(), kOps.end());
   take_lengths(flags.lengths, options);
   return options;
 }

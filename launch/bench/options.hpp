@@ -57,6 +57,7 @@ struct Flags {
   std::string scatter = "heads";
   std::string strategy = "auto";
   std::string output = "partial";
+  bool reproducible = false;
   int layers = 0;
   int repeats = 15;
   double row_seconds = 0;
@@ -74,6 +75,7 @@ struct Shape {
   int v_dim = 0;
   int page_size = 0;
   Dtype dtype = Dtype::kBFloat16;
+  bool reproducible = false;  ///< the cache is
 };
 
 struct Options {

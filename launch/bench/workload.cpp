@@ -18,7 +18,8 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .page_size = shape.model.page_size,
           .pages_per_rank = pages_per_rank(shape, kv_parallel),
           .dtype = shape.model.dtype,
-          .home_threshold_tokens = kHomeTokens};
+          .home_threshold_tokens = kHomeTokens,
+          .reproducible = shape.model.reproducible};
 }
 
 std::int64_t divided_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }

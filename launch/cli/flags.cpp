@@ -62,6 +62,8 @@ void add_generate_options(CLI::App& command, Flags& flags) {
       ->capture_default_str();
   command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
       ->capture_default_str();
+  command.add_flag("--reproducible", generator.reproducible,
+                   "the same text on any number of ranks, with any placement (CPUs)");
   command.add_flag("--ranks-check", options.ranks_check,
                    "run again on a single rank and compare the tokens");
 }

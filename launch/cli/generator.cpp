@@ -18,7 +18,8 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
           .memory_fraction = options.memory_fraction,
           .dtype = options.kv_dtype,
           .placement = options.placement,
-          .home_threshold_tokens = options.home_threshold_tokens};
+          .home_threshold_tokens = options.home_threshold_tokens,
+          .reproducible = options.reproducible};
 }
 
 // Collective. Reads this rank's share of the weights.

@@ -51,9 +51,10 @@ void catch_interrupts() {
   for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
 }
 
-std::string text_of(const Totals& totals) {
-  return fmt::format("verify: {} cases, {} steps, {} rows like float64 to {:.1e} in {:.1f} s",
-                     totals.cases, totals.steps, totals.rows, totals.max_error, totals.seconds);
+std::string text_of(const Totals& totals, bool reproducible) {
+  return fmt::format("verify: {} cases, {} steps, {} rows like float64 to {:.1e}{} in {:.1f} s",
+                     totals.cases, totals.steps, totals.rows, totals.max_error,
+                     reproducible ? " and like one rank's to the bit" : "", totals.seconds);
 }
 
 std::string verdict_of(const Totals& totals) {
@@ -73,20 +74,21 @@ const char* device_name(const Mesh& mesh) {
   return mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu";
 }
 
-void report(Mesh& mesh, std::uint64_t seed, const verify::CaseResult& result) {
+void report(Mesh& mesh, std::uint64_t seed, bool reproducible, const verify::CaseResult& result) {
   std::string text =
       fmt::format("\nverify: rank {}: {} wrong with seed {} ({})\n", mesh.rank().value,
                   result.findings.failed(), seed, result.description);
   for (const std::string& message : result.findings.messages()) text += "  " + message + "\n";
-  fmt::print(stderr, "{}  again: {}\n", text, command_for(mesh, seed));
+  fmt::print(stderr, "{}  again: {}\n", text, command_for(mesh, seed, reproducible));
 }
 
-verify::CaseResult run_case(Mesh& mesh, verify::CaseRunner& runner, std::uint64_t seed) {
+verify::CaseResult run_case(Mesh& mesh, verify::CaseRunner& runner, std::uint64_t seed,
+                            bool reproducible) {
   try {
     return runner.run(seed);
   } catch (const std::exception& error) {
     fmt::print(stderr, "\nverify: rank {}: seed {} threw: {}\n  again: {}\n", mesh.rank().value,
-               seed, error.what(), command_for(mesh, seed));
+               seed, error.what(), command_for(mesh, seed, reproducible));
     throw;
   }
 }
@@ -115,7 +117,7 @@ bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals) {
   return more == std::byte{1};
 }
 
-std::string as_json(Mesh& mesh, std::uint64_t seed, const Totals& totals) {
+std::string as_json(Mesh& mesh, std::uint64_t seed, bool reproducible, const Totals& totals) {
   const nlohmann::ordered_json json{{"program", "kvmesh verify"},
                                     {"version", KVMESH_VERSION},
                                     {"device", device_name(mesh)},
@@ -123,6 +125,7 @@ std::string as_json(Mesh& mesh, std::uint64_t seed, const Totals& totals) {
                                     {"kv_parallel", mesh.kv_parallel()},
                                     {"head_parallel", mesh.head_parallel()},
                                     {"seed", seed},
+                                    {"reproducible", reproducible},
                                     {"cases", totals.cases},
                                     {"failed", totals.failed},
                                     {"steps", totals.steps},
@@ -134,30 +137,31 @@ std::string as_json(Mesh& mesh, std::uint64_t seed, const Totals& totals) {
 }
 
 // Rank 0 says what came out.
-void finish(Mesh& mesh, std::uint64_t seed, const Totals& totals, const std::string& json,
-            Output& out) {
+void finish(Mesh& mesh, std::uint64_t seed, bool reproducible, const Totals& totals,
+            const std::string& json, Output& out) {
   agree(mesh.world(), [&] {
     if (mesh.rank().value != 0) return;
     if (json != "-") {
-      out.put(fmt::format("{} on {} {} ({}): {}\n", text_of(totals), mesh.size(),
+      out.put(fmt::format("{} on {} {} ({}): {}\n", text_of(totals, reproducible), mesh.size(),
                           mesh.size() == 1 ? "rank" : "ranks", device_name(mesh),
                           verdict_of(totals)));
     }
-    if (!json.empty()) out.write(json, as_json(mesh, seed, totals));
+    if (!json.empty()) out.write(json, as_json(mesh, seed, reproducible, totals));
   });
 }
 
 }  // namespace
 
-std::string command_for(Mesh& mesh, std::uint64_t seed) {
+std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible) {
   const bool mpi = mesh.world().kind() == "mpi";
   const auto if_many = [](const char* flag, int count) {
     return count > 1 ? fmt::format(" {} {}", flag, count) : "";
   };
-  return fmt::format("{}kvmesh verify{}{} --device {} --seed {} --count 1",
+  return fmt::format("{}kvmesh verify{}{}{} --device {} --seed {} --count 1",
                      mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "",
                      mpi ? "" : if_many("--ranks", mesh.size()),
-                     if_many("--head-parallel", mesh.head_parallel()), device_name(mesh), seed);
+                     if_many("--head-parallel", mesh.head_parallel()),
+                     reproducible ? " --reproducible" : "", device_name(mesh), seed);
 }
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
@@ -166,6 +170,8 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option("--count", options.count, "stop after so many cases");
   command.add_option("--seed", options.seed,
                      "of the first case, the next has the next number; a failure prints its own");
+  command.add_flag("--reproducible", options.reproducible,
+                   "compare every bit with one rank's, too: any ranks, placement and batch (CPUs)");
 }
 
 int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {
@@ -175,19 +181,19 @@ int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json
   }
   catch_interrupts();
   const Clock::time_point start = Clock::now();
-  verify::CaseRunner runner(mesh);
+  verify::CaseRunner runner(mesh, options.reproducible);
   Totals totals;
   const std::uint64_t first = first_seed(mesh, options);
   std::uint64_t seed = first;
   do {
-    const verify::CaseResult result = run_case(mesh, runner, seed);
-    if (!result.findings.good()) report(mesh, seed, result);
+    const verify::CaseResult result = run_case(mesh, runner, seed, options.reproducible);
+    if (!result.findings.good()) report(mesh, seed, options.reproducible, result);
     add(mesh, result, totals);
     totals.seconds = seconds_since(start);
-    if (mesh.rank().value == 0) out.progress([&] { return text_of(totals); });
+    if (mesh.rank().value == 0) out.progress([&] { return text_of(totals, options.reproducible); });
     ++seed;
   } while (goes_on(mesh, options, totals));
-  finish(mesh, first, totals, json, out);
+  finish(mesh, first, options.reproducible, totals, json, out);
   if (totals.failed > 0) return 1;
   return totals.signal == 0 ? 0 : 128 + totals.signal;
 }

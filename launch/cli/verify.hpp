@@ -21,13 +21,15 @@ struct VerifyOptions {
   std::int64_t count = 0;
   /// Of the first case; each later one has the next number. Unset: another one every time.
   std::optional<std::uint64_t> seed{};
+  /// Reproducible caches: every bit is compared with that of one rank.
+  bool reproducible = false;
 };
 
-/// Adds --seconds, --count and --seed to the subcommand.
+/// Adds --seconds, --count, --seed and --reproducible to the subcommand.
 void add_verify_options(CLI::App& command, VerifyOptions& options);
 
 /// What to type to run the case of `seed` again, alone, on such a mesh.
-std::string command_for(Mesh& mesh, std::uint64_t seed);
+std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible = false);
 
 /// Collective; every rank passes the same options. Rank 0 shows how far it is, and writes what came
 /// out to standard output, and as JSON to `json` ("-": standard output, and nothing else there) if

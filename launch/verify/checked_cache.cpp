@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <type_traits>
 
 namespace kvmesh::verify {
 namespace {
@@ -13,9 +14,20 @@ CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
   return options;
 }
 
-TensorView first_rows(TensorView view, std::int64_t rows) {
-  view.shape[0] = rows;
+// Rows [begin, begin + count).
+template <class View>
+View some_rows(View view, std::int64_t begin, std::int64_t count) {
+  const std::int64_t offset =
+      begin * view.stride(0) * static_cast<std::int64_t>(size_bytes(view.dtype));
+  using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(view.data)>>,
+                                   const std::byte*, std::byte*>;
+  view.data = static_cast<Bytes>(view.data) + offset;
+  view.shape[0] = count;
   return view;
+}
+
+std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
 }
 
 void poison_page(const TensorView& half, std::int64_t page) {
@@ -34,6 +46,24 @@ HostTensor rounded_rows(const HostTensor& from, std::int64_t rows, Dtype dtype) 
     }
   }
   return to;
+}
+
+// `options` for the sequence in row `row` of a batch, alone: its mods read that row's number.
+PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
+                           std::span<const std::int64_t> positions) {
+  PlanOptions alone = options;
+  if (!options.mask.is_identity()) {
+    alone.mask = MaskMod([mask = options.mask, row](auto, auto h, auto q, auto kv) {
+      return mask(Expr(row), h, q, kv);
+    });
+  }
+  if (!options.score.is_identity()) {
+    alone.score = ScoreMod([mod = options.score, row](auto score, auto, auto h, auto q, auto kv) {
+      return mod(score, Expr(row), h, q, kv);
+    });
+  }
+  alone.q_positions.assign(positions.begin(), positions.end());
+  return alone;
 }
 
 // Of two numbers that may be the same infinity.
@@ -214,7 +244,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   Step step(batch, options, std::move(*plan), std::move(*single));
   for (std::size_t s = 0; s < batch.size(); ++s) {
     const BatchEntry& entry = batch[s];
-    const std::int64_t queries = entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+    const std::int64_t queries = queries_of(entry);
     const std::int64_t first = allocator().length(entry.sequence) - queries;
     for (std::int64_t i = 0; i < queries; ++i) {
       const std::vector<std::int64_t>& given = options.plan.q_positions;
@@ -248,7 +278,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads), v.on_device(kv_heads)};
-  if (options.in_parts) {
+  if (options.in_parts && !cache.reproducible) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
     HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
     const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
@@ -266,24 +296,58 @@ void CheckedCache::run_layer(Step& step, int layer) {
   if (options.lse) lse.fetch();
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
-  step.single.append(layer, first_rows(k.view(), appended), first_rows(v.view(), appended));
-  const Outputs single = attend_alone(step, layer, q);
+  const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
+                       some_rows(v.view(), 0, appended)};
+  step.single.append(layer, all.k, all.v);
+  const Outputs single =
+      cache.reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q);
   if (!may_round_queries(device, cache.dtype, input_dtype)) {
     check_layer(step, {layer, q, o, lse, single, single});
     return;
   }
   const HostTensor rounded = rounded_rows(q, queries, cache.dtype);
-  check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded)});
+  check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded.view())});
+}
+
+CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
+  const CacheOptions& cache = cache_.options();
+  const std::int64_t queries = step.single.query_tokens();
+  return {.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
+          .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
 }
 
 // A partial over all keys is the whole answer.
-CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const HostTensor& q) {
-  const CacheOptions& cache = cache_.options();
-  const std::int64_t queries = step.single.query_tokens();
-  Outputs out{.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
-              .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
-  step.single.attend_partial(layer, first_rows(q.view(), queries),
-                             {out.o.view(), out.lse.matrix()});
+CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q) {
+  Outputs out = outputs_of(step);
+  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()});
+  return out;
+}
+
+// Each sequence in a batch of its own; of a block mask, which is for one batch, all together.
+CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
+  Outputs out = outputs_of(step);
+  if (step.options.plan.block_mask) {
+    step.single.run(layer, all, {out.o.view(), out.lse.matrix()});
+    return out;
+  }
+  PlanOptions options = step.options.plan;
+  options.limits.reset();
+  std::int64_t begin = 0;
+  for (std::size_t s = 0; s < step.batch.size(); ++s) {
+    const BatchEntry& entry = step.batch[s];
+    const std::int64_t queries = queries_of(entry);
+    if (queries == 0) continue;
+    std::span<const std::int64_t> positions(options.q_positions);
+    if (!positions.empty())
+      positions =
+          positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(queries));
+    StepPlan plan = single_.plan({{twins_.at(entry.sequence), 0, queries}},
+                                 alone_in_batch(options, static_cast<std::int32_t>(s), positions));
+    const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
+    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), some_rows(all.v, 0, 0)},
+             {rows(out.o.view()), rows(out.lse.matrix())});
+    begin += queries;
+  }
   return out;
 }
 
@@ -316,10 +380,13 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < result.o.heads(); ++h) {
       const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
-      compare_row(
-          step, result, {row, h, t, head}, "one rank",
-          [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; },
-          double{result.single.lse.get(t, head, 0)});
+      const auto single_o = [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; };
+      const double single_lse = result.single.lse.get(t, head, 0);
+      if (cache_.options().reproducible) {
+        compare_bits(step, result, {row, h, t, head}, single_o, single_lse);
+      } else {
+        compare_row(step, result, {row, h, t, head}, "one rank", single_o, single_lse);
+      }
       if (!exact) continue;
       const ReferenceRow want = reference(step, result, t, head);
       compare_row(
@@ -330,14 +397,36 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   }
 }
 
+std::string CheckedCache::place_of(const Step& step, const LayerResult& result, const Row& row,
+                                   const std::string& what) const {
+  const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
+  return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {}", result.layer,
+                     row.token, describe(step.batch[query.entry].sequence), query.position,
+                     row.head, what);
+}
+
+template <class WantO>
+void CheckedCache::compare_bits(const Step& step, const LayerResult& result, const Row& row,
+                                const WantO& want_o, double want_lse) {
+  const auto where = [&](const std::string& what) {
+    return place_of(step, result, row, what + " by one rank, which must have the same bits");
+  };
+  const Bound none{.tolerance = 0};
+  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
+    const float want = rounded_to(step.options.output, static_cast<float>(want_o(d)));
+    findings_.compare(result.o.get(row.row, row.column, d), want, none,
+                      [&] { return where(fmt::format("o[{}]", d)); });
+  }
+  if (!step.options.lse) return;
+  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse, none,
+                    [&] { return where("lse"); });
+}
+
 template <class WantO>
 void CheckedCache::compare_row(const Step& step, const LayerResult& result, const Row& row,
                                const char* with, const WantO& want_o, double want_lse) {
   const auto where = [&](const std::string& what) {
-    const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
-    return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {} by {}",
-                       result.layer, row.token, describe(step.batch[query.entry].sequence),
-                       query.position, row.head, what, with);
+    return place_of(step, result, row, fmt::format("{} by {}", what, with));
   };
   const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {
     return distance((result.single.*of).get(row.token, row.head, d),

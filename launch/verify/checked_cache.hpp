@@ -22,14 +22,15 @@ struct StepOptions {
   std::optional<Dtype> input{};    ///< of the queries, keys and values given. Unset: the cache's
   Dtype output = Dtype::kFloat32;  ///< of the output asked for
   bool lse = true;                 ///< ask for the merged LSE
-  /// append, attend_partial and combine one by one, instead of run.
+  /// append, attend_partial and combine one by one, instead of run; not if reproducible.
   bool in_parts = false;
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
   bool replanned = false;
 };
 
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
-/// arrays. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
+/// arrays. In a reproducible cache the one rank runs each sequence alone, and its bits must be
+/// equal. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
 /// keys, values and queries. What is wrong goes to `findings`, so that a wrong number on one rank
 /// does not leave the others waiting.
 ///
@@ -72,9 +73,16 @@ class CheckedCache {
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
                            std::int64_t dim);
   void run_layer(Step& step, int layer);
-  Outputs attend_alone(Step& step, int layer, const HostTensor& q);
+  Outputs outputs_of(const Step& step) const;
+  Outputs attend_alone(Step& step, int layer, const ConstTensorView& q);
+  Outputs run_alone(Step& step, int layer, const LayerInput& all);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
   void check_layer(const Step& step, const LayerResult& result);
+  std::string place_of(const Step& step, const LayerResult& result, const Row& row,
+                       const std::string& what) const;
+  template <class WantO>
+  void compare_bits(const Step& step, const LayerResult& result, const Row& row,
+                    const WantO& want_o, double want_lse);
   template <class WantO>
   void compare_row(const Step& step, const LayerResult& result, const Row& row, const char* with,
                    const WantO& want_o, double want_lse);

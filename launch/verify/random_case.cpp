@@ -166,7 +166,7 @@ class Simulation {
 
 }  // namespace
 
-CaseRunner::CaseRunner(Mesh& mesh) {
+CaseRunner::CaseRunner(Mesh& mesh, bool reproducible) : reproducible_(reproducible) {
   for (int heads : {1, 2, 4}) {
     if (mesh.size() % heads != 0) continue;
     const bool on_gpu = mesh.device().kind == DeviceKind::kCuda;
@@ -184,7 +184,8 @@ CaseResult CaseRunner::run(std::uint64_t seed) {
   Random random(seed);
   Mesh& mesh = arrangements_[static_cast<std::size_t>(
       random.one_in(3) ? random.integer(0, std::ssize(arrangements_) - 1) : 0)];
-  const CaseConfig config = random_config(random, mesh);
+  CaseConfig config = random_config(random, mesh);
+  config.cache.reproducible = reproducible_;
   Simulation simulation(mesh, config, random);
   return {describe(config, mesh), config.steps, simulation.run()};
 }

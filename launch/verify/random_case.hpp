@@ -22,14 +22,16 @@ struct CaseResult {
 /// pools that are small enough to run out.
 class CaseRunner {
  public:
-  /// Collective.
-  explicit CaseRunner(Mesh& mesh);
+  /// `reproducible`: the caches are, and every bit must be that of one rank with each sequence
+  /// alone. Collective.
+  explicit CaseRunner(Mesh& mesh, bool reproducible = false);
 
   /// Collective: every rank passes the same seed. @throws Error if kvmesh threw where it must not.
   CaseResult run(std::uint64_t seed);
 
  private:
   std::vector<Mesh> arrangements_;
+  bool reproducible_;
 };
 
 }  // namespace kvmesh::verify

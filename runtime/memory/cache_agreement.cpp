@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
@@ -33,6 +34,20 @@ std::string name_of(std::int64_t value) {
 std::string device_name(std::int64_t kind) { return kind == 0 ? "cpu" : "cuda"; }
 std::string number(std::int64_t value) { return std::to_string(value); }
 
+// The name's first letters; 0 where it does not matter.
+std::int64_t instruction_set(const CacheOptions& options) {
+  std::int64_t letters = 0;
+  if (!options.reproducible) return letters;
+  const std::string_view name = cpu_instruction_set();
+  std::memcpy(&letters, name.data(), std::min(name.size(), sizeof(letters)));
+  return letters;
+}
+std::string letters_of(std::int64_t letters) {
+  char text[sizeof(letters) + 1] = {};
+  std::memcpy(text, &letters, sizeof(letters));
+  return text;
+}
+
 struct Field {
   std::string_view name;
   std::int64_t (*value)(const Mesh&, const CacheOptions&);
@@ -52,6 +67,9 @@ constexpr std::array kFields{
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
+    Field{"reproducible", [](const Mesh&, const O& o) -> std::int64_t { return o.reproducible; }},
+    Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
+          letters_of},
     Field{"the way to say the memory",
           [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
           name_of<MemoryWay>},
@@ -241,6 +259,9 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   const std::vector<Proposal> all =
       gathered(mesh.world(), propose(mesh, options), "agree on a cache");
   compare(all, mesh.rank());
+  if (options.reproducible && mesh.device().kind != DeviceKind::kCpu) {  // of every rank's
+    throw Unsupported("cache: reproducible is for CPUs");
+  }
   std::vector<Room> rooms;
   if (memory_way(options) == MemoryWay::kFraction) {
     rooms = rooms_by_fraction(mesh, options, all);

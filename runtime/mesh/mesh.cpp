@@ -11,6 +11,7 @@
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/tcp.hpp"
+#include "runtime/mesh/mesh_agreement.hpp"
 
 namespace kvmesh {
 namespace {
@@ -69,6 +70,19 @@ Device device_for(DeviceChoice choice, const Communicator& world) {
       "device 'cpu' or 'auto'");
 }
 
+/// Checks a rank's own options. Returns its device.
+Device checked_device(const MeshOptions& options, const Communicator& world) {
+  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
+          static_cast<int>(options.device));
+  const int heads = options.head_parallel;
+  require(heads > 0 && world.size() % heads == 0, "mesh: head_parallel {} does not divide {} ranks",
+          heads, world.size());
+  require(world.size() / heads <= PageId::kMaxRanks, "mesh: {} ranks along kv_parallel, at most {}",
+          world.size() / heads, PageId::kMaxRanks);
+  require(options.threads >= 0, "mesh: {} threads", options.threads);
+  return device_for(options.device, world);
+}
+
 }  // namespace
 
 DeviceChoice device_choice_from(std::string_view text) {
@@ -96,20 +110,18 @@ Mesh Mesh::from_launcher(const MeshOptions& options) {
 
 void Mesh::arrange(const MeshOptions& options) {
   require(world_ != nullptr, "mesh: no communicator");
-  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
-          static_cast<int>(options.device));
-  if (options.deadline) {  // communicators split from it inherit it
-    world_->set_deadline(checked_deadline(*options.deadline));
+  std::exception_ptr refusal;
+  try {
+    if (options.deadline) {  // communicators split from it inherit it
+      world_->set_deadline(checked_deadline(*options.deadline));
+    }
+    device_ = checked_device(options, *world_);
+    use_device(device_);
+  } catch (const Error&) {
+    refusal = std::current_exception();
   }
-  device_ = device_for(options.device, *world_);
-  use_device(device_);
+  agree_on_mesh(*world_, options, device_, refusal);
   const int heads = options.head_parallel;
-  require(heads > 0 && world_->size() % heads == 0,
-          "mesh: head_parallel {} does not divide {} ranks", heads, world_->size());
-  require(world_->size() / heads <= PageId::kMaxRanks,
-          "mesh: {} ranks along kv_parallel, at most {}", world_->size() / heads,
-          PageId::kMaxRanks);
-  require(options.threads >= 0, "mesh: {} threads", options.threads);
   kv_ = world_->split(rank().value % heads, rank().value / heads);
   head_ = world_->split(rank().value / heads, rank().value % heads);
   const int threads = options.threads > 0

@@ -1,9 +1,10 @@
 // Checks that the ranks' allocators are equal; if not, finds the first operation that differs.
+#include "runtime/mesh/replica_check.hpp"
+
 #include <algorithm>
 #include <array>
 
 #include "core/check.hpp"
-#include "runtime/cache_state.hpp"
 
 namespace kvmesh {
 namespace {

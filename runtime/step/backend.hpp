@@ -18,6 +18,7 @@ struct StepOptions {
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
+  bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 
 /// The kernels of a step: planned once per step, run once per layer. With limits, tensors have as

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "runtime/step/backend.hpp"
+#include "runtime/step/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
 
 namespace kvmesh {
@@ -19,12 +20,17 @@ std::int64_t tokens_of(const StepLimits& limits) { return limits.sequences * lim
 
 class CpuStep : public StepKernels {
  public:
-  CpuStep(const StepOptions& options, Mesh& mesh, CombineWays& ways)
+  CpuStep(const StepOptions& options, Mesh& mesh, CombineWays& ways,
+          const std::shared_ptr<RowExchange>& rows)
       : options_(options),
         mesh_(mesh),
-        combine_(ways, options.combine, options.limits.has_value()) {}
+        combine_(ways, options.combine, options.limits.has_value()) {
+    if (options.reproducible) exact_.emplace(rows);
+  }
 
-  void check(std::span<const SequenceSize>) const override {}
+  void check(std::span<const SequenceSize> batch) const override {
+    if (exact_) ExactStep::check(batch, options_.shape.page_size);
+  }
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
     AttentionOptions attention = options_.attention;
@@ -34,9 +40,12 @@ class CpuStep : public StepKernels {
       attention.block_mask = &*blocks;
     }
     slots_ = token_slots(batch, page_size);
-    attention_.emplace(options_.shape, attention_batch(batch), attention);
     batch_ = &batch;
     const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
+    if (exact_) {
+      return exact_->plan(options_.shape, attention, options_.combine, batch, tokens);
+    }
+    attention_.emplace(options_.shape, attention_batch(batch), attention);
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
 
@@ -53,15 +62,24 @@ class CpuStep : public StepKernels {
                                mesh_.threads());
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
-    combine_.check_run(partial, output);
+    exact_ ? exact_->check_combine(output) : combine_.check_run(partial, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});
   }
-  TileCounts tiles() const override { return attention_->tiles(); }
+  bool needs_partial() const override { return !exact_; }
+  void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+              const CombineOutput& output, Stream stream) override {
+    if (!exact_) return StepKernels::attend(q, pool, partial, output, stream);
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
+    exact_->attend(first_tokens(q, tokens), {pool.k, pool.v}, mesh_.threads());
+    exact_->combine(output);
+  }
+  TileCounts tiles() const override { return exact_ ? exact_->tiles() : attention_->tiles(); }
   std::int64_t workspace_bytes() const override {
     const std::int64_t attention = attention_ ? attention_->workspace_bytes() : 0;
-    return attention + static_cast<std::int64_t>(combine_.workspace_bytes());
+    return (exact_ ? exact_->workspace_bytes() : attention) +
+           static_cast<std::int64_t>(combine_.workspace_bytes());
   }
   std::uint64_t generation() const override { return combine_.generation(); }
 
@@ -72,15 +90,19 @@ class CpuStep : public StepKernels {
   const StepBatch* batch_ = nullptr;
   std::vector<TokenSlot> slots_;
   std::optional<AttentionPlan> attention_;
+  std::optional<ExactStep> exact_;  // instead of attention_ and combine_, if reproducible
 };
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(Mesh& mesh) : mesh_(mesh), ways_(mesh.device_group()) {}
+  explicit CpuBackend(Mesh& mesh)
+      : mesh_(mesh),
+        ways_(mesh.device_group()),
+        exact_rows_(std::make_shared<RowExchange>(mesh.kv())) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry>) override {
-    return std::make_unique<CpuStep>(options, mesh_, ways_);
+    return std::make_unique<CpuStep>(options, mesh_, ways_, exact_rows_);
   }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     return BlockMask::create(mask, shape);
@@ -94,6 +116,7 @@ class CpuBackend : public Backend {
  private:
   Mesh& mesh_;
   CombineWays ways_;
+  std::shared_ptr<RowExchange> exact_rows_;  // of all reproducible steps
 };
 
 }  // namespace

@@ -1,52 +1,75 @@
 #include "runtime/step/plan_agreement.hpp"
 
-#include <array>
 #include <bit>
 #include <string_view>
 
 #include "core/check.hpp"
+#include "core/hash.hpp"
 #include "kernels/mods/graph.hpp"
-#include "runtime/memory/gathered.hpp"
+#include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {
 namespace {
 
-constexpr std::array<std::string_view, 9> kFields{
-    "the batch",   "scale",        "scatter",       "strategy",      "the limits",
-    "q_positions", "the mask mod", "the score mod", "the block mask"};
-using Hashes = std::array<std::uint64_t, kFields.size()>;
+#ifdef NDEBUG
+constexpr bool kHashesContents = false;
+#else
+constexpr bool kHashesContents = true;
+#endif
 
-// FNV-1a over words.
-class Hash {
- public:
-  template <class T>
-  Hash& add(T word) {
-    value_ = (value_ ^ static_cast<std::uint64_t>(word)) * 0x100'0000'01B3u;
-    value_ ^= value_ >> 29;
-    return *this;
-  }
-  template <class T>
-  Hash& add_all(const T& words) {
-    add(std::size(words));
-    for (const auto& word : words) add(word);
-    return *this;
-  }
-  std::uint64_t value() const { return value_; }
-
- private:
-  std::uint64_t value_ = 0xCBF2'9CE4'8422'2325u;
+struct Field {
+  std::string_view name;
+  PlanGroup group;
 };
+
+enum : std::size_t {
+  kOperations,  // first: check_replicas names more than a field
+  kBatch,
+  kPositions,
+  kLimits,
+  kScale,
+  kScatter,
+  kStrategy,
+  kMaskMod,
+  kScoreMod,
+  kBlockMask
+};
+constexpr std::array<Field, 10> kFields{{{"the allocator", PlanGroup::kLengths},
+                                         {"the batch", PlanGroup::kLengths},
+                                         {"q_positions", PlanGroup::kLengths},
+                                         {"the limits", PlanGroup::kLengths},
+                                         {"scale", PlanGroup::kScale},
+                                         {"scatter", PlanGroup::kStrategy},
+                                         {"strategy", PlanGroup::kStrategy},
+                                         {"the mask mod", PlanGroup::kMask},
+                                         {"the score mod", PlanGroup::kMask},
+                                         {"the block mask", PlanGroup::kMask}}};
 
 std::uint64_t hash_of(const ModGraph& graph) {
   Hash hash;
-  hash.add_all(to_string(graph));
+  for (const ModNode& node : graph.nodes) {
+    hash.add(node.op).add(node.type).add(node.payload).add_all(node.inputs);
+  }
   for (const ModBuffer& buffer : graph.buffers) {
-    hash.add(buffer.type);
+    hash.add(buffer.type).add(buffer.size);
+    if (!kHashesContents) continue;
     const std::size_t element = buffer.type == ModType::kBool ? 1 : 4;
     const auto* bytes = static_cast<const unsigned char*>(buffer.data);
     hash.add_all(std::span(bytes, static_cast<std::size_t>(buffer.size) * element));
   }
   return hash.value();
+}
+
+void add_rows(const BlockMask& mask, Hash& hash) {
+  const BlockMaskShape& shape = mask.shape();
+  for (std::int64_t b = 0; b < shape.batch; ++b) {
+    for (std::int64_t h = 0; h < shape.heads; ++h) {
+      for (std::int64_t q = 0; q < shape.q_blocks(); ++q) {
+        const BlockRowView row = mask.row(b, h, q);
+        hash.add_all(row.partial).add_all(row.full);
+      }
+    }
+  }
 }
 
 std::uint64_t hash_of(const BlockMask* mask) {
@@ -55,23 +78,9 @@ std::uint64_t hash_of(const BlockMask* mask) {
   Hash hash;
   hash.add(shape.batch).add(shape.heads).add(shape.q_len).add(shape.kv_len);
   hash.add(shape.q_block).add(shape.kv_block).add_all(shape.q_start);
-  for (std::int64_t b = 0; b < shape.batch; ++b) {
-    for (std::int64_t h = 0; h < shape.heads; ++h) {
-      for (std::int64_t q = 0; q < shape.q_blocks(); ++q) {
-        const BlockRowView row = mask->row(b, h, q);
-        hash.add_all(row.partial).add_all(row.full);
-      }
-    }
-  }
+  hash.add(std::bit_cast<std::uint64_t>(mask->sparsity()));
+  if (kHashesContents) add_rows(*mask, hash);
   return hash.add(hash_of(mask->mask_mod().graph())).value();
-}
-
-std::uint64_t hash_of(std::span<const BatchEntry> batch) {
-  Hash hash;
-  for (const BatchEntry& entry : batch) {
-    hash.add(entry.sequence.value).add(entry.append_tokens).add(entry.query_tokens);
-  }
-  return hash.add(batch.size()).value();
 }
 
 std::uint64_t hash_of(const std::optional<StepLimits>& limits) {
@@ -79,30 +88,73 @@ std::uint64_t hash_of(const std::optional<StepLimits>& limits) {
   return Hash().add(limits->sequences).add(limits->query_tokens).add(limits->pages).value();
 }
 
-Hashes hashes_of(std::span<const BatchEntry> batch, const PlanOptions& options) {
-  return {hash_of(batch),
-          options.scale ? Hash().add(std::bit_cast<std::uint32_t>(*options.scale)).value() : 0,
-          static_cast<std::uint64_t>(options.scatter),
-          static_cast<std::uint64_t>(options.strategy),
-          hash_of(options.limits),
-          Hash().add_all(options.q_positions).value(),
-          hash_of(options.mask.graph()),
-          hash_of(options.score.graph()),
-          hash_of(options.block_mask)};
+// The three numbers of an entry are joined without waiting for the hash of the entry before.
+std::uint64_t hash_of(std::span<const BatchEntry> batch) {
+  Hash hash;
+  for (const BatchEntry& entry : batch) {
+    hash.add(entry.sequence.value * 0xD6E8'FEB8'6659'FD93u ^
+             static_cast<std::uint64_t>(entry.append_tokens) << 32 ^
+             static_cast<std::uint64_t>(entry.query_tokens));
+  }
+  return hash.add(batch.size()).value();
+}
+
+PlanHashes folded(PlanHashes history, const PlanHashes& next) {
+  for (std::size_t i = 0; i < kFields.size(); ++i) {
+    history.fields[i] = Hash().add(history.fields[i]).add(next.fields[i]).value();
+  }
+  return history;
 }
 
 }  // namespace
 
-void check_plans_agree(Communicator& world, std::span<const BatchEntry> batch,
-                       const PlanOptions& options) {
-  const std::vector<Hashes> all =
-      gathered(world, hashes_of(batch, options), "compare the ranks' plans");
-  for (std::size_t rank = 1; rank < all.size(); ++rank) {
-    for (std::size_t i = 0; i < kFields.size(); ++i) {
-      require(all[rank][i] == all[0][i], "plan: {} of rank {} is another than that of rank 0",
-              kFields[i], rank);
+PlanHashes hashes_of(const PlanOptions& options) {
+  PlanHashes hashes;
+  hashes.fields[kLimits] = hash_of(options.limits);
+  if (options.scale) {
+    hashes.fields[kScale] = Hash().add(std::bit_cast<std::uint32_t>(*options.scale)).value();
+  }
+  hashes.fields[kScatter] = static_cast<std::uint64_t>(options.scatter);
+  hashes.fields[kStrategy] = static_cast<std::uint64_t>(options.strategy);
+  hashes.fields[kMaskMod] = hash_of(options.mask.graph());
+  hashes.fields[kScoreMod] = hash_of(options.score.graph());
+  hashes.fields[kBlockMask] = hash_of(options.block_mask);
+  return hashes;
+}
+
+PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
+                      std::span<const std::int64_t> q_positions, const PageAllocator& allocator) {
+  hashes.fields[kBatch] = hash_of(batch);
+  hashes.fields[kPositions] = Hash().add_all(q_positions).value();
+  hashes.fields[kOperations] = allocator.digest();
+  return hashes;
+}
+
+void PlanHistory::compare(Communicator& world, const PlanHashes& next,
+                          const PageAllocator& allocator) const {
+  if ((plans_ + 1) % kInterval != 0 || world.size() == 1) return;
+  const std::vector<PlanHashes> all =
+      all_gather_value(world, folded(folded_, next), "compare the ranks' plans");
+  for (std::size_t i = 0; i < kFields.size(); ++i) {
+    for (std::size_t rank = 1; rank < all.size(); ++rank) {
+      if (all[rank].fields[i] == all[0].fields[i]) continue;
+      if (i == kOperations) check_replicas(allocator, world);
+      throw DigestMismatch(fmt::format(
+          "plan: {} of rank {} is another than that of rank 0, in plan {} of the cache{}",
+          kFields[i].name, rank, plans_, kInterval == 1 ? "" : " or since the last comparison"));
     }
   }
+}
+
+void PlanHistory::add(const PlanHashes& next) {
+  folded_ = folded(folded_, next);
+  ++plans_;
+}
+
+PlanDigest PlanHistory::digest() const {
+  PlanDigest digest;
+  for (std::size_t i = 0; i < kFields.size(); ++i) digest.add(kFields[i].group, folded_.fields[i]);
+  return digest;
 }
 
 }  // namespace kvmesh

@@ -1,17 +1,51 @@
-// Checks that all ranks plan the same step.
+// Checks that all ranks plan the same steps.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <span>
 
+#include "comm/combine/plan_digest.hpp"
 #include "kvmesh/kv_cache.hpp"
 
 namespace kvmesh {
 
-/// Compares the batch and the options of all ranks. Mods are compared by their traced graphs and
-/// the contents of their captured buffers.
-/// @throws InvalidArgument, on every rank, naming a rank and a field that differ.
-/// Collective over `world`.
-void check_plans_agree(Communicator& world, std::span<const BatchEntry> batch,
-                       const PlanOptions& options);
+/// Hashes of what a step is planned from, one per field.
+struct PlanHashes {
+  std::array<std::uint64_t, 10> fields{};
+};
+
+/// Hashes the fields that a replan keeps. Mods are hashed by their traced graphs and the shapes of
+/// their buffers, block masks by their shapes; in debug builds also by what both contain.
+PlanHashes hashes_of(const PlanOptions& options);
+/// Adds what a replan changes. `allocator` is the cache's allocator before the append.
+PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
+                      std::span<const std::int64_t> q_positions, const PageAllocator& allocator);
+
+/// The hashes of all plans of a cache, folded together: ranks that planned another step once differ
+/// from then on.
+class PlanHistory {
+ public:
+  /// Plans between two comparisons over all ranks. An exchange takes about as long as planning a
+  /// step, so one in 64 is not measurable; debug builds compare every plan.
+#ifdef NDEBUG
+  static constexpr std::uint64_t kInterval = 64;
+#else
+  static constexpr std::uint64_t kInterval = 1;
+#endif
+
+  /// Compares the ranks' histories with `next` added, if it is the last plan of an interval.
+  /// @throws DigestMismatch, on every rank, naming a rank and a field that differ, or the operation
+  /// on the allocators; the history is as before.
+  /// Collective over `world` at every kInterval-th plan.
+  void compare(Communicator& world, const PlanHashes& next, const PageAllocator& allocator) const;
+  void add(const PlanHashes& next);
+  /// What the combines of the last plan send along.
+  PlanDigest digest() const;
+
+ private:
+  PlanHashes folded_;
+  std::uint64_t plans_ = 0;
+};
 
 }  // namespace kvmesh

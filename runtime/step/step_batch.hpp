@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/combine/plan_digest.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/step/local_pages.hpp"
 
@@ -38,6 +39,7 @@ struct StepBatch {
   const Participation& participation() const;
 
   int ranks = 1;
+  PlanDigest digest{};  ///< sent along by combines that compare plans
   mutable std::optional<Participation> participants{};  // empty: not computed yet
 };
 

@@ -20,6 +20,7 @@ void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream
   options.strategy = choice.strategy;
   options.participation = choice.has_mask ? &batch.participation() : nullptr;
   use(choice.way);
+  way_->identify(batch.digest);
   way_->plan(shape, options, stream);
 }
 

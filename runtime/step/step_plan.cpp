@@ -8,17 +8,13 @@
 #include "kernels/attend_checks.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/cache_state.hpp"
-#include "runtime/step/plan_agreement.hpp"
+#include "runtime/mesh/replica_check.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
 namespace {
 
-#ifdef NDEBUG
-constexpr bool kCheckEveryStep = false;
-#else
-constexpr bool kCheckEveryStep = true;
-#endif
+constexpr bool kChecksEveryStep = PlanHistory::kInterval == 1;
 
 }  // namespace
 
@@ -29,7 +25,8 @@ class StepPlan::State final : public CacheUser {
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner),
         combine_{.scatter = options.scatter, .strategy = options.strategy},
-        limits_(options.limits) {
+        limits_(options.limits),
+        hashes_(hashes_of(options)) {
     check_scale(options.scale);
     require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
@@ -73,6 +70,7 @@ class StepPlan::State final : public CacheUser {
             Stream stream) {
     is_planned_ = false;
     make_step_batch(cache_->allocator, cache_->local_pages, batch, q_positions, step_);
+    step_.digest = cache_->history.digest();
     make_partial();
     kernels_->plan(step_, stream);
     is_planned_ = true;
@@ -82,6 +80,11 @@ class StepPlan::State final : public CacheUser {
   /// For batches that are planned in place.
   StepRules rules(std::span<const std::int64_t> q_positions) const {
     return {q_positions, block_mask_ ? &*block_mask_ : nullptr, limits_};
+  }
+  /// Hashes of the plan's options, and of a batch that is not appended yet.
+  PlanHashes hashes(std::span<const BatchEntry> batch,
+                    std::span<const std::int64_t> q_positions) const {
+    return with_batch(hashes_, batch, q_positions, cache_->allocator);
   }
   std::int64_t query_tokens() const { return room_for(step_.query_tokens); }
   std::int64_t append_tokens() const { return room_for(step_.append_tokens); }
@@ -139,6 +142,14 @@ class StepPlan::State final : public CacheUser {
     kernels_->combine(mine, output, stream);
   }
 
+  /// Checks that float32 partials may be taken out of the step and put back.
+  void check_in_parts() const {
+    check_cache();
+    if (cache_->options.reproducible) {
+      throw Unsupported("plan: a reproducible cache's plan only runs as a whole");
+    }
+  }
+
   Share tokens_of_output() const {
     check_cache();
     return combine_.scatter == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
@@ -162,7 +173,8 @@ class StepPlan::State final : public CacheUser {
                       .first_head = cache_->mesh.head_rank() * shape.q_heads},
         .block_mask = block_mask_ ? &*block_mask_ : nullptr,
         .combine = combine_,
-        .limits = limits_};
+        .limits = limits_,
+        .reproducible = cache_->options.reproducible};
   }
 
   void check_cache() const { require(cache_ != nullptr, "plan: its cache is gone"); }
@@ -255,6 +267,7 @@ class StepPlan::State final : public CacheUser {
   KvCache::State* cache_;  // null: the cache was destroyed
   CombineOptions combine_;
   std::optional<StepLimits> limits_;
+  PlanHashes hashes_;  // of the options
   std::optional<BlockMask> block_mask_;
   StepBatch step_;
   std::unique_ptr<StepKernels> kernels_;
@@ -288,9 +301,11 @@ void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView
 }
 void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
                               Stream stream) {
+  state().check_in_parts();
   state().attend_partial(layer, q, out, stream);
 }
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+  state().check_in_parts();
   state().combine(mine, output, stream);
 }
 Share StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
@@ -313,16 +328,18 @@ void KvCache::State::let_go() noexcept {
   }
 }
 
-bool KvCache::State::try_append(std::span<const BatchEntry> batch) {
+bool KvCache::State::try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes) {
+  history.compare(mesh.world(), hashes, allocator);
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
   const std::optional<std::vector<PageCopy>> copies = allocator.try_append(requests);
   if (!copies) return false;
+  history.add(hashes);
   if (!copies->empty()) {
     for (const BatchEntry& entry : batch)
       local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
   }
-  if (kCheckEveryStep) kvmesh::check_replicas(allocator, mesh.world());
+  if (kChecksEveryStep) kvmesh::check_replicas(allocator, mesh.world());
   copy_on_write(*backend, pools, peers, mesh.kv(), *copies);
   return true;
 }
@@ -340,8 +357,7 @@ std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
   state_->wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   step->check(sizes);
-  if (kCheckEveryStep) check_plans_agree(state_->mesh.world(), batch, options);
-  if (!state_->try_append(batch)) return std::nullopt;
+  if (!state_->try_append(batch, step->hashes(batch, options.q_positions))) return std::nullopt;
   step->plan(batch, options.q_positions, {});
   state_->mesh.wait({}, "plan");
   return StepPlan(std::move(step));
@@ -358,11 +374,7 @@ bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stre
   StepPlan::State& planned = step.state();
   require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
   planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
-  if (kCheckEveryStep) {  // the options are those of the plan, which were compared when it was made
-    check_plans_agree(state_->mesh.world(), batch,
-                      {.q_positions = {q_positions.begin(), q_positions.end()}});
-  }
-  if (!state_->try_append(batch)) return false;
+  if (!state_->try_append(batch, planned.hashes(batch, q_positions))) return false;
   planned.plan(batch, q_positions, stream);
   return true;
 }

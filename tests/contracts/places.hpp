@@ -38,6 +38,7 @@ struct OnCpu {
   static constexpr DeviceChoice kDevice = DeviceChoice::kCpu;
   static constexpr int kRandomMods = 30;
   static constexpr int kRandomCases = 25;
+  static constexpr bool kReproducible = false;
 
   static std::string name() { return Ranks::name(); }
   static void run(const RankBody& body) { Ranks::run(body); }
@@ -59,6 +60,7 @@ struct OnCuda {
   static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
   static constexpr int kRandomMods = 3;
   static constexpr int kRandomCases = Sizes::kRandomCases;
+  static constexpr bool kReproducible = false;
 
   static std::string name() { return "Cuda" + Ranks::name() + Sizes::kName; }
   static void run(const RankBody& body) {

@@ -148,7 +148,7 @@ TYPED_TEST_P(SequencesContract, RandomServing) {
   TypeParam::run([](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     Mesh mesh(comm, {.threads = 1, .device = TypeParam::kDevice});
-    verify::CaseRunner runner(mesh);
+    verify::CaseRunner runner(mesh, TypeParam::kReproducible);
     for (std::uint64_t i = 0; i < TypeParam::kRandomCases; ++i) {
       const verify::CaseResult result = runner.run(seed + i);
       for (const std::string& message : result.findings.messages()) {

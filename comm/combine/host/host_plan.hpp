@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "comm/combine/plan_digest.hpp"
 #include "comm/combine/rows.hpp"
 #include "kvmesh/combine.hpp"
 
@@ -26,6 +27,8 @@ struct HostPlan {
   // Of kReduceScatter: LSEs of the step before. None of this rank's own.
   std::vector<std::int64_t> sent_lses{};
   std::vector<std::int64_t> received_lses{};
+
+  PlanDigest digest{};  // sent along with the rows
 
   CombineBlock own() const { return map.block(merging, rank); }
   CombineBlock result() const { return map.block(scatter, rank); }

@@ -5,6 +5,7 @@
 
 #include "comm/combine/host/merge.hpp"
 #include "core/check.hpp"
+#include "core/hash.hpp"
 #include "core/softmax_merge.hpp"
 
 namespace kvmesh {
@@ -22,10 +23,21 @@ void store_block(const CombineOutput& output, const CombineBlock& block, std::in
   }
 }
 
+/// What the ranks must have planned alike: what the caller knows, and this combine's own arguments.
+PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest digest) {
+  Hash lengths;
+  lengths.add(shape.tokens).add(shape.heads).add(shape.dim);
+  if (options.participation != nullptr) lengths.add_all(options.participation->words());
+  digest.add(PlanGroup::kLengths, lengths.value());
+  digest.add(PlanGroup::kStrategy, Hash().add(options.strategy).add(options.scatter).value());
+  return digest;
+}
+
 }  // namespace
 
 void HostWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {
   plan_ = plan_host_combine(shape, options, rows_->rank(), rows_->ranks());
+  plan_->digest = digest_of(shape, options, given_);
 }
 
 void HostWay::check_run(const Partial& mine, const CombineOutput& output, DeviceKind device) const {
@@ -43,6 +55,7 @@ std::size_t HostWay::workspace_bytes() const {
 
 void HostWay::run(const Partial& mine, const CombineOutput& output, Stream) {
   check_run(mine, output);
+  rows_->identify(plan_->digest);
   row_.resize(static_cast<std::size_t>(plan_->map.dim()));
   if (plan_->map.ranks() == 1) {
     copy_mine(mine, output);

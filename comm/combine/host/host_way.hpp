@@ -18,6 +18,7 @@ class HostWay : public CombineWay {
   explicit HostWay(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
   WayKind kind() const override { return WayKind::kHost; }
+  void identify(const PlanDigest& digest) override { given_ = digest; }
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
   void check_run(const Partial& mine, const CombineOutput& output) const override {
     check_run(mine, output, DeviceKind::kCpu);
@@ -61,6 +62,7 @@ class HostWay : public CombineWay {
   void start_reading();
 
   std::shared_ptr<RowExchange> rows_;
+  PlanDigest given_;
   std::optional<HostPlan> plan_;
   std::vector<Reader> readers_;  // in rank order
   std::vector<float> lses_;      // all_to_all: of one row; reduce_scatter: [token][head][rank]

@@ -1,5 +1,9 @@
 #include "comm/combine/host/row_exchange.hpp"
 
+#include <fmt/format.h>
+
+#include "comm/size_mismatch.hpp"
+
 namespace kvmesh {
 
 RowExchange::RowExchange(Communicator& comm)
@@ -14,10 +18,28 @@ void RowExchange::exchange(std::string_view operation, RowBuffer* to_all) {
   for (int peer = 0; peer < ranks(); ++peer) {
     if (peer == me_) continue;
     RowBuffer& buffer = to_all != nullptr ? *to_all : outgoing(peer);
-    outgoing_entries_.push_back({Rank{peer}, std::as_bytes(buffer.values())});
-    incoming_entries_.push_back({Rank{peer}, std::as_writable_bytes(incoming(peer).values())});
+    if (!buffer.message().empty()) buffer.set_digest(digest_);
+    outgoing_entries_.push_back({Rank{peer}, std::as_bytes(buffer.message())});
+    incoming_entries_.push_back({Rank{peer}, std::as_writable_bytes(incoming(peer).message())});
   }
-  comm_->exchange(outgoing_entries_, incoming_entries_, operation);
+  try {
+    comm_->exchange(outgoing_entries_, incoming_entries_, operation);
+  } catch (const SizeMismatch& error) {
+    throw DigestMismatch(
+        fmt::format("{}: the plans of ranks {} and {} differ in lengths or strategy", error.what(),
+                    me_, error.sender().value));
+  }
+  check_digests(operation);
+}
+
+void RowExchange::check_digests(std::string_view operation) {
+  for (int peer = 0; peer < ranks(); ++peer) {
+    if (peer == me_ || incoming(peer).message().empty()) continue;
+    const PlanDigest theirs = incoming(peer).digest();
+    if (theirs == digest_) continue;
+    throw DigestMismatch(fmt::format("{}: the plans of ranks {} and {} differ in: {}", operation,
+                                     me_, peer, differing_groups(digest_, theirs)));
+  }
 }
 
 std::size_t RowExchange::size_bytes() const {

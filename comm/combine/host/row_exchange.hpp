@@ -2,27 +2,43 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "comm/combine/plan_digest.hpp"
 #include "kvmesh/communicator.hpp"
 
 namespace kvmesh {
 
-/// Floats to send or receive. Grows and never shrinks; what it held is lost with each resize.
+/// Floats to send or receive. Grows and never shrinks; what it held is lost with each resize. As a
+/// message it has the plan's digest behind the floats; a buffer without floats is no message.
 class RowBuffer {
  public:
   float* resize(std::int64_t floats) {
     used_ = static_cast<std::size_t>(floats);
-    if (used_ > values_.size()) values_.resize(used_);
+    if (used_ + kDigestFloats > values_.size()) values_.resize(used_ + kDigestFloats);
     return values_.data();
   }
   float* data() { return values_.data(); }
-  std::span<float> values() { return std::span(values_).first(used_); }
+  std::span<float> message() {
+    return std::span(values_).first(used_ == 0 ? 0 : used_ + kDigestFloats);
+  }
+  /// REQUIRES: a message.
+  PlanDigest digest() const {
+    PlanDigest digest;
+    std::memcpy(digest.groups.data(), values_.data() + used_, sizeof digest);
+    return digest;
+  }
+  void set_digest(const PlanDigest& digest) {
+    std::memcpy(values_.data() + used_, digest.groups.data(), sizeof digest);
+  }
   std::size_t size_bytes() const { return values_.size() * sizeof(float); }
 
  private:
+  static constexpr std::size_t kDigestFloats = sizeof(PlanDigest) / sizeof(float);
+
   std::vector<float> values_;
   std::size_t used_ = 0;
 };
@@ -41,7 +57,12 @@ class RowExchange {
   /// This rank's merged rows, before they are gathered.
   RowBuffer& merged() { return merged_; }
 
-  /// Sends each peer its outgoing buffer and fills the incoming ones. Collective.
+  /// Sets the digest that the next exchanges send along.
+  void identify(const PlanDigest& digest) { digest_ = digest; }
+
+  /// Sends each peer its outgoing buffer and fills the incoming ones.
+  /// @throws DigestMismatch if a peer's message has another digest or size; as the communicator.
+  /// Collective.
   void exchange(std::string_view operation) { exchange(operation, nullptr); }
   /// Sends `rows` to every peer and fills the incoming buffers. Collective.
   void send_to_all(RowBuffer& rows, std::string_view operation) { exchange(operation, &rows); }
@@ -50,9 +71,11 @@ class RowExchange {
 
  private:
   void exchange(std::string_view operation, RowBuffer* to_all);
+  void check_digests(std::string_view operation);
 
   Communicator* comm_;
   int me_;
+  PlanDigest digest_;
   std::vector<RowBuffer> outgoing_;  // [rank]
   std::vector<RowBuffer> incoming_;  // [rank]
   RowBuffer merged_;

@@ -16,6 +16,7 @@ class StagedWay : public CombineWay {
       : group_(&group), on_host_(std::move(rows)) {}
 
   WayKind kind() const override { return WayKind::kStaged; }
+  void identify(const PlanDigest& digest) override { on_host_.identify(digest); }
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override {
     on_host_.plan(shape, options, stream);
   }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -110,7 +111,8 @@ TYPED_TEST_P(CombineContract, SendsLargeProblemsToAllTwiceAtMost) {
     const std::uint64_t rows = static_cast<std::uint64_t>(test.tokens * test.heads);
     const auto peers = static_cast<std::uint64_t>(comm.size() - 1);
     EXPECT_EQ(comm.sent_bytes() - before,
-              2 * rows * (64 + 1) * 4 * peers / static_cast<std::uint64_t>(comm.size()));
+              2 * (rows * (64 + 1) * 4 / static_cast<std::uint64_t>(comm.size()) + 16) * peers)
+        << "a digest of 16 bytes is behind the rows of each message";
   });
 }
 
@@ -139,7 +141,8 @@ TYPED_TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
       test.participation->add(0, Rank{ranks - 1});
       run_case(way, test, me, strategy);
       const bool sends = me == ranks - 1;
-      EXPECT_EQ(comm.sent_bytes() - before, sends ? 3u * (16 + 1) * 4 : 0u);
+      const unsigned messages = strategy == CombineStrategy::kAllToAll ? 1 : 2;
+      EXPECT_EQ(comm.sent_bytes() - before, sends ? 3u * (16 + 1) * 4 + messages * 16 : 0u);
     }
   });
 }
@@ -221,6 +224,59 @@ TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
   });
 }
 
+// The last rank plans something else: every rank that gets rows from it throws, and it throws too.
+inline void expect_difference(CombineWay& way, Communicator& comm, const std::string& groups,
+                              const std::function<void(CombineOptions&, PlanDigest&)>& change) {
+  SCOPED_TRACE(groups);
+  const int last = comm.size() - 1;
+  CombineCase test = full_case(comm.size(), 4, 8, 16, Scatter::kAll);
+  HeldPartial out(4, 8, 16, 0);
+  CombineOptions options;
+  PlanDigest digest;
+  if (comm.rank().value == last) change(options, digest);
+  way.identify(digest);
+  way.plan({4, 8, 16}, options, {});
+  std::string said;
+  try {
+    const auto me = static_cast<std::size_t>(comm.rank().value);
+    way.run(test.partials[me].view(), {out.view().o, out.view().lse}, {});
+  } catch (const DigestMismatch& error) {
+    said = error.what();
+  }
+  const std::string ranks = comm.rank().value == last ? std::to_string(last) + " and 0"
+                                                      : std::to_string(comm.rank().value) +
+                                                            " and " + std::to_string(last);
+  const std::string expected = "the plans of ranks " + ranks + " differ in: " + groups;
+  if (comm.size() == 1) {
+    EXPECT_EQ(said, "");
+  } else {
+    EXPECT_NE(said.find(expected), std::string::npos) << said;
+  }
+  barrier(comm);  // the communicator is as good as before
+}
+
+TYPED_TEST_P(CombineContract, NamesTheRankWhosePlanDiffers) {
+  TypeParam::run([](Communicator& comm) {
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
+    // Without a check these would move the same messages.
+    expect_difference(way, comm, "strategy",
+                      [](auto& o, auto&) { o.strategy = CombineStrategy::kAllToAll; });
+    Participation all(4, comm.size());
+    for (int t = 0; t < 4; ++t) {
+      for (int r = 0; r < comm.size(); ++r) all.add(t, Rank{r});
+    }
+    expect_difference(way, comm, "lengths", [&](auto& o, auto&) { o.participation = &all; });
+    if (dynamic_cast<CombinerAsWay*>(&way) != nullptr) return;  // knows no more than its arguments
+    expect_difference(way, comm, "mask", [](auto&, auto& d) { d.add(PlanGroup::kMask, 8); });
+    expect_difference(way, comm, "scale", [](auto&, auto& d) { d.add(PlanGroup::kScale, 1); });
+    expect_difference(way, comm, "lengths, scale", [](auto&, auto& d) {
+      d.add(PlanGroup::kLengths, 1);
+      d.add(PlanGroup::kScale, 1);
+    });
+  });
+}
+
 TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
   TypeParam::run([](Communicator& comm) {
     const int me = comm.rank().value;
@@ -265,6 +321,7 @@ REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, 
                             SendsLargeProblemsToAllTwiceAtMost,
                             SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
                             Composes, RefusesWrongArgumentsBeforeSending,
-                            LeavesOutTheLseIfNotWanted, PlansLiveSideBySide);
+                            NamesTheRankWhosePlanDiffers, LeavesOutTheLseIfNotWanted,
+                            PlansLiveSideBySide);
 
 }  // namespace kvmesh::test

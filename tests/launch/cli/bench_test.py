@@ -137,6 +137,12 @@ class Bench(unittest.TestCase):
             self.check_row(row)
         self.expect_one_line(run(2, "--output", "final"), "--output final", "one kv rank")
 
+    def test_reproducible_caches_measure_whole_steps(self):
+        _, result = self.bench(2, "--batch", 1, "--context", 40, "--reproducible")
+        self.assertEqual([row["op"] for row in result["rows"]], ["append", "step", "plan"])
+        for op in ("decode", "combine"):
+            self.expect_one_line(run(1, "--op", op, "--reproducible"), "--op " + op, "--output final")
+
     def test_amounts_of_ragged_batches(self):
         """Of 3, 9, 15, 21, 27 and 33 tokens with 12 queries: what is shorter is queried whole."""
         lengths, queries = (3, 9, 15, 21, 27, 33), 12

@@ -29,6 +29,14 @@ class Generate(ProgramTest):
         self.assertEqual(self.text(3, *sampled, "--placement", "striped"), alone)
         self.assertNotEqual(self.text(1, *sampled[:-1], "8"), alone)
 
+    def test_reproducible_text_depends_on_nothing_else(self):
+        for how in ((), ("--temperature", "1.5", "--seed", "7")):
+            alone = self.text(1, "--reproducible", *how)
+            for ranks, placement in ((2, "striped"), (3, "balanced"), (4, "packed")):
+                text = self.text(ranks, "--reproducible", *how, "--placement", placement,
+                                 "--page-size", 16 * ranks)
+                self.assertEqual(text, alone)
+
     def test_heads_can_be_shared_out_too(self):
         done = self.generate(4, "--prompt", "hello", "--head-parallel", 2, "--page-size", 4)
         self.assertEqual(done.stdout, self.text(1))

@@ -25,6 +25,9 @@ TEST(VerifyCommand, MakesTheSameMesh) {
   expect(1, 1, "kvmesh verify --device cpu --seed 7 --count 1");
   expect(3, 1, "kvmesh verify --ranks 3 --device cpu --seed 7 --count 1");
   expect(4, 2, "kvmesh verify --ranks 4 --head-parallel 2 --device cpu --seed 7 --count 1");
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+  EXPECT_EQ(command_for(mesh, 7, true),
+            "kvmesh verify --reproducible --device cpu --seed 7 --count 1");
 }
 
 }  // namespace

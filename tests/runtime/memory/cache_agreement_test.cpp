@@ -53,6 +53,8 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
               {"home_threshold_tokens is 2048", "7 on rank 2"});
+  expect_told(told([](auto& o) { o.reproducible = true; }),
+              {"reproducible is 0 on rank 0 and 1 on rank 2"});
   for (const auto& other : {std::pair<std::int64_t, double>{1 << 20, 0}, {0, 0.01}}) {
     expect_told(told([&](auto& o) {
                   o.pages_per_rank = 0;

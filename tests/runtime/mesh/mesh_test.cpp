@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace kvmesh {
@@ -44,6 +46,38 @@ TEST(Mesh, RefusesHeadParallelThatDoesNotDivideTheRanks) {
     const auto nothing = [](Mesh&) {};
     EXPECT_THROW(run_on_threads(4, nothing, {.head_parallel = heads}), InvalidArgument) << heads;
   }
+}
+
+// What each of three ranks says to a mesh whose options rank 2 has changed.
+std::vector<std::string> said_to(const std::function<void(MeshOptions&)>& change) {
+  std::vector<std::string> said(3);
+  run_loopback(3, [&](Communicator& world) {
+    MeshOptions options{.threads = 1, .deadline = std::chrono::seconds(10)};
+    if (world.rank().value == 2) change(options);
+    try {
+      Mesh mesh(world, options);
+    } catch (const InvalidArgument& error) {
+      said[static_cast<std::size_t>(world.rank().value)] = error.what();
+    }
+  });
+  return said;
+}
+
+TEST(Mesh, TellsEveryRankWhichOptionDiffers) {
+  const auto expect_all = [](const std::vector<std::string>& said, const std::string& text) {
+    for (const std::string& each : said) EXPECT_NE(each.find(text), std::string::npos) << each;
+  };
+  expect_all(said_to([](MeshOptions& o) { o.head_parallel = 3; }),
+             "mesh: head_parallel is 1 on rank 0 and 3 on rank 2");
+  expect_all(said_to([](MeshOptions& o) { o.makes_nccl = false; }),
+             "mesh: makes_nccl is 1 on rank 0 and 0 on rank 2");
+  expect_all(said_to([](MeshOptions& o) { o.threads = -1; }), "-1 threads");
+  expect_all(said_to([](MeshOptions& o) { o.deadline = std::chrono::milliseconds(-1); }), "-1");
+  expect_all(said_to([](MeshOptions& o) {
+               o.threads = 2;
+               o.deadline = std::chrono::seconds(11);
+             }),
+             "");
 }
 
 TEST(Mesh, HasTheThreadsAskedFor) {

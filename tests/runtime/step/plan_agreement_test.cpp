@@ -1,4 +1,4 @@
-// Ranks that plan different steps hear of it, all of them, with the rank and the field.
+// Ranks that plan different steps are told, all of them, which rank differs and in which field.
 #include "runtime/step/plan_agreement.hpp"
 
 #include <gtest/gtest.h>
@@ -6,26 +6,46 @@
 #include <functional>
 #include <string>
 
-namespace kvmesh {
+#include "tests/runtime/cache_fixture.hpp"
+
+namespace kvmesh::test {
 namespace {
+
+constexpr auto kInterval = static_cast<int>(PlanHistory::kInterval);
 
 struct Plan {
   std::vector<BatchEntry> batch{{SequenceId(1, 1, 0), 1}, {SequenceId(1, 1, 1), 2, 1}};
   PlanOptions options{};
 };
 
-// Expects that each rank is told of `field`, where the last is given another plan; empty: of none.
+PlanHashes all_hashes(const Plan& plan, const PageAllocator& allocator) {
+  return with_batch(hashes_of(plan.options), plan.batch, plan.options.q_positions, allocator);
+}
+
+// What a rank is told in the plan that ends an interval, where the last rank changes the first plan
+// of it.
+std::string told(Communicator& world, const std::function<void(Plan&)>& change) {
+  const PageAllocator allocator({.ranks = world.size(), .pages_per_rank = 4, .page_size = 4});
+  PlanHistory history;
+  for (int i = 0; i < kInterval; ++i) {
+    Plan plan;
+    if (i == 0 && world.rank().value == world.size() - 1) change(plan);
+    const PlanHashes next = all_hashes(plan, allocator);
+    try {
+      history.compare(world, next, allocator);
+    } catch (const DigestMismatch& error) {
+      EXPECT_EQ(i, kInterval - 1);
+      return error.what();
+    }
+    history.add(next);
+  }
+  return "";
+}
+
 void expect_told(const std::string& field, const std::function<void(Plan&)>& change) {
   SCOPED_TRACE(field);
   run_loopback(3, [&](Communicator& world) {
-    Plan plan;
-    if (world.rank().value == 2) change(plan);
-    std::string said;
-    try {
-      check_plans_agree(world, plan.batch, plan.options);
-    } catch (const InvalidArgument& error) {
-      said = error.what();
-    }
+    const std::string said = told(world, change);
     if (field.empty()) {
       EXPECT_EQ(said, "");
     } else {
@@ -38,7 +58,7 @@ MaskMod window(std::int32_t n) { return mods::sliding_window(n); }
 
 ScoreMod slopes(std::vector<float> numbers) { return mods::alibi(Buffer<float>(numbers)); }
 
-TEST(PlanAgreement, NamesWhatDiffers) {
+TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
   expect_told("", [](Plan&) {});
   expect_told("the batch", [](Plan& p) { p.batch.pop_back(); });
   expect_told("the batch", [](Plan& p) { std::swap(p.batch[0], p.batch[1]); });
@@ -52,35 +72,81 @@ TEST(PlanAgreement, NamesWhatDiffers) {
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = window(8); });
   expect_told("the score mod", [](Plan& p) { p.options.score = mods::soft_cap(30); });
+  expect_told("the score mod", [](Plan& p) { p.options.score = slopes({0.5f, 0.25f}); });
 }
 
 TEST(PlanAgreement, ComparesGraphsNotObjects) {
-  const auto both = [](Plan& p) {
-    p.options.mask = window(8);
-    p.options.score = slopes({0.5f, 0.25f});
+  const auto hash = [](const MaskMod& mask, const ScoreMod& score) {
+    return hashes_of({.mask = mask, .score = score}).fields;
   };
-  run_loopback(2, [&](Communicator& world) {
-    Plan plan;
-    both(plan);  // each rank traces and captures its own
-    EXPECT_NO_THROW(check_plans_agree(world, plan.batch, plan.options));
-    if (world.rank().value == 1) plan.options.score = slopes({0.5f, 0.26f});
-    EXPECT_THROW(check_plans_agree(world, plan.batch, plan.options), InvalidArgument)
-        << "numbers of a captured buffer";
-  });
+  EXPECT_EQ(hash(window(8), slopes({0.5f, 0.25f})), hash(window(8), slopes({0.5f, 0.25f})));
+  EXPECT_NE(hash(window(8), slopes({0.5f, 0.25f})), hash(window(8), slopes({0.5f, 0.25f, 1.0f})));
+  const bool compares_numbers = kInterval == 1;  // debug builds
+  EXPECT_EQ(hash(window(8), slopes({0.5f, 0.25f})) != hash(window(8), slopes({0.5f, 0.26f})),
+            compares_numbers);
 }
 
 TEST(PlanAgreement, ComparesBlockMasks) {
   const BlockMaskShape shape{.q_len = 8, .kv_len = 8, .q_block = 4, .kv_block = 4};
   const BlockMask causal = BlockMask::create(mods::causal(), shape);
   const BlockMask full = BlockMask::create({}, shape);
-  run_loopback(2, [&](Communicator& world) {
-    Plan plan;
-    plan.options.block_mask = &causal;
-    EXPECT_NO_THROW(check_plans_agree(world, plan.batch, plan.options));
-    if (world.rank().value == 1) plan.options.block_mask = &full;
-    EXPECT_THROW(check_plans_agree(world, plan.batch, plan.options), InvalidArgument);
+  EXPECT_EQ(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &causal}).fields);
+  EXPECT_NE(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &full}).fields);
+}
+
+// ---- Through a cache. Every sequence is short and lives on one rank ----
+
+// Plans on three ranks until a rank's `differ` is found; returns what a rank is told.
+std::string told_by_cache(Mesh& mesh, const std::function<void(KvCache&, PlanOptions&)>& differ) {
+  KvCache cache(mesh, small_cache_options());
+  const SequenceId sequence = cache.create();
+  try {
+    for (int i = 0; i < kInterval + 1; ++i) {
+      PlanOptions options;
+      if (i == 1 % kInterval && mesh.rank().value == 2) differ(cache, options);
+      cache.truncate(sequence, 0);
+      static_cast<void>(cache.plan({{sequence, 1}}, options));
+    }
+  } catch (const DigestMismatch& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(PlanAgreement, ACacheComparesItsPlansWithoutACombine) {
+  run_on_threads(3, [](Mesh& mesh) {
+    EXPECT_EQ(told_by_cache(mesh, [](auto&, auto&) {}), "");
+    std::string said = told_by_cache(mesh, [](auto&, auto& o) { o.mask = window(2); });
+    EXPECT_NE(said.find("the mask mod of rank 2"), std::string::npos) << said;
+    said = told_by_cache(mesh, [](KvCache& cache, auto&) { static_cast<void>(cache.create()); });
+    EXPECT_NE(said.find("operation"), std::string::npos) << said;
+  });
+}
+
+// The step that differs is found by its own combine: rows of both ranks meet there.
+TEST(PlanAgreement, ACombineNamesTheRankAndTheGroup) {
+  if (kInterval == 1) GTEST_SKIP() << "debug builds find it in the plan";
+  run_on_threads(2, [](Mesh& mesh) {
+    CacheOptions options = small_cache_options();
+    options.home_threshold_tokens = 0;
+    KvCache cache(mesh, options);
+    const SequenceId sequence = cache.create();
+    const bool differs = mesh.rank().value == 1;
+    StepPlan plan = cache.plan({{sequence, 8, 1}}, {.scale = differs ? 0.5f : 0.25f});
+    std::vector<float> q(4 * 8), k(8 * 2 * 8), o(4 * 6);
+    std::string said;
+    try {
+      plan.run(
+          0,
+          {tensor(q.data(), {1, 4, 8}), tensor(k.data(), {8, 2, 8}), tensor(k.data(), {8, 2, 6})},
+          {tensor(o.data(), {1, 4, 6}), {}});
+    } catch (const DigestMismatch& error) {
+      said = error.what();
+    }
+    EXPECT_NE(said.find("combine: "), std::string::npos) << said;
+    EXPECT_NE(said.find("differ in: scale"), std::string::npos) << said;
   });
 }
 
 }  // namespace
-}  // namespace kvmesh
+}  // namespace kvmesh::test

@@ -33,7 +33,7 @@ std::uint64_t sent_bytes(Communicator& comm, bool has_limits) {
 
 TEST(StepCombine, TakesTheMaskUnlessTheStepHasLimits) {
   run_loopback(2, [](Communicator& comm) {
-    constexpr std::uint64_t kHalf = 2 * 2 * (8 + 1) * sizeof(float);
+    constexpr std::uint64_t kHalf = 2 * 2 * (8 + 1) * sizeof(float) + sizeof(PlanDigest);
     EXPECT_EQ(sent_bytes(comm, false), comm.rank().value == 0 ? kHalf : 0);
     EXPECT_EQ(sent_bytes(comm, true), kHalf);
   });

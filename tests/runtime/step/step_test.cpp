@@ -186,9 +186,9 @@ TEST(StepOnRanks, SendsNothingForASequenceThatItsReaderHolds) {
     std::vector<float> o(4 * 6);
     step.run(0, tensors.input(), {tensor(o.data(), {1, 4, 6}), {}});
     // Each rank gets one token; the rank that holds the sequence sends the other its four rows of
-    // six numbers and an LSE.
+    // six numbers and an LSE, and 16 bytes of digest.
     const bool holds = cache.allocator().pages(sequence).front().rank() == mesh.kv_rank();
-    EXPECT_EQ(mesh.kv().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 : 0u);
+    EXPECT_EQ(mesh.kv().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 + 16 : 0u);
   });
 }
 

@@ -1,0 +1,118 @@
+#include "comm/combine/exact/exact_combine.hpp"
+
+#include <algorithm>
+
+#include "comm/combine/choose_way.hpp"
+#include "comm/combine/host/merge.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// Calls `visit(token, head)` for each row of `block` that `rank` takes part in, by token.
+template <class Visit>
+void for_each_row(const RowMap& map, const CombineBlock& block, int rank, const Visit& visit) {
+  for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
+    if (!map.takes_part(t, rank)) continue;
+    for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h) visit(t, h);
+  }
+}
+
+/// The floats that hold so many exact rows: a row is a multiple of 16 bytes.
+std::int64_t floats_of(std::int64_t rows, std::int64_t row_bytes) {
+  return rows * row_bytes / static_cast<std::int64_t>(sizeof(float));
+}
+
+}  // namespace
+
+void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options) {
+  const int ranks = rows_->ranks();
+  static_cast<void>(resolve_strategy(WayKind::kHost, shape, options, ranks));
+  CombineOptions exchanged = options;
+  exchanged.strategy = CombineStrategy::kAllToAll;
+  const bool gathers = options.scatter == Scatter::kAll && ranks > 1;
+  if (gathers) exchanged.scatter = RowMap(shape, ranks, nullptr).longer_axis();
+  HostPlan plan = plan_host_combine(shape, exchanged, rows_->rank(), ranks);
+  plan.scatter = options.scatter;
+  plan.gathers = gathers;
+  plan_ = std::move(plan);
+}
+
+void ExactCombine::check_run(const CombineOutput& output) const {
+  require(plan_.has_value(), "combine: run without a plan");
+  check_output_tensors(output, plan_->map.shape(), plan_->result(), DeviceKind::kCpu);
+}
+
+void ExactCombine::run(const ExactRows& mine, const CombineOutput& output) {
+  check_run(output);
+  merged_.resize(static_cast<std::size_t>(mine.row_bytes()));
+  finished_.resize(static_cast<std::size_t>(plan_->map.dim()));
+  if (plan_->map.ranks() > 1) exchange(mine);
+  if (!plan_->gathers) return merge(mine, output);
+  const CombineBlock own = plan_->own();
+  const std::int64_t tokens = own.tokens.size(), heads = own.heads.size(), dim = plan_->map.dim();
+  float* o = rows_->merged().resize(own.rows() * (dim + 1));
+  merge(mine, {.o = tensor(o, {tokens, heads, dim}),
+               .lse = tensor(o + own.rows() * dim, {tokens, heads})});
+  gather(output);
+}
+
+void ExactCombine::exchange(const ExactRows& mine) {
+  const RowMap& map = plan_->map;
+  const std::int64_t heads = map.shape().heads;
+  for (int peer = 0; peer < map.ranks(); ++peer) {
+    if (peer == plan_->rank) continue;
+    const auto at = static_cast<std::size_t>(peer);
+    rows_->incoming(peer).resize(floats_of(plan_->received_rows[at], mine.row_bytes()));
+    auto* to = reinterpret_cast<std::byte*>(
+        rows_->outgoing(peer).resize(floats_of(plan_->sent_rows[at], mine.row_bytes())));
+    for_each_row(map, map.block(plan_->merging, peer), plan_->rank,
+                 [&](std::int64_t t, std::int64_t h) {
+                   to = std::copy_n(mine.bytes(t * heads + h), mine.row_bytes(), to);
+                 });
+  }
+  rows_->exchange("combine: exact rows to their owners");
+}
+
+void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  const CombineBlock own = plan_->own();
+  const auto v_dim = static_cast<int>(map.dim());
+  const ExactRow merged = ExactRows(merged_.data(), v_dim).row(0);
+  std::vector<std::int64_t> next(static_cast<std::size_t>(map.ranks()));  // row, by rank
+  for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
+      clear_row(merged, mine.dim());
+      for (int rank = 0; rank < map.ranks(); ++rank) {
+        if (!map.takes_part(t, rank)) continue;
+        const ExactRow from = rank == plan_->rank
+                                  ? mine.row(t * map.shape().heads + h)
+                                  : ExactRows(rows_->incoming(rank).data(), v_dim)
+                                        .row(next[static_cast<std::size_t>(rank)]++);
+        merge_row(merged, from, mine.dim());
+      }
+      const float lse = finish_row(merged, finished_.data(), v_dim);
+      store_row(output, t - own.tokens.begin, h - own.heads.begin, finished_.data(), lse);
+    }
+  }
+}
+
+void ExactCombine::gather(const CombineOutput& output) {
+  const RowMap& map = plan_->map;
+  for (int peer = 0; peer < map.ranks(); ++peer) {
+    rows_->incoming(peer).resize(map.block(plan_->merging, peer).rows() * (map.dim() + 1));
+  }
+  rows_->send_to_all(rows_->merged(), "combine: gather the finished rows");
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    const CombineBlock block = map.block(plan_->merging, rank);
+    const float* o = rank == plan_->rank ? rows_->merged().data() : rows_->incoming(rank).data();
+    const float* lse = o + block.rows() * map.dim();
+    for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
+      for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, o += map.dim()) {
+        store_row(output, t, h, o, *lse++);
+      }
+    }
+  }
+}
+
+}  // namespace kvmesh

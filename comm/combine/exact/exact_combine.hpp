@@ -1,0 +1,45 @@
+// Combines exact rows: reproducible mode's combine, over the ranks' communicator.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/combine/host/host_plan.hpp"
+#include "comm/combine/host/row_exchange.hpp"
+#include "core/exact_rows.hpp"
+
+namespace kvmesh {
+
+/// Planned once per step, run once per layer, as a CombineWay is. Every row goes to its owner as
+/// integers, which the owner adds; only then is it rounded, so the order and the number of ranks
+/// are of no consequence. Bytes: 32 + 16 * dim per row, where the host's way sends 4 + 4 * dim.
+/// With Scatter::kAll the finished rows go to all ranks in a second step. One thread.
+class ExactCombine {
+ public:
+  explicit ExactCombine(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
+
+  /// Keeps a copy of the mask. Sends nothing. Any strategy of the host's way is taken and makes no
+  /// difference. @throws InvalidArgument, with the last plan still valid.
+  void plan(const CombineShape& shape, const CombineOptions& options);
+  /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
+  void check_run(const CombineOutput& output) const;
+  /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows.
+  /// @throws InvalidArgument before anything is sent; Timeout, PeerLost. Collective.
+  void run(const ExactRows& mine, const CombineOutput& output);
+
+  std::size_t workspace_bytes() const { return rows_->size_bytes() + merged_.size(); }
+
+ private:
+  void exchange(const ExactRows& mine);
+  void merge(const ExactRows& mine, const CombineOutput& output);
+  void gather(const CombineOutput& output);
+
+  std::shared_ptr<RowExchange> rows_;
+  std::optional<HostPlan> plan_;
+  std::vector<std::byte> merged_;  // one row
+  std::vector<float> finished_;    // one row
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,35 @@
+// One task of attention on the CPU in reproducible mode: one split of one work block into rows that
+// can be merged in any order.
+#pragma once
+
+#include <numeric>
+
+#include "core/exact_rows.hpp"
+#include "kernels/cpu/attend_task.hpp"
+
+namespace kvmesh::cpu {
+
+/// A chunk's keys are summed in float32, in key order; chunks are summed exactly. So a row's bits
+/// depend on nothing but its chunks: a chunk is part of a page, and a page lies on one rank. With
+/// 16 keys, 16 products are added for each number that goes into the exact sums.
+inline constexpr int kChunkKeys = 16;
+
+/// The keys of a chunk: chunks begin at multiples of this position. Equal for all pages of 16, 32,
+/// ... keys, so with these the page size does not change a bit. Tiles hold whole chunks.
+constexpr int chunk_keys(int page_size) { return std::gcd(page_size, kChunkKeys); }
+static_assert(kTileKeys % kChunkKeys == 0);
+
+/// Everything that the tasks of one attend share.
+struct ExactInputs {
+  AttendInputs attend{};  // without outputs
+  ExactRows out{};        // [tokens, q_heads]
+  ExactRows workspace{};  // [workspace_rows]
+};
+
+/// Computes one task into `out`, or into the workspace where its block has several splits.
+void attend_exact_task(const ExactInputs& inputs, const WorkSplit& task, AttendScratch& scratch);
+
+/// Merges the splits of block `block` from the workspace into `out`.
+void merge_exact_splits(const ExactInputs& inputs, const WorkBlock& block);
+
+}  // namespace kvmesh::cpu

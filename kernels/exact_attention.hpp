@@ -1,0 +1,45 @@
+// Attention on the CPU whose bits depend on a row's keys alone: not on the ranks and pages that
+// hold them, nor on splits, threads, or what else is in the batch.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/exact_rows.hpp"
+#include "kernels/cpu/attend_exact.hpp"
+#include "kvmesh/attention.hpp"
+
+namespace kvmesh {
+
+/// AttentionPlan for reproducible mode: planned once per step, run once per layer.
+class ExactAttention {
+ public:
+  /// @throws InvalidArgument as AttentionPlan does.
+  ExactAttention(const AttentionShape& shape, const AttentionBatch& batch,
+                 const AttentionOptions& options);
+
+  /// Computes attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out` [tokens,
+  /// q_heads]. Equal bits for one instruction set; the sums over all keys that a row sees, added in
+  /// any order, finish to an output of equal bits.
+  /// @throws InvalidArgument before anything is written.
+  void attend(const ConstTensorView& q, const ConstKvPool& pool, const ExactRows& out,
+              ThreadPool& threads);
+
+  TileCounts tiles() const { return work_.tiles; }
+  std::int64_t workspace_bytes() const { return static_cast<std::int64_t>(workspace_.size()); }
+
+ private:
+  AttentionShape shape_;
+  AttentionOptions options_;
+  std::vector<std::int64_t> kv_lens_;
+  AttendWork work_;
+  std::vector<std::byte> workspace_;
+  std::vector<std::unique_ptr<cpu::AttendScratch>> scratch_;  // one a thread
+  std::int32_t max_page_ = -1;
+  int max_rows_ = 0;
+};
+
+/// The longest sequence whose sums are exact: 2^28 tokens with pages of 16.
+std::int64_t longest_exact_sequence(int page_size);
+
+}  // namespace kvmesh

@@ -1,0 +1,54 @@
+#include "runtime/mesh/mesh_agreement.hpp"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr std::array<std::string_view, 3> kFields{"head_parallel", "makes_nccl",
+                                                  "the kind of the device"};
+
+// What each rank sends. Trivially copyable.
+struct Proposal {
+  std::array<int, kFields.size()> fields{};
+  bool refused = false;
+  std::array<char, 256> reason{};
+};
+
+void set_reason(Proposal& proposal, const std::exception_ptr& refusal) {
+  proposal.refused = true;
+  try {
+    std::rethrow_exception(refusal);
+  } catch (const std::exception& error) {
+    const std::string_view why = error.what();
+    std::copy_n(why.begin(), std::min(why.size(), proposal.reason.size() - 1),
+                proposal.reason.begin());
+  }
+}
+
+}  // namespace
+
+void agree_on_mesh(Communicator& world, const MeshOptions& options, Device device,
+                   const std::exception_ptr& refusal) {
+  Proposal mine{
+      .fields = {options.head_parallel, options.makes_nccl, static_cast<int>(device.kind)}};
+  if (refusal) set_reason(mine, refusal);
+  const std::vector<Proposal> all = all_gather_value(world, mine, "agree on a mesh");
+  if (refusal) std::rethrow_exception(refusal);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    require(!all[rank].refused, "mesh: rank {} refused: {}", rank, all[rank].reason.data());
+  }
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    for (std::size_t i = 0; i < kFields.size(); ++i) {
+      const int first = all[0].fields[i], other = all[rank].fields[i];
+      require(first == other, "mesh: {} is {} on rank 0 and {} on rank {}: it must be the same",
+              kFields[i], first, other, rank);
+    }
+  }
+}
+
+}  // namespace kvmesh

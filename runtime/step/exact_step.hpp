@@ -1,0 +1,45 @@
+// The attention and the combine of a reproducible step on the CPU.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "comm/combine/exact/exact_combine.hpp"
+#include "kernels/exact_attention.hpp"
+#include "runtime/step/step_batch.hpp"
+
+namespace kvmesh {
+
+/// Planned once per step, run once per layer: attend, then combine.
+class ExactStep {
+ public:
+  /// `rows` is over the kv axis.
+  explicit ExactStep(std::shared_ptr<RowExchange> rows) : combine_(std::move(rows)) {}
+
+  /// @throws InvalidArgument for a sequence that is too long.
+  static void check(std::span<const SequenceSize> batch, int page_size);
+
+  /// `tokens` is the number of tokens that tensors have room for.
+  void plan(const AttentionShape& shape, const AttentionOptions& attention,
+            const CombineOptions& combine, const StepBatch& batch, std::int64_t tokens);
+  /// REQUIRES: a plan, as for all that follows.
+  void attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads);
+  void check_combine(const CombineOutput& output) const { combine_.check_run(output); }
+  /// Combines what the last attend has computed. Collective over the kv axis.
+  void combine(const CombineOutput& output) { combine_.run(rows(), output); }
+
+  TileCounts tiles() const { return attention_->tiles(); }
+  std::int64_t workspace_bytes() const;
+
+ private:
+  ExactRows rows() { return {memory_.data(), v_dim_}; }
+
+  std::optional<ExactAttention> attention_;
+  ExactCombine combine_;
+  int v_dim_ = 0;
+  std::vector<std::byte> memory_;  // [tokens, q_heads] exact rows; grows, never shrinks
+};
+
+}  // namespace kvmesh
