@@ -46,8 +46,10 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   const auto entries = batch_of(batch);
   KvCache& cache = self.get();
   const nb::gil_scoped_release release;
-  if (may_be_full) return cache.try_plan(entries, options);
-  return cache.plan(entries, options);
+  if (!may_be_full) return cache.plan(entries, options);
+  auto made = cache.try_plan(entries, options);
+  if (!made) return std::nullopt;
+  return std::move(*made);
 }
 
 PlannedStep planned(KvCache& cache, StepPlan plan) {
