@@ -14,13 +14,13 @@ void ensure(bool ok, fmt::format_string<Args...> message, Args&&... args) {
 }
 
 void check_free_list(const PagePools& pools, Rank rank) {
-  const std::int64_t expected = pools.free_pages(rank);
+  const std::int64_t expected = pools.free_pages(rank) - pools.cached_pages(rank);
   std::int64_t listed = 0;
   for (PageId page = pools.first_free(rank); page.valid(); page = pools.next_free(page)) {
     ensure(page.rank() == rank && pools.contains(page),
            "rank {}'s free list leaves the pool after {} pages", rank.value, listed);
-    ensure(!pools.in_use(page), "page {}:{} is on the free list and in use", rank.value,
-           page.index());
+    ensure(!pools.in_use(page) && !pools.is_cached(page),
+           "page {}:{} is on the free list and in use", rank.value, page.index());
     ensure(++listed <= expected, "rank {}'s free list is longer than its {} free pages", rank.value,
            expected);
   }
@@ -29,8 +29,14 @@ void check_free_list(const PagePools& pools, Rank rank) {
 
   // The list never visits a page twice (it would not end), so equal counts mean equal sets.
   std::int64_t unused = 0;
-  for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index)
-    unused += pools.in_use(PageId{rank, index}) ? 0 : 1;
+  std::int64_t cached = 0;
+  for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index) {
+    const PageId page{rank, index};
+    cached += pools.is_cached(page) ? 1 : 0;
+    unused += pools.in_use(page) || pools.is_cached(page) ? 0 : 1;
+  }
+  ensure(cached == pools.cached_pages(rank), "rank {} has {} cached pages and counts {}",
+         rank.value, cached, pools.cached_pages(rank));
   ensure(unused == expected, "rank {} has {} pages that no one uses and counts {} free", rank.value,
          unused, expected);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "allocator/page_pools.hpp"
+#include "allocator/prefix/prefix_cache.hpp"
 #include "allocator/sequence_table.hpp"
 
 namespace kvmesh {
@@ -14,5 +15,13 @@ namespace kvmesh {
 /// - lengths lie within capacities; the counts of pages per rank are right;
 /// - every slot of the sequence table is in use, listed as empty, or retired.
 void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size);
+
+/// @throws Error naming the first invariant of the prefix cache that is broken:
+/// - the kept pages are those of the index, and each is found by its hash;
+/// - a page's parent is in the index, and held if the page is;
+/// - the leading pages that a sequence has published are a chain of the index;
+/// - the queues of eviction hold exactly the cached pages.
+void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
+                    const PrefixCache& prefixes);
 
 }  // namespace kvmesh

@@ -18,17 +18,15 @@ const AllocatorOptions& PageAllocator::options() const { return state_->options(
 SequenceId PageAllocator::create() { return state_->create(); }
 
 void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
-  if (!state_->try_reserve(sequence, tokens)) throw state_->out_of_pages();
+  try_reserve(sequence, tokens).value();
 }
 
-bool PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
+Result<Done> PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
   return state_->try_reserve(sequence, tokens);
 }
 
 std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
-  auto copies = state_->try_append(requests);
-  if (!copies) throw state_->out_of_pages();
-  return std::move(*copies);
+  return try_append(requests).value();
 }
 
 std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t tokens) {
@@ -36,16 +34,19 @@ std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t to
   return append({&request, 1});
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::try_append(
-    std::span<const AppendRequest> requests) {
+Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRequest> requests) {
   return state_->try_append(requests);
 }
 
 std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
                                                    std::int64_t end) {
-  auto copies = state_->try_make_writable(sequence, begin, end);
-  if (!copies) throw state_->out_of_pages();
-  return std::move(*copies);
+  return try_make_writable(sequence, begin, end).value();
+}
+
+Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequence,
+                                                               std::int64_t begin,
+                                                               std::int64_t end) {
+  return state_->try_make_writable(sequence, begin, end);
 }
 
 SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
@@ -55,6 +56,24 @@ void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
 }
 
 void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
+
+PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
+
+PrefixMatch PageAllocator::match_prefix(const PrefixKey& key) { return state_->match_prefix(key); }
+
+SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
+  static_cast<void>(state_->sequences().at(match.pin));
+  return match.pin;
+}
+
+void PageAllocator::release(const PrefixMatch& match) { state_->erase(match.pin); }
+
+void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
+                            std::span<const Retention> retentions) {
+  state_->publish(sequence, key, retentions);
+}
+
+std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
 
 bool PageAllocator::contains(SequenceId sequence) const {
   return state_->sequences().find(sequence) != nullptr;
@@ -102,8 +121,16 @@ std::uint64_t PageAllocator::digest() const { return state_->journal().digest();
 
 std::vector<JournalEntry> PageAllocator::journal() const { return state_->journal().entries(); }
 
+ChangeCursor PageAllocator::follow() { return state_->changes().follow(); }
+
+ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
+  return std::as_const(*state_).changes().read(cursor);
+}
+
 void PageAllocator::verify_integrity() const {
   check_integrity(state_->pools(), state_->sequences(), options().page_size);
+  if (const PrefixCache* prefixes = state_->prefixes())
+    check_prefixes(state_->pools(), state_->sequences(), *prefixes);
 }
 
 }  // namespace kvmesh

@@ -7,6 +7,7 @@ PagePools::PagePools(int ranks, std::int64_t pages_per_rank)
       free_total_(ranks * pages_per_rank),
       heads_(static_cast<std::size_t>(ranks), 0),
       free_counts_(heads_.size(), static_cast<std::int32_t>(pages_per_rank)),
+      listed_(free_counts_),
       links_(static_cast<std::size_t>(free_total_)),
       generations_(links_.size(), 0) {
   const auto last = static_cast<std::int32_t>(pages_per_rank) - 1;

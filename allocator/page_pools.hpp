@@ -11,11 +11,29 @@
 
 namespace kvmesh {
 
-/// A structure of arrays over the pages of all ranks, rank after rank. A page is free or in use,
-/// and one word says which, so that handing it out touches as little memory as it can:
+/// Decides what becomes of kept pages. Its functions change no reference count.
+class PageKeeper {
+ public:
+  /// The last reference of a kept page is gone: it is cached.
+  virtual void released(PageId page) = 0;
+  /// A cached page gets a reference again.
+  virtual void taken(PageId page) = 0;
+  /// Frees at least one cached page of `rank`, by free_cached. REQUIRES: there is one.
+  virtual void evict_one(Rank rank) = 0;
+
+ protected:
+  ~PageKeeper() = default;
+};
+
+/// A structure of arrays over the pages of all ranks, rank after rank. A page is free, held or
+/// cached, and one word says which, so that handing it out touches as little memory as it can:
 ///
-///   link >= 1   in use by `link` sequences
-///   link <  0   free, and ~link is the index of the next free page of the same rank, or kEnd
+///   link <  0             free, and ~link is the index of the rank's next free page, or kEnd
+///   link == kKept         cached: kept for its content, without references
+///   kKept + n (or n > 0)  held by n sequences, and to be cached (or freed) after the last
+///
+/// Cached pages count as free ones: whoever takes a page of a rank whose list is empty has the
+/// keeper evict one.
 ///
 /// Each rank's free list is a stack: the page given back last, whose words are still in the cache,
 /// is handed out first. Callers pass only ids that these pools handed out, and check for a free
@@ -26,25 +44,54 @@ class PagePools {
 
   int ranks() const { return static_cast<int>(heads_.size()); }
   std::int64_t pages_per_rank() const { return pages_per_rank_; }
+  /// The pages that can be handed out: free or cached.
   std::int64_t free_pages() const { return free_total_; }
   std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
+  std::int64_t cached_pages() const { return cached_total_; }
+  std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
   bool contains(PageId page) const {
     return page.rank().value < ranks() && page.index() < pages_per_rank_;
   }
-  bool in_use(PageId page) const { return links_[at(page)] > 0; }
-  bool shared(PageId page) const { return links_[at(page)] > 1; }
-  std::int32_t reference_count(PageId page) const { return in_use(page) ? links_[at(page)] : 0; }
+  bool in_use(PageId page) const { return reference_count(page) > 0; }
+  bool is_cached(PageId page) const { return links_[at(page)] == kKept; }
+  bool is_kept(PageId page) const { return links_[at(page)] >= kKept; }
+  bool shared(PageId page) const { return reference_count(page) > 1; }
+  /// True if one sequence holds the page and nothing keeps its content.
+  bool writable(PageId page) const { return links_[at(page)] == 1; }
+  std::int32_t reference_count(PageId page) const {
+    const std::int32_t link = links_[at(page)];
+    return link < 0 ? 0 : link & ~kKept;
+  }
   std::uint32_t generation(PageId page) const { return generations_[at(page)]; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
   PageId take(Rank rank);
   /// One free page of `rank` for each element of `out`. The rank has that many.
   void take(Rank rank, std::span<PageId> out);
-  void add_reference(PageId page) { ++links_[at(page)]; }
-  /// Drops a reference; the last one frees the page.
+  /// Adds a reference to a held or cached page.
+  void add_reference(PageId page) {
+    std::int32_t& link = links_[at(page)];
+    if (link++ == kKept) {
+      count_available(page.rank(), -1);
+      --cached_total_;
+      keeper_->taken(page);
+    }
+  }
+  /// Drops a reference; the last one frees the page, or makes it cached if it is kept.
   void give_back(PageId page);
+
+  /// `keeper` outlives the pools' use.
+  void keep_with(PageKeeper* keeper) { keeper_ = keeper; }
+  /// Keeps a held page when its last reference goes. REQUIRES: a keeper.
+  void keep(PageId page) { links_[at(page)] |= kKept; }
+  /// Frees a cached page.
+  void free_cached(PageId page) {
+    --cached_total_;
+    count_available(page.rank(), -1);
+    put_on_list(page);
+  }
 
   /// Hash of every page handed out and freed so far, in order: it fixes the order of the free
   /// lists.
@@ -56,11 +103,24 @@ class PagePools {
 
  private:
   static constexpr std::int32_t kEnd = PageId::kMaxPagesPerRank;
+  static constexpr std::int32_t kKept = 1 << 30;
 
   static std::size_t at(Rank rank) { return static_cast<std::size_t>(rank.value); }
   std::size_t at(PageId page) const {
     return at(page.rank()) * static_cast<std::size_t>(pages_per_rank_) +
            static_cast<std::size_t>(page.index());
+  }
+  void count_available(Rank rank, std::int32_t change) {
+    free_counts_[at(rank)] += change;
+    free_total_ += change;
+  }
+  void put_on_list(PageId page) {
+    const std::size_t rank = at(page.rank());
+    links_[at(page)] = ~heads_[rank];
+    heads_[rank] = page.index();
+    ++listed_[rank];
+    count_available(page.rank(), 1);
+    history_ = fold(history_, ~std::uint64_t{page.bits()});
   }
   PageId listed(Rank rank, std::int32_t index) const {
     return index == kEnd ? PageId{} : PageId{rank, index};
@@ -68,9 +128,12 @@ class PagePools {
 
   std::int64_t pages_per_rank_;
   std::int64_t free_total_;
+  std::int64_t cached_total_ = 0;
+  PageKeeper* keeper_ = nullptr;
   std::uint64_t history_ = 0;
   std::vector<std::int32_t> heads_;         // [ranks] first free index, or kEnd
-  std::vector<std::int32_t> free_counts_;   // [ranks]
+  std::vector<std::int32_t> free_counts_;   // [ranks] free or cached
+  std::vector<std::int32_t> listed_;        // [ranks] free
   std::vector<std::int32_t> links_;         // [ranks * pages_per_rank]
   std::vector<std::uint32_t> generations_;  // [ranks * pages_per_rank] times handed out
 };
@@ -82,6 +145,7 @@ inline PageId PagePools::take(Rank rank) {
 }
 
 inline void PagePools::take(Rank rank, std::span<PageId> out) {
+  while (listed_[at(rank)] < static_cast<std::int32_t>(out.size())) keeper_->evict_one(rank);
   const std::size_t base = at(PageId{rank, 0});
   std::int32_t head = heads_[at(rank)];
   std::uint64_t history = history_;
@@ -95,19 +159,17 @@ inline void PagePools::take(Rank rank, std::span<PageId> out) {
   }
   history_ = history;
   heads_[at(rank)] = head;
-  free_counts_[at(rank)] -= static_cast<std::int32_t>(out.size());
-  free_total_ -= static_cast<std::int64_t>(out.size());
+  listed_[at(rank)] -= static_cast<std::int32_t>(out.size());
+  count_available(rank, -static_cast<std::int32_t>(out.size()));
 }
 
 inline void PagePools::give_back(PageId page) {
-  std::int32_t& link = links_[at(page)];
-  if (--link > 0) return;
-  const std::size_t rank = at(page.rank());
-  link = ~heads_[rank];
-  heads_[rank] = page.index();
-  ++free_counts_[rank];
-  ++free_total_;
-  history_ = fold(history_, ~std::uint64_t{page.bits()});
+  const std::int32_t link = --links_[at(page)];
+  if (link <= 0) return put_on_list(page);
+  if (link != kKept) return;
+  count_available(page.rank(), 1);
+  ++cached_total_;
+  keeper_->released(page);
 }
 
 }  // namespace kvmesh

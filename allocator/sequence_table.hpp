@@ -31,9 +31,12 @@ struct Sequence {
   std::int64_t length = 0;    // tokens
   std::uint64_t version = 0;  // grows whenever the content, or a page that holds some, changes
   SequencePlacement placement;
+  /// Number of leading pages that are published under the hashes of this sequence's tokens.
+  std::int32_t published = 0;
   /// The last batch that named the sequence: finds one that names it twice.
   std::uint64_t batch = 0;
-  /// False only if none of its pages is shared: then nothing needs to look at reference counts.
+  /// False only if none of its pages is shared or published: then nothing needs to look at
+  /// reference counts.
   bool may_share = false;
 };
 

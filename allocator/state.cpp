@@ -19,6 +19,10 @@ AllocatorOptions checked(const AllocatorOptions& options) {
                                     {options.ranks, options.pages_per_rank, options.page_size}));
   require(options.placement <= Placement::kPacked, "placement {} is none",
           static_cast<int>(options.placement));
+  require(
+      options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
+      "prefix: hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      static_cast<int>(options.prefix.eviction));
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
   return options;
@@ -29,7 +33,15 @@ std::uint64_t digest_of(const AllocatorOptions& options) {
   hash = fold(hash, static_cast<std::uint64_t>(options.pages_per_rank));
   hash = fold(hash, static_cast<std::uint64_t>(options.page_size));
   hash = fold(hash, static_cast<std::uint64_t>(options.placement));
-  return fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+  hash = fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+  const PrefixOptions& prefix = options.prefix;
+  hash = fold(hash, prefix.enabled);
+  if (!prefix.enabled) return hash;
+  hash = fold(hash, static_cast<std::uint64_t>(prefix.hash));
+  hash = fold(hash, static_cast<std::uint64_t>(prefix.eviction));
+  hash = fold(hash, prefix.compares_tokens);
+  for (const char letter : prefix.seed) hash = fold(hash, static_cast<unsigned char>(letter));
+  return hash;
 }
 
 /// A space that follows from the options has its highest bit set: callers count up from 1.
@@ -54,8 +66,11 @@ PageAllocator::State::State(const AllocatorOptions& options)
     : options_(with_id_space(checked(options))),
       pools_(options.ranks, options.pages_per_rank),
       sequences_(options_.id_space),
-      placement_(make_placement(options)) {
+      placement_(make_placement(options)),
+      changes_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
+  if (options.prefix.enabled)
+    prefixes_ = std::make_unique<PrefixCache>(options.prefix, pools_, changes_, options.page_size);
 }
 
 SequenceId PageAllocator::State::create() {
@@ -64,24 +79,25 @@ SequenceId PageAllocator::State::create() {
   return id;
 }
 
-bool PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
+Result<Done> PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
   Sequence& sequence = sequences_.at(id);
   require(tokens >= 0, "reserve of {} tokens", tokens);
   const std::int64_t missing = missing_pages(sequence, static_cast<std::uint64_t>(tokens));
-  if (!free_for(missing)) return false;
+  if (!free_for(missing)) return out_of_pages(missing);
   prepare(sequence, missing);
 
-  grow(sequence, missing);
+  grow(id, sequence, missing);
   record("reserve", id, static_cast<std::uint64_t>(tokens));
-  return true;
+  return Done{};
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
+Result<std::vector<PageCopy>> PageAllocator::State::try_append(
     std::span<const AppendRequest> requests) {
-  plan_append(requests);
-  if (!free_for(asked_pages_)) return std::nullopt;
+  const std::int64_t asked = plan_append(requests);
+  if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(shared_tails_.size());
+  sources_.reserve(shared_tails_.size());
   for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
 
   // Lengths last: a copy counts the tokens that its page holds before the append.
@@ -89,11 +105,12 @@ std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
     Sequence& sequence = *growth.sequence;
     if (sequence.may_share && growth.appends > 0 && sequence.length % options_.page_size != 0) {
       const std::int64_t tail = sequence.length / options_.page_size;
-      if (pools_.shared(sequence.pages[static_cast<std::size_t>(tail)]))
-        copies.push_back(replace(sequence, tail));
+      if (!pools_.writable(sequence.pages[static_cast<std::size_t>(tail)]))
+        copies.push_back(replace(growth.id, sequence, tail));
     }
-    grow(sequence, growth.missing);
+    grow(growth.id, sequence, growth.missing);
   }
+  give_back_sources();
   for (const AppendRequest& request : requests) {
     Sequence& sequence = *sequences_.find(request.sequence);
     sequence.length += request.tokens;
@@ -105,29 +122,40 @@ std::optional<std::vector<PageCopy>> PageAllocator::State::try_append(
   return copies;
 }
 
-std::optional<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
-                                                                             std::int64_t begin,
-                                                                             std::int64_t end) {
+Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
+                                                                      std::int64_t begin,
+                                                                      std::int64_t end) {
   Sequence& sequence = sequences_.at(id);
   require(begin >= 0 && begin <= end && end <= capacity(sequence),
           "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
           capacity(sequence));
   const std::int64_t first = begin / options_.page_size;
-  const std::int64_t last = begin == end ? first : pages_for(end);
+  const std::int64_t last = end_of_private(sequence, first, begin == end ? first : pages_for(end));
   std::int64_t asked = 0;
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
-    asked += pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]) ? 1 : 0;
-  if (!free_for(asked)) return std::nullopt;
+    asked += pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]) ? 0 : 1;
+  if (!free_for(asked)) return out_of_pages(asked);
   std::vector<PageCopy> copies;
   copies.reserve(static_cast<std::size_t>(asked));
+  sources_.reserve(static_cast<std::size_t>(asked));
   prepare(sequence, 0);
 
   for (std::int64_t logical = first; logical < last && asked > 0; ++logical)
-    if (pools_.shared(sequence.pages[static_cast<std::size_t>(logical)]))
-      copies.push_back(replace(sequence, logical));
+    if (!pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]))
+      copies.push_back(replace(id, sequence, logical));
+  give_back_sources();
   journal_.fold_in(static_cast<std::uint64_t>(begin));
   record("make_writable", id, static_cast<std::uint64_t>(end));
   return copies;
+}
+
+/// Where make_writable of pages [first, last) ends: a sequence that writes to one of its published
+/// pages leaves the later ones, too, since these name the tokens before them.
+std::int64_t PageAllocator::State::end_of_private(const Sequence& sequence, std::int64_t first,
+                                                  std::int64_t last) const {
+  return first < last && first < sequence.published
+             ? std::max<std::int64_t>(last, sequence.published)
+             : last;
 }
 
 SequenceId PageAllocator::State::fork(SequenceId id) {
@@ -141,11 +169,13 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
   Sequence& child = *sequences_.find(child_id);
   child.pages = std::move(pages);
   child.length = parent.length;
+  child.published = std::min(parent.published, static_cast<std::int32_t>(shared));
   if (shared > 0) {
     child.placement.anchor = parent.placement.anchor;
     child.may_share = parent.may_share = true;
   }
   for (PageId page : child.pages) pools_.add_reference(page);
+  log_added(child_id, child, 0);
   record("fork", child_id, digest_word(id));
   return child_id;
 }
@@ -157,15 +187,16 @@ void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
 
   sequence.version += length < sequence.length ? 1 : 0;
   sequence.length = length;
-  drop_pages_past(sequence, pages_for(length));
+  drop_pages_past(id, sequence, pages_for(length));
   record("truncate", id, static_cast<std::uint64_t>(length));
 }
 
 void PageAllocator::State::erase(SequenceId id) {
   Sequence& sequence = sequences_.at(id);
 
-  for (PageId page : sequence.pages) pools_.give_back(page);
+  drop_pages_past(id, sequence, 0);
   sequences_.erase(id);
+  changes_.record({.sequence = id, .kind = ChangeKind::kErased});
   record("erase", id);
 }
 
@@ -183,15 +214,10 @@ std::int64_t PageAllocator::State::missing_pages(const Sequence& sequence,
   return static_cast<std::int64_t>(pages - sequence.pages.size());
 }
 
-bool PageAllocator::State::free_for(std::int64_t asked_pages) {
-  asked_pages_ = asked_pages;
-  return asked_pages <= pools_.free_pages();
-}
-
-/// Checks the batch, and sets what it needs: growths_, shared_tails_ and asked_pages_.
-void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) {
+/// Checks the batch and sets growths_ and shared_tails_. Returns the pages that it needs.
+std::int64_t PageAllocator::State::plan_append(std::span<const AppendRequest> requests) {
   ++batch_;
-  asked_pages_ = 0;
+  std::int64_t asked = 0;
   growths_.clear();
   shared_tails_.clear();
   for (const AppendRequest& request : requests) {
@@ -204,26 +230,28 @@ void PageAllocator::State::plan_append(std::span<const AppendRequest> requests) 
         static_cast<std::uint64_t>(sequence.length) + static_cast<std::uint64_t>(request.tokens);
     const std::int64_t missing = missing_pages(sequence, tokens);
     if (missing == 0 && !sequence.may_share) continue;
-    asked_pages_ = saturating_add(asked_pages_, missing);
-    growths_.push_back({&sequence, missing, request.tokens});
+    asked = saturating_add(asked, missing);
+    growths_.push_back({request.sequence, &sequence, missing, request.tokens});
 
     if (!sequence.may_share || request.tokens == 0 || sequence.length % options_.page_size == 0)
       continue;
     const PageId tail =
         sequence.pages[static_cast<std::size_t>(sequence.length / options_.page_size)];
-    if (pools_.shared(tail)) shared_tails_.push_back(tail);
+    if (!pools_.writable(tail)) shared_tails_.push_back(tail);
   }
-  asked_pages_ = saturating_add(asked_pages_, plan_tail_copies());
+  return saturating_add(asked, plan_tail_copies());
 }
 
-/// How many copies the shared last pages of the batch need: one for each sequence of the batch, but
-/// when all that share a page are in the batch, the last of them keeps it.
+/// How many copies the last pages of the batch need that are shared or published: one for each
+/// sequence of the batch, but when all that share an unpublished page are in the batch, the last of
+/// them keeps it.
 std::int64_t PageAllocator::State::plan_tail_copies() {
   std::int64_t copies = 0;
   std::sort(shared_tails_.begin(), shared_tails_.end());
   for (auto first = shared_tails_.begin(); first != shared_tails_.end();) {
     const auto last = std::upper_bound(first, shared_tails_.end(), *first);
-    copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - 1);
+    const std::int64_t keepers = pools_.is_kept(*first) ? 0 : 1;
+    copies += std::min<std::int64_t>(last - first, pools_.reference_count(*first) - keepers);
     first = last;
   }
   return copies;
@@ -238,43 +266,80 @@ void PageAllocator::State::prepare(Sequence& sequence, std::int64_t missing) {
   placement_->prepare(sequence, static_cast<std::int64_t>(wanted), options_.ranks);
 }
 
-void PageAllocator::State::grow(Sequence& sequence, std::int64_t missing) {
+void PageAllocator::State::grow(SequenceId id, Sequence& sequence, std::int64_t missing) {
   if (missing == 0) return;
   const std::size_t held = sequence.pages.size();
   sequence.pages.resize(held + static_cast<std::size_t>(missing));
   placement_->take(sequence.placement, static_cast<std::int64_t>(held),
                    std::span(sequence.pages).subspan(held), pools_);
+  log_added(id, sequence, held);
+}
+
+void PageAllocator::State::log_added(SequenceId id, const Sequence& sequence, std::size_t first) {
+  if (!changes_.is_followed()) return;
+  for (std::size_t logical = first; logical < sequence.pages.size(); ++logical)
+    changes_.record({.sequence = id,
+                     .position = static_cast<std::int32_t>(logical),
+                     .new_page = sequence.pages[logical],
+                     .kind = ChangeKind::kAdded});
 }
 
 /// Gives the sequence a page of its own in place of a shared one: on the same rank if it can be, so
 /// that the copy stays there.
-PageCopy PageAllocator::State::replace(Sequence& sequence, std::int64_t logical) {
+PageCopy PageAllocator::State::replace(SequenceId id, Sequence& sequence, std::int64_t logical) {
   PageId& page = sequence.pages[static_cast<std::size_t>(logical)];
   const PageId source = page;
   ++sequence.version;
+  sequence.published = std::min(sequence.published, static_cast<std::int32_t>(logical));
   sequence.placement.removed(source.rank());
-  pools_.give_back(source);
   if (pools_.free_pages(source.rank()) > 0) {
     page = pools_.take(source.rank());
     sequence.placement.added(source.rank());
   } else {
     placement_->take(sequence.placement, logical, {&page, 1}, pools_);
   }
+  // A published source could be evicted at once, and be a page that is copied to.
+  pools_.is_kept(source) ? sources_.push_back(source) : pools_.give_back(source);
+  changes_.record({.sequence = id,
+                   .position = static_cast<std::int32_t>(logical),
+                   .old_page = source,
+                   .new_page = page,
+                   .kind = ChangeKind::kReplaced});
   const std::int64_t tokens = sequence.length - logical * options_.page_size;
   return {source, page, static_cast<int>(std::min<std::int64_t>(tokens, options_.page_size))};
 }
 
-void PageAllocator::State::drop_pages_past(Sequence& sequence, std::int64_t pages) {
+/// Gives back the published pages that the operation copies, from the last to the first.
+void PageAllocator::State::give_back_sources() {
+  for (; !sources_.empty(); sources_.pop_back()) pools_.give_back(sources_.back());
+}
+
+void PageAllocator::State::drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages) {
   const auto kept = static_cast<std::size_t>(pages);
-  for (std::size_t logical = kept; logical < sequence.pages.size(); ++logical) {
-    const PageId page = sequence.pages[logical];
+  const auto published = static_cast<std::size_t>(sequence.published);
+  const auto give_back = [&](PageId page) {
     sequence.placement.removed(page.rank());
     pools_.give_back(page);
-  }
+  };
+  for (std::size_t logical = std::max(kept, published); logical < sequence.pages.size(); ++logical)
+    give_back(sequence.pages[logical]);
+  // From the end: what is used last is evicted last, and children go before their parents.
+  for (std::size_t logical = published; logical-- > kept;) give_back(sequence.pages[logical]);
+  sequence.published = static_cast<std::int32_t>(std::min(kept, published));
+  log_dropped(id, sequence, kept);
   sequence.pages.resize(kept);
   if (pages > 0) return;
   sequence.placement.anchor = SequencePlacement::kNone;
   sequence.may_share = false;
+}
+
+void PageAllocator::State::log_dropped(SequenceId id, const Sequence& sequence, std::size_t kept) {
+  if (!changes_.is_followed()) return;
+  for (std::size_t logical = sequence.pages.size(); logical-- > kept;)
+    changes_.record({.sequence = id,
+                     .position = static_cast<std::int32_t>(logical),
+                     .old_page = sequence.pages[logical],
+                     .kind = ChangeKind::kDropped});
 }
 
 void PageAllocator::State::record(std::string_view operation, SequenceId id,

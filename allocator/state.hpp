@@ -3,14 +3,15 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "allocator/change_log.hpp"
 #include "allocator/journal.hpp"
 #include "allocator/page_pools.hpp"
 #include "allocator/placement.hpp"
+#include "allocator/prefix/prefix_cache.hpp"
 #include "allocator/sequence_table.hpp"
 #include "kvmesh/allocator.hpp"
 
@@ -24,21 +25,26 @@ class PageAllocator::State {
   explicit State(const AllocatorOptions& options);
 
   SequenceId create();
-  bool try_reserve(SequenceId id, std::int64_t tokens);
-  std::optional<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
-  std::optional<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
-                                                         std::int64_t end);
+  Result<Done> try_reserve(SequenceId id, std::int64_t tokens);
+  Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
+  Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
+                                                  std::int64_t end);
   SequenceId fork(SequenceId id);
   void truncate(SequenceId id, std::int64_t length);
   void erase(SequenceId id);
-
-  /// What the operation that just came back empty asked for and did not get.
-  OutOfPages out_of_pages() const { return {asked_pages_, pools_.free_pages_per_rank()}; }
+  PrefixMatch match_prefix(const PrefixKey& key);
+  void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
+  PrefixRules prefix_rules() const {
+    return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
+  }
 
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
+  const PrefixCache* prefixes() const { return prefixes_.get(); }
   const Journal& journal() const { return journal_; }
+  ChangeLog& changes() { return changes_; }
+  const ChangeLog& changes() const { return changes_; }
 
   std::int64_t capacity(const Sequence& sequence) const {
     return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
@@ -47,6 +53,7 @@ class PageAllocator::State {
  private:
   /// A sequence that the batch in progress gives pages to.
   struct Growth {
+    SequenceId id;
     Sequence* sequence;
     std::int64_t missing;  // pages
     std::int64_t appends;  // tokens
@@ -54,13 +61,24 @@ class PageAllocator::State {
 
   std::int64_t pages_for(std::int64_t tokens) const;
   std::int64_t missing_pages(const Sequence& sequence, std::uint64_t tokens) const;
-  bool free_for(std::int64_t asked_pages);
-  void plan_append(std::span<const AppendRequest> requests);
+  bool free_for(std::int64_t pages) const { return pages <= pools_.free_pages(); }
+  OutOfPages out_of_pages(std::int64_t asked_pages) const {
+    return {asked_pages, pools_.free_pages_per_rank()};
+  }
+  std::int64_t plan_append(std::span<const AppendRequest> requests);
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
-  void grow(Sequence& sequence, std::int64_t missing);
-  PageCopy replace(Sequence& sequence, std::int64_t logical);
-  void drop_pages_past(Sequence& sequence, std::int64_t pages);
+  void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
+  std::int64_t end_of_private(const Sequence& sequence, std::int64_t first,
+                              std::int64_t last) const;
+  void check_key(const PrefixKey& key) const;
+  bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
+                    int priority);
+  PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
+  void give_back_sources();
+  void log_added(SequenceId id, const Sequence& sequence, std::size_t first);
+  void log_dropped(SequenceId id, const Sequence& sequence, std::size_t kept);
+  void drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages);
   void record(std::string_view operation, SequenceId id, std::uint64_t argument = 0);
 
   AllocatorOptions options_;
@@ -68,12 +86,14 @@ class PageAllocator::State {
   SequenceTable sequences_;
   std::unique_ptr<PlacementPolicy> placement_;
   Journal journal_;
+  ChangeLog changes_;
+  std::unique_ptr<PrefixCache> prefixes_;  // null: off
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;
-  std::int64_t asked_pages_ = 0;
   std::vector<Growth> growths_;
   std::vector<PageId> shared_tails_;
+  std::vector<PageId> sources_;  // of copies, to be given back
 };
 
 }  // namespace kvmesh

@@ -6,6 +6,7 @@ include(CMakeFindDependencyMacro)
 
 find_dependency(Threads)
 find_dependency(fmt)
+find_dependency(OpenSSL COMPONENTS Crypto)
 # Boost brings its own package files; CMake is giving up those that it had for it.
 if(POLICY CMP0167)
   cmake_policy(SET CMP0167 NEW)
@@ -13,7 +14,7 @@ endif()
 find_dependency(Boost)
 
 find_dependency(PkgConfig)
-foreach(name hwy xxhash)
+foreach(name hwy xxhash crypto)
   if(NOT TARGET PkgConfig::${name})
     pkg_check_modules(${name} QUIET IMPORTED_TARGET GLOBAL lib${name})
   endif()

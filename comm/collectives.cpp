@@ -1,5 +1,5 @@
-// The collectives, all on top of `exchange`: every rank sends straight to every rank that needs its
-// bytes. On one host that beats rings and trees, whose steps each wait for a wake-up.
+// The collectives. Each is one `exchange`: every rank sends directly to every rank that needs its
+// bytes. On one host that is faster than rings and trees, where each step waits for a wake-up.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -10,13 +10,13 @@
 namespace kvmesh {
 namespace {
 
-/// One entry a peer for the calls below; a group has few ranks, and a message costs far more.
+/// One entry per peer. Allocating them costs far less than a message, since a group has few ranks.
 struct Entries {
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
 };
 
-/// Sums or maxima: all ranks fold the same values in rank order, so they get the same bits.
+/// Folds all ranks' values in rank order, so that all ranks get the same bits.
 template <class Fold>
 void all_reduce(Communicator& comm, std::span<double> values, std::string_view operation,
                 const Fold& fold) {

@@ -1,4 +1,4 @@
-// What the communicators of this folder have in common.
+// The common part of the communicators in this folder.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace kvmesh {
 
-/// Knows who it is, its deadline and what it sent; checks an exchange before anything is sent,
-/// copies the caller's entry for itself, and is broken after a failure. The rest is
-/// `exchange_with_others`.
+/// Holds rank, size, deadline and the count of sent bytes. `exchange` checks its entries, copies
+/// the caller's entry for itself, calls `exchange_with_others`, and marks the communicator as
+/// broken if that throws.
 class CommunicatorBase : public Communicator {
  public:
   CommunicatorBase(Rank rank, int size, std::chrono::milliseconds deadline)
@@ -47,11 +47,12 @@ class CommunicatorBase : public Communicator {
   bool is_broken() const { return is_broken_; }
 
  private:
-  /// The entries for the caller itself, and empty ones, are to be passed over.
+  /// Sends and receives everything, except empty entries and those for the caller itself.
   virtual void exchange_with_others(std::span<const Outgoing> outgoing,
                                     std::span<const Incoming> incoming,
                                     std::string_view operation) = 0;
-  /// After an exchange that failed: when it returns, nobody uses the caller's buffers any more.
+  /// Ends an exchange that failed. When it returns, no operation uses the caller's buffers any
+  /// more. Called in the handler of the exception.
   virtual void break_off(std::span<const Outgoing> outgoing) = 0;
 
   Rank rank_;

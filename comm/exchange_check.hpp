@@ -1,4 +1,4 @@
-// What every communicator checks before it sends anything.
+// The checks of every communicator before it sends anything.
 #pragma once
 
 #include <span>
@@ -9,8 +9,9 @@
 
 namespace kvmesh {
 
-/// Checks the entries of `exchange` calls: peers within the group, each at most once, and a copy to
-/// oneself whose two sides agree. Keeps its scratch, so a check allocates nothing after the first.
+/// Checks the entries of `exchange` calls: every peer is in the group and appears at most once, and
+/// the caller's two entries for itself have the same size. Keeps its buffers, so only the first
+/// check allocates.
 class ExchangeCheck {
  public:
   ExchangeCheck(Rank rank, int size);
@@ -26,11 +27,11 @@ class ExchangeCheck {
   std::vector<char> seen_;
 };
 
-/// Copies the caller's entry for itself, if there is one.
+/// Copies the caller's outgoing entry for itself, if any, to its incoming one.
 void copy_to_self(Rank self, std::span<const Outgoing> outgoing,
                   std::span<const Incoming> incoming);
 
-/// Bytes of `outgoing` that leave the caller.
+/// Returns the number of bytes in `outgoing` for other ranks.
 std::size_t bytes_to_others(Rank self, std::span<const Outgoing> outgoing);
 
 }  // namespace kvmesh

@@ -5,11 +5,10 @@
 //
 //   empty --sender posts--> full --receiver copies--> empty
 //
-// So a byte is copied once, and a slot is always empty when an exchange begins. A sender that gives
-// up takes its bytes back first, so that nobody reads them after it has freed them. One mutex
-// guards all slots of all groups of a run (the copies are made outside it); each rank sleeps on a
-// condition variable of its own, so it wakes for its own messages only and leaves the core to
-// others.
+// So a byte is copied once, and a slot is empty when an exchange begins. A sender that gives up
+// first empties its slots, so that no receiver reads freed bytes. One mutex guards all slots of all
+// groups of a run; receivers copy without holding it. Each rank sleeps on its own condition
+// variable, so only its own messages wake it.
 #include <condition_variable>
 #include <cstring>
 #include <exception>
@@ -28,14 +27,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// What a waiting rank throws when another rank's body has thrown. run_loopback never shows it:
-/// the error that came first is the one that it throws again.
+/// Thrown in a waiting rank when another rank's body has thrown. It never leaves run_loopback,
+/// which rethrows the first error.
 class PeerFailed : public Error {
  public:
   using Error::Error;
 };
 
-/// What the threads of one run_loopback share.
+/// The state that the threads of one run_loopback share.
 struct World {
   explicit World(int ranks) : wake(static_cast<std::size_t>(ranks)) {}
 
@@ -59,7 +58,7 @@ struct Slot {
   bool being_copied = false;  // only while full
 };
 
-/// What the members of one communicator share. Guarded by the world's mutex.
+/// The state that the members of one communicator share. Guarded by the world's mutex.
 struct Group {
   Group(std::shared_ptr<World> shared_world, std::vector<int> ranks)
       : world(std::move(shared_world)),
@@ -83,8 +82,8 @@ struct Group {
   std::shared_ptr<World> world;
   std::vector<int> world_ranks;  // [rank of the group]
   std::vector<Slot> slots;       // [from][to]
-  // Groups being made by split: (how many splits came before, color). The first member to come
-  // makes the group, the last one takes it out.
+  // Groups that split is making, by (number of earlier splits, color). The first member to call
+  // makes the group; the last one removes it from here.
   std::map<std::pair<int, int>, Split> splits;
 };
 
@@ -126,7 +125,7 @@ class LoopbackCommunicator final : public CommunicatorBase {
     }
   }
 
-  /// Takes what is there first, in any order, and sleeps only when nothing is.
+  /// Receives messages in the order of their arrival, and sleeps only if none has arrived.
   void receive(std::unique_lock<std::mutex>& lock, std::span<const Incoming> incoming,
                Clock::time_point until, std::string_view operation) {
     waiting_for_.clear();
@@ -173,7 +172,7 @@ class LoopbackCommunicator final : public CommunicatorBase {
     }
   }
 
-  /// Takes its bytes back. A copy under way is waited for: it waits for nobody, so it ends.
+  /// Empties the slots of this rank. Waits for copies under way, which end on their own.
   void break_off(std::span<const Outgoing> outgoing) override {
     std::unique_lock lock(group_->world->mutex);
     for (const Outgoing& out : outgoing) {
@@ -190,7 +189,7 @@ class LoopbackCommunicator final : public CommunicatorBase {
     return ranks;
   }
 
-  /// Sleeps until someone wakes this rank. `late` says for whom it waits.
+  /// Sleeps until another rank wakes this one. `late` returns the ranks that it waits for.
   template <class Late>
   void sleep(std::unique_lock<std::mutex>& lock, Clock::time_point until,
              std::string_view operation, const Late& late) {

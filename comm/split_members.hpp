@@ -1,4 +1,4 @@
-// Who goes where when a communicator is split.
+// The members of the groups into which a communicator is split.
 #pragma once
 
 #include <vector>
@@ -7,9 +7,10 @@
 
 namespace kvmesh {
 
-/// Collective. The ranks of `comm` that gave the caller's `color`, ordered by key, then by rank:
-/// the new group, each place given as a rank of `comm`. @throws InvalidArgument if the color is
-/// negative.
+/// Returns the members of the caller's new group, as ranks of `comm`: those that passed the same
+/// `color`, ordered by key, then by rank.
+/// @throws InvalidArgument if the color is negative.
+/// Collective.
 std::vector<Rank> split_members(Communicator& comm, int color, int key);
 
 }  // namespace kvmesh

@@ -50,13 +50,18 @@ class KvCache::State {
   /// wait_for_peers before memory is freed; drops the errors.
   void let_go() noexcept;
 
+  /// Returns the slots of these positions for a write; tokens of other ranks have a negative page.
+  /// @throws UnknownSequence, InvalidArgument.
+  std::vector<TokenSlot> slots_of(SequenceId sequence,
+                                  std::span<const std::int64_t> positions) const;
+
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocator and
-  /// makes the copies of copy on write. Returns false, with nothing changed, if the pools have too
-  /// few free pages.
+  /// makes the copies of copy on write. Returns OutOfPages, with nothing changed, if the pools have
+  /// too few free pages.
   /// @throws DigestMismatch with nothing changed.
-  bool try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
-  /// Throws OutOfPages. REQUIRES: the last try_append returned false.
-  [[noreturn]] void throw_out_of_pages();
+  Result<Done> try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
+  /// Makes the copies that the allocator asks for; in debug builds compares the replicas before.
+  void make_copies(std::span<const PageCopy> copies);
 };
 
 /// Makes the copies of copy on write, in every layer. A copy within this rank uses copy_pages. A

@@ -1,6 +1,7 @@
 #include "kvmesh/kv_cache.hpp"
 
 #include "core/check.hpp"
+#include "kernels/pool_checks.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
 #include "runtime/memory/cache_agreement.hpp"
@@ -27,8 +28,28 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
       allocator(allocator_options(mesh, agreed)),
       pools(agreed_pools(mesh, shape, options.layers)),
       peers(pools, mesh.kv()),
-      backend(make_backend(mesh)),
-      local_pages(mesh.kv_rank(), mesh.kv_parallel()) {}
+      backend(make_backend(mesh, allocator)),
+      local_pages(mesh.kv_rank(), allocator) {}
+
+std::vector<TokenSlot> KvCache::State::slots_of(SequenceId sequence,
+                                                std::span<const std::int64_t> positions) const {
+  const std::span<const PageId> table = allocator.pages(sequence);
+  const std::int64_t capacity = allocator.capacity(sequence);
+  std::vector<TokenSlot> slots;
+  slots.reserve(positions.size());
+  for (const std::int64_t position : positions) {
+    require(position >= 0 && position < capacity,
+            "write: position {} of sequence {}, which has room for {}", position, sequence,
+            capacity);
+    const PageId page = table[static_cast<std::size_t>(position / options.page_size)];
+    require(allocator.reference_count(page) == 1,
+            "write: position {} of sequence {} is on a shared page: make it writable first",
+            position, sequence);
+    const auto offset = static_cast<std::int32_t>(position % options.page_size);
+    slots.push_back(page.rank() == mesh.kv_rank() ? TokenSlot{page.index(), offset} : TokenSlot{});
+  }
+  return slots;
+}
 
 KvCache::State::~State() {
   let_go();
@@ -52,23 +73,36 @@ SequenceId KvCache::create() { return state_->allocator.create(); }
 void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
   state_->allocator.reserve(sequence, tokens);
 }
-bool KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
+Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   return state_->allocator.try_reserve(sequence, tokens);
 }
 SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
-  const std::int64_t page_size = state_->options.page_size;
-  require(length >= 0 && length <= state_->allocator.length(sequence),
-          "truncate to {} tokens of a sequence of {}", length, state_->allocator.length(sequence));
-  // The local pages first: truncate() reads the table entries that the allocator removes.
-  state_->local_pages.truncate(sequence, state_->allocator.pages(sequence),
-                               static_cast<std::size_t>((length + page_size - 1) / page_size));
   state_->allocator.truncate(sequence, length);
 }
-void KvCache::erase(SequenceId sequence) {
-  state_->allocator.erase(sequence);
-  state_->local_pages.erase(sequence);
-  state_->backend->forget(sequence);
+void KvCache::erase(SequenceId sequence) { state_->allocator.erase(sequence); }
+
+void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
+  try_make_writable(sequence, begin, end).value();
+}
+
+Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
+  const auto copies = state_->allocator.try_make_writable(sequence, begin, end);
+  if (!copies) return copies.reason();
+  state_->make_copies(*copies);
+  return Done{};
+}
+
+void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
+                    const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
+  const KvPool to = pool(layer);
+  check_new_tokens(k, v, to.k, to.v, std::ssize(positions));
+  const Device device = state_->mesh.device();
+  for (const ConstTensorView* tensor : {&k, &v})
+    require(tensor->empty() || tensor->device == device, "write: {} is in {}, the cache in {}",
+            *tensor, tensor->device, device);
+  const std::vector<TokenSlot> slots = state_->slots_of(sequence, positions);
+  if (!slots.empty()) state_->backend->write(to, k, v, slots, stream);
 }
 
 BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {

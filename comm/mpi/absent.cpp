@@ -13,13 +13,19 @@ namespace {
 }  // namespace
 
 // A session alone is no error: a program makes one before it knows how its ranks meet.
-MpiSession::MpiSession(int&, char**&) : exceptions_(0) {}
+struct MpiSession::State {};
+
+MpiSession::MpiSession(int&, char**&, std::chrono::milliseconds) {}
 
 MpiSession::~MpiSession() = default;
 
-std::unique_ptr<Communicator> make_mpi_communicator() { throw_unsupported(); }
+std::unique_ptr<Communicator> make_mpi_communicator(std::chrono::milliseconds) {
+  throw_unsupported();
+}
 
-std::unique_ptr<Communicator> make_mpi_communicator(const void*) { throw_unsupported(); }
+std::unique_ptr<Communicator> make_mpi_communicator(const void*, std::chrono::milliseconds) {
+  throw_unsupported();
+}
 
 std::string mpi_library() { return {}; }
 

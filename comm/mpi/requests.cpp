@@ -14,9 +14,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// One tag for all: MPI keeps the order of messages between two ranks, and calls are in one order.
-constexpr int kTag = 0;
-
 // How a rank waits: it polls and yields the core after each poll, because a peer that is on time
 // answers within a few polls (2 KB among four ranks on two cores: 8 us). After kYieldFor it sleeps
 // between polls: a peer that computes for longer needs the core, and where every rank yields, a
@@ -76,8 +73,8 @@ void MpiRequests::send(const Outgoing& out, std::string_view operation) {
   for (std::size_t at = 0; at < out.bytes.size(); at += chunk_bytes_) {
     const std::size_t bytes = std::min(chunk_bytes_, out.bytes.size() - at);
     sends_to_.push_back(out.to);
-    check_mpi(MPI_Isend(out.bytes.data() + at, static_cast<int>(bytes), MPI_BYTE, out.to.value,
-                        kTag, comm_, &sends_.emplace_back(MPI_REQUEST_NULL)),
+    check_mpi(MPI_Isend(out.bytes.data() + at, static_cast<int>(bytes), MPI_BYTE, member(out.to),
+                        tag_, comm_, &sends_.emplace_back(MPI_REQUEST_NULL)),
               operation);
   }
 }
@@ -109,7 +106,7 @@ bool MpiRequests::receive_if_there(Incoming& in, std::string_view operation) {
   int is_there = 0;
   MPI_Message message = MPI_MESSAGE_NULL;
   MPI_Status status;
-  check_mpi(MPI_Improbe(in.from.value, kTag, comm_, &is_there, &message, &status), operation);
+  check_mpi(MPI_Improbe(member(in.from), tag_, comm_, &is_there, &message, &status), operation);
   if (is_there == 0) return false;
 
   const int expected = static_cast<int>(std::min(chunk_bytes_, in.bytes.size()));

@@ -40,4 +40,24 @@ Endpoint where_to_call(const Endpoint& place, const asio::ip::address& rank_0) {
   return {rank_0, place.port()};
 }
 
+bool is_private(asio::ip::address address) {
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+  }
+  if (address.is_loopback()) return true;
+  if (address.is_v6()) {
+    return address.to_v6().is_link_local() || (address.to_v6().to_bytes()[0] & 0xFE) == 0xFC;
+  }
+  const std::uint32_t ip = address.to_v4().to_uint();
+  return ip >> 24 == 10 || ip >> 20 == 0xAC1 || ip >> 16 == 0xC0A8 || ip >> 16 == 0xA9FE;
+}
+
+void require_allowed(const asio::ip::address& address, const std::string& secret) {
+  if (!secret.empty() || address.is_unspecified() || is_private(address)) return;
+  throw RendezvousError(
+      fmt::format("{} is not a private address: set KVMESH_SECRET to the same secret on all ranks, "
+                  "or let them meet at a private address",
+                  address.to_string()));
+}
+
 }  // namespace kvmesh::tcp

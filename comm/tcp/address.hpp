@@ -1,4 +1,4 @@
-// Where ranks listen, and where the others find them.
+// The addresses on which ranks listen, and at which the others call them.
 #pragma once
 
 #include <string>
@@ -7,21 +7,29 @@
 
 namespace kvmesh::tcp {
 
-/// Whether `host` is a name by which other machines may know this one: not an address, and not
+/// Returns true if `host` is a name that other machines may use for this one: no address, and not
 /// localhost.
 bool is_name_for_others(asio::io_context& io, const std::string& host);
 
-/// Where to listen to be found by those who call `host`: at the address that it spells, or at the
-/// first of the name's that is not loopback. Many machines take their own name for 127.0.1.1 alone,
-/// where nobody else finds them: then any address, but for localhost.
-/// @throws RendezvousError if it has none.
+/// Returns where to listen for callers of `host`: the address that it spells, or the name's first
+/// address that is not loopback. Many machines resolve their own name to 127.0.1.1 alone, where no
+/// other machine reaches them: for such a name (but not for localhost) it returns the address for
+/// all interfaces.
+/// @throws RendezvousError if `host` has no address.
 Endpoint where_to_listen(asio::io_context& io, const std::string& host, std::uint16_t port);
 
-/// The address for "all of mine", of the same family.
+/// Returns the address for all interfaces, of the same family.
 asio::ip::address any_like(const asio::ip::address& address);
 
-/// Where to call a rank that listens, as it says, at `place`, for one that reached rank 0 at
-/// `rank_0`. A loopback address means that it is on rank 0's machine.
+/// Returns where to call a rank that gave `place` as its address, for a caller that reached rank 0
+/// at `rank_0`. A loopback address means that the rank is on rank 0's machine.
 Endpoint where_to_call(const Endpoint& place, const asio::ip::address& rank_0);
+
+/// Returns true for addresses that the Internet does not carry: loopback, link-local, private (RFC
+/// 1918) and unique local (RFC 4193) ones.
+bool is_private(asio::ip::address address);
+
+/// Throws RendezvousError if ranks without a secret may not meet at `address`.
+void require_allowed(const asio::ip::address& address, const std::string& secret);
 
 }  // namespace kvmesh::tcp

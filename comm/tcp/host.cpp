@@ -9,8 +9,8 @@
 namespace kvmesh::tcp {
 namespace {
 
-// Everyone is told this often who is missing, so that ranks whose deadline ends before rank 0's can
-// name them; and of many missing ranks, this many.
+// Rank 0 sends the missing ranks to all that have come this often per deadline, so that ranks whose
+// deadline ends before rank 0's can name them; it sends at most kNamed of them.
 constexpr int kNewsPerDeadline = 20;
 constexpr std::size_t kNamed = 32;
 
@@ -19,7 +19,7 @@ std::string_view bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
 }
 
-/// Guests say nothing more while they wait: what there is to read is the end.
+/// Ranks send nothing while they wait, so a socket with something to read has been closed.
 bool has_left(Link& link) {
   ErrorCode error;
   link.socket.non_blocking(true, error);
@@ -28,15 +28,30 @@ bool has_left(Link& link) {
   return error != asio::error::would_block;
 }
 
+/// Sends without waiting: what the socket does not take at once is lost.
+void say(Socket& socket, Say what, std::string_view payload) {
+  const Answer answer{.say = what, .bytes = static_cast<std::uint32_t>(payload.size())};
+  ErrorCode ignored;
+  socket.non_blocking(true, ignored);
+  socket.write_some(
+      std::vector<asio::const_buffer>{asio::buffer(&answer, sizeof(answer)), asio::buffer(payload)},
+      ignored);
+}
+
+Endpoint place_of(asio::io_context& io, const TcpOptions& options) {
+  const Endpoint place =
+      where_to_listen(io, options.address.empty() ? options.host : options.address, options.port);
+  require_allowed(place.address(), options.secret);
+  return place;
+}
+
 }  // namespace
 
 Host::Host(const TcpOptions& options, Links& links, const Waiting& waiting)
     : options_(&options),
       links_(&links),
       waiting_(&waiting),
-      reception_(*links.io, where_to_listen(
-                                *links.io, options.address.empty() ? options.host : options.address,
-                                options.port)),
+      reception_(*links.io, place_of(*links.io, options), links.credentials, options.size),
       table_(static_cast<std::size_t>(options.size)) {}
 
 void Host::gather() {
@@ -70,7 +85,7 @@ bool Host::all_are_here() {
   return missing().empty();
 }
 
-/// Someone who left before all were here may come again: a worker that was started anew.
+/// A rank that left before all had come may come again, if its process is restarted.
 void Host::forget_who_left() {
   for (auto& link : links_->peers) {
     if (link && has_left(*link)) link.reset();
@@ -79,34 +94,33 @@ void Host::forget_who_left() {
 
 void Host::admit(Guest guest) {
   forget_who_left();
-  if (const std::string reason = complaint_about(guest.hello); !reason.empty()) {
-    const std::string all =
-        fmt::format("{}: {} {}", waiting_->operation, other_end(guest.socket), reason);
-    links_->peers.push_back(Link{std::move(guest.socket), false});  // to hear why, like the others
-    say_farewell(Say::kRefused, all);
-    throw RendezvousError(all);
+  if (const std::string reason = complaint_about(guest.claim); !reason.empty()) {
+    return refuse(std::move(guest), reason);
   }
-  links_->peers[guest.hello.rank] = Link{std::move(guest.socket), false};
-  table_[guest.hello.rank] = guest.hello.listens;
+  links_->peers[guest.claim.rank] = Link{std::move(guest.socket), false};
+  table_[guest.claim.rank] = guest.claim.listens;
   if (const std::vector<Rank> others = missing(); !others.empty()) {
-    tell(Rank{static_cast<std::int32_t>(guest.hello.rank)}, Say::kWaiting, bytes_of(others));
+    tell(Rank{static_cast<std::int32_t>(guest.claim.rank)}, Say::kWaiting, bytes_of(others));
   }
 }
 
-std::string Host::complaint_about(const Hello& hello) const {
+std::string Host::complaint_about(const Claim& claim) const {
   const auto size = static_cast<std::uint32_t>(options_->size);
-  if (hello.version != kVersion) {
-    return fmt::format("speaks version {}, rank 0 version {}", hello.version, kVersion);
+  if (claim.size != size) {
+    return fmt::format("rank {} of {} ranks, where rank 0 has a job of {}", claim.rank, claim.size,
+                       size);
   }
-  if (hello.size != size) {
-    return fmt::format("says that it is rank {} of {} ranks, rank 0 has a job of {}", hello.rank,
-                       hello.size, size);
-  }
-  if (hello.rank >= size) return fmt::format("says that it is rank {} of {}", hello.rank, size);
-  if (hello.rank == 0 || links_->peers[hello.rank]) {
-    return fmt::format("says that it is rank {}, which is here already", hello.rank);
+  if (claim.rank >= size) return fmt::format("rank {} of {}", claim.rank, size);
+  if (claim.rank == 0 || links_->peers[claim.rank]) {
+    return fmt::format("another rank {}, which is here already", claim.rank);
   }
   return {};
+}
+
+void Host::refuse(Guest guest, const std::string& reason) {
+  reception_.note("refused as " + reason, guest.socket);
+  const std::string text = fmt::format("{} is {}", other_end(guest.socket), reason);
+  say(guest.socket, Say::kRefused, text);
 }
 
 std::vector<Rank> Host::missing() const {
@@ -137,17 +151,10 @@ void Host::tell_everyone(Say say, std::string_view payload) {
   }
 }
 
-/// Why rank 0 gives up, to all who came. It waits for nobody any more: what a socket does not take
-/// at once is not said.
-void Host::say_farewell(Say say, std::string_view payload) {
-  const Answer answer{.say = say, .bytes = static_cast<std::uint32_t>(payload.size())};
-  ErrorCode ignored;
+/// Sends the reason why rank 0 gives up to all ranks that have come.
+void Host::say_farewell(Say what, std::string_view payload) {
   for (auto& link : links_->peers) {
-    if (!link) continue;
-    link->socket.non_blocking(true, ignored);
-    link->socket.write_some(std::vector<asio::const_buffer>{asio::buffer(&answer, sizeof(answer)),
-                                                            asio::buffer(payload)},
-                            ignored);
+    if (link) say(link->socket, what, payload);
   }
 }
 

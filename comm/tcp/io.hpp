@@ -1,4 +1,4 @@
-// Sockets with deadlines: each call here waits, but not past `until`, and sleeps while it does.
+// Sockets with deadlines: each call blocks until `until` at the latest, and sleeps while it waits.
 #pragma once
 
 #include <boost/asio/buffer.hpp>
@@ -18,14 +18,15 @@ using ErrorCode = boost::system::error_code;
 using Socket = asio::ip::tcp::socket;
 using Endpoint = asio::ip::tcp::endpoint;
 
-/// Messages go at once, and a program that this one starts does not inherit the connection.
+/// Sends small messages without delay, and closes the connection in programs that this one starts.
 void prepare(Socket& socket);
 
-/// Runs handlers of `io` until `result` has a value or the time is over. True if it has one.
+/// Runs handlers of `io` until `result` has a value or the time is over. Returns true if it has
+/// one.
 bool run_until(asio::io_context& io, Clock::time_point until,
                const std::optional<ErrorCode>& result);
 
-// Past `until` these close the socket and return asio::error::timed_out.
+// These return asio::error::timed_out, with the socket closed, if they are not done at `until`.
 ErrorCode connect(asio::io_context& io, Socket& socket, const Endpoint& to,
                   Clock::time_point until);
 ErrorCode read(asio::io_context& io, Socket& socket, asio::mutable_buffer into,
@@ -33,15 +34,15 @@ ErrorCode read(asio::io_context& io, Socket& socket, asio::mutable_buffer into,
 ErrorCode write(asio::io_context& io, Socket& socket,
                 const std::vector<asio::const_buffer>& buffers, Clock::time_point until);
 
-/// The addresses of a name, or the one that `host` spells. Empty, with the reason, if there is
-/// none.
+/// Returns the addresses of a name, or the address that `host` spells. Returns nothing and sets
+/// `error` if there is none.
 std::vector<Endpoint> resolve(asio::io_context& io, const std::string& host, std::uint16_t port,
                               ErrorCode& error);
 
-/// "127.0.0.1:4000".
+/// Returns "127.0.0.1:4000".
 std::string to_string(const Endpoint& endpoint);
 
-/// The other end's address, for messages: "127.0.0.1:4000", or "someone" if it has gone.
+/// Returns the other end's address for messages: "127.0.0.1:4000", or "someone" if it has gone.
 std::string other_end(const Socket& socket);
 
 }  // namespace kvmesh::tcp

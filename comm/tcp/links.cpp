@@ -18,12 +18,15 @@ void throw_if(const ErrorCode& error, Rank peer, const Waiting& waiting) {
   throw PeerLost(waiting.me, peer, waiting.operation, error.message());
 }
 
-Link call(asio::io_context& io, const Place& place, const Hello& hello, const Waiting& waiting) {
+Link call(Links& links, const Place& place, const Claim& claim, const Waiting& waiting) {
+  asio::io_context& io = *links.io;
   Link link{Socket(io), true};
   throw_if(connect(io, link.socket, place.at, waiting.until), place.rank, waiting);
-  throw_if(write(io, link.socket, {asio::buffer(&hello, sizeof(hello))}, waiting.until), place.rank,
-           waiting);
-  return link;
+  const Greeting greeting = greet(io, link.socket, links.credentials, claim, waiting.until);
+  throw_if(greeting.error, place.rank, waiting);
+  if (greeting.complaint.empty()) return link;
+  throw RendezvousError(fmt::format("{}: {} listens where rank {} should: {}", waiting.operation,
+                                    greeting.complaint, place.rank.value, to_string(place.at)));
 }
 
 void await_welcome(asio::io_context& io, Link& link, Rank peer, const Waiting& waiting) {
@@ -44,29 +47,52 @@ void take_calls(Links& links, Reception& reception, std::vector<Rank> expected, 
       throw Timeout(waiting.me, expected, waiting.operation + reception.strangers(),
                     waiting.deadline);
     }
-    const Rank caller{static_cast<std::int32_t>(guest->hello.rank)};
+    const Rank caller{static_cast<std::int32_t>(guest->claim.rank)};
     const auto place = std::find(expected.begin(), expected.end(), caller);
-    if (guest->hello.token != token || place == expected.end()) continue;
+    if (guest->claim.token != token || place == expected.end()) continue;
     expected.erase(place);
     const Answer welcome{.say = Say::kWelcome};
     throw_if(
         write(*links.io, guest->socket, {asio::buffer(&welcome, sizeof(welcome))}, waiting.until),
         caller, waiting);
-    links.peers[guest->hello.rank] = Link{std::move(guest->socket), false};
+    links.peers[guest->claim.rank] = Link{std::move(guest->socket), false};
   }
 }
 
 }  // namespace
 
+Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credentials, Claim claim,
+               Clock::time_point until) {
+  const Hello hello{.nonce = make_nonce()};
+  Challenge challenge{};
+  const auto buffer = asio::buffer(&challenge, sizeof(challenge));
+  constexpr std::size_t kFirst = sizeof(Challenge::magic);
+  ErrorCode error = write(io, socket, {asio::buffer(&hello, sizeof(hello))}, until);
+  if (!error) error = read(io, socket, asio::buffer(buffer, kFirst), until);
+  if (error) return {.error = error};
+  if (challenge.magic != kMagic) return {.complaint = "another program"};
+  error = read(io, socket, buffer + kFirst, until);
+  if (error) return {.error = error};
+  if (challenge.version != kVersion) {
+    return {.complaint = fmt::format("another version of kvmesh ({}, this one speaks {})",
+                                     challenge.version, kVersion)};
+  }
+  if (!is_equal(challenge.proof,
+                prove(credentials, Role::kListener, hello.nonce, challenge.nonce))) {
+    return {.complaint = "a rank of another job, or with another secret,"};
+  }
+  claim.proof = prove(credentials, Role::kCaller, hello.nonce, challenge.nonce, words_of(claim));
+  return {.error = write(io, socket, {asio::buffer(&claim, sizeof(claim))}, until)};
+}
+
 void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting) {
   // Everyone calls first and waits for answers last: no rank's answer depends on another's.
-  const Hello hello{.token = token,
+  const Claim claim{.token = token,
                     .size = static_cast<std::uint32_t>(links.peers.size()),
                     .rank = static_cast<std::uint32_t>(waiting.me.value)};
   for (const Place& place : i_call) {
-    links.peers[static_cast<std::size_t>(place.rank.value)] =
-        call(*links.io, place, hello, waiting);
+    links.peers[static_cast<std::size_t>(place.rank.value)] = call(links, place, claim, waiting);
   }
   take_calls(links, reception, {call_me.begin(), call_me.end()}, token, waiting);
   for (const Place& place : i_call) {

@@ -10,8 +10,8 @@
 
 namespace kvmesh::tcp {
 
-/// A connection to a peer. In groups made by split, those who called call again: the other way
-/// round there may be no way.
+/// A connection to a peer. For a group made by split, the rank that called calls again: its peer
+/// may not be able to reach it.
 struct Link {
   Socket socket;
   bool called = false;  // this rank called the peer
@@ -21,9 +21,10 @@ struct Links {
   std::unique_ptr<asio::io_context> io;
   std::vector<std::optional<Link>> peers;  // [rank], none for this rank
   asio::ip::address listens_on;            // where this rank listens for the groups made by split
+  Credentials credentials;
 };
 
-/// What a rank waits for and until when, for its errors.
+/// The operation and the deadline of a wait, for its errors.
 struct Waiting {
   Rank me;
   std::string operation;
@@ -39,12 +40,24 @@ struct Place {
   Endpoint at;
 };
 
-/// Collective. Connects me to those I call and to those who call me, and puts the connections into
-/// `links`. Both ends of each connection show `token`. @throws Timeout, PeerLost, RendezvousError.
+/// The result of greet().
+struct Greeting {
+  ErrorCode error{};
+  std::string complaint{};  // set if the listener is no rank of this job; completes "... listens"
+};
+
+/// Exchanges the proofs on a new connection, as its caller, and sends `claim` with the proof.
+Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credentials, Claim claim,
+               Clock::time_point until);
+
+/// Connects this rank to those that it calls and to those that call it, and puts the connections
+/// into `links`. Both ends of each connection show `token`.
+/// @throws Timeout, PeerLost, RendezvousError.
+/// Collective.
 void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting);
 
-/// A number that no other group has.
+/// Returns a random number, which identifies a group.
 std::uint64_t make_token();
 
 }  // namespace kvmesh::tcp

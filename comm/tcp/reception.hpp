@@ -1,8 +1,10 @@
-// The listening side: everyone who connects and says Hello.
+// The listening side: accepts connections and finds out who they are.
 #pragma once
 
+#include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <list>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -10,41 +12,66 @@
 
 namespace kvmesh::tcp {
 
-/// Someone who connected and spoke our language.
+/// A rank of this job that has connected: its proof was right.
 struct Guest {
   Socket socket;
-  Hello hello{};
+  Claim claim{};
 };
 
-/// Accepts, and reads from any number of connections at once, so that one that says nothing keeps
-/// nobody waiting. Those that say something else are closed.
+/// Accepts, and talks to any number of connections at once, so that one that says nothing keeps
+/// nobody waiting. It closes those that say something else or have another secret, and, if too many
+/// say nothing, the oldest of those. So strangers cost a rank at most a second attempt.
 class Reception {
  public:
-  /// @throws RendezvousError if it cannot listen there. Port 0: any free one.
-  Reception(asio::io_context& io, const Endpoint& at);
+  /// Listens at `at`; port 0: any free one. `ranks`: the number of ranks that may call at once.
+  /// @throws RendezvousError if it cannot listen there.
+  Reception(asio::io_context& io, const Endpoint& at, const Credentials& credentials, int ranks);
   ~Reception();
   Reception(const Reception&) = delete;
   Reception& operator=(const Reception&) = delete;
 
   Endpoint endpoint() const { return acceptor_.local_endpoint(); }
 
-  /// The next guest, in the order of their Hellos; none if the time is over.
+  /// Returns the next guest, in the order of their claims. Returns empty when the time is over.
   std::optional<Guest> next(Clock::time_point until);
 
-  /// About those who came but were no guests, to end a message with: empty, or " (also came: ...)".
+  /// Counts a connection that was no guest, or none that is wanted, for strangers(). `kind`
+  /// completes "2 ...".
+  void note(const std::string& kind, const Socket& socket);
+
+  /// About connections that were no guests, to end a message with: "", or " (also came: ...)".
   std::string strangers() const;
 
  private:
+  struct Visit {
+    Socket socket;
+    Hello hello{};
+    Challenge challenge{};
+    Claim claim{};
+  };
+  using Place = std::list<Visit>::iterator;
+
   void accept();
-  void listen_to(std::list<Guest>::iterator guest);
+  void accept_later(const ErrorCode& why);
+  void close_oldest();
+  bool may_come(const Socket& socket) const;
+  void read_hello(Place visit);
+  void answer(Place visit);
+  void read_claim(Place visit);
+  bool goes_on(const ErrorCode& error, Place visit, const char* kind_if_not);
+  void turn_away(Place visit, const char* kind);
 
   asio::io_context* io_;
+  Credentials credentials_;
+  std::size_t most_visits_;
   asio::ip::tcp::acceptor acceptor_;
-  std::list<Guest> silent_;        // connected, said too little so far
-  std::deque<Guest> arrived_;      // said Hello
+  asio::steady_timer pause_;
+  std::list<Visit> visits_;        // connected, not known so far
+  std::deque<Guest> arrived_;      // known
   std::optional<ErrorCode> news_;  // set by a handler that changed `arrived_`
-  int foreign_ = 0;
-  std::string last_foreign_;
+  std::map<std::string, int> strangers_;
+  std::string last_stranger_;
+  std::string accept_error_;
 };
 
 }  // namespace kvmesh::tcp

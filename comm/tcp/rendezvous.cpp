@@ -12,6 +12,7 @@ namespace kvmesh::tcp {
 namespace {
 
 constexpr auto kRetryEvery = std::chrono::milliseconds(20);
+constexpr int kAttempts = 4;  // a deadline has time for at least this many
 constexpr std::uint32_t kLongestAnswer = 1 << 20;
 
 struct Table {
@@ -19,26 +20,20 @@ struct Table {
   std::vector<Address> listens;  // [rank]
 };
 
-/// The side of every rank but 0.
+/// The rendezvous as seen by every rank but 0.
 class Visitor {
  public:
   Visitor(const TcpOptions& options, Links& links, const Waiting& waiting)
       : options_(&options), links_(&links), waiting_(&waiting), socket_(*links.io) {}
 
-  /// Finds rank 0 and waits until it knows everyone.
+  /// Finds rank 0 and waits until all ranks have come. If rank 0 hangs up before that, it may be
+  /// restarted, so this rank calls again.
   Table meet() {
-    while (!introduce()) {
+    while (!wait_for_all()) {
       if (Clock::now() + kRetryEvery >= waiting_->until) {
         throw_timeout({Rank{0}}, fmt::format("{} ({})", waiting_->operation, obstacle_));
       }
       std::this_thread::sleep_for(kRetryEvery);
-    }
-    while (answer_.say == Say::kWaiting) {
-      missing_ = ranks_in(payload_);
-      if (const ErrorCode error = read_answer()) {
-        if (error == asio::error::timed_out) throw_timeout(missing_, waiting_->operation);
-        throw PeerLost(waiting_->me, Rank{0}, waiting_->operation, error.message());
-      }
     }
     links_->peers[0] = Link{std::move(socket_), true};
     return table();
@@ -47,42 +42,76 @@ class Visitor {
   Reception& reception() { return *reception_; }
 
  private:
-  /// One attempt, up to rank 0's first answer. False if another may do better.
+  /// Makes one attempt, up to the table. Returns false if another attempt may succeed.
+  bool wait_for_all() {
+    if (!introduce()) return false;
+    while (answer_.say == Say::kWaiting) {
+      missing_ = ranks_in(payload_);
+      const ErrorCode error = read_answer(waiting_->until);
+      if (error == asio::error::timed_out) throw_timeout(missing_, waiting_->operation);
+      if (!error) continue;
+      obstacle_ = fmt::format("rank 0 was there, but hung up: {}", error.message());
+      return false;
+    }
+    return true;
+  }
+
+  /// Calls rank 0 and reads its first answer. The time is limited, since a stranger that listens
+  /// there and says nothing may leave before the deadline.
   bool introduce() {
-    if (!call()) return false;
+    const Clock::time_point until =
+        std::min(waiting_->until, Clock::now() + waiting_->deadline / kAttempts);
+    if (!call(until)) return false;
     const asio::ip::address here = socket_.local_endpoint().address();
     links_->listens_on = own_address(here);
+    require_allowed(links_->listens_on, options_->secret);
     reception_.reset();
-    reception_.emplace(*links_->io, Endpoint(links_->listens_on, 0));
+    reception_.emplace(*links_->io, Endpoint(links_->listens_on, 0), links_->credentials,
+                       options_->size);
     const Endpoint place(links_->listens_on.is_unspecified() ? here : links_->listens_on,
                          reception_->endpoint().port());
-    const Hello hello{.size = static_cast<std::uint32_t>(options_->size),
+    const Claim claim{.size = static_cast<std::uint32_t>(options_->size),
                       .rank = static_cast<std::uint32_t>(options_->rank),
                       .listens = address_of(place)};
-    ErrorCode error =
-        write(*links_->io, socket_, {asio::buffer(&hello, sizeof(hello))}, waiting_->until);
-    if (!error) error = read_answer();
+    const Greeting greeting = greet(*links_->io, socket_, links_->credentials, claim, until);
+    if (!greeting.complaint.empty()) {
+      obstacle_ = fmt::format("{} listens there", greeting.complaint);
+      return false;
+    }
+    const ErrorCode error = greeting.error ? greeting.error : read_answer(until);
     if (error == asio::error::timed_out) {
-      obstacle_ = "something listens there, but says nothing";
+      late("something listens there, but says nothing", until);
     } else if (error) {
       obstacle_ = fmt::format("something listens there, but hangs up: {}", error.message());
     }
     return !error;
   }
 
-  bool call() {
+  /// Notes a timeout. If the deadline has cut the attempt short, the reason of the attempt before
+  /// it says more.
+  void late(std::string obstacle, Clock::time_point until) {
+    if (until < waiting_->until || obstacle_.empty()) obstacle_ = std::move(obstacle);
+  }
+
+  bool call(Clock::time_point until) {
     ErrorCode error;
     for (const Endpoint& at : resolve(*links_->io, options_->host, options_->port, error)) {
+      require_allowed(at.address(), options_->secret);
       socket_ = Socket(*links_->io);
-      error = connect(*links_->io, socket_, at, waiting_->until);
+      error = connect(*links_->io, socket_, at, until);
       if (!error) return true;
     }
-    obstacle_ = error.message();
+    if (error == asio::error::timed_out) {
+      late(error.message(), until);
+    } else {
+      obstacle_ = error.message();
+    }
     return false;
   }
 
-  /// Where to listen for the others, for a rank that reaches rank 0 from `here`. From loopback it
-  /// is on rank 0's machine: those on other machines call it there, see where_to_call.
+  /// Returns where to listen for the others, for a rank that reaches rank 0 from `here`. If that is
+  /// a loopback address, this rank is on rank 0's machine, and ranks of other machines call it
+  /// there (where_to_call).
   asio::ip::address own_address(const asio::ip::address& here) {
     if (!options_->address.empty()) {
       return where_to_listen(*links_->io, options_->address, 0).address();
@@ -91,20 +120,20 @@ class Visitor {
     return from_outside ? any_like(here) : here;
   }
 
-  /// Reads `answer_` and `payload_`. @throws what rank 0 says if it gives up.
-  ErrorCode read_answer() {
-    ErrorCode error =
-        read(*links_->io, socket_, asio::buffer(&answer_.magic, sizeof(kMagic)), waiting_->until);
+  /// Reads `answer_` and `payload_`.
+  /// @throws RendezvousError if rank 0 refuses this rank; Timeout if it gives up.
+  ErrorCode read_answer(Clock::time_point until) {
+    asio::io_context& io = *links_->io;
+    ErrorCode error = read(io, socket_, asio::buffer(&answer_, sizeof(answer_)), until);
     if (error) return error;
-    if (answer_.magic != kMagic) throw_foreign();
-    error = read(*links_->io, socket_, asio::buffer(&answer_, sizeof(answer_)) + sizeof(kMagic),
-                 waiting_->until);
-    if (error) return error;
-    if (answer_.bytes > kLongestAnswer) throw_foreign();
+    if (answer_.magic != kMagic || answer_.bytes > kLongestAnswer) throw_foreign();
     payload_.resize(answer_.bytes);
-    error = read(*links_->io, socket_, asio::buffer(payload_), waiting_->until);
+    error = read(io, socket_, asio::buffer(payload_), until);
     if (error) return error;
-    if (answer_.say == Say::kRefused) throw RendezvousError("rank 0 gave up: " + payload_);
+    if (answer_.say == Say::kRefused) {
+      throw RendezvousError(
+          fmt::format("{}: rank 0 refuses: {}", waiting_->operation, printable(payload_)));
+    }
     if (answer_.say == Say::kLate) throw_timeout(ranks_in(payload_), waiting_->operation);
     if (answer_.say != Say::kWaiting && answer_.say != Say::kTable) throw_foreign();
     return {};
@@ -131,7 +160,7 @@ class Visitor {
   }
   [[noreturn]] void throw_foreign() const {
     throw RendezvousError(
-        fmt::format("{}: another program answers there, not rank 0", waiting_->operation));
+        fmt::format("{}: rank 0 says what no version of kvmesh says", waiting_->operation));
   }
 
   const TcpOptions* options_;
@@ -141,7 +170,7 @@ class Visitor {
   std::optional<Reception> reception_;
   Answer answer_{};
   std::string payload_;
-  std::vector<Rank> missing_;  // as rank 0 last said
+  std::vector<Rank> missing_;  // as rank 0 last reported
   std::string obstacle_;       // why the last attempt failed
 };
 
@@ -168,6 +197,7 @@ Links rendezvous(const TcpOptions& options) {
   Links links;
   links.io = std::make_unique<asio::io_context>(1);
   links.peers.resize(static_cast<std::size_t>(options.size));
+  links.credentials = {options.secret, options.job};
   if (options.rank == 0) {
     Host(options, links, waiting).gather();
   } else {

@@ -1,12 +1,15 @@
-// The TCP communicator: one connection a pair of ranks. A message is its length, then its bytes.
+// The TCP communicator: one connection per pair of ranks. A message is its length, then its bytes.
 // Reads and writes of all peers are under way at once, so ranks that all send much and read late
-// cannot block one another; a rank that waits sleeps in the kernel.
+// cannot block one another; a rank that waits sleeps in the kernel. A rank that gives up sends a
+// farewell in the place of a length. It names the rank that was late, so that the ranks which wait
+// for the sender name that rank, too.
 #include "kvmesh/tcp.hpp"
 
 #include <algorithm>
 #include <array>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
+#include <optional>
 
 #include "comm/communicator_base.hpp"
 #include "comm/size_mismatch.hpp"
@@ -20,7 +23,24 @@ namespace {
 using tcp::ErrorCode;
 namespace asio = tcp::asio;
 
-/// What one exchange does with one peer.
+/// A farewell: this number in the place of a length, then the late rank as a 64-bit number.
+constexpr std::uint64_t kFarewell = ~std::uint64_t{0};
+
+/// Returns the rank that the current exception names as late or lost. Returns empty if it names
+/// none.
+std::optional<Rank> to_blame() {
+  try {
+    throw;
+  } catch (const Timeout& error) {
+    if (!error.late().empty()) return error.late().front();
+  } catch (const PeerLost& error) {
+    return error.peer();
+  } catch (...) {
+  }
+  return std::nullopt;
+}
+
+/// The state of an exchange with one peer.
 struct Lane {
   std::uint64_t sent_length = 0;
   std::uint64_t received_length = 0;
@@ -86,6 +106,7 @@ class TcpCommunicator final : public CommunicatorBase {
 
   void receive_body(Rank peer) {
     Lane& mine = lane(peer);
+    if (mine.received_length == kFarewell) return receive_farewell(peer);
     if (mine.received_length != mine.into.size()) {
       throw SizeMismatch(operation_, rank(), mine.into.size(), peer, mine.received_length);
     }
@@ -95,7 +116,23 @@ class TcpCommunicator final : public CommunicatorBase {
                      });
   }
 
-  /// Handlers may throw: it comes out of run_until. After a failure they are only let run out.
+  void receive_farewell(Rank peer) {
+    Lane& mine = lane(peer);
+    asio::async_read(
+        socket(peer), asio::buffer(&mine.received_length, sizeof(mine.received_length)),
+        [this, peer](const ErrorCode& error, std::size_t) {
+          if (!went_well(error, peer)) return;
+          const std::uint64_t blamed = lane(peer).received_length;
+          if (blamed >= static_cast<std::uint64_t>(size())) {
+            throw PeerLost(rank(), peer, std::string(operation_), "it gave up");
+          }
+          throw Timeout(rank(), {Rank{static_cast<std::int32_t>(blamed)}},
+                        fmt::format("{} (as another rank reports)", operation_), deadline());
+        });
+  }
+
+  /// Handlers may throw: run_until passes the exception on. After a failure the remaining handlers
+  /// return at once.
   bool went_well(const ErrorCode& error, Rank peer) const {
     if (is_broken()) return false;
     if (!error) return true;
@@ -112,14 +149,28 @@ class TcpCommunicator final : public CommunicatorBase {
     return ranks;
   }
 
-  /// Hangs up. Then no operation under way uses the caller's buffers any more, and the peers know.
+  /// Closes all connections. Then no operation uses the caller's buffers any more, and the peers'
+  /// waits end.
   void break_off(std::span<const Outgoing>) override {
+    const std::optional<Rank> blamed = to_blame();
     ErrorCode ignored;
-    for (auto& link : links_.peers) {
-      if (link) link->socket.close(ignored);
+    for (std::size_t r = 0; r < links_.peers.size(); ++r) {
+      auto& link = links_.peers[r];
+      if (!link) continue;
+      if (blamed && !lanes_[r].is_sending) say_farewell(link->socket, *blamed);
+      link->socket.close(ignored);
     }
     links_.io->restart();
     links_.io->run();
+  }
+
+  /// Sends without waiting: what the socket does not take at once is lost.
+  static void say_farewell(tcp::Socket& socket, Rank blamed) {
+    const std::array<std::uint64_t, 2> farewell{kFarewell,
+                                                static_cast<std::uint64_t>(blamed.value)};
+    ErrorCode ignored;
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(farewell), ignored);
   }
 
   tcp::Links links_;
@@ -127,16 +178,20 @@ class TcpCommunicator final : public CommunicatorBase {
   std::string_view operation_;  // of the exchange under way
 };
 
-/// The new group has connections of its own, so it goes on if this one breaks, and the other way
-/// round. Whoever called a peer before calls it again, where it was reached before.
+/// The new group has its own connections, so it can be used after this one breaks, and the other
+/// way round. The rank that called its peer for this group calls it again, at the same address.
 std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   const std::vector<Rank> members = split_members(*this, color, key);
   tcp::Links links;
   links.io = std::make_unique<asio::io_context>(1);
   links.peers.resize(members.size());
   links.listens_on = links_.listens_on;
+  links.credentials = links_.credentials;
   std::optional<tcp::Reception> reception;
-  if (members.size() > 1) reception.emplace(*links.io, tcp::Endpoint(links_.listens_on, 0));
+  if (members.size() > 1) {
+    reception.emplace(*links.io, tcp::Endpoint(links_.listens_on, 0), links.credentials,
+                      static_cast<int>(members.size()));
+  }
 
   struct Door {
     std::uint64_t token;

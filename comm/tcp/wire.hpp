@@ -3,15 +3,18 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "comm/tcp/io.hpp"
+#include "comm/tcp/proof.hpp"
 
 namespace kvmesh::tcp {
 
 inline constexpr std::uint64_t kMagic = 0x31'68'73'65'6D'76'6B'89;  // 0x89 "kvmesh1"
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 
 /// Where a rank listens: IPv6, or IPv4 mapped into it.
 struct Address {
@@ -19,15 +22,42 @@ struct Address {
   std::uint32_t port = 0;
 };
 
-/// The first words of whoever connects.
+// A connection begins with three messages. They tell nothing of the job before its secret is
+// proved.
+//
+//   caller                                 listener
+//     Hello: a nonce                     ->
+//                                        <-  Challenge: a nonce, and the listener's proof
+//     Claim: who I am, caller's proof    ->
+
+/// The magic and the version come first in all versions.
 struct Hello {
   std::uint64_t magic = kMagic;
-  std::uint64_t token = 0;  // of the group that is being connected; 0 at the rendezvous
   std::uint32_t version = kVersion;
+  std::uint32_t zero = 0;
+  Nonce nonce{};
+};
+
+struct Challenge {
+  std::uint64_t magic = kMagic;
+  std::uint32_t version = kVersion;
+  std::uint32_t zero = 0;
+  Nonce nonce{};
+  Proof proof{};
+};
+
+struct Claim {
+  std::uint64_t token = 0;  // of the group that is being connected; 0 at the rendezvous
   std::uint32_t size = 0;
   std::uint32_t rank = 0;
   Address listens{};
+  std::uint32_t zero = 0;
+  Proof proof{};  // also of the members above
 };
+
+inline std::span<const std::byte> words_of(const Claim& claim) {
+  return std::as_bytes(std::span(&claim, 1)).first(offsetof(Claim, proof));
+}
 
 /// What the one who listens says, any number of times.
 enum class Say : std::uint32_t {
@@ -35,7 +65,7 @@ enum class Say : std::uint32_t {
   kWaiting,  ///< Rank 0: not all are here; the ranks that are missing (the first of them) follow.
   kTable,    ///< Rank 0: all are here; the token and everyone's address follow.
   kLate,     ///< Rank 0 gives up; the missing ranks follow.
-  kRefused,  ///< Rank 0 gives up; the reason follows as text.
+  kRefused,  ///< Rank 0 does not take this rank, or gives up; the reason follows as text.
 };
 struct Answer {
   std::uint64_t magic = kMagic;
@@ -45,6 +75,8 @@ struct Answer {
 
 // They travel as they lie in memory, so nothing may be left unsaid between members.
 static_assert(std::has_unique_object_representations_v<Hello>);
+static_assert(std::has_unique_object_representations_v<Challenge>);
+static_assert(std::has_unique_object_representations_v<Claim>);
 static_assert(std::has_unique_object_representations_v<Answer>);
 
 inline Address address_of(const Endpoint& endpoint) {

@@ -3,14 +3,16 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "kvmesh/api.h"
+#include "kvmesh/change_log.hpp"
 #include "kvmesh/error.hpp"
+#include "kvmesh/prefix.hpp"
+#include "kvmesh/result.hpp"
 #include "kvmesh/types.hpp"
 
 namespace KVMESH_API kvmesh {
@@ -41,6 +43,7 @@ struct AllocatorOptions {
   /// another's ids. (A KvCache draws a number that all its ranks share and no other cache has.) Not
   /// part of the digest.
   std::uint16_t id_space = 0;
+  PrefixOptions prefix{};
 };
 
 /// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
@@ -79,10 +82,10 @@ struct JournalEntry {
 /// chooses is full, another rank provides the page: an operation runs out of pages only if all
 /// ranks are full.
 ///
-/// Strong guarantee: an operation that throws (or whose `try_` form returns empty) has changed
-/// nothing. Not thread-safe: one thread drives a copy. Complexity is amortised O(1) per page, but
-/// O(ranks) where a rank is chosen: for a sequence's home, for a page that balanced placement adds
-/// past the threshold, and where ranks are full.
+/// Strong guarantee: an operation that throws (or whose `try_` form returns a reason) has
+/// changed nothing. Not thread-safe: one thread drives a copy. Complexity is amortised O(1) per
+/// page, but O(ranks) where a rank is chosen: for a sequence's home, for a page that balanced
+/// placement adds past the threshold, and where ranks are full.
 class PageAllocator {
  public:
   /// @throws InvalidArgument if the options are invalid.
@@ -98,9 +101,9 @@ class PageAllocator {
 
   /// Makes room for at least `tokens` tokens in all. Does nothing if the capacity is enough.
   /// @throws OutOfPages; UnknownSequence; InvalidArgument if `tokens` is negative. try_reserve
-  /// returns false instead of OutOfPages.
+  /// returns OutOfPages instead of throwing it.
   void reserve(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
   /// sequence's last page is copied if it is not full and a fork shares it. The copy stays on the
@@ -109,18 +112,20 @@ class PageAllocator {
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
-  /// UnknownSequence, InvalidArgument. try_append returns empty instead of OutOfPages.
+  /// UnknownSequence, InvalidArgument. try_append returns OutOfPages instead of throwing it.
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
   std::vector<PageCopy> append(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] std::optional<std::vector<PageCopy>> try_append(
-      std::span<const AppendRequest> requests);
+  Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
 
   /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
   /// a fork shares by a page that only this sequence holds.
   /// REQUIRES: 0 <= begin <= end <= capacity.
   /// Returns the copies to make before anything is written.
-  /// @throws OutOfPages, UnknownSequence, InvalidArgument.
+  /// @throws OutOfPages, UnknownSequence, InvalidArgument. try_make_writable returns OutOfPages
+  /// instead of throwing it.
   std::vector<PageCopy> make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+  Result<std::vector<PageCopy>> try_make_writable(SequenceId sequence, std::int64_t begin,
+                                                  std::int64_t end);
 
   /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
   /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.
@@ -137,6 +142,34 @@ class PageAllocator {
   /// Erases the sequence and frees the pages that no fork shares. @throws UnknownSequence.
   void erase(SequenceId sequence);
 
+  /// Returns the rules by which keys for this allocator are made.
+  PrefixRules prefix_rules() const;
+
+  /// Finds the longest run of published pages with the key's tokens, on whichever ranks they are,
+  /// and pins it. The run may end with the first tokens of a page.
+  /// REQUIRES: the prefix cache is enabled; the key has this allocator's rules.
+  /// @throws InvalidArgument.
+  PrefixMatch match_prefix(const PrefixKey& key);
+  /// Makes a sequence of a match, which ends: its pages, copy on write, and its length.
+  /// @throws UnknownSequence if the match has ended.
+  SequenceId create_with_prefix(const PrefixMatch& match);
+  SequenceId create_with_prefix(const PrefixKey& key) {
+    return create_with_prefix(match_prefix(key));
+  }
+  /// Ends a match that is not used. @throws UnknownSequence if it has ended.
+  void release(const PrefixMatch& match);
+
+  /// Makes the sequence's full pages known to later matches. Where another sequence has published
+  /// the same page, the sequence shares that one and gives up its own: its version changes. A
+  /// published page is never written; when its last sequence leaves it, it is cached until its room
+  /// is needed. Pages that a fork shares before they are published wait until one sequence is left,
+  /// so publish before you fork. REQUIRES: the key's tokens are those of the sequence's first
+  /// positions, and their keys and values are written, or will be before later work reads them.
+  /// @throws UnknownSequence; InvalidArgument if the prefix cache is off, the key has other rules,
+  /// or other tokens than pages that the sequence has published.
+  void publish(SequenceId sequence, const PrefixKey& key,
+               std::span<const Retention> retentions = {});
+
   bool contains(SequenceId sequence) const;
   /// The length and the capacity in tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const;
@@ -151,9 +184,12 @@ class PageAllocator {
   /// @throws UnknownSequence.
   std::uint64_t version(SequenceId sequence) const;
 
+  /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
   std::int64_t free_pages(Rank rank) const;
-  /// The number of sequences that hold the page; 0 for a free page.
+  /// Of these, the pages that are kept for their content although no sequence holds them.
+  std::int64_t cached_pages() const;
+  /// The number of sequences that hold the page; 0 for a free or cached page.
   std::int32_t reference_count(PageId page) const;
   /// The number of times the page was handed out: a reader that stored it can detect reuse.
   std::uint32_t generation(PageId page) const;
@@ -165,6 +201,14 @@ class PageAllocator {
   std::uint64_t digest() const;
   /// The last operations (at most 256), oldest first: compare them when digests differ.
   std::vector<JournalEntry> journal() const;
+
+  /// Adds a follower of the change log: every later operation appends its changes of page tables.
+  /// Returns a cursor after the last change. The log keeps about as many changes as there are
+  /// pages, at most 2^18.
+  ChangeCursor follow();
+  /// Returns the changes at the cursor, as many as lie in one piece, and moves the cursor past
+  /// them. Call it until it returns no changes. The span is valid until the next operation.
+  ChangeRun read_changes(ChangeCursor& cursor) const;
 
   /// Checks every invariant by recomputing it, O(state). @throws Error naming the first broken one.
   void verify_integrity() const;

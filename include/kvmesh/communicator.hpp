@@ -119,38 +119,53 @@ void run_loopback(int ranks, const std::function<void(Communicator&)>& body,
                   std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
 /// Starts MPI on construction and finalizes it on destruction. Make one per process, first thing in
-/// main. In a program that has already started MPI, the session neither starts nor finalizes it.
-/// While an exception unwinds main, the destructor does not finalize MPI, because that waits for
-/// the peers: the process exits without finalizing, and the launcher stops the others.
+/// main. It does nothing in a program that has already started MPI, and where the ranks meet by TCP
+/// (see launcher.hpp). While an exception unwinds main, the destructor does not finalize MPI,
+/// because that waits for the peers: the process exits without finalizing, and the launcher stops
+/// the others.
+///
+/// MPI_Init and MPI_Finalize wait for all ranks, and nothing can interrupt them. If one of them
+/// takes longer than `deadline`, the session prints an error that names the ranks that have not
+/// come, and ends the process with status 2; the launcher then stops the others. (MPI does not
+/// report the missing ranks. The session knows those of its own machine.)
+///
+/// Starts MPI with MPI_THREAD_SERIALIZED.
+/// @throws InvalidArgument if the launcher's variables are invalid; Unsupported if MPI provides a
+/// lower thread level.
+/// Collective.
 class MpiSession {
  public:
-  MpiSession(int& argc, char**& argv);
+  MpiSession(int& argc, char**& argv,
+             std::chrono::milliseconds deadline = std::chrono::seconds(60));
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
-  /// Returns true under mpirun (or srun): more than one process, or a launcher that started just
-  /// one. REQUIRES: no MpiSession has been made, since MPI started without a launcher may set the
-  /// same environment variables.
+  /// Returns true if an MPI launcher started this process (mpirun, or srun with MPI support) and
+  /// the ranks do not meet by TCP: launch_from_environment().by_mpi().
   static bool launched_by_mpirun();
 
  private:
-  int exceptions_;
-  bool owner_ = false;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 // In a build without MPI an MpiSession does nothing and the two functions below throw Unsupported.
 
-/// Makes a communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). Its deadline
-/// is 60 s, which also bounds the wait for the other ranks in this call.
-/// @throws Unsupported if no MpiSession is alive; Timeout, which names all other ranks as late,
-/// since MPI does not report which ranks have called.
+/// Makes a communicator over all processes of the job (a duplicate of MPI_COMM_WORLD). `deadline`
+/// bounds the wait for the other ranks in this call, and is the communicator's first deadline.
+/// Threads: any, one at a time; if the engine itself started MPI with less than
+/// MPI_THREAD_SERIALIZED, only the thread that started it (others get Unsupported).
+/// @throws Unsupported if MPI does not run; Timeout, which names all other ranks as late, since MPI
+/// does not report which ranks have called.
 /// Collective.
-std::unique_ptr<Communicator> make_mpi_communicator();
+std::unique_ptr<Communicator> make_mpi_communicator(
+    std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
 /// Makes a communicator over the engine's own MPI communicator: `mpi_comm` points to an `MPI_Comm`,
 /// which is duplicated. Collective.
-std::unique_ptr<Communicator> make_mpi_communicator(const void* mpi_comm);
+std::unique_ptr<Communicator> make_mpi_communicator(
+    const void* mpi_comm, std::chrono::milliseconds deadline = std::chrono::seconds(60));
 
 /// The name and version of the MPI library that this build uses; empty if it has none.
 std::string mpi_library();

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvmesh/api.h"
@@ -161,5 +162,9 @@ class DigestMismatch : public Error {
   using Error::Error;
   ErrorCode code() const noexcept override { return ErrorCode::kDigestMismatch; }
 };
+
+/// Returns `text`, which may come from another process or a file, for a terminal or a log: bytes
+/// that are no printable character become \xHH. UTF-8 stays.
+std::string printable(std::string_view text);
 
 }  // namespace kvmesh

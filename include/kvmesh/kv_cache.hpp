@@ -199,10 +199,29 @@ class KvCache {
   /// UnknownSequence. They change metadata only and do not wait for the device.
   SequenceId create();
   void reserve(SequenceId sequence, std::int64_t tokens);
-  [[nodiscard]] bool try_reserve(SequenceId sequence, std::int64_t tokens);
+  Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
   SequenceId fork(SequenceId sequence);
   void truncate(SequenceId sequence, std::int64_t length);
   void erase(SequenceId sequence);
+
+  /// Makes positions [begin, end) of the sequence writable in place, as
+  /// PageAllocator::make_writable does, and copies the pages that a fork shares. Blocks until the
+  /// copies are made.
+  /// @throws as PageAllocator::make_writable. If a copy fails (Timeout, PeerLost, a device's
+  /// Error), the sequence has its new pages, and what they hold is unspecified. Collective if a
+  /// page is copied to another rank.
+  void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+  Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+
+  /// Writes keys and values in one layer at any positions below the capacity, in any order:
+  /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where
+  /// this rank holds the page. Does not change the length. On a GPU it runs after the work on
+  /// `stream`, and blocks until it is done.
+  /// REQUIRES: no position appears twice; on a GPU, no other stream reads the pages.
+  /// @throws, before anything is written, UnknownSequence; InvalidArgument for wrong tensors, for a
+  /// position past the capacity, and for one on a page that a fork shares (see make_writable).
+  void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
+             const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
 
   /// BlockMask::create, computed on the mesh's device.
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape);
@@ -234,9 +253,8 @@ class KvCache {
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
   }
-  /// As plan, but returns empty instead of throwing OutOfPages.
-  [[nodiscard]] std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch,
-                                                 const PlanOptions& options = {});
+  /// As plan, but returns OutOfPages instead of throwing it.
+  Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
 
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
@@ -244,11 +262,12 @@ class KvCache {
   /// not read yet. `q_positions` as in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step`
   /// belongs to another cache. After an error that has changed something `step` throws
-  /// InvalidArgument until it is planned again. try_replan returns false instead of OutOfPages.
+  /// InvalidArgument until it is planned again. try_replan returns OutOfPages instead of
+  /// throwing it.
   void replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
               std::span<const std::int64_t> q_positions = {});
-  [[nodiscard]] bool try_replan(StepPlan& step, std::span<const BatchEntry> batch,
-                                Stream stream = {}, std::span<const std::int64_t> q_positions = {});
+  Result<Done> try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
+                          std::span<const std::int64_t> q_positions = {});
 
   /// Compares the ranks' allocators. Debug builds call it in every plan.
   /// @throws DigestMismatch, naming the first operation in which the allocators differ.

@@ -67,10 +67,10 @@ class Mesh {
   Mesh(Mesh&&) noexcept = default;
   Mesh& operator=(Mesh&&) noexcept = default;
 
-  /// Makes a mesh of all processes of the job: the processes that meet at KVMESH_RENDEZVOUS if that
-  /// is set (see tcp_options_from_environment), else those of mpirun, else this process alone.
+  /// Makes a mesh of all processes of the job: see make_launched_communicator (launcher.hpp). The
+  /// launcher also says which GPU and which share of the machine's cores the rank uses.
   /// REQUIRES: under mpirun, an MpiSession is alive.
-  /// @throws also the errors of make_tcp_communicator.
+  /// @throws also the errors of make_launched_communicator.
   /// Collective.
   static Mesh from_launcher(const MeshOptions& options = {});
 

@@ -29,24 +29,28 @@ struct TcpOptions {
   /// 127.0.1.1), the rank listens on all interfaces. It does not if `host` is an address or
   /// localhost.
   std::string address{};
+  /// A secret of the job: ranks accept only peers that prove that they have the same one, and tell
+  /// others nothing. Without a secret all addresses must be loopback or private ones.
+  std::string secret{};
+  /// The job's id: ranks of a job with another one are strangers.
+  std::string job{};
 };
 
-/// Reads the options from the environment, as Mesh::from_launcher does:
+/// Reads the options from the environment, as make_launched_communicator does:
 ///
 ///   KVMESH_RANK=0  KVMESH_SIZE=2  KVMESH_RENDEZVOUS=host:port   (an IPv6 address in brackets)
 ///   KVMESH_ADDRESS=10.0.0.5                                     (TcpOptions::address; optional)
+///   KVMESH_SECRET=...  or  KVMESH_SECRET_FILE=path              (TcpOptions::secret; optional)
+///   KVMESH_JOB=...                                              (TcpOptions::job; optional)
 ///
-/// Returns empty if none of the first three is set.
-/// @throws InvalidArgument if one of them is missing or wrong.
-///
-/// Mesh::from_launcher reads two more variables, for jobs on several machines: KVMESH_LOCAL_RANK,
-/// the rank's number among the ranks of its machine, and KVMESH_LOCAL_SIZE, the number of these
-/// ranks. The rank uses the GPU with its local rank modulo the machine's GPUs, and an equal share
-/// of the machine's cores. Without these variables all ranks count as ranks of one machine.
+/// or, where the first three are not set, the variables of torchrun or Slurm (see launcher.hpp;
+/// docs/launching.md has them all). Returns empty if the ranks do not meet by TCP.
+/// @throws InvalidArgument, which names the variable that is missing or invalid.
 std::optional<TcpOptions> tcp_options_from_environment();
 
-/// The ranks cannot form a group: two have the same rank, or sizes or versions differ, or another
-/// program than kvmesh is on the port, or this rank cannot listen on its address.
+/// The ranks cannot form a group: rank 0 refuses this rank (its number is taken, or its job has
+/// another size), this rank cannot listen on its address, or an address is public and there is no
+/// secret. Also: the launcher has started more ranks than would meet (launcher.hpp).
 class RendezvousError : public Error {
  public:
   using Error::Error;
@@ -55,17 +59,21 @@ class RendezvousError : public Error {
 
 /// Connects the ranks of a job. Rank 0 listens, the other ranks register with it (they retry until
 /// it listens) and receive all addresses from it, and every pair connects. Ranks may start in any
-/// order.
+/// order. A rank, also rank 0, that ends before all have come may be started again.
 ///
-/// Rank 0 rejects connections that are not from kvmesh and continues. Nothing is encrypted and
-/// ranks are not authenticated: use it only on a trusted network. The lookup of a host name takes
-/// as long as the system's resolver takes; all other waits end at the deadline.
+/// Both sides of every connection prove that they have the job's secret and id before they say
+/// anything else. Rank 0 closes other connections and goes on; it refuses a rank that does not fit,
+/// and goes on. Without a secret (docs/launching.md), ranks accept only loopback and private
+/// addresses, and whoever comes first with a free rank is that rank. Nothing is encrypted. The
+/// lookup of a host name takes as long as the system's resolver takes; all other waits end at the
+/// deadline.
 ///
 /// The communicator throws `Timeout` as all do, and `PeerLost` if a peer's connection ends. After
-/// an error it closes its connections, so that peers which wait for it fail at once; groups made by
-/// `split` have their own connections and continue.
-/// @throws InvalidArgument; RendezvousError; Timeout, which names the missing ranks (up to 32);
-/// PeerLost if a rank came and then disconnected.
+/// an error it closes its connections, so that peers which wait for it fail at once: with a
+/// `Timeout` that names the rank it waited for, if it gave up on one. Groups made by `split` have
+/// their own connections and continue.
+/// @throws InvalidArgument; RendezvousError; Timeout, which names the missing ranks (up to 32) and
+/// counts the connections that were turned away; PeerLost if a rank disconnected when all had come.
 /// Collective.
 std::unique_ptr<Communicator> make_tcp_communicator(const TcpOptions& options);
 

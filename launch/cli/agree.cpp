@@ -11,7 +11,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// Text that goes to the others, with a zero at its end. What is longer is cut.
+// Text of a fixed size for messages, ended by a zero. Longer text is cut.
 template <std::size_t Size>
 using Text = std::array<char, Size>;
 
@@ -22,7 +22,7 @@ Text<Size> cut(std::string_view text) {
   return result;
 }
 
-// Message of a failed rank; empty: it succeeded.
+// A failed rank's error message; empty if the rank succeeded.
 using Message = Text<1024>;
 
 Message message_of(const std::function<void()>& local) {
@@ -88,7 +88,7 @@ void agree(Communicator& comm, const std::function<void()>& local) {
 }
 
 void agree_on(Communicator& comm, std::span<const Field> fields) {
-  // Ranks with other names have other numbers of them, too: those are compared first.
+  // Ranks of different commands have different numbers of fields, so the names are compared first.
   Value names = value_of(fields[0].value);
   std::string all_names;
   for (const Field& field : fields) all_names += field.name + '\n';

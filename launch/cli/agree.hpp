@@ -1,4 +1,4 @@
-// Failing together: an error of one rank becomes the same error on all.
+// Agreement of the ranks: an error of one rank becomes the same error on all.
 #pragma once
 
 #include <functional>
@@ -15,21 +15,22 @@ class AgreedError : public Error {
   using Error::Error;
 };
 
-/// Collective. Runs `local` (which talks to no one) on every rank; if it throws on any, throws on
-/// all an AgreedError with the message of the lowest rank that failed, which it names unless all
-/// failed alike. So a file that one node lacks ends the job with one line, and no rank waits for
-/// another that has gone.
+/// Runs `local` on every rank. `local` sends no messages. So a file that one node lacks ends the
+/// job with one line, and no rank waits for another that has ended.
+/// @throws AgreedError on all ranks if `local` throws on any, with the message of the lowest rank
+/// that failed. The message names that rank unless all ranks failed with the same message.
+/// Collective.
 void agree(Communicator& comm, const std::function<void()>& local);
 
-/// Something that must be the same on all ranks. Values are compared whole and shown cut.
+/// A value that must be the same on all ranks. Messages show its first characters.
 struct Field {
   std::string name;
   std::string value;
 };
 
-/// Collective. Compares `fields` over the ranks.
-/// @throws AgreedError, on all ranks, that names the lowest rank with another value than rank 0
-/// and the first such field; or the first field's, where ranks give other names.
+/// Compares `fields` over the ranks.
+/// @throws AgreedError on all ranks. It names the lowest rank whose value differs from rank 0's,
+/// and the first such field; if the fields' names differ, the first field. Collective.
 void agree_on(Communicator& comm, std::span<const Field> fields);
 
 }  // namespace kvmesh::launch

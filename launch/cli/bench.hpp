@@ -1,4 +1,4 @@
-// `kvmesh bench`: how fast the operations are, and how near to what the machine can do.
+// `kvmesh bench`: measures the operations, beside the limits of the machine.
 #pragma once
 
 #include <string>
@@ -8,11 +8,13 @@
 
 namespace kvmesh::launch {
 
-/// Collective; every rank passes the same flags. Rank 0 shows a row for each case as it is measured
-/// and writes all numbers to the file `json`, again after every row: what is cut off is there. With
-/// "-" it writes them to standard output, once and instead of the rows; with "" nowhere.
-/// `command` is what to write down as the command line. Returns the exit status.
-/// @throws InvalidArgument, AgreedError, the same on all ranks; or what kvmesh threw.
+/// Measures all cases. Rank 0 prints a row for each case, and after each row it writes all numbers
+/// so far to the file `json`, so that an interrupted run has its results. If `json` is "-" it
+/// writes them to standard output at the end, instead of the rows; if it is "", nowhere. `command`
+/// is the command line that the results show. REQUIRES: the same flags on every rank. Returns the
+/// exit status.
+/// @throws InvalidArgument or AgreedError, the same on all ranks; also kvmesh's errors.
+/// Collective.
 int run_bench(Mesh& mesh, const bench::Flags& flags, const std::string& command,
               const std::string& json, Output& out);
 

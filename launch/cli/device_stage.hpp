@@ -1,4 +1,4 @@
-// Host tensors taken to the mesh's device and back: for an engine whose own layers run on the CPU.
+// Copies host tensors to the mesh's device and back, for an engine whose own layers run on the CPU.
 #pragma once
 
 #include "kvmesh/device_memory.hpp"
@@ -12,12 +12,11 @@ class DeviceStage {
  public:
   explicit DeviceStage(Mesh& mesh) : mesh_(&mesh) {}
 
-  /// A copy of `host` on the device, with the same strides. On the CPU: `host` itself.
+  /// Returns a copy of `host` on the device, with the same strides. On the CPU: `host` itself.
   ConstTensorView put(const ConstTensorView& host);
-  /// Room on the device for what is to become `host`. On the CPU: `host` itself.
+  /// Returns device memory for a tensor of the form of `host`. On the CPU: `host` itself.
   TensorView room_for(const TensorView& host);
-  /// Fills `host` from the room that was made for it, when the device has done all that it was
-  /// given.
+  /// Waits until the device has done all its work, then copies the memory of room_for to `host`.
   void fetch(const TensorView& host);
 
  private:

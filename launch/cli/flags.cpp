@@ -16,7 +16,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// Of the launcher's or the machine's own, or read by rank 0 alone, or compared by content.
+// Flags that belong to the machine, that rank 0 alone reads, or whose files' contents are compared.
 const std::set<std::string> kMayDiffer{"--help", "--threads", "--timeout", "--json", "--model"};
 
 void add_common_options(CLI::App& command, Flags& flags) {
@@ -113,7 +113,7 @@ std::vector<Field> fields_of(const CLI::App& command) {
   return fields;
 }
 
-// What the names of flags mean; throws InvalidArgument.
+// Converts the names in the flags' values. Throws InvalidArgument.
 void resolve(Flags& flags) {
   flags.generate.chat = !flags.raw;
   flags.generate.generator.placement = placement_from(flags.placement);

@@ -1,4 +1,4 @@
-// The command line of the program: its subcommands, their flags, and what is wrong with either.
+// The command line of the program: its subcommands, their flags, and the errors in both.
 #pragma once
 
 #include <functional>
@@ -18,7 +18,7 @@ class App;
 
 namespace kvmesh::launch {
 
-/// All that can be typed.
+/// The values of all flags.
 struct Flags {
   std::string device = "auto";
   int threads = 0;
@@ -38,7 +38,7 @@ struct Flags {
   CapacityOptions capacity{};
 };
 
-/// Which subcommand was given, and what its flags mean.
+/// The subcommand that was given, and the meaning of its flags.
 struct Command {
   std::string name{};
   MeshOptions mesh{};
@@ -48,8 +48,7 @@ struct Command {
 /// Adds the subcommands; parsing one fills `flags` and `command`.
 void add_subcommands(CLI::App& app, Flags& flags, Command& command);
 
-/// Throws if the first argument should name a subcommand and names none, or a value is empty: no
-/// flag has a use for that.
+/// Checks that the first argument names a subcommand, and that no value is empty.
 /// @throws InvalidArgument, with the closest subcommand or the flag's name.
 void check_arguments(const CLI::App& app, int argc, const char* const* argv);
 

@@ -40,7 +40,7 @@ void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::Lla
       prompt, max_tokens, shape.context_tokens));
 }
 
-// Of a rank's pools; as a real number, which no flag's value can overflow.
+// Bytes of a rank's pools, as a real number, which does not overflow for any value of the flags.
 double pool_bytes(const engine::LlamaShape& shape, const GeneratorOptions& options,
                   int head_parallel) {
   const double page = 2.0 * shape.layers * shape.kv_heads * shape.head_dim * options.page_size *
@@ -85,8 +85,8 @@ class Generation {
     return complete(std::move(report));
   }
 
-  // Rank 0 repeats the run alone. The others wait for it one token at a time, so that a rank that
-  // has stopped is noticed within the deadline, however long the run takes.
+  // Rank 0 repeats the run alone. All ranks meet after each token, so that a rank that has stopped
+  // is noticed within the deadline, also if the run takes longer.
   bool ranks_check() {
     bool same = false;
     std::exception_ptr error;
@@ -114,7 +114,7 @@ class Generation {
  private:
   bool speaks() const { return mesh_.rank().value == 0; }
 
-  // What rank 0 says. All meet, so each notices one that does not come.
+  // Returns rank 0's value. All ranks meet here, so each notices one that does not come.
   bool goes_on(bool mine) {
     std::vector<std::byte> all(static_cast<std::size_t>(mesh_.size()));
     all_gather(mesh_.world(), std::as_bytes(std::span(&mine, 1)), all, "ranks check");
@@ -164,7 +164,7 @@ class Generation {
     return report;
   }
 
-  // The same conversation on a mesh of one like this one.
+  // Returns the tokens of the same conversation on a mesh of one rank with the same device.
   std::vector<Token> single_rank_tokens(const std::function<void()>& after_each) {
     const bool gpu = mesh_.device().kind == DeviceKind::kCuda;
     Mesh mesh(make_single_communicator(),

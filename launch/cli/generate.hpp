@@ -15,14 +15,16 @@ struct GenerateOptions {
   bool chat = true;  ///< put the prompt into the model's chat format, if it has one
   std::int64_t max_tokens = 128;
   bool ranks_check = false;
-  GeneratorOptions generator;  ///< pages_per_rank 0: what prompt and answer need
+  GeneratorOptions generator;  ///< pages_per_rank 0: as many as prompt and answer need
 };
 
-/// Collective; the options are the same on all ranks but for the model's path, whose content is
-/// compared. Rank 0 writes the text, as it comes, to standard output, then what it cost to standard
-/// error; and all of it as JSON to `json` ("-": standard output, instead of the text) if that is
-/// not empty. Returns the exit status: 0, or 1 if `ranks_check` found other tokens.
+/// Writes the answer to a prompt. Rank 0 writes the text to standard output token by token, and
+/// statistics to standard error. If `json` is not empty it writes all results as JSON to that file,
+/// or to standard output instead of the text if it is "-". REQUIRES: equal options on all ranks;
+/// the paths of the model may differ, since the contents are compared. Returns the exit status: 0,
+/// or 1 if `ranks_check` found other tokens.
 /// @throws Error, the same on every rank; OutputError on rank 0.
+/// Collective.
 int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& json, Output& out);
 
 }  // namespace kvmesh::launch

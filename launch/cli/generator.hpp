@@ -19,7 +19,7 @@ namespace kvmesh::launch {
 struct GeneratorOptions {
   int page_size = 16;
   std::int64_t pages_per_rank = 0;
-  double memory_fraction = 0;  ///< as in CacheOptions: one of the two
+  double memory_fraction = 0;  ///< instead of pages_per_rank; as in CacheOptions
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 0;
   Dtype kv_dtype = Dtype::kBFloat16;
@@ -27,16 +27,17 @@ struct GeneratorOptions {
   engine::SamplingOptions sampling;
 };
 
-/// One conversation: a model, a cache, one sequence in it. Collective to make: every rank of the
-/// mesh makes one and calls it alike. The file and the mesh must outlive it.
+/// One conversation: a model, and a cache with one sequence. REQUIRES: the file and the mesh
+/// outlive it; every rank of the mesh makes one and makes the same calls.
 class Generator {
  public:
-  /// @throws AgreedError (the model's), InvalidArgument (heads that head_parallel does not divide),
-  /// OutOfMemory; on every rank.
+  /// @throws AgreedError if the model cannot be used, InvalidArgument if head_parallel does not
+  /// divide the heads, OutOfMemory; each on every rank. Collective.
   Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options);
 
-  /// Collective. Takes the tokens in and returns the one that follows; on every rank the same.
+  /// Appends the tokens and returns the next one, the same on every rank.
   /// @throws OutOfPages.
+  /// Collective.
   engine::Token feed(std::span<const engine::Token> tokens);
 
   const engine::LlamaShape& shape() const { return llama_->shape(); }
@@ -52,12 +53,12 @@ class Generator {
   std::unique_ptr<engine::Llama> llama_;
   KvCache cache_;
   SequenceId sequence_;
-  std::optional<StepPlan> step_;  // the last, planned again for each
+  std::optional<StepPlan> step_;  // the last one; each step replans it
   engine::RowGather gather_heads_;
   engine::Sampler sampler_;
   bool greedy_;
   std::vector<float> attended_;  // this rank's heads
-  DeviceStage q_, k_, v_, o_;    // where the cache is on another device than the model
+  DeviceStage q_, k_, v_, o_;    // used if the cache is on a GPU
 };
 
 }  // namespace kvmesh::launch

@@ -34,7 +34,7 @@ double first_number(const char* path) {
   return file >> value ? value : kUnknown;
 }
 
-// What this machine, or the container that the process is in, still has.
+// Returns the memory that this machine, or this process's container, has available.
 double available_bytes() {
   const double machine = 1024 * number_after("/proc/meminfo", "MemAvailable:");
   const double limit = first_number("/sys/fs/cgroup/memory.max");
@@ -42,7 +42,7 @@ double available_bytes() {
   return std::min(machine, limit == kUnknown || used == kUnknown ? kUnknown : limit - used);
 }
 
-// What a rank asks for, and where.
+// The memory that a rank asks for, and its machine.
 struct Request {
   std::array<char, 64> host{};
   double bytes = 0;

@@ -1,4 +1,4 @@
-// `kvmesh info`: what this build and this machine have.
+// `kvmesh info`: the features of this build and this machine.
 #pragma once
 
 #include <string>

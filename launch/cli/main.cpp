@@ -2,17 +2,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <optional>
 #include <sstream>
 #include <thread>
 
 #include "kvmesh/kvmesh.hpp"
-#include "kvmesh/tcp.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/bench.hpp"
 #include "launch/cli/flags.hpp"
@@ -29,64 +25,51 @@ namespace {
 constexpr int kUsageError = 2;
 constexpr std::chrono::seconds kHeadStart{2};
 
-// Before the ranks have met the environment names the rank; without a launcher there is one.
-std::optional<int> launcher_rank() {
-  for (const char* variable : {"KVMESH_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
-    const char* text = std::getenv(variable);
-    if (text == nullptr) continue;
-    int rank = 0;
-    const auto [end, error] = std::from_chars(text, text + std::strlen(text), rank);
-    return error == std::errc{} && *end == '\0' ? std::optional(rank) : std::nullopt;
+// The launch, or, if its variables are invalid, that of a process alone: the error comes later.
+Launch launch_or_none() {
+  try {
+    return launch_from_environment();
+  } catch (const InvalidArgument&) {
+    return {};
   }
-  return std::nullopt;
 }
 
-// An error that all ranks have: rank 0 prints it.
+bool is_rank_0() { return rank_for_messages().value_or(0) == 0; }
+
+// Prints an error that all ranks have: once, by rank 0.
 int fail_together(Output& out, const std::string& message) {
-  if (launcher_rank().value_or(0) == 0) out.tell(fmt::format("kvmesh: {}\n", message));
+  if (is_rank_0()) out.tell(fmt::format("kvmesh: {}\n", printable(message)));
   return kUsageError;
 }
 
-// An error that may be this rank's alone.
+// Prints an error that may be this rank's alone.
 int fail_alone(Output& out, const std::string& message) {
-  const std::optional<int> rank = launcher_rank();
-  out.tell(fmt::format("kvmesh: {}{}\n", rank ? fmt::format("rank {}: ", *rank) : "", message));
+  const std::optional<int> rank = rank_for_messages();
+  out.tell(fmt::format("kvmesh: {}{}\n", rank ? fmt::format("rank {}: ", *rank) : "",
+                       printable(message)));
   return kUsageError;
 }
 
-// An error of this rank's own command line, before it has met the others. A launcher mostly starts
-// all ranks with one command line, and ends them when the first has failed: rank 0 goes first, and
-// the others print theirs only if rank 0 has none. Ranks that were started by hand all print.
+// Prints an error of this rank's own command line, before it has met the others. A launcher mostly
+// starts all ranks with one command line, and ends them when the first has failed: rank 0 prints
+// first, and the others only if rank 0 has no error. Ranks that were started by hand all print.
 int fail_at_start(Output& out, const std::string& message) {
-  const int rank = launcher_rank().value_or(0);
-  const bool by_hand = std::getenv("KVMESH_RANK") != nullptr;
-  if (!by_hand && rank == 0) return fail_together(out, message);
+  const bool by_hand = launch_or_none().launcher == Launcher::kByHand;
+  if (!by_hand && is_rank_0()) return fail_together(out, message);
   if (!by_hand) std::this_thread::sleep_for(kHeadStart);
   return fail_alone(out, message);
 }
 
-// As typed, for a person to read; under a launcher with the number of ranks.
+// Returns the command line as it was typed, for a person to read; under MPI with mpirun's part.
 std::string command_line(int argc, char** argv) {
   std::string line;
   for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + std::string(argv[i]);
-  const char* ranks = std::getenv("OMPI_COMM_WORLD_SIZE");
-  return ranks ? fmt::format("mpirun -np {} {}", ranks, line) : line;
+  const Launch launch = launch_or_none();
+  return launch.by_mpi() ? fmt::format("mpirun -np {} {}", launch.size, line) : line;
 }
 
-// All processes of the job, before their flags are known to be the same.
-std::unique_ptr<Communicator> meet(bool under_mpi, const MeshOptions& options) {
-  std::unique_ptr<Communicator> world;
-  if (auto tcp = tcp_options_from_environment()) {
-    tcp->deadline = *options.deadline;
-    world = make_tcp_communicator(*tcp);
-  } else {
-    world = under_mpi ? make_mpi_communicator() : make_single_communicator();
-  }
-  world->set_deadline(*options.deadline);
-  return world;
-}
-
-// A machine without a GPU among others ends the job with one line, too.
+// Throws on a machine without a GPU, also if the other ranks have one: then the job ends with one
+// line.
 void check_device(const MeshOptions& options) {
   if (options.device != DeviceChoice::kCuda || cuda_device_count() > 0) return;
   throw Unsupported(
@@ -107,16 +90,21 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   if (flags.thread_ranks > 0) {
     return run_verify_on_threads(flags.thread_ranks, flags.verify, command.mesh, flags.json, out);
   }
-  std::unique_ptr<Communicator> world = meet(under_mpi, command.mesh);
+  std::unique_ptr<Communicator> world = make_launched_communicator(*command.mesh.deadline);
   agree_on(*world, command.fields);
   agree(*world, [&] { check_device(command.mesh); });
-  // mpirun gives its ranks a terminal of its own even where their output goes to a file.
+  // mpirun gives its ranks a terminal even if its own output goes to a file.
   if (under_mpi) out.set_in_place(false);
   MeshOptions options = command.mesh;
   options.makes_nccl = command.name != "info";  // which combines nothing
   Mesh mesh(with_world_ranks(std::move(world)), options);
   const int status = run(command, flags, line, mesh, out);
-  // The end of MPI waits for every rank, without a deadline: not for one that has stopped.
+  if (under_mpi) {
+    agree(mesh.world(), [&] {
+      if (mesh.rank().value == 0) Output::check_launcher();
+    });
+  }
+  // A rank that has stopped is named here, before the end of MPI waits for it.
   barrier(mesh.world(), "end of the program");
   return status;
 }
@@ -136,8 +124,9 @@ int run(int argc, char** argv, Output& out) {
       "Exact attention over a KV cache spread in pages over many ranks.\n"
       "Alone it runs on one rank; under mpirun on as many as are started:\n"
       "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'\n"
-      "Without mpirun, start each rank with KVMESH_RANK=0, KVMESH_SIZE=4 and\n"
-      "KVMESH_RENDEZVOUS=host:port, where rank 0 listens."};
+      "torchrun and srun start the ranks in the same way. Without a launcher, start each\n"
+      "with KVMESH_RANK=0, KVMESH_SIZE=4 and KVMESH_RENDEZVOUS=host:port, where rank 0\n"
+      "listens. KVMESH_SECRET, the same for all, keeps strangers out."};
   app.require_subcommand(1);
   app.set_version_flag("--version", KVMESH_VERSION);
   Flags flags;
@@ -150,7 +139,7 @@ int run(int argc, char** argv, Output& out) {
   } catch (const CLI::Success& help) {
     std::ostringstream text;
     app.exit(help, text);
-    if (launcher_rank().value_or(0) == 0) out.put(text.str());
+    if (is_rank_0()) out.put(text.str());
     return 0;
   } catch (const CLI::ParseError& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
@@ -158,9 +147,9 @@ int run(int argc, char** argv, Output& out) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
   if (command.name == "plan-capacity") return plan_capacity(flags, out);
-  const bool under_mpi = !tcp_options_from_environment() && MpiSession::launched_by_mpirun();
+  const bool under_mpi = launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
-  if (under_mpi) session.emplace(argc, argv);
+  if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);
   try {
     return run_on_ranks(command, flags, line, under_mpi, out);
   } catch (const AgreedError& error) {

@@ -1,4 +1,4 @@
-// A model file and what is read from it once.
+// A model file and its tokenizer.
 #pragma once
 
 #include <string>
@@ -18,9 +18,10 @@ struct Model {
 /// @throws ModelError if the tokenizer has other tokens than the embeddings.
 void check_vocabulary(const Model& model, const engine::LlamaShape& shape);
 
-/// Collective. Compares the content of all ranks' files: all of it, since a single other weight
-/// gives other text, which costs one read of the file; nothing where there is one rank.
+/// Compares the whole content of all ranks' files, since one different weight changes the text.
+/// Each rank reads its file once; a rank that is alone reads nothing.
 /// @throws AgreedError.
+/// Collective.
 void agree_on_content(Mesh& mesh, const Model& model);
 
 }  // namespace kvmesh::launch

@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -35,6 +38,16 @@ bool write_all(std::FILE* stream, std::string_view text) {
   return std::fflush(stream) == 0 && taken;
 }
 
+// Why a file that another process writes would not take more; 0 if nothing is known against it.
+int error_of_output(const std::string& path) {
+  struct stat file {};
+  if (::stat(path.c_str(), &file) != 0) return errno == ENOENT ? EBADF : 0;
+  if (S_ISCHR(file.st_mode) && file.st_rdev == makedev(1, 7)) return ENOSPC;  // /dev/full
+  struct statvfs disk {};
+  if (!S_ISREG(file.st_mode) || ::statvfs(path.c_str(), &disk) != 0) return 0;
+  return disk.f_bavail == 0 ? ENOSPC : 0;
+}
+
 }  // namespace
 
 Output::Output() : shown_(Clock::now()) {
@@ -50,6 +63,12 @@ void Output::put(std::string_view text) {
     line_is_open_ = false;
     fail("standard output", errno);
   }
+}
+
+// mpirun starts the ranks of its machine itself, so it is the parent.
+void Output::check_launcher() {
+  const int error = error_of_output(fmt::format("/proc/{}/fd/1", ::getppid()));
+  if (error != 0) fail("standard output by way of mpirun", error);
 }
 
 void Output::follow(std::string_view text) {

@@ -1,4 +1,4 @@
-// Standard output and standard error of the program, written so that nothing is lost in silence.
+// Standard output and standard error of the program. An error in writing is never ignored.
 #pragma once
 
 #include <chrono>
@@ -10,7 +10,7 @@
 
 namespace kvmesh::launch {
 
-/// Standard output, or the file of --json, did not take what was written.
+/// Standard output or the file of --json could not be written.
 class OutputError : public Error {
  public:
   using Error::Error;
@@ -20,27 +20,31 @@ class OutputError : public Error {
 /// per process; one thread at a time.
 class Output {
  public:
-  /// Opens the standard streams that the caller closed on something that refuses what is written,
-  /// so that no file or socket gets their numbers, and with them the program's text.
+  /// Opens standard streams that the caller has closed, as streams that refuse all text. Otherwise
+  /// a file or a socket would get their descriptors, and with them the program's text.
   Output();
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;
 
-  /// Progress is rewritten in place. Unset: where standard error is a terminal. mpirun gives its
-  /// ranks a terminal of its own even where their output goes to a file.
+  /// Sets whether progress is rewritten in place. Default: if standard error is a terminal. mpirun
+  /// gives its ranks a terminal even if its own output goes to a file.
   void set_in_place(bool in_place) { in_place_ = in_place; }
 
   /// Writes a part of the result to standard output, at once. @throws OutputError.
   void put(std::string_view text);
-  /// Notes that another rank put `text`: errors of this one then start on a fresh line, too.
+  /// Checks, at the end of a job of mpirun, that its standard output can take what it passes on:
+  /// Open MPI ends with status 0 if it cannot. Finds a full disk, /dev/full and a closed output, if
+  /// mpirun runs on this machine. @throws OutputError.
+  static void check_launcher();
+  /// Notes that another rank has put `text`, so that errors of this rank start on a new line.
   void follow(std::string_view text);
-  /// Writes `text`, whole lines, to standard error; first ends a line that put() or follow() left
-  /// open.
+  /// Writes `text` (whole lines) to standard error. First ends an unfinished line of put() or
+  /// follow().
   void tell(std::string_view text);
-  /// Shows how far the program is: in place many times a second, else on a new line every few
-  /// seconds. `text` is called when it is time.
+  /// Shows the progress: in place ten times a second, else on a new line every five seconds. Calls
+  /// `text` only then.
   void progress(const std::function<std::string()>& text);
-  /// Takes what progress() left in place off the terminal.
+  /// Removes the line of progress() from the terminal.
   void end_progress();
 
   /// Writes `text` to the file `to`, or to standard output if it is "-". @throws OutputError.

@@ -1,4 +1,4 @@
-// What `kvmesh generate` reports at the end.
+// The report of `kvmesh generate`.
 #pragma once
 
 #include <cstdint>

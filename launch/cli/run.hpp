@@ -19,12 +19,15 @@ struct Run {
 
 /// Called on every rank, after each part.
 struct RunObserver {
-  std::function<void(std::int64_t)> on_prompt;  ///< with the tokens of the prompt taken in so far
+  std::function<void(std::int64_t)>
+      on_prompt;  ///< gets the number of prompt tokens processed so far
   std::function<void(engine::Token)> on_token;
 };
 
-/// Collective. Takes in the prompt, then one token after the other until the model ends or
-/// `max_tokens` are out. @throws what Generator::feed does.
+/// Processes the prompt, then generates tokens until the model ends the text or there are
+/// `max_tokens`.
+/// @throws the errors of Generator::feed.
+/// Collective.
 Run run(Generator& generator, const Prompt& prompt, std::int64_t max_tokens,
         const RunObserver& observer);
 

@@ -48,7 +48,7 @@ class Named final : public Communicator {
       for (const Rank rank : error.late()) late.push_back(name(rank));
       throw Timeout(name(error.waiter()), std::move(late), error.operation(), deadline());
     } catch (const PeerLost& error) {
-      // What the message says after the names that it begins with.
+      // The message without its beginning, which names the ranks.
       const std::string text = error.what();
       const std::string begin = error.operation() + ": ";
       const std::size_t at = text.find(begin);

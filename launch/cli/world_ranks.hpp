@@ -1,4 +1,4 @@
-// Errors that name the ranks of the job, whatever group they were in.
+// Errors of all groups that name the ranks of the job.
 #pragma once
 
 #include <memory>
@@ -7,10 +7,10 @@
 
 namespace kvmesh::launch {
 
-/// `world`, whose groups (Communicator::split) throw Timeout and PeerLost with the ranks that their
-/// members have in `world`: who reads an error knows the job's ranks, and no group's.
+/// Returns a communicator like `world`. Groups that are split from it throw Timeout and PeerLost
+/// with ranks of `world` instead of the group's: a reader of the message knows only those.
 std::unique_ptr<Communicator> with_world_ranks(std::unique_ptr<Communicator> world);
-/// The same over one that the caller keeps alive.
+/// As above, over a communicator that the caller keeps alive.
 std::unique_ptr<Communicator> with_world_ranks(Communicator& world);
 
 }  // namespace kvmesh::launch

@@ -163,8 +163,8 @@ SequenceId CheckedCache::fork(SequenceId sequence) {
 }
 
 bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  const bool fits = cache_.try_reserve(sequence, tokens);
-  expect(single_.try_reserve(twins_.at(sequence), tokens) == fits,
+  const bool fits = cache_.try_reserve(sequence, tokens).has_value();
+  expect(single_.try_reserve(twins_.at(sequence), tokens).has_value() == fits,
          "reserve: one rank with as many pages decided otherwise than several");
   return fits;
 }
@@ -221,7 +221,7 @@ std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch
   if (options.replanned) plan.emplace(cache_.plan({}, first));
   const std::uint64_t before = allocator().digest();
   if (!options.replanned) {
-    plan = cache_.try_plan(batch, first);
+    if (Result<StepPlan> made = cache_.try_plan(batch, first)) plan = std::move(*made);
   } else if (!cache_.try_replan(*plan, batch, {}, options.plan.q_positions)) {
     plan.reset();
   }
@@ -236,7 +236,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   alone.limits.reset();
   std::vector<BatchEntry> twin_batch(batch.begin(), batch.end());
   for (BatchEntry& entry : twin_batch) entry.sequence = twins_.at(entry.sequence);
-  std::optional<StepPlan> single = single_.try_plan(twin_batch, alone);
+  Result<StepPlan> single = single_.try_plan(twin_batch, alone);
   if (plan.has_value() != single.has_value()) {
     throw Error("plan: one rank with as many pages decided otherwise than several");
   }

@@ -44,7 +44,7 @@ class Simulation {
     if (random_.one_in(4)) truncate_any();
     if (random_.one_in(5)) {
       const SequenceId sequence = random_.pick(alive_);
-      cache_.try_reserve(sequence, length(sequence) + random_.integer(0, config_.max_append));
+      (void)cache_.try_reserve(sequence, length(sequence) + random_.integer(0, config_.max_append));
     }
     if (alive_.size() > 1 && random_.one_in(6)) erase_any();
   }

@@ -31,12 +31,12 @@ def _finish():
 
 
 def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, rank=None, size=None,
-         rendezvous=None):
+         rendezvous=None, secret=""):
     """The ranks of a job, kv_parallel x head_parallel.
 
-    Without arguments the ranks that the environment names: KVMESH_RENDEZVOUS, else mpirun's, else
-    this process alone. comm: an mpi4py communicator. rank, size and rendezvous ("host:port", where
-    rank 0 listens): a meeting over TCP. device: "cpu", "cuda" or "auto". deadline: seconds that any
+    Without arguments the ranks that a launcher has started (docs/launching.md), else this process
+    alone. comm: an mpi4py communicator. rank, size and rendezvous ("host:port", where rank 0
+    listens): a meeting over TCP; without a secret only at private addresses. device: "cpu", "cuda" or "auto". deadline: seconds that any
     wait for a peer may take. Collective.
     """
     options = _kvmesh.MeshOptions(device, head_parallel, threads, deadline)
@@ -47,7 +47,7 @@ def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, 
         if rank is None or size is None:
             raise InvalidArgument("a rendezvous takes rank and size, too")
         host, _, port = rendezvous.rpartition(":")
-        return _kvmesh.mesh_over_tcp(rank, size, host.strip("[]"), int(port), options)
+        return _kvmesh.mesh_over_tcp(rank, size, host.strip("[]"), int(port), secret, options)
     return _kvmesh.mesh_from_launcher(options)
 
 

@@ -47,8 +47,9 @@ Mesh over_mpi(std::uintptr_t address, const MeshOptions& options) {
 }
 
 Mesh over_tcp(int rank, int size, const std::string& host, std::uint16_t port,
-              const MeshOptions& options) {
+              const std::string& secret, const MeshOptions& options) {
   TcpOptions tcp{.rank = rank, .size = size, .host = host, .port = port};
+  tcp.secret = secret;
   tcp.deadline = options.deadline.value_or(tcp.deadline);
   return Mesh(make_tcp_communicator(tcp), options);
 }
@@ -142,9 +143,9 @@ void bind_mesh(nb::module_& module) {
     return PyMesh(over_mpi(address, options));
   });
   module.def("mesh_over_tcp", [](int rank, int size, const std::string& host, std::uint16_t port,
-                                 const MeshOptions& options) {
+                                 const std::string& secret, const MeshOptions& options) {
     const nb::gil_scoped_release release;
-    return PyMesh(over_tcp(rank, size, host, port, options));
+    return PyMesh(over_tcp(rank, size, host, port, secret, options));
   });
   module.def("run_on_threads", &on_threads);
   module.def("finish_mpi", &finish_mpi);

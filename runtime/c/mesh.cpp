@@ -53,6 +53,8 @@ TcpOptions tcp_options(const kvmesh_tcp_options_t* given) {
   if (known_options.deadline_ms != 0) {
     options.deadline = std::chrono::milliseconds(known_options.deadline_ms);
   }
+  if (known_options.secret != nullptr) options.secret = known_options.secret;
+  if (known_options.job != nullptr) options.job = known_options.job;
   return options;
 }
 

@@ -3,14 +3,11 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <initializer_list>
-#include <optional>
 #include <string>
 
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
-#include "kvmesh/tcp.hpp"
+#include "kvmesh/launcher.hpp"
 #include "runtime/mesh/mesh_agreement.hpp"
 
 namespace kvmesh {
@@ -22,42 +19,20 @@ int usable_cores() {
   return std::max(1, CPU_COUNT(&cores));
 }
 
-// Reads the first variable that is set, as a number.
-std::optional<int> number_in(std::initializer_list<const char*> variables) {
-  for (const char* variable : variables) {
-    if (const char* text = std::getenv(variable)) return std::atoi(text);
-  }
-  return std::nullopt;
+// This process's place among the ranks of its machine, as its launcher says. Empty for worlds that
+// the launcher did not make: of threads, or an engine's own.
+Launch launch_of(const Communicator& world) {
+  const bool is_of_processes = world.kind() == "tcp" || world.kind() == "mpi";
+  return is_of_processes ? launch_from_environment() : Launch{};
 }
 
-// The number of ranks that share this machine's cores, from the launcher; all ranks if it is not
-// set.
+// The number of ranks that share this machine's cores; all ranks if the launcher does not say.
 int ranks_on_this_node(const Communicator& world) {
-  std::optional<int> ranks;
-  if (world.kind() == "tcp") ranks = number_in({"KVMESH_LOCAL_SIZE"});
-  if (world.kind() == "mpi") {
-    ranks = number_in({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"});
-  }
-  return std::max(1, ranks.value_or(world.size()));
+  return std::max(1, launch_of(world).local_size.value_or(world.size()));
 }
 
-// This rank's number among the ranks of its machine.
 int rank_on_this_node(const Communicator& world) {
-  std::optional<int> rank;
-  if (world.kind() == "tcp") rank = number_in({"KVMESH_LOCAL_RANK"});
-  if (world.kind() == "mpi") {
-    rank = number_in({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"});
-  }
-  return std::max(0, rank.value_or(world.rank().value));
-}
-
-std::unique_ptr<Communicator> communicator_of_launcher(const MeshOptions& options) {
-  if (auto tcp = tcp_options_from_environment()) {
-    tcp->deadline = options.deadline.value_or(tcp->deadline);
-    return make_tcp_communicator(*tcp);
-  }
-  if (MpiSession::launched_by_mpirun()) return make_mpi_communicator();
-  return make_single_communicator();
+  return launch_of(world).local_rank.value_or(world.rank().value);
 }
 
 Device device_for(DeviceChoice choice, const Communicator& world) {
@@ -105,7 +80,9 @@ Mesh Mesh::share() const {
 }
 
 Mesh Mesh::from_launcher(const MeshOptions& options) {
-  return Mesh(communicator_of_launcher(options), options);
+  return Mesh(options.deadline ? make_launched_communicator(*options.deadline)
+                               : make_launched_communicator(),
+              options);
 }
 
 void Mesh::arrange(const MeshOptions& options) {

@@ -67,19 +67,21 @@ class Backend {
   virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                                  std::span<const BatchEntry> first) = 0;
   virtual BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) = 0;
-  /// Discards what the backend keeps of a sequence that was erased.
-  virtual void forget(SequenceId sequence) = 0;
   /// Waits for all work on the device, on any stream.
   virtual void settle() = 0;
+  /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
+  virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                     std::span<const TokenSlot> slots, Stream stream) = 0;
   /// Copies pages; the copy is complete on return.
   virtual void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) = 0;
 };
 
-/// The backend of the mesh's device.
-std::unique_ptr<Backend> make_backend(Mesh& mesh);
+/// The backend of the mesh's device. A device's page lists follow the allocator's change log.
+/// REQUIRES: the mesh and the allocator outlive it.
+std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator);
 
 std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh);
 /// @throws Unsupported in a build without CUDA.
-std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh);
+std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator& allocator);
 
 }  // namespace kvmesh

@@ -107,8 +107,11 @@ class CpuBackend : public Backend {
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     return BlockMask::create(mask, shape);
   }
-  void forget(SequenceId) override {}
   void settle() override {}
+  void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+             std::span<const TokenSlot> slots, Stream) override {
+    kvmesh::append(pool, k, v, slots, mesh_.threads());
+  }
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     kvmesh::copy_pages(pool, copies);
   }
@@ -123,8 +126,9 @@ class CpuBackend : public Backend {
 
 std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh) { return std::make_unique<CpuBackend>(mesh); }
 
-std::unique_ptr<Backend> make_backend(Mesh& mesh) {
-  return mesh.device().kind == DeviceKind::kCuda ? make_cuda_backend(mesh) : make_cpu_backend(mesh);
+std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator) {
+  return mesh.device().kind == DeviceKind::kCuda ? make_cuda_backend(mesh, allocator)
+                                                 : make_cpu_backend(mesh);
 }
 
 }  // namespace kvmesh

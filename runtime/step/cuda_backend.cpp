@@ -7,6 +7,7 @@
 #include "kernels/cuda/plan/block_mask_builder.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "runtime/step/backend.hpp"
+#include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
 
 namespace kvmesh {
@@ -16,8 +17,12 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 
 /// The state that all steps on the device share.
 struct Shared {
-  explicit Shared(Mesh& owner)
-      : mesh(owner), kernels(mesh.device().index), writer(kernels), ways(mesh.device_group()) {
+  Shared(Mesh& owner, PageAllocator& allocator)
+      : mesh(owner),
+        kernels(mesh.device().index),
+        writer(kernels),
+        sent(allocator),
+        ways(mesh.device_group()) {
     if (mesh.kv_parallel() > 1) kernels.before_loading([this] { settle(); });
   }
 
@@ -27,6 +32,7 @@ struct Shared {
   cuda::KernelStore kernels;
   cuda::PoolWriter writer;
   cuda::PageLists pages;
+  SentPages sent;  // what `pages` has
   CombineWays ways;
 };
 
@@ -130,12 +136,13 @@ class CudaStep : public StepKernels {
  private:
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
+    shared_.sent.follow([this](std::size_t list) { shared_.pages.erase(list); });
     for (const SequenceStep& sequence : batch.sequences) {
-      LocalSequence& pages = *sequence.pages;
+      const std::span<const LocalPage> pages = sequence.pages->pages;
       const std::size_t list = sequence.sequence.slot();
-      shared_.pages.change(list, static_cast<std::int64_t>(pages.fresh),
-                           std::span(pages.pages).subspan(pages.fresh));
-      pages.fresh = pages.pages.size();
+      const std::size_t kept = shared_.sent.kept(list, pages);
+      shared_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
+      shared_.sent.sent(list, pages.size());
       sequences_.push_back({.list = list,
                             .queries = sequence.queries,
                             .kv_len = sequence.length,
@@ -148,7 +155,7 @@ class CudaStep : public StepKernels {
   void forget_pages(const StepBatch& batch, Stream stream) {
     for (const SequenceStep& sequence : batch.sequences) {
       shared_.pages.erase(sequence.sequence.slot());
-      sequence.pages->fresh = 0;
+      shared_.sent.forget(sequence.sequence.slot());
     }
     shared_.pages.cancel(native(stream));
   }
@@ -167,7 +174,7 @@ class CudaStep : public StepKernels {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(Mesh& mesh) : shared_(mesh) {}
+  CudaBackend(Mesh& mesh, PageAllocator& allocator) : shared_(mesh, allocator) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry> first) override {
@@ -179,9 +186,14 @@ class CudaBackend : public Backend {
     return cuda::make_block_mask(shared_.kernels, mask, shape);
   }
 
-  void forget(SequenceId sequence) override { shared_.pages.erase(sequence.slot()); }
-
   void settle() override { shared_.settle(); }
+
+  void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+             std::span<const TokenSlot> slots, Stream stream) override {
+    const cuda::DeviceBuffer list = cuda::upload(slots);
+    shared_.writer.append(pool, k, v, list.as<TokenSlot>(), native(stream));
+    shared_.mesh.wait(stream, "write");
+  }
 
   void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);
@@ -196,8 +208,8 @@ class CudaBackend : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh) {
-  return std::make_unique<CudaBackend>(mesh);
+std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator& allocator) {
+  return std::make_unique<CudaBackend>(mesh, allocator);
 }
 
 }  // namespace kvmesh

@@ -4,16 +4,13 @@
 
 namespace kvmesh {
 
-LocalSequence* LocalPages::find(SequenceId id) {
-  return id.slot() < sequences_.size() ? &sequences_[id.slot()] : nullptr;
-}
-
 LocalSequence& LocalPages::update(SequenceId id, std::span<const PageId> table) {
+  follow();
   if (id.slot() >= sequences_.size()) sequences_.resize(id.slot() + std::size_t{1});
   LocalSequence& sequence = sequences_[id.slot()];
   sequence.held.resize(ranks_);
   for (; sequence.seen < table.size(); ++sequence.seen) {
-    const PageId page = sequence.last = table[sequence.seen];
+    const PageId page = table[sequence.seen];
     ++sequence.held[static_cast<std::size_t>(page.rank().value)];
     if (page.rank() != me_) continue;
     sequence.pages.push_back({page.index(), static_cast<std::int32_t>(sequence.seen)});
@@ -21,30 +18,52 @@ LocalSequence& LocalPages::update(SequenceId id, std::span<const PageId> table) 
   return sequence;
 }
 
+void LocalPages::follow() {
+  for (;;) {
+    const ChangeRun run = allocator_.read_changes(cursor_);
+    if (run.lost) {
+      for (LocalSequence& sequence : sequences_) sequence = LocalSequence();
+    } else if (run.changes.empty()) {
+      return;
+    }
+    for (const Change& change : run.changes) apply(change);
+  }
+}
+
+/// Changes past `seen` do not matter: update() has not read those entries.
+void LocalPages::apply(const Change& change) {
+  if (change.sequence.slot() >= sequences_.size()) return;
+  LocalSequence& sequence = sequences_[change.sequence.slot()];
+  if (change.kind == ChangeKind::kErased) {
+    sequence = LocalSequence();
+  } else if (static_cast<std::size_t>(change.position) >= sequence.seen) {
+    return;
+  } else if (change.kind == ChangeKind::kReplaced) {
+    replace(sequence, change);
+  } else if (change.kind == ChangeKind::kDropped) {
+    drop_last(sequence, change.old_page);
+  }
+}
+
+void LocalPages::replace(LocalSequence& sequence, const Change& change) const {
+  const Rank from = change.old_page.rank(), to = change.new_page.rank();
+  --sequence.held[static_cast<std::size_t>(from.value)];
+  ++sequence.held[static_cast<std::size_t>(to.value)];
+  std::vector<LocalPage>& pages = sequence.pages;
+  auto page = std::ranges::lower_bound(pages, change.position, {}, &LocalPage::logical);
+  if (from == me_ && to == me_) {
+    page->page = change.new_page.index();
+  } else if (from == me_) {
+    pages.erase(page);
+  } else if (to == me_) {
+    pages.insert(page, {change.new_page.index(), change.position});
+  }
+}
+
 void LocalPages::drop_last(LocalSequence& sequence, PageId page) const {
   --sequence.seen;
   --sequence.held[static_cast<std::size_t>(page.rank().value)];
-  if (page.rank() != me_) return;
-  sequence.pages.pop_back();
-  sequence.fresh = std::min(sequence.fresh, sequence.pages.size());
-}
-
-void LocalPages::copied(SequenceId id, std::span<const PageId> table) {
-  LocalSequence* sequence = find(id);
-  if (!sequence || sequence->seen == 0 || sequence->last == table[sequence->seen - 1]) return;
-  drop_last(*sequence, sequence->last);
-  sequence->last = sequence->seen > 0 ? table[sequence->seen - 1] : PageId();
-}
-
-void LocalPages::truncate(SequenceId id, std::span<const PageId> table, std::size_t pages) {
-  LocalSequence* sequence = find(id);
-  if (!sequence || sequence->seen <= pages) return;
-  while (sequence->seen > pages) drop_last(*sequence, table[sequence->seen - 1]);
-  sequence->last = pages > 0 ? table[pages - 1] : PageId();
-}
-
-void LocalPages::erase(SequenceId id) {
-  if (LocalSequence* sequence = find(id)) *sequence = LocalSequence();
+  if (page.rank() == me_) sequence.pages.pop_back();
 }
 
 }  // namespace kvmesh

@@ -328,60 +328,54 @@ void KvCache::State::let_go() noexcept {
   }
 }
 
-bool KvCache::State::try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes) {
+Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
+                                        const PlanHashes& hashes) {
   history.compare(mesh.world(), hashes, allocator);
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
-  const std::optional<std::vector<PageCopy>> copies = allocator.try_append(requests);
-  if (!copies) return false;
+  const Result<std::vector<PageCopy>> copies = allocator.try_append(requests);
+  if (!copies) return copies.reason();
   history.add(hashes);
-  if (!copies->empty()) {
-    for (const BatchEntry& entry : batch)
-      local_pages.copied(entry.sequence, allocator.pages(entry.sequence));
-  }
+  make_copies(*copies);
+  return Done{};
+}
+
+void KvCache::State::make_copies(std::span<const PageCopy> copies) {
   if (kChecksEveryStep) kvmesh::check_replicas(allocator, mesh.world());
-  copy_on_write(*backend, pools, peers, mesh.kv(), *copies);
-  return true;
+  copy_on_write(*backend, pools, peers, mesh.kv(), copies);
 }
 
-void KvCache::State::throw_out_of_pages() {
-  // The throwing form computes how many pages are missing.
-  allocator.append(requests);
-  throw Error("plan: the allocator refused a batch and then took it");
-}
-
-std::optional<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch,
-                                          const PlanOptions& options) {
+Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
   const auto sizes = check_step(state_->allocator, state_->options, batch,
                                 {options.q_positions, options.block_mask, options.limits});
   state_->wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
   step->check(sizes);
-  if (!state_->try_append(batch, step->hashes(batch, options.q_positions))) return std::nullopt;
+  const auto appended = state_->try_append(batch, step->hashes(batch, options.q_positions));
+  if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
   state_->mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
 
 StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
-  std::optional<StepPlan> step = try_plan(batch, options);
-  if (!step) state_->throw_out_of_pages();
-  return std::move(*step);
+  return try_plan(batch, options).value();
 }
 
-bool KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
-                         std::span<const std::int64_t> q_positions) {
+Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
+                                 std::span<const std::int64_t> q_positions) {
   StepPlan::State& planned = step.state();
   require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
   planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
-  if (!state_->try_append(batch, planned.hashes(batch, q_positions))) return false;
+  const auto appended = state_->try_append(batch, planned.hashes(batch, q_positions));
+  if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
-  return true;
+  return Done{};
 }
 
 void KvCache::replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                      std::span<const std::int64_t> q_positions) {
-  if (!try_replan(step, batch, stream, q_positions)) state_->throw_out_of_pages();
+  try_replan(step, batch, stream, q_positions).value();
 }
 
 }  // namespace kvmesh

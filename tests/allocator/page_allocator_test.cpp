@@ -79,8 +79,8 @@ TEST(PageAllocator, CountsHugeRequestsWithoutOverflow) {
     EXPECT_EQ(asked([&] { allocator.reserve(id, kHuge); }), pages - 2);
     const std::vector<AppendRequest> both{{id, kHuge}, {other, kHuge}};
     EXPECT_EQ(asked([&] { allocator.append(both); }), page_size == 1 ? kHuge : 2 * pages);
-    EXPECT_FALSE(allocator.try_reserve(id, kHuge));
-    EXPECT_FALSE(allocator.try_append(both).has_value());
+    EXPECT_EQ(allocator.try_reserve(id, kHuge).reason().asked_pages(), pages - 2);
+    EXPECT_EQ(allocator.try_append(both).reason().free_pages(), 2);
     EXPECT_EQ(allocator.free_pages(), 2);
     allocator.verify_integrity();
   }

@@ -99,7 +99,7 @@ class Driver {
     const std::int64_t tokens = uniform(random_, 0, 8 * options_.page_size);
     const std::int64_t missing = model_.missing_for_reserve(id, tokens);
     if (coin()) {
-      succeeded_ = allocator_.try_reserve(id, tokens);
+      succeeded_ = allocator_.try_reserve(id, tokens).has_value();
       ASSERT_EQ(succeeded_, missing <= model_.free_pages());
       if (succeeded_) replica_.reserve(id, tokens);
     } else {

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <stdexcept>
 
 #include "kvmesh/communicator.hpp"
@@ -75,14 +74,6 @@ TEST(SingleCommunicator, IsAGroupOfOneThatSendsNothing) {
 TEST(MpiWithoutASession, SaysSo) {
   EXPECT_THROW(make_mpi_communicator(), Unsupported);
   EXPECT_THROW(make_mpi_communicator(nullptr), InvalidArgument);
-}
-
-TEST(MpiWithoutASession, KnowsWhetherALauncherStartedIt) {
-  ASSERT_EQ(unsetenv("OMPI_COMM_WORLD_SIZE"), 0);
-  EXPECT_FALSE(MpiSession::launched_by_mpirun());
-  ASSERT_EQ(setenv("OMPI_COMM_WORLD_SIZE", "1", 1), 0);
-  EXPECT_TRUE(MpiSession::launched_by_mpirun());
-  ASSERT_EQ(unsetenv("OMPI_COMM_WORLD_SIZE"), 0);
 }
 
 }  // namespace

@@ -93,7 +93,10 @@ TEST_F(KvCacheErrors, SaysWhatIsMissingWhenPagesRunOutAndChangesNothing) {
     EXPECT_EQ(full.free_pages(), 1);
   }
   const CacheImage before(cache_);
-  EXPECT_FALSE(cache_.try_plan(batch).has_value());
+  const Result<StepPlan> refused = cache_.try_plan(batch);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.reason().asked_pages(), 3);
+  EXPECT_EQ(refused.reason().free_pages_per_rank(), std::vector<std::int64_t>{1});
   EXPECT_FALSE(cache_.try_reserve(a, 100));
   EXPECT_EQ(CacheImage(cache_), before);
   expect_refused<OutOfPages>(cache_, [&] { cache_.reserve(a, 100); });

@@ -103,6 +103,8 @@ typedef struct kvmesh_tcp_options {
   uint16_t port;       /* REQUIRED if there are several ranks */
   const char* address; /* to listen on; NULL: see TcpOptions in kvmesh/tcp.hpp */
   int64_t deadline_ms; /* of the rendezvous; 0: 60 s */
+  const char* secret;  /* of the job; NULL: none, so that only private addresses are allowed */
+  const char* job;     /* id of the job; NULL: none */
 } kvmesh_tcp_options_t;
 
 typedef struct kvmesh_mesh_info {
@@ -118,8 +120,8 @@ typedef struct kvmesh_mesh_info {
 KVMESH_API kvmesh_status_t kvmesh_mpi_session_create(kvmesh_mpi_session_t** session);
 KVMESH_API void kvmesh_mpi_session_destroy(kvmesh_mpi_session_t* session);
 
-/* The ranks that the environment names: KVMESH_RENDEZVOUS, else mpirun's, else this process alone.
-   Collective, as all that make a mesh. */
+/* The ranks that a launcher has started (kvmesh/launcher.hpp), else this process alone. Collective, as
+   all that make a mesh. */
 KVMESH_API kvmesh_status_t kvmesh_mesh_from_launcher(const kvmesh_mesh_options_t* options,
                                                      kvmesh_mesh_t** mesh);
 /* The ranks of an MPI communicator, which is duplicated: `mpi_comm` points to an MPI_Comm. */

@@ -1,9 +1,33 @@
 // The contracts over the processes of mpirun, and what only MPI has.
 #include <mpi.h>
 
+#include <thread>
+
 #include "comm/mpi/mpi.hpp"
 #include "tests/comm/combine/combine_contract.hpp"
 #include "tests/comm/communicator_contract.hpp"
+
+namespace {
+int collectives_of_mpi = 0;
+}
+
+// MPI's own ways to make a communicator wait for all ranks and know no deadline.
+extern "C" int MPI_Comm_split(MPI_Comm comm, int color, int key, MPI_Comm* part) {
+  ++collectives_of_mpi;
+  return PMPI_Comm_split(comm, color, key, part);
+}
+extern "C" int MPI_Comm_dup(MPI_Comm comm, MPI_Comm* copy) {
+  ++collectives_of_mpi;
+  return PMPI_Comm_dup(comm, copy);
+}
+extern "C" int MPI_Comm_create(MPI_Comm comm, MPI_Group group, MPI_Comm* part) {
+  ++collectives_of_mpi;
+  return PMPI_Comm_create(comm, group, part);
+}
+extern "C" int MPI_Comm_create_group(MPI_Comm comm, MPI_Group group, int tag, MPI_Comm* part) {
+  ++collectives_of_mpi;
+  return PMPI_Comm_create_group(comm, group, tag, part);
+}
 
 namespace kvmesh::test {
 namespace {
@@ -24,6 +48,63 @@ TEST(Mpi, DuplicatesAnEnginesCommunicator) {
   EXPECT_EQ(comm->size(), 1);
   EXPECT_EQ(comm->kind(), "mpi");
   barrier(*comm);
+}
+
+TEST(Mpi, SplitsWithoutACollectiveOfMpi) {
+  MpiRanks::run([](Communicator& comm) {
+    const int before = collectives_of_mpi;
+    const auto half = comm.split(comm.rank().value % 2, -comm.rank().value);
+    barrier(*half->split(0, 0));
+    EXPECT_EQ(collectives_of_mpi, before);
+  });
+}
+
+/// Ranks 0 and 1 are in two groups. Rank 1 receives in the second first.
+TEST(Mpi, MessagesOfGroupsDoNotMix) {
+  MpiRanks::run([](Communicator& comm) {
+    const auto pair = comm.split(comm.rank().value / 2, 0);
+    const auto again = pair->split(0, 0);
+    constexpr std::byte kFirst{1}, kSecond{2};
+    if (comm.rank().value == 0 && pair->size() == 2) {
+      for (Communicator* group : {pair.get(), again.get()}) {
+        const std::byte sent = group == pair.get() ? kFirst : kSecond;
+        const Outgoing out{Rank{1}, std::span(&sent, 1)};
+        group->exchange(std::span(&out, 1), {}, "send");
+      }
+    } else if (comm.rank().value == 1) {
+      for (Communicator* group : {again.get(), pair.get()}) {
+        std::byte received{};
+        const Incoming in{Rank{0}, std::span(&received, 1)};
+        group->exchange({}, std::span(&in, 1), "receive");
+        EXPECT_EQ(received, group == pair.get() ? kFirst : kSecond);
+      }
+    }
+    barrier(comm);
+  });
+}
+
+TEST(Mpi, GroupsBreakAlone) {
+  MpiRanks::run([](Communicator& comm) {
+    const auto part = comm.split(comm.rank().value / 2, 0);
+    const auto other = comm.split(0, 0);
+    if (part->size() == 2 && part->rank().value == 0) {
+      part->set_deadline(std::chrono::milliseconds(50));
+      EXPECT_THROW(barrier(*part, "nobody else comes"), Timeout);
+      EXPECT_THROW(barrier(*part), BrokenGroup);
+    }
+    barrier(*other);
+    barrier(*comm.split(0, 0));
+  });
+}
+
+TEST(Mpi, ProvidesTheThreadLevelThatCommunicatorsPromise) {
+  int level = 0;
+  ASSERT_EQ(MPI_Query_thread(&level), MPI_SUCCESS);
+  EXPECT_GE(level, MPI_THREAD_SERIALIZED);
+  EXPECT_NO_THROW(check_thread_level(MPI_THREAD_SERIALIZED));
+  EXPECT_THROW(check_thread_level(MPI_THREAD_FUNNELED), Unsupported);
+  // Another thread, while this one waits.
+  MpiRanks::run([](Communicator& comm) { std::jthread([&] { barrier(comm); }).join(); });
 }
 
 TEST(Mpi, KnowsItsLauncher) { EXPECT_TRUE(MpiSession::launched_by_mpirun()); }

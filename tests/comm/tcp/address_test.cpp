@@ -96,6 +96,39 @@ TEST(TcpAddress, CallsARankOfRankZerosMachineThere) {
   EXPECT_EQ(call("192.0.2.8", "127.0.1.1"), endpoint("192.0.2.8", 9));
 }
 
+TEST(TcpAddress, KnowsWhichAddressesArePrivate) {
+  const auto is_private = [](const char* text) {
+    return tcp::is_private(tcp::asio::ip::make_address(text));
+  };
+  for (const char* text :
+       {"127.0.0.1", "127.9.9.9", "10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255",
+        "192.168.0.1", "169.254.1.1", "::1", "fe80::1", "fc00::1", "fdff::1", "::ffff:10.0.0.1"}) {
+    EXPECT_TRUE(is_private(text)) << text;
+  }
+  for (const char* text : {"0.0.0.0", "9.255.255.255", "11.0.0.1", "172.15.255.255", "172.32.0.1",
+                           "192.167.1.1", "192.169.1.1", "169.253.1.1", "8.8.8.8",
+                           "::", "2001:db8::1", "fec0::1", "fe00::1", "::ffff:8.8.8.8"}) {
+    EXPECT_FALSE(is_private(text)) << text;
+  }
+}
+
+TEST(TcpAddress, PublicAddressesNeedASecret) {
+  for (const int rank : {0, 1}) {
+    for (const char* host : {"192.0.2.123", "2001:db8::1"}) {
+      TcpOptions options = tcp_options(rank, 2, free_port());
+      options.host = host;
+      try {
+        make_tcp_communicator(options);
+        FAIL() << "rank " << rank;
+      } catch (const RendezvousError& error) {
+        EXPECT_NE(std::string(error.what()).find("is not a private address"), std::string::npos)
+            << error.what();
+        EXPECT_NE(std::string(error.what()).find("KVMESH_SECRET"), std::string::npos);
+      }
+    }
+  }
+}
+
 void meet_and_split(Communicator& comm) {
   barrier(comm);
   const std::unique_ptr<Communicator> part = comm.split(comm.rank().value % 2, 0);
@@ -111,6 +144,7 @@ TEST(TcpAddress, RanksOfOtherMachinesFindANameThatIsLoopbackAtHome) {
     names = {{"node-a", {rank < 2 ? "127.0.1.1" : outer}}};
     TcpOptions options = tcp_options(rank, 4, port);
     options.host = "node-a";
+    options.secret = "the outer address may be public";
     return options;
   });
 }
@@ -126,6 +160,7 @@ TEST(TcpAddress, RanksListenWhereTheyAreTold) {
 TEST(TcpAddress, AnAddressThatIsNotMineIsNamed) {
   TcpOptions options = tcp_options(0, 2, free_port());
   options.address = "192.0.2.123";  // for documentation: no machine has it
+  options.secret = "public";
   try {
     make_tcp_communicator(options);
     FAIL() << "it listens";

@@ -17,7 +17,7 @@
 
 namespace kvmesh::test {
 
-/// A port of 127.0.0.1 that nobody has, below those that the system gives to clients.
+/// Returns a free port of 127.0.0.1, below those that the system gives to clients.
 inline std::uint16_t free_port() {
   static std::mt19937 random(std::random_device{}());
   tcp::asio::io_context io;

@@ -1,89 +1,14 @@
 // Meetings that cannot be, and strangers at the door.
 #include <gtest/gtest.h>
 
-#include <boost/asio/write.hpp>
-#include <future>
-#include <list>
-
-#include "comm/tcp/wire.hpp"
-#include "tests/comm/communicator_contract.hpp"
 #include "tests/comm/tcp/ranks.hpp"
+#include "tests/comm/tcp/stranger.hpp"
+#include "tests/support/killed_process.hpp"
 
 namespace kvmesh::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-TcpOptions soon(int rank, int size, std::uint16_t port, std::chrono::milliseconds deadline) {
-  TcpOptions options = tcp_options(rank, size, port);
-  options.deadline = deadline;
-  return options;
-}
-
-std::future<std::unique_ptr<Communicator>> meet(const TcpOptions& options) {
-  return std::async(std::launch::async, [options] { return make_tcp_communicator(options); });
-}
-
-tcp::Endpoint at(std::uint16_t port) { return {tcp::asio::ip::address_v4::loopback(), port}; }
-
-/// A program that is not kvmesh: it connects to a port, or listens there, and may say something.
-class Stranger {
- public:
-  explicit Stranger(std::string words) : words_(std::move(words)), socket_(io_), acceptor_(io_) {}
-
-  void visit(std::uint16_t port) {
-    while (!try_to_visit(port)) std::this_thread::sleep_for(5ms);
-  }
-  /// False if nobody listens there. Who no longer listens to the words is not asked to.
-  bool try_to_visit(std::uint16_t port) {
-    tcp::ErrorCode error;
-    socket_ = tcp::Socket(io_);
-    socket_.connect(at(port), error);
-    if (error) return false;
-    tcp::asio::write(socket_, tcp::asio::buffer(words_), error);
-    return true;
-  }
-
-  void listen(std::uint16_t port) {
-    acceptor_.open(tcp::asio::ip::tcp::v4());
-    acceptor_.set_option(tcp::asio::ip::tcp::acceptor::reuse_address(true));
-    acceptor_.bind(at(port));
-    acceptor_.listen();
-  }
-  void answer() {
-    acceptor_.accept(socket_);
-    tcp::asio::write(socket_, tcp::asio::buffer(words_));
-  }
-
- private:
-  std::string words_;
-  tcp::asio::io_context io_;
-  tcp::Socket socket_;
-  tcp::asio::ip::tcp::acceptor acceptor_;
-};
-
-template <class Expected>
-void expect_fails(std::future<std::unique_ptr<Communicator>>& meeting,
-                  const std::vector<std::string>& words) {
-  try {
-    meeting.get();
-    FAIL() << "they met";
-  } catch (const Expected& error) {
-    expect_says(error, words);
-  }
-}
-
-void expect_late(std::future<std::unique_ptr<Communicator>>& meeting, Rank waiter,
-                 const std::vector<Rank>& late, const std::vector<std::string>& words) {
-  try {
-    meeting.get();
-    FAIL() << "they met";
-  } catch (const Timeout& timeout) {
-    EXPECT_EQ(timeout.waiter(), waiter);
-    EXPECT_EQ(timeout.late(), late);
-    expect_says(timeout, words);
-  }
-}
 
 TEST(TcpRendezvous, WaitsForRankZeroToListen) {
   const std::uint16_t port = free_port();
@@ -123,14 +48,15 @@ TEST(TcpRendezvous, ARankWhoseDeadlineEndsFirstNamesTheOthersToo) {
   for (auto* meeting : {&zero, &one_again, &two, &three}) EXPECT_EQ(meeting->get()->size(), 4);
 }
 
-TEST(TcpRendezvous, RefusesARankThatIsThereTwice) {
+TEST(TcpRendezvous, RefusesARankThatIsThereTwiceAndGoesOn) {
   const std::uint16_t port = free_port();
   auto zero = meet(tcp_options(0, 3, port));
   auto one = meet(tcp_options(1, 3, port));
+  std::this_thread::sleep_for(100ms);
   auto also_one = meet(tcp_options(1, 3, port));
-  for (auto* meeting : {&zero, &one, &also_one}) {
-    expect_fails<RendezvousError>(*meeting, {"rank 1", "already"});
-  }
+  expect_fails<RendezvousError>(also_one, {"rank 1", "already"});
+  auto two = meet(tcp_options(2, 3, port));
+  for (auto* meeting : {&zero, &one, &two}) EXPECT_EQ(meeting->get()->size(), 3);
 }
 
 TEST(TcpRendezvous, RefusesASecondRankZero) {
@@ -142,35 +68,42 @@ TEST(TcpRendezvous, RefusesASecondRankZero) {
   expect_late(zero, Rank{0}, {Rank{1}}, {});
 }
 
-TEST(TcpRendezvous, RefusesAnotherSize) {
+TEST(TcpRendezvous, NamesWhomItRefused) {
   const std::uint16_t port = free_port();
-  auto zero = meet(tcp_options(0, 3, port));
+  auto zero = meet(soon(0, 3, port, 500ms));
   auto two = meet(tcp_options(2, 4, port));
-  for (auto* meeting : {&zero, &two}) {
-    expect_fails<RendezvousError>(*meeting, {"rank 2 of 4 ranks", "a job of 3"});
-  }
+  expect_fails<RendezvousError>(two, {"rank 0 refuses", "rank 2 of 4 ranks", "a job of 3"});
+  expect_late(zero, Rank{0}, {Rank{1}, Rank{2}}, {"1 refused as rank 2 of 4 ranks"});
 }
 
-// Some have connected when rank 0 gives up, and were not welcomed yet.
-TEST(TcpRendezvous, RefusesInTheMiddleOfACrowd) {
+TEST(TcpRendezvous, RefusesARankOfAnotherSizeInACrowd) {
   constexpr int kRanks = 16, kWrong = 3;
-  for (int round = 0; round < 10; ++round) {
-    const std::uint16_t port = free_port();
-    auto zero = meet(tcp_options(0, kRanks, port));
-    std::list<Stranger> crowd;
-    for (int rank = 1; rank < kRanks; ++rank) {
-      tcp::Hello hello;
-      hello.rank = static_cast<std::uint32_t>(rank);
-      hello.size = rank == kWrong ? kRanks + 1 : kRanks;
-      crowd.emplace_back(std::string(reinterpret_cast<const char*>(&hello), sizeof hello));
-      if (rank < kWrong) {
-        crowd.back().visit(port);
-      } else {
-        crowd.back().try_to_visit(port);  // rank 0 may have left
-      }
-    }
-    expect_fails<RendezvousError>(zero, {"rank 3 of 17 ranks", "a job of 16"});
+  const std::uint16_t port = free_port();
+  std::vector<std::future<std::unique_ptr<Communicator>>> ranks;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    ranks.push_back(meet(tcp_options(rank, rank == kWrong ? kRanks + 1 : kRanks, port)));
   }
+  expect_fails<RendezvousError>(ranks[kWrong], {"rank 3 of 17 ranks", "a job of 16"});
+  ranks[kWrong] = meet(tcp_options(kWrong, kRanks, port));
+  for (auto& rank : ranks) EXPECT_EQ(rank.get()->size(), kRanks);
+}
+
+/// Rank 0 is a process that is killed when rank 1 has registered with it.
+TEST(TcpRendezvous, FindsARankZeroThatWasRestarted) {
+  const std::uint16_t port = free_port();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    make_tcp_communicator(tcp_options(0, 3, port));
+    ::_exit(0);
+  }
+  KilledProcess first_zero(child);
+  auto one = meet(tcp_options(1, 3, port));
+  std::this_thread::sleep_for(200ms);
+  first_zero.die();
+  auto zero = meet(tcp_options(0, 3, port));
+  auto two = meet(tcp_options(2, 3, port));
+  for (auto* meeting : {&zero, &one, &two}) EXPECT_EQ(meeting->get()->size(), 3);
 }
 
 TEST(TcpRendezvous, GoesOnDespiteStrangers) {
@@ -198,11 +131,20 @@ TEST(TcpRendezvous, TellsOfStrangersIfRanksAreMissing) {
 
 TEST(TcpRendezvous, NoticesAnotherProgramOnRankZerosPort) {
   const std::uint16_t port = free_port();
-  Stranger server("SSH-2.0-OpenSSH_9.2\r\n");
-  server.listen(port);
-  auto one = meet(tcp_options(1, 2, port));
-  server.answer();
-  expect_fails<RendezvousError>(one, {"another program", std::to_string(port)});
+  auto server = std::make_unique<Stranger>("SSH-2.0-OpenSSH_9.2\r\n");
+  server->listen(port);
+  auto patient = meet(tcp_options(1, 2, port));
+  server->answer();
+  auto one = meet(soon(1, 2, port, 300ms));
+  std::jthread answers([&] {
+    while (server->try_to_answer()) continue;
+  });
+  expect_late(one, Rank{1}, {Rank{0}}, {"another program listens there", std::to_string(port)});
+  server->stop();
+  answers.join();
+  auto zero = meet(tcp_options(0, 2, port));
+  EXPECT_EQ(zero.get()->size(), 2);
+  EXPECT_EQ(patient.get()->size(), 2);
 }
 
 TEST(TcpRendezvous, NoticesASilentProgramOnRankZerosPort) {

@@ -51,6 +51,28 @@ TEST(Tcp, NamesAPeerThatDies) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
 }
 
+/// Rank 1 waits for rank 0, which waits for rank 2 and gives up.
+TEST(Tcp, ASurvivorNamesTheRankThatIsLate) {
+  TcpRanks<3>::run([](Communicator& comm) {
+    std::byte received{};
+    const Rank from{comm.rank() == Rank{1} ? 0 : 2};
+    const Incoming in{from, std::span(&received, 1)};
+    if (comm.rank() == Rank{0}) {
+      comm.set_deadline(100ms);
+      EXPECT_THROW(comm.exchange({}, std::span(&in, 1), "one token"), Timeout);
+    } else if (comm.rank() == Rank{1}) {
+      try {
+        comm.exchange({}, std::span(&in, 1), "another token");
+        ADD_FAILURE() << "rank 0 sent nothing";
+      } catch (const Timeout& error) {
+        EXPECT_EQ(error.waiter(), Rank{1});
+        EXPECT_EQ(error.late(), std::vector{Rank{2}});
+        expect_says(error, {"another token (as another rank reports)"});
+      }
+    }
+  });
+}
+
 TEST(Tcp, GroupsBreakAlone) {
   TcpRanks<4>::run([](Communicator& comm) {
     const std::unique_ptr<Communicator> part = comm.split(comm.rank().value % 2, 0);

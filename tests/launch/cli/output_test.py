@@ -46,6 +46,13 @@ class Output(ProgramTest):
         full = self.generate(1, "--prompt", "hello", "--json", "/dev/full")
         self.expect_one_line(full, "cannot write '/dev/full'")
 
+    def test_a_full_disk_behind_mpirun_is_an_error(self):
+        for arguments in (("info",), VERIFY):
+            with open("/dev/full", "w") as full:
+                done = run(2, *arguments, stdout=full)
+                self.expect_one_line(done, "cannot write standard output by way of mpirun", "No space left")
+        self.assertEqual(run(2, "info", stdout=subprocess.DEVNULL).returncode, 0)
+
     def test_a_closed_output_is_an_error(self):
         for arguments in self.commands():
             closed = run(1, *arguments, stdout=None, preexec_fn=lambda: os.close(1))

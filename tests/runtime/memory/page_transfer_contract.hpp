@@ -132,7 +132,8 @@ inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool m
   SCOPED_TRACE(maps ? "maps" : "messages");
   Communicator& kv = mesh.kv();
   const int me = mesh.kv_rank().value;
-  const std::unique_ptr<Backend> backend = make_backend(mesh);
+  PageAllocator allocator({.ranks = kv.size(), .pages_per_rank = 1});
+  const std::unique_ptr<Backend> backend = make_backend(mesh, allocator);
   const PoolStorage pools(TransferCase::shape(), TransferCase::kLayers, mesh.device(),
                           Sharing::kNode);
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());

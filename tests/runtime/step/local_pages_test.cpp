@@ -1,4 +1,4 @@
-// What a rank remembers of page tables, against looking at all of them again.
+// What a rank and its device remember of page tables, against looking at all of them again.
 #include "runtime/step/local_pages.hpp"
 
 #include <gtest/gtest.h>
@@ -6,6 +6,7 @@
 #include <map>
 
 #include "kvmesh/allocator.hpp"
+#include "runtime/step/sent_pages.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {
@@ -32,10 +33,14 @@ void expect_same(const LocalSequence& seen, std::span<const PageId> pages) {
   EXPECT_EQ(seen.held, held);
 }
 
-/// Serves random sequences; `copies` are the lists as one who reads only what is fresh has them.
+/// Serves random sequences; `device_` has the lists as a device that gets only new pages has them.
 class Serving {
  public:
-  explicit Serving(std::uint64_t seed) : random_(seed) {}
+  /// Looks at a sequence after one in `behind` steps.
+  Serving(std::uint64_t seed, int behind) : random_(seed), behind_(behind) {}
+
+  /// How many pages were not sent again.
+  std::size_t kept() const { return kept_; }
 
   void step() {
     if (living_.empty() || random_.one_in(6)) living_.push_back(allocator_.create());
@@ -45,50 +50,64 @@ class Serving {
     if (random_.one_in(8)) living_.push_back(allocator_.fork(id));
     if (random_.one_in(6)) {
       const std::int64_t length = random_.integer(0, allocator_.length(id));
-      const auto pages = static_cast<std::size_t>((length + kPageSize - 1) / kPageSize);
-      pages_.truncate(id, allocator_.pages(id), pages);
       allocator_.truncate(id, length);
+    }
+    if (random_.one_in(6)) {
+      const std::int64_t length = allocator_.length(id);
+      const std::int64_t begin = random_.integer(0, length);
+      (void)allocator_.try_make_writable(id, begin, random_.integer(begin, length));
     }
     const AppendRequest more{id, random_.integer(0, 9)};
     const auto copies = allocator_.try_append({&more, 1});
     if (!copies) return erase(at);
-    if (!copies->empty()) pages_.copied(id, allocator_.pages(id));
-    look(id);
+    if (random_.one_in(behind_)) look(random_.pick(living_));
   }
 
  private:
   void look(SequenceId id) {
-    LocalSequence& seen = pages_.update(id, used_pages(allocator_, id));
+    const LocalSequence& seen = pages_.update(id, used_pages(allocator_, id));
     expect_same(seen, used_pages(allocator_, id));
-    std::vector<LocalPage>& copy = copies_[id];
-    copy.resize(std::min(copy.size(), seen.fresh));
-    ASSERT_EQ(copy.size(), seen.fresh);
-    copy.insert(copy.end(), seen.pages.begin() + static_cast<std::ptrdiff_t>(seen.fresh),
+    sent_.follow([this](std::size_t slot) { EXPECT_EQ(device_.erase(slot), 1u); });
+    const std::size_t kept = sent_.kept(id.slot(), seen.pages);
+    kept_ += kept;
+    std::vector<LocalPage>& list = device_[id.slot()];
+    ASSERT_LE(kept, list.size());
+    list.resize(kept);
+    list.insert(list.end(), seen.pages.begin() + static_cast<std::ptrdiff_t>(kept),
                 seen.pages.end());
-    seen.fresh = seen.pages.size();
-    EXPECT_EQ(copy, seen.pages);
+    sent_.sent(id.slot(), list.size());
+    EXPECT_EQ(list, seen.pages);
   }
 
   void erase(std::size_t at) {
     allocator_.erase(living_[at]);
-    pages_.erase(living_[at]);
-    copies_.erase(living_[at]);
     living_.erase(living_.begin() + static_cast<std::ptrdiff_t>(at));
   }
 
   Random random_;
   PageAllocator allocator_{
       {.ranks = kRanks, .pages_per_rank = 60, .page_size = kPageSize, .home_threshold_tokens = 12}};
-  LocalPages pages_{kMe, kRanks};
+  LocalPages pages_{kMe, allocator_};
+  SentPages sent_{allocator_};
   std::vector<SequenceId> living_;
-  std::map<SequenceId, std::vector<LocalPage>> copies_;
+  std::map<std::size_t, std::vector<LocalPage>> device_;  // by slot
+  std::size_t kept_ = 0;
+  int behind_;
 };
 
 TEST(LocalPages, AreWhatThePageTablesSay) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
-  Serving serving(seed);
+  Serving serving(seed, 1);
   for (int i = 0; i < 20'000 && !testing::Test::HasFailure(); ++i) serving.step();
+  EXPECT_GT(serving.kept(), 5'000u);
+}
+
+TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
+  const std::uint64_t seed = seed_or(std::random_device{}());
+  SCOPED_TRACE(seed);
+  Serving serving(seed, 500);  // some 2000 changes; the log keeps 1024
+  for (int i = 0; i < 60'000 && !testing::Test::HasFailure(); ++i) serving.step();
 }
 
 }  // namespace

@@ -1,0 +1,57 @@
+// Which cached page goes first: one interface, four policies.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "allocator/prefix/prefix_index.hpp"
+
+namespace kvmesh {
+
+/// What the policies keep of each page, in arrays that all of them share.
+struct EvictionPages {
+  struct Page {
+    PageSlot next = kNoSlot, previous = kNoSlot;
+    std::uint8_t queue = 0;     // the queue of the page, also while sequences hold it
+    std::uint8_t hits = 0;      // up to 3
+    std::uint8_t priority = 0;  // 0 to 100
+  };
+  explicit EvictionPages(PageSlot count) : pages(count) {}
+  std::vector<Page> pages;  // [slot]
+};
+
+/// The order of the pages of one rank and one priority. Its two queues hold the pages that no
+/// sequence holds. Decides by the order of calls alone; never allocates or throws.
+class EvictionQueues {
+ public:
+  EvictionQueues(Eviction policy, std::int64_t pages_per_rank);
+
+  /// The page is new in the index. `returns`: a page with this hash was evicted not long ago.
+  void added(EvictionPages::Page& page, bool returns) const;
+  /// A lookup found the page.
+  void hit(EvictionPages::Page& page) const;
+  /// The last sequence left the page.
+  void released(EvictionPages& all, PageSlot slot);
+  /// A sequence takes the page.
+  void taken(EvictionPages& all, PageSlot slot);
+  /// Returns the page to evict. REQUIRES: size() > 0.
+  PageSlot victim(EvictionPages& all);
+  /// Returns whether the hash of an evicted page of this queue is remembered.
+  bool remembers(const EvictionPages::Page& page) const;
+  std::int64_t size() const { return queues_[0].size + queues_[1].size; }
+
+ private:
+  struct Queue {
+    PageSlot first = kNoSlot, last = kNoSlot;
+    std::int64_t size = 0;
+  };
+  void push(EvictionPages& all, PageSlot slot);
+  void remove(EvictionPages& all, PageSlot slot);
+  PageSlot second_chances(EvictionPages& all);
+
+  Eviction policy_;
+  std::int64_t share_;  // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
+  Queue queues_[2];
+};
+
+}  // namespace kvmesh

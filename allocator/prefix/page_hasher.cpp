@@ -1,0 +1,161 @@
+#include "allocator/prefix/page_hasher.hpp"
+
+#include <openssl/evp.h>
+#include <xxhash.h>
+
+#include <cstring>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr std::uint8_t kTextType = 3, kBytesType = 2, kArrayType = 4;
+constexpr std::size_t kSha256Bytes = 32, kXxh3Bytes = 16;
+
+/// Writes the head of a CBOR item in its shortest form. Returns the end.
+inline std::uint8_t* put_head(std::uint8_t* out, unsigned major, std::uint64_t value) {
+  const auto type = static_cast<std::uint8_t>(major << 5);
+  if (value < 24) {
+    *out++ = static_cast<std::uint8_t>(type | value);
+    return out;
+  }
+  const int size_log2 = value < 0x100 ? 0 : value < 0x1'0000 ? 1 : value < 0x1'0000'0000 ? 2 : 3;
+  *out++ = static_cast<std::uint8_t>(type | (24 + size_log2));
+  for (int shift = (8 << size_log2) - 8; shift >= 0; shift -= 8)
+    *out++ = static_cast<std::uint8_t>(value >> shift);
+  return out;
+}
+
+}  // namespace
+
+std::uint64_t event_id(const PageHash& hash) {
+  std::uint64_t id = 0;
+  for (std::size_t i = 24; i < 32; ++i) id = id << 8 | hash.bytes[i];
+  return id;
+}
+
+void CborWriter::head(unsigned major, std::uint64_t value) {
+  std::uint8_t bytes[9];
+  out_.insert(out_.end(), bytes, put_head(bytes, major, value));
+}
+
+void CborWriter::text(std::string_view value) {
+  head(kTextType, value.size());
+  out_.insert(out_.end(), value.begin(), value.end());
+}
+
+void CborWriter::bytes(std::span<const std::uint8_t> value) {
+  head(kBytesType, value.size());
+  out_.insert(out_.end(), value.begin(), value.end());
+}
+
+void CborWriter::integer(std::int64_t value) {
+  head(value < 0 ? 1 : 0, static_cast<std::uint64_t>(value < 0 ? -1 - value : value));
+}
+
+struct PageHasher::Sha256 {
+  Sha256() : algorithm(EVP_MD_fetch(nullptr, "SHA256", nullptr)), context(EVP_MD_CTX_new()) {
+    if (algorithm == nullptr || context == nullptr)
+      throw Unsupported("prefix: this OpenSSL has no SHA-256");
+  }
+  ~Sha256() {
+    EVP_MD_CTX_free(context);
+    EVP_MD_free(algorithm);
+  }
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+
+  EVP_MD* algorithm;
+  EVP_MD_CTX* context;
+};
+
+PageHasher::PageHasher(PrefixHash kind) : kind_(kind) {
+  if (kind == PrefixHash::kSha256Cbor) sha256_ = std::make_unique<Sha256>();
+}
+PageHasher::~PageHasher() = default;
+PageHasher::PageHasher(PageHasher&&) noexcept = default;
+PageHasher& PageHasher::operator=(PageHasher&&) noexcept = default;
+
+PageHash PageHasher::digest(std::span<const std::uint8_t> bytes) {
+  PageHash hash;
+  if (kind_ == PrefixHash::kXxh3) {
+    const XXH128_hash_t value = XXH3_128bits(bytes.data(), bytes.size());
+    std::memcpy(hash.bytes.data(), &value.low64, 8);
+    std::memcpy(hash.bytes.data() + 8, &value.high64, 8);
+    return hash;
+  }
+  const bool ok = EVP_DigestInit_ex2(sha256_->context, sha256_->algorithm, nullptr) == 1 &&
+                  EVP_DigestUpdate(sha256_->context, bytes.data(), bytes.size()) == 1 &&
+                  EVP_DigestFinal_ex(sha256_->context, hash.bytes.data(), nullptr) == 1;
+  if (!ok) throw Error("prefix: OpenSSL failed to compute a SHA-256");
+  return hash;
+}
+
+PageHash PageHasher::root(std::string_view seed) {
+  buffer_.clear();
+  CborWriter(buffer_).text(seed.empty() ? "vllm-none-hash" : seed);
+  return digest(buffer_);
+}
+
+PageHash PageHasher::page(const PageHash& parent, std::span<const std::int32_t> tokens,
+                          std::span<const std::uint8_t> extras) {
+  if (kind_ == PrefixHash::kXxh3) {
+    buffer_.resize(kXxh3Bytes + tokens.size_bytes() + extras.size());
+    std::memcpy(buffer_.data(), parent.bytes.data(), kXxh3Bytes);
+    std::memcpy(buffer_.data() + kXxh3Bytes, tokens.data(), tokens.size_bytes());
+    if (!extras.empty())
+      std::memcpy(buffer_.data() + kXxh3Bytes + tokens.size_bytes(), extras.data(), extras.size());
+    return digest(buffer_);
+  }
+  // Heads take at most 9 bytes each; a token at most 5.
+  buffer_.resize(1 + 9 + kSha256Bytes + 9 + 5 * tokens.size() + extras.size() + 1);
+  std::uint8_t* out = put_head(buffer_.data(), kArrayType, 3);
+  out = put_head(out, kBytesType, kSha256Bytes);
+  out = static_cast<std::uint8_t*>(std::memcpy(out, parent.bytes.data(), kSha256Bytes)) +
+        kSha256Bytes;
+  out = put_head(out, kArrayType, tokens.size());
+  for (const std::int32_t token : tokens) out = put_head(out, 0, static_cast<std::uint32_t>(token));
+  if (extras.empty()) {
+    *out++ = 0xF6;  // null
+  } else {
+    std::memcpy(out, extras.data(), extras.size());
+    out += extras.size();
+  }
+  return digest({buffer_.data(), out});
+}
+
+std::vector<std::uint8_t> extra_keys(const PrefixExtras& extras, std::int64_t first,
+                                     std::int64_t tokens) {
+  std::vector<std::uint8_t> keys;
+  CborWriter out(keys);
+  std::uint64_t count = 0;
+  if (extras.adapter) {
+    ++count;
+    out.array(3);
+    out.text("lora");
+    out.text(extras.adapter->name);
+    out.text(extras.adapter->path);
+  }
+  for (const PrefixExtras::Item& item : extras.items) {
+    if (item.first >= first + tokens || item.first + item.tokens <= first) continue;
+    ++count;
+    out.array(3);
+    out.text("mm");
+    out.text(item.id);
+    out.integer(item.first - first);
+  }
+  if (first == 0 && !extras.salt.empty()) {
+    ++count;
+    out.array(2);
+    out.text("cache_salt");
+    out.text(extras.salt);
+  }
+  if (count == 0) return {};
+  std::vector<std::uint8_t> all;
+  CborWriter(all).array(count);
+  all.insert(all.end(), keys.begin(), keys.end());
+  return all;
+}
+
+}  // namespace kvmesh

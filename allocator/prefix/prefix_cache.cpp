@@ -1,0 +1,111 @@
+#include "allocator/prefix/prefix_cache.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace kvmesh {
+namespace {
+
+std::uint64_t ghost_of(const PageHash& hash) {
+  std::uint64_t word;
+  std::memcpy(&word, hash.bytes.data(), sizeof word);
+  return word;
+}
+
+}  // namespace
+
+PrefixCache::PrefixCache(const PrefixOptions& options, PagePools& pools, ChangeLog& changes,
+                         int page_size)
+    : options_(options),
+      pages_per_rank_(static_cast<PageSlot>(pools.pages_per_rank())),
+      page_size_(static_cast<std::size_t>(page_size)),
+      pools_(pools),
+      changes_(changes),
+      index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), page_size),
+      pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
+      ghosts_(2 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
+  pools_.keep_with(this);
+}
+
+PrefixRun PrefixCache::find(const PrefixKey& key) {
+  const std::span<const PageHash> chain = key.hashes();
+  const std::span<const std::int32_t> tokens = key.tokens();
+  found_.resize(std::max(found_.size(), chain.size() + 1));
+  std::size_t pages = index_.find_run(chain, found_);
+  for (std::size_t i = 0; options_.compares_tokens && i < pages; ++i) {
+    if (!std::ranges::equal(index_.tokens(found_[i]), tokens.subspan(i * page_size_, page_size_)))
+      pages = i;
+  }
+  auto length = static_cast<std::int64_t>(pages * page_size_);
+  if (pages > 0 && !key.has_items(static_cast<std::int64_t>(pages))) {
+    const std::span<const std::int32_t> rest = tokens.subspan(pages * page_size_);
+    const PrefixIndex::Partial partial = index_.longest_partial(found_[pages - 1], rest);
+    if (partial.tokens > 0) found_[pages++] = partial.slot;
+    length += partial.tokens;
+  }
+  return {.pages = std::span(found_).first(pages), .tokens = length};
+}
+
+void PrefixCache::hit(std::span<const PageSlot> pages) {
+  for (const PageSlot slot : pages) queues_of(slot).hit(pages_.pages[slot]);
+}
+
+void PrefixCache::prepare(int priority) {
+  std::unique_ptr<Ranks>& ranks = by_priority_[static_cast<std::size_t>(priority)];
+  if (!ranks)
+    ranks = std::make_unique<Ranks>(pools_.ranks(),
+                                    EvictionQueues(options_.eviction, pools_.pages_per_rank()));
+}
+
+void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
+                          std::span<const std::int32_t> tokens, bool whole, int priority) {
+  const PageSlot at = slot(page);
+  index_.insert(at, hash, parent.valid() ? slot(parent) : kNoSlot, tokens, whole);
+  pages_.pages[at].priority = static_cast<std::uint8_t>(priority);
+  queues_of(at).added(pages_.pages[at], ghosts_.take(ghost_of(hash)));
+  pools_.keep(page);
+}
+
+void PrefixCache::raise(PageId page, int priority) {
+  std::uint8_t& now = pages_.pages[slot(page)].priority;
+  now = std::max(now, static_cast<std::uint8_t>(priority));
+}
+
+std::int64_t PrefixCache::evictable() const {
+  std::int64_t pages = 0;
+  for (const auto& ranks : by_priority_)
+    for (std::size_t rank = 0; ranks && rank < ranks->size(); ++rank)
+      pages += (*ranks)[rank].size();
+  return pages;
+}
+
+void PrefixCache::released(PageId page) { queues_of(slot(page)).released(pages_, slot(page)); }
+
+void PrefixCache::taken(PageId page) { queues_of(slot(page)).taken(pages_, slot(page)); }
+
+void PrefixCache::evict_one(Rank rank) {
+  const auto at = static_cast<std::size_t>(rank.value);
+  const auto lowest = std::ranges::find_if(
+      by_priority_, [at](const auto& ranks) { return ranks && (*ranks)[at].size() > 0; });
+  const PageSlot victim = (**lowest)[at].victim(pages_);
+  // Its descendants are cached, too: they go first, on whichever ranks they are.
+  for (PageSlot leaf = victim;;) {
+    while (index_.first_child(leaf) != kNoSlot) leaf = index_.first_child(leaf);
+    const PageSlot parent = index_.parent(leaf);
+    evict(leaf);
+    if (page(leaf).rank() == rank) return;
+    leaf = parent;
+  }
+}
+
+void PrefixCache::evict(PageSlot leaf) {
+  EvictionQueues& queues = queues_of(leaf);
+  if (queues.remembers(pages_.pages[leaf])) ghosts_.add(ghost_of(index_.hash(leaf)));
+  queues.taken(pages_, leaf);
+  index_.erase(leaf);
+  pools_.free_cached(page(leaf));
+  changes_.record({.old_page = page(leaf), .kind = ChangeKind::kEvicted});
+}
+
+}  // namespace kvmesh

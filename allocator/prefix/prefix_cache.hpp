@@ -1,0 +1,82 @@
+// Keeps the pages of known prefixes when no sequence holds them, until their room is needed.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "allocator/change_log.hpp"
+#include "allocator/page_pools.hpp"
+#include "allocator/prefix/eviction.hpp"
+#include "allocator/prefix/ghosts.hpp"
+#include "allocator/prefix/prefix_index.hpp"
+#include "kvmesh/prefix.hpp"
+
+namespace kvmesh {
+
+/// The pages that a lookup found.
+struct PrefixRun {
+  std::span<const PageSlot> pages{};  ///< valid until the next lookup; the last may be partial
+  std::int64_t tokens = 0;
+};
+
+/// The published pages of all ranks: index, tokens and order of eviction. A published page is never
+/// written. Who holds a page holds its parent, so the cached pages (published, and held by nobody)
+/// are whole subtrees: all of them can be evicted, leaves first.
+class PrefixCache final : public PageKeeper {
+ public:
+  PrefixCache(const PrefixOptions& options, PagePools& pools, ChangeLog& changes, int page_size);
+
+  /// Finds the longest published run of the key, its last, partly equal page included.
+  PrefixRun find(const PrefixKey& key);
+  /// Counts a hit of pages that a sequence has just taken.
+  void hit(std::span<const PageSlot> pages);
+
+  PageSlot find(const PageHash& hash) const { return index_.find(hash); }
+  const PageHash& hash(PageId page) const { return index_.hash(slot(page)); }
+  /// Makes publish() of this priority possible. Allocates.
+  void prepare(int priority);
+  /// Publishes a page that a sequence holds. `parent` is invalid for a first page.
+  void publish(PageId page, const PageHash& hash, PageId parent,
+               std::span<const std::int32_t> tokens, bool whole, int priority);
+  /// Raises the priority of a published page that a sequence holds.
+  void raise(PageId page, int priority);
+
+  PageId page(PageSlot slot) const {
+    return {Rank{static_cast<std::int32_t>(slot / pages_per_rank_)},
+            static_cast<std::int32_t>(slot % pages_per_rank_)};
+  }
+  const PrefixIndex& index() const { return index_; }
+  PageSlot slot(PageId page) const {
+    return static_cast<PageSlot>(page.rank().value) * pages_per_rank_ +
+           static_cast<PageSlot>(page.index());
+  }
+
+  /// The number of pages in all queues.
+  std::int64_t evictable() const;
+
+  void released(PageId page) override;
+  void taken(PageId page) override;
+  void evict_one(Rank rank) override;
+
+ private:
+  using Ranks = std::vector<EvictionQueues>;  // [rank]
+  EvictionQueues& queues_of(PageSlot slot) {
+    return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
+  }
+  void evict(PageSlot leaf);
+
+  PrefixOptions options_;
+  PageSlot pages_per_rank_;
+  std::size_t page_size_;
+  PagePools& pools_;
+  ChangeLog& changes_;
+  PrefixIndex index_;
+  EvictionPages pages_;
+  std::array<std::unique_ptr<Ranks>, 101> by_priority_;  // null: never used
+  Ghosts ghosts_;
+  std::vector<PageSlot> found_;  // of the last lookup
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,61 @@
+#include <utility>
+
+#include "allocator/integrity.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+template <class... Args>
+void ensure(bool ok, fmt::format_string<Args...> message, Args&&... args) {
+  if (!ok) throw Error("prefix integrity: " + fmt::format(message, std::forward<Args>(args)...));
+}
+
+void check_page(const PagePools& pools, const PrefixCache& prefixes, PageId page) {
+  const PrefixIndex& index = prefixes.index();
+  const PageSlot slot = prefixes.slot(page);
+  ensure(index.contains(slot) == pools.is_kept(page),
+         "page {}:{} is either kept or in the index, not both", page.rank().value, page.index());
+  if (!index.contains(slot)) return;
+  ensure(index.find(index.hash(slot)) == slot, "page {}:{} is not found by its hash",
+         page.rank().value, page.index());
+  const PageSlot parent = index.parent(slot);
+  if (parent == kNoSlot) return;
+  ensure(index.contains(parent), "the parent of page {}:{} is not in the index", page.rank().value,
+         page.index());
+  ensure(!pools.in_use(page) || pools.in_use(prefixes.page(parent)),
+         "page {}:{} is held and its parent is not", page.rank().value, page.index());
+}
+
+void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId id,
+                 const Sequence& sequence) {
+  ensure(sequence.published >= 0 && sequence.published <= std::ssize(sequence.pages),
+         "sequence {} has published {} of {} pages", id, sequence.published, sequence.pages.size());
+  PageSlot parent = kNoSlot;
+  for (std::size_t logical = 0; logical < sequence.pages.size(); ++logical) {
+    const PageId page = sequence.pages[logical];
+    const bool is_published = logical < static_cast<std::size_t>(sequence.published);
+    ensure(pools.is_kept(page) == is_published, "page {} of sequence {} is kept: {}", logical, id,
+           pools.is_kept(page));
+    if (!is_published) continue;
+    ensure(sequence.may_share, "sequence {} has published and does not know", id);
+    ensure(prefixes.index().parent(prefixes.slot(page)) == parent,
+           "page {} of sequence {} has another parent than the page before", logical, id);
+    parent = prefixes.slot(page);
+  }
+}
+
+}  // namespace
+
+void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
+                    const PrefixCache& prefixes) {
+  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value)
+    for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index)
+      check_page(pools, prefixes, {rank, index});
+  sequences.for_each(
+      [&](SequenceId id, const Sequence& sequence) { check_chain(pools, prefixes, id, sequence); });
+  ensure(prefixes.evictable() == pools.cached_pages(), "{} pages are queued and {} are cached",
+         prefixes.evictable(), pools.cached_pages());
+}
+
+}  // namespace kvmesh

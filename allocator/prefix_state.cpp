@@ -1,0 +1,124 @@
+// The operations of the prefix cache.
+#include <algorithm>
+
+#include "allocator/state.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::uint64_t digest_of(const PrefixKey& key) {
+  std::uint64_t hash = fold(0, key.tokens().size());
+  const std::span<const PageHash> pages = key.hashes();
+  const PageHash& last = pages.empty() ? key.root() : pages.back();
+  for (const std::uint8_t byte : last.bytes) hash = fold(hash, byte);
+  const std::size_t full = pages.size() * static_cast<std::size_t>(key.rules().page_size);
+  for (const std::int32_t token : key.tokens().subspan(full))
+    hash = fold(hash, static_cast<std::uint64_t>(token));
+  return hash;
+}
+
+/// The priority of tokens [first, last): the highest of the ranges that they overlap.
+int priority_of(std::span<const Retention> retentions, std::int64_t first, std::int64_t last) {
+  int priority = -1;
+  for (const Retention& it : retentions)
+    if (it.first < last && first < it.first + it.tokens) priority = std::max(priority, it.priority);
+  return priority < 0 ? Retention::kPriority : priority;
+}
+
+}  // namespace
+
+void PageAllocator::State::check_key(const PrefixKey& key) const {
+  require(prefixes_ != nullptr, "prefix: the prefix cache is off (PrefixOptions::enabled)");
+  require(key.rules() == prefix_rules(), "prefix: the key has other rules than this allocator");
+}
+
+PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
+  check_key(key);
+  const PrefixRun run = prefixes_->find(key);
+  std::vector<PageId> pages;
+  pages.reserve(run.pages.size());
+  for (const PageSlot slot : run.pages) pages.push_back(prefixes_->page(slot));
+  const SequenceId id = sequences_.create();
+
+  Sequence& sequence = *sequences_.find(id);
+  sequence.pages = std::move(pages);
+  sequence.length = run.tokens;
+  sequence.published = static_cast<std::int32_t>(run.pages.size());
+  if (!run.pages.empty()) {
+    sequence.placement.anchor = sequence.pages.front().rank().value;
+    sequence.may_share = true;
+  }
+  for (const PageId page : sequence.pages) pools_.add_reference(page);
+  prefixes_->hit(run.pages);
+  log_added(id, sequence, 0);
+  record("lookup", id, digest_of(key));
+  return {.pin = id, .tokens = run.tokens};
+}
+
+void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
+                                   std::span<const Retention> retentions) {
+  check_key(key);
+  Sequence& sequence = sequences_.at(id);
+  for (const Retention& it : retentions)
+    require(it.first >= 0 && it.tokens >= 0 && it.priority >= 0 && it.priority <= 100,
+            "prefix: priority {} for {} tokens from {}", it.priority, it.tokens, it.first);
+  const auto known = std::min(static_cast<std::size_t>(sequence.published), key.hashes().size());
+  for (std::size_t logical = 0; logical < known; ++logical)
+    require(prefixes_->hash(sequence.pages[logical]) == key.hashes()[logical],
+            "prefix: page {} of sequence {} was published with other tokens", logical, id);
+  const auto full =
+      std::min(static_cast<std::size_t>(sequence.length / options_.page_size), key.hashes().size());
+  prefixes_->prepare(Retention::kPriority);
+  for (const Retention& it : retentions) prefixes_->prepare(it.priority);
+
+  for (std::size_t logical = 0; logical < full; ++logical) {
+    const auto first = static_cast<std::int64_t>(logical) * options_.page_size;
+    const int priority = priority_of(retentions, first, first + options_.page_size);
+    journal_.fold_in(static_cast<std::uint64_t>(priority));
+    if (logical < static_cast<std::size_t>(sequence.published)) {
+      prefixes_->raise(sequence.pages[logical], priority);
+    } else if (!publish_page(id, sequence, logical, key, priority)) {
+      break;
+    }
+  }
+  record("publish", id, digest_of(key));
+}
+
+/// Publishes one page, or takes the page that another sequence published in its place. Returns
+/// false for a page that forks share: they might part from it one by one, and hold a page but not
+/// the published page before it.
+bool PageAllocator::State::publish_page(SequenceId id, Sequence& sequence, std::size_t logical,
+                                        const PrefixKey& key, int priority) {
+  PageId& page = sequence.pages[logical];
+  const PageSlot same = prefixes_->find(key.hashes()[logical]);
+  const auto page_size = static_cast<std::size_t>(options_.page_size);
+  Change change{.sequence = id,
+                .position = static_cast<std::int32_t>(logical),
+                .old_page = page,
+                .new_page = page,
+                .kind = ChangeKind::kPublished};
+  if (same == kNoSlot && pools_.shared(page)) return false;
+  if (same == kNoSlot) {
+    const PageId parent = logical == 0 ? PageId{} : sequence.pages[logical - 1];
+    prefixes_->publish(page, key.hashes()[logical], parent,
+                       key.tokens().subspan(logical * page_size, page_size),
+                       key.has_items(static_cast<std::int64_t>(logical)), priority);
+  } else {
+    change.new_page = prefixes_->page(same);
+    change.kind = ChangeKind::kReplaced;
+    pools_.add_reference(change.new_page);
+    prefixes_->raise(change.new_page, priority);
+    sequence.placement.removed(page.rank());
+    pools_.give_back(page);
+    page = change.new_page;
+    sequence.placement.added(page.rank());
+    ++sequence.version;
+  }
+  changes_.record(change);
+  sequence.may_share = true;
+  sequence.published = static_cast<std::int32_t>(logical) + 1;
+  return true;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,64 @@
+// Which local pages a device's lists already have.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+#include "kvmesh/page.hpp"
+
+namespace kvmesh {
+
+/// Follows the allocator's change log for a device that keeps a list of local pages per sequence.
+/// REQUIRES: the allocator outlives it.
+class SentPages {
+ public:
+  explicit SentPages(PageAllocator& allocator)
+      : allocator_(allocator), cursor_(allocator.follow()) {}
+
+  /// Reads on in the log. Calls `erase(slot)` for each list of an erased sequence, and for all
+  /// lists if the log has lost changes.
+  template <class Erase>
+  void follow(Erase&& erase) {
+    for (;;) {
+      const ChangeRun run = allocator_.read_changes(cursor_);
+      if (run.lost) {
+        for (std::size_t slot = 0; slot < lists_.size(); ++slot)
+          if (forget(slot)) erase(slot);
+      } else if (run.changes.empty()) {
+        return;
+      }
+      for (const Change& change : run.changes) {
+        const std::size_t slot = change.sequence.slot();
+        if (change.kind == ChangeKind::kErased) {
+          if (forget(slot)) erase(slot);
+        } else if (change.kind != ChangeKind::kAdded) {
+          changed(slot, change.position);
+        }
+      }
+    }
+  }
+
+  /// Returns how many leading pages of `pages` the device's list has as they are.
+  std::size_t kept(std::size_t slot, std::span<const LocalPage> pages) const;
+  /// Notes that the list now has the first `count` pages of its sequence.
+  void sent(std::size_t slot, std::size_t count);
+  /// Notes that the device dropped the list of `slot`, or will. Returns whether it had one.
+  bool forget(std::size_t slot);
+
+ private:
+  static constexpr std::int32_t kUnchanged = INT32_MAX;
+  struct List {
+    bool on_device = false;
+    std::size_t count = 0;                // pages that the device has
+    std::int32_t unchanged = kUnchanged;  // pages before this logical page are as they were sent
+  };
+  void changed(std::size_t slot, std::int32_t position);
+
+  const PageAllocator& allocator_;
+  ChangeCursor cursor_;
+  std::vector<List> lists_;  // [slot]
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,139 @@
+#include "allocator/prefix/page_hasher.hpp"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <string>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::string hex(std::span<const std::uint8_t> bytes) {
+  std::string text;
+  for (const std::uint8_t byte : bytes) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+std::vector<std::int32_t> counted(std::int32_t first, std::size_t count) {
+  std::vector<std::int32_t> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+// What vLLM's sha256_cbor gives.
+TEST(PrefixHashes, AreThoseOfVllm) {
+  PrefixKey key(PrefixRules{});
+  EXPECT_EQ(hex(key.root().bytes),
+            "9bd96a485ad84efdafb72ee48a1d7a69bcead0f8f0433173941b276b9581eef0");
+  key.append(counted(1, 5));  // in pieces that end inside of pages
+  key.append(counted(6, 27));
+  key.append(counted(33, 3));
+  ASSERT_EQ(key.hashes().size(), 2u);
+  EXPECT_EQ(hex(key.hashes()[0].bytes),
+            "cd7c51bc5a8fc8643f383a2b9e01522fba7473c669e9270c7b0bf7bf7fd01682");
+  EXPECT_EQ(event_id(key.hashes()[0]), 8866452693264111234u);
+  EXPECT_EQ(hex(key.hashes()[1].bytes),
+            "2533ea50426b36e9e4d68296cac6bce8cf602e46957d0fe40b368b33d87bf3bf");
+  EXPECT_EQ(event_id(key.hashes()[1]), 807986237951177663u);
+
+  PrefixKey salted(PrefixRules{}, {.salt = "tenant-a"});
+  salted.append(counted(1, 16));
+  EXPECT_EQ(hex(salted.hashes()[0].bytes),
+            "d4fdd9f3dab139eafd01550f43781481256e9531b59b55ea4656df8f49124fcf");
+  EXPECT_EQ(event_id(salted.hashes()[0]), 5068484237151326159u);
+
+  PrefixKey widths(PrefixRules{.page_size = 8});
+  widths.append(std::vector<std::int32_t>{0, 23, 24, 255, 256, 65535, 65536, 2147483647});
+  EXPECT_EQ(hex(widths.hashes()[0].bytes),
+            "c6f01498d6bdfd373483df00b7895cc293f3a17a5a61e68b65a9105d945c0f09");
+  EXPECT_EQ(event_id(widths.hashes()[0]), 7325404263001886473u);
+}
+
+// A parent of another length than a hash: only through the writer.
+TEST(PrefixHashes, WriteCanonicalCbor) {
+  std::vector<std::uint8_t> bytes;
+  CborWriter out(bytes);
+  out.array(3);
+  out.bytes(std::vector<std::uint8_t>(4));
+  out.array(3);
+  for (const int token : {1, 2, 300}) out.integer(token);
+  out.null();
+  EXPECT_EQ(hex(bytes), "83440000000083010219012cf6");
+  PageHasher hasher(PrefixHash::kSha256Cbor);
+  const PageHash hash = hasher.digest(bytes);
+  EXPECT_EQ(hex(hash.bytes), "086539f75f6da02cc6261feda4f174659e95903a77088acf81e22bb37e456411");
+  EXPECT_EQ(event_id(hash), 9359091025546929169u);
+
+  bytes.clear();
+  for (const std::int64_t value : {-1, -25, -300}) out.integer(value);
+  out.integer(std::int64_t{1} << 40);
+  EXPECT_EQ(hex(bytes),
+            "20"
+            "3818"
+            "39012b"
+            "1b0000010000000000");
+}
+
+TEST(PrefixHashes, HoldExtraKeysInTheirOrderOnTheirPages) {
+  const PrefixExtras extras{
+      .adapter = PrefixExtras::Adapter{"a", "p"}, .items = {{"x", 2, 4}, {"y", 6, 1}}, .salt = "s"};
+  // [["lora","a","p"],["mm","x",2],["cache_salt","s"]]
+  EXPECT_EQ(hex(extra_keys(extras, 0, 4)),
+            "83"
+            "83646c6f726161616170"
+            "83626d6d617802"
+            "826a63616368655f73616c746173");
+  // The second page begins 2 tokens after item x, and item y is on it.
+  EXPECT_EQ(hex(extra_keys(extras, 4, 4)),
+            "83"
+            "83646c6f726161616170"
+            "83626d6d617821"
+            "83626d6d617902");
+  EXPECT_EQ(hex(extra_keys(extras, 8, 4)), "8183646c6f726161616170");
+  EXPECT_TRUE(extra_keys({.salt = "s"}, 4, 4).empty());
+}
+
+TEST(PrefixHashes, TellEverythingApart) {
+  for (const PrefixHash kind : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
+    const auto hashes = [&](PrefixExtras extras, std::vector<std::int32_t> tokens,
+                            std::string seed = "") {
+      PrefixKey key({.hash = kind, .page_size = 2, .seed = seed}, std::move(extras));
+      key.append(tokens);
+      return std::vector<PageHash>(key.hashes().begin(), key.hashes().end());
+    };
+    const auto plain = hashes({}, {1, 2, 3, 4});
+    EXPECT_EQ(plain, hashes({}, {1, 2, 3, 4, 5}));
+    EXPECT_NE(plain[1], hashes({}, {1, 1, 3, 4})[1]) << "the parent counts";
+    EXPECT_NE(plain[1], hashes({}, {3, 4})[0]);
+    for (const auto& other :
+         {hashes({.salt = "a"}, {1, 2, 3, 4}), hashes({.salt = "b"}, {1, 2, 3, 4}),
+          hashes({.adapter = PrefixExtras::Adapter{"a", ""}}, {1, 2, 3, 4}),
+          hashes({.items = {{"a", 0, 1}}}, {1, 2, 3, 4}), hashes({}, {1, 2, 3, 4}, "seed")}) {
+      EXPECT_NE(plain[0], other[0]);
+      EXPECT_NE(plain[1], other[1]) << "through the parent";
+    }
+  }
+}
+
+TEST(PrefixKeys, AreCutCopiedAndRefuseNegativeTokens) {
+  PrefixKey key(PrefixRules{.page_size = 4});
+  key.append(counted(0, 10));
+  PrefixKey fork = key;
+  fork.truncate(7);
+  EXPECT_EQ(fork.hashes().size(), 1u);
+  EXPECT_EQ(key.hashes().size(), 2u);
+  fork.append(std::vector<std::int32_t>{7});
+  EXPECT_EQ(fork.hashes()[1], key.hashes()[1]);
+  EXPECT_THROW(key.append(std::vector<std::int32_t>{1, -1}), InvalidArgument);
+  EXPECT_EQ(key.tokens().size(), 10u);
+  EXPECT_THROW(key.truncate(11), InvalidArgument);
+  EXPECT_THROW(PrefixKey(PrefixRules{.page_size = 0}), InvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvmesh

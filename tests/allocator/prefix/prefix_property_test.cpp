@@ -1,0 +1,236 @@
+// Random operations on an allocator with a prefix cache, against a model that knows the content of
+// every page.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+#include "tests/allocator/seed.hpp"
+
+namespace kvmesh {
+namespace {
+
+using test::uniform;
+using Tokens = std::vector<std::int32_t>;
+
+constexpr int kPageSize = 4;
+
+/// A request: its tokens, and the allocator's name of it. The keys and values that a token leaves
+/// behind are a function of all tokens up to it, which `content` stands for.
+struct Request {
+  SequenceId id;
+  PrefixKey key;
+};
+
+std::uint64_t content_after(std::span<const std::int32_t> tokens) {
+  std::uint64_t hash = 1;
+  for (const std::int32_t token : tokens) hash = hash * 31 + static_cast<std::uint64_t>(token) + 7;
+  return hash;
+}
+
+class Serving {
+ public:
+  Serving(const AllocatorOptions& options, std::uint64_t seed)
+      : random_(seed), allocator_(options), replica_(options) {}
+
+  void step() {
+    const std::int64_t draw = uniform(random_, 0, 99);
+    if (requests_.empty() || (draw < 30 && requests_.size() < 6)) {
+      arrive();
+    } else if (draw < 55) {
+      decode(any());
+    } else if (draw < 75) {
+      publish(any());
+    } else if (draw < 80) {
+      fork(any());
+    } else if (draw < 84) {
+      truncate(any());
+    } else if (draw < 87) {
+      write(any());
+    } else {
+      leave(static_cast<std::size_t>(uniform(random_, 0, std::ssize(requests_) - 1)));
+    }
+    check();
+  }
+
+  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;
+
+ private:
+  Request& any() {
+    return requests_[static_cast<std::size_t>(uniform(random_, 0, std::ssize(requests_) - 1))];
+  }
+
+  /// Prompts that start like one another: few tokens, many equal runs.
+  Tokens draw_tokens(std::int64_t count) {
+    Tokens tokens(static_cast<std::size_t>(count));
+    for (std::int32_t& token : tokens)
+      token = static_cast<std::int32_t>(uniform(random_, 0, 9) == 0 ? 1 : 0);
+    return tokens;
+  }
+
+  void arrive() {
+    PrefixExtras extras;
+    if (uniform(random_, 0, 3) == 0) extras.salt = "other";
+    PrefixKey key(allocator_.prefix_rules(), extras);
+    key.append(draw_tokens(uniform(random_, 0, 30)));
+    const PrefixMatch match = allocator_.match_prefix(key);
+    ASSERT_EQ(replica_.match_prefix(key).pin, match.pin);
+    ASSERT_LE(match.tokens, std::ssize(key.tokens()));
+    hits += match.tokens > 0 ? 1 : 0;
+    partial_hits += match.tokens % kPageSize != 0 ? 1 : 0;
+    salts_[match.pin] = extras.salt;
+    // What the run holds is what the request would have written: nothing is counted too much.
+    expect_content(match.pin, key.tokens(), match.tokens);
+    if (uniform(random_, 0, 9) == 0) {
+      allocator_.release(match);
+      replica_.release(match);
+      return;
+    }
+    ASSERT_EQ(allocator_.create_with_prefix(match), match.pin);
+    requests_.push_back({match.pin, key});
+    append(requests_.back(), std::ssize(key.tokens()) - match.tokens);
+  }
+
+  void expect_content(SequenceId id, std::span<const std::int32_t> tokens, std::int64_t length) {
+    for (std::int64_t at = 0; at < length; ++at) {
+      const auto place = static_cast<std::size_t>(at);
+      const PageId page = allocator_.pages(id)[place / kPageSize];
+      ASSERT_EQ(content_[page].at(place % kPageSize).second, content_after(tokens.first(place + 1)))
+          << "position " << at;
+      ASSERT_EQ(content_[page].at(place % kPageSize).first, salts_.at(id)) << "another tenant's";
+    }
+  }
+
+  /// Appends tokens that the key has, at the end of the sequence.
+  void append(Request& request, std::int64_t count) {
+    const std::int64_t length = allocator_.length(request.id);
+    const AppendRequest more{request.id, count};
+    const std::int64_t cached = allocator_.cached_pages();
+    const auto copies = allocator_.try_append({&more, 1});
+    ASSERT_EQ(copies.has_value(), replica_.try_append({&more, 1}).has_value());
+    evictions += std::max<std::int64_t>(cached - allocator_.cached_pages(), 0);
+    if (!copies) {
+      request.key.truncate(length);
+      return;
+    }
+    for (const PageCopy& copy : *copies)
+      std::copy_n(content_[copy.source].begin(), copy.tokens, content_[copy.destination].begin());
+    for (std::int64_t at = length; at < length + count; ++at) {
+      const auto place = static_cast<std::size_t>(at);
+      content_[allocator_.pages(request.id)[place / kPageSize]].at(place % kPageSize) = {
+          salts_.at(request.id), content_after(request.key.tokens().first(place + 1))};
+    }
+  }
+
+  void decode(Request& request) {
+    const std::int64_t count = uniform(random_, 1, 6);
+    request.key.append(draw_tokens(count));
+    append(request, count);
+  }
+
+  void publish(Request& request) {
+    std::vector<Retention> retentions;
+    if (uniform(random_, 0, 3) == 0)
+      retentions.push_back({0, 8, static_cast<int>(uniform(random_, 0, 2)) * 50});
+    const std::uint64_t version = allocator_.version(request.id);
+    allocator_.publish(request.id, request.key, retentions);
+    replica_.publish(request.id, request.key, retentions);
+    merged += allocator_.version(request.id) != version ? 1 : 0;
+  }
+
+  void fork(Request& request) {
+    if (requests_.size() >= 6) return;
+    const SequenceId child = allocator_.fork(request.id);
+    ASSERT_EQ(replica_.fork(request.id), child);
+    salts_[child] = salts_.at(request.id);
+    requests_.push_back({child, PrefixKey(request.key)});
+  }
+
+  void truncate(Request& request) {
+    const std::int64_t length = uniform(random_, 0, allocator_.length(request.id));
+    allocator_.truncate(request.id, length);
+    replica_.truncate(request.id, length);
+    request.key.truncate(length);
+  }
+
+  /// Makes positions writable and writes what is there already: the pages are private now.
+  void write(Request& request) {
+    const std::int64_t length = allocator_.length(request.id);
+    const std::int64_t begin = uniform(random_, 0, length);
+    const std::int64_t end = uniform(random_, begin, length);
+    const auto copies = allocator_.try_make_writable(request.id, begin, end);
+    ASSERT_EQ(copies.has_value(), replica_.try_make_writable(request.id, begin, end).has_value());
+    if (!copies) return;
+    for (const PageCopy& copy : *copies)
+      std::copy_n(content_[copy.source].begin(), copy.tokens, content_[copy.destination].begin());
+    for (std::int64_t at = begin; at < end; ++at)
+      ASSERT_EQ(allocator_.reference_count(
+                    allocator_.pages(request.id)[static_cast<std::size_t>(at / kPageSize)]),
+                1);
+  }
+
+  void leave(std::size_t at) {
+    allocator_.erase(requests_[at].id);
+    replica_.erase(requests_[at].id);
+    salts_.erase(requests_[at].id);
+    requests_.erase(requests_.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+
+  void check() {
+    ASSERT_NO_THROW(allocator_.verify_integrity());
+    ASSERT_EQ(allocator_.digest(), replica_.digest());
+    for (const Request& request : requests_) {
+      ASSERT_EQ(allocator_.length(request.id), std::ssize(request.key.tokens()));
+      expect_content(request.id, request.key.tokens(), allocator_.length(request.id));
+    }
+  }
+
+  std::mt19937_64 random_;
+  PageAllocator allocator_;
+  PageAllocator replica_;
+  std::vector<Request> requests_;
+  std::map<SequenceId, std::string> salts_;
+  std::map<PageId, std::array<std::pair<std::string, std::uint64_t>, kPageSize>> content_;
+};
+
+class PrefixProperties : public testing::TestWithParam<Eviction> {};
+
+TEST_P(PrefixProperties, RandomServingFindsOnlyWhatIsThere) {
+  SCOPED_TRACE(test::seed_note());
+  std::mt19937_64 random(test::seed());
+  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;
+  for (int ranks = 1; ranks <= 4; ++ranks)
+    for (const PrefixHash hash : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
+      const AllocatorOptions options{.ranks = ranks,
+                                     .pages_per_rank = uniform(random, 40, 60) / ranks,
+                                     .page_size = kPageSize,
+                                     .home_threshold_tokens = uniform(random, 0, 16),
+                                     .prefix = {.enabled = true,
+                                                .hash = hash,
+                                                .eviction = GetParam(),
+                                                .compares_tokens = uniform(random, 0, 1) == 1}};
+      Serving serving(options, random());
+      for (int step = 0; step < 3200; ++step) {
+        SCOPED_TRACE(testing::Message() << "ranks " << ranks << " step " << step);
+        serving.step();
+        if (HasFatalFailure()) return;
+      }
+      hits += serving.hits;
+      partial_hits += serving.partial_hits;
+      evictions += serving.evictions;
+      merged += serving.merged;
+    }
+  EXPECT_GT(hits, 500);
+  EXPECT_GT(partial_hits, 100);
+  EXPECT_GT(evictions, 500);
+  EXPECT_GT(merged, 20);
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,
+                         testing::Values(Eviction::kTwoQueues, Eviction::kLru, Eviction::kS3Fifo,
+                                         Eviction::kSegmented));
+
+}  // namespace
+}  // namespace kvmesh

@@ -1,0 +1,72 @@
+// Which of a machine's ranks have come to a point: processes that come, stop and die.
+#include "comm/mpi/attendance.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "tests/support/killed_process.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+using Point = Attendance::Point;
+
+Launch launch_of(int rank, int size, int local_size) {
+  return {.launcher = Launcher::kOpenMpi,
+          .rank = rank,
+          .size = size,
+          .local_size = local_size,
+          .job = "test/" + std::to_string(::getpid())};
+}
+
+/// A process that is `launch`'s rank, comes to the start and stays there.
+pid_t started(const Launch& launch) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  Attendance attendance(launch);
+  attendance.come(Point::kStart);
+  while (true) ::pause();
+}
+
+void expect_missing(const Attendance& attendance, Point point, const std::vector<Rank>& expected) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (attendance.missing(point) != expected && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(attendance.missing(point), expected);
+}
+
+TEST(Attendance, NamesRanksThatHaveNotComeAreStoppedOrHaveDied) {
+  Attendance attendance(launch_of(1, 4, 4));
+  attendance.come(Point::kStart);
+  EXPECT_EQ(attendance.missing(Point::kStart), (std::vector{Rank{0}, Rank{2}, Rank{3}}));
+  KilledProcess zero(started(launch_of(0, 4, 4)));
+  const pid_t third = started(launch_of(3, 4, 4));
+  KilledProcess three(third);
+  expect_missing(attendance, Point::kStart, {Rank{2}});
+  EXPECT_EQ(attendance.note(Point::kStart), "");
+  ::kill(third, SIGSTOP);
+  expect_missing(attendance, Point::kStart, {Rank{2}, Rank{3}});
+  ::kill(third, SIGCONT);
+  expect_missing(attendance, Point::kStart, {Rank{2}});
+  zero.die();
+  expect_missing(attendance, Point::kStart, {Rank{0}, Rank{2}});
+  expect_missing(attendance, Point::kEnd, {Rank{0}, Rank{2}, Rank{3}});
+  attendance.remove_name();
+}
+
+TEST(Attendance, TellsThatOtherMachinesAreNotSeen) {
+  Attendance attendance(launch_of(0, 4, 2));
+  attendance.come(Point::kStart);
+  KilledProcess one(started(launch_of(1, 4, 2)));
+  expect_missing(attendance, Point::kStart, {Rank{2}, Rank{3}});
+  EXPECT_EQ(attendance.note(Point::kStart), " (of the 4 ranks, 2 are seen on this machine)");
+  attendance.remove_name();
+}
+
+}  // namespace
+}  // namespace kvmesh::test
