@@ -111,7 +111,7 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
 
 // Alone: under a launcher rank 0 does it.
 int plan_capacity(const Flags& flags, Output& out) {
-  if (launcher_rank().value_or(0) != 0) return 0;
+  if (!is_rank_0()) return 0;
   try {
     return run_plan_capacity(flags.capacity, flags.json, out);
   } catch (const InvalidArgument& error) {
