@@ -26,6 +26,7 @@ struct Traffic {
   std::vector<std::int64_t> sent;
   std::vector<std::int64_t> received;
 };
-Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter);
+Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter,
+                        Dtype travels_as = Dtype::kFloat32);
 
 }  // namespace kvmesh::bench

@@ -96,6 +96,8 @@ class Machine {
                         Stream stream) = 0;
   /// Returns true if exchanges among the ranks of the kv axis can be captured.
   virtual bool captures_exchange() = 0;
+  /// May a combine that goes this way (empty: the one that the cache chooses)?
+  virtual bool captures_combine(std::optional<WayKind> way) = 0;
 
   /// Waits, after this much memory was freed, until the machine is as fast as before.
   virtual void settle([[maybe_unused]] std::int64_t freed_bytes) {}

@@ -21,6 +21,7 @@ struct Setting {
   Shape shape;
   Scatter scatter{};
   CombineStrategy strategy{};
+  Dtype travels_as{};
   Output output{};
 };
 

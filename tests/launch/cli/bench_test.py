@@ -210,7 +210,8 @@ class Bench(unittest.TestCase):
             self.expect_one_line(run(ranks, "--json", "/nowhere/out.json"), "/nowhere/out.json")
         for flags, words in ((["--batch", "1,0"], ["--batch 0"]), (["--scatter", "x"], ["'x'", "tokens"]),
                              (["--output", "x"], ["--output 'x'", "partial, final"]),
-                             (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
+                             (["--strategy", "x"], ["all_to_all"]), (["--ways", "x"], ["'x'", "recipe"]),
+                             (["--ways", "peer"], ["these ranks"]), (["--travels-as", "int4"], ["float16"]), (["--dtype", "int4"], ["float16"]),
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
                              (["--layers", "-1"], ["--layers -1"]),
