@@ -39,8 +39,7 @@ std::int64_t my_heads(Workload& workload, int heads) {
 // Keys and values of one token, this rank's heads.
 double token_bytes(Workload& workload) {
   const Shape& model = workload.shape().model;
-  return static_cast<double>(my_heads(workload, model.kv_heads) * (model.k_dim + model.v_dim)) *
-         static_cast<double>(size_bytes(model.dtype));
+  return static_cast<double>(my_heads(workload, model.kv_heads) * model.page_row_bytes());
 }
 
 // 0 + 1 + ... + (n - 1)

@@ -106,7 +106,13 @@ class Append : public Planned {
       plan_.append(call % layers_, input_.k, input_.v, stream);
     }};
   }
-  double amount() override { return 2 * bytes_; }
+  /// What is written, and what is read for it.
+  double amount() override {
+    const Shape& model = workload_.shape().model;
+    const auto row = static_cast<double>((model.k_dim + model.v_dim) *
+                                         static_cast<std::int64_t>(size_bytes(model.dtype)));
+    return bytes_ * (1 + row / static_cast<double>(model.page_row_bytes()));
+  }
   std::vector<Ceiling> ceilings() override {
     const TensorView pool = workload_.cache().pool(0).k;
     const Dtype dtype = pool.dtype;

@@ -116,12 +116,17 @@ Shape shape_of(const Flags& flags, int head_parallel) {
   at_most("--q-heads", flags.q_heads, kMostOfAShape);
   at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
+  const Dtype dtype = dtype_from(flags.dtype);
+  if (info_of(dtype).has_scales) {
+    throw InvalidArgument(fmt::format("--dtype {}: only --kv-dtype can be that", flags.dtype));
+  }
   return {.q_heads = flags.q_heads,
           .kv_heads = flags.kv_heads,
           .k_dim = flags.dim,
           .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
           .page_size = flags.page_size,
-          .dtype = dtype_from(flags.dtype),
+          .dtype = dtype,
+          .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .reproducible = flags.reproducible};
 }
 
@@ -257,6 +262,8 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--v-dim", flags.v_dim, "of values; 0: as --dim");
   value("--page-size", flags.page_size, "tokens a page");
   value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
+  command.add_option("--kv-dtype", flags.kv_dtype,
+                     "of the cache, if not --dtype; float8_e4m3 has scales per token and head");
   value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   list(

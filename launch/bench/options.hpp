@@ -64,6 +64,7 @@ struct Flags {
   int v_dim = 0;
   int page_size = 16;
   std::string dtype = "bfloat16";
+  std::string kv_dtype{};
   std::string scatter = "heads";
   std::string strategy = "auto";
   std::string travels_as{};
@@ -86,7 +87,15 @@ struct Shape {
   int v_dim = 0;
   int page_size = 0;
   Dtype dtype = Dtype::kBFloat16;
-  bool reproducible = false;  ///< the cache is
+  std::optional<Dtype> kv_dtype{};  ///< of pages; unset: dtype
+  bool reproducible = false;        ///< the cache is
+
+  Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
+  /// Bytes of a token and KV head: its key, its value, and their scales.
+  std::int64_t page_row_bytes() const {
+    const std::int64_t scales = info_of(page_dtype()).has_scales ? 2 * sizeof(float) : 0;
+    return (k_dim + v_dim) * static_cast<std::int64_t>(size_bytes(page_dtype())) + scales;
+  }
 };
 
 struct Options {

@@ -89,6 +89,7 @@ class CheckedCache {
   ReferenceRow reference(const Step& step, const LayerResult& result, std::int64_t t,
                          std::int64_t head) const;
   Share local(int heads) const;
+  bool is_latent() const { return cache_.options().page_kind == PageKind::kLatent; }
   void expect(bool ok, const char* message);
 
   Mesh* mesh_;

@@ -125,7 +125,7 @@ class StepPlan::State final : public CacheUser {
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     const KvPool to = pool(layer);
-    check_new_tokens(k, v, to.k, to.v, append_tokens());
+    check_new_tokens(k, v, to, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
     kernels_->append(to, k, v, stream);
@@ -172,7 +172,7 @@ class StepPlan::State final : public CacheUser {
     const AttentionShape& shape = cache_->shape.attention;
     return {
         .shape = shape,
-        .pool_dtype = cache_->shape.dtype,
+        .format = cache_->shape.format,
         // Partial blocks are masked with the mod that the block mask was made from.
         .attention = {.scale = options.scale,
                       .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
@@ -241,7 +241,7 @@ class StepPlan::State final : public CacheUser {
   KvPool pool(int layer) const {
     require(layer >= 0 && layer < cache_->options.layers, "plan: layer {} of {}", layer,
             cache_->options.layers);
-    return cache_->pools.layer(layer);
+    return cache_->pool(layer);
   }
 
   /// With limits a run also merges rows that no batch has filled yet: they are zeroed.
