@@ -78,6 +78,8 @@ struct PlanOptions {
   std::optional<float> scale{};
   Scatter scatter = Scatter::kAll;
   CombineStrategy strategy = CombineStrategy::kAuto;
+  std::optional<WayKind> way{};        ///< see CombineOptions
+  Dtype travels_as = Dtype::kFloat32;  ///< see CombineOptions
   /// Logical positions of all queries of the batch; empty: each sequence's newest positions.
   std::vector<std::int64_t> q_positions{};
   /// A block mask over the batch's query indices and all heads of the model. Its kv block is the

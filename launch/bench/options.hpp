@@ -1,10 +1,11 @@
-// What `kvmesh bench` is asked to measure.
+// The options of `kvmesh bench`.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvmesh/combine.hpp"
@@ -35,12 +36,19 @@ enum class Lengths : std::uint8_t {
 };
 std::string_view name(Lengths lengths);
 
-/// What decode and prefill write.
+/// The output of decode and prefill.
 enum class Output : std::uint8_t {
   kPartial,  ///< attend_partial alone: O and LSE in float32
   kFinal,    ///< the merged O in the model's dtype, too
 };
 std::string_view name(Output output);
+
+/// One way of the combine, as a row of its own.
+struct Way {
+  std::string name{};
+  std::optional<WayKind> kind{};  ///< empty: the cache's choice
+  CombineStrategy strategy = CombineStrategy::kAuto;
+};
 
 /// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
 struct Flags {
@@ -49,6 +57,7 @@ struct Flags {
   std::vector<std::int64_t> contexts{};
   std::vector<std::string> lengths{};
   std::vector<std::int64_t> queries{};
+  std::vector<std::string> ways{};
   int q_heads = 64;
   int kv_heads = 8;
   int dim = 128;
@@ -58,6 +67,7 @@ struct Flags {
   std::string kv_dtype{};
   std::string scatter = "heads";
   std::string strategy = "auto";
+  std::string travels_as{};
   std::string output = "partial";
   bool reproducible = false;
   int layers = 0;
@@ -99,6 +109,9 @@ struct Options {
   Shape shape{};
   Scatter scatter = Scatter::kHeads;
   CombineStrategy strategy = CombineStrategy::kAuto;
+  std::vector<Way> ways{};  ///< of `combine`
+  std::optional<WayKind> way{};
+  Dtype travels_as = Dtype::kFloat32;
   Output output = Output::kPartial;
   int layers = 0;  ///< 0: as many as defeat the caches
   int repeats = 0;
@@ -108,10 +121,13 @@ struct Options {
 };
 
 /// @throws InvalidArgument.
-Options resolve(const Flags& flags, const Mesh& mesh);
+Options resolve(const Flags& flags, Mesh& mesh);
 
 /// Such a list as it is typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
+
+/// One set of options for each row of `op` with the same queries: of `combine` a row for each way.
+std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// The numbers of queries (append: new tokens) a sequence that `op` is measured with.
 std::vector<std::int64_t> queries_of(const Options& options, Op op);

@@ -78,7 +78,10 @@ class CudaStep : public StepKernels {
         options_(options),
         attention_(shared.kernels, options.shape, attend_options(options, first)),
         combine_(shared.ways, options.combine, options.limits.has_value()) {
-    if (options.limits) plan_combine({}, {});  // memory is taken before the allocator appends
+    if (!options.limits) return;
+    StepBatch none;
+    none.ranks = shared.mesh.kv_parallel();
+    plan_combine(none, {});  // memory is taken before the allocator appends
   }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.

@@ -24,13 +24,20 @@ class StepPlan::State final : public CacheUser {
   /// nothing is planned here.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner),
-        combine_{.scatter = options.scatter, .strategy = options.strategy},
+        combine_{.scatter = options.scatter,
+                 .strategy = options.strategy,
+                 .way = options.way,
+                 .travels_as = options.travels_as},
         limits_(options.limits),
         hashes_(hashes_of(options)) {
     check_scale(options.scale);
     require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
             static_cast<int>(options.strategy));
+    require(!options.way || *options.way <= WayKind::kPeer, "plan: way {} is none",
+            static_cast<int>(options.way.value_or(WayKind::kHost)));
+    require(options.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
+            static_cast<int>(options.travels_as));
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);

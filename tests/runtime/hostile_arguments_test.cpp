@@ -120,6 +120,9 @@ TEST_F(HostileArguments, BatchEntries) {
 TEST_F(HostileArguments, PlanOptionsThatAreNone) {
   for (float scale : {kNan, kInfinity, -kInfinity}) refuse_plan({sequence_, 1}, {.scale = scale});
   refuse_plan({sequence_, 1}, {.scatter = static_cast<Scatter>(99)});
+  refuse_plan({sequence_, 1}, {.way = static_cast<WayKind>(99)});
+  refuse_plan({sequence_, 1}, {.way = WayKind::kPeer});  // these ranks do not have it
+  refuse_plan({sequence_, 1}, {.travels_as = static_cast<Dtype>(99)});
   refuse_plan({sequence_, 1}, {.strategy = static_cast<CombineStrategy>(99)});
   for (std::int64_t position : {kLeast, std::int64_t{-1}, kMost}) {
     refuse_plan({sequence_, 1}, {.q_positions = {position}});

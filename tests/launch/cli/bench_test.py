@@ -149,7 +149,7 @@ class Bench(unittest.TestCase):
         self.expect_one_line(run(2, "--output", "final"), "--output final", "one kv rank")
 
     def test_reproducible_caches_measure_whole_steps(self):
-        _, result = self.bench(2, "--batch", 1, "--context", 40, "--reproducible")
+        _, result = self.bench(2, "--batch", 1, "--context", 40, "--queries", 4, "--reproducible")
         self.assertEqual([row["op"] for row in result["rows"]], ["append", "step", "plan"])
         for op in ("decode", "combine"):
             self.expect_one_line(run(1, "--op", op, "--reproducible"), "--op " + op, "--output final")
@@ -221,7 +221,8 @@ class Bench(unittest.TestCase):
             self.expect_one_line(run(ranks, "--json", "/nowhere/out.json"), "/nowhere/out.json")
         for flags, words in ((["--batch", "1,0"], ["--batch 0"]), (["--scatter", "x"], ["'x'", "tokens"]),
                              (["--output", "x"], ["--output 'x'", "partial, final"]),
-                             (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
+                             (["--strategy", "x"], ["all_to_all"]), (["--ways", "x"], ["'x'", "recipe"]),
+                             (["--ways", "peer"], ["these ranks"]), (["--travels-as", "int4"], ["float16"]), (["--dtype", "int4"], ["float16"]),
                              (["--dtype", "float8_e4m3"], ["--kv-dtype"]), (["--kv-dtype", "fp4"], ["float8_e4m3"]),
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
