@@ -222,8 +222,8 @@ class KvCache {
 
   /// Writes keys and values in one layer at any positions below the capacity, in any order:
   /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where
-  /// this rank holds the page; for latent pages `v` is an empty view. Does not change the length. On
-  /// a GPU it runs after the work on `stream`, and blocks until it is done.
+  /// this rank holds the page; for latent pages `v` is empty. Does not change the length.
+  /// On a GPU it runs after the work on `stream`, and blocks until it is done.
   /// REQUIRES: no position appears twice; on a GPU, no other stream reads the pages.
   /// @throws, before anything is written, UnknownSequence; InvalidArgument for wrong tensors, for a
   /// position past the capacity, and for one on a page that a fork shares (see make_writable).

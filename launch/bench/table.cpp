@@ -58,8 +58,7 @@ std::string heading(const Setting& setting) {
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
       shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype),
       name(shape.page_dtype()), shape.page_size, name(setting.scatter), name(setting.strategy),
-      name(setting.travels_as),
-      name(setting.output));
+      name(setting.travels_as), name(setting.output));
   return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
          fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "read", "", "share",
                      "");
