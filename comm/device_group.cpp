@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 
+#include "comm/peer/peer_window.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"
@@ -28,12 +29,17 @@ bool nccl_takes(Communicator& comm, Device gpu) {
 
 }  // namespace
 
-DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl)
+DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl,
+                         std::size_t peer_window_bytes)
     : comm_(std::move(comm)), device_(device), exceptions_(std::uncaught_exceptions()) {
   const bool may_have = makes_nccl && device.kind == DeviceKind::kCuda && !nccl_version().empty();
   if (may_have && nccl_takes(*comm_, device_)) {
     nccl_ = std::make_unique<NcclGroup>(*comm_, device_.index);
   }
+  if (peer_window_bytes == 0 || device.kind != DeviceKind::kCuda) return;
+  PeerWindow::Made made = PeerWindow::make(*comm_, device_, peer_window_bytes);
+  peer_window_ = std::move(made.window);
+  no_peer_window_ = peer_window_ ? std::string() : made.refused.message();
 }
 
 DeviceGroup::~DeviceGroup() { leave_together(); }
@@ -70,10 +76,17 @@ void DeviceGroup::wait(Stream stream, std::string_view operation) {
   wait_until([&] { return cuda_memory::is_done(stream, operation); }, operation);
 }
 
+// A kernel that has waited for a peer in vain is done like any other: only its note says it.
 void DeviceGroup::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
-  if (!nccl_) return kvmesh::wait_until(is_done, {comm_->rank(), comm_->deadline(), operation});
+  const auto is_done_well = [&] {
+    const bool done = is_done();
+    if (peer_window_) peer_window_->check(operation);
+    return done;
+  };
+  if (!nccl_)
+    return kvmesh::wait_until(is_done_well, {comm_->rank(), comm_->deadline(), operation});
   nccl_->set_deadline(comm_->deadline());
-  nccl_->wait_until(is_done, operation);
+  nccl_->wait_until(is_done_well, operation);
 }
 
 }  // namespace kvmesh

@@ -1,13 +1,13 @@
-// Scalar conversions between float32 and the 16-bit storage types, round to nearest even.
+// Scalar conversions between float32 and the narrower storage types, round to nearest even.
 //
 // The kernels convert whole vectors; these functions are for headers, edges and tests.
 #pragma once
 
 #include <bit>
 #include <cstdint>
-#include <cstring>
-#include <limits>
+#include <cstdlib>
 
+#include "core/pod/float8.hpp"
 #include "kvmesh/types.hpp"
 
 namespace kvmesh {
@@ -50,31 +50,58 @@ inline std::uint16_t float_to_float16(float value) {
   return sign | static_cast<std::uint16_t>((rounded - 0x3800'0000u) >> 13);
 }
 
-/// Element `index` of an array of `dtype`.
-inline float load_element(const void* data, Dtype dtype, std::int64_t index) {
+/// How elements of a dtype are stored: `load` widens, `store` rounds.
+struct Float32Element {
+  using Stored = float;
+  static float load(float value) { return value; }
+  static float store(float value) { return value; }
+};
+struct Float16Element {
+  using Stored = std::uint16_t;
+  static float load(std::uint16_t bits) { return float16_to_float(bits); }
+  static std::uint16_t store(float value) { return float_to_float16(value); }
+};
+struct BFloat16Element {
+  using Stored = std::uint16_t;
+  static float load(std::uint16_t bits) { return bfloat16_to_float(bits); }
+  static std::uint16_t store(float value) { return float_to_bfloat16(value); }
+};
+
+struct Float8E4M3Element {
+  using Stored = std::uint8_t;
+  static float load(std::uint8_t bits) { return float8_to_float(bits); }
+  static std::uint8_t store(float value) { return float_to_float8(value); }
+};
+
+/// Calls `body` with the element type of `dtype` and returns what it returns. Loops that depend on
+/// a dtype go into `body`, so that compilers make vectors of them. REQUIRES: a valid dtype, as
+/// check_tensor makes sure.
+template <class Body>
+decltype(auto) with_element(Dtype dtype, const Body& body) {
   switch (dtype) {
     case Dtype::kFloat32:
-      return static_cast<const float*>(data)[index];
+      return body(Float32Element{});
     case Dtype::kFloat16:
-      return float16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+      return body(Float16Element{});
     case Dtype::kBFloat16:
-      return bfloat16_to_float(static_cast<const std::uint16_t*>(data)[index]);
+      return body(BFloat16Element{});
+    case Dtype::kFloat8E4M3:
+      return body(Float8E4M3Element{});
   }
-  return std::numeric_limits<float>::quiet_NaN();  // no such dtype
+  std::abort();
+}
+
+/// Element `index` of an array of `dtype`.
+inline float load_element(const void* data, Dtype dtype, std::int64_t index) {
+  return with_element(dtype, [&]<class Element>(Element) {
+    return Element::load(static_cast<const typename Element::Stored*>(data)[index]);
+  });
 }
 
 inline void store_element(void* data, Dtype dtype, std::int64_t index, float value) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      static_cast<float*>(data)[index] = value;
-      break;
-    case Dtype::kFloat16:
-      static_cast<std::uint16_t*>(data)[index] = float_to_float16(value);
-      break;
-    case Dtype::kBFloat16:
-      static_cast<std::uint16_t*>(data)[index] = float_to_bfloat16(value);
-      break;
-  }
+  with_element(dtype, [&]<class Element>(Element) {
+    static_cast<typename Element::Stored*>(data)[index] = Element::store(value);
+  });
 }
 
 }  // namespace kvmesh

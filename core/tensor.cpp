@@ -46,9 +46,11 @@ std::string describe(Device device) {
                                          : fmt::format("memory of GPU {}", device.index);
 }
 
-void check_tensor(std::string_view what, const ConstTensorView& view, int dims) {
+void check_tensor(std::string_view what, const ConstTensorView& view, int dims, Elements allowed) {
   require(view.dims == dims, "{}: {} has not {} dimensions", what, view, dims);
   require(is_valid(view.dtype), "{}: element type {} is none", what, static_cast<int>(view.dtype));
+  require(allowed == Elements::kAny || !info_of(view.dtype).has_scales,
+          "{}: only pages can be {}, whose elements need scales", what, name(view.dtype));
   require(view.device.kind <= DeviceKind::kCuda, "{}: device kind {} is none", what,
           static_cast<int>(view.device.kind));
   const auto end = view.shape.begin() + dims;
@@ -65,8 +67,9 @@ void check_tensor(std::string_view what, const ConstTensorView& view, int dims) 
           size_bytes(view.dtype));
 }
 
-void check_output_tensor(std::string_view what, const TensorView& view, int dims) {
-  check_tensor(what, view, dims);
+void check_output_tensor(std::string_view what, const TensorView& view, int dims,
+                         Elements allowed) {
+  check_tensor(what, view, dims, allowed);
   for (int i = 0; i < dims; ++i) {
     require(view.size(i) <= 1 || view.stride(i) != 0, "{}: the elements of {} are one another",
             what, view);

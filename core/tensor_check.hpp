@@ -8,13 +8,18 @@
 
 namespace kvmesh {
 
-/// Checks that `view` has `dims` extents, none of them negative, a valid element type and a valid
-/// kind of device. If it has elements, it must also have memory at a multiple of their size, and
-/// strides that are not negative and stay within the address space.
+/// Which element types a tensor may have: those without scales, or any.
+enum class Elements : std::uint8_t { kWithoutScales, kAny };
+
+/// Checks that `view` has `dims` extents, none of them negative, one of the element types and a
+/// valid kind of device. If it has elements, it must also have memory at a multiple of their size,
+/// and strides that are not negative and stay within the address space.
 /// @throws InvalidArgument, naming `what`.
-void check_tensor(std::string_view what, const ConstTensorView& view, int dims);
+void check_tensor(std::string_view what, const ConstTensorView& view, int dims,
+                  Elements allowed = Elements::kWithoutScales);
 
 /// As check_tensor, for a tensor that is written: also checks that no two elements share memory.
-void check_output_tensor(std::string_view what, const TensorView& view, int dims);
+void check_output_tensor(std::string_view what, const TensorView& view, int dims,
+                         Elements allowed = Elements::kWithoutScales);
 
 }  // namespace kvmesh

@@ -1,6 +1,9 @@
 #include "kvmesh/types.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <vector>
 
 #include "kvmesh/error.hpp"
 
@@ -15,7 +18,10 @@ Dtype dtype_from(std::string_view text) {
   for (Dtype dtype : kAllDtypes) {
     if (text == name(dtype)) return dtype;
   }
-  throw InvalidArgument(fmt::format("unknown dtype '{}': float32, float16 or bfloat16", text));
+  std::vector<std::string_view> names;
+  for (Dtype dtype : kAllDtypes) names.push_back(name(dtype));
+  throw InvalidArgument(
+      fmt::format("unknown dtype '{}': it must be one of {}", text, fmt::join(names, ", ")));
 }
 
 }  // namespace kvmesh

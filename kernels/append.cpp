@@ -8,8 +8,8 @@ namespace kvmesh {
 
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads) {
-  check_writable_pool("append", pool.k, pool.v);
-  check_new_tokens(k, v, pool.k, pool.v, std::ssize(slots));
+  check_writable_pool("append", pool);
+  check_new_tokens(k, v, pool, std::ssize(slots));
   for (const TokenSlot& slot : slots) {
     if (slot.page < 0) continue;
     require(slot.page < pool.k.size(0) && slot.offset >= 0 && slot.offset < pool.k.size(2),
@@ -19,23 +19,24 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
   threads.for_each(static_cast<std::int64_t>(slots.size()), [&](std::int64_t token, int) {
     const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
     if (slot.page < 0) return;
-    cpu::write_token(pool.k, k, token, slot);
-    cpu::write_token(pool.v, v, token, slot);
+    cpu::write_token(pool.k, pool.k_scale, k, token, slot);
+    if (!pool.is_latent()) cpu::write_token(pool.v, pool.v_scale, v, token, slot);
   });
 }
 
-void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) {
-  check_writable_pool("copy_pages", pool.k, pool.v);
+void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) {
+  check_planes("copy_pages", planes);
   for (const LocalPageCopy& copy : copies) {
-    require(copy.source >= 0 && copy.source < pool.k.size(0) && copy.destination >= 0 &&
-                copy.destination < pool.k.size(0) && copy.tokens >= 0 &&
-                copy.tokens <= pool.k.size(2),
-            "copy_pages: {} tokens from page {} to {} do not lie in the pool {}", copy.tokens,
-            copy.source, copy.destination, pool.k);
+    for (const TensorView& plane : planes) {
+      require(copy.source >= 0 && copy.source < plane.size(0) && copy.destination >= 0 &&
+                  copy.destination < plane.size(0) && copy.tokens >= 0 &&
+                  copy.tokens <= plane.size(2),
+              "copy_pages: {} tokens from page {} to {} do not lie in the plane {}", copy.tokens,
+              copy.source, copy.destination, plane);
+    }
   }
   for (const LocalPageCopy& copy : copies) {
-    cpu::copy_page(pool.k, copy);
-    cpu::copy_page(pool.v, copy);
+    for (const TensorView& plane : planes) cpu::copy_page(plane, copy);
   }
 }
 

@@ -63,7 +63,7 @@ inline void check_attend_partial(const AttentionShape& shape, std::int64_t token
 inline void check_attend_inputs(const AttentionShape& shape, std::int64_t tokens,
                                 std::int32_t max_page, const ConstTensorView& q,
                                 const ConstKvPool& pool) {
-  check_pool("attend_partial", pool.k, pool.v);
+  check_pool("attend_partial", pool);
   require(pool.k.size(1) == shape.kv_heads && pool.k.size(2) == shape.page_size &&
               pool.k.size(3) == shape.k_dim && pool.v.size(3) == shape.v_dim,
           "attend_partial: the plan is for {} kv heads, pages of {}, dims {} and {}; the pool is "

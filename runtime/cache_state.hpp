@@ -42,6 +42,11 @@ class KvCache::State {
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
 
+  /// One layer's pages as append and attention see them. REQUIRES: the layer exists.
+  KvPool pool(int layer) const {
+    return kv_pool(shape.attention, shape.format, pools.layer(layer));
+  }
+
   /// Waits, at most for the deadline, until the device has done all its work. Call it before device
   /// calls that wait for all work without a deadline: those would never return if a peer died in
   /// the middle of the work. Does nothing with one kv rank.

@@ -19,6 +19,10 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheAgreement& agree
           .id_space = agreed.id_space};
 }
 
+void check_layer(const CacheOptions& options, int layer) {
+  require(layer >= 0 && layer < options.layers, "cache: layer {} of {}", layer, options.layers);
+}
+
 }  // namespace
 
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
@@ -26,7 +30,8 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
       options(agreed.options),
       shape(local_shape(mesh, options)),
       allocator(allocator_options(mesh, agreed)),
-      pools(agreed_pools(mesh, shape, options.layers)),
+      pools(agreed_pools(mesh, make_page_format(shape.attention, shape.format), shape.pages,
+                         options.layers)),
       peers(pools, mesh.kv()),
       backend(make_backend(mesh, allocator)),
       local_pages(mesh.kv_rank(), allocator) {}
@@ -96,7 +101,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
 void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
                     const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
   const KvPool to = pool(layer);
-  check_new_tokens(k, v, to.k, to.v, std::ssize(positions));
+  check_new_tokens(k, v, to, std::ssize(positions));
   const Device device = state_->mesh.device();
   for (const ConstTensorView* tensor : {&k, &v})
     require(tensor->empty() || tensor->device == device, "write: {} is in {}, the cache in {}",
@@ -113,22 +118,26 @@ void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state
 
 std::int64_t KvCache::pool_bytes() const { return state_->pools.size_bytes(); }
 
-KvPool KvCache::pool(int layer) {
-  require(layer >= 0 && layer < state_->options.layers, "cache: layer {} of {}", layer,
-          state_->options.layers);
+const PageFormat& KvCache::page_format() const { return state_->pools.layout().format(); }
+
+PagePlanes KvCache::planes(int layer) {
+  check_layer(state_->options, layer);
   return state_->pools.layer(layer);
+}
+
+KvPool KvCache::pool(int layer) {
+  check_layer(state_->options, layer);
+  return state_->pool(layer);
 }
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state_->mesh.kv_parallel(),
           "cache: kv rank {} of {}", kv_rank.value, state_->mesh.kv_parallel());
-  require(layer >= 0 && layer < state_->options.layers, "cache: layer {} of {}", layer,
-          state_->options.layers);
-  const std::optional<KvPool> pool = kv_rank == state_->mesh.kv_rank()
-                                         ? state_->pools.layer(layer)
-                                         : state_->peers.layer(kv_rank, layer);
-  if (!pool) return std::nullopt;
-  return ConstKvPool{pool->k, pool->v};
+  check_layer(state_->options, layer);
+  if (kv_rank == state_->mesh.kv_rank()) return state_->pool(layer);
+  const std::optional<PagePlanes> planes = state_->peers.layer(kv_rank, layer);
+  if (!planes) return std::nullopt;
+  return kv_pool(state_->shape.attention, state_->shape.format, *planes);
 }
 
 }  // namespace kvmesh

@@ -1,7 +1,10 @@
 // Which way and which strategy a combine takes: every such decision is made here.
 #pragma once
 
+#include <optional>
+
 #include "comm/combine/combine_way.hpp"
+#include "comm/peer/peer_room.hpp"
 
 namespace kvmesh {
 
@@ -10,6 +13,9 @@ struct CombineMeans {
   int ranks = 1;
   DeviceKind device = DeviceKind::kCpu;
   bool has_nccl = false;  ///< the ranks' GPUs are an NCCL group
+  bool shares_gpus = false;
+  std::optional<PeerRoom> peer{};      ///< the ranks have windows
+  std::optional<WayKind> preferred{};  ///< by the environment
 };
 
 struct CombineChoice {
@@ -20,8 +26,11 @@ struct CombineChoice {
   friend bool operator==(const CombineChoice&, const CombineChoice&) = default;
 };
 
-/// Chooses for a step's partials. `has_limits`: the step has StepLimits, so its runs may be
-/// captured in a graph. @throws InvalidArgument if no way of the group has the strategy.
+/// Chooses for a step's partials: the way of the options, else of the environment, else the
+/// fastest; and the fastest if the rows do not fit into a window. `has_limits`: the step has
+/// StepLimits, so its runs may be captured in a graph.
+/// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
+/// way.
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits);
 

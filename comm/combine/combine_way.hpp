@@ -4,14 +4,14 @@
 //   kHost     host/     the ranks' communicator, between host memories
 //   kStaged   staged/   copies to the host, the host's way, copies back: GPUs without a common NCCL
 //   kNccl     nccl/     NCCL, between GPUs
+//   kPeer     peer/     stores into the owners' mapped memory, between GPUs of one host
 //
-// A new way (stores into peers' mapped memory, say) is a folder here, a kind, a line in the tables
-// of choose_way.cpp and a case in CombineWays::make; the contract suite tests it like the others.
+// A new way is a folder here, a kind, a line in the tables of choose_way.cpp and a case in
+// CombineWays::make; the contract suite tests it like the others.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 #include "comm/combine/plan_digest.hpp"
 #include "comm/combine/rows.hpp"
@@ -19,11 +19,6 @@
 #include "kvmesh/stream.hpp"
 
 namespace kvmesh {
-
-enum class WayKind : std::uint8_t { kHost, kStaged, kNccl };
-inline constexpr int kWayKinds = 3;
-
-std::string_view name(WayKind kind);
 
 /// One way, for one rank of a group, which it does not outlive. One thread, and one stream at a
 /// time.

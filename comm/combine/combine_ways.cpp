@@ -1,18 +1,48 @@
 #include "comm/combine/combine_ways.hpp"
 
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <string_view>
+
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
+#include "comm/combine/peer/peer_way.hpp"
 #include "comm/combine/staged/staged_way.hpp"
 
 namespace kvmesh {
 
+namespace {
+
+std::optional<WayKind> way_of_environment() {
+  const char* given = std::getenv("KVMESH_COMBINE_WAY");
+  if (given == nullptr || std::string_view(given) == "auto") return std::nullopt;
+  for (int i = 0; i < kWayKinds; ++i) {
+    const auto kind = static_cast<WayKind>(i);
+    if (name(kind) == given) return kind;
+  }
+  throw InvalidArgument(
+      fmt::format("KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer", given));
+}
+
+}  // namespace
+
 CombineWays::CombineWays(DeviceGroup& group)
-    : group_(&group), rows_(std::make_shared<RowExchange>(group.comm())) {}
+    : group_(&group),
+      preferred_(way_of_environment()),
+      rows_(std::make_shared<RowExchange>(group.comm())) {}
 
 CombineMeans CombineWays::means() const {
-  return {.ranks = group_->comm().size(),
-          .device = group_->device().kind,
-          .has_nccl = group_->nccl() != nullptr};
+  const PeerWindow* window = group_->peer_window();
+  CombineMeans means{.ranks = group_->comm().size(),
+                     .device = group_->device().kind,
+                     .has_nccl = group_->nccl() != nullptr,
+                     .preferred = preferred_};
+  if (window != nullptr) {
+    means.shares_gpus = window->ranks_per_gpu() > 1;
+    means.peer = window->room();
+  }
+  return means;
 }
 
 std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
@@ -23,6 +53,8 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
       return std::make_unique<StagedWay>(*group_, rows_);
     case WayKind::kNccl:
       return make_nccl_way(*group_->nccl());
+    case WayKind::kPeer:
+      return make_peer_way(*group_->peer_window());
   }
   return nullptr;
 }

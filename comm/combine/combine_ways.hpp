@@ -15,6 +15,7 @@ class RowExchange;
 /// ways run one after the other. Does not outlive the group.
 class CombineWays {
  public:
+  /// @throws InvalidArgument if KVMESH_COMBINE_WAY names no way.
   explicit CombineWays(DeviceGroup& group);
 
   CombineMeans means() const;
@@ -23,6 +24,7 @@ class CombineWays {
 
  private:
   DeviceGroup* group_;
+  std::optional<WayKind> preferred_;
   std::shared_ptr<RowExchange> rows_;  // of the ways that go over the host
 };
 

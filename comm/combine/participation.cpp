@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <iterator>
+
 #include "core/check.hpp"
 #include "core/pod/shares.hpp"
 #include "kvmesh/combine.hpp"
@@ -55,6 +58,56 @@ void Participation::add(std::int64_t token, Rank rank) {
   const auto bit = static_cast<std::size_t>(rank.value);
   bits_[static_cast<std::size_t>(token) * words_per_token_ + bit / kBits] |= std::uint64_t{1}
                                                                              << bit % kBits;
+}
+
+namespace {
+
+/// The one rank that holds keys of the token; -1 if several do, or none.
+int only_holder(const Participation& participation, std::int64_t token) {
+  int holder = -1;
+  for (int r = 0; r < participation.ranks(); ++r) {
+    if (!participation.has(token, Rank{r})) continue;
+    if (holder >= 0) return -1;
+    holder = r;
+  }
+  return holder;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> order_by_owner(const Participation& participation) {
+  const std::int64_t tokens = participation.tokens();
+  const int ranks = participation.ranks();
+  std::vector<std::vector<std::int64_t>> shares(static_cast<std::size_t>(ranks));
+  const auto has_room = [&](int rank) {
+    return std::ssize(shares[static_cast<std::size_t>(rank)]) <
+           share_of(tokens, rank, ranks).size();
+  };
+  std::vector<std::int64_t> others;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const int holder = only_holder(participation, t);
+    const bool fits = holder >= 0 && has_room(holder);
+    (fits ? shares[static_cast<std::size_t>(holder)] : others).push_back(t);
+  }
+  int rank = 0;
+  for (const std::int64_t token : others) {
+    while (!has_room(rank)) ++rank;
+    shares[static_cast<std::size_t>(rank)].push_back(token);
+  }
+  std::vector<std::int64_t> order;
+  for (std::vector<std::int64_t>& share : shares) {
+    std::ranges::sort(share);
+    order.insert(order.end(), share.begin(), share.end());
+  }
+  return order;
+}
+
+Participation Participation::padded(std::int64_t tokens) const {
+  require(tokens >= tokens_, "Participation: {} tokens padded to {}", tokens_, tokens);
+  Participation larger = *this;
+  larger.tokens_ = tokens;
+  larger.bits_.resize(static_cast<std::size_t>(tokens) * words_per_token_);
+  return larger;
 }
 
 bool Participation::has(std::int64_t token, Rank rank) const {

@@ -16,42 +16,23 @@
 #include "kvmesh/block_mask.hpp"
 #include "kvmesh/mods.hpp"
 #include "kvmesh/page.hpp"
+#include "kvmesh/page_format.hpp"
 #include "kvmesh/partial.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
 
 namespace KVMESH_API kvmesh {
 
-/// One layer's pages on one rank, to write to (`KvPool`) or to read (`ConstKvPool`).
-/// `k` [pages, kv_heads, page_size, k_dim], `v` [pages, kv_heads, page_size, v_dim], any strides
-/// with a contiguous last dimension, one dtype for both.
-template <class View>
-struct BasicKvPool {
-  View k;
-  View v;
-};
-using KvPool = BasicKvPool<TensorView>;
-using ConstKvPool = BasicKvPool<ConstTensorView>;
-
 /// Writes `k` [tokens, kv_heads, k_dim] and `v` [tokens, kv_heads, v_dim] to `slots` [tokens],
-/// converting them to the pool's dtype.
+/// converting them to the pool's dtype. For a latent pool `v` is an empty view.
 /// REQUIRES: k and v have the same dtype.
 /// @throws InvalidArgument before anything is written.
 void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
             std::span<const TokenSlot> slots, ThreadPool& threads);
 
-/// Copies pages within a pool.
+/// Copies pages within a layer, in all of its planes.
 /// @throws InvalidArgument before anything is copied.
-void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies);
-
-/// The sizes that a plan is made for; heads are this rank's.
-struct AttentionShape {
-  int q_heads = 0;
-  int kv_heads = 0;
-  int k_dim = 0;
-  int v_dim = 0;
-  int page_size = 0;
-};
+void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies);
 
 /// A ragged batch. Sequence s has the queries [q_indptr[s], q_indptr[s + 1]). Its pages on this
 /// rank are [page_indptr[s], page_indptr[s + 1]) in ascending logical order; there may be none.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,16 @@ enum class CombineStrategy : std::uint8_t {
   kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. GPUs only: nccl.hpp.
 };
 
+/// What moves the rows. Every way takes the same options and gives the same result to rounding.
+enum class WayKind : std::uint8_t {
+  kHost,    ///< The ranks' communicator, between host memories.
+  kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
+  kNccl,    ///< GPUs: NCCL.
+  kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
+};
+inline constexpr int kWayKinds = 4;
+
+std::string_view name(WayKind kind);
 std::string_view name(Scatter scatter);
 std::string_view name(CombineStrategy strategy);
 
@@ -61,6 +72,9 @@ class Participation {
   bool has(std::int64_t token, Rank rank) const;
   /// The bits, rank r's of a token in word r / 64 of the token's words.
   std::span<const std::uint64_t> words() const { return bits_; }
+  /// The same for `tokens` tokens; no rank takes part in the added ones.
+  /// @throws InvalidArgument if there are more already.
+  Participation padded(std::int64_t tokens) const;
   std::int64_t tokens() const { return tokens_; }
   int ranks() const { return ranks_; }
 
@@ -71,11 +85,24 @@ class Participation {
   std::vector<std::uint64_t> bits_;
 };
 
+/// Returns an order of the tokens in which the shares of Scatter::kTokens suit those who hold the
+/// keys: position i of the batch gets token `order[i]`. Tokens with keys on one rank alone come to
+/// that rank's share, where they cost no bytes, as many as the share has room for; tokens with keys
+/// on several ranks, and those that do not fit, fill what is left. Tokens of one share keep their
+/// order. O(tokens * ranks).
+std::vector<std::int64_t> order_by_owner(const Participation& participation);
+
 struct CombineOptions {
   Scatter scatter = Scatter::kAll;
   CombineStrategy strategy = CombineStrategy::kAuto;
   /// Null: every rank takes part in every row.
   const Participation* participation = nullptr;
+  /// Empty: the fastest way that the group has (docs/design.md), or the one that the environment
+  /// variable KVMESH_COMBINE_WAY names. A Combiner and a DeviceCombiner have one way each.
+  std::optional<WayKind> way{};
+  /// The type that O may travel in. kPeer rounds the partials of all ranks to it before it merges
+  /// them, those of float16 beyond 65504 to infinity. The other ways send float32.
+  Dtype travels_as = Dtype::kFloat32;
 };
 
 /// Where the merged rows are written. With n tokens and h heads given to this rank by `scatter`:

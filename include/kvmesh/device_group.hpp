@@ -1,8 +1,10 @@
 // The devices of a group of ranks, and how those devices exchange rows.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "kvmesh/api.h"
@@ -13,8 +15,11 @@
 
 namespace KVMESH_API kvmesh {
 
+class PeerWindow;
+
 /// One rank's device in a group of ranks. On the CPU, and on GPUs without NCCL, rows are exchanged
-/// through the communicator. GPUs may have an NCCL group as well.
+/// through the communicator. GPUs may have an NCCL group as well, and those of one host windows
+/// into which the others store.
 ///
 /// Neither copied nor moved: a Mesh owns it, and caches point to it. One thread at a time.
 ///
@@ -28,11 +33,14 @@ class DeviceGroup {
   /// Makes an NCCL group if `makes_nccl` is set, `device` is a GPU, this build has NCCL, and no two
   /// ranks share a GPU. (Ranks may share a GPU if the environment's NCCL_HOSTID names a different
   /// host for each: NCCL then uses its network transport.)
+  /// Makes windows of `peer_window_bytes` per rank if it is not 0, `device` is a GPU, and the ranks
+  /// can map one another's memory over NVLink.
   /// REQUIRES: equal arguments on all ranks, except the GPU's number.
   /// @throws Timeout, PeerLost, NcclError, and Error if the device failed: all on GPUs only.
-  /// Collective if `makes_nccl` is set and `device` is a GPU; it then takes about a second.
-  /// Otherwise it sends nothing.
-  DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl = true);
+  /// Collective if `device` is a GPU and an NCCL group (which takes about a second) or windows are
+  /// to be made. Otherwise it sends nothing.
+  DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl = true,
+              std::size_t peer_window_bytes = 0);
   ~DeviceGroup();
   DeviceGroup(const DeviceGroup&) = delete;
   DeviceGroup& operator=(const DeviceGroup&) = delete;
@@ -44,6 +52,10 @@ class DeviceGroup {
   /// The NCCL group of the ranks' GPUs; null if they have none. Without one a combine on GPUs goes
   /// through the host and cannot be captured in a graph. Sends nothing.
   NcclGroup* nccl() const { return nccl_.get(); }
+  /// The ranks' windows; null if they have none: see `no_peer_window`. Sends nothing.
+  PeerWindow* peer_window() const { return peer_window_.get(); }
+  /// Why there are no windows. Empty if there are.
+  const std::string& no_peer_window() const { return no_peer_window_; }
 
   /// Takes an engine's NCCL group over the same ranks in the same order: one over the engine's own
   /// communicator (NcclGroup::borrow), or one made from an id that the engine distributes. After a
@@ -70,6 +82,8 @@ class DeviceGroup {
   Device device_;
   int exceptions_ = 0;  // in flight when the NCCL group was taken
   std::unique_ptr<NcclGroup> nccl_;
+  std::unique_ptr<PeerWindow> peer_window_;
+  std::string no_peer_window_ = "none were asked for";
 };
 
 }  // namespace kvmesh

@@ -36,6 +36,11 @@ struct CacheOptions {
   /// part among them.
   double memory_fraction = 0;
   Dtype dtype = Dtype::kBFloat16;
+  /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
+  PageKind page_kind = PageKind::kKv;
+  /// Of float8 pages: a number for all keys and one for all values, or one that append computes for
+  /// each token and head (docs/contracts.md, Numbers).
+  KvScales scales{};
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
   /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
@@ -73,6 +78,8 @@ struct PlanOptions {
   std::optional<float> scale{};
   Scatter scatter = Scatter::kAll;
   CombineStrategy strategy = CombineStrategy::kAuto;
+  std::optional<WayKind> way{};        ///< see CombineOptions
+  Dtype travels_as = Dtype::kFloat32;  ///< see CombineOptions
   /// Logical positions of all queries of the batch; empty: each sequence's newest positions.
   std::vector<std::int64_t> q_positions{};
   /// A block mask over the batch's query indices and all heads of the model. Its kv block is the
@@ -94,7 +101,7 @@ struct PlanOptions {
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
-  ConstTensorView v;  ///< [m, kv_heads, v_dim]
+  ConstTensorView v;  ///< [m, kv_heads, v_dim]; an empty view for latent pages
 };
 
 class KvCache;
@@ -276,6 +283,11 @@ class KvCache {
 
   /// Device memory of this rank's pools.
   std::int64_t pool_bytes() const;
+  /// What a page of one layer holds on this rank.
+  const PageFormat& page_format() const;
+  /// This rank's planes of one layer, to copy, save or send.
+  /// @throws InvalidArgument if the layer does not exist.
+  PagePlanes planes(int layer);
   /// This rank's pages of one layer, for the engine's own kernels.
   /// @throws InvalidArgument if the layer does not exist.
   KvPool pool(int layer);

@@ -18,6 +18,7 @@
 #include "kvmesh/mods.hpp"
 #include "kvmesh/nccl.hpp"
 #include "kvmesh/page.hpp"
+#include "kvmesh/page_format.hpp"
 #include "kvmesh/paged_attention.hpp"
 #include "kvmesh/partial.hpp"
 #include "kvmesh/prefix.hpp"

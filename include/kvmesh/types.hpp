@@ -22,7 +22,7 @@ constexpr std::size_t size_bytes(Dtype dtype) {
   return static_cast<std::size_t>(info_of(dtype).bits) / 8;
 }
 
-/// "float32", "float16" or "bfloat16".
+/// "float32", "float16", "bfloat16" or "float8_e4m3".
 constexpr std::string_view name(Dtype dtype) { return info_of(dtype).name; }
 /// Returns the element type called `text`. @throws InvalidArgument, which lists the choices.
 Dtype dtype_from(std::string_view text);

@@ -137,7 +137,7 @@ class ExactTaskRunner : TaskRunner<T> {
       const float* rows[kTileKeys];
       Base::widen(tile.v, tile.keys, Base::in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
       add_chunks(rows, tile, next);
-    } else {
+    } else if constexpr (kLoads<T>) {
       add_chunks(tile.v, tile, next);
     }
   }

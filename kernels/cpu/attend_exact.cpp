@@ -22,6 +22,9 @@ void attend_exact_float16(const ExactInputs& in, const WorkSplit& task, AttendSc
 void attend_exact_bfloat16(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
   ExactTaskRunner<hwy::bfloat16_t>(in, task, scratch).run();
 }
+void attend_exact_float8(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
+  ExactTaskRunner<Float8>(in, task, scratch).run();
+}
 
 }  // namespace kvmesh::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -33,6 +36,7 @@ namespace kvmesh::cpu {
 HWY_EXPORT(attend_exact_float32);
 HWY_EXPORT(attend_exact_float16);
 HWY_EXPORT(attend_exact_bfloat16);
+HWY_EXPORT(attend_exact_float8);
 
 void attend_exact_task(const ExactInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   switch (inputs.attend.pool.k.dtype) {
@@ -42,6 +46,8 @@ void attend_exact_task(const ExactInputs& inputs, const WorkSplit& task, AttendS
       return HWY_DYNAMIC_DISPATCH(attend_exact_float16)(inputs, task, scratch);
     case Dtype::kBFloat16:
       return HWY_DYNAMIC_DISPATCH(attend_exact_bfloat16)(inputs, task, scratch);
+    case Dtype::kFloat8E4M3:
+      return HWY_DYNAMIC_DISPATCH(attend_exact_float8)(inputs, task, scratch);
   }
 }
 

@@ -18,6 +18,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/half.hpp"
 #include "kernels/cpu/attend_task.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,6 +47,38 @@ constexpr bool kLoads = true;
 template <>
 constexpr bool kLoads<hwy::float16_t> = false;
 #endif
+
+// Float8 rows have scales: they are widened, once a tile.
+template <>
+constexpr bool kLoads<Float8> = false;
+
+// `dim` elements as float32.
+template <class T>
+HWY_INLINE void widen_row(const T* from, int dim, float* to) {
+  constexpr Dtype kType = std::is_same_v<T, float>            ? Dtype::kFloat32
+                          : std::is_same_v<T, hwy::float16_t> ? Dtype::kFloat16
+                                                              : Dtype::kBFloat16;
+  for (int d = 0; d < dim; ++d) to[d] = load_element(from, kType, d);
+}
+
+// As float8_to_float, times the row's scale.
+HWY_INLINE void widen_row(const Float8* from, int dim, float scale, float* to) {
+  const hn::Rebind<std::uint8_t, Floats> bytes;
+  const hn::RebindToUnsigned<Floats> words;
+  const Vector factor = hn::Set(kFloats, 0x1p120f), nan = hn::NaN(kFloats);
+  const auto lanes = static_cast<int>(hn::Lanes(kFloats));
+  int d = 0;
+  for (; d + lanes <= dim; d += lanes) {
+    const auto bits = hn::PromoteTo(words, hn::LoadU(bytes, &from[d].bits));
+    const auto magnitude = hn::And(bits, hn::Set(words, 0x7F));
+    const auto sign = hn::ShiftLeft<24>(hn::And(bits, hn::Set(words, 0x80)));
+    const Vector size = hn::Mul(hn::BitCast(kFloats, hn::ShiftLeft<20>(magnitude)), factor);
+    const auto is_nan = hn::RebindMask(kFloats, hn::Eq(magnitude, hn::Set(words, 0x7F)));
+    const Vector value = hn::Or(hn::IfThenElse(is_nan, nan, size), hn::BitCast(kFloats, sign));
+    hn::StoreU(hn::Mul(value, hn::Set(kFloats, scale)), kFloats, to + d);
+  }
+  for (; d < dim; ++d) to[d] = float8_to_float(from[d].bits) * scale;
+}
 
 // Rows that the next tile will read. They are asked for a few lines at a time between the steps of
 // the current tile, so that memory is busy in all of its phases.

@@ -22,6 +22,9 @@ void attend_float16(const AttendInputs& inputs, const WorkSplit& task, AttendScr
 void attend_bfloat16(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   TaskRunner<hwy::bfloat16_t>(inputs, task, scratch).run();
 }
+void attend_float8(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+  TaskRunner<Float8>(inputs, task, scratch).run();
+}
 
 const char* target_name() { return hwy::TargetName(HWY_TARGET); }
 
@@ -38,6 +41,7 @@ namespace kvmesh::cpu {
 HWY_EXPORT(attend_float32);
 HWY_EXPORT(attend_float16);
 HWY_EXPORT(attend_bfloat16);
+HWY_EXPORT(attend_float8);
 HWY_EXPORT(target_name);
 
 AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
@@ -63,6 +67,8 @@ void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratc
       return HWY_DYNAMIC_DISPATCH(attend_float16)(inputs, task, scratch);
     case Dtype::kBFloat16:
       return HWY_DYNAMIC_DISPATCH(attend_bfloat16)(inputs, task, scratch);
+    case Dtype::kFloat8E4M3:
+      return HWY_DYNAMIC_DISPATCH(attend_float8)(inputs, task, scratch);
   }
 }
 

@@ -14,16 +14,21 @@ namespace kvmesh::cpu {
 /// are four 512-bit vectors and one page of 16 tokens is a quarter of a tile.
 inline constexpr int kTileKeys = kModTile;
 
+/// An element of float8 pages.
+struct Float8 {
+  std::uint8_t bits;
+};
+
 /// What one thread reuses from task to task.
 struct AttendScratch {
   AttendScratch(const AttentionShape& shape, int max_rows, const AttentionOptions& options);
 
-  std::vector<float> q;                     // [max_rows, padded k_dim], scaled
-  std::vector<float> scores;                // [max_rows, kTileKeys]
-  std::vector<float> o;                     // [max_rows, padded v_dim], not yet normalised
-  std::vector<float> max, sum;              // [max_rows]
-  std::vector<float> k_rows;                // [kTileKeys, padded k_dim]: keys of odd dims, widened
-  std::vector<float> v_rows;                // [kTileKeys, padded v_dim]
+  std::vector<float> q;         // [max_rows, padded k_dim], scaled
+  std::vector<float> scores;    // [max_rows, kTileKeys]
+  std::vector<float> o;         // [max_rows, padded v_dim], not yet normalised
+  std::vector<float> max, sum;  // [max_rows]
+  std::vector<float> k_rows;    // [kTileKeys, padded k_dim]: keys of odd dims or float8, widened
+  std::vector<float> v_rows;    // [kTileKeys, padded v_dim]
   std::unique_ptr<ModEvaluator> score_mod;  // null: identity
   std::unique_ptr<ModEvaluator> mask_mod;   // null: everything is visible
 };

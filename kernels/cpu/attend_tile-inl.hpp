@@ -34,6 +34,7 @@ struct Tile {
   const T* k[kTileKeys];
   const T* v[kTileKeys];
   std::int32_t position[kTileKeys];
+  float k_scale[kTileKeys], v_scale[kTileKeys];  // of float8 keys and values
   int keys = 0;
   // The visits that the keys came from, where a mask is to be applied.
   struct Segment {
@@ -109,6 +110,14 @@ class TaskRunner {
            block_.kv_head * pool.stride(1) + offset * pool.stride(2);
   }
 
+  float scale_of(const BasicRowScale<ConstTensorView>& scale, std::int32_t page, int offset) const {
+    const ConstTensorView& rows = scale.per_token;
+    if (rows.empty()) return scale.number;
+    return static_cast<const float*>(
+        rows.data)[page * rows.stride(0) + block_.kv_head * rows.stride(1) +
+                   offset * rows.stride(2)];
+  }
+
   // The next keys of the task; a page that does not fit goes on in the next tile.
   void gather(Tile<T>& tile) {
     tile.keys = tile.segment_count = 0;
@@ -126,6 +135,10 @@ class TaskRunner {
         tile.k[tile.keys] = key_row(in_.pool.k, visit.page, offset_ + i);
         tile.v[tile.keys] = key_row(in_.pool.v, visit.page, offset_ + i);
         tile.position[tile.keys] = static_cast<std::int32_t>(first) + offset_ + i;
+        if constexpr (std::is_same_v<T, Float8>) {
+          tile.k_scale[tile.keys] = scale_of(in_.pool.k_scale, visit.page, offset_ + i);
+          tile.v_scale[tile.keys] = scale_of(in_.pool.v_scale, visit.page, offset_ + i);
+        }
       }
       offset_ += take;
       if (offset_ >= live) {
@@ -140,9 +153,9 @@ class TaskRunner {
     const NextRows<T> next_k{next.k, next.keys};
     if (widen_k_) {
       const float* rows[kTileKeys];
-      widen(tile.k, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
+      widen(tile.k, tile.k_scale, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
       compute_scores(rows, tile.keys, next_k);
-    } else {
+    } else if constexpr (kLoads<T>) {
       compute_scores(tile.k, tile.keys, next_k);
     }
     if (scratch_.score_mod) apply_score_mod(tile);
@@ -159,23 +172,24 @@ class TaskRunner {
     const bool hides = this->hides(tile);
     if (widen_v_) {
       const float* rows[kTileKeys];
-      widen(tile.v, tile.keys, in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
+      widen(tile.v, tile.v_scale, tile.keys, in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
       accumulate_values(rows, tile.keys, hides, next_v);
-    } else {
+    } else if constexpr (kLoads<T>) {
       accumulate_values(tile.v, tile.keys, hides, next_v);
     }
   }
 
   // Rows that the vectors do not load, as padded float32: their dim is no whole number of vectors,
-  // or the target cannot.
-  static void widen(const T* const* from, int keys, int dim, std::size_t stride, float* to,
-                    const float** rows) {
-    const Dtype dtype = std::is_same_v<T, float>            ? Dtype::kFloat32
-                        : std::is_same_v<T, hwy::float16_t> ? Dtype::kFloat16
-                                                            : Dtype::kBFloat16;
+  // they have scales, or the target cannot.
+  static void widen(const T* const* from, const float* scales, int keys, int dim,
+                    std::size_t stride, float* to, const float** rows) {
     for (int key = 0; key < keys; ++key) {
       float* row = to + static_cast<std::size_t>(key) * stride;
-      for (int d = 0; d < dim; ++d) row[d] = load_element(from[key], dtype, d);
+      if constexpr (std::is_same_v<T, Float8>) {
+        widen_row(from[key], dim, scales[key], row);
+      } else {
+        widen_row(from[key], dim, row);
+      }
       std::fill(row + dim, row + stride, 0.0f);
       rows[key] = row;
     }

@@ -1,5 +1,6 @@
 #include "kernels/cpu/copy.hpp"
 
+#include <cmath>
 #include <cstring>
 
 #include "core/half.hpp"
@@ -16,41 +17,10 @@ std::byte* at(const TensorView& view, std::int64_t offset) {
          offset * static_cast<std::int64_t>(size_bytes(view.dtype));
 }
 
-struct Float32 {
-  using Stored = float;
-  static float load(float value) { return value; }
-  static float store(float value) { return value; }
-};
-struct Float16 {
-  using Stored = std::uint16_t;
-  static float load(std::uint16_t bits) { return float16_to_float(bits); }
-  static std::uint16_t store(float value) { return float_to_float16(value); }
-};
-struct BFloat16 {
-  using Stored = std::uint16_t;
-  static float load(std::uint16_t bits) { return bfloat16_to_float(bits); }
-  static std::uint16_t store(float value) { return float_to_bfloat16(value); }
-};
-
-// Calls `body` with the type of a dtype.
-template <class Body>
-void with_type(Dtype dtype, const Body& body) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      return body(Float32{});
-    case Dtype::kFloat16:
-      return body(Float16{});
-    case Dtype::kBFloat16:
-      return body(BFloat16{});
-  }
-}
-
-// One loop for each pair of dtypes, without a decision inside, so that compilers make vectors of
-// it.
 void convert_row(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_dtype,
                  std::int64_t dim) {
-  with_type(to_dtype, [&]<class To>(To) {
-    with_type(from_dtype, [&]<class From>(From) {
+  with_element(to_dtype, [&]<class To>(To) {
+    with_element(from_dtype, [&]<class From>(From) {
       auto* target = reinterpret_cast<typename To::Stored*>(to);
       const auto* source = reinterpret_cast<const typename From::Stored*>(from);
       for (std::int64_t d = 0; d < dim; ++d) target[d] = To::store(From::load(source[d]));
@@ -67,15 +37,51 @@ void copy_row(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_d
   }
 }
 
+// The largest magnitude that counts for the scale of a row.
+float largest_of(const std::byte* row, Dtype dtype, std::int64_t dim) {
+  return with_element(dtype, [&]<class Element>(Element) {
+    const auto* elements = reinterpret_cast<const typename Element::Stored*>(row);
+    float largest = 0.0f;
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const float size = std::abs(Element::load(elements[d]));
+      if (is_finite_size(size) && size > largest) largest = size;
+    }
+    return largest;
+  });
+}
+
+void quantize_row(std::byte* to, float scale, const std::byte* from, Dtype from_dtype,
+                  std::int64_t dim) {
+  with_element(from_dtype, [&]<class Element>(Element) {
+    const auto* source = reinterpret_cast<const typename Element::Stored*>(from);
+    for (std::int64_t d = 0; d < dim; ++d) {
+      to[d] = std::byte{float_to_float8(Element::load(source[d]) / scale)};
+    }
+  });
+}
+
+std::int64_t place(const TensorView& plane, const TokenSlot& slot, std::int64_t head) {
+  return slot.page * plane.stride(0) + head * plane.stride(1) + slot.offset * plane.stride(2);
+}
+
 }  // namespace
 
-void write_token(const TensorView& pool, const ConstTensorView& fresh, std::int64_t token,
-                 const TokenSlot& slot) {
+void write_token(const TensorView& pool, const BasicRowScale<TensorView>& scale,
+                 const ConstTensorView& fresh, std::int64_t token, const TokenSlot& slot) {
+  const std::int64_t dim = pool.size(3);
   for (std::int64_t head = 0; head < pool.size(1); ++head) {
-    copy_row(
-        at(pool, slot.page * pool.stride(0) + head * pool.stride(1) + slot.offset * pool.stride(2)),
-        pool.dtype, at(fresh, token * fresh.stride(0) + head * fresh.stride(1)), fresh.dtype,
-        pool.size(3));
+    std::byte* const to = at(pool, place(pool, slot, head));
+    const std::byte* const from = at(fresh, token * fresh.stride(0) + head * fresh.stride(1));
+    if (pool.dtype != Dtype::kFloat8E4M3) {
+      copy_row(to, pool.dtype, from, fresh.dtype, dim);
+      continue;
+    }
+    float factor = scale.number;
+    if (!scale.per_token.empty()) {
+      factor = float8_scale(largest_of(from, fresh.dtype, dim));
+      static_cast<float*>(scale.per_token.data)[place(scale.per_token, slot, head)] = factor;
+    }
+    quantize_row(to, factor, from, fresh.dtype, dim);
   }
 }
 

@@ -39,8 +39,7 @@ std::int64_t my_heads(Workload& workload, int heads) {
 // Keys and values of one token, this rank's heads.
 double token_bytes(Workload& workload) {
   const Shape& model = workload.shape().model;
-  return static_cast<double>(my_heads(workload, model.kv_heads) * (model.k_dim + model.v_dim)) *
-         static_cast<double>(size_bytes(model.dtype));
+  return static_cast<double>(my_heads(workload, model.kv_heads) * model.page_row_bytes());
 }
 
 // 0 + 1 + ... + (n - 1)
@@ -109,7 +108,8 @@ double appended_bytes(Workload& workload, std::int64_t tokens) {
   return static_cast<double>(mine) * token_bytes(workload);
 }
 
-Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter) {
+Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter,
+                        Dtype travels_as) {
   const Shape& model = workload.shape().model;
   const int ranks = workload.mesh().kv_parallel();
   const Rank me = workload.mesh().kv_rank();
@@ -121,8 +121,9 @@ Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatte
     };
     const std::int64_t tokens =
         tokens_of(plan.participation(), from, share(Scatter::kTokens, plan.query_tokens()));
-    return tokens * share(Scatter::kHeads, heads).size() * (model.v_dim + 1) *
-           static_cast<std::int64_t>(sizeof(float));
+    const auto o_bytes = model.v_dim * static_cast<std::int64_t>(size_bytes(travels_as));
+    return tokens * share(Scatter::kHeads, heads).size() *
+           (o_bytes + static_cast<std::int64_t>(sizeof(float)));
   };
   Traffic traffic;
   for (int rank = 0; rank < ranks; ++rank) {

@@ -117,6 +117,7 @@ class CpuMachine : public Machine {
     mesh_.kv().exchange(outgoing, incoming, "bench: plain exchange");
   }
   bool captures_exchange() override { return false; }
+  bool captures_combine(std::optional<WayKind>) override { return false; }
 
   std::int64_t rotate_bytes() const override { return rotate_bytes_; }
   std::int64_t memory_bytes() const override {

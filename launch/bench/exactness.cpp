@@ -18,7 +18,15 @@ double half_value(std::uint16_t bits) {
   return bits >> 15 ? -magnitude : magnitude;
 }
 
+double float8_value(int bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const double magnitude =
+      std::ldexp(mantissa + (exponent == 0 ? 0 : 8), (exponent == 0 ? 1 : exponent) - 10);
+  return bits >> 7 ? -magnitude : magnitude;
+}
+
 double value_of(const std::byte* at, Dtype dtype) {
+  if (dtype == Dtype::kFloat8E4M3) return float8_value(std::to_integer<int>(*at));
   if (dtype == Dtype::kFloat32) {
     float value = 0;
     std::memcpy(&value, at, sizeof(value));
@@ -44,15 +52,23 @@ Doubles to_host(const ConstTensorView& view, std::int64_t first, std::int64_t co
   return values;
 }
 
-// [length, dim] of one head of a sequence.
+// [length, dim] of one head of a sequence, times the scales of its rows.
 Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView& pool,
-                 std::int64_t head) {
+                 const BasicRowScale<ConstTensorView>& scale, std::int64_t head) {
   const std::int64_t page_size = pool.size(2), dim = pool.size(3);
   std::int64_t left = workload.lengths()[sequence];
   Doubles values;
   for (const PageId page : workload.cache().allocator().pages(workload.sequences()[sequence])) {
     const std::int64_t first = page.index() * pool.stride(0) + head * pool.stride(1);
-    const Doubles rows = to_host(pool, first, std::min(left, page_size) * dim);
+    const std::int64_t tokens = std::min(left, page_size);
+    Doubles rows = to_host(pool, first, tokens * dim);
+    if (const ConstTensorView& each = scale.per_token; !each.empty()) {
+      const Doubles factors =
+          to_host(each, page.index() * each.stride(0) + head * each.stride(1), tokens);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        rows[i] *= factors[i / static_cast<std::size_t>(dim)];
+      }
+    }
     values.insert(values.end(), rows.begin(), rows.end());
     left -= page_size;
   }
@@ -99,10 +115,10 @@ double output_error(Workload& workload, const ConstTensorView& q, const ConstTen
       static_cast<std::size_t>(std::ranges::max_element(lengths) - lengths.begin());
   const std::int64_t before = newest(lengths.first(longest), queries);
   const std::int64_t length = lengths[longest], mine = std::min(queries, length);
-  const KvPool pool = workload.cache().pool(0);
+  const ConstKvPool pool = workload.cache().pool(0);
   const std::int64_t kv_heads = pool.k.size(1), q_heads = q.size(1);
-  const Doubles k = plane_of(workload, longest, pool.k, kv_heads - 1);
-  const Doubles v = plane_of(workload, longest, pool.v, kv_heads - 1);
+  const Doubles k = plane_of(workload, longest, pool.k, pool.k_scale, kv_heads - 1);
+  const Doubles v = plane_of(workload, longest, pool.v, pool.v_scale, kv_heads - 1);
   double worst = 0;
   for (const std::int64_t query : {std::int64_t{0}, mine - 1}) {
     for (const std::int64_t head : {q_heads - q_heads / kv_heads, q_heads - 1}) {

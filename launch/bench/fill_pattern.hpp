@@ -7,8 +7,8 @@
 
 namespace kvmesh::bench {
 
-/// A 32-bit word of a tensor is `base | (hash & mask)`: one float32 or two 16-bit numbers with a
-/// fixed exponent, so of magnitude [0.5, 1), and random sign and mantissa.
+/// A 32-bit word of a tensor is `base | (hash & mask)`: one float32, two 16-bit or four 8-bit
+/// numbers with a fixed exponent, so of magnitude [0.5, 1), and random sign and mantissa.
 struct FillPattern {
   std::uint32_t base = 0;
   std::uint32_t mask = 0;
@@ -20,6 +20,8 @@ constexpr FillPattern fill_pattern(Dtype dtype) {
       return {0x3800'3800, 0x83FF'83FF};
     case Dtype::kBFloat16:
       return {0x3F00'3F00, 0x807F'807F};
+    case Dtype::kFloat8E4M3:
+      return {0x3030'3030, 0x8787'8787};
     case Dtype::kFloat32:
       break;
   }

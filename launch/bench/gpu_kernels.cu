@@ -153,6 +153,7 @@ double launch_multiply(Dtype dtype, int multiprocessors, unsigned* sink, cudaStr
           <<<blocks, kMultiplyThreads, 0, stream>>>(kTensorSteps, pattern, sink);
       return sums * kWarps * kTensorSteps * kOperationsOfMma;
     case Dtype::kFloat32:
+    case Dtype::kFloat8E4M3:  // widened to float32
       break;
   }
   multiply_float<<<blocks, kMultiplyThreads, 0, stream>>>(kFloatSteps, 0.999f, sink);

@@ -159,6 +159,11 @@ class GpuMachine : public Machine {
     exchange_by_host(outgoing, incoming, stream);
   }
   bool captures_exchange() override { return group_ != nullptr; }
+  // Where ranks share a GPU, which NCCL refuses, peers are not chosen either.
+  bool captures_combine(std::optional<WayKind> way) override {
+    if (way == WayKind::kPeer) return true;
+    return way.value_or(WayKind::kNccl) == WayKind::kNccl && group_ != nullptr;
+  }
 
   void settle(std::int64_t freed_bytes) override {
     std::this_thread::sleep_for(

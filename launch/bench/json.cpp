@@ -20,7 +20,8 @@ Json json_of(const Case& what) {
           {"batch", what.batch},
           {"context", what.context},
           {"lengths", what.listed.empty() ? std::string(name(what.lengths)) : what.listed},
-          {"queries", what.queries}};
+          {"queries", what.queries},
+          {"way", what.way}};
 }
 
 Json json_of(const Row::Top& top) {
@@ -78,8 +79,10 @@ std::string to_json(const Setting& setting, std::span<const Row> rows,
             {"v_dim", setting.shape.v_dim},
             {"page_size", setting.shape.page_size},
             {"dtype", name(setting.shape.dtype)},
+            {"kv_dtype", name(setting.shape.page_dtype())},
             {"scatter", name(setting.scatter)},
             {"strategy", name(setting.strategy)},
+            {"travels_as", name(setting.travels_as)},
             {"output", name(setting.output)},
             {"rows", Json::array()},
             {"skipped", Json::array()}};

@@ -63,17 +63,18 @@ Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Opera
 }  // namespace
 
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
-  return {op, shape.batch, shape.context, shape.lengths, queries, text_of(shape.listed)};
+  return {op, shape.batch, shape.context, shape.lengths, queries, text_of(shape.listed), {}};
 }
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
-            std::int64_t queries) {
+            std::int64_t queries, const std::string& way) {
   if (op == Op::kPlan) return measure_plan(workload, options, queries);
   Mesh& mesh = workload.mesh();
   const auto operation = make_operation(workload, machine, options, op, queries);
   Row row{.what = case_of(workload.shape(), op, queries),
           .layers = workload.shape().layers,
           .quantity = operation->quantity()};
+  row.what.way = way;
   row.operation.amount = total(mesh, operation->amount());
   // Where nothing moves between the ranks, nothing limits it.
   const std::vector<Ceiling> ceilings =

@@ -20,6 +20,7 @@ struct Case {
   Lengths lengths{};
   std::int64_t queries = 0;
   std::string listed{};  ///< of kListed: as it is typed
+  std::string way{};     ///< of a combine, where several are measured
 };
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries);
 
@@ -54,7 +55,7 @@ struct Row {
 
 /// Collective.
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
-            std::int64_t queries);
+            std::int64_t queries, const std::string& way = {});
 
 /// Bytes of this rank's tensors for it, at the most.
 std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,

@@ -21,7 +21,10 @@ class Planned : public Operation {
         machine_(machine),
         layers_(workload.shape().layers),
         plan_(workload.plan(append, queries,
-                            {.scatter = options.scatter, .strategy = options.strategy})),
+                            {.scatter = options.scatter,
+                             .strategy = options.strategy,
+                             .way = options.way,
+                             .travels_as = options.travels_as})),
         input_(workload.input(plan_)) {}
 
  protected:
@@ -103,7 +106,13 @@ class Append : public Planned {
       plan_.append(call % layers_, input_.k, input_.v, stream);
     }};
   }
-  double amount() override { return 2 * bytes_; }
+  /// What is written, and what is read for it.
+  double amount() override {
+    const Shape& model = workload_.shape().model;
+    const auto row = static_cast<double>((model.k_dim + model.v_dim) *
+                                         static_cast<std::int64_t>(size_bytes(model.dtype)));
+    return bytes_ * (1 + row / static_cast<double>(model.page_row_bytes()));
+  }
   std::vector<Ceiling> ceilings() override {
     const TensorView pool = workload_.cache().pool(0).k;
     const Dtype dtype = pool.dtype;
@@ -137,11 +146,12 @@ class Combine : public Planned {
       : Planned(workload, machine, options, append, queries),
         mine_(workload.partial(plan_)),
         output_(workload.output(plan_)),
-        traffic_(combine_traffic(workload, plan_, options.scatter)) {}
+        traffic_(combine_traffic(workload, plan_, options.scatter, options.travels_as)),
+        is_captured_(machine.captures_combine(options.way)) {}
 
   Repeated repeated() override {
     return {.work = [this](int, Stream stream) { plan_.combine(mine_, output_, stream); },
-            .capturable = machine_.captures_exchange()};
+            .capturable = is_captured_};
   }
   Work align() override {
     return workload_.mesh().kv_parallel() > 1 ? Combine::repeated().work : Work{};
@@ -157,6 +167,7 @@ class Combine : public Planned {
 
  protected:
   CombineOutput output_of_step() const { return output_; }
+  bool is_captured() const { return is_captured_; }
 
  private:
   static std::int64_t sum(const std::vector<std::int64_t>& values) {
@@ -214,6 +225,7 @@ class Combine : public Planned {
   Partial mine_;
   CombineOutput output_;
   Traffic traffic_;
+  bool is_captured_;
   GrowingTensor from_, to_;
 };
 
@@ -227,7 +239,7 @@ class Step : public Combine {
                 [this](int call, Stream stream) {
                   plan_.run(call % layers_, input_, output_of_step(), stream);
                 },
-            .capturable = machine_.captures_exchange()};
+            .capturable = is_captured()};
   }
   Quantity quantity() const override {
     return queries_ > kFewQueries ? Quantity::kOperations : Quantity::kBytes;

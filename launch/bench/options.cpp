@@ -116,12 +116,17 @@ Shape shape_of(const Flags& flags, int head_parallel) {
   at_most("--q-heads", flags.q_heads, kMostOfAShape);
   at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
+  const Dtype dtype = dtype_from(flags.dtype);
+  if (info_of(dtype).has_scales) {
+    throw InvalidArgument(fmt::format("--dtype {}: only --kv-dtype can be that", flags.dtype));
+  }
   return {.q_heads = flags.q_heads,
           .kv_heads = flags.kv_heads,
           .k_dim = flags.dim,
           .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
           .page_size = flags.page_size,
-          .dtype = dtype_from(flags.dtype),
+          .dtype = dtype,
+          .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .reproducible = flags.reproducible};
 }
 
@@ -162,6 +167,51 @@ template <class Number>
 Number not_negative(const char* flag, Number value) {
   if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));
   return value;
+}
+
+const std::array kWays{
+    Way{"auto", std::nullopt, CombineStrategy::kAuto},
+    Way{"host", WayKind::kHost, CombineStrategy::kAuto},
+    Way{"staged", WayKind::kStaged, CombineStrategy::kAuto},
+    Way{"nccl", WayKind::kNccl, CombineStrategy::kAuto},
+    Way{"peer", WayKind::kPeer, CombineStrategy::kAuto},
+    Way{"recipe", WayKind::kNccl, CombineStrategy::kReduceScatter},
+};
+
+bool has_way(Mesh& mesh, WayKind kind) {
+  const bool gpu = mesh.device().kind == DeviceKind::kCuda;
+  switch (kind) {
+    case WayKind::kHost:
+      return !gpu;
+    case WayKind::kStaged:
+      return gpu;
+    case WayKind::kNccl:
+      return mesh.device_group().nccl() != nullptr;
+    case WayKind::kPeer:
+      return mesh.device_group().peer_window() != nullptr;
+  }
+  return false;
+}
+
+std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
+  std::vector<Way> ways;
+  for (const std::string& asked : flags.ways) {
+    const auto* way = std::ranges::find(kWays, asked, &Way::name);
+    if (way == kWays.end()) {
+      throw InvalidArgument(
+          fmt::format("--ways '{}' is none of auto, host, staged, nccl, peer, recipe", asked));
+    }
+    if (way->kind && !has_way(mesh, *way->kind)) {
+      throw InvalidArgument(fmt::format("--ways {}: these ranks do not have it", asked));
+    }
+    ways.push_back(*way);
+  }
+  if (!ways.empty() || mesh.device().kind != DeviceKind::kCuda || mesh.kv_parallel() == 1) {
+    return ways;
+  }
+  std::ranges::copy_if(kWays, std::back_inserter(ways),
+                       [&](const Way& way) { return way.kind && has_way(mesh, *way.kind); });
+  return ways;
 }
 
 }  // namespace
@@ -212,8 +262,16 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--v-dim", flags.v_dim, "of values; 0: as --dim");
   value("--page-size", flags.page_size, "tokens a page");
   value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
+  command.add_option("--kv-dtype", flags.kv_dtype,
+                     "of the cache, if not --dtype; float8_e4m3 has scales per token and head");
   value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
+  list(
+      "--ways", flags.ways,
+      "of the combine, a row for each: auto, host, staged, nccl, peer; recipe: the LSEs of all "
+      "gathered, partials rescaled and reduce-scattered; default: on GPUs all that the ranks have");
+  value("--travels-as", flags.travels_as,
+        "what peer sends of partials: float32, float16, bfloat16; default: as --dtype");
   value("--output", flags.output,
         "what decode and prefill write: partial, O and LSE in float32; final, the merged O in "
         "--dtype, too (one kv rank)");
@@ -229,7 +287,7 @@ void add_options(CLI::App& command, Flags& flags) {
         "what larger cases are left out for, a rank; 0: by what is free");
 }
 
-Options resolve(const Flags& flags, const Mesh& mesh) {
+Options resolve(const Flags& flags, Mesh& mesh) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;
   check_positive("--repeats", flags.repeats);
   const Output output = output_of(flags.output, mesh);
@@ -249,6 +307,8 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
       .strategy = named("--strategy", flags.strategy,
                         std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
                                    CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),
+      .ways = ways_of(flags, mesh),
+      .travels_as = dtype_from(flags.travels_as.empty() ? flags.dtype : flags.travels_as),
       .output = output,
       .layers = not_negative("--layers", flags.layers),
       .repeats = flags.repeats,
@@ -265,6 +325,18 @@ Options resolve(const Flags& flags, const Mesh& mesh) {
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
   return options;
+}
+
+std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
+  if (op != Op::kCombine || options.ways.empty()) return {{"", options}};
+  std::vector<std::pair<std::string, Options>> rows;
+  for (const Way& way : options.ways) {
+    Options of_way = options;
+    of_way.way = way.kind;
+    if (way.strategy != CombineStrategy::kAuto) of_way.strategy = way.strategy;
+    rows.emplace_back(way.name, of_way);
+  }
+  return rows;
 }
 
 std::vector<std::int64_t> queries_of(const Options& options, Op op) {

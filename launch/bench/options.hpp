@@ -1,9 +1,11 @@
-// What `kvmesh bench` is asked to measure.
+// The options of `kvmesh bench`.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvmesh/combine.hpp"
@@ -34,12 +36,19 @@ enum class Lengths : std::uint8_t {
 };
 std::string_view name(Lengths lengths);
 
-/// What decode and prefill write.
+/// The output of decode and prefill.
 enum class Output : std::uint8_t {
   kPartial,  ///< attend_partial alone: O and LSE in float32
   kFinal,    ///< the merged O in the model's dtype, too
 };
 std::string_view name(Output output);
+
+/// One way of the combine, as a row of its own.
+struct Way {
+  std::string name{};
+  std::optional<WayKind> kind{};  ///< empty: the cache's choice
+  CombineStrategy strategy = CombineStrategy::kAuto;
+};
 
 /// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
 struct Flags {
@@ -48,14 +57,17 @@ struct Flags {
   std::vector<std::int64_t> contexts{};
   std::vector<std::string> lengths{};
   std::vector<std::int64_t> queries{};
+  std::vector<std::string> ways{};
   int q_heads = 64;
   int kv_heads = 8;
   int dim = 128;
   int v_dim = 0;
   int page_size = 16;
   std::string dtype = "bfloat16";
+  std::string kv_dtype{};
   std::string scatter = "heads";
   std::string strategy = "auto";
+  std::string travels_as{};
   std::string output = "partial";
   bool reproducible = false;
   int layers = 0;
@@ -75,7 +87,15 @@ struct Shape {
   int v_dim = 0;
   int page_size = 0;
   Dtype dtype = Dtype::kBFloat16;
-  bool reproducible = false;  ///< the cache is
+  std::optional<Dtype> kv_dtype{};  ///< of pages; unset: dtype
+  bool reproducible = false;        ///< the cache is
+
+  Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
+  /// Bytes of a token and KV head: its key, its value, and their scales.
+  std::int64_t page_row_bytes() const {
+    const std::int64_t scales = info_of(page_dtype()).has_scales ? 2 * sizeof(float) : 0;
+    return (k_dim + v_dim) * static_cast<std::int64_t>(size_bytes(page_dtype())) + scales;
+  }
 };
 
 struct Options {
@@ -89,6 +109,9 @@ struct Options {
   Shape shape{};
   Scatter scatter = Scatter::kHeads;
   CombineStrategy strategy = CombineStrategy::kAuto;
+  std::vector<Way> ways{};  ///< of `combine`
+  std::optional<WayKind> way{};
+  Dtype travels_as = Dtype::kFloat32;
   Output output = Output::kPartial;
   int layers = 0;  ///< 0: as many as defeat the caches
   int repeats = 0;
@@ -98,10 +121,13 @@ struct Options {
 };
 
 /// @throws InvalidArgument.
-Options resolve(const Flags& flags, const Mesh& mesh);
+Options resolve(const Flags& flags, Mesh& mesh);
 
 /// Such a list as it is typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
+
+/// One set of options for each row of `op` with the same queries: of `combine` a row for each way.
+std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// The numbers of queries (append: new tokens) a sequence that `op` is measured with.
 std::vector<std::int64_t> queries_of(const Options& options, Op op);

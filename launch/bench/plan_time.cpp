@@ -17,7 +17,10 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
   const WorkloadShape& shape = workload.shape();
   Mesh& mesh = workload.mesh();
   KvCache& cache = workload.cache();
-  PlanOptions how{.scatter = options.scatter, .strategy = options.strategy};
+  PlanOptions how{.scatter = options.scatter,
+                  .strategy = options.strategy,
+                  .way = options.way,
+                  .travels_as = options.travels_as};
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);

@@ -7,7 +7,7 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr const char* kCase = "{:<8} {:>5} {:>6} {:>8} {:>7} {:>7} ";
+constexpr const char* kCase = "{:<14} {:>5} {:>6} {:>8} {:>7} {:>7} ";
 constexpr const char* kNumbers = "{:>11} {:>21} {:>9} {:>9} {:>9} {:<8} {:>7}{}\n";
 
 // 1 -> "1.000", 1234.5 -> "1235": four digits that count.
@@ -41,8 +41,9 @@ std::string note(const Row& row) {
 }
 
 std::string begin_of_line(const Case& what, int ranks) {
-  return fmt::format(kCase, name(what.op), ranks, what.batch, what.context, name(what.lengths),
-                     what.queries);
+  const std::string op =
+      fmt::format("{}{}{}", name(what.op), what.way.empty() ? "" : "/", what.way);
+  return fmt::format(kCase, op, ranks, what.batch, what.context, name(what.lengths), what.queries);
 }
 
 }  // namespace
@@ -50,13 +51,15 @@ std::string begin_of_line(const Case& what, int ranks) {
 std::string heading(const Setting& setting) {
   const Shape& shape = setting.shape;
   std::string text = fmt::format(
-      "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, pages of {}, scatter {}, "
-      "strategy {}, {} output\n\n",
+      "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, {} pages of {}, scatter "
+      "{}, strategy {}, peers send {}, {} output\n\n",
       setting.machine.device,
       setting.machine.driver.empty() ? "" : ", driver " + setting.machine.driver,
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
-      shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype), shape.page_size,
-      name(setting.scatter), name(setting.strategy), name(setting.output));
+      shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype),
+      name(shape.page_dtype()), shape.page_size, name(setting.scatter), name(setting.strategy),
+      name(setting.travels_as),
+      name(setting.output));
   return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
          fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "read", "", "share",
                      "");

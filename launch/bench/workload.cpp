@@ -17,7 +17,7 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .v_dim = shape.model.v_dim,
           .page_size = shape.model.page_size,
           .pages_per_rank = pages_per_rank(shape, kv_parallel),
-          .dtype = shape.model.dtype,
+          .dtype = shape.model.page_dtype(),
           .home_threshold_tokens = kHomeTokens,
           .reproducible = shape.model.reproducible};
 }
@@ -77,8 +77,7 @@ std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel) {
 std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh) {
   const Shape& model = shape.model;
   return pages_per_rank(shape, mesh.kv_parallel()) * model.page_size *
-         (model.kv_heads / mesh.head_parallel()) * (model.k_dim + model.v_dim) *
-         static_cast<std::int64_t>(size_bytes(model.dtype));
+         (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes();
 }
 
 TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::int64_t tokens,
@@ -104,9 +103,8 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
       lengths_(lengths_of(shape)),
       cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
-    const KvPool pool = cache_.pool(layer);
-    machine.fill(pool.k, static_cast<unsigned>(2 * layer + 1));
-    machine.fill(pool.v, static_cast<unsigned>(2 * layer + 2));
+    unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
+    for (const TensorView& plane : cache_.planes(layer)) machine.fill(plane, ++seed);
   }
   scatter_free_pages();
   grow();

@@ -77,6 +77,7 @@ Setting setting_of(const Mesh& mesh, const Options& options, const Machine& mach
           .shape = options.shape,
           .scatter = options.scatter,
           .strategy = options.strategy,
+          .travels_as = options.travels_as,
           .output = options.output};
 }
 
@@ -95,7 +96,7 @@ std::int64_t common_rotation(Mesh& mesh, const Machine& machine) {
   return static_cast<std::int64_t>(most);
 }
 
-// All that is measured of one batch.
+// All measurements of one batch.
 class Cases {
  public:
   Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)
@@ -125,7 +126,9 @@ class Cases {
             check_host_memory(mesh_, static_cast<double>(layer) * shape.layers);
             workload.emplace(mesh_, machine_, shape);
           }
-          report_.add(measure(*workload, machine_, options_, op, queries));
+          for (const auto& [way, options] : rows_of(options_, op)) {
+            report_.add(measure(*workload, machine_, options, op, queries, way));
+          }
         }
       }
     }

@@ -30,11 +30,11 @@ std::int64_t queries_of(const BatchEntry& entry) {
   return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
 }
 
-void poison_page(const TensorView& half, std::int64_t page) {
-  const auto size = static_cast<std::size_t>(half.stride(0)) * size_bytes(half.dtype);
-  // All bits set is a NaN in each of the three types.
+void poison_page(const TensorView& plane, std::int64_t page) {
+  const auto size = static_cast<std::size_t>(plane.stride(0)) * size_bytes(plane.dtype);
+  // All bits set is a NaN in every type.
   const std::vector<std::byte> poison(size, std::byte{0xFF});
-  copy_bytes(static_cast<std::byte*>(half.data) + static_cast<std::size_t>(page) * size,
+  copy_bytes(static_cast<std::byte*>(plane.data) + static_cast<std::size_t>(page) * size,
              poison.data(), size);
 }
 
@@ -73,9 +73,7 @@ void poison_free_pages(KvCache& cache) {
   for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
     if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
     for (int layer = 0; layer < cache.options().layers; ++layer) {
-      const KvPool pool = cache.pool(layer);
-      poison_page(pool.k, page);
-      poison_page(pool.v, page);
+      for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
 }
@@ -263,11 +261,13 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const CacheOptions& cache = cache_.options();
   const StepOptions& options = step.options;
   const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
-  const Dtype input_dtype = options.input.value_or(cache.dtype);
+  const Dtype input_dtype =
+      options.input.value_or(info_of(cache.dtype).has_scales ? Dtype::kFloat32 : cache.dtype);
   const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
   HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
   HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
-  HostTensor v = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.v_dim);
+  HostTensor v =
+      random_tensor(input_dtype, m, is_latent() ? 0 : appended, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
@@ -277,7 +277,8 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
   const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
-  const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads), v.on_device(kv_heads)};
+  const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
+                         is_latent() ? TensorView{} : v.on_device(kv_heads)};
   if (options.in_parts && !cache.reproducible) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
     HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
@@ -297,7 +298,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
-                       some_rows(v.view(), 0, appended)};
+                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended)};
   step.single.append(layer, all.k, all.v);
   const Outputs single =
       cache.reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q);
@@ -344,7 +345,8 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
     StepPlan plan = single_.plan({{twins_.at(entry.sequence), 0, queries}},
                                  alone_in_batch(options, static_cast<std::int32_t>(s), positions));
     const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
-    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), some_rows(all.v, 0, 0)},
+    const ConstTensorView no_values = is_latent() ? all.v : some_rows(all.v, 0, 0);
+    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values},
              {rows(out.o.view()), rows(out.lse.matrix())});
     begin += queries;
   }
@@ -352,20 +354,21 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
 }
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
-  const Dtype stored = cache_.options().dtype;
-  const auto add = [&](const HostTensor& from, std::int64_t row, std::vector<float>& to) {
-    for (std::int64_t head = 0; head < from.heads(); ++head) {
-      for (std::int64_t d = 0; d < from.dim(); ++d) {
-        to.push_back(rounded_to(stored, from.get(row, head, d)));
-      }
-    }
+  const CacheOptions& cache = cache_.options();
+  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head,
+                          float scale) {
+    return stored_row(from.elements(row, head), cache.dtype, cache.scales, scale);
   };
   std::int64_t row = 0;
   for (const BatchEntry& entry : step.batch) {
     DenseSequence& dense = content_.at(entry.sequence)[static_cast<std::size_t>(layer)];
-    for (std::int64_t i = 0; i < entry.append_tokens; ++i, ++row) {
-      add(k, row, dense.k);
-      add(v, row, dense.v);
+    for (const std::int64_t end = row + entry.append_tokens; row < end; ++row) {
+      for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
+        const std::vector<float> key = stored(k, row, head, cache.scales.k);
+        const std::vector<float> value = is_latent() ? key : stored(v, row, head, cache.scales.v);
+        dense.k.insert(dense.k.end(), key.begin(), key.end());
+        dense.v.insert(dense.v.end(), value.begin(), value.begin() + cache.v_dim);
+      }
     }
   }
 }

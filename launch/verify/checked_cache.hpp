@@ -1,4 +1,4 @@
-// A KvCache that is watched: every output is compared with float64, and with a cache on one rank.
+// Compares every output of a KvCache with float64, and with a cache on one rank.
 #pragma once
 
 #include <cstdint>
@@ -89,6 +89,7 @@ class CheckedCache {
   ReferenceRow reference(const Step& step, const LayerResult& result, std::int64_t t,
                          std::int64_t head) const;
   Share local(int heads) const;
+  bool is_latent() const { return cache_.options().page_kind == PageKind::kLatent; }
   void expect(bool ok, const char* message);
 
   Mesh* mesh_;

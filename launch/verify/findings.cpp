@@ -9,7 +9,7 @@ namespace kvmesh::verify {
 namespace {
 
 bool has_tensor_cores(Device device, Dtype pool) {
-  return device.kind != DeviceKind::kCpu && pool != Dtype::kFloat32;
+  return device.kind != DeviceKind::kCpu && info_of(pool).bits == 16;
 }
 
 }  // namespace

@@ -42,17 +42,46 @@ float float16_value(std::uint16_t bits) {
 // kernels for rows that begin there; none for a matrix.
 std::int64_t gap_after(std::int64_t dim) { return dim == 1 ? 0 : dim % 8 == 0 ? 8 : 3; }
 
+// How many bits of numbers a type keeps, from the exponent `smallest` on (that of frexp); below,
+// the spacing stays. What is past `largest` becomes that, unless it is 0.
+struct NumberFormat {
+  int bits, smallest;
+  float largest;
+};
+NumberFormat format_of(Dtype dtype) {
+  if (dtype == Dtype::kFloat8E4M3) return {4, -5, 448};
+  return dtype == Dtype::kFloat16 ? NumberFormat{11, -13, 0} : NumberFormat{8, -125, 0};
+}
+
 }  // namespace
 
 float rounded_to(Dtype dtype, float value) {
-  if (dtype == Dtype::kFloat32 || !std::isfinite(value)) return value;
-  // float16 has 11 bits from 2^-14 on, bfloat16 8 from 2^-126 on; below, the spacing stays.
-  const int bits = dtype == Dtype::kFloat16 ? 11 : 8;
-  const int smallest = dtype == Dtype::kFloat16 ? -13 : -125;
+  if (dtype == Dtype::kFloat32 || std::isnan(value)) return value;
+  const NumberFormat format = format_of(dtype);
+  const float largest = format.largest;
+  if (std::isinf(value)) return largest > 0 ? std::copysign(largest, value) : value;
   int exponent = 0;
   std::frexp(value, &exponent);
-  exponent = std::max(exponent, smallest);
-  return std::ldexp(std::nearbyint(std::ldexp(value, bits - exponent)), exponent - bits);
+  exponent = std::max(exponent, format.smallest);
+  const float rounded =
+      std::ldexp(std::nearbyint(std::ldexp(value, format.bits - exponent)), exponent - format.bits);
+  return largest > 0 ? std::clamp(rounded, -largest, largest) : rounded;
+}
+
+std::vector<float> stored_row(std::vector<float> row, Dtype dtype, const KvScales& scales,
+                              float number) {
+  if (dtype != Dtype::kFloat8E4M3) {
+    for (float& value : row) value = rounded_to(dtype, value);
+    return row;
+  }
+  float scale = number;
+  if (scales.kind == ScaleKind::kPerTokenAndHead) {
+    float largest = 0;
+    for (float value : row) largest = std::max(largest, std::abs(value));
+    scale = std::max(largest / 448, std::numeric_limits<float>::min());
+  }
+  for (float& value : row) value = scale * rounded_to(dtype, value / scale);
+  return row;
 }
 
 HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::int64_t dim,
@@ -112,6 +141,12 @@ float HostTensor::read(std::int64_t offset) const {
 
 float HostTensor::get(std::int64_t row, std::int64_t head, std::int64_t d) const {
   return read(offset(row, head, d));
+}
+
+std::vector<float> HostTensor::elements(std::int64_t row, std::int64_t head) const {
+  std::vector<float> values;
+  for (std::int64_t d = 0; d < dim_; ++d) values.push_back(get(row, head, d));
+  return values;
 }
 
 void HostTensor::set(std::int64_t row, std::int64_t head, std::int64_t d, float value) {

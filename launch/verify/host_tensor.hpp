@@ -7,12 +7,19 @@
 
 #include "kvmesh/combine.hpp"
 #include "kvmesh/device_memory.hpp"
+#include "kvmesh/page_format.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::verify {
 
-/// `value` as `dtype` stores it: the nearest number, ties to the even one.
+/// `value` as `dtype` stores it: the nearest number, ties to the even one; of float8 the largest
+/// number for what is past it.
 float rounded_to(Dtype dtype, float value);
+
+/// A row of a token and head as pages of `dtype` store it, read back; `number` is its scale if that
+/// holds for the whole tensor. REQUIRES: finite numbers.
+std::vector<float> stored_row(std::vector<float> row, Dtype dtype, const KvScales& scales,
+                              float number);
 
 /// A tensor [rows, heads, dim] that owns its memory, on the host and, where `device` is a GPU, a
 /// copy on that. Rows and heads lie further apart than they need to, so that code which ignores
@@ -23,6 +30,8 @@ class HostTensor {
              Device device = {});
 
   float get(std::int64_t row, std::int64_t head, std::int64_t d) const;
+  /// The `dim()` elements of a row's head.
+  std::vector<float> elements(std::int64_t row, std::int64_t head) const;
   /// Rounds to the dtype.
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
 

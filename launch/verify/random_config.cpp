@@ -7,7 +7,8 @@
 namespace kvmesh::verify {
 namespace {
 
-const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16,
+                                 Dtype::kFloat8E4M3};
 const std::vector<Placement> kPlacements{Placement::kBalanced, Placement::kStriped,
                                          Placement::kPacked};
 
@@ -58,6 +59,13 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   CaseConfig config = random.one_in(12) ? long_config(random, mesh) : short_config(random, mesh);
   config.cache.dtype = random.pick(kDtypes);
   config.cache.placement = random.pick(kPlacements);
+  if (random.coin()) {
+    config.cache.scales = {.kind = ScaleKind::kPerTensor, .k = 0x1p-9f, .v = 0x1p-8f};
+  }
+  if (random.one_in(4)) {
+    config.cache.page_kind = PageKind::kLatent;
+    config.cache.v_dim = std::min(config.cache.v_dim, config.cache.k_dim);
+  }
   return config;
 }
 
@@ -65,10 +73,10 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens a "
-      "rank, {}, {} placement",
+      "rank, {} {}, {} placement",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
-      cache.page_size, name(cache.dtype), name(cache.placement));
+      cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement));
 }
 
 }  // namespace kvmesh::verify

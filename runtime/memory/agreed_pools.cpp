@@ -30,12 +30,12 @@ bool has_neighbour_process(Mesh& mesh) {
 
 }  // namespace
 
-PoolStorage agreed_pools(Mesh& mesh, const LocalShape& shape, int layers) {
+PoolStorage agreed_pools(Mesh& mesh, const PageFormat& format, std::int64_t pages, int layers) {
   const Sharing sharing = has_neighbour_process(mesh) ? Sharing::kNode : Sharing::kProcess;
   std::optional<PoolStorage> pools;
   Outcome mine;
   try {
-    pools.emplace(shape, layers, mesh.device(), sharing);
+    pools.emplace(format, pages, layers, mesh.device(), sharing);
   } catch (const std::bad_alloc&) {
     mine.fail("the system has not so much");
   } catch (const Error& error) {
@@ -45,7 +45,8 @@ PoolStorage agreed_pools(Mesh& mesh, const LocalShape& shape, int layers) {
   const auto failed = std::ranges::find_if(all, &Outcome::failed);
   if (failed == all.end()) return std::move(*pools);
   throw OutOfMemory(Rank{static_cast<std::int32_t>(failed - all.begin())},
-                    PoolLayout(shape, layers, mesh.device()).size_bytes(), failed->reason.data());
+                    PoolLayout(format, pages, layers, mesh.device()).size_bytes(),
+                    failed->reason.data());
 }
 
 }  // namespace kvmesh

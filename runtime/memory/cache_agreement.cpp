@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "core/check.hpp"
@@ -48,6 +50,11 @@ std::string letters_of(std::int64_t letters) {
   return text;
 }
 
+std::int64_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
+std::string float_text(std::int64_t bits) {
+  return fmt::format("{}", std::bit_cast<float>(static_cast<std::int32_t>(bits)));
+}
+
 struct Field {
   std::string_view name;
   std::int64_t (*value)(const Mesh&, const CacheOptions&);
@@ -64,6 +71,12 @@ constexpr std::array kFields{
     Field{"page_size", [](const Mesh&, const O& o) -> std::int64_t { return o.page_size; }},
     Field{"dtype", [](const Mesh&, const O& o) -> std::int64_t { return int(o.dtype); },
           name_of<Dtype>},
+    Field{"page_kind", [](const Mesh&, const O& o) -> std::int64_t { return int(o.page_kind); },
+          name_of<PageKind>},
+    Field{"scales.kind", [](const Mesh&, const O& o) -> std::int64_t { return int(o.scales.kind); },
+          name_of<ScaleKind>},
+    Field{"scales.k", [](const Mesh&, const O& o) { return bits_of(o.scales.k); }, float_text},
+    Field{"scales.v", [](const Mesh&, const O& o) { return bits_of(o.scales.v); }, float_text},
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
@@ -159,6 +172,16 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
           mesh.head_parallel());
   require(is_valid(options.dtype), "cache: element type {} is none",
           static_cast<int>(options.dtype));
+  require(options.page_kind <= PageKind::kLatent, "cache: page kind {} is none",
+          static_cast<int>(options.page_kind));
+  require(options.page_kind != PageKind::kLatent || options.v_dim <= options.k_dim,
+          "cache: values of latent pages are part of the keys, but v_dim {} is over k_dim {}",
+          options.v_dim, options.k_dim);
+  require(options.scales.kind <= ScaleKind::kPerTokenAndHead, "cache: kind {} of scales is none",
+          static_cast<int>(options.scales.kind));
+  for (const float scale : {options.scales.k, options.scales.v}) {
+    require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
+  }
   require(options.placement <= Placement::kPacked, "cache: placement {} is none",
           static_cast<int>(options.placement));
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
@@ -183,10 +206,11 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
     check_options(mesh, options);
     const LocalShape shape = local_shape(mesh, options);
     check_shape(shape);
-    const PoolLayout layout(shape, options.layers, mesh.device());  // checks for overflow
+    const PageFormat format = make_page_format(shape.attention, shape.format);
+    const PoolLayout layout(format, shape.pages, options.layers, mesh.device());  // for overflow
     mine.room = {options.bytes, options.pages_per_rank};
     if (memory_way(options) == MemoryWay::kBytes) {
-      mine.room.pages = pages_within(options.bytes, shape, options.layers, mesh.device());
+      mine.room.pages = pages_within(options.bytes, format, options.layers, mesh.device());
     }
   } catch (const InvalidArgument& error) {
     mine.refused = true;
@@ -197,6 +221,11 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
 }
 
 // ---- The common number of pages ----
+
+PageFormat local_page_format(const Mesh& mesh, const CacheOptions& options) {
+  const LocalShape shape = local_shape(mesh, options);
+  return make_page_format(shape.attention, shape.format);
+}
 
 void compare(const std::vector<Proposal>& all, Rank me) {
   const Proposal& mine = all[static_cast<std::size_t>(me.value)];
@@ -223,17 +252,16 @@ std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
   const auto free = static_cast<double>(free_memory(mesh.device()));
   const auto bytes =
       static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));
-  const Room room{bytes,
-                  pages_within(bytes, local_shape(mesh, options), options.layers, mesh.device())};
+  const Room room{
+      bytes, pages_within(bytes, local_page_format(mesh, options), options.layers, mesh.device())};
   return gathered(mesh.world(), room, "agree on the size of pools");
 }
 
 std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::vector<Room>& rooms) {
   const auto least = std::ranges::min_element(rooms, {}, &Room::pages);
   if (least->pages > 0) return least->pages;
-  LocalShape one = local_shape(mesh, options);
-  one.pages = 1;
-  const std::int64_t page = PoolLayout(one, options.layers, mesh.device()).size_bytes();
+  const std::int64_t page =
+      PoolLayout(local_page_format(mesh, options), 1, options.layers, mesh.device()).size_bytes();
   const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
   require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
           page, rank.value, least->bytes);
@@ -248,8 +276,8 @@ LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
                         .k_dim = options.k_dim,
                         .v_dim = options.v_dim,
                         .page_size = options.page_size},
-          .pages = options.pages_per_rank,
-          .dtype = options.dtype};
+          .format = {.kind = options.page_kind, .dtype = options.dtype, .scales = options.scales},
+          .pages = options.pages_per_rank};
 }
 
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {

@@ -8,7 +8,6 @@
 //                           <-------  "done"             second exchange, only for maps
 //
 // The source waits for "done", because its next append may write to the page that is being read.
-#include <array>
 #include <map>
 #include <ranges>
 #include <vector>
@@ -19,28 +18,32 @@
 namespace kvmesh {
 namespace {
 
-// The first `tokens` tokens of a page in one half of a layer: one row per head.
+// The first `tokens` tokens of a page in one plane of a layer: one row per head.
 struct PageRows {
-  PageRows(const TensorView& half, std::int32_t page, std::int64_t tokens)
-      : data(static_cast<std::byte*>(half.data) + bytes(half, page * half.stride(0))),
-        pitch(bytes(half, half.stride(1))),
-        width(bytes(half, tokens * half.size(3))),
-        heads(static_cast<std::size_t>(half.size(1))) {}
+  PageRows(const TensorView& plane, std::int32_t page, std::int64_t tokens)
+      : data(static_cast<std::byte*>(plane.data) + bytes(plane, page * plane.stride(0))),
+        pitch(bytes(plane, plane.stride(1))),
+        width(bytes(plane, tokens * plane.size(3))),
+        heads(static_cast<std::size_t>(plane.size(1))),
+        device(plane.device) {}
 
   std::size_t size() const { return width * heads; }
+  void copy_from(const std::byte* from, std::size_t from_pitch) const {
+    copy_rows({data, pitch, from, from_pitch, width, heads}, device);
+  }
+  void copy_to(std::byte* packed) const {
+    copy_rows({packed, width, data, pitch, width, heads}, device);
+  }
 
   std::byte* data;
   std::size_t pitch, width, heads;
+  Device device;
 
  private:
-  static std::size_t bytes(const TensorView& half, std::int64_t elements) {
-    return static_cast<std::size_t>(elements) * size_bytes(half.dtype);
+  static std::size_t bytes(const TensorView& plane, std::int64_t elements) {
+    return static_cast<std::size_t>(elements) * size_bytes(plane.dtype);
   }
 };
-
-std::array<PageRows, 2> rows_of(const KvPool& pool, PageId page, int tokens) {
-  return {PageRows(pool.k, page.index(), tokens), PageRows(pool.v, page.index(), tokens)};
-}
 
 // The pages that go from one rank to another, in the order of the copies.
 struct Parcel {
@@ -83,49 +86,52 @@ class Transfer {
   }
 
   std::size_t page_bytes(int tokens) const {
-    const auto [k, v] = rows_of(pools_.layer(0), {Rank{}, 0}, tokens);
-    return (k.size() + v.size()) * static_cast<std::size_t>(pools_.layers());
+    std::size_t bytes = 0;
+    for_each_plane([&](int, std::size_t, const TensorView& plane) {
+      bytes += PageRows(plane, 0, tokens).size();
+    });
+    return bytes;
+  }
+
+  // Calls `body(layer, i, plane)` with plane i of each layer of this rank's pools.
+  template <class Body>
+  void for_each_plane(const Body& body) const {
+    for (int layer = 0; layer < pools_.layers(); ++layer) {
+      const PagePlanes planes = pools_.layer(layer);
+      for (std::size_t i = 0; i < planes.size(); ++i) body(layer, i, planes[i]);
+    }
   }
 
   void pack(Parcel& parcel) const {
     if (parcel.mapped) return;
     std::byte* to = parcel.bytes.data();
     for (const PageCopy& copy : parcel.copies) {
-      for (int layer = 0; layer < pools_.layers(); ++layer) {
-        const KvPool pool = pools_.layer(layer);
-        for (const PageRows& from : rows_of(pool, copy.source, copy.tokens)) {
-          copy_rows({to, from.width, from.data, from.pitch, from.width, from.heads}, pool.k.device);
-          to += from.size();
-        }
-      }
+      for_each_plane([&](int, std::size_t, const TensorView& plane) {
+        const PageRows from(plane, copy.source.index(), copy.tokens);
+        from.copy_to(to);
+        to += from.size();
+      });
     }
   }
 
   void unpack(const Parcel& parcel) const {
     const std::byte* from = parcel.bytes.data();
     for (const PageCopy& copy : parcel.copies) {
-      for (int layer = 0; layer < pools_.layers(); ++layer) {
-        const KvPool pool = pools_.layer(layer);
-        for (const PageRows& to : rows_of(pool, copy.destination, copy.tokens)) {
-          copy_rows({to.data, to.pitch, from, to.width, to.width, to.heads}, pool.k.device);
-          from += to.size();
-        }
-      }
+      for_each_plane([&](int, std::size_t, const TensorView& plane) {
+        const PageRows to(plane, copy.destination.index(), copy.tokens);
+        to.copy_from(from, to.width);
+        from += to.size();
+      });
     }
   }
 
   void pull(Rank source, const Parcel& parcel) const {
     for (const PageCopy& copy : parcel.copies) {
-      for (int layer = 0; layer < pools_.layers(); ++layer) {
-        const KvPool pool = pools_.layer(layer);
-        const auto from = rows_of(*peers_.layer(source, layer), copy.source, copy.tokens);
-        const auto to = rows_of(pool, copy.destination, copy.tokens);
-        for (std::size_t half = 0; half < to.size(); ++half) {
-          copy_rows({to[half].data, to[half].pitch, from[half].data, from[half].pitch,
-                     to[half].width, to[half].heads},
-                    pool.k.device);
-        }
-      }
+      for_each_plane([&](int layer, std::size_t i, const TensorView& plane) {
+        const PagePlanes theirs = *peers_.layer(source, layer);
+        const PageRows from(theirs[i], copy.source.index(), copy.tokens);
+        PageRows(plane, copy.destination.index(), copy.tokens).copy_from(from.data, from.pitch);
+      });
     }
   }
 

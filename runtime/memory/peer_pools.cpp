@@ -23,7 +23,7 @@ PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.s
              "map pools");
 }
 
-std::optional<KvPool> PeerPools::layer(Rank owner, int layer) const {
+std::optional<PagePlanes> PeerPools::layer(Rank owner, int layer) const {
   void* const block = pools_[index(owner)].get();
   if (block == nullptr) return std::nullopt;
   return layout_->layer(block, layer);

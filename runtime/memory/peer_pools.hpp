@@ -20,8 +20,8 @@ class PeerPools {
   /// Collective over `kv`.
   PeerPools(const PoolStorage& mine, Communicator& kv);
 
-  /// Returns one layer's pages of `owner`; empty if they are not mapped, and for this rank itself.
-  std::optional<KvPool> layer(Rank owner, int layer) const;
+  /// Returns one layer's planes of `owner`; empty if they are not mapped, and for this rank itself.
+  std::optional<PagePlanes> layer(Rank owner, int layer) const;
   /// True if `reader` maps the pools of `owner`. Returns the same on every rank.
   bool maps(Rank reader, Rank owner) const {
     return mapped_[index(reader) * pools_.size() + index(owner)] != 0;

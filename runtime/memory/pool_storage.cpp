@@ -16,50 +16,53 @@ std::int64_t aligned(std::int64_t bytes) {
   return checked_sum(kWhat, {bytes, kAlignment - 1}) / kAlignment * kAlignment;
 }
 
+std::int64_t plane_bytes(const PageFormat& format, const PagePlane& plane, std::int64_t pages) {
+  return checked_product(kWhat, {pages, format.heads, format.page_size, plane.elements,
+                                 static_cast<std::int64_t>(size_bytes(plane.dtype))});
+}
+
 }  // namespace
 
-std::int64_t LocalShape::half_bytes(int dim) const {
-  return checked_product(kWhat, {pages, attention.kv_heads, attention.page_size, dim,
-                                 static_cast<std::int64_t>(size_bytes(dtype))});
+PoolLayout::PoolLayout(const PageFormat& format, std::int64_t pages, int layers, Device device)
+    : format_(format), pages_(pages), layers_(layers), device_(device) {
+  for (const PagePlane& plane : format.planes) {
+    offsets_.push_back(layer_bytes_);
+    layer_bytes_ = checked_sum(kWhat, {layer_bytes_, aligned(plane_bytes(format, plane, pages))});
+  }
+  size_bytes_ = checked_product(kWhat, {layers, layer_bytes_});
 }
 
-PoolLayout::PoolLayout(const LocalShape& shape, int layers, Device device)
-    : shape_(shape),
-      layers_(layers),
-      device_(device),
-      k_bytes_(aligned(shape.half_bytes(shape.attention.k_dim))),
-      v_bytes_(aligned(shape.half_bytes(shape.attention.v_dim))),
-      size_bytes_(checked_product(kWhat, {layers, checked_sum(kWhat, {k_bytes_, v_bytes_})})) {}
-
-KvPool PoolLayout::layer(void* block, int layer) const {
-  const AttentionShape& a = shape_.attention;
-  auto* const k = static_cast<std::byte*>(block) + layer * (k_bytes_ + v_bytes_);
-  const auto half = [&](std::byte* data, int dim) {
-    return TensorView(data, shape_.dtype, {shape_.pages, a.kv_heads, a.page_size, dim}, device_);
-  };
-  return {half(k, a.k_dim), half(k + k_bytes_, a.v_dim)};
+PagePlanes PoolLayout::layer(void* block, int layer) const {
+  auto* const first = static_cast<std::byte*>(block) + layer * layer_bytes_;
+  PagePlanes planes;
+  for (std::size_t i = 0; i < format_.planes.size(); ++i) {
+    const PagePlane& plane = format_.planes[i];
+    planes.push_back({first + offsets_[i],
+                      plane.dtype,
+                      {pages_, format_.heads, format_.page_size, plane.elements},
+                      device_});
+  }
+  return planes;
 }
 
-std::int64_t pages_within(std::int64_t bytes, LocalShape shape, int layers, Device device) {
+std::int64_t pages_within(std::int64_t bytes, const PageFormat& format, int layers, Device device) {
   const auto granule = static_cast<std::int64_t>(SharedMemory::granule(device));
   const std::int64_t room = bytes / granule * granule;
-  const auto size = [&](std::int64_t pages) {
-    shape.pages = pages;
-    return PoolLayout(shape, layers, device).size_bytes();
-  };
-  // Alignment adds up to 255 bytes to each half of a layer: start without it, then reduce the
+  // Alignment adds up to 255 bytes to each plane of a layer: start without it, then reduce the
   // number of pages.
-  shape.pages = 1;
-  const std::int64_t page = checked_product(
-      kWhat, {layers, checked_sum(kWhat, {shape.half_bytes(shape.attention.k_dim),
-                                          shape.half_bytes(shape.attention.v_dim)})});
+  std::int64_t page = 0;
+  for (const PagePlane& plane : format.planes) {
+    page = checked_sum(kWhat, {page, plane_bytes(format, plane, 1)});
+  }
+  page = checked_product(kWhat, {layers, page});
   std::int64_t pages = std::min<std::int64_t>(room / page, PageId::kMaxPagesPerRank);
-  while (pages > 0 && size(pages) > room) --pages;
+  while (pages > 0 && PoolLayout(format, pages, layers, device).size_bytes() > room) --pages;
   return pages;
 }
 
-PoolStorage::PoolStorage(const LocalShape& shape, int layers, Device device, Sharing sharing)
-    : layout_(shape, layers, device),
+PoolStorage::PoolStorage(const PageFormat& format, std::int64_t pages, int layers, Device device,
+                         Sharing sharing)
+    : layout_(format, pages, layers, device),
       memory_(std::make_unique<SharedMemory>(device, static_cast<std::size_t>(layout_.size_bytes()),
                                              sharing)) {}
 

@@ -4,54 +4,52 @@
 #include <memory>
 
 #include "core/posix/shared_memory.hpp"
-#include "kvmesh/attention.hpp"
+#include "kvmesh/page_format.hpp"
 
 namespace kvmesh {
 
-/// The sizes of one rank's share of a layer.
+/// One rank's share of a cache.
 struct LocalShape {
   AttentionShape attention;
+  KvFormat format;
   std::int64_t pages = 0;
-  Dtype dtype = Dtype::kFloat32;
-
-  /// Bytes of the keys (or values), with `dim` elements per token and head.
-  /// @throws InvalidArgument if the number does not fit in 63 bits.
-  std::int64_t half_bytes(int dim) const;
 };
 
-/// Offsets of the pools in the block: K of layer 0, V of layer 0, K of layer 1, ..., each [pages,
-/// kv_heads, page_size, dim] and aligned. All ranks with the same options have the same offsets, so
-/// one pointer is enough to read another rank's pools.
+/// Offsets of the planes in the block: the planes of layer 0, those of layer 1, ..., each [pages,
+/// heads, page_size, elements] and aligned. All ranks with the same options have the same offsets,
+/// so one pointer is enough to read another rank's pools.
 class PoolLayout {
  public:
   /// @throws InvalidArgument if the number of bytes does not fit in 63 bits.
-  PoolLayout(const LocalShape& shape, int layers, Device device);
+  PoolLayout(const PageFormat& format, std::int64_t pages, int layers, Device device);
 
-  KvPool layer(void* block, int layer) const;
+  PagePlanes layer(void* block, int layer) const;
   int layers() const { return layers_; }
   std::int64_t size_bytes() const { return size_bytes_; }
+  const PageFormat& format() const { return format_; }
 
  private:
-  LocalShape shape_;
+  PageFormat format_;
+  std::int64_t pages_;
   int layers_;
   Device device_;
-  std::int64_t k_bytes_;
-  std::int64_t v_bytes_;
-  std::int64_t size_bytes_;
+  PlaneList<std::int64_t> offsets_;  // in a layer
+  std::int64_t layer_bytes_ = 0;
+  std::int64_t size_bytes_ = 0;
 };
 
 /// Returns the largest number of pages whose block takes at most `bytes` on the device; 0 if not
-/// even one page fits. Ignores `shape.pages`.
-std::int64_t pages_within(std::int64_t bytes, LocalShape shape, int layers, Device device);
+/// even one page fits.
+std::int64_t pages_within(std::int64_t bytes, const PageFormat& format, int layers, Device device);
 
 /// Owns the block. Movable.
 class PoolStorage {
  public:
   /// @throws Error or std::bad_alloc if the device has not enough memory.
-  PoolStorage(const LocalShape& shape, int layers, Device device,
+  PoolStorage(const PageFormat& format, std::int64_t pages, int layers, Device device,
               Sharing sharing = Sharing::kProcess);
 
-  KvPool layer(int layer) const { return layout_.layer(memory_->data(), layer); }
+  PagePlanes layer(int layer) const { return layout_.layer(memory_->data(), layer); }
   int layers() const { return layout_.layers(); }
   /// Bytes of device memory held.
   std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->size_bytes()); }

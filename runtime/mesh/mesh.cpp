@@ -105,7 +105,8 @@ void Mesh::arrange(const MeshOptions& options) {
                           ? options.threads
                           : std::max(1, usable_cores() / ranks_on_this_node(*world_));
   threads_ = std::make_unique<ThreadPool>(threads);
-  group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl);
+  group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl,
+                                         kv_->size() > 1 ? options.peer_window_bytes : 0);
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

@@ -13,7 +13,7 @@ namespace kvmesh {
 /// The options that a step's kernels are made with.
 struct StepOptions {
   AttentionShape shape;
-  Dtype pool_dtype = Dtype::kFloat32;
+  KvFormat format;
   AttentionOptions attention{};           ///< without a block mask
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
@@ -72,8 +72,8 @@ class Backend {
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
-  /// Copies pages; the copy is complete on return.
-  virtual void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) = 0;
+  /// Copies pages of one layer; the copy is complete on return.
+  virtual void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) = 0;
 };
 
 /// The backend of the mesh's device. A device's page lists follow the allocator's change log.

@@ -57,7 +57,7 @@ class CpuStep : public StepKernels {
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream) override {
     const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
-    attention_->attend_partial(first_tokens(q, tokens), {pool.k, pool.v},
+    attention_->attend_partial(first_tokens(q, tokens), pool,
                                {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
                                mesh_.threads());
   }
@@ -72,7 +72,7 @@ class CpuStep : public StepKernels {
               const CombineOutput& output, Stream stream) override {
     if (!exact_) return StepKernels::attend(q, pool, partial, output, stream);
     const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
-    exact_->attend(first_tokens(q, tokens), {pool.k, pool.v}, mesh_.threads());
+    exact_->attend(first_tokens(q, tokens), pool, mesh_.threads());
     exact_->combine(output);
   }
   TileCounts tiles() const override { return exact_ ? exact_->tiles() : attention_->tiles(); }
@@ -112,8 +112,8 @@ class CpuBackend : public Backend {
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());
   }
-  void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
-    kvmesh::copy_pages(pool, copies);
+  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
+    kvmesh::copy_pages(planes, copies);
   }
 
  private:

@@ -50,12 +50,19 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
   return most;
 }
 
+/// The type that queries have, as kernels expect before they see any.
+Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
+
 cuda::CudaAttend::Options attend_options(const StepOptions& options,
                                          std::span<const BatchEntry> first) {
-  cuda::CudaAttend::Options attend{.attention = options.attention,
-                                   .block_mask = options.block_mask,
-                                   .kinds = {.q = options.pool_dtype, .pool = options.pool_dtype},
-                                   .short_rows = short_rows(options.shape, first)};
+  cuda::CudaAttend::Options attend{
+      .attention = options.attention,
+      .block_mask = options.block_mask,
+      .kinds = {.q = query_type(options.format.dtype),
+                .pool = options.format.dtype,
+                // Values of latent pages lie inside longer rows.
+                .pool_contiguous = options.format.kind != PageKind::kLatent},
+      .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,
@@ -71,7 +78,10 @@ class CudaStep : public StepKernels {
         options_(options),
         attention_(shared.kernels, options.shape, attend_options(options, first)),
         combine_(shared.ways, options.combine, options.limits.has_value()) {
-    if (options.limits) plan_combine({}, {});  // memory is taken before the allocator appends
+    if (!options.limits) return;
+    StepBatch none;
+    none.ranks = shared.mesh.kv_parallel();
+    plan_combine(none, {});  // memory is taken before the allocator appends
   }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
@@ -106,7 +116,7 @@ class CudaStep : public StepKernels {
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    attention_.launch(q, {pool.k, pool.v}, {out.o, out.lse}, native(stream));
+    attention_.launch(q, pool, {out.o, out.lse}, native(stream));
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
@@ -117,7 +127,7 @@ class CudaStep : public StepKernels {
   void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
     if (needs_partial()) return StepKernels::attend(q, pool, partial, output, stream);
-    attention_.launch(q, {pool.k, pool.v}, {output.o, output.lse}, native(stream));
+    attention_.launch(q, pool, {output.o, output.lse}, native(stream));
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
@@ -195,9 +205,9 @@ class CudaBackend : public Backend {
     shared_.mesh.wait(stream, "write");
   }
 
-  void copy_pages(const KvPool& pool, std::span<const LocalPageCopy> copies) override {
+  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
     const cuda::DeviceBuffer list = cuda::upload(copies);
-    shared_.writer.copy_pages(pool, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
+    shared_.writer.copy_pages(planes, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
                               nullptr);
     shared_.mesh.wait({}, "copy pages");
   }

@@ -30,17 +30,21 @@ enum : std::size_t {
   kScale,
   kScatter,
   kStrategy,
+  kWay,
+  kTravelsAs,
   kMaskMod,
   kScoreMod,
   kBlockMask
 };
-constexpr std::array<Field, 10> kFields{{{"the allocator", PlanGroup::kLengths},
+constexpr std::array<Field, 12> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"the batch", PlanGroup::kLengths},
                                          {"q_positions", PlanGroup::kLengths},
                                          {"the limits", PlanGroup::kLengths},
                                          {"scale", PlanGroup::kScale},
                                          {"scatter", PlanGroup::kStrategy},
                                          {"strategy", PlanGroup::kStrategy},
+                                         {"way", PlanGroup::kStrategy},
+                                         {"travels_as", PlanGroup::kStrategy},
                                          {"the mask mod", PlanGroup::kMask},
                                          {"the score mod", PlanGroup::kMask},
                                          {"the block mask", PlanGroup::kMask}}};
@@ -116,6 +120,8 @@ PlanHashes hashes_of(const PlanOptions& options) {
   }
   hashes.fields[kScatter] = static_cast<std::uint64_t>(options.scatter);
   hashes.fields[kStrategy] = static_cast<std::uint64_t>(options.strategy);
+  hashes.fields[kWay] = options.way ? static_cast<std::uint64_t>(*options.way) : kWayKinds;
+  hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(options.travels_as);
   hashes.fields[kMaskMod] = hash_of(options.mask.graph());
   hashes.fields[kScoreMod] = hash_of(options.score.graph());
   hashes.fields[kBlockMask] = hash_of(options.block_mask);

@@ -12,7 +12,7 @@ namespace kvmesh {
 
 /// Hashes of what a step is planned from, one per field.
 struct PlanHashes {
-  std::array<std::uint64_t, 10> fields{};
+  std::array<std::uint64_t, 12> fields{};
 };
 
 /// Hashes the fields that a replan keeps. Mods are hashed by their traced graphs and the shapes of

@@ -18,7 +18,12 @@ void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream
   const CombineChoice choice = choose_way(ways_.means(), shape, options_, has_limits_);
   CombineOptions options = options_;
   options.strategy = choice.strategy;
-  options.participation = choice.has_mask ? &batch.participation() : nullptr;
+  std::optional<Participation> padded;
+  if (choice.has_mask) {
+    const Participation& mask = batch.participation();
+    if (mask.tokens() < shape.tokens) padded = mask.padded(shape.tokens);
+    options.participation = padded ? &*padded : &mask;
+  }
   use(choice.way);
   way_->identify(batch.digest);
   way_->plan(shape, options, stream);

@@ -17,7 +17,8 @@ class StepCombine {
   /// @throws InvalidArgument if no way of the group has the strategy.
   StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits);
 
-  /// Plans as CombineWay does. Computes the batch's mask and passes it only if the way takes one.
+  /// Plans as CombineWay does. Computes the batch's mask and passes it only if the way takes one;
+  /// no rank takes part in the rows past the batch's tokens.
   void plan(const CombineShape& shape, const StepBatch& batch, Stream stream);
   /// REQUIRES: a plan.
   void check_run(const Partial& mine, const CombineOutput& output) const {

@@ -24,13 +24,20 @@ class StepPlan::State final : public CacheUser {
   /// nothing is planned here.
   State(KvCache::State& owner, std::span<const BatchEntry> batch, const PlanOptions& options)
       : cache_(&owner),
-        combine_{.scatter = options.scatter, .strategy = options.strategy},
+        combine_{.scatter = options.scatter,
+                 .strategy = options.strategy,
+                 .way = options.way,
+                 .travels_as = options.travels_as},
         limits_(options.limits),
         hashes_(hashes_of(options)) {
     check_scale(options.scale);
     require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
             static_cast<int>(options.strategy));
+    require(!options.way || *options.way <= WayKind::kPeer, "plan: way {} is none",
+            static_cast<int>(options.way.value_or(WayKind::kHost)));
+    require(options.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
+            static_cast<int>(options.travels_as));
     if (options.block_mask) block_mask_ = *options.block_mask;
     if (limits_ && limits_->pages == 0) limits_->pages = owner.options.pages_per_rank;
     kernels_ = owner.backend->make_step(step_options(options), batch);
@@ -118,7 +125,7 @@ class StepPlan::State final : public CacheUser {
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     const KvPool to = pool(layer);
-    check_new_tokens(k, v, to.k, to.v, append_tokens());
+    check_new_tokens(k, v, to, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
     kernels_->append(to, k, v, stream);
@@ -165,7 +172,7 @@ class StepPlan::State final : public CacheUser {
     const AttentionShape& shape = cache_->shape.attention;
     return {
         .shape = shape,
-        .pool_dtype = cache_->shape.dtype,
+        .format = cache_->shape.format,
         // Partial blocks are masked with the mod that the block mask was made from.
         .attention = {.scale = options.scale,
                       .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
@@ -234,7 +241,7 @@ class StepPlan::State final : public CacheUser {
   KvPool pool(int layer) const {
     require(layer >= 0 && layer < cache_->options.layers, "plan: layer {} of {}", layer,
             cache_->options.layers);
-    return cache_->pools.layer(layer);
+    return cache_->pool(layer);
   }
 
   /// With limits a run also merges rows that no batch has filled yet: they are zeroed.

@@ -3,5 +3,6 @@
 namespace kvmesh::test {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, AttentionContract, LoopbackPlaces, PlaceNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, AttentionContract, LoopbackFormats, PlaceNames);
 
 }  // namespace kvmesh::test

@@ -12,6 +12,8 @@ namespace kvmesh::test {
 struct ContractShape {
   int q_heads, kv_heads, k_dim, v_dim, page_size;
   Dtype dtype = Dtype::kFloat32;
+  PageKind kind = PageKind::kKv;
+  KvScales scales{};
 };
 
 inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape) {
@@ -21,6 +23,8 @@ inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape)
   options.v_dim = shape.v_dim;
   options.page_size = shape.page_size;
   options.dtype = shape.dtype;
+  options.page_kind = shape.kind;
+  options.scales = shape.scales;
   return options;
 }
 
@@ -33,16 +37,12 @@ inline CacheOptions small_cache(const ContractShape& shape) {
 inline constexpr ContractShape kSmallShape{
     .q_heads = 6, .kv_heads = 2, .k_dim = 20, .v_dim = 12, .page_size = 4};
 
-template <class Ranks>
-struct OnCpu {
-  static constexpr DeviceChoice kDevice = DeviceChoice::kCpu;
+/// On the CPU kv pages have each dtype and many sizes.
+struct KvSizes {
+  static constexpr const char* kName = "";
   static constexpr int kRandomMods = 30;
   static constexpr int kRandomCases = 25;
-  static constexpr bool kReproducible = false;
-
-  static std::string name() { return Ranks::name(); }
-  static void run(const RankBody& body) { Ranks::run(body); }
-  static CacheOptions small() { return small_cache(kSmallShape); }
+  static constexpr ContractShape kSmall = kSmallShape;
   static std::vector<ContractShape> shapes() {
     return {{4, 4, 16, 0, 16}, {8, 1, 33, 7, 1},     {8, 2, 64, 128, 8},
             {5, 5, 1, 3, 3},   {14, 2, 128, 64, 16}, {2, 1, 576, 512, 32}};
@@ -50,6 +50,49 @@ struct OnCpu {
   static std::vector<Dtype> stored() {
     return {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
   }
+};
+/// Latent pages: those of MLA, and sizes that no model has.
+struct LatentSizes {
+  static constexpr const char* kName = "Latent";
+  static constexpr int kRandomMods = 3;
+  static constexpr int kRandomCases = 0;
+  static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat32, PageKind::kLatent};
+  static std::vector<ContractShape> shapes() {
+    return {{16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
+            {8, 1, 33, 7, 1, Dtype::kFloat16, PageKind::kLatent},
+            {8, 2, 64, 32, 16, Dtype::kBFloat16, PageKind::kLatent}};
+  }
+  static std::vector<Dtype> stored() { return {Dtype::kFloat32, Dtype::kBFloat16}; }
+};
+
+/// Float8 pages with each kind of scale. The numbers make some values saturate.
+struct Float8Sizes {
+  static constexpr const char* kName = "Float8";
+  static constexpr int kRandomMods = 3;
+  static constexpr int kRandomCases = 0;
+  static constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.0025f};
+  static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat8E4M3};
+  static std::vector<ContractShape> shapes() {
+    return {{8, 2, 64, 128, 16, Dtype::kFloat8E4M3, PageKind::kKv, kNumbers},
+            {8, 1, 33, 7, 1, Dtype::kFloat8E4M3, PageKind::kKv},
+            {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
+            {4, 2, 48, 16, 8, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers}};
+  }
+  static std::vector<Dtype> stored() { return {Dtype::kFloat8E4M3}; }
+};
+
+template <class Ranks, class Sizes = KvSizes>
+struct OnCpu {
+  static constexpr DeviceChoice kDevice = DeviceChoice::kCpu;
+  static constexpr int kRandomMods = Sizes::kRandomMods;
+  static constexpr int kRandomCases = Sizes::kRandomCases;
+  static constexpr bool kReproducible = false;
+
+  static std::string name() { return Ranks::name() + Sizes::kName; }
+  static void run(const RankBody& body) { Ranks::run(body); }
+  static CacheOptions small() { return small_cache(Sizes::kSmall); }
+  static std::vector<ContractShape> shapes() { return Sizes::shapes(); }
+  static std::vector<Dtype> stored() { return Sizes::stored(); }
 };
 
 /// Caches with the small shape `Sizes::kSmall`, and those of `Sizes::shapes()`, in the memory of
@@ -116,6 +159,11 @@ using LoopbackPlaces =
                    OnCpu<LoopbackRanks<4>>, OnCpu<LoopbackRanks<8>>>;
 using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
 using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
-                                  OnCuda<MpiRanks, BFloat16Sizes>>;
+                                  OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>,
+                                  OnCuda<MpiRanks, Float8Sizes>>;
+/// Other formats of pages, where a cache's suites run over each.
+using LoopbackFormats =
+    testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
+using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;
 
 }  // namespace kvmesh::test

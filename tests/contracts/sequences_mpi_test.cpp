@@ -3,5 +3,6 @@
 namespace kvmesh::test {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Processes, SequencesContract, MpiPlaces, PlaceNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(ProcessFormats, SequencesContract, MpiFormats, PlaceNames);
 
 }  // namespace kvmesh::test

@@ -3,5 +3,6 @@
 namespace kvmesh::test {
 
 INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, LoopbackPlaces, PlaceNames);
+INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, SequencesContract, LoopbackFormats, PlaceNames);
 
 }  // namespace kvmesh::test

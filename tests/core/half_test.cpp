@@ -27,6 +27,44 @@ bool same(double a, double b) {
   return a == b && std::signbit(a) == std::signbit(b);
 }
 
+// float8 e4m3 from its definition.
+double value_of_float8(int bits) {
+  const int mantissa = bits & 7, exponent = bits >> 3 & 15;
+  const double sign = bits & 0x80 ? -1.0 : 1.0;
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<double>::quiet_NaN();
+  return sign * std::ldexp(mantissa + (exponent ? 8 : 0), (exponent ? exponent : 1) - 10);
+}
+
+TEST(Float8, EveryBitPatternWidensToItsValueAndBack) {
+  for (int i = 0; i < 0x100; ++i) {
+    const auto bits = static_cast<std::uint8_t>(i);
+    EXPECT_TRUE(same(float8_to_float(bits), value_of_float8(i))) << i;
+    EXPECT_EQ(float_to_float8(float8_to_float(bits)), bits);
+  }
+}
+
+TEST(Float8, NarrowsToTheNearestAndTiesToEven) {
+  for (std::uint8_t low = 0; low < 0x7E; ++low) {
+    const auto high = static_cast<std::uint8_t>(low + 1);
+    const float a = float8_to_float(low), b = float8_to_float(high), middle = a + (b - a) / 2;
+    for (int sign : {0, 0x80}) {
+      const float s = sign ? -1.0f : 1.0f;
+      EXPECT_EQ(float_to_float8(s * middle), sign | (low % 2 == 0 ? low : high)) << int{low};
+      EXPECT_EQ(float_to_float8(s * std::nextafter(middle, a)), sign | low) << int{low};
+      EXPECT_EQ(float_to_float8(s * std::nextafter(middle, b)), sign | high) << int{low};
+    }
+  }
+}
+
+TEST(Float8, SaturatesAndKeepsNan) {
+  for (float large : {448.1f, 464.0f, 1e30f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(float_to_float8(large), 0x7E);
+    EXPECT_EQ(float_to_float8(-large), 0xFE);
+  }
+  EXPECT_TRUE(std::isnan(float8_to_float(float_to_float8(std::nanf("")))));
+  EXPECT_EQ(float_to_float8(std::numeric_limits<float>::denorm_min()), 0);
+}
+
 TEST(Half, EveryBitPatternWidensToItsValue) {
   for (int i = 0; i < 0x10000; ++i) {
     const auto bits = static_cast<std::uint16_t>(i);

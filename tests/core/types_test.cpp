@@ -32,7 +32,8 @@ TEST(Dtype, IsFoundByItsName) {
     dtype_from("int4");
     FAIL() << "there is no int4";
   } catch (const InvalidArgument& error) {
-    EXPECT_EQ(std::string(error.what()), "unknown dtype 'int4': float32, float16 or bfloat16");
+    EXPECT_EQ(std::string(error.what()),
+              "unknown dtype 'int4': it must be one of float32, float16, bfloat16, float8_e4m3");
   }
   EXPECT_THROW(dtype_from(""), InvalidArgument);
 }
@@ -46,6 +47,7 @@ TEST(Dtype, AllAreListedOnceWithTheirSizes) {
   EXPECT_EQ(size_bytes(Dtype::kFloat32), 4u);
   EXPECT_EQ(size_bytes(Dtype::kFloat16), 2u);
   EXPECT_EQ(size_bytes(Dtype::kBFloat16), 2u);
+  EXPECT_EQ(size_bytes(Dtype::kFloat8E4M3), 1u);
   const auto past_the_end = static_cast<Dtype>(number);
   EXPECT_EQ(name(past_the_end), "unknown");
   EXPECT_EQ(size_bytes(past_the_end), 0u);

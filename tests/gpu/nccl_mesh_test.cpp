@@ -14,7 +14,8 @@ namespace {
 using namespace std::chrono_literals;
 
 Mesh mesh_of_gpus(bool makes_nccl = true) {
-  return Mesh::from_launcher({.device = DeviceChoice::kCuda, .makes_nccl = makes_nccl});
+  return Mesh::from_launcher(
+      {.device = DeviceChoice::kCuda, .makes_nccl = makes_nccl, .peer_window_bytes = 0});
 }
 
 /// Whether each rank has a GPU of its own, and peers.

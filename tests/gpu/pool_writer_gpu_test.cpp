@@ -18,6 +18,7 @@ struct Pool {
       : k(dtype, {kPages, kHeads, kPageSize, k_dim}, layout),
         v(dtype, {kPages, kHeads, kPageSize, v_dim}, layout) {}
   KvPool view() { return {k.view(), v.view()}; }
+  PagePlanes planes() { return {k.view(), v.view()}; }
   friend bool operator==(const Pool&, const Pool&) = default;
   OwnedTensor k, v;
 };
@@ -65,6 +66,77 @@ TEST_P(AppendOnDevice, EqualsTheCpu) {
   }
 }
 
+TEST(PoolWriterOnDevice, QuantisesAsTheCpuDoes) {
+  const auto run = [](Dtype fresh, int k_dim, int v_dim, const KvScales& scales) {
+    Random random(6);
+    const std::int64_t tokens = 24;
+    OwnedTensor k(fresh, {tokens, kHeads, k_dim}), v(fresh, {tokens, kHeads, v_dim}, {.gap = 3});
+    fill(k, random);
+    fill(v, random);
+    std::vector<TokenSlot> slots;
+    for (std::int32_t t = 0; t < tokens; ++t) slots.push_back({t % 3 == 0 ? -1 : t / 4, t % 4});
+    const AttentionShape shape{
+        .kv_heads = kHeads, .k_dim = k_dim, .v_dim = v_dim, .page_size = kPageSize};
+    const KvFormat format{.dtype = Dtype::kFloat8E4M3, .scales = scales};
+    std::vector<OwnedTensor> expected;
+    for (const PagePlane& plane : make_page_format(shape, format).planes) {
+      expected.emplace_back(plane.dtype,
+                            std::vector<std::int64_t>{kPages, kHeads, kPageSize, plane.elements});
+    }
+    std::vector<DeviceTensor> device;
+    PagePlanes planes, host_planes;
+    for (OwnedTensor& tensor : expected) device.emplace_back(tensor.view());
+    for (DeviceTensor& tensor : device) planes.push_back(tensor.view());
+    for (OwnedTensor& tensor : expected) host_planes.push_back(tensor.view());
+    const DeviceTensor device_k(k.view()), device_v(v.view());
+    const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
+    const Stream stream;
+    cuda::PoolWriter writer(kernels());
+    writer.append(kv_pool(shape, format, planes), device_k.view(), device_v.view(),
+                  device_slots.as<TokenSlot>(), stream);
+    stream.wait();
+    ThreadPool threads(1);
+    append(kv_pool(shape, format, host_planes), k.view(), v.view(), slots, threads);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      OwnedTensor found = expected[i];
+      device[i].download(found.view().data);
+      EXPECT_TRUE(found == expected[i]) << name(fresh) << ", plane " << i << ", dim " << k_dim;
+    }
+  };
+  for (Dtype fresh : kAllDtypes) {
+    for (const auto& [k_dim, v_dim] : {std::pair{128, 64}, {33, 5}}) {
+      run(fresh, k_dim, v_dim, {});
+      run(fresh, k_dim, v_dim, {.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.5f});
+    }
+  }
+}
+
+TEST(PoolWriterOnDevice, WritesLatentPages) {
+  for (std::int64_t dim : {576, 33}) {
+    Random random(5);
+    const std::int64_t tokens = 20;
+    OwnedTensor k(Dtype::kBFloat16, {tokens, kHeads, dim});
+    fill(k, random);
+    std::vector<TokenSlot> slots;
+    for (std::int32_t t = 0; t < tokens; ++t) slots.push_back({t / 5, t % 5});
+    OwnedTensor expected(Dtype::kBFloat16, {kPages, kHeads, kPageSize, dim});
+    const auto latent = [&](const TensorView& plane) {
+      return kv_pool({.v_dim = static_cast<int>(dim) - 1}, {.kind = PageKind::kLatent}, {plane});
+    };
+    const DeviceTensor device_k(k.view()), plane(expected.view());
+    const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
+    const Stream stream;
+    cuda::PoolWriter writer(kernels());
+    writer.append(latent(plane.view()), device_k.view(), {}, device_slots.as<TokenSlot>(), stream);
+    stream.wait();
+    OwnedTensor found = expected;
+    plane.download(found.view().data);
+    ThreadPool threads(1);
+    append(latent(expected.view()), k.view(), {}, slots, threads);
+    EXPECT_TRUE(found == expected) << "dim " << dim;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kernels, AppendOnDevice,
                          testing::Combine(testing::ValuesIn(kAllDtypes),
                                           testing::ValuesIn(kAllDtypes)),
@@ -99,7 +171,7 @@ TEST(CopyPagesOnDevice, EqualsTheCpu) {
       stream.wait();
       pool_k.download(pool.k.view().data);
       pool_v.download(pool.v.view().data);
-      copy_pages(expected.view(), copies);
+      copy_pages(expected.planes(), copies);
       EXPECT_TRUE(pool == expected) << name(dtype) << ", dim " << k_dim;
     }
   }

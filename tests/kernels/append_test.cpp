@@ -111,6 +111,18 @@ TEST(Append, OverwritesWhatWasThere) {
   EXPECT_EQ(a.k_pool.at(4, 0, 3, 1), 42.0f);
 }
 
+TEST(Append, LatentPagesTakeKeysAlone) {
+  Append a;
+  ThreadPool threads(1);
+  const KvPool pool = kv_pool({.v_dim = 4}, {.kind = PageKind::kLatent}, {a.k_pool.view()});
+  EXPECT_THROW(append(pool, a.k.view(), a.v.view(), a.slots, threads), InvalidArgument);
+  EXPECT_EQ(a.k_pool.written(), 0);
+  append(pool, a.k.view(), {}, a.slots, threads);
+  EXPECT_EQ(a.k_pool.written(), 5 * kHeads * kKDim);
+  EXPECT_EQ(a.k_pool.at(2, 1, 1, 9), a.k.at(3, 1, 9));
+  EXPECT_THROW(append(a.pool(), a.k.view(), {}, a.slots, threads), InvalidArgument);
+}
+
 void expect_rejected(
     const std::function<void(Append&, ConstTensorView&, ConstTensorView&, KvPool&)>& spoil) {
   Append a;

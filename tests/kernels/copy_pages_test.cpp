@@ -15,7 +15,7 @@ struct Pool {
       : k(dtype, {kPages, kHeads, kPageSize, kKDim}, layout),
         v(dtype, {kPages, kHeads, kPageSize, kVDim}, layout) {}
 
-  KvPool view() { return {k.view(), v.view()}; }
+  PagePlanes planes() { return {k.view(), v.view()}; }
 
   // Numbers that name their place, small enough for every dtype.
   void fill(std::int64_t page) {
@@ -57,7 +57,7 @@ TEST(CopyPages, CopiesTheFirstTokens) {
       pool.fill(1);
       pool.fill(4);
       const LocalPageCopy copies[] = {{1, 0, 3}, {4, 5, kPageSize}, {1, 2, 0}};
-      copy_pages(pool.view(), copies);
+      copy_pages(pool.planes(), copies);
       pool.expect_copy(0, 1, 3);
       pool.expect_copy(5, 4, kPageSize);
       pool.expect_copy(2, 1, 0);
@@ -72,7 +72,7 @@ TEST(CopyPages, InOrder) {
   Pool pool;
   pool.fill(0);
   const LocalPageCopy copies[] = {{0, 1, 4}, {1, 2, 2}};
-  copy_pages(pool.view(), copies);
+  copy_pages(pool.planes(), copies);
   pool.expect_copy(1, 0, 4);
   pool.expect_copy(2, 0, 2);
 }
@@ -84,13 +84,15 @@ TEST(CopyPages, ErrorsWriteNothing) {
     Pool pool;
     pool.fill(1);
     const LocalPageCopy copies[] = {{1, 0, 2}, wrong};
-    EXPECT_THROW(copy_pages(pool.view(), copies), InvalidArgument);
+    EXPECT_THROW(copy_pages(pool.planes(), copies), InvalidArgument);
     pool.expect_copy(0, 1, 0);
   }
   Pool pool;
-  KvPool view = pool.view();
-  view.v.shape[0] = kPages - 1;
-  EXPECT_THROW(copy_pages(view, {}), InvalidArgument);
+  for (const std::size_t dim : {0, 1, 2}) {
+    TensorView v = pool.v.view();
+    --v.shape[dim];
+    EXPECT_THROW(copy_pages({pool.k.view(), v}, {}), InvalidArgument);
+  }
 }
 
 }  // namespace

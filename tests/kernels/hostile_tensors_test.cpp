@@ -54,7 +54,7 @@ TEST_F(HostileTensors, Append) {
 
 TEST_F(HostileTensors, CopyPages) {
   const std::vector<LocalPageCopy> copies{{0, 1, 4}};
-  copy_pages(t_.pool, copies);
+  copy_pages({t_.pool.k, t_.pool.v}, copies);
   expect_refuses("pool.k", t_.pool.k, output_spoils(), [&](const TensorView& k) {
     copy_pages({k, t_.pool.v}, copies);
   });
@@ -63,11 +63,13 @@ TEST_F(HostileTensors, CopyPages) {
   });
   for (std::int32_t bad : {kLeastInt, -1, 3, kMostInt}) {
     for (const LocalPageCopy& copy : {LocalPageCopy{bad, 1, 1}, LocalPageCopy{0, bad, 1}}) {
-      EXPECT_THROW(copy_pages(t_.pool, {{copy}}), InvalidArgument) << bad;
+      EXPECT_THROW(copy_pages({t_.pool.k, t_.pool.v}, {{copy}}), InvalidArgument) << bad;
     }
   }
   for (std::int32_t tokens : {kLeastInt, -1, 5, kMostInt}) {
-    EXPECT_THROW(copy_pages(t_.pool, {{LocalPageCopy{0, 1, tokens}}}), InvalidArgument) << tokens;
+    EXPECT_THROW(copy_pages({t_.pool.k, t_.pool.v}, {{LocalPageCopy{0, 1, tokens}}}),
+                 InvalidArgument)
+        << tokens;
   }
 }
 

@@ -32,6 +32,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "types": "core",
     "dtype": "core",
     "page": "core",
+    "page_format": "kernels",
     "tensor": "core",
     "error": "core",
     "result": "core",

@@ -25,10 +25,9 @@ inline CacheOptions small_cache_options() {
 struct CacheImage {
   explicit CacheImage(KvCache& cache) : digest(cache.allocator().digest()) {
     for (int layer = 0; layer < cache.options().layers; ++layer) {
-      const KvPool pool = cache.pool(layer);
-      for (const TensorView& half : {pool.k, pool.v}) {
-        const auto size = static_cast<std::size_t>(half.elements()) * size_bytes(half.dtype);
-        const auto* first = static_cast<const std::byte*>(half.data);
+      for (const TensorView& plane : cache.planes(layer)) {
+        const auto size = static_cast<std::size_t>(plane.elements()) * size_bytes(plane.dtype);
+        const auto* first = static_cast<const std::byte*>(plane.data);
         bytes.insert(bytes.end(), first, first + size);
       }
     }

@@ -120,6 +120,9 @@ TEST_F(HostileArguments, BatchEntries) {
 TEST_F(HostileArguments, PlanOptionsThatAreNone) {
   for (float scale : {kNan, kInfinity, -kInfinity}) refuse_plan({sequence_, 1}, {.scale = scale});
   refuse_plan({sequence_, 1}, {.scatter = static_cast<Scatter>(99)});
+  refuse_plan({sequence_, 1}, {.way = static_cast<WayKind>(99)});
+  refuse_plan({sequence_, 1}, {.way = WayKind::kPeer});  // these ranks do not have it
+  refuse_plan({sequence_, 1}, {.travels_as = static_cast<Dtype>(99)});
   refuse_plan({sequence_, 1}, {.strategy = static_cast<CombineStrategy>(99)});
   for (std::int64_t position : {kLeast, std::int64_t{-1}, kMost}) {
     refuse_plan({sequence_, 1}, {.q_positions = {position}});
@@ -168,6 +171,7 @@ TEST_F(HostileArguments, LengthsOfSequences) {
 TEST_F(HostileArguments, RanksAndLayersOfPools) {
   for (int bad : {kLeastInt, -1, 2, kMostInt}) {
     EXPECT_THROW(cache_.pool(bad), InvalidArgument) << bad;
+    EXPECT_THROW(cache_.planes(bad), InvalidArgument) << bad;
     EXPECT_THROW((void)cache_.peer_pool(Rank{bad}, 0), InvalidArgument) << bad;
     EXPECT_THROW((void)cache_.peer_pool(Rank{0}, bad), InvalidArgument) << bad;
   }
@@ -186,6 +190,8 @@ TEST_F(HostileArguments, OptionsOfCaches) {
   }
   refuse([](CacheOptions& o) { o.dtype = static_cast<Dtype>(77); });
   refuse([](CacheOptions& o) { o.placement = static_cast<Placement>(77); });
+  refuse([](CacheOptions& o) { o.page_kind = static_cast<PageKind>(77); });
+  refuse([](CacheOptions& o) { o.scales.kind = static_cast<ScaleKind>(77); });
   for (std::int64_t bad : {kLeast, std::int64_t{-1}}) {
     refuse([&](CacheOptions& o) { o.home_threshold_tokens = bad; });
   }

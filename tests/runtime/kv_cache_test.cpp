@@ -80,6 +80,35 @@ TEST_F(KvCacheErrors, HasOnePoolALayer) {
   for (int layer : {-1, 2}) EXPECT_THROW(cache_.pool(layer), InvalidArgument);
 }
 
+TEST_F(KvCacheErrors, DescribesThePlanesOfItsPages) {
+  const auto planes_of = [&](PageKind kind, const KvFormat& format) {
+    CacheOptions options = small_cache_options();
+    options.page_kind = kind;
+    options.dtype = format.dtype;
+    options.scales = format.scales;
+    KvCache cache(mesh_, options);
+    std::string text;
+    const PagePlanes planes = cache.planes(1);
+    for (std::size_t i = 0; i < planes.size(); ++i) {
+      const PagePlane& plane = cache.page_format().planes[i];
+      text += (i > 0 ? ", " : "") + std::string(plane.name) + " " + describe(planes[i]);
+      EXPECT_EQ(planes[i].dtype, plane.dtype);
+    }
+    return text;
+  };
+  const KvFormat float32{.dtype = Dtype::kFloat32}, per_token{.dtype = Dtype::kFloat8E4M3};
+  const KvFormat per_tensor{.dtype = Dtype::kFloat8E4M3, .scales = {ScaleKind::kPerTensor}};
+  EXPECT_EQ(planes_of(PageKind::kKv, float32), "k float32 [6, 2, 4, 8], v float32 [6, 2, 4, 6]");
+  EXPECT_EQ(planes_of(PageKind::kLatent, float32), "latent float32 [6, 2, 4, 8]");
+  EXPECT_EQ(planes_of(PageKind::kKv, per_tensor),
+            "k float8_e4m3 [6, 2, 4, 8], v float8_e4m3 [6, 2, 4, 6]");
+  EXPECT_EQ(planes_of(PageKind::kKv, per_token),
+            "k float8_e4m3 [6, 2, 4, 8], v float8_e4m3 [6, 2, 4, 6], k_scale float32 [6, 2, 4, 1], "
+            "v_scale float32 [6, 2, 4, 1]");
+  EXPECT_EQ(planes_of(PageKind::kLatent, per_token),
+            "latent float8_e4m3 [6, 2, 4, 8], scale float32 [6, 2, 4, 1]");
+}
+
 TEST_F(KvCacheErrors, SaysWhatIsMissingWhenPagesRunOutAndChangesNothing) {
   const SequenceId a = cache_.create(), b = cache_.create();
   fill(cache_, a, 14);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/pod/float8.hpp"
 #include "kernels/cuda/common/ptx.cuh"
 #include "kvmesh/dtype.hpp"
 
@@ -12,6 +13,8 @@ template <Dtype Type>
 __device__ inline float load_element(const void* from, std::int64_t index) {
   if constexpr (Type == Dtype::kFloat32) {
     return static_cast<const float*>(from)[index];
+  } else if constexpr (Type == Dtype::kFloat8E4M3) {
+    return float8_to_float(static_cast<const std::uint8_t*>(from)[index]);
   } else {
     const std::uint16_t bits = static_cast<const std::uint16_t*>(from)[index];
     if constexpr (Type == Dtype::kFloat16) return cvt_f32_f16(bits);

@@ -32,10 +32,26 @@ struct AppendParams {
   std::int32_t kv_heads;
 };
 
-/// No page is both read and written.
+/// The factors of float8 rows: `number`, or those that append writes to `per_token` [pages,
+/// kv_heads, page_size] (null data: none).
+struct WritableScale {
+  float number;
+  WritablePool per_token;
+};
+
+struct AppendFloat8Params {
+  AppendParams append;
+  WritableScale k_scale;
+  WritableScale v_scale;
+};
+
+/// One plane [pages, heads, page_size, elements]. No page is both read and written.
 struct CopyPagesParams {
-  WritablePool k_pool;
-  WritablePool v_pool;
+  void* data;
+  std::int64_t page_stride_bytes;
+  std::int64_t head_stride_bytes;
+  std::int64_t token_stride_bytes;
+  std::int32_t row_bytes;       // of a token and head
   const LocalPageCopy* copies;  // [thread blocks in x]
 };
 

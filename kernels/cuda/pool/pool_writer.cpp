@@ -17,6 +17,10 @@ WritablePool writable(const TensorView& pool) {
           .token_stride = pool.stride(2)};
 }
 
+WritableScale writable(const BasicRowScale<TensorView>& scale) {
+  return {.number = scale.number, .per_token = writable(scale.per_token)};
+}
+
 NewRows new_rows(const ConstTensorView& rows) {
   return {.data = rows.data, .token_stride = rows.stride(0), .head_stride = rows.stride(1)};
 }
@@ -29,28 +33,51 @@ bool has_vectors(const ConstTensorView& view) {
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
 
-template <class Variant>
-jit::Program program_of(const Variant& variant, std::string source,
-                        const std::string& architecture) {
-  jit::Program program{
-      .files = cuda_kernel_sources(), .source = std::move(source), .architecture = architecture};
-  program.constants.set("kDimK", variant.k_dim)
-      .set("kDimV", variant.v_dim)
-      .set("kVectors", variant.vectors);
-  return program;
+template <class Params>
+void launch_threads(const jit::Kernel& kernel, std::int64_t threads, cudaStream_t stream,
+                    const Params& params) {
+  kernel.launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+                 .block = dim3(kBlockThreads)},
+                params);
+}
+
+/// The unit of copy_pages for a plane.
+int unit_bytes_of(const TensorView& plane) {
+  return has_vectors(plane) ? 16 : static_cast<int>(size_bytes(plane.dtype));
 }
 
 }  // namespace
 
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
-  jit::Program program = program_of(variant, "kernels/cuda/pool/append.cuh", architecture);
-  program.constants.set("kNewType", variant.fresh).set("kPoolType", variant.pool);
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/append.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kVectors", variant.vectors)
+      .set("kNewType", variant.fresh)
+      .set("kPoolType", variant.pool);
   return program;
 }
 
-jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture) {
-  jit::Program program = program_of(variant, "kernels/cuda/pool/copy_pages.cuh", architecture);
-  program.constants.set("kElementBytes", variant.element_bytes);
+jit::Program append_float8_program(const AppendFloat8Variant& variant,
+                                   const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/append_float8.cuh",
+                       .architecture = architecture};
+  program.constants.set("kDimK", variant.k_dim)
+      .set("kDimV", variant.v_dim)
+      .set("kNewType", variant.fresh)
+      .set("kPerToken", variant.per_token);
+  return program;
+}
+
+jit::Program copy_pages_program(int unit_bytes, const std::string& architecture) {
+  jit::Program program{.files = cuda_kernel_sources(),
+                       .source = "kernels/cuda/pool/copy_pages.cuh",
+                       .architecture = architecture};
+  program.constants.set("kUnitBytes", unit_bytes);
   return program;
 }
 
@@ -61,25 +88,28 @@ const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
   return append_kernels_.emplace(variant, store_->get(program, "kvmesh_append")).first->second;
 }
 
-const jit::Kernel& PoolWriter::kernel_for(const CopyVariant& variant) {
-  const auto found = copy_kernels_.find(variant);
+const jit::Kernel& PoolWriter::kernel_for(const AppendFloat8Variant& variant) {
+  const auto found = append_float8_kernels_.find(variant);
+  if (found != append_float8_kernels_.end()) return found->second;
+  const jit::Program program = append_float8_program(variant, store_->architecture());
+  return append_float8_kernels_.emplace(variant, store_->get(program, "kvmesh_append_float8"))
+      .first->second;
+}
+
+const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
+  const auto found = copy_kernels_.find(unit_bytes);
   if (found != copy_kernels_.end()) return found->second;
-  const jit::Program program = copy_pages_program(variant, store_->architecture());
-  return copy_kernels_.emplace(variant, store_->get(program, "kvmesh_copy_pages")).first->second;
+  const jit::Program program = copy_pages_program(unit_bytes, store_->architecture());
+  return copy_kernels_.emplace(unit_bytes, store_->get(program, "kvmesh_copy_pages")).first->second;
 }
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                         const TokenSlot* slots, cudaStream_t stream) {
-  check_pool("append", pool.k, pool.v);
-  check_new_tokens(k, v, pool.k, pool.v, k.size(0));
+  check_pool("append", pool);
+  check_new_tokens(k, v, pool, k.size(0));
+  require(pool.k_scale.per_token.empty() == pool.v_scale.per_token.empty(),
+          "append: keys and values must have one kind of scale");
   if (k.size(0) == 0) return;
-  const bool vectors = k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(pool.v) &&
-                       has_vectors(k) && has_vectors(v);
-  const jit::Kernel& kernel = kernel_for(AppendVariant{.k_dim = dim_of(k),
-                                                       .v_dim = dim_of(v),
-                                                       .fresh = k.dtype,
-                                                       .pool = pool.k.dtype,
-                                                       .vectors = vectors});
   const AppendParams params{.k_pool = writable(pool.k),
                             .v_pool = writable(pool.v),
                             .k = new_rows(k),
@@ -87,29 +117,50 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                             .slots = slots,
                             .tokens = static_cast<std::int32_t>(k.size(0)),
                             .kv_heads = static_cast<std::int32_t>(k.size(1))};
+  const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // what is written of values
+  if (pool.k.dtype == Dtype::kFloat8E4M3) {
+    const jit::Kernel& kernel =
+        kernel_for(AppendFloat8Variant{.k_dim = dim_of(k),
+                                       .v_dim = v_dim,
+                                       .fresh = k.dtype,
+                                       .per_token = !pool.k_scale.per_token.empty()});
+    const std::int64_t warps = k.size(0) * k.size(1) * (v_dim > 0 ? 2 : 1);
+    launch_threads(kernel, 32 * warps, stream,
+                   AppendFloat8Params{.append = params,
+                                      .k_scale = writable(pool.k_scale),
+                                      .v_scale = writable(pool.v_scale)});
+    return;
+  }
+  const bool v_vectors = v_dim == 0 || (has_vectors(pool.v) && has_vectors(v));
+  const bool vectors =
+      k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(k) && v_vectors;
+  const jit::Kernel& kernel = kernel_for(AppendVariant{.k_dim = dim_of(k),
+                                                       .v_dim = v_dim,
+                                                       .fresh = k.dtype,
+                                                       .pool = pool.k.dtype,
+                                                       .vectors = vectors});
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
-  const std::int64_t threads = k.size(0) * k.size(1) * (dim_of(k) / unit + dim_of(v) / unit);
-  kernel.launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
-                 .block = dim3(kBlockThreads)},
-                params);
+  launch_threads(kernel, k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit), stream, params);
 }
 
-void PoolWriter::copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count,
+void PoolWriter::copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
                             cudaStream_t stream) {
-  check_pool("copy_pages", pool.k, pool.v);
+  check_planes("copy_pages", planes);
   if (count == 0) return;
-  const jit::Kernel& kernel =
-      kernel_for(CopyVariant{.k_dim = dim_of(pool.k),
-                             .v_dim = dim_of(pool.v),
-                             .element_bytes = static_cast<int>(size_bytes(pool.k.dtype)),
-                             .vectors = has_vectors(pool.k) && has_vectors(pool.v)});
-  const CopyPagesParams params{
-      .k_pool = writable(pool.k), .v_pool = writable(pool.v), .copies = copies};
-  kernel.launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(pool.k.size(1))),
+  for (const TensorView& plane : planes) {
+    const auto element = static_cast<std::int64_t>(size_bytes(plane.dtype));
+    const CopyPagesParams params{.data = plane.data,
+                                 .page_stride_bytes = plane.stride(0) * element,
+                                 .head_stride_bytes = plane.stride(1) * element,
+                                 .token_stride_bytes = plane.stride(2) * element,
+                                 .row_bytes = static_cast<std::int32_t>(dim_of(plane) * element),
+                                 .copies = copies};
+    copy_kernel_for(unit_bytes_of(plane))
+        .launch({.stream = stream,
+                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(plane.size(1))),
                  .block = dim3(kBlockThreads)},
                 params);
+  }
 }
 
 }  // namespace kvmesh::cuda

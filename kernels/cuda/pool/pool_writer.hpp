@@ -14,7 +14,8 @@ namespace kvmesh::cuda {
 
 /// What append's kernel is compiled for.
 struct AppendVariant {
-  int k_dim = 0, v_dim = 0;
+  int k_dim = 0;
+  int v_dim = 0;                   ///< 0 for latent pages
   Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
   Dtype pool = Dtype::kBFloat16;
   /// Moves 16 bytes a thread: one dtype, and rows begin and end at multiples of them.
@@ -23,18 +24,24 @@ struct AppendVariant {
 };
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture);
 
-/// What copy_pages' kernel is compiled for.
-struct CopyVariant {
-  int k_dim = 0, v_dim = 0;
-  int element_bytes = 2;
-  bool vectors = true;
-  friend auto operator<=>(const CopyVariant&, const CopyVariant&) = default;
+/// What append's kernel for float8 pages is compiled for.
+struct AppendFloat8Variant {
+  int k_dim = 0;
+  int v_dim = 0;                   ///< 0 for latent pages
+  Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
+  bool per_token = true;           ///< each row gets a scale of its own
+  friend auto operator<=>(const AppendFloat8Variant&, const AppendFloat8Variant&) = default;
 };
-jit::Program copy_pages_program(const CopyVariant& variant, const std::string& architecture);
+jit::Program append_float8_program(const AppendFloat8Variant& variant,
+                                   const std::string& architecture);
+
+/// copy_pages' kernel moves `unit_bytes` a thread: 16, 4, 2 or 1.
+jit::Program copy_pages_program(int unit_bytes, const std::string& architecture);
 
 /// Writes to pools on one device. Keeps the kernels that it has used; to be used by one thread at a
-/// time. Both operations start one kernel on `stream`, after what is there, allocate nothing and do
-/// not wait; a kind of tensor (dtypes, dims, alignment) costs a compilation when it is first met.
+/// time. Append starts one kernel on `stream`, after what is there, copy_pages one a plane. They
+/// allocate nothing and do not wait; a kind of tensor (dtypes, dims, alignment) costs a compilation
+/// when it is first met.
 class PoolWriter {
  public:
   explicit PoolWriter(KernelStore& kernels) : store_(&kernels) {}
@@ -46,15 +53,18 @@ class PoolWriter {
 
   /// As kvmesh::copy_pages, with `copies` [count] on the device, which must lie in the pool. No
   /// page may be both read and written: unlike the CPU's, they run side by side.
-  void copy_pages(const KvPool& pool, const LocalPageCopy* copies, int count, cudaStream_t stream);
+  void copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
+                  cudaStream_t stream);
 
  private:
   const jit::Kernel& kernel_for(const AppendVariant& variant);
-  const jit::Kernel& kernel_for(const CopyVariant& variant);
+  const jit::Kernel& kernel_for(const AppendFloat8Variant& variant);
+  const jit::Kernel& copy_kernel_for(int unit_bytes);
 
   KernelStore* store_;
   std::map<AppendVariant, jit::Kernel> append_kernels_;
-  std::map<CopyVariant, jit::Kernel> copy_kernels_;
+  std::map<AppendFloat8Variant, jit::Kernel> append_float8_kernels_;
+  std::map<int, jit::Kernel> copy_kernels_;  // by the bytes of a unit
 };
 
 }  // namespace kvmesh::cuda

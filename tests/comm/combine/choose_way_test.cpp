@@ -15,6 +15,13 @@ constexpr CombineMeans kGpus{.ranks = 4, .device = DeviceKind::kCuda, .has_nccl 
 constexpr CombineMeans kTwoGpus{.ranks = 2, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
 
+// Windows that hold 8 rows of dim 128 for each of four owners, as words: 64 units of 16 bytes each.
+constexpr PeerRoom kRoom{.word_slot_bytes = 4 * 8 * 64 * 16};
+constexpr CombineMeans kLinkedGpus{
+    .ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true, .peer = kRoom};
+constexpr CombineMeans kLinkedSharedGpu{
+    .ranks = 4, .device = DeviceKind::kCuda, .shares_gpus = true, .peer = kRoom};
+
 // 129 floats a row, to three other ranks.
 constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
 
@@ -44,7 +51,20 @@ const Choice kChoices[] = {
     {kTwoGpus, {1 << 20, 1, 128}, Scatter::kAll, kAuto, false, {kNccl, kAllToAll, true}},
     {kGpus, kAbove4MiB, Scatter::kAll, kAllToAll, false, {kNccl, kAllToAll, true}},
     {kGpus, kSmall, Scatter::kAll, kAllReduce, false, {kNccl, kAllReduce, true}},
-    // With limits every rank takes part in every row.
+    // Rows that fit into a window go by peer, unless ranks share a GPU.
+    {kLinkedGpus, {4, 8, 128}, Scatter::kHeads, kAuto, false, {kPeer, kAllToAll, true}},
+    {kLinkedGpus, {1, 8, 128}, Scatter::kAll, kAuto, false, {kPeer, kAllToAll, true}},
+    {kLinkedGpus, {5, 8, 128}, Scatter::kHeads, kAuto, false, {kNccl, kAllToAll, true}},
+    {kLinkedGpus,
+     {4, 8, 128},
+     Scatter::kHeads,
+     kReduceScatter,
+     false,
+     {kNccl, kReduceScatter, true}},
+    {kLinkedSharedGpu, {4, 8, 128}, Scatter::kHeads, kAuto, false, {kStaged, kAllToAll, true}},
+    // Its kernel reads the mask, so a graph may have one.
+    {kLinkedGpus, {4, 8, 128}, Scatter::kHeads, kAuto, true, {kPeer, kAllToAll, true}},
+    // With limits every rank takes part in every row, of the other ways.
     {kCpus, kSmall, Scatter::kAll, kAuto, true, {kHost, kAllToAll, false}},
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, true, {kStaged, kAllToAll, false}},
     {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
@@ -59,6 +79,25 @@ TEST(ChooseWay, DecidesByTheTable) {
     EXPECT_EQ(name(choice.strategy), name(row.expected.strategy));
     EXPECT_EQ(choice.has_mask, row.expected.has_mask);
   }
+}
+
+TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
+  constexpr CombineShape kFits{4, 8, 128}, kLarge{5, 8, 128};
+  const auto chosen = [](CombineMeans means, const CombineShape& shape,
+                         std::optional<WayKind> asked, std::optional<WayKind> preferred) {
+    means.preferred = preferred;
+    return choose_way(means, shape, {.scatter = Scatter::kHeads, .way = asked}, false).way;
+  };
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, kNccl, std::nullopt), kNccl);
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, std::nullopt, kStaged), kStaged);
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, kNccl, kStaged), kNccl);
+  EXPECT_EQ(chosen(kLinkedSharedGpu, kFits, kPeer, std::nullopt), kPeer);
+  EXPECT_EQ(chosen(kLinkedGpus, kLarge, kPeer, std::nullopt), kNccl) << "does not fit";
+  EXPECT_EQ(chosen(kGpus, kFits, std::nullopt, kPeer), kNccl) << "the environment only prefers";
+  EXPECT_THROW(chosen(kGpus, kFits, kPeer, std::nullopt), InvalidArgument);
+  EXPECT_THROW(chosen(kCpus, kFits, kStaged, std::nullopt), InvalidArgument);
+  EXPECT_THROW(choose_way(kLinkedGpus, kFits, {.strategy = kReduceScatter, .way = kPeer}, false),
+               InvalidArgument);
 }
 
 TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {

@@ -47,6 +47,29 @@ TEST(Participation, RemembersEachBit) {
   }
 }
 
+TEST(Participation, IsPaddedByTokensWithoutRanks) {
+  Participation participation(2, 65);
+  participation.add(1, Rank{64});
+  const Participation padded = participation.padded(4);
+  EXPECT_EQ(padded.tokens(), 4);
+  EXPECT_TRUE(padded.has(1, Rank{64}));
+  for (int r = 0; r < 65; ++r) EXPECT_FALSE(padded.has(2, Rank{r}) || padded.has(3, Rank{r}));
+  EXPECT_THROW(static_cast<void>(padded.padded(3)), InvalidArgument);
+}
+
+TEST(OrderByOwner, BringsTokensToTheShareOfTheRankThatHoldsThem) {
+  // Shares of three, two and two tokens.
+  Participation participation(7, 3);
+  const int holders[] = {2, 0, 1, 0, -1, 2, 2};  // the last 2 finds its share full
+  for (std::int64_t t = 0; t < 7; ++t) {
+    if (holders[t] >= 0) participation.add(t, Rank{holders[t]});
+  }
+  participation.add(2, Rank{0});  // on two ranks
+  EXPECT_EQ(order_by_owner(participation), (std::vector<std::int64_t>{1, 2, 3, 4, 6, 0, 5}));
+  EXPECT_TRUE(order_by_owner(Participation(0, 3)).empty());
+  EXPECT_EQ(order_by_owner(Participation(2, 3)), (std::vector<std::int64_t>{0, 1}));
+}
+
 TEST(Participation, RefusesWhatIsNotThere) {
   Participation participation(2, 4);
   EXPECT_THROW(participation.add(2, Rank{0}), InvalidArgument);

@@ -27,8 +27,28 @@ std::vector<Variant> append_variants() {
             .k_dim = 5, .v_dim = 3, .fresh = fresh, .pool = pool, .vectors = false};
         variants.push_back({"append_" + types, append_program(one, architecture)});
         if (fresh != pool) continue;
+        const AppendVariant latent{.k_dim = 576, .v_dim = 0, .fresh = fresh, .pool = pool};
+        variants.push_back({"append_latent_" + types, append_program(latent, architecture)});
         const AppendVariant vectors{.k_dim = 192, .v_dim = 128, .fresh = fresh, .pool = pool};
         variants.push_back({"append_vectors_" + types, append_program(vectors, architecture)});
+      }
+    }
+  }
+  return variants;
+}
+
+std::vector<Variant> append_float8_variants() {
+  std::vector<Variant> variants;
+  for (const char* architecture : kArchitectures) {
+    for (const Dtype fresh : kDtypes) {
+      for (const bool per_token : {false, true}) {
+        for (const auto& [k_dim, v_dim] : {std::pair{128, 128}, {576, 0}, {5, 3}}) {
+          const AppendFloat8Variant variant{
+              .k_dim = k_dim, .v_dim = v_dim, .fresh = fresh, .per_token = per_token};
+          variants.push_back({fmt::format("append_float8_{}_K{}V{}_{}_{}", name(fresh), k_dim,
+                                          v_dim, per_token ? "token" : "tensor", architecture),
+                              append_float8_program(variant, architecture)});
+        }
       }
     }
   }
@@ -38,12 +58,9 @@ std::vector<Variant> append_variants() {
 std::vector<Variant> copy_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
-    for (const int bytes : {2, 4}) {
-      const CopyVariant one{.k_dim = 5, .v_dim = 3, .element_bytes = bytes, .vectors = false};
-      const CopyVariant vectors{.k_dim = 192, .v_dim = 128, .element_bytes = bytes};
-      const std::string rest = fmt::format("{}_bytes_{}", bytes, architecture);
-      variants.push_back({"copy_" + rest, copy_pages_program(one, architecture)});
-      variants.push_back({"copy_vectors_" + rest, copy_pages_program(vectors, architecture)});
+    for (const int bytes : {1, 2, 4, 16}) {
+      variants.push_back({fmt::format("copy_{}_bytes_{}", bytes, architecture),
+                          copy_pages_program(bytes, architecture)});
     }
   }
   return variants;
@@ -91,6 +108,8 @@ TEST_P(SmallVariants, CompileWithoutSpill) { test::expect_compiles_without_spill
 std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(Append, SmallVariants, testing::ValuesIn(append_variants()), name_of);
+INSTANTIATE_TEST_SUITE_P(AppendFloat8, SmallVariants, testing::ValuesIn(append_float8_variants()),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Copy, SmallVariants, testing::ValuesIn(copy_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Merge, SmallVariants, testing::ValuesIn(merge_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Classify, SmallVariants, testing::ValuesIn(classify_variants()), name_of);

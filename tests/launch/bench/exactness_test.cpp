@@ -46,6 +46,12 @@ TEST(Exactness, AnExactOutputIsOffByItsRounding) {
   }
 }
 
+TEST(Exactness, ReadsFloat8PagesWithTheirScales) {
+  WorkloadShape shape = shape_of(Dtype::kFloat32);
+  shape.model.kv_dtype = Dtype::kFloat8E4M3;
+  EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
+}
+
 TEST(Exactness, AWrongNumberIsSeen) {
   const WorkloadShape shape = shape_of(Dtype::kFloat32);
   const std::vector<std::int64_t> lengths = lengths_of(shape);

@@ -122,6 +122,17 @@ class Bench(unittest.TestCase):
             self.assertEqual(amounts["append"], 2 * 2 * 4 * token)
             self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
 
+    def test_float8_pages(self):
+        """Tensors keep --dtype; pages take a byte an element and two scales a token and head."""
+        table, result = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "decode,append",
+                                   "--kv-dtype", "float8_e4m3")
+        token, rows = KV_HEADS * (DIM + V_DIM + 8), 2 * 4 * HEADS
+        decode, append = result["rows"]
+        self.assertEqual(decode["amount"], 2 * 10 * token + rows * (2 * DIM + 4 * (V_DIM + 1)))
+        self.assertEqual(append["amount"], 2 * 4 * (token + KV_HEADS * (DIM + V_DIM) * 2))
+        self.assertEqual((result["dtype"], result["kv_dtype"]), ("bfloat16", "float8_e4m3"))
+        self.assertIn("bfloat16, float8_e4m3 pages of", table)
+
     def test_final_output(self):
         """The merged rows are written, in the model's dtype, and no LSE; arithmetic stays as it is."""
         _, partial = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "prefill")
@@ -210,7 +221,9 @@ class Bench(unittest.TestCase):
             self.expect_one_line(run(ranks, "--json", "/nowhere/out.json"), "/nowhere/out.json")
         for flags, words in ((["--batch", "1,0"], ["--batch 0"]), (["--scatter", "x"], ["'x'", "tokens"]),
                              (["--output", "x"], ["--output 'x'", "partial, final"]),
-                             (["--strategy", "x"], ["all_to_all"]), (["--dtype", "int4"], ["float16"]),
+                             (["--strategy", "x"], ["all_to_all"]), (["--ways", "x"], ["'x'", "recipe"]),
+                             (["--ways", "peer"], ["these ranks"]), (["--travels-as", "int4"], ["float16"]), (["--dtype", "int4"], ["float16"]),
+                             (["--dtype", "float8_e4m3"], ["--kv-dtype"]), (["--kv-dtype", "fp4"], ["float8_e4m3"]),
                              (["--repeats", "0"], ["--repeats 0"]), (["--batch", "many"], ["--batch"]),
                              (["--q-heads", "3", "--kv-heads", "2"], ["3 query heads"]),
                              (["--layers", "-1"], ["--layers -1"]),

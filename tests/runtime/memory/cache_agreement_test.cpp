@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -49,6 +51,12 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
   expect_told(told([](auto& o) { o.v_dim = 0; }), {"v_dim is 6", "8 on rank 2"});
   expect_told(told([](auto& o) { o.page_size = 8; }), {"page_size is 4", "8 on rank 2"});
   expect_told(told([](auto& o) { o.dtype = Dtype::kFloat16; }), {"float32", "float16 on rank 2"});
+  expect_told(told([](auto& o) { o.page_kind = PageKind::kLatent; }),
+              {"page_kind is kv", "latent on rank 2"});
+  expect_told(told([](auto& o) { o.scales.kind = ScaleKind::kPerTensor; }),
+              {"scales.kind is per token and head", "per tensor on rank 2"});
+  expect_told(told([](auto& o) { o.scales.k = 0.5f; }), {"scales.k is 1 ", "0.5 on rank 2"});
+  expect_told(told([](auto& o) { o.scales.v = 2; }), {"scales.v is 1 ", "2 on rank 2"});
   expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
@@ -69,6 +77,20 @@ TEST(CacheAgreement, TellsAllWhatOneRankRefuses) {
   const std::vector<std::string> said = told([](auto& o) { o.k_dim = 577; });
   expect_told(said, {"577"});
   expect_told({said[0], said[1]}, {"the options of rank 2 are refused"});
+}
+
+TEST(CacheAgreement, RefusesLatentValuesThatAreLongerThanTheirKeys) {
+  const std::vector<std::string> said = told([](auto& o) {
+    o.page_kind = PageKind::kLatent;
+    o.v_dim = 9;
+  });
+  expect_told(said, {"v_dim 9 is over k_dim 8"});
+}
+
+TEST(CacheAgreement, RefusesScalesThatAreNone) {
+  for (float scale : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    expect_told(told([&](auto& o) { o.scales.v = scale; }), {"a scale of"});
+  }
 }
 
 TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {

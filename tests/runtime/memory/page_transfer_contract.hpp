@@ -1,7 +1,6 @@
 // copy_on_write over any ranks: within a rank, out of maps of the others' pools, and by messages.
 #pragma once
 
-#include <limits>
 #include <set>
 #include <span>
 #include <vector>
@@ -15,103 +14,105 @@ namespace kvmesh::test {
 
 /// Pages below kSources are read, those from there on are written.
 struct TransferCase {
-  static constexpr int kLayers = 2, kHeads = 2, kPageSize = 4, kPages = 40, kSources = 20;
-  static constexpr LocalShape shape() {
-    return {.attention = {.q_heads = kHeads,
-                          .kv_heads = kHeads,
-                          .k_dim = 6,
-                          .v_dim = 3,
-                          .page_size = kPageSize},
-            .pages = kPages,
-            .dtype = Dtype::kFloat32};
+  static constexpr int kLayers = 2, kPageSize = 4, kPages = 40, kSources = 20;
+  /// Planes that differ in everything: what they mean does not matter to a copy.
+  static constexpr PageFormat format() {
+    return {.heads = 3,
+            .page_size = kPageSize,
+            .planes = {
+                {"a", Dtype::kFloat32, 6}, {"b", Dtype::kBFloat16, 5}, {"c", Dtype::kFloat32, 1}}};
   }
 };
 
-/// The place of a number in the pools: element `i` of one half of a layer of a rank.
-struct NumberAt {
-  NumberAt(int of_rank, int of_layer, bool value, std::int64_t i) {
-    using C = TransferCase;
-    const std::int64_t dim = value ? C::shape().attention.v_dim : C::shape().attention.k_dim;
-    rank = of_rank;
-    layer = of_layer;
-    is_value = value;
-    d = i % dim;
-    token = i / dim % C::kPageSize;
-    head = i / dim / C::kPageSize % C::kHeads;
-    page = i / dim / C::kPageSize / C::kHeads;
+inline std::int64_t row_bytes(const PagePlane& plane) {
+  return plane.elements * static_cast<std::int64_t>(size_bytes(plane.dtype));
+}
+
+/// The place of a byte in the pools: byte `i` of a plane of a layer of a rank.
+struct ByteAt {
+  ByteAt(int of_rank, int of_layer, std::size_t of_plane, std::int64_t i)
+      : rank(of_rank), layer(of_layer), plane(of_plane) {
+    const PageFormat format = TransferCase::format();
+    const std::int64_t row = row_bytes(format.planes[plane]);
+    column = i % row;
+    token = i / row % TransferCase::kPageSize;
+    head = i / row / TransferCase::kPageSize % format.heads;
+    page = i / row / TransferCase::kPageSize / format.heads;
   }
 
-  /// A number that no other place of any rank has.
-  float stamp() const {
-    using C = TransferCase;
-    std::int64_t code = rank;
-    code = code * C::kLayers + layer;
-    code = code * C::kPages + page;
-    code = code * C::kHeads + head;
-    code = code * C::kPageSize + token;
-    code = code * 6 + d;
-    return static_cast<float>(code * 2 + is_value);
+  /// Bytes that mix all of the place: those of a page differ from those of any other.
+  std::byte stamp() const {
+    std::uint64_t hash = 1;
+    for (const std::int64_t part : {std::int64_t{rank}, std::int64_t{layer},
+                                    static_cast<std::int64_t>(plane), page, head, token, column}) {
+      hash = (hash ^ static_cast<std::uint64_t>(part)) * 0x9E37'79B9'7F4A'7C15;
+      hash ^= hash >> 29;
+    }
+    return static_cast<std::byte>(hash);
   }
 
   int rank, layer;
-  std::int64_t page, head, token, d;
-  bool is_value;
+  std::size_t plane;
+  std::int64_t page, head, token, column;
 };
 
-/// Calls `body(view, layer, is_value)` with each half of each layer.
-inline void for_each_half(const PoolStorage& pools, const auto& body) {
+/// Calls `body(view, layer, plane)` with each plane of each layer.
+inline void for_each_plane(const PoolStorage& pools, const auto& body) {
   for (int layer = 0; layer < pools.layers(); ++layer) {
-    body(pools.layer(layer).k, layer, false);
-    body(pools.layer(layer).v, layer, true);
+    const PagePlanes planes = pools.layer(layer);
+    for (std::size_t plane = 0; plane < planes.size(); ++plane) body(planes[plane], layer, plane);
   }
 }
 
-inline void put(const TensorView& half, std::int64_t pages, const auto& number_at) {
-  std::vector<float> numbers(static_cast<std::size_t>(pages * half.stride(0)));
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    numbers[i] = number_at(static_cast<std::int64_t>(i));
-  }
-  copy_bytes(half.data, numbers.data(), numbers.size() * sizeof(float));
+inline std::int64_t page_bytes(const TensorView& plane) {
+  return plane.stride(0) * static_cast<std::int64_t>(size_bytes(plane.dtype));
+}
+
+inline void put(const TensorView& plane, std::int64_t pages, const auto& byte_at) {
+  std::vector<std::byte> bytes(static_cast<std::size_t>(pages * page_bytes(plane)));
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = byte_at(static_cast<std::int64_t>(i));
+  copy_bytes(plane.data, bytes.data(), bytes.size());
 }
 
 inline void stamp_all(const PoolStorage& pools, int rank) {
-  for_each_half(pools, [&](const TensorView& half, int layer, bool is_value) {
-    put(half, TransferCase::kPages,
-        [&](std::int64_t i) { return NumberAt(rank, layer, is_value, i).stamp(); });
+  for_each_plane(pools, [&](const TensorView& view, int layer, std::size_t plane) {
+    put(view, TransferCase::kPages,
+        [&](std::int64_t i) { return ByteAt(rank, layer, plane, i).stamp(); });
   });
 }
 
 inline void spoil_sources(const PoolStorage& pools) {
-  for_each_half(pools, [&](const TensorView& half, int, bool) {
-    put(half, TransferCase::kSources,
-        [](std::int64_t) { return std::numeric_limits<float>::quiet_NaN(); });
+  for_each_plane(pools, [&](const TensorView& view, int, std::size_t) {
+    put(view, TransferCase::kSources, [](std::int64_t) { return std::byte{0xFF}; });
   });
 }
 
-/// Expects every number of the pages that are no sources where it must be.
+/// Expects every byte of the pages that are no sources where it must be.
 inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<PageCopy>& copies) {
-  for_each_half(pools, [&](const TensorView& half, int layer, bool is_value) {
-    std::vector<float> numbers(static_cast<std::size_t>(half.elements()));
-    copy_bytes(numbers.data(), half.data, numbers.size() * sizeof(float));
-    for (std::int64_t i = TransferCase::kSources * half.stride(0); i < half.elements(); ++i) {
-      const NumberAt at(rank, layer, is_value, i);
-      NumberAt from = at;
+  for_each_plane(pools, [&](const TensorView& view, int layer, std::size_t plane) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(TransferCase::kPages * page_bytes(view)));
+    copy_bytes(bytes.data(), view.data, bytes.size());
+    for (std::int64_t i = TransferCase::kSources * page_bytes(view); i < std::ssize(bytes); ++i) {
+      const ByteAt at(rank, layer, plane, i);
+      ByteAt from = at;
       for (const PageCopy& copy : copies) {
         const PageId here{Rank{rank}, static_cast<std::int32_t>(at.page)};
         if (copy.destination != here || at.token >= copy.tokens) continue;
         from.rank = copy.source.rank().value;
         from.page = copy.source.index();
       }
-      ASSERT_EQ(numbers[static_cast<std::size_t>(i)], from.stamp())
+      ASSERT_EQ(bytes[static_cast<std::size_t>(i)], from.stamp())
           << "rank " << rank << ", page " << at.page << ", token " << at.token << ", layer "
-          << layer;
+          << layer << ", plane " << plane;
     }
   });
 }
 
 /// The bytes of the tokens that this rank has to send, or the signals in their place.
 inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies, bool maps) {
-  const AttentionShape& a = TransferCase::shape().attention;
+  const PageFormat format = TransferCase::format();
+  std::int64_t token_bytes = 0;
+  for (const PagePlane& plane : format.planes) token_bytes += format.heads * row_bytes(plane);
   std::set<int> sources, readers;
   std::uint64_t bytes = 0;
   for (const PageCopy& copy : copies) {
@@ -120,9 +121,7 @@ inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies
     if (from == rank) readers.insert(to);
     if (to == rank) sources.insert(from);
     if (from != rank) continue;
-    bytes += static_cast<std::uint64_t>(copy.tokens * TransferCase::kLayers * a.kv_heads *
-                                        (a.k_dim + a.v_dim)) *
-             sizeof(float);
+    bytes += static_cast<std::uint64_t>(copy.tokens * TransferCase::kLayers * token_bytes);
   }
   return maps ? readers.size() + sources.size() : bytes;
 }
@@ -134,8 +133,8 @@ inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool m
   const int me = mesh.kv_rank().value;
   PageAllocator allocator({.ranks = kv.size(), .pages_per_rank = 1});
   const std::unique_ptr<Backend> backend = make_backend(mesh, allocator);
-  const PoolStorage pools(TransferCase::shape(), TransferCase::kLayers, mesh.device(),
-                          Sharing::kNode);
+  const PoolStorage pools(TransferCase::format(), TransferCase::kPages, TransferCase::kLayers,
+                          mesh.device(), Sharing::kNode);
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());
   stamp_all(pools, me);
   const std::uint64_t before = kv.sent_bytes();

@@ -106,6 +106,55 @@ TYPED_TEST_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads) {
   }
 }
 
+/// A number for each plane of each layer of each rank.
+inline std::byte plane_stamp(int rank, int layer, int plane) {
+  return static_cast<std::byte>(1 + (rank * kPoolLayers + layer) * 4 + plane);
+}
+
+/// Expects nothing but the stamp of plane `plane` in the first bytes of `view`.
+inline void expect_stamped(const ConstTensorView& view, int rank, int layer, int plane) {
+  std::vector<std::byte> bytes(static_cast<std::size_t>(view.elements()) * size_bytes(view.dtype));
+  ASSERT_FALSE(bytes.empty());
+  copy_bytes(bytes.data(), view.data, bytes.size());
+  EXPECT_EQ(std::ranges::count(bytes, plane_stamp(rank, layer, plane)), std::ssize(bytes))
+      << "rank " << rank << ", layer " << layer << ", plane " << plane;
+}
+
+TYPED_TEST_P(PoolsContract, PeersSeeThePlanesOfEveryFormat) {
+  for (const PageKind kind : {PageKind::kKv, PageKind::kLatent}) {
+    for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat8E4M3}) {
+      this->on_ranks([&](Mesh& mesh) {
+        CacheOptions options = unsized_cache();
+        options.pages_per_rank = 5;
+        options.page_kind = kind;
+        options.dtype = dtype;
+        KvCache cache(mesh, options);
+        for (int layer = 0; layer < kPoolLayers; ++layer) {
+          int number = 0;
+          for (const TensorView& plane : cache.planes(layer)) {
+            const std::vector<std::byte> bytes(
+                static_cast<std::size_t>(plane.elements()) * size_bytes(plane.dtype),
+                plane_stamp(mesh.rank().value, layer, number++));
+            copy_bytes(plane.data, bytes.data(), bytes.size());
+          }
+        }
+        barrier(mesh.world());
+        const bool has_values = kind == PageKind::kKv;
+        for (int rank = 0; rank < mesh.kv_parallel(); ++rank) {
+          const ConstKvPool pool = cache.peer_pool(Rank{rank}, 2).value();
+          expect_stamped(pool.k, rank, 2, 0);
+          expect_stamped(pool.v, rank, 2, has_values ? 1 : 0);
+          EXPECT_EQ(pool.k_scale.per_token.empty(), dtype != Dtype::kFloat8E4M3);
+          if (pool.k_scale.per_token.empty()) continue;
+          expect_stamped(pool.k_scale.per_token, rank, 2, has_values ? 2 : 1);
+          expect_stamped(pool.v_scale.per_token, rank, 2, has_values ? 3 : 1);
+        }
+        barrier(mesh.world());
+      });
+    }
+  }
+}
+
 TYPED_TEST_P(PoolsContract, ReadersSeeWhatOwnersWriteLater) {
   this->on_ranks([](Mesh& mesh) {
     KvCache cache(mesh, cache_of_bytes(granule(mesh)));
@@ -240,8 +289,9 @@ TYPED_TEST_P(PoolsContract, ThrowsOutOfMemory) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads,
-                            ReadersSeeWhatOwnersWriteLater, HasNoPoolsOfRanksThatAreNot,
-                            UsesByteBudget, TheSmallestRankCountsForAll,
+                            PeersSeeThePlanesOfEveryFormat, ReadersSeeWhatOwnersWriteLater,
+                            HasNoPoolsOfRanksThatAreNot, UsesByteBudget,
+                            TheSmallestRankCountsForAll,
                             SharesAFractionOfFreeMemoryAmongTheRanksOfADevice,
                             RefusesMemoryThatIsNotSaidInOneWay, OneRankWithoutRoomIsAnErrorOfAll,
                             ThrowsOutOfMemory);

@@ -67,6 +67,8 @@ TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
   expect_told("scale", [](Plan& p) { p.options.scale = 0.5f; });
   expect_told("scatter", [](Plan& p) { p.options.scatter = Scatter::kHeads; });
   expect_told("strategy", [](Plan& p) { p.options.strategy = CombineStrategy::kAllToAll; });
+  expect_told("way", [](Plan& p) { p.options.way = WayKind::kHost; });
+  expect_told("travels_as", [](Plan& p) { p.options.travels_as = Dtype::kBFloat16; });
   expect_told("the limits", [](Plan& p) { p.options.limits = StepLimits{.sequences = 2}; });
   expect_told("q_positions", [](Plan& p) { p.options.q_positions = {0, 1, 2}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });

@@ -30,7 +30,7 @@ TensorMap map_of(const ConstTensorView& half) {
 }  // namespace
 
 bool takes_pool(const AttendCase& what) {
-  return what.architecture == "sm_90a" && what.kinds.pool != Dtype::kFloat32 &&
+  return what.architecture == "sm_90a" && info_of(what.kinds.pool).bits == 16 &&
          what.kinds.pool_vectors && what.kinds.pool_contiguous && takes_dim(what.shape.k_dim) &&
          takes_dim(what.shape.v_dim) && takes_page(what.shape.page_size);
 }

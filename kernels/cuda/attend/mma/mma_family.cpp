@@ -76,7 +76,7 @@ class MmaFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
-    const bool fits = what.kinds.pool != Dtype::kFloat32 && what.kinds.pool_vectors &&
+    const bool fits = info_of(what.kinds.pool).bits == 16 && what.kinds.pool_vectors &&
                       shape.k_dim % 8 == 0 && shape.v_dim % 8 == 0 && shape.k_dim <= 256 &&
                       shape.v_dim <= 256 && what.group() <= what.rows;
     if (!fits) return std::nullopt;

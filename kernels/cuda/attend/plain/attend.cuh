@@ -1,5 +1,5 @@
-// attend_partial without tensor cores, for what they cannot take: float32 pages, any dims, rows
-// that are not aligned to 16 bytes. A warp has one row at a time.
+// attend_partial without tensor cores, for what they cannot take: float32 and float8 pages, any
+// dims, rows that are not aligned to 16 bytes. A warp has one row at a time.
 #pragma once
 
 #include "kernels/cuda/attend/common/pieces.cuh"
@@ -13,15 +13,15 @@ constexpr int kPlainWarps = 4;
 
 /// Grid: any size, pieces are claimed. Block: 32 * kPlainWarps.
 extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kPlainWarps)
-    kvmesh_attend_plain(const __grid_constant__ kvmesh::cuda::AttendParams params) {
+    kvmesh_attend_plain(const __grid_constant__ kvmesh::cuda::PlainParams params) {
   using namespace kvmesh::cuda;
   __shared__ float queries[kPlainWarps][kvmesh::kDimK];
   const int warp = threadIdx.x / 32;
-  BlockPieces pieces(params);
+  BlockPieces pieces(params.attend);
   for (int piece = blockIdx.x; piece < pieces.count(); piece = pieces.next()) {
-    const DeviceTask task = params.tasks[piece];
+    const DeviceTask task = params.attend.tasks[piece];
     for (int r = warp; r < task.rows; r += kPlainWarps) {
-      PlainRow(params, task, r, queries[warp]).run();
+      PlainRow(params.attend, task, r, queries[warp], &params.scales).run();
     }
   }
 }

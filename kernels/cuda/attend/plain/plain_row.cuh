@@ -5,6 +5,7 @@
 
 #include "core/cuda/warp.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/plain/plain_params.hpp"
 
 namespace kvmesh::cuda {
 
@@ -14,9 +15,10 @@ constexpr int kLaneColumns = (kDimV + 31) / 32;  // of the output: lane, lane + 
 /// One row of a task.
 class PlainRow {
  public:
-  /// `q` [kDimK] is this warp's place in shared memory.
-  __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q)
-      : p_(params), task_(task), r_(r), row_(row_of(params, task, r)), q_(q) {}
+  /// `q` [kDimK] is this warp's place in shared memory. Float8 pages need `scales`.
+  __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q,
+                      const DeviceScales* scales = nullptr)
+      : p_(params), scales_(scales), task_(task), r_(r), row_(row_of(params, task, r)), q_(q) {}
 
   __device__ void run() {
     load_query();
@@ -25,7 +27,7 @@ class PlainRow {
       const int key = first + lane();
       const PageVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
       const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kNoKeys);
-      add_values(first, visit.page, weight);
+      add_values(first, visit.page, weight * value_scale(weight, visit.page, key));
     }
     store();
   }
@@ -48,11 +50,29 @@ class PlainRow {
            std::uint64_t{static_cast<unsigned>(key % kPageSize)} * pool.token_stride_bytes;
   }
 
+  /// The factor of a float8 row.
+  __device__ float scale_of(const DeviceScale& scale, int page, int key) const {
+    if (scale.per_token == nullptr) return scale.number;
+    return scale.per_token[page * scale.page_stride + task_.kv_head * scale.head_stride +
+                           key % kPageSize * scale.token_stride];
+  }
+  /// Of a key without weight the factor is not read: it may be NaN.
+  __device__ float value_scale(float weight, int page, int key) const {
+    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
+      return weight == 0.0f ? 1.0f : scale_of(scales_->v, page, key);
+    } else {
+      return 1.0f;
+    }
+  }
+
   __device__ float score(const Key& key) const {
     const char* row = place(p_.k, key.visit.page, key.number);
     float sum = 0.0f;
 #pragma unroll 4
     for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
+    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
+      sum *= scale_of(scales_->k, key.visit.page, key.number);
+    }
     const float score = modified(p_, task_, row_, key, sum);
     return sees(p_, task_, row_, key) ? score : kNoKeys;
   }
@@ -70,7 +90,7 @@ class PlainRow {
     return weight;
   }
 
-  /// A key without weight is left out: its value may be NaN.
+  /// A key without weight is left out: its value may be NaN. Weights include the values' factors.
   __device__ void add_values(int first, int page, float weight) {
 #pragma unroll 4
     for (int j = 0; j < 32; ++j) {
@@ -96,6 +116,7 @@ class PlainRow {
   }
 
   const AttendParams& p_;
+  const DeviceScales* const scales_;
   const DeviceTask& task_;
   const int r_;
   const Row row_;

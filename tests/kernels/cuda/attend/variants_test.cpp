@@ -52,6 +52,9 @@ constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
+/// Of pages: the first two for tensor cores, all for the plain kernel.
+constexpr Dtype kPoolDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32,
+                                 Dtype::kFloat8E4M3};
 constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
 constexpr int kHopperPageSizes[] = {16, 8, 128};
@@ -106,7 +109,7 @@ const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, tru
 const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, true,
                      kHopperPageSizes};
 const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
-const Table kPlain{"plain", kPlainTiles, kChips, 3, false, false, kPageSizes};
+const Table kPlain{"plain", kPlainTiles, kChips, 4, false, false, kPageSizes};
 
 /// The case with these choices.
 Variant attend_variant(const Table& table, const Chip& chip, const test::Choices& choices) {
@@ -117,7 +120,7 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
   const int page_size = table.page_sizes[static_cast<std::size_t>(choices[kPageSize])];
   const AttendCase what{.shape = {2 * group, 2, tile.k_dim, tile.v_dim, page_size},
                         .kinds = {.q = kDtypes[choices[kQuery]],
-                                  .pool = kDtypes[choices[kPool]],
+                                  .pool = kPoolDtypes[choices[kPool]],
                                   .q_vectors = choices[kQueryVectors] == 0,
                                   .pool_vectors = table.pool_vectors,
                                   .pool_contiguous = table.pool_contiguous},

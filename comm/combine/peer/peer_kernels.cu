@@ -1,0 +1,470 @@
+// The peer combine: one kernel stores this rank's rows into their owners' windows and merges its
+// own as they arrive.
+//
+//   blocks 0 .. n-2   send: every row of mine ──► slot of its owner's window
+//                     merge: each row that I own, out of my slot, in rank order
+//   block n-1         tells every rank that I have begun this combine, and waits for their word
+//
+// Why two slots are enough. A rank writes the slot of epoch e when its kernel of e runs: after its
+// kernel of e-1 has ended, whose last block has seen from every rank p that p had begun e-1. p had
+// then ended e-2, on its one stream, and so has read the slot that e and e-2 share. The same holds
+// for what a merge of attention stores on behalf of e, since it runs between the two kernels. The
+// rows themselves would tell the same, but not of a rank that has none for this one.
+//
+// Why the epoch is on the device. A graph replays the same parameters, so the kernel counts for
+// itself. An epoch comes again after 2^32 combines; what a place of a slot has held since, without
+// being written, is then the only thing that could be mistaken.
+//
+// Products are rounded before they are added, and sources are added in rank order, as on the host.
+// Every rank's rows travel through the owner's window, also the owner's own: all are rounded to the
+// wire's type alike, so the result does not depend on who owns a row.
+#include <algorithm>
+
+#include "comm/combine/peer/peer_params.hpp"
+#include "core/cuda/combine_target.cuh"
+#include "core/cuda/load_kernels.hpp"
+#include "core/cuda/warp.cuh"
+#include "core/pod/row_merge.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+// Words are for few rows, which small blocks spread over more SMs; lines are for many, which large
+// blocks spread evenly while the blocks of the kernel before are still there. Two H200, 32 rows:
+// 3.10 us with 256 threads, 3.28 with 512; 8192 rows: 10.7 and 7.8.
+template <RowForm Form>
+constexpr int kBlockThreads = Form == RowForm::kWords ? 256 : 512;
+// Blocks on an SM that registers are kept for: what more ranks have under way takes more of them.
+template <RowForm Form, int Most>
+constexpr int kResident = Form == RowForm::kLines&& Most != 2 ? 1 : 2;
+constexpr int kWarpThreads = 32;
+
+// A wait looks at the clock every so many polls: 0.1 ms.
+constexpr int kPollsBetweenLooks = 256;
+
+__device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpThreads; }
+
+/// A thread's waits for peers: bounded by the window's deadline, and all over once one has failed.
+class PeerWait {
+ public:
+  /// Whether to go on waiting for `late`. Costs next to nothing for the first polls.
+  __device__ bool goes_on(const PeerParams& p, int late, PeerPhase phase) {
+    if (++polls_ % kPollsBetweenLooks != 0) return true;
+    if (ld_relaxed_sys_u32(p.window.is_broken) != 0) return false;
+    const std::uint64_t now = globaltimer();
+    if (since_ == 0) since_ = now;
+    if (now - since_ < p.window.deadline_ns) return true;
+    if (atomicCAS(p.window.is_broken, 0u, 1u) == 0) note(p, late, phase);
+    return false;
+  }
+
+  /// The same for the rows of all lanes of the warp.
+  __device__ bool all_go_on(const PeerParams& p, int late) {
+    has_failed_ |= !__all_sync(kAllLanes, goes_on(p, late, PeerPhase::kRows));
+    return !has_failed_;
+  }
+  __device__ bool has_failed() const { return has_failed_; }
+
+ private:
+  __device__ static void note(const PeerParams& p, int late, PeerPhase phase) {
+    PeerFault* fault = p.window.fault;
+    fault->late = late;
+    fault->combine = p.combine;
+    fault->phase = phase;
+    st_release_sys_u32(&fault->is_set, 1);
+  }
+
+  int polls_ = 0;
+  bool has_failed_ = false;
+  std::uint64_t since_ = 0;
+};
+
+/// The word of a row's cell that has the LSE or the epoch: of lines, that of their last cell.
+/// All lanes of the warp call it.
+template <RowForm Form>
+__device__ std::uint32_t from_end(std::uint32_t word) {
+  if constexpr (Form == RowForm::kWords) return word;
+  return __shfl_sync(kAllLanes, word, kCellsPerLine - 1, kCellsPerLine);
+}
+
+/// Values of a cell at most: of words one unit, of lines two.
+template <Dtype Wire, RowForm Form>
+constexpr int kCellValues = kUnitValues<Wire>*(Form == RowForm::kWords ? 1 : 2);
+
+/// A cell of a thread: which of a row's, and the values that it has.
+struct MyCell {
+  int row, cell;
+  int first, count;  // values
+  bool is_there;
+};
+
+template <Dtype Wire, RowForm Form>
+__device__ MyCell my_cell(const PeerParams& p, int index, int count) {
+  constexpr int kGroup = Form == RowForm::kWords ? 1 : kCellsPerLine;
+  MyCell mine{};
+  mine.is_there = index < count;
+  if (!mine.is_there) return mine;
+  const int group = index / kGroup;
+  mine.row = p.by_cells.quotient(group);
+  mine.cell = p.by_cells.remainder(group, mine.row) * kGroup + index % kGroup;
+  const CellUnits units = units_of_cell<Form>(mine.cell);
+  mine.first = units.first * kUnitValues<Wire>;
+  mine.count = max(0, min(units.count * kUnitValues<Wire>, p.to.dim - mine.first));
+  return mine;
+}
+
+/// The row's values of a cell; 0 past the row's end.
+template <Dtype Wire, RowForm Form, bool Wide>
+__device__ void load_values(const float* row, const MyCell& mine, float* values) {
+  constexpr int kUnit = kUnitValues<Wire>;
+#pragma unroll
+  for (int i = 0; i < kCellValues<Wire, Form>; i += kUnit) {
+    if constexpr (Wide && kUnit == 4) {
+      float4 four = make_float4(0, 0, 0, 0);
+      if (i < mine.count) four = *reinterpret_cast<const float4*>(row + mine.first + i);
+      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+    } else if constexpr (Wide) {
+      float2 two = make_float2(0, 0);
+      if (i < mine.count) two = *reinterpret_cast<const float2*>(row + mine.first + i);
+      values[i] = two.x, values[i + 1] = two.y;
+    } else {
+#pragma unroll
+      for (int k = i; k < i + kUnit; ++k) values[k] = k < mine.count ? row[mine.first + k] : 0.0f;
+    }
+  }
+}
+
+template <Dtype Wire, RowForm Form>
+__device__ uint4 packed_cell(const float* values, int cell, float lse, std::uint32_t epoch) {
+  const uint2 first = packed_unit<Wire>(values);
+  if (ends_form<Form>(cell)) return {first.x, first.y, __float_as_uint(lse), epoch};
+  const uint2 second =
+      packed_unit<Wire>(values + (Form == RowForm::kWords ? 0 : kUnitValues<Wire>));
+  return {first.x, first.y, second.x, second.y};
+}
+
+template <Dtype Wire, RowForm Form>
+__device__ void unpack_cell(const uint4& cell, float* values) {
+  unpack_unit<Wire>({cell.x, cell.y}, values);
+  if constexpr (Form == RowForm::kLines) {
+    unpack_unit<Wire>({cell.z, cell.w}, values + kUnitValues<Wire>);
+  }
+}
+
+/// Runs `body(index)` for all indices below `count` and past it, up to whole warps: each warp's
+/// lanes go through it together.
+template <class Body>
+__device__ void for_my_indices(int count, const Body& body) {
+  const auto block = static_cast<int>(blockDim.x);
+  const int threads = (static_cast<int>(gridDim.x) - 1) * block;
+  const int first = static_cast<int>(blockIdx.x) * block + static_cast<int>(threadIdx.x) - lane();
+  for (int at = first; at < count; at += threads) {
+    if (!body(at + lane())) return;
+  }
+}
+
+template <Dtype Wire, RowForm Form, bool Wide>
+__device__ void send_rows(const PeerParams& p, std::uint32_t epoch) {
+  const CombineTarget& to = p.to;
+  const int cells = to.tokens * to.heads * to.row_cells;
+  for_my_indices(cells, [&](int index) {
+    const MyCell mine = my_cell<Wire, Form>(p, index, cells);
+    const int token = to.by_heads.quotient(mine.row);
+    const int head = to.by_heads.remainder(mine.row, token);
+    const bool is_sent = mine.is_there && (participants_of(to, token) >> to.rank & 1) != 0;
+    float values[kCellValues<Wire, Form>];
+    float lse = 0.0f;
+    if (is_sent) {
+      load_values<Wire, Form, Wide>(p.o + token * p.o_token_stride + head * p.o_head_stride, mine,
+                                    values);
+      if (ends_form<Form>(mine.cell)) lse = p.lse[token * p.lse_token_stride + head];
+    }
+    __syncwarp();  // the threads of a line store together
+    if (is_sent) {
+      store_cell(to, place_of_row(to, token, head), mine.cell, epoch,
+                 packed_cell<Wire, Form>(values, mine.cell, lse, epoch));
+    }
+    return true;
+  });
+}
+
+/// A row of mine, as one thread sees it.
+struct OwnCell {
+  MyCell mine;
+  int token, head;  // within my share
+  std::uint64_t participants;
+};
+
+/// Returns `source`'s cell, loaded again and again until it is there; anything, in all lanes, once
+/// the wait has failed. All lanes of the warp call it, with the cell that they have loaded before.
+template <RowForm Form>
+__device__ uint4 awaited_cell(const PeerParams& p, const OwnCell& own, int source,
+                              std::uint32_t epoch, PeerWait& wait, uint4 cell) {
+  const bool is_sent = own.mine.is_there && (own.participants >> source & 1) != 0;
+  const unsigned char* from = cell_at(p.to, p.to.rank, source, own.mine.row, own.mine.cell, epoch);
+  while (__any_sync(kAllLanes, is_sent & (from_end<Form>(cell.w) != epoch))) {
+    if (!wait.all_go_on(p, source)) break;
+    if (is_sent) cell = ld_relaxed_sys_b128(from);
+  }
+  return cell;
+}
+
+/// The cell of a rank that takes no part: without a key.
+__device__ uint4 no_cell() { return {0, 0, __float_as_uint(kNoKeys), 0}; }
+
+__device__ uint4 loaded_cell(const PeerParams& p, const OwnCell& own, int source,
+                             std::uint32_t epoch) {
+  if (!own.mine.is_there || (own.participants >> source & 1) == 0) return no_cell();
+  return ld_relaxed_sys_b128(cell_at(p.to, p.to.rank, source, own.mine.row, own.mine.cell, epoch));
+}
+
+__device__ float exp_of(float x) { return expf(x); }
+
+/// Adds a source's part to the sums. One without a visible key adds nothing, not even 0 * NaN.
+template <Dtype Wire, RowForm Form>
+__device__ void add_part(const uint4& cell, float lse, float merged, float* sums) {
+  if (lse == kNoKeys) return;
+  const float weight = merge_weight(lse, merged, exp_of);
+  float values[kCellValues<Wire, Form>];
+  unpack_cell<Wire, Form>(cell, values);
+#pragma unroll
+  for (int k = 0; k < kCellValues<Wire, Form>; ++k) {
+    sums[k] = __fadd_rn(sums[k], __fmul_rn(weight, values[k]));
+  }
+}
+
+/// Up to `Most` ranks: all loads are under way at once, and what came stays in registers.
+template <RowForm Form, int Most>
+struct Sources {
+  uint4 cells[Most];
+
+  __device__ void await(const PeerParams& p, const OwnCell& own, std::uint32_t epoch,
+                        PeerWait& wait) {
+#pragma unroll
+    for (int r = 0; r < Most; ++r) {
+      cells[r] = r < p.to.ranks ? loaded_cell(p, own, r, epoch) : no_cell();
+    }
+#pragma unroll
+    for (int r = 0; r < Most; ++r) {
+      if (r < p.to.ranks) cells[r] = awaited_cell<Form>(p, own, r, epoch, wait, cells[r]);
+    }
+  }
+  template <class Body>
+  __device__ void for_each(const PeerParams&, const OwnCell&, std::uint32_t,
+                           const Body& body) const {
+#pragma unroll
+    for (int r = 0; r < Most; ++r) body(cells[r], __uint_as_float(from_end<Form>(cells[r].z)));
+  }
+};
+
+/// Any number of ranks: what has come is loaded again when it is used.
+template <RowForm Form>
+struct Sources<Form, 0> {
+  __device__ void await(const PeerParams& p, const OwnCell& own, std::uint32_t epoch,
+                        PeerWait& wait) {
+    for (int r = 0; r < p.to.ranks; ++r) {
+      awaited_cell<Form>(p, own, r, epoch, wait, loaded_cell(p, own, r, epoch));
+    }
+  }
+  template <class Body>
+  __device__ void for_each(const PeerParams& p, const OwnCell& own, std::uint32_t epoch,
+                           const Body& body) const {
+    for (int r = 0; r < p.to.ranks; ++r) {
+      const uint4 cell = loaded_cell(p, own, r, epoch);
+      body(cell, __uint_as_float(from_end<Form>(cell.z)));
+    }
+  }
+};
+
+__device__ std::uint16_t half_bits(float value, Dtype dtype) {
+  return dtype == Dtype::kFloat16 ? __half_as_ushort(__float2half_rn(value))
+                                  : __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+/// `count` neighbours of the output, from `at` on. Wide: they begin at multiples of four or two.
+template <int Unit, bool Wide>
+__device__ void store_unit(const PeerParams& p, std::int64_t at, const float* values, int count) {
+  auto* floats = static_cast<float*>(p.out_o) + at;
+  auto* halves = static_cast<std::uint16_t*>(p.out_o) + at;
+  const bool is_float = p.out_dtype == Dtype::kFloat32;
+  const auto half = [&](int k) { return half_bits(values[k], p.out_dtype); };
+  if constexpr (Wide && Unit == 4) {
+    if (is_float) {
+      *reinterpret_cast<float4*>(floats) = make_float4(values[0], values[1], values[2], values[3]);
+    } else {
+      *reinterpret_cast<ushort4*>(halves) = make_ushort4(half(0), half(1), half(2), half(3));
+    }
+  } else if constexpr (Wide) {
+    if (is_float) {
+      *reinterpret_cast<float2*>(floats) = make_float2(values[0], values[1]);
+    } else {
+      *reinterpret_cast<ushort2*>(halves) = make_ushort2(half(0), half(1));
+    }
+  } else {
+    for (int k = 0; k < count; ++k) {
+      if (is_float) {
+        floats[k] = values[k];
+      } else {
+        halves[k] = half(k);
+      }
+    }
+  }
+}
+
+template <Dtype Wire, RowForm Form, bool Wide>
+__device__ void store_output(const PeerParams& p, const OwnCell& own, float merged,
+                             const float* sums) {
+  if (!own.mine.is_there) return;
+  constexpr int kUnit = kUnitValues<Wire>;
+  const std::int64_t row = own.token * p.out_token_stride + own.head * p.out_head_stride;
+#pragma unroll
+  for (int i = 0; i < kCellValues<Wire, Form>; i += kUnit) {
+    if (i >= own.mine.count) continue;
+    store_unit<kUnit, Wide>(p, row + own.mine.first + i, sums + i, min(kUnit, own.mine.count - i));
+  }
+  if (p.out_lse != nullptr && own.mine.cell == 0) {
+    p.out_lse[own.token * p.out_lse_token_stride + own.head * p.out_lse_head_stride] = merged;
+  }
+}
+
+template <Dtype Wire, RowForm Form, int Most, bool Wide>
+__device__ void merge_rows(const PeerParams& p, std::uint32_t epoch) {
+  const int cells = p.own_rows * p.to.row_cells;
+  PeerWait wait;
+  for_my_indices(cells, [&](int index) {
+    OwnCell own{.mine = my_cell<Wire, Form>(p, index, cells)};
+    own.token = p.by_own_heads.quotient(own.mine.row);
+    own.head = p.by_own_heads.remainder(own.mine.row, own.token);
+    own.participants =
+        own.mine.is_there ? participants_of(p.to, p.own_tokens_begin + own.token) : 0;
+    Sources<Form, Most> sources;
+    sources.await(p, own, epoch, wait);
+    if (wait.has_failed()) return false;
+
+    const auto for_each = [&](const auto& body) { sources.for_each(p, own, epoch, body); };
+    float largest = kNoKeys, total = 0.0f;
+    for_each([&](const uint4&, float lse) { largest = fmaxf(largest, lse); });
+    const float shift = merge_shift(largest);
+    for_each([&](const uint4&, float lse) { total = __fadd_rn(total, expf(lse - shift)); });
+    const float merged = shift + logf(total);
+    float sums[kCellValues<Wire, Form>] = {};
+    for_each([&](const uint4& cell, float lse) { add_part<Wire, Form>(cell, lse, merged, sums); });
+    store_output<Wire, Form, Wide>(p, own, merged, sums);
+    return true;
+  });
+}
+
+/// A thread for each peer: tells it that this rank has begun the combine, and waits for its word.
+__device__ void meet_peers(const PeerParams& p, std::uint32_t epoch) {
+  const int peer = static_cast<int>(threadIdx.x);
+  if (peer >= p.to.ranks || peer == p.to.rank) return;
+  st_relaxed_sys_u32(p.window.windows[peer] + p.to.rank * kArrivalBytes, epoch);
+  PeerWait wait;
+  const unsigned char* word = p.window.windows[p.to.rank] + peer * kArrivalBytes;
+  // A peer may be one combine ahead.
+  while (static_cast<std::int32_t>(ld_relaxed_sys_u32(word) - epoch) < 0) {
+    if (!wait.goes_on(p, peer, PeerPhase::kArrival)) return;
+  }
+}
+
+template <Dtype Wire, RowForm Form, int Most, bool Wide>
+__global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
+    combine(const __grid_constant__ PeerParams p) {
+  griddepcontrol_launch_dependents();
+  griddepcontrol_wait();
+  const bool meets = blockIdx.x == gridDim.x - 1;
+  const std::uint32_t epoch = p.window.epochs[blockIdx.x] + 1;
+  if (meets) {
+    meet_peers(p, epoch);
+  } else {
+    send_rows<Wire, Form, Wide>(p, epoch);
+    merge_rows<Wire, Form, Most, Wide>(p, epoch);
+  }
+  __syncthreads();  // all threads have read the epoch
+  const int last = meets ? kMostPeerBlocks : static_cast<int>(blockIdx.x) + 1;
+  for (int i = static_cast<int>(blockIdx.x + threadIdx.x); i < last; i += kBlockThreads<Form>) {
+    p.window.epochs[i] = epoch;
+  }
+}
+
+using Kernel = void (*)(PeerParams);
+
+template <Dtype Wire, RowForm Form>
+constexpr Kernel kKernels[] = {combine<Wire, Form, 2, true>, combine<Wire, Form, 8, true>,
+                               combine<Wire, Form, 0, true>, combine<Wire, Form, 0, false>};
+
+template <Dtype Wire>
+Kernel kernel_for(RowForm form, int index) {
+  return form == RowForm::kWords ? kKernels<Wire, RowForm::kWords>[index]
+                                 : kKernels<Wire, RowForm::kLines>[index];
+}
+
+Kernel kernel_for(Dtype wire, RowForm form, int index) {
+  switch (wire) {
+    case Dtype::kFloat32:
+      return kernel_for<Dtype::kFloat32>(form, index);
+    case Dtype::kFloat16:
+      return kernel_for<Dtype::kFloat16>(form, index);
+    case Dtype::kBFloat16:
+      return kernel_for<Dtype::kBFloat16>(form, index);
+  }
+  return nullptr;
+}
+
+/// Beside the end of the kernel before it, where the GPU can: it then waits for that one itself.
+cudaError_t launch(Kernel kernel, unsigned blocks, unsigned threads, const PeerParams& params,
+                   cudaStream_t stream) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = threads;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+/// Units of the partial and of the output begin where one access takes them.
+bool is_wide(const PeerParams& p) {
+  const int unit = p.travels_as == Dtype::kFloat32 ? 2 : 4;
+  const auto fits = [&](const void* data, Dtype dtype, std::int64_t stride_0,
+                        std::int64_t stride_1) {
+    const auto bytes = static_cast<std::uintptr_t>(unit * info_of(dtype).bits / 8);
+    return reinterpret_cast<std::uintptr_t>(data) % bytes == 0 && stride_0 % unit == 0 &&
+           stride_1 % unit == 0;
+  };
+  return p.to.dim % unit == 0 && fits(p.o, Dtype::kFloat32, p.o_token_stride, p.o_head_stride) &&
+         fits(p.out_o, p.out_dtype, p.out_token_stride, p.out_head_stride);
+}
+
+}  // namespace
+
+cudaError_t load_peer_kernels() {
+  cudaError_t status = cudaSuccess;
+  for (Dtype wire : kAllDtypes) {
+    for (RowForm form : {RowForm::kWords, RowForm::kLines}) {
+      for (int index = 0; index < 4 && status == cudaSuccess; ++index) {
+        status = load_kernels(kernel_for(wire, form, index));
+      }
+    }
+  }
+  return status;
+}
+
+cudaError_t launch_peer_combine(const PeerParams& params, cudaStream_t stream) {
+  const int index = !is_wide(params) ? 3 : params.to.ranks <= 2 ? 0 : params.to.ranks <= 8 ? 1 : 2;
+  const bool are_words = params.to.form == RowForm::kWords;
+  const int threads = are_words ? kBlockThreads<RowForm::kWords> : kBlockThreads<RowForm::kLines>;
+  const int resident = are_words || index == 0 ? 2 : 1;  // as kResident
+  const std::int64_t rows =
+      std::max<std::int64_t>(std::int64_t{params.to.tokens} * params.to.heads, params.own_rows);
+  const std::int64_t wanted = (rows * params.to.row_cells + threads - 1) / threads;
+  const std::int64_t most = std::max(1, params.most_blocks * resident / 2);
+  const auto blocks = static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
+  return launch(kernel_for(params.travels_as, params.to.form, index), blocks + 1,
+                static_cast<unsigned>(threads), params, stream);
+}
+
+}  // namespace kvmesh::cuda

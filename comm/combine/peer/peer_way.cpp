@@ -1,0 +1,189 @@
+#include "comm/combine/peer/peer_way.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+
+#include "comm/combine/choose_way.hpp"
+#include "comm/combine/peer/peer_layout.hpp"
+#include "comm/combine/peer/peer_params.hpp"
+#include "core/check.hpp"
+#include "core/cuda/device_array.hpp"
+#include "core/cuda/memory.hpp"
+#include "core/device_wait.hpp"
+
+namespace kvmesh {
+namespace {
+
+// cudaMemcpyAsync's, from pageable memory.
+constexpr std::size_t kTakenAtOnce = 64 << 10;
+
+cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+RowShares shares_of(const CombineShape& shape, Scatter scatter, int ranks) {
+  if (scatter == Scatter::kAll) return {};
+  const bool by_token = scatter == Scatter::kTokens;
+  const auto count = static_cast<int>(by_token ? shape.tokens : shape.heads);
+  const int least = count / ranks;
+  return {.axis = by_token ? RowShares::Axis::kTokens : RowShares::Axis::kHeads,
+          .least = least,
+          .extra = count % ranks,
+          .by_more = Divisor(least + 1),
+          .by_least = Divisor(least)};
+}
+
+/// All that captured runs have taken over.
+struct PeerPlan {
+  CombineShape shape;
+  Scatter scatter = Scatter::kAll;
+  Dtype travels_as = Dtype::kFloat32;
+  PeerLayout layout;
+  bool has_mask = false;
+  friend bool operator==(const PeerPlan&, const PeerPlan&) = default;
+};
+
+class PeerWay : public CombineWay {
+ public:
+  PeerWay(PeerWindow& window, std::optional<RowForm> form) : window_(window), form_(form) {}
+
+  WayKind kind() const override { return WayKind::kPeer; }
+  void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
+  void check_run(const Partial& mine, const CombineOutput& output) const override;
+  void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
+  CombineStrategy strategy() const override { return CombineStrategy::kAllToAll; }
+  std::uint64_t generation() const override { return generation_; }
+  std::size_t workspace_bytes() const override { return participants_.size_bytes(); }
+
+ private:
+  PeerPlan checked_plan(const CombineShape& shape, const CombineOptions& options) const;
+  void upload(const Participation& participation, cudaStream_t stream);
+  CombineBlock own() const {
+    return block_of(plan_->shape, plan_->scatter, window_.rank().value, window_.ranks());
+  }
+  CombineTarget target() const;
+  cuda::PeerParams params(const Partial& mine, const CombineOutput& output) const;
+
+  PeerWindow& window_;
+  std::optional<RowForm> form_;
+  std::optional<PeerPlan> plan_;
+  int runs_ = 0;  // since the plan
+  std::uint64_t generation_ = 0;
+  std::vector<std::uint64_t> uploaded_;
+  cuda::DeviceArray<std::uint64_t> participants_;
+};
+
+PeerPlan PeerWay::checked_plan(const CombineShape& shape, const CombineOptions& options) const {
+  const int ranks = window_.ranks();
+  check_plan(shape, options.participation, ranks);
+  static_cast<void>(resolve_strategy(WayKind::kPeer, shape, options, ranks));  // or it throws
+  PeerRoom room = window_.room();
+  if (form_ == RowForm::kWords) room.line_slot_bytes = 0;
+  if (form_ == RowForm::kLines) room.word_slot_bytes = 0;
+  const std::optional<PeerLayout> layout = fitting_layout(shape, options, ranks, room);
+  require(layout.has_value(), "combine: {} tokens of {} heads and dim {} do not fit into a window",
+          shape.tokens, shape.heads, shape.dim);
+  return {.shape = shape,
+          .scatter = options.scatter,
+          .travels_as = options.travels_as,
+          .layout = *layout,
+          .has_mask = options.participation != nullptr};
+}
+
+void PeerWay::plan(const CombineShape& shape, const CombineOptions& options, Stream stream) {
+  const PeerPlan next = checked_plan(shape, options);
+  if (next != plan_) ++generation_;
+  plan_.reset();  // until all is where the plan says
+  if (next.has_mask) upload(*options.participation, native(stream));
+  plan_ = next;
+  runs_ = 0;
+}
+
+void PeerWay::upload(const Participation& participation, cudaStream_t stream) {
+  // With at most 64 ranks a token has one word of the mask.
+  const std::span<const std::uint64_t> words = participation.words();
+  cuda_memory::use_device(window_.device().index);
+  const bool moved = participants_.reserve(words.size());
+  if (moved) ++generation_;
+  if (!moved && std::ranges::equal(words, uploaded_)) return;
+  uploaded_.clear();
+  const std::size_t bytes = words.size_bytes();
+  // From pageable memory: the runtime has taken the bytes when it returns. It may wait for the
+  // stream until it can, so more than it takes at once is waited for here, where waits end.
+  if (bytes > kTakenAtOnce) window_.wait(Stream{stream}, "combine: plan");
+  check(cudaMemcpyAsync(participants_.data(), words.data(), bytes, cudaMemcpyHostToDevice, stream),
+        "combine: upload the mask");
+  uploaded_.assign(words.begin(), words.end());
+}
+
+void PeerWay::check_run(const Partial& mine, const CombineOutput& output) const {
+  require(plan_.has_value(), "combine: run without a plan");
+  check_tensors(mine, output, plan_->shape, own(), DeviceKind::kCuda);
+  require(mine.lse.size(1) <= 1 || mine.lse.stride(1) == 1,
+          "combine: the last dimension of the partial's lse has stride {}", mine.lse.stride(1));
+}
+
+void PeerWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  check_run(mine, output);
+  window_.check("combine");
+  if (plan_->shape.rows() == 0) return;
+  cuda_memory::use_device(window_.device().index);
+  check(cuda::launch_peer_combine(params(mine, output), native(stream)), "combine: peers");
+  ++runs_;
+}
+
+CombineTarget PeerWay::target() const {
+  const PeerLayout& layout = plan_->layout;
+  const PeerWindowView view = window_.view();
+  CombineTarget target{.windows = {},
+                       .slots_offset = window_.slots_offset(layout.form),
+                       .slot_bytes = window_.slot_bytes(layout.form),
+                       .epoch = view.epochs,
+                       .participants = plan_->has_mask ? participants_.data() : nullptr,
+                       .rank = window_.rank().value,
+                       .ranks = window_.ranks(),
+                       .tokens = static_cast<int>(plan_->shape.tokens),
+                       .heads = static_cast<int>(plan_->shape.heads),
+                       .dim = static_cast<int>(plan_->shape.dim),
+                       .block_rows = layout.block_rows,
+                       .row_cells = layout.row_cells,
+                       .form = layout.form,
+                       .shares = shares_of(plan_->shape, plan_->scatter, window_.ranks()),
+                       .by_heads = Divisor(static_cast<int>(plan_->shape.heads))};
+  std::copy(std::begin(view.windows), std::end(view.windows), target.windows);
+  return target;
+}
+
+cuda::PeerParams PeerWay::params(const Partial& mine, const CombineOutput& output) const {
+  const CombineBlock block = own();
+  const PeerLayout& layout = plan_->layout;
+  const int group = layout.form == RowForm::kWords ? 1 : kCellsPerLine;
+  return {.to = target(),
+          .window = window_.view(),
+          .o = static_cast<const float*>(mine.o.data),
+          .lse = static_cast<const float*>(mine.lse.data),
+          .o_token_stride = mine.o.stride(0),
+          .o_head_stride = mine.o.stride(1),
+          .lse_token_stride = mine.lse.stride(0),
+          .out_o = output.o.data,
+          .out_lse = static_cast<float*>(output.lse.data),
+          .out_token_stride = output.o.stride(0),
+          .out_head_stride = output.o.stride(1),
+          .out_lse_token_stride = output.lse.stride(0),
+          .out_lse_head_stride = output.lse.stride(1),
+          .out_dtype = output.o.dtype,
+          .own_tokens_begin = static_cast<int>(block.tokens.begin),
+          .own_rows = static_cast<int>(block.rows()),
+          .by_own_heads = Divisor(static_cast<int>(block.heads.size())),
+          .by_cells = Divisor(layout.row_cells / group),
+          .travels_as = plan_->travels_as,
+          .combine = runs_,
+          .most_blocks = window_.most_blocks()};
+}
+
+}  // namespace
+
+std::unique_ptr<CombineWay> make_peer_way(PeerWindow& window, std::optional<RowForm> form) {
+  return std::make_unique<PeerWay>(window, form);
+}
+
+}  // namespace kvmesh

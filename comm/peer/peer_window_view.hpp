@@ -1,0 +1,38 @@
+// A window as kernels see it: plain, for host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "core/pod/combine_target.hpp"
+
+namespace kvmesh {
+
+/// The most thread blocks of a kernel on a window.
+inline constexpr int kMostPeerBlocks = 1024;
+
+enum class PeerPhase : std::uint32_t { kRows, kArrival };
+
+/// What a kernel notes that waited in vain. `is_set` is written last.
+struct PeerFault {
+  std::uint32_t is_set;
+  std::int32_t late;     ///< the rank that was waited for
+  std::int32_t combine;  ///< which run of its plan
+  PeerPhase phase;
+};
+
+/// Where one window's arrivals begin, and this rank's own notes. Trivially copyable.
+struct PeerWindowView {
+  unsigned char* windows[kMostPeerRanks];  ///< [rank], as this rank maps them
+  /// [kMostPeerBlocks], on the device: the last epoch, once a thread block. A kernel's blocks read
+  /// and write their own, so that none reads what another has changed already; the last block also
+  /// writes those of the blocks that its kernel does not have.
+  std::uint32_t* epochs;
+  std::uint32_t* is_broken;  ///< on the device
+  PeerFault* fault;          ///< in host memory
+  std::uint64_t deadline_ns;
+};
+
+/// An arrival is 16 bytes of the window, of which the first four are the epoch.
+inline constexpr std::int64_t kArrivalBytes = 16;
+
+}  // namespace kvmesh

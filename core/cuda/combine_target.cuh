@@ -1,0 +1,122 @@
+// Stores of rows into the windows of a combine: see core/pod/combine_target.hpp. Whoever computes a
+// partial may store it: the combine's own kernel, or the one that merges an attention's splits.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "core/cuda/system_memory.cuh"
+#include "core/pod/combine_target.hpp"
+#include "kvmesh/dtype.hpp"
+
+namespace kvmesh::cuda {
+
+/// Values that travel in one unit.
+template <Dtype Wire>
+constexpr int kUnitValues = Wire == Dtype::kFloat32 ? 2 : 4;
+
+template <Dtype Wire>
+__device__ inline std::uint32_t packed_pair(float first, float second) {
+  if constexpr (Wire == Dtype::kFloat16) {
+    const __half2 pair = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const std::uint32_t*>(&pair);
+  }
+}
+
+template <Dtype Wire>
+__device__ inline uint2 packed_unit(const float* values) {
+  if constexpr (Wire == Dtype::kFloat32) {
+    return {__float_as_uint(values[0]), __float_as_uint(values[1])};
+  } else {
+    return {packed_pair<Wire>(values[0], values[1]), packed_pair<Wire>(values[2], values[3])};
+  }
+}
+
+template <Dtype Wire>
+__device__ inline float2 unpacked_pair(std::uint32_t pair) {
+  if constexpr (Wire == Dtype::kFloat16) {
+    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  } else {
+    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
+  }
+}
+
+template <Dtype Wire>
+__device__ inline void unpack_unit(const uint2& unit, float* values) {
+  if constexpr (Wire == Dtype::kFloat32) {
+    values[0] = __uint_as_float(unit.x);
+    values[1] = __uint_as_float(unit.y);
+  } else {
+    const float2 low = unpacked_pair<Wire>(unit.x), high = unpacked_pair<Wire>(unit.y);
+    values[0] = low.x;
+    values[1] = low.y;
+    values[2] = high.x;
+    values[3] = high.y;
+  }
+}
+
+/// The units of a row that a cell has: one of a row as words; of a line two, and one in its last.
+struct CellUnits {
+  int first, count;
+};
+
+template <RowForm Form>
+__device__ inline CellUnits units_of_cell(int cell) {
+  if constexpr (Form == RowForm::kWords) return {cell, 1};
+  const int line = cell / kCellsPerLine, place = cell % kCellsPerLine;
+  return {line * kUnitsPerLine + 2 * place, place == kCellsPerLine - 1 ? 1 : 2};
+}
+
+/// Whether a cell has the LSE and the epoch, in its third and fourth word.
+template <RowForm Form>
+__device__ inline bool ends_form(int cell) {
+  return Form == RowForm::kWords || cell % kCellsPerLine == kCellsPerLine - 1;
+}
+
+/// The owner of a row (-1: every rank), and its place among the owner's rows.
+struct RowPlace {
+  int owner, row;
+};
+
+__device__ inline RowPlace place_of_row(const CombineTarget& to, int token, int head) {
+  const RowShares& shares = to.shares;
+  if (shares.axis == RowShares::Axis::kNone) return {-1, token * to.heads + head};
+  const int item = shares.axis == RowShares::Axis::kTokens ? token : head;
+  const int in_larger = shares.extra * (shares.least + 1);
+  const int owner = item < in_larger ? shares.by_more.quotient(item)
+                                     : shares.extra + shares.by_least.quotient(item - in_larger);
+  const int place = item - shares.begin(owner);
+  const bool by_token = shares.axis == RowShares::Axis::kTokens;
+  return {owner, by_token ? place * to.heads + head : token * shares.size(owner) + place};
+}
+
+/// Where a cell of a row from `source` lies in the window of `owner`.
+__device__ inline unsigned char* cell_at(const CombineTarget& to, int owner, int source, int row,
+                                         int cell, std::uint32_t epoch) {
+  const std::int64_t place = std::int64_t{source * to.block_rows + row} * to.row_cells + cell;
+  return to.windows[owner] + to.slots_offset + (epoch & 1) * to.slot_bytes + place * kCellBytes;
+}
+
+__device__ inline std::uint64_t participants_of(const CombineTarget& to, int token) {
+  return to.participants == nullptr ? ~std::uint64_t{0} : to.participants[token];
+}
+
+/// Stores a cell of this rank's row to the row's owner, or to all ranks. Of lines, the eight
+/// threads of a line store in one instruction.
+__device__ inline void store_cell(const CombineTarget& to, const RowPlace& place, int cell,
+                                  std::uint32_t epoch, const uint4& words) {
+  if (place.owner >= 0) {
+    st_relaxed_sys_b128(cell_at(to, place.owner, to.rank, place.row, cell, epoch), words);
+    return;
+  }
+  // Each rank begins with the next one, so that no link has all stores at once.
+  for (int i = 1; i <= to.ranks; ++i) {
+    const int owner = to.rank + i < to.ranks ? to.rank + i : to.rank + i - to.ranks;
+    st_relaxed_sys_b128(cell_at(to, owner, to.rank, place.row, cell, epoch), words);
+  }
+}
+
+}  // namespace kvmesh::cuda
