@@ -8,9 +8,10 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "kvmesh/api.h"
 #include "kvmesh/tensor.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Up to four of something, one per plane of a format and in its order.
 template <class T>
