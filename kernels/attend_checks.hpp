@@ -35,23 +35,28 @@ struct AttendedRows {
   TensorView lse{};
 };
 
+inline void check_attended_lse(const AttentionShape& shape, std::int64_t tokens,
+                               const TensorView& lse) {
+  require(lse.dims == 2 && lse.size(0) == tokens && lse.size(1) == shape.q_heads &&
+              lse.dtype == Dtype::kFloat32,
+          "attend_partial: lse must be [{}, {}] in float32, is {}", tokens, shape.q_heads, lse);
+  check_output_tensor("attend_partial: lse", lse, 2);
+}
+
 inline void check_attended_rows(const AttentionShape& shape, std::int64_t tokens,
                                 const AttendedRows& out) {
   check_attend_rows("o", out.o, tokens, shape.q_heads, shape.v_dim);
   check_output_tensor("attend_partial: o", out.o, 3);
-  if (out.lse.empty()) return;
-  require(out.lse.dims == 2 && out.lse.size(0) == tokens && out.lse.size(1) == shape.q_heads &&
-              out.lse.dtype == Dtype::kFloat32,
-          "attend_partial: lse must be [{}, {}] in float32, is {}", tokens, shape.q_heads, out.lse);
-  check_output_tensor("attend_partial: lse", out.lse, 2);
+  if (!out.lse.empty()) check_attended_lse(shape, tokens, out.lse);
 }
 
-/// `out` has the partials of [tokens, q_heads] rows.
+/// `out` has the partials of [tokens, q_heads] rows; of no tokens its views may have no data.
 inline void check_attend_partial(const AttentionShape& shape, std::int64_t tokens,
                                  const Partial& out) {
-  check_attended_rows(shape, tokens, {out.o, out.lse});
-  require(out.o.dtype == Dtype::kFloat32 && !out.lse.empty(),
-          "attend_partial: partials are float32 and have an lse, o is {}", out.o);
+  require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,
+          "attend_partial: partials are float32, o is {}, lse {}", out.o, out.lse);
+  check_attended_rows(shape, tokens, {out.o, {}});
+  check_attended_lse(shape, tokens, out.lse);
 }
 
 /// `max_page` is the highest page that the plan reads. @throws InvalidArgument

@@ -52,8 +52,12 @@ bool is_private(asio::ip::address address) {
   return ip >> 24 == 10 || ip >> 20 == 0xAC1 || ip >> 16 == 0xC0A8 || ip >> 16 == 0xA9FE;
 }
 
+bool is_allowed(const asio::ip::address& address, const std::string& secret) {
+  return !secret.empty() || address.is_unspecified() || is_private(address);
+}
+
 void require_allowed(const asio::ip::address& address, const std::string& secret) {
-  if (!secret.empty() || address.is_unspecified() || is_private(address)) return;
+  if (is_allowed(address, secret)) return;
   throw RendezvousError(
       fmt::format("{} is not a private address: set KVMESH_SECRET to the same secret on all ranks, "
                   "or let them meet at a private address",

@@ -29,7 +29,10 @@ Endpoint where_to_call(const Endpoint& place, const asio::ip::address& rank_0);
 /// 1918) and unique local (RFC 4193) ones.
 bool is_private(asio::ip::address address);
 
-/// Throws RendezvousError if ranks without a secret may not meet at `address`.
+/// Returns false for a public address if there is no secret.
+bool is_allowed(const asio::ip::address& address, const std::string& secret);
+
+/// Throws RendezvousError unless is_allowed.
 void require_allowed(const asio::ip::address& address, const std::string& secret);
 
 }  // namespace kvmesh::tcp

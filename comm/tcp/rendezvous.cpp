@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -93,10 +94,18 @@ class Visitor {
     if (until < waiting_->until || obstacle_.empty()) obstacle_ = std::move(obstacle);
   }
 
+  /// Connects to the first of rank 0's addresses that answers, of those that are allowed.
   bool call(Clock::time_point until) {
     ErrorCode error;
-    for (const Endpoint& at : resolve(*links_->io, options_->host, options_->port, error)) {
-      require_allowed(at.address(), options_->secret);
+    const std::vector<Endpoint> all = resolve(*links_->io, options_->host, options_->port, error);
+    const auto allowed = [this](const Endpoint& at) {
+      return is_allowed(at.address(), options_->secret);
+    };
+    if (!all.empty() && std::ranges::none_of(all, allowed)) {
+      require_allowed(all.front().address(), options_->secret);
+    }
+    for (const Endpoint& at : all) {
+      if (!allowed(at)) continue;
       socket_ = Socket(*links_->io);
       error = connect(*links_->io, socket_, at, until);
       if (!error) return true;

@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <span>
 
+#include "kvmesh/api.h"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 enum class ChangeKind : std::uint8_t {
   kAdded,      ///< The sequence got `new_page` at its end, or shares it as a new fork.

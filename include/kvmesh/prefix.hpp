@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "kvmesh/api.h"
 #include "kvmesh/types.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// How the hash of a page is computed from the hash of the page before it, the page's tokens and
 /// its extra keys.

@@ -4,9 +4,10 @@
 #include <utility>
 #include <variant>
 
+#include "kvmesh/api.h"
 #include "kvmesh/error.hpp"
 
-namespace kvmesh {
+namespace KVMESH_API kvmesh {
 
 /// Returned by operations that can be refused in normal service. `Reason` is the error that the
 /// throwing form of the operation throws, so a caller that wants to know more after a refusal does

@@ -1,4 +1,4 @@
-// What one call of an operation moves and computes on this rank, at the least.
+// The fewest bytes and operations that one call of an operation needs on this rank.
 #pragma once
 
 #include <vector>
@@ -13,7 +13,7 @@ double attend_bytes(Workload& workload, std::int64_t queries, Output output = Ou
 /// The pages of this rank that attention reads, in every layer.
 PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out);
 
-/// Two a multiply-add, of both products, for every visible (query, key) pair.
+/// Operations of both products for every visible (query, key) pair, two per multiply-add.
 double attend_operations(Workload& workload, std::int64_t queries);
 
 /// The newest `tokens` keys and values of each sequence, as far as they are this rank's. The append

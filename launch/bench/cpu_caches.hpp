@@ -1,4 +1,4 @@
-// How large this machine's caches are.
+// The sizes of this machine's caches.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Owners of the CUDA runtime's things.
+// Owners of CUDA handles.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,7 +16,7 @@ inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw Error(std::string("bench: ") + cudaGetErrorString(status));
 }
 
-/// Owns a CUDA handle, which `kDestroy` gives back.
+/// Owns a CUDA handle, which `kDestroy` destroys.
 template <class Handle, cudaError_t (*kDestroy)(Handle)>
 class CudaHandle {
  public:
@@ -39,7 +39,7 @@ inline CudaStream make_stream() {
   return CudaStream(stream);
 }
 
-/// A moment on a stream.
+/// A CUDA event.
 class CudaEvent {
  public:
   CudaEvent() : event_(make()) {}

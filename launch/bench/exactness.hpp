@@ -1,4 +1,4 @@
-// Is what was timed right?
+// Compares the output of a timed operation with float64.
 #pragma once
 
 #include "launch/bench/workload.hpp"

@@ -10,8 +10,8 @@
 
 namespace kvmesh::bench {
 
-/// Can the kernel read such pages: contiguous ones, rows of whole 16-byte units, less than 16 GB a
-/// head?
+/// Returns true if the kernel can read these pages: they are contiguous, their rows have whole
+/// 16-byte units, and a head takes less than 16 GB.
 bool can_gather(const KvPool& pool);
 
 class GpuGather {

@@ -15,7 +15,7 @@
 
 namespace kvmesh::bench {
 
-/// Gives call number `call` of something to a stream; on the CPU it is done when this returns.
+/// Enqueues call number `call` of an operation on a stream; on the CPU it runs the call.
 using Work = std::function<void(int call, Stream stream)>;
 
 /// What is timed as a whole: calls 0 .. calls - 1.
@@ -25,7 +25,7 @@ struct Repeated {
   bool capturable = true;  ///< in a CUDA graph
 };
 
-/// How the times of a row were taken.
+/// The clock of a row.
 enum class Timing : std::uint8_t {
   kGraph,   ///< events around a replayed CUDA graph: nothing of the host counts
   kStream,  ///< events around work that the host gives to the stream meanwhile
@@ -33,14 +33,14 @@ enum class Timing : std::uint8_t {
 };
 std::string_view name(Timing timing);
 
-/// Seconds a call on this rank, one number a turn.
+/// Seconds per call on this rank, one number per turn.
 struct Turns {
   std::vector<double> operation{};
   std::vector<std::vector<double>> ceilings{};  ///< in their order
   Timing timing = Timing::kHost;
 };
 
-/// What nothing can be faster than: `amount` bytes or arithmetic operations a call.
+/// A ceiling: the time of a call that moves `amount` bytes or does as many operations, and no more.
 struct Ceiling {
   std::string name{};
   double amount = 0;
@@ -48,7 +48,7 @@ struct Ceiling {
   bool as_often = false;  ///< called as often a turn as the operation; else once
 };
 
-/// What attention over a layer has to move on this rank.
+/// The data that attention over a layer moves on this rank.
 struct PageReads {
   struct Sequence {
     std::vector<std::int32_t> pages{};  ///< all full but the last
@@ -94,17 +94,17 @@ class Machine {
   /// A plain exchange among the ranks of the kv axis, from and to memory of the device.
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         Stream stream) = 0;
-  /// May what the ranks of the kv axis exchange be captured?
+  /// Returns true if exchanges among the ranks of the kv axis can be captured.
   virtual bool captures_exchange() = 0;
   /// May a combine that goes this way (empty: the one that the cache chooses)?
   virtual bool captures_combine(std::optional<WayKind> way) = 0;
 
-  /// So much memory was just freed: waits until the machine is as fast as before.
+  /// Waits, after this much memory was freed, until the machine is as fast as before.
   virtual void settle([[maybe_unused]] std::int64_t freed_bytes) {}
 
-  /// How much data it takes that no cache serves it.
+  /// The amount of data that no cache holds.
   virtual std::int64_t rotate_bytes() const = 0;
-  /// What this rank may use.
+  /// The memory that this rank may use.
   virtual std::int64_t memory_bytes() const = 0;
   /// Shortest time of one turn of an operation that is worth having.
   virtual double turn_seconds() const = 0;

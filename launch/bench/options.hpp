@@ -1,4 +1,4 @@
-// What `kvmesh bench` is asked to measure.
+// The options of `kvmesh bench`.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ enum class Lengths : std::uint8_t {
 };
 std::string_view name(Lengths lengths);
 
-/// What decode and prefill write.
+/// The output of decode and prefill.
 enum class Output : std::uint8_t {
   kPartial,  ///< attend_partial alone: O and LSE in float32
   kFinal,    ///< the merged O in the model's dtype, too

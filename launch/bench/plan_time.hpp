@@ -1,4 +1,4 @@
-// How long planning a step in place keeps the host.
+// The host's time to plan a step in place.
 #pragma once
 
 #include "launch/bench/measure.hpp"

@@ -9,7 +9,7 @@
 
 namespace kvmesh::bench {
 
-/// What was measured where, by which command.
+/// The machine, the command and the time of a measurement.
 struct Setting {
   std::string command;
   std::string date;  ///< UTC, ISO 8601
@@ -33,7 +33,7 @@ struct Skipped {
 std::string heading(const Setting& setting);
 std::string line_of(const Row& row, int ranks);
 std::string line_of(const Skipped& skipped, int ranks);
-/// What the columns mean, and what the ceilings of these rows are.
+/// Explains the columns, and the ceilings of these rows.
 std::string footing(std::span<const Row> rows);
 
 std::string to_json(const Setting& setting, std::span<const Row> rows,

@@ -96,7 +96,7 @@ std::int64_t common_rotation(Mesh& mesh, const Machine& machine) {
   return static_cast<std::int64_t>(most);
 }
 
-// All that is measured of one batch.
+// All measurements of one batch.
 class Cases {
  public:
   Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)

@@ -145,7 +145,7 @@ class Reader {
   bool after_statement_ = false;  // the last tag was a statement
 };
 
-// Takes `part` off the beginning of `line`.
+// Removes `part` from the beginning of `line`.
 bool take(std::string_view& line, std::string_view part) {
   if (!line.starts_with(part)) return false;
   line.remove_prefix(part.size());

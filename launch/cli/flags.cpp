@@ -177,8 +177,11 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   CLI::App& info = add("info", "what this build and this machine have");
   CLI::App& bench = add("bench", "how fast the operations are, beside what the machine can do");
   kvmesh::bench::add_options(bench, flags.bench);
-  for (CLI::App* sub : {&generate, &verify, &info, &bench}) {
-    add_common_options(*sub, flags);
+  CLI::App& capacity =
+      add("plan-capacity", "whether a batch fits on some GPUs, and how fast it is");
+  add_capacity_options(capacity, flags.capacity);
+  for (CLI::App* sub : {&generate, &verify, &info, &bench}) add_common_options(*sub, flags);
+  for (CLI::App* sub : {&generate, &verify, &info, &bench, &capacity}) {
     sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)
         ->default_str("-")

@@ -9,6 +9,7 @@
 #include "launch/bench/options.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/generate.hpp"
+#include "launch/cli/plan_capacity.hpp"
 #include "launch/cli/verify.hpp"
 
 namespace CLI {
@@ -34,6 +35,7 @@ struct Flags {
   int thread_ranks = 0;
 
   bench::Flags bench{};
+  CapacityOptions capacity{};
 };
 
 /// The subcommand that was given, and the meaning of its flags.

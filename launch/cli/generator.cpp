@@ -22,7 +22,7 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
           .reproducible = options.reproducible};
 }
 
-// Collective. Reads this rank's share of the weights.
+// Reads this rank's share of the weights. Collective.
 std::unique_ptr<engine::Llama> agreed_llama(Mesh& mesh, const engine::GgufFile& file) {
   std::unique_ptr<engine::Llama> llama;
   agree(mesh.world(),
@@ -63,7 +63,7 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
 void Generator::attend(const engine::Attention& layer) {
   const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
   if (mesh_.head_parallel() == 1) return run(layer.layer, input, layer.o);
-  // Each rank of a row has other heads: bring them together for the next matrix.
+  // The ranks of a row hold different heads; the next matrix needs all of them.
   const std::int64_t tokens = layer.q.size(0), heads = input.q.size(1), dim = layer.q.size(2);
   attended_.resize(static_cast<std::size_t>(tokens * heads * dim));
   run(layer.layer, input, tensor(attended_.data(), {tokens, heads, dim}));
@@ -79,7 +79,7 @@ void Generator::run(int layer, const LayerInput& host, const TensorView& o) {
   o_.fetch(o);
 }
 
-// The share of [tokens, heads, dim] that this rank's head_parallel position has, as a view.
+// Returns a view of this rank's heads in [tokens, heads, dim].
 ConstTensorView Generator::my_heads(const ConstTensorView& all) const {
   const Share mine = share_of(all.size(1), mesh_.head_rank(), mesh_.head_parallel());
   ConstTensorView view = all;

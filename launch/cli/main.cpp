@@ -15,6 +15,7 @@
 #include "launch/cli/generate.hpp"
 #include "launch/cli/info.hpp"
 #include "launch/cli/output.hpp"
+#include "launch/cli/plan_capacity.hpp"
 #include "launch/cli/verify.hpp"
 #include "launch/cli/world_ranks.hpp"
 
@@ -111,6 +112,16 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   return status;
 }
 
+// Alone: under a launcher rank 0 does it.
+int plan_capacity(const Flags& flags, Output& out) {
+  if (!is_rank_0()) return 0;
+  try {
+    return run_plan_capacity(flags.capacity, flags.json, out);
+  } catch (const InvalidArgument& error) {
+    return fail_together(out, error.what());
+  }
+}
+
 int run(int argc, char** argv, Output& out) {
   CLI::App app{
       "Exact attention over a KV cache spread in pages over many ranks.\n"
@@ -138,6 +149,7 @@ int run(int argc, char** argv, Output& out) {
   } catch (const InvalidArgument& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
+  if (command.name == "plan-capacity") return plan_capacity(flags, out);
   const bool under_mpi = launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
   if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);

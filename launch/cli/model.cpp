@@ -12,7 +12,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// Of parts, which the threads take in turn. The same for any number of threads.
+// The hash of parts, which the threads take in turn. It is the same for any number of threads.
 std::uint64_t hash_of(std::span<const std::byte> bytes, ThreadPool& threads) {
   constexpr std::size_t kPart = std::size_t{16} << 20;
   std::vector<std::uint64_t> parts((bytes.size() + kPart - 1) / kPart);

@@ -36,7 +36,7 @@ std::string describe_combine(const GenerateReport& report) {
                      human_bytes(bytes / static_cast<double>(tokens)));
 }
 
-// What a fraction of the memory came to.
+// The number of pages that a fraction of the memory gives.
 std::string describe_room(const GenerateReport& report) {
   if (!report.pool_bytes) return {};
   return fmt::format("  room for {} pages a rank, in {}\n", report.cache.pages_per_rank,

@@ -9,7 +9,7 @@ namespace {
 using engine::Token;
 using Clock = std::chrono::steady_clock;
 
-// Tokens of a prompt that go through the model at a time: enough to use each weight often, while
+// Tokens of a prompt that go through the model in one step: enough to use each weight often, while
 // activations stay in cache.
 constexpr std::size_t kPrefillChunk = 128;
 

@@ -136,7 +136,7 @@ std::string as_json(Mesh& mesh, std::uint64_t seed, bool reproducible, const Tot
   return json.dump(1) + "\n";
 }
 
-// Rank 0 says what came out.
+// Rank 0 prints the total.
 void finish(Mesh& mesh, std::uint64_t seed, bool reproducible, const Totals& totals,
             const std::string& json, Output& out) {
   agree(mesh.world(), [&] {

@@ -22,8 +22,8 @@ using GgufValue =
     std::variant<bool, std::int64_t, double, std::string_view, std::vector<std::int64_t>,
                  std::vector<double>, std::vector<std::string_view>>;
 
-/// Where a tensor lies. `shape[0]` is the contiguous dimension: a matrix W[rows][cols] has
-/// shape {cols, rows}.
+/// The place of a tensor in the file. `shape[0]` is the contiguous dimension: a matrix
+/// W[rows][cols] has shape {cols, rows}.
 struct GgufTensor {
   std::string_view name;
   WeightType type = WeightType::kF32;
@@ -47,17 +47,17 @@ class GgufFile {
   const std::map<std::string_view, GgufValue>& metadata() const { return metadata_; }
   const std::map<std::string_view, GgufTensor>& tensors() const { return tensors_; }
 
-  /// The value of `key` as a `Value`, one of GgufValue's types; null if there is none.
+  /// Returns the value of `key` as a `Value`, one of GgufValue's types; null if the key is missing.
   /// @throws ModelError if it has another type.
   template <class Value>
   const Value* find(std::string_view key) const;
 
-  /// As find, for a key that the model cannot do without. @throws ModelError also if there is none.
+  /// As find, for a required key. @throws ModelError also if it is missing.
   template <class Value>
   const Value& get(std::string_view key) const;
 
   bool has_tensor(std::string_view name) const { return tensors_.contains(name); }
-  /// @throws ModelError if there is none.
+  /// @throws ModelError if it is missing.
   const GgufTensor& tensor(std::string_view name) const;
   /// The tensor's bytes.
   std::span<const std::byte> data(const GgufTensor& tensor) const;
@@ -90,7 +90,7 @@ const Value& GgufFile::get(std::string_view key) const {
   return *value;
 }
 
-/// A name out of a file that may be damaged, fit for a one-line message.
+/// Returns a name from a file, which may be damaged, in a form for a one-line message.
 std::string printable(std::string_view name);
 
 }  // namespace kvmesh::engine

@@ -28,7 +28,7 @@ struct Product {
 void multiply(std::span<const Product> products, std::span<const float> x, std::int64_t tokens,
               ThreadPool& threads);
 
-/// The instruction set that multiply() runs on here: "AVX3", "AVX2", ...
+/// Returns the instruction set that multiply() uses on this machine: "AVX3", "AVX2", ...
 std::string_view linear_target();
 
 }  // namespace kvmesh::engine

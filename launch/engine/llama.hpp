@@ -25,7 +25,7 @@ struct LlamaShape {
   std::int64_t embedding = 0;
   std::int64_t feed_forward = 0;
   std::int64_t vocabulary = 0;
-  std::int64_t context_tokens = 0;  ///< What the model was trained for.
+  std::int64_t context_tokens = 0;  ///< The length that the model was trained for.
   std::int64_t rope_dims = 0;
   double rope_base = 10000.0;
   float norm_epsilon = 1e-5f;
@@ -35,10 +35,10 @@ struct LlamaShape {
 /// @throws ModelError if they are missing, absurd or of another architecture.
 LlamaShape llama_shape(const GgufFile& file);
 
-/// What one layer asks of the caller: keep k and v, attend, fill o. For the n tokens of the forward
-/// in progress, all heads, on every rank, with rotary embedding applied:
-/// `q` [n, q_heads, head_dim], `k` and `v` [n, kv_heads, head_dim], `o` as q. float32. The scale is
-/// the usual 1 / sqrt(head_dim).
+/// The attention of one layer, which the caller computes: it stores k and v, attends, and fills o.
+/// The tensors hold the n tokens of the current forward, all heads, on every rank, with rotary
+/// embedding applied: `q` [n, q_heads, head_dim], `k` and `v` [n, kv_heads, head_dim], `o` as q.
+/// float32. The scale is the usual 1 / sqrt(head_dim).
 struct Attention {
   int layer = 0;
   ConstTensorView q;
@@ -49,8 +49,8 @@ struct Attention {
 using Attend = std::function<void(const Attention&)>;
 
 /// Every rank of `comm` computes its share of the rows of each matrix, and the results are
-/// gathered: four collectives a layer, one for the answer. All activations are the same bits on
-/// every rank, and for any number of ranks. The file, the communicator and the threads must
+/// gathered: four collectives per layer and one for the result. All activations have the same bits
+/// on every rank, and for any number of ranks. The file, the communicator and the threads must
 /// outlive it.
 class Llama {
  public:
@@ -60,7 +60,7 @@ class Llama {
   const LlamaShape& shape() const { return shape_; }
 
   /// Collective: all ranks pass the same. Runs `tokens`, token i at logical position positions[i],
-  /// and calls `attend` once a layer, in order.
+  /// and calls `attend` once per layer, in order.
   /// @throws InvalidArgument on an empty batch, unequal lengths or a token outside the vocabulary.
   void forward(std::span<const Token> tokens, std::span<const std::int64_t> positions,
                const Attend& attend);
@@ -69,7 +69,7 @@ class Llama {
   /// batch), on every rank. Valid until the next call. @throws InvalidArgument.
   std::span<const float> logits(std::int64_t token);
 
-  /// Collective: argmax(logits(token)), exchanging one candidate a rank instead of the logits.
+  /// Collective: argmax(logits(token)), exchanging one candidate per rank instead of the logits.
   Token greedy(std::int64_t token);
 
  private:
@@ -85,7 +85,7 @@ class Llama {
   void attention_block(int index, const Attend& attend);
   void feed_forward_block(const Layer& layer);
   void normalise(std::span<const float> weight);
-  /// Gathered over the ranks: rows of `weights` times x [tokens_, cols], added to the residual.
+  /// Adds `weights` times x [tokens_, cols], gathered over the ranks, to the residual.
   void project_to_residual(const Matrix& weights, std::span<const float> x);
   /// This rank's share of the logits of a token.
   std::span<const float> my_logits(std::int64_t token);
@@ -99,7 +99,7 @@ class Llama {
   std::vector<float> output_norm_;
   std::vector<Layer> layers_;
 
-  // The batch in progress. Buffers grow and are kept.
+  // The current batch. Buffers only grow.
   std::int64_t tokens_ = 0;
   std::vector<float> residual_;  // [tokens, embedding]
   std::vector<float> normed_;    // [tokens, embedding]

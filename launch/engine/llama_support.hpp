@@ -1,4 +1,4 @@
-// What a file of the llama architecture may hold that this program does not compute.
+// Checks a model file for features that this program does not compute.
 #pragma once
 
 #include "launch/engine/gguf.hpp"

@@ -10,7 +10,7 @@
 
 namespace kvmesh::engine {
 
-/// The model file cannot be used. One line: which file, what is wrong with it, what to do.
+/// The model file cannot be used. The message is one line: the file, the error, and what to do.
 class ModelError : public Error {
  public:
   using Error::Error;

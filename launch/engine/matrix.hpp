@@ -1,4 +1,4 @@
-// A weight matrix where it lies in the model file.
+// A view of a weight matrix in the mapped model file.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What a llama block does between its matrices and its attention.
+// The element-wise operations of a llama block: norm, residual, rotary embedding.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ void add_to(std::span<float> target, std::span<const float> values);
 /// permuted for these pairs. Source: Su et al., RoFormer, 2021.
 class Rope {
  public:
-  /// `factors` divide the frequencies, one a pair; empty for none.
+  /// `factors` divide the frequencies, one per pair; empty: none.
   Rope(std::int64_t dims, double base, std::span<const float> factors = {});
 
   /// Makes the angles' cosines and sines for a batch; turn() uses them for every layer.

@@ -1,4 +1,4 @@
-// Bringing together the rows of a linear layer's output that the ranks computed.
+// Gathers the rows of a linear layer's output, of which each rank has computed a share.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ class RowGather {
 
   Share mine(std::int64_t rows) const { return share_of(rows, comm_->rank().value, comm_->size()); }
 
-  /// Collective. `slice` [tokens, my share of each of `rows`] of every rank, into
-  /// `all` [tokens, sum of rows] on every rank.
+  /// Gathers every rank's `slice` [tokens, this rank's share of each of `rows`] into `all`
+  /// [tokens, sum of rows] on every rank. Collective.
   void operator()(std::span<const std::int64_t> rows, std::int64_t tokens,
                   std::span<const float> slice, std::span<float> all, std::string_view operation);
 

@@ -10,7 +10,7 @@
 
 namespace kvmesh::engine {
 
-/// The token with the largest logit, of equal ones the lowest. NaN is never the largest.
+/// Returns the token with the largest logit; of equal ones, the lowest. NaN is never the largest.
 Token argmax(std::span<const float> logits);
 
 struct SamplingOptions {

@@ -1,4 +1,4 @@
-// What happens when a file is cut short while it is mapped.
+// Ends the process with a message if a file is cut short while it is mapped.
 #pragma once
 
 #include <cstddef>
@@ -7,15 +7,14 @@
 
 namespace kvmesh::engine {
 
-/// From now on a read of `bytes`, which the file at `path` is mapped to, that finds the file's end
-/// before it ends the process: with one line on standard error that names the file, and status 2.
-/// Of up to eight mappings at a time; further ones, and all other bad reads, end it with SIGBUS as
-/// before.
+/// Watches `bytes`, to which the file at `path` is mapped. From now on a read of them past the end
+/// of the file ends the process with status 2 and one line on standard error that names the file.
+/// It watches up to eight mappings; reads of others still end the process by SIGBUS.
 ///
-/// A signal handler does this, since nothing else can: a check of the size is past when the read
-/// comes, and a copy in memory would cost each rank of a node what they share now.
+/// It uses a signal handler, because the file may shrink between a check of its size and the read,
+/// and because a copy in memory would need memory for each rank of a node.
 void watch_for_shrinking(std::span<const std::byte> bytes, const std::string& path);
-/// No longer. `bytes` as they were given.
+/// Stops watching. REQUIRES: `bytes` as passed to the function above.
 void stop_watching(std::span<const std::byte> bytes);
 
 }  // namespace kvmesh::engine

@@ -16,8 +16,8 @@ namespace kvmesh::engine {
 
 using Token = std::int32_t;
 
-/// Whether names of control tokens in a text ("<|im_start|>") mean the tokens. Never set it for
-/// text that a user wrote: it could then speak for the system.
+/// Whether names of control tokens in a text ("<|im_start|>") become the tokens. Do not set it for
+/// a user's text, which could then imitate the system.
 enum class ControlTokens : std::uint8_t { kAsText, kRecognise };
 
 /// Immutable after construction: safe to share between threads. Keeps nothing of the file.
@@ -34,17 +34,17 @@ class Tokenizer {
   std::vector<Token> encode(std::string_view text,
                             ControlTokens control = ControlTokens::kAsText) const;
 
-  /// The bytes that a token stands for: maybe a part of a character. A control token is its name.
+  /// Returns the bytes of a token, possibly part of a character; of a control token its name.
   /// @throws InvalidArgument for an id outside the vocabulary.
   std::string_view decode(Token token) const;
   std::string decode(const std::vector<Token>& tokens) const;
 
   Token size() const { return static_cast<Token>(bytes_.size()); }
   bool is_control(Token token) const;
-  /// The token of this name, a control token or the bytes of a text token.
+  /// Returns the token with this name (control tokens) or these bytes (text tokens).
   std::optional<Token> find(std::string_view name) const;
 
-  /// What ends an answer: the file's end of text and end of turn. Empty if it names none.
+  /// The tokens that end an answer: the file's end of text and end of turn, as far as it has them.
   const std::vector<Token>& end_tokens() const { return end_tokens_; }
   /// The token that every text starts with, if the file asks for one. encode() does not add it.
   std::optional<Token> begin_token() const { return begin_token_; }

@@ -1,4 +1,4 @@
-// As much Unicode as splitting text into words needs.
+// The part of Unicode that splitting text into words needs.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,13 @@ struct CodePoint {
 };
 inline constexpr std::uint32_t kInvalidCode = 0xFFFF'FFFF;
 
-/// The code point at the start of `text`, which is not empty.
+/// Returns the code point at the start of `text`. REQUIRES: `text` is not empty.
 CodePoint decode_utf8(std::string_view text);
 
 void append_utf8(std::string& text, std::uint32_t code);
 
-/// The longest prefix of `text` that does not end inside a multi-byte sequence.
+/// Returns the length of the longest prefix of `text` that does not end inside a multi-byte
+/// sequence.
 std::size_t complete_utf8_prefix(std::string_view text);
 
 enum class CodeClass : std::uint8_t { kLetter, kNumber, kSpace, kOther };

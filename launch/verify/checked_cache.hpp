@@ -1,4 +1,4 @@
-// A KvCache that is watched: every output is compared with float64, and with a cache on one rank.
+// Compares every output of a KvCache with float64, and with a cache on one rank.
 #pragma once
 
 #include <cstdint>

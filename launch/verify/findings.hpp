@@ -1,4 +1,4 @@
-// What a comparison with float64 found.
+// The results of a comparison with float64.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,7 @@ Tolerances arithmetic_tolerances(Device device, Dtype pool);
 /// says it. (At most scale * sum |q k| halves of a unit, far less where many keys have weight.)
 bool may_round_queries(Device device, Dtype pool, Dtype queries);
 
-/// How far a right number may be from the one that is wanted.
+/// The largest difference between a right number and the expected one.
 struct Bound {
   double tolerance = kTolerance;  ///< of the arithmetic; relative to numbers above 1
   double spread = 0;              ///< between the right answers, where there are two

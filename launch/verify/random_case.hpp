@@ -1,4 +1,4 @@
-// A serving engine's life in small, drawn from a seed and checked number by number.
+// The operations of a small serving engine, drawn from a seed; every number is checked.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ class CaseRunner {
   /// alone. Collective.
   explicit CaseRunner(Mesh& mesh, bool reproducible = false);
 
-  /// Collective: every rank passes the same seed. @throws Error if kvmesh threw where it must not.
+  /// Runs the case. REQUIRES: the same seed on every rank. @throws Error if kvmesh threw where it
+  /// must not. Collective.
   CaseResult run(std::uint64_t seed);
 
  private:

@@ -32,7 +32,7 @@ struct CheckedBlockMask {
   MaskMod visible;
 };
 
-/// What BlockMask::create makes of `mask`.
+/// Returns the block mask that BlockMask::create makes from `mask`.
 CheckedBlockMask created_block_mask(const MaskMod& mask, const BlockMaskShape& shape);
 /// Lists that follow no mask: every block empty, partial (then `mask` decides) or full by chance.
 CheckedBlockMask listed_block_mask(Random& random, const MaskMod& mask,

@@ -1,4 +1,4 @@
-// Attention in float64, written so plainly that it can be checked by eye.
+// Attention in float64, simple enough to be checked by reading.
 #pragma once
 
 #include <algorithm>

@@ -30,19 +30,23 @@ def _finish():
         _kvmesh.finish_mpi()
 
 
-def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, rank=None, size=None,
-         rendezvous=None, secret=""):
+def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, group=None, rank=None,
+         size=None, rendezvous=None, secret=""):
     """The ranks of a job, kv_parallel x head_parallel.
 
     Without arguments the ranks that a launcher has started (docs/launching.md), else this process
-    alone. comm: an mpi4py communicator. rank, size and rendezvous ("host:port", where rank 0
-    listens): a meeting over TCP; without a secret only at private addresses. device: "cpu", "cuda" or "auto". deadline: seconds that any
-    wait for a peer may take. Collective.
+    alone. comm: an mpi4py communicator. group: a process group of torch.distributed, whose ranks
+    then meet over TCP. rank, size and rendezvous ("host:port", where rank 0 listens): a meeting over
+    TCP; without a secret only at private addresses. device: "cpu", "cuda" or "auto". deadline:
+    seconds that any wait for a peer may take. Collective.
     """
     options = _kvmesh.MeshOptions(device, head_parallel, threads, deadline)
     if comm is not None:
         from mpi4py import MPI
         return _kvmesh.mesh_over_mpi(MPI._addressof(comm), options)
+    if group is not None:
+        from ._groups import meeting_of
+        rank, size, rendezvous, secret = meeting_of(group)
     if rendezvous is not None:
         if rank is None or size is None:
             raise InvalidArgument("a rendezvous takes rank and size, too")

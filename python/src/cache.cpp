@@ -46,8 +46,10 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   const auto entries = batch_of(batch);
   KvCache& cache = self.get();
   const nb::gil_scoped_release release;
-  if (may_be_full) return cache.try_plan(entries, options);
-  return cache.plan(entries, options);
+  if (!may_be_full) return cache.plan(entries, options);
+  auto made = cache.try_plan(entries, options);
+  if (!made) return std::nullopt;
+  return std::move(*made);
 }
 
 PlannedStep planned(KvCache& cache, StepPlan plan) {
@@ -69,7 +71,7 @@ void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
 CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
                            int page_size, std::int64_t pages_per_rank, std::int64_t bytes,
                            double memory_fraction, std::string_view dtype,
-                           std::string_view placement, std::int64_t home) {
+                           std::string_view placement, std::int64_t home, bool reproducible) {
   CacheOptions options;
   options.layers = layers;
   options.q_heads = q_heads;
@@ -83,6 +85,7 @@ CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int
   options.dtype = dtype_from(dtype);
   options.placement = placement_from(placement);
   options.home_threshold_tokens = home;
+  options.reproducible = reproducible;
   return options;
 }
 
@@ -151,10 +154,10 @@ void bind_cache_class(nb::module_& module) {
       "__init__",
       [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
          int page_size, std::int64_t pages_per_rank, std::int64_t bytes, double memory_fraction,
-         std::string_view dtype, std::string_view placement, std::int64_t home) {
+         std::string_view dtype, std::string_view placement, std::int64_t home, bool reproducible) {
         const CacheOptions options =
             cache_options(layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
-                          memory_fraction, dtype, placement, home);
+                          memory_fraction, dtype, placement, home, reproducible);
         Mesh& of = mesh.get();
         const nb::gil_scoped_release release;
         new (self) PyCache(KvCache(of, options));
@@ -163,7 +166,7 @@ void bind_cache_class(nb::module_& module) {
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
       nb::arg("pages_per_rank") = 0, nb::arg("bytes") = 0, nb::arg("memory_fraction") = 0.0,
       nb::arg("dtype") = "bfloat16", nb::arg("placement") = "balanced",
-      nb::arg("home_threshold_tokens") = 2048);
+      nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false);
   make_closable(type);
   bind_sequences(type);
   const auto def_plan = [&](const char* name, bool may_be_full, const char* doc) {

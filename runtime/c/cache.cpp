@@ -35,6 +35,7 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.pages_per_rank = known_options.pages_per_rank;
   options.bytes = known_options.bytes;
   options.memory_fraction = known_options.memory_fraction;
+  options.reproducible = known_options.reproducible != 0;
   const std::int64_t home = known_options.home_threshold_tokens;
   require(home >= -1, "home_threshold_tokens {}", home);
   if (home != 0) options.home_threshold_tokens = home == -1 ? 0 : home;

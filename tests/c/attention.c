@@ -71,7 +71,7 @@ static void check_sequences(kvmesh_cache_t* cache, kvmesh_sequence_t sequence) {
   CHECK_OK(kvmesh_cache_check_replicas(cache));
 }
 
-static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh) {
+static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int reproducible) {
   kvmesh_cache_t* cache = NULL;
   kvmesh_cache_options_t options = KVMESH_INIT(options);
   options.q_heads = kHeads;
@@ -81,15 +81,33 @@ static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh) {
   options.pages_per_rank = 8;
   options.dtype = KVMESH_DTYPE_FLOAT32;
   options.placement = KVMESH_PLACE_STRIPED;
+  options.reproducible = reproducible;
   CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
   return cache;
+}
+
+/* It refuses the parts of a step, which have rounded: so the option has arrived. */
+static void check_reproducible(kvmesh_mesh_t* mesh, numbers_t* n) {
+  kvmesh_cache_t* cache = make_cache(mesh, 1);
+  kvmesh_batch_entry_t prompt = {0, kTokens, -1};
+  kvmesh_plan_t* plan = NULL;
+  int64_t shape[] = {kTokens, kHeads, kDim};
+  const kvmesh_tensor_t q = floats(n->q, 3, shape), o = floats(n->o, 3, shape);
+  const kvmesh_tensor_t lse = floats(n->lse, 2, shape);
+  CHECK_OK(kvmesh_sequence_create(cache, &prompt.sequence));
+  CHECK_OK(kvmesh_plan_create(cache, &prompt, 1, NULL, &plan));
+  CHECK(kvmesh_plan_attend(plan, 0, &q, &o, &lse, NULL) != KVMESH_OK);
+  run_step(plan, n, 0);
+  check_numbers(n, kTokens);
+  kvmesh_plan_destroy(plan);
+  kvmesh_cache_destroy(cache);
 }
 
 void check_attention(kvmesh_mesh_t* mesh) {
   static _Thread_local numbers_t n;
   memset(&n, 0, sizeof n);
   for (int i = 0; i < kTokens * kDim; ++i) n.v[i] = (float)(i / kDim);
-  kvmesh_cache_t* cache = make_cache(mesh);
+  kvmesh_cache_t* cache = make_cache(mesh, 0);
   kvmesh_mask_t* mask = NULL;
   CHECK_OK(kvmesh_mask_parse(kWindow, NULL, 0, &mask));
   CHECK(strcmp(kvmesh_mask_text(mask), kWindow) == 0);
@@ -122,4 +140,5 @@ void check_attention(kvmesh_mesh_t* mesh) {
   check_numbers(&n, 4);
   kvmesh_plan_destroy(plan);
   kvmesh_cache_destroy(cache);
+  check_reproducible(mesh, &n);
 }

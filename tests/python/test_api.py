@@ -177,5 +177,22 @@ def test_ranks_meet_over_tcp():
         ["tcp", "0", "2"], ["tcp", "1", "2"]]
 
 
+def test_a_torch_process_group_becomes_a_mesh(tmp_path):
+    pytest.importorskip("torch")
+    program = ("import kvmesh, sys\n"
+               "from torch import distributed\n"
+               "distributed.init_process_group('gloo', rank=int(sys.argv[1]), world_size=2,\n"
+               "                               init_method='file://' + sys.argv[2])\n"
+               "with kvmesh.Mesh(group=distributed.group.WORLD) as mesh:\n"
+               "    mesh.barrier()\n"
+               "    print(mesh.communicator, mesh.kv_rank, mesh.size)\n")
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1"}
+    ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank), str(tmp_path / "store")],
+                              stdout=subprocess.PIPE, text=True, env=environment)
+             for rank in range(2)]
+    assert [rank.communicate(timeout=120)[0].split() for rank in ranks] == [
+        ["tcp", "0", "2"], ["tcp", "1", "2"]]
+
+
 def test_the_version_is_the_library_s():
     assert kvmesh.__version__.count(".") == 2

@@ -174,6 +174,18 @@ def test_torch_tensors_in_and_out():
     on_ranks(2, body)
 
 
+def test_reproducible_bits_do_not_depend_on_the_ranks():
+    q, k, v = tensors(21)
+
+    def body(mesh):
+        cache = make_cache(mesh, reproducible=True)
+        return cache.plan([(cache.create(), 21)]).run(0, q, k, v)
+
+    (alone,) = on_ranks(1, body)
+    for out in on_ranks(3, body):
+        np.testing.assert_array_equal(out, alone)
+
+
 def test_forks_share_pages_and_truncate_frees_them():
     def body(mesh):
         cache = make_cache(mesh, pages_per_rank=8)

@@ -205,6 +205,7 @@ typedef struct kvmesh_cache_options {
   int64_t bytes;
   double memory_fraction;
   int64_t home_threshold_tokens; /* 0: 2048; -1: no sequence has a home */
+  int32_t reproducible;          /* 1: the same bits on any number of ranks; CPUs only */
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */

@@ -138,7 +138,7 @@ class Bench(unittest.TestCase):
         self.expect_one_line(run(2, "--output", "final"), "--output final", "one kv rank")
 
     def test_reproducible_caches_measure_whole_steps(self):
-        _, result = self.bench(2, "--batch", 1, "--context", 40, "--reproducible")
+        _, result = self.bench(2, "--batch", 1, "--context", 40, "--queries", 4, "--reproducible")
         self.assertEqual([row["op"] for row in result["rows"]], ["append", "step", "plan"])
         for op in ("decode", "combine"):
             self.expect_one_line(run(1, "--op", op, "--reproducible"), "--op " + op, "--output final")

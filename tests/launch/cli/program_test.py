@@ -4,6 +4,7 @@ every user's error one line, exit status 2, no hang.
 program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 """
 
+import json
 import struct
 import unittest
 
@@ -101,6 +102,31 @@ class Generate(ProgramTest):
                              "2 kv heads do not divide over head_parallel 3")
         self.expect_one_line(self.generate(3, "--prompt", "hi", "--head-parallel", "2"),
                              "head_parallel 2 does not divide 3 ranks")
+
+    def test_plan_capacity(self):
+        def plan(*arguments):
+            return run(1, "plan-capacity", "--layers", 10, "--context", 32000, *arguments)
+
+        done = plan("--gpus", 2, "--batch", 8, "--gpu-gib", 20, "--weights-gib", 10, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertEqual(answer["pages_per_gpu"], 8 * 32000 // 16 // 2)
+        self.assertEqual(answer["page_bytes"], 16 * 8 * 256 * 2 * 10)
+        self.assertEqual(answer["pages_that_fit"], 10 * 2**30 // answer["page_bytes"])
+        self.assertAlmostEqual(answer["ms_per_token"], answer["us_per_layer"] / 100)
+        full = plan("--gpus", 1, "--batch", 8, "--gpu-gib", 20, "--weights-gib", 10)
+        self.assertEqual(full.returncode, 1)
+        self.assertIn("TOO MANY", full.stdout)
+        for arguments, said in ((("--gpus", 3, "--nodes", 2), "--gpus 3"), (("--batch", 0), "--batch 0"),
+                                (("--gpu-gib", 1, "--weights-gib", 2), "--weights-gib 2"),
+                                (("--kv-dtype", "x"), "float16")):
+            self.expect_one_line(plan(*arguments), said)
+
+    def test_plan_capacity_takes_a_model(self):
+        done = run(1, "plan-capacity", "--model", self.model, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertLess(json.loads(done.stdout)["layers"], 10)
+        self.expect_one_line(run(1, "plan-capacity", "--model", "/nowhere.gguf"), "/nowhere.gguf")
 
     def test_a_mistyped_command_is_named_with_the_closest(self):
         for typed, meant in (("genrate", "generate"), ("verfy", "verify"), ("benchmark", "bench"), ("nfo", "info")):

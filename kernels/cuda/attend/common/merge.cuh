@@ -183,7 +183,7 @@ class MergeBlock {
 }  // namespace kvmesh::cuda
 
 /// Grid: (merges at the most, any). Block: 32 * kMergeWarps.
-extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 1)
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 2)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];

@@ -1,0 +1,22 @@
+"""Where the ranks of a torch process group meet."""
+
+import os
+import secrets
+import socket
+
+
+def meeting_of(group):
+    """(rank, size, "host:port", secret): the group's first rank finds a free port, makes a secret, and
+    tells the others."""
+    from torch import distributed
+    rank, first = distributed.get_rank(group), distributed.get_global_rank(group, 0)
+    meeting = [None, None]
+    if rank == 0:
+        # MASTER_ADDR is where the world's rank 0 is.
+        host = os.environ.get("MASTER_ADDR") if first == 0 else None
+        with socket.socket() as free:
+            free.bind(("", 0))
+            meeting = [f"{host or socket.gethostname()}:{free.getsockname()[1]}",
+                       secrets.token_hex(32)]
+    distributed.broadcast_object_list(meeting, src=first, group=group)
+    return rank, distributed.get_world_size(group), *meeting

@@ -1,0 +1,85 @@
+// The model of step time against what was measured, and where it leads.
+#include "launch/capacity/step_model.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+namespace kvmesh::capacity {
+namespace {
+
+// "65536,7*4096": tokens in all, and sequences.
+struct Batch {
+  double tokens = 0, sequences = 0;
+};
+Batch batch_of(const std::string& text) {
+  Batch batch;
+  std::stringstream list(text);
+  for (std::string part; std::getline(list, part, ',');) {
+    const std::size_t star = part.find('*');
+    const double count = star == std::string::npos ? 1 : std::stod(part.substr(0, star));
+    batch.sequences += count;
+    batch.tokens += count * std::stod(part.substr(star == std::string::npos ? 0 : star + 1));
+  }
+  return batch;
+}
+
+double predicted(const nlohmann::json& point) {
+  const StepModel model = h200();
+  const Cluster cluster{.gpus = point["gpus"].get<int>()};
+  if (point["op"] == "combine") return combine_us(model, point["rows"].get<int>(), 128, cluster);
+  const Batch batch = batch_of(point["lengths"].get<std::string>());
+  const Work work{.batch = 1,
+                  .context = static_cast<std::int64_t>(batch.tokens),
+                  .q_heads = static_cast<int>(batch.sequences) * point["q_heads"].get<int>(),
+                  .kv_heads = point["kv_heads"].get<int>(),
+                  .k_dim = 128,
+                  .v_dim = 128};
+  return step_us(model, work, cluster) - (point["op"] == "attend" ? model.append_us : 0);
+}
+
+TEST(StepModel, IsWithinATenthOfEveryMeasuredPoint) {
+  std::ifstream file(KVMESH_STEP_POINTS);
+  const nlohmann::json points = nlohmann::json::parse(file)["points"];
+  EXPECT_GE(points.size(), 24u);
+  for (const nlohmann::json& point : points) {
+    const double us = point["us"].get<double>();
+    EXPECT_NEAR(predicted(point), us, 0.1 * us) << point.dump();
+  }
+}
+
+constexpr Work kLong{
+    .batch = 1, .context = 1 << 20, .q_heads = 64, .kv_heads = 8, .k_dim = 128, .v_dim = 128};
+
+TEST(StepModel, GainsFromMoreGpusUntilTheCombineCostsMore) {
+  Work work = kLong;
+  EXPECT_GT(step_us(h200(), work, {.gpus = 1}), 6 * step_us(h200(), work, {.gpus = 8}));
+  EXPECT_EQ(best_parallelism(h200(), work, {.gpus = 8}), 8);
+  work.context = 4096;
+  EXPECT_EQ(best_parallelism(h200(), work, {.gpus = 8}), 1);
+}
+
+TEST(StepModel, SpreadsFromWhereOneGpuIsAsSlowAsAll) {
+  for (int gpus : {2, 8}) {
+    const Cluster cluster{.gpus = gpus};
+    Work work = kLong;
+    work.context = spread_from_tokens(h200(), work, cluster);
+    EXPECT_LE(step_us(h200(), work, cluster), step_us(h200(), work, {.gpus = 1}));
+    work.context -= 2;
+    EXPECT_GT(step_us(h200(), work, cluster), step_us(h200(), work, {.gpus = 1}));
+  }
+}
+
+TEST(StepModel, PaysForLeavingTheNode) {
+  const double inside = combine_us(h200(), 4096, 128, {.gpus = 16, .nodes = 1});
+  const double outside = combine_us(h200(), 4096, 128, {.gpus = 16, .nodes = 2});
+  // Half of 4096 rows of 516 bytes at 50 GB/s, and the latency.
+  EXPECT_NEAR(outside - inside, 5 + 4096 * 0.5 * 516 / 50e3, 1e-6);
+  EXPECT_EQ(combine_us(h200(), 4096, 128, {.gpus = 1}), 0);
+}
+
+}  // namespace
+}  // namespace kvmesh::capacity
