@@ -135,7 +135,8 @@ class ExactTaskRunner : TaskRunner<T> {
     Base::score(tile, next);
     if (Base::widen_v_) {
       const float* rows[kTileKeys];
-      Base::widen(tile.v, tile.keys, Base::in_.shape.v_dim, v_dim_, scratch_.v_rows.data(), rows);
+      Base::widen(tile.v, tile.v_scale, tile.keys, Base::in_.shape.v_dim, v_dim_,
+                  scratch_.v_rows.data(), rows);
       add_chunks(rows, tile, next);
     } else if constexpr (kLoads<T>) {
       add_chunks(tile.v, tile, next);
