@@ -111,6 +111,12 @@ std::int32_t PageAllocator::reference_count(PageId page) const {
   return state_->pools().reference_count(page);
 }
 
+bool PageAllocator::is_writable(PageId page) const {
+  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+          page.index());
+  return state_->pools().writable(page);
+}
+
 std::uint32_t PageAllocator::generation(PageId page) const {
   require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());

@@ -16,7 +16,8 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheAgreement& agree
           .page_size = agreed.options.page_size,
           .placement = agreed.options.placement,
           .home_threshold_tokens = agreed.options.home_threshold_tokens,
-          .id_space = agreed.id_space};
+          .id_space = agreed.id_space,
+          .prefix = agreed.options.prefix};
 }
 
 void check_layer(const CacheOptions& options, int layer) {
@@ -47,8 +48,9 @@ std::vector<TokenSlot> KvCache::State::slots_of(SequenceId sequence,
             "write: position {} of sequence {}, which has room for {}", position, sequence,
             capacity);
     const PageId page = table[static_cast<std::size_t>(position / options.page_size)];
-    require(allocator.reference_count(page) == 1,
-            "write: position {} of sequence {} is on a shared page: make it writable first",
+    require(allocator.is_writable(page),
+            "write: position {} of sequence {} is on a shared or published page: make it writable "
+            "first",
             position, sequence);
     const auto offset = static_cast<std::int32_t>(position % options.page_size);
     slots.push_back(page.rank() == mesh.kv_rank() ? TokenSlot{page.index(), offset} : TokenSlot{});
@@ -108,6 +110,24 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
             *tensor, tensor->device, device);
   const std::vector<TokenSlot> slots = state_->slots_of(sequence, positions);
   if (!slots.empty()) state_->backend->write(to, k, v, slots, stream);
+}
+
+PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
+  return PrefixKey(state_->allocator.prefix_rules(), std::move(extras));
+}
+PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
+  return state_->allocator.match_prefix(key);
+}
+SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
+  return state_->allocator.create_with_prefix(match);
+}
+SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
+  return state_->allocator.create_with_prefix(key);
+}
+void KvCache::release(const PrefixMatch& match) { state_->allocator.release(match); }
+void KvCache::publish(SequenceId sequence, const PrefixKey& key,
+                      std::span<const Retention> retentions) {
+  state_->allocator.publish(sequence, key, retentions);
 }
 
 BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {

@@ -12,22 +12,23 @@ namespace kvmesh {
 struct EvictionPages {
   struct Page {
     PageSlot next = kNoSlot, previous = kNoSlot;
-    std::uint8_t queue = 0;     // the queue of the page, also while sequences hold it
-    std::uint8_t hits = 0;      // up to 3
-    std::uint8_t priority = 0;  // 0 to 100
+    std::uint64_t last_use = 0;  // pages published before it was last released
+    std::uint8_t queue = 0;      // the queue of the page, also while sequences hold it
+    std::uint8_t hits = 0;       // up to 3
+    std::uint8_t priority = 0;   // 0 to 100
   };
   explicit EvictionPages(PageSlot count) : pages(count) {}
   std::vector<Page> pages;  // [slot]
 };
 
-/// The order of the pages of one rank and one priority. Its two queues hold the pages that no
+/// The order of the pages of one rank and one priority. Its queues hold the pages that no
 /// sequence holds. Decides by the order of calls alone; never allocates or throws.
 class EvictionQueues {
  public:
   EvictionQueues(Eviction policy, std::int64_t pages_per_rank);
 
   /// The page is new in the index. `returns`: a page with this hash was evicted not long ago.
-  void added(EvictionPages::Page& page, bool returns) const;
+  void added(EvictionPages::Page& page, bool returns);
   /// A lookup found the page.
   void hit(EvictionPages::Page& page) const;
   /// The last sequence left the page.
@@ -38,7 +39,9 @@ class EvictionQueues {
   PageSlot victim(EvictionPages& all);
   /// Returns whether the hash of an evicted page of this queue is remembered.
   bool remembers(const EvictionPages::Page& page) const;
-  std::int64_t size() const { return queues_[0].size + queues_[1].size; }
+  std::int64_t size() const {
+    return queues_[0].size + queues_[1].size + queues_[2].size + queues_[3].size;
+  }
 
  private:
   struct Queue {
@@ -48,10 +51,13 @@ class EvictionQueues {
   void push(EvictionPages& all, PageSlot slot);
   void remove(EvictionPages& all, PageSlot slot);
   PageSlot second_chances(EvictionPages& all);
+  PageSlot least_credit(const EvictionPages& all) const;
 
   Eviction policy_;
-  std::int64_t share_;  // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
-  Queue queues_[2];
+  std::uint64_t pages_;
+  std::int64_t share_;           // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
+  std::uint64_t published_ = 0;  // pages: the clock of kHits
+  Queue queues_[4];
 };
 
 }  // namespace kvmesh

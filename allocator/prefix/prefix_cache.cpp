@@ -24,7 +24,7 @@ PrefixCache::PrefixCache(const PrefixOptions& options, PagePools& pools, ChangeL
       changes_(changes),
       index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), page_size),
       pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
-      ghosts_(2 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
+      ghosts_(4 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
   pools_.keep_with(this);
 }
 

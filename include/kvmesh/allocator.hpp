@@ -191,6 +191,8 @@ class PageAllocator {
   std::int64_t cached_pages() const;
   /// The number of sequences that hold the page; 0 for a free or cached page.
   std::int32_t reference_count(PageId page) const;
+  /// Returns whether one sequence holds the page and it is not published.
+  bool is_writable(PageId page) const;
   /// The number of times the page was handed out: a reader that stored it can detect reuse.
   std::uint32_t generation(PageId page) const;
 

@@ -50,6 +50,8 @@ struct CacheOptions {
   /// infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are refused: a
   /// partial in float32 has rounded already.
   bool reproducible = false;
+  /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
+  PrefixOptions prefix{};
 };
 
 /// One sequence of a step: `append_tokens` new positions and, after them, the newest
@@ -229,6 +231,27 @@ class KvCache {
   /// position past the capacity, and for one on a page that a fork shares (see make_writable).
   void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
              const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
+
+  /// The prefix cache: PageAllocator's operations, with the same errors; they change metadata only.
+  /// Every page of a match lies where it was written, so the batch that goes on from it may read
+  /// pages of any rank. A run that ends inside of a page shares that page, which is copied when the
+  /// sequence is appended to.
+  ///
+  ///   PrefixKey key = cache.make_prefix_key();      // per request; hashes each page once
+  ///   key.append(prompt);
+  ///   SequenceId s = cache.create_with_prefix(key);  // has the first length(s) tokens
+  ///   ...                                            // plan and run the rest of the prompt
+  ///   cache.publish(s, key);                         // later requests find it, also after
+  ///   erase(s)
+  PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
+  PrefixMatch match_prefix(const PrefixKey& key);
+  SequenceId create_with_prefix(const PrefixMatch& match);
+  SequenceId create_with_prefix(const PrefixKey& key);
+  void release(const PrefixMatch& match);
+  /// REQUIRES: the runs of all layers that write the tokens have returned, or, on a GPU, are on the
+  /// stream that later steps use.
+  void publish(SequenceId sequence, const PrefixKey& key,
+               std::span<const Retention> retentions = {});
 
   /// BlockMask::create, computed on the mesh's device.
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape);

@@ -26,7 +26,10 @@ enum class PrefixHash : std::uint8_t {
 /// Which page without references is evicted first. All decide by the order of operations alone, so
 /// all ranks agree. A page is evicted only after all cached pages that continue it.
 enum class Eviction : std::uint8_t {
-  kTwoQueues,  ///< 2Q: new pages in a queue of their own until they come again. The default.
+  /// A queue for each number of hits. A page that was hit counts as used more recently than it was,
+  /// by as many new pages as the pool has or a few more. The default.
+  kHits,
+  kTwoQueues,  ///< 2Q: new pages are in a queue of their own until they come again.
   kLru,        ///< The page that was used least recently.
   kS3Fifo,     ///< S3-FIFO: a small queue for new pages, a main queue with a few second chances.
   kSegmented,  ///< Segmented LRU: pages that were hit are protected, up to 4/5 of the pool.
@@ -38,7 +41,7 @@ struct PrefixOptions {
   PrefixHash hash = PrefixHash::kSha256Cbor;
   /// The text whose hash is the parent of first pages. Empty: vLLM's, when PYTHONHASHSEED is unset.
   std::string seed{};
-  Eviction eviction = Eviction::kTwoQueues;
+  Eviction eviction = Eviction::kHits;
   /// Compares the tokens of every page that a lookup finds; a page with other tokens is no match.
   bool compares_tokens = false;
 };

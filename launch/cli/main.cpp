@@ -96,7 +96,10 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   // mpirun gives its ranks a terminal even if its own output goes to a file.
   if (under_mpi) out.set_in_place(false);
   MeshOptions options = command.mesh;
-  options.makes_nccl = command.name != "info";  // which combines nothing
+  if (command.name == "info") {  // which combines nothing
+    options.makes_nccl = false;
+    options.peer_window_bytes = 0;
+  }
   Mesh mesh(with_world_ranks(std::move(world)), options);
   const int status = run(command, flags, line, mesh, out);
   if (under_mpi) {

@@ -55,6 +55,17 @@ std::string float_text(std::int64_t bits) {
   return fmt::format("{}", std::bit_cast<float>(static_cast<std::int32_t>(bits)));
 }
 
+// FNV-1a over the options; 0 if the prefix cache is off.
+std::int64_t hash_of(const PrefixOptions& options) {
+  std::uint64_t hash = 0xCBF2'9CE4'8422'2325u;
+  const auto add = [&](std::uint64_t word) { hash = (hash ^ word) * 0x100'0000'01B3u; };
+  add(static_cast<std::uint64_t>(options.hash));
+  add(static_cast<std::uint64_t>(options.eviction));
+  add(options.compares_tokens);
+  for (const char letter : options.seed) add(static_cast<unsigned char>(letter));
+  return options.enabled ? static_cast<std::int64_t>(hash | 1) : 0;
+}
+
 struct Field {
   std::string_view name;
   std::int64_t (*value)(const Mesh&, const CacheOptions&);
@@ -83,6 +94,7 @@ constexpr std::array kFields{
     Field{"reproducible", [](const Mesh&, const O& o) -> std::int64_t { return o.reproducible; }},
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
+    Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
     Field{"the way to say the memory",
           [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
           name_of<MemoryWay>},
@@ -184,6 +196,10 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
   }
   require(options.placement <= Placement::kPacked, "cache: placement {} is none",
           static_cast<int>(options.placement));
+  require(
+      options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
+      "cache: prefix hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      static_cast<int>(options.prefix.eviction));
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
           options.home_threshold_tokens);
   check_memory(options);

@@ -9,12 +9,12 @@
 namespace kvmesh {
 namespace {
 
-constexpr std::array<std::string_view, 3> kFields{"head_parallel", "makes_nccl",
-                                                  "the kind of the device"};
+constexpr std::array<std::string_view, 4> kFields{"head_parallel", "makes_nccl",
+                                                  "peer_window_bytes", "the kind of the device"};
 
 // What each rank sends. Trivially copyable.
 struct Proposal {
-  std::array<int, kFields.size()> fields{};
+  std::array<std::int64_t, kFields.size()> fields{};
   bool refused = false;
   std::array<char, 256> reason{};
 };
@@ -34,8 +34,9 @@ void set_reason(Proposal& proposal, const std::exception_ptr& refusal) {
 
 void agree_on_mesh(Communicator& world, const MeshOptions& options, Device device,
                    const std::exception_ptr& refusal) {
-  Proposal mine{
-      .fields = {options.head_parallel, options.makes_nccl, static_cast<int>(device.kind)}};
+  Proposal mine{.fields = {options.head_parallel, options.makes_nccl,
+                           static_cast<std::int64_t>(options.peer_window_bytes),
+                           static_cast<int>(device.kind)}};
   if (refusal) set_reason(mine, refusal);
   const std::vector<Proposal> all = all_gather_value(world, mine, "agree on a mesh");
   if (refusal) std::rethrow_exception(refusal);
@@ -44,7 +45,7 @@ void agree_on_mesh(Communicator& world, const MeshOptions& options, Device devic
   }
   for (std::size_t rank = 1; rank < all.size(); ++rank) {
     for (std::size_t i = 0; i < kFields.size(); ++i) {
-      const int first = all[0].fields[i], other = all[rank].fields[i];
+      const std::int64_t first = all[0].fields[i], other = all[rank].fields[i];
       require(first == other, "mesh: {} is {} on rank 0 and {} on rank {}: it must be the same",
               kFields[i], first, other, rank);
     }

@@ -229,8 +229,8 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyWhatIsThere) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,
-                         testing::Values(Eviction::kTwoQueues, Eviction::kLru, Eviction::kS3Fifo,
-                                         Eviction::kSegmented));
+                         testing::Values(Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
+                                         Eviction::kS3Fifo, Eviction::kSegmented));
 
 }  // namespace
 }  // namespace kvmesh

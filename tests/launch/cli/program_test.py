@@ -114,7 +114,7 @@ class Generate(ProgramTest):
         self.assertEqual(answer["page_bytes"], 16 * 8 * 256 * 2 * 10)
         self.assertEqual(answer["pages_that_fit"], 10 * 2**30 // answer["page_bytes"])
         self.assertAlmostEqual(answer["ms_per_token"], answer["us_per_layer"] / 100)
-        full = plan("--gpus", 1, "--batch", 8, "--gpu-gib", 20, "--weights-gib", 10)
+        full = plan("--gpus", 1, "--batch", 9, "--gpu-gib", 20, "--weights-gib", 10)
         self.assertEqual(full.returncode, 1)
         self.assertIn("TOO MANY", full.stdout)
         for arguments, said in ((("--gpus", 3, "--nodes", 2), "--gpus 3"), (("--batch", 0), "--batch 0"),

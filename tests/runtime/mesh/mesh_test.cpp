@@ -71,6 +71,8 @@ TEST(Mesh, TellsEveryRankWhichOptionDiffers) {
              "mesh: head_parallel is 1 on rank 0 and 3 on rank 2");
   expect_all(said_to([](MeshOptions& o) { o.makes_nccl = false; }),
              "mesh: makes_nccl is 1 on rank 0 and 0 on rank 2");
+  expect_all(said_to([](MeshOptions& o) { o.peer_window_bytes = 0; }),
+             "mesh: peer_window_bytes is 67108864 on rank 0 and 0 on rank 2");
   expect_all(said_to([](MeshOptions& o) { o.threads = -1; }), "-1 threads");
   expect_all(said_to([](MeshOptions& o) { o.deadline = std::chrono::milliseconds(-1); }), "-1");
   expect_all(said_to([](MeshOptions& o) {

@@ -1,0 +1,154 @@
+// Which pages stay: the policies through an allocator of pages of one token.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "allocator/prefix/prefix_cache.hpp"
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh {
+namespace {
+
+class Cache {
+ public:
+  Cache(Eviction policy, std::int64_t pages, int ranks = 1)
+      : allocator_({.ranks = ranks,
+                    .pages_per_rank = pages,
+                    .page_size = 1,
+                    .placement = Placement::kStriped,
+                    .prefix = {.enabled = true, .eviction = policy}}) {}
+
+  PrefixKey key(const std::vector<std::int32_t>& tokens) const {
+    PrefixKey key(allocator_.prefix_rules());
+    key.append(tokens);
+    return key;
+  }
+  /// A request: finds, computes the rest, publishes and ends. Returns the tokens that it found.
+  std::int64_t serve(const std::vector<std::int32_t>& tokens,
+                     std::span<const Retention> retentions = {}) {
+    const PrefixKey wanted = key(tokens);
+    const SequenceId id = allocator_.create_with_prefix(wanted);
+    const std::int64_t found = allocator_.length(id);
+    allocator_.append(id, std::ssize(tokens) - found);
+    allocator_.publish(id, wanted, retentions);
+    allocator_.erase(id);
+    allocator_.verify_integrity();
+    return found;
+  }
+  /// Takes pages for a moment.
+  void squeeze(std::int64_t pages) {
+    const SequenceId id = allocator_.create();
+    allocator_.append(id, pages);
+    allocator_.erase(id);
+    allocator_.verify_integrity();
+  }
+  /// How many tokens are there. Counts as no hit that matters afterwards.
+  std::int64_t has(const std::vector<std::int32_t>& tokens) {
+    const PrefixMatch match = allocator_.match_prefix(key(tokens));
+    allocator_.release(match);
+    return match.tokens;
+  }
+  PageAllocator& allocator() { return allocator_; }
+
+ private:
+  PageAllocator allocator_;
+};
+
+TEST(Eviction, KeepsWhatWasHitButForLru) {
+  for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
+                                Eviction::kS3Fifo, Eviction::kSegmented}) {
+    Cache cache(policy, 3);
+    cache.serve({1});
+    EXPECT_EQ(cache.serve({1}), 1);
+    cache.serve({2});
+    cache.serve({3});
+    cache.squeeze(1);
+    const bool is_lru = policy == Eviction::kLru;
+    EXPECT_EQ(cache.has({1}), is_lru ? 0 : 1) << static_cast<int>(policy);
+    EXPECT_EQ(cache.has({2}), is_lru ? 1 : 0) << static_cast<int>(policy);
+    EXPECT_EQ(cache.has({3}), 1) << static_cast<int>(policy);
+  }
+}
+
+TEST(Eviction, APageThatComesBackIsWorthMore) {
+  for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kS3Fifo}) {
+    Cache cache(policy, 3);
+    cache.serve({1});
+    cache.squeeze(3);
+    EXPECT_EQ(cache.serve({1}), 0);
+    cache.serve({2});
+    cache.serve({3});
+    cache.squeeze(1);
+    EXPECT_EQ(cache.has({1}), 1) << static_cast<int>(policy);
+    EXPECT_EQ(cache.has({2}), 0) << static_cast<int>(policy);
+  }
+}
+
+TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
+  for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
+                                Eviction::kS3Fifo, Eviction::kSegmented}) {
+    Cache cache(policy, 4, 2);
+    cache.serve({1, 2, 3, 4, 5});
+    cache.serve({1, 2, 7});
+    for (std::int64_t left = 4; left <= 8; ++left) {
+      cache.squeeze(left);
+      const std::int64_t first = cache.has({1, 2, 3, 4, 5}), second = cache.has({1, 2, 7});
+      // A run is there to its end or cut from its end; never a hole.
+      EXPECT_LE(cache.allocator().cached_pages(), 8 - left);
+      EXPECT_EQ(cache.allocator().cached_pages(),
+                first + second - std::min<std::int64_t>({first, second, 2}));
+    }
+    EXPECT_EQ(cache.allocator().cached_pages(), 0);
+  }
+}
+
+TEST(Eviction, GoesByPriorityFirst) {
+  Cache cache(Eviction::kLru, 3);
+  const Retention high{.first = 0, .tokens = 1, .priority = 90};
+  const Retention low{.first = 0, .tokens = 1, .priority = 0};
+  cache.serve({1}, {&high, 1});
+  cache.serve({2});
+  cache.serve({3}, {&low, 1});
+  cache.squeeze(1);
+  EXPECT_EQ(cache.has({3}), 0);
+  cache.squeeze(2);
+  EXPECT_EQ(cache.has({2}), 0);
+  EXPECT_EQ(cache.has({1}), 1);
+  cache.serve({4}, {&low, 1});
+  cache.serve({4}, {&high, 1});  // raised
+  cache.serve({5});
+  cache.squeeze(1);
+  EXPECT_EQ(cache.has({4}), 1);
+  EXPECT_EQ(cache.has({5}), 0);
+}
+
+TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {
+  Cache cache(Eviction::kHits, 4);
+  cache.serve({1, 2, 3});
+  const PrefixMatch match = cache.allocator().match_prefix(cache.key({1, 2}));
+  const SequenceId large = cache.allocator().create();
+  const std::uint64_t digest = cache.allocator().digest();
+  EXPECT_FALSE(cache.allocator().try_reserve(large, 3));
+  EXPECT_EQ(cache.allocator().digest(), digest);
+  EXPECT_TRUE(cache.allocator().try_reserve(large, 2));
+  cache.allocator().release(match);
+  EXPECT_EQ(cache.has({1, 2, 3}), 2);
+}
+
+// Two chains whose hashes collide: only the tokens tell them apart.
+TEST(PrefixCache, ComparesTokensWhereItIsToldTo) {
+  for (const bool compares : {false, true}) {
+    PagePools pools(1, 4);
+    ChangeLog changes(4);
+    PrefixCache cache({.enabled = true, .compares_tokens = compares}, pools, changes, 4);
+    PrefixKey key(PrefixRules{.page_size = 4});
+    key.append(std::vector<std::int32_t>{1, 2, 3, 4});
+    cache.prepare(Retention::kPriority);
+    cache.publish(pools.take(Rank{0}), key.hashes()[0], {}, std::vector<std::int32_t>{1, 2, 3, 5},
+                  false, Retention::kPriority);
+    EXPECT_EQ(cache.find(key).tokens, compares ? 0 : 4);
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh
