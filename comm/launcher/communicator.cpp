@@ -33,11 +33,13 @@ std::string told_by(const Launch& launch) {
 
 void require_all_of(const Launch& launch, const Communicator& world) {
   if (launch.rank < world.size() && launch.size <= world.size()) return;
+  const std::string mpi = mpi_library();
   throw RendezvousError(fmt::format(
-      "{}, but the job that {} sees has {}: start the program with the mpirun of {}, or set "
-      "KVMESH_RENDEZVOUS=host:port on every rank, so that the ranks meet by TCP where rank 0 "
-      "listens",
-      told_by(launch), world.kind() == "mpi" ? "MPI" : "kvmesh", world.size(), mpi_library()));
+      "{}, but the job that {} sees has {}: {}set KVMESH_RENDEZVOUS=host:port on every rank, so "
+      "that "
+      "the ranks meet by TCP where rank 0 listens",
+      told_by(launch), world.kind() == "mpi" ? "MPI" : "kvmesh", world.size(),
+      mpi.empty() ? "" : fmt::format("start the program with the mpirun of {}, or ", mpi)));
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ namespace kvmesh {
 namespace {
 
 constexpr int kEndedByTimeout = 2;
+// A rank that gives up stays this long, so that ranks which give up with it see that it has come.
+constexpr std::chrono::milliseconds kStay{500};
 
 /// Ends the process if it is not destroyed within `deadline`: nothing else ends a call of MPI.
 class Watch {
@@ -30,6 +32,7 @@ class Watch {
           const auto is_over = [&] { return stop.stop_requested(); };
           if (over_.wait_for(lock, stop, deadline, is_over) || stop.stop_requested()) return;
           std::fprintf(stderr, "kvmesh: %s\n", message().c_str());
+          std::this_thread::sleep_for(kStay);
           std::_Exit(kEndedByTimeout);
         }) {}
 
@@ -50,7 +53,11 @@ struct MpiSession::State {
   /// Runs `call`, which returns when all ranks have come.
   void meet(Attendance::Point point, const char* operation, const std::function<void()>& call) {
     if (attendance) attendance->come(point);
-    const Watch watch(deadline, [this, point, operation] { return timeout(point, operation); });
+    const Watch watch(deadline, [this, point, operation] {
+      const std::string message = timeout(point, operation);
+      if (attendance) attendance->remove_name();  // the process ends here
+      return message;
+    });
     call();
   }
 
