@@ -59,22 +59,25 @@ class PrefillMath {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int row(int h) { return warp() * 16 + h * 8 + lane() / 4; }
-  __device__ static int consumer() { return kConsumers == 1 ? 0 : warp() / kConsumerWarps; }
-  // Barriers of this consumer's warps: the consumers do not wait for one another, so one's products
-  // fill the time in which the other has none.
+  // The warps that wait for one another: a consumer's, so that one's products fill the time in
+  // which the other has none. At large dims registers do not suffice for that; then they are all
+  // warps.
+  static constexpr int kTeamWarps = kPieceRing > 1 ? kConsumerWarps : kMathWarps;
+  static constexpr int kTeamThreads = 32 * kTeamWarps;
+  __device__ static int team() { return kTeamWarps == kMathWarps ? 0 : warp() / kTeamWarps; }
+
   __device__ static bool any(bool value) {
     int found;
     asm volatile(
         "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
         "barrier.cta.red.or.pred out, %2, %3, in;\nselp.b32 %0, 1, 0, out;\n}"
         : "=r"(found)
-        : "r"(static_cast<int>(value)), "r"(1 + consumer()), "n"(kConsumerThreads)
+        : "r"(static_cast<int>(value)), "r"(1 + team()), "n"(kTeamThreads)
         : "memory");
     return found != 0;
   }
   __device__ static void sync() {
-    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + consumer()), "n"(kConsumerThreads)
-                 : "memory");
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + team()), "n"(kTeamThreads) : "memory");
   }
   __device__ static void release(std::uint32_t barrier) {
     __syncwarp();
@@ -94,8 +97,8 @@ class PrefillMath {
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
-    const std::uint64_t queries =
-        wgmma_operand(shared_.queries(slot, consumer()), kAtomBytes, kImageK.group_bytes());
+    const std::uint64_t queries = wgmma_operand(shared_.queries(slot, warp() / kConsumerWarps),
+                                                kAtomBytes, kImageK.group_bytes());
     Scores s;
     Weights weights;
     float keep[2];
@@ -236,12 +239,14 @@ class PrefillMath {
                          Scores& s) const {
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-      const PageVisit visit = shared_.visits(stage)[8 * j / kBoxRows];
-      const bool is_clear = !visit.masked && first_key + 8 * j + 8 <= task.keys;
-      if (kFoldScale && is_clear) continue;
+      if constexpr (kFoldScale) {
+        const bool is_masked = shared_.visits(stage)[8 * j / kBoxRows].masked;
+        if (!is_masked && first_key + 8 * j + 8 <= task.keys) continue;
+      }
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const Key key = key_of(visit, first_key + 8 * j + lane() % 4 * 2 + c);
+        const int in_tile = 8 * j + lane() % 4 * 2 + c;
+        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
         const bool is_live = key.number < task.keys;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -254,13 +259,13 @@ class PrefillMath {
   }
 
   /// Slots past the end of a sequence, in its last page, may hold anything, and 0 * NaN is NaN. Of
-  /// the last tile. Each consumer clears them all, rather than wait for the other.
+  /// the last tile. Each team clears them all, rather than wait for the other.
   __device__ void clear_values(int live) const {
     const int unused = -live & (kBoxRows - 1);
     if (unused == 0) return;
     constexpr int kUnits = kDimV / 8;
     wait_values(tile_);
-    for (int i = threadIdx.x % kConsumerThreads; i < unused * kUnits; i += kConsumerThreads) {
+    for (int i = threadIdx.x - team() * kTeamThreads; i < unused * kUnits; i += kTeamThreads) {
       st_shared_v4(
           shared_.values(tile_ % kPrefillStages) + kImageV.unit(live + i / kUnits, i % kUnits),
           uint4{});
@@ -301,16 +306,12 @@ class PrefillMath {
   }
 
   __device__ void attend_plainly(const DeviceTask& task, int slot) const {
+    constexpr int kTeamRows = 16 * kTeamWarps;
+    const int end = min(task.rows, (team() + 1) * kTeamRows);
 #pragma unroll 1
-    for (int i = warp() % kConsumerWarps; i < kConsumerRows; i += kConsumerWarps) {
-      const int r = consumer() * kConsumerRows + i;
-      if (r < task.rows) PlainRow(p_, task, r, plain_query(slot)).run();
+    for (int r = team() * kTeamRows + warp() - team() * kTeamWarps; r < end; r += kTeamWarps) {
+      PlainRow(p_, task, r, shared_.plain_query(slot, warp())).run();
     }
-  }
-
-  /// This warp's, in the place of the consumer's queries, which are no longer needed.
-  __device__ float* plain_query(int slot) const {
-    return shared_.plain_query(slot, consumer(), warp() % kConsumerWarps);
   }
 
   __device__ void store(const DeviceTask& task) const {
