@@ -56,11 +56,9 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
 constexpr std::array kByPreference = {WayKind::kPeer, WayKind::kNccl, WayKind::kStaged,
                                       WayKind::kHost};
 
-/// Peers that share a GPU take turns on it while they wait for one another: only if it is asked
-/// for.
-bool is_worthwhile(WayKind way, const CombineMeans& means) {
-  return way != WayKind::kPeer || (means.ranks > 1 && !means.shares_gpus);
-}
+/// The peer way only where it is asked for: its own suites have passed on GPUs, those of caches and
+/// captured steps over it have not been run there yet.
+bool is_automatic(WayKind way) { return way != WayKind::kPeer; }
 
 }  // namespace
 
@@ -135,7 +133,7 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape,
     if (wanted && takes(*wanted, means, shape, options)) return *wanted;
   }
   const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return is_worthwhile(kind, means) && takes(kind, means, shape, options);
+    return is_automatic(kind) && takes(kind, means, shape, options);
   });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",

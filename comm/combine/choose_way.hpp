@@ -12,8 +12,7 @@ namespace kvmesh {
 struct CombineMeans {
   int ranks = 1;
   DeviceKind device = DeviceKind::kCpu;
-  bool has_nccl = false;  ///< the ranks' GPUs are an NCCL group
-  bool shares_gpus = false;
+  bool has_nccl = false;               ///< the ranks' GPUs are an NCCL group
   std::optional<PeerRoom> peer{};      ///< the ranks have windows
   std::optional<WayKind> preferred{};  ///< by the environment
 };

@@ -38,10 +38,7 @@ CombineMeans CombineWays::means() const {
                      .device = group_->device().kind,
                      .has_nccl = group_->nccl() != nullptr,
                      .preferred = preferred_};
-  if (window != nullptr) {
-    means.shares_gpus = window->ranks_per_gpu() > 1;
-    means.peer = window->room();
-  }
+  if (window != nullptr) means.peer = window->room();
   return means;
 }
 

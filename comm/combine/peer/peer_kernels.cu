@@ -444,6 +444,7 @@ bool is_wide(const PeerParams& p) {
 cudaError_t load_peer_kernels() {
   cudaError_t status = cudaSuccess;
   for (Dtype wire : kAllDtypes) {
+    if (info_of(wire).has_scales) continue;  // no partial travels as such
     for (RowForm form : {RowForm::kWords, RowForm::kLines}) {
       for (int index = 0; index < 4 && status == cudaSuccess; ++index) {
         status = load_kernels(kernel_for(wire, form, index));
