@@ -3,7 +3,7 @@
 // in shared memory.
 //
 // Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
-// is there).
+// is there: Hopper and later).
 #pragma once
 
 #include "core/cuda/warp.cuh"
@@ -182,8 +182,11 @@ class MergeBlock {
 
 }  // namespace kvmesh::cuda
 
+/// Thread blocks on an SM. Chips before Hopper have too few registers for two.
+constexpr int kMergeBlocksPerSm = kvmesh::kOverlaps ? 2 : 1;
+
 /// Grid: (merges at the most, any). Block: 32 * kMergeWarps.
-extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, 2)
+extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, kMergeBlocksPerSm)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
