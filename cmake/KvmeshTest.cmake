@@ -8,10 +8,14 @@ set(KVMESH_TEST_ENVIRONMENT
     OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1
     OMPI_MCA_btl_vader_single_copy_mechanism=none)
 
+# Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
+set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+
 # kvmesh_test(NAME SOURCES ... LINK ... [LABELS ...]): one GoogleTest program, one CTest test.
 function(kvmesh_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
+  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "cpu;${arg_LABELS}" TIMEOUT 600
@@ -23,6 +27,7 @@ endfunction()
 function(kvmesh_long_test name)
   cmake_parse_arguments(arg "" "SHARDS" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
+  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
   math(EXPR last "${arg_SHARDS} - 1")
   foreach(shard RANGE ${last})
@@ -43,6 +48,7 @@ function(kvmesh_mpi_test name)
   cmake_parse_arguments(arg "" "" "RANKS;SOURCES;LINK" ${ARGN})
   set(support ${PROJECT_SOURCE_DIR}/tests/support)
   add_executable(${name} ${arg_SOURCES} ${support}/mpi_main.cpp ${support}/mpi_tests.cpp)
+  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest kvmesh_flags)
   foreach(ranks ${arg_RANKS})
     kvmesh_mpirun(${name}_np${ranks} RANKS ${ranks} COMMAND $<TARGET_FILE:${name}>)
