@@ -20,7 +20,7 @@ void check_integrity(const PagePools& pools, const SequenceTable& sequences, int
 /// - the kept pages are those of the index, and each is found by its hash;
 /// - a page's parent is in the index, and held if the page is;
 /// - the leading pages that a sequence has published are a chain of the index;
-/// - the queues of eviction hold exactly the cached pages.
+/// - the queues of eviction hold as many pages as are cached.
 void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
                     const PrefixCache& prefixes);
 

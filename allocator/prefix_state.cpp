@@ -63,12 +63,12 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
   for (const Retention& it : retentions)
     require(it.first >= 0 && it.tokens >= 0 && it.priority >= 0 && it.priority <= 100,
             "prefix: priority {} for {} tokens from {}", it.priority, it.tokens, it.first);
-  const auto known = std::min(static_cast<std::size_t>(sequence.published), key.hashes().size());
+  const auto full =
+      std::min(static_cast<std::size_t>(sequence.length / options_.page_size), key.hashes().size());
+  const auto known = std::min(static_cast<std::size_t>(sequence.published), full);
   for (std::size_t logical = 0; logical < known; ++logical)
     require(prefixes_->hash(sequence.pages[logical]) == key.hashes()[logical],
             "prefix: page {} of sequence {} was published with other tokens", logical, id);
-  const auto full =
-      std::min(static_cast<std::size_t>(sequence.length / options_.page_size), key.hashes().size());
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
 

@@ -1,4 +1,4 @@
-// Which cached page goes first: one interface, four policies.
+// Which cached page goes first: one interface, five policies.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,6 @@ void PrefixIndex::insert(PageSlot slot, const PageHash& hash, PageSlot parent,
   std::uint64_t at = word(hash) & mask_;
   while (table_[at] != 0) at = (at + 1) & mask_;
   table_[at] = (word(hash) >> 32 << 32) | (slot + 1);
-  ++size_;
   Node& node = nodes_[slot];
   node = {.hash = hash, .parent = parent, .is_used = true, .whole = whole};
   std::ranges::copy(tokens, tokens_.get() + slot * page_size_);
@@ -70,7 +69,6 @@ void PrefixIndex::erase(PageSlot slot) {
     hole = at;
   }
   table_[hole] = 0;
-  --size_;
   if (node.next != kNoSlot) nodes_[node.next].previous = node.previous;
   if (node.previous != kNoSlot) {
     nodes_[node.previous].next = node.next;

@@ -42,11 +42,9 @@ class PrefixIndex {
   const PageHash& hash(PageSlot slot) const { return nodes_[slot].hash; }
   PageSlot parent(PageSlot slot) const { return nodes_[slot].parent; }
   PageSlot first_child(PageSlot slot) const { return nodes_[slot].first_child; }
-  PageSlot next_sibling(PageSlot slot) const { return nodes_[slot].next; }
   std::span<const std::int32_t> tokens(PageSlot slot) const {
     return {tokens_.get() + slot * page_size_, page_size_};
   }
-  std::int64_t size() const { return size_; }
 
   /// Returns the child of `parent` that shares the most leading tokens with `tokens`, and how many.
   /// Looks at the newest children only, and not at pages that are used as a whole.
@@ -76,7 +74,6 @@ class PrefixIndex {
 
   std::size_t page_size_;
   std::uint64_t mask_;
-  std::int64_t size_ = 0;
   std::vector<std::uint64_t> table_;        // [mask + 1] high half of the hash, slot + 1; 0: empty
   std::vector<Node> nodes_;                 // [pages]
   std::unique_ptr<std::int32_t[]> tokens_;  // [pages * page_size]

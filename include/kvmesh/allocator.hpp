@@ -106,9 +106,9 @@ class PageAllocator {
   Result<Done> try_reserve(SequenceId sequence, std::int64_t tokens);
 
   /// Lengthens all sequences of the batch or none, and reserves the pages that they lack. A
-  /// sequence's last page is copied if it is not full and a fork shares it. The copy stays on the
-  /// page's rank if that rank has a free page. When all sequences that share a page are in the
-  /// batch, the last of them keeps the page.
+  /// sequence's last page is copied if it is not full and a fork shares it or it is published. The
+  /// copy stays on the page's rank if that rank has a free page. When all sequences that share a
+  /// page are in the batch, the last of them keeps the page, unless it is published.
   /// REQUIRES: no sequence appears twice.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages (with all the pages that the batch needs, copies included),
@@ -118,7 +118,8 @@ class PageAllocator {
   Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
 
   /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
-  /// a fork shares by a page that only this sequence holds.
+  /// a fork shares or that is published by a page that only this sequence holds, and the sequence's
+  /// later published pages, too.
   /// REQUIRES: 0 <= begin <= end <= capacity.
   /// Returns the copies to make before anything is written.
   /// @throws OutOfPages, UnknownSequence, InvalidArgument. try_make_writable returns OutOfPages
@@ -133,13 +134,14 @@ class PageAllocator {
   SequenceId fork(SequenceId sequence);
 
   /// Shortens the sequence to `length` tokens (to roll back speculation) and frees all pages past
-  /// them, including pages that were only reserved: the capacity becomes `length`, rounded up to
-  /// whole pages.
+  /// them (published ones are cached), including pages that were only reserved: the capacity
+  /// becomes `length`, rounded up to whole pages.
   /// @throws UnknownSequence; InvalidArgument if `length` is negative or more than the sequence
   /// has.
   void truncate(SequenceId sequence, std::int64_t length);
 
-  /// Erases the sequence and frees the pages that no fork shares. @throws UnknownSequence.
+  /// Erases the sequence and frees the pages that no fork shares; published ones are cached.
+  /// @throws UnknownSequence.
   void erase(SequenceId sequence);
 
   /// Returns the rules by which keys for this allocator are made.

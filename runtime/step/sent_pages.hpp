@@ -33,7 +33,7 @@ class SentPages {
         const std::size_t slot = change.sequence.slot();
         if (change.kind == ChangeKind::kErased) {
           if (forget(slot)) erase(slot);
-        } else if (change.kind != ChangeKind::kAdded) {
+        } else if (change.kind == ChangeKind::kReplaced || change.kind == ChangeKind::kDropped) {
           changed(slot, change.position);
         }
       }

@@ -135,6 +135,31 @@ TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {
   EXPECT_EQ(cache.has({1, 2, 3}), 2);
 }
 
+// The last page of a match may hold another request's tokens behind those that are shared.
+TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsItsOwn) {
+  PageAllocator allocator(
+      {.ranks = 1, .pages_per_rank = 8, .page_size = 4, .prefix = {.enabled = true}});
+  const auto key_of = [&](const std::vector<std::int32_t>& tokens) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(tokens);
+    return key;
+  };
+  const PrefixKey one = key_of({1, 2, 3, 4, 5, 6, 7, 8});
+  const PrefixKey other = key_of({1, 2, 3, 4, 5, 6, 70, 80});
+  const SequenceId first = allocator.create();
+  allocator.append(first, 8);
+  allocator.publish(first, one);
+  const SequenceId second = allocator.create_with_prefix(other);
+  ASSERT_EQ(allocator.length(second), 6);
+  allocator.publish(second, other);
+  allocator.append(second, 2);
+  allocator.publish(second, other);
+  allocator.erase(first);
+  allocator.erase(second);
+  allocator.verify_integrity();
+  EXPECT_EQ(allocator.match_prefix(other).tokens, 8);
+}
+
 // Two chains whose hashes collide: only the tokens tell them apart.
 TEST(PrefixCache, ComparesTokensWhereItIsToldTo) {
   for (const bool compares : {false, true}) {

@@ -110,5 +110,34 @@ TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
   for (int i = 0; i < 60'000 && !testing::Test::HasFailure(); ++i) serving.step();
 }
 
+TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
+  PageAllocator allocator(
+      {.ranks = 1, .pages_per_rank = 3, .page_size = 4, .prefix = {.enabled = true}});
+  SentPages sent(allocator);
+  const auto follow = [&] { sent.follow([](std::size_t) {}); };
+  const auto key_of = [&](std::int32_t first) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(std::vector<std::int32_t>{first, 2, 3, 4, 5, 6, 7, 8});
+    return key;
+  };
+  const SequenceId living = allocator.create();
+  allocator.append(living, 8);
+  const std::span<const PageId> pages = allocator.pages(living);
+  const std::vector<LocalPage> local{{pages[0].index(), 0}, {pages[1].index(), 1}};
+  follow();
+  sent.sent(living.slot(), 2);
+  allocator.publish(living, key_of(1));
+  follow();
+  EXPECT_EQ(sent.kept(living.slot(), local), 2u);
+
+  const SequenceId gone = allocator.create();
+  allocator.append(gone, 4);
+  allocator.publish(gone, key_of(9));
+  allocator.erase(gone);
+  allocator.append(allocator.create(), 4);  // takes the only page that is not held
+  follow();
+  EXPECT_EQ(sent.kept(living.slot(), local), 2u);
+}
+
 }  // namespace
 }  // namespace kvmesh::test
