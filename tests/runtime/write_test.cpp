@@ -76,13 +76,13 @@ TEST(Write, GoesPastTheLengthUpToTheCapacity) {
   KvCache cache(mesh, small_cache_options());
   const SequenceId sequence = cache.create();
   cache.reserve(sequence, 5);
-  const Rows rows(3, 7);
-  cache.write(0, sequence, std::vector<std::int64_t>{7, 0, 4}, rows.k_view, rows.v_view);
+  const Rows rows(8, 7);
+  const std::vector<std::int64_t> positions{7, 0, 4, 1, 2, 3, 5, 6};
+  cache.write(0, sequence, positions, rows.k_view, rows.v_view);
   EXPECT_EQ(cache.allocator().length(sequence), 0);
   const std::vector<BatchEntry> batch{{sequence, 8, 0}};
   const StepPlan plan = cache.plan(batch);
-  const std::vector<float> first{8};
-  expect_values(cache, sequence, 0, first);
+  expect_values(cache, sequence, 0, {8, 10, 11, 12, 9, 13, 14, 7});
 }
 
 TEST(Write, RefusesWhatItCannotWriteAndChangesNothing) {
