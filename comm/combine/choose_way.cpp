@@ -51,14 +51,10 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
          fitting_layout(shape, options, means.ranks, *means.peer).has_value();
 }
 
-/// From the fastest to the slowest: between two H200, 32 to 8192 rows of dim 128 take 3-8 us by
-/// peer (as bfloat16) and 12-28 by NCCL.
-constexpr std::array kByPreference = {WayKind::kPeer, WayKind::kNccl, WayKind::kStaged,
-                                      WayKind::kHost};
-
-/// The peer way only where it is asked for: its own suites have passed on GPUs, those of caches and
-/// captured steps over it have not been run there yet.
-bool is_automatic(WayKind way) { return way != WayKind::kPeer; }
+/// Tried in this order where nobody asks for a way. Not kPeer, although it is the fastest (two
+/// H200, 32 to 8192 rows of dim 128 as bfloat16: 3-8 us, by NCCL 12-28): the suites of caches and
+/// captured steps have not been run over it on GPUs yet.
+constexpr std::array kByPreference = {WayKind::kNccl, WayKind::kStaged, WayKind::kHost};
 
 }  // namespace
 
@@ -132,9 +128,8 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape,
   for (const std::optional<WayKind>& wanted : {options.way, means.preferred}) {
     if (wanted && takes(*wanted, means, shape, options)) return *wanted;
   }
-  const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return is_automatic(kind) && takes(kind, means, shape, options);
-  });
+  const auto* way = std::ranges::find_if(
+      kByPreference, [&](WayKind kind) { return takes(kind, means, shape, options); });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",
           name(options.strategy));

@@ -25,9 +25,9 @@ struct CombineChoice {
   friend bool operator==(const CombineChoice&, const CombineChoice&) = default;
 };
 
-/// Chooses for a step's partials: the way of the options, else of the environment, else the
-/// fastest; and the fastest if the rows do not fit into a window. `has_limits`: the step has
-/// StepLimits, so its runs may be captured in a graph.
+/// Chooses for a step's partials: the way of the options, else of the environment, else the first
+/// of NCCL, staged and host; also that one if the rows do not fit into a window. `has_limits`: the
+/// step has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,

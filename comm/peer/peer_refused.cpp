@@ -7,13 +7,13 @@ namespace kvmesh {
 std::string PeerRefused::message() const {
   switch (reason) {
     case PeerRefusal::kNone:
-      return "no window was asked for";
+      return {};
     case PeerRefusal::kTooManyRanks:
       return fmt::format("the group has more than {} ranks", kMostPeerRanks);
     case PeerRefusal::kOtherHost:
       return fmt::format("rank {} is on another host than rank {}", rank.value, peer.value);
     case PeerRefusal::kNoMemory:
-      return fmt::format("rank {} has no memory for a window", rank.value);
+      return fmt::format("rank {} could not allocate a window or load its kernels", rank.value);
     case PeerRefusal::kNotMapped:
       return fmt::format("rank {} cannot map the memory of rank {}", rank.value, peer.value);
     case PeerRefusal::kSlowLink:

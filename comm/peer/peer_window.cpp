@@ -182,10 +182,6 @@ PeerWindow::~PeerWindow() {
   }
 }
 
-std::size_t PeerWindow::size_bytes() const {
-  return memory_->size_bytes() + fault_->device.size_bytes();
-}
-
 PeerWindowView PeerWindow::view() const {
   PeerWindowView view{};
   for (std::size_t r = 0; r < maps_.size(); ++r) {

@@ -65,12 +65,9 @@ class PeerWindow {
   int ranks() const { return comm_.size(); }
   Device device() const { return device_; }
   PeerRoom room() const { return room_; }
-  /// How many ranks use the GPU that has the most of them. The same on all ranks.
-  int ranks_per_gpu() const { return ranks_per_gpu_; }
   /// Thread blocks that a kernel on this window may have, so that those of all ranks of a GPU, and
   /// of the next kernel, are resident together.
   int most_blocks() const { return most_blocks_; }
-  std::size_t size_bytes() const;
 
   /// What kernels get. `form`: where its slots are.
   PeerWindowView view() const;
@@ -95,7 +92,7 @@ class PeerWindow {
   Communicator& comm_;
   Device device_;
   PeerRoom room_;
-  int ranks_per_gpu_ = 1;
+  int ranks_per_gpu_ = 1;  // of the GPU that has the most
   int most_blocks_ = 1;
   int exceptions_ = 0;  // in flight when the window was made
   bool is_broken_ = false;

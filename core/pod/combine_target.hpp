@@ -53,7 +53,6 @@ struct CombineTarget {
   unsigned char* windows[kMostPeerRanks];  ///< [rank], as this rank maps them
   std::int64_t slots_offset;               ///< of the row form's slots in a window
   std::int64_t slot_bytes;
-  const std::uint32_t* epoch;         ///< of the last combine; this one's is the next number
   const std::uint64_t* participants;  ///< [tokens]: bit r is set if rank r has keys. Null: all have
   int rank, ranks;
   int tokens, heads, dim;

@@ -1,4 +1,6 @@
 // The combine alone, in the C interface.
+#include <memory>
+
 #include "runtime/c/guard.hpp"
 #include "runtime/c/handles.hpp"
 #include "runtime/c/tensors.hpp"
@@ -25,10 +27,10 @@ kvmesh_status_t kvmesh_combiner_create(kvmesh_mesh_t* mesh, kvmesh_combiner_t** 
     if (!on_host && nccl == nullptr) {
       throw Unsupported("a combiner on GPUs needs an NCCL group, which this mesh does not have");
     }
-    auto* handle = new kvmesh_combiner;
+    auto handle = std::make_unique<kvmesh_combiner>();
     if (on_host) handle->host.emplace(of.kv());
     if (!on_host) handle->device.emplace(*nccl);
-    made = handle;
+    made = handle.release();
   });
 }
 

@@ -4,8 +4,6 @@
 #include <array>
 #include <new>
 
-#include "runtime/memory/gathered.hpp"
-
 namespace kvmesh {
 namespace {
 

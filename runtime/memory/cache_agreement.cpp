@@ -9,8 +9,8 @@
 
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
+#include "core/hash.hpp"
 #include "core/posix/free_memory.hpp"
-#include "runtime/memory/gathered.hpp"
 
 namespace kvmesh {
 namespace {
@@ -55,15 +55,12 @@ std::string float_text(std::int64_t bits) {
   return fmt::format("{}", std::bit_cast<float>(static_cast<std::int32_t>(bits)));
 }
 
-// FNV-1a over the options; 0 if the prefix cache is off.
+// 0 if the prefix cache is off.
 std::int64_t hash_of(const PrefixOptions& options) {
-  std::uint64_t hash = 0xCBF2'9CE4'8422'2325u;
-  const auto add = [&](std::uint64_t word) { hash = (hash ^ word) * 0x100'0000'01B3u; };
-  add(static_cast<std::uint64_t>(options.hash));
-  add(static_cast<std::uint64_t>(options.eviction));
-  add(options.compares_tokens);
-  for (const char letter : options.seed) add(static_cast<unsigned char>(letter));
-  return options.enabled ? static_cast<std::int64_t>(hash | 1) : 0;
+  if (!options.enabled) return 0;
+  Hash hash;
+  hash.add(options.hash).add(options.eviction).add(options.compares_tokens).add_all(options.seed);
+  return static_cast<std::int64_t>(hash.value() | 1);
 }
 
 struct Field {
@@ -270,7 +267,7 @@ std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
       static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));
   const Room room{
       bytes, pages_within(bytes, local_page_format(mesh, options), options.layers, mesh.device())};
-  return gathered(mesh.world(), room, "agree on the size of pools");
+  return all_gather_value(mesh.world(), room, "agree on the size of pools");
 }
 
 std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::vector<Room>& rooms) {
@@ -301,7 +298,7 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   CacheOptions& options = agreed.options;
   if (options.v_dim == 0) options.v_dim = options.k_dim;
   const std::vector<Proposal> all =
-      gathered(mesh.world(), propose(mesh, options), "agree on a cache");
+      all_gather_value(mesh.world(), propose(mesh, options), "agree on a cache");
   compare(all, mesh.rank());
   if (options.reproducible && mesh.device().kind != DeviceKind::kCpu) {  // of every rank's
     throw Unsupported("cache: reproducible is for CPUs");

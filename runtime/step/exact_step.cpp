@@ -28,7 +28,7 @@ void ExactStep::plan(const AttentionShape& shape, const AttentionOptions& attent
   }
   CombineOptions options = combine;
   options.participation = tokens == batch.query_tokens ? &batch.participation() : nullptr;
-  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options);
+  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest);
 }
 
 void ExactStep::attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads) {

@@ -36,7 +36,7 @@ endforeach()
 
 # Whatever the folders link is on the include path; who may use what is the layering test's business.
 set(include_dirs ${cuda_include_dirs})
-set(libraries fmt::fmt PkgConfig::hwy PkgConfig::xxhash PkgConfig::crypto GTest::gtest)
+set(libraries fmt::fmt PkgConfig::hwy PkgConfig::xxhash OpenSSL::Crypto GTest::gtest)
 if(KVMESH_MPI)
   list(APPEND libraries MPI::MPI_CXX)
 else()

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "comm/combine/choose_way.hpp"
+#include "comm/combine/host/gather.hpp"
 #include "comm/combine/host/merge.hpp"
 #include "core/check.hpp"
 
@@ -25,7 +26,8 @@ std::int64_t floats_of(std::int64_t rows, std::int64_t row_bytes) {
 
 }  // namespace
 
-void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options) {
+void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options,
+                        const PlanDigest& digest) {
   const int ranks = rows_->ranks();
   static_cast<void>(resolve_strategy(WayKind::kHost, shape, options, ranks));
   CombineOptions exchanged = options;
@@ -35,6 +37,7 @@ void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options
   HostPlan plan = plan_host_combine(shape, exchanged, rows_->rank(), ranks);
   plan.scatter = options.scatter;
   plan.gathers = gathers;
+  plan.digest = digest_of(shape, options, digest);
   plan_ = std::move(plan);
 }
 
@@ -45,16 +48,13 @@ void ExactCombine::check_run(const CombineOutput& output) const {
 
 void ExactCombine::run(const ExactRows& mine, const CombineOutput& output) {
   check_run(output);
+  rows_->identify(plan_->digest);
   merged_.resize(static_cast<std::size_t>(mine.row_bytes()));
   finished_.resize(static_cast<std::size_t>(plan_->map.dim()));
   if (plan_->map.ranks() > 1) exchange(mine);
   if (!plan_->gathers) return merge(mine, output);
-  const CombineBlock own = plan_->own();
-  const std::int64_t tokens = own.tokens.size(), heads = own.heads.size(), dim = plan_->map.dim();
-  float* o = rows_->merged().resize(own.rows() * (dim + 1));
-  merge(mine, {.o = tensor(o, {tokens, heads, dim}),
-               .lse = tensor(o + own.rows() * dim, {tokens, heads})});
-  gather(output);
+  merge(mine, room_for_own_rows(*rows_, *plan_));
+  gather_rows(*rows_, *plan_, output, "combine: gather the finished rows");
 }
 
 void ExactCombine::exchange(const ExactRows& mine) {
@@ -93,24 +93,6 @@ void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output) {
       }
       const float lse = finish_row(merged, finished_.data(), v_dim);
       store_row(output, t - own.tokens.begin, h - own.heads.begin, finished_.data(), lse);
-    }
-  }
-}
-
-void ExactCombine::gather(const CombineOutput& output) {
-  const RowMap& map = plan_->map;
-  for (int peer = 0; peer < map.ranks(); ++peer) {
-    rows_->incoming(peer).resize(map.block(plan_->merging, peer).rows() * (map.dim() + 1));
-  }
-  rows_->send_to_all(rows_->merged(), "combine: gather the finished rows");
-  for (int rank = 0; rank < map.ranks(); ++rank) {
-    const CombineBlock block = map.block(plan_->merging, rank);
-    const float* o = rank == plan_->rank ? rows_->merged().data() : rows_->incoming(rank).data();
-    const float* lse = o + block.rows() * map.dim();
-    for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-      for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, o += map.dim()) {
-        store_row(output, t, h, o, *lse++);
-      }
     }
   }
 }

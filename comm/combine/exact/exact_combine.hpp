@@ -20,13 +20,15 @@ class ExactCombine {
  public:
   explicit ExactCombine(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
-  /// Keeps a copy of the mask. Sends nothing. Any strategy of the host's way is taken and makes no
-  /// difference. @throws InvalidArgument, with the last plan still valid.
-  void plan(const CombineShape& shape, const CombineOptions& options);
+  /// Keeps a copy of the mask. Sends nothing; `digest` travels with the rows, and peers compare it.
+  /// Any strategy of the host's way is taken and makes no difference. @throws InvalidArgument, with
+  /// the last plan still valid.
+  void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest);
   /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
   void check_run(const CombineOutput& output) const;
   /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows.
-  /// @throws InvalidArgument before anything is sent; Timeout, PeerLost. Collective.
+  /// @throws InvalidArgument before anything is sent; DigestMismatch, Timeout, PeerLost.
+  /// Collective.
   void run(const ExactRows& mine, const CombineOutput& output);
 
   std::size_t workspace_bytes() const { return rows_->size_bytes() + merged_.size(); }
@@ -34,7 +36,6 @@ class ExactCombine {
  private:
   void exchange(const ExactRows& mine);
   void merge(const ExactRows& mine, const CombineOutput& output);
-  void gather(const CombineOutput& output);
 
   std::shared_ptr<RowExchange> rows_;
   std::optional<HostPlan> plan_;

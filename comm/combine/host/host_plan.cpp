@@ -1,6 +1,7 @@
 #include "comm/combine/host/host_plan.hpp"
 
 #include "comm/combine/choose_way.hpp"
+#include "core/hash.hpp"
 
 namespace kvmesh {
 namespace {
@@ -16,6 +17,15 @@ std::int64_t count_lses(const RowMap& map, int from, int to, const CombineBlock&
 Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token) {
   if (map.takes_part(token, rank)) return map.all().heads;
   return owned.has_token(token) ? owned.heads : Share{};
+}
+
+PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest given) {
+  Hash lengths;
+  lengths.add(shape.tokens).add(shape.heads).add(shape.dim);
+  if (options.participation != nullptr) lengths.add_all(options.participation->words());
+  given.add(PlanGroup::kLengths, lengths.value());
+  given.add(PlanGroup::kStrategy, Hash().add(options.strategy).add(options.scatter).value());
+  return given;
 }
 
 HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,

@@ -38,6 +38,10 @@ struct HostPlan {
 HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,
                            int ranks);
 
+/// The digest of what the ranks must have planned alike: what the caller knows, which is `given`,
+/// and the combine's own arguments.
+PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest given);
+
 /// The heads of a token whose LSEs `rank` needs: all if it must scale its own rows, else those
 /// whose merged LSE it owes as the owner of `owned`.
 Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token);

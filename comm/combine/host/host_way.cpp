@@ -3,38 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "comm/combine/host/gather.hpp"
 #include "comm/combine/host/merge.hpp"
 #include "core/check.hpp"
-#include "core/hash.hpp"
 #include "core/softmax_merge.hpp"
 
 namespace kvmesh {
-namespace {
-
-/// Stores the merged rows of `block`: `merged` is all of their O, then all of their LSE.
-void store_block(const CombineOutput& output, const CombineBlock& block, std::int64_t dim,
-                 const float* merged) {
-  const float* o = merged;
-  const float* lse = merged + block.rows() * dim;
-  for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-    for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, o += dim) {
-      store_row(output, t, h, o, *lse++);
-    }
-  }
-}
-
-/// What the ranks must have planned alike: what the caller knows, and this combine's own arguments.
-PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest digest) {
-  Hash lengths;
-  lengths.add(shape.tokens).add(shape.heads).add(shape.dim);
-  if (options.participation != nullptr) lengths.add_all(options.participation->words());
-  digest.add(PlanGroup::kLengths, lengths.value());
-  digest.add(PlanGroup::kStrategy, Hash().add(options.strategy).add(options.scatter).value());
-  return digest;
-}
-
-}  // namespace
-
 void HostWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {
   plan_ = plan_host_combine(shape, options, rows_->rank(), rows_->ranks());
   plan_->digest = digest_of(shape, options, given_);
@@ -75,22 +49,8 @@ void HostWay::merge_by_owners(const Partial& mine, const CombineOutput& output) 
 }
 
 void HostWay::scatter_and_gather(const Partial& mine, const CombineOutput& output) {
-  const RowMap& map = plan_->map;
-  const CombineBlock own = plan_->own();
-  float* merged = rows_->merged().resize(own.rows() * (map.dim() + 1));
-  const std::int64_t tokens = own.tokens.size();
-  const std::int64_t heads = own.heads.size();
-  merge_by_owners(mine, {.o = tensor(merged, {tokens, heads, map.dim()}),
-                         .lse = tensor(merged + own.rows() * map.dim(), {tokens, heads})});
-
-  for (int peer = 0; peer < map.ranks(); ++peer) {
-    rows_->incoming(peer).resize(map.block(plan_->merging, peer).rows() * (map.dim() + 1));
-  }
-  rows_->send_to_all(rows_->merged(), "combine: gather the merged rows");
-  for (int rank = 0; rank < map.ranks(); ++rank) {
-    const float* rows = rank == plan_->rank ? merged : rows_->incoming(rank).data();
-    store_block(output, map.block(plan_->merging, rank), map.dim(), rows);
-  }
+  merge_by_owners(mine, room_for_own_rows(*rows_, *plan_));
+  gather_rows(*rows_, *plan_, output, "combine: gather the merged rows");
 }
 
 void HostWay::copy_mine(const Partial& mine, const CombineOutput& output) {

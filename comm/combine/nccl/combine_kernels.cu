@@ -19,10 +19,10 @@ __device__ int my_row(int rows) {
 }
 
 __device__ const float* my_o(const CombineParams& p, int token, int head) {
-  return p.o + token * p.o_token_stride + head * p.o_head_stride;
+  return p.tensors.o_row(token, head);
 }
 __device__ float my_lse(const CombineParams& p, int token, int head) {
-  return takes_part(p, p.rank, token) ? p.lse[token * p.lse_token_stride + head] : kNoKeys;
+  return takes_part(p, p.rank, token) ? p.tensors.lse_of(token, head) : kNoKeys;
 }
 
 template <int Width>
@@ -43,8 +43,7 @@ __global__ void pack(const __grid_constant__ CombineParams p) {
     store(o + d, load<Width>(source + d));
   }
   if (lane_id() == 0) {
-    p.send_buffer[message.offset + message.rows * p.dim + place] =
-        p.lse[token * p.lse_token_stride + head];
+    p.send_buffer[message.offset + message.rows * p.dim + place] = p.tensors.lse_of(token, head);
   }
 }
 
@@ -58,20 +57,16 @@ __device__ Source source_of(const CombineParams& p, const DeviceBlock& own, int 
                             int head) {
   const int place = place_in_message(p, own, rank, token, head);
   if (place < 0) return {nullptr, kNoKeys};
-  if (rank == p.rank) return {my_o(p, token, head), p.lse[token * p.lse_token_stride + head]};
+  if (rank == p.rank) return {my_o(p, token, head), p.tensors.lse_of(token, head)};
   const RowMessage message = message_from(p, rank);
   const float* base = p.receive_buffer + message.offset;
   return {base + std::int64_t{place} * p.dim, base[message.rows * p.dim + place]};
 }
 
-/// Where a row of mine goes, by its token and head within my block.
-__device__ std::int64_t out_at(const CombineParams& p, int token, int head) {
-  return token * p.out_token_stride + head * p.out_head_stride;
-}
-
+/// `token` and `head` are those within my block.
 __device__ void store_lse(const CombineParams& p, int token, int head, float lse) {
-  if (p.out_lse == nullptr || lane_id() != 0) return;
-  p.out_lse[token * p.out_lse_token_stride + head * p.out_lse_head_stride] = lse;
+  if (p.tensors.out_lse == nullptr || lane_id() != 0) return;
+  p.tensors.out_lse[p.tensors.out_lse_at(token, head)] = lse;
 }
 
 /// A row of mine: within my block, and among all rows.
@@ -130,7 +125,8 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
         sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(weights[r], o[r].v[k]));
       }
     }
-    store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, sum);
+    store_as(p.tensors.out_dtype, p.tensors.out_o,
+             p.tensors.out_at(row.out_token, row.out_head) + d, sum);
   }
 }
 
@@ -163,7 +159,8 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
       }
     }
     if (d < p.dim) {
-      store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, sum);
+      store_as(p.tensors.out_dtype, p.tensors.out_o,
+               p.tensors.out_at(row.out_token, row.out_head) + d, sum);
     }
   }
 }
@@ -235,7 +232,8 @@ __global__ void finish(const __grid_constant__ CombineParams p) {
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> values = load<Width>(o + d);
     for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], divisor);
-    store_as(p.out_dtype, p.out_o, out_at(p, row.out_token, row.out_head) + d, values);
+    store_as(p.tensors.out_dtype, p.tensors.out_o,
+             p.tensors.out_at(row.out_token, row.out_head) + d, values);
   }
 }
 
@@ -246,8 +244,10 @@ bool is_multiple_of_16(const void* pointer, std::int64_t stride_0, std::int64_t 
 
 /// Four elements at a time: 16 bytes of floats, 8 of an output's halves.
 bool is_wide(const CombineParams& p) {
-  return p.dim % 4 == 0 && is_multiple_of_16(p.o, p.o_token_stride, p.o_head_stride) &&
-         is_multiple_of_16(p.out_o, p.out_token_stride, p.out_head_stride) &&
+  return p.dim % 4 == 0 &&
+         is_multiple_of_16(p.tensors.o, p.tensors.o_token_stride, p.tensors.o_head_stride) &&
+         is_multiple_of_16(p.tensors.out_o, p.tensors.out_token_stride,
+                           p.tensors.out_head_stride) &&
          (!p.has_weights || p.block_rows * (p.dim + 1) % 4 == 0);
 }
 

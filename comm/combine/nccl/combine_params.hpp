@@ -5,24 +5,16 @@
 
 #include <cstdint>
 
+#include "comm/combine/combine_tensors.hpp"
 #include "comm/combine/nccl/row_message.hpp"
-#include "kvmesh/types.hpp"
 
 namespace kvmesh::cuda {
 
 /// With up to this many ranks the messages travel with the launch, which saves their reading.
 constexpr int kMessagesInParams = 16;
 
-/// Strides count elements. Floats unless said otherwise; n tokens and h heads are this rank's.
 struct CombineParams {
-  const float* o;    // [tokens, heads, dim], last dimension contiguous
-  const float* lse;  // [tokens, heads], last dimension contiguous
-  std::int64_t o_token_stride, o_head_stride, lse_token_stride;
-
-  void* out_o;     // [n, h, dim] of out_dtype, last dimension contiguous
-  float* out_lse;  // [n, h], or null
-  std::int64_t out_token_stride, out_head_stride, out_lse_token_stride, out_lse_head_stride;
-  Dtype out_dtype;
+  CombineTensors tensors;
 
   int rank, ranks;
   int tokens, heads, dim;

@@ -27,18 +27,7 @@ cuda::CombineParams device_params(const DeviceCombinePlan& plan, const DeviceCom
   auto* messages = static_cast<const RowMessage*>(memory.table);
   const auto* places = reinterpret_cast<const std::int32_t*>(messages + 2 * ranks);
   cuda::CombineParams params{
-      .o = static_cast<const float*>(mine.o.data),
-      .lse = static_cast<const float*>(mine.lse.data),
-      .o_token_stride = mine.o.stride(0),
-      .o_head_stride = mine.o.stride(1),
-      .lse_token_stride = mine.lse.stride(0),
-      .out_o = output.o.data,
-      .out_lse = static_cast<float*>(output.lse.data),
-      .out_token_stride = output.o.stride(0),
-      .out_head_stride = output.o.stride(1),
-      .out_lse_token_stride = output.lse.stride(0),
-      .out_lse_head_stride = output.lse.stride(1),
-      .out_dtype = output.o.dtype,
+      .tensors = cuda::combine_tensors(mine, output),
       .rank = plan.rank,
       .ranks = plan.ranks,
       .tokens = static_cast<int>(plan.shape.tokens),

@@ -167,14 +167,14 @@ void NcclWay::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
 /// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
 void NcclWay::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
   const auto rows = static_cast<std::size_t>(plan_.rows());
-  const float* mine = params.lse;
-  if (params.lse_token_stride != plan_.shape.heads && plan_.shape.tokens > 1) {
+  const float* mine = params.tensors.lse;
+  const std::int64_t stride = params.tensors.lse_token_stride;
+  if (stride != plan_.shape.heads && plan_.shape.tokens > 1) {
     float* packed = lses_.data() + static_cast<std::size_t>(plan_.ranks) * rows;
     const auto row_bytes = static_cast<std::size_t>(plan_.shape.heads) * sizeof(float);
-    check(cudaMemcpy2DAsync(packed, row_bytes, mine,
-                            static_cast<std::size_t>(params.lse_token_stride) * sizeof(float),
-                            row_bytes, static_cast<std::size_t>(plan_.shape.tokens),
-                            cudaMemcpyDeviceToDevice, stream),
+    check(cudaMemcpy2DAsync(
+              packed, row_bytes, mine, static_cast<std::size_t>(stride) * sizeof(float), row_bytes,
+              static_cast<std::size_t>(plan_.shape.tokens), cudaMemcpyDeviceToDevice, stream),
           "combine: LSEs in one piece");
     mine = packed;
   }

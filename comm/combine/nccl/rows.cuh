@@ -1,11 +1,9 @@
 // Rows of floats, handled by a warp each: loads, stores, and the log-sum-exp among ranks.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
+#include "comm/combine/half_bits.cuh"
 #include "comm/combine/nccl/combine_params.hpp"
 #include "core/pod/row_merge.hpp"
 
@@ -42,11 +40,6 @@ __device__ inline void store(float* to, const Floats<Width>& values) {
   }
 }
 
-__device__ inline std::uint16_t bits_of(float value, Dtype dtype) {
-  return dtype == Dtype::kFloat16 ? __half_as_ushort(__float2half_rn(value))
-                                  : __bfloat16_as_ushort(__float2bfloat16_rn(value));
-}
-
 /// Converts to the output's dtype, which is the same for all threads.
 template <int Width>
 __device__ inline void store_as(Dtype dtype, void* to, std::int64_t at,
@@ -58,10 +51,10 @@ __device__ inline void store_as(Dtype dtype, void* to, std::int64_t at,
   auto* halves = static_cast<std::uint16_t*>(to) + at;
   if constexpr (Width == 4) {
     *reinterpret_cast<ushort4*>(halves) =
-        make_ushort4(bits_of(values.v[0], dtype), bits_of(values.v[1], dtype),
-                     bits_of(values.v[2], dtype), bits_of(values.v[3], dtype));
+        make_ushort4(half_bits(values.v[0], dtype), half_bits(values.v[1], dtype),
+                     half_bits(values.v[2], dtype), half_bits(values.v[3], dtype));
   } else {
-    *halves = bits_of(values.v[0], dtype);
+    *halves = half_bits(values.v[0], dtype);
   }
 }
 

@@ -20,8 +20,8 @@
 // wire's type alike, so the result does not depend on who owns a row.
 #include <algorithm>
 
-#include "comm/combine/peer/peer_params.hpp"
-#include "core/cuda/combine_target.cuh"
+#include "comm/combine/half_bits.cuh"
+#include "comm/combine/peer/peer_cells.cuh"
 #include "core/cuda/load_kernels.hpp"
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
@@ -79,78 +79,6 @@ class PeerWait {
   std::uint64_t since_ = 0;
 };
 
-/// The word of a row's cell that has the LSE or the epoch: of lines, that of their last cell.
-/// All lanes of the warp call it.
-template <RowForm Form>
-__device__ std::uint32_t from_end(std::uint32_t word) {
-  if constexpr (Form == RowForm::kWords) return word;
-  return __shfl_sync(kAllLanes, word, kCellsPerLine - 1, kCellsPerLine);
-}
-
-/// Values of a cell at most: of words one unit, of lines two.
-template <Dtype Wire, RowForm Form>
-constexpr int kCellValues = kUnitValues<Wire>*(Form == RowForm::kWords ? 1 : 2);
-
-/// A cell of a thread: which of a row's, and the values that it has.
-struct MyCell {
-  int row, cell;
-  int first, count;  // values
-  bool is_there;
-};
-
-template <Dtype Wire, RowForm Form>
-__device__ MyCell my_cell(const PeerParams& p, int index, int count) {
-  constexpr int kGroup = Form == RowForm::kWords ? 1 : kCellsPerLine;
-  MyCell mine{};
-  mine.is_there = index < count;
-  if (!mine.is_there) return mine;
-  const int group = index / kGroup;
-  mine.row = p.by_cells.quotient(group);
-  mine.cell = p.by_cells.remainder(group, mine.row) * kGroup + index % kGroup;
-  const CellUnits units = units_of_cell<Form>(mine.cell);
-  mine.first = units.first * kUnitValues<Wire>;
-  mine.count = max(0, min(units.count * kUnitValues<Wire>, p.to.dim - mine.first));
-  return mine;
-}
-
-/// The row's values of a cell; 0 past the row's end.
-template <Dtype Wire, RowForm Form, bool Wide>
-__device__ void load_values(const float* row, const MyCell& mine, float* values) {
-  constexpr int kUnit = kUnitValues<Wire>;
-#pragma unroll
-  for (int i = 0; i < kCellValues<Wire, Form>; i += kUnit) {
-    if constexpr (Wide && kUnit == 4) {
-      float4 four = make_float4(0, 0, 0, 0);
-      if (i < mine.count) four = *reinterpret_cast<const float4*>(row + mine.first + i);
-      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
-    } else if constexpr (Wide) {
-      float2 two = make_float2(0, 0);
-      if (i < mine.count) two = *reinterpret_cast<const float2*>(row + mine.first + i);
-      values[i] = two.x, values[i + 1] = two.y;
-    } else {
-#pragma unroll
-      for (int k = i; k < i + kUnit; ++k) values[k] = k < mine.count ? row[mine.first + k] : 0.0f;
-    }
-  }
-}
-
-template <Dtype Wire, RowForm Form>
-__device__ uint4 packed_cell(const float* values, int cell, float lse, std::uint32_t epoch) {
-  const uint2 first = packed_unit<Wire>(values);
-  if (ends_form<Form>(cell)) return {first.x, first.y, __float_as_uint(lse), epoch};
-  const uint2 second =
-      packed_unit<Wire>(values + (Form == RowForm::kWords ? 0 : kUnitValues<Wire>));
-  return {first.x, first.y, second.x, second.y};
-}
-
-template <Dtype Wire, RowForm Form>
-__device__ void unpack_cell(const uint4& cell, float* values) {
-  unpack_unit<Wire>({cell.x, cell.y}, values);
-  if constexpr (Form == RowForm::kLines) {
-    unpack_unit<Wire>({cell.z, cell.w}, values + kUnitValues<Wire>);
-  }
-}
-
 /// Runs `body(index)` for all indices below `count` and past it, up to whole warps: each warp's
 /// lanes go through it together.
 template <class Body>
@@ -175,9 +103,8 @@ __device__ void send_rows(const PeerParams& p, std::uint32_t epoch) {
     float values[kCellValues<Wire, Form>];
     float lse = 0.0f;
     if (is_sent) {
-      load_values<Wire, Form, Wide>(p.o + token * p.o_token_stride + head * p.o_head_stride, mine,
-                                    values);
-      if (ends_form<Form>(mine.cell)) lse = p.lse[token * p.lse_token_stride + head];
+      load_values<Wire, Form, Wide>(p.tensors.o_row(token, head), mine, values);
+      if (ends_form<Form>(mine.cell)) lse = p.tensors.lse_of(token, head);
     }
     __syncwarp();  // the threads of a line store together
     if (is_sent) {
@@ -276,18 +203,13 @@ struct Sources<Form, 0> {
   }
 };
 
-__device__ std::uint16_t half_bits(float value, Dtype dtype) {
-  return dtype == Dtype::kFloat16 ? __half_as_ushort(__float2half_rn(value))
-                                  : __bfloat16_as_ushort(__float2bfloat16_rn(value));
-}
-
 /// `count` neighbours of the output, from `at` on. Wide: they begin at multiples of four or two.
 template <int Unit, bool Wide>
 __device__ void store_unit(const PeerParams& p, std::int64_t at, const float* values, int count) {
-  auto* floats = static_cast<float*>(p.out_o) + at;
-  auto* halves = static_cast<std::uint16_t*>(p.out_o) + at;
-  const bool is_float = p.out_dtype == Dtype::kFloat32;
-  const auto half = [&](int k) { return half_bits(values[k], p.out_dtype); };
+  auto* floats = static_cast<float*>(p.tensors.out_o) + at;
+  auto* halves = static_cast<std::uint16_t*>(p.tensors.out_o) + at;
+  const bool is_float = p.tensors.out_dtype == Dtype::kFloat32;
+  const auto half = [&](int k) { return half_bits(values[k], p.tensors.out_dtype); };
   if constexpr (Wide && Unit == 4) {
     if (is_float) {
       *reinterpret_cast<float4*>(floats) = make_float4(values[0], values[1], values[2], values[3]);
@@ -316,14 +238,14 @@ __device__ void store_output(const PeerParams& p, const OwnCell& own, float merg
                              const float* sums) {
   if (!own.mine.is_there) return;
   constexpr int kUnit = kUnitValues<Wire>;
-  const std::int64_t row = own.token * p.out_token_stride + own.head * p.out_head_stride;
+  const std::int64_t row = p.tensors.out_at(own.token, own.head);
 #pragma unroll
   for (int i = 0; i < kCellValues<Wire, Form>; i += kUnit) {
     if (i >= own.mine.count) continue;
     store_unit<kUnit, Wide>(p, row + own.mine.first + i, sums + i, min(kUnit, own.mine.count - i));
   }
-  if (p.out_lse != nullptr && own.mine.cell == 0) {
-    p.out_lse[own.token * p.out_lse_token_stride + own.head * p.out_lse_head_stride] = merged;
+  if (p.tensors.out_lse != nullptr && own.mine.cell == 0) {
+    p.tensors.out_lse[p.tensors.out_lse_at(own.token, own.head)] = merged;
   }
 }
 
@@ -407,6 +329,8 @@ Kernel kernel_for(Dtype wire, RowForm form, int index) {
       return kernel_for<Dtype::kFloat16>(form, index);
     case Dtype::kBFloat16:
       return kernel_for<Dtype::kBFloat16>(form, index);
+    case Dtype::kFloat8E4M3:
+      break;  // no partial travels as such
   }
   return nullptr;
 }
@@ -435,8 +359,10 @@ bool is_wide(const PeerParams& p) {
     return reinterpret_cast<std::uintptr_t>(data) % bytes == 0 && stride_0 % unit == 0 &&
            stride_1 % unit == 0;
   };
-  return p.to.dim % unit == 0 && fits(p.o, Dtype::kFloat32, p.o_token_stride, p.o_head_stride) &&
-         fits(p.out_o, p.out_dtype, p.out_token_stride, p.out_head_stride);
+  return p.to.dim % unit == 0 &&
+         fits(p.tensors.o, Dtype::kFloat32, p.tensors.o_token_stride, p.tensors.o_head_stride) &&
+         fits(p.tensors.out_o, p.tensors.out_dtype, p.tensors.out_token_stride,
+              p.tensors.out_head_stride);
 }
 
 }  // namespace
@@ -444,7 +370,7 @@ bool is_wide(const PeerParams& p) {
 cudaError_t load_peer_kernels() {
   cudaError_t status = cudaSuccess;
   for (Dtype wire : kAllDtypes) {
-    if (info_of(wire).has_scales) continue;  // no partial travels as such
+    if (info_of(wire).has_scales) continue;
     for (RowForm form : {RowForm::kWords, RowForm::kLines}) {
       for (int index = 0; index < 4 && status == cudaSuccess; ++index) {
         status = load_kernels(kernel_for(wire, form, index));

@@ -3,24 +3,15 @@
 
 #include <cuda_runtime_api.h>
 
+#include "comm/combine/combine_tensors.hpp"
 #include "comm/peer/peer_window_view.hpp"
-#include "kvmesh/types.hpp"
 
 namespace kvmesh::cuda {
 
-/// Strides count elements. n tokens and h heads are this rank's share.
 struct PeerParams {
   CombineTarget to;
   PeerWindowView window;
-
-  const float* o;    // [tokens, heads, dim], last dimension contiguous
-  const float* lse;  // [tokens, heads], last dimension contiguous
-  std::int64_t o_token_stride, o_head_stride, lse_token_stride;
-
-  void* out_o;     // [n, h, dim] of out_dtype, last dimension contiguous
-  float* out_lse;  // [n, h], or null
-  std::int64_t out_token_stride, out_head_stride, out_lse_token_stride, out_lse_head_stride;
-  Dtype out_dtype;
+  CombineTensors tensors;
 
   int own_tokens_begin, own_rows;
   Divisor by_own_heads;

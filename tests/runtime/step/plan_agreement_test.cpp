@@ -125,12 +125,15 @@ TEST(PlanAgreement, ACacheComparesItsPlansWithoutACombine) {
   });
 }
 
+class CombineAgreement : public testing::TestWithParam<bool> {};
+
 // The step that differs is found by its own combine: rows of both ranks meet there.
-TEST(PlanAgreement, ACombineNamesTheRankAndTheGroup) {
+TEST_P(CombineAgreement, NamesTheRankAndTheGroup) {
   if (kInterval == 1) GTEST_SKIP() << "debug builds find it in the plan";
   run_on_threads(2, [](Mesh& mesh) {
     CacheOptions options = small_cache_options();
     options.home_threshold_tokens = 0;
+    options.reproducible = GetParam();
     KvCache cache(mesh, options);
     const SequenceId sequence = cache.create();
     const bool differs = mesh.rank().value == 1;
@@ -149,6 +152,7 @@ TEST(PlanAgreement, ACombineNamesTheRankAndTheGroup) {
     EXPECT_NE(said.find("differ in: scale"), std::string::npos) << said;
   });
 }
+INSTANTIATE_TEST_SUITE_P(Reproducible, CombineAgreement, testing::Bool());
 
 }  // namespace
 }  // namespace kvmesh::test

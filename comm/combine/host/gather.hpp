@@ -1,0 +1,19 @@
+// Scatter::kAll by way of owners: each merges its rows, and then all get the rows of all.
+#pragma once
+
+#include <string_view>
+
+#include "comm/combine/host/host_plan.hpp"
+#include "comm/combine/host/row_exchange.hpp"
+
+namespace kvmesh {
+
+/// Room in `rows` for the merged rows of this rank, which gather_rows sends.
+CombineOutput room_for_own_rows(RowExchange& rows, const HostPlan& plan);
+
+/// Sends this rank's merged rows to all and stores the rows of every owner in `output`. Collective.
+/// @throws as RowExchange::exchange.
+void gather_rows(RowExchange& rows, const HostPlan& plan, const CombineOutput& output,
+                 std::string_view operation);
+
+}  // namespace kvmesh

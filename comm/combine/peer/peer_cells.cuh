@@ -1,0 +1,82 @@
+// Cells of rows, one a thread: which values each has, from a row of floats into 16 bytes and back.
+#pragma once
+
+#include "comm/combine/peer/peer_params.hpp"
+#include "core/cuda/combine_target.cuh"
+#include "core/cuda/warp.cuh"
+
+namespace kvmesh::cuda {
+
+/// The word of a row's cell that has the LSE or the epoch: of lines, that of their last cell.
+/// All lanes of the warp call it.
+template <RowForm Form>
+__device__ inline std::uint32_t from_end(std::uint32_t word) {
+  if constexpr (Form == RowForm::kWords) return word;
+  return __shfl_sync(kAllLanes, word, kCellsPerLine - 1, kCellsPerLine);
+}
+
+/// Values of a cell at most: of words one unit, of lines two.
+template <Dtype Wire, RowForm Form>
+constexpr int kCellValues = kUnitValues<Wire>*(Form == RowForm::kWords ? 1 : 2);
+
+/// A cell of a thread: which of a row's, and the values that it has.
+struct MyCell {
+  int row, cell;
+  int first, count;  // values
+  bool is_there;
+};
+
+template <Dtype Wire, RowForm Form>
+__device__ inline MyCell my_cell(const PeerParams& p, int index, int count) {
+  constexpr int kGroup = Form == RowForm::kWords ? 1 : kCellsPerLine;
+  MyCell mine{};
+  mine.is_there = index < count;
+  if (!mine.is_there) return mine;
+  const int group = index / kGroup;
+  mine.row = p.by_cells.quotient(group);
+  mine.cell = p.by_cells.remainder(group, mine.row) * kGroup + index % kGroup;
+  const CellUnits units = units_of_cell<Form>(mine.cell);
+  mine.first = units.first * kUnitValues<Wire>;
+  mine.count = max(0, min(units.count * kUnitValues<Wire>, p.to.dim - mine.first));
+  return mine;
+}
+
+/// The row's values of a cell; 0 past the row's end.
+template <Dtype Wire, RowForm Form, bool Wide>
+__device__ inline void load_values(const float* row, const MyCell& mine, float* values) {
+  constexpr int kUnit = kUnitValues<Wire>;
+#pragma unroll
+  for (int i = 0; i < kCellValues<Wire, Form>; i += kUnit) {
+    if constexpr (Wide && kUnit == 4) {
+      float4 four = make_float4(0, 0, 0, 0);
+      if (i < mine.count) four = *reinterpret_cast<const float4*>(row + mine.first + i);
+      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+    } else if constexpr (Wide) {
+      float2 two = make_float2(0, 0);
+      if (i < mine.count) two = *reinterpret_cast<const float2*>(row + mine.first + i);
+      values[i] = two.x, values[i + 1] = two.y;
+    } else {
+#pragma unroll
+      for (int k = i; k < i + kUnit; ++k) values[k] = k < mine.count ? row[mine.first + k] : 0.0f;
+    }
+  }
+}
+
+template <Dtype Wire, RowForm Form>
+__device__ inline uint4 packed_cell(const float* values, int cell, float lse, std::uint32_t epoch) {
+  const uint2 first = packed_unit<Wire>(values);
+  if (ends_form<Form>(cell)) return {first.x, first.y, __float_as_uint(lse), epoch};
+  const uint2 second =
+      packed_unit<Wire>(values + (Form == RowForm::kWords ? 0 : kUnitValues<Wire>));
+  return {first.x, first.y, second.x, second.y};
+}
+
+template <Dtype Wire, RowForm Form>
+__device__ inline void unpack_cell(const uint4& cell, float* values) {
+  unpack_unit<Wire>({cell.x, cell.y}, values);
+  if constexpr (Form == RowForm::kLines) {
+    unpack_unit<Wire>({cell.z, cell.w}, values + kUnitValues<Wire>);
+  }
+}
+
+}  // namespace kvmesh::cuda
