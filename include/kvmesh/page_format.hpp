@@ -54,7 +54,6 @@ struct PageFormat {
 /// One layer's planes on one rank: plane i is [pages, heads, page_size, elements] of the format's
 /// plane i, with a contiguous last dimension.
 using PagePlanes = PlaneList<TensorView>;
-using ConstPagePlanes = PlaneList<ConstTensorView>;
 
 /// The sizes of attention; heads are one rank's.
 struct AttentionShape {

@@ -28,7 +28,8 @@ class Dump {
   explicit Dump(std::filesystem::path directory = default_dump_directory());
 
   /// Makes the folder and writes the files of a program whose machine code is `cubin`, over older
-  /// ones. The first failure of this Dump is reported on stderr. Blocks for tenths of a second.
+  /// ones. The first failure of this Dump is reported on stderr. Blocks for tenths of a
+  /// second, and for up to two minutes if the disassemblers hang.
   void write(const Program& program, const ProgramKey& key, const Cubin& cubin) noexcept;
 
  private:

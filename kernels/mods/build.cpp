@@ -11,9 +11,6 @@
 namespace kvmesh {
 namespace {
 
-/// Every backend unrolls the graph; one this long comes from a loop that should have been a buffer.
-constexpr std::size_t kMaxNodes = 1024;
-
 ModDepends own_dependence(ModOp op) {
   switch (op) {
     case ModOp::kScore:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -11,6 +12,9 @@
 #include "kvmesh/expr.hpp"
 
 namespace kvmesh {
+
+/// Every backend unrolls the graph; one this long comes from a loop that should have been a buffer.
+inline constexpr std::size_t kMaxNodes = 1024;
 
 /// Operations. The two operands of a binary one have the same type: conversions are nodes.
 enum class ModOp : std::uint8_t {

@@ -14,8 +14,6 @@
 namespace kvmesh {
 namespace {
 
-constexpr std::size_t kMaxLines = 1024;  // no graph has more nodes
-
 std::vector<std::string_view> words_of(std::string_view line) {
   std::vector<std::string_view> words;
   while (true) {
@@ -131,7 +129,7 @@ class Parser {
   /// %N = OP [VALUE or BUFFER] [%OPERAND ...] : TYPE
   void read_line(const std::vector<std::string_view>& words) {
     const std::size_t count = words.size();
-    require(values_.size() < kMaxLines, "more than {} operations", kMaxLines);
+    require(values_.size() < kMaxNodes, "more than {} operations", kMaxNodes);
     require(count >= 5 && words[1] == "=" && words[count - 2] == ":",
             "it is not of the form '%0 = q : int32'");
     require(words[0] == fmt::format("%{}", values_.size()), "it begins with {}, not with %{}",

@@ -29,14 +29,13 @@ DevicePool device_pool(const ConstTensorView& pool) {
 }
 
 AttendOutput attend_output(const AttendedRows& out) {
-  const bool has_lse = !out.lse.empty();
   return {.o = out.o.data,
           .o_type = out.o.dtype,
           .o_token_stride = out.o.stride(0),
           .o_head_stride = out.o.stride(1),
-          .lse = has_lse ? static_cast<float*>(out.lse.data) : nullptr,
-          .lse_token_stride = has_lse ? out.lse.stride(0) : 0,
-          .lse_head_stride = has_lse ? out.lse.stride(1) : 0};
+          .lse = static_cast<float*>(out.lse.data),
+          .lse_token_stride = out.lse.stride(0),
+          .lse_head_stride = out.lse.stride(1)};
 }
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }

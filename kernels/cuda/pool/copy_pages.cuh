@@ -1,7 +1,7 @@
 // Copies pages, or their first tokens, within one plane of a layer: `Unit` bytes a thread.
 //
-// Constants of the kernel (namespace kvmesh): kUnitBytes, the widest of 16, 4, 2 and 1 bytes that
-// rows, and where they begin, are multiples of.
+// Constants of the kernel (namespace kvmesh): kUnitBytes, 16 where rows, and where they begin, are
+// multiples of that; else the bytes of an element.
 #pragma once
 
 #include "kernels/cuda/pool/params.hpp"

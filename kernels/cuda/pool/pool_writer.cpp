@@ -105,7 +105,7 @@ const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                         const TokenSlot* slots, cudaStream_t stream) {
-  check_pool("append", pool);
+  check_writable_pool("append", pool);
   check_new_tokens(k, v, pool, k.size(0));
   require(pool.k_scale.per_token.empty() == pool.v_scale.per_token.empty(),
           "append: keys and values must have one kind of scale");
