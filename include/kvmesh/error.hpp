@@ -21,7 +21,7 @@
 namespace KVMESH_API kvmesh {
 
 /// One code per type of error, for languages that have no exceptions. The numbers are part of the C
-/// ABI (KVMESH_ERROR_... in c/kvmesh.h): a new type gets the next number, and none changes.
+/// ABI (KVMESH_OUT_OF_PAGES, ... in c/kvmesh.h): a new type gets the next number, and none changes.
 enum class ErrorCode : std::int32_t {
   kError = 1,  ///< Error itself, mostly of a device or of the system
   kInvalidArgument = 2,

@@ -214,7 +214,7 @@ class KvCache {
   void erase(SequenceId sequence);
 
   /// Makes positions [begin, end) of the sequence writable in place, as
-  /// PageAllocator::make_writable does, and copies the pages that a fork shares. Blocks until the
+  /// PageAllocator::make_writable does, and copies the pages that it replaces. Blocks until the
   /// copies are made.
   /// @throws as PageAllocator::make_writable. If a copy fails (Timeout, PeerLost, a device's
   /// Error), the sequence has its new pages, and what they hold is unspecified. Collective if a
@@ -228,7 +228,8 @@ class KvCache {
   /// On a GPU it runs after the work on `stream`, and blocks until it is done.
   /// REQUIRES: no position appears twice; on a GPU, no other stream reads the pages.
   /// @throws, before anything is written, UnknownSequence; InvalidArgument for wrong tensors, for a
-  /// position past the capacity, and for one on a page that a fork shares (see make_writable).
+  /// position past the capacity, and for one on a page that a fork shares or that is
+  /// published (see make_writable).
   void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
              const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
 

@@ -159,10 +159,13 @@ class GpuMachine : public Machine {
     exchange_by_host(outgoing, incoming, stream);
   }
   bool captures_exchange() override { return group_ != nullptr; }
-  // Where ranks share a GPU, which NCCL refuses, peers are not chosen either.
+  // Of the way that a cache takes: the one that is asked for, here or by the environment.
   bool captures_combine(std::optional<WayKind> way) override {
-    if (way == WayKind::kPeer) return true;
-    return way.value_or(WayKind::kNccl) == WayKind::kNccl && group_ != nullptr;
+    const char* preferred = std::getenv("KVMESH_COMBINE_WAY");
+    const std::string_view asked = way ? name(*way) : preferred != nullptr ? preferred : "";
+    if (asked == name(WayKind::kStaged)) return false;
+    const bool has_windows = mesh_.device_group().peer_window() != nullptr;
+    return group_ != nullptr || (asked == name(WayKind::kPeer) && has_windows);
   }
 
   void settle(std::int64_t freed_bytes) override {

@@ -146,7 +146,9 @@ class Combine : public Planned {
       : Planned(workload, machine, options, append, queries),
         mine_(workload.partial(plan_)),
         output_(workload.output(plan_)),
-        traffic_(combine_traffic(workload, plan_, options.scatter, options.travels_as)),
+        traffic_(
+            combine_traffic(workload, plan_, options.scatter,
+                            options.way == WayKind::kPeer ? options.travels_as : Dtype::kFloat32)),
         is_captured_(machine.captures_combine(options.way)) {}
 
   Repeated repeated() override {

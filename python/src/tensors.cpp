@@ -74,7 +74,7 @@ Stream stream_of(nb::handle object, Device device) {
   nb::object stream = nb::borrow(object);
   if (stream.is_none()) {
     if (!is_loaded("torch")) return {};
-    stream = nb::module_::import_("torch").attr("cuda").attr("current_stream")();
+    stream = nb::module_::import_("torch").attr("cuda").attr("current_stream")(device.index);
   }
   for (const char* attribute : {"cuda_stream", "ptr"}) {
     if (nb::hasattr(stream, attribute)) stream = stream.attr(attribute);
