@@ -2,13 +2,15 @@
 // spill.
 //
 // All cases would take hours. What decides about registers is the tile (head dims and rows of a
-// block) with one other thing, so for each architecture the cases are chosen such that any two
-// choices meet: each tile with each score mod, each mask, each dtype, each group and so on, and
-// these with one another.
+// block) with one other thing, so the cases are chosen such that any two choices meet: each tile
+// with each architecture, score mod, mask, dtype, group and so on, and these with one another. The
+// target attend_variants_of_each_architecture, for before a release, chooses such cases anew for
+// each architecture: any two choices meet on each.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <span>
 #include <utility>
 
@@ -87,6 +89,7 @@ enum Axis {
   kHeadClasses,
   kQueryVectors,
   kNegative,
+  kArchitecture,
 };
 
 /// What a case may take of local memory: nothing, but for the family without tensor cores, whose
@@ -142,13 +145,18 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
 }
 
 std::vector<Variant> variants_of(const Table& table) {
-  const std::vector<test::Choices> cases = test::EveryPair({static_cast<int>(table.tiles.size()), 3,
-                                                            3, 3, 3, table.pool_dtypes, 3, 2, 2, 2})
-                                               .cases();
+  const auto chips = static_cast<int>(table.chips.size());
+  const bool on_each = std::getenv("KVMESH_ON_EACH_ARCHITECTURE") != nullptr;
+  const std::vector<test::Choices> cases =
+      test::EveryPair({static_cast<int>(table.tiles.size()), 3, 3, 3, 3, table.pool_dtypes, 3, 2, 2,
+                       2, on_each ? 1 : chips})
+          .cases();
   std::vector<Variant> variants;
-  for (const Chip& chip : table.chips) {
+  for (int first = 0; first < (on_each ? chips : 1); ++first) {
     for (const test::Choices& choices : cases) {
-      variants.push_back(attend_variant(table, chip, choices));
+      const int chip = first + choices[kArchitecture];
+      variants.push_back(
+          attend_variant(table, table.chips[static_cast<std::size_t>(chip)], choices));
     }
   }
   return variants;
