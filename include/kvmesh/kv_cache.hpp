@@ -167,8 +167,11 @@ class StepPlan {
   /// Returns the number of tiles that the plan visits on this rank. Blocks until the device has
   /// done all its work.
   TileCounts tiles() const;
-  /// Device memory beside the pools: the plan's buffers and the cache's page lists.
+  /// Memory of the mesh's device beside the pools: the plan's buffers and the cache's page lists.
+  /// On the CPU all that the plan holds.
   std::int64_t workspace_bytes() const;
+  /// Host memory that the plan holds: its batch, lists, and what its combine keeps there.
+  std::int64_t host_bytes() const;
   /// A number that changes when graphs that captured this plan's runs become invalid, because a
   /// buffer had to grow.
   std::uint64_t generation() const;

@@ -171,6 +171,11 @@ class CudaStep : public StepKernels {
   }
 
   void plan_combine(const StepBatch& batch, Stream stream) {
+  std::int64_t host_bytes() const override {
+    return attention_.current().host_bytes() +
+           static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
+                                     combine_.host_bytes());
+  }
     combine_.plan({attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim},
                   batch, stream);
   }

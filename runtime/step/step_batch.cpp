@@ -126,6 +126,13 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
 const Participation& StepBatch::participation() const {
   if (participants) return *participants;
   participants.emplace(query_tokens, ranks);
+std::int64_t StepBatch::size_bytes() const {
+  const std::size_t words = participants ? participants->words().size() : 0;
+  return static_cast<std::int64_t>(sequences.capacity() * sizeof(SequenceStep) +
+                                   q_positions.capacity() * sizeof(std::int64_t) +
+                                   words * sizeof(std::uint64_t));
+}
+
   std::int64_t token = 0;
   for (const SequenceStep& sequence : sequences) {
     add_participants(*sequence.pages, token, token + sequence.queries, *participants);
@@ -150,8 +157,8 @@ AttentionBatch attention_batch(const StepBatch& step) {
   return batch;
 }
 
-std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
-  std::vector<TokenSlot> slots;
+void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots) {
+  slots.clear();
   slots.reserve(static_cast<std::size_t>(step.append_tokens));
   for (const SequenceStep& sequence : step.sequences) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
@@ -165,7 +172,6 @@ std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
                           : TokenSlot{});
     }
   }
-  return slots;
 }
 
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,

@@ -106,9 +106,16 @@ class StepPlan::State final : public CacheUser {
   }
   std::int64_t workspace_bytes() const {
     check_cache();
+    if (cache_->mesh.device().kind == DeviceKind::kCpu) return host_bytes();
     std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
     for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
     return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
+  }
+  std::int64_t host_bytes() const {
+    check_cache();
+    const bool is_host = cache_->mesh.device().kind == DeviceKind::kCpu;
+    const std::size_t partial = is_host ? partial_o_.size_bytes() + partial_lse_.size_bytes() : 0;
+    return kernels_->host_bytes() + step_.size_bytes() + static_cast<std::int64_t>(partial);
   }
   std::uint64_t generation() const {
     check_cache();
@@ -321,6 +328,7 @@ const Participation& StepPlan::participation() const { return state().participat
 TileCounts StepPlan::tiles() const { return state().tiles(); }
 
 std::int64_t StepPlan::workspace_bytes() const { return state().workspace_bytes(); }
+std::int64_t StepPlan::host_bytes() const { return state().host_bytes(); }
 std::uint64_t StepPlan::generation() const { return state().generation(); }
 
 void KvCache::State::wait_for_peers() {
