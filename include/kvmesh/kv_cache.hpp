@@ -186,7 +186,8 @@ class StepPlan {
 
 /// This rank's part of the cache: its pools, and a copy of the allocator. Every rank calls the same
 /// operations in the same order; operations that exchange messages are marked "collective". Strong
-/// guarantee, as in PageAllocator, unless a method says otherwise. One thread per rank.
+/// guarantee, as in PageAllocator, unless a method says otherwise. One thread per rank. A cache
+/// that has been moved from throws InvalidArgument.
 class KvCache {
  public:
   /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
@@ -332,6 +333,7 @@ class KvCache {
  private:
   friend class StepPlan;
   class State;
+  State& state() const;
   std::unique_ptr<State> state_;
 };
 

@@ -361,15 +361,15 @@ void KvCache::State::make_copies(std::span<const PageCopy> copies) {
 }
 
 Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
-  const auto sizes = check_step(state_->allocator, state_->options, batch,
+  const auto sizes = check_step(state().allocator, state().options, batch,
                                 {options.q_positions, options.block_mask, options.limits});
-  state_->wait_for_peers();
-  auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
+  state().wait_for_peers();
+  auto step = std::make_unique<StepPlan::State>(state(), batch, options);
   step->check(sizes);
-  const auto appended = state_->try_append(batch, step->hashes(batch, options.q_positions));
+  const auto appended = state().try_append(batch, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
-  state_->mesh.wait({}, "plan");
+  state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
 
@@ -380,9 +380,9 @@ StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& opt
 Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                                  std::span<const std::int64_t> q_positions) {
   StepPlan::State& planned = step.state();
-  require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
-  planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
-  const auto appended = state_->try_append(batch, planned.hashes(batch, q_positions));
+  require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
+  planned.check(check_step(state().allocator, state().options, batch, planned.rules(q_positions)));
+  const auto appended = state().try_append(batch, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
   return Done{};
