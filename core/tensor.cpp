@@ -70,6 +70,7 @@ void check_tensor(std::string_view what, const ConstTensorView& view, int dims, 
 void check_output_tensor(std::string_view what, const TensorView& view, int dims,
                          Elements allowed) {
   check_tensor(what, view, dims, allowed);
+  if (view.elements() == 0) return;
   for (int i = 0; i < dims; ++i) {
     require(view.size(i) <= 1 || view.stride(i) != 0, "{}: the elements of {} are one another",
             what, view);

@@ -49,24 +49,33 @@ void check_pages(const AttentionShape& shape, const AttentionBatch& batch, std::
   }
 }
 
-std::vector<std::int32_t> positions_of(const AttentionBatch& batch) {
-  std::vector<std::int32_t> positions;
-  positions.reserve(static_cast<std::size_t>(batch.q_indptr.back()));
-  for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
-    const std::int64_t first = batch.kv_lens[s] - batch.q_indptr[s + 1];
-    for (std::int64_t t = batch.q_indptr[s]; t < batch.q_indptr[s + 1]; ++t) {
+void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& positions) {
+  positions.clear();
+  for (const AttendSequence& sequence : batch.sequences) {
+    const std::int64_t first = sequence.kv_len - sequence.queries;
+    for (std::int64_t i = 0; i < sequence.queries; ++i) {
       const std::int64_t position =
-          batch.q_positions.empty() ? first + t : batch.q_positions[static_cast<std::size_t>(t)];
+          batch.q_positions.empty() ? first + i : batch.q_positions[positions.size()];
       positions.push_back(static_cast<std::int32_t>(position));
     }
   }
-  return positions;
+}
+
+/// Empties the lists, and keeps their memory.
+void clear(AttendWork& work) {
+  work.blocks.clear();
+  work.ranges.clear();
+  work.head_classes.clear();
+  work.tasks.clear();
+  work.merges.clear();
+  work.workspace_rows = 0;
+  work.tiles = {};
 }
 
 class WorkMaker {
  public:
-  WorkMaker(const AttentionShape& shape, const AttentionBatch& batch,
-            const AttentionOptions& options)
+  WorkMaker(const AttentionShape& shape, const AttendSteps& batch, const AttentionOptions& options,
+            AttendWork& work)
       : shape_(shape),
         batch_(batch),
         options_(options),
@@ -74,23 +83,25 @@ class WorkMaker {
         mask_(options.mask.graph()),
         evaluator_(mask_),
         per_head_(options.block_mask ? options.block_mask->heads() > 1
-                                     : mask_.depends_on(kDependsHead)) {
-    work_.positions = positions_of(batch);
+                                     : mask_.depends_on(kDependsHead)),
+        work_(work) {
+    clear(work_);
+    set_positions(batch, work_.positions);
     work_.visits_per_split = std::max(1, kKeysPerSplit / shape.page_size);
   }
 
-  AttendWork make() {
-    for (std::size_t s = 0; s < batch_.kv_lens.size(); ++s) {
+  void make() {
+    for (std::size_t s = 0; s < batch_.sequences.size(); ++s) {
       const std::size_t first_block = work_.blocks.size();
-      const std::int64_t q_begin = batch_.q_indptr[s], q_end = batch_.q_indptr[s + 1];
-      for (std::int64_t q = q_begin; q < q_end;) {
-        const std::int64_t next = block_end(q - q_begin, q_end - q_begin) + q_begin;
-        add_blocks(static_cast<std::int32_t>(s), q, next);
+      const std::int64_t queries = batch_.sequences[s].queries;
+      for (std::int64_t q = 0; q < queries;) {
+        const std::int64_t next = block_end(q, queries);
+        add_blocks(static_cast<std::int32_t>(s), first_query_ + q, first_query_ + next);
         q = next;
       }
       add_tasks(first_block);
+      first_query_ += queries;
     }
-    return std::move(work_);
   }
 
  private:
@@ -111,54 +122,77 @@ class WorkMaker {
     WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
-      if (head == 0 || per_head_) {
-        block.visit_begin = static_cast<std::int64_t>(work_.visits.size());
+      if (options_.block_mask && shares_q_block(block)) {
+        take_visits(work_.blocks[work_.blocks.size() - static_cast<std::size_t>(shape_.kv_heads)],
+                    block);
+      } else if (head == 0 || per_head_) {
+        block.visit_begin = visits_;
+        block.range_begin = static_cast<std::int32_t>(work_.ranges.size());
         add_visits(block);
-        block.visit_end = static_cast<std::int64_t>(work_.visits.size());
+        block.visit_end = visits_;
+        block.range_end = static_cast<std::int32_t>(work_.ranges.size());
       }
       count_tiles(block);
       work_.blocks.push_back(block);
     }
   }
 
-  void add_visits(const WorkBlock& block) {
-    if (options_.block_mask) return add_listed_visits(block);
-    const auto s = static_cast<std::size_t>(block.sequence);
-    add_range(block, batch_.page_indptr[s], batch_.page_indptr[s + 1]);
+  // Whether the block's q block in an explicit block mask is that of the queries before.
+  bool shares_q_block(const WorkBlock& block) const {
+    return (block.q_begin - first_query_) % options_.block_mask->q_block() != 0;
   }
 
-  // Classifies pages [begin, end) of the batch as one range of keys where that is decided at once
-  // (most of a causal sequence is), else by halves: O(log pages) for a mask with one border.
-  void add_range(const WorkBlock& block, std::int64_t begin, std::int64_t end) {
-    if (begin == end) return;
-    const bool one_page = end - begin == 1;
+  static void take_visits(const WorkBlock& from, WorkBlock& to) {
+    to.visit_begin = from.visit_begin;
+    to.visit_end = from.visit_end;
+    to.range_begin = from.range_begin;
+    to.range_end = from.range_end;
+  }
+
+  void add_visits(const WorkBlock& block) {
+    if (options_.block_mask) return add_listed_visits(block);
+    add_range(block, sequence_of(block).pages);
+  }
+
+  const AttendSequence& sequence_of(const WorkBlock& block) const {
+    return batch_.sequences[static_cast<std::size_t>(block.sequence)];
+  }
+
+  // Classifies pages as one range of keys where that is decided at once (most of a causal sequence
+  // is), else by halves: O(log pages) for a mask with one border.
+  void add_range(const WorkBlock& block, std::span<const LocalPage> pages) {
+    if (pages.empty()) return;
+    const bool one_page = pages.size() == 1;
     const std::optional<TileClass> group_class =
-        class_of_group(block, keys_of(block, begin, end), one_page);
+        class_of_group(block, keys_of(block, pages), one_page);
     if (!one_page && (!group_class || *group_class == TileClass::kPartial)) {
-      const std::int64_t middle = begin + (end - begin) / 2;
-      add_range(block, begin, middle);
-      add_range(block, middle, end);
+      add_range(block, pages.first(pages.size() / 2));
+      add_range(block, pages.subspan(pages.size() / 2));
     } else if (*group_class != TileClass::kEmpty) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
-        add_visit(page, *group_class == TileClass::kPartial);
-      }
+      add_pages(block, pages, *group_class == TileClass::kPartial);
     }
   }
 
-  void add_visit(const LocalPage& page, bool masked) {
-    work_.visits.push_back({.page = page.page,
-                            .logical = static_cast<std::uint32_t>(page.logical),
-                            .masked = masked,
-                            .mixed = 0});
+  // Lengthens the block's last range where the pages follow it and are visited in the same way.
+  void add_pages(const WorkBlock& block, std::span<const LocalPage> pages, bool masked) {
+    const auto count = static_cast<std::int32_t>(pages.size());
+    const bool is_first = std::ssize(work_.ranges) == block.range_begin;
+    PageRange* last = is_first ? nullptr : &work_.ranges.back();
+    if (last && last->masked == masked && last->head_classes < 0 &&
+        last->pages + last->count == pages.data()) {
+      last->count += count;
+    } else {
+      work_.ranges.push_back(
+          {.first_visit = visits_, .pages = pages.data(), .count = count, .masked = masked});
+    }
+    visits_ += count;
   }
 
-  // The positions from the first of pages [begin, end) to the last, the pages of other ranks
-  // between them included: what holds for all of them holds for ours.
-  PositionRange keys_of(const WorkBlock& block, std::int64_t begin, std::int64_t end) const {
-    const std::int64_t first = batch_.pages[static_cast<std::size_t>(begin)].logical;
-    const std::int64_t last = batch_.pages[static_cast<std::size_t>(end - 1)].logical;
-    const std::int64_t kv_len = batch_.kv_lens[static_cast<std::size_t>(block.sequence)];
+  // The positions from the first of the pages to the last, the pages of other ranks between them
+  // included: what holds for all of them holds for ours.
+  PositionRange keys_of(const WorkBlock& block, std::span<const LocalPage> pages) const {
+    const std::int64_t first = pages.front().logical, last = pages.back().logical;
+    const std::int64_t kv_len = sequence_of(block).kv_len;
     return {static_cast<std::int32_t>(first * shape_.page_size),
             static_cast<std::int32_t>(std::min(kv_len, (last + 1) * shape_.page_size))};
   }
@@ -189,42 +223,61 @@ class WorkMaker {
   // The pages that an explicit block mask lists for any head of the group.
   void add_listed_visits(const WorkBlock& block) {
     const LocalBlockMask& mask = *options_.block_mask;
-    const auto s = static_cast<std::size_t>(block.sequence);
-    const std::int64_t q_block = (block.q_begin - batch_.q_indptr[s]) / mask.q_block();
+    const std::int64_t q_block = (block.q_begin - first_query_) / mask.q_block();
     std::vector<std::span<const LocalBlock>> rows;
     for (int g = 0; g < (per_head_ ? group_ : 1); ++g) {
       rows.push_back(
           mask.row(block.sequence, options_.first_head + block.kv_head * group_ + g, q_block));
     }
     std::vector<TileClass> classes(rows.size());
-    for (std::int64_t i = batch_.page_indptr[s]; i < batch_.page_indptr[s + 1]; ++i) {
-      const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
-      for (std::size_t g = 0; g < rows.size(); ++g) classes[g] = take(rows[g], page.logical);
-      add_listed_visit(page, classes);
+    std::span<const LocalPage> pages = sequence_of(block).pages;
+    for (std::int32_t logical = first_of(rows); logical < kNoPage; logical = first_of(rows)) {
+      for (std::size_t g = 0; g < rows.size(); ++g) classes[g] = take(rows[g], logical);
+      pages = std::ranges::subrange(
+          std::ranges::lower_bound(pages, logical, {}, &LocalPage::logical), pages.end());
+      if (pages.empty()) return;
+      if (pages.front().logical == logical) add_listed_visit(block, pages.front(), classes);
     }
   }
 
-  // The class of a page in a row of lists, whose entries before it are dropped.
-  static TileClass take(std::span<const LocalBlock>& row, std::int32_t logical) {
-    while (!row.empty() && row.front().logical < logical) row = row.subspan(1);
-    if (row.empty() || row.front().logical != logical) return TileClass::kEmpty;
-    return row.front().full ? TileClass::kFull : TileClass::kPartial;
+  static constexpr std::int32_t kNoPage = std::numeric_limits<std::int32_t>::max();
+
+  // The first page that any of the lists has.
+  static std::int32_t first_of(const std::vector<std::span<const LocalBlock>>& rows) {
+    std::int32_t first = kNoPage;
+    for (const std::span<const LocalBlock>& row : rows) {
+      if (!row.empty()) first = std::min(first, row.front().logical);
+    }
+    return first;
   }
 
-  void add_listed_visit(const LocalPage& page, const std::vector<TileClass>& classes) {
-    const bool same = std::ranges::count(classes, classes[0]) == std::ssize(classes);
-    if (same && classes[0] == TileClass::kEmpty) return;
-    add_visit(page, !same || classes[0] == TileClass::kPartial);
-    if (same) return;
-    work_.visits.back().mixed = 1;
-    work_.head_classes.resize((work_.visits.size() - 1) * classes.size());
+  // The class of a page in a list that has none before it. Drops the page from the list.
+  static TileClass take(std::span<const LocalBlock>& row, std::int32_t logical) {
+    if (row.empty() || row.front().logical != logical) return TileClass::kEmpty;
+    const bool is_full = row.front().full;
+    row = row.subspan(1);
+    return is_full ? TileClass::kFull : TileClass::kPartial;
+  }
+
+  void add_listed_visit(const WorkBlock& block, const LocalPage& page,
+                        const std::vector<TileClass>& classes) {
+    if (std::ranges::count(classes, classes[0]) == std::ssize(classes)) {
+      if (classes[0] == TileClass::kEmpty) return;
+      return add_pages(block, {&page, 1}, classes[0] == TileClass::kPartial);
+    }
+    work_.ranges.push_back({.first_visit = visits_++,
+                            .pages = &page,
+                            .count = 1,
+                            .masked = true,
+                            .head_classes = static_cast<std::int32_t>(work_.head_classes.size())});
     work_.head_classes.insert(work_.head_classes.end(), classes.begin(), classes.end());
   }
 
   void count_tiles(const WorkBlock& block) {
-    for (std::int64_t i = block.visit_begin; i < block.visit_end; ++i) {
-      ++work_.tiles.visited;
-      work_.tiles.masked += work_.visits[static_cast<std::size_t>(i)].masked;
+    work_.tiles.visited += block.visit_end - block.visit_begin;
+    for (std::int32_t i = block.range_begin; i < block.range_end; ++i) {
+      const PageRange& range = work_.ranges[static_cast<std::size_t>(i)];
+      work_.tiles.masked += range.masked ? range.count : 0;
     }
   }
 
@@ -249,14 +302,21 @@ class WorkMaker {
   }
 
   const AttentionShape& shape_;
-  const AttentionBatch& batch_;
+  const AttendSteps& batch_;
   const AttentionOptions& options_;
   const int group_;
   const ModGraph& mask_;
   ModEvaluator evaluator_;
   const bool per_head_;
-  AttendWork work_;
+  AttendWork& work_;
+  std::int64_t first_query_ = 0;  // of the current sequence
+  std::int64_t visits_ = 0;
 };
+
+template <class T>
+std::int64_t bytes_of(const std::vector<T>& list) {
+  return static_cast<std::int64_t>(list.capacity() * sizeof(T));
+}
 
 }  // namespace
 
@@ -287,10 +347,31 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
   for (std::size_t s = 0; s < sequences; ++s) check_pages(shape, batch, s);
 }
 
+void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
+                      const AttentionOptions& options, AttendWork& work) {
+  WorkMaker(shape, batch, options, work).make();
+}
+
 AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
                             const AttentionOptions& options) {
   check_attention(shape, batch);
-  return WorkMaker(shape, batch, options).make();
+  AttendWork work;
+  work.pages = batch.pages;
+  std::vector<AttendSequence> sequences;
+  for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
+    const auto first = static_cast<std::size_t>(batch.page_indptr[s]);
+    const auto pages = static_cast<std::size_t>(batch.page_indptr[s + 1]) - first;
+    sequences.push_back({.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
+                         .kv_len = batch.kv_lens[s],
+                         .pages = std::span(work.pages).subspan(first, pages)});
+  }
+  plan_attend_work(shape, {sequences, batch.q_positions}, options, work);
+  return work;
+}
+
+std::int64_t AttendWork::size_bytes() const {
+  return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(tasks) +
+         bytes_of(merges) + bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

@@ -1,11 +1,15 @@
 // The work of one attend: which thread reads which pages for which query rows.
 //
 //   sequence -> work blocks (query tokens x the query heads of one kv head)
-//            -> visits (local pages that the mask does not make empty)
-//            -> splits (contiguous ranges of visits), one task each
+//            -> visits (local pages that the mask does not make empty), in ranges
+//            -> splits (contiguous visits), one task each
+//
+// Of a mask with few borders, causal for one, a block has a few ranges however many pages it
+// visits. So the work of a prompt takes memory in proportion to its length.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/page_visit.hpp"
@@ -17,6 +21,30 @@ namespace kvmesh {
 /// Multi-head latent attention has 576 (512 + 64); nothing in use is wider.
 inline constexpr int kMaxHeadDim = 576;
 
+/// One sequence of a step, as kernels see it. Its pages are this rank's, in ascending logical
+/// order.
+struct AttendSequence {
+  std::int64_t queries = 0;
+  std::int64_t kv_len = 0;
+  std::span<const LocalPage> pages{};
+};
+
+/// A ragged batch in the caller's memory: AttentionBatch, but no page is copied.
+struct AttendSteps {
+  std::span<const AttendSequence> sequences{};
+  std::span<const std::int64_t> q_positions{};  ///< [tokens]; empty: the newest of each sequence
+};
+
+/// Pages of a sequence that a block visits one after another, all with the mask or all without. The
+/// visits of all blocks are numbered in order.
+struct PageRange {
+  std::int64_t first_visit = 0;
+  const LocalPage* pages = nullptr;
+  std::int32_t count = 0;
+  bool masked = false;             ///< some row may not see all keys
+  std::int32_t head_classes = -1;  ///< a mixed page: where AttendWork::head_classes has its heads
+};
+
 /// Some query tokens of one sequence, for all query heads that share one kv head: what a device's
 /// plan numbers as a query block's work block for each kv head. Row r of the block is token q_begin
 /// + r / group, head kv_head * group + r % group.
@@ -27,6 +55,8 @@ struct WorkBlock {
   std::int64_t q_end = 0;
   std::int64_t visit_begin = 0;
   std::int64_t visit_end = 0;
+  std::int32_t range_begin = 0;  ///< the ranges of these visits
+  std::int32_t range_end = 0;
   std::int32_t splits = 1;
   /// First row of this block's partials in the workspace; used if splits > 1.
   std::int64_t workspace_row = 0;
@@ -41,19 +71,29 @@ struct WorkSplit {
 
 struct AttendWork {
   std::vector<WorkBlock> blocks;
-  std::vector<PageVisit> visits;
-  std::vector<TileClass> head_classes;  ///< [visits][group], of mixed pages; ends after the last
+  std::vector<PageRange> ranges;
+  std::vector<TileClass> head_classes;  ///< [mixed pages][group]
   std::vector<WorkSplit> tasks;
   std::vector<std::int32_t> merges;     ///< the blocks with more than one split
   std::vector<std::int32_t> positions;  ///< [tokens], logical
   std::int64_t workspace_rows = 0;
   int visits_per_split = 1;
   TileCounts tiles;
+  std::vector<LocalPage> pages;  ///< a copy of the batch's, if the caller does not keep them
+
+  /// Memory of the lists.
+  std::int64_t size_bytes() const;
 };
 
 /// @throws InvalidArgument on a batch or a shape that does not fit together.
 void check_attention(const AttentionShape& shape, const AttentionBatch& batch);
 
+/// Fills `work`, and reuses its memory. Checks nothing.
+/// REQUIRES: a batch that check_attention takes; its pages stay where they are.
+void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
+                      const AttentionOptions& options, AttendWork& work);
+
+/// The same for a batch whose pages are copied.
 /// @throws InvalidArgument as check_attention does.
 AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
                             const AttentionOptions& options);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/check.hpp"
+#include "core/checked.hpp"
 #include "kernels/block_mask_shape.hpp"
 #include "kernels/cpu/classify.hpp"
 
@@ -93,11 +93,15 @@ std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const Pa
 void check_block_mask_shape(const BlockMaskShape& shape) {
   require(shape.batch >= 1 && shape.heads >= 1, "a block mask for {} batch rows and {} heads",
           shape.batch, shape.heads);
+  require(shape.batch <= kMaxPosition && shape.heads <= kMaxPosition,
+          "a block mask for {} batch rows and {} heads: their numbers are int32", shape.batch,
+          shape.heads);
   require(shape.q_len >= 1 && shape.kv_len >= 1, "a block mask over {} queries and {} keys",
           shape.q_len, shape.kv_len);
   require(shape.q_block >= 1 && shape.kv_block >= 1, "a block mask with blocks of {} x {}",
           shape.q_block, shape.kv_block);
-  require(shape.kv_len < kMaxPosition, "a block mask over {} keys: positions are int32",
+  require(shape.q_len < kMaxPosition && shape.kv_len < kMaxPosition,
+          "a block mask over {} queries and {} keys: positions are int32", shape.q_len,
           shape.kv_len);
   require(shape.q_start.empty() || std::cmp_equal(shape.q_start.size(), shape.batch),
           "a block mask for {} batch rows with {} first query positions", shape.batch,
@@ -110,6 +114,7 @@ void check_block_mask_shape(const BlockMaskShape& shape) {
   require(shape.q_len + last_start < kMaxPosition,
           "a block mask over {} queries from position {}: positions are int32", shape.q_len,
           last_start);
+  checked_product("rows of a block mask", {shape.batch, shape.heads, shape.q_blocks()});
 }
 
 BlockMask::BlockMask(const MaskMod& mask_mod, const BlockMaskShape& shape)

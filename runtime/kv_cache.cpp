@@ -72,31 +72,36 @@ KvCache::~KvCache() = default;
 KvCache::KvCache(KvCache&&) noexcept = default;
 KvCache& KvCache::operator=(KvCache&&) noexcept = default;
 
-const CacheOptions& KvCache::options() const { return state_->options; }
-Mesh& KvCache::mesh() { return state_->mesh; }
-const PageAllocator& KvCache::allocator() const { return state_->allocator; }
+KvCache::State& KvCache::state() const {
+  require(state_ != nullptr, "cache: it has been moved from");
+  return *state_;
+}
 
-SequenceId KvCache::create() { return state_->allocator.create(); }
+const CacheOptions& KvCache::options() const { return state().options; }
+Mesh& KvCache::mesh() { return state().mesh; }
+const PageAllocator& KvCache::allocator() const { return state().allocator; }
+
+SequenceId KvCache::create() { return state().allocator.create(); }
 void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
-  state_->allocator.reserve(sequence, tokens);
+  state().allocator.reserve(sequence, tokens);
 }
 Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state_->allocator.try_reserve(sequence, tokens);
+  return state().allocator.try_reserve(sequence, tokens);
 }
-SequenceId KvCache::fork(SequenceId sequence) { return state_->allocator.fork(sequence); }
+SequenceId KvCache::fork(SequenceId sequence) { return state().allocator.fork(sequence); }
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
-  state_->allocator.truncate(sequence, length);
+  state().allocator.truncate(sequence, length);
 }
-void KvCache::erase(SequenceId sequence) { state_->allocator.erase(sequence); }
+void KvCache::erase(SequenceId sequence) { state().allocator.erase(sequence); }
 
 void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
   try_make_writable(sequence, begin, end).value();
 }
 
 Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  const auto copies = state_->allocator.try_make_writable(sequence, begin, end);
+  const auto copies = state().allocator.try_make_writable(sequence, begin, end);
   if (!copies) return copies.reason();
-  state_->make_copies(*copies);
+  state().make_copies(*copies);
   return Done{};
 }
 
@@ -104,60 +109,60 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
                     const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
   const KvPool to = pool(layer);
   check_new_tokens(k, v, to, std::ssize(positions));
-  const Device device = state_->mesh.device();
+  const Device device = state().mesh.device();
   for (const ConstTensorView* tensor : {&k, &v})
     require(tensor->empty() || tensor->device == device, "write: {} is in {}, the cache in {}",
             *tensor, tensor->device, device);
-  const std::vector<TokenSlot> slots = state_->slots_of(sequence, positions);
-  if (!slots.empty()) state_->backend->write(to, k, v, slots, stream);
+  const std::vector<TokenSlot> slots = state().slots_of(sequence, positions);
+  if (!slots.empty()) state().backend->write(to, k, v, slots, stream);
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
-  return PrefixKey(state_->allocator.prefix_rules(), std::move(extras));
+  return PrefixKey(state().allocator.prefix_rules(), std::move(extras));
 }
 PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
-  return state_->allocator.match_prefix(key);
+  return state().allocator.match_prefix(key);
 }
 SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
-  return state_->allocator.create_with_prefix(match);
+  return state().allocator.create_with_prefix(match);
 }
 SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
-  return state_->allocator.create_with_prefix(key);
+  return state().allocator.create_with_prefix(key);
 }
-void KvCache::release(const PrefixMatch& match) { state_->allocator.release(match); }
+void KvCache::release(const PrefixMatch& match) { state().allocator.release(match); }
 void KvCache::publish(SequenceId sequence, const PrefixKey& key,
                       std::span<const Retention> retentions) {
-  state_->allocator.publish(sequence, key, retentions);
+  state().allocator.publish(sequence, key, retentions);
 }
 
 BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {
-  return state_->backend->make_block_mask(mask, shape);
+  return state().backend->make_block_mask(mask, shape);
 }
 
-void KvCache::check_replicas() { kvmesh::check_replicas(state_->allocator, state_->mesh.world()); }
+void KvCache::check_replicas() { kvmesh::check_replicas(state().allocator, state().mesh.world()); }
 
-std::int64_t KvCache::pool_bytes() const { return state_->pools.size_bytes(); }
+std::int64_t KvCache::pool_bytes() const { return state().pools.size_bytes(); }
 
-const PageFormat& KvCache::page_format() const { return state_->pools.layout().format(); }
+const PageFormat& KvCache::page_format() const { return state().pools.layout().format(); }
 
 PagePlanes KvCache::planes(int layer) {
-  check_layer(state_->options, layer);
-  return state_->pools.layer(layer);
+  check_layer(state().options, layer);
+  return state().pools.layer(layer);
 }
 
 KvPool KvCache::pool(int layer) {
-  check_layer(state_->options, layer);
-  return state_->pool(layer);
+  check_layer(state().options, layer);
+  return state().pool(layer);
 }
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
-  require(kv_rank.value >= 0 && kv_rank.value < state_->mesh.kv_parallel(),
-          "cache: kv rank {} of {}", kv_rank.value, state_->mesh.kv_parallel());
-  check_layer(state_->options, layer);
-  if (kv_rank == state_->mesh.kv_rank()) return state_->pool(layer);
-  const std::optional<PagePlanes> planes = state_->peers.layer(kv_rank, layer);
+  require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),
+          "cache: kv rank {} of {}", kv_rank.value, state().mesh.kv_parallel());
+  check_layer(state().options, layer);
+  if (kv_rank == state().mesh.kv_rank()) return state().pool(layer);
+  const std::optional<PagePlanes> planes = state().peers.layer(kv_rank, layer);
   if (!planes) return std::nullopt;
-  return kv_pool(state_->shape.attention, state_->shape.format, *planes);
+  return kv_pool(state().shape.attention, state().shape.format, *planes);
 }
 
 }  // namespace kvmesh

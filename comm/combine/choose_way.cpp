@@ -105,6 +105,9 @@ bool follows_mask_in_graph(WayKind way) {
 
 CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
                                  const CombineOptions& options, int ranks) {
+  require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
+          "combine: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
+          static_cast<int>(options.strategy));
   require(supports(way, options.strategy), "combine: the way {} has no strategy {}", name(way),
           name(options.strategy));
   if (options.strategy != CombineStrategy::kAuto) return options.strategy;

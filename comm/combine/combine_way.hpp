@@ -53,6 +53,8 @@ class CombineWay {
 
   /// Memory held on the device of the tensors.
   virtual std::size_t workspace_bytes() const = 0;
+  /// Memory held on the host, which may be the device of the tensors.
+  virtual std::size_t host_bytes() const { return 0; }
 };
 
 }  // namespace kvmesh

@@ -1,5 +1,6 @@
 // The public combine on the CPU: one call of the host's way.
 #include "comm/combine/host/host_way.hpp"
+#include "core/check.hpp"
 
 namespace kvmesh {
 
@@ -11,6 +12,7 @@ Combiner& Combiner::operator=(Combiner&&) noexcept = default;
 
 void Combiner::operator()(const Partial& mine, const CombineOptions& options,
                           const CombineOutput& output) {
+  require(way_ != nullptr, "combine: the combiner has been moved from");
   way_->plan(shape_of(mine), options, {});
   way_->run(mine, output, {});
 }

@@ -2,6 +2,7 @@
 #include <iterator>
 
 #include "core/check.hpp"
+#include "core/checked.hpp"
 #include "core/pod/shares.hpp"
 #include "kvmesh/combine.hpp"
 
@@ -49,7 +50,8 @@ Participation::Participation(std::int64_t tokens, int ranks)
     : tokens_(tokens), ranks_(ranks), words_per_token_(0) {
   require(tokens >= 0 && ranks > 0, "Participation: {} tokens, {} ranks", tokens, ranks);
   words_per_token_ = (static_cast<std::size_t>(ranks) + kBits - 1) / kBits;
-  bits_.resize(static_cast<std::size_t>(tokens) * words_per_token_);
+  bits_.resize(static_cast<std::size_t>(
+      checked_product("Participation", {tokens, static_cast<std::int64_t>(words_per_token_)})));
 }
 
 void Participation::add(std::int64_t token, Rank rank) {

@@ -1,16 +1,14 @@
 #include "comm/combine/rows.hpp"
 
 #include "core/check.hpp"
+#include "core/tensor_check.hpp"
 
 namespace kvmesh {
 namespace {
 
 void check_view(const TensorView& view, std::string_view what, int dims) {
   require(view.dims == dims, "combine: {} has {} dimensions, want {}", what, view.dims, dims);
-  for (int i = 0; i < dims; ++i) {
-    require(view.size(i) >= 0, "combine: {} is {}", what, view);
-  }
-  require(view.elements() == 0 || view.data != nullptr, "combine: {} has no data", what);
+  check_tensor(what, view, dims);
 }
 
 void check_float32(const TensorView& view, std::string_view what) {
@@ -43,7 +41,9 @@ void check_output(const CombineOutput& output, const CombineBlock& block, std::i
   check_o(output.o, "the output's o");
   require(output.o.size(0) == tokens && output.o.size(1) == heads && output.o.size(2) == dim,
           "combine: the output's o is {}, want [{}, {}, {}]", output.o, tokens, heads, dim);
+  check_output_tensor("the output's o", output.o, 3);
   if (output.lse.empty()) return;
+  check_output_tensor("the output's lse", output.lse, 2);
   check_view(output.lse, "the output's lse", 2);
   check_float32(output.lse, "the output's lse");
   require(output.lse.size(0) == tokens && output.lse.size(1) == heads,

@@ -84,10 +84,12 @@ class AttentionPlan {
 
   std::int64_t tokens() const;
   TileCounts tiles() const;
+  /// Memory that the plan holds: lists, partials of splits, and what threads use.
   std::int64_t workspace_bytes() const;
 
  private:
   class State;
+  State& state() const;
   std::unique_ptr<State> state_;
 };
 

@@ -167,8 +167,11 @@ class StepPlan {
   /// Returns the number of tiles that the plan visits on this rank. Blocks until the device has
   /// done all its work.
   TileCounts tiles() const;
-  /// Device memory beside the pools: the plan's buffers and the cache's page lists.
+  /// Memory of the mesh's device beside the pools: the plan's buffers and the cache's page lists.
+  /// On the CPU all that the plan holds.
   std::int64_t workspace_bytes() const;
+  /// Host memory that the plan holds: its batch, lists, and what its combine keeps there.
+  std::int64_t host_bytes() const;
   /// A number that changes when graphs that captured this plan's runs become invalid, because a
   /// buffer had to grow.
   std::uint64_t generation() const;
@@ -183,7 +186,8 @@ class StepPlan {
 
 /// This rank's part of the cache: its pools, and a copy of the allocator. Every rank calls the same
 /// operations in the same order; operations that exchange messages are marked "collective". Strong
-/// guarantee, as in PageAllocator, unless a method says otherwise. One thread per rank.
+/// guarantee, as in PageAllocator, unless a method says otherwise. One thread per rank. A cache
+/// that has been moved from throws InvalidArgument.
 class KvCache {
  public:
   /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
@@ -329,6 +333,7 @@ class KvCache {
  private:
   friend class StepPlan;
   class State;
+  State& state() const;
   std::unique_ptr<State> state_;
 };
 

@@ -59,6 +59,12 @@ AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
       mask_mod(options.mask.is_identity() ? nullptr
                                           : std::make_unique<ModEvaluator>(options.mask.graph())) {}
 
+std::int64_t AttendScratch::size_bytes() const {
+  std::size_t floats = 0;
+  for (const auto* list : {&q, &scores, &o, &max, &sum, &k_rows, &v_rows}) floats += list->size();
+  return static_cast<std::int64_t>(floats * sizeof(float));
+}
+
 void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
   switch (inputs.pool.k.dtype) {
     case Dtype::kFloat32:

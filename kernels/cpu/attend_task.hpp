@@ -23,6 +23,8 @@ struct Float8 {
 struct AttendScratch {
   AttendScratch(const AttentionShape& shape, int max_rows, const AttentionOptions& options);
 
+  std::int64_t size_bytes() const;
+
   std::vector<float> q;         // [max_rows, padded k_dim], scaled
   std::vector<float> scores;    // [max_rows, kTileKeys]
   std::vector<float> o;         // [max_rows, padded v_dim], not yet normalised

@@ -38,7 +38,7 @@ struct Tile {
   int keys = 0;
   // The visits that the keys came from, where a mask is to be applied.
   struct Segment {
-    const PageVisit* visit;
+    const PageRange* range;
     int begin, end;
   };
   Segment segments[kTileKeys];
@@ -110,6 +110,20 @@ class TaskRunner {
            block_.kv_head * pool.stride(1) + offset * pool.stride(2);
   }
 
+  // The range of visit `visit_`, which only rises.
+  const PageRange& range_of_visit() {
+    const PageRange* ranges = in_.work->ranges.data();
+    if (range_ == nullptr) {
+      range_ = std::upper_bound(ranges + block_.range_begin, ranges + block_.range_end, visit_,
+                                [](std::int64_t visit, const PageRange& range) {
+                                  return visit < range.first_visit;
+                                }) -
+               1;
+    }
+    while (visit_ >= range_->first_visit + range_->count) ++range_;
+    return *range_;
+  }
+
   float scale_of(const BasicRowScale<ConstTensorView>& scale, std::int32_t page, int offset) const {
     const ConstTensorView& rows = scale.per_token;
     if (rows.empty()) return scale.number;
@@ -125,19 +139,20 @@ class TaskRunner {
     const int page_size = in_.shape.page_size;
     const std::int64_t kv_len = in_.kv_lens[block_.sequence];
     while (visit_ < visit_end_ && tile.keys < kTileKeys) {
-      const PageVisit& visit = in_.work->visits[static_cast<std::size_t>(visit_)];
-      const std::int64_t first = static_cast<std::int64_t>(visit.logical) * page_size;
+      const PageRange& range = range_of_visit();
+      const LocalPage page = range.pages[visit_ - range.first_visit];
+      const std::int64_t first = static_cast<std::int64_t>(page.logical) * page_size;
       const int live = static_cast<int>(std::min<std::int64_t>(page_size, kv_len - first));
       const int take = std::min(live - offset_, kTileKeys - tile.keys);
-      tile.segments[tile.segment_count++] = {&visit, tile.keys, tile.keys + take};
-      tile.masked |= visit.masked != 0;
+      tile.segments[tile.segment_count++] = {&range, tile.keys, tile.keys + take};
+      tile.masked |= range.masked;
       for (int i = 0; i < take; ++i, ++tile.keys) {
-        tile.k[tile.keys] = key_row(in_.pool.k, visit.page, offset_ + i);
-        tile.v[tile.keys] = key_row(in_.pool.v, visit.page, offset_ + i);
+        tile.k[tile.keys] = key_row(in_.pool.k, page.page, offset_ + i);
+        tile.v[tile.keys] = key_row(in_.pool.v, page.page, offset_ + i);
         tile.position[tile.keys] = static_cast<std::int32_t>(first) + offset_ + i;
         if constexpr (std::is_same_v<T, Float8>) {
-          tile.k_scale[tile.keys] = scale_of(in_.pool.k_scale, visit.page, offset_ + i);
-          tile.v_scale[tile.keys] = scale_of(in_.pool.v_scale, visit.page, offset_ + i);
+          tile.k_scale[tile.keys] = scale_of(in_.pool.k_scale, page.page, offset_ + i);
+          tile.v_scale[tile.keys] = scale_of(in_.pool.v_scale, page.page, offset_ + i);
         }
       }
       offset_ += take;
@@ -219,10 +234,9 @@ class TaskRunner {
     return in_.work->positions[static_cast<std::size_t>(token_of(row))];
   }
 
-  TileClass class_of(const PageVisit& visit, int row) const {
-    if (!visit.mixed) return visit.masked ? TileClass::kPartial : TileClass::kFull;
-    const std::int64_t number = &visit - in_.work->visits.data();
-    return in_.work->head_classes[static_cast<std::size_t>(number * group_ + row % group_)];
+  TileClass class_of(const PageRange& range, int row) const {
+    if (range.head_classes < 0) return range.masked ? TileClass::kPartial : TileClass::kFull;
+    return in_.work->head_classes[static_cast<std::size_t>(range.head_classes + row % group_)];
   }
 
   void apply_mask(const Tile<T>& tile) {
@@ -237,7 +251,7 @@ class TaskRunner {
       }
       for (int s = 0; s < tile.segment_count; ++s) {
         const auto& segment = tile.segments[s];
-        const TileClass tile_class = class_of(*segment.visit, r);
+        const TileClass tile_class = class_of(*segment.range, r);
         if (tile_class == TileClass::kFull) continue;
         for (int key = segment.begin; key < segment.end; ++key) {
           if (tile_class == TileClass::kEmpty || !visible[key]) scores[key] = kNoKeys;
@@ -337,7 +351,8 @@ class TaskRunner {
   const std::size_t k_dim_, v_dim_;
   const bool widen_k_, widen_v_;
   std::int64_t visit_ = 0, visit_end_ = 0;
-  int offset_ = 0;  // keys of the current visit that earlier tiles took
+  const PageRange* range_ = nullptr;  // of visit_; null: not looked up yet
+  int offset_ = 0;                    // keys of the current visit that earlier tiles took
 };
 
 }  // namespace

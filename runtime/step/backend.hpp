@@ -52,6 +52,8 @@ class StepKernels {
   virtual TileCounts tiles() const = 0;
   /// Device memory beside the pools.
   virtual std::int64_t workspace_bytes() const = 0;
+  /// Host memory, which on the CPU is the device's.
+  virtual std::int64_t host_bytes() const = 0;
   /// A number that changes when captured graphs become invalid.
   virtual std::uint64_t generation() const = 0;
 };

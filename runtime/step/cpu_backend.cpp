@@ -1,6 +1,7 @@
 // The backend that runs on this machine's cores.
 #include <algorithm>
 
+#include "kernels/cpu/attend.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
@@ -24,7 +25,8 @@ class CpuStep : public StepKernels {
           const std::shared_ptr<RowExchange>& rows)
       : options_(options),
         mesh_(mesh),
-        combine_(ways, options.combine, options.limits.has_value()) {
+        combine_(ways, options.combine, options.limits.has_value()),
+        attention_(options.shape, options.attention) {
     if (options.reproducible) exact_.emplace(rows);
   }
 
@@ -33,19 +35,23 @@ class CpuStep : public StepKernels {
   }
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
-    AttentionOptions attention = options_.attention;
     std::optional<LocalBlockMask> blocks;
     if (options_.block_mask) {
       blocks = local_block_mask(batch, *options_.block_mask, page_size, mesh_.kv_rank());
-      attention.block_mask = &*blocks;
     }
-    slots_ = token_slots(batch, page_size);
+    set_token_slots(batch, page_size, slots_);
     batch_ = &batch;
     const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
     if (exact_) {
+      AttentionOptions attention = options_.attention;
+      if (blocks) attention.block_mask = &*blocks;
       return exact_->plan(options_.shape, attention, options_.combine, batch, tokens);
     }
-    attention_.emplace(options_.shape, attention_batch(batch), attention);
+    sequences_.clear();
+    for (const SequenceStep& it : batch.sequences) {
+      sequences_.push_back({it.queries, it.length, it.pages->pages});
+    }
+    attention_.plan({sequences_, batch.q_positions}, blocks ? &*blocks : nullptr);
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
 
@@ -57,15 +63,22 @@ class CpuStep : public StepKernels {
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream) override {
     const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
-    attention_->attend_partial(first_tokens(q, tokens), pool,
-                               {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
-                               mesh_.threads());
+    attention_.run(first_tokens(q, tokens), pool,
+                   {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)}, mesh_.threads());
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     exact_ ? exact_->check_combine(output) : combine_.check_run(partial, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});
+  }
+  TileCounts tiles() const override { return exact_ ? exact_->tiles() : attention_.tiles(); }
+  std::int64_t workspace_bytes() const override {
+    const std::size_t lists = slots_.capacity() * sizeof(TokenSlot) +
+                              sequences_.capacity() * sizeof(AttendSequence) +
+                              combine_.workspace_bytes();
+    return (exact_ ? exact_->workspace_bytes() : attention_.workspace_bytes()) +
+           static_cast<std::int64_t>(lists);
   }
   bool needs_partial() const override { return !exact_; }
   void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
@@ -75,12 +88,7 @@ class CpuStep : public StepKernels {
     exact_->attend(first_tokens(q, tokens), pool, mesh_.threads());
     exact_->combine(output);
   }
-  TileCounts tiles() const override { return exact_ ? exact_->tiles() : attention_->tiles(); }
-  std::int64_t workspace_bytes() const override {
-    const std::int64_t attention = attention_ ? attention_->workspace_bytes() : 0;
-    return (exact_ ? exact_->workspace_bytes() : attention) +
-           static_cast<std::int64_t>(combine_.workspace_bytes());
-  }
+  std::int64_t host_bytes() const override { return workspace_bytes(); }
   std::uint64_t generation() const override { return combine_.generation(); }
 
  private:
@@ -89,7 +97,8 @@ class CpuStep : public StepKernels {
   StepCombine combine_;
   const StepBatch* batch_ = nullptr;
   std::vector<TokenSlot> slots_;
-  std::optional<AttentionPlan> attention_;
+  std::vector<AttendSequence> sequences_;
+  cpu::Attend attention_;
   std::optional<ExactStep> exact_;  // instead of attention_ and combine_, if reproducible
 };
 

@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/check.hpp"
+#include "core/cuda/check.hpp"
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
@@ -23,17 +24,46 @@ struct Shared {
         writer(kernels),
         sent(allocator),
         ways(mesh.device_group()) {
-    if (mesh.kv_parallel() > 1) kernels.before_loading([this] { settle(); });
+    kernels.before_loading([this] {
+      refuse_in_capture();
+      if (mesh.kv_parallel() > 1) settle();
+    });
+  }
+
+  /// Loading a kernel may wait for the device, which ends a capture.
+  void refuse_in_capture() const {
+    if (launching_on == nullptr) return;  // which cannot be captured
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(launching_on, &status), "asking whether a stream is captured");
+    require(
+        status == cudaStreamCaptureStatusNone,
+        "run: the kernels for tensors of these dtypes and alignments are not loaded yet, and the "
+        "stream is being captured: run the plan once with such tensors before");
   }
 
   void settle() { mesh.wait_until(whole_device_done(mesh.device().index), "settle"); }
 
   Mesh& mesh;
+  cudaStream_t launching_on = nullptr;  // during a part of a run
   cuda::KernelStore kernels;
   cuda::PoolWriter writer;
   cuda::PageLists pages;
   SentPages sent;  // what `pages` has
   CombineWays ways;
+};
+
+/// Names the stream of a part of a run while it lasts.
+class Launching {
+ public:
+  Launching(Shared& shared, Stream stream) : shared_(shared) {
+    shared_.launching_on = native(stream);
+  }
+  ~Launching() { shared_.launching_on = nullptr; }
+  Launching(const Launching&) = delete;
+  Launching& operator=(const Launching&) = delete;
+
+ private:
+  Shared& shared_;
 };
 
 /// Rows for which a plan is made if its first batch is empty: enough for decode of most models,
@@ -110,12 +140,14 @@ class CudaStep : public StepKernels {
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
     const cuda::DevicePlan& plan = attention_.current();
+    const Launching launching(shared_, stream);
     require(k.dims == 3 && k.size(0) == plan.token_slot_count(),
             "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
     shared_.writer.append(pool, k, v, plan.token_slots(), native(stream));
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {
+    const Launching launching(shared_, stream);
     attention_.launch(q, pool, {out.o, out.lse}, native(stream));
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
@@ -138,6 +170,11 @@ class CudaStep : public StepKernels {
   std::int64_t workspace_bytes() const override {
     return attention_.workspace_bytes() + attention_.plan_bytes() +
            static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+  }
+  std::int64_t host_bytes() const override {
+    return attention_.current().host_bytes() +
+           static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
+                                     combine_.host_bytes());
   }
   std::uint64_t generation() const override {
     return attention_.generation() + combine_.generation();

@@ -8,6 +8,12 @@ LocalSequence& LocalPages::update(SequenceId id, std::span<const PageId> table) 
   follow();
   if (id.slot() >= sequences_.size()) sequences_.resize(id.slot() + std::size_t{1});
   LocalSequence& sequence = sequences_[id.slot()];
+  if (sequence.is_lost) {  // in place: plans that are still good point into these pages
+    sequence.pages.clear();
+    sequence.held.clear();
+    sequence.seen = 0;
+    sequence.is_lost = false;
+  }
   sequence.held.resize(ranks_);
   for (; sequence.seen < table.size(); ++sequence.seen) {
     const PageId page = table[sequence.seen];
@@ -22,7 +28,7 @@ void LocalPages::follow() {
   for (;;) {
     const ChangeRun run = allocator_.read_changes(cursor_);
     if (run.lost) {
-      for (LocalSequence& sequence : sequences_) sequence = LocalSequence();
+      for (LocalSequence& sequence : sequences_) sequence.is_lost = true;
     } else if (run.changes.empty()) {
       return;
     }
@@ -36,7 +42,7 @@ void LocalPages::apply(const Change& change) {
   LocalSequence& sequence = sequences_[change.sequence.slot()];
   if (change.kind == ChangeKind::kErased) {
     sequence = LocalSequence();
-  } else if (static_cast<std::size_t>(change.position) >= sequence.seen) {
+  } else if (sequence.is_lost || static_cast<std::size_t>(change.position) >= sequence.seen) {
     return;
   } else if (change.kind == ChangeKind::kReplaced) {
     replace(sequence, change);

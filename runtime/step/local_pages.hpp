@@ -16,6 +16,7 @@ struct LocalSequence {
   std::vector<LocalPage> pages;    ///< this rank's, in logical order
   std::vector<std::int32_t> held;  ///< [ranks] number of pages that each rank holds
   std::size_t seen = 0;            ///< page-table entries (all ranks) that these are made of
+  bool is_lost = false;            ///< changes were missed: update() reads the table anew
 };
 
 /// Follows the allocator's change log. The cost of a step is proportional to the pages added, not

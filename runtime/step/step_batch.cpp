@@ -7,17 +7,20 @@
 namespace kvmesh {
 namespace {
 
-// Positions are int32 in mods, so lengths must be below 2^31.
-constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 1;
+// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the
+// end of a sequence's last page stays this far below 2^31.
+constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 4096;
 
 SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
                          bool explicit_positions) {
   require(entry.query_tokens >= -1, "plan: {} query tokens of sequence {}", entry.query_tokens,
           entry.sequence);
   const std::int64_t length = allocator.length(entry.sequence);
-  require(entry.append_tokens >= 0 && entry.append_tokens <= kMaxLength - length,
-          "plan: sequence {} has {} tokens and cannot take {} more", entry.sequence, length,
-          entry.append_tokens);
+  const std::int64_t page_size = allocator.options().page_size;
+  const std::int64_t most = kMaxLength / page_size * page_size;
+  require(entry.append_tokens >= 0 && entry.append_tokens <= most - length,
+          "plan: sequence {} has {} tokens and cannot take {} more: at most {} in pages of {}",
+          entry.sequence, length, entry.append_tokens, most, page_size);
   const std::int64_t queries = queries_of(entry);
   require(explicit_positions || queries <= length + entry.append_tokens,
           "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence,
@@ -123,6 +126,13 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
   step.participants.reset();
 }
 
+std::int64_t StepBatch::size_bytes() const {
+  const std::size_t words = participants ? participants->words().size() : 0;
+  return static_cast<std::int64_t>(sequences.capacity() * sizeof(SequenceStep) +
+                                   q_positions.capacity() * sizeof(std::int64_t) +
+                                   words * sizeof(std::uint64_t));
+}
+
 const Participation& StepBatch::participation() const {
   if (participants) return *participants;
   participants.emplace(query_tokens, ranks);
@@ -150,8 +160,8 @@ AttentionBatch attention_batch(const StepBatch& step) {
   return batch;
 }
 
-std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
-  std::vector<TokenSlot> slots;
+void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots) {
+  slots.clear();
   slots.reserve(static_cast<std::size_t>(step.append_tokens));
   for (const SequenceStep& sequence : step.sequences) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
@@ -165,7 +175,6 @@ std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size) {
                           : TokenSlot{});
     }
   }
-  return slots;
 }
 
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,

@@ -37,6 +37,8 @@ struct StepBatch {
   std::int64_t append_tokens = 0;
   /// Which ranks hold keys of which query; computed at the first call.
   const Participation& participation() const;
+  /// Memory of the lists; the pages are the cache's.
+  std::int64_t size_bytes() const;
 
   int ranks = 1;
   PlanDigest digest{};  ///< sent along by combines that compare plans
@@ -63,10 +65,10 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                      std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
                      StepBatch& step);
 
-/// Converts the batch for the CPU's kernels.
+/// Converts the batch for kernels that copy its pages.
 AttentionBatch attention_batch(const StepBatch& step);
-/// The slots of the appended tokens; tokens of other ranks have a negative page.
-std::vector<TokenSlot> token_slots(const StepBatch& step, int page_size);
+/// Fills `slots` with the slots of the appended tokens; tokens of other ranks have a negative page.
+void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots);
 /// The pages of the batch that rank `me` visits under an explicit block mask.
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
                                 Rank me);

@@ -35,6 +35,12 @@ std::uint64_t StepCombine::generation() const {
   return sum;
 }
 
+std::size_t StepCombine::host_bytes() const {
+  std::size_t sum = 0;
+  for (const auto& way : made_) sum += way ? way->host_bytes() : 0;
+  return sum;
+}
+
 std::size_t StepCombine::workspace_bytes() const {
   std::size_t sum = 0;
   for (const auto& way : made_) sum += way ? way->workspace_bytes() : 0;

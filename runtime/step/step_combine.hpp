@@ -30,6 +30,7 @@ class StepCombine {
 
   std::uint64_t generation() const;
   std::size_t workspace_bytes() const;
+  std::size_t host_bytes() const;
 
  private:
   void use(WayKind kind);

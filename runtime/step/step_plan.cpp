@@ -106,9 +106,16 @@ class StepPlan::State final : public CacheUser {
   }
   std::int64_t workspace_bytes() const {
     check_cache();
+    if (cache_->mesh.device().kind == DeviceKind::kCpu) return host_bytes();
     std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
     for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
     return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
+  }
+  std::int64_t host_bytes() const {
+    check_cache();
+    const bool is_host = cache_->mesh.device().kind == DeviceKind::kCpu;
+    const std::size_t partial = is_host ? partial_o_.size_bytes() + partial_lse_.size_bytes() : 0;
+    return kernels_->host_bytes() + step_.size_bytes() + static_cast<std::int64_t>(partial);
   }
   std::uint64_t generation() const {
     check_cache();
@@ -321,6 +328,7 @@ const Participation& StepPlan::participation() const { return state().participat
 TileCounts StepPlan::tiles() const { return state().tiles(); }
 
 std::int64_t StepPlan::workspace_bytes() const { return state().workspace_bytes(); }
+std::int64_t StepPlan::host_bytes() const { return state().host_bytes(); }
 std::uint64_t StepPlan::generation() const { return state().generation(); }
 
 void KvCache::State::wait_for_peers() {
@@ -353,15 +361,15 @@ void KvCache::State::make_copies(std::span<const PageCopy> copies) {
 }
 
 Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
-  const auto sizes = check_step(state_->allocator, state_->options, batch,
+  const auto sizes = check_step(state().allocator, state().options, batch,
                                 {options.q_positions, options.block_mask, options.limits});
-  state_->wait_for_peers();
-  auto step = std::make_unique<StepPlan::State>(*state_, batch, options);
+  state().wait_for_peers();
+  auto step = std::make_unique<StepPlan::State>(state(), batch, options);
   step->check(sizes);
-  const auto appended = state_->try_append(batch, step->hashes(batch, options.q_positions));
+  const auto appended = state().try_append(batch, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
-  state_->mesh.wait({}, "plan");
+  state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
 
@@ -372,9 +380,9 @@ StepPlan KvCache::plan(std::span<const BatchEntry> batch, const PlanOptions& opt
 Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream,
                                  std::span<const std::int64_t> q_positions) {
   StepPlan::State& planned = step.state();
-  require(planned.is_of(*state_), "replan: the plan is another cache's, or its cache is gone");
-  planned.check(check_step(state_->allocator, state_->options, batch, planned.rules(q_positions)));
-  const auto appended = state_->try_append(batch, planned.hashes(batch, q_positions));
+  require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
+  planned.check(check_step(state().allocator, state().options, batch, planned.rules(q_positions)));
+  const auto appended = state().try_append(batch, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
   return Done{};

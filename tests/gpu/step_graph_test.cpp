@@ -149,6 +149,26 @@ TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
   }
 }
 
+TEST(StepGraph, RefusesToCaptureWhatNeedsKernelsThatAreNotLoaded) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (mesh.kv_parallel() > 1) GTEST_SKIP() << "one rank shows it";
+  const Stream stream;
+  KvCache cache(mesh, cache_options());
+  StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 1}});
+  const std::vector<BatchEntry> batch{{cache.create(), 1}};
+  cache.replan(step, batch, {stream});
+  const Inputs inputs(mesh, 4);
+  const Outputs outputs(mesh, 2);
+  LayerInput other = inputs.layer(0, 2);
+  other.q.dtype = Dtype::kFloat16;  // planned: bfloat16
+  const auto run = [&] { step.run(0, other, outputs.layer(0, 2), {stream}); };
+  step.run(0, inputs.layer(0, 2), outputs.layer(0, 2), {stream});
+  EXPECT_THROW(Graph(stream, run), InvalidArgument);
+  run();  // loads them
+  mesh.wait({stream}, "test");
+  EXPECT_NO_THROW(Graph(stream, run));
+}
+
 // Work is counted in 32 bits. No rank has appended when the batch is refused.
 TEST(StepGraph, RefusesABatchThatIsTooMuchForOnePlan) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});

@@ -37,7 +37,9 @@ TEST(AttendSplit, OneLongSequenceIsCut) {
   CaseSpec spec = one_long_sequence(Dtype::kFloat32, 1);
   spec.sequences = {{.q_len = 1, .kv_len = 100}};
   AttentionCase short_one(spec);
-  EXPECT_EQ(AttentionPlan(spec.shape, short_one.batch(), spec.options).workspace_bytes(), 0);
+  // Lists alone: no partial of a split.
+  EXPECT_LT(AttentionPlan(spec.shape, short_one.batch(), spec.options).workspace_bytes(),
+            4 * 32 * 4);
 }
 
 // A sequence's bits do not depend on what else is in the batch.

@@ -31,6 +31,7 @@ class HostWay : public CombineWay {
   /// With what this way shares with the group's others.
   std::size_t workspace_bytes() const override;
 
+  std::size_t host_bytes() const override { return workspace_bytes(); }
  private:
   struct Reader {
     int rank;

@@ -21,6 +21,8 @@ class HostCopy {
   void download() const;
   void upload() const;
 
+  std::size_t held_bytes() const { return bytes_.size(); }
+
  private:
   TensorView device_{}, host_{};
   std::vector<std::byte> bytes_;

@@ -25,6 +25,10 @@ class StagedWay : public CombineWay {
   CombineStrategy strategy() const override { return on_host_.strategy(); }
   std::uint64_t generation() const override { return 0; }
   std::size_t workspace_bytes() const override { return 0; }  // it is the host's
+  std::size_t host_bytes() const override {
+    return on_host_.workspace_bytes() + o_.held_bytes() + lse_.held_bytes() + out_o_.held_bytes() +
+           out_lse_.held_bytes();
+  }
 
  private:
   DeviceGroup* group_;

@@ -113,6 +113,12 @@ class DevicePlan {
   const PlannedLaunch& launch(int i) const {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
+  /// Host memory of the lists that are uploaded.
+  std::int64_t host_bytes() const {
+    return static_cast<std::int64_t>(sequences_.capacity() * sizeof(PlanSequence) +
+                                     query_blocks_.capacity() * sizeof(QueryBlock) +
+                                     q_positions_.capacity() * sizeof(std::int32_t));
+  }
   const PageVisit* visits() const { return visits_.data(); }
   const TileClass* head_classes() const { return head_classes_.data(); }
   const std::int32_t* positions() const { return positions_.data(); }

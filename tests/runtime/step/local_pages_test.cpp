@@ -7,6 +7,7 @@
 
 #include "kvmesh/allocator.hpp"
 #include "runtime/step/sent_pages.hpp"
+#include "runtime/step/step_batch.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {
@@ -137,6 +138,24 @@ TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
   allocator.append(allocator.create(), 4);  // takes the only page that is not held
   follow();
   EXPECT_EQ(sent.kept(living.slot(), local), 2u);
+}
+
+// Positions are int32: see check_step.
+TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
+  constexpr int kPage = 1 << 20;
+  PageAllocator allocator({.ranks = 1, .pages_per_rank = 2048, .page_size = kPage});
+  const SequenceId sequence = allocator.create();
+  const CacheOptions cache{.page_size = kPage};
+  const auto check = [&](std::int64_t tokens) {
+    const BatchEntry entry{sequence, tokens, 1};
+    return check_step(allocator, cache, {&entry, 1}, {});
+  };
+  constexpr std::int64_t kMost = std::int64_t{2047} * kPage;  // whole pages below 2^31 - 4096
+  EXPECT_EQ(check(kMost).front().length, kMost);
+  EXPECT_THROW(check(kMost + 1), InvalidArgument);
+  EXPECT_THROW(check((std::int64_t{1} << 31) - 1), InvalidArgument);
+  allocator.append(sequence, kMost);
+  EXPECT_THROW(check(1), InvalidArgument);
 }
 
 }  // namespace

@@ -118,6 +118,25 @@ TEST(Replan, WithLimitsGivesTensorsOneSize) {
   EXPECT_GT(step.workspace_bytes(), 0);
 }
 
+// Neither the lists of a decode step nor their memory grow with the pages.
+TEST(Replan, HoldsMemoryForSequencesNotForPages) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  CacheOptions options = small_cache_options();
+  options.page_size = 1;
+  options.pages_per_rank = 8192;
+  KvCache cache(mesh, options);
+  const SequenceId sequence = cache.create();
+  StepPlan step = cache.plan({{sequence, 1}});
+  const std::int64_t few = step.host_bytes();
+  EXPECT_EQ(step.workspace_bytes(), few) << "the CPU's memory is the host's";
+  cache.replan(step, std::vector<BatchEntry>{{sequence, 8000, 1}});
+  cache.replan(step, std::vector<BatchEntry>{{sequence, 1}});
+  EXPECT_LT(step.host_bytes(), few + 8000 * 8 + 64 * 1024) << "slots of the largest append";
+  const std::int64_t held = step.host_bytes();
+  for (int i = 0; i < 20; ++i) cache.replan(step, std::vector<BatchEntry>{{sequence, 1}});
+  EXPECT_EQ(step.host_bytes(), held);
+}
+
 TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, small_cache_options());

@@ -1,0 +1,80 @@
+#include "kernels/cpu/attend.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kvmesh::cpu {
+
+Attend::Attend(const AttentionShape& shape, const AttentionOptions& options)
+    : shape_(shape), options_(options) {
+  options_.block_mask = nullptr;
+}
+
+AttentionOptions Attend::options_with(const LocalBlockMask* block_mask) const {
+  AttentionOptions options = options_;
+  options.block_mask = block_mask;
+  return options;
+}
+
+void Attend::plan(const AttendSteps& batch, const LocalBlockMask* block_mask) {
+  kv_lens_.clear();
+  for (const AttendSequence& sequence : batch.sequences) kv_lens_.push_back(sequence.kv_len);
+  plan_attend_work(shape_, batch, options_with(block_mask), work_);
+  make_room();
+}
+
+void Attend::plan(const AttentionBatch& batch, const LocalBlockMask* block_mask) {
+  kv_lens_ = batch.kv_lens;
+  work_ = make_attend_work(shape_, batch, options_with(block_mask));
+  make_room();
+}
+
+void Attend::make_room() {
+  const auto rows = static_cast<std::size_t>(work_.workspace_rows);
+  const std::size_t floats = rows * static_cast<std::size_t>(shape_.v_dim);
+  if (workspace_o_.size() < floats) workspace_o_.resize(floats);
+  if (workspace_lse_.size() < rows) workspace_lse_.resize(rows);
+  const int group = shape_.q_heads / shape_.kv_heads;
+  std::int64_t queries = 0;
+  for (const WorkBlock& block : work_.blocks) {
+    queries = std::max(queries, block.q_end - block.q_begin);
+  }
+  if (queries * group <= scratch_rows_) return;
+  scratch_rows_ = static_cast<int>(queries) * group;
+  scratch_.clear();
+}
+
+void Attend::run(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+                 ThreadPool& threads) {
+  while (static_cast<int>(scratch_.size()) < threads.threads()) {
+    scratch_.push_back(std::make_unique<AttendScratch>(shape_, scratch_rows_, options_));
+  }
+  const AttendInputs inputs{
+      .work = &work_,
+      .kv_lens = kv_lens_.data(),
+      .shape = shape_,
+      .scale = options_.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape_.k_dim))),
+      .first_head = options_.first_head,
+      .q = q,
+      .pool = pool,
+      .out = out,
+      .workspace_o = workspace_o_.data(),
+      .workspace_lse = workspace_lse_.data()};
+  threads.for_each(static_cast<std::int64_t>(work_.tasks.size()), [&](std::int64_t i, int thread) {
+    attend_task(inputs, work_.tasks[static_cast<std::size_t>(i)],
+                *scratch_[static_cast<std::size_t>(thread)]);
+  });
+  threads.for_each(static_cast<std::int64_t>(work_.merges.size()), [&](std::int64_t i, int) {
+    const auto block = static_cast<std::size_t>(work_.merges[static_cast<std::size_t>(i)]);
+    merge_splits(inputs, work_.blocks[block]);
+  });
+}
+
+std::int64_t Attend::workspace_bytes() const {
+  std::int64_t bytes = work_.size_bytes();
+  bytes += static_cast<std::int64_t>((workspace_o_.size() + workspace_lse_.size()) * sizeof(float));
+  for (const auto& scratch : scratch_) bytes += scratch->size_bytes();
+  return bytes;
+}
+
+}  // namespace kvmesh::cpu

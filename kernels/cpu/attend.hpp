@@ -1,0 +1,47 @@
+// attend_partial on the CPU: the work of a step, and the loop over its tasks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/attend_work.hpp"
+#include "kernels/cpu/attend_task.hpp"
+
+namespace kvmesh::cpu {
+
+/// Planned once per step, run once per layer. Each plan reuses the memory of the last. Checks
+/// nothing: its callers do.
+class Attend {
+ public:
+  /// `options` without a block mask.
+  Attend(const AttentionShape& shape, const AttentionOptions& options);
+
+  /// REQUIRES: the pages stay where they are while the plan is run; not so the rest of `batch`, and
+  /// `block_mask`, which may be null.
+  void plan(const AttendSteps& batch, const LocalBlockMask* block_mask);
+  /// The same for a batch whose pages are copied.
+  void plan(const AttentionBatch& batch, const LocalBlockMask* block_mask);
+
+  void run(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
+           ThreadPool& threads);
+
+  std::int64_t tokens() const { return static_cast<std::int64_t>(work_.positions.size()); }
+  TileCounts tiles() const { return work_.tiles; }
+  std::int64_t workspace_bytes() const;
+
+ private:
+  AttentionOptions options_with(const LocalBlockMask* block_mask) const;
+  void make_room();
+
+  AttentionShape shape_;
+  AttentionOptions options_;
+  std::vector<std::int64_t> kv_lens_;
+  AttendWork work_;
+  std::vector<float> workspace_o_;
+  std::vector<float> workspace_lse_;
+  std::vector<std::unique_ptr<AttendScratch>> scratch_;  // one per thread, for `scratch_rows_` rows
+  int scratch_rows_ = 0;
+};
+
+}  // namespace kvmesh::cpu

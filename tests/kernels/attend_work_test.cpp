@@ -1,0 +1,86 @@
+// The work lists of a step: ranges of pages, in memory in proportion to the prompt.
+#include "kernels/attend_work.hpp"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace kvmesh::test {
+namespace {
+
+constexpr AttentionShape kShape{
+    .q_heads = 8, .kv_heads = 1, .k_dim = 64, .v_dim = 64, .page_size = 16};
+
+std::vector<LocalPage> pages_of(std::int64_t tokens) {
+  std::vector<LocalPage> pages(static_cast<std::size_t>(tokens / kShape.page_size));
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    pages[i] = {static_cast<std::int32_t>(pages.size() - i), static_cast<std::int32_t>(i)};
+  }
+  return pages;
+}
+
+AttendWork prompt(std::int64_t tokens, const MaskMod& mask) {
+  const std::vector<LocalPage> pages = pages_of(tokens);
+  const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
+  AttendWork work;
+  plan_attend_work(kShape, {{&sequence, 1}, {}}, {.mask = mask}, work);
+  return work;
+}
+
+TEST(AttendWork, OfAPromptIsInProportionToItsLength) {
+  for (const MaskMod& mask : {mods::causal(), mods::sliding_window(500), MaskMod{}}) {
+    const AttendWork small = prompt(8192, mask), large = prompt(32768, mask);
+    EXPECT_LT(large.size_bytes(), 5 * small.size_bytes());
+    EXPECT_LT(large.size_bytes(), 128 * 32768) << "lists of pages would be 67 MB";
+    const auto most = 4 * std::ssize(large.blocks);
+    EXPECT_LT(std::ssize(large.ranges), most);
+  }
+  const AttendWork causal = prompt(8192, mods::causal());
+  // Block b has the queries [4 b, 4 b + 4) and sees the pages up to theirs, which alone is masked.
+  for (std::size_t b = 0; b < causal.blocks.size(); ++b) {
+    const WorkBlock& block = causal.blocks[b];
+    ASSERT_EQ(block.visit_end - block.visit_begin, static_cast<std::int64_t>(b) / 4 + 1);
+  }
+  EXPECT_EQ(causal.tiles.masked, std::ssize(causal.blocks));
+}
+
+TEST(AttendWork, ReusesItsMemoryAndCopiesNoPage) {
+  const std::vector<LocalPage> pages = pages_of(4096);
+  const AttendSequence decode{.queries = 1, .kv_len = 4096, .pages = pages};
+  AttendWork work;
+  plan_attend_work(kShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  const std::int64_t bytes = work.size_bytes();
+  EXPECT_LT(bytes, 1024);
+  ASSERT_FALSE(work.ranges.empty());
+  EXPECT_EQ(work.ranges[0].pages, pages.data());
+  const PageRange* memory = work.ranges.data();
+  plan_attend_work(kShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  EXPECT_EQ(work.size_bytes(), bytes);
+  EXPECT_EQ(work.ranges.data(), memory);
+}
+
+// Blocks of one q block share the visits that the block mask lists.
+TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
+  const std::int64_t tokens = 1024;
+  const BlockMask mask = BlockMask::create(
+      mods::causal(), {.q_len = tokens, .kv_len = tokens, .q_block = 128, .kv_block = 16});
+  std::vector<PageId> table;
+  for (int i = 0; i < tokens / 16; ++i) table.push_back(PageId(Rank{0}, i));
+  const std::span<const PageId> tables[] = {table};
+  const LocalBlockMask local = convert_to_local(mask, tables, 16, Rank{0});
+  std::vector<LocalPage> pages(table.size());
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    pages[i] = {static_cast<std::int32_t>(i), static_cast<std::int32_t>(i)};
+  }
+  const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
+  AttendWork work;
+  plan_attend_work(kShape, {{&sequence, 1}, {}}, {.mask = mods::causal(), .block_mask = &local},
+                   work);
+  EXPECT_LE(work.ranges.size(), 2u * 8u) << "full pages and those on the diagonal, of 8 q blocks";
+  std::int64_t visited = 0;
+  for (std::int64_t q = 0; q < 8; ++q) visited += 32 * std::ssize(local.row(0, 0, q));
+  EXPECT_EQ(work.tiles.visited, visited);
+}
+
+}  // namespace
+}  // namespace kvmesh::test
