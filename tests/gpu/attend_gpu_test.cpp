@@ -170,6 +170,21 @@ TEST(AttendPrefill, OfALongChunkMatchesFloat64) {
   EXPECT_TRUE(c.matches(c.run()));
 }
 
+// Scores that later keys exceed by far, at 8 by more than a float can be apart: weights of a tile
+// have then to be computed again.
+TEST(AttendPrefill, OfSteepScoresMatchesFloat64) {
+  for (Dtype dtype : kTensorCoreDtypes) {
+    for (float scale : {1.0f, 8.0f}) {
+      CaseSpec spec{.shape = {8, 2, 128, 128, 16}, .dtype = dtype, .q_dtype = dtype};
+      spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 900}};
+      spec.options.mask = mods::causal();
+      spec.options.scale = scale;
+      AttentionCase c(spec);
+      EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale;
+    }
+  }
+}
+
 TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
   CaseSpec spec{
       .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};

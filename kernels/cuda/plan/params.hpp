@@ -105,7 +105,7 @@ struct SplitParams {
   std::int32_t is_first;  // of the step's launches; the next one's merges follow
   const std::int32_t* visits_of_query_block;  // [query_blocks]
   const PageVisit* visits;
-  std::int32_t* order;        // [query_blocks of the launch]: by visits, most first
+  std::int32_t* order;        // [query_blocks of the launch]: as they are started
   DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
   std::int32_t* task_count;   // how many there are
   std::uint32_t* claim;       // set to 0: see AttendParams

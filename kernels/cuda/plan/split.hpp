@@ -42,7 +42,7 @@ constexpr std::int64_t begin_of_split(std::int64_t split_units, std::int32_t spl
   return split_units * split / splits;
 }
 
-/// The pieces of all blocks, longest blocks first. A thread block's share is total /
+/// The pieces of all blocks, long sequences first. A thread block's share is total /
 /// resident_blocks tiles.
 ///
 /// - No block is as much as a share: blocks stay whole as long as they end well before the line
@@ -51,7 +51,7 @@ constexpr std::int64_t begin_of_split(std::int64_t split_units, std::int32_t spl
 /// - Otherwise no piece is longer than 0.4 of a thread block's share of what is left of the line.
 class Line {
  public:
-  /// `total` tiles of all blocks, `longest` of the first; `resident_blocks` thread blocks run at
+  /// `total` tiles of all blocks, `longest` of one; `resident_blocks` thread blocks run at
   /// once on `multiprocessors`.
   constexpr Line(std::int64_t total, std::int64_t longest, std::int64_t resident_blocks,
                  std::int64_t multiprocessors)
