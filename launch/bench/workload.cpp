@@ -18,6 +18,7 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .page_size = shape.model.page_size,
           .pages_per_rank = pages_per_rank(shape, kv_parallel),
           .dtype = shape.model.page_dtype(),
+          .page_kind = shape.model.page_kind,
           .home_threshold_tokens = kHomeTokens,
           .reproducible = shape.model.reproducible};
 }
@@ -152,12 +153,16 @@ StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOpt
 LayerInput Workload::input(const StepPlan& plan) {
   const Shape& model = shape_.model;
   const int parts = mesh_.head_parallel();
-  return {.q = q_.get(mesh_, machine_, model.dtype, plan.query_tokens(), model.q_heads / parts,
-                      model.k_dim),
-          .k = k_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
-                      model.k_dim),
-          .v = v_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
-                      model.v_dim)};
+  LayerInput input{.q = q_.get(mesh_, machine_, model.dtype, plan.query_tokens(),
+                               model.q_heads / parts, model.k_dim),
+                   .k = k_.get(mesh_, machine_, model.dtype, plan.append_tokens(),
+                               model.kv_heads / parts, model.k_dim),
+                   .v = {}};
+  if (!model.is_latent()) {
+    input.v = v_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
+                     model.v_dim);
+  }
+  return input;
 }
 
 Partial Workload::partial(const StepPlan& plan) {

@@ -57,7 +57,11 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
                          const AttentionOptions& options, const ConstTensorView& q,
                          const ConstKvPool& pool, const Partial& out, int) {
   const DeviceTensor device_q(q), k(pool.k), v(pool.v), o(out.o), lse(out.lse);
-  const ConstKvPool device_pool{k.view(), v.view()};
+  ConstKvPool device_pool{k.view(), v.view()};
+  if (pool.is_latent()) {
+    device_pool.v = device_pool.k;
+    device_pool.v.shape[3] = pool.v.size(3);
+  }
   check_attention(shape, batch);  // of what a plan on the device trusts its caller for
   std::optional<BlockMask> block_mask;
   if (options.block_mask) block_mask = block_mask_of(*options.block_mask, shape.page_size);

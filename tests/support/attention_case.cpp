@@ -59,10 +59,19 @@ AttentionCase::AttentionCase(CaseSpec spec)
       q_(spec_.q_dtype, {count_tokens(spec_), spec_.shape.q_heads, spec_.shape.k_dim}, spec_.q),
       k_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.k_dim},
          spec_.pool),
-      v_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.v_dim},
+      v_(spec_.dtype,
+         {spec_.latent ? 0 : pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size,
+          spec_.shape.v_dim},
          spec_.pool) {
   place_pages();
   fill();
+}
+
+ConstKvPool AttentionCase::pool() {
+  if (!spec_.latent) return {k_.view(), v_.view()};
+  ConstKvPool pool{k_.view(), k_.view()};
+  pool.v.shape[3] = spec_.shape.v_dim;
+  return pool;
 }
 
 void AttentionCase::place_pages() {
@@ -123,6 +132,10 @@ void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, cons
     }
     for (std::int64_t d = 0; d < dense.v_dim; ++d) {
       float& v = dense.v[static_cast<std::size_t>(row * dense.v_dim + d)];
+      if (spec_.latent) {
+        v = k_.at(slot.page, head, slot.offset, d);
+        continue;
+      }
       v_.set(v, slot.page, head, slot.offset, d);
       v = v_.at(slot.page, head, slot.offset, d);
     }
@@ -148,10 +161,11 @@ void AttentionCase::poison_key(std::size_t sequence, std::int64_t position) {
 }
 
 void AttentionCase::poison_value(std::size_t sequence, std::int64_t position) {
+  OwnedTensor& values = spec_.latent ? k_ : v_;
   const Slot slot = slot_of(sequence, position).value();
   for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
     for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
-      v_.set(kNan, slot.page, head, slot.offset, d);
+      values.set(kNan, slot.page, head, slot.offset, d);
     }
   }
 }

@@ -30,6 +30,7 @@ struct CaseSpec {
   AttentionShape shape{.q_heads = 4, .kv_heads = 2, .k_dim = 32, .v_dim = 32, .page_size = 16};
   Dtype dtype = Dtype::kFloat32;    ///< of the pool
   Dtype q_dtype = Dtype::kFloat32;  ///< of the queries
+  bool latent = false;              ///< values are the first v_dim elements of the keys
   std::vector<CaseSequence> sequences{};
   std::vector<std::int64_t> positions{};
   AttentionOptions options{};
@@ -56,7 +57,7 @@ class AttentionCase {
   const CaseSpec& spec() const { return spec_; }
   const AttentionBatch& batch() const { return batch_; }
   ConstTensorView q() { return q_.view(); }
-  ConstKvPool pool() { return {k_.view(), v_.view()}; }
+  ConstKvPool pool();
   Partial partial(CaseResult& result) { return {result.o.view(), result.lse.view()}; }
   std::int64_t tokens() const { return batch_.q_indptr.back(); }
   /// Poisoned outputs of the right shape.

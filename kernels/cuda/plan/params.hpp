@@ -98,6 +98,7 @@ struct SplitParams {
   std::int32_t kv_heads_of_query_block;
   std::int32_t resident_blocks;  // thread blocks that run at once
   std::int32_t multiprocessors;
+  std::int32_t one_piece_tiles;  // the longest share of a thread block that is one piece
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks

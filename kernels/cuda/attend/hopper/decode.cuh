@@ -112,6 +112,7 @@ class DecodeMath {
     wgmma_wait_group<0>();
     wgmma_tie(s);
     if (!kFoldScale || check) modify(task, stage, first_key, check, s);
+    if constexpr (kLatent) return;  // they are needed as values
     __syncwarp();
     if (lane() == 0) mbarrier_arrive(shared_.keys_empty(stage));
   }
@@ -235,7 +236,8 @@ class DecodeMath {
     return pack_pair<kPoolType>(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]);
   }
 
-  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN.
+  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Those of latent pages
+  /// are keys too, which all warps are done with.
   __device__ void clear_values(int stage, std::uint32_t parity, int live) const {
     constexpr int kUnits = kDimV / 8;
     mbarrier_wait(shared_.values_full(stage), parity);

@@ -30,12 +30,14 @@ std::optional<Cut> cut_of(const AttendCase& what) {
   };
   for (const Choice& choice :
        {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4}, Choice{2, 2, 3},
-        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 2, 2}}) {
+        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 1, 3},
+        Choice{1, 2, 2}, Choice{1, 1, 2}}) {
     const Cut cut{.tile = {.rows = what.rows,
                            .k_dim = what.shape.k_dim,
                            .v_dim = what.shape.v_dim,
                            .stages = choice.stages,
-                           .pieces = choice.pieces},
+                           .pieces = choice.pieces,
+                           .latent = what.kinds.latent},
                   .blocks = choice.blocks};
     if (fits(cut, what.limits)) return cut;
   }
@@ -43,6 +45,10 @@ std::optional<Cut> cut_of(const AttendCase& what) {
 }
 
 static_assert(kTileKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
+
+/// Partials of 512 columns are large: a share of so many tiles is one piece, where two would even
+/// out more.
+constexpr int kLatentOnePieceTiles = 128;
 
 class DecodeFamily final : public AttendFamily {
  public:
@@ -61,12 +67,14 @@ class DecodeFamily final : public AttendFamily {
                           .blocks_per_multiprocessor = cut->blocks,
                           .tile_keys = kTileKeys,
                           .overlaps = true};
+    if (what.kinds.latent) variant.one_piece_tiles = kLatentOnePieceTiles;
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
         .set("kRows", what.rows)
         .set("kStages", cut->tile.stages)
         .set("kPieceRing", cut->tile.pieces)
-        .set("kBlocksPerSm", cut->blocks);
+        .set("kBlocksPerSm", cut->blocks)
+        .set("kLatent", what.kinds.latent);
     return variant;
   }
 

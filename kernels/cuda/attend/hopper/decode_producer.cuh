@@ -1,6 +1,7 @@
 // The producer warp of the decode kernel.
 #pragma once
 
+#include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/decode_shared.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
 #include "kernels/cuda/attend/hopper/tma.cuh"
@@ -50,22 +51,25 @@ class DecodeProducer {
     ++tile_;
     // Visits are read until the keys are released.
     mbarrier_wait(shared_.values_empty(stage), parity);
-    mbarrier_wait(shared_.keys_empty(stage), parity);
+    if constexpr (!kLatent) mbarrier_wait(shared_.keys_empty(stage), parity);
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
     __syncwarp();  // lane 0's arrival covers what all lanes wrote
     if (lane() == 0) {
       shared_.masked(stage) = masked;
       mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
-      mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+      if constexpr (!kLatent) {
+        mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+      }
     }
     __syncwarp();
     if (lane() >= kTileVisits) return;
     const int box = lane() * (kBoxRows / kAtomRows);
     const int group = tile * kTileKeys % kPageSize / kAtomRows;
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + task.kv_head;
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
     cp_async_bulk_tensor_5d(shared_.keys(stage) + box * kImageK.group_bytes(), p_.k_map,
                             shared_.keys_full(stage), kEvictFirst, 0, 0, 0, group, row);
+    if constexpr (kLatent) return;
     cp_async_bulk_tensor_5d(shared_.values(stage) + box * kImageV.group_bytes(), p_.v_map,
                             shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
   }

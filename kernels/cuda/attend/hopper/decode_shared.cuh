@@ -1,7 +1,8 @@
 // What the constants of the decode kernel amount to, and its shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
-// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
+// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
+// the first elements of the keys, and have no stages of their own).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
@@ -10,9 +11,9 @@
 
 namespace kvmesh::cuda {
 
-constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing};
+constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing, kLatent};
 constexpr KvImage kImageK{kDimK};
-constexpr KvImage kImageV{kDimV};
+constexpr KvImage kImageV{kLatent ? kDimK : kDimV};
 constexpr KvImage kImageWeights{kTileKeys};
 /// Boxes of keys, and of values, that make a tile.
 constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
@@ -25,7 +26,13 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ explicit DecodeShared(char* begin) : SharedRings(begin, shared_address(begin)) {}
 
   __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.stage_bytes(); }
-  __device__ std::uint32_t values(int stage) const { return keys(stage) + kTile.k_bytes(); }
+  __device__ std::uint32_t values(int stage) const {
+    return kLatent ? keys(stage) : keys(stage) + kTile.k_bytes();
+  }
+  /// Of latent pages what comes are keys, and what is released last are values.
+  __device__ std::uint32_t values_full(int stage) const {
+    return kLatent ? keys_full(stage) : SharedRings::values_full(stage);
+  }
   __device__ std::uint32_t queries(int slot) const {
     return address() + kTile.q_offset() + slot * kTile.q_bytes();
   }

@@ -20,11 +20,12 @@ struct DecodeTile {
   int rows = 8;  // packed query rows, the N of the products: a multiple of 8, 32 at the most
   int k_dim = 0;
   int v_dim = 0;
-  int stages = 2;  // tiles of keys and values in shared memory or on their way there
-  int pieces = 2;  // whose queries are in shared memory or on their way there
+  int stages = 2;       // tiles of keys and values in shared memory or on their way there
+  int pieces = 2;       // whose queries are in shared memory or on their way there
+  bool latent = false;  // values are the first elements of the keys
 
   constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kTileKeys); }
-  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kTileKeys); }
+  constexpr int v_bytes() const { return latent ? 0 : KvImage{v_dim}.bytes(kTileKeys); }
   constexpr int stage_bytes() const { return k_bytes() + v_bytes(); }
   constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows); }
   constexpr int weights_bytes() const { return KvImage{kTileKeys}.bytes(rows); }

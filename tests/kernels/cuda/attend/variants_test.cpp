@@ -50,6 +50,8 @@ constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {128, 128, 8}, 
 /// Of Hopper's prefill kernel: many rows.
 constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+/// Of the same with latent pages.
+constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
@@ -106,11 +108,14 @@ struct Table {
   bool pool_vectors;
   bool pool_contiguous;
   std::span<const int> page_sizes;
+  bool latent = false;
 };
 const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, true,
                     kHopperPageSizes};
 const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, true,
                      kHopperPageSizes};
+const Table kLatentDecode{
+    "hopper decode", kLatentDecodeTiles, {kChips + 1, 1}, 2, true, true, kHopperPageSizes, true};
 const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, 4, false, false, kPageSizes};
 
@@ -126,7 +131,8 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
                                   .pool = kPoolDtypes[choices[kPool]],
                                   .q_vectors = choices[kQueryVectors] == 0,
                                   .pool_vectors = table.pool_vectors,
-                                  .pool_contiguous = table.pool_contiguous},
+                                  .pool_contiguous = table.pool_contiguous,
+                                  .latent = table.latent},
                         .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
                         .head_classes = choices[kHeadClasses] != 0,
                         .rows = tile.row_class,
@@ -163,8 +169,38 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kPrefill, kMma, kPlain})
+  for (const Table& table : {kDecode, kPrefill, kLatentDecode, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
+  }
+}
+
+// Blocks of heads are equal, and fit a thread block; what has no such blocks stays whole.
+TEST(PlannedShape, CutsGroupsThatAreLargerThanAThreadBlock) {
+  const auto planned_kv_heads = [](int group, int v_dim) {
+    return planned_shape({2 * group, 2, 576, v_dim, 64}).kv_heads;
+  };
+  EXPECT_EQ(planned_kv_heads(64, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 512), 4);
+  EXPECT_EQ(planned_kv_heads(96, 512), 4);
+  EXPECT_EQ(planned_kv_heads(150, 512), 6);
+  EXPECT_EQ(planned_kv_heads(67, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 128), 2);
+  EXPECT_EQ(planned_kv_heads(130, 128), 4);
+  EXPECT_EQ(planned_kv_heads(131, 128), 2);
+}
+
+TEST(PlannedShape, LatentHeadsReachTheirKernels) {
+  const auto name_of = [](int heads, int queries, int page_size) {
+    const AttentionShape shape{heads, 1, 576, 512, page_size};
+    const int rows = row_class_of(std::int64_t{queries} * heads, shape);
+    return choose_attend({.shape = shape, .kinds = {.latent = true}, .rows = rows}).name;
+  };
+  for (const int page_size : {8, 16, 64, 256}) {
+    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+  }
+  EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
 
 TEST(AttendVariant, PagesHaveTokens) {
@@ -182,6 +218,8 @@ INSTANTIATE_TEST_SUITE_P(HopperDecode, AttendVariants, testing::ValuesIn(variant
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
+                         testing::ValuesIn(variants_of(kLatentDecode)), name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
