@@ -61,7 +61,9 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options,
       .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
                 // Values of latent pages lie inside longer rows.
-                .pool_contiguous = options.format.kind != PageKind::kLatent},
+                .pool_contiguous = options.format.kind != PageKind::kLatent,
+                .row_scales = info_of(options.format.dtype).has_scales &&
+                              options.format.scales.kind == ScaleKind::kPerTokenAndHead},
       .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,

@@ -27,6 +27,10 @@ struct TensorKinds {
   bool pool_vectors = true;
   /// Both halves of the pool are [pages, kv_heads, page_size, dim] without gaps.
   bool pool_contiguous = true;
+  /// Rows of float8 pages have scales of their own.
+  bool row_scales = false;
+  /// Scales of neighbours lie together, those of four tokens at multiples of 16 bytes.
+  bool scale_vectors = true;
   friend auto operator<=>(const TensorKinds&, const TensorKinds&) = default;
 };
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool);
