@@ -15,12 +15,13 @@ struct Cut {
   int blocks = 1;
 };
 
-/// Float8 keys and values are in registers, beside outputs of many rows: a thread has 128 registers
-/// with three thread blocks on an SM, and 200 with two.
+/// A thread has 128 registers with three thread blocks on an SM, and 200 with two. Outputs of many
+/// rows and dims leave too few of 128; float8 keys and values are in registers beside them.
 bool has_registers(const Cut& cut) {
   const DecodeTile& tile = cut.tile;
-  return cut.blocks < 3 || tile.element_bytes > 1 ||
-         (tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128);
+  if (cut.blocks < 3) return true;
+  if (tile.element_bytes == 1) return tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128;
+  return tile.rows * tile.v_dim <= 32 * 64;
 }
 
 bool fits(const Cut& cut, const SharedLimits& limits) {

@@ -9,13 +9,16 @@
 namespace kvmesh::cuda {
 namespace {
 
-bool takes_dim(int dim, int most) { return dim % kAtomElements == 0 && dim <= most; }
+bool takes_dim(int dim, const TensorKinds& kinds, int most_of_latent) {
+  const bool halves = info_of(kinds.pool).bits == 16 && !kinds.latent;
+  return dim % (halves ? 32 : 64) == 0 && dim >= 64 && dim <= (kinds.latent ? most_of_latent : 256);
+}
 bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
-/// Half of a pool as [pages * kv_heads][page_size / 8][dim / 64][8][64], or [..128][8][128]; rows
-/// of latent pages are longer than their values.
+/// Half of a pool as [pages * kv_heads][page_size / 8][dim / n][8][n], with n elements in a row of
+/// an atom; rows of latent pages are longer than their values.
 TensorMap map_of(const ConstTensorView& half) {
   const std::int64_t page_size = half.size(2);
   const std::int64_t dim = half.size(3);
@@ -35,9 +38,8 @@ TensorMap map_of(const ConstTensorView& half) {
 bool takes_pool(const AttendCase& what) {
   return what.architecture == "sm_90a" && info_of(what.kinds.pool).bits <= 16 &&
          what.kinds.pool_vectors && what.kinds.pool_contiguous &&
-         takes_dim(what.shape.k_dim, what.kinds.latent ? 576 : 256) &&
-         takes_dim(what.shape.v_dim, what.kinds.latent ? 512 : 256) &&
-         takes_page(what.shape.page_size);
+         takes_dim(what.shape.k_dim, what.kinds, 576) &&
+         takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
 }
 
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {

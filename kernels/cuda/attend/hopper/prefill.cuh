@@ -94,8 +94,7 @@ class PrefillMath {
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
-    const std::uint64_t queries = wgmma_operand(shared_.queries(slot, warp() / kConsumerWarps),
-                                                kAtomBytes, kImageK.group_bytes());
+    const std::uint64_t queries = kImageK.operand(shared_.queries(slot, warp() / kConsumerWarps));
     Scores s;
     Weights weights;
     float keep[2];
@@ -155,21 +154,19 @@ class PrefillMath {
   }
 
   __device__ void multiply_keys(std::uint64_t queries, Scores& s) const {
-    const std::uint64_t keys =
-        wgmma_operand(shared_.keys(tile_ % kPrefillStages), kAtomBytes, kImageK.group_bytes());
+    const std::uint64_t keys = kImageK.operand(shared_.keys(tile_ % kPrefillStages));
 #pragma unroll
     for (int k = 0; k < kDimK / 16; ++k) {
-      const int further = (k / 4 * kAtomBytes + k % 4 * 32) / 16;
+      const int further = kImageK.further(k * 16);
       wgmma<Rows::kAlongK>(s, queries + further, keys + further, k > 0);
     }
   }
 
   __device__ void add_values(int tile, const Weights& weights) {
-    const std::uint64_t values =
-        wgmma_operand(shared_.values(tile % kPrefillStages), kAtomBytes, kImageV.group_bytes());
+    const std::uint64_t values = kImageV.operand(shared_.values(tile % kPrefillStages));
 #pragma unroll
     for (int k = 0; k < kPrefillKeys / 16; ++k) {
-      wgmma_add(o_, weights[k], values + k * 2 * kImageV.group_bytes() / 16);
+      wgmma_add(o_, weights[k], values + kImageV.further(0, k * 2));
     }
   }
 

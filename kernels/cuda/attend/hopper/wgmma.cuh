@@ -129,12 +129,13 @@ __device__ inline void wgmma(float (&d)[64], std::uint64_t a, std::uint64_t b, b
   }
 
 /// d += a * b.
-__device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b){
-    KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
-                           KVMESH_REGISTERS16(16))} __device__
-    inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
+__device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16));
+}
+__device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("128", KVMESH_D128, "%64, %65, %66, %67", "%68", KVMESH_REGISTERS16(0),
-                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48));
 }
 
 // The same in float16 whatever the pool's type, with B's rows along K.
