@@ -93,7 +93,7 @@ TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::in
   TensorView view = dim == 0
                         ? TensorView(memory_.data(), dtype, {tokens, heads}, mesh.device())
                         : TensorView(memory_.data(), dtype, {tokens, heads, dim}, mesh.device());
-  if (grows) machine.fill(view, 7);
+  if (grows) machine.fill(view, fill_pattern(dtype), 7);
   return view;
 }
 
@@ -105,7 +105,10 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
       cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
-    for (const TensorView& plane : cache_.planes(layer)) machine.fill(plane, ++seed);
+    for (const TensorView& plane : cache_.planes(layer)) {
+      const bool is_scales = plane.dtype != shape.model.page_dtype();
+      machine.fill(plane, is_scales ? kScalePattern : fill_pattern(plane.dtype), ++seed);
+    }
   }
   scatter_free_pages();
   grow();

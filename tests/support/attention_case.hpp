@@ -8,12 +8,14 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "kvmesh/attention.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/support/owned_tensor.hpp"
+#include "tests/support/random.hpp"
 #include "tests/support/reference.hpp"
 
 namespace kvmesh::test {
@@ -35,6 +37,9 @@ struct CaseSpec {
   std::vector<std::int64_t> positions{};
   AttentionOptions options{};
   Layout q{}, pool{}, o{}, lse{};
+  KvScales scales{};   ///< of float8 pools
+  int scale_bits = 5;  ///< scales per token and head are within 2^-scale_bits of the largest
+  float q_size = 4;    ///< queries are up to this: scores spread over several units
   std::uint64_t seed = 1;
 };
 
@@ -72,6 +77,8 @@ class AttentionCase {
   /// Overwrites a key (or value) that was written, in all heads.
   void poison_key(std::size_t sequence, std::int64_t position);
   void poison_value(std::size_t sequence, std::int64_t position);
+  /// The same of the scale of a value.
+  void poison_value_scale(std::size_t sequence, std::int64_t position);
   void poison_page(std::size_t sequence, std::int64_t logical);
 
   /// Compares every row with float64. `visible` is what the queries should see, if that is not the
@@ -91,7 +98,9 @@ class AttentionCase {
   };
   void place_pages();
   void fill();
-  void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot);
+  void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot, Random& scales);
+  void fill_row(std::span<float> row, OwnedTensor& pool, OwnedTensor& scales, float number,
+                const Slot& slot, std::int64_t head, Random& random);
   std::optional<Slot> slot_of(std::size_t sequence, std::int64_t position) const;
   /// With the queries rounded to `queries`.
   std::vector<ReferenceRow> reference(const MaskMod& visible, Dtype queries) const;
@@ -103,6 +112,7 @@ class AttentionCase {
   AttentionBatch batch_;
   std::int64_t pool_pages_ = 0;
   OwnedTensor q_, k_, v_;
+  OwnedTensor k_scales_, v_scales_;   // per token and head
   std::vector<DenseSequence> dense_;  // with the model's kv heads up to ours
 };
 
@@ -112,8 +122,8 @@ class AttentionCase {
 /// Its name: "cpu", "cuda".
 std::string_view backend();
 CaseTolerance tolerance_of(const CaseSpec& spec);
-/// Whether it may round queries to the pool's type; what that does is then no error.
-bool may_round_queries(const CaseSpec& spec);
+/// The type that it may round queries to; what that does is then no error.
+Dtype rounded_query_type(const CaseSpec& spec);
 /// Plans, and runs once into `out`. Returns what the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,

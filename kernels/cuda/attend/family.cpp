@@ -30,6 +30,12 @@ int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_head
 /// Rows of a thread block at the most: outputs are in registers.
 int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
 
+bool has_scale_vectors(const ConstTensorView& scales) {
+  return reinterpret_cast<std::uintptr_t>(scales.data) % 16 == 0 && scales.data != nullptr &&
+         is_multiple(scales.stride(0), 4) && is_multiple(scales.stride(1), 4) &&
+         scales.stride(2) == 1;
+}
+
 }  // namespace
 
 bool begins_at_16_bytes(const ConstTensorView& view) {
@@ -40,12 +46,18 @@ bool begins_at_16_bytes(const ConstTensorView& view) {
 }
 
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
-  return {.q = q.dtype,
-          .pool = pool.k.dtype,
-          .q_vectors = begins_at_16_bytes(q),
-          .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
-          .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
-          .latent = pool.is_latent()};
+  const ConstTensorView& k_scales = pool.k_scale.per_token;
+  const ConstTensorView& v_scales = pool.v_scale.per_token;
+  const bool row_scales = k_scales.data != nullptr || v_scales.data != nullptr;
+  return {
+      .q = q.dtype,
+      .pool = pool.k.dtype,
+      .q_vectors = begins_at_16_bytes(q),
+      .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
+      .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
+      .latent = pool.is_latent(),
+      .row_scales = row_scales,
+      .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales))};
 }
 
 void AttendFamily::launch(const jit::Kernel& kernel, const jit::Launch& how,

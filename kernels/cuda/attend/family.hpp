@@ -30,6 +30,10 @@ struct TensorKinds {
   bool pool_contiguous = true;
   /// Values are the first elements of the keys' rows.
   bool latent = false;
+  /// Rows of float8 pages have scales of their own.
+  bool row_scales = false;
+  /// Scales of neighbours lie together, those of four tokens at multiples of 16 bytes.
+  bool scale_vectors = true;
   friend auto operator<=>(const TensorKinds&, const TensorKinds&) = default;
 };
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool);

@@ -1,8 +1,9 @@
-// What the constants of the decode kernel amount to, and its shared memory.
+// What the constants of the decode kernels amount to, and their shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
 // kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
-// the first elements of the keys, and have no stages of their own).
+// the first elements of the keys, and have no stages of their own), kRowScales (float8 pages have a
+// scale for each row).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
@@ -11,9 +12,21 @@
 
 namespace kvmesh::cuda {
 
-constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing, kLatent};
-constexpr KvImage kImageK{kDimK};
-constexpr KvImage kImageV{kLatent ? kDimK : kDimV};
+constexpr bool kIsFloat8 = kPoolType == Dtype::kFloat8E4M3;
+constexpr int kElementBytes = kIsFloat8 ? 1 : 2;
+/// What the tensor cores multiply.
+constexpr Dtype kProductType = kIsFloat8 ? Dtype::kFloat16 : kPoolType;
+constexpr DecodeTile kTile{.rows = kRows,
+                           .k_dim = kDimK,
+                           .v_dim = kDimV,
+                           .stages = kStages,
+                           .pieces = kPieceRing,
+                           .latent = kLatent,
+                           .element_bytes = kElementBytes,
+                           .row_scales = kRowScales};
+constexpr KvImage kImageQ{kDimK};
+constexpr KvImage kImageK{kDimK, kElementBytes};
+constexpr KvImage kImageV{kLatent ? kDimK : kDimV, kElementBytes};
 constexpr KvImage kImageWeights{kTileKeys};
 /// Boxes of keys, and of values, that make a tile.
 constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
@@ -39,6 +52,16 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ std::uint32_t weights() const { return address() + kTile.weights_offset(); }
   /// [kMathWarps][kRows]: what the warps have of each column.
   __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
+  /// The same of the maxima of weights.
+  __device__ float* weight_columns() const { return columns() + kMathWarps * kRows; }
+  /// [kRows]: what a query row of float8 pages was divided by.
+  __device__ float* query_factors(int slot) const {
+    return at<float>(kTile.factors_offset()) + slot * kRows;
+  }
+  /// [2][kTileKeys]: of keys, of values.
+  __device__ float* scales(int stage) const {
+    return at<float>(kTile.scales_offset()) + stage * 2 * kTileKeys;
+  }
   /// In the place of queries that are no longer needed: rows in float32.
   __device__ float* plain_query(int slot, int warp) const {
     static_assert(kMathWarps * 4 <= 2 * kRows, "a row per warp must fit the queries' place");
@@ -49,7 +72,7 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ std::uint32_t piece_empty(int slot) const { return piece_barrier(kPieceRing + slot); }
 
   __device__ void init_barriers() const {
-    init_stages(kMathWarps);
+    init_stages(kMathWarps, kRowScales ? 33 : 1);  // the copy engine's, and each lane's scales
     for (int slot = 0; slot < kPieceRing; ++slot) {
       mbarrier_init(piece_full(slot), 33);  // each lane's queries, and the task
       mbarrier_init(piece_empty(slot), kMathWarps);

@@ -90,8 +90,8 @@ class PrefillQueries {
       if (task.rows == 0) return;
 #pragma unroll 1
       for (int i = thread; i < kTile.rows() * kUnits; i += kQueryThreads) {
-        load_query_unit(p_, task, i / kUnits, i % kUnits,
-                        shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+        load_query_unit<kPoolType>(p_, task, i / kUnits, i % kUnits,
+                                   shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
       }
       fence_proxy_async();
       cp_async_mbarrier_arrive_noinc(shared_.queries_full(slot));
