@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "core/check.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
@@ -87,6 +88,12 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
     if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
   }
   return largest;
+}
+
+int long_row_class(const AttentionShape& shape, Dtype pool) {
+  const int few = shape.v_dim > 128 ? 16 : 32;
+  if (pool == Dtype::kFloat8E4M3 && group_of(planned_shape(shape)) <= few) return few;
+  return row_class_of(std::numeric_limits<std::int64_t>::max(), shape);
 }
 
 AttendVariant choose_attend(const AttendCase& what) {

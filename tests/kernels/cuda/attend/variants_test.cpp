@@ -225,6 +225,19 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
   EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
 
+TEST(LongRowClass, Float8ChunksReachTensorCores) {
+  const auto name_of = [](int group, int dim) {
+    const AttentionShape shape{2 * group, 2, dim, dim, 16};
+    const TensorKinds kinds{.pool = Dtype::kFloat8E4M3, .row_scales = true};
+    const int rows = long_row_class(shape, kinds.pool);
+    return choose_attend({.shape = shape, .kinds = kinds, .rows = rows}).name;
+  };
+  for (const int dim : {64, 128, 192, 256}) EXPECT_EQ(name_of(8, dim), "hopper decode float8");
+  EXPECT_EQ(name_of(32, 128), "hopper decode float8");
+  EXPECT_EQ(name_of(64, 128), "plain");
+  EXPECT_EQ(name_of(8, 96), "plain");
+}
+
 TEST(AttendVariant, PagesHaveTokens) {
   const AttentionShape shape{.q_heads = 8, .kv_heads = 2, .k_dim = 128, .v_dim = 128};
   EXPECT_THROW(choose_attend({.shape = shape}), InvalidArgument);
