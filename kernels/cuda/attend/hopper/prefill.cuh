@@ -352,8 +352,10 @@ class PrefillMath {
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 
-  /// Not with a score mod, nor at large dims: registers do not suffice for computing scores again.
-  static constexpr bool kJudgesLate = kFoldScale && kTeamWarps == kConsumerWarps;
+  /// Not with a score mod, masks of each head, or large dims: registers do not suffice for
+  /// computing scores again.
+  static constexpr bool kJudgesLate =
+      kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;
 
   const AttendParams& p_;
   const PrefillShared& shared_;
