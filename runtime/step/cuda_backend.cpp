@@ -86,14 +86,16 @@ Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat1
 
 cuda::CudaAttend::Options attend_options(const StepOptions& options,
                                          std::span<const BatchEntry> first) {
+  const bool row_scales = info_of(options.format.dtype).has_scales &&
+                          options.format.scales.kind == ScaleKind::kPerTokenAndHead;
   cuda::CudaAttend::Options attend{
       .attention = options.attention,
       .block_mask = options.block_mask,
       .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
                 .latent = options.format.kind == PageKind::kLatent,
-                .row_scales = info_of(options.format.dtype).has_scales &&
-                              options.format.scales.kind == ScaleKind::kPerTokenAndHead},
+                .row_scales = row_scales,
+                .scale_vectors = !row_scales || options.shape.page_size % 4 == 0},
       .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,

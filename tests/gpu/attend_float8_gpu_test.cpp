@@ -57,7 +57,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendFloat8Cuts,
                                          Cut{{16, 1, 128, 128, 128}, 1},
                                          Cut{{8, 2, 192, 128, 16}, 1}, Cut{{4, 1, 192, 192, 32}, 7},
                                          Cut{{4, 2, 256, 256, 16}, 1}, Cut{{4, 2, 256, 256, 64}, 8},
-                                         Cut{{8, 2, 64, 128, 16}, 40}),
+                                         Cut{{8, 2, 128, 128, 16}, 150}),
                          [](const auto& param) {
                            const AttentionShape& s = param.param.shape;
                            return fmt::format("H{}Kv{}K{}V{}P{}Q{}", s.q_heads, s.kv_heads, s.k_dim,

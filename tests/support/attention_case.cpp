@@ -88,11 +88,8 @@ void AttentionCase::place_pages() {
 }
 
 ConstKvPool AttentionCase::pool() {
-  ConstKvPool pool{k_.view(), v_.view()};
-  if (spec_.latent) {
-    pool.v = pool.k;
-    pool.v.shape[3] = spec_.shape.v_dim;
-  }
+  ConstKvPool pool{k_.view(), spec_.latent ? k_.view() : v_.view()};
+  pool.v.shape[3] = spec_.shape.v_dim;
   if (!info_of(spec_.dtype).has_scales) return pool;
   if (spec_.scales.kind == ScaleKind::kPerTensor) {
     pool.k_scale.number = spec_.scales.k;
@@ -138,10 +135,10 @@ void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, cons
       return std::span(rows).subspan(static_cast<std::size_t>(row * dim),
                                      static_cast<std::size_t>(dim));
     };
-    fill_row(row_of(dense.k, dense.k_dim), k_, k_scales_, spec_.scales.k, slot, head, scales);
-    const std::span<float> v = row_of(dense.v, dense.v_dim);
+    const std::span k = row_of(dense.k, dense.k_dim), v = row_of(dense.v, dense.v_dim);
+    fill_row(k, k_, k_scales_, spec_.scales.k, slot, head, scales);
     if (spec_.latent) {
-      std::ranges::copy(row_of(dense.k, dense.k_dim).first(v.size()), v.begin());
+      std::copy_n(k.begin(), v.size(), v.begin());
     } else {
       fill_row(v, v_, v_scales_, spec_.scales.v, slot, head, scales);
     }

@@ -57,6 +57,13 @@ std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Opti
   return rows;
 }
 
+/// Up to that of long chunks; but a graph has no launch for those.
+int short_class_of(const AttentionShape& shape, const AttentionShape& planned,
+                   const CudaAttend::Options& options) {
+  const int fits = row_class_of(short_rows_of(planned, options), shape);
+  return options.limits ? fits : std::min(fits, long_row_class(shape, options.kinds.pool));
+}
+
 }  // namespace
 
 CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options)
@@ -67,8 +74,8 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       scale_(options.attention.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape.k_dim)))),
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
       first_head_(options.attention.first_head),
-      row_classes_{row_class_of(short_rows_of(planned_, options), shape),
-                   row_class_of(std::numeric_limits<std::int64_t>::max(), shape)},
+      row_classes_{short_class_of(shape, planned_, options),
+                   long_row_class(shape, options.kinds.pool)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
   std::optional<BlockClasses> block_mask;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "core/check.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
@@ -25,16 +26,16 @@ bool is_contiguous(const ConstTensorView& view) {
   return true;
 }
 
+int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
+
+/// Rows of a thread block at the most: outputs are in registers.
+int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
+
 bool has_scale_vectors(const ConstTensorView& scales) {
   return reinterpret_cast<std::uintptr_t>(scales.data) % 16 == 0 && scales.data != nullptr &&
          is_multiple(scales.stride(0), 4) && is_multiple(scales.stride(1), 4) &&
          scales.stride(2) == 1;
 }
-
-int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
-
-/// Rows of a thread block at the most: outputs are in registers.
-int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
 
 }  // namespace
 
@@ -54,7 +55,8 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
       .pool = pool.k.dtype,
       .q_vectors = begins_at_16_bytes(q),
       .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
-      .pool_contiguous = is_contiguous(pool.k) && is_contiguous(pool.v),
+      .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
+      .latent = pool.is_latent(),
       .row_scales = row_scales,
       .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales))};
 }
@@ -86,6 +88,12 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
     if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
   }
   return largest;
+}
+
+int long_row_class(const AttentionShape& shape, Dtype pool) {
+  const int few = shape.v_dim > 128 ? 16 : 32;
+  if (pool == Dtype::kFloat8E4M3 && group_of(planned_shape(shape)) <= few) return few;
+  return row_class_of(std::numeric_limits<std::int64_t>::max(), shape);
 }
 
 AttendVariant choose_attend(const AttendCase& what) {

@@ -101,6 +101,8 @@ inline constexpr int kRowClasses[] = {8, 16, 32, 64, 128};
 
 /// Rows of the thread blocks for sequences with no more than `rows` rows: a row class.
 int row_class_of(std::int64_t rows, const AttentionShape& shape);
+/// That of long chunks. Over float8 pages tensor cores take few rows at a time.
+int long_row_class(const AttentionShape& shape, Dtype pool);
 
 /// The kernel of the first family that takes the case; the plain family takes all.
 /// @throws InvalidArgument unless pages have tokens: kernels divide by them.

@@ -24,7 +24,6 @@
 
 namespace kvmesh::cuda {
 
-/// Pages of 16-bit elements: all operands come from shared memory.
 class DecodeHalf : public DecodeMath<DecodeHalf> {
  public:
   __device__ DecodeHalf(const HopperParams& params, const DecodeShared& shared)

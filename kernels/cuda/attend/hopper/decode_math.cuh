@@ -69,12 +69,11 @@ class DecodeMath {
   // ---- Scores ----
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded. Then the keys are released,
-  /// but for those of latent pages, which are needed as values.
+  /// visible. Leaves them in units of log 2 unless the scale is folded. Then the keys are released.
   __device__ void finish_scores(const Tile& tile, float (&s)[kRows / 2]) const {
     const bool check = tile.live() < kTileKeys || shared_.masked(tile.stage) != 0;
     if (!kFoldScale || check) modify(tile, check, s);
-    if constexpr (kLatent) return;
+    if constexpr (kLatent) return;  // they are needed as values
     __syncwarp();
     if (lane() == 0) mbarrier_arrive(shared_.keys_empty(tile.stage));
   }

@@ -1,9 +1,9 @@
 // What the constants of the decode kernels amount to, and their shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
-// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kRowScales (float8
-// pages have a scale for each row), kLatent (values are the first elements of the keys, and have no
-// stages of their own).
+// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
+// the first elements of the keys, and have no stages of their own), kRowScales (float8 pages have a
+// scale for each row).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
@@ -21,6 +21,7 @@ constexpr DecodeTile kTile{.rows = kRows,
                            .v_dim = kDimV,
                            .stages = kStages,
                            .pieces = kPieceRing,
+                           .latent = kLatent,
                            .element_bytes = kElementBytes,
                            .row_scales = kRowScales};
 constexpr KvImage kImageQ{kDimK};

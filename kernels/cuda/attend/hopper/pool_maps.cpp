@@ -20,25 +20,26 @@ bool takes_page(int tokens) {
 /// Half of a pool as [pages * kv_heads][page_size / 8][dim / n][8][n], with n elements in a row of
 /// an atom; rows of latent pages are longer than their values.
 TensorMap map_of(const ConstTensorView& half) {
-  const std::int64_t page_size = half.size(2);
-  const std::int64_t dim = half.size(3);
+  const std::int64_t page_size = half.size(2), dim = half.size(3);
   const std::int64_t row = half.stride(2);
-  const std::int64_t atom =
+  const std::int64_t in_atom =
       KvImage{static_cast<int>(dim), static_cast<int>(size_bytes(half.dtype))}.atom_elements();
   const std::int64_t pages = std::max<std::int64_t>(half.size(0) * half.size(1), 1);
   const std::int64_t box_groups = std::min<std::int64_t>(page_size, kMostBoxTokens) / kAtomRows;
-  return make_tensor_map(half.dtype, half.data,
-                         {.extents = {atom, kAtomRows, dim / atom, page_size / kAtomRows, pages},
-                          .strides = {1, row, atom, kAtomRows * row, page_size * row},
-                          .box = {atom, kAtomRows, dim / atom, box_groups, 1}});
+  return make_tensor_map(
+      half.dtype, half.data,
+      {.extents = {in_atom, kAtomRows, dim / in_atom, page_size / kAtomRows, pages},
+       .strides = {1, row, in_atom, kAtomRows * row, page_size * row},
+       .box = {in_atom, kAtomRows, dim / in_atom, box_groups, 1}});
 }
 
 }  // namespace
 
 bool takes_pool(const AttendCase& what) {
-  return what.architecture == "sm_90a" && info_of(what.kinds.pool).bits <= 16 &&
-         what.kinds.pool_vectors && what.kinds.pool_contiguous &&
-         takes_dim(what.shape.k_dim, what.kinds, 576) &&
+  const bool takes_format = info_of(what.kinds.pool).bits == 16 ||
+                            (what.kinds.pool == Dtype::kFloat8E4M3 && !what.kinds.latent);
+  return what.architecture == "sm_90a" && takes_format && what.kinds.pool_vectors &&
+         what.kinds.pool_contiguous && takes_dim(what.shape.k_dim, what.kinds, 576) &&
          takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
 }
 

@@ -50,7 +50,7 @@ constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},   
                                  {256, 64, 32},  {64, 256, 16}};
 /// The same over float8 pages.
 constexpr Tile kFloat8Tiles[] = {
-    {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 128, 32}, {256, 256, 16}};
+    {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
 /// Of Hopper's prefill kernel: many rows.
 constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
@@ -97,8 +97,8 @@ enum Axis {
   kHeadClasses,
   kQueryVectors,
   kNegative,
-  kRowScales,
   kArchitecture,
+  kRowScales,
 };
 
 /// What a case may take of local memory: nothing, but for the family without tensor cores, whose
@@ -177,8 +177,8 @@ std::vector<Variant> variants_of(const Table& table) {
   const bool on_each = std::getenv("KVMESH_ON_EACH_ARCHITECTURE") != nullptr;
   const std::vector<test::Choices> cases =
       test::EveryPair({static_cast<int>(table.tiles.size()), 3, 3, 3, 3,
-                       static_cast<int>(table.pool_dtypes.size()), 3, 2, 2, 2,
-                       table.has_scales() ? 2 : 1, on_each ? 1 : chips})
+                       static_cast<int>(table.pool_dtypes.size()), 3, 2, 2, 2, on_each ? 1 : chips,
+                       table.has_scales() ? 2 : 1})
           .cases();
   std::vector<Variant> variants;
   for (int first = 0; first < (on_each ? chips : 1); ++first) {
@@ -224,6 +224,19 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
     EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
   }
   EXPECT_EQ(name_of(16, 1, 4), "plain");
+}
+
+TEST(LongRowClass, Float8ChunksReachTensorCores) {
+  const auto name_of = [](int group, int dim) {
+    const AttentionShape shape{2 * group, 2, dim, dim, 16};
+    const TensorKinds kinds{.pool = Dtype::kFloat8E4M3, .row_scales = true};
+    const int rows = long_row_class(shape, kinds.pool);
+    return choose_attend({.shape = shape, .kinds = kinds, .rows = rows}).name;
+  };
+  for (const int dim : {64, 128, 192, 256}) EXPECT_EQ(name_of(8, dim), "hopper decode float8");
+  EXPECT_EQ(name_of(32, 128), "hopper decode float8");
+  EXPECT_EQ(name_of(64, 128), "plain");
+  EXPECT_EQ(name_of(8, 96), "plain");
 }
 
 TEST(AttendVariant, PagesHaveTokens) {
