@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
+#include "kernels/cuda/attend/hopper/latent_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
@@ -79,7 +80,8 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
 
 AttendVariant choose_attend(const AttendCase& what) {
   require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
-  for (const AttendFamily* family : {&decode_family(), &prefill_family(), &mma_family()}) {
+  for (const AttendFamily* family :
+       {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);

@@ -15,7 +15,7 @@ bool takes_page(int tokens) {
 
 /// Half of a pool as [pages * kv_heads][page_size / 8][dim / 64][8][64]; rows of latent pages are
 /// longer than their values.
-TensorMap map_of(const ConstTensorView& half) {
+TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
   const std::int64_t page_size = half.size(2);
   const std::int64_t row = half.stride(2);
   const std::int64_t atoms = half.size(3) / kAtomElements;
@@ -25,7 +25,16 @@ TensorMap map_of(const ConstTensorView& half) {
       half.dtype, half.data,
       {.extents = {kAtomElements, kAtomRows, atoms, page_size / kAtomRows, pages},
        .strides = {1, row, kAtomElements, kAtomRows * row, page_size * row},
-       .box = {kAtomElements, kAtomRows, atoms, box_groups, 1}});
+       .box = {kAtomElements, kAtomRows, box_dims / kAtomElements, box_groups, 1}});
+}
+
+HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const TensorMap& k_map,
+                       const TensorMap& v_map) {
+  return {.k_map = k_map,
+          .v_map = v_map,
+          .attend = params,
+          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
+          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
 }
 
 }  // namespace
@@ -39,11 +48,12 @@ bool takes_pool(const AttendCase& what) {
 }
 
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {
-  return {.k_map = map_of(pool.k),
-          .v_map = map_of(pool.v),
-          .attend = params,
-          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
-          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
+  return with_maps(params, pool, map_of(pool.k, pool.k.size(3)), map_of(pool.v, pool.v.size(3)));
+}
+
+HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool) {
+  const std::int64_t left = pool.v.size(3) / 2, right = pool.k.size(3) - left;
+  return with_maps(params, pool, map_of(pool.k, right), map_of(pool.k, left));
 }
 
 }  // namespace kvmesh::cuda

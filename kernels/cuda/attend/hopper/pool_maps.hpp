@@ -16,5 +16,8 @@ bool takes_pool(const AttendCase& what);
 
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
+/// Of latent pages, whose rows come in two boxes: v_map has the first half of the values, k_map the
+/// rest of the key. Both begin at the row's first element.
+HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool);
 
 }  // namespace kvmesh::cuda

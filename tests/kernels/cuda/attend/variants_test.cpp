@@ -50,6 +50,8 @@ constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 /// Of the same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
+/// Of the latent kernel.
+constexpr Tile kLatentTiles[] = {{576, 512, 64}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
@@ -113,6 +115,8 @@ const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, 
                      kHopperPageSizes};
 const Table kLatentDecode{
     "hopper decode", kLatentDecodeTiles, {kChips + 1, 1}, 2, true, true, kHopperPageSizes, true};
+const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1}, 2, true, true,
+                    kHopperPageSizes, true};
 const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, 4, false, false, kPageSizes};
 
@@ -161,7 +165,7 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kPrefill, kLatentDecode, kMma, kPlain}) {
+  for (const Table& table : {kDecode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -191,6 +195,9 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
     EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent");
+    EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
   }
   EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
@@ -212,6 +219,8 @@ INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(varian
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
