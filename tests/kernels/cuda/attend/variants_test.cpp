@@ -108,15 +108,17 @@ struct Table {
   bool pool_contiguous;
   std::span<const int> page_sizes;
   bool latent = false;
+  /// Of score mods, masks and so on: the first so many. Fewer where a case takes seconds.
+  int choices = 3;
 };
 const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, true,
                     kHopperPageSizes};
 const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, true,
                      kHopperPageSizes};
 const Table kLatentDecode{
-    "hopper decode", kLatentDecodeTiles, {kChips + 1, 1}, 2, true, true, kHopperPageSizes, true};
-const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1}, 2, true, true,
-                    kHopperPageSizes, true};
+    "hopper decode", kLatentDecodeTiles, {kChips + 1, 1}, 2, true, true, kHopperPageSizes, true, 2};
+const Table kLatent{
+    "hopper latent", kLatentTiles, {kChips + 1, 1}, 2, true, true, kHopperPageSizes, true, 2};
 const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, 4, false, false, kPageSizes};
 
@@ -152,8 +154,9 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
 }
 
 std::vector<Variant> variants_of(const Table& table) {
-  const std::vector<test::Choices> cases = test::EveryPair({static_cast<int>(table.tiles.size()), 3,
-                                                            3, 3, 3, table.pool_dtypes, 3, 2, 2, 2})
+  const int n = table.choices;
+  const std::vector<test::Choices> cases = test::EveryPair({static_cast<int>(table.tiles.size()), n,
+                                                            n, n, n, table.pool_dtypes, n, 2, 2, 2})
                                                .cases();
   std::vector<Variant> variants;
   for (const Chip& chip : table.chips) {
