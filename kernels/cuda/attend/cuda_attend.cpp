@@ -203,8 +203,9 @@ void CudaAttend::launch_merge(const AttendedRows& out, cudaStream_t stream) cons
                            .out = attend_output(out),
                            .group = group_of(planned_)};
   const std::int64_t merges = plan_->most_merges();
+  const std::int64_t chunks_of_row = (shape_.v_dim + kMergeColumns - 1) / kMergeColumns;
   const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
-      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows());
+      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows() * chunks_of_row);
   merge_kernel_.launch(
       {.stream = stream,
        .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),

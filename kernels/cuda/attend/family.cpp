@@ -7,6 +7,7 @@
 
 #include "core/check.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
+#include "kernels/cuda/attend/hopper/latent_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
@@ -98,7 +99,8 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 
 AttendVariant choose_attend(const AttendCase& what) {
   require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
-  for (const AttendFamily* family : {&decode_family(), &prefill_family(), &mma_family()}) {
+  for (const AttendFamily* family :
+       {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);

@@ -78,6 +78,8 @@ struct alignas(16) DeviceMerge {
 
 /// Warps of a thread block that merges.
 inline constexpr int kMergeWarps = 8;
+/// Columns of a row that a warp merges.
+inline constexpr int kMergeColumns = 128;
 
 struct MergeParams {
   const DeviceMerge* merges;  // [*merge_count]

@@ -50,6 +50,7 @@ struct KvImage {
     const int most = kLongRowBytes / element_bytes;
     return dim % most == 0 ? most : most / 2;
   }
+  constexpr int atoms() const { return dim / atom_elements(); }
   constexpr int row_bytes() const { return atom_elements() * element_bytes; }
   constexpr int atom_bytes() const { return kAtomRows * row_bytes(); }
   constexpr int atom_units() const { return row_bytes() / 16; }

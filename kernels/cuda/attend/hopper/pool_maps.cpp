@@ -18,8 +18,8 @@ bool takes_page(int tokens) {
 }
 
 /// Half of a pool as [pages * kv_heads][page_size / 8][dim / n][8][n], with n elements in a row of
-/// an atom; rows of latent pages are longer than their values.
-TensorMap map_of(const ConstTensorView& half) {
+/// an atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
+TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
   const std::int64_t page_size = half.size(2), dim = half.size(3);
   const std::int64_t row = half.stride(2);
   const std::int64_t in_atom =
@@ -30,7 +30,17 @@ TensorMap map_of(const ConstTensorView& half) {
       half.dtype, half.data,
       {.extents = {in_atom, kAtomRows, dim / in_atom, page_size / kAtomRows, pages},
        .strides = {1, row, in_atom, kAtomRows * row, page_size * row},
-       .box = {in_atom, kAtomRows, dim / in_atom, box_groups, 1}});
+       .box = {in_atom, kAtomRows, box_dims / in_atom, box_groups, 1}});
+}
+
+HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const TensorMap& k_map,
+                       const TensorMap& v_map) {
+  return {.k_map = k_map,
+          .v_map = v_map,
+          .attend = params,
+          .scales = device_scales(pool),
+          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
+          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
 }
 
 }  // namespace
@@ -44,12 +54,12 @@ bool takes_pool(const AttendCase& what) {
 }
 
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {
-  return {.k_map = map_of(pool.k),
-          .v_map = map_of(pool.v),
-          .attend = params,
-          .scales = device_scales(pool),
-          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
-          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
+  return with_maps(params, pool, map_of(pool.k, pool.k.size(3)), map_of(pool.v, pool.v.size(3)));
+}
+
+HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool) {
+  const std::int64_t left = pool.v.size(3) / 2, right = pool.k.size(3) - left;
+  return with_maps(params, pool, map_of(pool.k, right), map_of(pool.k, left));
 }
 
 }  // namespace kvmesh::cuda

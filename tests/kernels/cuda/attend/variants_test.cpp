@@ -56,6 +56,8 @@ constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 /// Of the same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
+/// Of the latent kernel.
+constexpr Tile kLatentTiles[] = {{576, 512, 64}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
@@ -116,6 +118,8 @@ struct Table {
   bool pool_contiguous;
   std::span<const int> page_sizes;
   bool latent = false;
+  /// Of score mods, masks and so on: the first so many. Fewer where a case takes seconds.
+  int choices = 3;
 
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
@@ -133,7 +137,11 @@ const Table kLatentDecode{"hopper decode",
                           true,
                           true,
                           kHopperPageSizes,
-                          true};
+                          true,
+                          2};
+const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1},
+                    kHalfDtypes,      true,         true,
+                    kHopperPageSizes, true,         2};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, kPoolDtypes, false, false, kPageSizes};
 
@@ -175,9 +183,10 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
 std::vector<Variant> variants_of(const Table& table) {
   const auto chips = static_cast<int>(table.chips.size());
   const bool on_each = std::getenv("KVMESH_ON_EACH_ARCHITECTURE") != nullptr;
+  const int n = table.choices;
   const std::vector<test::Choices> cases =
-      test::EveryPair({static_cast<int>(table.tiles.size()), 3, 3, 3, 3,
-                       static_cast<int>(table.pool_dtypes.size()), 3, 2, 2, 2, on_each ? 1 : chips,
+      test::EveryPair({static_cast<int>(table.tiles.size()), n, n, n, n,
+                       static_cast<int>(table.pool_dtypes.size()), n, 2, 2, 2, on_each ? 1 : chips,
                        table.has_scales() ? 2 : 1})
           .cases();
   std::vector<Variant> variants;
@@ -192,7 +201,8 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kMma, kPlain}) {
+  for (const Table& table :
+       {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -222,6 +232,9 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
     EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent");
+    EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
   }
   EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
@@ -258,6 +271,8 @@ INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(varian
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
