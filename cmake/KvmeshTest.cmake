@@ -11,12 +11,46 @@ set(KVMESH_TEST_ENVIRONMENT
 # Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
 set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
+# GoogleTest and what it includes is most of what a test file compiles: that is compiled once. Not with
+# ccache, which does not keep what is compiled behind a precompiled header.
+set(kvmesh_precompiled ON)
+if(CMAKE_CXX_COMPILER_LAUNCHER)
+  set(kvmesh_precompiled OFF)
+endif()
+option(KVMESH_TEST_PRECOMPILED "Precompile the headers of GoogleTest" ${kvmesh_precompiled})
+
+# How all that is compiled for tests is compiled.
+function(kvmesh_as_test target)
+  target_compile_options(${target} PRIVATE ${KVMESH_TEST_OPTIONS})
+  target_link_libraries(${target} PRIVATE GTest::gtest kvmesh_flags)
+  if(KVMESH_TEST_PRECOMPILED)
+    target_precompile_headers(${target} REUSE_FROM kvmesh_test_precompiled)
+  endif()
+endfunction()
+
+if(KVMESH_TEST_PRECOMPILED)
+  add_library(kvmesh_test_precompiled OBJECT ${PROJECT_SOURCE_DIR}/tests/support/precompiled.cpp)
+  target_compile_options(kvmesh_test_precompiled PRIVATE ${KVMESH_TEST_OPTIONS})
+  target_link_libraries(kvmesh_test_precompiled PRIVATE GTest::gtest kvmesh_flags)
+  target_precompile_headers(kvmesh_test_precompiled PRIVATE <gtest/gtest.h> <algorithm> <functional>
+                                                             <random> <thread>)
+endif()
+
+# kvmesh_test_objects(NAME SOURCES ... LINK ...): what several test programs have in common, compiled
+# once. A program has it by $<TARGET_OBJECTS:NAME> among its sources.
+function(kvmesh_test_objects name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  add_library(${name} OBJECT ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LINK})
+  kvmesh_as_test(${name})
+endfunction()
+
 # kvmesh_test(NAME SOURCES ... LINK ... [LABELS ...]): one GoogleTest program, one CTest test.
 function(kvmesh_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
-  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
-  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
+  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest_main)
+  kvmesh_as_test(${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS "cpu;${arg_LABELS}" TIMEOUT 600
                                           ENVIRONMENT "${KVMESH_TEST_ENVIRONMENT}")
@@ -27,8 +61,8 @@ endfunction()
 function(kvmesh_long_test name)
   cmake_parse_arguments(arg "" "SHARDS" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
-  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
-  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest GTest::gtest_main kvmesh_flags)
+  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest_main)
+  kvmesh_as_test(${name})
   math(EXPR last "${arg_SHARDS} - 1")
   foreach(shard RANGE ${last})
     set(environment ${KVMESH_TEST_ENVIRONMENT} GTEST_TOTAL_SHARDS=${arg_SHARDS}
@@ -46,10 +80,9 @@ function(kvmesh_mpi_test name)
     return()
   endif()
   cmake_parse_arguments(arg "" "" "RANKS;SOURCES;LINK" ${ARGN})
-  set(support ${PROJECT_SOURCE_DIR}/tests/support)
-  add_executable(${name} ${arg_SOURCES} ${support}/mpi_main.cpp ${support}/mpi_tests.cpp)
-  target_compile_options(${name} PRIVATE ${KVMESH_TEST_OPTIONS})
-  target_link_libraries(${name} PRIVATE ${arg_LINK} GTest::gtest kvmesh_flags)
+  add_executable(${name} ${arg_SOURCES} $<TARGET_OBJECTS:mpi_main> $<TARGET_OBJECTS:mpi_tests>)
+  target_link_libraries(${name} PRIVATE ${arg_LINK})
+  kvmesh_as_test(${name})
   foreach(ranks ${arg_RANKS})
     kvmesh_mpirun(${name}_np${ranks} RANKS ${ranks} COMMAND $<TARGET_FILE:${name}>)
     set_tests_properties(${name}_np${ranks} PROPERTIES SKIP_RETURN_CODE 77)

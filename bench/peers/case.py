@@ -19,7 +19,8 @@ def rotated_bytes():
 
 
 class Case:
-    """K and V are [pages, kv_heads, page, dim], one pair a replica; q is [tokens, q_heads, dim]. The
+    """K and V are [pages, kv_heads, page, dim], one pair a replica; q is [tokens, q_heads, dim]. Latent
+    values are a view of their keys. The
     page lists are the same for all replicas, as for the layers of a model."""
 
     def __init__(self, row, device="cuda", rotate=None):
@@ -29,15 +30,17 @@ class Case:
         order = list(range(sum(counts)))
         random.Random(1).shuffle(order)
         self.pages = [order[sum(counts[:i]):sum(counts[:i + 1])] for i in range(row.batch)]
-        layer = 2 * len(order) * row.kv_heads * row.page * row.dim * 2
+        planes = 1 if row.latent else 2
+        layer = planes * len(order) * row.kv_heads * row.page * row.dim * 2
         rotate = rotated_bytes() if rotate is None else rotate
         # Arithmetic is the cost of a prefill, not the read.
         replicas = math.ceil(rotate / layer) if row.op == "decode" else 1
         torch.manual_seed(1)
         shape = (len(order), row.kv_heads, row.page, row.dim)
-        self.replicas = [tuple(torch.randn(shape, dtype=BF16, device=device) for _ in "kv") for _ in range(replicas)]
+        made = [[torch.randn(shape, dtype=BF16, device=device) for _ in range(planes)] for _ in range(replicas)]
+        self.replicas = [(each[0], each[-1][..., :row.v_dim]) for each in made]
         self.q = torch.randn((row.rows, row.q_heads, row.dim), dtype=BF16, device=device)
-        self.out = torch.full_like(self.q, math.nan)
+        self.out = torch.full((row.rows, row.q_heads, row.v_dim), math.nan, dtype=BF16, device=device)
         self.scale = row.dim ** -0.5
 
     def ints(self, values, device=None):

@@ -1,6 +1,7 @@
 """Who else can do a row. Each rival imports its package when it is made, so that one which is not
 installed leaves the others alone; `prepare` returns a function that runs one replica and returns the
-output [tokens, q_heads, dim], or None where the rival has nothing for the row."""
+output [tokens, q_heads, v_dim], or None where the rival has nothing for the row. Latent rows are for
+those that say so (`latent = True`), the others for the rest."""
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -120,21 +121,67 @@ class FlashAttention3:
         return run
 
 
+class FlashInferMla:
+    """Its latent attention by FlashAttention-3; several queries of a sequence are causal."""
+
+    name = "FlashInfer MLA fa3"
+    package = "flashinfer"
+    latent = True
+
+    def __init__(self):
+        import flashinfer.mla
+
+        self.wrapper = flashinfer.mla.BatchMLAPagedAttentionWrapper
+        self.workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
+
+    def prepare(self, case):
+        row = case.row
+        wrapper = self.wrapper(self.workspace, backend="fa3")
+        q_indptr = [i * row.queries for i in range(row.batch + 1)]
+        wrapper.plan(case.ints(q_indptr), case.ints(case.page_indptr()), case.ints(case.page_indices()),
+                     case.ints(case.lengths), row.q_heads, row.v_dim, row.dim - row.v_dim, row.page, row.queries > 1,
+                     case.scale, BF16, BF16)
+        q = [part.contiguous() for part in case.q.split((row.v_dim, row.dim - row.v_dim), -1)]
+
+        def run(replica):
+            keys = case.replicas[replica][0][:, 0]
+            return wrapper.run(*q, keys[..., :row.v_dim], keys[..., row.v_dim:], out=case.out)
+
+        return run
+
+
 class FlashMla:
-    """Latent attention alone: nothing for rows of ordinary heads, but its absence is said."""
+    """Latent attention over pages of 64."""
 
     name = "FlashMLA"
     package = "flash_mla"
+    latent = True
 
     def __init__(self):
-        import flash_mla  # noqa: F401
+        import flash_mla
+
+        self.module = flash_mla
 
     def prepare(self, case):
-        return None
+        row = case.row
+        if row.page != 64:
+            return None
+        lengths, table = case.ints(case.lengths), case.ints(case.page_table())
+        plan = self.module.get_mla_metadata(lengths, row.queries * row.q_heads // row.kv_heads, row.kv_heads)
+        q = case.q.view(row.batch, row.queries, row.q_heads, row.dim)
+
+        def run(replica):
+            keys = case.replicas[replica][0].transpose(1, 2)
+            out, _ = self.module.flash_mla_with_kvcache(q, keys, table, lengths, row.v_dim, *plan,
+                                                        softmax_scale=case.scale, causal=True)
+            return out.flatten(0, 1)
+
+        return run
 
 
 MAKERS = {
-    "flashinfer": [FlashInferDecode, lambda: FlashInferPrefill("fa2"), lambda: FlashInferPrefill("fa3")],
+    "flashinfer": [FlashInferDecode, lambda: FlashInferPrefill("fa2"), lambda: FlashInferPrefill("fa3"),
+                   FlashInferMla],
     "torch": [Cudnn],
     "flash_attn_interface": [FlashAttention3],
     "flash_mla": [FlashMla],

@@ -16,16 +16,17 @@ class Row:
     q_heads: int
     kv_heads: int
     queries: int = 1  # the newest tokens of each sequence, causal
-    dim: int = 128
+    dim: int = 128  # of keys
     page: int = 16
     lengths: str = "even"  # or ragged, or a list such as 65536,7*4096
+    latent: int = 0  # not 0: values are so many first elements of the keys (MLA)
 
     @property
     def key(self):
         """What --rows selects by."""
         shape = self.lengths.replace("*", "x").replace(",", "+") if self.is_listed else f"{self.batch}x{self.context}"
         parts = [self.op, shape, "ragged" * (self.lengths == "ragged"), f"{self.q_heads}/{self.kv_heads}",
-                 f"q{self.queries}" * self.has_own_queries, f"d{self.dim}" * (self.dim != 128),
+                 f"q{self.queries}" * self.has_own_queries, f"d{self.dims}" * (self.dim != 128),
                  f"p{self.page}" * (self.page != 16)]
         return "-".join(filter(None, parts))
 
@@ -35,8 +36,16 @@ class Row:
         if self.is_listed:
             shape = self.lengths.replace("*", " × ").replace(",", " and ")
         parts = [shape, f"{self.q_heads}/{self.kv_heads}", f"{self.queries} queries" * self.has_own_queries,
-                 f"dim {self.dim}" * (self.dim != 128), f"page {self.page}" * (self.page != 16)]
+                 f"dim {self.dims}" * (self.dim != 128), f"page {self.page}" * (self.page != 16)]
         return ", ".join(filter(None, parts))
+
+    @property
+    def v_dim(self):
+        return self.latent or self.dim
+
+    @property
+    def dims(self):
+        return f"{self.dim}/{self.latent}" if self.latent else str(self.dim)
 
     @property
     def is_listed(self):
@@ -73,14 +82,15 @@ class Row:
 
     @property
     def bytes(self):
-        """K, V, Q and O, once."""
-        return ELEMENT * 2 * self.dim * (self.tokens * self.kv_heads + self.rows * self.q_heads)
+        """K, V, Q and O, once; latent values are bytes of K."""
+        token = self.dim if self.latent else self.dim + self.v_dim
+        return ELEMENT * (self.tokens * self.kv_heads * token + self.rows * self.q_heads * (self.dim + self.v_dim))
 
     @property
     def operations(self):
         """Two a multiply-add, of both products, of the visible pairs."""
         pairs = sum(length - i for length in self.sequence_lengths for i in range(self.queries))
-        return 2 * pairs * self.q_heads * 2 * self.dim
+        return 2 * pairs * self.q_heads * (self.dim + self.v_dim)
 
     @property
     def amount(self):
@@ -93,7 +103,8 @@ class Row:
             shape = ["--lengths", self.lengths]
         return [*map(str, ["--op", self.op, *shape, "--queries", self.queries, "--q-heads", self.q_heads,
                            "--kv-heads", self.kv_heads, "--dim", self.dim, "--page-size", self.page,
-                           "--dtype", "bfloat16", "--output", "final"])]
+                           "--dtype", "bfloat16", "--output", "final"]),
+                *(["--latent", "--v-dim", str(self.latent)] if self.latent else [])]
 
 
 def expanded(text):
@@ -125,6 +136,7 @@ ROWS = [
     Row("decode", 1, 1048576, 64, 8),
     *(Row("decode", 64, 8192, 32, 8, queries=queries) for queries in (2, 4, 8)),
     *(Row("decode", 64, 8192, 32, 8, dim=dim) for dim in (64, 96, 256)),
+    *(Row("decode", 64, 8192, heads, 1, dim=576, page=64, latent=512) for heads in (16, 128)),
     Row("prefill", 8, 2048, 32, 8, queries=2048),
     Row("prefill", 2, 8192, 32, 8, queries=8192),
     Row("prefill", 1, 16384, 32, 8, queries=16384),

@@ -50,6 +50,8 @@ class Rivals:
 
         case, graphs = Case(row), []
         for rival in self.made:
+            if getattr(rival, "latent", False) != bool(row.latent):
+                continue
             try:
                 run = rival.prepare(case)
                 if run is None:

@@ -17,9 +17,12 @@ import rows
 
 
 def modules_of(chosen):
-    """(backend, dim) of all that rivals.py asks FlashInfer for."""
+    """(backend, dim) of all that rivals.py asks FlashInfer for; of latent rows the dim is key/value."""
     modules = {}
     for row in chosen:
+        if row.latent:
+            modules[("mla fa3", row.dims)] = None
+            continue
         backends = ["fa2"] if row.op == "decode" and row.queries == 1 else ["fa2", "fa3"]
         modules.update({(backend, row.dim): None for backend in backends})
     return list(modules)
@@ -30,6 +33,13 @@ def build(backend, dim):
     from flashinfer.prefill import get_batch_prefill_module
 
     bf16 = torch.bfloat16
+    if backend == "mla fa3":
+        from flashinfer.jit import gen_batch_mla_module
+
+        k_dim, v_dim = map(int, dim.split("/"))
+        gen_batch_mla_module("fa3", bf16, bf16, bf16, torch.int32, v_dim, k_dim - v_dim, False).build_and_load()
+        return
+    dim = int(dim)
     # Decode by tensor cores is the same module: no rotary positions, window, soft cap or half sums.
     get_batch_prefill_module(backend, bf16, bf16, bf16, torch.int32, dim, dim, 0, False, False, False)
 
@@ -42,7 +52,7 @@ def main():
     os.environ.setdefault("FLASHINFER_CUDA_ARCH_LIST", "9.0a")
     if arguments.module:
         backend, dim = arguments.module
-        return build(backend, int(dim))
+        return build(backend, dim)
     start = time.monotonic()
     running = {module: subprocess.Popen([sys.executable, __file__, "--module", module[0], str(module[1])])
                for module in modules_of(rows.select(arguments.rows))}

@@ -14,6 +14,7 @@ struct CombineMeans {
   DeviceKind device = DeviceKind::kCpu;
   bool has_nccl = false;               ///< the ranks' GPUs are an NCCL group
   std::optional<PeerRoom> peer{};      ///< the ranks have windows
+  bool shares_gpus = false;            ///< some ranks with windows have the same GPU
   std::optional<WayKind> preferred{};  ///< by the environment
 };
 
@@ -26,7 +27,8 @@ struct CombineChoice {
 };
 
 /// Chooses for a step's partials: the way of the options, else of the environment, else the first
-/// of NCCL, staged and host; also that one if the rows do not fit into a window. `has_limits`: the
+/// of peer, NCCL, staged and host that the group has. Rows that do not fit into a window take the
+/// next. Where ranks share a GPU, peer must be asked for. `has_limits`: the
 /// step has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.

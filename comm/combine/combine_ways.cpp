@@ -38,7 +38,10 @@ CombineMeans CombineWays::means() const {
                      .device = group_->device().kind,
                      .has_nccl = group_->nccl() != nullptr,
                      .preferred = preferred_};
-  if (window != nullptr) means.peer = window->room();
+  if (window != nullptr) {
+    means.peer = window->room();
+    means.shares_gpus = window->shares_gpus();
+  }
   return means;
 }
 

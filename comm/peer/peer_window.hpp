@@ -68,6 +68,8 @@ class PeerWindow {
   /// Thread blocks that a kernel on this window may have, so that those of all ranks of a GPU, and
   /// of the next kernel, are resident together.
   int most_blocks() const { return most_blocks_; }
+  /// Whether some GPU is that of several ranks. They take turns on it while they wait.
+  bool shares_gpus() const { return ranks_per_gpu_ > 1; }
 
   /// What kernels get. `form`: where its slots are.
   PeerWindowView view() const;

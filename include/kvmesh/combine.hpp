@@ -97,9 +97,8 @@ struct CombineOptions {
   CombineStrategy strategy = CombineStrategy::kAuto;
   /// Null: every rank takes part in every row.
   const Participation* participation = nullptr;
-  /// Empty: the fastest way but kPeer that the group has (docs/design.md), or the one that the
-  /// environment variable KVMESH_COMBINE_WAY names. A Combiner and a DeviceCombiner have one way
-  /// each.
+  /// Empty: the fastest way that the group has (docs/design.md), or the one that the environment
+  /// variable KVMESH_COMBINE_WAY names. A Combiner and a DeviceCombiner have one way each.
   std::optional<WayKind> way{};
   /// The type that O may travel in. kPeer rounds the partials of all ranks to it before it merges
   /// them, those of float16 beyond 65504 to infinity. The other ways send float32.

@@ -10,7 +10,6 @@
 #include "kvmesh/device_memory.hpp"
 #include "launch/bench/cpu_caches.hpp"
 #include "launch/bench/cpu_multiply.hpp"
-#include "launch/bench/fill_pattern.hpp"
 #include "launch/bench/machine.hpp"
 
 namespace kvmesh::bench {
@@ -63,8 +62,7 @@ class CpuMachine : public Machine {
     return result;
   }
 
-  void fill(const TensorView& tensor, unsigned seed) override {
-    const FillPattern pattern = fill_pattern(tensor.dtype);
+  void fill(const TensorView& tensor, const FillPattern& pattern, unsigned seed) override {
     const auto bytes = tensor.elements() * static_cast<std::int64_t>(size_bytes(tensor.dtype));
     in_parts(bytes, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t at = begin; at < end; at += 4) {

@@ -52,6 +52,18 @@ Doubles to_host(const ConstTensorView& view, std::int64_t first, std::int64_t co
   return values;
 }
 
+// Rows from element `first` on: those of latent pages are longer than their values.
+Doubles rows_of(const ConstTensorView& pool, std::int64_t first, std::int64_t tokens) {
+  const std::int64_t dim = pool.size(3), pitch = pool.stride(2);
+  const Doubles values = to_host(pool, first, (tokens - 1) * pitch + dim);
+  Doubles rows;
+  for (auto row = values.begin(); std::ssize(rows) < tokens * dim;) {
+    rows.insert(rows.end(), row, row + dim);
+    if (std::ssize(rows) < tokens * dim) row += pitch;
+  }
+  return rows;
+}
+
 // [length, dim] of one head of a sequence, times the scales of its rows.
 Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView& pool,
                  const BasicRowScale<ConstTensorView>& scale, std::int64_t head) {
@@ -61,7 +73,7 @@ Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView
   for (const PageId page : workload.cache().allocator().pages(workload.sequences()[sequence])) {
     const std::int64_t first = page.index() * pool.stride(0) + head * pool.stride(1);
     const std::int64_t tokens = std::min(left, page_size);
-    Doubles rows = to_host(pool, first, tokens * dim);
+    Doubles rows = rows_of(pool, first, tokens);
     if (const ConstTensorView& each = scale.per_token; !each.empty()) {
       const Doubles factors =
           to_host(each, page.index() * each.stride(0) + head * each.stride(1), tokens);

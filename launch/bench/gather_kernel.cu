@@ -73,6 +73,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     const auto head = static_cast<int>(piece % params.heads);
 #pragma unroll 1
     for (const GatherPlane& plane : params.planes) {
+      if (plane.pool == nullptr) continue;
       sum ^= read_plane(plane, params.pages + part.first, part.tokens, params.heads, head);
     }
     __syncthreads();  // all have read the number of this piece

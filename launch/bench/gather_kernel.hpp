@@ -22,7 +22,7 @@ struct GatherRows {
 };
 
 struct GatherParams {
-  GatherPlane planes[2]{};  ///< keys, values
+  GatherPlane planes[2]{};  ///< keys, values; of latent pages the second is left empty
   const std::int32_t* pages = nullptr;
   const GatherPart* parts = nullptr;  ///< [part_count]
   std::int32_t part_count = 0;

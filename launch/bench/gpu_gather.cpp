@@ -45,7 +45,9 @@ DeviceMemory on_device(const std::vector<Value>& values, Device device, cudaStre
 
 }  // namespace
 
-bool can_gather(const KvPool& pool) { return has_whole_units(pool.k) && has_whole_units(pool.v); }
+bool can_gather(const KvPool& pool) {
+  return has_whole_units(pool.k) && (pool.is_latent() || has_whole_units(pool.v));
+}
 
 GpuGather::GpuGather(const PageReads& reads, Device device, int multiprocessors,
                      cudaStream_t stream)
@@ -74,7 +76,7 @@ void GpuGather::enqueue(int call, int blocks, cudaStream_t stream) const {
   GatherParams params = params_;
   const KvPool& pool = pools_[static_cast<std::size_t>(call) % pools_.size()];
   params.planes[0] = plane_of(pool.k);
-  params.planes[1] = plane_of(pool.v);
+  params.planes[1] = pool.is_latent() ? GatherPlane{} : plane_of(pool.v);
   launch_gather(params, blocks, stream);
   check(cudaGetLastError());
 }

@@ -97,10 +97,10 @@ class GpuMachine : public Machine {
     return result;
   }
 
-  void fill(const TensorView& tensor, unsigned seed) override {
+  void fill(const TensorView& tensor, const FillPattern& pattern, unsigned seed) override {
     const auto bytes =
         static_cast<std::size_t>(tensor.elements()) * kvmesh::size_bytes(tensor.dtype);
-    launch_fill(tensor.data, bytes, fill_pattern(tensor.dtype), seed, stream_.get());
+    launch_fill(tensor.data, bytes, pattern, seed, stream_.get());
     check(cudaGetLastError());
     wait();
   }

@@ -12,6 +12,7 @@
 #include "kvmesh/attention.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/stream.hpp"
+#include "launch/bench/fill_pattern.hpp"
 
 namespace kvmesh::bench {
 
@@ -77,8 +78,8 @@ class Machine {
   virtual Turns time(const Repeated& operation, std::span<const Repeated> ceilings,
                      const Work& align, int turns) = 0;
 
-  /// Finite numbers, all different, of magnitude [0.5, 1). `tensor` is contiguous.
-  virtual void fill(const TensorView& tensor, unsigned seed) = 0;
+  /// Finite numbers, all different. `tensor` is contiguous, `pattern` is of its dtype.
+  virtual void fill(const TensorView& tensor, const FillPattern& pattern, unsigned seed) = 0;
 
   /// A streaming read of memory that no cache holds.
   virtual Ceiling read() = 0;

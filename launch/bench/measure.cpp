@@ -110,8 +110,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   const Shape& model = shape.model;
   const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
   const std::int64_t tokens = newest(lengths_of(shape), queries), parts = mesh.head_parallel();
-  const std::int64_t fresh =
-      tokens * (model.kv_heads / parts) * (model.k_dim + model.v_dim) * element;
+  const std::int64_t fresh = tokens * (model.kv_heads / parts) * model.row_elements() * element;
   if (op == Op::kPlan) return 0;
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);

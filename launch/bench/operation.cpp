@@ -109,7 +109,7 @@ class Append : public Planned {
   /// What is written, and what is read for it.
   double amount() override {
     const Shape& model = workload_.shape().model;
-    const auto row = static_cast<double>((model.k_dim + model.v_dim) *
+    const auto row = static_cast<double>(model.row_elements() *
                                          static_cast<std::int64_t>(size_bytes(model.dtype)));
     return bytes_ * (1 + row / static_cast<double>(model.page_row_bytes()));
   }

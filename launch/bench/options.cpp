@@ -116,6 +116,10 @@ Shape shape_of(const Flags& flags, int head_parallel) {
   at_most("--q-heads", flags.q_heads, kMostOfAShape);
   at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
+  if (flags.latent && flags.v_dim > flags.dim) {
+    throw InvalidArgument(
+        fmt::format("--v-dim {}: latent keys have {} elements", flags.v_dim, flags.dim));
+  }
   const Dtype dtype = dtype_from(flags.dtype);
   if (info_of(dtype).has_scales) {
     throw InvalidArgument(fmt::format("--dtype {}: only --kv-dtype can be that", flags.dtype));
@@ -125,6 +129,7 @@ Shape shape_of(const Flags& flags, int head_parallel) {
           .k_dim = flags.dim,
           .v_dim = flags.v_dim > 0 ? flags.v_dim : flags.dim,
           .page_size = flags.page_size,
+          .page_kind = flags.latent ? PageKind::kLatent : PageKind::kKv,
           .dtype = dtype,
           .kv_dtype = flags.kv_dtype.empty() ? dtype : dtype_from(flags.kv_dtype),
           .reproducible = flags.reproducible};
@@ -261,6 +266,8 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--dim", flags.dim, "of queries and keys");
   value("--v-dim", flags.v_dim, "of values; 0: as --dim");
   value("--page-size", flags.page_size, "tokens a page");
+  command.add_flag("--latent", flags.latent,
+                   "values are the first --v-dim elements of the keys, as in MLA");
   value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
   command.add_option("--kv-dtype", flags.kv_dtype,
                      "of the cache, if not --dtype; float8_e4m3 has scales per token and head");

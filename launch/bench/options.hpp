@@ -10,6 +10,7 @@
 
 #include "kvmesh/combine.hpp"
 #include "kvmesh/mesh.hpp"
+#include "kvmesh/page_format.hpp"
 
 namespace CLI {
 class App;
@@ -63,6 +64,7 @@ struct Flags {
   int dim = 128;
   int v_dim = 0;
   int page_size = 16;
+  bool latent = false;
   std::string dtype = "bfloat16";
   std::string kv_dtype{};
   std::string scatter = "heads";
@@ -86,15 +88,20 @@ struct Shape {
   int k_dim = 0;
   int v_dim = 0;
   int page_size = 0;
+  PageKind page_kind = PageKind::kKv;
   Dtype dtype = Dtype::kBFloat16;
   std::optional<Dtype> kv_dtype{};  ///< of pages; unset: dtype
   bool reproducible = false;        ///< the cache is
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
-  /// Bytes of a token and KV head: its key, its value, and their scales.
+  bool is_latent() const { return page_kind == PageKind::kLatent; }
+  /// Elements of a token and KV head: its key, and its value unless that is part of the key.
+  std::int64_t row_elements() const { return is_latent() ? k_dim : k_dim + v_dim; }
+  /// Their bytes, with those of their scales.
   std::int64_t page_row_bytes() const {
-    const std::int64_t scales = info_of(page_dtype()).has_scales ? 2 * sizeof(float) : 0;
-    return (k_dim + v_dim) * static_cast<std::int64_t>(size_bytes(page_dtype())) + scales;
+    const std::int64_t rows = is_latent() ? 1 : 2;
+    const std::int64_t scales = info_of(page_dtype()).has_scales ? rows * sizeof(float) : 0;
+    return row_elements() * static_cast<std::int64_t>(size_bytes(page_dtype())) + scales;
   }
 };
 

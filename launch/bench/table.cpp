@@ -51,14 +51,15 @@ std::string begin_of_line(const Case& what, int ranks) {
 std::string heading(const Setting& setting) {
   const Shape& shape = setting.shape;
   std::string text = fmt::format(
-      "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, {} pages of {}, scatter "
+      "{}{}\n{}\n{} ranks ({} kv x {} head), {}/{} heads, dim {}/{}, {}, {} {} pages of {}, "
+      "scatter "
       "{}, strategy {}, peers send {}, {} output\n\n",
       setting.machine.device,
       setting.machine.driver.empty() ? "" : ", driver " + setting.machine.driver,
       setting.machine.versions, setting.ranks, setting.kv_parallel, setting.head_parallel,
       shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim, name(shape.dtype),
-      name(shape.page_dtype()), shape.page_size, name(setting.scatter), name(setting.strategy),
-      name(setting.travels_as), name(setting.output));
+      name(shape.page_dtype()), name(shape.page_kind), shape.page_size, name(setting.scatter),
+      name(setting.strategy), name(setting.travels_as), name(setting.output));
   return text + fmt::format(kCase, "op", "ranks", "batch", "context", "lengths", "queries") +
          fmt::format(kNumbers, "us, median", "p10 - p90", "rate", "ceiling", "read", "", "share",
                      "");

@@ -18,6 +18,7 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .page_size = shape.model.page_size,
           .pages_per_rank = pages_per_rank(shape, kv_parallel),
           .dtype = shape.model.page_dtype(),
+          .page_kind = shape.model.page_kind,
           .home_threshold_tokens = kHomeTokens,
           .reproducible = shape.model.reproducible};
 }
@@ -92,7 +93,7 @@ TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::in
   TensorView view = dim == 0
                         ? TensorView(memory_.data(), dtype, {tokens, heads}, mesh.device())
                         : TensorView(memory_.data(), dtype, {tokens, heads, dim}, mesh.device());
-  if (grows) machine.fill(view, 7);
+  if (grows) machine.fill(view, fill_pattern(dtype), 7);
   return view;
 }
 
@@ -104,7 +105,10 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
       cache_(mesh, cache_options(shape, mesh.kv_parallel())) {
   for (int layer = 0; layer < shape.layers; ++layer) {
     unsigned seed = PagePlanes::kMost * static_cast<unsigned>(layer);
-    for (const TensorView& plane : cache_.planes(layer)) machine.fill(plane, ++seed);
+    for (const TensorView& plane : cache_.planes(layer)) {
+      const bool is_scales = plane.dtype != shape.model.page_dtype();
+      machine.fill(plane, is_scales ? kScalePattern : fill_pattern(plane.dtype), ++seed);
+    }
   }
   scatter_free_pages();
   grow();
@@ -152,12 +156,16 @@ StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOpt
 LayerInput Workload::input(const StepPlan& plan) {
   const Shape& model = shape_.model;
   const int parts = mesh_.head_parallel();
-  return {.q = q_.get(mesh_, machine_, model.dtype, plan.query_tokens(), model.q_heads / parts,
-                      model.k_dim),
-          .k = k_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
-                      model.k_dim),
-          .v = v_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
-                      model.v_dim)};
+  LayerInput input{.q = q_.get(mesh_, machine_, model.dtype, plan.query_tokens(),
+                               model.q_heads / parts, model.k_dim),
+                   .k = k_.get(mesh_, machine_, model.dtype, plan.append_tokens(),
+                               model.kv_heads / parts, model.k_dim),
+                   .v = {}};
+  if (!model.is_latent()) {
+    input.v = v_.get(mesh_, machine_, model.dtype, plan.append_tokens(), model.kv_heads / parts,
+                     model.v_dim);
+  }
+  return input;
 }
 
 Partial Workload::partial(const StepPlan& plan) {

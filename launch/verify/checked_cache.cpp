@@ -302,11 +302,12 @@ void CheckedCache::run_layer(Step& step, int layer) {
   step.single.append(layer, all.k, all.v);
   const Outputs single =
       cache.reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q);
-  if (!may_round_queries(device, cache.dtype, input_dtype)) {
+  const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
+  if (rounded_type == input_dtype) {
     check_layer(step, {layer, q, o, lse, single, single});
     return;
   }
-  const HostTensor rounded = rounded_rows(q, queries, cache.dtype);
+  const HostTensor rounded = rounded_rows(q, queries, rounded_type);
   check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded.view())});
 }
 

@@ -4,26 +4,32 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace kvmesh::verify {
 namespace {
 
-bool has_tensor_cores(Device device, Dtype pool) {
-  return device.kind != DeviceKind::kCpu && info_of(pool).bits == 16;
+/// What tensor cores multiply over such pages; nothing where they do not.
+std::optional<Dtype> multiplied(Device device, Dtype pool) {
+  if (device.kind == DeviceKind::kCpu || info_of(pool).bits > 16) return std::nullopt;
+  return info_of(pool).bits == 16 ? pool : Dtype::kFloat16;
 }
 
 }  // namespace
 
 Tolerances arithmetic_tolerances(Device device, Dtype pool) {
-  if (!has_tensor_cores(device, pool)) return {};
-  const double rounding = pool == Dtype::kBFloat16 ? 0x1p-8 : 0x1p-11;
+  const std::optional<Dtype> weights = multiplied(device, pool);
+  if (!weights) return {};
+  const double rounding = *weights == Dtype::kBFloat16 ? 0x1p-8 : 0x1p-11;
   // O: twice the rounding of a weight, as float16's below 2^-14 are off by more of themselves. LSE:
   // tensor cores cut sums off where others round them, which is up to a unit, not half of one.
   return {.o = 2 * rounding, .lse = 2 * kTolerance};
 }
 
-bool may_round_queries(Device device, Dtype pool, Dtype queries) {
-  return has_tensor_cores(device, pool) && queries != pool;
+Dtype rounded_query_type(Device device, Dtype pool, Dtype queries) {
+  // Rows are scaled before they become float16 over float8 pages, which leaves bfloat16 as it is.
+  if (info_of(pool).has_scales && queries != Dtype::kFloat32) return queries;
+  return multiplied(device, pool).value_or(queries);
 }
 
 double Bound::around(double want) const {

@@ -28,14 +28,16 @@ struct Tolerances {
 };
 
 /// For a cache of `pool` pages on `device`. A GPU's tensor cores take weights in the pool's type,
-/// each off by up to half a unit of its 8 or 11 bits, and so O by as much. The LSE does not see
-/// that: its weights are summed before, in float32, and products of 16-bit numbers are exact there.
+/// or in float16 over float8 pages, each off by up to half a unit of its 8 or 11 bits, and so O by
+/// as much. The LSE does not see that: its weights are summed before, in float32, and products of
+/// 16-bit numbers are exact there.
 Tolerances arithmetic_tolerances(Device device, Dtype pool);
 
-/// May attention round queries to the pool's type? Tensor cores do, other kernels do not. Both are
-/// right, and how far they may be apart need not be guessed: the same row with rounded queries
-/// says it. (At most scale * sum |q k| halves of a unit, far less where many keys have weight.)
-bool may_round_queries(Device device, Dtype pool, Dtype queries);
+/// The type that attention may round queries to: tensor cores do, to that of the weights, other
+/// kernels do not. Both are right, and how far they may be apart need not be guessed: the same row
+/// with rounded queries says it. (At most scale * sum |q k| halves of a unit, far less where many
+/// keys have weight.)
+Dtype rounded_query_type(Device device, Dtype pool, Dtype queries);
 
 /// The largest difference between a right number and the expected one.
 struct Bound {

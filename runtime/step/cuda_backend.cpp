@@ -72,9 +72,10 @@ constexpr std::int64_t kUnknownRows = 16;
 
 /// Rows of the largest sequence that is decode or speculation.
 std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
+  const AttentionShape planned = cuda::planned_shape(shape);
   std::int64_t most = batch.empty() ? kUnknownRows : 1;
   for (const BatchEntry& entry : batch) {
-    const std::int64_t rows = queries_of(entry) * (shape.q_heads / shape.kv_heads);
+    const std::int64_t rows = queries_of(entry) * (planned.q_heads / planned.kv_heads);
     if (rows <= cuda::kShortRows) most = std::max(most, rows);
   }
   return most;
@@ -90,8 +91,9 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options,
       .block_mask = options.block_mask,
       .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
-                // Values of latent pages lie inside longer rows.
-                .pool_contiguous = options.format.kind != PageKind::kLatent},
+                .latent = options.format.kind == PageKind::kLatent,
+                .row_scales = info_of(options.format.dtype).has_scales &&
+                              options.format.scales.kind == ScaleKind::kPerTokenAndHead},
       .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,

@@ -80,6 +80,8 @@ class Rows(unittest.TestCase):
         decode = row_of("decode-64x8192-32/8")
         self.assertEqual(decode.bytes, 64 * 8192 * 8 * 128 * 2 * 2 + 2 * 64 * 32 * 128 * 2)
         self.assertEqual(decode.amount, decode.bytes)
+        latent = row_of("decode-64x8192-16/1-d576/512-p64")
+        self.assertEqual(latent.bytes, 64 * 8192 * 576 * 2 + 64 * 16 * (576 + 512) * 2)
         chunks = row_of("prefill-4x32768-32/8-q512")
         pairs = 4 * sum(32768 - i for i in range(512))
         self.assertEqual(chunks.amount, pairs * 32 * 4 * 128)
@@ -107,7 +109,8 @@ class Rows(unittest.TestCase):
 
     def test_warm_covers_what_the_rivals_ask_for(self):
         self.assertEqual(set(warm.modules_of(rows.ROWS)),
-                         {("fa2", 64), ("fa2", 96), ("fa2", 128), ("fa2", 256), ("fa3", 128)})
+                         {("fa2", 64), ("fa2", 96), ("fa2", 128), ("fa2", 256), ("fa3", 128),
+                          ("mla fa3", "576/512")})
         self.assertEqual(warm.modules_of([row_of("decode-1x8192-64/8")]), [("fa2", 128)])
 
 
@@ -172,7 +175,7 @@ class Run(unittest.TestCase):
         self.assertIn("a machine", text)
 
     def test_what_has_no_number_is_named(self):
-        done = self.run_with("--rows", "decode-*-d*", fails="decode-64x8192-32/8-d96")
+        done = self.run_with("--rows", "decode-*-32/8-d*", fails="decode-64x8192-32/8-d96")
         self.assertEqual(done.returncode, 1)
         report, text = self.report()
         self.assertIn("decode-64x8192-32/8-d96: kvmesh: kvmesh: no such luck", text)
@@ -213,6 +216,14 @@ class Cases(unittest.TestCase):
         self.assertEqual(len(case.replicas), 3)
         table_of = self.make(lengths="20,33,1", queries=1).page_table()
         self.assertEqual([len(pages) for pages in table_of], [3, 3, 3])
+
+    def test_latent_values_are_part_of_the_keys(self):
+        case = self.make(latent=8)
+        k, v = case.replicas[0]
+        self.assertEqual((v.shape[-1], v.data_ptr()), (8, k.data_ptr()))
+        self.assertEqual(len(case.replicas), 6)  # of half the bytes
+        self.assertEqual(case.out.shape[-1], 8)
+        self.assertEqual(case.expected(0, 0, 0, 0).shape, (8,))
 
     def test_an_output_is_checked_against_float64(self):
         from case import Wrong

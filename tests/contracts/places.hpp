@@ -74,6 +74,7 @@ struct Float8Sizes {
   static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat8E4M3};
   static std::vector<ContractShape> shapes() {
     return {{8, 2, 64, 128, 16, Dtype::kFloat8E4M3, PageKind::kKv, kNumbers},
+            {8, 1, 128, 64, 8, Dtype::kFloat8E4M3, PageKind::kKv},
             {8, 1, 33, 7, 1, Dtype::kFloat8E4M3, PageKind::kKv},
             {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
             {4, 2, 48, 16, 8, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers}};

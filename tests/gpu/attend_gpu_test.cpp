@@ -22,15 +22,22 @@ constexpr Dtype kTensorCoreDtypes[] = {Dtype::kFloat16, Dtype::kBFloat16};
 struct Cut {
   AttentionShape shape;
   std::int64_t q_len;
+  bool latent = false;
 };
+
+std::string name_of_cut(const testing::TestParamInfo<Cut>& info) {
+  const auto& [shape, q_len, latent] = info.param;
+  return fmt::format("H{}Kv{}K{}V{}P{}Q{}", shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim,
+                     shape.page_size, q_len);
+}
 
 class AttendCuts : public testing::TestWithParam<Cut> {};
 
 // Sequences of this many queries, and shorter ones beside them, with and without mods.
 TEST_P(AttendCuts, MatchFloat64) {
-  const auto [shape, q_len] = GetParam();
+  const auto [shape, q_len, latent] = GetParam();
   for (Dtype dtype : kTensorCoreDtypes) {
-    CaseSpec spec{.shape = shape, .dtype = dtype, .q_dtype = dtype};
+    CaseSpec spec{.shape = shape, .dtype = dtype, .q_dtype = dtype, .latent = latent};
     spec.sequences = {{.q_len = q_len, .kv_len = q_len},
                       {.q_len = 1, .kv_len = 333},
                       {.q_len = q_len, .kv_len = q_len + 201},
@@ -58,11 +65,15 @@ INSTANTIATE_TEST_SUITE_P(
         Cut{{4, 2, 256, 256, 16}, 1}, Cut{{4, 2, 256, 256, 256}, 60}, Cut{{4, 2, 72, 40, 5}, 1},
         Cut{{4, 2, 72, 40, 5}, 90}, Cut{{24, 1, 64, 64, 16}, 3}, Cut{{130, 1, 64, 64, 16}, 2},
         Cut{{4, 1, 576, 512, 16}, 3}),
-    [](const auto& param) {
-      const AttentionShape& s = param.param.shape;
-      return fmt::format("H{}Kv{}K{}V{}P{}Q{}", s.q_heads, s.kv_heads, s.k_dim, s.v_dim,
-                         s.page_size, param.param.q_len);
-    });
+    name_of_cut);
+INSTANTIATE_TEST_SUITE_P(
+    Latent, AttendCuts,
+    testing::Values(Cut{{16, 1, 576, 512, 64}, 1, true}, Cut{{16, 1, 576, 512, 16}, 2, true},
+                    Cut{{16, 2, 576, 512, 8}, 1, true}, Cut{{16, 1, 576, 512, 16}, 7, true},
+                    Cut{{128, 1, 576, 512, 64}, 1, true}, Cut{{128, 1, 576, 512, 16}, 3, true},
+                    Cut{{40, 1, 576, 512, 128}, 1, true}, Cut{{8, 2, 192, 128, 16}, 5, true},
+                    Cut{{8, 2, 192, 128, 16}, 50, true}),
+    name_of_cut);
 
 // One long sequence is split over the whole device; beside it are short ones.
 TEST(AttendSplits, OfLongSequencesMatchFloat64) {
@@ -89,9 +100,9 @@ TEST(AttendSplits, ASplitWithoutAVisibleKeyAddsNothing) {
   EXPECT_TRUE(c.matches(c.run(), last_only));
 }
 
-TEST(AttendSplits, ANanInOneReachesItsRowsOnly) {
+void expect_nan_in_its_rows(const AttentionShape& shape, bool latent) {
   CaseSpec spec{
-      .shape = {4, 2, 64, 64, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
+      .shape = shape, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16, .latent = latent};
   spec.sequences = {{.q_len = 2, .kv_len = 9000}, {.q_len = 1, .kv_len = 9000}};
   spec.options.mask = mods::causal();
   for (std::int64_t position : {0, 5000, 8999}) {
@@ -106,6 +117,15 @@ TEST(AttendSplits, ANanInOneReachesItsRowsOnly) {
     EXPECT_TRUE(in_key.matches(in_key.run(), sees)) << position;
     EXPECT_TRUE(in_value.matches(in_value.run(), sees)) << position;
   }
+}
+
+TEST(AttendSplits, ANanInOneReachesItsRowsOnly) {
+  expect_nan_in_its_rows({4, 2, 64, 64, 16}, false);
+}
+
+TEST(AttendSplits, ANanInALatentRowReachesItsRowsOnly) {
+  expect_nan_in_its_rows({8, 1, 576, 512, 64}, true);
+  expect_nan_in_its_rows({80, 2, 192, 128, 64}, true);
 }
 
 // Many query tokens, all the same, over the keys of one sequence: nothing is split.
@@ -168,6 +188,21 @@ TEST(AttendPrefill, OfALongChunkMatchesFloat64) {
   spec.options.mask = mods::causal();
   AttentionCase c(spec);
   EXPECT_TRUE(c.matches(c.run()));
+}
+
+// Scores that later keys exceed by far, at 8 by more than a float can be apart: weights of a tile
+// have then to be computed again.
+TEST(AttendPrefill, OfSteepScoresMatchesFloat64) {
+  for (Dtype dtype : kTensorCoreDtypes) {
+    for (float scale : {1.0f, 8.0f}) {
+      CaseSpec spec{.shape = {8, 2, 128, 128, 16}, .dtype = dtype, .q_dtype = dtype};
+      spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 900}};
+      spec.options.mask = mods::causal();
+      spec.options.scale = scale;
+      AttentionCase c(spec);
+      EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale;
+    }
+  }
 }
 
 TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {

@@ -13,16 +13,19 @@ namespace kvmesh::test {
 
 std::string_view backend() { return "cuda"; }
 
-// The tensor cores take weights in the pool's type, with 8 or 11 bits: each is off by up to 2^-8 or
-// 2^-11 of itself, and so O by as much of the values.
+// The tensor cores take weights in the pool's type, with 8 or 11 bits (of float8 11): each is off
+// by up to 2^-8 or 2^-11 of itself, and so O by as much of the values.
 CaseTolerance tolerance_of(const CaseSpec& spec) {
   if (spec.dtype == Dtype::kFloat32) return {.o = 1e-5, .lse = 1e-5};
   const double rounding = spec.dtype == Dtype::kBFloat16 ? 0x1p-8 : 0x1p-11;
   return {.o = 2 * rounding, .lse = 2e-5};
 }
 
-bool may_round_queries(const CaseSpec& spec) {
-  return spec.dtype != Dtype::kFloat32 && spec.q_dtype != spec.dtype;
+Dtype rounded_query_type(const CaseSpec& spec) {
+  if (spec.dtype == Dtype::kFloat32) return spec.q_dtype;
+  if (spec.dtype != Dtype::kFloat8E4M3) return spec.dtype;
+  // Rows are scaled before they become float16, which leaves bfloat16 as it is.
+  return spec.q_dtype == Dtype::kFloat32 ? Dtype::kFloat16 : spec.q_dtype;
 }
 
 namespace {
@@ -56,8 +59,9 @@ BlockMask block_mask_of(const LocalBlockMask& local, int page_size) {
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
                          const ConstKvPool& pool, const Partial& out, int) {
-  const DeviceTensor device_q(q), k(pool.k), v(pool.v), o(out.o), lse(out.lse);
-  const ConstKvPool device_pool{k.view(), v.view()};
+  const DeviceTensor device_q(q), o(out.o), lse(out.lse);
+  const DevicePool pool_on_device(pool);
+  const ConstKvPool device_pool = pool_on_device.view();
   check_attention(shape, batch);  // of what a plan on the device trusts its caller for
   std::optional<BlockMask> block_mask;
   if (options.block_mask) block_mask = block_mask_of(*options.block_mask, shape.page_size);

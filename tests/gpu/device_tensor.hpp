@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/cuda/device_buffer.hpp"
 #include "kvmesh/device_memory.hpp"
-#include "kvmesh/tensor.hpp"
+#include "kvmesh/page_format.hpp"
 
 namespace kvmesh::test {
 
@@ -46,6 +47,38 @@ class DeviceTensor {
  private:
   ConstTensorView host_;
   cuda::DeviceBuffer buffer_;
+};
+
+/// A pool of the host's, on the device.
+class DevicePool {
+ public:
+  explicit DevicePool(const ConstKvPool& host)
+      : host_(host),
+        k_(host.k),
+        v_(host.v),
+        k_scales_(scales(host.k_scale)),
+        v_scales_(scales(host.v_scale)) {}
+
+  ConstKvPool view() const {
+    ConstKvPool view{k_.view(), v_.view(), host_.k_scale, host_.v_scale};
+    if (host_.is_latent()) {
+      view.v = view.k;
+      view.v.shape[3] = host_.v.size(3);
+    }
+    if (k_scales_) view.k_scale.per_token = k_scales_->view();
+    if (v_scales_) view.v_scale.per_token = v_scales_->view();
+    return view;
+  }
+
+ private:
+  static std::optional<DeviceTensor> scales(const BasicRowScale<ConstTensorView>& scale) {
+    if (scale.per_token.data == nullptr) return std::nullopt;
+    return std::optional<DeviceTensor>(std::in_place, scale.per_token);
+  }
+
+  ConstKvPool host_;
+  DeviceTensor k_, v_;
+  std::optional<DeviceTensor> k_scales_, v_scales_;
 };
 
 }  // namespace kvmesh::test

@@ -4,7 +4,8 @@
 #   WAY=subdirectory  with kvmesh's sources inside it: configures and generates everything, so every
 #                     target and dependency is found from there, and compiles its own code and
 #                     kvmesh's core, no more: the rest was compiled once already. Without MPI and
-#                     without a build type.
+#                     without a build type; compiled without CUDA, whose objects the compiling of
+#                     anything that uses kvmesh would wait for.
 function(run)
   execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
 endfunction()
@@ -70,5 +71,6 @@ elseif(WAY STREQUAL shared)
     run(${MPIEXEC} --oversubscribe -np 2 ${WORK}/build_c/c_program)
   endif()
 else()
+  run(${CMAKE_COMMAND} -D KVMESH_CUDA=OFF ${WORK}/build)
   run(${CMAKE_COMMAND} --build ${WORK}/build --target outside_objects kvmesh_core)
 endif()

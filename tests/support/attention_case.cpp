@@ -4,15 +4,11 @@
 #include <limits>
 #include <numeric>
 
-#include "tests/support/random.hpp"
-
 namespace kvmesh::test {
 namespace {
 
 // Pages of the pool that belong to nobody.
 constexpr std::int64_t kSparePages = 3;
-// Makes the softmax decide: scores spread over several units.
-constexpr float kQueryScale = 4.0f;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
@@ -59,8 +55,12 @@ AttentionCase::AttentionCase(CaseSpec spec)
       q_(spec_.q_dtype, {count_tokens(spec_), spec_.shape.q_heads, spec_.shape.k_dim}, spec_.q),
       k_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.k_dim},
          spec_.pool),
-      v_(spec_.dtype, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, spec_.shape.v_dim},
-         spec_.pool) {
+      v_(spec_.dtype,
+         {spec_.latent ? 0 : pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size,
+          spec_.shape.v_dim},
+         spec_.pool),
+      k_scales_(Dtype::kFloat32, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, 1}),
+      v_scales_(Dtype::kFloat32, {pool_pages_, spec_.shape.kv_heads, spec_.shape.page_size, 1}) {
   place_pages();
   fill();
 }
@@ -87,11 +87,28 @@ void AttentionCase::place_pages() {
   }
 }
 
+ConstKvPool AttentionCase::pool() {
+  ConstKvPool pool{k_.view(), v_.view()};
+  if (spec_.latent) {
+    pool.v = pool.k;
+    pool.v.shape[3] = spec_.shape.v_dim;
+  }
+  if (!info_of(spec_.dtype).has_scales) return pool;
+  if (spec_.scales.kind == ScaleKind::kPerTensor) {
+    pool.k_scale.number = spec_.scales.k;
+    pool.v_scale.number = spec_.scales.v;
+  } else {
+    pool.k_scale.per_token = k_scales_.view();
+    pool.v_scale.per_token = v_scales_.view();
+  }
+  return pool;
+}
+
 void AttentionCase::fill() {
-  Random random(spec_.seed + 1);
+  Random random(spec_.seed + 1), scales(spec_.seed + 2);
   for (std::int64_t t = 0; t < q_.size(0); ++t) {
     for (std::int64_t h = 0; h < q_.size(1); ++h) {
-      for (std::int64_t d = 0; d < q_.size(2); ++d) q_.set(kQueryScale * random.real(), t, h, d);
+      for (std::int64_t d = 0; d < q_.size(2); ++d) q_.set(spec_.q_size * random.real(), t, h, d);
     }
   }
   const std::int64_t heads = first_kv_head() + spec_.shape.kv_heads;
@@ -106,26 +123,47 @@ void AttentionCase::fill() {
     for (float& k : dense.k) k = random.real();
     for (float& v : dense.v) v = random.real();
     for (std::int64_t position = 0; position < length; ++position) {
-      if (const auto slot = slot_of(s, position)) fill_token(dense, position, *slot);
+      if (const auto slot = slot_of(s, position)) fill_token(dense, position, *slot, scales);
     }
     dense_.push_back(std::move(dense));
   }
 }
 
 // Into the pool, and back as the pool keeps it.
-void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot) {
+void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot,
+                               Random& scales) {
   for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
     const std::int64_t row = position * dense.kv_heads + first_kv_head() + head;
-    for (std::int64_t d = 0; d < dense.k_dim; ++d) {
-      float& k = dense.k[static_cast<std::size_t>(row * dense.k_dim + d)];
-      k_.set(k, slot.page, head, slot.offset, d);
-      k = k_.at(slot.page, head, slot.offset, d);
+    const auto row_of = [&](std::vector<float>& rows, std::int64_t dim) {
+      return std::span(rows).subspan(static_cast<std::size_t>(row * dim),
+                                     static_cast<std::size_t>(dim));
+    };
+    fill_row(row_of(dense.k, dense.k_dim), k_, k_scales_, spec_.scales.k, slot, head, scales);
+    const std::span<float> v = row_of(dense.v, dense.v_dim);
+    if (spec_.latent) {
+      std::ranges::copy(row_of(dense.k, dense.k_dim).first(v.size()), v.begin());
+    } else {
+      fill_row(v, v_, v_scales_, spec_.scales.v, slot, head, scales);
     }
-    for (std::int64_t d = 0; d < dense.v_dim; ++d) {
-      float& v = dense.v[static_cast<std::size_t>(row * dense.v_dim + d)];
-      v_.set(v, slot.page, head, slot.offset, d);
-      v = v_.at(slot.page, head, slot.offset, d);
+  }
+}
+
+// Float8 rows of a token and head become smaller by a power of two, and their scale with them.
+void AttentionCase::fill_row(std::span<float> row, OwnedTensor& pool, OwnedTensor& scales,
+                             float number, const Slot& slot, std::int64_t head, Random& random) {
+  float scale = 1, size = 1;
+  if (info_of(spec_.dtype).has_scales) {
+    scale = number;
+    if (spec_.scales.kind == ScaleKind::kPerTokenAndHead) {
+      size = std::exp2(-static_cast<float>(random.integer(0, spec_.scale_bits)));
+      scale = size / 400;
+      scales.set(scale, slot.page, head, slot.offset, 0);
     }
+  }
+  for (std::size_t d = 0; d < row.size(); ++d) {
+    const auto column = static_cast<std::int64_t>(d);
+    pool.set(row[d] * size / scale, slot.page, head, slot.offset, column);
+    row[d] = scale * pool.at(slot.page, head, slot.offset, column);
   }
 }
 
@@ -148,11 +186,19 @@ void AttentionCase::poison_key(std::size_t sequence, std::int64_t position) {
 }
 
 void AttentionCase::poison_value(std::size_t sequence, std::int64_t position) {
+  OwnedTensor& values = spec_.latent ? k_ : v_;
   const Slot slot = slot_of(sequence, position).value();
   for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
     for (std::int64_t d = 0; d < spec_.shape.v_dim; ++d) {
-      v_.set(kNan, slot.page, head, slot.offset, d);
+      values.set(kNan, slot.page, head, slot.offset, d);
     }
+  }
+}
+
+void AttentionCase::poison_value_scale(std::size_t sequence, std::int64_t position) {
+  const Slot slot = slot_of(sequence, position).value();
+  for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
+    v_scales_.set(kNan, slot.page, head, slot.offset, 0);
   }
 }
 
@@ -223,8 +269,9 @@ std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible, Dtype
 testing::AssertionResult AttentionCase::matches(const CaseResult& result, const MaskMod& visible,
                                                 const RowFilter& poisoned) const {
   const std::vector<ReferenceRow> rows = reference(visible, spec_.q_dtype);
+  const Dtype rounded_type = rounded_query_type(spec_);
   const std::vector<ReferenceRow> rounded =
-      may_round_queries(spec_) ? reference(visible, spec_.dtype) : rows;
+      rounded_type == spec_.q_dtype ? rows : reference(visible, rounded_type);
   const CaseTolerance tolerance = tolerance_of(spec_);
   const double scale = largest(rows);
   const std::int64_t heads = spec_.shape.q_heads;

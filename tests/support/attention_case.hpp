@@ -8,12 +8,14 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "kvmesh/attention.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/support/owned_tensor.hpp"
+#include "tests/support/random.hpp"
 #include "tests/support/reference.hpp"
 
 namespace kvmesh::test {
@@ -30,10 +32,14 @@ struct CaseSpec {
   AttentionShape shape{.q_heads = 4, .kv_heads = 2, .k_dim = 32, .v_dim = 32, .page_size = 16};
   Dtype dtype = Dtype::kFloat32;    ///< of the pool
   Dtype q_dtype = Dtype::kFloat32;  ///< of the queries
+  bool latent = false;              ///< values are the first v_dim elements of the keys
   std::vector<CaseSequence> sequences{};
   std::vector<std::int64_t> positions{};
   AttentionOptions options{};
   Layout q{}, pool{}, o{}, lse{};
+  KvScales scales{};   ///< of float8 pools
+  int scale_bits = 5;  ///< scales per token and head are within 2^-scale_bits of the largest
+  float q_size = 4;    ///< queries are up to this: scores spread over several units
   std::uint64_t seed = 1;
 };
 
@@ -56,7 +62,7 @@ class AttentionCase {
   const CaseSpec& spec() const { return spec_; }
   const AttentionBatch& batch() const { return batch_; }
   ConstTensorView q() { return q_.view(); }
-  ConstKvPool pool() { return {k_.view(), v_.view()}; }
+  ConstKvPool pool();
   Partial partial(CaseResult& result) { return {result.o.view(), result.lse.view()}; }
   std::int64_t tokens() const { return batch_.q_indptr.back(); }
   /// Poisoned outputs of the right shape.
@@ -71,6 +77,8 @@ class AttentionCase {
   /// Overwrites a key (or value) that was written, in all heads.
   void poison_key(std::size_t sequence, std::int64_t position);
   void poison_value(std::size_t sequence, std::int64_t position);
+  /// The same of the scale of a value.
+  void poison_value_scale(std::size_t sequence, std::int64_t position);
   void poison_page(std::size_t sequence, std::int64_t logical);
 
   /// Compares every row with float64. `visible` is what the queries should see, if that is not the
@@ -90,7 +98,9 @@ class AttentionCase {
   };
   void place_pages();
   void fill();
-  void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot);
+  void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot, Random& scales);
+  void fill_row(std::span<float> row, OwnedTensor& pool, OwnedTensor& scales, float number,
+                const Slot& slot, std::int64_t head, Random& random);
   std::optional<Slot> slot_of(std::size_t sequence, std::int64_t position) const;
   /// With the queries rounded to `queries`.
   std::vector<ReferenceRow> reference(const MaskMod& visible, Dtype queries) const;
@@ -102,6 +112,7 @@ class AttentionCase {
   AttentionBatch batch_;
   std::int64_t pool_pages_ = 0;
   OwnedTensor q_, k_, v_;
+  OwnedTensor k_scales_, v_scales_;   // per token and head
   std::vector<DenseSequence> dense_;  // with the model's kv heads up to ours
 };
 
@@ -111,8 +122,8 @@ class AttentionCase {
 /// Its name: "cpu", "cuda".
 std::string_view backend();
 CaseTolerance tolerance_of(const CaseSpec& spec);
-/// Whether it may round queries to the pool's type; what that does is then no error.
-bool may_round_queries(const CaseSpec& spec);
+/// The type that it may round queries to; what that does is then no error.
+Dtype rounded_query_type(const CaseSpec& spec);
 /// Plans, and runs once into `out`. Returns what the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,

@@ -7,7 +7,7 @@ std::string_view backend() { return "cpu"; }
 
 // Arithmetic is float32 for every dtype.
 CaseTolerance tolerance_of(const CaseSpec&) { return {.o = 1e-5, .lse = 1e-5}; }
-bool may_round_queries(const CaseSpec&) { return false; }
+Dtype rounded_query_type(const CaseSpec& spec) { return spec.q_dtype; }
 
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,

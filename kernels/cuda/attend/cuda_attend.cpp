@@ -46,14 +46,14 @@ const AttentionShape& checked(const AttentionShape& shape) {
   return shape;
 }
 
-std::int64_t short_rows_of(const AttentionShape& shape, const CudaAttend::Options& options) {
+std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Options& options) {
   if (!options.limits) return options.short_rows;
   const AttendLimits& limits = *options.limits;
-  const std::int64_t rows = limits.queries * group_of(shape);
+  const std::int64_t rows = limits.queries * group_of(planned);
   require(limits.sequences > 0 && limits.queries > 0 && limits.pages >= 0 && rows <= kShortRows,
           "attention: graphs are for up to {} rows (queries x query heads of a kv head) a "
           "sequence, not {} x {}",
-          kShortRows, limits.queries, group_of(shape));
+          kShortRows, limits.queries, group_of(planned));
   return rows;
 }
 
@@ -62,11 +62,12 @@ std::int64_t short_rows_of(const AttentionShape& shape, const CudaAttend::Option
 CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options)
     : store_(&kernels),
       shape_(checked(shape)),
+      planned_(planned_shape(shape)),
       kinds_(options.kinds),
       scale_(options.attention.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape.k_dim)))),
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
       first_head_(options.attention.first_head),
-      row_classes_{row_class_of(short_rows_of(shape, options), shape),
+      row_classes_{row_class_of(short_rows_of(planned_, options), shape),
                    row_class_of(std::numeric_limits<std::int64_t>::max(), shape)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
@@ -76,7 +77,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
   plan_ = std::make_unique<DevicePlan>(
       *store_,
       DevicePlan::Options{
-          .shape = shape,
+          .shape = planned_,
           .mask = options.attention.mask,
           .first_head = first_head_,
           .launches = {launch_shape(row_classes_[0]), launch_shape(row_classes_[1])}},
@@ -104,7 +105,8 @@ LaunchShape CudaAttend::launch_shape(int row_class) const {
   return {.rows = row_class,
           .resident_blocks = store_->multiprocessors() * variant.blocks_per_multiprocessor,
           .multiprocessors = store_->multiprocessors(),
-          .tile_keys = variant.tile_keys};
+          .tile_keys = variant.tile_keys,
+          .one_piece_tiles = variant.one_piece_tiles};
 }
 
 const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
@@ -192,7 +194,7 @@ void CudaAttend::launch_merge(const AttendedRows& out, cudaStream_t stream) cons
                            .workspace_o = workspace_o_.data(),
                            .workspace_lse = workspace_lse_.data(),
                            .out = attend_output(out),
-                           .group = group_of(shape_)};
+                           .group = group_of(planned_)};
   const std::int64_t merges = plan_->most_merges();
   const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
       kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows());

@@ -85,6 +85,7 @@ class CudaAttend {
 
   KernelStore* store_;
   AttentionShape shape_;
+  AttentionShape planned_;
   TensorKinds kinds_;
   float scale_;
   bool fold_scale_;

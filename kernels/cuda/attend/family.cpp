@@ -25,6 +25,17 @@ bool is_contiguous(const ConstTensorView& view) {
   return true;
 }
 
+bool has_scale_vectors(const ConstTensorView& scales) {
+  return reinterpret_cast<std::uintptr_t>(scales.data) % 16 == 0 && scales.data != nullptr &&
+         is_multiple(scales.stride(0), 4) && is_multiple(scales.stride(1), 4) &&
+         scales.stride(2) == 1;
+}
+
+int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
+
+/// Rows of a thread block at the most: outputs are in registers.
+int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
+
 }  // namespace
 
 bool begins_at_16_bytes(const ConstTensorView& view) {
@@ -35,11 +46,17 @@ bool begins_at_16_bytes(const ConstTensorView& view) {
 }
 
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
-  return {.q = q.dtype,
-          .pool = pool.k.dtype,
-          .q_vectors = begins_at_16_bytes(q),
-          .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
-          .pool_contiguous = is_contiguous(pool.k) && is_contiguous(pool.v)};
+  const ConstTensorView& k_scales = pool.k_scale.per_token;
+  const ConstTensorView& v_scales = pool.v_scale.per_token;
+  const bool row_scales = k_scales.data != nullptr || v_scales.data != nullptr;
+  return {
+      .q = q.dtype,
+      .pool = pool.k.dtype,
+      .q_vectors = begins_at_16_bytes(q),
+      .pool_vectors = begins_at_16_bytes(pool.k) && begins_at_16_bytes(pool.v),
+      .pool_contiguous = is_contiguous(pool.k) && is_contiguous(pool.v),
+      .row_scales = row_scales,
+      .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales))};
 }
 
 void AttendFamily::launch(const jit::Kernel& kernel, const jit::Launch& how,
@@ -47,12 +64,25 @@ void AttendFamily::launch(const jit::Kernel& kernel, const jit::Launch& how,
   kernel.launch(how, params);
 }
 
+AttentionShape planned_shape(const AttentionShape& shape) {
+  const int group = group_of(shape), most = largest_class(shape);
+  AttentionShape planned = shape;
+  for (int blocks = 2; group > most && blocks * (most / 4) <= group; ++blocks) {
+    if (group % blocks != 0 || group / blocks > most) continue;
+    planned.kv_heads *= blocks;
+    break;
+  }
+  return planned;
+}
+
+int AttendCase::group() const { return group_of(planned_shape(shape)); }
+
 int row_class_of(std::int64_t rows, const AttentionShape& shape) {
-  const int group = shape.q_heads / shape.kv_heads;
-  const int largest = shape.v_dim > 128 ? 64 : 128;
+  const int group = group_of(planned_shape(shape));
+  const int largest = largest_class(shape);
   for (int row_class : kRowClasses) {
-    // 32 rows per warp of mma take twice the registers for outputs.
-    if (row_class == 32 && shape.v_dim > 128) continue;
+    // 32 rows per warp of mma, which takes no larger dims, take twice the registers for outputs.
+    if (row_class == 32 && shape.v_dim > 128 && shape.v_dim <= 256) continue;
     if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
   }
   return largest;
@@ -72,6 +102,7 @@ jit::Constants attend_constants(const AttendCase& what) {
       .set("kDimV", what.shape.v_dim)
       .set("kPageSize", what.shape.page_size)
       .set("kGroup", what.group())
+      .set("kHeadBlocks", what.shape.q_heads / what.shape.kv_heads / what.group())
       .set("kHasHeadClasses", what.head_classes)
       .set("kPoolType", what.kinds.pool)
       .set("kQueryType", what.kinds.q);

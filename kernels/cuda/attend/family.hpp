@@ -25,8 +25,15 @@ struct TensorKinds {
   bool q_vectors = true;
   /// Rows of the pool do.
   bool pool_vectors = true;
-  /// Both halves of the pool are [pages, kv_heads, page_size, dim] without gaps.
+  /// Both halves of the pool are [pages, kv_heads, page_size, dim] without gaps; of latent pages
+  /// the keys are.
   bool pool_contiguous = true;
+  /// Values are the first elements of the keys' rows.
+  bool latent = false;
+  /// Rows of float8 pages have scales of their own.
+  bool row_scales = false;
+  /// Scales of neighbours lie together, those of four tokens at multiples of 16 bytes.
+  bool scale_vectors = true;
   friend auto operator<=>(const TensorKinds&, const TensorKinds&) = default;
 };
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool);
@@ -42,7 +49,7 @@ struct SharedLimits {
 
 /// What a kernel is asked to compute, and where.
 struct AttendCase {
-  AttentionShape shape;
+  AttentionShape shape;  ///< of the tensors
   TensorKinds kinds{};
   bool fold_scale = true;     ///< no score mod and scale > 0
   bool head_classes = false;  ///< a block mask has lists for each head
@@ -50,8 +57,14 @@ struct AttendCase {
   std::string architecture = "sm_90a";
   SharedLimits limits{};
 
-  int group() const { return shape.q_heads / shape.kv_heads; }
+  /// As planned.
+  int group() const;
 };
+
+/// The shape as it is planned: a group of more query heads than a thread block has rows is cut into
+/// equal blocks of heads, each of them planned as if its kv head were its own. Prime groups stay
+/// whole.
+AttentionShape planned_shape(const AttentionShape& shape);
 
 class AttendFamily;
 
@@ -66,6 +79,8 @@ struct AttendVariant {
   int shared_bytes = 0;
   int blocks_per_multiprocessor = 1;
   int tile_keys = 64;  ///< keys that a thread block takes at a time
+  /// The longest share of a thread block that is one piece: more where partials are large.
+  int one_piece_tiles = 32;
   /// It may start before the previous kernel ends, and waits for it before it reads anything but
   /// the plan.
   bool overlaps = false;

@@ -29,6 +29,12 @@ __device__ inline void cp_async_16_zfill(std::uint32_t to, const void* from, int
                : "memory");
 }
 
+/// The same of what has no use for the rest of the line.
+__device__ inline void cp_async_16_zfill_alone(std::uint32_t to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+
 /// 8 bytes that neighbours read again: kept in L1.
 __device__ inline void cp_async_8_cached(std::uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
@@ -119,9 +125,32 @@ __device__ inline std::uint32_t cvt_rn_f16x2(float low, float high) {
   return pair;
 }
 
+/// Two float8 elements, the lower (`Half` 0) or upper 16 bits of `four`.
+template <int Half>
+__device__ inline std::uint32_t cvt_rn_f16x2_e4m3x2(std::uint32_t four) {
+  std::uint32_t pair;
+  if constexpr (Half == 0) {
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.rn.f16x2.e4m3x2 %0, low;\n}"
+        : "=r"(pair)
+        : "r"(four));
+  } else {
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.rn.f16x2.e4m3x2 %0, high;\n}"
+        : "=r"(pair)
+        : "r"(four));
+  }
+  return pair;
+}
+
 __device__ inline float cvt_f32_f16(std::uint16_t half) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
+}
+
+/// Log 2; -inf for 0 and subnormal numbers, NaN for negative ones.
+__device__ inline float lg2_approx(float x) {
+  float value;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
   return value;
 }
 

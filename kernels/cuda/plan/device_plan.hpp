@@ -58,7 +58,8 @@ struct LaunchShape {
   int rows = 16;            ///< of a thread block: a row class
   int resident_blocks = 1;  ///< thread blocks that run at once on the device
   int multiprocessors = 1;
-  int tile_keys = 64;  ///< keys that a thread block takes at a time
+  int tile_keys = 64;        ///< keys that a thread block takes at a time
+  int one_piece_tiles = 32;  ///< the longest share of a thread block that is one piece
 };
 
 /// What the device counts of a plan.

@@ -98,6 +98,7 @@ struct SplitParams {
   std::int32_t kv_heads_of_query_block;
   std::int32_t resident_blocks;  // thread blocks that run at once
   std::int32_t multiprocessors;
+  std::int32_t one_piece_tiles;  // the longest share of a thread block that is one piece
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks
@@ -105,7 +106,7 @@ struct SplitParams {
   std::int32_t is_first;  // of the step's launches; the next one's merges follow
   const std::int32_t* visits_of_query_block;  // [query_blocks]
   const PageVisit* visits;
-  std::int32_t* order;        // [query_blocks of the launch]: by visits, most first
+  std::int32_t* order;        // [query_blocks of the launch]: as they are started
   DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
   std::int32_t* task_count;   // how many there are
   std::uint32_t* claim;       // set to 0: see AttendParams

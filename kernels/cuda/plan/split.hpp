@@ -42,7 +42,7 @@ constexpr std::int64_t begin_of_split(std::int64_t split_units, std::int32_t spl
   return split_units * split / splits;
 }
 
-/// The pieces of all blocks, longest blocks first. A thread block's share is total /
+/// The pieces of all blocks, long sequences first. A thread block's share is total /
 /// resident_blocks tiles.
 ///
 /// - No block is as much as a share: blocks stay whole as long as they end well before the line
@@ -51,13 +51,15 @@ constexpr std::int64_t begin_of_split(std::int64_t split_units, std::int32_t spl
 /// - Otherwise no piece is longer than 0.4 of a thread block's share of what is left of the line.
 class Line {
  public:
-  /// `total` tiles of all blocks, `longest` of the first; `resident_blocks` thread blocks run at
-  /// once on `multiprocessors`.
+  /// `total` tiles of all blocks, `longest` of one; `resident_blocks` thread blocks run at
+  /// once on `multiprocessors`. Shares of up to `one_piece_tiles` are one piece each where that
+  /// comes out.
   constexpr Line(std::int64_t total, std::int64_t longest, std::int64_t resident_blocks,
-                 std::int64_t multiprocessors)
+                 std::int64_t multiprocessors, std::int64_t one_piece_tiles = kOnePieceTiles)
       : total_(total),
         resident_blocks_(resident_blocks),
         least_(least_of(total, resident_blocks, multiprocessors)),
+        one_piece_tiles_(one_piece_tiles),
         stays_whole_(5 * longest * resident_blocks <= 4 * total) {}
 
   /// In how many splits to compute block number `rank` of the line, which begins at tile `begin`
@@ -94,7 +96,7 @@ class Line {
   /// In how many pieces of a share a block divides well; 0 if it does not, or shares are large.
   constexpr std::int64_t one_for_each_resident(std::int64_t tiles) const {
     const std::int64_t share = ceil_div(total_, resident_blocks_);
-    if (stays_whole_ || share > kOnePieceTiles) return 0;
+    if (stays_whole_ || share > one_piece_tiles_) return 0;
     const std::int64_t piece = share > least_ ? share : least_;
     const std::int64_t pieces = tiles / piece;
     return 20 * tiles <= 23 * piece * pieces ? pieces : 0;
@@ -105,7 +107,7 @@ class Line {
     return piece > least_ ? piece : least_;
   }
 
-  std::int64_t total_, resident_blocks_, least_;
+  std::int64_t total_, resident_blocks_, least_, one_piece_tiles_;
   bool stays_whole_;  // blocks, as long as they can
 };
 

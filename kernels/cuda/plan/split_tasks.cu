@@ -61,7 +61,7 @@ class Splitter {
     sort_query_blocks();
     const Line line(total_tiles(),
                     ceil_div(shared_.longest, p_.split_unit_visits) * p_.split_unit_tiles,
-                    p_.resident_blocks, p_.multiprocessors);
+                    p_.resident_blocks, p_.multiprocessors, p_.one_piece_tiles);
     Begun all{};
     for (int first = 0; first < blocks_; first += kSplitThreads) {
       split_block(line, first + static_cast<int>(threadIdx.x), all);
@@ -123,12 +123,22 @@ class Splitter {
     return all;
   }
 
-  // ---- Query blocks by length, in buckets: near enough to the longest first ----
+  // ---- Query blocks in order: sequence after sequence, long ones first ----
+  //
+  // The longest first would end most evenly. But query blocks of one sequence read the same pages,
+  // and those that run at the same time find them in the L2 cache: prefill of 8 x 2048 tokens is 5
+  // % faster, 4 x 512 on 32,768 tokens 6 % (H200).
 
-  __device__ int bucket_of(int visits) const {
-    if (visits == 0) return kBuckets - 1;
+  /// Query blocks of a bucket are near enough of one length. A sequence of several counts by its
+  /// pages, which its last query block usually sees: so they come together.
+  __device__ int bucket_of(int query_block) const {
+    const QueryBlock& block = p_.candidates.query_blocks[query_block];
+    const PlanSequence& sequence = p_.candidates.sequences[block.sequence];
+    const bool is_only = block.tokens == sequence.queries;
+    const int length = is_only ? visits(query_block) : min(sequence.pages, shared_.longest);
+    if (length == 0) return kBuckets - 1;
     return kBuckets - 1 -
-           static_cast<int>(ceil_div(std::int64_t{visits} * (kBuckets - 1), shared_.longest));
+           static_cast<int>(ceil_div(std::int64_t{length} * (kBuckets - 1), shared_.longest));
   }
 
   __device__ void count_buckets() {
@@ -142,7 +152,7 @@ class Splitter {
     mine[0] = mine[1] = 0;
     __syncthreads();
     for (int l = static_cast<int>(threadIdx.x); l < p_.query_block_count; l += kSplitThreads) {
-      atomicAdd(&shared_.buckets[bucket_of(visits(p_.first_query_block + l))], 1);
+      atomicAdd(&shared_.buckets[bucket_of(p_.first_query_block + l)], 1);
     }
     __syncthreads();
     int counts[2] = {mine[0], mine[1]};
@@ -152,16 +162,18 @@ class Splitter {
     __syncthreads();
   }
 
-  /// Within a bucket in the order of the query blocks, as the splits depend on a query block's
-  /// place: one warp after another places its query blocks.
+  /// Within a bucket from the last query block to the first, since with a causal mask those of a
+  /// sequence get longer. One warp after another places its query blocks: the splits depend on the
+  /// order.
   __device__ void sort_query_blocks() {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     for (int first = 0; first < p_.query_block_count; first += kSplitThreads) {
       const int l = first + static_cast<int>(threadIdx.x);
       const bool is_there = l < p_.query_block_count;
-      const int bucket = is_there ? bucket_of(visits(p_.first_query_block + l)) : kBuckets;
+      const int query_block = p_.first_query_block + p_.query_block_count - 1 - l;
+      const int bucket = is_there ? bucket_of(query_block) : kBuckets;
       for (int turn = 0; turn < kSplitWarps && first + turn * 32 < p_.query_block_count; ++turn) {
-        if (warp == turn) place_query_blocks(p_.first_query_block + l, bucket, is_there);
+        if (warp == turn) place_query_blocks(query_block, bucket, is_there);
         __syncthreads();
       }
     }

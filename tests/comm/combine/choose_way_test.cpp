@@ -18,10 +18,9 @@ constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
 // Windows that hold 8 rows of dim 128 for each of four owners, as words: 64 units of 16 bytes each.
 constexpr PeerRoom kRoom{.word_slot_bytes = 4 * 8 * 64 * 16};
 constexpr CombineMeans kLinkedGpus{
-    .ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true, .peer = kRoom, .preferred = kPeer};
-constexpr CombineMeans kLinkedByDefault{
     .ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true, .peer = kRoom};
-constexpr CombineMeans kLinkedSharedGpu{.ranks = 4, .device = DeviceKind::kCuda, .peer = kRoom};
+constexpr CombineMeans kLinkedSharedGpu{
+    .ranks = 4, .device = DeviceKind::kCuda, .peer = kRoom, .shares_gpus = true};
 
 // 129 floats a row, to three other ranks.
 constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
@@ -52,8 +51,7 @@ const Choice kChoices[] = {
     {kTwoGpus, {1 << 20, 1, 128}, Scatter::kAll, kAuto, false, {kNccl, kAllToAll, true}},
     {kGpus, kAbove4MiB, Scatter::kAll, kAllToAll, false, {kNccl, kAllToAll, true}},
     {kGpus, kSmall, Scatter::kAll, kAllReduce, false, {kNccl, kAllReduce, true}},
-    // Where it is asked for, rows that fit into a window go by peer.
-    {kLinkedByDefault, {4, 8, 128}, Scatter::kHeads, kAuto, false, {kNccl, kAllToAll, true}},
+    // Rows that fit into a window go by peer, unless ranks share a GPU.
     {kLinkedGpus, {4, 8, 128}, Scatter::kHeads, kAuto, false, {kPeer, kAllToAll, true}},
     {kLinkedGpus, {1, 8, 128}, Scatter::kAll, kAuto, false, {kPeer, kAllToAll, true}},
     {kLinkedGpus, {5, 8, 128}, Scatter::kHeads, kAuto, false, {kNccl, kAllToAll, true}},

@@ -66,6 +66,16 @@ TEST(Amounts, BytesCountEachTokenOnceAndEachRowOncePerRank) {
   }
 }
 
+TEST(Amounts, LatentTokensAreTheirKeys) {
+  WorkloadShape shape{.model = kModel, .batch = 3, .context = 30};
+  shape.model.page_kind = PageKind::kLatent;
+  const double token = kModel.kv_heads * kModel.k_dim * 4;
+  const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;
+  EXPECT_EQ(over_ranks(1, shape, [&](Workload& w) { return attend_bytes(w, 5); }),
+            3 * 30 * token + 3 * 5 * kModel.q_heads * row);
+  EXPECT_EQ(over_ranks(1, shape, [&](Workload& w) { return appended_bytes(w, 7); }), 3 * 7 * token);
+}
+
 TEST(Amounts, RaggedBatchesCountEachSequenceByItself) {
   const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
   const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;

@@ -52,6 +52,12 @@ TEST(Exactness, ReadsFloat8PagesWithTheirScales) {
   EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
 }
 
+TEST(Exactness, ReadsValuesInsideLatentKeys) {
+  WorkloadShape shape = shape_of(Dtype::kFloat32);
+  shape.model.page_kind = PageKind::kLatent;
+  EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
+}
+
 TEST(Exactness, AWrongNumberIsSeen) {
   const WorkloadShape shape = shape_of(Dtype::kFloat32);
   const std::vector<std::int64_t> lengths = lengths_of(shape);

@@ -39,12 +39,21 @@ class OutputRow {
     }
   }
 
- private:
-  __device__ std::uint16_t* halves() const { return reinterpret_cast<std::uint16_t*>(row_); }
+  /// Whether 8 elements of 16 bits can be put at once, at multiples of 8.
+  __device__ bool has_units() const {
+    return type_ != Dtype::kFloat32 && reinterpret_cast<std::uint64_t>(row_) % 16 == 0;
+  }
+  __device__ void put_unit(int column, uint4 pairs) const {
+    *reinterpret_cast<uint4*>(halves() + column) = pairs;
+  }
+  /// Two elements of 16 bits.
   __device__ std::uint32_t pair_of(float first, float second) const {
     return type_ == Dtype::kFloat16 ? pack_pair<Dtype::kFloat16>(first, second)
                                     : pack_pair<Dtype::kBFloat16>(first, second);
   }
+
+ private:
+  __device__ std::uint16_t* halves() const { return reinterpret_cast<std::uint16_t*>(row_); }
 
   char* row_;
   Dtype type_;

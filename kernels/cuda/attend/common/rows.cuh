@@ -1,7 +1,8 @@
 // Rows of a task: where they come from, what they see, where they go. For all families.
 //
 // Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
-// kHasHeadClasses (a page may be masked otherwise for each head of the group).
+// kHasHeadClasses (a page may be masked otherwise for each head of the group), kHeadBlocks (a kv
+// head of a task is a block of so many that read one head of the pool).
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
@@ -12,6 +13,9 @@ namespace kvmesh::cuda {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
+
+/// The head of the pool that a task reads.
+__device__ inline int pool_head(const DeviceTask& task) { return task.kv_head / kHeadBlocks; }
 
 struct Row {
   int token;

@@ -15,9 +15,17 @@ struct Cut {
   int blocks = 1;
 };
 
+/// Float8 keys and values are in registers, beside outputs of many rows: a thread has 128 registers
+/// with three thread blocks on an SM, and 200 with two.
+bool has_registers(const Cut& cut) {
+  const DecodeTile& tile = cut.tile;
+  return cut.blocks < 3 || tile.element_bytes > 1 ||
+         (tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128);
+}
+
 bool fits(const Cut& cut, const SharedLimits& limits) {
   const int bytes = cut.tile.bytes();
-  return bytes <= limits.block_bytes &&
+  return has_registers(cut) && bytes <= limits.block_bytes &&
          cut.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
 }
 
@@ -30,12 +38,16 @@ std::optional<Cut> cut_of(const AttendCase& what) {
   };
   for (const Choice& choice :
        {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4}, Choice{2, 2, 3},
-        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 2, 2}}) {
+        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 1, 3},
+        Choice{1, 2, 2}, Choice{1, 1, 2}}) {
     const Cut cut{.tile = {.rows = what.rows,
                            .k_dim = what.shape.k_dim,
                            .v_dim = what.shape.v_dim,
                            .stages = choice.stages,
-                           .pieces = choice.pieces},
+                           .pieces = choice.pieces,
+                           .latent = what.kinds.latent,
+                           .element_bytes = static_cast<int>(size_bytes(what.kinds.pool)),
+                           .row_scales = what.kinds.row_scales},
                   .blocks = choice.blocks};
     if (fits(cut, what.limits)) return cut;
   }
@@ -44,29 +56,39 @@ std::optional<Cut> cut_of(const AttendCase& what) {
 
 static_assert(kTileKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
 
+/// Partials of 512 columns are large: a share of so many tiles is one piece, where two would even
+/// out more.
+constexpr int kLatentOnePieceTiles = 128;
+
 class DecodeFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
-    const bool takes = what.rows <= 32 && what.group() <= what.rows && takes_pool(what);
+    const bool float8 = what.kinds.pool == Dtype::kFloat8E4M3;
+    const bool takes = what.rows <= 32 && what.group() <= what.rows && takes_pool(what) &&
+                       what.kinds.scale_vectors && !(float8 && what.kinds.latent);
     if (!takes) return std::nullopt;
     const std::optional<Cut> cut = cut_of(what);
     if (!cut) return std::nullopt;
     AttendVariant variant{.family = this,
-                          .name = "hopper decode",
-                          .source = "kernels/cuda/attend/hopper/decode.cuh",
-                          .kernel = "kvmesh_attend_decode",
+                          .name = float8 ? "hopper decode float8" : "hopper decode",
+                          .source = float8 ? "kernels/cuda/attend/hopper/decode_float8.cuh"
+                                           : "kernels/cuda/attend/hopper/decode.cuh",
+                          .kernel = float8 ? "kvmesh_attend_decode_float8" : "kvmesh_attend_decode",
                           .constants = attend_constants(what),
                           .threads = kDecodeThreads,
                           .shared_bytes = cut->tile.bytes(),
                           .blocks_per_multiprocessor = cut->blocks,
-                          .tile_keys = kTileKeys,
+                          .tile_keys = float8 ? 2 * kTileKeys : kTileKeys,
                           .overlaps = true};
+    if (what.kinds.latent) variant.one_piece_tiles = kLatentOnePieceTiles;
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
+        .set("kRowScales", what.kinds.row_scales)
         .set("kRows", what.rows)
         .set("kStages", cut->tile.stages)
         .set("kPieceRing", cut->tile.pieces)
-        .set("kBlocksPerSm", cut->blocks);
+        .set("kBlocksPerSm", cut->blocks)
+        .set("kLatent", what.kinds.latent);
     return variant;
   }
 

@@ -1,8 +1,10 @@
-// The producer warp of the decode kernel.
+// The producer warp of the decode kernels.
 #pragma once
 
+#include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/decode_shared.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
@@ -35,11 +37,15 @@ class DecodeProducer {
   }
 
   __device__ void load_queries(int slot, const DeviceTask& task) const {
-    constexpr int kUnits = kDimK / 8;
+    if constexpr (kIsFloat8) {
+      ScaledQueries(p_.attend, shared_, slot).load(task);
+    } else {
+      constexpr int kUnits = kDimK / 8;
 #pragma unroll 1
-    for (int i = lane(); i < kRows * kUnits; i += 32) {
-      load_query_unit(p_.attend, task, i / kUnits, i % kUnits,
-                      shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+      for (int i = lane(); i < kRows * kUnits; i += 32) {
+        load_query_unit<kProductType>(p_.attend, task, i / kUnits, i % kUnits,
+                                      shared_.queries(slot) + kImageQ.unit(i / kUnits, i % kUnits));
+      }
     }
     fence_proxy_async();
   }
@@ -50,24 +56,42 @@ class DecodeProducer {
     ++tile_;
     // Visits are read until the keys are released.
     mbarrier_wait(shared_.values_empty(stage), parity);
-    mbarrier_wait(shared_.keys_empty(stage), parity);
+    if constexpr (!kLatent) mbarrier_wait(shared_.keys_empty(stage), parity);
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
     __syncwarp();  // lane 0's arrival covers what all lanes wrote
     if (lane() == 0) {
       shared_.masked(stage) = masked;
       mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
-      mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+      if constexpr (!kLatent) {
+        mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+      }
     }
     __syncwarp();
+    if constexpr (kRowScales) load_scales(task, tile, visit.page, stage);
     if (lane() >= kTileVisits) return;
     const int box = lane() * (kBoxRows / kAtomRows);
     const int group = tile * kTileKeys % kPageSize / kAtomRows;
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + task.kv_head;
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
     cp_async_bulk_tensor_5d(shared_.keys(stage) + box * kImageK.group_bytes(), p_.k_map,
                             shared_.keys_full(stage), kEvictFirst, 0, 0, 0, group, row);
+    if constexpr (kLatent) return;
     cp_async_bulk_tensor_5d(shared_.values(stage) + box * kImageV.group_bytes(), p_.v_map,
                             shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
+  }
+
+  /// Half of the lanes bring the keys' scales, half the values', four each: 512 bytes a tile. Slots
+  /// of no page get 0.
+  __device__ void load_scales(const DeviceTask& task, int tile, int page_of_lane, int stage) const {
+    static_assert(kTileKeys == 16 * 4);
+    const int key = lane() % 16 * 4;
+    const int page = __shfl_sync(kAllLanes, page_of_lane, key / kBoxRows);
+    const DeviceScale& scale = lane() < 16 ? p_.scales.k : p_.scales.v;
+    const float* from = scale.per_token + max(page, 0) * scale.page_stride +
+                        pool_head(task) * scale.head_stride + (tile * kTileKeys + key) % kPageSize;
+    cp_async_16_zfill_alone(shared_address(shared_.scales(stage) + lane() * 4), from,
+                            page < 0 ? 0 : 16);
+    cp_async_mbarrier_arrive_noinc(shared_.keys_full(stage));
   }
 
   const HopperParams& p_;

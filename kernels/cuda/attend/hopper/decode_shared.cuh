@@ -1,7 +1,9 @@
-// What the constants of the decode kernel amount to, and its shared memory.
+// What the constants of the decode kernels amount to, and their shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
-// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
+// kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kRowScales (float8
+// pages have a scale for each row), kLatent (values are the first elements of the keys, and have no
+// stages of their own).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
@@ -10,9 +12,20 @@
 
 namespace kvmesh::cuda {
 
-constexpr DecodeTile kTile{kRows, kDimK, kDimV, kStages, kPieceRing};
-constexpr KvImage kImageK{kDimK};
-constexpr KvImage kImageV{kDimV};
+constexpr bool kIsFloat8 = kPoolType == Dtype::kFloat8E4M3;
+constexpr int kElementBytes = kIsFloat8 ? 1 : 2;
+/// What the tensor cores multiply.
+constexpr Dtype kProductType = kIsFloat8 ? Dtype::kFloat16 : kPoolType;
+constexpr DecodeTile kTile{.rows = kRows,
+                           .k_dim = kDimK,
+                           .v_dim = kDimV,
+                           .stages = kStages,
+                           .pieces = kPieceRing,
+                           .element_bytes = kElementBytes,
+                           .row_scales = kRowScales};
+constexpr KvImage kImageQ{kDimK};
+constexpr KvImage kImageK{kDimK, kElementBytes};
+constexpr KvImage kImageV{kLatent ? kDimK : kDimV, kElementBytes};
 constexpr KvImage kImageWeights{kTileKeys};
 /// Boxes of keys, and of values, that make a tile.
 constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
@@ -25,13 +38,29 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ explicit DecodeShared(char* begin) : SharedRings(begin, shared_address(begin)) {}
 
   __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.stage_bytes(); }
-  __device__ std::uint32_t values(int stage) const { return keys(stage) + kTile.k_bytes(); }
+  __device__ std::uint32_t values(int stage) const {
+    return kLatent ? keys(stage) : keys(stage) + kTile.k_bytes();
+  }
+  /// Of latent pages what comes are keys, and what is released last are values.
+  __device__ std::uint32_t values_full(int stage) const {
+    return kLatent ? keys_full(stage) : SharedRings::values_full(stage);
+  }
   __device__ std::uint32_t queries(int slot) const {
     return address() + kTile.q_offset() + slot * kTile.q_bytes();
   }
   __device__ std::uint32_t weights() const { return address() + kTile.weights_offset(); }
   /// [kMathWarps][kRows]: what the warps have of each column.
   __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
+  /// The same of the maxima of weights.
+  __device__ float* weight_columns() const { return columns() + kMathWarps * kRows; }
+  /// [kRows]: what a query row of float8 pages was divided by.
+  __device__ float* query_factors(int slot) const {
+    return at<float>(kTile.factors_offset()) + slot * kRows;
+  }
+  /// [2][kTileKeys]: of keys, of values.
+  __device__ float* scales(int stage) const {
+    return at<float>(kTile.scales_offset()) + stage * 2 * kTileKeys;
+  }
   /// In the place of queries that are no longer needed: rows in float32.
   __device__ float* plain_query(int slot, int warp) const {
     static_assert(kMathWarps * 4 <= 2 * kRows, "a row per warp must fit the queries' place");
@@ -42,7 +71,7 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ std::uint32_t piece_empty(int slot) const { return piece_barrier(kPieceRing + slot); }
 
   __device__ void init_barriers() const {
-    init_stages(kMathWarps);
+    init_stages(kMathWarps, kRowScales ? 33 : 1);  // the copy engine's, and each lane's scales
     for (int slot = 0; slot < kPieceRing; ++slot) {
       mbarrier_init(piece_full(slot), 33);  // each lane's queries, and the task
       mbarrier_init(piece_empty(slot), kMathWarps);

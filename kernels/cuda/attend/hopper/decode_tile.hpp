@@ -1,5 +1,5 @@
-// How a thread block of the decode kernel is cut, and its shared memory. One text for the host,
-// which picks the numbers, and for the kernel, which is compiled for them.
+// How a thread block of the decode kernels is cut, and its shared memory. One text for the host,
+// which picks the numbers, and for the kernels, which are compiled for them.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -20,21 +20,33 @@ struct DecodeTile {
   int rows = 8;  // packed query rows, the N of the products: a multiple of 8, 32 at the most
   int k_dim = 0;
   int v_dim = 0;
-  int stages = 2;  // tiles of keys and values in shared memory or on their way there
-  int pieces = 2;  // whose queries are in shared memory or on their way there
+  int stages = 2;           // tiles of keys and values in shared memory or on their way there
+  int pieces = 2;           // whose queries are in shared memory or on their way there
+  bool latent = false;      // values are the first elements of the keys
+  int element_bytes = 2;    // of keys and values: 1 of float8
+  bool row_scales = false;  // of float8 pages, whose tiles bring a scale for each key and value
 
-  constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kTileKeys); }
-  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kTileKeys); }
+  constexpr int k_bytes() const { return KvImage{k_dim, element_bytes}.bytes(kTileKeys); }
+  constexpr int v_bytes() const {
+    return latent ? 0 : KvImage{v_dim, element_bytes}.bytes(kTileKeys);
+  }
   constexpr int stage_bytes() const { return k_bytes() + v_bytes(); }
   constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows); }
   constexpr int weights_bytes() const { return KvImage{kTileKeys}.bytes(rows); }
+  /// Float8: a factor of each query row. Scales: of the keys, then of the values of a stage.
+  constexpr int factors_bytes() const { return element_bytes == 1 ? rows * 4 : 0; }
+  constexpr int scales_bytes() const { return row_scales ? 2 * kTileKeys * 4 : 0; }
+  /// Maxima of scores; with scales of rows also of weights.
+  constexpr int columns_bytes() const { return (row_scales ? 2 : 1) * kMathWarps * rows * 4; }
 
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
   // 1 KB.
   constexpr int q_offset() const { return stages * stage_bytes(); }
   constexpr int weights_offset() const { return q_offset() + pieces * q_bytes(); }
   constexpr int columns_offset() const { return weights_offset() + weights_bytes(); }
-  constexpr int visits_offset() const { return columns_offset() + kMathWarps * rows * 4; }
+  constexpr int scales_offset() const { return columns_offset() + columns_bytes(); }
+  constexpr int factors_offset() const { return scales_offset() + stages * scales_bytes(); }
+  constexpr int visits_offset() const { return factors_offset() + pieces * factors_bytes(); }
   constexpr int tasks_offset() const {
     return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(PageVisit));
   }

@@ -1,8 +1,8 @@
-// How rows of 16-bit elements lie in shared memory for wgmma, whatever brought them there. One text
-// for the host's tests and for the kernels.
+// How rows lie in shared memory, whatever brought them there. One text for the host's tests and for
+// the kernels.
 //
-// An atom is 8 rows of 64 elements, 1 KB, in which the 16-byte units of row r are exchanged by
-// `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
+// An atom is 8 rows of 64 16-bit elements, 1 KB, in which the 16-byte units of row r are exchanged
+// by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
 // elements are a group: `dim / 64` atoms one after another.
 //
 //   group 0: [atom 0][atom 1]...   rows 0 ..  7
@@ -10,6 +10,10 @@
 //
 // The same bytes serve as keys, read along a row (K-major), and as values, read across rows
 // (MN-major). Page size, rows of a tile and stages do not enter into it.
+//
+// Rows of an atom of 8-bit elements, which wgmma does not read, have 128 elements, or 64 where that
+// does not divide the dim. Those are 64 bytes, exchanged by `unit ^ r / 2` (the 64-byte swizzle).
+// Either way 8 rows' units of one number lie in different banks.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +27,21 @@ inline constexpr int kAtomBytes = kAtomRows * kAtomElements * 2;
 /// Groups are 8 rows of `dim` elements, a multiple of 64.
 struct KvImage {
   int dim;
+  int element_bytes = 2;
 
-  constexpr int atoms() const { return dim / kAtomElements; }
-  constexpr int group_bytes() const { return atoms() * kAtomBytes; }
+  /// Of a row of an atom.
+  constexpr int atom_elements() const {
+    return element_bytes == 1 && dim % 128 == 0 ? 128 : kAtomElements;
+  }
+  constexpr int atom_units() const { return atom_elements() * element_bytes / 16; }
+  constexpr int group_bytes() const { return dim * element_bytes * kAtomRows; }
   constexpr int bytes(int rows) const { return rows / kAtomRows * group_bytes(); }
-  /// Where 8 elements of a row begin: `unit` counts 16 bytes from the row's begin.
+  /// Where 16 bytes of a row begin: `unit` counts them from the row's begin.
   constexpr int unit(int row, int unit) const {
-    const int in_atom = unit % 8 ^ row % kAtomRows;
-    return row / kAtomRows * group_bytes() + unit / 8 * kAtomBytes + row % kAtomRows * 128 +
-           in_atom * 16;
+    const int units = atom_units(), in_group = row % kAtomRows;
+    const int in_atom = unit % units ^ in_group * units / 8;
+    return row / kAtomRows * group_bytes() +
+           (unit / units * kAtomRows * units + in_group * units + in_atom) * 16;
   }
 };
 

@@ -17,8 +17,8 @@ struct TensorBoxes {
   std::array<std::int64_t, 5> box;  ///< what one copy takes, 256 per dimension at the most
 };
 
-/// Boxes arrive swizzled by 128 bytes, as image.hpp says: the innermost box is 64 elements. The
-/// data, of a 16-bit type, begins at a multiple of 16 bytes.
+/// Boxes arrive swizzled as image.hpp says, by the bytes of the innermost box: 128, or 64 of
+/// float8. The data, of a 16-bit type or float8, begins at a multiple of 16 bytes.
 /// @throws Error if the driver cannot make it.
 TensorMap make_tensor_map(Dtype dtype, const void* data, const TensorBoxes& boxes);
 

@@ -72,19 +72,21 @@ class PieceStream {
   Pieces pieces_;
 };
 
-/// Row of a query image, 16 bytes at a time: `unit` of row r of a task goes to shared address `to`.
+/// Row of a query image, 16 bytes of type `To` at a time: `unit` of row r of a task goes to shared
+/// address `to`.
 /// Rows past the task's are 0: their scores are computed, and belong to nobody. Asynchronous where
-/// queries are of the pool's type and aligned, else done; then fence_proxy_async makes it visible.
+/// queries are of that type and aligned, else done; then fence_proxy_async makes it visible.
+template <Dtype To>
 __device__ inline void load_query_unit(const AttendParams& p, const DeviceTask& task, int r,
                                        int unit, std::uint32_t to) {
   const bool is_there = r < task.rows;
   const int row = is_there ? r : 0;
   const std::int64_t at = (task.first_token + row / kGroup) * p.q_token_stride +
                           (task.kv_head * kGroup + row % kGroup) * p.q_head_stride + unit * 8;
-  if constexpr (kQueryVectors && kQueryType == kPoolType) {
+  if constexpr (kQueryVectors && kQueryType == To) {
     cp_async_16_zfill(to, static_cast<const std::uint16_t*>(p.q) + at, is_there ? 16 : 0);
   } else {
-    st_shared_v4(to, is_there ? load_unit<kQueryType, kPoolType>(p.q, at) : uint4{});
+    st_shared_v4(to, is_there ? load_unit<kQueryType, To>(p.q, at) : uint4{});
   }
 }
 

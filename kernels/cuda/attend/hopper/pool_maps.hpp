@@ -9,8 +9,9 @@ namespace kvmesh::cuda {
 /// Tokens of a box at the most: a page of a head, or 64 tokens of a larger page.
 inline constexpr int kMostBoxTokens = 64;
 
-/// Do the chip and the copy engine take the case's pool? 16-bit, without gaps, pages of 8, 16, 32
-/// or a multiple of 64 tokens, dims that are multiples of 64 up to 256.
+/// Do the chip and the copy engine take the case's pool? 16-bit or float8, without gaps, pages of
+/// 8, 16, 32 or a multiple of 64 tokens, dims that are multiples of 64 up to 256, of latent pages
+/// up to 576 and 512.
 bool takes_pool(const AttendCase& what);
 
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.

@@ -13,14 +13,16 @@
 //
 //   operations per tile and consumer: 2 * 64 * 128 * (k_dim + v_dim), 1,043 cycles of the tensor
 //   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
-//   the length of a consumer's own path decides, and instructions per score count: the exponents'
-//   reference (the row's maximum, usually) is brought up to date only when a weight exceeds 2^8.
+//   the length of a consumer's own path decides, and instructions per score count. The exponents'
+//   reference need not be the row's maximum, only near it: a tile's weights are computed by the
+//   reference of the tiles before, and their sums tell whether it still serves. If it does not,
+//   which is rare after a piece's first tile, the scores are computed again.
 //
 // Sources: FlashAttention-3 (Shah et al., 2024): scores of a tile beside the products of the one
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/common/softmax.cuh"
+#include "kernels/cuda/attend/hopper/prefill_exponents.cuh"
 #include "kernels/cuda/attend/hopper/prefill_producer.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
@@ -44,16 +46,14 @@ class PrefillMath {
       mbarrier_wait(shared_.queries_full(slot), n / kPieceRing % 2);
       fence_proxy_async();  // the queries, for the tensor cores
       attend(task, slot);
-      finish(task, slot);
+      finish(task);
       __syncwarp();
       if (lane() == 0) mbarrier_arrive(shared_.piece_empty(slot));
     }
   }
 
  private:
-  static constexpr int kKeyTiles = kPrefillKeys / 8;
   static constexpr int kValueTiles = kDimV / 8;
-  using Scores = float[kPrefillKeys / 2];
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
   __device__ static int warp() { return threadIdx.x / 32; }
@@ -85,13 +85,10 @@ class PrefillMath {
   }
 
   __device__ void attend(const DeviceTask& task, int slot) {
+    exponents_ = {};
+    if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      reference_[h] = kNoKeys;
-      sum_[h] = 0.0f;
-      if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
-        rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
-      }
+      for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
     }
 #pragma unroll
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
@@ -103,12 +100,9 @@ class PrefillMath {
     Weights weights;
     float keep[2];
     wait_keys();
-    wgmma_fence();
-    multiply_keys(queries, s);
-    wgmma_commit_group();
-    wgmma_wait_group<0>();
-    wgmma_tie(s);
-    softmax(task, 0, s, keep);
+    score(task, 0, queries, s);
+    exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
+    release_keys();
     pack(s, weights);
     for (int tile = 1; tile < tiles; ++tile) {
       ++tile_;
@@ -122,14 +116,24 @@ class PrefillMath {
       wgmma_commit_group();
       wgmma_wait_group<1>();
       wgmma_tie(s);
-      const bool changed = softmax(task, tile, s, keep);
+      modify(task, tile, s);
+      const RowExponents before = exponents_;
+      bool raised = false;
+      const bool fits = weigh(s, raised, keep);
+      if (fits) release_keys();
       wgmma_tie(s);
-      asm volatile("" : "+f"(sum_[0]), "+f"(sum_[1]));
-      end_basic_block(fabsf(sum_[0]));
+      asm volatile("" : "+f"(exponents_.sum[0]), "+f"(exponents_.sum[1]));
+      if constexpr (!kJudgesLate) end_basic_block(fabsf(exponents_.sum[0]));
       wgmma_wait_group<0>();
       wgmma_tie(o_);
       release(shared_.values_empty((tile_ - 1) % kPrefillStages));
-      if (changed) rescale(keep);
+      if (!fits) {
+        exponents_ = before;
+        score(task, tile, queries, s);
+        raised = exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
+        release_keys();
+      }
+      if (raised) rescale(keep);
       pack(s, weights);
     }
     clear_values(task.keys - (tiles - 1) * kPrefillKeys);
@@ -169,53 +173,36 @@ class PrefillMath {
     }
   }
 
-  /// Turns scores of a tile of the task into weights exp(score - reference). Returns whether the
-  /// reference was raised; then what the rows have so far is to be multiplied by `keep`.
-  __device__ bool softmax(const DeviceTask& task, int tile, Scores& s, float (&keep)[2]) {
-    const int stage = tile_ % kPrefillStages;
-    const int first_key = tile * kPrefillKeys;
-    const bool check = task.keys - first_key < kPrefillKeys || shared_.masked(stage) != 0;
-    if (!kFoldScale || check) modify(task, stage, first_key, check, s);
-    release(shared_.keys_empty(stage));
-    const float scale = exponent_scale(p_);
-    float top[2] = {s[0], s[2]};
-#pragma unroll
-    for (int i = 1; i < kPrefillKeys / 2; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
-    const float slack = kSlack / scale;
-    const bool changed =
-        __any_sync(kAllLanes, top[0] > reference_[0] + slack || top[1] > reference_[1] + slack);
-    if (changed) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) raise(top[h], h, scale, keep[h]);
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-      const float shift = reference_[h] == kNoKeys ? 0.0f : reference_[h] * scale;
-      float total[2] = {0.0f, 0.0f};
-#pragma unroll
-      for (int j = 0; j < kKeyTiles; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& score = s[4 * j + 2 * h + c];
-          score = ex2_approx(score * scale - shift);
-          total[c] += score;
-        }
-      }
-      sum_[h] += total[0] + total[1];
-    }
-    return changed;
+  __device__ void release_keys() const { release(shared_.keys_empty(tile_ % kPrefillStages)); }
+
+  /// A tile's scores, with no other products under way.
+  __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) const {
+    wgmma_fence();
+    multiply_keys(queries, s);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    wgmma_tie(s);
+    modify(task, tile, s);
   }
 
-  __device__ void raise(float top, int h, float scale, float& keep) {
-    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-    top = fmaxf(top, reference_[h]);
-    const float shift = top == kNoKeys ? 0.0f : top * scale;
-    // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
-    keep = reference_[h] == top ? 1.0f : ex2_approx(reference_[h] * scale - shift);
-    reference_[h] = top;
-    sum_[h] *= keep;
+  /// Turns scores into weights by the reference of the tiles before, without a look at their
+  /// maximum. Returns whether the sums show that it serves; if not, the scores are lost, and
+  /// `softmax` must have them again. A warp with a row that has no reference yet takes that way at
+  /// once. All warps of a consumer get the same answer: they compute the scores together.
+  __device__ bool weigh(Scores& s, bool& raised, float (&keep)[2]) {
+    if constexpr (!kJudgesLate) {
+      raised = exponents_.softmax(s, exponent_scale(p_), kSlack, keep);
+      return true;
+    }
+    bool fits = true;
+    if (__any_sync(kAllLanes, exponents_.has_no_reference())) {
+      raised = exponents_.softmax(s, exponent_scale(p_), kSlack, keep);
+    } else {
+      float sums[2];
+      exponents_.exponentiate(s, exponent_scale(p_), sums);
+      fits = sums[0] <= kMostWeight && sums[1] <= kMostWeight;  // not NaN
+    }
+    return !any(!fits);
   }
 
   __device__ void rescale(const float (&keep)[2]) {
@@ -235,8 +222,11 @@ class PrefillMath {
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
   /// visible. Leaves them in units of log 2 unless the scale is folded.
-  __device__ void modify(const DeviceTask& task, int stage, int first_key, bool check,
-                         Scores& s) const {
+  __device__ void modify(const DeviceTask& task, int tile, Scores& s) const {
+    const int stage = tile_ % kPrefillStages;
+    const int first_key = tile * kPrefillKeys;
+    const bool check = task.keys - first_key < kPrefillKeys || shared_.masked(stage) != 0;
+    if (kFoldScale && !check) return;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
       if constexpr (kFoldScale) {
@@ -276,15 +266,15 @@ class PrefillMath {
 
   // ---- The end of a piece ----
 
-  __device__ void finish(const DeviceTask& task, int slot) {
+  __device__ void finish(const DeviceTask& task) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 1);
-      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 2);
+      exponents_.sum[h] += __shfl_xor_sync(kAllLanes, exponents_.sum[h], 1);
+      exponents_.sum[h] += __shfl_xor_sync(kAllLanes, exponents_.sum[h], 2);
     }
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key.
-    if (any(spoilt(task))) return attend_plainly(task, slot);
+    if (__any_sync(kAllLanes, spoilt(task))) return attend_plainly(task);
     store(task);
   }
 
@@ -299,18 +289,19 @@ class PrefillMath {
       for (int n = 0; n < kValueTiles; ++n) {
         probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
       }
-      const bool is_lost = sum_[h] == 0.0f && reference_[h] != kNoKeys;
-      found |= (is_lost || (probe != probe && sum_[h] == sum_[h])) && row(h) < task.rows;
+      const bool is_lost = exponents_.sum[h] == 0.0f && exponents_.reference[h] != kNoKeys;
+      found |= (is_lost || (probe != probe && exponents_.sum[h] == exponents_.sum[h])) &&
+               row(h) < task.rows;
     }
     return found;
   }
 
-  __device__ void attend_plainly(const DeviceTask& task, int slot) const {
-    constexpr int kTeamRows = 16 * kTeamWarps;
-    const int end = min(task.rows, (team() + 1) * kTeamRows);
+  /// The rows of this warp.
+  __device__ void attend_plainly(const DeviceTask& task) const {
+    const int end = min(task.rows, warp() * 16 + 16);
 #pragma unroll 1
-    for (int r = team() * kTeamRows + warp() - team() * kTeamWarps; r < end; r += kTeamWarps) {
-      PlainRow(p_, task, r, shared_.plain_query(slot, warp())).run();
+    for (int r = warp() * 16; r < end; ++r) {
+      PlainRow(p_, task, r, shared_.plain_query(warp())).run();
     }
   }
 
@@ -318,28 +309,59 @@ class PrefillMath {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
-      if (r >= task.rows) continue;
-      const float inverse = sum_[h] == 0.0f ? 0.0f : 1.0f / sum_[h];
-      const OutputRow to = output_row(p_, task, r);
+      const bool is_there = r < task.rows;
+      const float inverse = exponents_.sum[h] == 0.0f ? 0.0f : 1.0f / exponents_.sum[h];
+      const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
+      if (__all_sync(kAllLanes, to.has_units())) {
 #pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * inverse,
-                    o_[4 * n + 2 * h + 1] * inverse);
+        for (int q = 0; q < kValueTiles / 4; ++q) put_units(to, q, h, inverse, is_there);
+      } else if (is_there) {
+#pragma unroll
+        for (int n = 0; n < kValueTiles; ++n) {
+          to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * inverse,
+                      o_[4 * n + 2 * h + 1] * inverse);
+        }
       }
-      if (lane() % 4 == 0) put_lse(p_, task, r, log_sum_exp(p_, reference_[h], sum_[h]));
+      if (is_there && lane() % 4 == 0) {
+        put_lse(p_, task, r, log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]));
+      }
     }
   }
 
-  /// How far a score may exceed the reference, as a power of 2: weights up to 2^8 lose nothing,
-  /// being floating-point numbers.
-  static constexpr float kSlack = 8.0f;
+  /// Of two lanes, the one without the bit gives its `high` for the other's `low`.
+  __device__ static void exchange(std::uint32_t& low, std::uint32_t& high, int bit) {
+    const bool has_bit = (lane() & bit) != 0;
+    const std::uint32_t got = __shfl_xor_sync(kAllLanes, has_bit ? low : high, bit);
+    low = has_bit ? got : low;
+    high = has_bit ? high : got;
+  }
+
+  /// Four lanes have a row. They exchange their columns of 32, so that each stores 8 in a row.
+  __device__ void put_units(const OutputRow& to, int q, int h, float inverse, bool is_there) const {
+    const int c = lane() % 4;
+    std::uint32_t x[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int at = 4 * (4 * q + j) + 2 * h;
+      x[j] = to.pair_of(o_[at] * inverse, o_[at + 1] * inverse);
+    }
+    exchange(x[0], x[1], 1);
+    exchange(x[2], x[3], 1);
+    exchange(x[0], x[2], 2);
+    exchange(x[1], x[3], 2);
+    if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
+  }
+
+  /// Not with a score mod, masks of each head, or large dims: registers do not suffice for
+  /// computing scores again.
+  static constexpr bool kJudgesLate =
+      kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;
 
   const AttendParams& p_;
   const PrefillShared& shared_;
-  int tile_ = 0;        // of all that this thread block computed
-  Row rows_[2];         // where a mod or a mask asks for them
-  float reference_[2];  // of the exponents, in the scores' units
-  float sum_[2];        // over this thread's columns only, until the piece ends
+  int tile_ = 0;  // of all that this thread block computed
+  Row rows_[2];   // where a mod or a mask asks for them
+  RowExponents exponents_;
   float o_[kDimV / 2];
 };
 

@@ -21,7 +21,8 @@ class PrefillFamily final : public AttendFamily {
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
-                      shape.k_dim <= 192 && shape.v_dim <= 128 && takes_pool(what);
+                      shape.k_dim <= 192 && shape.v_dim <= 128 &&
+                      info_of(what.kinds.pool).bits == 16 && takes_pool(what);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);
     if (!tile) return std::nullopt;

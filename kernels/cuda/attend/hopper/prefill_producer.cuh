@@ -1,6 +1,7 @@
 // The warps of the prefill kernel that bring keys, values and queries.
 #pragma once
 
+#include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
 #include "kernels/cuda/attend/hopper/prefill_shared.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
@@ -31,7 +32,7 @@ class PrefillProducer {
   /// Keys are needed one tile before values: those of a tile come with the values of the one
   /// before.
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
-    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + task.kv_head;
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
     const int group = (tile * kPrefillKeys + lane() * kBoxRows) % kPageSize / kAtomRows;
     fill_keys(visit, group, row);
     if (tile > 0) fill_values(tile_ - 1, group_before_, row_before_);
@@ -89,8 +90,8 @@ class PrefillQueries {
       if (task.rows == 0) return;
 #pragma unroll 1
       for (int i = thread; i < kTile.rows() * kUnits; i += kQueryThreads) {
-        load_query_unit(p_, task, i / kUnits, i % kUnits,
-                        shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+        load_query_unit<kPoolType>(p_, task, i / kUnits, i % kUnits,
+                                   shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
       }
       fence_proxy_async();
       cp_async_mbarrier_arrive_noinc(shared_.queries_full(slot));

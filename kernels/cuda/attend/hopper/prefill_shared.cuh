@@ -40,9 +40,9 @@ class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisi
   __device__ std::uint32_t queries(int slot, int consumer) const {
     return queries(slot) + kImageK.bytes(consumer * kConsumerRows);
   }
-  /// A warp's row in float32, in the place of its queries, which are no longer needed.
-  __device__ float* plain_query(int slot, int warp) const {
-    return at<float>(kTile.queries_offset() + slot * kTile.q_bytes() + kImageK.bytes(warp * 16));
+  /// A warp's row in float32.
+  __device__ float* plain_query(int warp) const {
+    return at<float>(kTile.plain_offset()) + warp * kDimK;
   }
 
   __device__ std::uint32_t task_full(int slot) const { return piece_barrier(slot); }

@@ -32,7 +32,10 @@ struct PrefillTile {
   // 1 KB.
   constexpr int values_offset() const { return kPrefillStages * k_bytes(); }
   constexpr int queries_offset() const { return values_offset() + kPrefillStages * v_bytes(); }
-  constexpr int visits_offset() const { return queries_offset() + pieces * q_bytes(); }
+  constexpr int plain_offset() const { return queries_offset() + pieces * q_bytes(); }
+  constexpr int visits_offset() const {
+    return plain_offset() + consumers * kConsumerWarps * k_dim * 4;
+  }
   constexpr int tasks_offset() const {
     return visits_offset() + kPrefillStages * kMostPrefillVisits * 8;
   }

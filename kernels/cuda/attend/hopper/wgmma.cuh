@@ -137,8 +137,33 @@ __device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], st
                          KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
 }
 
+// The same in float16 whatever the pool's type, with B's rows along K.
+#define KVMESH_WGMMA_FLOAT16(N, D, A, B, ADD, ...)                                          \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD                                  \
+               ", 0;\n"                                                                     \
+               "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.f16.f16 {" D "}, {" A "}, " B \
+               ", add, 1, 1, 0;\n}"                                                         \
+               : __VA_ARGS__                                                                \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)))
+
+/// d = a * b, or d += a * b where `add`.
+__device__ inline void wgmma_float16(float (&d)[4], const std::uint32_t (&a)[4], std::uint64_t b,
+                                     bool add) {
+  KVMESH_WGMMA_FLOAT16("8", KVMESH_D8, "%4, %5, %6, %7", "%8", "%9", KVMESH_REGISTERS4(0));
+}
+__device__ inline void wgmma_float16(float (&d)[8], const std::uint32_t (&a)[4], std::uint64_t b,
+                                     bool add) {
+  KVMESH_WGMMA_FLOAT16("16", KVMESH_D16, "%8, %9, %10, %11", "%12", "%13", KVMESH_REGISTERS4(0),
+                       KVMESH_REGISTERS4(4));
+}
+__device__ inline void wgmma_float16(float (&d)[16], const std::uint32_t (&a)[4], std::uint64_t b,
+                                     bool add) {
+  KVMESH_WGMMA_FLOAT16("32", KVMESH_D32, "%16, %17, %18, %19", "%20", "%21", KVMESH_REGISTERS16(0));
+}
+
 #undef KVMESH_REGISTERS4
 #undef KVMESH_REGISTERS16
+#undef KVMESH_WGMMA_FLOAT16
 #undef KVMESH_WGMMA_REGISTERS
 #undef KVMESH_WGMMA_REGISTERS_OF
 #undef KVMESH_WGMMA_OF

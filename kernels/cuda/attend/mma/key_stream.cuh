@@ -106,7 +106,7 @@ class KeyStream {
     constexpr unsigned kAll = kStepKeys * kUnits;
     const unsigned thread = KeyStream::thread();
     const char* base = opaque(static_cast<const char*>(pool.data) +
-                              task_.kv_head * pool.head_stride * std::int64_t{2});
+                              pool_head(task_) * pool.head_stride * std::int64_t{2});
     const PageVisit* visits = slots(step);
     const unsigned first = first_key(step);
     const unsigned live = max(task_.keys - first_key(step), 0);

@@ -14,6 +14,14 @@ DeviceScale device_scale(const BasicRowScale<ConstTensorView>& scale) {
           .token_stride = rows.stride(2)};
 }
 
+}  // namespace
+
+DeviceScales device_scales(const ConstKvPool& pool) {
+  return {.k = device_scale(pool.k_scale), .v = device_scale(pool.v_scale)};
+}
+
+namespace {
+
 class PlainFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
@@ -27,9 +35,7 @@ class PlainFamily final : public AttendFamily {
 
   void launch(const jit::Kernel& kernel, const jit::Launch& how, const AttendParams& params,
               const ConstKvPool& pool) const override {
-    kernel.launch(how, PlainParams{.attend = params,
-                                   .scales = {.k = device_scale(pool.k_scale),
-                                              .v = device_scale(pool.v_scale)}});
+    kernel.launch(how, PlainParams{.attend = params, .scales = device_scales(pool)});
   }
 };
 

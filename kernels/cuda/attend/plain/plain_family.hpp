@@ -2,9 +2,13 @@
 #pragma once
 
 #include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/attend/plain/plain_params.hpp"
 
 namespace kvmesh::cuda {
 
 const AttendFamily& plain_family();
+
+/// The scales of a pool, as kernels read them.
+DeviceScales device_scales(const ConstKvPool& pool);
 
 }  // namespace kvmesh::cuda

@@ -45,7 +45,7 @@ class PlainRow {
   /// A key's row in a pool.
   __device__ const char* place(const DevicePool& pool, int page, int key) const {
     return static_cast<const char*>(pool.data) +
-           task_.kv_head * pool.head_stride * static_cast<std::int64_t>(kPoolBytes) +
+           pool_head(task_) * pool.head_stride * static_cast<std::int64_t>(kPoolBytes) +
            std::uint64_t{static_cast<unsigned>(page)} * pool.page_stride_bytes +
            std::uint64_t{static_cast<unsigned>(key % kPageSize)} * pool.token_stride_bytes;
   }
@@ -53,7 +53,7 @@ class PlainRow {
   /// The factor of a float8 row.
   __device__ float scale_of(const DeviceScale& scale, int page, int key) const {
     if (scale.per_token == nullptr) return scale.number;
-    return scale.per_token[page * scale.page_stride + task_.kv_head * scale.head_stride +
+    return scale.per_token[page * scale.page_stride + pool_head(task_) * scale.head_stride +
                            key % kPageSize * scale.token_stride];
   }
   /// Of a key without weight the factor is not read: it may be NaN.

@@ -2,13 +2,15 @@
 // spill.
 //
 // All cases would take hours. What decides about registers is the tile (head dims and rows of a
-// block) with one other thing, so for each architecture the cases are chosen such that any two
-// choices meet: each tile with each score mod, each mask, each dtype, each group and so on, and
-// these with one another.
+// block) with one other thing, so the cases are chosen such that any two choices meet: each tile
+// with each architecture, score mod, mask, dtype, group and so on, and these with one another. The
+// target attend_variants_of_each_architecture, for before a release, chooses such cases anew for
+// each architecture: any two choices meet on each.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <span>
 #include <utility>
 
@@ -45,14 +47,21 @@ constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 
 constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {128, 128, 8},  {128, 128, 16},
                                  {128, 128, 32}, {192, 128, 8},  {192, 128, 16}, {192, 128, 32},
                                  {256, 256, 8},  {256, 256, 16}, {256, 64, 32},  {64, 256, 16}};
+/// The same over float8 pages.
+constexpr Tile kFloat8Tiles[] = {
+    {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 128, 32}, {256, 256, 16}};
 /// Of Hopper's prefill kernel: many rows.
 constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+/// Of the same with latent pages.
+constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
-/// Of pages: the first two for tensor cores, all for the plain kernel.
+/// Of pages: for tensor cores, and all.
+constexpr Dtype kHalfDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
+constexpr Dtype kFloat8Dtypes[] = {Dtype::kFloat8E4M3};
 constexpr Dtype kPoolDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32,
                                  Dtype::kFloat8E4M3};
 constexpr int kGroups[] = {1, 6, 16};
@@ -87,6 +96,8 @@ enum Axis {
   kHeadClasses,
   kQueryVectors,
   kNegative,
+  kRowScales,
+  kArchitecture,
 };
 
 /// What a case may take of local memory: nothing, but for the family without tensor cores, whose
@@ -99,17 +110,31 @@ struct Table {
   const char* family;
   std::span<const Tile> tiles;
   std::span<const Chip> chips;
-  int pool_dtypes;
+  std::span<const Dtype> pool_dtypes;
   bool pool_vectors;
   bool pool_contiguous;
   std::span<const int> page_sizes;
+  bool latent = false;
+
+  bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
-const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, 2, true, true,
+const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, kHalfDtypes, true, true,
                     kHopperPageSizes};
-const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, 2, true, true,
+const Table kFloat8Decode{"hopper decode float8", kFloat8Tiles, {kChips + 1, 1},
+                          kFloat8Dtypes,          true,         true,
+                          kHopperPageSizes};
+const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, kHalfDtypes, true, true,
                      kHopperPageSizes};
-const Table kMma{"mma", kTiles, kChips, 2, true, false, kPageSizes};
-const Table kPlain{"plain", kPlainTiles, kChips, 4, false, false, kPageSizes};
+const Table kLatentDecode{"hopper decode",
+                          kLatentDecodeTiles,
+                          {kChips + 1, 1},
+                          kHalfDtypes,
+                          true,
+                          true,
+                          kHopperPageSizes,
+                          true};
+const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
+const Table kPlain{"plain", kPlainTiles, kChips, kPoolDtypes, false, false, kPageSizes};
 
 /// The case with these choices.
 Variant attend_variant(const Table& table, const Chip& chip, const test::Choices& choices) {
@@ -118,45 +143,86 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
   const auto mask = mask_mods().at(static_cast<std::size_t>(choices[kMask]));
   const int group = std::min(kGroups[choices[kGroup]], tile.row_class);
   const int page_size = table.page_sizes[static_cast<std::size_t>(choices[kPageSize])];
-  const AttendCase what{.shape = {2 * group, 2, tile.k_dim, tile.v_dim, page_size},
-                        .kinds = {.q = kDtypes[choices[kQuery]],
-                                  .pool = kPoolDtypes[choices[kPool]],
-                                  .q_vectors = choices[kQueryVectors] == 0,
-                                  .pool_vectors = table.pool_vectors,
-                                  .pool_contiguous = table.pool_contiguous},
-                        .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
-                        .head_classes = choices[kHeadClasses] != 0,
-                        .rows = tile.row_class,
-                        .architecture = chip.architecture,
-                        .limits = chip.limits};
+  const Dtype pool = table.pool_dtypes[static_cast<std::size_t>(choices[kPool])];
+  const AttendCase what{
+      .shape = {2 * group, 2, tile.k_dim, tile.v_dim, page_size},
+      .kinds = {.q = kDtypes[choices[kQuery]],
+                .pool = pool,
+                .q_vectors = choices[kQueryVectors] == 0,
+                .pool_vectors = table.pool_vectors,
+                .pool_contiguous = table.pool_contiguous,
+                .latent = table.latent,
+                .row_scales = info_of(pool).has_scales && choices[kRowScales] == 0},
+      .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
+      .head_classes = choices[kHeadClasses] != 0,
+      .rows = tile.row_class,
+      .architecture = chip.architecture,
+      .limits = chip.limits};
   const AttendVariant variant = choose_attend(what);
   EXPECT_EQ(variant.name, table.family);
-  std::string name = fmt::format(
-      "{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}", chip.architecture, tile.k_dim,
-      tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
-      kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q), what.head_classes ? "_heads" : "",
-      what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "");
+  std::string name =
+      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}{}", chip.architecture,
+                  tile.k_dim, tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
+                  kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q),
+                  what.head_classes ? "_heads" : "", what.kinds.q_vectors ? "" : "_unaligned",
+                  what.fold_scale ? "_folded" : "", what.kinds.row_scales ? "_rowscales" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
           local_bytes_of(variant)};
 }
 
 std::vector<Variant> variants_of(const Table& table) {
-  const std::vector<test::Choices> cases = test::EveryPair({static_cast<int>(table.tiles.size()), 3,
-                                                            3, 3, 3, table.pool_dtypes, 3, 2, 2, 2})
-                                               .cases();
+  const auto chips = static_cast<int>(table.chips.size());
+  const bool on_each = std::getenv("KVMESH_ON_EACH_ARCHITECTURE") != nullptr;
+  const std::vector<test::Choices> cases =
+      test::EveryPair({static_cast<int>(table.tiles.size()), 3, 3, 3, 3,
+                       static_cast<int>(table.pool_dtypes.size()), 3, 2, 2, 2,
+                       table.has_scales() ? 2 : 1, on_each ? 1 : chips})
+          .cases();
   std::vector<Variant> variants;
-  for (const Chip& chip : table.chips) {
+  for (int first = 0; first < (on_each ? chips : 1); ++first) {
     for (const test::Choices& choices : cases) {
-      variants.push_back(attend_variant(table, chip, choices));
+      const int chip = first + choices[kArchitecture];
+      variants.push_back(
+          attend_variant(table, table.chips[static_cast<std::size_t>(chip)], choices));
     }
   }
   return variants;
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kPrefill, kMma, kPlain})
+  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
+  }
+}
+
+// Blocks of heads are equal, and fit a thread block; what has no such blocks stays whole.
+TEST(PlannedShape, CutsGroupsThatAreLargerThanAThreadBlock) {
+  const auto planned_kv_heads = [](int group, int v_dim) {
+    return planned_shape({2 * group, 2, 576, v_dim, 64}).kv_heads;
+  };
+  EXPECT_EQ(planned_kv_heads(64, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 512), 4);
+  EXPECT_EQ(planned_kv_heads(96, 512), 4);
+  EXPECT_EQ(planned_kv_heads(150, 512), 6);
+  EXPECT_EQ(planned_kv_heads(67, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 128), 2);
+  EXPECT_EQ(planned_kv_heads(130, 128), 4);
+  EXPECT_EQ(planned_kv_heads(131, 128), 2);
+}
+
+TEST(PlannedShape, LatentHeadsReachTheirKernels) {
+  const auto name_of = [](int heads, int queries, int page_size) {
+    const AttentionShape shape{heads, 1, 576, 512, page_size};
+    const int rows = row_class_of(std::int64_t{queries} * heads, shape);
+    return choose_attend({.shape = shape, .kinds = {.latent = true}, .rows = rows}).name;
+  };
+  for (const int page_size : {8, 16, 64, 256}) {
+    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+  }
+  EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
 
 TEST(AttendVariant, PagesHaveTokens) {
@@ -172,8 +238,12 @@ std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.p
 
 INSTANTIATE_TEST_SUITE_P(HopperDecode, AttendVariants, testing::ValuesIn(variants_of(kDecode)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperDecodeFloat8, AttendVariants,
+                         testing::ValuesIn(variants_of(kFloat8Decode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
+                         testing::ValuesIn(variants_of(kLatentDecode)), name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
