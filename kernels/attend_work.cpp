@@ -13,9 +13,9 @@ namespace kvmesh {
 namespace {
 
 // Query rows of one task: enough that a tile of keys is used often while in the first-level cache
-// (64 keys x 128 x 2 bytes = 16 KB), few enough that scores and outputs stay there too (32 rows x
-// (64 + 128) x 4 bytes = 24 KB).
-constexpr int kRowsPerBlock = 32;
+// (64 keys x 128 x 2 bytes = 16 KB), few enough that queries, scores and outputs stay in the second
+// (64 rows x (128 + 64 + 128) x 4 bytes = 80 KB).
+constexpr int kRowsPerBlock = 64;
 // Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
 // 256), and merging costs one row for each 1024 keys read.
 constexpr int kKeysPerSplit = 1024;

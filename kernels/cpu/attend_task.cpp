@@ -46,8 +46,9 @@ HWY_EXPORT(target_name);
 
 AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
                              const AttentionOptions& options)
-    : q(static_cast<std::size_t>(max_rows) * padded(shape.k_dim)),
-      scores(static_cast<std::size_t>(max_rows) * kTileKeys),
+    : q(padded(max_rows) * padded(shape.k_dim)),
+      q_pairs(padded(max_rows) * static_cast<std::size_t>(shape.k_dim) / 2),
+      scores(padded(max_rows) * kTileKeys),
       o(static_cast<std::size_t>(max_rows) * padded(shape.v_dim)),
       max(static_cast<std::size_t>(max_rows)),
       sum(static_cast<std::size_t>(max_rows)),
@@ -60,7 +61,7 @@ AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
                                           : std::make_unique<ModEvaluator>(options.mask.graph())) {}
 
 std::int64_t AttendScratch::size_bytes() const {
-  std::size_t floats = 0;
+  std::size_t floats = q_pairs.size();
   for (const auto* list : {&q, &scores, &o, &max, &sum, &k_rows, &v_rows}) floats += list->size();
   return static_cast<std::int64_t>(floats * sizeof(float));
 }
