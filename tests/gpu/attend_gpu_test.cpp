@@ -83,6 +83,7 @@ TEST_P(LatentCuts, MatchFloat64) {
   spec.dtype = spec.q_dtype = Dtype::kFloat16;
   spec.options.mask = mods::no_mask();
   spec.options.score = mods::alibi(shape.q_heads);
+  spec.o = {.gap = 1};  // rows that are not aligned
   AttentionCase modified(spec);
   EXPECT_TRUE(modified.matches(modified.run()));
 }

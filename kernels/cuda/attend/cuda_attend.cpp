@@ -12,7 +12,7 @@ namespace {
 
 /// Thread blocks of merges per multiprocessor, most of which find nothing to do: how many blocks
 /// were split, only the device knows.
-constexpr int kMergeBlocks = 16;
+constexpr int kMergeBlocks = 4;
 
 /// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {

@@ -22,7 +22,9 @@ class DecodeProducer {
           mbarrier_wait(shared_.piece_empty(slot), n / kPieceRing % 2 ^ 1);
           put_task(slot, task);
         },
-        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+        [&](const DeviceTask& task, int tile, const PageVisit& visit, const PageVisit&) {
+          fill(task, tile, visit);
+        });
   }
 
  private:

@@ -22,12 +22,16 @@ class LatentProducer {
           shared_.task(0) = task;
           mbarrier_arrive(shared_.task_full());
         },
-        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+        [&](const DeviceTask& task, int tile, const PageVisit& visit, const PageVisit& next) {
+          fill(task, tile, visit);
+          if constexpr (kSharesPages) prefetch(task, tile + 1, next);
+        });
   }
 
  private:
   // Blocks of heads read the same pages.
-  static constexpr std::uint64_t kPolicy = kHeadBlocks > 1 ? kEvictNormal : kEvictFirst;
+  static constexpr bool kSharesPages = kHeadBlocks > 1;
+  static constexpr std::uint64_t kPolicy = kSharesPages ? kEvictNormal : kEvictFirst;
 
   __device__ static int lane() { return threadIdx.x % 32; }
 
@@ -58,6 +62,16 @@ class LatentProducer {
                               shared_.right_full(stage), kPolicy, 0, 0, kImageLeft.atoms(), group,
                               row);
     }
+  }
+
+  /// A stage is free for less time than memory takes. With half of the bytes in L2 memory can be
+  /// ahead of the stages.
+  __device__ void prefetch(const DeviceTask& task, int tile, const PageVisit& visit) const {
+    if (lane() >= kTileVisits || visit.page < 0) return;
+    const int row = visit.page * p_.pool_heads + pool_head(task);
+    const int group = tile * kLatentKeys % kPageSize / kAtomRows;
+    prefetch_tensor_5d(p_.v_map, 0, 0, 0, group, row);
+    prefetch_tensor_5d(p_.k_map, 0, 0, kImageLeft.atoms(), group, row);
   }
 
   const HopperParams& p_;

@@ -18,8 +18,9 @@ class PieceStream {
   }
 
   /// Calls begin(n, task) for each piece of this thread block, the n-th, and once more with a task
-  /// without rows; and fill(task, tile, visit) for each tile, where `visit` is the lane's: of no
-  /// page where the tile has fewer.
+  /// without rows; and fill(task, tile, visit, next) for each tile, where `visit` is the lane's: of
+  /// no page where the tile has fewer. `next` is that of the tile after it, of no page after the
+  /// last of the piece; it is on its way from memory.
   ///
   /// What the plan made is read while the kernel before this one may still run; all else comes
   /// after its end. The piece after the next is claimed, and the task of the next is read, when the
@@ -42,7 +43,7 @@ class PieceStream {
         if (tile > 0 || tile + 1 < tiles) {
           visit = tile + 1 < tiles ? visit_of(task, tile + 1) : visit_of(coming, 0);
         }
-        if (tile < tiles) fill(task, tile, now);
+        if (tile < tiles) fill(task, tile, now, tile + 1 < tiles ? visit : PageVisit{-1, 0, 0, 0});
         if (tile > 0) continue;
         coming = task_at(__shfl_sync(kAllLanes, claimed, 0));
         claimed = pieces_.claim();

@@ -23,7 +23,9 @@ class PrefillProducer {
           shared_.task(slot) = task;
           mbarrier_arrive(shared_.task_full(slot));
         },
-        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+        [&](const DeviceTask& task, int tile, const PageVisit& visit, const PageVisit&) {
+          fill(task, tile, visit);
+        });
   }
 
  private:
