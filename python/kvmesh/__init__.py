@@ -10,6 +10,8 @@
 import atexit as _atexit
 import sys as _sys
 
+from . import _nccl as _  # before the extension module
+
 from . import _kvmesh
 from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, KvCache, MaskMod, PageAllocator, ScoreMod,
                       StepPlan, alibi, causal, cpu_instruction_set, cuda_device_count, exp, log,

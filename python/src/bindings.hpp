@@ -22,6 +22,7 @@ void bind_mesh(nb::module_& module);
 void bind_plan(nb::module_& module);
 void bind_cache(nb::module_& module);
 void bind_combine(nb::module_& module);
+void bind_paged(nb::module_& module);
 
 /// An object that `close` or the end of a `with` block ends, before Python collects it.
 template <class T>

@@ -35,4 +35,5 @@ NB_MODULE(_kvmesh, module) {
   bind_plan(module);
   bind_cache(module);
   bind_combine(module);
+  bind_paged(module);
 }
