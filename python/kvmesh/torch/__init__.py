@@ -1,8 +1,10 @@
-"""kvmesh for programs written in torch: PyTorch's PagedAttention, on any number of ranks.
+"""kvmesh for programs written in torch.
 
-    from kvmesh.torch import PagedAttention
+PagedAttention: PyTorch's class, on any number of ranks. Step: the steps of a KvCache as operators
+that torch.compile knows.
 """
 
+from ._step import Step
 from .paged_attention import PagedAttention
 
-__all__ = ["PagedAttention"]
+__all__ = ["PagedAttention", "Step"]
