@@ -100,6 +100,8 @@ struct PlanOptions {
 /// Any dtype, but k and v have the same. append converts k and v to the cache's dtype. A GPU may
 /// convert q to the dtype of 16-bit pages (values beyond float16's range become infinite). On a
 /// GPU, tensors of the cache's dtype at multiples of 16 bytes are fastest.
+///
+/// A step that appends nothing needs no k and v, unless it has limits: leave them empty.
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
@@ -125,6 +127,9 @@ class KvCache;
 /// unspecified. REQUIRES: before a capture the plan has run each layer's operations once.
 class StepPlan {
  public:
+  /// No plan: its members throw InvalidArgument, as those of one that was moved from.
+  StepPlan() noexcept;
+  explicit operator bool() const { return state_ != nullptr; }
   ~StepPlan();
   StepPlan(StepPlan&&) noexcept;
   StepPlan& operator=(StepPlan&&) noexcept;
@@ -207,6 +212,8 @@ class KvCache {
   Mesh& mesh();
   /// This rank's copy of the allocator: lengths, page tables, free pages, digest.
   const PageAllocator& allocator() const;
+  /// The sequence's tokens. @throws UnknownSequence.
+  std::int64_t length(SequenceId sequence) const { return allocator().length(sequence); }
 
   /// PageAllocator's operations, with the same errors; an id of another cache is an
   /// UnknownSequence. They change metadata only and do not wait for the device.
@@ -290,6 +297,10 @@ class KvCache {
   }
   /// As plan, but returns OutOfPages instead of throwing it.
   Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
+  Result<StepPlan> try_plan(std::initializer_list<BatchEntry> batch,
+                            const PlanOptions& options = {}) {
+    return try_plan(std::span(batch.begin(), batch.size()), options);
+  }
 
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
@@ -303,6 +314,14 @@ class KvCache {
               std::span<const std::int64_t> q_positions = {});
   Result<Done> try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
                           std::span<const std::int64_t> q_positions = {});
+  void replan(StepPlan& step, std::initializer_list<BatchEntry> batch, Stream stream = {},
+              std::span<const std::int64_t> q_positions = {}) {
+    replan(step, std::span(batch.begin(), batch.size()), stream, q_positions);
+  }
+  Result<Done> try_replan(StepPlan& step, std::initializer_list<BatchEntry> batch,
+                          Stream stream = {}, std::span<const std::int64_t> q_positions = {}) {
+    return try_replan(step, std::span(batch.begin(), batch.size()), stream, q_positions);
+  }
 
   /// Compares the ranks' allocators. Debug builds call it in every plan.
   /// @throws DigestMismatch, naming the first operation in which the allocators differ.

@@ -21,6 +21,12 @@ Tensor new_tokens(nb::handle object, const PlannedStep& step, std::int64_t dim, 
   return nothing;
 }
 
+/// Latent pages take no values.
+Tensor new_values(nb::handle object, const PlannedStep& step, const Tensor& like) {
+  return step.is_latent && object.is_none() ? Tensor{}
+                                            : new_tokens(object, step, step.v_dim, like, "v");
+}
+
 /// The merged rows of this rank, in the caller's arrays or in new ones.
 struct Output {
   nb::object o, lse;
@@ -46,7 +52,7 @@ nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const Tensor keys = new_tokens(k, step, step.k_dim, queries, "k");
-  const Tensor values = new_tokens(v, step, step.v_dim, queries, "v");
+  const Tensor values = new_values(v, step, queries);
   const Output output = output_of(step, q, out, lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
@@ -58,7 +64,7 @@ nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v
 
 void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stream) {
   const Tensor keys = input(k, "k");
-  const Tensor values = input(v, "v");
+  const Tensor values = new_values(v, self.get(), keys);
   const Stream on = stream_of(stream, keys.view.device);
   const nb::gil_scoped_release release;
   self.get().plan.append(layer, keys.view, values.view, on);
@@ -115,7 +121,7 @@ void bind_plan(nb::module_& module) {
            "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
            "kv_heads, dim], left out where nothing is appended. Returns out, new if none is given; "
            "with lse (an array, or True for a new one) (out, lse).")
-      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v"),
+      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
            nb::arg("stream") = nb::none())
       .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
            nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
@@ -125,6 +131,14 @@ void bind_plan(nb::module_& module) {
            "Merges the partials of all ranks. Returns as run does.")
       .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
+      .def_prop_ro(
+          "output_shape",
+          [](PyPlan& self) {
+            const PlannedStep& step = self.get();
+            return nb::make_tuple(step.plan.tokens_of_output().size(),
+                                  step.plan.heads_of_output().size(), step.v_dim);
+          },
+          "(tokens, heads, v_dim) of this rank's output.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

@@ -132,6 +132,7 @@ class StepPlan::State final : public CacheUser {
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     const KvPool to = pool(layer);
+    if (k.empty() && v.empty() && step_.append_tokens == 0 && !limits_) return;
     check_new_tokens(k, v, to, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
@@ -294,13 +295,14 @@ class StepPlan::State final : public CacheUser {
   std::uint64_t good_at_ = 0;  // the allocator's digest when the plan was last known to be good
 };
 
+StepPlan::StepPlan() noexcept = default;
 StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
 StepPlan::~StepPlan() = default;
 StepPlan::StepPlan(StepPlan&&) noexcept = default;
 StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
 
 StepPlan::State& StepPlan::state() const {
-  require(state_ != nullptr, "plan: it has been moved from");
+  require(state_ != nullptr, "plan: there is none");
   return *state_;
 }
 

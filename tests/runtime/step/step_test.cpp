@@ -133,6 +133,42 @@ TEST_F(Step, CanBePlannedAgainAfterTruncation) {
   EXPECT_EQ(tensors_.o, before);
 }
 
+// A member of an engine that has planned nothing yet.
+TEST_F(Step, IsEmptyUntilPlanned) {
+  StepPlan step;
+  EXPECT_FALSE(step);
+  EXPECT_THROW(step.run(0, tensors_.input(), tensors_.output()), InvalidArgument);
+  EXPECT_THROW((void)cache_.try_replan(step, {{sequence_, 2}}), InvalidArgument);
+  step = plan();
+  EXPECT_TRUE(step);
+  step.run(0, tensors_.input(), tensors_.output());
+}
+
+TEST_F(Step, EveryPlanCallTakesAList) {
+  StepPlan step = cache_.plan({{sequence_, 2}});
+  cache_.replan(step, {{sequence_, 1}});
+  EXPECT_TRUE(cache_.try_replan(step, {{sequence_, 1}, {cache_.create(), 1}}));
+  EXPECT_FALSE(cache_.try_plan({{sequence_, 1000}}));
+  EXPECT_EQ(cache_.length(sequence_), 4);
+  EXPECT_THROW((void)cache_.length(SequenceId{}), UnknownSequence);
+}
+
+TEST_F(Step, NeedsNoKeysWhereNothingIsAppended) {
+  plan().run(0, tensors_.input(), tensors_.output());
+  const std::vector<float> expected = tensors_.o;
+  std::ranges::fill(tensors_.o, -1.0f);
+  StepPlan again = cache_.plan({{sequence_, 0, 2}});
+  again.append(0, {}, {});
+  again.run(0, {.q = tensors_.input().q, .k = {}, .v = {}}, tensors_.output());
+  EXPECT_EQ(tensors_.o, expected);
+  EXPECT_THROW(again.append(2, {}, {}), InvalidArgument);
+  // With limits the next batch may append: a graph that captures this run must write it.
+  StepPlan limited = cache_.plan({{sequence_, 0, 2}}, {.limits = StepLimits{1, 2}});
+  expect_refused<InvalidArgument>(cache_, [&] {
+    limited.run(0, {.q = tensors_.input().q, .k = {}, .v = {}}, tensors_.output());
+  });
+}
+
 TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {
   CacheOptions options = small_cache_options();
   options.home_threshold_tokens = 0;
