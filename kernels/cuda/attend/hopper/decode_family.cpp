@@ -17,10 +17,10 @@ struct Cut {
   int blocks = 1;
 };
 
-/// Outputs of many rows and dims leave too few registers where a thread has few: 96 with four thread
-/// blocks on an SM, 128 with three, 168 with two. Float8 keys and values go through registers beside
-/// them. The path of a float8 tile is as long as that of others, its bytes take half the time: so
-/// four where they fit.
+/// Outputs of many rows and dims leave too few registers where a thread has few: 96 with four
+/// thread blocks on an SM, 128 with three, 168 with two. Float8 keys and values go through
+/// registers beside them. The path of a float8 tile is as long as that of others, its bytes take
+/// half the time: so four where they fit.
 bool has_registers(const Cut& cut) {
   const DecodeTile& tile = cut.tile;
   if (cut.blocks < 3) return true;
