@@ -151,8 +151,7 @@ class CudaStep : public StepKernels {
   }
   void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    const Launching launching(shared_, stream);
-    attention_.launch(q, pool, {out.o, out.lse}, native(stream));
+    launch(q, pool, {out.o, out.lse}, stream);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
@@ -163,7 +162,7 @@ class CudaStep : public StepKernels {
   void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
     if (needs_partial()) return StepKernels::attend(q, pool, partial, output, stream);
-    attention_.launch(q, pool, {output.o, output.lse}, native(stream));
+    launch(q, pool, {output.o, output.lse}, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
@@ -185,6 +184,12 @@ class CudaStep : public StepKernels {
   }
 
  private:
+  void launch(const ConstTensorView& q, const KvPool& pool, const AttendedRows& rows,
+              Stream stream) {
+    const Launching launching(shared_, stream);
+    attention_.launch(q, pool, rows, native(stream));
+  }
+
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
     shared_.sent.follow([this](std::size_t list) { shared_.pages.erase(list); });
