@@ -3,6 +3,7 @@
 
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
+#include "kernels/attend_work.hpp"
 #include "runtime/torch_like/paged_state.hpp"
 
 namespace kvmesh {
@@ -127,8 +128,13 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   }
   if (mesh.device().kind == DeviceKind::kCuda) check_repeated_rows(batch_rows, kv_lens);
 
+  const StepOptions step = step_options(q, pool, options);
+  check_attention(
+      step.shape,
+      {.q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}});
+  check_attend_inputs(step.shape, q.size(0), -1, q, pool);
   wait_for_peers();
-  const auto kernels = backend->make_step(step_options(q, pool, options), batch.entries);
+  const auto kernels = backend->make_step(step, batch.entries);
   kernels->check(batch.sizes);
   const PlanHashes mine = hashes(options, batch, kv_lens, allocator);
   history.compare(mesh.world(), mine, allocator);
