@@ -251,8 +251,8 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
   const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
-  const auto given = [&](const TensorView& all, Share heads) {
-    return options.sinks ? some_heads(all, heads) : ConstTensorView{};
+  const auto given = [&](const TensorView& all, Share some) {
+    return options.sinks ? some_heads(all, some) : ConstTensorView{};
   };
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
                          is_latent() ? TensorView{} : v.on_device(kv_heads),

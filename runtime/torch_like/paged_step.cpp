@@ -144,7 +144,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   const Partial partials =
       kernels->needs_partial() ? partial(q.size(0), q.size(1), pool.v.size(3)) : Partial{};
   kernels->check_attend(partials, output);
-  kernels->attend(q, pool, partials, output, options.stream);
+  kernels->attend({.q = q}, pool, partials, output, options.stream);
   mesh.wait(options.stream, "forward");
 }
 
