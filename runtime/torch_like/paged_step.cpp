@@ -3,6 +3,7 @@
 
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
+#include "kernels/attend_work.hpp"
 #include "runtime/torch_like/paged_state.hpp"
 
 namespace kvmesh {
@@ -127,8 +128,10 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   }
   if (mesh.device().kind == DeviceKind::kCuda) check_repeated_rows(batch_rows, kv_lens);
 
+  const StepOptions step = step_options(q, pool, options);
+  check_attention(step.shape, attention_batch(batch.step));  // backends do not
   wait_for_peers();
-  const auto kernels = backend->make_step(step_options(q, pool, options), batch.entries);
+  const auto kernels = backend->make_step(step, batch.entries);
   kernels->check(batch.sizes);
   const PlanHashes mine = hashes(options, batch, kv_lens, allocator);
   history.compare(mesh.world(), mine, allocator);
