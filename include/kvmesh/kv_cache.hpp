@@ -106,6 +106,11 @@ struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
   ConstTensorView v;  ///< [m, kv_heads, v_dim]; an empty view for latent pages
+  /// [q_heads] float32, contiguous: the layer's attention sinks; an empty view: none. A sink is the
+  /// score, in natural units and after the scale and the score mod, of one more key that every row
+  /// of its head sees, whose value is 0. Each row's O and LSE include it once, whatever the ranks.
+  /// A row without a visible key has O = 0 and LSE = sink; a sink of -inf is none.
+  ConstTensorView sinks{};
 };
 
 class KvCache;
@@ -144,8 +149,8 @@ class StepPlan {
   /// On a GPU it runs on `stream`, after the work that is there, allocates nothing and does not
   /// block the host. There are two exceptions: where ranks share a GPU, or without NCCL, the
   /// combine goes through the host; and the first tensors of another dtype or alignment load their
-  /// kernels from disk or compile them. Wait for the stream (Mesh::wait) before you read the output
-  /// or change the input.
+  /// kernels from disk or compile them, as the first sinks do. Wait for the stream (Mesh::wait)
+  /// before you read the output or change the input.
   ///
   /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more.
   /// On the CPU, and where ranks share a GPU: Timeout, PeerLost; DigestMismatch if another rank
@@ -158,15 +163,17 @@ class StepPlan {
   /// asynchronous as `run` and throw as it does, with two differences: append and attend_partial
   /// throw no errors of peers, and they throw InvalidArgument before they write anything.
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
-  /// `out` has all n tokens and this rank's heads, in float32.
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {});
+  /// `out` has all n tokens and this rank's heads, in float32. `sinks` as in LayerInput; of the
+  /// ranks that take part in a row the first counts its sink.
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {},
+                      const ConstTensorView& sinks = {});
   /// `mine` has all n tokens and this rank's heads. Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
   /// The part of [n, q_heads] that this rank's output has.
   Share tokens_of_output() const;
   Share heads_of_output() const;
-  /// Returns which kv ranks hold keys of which query token.
+  /// Returns which kv ranks hold keys of which query token; of a sequence without keys, rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation() const;
   /// Returns the number of tiles that the plan visits on this rank. Blocks until the device has

@@ -48,16 +48,19 @@ Output output_of(const PlannedStep& step, nb::handle like, nb::object o, nb::obj
 }
 
 nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
-               nb::object lse, nb::object stream) {
+               nb::object lse, nb::object stream, nb::object sinks) {
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const Tensor keys = new_tokens(k, step, step.k_dim, queries, "k");
   const Tensor values = new_values(v, step, queries);
+  const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
   const Output output = output_of(step, q, out, lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
     const nb::gil_scoped_release release;
-    step.plan.run(layer, {.q = queries.view, .k = keys.view, .v = values.view}, output.views(), on);
+    step.plan.run(layer,
+                  {.q = queries.view, .k = keys.view, .v = values.view, .sinks = counted.view},
+                  output.views(), on);
   }
   return output.result();
 }
@@ -71,18 +74,21 @@ void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stre
 }
 
 std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::object q,
-                                                 nb::object o, nb::object lse, nb::object stream) {
+                                                 nb::object o, nb::object lse, nb::object stream,
+                                                 nb::object sinks) {
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
   if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
   if (lse.is_none()) lse = make_array(q, {tokens, step.q_heads}, true);
+  const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
   const Tensor part_o = output(o, "o");
   const Tensor part_lse = output(lse, "lse");
   const Stream on = stream_of(stream, queries.view.device);
   {
     const nb::gil_scoped_release release;
-    step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on);
+    step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
+                             counted.view);
   }
   return {o, lse};
 }
@@ -115,16 +121,19 @@ void bind_plan(nb::module_& module) {
                           "One step of a batch: planned once, run for each layer. Good until one "
                           "of its sequences changes.");
   make_closable(type);
-  type.def("run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
-           nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
-           nb::arg("stream") = nb::none(),
-           "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
-           "kv_heads, dim], left out where nothing is appended. Returns out, new if none is given; "
-           "with lse (an array, or True for a new one) (out, lse).")
+  type.def(
+          "run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
+          nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
+          nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
+          "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
+          "kv_heads, dim], left out where nothing is appended; sinks [q_heads] float32, the "
+          "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
+          "for a new one) (out, lse).")
       .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
            nb::arg("stream") = nb::none())
       .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
            nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
+           nb::arg("sinks") = nb::none(),
            "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
       .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
            nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),

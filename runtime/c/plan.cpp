@@ -99,12 +99,15 @@ kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info
 
 kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
                                 const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
-                                const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
-                                void* stream) {
+                                const kvmesh_tensor_t* sinks, const kvmesh_tensor_t* o,
+                                const kvmesh_tensor_t* lse, void* stream) {
   return guarded([&] {
     checked(plan, "plan")
         .plan.run(layer,
-                  {.q = view(q, "q"), .k = view_or_empty(k, "k"), .v = view_or_empty(v, "v")},
+                  {.q = view(q, "q"),
+                   .k = view_or_empty(k, "k"),
+                   .v = view_or_empty(v, "v"),
+                   .sinks = view_or_empty(sinks, "sinks")},
                   {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
   });
 }
@@ -118,11 +121,12 @@ kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer, const kvm
 }
 
 kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
-                                   const kvmesh_tensor_t* partial_o,
+                                   const kvmesh_tensor_t* sinks, const kvmesh_tensor_t* partial_o,
                                    const kvmesh_tensor_t* partial_lse, void* stream) {
   return guarded([&] {
     checked(plan, "plan")
-        .plan.attend_partial(layer, view(q, "q"), partial(partial_o, partial_lse), Stream{stream});
+        .plan.attend_partial(layer, view(q, "q"), partial(partial_o, partial_lse), Stream{stream},
+                             view_or_empty(sinks, "sinks"));
   });
 }
 

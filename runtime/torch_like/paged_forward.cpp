@@ -4,7 +4,6 @@
 
 #include "core/tensor_check.hpp"
 #include "kernels/attend_checks.hpp"
-#include "kernels/pool_checks.hpp"
 #include "runtime/torch_like/batch_rows.hpp"
 #include "runtime/torch_like/paged_state.hpp"
 
@@ -78,7 +77,6 @@ void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView
                              const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
                              const TensorView& out, const ForwardOptions& options) const {
   const KvPool pool{as_pool("k_cache", k_cache), as_pool("v_cache", v_cache)};
-  check_pool("forward", pool);
   check_query(query, k_cache, options.enable_gqa);
   require(std::ssize(kv_lens) == query.size(0), "forward: {} kv_lens for a batch of {}",
           kv_lens.size(), query.size(0));

@@ -130,6 +130,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
 
   const StepOptions step = step_options(q, pool, options);
   check_attention(step.shape, attention_batch(batch.step));  // backends do not
+  check_attend_inputs(step.shape, q.size(0), -1, q, pool);
   wait_for_peers();
   const auto kernels = backend->make_step(step, batch.entries);
   kernels->check(batch.sizes);
@@ -141,7 +142,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   const Partial partials =
       kernels->needs_partial() ? partial(q.size(0), q.size(1), pool.v.size(3)) : Partial{};
   kernels->check_attend(partials, output);
-  kernels->attend(q, pool, partials, output, options.stream);
+  kernels->attend({.q = q}, pool, partials, output, options.stream);
   mesh.wait(options.stream, "forward");
 }
 

@@ -44,7 +44,7 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   for (int i = 0; i < appended; ++i) k[i * kDim] = v[2 * i]; /* a latent page's value */
   CHECK_OK(kvmesh_plan_create(cache, &entry, 1, &options, &plan));
   CHECK_OK(kvmesh_plan_run(plan, 0, &q_of, appended ? &k_of : NULL,
-                           appended && !is_latent ? &v_of : NULL, &o_of, NULL, NULL));
+                           appended && !is_latent ? &v_of : NULL, NULL, &o_of, NULL, NULL));
   for (int i = 0; i < queries; ++i) {
     CHECK(fabs(o[2 * i] - (kTokens - queries + i) / 2.0) < 1e-5);
   }

@@ -389,11 +389,14 @@ KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
 /* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
    kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (latent pages: NULL; k and v are NULL where
    nothing is appended), o [tokens, heads, v_dim] with the rows that
-   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. Collective. */
+   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. sinks [q_heads]
+   float32 or NULL: the layer's attention sinks, which every row counts once (LayerInput).
+   Collective. */
 KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
                                            const kvmesh_tensor_t* q, const kvmesh_tensor_t* k,
-                                           const kvmesh_tensor_t* v, const kvmesh_tensor_t* o,
-                                           const kvmesh_tensor_t* lse, void* stream);
+                                           const kvmesh_tensor_t* v, const kvmesh_tensor_t* sinks,
+                                           const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
+                                           void* stream);
 
 /* The three parts of it. A partial is o [query_tokens, q_heads, v_dim] and lse [query_tokens,
    q_heads], both float32; the logarithm is natural. */
@@ -402,6 +405,7 @@ KVMESH_API kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer
                                               void* stream);
 KVMESH_API kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer,
                                               const kvmesh_tensor_t* q,
+                                              const kvmesh_tensor_t* sinks,
                                               const kvmesh_tensor_t* partial_o,
                                               const kvmesh_tensor_t* partial_lse, void* stream);
 KVMESH_API kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan,

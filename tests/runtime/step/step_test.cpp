@@ -62,6 +62,7 @@ TEST_F(Step, RefusesTensorsOfOtherShapesAndRunsOnTheRightOnes) {
   refuse({good.q, tensor(tensors_.k.data(), {2, 1, 8}), good.v}, tensors_.output());
   refuse({good.q, good.k, tensor(tensors_.v.data(), {2, 2, 5})}, tensors_.output());
   refuse({good.q, good.k, {}}, tensors_.output());
+  refuse({good.q, good.k, good.v, tensor(tensors_.q.data(), {3})}, tensors_.output());
   refuse(good, {tensor(tensors_.o.data(), {2, 4, 5}), {}});
   refuse(good, {tensor(tensors_.o.data(), {1, 4, 6}), {}});
   refuse(good, {tensors_.output().o, tensor(tensors_.lse.data(), {2, 3})});
@@ -94,8 +95,10 @@ TEST_F(Step, RefusesTensorsInMemoryOfAnotherDevice) {
   const auto refuse = [&](const LayerInput& input, const CombineOutput& output) {
     expect_refused<InvalidArgument>(cache_, [&] { step.run(0, input, output); });
   };
-  for (ConstTensorView LayerInput::*member : {&LayerInput::q, &LayerInput::k, &LayerInput::v}) {
+  for (ConstTensorView LayerInput::*member :
+       {&LayerInput::q, &LayerInput::k, &LayerInput::v, &LayerInput::sinks}) {
     LayerInput input = tensors_.input();
+    input.sinks = tensor(tensors_.lse.data(), {4});
     (input.*member).device = gpu;
     refuse(input, tensors_.output());
   }
