@@ -129,9 +129,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   if (mesh.device().kind == DeviceKind::kCuda) check_repeated_rows(batch_rows, kv_lens);
 
   const StepOptions step = step_options(q, pool, options);
-  check_attention(
-      step.shape,
-      {.q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}});
+  check_attention(step.shape, attention_batch(batch.step));  // backends do not
   check_attend_inputs(step.shape, q.size(0), -1, q, pool);
   wait_for_peers();
   const auto kernels = backend->make_step(step, batch.entries);
