@@ -153,7 +153,8 @@ class PageAllocator {
   /// @throws InvalidArgument.
   PrefixMatch match_prefix(const PrefixKey& key);
   /// Makes a sequence of a match, which ends: its pages, copy on write, and its length.
-  /// @throws UnknownSequence if the match was released; InvalidArgument if a sequence was made of it.
+  /// @throws UnknownSequence if the match was released; InvalidArgument if a sequence was made of
+  /// it.
   SequenceId create_with_prefix(const PrefixMatch& match);
   SequenceId create_with_prefix(const PrefixKey& key) {
     return create_with_prefix(match_prefix(key));

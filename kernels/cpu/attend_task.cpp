@@ -89,9 +89,12 @@ void merge_splits(const AttendInputs& inputs, const WorkBlock& block) {
     for (int s = 0; s < block.splits; ++s) {
       lses[static_cast<std::size_t>(s)] = inputs.workspace_lse[first + s * rows];
     }
-    const float merged = merged_lse(lses);
     const std::int64_t token = block.q_begin + row / group;
     const std::int64_t head = block.kv_head * group + row % group;
+    float merged = merged_lse(lses);
+    if (inputs.sinks != nullptr && block.counts_sinks) {
+      merged = lse_with_sink(merged, inputs.sinks[head]);
+    }
     float* o = static_cast<float*>(inputs.out.o.data) + token * inputs.out.o.stride(0) +
                head * inputs.out.o.stride(1);
     std::fill_n(o, dim, 0.0f);

@@ -48,6 +48,7 @@ struct AttendInputs {
   ConstTensorView q;               // [tokens, q_heads, k_dim]
   ConstKvPool pool;                // [pages, kv_heads, page_size, dim]
   Partial out;                     // [tokens, q_heads, v_dim], [tokens, q_heads]
+  const float* sinks = nullptr;    // [q_heads]; null: none
   float* workspace_o = nullptr;    // [workspace_rows, v_dim]
   float* workspace_lse = nullptr;  // [workspace_rows]
 };

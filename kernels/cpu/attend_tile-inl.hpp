@@ -320,11 +320,17 @@ class TaskRunner {
     for (int r = 0; r < rows_; ++r) {
       const float sum = scratch_.sum[static_cast<std::size_t>(r)];
       const float max = scratch_.max[static_cast<std::size_t>(r)];
-      const float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
+      float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
+      float lse = max == kNoKeys ? kNoKeys : max + std::log(sum);
+      if (in_.sinks != nullptr && block_.counts_sinks && block_.splits == 1) {
+        const float merged = lse_with_sink(lse, in_.sinks[head_of(r)]);
+        inverse *= merge_weight(lse, merged);
+        lse = merged;
+      }
       const float* from = scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_;
       float* to = o_row(r);
       for (int d = 0; d < in_.shape.v_dim; ++d) to[d] = from[d] * inverse;
-      *lse_of(r) = max == kNoKeys ? kNoKeys : max + std::log(sum);
+      *lse_of(r) = lse;
     }
   }
 

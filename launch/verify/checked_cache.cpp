@@ -1,4 +1,5 @@
 // CheckedCache: the calls that it makes alike on all three.
+#include <limits>
 #include <type_traits>
 
 #include "launch/verify/checked_step.hpp"
@@ -22,6 +23,16 @@ View some_rows(View view, std::int64_t begin, std::int64_t count) {
   view.data = static_cast<Bytes>(view.data) + offset;
   view.shape[0] = count;
   return view;
+}
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Of sinks [1, 1, all heads]: [some heads].
+ConstTensorView some_heads(const TensorView& sinks, Share heads) {
+  return {static_cast<const float*>(sinks.data) + heads.begin,
+          Dtype::kFloat32,
+          {heads.size()},
+          sinks.device};
 }
 
 std::int64_t queries_of(const BatchEntry& entry) {
@@ -211,6 +222,14 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   return true;
 }
 
+HostTensor CheckedCache::random_sinks() {
+  HostTensor sinks(Dtype::kFloat32, 1, 1, cache_.options().q_heads, mesh_->device());
+  for (std::int64_t head = 0; head < sinks.dim(); ++head) {
+    sinks.set(0, 0, head, random_.one_in(6) ? -kInfinity : 4.0f * random_.real());
+  }
+  return sinks;
+}
+
 void CheckedCache::run_layer(Step& step, int layer) {
   const CacheOptions& cache = cache_.options();
   const StepOptions& options = step.options;
@@ -223,6 +242,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor v =
       random_tensor(input_dtype, m, is_latent() ? 0 : appended, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
+  HostTensor sinks = random_sinks();
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
   const std::int64_t heads = step.plan.heads_of_output().size();
@@ -231,14 +251,18 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
   const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
+  const auto given = [&](const TensorView& all, Share some) {
+    return options.sinks ? some_heads(all, some) : ConstTensorView{};
+  };
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
-                         is_latent() ? TensorView{} : v.on_device(kv_heads)};
+                         is_latent() ? TensorView{} : v.on_device(kv_heads),
+                         given(sinks.on_device(), q_heads)};
   if (options.in_parts && !cache.reproducible) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
     HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
     const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
     step.plan.append(layer, input.k, input.v);
-    step.plan.attend_partial(layer, input.q, mine);
+    step.plan.attend_partial(layer, input.q, mine, {}, input.sinks);
     mesh_->wait({}, "attend_partial");
     partial_o.fetch();
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
@@ -252,17 +276,19 @@ void CheckedCache::run_layer(Step& step, int layer) {
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
-                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended)};
+                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended),
+                       given(sinks.view(), {0, cache.q_heads})};
   step.single.append(layer, all.k, all.v);
-  const Outputs single =
-      cache.reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q);
+  const Outputs single = cache.reproducible ? run_alone(step, layer, all)
+                                            : attend_alone(step, layer, all.q, all.sinks);
   const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
   if (rounded_type == input_dtype) {
-    check_layer(step, {layer, q, o, lse, single, single});
+    check_layer(step, {layer, q, sinks, o, lse, single, single});
     return;
   }
   const HostTensor rounded = rounded_rows(q, queries, rounded_type);
-  check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded.view())});
+  check_layer(step, {layer, q, sinks, o, lse, single,
+                     attend_alone(step, layer, rounded.view(), all.sinks)});
 }
 
 CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
@@ -273,9 +299,10 @@ CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
 }
 
 // A partial over all keys is the whole answer.
-CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q) {
+CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q,
+                                                 const ConstTensorView& sinks) {
   Outputs out = outputs_of(step);
-  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()});
+  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()}, {}, sinks);
   return out;
 }
 
@@ -301,7 +328,7 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
                                  alone_in_batch(options, static_cast<std::int32_t>(s), positions));
     const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
     const ConstTensorView no_values = is_latent() ? all.v : some_rows(all.v, 0, 0);
-    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values},
+    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values, all.sinks},
              {rows(out.o.view()), rows(out.lse.matrix())});
     begin += queries;
   }

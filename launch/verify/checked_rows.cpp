@@ -97,10 +97,11 @@ ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result
   for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
   const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
   const Layers& layers = content_.at(step.batch[at.entry].sequence);
-  return reference_row(layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
-                       step.visible(), plan.score, static_cast<std::int32_t>(at.entry),
-                       static_cast<std::int32_t>(head), cache.q_heads / cache.kv_heads,
-                       static_cast<std::int32_t>(at.position));
+  const ReferenceRow row = reference_row(
+      layers[static_cast<std::size_t>(result.layer)], query.data(), scale, step.visible(),
+      plan.score, static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
+      cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
+  return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;
 }
 
 }  // namespace kvmesh::verify

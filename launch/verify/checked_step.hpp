@@ -37,6 +37,7 @@ struct CheckedCache::Outputs {
 struct CheckedCache::LayerResult {
   int layer;
   const HostTensor& q;
+  const HostTensor& sinks;
   const HostTensor& o;
   const HostTensor& lse;
   const Outputs& single;

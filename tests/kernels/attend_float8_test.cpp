@@ -8,9 +8,7 @@
 #include "core/pod/float8.hpp"
 #include "kvmesh/attention.hpp"
 #include "kvmesh/error.hpp"
-#include "tests/support/owned_tensor.hpp"
-#include "tests/support/random.hpp"
-#include "tests/support/reference.hpp"
+#include "tests/support/attention_case.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -137,6 +135,29 @@ TEST(AttendFloat8, ErrorsOnNormalValues) {
   EXPECT_LT(per_token.lse, 0.003);
   EXPECT_LT(per_tensor.lse, 0.003);
   EXPECT_LT(bfloat16.o, per_token.o / 8) << "the comparison sees what the storage does";
+}
+
+// For what the pages hold it is exact, whatever the scales of neighbours are.
+TEST(AttendFloat8, MatchesFloat64) {
+  constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.0025f, .v = 0.003f};
+  for (const KvScales& scales : {KvScales{}, kNumbers}) {
+    CaseSpec spec{.shape = {8, 2, 64, 48, 16}, .dtype = Dtype::kFloat8E4M3};
+    spec.scales = scales;
+    spec.scale_bits = 12;
+    spec.sequences = {{.q_len = 1, .kv_len = 333}, {.q_len = 20, .kv_len = 90}};
+    spec.options.mask = mods::causal();
+    AttentionCase c(spec);
+    EXPECT_TRUE(c.matches(c.run())) << name(scales.kind);
+  }
+}
+
+TEST(AttendFloat8, AScaleThatIsNanReachesTheRowsThatSeeIt) {
+  CaseSpec spec{.shape = {4, 2, 32, 32, 16}, .dtype = Dtype::kFloat8E4M3};
+  spec.sequences = {{.q_len = 3, .kv_len = 70}};
+  spec.options.mask = mods::causal();
+  AttentionCase c(spec);
+  c.poison_value_scale(0, 68);
+  EXPECT_TRUE(c.matches(c.run(), [](std::int64_t token, auto) { return token >= 1; }));
 }
 
 // One head of one token.

@@ -36,6 +36,7 @@ class MergeRow {
                       int step)
       : p_(params),
         merge_(merge),
+        head_(merge.kv_head * params.group + r % params.group),
         first_row_(merge.workspace_row + r),
         first_(first),
         step_(step) {}
@@ -63,7 +64,7 @@ class MergeRow {
     }
   }
 
-  /// Of all splits; `add` came before.
+  /// Of all splits, and of the row's sink; `add` came before.
   __device__ float merged_lse() const { return merged_; }
 
  private:
@@ -82,6 +83,9 @@ class MergeRow {
     for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
     sum = warp_sum(sum);
     merged_ = sum == 0.0f ? kNoKeys : shift + logf(sum);
+    if (p_.sinks != nullptr && merge_.counts_sinks) {
+      merged_ = lse_with_sink(merged_, p_.sinks[head_]);
+    }
     is_known_ = true;
   }
 
@@ -103,6 +107,7 @@ class MergeRow {
 
   const MergeParams& p_;
   const DeviceMerge& merge_;
+  const int head_;
   const std::int64_t first_row_;
   const int first_, step_;
   float merged_ = 0.0f;

@@ -1,7 +1,5 @@
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
 
-#include <algorithm>
-
 #include "kernels/cuda/attend/hopper/decode_tile.hpp"
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
 
@@ -17,15 +15,12 @@ struct Cut {
   int blocks = 1;
 };
 
-/// Outputs of many rows and dims leave too few registers where a thread has few: 96 with four
-/// thread blocks on an SM, 128 with three, 168 with two. Float8 keys and values go through
-/// registers beside them. The path of a float8 tile is as long as that of others, its bytes take
-/// half the time: so four where they fit.
+/// Outputs of many rows and dims leave too few registers where a thread has few: 128 with three
+/// thread blocks on an SM, 168 with two. Float8 keys and values go through registers beside them.
 bool has_registers(const Cut& cut) {
   const DecodeTile& tile = cut.tile;
   if (cut.blocks < 3) return true;
-  if (tile.element_bytes > 1) return cut.blocks == 3 && tile.rows * tile.v_dim <= 32 * 64;
-  if (cut.blocks == 4) return tile.rows == 8 && std::max(tile.k_dim, tile.v_dim) <= 192;
+  if (tile.element_bytes > 1) return tile.rows * tile.v_dim <= 32 * 64;
   return tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128;
 }
 
@@ -43,9 +38,9 @@ std::optional<Cut> cut_of(const AttendCase& what) {
     int blocks, pieces, stages;
   };
   for (const Choice& choice :
-       {Choice{4, 2, 3}, Choice{4, 2, 2}, Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2},
-        Choice{2, 2, 4}, Choice{2, 2, 3}, Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4},
-        Choice{1, 2, 3}, Choice{1, 1, 3}, Choice{1, 2, 2}, Choice{1, 1, 2}}) {
+       {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4}, Choice{2, 2, 3},
+        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 1, 3},
+        Choice{1, 2, 2}, Choice{1, 1, 2}}) {
     const Cut cut{.tile = {.rows = what.rows,
                            .k_dim = what.shape.k_dim,
                            .v_dim = what.shape.v_dim,
@@ -84,7 +79,7 @@ class DecodeFamily final : public AttendFamily {
                           .threads = kDecodeThreads,
                           .shared_bytes = cut->tile.bytes(),
                           .blocks_per_multiprocessor = cut->blocks,
-                          .tile_keys = float8 ? 2 * kTileKeys : kTileKeys,
+                          .tile_keys = kTileKeys,
                           .overlaps = true};
     if (what.kinds.latent) variant.one_piece_tiles = kLatentOnePieceTiles;
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)

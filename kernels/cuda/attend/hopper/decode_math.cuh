@@ -316,7 +316,8 @@ class DecodeMath {
         const int r = column(j, c);
         if (r >= task.rows) continue;
         const float sum = sum_[j][c];
-        const float factor = sum == 0.0f ? 0.0f : kernel().output_factor(j, c) / sum;
+        const RowEnd end = row_end(p_, task, r, sum, log_sum_exp(p_, max_[j][c], sum));
+        const float factor = kernel().output_factor(j, c) * end.factor;
         const OutputRow to = output_row(p_, task, r);
 #pragma unroll
         for (int m = 0; m < kDimTiles; ++m) {
@@ -330,7 +331,7 @@ class DecodeMath {
             to.put(dim + lane() / 4 + 8, second);
           }
         }
-        if (threadIdx.x < 4) put_lse(p_, task, r, log_sum_exp(p_, max_[j][c], sum));
+        if (threadIdx.x < 4) put_lse(p_, task, r, end.lse);
       }
     }
   }

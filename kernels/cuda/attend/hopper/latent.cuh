@@ -361,15 +361,15 @@ class LatentMath {
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
       if (r >= task.rows) continue;
-      const float inverse = sum_[h] == 0.0f ? 0.0f : 1.0f / sum_[h];
+      const float lse = log_sum_exp(p_, reference_[h], sum_[h]);
+      const RowEnd end = row_end(p_, task, r, sum_[h], lse);
       const OutputRow to = output_row(p_, task, r);
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n) {
-        to.put_pair(first + n * 8, o_[4 * n + 2 * h] * inverse, o_[4 * n + 2 * h + 1] * inverse);
+        to.put_pair(first + n * 8, o_[4 * n + 2 * h] * end.factor,
+                    o_[4 * n + 2 * h + 1] * end.factor);
       }
-      if (team_ == 0 && lane() % 4 == 0) {
-        put_lse(p_, task, r, log_sum_exp(p_, reference_[h], sum_[h]));
-      }
+      if (team_ == 0 && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
     }
   }
 
