@@ -62,11 +62,10 @@ PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules();
 PrefixMatch PageAllocator::match_prefix(const PrefixKey& key) { return state_->match_prefix(key); }
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
-  static_cast<void>(state_->sequences().at(match.pin));
-  return match.pin;
+  return state_->create_with_prefix(match);
 }
 
-void PageAllocator::release(const PrefixMatch& match) { state_->erase(match.pin); }
+void PageAllocator::release(const PrefixMatch& match) { state_->release(match); }
 
 void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
                             std::span<const Retention> retentions) {

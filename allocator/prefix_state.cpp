@@ -44,6 +44,7 @@ PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
   Sequence& sequence = *sequences_.find(id);
   sequence.pages = std::move(pages);
   sequence.length = run.tokens;
+  sequence.is_match = true;
   sequence.published = static_cast<std::int32_t>(run.pages.size());
   if (!run.pages.empty()) {
     sequence.placement.anchor = sequence.pages.front().rank().value;
@@ -54,6 +55,23 @@ PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
   log_added(id, sequence, 0);
   record("lookup", id, digest_of(key));
   return {.pin = id, .tokens = run.tokens};
+}
+
+Sequence& PageAllocator::State::match(const PrefixMatch& match) {
+  Sequence& sequence = sequences_.at(match.pin);
+  require(sequence.is_match, "prefix: {} is no match: a sequence was made of it, or it is another",
+          match.pin);
+  return sequence;
+}
+
+SequenceId PageAllocator::State::create_with_prefix(const PrefixMatch& match) {
+  this->match(match).is_match = false;
+  return match.pin;
+}
+
+void PageAllocator::State::release(const PrefixMatch& match) {
+  static_cast<void>(this->match(match));
+  erase(match.pin);
 }
 
 void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,

@@ -38,6 +38,8 @@ struct Sequence {
   /// False only if none of its pages is shared or published: then nothing needs to look at
   /// reference counts.
   bool may_share = false;
+  /// It pins a match, of which no sequence has been made yet.
+  bool is_match = false;
 };
 
 /// Slots of sequences, addressed by ids that are never reused and name this table's space.

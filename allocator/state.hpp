@@ -33,6 +33,8 @@ class PageAllocator::State {
   void truncate(SequenceId id, std::int64_t length);
   void erase(SequenceId id);
   PrefixMatch match_prefix(const PrefixKey& key);
+  SequenceId create_with_prefix(const PrefixMatch& match);
+  void release(const PrefixMatch& match);
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   PrefixRules prefix_rules() const {
     return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
@@ -72,6 +74,8 @@ class PageAllocator::State {
   std::int64_t end_of_private(const Sequence& sequence, std::int64_t first,
                               std::int64_t last) const;
   void check_key(const PrefixKey& key) const;
+  /// What pins a match. @throws UnknownSequence, InvalidArgument.
+  Sequence& match(const PrefixMatch& match);
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     int priority);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);

@@ -25,4 +25,11 @@ inline float merge_weight(float lse, float merged) {
   return merge_weight(lse, merged, [](float x) { return std::exp(x); });
 }
 
+/// Returns the log-sum-exp of a row that counts a sink; its O is multiplied by merge_weight(lse,
+/// that).
+inline float lse_with_sink(float lse, float sink) {
+  return lse_with_sink(
+      lse, sink, [](float x) { return std::exp(x); }, [](float x) { return std::log(x); });
+}
+
 }  // namespace kvmesh

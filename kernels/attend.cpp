@@ -15,10 +15,11 @@ class AttentionPlan::State {
   }
 
   void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
-                      ThreadPool& threads) {
+                      ThreadPool& threads, const ConstTensorView& sinks) {
     check_attend_inputs(shape_, attend_.tokens(), max_page_, q, pool);
     check_attend_partial(shape_, attend_.tokens(), out);
-    attend_.run(q, pool, out, threads);
+    check_sinks(shape_, sinks);
+    attend_.run(q, pool, out, threads, sinks);
   }
 
   const cpu::Attend& attend() const { return attend_; }
@@ -42,8 +43,9 @@ AttentionPlan::State& AttentionPlan::state() const {
 }
 
 void AttentionPlan::attend_partial(const ConstTensorView& q, const ConstKvPool& pool,
-                                   const Partial& out, ThreadPool& threads) {
-  state().attend_partial(q, pool, out, threads);
+                                   const Partial& out, ThreadPool& threads,
+                                   const ConstTensorView& sinks) {
+  state().attend_partial(q, pool, out, threads, sinks);
 }
 std::int64_t AttentionPlan::tokens() const { return state().attend().tokens(); }
 TileCounts AttentionPlan::tiles() const { return state().attend().tiles(); }

@@ -26,6 +26,16 @@ inline void check_attend_rows(const char* what, const ConstTensorView& rows, std
   check_tensor(what, rows, 3);
 }
 
+/// @throws InvalidArgument unless `sinks` is [q_heads] in float32, or empty.
+inline void check_sinks(const AttentionShape& shape, const ConstTensorView& sinks) {
+  if (sinks.empty()) return;
+  require(sinks.dims == 1 && sinks.size(0) == shape.q_heads && sinks.dtype == Dtype::kFloat32 &&
+              sinks.stride(0) == 1,
+          "attend_partial: sinks must be [{}] (query heads) in float32, contiguous, is {}",
+          shape.q_heads, sinks);
+  check_tensor("attend_partial: sinks", sinks, 1);
+}
+
 /// What attention writes: a partial or, where one rank holds all keys, the final rows.
 ///
 /// `o`    [tokens, q_heads, v_dim], any dtype.

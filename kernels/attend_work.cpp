@@ -13,9 +13,9 @@ namespace kvmesh {
 namespace {
 
 // Query rows of one task: enough that a tile of keys is used often while in the first-level cache
-// (64 keys x 128 x 2 bytes = 16 KB), few enough that scores and outputs stay there too (32 rows x
-// (64 + 128) x 4 bytes = 24 KB).
-constexpr int kRowsPerBlock = 32;
+// (64 keys x 128 x 2 bytes = 16 KB), few enough that queries, scores and outputs stay in the second
+// (64 rows x (128 + 64 + 128) x 4 bytes = 80 KB).
+constexpr int kRowsPerBlock = 64;
 // Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
 // 256), and merging costs one row for each 1024 keys read.
 constexpr int kKeysPerSplit = 1024;
@@ -120,6 +120,7 @@ class WorkMaker {
   // share one list of visits.
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
     WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
+    block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
       if (options_.block_mask && shares_q_block(block)) {
@@ -344,6 +345,8 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
     require(position > -kMaxPosition && position < kMaxPosition,
             "attention: query position {} does not fit in int32", position);
   }
+  require(batch.counts_sinks.empty() || batch.counts_sinks.size() == sequences,
+          "attention: counts_sinks has {} sequences of {}", batch.counts_sinks.size(), sequences);
   for (std::size_t s = 0; s < sequences; ++s) check_pages(shape, batch, s);
 }
 
@@ -363,7 +366,8 @@ AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& b
     const auto pages = static_cast<std::size_t>(batch.page_indptr[s + 1]) - first;
     sequences.push_back({.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
                          .kv_len = batch.kv_lens[s],
-                         .pages = std::span(work.pages).subspan(first, pages)});
+                         .pages = std::span(work.pages).subspan(first, pages),
+                         .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
   }
   plan_attend_work(shape, {sequences, batch.q_positions}, options, work);
   return work;

@@ -27,6 +27,7 @@ struct AttendSequence {
   std::int64_t queries = 0;
   std::int64_t kv_len = 0;
   std::span<const LocalPage> pages{};
+  bool counts_sinks = true;  ///< this rank counts the sinks of its rows
 };
 
 /// A ragged batch in the caller's memory: AttentionBatch, but no page is copied.
@@ -60,6 +61,8 @@ struct WorkBlock {
   std::int32_t splits = 1;
   /// First row of this block's partials in the workspace; used if splits > 1.
   std::int64_t workspace_row = 0;
+  /// Whether this rank counts the sinks of its rows.
+  bool counts_sinks = true;
 };
 
 /// What a thread computes at a time. Threads share the work, so a task is two indices; a device's

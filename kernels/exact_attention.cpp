@@ -47,6 +47,7 @@ void ExactAttention::attend(const ConstTensorView& q, const ConstKvPool& pool, c
                                            .scale = options_.scale.value_or(
                                                1.0f / std::sqrt(static_cast<float>(shape_.k_dim))),
                                            .first_head = options_.first_head,
+                                           .orders_by_rows = false,
                                            .q = q,
                                            .pool = pool,
                                            .out = {}},

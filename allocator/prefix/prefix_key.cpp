@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "allocator/prefix/page_hasher.hpp"
@@ -14,6 +15,10 @@ class PrefixKey::State {
             static_cast<int>(rules.hash));
     require(rules.page_size >= 1, "prefix: page_size is {}", rules.page_size);
     root_ = hasher_.root(rules.seed);
+    for (const PrefixExtras::Item& item : extras_.items) {
+      require(item.first >= 0 && item.tokens >= 0 && item.first <= kMostTokens - item.tokens,
+              "prefix: an item of {} tokens from {}", item.tokens, item.first);
+    }
   }
   State(const State& other)
       : rules_(other.rules_),
@@ -44,6 +49,7 @@ class PrefixKey::State {
   }
 
   bool has_items(std::int64_t page) const {
+    if (page < 0 || page >= kMostTokens / rules_.page_size) return false;
     const std::int64_t first = page * rules_.page_size, last = first + rules_.page_size;
     return std::ranges::any_of(extras_.items, [=](const PrefixExtras::Item& item) {
       return item.first < last && item.first + item.tokens > first;
@@ -55,6 +61,8 @@ class PrefixKey::State {
   std::span<const PageHash> hashes() const { return hashes_; }
 
  private:
+  static constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
+
   PrefixRules rules_;
   PrefixExtras extras_;
   PageHash root_;

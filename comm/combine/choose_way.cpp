@@ -116,12 +116,13 @@ CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
 }
 
 // With n ranks, sending every partial to everyone costs n - 1 times its bytes in one step,
-// scattering and gathering about 2 (n - 1) / n times in two. Four ranks on two cores: 7 KB sent by
-// each rank take 16 us in one step and 25 in two, 50 KB take as long either way, 200 KB take 180
-// and 115.
+// scattering and gathering about 2 (n - 1) / n times in two: as many with two ranks. Four ranks on
+// two cores: 7 KB sent by each rank take 16 us in one step and 25 in two, 50 KB take as long either
+// way, 200 KB take 180 and 115.
 bool goes_by_owners(CombineStrategy strategy, const CombineShape& shape, int ranks) {
   constexpr std::int64_t kDirectBytes = 32 * 1024;
-  return strategy == CombineStrategy::kReduceScatter || bytes_to_all(shape, ranks) > kDirectBytes;
+  if (strategy == CombineStrategy::kReduceScatter) return true;
+  return ranks > 2 && bytes_to_all(shape, ranks) > kDirectBytes;
 }
 
 namespace {

@@ -153,12 +153,13 @@ class PageAllocator {
   /// @throws InvalidArgument.
   PrefixMatch match_prefix(const PrefixKey& key);
   /// Makes a sequence of a match, which ends: its pages, copy on write, and its length.
-  /// @throws UnknownSequence if the match has ended.
+  /// @throws UnknownSequence if the match was released; InvalidArgument if a sequence was made of
+  /// it.
   SequenceId create_with_prefix(const PrefixMatch& match);
   SequenceId create_with_prefix(const PrefixKey& key) {
     return create_with_prefix(match_prefix(key));
   }
-  /// Ends a match that is not used. @throws UnknownSequence if it has ended.
+  /// Ends a match that is not used. @throws as create_with_prefix.
   void release(const PrefixMatch& match);
 
   /// Makes the sequence's full pages known to later matches. Where another sequence has published

@@ -42,6 +42,9 @@ struct AttentionBatch {
   std::vector<std::int64_t> q_positions;  ///< [tokens]; empty: kv_len - q_len + i, the newest
   std::vector<std::int64_t> page_indptr;  ///< [batch + 1], first 0
   std::vector<LocalPage> pages;
+  /// [batch]; whether this rank counts the sinks of the sequence's rows, which one rank must.
+  /// Empty: of all.
+  std::vector<bool> counts_sinks{};
 };
 
 struct AttentionOptions {
@@ -75,12 +78,13 @@ class AttentionPlan {
   /// Computes attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out`. Rows
   /// without a visible key on this rank get O = 0, LSE = -inf. The work is divided over the threads
   /// by (sequence, head, split). The division, and so every bit of the result, depends on the batch
-  /// alone, not on the number of threads.
+  /// alone, not on the number of threads. With `sinks` [q_heads] (see LayerInput) O and LSE include
+  /// them in the rows of the sequences whose sinks this rank counts.
   /// @throws InvalidArgument before anything is written.
   /// Source: online softmax (Milakov and Gimelshein, 2018), split-KV and its merge (Flash-Decoding,
   /// Dao et al., 2023).
   void attend_partial(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
-                      ThreadPool& threads);
+                      ThreadPool& threads, const ConstTensorView& sinks = {});
 
   std::int64_t tokens() const;
   TileCounts tiles() const;

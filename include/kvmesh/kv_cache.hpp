@@ -100,10 +100,17 @@ struct PlanOptions {
 /// Any dtype, but k and v have the same. append converts k and v to the cache's dtype. A GPU may
 /// convert q to the dtype of 16-bit pages (values beyond float16's range become infinite). On a
 /// GPU, tensors of the cache's dtype at multiples of 16 bytes are fastest.
+///
+/// A step that appends nothing needs no k and v, unless it has limits: leave them empty.
 struct LayerInput {
   ConstTensorView q;  ///< [n, q_heads, k_dim]
   ConstTensorView k;  ///< [m, kv_heads, k_dim]
   ConstTensorView v;  ///< [m, kv_heads, v_dim]; an empty view for latent pages
+  /// [q_heads] float32, contiguous: the layer's attention sinks; an empty view: none. A sink is the
+  /// score, in natural units and after the scale and the score mod, of one more key that every row
+  /// of its head sees, whose value is 0. Each row's O and LSE include it once, whatever the ranks.
+  /// A row without a visible key has O = 0 and LSE = sink; a sink of -inf is none.
+  ConstTensorView sinks{};
 };
 
 class KvCache;
@@ -125,6 +132,9 @@ class KvCache;
 /// unspecified. REQUIRES: before a capture the plan has run each layer's operations once.
 class StepPlan {
  public:
+  /// No plan: its members throw InvalidArgument, as those of one that was moved from.
+  StepPlan() noexcept;
+  explicit operator bool() const { return state_ != nullptr; }
   ~StepPlan();
   StepPlan(StepPlan&&) noexcept;
   StepPlan& operator=(StepPlan&&) noexcept;
@@ -139,8 +149,8 @@ class StepPlan {
   /// On a GPU it runs on `stream`, after the work that is there, allocates nothing and does not
   /// block the host. There are two exceptions: where ranks share a GPU, or without NCCL, the
   /// combine goes through the host; and the first tensors of another dtype or alignment load their
-  /// kernels from disk or compile them. Wait for the stream (Mesh::wait) before you read the output
-  /// or change the input.
+  /// kernels from disk or compile them, as the first sinks do. Wait for the stream (Mesh::wait)
+  /// before you read the output or change the input.
   ///
   /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more.
   /// On the CPU, and where ranks share a GPU: Timeout, PeerLost; DigestMismatch if another rank
@@ -153,15 +163,17 @@ class StepPlan {
   /// asynchronous as `run` and throw as it does, with two differences: append and attend_partial
   /// throw no errors of peers, and they throw InvalidArgument before they write anything.
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
-  /// `out` has all n tokens and this rank's heads, in float32.
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {});
+  /// `out` has all n tokens and this rank's heads, in float32. `sinks` as in LayerInput; of the
+  /// ranks that take part in a row the first counts its sink.
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {},
+                      const ConstTensorView& sinks = {});
   /// `mine` has all n tokens and this rank's heads. Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
   /// The part of [n, q_heads] that this rank's output has.
   Share tokens_of_output() const;
   Share heads_of_output() const;
-  /// Returns which kv ranks hold keys of which query token.
+  /// Returns which kv ranks hold keys of which query token; of a sequence without keys, rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation() const;
   /// Returns the number of tiles that the plan visits on this rank. Blocks until the device has
@@ -207,6 +219,8 @@ class KvCache {
   Mesh& mesh();
   /// This rank's copy of the allocator: lengths, page tables, free pages, digest.
   const PageAllocator& allocator() const;
+  /// The sequence's tokens. @throws UnknownSequence.
+  std::int64_t length(SequenceId sequence) const { return allocator().length(sequence); }
 
   /// PageAllocator's operations, with the same errors; an id of another cache is an
   /// UnknownSequence. They change metadata only and do not wait for the device.
@@ -290,6 +304,10 @@ class KvCache {
   }
   /// As plan, but returns OutOfPages instead of throwing it.
   Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
+  Result<StepPlan> try_plan(std::initializer_list<BatchEntry> batch,
+                            const PlanOptions& options = {}) {
+    return try_plan(std::span(batch.begin(), batch.size()), options);
+  }
 
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
@@ -303,6 +321,14 @@ class KvCache {
               std::span<const std::int64_t> q_positions = {});
   Result<Done> try_replan(StepPlan& step, std::span<const BatchEntry> batch, Stream stream = {},
                           std::span<const std::int64_t> q_positions = {});
+  void replan(StepPlan& step, std::initializer_list<BatchEntry> batch, Stream stream = {},
+              std::span<const std::int64_t> q_positions = {}) {
+    replan(step, std::span(batch.begin(), batch.size()), stream, q_positions);
+  }
+  Result<Done> try_replan(StepPlan& step, std::initializer_list<BatchEntry> batch,
+                          Stream stream = {}, std::span<const std::int64_t> q_positions = {}) {
+    return try_replan(step, std::span(batch.begin(), batch.size()), stream, q_positions);
+  }
 
   /// Compares the ranks' allocators. Debug builds call it in every plan.
   /// @throws DigestMismatch, naming the first operation in which the allocators differ.

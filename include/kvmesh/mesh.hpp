@@ -112,6 +112,7 @@ class Mesh {
 
  private:
   friend class KvCache;
+  friend class PagedAttention;
 
   /// A copy that shares everything with this mesh, for a cache.
   /// @throws InvalidArgument if this mesh has been moved from.

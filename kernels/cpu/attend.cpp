@@ -45,7 +45,7 @@ void Attend::make_room() {
 }
 
 void Attend::run(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
-                 ThreadPool& threads) {
+                 ThreadPool& threads, const ConstTensorView& sinks) {
   while (static_cast<int>(scratch_.size()) < threads.threads()) {
     scratch_.push_back(std::make_unique<AttendScratch>(shape_, scratch_rows_, options_));
   }
@@ -58,6 +58,7 @@ void Attend::run(const ConstTensorView& q, const ConstKvPool& pool, const Partia
       .q = q,
       .pool = pool,
       .out = out,
+      .sinks = static_cast<const float*>(sinks.data),
       .workspace_o = workspace_o_.data(),
       .workspace_lse = workspace_lse_.data()};
   threads.for_each(static_cast<std::int64_t>(work_.tasks.size()), [&](std::int64_t i, int thread) {

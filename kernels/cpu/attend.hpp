@@ -23,8 +23,9 @@ class Attend {
   /// The same for a batch whose pages are copied.
   void plan(const AttentionBatch& batch, const LocalBlockMask* block_mask);
 
+  /// `sinks` [q_heads] may be empty.
   void run(const ConstTensorView& q, const ConstKvPool& pool, const Partial& out,
-           ThreadPool& threads);
+           ThreadPool& threads, const ConstTensorView& sinks);
 
   std::int64_t tokens() const { return static_cast<std::int64_t>(work_.positions.size()); }
   TileCounts tiles() const { return work_.tiles; }

@@ -17,9 +17,11 @@
 
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/half.hpp"
 #include "kernels/cpu/attend_task.hpp"
+#include "kernels/cpu/bfloat16_dots.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvmesh::cpu::HWY_NAMESPACE {
@@ -58,7 +60,12 @@ HWY_INLINE void widen_row(const T* from, int dim, float* to) {
   constexpr Dtype kType = std::is_same_v<T, float>            ? Dtype::kFloat32
                           : std::is_same_v<T, hwy::float16_t> ? Dtype::kFloat16
                                                               : Dtype::kBFloat16;
-  for (int d = 0; d < dim; ++d) to[d] = load_element(from, kType, d);
+  int d = 0;
+  if constexpr (kLoads<T>) {
+    const auto lanes = static_cast<int>(hn::Lanes(kFloats));
+    for (; d + lanes <= dim; d += lanes) hn::StoreU(load_floats(from + d), kFloats, to + d);
+  }
+  for (; d < dim; ++d) to[d] = load_element(from, kType, d);
 }
 
 // As float8_to_float, times the row's scale.
@@ -151,6 +158,70 @@ HWY_INLINE void score_block(const float* HWY_RESTRICT q, std::size_t q_stride, c
   for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * kTileKeys, sums + 4 * r, 16);
 }
 
+#if HWY_ARCH_X86
+constexpr bool kHas32Registers = HWY_TARGET <= HWY_AVX3;
+#else
+constexpr bool kHas32Registers = true;
+#endif
+// Keys of a block of score_columns: with two vectors of rows, half of the registers. They divide a
+// tile's.
+constexpr int kScoreKeys = kHas32Registers ? 8 : 4;
+
+// scores[r][0..3] = column[0..3][r] for the rows of a vector.
+HWY_INLINE void store_columns(Vector c0, Vector c1, Vector c2, Vector c3,
+                              float* HWY_RESTRICT scores) {
+  HWY_ALIGN float four[4 * hn::MaxLanes(Floats())];
+  hn::StoreInterleaved4(c0, c1, c2, c3, kFloats, four);
+  for (std::size_t r = 0; r < hn::Lanes(kFloats); ++r) {
+    std::memcpy(scores + r * kTileKeys, four + 4 * r, 16);
+  }
+}
+
+// scores[r][0..kScoreKeys) = q[r] . k[0..kScoreKeys) for the rows of Vectors vectors; `q` is
+// [dim, q_stride]. Rows lie along the lanes, so no sum crosses them.
+template <int Vectors>
+HWY_INLINE void score_columns(const float* HWY_RESTRICT q, std::size_t q_stride,
+                              const float* const* k, int dim, float* HWY_RESTRICT scores) {
+  const std::size_t lanes = hn::Lanes(kFloats);
+  Vector acc[kScoreKeys * Vectors];
+  for (auto& a : acc) a = hn::Zero(kFloats);
+  for (int d = 0; d < dim; ++d, q += q_stride) {
+    Vector row[Vectors];
+    for (int i = 0; i < Vectors; ++i) row[i] = hn::LoadU(kFloats, q + i * lanes);
+    for (int key = 0; key < kScoreKeys; ++key) {
+      const Vector value = hn::Set(kFloats, k[key][d]);
+      for (int i = 0; i < Vectors; ++i) {
+        acc[key * Vectors + i] = hn::MulAdd(value, row[i], acc[key * Vectors + i]);
+      }
+    }
+  }
+  // Each index is a constant here, or the compiler would keep `acc` in memory.
+  const auto store = [&]<int i, int key>() {
+    store_columns(acc[key * Vectors + i], acc[(key + 1) * Vectors + i],
+                  acc[(key + 2) * Vectors + i], acc[(key + 3) * Vectors + i],
+                  scores + i * lanes * kTileKeys + key);
+  };
+  [&]<int... Is>(std::integer_sequence<int, Is...>) {
+    (store.template operator()<Is % Vectors, Is / Vectors * 4>(), ...);
+  }
+  (std::make_integer_sequence<int, kScoreKeys / 4 * Vectors>());
+}
+
+// scores[r][0..kDotKeys) = scale * dots[0..kDotKeys)[r] for kDotRows rows, or the first half.
+HWY_INLINE void store_dots(const float* HWY_RESTRICT dots, bool both_halves, float scale,
+                           float* HWY_RESTRICT scores) {
+  const Vector factor = hn::Set(kFloats, scale);
+  const std::size_t rows = both_halves ? kDotRows : kDotRows / 2;
+  for (std::size_t r = 0; r < rows; r += hn::Lanes(kFloats)) {
+    for (std::size_t key = 0; key < kDotKeys; key += 4) {
+      const auto column = [&](std::size_t i) {
+        return hn::Mul(hn::LoadU(kFloats, dots + (key + i) * kDotRows + r), factor);
+      };
+      store_columns(column(0), column(1), column(2), column(3), scores + r * kTileKeys + key);
+    }
+  }
+}
+
 // o[r] += sum over keys of p[r][key] * v[key], for Rows rows and Vectors vectors of the dim.
 // Guarded: a weight of 0 is no multiplication, as what it hides may be a NaN.
 template <int Rows, int Vectors, bool Guarded, class V, class T>
@@ -199,6 +270,27 @@ HWY_INLINE void value_rows(const float* p, const V* const* v, int keys, std::siz
   for (; d < dim; d += lanes) {
     value_block<Rows, 1, Guarded>(p, v, keys, d, o + d, o_stride, next);
   }
+}
+
+// e^x for x <= 0, to 1.5 units in the last place; 0 below the normal numbers. Half of the
+// instructions of Highway's, which also takes large x and denormal results.
+// x = n ln 2 + r; e^r = 1 + r + r^2 q(r), where q is of degree 4 and minimax for |r| <= ln 2 / 2.
+HWY_INLINE Vector exp_of_negative(Vector x) {
+  const hn::RebindToSigned<Floats> words;
+  const Vector least = hn::Set(kFloats, -87.33654f);  // ln 2^-126
+  const auto in_range = hn::Ge(x, least);
+  x = hn::Max(x, least);
+  const auto power = hn::NearestInt(hn::Mul(x, hn::Set(kFloats, 1.44269504f)));
+  const Vector n = hn::ConvertTo(kFloats, power);
+  Vector r = hn::NegMulAdd(n, hn::Set(kFloats, 0.693147182f), x);  // ln 2 in float32, then the rest
+  r = hn::NegMulAdd(n, hn::Set(kFloats, -1.90465421e-9f), r);
+  Vector q = hn::Set(kFloats, 1.38145943e-3f);
+  for (const float c : {8.36871734e-3f, 4.16683881e-2f, 1.66665206e-1f, 4.99999934e-1f}) {
+    q = hn::MulAdd(q, r, hn::Set(kFloats, c));
+  }
+  const Vector e = hn::Add(hn::MulAdd(q, hn::Mul(r, r), r), hn::Set(kFloats, 1.0f));
+  const auto scaled = hn::Add(hn::BitCast(words, e), hn::ShiftLeft<23>(power));
+  return hn::IfThenElseZero(in_range, hn::BitCast(kFloats, scaled));
 }
 
 // Calls `block` with the row count as a constant: 4 at a time, then what is left.

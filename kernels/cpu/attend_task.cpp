@@ -46,8 +46,9 @@ HWY_EXPORT(target_name);
 
 AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
                              const AttentionOptions& options)
-    : q(static_cast<std::size_t>(max_rows) * padded(shape.k_dim)),
-      scores(static_cast<std::size_t>(max_rows) * kTileKeys),
+    : q(padded(max_rows) * padded(shape.k_dim)),
+      q_pairs(padded(max_rows) * static_cast<std::size_t>(shape.k_dim) / 2),
+      scores(padded(max_rows) * kTileKeys),
       o(static_cast<std::size_t>(max_rows) * padded(shape.v_dim)),
       max(static_cast<std::size_t>(max_rows)),
       sum(static_cast<std::size_t>(max_rows)),
@@ -60,7 +61,7 @@ AttendScratch::AttendScratch(const AttentionShape& shape, int max_rows,
                                           : std::make_unique<ModEvaluator>(options.mask.graph())) {}
 
 std::int64_t AttendScratch::size_bytes() const {
-  std::size_t floats = 0;
+  std::size_t floats = q_pairs.size();
   for (const auto* list : {&q, &scores, &o, &max, &sum, &k_rows, &v_rows}) floats += list->size();
   return static_cast<std::int64_t>(floats * sizeof(float));
 }
@@ -88,9 +89,12 @@ void merge_splits(const AttendInputs& inputs, const WorkBlock& block) {
     for (int s = 0; s < block.splits; ++s) {
       lses[static_cast<std::size_t>(s)] = inputs.workspace_lse[first + s * rows];
     }
-    const float merged = merged_lse(lses);
     const std::int64_t token = block.q_begin + row / group;
     const std::int64_t head = block.kv_head * group + row % group;
+    float merged = merged_lse(lses);
+    if (inputs.sinks != nullptr && block.counts_sinks) {
+      merged = lse_with_sink(merged, inputs.sinks[head]);
+    }
     float* o = static_cast<float*>(inputs.out.o.data) + token * inputs.out.o.stride(0) +
                head * inputs.out.o.stride(1);
     std::fill_n(o, dim, 0.0f);

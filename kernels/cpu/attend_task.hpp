@@ -25,12 +25,13 @@ struct AttendScratch {
 
   std::int64_t size_bytes() const;
 
-  std::vector<float> q;         // [max_rows, padded k_dim], scaled
-  std::vector<float> scores;    // [max_rows, kTileKeys]
-  std::vector<float> o;         // [max_rows, padded v_dim], not yet normalised
-  std::vector<float> max, sum;  // [max_rows]
-  std::vector<float> k_rows;    // [kTileKeys, padded k_dim]: keys of odd dims or float8, widened
-  std::vector<float> v_rows;    // [kTileKeys, padded v_dim]
+  std::vector<float> q;                // [padded max_rows, padded k_dim], or transposed; scaled
+  std::vector<std::uint32_t> q_pairs;  // [k_dim / 2, padded max_rows]: see load_query_pairs
+  std::vector<float> scores;           // [padded max_rows, kTileKeys]
+  std::vector<float> o;                // [max_rows, padded v_dim], not yet normalised
+  std::vector<float> max, sum;         // [max_rows]
+  std::vector<float> k_rows;  // [kTileKeys, padded k_dim]: keys of odd dims, float8 or many rows
+  std::vector<float> v_rows;  // [kTileKeys, padded v_dim]
   std::unique_ptr<ModEvaluator> score_mod;  // null: identity
   std::unique_ptr<ModEvaluator> mask_mod;   // null: everything is visible
 };
@@ -42,9 +43,12 @@ struct AttendInputs {
   AttentionShape shape;
   float scale = 1.0f;
   int first_head = 0;
+  /// Whether the scores of many rows may be summed in another order than those of few.
+  bool orders_by_rows = true;
   ConstTensorView q;               // [tokens, q_heads, k_dim]
   ConstKvPool pool;                // [pages, kv_heads, page_size, dim]
   Partial out;                     // [tokens, q_heads, v_dim], [tokens, q_heads]
+  const float* sinks = nullptr;    // [q_heads]; null: none
   float* workspace_o = nullptr;    // [workspace_rows, v_dim]
   float* workspace_lse = nullptr;  // [workspace_rows]
 };

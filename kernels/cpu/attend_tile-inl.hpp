@@ -1,7 +1,6 @@
 // One task of attend_partial, compiled once per instruction set (Highway).
 //
-// A task walks its keys in tiles of up to 64. Keys are reached through a pointer each, so a tile
-// may span any number of pages of any size.
+// A task walks its keys in tiles (attend_gather-inl.hpp) and has the softmax of what came before.
 
 #if defined(KVMESH_ATTEND_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_TILE_INL
@@ -20,6 +19,7 @@
 
 #include "core/half.hpp"
 #include "core/softmax_merge.hpp"
+#include "kernels/cpu/attend_gather-inl.hpp"
 #include "kernels/cpu/attend_products-inl.hpp"
 #include "kernels/cpu/attend_task.hpp"
 
@@ -28,23 +28,12 @@ namespace kvmesh::cpu::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// A tile: up to 64 keys of a task, in ascending position.
+// So many rows of queries are prefill: arithmetic is the limit, not memory.
+constexpr int kManyRows = 16;
+
+// Whether the processor's dot products may score keys of T: tests run each target, this one with.
 template <class T>
-struct Tile {
-  const T* k[kTileKeys];
-  const T* v[kTileKeys];
-  std::int32_t position[kTileKeys];
-  float k_scale[kTileKeys], v_scale[kTileKeys];  // of float8 keys and values
-  int keys = 0;
-  // The visits that the keys came from, where a mask is to be applied.
-  struct Segment {
-    const PageRange* range;
-    int begin, end;
-  };
-  Segment segments[kTileKeys];
-  int segment_count = 0;
-  bool masked = false;
-};
+constexpr bool kTakesDots = std::is_same_v<T, hwy::bfloat16_t>&& HWY_TARGET == HWY_AVX3;
 
 // One split of one work block, start to end.
 template <class T>
@@ -57,9 +46,13 @@ class TaskRunner {
         scratch_(scratch),
         group_(in.shape.q_heads / in.shape.kv_heads),
         rows_(static_cast<int>(block_.q_end - block_.q_begin) * group_),
+        has_many_rows_(in.orders_by_rows && rows_ >= kManyRows),
+        takes_dots_(kTakesDots<T> && has_many_rows_ && in.q.dtype == Dtype::kBFloat16 &&
+                    in.shape.k_dim % 2 == 0 && has_bfloat16_dots()),
         k_dim_(padded(in.shape.k_dim)),
         v_dim_(padded(in.shape.v_dim)),
-        widen_k_(!kLoads<T> || k_dim_ != static_cast<std::size_t>(in.shape.k_dim)),
+        widen_k_(!kLoads<T> || has_many_rows_ ||
+                 k_dim_ != static_cast<std::size_t>(in.shape.k_dim)),
         widen_v_(!kLoads<T> || v_dim_ != static_cast<std::size_t>(in.shape.v_dim)) {}
 
   void run() {
@@ -76,15 +69,12 @@ class TaskRunner {
   // tile is gathered, and its lines asked for, before this one is used.
   template <class Use>
   void for_each_tile(const Use& use) {
-    const std::int64_t per_split = in_.work->visits_per_split;
-    visit_ = block_.visit_begin + split_ * per_split;
-    visit_end_ =
-        block_.splits == 1 ? block_.visit_end : std::min(visit_ + per_split, block_.visit_end);
+    TileReader<T> reader(in_, block_, split_);
     Tile<T> tiles[2];
     int current = 0;
-    gather(tiles[0]);
+    reader.gather(tiles[0]);
     while (tiles[current].keys > 0) {
-      gather(tiles[1 - current]);
+      reader.gather(tiles[1 - current]);
       use(tiles[current], tiles[1 - current]);
       current = 1 - current;
     }
@@ -93,72 +83,38 @@ class TaskRunner {
   std::int32_t head_of(int row) const { return block_.kv_head * group_ + row % group_; }
   std::int64_t token_of(int row) const { return block_.q_begin + row / group_; }
 
-  // Queries of the block as float32 rows, scaled, zero past the dim.
+  // Queries of the block as float32 rows, scaled, zero past the dim. Many rows: [dim, padded rows].
   void load_queries() {
+    if (takes_dots_) return load_query_pairs();
+    const std::size_t row_stride = has_many_rows_ ? 1 : k_dim_;
+    const std::size_t dim_stride = has_many_rows_ ? padded(rows_) : 1;
+    const std::size_t rows = has_many_rows_ ? padded(rows_) : static_cast<std::size_t>(rows_);
+    std::fill_n(scratch_.q.data(), rows * k_dim_, 0.0f);
     for (int r = 0; r < rows_; ++r) {
-      float* row = scratch_.q.data() + static_cast<std::size_t>(r) * k_dim_;
+      float* row = scratch_.q.data() + static_cast<std::size_t>(r) * row_stride;
       const std::int64_t at = token_of(r) * in_.q.stride(0) + head_of(r) * in_.q.stride(1);
-      for (int d = 0; d < in_.shape.k_dim; ++d) {
-        row[d] = in_.scale * load_element(in_.q.data, in_.q.dtype, at + d);
+      for (int d = 0; d < in_.shape.k_dim; ++d, row += dim_stride) {
+        *row = in_.scale * load_element(in_.q.data, in_.q.dtype, at + d);
       }
-      std::fill(row + in_.shape.k_dim, row + k_dim_, 0.0f);
     }
   }
 
-  const T* key_row(const ConstTensorView& pool, std::int32_t page, int offset) const {
-    return static_cast<const T*>(pool.data) + page * pool.stride(0) +
-           block_.kv_head * pool.stride(1) + offset * pool.stride(2);
-  }
-
-  // The range of visit `visit_`, which only rises.
-  const PageRange& range_of_visit() {
-    const PageRange* ranges = in_.work->ranges.data();
-    if (range_ == nullptr) {
-      range_ = std::upper_bound(ranges + block_.range_begin, ranges + block_.range_end, visit_,
-                                [](std::int64_t visit, const PageRange& range) {
-                                  return visit < range.first_visit;
-                                }) -
-               1;
-    }
-    while (visit_ >= range_->first_visit + range_->count) ++range_;
-    return *range_;
-  }
-
-  float scale_of(const BasicRowScale<ConstTensorView>& scale, std::int32_t page, int offset) const {
-    const ConstTensorView& rows = scale.per_token;
-    if (rows.empty()) return scale.number;
-    return static_cast<const float*>(
-        rows.data)[page * rows.stride(0) + block_.kv_head * rows.stride(1) +
-                   offset * rows.stride(2)];
-  }
-
-  // The next keys of the task; a page that does not fit goes on in the next tile.
-  void gather(Tile<T>& tile) {
-    tile.keys = tile.segment_count = 0;
-    tile.masked = false;
-    const int page_size = in_.shape.page_size;
-    const std::int64_t kv_len = in_.kv_lens[block_.sequence];
-    while (visit_ < visit_end_ && tile.keys < kTileKeys) {
-      const PageRange& range = range_of_visit();
-      const LocalPage page = range.pages[visit_ - range.first_visit];
-      const std::int64_t first = static_cast<std::int64_t>(page.logical) * page_size;
-      const int live = static_cast<int>(std::min<std::int64_t>(page_size, kv_len - first));
-      const int take = std::min(live - offset_, kTileKeys - tile.keys);
-      tile.segments[tile.segment_count++] = {&range, tile.keys, tile.keys + take};
-      tile.masked |= range.masked;
-      for (int i = 0; i < take; ++i, ++tile.keys) {
-        tile.k[tile.keys] = key_row(in_.pool.k, page.page, offset_ + i);
-        tile.v[tile.keys] = key_row(in_.pool.v, page.page, offset_ + i);
-        tile.position[tile.keys] = static_cast<std::int32_t>(first) + offset_ + i;
-        if constexpr (std::is_same_v<T, Float8>) {
-          tile.k_scale[tile.keys] = scale_of(in_.pool.k_scale, page.page, offset_ + i);
-          tile.v_scale[tile.keys] = scale_of(in_.pool.v_scale, page.page, offset_ + i);
-        }
-      }
-      offset_ += take;
-      if (offset_ >= live) {
-        ++visit_;
-        offset_ = 0;
+  // Queries in pairs of the dim, [pairs, padded rows]. They stay bfloat16: only the power of two in
+  // the scale is multiplied in.
+  void load_query_pairs() {
+    int exponent = 0;
+    dots_scale_ = std::frexp(in_.scale, &exponent);
+    const std::size_t rows = padded(rows_);
+    std::fill_n(scratch_.q_pairs.data(), rows * static_cast<std::size_t>(in_.shape.k_dim) / 2, 0u);
+    for (int r = 0; r < rows_; ++r) {
+      const std::int64_t at = token_of(r) * in_.q.stride(0) + head_of(r) * in_.q.stride(1);
+      std::uint32_t* pair = scratch_.q_pairs.data() + r;
+      for (int d = 0; d < in_.shape.k_dim; d += 2, pair += rows) {
+        const auto element = [&](int i) {
+          const float value = load_element(in_.q.data, in_.q.dtype, at + d + i);
+          return std::uint32_t{float_to_bfloat16(std::ldexp(value, exponent))};
+        };
+        *pair = element(0) | element(1) << 16;
       }
     }
   }
@@ -166,7 +122,9 @@ class TaskRunner {
   // Scores of all rows and keys of the tile, modified and masked.
   void score(const Tile<T>& tile, const Tile<T>& next) {
     const NextRows<T> next_k{next.k, next.keys};
-    if (widen_k_) {
+    if (takes_dots_) {
+      score_by_dots(tile, next_k);
+    } else if (widen_k_) {
       const float* rows[kTileKeys];
       widen(tile.k, tile.k_scale, tile.keys, in_.shape.k_dim, k_dim_, scratch_.k_rows.data(), rows);
       compute_scores(rows, tile.keys, next_k);
@@ -212,6 +170,9 @@ class TaskRunner {
 
   template <class K>
   void compute_scores(const K* const* k, int keys, const NextRows<T>& next) {
+    if constexpr (std::is_same_v<K, float>) {
+      if (has_many_rows_) return score_many_rows(k, keys, next);
+    }
     for (int key = 0; key < keys; key += 4) {
       const K* four[4];
       for (int i = 0; i < 4; ++i) four[i] = k[std::min(key + i, keys - 1)];
@@ -220,6 +181,45 @@ class TaskRunner {
         score_block<rows()>(scratch_.q.data() + static_cast<std::size_t>(r) * k_dim_, k_dim_, four,
                             k_dim_, scratch_.scores.data() + r * kTileKeys + key);
       });
+    }
+  }
+
+  void score_many_rows(const float* const* k, int keys, const NextRows<T>& next) {
+    const int lanes = static_cast<int>(hn::Lanes(kFloats));
+    const int dim = in_.shape.k_dim;
+    for (int key = 0; key < keys; key += kScoreKeys) {
+      const float* columns[kScoreKeys];
+      for (int i = 0; i < kScoreKeys; ++i) columns[i] = k[std::min(key + i, keys - 1)];
+      for (int i = key; i < key + kScoreKeys; ++i) next.prefetch(i, 0, k_dim_);
+      for (int r = 0; r < rows_; r += 2 * lanes) {
+        const float* q = scratch_.q.data() + r;
+        float* scores = scratch_.scores.data() + r * kTileKeys + key;
+        if (rows_ - r > lanes) {
+          score_columns<2>(q, padded(rows_), columns, dim, scores);
+        } else {
+          score_columns<1>(q, padded(rows_), columns, dim, scores);
+        }
+      }
+    }
+  }
+
+  void score_by_dots(const Tile<T>& tile, const NextRows<T>& next) {
+    if constexpr (kTakesDots<T>) {
+      HWY_ALIGN float dots[kDotKeys * kDotRows];
+      for (int key = 0; key < tile.keys; key += kDotKeys) {
+        const std::uint16_t* keys[kDotKeys];
+        for (int i = 0; i < kDotKeys; ++i) {
+          const T* row = tile.k[std::min(key + i, tile.keys - 1)];
+          keys[i] = reinterpret_cast<const std::uint16_t*>(row);
+          next.prefetch(key + i, 0, k_dim_);
+        }
+        for (int r = 0; r < rows_; r += kDotRows) {
+          const bool both_halves = rows_ - r > kDotRows / 2;
+          bfloat16_dots(scratch_.q_pairs.data() + r, padded(rows_), keys, in_.shape.k_dim / 2,
+                        both_halves, dots);
+          store_dots(dots, both_halves, dots_scale_, scratch_.scores.data() + r * kTileKeys + key);
+        }
+      }
     }
   }
 
@@ -287,7 +287,7 @@ class TaskRunner {
     const Vector shift = hn::Set(kFloats, new_max);
     Vector total = hn::Zero(kFloats);
     for (std::size_t i = 0; i < kTileKeys; i += lanes) {
-      const Vector p = hn::Exp(kFloats, hn::Sub(hn::LoadU(kFloats, scores + i), shift));
+      const Vector p = exp_of_negative(hn::Sub(hn::LoadU(kFloats, scores + i), shift));
       hn::StoreU(p, kFloats, scores + i);
       total = hn::Add(total, p);
     }
@@ -320,11 +320,17 @@ class TaskRunner {
     for (int r = 0; r < rows_; ++r) {
       const float sum = scratch_.sum[static_cast<std::size_t>(r)];
       const float max = scratch_.max[static_cast<std::size_t>(r)];
-      const float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
+      float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
+      float lse = max == kNoKeys ? kNoKeys : max + std::log(sum);
+      if (in_.sinks != nullptr && block_.counts_sinks && block_.splits == 1) {
+        const float merged = lse_with_sink(lse, in_.sinks[head_of(r)]);
+        inverse *= merge_weight(lse, merged);
+        lse = merged;
+      }
       const float* from = scratch_.o.data() + static_cast<std::size_t>(r) * v_dim_;
       float* to = o_row(r);
       for (int d = 0; d < in_.shape.v_dim; ++d) to[d] = from[d] * inverse;
-      *lse_of(r) = max == kNoKeys ? kNoKeys : max + std::log(sum);
+      *lse_of(r) = lse;
     }
   }
 
@@ -348,11 +354,10 @@ class TaskRunner {
   AttendScratch& scratch_;
   const int group_;
   const int rows_;
+  const bool has_many_rows_, takes_dots_;
+  float dots_scale_ = 1.0f;  // what of the scale load_query_pairs left
   const std::size_t k_dim_, v_dim_;
   const bool widen_k_, widen_v_;
-  std::int64_t visit_ = 0, visit_end_ = 0;
-  const PageRange* range_ = nullptr;  // of visit_; null: not looked up yet
-  int offset_ = 0;                    // keys of the current visit that earlier tiles took
 };
 
 }  // namespace

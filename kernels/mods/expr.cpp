@@ -82,6 +82,11 @@ std::int32_t Expr::fits_int32(bool fits, std::int64_t value) {
 
 ModType Expr::type() const { return node_->type; }
 
+}  // namespace kvmesh
+
+// Friends do not take the visibility of the namespace that the header opens.
+namespace KVMESH_API kvmesh {
+
 Expr operator+(const Expr& a, const Expr& b) { return numeric(ModOp::kAdd, a, b); }
 Expr operator-(const Expr& a, const Expr& b) { return numeric(ModOp::kSubtract, a, b); }
 Expr operator*(const Expr& a, const Expr& b) { return numeric(ModOp::kMultiply, a, b); }
@@ -109,6 +114,10 @@ Expr operator!(const Expr& a) {
   require(a.type() == ModType::kBool, "a mod applies ! to {}: it needs bool", name(a.type()));
   return make(ModOp::kNot, ModType::kBool, a);
 }
+
+}  // namespace kvmesh
+
+namespace kvmesh {
 
 Expr where(const Expr& condition, const Expr& a, const Expr& b) {
   require(condition.type() == ModType::kBool,

@@ -24,8 +24,10 @@ float Multiply(std::int64_t steps) {
   // Factors that keep the sums finite, and that the compiler cannot know.
   volatile float below_one = 0.999f, small = 1e-3f;
   const auto a = hn::Set(kFloats, below_one), b = hn::Set(kFloats, small);
-  auto s0 = b, s1 = b, s2 = b, s3 = b, s4 = b, s5 = b;
-  auto s6 = b, s7 = b, s8 = b, s9 = b, s10 = b, s11 = b;
+  // Sums that begin alike would be one to the compiler.
+  const auto start = [&](int i) { return hn::Set(kFloats, small * static_cast<float>(i)); };
+  auto s0 = start(0), s1 = start(1), s2 = start(2), s3 = start(3), s4 = start(4), s5 = start(5);
+  auto s6 = start(6), s7 = start(7), s8 = start(8), s9 = start(9), s10 = start(10), s11 = start(11);
   for (std::int64_t step = 0; step < steps; ++step) {
     s0 = hn::MulAdd(s0, a, b);
     s1 = hn::MulAdd(s1, a, b);

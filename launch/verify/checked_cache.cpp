@@ -1,9 +1,8 @@
-#include "launch/verify/checked_cache.hpp"
-
-#include <fmt/format.h>
-
-#include <cmath>
+// CheckedCache: the calls that it makes alike on all three.
+#include <limits>
 #include <type_traits>
+
+#include "launch/verify/checked_step.hpp"
 
 namespace kvmesh::verify {
 namespace {
@@ -24,6 +23,16 @@ View some_rows(View view, std::int64_t begin, std::int64_t count) {
   view.data = static_cast<Bytes>(view.data) + offset;
   view.shape[0] = count;
   return view;
+}
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Of sinks [1, 1, all heads]: [some heads].
+ConstTensorView some_heads(const TensorView& sinks, Share heads) {
+  return {static_cast<const float*>(sinks.data) + heads.begin,
+          Dtype::kFloat32,
+          {heads.size()},
+          sinks.device};
 }
 
 std::int64_t queries_of(const BatchEntry& entry) {
@@ -66,9 +75,6 @@ PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
   return alone;
 }
 
-// Of two numbers that may be the same infinity.
-double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
-
 void poison_free_pages(KvCache& cache) {
   for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
     if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
@@ -79,47 +85,6 @@ void poison_free_pages(KvCache& cache) {
 }
 
 }  // namespace
-
-// A step in hand: both plans, and where each query token belongs.
-struct CheckedCache::Step {
-  struct Query {
-    std::size_t entry = 0;
-    std::int64_t position = 0;
-  };
-
-  Step(std::span<const BatchEntry> entries, const StepOptions& how, StepPlan planned,
-       StepPlan planned_single)
-      : batch(entries), options(how), plan(std::move(planned)), single(std::move(planned_single)) {}
-
-  const MaskMod& visible() const { return options.visible ? *options.visible : options.plan.mask; }
-
-  std::span<const BatchEntry> batch;
-  const StepOptions& options;
-  StepPlan plan;
-  StepPlan single;
-  std::vector<Query> queries;
-};
-
-struct CheckedCache::Outputs {
-  HostTensor o, lse;
-};
-
-// One layer's queries, and what came of them here and on the single rank; there also of queries as
-// this device may round them.
-struct CheckedCache::LayerResult {
-  int layer;
-  const HostTensor& q;
-  const HostTensor& o;
-  const HostTensor& lse;
-  const Outputs& single;
-  const Outputs& rounded;
-};
-
-// A row of this rank's output: where it is there, and which it is of the batch and the model.
-struct CheckedCache::Row {
-  std::int64_t row, column;
-  std::int64_t token, head;
-};
 
 CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
     : mesh_(&mesh),
@@ -257,6 +222,14 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   return true;
 }
 
+HostTensor CheckedCache::random_sinks() {
+  HostTensor sinks(Dtype::kFloat32, 1, 1, cache_.options().q_heads, mesh_->device());
+  for (std::int64_t head = 0; head < sinks.dim(); ++head) {
+    sinks.set(0, 0, head, random_.one_in(6) ? -kInfinity : 4.0f * random_.real());
+  }
+  return sinks;
+}
+
 void CheckedCache::run_layer(Step& step, int layer) {
   const CacheOptions& cache = cache_.options();
   const StepOptions& options = step.options;
@@ -269,6 +242,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor v =
       random_tensor(input_dtype, m, is_latent() ? 0 : appended, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
+  HostTensor sinks = random_sinks();
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
   const std::int64_t heads = step.plan.heads_of_output().size();
@@ -277,14 +251,18 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
   const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
+  const auto given = [&](const TensorView& all, Share some) {
+    return options.sinks ? some_heads(all, some) : ConstTensorView{};
+  };
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
-                         is_latent() ? TensorView{} : v.on_device(kv_heads)};
+                         is_latent() ? TensorView{} : v.on_device(kv_heads),
+                         given(sinks.on_device(), q_heads)};
   if (options.in_parts && !cache.reproducible) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
     HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
     const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
     step.plan.append(layer, input.k, input.v);
-    step.plan.attend_partial(layer, input.q, mine);
+    step.plan.attend_partial(layer, input.q, mine, {}, input.sinks);
     mesh_->wait({}, "attend_partial");
     partial_o.fetch();
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
@@ -298,17 +276,19 @@ void CheckedCache::run_layer(Step& step, int layer) {
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
-                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended)};
+                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended),
+                       given(sinks.view(), {0, cache.q_heads})};
   step.single.append(layer, all.k, all.v);
-  const Outputs single =
-      cache.reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q);
+  const Outputs single = cache.reproducible ? run_alone(step, layer, all)
+                                            : attend_alone(step, layer, all.q, all.sinks);
   const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
   if (rounded_type == input_dtype) {
-    check_layer(step, {layer, q, o, lse, single, single});
+    check_layer(step, {layer, q, sinks, o, lse, single, single});
     return;
   }
   const HostTensor rounded = rounded_rows(q, queries, rounded_type);
-  check_layer(step, {layer, q, o, lse, single, attend_alone(step, layer, rounded.view())});
+  check_layer(step, {layer, q, sinks, o, lse, single,
+                     attend_alone(step, layer, rounded.view(), all.sinks)});
 }
 
 CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
@@ -319,9 +299,10 @@ CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
 }
 
 // A partial over all keys is the whole answer.
-CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q) {
+CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q,
+                                                 const ConstTensorView& sinks) {
   Outputs out = outputs_of(step);
-  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()});
+  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()}, {}, sinks);
   return out;
 }
 
@@ -347,7 +328,7 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
                                  alone_in_batch(options, static_cast<std::int32_t>(s), positions));
     const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
     const ConstTensorView no_values = is_latent() ? all.v : some_rows(all.v, 0, 0);
-    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values},
+    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values, all.sinks},
              {rows(out.o.view()), rows(out.lse.matrix())});
     begin += queries;
   }
@@ -372,96 +353,6 @@ void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, co
       }
     }
   }
-}
-
-void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
-  const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
-  for (std::int64_t row = 0; row < result.o.rows(); ++row) {
-    const std::int64_t t = tokens.begin + row;
-    if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
-    // Where every rank has every row, each compares its turn of them with float64.
-    const bool exact = step.options.plan.scatter != Scatter::kAll ||
-                       t % mesh_->kv_parallel() == mesh_->kv_rank().value;
-    for (std::int64_t h = 0; h < result.o.heads(); ++h) {
-      const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
-      const auto single_o = [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; };
-      const double single_lse = result.single.lse.get(t, head, 0);
-      if (cache_.options().reproducible) {
-        compare_bits(step, result, {row, h, t, head}, single_o, single_lse);
-      } else {
-        compare_row(step, result, {row, h, t, head}, "one rank", single_o, single_lse);
-      }
-      if (!exact) continue;
-      const ReferenceRow want = reference(step, result, t, head);
-      compare_row(
-          step, result, {row, h, t, head}, "float64",
-          [&](std::int64_t d) { return want.o[static_cast<std::size_t>(d)]; }, want.lse);
-      findings_.add_rows(1);
-    }
-  }
-}
-
-std::string CheckedCache::place_of(const Step& step, const LayerResult& result, const Row& row,
-                                   const std::string& what) const {
-  const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
-  return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {}", result.layer,
-                     row.token, describe(step.batch[query.entry].sequence), query.position,
-                     row.head, what);
-}
-
-template <class WantO>
-void CheckedCache::compare_bits(const Step& step, const LayerResult& result, const Row& row,
-                                const WantO& want_o, double want_lse) {
-  const auto where = [&](const std::string& what) {
-    return place_of(step, result, row, what + " by one rank, which must have the same bits");
-  };
-  const Bound none{.tolerance = 0};
-  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
-    const float want = rounded_to(step.options.output, static_cast<float>(want_o(d)));
-    findings_.compare(result.o.get(row.row, row.column, d), want, none,
-                      [&] { return where(fmt::format("o[{}]", d)); });
-  }
-  if (!step.options.lse) return;
-  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse, none,
-                    [&] { return where("lse"); });
-}
-
-template <class WantO>
-void CheckedCache::compare_row(const Step& step, const LayerResult& result, const Row& row,
-                               const char* with, const WantO& want_o, double want_lse) {
-  const auto where = [&](const std::string& what) {
-    return place_of(step, result, row, fmt::format("{} by {}", what, with));
-  };
-  const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {
-    return distance((result.single.*of).get(row.token, row.head, d),
-                    (result.rounded.*of).get(row.token, row.head, d));
-  };
-  const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), cache_.options().dtype);
-  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
-    findings_.compare(
-        result.o.get(row.row, row.column, d), want_o(d),
-        {.tolerance = tolerances.o, .spread = spread(&Outputs::o, d), .dtype = step.options.output},
-        [&] { return where(fmt::format("o[{}]", d)); });
-  }
-  if (!step.options.lse) return;
-  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse,
-                    {.tolerance = tolerances.lse, .spread = spread(&Outputs::lse, 0)},
-                    [&] { return where("lse"); });
-}
-
-ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
-                                     std::int64_t head) const {
-  const CacheOptions& cache = cache_.options();
-  const PlanOptions& plan = step.options.plan;
-  const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
-  std::vector<float> query;
-  for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
-  const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
-  const Layers& layers = content_.at(step.batch[at.entry].sequence);
-  return reference_row(layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
-                       step.visible(), plan.score, static_cast<std::int32_t>(at.entry),
-                       static_cast<std::int32_t>(head), cache.q_heads / cache.kv_heads,
-                       static_cast<std::int32_t>(at.position));
 }
 
 }  // namespace kvmesh::verify

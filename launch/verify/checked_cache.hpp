@@ -22,6 +22,7 @@ struct StepOptions {
   std::optional<Dtype> input{};    ///< of the queries, keys and values given. Unset: the cache's
   Dtype output = Dtype::kFloat32;  ///< of the output asked for
   bool lse = true;                 ///< ask for the merged LSE
+  bool sinks = false;              ///< each layer has random sinks, of which some are -inf
   /// append, attend_partial and combine one by one, instead of run; not if reproducible.
   bool in_parts = false;
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
@@ -72,9 +73,12 @@ class CheckedCache {
   /// With `filled` rows of numbers, the rest NaN.
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
                            std::int64_t dim);
+  /// [1, 1, q_heads].
+  HostTensor random_sinks();
   void run_layer(Step& step, int layer);
   Outputs outputs_of(const Step& step) const;
-  Outputs attend_alone(Step& step, int layer, const ConstTensorView& q);
+  Outputs attend_alone(Step& step, int layer, const ConstTensorView& q,
+                       const ConstTensorView& sinks);
   Outputs run_alone(Step& step, int layer, const LayerInput& all);
   void remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v);
   void check_layer(const Step& step, const LayerResult& result);

@@ -153,6 +153,7 @@ class Simulation {
     options.input = random_.pick(kDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
     options.lse = random_.coin();
+    options.sinks = random_.one_in(3);
     options.in_parts = random_.one_in(3);
     options.replanned = !blocks && random_.coin();
     if (!cache_.step(batch, options) && alive_.size() > 1) erase_any();

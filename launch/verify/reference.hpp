@@ -60,4 +60,14 @@ inline ReferenceRow reference_row(const DenseSequence& sequence, const float* q,
   return row;
 }
 
+/// The row with a sink: one more key with this score and the value 0.
+inline ReferenceRow with_sink(ReferenceRow row, double sink) {
+  const double max = std::max(row.lse, sink);
+  if (max == -std::numeric_limits<double>::infinity()) return row;
+  const double keys = std::exp(row.lse - max), sum = keys + std::exp(sink - max);
+  for (double& o : row.o) o *= keys / sum;
+  row.lse = max + std::log(sum);
+  return row;
+}
+
 }  // namespace kvmesh::verify

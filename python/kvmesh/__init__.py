@@ -10,11 +10,14 @@
 import atexit as _atexit
 import sys as _sys
 
+from . import _nccl as _  # before the extension module
+
 from . import _kvmesh
-from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, KvCache, MaskMod, PageAllocator, ScoreMod,
-                      StepPlan, alibi, causal, cpu_instruction_set, cuda_device_count, exp, log,
-                      make_block_mask, maximum, minimum, mpi_library, nccl_version, no_mask,
-                      prefix_lm, sliding_window, soft_cap, sqrt, tanh, to_float, to_int, where)
+from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, KvCache, MaskMod, PageAllocator, PrefixKey,
+                      PrefixMatch, ScoreMod, StepPlan, alibi, causal, cpu_instruction_set,
+                      cuda_device_count, exp, log, make_block_mask, maximum, minimum, mpi_library,
+                      nccl_version, no_mask, prefix_lm, sliding_window, soft_cap, sqrt, tanh,
+                      to_float, to_int, where)
 from .errors import (BrokenGroup, DigestMismatch, Error, InvalidArgument, NcclError, OutOfMemory,
                      OutOfPages, OutOfThreads, PeerLost, RendezvousError, Timeout, UnknownSequence,
                      Unsupported)

@@ -17,7 +17,8 @@ def for_buffer(values):
     """A contiguous array of float32, int32 or bool, of one or two dimensions."""
     import numpy
     if hasattr(values, "detach"):  # torch's, on any device
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
     array = numpy.asarray(values)
     if array.ndim not in (1, 2):
         raise TypeError("a buffer has one or two dimensions")

@@ -15,13 +15,18 @@ namespace kvmesh::python {
 
 namespace nb = nanobind;
 
+template <class T>
+class Closable;
+
 void bind_errors(nb::module_& module);
 void bind_mods(nb::module_& module);
 void bind_allocator(nb::module_& module);
 void bind_mesh(nb::module_& module);
 void bind_plan(nb::module_& module);
 void bind_cache(nb::module_& module);
+void bind_prefix(nb::module_& module, nb::class_<Closable<KvCache>>& cache);
 void bind_combine(nb::module_& module);
+void bind_paged(nb::module_& module);
 
 /// An object that `close` or the end of a `with` block ends, before Python collects it.
 template <class T>
@@ -49,6 +54,7 @@ using PyCache = Closable<KvCache>;
 struct PlannedStep {
   StepPlan plan;
   std::int64_t q_heads, kv_heads, k_dim, v_dim;
+  bool is_latent;
 };
 using PyPlan = Closable<PlannedStep>;
 
@@ -79,6 +85,10 @@ Enum named(std::string_view text, std::initializer_list<Enum> all, const char* w
 }
 Scatter scatter_from(std::string_view text);
 CombineStrategy strategy_from(std::string_view text);
+std::optional<WayKind> way_from(std::optional<std::string_view> text);
+/// @throws InvalidArgument for unknown names.
+PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_view eviction,
+                             std::string seed);
 
 /// A tensor of any library that speaks DLPack, and the view of it; the array keeps it alive.
 struct Tensor {

@@ -32,7 +32,9 @@ std::optional<StepLimits> limits_of(nb::handle limits) {
 
 std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
                              std::optional<float> scale, std::string_view scatter,
-                             std::string_view strategy, const std::vector<std::int64_t>& positions,
+                             std::string_view strategy, std::optional<std::string_view> way,
+                             std::string_view travels_as,
+                             const std::vector<std::int64_t>& positions,
                              const BlockMask* block_mask, nb::handle limits, bool may_be_full) {
   PlanOptions options;
   options.mask = mask_from(mask, mods::causal());
@@ -40,6 +42,8 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   options.scale = scale;
   options.scatter = scatter_from(scatter);
   options.strategy = strategy_from(strategy);
+  options.way = way_from(way);
+  options.travels_as = dtype_from(travels_as);
   options.q_positions = positions;
   options.block_mask = block_mask;
   options.limits = limits_of(limits);
@@ -55,8 +59,8 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
 PlannedStep planned(KvCache& cache, StepPlan plan) {
   const CacheOptions& options = cache.options();
   const int share = cache.mesh().head_parallel();
-  return {std::move(plan), options.q_heads / share, options.kv_heads / share, options.k_dim,
-          options.v_dim};
+  return {std::move(plan), options.q_heads / share, options.kv_heads / share,
+          options.k_dim,   options.v_dim,           options.page_kind == PageKind::kLatent};
 }
 
 void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
@@ -71,7 +75,9 @@ void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
 CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
                            int page_size, std::int64_t pages_per_rank, std::int64_t bytes,
                            double memory_fraction, std::string_view dtype,
-                           std::string_view placement, std::int64_t home, bool reproducible) {
+                           std::string_view page_kind, std::string_view scale_kind, float k_scale,
+                           float v_scale, std::string_view placement, std::int64_t home,
+                           bool reproducible, PrefixOptions prefix) {
   CacheOptions options;
   options.layers = layers;
   options.q_heads = q_heads;
@@ -83,9 +89,15 @@ CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int
   options.bytes = bytes;
   options.memory_fraction = memory_fraction;
   options.dtype = dtype_from(dtype);
+  options.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
+  options.scales = {
+      .kind = named(scale_kind, {ScaleKind::kPerTensor, ScaleKind::kPerTokenAndHead}, "scale_kind"),
+      .k = k_scale,
+      .v = v_scale};
   options.placement = placement_from(placement);
   options.home_threshold_tokens = home;
   options.reproducible = reproducible;
+  options.prefix = std::move(prefix);
   return options;
 }
 
@@ -154,10 +166,14 @@ void bind_cache_class(nb::module_& module) {
       "__init__",
       [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
          int page_size, std::int64_t pages_per_rank, std::int64_t bytes, double memory_fraction,
-         std::string_view dtype, std::string_view placement, std::int64_t home, bool reproducible) {
-        const CacheOptions options =
-            cache_options(layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
-                          memory_fraction, dtype, placement, home, reproducible);
+         std::string_view dtype, std::string_view page_kind, std::string_view scale_kind,
+         float k_scale, float v_scale, std::string_view placement, std::int64_t home,
+         bool reproducible, bool prefix_cache, std::string_view prefix_hash,
+         std::string_view eviction, const std::string& prefix_seed) {
+        const CacheOptions options = cache_options(
+            layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
+            memory_fraction, dtype, page_kind, scale_kind, k_scale, v_scale, placement, home,
+            reproducible, prefix_options(prefix_cache, prefix_hash, eviction, prefix_seed));
         Mesh& of = mesh.get();
         const nb::gil_scoped_release release;
         new (self) PyCache(KvCache(of, options));
@@ -165,25 +181,32 @@ void bind_cache_class(nb::module_& module) {
       nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
       nb::arg("pages_per_rank") = 0, nb::arg("bytes") = 0, nb::arg("memory_fraction") = 0.0,
-      nb::arg("dtype") = "bfloat16", nb::arg("placement") = "balanced",
-      nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false);
+      nb::arg("dtype") = "bfloat16", nb::arg("page_kind") = "kv",
+      nb::arg("scale_kind") = "per token and head", nb::arg("k_scale") = 1.0f,
+      nb::arg("v_scale") = 1.0f, nb::arg("placement") = "balanced",
+      nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false,
+      nb::arg("prefix_cache") = false, nb::arg("prefix_hash") = "sha256_cbor",
+      nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "");
   make_closable(type);
   bind_sequences(type);
+  bind_prefix(module, type);
   const auto def_plan = [&](const char* name, bool may_be_full, const char* doc) {
     type.def(
         name,
         [may_be_full](PyCache& self, nb::object batch, nb::object mask, nb::object score,
                       std::optional<float> scale, std::string_view scatter,
-                      std::string_view strategy, const std::vector<std::int64_t>& positions,
+                      std::string_view strategy, std::optional<std::string_view> way,
+                      std::string_view travels_as, const std::vector<std::int64_t>& positions,
                       const BlockMask* block_mask, nb::object limits) -> std::optional<PyPlan> {
-          auto made = plan(self, batch, mask, score, scale, scatter, strategy, positions,
-                           block_mask, limits, may_be_full);
+          auto made = plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as,
+                           positions, block_mask, limits, may_be_full);
           if (!made) return std::nullopt;
           return PyPlan(planned(self.get(), std::move(*made)));
         },
         nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(),
         nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
-        nb::arg("strategy") = "auto", nb::arg("q_positions") = std::vector<std::int64_t>{},
+        nb::arg("strategy") = "auto", nb::arg("way") = nb::none(),
+        nb::arg("travels_as") = "float32", nb::arg("q_positions") = std::vector<std::int64_t>{},
         nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(), doc);
   };
   def_plan("plan", false,

@@ -19,6 +19,8 @@ struct PyBuffer {
 
 std::optional<Expr> try_expr(nb::handle value) {
   if (nb::isinstance<Expr>(value)) return nb::cast<Expr>(value);
+  // Arrays of one element, which Python would take for an index whatever they hold.
+  if (nb::hasattr(value, "item")) return try_expr(value.attr("item")());
   if (PyBool_Check(value.ptr())) return Expr(value.is(Py_True));
   if (PyIndex_Check(value.ptr())) {
     const auto index = nb::steal(PyNumber_Index(value.ptr()));

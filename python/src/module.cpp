@@ -1,4 +1,5 @@
 // The extension module kvmesh._kvmesh: the package beside it gives its names to the world.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
@@ -15,6 +16,11 @@ CombineStrategy strategy_from(std::string_view text) {
                {CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll,
                 CombineStrategy::kAllReduce},
                "strategy");
+}
+
+std::optional<WayKind> way_from(std::optional<std::string_view> text) {
+  if (!text) return std::nullopt;
+  return named(*text, {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer}, "way");
 }
 
 }  // namespace kvmesh::python
@@ -35,4 +41,5 @@ NB_MODULE(_kvmesh, module) {
   bind_plan(module);
   bind_cache(module);
   bind_combine(module);
+  bind_paged(module);
 }

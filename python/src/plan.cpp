@@ -21,6 +21,12 @@ Tensor new_tokens(nb::handle object, const PlannedStep& step, std::int64_t dim, 
   return nothing;
 }
 
+/// Latent pages take no values.
+Tensor new_values(nb::handle object, const PlannedStep& step, const Tensor& like) {
+  return step.is_latent && object.is_none() ? Tensor{}
+                                            : new_tokens(object, step, step.v_dim, like, "v");
+}
+
 /// The merged rows of this rank, in the caller's arrays or in new ones.
 struct Output {
   nb::object o, lse;
@@ -42,41 +48,47 @@ Output output_of(const PlannedStep& step, nb::handle like, nb::object o, nb::obj
 }
 
 nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
-               nb::object lse, nb::object stream) {
+               nb::object lse, nb::object stream, nb::object sinks) {
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const Tensor keys = new_tokens(k, step, step.k_dim, queries, "k");
-  const Tensor values = new_tokens(v, step, step.v_dim, queries, "v");
+  const Tensor values = new_values(v, step, queries);
+  const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
   const Output output = output_of(step, q, out, lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
     const nb::gil_scoped_release release;
-    step.plan.run(layer, {.q = queries.view, .k = keys.view, .v = values.view}, output.views(), on);
+    step.plan.run(layer,
+                  {.q = queries.view, .k = keys.view, .v = values.view, .sinks = counted.view},
+                  output.views(), on);
   }
   return output.result();
 }
 
 void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stream) {
   const Tensor keys = input(k, "k");
-  const Tensor values = input(v, "v");
+  const Tensor values = new_values(v, self.get(), keys);
   const Stream on = stream_of(stream, keys.view.device);
   const nb::gil_scoped_release release;
   self.get().plan.append(layer, keys.view, values.view, on);
 }
 
 std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::object q,
-                                                 nb::object o, nb::object lse, nb::object stream) {
+                                                 nb::object o, nb::object lse, nb::object stream,
+                                                 nb::object sinks) {
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
   if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
   if (lse.is_none()) lse = make_array(q, {tokens, step.q_heads}, true);
+  const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
   const Tensor part_o = output(o, "o");
   const Tensor part_lse = output(lse, "lse");
   const Stream on = stream_of(stream, queries.view.device);
   {
     const nb::gil_scoped_release release;
-    step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on);
+    step.plan.attend_partial(layer, queries.view, {.o = part_o.view, .lse = part_lse.view}, on,
+                             counted.view);
   }
   return {o, lse};
 }
@@ -109,22 +121,33 @@ void bind_plan(nb::module_& module) {
                           "One step of a batch: planned once, run for each layer. Good until one "
                           "of its sequences changes.");
   make_closable(type);
-  type.def("run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
-           nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
-           nb::arg("stream") = nb::none(),
-           "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
-           "kv_heads, dim], left out where nothing is appended. Returns out, new if none is given; "
-           "with lse (an array, or True for a new one) (out, lse).")
-      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v"),
+  type.def(
+          "run", &run, nb::arg("layer"), nb::arg("q"), nb::arg("k") = nb::none(),
+          nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
+          nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
+          "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
+          "kv_heads, dim], left out where nothing is appended; sinks [q_heads] float32, the "
+          "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
+          "for a new one) (out, lse).")
+      .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
            nb::arg("stream") = nb::none())
       .def("attend_partial", &attend_partial, nb::arg("layer"), nb::arg("q"),
            nb::arg("o") = nb::none(), nb::arg("lse") = nb::none(), nb::arg("stream") = nb::none(),
+           nb::arg("sinks") = nb::none(),
            "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
       .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
            nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
            "Merges the partials of all ranks. Returns as run does.")
       .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
+      .def_prop_ro(
+          "output_shape",
+          [](PyPlan& self) {
+            const PlannedStep& step = self.get();
+            return nb::make_tuple(step.plan.tokens_of_output().size(),
+                                  step.plan.heads_of_output().size(), step.v_dim);
+          },
+          "(tokens, heads, v_dim) of this rank's output.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

@@ -1,24 +1,32 @@
 // Caches and sequences of the C interface.
 #include "runtime/c/guard.hpp"
 #include "runtime/c/handles.hpp"
+#include "runtime/c/tensors.hpp"
 
 using namespace kvmesh;
 using namespace kvmesh::c;
 
 namespace {
 
-Dtype dtype_of(std::int32_t number) {
-  constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat32, Dtype::kFloat16,
-                               Dtype::kBFloat16};
-  require(number >= 0 && number <= KVMESH_DTYPE_BFLOAT16, "dtype {} is none", number);
-  return kDtypes[number];
+Dtype page_dtype(std::int32_t number) {
+  return number == KVMESH_DTYPE_DEFAULT ? Dtype::kBFloat16 : dtype_of(number);
 }
 
-Placement placement_of(std::int32_t number) {
-  constexpr Placement kPlacements[] = {Placement::kBalanced, Placement::kStriped,
-                                       Placement::kPacked};
-  require(number >= 0 && number <= KVMESH_PLACE_PACKED, "placement {} is none", number);
-  return kPlacements[number];
+KvScales scales_of(const kvmesh_cache_options_t& given) {
+  return {.kind = choice({ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor}, given.scale_kind,
+                         "scale_kind"),
+          .k = given.k_scale == 0 ? 1 : given.k_scale,
+          .v = given.v_scale == 0 ? 1 : given.v_scale};
+}
+
+PrefixOptions prefix_options(const kvmesh_cache_options_t& given) {
+  return {.enabled = given.prefix_cache != 0,
+          .hash = choice({PrefixHash::kSha256Cbor, PrefixHash::kXxh3}, given.prefix_hash,
+                         "prefix_hash"),
+          .seed = text_or_empty(given.prefix_seed),
+          .eviction = choice({Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
+                              Eviction::kS3Fifo, Eviction::kSegmented},
+                             given.eviction, "eviction")};
 }
 
 CacheOptions cache_options(const kvmesh_cache_options_t* given) {
@@ -30,8 +38,13 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.k_dim = known_options.k_dim;
   options.v_dim = known_options.v_dim;
   if (known_options.page_size != 0) options.page_size = known_options.page_size;
-  options.dtype = dtype_of(known_options.dtype);
-  options.placement = placement_of(known_options.placement);
+  options.dtype = page_dtype(known_options.dtype);
+  options.page_kind =
+      choice({PageKind::kKv, PageKind::kLatent}, known_options.page_kind, "page_kind");
+  options.scales = scales_of(known_options);
+  options.prefix = prefix_options(known_options);
+  options.placement = choice({Placement::kBalanced, Placement::kStriped, Placement::kPacked},
+                             known_options.placement, "placement");
   options.pages_per_rank = known_options.pages_per_rank;
   options.bytes = known_options.bytes;
   options.memory_fraction = known_options.memory_fraction;

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <initializer_list>
+#include <string>
 #include <type_traits>
 
 #include "core/check.hpp"
@@ -30,6 +32,16 @@ T& checked(T* pointer, const char* what) {
   require(pointer != nullptr, "{} is NULL", what);
   return *pointer;
 }
+
+/// The one of `all` that an enumeration's `number` stands for. @throws InvalidArgument.
+template <class Enum>
+Enum choice(std::initializer_list<Enum> all, std::int32_t number, const char* what) {
+  require(number >= 0 && number < static_cast<std::int32_t>(all.size()), "{} {} is none", what,
+          number);
+  return all.begin()[number];
+}
+
+inline std::string text_or_empty(const char* text) { return text == nullptr ? "" : text; }
 
 /// The caller's options as this library knows them: what an older caller does not have is 0. What a
 /// newer one has beyond must be 0.

@@ -33,6 +33,10 @@ struct kvmesh_score {
   std::string text;
 };
 
+struct kvmesh_prefix_key {
+  kvmesh::PrefixKey key;
+};
+
 /// On the CPU, or on a GPU: one of the two.
 struct kvmesh_combiner {
   std::optional<kvmesh::Combiner> host;

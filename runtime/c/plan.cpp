@@ -35,6 +35,13 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   if (known_options.scale != 0) options.scale = known_options.scale;
   options.scatter = scatter_of(known_options.scatter);
   options.strategy = strategy_of(known_options.strategy);
+  if (known_options.way != KVMESH_WAY_AUTO) {
+    options.way = choice({WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer},
+                         known_options.way - 1, "way");
+  }
+  if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
+    options.travels_as = dtype_of(known_options.travels_as);
+  }
   const auto positions = positions_of(known_options.q_positions, known_options.q_position_count);
   options.q_positions.assign(positions.begin(), positions.end());
   if (known_options.limit_sequences != 0) {
@@ -92,11 +99,15 @@ kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info
 
 kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
                                 const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
-                                const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
-                                void* stream) {
+                                const kvmesh_tensor_t* sinks, const kvmesh_tensor_t* o,
+                                const kvmesh_tensor_t* lse, void* stream) {
   return guarded([&] {
     checked(plan, "plan")
-        .plan.run(layer, {.q = view(q, "q"), .k = view(k, "k"), .v = view(v, "v")},
+        .plan.run(layer,
+                  {.q = view(q, "q"),
+                   .k = view_or_empty(k, "k"),
+                   .v = view_or_empty(v, "v"),
+                   .sinks = view_or_empty(sinks, "sinks")},
                   {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
   });
 }
@@ -104,16 +115,18 @@ kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer, const kvmesh
 kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* k,
                                    const kvmesh_tensor_t* v, void* stream) {
   return guarded([&] {
-    checked(plan, "plan").plan.append(layer, view(k, "k"), view(v, "v"), Stream{stream});
+    checked(plan, "plan")
+        .plan.append(layer, view_or_empty(k, "k"), view_or_empty(v, "v"), Stream{stream});
   });
 }
 
 kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
-                                   const kvmesh_tensor_t* partial_o,
+                                   const kvmesh_tensor_t* sinks, const kvmesh_tensor_t* partial_o,
                                    const kvmesh_tensor_t* partial_lse, void* stream) {
   return guarded([&] {
     checked(plan, "plan")
-        .plan.attend_partial(layer, view(q, "q"), partial(partial_o, partial_lse), Stream{stream});
+        .plan.attend_partial(layer, view(q, "q"), partial(partial_o, partial_lse), Stream{stream},
+                             view_or_empty(sinks, "sinks"));
   });
 }
 

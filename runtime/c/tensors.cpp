@@ -85,6 +85,11 @@ ModBuffer copy_of(const kvmesh_tensor_t* given) {
   return {.owner = copy, .data = copy->data(), .size = size, .type = type};
 }
 
+Dtype dtype_of(std::int32_t number) {
+  return choice({Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16, Dtype::kFloat8E4M3},
+                number - KVMESH_DTYPE_FLOAT32, "dtype");
+}
+
 Scatter scatter_of(std::int32_t number) {
   constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kHeads, Scatter::kTokens};
   require(number >= 0 && number <= KVMESH_SCATTER_TOKENS, "scatter {} is none", number);

@@ -18,6 +18,8 @@ Partial partial(const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse);
 /// A copy of a contiguous one-dimensional tensor of float32, int32 or bool in host memory.
 ModBuffer copy_of(const kvmesh_tensor_t* tensor);
 
+/// One of KVMESH_DTYPE_..., but for the default. @throws InvalidArgument.
+Dtype dtype_of(std::int32_t number);
 Scatter scatter_of(std::int32_t number);
 CombineStrategy strategy_of(std::int32_t number);
 

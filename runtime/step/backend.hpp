@@ -21,6 +21,12 @@ struct StepOptions {
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 
+/// What a layer's attention reads beside the pool.
+struct AttendInput {
+  ConstTensorView q;        ///< [tokens, q_heads, k_dim]
+  ConstTensorView sinks{};  ///< [q_heads]; empty: none
+};
+
 /// The kernels of a step: planned once per step, run once per layer. With limits, tensors have as
 /// many tokens as the limits allow.
 class StepKernels {
@@ -33,7 +39,7 @@ class StepKernels {
   virtual void plan(const StepBatch& batch, Stream stream) = 0;
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) = 0;
-  virtual void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
+  virtual void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
   /// Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
@@ -41,9 +47,9 @@ class StepKernels {
   virtual bool needs_partial() const { return true; }
   /// attend_partial and combine, which may be one kernel. `partial` is theirs meanwhile; not used
   /// unless needs_partial().
-  virtual void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+  virtual void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
                       const CombineOutput& output, Stream stream) {
-    attend_partial(q, pool, partial, stream);
+    attend_partial(input, pool, partial, stream);
     combine(partial, output, stream);
   }
   /// REQUIRES: a plan. @throws InvalidArgument if `attend` would, of these two.

@@ -49,7 +49,7 @@ class CpuStep : public StepKernels {
     }
     sequences_.clear();
     for (const SequenceStep& it : batch.sequences) {
-      sequences_.push_back({it.queries, it.length, it.pages->pages});
+      sequences_.push_back({it.queries, it.length, it.pages->pages, it.counts_sinks});
     }
     attention_.plan({sequences_, batch.q_positions}, blocks ? &*blocks : nullptr);
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
@@ -60,11 +60,12 @@ class CpuStep : public StepKernels {
     const std::int64_t tokens = options_.limits ? batch_->append_tokens : k.size(0);
     kvmesh::append(pool, first_tokens(k, tokens), first_tokens(v, tokens), slots_, mesh_.threads());
   }
-  void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
+  void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream) override {
-    const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
-    attention_.run(first_tokens(q, tokens), pool,
-                   {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)}, mesh_.threads());
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
+    attention_.run(first_tokens(input.q, tokens), pool,
+                   {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)}, mesh_.threads(),
+                   input.sinks);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     exact_ ? exact_->check_combine(output) : combine_.check_run(partial, output);
@@ -81,12 +82,12 @@ class CpuStep : public StepKernels {
            static_cast<std::int64_t>(lists);
   }
   bool needs_partial() const override { return !exact_; }
-  void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+  void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (!exact_) return StepKernels::attend(q, pool, partial, output, stream);
-    const std::int64_t tokens = options_.limits ? batch_->query_tokens : q.size(0);
-    exact_->attend(first_tokens(q, tokens), pool, mesh_.threads());
-    exact_->combine(output);
+    if (!exact_) return StepKernels::attend(input, pool, partial, output, stream);
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
+    exact_->attend(first_tokens(input.q, tokens), pool, mesh_.threads());
+    exact_->combine(output, static_cast<const float*>(input.sinks.data));
   }
   std::int64_t host_bytes() const override { return workspace_bytes(); }
   std::uint64_t generation() const override { return combine_.generation(); }

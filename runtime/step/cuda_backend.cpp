@@ -149,10 +149,9 @@ class CudaStep : public StepKernels {
             "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
     shared_.writer.append(pool, k, v, plan.token_slots(), native(stream));
   }
-  void attend_partial(const ConstTensorView& q, const KvPool& pool, const Partial& out,
+  void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    const Launching launching(shared_, stream);
-    attention_.launch(q, pool, {out.o, out.lse}, native(stream));
+    launch(input, pool, {out.o, out.lse}, stream);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
@@ -160,10 +159,10 @@ class CudaStep : public StepKernels {
 
   /// A rank that holds all keys writes the output itself.
   bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
-  void attend(const ConstTensorView& q, const KvPool& pool, const Partial& partial,
+  void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (needs_partial()) return StepKernels::attend(q, pool, partial, output, stream);
-    attention_.launch(q, pool, {output.o, output.lse}, native(stream));
+    if (needs_partial()) return StepKernels::attend(input, pool, partial, output, stream);
+    launch(input, pool, {output.o, output.lse}, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
@@ -185,6 +184,12 @@ class CudaStep : public StepKernels {
   }
 
  private:
+  void launch(const AttendInput& input, const KvPool& pool, const AttendedRows& rows,
+              Stream stream) {
+    const Launching launching(shared_, stream);
+    attention_.launch(input.q, pool, rows, native(stream), input.sinks);
+  }
+
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
     shared_.sent.follow([this](std::size_t list) { shared_.pages.erase(list); });
@@ -197,7 +202,8 @@ class CudaStep : public StepKernels {
       sequences_.push_back({.list = list,
                             .queries = sequence.queries,
                             .kv_len = sequence.length,
-                            .appended = sequence.appended});
+                            .appended = sequence.appended,
+                            .counts_sinks = sequence.counts_sinks});
     }
   }
 

@@ -27,8 +27,11 @@ class ExactStep {
   /// REQUIRES: a plan, as for all that follows.
   void attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads);
   void check_combine(const CombineOutput& output) const { combine_.check_run(output); }
-  /// Combines what the last attend has computed. Collective over the kv axis.
-  void combine(const CombineOutput& output) { combine_.run(rows(), output); }
+  /// Combines what the last attend has computed, with `sinks` [q_heads] unless that is null.
+  /// Collective over the kv axis.
+  void combine(const CombineOutput& output, const float* sinks) {
+    combine_.run(rows(), output, sinks);
+  }
 
   TileCounts tiles() const { return attention_->tiles(); }
   std::int64_t workspace_bytes() const;

@@ -1,6 +1,7 @@
 // This rank's pages of each sequence, kept from step to step.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -17,6 +18,12 @@ struct LocalSequence {
   std::vector<std::int32_t> held;  ///< [ranks] number of pages that each rank holds
   std::size_t seen = 0;            ///< page-table entries (all ranks) that these are made of
   bool is_lost = false;            ///< changes were missed: update() reads the table anew
+
+  /// The first rank that takes part in the sequence's rows. Without pages rank 0 does, alone.
+  Rank first_rank() const {
+    const auto holder = std::ranges::find_if(held, [](std::int32_t pages) { return pages > 0; });
+    return {holder == held.end() ? 0 : static_cast<std::int32_t>(holder - held.begin())};
+  }
 };
 
 /// Follows the allocator's change log. The cost of a step is proportional to the pages added, not
@@ -33,6 +40,7 @@ class LocalPages {
   /// Brings the sequence up to date. `table` is the pages with keys of its present page table; of
   /// these, update reads the entries that are new.
   LocalSequence& update(SequenceId sequence, std::span<const PageId> table);
+  Rank me() const { return me_; }
 
  private:
   void follow();

@@ -11,12 +11,6 @@
 namespace kvmesh {
 namespace {
 
-#ifdef NDEBUG
-constexpr bool kHashesContents = false;
-#else
-constexpr bool kHashesContents = true;
-#endif
-
 struct Field {
   std::string_view name;
   PlanGroup group;
@@ -49,14 +43,14 @@ constexpr std::array<Field, 12> kFields{{{"the allocator", PlanGroup::kLengths},
                                          {"the score mod", PlanGroup::kMask},
                                          {"the block mask", PlanGroup::kMask}}};
 
-std::uint64_t hash_of(const ModGraph& graph) {
+std::uint64_t hash_of(const ModGraph& graph, Contents contents) {
   Hash hash;
   for (const ModNode& node : graph.nodes) {
     hash.add(node.op).add(node.type).add(node.payload).add_all(node.inputs);
   }
   for (const ModBuffer& buffer : graph.buffers) {
     hash.add(buffer.type).add(buffer.size);
-    if (!kHashesContents) continue;
+    if (contents == Contents::kLeftOut) continue;
     const std::size_t element = buffer.type == ModType::kBool ? 1 : 4;
     const auto* bytes = static_cast<const unsigned char*>(buffer.data);
     hash.add_all(std::span(bytes, static_cast<std::size_t>(buffer.size) * element));
@@ -76,15 +70,15 @@ void add_rows(const BlockMask& mask, Hash& hash) {
   }
 }
 
-std::uint64_t hash_of(const BlockMask* mask) {
+std::uint64_t hash_of(const BlockMask* mask, Contents contents) {
   if (mask == nullptr) return 0;
   const BlockMaskShape& shape = mask->shape();
   Hash hash;
   hash.add(shape.batch).add(shape.heads).add(shape.q_len).add(shape.kv_len);
   hash.add(shape.q_block).add(shape.kv_block).add_all(shape.q_start);
   hash.add(std::bit_cast<std::uint64_t>(mask->sparsity()));
-  if (kHashesContents) add_rows(*mask, hash);
-  return hash.add(hash_of(mask->mask_mod().graph())).value();
+  if (contents == Contents::kHashed) add_rows(*mask, hash);
+  return hash.add(hash_of(mask->mask_mod().graph(), contents)).value();
 }
 
 std::uint64_t hash_of(const std::optional<StepLimits>& limits) {
@@ -112,7 +106,7 @@ PlanHashes folded(PlanHashes history, const PlanHashes& next) {
 
 }  // namespace
 
-PlanHashes hashes_of(const PlanOptions& options) {
+PlanHashes hashes_of(const PlanOptions& options, Contents contents) {
   PlanHashes hashes;
   hashes.fields[kLimits] = hash_of(options.limits);
   if (options.scale) {
@@ -122,9 +116,9 @@ PlanHashes hashes_of(const PlanOptions& options) {
   hashes.fields[kStrategy] = static_cast<std::uint64_t>(options.strategy);
   hashes.fields[kWay] = options.way ? static_cast<std::uint64_t>(*options.way) : kWayKinds;
   hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(options.travels_as);
-  hashes.fields[kMaskMod] = hash_of(options.mask.graph());
-  hashes.fields[kScoreMod] = hash_of(options.score.graph());
-  hashes.fields[kBlockMask] = hash_of(options.block_mask);
+  hashes.fields[kMaskMod] = hash_of(options.mask.graph(), contents);
+  hashes.fields[kScoreMod] = hash_of(options.score.graph(), contents);
+  hashes.fields[kBlockMask] = hash_of(options.block_mask, contents);
   return hashes;
 }
 

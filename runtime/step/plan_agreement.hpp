@@ -15,9 +15,18 @@ struct PlanHashes {
   std::array<std::uint64_t, 12> fields{};
 };
 
+/// Whether hashes cover the numbers in buffers and the lists of block masks, which takes as long as
+/// they are large.
+enum class Contents : bool { kLeftOut, kHashed };
+#ifdef NDEBUG
+inline constexpr Contents kHashedContents = Contents::kLeftOut;
+#else
+inline constexpr Contents kHashedContents = Contents::kHashed;
+#endif
+
 /// Hashes the fields that a replan keeps. Mods are hashed by their traced graphs and the shapes of
 /// their buffers, block masks by their shapes; in debug builds also by what both contain.
-PlanHashes hashes_of(const PlanOptions& options);
+PlanHashes hashes_of(const PlanOptions& options, Contents contents = kHashedContents);
 /// Adds what a replan changes. `allocator` is the cache's allocator before the append.
 PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
                       std::span<const std::int64_t> q_positions, const PageAllocator& allocator);

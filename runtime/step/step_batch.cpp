@@ -64,14 +64,13 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   }
 }
 
-// Adds all ranks that hold keys of a sequence to its tokens [begin, end).
+// Adds all ranks that take part to a sequence's tokens [begin, end).
 void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
                       Participation& participation) {
-  for (std::size_t rank = 0; rank < pages.held.size(); ++rank) {
-    if (pages.held[rank] == 0) continue;
-    for (std::int64_t token = begin; token < end; ++token) {
-      participation.add(token, {static_cast<std::int32_t>(rank)});
-    }
+  const Rank first = pages.first_rank();
+  for (Rank rank = first; rank.value < std::ssize(pages.held); ++rank.value) {
+    if (rank != first && pages.held[static_cast<std::size_t>(rank.value)] == 0) continue;
+    for (std::int64_t token = begin; token < end; ++token) participation.add(token, rank);
   }
 }
 
@@ -88,6 +87,10 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   std::int64_t queries = 0;
   for (const BatchEntry& entry : batch) {
     sizes.push_back(check_entry(allocator, entry, !rules.q_positions.empty()));
+    require(sizes.back().queries <= kMaxLength - queries,
+            "plan: {} queries after {} others: a batch has at most {}", sizes.back().queries,
+            queries,
+            kMaxLength);  // they are numbered in 32 bits
     queries += sizes.back().queries;
   }
   require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
@@ -112,13 +115,15 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
     const std::int64_t length = allocator.length(entry.sequence);
     const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
     const std::span<const PageId> table = allocator.pages(entry.sequence).first(used);
+    LocalSequence& local = pages.update(entry.sequence, table);
     step.sequences.push_back({.sequence = entry.sequence,
-                              .pages = &pages.update(entry.sequence, table),
+                              .pages = &local,
                               .table = table,
                               .queries = queries_of(entry),
                               .length = length,
                               .appended = entry.append_tokens,
-                              .version = allocator.version(entry.sequence)});
+                              .version = allocator.version(entry.sequence),
+                              .counts_sinks = local.first_rank() == pages.me()});
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }
@@ -149,11 +154,13 @@ AttentionBatch attention_batch(const StepBatch& step) {
                        .kv_lens = {},
                        .q_positions = step.q_positions,
                        .page_indptr = {0},
-                       .pages = {}};
+                       .pages = {},
+                       .counts_sinks = {}};
   for (const SequenceStep& sequence : step.sequences) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
     batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
     batch.kv_lens.push_back(sequence.length);
+    batch.counts_sinks.push_back(sequence.counts_sinks);
     batch.q_indptr.push_back(batch.q_indptr.back() + sequence.queries);
     batch.page_indptr.push_back(std::ssize(batch.pages));
   }

@@ -20,6 +20,8 @@ struct SequenceStep {
   std::int64_t length = 0;  ///< the appended tokens included
   std::int64_t appended = 0;
   std::uint64_t version = 0;  ///< PageAllocator::version after the append
+  /// Whether this rank counts the sinks of its rows: the first does that takes part in them.
+  bool counts_sinks = true;
 };
 
 /// One sequence of a step before the append; equal on all ranks.

@@ -124,29 +124,30 @@ class StepPlan::State final : public CacheUser {
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
     check_current();
-    check_run(input.q, output);
+    const AttendInput attended{input.q, input.sinks};
+    check_run(attended, output);
     append(layer, input.k, input.v, stream);
-    kernels_->attend(input.q, pool(layer), partial_, output, stream);
+    kernels_->attend(attended, pool(layer), partial_, output, stream);
   }
 
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     const KvPool to = pool(layer);
+    if (k.empty() && v.empty() && step_.append_tokens == 0 && !limits_) return;
     check_new_tokens(k, v, to, append_tokens());
     check_place(k, "append: k");
     check_place(v, "append: v");
     kernels_->append(to, k, v, stream);
   }
 
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+  void attend_partial(int layer, const AttendInput& input, const Partial& out, Stream stream) {
     check_current();
     const AttentionShape& shape = cache_->shape.attention;
-    check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
+    check_input(input);
     check_attend_partial(shape, query_tokens(), out);
-    check_place(q, "attend_partial: q");
     check_place(out.o, "attend_partial: o");
     check_place(out.lse, "attend_partial: lse");
-    kernels_->attend_partial(q, pool(layer), out, stream);
+    kernels_->attend_partial(input, pool(layer), out, stream);
   }
 
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
@@ -230,12 +231,18 @@ class StepPlan::State final : public CacheUser {
   }
 
   // Checks before append writes anything: all that append does not check itself.
-  void check_run(const ConstTensorView& q, const CombineOutput& output) const {
-    const AttentionShape& shape = cache_->shape.attention;
-    check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim);
-    check_place(q, "run: q");
+  void check_run(const AttendInput& input, const CombineOutput& output) const {
+    check_input(input);
     check_output(output);
     kernels_->check_attend(partial_, output);
+  }
+
+  void check_input(const AttendInput& input) const {
+    const AttentionShape& shape = cache_->shape.attention;
+    check_attend_rows("q", input.q, query_tokens(), shape.q_heads, shape.k_dim);
+    check_place(input.q, "attend: q");
+    check_sinks(shape, input.sinks);
+    check_place(input.sinks, "attend: sinks");
   }
 
   std::int64_t partial_bytes(std::int64_t tokens) const {
@@ -294,13 +301,14 @@ class StepPlan::State final : public CacheUser {
   std::uint64_t good_at_ = 0;  // the allocator's digest when the plan was last known to be good
 };
 
+StepPlan::StepPlan() noexcept = default;
 StepPlan::StepPlan(std::unique_ptr<State> state) : state_(std::move(state)) {}
 StepPlan::~StepPlan() = default;
 StepPlan::StepPlan(StepPlan&&) noexcept = default;
 StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
 
 StepPlan::State& StepPlan::state() const {
-  require(state_ != nullptr, "plan: it has been moved from");
+  require(state_ != nullptr, "plan: there is none");
   return *state_;
 }
 
@@ -314,9 +322,9 @@ void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView
   state().append(layer, k, v, stream);
 }
 void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
-                              Stream stream) {
+                              Stream stream, const ConstTensorView& sinks) {
   state().check_in_parts();
-  state().attend_partial(layer, q, out, stream);
+  state().attend_partial(layer, {q, sinks}, out, stream);
 }
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
   state().check_in_parts();

@@ -1,59 +1,24 @@
-// PagedAttention::forward: checks, one plan for the batch, and the conversion between [B, H, S, D]
-// and the packed rows of the kernel.
+// PagedAttention::forward: checks, and the conversion between [B, H, S, D] and rows.
 #include <algorithm>
 #include <limits>
 
-#include "core/checked.hpp"
-#include "core/half.hpp"
 #include "core/tensor_check.hpp"
-#include "kvmesh/paged_attention.hpp"
-#include "runtime/step/batch_row.hpp"
+#include "kernels/attend_checks.hpp"
+#include "runtime/torch_like/batch_rows.hpp"
+#include "runtime/torch_like/paged_state.hpp"
 
 namespace kvmesh {
 namespace {
 
 using ForwardOptions = PagedAttention::ForwardOptions;
 
-// Rows [batch * q_len, heads, dim] of float32: the kernel needs the queries of a batch in one
-// block.
-struct PackedRows {
-  PackedRows(const ConstTensorView& query, std::int64_t dim)
-      : q_len(query.size(2)),
-        values(static_cast<std::size_t>(
-            checked_product("forward: rows", {query.size(0), q_len, query.size(1), dim}))),
-        view(tensor(values.data(), {query.size(0) * q_len, query.size(1), dim})) {}
-
-  // The rows of batch row b as [q_len, heads, dim].
-  TensorView of(std::int64_t b) const {
-    return {static_cast<float*>(view.data) + b * q_len * view.stride(0),
-            Dtype::kFloat32,
-            {q_len, view.size(1), view.size(2)}};
-  }
-
-  std::int64_t q_len;
-  std::vector<float> values;
-  TensorView view;
-};
-
-void copy_rows(const ConstTensorView& from, const TensorView& to) {
-  for (std::int64_t t = 0; t < from.size(0); ++t) {
-    for (std::int64_t h = 0; h < from.size(1); ++h) {
-      const std::int64_t source = t * from.stride(0) + h * from.stride(1);
-      const std::int64_t target = t * to.stride(0) + h * to.stride(1);
-      for (std::int64_t d = 0; d < from.size(2); ++d) {
-        store_element(to.data, to.dtype, target + d,
-                      load_element(from.data, from.dtype, source + d));
-      }
-    }
-  }
-}
-
 // [B, H, Q_LEN] as [B, H, Q_LEN, 1].
 TensorView with_unit_dim(const TensorView& lse) {
   return {lse.data,
           lse.dtype,
           {lse.size(0), lse.size(1), lse.size(2), 1},
-          {lse.stride(0), lse.stride(1), lse.stride(2), 1}};
+          {lse.stride(0), lse.stride(1), lse.stride(2), 1},
+          lse.device};
 }
 
 void check_query(const ConstTensorView& query, const ConstTensorView& k_cache, bool enable_gqa) {
@@ -94,40 +59,13 @@ void check_block_mask(const BlockMaskShape& mask, const ConstTensorView& query,
           mask.kv_len, longest);
 }
 
-// Position of the first query of batch row b.
-std::int64_t first_position(const BlockMask* mask, std::size_t b) {
-  if (mask == nullptr || mask->shape().q_start.empty()) return 0;
-  return mask->shape().q_start[mask->shape().batch == 1 ? 0 : b];
+// [tokens, H, 1] as [tokens, H].
+TensorView without_unit_dim(TensorView lse) {
+  lse.dims = 2;
+  return lse;
 }
 
 }  // namespace
-
-AttentionBatch PagedAttention::attention_batch(std::span<const int> rows,
-                                               std::span<const std::int64_t> kv_lens,
-                                               std::int64_t q_len,
-                                               const BlockMask* block_mask) const {
-  AttentionBatch batch;
-  batch.kv_lens.assign(kv_lens.begin(), kv_lens.end());
-  batch.q_indptr = {0};
-  batch.page_indptr = {0};
-  const std::int64_t page_size = allocator_.options().page_size;
-  for (std::size_t b = 0; b < rows.size(); ++b) {
-    require(kv_lens[b] >= 0 && kv_lens[b] <= capacity(rows[b]),
-            "forward: row {} has room for {} tokens, kv_lens says {}", rows[b], capacity(rows[b]),
-            kv_lens[b]);
-    const std::span<const PageId> table = pages(rows[b]);
-    for (std::int64_t logical = 0; logical * page_size < kv_lens[b]; ++logical) {
-      batch.pages.push_back(
-          {table[static_cast<std::size_t>(logical)].index(), static_cast<std::int32_t>(logical)});
-    }
-    for (std::int64_t i = 0; i < q_len; ++i) {
-      batch.q_positions.push_back(first_position(block_mask, b) + i);
-    }
-    batch.q_indptr.push_back(batch.q_indptr.back() + q_len);
-    batch.page_indptr.push_back(std::ssize(batch.pages));
-  }
-  return batch;
-}
 
 void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView& k_cache,
                              const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
@@ -138,39 +76,28 @@ void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView
 void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView& k_cache,
                              const ConstTensorView& v_cache, std::span<const std::int64_t> kv_lens,
                              const TensorView& out, const ForwardOptions& options) const {
-  const ConstKvPool pool{as_pool("k_cache", k_cache), as_pool("v_cache", v_cache)};
+  const KvPool pool{as_pool("k_cache", k_cache), as_pool("v_cache", v_cache)};
   check_query(query, k_cache, options.enable_gqa);
-  const std::int64_t batch = query.size(0), heads = query.size(1), q_len = query.size(2);
-  require(std::ssize(kv_lens) == batch, "forward: {} kv_lens for a batch of {}", kv_lens.size(),
-          batch);
+  require(std::ssize(kv_lens) == query.size(0), "forward: {} kv_lens for a batch of {}",
+          kv_lens.size(), query.size(0));
   check_outputs(query, v_cache.size(3), out, options.lse);
-  const std::vector<int> rows = rows_or_all(options.batch_indices, batch);
+  check_scale(options.scale);
+  state_->check_place("forward: query", query);
+  state_->check_place("forward: out", out);
+  state_->check_place("forward: lse", options.lse);
+  if (options.block_mask) check_block_mask(options.block_mask->shape(), query, kv_lens);
 
-  AttentionOptions attention{.scale = options.scale, .score = options.score_mod};
-  attention.mask = mods::causal_upper_left();
-  std::optional<LocalBlockMask> blocks;
-  if (options.block_mask != nullptr) {
-    check_block_mask(options.block_mask->shape(), query, kv_lens);
-    attention.mask = options.block_mask->mask_mod();
-    blocks = convert_logical_block_mask(*options.block_mask, rows, kv_lens);
-    attention.block_mask = &*blocks;
-  }
-  AttentionPlan plan({.q_heads = static_cast<int>(heads),
-                      .kv_heads = static_cast<int>(k_cache.size(1)),
-                      .k_dim = static_cast<int>(query.size(3)),
-                      .v_dim = static_cast<int>(v_cache.size(3)),
-                      .page_size = allocator_.options().page_size},
-                     attention_batch(rows, kv_lens, q_len, options.block_mask), attention);
-
-  const PackedRows q(query, query.size(3)), o(query, v_cache.size(3)), lse(query, 1);
-  for (std::int64_t b = 0; b < batch; ++b) copy_rows(batch_row(query, b), q.of(b));
-  ThreadPool threads(1);
-  plan.attend_partial(q.view, pool,
-                      {o.view, {lse.view.data, Dtype::kFloat32, {batch * q_len, heads}}}, threads);
-  for (std::int64_t b = 0; b < batch; ++b) {
-    copy_rows(o.of(b), batch_row(out, b));
-    if (!options.lse.empty()) copy_rows(lse.of(b), batch_row(with_unit_dim(options.lse), b));
-  }
+  const std::vector<int> rows = rows_or_all(options.batch_indices, query.size(0));
+  BatchRows q("query", query);
+  BatchRows o("out", out);
+  std::optional<BatchRows<TensorView>> lse;
+  if (!options.lse.empty()) lse.emplace("lse", with_unit_dim(options.lse));
+  q.copy_in();
+  const CombineOutput output{.o = o.view(),
+                             .lse = lse ? without_unit_dim(lse->view()) : TensorView{}};
+  state_->attend(rows, kv_lens, q.view(), pool, output, options);
+  o.copy_out();
+  if (lse) lse->copy_out();
 }
 
 }  // namespace kvmesh

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "core/check.hpp"
-#include "kvmesh/paged_attention.hpp"
+#include "runtime/torch_like/paged_state.hpp"
 
 namespace kvmesh {
 
@@ -26,10 +26,10 @@ PagedAttention::Translation PagedAttention::translation(std::span<const std::int
                                                         std::span<const int> batch_idx) const {
   const std::int64_t batch = !batch_idx.empty() ? std::ssize(batch_idx)
                              : !kv_len.empty()  ? std::ssize(kv_len)
-                                                : std::ssize(rows_);
+                                                : std::ssize(state_->rows);
   require(kv_len.empty() || std::ssize(kv_len) == batch,
           "PagedAttention: {} lengths for a batch of {}", kv_len.size(), batch);
-  const auto n_pages = static_cast<std::size_t>(allocator_.options().pages_per_rank);
+  const auto n_pages = static_cast<std::size_t>(pages_per_rank() * state_->mesh.kv_parallel());
   std::vector<std::int32_t> logical_of(static_cast<std::size_t>(batch) * n_pages, -1);
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(batch),
                                     std::numeric_limits<std::int32_t>::max());
@@ -41,12 +41,12 @@ PagedAttention::Translation PagedAttention::translation(std::span<const std::int
   for (int r : rows_or_all(batch_idx, batch)) {
     std::int32_t logical = 0;
     for (PageId page : pages(r)) {
-      logical_of[first + static_cast<std::size_t>(page.index())] = logical++;
+      logical_of[first + static_cast<std::size_t>(physical_page(page))] = logical++;
     }
     first += n_pages;
   }
   return {Buffer<std::int32_t>(logical_of, static_cast<std::int32_t>(n_pages)),
-          Buffer<std::int32_t>(lengths), allocator_.options().page_size};
+          Buffer<std::int32_t>(lengths), static_cast<std::int32_t>(state_->page_size())};
 }
 
 MaskMod PagedAttention::get_mask_mod(const MaskMod& mask_mod, std::span<const std::int64_t> kv_len,

@@ -16,18 +16,22 @@ static const char kWindow[] =
     "%5 = < %3 %4 : bool\n"
     "%6 = && %2 %5 : bool\n";
 
+/* A sink of log n is as n more keys with the value 0. */
+static const double kSinkTerms[kHeads] = {1, 3};
+
 typedef struct {
   float q[kRows * kDim], k[kTokens * kDim], v[kTokens * kDim];
   float o[kRows * kDim], lse[kRows];
 } numbers_t;
 
-static void check_numbers(const numbers_t* n, int window) {
+static void check_numbers(const numbers_t* n, int window, int with_sinks) {
   for (int row = 0; row < kRows; ++row) {
     const int token = row / kHeads;
     const int keys = token + 1 < window ? token + 1 : window;
-    CHECK(fabs(n->lse[row] - log(keys)) < 1e-5);
+    const double terms = keys + (with_sinks ? kSinkTerms[row % kHeads] : 0);
+    CHECK(fabs(n->lse[row] - log(terms)) < 1e-5);
     for (int d = 0; d < kDim; ++d) {
-      CHECK(fabs(n->o[row * kDim + d] - (token - (keys - 1) / 2.0)) < 1e-5);
+      CHECK(fabs(n->o[row * kDim + d] - (token - (keys - 1) / 2.0) * keys / terms) < 1e-5);
     }
   }
 }
@@ -37,7 +41,7 @@ static void poison(numbers_t* n) {
   for (int i = 0; i < kRows; ++i) n->lse[i] = NAN;
 }
 
-static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts) {
+static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts, int with_sinks) {
   int64_t q_shape[] = {kTokens, kHeads, kDim}, kv_shape[] = {kTokens, 1, kDim};
   int64_t lse_shape[] = {kTokens, kHeads};
   const kvmesh_tensor_t q = floats(n->q, 3, q_shape), o = floats(n->o, 3, q_shape);
@@ -46,13 +50,18 @@ static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts) {
   float partial_o[kRows * kDim], partial_lse[kRows];
   const kvmesh_tensor_t part = floats(partial_o, 3, q_shape);
   const kvmesh_tensor_t part_lse = floats(partial_lse, 2, lse_shape);
+  int64_t sinks_shape[] = {kHeads};
+  float sink_scores[kHeads];
+  for (int h = 0; h < kHeads; ++h) sink_scores[h] = (float)log(kSinkTerms[h]);
+  const kvmesh_tensor_t all_sinks = floats(sink_scores, 1, sinks_shape);
+  const kvmesh_tensor_t* sinks = with_sinks ? &all_sinks : NULL;
   poison(n);
   if (!in_parts) {
-    CHECK_OK(kvmesh_plan_run(plan, 0, &q, &k, &v, &o, &lse, NULL));
+    CHECK_OK(kvmesh_plan_run(plan, 0, &q, &k, &v, sinks, &o, &lse, NULL));
     return;
   }
   CHECK_OK(kvmesh_plan_append(plan, 0, &k, &v, NULL));
-  CHECK_OK(kvmesh_plan_attend(plan, 0, &q, &part, &part_lse, NULL));
+  CHECK_OK(kvmesh_plan_attend(plan, 0, &q, sinks, &part, &part_lse, NULL));
   CHECK_OK(kvmesh_plan_combine(plan, &part, &part_lse, &o, &lse, NULL));
 }
 
@@ -96,9 +105,9 @@ static void check_reproducible(kvmesh_mesh_t* mesh, numbers_t* n) {
   const kvmesh_tensor_t lse = floats(n->lse, 2, shape);
   CHECK_OK(kvmesh_sequence_create(cache, &prompt.sequence));
   CHECK_OK(kvmesh_plan_create(cache, &prompt, 1, NULL, &plan));
-  CHECK(kvmesh_plan_attend(plan, 0, &q, &o, &lse, NULL) != KVMESH_OK);
-  run_step(plan, n, 0);
-  check_numbers(n, kTokens);
+  CHECK(kvmesh_plan_attend(plan, 0, &q, NULL, &o, &lse, NULL) != KVMESH_OK);
+  run_step(plan, n, 0, 1);
+  check_numbers(n, kTokens, 1);
   kvmesh_plan_destroy(plan);
   kvmesh_cache_destroy(cache);
 }
@@ -116,8 +125,8 @@ void check_attention(kvmesh_mesh_t* mesh) {
   kvmesh_plan_t* plan = NULL;
   CHECK_OK(kvmesh_sequence_create(cache, &prompt.sequence));
   CHECK_OK(kvmesh_plan_create(cache, &prompt, 1, NULL, &plan)); /* causal: a window of all */
-  run_step(plan, &n, 0);
-  check_numbers(&n, kTokens);
+  run_step(plan, &n, 0, 0);
+  check_numbers(&n, kTokens, 0);
   kvmesh_plan_destroy(plan);
 
   kvmesh_plan_options_t windowed = KVMESH_INIT(windowed);
@@ -126,8 +135,8 @@ void check_attention(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_create(cache, &second.sequence));
   CHECK_OK(kvmesh_plan_create(cache, &second, 1, &windowed, &plan));
   kvmesh_mask_destroy(mask); /* the plan has its own */
-  run_step(plan, &n, 1);
-  check_numbers(&n, 4);
+  run_step(plan, &n, 1, 1);
+  check_numbers(&n, 4, 1);
   kvmesh_plan_info_t info = KVMESH_INIT(info);
   CHECK_OK(kvmesh_plan_get_info(plan, &info));
   CHECK(info.query_tokens == kTokens && info.token_end == kTokens && info.head_end == kHeads);
@@ -136,8 +145,8 @@ void check_attention(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_erase(cache, second.sequence));
   CHECK_OK(kvmesh_sequence_create(cache, &second.sequence));
   CHECK_OK(kvmesh_plan_replan(cache, plan, &second, 1, NULL, 0, NULL));
-  run_step(plan, &n, 0);
-  check_numbers(&n, 4);
+  run_step(plan, &n, 0, 1);
+  check_numbers(&n, 4, 1);
   kvmesh_plan_destroy(plan);
   kvmesh_cache_destroy(cache);
   check_reproducible(mesh, &n);

@@ -96,6 +96,36 @@ TYPED_TEST_P(AttentionContract, AnyMod) {
   });
 }
 
+// However the rows travel and are merged, each counts its sink once; also a row that sees no key,
+// and one of a sequence without keys, which is on no rank.
+TYPED_TEST_P(AttentionContract, SinksCountOnce) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
+    StepOptions options{.sinks = true};
+    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+      options.plan.scatter = scatter;
+      for (CombineStrategy strategy :
+           {CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
+        options.plan.strategy = strategy;
+        options.in_parts = !options.in_parts;
+        EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
+      }
+    }
+    options.plan = {.mask = mods::sliding_window(7), .score = mods::soft_cap(3.0f)};
+    options.output = Dtype::kBFloat16;
+    EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
+    options.plan.q_positions = {0, 39, 100, 20, 2, 50, 90, 5};
+    options.lse = false;
+    EXPECT_TRUE(
+        cache.step({{sequences[0], 0, 3}, {cache.create(), 0, 2}, {sequences[2], 0, 3}}, options));
+    options = {.plan = {.limits = StepLimits{.sequences = 5, .query_tokens = 3}}, .sinks = true};
+    for (bool replanned : {false, true}) {
+      options.replanned = replanned;
+      EXPECT_TRUE(cache.step(batch_of(sequences, 2, 3), options));
+    }
+  });
+}
+
 TYPED_TEST_P(AttentionContract, AnyQueryPositions) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {21, 40});
@@ -159,6 +189,7 @@ TYPED_TEST_P(AttentionContract, LongSequences) {
     const std::int64_t tokens = 1200 * cache.cache().mesh().kv_parallel() + 5;
     const SequenceId sequence = prompt(cache, tokens, 1), other = prompt(cache, 70, 1);
     EXPECT_TRUE(cache.step({{other, 1}, {sequence, 1}}));
+    EXPECT_TRUE(cache.step({{other, 1}, {sequence, 1}}, {.sinks = true}));
   });
 }
 
@@ -182,7 +213,8 @@ TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
                                  .q_start = {21, 0, 39}};
       const BlockMask blocks = BlockMask::create(mask, shape);
       for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
-        StepOptions step{.plan = {.mask = mask, .score = mods::alibi(16), .scatter = scatter}};
+        StepOptions step{.plan = {.mask = mask, .score = mods::alibi(16), .scatter = scatter},
+                         .sinks = scatter != Scatter::kTokens};
         EXPECT_TRUE(cache.step(batch_of(sequences, 0, 2), step));
         step.plan.block_mask = &blocks;
         step.visible = mask;
@@ -196,7 +228,8 @@ TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(AttentionContract, AnyHeadsAndDims, AnyDtypes, AnyScatterAndStrategy,
-                            ReplannedForAnotherBatch, AnyMod, AnyQueryPositions, ExplicitBlockMasks,
-                            OneBlockMaskForTheWholeBatch, LongSequences, HeadsSpreadOverRanksToo);
+                            ReplannedForAnotherBatch, AnyMod, SinksCountOnce, AnyQueryPositions,
+                            ExplicitBlockMasks, OneBlockMaskForTheWholeBatch, LongSequences,
+                            HeadsSpreadOverRanksToo);
 
 }  // namespace kvmesh::test

@@ -59,6 +59,7 @@ struct LatentSizes {
   static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat32, PageKind::kLatent};
   static std::vector<ContractShape> shapes() {
     return {{16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent},
+            {128, 1, 576, 512, 16, Dtype::kFloat16, PageKind::kLatent},
             {8, 1, 33, 7, 1, Dtype::kFloat16, PageKind::kLatent},
             {8, 2, 64, 32, 16, Dtype::kBFloat16, PageKind::kLatent}};
   }

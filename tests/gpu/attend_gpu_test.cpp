@@ -22,11 +22,10 @@ constexpr Dtype kTensorCoreDtypes[] = {Dtype::kFloat16, Dtype::kBFloat16};
 struct Cut {
   AttentionShape shape;
   std::int64_t q_len;
-  bool latent = false;
 };
 
 std::string name_of_cut(const testing::TestParamInfo<Cut>& info) {
-  const auto& [shape, q_len, latent] = info.param;
+  const auto& [shape, q_len] = info.param;
   return fmt::format("H{}Kv{}K{}V{}P{}Q{}", shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim,
                      shape.page_size, q_len);
 }
@@ -35,9 +34,9 @@ class AttendCuts : public testing::TestWithParam<Cut> {};
 
 // Sequences of this many queries, and shorter ones beside them, with and without mods.
 TEST_P(AttendCuts, MatchFloat64) {
-  const auto [shape, q_len, latent] = GetParam();
+  const auto [shape, q_len] = GetParam();
   for (Dtype dtype : kTensorCoreDtypes) {
-    CaseSpec spec{.shape = shape, .dtype = dtype, .q_dtype = dtype, .latent = latent};
+    CaseSpec spec{.shape = shape, .dtype = dtype, .q_dtype = dtype};
     spec.sequences = {{.q_len = q_len, .kv_len = q_len},
                       {.q_len = 1, .kv_len = 333},
                       {.q_len = q_len, .kv_len = q_len + 201},
@@ -66,13 +65,35 @@ INSTANTIATE_TEST_SUITE_P(
         Cut{{4, 2, 72, 40, 5}, 90}, Cut{{24, 1, 64, 64, 16}, 3}, Cut{{130, 1, 64, 64, 16}, 2},
         Cut{{4, 1, 576, 512, 16}, 3}),
     name_of_cut);
+
+class LatentCuts : public testing::TestWithParam<Cut> {};
+
+// Of latent pages, with a mask and with a score mod.
+TEST_P(LatentCuts, MatchFloat64) {
+  const auto [shape, q_len] = GetParam();
+  CaseSpec spec{
+      .shape = shape, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16, .latent = true};
+  spec.sequences = {{.q_len = q_len, .kv_len = q_len},
+                    {.q_len = 1, .kv_len = 153},
+                    {.q_len = q_len, .kv_len = q_len + 201},
+                    {.q_len = 1, .kv_len = 0}};
+  spec.options.mask = mods::causal();
+  AttentionCase masked(spec);
+  EXPECT_TRUE(masked.matches(masked.run()));
+  spec.dtype = spec.q_dtype = Dtype::kFloat16;
+  spec.options.mask = mods::no_mask();
+  spec.options.score = mods::alibi(shape.q_heads);
+  AttentionCase modified(spec);
+  EXPECT_TRUE(modified.matches(modified.run()));
+}
+
 INSTANTIATE_TEST_SUITE_P(
-    Latent, AttendCuts,
-    testing::Values(Cut{{16, 1, 576, 512, 64}, 1, true}, Cut{{16, 1, 576, 512, 16}, 2, true},
-                    Cut{{16, 2, 576, 512, 8}, 1, true}, Cut{{16, 1, 576, 512, 16}, 7, true},
-                    Cut{{128, 1, 576, 512, 64}, 1, true}, Cut{{128, 1, 576, 512, 16}, 3, true},
-                    Cut{{40, 1, 576, 512, 128}, 1, true}, Cut{{8, 2, 192, 128, 16}, 5, true},
-                    Cut{{8, 2, 192, 128, 16}, 50, true}),
+    Kernels, LatentCuts,
+    testing::Values(Cut{{16, 1, 576, 512, 64}, 1}, Cut{{16, 1, 576, 512, 16}, 2},
+                    Cut{{16, 2, 576, 512, 8}, 1}, Cut{{16, 1, 576, 512, 16}, 7},
+                    Cut{{128, 1, 576, 512, 64}, 1}, Cut{{128, 1, 576, 512, 16}, 2},
+                    Cut{{40, 1, 576, 512, 128}, 1}, Cut{{8, 2, 192, 128, 16}, 5},
+                    Cut{{8, 2, 192, 128, 16}, 50}),
     name_of_cut);
 
 // One long sequence is split over the whole device; beside it are short ones.

@@ -58,10 +58,14 @@ BlockMask block_mask_of(const LocalBlockMask& local, int page_size) {
 
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
-                         const ConstKvPool& pool, const Partial& out, int) {
+                         const ConstKvPool& pool, const Partial& out, int,
+                         const ConstTensorView& sinks) {
   const DeviceTensor device_q(q), o(out.o), lse(out.lse);
   const DevicePool pool_on_device(pool);
   const ConstKvPool device_pool = pool_on_device.view();
+  std::optional<DeviceTensor> device_sinks;
+  if (!sinks.empty()) device_sinks.emplace(sinks);
+  const ConstTensorView given = device_sinks ? device_sinks->view() : TensorView{};
   check_attention(shape, batch);  // of what a plan on the device trusts its caller for
   std::optional<BlockMask> block_mask;
   if (options.block_mask) block_mask = block_mask_of(*options.block_mask, shape.page_size);
@@ -69,12 +73,12 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
       kernels(), shape,
       {.attention = options,
        .block_mask = block_mask ? &*block_mask : nullptr,
-       .kinds = cuda::kinds_of(device_q.view(), device_pool),
+       .kinds = cuda::kinds_of(device_q.view(), device_pool, given),
        .short_rows = PlannedBatch::short_rows(batch, shape.q_heads / shape.kv_heads)});
   const Stream stream;
   cuda::PageLists pages;
   plan.plan(pages, PlannedBatch(batch, pages).step(), stream);
-  plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream);
+  plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream, given);
   stream.wait();
   o.download(out.o.data);
   lse.download(out.lse.data);

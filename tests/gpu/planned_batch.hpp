@@ -18,7 +18,8 @@ class PlannedBatch {
       steps_.push_back({.list = s,
                         .queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
                         .kv_len = batch.kv_lens[s],
-                        .appended = 0});
+                        .appended = 0,
+                        .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
     }
   }
   cuda::StepView step() const { return {steps_, batch_.q_positions}; }

@@ -119,8 +119,8 @@ TEST(AttendBlockMask, OfTheMaskItself) {
     spec.options.mask = mask;
     AttentionCase c(spec);
     const BlockMask blocks = BlockMask::create(
-        mask, {.batch = 2, .q_len = 64, .kv_len = 200, .q_block = 8, .kv_block = 16});
-    const Lists lists(c, 1, 8, 8, [&](std::int64_t b, std::int64_t h, std::int64_t q, int page) {
+        mask, {.batch = 2, .q_len = 64, .kv_len = 200, .q_block = 16, .kv_block = 16});
+    const Lists lists(c, 1, 16, 4, [&](std::int64_t b, std::int64_t h, std::int64_t q, int page) {
       const BlockRowView row = blocks.row(b, h, q);
       if (std::ranges::count(row.full, page) > 0) return Listed::kFull;
       return std::ranges::count(row.partial, page) > 0 ? Listed::kPartial : Listed::kNo;

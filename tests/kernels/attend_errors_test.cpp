@@ -95,16 +95,19 @@ struct Call {
   ConstTensorView q;
   ConstKvPool pool;
   Partial out;
+  ConstTensorView sinks;
 };
 
 void expect_bad_call(const std::function<void(Call&)>& spoil, const std::string& says) {
   AttentionCase c(plain());
   AttentionPlan plan(c.spec().shape, c.batch(), {});
   CaseResult result = c.outputs();
-  Call call{c.q(), c.pool(), c.partial(result)};
+  const std::vector<float> sinks(4);
+  Call call{c.q(), c.pool(), c.partial(result), {sinks.data(), Dtype::kFloat32, {4}}};
   spoil(call);
   ThreadPool threads(1);
-  expect_invalid([&] { plan.attend_partial(call.q, call.pool, call.out, threads); }, says);
+  expect_invalid([&] { plan.attend_partial(call.q, call.pool, call.out, threads, call.sinks); },
+                 says);
   EXPECT_EQ(result.o.written(), 0);
   EXPECT_EQ(result.lse.written(), 0);
 }
@@ -143,6 +146,14 @@ TEST(AttendErrors, Outputs) {
   expect_bad_call([](Call& c) { c.out.lse.dims = 3; }, "lse must be [3, 4]");
   expect_bad_call([](Call& c) { c.out.lse.shape[0] = 2; }, "lse must be [3, 4]");
   expect_bad_call([](Call& c) { c.out.lse.shape[1] = 3; }, "lse must be [3, 4]");
+}
+
+TEST(AttendErrors, Sinks) {
+  expect_bad_call([](Call& c) { c.sinks.shape[0] = 2; }, "sinks must be [4]");
+  expect_bad_call([](Call& c) { c.sinks.dims = 2; }, "sinks must be [4]");
+  expect_bad_call([](Call& c) { c.sinks.strides[0] = 2; }, "contiguous");
+  expect_bad_call([](Call& c) { c.sinks.dtype = Dtype::kBFloat16; }, "in float32");
+  expect_bad_batch([](auto& b) { b.counts_sinks = {true}; }, "counts_sinks has 1");
 }
 
 }  // namespace

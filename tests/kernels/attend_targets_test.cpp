@@ -24,6 +24,26 @@ TEST_P(AttendTargets, MatchFloat64) {
   }
 }
 
+// Blocks of 16 rows and more have products of their own: whole vectors of rows and parts of them,
+// queries in the type of the keys and in another one, scales that are no power of two or negative.
+TEST_P(AttendTargets, MatchFloat64WithManyRows) {
+  for (Dtype dtype : kDtypes) {
+    for (Dtype q_dtype : {dtype, Dtype::kFloat32}) {
+      for (const auto& [queries, scale] :
+           {std::pair{8, 0.3f}, std::pair{9, -0.5f}, std::pair{17, 1e-3f}, std::pair{32, 0.0f}}) {
+        CaseSpec spec{
+            .shape = {2, 1, queries == 9 ? 34 : 64, 48, 5}, .dtype = dtype, .q_dtype = q_dtype};
+        spec.sequences = {{.q_len = queries, .kv_len = 150}};
+        spec.options.mask = mods::causal();
+        spec.options.scale = scale;
+        AttentionCase c(spec);
+        EXPECT_TRUE(c.matches(c.run())) << name(dtype) << ", " << name(q_dtype) << " queries of "
+                                        << queries << " tokens, scale " << scale;
+      }
+    }
+  }
+}
+
 TEST_P(AttendTargets, KeepNansToTheirRows) {
   for (Dtype dtype : kDtypes) {
     CaseSpec spec = two_sequences(32, 32, dtype);

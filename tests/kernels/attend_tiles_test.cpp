@@ -4,8 +4,8 @@
 namespace kvmesh::test {
 namespace {
 
-// One kv head and one query head: a work block is 32 queries.
-constexpr int kRowBlock = 32;
+// One kv head and one query head: a work block is 64 queries.
+constexpr int kRowBlock = 64;
 constexpr int kPage = 16;
 
 CaseSpec square(std::int64_t length, const MaskMod& mask) {
@@ -54,17 +54,17 @@ void expect_counted(const MaskMod& mask) {
 TEST(AttendTiles, NoMask) {
   AttentionCase c(square(512, mods::no_mask()));
   const TileCounts tiles = c.run().tiles;
-  EXPECT_EQ(tiles.visited, 16 * 32);
+  EXPECT_EQ(tiles.visited, 8 * 32);
   EXPECT_EQ(tiles.masked, 0);
 }
 
 TEST(AttendTiles, Causal) {
   expect_counted(mods::causal());
-  // Row block i of 16 reads pages 0 .. 2i + 1, the last two in part.
+  // Row block i of 8 reads pages 0 .. 4i + 3, the last four in part.
   AttentionCase c(square(512, mods::causal()));
   const TileCounts tiles = c.run().tiles;
-  EXPECT_EQ(tiles.visited, 2 * 16 * 17 / 2);
-  EXPECT_EQ(tiles.masked, 2 * 16);
+  EXPECT_EQ(tiles.visited, 4 * 8 * 9 / 2);
+  EXPECT_EQ(tiles.masked, 4 * 8);
 }
 
 TEST(AttendTiles, SlidingWindow) {

@@ -36,10 +36,10 @@ TEST(AttendWork, OfAPromptIsInProportionToItsLength) {
     EXPECT_LT(std::ssize(large.ranges), most);
   }
   const AttendWork causal = prompt(8192, mods::causal());
-  // Block b has the queries [4 b, 4 b + 4) and sees the pages up to theirs, which alone is masked.
+  // Block b has the queries [8 b, 8 b + 8) and sees the pages up to theirs, which alone is masked.
   for (std::size_t b = 0; b < causal.blocks.size(); ++b) {
     const WorkBlock& block = causal.blocks[b];
-    ASSERT_EQ(block.visit_end - block.visit_begin, static_cast<std::int64_t>(b) / 4 + 1);
+    ASSERT_EQ(block.visit_end - block.visit_begin, static_cast<std::int64_t>(b) / 2 + 1);
   }
   EXPECT_EQ(causal.tiles.masked, std::ssize(causal.blocks));
 }
@@ -78,7 +78,7 @@ TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
                    work);
   EXPECT_LE(work.ranges.size(), 2u * 8u) << "full pages and those on the diagonal, of 8 q blocks";
   std::int64_t visited = 0;
-  for (std::int64_t q = 0; q < 8; ++q) visited += 32 * std::ssize(local.row(0, 0, q));
+  for (std::int64_t q = 0; q < 8; ++q) visited += 16 * std::ssize(local.row(0, 0, q));
   EXPECT_EQ(work.tiles.visited, visited);
 }
 

@@ -92,6 +92,24 @@ def test_parts_of_a_step_give_what_run_gives():
     on_ranks(2, body)
 
 
+def test_sinks_are_a_term_of_the_denominator():
+    q, k, v = tensors(12)
+    sinks = np.array([0.5, -np.inf, 2, -1], np.float32)
+    o, lse = reference(q, k, v)
+    expected_lse = np.logaddexp(lse, sinks)
+    expected = o * np.exp(lse - expected_lse)[..., None]
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        step = cache.plan([(cache.create(), 12)])
+        whole = step.run(0, q, k, v, lse=True, sinks=sinks)
+        for o, lse in (whole, step.combine(*step.attend_partial(0, q, sinks=sinks), out_lse=True)):
+            np.testing.assert_allclose(o, expected, atol=1e-5)
+            np.testing.assert_allclose(lse, expected_lse, atol=1e-5)
+
+    on_ranks(2, body)
+
+
 def test_queries_alone_need_no_keys():
     q, k, v = tensors(9)
     expected, _ = reference(q, k, v)

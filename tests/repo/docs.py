@@ -2,6 +2,7 @@
 
   - A path that begins with a folder of the tree, or that a link goes to, exists.
   - Each piece of C++ in docs/gpu.md stands in docs/gpu_program.cpp, letter for letter: that one is built.
+    So do those of docs/engine.md in docs/engine_loop.cpp.
 
 docs.py ROOT
 """
@@ -42,12 +43,13 @@ def main():
             where = document.relative_to(root)
             print(f"docs: {where} names {name}, which is not there", file=sys.stderr)
             wrong += 1
-    program = (root / "docs" / "gpu_program.cpp").read_text()
-    pieces = CPP.findall((root / "docs" / "gpu.md").read_text())
-    for piece in pieces or ["nothing"]:
-        if piece not in program:
-            print("docs: docs/gpu_program.cpp has no\n" + piece, file=sys.stderr)
-            wrong += 1
+    for page, program in (("gpu.md", "gpu_program.cpp"), ("engine.md", "engine_loop.cpp")):
+        source = (root / "docs" / program).read_text()
+        pieces = CPP.findall((root / "docs" / page).read_text())
+        for piece in pieces or ["nothing"]:
+            if piece not in source:
+                print(f"docs: docs/{program} has no\n{piece}", file=sys.stderr)
+                wrong += 1
     if wrong == 0:
         print("docs: all that is named is there")
     return min(wrong, 1)

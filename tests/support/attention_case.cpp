@@ -82,6 +82,7 @@ void AttentionCase::place_pages() {
       free.pop_back();
     }
     batch_.kv_lens.push_back(sequence.kv_len);
+    if (!spec_.sinks.empty()) batch_.counts_sinks.push_back(sequence.counts_sinks);
     batch_.q_indptr.push_back(batch_.q_indptr.back() + sequence.q_len);
     batch_.page_indptr.push_back(std::ssize(batch_.pages));
   }
@@ -216,8 +217,8 @@ CaseResult AttentionCase::outputs() const {
 CaseResult AttentionCase::run(const AttentionBatch& batch, const AttentionOptions& options,
                               int threads) {
   CaseResult result = outputs();
-  result.tiles =
-      run_attention(spec_.shape, batch, options, q_.view(), pool(), partial(result), threads);
+  result.tiles = run_attention(spec_.shape, batch, options, q_.view(), pool(), partial(result),
+                               threads, spec_.sinks.empty() ? ConstTensorView{} : sinks());
   return result;
 }
 
@@ -257,6 +258,9 @@ std::vector<ReferenceRow> AttentionCase::reference(const MaskMod& visible, Dtype
         rows.push_back(reference_row(dense_[s], q.data(), scale, mask, spec_.options.score,
                                      static_cast<std::int32_t>(s), spec_.options.first_head + h,
                                      group(), position_of(s, t)));
+        if (!spec_.sinks.empty() && spec_.sequences[s].counts_sinks) {
+          rows.back() = verify::with_sink(rows.back(), spec_.sinks[static_cast<std::size_t>(h)]);
+        }
       }
     }
   }

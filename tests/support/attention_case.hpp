@@ -26,6 +26,7 @@ struct CaseSequence {
   std::int64_t q_len = 1;
   std::int64_t kv_len = 0;
   std::optional<std::vector<std::int32_t>> local{};  ///< logical pages on this rank; unset: all
+  bool counts_sinks = true;                          ///< this rank does
 };
 
 struct CaseSpec {
@@ -35,6 +36,7 @@ struct CaseSpec {
   bool latent = false;              ///< values are the first v_dim elements of the keys
   std::vector<CaseSequence> sequences{};
   std::vector<std::int64_t> positions{};
+  std::vector<float> sinks{};  ///< [q_heads]; empty: none
   AttentionOptions options{};
   Layout q{}, pool{}, o{}, lse{};
   KvScales scales{};   ///< of float8 pools
@@ -62,6 +64,9 @@ class AttentionCase {
   const CaseSpec& spec() const { return spec_; }
   const AttentionBatch& batch() const { return batch_; }
   ConstTensorView q() { return q_.view(); }
+  ConstTensorView sinks() const {
+    return {spec_.sinks.data(), Dtype::kFloat32, {std::ssize(spec_.sinks)}};
+  }
   ConstKvPool pool();
   Partial partial(CaseResult& result) { return {result.o.view(), result.lse.view()}; }
   std::int64_t tokens() const { return batch_.q_indptr.back(); }
@@ -127,6 +132,7 @@ Dtype rounded_query_type(const CaseSpec& spec);
 /// Plans, and runs once into `out`. Returns what the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
-                         const ConstKvPool& pool, const Partial& out, int threads);
+                         const ConstKvPool& pool, const Partial& out, int threads,
+                         const ConstTensorView& sinks = {});
 
 }  // namespace kvmesh::test

@@ -11,10 +11,11 @@ Dtype rounded_query_type(const CaseSpec& spec) { return spec.q_dtype; }
 
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
-                         const ConstKvPool& pool, const Partial& out, int threads) {
+                         const ConstKvPool& pool, const Partial& out, int threads,
+                         const ConstTensorView& sinks) {
   AttentionPlan plan(shape, batch, options);
   ThreadPool pool_of_threads(threads);
-  plan.attend_partial(q, pool, out, pool_of_threads);
+  plan.attend_partial(q, pool, out, pool_of_threads, sinks);
   return plan.tiles();
 }
 

@@ -1,11 +1,13 @@
 #include "comm/combine/exact/exact_combine.hpp"
 
 #include <algorithm>
+#include <span>
 
 #include "comm/combine/choose_way.hpp"
 #include "comm/combine/host/gather.hpp"
 #include "comm/combine/host/merge.hpp"
 #include "core/check.hpp"
+#include "core/softmax_merge.hpp"
 
 namespace kvmesh {
 namespace {
@@ -22,6 +24,14 @@ void for_each_row(const RowMap& map, const CombineBlock& block, int rank, const 
 /// The floats that hold so many exact rows: a row is a multiple of 16 bytes.
 std::int64_t floats_of(std::int64_t rows, std::int64_t row_bytes) {
   return rows * row_bytes / static_cast<std::int64_t>(sizeof(float));
+}
+
+/// The finished row `o` with a sink: returns its LSE.
+float count_sink(float lse, float sink, std::span<float> o) {
+  const float merged = lse_with_sink(lse, sink);
+  const float factor = merge_weight(lse, merged);
+  for (float& element : o) element *= factor;
+  return merged;
 }
 
 }  // namespace
@@ -46,14 +56,14 @@ void ExactCombine::check_run(const CombineOutput& output) const {
   check_output_tensors(output, plan_->map.shape(), plan_->result(), DeviceKind::kCpu);
 }
 
-void ExactCombine::run(const ExactRows& mine, const CombineOutput& output) {
+void ExactCombine::run(const ExactRows& mine, const CombineOutput& output, const float* sinks) {
   check_run(output);
   rows_->identify(plan_->digest);
   merged_.resize(static_cast<std::size_t>(mine.row_bytes()));
   finished_.resize(static_cast<std::size_t>(plan_->map.dim()));
   if (plan_->map.ranks() > 1) exchange(mine);
-  if (!plan_->gathers) return merge(mine, output);
-  merge(mine, room_for_own_rows(*rows_, *plan_));
+  if (!plan_->gathers) return merge(mine, output, sinks);
+  merge(mine, room_for_own_rows(*rows_, *plan_), sinks);
   gather_rows(*rows_, *plan_, output, "combine: gather the finished rows");
 }
 
@@ -74,7 +84,7 @@ void ExactCombine::exchange(const ExactRows& mine) {
   rows_->exchange("combine: exact rows to their owners");
 }
 
-void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output) {
+void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output, const float* sinks) {
   const RowMap& map = plan_->map;
   const CombineBlock own = plan_->own();
   const auto v_dim = static_cast<int>(map.dim());
@@ -91,7 +101,8 @@ void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output) {
                                         .row(next[static_cast<std::size_t>(rank)]++);
         merge_row(merged, from, mine.dim());
       }
-      const float lse = finish_row(merged, finished_.data(), v_dim);
+      float lse = finish_row(merged, finished_.data(), v_dim);
+      if (sinks != nullptr) lse = count_sink(lse, sinks[h], finished_);
       store_row(output, t - own.tokens.begin, h - own.heads.begin, finished_.data(), lse);
     }
   }

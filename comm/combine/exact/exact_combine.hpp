@@ -26,16 +26,17 @@ class ExactCombine {
   void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest);
   /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
   void check_run(const CombineOutput& output) const;
-  /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows.
+  /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows, with `sinks` [heads] in
+  /// them unless that is null.
   /// @throws InvalidArgument before anything is sent; DigestMismatch, Timeout, PeerLost.
   /// Collective.
-  void run(const ExactRows& mine, const CombineOutput& output);
+  void run(const ExactRows& mine, const CombineOutput& output, const float* sinks = nullptr);
 
   std::size_t workspace_bytes() const { return rows_->size_bytes() + merged_.size(); }
 
  private:
   void exchange(const ExactRows& mine);
-  void merge(const ExactRows& mine, const CombineOutput& output);
+  void merge(const ExactRows& mine, const CombineOutput& output, const float* sinks);
 
   std::shared_ptr<RowExchange> rows_;
   std::optional<HostPlan> plan_;

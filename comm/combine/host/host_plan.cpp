@@ -12,6 +12,26 @@ std::int64_t count_lses(const RowMap& map, int from, int to, const CombineBlock&
   return count;
 }
 
+// Two ranks on two cores, 32 heads, dim 128: 16 KB take as long either way.
+constexpr std::int64_t kApartBytes = 16 * 1024;
+
+/// Whether every rank takes part in every row.
+bool is_whole(const RowMap& map) {
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    if (map.rows_of(rank, map.all()) != map.all().rows()) return false;
+  }
+  return true;
+}
+
+/// Whether the rows of an owner are large and follow one another in a contiguous tensor. The same
+/// on every rank.
+bool sends_o_apart(const HostPlan& plan) {
+  if (plan.strategy != CombineStrategy::kAllToAll || plan.merging == Scatter::kHeads) return false;
+  const std::int64_t owners = plan.merging == Scatter::kAll ? 1 : plan.map.ranks();
+  const std::int64_t floats = plan.map.all().rows() * plan.map.dim() / owners;
+  return floats * static_cast<std::int64_t>(sizeof(float)) >= kApartBytes && is_whole(plan.map);
+}
+
 }  // namespace
 
 Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token) {
@@ -39,6 +59,7 @@ HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& opti
   plan.gathers =
       plan.scatter == Scatter::kAll && ranks > 1 && goes_by_owners(plan.strategy, shape, ranks);
   if (plan.gathers) plan.merging = plan.map.longer_axis();
+  plan.sends_o_apart = sends_o_apart(plan);
   const bool reduces = plan.strategy == CombineStrategy::kReduceScatter;
   const CombineBlock own = plan.own();
   for (int peer = 0; peer < ranks; ++peer) {

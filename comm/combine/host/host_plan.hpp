@@ -20,6 +20,9 @@ struct HostPlan {
   Scatter merging = Scatter::kAll;
   /// Whether the merged rows then go from their owners to all ranks.
   bool gathers = false;
+  /// Whether O goes in a message of its own, from the sender's tensor: a copy into a message with
+  /// its LSEs would take longer than a second message.
+  bool sends_o_apart = false;
 
   // Rows between this rank and each other one, under `merging`; [rank].
   std::vector<std::int64_t> sent_rows{};

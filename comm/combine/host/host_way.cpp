@@ -72,7 +72,8 @@ void HostWay::start_reading() {
   for (int rank = 0; rank < plan_->map.ranks(); ++rank) {
     const float* rows = rows_->incoming(rank).data();
     const std::int64_t count = plan_->received_rows[static_cast<std::size_t>(rank)];
-    readers_.push_back({rank, rows, rows + count * plan_->map.dim()});
+    // all_to_all takes this rank's own rows from the partial: there may be no buffer.
+    readers_.push_back({rank, rows, rows ? rows + count * plan_->map.dim() : nullptr});
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "comm/combine/combine_way.hpp"
 #include "comm/combine/host/host_plan.hpp"
+#include "comm/combine/host/merge.hpp"
 #include "comm/combine/host/row_exchange.hpp"
 
 namespace kvmesh {
@@ -30,8 +31,8 @@ class HostWay : public CombineWay {
   std::uint64_t generation() const override { return 0; }
   /// With what this way shares with the group's others.
   std::size_t workspace_bytes() const override;
-
   std::size_t host_bytes() const override { return workspace_bytes(); }
+
  private:
   struct Reader {
     int rank;
@@ -50,8 +51,13 @@ class HostWay : public CombineWay {
   /// A group of one: no peer to send to, nothing to merge.
   void copy_mine(const Partial& mine, const CombineOutput& output);
 
-  // A step of all_to_all.
-  void merge_received(const CombineOutput& output);
+  // Steps of all_to_all.
+  void exchange_packed(const Partial& mine);
+  void exchange_apart(const Partial& mine);
+  /// The O of `mine` in one piece: where it lies, or copied.
+  const float* o_in_one_piece(const Partial& mine);
+  void merge_received(const Partial& mine, const CombineOutput& output);
+  void list_sources(const Partial& mine, std::int64_t token, std::int64_t head);
 
   // Steps of reduce_scatter, and the LSEs of one row, by rank.
   void gather_lses(const Partial& mine);
@@ -67,7 +73,10 @@ class HostWay : public CombineWay {
   std::optional<HostPlan> plan_;
   std::vector<Reader> readers_;  // in rank order
   std::vector<float> lses_;      // all_to_all: of one row; reduce_scatter: [token][head][rank]
-  std::vector<float> row_;       // one row's sum
+  std::vector<float> weights_;   // of one row's sources; [rank]
+  std::vector<WeightedRow> sources_;
+  std::vector<RowExchange::Apart> apart_;  // exchange_apart: [rank]
+  std::vector<float> row_;                 // one row's sum
 };
 
 }  // namespace kvmesh

@@ -40,6 +40,7 @@ void HostWay::gather_lses(const Partial& mine) {
 void HostWay::exchange_rescaled(const Partial& mine) {
   const RowMap& map = plan_->map;
   const int me = plan_->rank;
+  weights_.resize(static_cast<std::size_t>(map.ranks()));
   for (int owner = 0; owner < map.ranks(); ++owner) {
     const CombineBlock block = map.block(plan_->merging, owner);
     RowBuffer& buffer = owner == me ? rows_->incoming(me) : rows_->outgoing(owner);
@@ -48,11 +49,12 @@ void HostWay::exchange_rescaled(const Partial& mine) {
       if (!map.takes_part(t, me)) continue;
       for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, scaled += map.dim()) {
         const std::span<const float> lses = lses_of(t, h);
-        const float lse = lses[static_cast<std::size_t>(me)];
-        if (lse == kNoKeys) {
+        const auto rank = static_cast<std::size_t>(me);
+        if (lses[rank] == kNoKeys) {
           std::fill_n(scaled, map.dim(), 0.0f);  // not 0 * O: O may be anything
         } else {
-          scale_row(scaled, o_row(mine, t, h), merge_weight(lse, merged_lse(lses)), map.dim());
+          merge_weights(lses, weights_);
+          scale_row(scaled, o_row(mine, t, h), weights_[rank], map.dim());
         }
       }
     }

@@ -22,6 +22,7 @@ class RowBuffer {
     return values_.data();
   }
   float* data() { return values_.data(); }
+  std::int64_t floats() const { return static_cast<std::int64_t>(used_); }
   std::span<float> message() {
     return std::span(values_).first(used_ == 0 ? 0 : used_ + kDigestFloats);
   }
@@ -56,6 +57,8 @@ class RowExchange {
   RowBuffer& incoming(int peer) { return incoming_[static_cast<std::size_t>(peer)]; }
   /// This rank's merged rows, before they are gathered.
   RowBuffer& merged() { return merged_; }
+  /// This rank's O in one piece, where the caller's tensor is not.
+  RowBuffer& packed() { return packed_; }
 
   /// Sets the digest that the next exchanges send along.
   void identify(const PlanDigest& digest) { digest_ = digest; }
@@ -67,10 +70,22 @@ class RowExchange {
   /// Sends `rows` to every peer and fills the incoming buffers. Collective.
   void send_to_all(RowBuffer& rows, std::string_view operation) { exchange(operation, &rows); }
 
+  /// The rows for one peer: O where it lies, and a buffer with the LSEs.
+  struct Apart {
+    std::span<const float> o;
+    RowBuffer* lses = nullptr;
+  };
+  /// As exchange, in two messages: the LSEs of to[peer], then O, [rows, dim]. An incoming buffer
+  /// gets all of O, then the LSEs. Collective.
+  void exchange_apart(std::span<const Apart> to, std::int64_t dim, std::string_view operation);
+
   std::size_t size_bytes() const;
 
  private:
   void exchange(std::string_view operation, RowBuffer* to_all);
+  void clear_entries();
+  void add_outgoing(int peer, RowBuffer& buffer);
+  void exchange_entries(std::string_view operation);
   void check_digests(std::string_view operation);
 
   Communicator* comm_;
@@ -79,6 +94,7 @@ class RowExchange {
   std::vector<RowBuffer> outgoing_;  // [rank]
   std::vector<RowBuffer> incoming_;  // [rank]
   RowBuffer merged_;
+  RowBuffer packed_;
   std::vector<Outgoing> outgoing_entries_;
   std::vector<Incoming> incoming_entries_;
 };

@@ -120,8 +120,8 @@ typedef struct kvmesh_mesh_info {
 KVMESH_API kvmesh_status_t kvmesh_mpi_session_create(kvmesh_mpi_session_t** session);
 KVMESH_API void kvmesh_mpi_session_destroy(kvmesh_mpi_session_t* session);
 
-/* The ranks that a launcher has started (kvmesh/launcher.hpp), else this process alone. Collective, as
-   all that make a mesh. */
+/* The ranks that a launcher has started (kvmesh/launcher.hpp), else this process alone. Collective,
+   as all that make a mesh. */
 KVMESH_API kvmesh_status_t kvmesh_mesh_from_launcher(const kvmesh_mesh_options_t* options,
                                                      kvmesh_mesh_t** mesh);
 /* The ranks of an MPI communicator, which is duplicated: `mpi_comm` points to an MPI_Comm. */
@@ -186,7 +186,19 @@ enum {
   KVMESH_DTYPE_DEFAULT = 0, /* bfloat16 */
   KVMESH_DTYPE_FLOAT32 = 1,
   KVMESH_DTYPE_FLOAT16 = 2,
-  KVMESH_DTYPE_BFLOAT16 = 3
+  KVMESH_DTYPE_BFLOAT16 = 3,
+  KVMESH_DTYPE_FLOAT8_E4M3 = 4 /* of pages */
+};
+enum { KVMESH_PAGES_KV = 0, KVMESH_PAGES_LATENT = 1 }; /* latent: keys alone (MLA) */
+/* The factors of float8 pages: computed for each token and head, or k_scale and v_scale. */
+enum { KVMESH_SCALE_PER_TOKEN_AND_HEAD = 0, KVMESH_SCALE_PER_TENSOR = 1 };
+enum { KVMESH_PREFIX_SHA256_CBOR = 0, KVMESH_PREFIX_XXH3 = 1 };
+enum {
+  KVMESH_EVICT_HITS = 0,
+  KVMESH_EVICT_TWO_QUEUES = 1,
+  KVMESH_EVICT_LRU = 2,
+  KVMESH_EVICT_S3FIFO = 3,
+  KVMESH_EVICT_SEGMENTED = 4
 };
 enum { KVMESH_PLACE_BALANCED = 0, KVMESH_PLACE_STRIPED = 1, KVMESH_PLACE_PACKED = 2 };
 
@@ -206,6 +218,13 @@ typedef struct kvmesh_cache_options {
   double memory_fraction;
   int64_t home_threshold_tokens; /* 0: 2048; -1: no sequence has a home */
   int32_t reproducible;          /* 1: the same bits on any number of ranks; CPUs only */
+  int32_t page_kind;             /* KVMESH_PAGES_... */
+  int32_t scale_kind;            /* KVMESH_SCALE_... */
+  float k_scale, v_scale;        /* 0: 1 */
+  int32_t prefix_cache;          /* 1: pages of known prefixes are kept (kvmesh/prefix.hpp) */
+  int32_t prefix_hash;           /* KVMESH_PREFIX_... */
+  int32_t eviction;              /* KVMESH_EVICT_... */
+  const char* prefix_seed;       /* NULL: vLLM's */
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */
@@ -225,6 +244,63 @@ KVMESH_API kvmesh_status_t kvmesh_sequence_truncate(kvmesh_cache_t* cache,
 KVMESH_API kvmesh_status_t kvmesh_sequence_erase(kvmesh_cache_t* cache, kvmesh_sequence_t sequence);
 KVMESH_API kvmesh_status_t kvmesh_sequence_length(const kvmesh_cache_t* cache,
                                                   kvmesh_sequence_t sequence, int64_t* length);
+
+/* ---- Known prefixes ---- */
+
+/* The tokens of one request, whose full pages are hashed. */
+typedef struct kvmesh_prefix_key kvmesh_prefix_key_t;
+
+/* What distinguishes pages with equal tokens. */
+typedef struct kvmesh_prefix_item { /* an input of another modality */
+  const char* id;
+  int64_t first, tokens;
+} kvmesh_prefix_item_t;
+typedef struct kvmesh_prefix_extras {
+  size_t size;
+  const char* salt;                        /* isolates tenants; NULL: none */
+  const char *adapter_name, *adapter_path; /* NULL: none */
+  const kvmesh_prefix_item_t* items;
+  size_t item_count;
+} kvmesh_prefix_extras_t;
+
+KVMESH_API kvmesh_status_t kvmesh_prefix_key_create(const kvmesh_cache_t* cache,
+                                                    const kvmesh_prefix_extras_t* extras,
+                                                    kvmesh_prefix_key_t** key);
+KVMESH_API void kvmesh_prefix_key_destroy(kvmesh_prefix_key_t* key);
+KVMESH_API kvmesh_status_t kvmesh_prefix_key_append(kvmesh_prefix_key_t* key, const int32_t* tokens,
+                                                    size_t count);
+KVMESH_API kvmesh_status_t kvmesh_prefix_key_truncate(kvmesh_prefix_key_t* key, int64_t length);
+
+/* A run of cached pages, pinned until a sequence is made of it or it is released. */
+typedef struct kvmesh_prefix_match {
+  kvmesh_sequence_t pin;
+  int64_t tokens;
+} kvmesh_prefix_match_t;
+
+/* These change metadata only, on every rank alike. */
+KVMESH_API kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache,
+                                               const kvmesh_prefix_key_t* key,
+                                               kvmesh_prefix_match_t* match);
+KVMESH_API kvmesh_status_t kvmesh_prefix_release(kvmesh_cache_t* cache,
+                                                 const kvmesh_prefix_match_t* match);
+/* A sequence that has the cached tokens of a match, which it ends, or of a key. */
+KVMESH_API kvmesh_status_t kvmesh_sequence_create_of_match(kvmesh_cache_t* cache,
+                                                           const kvmesh_prefix_match_t* match,
+                                                           kvmesh_sequence_t* made);
+KVMESH_API kvmesh_status_t kvmesh_sequence_create_of_key(kvmesh_cache_t* cache,
+                                                         const kvmesh_prefix_key_t* key,
+                                                         kvmesh_sequence_t* made);
+
+typedef struct kvmesh_retention { /* tokens [first, first + tokens) */
+  int64_t first, tokens;
+  int32_t priority; /* 0 to 100; others have 35 */
+} kvmesh_retention_t;
+/* Lets later requests find the sequence's full pages. */
+KVMESH_API kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache,
+                                                   kvmesh_sequence_t sequence,
+                                                   const kvmesh_prefix_key_t* key,
+                                                   const kvmesh_retention_t* retentions,
+                                                   size_t retention_count);
 
 typedef struct kvmesh_cache_info {
   size_t size;
@@ -260,6 +336,14 @@ enum {
   KVMESH_COMBINE_ALL_REDUCE = 3
 };
 
+enum {
+  KVMESH_WAY_AUTO = 0,
+  KVMESH_WAY_HOST = 1,
+  KVMESH_WAY_STAGED = 2,
+  KVMESH_WAY_NCCL = 3,
+  KVMESH_WAY_PEER = 4
+};
+
 typedef struct kvmesh_plan_options {
   size_t size;
   const kvmesh_mask_t* mask;   /* NULL: causal */
@@ -274,6 +358,8 @@ typedef struct kvmesh_plan_options {
   int64_t limit_sequences;
   int64_t limit_query_tokens; /* per sequence; 0: 1 */
   int64_t limit_pages;        /* 0: pages_per_rank */
+  int32_t way;                /* KVMESH_WAY_...: what moves the rows of the combine */
+  int32_t travels_as;         /* KVMESH_DTYPE_... of those rows; 0: float32 (CombineOptions) */
 } kvmesh_plan_options_t;
 
 /* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is
@@ -301,12 +387,16 @@ KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
                                                 kvmesh_plan_info_t* info);
 
 /* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
-   kv_heads, k_dim], v [append_tokens, kv_heads, v_dim], o [tokens, heads, v_dim] with the rows that
-   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. Collective. */
+   kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (latent pages: NULL; k and v are NULL where
+   nothing is appended), o [tokens, heads, v_dim] with the rows that
+   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. sinks [q_heads]
+   float32 or NULL: the layer's attention sinks, which every row counts once (LayerInput).
+   Collective. */
 KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
                                            const kvmesh_tensor_t* q, const kvmesh_tensor_t* k,
-                                           const kvmesh_tensor_t* v, const kvmesh_tensor_t* o,
-                                           const kvmesh_tensor_t* lse, void* stream);
+                                           const kvmesh_tensor_t* v, const kvmesh_tensor_t* sinks,
+                                           const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
+                                           void* stream);
 
 /* The three parts of it. A partial is o [query_tokens, q_heads, v_dim] and lse [query_tokens,
    q_heads], both float32; the logarithm is natural. */
@@ -315,6 +405,7 @@ KVMESH_API kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer
                                               void* stream);
 KVMESH_API kvmesh_status_t kvmesh_plan_attend(kvmesh_plan_t* plan, int32_t layer,
                                               const kvmesh_tensor_t* q,
+                                              const kvmesh_tensor_t* sinks,
                                               const kvmesh_tensor_t* partial_o,
                                               const kvmesh_tensor_t* partial_lse, void* stream);
 KVMESH_API kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan,

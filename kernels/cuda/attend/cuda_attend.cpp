@@ -146,7 +146,7 @@ void CudaAttend::reserve_workspace() {
 }
 
 AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& pool,
-                                   const AttendedRows& out) const {
+                                   const AttendedRows& out, const ConstTensorView& sinks) const {
   return {.q = q.data,
           .q_token_stride = q.stride(0),
           .q_head_stride = q.stride(1),
@@ -161,6 +161,7 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .visits = plan_->visits(),
           .head_classes = plan_->head_classes(),
           .positions = plan_->positions(),
+          .sinks = static_cast<const float*>(sinks.data),
           .scale = scale_,
           .first_head = first_head_,
           .mods = mods_->buffers()};
@@ -171,11 +172,12 @@ void CudaAttend::check_output(const AttendedRows& out) const {
 }
 
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
-                        cudaStream_t stream) {
+                        cudaStream_t stream, const ConstTensorView& sinks) {
   check_attend_inputs(shape_, plan_->tokens(), max_page_, q, pool);
+  check_sinks(shape_, sinks);
   check_output(out);
-  const Kernels& kernels = kernels_for(kinds_of(q, pool));
-  AttendParams params = params_of(q, pool, out);
+  const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
+  AttendParams params = params_of(q, pool, out, sinks);
   for (int i = 0; i < 2; ++i) {
     const PlannedLaunch& planned = plan_->launch(i);
     if (planned.grid == 0) continue;
@@ -192,19 +194,22 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
                            params, pool);
   }
   is_fresh_ = false;
-  if (plan_->most_merges() > 0) launch_merge(out, stream);
+  if (plan_->most_merges() > 0) launch_merge(out, sinks, stream);
 }
 
-void CudaAttend::launch_merge(const AttendedRows& out, cudaStream_t stream) const {
+void CudaAttend::launch_merge(const AttendedRows& out, const ConstTensorView& sinks,
+                              cudaStream_t stream) const {
   const MergeParams params{.merges = plan_->merges(),
                            .merge_count = plan_->merges_made(),
                            .workspace_o = workspace_o_.data(),
                            .workspace_lse = workspace_lse_.data(),
+                           .sinks = static_cast<const float*>(sinks.data),
                            .out = attend_output(out),
                            .group = group_of(planned_)};
   const std::int64_t merges = plan_->most_merges();
+  const std::int64_t chunks_of_row = (shape_.v_dim + kMergeColumns - 1) / kMergeColumns;
   const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
-      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows());
+      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows() * chunks_of_row);
   merge_kernel_.launch(
       {.stream = stream,
        .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),

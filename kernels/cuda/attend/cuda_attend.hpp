@@ -54,10 +54,11 @@ class CudaAttend {
   /// launches and replays of one CudaAttend come one after another, and `plan` after them: they
   /// share the workspace and the counters of claims. Every bit of the result depends on the batch
   /// and the device's kind alone. Launches at most three kernels: short rows, long rows, the merge
-  /// of splits. With limits, tensors have as many tokens as those have room for.
+  /// of splits. With limits, tensors have as many tokens as those have room for. `sinks` [q_heads]
+  /// may be empty: of the sequences whose sinks this rank counts, the rows include them.
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
-              cudaStream_t stream);
+              cudaStream_t stream, const ConstTensorView& sinks = {});
 
   const DevicePlan& current() const { return *plan_; }
   /// Changes when graphs that were captured before become invalid.
@@ -78,10 +79,11 @@ class CudaAttend {
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, int row_class) const;
   LaunchShape launch_shape(int row_class) const;
-  AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool,
-                         const AttendedRows& out) const;
+  AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
+                         const ConstTensorView& sinks) const;
   void reserve_workspace();
-  void launch_merge(const AttendedRows& out, cudaStream_t stream) const;
+  void launch_merge(const AttendedRows& out, const ConstTensorView& sinks,
+                    cudaStream_t stream) const;
 
   KernelStore* store_;
   AttentionShape shape_;

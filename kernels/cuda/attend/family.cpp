@@ -7,6 +7,7 @@
 
 #include "core/check.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
+#include "kernels/cuda/attend/hopper/latent_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
@@ -46,7 +47,8 @@ bool begins_at_16_bytes(const ConstTensorView& view) {
   return aligned;
 }
 
-TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
+TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
+                     const ConstTensorView& sinks) {
   const ConstTensorView& k_scales = pool.k_scale.per_token;
   const ConstTensorView& v_scales = pool.v_scale.per_token;
   const bool row_scales = k_scales.data != nullptr || v_scales.data != nullptr;
@@ -58,7 +60,8 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool) {
       .pool_contiguous = is_contiguous(pool.k) && (pool.is_latent() || is_contiguous(pool.v)),
       .latent = pool.is_latent(),
       .row_scales = row_scales,
-      .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales))};
+      .scale_vectors = !row_scales || (has_scale_vectors(k_scales) && has_scale_vectors(v_scales)),
+      .has_sinks = !sinks.empty()};
 }
 
 void AttendFamily::launch(const jit::Kernel& kernel, const jit::Launch& how,
@@ -98,7 +101,8 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 
 AttendVariant choose_attend(const AttendCase& what) {
   require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
-  for (const AttendFamily* family : {&decode_family(), &prefill_family(), &mma_family()}) {
+  for (const AttendFamily* family :
+       {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);
@@ -112,6 +116,7 @@ jit::Constants attend_constants(const AttendCase& what) {
       .set("kGroup", what.group())
       .set("kHeadBlocks", what.shape.q_heads / what.shape.kv_heads / what.group())
       .set("kHasHeadClasses", what.head_classes)
+      .set("kHasSinks", what.kinds.has_sinks)
       .set("kPoolType", what.kinds.pool)
       .set("kQueryType", what.kinds.q);
   return constants;

@@ -34,9 +34,11 @@ struct TensorKinds {
   bool row_scales = false;
   /// Scales of neighbours lie together, those of four tokens at multiples of 16 bytes.
   bool scale_vectors = true;
+  bool has_sinks = false;
   friend auto operator<=>(const TensorKinds&, const TensorKinds&) = default;
 };
-TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool);
+TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
+                     const ConstTensorView& sinks = {});
 
 /// Does every row (of the last dimension) begin at a multiple of 16 bytes?
 bool begins_at_16_bytes(const ConstTensorView& view);

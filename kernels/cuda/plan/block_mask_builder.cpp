@@ -78,7 +78,8 @@ class Builder {
                           .queries = to_int32(shape_.q_len),
                           .kv_len = to_int32(shape_.kv_len),
                           .first_token_slot = 0,
-                          .appended = 0});
+                          .appended = 0,
+                          .counts_sinks = 0});
     for (std::int64_t q = 0; q < shape_.q_len; ++q) {
       positions_.push_back(to_int32(q_start(shape_, b) + q));
     }

@@ -80,7 +80,8 @@ void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
                           .queries = to_int32(sequence.queries),
                           .kv_len = to_int32(sequence.kv_len),
                           .first_token_slot = token_slot,
-                          .appended = to_int32(sequence.appended)});
+                          .appended = to_int32(sequence.appended),
+                          .counts_sinks = sequence.counts_sinks});
     token += sequences_.back().queries;
     token_slot += sequences_.back().appended;
   }

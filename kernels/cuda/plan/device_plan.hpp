@@ -33,6 +33,7 @@ struct StepSequence {
   std::int64_t queries = 0;
   std::int64_t kv_len = 0;  ///< over all ranks
   std::int64_t appended = 0;
+  bool counts_sinks = true;  ///< this rank counts the sinks of its rows
 };
 
 struct StepView {

@@ -29,6 +29,7 @@ struct alignas(16) PlanSequence {
   std::int32_t kv_len;            // over all ranks, with what is appended
   std::int32_t first_token_slot;  // its appended tokens
   std::int32_t appended;
+  std::int32_t counts_sinks;  // this rank counts the sinks of its rows
 };
 
 /// Some query tokens of a sequence that read the same pages: for all kv heads, or for `kv_head`

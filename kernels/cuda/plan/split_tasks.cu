@@ -248,7 +248,7 @@ class Splitter {
             l.first_candidate + begin,
             keys,
             workspace_row,
-            0};
+            sequence.counts_sinks};
   }
 
   __device__ void add_merge(int query_block, int head, int splits, const Sums& before) const {
@@ -258,6 +258,7 @@ class Splitter {
                                                l.tokens * p_.candidates.group,
                                                p_.first_workspace_row + before.rows,
                                                splits,
+                                               p_.candidates.sequences[l.sequence].counts_sinks,
                                                {}};
   }
 

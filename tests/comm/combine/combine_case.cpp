@@ -157,6 +157,19 @@ Partial HeldPartial::view() {
   };
 }
 
+HeldPartial with_gap(const HeldPartial& partial, std::int64_t gap) {
+  HeldPartial spread(partial.tokens, partial.heads, partial.dim, gap);
+  for (std::int64_t t = 0; t < partial.tokens; ++t) {
+    for (std::int64_t h = 0; h < partial.heads; ++h) {
+      std::copy_n(partial.o_values.begin() + partial.o_index(t, h), partial.dim,
+                  spread.o_values.begin() + spread.o_index(t, h));
+      spread.lse_values[at(spread.lse_index(t, h))] =
+          partial.lse_values[at(partial.lse_index(t, h))];
+    }
+  }
+  return spread;
+}
+
 std::int64_t HeldPartial::o_index(std::int64_t token, std::int64_t head) const {
   return token * (heads * (dim + gap) + gap) + head * (dim + gap);
 }

@@ -26,6 +26,9 @@ struct HeldPartial {
   std::vector<float> o_values, lse_values;
 };
 
+/// The same rows with gaps between them.
+HeldPartial with_gap(const HeldPartial& partial, std::int64_t gap);
+
 struct CombineCase {
   std::int64_t tokens = 0;
   std::int64_t heads = 0;

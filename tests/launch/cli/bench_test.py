@@ -131,7 +131,7 @@ class Bench(unittest.TestCase):
         self.assertEqual(decode["amount"], 2 * 10 * token + rows * (2 * DIM + 4 * (V_DIM + 1)))
         self.assertEqual(append["amount"], 2 * 4 * (token + KV_HEADS * (DIM + V_DIM) * 2))
         self.assertEqual((result["dtype"], result["kv_dtype"]), ("bfloat16", "float8_e4m3"))
-        self.assertIn("bfloat16, float8_e4m3 pages of", table)
+        self.assertIn("bfloat16, float8_e4m3 kv pages of", table)
 
     def test_final_output(self):
         """The merged rows are written, in the model's dtype, and no LSE; arithmetic stays as it is."""

@@ -16,6 +16,7 @@ from program import KVMESH, ProgramTest, run, run_without_mpi, wait_until_caught
 
 BENCH = ("bench", "--device", "cpu", "--batch", 1, "--context", 10, "--op", "append", "--row-seconds", 0.01)
 VERIFY = ("verify", "--device", "cpu", "--count", 1)
+CAPACITY = ("plan-capacity", "--gpus", 2, "--batch", 8, "--context", 32000, "--layers", 10)
 
 
 class Terminal:
@@ -37,7 +38,7 @@ class Output(ProgramTest):
     def commands(self):
         generate = self.arguments("--prompt", "hello")
         return (("info",), VERIFY, BENCH, generate, ("info", "--json"), (*VERIFY, "--json"), (*BENCH, "--json"),
-                (*generate, "--json"), ("--help",), ("--version",), ("generate", "--help"))
+                (*generate, "--json"), CAPACITY, (*CAPACITY, "--json"), ("--help",), ("--version",), ("generate", "--help"))
 
     def test_a_full_disk_is_an_error(self):
         for arguments in self.commands():

@@ -18,11 +18,14 @@ namespace {
 constexpr int kRanks = 3;
 
 // The error that each rank gets where the last one is given other options; empty: none.
-std::vector<std::string> told(const std::function<void(CacheOptions&)>& change) {
+std::vector<std::string> told(
+    const std::function<void(CacheOptions&)>& change,
+    const std::function<void(CacheOptions&)>& on_all = [](CacheOptions&) {}) {
   std::vector<std::string> said(kRanks);
   run_on_threads(kRanks,
                  [&](Mesh& mesh) {
                    CacheOptions options = test::small_cache_options();
+                   on_all(options);
                    if (mesh.rank().value == kRanks - 1) change(options);
                    try {
                      KvCache cache(mesh, options);
@@ -63,6 +66,15 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
               {"home_threshold_tokens is 2048", "7 on rank 2"});
   expect_told(told([](auto& o) { o.reproducible = true; }),
               {"reproducible is 0 on rank 0 and 1 on rank 2"});
+  for (const auto& change : std::initializer_list<void (*)(PrefixOptions&)>{
+           [](PrefixOptions& prefix) { prefix.enabled = false; },
+           [](PrefixOptions& prefix) { prefix.hash = PrefixHash::kXxh3; },
+           [](PrefixOptions& prefix) { prefix.eviction = Eviction::kLru; },
+           [](PrefixOptions& prefix) { prefix.compares_tokens = !prefix.compares_tokens; },
+           [](PrefixOptions& prefix) { prefix.seed = "7"; }}) {
+    expect_told(told([&](auto& o) { change(o.prefix); }, [](auto& o) { o.prefix.enabled = true; }),
+                {"the prefix cache is", "on rank 2"});
+  }
   for (const auto& other : {std::pair<std::int64_t, double>{1 << 20, 0}, {0, 0.01}}) {
     expect_told(told([&](auto& o) {
                   o.pages_per_rank = 0;

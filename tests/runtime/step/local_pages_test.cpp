@@ -156,6 +156,11 @@ TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
   EXPECT_THROW(check((std::int64_t{1} << 31) - 1), InvalidArgument);
   allocator.append(sequence, kMost);
   EXPECT_THROW(check(1), InvalidArgument);
+
+  // Nor batches whose queries cannot be numbered.
+  const BatchEntry all[] = {{sequence, 0, kMost}, {allocator.fork(sequence), 0, kMost}};
+  EXPECT_NO_THROW(check_step(allocator, cache, {all, 1}, {}));
+  EXPECT_THROW(check_step(allocator, cache, all, {}), InvalidArgument);
 }
 
 }  // namespace

@@ -78,14 +78,16 @@ TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
 }
 
 TEST(PlanAgreement, ComparesGraphsNotObjects) {
-  const auto hash = [](const MaskMod& mask, const ScoreMod& score) {
-    return hashes_of({.mask = mask, .score = score}).fields;
+  const auto hash = [](const MaskMod& mask, const ScoreMod& score,
+                       Contents contents = Contents::kLeftOut) {
+    return hashes_of({.mask = mask, .score = score}, contents).fields;
   };
   EXPECT_EQ(hash(window(8), slopes({0.5f, 0.25f})), hash(window(8), slopes({0.5f, 0.25f})));
   EXPECT_NE(hash(window(8), slopes({0.5f, 0.25f})), hash(window(8), slopes({0.5f, 0.25f, 1.0f})));
-  const bool compares_numbers = kInterval == 1;  // debug builds
-  EXPECT_EQ(hash(window(8), slopes({0.5f, 0.25f})) != hash(window(8), slopes({0.5f, 0.26f})),
-            compares_numbers);
+  EXPECT_EQ(hash(window(8), slopes({0.5f, 0.25f})), hash(window(8), slopes({0.5f, 0.26f})));
+  EXPECT_NE(hash(window(8), slopes({0.5f, 0.25f}), Contents::kHashed),
+            hash(window(8), slopes({0.5f, 0.26f}), Contents::kHashed));
+  EXPECT_EQ(kHashedContents == Contents::kHashed, kInterval == 1) << "both in debug builds";
 }
 
 TEST(PlanAgreement, ComparesBlockMasks) {
@@ -94,6 +96,18 @@ TEST(PlanAgreement, ComparesBlockMasks) {
   const BlockMask full = BlockMask::create({}, shape);
   EXPECT_EQ(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &causal}).fields);
   EXPECT_NE(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &full}).fields);
+
+  // Of the same shape and as sparse, with another list.
+  const auto listing = [&](std::int32_t block) {
+    const BlockRow rows[] = {{.partial = {block}, .full = {}}, {.partial = {0}, .full = {1}}};
+    return BlockMask::from_lists(shape, rows);
+  };
+  const BlockMask first = listing(0), second = listing(1);
+  const auto hash = [](const BlockMask& mask, Contents contents) {
+    return hashes_of({.block_mask = &mask}, contents).fields;
+  };
+  EXPECT_EQ(hash(first, Contents::kLeftOut), hash(second, Contents::kLeftOut));
+  EXPECT_NE(hash(first, Contents::kHashed), hash(second, Contents::kHashed));
 }
 
 // ---- Through a cache. Every sequence is short and lives on one rank ----

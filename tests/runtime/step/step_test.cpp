@@ -62,6 +62,7 @@ TEST_F(Step, RefusesTensorsOfOtherShapesAndRunsOnTheRightOnes) {
   refuse({good.q, tensor(tensors_.k.data(), {2, 1, 8}), good.v}, tensors_.output());
   refuse({good.q, good.k, tensor(tensors_.v.data(), {2, 2, 5})}, tensors_.output());
   refuse({good.q, good.k, {}}, tensors_.output());
+  refuse({good.q, good.k, good.v, tensor(tensors_.q.data(), {3})}, tensors_.output());
   refuse(good, {tensor(tensors_.o.data(), {2, 4, 5}), {}});
   refuse(good, {tensor(tensors_.o.data(), {1, 4, 6}), {}});
   refuse(good, {tensors_.output().o, tensor(tensors_.lse.data(), {2, 3})});
@@ -94,8 +95,10 @@ TEST_F(Step, RefusesTensorsInMemoryOfAnotherDevice) {
   const auto refuse = [&](const LayerInput& input, const CombineOutput& output) {
     expect_refused<InvalidArgument>(cache_, [&] { step.run(0, input, output); });
   };
-  for (ConstTensorView LayerInput::*member : {&LayerInput::q, &LayerInput::k, &LayerInput::v}) {
+  for (ConstTensorView LayerInput::*member :
+       {&LayerInput::q, &LayerInput::k, &LayerInput::v, &LayerInput::sinks}) {
     LayerInput input = tensors_.input();
+    input.sinks = tensor(tensors_.lse.data(), {4});
     (input.*member).device = gpu;
     refuse(input, tensors_.output());
   }
@@ -131,6 +134,42 @@ TEST_F(Step, CanBePlannedAgainAfterTruncation) {
   StepPlan second = plan();
   second.run(1, tensors_.input(), tensors_.output());
   EXPECT_EQ(tensors_.o, before);
+}
+
+// A member of an engine that has planned nothing yet.
+TEST_F(Step, IsEmptyUntilPlanned) {
+  StepPlan step;
+  EXPECT_FALSE(step);
+  EXPECT_THROW(step.run(0, tensors_.input(), tensors_.output()), InvalidArgument);
+  EXPECT_THROW((void)cache_.try_replan(step, {{sequence_, 2}}), InvalidArgument);
+  step = plan();
+  EXPECT_TRUE(step);
+  step.run(0, tensors_.input(), tensors_.output());
+}
+
+TEST_F(Step, EveryPlanCallTakesAList) {
+  StepPlan step = cache_.plan({{sequence_, 2}});
+  cache_.replan(step, {{sequence_, 1}});
+  EXPECT_TRUE(cache_.try_replan(step, {{sequence_, 1}, {cache_.create(), 1}}));
+  EXPECT_FALSE(cache_.try_plan({{sequence_, 1000}}));
+  EXPECT_EQ(cache_.length(sequence_), 4);
+  EXPECT_THROW((void)cache_.length(SequenceId{}), UnknownSequence);
+}
+
+TEST_F(Step, NeedsNoKeysWhereNothingIsAppended) {
+  plan().run(0, tensors_.input(), tensors_.output());
+  const std::vector<float> expected = tensors_.o;
+  std::ranges::fill(tensors_.o, -1.0f);
+  StepPlan again = cache_.plan({{sequence_, 0, 2}});
+  again.append(0, {}, {});
+  again.run(0, {.q = tensors_.input().q, .k = {}, .v = {}}, tensors_.output());
+  EXPECT_EQ(tensors_.o, expected);
+  EXPECT_THROW(again.append(2, {}, {}), InvalidArgument);
+  // With limits the next batch may append: a graph that captures this run must write it.
+  StepPlan limited = cache_.plan({{sequence_, 0, 2}}, {.limits = StepLimits{1, 2}});
+  expect_refused<InvalidArgument>(cache_, [&] {
+    limited.run(0, {.q = tensors_.input().q, .k = {}, .v = {}}, tensors_.output());
+  });
 }
 
 TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {

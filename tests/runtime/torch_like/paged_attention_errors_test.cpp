@@ -1,6 +1,7 @@
 // Every argument of PagedAttention that does not fit is an error that changes nothing.
 #include <cstring>
 #include <functional>
+#include <source_location>
 
 #include "tests/runtime/torch_like/paged_case.hpp"
 
@@ -78,7 +79,9 @@ struct ForwardCall {
   PagedAttention::ForwardOptions options;
 };
 
-void expect_forward_fails(const std::function<void(ForwardCall&)>& spoil) {
+void expect_forward_fails(const std::function<void(ForwardCall&)>& spoil,
+                          std::source_location where = std::source_location::current()) {
+  SCOPED_TRACE(where.line());
   PagedCase c({.pages = 8, .rows = 3, .q_heads = 4, .kv_heads = 2, .k_dim = 8, .v_dim = 6});
   c.assign(0, 20);
   c.assign(1, 30);

@@ -20,6 +20,18 @@ float stored(float value, Dtype dtype) {
   return load_element(&bits, dtype, 0);
 }
 
+OwnedTensor cache_of(const PagedShape& shape, std::int64_t pages, int dim, Layout layout) {
+  return OwnedTensor(shape.dtype, {1, shape.kv_heads, pages * shape.page_size, dim}, layout);
+}
+
+std::vector<DenseSequence> empty_rows(const PagedShape& shape) {
+  DenseSequence empty;
+  empty.kv_heads = shape.kv_heads;
+  empty.k_dim = shape.k_dim;
+  empty.v_dim = shape.v_dim;
+  return std::vector<DenseSequence>(static_cast<std::size_t>(shape.rows), empty);
+}
+
 }  // namespace
 
 PagedCase::PagedCase(const PagedShape& sizes, const PagedLayouts& how, std::uint64_t seed)
@@ -27,16 +39,17 @@ PagedCase::PagedCase(const PagedShape& sizes, const PagedLayouts& how, std::uint
       layouts(how),
       random(seed),
       paged(sizes.pages, sizes.page_size, sizes.rows),
-      k_cache(sizes.dtype, {1, sizes.kv_heads, sizes.pages * sizes.page_size, sizes.k_dim},
-              how.cache),
-      v_cache(sizes.dtype, {1, sizes.kv_heads, sizes.pages * sizes.page_size, sizes.v_dim},
-              how.cache) {
-  DenseSequence empty;
-  empty.kv_heads = sizes.kv_heads;
-  empty.k_dim = sizes.k_dim;
-  empty.v_dim = sizes.v_dim;
-  dense.assign(static_cast<std::size_t>(sizes.rows), empty);
-}
+      k_cache(cache_of(sizes, sizes.pages, sizes.k_dim, how.cache)),
+      v_cache(cache_of(sizes, sizes.pages, sizes.v_dim, how.cache)),
+      dense(empty_rows(sizes)) {}
+
+PagedCase::PagedCase(Mesh& mesh, const PagedShape& sizes, Placement placement, bool share)
+    : shape(sizes),
+      random(1),
+      paged(mesh, sizes.pages, sizes.page_size, sizes.rows, placement),
+      k_cache(cache_of(sizes, share ? paged.pages_per_rank() : sizes.pages, sizes.k_dim, {})),
+      v_cache(cache_of(sizes, share ? paged.pages_per_rank() : sizes.pages, sizes.v_dim, {})),
+      dense(empty_rows(sizes)) {}
 
 void PagedCase::assign(int row, std::int64_t length, std::int64_t begin) {
   paged.reserve(row, length);
@@ -132,7 +145,7 @@ testing::AssertionResult PagedCase::matches(const PagedResult& result, const Own
       }
     }
   }
-  if (worst_o <= kTolerance * largest && worst_lse <= kTolerance)
+  if (worst_o <= expected.tolerance * largest && worst_lse <= expected.tolerance)
     return testing::AssertionSuccess();
   return testing::AssertionFailure()
          << "error of O " << worst_o << " (largest " << largest << "), of the LSE " << worst_lse;

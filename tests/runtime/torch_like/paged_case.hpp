@@ -41,6 +41,8 @@ class PagedCase {
  public:
   explicit PagedCase(const PagedShape& shape, const PagedLayouts& layouts = {},
                      std::uint64_t seed = 1);
+  /// On the ranks of `mesh`; with caches of this rank's pages alone if `share`.
+  PagedCase(Mesh& mesh, const PagedShape& shape, Placement placement, bool share);
 
   /// Reserves `length` tokens in row `row` and assigns random keys and values to positions
   /// [begin, length), all at once.
@@ -56,6 +58,7 @@ class PagedCase {
   struct Expected {
     MaskMod mask = mods::causal();
     std::int64_t first_position = 0;
+    double tolerance = kTolerance;
   };
   /// Compares out and LSE with float64 over the rows' tokens.
   testing::AssertionResult matches(const PagedResult& result, const OwnedTensor& query,
@@ -69,7 +72,7 @@ class PagedCase {
   }
 
   PagedShape shape;
-  PagedLayouts layouts;
+  PagedLayouts layouts{};
   Random random;
   PagedAttention paged;
   OwnedTensor k_cache, v_cache;      // [1, H, pages * page_size, D]

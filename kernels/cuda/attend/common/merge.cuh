@@ -14,8 +14,9 @@
 namespace kvmesh::cuda {
 
 constexpr int kInFlight = 16;
-constexpr int kColumnsPerLane = 4;
-constexpr int kChunkColumns = 32 * kColumnsPerLane;  // of a row at a time
+constexpr int kColumnsPerLane = kMergeColumns / 32;
+constexpr int kChunkColumns = kMergeColumns;
+constexpr int kChunks = (kDimV + kChunkColumns - 1) / kChunkColumns;
 constexpr bool kWholeVectors = kDimV % kColumnsPerLane == 0;
 
 /// Warps that share the splits of a row: a power of two, so that all splits are under way at once
@@ -35,6 +36,7 @@ class MergeRow {
                       int step)
       : p_(params),
         merge_(merge),
+        head_(merge.kv_head * params.group + r % params.group),
         first_row_(merge.workspace_row + r),
         first_(first),
         step_(step) {}
@@ -62,7 +64,7 @@ class MergeRow {
     }
   }
 
-  /// Of all splits; `add` came before.
+  /// Of all splits, and of the row's sink; `add` came before.
   __device__ float merged_lse() const { return merged_; }
 
  private:
@@ -81,6 +83,9 @@ class MergeRow {
     for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
     sum = warp_sum(sum);
     merged_ = sum == 0.0f ? kNoKeys : shift + logf(sum);
+    if (p_.sinks != nullptr && merge_.counts_sinks) {
+      merged_ = lse_with_sink(merged_, p_.sinks[head_]);
+    }
     is_known_ = true;
   }
 
@@ -102,13 +107,15 @@ class MergeRow {
 
   const MergeParams& p_;
   const DeviceMerge& merge_;
+  const int head_;
   const std::int64_t first_row_;
   const int first_, step_;
   float merged_ = 0.0f;
   bool is_known_ = false;
 };
 
-/// A thread block merges some rows of one merge, kMergeWarps / warps_of_row at a time.
+/// A thread block merges some chunks of the rows of one merge, kMergeWarps / warps_of_row at a
+/// time.
 class MergeBlock {
  public:
   /// `sums` [kMergeWarps][kChunkColumns] is shared.
@@ -117,8 +124,10 @@ class MergeBlock {
 
   __device__ void run() {
     const int at_once = kMergeWarps / warps_;
-    for (int first = blockIdx.y * at_once; first < merge_.rows; first += gridDim.y * at_once) {
-      merge_rows(first + warp() / warps_);
+    const int chunks = merge_.rows * kChunks;
+    for (int first = blockIdx.y * at_once; first < chunks; first += gridDim.y * at_once) {
+      const int chunk = first + warp() / warps_;
+      merge_chunk(chunk / kChunks, chunk % kChunks);
     }
   }
 
@@ -127,23 +136,19 @@ class MergeBlock {
   __device__ static int lane() { return threadIdx.x % 32; }
 
   /// All warps call, some with a row that is not there.
-  __device__ void merge_rows(int r) {
+  __device__ void merge_chunk(int r, int chunk) {
     const bool is_there = r < merge_.rows;
     MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
     const int token = merge_.first_token + r / p_.group;
     const int head = merge_.kv_head * p_.group + r % p_.group;
     const OutputRow to = output_row(p_.out, token, head);
-    for (int first = 0; first < kDimV; first += kChunkColumns) {
-      const int column = first + lane() * kColumnsPerLane;
-      MergeRow::Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
-      row.add(column, o);
-      if (warps_ > 1) add_warps(o);
-      if (!is_there || warp() % warps_ != 0) continue;
-      put(to, column, o);
-    }
-    if (is_there && warp() % warps_ == 0 && lane() == 0) {
-      put_lse(p_.out, token, head, row.merged_lse());
-    }
+    const int column = chunk * kChunkColumns + lane() * kColumnsPerLane;
+    MergeRow::Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
+    row.add(column, o);
+    if (warps_ > 1) add_warps(o);
+    if (!is_there || warp() % warps_ != 0) return;
+    put(to, column, o);
+    if (chunk == 0 && lane() == 0) put_lse(p_.out, token, head, row.merged_lse());
   }
 
   __device__ static void put(const OutputRow& to, int column, const MergeRow::Columns& o) {

@@ -2,6 +2,7 @@
 // row of a piece costs nothing beside its keys, and no kernel is compiled per output type.
 #pragma once
 
+#include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/elements.cuh"
 
@@ -59,6 +60,12 @@ class OutputRow {
   Dtype type_;
   bool has_pairs_;  // pairs of 16-bit elements begin at multiples of 4 bytes
 };
+
+/// What kvmesh::lse_with_sink computes.
+__device__ inline float lse_with_sink(float lse, float sink) {
+  return kvmesh::lse_with_sink(
+      lse, sink, [](float x) { return expf(x); }, [](float x) { return logf(x); });
+}
 
 __device__ inline OutputRow output_row(const AttendOutput& out, int token, int head) {
   return {out.o, out.o_type, token * out.o_token_stride + head * out.o_head_stride};

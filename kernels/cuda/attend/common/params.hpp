@@ -22,7 +22,7 @@ struct alignas(16) DeviceTask {
   std::int32_t first_visit;
   std::int32_t keys;           // those that are written: a sequence may end inside its last page
   std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
-  std::int32_t unused;
+  std::int32_t counts_sinks;   // this rank counts the sinks of its rows
 };
 
 /// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that each key is found by are in
@@ -60,6 +60,7 @@ struct AttendParams {
   const PageVisit* visits;        // [visits]
   const TileClass* head_classes;  // [visits][group], of mixed pages; null without any
   const std::int32_t* positions;  // [tokens], logical
+  const float* sinks;             // [q_heads]; for kernels that have sinks
   float scale;
   std::int32_t first_head;  // the model's number of query head 0
   ModBuffers mods;
@@ -73,17 +74,21 @@ struct alignas(16) DeviceMerge {
   std::int32_t rows;
   std::int32_t workspace_row;
   std::int32_t splits;
-  std::int32_t unused[3];
+  std::int32_t counts_sinks;
+  std::int32_t unused[2];
 };
 
 /// Warps of a thread block that merges.
 inline constexpr int kMergeWarps = 8;
+/// Columns of a row that a warp merges.
+inline constexpr int kMergeColumns = 128;
 
 struct MergeParams {
   const DeviceMerge* merges;  // [*merge_count]
   const std::int32_t* merge_count;
   const float* workspace_o;    // [workspace rows, v_dim]
   const float* workspace_lse;  // [workspace rows]
+  const float* sinks;          // [q_heads]; null: none
   AttendOutput out;
   std::int32_t group;  // query heads of a kv head
 };

@@ -2,7 +2,7 @@
 //
 // Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
 // kHasHeadClasses (a page may be masked otherwise for each head of the group), kHeadBlocks (a kv
-// head of a task is a block of so many that read one head of the pool).
+// head of a task is a block of so many that read one head of the pool), kHasSinks.
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
@@ -90,6 +90,27 @@ __device__ inline void put_lse(const AttendParams& p, const DeviceTask& task, in
   } else {
     put_lse(p.out, task.first_token + r / kGroup, task.kv_head * kGroup + r % kGroup, lse);
   }
+}
+
+/// How a row ends: its output is the weighted sum of values times `factor`.
+struct RowEnd {
+  float factor;
+  float lse;
+};
+
+/// Of row `r` of the task, from the sum of its weights and its LSE over the task's keys. Counts the
+/// row's sink, unless its block was split: then the merge does.
+__device__ inline RowEnd row_end(const AttendParams& p, const DeviceTask& task, int r, float sum,
+                                 float lse) {
+  RowEnd end{sum == 0.0f ? 0.0f : 1.0f / sum, lse};
+  if constexpr (kHasSinks) {
+    if (task.workspace_row < 0 && task.counts_sinks) {
+      const float sink = p.sinks[task.kv_head * kGroup + r % kGroup];
+      end.lse = lse_with_sink(lse, sink);
+      end.factor *= merge_weight(lse, end.lse, [](float x) { return expf(x); });
+    }
+  }
+  return end;
 }
 
 }  // namespace kvmesh::cuda

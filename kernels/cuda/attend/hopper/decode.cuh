@@ -1,5 +1,5 @@
 // attend_partial for few rows on Hopper: decode and speculation, float16 or bfloat16 pages, head
-// dims of 64, 128, 192 and 256, up to 32 packed query rows.
+// dims of 64 to 256, multiples of 32, up to 32 packed query rows.
 //
 // Keys are the rows of the products and queries their columns, so that 8 query rows need no padding
 // to 64 and few registers:
@@ -35,15 +35,13 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) const {
     mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
-    const std::uint64_t keys =
-        wgmma_operand(shared_.keys(tile.stage), kAtomBytes, kImageK.group_bytes());
-    const std::uint64_t rows =
-        wgmma_operand(shared_.queries(tile.slot), kAtomBytes, kImageQ.group_bytes());
+    const std::uint64_t keys = kImageK.operand(shared_.keys(tile.stage));
+    const std::uint64_t rows = kImageQ.operand(shared_.queries(tile.slot));
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kDimK / 16; ++k) {
-      const int further = (k / 4 * kAtomBytes + k % 4 * 32) / 16;
-      wgmma<Rows::kAlongK>(s, keys + further, rows + further, k > 0);
+      wgmma<Rows::kAlongK>(s, keys + kImageK.further(k * 16), rows + kImageQ.further(k * 16),
+                           k > 0);
     }
     wgmma_commit_group();
     wgmma_wait_group<0>();
@@ -73,16 +71,15 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
   __device__ void add_values(const Tile& tile) {
     mbarrier_wait(shared_.values_full(tile.stage), tile.parity);
-    const std::uint64_t values =
-        wgmma_operand(shared_.values(tile.stage), kAtomBytes, kImageV.group_bytes());
-    const std::uint64_t weights = wgmma_operand(shared_.weights(), kAtomBytes, kAtomBytes);
+    const std::uint64_t values = kImageV.operand(shared_.values(tile.stage));
+    const std::uint64_t weights = kImageWeights.operand(shared_.weights());
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kTileKeys / 16; ++k) {
 #pragma unroll
       for (int m = 0; m < kDimTiles; ++m) {
-        wgmma<Rows::kAcrossK>(o_[m], values + (k * 2 * kImageV.group_bytes() + m * kAtomBytes) / 16,
-                              weights + k * 32 / 16, true);
+        wgmma<Rows::kAcrossK>(o_[m], values + kImageV.further(m * 64, k * 2),
+                              weights + kImageWeights.further(k * 16), true);
       }
     }
     wgmma_commit_group();

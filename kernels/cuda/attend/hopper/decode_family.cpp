@@ -15,12 +15,13 @@ struct Cut {
   int blocks = 1;
 };
 
-/// Float8 keys and values go through registers, beside outputs of many rows: a thread has 128
-/// registers with three thread blocks on an SM, and 168 with two.
+/// Outputs of many rows and dims leave too few registers where a thread has few: 128 with three
+/// thread blocks on an SM, 168 with two. Float8 keys and values go through registers beside them.
 bool has_registers(const Cut& cut) {
   const DecodeTile& tile = cut.tile;
-  return cut.blocks < 3 || tile.element_bytes > 1 ||
-         (tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128);
+  if (cut.blocks < 3) return true;
+  if (tile.element_bytes > 1) return tile.rows * tile.v_dim <= 32 * 64;
+  return tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128;
 }
 
 bool fits(const Cut& cut, const SharedLimits& limits) {

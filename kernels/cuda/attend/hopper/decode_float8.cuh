@@ -42,8 +42,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) {
     mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
-    const std::uint64_t rows =
-        wgmma_operand(shared_.queries(tile.slot), kAtomBytes, kImageQ.group_bytes());
+    const std::uint64_t rows = kImageQ.operand(shared_.queries(tile.slot));
 #pragma unroll
     for (int part = 0; part < kDimK / kPartDims; ++part) {
       std::uint32_t keys[kPartDims / 16][4];
@@ -55,7 +54,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
 #pragma unroll
       for (int i = 0; i < kPartDims / 16; ++i) {
         const int k = part * kPartDims / 16 + i;
-        wgmma_float16(s, keys[i], rows + (k / 4 * kAtomBytes + k % 4 * 32) / 16, k > 0);
+        wgmma_float16(s, keys[i], rows + kImageQ.further(k * 16), k > 0);
       }
       wgmma_commit_group();
       wgmma_wait_group<0>();
@@ -95,7 +94,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
 
   __device__ void add_values(const Tile& tile) {
     mbarrier_wait(shared_.values_full(tile.stage), tile.parity);
-    const std::uint64_t weights = wgmma_operand(shared_.weights(), kAtomBytes, kAtomBytes);
+    const std::uint64_t weights = kImageWeights.operand(shared_.weights());
     constexpr int kSteps = kTileKeys / 16;
 #pragma unroll
     for (int first = 0; first < kDimTiles; first += kPartTiles) {
@@ -112,7 +111,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
       for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
         for (int i = 0; i < kPartTiles; ++i) {
-          wgmma_float16(o_[first + i], values[i][k], weights + k * 32 / 16, true);
+          wgmma_float16(o_[first + i], values[i][k], weights + kImageWeights.further(k * 16), true);
         }
       }
       wgmma_commit_group();

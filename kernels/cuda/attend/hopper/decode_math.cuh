@@ -38,8 +38,11 @@ class DecodeMath {
   }
 
  protected:
-  static constexpr int kTiles = kRows / 8;      // of columns
-  static constexpr int kDimTiles = kDimV / 64;  // of outputs
+  static constexpr int kTiles = kRows / 8;  // of columns
+  // Of outputs. The last may be half: the rest of its rows is computed from whatever lies there,
+  // and belongs to nobody.
+  static constexpr int kDimTiles = (kDimV + 63) / 64;
+  __device__ static bool has_dims(int m) { return kDimV % 64 == 0 || m * 64 + warp() * 16 < kDimV; }
 
   /// A tile of a piece.
   struct Tile {
@@ -288,7 +291,7 @@ class DecodeMath {
         float probe = 0.0f;
 #pragma unroll
         for (int m = 0; m < kDimTiles; ++m) {
-          probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
+          if (has_dims(m)) probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
         }
         const bool is_lost = sum_[j][c] == 0.0f && max_[j][c] != kNoKeys;
         found |=
@@ -313,10 +316,12 @@ class DecodeMath {
         const int r = column(j, c);
         if (r >= task.rows) continue;
         const float sum = sum_[j][c];
-        const float factor = sum == 0.0f ? 0.0f : kernel().output_factor(j, c) / sum;
+        const RowEnd end = row_end(p_, task, r, sum, log_sum_exp(p_, max_[j][c], sum));
+        const float factor = kernel().output_factor(j, c) * end.factor;
         const OutputRow to = output_row(p_, task, r);
 #pragma unroll
         for (int m = 0; m < kDimTiles; ++m) {
+          if (!has_dims(m)) continue;
           const float first = o_[m][4 * j + c] * factor, second = o_[m][4 * j + 2 + c] * factor;
           const int dim = m * 64 + warp() * 16;
           if constexpr (Kernel::kNeighbours) {
@@ -326,7 +331,7 @@ class DecodeMath {
             to.put(dim + lane() / 4 + 8, second);
           }
         }
-        if (threadIdx.x < 4) put_lse(p_, task, r, log_sum_exp(p_, max_[j][c], sum));
+        if (threadIdx.x < 4) put_lse(p_, task, r, end.lse);
       }
     }
   }

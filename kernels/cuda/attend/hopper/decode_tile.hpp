@@ -13,6 +13,8 @@ inline constexpr int kMathThreads = 32 * kMathWarps;
 inline constexpr int kDecodeThreads = kMathThreads + 32;
 /// Keys that a thread block takes at a time: the 64 rows of one product.
 inline constexpr int kTileKeys = 64;
+/// Where an atom of any image may begin.
+inline constexpr int kImageAlignment = kAtomRows * kLongRowBytes;
 /// Pages of at least 8 tokens: 8 boxes a tile.
 inline constexpr int kMostTileVisits = kTileKeys / kAtomRows;
 
@@ -42,7 +44,10 @@ struct DecodeTile {
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
   // 1 KB.
   constexpr int q_offset() const { return stages * stage_bytes(); }
-  constexpr int weights_offset() const { return q_offset() + pieces * q_bytes(); }
+  constexpr int weights_offset() const {
+    return (q_offset() + pieces * q_bytes() + kImageAlignment - 1) / kImageAlignment *
+           kImageAlignment;
+  }
   constexpr int columns_offset() const { return weights_offset() + weights_bytes(); }
   constexpr int scales_offset() const { return columns_offset() + columns_bytes(); }
   constexpr int factors_offset() const { return scales_offset() + stages * scales_bytes(); }

@@ -2,8 +2,9 @@
 // the kernels.
 //
 // An atom is 8 rows of 64 16-bit elements, 1 KB, in which the 16-byte units of row r are exchanged
-// by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
-// elements are a group: `dim / 64` atoms one after another.
+// by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Where 64 does not divide
+// the dim they are 32 elements, exchanged by `unit ^ r / 2` (the 64-byte swizzle). Eight rows of
+// all their elements are a group: atoms one after another.
 //
 //   group 0: [atom 0][atom 1]...   rows 0 ..  7
 //   group 1: [atom 0][atom 1]...   rows 8 .. 15
@@ -11,9 +12,9 @@
 // The same bytes serve as keys, read along a row (K-major), and as values, read across rows
 // (MN-major). Page size, rows of a tile and stages do not enter into it.
 //
-// Rows of an atom of 8-bit elements, which wgmma does not read, have 128 elements, or 64 where that
-// does not divide the dim. Those are 64 bytes, exchanged by `unit ^ r / 2` (the 64-byte swizzle).
-// Either way 8 rows' units of one number lie in different banks.
+// Rows of an atom of 8-bit elements, which wgmma does not read, have as many bytes: 128 elements,
+// or
+// 64. Either way 8 rows' units of one number lie in different banks.
 #pragma once
 
 #include <cstdint>
@@ -21,19 +22,38 @@
 namespace kvmesh::cuda {
 
 inline constexpr int kAtomRows = 8;
-inline constexpr int kAtomElements = 64;
-inline constexpr int kAtomBytes = kAtomRows * kAtomElements * 2;
+inline constexpr int kLongRowBytes = 128;  ///< of an atom; short ones have half
 
-/// Groups are 8 rows of `dim` elements, a multiple of 64.
+/// The description of a swizzled operand that begins at a shared address, itself a multiple of 16
+/// in an atom that begins at a multiple of its size.
+///
+///   rows along K (queries, keys, weights): `stride` is from 8 rows to the next 8; `leading` unused
+///   rows along M or N (values): `stride` is from 8 rows to the next 8, `leading` from atom to atom
+///
+/// bits 0 .. 13 address / 16, 16 .. 29 leading / 16, 32 .. 45 stride / 16, 62 .. 63: 1 for the
+/// 128-byte swizzle, 2 for that of 64 bytes.
+constexpr std::uint64_t wgmma_operand(std::uint32_t address, int leading_bytes, int stride_bytes,
+                                      int row_bytes = kLongRowBytes) {
+  return std::uint64_t{(address & 0x3FFFFu) >> 4} |
+         static_cast<std::uint64_t>(leading_bytes >> 4) << 16 |
+         static_cast<std::uint64_t>(stride_bytes >> 4) << 32 |
+         std::uint64_t{row_bytes == kLongRowBytes ? 1u : 2u} << 62;
+}
+
+/// Groups are 8 rows of `dim` elements: a multiple of 32 of 16 bits, or of 64 of 8 bits.
 struct KvImage {
   int dim;
   int element_bytes = 2;
 
   /// Of a row of an atom.
   constexpr int atom_elements() const {
-    return element_bytes == 1 && dim % 128 == 0 ? 128 : kAtomElements;
+    const int most = kLongRowBytes / element_bytes;
+    return dim % most == 0 ? most : most / 2;
   }
-  constexpr int atom_units() const { return atom_elements() * element_bytes / 16; }
+  constexpr int atoms() const { return dim / atom_elements(); }
+  constexpr int row_bytes() const { return atom_elements() * element_bytes; }
+  constexpr int atom_bytes() const { return kAtomRows * row_bytes(); }
+  constexpr int atom_units() const { return row_bytes() / 16; }
   constexpr int group_bytes() const { return dim * element_bytes * kAtomRows; }
   constexpr int bytes(int rows) const { return rows / kAtomRows * group_bytes(); }
   /// Where 16 bytes of a row begin: `unit` counts them from the row's begin.
@@ -43,19 +63,18 @@ struct KvImage {
     return row / kAtomRows * group_bytes() +
            (unit / units * kAtomRows * units + in_group * units + in_atom) * 16;
   }
-};
 
-/// The description of a swizzled operand that begins at a shared address, itself a multiple of 16
-/// in an atom that begins at a multiple of 1 KB.
-///
-///   rows along K (queries, keys, weights): `stride` is from 8 rows to the next 8; `leading` unused
-///   rows along M or N (values): `stride` is from 8 rows to the next 8, `leading` from atom to atom
-///
-/// bits 0 .. 13 address / 16, 16 .. 29 leading / 16, 32 .. 45 stride / 16, 62 .. 63: 128 B swizzle.
-constexpr std::uint64_t wgmma_operand(std::uint32_t address, int leading_bytes, int stride_bytes) {
-  return std::uint64_t{(address & 0x3FFFFu) >> 4} |
-         static_cast<std::uint64_t>(leading_bytes >> 4) << 16 |
-         static_cast<std::uint64_t>(stride_bytes >> 4) << 32 | std::uint64_t{1} << 62;
-}
+  /// As an operand of wgmma, from `address` on.
+  constexpr std::uint64_t operand(std::uint32_t address) const {
+    return wgmma_operand(address, atom_bytes(), group_bytes(), row_bytes());
+  }
+  /// Further from an operand's begin: to dim `dim_begin`, a multiple of 16, and `groups` of rows.
+  /// In its unit, 16 bytes.
+  constexpr int further(int dim_begin, int groups = 0) const {
+    return (groups * group_bytes() + dim_begin / atom_elements() * atom_bytes() +
+            dim_begin % atom_elements() * element_bytes) /
+           16;
+  }
+};
 
 }  // namespace kvmesh::cuda

@@ -9,14 +9,17 @@
 namespace kvmesh::cuda {
 namespace {
 
-bool takes_dim(int dim, int most) { return dim % kAtomElements == 0 && dim <= most; }
+bool takes_dim(int dim, const TensorKinds& kinds, int most_of_latent) {
+  const bool halves = info_of(kinds.pool).bits == 16 && !kinds.latent;
+  return dim % (halves ? 32 : 64) == 0 && dim >= 64 && dim <= (kinds.latent ? most_of_latent : 256);
+}
 bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
-/// Half of a pool as [pages * kv_heads][page_size / 8][dim / 64][8][64], or [..128][8][128] as
-/// image.hpp says; rows of latent pages are longer than their values.
-TensorMap map_of(const ConstTensorView& half) {
+/// Half of a pool as [pages * kv_heads][page_size / 8][dim / n][8][n], with n elements in a row of
+/// an atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
+TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
   const std::int64_t page_size = half.size(2), dim = half.size(3);
   const std::int64_t row = half.stride(2);
   const std::int64_t in_atom =
@@ -27,7 +30,17 @@ TensorMap map_of(const ConstTensorView& half) {
       half.dtype, half.data,
       {.extents = {in_atom, kAtomRows, dim / in_atom, page_size / kAtomRows, pages},
        .strides = {1, row, in_atom, kAtomRows * row, page_size * row},
-       .box = {in_atom, kAtomRows, dim / in_atom, box_groups, 1}});
+       .box = {in_atom, kAtomRows, box_dims / in_atom, box_groups, 1}});
+}
+
+HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const TensorMap& k_map,
+                       const TensorMap& v_map) {
+  return {.k_map = k_map,
+          .v_map = v_map,
+          .attend = params,
+          .scales = device_scales(pool),
+          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
+          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
 }
 
 }  // namespace
@@ -36,18 +49,17 @@ bool takes_pool(const AttendCase& what) {
   const bool takes_format = info_of(what.kinds.pool).bits == 16 ||
                             (what.kinds.pool == Dtype::kFloat8E4M3 && !what.kinds.latent);
   return what.architecture == "sm_90a" && takes_format && what.kinds.pool_vectors &&
-         what.kinds.pool_contiguous && takes_dim(what.shape.k_dim, what.kinds.latent ? 576 : 256) &&
-         takes_dim(what.shape.v_dim, what.kinds.latent ? 512 : 256) &&
-         takes_page(what.shape.page_size);
+         what.kinds.pool_contiguous && takes_dim(what.shape.k_dim, what.kinds, 576) &&
+         takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
 }
 
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {
-  return {.k_map = map_of(pool.k),
-          .v_map = map_of(pool.v),
-          .attend = params,
-          .scales = device_scales(pool),
-          .pool_heads = static_cast<std::int32_t>(pool.k.size(1)),
-          .no_page = static_cast<std::int32_t>(pool.k.size(0) * pool.k.size(1))};
+  return with_maps(params, pool, map_of(pool.k, pool.k.size(3)), map_of(pool.v, pool.v.size(3)));
+}
+
+HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool) {
+  const std::int64_t left = pool.v.size(3) / 2, right = pool.k.size(3) - left;
+  return with_maps(params, pool, map_of(pool.k, right), map_of(pool.k, left));
 }
 
 }  // namespace kvmesh::cuda

@@ -94,8 +94,7 @@ class PrefillMath {
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
-    const std::uint64_t queries = wgmma_operand(shared_.queries(slot, warp() / kConsumerWarps),
-                                                kAtomBytes, kImageK.group_bytes());
+    const std::uint64_t queries = kImageK.operand(shared_.queries(slot, warp() / kConsumerWarps));
     Scores s;
     Weights weights;
     float keep[2];
@@ -155,21 +154,19 @@ class PrefillMath {
   }
 
   __device__ void multiply_keys(std::uint64_t queries, Scores& s) const {
-    const std::uint64_t keys =
-        wgmma_operand(shared_.keys(tile_ % kPrefillStages), kAtomBytes, kImageK.group_bytes());
+    const std::uint64_t keys = kImageK.operand(shared_.keys(tile_ % kPrefillStages));
 #pragma unroll
     for (int k = 0; k < kDimK / 16; ++k) {
-      const int further = (k / 4 * kAtomBytes + k % 4 * 32) / 16;
+      const int further = kImageK.further(k * 16);
       wgmma<Rows::kAlongK>(s, queries + further, keys + further, k > 0);
     }
   }
 
   __device__ void add_values(int tile, const Weights& weights) {
-    const std::uint64_t values =
-        wgmma_operand(shared_.values(tile % kPrefillStages), kAtomBytes, kImageV.group_bytes());
+    const std::uint64_t values = kImageV.operand(shared_.values(tile % kPrefillStages));
 #pragma unroll
     for (int k = 0; k < kPrefillKeys / 16; ++k) {
-      wgmma_add(o_, weights[k], values + k * 2 * kImageV.group_bytes() / 16);
+      wgmma_add(o_, weights[k], values + kImageV.further(0, k * 2));
     }
   }
 
@@ -310,21 +307,20 @@ class PrefillMath {
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
       const bool is_there = r < task.rows;
-      const float inverse = exponents_.sum[h] == 0.0f ? 0.0f : 1.0f / exponents_.sum[h];
+      const float lse = log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]);
+      const RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
       const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
       if (__all_sync(kAllLanes, to.has_units())) {
 #pragma unroll
-        for (int q = 0; q < kValueTiles / 4; ++q) put_units(to, q, h, inverse, is_there);
+        for (int q = 0; q < kValueTiles / 4; ++q) put_units(to, q, h, end.factor, is_there);
       } else if (is_there) {
 #pragma unroll
         for (int n = 0; n < kValueTiles; ++n) {
-          to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * inverse,
-                      o_[4 * n + 2 * h + 1] * inverse);
+          to.put_pair(n * 8 + lane() % 4 * 2, o_[4 * n + 2 * h] * end.factor,
+                      o_[4 * n + 2 * h + 1] * end.factor);
         }
       }
-      if (is_there && lane() % 4 == 0) {
-        put_lse(p_, task, r, log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]));
-      }
+      if (is_there && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
     }
   }
 
@@ -337,13 +333,13 @@ class PrefillMath {
   }
 
   /// Four lanes have a row. They exchange their columns of 32, so that each stores 8 in a row.
-  __device__ void put_units(const OutputRow& to, int q, int h, float inverse, bool is_there) const {
+  __device__ void put_units(const OutputRow& to, int q, int h, float factor, bool is_there) const {
     const int c = lane() % 4;
     std::uint32_t x[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int at = 4 * (4 * q + j) + 2 * h;
-      x[j] = to.pair_of(o_[at] * inverse, o_[at + 1] * inverse);
+      x[j] = to.pair_of(o_[at] * factor, o_[at + 1] * factor);
     }
     exchange(x[0], x[1], 1);
     exchange(x[2], x[3], 1);

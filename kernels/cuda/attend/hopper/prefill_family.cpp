@@ -20,8 +20,10 @@ class PrefillFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
+    // Other dims than multiples of 64 leave too few registers to the warps that bring queries.
+    const bool has_registers = shape.k_dim % 64 == 0 && shape.v_dim % 64 == 0;
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
-                      shape.k_dim <= 192 && shape.v_dim <= 128 &&
+                      shape.k_dim <= 192 && shape.v_dim <= 128 && has_registers &&
                       info_of(what.kinds.pool).bits == 16 && takes_pool(what);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);

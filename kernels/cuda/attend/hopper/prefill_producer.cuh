@@ -82,16 +82,20 @@ class PrefillQueries {
 
   __device__ void run(int thread) const {
     constexpr int kUnits = kDimK / 8;
+    constexpr int kRowsAtOnce = kQueryThreads / kUnits;
     griddepcontrol_wait();
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
+      // A thread has the same unit of each of its rows.
+      const int unit = thread % kUnits;
 #pragma unroll 1
-      for (int i = thread; i < kTile.rows() * kUnits; i += kQueryThreads) {
-        load_query_unit<kPoolType>(p_, task, i / kUnits, i % kUnits,
-                                   shared_.queries(slot) + kImageK.unit(i / kUnits, i % kUnits));
+      for (int r = thread / kUnits; r < kTile.rows(); r += kRowsAtOnce) {
+        if (thread >= kRowsAtOnce * kUnits) break;
+        load_query_unit<kPoolType>(p_, task, r, unit,
+                                   shared_.queries(slot) + kImageK.unit(r, unit));
       }
       fence_proxy_async();
       cp_async_mbarrier_arrive_noinc(shared_.queries_full(slot));

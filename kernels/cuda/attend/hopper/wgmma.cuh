@@ -57,7 +57,7 @@ __device__ inline void setmaxnreg_dec() {
 enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
 
 // The widths differ in their lists of registers alone. Operand numbers: the accumulators, then a,
-// b, `add` and how A's rows run.
+// b, `add` and how the rows of A and B run.
 #define KVMESH_REGISTERS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define KVMESH_REGISTERS16(i)                                               \
   KVMESH_REGISTERS4(i), KVMESH_REGISTERS4(i + 4), KVMESH_REGISTERS4(i + 8), \
@@ -66,9 +66,10 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD                                   \
                ", 0;\n"                                                                      \
                "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" D "}, " A \
-               ", " B ", add, 1, 1, " ROWS ", 0;\n}"                                         \
+               ", " B ", add, 1, 1, " ROWS ";\n}"                                            \
                : __VA_ARGS__                                                                 \
-               : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(RowsOfA)))
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(RowsOfA)), \
+                 "n"(static_cast<int>(RowsOfB)))
 #define KVMESH_WGMMA(...)                       \
   if constexpr (kPoolType == Dtype::kFloat16) { \
     KVMESH_WGMMA_OF("f16", __VA_ARGS__);        \
@@ -91,27 +92,55 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
 #define KVMESH_D112 KVMESH_D104 ", %52, %53, %54, %55"
 #define KVMESH_D120 KVMESH_D112 ", %56, %57, %58, %59"
 #define KVMESH_D128 KVMESH_D120 ", %60, %61, %62, %63"
+#define KVMESH_D136 KVMESH_D128 ", %64, %65, %66, %67"
+#define KVMESH_D144 KVMESH_D136 ", %68, %69, %70, %71"
+#define KVMESH_D152 KVMESH_D144 ", %72, %73, %74, %75"
+#define KVMESH_D160 KVMESH_D152 ", %76, %77, %78, %79"
+#define KVMESH_D168 KVMESH_D160 ", %80, %81, %82, %83"
+#define KVMESH_D176 KVMESH_D168 ", %84, %85, %86, %87"
+#define KVMESH_D184 KVMESH_D176 ", %88, %89, %90, %91"
+#define KVMESH_D192 KVMESH_D184 ", %92, %93, %94, %95"
+#define KVMESH_D200 KVMESH_D192 ", %96, %97, %98, %99"
+#define KVMESH_D208 KVMESH_D200 ", %100, %101, %102, %103"
+#define KVMESH_D216 KVMESH_D208 ", %104, %105, %106, %107"
+#define KVMESH_D224 KVMESH_D216 ", %108, %109, %110, %111"
+#define KVMESH_D232 KVMESH_D224 ", %112, %113, %114, %115"
+#define KVMESH_D240 KVMESH_D232 ", %116, %117, %118, %119"
+#define KVMESH_D248 KVMESH_D240 ", %120, %121, %122, %123"
+#define KVMESH_D256 KVMESH_D248 ", %124, %125, %126, %127"
 
-/// d = a * b, or d += a * b where `add`. B's rows run along K.
-template <Rows RowsOfA>
+/// d = a * b, or d += a * b where `add`.
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
 __device__ inline void wgmma(float (&d)[4], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("8", KVMESH_D8, "%4", "%5", "%6", "%7", KVMESH_REGISTERS4(0))
+  KVMESH_WGMMA("8", KVMESH_D8, "%4", "%5", "%6", "%7, %8", KVMESH_REGISTERS4(0))
 }
-template <Rows RowsOfA>
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
 __device__ inline void wgmma(float (&d)[8], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("16", KVMESH_D16, "%8", "%9", "%10", "%11", KVMESH_REGISTERS4(0),
+  KVMESH_WGMMA("16", KVMESH_D16, "%8", "%9", "%10", "%11, %12", KVMESH_REGISTERS4(0),
                KVMESH_REGISTERS4(4))
 }
-template <Rows RowsOfA>
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
 __device__ inline void wgmma(float (&d)[16], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("32", KVMESH_D32, "%16", "%17", "%18", "%19", KVMESH_REGISTERS4(0),
+  KVMESH_WGMMA("32", KVMESH_D32, "%16", "%17", "%18", "%19, %20", KVMESH_REGISTERS4(0),
                KVMESH_REGISTERS4(4), KVMESH_REGISTERS4(8), KVMESH_REGISTERS4(12))
 }
 
-template <Rows RowsOfA>
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
+__device__ inline void wgmma(float (&d)[32], std::uint64_t a, std::uint64_t b, bool add) {
+  KVMESH_WGMMA("64", KVMESH_D64, "%32", "%33", "%34", "%35, %36", KVMESH_REGISTERS16(0),
+               KVMESH_REGISTERS16(16))
+}
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
 __device__ inline void wgmma(float (&d)[64], std::uint64_t a, std::uint64_t b, bool add) {
-  KVMESH_WGMMA("128", KVMESH_D128, "%64", "%65", "%66", "%67", KVMESH_REGISTERS16(0),
+  KVMESH_WGMMA("128", KVMESH_D128, "%64", "%65", "%66", "%67, %68", KVMESH_REGISTERS16(0),
                KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
+}
+template <Rows RowsOfA, Rows RowsOfB = Rows::kAlongK>
+__device__ inline void wgmma(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add) {
+  KVMESH_WGMMA("256", KVMESH_D256, "%128", "%129", "%130", "%131, %132", KVMESH_REGISTERS16(0),
+               KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48),
+               KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80), KVMESH_REGISTERS16(96),
+               KVMESH_REGISTERS16(112))
 }
 
 // A from registers, as the accumulators of scores pack into it: a[i] is row g + 8 * (i % 2),
@@ -129,12 +158,13 @@ __device__ inline void wgmma(float (&d)[64], std::uint64_t a, std::uint64_t b, b
   }
 
 /// d += a * b.
-__device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b){
-    KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
-                           KVMESH_REGISTERS16(16))} __device__
-    inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
+__device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16));
+}
+__device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("128", KVMESH_D128, "%64, %65, %66, %67", "%68", KVMESH_REGISTERS16(0),
-                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48))
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48));
 }
 
 // The same in float16 whatever the pool's type, with B's rows along K.
@@ -184,6 +214,31 @@ __device__ inline void wgmma_float16(float (&d)[16], const std::uint32_t (&a)[4]
 #undef KVMESH_D112
 #undef KVMESH_D120
 #undef KVMESH_D128
+#undef KVMESH_D136
+#undef KVMESH_D144
+#undef KVMESH_D152
+#undef KVMESH_D160
+#undef KVMESH_D168
+#undef KVMESH_D176
+#undef KVMESH_D184
+#undef KVMESH_D192
+#undef KVMESH_D200
+#undef KVMESH_D208
+#undef KVMESH_D216
+#undef KVMESH_D224
+#undef KVMESH_D232
+#undef KVMESH_D240
+#undef KVMESH_D248
+#undef KVMESH_D256
+
+/// Four 8x8 matrices of 16-bit elements to shared memory; lane i gives the address of row i % 8 of
+/// matrix i / 8, and has elements 2 * t and the one after it of row g of each.
+__device__ inline void stmatrix_x4(std::uint32_t to, std::uint32_t m0, std::uint32_t m1,
+                                   std::uint32_t m2, std::uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),
+               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+               : "memory");
+}
 
 /// Four 8x8 matrices of 16-bit elements, transposed on the way to shared memory; lane i gives the
 /// address of row i % 8 of matrix i / 8. In the first form the addresses of lanes 0 .. 15 count.

@@ -204,15 +204,15 @@ class Warp {
         const float sum = acc_.row_sum(m, h);
         const int r = first_row() + m * 16 + h * 8 + lane / 4;
         if (r >= task_.rows) continue;
-        const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+        const RowEnd end = row_end(p_, task_, r, sum, log_sum_exp(p_, acc_.max[m][h], sum));
         const OutputRow to = output_row(p_, task_, r);
 #pragma unroll
         for (int n = 0; n < kValueTiles; ++n) {
           if (kDimV % 16 != 0 && n * 8 >= kDimV) break;
-          to.put_pair(n * 8 + lane % 4 * 2, acc_.o[m][n][2 * h] * inverse,
-                      acc_.o[m][n][2 * h + 1] * inverse);
+          to.put_pair(n * 8 + lane % 4 * 2, acc_.o[m][n][2 * h] * end.factor,
+                      acc_.o[m][n][2 * h + 1] * end.factor);
         }
-        if (lane % 4 == 0) put_lse(p_, task_, r, log_sum_exp(p_, acc_.max[m][h], sum));
+        if (lane % 4 == 0) put_lse(p_, task_, r, end.lse);
       }
     }
   }
@@ -266,7 +266,7 @@ class Warp {
       weights[w] = own == kNoKeys ? 1.0f : ex2_approx(own * scale - shift);
       sum += weights[w] * sums[w * kRows + r];
     }
-    const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    const RowEnd end = row_end(p_, task_, r, sum, log_sum_exp(p_, max, sum));
     const OutputRow to = output_row(p_, task_, r);
     for (int column = lane(); column < kDimV; column += 32) {
       float o = 0.0f;
@@ -274,9 +274,9 @@ class Warp {
       for (int w = 0; w < kKeyWarps; ++w) {
         o += weights[w] * outputs[(w * kRows + r) * kMergePitch + column];
       }
-      to.put(column, o * inverse);
+      to.put(column, o * end.factor);
     }
-    if (lane() == 0) put_lse(p_, task_, r, log_sum_exp(p_, max, sum));
+    if (lane() == 0) put_lse(p_, task_, r, end.lse);
   }
 
   const AttendParams& p_;

@@ -105,14 +105,14 @@ class PlainRow {
   }
 
   __device__ void store() const {
-    const float inverse = sum_ == 0.0f ? 0.0f : 1.0f / sum_;
+    const float lse = sum_ == 0.0f ? kNoKeys : merge_shift(max_) + logf(sum_);
+    const RowEnd end = row_end(p_, task_, r_, sum_, lse);
     const OutputRow to = output_row(p_, task_, r_);
     for (int c = 0; c < kLaneColumns; ++c) {
       const int column = c * 32 + lane();
-      if (column < kDimV) to.put(column, o_[c] * inverse);
+      if (column < kDimV) to.put(column, o_[c] * end.factor);
     }
-    const float shift = merge_shift(max_);
-    if (lane() == 0) put_lse(p_, task_, r_, sum_ == 0.0f ? kNoKeys : shift + logf(sum_));
+    if (lane() == 0) put_lse(p_, task_, r_, end.lse);
   }
 
   const AttendParams& p_;

@@ -44,9 +44,10 @@ constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 
                            {256, 256, 16}, {256, 256, 64}, {72, 40, 16},   {40, 72, 128},
                            {64, 256, 64},  {256, 64, 128}};
 /// Of Hopper's decode kernel: few rows.
-constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {128, 128, 8},  {128, 128, 16},
-                                 {128, 128, 32}, {192, 128, 8},  {192, 128, 16}, {192, 128, 32},
-                                 {256, 256, 8},  {256, 256, 16}, {256, 64, 32},  {64, 256, 16}};
+constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},    {96, 96, 32},
+                                 {128, 128, 8},  {128, 128, 16}, {128, 128, 32}, {192, 128, 8},
+                                 {192, 128, 16}, {192, 128, 32}, {256, 256, 8},  {256, 256, 16},
+                                 {256, 64, 32},  {64, 256, 16}};
 /// The same over float8 pages.
 constexpr Tile kFloat8Tiles[] = {
     {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
@@ -55,6 +56,8 @@ constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 /// Of the same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
+/// Of the latent kernel.
+constexpr Tile kLatentTiles[] = {{576, 512, 64}};
 /// Of the plain one: its dims are free, and it has no rows of a block.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
@@ -98,6 +101,7 @@ enum Axis {
   kNegative,
   kArchitecture,
   kRowScales,
+  kSinks,
 };
 
 /// What a case may take of local memory: nothing, but for the family without tensor cores, whose
@@ -115,6 +119,8 @@ struct Table {
   bool pool_contiguous;
   std::span<const int> page_sizes;
   bool latent = false;
+  /// Of score mods, masks and so on: the first so many. Fewer where a case takes seconds.
+  int choices = 3;
 
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
@@ -132,7 +138,11 @@ const Table kLatentDecode{"hopper decode",
                           true,
                           true,
                           kHopperPageSizes,
-                          true};
+                          true,
+                          2};
+const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1},
+                    kHalfDtypes,      true,         true,
+                    kHopperPageSizes, true,         2};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
 const Table kPlain{"plain", kPlainTiles, kChips, kPoolDtypes, false, false, kPageSizes};
 
@@ -152,7 +162,8 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
                 .pool_vectors = table.pool_vectors,
                 .pool_contiguous = table.pool_contiguous,
                 .latent = table.latent,
-                .row_scales = info_of(pool).has_scales && choices[kRowScales] == 0},
+                .row_scales = info_of(pool).has_scales && choices[kRowScales] == 0,
+                .has_sinks = choices[kSinks] != 0},
       .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
       .head_classes = choices[kHeadClasses] != 0,
       .rows = tile.row_class,
@@ -160,12 +171,12 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
       .limits = chip.limits};
   const AttendVariant variant = choose_attend(what);
   EXPECT_EQ(variant.name, table.family);
-  std::string name =
-      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}{}", chip.architecture,
-                  tile.k_dim, tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
-                  kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q),
-                  what.head_classes ? "_heads" : "", what.kinds.q_vectors ? "" : "_unaligned",
-                  what.fold_scale ? "_folded" : "", what.kinds.row_scales ? "_rowscales" : "");
+  std::string name = fmt::format(
+      "{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}{}{}", chip.architecture, tile.k_dim,
+      tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
+      kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q), what.head_classes ? "_heads" : "",
+      what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "",
+      what.kinds.row_scales ? "_rowscales" : "", what.kinds.has_sinks ? "_sinks" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
           local_bytes_of(variant)};
@@ -174,10 +185,11 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
 std::vector<Variant> variants_of(const Table& table) {
   const auto chips = static_cast<int>(table.chips.size());
   const bool on_each = std::getenv("KVMESH_ON_EACH_ARCHITECTURE") != nullptr;
+  const int n = table.choices;
   const std::vector<test::Choices> cases =
-      test::EveryPair({static_cast<int>(table.tiles.size()), 3, 3, 3, 3,
-                       static_cast<int>(table.pool_dtypes.size()), 3, 2, 2, 2, on_each ? 1 : chips,
-                       table.has_scales() ? 2 : 1})
+      test::EveryPair({static_cast<int>(table.tiles.size()), n, n, n, n,
+                       static_cast<int>(table.pool_dtypes.size()), n, 2, 2, 2, on_each ? 1 : chips,
+                       table.has_scales() ? 2 : 1, 2})
           .cases();
   std::vector<Variant> variants;
   for (int first = 0; first < (on_each ? chips : 1); ++first) {
@@ -191,7 +203,8 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, ChooseTheFamilyThatTheyName) {
-  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kMma, kPlain}) {
+  for (const Table& table :
+       {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -221,6 +234,9 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
     EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
     EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent");
+    EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
   }
   EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
@@ -257,6 +273,8 @@ INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(varian
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 

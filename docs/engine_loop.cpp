@@ -1,0 +1,315 @@
+// A serving engine's loop over a cache on all ranks: mpirun -np 4 ./engine_loop
+//
+// Requests arrive, and are served together: chunks of prompts beside decode, drafts that are rolled
+// back, beams that share pages, requests that wait again where pages are too few, prompts that
+// begin like earlier ones. The cache is reproducible, so every request must get the tokens that it
+// gets alone.
+#include <algorithm>
+#include <cstdio>
+#include <deque>
+#include <map>
+
+#include "engine_model.hpp"
+
+using kvmesh::SequenceId;
+using Tokens = std::vector<std::int32_t>;
+
+struct Request {
+  int id = 0;
+  int arrives = 0;  // at this step
+  Tokens prompt{};
+  int new_tokens = 0;
+  int beams = 1;
+};
+
+// A continuation of a request. All its tokens but the newest are in the cache, or will be.
+struct Beam {
+  SequenceId sequence;
+  Tokens tokens;
+  double score = 0;
+  std::vector<float> logits{};  // of the next token, once all tokens are in the cache
+};
+
+struct Running {
+  Request request;
+  std::vector<Beam> beams;
+  bool is_published = false;
+};
+
+struct Limits {
+  std::size_t running = 8;         // requests at a time
+  std::int64_t step_tokens = 48;   // of all sequences together
+  std::int64_t chunk_tokens = 16;  // of a prompt, in a step
+  int drafts = 3;                  // after each token
+};
+
+struct Counts {
+  int steps = 0, preempted = 0, forked = 0;
+  std::int64_t drafted = 0, accepted = 0, from_prefixes = 0;
+};
+
+class Engine {
+ public:
+  Engine(kvmesh::Mesh& mesh, std::int64_t pages_per_rank, const Limits& limits)
+      : limits_(limits), cache_(mesh, cache_options(pages_per_rank)) {
+    options_.score = kvmesh::mods::alibi(Model::kHeads);
+  }
+
+  // Serves all requests, which are in order of arrival, and returns the tokens of each by its id.
+  std::map<int, Tokens> serve(std::deque<Request> requests) {
+    for (; !requests.empty() || !waiting_.empty() || !running_.empty(); ++counts_.steps) {
+      while (!requests.empty() && requests.front().arrives <= counts_.steps) {
+        const Request& request = requests.front();
+        waiting_.push_back({request, {{SequenceId{}, request.prompt}}});
+        requests.pop_front();
+      }
+      while (!waiting_.empty() && running_.size() < limits_.running) admit();
+      if (!running_.empty()) step();
+    }
+    return std::move(served_);
+  }
+
+  const Counts& counts() const { return counts_; }
+
+ private:
+  static kvmesh::CacheOptions cache_options(std::int64_t pages_per_rank) {
+    return {.layers = Model::kLayers,
+            .q_heads = Model::kHeads,
+            .kv_heads = Model::kKvHeads,
+            .k_dim = Model::kDim,
+            .page_size = 4,
+            .pages_per_rank = pages_per_rank,
+            .dtype = kvmesh::Dtype::kFloat32,
+            .home_threshold_tokens = 16,
+            .reproducible = true,
+            .prefix = {.enabled = true}};
+  }
+
+  kvmesh::PrefixKey key_of(const Tokens& tokens) const {
+    kvmesh::PrefixKey key = cache_.make_prefix_key();
+    key.append(tokens);
+    return key;
+  }
+
+  // Each beam begins with what the cache knows of its tokens; the newest is computed in any case.
+  void admit() {
+    Running next = std::move(waiting_.front());
+    waiting_.pop_front();
+    for (Beam& beam : next.beams) {
+      beam.sequence = cache_.create_with_prefix(key_of(beam.tokens));
+      const auto most = std::ssize(beam.tokens) - 1;
+      if (cache_.length(beam.sequence) > most) cache_.truncate(beam.sequence, most);
+      counts_.from_prefixes += cache_.length(beam.sequence);
+      beam.logits.clear();
+    }
+    running_.push_back(std::move(next));
+  }
+
+  // What one beam does in a step: its next tokens, then drafts.
+  struct Piece {
+    Running* of;
+    Beam* beam;
+    std::int64_t tokens;
+    Tokens drafts;
+  };
+
+  // Decode first: it takes one token each, and drafts, before chunks of prompts fill the step.
+  std::vector<Piece> pieces() {
+    std::vector<Piece> pieces;
+    std::int64_t left = limits_.step_tokens;
+    for (const bool is_prompt : {false, true}) {
+      for (Running& running : running_) {
+        for (Beam& beam : running.beams) {
+          const auto missing = std::ssize(beam.tokens) - cache_.length(beam.sequence);
+          if (missing == 0 || (missing > 1) != is_prompt) continue;
+          Piece piece{&running, &beam, std::min({missing, left, limits_.chunk_tokens}), {}};
+          if (piece.tokens == 0) continue;
+          if (piece.tokens == missing) piece.drafts = drafts(running, beam, left - missing);
+          left -= piece.tokens + std::ssize(piece.drafts);
+          pieces.push_back(std::move(piece));
+        }
+      }
+    }
+    return pieces;
+  }
+
+  // What followed the newest token's last occurrence.
+  Tokens drafts(const Running& running, const Beam& beam, std::int64_t most) const {
+    if (running.request.beams > 1) return {};
+    const Tokens& tokens = beam.tokens;
+    const auto last = std::find(tokens.rbegin() + 1, tokens.rend(), tokens.back());
+    const auto count = std::min({std::int64_t{limits_.drafts}, most, last - tokens.rbegin()});
+    return last == tokens.rend() ? Tokens{} : Tokens(last.base(), last.base() + count);
+  }
+
+  void step() {
+    std::vector<Piece> batch = pieces();
+    while (!plan(batch)) {
+      preempt();
+      batch = pieces();
+    }
+    Tokens tokens;
+    for (const Piece& piece : batch) {
+      const auto first = piece.beam->tokens.end() - missing_before(piece);
+      tokens.insert(tokens.end(), first, first + piece.tokens);
+      tokens.insert(tokens.end(), piece.drafts.begin(), piece.drafts.end());
+    }
+    const std::vector<float> logits = model_.forward(plan_, tokens);
+    const float* row = logits.data();
+    for (const Piece& piece : batch) {
+      take(piece, row + (piece.tokens - 1) * Model::kVocabulary);
+      row += (piece.tokens + std::ssize(piece.drafts)) * Model::kVocabulary;
+    }
+    for (Running& running : running_) advance(running);
+    std::erase_if(running_, [](const Running& running) { return running.beams.empty(); });
+  }
+
+  // The tokens that the cache lacked before the plan.
+  std::int64_t missing_before(const Piece& piece) const {
+    const auto appended = piece.tokens + std::ssize(piece.drafts);
+    return std::ssize(piece.beam->tokens) - (cache_.length(piece.beam->sequence) - appended);
+  }
+
+  // Plans in place; false where pages are too few, with nothing changed.
+  bool plan(const std::vector<Piece>& pieces) {
+    std::vector<kvmesh::BatchEntry> batch;
+    for (const Piece& piece : pieces) {
+      batch.push_back({piece.beam->sequence, piece.tokens + std::ssize(piece.drafts)});
+    }
+    if (plan_) return cache_.try_replan(plan_, batch).has_value();
+    auto made = cache_.try_plan(batch, options_);
+    if (made) plan_ = std::move(*made);
+    return made.has_value();
+  }
+
+  // The youngest request gives its pages back and waits; what it has computed it computes again.
+  void preempt() {
+    if (running_.size() == 1) throw kvmesh::InvalidArgument("one request alone needs more pages");
+    for (Beam& beam : running_.back().beams) cache_.erase(beam.sequence);
+    waiting_.push_front(std::move(running_.back()));
+    running_.pop_back();
+    ++counts_.preempted;
+  }
+
+  // Drafts count as far as they are what the model says; the others leave the cache.
+  void take(const Piece& piece, const float* logits) {
+    Beam& beam = *piece.beam;
+    if (std::ssize(beam.tokens) > cache_.length(beam.sequence) - std::ssize(piece.drafts)) return;
+    std::size_t good = 0;
+    for (; good < piece.drafts.size() && piece.drafts[good] == best(logits); ++good) {
+      beam.tokens.push_back(piece.drafts[good]);
+      logits += Model::kVocabulary;
+    }
+    cache_.truncate(beam.sequence, std::ssize(beam.tokens));
+    beam.logits.assign(logits, logits + Model::kVocabulary);
+    counts_.drafted += std::ssize(piece.drafts);
+    counts_.accepted += static_cast<std::int64_t>(good);
+  }
+
+  static std::int32_t best(const float* logits) {
+    return static_cast<std::int32_t>(std::max_element(logits, logits + Model::kVocabulary) -
+                                     logits);
+  }
+
+  // Every beam knows what comes next: the best continuations become the beams.
+  void advance(Running& running) {
+    const auto knows = [](const Beam& beam) { return !beam.logits.empty(); };
+    if (!std::ranges::all_of(running.beams, knows)) return;
+    const Request& request = running.request;
+    if (!running.is_published) {  // before the first fork
+      cache_.publish(running.beams[0].sequence, key_of(request.prompt));
+      running.is_published = true;
+    }
+    if (request.beams == 1) {
+      Beam& beam = running.beams[0];
+      beam.tokens.push_back(best(beam.logits.data()));
+      beam.logits.clear();
+    } else {
+      running.beams = continued(running.beams, static_cast<std::size_t>(request.beams));
+    }
+    const auto most = request.prompt.size() + static_cast<std::size_t>(request.new_tokens);
+    if (running.beams[0].tokens.size() < most) return;
+    running.beams[0].tokens.resize(most);
+    served_[request.id] = running.beams[0].tokens;
+    for (const Beam& beam : running.beams) cache_.erase(beam.sequence);
+    running.beams.clear();
+  }
+
+  // A beam that goes on twice is forked: the new one shares its pages. One that does not is erased.
+  std::vector<Beam> continued(const std::vector<Beam>& beams, std::size_t count) {
+    struct Next {
+      double score;
+      std::size_t beam;
+      std::int32_t token;
+    };
+    std::vector<Next> all;
+    for (std::size_t b = 0; b < beams.size(); ++b) {
+      for (std::int32_t token = 0; token < Model::kVocabulary; ++token) {
+        all.push_back(
+            {beams[b].score + beams[b].logits[static_cast<std::size_t>(token)], b, token});
+      }
+    }
+    std::ranges::stable_sort(all, std::ranges::greater{}, &Next::score);
+    std::vector<Beam> next;
+    std::vector<bool> goes_on(beams.size());
+    for (const Next& each : std::span(all).first(count)) {
+      const Beam& from = beams[each.beam];
+      const bool is_first = !goes_on[each.beam];
+      goes_on[each.beam] = true;
+      counts_.forked += !is_first;
+      next.push_back(
+          {is_first ? from.sequence : cache_.fork(from.sequence), from.tokens, each.score});
+      next.back().tokens.push_back(each.token);
+    }
+    for (std::size_t b = 0; b < beams.size(); ++b) {
+      if (!goes_on[b]) cache_.erase(beams[b].sequence);
+    }
+    return next;
+  }
+
+  Limits limits_;
+  kvmesh::KvCache cache_;
+  kvmesh::PlanOptions options_;
+  kvmesh::StepPlan plan_;  // none until the first step
+  Model model_;
+  std::deque<Running> waiting_;
+  std::vector<Running> running_;
+  std::map<int, Tokens> served_;
+  Counts counts_;
+};
+
+// Prompts of some hundred tokens, of which half begin alike, and requests that repeat themselves.
+std::deque<Request> requests() {
+  std::deque<Request> requests;
+  for (int id = 0; id < 12; ++id) {
+    Request request{
+        .id = id, .arrives = 2 * id, .new_tokens = 12 + id, .beams = id % 4 == 3 ? 3 : 1};
+    const int length = 20 + 11 * (id % 5);
+    for (int i = 0; i < length; ++i) {
+      request.prompt.push_back(id % 2 == 0 && i < 16 ? i : (i * (id + 3) + id) % 7);
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+int main(int argc, char** argv) {
+  kvmesh::MpiSession mpi(argc, argv);
+  kvmesh::Mesh mesh = kvmesh::Mesh::from_launcher();
+  const std::int64_t pages = 60 / mesh.kv_parallel();
+
+  Engine together(mesh, pages, {});
+  const std::map<int, Tokens> served = together.serve(requests());
+  Engine alone(mesh, pages, {.running = 1, .chunk_tokens = 1000, .drafts = 0});
+  const bool equal = served == alone.serve(requests());
+
+  const Counts& counts = together.counts();
+  std::printf(
+      "rank %d of %d: %zu requests in %d steps (alone %d): %lld of %lld drafts accepted, %d forks, "
+      "%lld tokens from known prefixes, %d preemptions; %s\n",
+      mesh.rank().value, mesh.size(), served.size(), counts.steps, alone.counts().steps,
+      static_cast<long long>(counts.accepted), static_cast<long long>(counts.drafted),
+      counts.forked, static_cast<long long>(counts.from_prefixes), counts.preempted,
+      equal ? "the tokens are those of each request alone" : "TOKENS DIFFER");
+  return equal ? 0 : 1;
+}

@@ -1,0 +1,420 @@
+// attend_partial over latent pages on Hopper, for more query heads than 32: 64 packed query rows,
+// float16 or bfloat16 pages whose values are the first 512 elements of their keys (MLA).
+//
+// Outputs of 64 rows, 64 x 512 in float32, are half of an SM's registers, so that no second block
+// of rows can fill the time of a softmax. Two warpgroups (teams) share the rows instead: each has
+// half of the columns of the outputs, and computes the scores of every second tile:
+//
+//   team 0   S0 = Q K0^T   softmax -> P0   O[:, left]  += P0 V0[:, left]    += P1 V1[:, left]
+//   team 1   S1 = Q K1^T   P0 arrives      O[:, right] += P0 V0[:, right]   softmax -> P1 ...
+//
+// While one has its softmax the other's products run. Weights and the exponents' reference go from
+// one to the other through shared memory: the weights to the elements of their own keys that are no
+// values, which nothing reads after the scores. Each half of a tile is filled again as soon as its
+// last reader is done.
+//
+//   shared memory: queries 72 KB, two tiles of 72 KB
+//   operations per tile: 2 * 64 * 64 * (k_dim + v_dim), 36 products of 33 cycles for the scores and
+//   8 of 129 for the outputs: 2,220 cycles of the tensor cores for 72 KB, twice as long as memory
+//   takes. 128 heads are two thread blocks, which read the same pages at about the same time: the
+//   second finds them in L2.
+//
+// Sources: two warpgroups that halve the outputs and exchange weights (FlashMLA's seesaw schedule,
+// DeepSeek, 2025); late rescaling as in FlashAttention-4 (2025).
+#pragma once
+
+#include "kernels/cuda/attend/common/softmax.cuh"
+#include "kernels/cuda/attend/hopper/latent_producer.cuh"
+#include "kernels/cuda/attend/hopper/wgmma.cuh"
+#include "kernels/cuda/attend/plain/plain_row.cuh"
+
+namespace kvmesh::cuda {
+
+/// A warpgroup. With g = lane / 4 and t = lane % 4, this thread has rows 16 * warp + g and that + 8
+/// (of the warps of its team), columns 8 * j + 2 * t and the one after it, of scores and outputs.
+class LatentMath {
+ public:
+  __device__ LatentMath(const AttendParams& params, const LatentShared& shared)
+      : p_(params), shared_(shared), team_(__shfl_sync(kAllLanes, threadIdx.x / kTeamThreads, 0)) {}
+
+  __device__ void run() {
+    griddepcontrol_wait();
+    for (int n = 0;; ++n) {
+      mbarrier_wait(shared_.task_full(), n % 2);
+      const DeviceTask& task = shared_.task(0);
+      if (task.rows == 0) return;
+      mbarrier_wait(shared_.queries_full(), n % 2);
+      fence_proxy_async();  // the queries, for the tensor cores
+      attend(task);
+      finish(task);
+      release(shared_.piece_empty());
+    }
+  }
+
+ private:
+  static constexpr int kKeyTiles = kLatentKeys / 8;
+  static constexpr int kValueTiles = kTile.left_dim() / 8;
+  using Scores = float[kLatentKeys / 2];
+  static constexpr int kScoreSteps = kDimK / 16;
+  static constexpr int kLeftSteps = kTile.left_dim() / 16;
+  /// Of the scores' products: those that start before the weights of the tile before are waited
+  /// for.
+  static constexpr int kEarlySteps = kLeftSteps;
+
+  __device__ static int lane() { return threadIdx.x % 32; }
+  __device__ static int row(int h) {
+    return threadIdx.x % kTeamThreads / 32 * 16 + h * 8 + lane() / 4;
+  }
+  __device__ static void release(std::uint32_t barrier) {
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(barrier);
+  }
+
+  // Barriers 1 and 2: the weights of a tile of stage 0 and 1 are there. 3 and 4: a team; 5: both.
+  __device__ void sync_team() const {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(3 + team_), "n"(kTeamThreads) : "memory");
+  }
+  __device__ static void sync() {
+    asm volatile("barrier.cta.sync 5, %0;" ::"n"(kMathThreads) : "memory");
+  }
+  __device__ static void give_weights(int stage) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
+  }
+  __device__ static void wait_weights(int stage) {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
+  }
+  __device__ static bool any(bool value) {
+    int found;
+    asm volatile(
+        "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
+        "barrier.cta.red.or.pred out, 5, %2, in;\nselp.b32 %0, 1, 0, out;\n}"
+        : "=r"(found)
+        : "r"(static_cast<int>(value)), "n"(kMathThreads)
+        : "memory");
+    return found != 0;
+  }
+
+  /// Each team multiplies all weights by its values; it makes those of every second tile.
+  __device__ void attend(const DeviceTask& task) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      reference_[h] = kNoKeys;
+      sum_[h] = 0.0f;
+      if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
+        rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] = 0.0f;
+    const int first = tile_, end = first + LatentStream::tiles_of(task);
+    int tile = first;
+    Scores s;
+    if (tile < end && tile % kLatentStages == team_) {  // no weights come before these
+      start_scores(tile, 0, kScoreSteps, s);
+      lead(task, tile, first, s);
+      ++tile;
+    }
+    for (; tile + 1 < end; tile += 2) {
+      start_scores(tile + 1, 0, kEarlySteps, s);
+      follow(tile);
+      start_scores(tile + 1, kEarlySteps, kScoreSteps, s);
+      wgmma_wait_group<1>();
+      wgmma_tie(o_);
+      release_tile(tile);
+      lead(task, tile + 1, first, s);
+    }
+    if (tile < end) {
+      follow(tile);
+      wgmma_wait_group<0>();
+      wgmma_tie(o_);
+      release_tile(tile);
+    }
+    tile_ = end;
+  }
+
+  /// The scores of a tile of the piece that begins with `first` are under way: makes weights of
+  /// them, for both teams, and multiplies by them.
+  __device__ void lead(const DeviceTask& task, int tile, int first, Scores& s) {
+    wgmma_wait_group<0>();
+    wgmma_tie(s);
+    const int first_key = (tile - first) * kLatentKeys, stage = tile % kLatentStages;
+    softmax(task, first_key, stage, s);
+    give(task.keys - first_key, stage, s);
+    add_values(stage);
+    wgmma_wait_group<0>();
+    wgmma_tie(o_);
+    release_tile(tile);
+  }
+
+  /// Starts the products with the weights that the other team makes of a tile.
+  __device__ void follow(int tile) {
+    const int stage = tile % kLatentStages;
+    wait_weights(stage);
+    const float* const references = shared_.rows(stage);
+    const float to[2] = {references[row(0)], references[row(1)]};
+    if (__any_sync(kAllLanes, to[0] != reference_[0] || to[1] != reference_[1])) raise(to);
+    add_values(stage);
+  }
+
+  /// Weights become visible to both teams.
+  __device__ void give(int live, int stage, const Scores& s) const {
+    sync_team();  // all warps are done with the keys whose place the weights take
+    put_weights(stage, s);
+    if (live < kLatentKeys) clear_values(live, stage);
+    fence_proxy_async();
+    if (live < kLatentKeys) sync_team();
+    __syncwarp();
+    give_weights(stage);
+  }
+
+  /// Starts products of the queries and a tile's keys, each of 16 elements of a row.
+  __device__ void start_scores(int tile, int begin, int end, Scores& s) const {
+    const int stage = tile % kLatentStages;
+    const std::uint32_t parity = tile / kLatentStages % 2;
+    const std::uint64_t queries = kImageQ.operand(shared_.queries());
+    const std::uint64_t left = kImageLeft.operand(shared_.left(stage));
+    const std::uint64_t right = kImageRight.operand(shared_.right(stage));
+    if (begin == end) return;
+    if (begin == 0) mbarrier_wait(shared_.left_full(stage), parity);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kScoreSteps; ++k) {
+      if (k < begin || k >= end) continue;
+      if (k == kLeftSteps) {
+        mbarrier_wait(shared_.right_full(stage), parity);
+        wgmma_fence();
+      }
+      const std::uint64_t keys = k < kLeftSteps
+                                     ? left + kImageLeft.further(k * 16)
+                                     : right + kImageRight.further((k - kLeftSteps) * 16);
+      wgmma<Rows::kAlongK>(s, queries + kImageQ.further(k * 16), keys, k > 0);
+    }
+    wgmma_commit_group();
+  }
+
+  __device__ void add_values(int stage) {
+    const std::uint64_t weights = kImageRight.operand(shared_.weights(stage));
+    const std::uint64_t values = team_ == 0 ? kImageLeft.operand(shared_.left(stage))
+                                            : kImageRight.operand(shared_.right(stage));
+    const int group = team_ == 0 ? kImageLeft.group_bytes() : kImageRight.group_bytes();
+    wgmma_tie(o_);  // zeroed or rescaled before the fence
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kLatentKeys / 16; ++k) {
+      wgmma<Rows::kAlongK, Rows::kAcrossK>(o_, weights + kImageRight.further(k * 16),
+                                           values + k * 2 * group / 16, true);
+    }
+    wgmma_commit_group();
+  }
+
+  __device__ void release_tile(int tile) const {
+    release(shared_.right_empty(tile % kLatentStages));
+    if (team_ == 0 && lane() == 0) mbarrier_arrive(shared_.left_empty(tile % kLatentStages));
+  }
+
+  /// Turns scores of a tile into weights exp(score - reference), and puts the reference where the
+  /// other team finds it.
+  __device__ void softmax(const DeviceTask& task, int first_key, int stage, Scores& s) {
+    const bool check = task.keys - first_key < kLatentKeys || shared_.masked(stage) != 0;
+    if (!kFoldScale || check) modify(task, first_key, stage, check, s);
+    const float scale = exponent_scale(p_);
+    float top[2] = {s[0], s[2]};
+#pragma unroll
+    for (int i = 1; i < kLatentKeys / 2; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+    const float slack = kSlack / scale;
+    if (__any_sync(kAllLanes, top[0] > reference_[0] + slack || top[1] > reference_[1] + slack)) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        top[h] = fmaxf(top[h], __shfl_xor_sync(kAllLanes, top[h], 1));
+        top[h] = fmaxf(top[h], __shfl_xor_sync(kAllLanes, top[h], 2));
+        top[h] = fmaxf(top[h], reference_[h]);
+      }
+      raise(top);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      if (lane() % 4 == 0) shared_.rows(stage)[row(h)] = reference_[h];
+      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
+      const float shift = reference_[h] == kNoKeys ? 0.0f : reference_[h] * scale;
+      float total[2] = {0.0f, 0.0f};
+#pragma unroll
+      for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = s[4 * j + 2 * h + c];
+          score = ex2_approx(score * scale - shift);
+          total[c] += score;
+        }
+      }
+      sum_[h] += total[0] + total[1];
+    }
+  }
+
+  /// Raises the reference, and what is relative to it: sums and outputs, which are not under way.
+  __device__ void raise(const float (&to)[2]) {
+    const float scale = exponent_scale(p_);
+    float keep[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float shift = to[h] == kNoKeys ? 0.0f : to[h] * scale;
+      // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
+      keep[h] = reference_[h] == to[h] ? 1.0f : ex2_approx(reference_[h] * scale - shift);
+      reference_[h] = to[h];
+      sum_[h] *= keep[h];
+    }
+#pragma unroll
+    for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] *= keep[i / 2 % 2];
+  }
+
+  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
+  /// visible. Leaves them in units of log 2 unless the scale is folded.
+  __device__ void modify(const DeviceTask& task, int first_key, int stage, bool check,
+                         Scores& s) const {
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int in_tile = 8 * j + lane() % 4 * 2 + c;
+        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
+        const bool is_live = key.number < task.keys;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float& score = s[4 * j + 2 * h + c];
+          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score) * kLog2E;
+          if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
+        }
+      }
+    }
+  }
+
+  __device__ void put_weights(int stage, const Scores& s) const {
+    const int row = threadIdx.x % kTeamThreads / 32 * 16 + lane() % 16;
+#pragma unroll
+    for (int j = 0; j < kKeyTiles; j += 2) {
+      const int unit = kWeightsUnit + j + lane() / 16;
+      stmatrix_x4(shared_.right(stage) + kImageRight.unit(row, unit), pair_of(s, j, 0),
+                  pair_of(s, j, 1), pair_of(s, j + 1, 0), pair_of(s, j + 1, 1));
+    }
+  }
+  __device__ static std::uint32_t pair_of(const Scores& s, int j, int h) {
+    return pack_pair<kPoolType>(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]);
+  }
+
+  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN.
+  __device__ void clear_values(int live, int stage) const {
+    constexpr int kUnits = kTile.left_dim() / 8;
+    const int unused = kLatentKeys - live;
+    for (int i = threadIdx.x % kTeamThreads; i < unused * kUnits; i += kTeamThreads) {
+      const int key = live + i / kUnits, unit = i % kUnits;
+      st_shared_v4(shared_.left(stage) + kImageLeft.unit(key, unit), uint4{});
+      st_shared_v4(shared_.right(stage) + kImageRight.unit(key, unit), uint4{});
+    }
+  }
+
+  // ---- The end of a piece ----
+
+  __device__ void finish(const DeviceTask& task) {
+    sync();  // all have read the references
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 1);
+      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 2);
+      if (lane() % 4 == 0) shared_.rows(team_)[row(h)] = sum_[h];
+    }
+    sync();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum_[h] = shared_.rows(0)[row(h)] + shared_.rows(1)[row(h)];
+    // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
+    // rare that it is looked for here only; then the piece is computed again, key by key.
+    if (any(spoilt(task))) return attend_plainly(task);
+    store(task);
+  }
+
+  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
+  /// takes scores so large that a unit in their last place exceeds 100?
+  __device__ bool spoilt(const DeviceTask& task) const {
+    bool found = false;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float probe = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
+      }
+      const bool is_lost = sum_[h] == 0.0f && reference_[h] != kNoKeys;
+      found |= (is_lost || (probe != probe && sum_[h] == sum_[h])) && row(h) < task.rows;
+    }
+    return found;
+  }
+
+  __device__ void attend_plainly(const DeviceTask& task) const {
+    const int warp = threadIdx.x / 32;
+#pragma unroll 1
+    for (int r = warp; r < task.rows; r += kMathWarps) {
+      PlainRow(p_, task, r, shared_.plain_query(warp)).run();
+    }
+  }
+
+  __device__ void store(const DeviceTask& task) const {
+    const int first = team_ * kTile.left_dim() + lane() % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int r = row(h);
+      if (r >= task.rows) continue;
+      const float lse = log_sum_exp(p_, reference_[h], sum_[h]);
+      const RowEnd end = row_end(p_, task, r, sum_[h], lse);
+      const OutputRow to = output_row(p_, task, r);
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        to.put_pair(first + n * 8, o_[4 * n + 2 * h] * end.factor,
+                    o_[4 * n + 2 * h + 1] * end.factor);
+      }
+      if (team_ == 0 && lane() % 4 == 0) put_lse(p_, task, r, end.lse);
+    }
+  }
+
+  /// How far a score may exceed the reference, as a power of 2: weights up to 2^8 lose nothing,
+  /// being floating-point numbers.
+  static constexpr float kSlack = 8.0f;
+
+  const AttendParams& p_;
+  const LatentShared& shared_;
+  const int team_;
+  int tile_ = 0;        // of all that this thread block computed
+  Row rows_[2];         // where a mod or a mask asks for them
+  float reference_[2];  // of the exponents, in the scores' units
+  float sum_[2];        // over this thread's columns of this team's tiles, until the piece ends
+  float o_[kTile.left_dim() / 2];
+};
+
+}  // namespace kvmesh::cuda
+
+/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kLatentThreads.
+/// Dynamic shared memory: kTile.bytes(). May be launched to overlap, unless the kernel before it is
+/// one of the plan.
+extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kLatentThreads, 1)
+    kvmesh_attend_latent(const __grid_constant__ kvmesh::cuda::HopperParams params) {
+  using namespace kvmesh::cuda;
+  extern __shared__ __align__(1024) char kvmesh_shared[];
+  const LatentShared shared(kvmesh_shared);
+  if (threadIdx.x == 0) {
+    shared.init_barriers();
+    prefetch_tensormap(params.k_map);
+    prefetch_tensormap(params.v_map);
+  }
+  __syncthreads();
+  // The teams get most of the registers: 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
+  if (threadIdx.x >= kMathThreads) {
+    setmaxnreg_dec<56>();
+    const int thread = threadIdx.x - kMathThreads;
+    if (thread < 32) {
+      LatentProducer(params, shared).run();
+      griddepcontrol_launch_dependents();
+    } else {
+      LatentQueries(params.attend, shared).run(thread - 32);
+    }
+  } else {
+    setmaxnreg_inc<224>();
+    LatentMath(params.attend, shared).run();
+  }
+}

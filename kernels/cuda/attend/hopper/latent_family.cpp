@@ -1,0 +1,53 @@
+#include "kernels/cuda/attend/hopper/latent_family.hpp"
+
+#include "kernels/cuda/attend/hopper/latent_tile.hpp"
+#include "kernels/cuda/attend/hopper/pool_maps.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+static_assert(kLatentKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
+
+class LatentFamily final : public AttendFamily {
+ public:
+  std::optional<AttendVariant> choose(const AttendCase& what) const override {
+    const AttentionShape& shape = what.shape;
+    // Outputs of 512 columns are what the registers of two teams hold; weights take the place of 64
+    // elements of a key.
+    const bool fits = what.kinds.latent && what.rows == kLatentRows &&
+                      what.group() <= kLatentRows && shape.v_dim == 512 &&
+                      shape.k_dim >= shape.v_dim + kLatentKeys && takes_pool(what);
+    if (!fits) return std::nullopt;
+    const LatentTile tile{.k_dim = shape.k_dim, .v_dim = shape.v_dim};
+    if (tile.bytes() > what.limits.block_bytes) return std::nullopt;
+    AttendVariant variant{.family = this,
+                          .name = "hopper latent",
+                          .source = "kernels/cuda/attend/hopper/latent.cuh",
+                          .kernel = "kvmesh_attend_latent",
+                          .constants = attend_constants(what),
+                          .threads = kLatentThreads,
+                          .shared_bytes = tile.bytes(),
+                          .blocks_per_multiprocessor = 1,
+                          .tile_keys = kLatentKeys,
+                          .one_piece_tiles = 128,
+                          .overlaps = true};
+    variant.constants.set("kQueryVectors", what.kinds.q_vectors)
+        .set("kFoldScale", what.fold_scale)
+        .set("kBoxTokens", kMostBoxTokens);
+    return variant;
+  }
+
+  void launch(const jit::Kernel& kernel, const jit::Launch& how, const AttendParams& params,
+              const ConstKvPool& pool) const override {
+    kernel.launch(how, with_latent_maps(params, pool));
+  }
+};
+
+}  // namespace
+
+const AttendFamily& latent_family() {
+  static const LatentFamily family;
+  return family;
+}
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,97 @@
+// The warps of the latent kernel that bring keys and queries.
+#pragma once
+
+#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/latent_shared.cuh"
+#include "kernels/cuda/attend/hopper/tma.cuh"
+
+namespace kvmesh::cuda {
+
+/// The warp that brings pieces and keys.
+class LatentProducer {
+ public:
+  __device__ LatentProducer(const HopperParams& params, const LatentShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run() {
+    LatentStream(p_.attend).run(
+        [&](int n, const DeviceTask& task) {
+          mbarrier_wait(shared_.piece_empty(), n % 2 ^ 1);
+          if (lane() != 0) return;
+          shared_.task(0) = task;
+          mbarrier_arrive(shared_.task_full());
+        },
+        [&](const DeviceTask& task, int tile, const PageVisit& visit) { fill(task, tile, visit); });
+  }
+
+ private:
+  // Blocks of heads read the same pages.
+  static constexpr std::uint64_t kPolicy = kHeadBlocks > 1 ? kEvictNormal : kEvictFirst;
+
+  __device__ static int lane() { return threadIdx.x % 32; }
+
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
+    const int stage = tile_ % kLatentStages;
+    const std::uint32_t parity = tile_ / kLatentStages % 2 ^ 1;
+    ++tile_;
+    const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
+    const int group = tile * kLatentKeys % kPageSize / kAtomRows;
+    mbarrier_wait(shared_.left_empty(stage), parity);
+    if (lane() == 0) mbarrier_arrive_expect_tx(shared_.left_full(stage), kTile.left_bytes());
+    __syncwarp();
+    if (lane() < kTileVisits) {
+      cp_async_bulk_tensor_5d(shared_.left(stage) + kImageLeft.bytes(lane() * kBoxRows), p_.v_map,
+                              shared_.left_full(stage), kPolicy, 0, 0, 0, group, row);
+    }
+    mbarrier_wait(shared_.right_empty(stage), parity);
+    if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
+    const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    __syncwarp();  // lane 0's arrival covers what all lanes wrote
+    if (lane() == 0) {
+      shared_.masked(stage) = masked;
+      mbarrier_arrive_expect_tx(shared_.right_full(stage), kTile.right_bytes());
+    }
+    __syncwarp();
+    if (lane() < kTileVisits) {
+      cp_async_bulk_tensor_5d(shared_.right(stage) + kImageRight.bytes(lane() * kBoxRows), p_.k_map,
+                              shared_.right_full(stage), kPolicy, 0, 0, kImageLeft.atoms(), group,
+                              row);
+    }
+  }
+
+  const HopperParams& p_;
+  const LatentShared& shared_;
+  int tile_ = 0;  // of all that this thread block brought
+};
+
+/// The three warps that bring queries.
+class LatentQueries {
+ public:
+  __device__ LatentQueries(const AttendParams& params, const LatentShared& shared)
+      : p_(params), shared_(shared) {}
+
+  __device__ void run(int thread) const {
+    constexpr int kUnits = kDimK / 8;
+    griddepcontrol_wait();
+    for (int n = 0;; ++n) {
+      mbarrier_wait(shared_.task_full(), n % 2);
+      const DeviceTask& task = shared_.task(0);
+      if (task.rows == 0) return;
+#pragma unroll 1
+      for (int i = thread; i < kLatentRows * kUnits; i += kQueryThreads) {
+        load_query_unit<kPoolType>(p_, task, i / kUnits, i % kUnits,
+                                   shared_.queries() + kImageQ.unit(i / kUnits, i % kUnits));
+      }
+      fence_proxy_async();
+      cp_async_mbarrier_arrive_noinc(shared_.queries_full());
+      mbarrier_arrive(shared_.queries_full());
+    }
+  }
+
+ private:
+  const AttendParams& p_;
+  const LatentShared& shared_;
+};
+
+}  // namespace kvmesh::cuda

@@ -1,0 +1,107 @@
+// CheckedCache: compares rows, with one rank and with float64.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "launch/verify/checked_step.hpp"
+
+namespace kvmesh::verify {
+namespace {
+
+// Of two numbers that may be the same infinity.
+double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
+
+}  // namespace
+
+void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
+  const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
+  for (std::int64_t row = 0; row < result.o.rows(); ++row) {
+    const std::int64_t t = tokens.begin + row;
+    if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
+    // Where every rank has every row, each compares its turn of them with float64.
+    const bool exact = step.options.plan.scatter != Scatter::kAll ||
+                       t % mesh_->kv_parallel() == mesh_->kv_rank().value;
+    for (std::int64_t h = 0; h < result.o.heads(); ++h) {
+      const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
+      const auto single_o = [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; };
+      const double single_lse = result.single.lse.get(t, head, 0);
+      if (cache_.options().reproducible) {
+        compare_bits(step, result, {row, h, t, head}, single_o, single_lse);
+      } else {
+        compare_row(step, result, {row, h, t, head}, "one rank", single_o, single_lse);
+      }
+      if (!exact) continue;
+      const ReferenceRow want = reference(step, result, t, head);
+      compare_row(
+          step, result, {row, h, t, head}, "float64",
+          [&](std::int64_t d) { return want.o[static_cast<std::size_t>(d)]; }, want.lse);
+      findings_.add_rows(1);
+    }
+  }
+}
+
+std::string CheckedCache::place_of(const Step& step, const LayerResult& result, const Row& row,
+                                   const std::string& what) const {
+  const Step::Query& query = step.queries[static_cast<std::size_t>(row.token)];
+  return fmt::format("layer {}, query {} of sequence {} at position {}, head {}: {}", result.layer,
+                     row.token, describe(step.batch[query.entry].sequence), query.position,
+                     row.head, what);
+}
+
+template <class WantO>
+void CheckedCache::compare_bits(const Step& step, const LayerResult& result, const Row& row,
+                                const WantO& want_o, double want_lse) {
+  const auto where = [&](const std::string& what) {
+    return place_of(step, result, row, what + " by one rank, which must have the same bits");
+  };
+  const Bound none{.tolerance = 0};
+  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
+    const float want = rounded_to(step.options.output, static_cast<float>(want_o(d)));
+    findings_.compare(result.o.get(row.row, row.column, d), want, none,
+                      [&] { return where(fmt::format("o[{}]", d)); });
+  }
+  if (!step.options.lse) return;
+  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse, none,
+                    [&] { return where("lse"); });
+}
+
+template <class WantO>
+void CheckedCache::compare_row(const Step& step, const LayerResult& result, const Row& row,
+                               const char* with, const WantO& want_o, double want_lse) {
+  const auto where = [&](const std::string& what) {
+    return place_of(step, result, row, fmt::format("{} by {}", what, with));
+  };
+  const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {
+    return distance((result.single.*of).get(row.token, row.head, d),
+                    (result.rounded.*of).get(row.token, row.head, d));
+  };
+  const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), cache_.options().dtype);
+  for (std::int64_t d = 0; d < result.o.dim(); ++d) {
+    findings_.compare(
+        result.o.get(row.row, row.column, d), want_o(d),
+        {.tolerance = tolerances.o, .spread = spread(&Outputs::o, d), .dtype = step.options.output},
+        [&] { return where(fmt::format("o[{}]", d)); });
+  }
+  if (!step.options.lse) return;
+  findings_.compare(result.lse.get(row.row, row.column, 0), want_lse,
+                    {.tolerance = tolerances.lse, .spread = spread(&Outputs::lse, 0)},
+                    [&] { return where("lse"); });
+}
+
+ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
+                                     std::int64_t head) const {
+  const CacheOptions& cache = cache_.options();
+  const PlanOptions& plan = step.options.plan;
+  const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
+  std::vector<float> query;
+  for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
+  const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const Layers& layers = content_.at(step.batch[at.entry].sequence);
+  const ReferenceRow row = reference_row(
+      layers[static_cast<std::size_t>(result.layer)], query.data(), scale, step.visible(),
+      plan.score, static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
+      cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
+  return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;
+}
+
+}  // namespace kvmesh::verify

@@ -1,0 +1,53 @@
+// What CheckedCache knows of a step while it runs and compares it.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "launch/verify/checked_cache.hpp"
+
+namespace kvmesh::verify {
+
+// A step in hand: both plans, and where each query token belongs.
+struct CheckedCache::Step {
+  struct Query {
+    std::size_t entry = 0;
+    std::int64_t position = 0;
+  };
+
+  Step(std::span<const BatchEntry> entries, const StepOptions& how, StepPlan planned,
+       StepPlan planned_single)
+      : batch(entries), options(how), plan(std::move(planned)), single(std::move(planned_single)) {}
+
+  const MaskMod& visible() const { return options.visible ? *options.visible : options.plan.mask; }
+
+  std::span<const BatchEntry> batch;
+  const StepOptions& options;
+  StepPlan plan;
+  StepPlan single;
+  std::vector<Query> queries;
+};
+
+struct CheckedCache::Outputs {
+  HostTensor o, lse;
+};
+
+// One layer's queries, and what came of them here and on the single rank; there also of queries as
+// this device may round them.
+struct CheckedCache::LayerResult {
+  int layer;
+  const HostTensor& q;
+  const HostTensor& sinks;
+  const HostTensor& o;
+  const HostTensor& lse;
+  const Outputs& single;
+  const Outputs& rounded;
+};
+
+// A row of this rank's output: where it is there, and which it is of the batch and the model.
+struct CheckedCache::Row {
+  std::int64_t row, column;
+  std::int64_t token, head;
+};
+
+}  // namespace kvmesh::verify

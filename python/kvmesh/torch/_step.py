@@ -1,0 +1,116 @@
+"""A step's calls as operators of torch."""
+
+import itertools
+import weakref
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+_plans = {}
+_numbers = itertools.count(1)
+
+
+class Step:
+    """A StepPlan for torch.compile: its calls are operators, kvmesh::run and its parts, that have fake
+    implementations. They keep their order and are never left out. Make it once and plan later batches
+    in place (KvCache.replan): a graph is compiled for one Step.
+
+        step = kvmesh.torch.Step(cache.plan(batch, limits=(32, 1)))
+        decode = torch.compile(lambda q, k, v: model(step, q, k, v), fullgraph=True)
+        cache.replan(step.plan, batch)
+    """
+
+    def __init__(self, plan):
+        self.plan = plan
+        self._number = next(_numbers)
+        # What every operator changes, so that torch keeps them all, in order.
+        self._order = torch.zeros((), dtype=torch.int64, device="cpu")
+        _plans[self._number] = plan
+        weakref.finalize(self, _plans.pop, self._number, None)
+
+    def run(self, layer, q, k=None, v=None, *, lse=False):
+        """StepPlan.run: out, with lse (out, lse)."""
+        out, lse_of_out = _run(self._order, self._number, layer, q, k, v, lse)
+        return (out, lse_of_out) if lse else out
+
+    def append(self, layer, k, v):
+        """StepPlan.append."""
+        _append(self._order, self._number, layer, k, v)
+
+    def attend_partial(self, layer, q):
+        """StepPlan.attend_partial: (o, lse)."""
+        return _attend_partial(self._order, self._number, layer, q)
+
+    def combine(self, o, lse, *, out_lse=False):
+        """StepPlan.combine: out, with out_lse (out, out_lse). The output is in float32."""
+        out, lse_of_out = _combine(self._order, self._number, o, lse, out_lse)
+        return (out, lse_of_out) if out_lse else out
+
+
+def _plan(number):
+    """The plan, which torch.compile may know by a symbolic number."""
+    return _plans[int(number)]
+
+
+def _output(plan, like, lse):
+    """Empty tensors for merged rows; no LSE is one without elements."""
+    tokens, heads, v_dim = plan.output_shape
+    if tokens == plan.query_tokens:
+        tokens = like.shape[0]  # which may be symbolic
+    return (like.new_empty(tokens, heads, v_dim),
+            like.new_empty((tokens, heads) if lse else (0,), dtype=torch.float32))
+
+
+def _partial(plan, like):
+    tokens, heads, _ = like.shape
+    return (like.new_empty(tokens, heads, plan.output_shape[2], dtype=torch.float32),
+            like.new_empty(tokens, heads, dtype=torch.float32))
+
+
+@torch.library.custom_op("kvmesh::run", mutates_args={"order"})
+def _run(order: Tensor, plan: int, layer: int, q: Tensor, k: Optional[Tensor], v: Optional[Tensor],
+         with_lse: bool) -> Tuple[Tensor, Tensor]:
+    out, lse = _output(_plan(plan), q, with_lse)
+    _plan(plan).run(layer, q, k, v, out=out, lse=lse if with_lse else None)
+    return out, lse
+
+
+@torch.library.custom_op("kvmesh::append", mutates_args={"order"})
+def _append(order: Tensor, plan: int, layer: int, k: Tensor, v: Tensor) -> None:
+    _plan(plan).append(layer, k, v)
+
+
+@torch.library.custom_op("kvmesh::attend_partial", mutates_args={"order"})
+def _attend_partial(order: Tensor, plan: int, layer: int, q: Tensor) -> Tuple[Tensor, Tensor]:
+    o, lse = _partial(_plan(plan), q)
+    _plan(plan).attend_partial(layer, q, o, lse)
+    return o, lse
+
+
+@torch.library.custom_op("kvmesh::combine", mutates_args={"order"})
+def _combine(order: Tensor, plan: int, o: Tensor, lse: Tensor,
+             with_lse: bool) -> Tuple[Tensor, Tensor]:
+    out, out_lse = _output(_plan(plan), o, with_lse)
+    _plan(plan).combine(o, lse, out=out, out_lse=out_lse if with_lse else None)
+    return out, out_lse
+
+
+@_run.register_fake
+def _(order, plan, layer, q, k, v, with_lse):
+    return _output(_plan(plan), q, with_lse)
+
+
+@_append.register_fake
+def _(order, plan, layer, k, v):
+    return None
+
+
+@_attend_partial.register_fake
+def _(order, plan, layer, q):
+    return _partial(_plan(plan), q)
+
+
+@_combine.register_fake
+def _(order, plan, o, lse, with_lse):
+    return _output(_plan(plan), o, with_lse)

@@ -1,0 +1,169 @@
+"""torch's functions on symbolic values, so that mods written for flex_attention are traced as they
+are: torch calls Expr.__torch_function__ where an Expr meets one of its functions or tensors."""
+
+import operator
+
+import torch
+
+from .. import _kvmesh
+from .._kvmesh import Buffer, Expr, MaskMod, ScoreMod
+
+
+def mask_mod_of(function):
+    """function as a MaskMod."""
+    if isinstance(function, MaskMod):
+        return function
+    return MaskMod(lambda *arguments: _plain(function(*arguments)))
+
+
+def score_mod_of(function):
+    """function as a ScoreMod; None stays."""
+    if function is None or isinstance(function, ScoreMod):
+        return function
+    return ScoreMod(lambda *arguments: _plain(function(*arguments)))
+
+
+def _plain(value):
+    """A number of a captured tensor of one element; anything else as it is."""
+    if isinstance(value, _Captured):
+        raise TypeError(f"a mod computes one value at a time: {value} needs more indices")
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.numel() != 1:
+        raise TypeError("a mod computes one value at a time: index the captured tensor of shape "
+                        f"{tuple(value.shape)}")
+    return value.item()
+
+
+class _Captured:
+    """A captured tensor with the first of its indices."""
+
+    def __init__(self, tensor, index=()):
+        self._tensor, self._index = tensor, index
+
+    def __getitem__(self, index):
+        index = self._index + (index if isinstance(index, tuple) else (index,))
+        if len(index) > self._tensor.dim():
+            raise IndexError(f"{len(index)} indices of a captured tensor of shape "
+                             f"{tuple(self._tensor.shape)}")
+        for each in index:
+            if each is None or each is Ellipsis or isinstance(each, (bool, slice)):
+                raise TypeError(f"{each} as an index of a captured tensor: a mod takes one element")
+        if len(index) < self._tensor.dim():
+            return _Captured(self._tensor, index)
+        return self._element([_plain(each) for each in index])
+
+    def _element(self, index):
+        at = 0
+        for each, extent in zip(index, self._tensor.shape):
+            at = at * extent + (each + extent if isinstance(each, int) and each < 0 else each)
+        return Buffer(self._tensor.reshape(-1))[at]
+
+    def __repr__(self):
+        return f"a captured tensor of shape {tuple(self._tensor.shape)}"
+
+
+def _to(value, dtype):
+    if dtype == torch.bool:
+        return value != 0
+    return _kvmesh.to_float(value) if dtype.is_floating_point else _kvmesh.to_int(value)
+
+
+def _clamp(value, min=None, max=None):
+    value = value if min is None else _kvmesh.maximum(value, min)
+    return value if max is None else _kvmesh.minimum(value, max)
+
+
+def _divide(a, b, rounding_mode=None):
+    if rounding_mode not in (None, "floor"):
+        raise TypeError(f"rounding_mode={rounding_mode!r} in a mod")
+    return a // b if rounding_mode else a / b
+
+
+def _power(value, exponent):
+    if exponent == 0.5:
+        return _kvmesh.sqrt(value)
+    if not isinstance(exponent, int) or not 1 <= exponent <= 16:
+        raise TypeError(f"a power of {exponent!r} in a mod: it may be 0.5, or 1 to 16")
+    result = value
+    for _ in range(exponent - 1):
+        result = result * value
+    return result
+
+
+def _ones(dtype=None):
+    return True if dtype == torch.bool else 1
+
+
+def _zeros(dtype=None):
+    return False if dtype == torch.bool else 0
+
+
+_OPERATORS = {
+    "add": operator.add, "sub": operator.sub, "subtract": operator.sub, "mul": operator.mul,
+    "multiply": operator.mul, "div": _divide, "divide": _divide, "true_divide": operator.truediv,
+    "truediv": operator.truediv, "floor_divide": operator.floordiv,
+    "floordiv": operator.floordiv, "remainder": operator.mod, "mod": operator.mod,
+    "and": operator.and_, "bitwise_and": operator.and_, "logical_and": operator.and_,
+    "or": operator.or_, "bitwise_or": operator.or_, "logical_or": operator.or_,
+    "eq": operator.eq, "ne": operator.ne, "not_equal": operator.ne, "lt": operator.lt,
+    "less": operator.lt, "le": operator.le, "less_equal": operator.le, "gt": operator.gt,
+    "greater": operator.gt, "ge": operator.ge, "greater_equal": operator.ge,
+    "maximum": _kvmesh.maximum, "minimum": _kvmesh.minimum,
+    "pow": _power, "power": _power,
+}
+_REFLECTED = {"r" + name: function for name, function in _OPERATORS.items()}
+_FUNCTIONS = {
+    "abs": abs, "absolute": abs, "neg": operator.neg, "negative": operator.neg,
+    "exp": _kvmesh.exp, "log": _kvmesh.log, "sqrt": _kvmesh.sqrt, "tanh": _kvmesh.tanh,
+    "rsqrt": lambda a: 1 / _kvmesh.sqrt(a), "square": lambda a: a * a,
+    "reciprocal": lambda a: 1 / a, "sigmoid": lambda a: 1 / (1 + _kvmesh.exp(-a)),
+    "invert": operator.invert, "bitwise_not": operator.invert, "logical_not": operator.invert,
+    "where": _kvmesh.where, "clamp": _clamp, "clip": _clamp,
+    "clamp_min": lambda a, min: _clamp(a, min), "clamp_max": lambda a, max: _clamp(a, None, max),
+    "ones_like": lambda a, dtype=None, **_: _ones(dtype),
+    "zeros_like": lambda a, dtype=None, **_: _zeros(dtype),
+    "full_like": lambda a, fill_value, **_: fill_value,
+}
+
+
+def _torch_function(cls, function, types, args=(), kwargs=None):
+    name = getattr(function, "__name__", "").strip("_")
+    if name == "getitem":
+        return _Captured(args[0])[args[1]]
+    args = [_plain(each) for each in args]
+    kwargs = {key: _plain(each) for key, each in (kwargs or {}).items()}
+    if name in _REFLECTED and name not in _OPERATORS:
+        return _REFLECTED[name](args[1], args[0])
+    known = _OPERATORS.get(name) or _FUNCTIONS.get(name)
+    if known is None:
+        raise TypeError(f"kvmesh cannot trace {function} in a mod")
+    return known(*args, **kwargs)
+
+
+def _method(function):
+    """A function of Python, which a class binds: built-in ones it does not."""
+    return lambda *arguments, **more: function(*arguments, **more)
+
+
+def _teach_expr():
+    """Gives symbolic values what mods use of tensors without dimensions."""
+    Expr.__torch_function__ = classmethod(_torch_function)
+    for name in ("abs", "exp", "log", "sqrt", "tanh", "sigmoid", "square", "clamp", "clip", "neg",
+                 "logical_not"):
+        setattr(Expr, name, _method(_FUNCTIONS[name]))
+    for name in ("logical_and", "logical_or", "maximum", "minimum", "remainder", "pow", "eq", "ne",
+                 "lt", "le", "gt", "ge", "add", "sub", "mul", "div"):
+        setattr(Expr, name, _method(_OPERATORS[name]))
+    Expr.__pow__ = _power
+    Expr.to = Expr.type = _to
+    Expr.float = _method(_kvmesh.to_float)
+    Expr.int = Expr.long = _method(_kvmesh.to_int)
+    Expr.bool = lambda self: self != 0
+    Expr.new_ones = lambda self, size=(), dtype=None, device=None: _ones(dtype)
+    Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _zeros(dtype)
+    Expr.new_full = lambda self, size, fill_value, dtype=None, device=None: fill_value
+    Expr.device = torch.device("cpu")
+
+
+_teach_expr()

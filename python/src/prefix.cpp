@@ -1,0 +1,104 @@
+// The prefix cache: keys of requests, and pages of known prefixes for new sequences.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
+
+#include <variant>
+
+#include "python/src/bindings.hpp"
+
+namespace kvmesh::python {
+namespace {
+
+using Adapter = std::pair<std::string, std::string>;
+using Item = std::tuple<std::string, std::int64_t, std::int64_t>;
+using Retained = std::tuple<std::int64_t, std::int64_t, int>;
+
+PrefixExtras extras_of(const std::string& salt, const std::optional<Adapter>& adapter,
+                       const std::vector<Item>& items) {
+  PrefixExtras extras;
+  extras.salt = salt;
+  if (adapter) extras.adapter = {.name = adapter->first, .path = adapter->second};
+  for (const auto& [id, first, tokens] : items) extras.items.push_back({id, first, tokens});
+  return extras;
+}
+
+nb::list hashes(const PrefixKey& key) {
+  nb::list list;
+  for (const PageHash& hash : key.hashes()) {
+    list.append(nb::bytes(reinterpret_cast<const char*>(hash.bytes.data()), hash.bytes.size()));
+  }
+  return list;
+}
+
+std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of) {
+  return std::visit([&](auto* prefix) { return self.get().create_with_prefix(*prefix).value; }, of);
+}
+
+void publish(PyCache& self, std::uint64_t sequence, const PrefixKey& key,
+             const std::vector<Retained>& retentions) {
+  std::vector<Retention> list;
+  for (const auto& [first, tokens, priority] : retentions)
+    list.push_back({first, tokens, priority});
+  self.get().publish(SequenceId(sequence), key, list);
+}
+
+}  // namespace
+
+PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_view eviction,
+                             std::string seed) {
+  PrefixOptions options{.enabled = enabled, .seed = std::move(seed)};
+  const auto choose = [](const char* what, std::string_view text, auto& to, auto... choices) {
+    const bool found = ((text == choices.first && (to = choices.second, true)) || ...);
+    if (!found) throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is none");
+  };
+  choose("prefix_hash", hash, options.hash, std::pair("sha256_cbor", PrefixHash::kSha256Cbor),
+         std::pair("xxh3", PrefixHash::kXxh3));
+  choose("eviction", eviction, options.eviction, std::pair("hits", Eviction::kHits),
+         std::pair("2q", Eviction::kTwoQueues), std::pair("lru", Eviction::kLru),
+         std::pair("s3fifo", Eviction::kS3Fifo), std::pair("segmented", Eviction::kSegmented));
+  return options;
+}
+
+void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
+  nb::class_<PrefixKey>(module, "PrefixKey",
+                        "The tokens of one request, and the hashes of their full pages.")
+      .def(
+          "append",
+          [](PrefixKey& self, const std::vector<std::int32_t>& tokens) { self.append(tokens); },
+          nb::arg("tokens"))
+      .def("truncate", &PrefixKey::truncate, nb::arg("length"))
+      .def("__len__", [](const PrefixKey& self) { return self.tokens().size(); })
+      .def_prop_ro("hashes", &hashes, "Of each full page, as bytes.");
+  nb::class_<PrefixMatch>(module, "PrefixMatch",
+                          "A run of cached pages, pinned until create_with_prefix or release.")
+      .def_ro("tokens", &PrefixMatch::tokens);
+  cache
+      .def(
+          "make_prefix_key",
+          [](PyCache& self, const std::string& salt, const std::optional<Adapter>& adapter,
+             const std::vector<Item>& items) {
+            return self.get().make_prefix_key(extras_of(salt, adapter, items));
+          },
+          nb::kw_only(), nb::arg("salt") = "", nb::arg("adapter") = nb::none(),
+          nb::arg("items") = std::vector<Item>{},
+          "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities.")
+      .def(
+          "match_prefix",
+          [](PyCache& self, const PrefixKey& key) { return self.get().match_prefix(key); },
+          nb::arg("key"), "The longest cached run of the key's tokens.")
+      .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"),
+           "Returns a sequence that has the cached tokens of a key, or of a match, which it ends.")
+      .def(
+          "release", [](PyCache& self, const PrefixMatch& match) { self.get().release(match); },
+          nb::arg("match"))
+      .def("publish", &publish, nb::arg("sequence"), nb::arg("key"),
+           nb::arg("retentions") = std::vector<Retained>{},
+           "Lets later requests find the sequence's full pages. retentions: (first, tokens, "
+           "priority) each.");
+}
+
+}  // namespace kvmesh::python

@@ -1,0 +1,100 @@
+// Known prefixes of the C interface.
+#include <span>
+#include <vector>
+
+#include "runtime/c/guard.hpp"
+#include "runtime/c/handles.hpp"
+
+using namespace kvmesh;
+using namespace kvmesh::c;
+
+namespace {
+
+PrefixExtras extras_of(const kvmesh_prefix_extras_t* given) {
+  const kvmesh_prefix_extras_t known_extras = known(given);
+  PrefixExtras extras;
+  extras.salt = text_or_empty(known_extras.salt);
+  if (known_extras.adapter_name != nullptr) {
+    extras.adapter = {.name = known_extras.adapter_name,
+                      .path = text_or_empty(known_extras.adapter_path)};
+  }
+  require(known_extras.item_count == 0 || known_extras.items != nullptr, "items is NULL");
+  for (const auto& item : std::span(known_extras.items, known_extras.item_count)) {
+    extras.items.push_back({text_or_empty(item.id), item.first, item.tokens});
+  }
+  return extras;
+}
+
+PrefixMatch match_of(const kvmesh_prefix_match_t* match) {
+  return {SequenceId(checked(match, "match").pin), match->tokens};
+}
+
+}  // namespace
+
+kvmesh_status_t kvmesh_prefix_key_create(const kvmesh_cache_t* cache,
+                                         const kvmesh_prefix_extras_t* extras,
+                                         kvmesh_prefix_key_t** key) {
+  return guarded([&] {
+    kvmesh_prefix_key_t*& made = checked(key, "key");
+    const KvCache& of = checked(cache, "cache").cache;
+    made = new kvmesh_prefix_key{of.make_prefix_key(extras_of(extras))};
+  });
+}
+
+void kvmesh_prefix_key_destroy(kvmesh_prefix_key_t* key) { delete key; }
+
+kvmesh_status_t kvmesh_prefix_key_append(kvmesh_prefix_key_t* key, const int32_t* tokens,
+                                         size_t count) {
+  return guarded([&] {
+    require(count == 0 || tokens != nullptr, "tokens is NULL");
+    checked(key, "key").key.append(std::span(tokens, count));
+  });
+}
+
+kvmesh_status_t kvmesh_prefix_key_truncate(kvmesh_prefix_key_t* key, int64_t length) {
+  return guarded([&] { checked(key, "key").key.truncate(length); });
+}
+
+kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
+                                    kvmesh_prefix_match_t* match) {
+  return guarded([&] {
+    kvmesh_prefix_match_t& made = checked(match, "match");
+    const PrefixMatch found = checked(cache, "cache").cache.match_prefix(checked(key, "key").key);
+    made = {.pin = found.pin.value, .tokens = found.tokens};
+  });
+}
+
+kvmesh_status_t kvmesh_prefix_release(kvmesh_cache_t* cache, const kvmesh_prefix_match_t* match) {
+  return guarded([&] { checked(cache, "cache").cache.release(match_of(match)); });
+}
+
+kvmesh_status_t kvmesh_sequence_create_of_match(kvmesh_cache_t* cache,
+                                                const kvmesh_prefix_match_t* match,
+                                                kvmesh_sequence_t* made) {
+  return guarded([&] {
+    kvmesh_sequence_t& to = checked(made, "made");
+    to = checked(cache, "cache").cache.create_with_prefix(match_of(match)).value;
+  });
+}
+
+kvmesh_status_t kvmesh_sequence_create_of_key(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
+                                              kvmesh_sequence_t* made) {
+  return guarded([&] {
+    kvmesh_sequence_t& to = checked(made, "made");
+    to = checked(cache, "cache").cache.create_with_prefix(checked(key, "key").key).value;
+  });
+}
+
+kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache, kvmesh_sequence_t sequence,
+                                        const kvmesh_prefix_key_t* key,
+                                        const kvmesh_retention_t* retentions,
+                                        size_t retention_count) {
+  return guarded([&] {
+    require(retention_count == 0 || retentions != nullptr, "retentions is NULL");
+    std::vector<Retention> list;
+    for (const kvmesh_retention_t& each : std::span(retentions, retention_count)) {
+      list.push_back({each.first, each.tokens, each.priority});
+    }
+    checked(cache, "cache").cache.publish(SequenceId(sequence), checked(key, "key").key, list);
+  });
+}

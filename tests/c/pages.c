@@ -1,0 +1,108 @@
+/* Latent and float8 pages, a way of the combine, and known prefixes. Keys and values are as in
+   attention.c: zero, and the token's number. */
+#include <math.h>
+#include <string.h>
+
+#include "program.h"
+
+enum { kTokens = 10, kDim = 4 };
+
+static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int page_kind, int dtype) {
+  kvmesh_cache_t* cache = NULL;
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  options.q_heads = options.kv_heads = 1;
+  options.k_dim = kDim;
+  options.v_dim = 2;
+  options.page_size = 2;
+  options.pages_per_rank = 16;
+  options.dtype = dtype;
+  options.placement = KVMESH_PLACE_STRIPED;
+  options.page_kind = page_kind;
+  options.scale_kind = KVMESH_SCALE_PER_TENSOR;
+  options.k_scale = options.v_scale = dtype == KVMESH_DTYPE_FLOAT8_E4M3 ? 0.5f : 0;
+  options.prefix_cache = 1;
+  options.eviction = KVMESH_EVICT_LRU;
+  CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
+  return cache;
+}
+
+/* Queries of the newest tokens, of which `appended` are new; each sees the mean of what is there.
+ */
+static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int appended, int queries,
+                       int is_latent) {
+  float q[kTokens * kDim] = {0}, k[kTokens * kDim] = {0}, v[kTokens * 2], o[kTokens * 2];
+  int64_t q_shape[] = {queries, 1, kDim}, k_shape[] = {appended, 1, kDim};
+  int64_t v_shape[] = {appended, 1, 2}, o_shape[] = {queries, 1, 2};
+  const kvmesh_tensor_t q_of = floats(q, 3, q_shape), k_of = floats(k, 3, k_shape);
+  const kvmesh_tensor_t v_of = floats(v, 3, v_shape), o_of = floats(o, 3, o_shape);
+  kvmesh_plan_t* plan = NULL;
+  kvmesh_plan_options_t options = KVMESH_INIT(options);
+  kvmesh_batch_entry_t entry = {sequence, appended, queries};
+  options.way = KVMESH_WAY_HOST;
+  options.travels_as = KVMESH_DTYPE_FLOAT32;
+  for (int i = 0; i < 2 * appended; ++i) v[i] = (float)(kTokens - appended + i / 2);
+  for (int i = 0; i < appended; ++i) k[i * kDim] = v[2 * i]; /* a latent page's value */
+  CHECK_OK(kvmesh_plan_create(cache, &entry, 1, &options, &plan));
+  CHECK_OK(kvmesh_plan_run(plan, 0, &q_of, appended ? &k_of : NULL,
+                           appended && !is_latent ? &v_of : NULL, NULL, &o_of, NULL, NULL));
+  for (int i = 0; i < queries; ++i) {
+    CHECK(fabs(o[2 * i] - (kTokens - queries + i) / 2.0) < 1e-5);
+  }
+  kvmesh_plan_destroy(plan);
+}
+
+static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int is_latent) {
+  int32_t tokens[kTokens] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
+  const kvmesh_retention_t retention = {0, 4, 90};
+  kvmesh_prefix_extras_t extras = KVMESH_INIT(extras);
+  kvmesh_prefix_key_t *key = NULL, *other = NULL;
+  kvmesh_prefix_match_t match = {0, -1};
+  kvmesh_sequence_t again = 0;
+  int64_t length = 0;
+  CHECK_OK(kvmesh_prefix_key_create(cache, NULL, &key));
+  CHECK_OK(kvmesh_prefix_key_append(key, tokens, kTokens));
+  CHECK_OK(kvmesh_sequence_publish(cache, sequence, key, &retention, 1));
+  CHECK_OK(kvmesh_sequence_erase(cache, sequence));
+  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK(match.tokens == kTokens || match.tokens == kTokens - 2);
+  CHECK_OK(kvmesh_prefix_release(cache, &match));
+
+  CHECK_OK(kvmesh_prefix_key_truncate(key, kTokens - 2)); /* what a sequence has is not computed */
+  CHECK_OK(kvmesh_prefix_key_append(key, tokens, 2));
+  CHECK_OK(kvmesh_sequence_create_of_key(cache, key, &again));
+  CHECK_OK(kvmesh_sequence_length(cache, again, &length));
+  CHECK(length == kTokens - 2);
+  check_step(cache, again, 2, 2, is_latent);
+  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK_OK(kvmesh_sequence_create_of_match(cache, &match, &again));
+
+  extras.salt = "another tenant";
+  CHECK_OK(kvmesh_prefix_key_create(cache, &extras, &other));
+  CHECK_OK(kvmesh_prefix_key_append(other, tokens, kTokens));
+  CHECK_OK(kvmesh_prefix_match(cache, other, &match));
+  CHECK(match.tokens == 0);
+  CHECK_OK(kvmesh_prefix_release(cache, &match));
+  CHECK_OK(kvmesh_cache_check_replicas(cache));
+  kvmesh_prefix_key_destroy(other);
+  kvmesh_prefix_key_destroy(key);
+}
+
+void check_pages(kvmesh_mesh_t* mesh) {
+  for (int is_latent = 0; is_latent < 2; ++is_latent) {
+    for (int dtype = KVMESH_DTYPE_FLOAT32; dtype <= KVMESH_DTYPE_FLOAT8_E4M3; ++dtype) {
+      kvmesh_cache_t* cache = make_cache(mesh, is_latent, dtype);
+      kvmesh_sequence_t sequence = 0;
+      CHECK_OK(kvmesh_sequence_create(cache, &sequence));
+      check_step(cache, sequence, kTokens, kTokens, is_latent);
+      check_step(cache, sequence, 0, 3, is_latent);
+      check_prefixes(cache, sequence, is_latent);
+      kvmesh_cache_destroy(cache);
+    }
+  }
+  kvmesh_cache_t* cache = NULL;
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  options.q_heads = options.kv_heads = options.k_dim = 1;
+  options.pages_per_rank = 1;
+  options.page_kind = 2;
+  CHECK(kvmesh_cache_create(mesh, &options, &cache) == KVMESH_INVALID_ARGUMENT);
+}
