@@ -36,7 +36,6 @@ class MergeRow {
                       int step)
       : p_(params),
         merge_(merge),
-        head_(merge.kv_head * params.group + r % params.group),
         first_row_(merge.workspace_row + r),
         first_(first),
         step_(step) {}
@@ -84,7 +83,8 @@ class MergeRow {
     sum = warp_sum(sum);
     merged_ = sum == 0.0f ? kNoKeys : shift + logf(sum);
     if (p_.sinks != nullptr && merge_.counts_sinks) {
-      merged_ = lse_with_sink(merged_, p_.sinks[head_]);
+      const int r = static_cast<int>(first_row_ - merge_.workspace_row);
+      merged_ = lse_with_sink(merged_, p_.sinks[merge_.kv_head * p_.group + r % p_.group]);
     }
     is_known_ = true;
   }
@@ -107,7 +107,6 @@ class MergeRow {
 
   const MergeParams& p_;
   const DeviceMerge& merge_;
-  const int head_;
   const std::int64_t first_row_;
   const int first_, step_;
   float merged_ = 0.0f;

@@ -126,6 +126,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
   /// The weights' maximum against that of the scores, which the sum is relative to.
   __device__ float output_factor(int j, int c) const {
     if constexpr (!kRowScales) return scales_.v.number;
+    if (max_[j][c] == kNoKeys) return 1.0f;  // -inf - -inf must not be computed
     return ex2_approx(weight_max_[j][c] - max_[j][c] * exponent_scale(p_));
   }
 

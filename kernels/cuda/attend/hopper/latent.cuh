@@ -70,30 +70,6 @@ class LatentMath {
     if (lane() == 0) mbarrier_arrive(barrier);
   }
 
-  // Barriers 1 and 2: the weights of a tile of stage 0 and 1 are there. 3 and 4: a team; 5: both.
-  __device__ void sync_team() const {
-    asm volatile("barrier.cta.sync %0, %1;" ::"r"(3 + team_), "n"(kTeamThreads) : "memory");
-  }
-  __device__ static void sync() {
-    asm volatile("barrier.cta.sync 5, %0;" ::"n"(kMathThreads) : "memory");
-  }
-  __device__ static void give_weights(int stage) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
-  }
-  __device__ static void wait_weights(int stage) {
-    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
-  }
-  __device__ static bool any(bool value) {
-    int found;
-    asm volatile(
-        "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
-        "barrier.cta.red.or.pred out, 5, %2, in;\nselp.b32 %0, 1, 0, out;\n}"
-        : "=r"(found)
-        : "r"(static_cast<int>(value)), "n"(kMathThreads)
-        : "memory");
-    return found != 0;
-  }
-
   /// Each team multiplies all weights by its values; it makes those of every second tile.
   __device__ void attend(const DeviceTask& task) {
 #pragma unroll
@@ -149,7 +125,7 @@ class LatentMath {
   /// Starts the products with the weights that the other team makes of a tile.
   __device__ void follow(int tile) {
     const int stage = tile % kLatentStages;
-    wait_weights(stage);
+    Teams::wait_weights(stage);
     const float* const references = shared_.rows(stage);
     const float to[2] = {references[row(0)], references[row(1)]};
     if (__any_sync(kAllLanes, to[0] != reference_[0] || to[1] != reference_[1])) raise(to);
@@ -158,13 +134,13 @@ class LatentMath {
 
   /// Weights become visible to both teams.
   __device__ void give(int live, int stage, const Scores& s) const {
-    sync_team();  // all warps are done with the keys whose place the weights take
+    Teams::sync(team_);  // all warps are done with the keys whose place the weights take
     put_weights(stage, s);
     if (live < kLatentKeys) clear_values(live, stage);
     fence_proxy_async();
-    if (live < kLatentKeys) sync_team();
+    if (live < kLatentKeys) Teams::sync(team_);
     __syncwarp();
-    give_weights(stage);
+    Teams::give_weights(stage);
   }
 
   /// Starts products of the queries and a tile's keys, each of 16 elements of a row.
@@ -314,19 +290,19 @@ class LatentMath {
   // ---- The end of a piece ----
 
   __device__ void finish(const DeviceTask& task) {
-    sync();  // all have read the references
+    Teams::sync_both();  // all have read the references
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 1);
       sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 2);
       if (lane() % 4 == 0) shared_.rows(team_)[row(h)] = sum_[h];
     }
-    sync();
+    Teams::sync_both();
 #pragma unroll
     for (int h = 0; h < 2; ++h) sum_[h] = shared_.rows(0)[row(h)] + shared_.rows(1)[row(h)];
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key.
-    if (any(spoilt(task))) return attend_plainly(task);
+    if (Teams::any(spoilt(task))) return attend_plainly(task);
     store(task);
   }
 

@@ -27,6 +27,34 @@ constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kTeamWarps = kTeamThreads / 32;
 constexpr int kQueryThreads = 96;
 
+/// How teams wait for one another. Barriers 1 and 2: the weights of a tile of stage 0 and 1 are
+/// there. 3 and 4: a team; 5: both.
+struct Teams {
+  __device__ static void sync(int team) {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(3 + team), "n"(kTeamThreads) : "memory");
+  }
+  __device__ static void sync_both() {
+    asm volatile("barrier.cta.sync 5, %0;" ::"n"(kMathThreads) : "memory");
+  }
+  __device__ static void give_weights(int stage) {
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
+  }
+  __device__ static void wait_weights(int stage) {
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
+  }
+  /// Of both teams.
+  __device__ static bool any(bool value) {
+    int found;
+    asm volatile(
+        "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
+        "barrier.cta.red.or.pred out, 5, %2, in;\nselp.b32 %0, 1, 0, out;\n}"
+        : "=r"(found)
+        : "r"(static_cast<int>(value)), "n"(kMathThreads)
+        : "memory");
+    return found != 0;
+  }
+};
+
 /// The shared memory of a block: latent_tile.hpp has the order.
 class LatentShared : public SharedRings<kTile, kLatentStages, kMostLatentVisits> {
  public:
