@@ -89,7 +89,8 @@ class Launchers(ProgramTest):
             return {**task(rank), "KVMESH_SECRET": "sesame" if rank == 0 else "barley"}
 
         task = task_of_slurm(2)
-        zero, one = fan_out(2, variables_of, "info", "--timeout", 1)
+        # Long enough for both to start on a busy machine.
+        zero, one = fan_out(2, variables_of, "info", "--timeout", 5)
         self.expect_one_line(zero, "rank 0: ", "for rank 1", "another secret")
         self.expect_one_line(one, "rank 1: ", "for rank 0", "another secret")
         self.assertNotIn("sesame", zero.stderr + one.stderr)
