@@ -59,7 +59,7 @@ PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
 
 Sequence& PageAllocator::State::match(const PrefixMatch& match) {
   Sequence& sequence = sequences_.at(match.pin);
-  require(sequence.is_match, "prefix: {} is no match: a sequence was made of it, or it is another",
+  require(sequence.is_match, "prefix: {} pins no match: a sequence was made of it, or it never did",
           match.pin);
   return sequence;
 }

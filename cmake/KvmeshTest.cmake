@@ -19,7 +19,8 @@ if(CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 option(KVMESH_TEST_PRECOMPILED "Precompile the headers of GoogleTest" ${kvmesh_precompiled})
 
-# How all that is compiled for tests is compiled.
+# kvmesh_as_test(TARGET): options, GoogleTest and its precompiled header, as for everything compiled for
+# tests.
 function(kvmesh_as_test target)
   target_compile_options(${target} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${target} PRIVATE GTest::gtest kvmesh_flags)

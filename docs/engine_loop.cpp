@@ -278,7 +278,7 @@ class Engine {
   Counts counts_;
 };
 
-// Prompts of some hundred tokens, of which half begin alike, and requests that repeat themselves.
+// Prompts of 20 to 64 tokens, of which half begin alike, and requests that repeat themselves.
 std::deque<Request> requests() {
   std::deque<Request> requests;
   for (int id = 0; id < 12; ++id) {

@@ -1,4 +1,4 @@
-// The tensors of one combine, as the kernels of all ways get them.
+// The tensors of one combine, as the kernels on GPUs (NCCL, peer) get them.
 #pragma once
 
 #include "kvmesh/combine.hpp"

@@ -1,4 +1,4 @@
-// Outputs of 16 bits whose type only the launch tells.
+// Outputs of 16 bits, whose type is an argument of the kernel.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -17,8 +17,8 @@ namespace KVMESH_API kvmesh {
 
 class PeerWindow;
 
-/// One rank's device in a group of ranks. On the CPU, and on GPUs without NCCL, rows are exchanged
-/// through the communicator. GPUs may have an NCCL group as well, and those of one host windows
+/// One rank's device in a group of ranks. Rows are exchanged through the communicator on the CPU,
+/// and on GPUs that have no other way. GPUs may have an NCCL group, and those of one host windows
 /// into which the others store.
 ///
 /// Neither copied nor moved: a Mesh owns it, and caches point to it. One thread at a time.
@@ -49,8 +49,9 @@ class DeviceGroup {
   Communicator& comm() const { return *comm_; }
   /// This rank's device.
   Device device() const { return device_; }
-  /// The NCCL group of the ranks' GPUs; null if they have none. Without one a combine on GPUs goes
-  /// through the host and cannot be captured in a graph. Sends nothing.
+  /// The NCCL group of the ranks' GPUs; null if they have none. Without one, and without
+  /// windows, a combine on GPUs goes through the host and cannot be captured in a graph. Sends
+  /// nothing.
   NcclGroup* nccl() const { return nccl_.get(); }
   /// The ranks' windows; null if they have none: see `no_peer_window`. Sends nothing.
   PeerWindow* peer_window() const { return peer_window_.get(); }

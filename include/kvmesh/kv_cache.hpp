@@ -88,7 +88,8 @@ struct PlanOptions {
   /// page size.
   const BlockMask* block_mask = nullptr;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
-  /// query heads per kv head may be at most 64.
+  /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
+  /// which are computed in equal blocks, one block counts.
   std::optional<StepLimits> limits{};
 };
 
@@ -98,8 +99,9 @@ struct PlanOptions {
 /// values.
 ///
 /// Any dtype, but k and v have the same. append converts k and v to the cache's dtype. A GPU may
-/// convert q to the dtype of 16-bit pages (values beyond float16's range become infinite). On a
-/// GPU, tensors of the cache's dtype at multiples of 16 bytes are fastest.
+/// round q to the dtype of 16-bit pages (values beyond float16's range become infinite), and over
+/// float8 pages to float16, after each row is scaled into its range. On a GPU, tensors of the
+/// cache's dtype at multiples of 16 bytes are fastest.
 ///
 /// A step that appends nothing needs no k and v, unless it has limits: leave them empty.
 struct LayerInput {
@@ -147,24 +149,24 @@ class StepPlan {
   /// `scatter` gives this rank (see CombineOutput).
   ///
   /// On a GPU it runs on `stream`, after the work that is there, allocates nothing and does not
-  /// block the host. There are two exceptions: where ranks share a GPU, or without NCCL, the
-  /// combine goes through the host; and the first tensors of another dtype or alignment load their
-  /// kernels from disk or compile them, as the first sinks do. Wait for the stream (Mesh::wait)
-  /// before you read the output or change the input.
+  /// block the host. There are two exceptions: a combine by way of the host (WayKind::kStaged:
+  /// where ranks share a GPU, or have neither NCCL nor windows); and the first tensors of another
+  /// dtype or alignment, and the first sinks, whose kernels are loaded from disk or compiled. Wait
+  /// for the stream (Mesh::wait) before you read the output or change the input.
   ///
-  /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more.
-  /// On the CPU, and where ranks share a GPU: Timeout, PeerLost; DigestMismatch if another rank
-  /// planned another step. On a GPU: NcclError, Timeout,
-  /// Error if the device failed. Mesh::wait throws the errors of work on the stream.
-  /// Collective over the mesh's kv axis.
+  /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more,
+  /// or if kernels would have to be loaded while the stream is captured. Where the combine goes
+  /// through the host: Timeout, PeerLost; DigestMismatch if another rank planned another step. On a
+  /// GPU: NcclError, Timeout, Error if the device failed. Mesh::wait throws the errors of work on
+  /// the stream. Collective over the mesh's kv axis.
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream = {});
 
   /// The three parts of `run`, for an engine with its own collective or kernel. They are as
   /// asynchronous as `run` and throw as it does, with two differences: append and attend_partial
   /// throw no errors of peers, and they throw InvalidArgument before they write anything.
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
-  /// `out` has all n tokens and this rank's heads, in float32. `sinks` as in LayerInput; of the
-  /// ranks that take part in a row the first counts its sink.
+  /// `out` has all n tokens and this rank's heads, in float32. `sinks` as in LayerInput: the
+  /// first kv rank that has pages of a row's sequence, or rank 0 if none has, counts its sink.
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {},
                       const ConstTensorView& sinks = {});
   /// `mine` has all n tokens and this rank's heads. Collective over the kv axis.

@@ -59,7 +59,7 @@ struct MeshOptions {
 class Mesh {
  public:
   /// Makes this rank's mesh. On the CPU it only splits communicators. On GPUs it also makes the
-  /// NCCL group of the kv ranks (see DeviceGroup), which takes about a second.
+  /// NCCL group of the kv ranks, which takes about a second, and their windows (see DeviceGroup).
   /// REQUIRES: equal options on all ranks, except `threads` and `deadline`.
   /// @throws InvalidArgument if head_parallel does not divide the ranks, an option is invalid, or
   /// two ranks' options or kinds of device differ (on every rank, naming rank and field);

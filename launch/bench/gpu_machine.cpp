@@ -1,10 +1,12 @@
 // A GPU: events around replayed graphs.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <optional>
 #include <regex>
+#include <string_view>
 #include <thread>
 
 #include "kvmesh/device_memory.hpp"
@@ -159,7 +161,8 @@ class GpuMachine : public Machine {
     exchange_by_host(outgoing, incoming, stream);
   }
   bool captures_exchange() override { return group_ != nullptr; }
-  // Of the way that a cache takes: the one that is asked for, here or by the environment.
+  // Whether the way that a cache takes can be captured: the one that is asked for, here or by the
+  // environment, else NCCL or peer.
   bool captures_combine(std::optional<WayKind> way) override {
     const char* preferred = std::getenv("KVMESH_COMBINE_WAY");
     const std::string_view asked = way ? name(*way) : preferred != nullptr ? preferred : "";

@@ -33,12 +33,14 @@ T& checked(T* pointer, const char* what) {
   return *pointer;
 }
 
-/// The one of `all` that an enumeration's `number` stands for. @throws InvalidArgument.
+/// The one of `all` that an enumeration's `number` stands for, counted from `first`.
+/// @throws InvalidArgument.
 template <class Enum>
-Enum choice(std::initializer_list<Enum> all, std::int32_t number, const char* what) {
-  require(number >= 0 && number < static_cast<std::int32_t>(all.size()), "{} {} is none", what,
-          number);
-  return all.begin()[number];
+Enum choice(std::initializer_list<Enum> all, std::int32_t number, const char* what,
+            std::int32_t first = 0) {
+  require(number >= first && number - first < static_cast<std::int32_t>(all.size()),
+          "{} {} is none", what, number);
+  return all.begin()[number - first];
 }
 
 inline std::string text_or_empty(const char* text) { return text == nullptr ? "" : text; }

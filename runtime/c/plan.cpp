@@ -37,7 +37,7 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   options.strategy = strategy_of(known_options.strategy);
   if (known_options.way != KVMESH_WAY_AUTO) {
     options.way = choice({WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer},
-                         known_options.way - 1, "way");
+                         known_options.way, "way", KVMESH_WAY_HOST);
   }
   if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
     options.travels_as = dtype_of(known_options.travels_as);

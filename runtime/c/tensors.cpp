@@ -86,8 +86,8 @@ ModBuffer copy_of(const kvmesh_tensor_t* given) {
 }
 
 Dtype dtype_of(std::int32_t number) {
-  return choice({Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16, Dtype::kFloat8E4M3},
-                number - KVMESH_DTYPE_FLOAT32, "dtype");
+  return choice({Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16, Dtype::kFloat8E4M3}, number,
+                "dtype", KVMESH_DTYPE_FLOAT32);
 }
 
 Scatter scatter_of(std::int32_t number) {

@@ -87,10 +87,10 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   std::int64_t queries = 0;
   for (const BatchEntry& entry : batch) {
     sizes.push_back(check_entry(allocator, entry, !rules.q_positions.empty()));
+    // Queries are numbered in 32 bits.
     require(sizes.back().queries <= kMaxLength - queries,
             "plan: {} queries after {} others: a batch has at most {}", sizes.back().queries,
-            queries,
-            kMaxLength);  // they are numbered in 32 bits
+            queries, kMaxLength);
     queries += sizes.back().queries;
   }
   require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,

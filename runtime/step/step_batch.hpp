@@ -20,7 +20,8 @@ struct SequenceStep {
   std::int64_t length = 0;  ///< the appended tokens included
   std::int64_t appended = 0;
   std::uint64_t version = 0;  ///< PageAllocator::version after the append
-  /// Whether this rank counts the sinks of its rows: the first does that takes part in them.
+  /// Whether this rank counts the sinks of its rows: the first that has its pages does, else rank
+  /// 0.
   bool counts_sinks = true;
 };
 

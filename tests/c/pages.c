@@ -1,7 +1,6 @@
 /* Latent and float8 pages, a way of the combine, and known prefixes. Keys and values are as in
    attention.c: zero, and the token's number. */
 #include <math.h>
-#include <string.h>
 
 #include "program.h"
 

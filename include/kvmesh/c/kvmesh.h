@@ -187,7 +187,7 @@ enum {
   KVMESH_DTYPE_FLOAT32 = 1,
   KVMESH_DTYPE_FLOAT16 = 2,
   KVMESH_DTYPE_BFLOAT16 = 3,
-  KVMESH_DTYPE_FLOAT8_E4M3 = 4 /* of pages */
+  KVMESH_DTYPE_FLOAT8_E4M3 = 4 /* for pages alone */
 };
 enum { KVMESH_PAGES_KV = 0, KVMESH_PAGES_LATENT = 1 }; /* latent: keys alone (MLA) */
 /* The factors of float8 pages: computed for each token and head, or k_scale and v_scale. */
@@ -387,9 +387,9 @@ KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
                                                 kvmesh_plan_info_t* info);
 
 /* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
-   kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (latent pages: NULL; k and v are NULL where
-   nothing is appended), o [tokens, heads, v_dim] with the rows that
-   this rank gets, lse [tokens, heads] float32 or NULL; heads are this rank's. sinks [q_heads]
+   kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (NULL for latent pages), o [tokens, heads,
+   v_dim] with the rows that this rank gets, lse [tokens, heads] float32 or NULL; heads are this
+   rank's. k and v may be NULL where nothing is appended, unless the plan has limits. sinks [q_heads]
    float32 or NULL: the layer's attention sinks, which every row counts once (LayerInput).
    Collective. */
 KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
