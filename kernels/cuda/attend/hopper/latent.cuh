@@ -23,8 +23,8 @@
 // DeepSeek, 2025); late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/common/softmax.cuh"
 #include "kernels/cuda/attend/hopper/latent_producer.cuh"
+#include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
@@ -72,13 +72,10 @@ class LatentMath {
 
   /// Each team multiplies all weights by its values; it makes those of every second tile.
   __device__ void attend(const DeviceTask& task) {
+    exponents_ = {};
+    if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      reference_[h] = kNoKeys;
-      sum_[h] = 0.0f;
-      if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
-        rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
-      }
+      for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
     }
 #pragma unroll
     for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] = 0.0f;
@@ -128,7 +125,8 @@ class LatentMath {
     Teams::wait_weights(stage);
     const float* const references = shared_.rows(stage);
     const float to[2] = {references[row(0)], references[row(1)]};
-    if (__any_sync(kAllLanes, to[0] != reference_[0] || to[1] != reference_[1])) raise(to);
+    if (__any_sync(kAllLanes, to[0] != exponents_.reference[0] || to[1] != exponents_.reference[1]))
+      raise(to);
     add_values(stage);
   }
 
@@ -194,36 +192,17 @@ class LatentMath {
     const bool check = task.keys - first_key < kLatentKeys || shared_.masked(stage) != 0;
     if (!kFoldScale || check) modify(task, first_key, stage, check, s);
     const float scale = exponent_scale(p_);
-    float top[2] = {s[0], s[2]};
-#pragma unroll
-    for (int i = 1; i < kLatentKeys / 2; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
-    const float slack = kSlack / scale;
-    if (__any_sync(kAllLanes, top[0] > reference_[0] + slack || top[1] > reference_[1] + slack)) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        top[h] = fmaxf(top[h], __shfl_xor_sync(kAllLanes, top[h], 1));
-        top[h] = fmaxf(top[h], __shfl_xor_sync(kAllLanes, top[h], 2));
-        top[h] = fmaxf(top[h], reference_[h]);
-      }
-      raise(top);
+    float top[2];
+    if (exponents_.exceed(s, scale, kSlack, top)) {
+      const float to[2] = {exponents_.of_row(0, top[0]), exponents_.of_row(1, top[1])};
+      raise(to);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (lane() % 4 == 0) shared_.rows(stage)[row(h)] = reference_[h];
-      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-      const float shift = reference_[h] == kNoKeys ? 0.0f : reference_[h] * scale;
-      float total[2] = {0.0f, 0.0f};
-#pragma unroll
-      for (int j = 0; j < kKeyTiles; ++j) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& score = s[4 * j + 2 * h + c];
-          score = ex2_approx(score * scale - shift);
-          total[c] += score;
-        }
-      }
-      sum_[h] += total[0] + total[1];
+      if (lane() % 4 == 0) shared_.rows(stage)[row(h)] = exponents_.reference[h];
     }
+    float sums[2];
+    exponents_.exponentiate(s, scale, sums);
   }
 
   /// Raises the reference, and what is relative to it: sums and outputs, which are not under way.
@@ -231,13 +210,7 @@ class LatentMath {
     const float scale = exponent_scale(p_);
     float keep[2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float shift = to[h] == kNoKeys ? 0.0f : to[h] * scale;
-      // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
-      keep[h] = reference_[h] == to[h] ? 1.0f : ex2_approx(reference_[h] * scale - shift);
-      reference_[h] = to[h];
-      sum_[h] *= keep[h];
-    }
+    for (int h = 0; h < 2; ++h) keep[h] = exponents_.raise(h, to[h], scale);
 #pragma unroll
     for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] *= keep[i / 2 % 2];
   }
@@ -291,35 +264,25 @@ class LatentMath {
 
   __device__ void finish(const DeviceTask& task) {
     Teams::sync_both();  // all have read the references
+    exponents_.add_up();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 1);
-      sum_[h] += __shfl_xor_sync(kAllLanes, sum_[h], 2);
-      if (lane() % 4 == 0) shared_.rows(team_)[row(h)] = sum_[h];
+      if (lane() % 4 == 0) shared_.rows(team_)[row(h)] = exponents_.sum[h];
     }
     Teams::sync_both();
 #pragma unroll
-    for (int h = 0; h < 2; ++h) sum_[h] = shared_.rows(0)[row(h)] + shared_.rows(1)[row(h)];
+    for (int h = 0; h < 2; ++h)
+      exponents_.sum[h] = shared_.rows(0)[row(h)] + shared_.rows(1)[row(h)];
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key.
     if (Teams::any(spoilt(task))) return attend_plainly(task);
     store(task);
   }
 
-  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
-  /// takes scores so large that a unit in their last place exceeds 100?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float probe = 0.0f;
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
-      }
-      const bool is_lost = sum_[h] == 0.0f && reference_[h] != kNoKeys;
-      found |= (is_lost || (probe != probe && sum_[h] == sum_[h])) && row(h) < task.rows;
-    }
+    for (int h = 0; h < 2; ++h) found |= exponents_.is_spoilt(h, o_) && row(h) < task.rows;
     return found;
   }
 
@@ -337,8 +300,8 @@ class LatentMath {
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
       if (r >= task.rows) continue;
-      const float lse = log_sum_exp(p_, reference_[h], sum_[h]);
-      const RowEnd end = row_end(p_, task, r, sum_[h], lse);
+      const float lse = log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]);
+      const RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
       const OutputRow to = output_row(p_, task, r);
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n) {
@@ -349,17 +312,12 @@ class LatentMath {
     }
   }
 
-  /// How far a score may exceed the reference, as a power of 2: weights up to 2^8 lose nothing,
-  /// being floating-point numbers.
-  static constexpr float kSlack = 8.0f;
-
   const AttendParams& p_;
   const LatentShared& shared_;
   const int team_;
-  int tile_ = 0;        // of all that this thread block computed
-  Row rows_[2];         // where a mod or a mask asks for them
-  float reference_[2];  // of the exponents, in the scores' units
-  float sum_[2];        // over this thread's columns of this team's tiles, until the piece ends
+  int tile_ = 0;  // of all that this thread block computed
+  Row rows_[2];   // where a mod or a mask asks for them
+  RowExponents exponents_;
   float o_[kTile.left_dim() / 2];
 };
 

@@ -22,8 +22,8 @@
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/prefill_exponents.cuh"
 #include "kernels/cuda/attend/hopper/prefill_producer.cuh"
+#include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
@@ -53,7 +53,9 @@ class PrefillMath {
   }
 
  private:
+  static constexpr int kKeyTiles = kPrefillKeys / 8;
   static constexpr int kValueTiles = kDimV / 8;
+  using Scores = float[kPrefillKeys / 2];
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
   __device__ static int warp() { return threadIdx.x / 32; }
@@ -264,32 +266,17 @@ class PrefillMath {
   // ---- The end of a piece ----
 
   __device__ void finish(const DeviceTask& task) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      exponents_.sum[h] += __shfl_xor_sync(kAllLanes, exponents_.sum[h], 1);
-      exponents_.sum[h] += __shfl_xor_sync(kAllLanes, exponents_.sum[h], 2);
-    }
+    exponents_.add_up();
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key.
     if (__any_sync(kAllLanes, spoilt(task))) return attend_plainly(task);
     store(task);
   }
 
-  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
-  /// takes scores so large that a unit in their last place exceeds 100?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float probe = 0.0f;
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        probe += o_[4 * n + 2 * h] * 0.0f + o_[4 * n + 2 * h + 1] * 0.0f;
-      }
-      const bool is_lost = exponents_.sum[h] == 0.0f && exponents_.reference[h] != kNoKeys;
-      found |= (is_lost || (probe != probe && exponents_.sum[h] == exponents_.sum[h])) &&
-               row(h) < task.rows;
-    }
+    for (int h = 0; h < 2; ++h) found |= exponents_.is_spoilt(h, o_) && row(h) < task.rows;
     return found;
   }
 

@@ -1,0 +1,113 @@
+// The exponents of a tile's scores, for kernels whose accumulators have query rows as rows.
+#pragma once
+
+#include "kernels/cuda/attend/common/softmax.cuh"
+
+namespace kvmesh::cuda {
+
+/// How far a score may exceed the reference, as a power of 2: weights up to 2^8, and sums of them,
+/// lose nothing, being floating-point numbers.
+constexpr float kSlack = 8.0f;
+constexpr float kMostWeight = 256.0f;
+
+/// What the exponents of a thread's two rows refer to, and what they sum up to. Of accumulators,
+/// the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
+struct RowExponents {
+  float reference[2] = {kNoKeys, kNoKeys};  // near the maximum, in the scores' units
+  float sum[2] = {0.0f, 0.0f};  // of weights, over this thread's columns, until the piece ends
+
+  __device__ bool has_no_reference() const {
+    return reference[0] == kNoKeys || reference[1] == kNoKeys;
+  }
+
+  /// Turns scores into weights exp(score - reference), with a reference that no score exceeds by
+  /// more than `slack` (log 2). Returns whether it was raised; then what the rows have so far is to
+  /// be multiplied by `keep`.
+  template <int N>
+  __device__ bool softmax(float (&s)[N], float scale, float slack, float (&keep)[2]) {
+    float top[2];
+    const bool raised = exceed(s, scale, slack, top);
+    if (raised) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale);
+    }
+    float sums[2];
+    exponentiate(s, scale, sums);
+    return raised;
+  }
+
+  /// Whether a score of the warp's rows exceeds the reference by more than `slack` (log 2). `top`:
+  /// the largest of this thread's columns.
+  template <int N>
+  __device__ bool exceed(const float (&s)[N], float scale, float slack, float (&top)[2]) const {
+    top[0] = s[0];
+    top[1] = s[2];
+#pragma unroll
+    for (int i = 1; i < N; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+    slack /= scale;
+    return __any_sync(kAllLanes, top[0] > reference[0] + slack || top[1] > reference[1] + slack);
+  }
+
+  /// A reference for row h, from the `top` of each lane that has some of its columns.
+  __device__ float of_row(int h, float top) const {
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+    return fmaxf(top, reference[h]);
+  }
+
+  /// By the reference that there is. `sums`: this tile's, of this thread's columns.
+  template <int N>
+  __device__ void exponentiate(float (&s)[N], float scale, float (&sums)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
+      const float shift = reference[h] == kNoKeys ? 0.0f : reference[h] * scale;
+      float total[2] = {0.0f, 0.0f};
+#pragma unroll
+      for (int j = 0; j < N / 4; ++j) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& score = s[4 * j + 2 * h + c];
+          score = ex2_approx(score * scale - shift);
+          total[c] += score;
+        }
+      }
+      sums[h] = total[0] + total[1];
+      sum[h] += sums[h];
+    }
+  }
+
+  /// Returns what the row has so far is to be multiplied by.
+  __device__ float raise(int h, float to, float scale) {
+    const float shift = to == kNoKeys ? 0.0f : to * scale;
+    // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
+    const float keep = reference[h] == to ? 1.0f : ex2_approx(reference[h] * scale - shift);
+    reference[h] = to;
+    sum[h] *= keep;
+    return keep;
+  }
+
+  /// The piece ends: sums over all columns.
+  __device__ void add_up() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 1);
+      sum[h] += __shfl_xor_sync(kAllLanes, sum[h], 2);
+    }
+  }
+
+  /// Did a product spoil row h of the outputs `o`, whose weights are all in order? Or did all
+  /// weights round to 0, which takes scores so large that a unit in their last place exceeds 100?
+  template <int N>
+  __device__ bool is_spoilt(int h, const float (&o)[N]) const {
+    float probe = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N / 4; ++n) {
+      probe += o[4 * n + 2 * h] * 0.0f + o[4 * n + 2 * h + 1] * 0.0f;
+    }
+    const bool is_lost = sum[h] == 0.0f && reference[h] != kNoKeys;
+    return is_lost || (probe != probe && sum[h] == sum[h]);
+  }
+};
+
+}  // namespace kvmesh::cuda
