@@ -180,6 +180,7 @@ const std::array kWays{
     Way{"staged", WayKind::kStaged, CombineStrategy::kAuto},
     Way{"nccl", WayKind::kNccl, CombineStrategy::kAuto},
     Way{"peer", WayKind::kPeer, CombineStrategy::kAuto},
+    Way{"hierarchical", WayKind::kHierarchical, CombineStrategy::kAuto},
     Way{"recipe", WayKind::kNccl, CombineStrategy::kReduceScatter},
 };
 
@@ -194,6 +195,8 @@ bool has_way(Mesh& mesh, WayKind kind) {
       return mesh.device_group().nccl() != nullptr;
     case WayKind::kPeer:
       return mesh.device_group().peer_window() != nullptr;
+    case WayKind::kHierarchical:
+      return !gpu && mesh.device_group().hosts().is_hierarchy();
   }
   return false;
 }
@@ -203,8 +206,8 @@ std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
   for (const std::string& asked : flags.ways) {
     const auto* way = std::ranges::find(kWays, asked, &Way::name);
     if (way == kWays.end()) {
-      throw InvalidArgument(
-          fmt::format("--ways '{}' is none of auto, host, staged, nccl, peer, recipe", asked));
+      throw InvalidArgument(fmt::format(
+          "--ways '{}' is none of auto, host, staged, nccl, peer, hierarchical, recipe", asked));
     }
     if (way->kind && !has_way(mesh, *way->kind)) {
       throw InvalidArgument(fmt::format("--ways {}: these ranks do not have it", asked));

@@ -34,7 +34,7 @@ class StepPlan::State final : public CacheUser {
     require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
             static_cast<int>(options.strategy));
-    require(!options.way || *options.way <= WayKind::kPeer, "plan: way {} is none",
+    require(!options.way || static_cast<int>(*options.way) < kWayKinds, "plan: way {} is none",
             static_cast<int>(options.way.value_or(WayKind::kHost)));
     require(options.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
             static_cast<int>(options.travels_as));
