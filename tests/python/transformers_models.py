@@ -15,6 +15,7 @@ import kvmesh
 from kvmesh.transformers import KvmeshCache
 
 torch.set_num_threads(1)
+DEVICE = "cuda" if torch.cuda.is_available() and kvmesh.cuda_device_count() else "cpu"
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
          "num_attention_heads": 4, "max_position_embeddings": 256, "pad_token_id": 0,
          "bos_token_id": 1, "eos_token_id": 96, "initializer_range": 0.4,
@@ -49,11 +50,11 @@ CACHE = ("cache" if "cache" in inspect.signature(transformers.LlamaForCausalLM.f
 def model_of(name, attention="eager", seed=1):
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name](),
-                                                          attn_implementation=attention).eval()
+                                                          attn_implementation=attention)
     for name, values in model.named_parameters():
         if "sinks" in name:
             values.data.normal_()
-    return model
+    return model.to(DEVICE).eval()
 
 
 def batch(lengths=LENGTHS, seed=2):
@@ -63,7 +64,7 @@ def batch(lengths=LENGTHS, seed=2):
     mask = torch.zeros_like(ids)
     for row, length in enumerate(lengths):
         mask[row, -length:] = 1
-    return {"input_ids": ids * mask, "attention_mask": mask}
+    return {"input_ids": (ids * mask).to(DEVICE), "attention_mask": mask.to(DEVICE)}
 
 
 def generate(model, inputs, cache=None, **options):
@@ -84,7 +85,7 @@ def on_ranks(ranks, model, body, **options):
             if cache.kv is not None:
                 cache.kv.check_replicas()
 
-    kvmesh.run_on_threads(ranks, rank)
+    kvmesh.run_on_threads(ranks, rank, device=DEVICE)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -100,7 +101,7 @@ def test_padded_batches_give_eager_s_tokens_and_logits(name, ranks):
         actual = generate(model, batch(), cache, **scores)
         assert torch.equal(actual.sequences, expected.sequences)
         torch.testing.assert_close(torch.stack(actual.logits), logits, rtol=0,
-                                   atol=1e-5 * float(logits.abs().max()))
+                                   atol=(1e-4 if DEVICE == "cuda" else 1e-5) * float(logits.abs().max()))
         # The last token is never fed back.
         assert cache.stats()["tokens"] == sum(LENGTHS) + len(LENGTHS) * 11
         assert cache.get_seq_length() == max(LENGTHS) + 11
@@ -194,7 +195,7 @@ def attend(model, cache, q, k, v):
 def test_ranks_that_have_some_of_the_heads():
     """As with tensor parallelism: 2 x 2 ranks, each with half of the heads."""
     model = model_of("Llama", "kvmesh")
-    q, k, v = (torch.randn(2, heads, 9, 8) for heads in (4, 2, 2))
+    q, k, v = (torch.randn(2, heads, 9, 8, device=DEVICE) for heads in (4, 2, 2))
     whole = []
     on_ranks(1, model, lambda cache, rank: whole.append(attend(model, cache, q, k, v)))
 
@@ -204,7 +205,7 @@ def test_ranks_that_have_some_of_the_heads():
             out = attend(model, cache, mine(q), mine(k), mine(v))
             torch.testing.assert_close(out, whole[0].chunk(2, 2)[mesh.head_rank])
 
-    kvmesh.run_on_threads(4, rank, head_parallel=2)
+    kvmesh.run_on_threads(4, rank, head_parallel=2, device=DEVICE)
 
 
 def refuses(error, match, name="Llama", attention="kvmesh", before=None, inputs=None, **options):
@@ -229,12 +230,12 @@ def test_refuses_what_it_would_get_wrong():
     refuses(kvmesh.Unsupported, "attn_implementation", attention="eager")
     refuses(kvmesh.InvalidArgument, "a batch of 3, and a cache with 2 rows", before=batch([3, 2]))
     refuses(kvmesh.OutOfPages, "pages", inputs=batch([30, 30, 30]))
-    changed = {"input_ids": torch.full((1, 20), 5), "attention_mask": torch.ones(1, 20)}
+    changed = batch([20])
     changed["attention_mask"][0, :3] = 0
     refuses(kvmesh.InvalidArgument, "before the new ones", before=batch([5]), inputs=changed)
     with pytest.raises(kvmesh.InvalidArgument, match="KvmeshCache"):
         generate(model_of("Llama", "kvmesh"), batch())
-    with kvmesh.Mesh() as mesh:
+    with kvmesh.Mesh(device=DEVICE) as mesh:
         config = transformers.Qwen3NextConfig(**GROUPED)
         with pytest.raises(kvmesh.Unsupported, match="linear_attention"):
             KvmeshCache(config, mesh)
@@ -284,8 +285,8 @@ def test_a_real_model():
     tokenizer = load(transformers.AutoTokenizer, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     inputs = tokenizer(["The capital of France is", "One, two, three, four, five,"], padding=True,
-                       return_tensors="pt")
-    model = load(transformers.AutoModelForCausalLM, attn_implementation="eager").eval()
+                       return_tensors="pt").to(DEVICE)
+    model = load(transformers.AutoModelForCausalLM, attn_implementation="eager").to(DEVICE).eval()
     expected = generate(model, inputs)
     assert "Paris" in tokenizer.decode(expected[0])
     model.set_attn_implementation("kvmesh")

@@ -14,9 +14,10 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 
 import torch
 import transformers
+from torch import distributed
 
 import kvmesh
-from kvmesh.generate import main
+from kvmesh.generate import generate, main, parse
 
 PROMPTS = ["the cat sat on", "a dog"]
 WORDS = "<pad> <end> <unknown> the a cat dog sat ran on in mat house and then slept".split()
@@ -46,9 +47,12 @@ def texts(**options):
                                   skip_special_tokens=True)
 
 
+ARGUMENTS = ["--model", FOLDER, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--tokens", "12",
+             "--page-size", "4", "--device", "cpu"]
+
+
 def run(*arguments):
-    return main(["--model", FOLDER, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--tokens", "12",
-                 "--page-size", "4", "--device", "cpu", *arguments])
+    return main([*ARGUMENTS, *arguments])
 
 
 def test():
@@ -59,6 +63,22 @@ def test():
     assert run("--beams", "3")[0] == texts(do_sample=False, num_beams=3)
 
 
+def test_tensor_parallelism(rank):
+    """Each rank has half of the weights, and its heads' part of the cache."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    distributed.init_process_group("gloo", init_method=f"file://{FOLDER}/meeting", rank=rank,
+                                   world_size=2)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        FOLDER, attn_implementation="kvmesh",
+        distributed_config=transformers.distributed.DistributedConfig(tp_plan="auto"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER, padding_side="left")
+    with kvmesh.Mesh(head_parallel=2) as mesh:
+        written, stats = generate(model, tokenizer, mesh, parse(ARGUMENTS))
+    assert written == texts(do_sample=False), written
+    assert len(stats["pages"]) == 1, stats
+    distributed.destroy_process_group()
+
+
 torch.set_num_threads(1)
 with kvmesh.Mesh() as mesh:
     assert mesh.size == 2
@@ -66,6 +86,8 @@ with kvmesh.Mesh() as mesh:
         save_model()
     mesh.barrier()
     test()
+    if not torch.cuda.is_available():  # where transformers would put the weights
+        test_tensor_parallelism(mesh.rank)
     mesh.barrier()
     if mesh.rank == 0:
         shutil.rmtree(FOLDER)

@@ -47,14 +47,16 @@ class Mask:
 
     def __init__(self, function, padding):
         self.mod, self.padding = mask_mod_of(function), padding
+        self.text = self.mod.text
 
     def of_window(self, window):
         """The same over positions without padding, if it is causal, with a window or without; else
         None."""
-        text = self.mod.text
-        if text == _window(None)[0]:
-            return _window(None)[1]
-        return _window(window)[1] if text == _window(window)[0] else None
+        for each in (None, window):
+            text, mask = _window(each)
+            if self.text == text:
+                return mask
+        return None
 
 
 @functools.lru_cache(maxsize=None)

@@ -13,8 +13,7 @@ class Step:
         """plans: those of earlier steps by kind, which are planned anew in place. earlier, tokens: how
         many a row has had and gets now, with padding."""
         self._kv, self._plans = kv, plans
-        self._planned = {}  # the plans of this step; the first appends
-        self._appends = None
+        self._plan_of, self._appends = {}, None
         self._kept = None  # rows of [batch * tokens] that are no padding; None: all
         lengths, new = [kv.length(each) for each in sequences], [tokens] * len(sequences)
         if padding is not None:
@@ -25,31 +24,34 @@ class Step:
         self._batch = [(each, count) for each, count in zip(sequences, new) if count > 0]
 
     def plan(self, mask, window, softcap, scale):
-        """This step's plan for layers of a kind."""
+        """This step's plan for layers of a kind. The mask is one object for them all."""
+        layers = (mask, window, softcap, scale)
+        if layers not in self._plan_of:
+            self._plan_of[layers] = self._find(*layers)
+        return self._plan_of[layers]
+
+    def _find(self, mask, window, softcap, scale):
         plain = mask.of_window(window)
         if plain is None and self._is_padded:
             raise Unsupported("a KvmeshCache takes padding with masks that are causal, with a window "
-                              f"or without, not with\n{mask.mod.text}")
-        # A text does not say what is in the tensors that a mask has captured.
-        of_this_step = plain is None and "buffer" in mask.mod.text
-        kind = (id(mask) if of_this_step else (plain or mask.mod).text, softcap, scale)
-        if kind not in self._planned:
-            self._planned[kind] = self._make(kind, of_this_step, {
-                "mask": plain or mask.mod, "scale": scale,
-                "score": None if softcap is None else _kvmesh.soft_cap(softcap)})
-        return self._planned[kind]
+                              f"or without, not with\n{mask.text}")
+        options = {"mask": plain or mask.mod, "scale": scale,
+                   "score": None if softcap is None else _kvmesh.soft_cap(softcap)}
+        if plain is None and "buffer" in mask.text:  # whose numbers no text has
+            return self._make(None, options)
+        kind = (options["mask"].text, softcap, scale)
+        plan = self._plans[kind] = self._make(self._plans.get(kind), options)
+        return plan
 
-    def _make(self, kind, of_this_step, options):
+    def _make(self, plan, options):
+        """A plan of this step, in place if there is one; the step's first plan appends."""
         batch = self._batch
-        if self._planned:
+        if self._appends is not None:
             batch = [(each, 0, count) for each, count in batch]
-        plan = None if of_this_step else self._plans.get(kind)
         if plan is None:
             plan = self._kv.plan(batch, **options)
         else:
             self._kv.replan(plan, batch)
-        if not of_this_step:
-            self._plans[kind] = plan
         self._appends = self._appends or plan
         return plan
 
@@ -59,7 +61,7 @@ class Step:
         batch, heads, tokens, _ = q.shape
         q, k, v = (self._rows(each) for each in (q, k, v))
         if sinks is not None:
-            sinks = sinks.float()
+            sinks = sinks.detach().float()
         if plan is self._appends:
             out = plan.run(layer, q, k, v, sinks=sinks)
         else:
