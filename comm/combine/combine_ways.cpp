@@ -47,6 +47,14 @@ CombineMeans CombineWays::means() const {
   return means;
 }
 
+CombineTarget CombineWay::target() {
+  throw InvalidArgument(fmt::format("combine: the way {} takes rows from tensors", name(kind())));
+}
+
+void CombineWay::run_sent(const CombineOutput& /*output*/, Stream /*stream*/) {
+  static_cast<void>(target());
+}
+
 std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
   switch (kind) {
     case WayKind::kHost:
