@@ -39,10 +39,15 @@ class DecodeMath {
 
  protected:
   static constexpr int kTiles = kRows / 8;  // of columns
-  // Of outputs. The last may be half: the rest of its rows is computed from whatever lies there,
-  // and belongs to nobody.
+  // Of outputs, 64 dims each. They overlap as atoms of values do. The last may be half: the rest of
+  // its rows is computed from whatever lies there, and belongs to nobody.
   static constexpr int kDimTiles = (kDimV + 63) / 64;
-  __device__ static bool has_dims(int m) { return kDimV % 64 == 0 || m * 64 + warp() * 16 < kDimV; }
+  static constexpr int kTileStep = kImageV.atom_elements() == 64 ? kImageV.atom_step() : 64;
+  __device__ static int first_dim(int m) { return m * kTileStep + warp() * 16; }
+  __device__ static bool has_dims(int m) {
+    if (kDimV % 64 == 0) return true;
+    return first_dim(m) < kDimV && (m == 0 || warp() * 16 >= 64 - kTileStep);
+  }
 
   /// A tile of a piece.
   struct Tile {
@@ -245,11 +250,11 @@ class DecodeMath {
   /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Those of latent pages
   /// are keys too, which all warps are done with.
   __device__ void clear_values(const Tile& tile) const {
-    constexpr int kUnits = kDimV * kElementBytes / 16;
+    constexpr int kUnits = kImageV.stored_units();
     const int live = tile.live();
     mbarrier_wait(shared_.values_full(tile.stage), tile.parity);
     for (int i = threadIdx.x; i < (kTileKeys - live) * kUnits; i += kMathThreads) {
-      st_shared_v4(shared_.values(tile.stage) + kImageV.unit(live + i / kUnits, i % kUnits),
+      st_shared_v4(shared_.values(tile.stage) + kImageV.stored_unit(live + i / kUnits, i % kUnits),
                    uint4{});
     }
   }
@@ -323,7 +328,7 @@ class DecodeMath {
         for (int m = 0; m < kDimTiles; ++m) {
           if (!has_dims(m)) continue;
           const float first = o_[m][4 * j + c] * factor, second = o_[m][4 * j + 2 + c] * factor;
-          const int dim = m * 64 + warp() * 16;
+          const int dim = first_dim(m);
           if constexpr (Kernel::kNeighbours) {
             to.put_pair(dim + lane() / 4 * 2, first, second);
           } else {
