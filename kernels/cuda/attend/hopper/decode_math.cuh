@@ -74,7 +74,7 @@ class DecodeMath {
   // ---- Scores ----
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded. Then the keys are released.
+  /// visible. Then the keys are released.
   __device__ void finish_scores(const Tile& tile, float (&s)[kRows / 2]) const {
     const bool check = tile.live() < kTileKeys || shared_.masked(tile.stage) != 0;
     if (!kFoldScale || check) modify(tile, check, s);
@@ -106,14 +106,12 @@ class DecodeMath {
     }
   }
 
-  /// The maximum of a column becomes `top`; both are in units of log 2 when multiplied by `scale`.
-  /// Returns what is to be subtracted from exponents; `keep` is what the column's former sums are
-  /// to be multiplied by.
+  /// The maximum of a column becomes `top`. Returns what exponents are relative to; `keep` is what
+  /// the column's former sums are to be multiplied by.
   __device__ static float raise(float& max, float top, float scale, float& keep) {
-    // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kNoKeys ? 0.0f : top * scale;
+    const float shift = exponent_shift(top, scale);
     // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
-    keep = max == top ? 1.0f : ex2_approx(max * scale - shift);
+    keep = max == top ? 1.0f : weight_of(max, scale, shift);
     max = top;
     return shift;
   }
@@ -123,8 +121,8 @@ class DecodeMath {
   __device__ float weigh(float& first, float& second, int j, int c, float top, float scale) {
     float keep;
     const float shift = raise(max_[j][c], top, scale, keep);
-    first = ex2_approx(first * scale - shift);
-    second = ex2_approx(second * scale - shift);
+    first = weight_of(first, scale, shift);
+    second = weight_of(second, scale, shift);
     sum_[j][c] = sum_[j][c] * keep + (first + second);
     return keep;
   }
@@ -203,7 +201,7 @@ class DecodeMath {
         for (int c = 0; c < 2; ++c) {
           const Row row = row_of(p_, tile.task, min(column(j, c), tile.task.rows - 1));
           float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, tile.task, row, key, score) * kLog2E;
+          if constexpr (!kFoldScale) score = modified(p_, tile.task, row, key, score);
           if (check && !(is_live && sees(p_, tile.task, row, key))) score = kNoKeys;
         }
       }
@@ -286,7 +284,8 @@ class DecodeMath {
   }
 
   /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
-  /// takes scores so large that a unit in their last place exceeds 100?
+  /// takes scores so large that a unit in their last place exceeds 100? Or are all exponents, with
+  /// scales of values added, too small for float32?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
@@ -298,7 +297,9 @@ class DecodeMath {
         for (int m = 0; m < kDimTiles; ++m) {
           if (has_dims(m)) probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
         }
-        const bool is_lost = sum_[j][c] == 0.0f && max_[j][c] != kNoKeys;
+        const bool is_lost =
+            max_[j][c] != kNoKeys &&
+            (sum_[j][c] == 0.0f || (kRowScales && max_[j][c] * exponent_scale(p_) == kNoKeys));
         found |=
             (is_lost || (probe != probe && sum_[j][c] == sum_[j][c])) && column(j, c) < task.rows;
       }
