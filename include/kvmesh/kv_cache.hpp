@@ -31,6 +31,9 @@ struct LayerGroup {
   std::optional<Dtype> dtype{};
   std::optional<PageKind> page_kind{};
   std::optional<KvScales> scales{};
+  /// The number of positions that a query of these layers sees, its own included; 0: no window,
+  /// also where the cache has one. See CacheOptions::window.
+  std::int64_t window = 0;
   /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
   /// up.
   double page_share = 1;
@@ -69,6 +72,12 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
+  /// The number of positions that a query sees, its own included; 0: no window. It is added to the
+  /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the
+  /// step appends: a sequence then holds window / page_size + 2 pages, rounded up, and those of the
+  /// step's own tokens. It cannot be truncated to a length whose next query would see one of them
+  /// (but to 0), and no plan may have such a query. Plans have no block masks.
+  std::int64_t window = 0;
   /// Further groups of layers. All other layers, at least one, are group 0, and have the options
   /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
   /// groups, and pages in each. `pages_per_rank` is the number of pages of group 0.

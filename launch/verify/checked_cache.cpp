@@ -1,4 +1,5 @@
 // CheckedCache: the calls that it makes alike on all three.
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 
@@ -220,6 +221,10 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
              (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),
          "plan: wrong number of queries");
   for (int layer = 0; layer < cache_.options().layers; ++layer) run_layer(step, layer);
+  if (std::ranges::any_of(of_layers_, [](const CacheOptions& it) { return it.window > 0; })) {
+    poison_free_pages(cache_);
+    poison_free_pages(single_);
+  }
   return true;
 }
 

@@ -11,6 +11,13 @@ namespace {
 // Of two numbers that may be the same infinity.
 double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
 
+// `mask`, of which a query sees the keys in its window.
+MaskMod within(std::int64_t window, const MaskMod& mask) {
+  if (window == 0) return mask;
+  const auto positions = static_cast<std::int32_t>(window);
+  return mask && MaskMod([positions](auto, auto, auto q, auto kv) { return q - kv < positions; });
+}
+
 }  // namespace
 
 void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
@@ -98,10 +105,11 @@ ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result
   for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
   const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
   const Layers& layers = content_.at(step.batch[at.entry].sequence);
-  const ReferenceRow row = reference_row(
-      layers[static_cast<std::size_t>(result.layer)], query.data(), scale, step.visible(),
-      plan.score, static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
-      cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
+  const ReferenceRow row =
+      reference_row(layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
+                    within(cache.window, step.visible()), plan.score,
+                    static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
+                    cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
   return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/step/group_step.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "core/check.hpp"
@@ -15,6 +16,12 @@ std::optional<StepLimits> with_pages(std::optional<StepLimits> limits, const Cac
   return limits;
 }
 
+MaskMod within(std::int64_t window, const MaskMod& mask) {
+  if (window == 0 || window > std::numeric_limits<std::int32_t>::max()) return mask;
+  const auto positions = static_cast<std::int32_t>(window);
+  return mask && MaskMod([positions](auto, auto, auto q, auto kv) { return q - kv < positions; });
+}
+
 StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupStepOptions& options,
                          const std::optional<StepLimits>& limits) {
   StepOptions step{.shape = group.shape.attention,
@@ -24,6 +31,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
                    .combine = options.combine,
                    .limits = limits,
                    .reproducible = group.options.reproducible};
+  step.attention.mask = within(group.options.window, step.attention.mask);
   step.attention.first_head = mesh.head_rank() * step.shape.q_heads;
   return step;
 }

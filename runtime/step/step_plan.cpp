@@ -250,6 +250,24 @@ void KvCache::State::let_go() noexcept {
   }
 }
 
+namespace {
+
+void check_window(const CacheGroup& group, std::span<const BatchEntry> batch,
+                  std::span<const SequenceSize> sizes, const BlockMask* block_mask) {
+  require(block_mask == nullptr, "plan: a block mask, of a cache with a window");
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const std::int64_t released = group.allocator.released_pages(batch[i].sequence);
+    const std::int64_t first_key = sizes[i].first_query - group.options.window + 1;
+    require(
+        sizes[i].queries == 0 || released == 0 || first_key >= released * group.options.page_size,
+        "plan: a query of sequence {} at position {} sees keys, in a window of {}, that were "
+        "given up with the first {} pages",
+        batch[i].sequence, sizes[i].first_query, group.options.window, released);
+  }
+}
+
+}  // namespace
+
 std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry> batch,
                                                       const StepRules& rules) const {
   std::vector<SequenceSize> sizes =
@@ -258,6 +276,7 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
   for (const CacheGroup& group : groups) {
     require(heads == 1 || heads == group.options.q_heads,
             "plan: a block mask for {} heads, a layer group of {}", heads, group.options.q_heads);
+    if (group.options.window > 0) check_window(group, batch, sizes, rules.block_mask);
   }
   return sizes;
 }
@@ -268,7 +287,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   state().wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(state(), batch, options);
   step->check(sizes);
-  const auto appended = state().try_append(batch, step->hashes(batch, options.q_positions));
+  const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
   state().mesh.wait({}, "plan");
@@ -283,8 +302,9 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
                                  std::span<const std::int64_t> q_positions) {
   StepPlan::State& planned = step.state();
   require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
-  planned.check(state().check_batch(batch, planned.rules(q_positions)));
-  const auto appended = state().try_append(batch, planned.hashes(batch, q_positions));
+  const auto sizes = state().check_batch(batch, planned.rules(q_positions));
+  planned.check(sizes);
+  const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
   return Done{};
