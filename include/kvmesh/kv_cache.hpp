@@ -102,6 +102,14 @@ struct StepLimits {
   std::int64_t pages = 0;
 };
 
+/// Layers whose attention differs from that of the step's other layers.
+struct LayerKind {
+  std::vector<int> layers{};
+  MaskMod mask = mods::causal();
+  ScoreMod score{};
+  std::optional<float> scale{};
+};
+
 struct PlanOptions {
   /// Default: causal, with the queries at the end of the sequence. `MaskMod{}`: every key is
   /// visible.
@@ -117,6 +125,9 @@ struct PlanOptions {
   /// A block mask over the batch's query indices and all heads of the model. Its kv block is the
   /// page size.
   const BlockMask* block_mask = nullptr;
+  /// Layers with another mask, score or scale than the above. All are planned together, and share
+  /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
+  std::vector<LayerKind> kinds{};
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.
@@ -211,7 +222,8 @@ class StepPlan {
   /// rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation(int layer = 0) const;
-  /// Returns the number of tiles that the plan visits on this rank, in one layer of each group.
+  /// Returns the number of tiles that the plan visits on this rank, in one layer of each kind of
+  /// each group.
   /// Blocks until the device has
   /// done all its work.
   TileCounts tiles() const;

@@ -302,6 +302,8 @@ void add_options(CLI::App& command, Flags& flags) {
   command.add_flag("--reproducible", flags.reproducible,
                    "of a cache whose bits depend on no rank, placement or batch (CPUs)");
   value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
+  value("--kinds", flags.kinds,
+        "of layers with masks of their own, for plan: at most as many as --layers");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, which costs turns (3 at least); 0: by the device");
@@ -310,6 +312,18 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--memory-gib", flags.memory_gib,
         "what larger cases are left out for, a rank; 0: by what is free");
 }
+
+namespace {
+
+int kinds_of(const Flags& flags) {
+  check_positive("--kinds", flags.kinds);
+  if (flags.kinds > 1 && flags.kinds > flags.layers) {
+    throw InvalidArgument(fmt::format("--kinds {} of --layers {}", flags.kinds, flags.layers));
+  }
+  return flags.kinds;
+}
+
+}  // namespace
 
 Options resolve(const Flags& flags, Mesh& mesh) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;
@@ -335,6 +349,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .travels_as = dtype_from(flags.travels_as.empty() ? flags.dtype : flags.travels_as),
       .output = output,
       .layers = not_negative("--layers", flags.layers),
+      .kinds = kinds_of(flags),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =

@@ -1,6 +1,7 @@
 // CheckedCache: compares rows, with one rank and with float64.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "launch/verify/checked_step.hpp"
@@ -16,6 +17,14 @@ MaskMod within(std::int64_t window, const MaskMod& mask) {
   if (window == 0) return mask;
   const auto positions = static_cast<std::int32_t>(window);
   return mask && MaskMod([positions](auto, auto, auto q, auto kv) { return q - kv < positions; });
+}
+
+// Null: the layer has the plan's own mask, score and scale.
+const LayerKind* kind_of(const PlanOptions& plan, int layer) {
+  for (const LayerKind& kind : plan.kinds) {
+    if (std::ranges::find(kind.layers, layer) != kind.layers.end()) return &kind;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -103,13 +112,15 @@ ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result
   const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
   std::vector<float> query;
   for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
-  const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const LayerKind* kind = kind_of(plan, result.layer);
+  const float scale =
+      (kind ? kind->scale : plan.scale).value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
   const Layers& layers = content_.at(step.batch[at.entry].sequence);
-  const ReferenceRow row =
-      reference_row(layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
-                    within(cache.window, step.visible()), plan.score,
-                    static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
-                    cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
+  const ReferenceRow row = reference_row(
+      layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
+      within(cache.window, kind ? kind->mask : step.visible()), kind ? kind->score : plan.score,
+      static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
+      cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
   return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;
 }
 

@@ -26,13 +26,15 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
                          const std::optional<StepLimits>& limits) {
   StepOptions step{.shape = group.shape.attention,
                    .format = group.shape.format,
-                   .attention = options.attention,
+                   .kinds = options.kinds,
                    .block_mask = options.block_mask,
                    .combine = options.combine,
                    .limits = limits,
                    .reproducible = group.options.reproducible};
-  step.attention.mask = within(group.options.window, step.attention.mask);
-  step.attention.first_head = mesh.head_rank() * step.shape.q_heads;
+  for (AttentionOptions& kind : step.kinds) {
+    kind.mask = within(group.options.window, kind.mask);
+    kind.first_head = mesh.head_rank() * step.shape.q_heads;
+  }
   return step;
 }
 
@@ -73,8 +75,8 @@ std::optional<SequenceId> GroupStep::changed_sequence() const {
 }
 
 void GroupStep::run(const KvPool& pool, const LayerInput& input, const CombineOutput& output,
-                    Stream stream) {
-  const AttendInput attended{input.q, input.sinks};
+                    Stream stream, std::size_t kind) {
+  const AttendInput attended{input.q, input.sinks, kind};
   // Before append writes anything: all that append does not check itself.
   check_input(attended);
   check_output(output);

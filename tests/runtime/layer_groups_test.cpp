@@ -2,6 +2,8 @@
 // to all groups or to none. That the numbers are right is in the contract suites.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kvmesh/kv_cache.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 #include "tests/support/ranks.hpp"
@@ -195,6 +197,35 @@ TEST_F(LayerGroups, RefuseBlockMasksAndWritesBehindAWindow) {
   const std::int64_t position = 2;
   EXPECT_NO_THROW(cache.write(0, sequence, {&position, 1}, k, k));
   EXPECT_THROW(cache.write(1, sequence, {&position, 1}, k, k), InvalidArgument);
+}
+
+TEST_F(LayerGroups, HaveKindsOfLayersThatArePartition) {
+  KvCache cache(mesh_, two_groups());
+  const SequenceId sequence = cache.create();
+  const std::vector<LayerKind> wrong[] = {
+      {{.layers = {3}}}, {{.layers = {-1}}}, {{.layers = {0}}, {.layers = {1, 0}}}};
+  for (const auto& kinds : wrong) {
+    EXPECT_THROW(cache.plan({{sequence, 1}}, {.kinds = kinds}), InvalidArgument);
+  }
+  EXPECT_THROW(cache.plan({{sequence, 1}}, {.kinds = {{.layers = {0}, .scale = NAN}}}),
+               InvalidArgument);
+  const BlockMask mask =
+      cache.make_block_mask(mods::causal(), {.q_len = 1, .kv_len = 4, .q_block = 4, .kv_block = 4});
+  EXPECT_THROW(cache.plan({{sequence, 1}}, {.block_mask = &mask, .kinds = {{.layers = {0}}}}),
+               InvalidArgument);
+  EXPECT_EQ(cache.length(sequence), 0);
+}
+
+TEST_F(LayerGroups, PlanAKindOnlyWhereALayerHasIt) {
+  KvCache cache(mesh_, two_groups());  // layers 0 and 2, and layer 1
+  const SequenceId sequence = cache.create();
+  static_cast<void>(cache.plan({{sequence, 9}}));
+  const auto tiles = [&](const std::vector<LayerKind>& kinds) {
+    return cache.plan({{sequence, 0, 1}}, {.kinds = kinds}).tiles().visited;
+  };
+  EXPECT_EQ(tiles({}), 3 * (2 + 1)) << "three pages, for each kv head of a layer of each group";
+  EXPECT_EQ(tiles({{.layers = {1}, .mask = mods::sliding_window(1)}}), 3 * 2 + 1);
+  EXPECT_EQ(tiles({{.layers = {2}, .mask = mods::sliding_window(1)}}), 3 * (2 + 1) + 2);
 }
 
 TEST(LayerGroupsOnRanks, MustBeTheSame) {

@@ -76,6 +76,7 @@ TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = window(8); });
   expect_told("the score mod", [](Plan& p) { p.options.score = mods::soft_cap(30); });
+  expect_told("the mask mod", [](Plan& p) { p.options.kinds = {{.layers = {1}}}; });
   expect_told("the score mod", [](Plan& p) { p.options.score = slopes({0.5f, 0.25f}); });
 }
 
