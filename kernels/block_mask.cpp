@@ -22,7 +22,7 @@ PositionRange block_range(std::int64_t block, int block_size, std::int64_t len,
           static_cast<std::int32_t>(start + std::min(begin + block_size, len))};
 }
 
-/// All kv blocks of one q block.
+/// Classifies all kv blocks of one q block.
 BlockRow classify_row(const ModGraph& graph, ModEvaluator& evaluator, const BlockMaskShape& shape,
                       std::int64_t b, std::int64_t h, std::int64_t q_block) {
   const PositionRange q = block_range(q_block, shape.q_block, shape.q_len, q_start(shape, b));
@@ -72,7 +72,7 @@ std::span<const T> slice(const std::vector<T>& values, const std::vector<std::in
                                    static_cast<std::size_t>(ends[index] - begin));
 }
 
-/// The blocks of `row` whose pages `me` holds.
+/// Returns the blocks of `row` whose pages `me` holds.
 std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const PageId> table,
                                      std::int64_t b, Rank me) {
   std::vector<LocalBlock> blocks;
@@ -138,7 +138,7 @@ BlockMask BlockMask::create(const MaskMod& mask_mod, const BlockMaskShape& shape
   BlockMask mask(mask_mod, shape);
   const ModGraph& graph = mask_mod.graph();
   ModEvaluator evaluator(graph);
-  // Rows and heads that the mask does not look at repeat what was found for the first.
+  // If the mask does not depend on rows or heads, they repeat the result of the first.
   const bool per_head = graph.depends_on(kDependsHead);
   const bool per_batch = graph.depends_on(kDependsBatch);
   for (std::int64_t b = 0; b < shape.batch; ++b) {

@@ -1,4 +1,4 @@
-// The checks that every kernel makes of a pool.
+// Checks of a pool that all kernels share.
 #pragma once
 
 #include <cmath>
