@@ -43,7 +43,7 @@ jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int 
     if (shared_bytes > 0) kernel.allow_shared_bytes(shared_bytes, device_);
     return kernel;
   } catch (...) {
-    modules_.erase(place);  // who asks again gets it whole
+    modules_.erase(place);  // a later call loads it again
     throw;
   }
 }

@@ -7,7 +7,7 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A page of more pairs of a query and a key is looked at by a warp, not by a thread.
+// A page with more (query, key) pairs than this is classified by a warp instead of a thread.
 constexpr std::int64_t kPairsOfAThread = 64;
 
 }  // namespace

@@ -40,8 +40,8 @@ class MergeRow {
         first_(first),
         step_(step) {}
 
-  /// Adds columns [column, column + kColumnsPerLane) of the splits. Their loads are issued before
-  /// the first is needed, and before those of the LSEs.
+  /// Adds columns [column, column + kColumnsPerLane) of the splits. Issues their loads before it
+  /// needs the first, and before the loads of the LSEs.
   __device__ void add(int column, Columns& o) {
     for (int begin = first_; begin - first_ < merge_.splits; begin += kInFlight * step_) {
       Columns splits[kInFlight];
@@ -63,7 +63,7 @@ class MergeRow {
     }
   }
 
-  /// Of all splits, and of the row's sink; `add` came before.
+  /// LSE of all splits and the row's sink. REQUIRES: `add` was called.
   __device__ float merged_lse() const { return merged_; }
 
  private:
@@ -134,7 +134,7 @@ class MergeBlock {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
 
-  /// All warps call, some with a row that is not there.
+  /// All warps call it, also those whose row does not exist.
   __device__ void merge_chunk(int r, int chunk) {
     const bool is_there = r < merge_.rows;
     MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
@@ -161,7 +161,7 @@ class MergeBlock {
     }
   }
 
-  /// The first warp of each row gets the sum over all of its warps, in their order.
+  /// Gives the first warp of each row the sum over all of its warps, in their order.
   __device__ void add_warps(MergeRow::Columns& o) const {
     __syncthreads();  // the sums are free
 #pragma unroll
@@ -186,7 +186,7 @@ class MergeBlock {
 
 }  // namespace kvmesh::cuda
 
-/// Thread blocks on an SM. Chips before Hopper have too few registers for two.
+/// Thread blocks per SM. Chips before Hopper have too few registers for two.
 constexpr int kMergeBlocksPerSm = kvmesh::kOverlaps ? 2 : 1;
 
 /// Grid: (merges at the most, any). Block: 32 * kMergeWarps.

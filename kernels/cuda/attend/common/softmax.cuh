@@ -1,4 +1,4 @@
-// Scores as exponents of 2. For the kernels with tensor cores.
+// Scores as exponents of 2, for the kernels with tensor cores.
 //
 // Constants (namespace kvmesh): kFoldScale (no score mod and scale > 0: the scale goes into the
 // exponent).
