@@ -39,10 +39,10 @@ void check_positive(const char* flag, std::int64_t value) {
   if (value <= 0) throw InvalidArgument(fmt::format("{} {} must be positive", flag, value));
 }
 
-// Products of them stay in 64 bits. Of a shape: heads, and dims.
+// Products of these sizes fit into 64 bits. Limits of a shape: heads, and dims.
 constexpr std::int64_t kMostSequences = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
-constexpr std::int64_t kMostOfAShape = 1 << 12;
+constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -67,7 +67,7 @@ std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64
   return list.empty() ? std::move(otherwise) : list;
 }
 
-// A number of sequences or tokens; nothing if `text` is none.
+// Parses a number of sequences or tokens; nothing if `text` is none.
 std::optional<std::int64_t> number_of(std::string_view text) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -113,8 +113,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
         fmt::format("{} query heads must divide over {} kv heads, and those over head_parallel {}",
                     flags.q_heads, flags.kv_heads, head_parallel));
   }
-  at_most("--q-heads", flags.q_heads, kMostOfAShape);
-  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
+  at_most("--q-heads", flags.q_heads, kMostPerShape);
+  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostPerShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
   if (flags.latent && flags.v_dim > flags.dim) {
     throw InvalidArgument(
@@ -167,7 +167,7 @@ std::vector<Op> ops_of(const Flags& flags, Output output) {
   return ops;
 }
 
-// A limit or a size that is 0 when it is for us to choose.
+// A limit or a size; 0 means that the program chooses.
 template <class Number>
 Number not_negative(const char* flag, Number value) {
   if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));

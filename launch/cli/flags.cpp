@@ -113,7 +113,7 @@ std::vector<Field> fields_of(const CLI::App& command) {
   return fields;
 }
 
-// Converts the names in the flags' values. Throws InvalidArgument.
+// Converts the names in the flags' values. @throws InvalidArgument.
 void resolve(Flags& flags) {
   flags.generate.chat = !flags.raw;
   flags.generate.generator.placement = placement_from(flags.placement);
@@ -127,7 +127,7 @@ MeshOptions mesh_options(const Flags& flags) {
           .deadline = std::chrono::seconds(flags.timeout_s)};
 }
 
-// How many letters must be put in, left out or replaced (Levenshtein).
+// Number of letters to insert, remove or replace (Levenshtein).
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
@@ -142,7 +142,7 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-// The subcommand that was given.
+// Returns the subcommand that was given.
 const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
   const CLI::App* closest = nullptr;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {

@@ -9,7 +9,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// A rate that is honest about nothing having happened.
+// A rate; 0 if nothing happened.
 double per_second(std::int64_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
 }

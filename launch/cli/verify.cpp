@@ -28,7 +28,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Over all ranks, so far.
+// Totals over all ranks, so far.
 struct Totals {
   std::int64_t cases = 0;
   std::int64_t failed = 0;
@@ -36,10 +36,11 @@ struct Totals {
   std::int64_t rows = 0;
   double max_error = 0;
   double seconds = 0;
-  int signal = 0;  // that interrupted a rank; 0: none did
+  int signal = 0;  // signal that interrupted a rank; 0: none
 };
 
-// The signal that asks for the end, if one has come. A handler can reach no other memory.
+// The signal that asks for the end, if one has come. Static, because a handler can reach no other
+// memory.
 std::atomic<int> interrupt = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -64,7 +65,7 @@ std::string verdict_of(const Totals& totals) {
 }
 
 std::uint64_t first_seed(Mesh& mesh, const VerifyOptions& options) {
-  // Short numbers are easier to type again.
+  // Short numbers are easier to type.
   std::uint64_t seed = options.seed ? *options.seed : std::random_device{}() % 1'000'000'000;
   broadcast(mesh.world(), {0}, std::as_writable_bytes(std::span(&seed, 1)), "verify: seed");
   return seed;

@@ -1,4 +1,4 @@
-// CheckedCache: the calls that it makes alike on all three.
+// CheckedCache: the calls that it makes on all three caches alike.
 #include <limits>
 #include <type_traits>
 
@@ -7,7 +7,7 @@
 namespace kvmesh::verify {
 namespace {
 
-// The same number of pages in all, so that both caches run out together.
+// The same number of pages in all, so that both caches run out at the same call.
 CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
   options.pages_per_rank *= mesh.kv_parallel();
   return options;
@@ -27,7 +27,7 @@ View some_rows(View view, std::int64_t begin, std::int64_t count) {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Of sinks [1, 1, all heads]: [some heads].
+// Selects some heads of sinks [1, 1, all heads].
 ConstTensorView some_heads(const TensorView& sinks, Share heads) {
   return {static_cast<const float*>(sinks.data) + heads.begin,
           Dtype::kFloat32,
@@ -306,7 +306,7 @@ CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const Co
   return out;
 }
 
-// Each sequence in a batch of its own; of a block mask, which is for one batch, all together.
+// Each sequence in a batch of its own; with a block mask, which is for one batch, all together.
 CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
   Outputs out = outputs_of(step);
   if (step.options.plan.block_mask) {

@@ -8,7 +8,7 @@
 namespace kvmesh::verify {
 namespace {
 
-// Of two numbers that may be the same infinity.
+// Distance of two numbers that may be the same infinity.
 double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
 
 }  // namespace
