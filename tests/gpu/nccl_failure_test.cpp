@@ -83,8 +83,8 @@ TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
       const DeviceFloats floats({1});
       NcclGroup::State& state = group.state();
       constexpr int kNobody = 7;
-      state.settle(ncclSend(floats.data(), 1, ncclFloat, kNobody, state.comm, stream.get()),
-                   "call nobody");
+      state.poll(ncclSend(floats.data(), 1, ncclFloat, kNobody, state.comm, stream.get()),
+                 "call nobody");
       ADD_FAILURE() << "NCCL sent to a rank that is not there";
     } catch (const NcclError& error) {
       EXPECT_EQ(error.rank(), Rank{0});

@@ -23,7 +23,7 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
     NcclGroup::State state;
     state.rank = Rank{5};
     try {
-      state.settle(code, "one token");
+      state.poll(code, "one token");
       ADD_FAILURE() << "taken for a success: " << ncclGetErrorString(code);
     } catch (const NcclError& error) {
       EXPECT_EQ(error.rank(), Rank{5});
@@ -38,7 +38,7 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
 
 TEST(NcclError, SuccessIsNone) {
   NcclGroup::State state;
-  state.settle(ncclSuccess, "one token");
+  state.poll(ncclSuccess, "one token");
   EXPECT_FALSE(state.is_broken);
 }
 
