@@ -41,7 +41,7 @@ void check_free_list(const PagePools& pools, Rank rank) {
          unused, expected);
 }
 
-/// Where the page tables say that each page is, and in how many of them.
+/// For each page the logical index in the page tables, and the number of tables that have it.
 struct Use {
   std::int64_t logical = 0;
   std::int32_t count = 0;

@@ -47,7 +47,7 @@ class StripedPlacement final : public PlacementPolicy {
 };
 
 /// The first pages of a sequence, up to the threshold, go to its home: the rank that had the most
-/// free pages. Each later page goes to the rank that holds the fewest of the sequence.
+/// free pages. Each later page goes to the rank that holds the fewest pages of the sequence.
 class BalancedPlacement final : public PlacementPolicy {
  public:
   BalancedPlacement(int page_size, std::int64_t home_threshold_tokens)
@@ -91,8 +91,8 @@ class BalancedPlacement final : public PlacementPolicy {
     }
   }
 
-  /// The rank with the most free pages; of equal ones the first after the last choice, so that tiny
-  /// sequences that come and go do not all meet on one rank.
+  /// Returns the rank with the most free pages; among equal ones the first after the last choice,
+  /// so that tiny sequences that come and go do not all meet on one rank.
   std::int32_t emptiest(const PagePools& pools) {
     std::int32_t best = first_choice_;
     std::int32_t rank = first_choice_;
@@ -104,8 +104,8 @@ class BalancedPlacement final : public PlacementPolicy {
     return best;
   }
 
-  /// The rank with the fewest pages of the sequence, of equal ones that with the most free pages,
-  /// then the lowest. Both are compared at once, as one 64-bit key, without a branch.
+  /// Returns the rank with the fewest pages of the sequence; among equal ones that with the most
+  /// free pages, then the lowest. Both are compared at once, as one 64-bit key, without a branch.
   static Rank fewest(const SequencePlacement& sequence, const PagePools& pools) {
     std::uint64_t best_key = std::numeric_limits<std::uint64_t>::max();
     Rank best{0};
