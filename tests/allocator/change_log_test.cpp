@@ -14,7 +14,7 @@ namespace {
 
 using test::uniform;
 
-/// Page tables made of nothing but the log.
+/// Page tables built from the log alone.
 class Follower {
  public:
   explicit Follower(PageAllocator& allocator) : cursor_(allocator.follow()) {}

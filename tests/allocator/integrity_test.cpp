@@ -1,4 +1,4 @@
-// check_integrity() notices each kind of damage.
+// check_integrity() finds each kind of damage.
 #include "allocator/integrity.hpp"
 
 #include <gtest/gtest.h>

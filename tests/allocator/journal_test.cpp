@@ -65,7 +65,7 @@ TEST(Journal, OptionsAreInTheDigest) {
 }
 
 /// Two sequences of 6 tokens in capacity 12, the second forked from the first, and three alone,
-/// which appends without taking pages tell apart by their ids only.
+/// which only their ids distinguish when they append without taking pages.
 struct Pair {
   PageAllocator allocator{kOptions};
   SequenceId a = allocator.create();

@@ -30,7 +30,7 @@ Counts free_of(const PageAllocator& allocator) {
   return free;
 }
 
-/// The rule of each placement, in its plainest form: is `rank` right for the next page?
+/// The rule of each placement, in its plainest form: true if `rank` is right for the next page.
 class Rule {
  public:
   explicit Rule(const AllocatorOptions& options) : options_(options) {}

@@ -1,4 +1,5 @@
-// What only the loopback ranks do: a failing rank ends its peers' waits, and the first error wins.
+// The loopback ranks' own behaviour: a failing rank ends its peers' waits, and the first error
+// wins.
 #include <gtest/gtest.h>
 
 #include <atomic>

@@ -1,5 +1,5 @@
-// The contracts on a reproducible cache, where CheckedCache wants one rank's bits, and what such a
-// cache promises beyond them.
+// The contracts on a reproducible cache, for which CheckedCache expects one rank's bits, and the
+// other guarantees of such a cache.
 #include "tests/contracts/attention_contract.hpp"
 #include "tests/contracts/sequences_contract.hpp"
 
@@ -40,7 +40,7 @@ CacheOptions model(int page_size, Placement placement) {
           .reproducible = true};
 }
 
-// Every output of a prompt that is fed `chunk` tokens at a time.
+// Returns every output of a prompt that is fed `chunk` tokens at a time.
 std::vector<float> outputs_of(Mesh& mesh, const CacheOptions& options, std::int64_t chunk) {
   verify::Random random(21);
   std::vector<float> q = random.reals(kTokens * kQHeads * kDim, 3.0f);

@@ -1,5 +1,5 @@
-// What KvCache must do over any communicator, on any device: the life of sequences. Whatever the
-// ranks and the placement, every output is that of float64 and that of a single rank.
+// The contract of KvCache over any communicator, on any device: the life of sequences. Whatever the
+// ranks and the placement are, every output is that of float64 and that of a single rank.
 #pragma once
 
 #include <algorithm>
@@ -79,7 +79,7 @@ TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
     const SequenceId child = cache.fork(parent);
     const SequenceId grandchild = cache.fork(child);
     EXPECT_TRUE(cache.step(batch_of({child, parent, grandchild}, 0, 2), {}));
-    // All that share the last page write to it in one step; then one of them alone.
+    // All sharers of the last page write to it in one step; then one of them alone.
     EXPECT_TRUE(cache.step(batch_of({grandchild, parent, child}, 2), {}));
     const SequenceId late = cache.fork(child);
     EXPECT_TRUE(cache.step({{late, 6}}));

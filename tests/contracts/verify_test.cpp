@@ -1,4 +1,4 @@
-// The checker is checked: it must find what is wrong.
+// Tests the checker itself: it must find wrong numbers.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -66,7 +66,7 @@ class LongRow {
     query_ = random.reals(kDim);
   }
 
-  // As the pool's type has the query, too.
+  // The query in the pool's type, too.
   void round_query() {
     for (float& q : query_) q = verify::rounded_to(dtype_, q);
   }
@@ -84,8 +84,8 @@ class LongRow {
   std::vector<float> query_;
 };
 
-// A page's part of the LSE of 10 000 tokens is some 0.0016: far less than what rounded weights do
-// to O, far more than what float32 does to the LSE.
+// A page's part of the LSE of 10 000 tokens is some 0.0016: far less than the effect of rounded
+// weights on O, far more than the error of float32 in the LSE.
 TEST(VerifyFindings, NoticeAPageLostOrTakenTwice) {
   const std::uint64_t seed = seed_or(29);
   SCOPED_TRACE(seed_trace(seed));

@@ -1,4 +1,4 @@
-// What is asked of devices that are not there.
+// Requests for memory of devices that do not exist.
 #include "kvmesh/device_memory.hpp"
 
 #include <gtest/gtest.h>

@@ -69,7 +69,7 @@ TEST(Partial, LargeLsesDoNotOverflow) {
   Rows a{{1, 1, 1, 1}, {1e30f, 300.0f}}, b{{3, 3, 3, 3}, {0.0f, 300.0f}};
   merge_into(a.partial(), b.partial());
   EXPECT_EQ(a.o[0], 1.0f);
-  EXPECT_NEAR(a.o[2], 2, 1e-4);  // float32 knows 300 + log 2 to 3e-5, and its exp no better
+  EXPECT_NEAR(a.o[2], 2, 1e-4);  // float32 has 300 + log 2 to 3e-5, and its exp no better
   EXPECT_NEAR(a.lse[1], 300 + std::log(2.0), 1e-4);
 }
 

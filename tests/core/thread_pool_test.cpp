@@ -40,9 +40,9 @@ TEST(ThreadPool, HasSomeThreads) {
   EXPECT_THROW(ThreadPool(1'000'000'000), InvalidArgument);
 }
 
-// 0 if a pool of several threads is refused at once where the user may start none, and nothing
-// stays behind; else what went wrong. For a process of its own, which the limit is then for. Root
-// has no limit.
+// Returns 0 if a pool of several threads is refused at once where the user may start none, and
+// leaves nothing behind; else a number for the failure. Runs in a process of its own, to which the
+// limit applies. Root has no limit.
 int refused_without_threads() {
   constexpr uid_t kNobody = 65534;
   if (getuid() == 0 && setuid(kNobody) != 0) return 77;

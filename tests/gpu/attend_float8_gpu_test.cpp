@@ -1,5 +1,5 @@
-// Attention over float8 pages by tensor cores: every way in which that kernel is cut, both kinds of
-// scales, and what stands in slots that nobody may see.
+// Attention over float8 pages by tensor cores: every tile shape of that kernel, both kinds of
+// scales, and poison in slots that no row may see.
 #include <fmt/format.h>
 
 #include <cmath>

@@ -177,7 +177,7 @@ void expect_rows_like(const CaseResult& row, AttentionCase& one, const Attention
   EXPECT_LT(o_error, 4 * 0x1p-9f * largest);
 }
 
-// Two thousand steps in one task: what each loses must not add up.
+// Two thousand steps in one task: their rounding errors must not add up.
 TEST(AttendSplits, ATaskOfManyStepsEqualsManyOfAFew) {
   CaseSpec spec{
       .shape = {16, 1, 64, 64, 64}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};

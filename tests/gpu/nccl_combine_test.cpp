@@ -12,7 +12,7 @@ namespace {
 constexpr std::array kStrategies = {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter,
                                     CombineStrategy::kAllReduce};
 
-/// One group for all tests: making one takes a second. Skips where NCCL would see two ranks on a
+/// One group for all tests: making one takes a second. Skips if NCCL would see two ranks on one
 /// GPU.
 class NcclCombine : public testing::Test {
  protected:

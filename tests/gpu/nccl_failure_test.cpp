@@ -1,5 +1,5 @@
-// Peers that are late, silent or dead: within the deadline the others have an error that names the
-// operation, and their devices work on. Ranks are forked processes, which meet by TCP.
+// Peers that are late, silent or dead: within the deadline the others throw an error that names the
+// operation, and their devices continue. Ranks are forked processes, which meet by TCP.
 #include <csignal>
 
 #include "comm/nccl/state.hpp"
@@ -59,7 +59,7 @@ void expect_timeout(std::chrono::milliseconds deadline, const std::string& opera
   expect_device_works();
 }
 
-/// A combine of one rank, up to where it waits.
+/// A combine of one rank, up to its wait.
 void combine_once(NcclGroup& group, int rank) {
   CombineCase test = full_case(group.size(), 8, 8, 128, Scatter::kHeads);
   const DeviceCase on_device(test, rank);
@@ -138,7 +138,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
       EXPECT_THROW(combine_once(group, me), BrokenGroup) << "a broken group was used again";
     }
     barrier(comm);
-    // The other rank's group is whole, and ends without waiting for the one that is gone.
+    // The other rank's group is whole, and ends without waiting for the dead one.
     const Clock::time_point start = Clock::now();
     { const NcclGroup ends_here = std::move(group); }
     EXPECT_LT(Clock::now() - start, kAbortTime);

@@ -1,4 +1,4 @@
-// A cache over NCCL groups: an engine's own, and one with a peer that stays away.
+// A cache over NCCL groups: an engine's own, and one with a missing peer.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -18,7 +18,7 @@ Mesh mesh_of_gpus(bool makes_nccl = true) {
       {.device = DeviceChoice::kCuda, .makes_nccl = makes_nccl, .peer_window_bytes = 0});
 }
 
-/// Whether each rank has a GPU of its own, and peers.
+/// True if each rank has a GPU of its own, and peers.
 bool has_peers(Mesh& mesh) {
   return mesh.kv_parallel() > 1 && mesh.device_group().nccl() != nullptr;
 }
@@ -62,7 +62,7 @@ TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
   EXPECT_THROW(other.device_group().use_nccl(std::move(alone)), InvalidArgument);
 }
 
-// Whoever goes on planning learns of it, though no wait of its own stands in the program.
+// A rank that goes on planning gets the error, though its program has no wait.
 TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";

@@ -1,4 +1,4 @@
-// What planning keeps and makes on the device: page lists changed step by step, block masks.
+// Planning on the device: page lists that change step by step, and block masks.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ void send(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream) {
   lists.end(stream);
 }
 
-// A plan that failed when it had sent what changed.
+// A plan that failed after it had sent the changes.
 void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
           const std::vector<std::size_t>& changed) {
   lists.begin(stream);
@@ -42,7 +42,7 @@ void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
   lists.cancel(stream);
 }
 
-// Lists grow past their room, shrink, are given up, and their places are taken by others.
+// Lists grow past their room, shrink and are erased; other lists take their room.
 TEST(PageLists, AreWhatTheChangesMakeThem) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
@@ -101,7 +101,7 @@ TEST(PageLists, SendWhatChangedAlone) {
   EXPECT_THROW(lists.change(0, 10'002, one), InvalidArgument);
 }
 
-// Or no plan would ever find the memory again.
+// Otherwise no plan would ever find the memory again.
 TEST(PageLists, TakeBackTheRoomOfAPlanThatFailed) {
   cuda::PageLists lists;
   cuda::Upload upload;

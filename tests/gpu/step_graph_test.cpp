@@ -15,14 +15,14 @@ namespace {
 
 constexpr std::int64_t kSequences = 12;  // of a captured step
 
-/// Changes which sequences there are, in both caches alike.
+/// Changes the set of sequences, in both caches alike.
 class Arrivals {
  public:
   explicit Arrivals(std::uint64_t seed) : random_(seed) {}
 
   Random& random() { return random_; }
 
-  /// Sometimes a sequence leaves, is cut short, or forked. Says whether a new one is to come.
+  /// Sometimes erases, truncates or forks a sequence. Returns true if a new one is to be made.
   bool next(Served& a, Served& b) {
     const std::int64_t count = std::ssize(a.living);
     if (count > 0 && random_.one_in(40)) {

@@ -1,4 +1,4 @@
-// Attention in reproducible mode: a row's bits follow from its keys alone.
+// Attention in reproducible mode: a row's bits depend on its keys alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -68,7 +68,7 @@ CaseSpec three_sequences(int page_size, Dtype dtype) {
   return spec;
 }
 
-/// The pages of `batch` dealt to ranks at random.
+/// The pages of `batch`, dealt to ranks at random.
 std::vector<AttentionBatch> dealt(const AttentionBatch& batch, int ranks, Random& random) {
   std::vector<AttentionBatch> all(static_cast<std::size_t>(ranks), batch);
   for (AttentionBatch& mine : all) {
@@ -128,7 +128,7 @@ TEST_P(AttendExact, KeepsNansToTheirRows) {
   }
 }
 
-// Scores far beyond what exponents of a float32 hold, and weights that leave others no chance.
+// Scores far beyond the exponents of a float32, and weights that make all others 0.
 TEST_P(AttendExact, TakesScoresOfAnySize) {
   for (float size : {80.0f, 3000.0f, 1e6f, 1e9f, 1e30f}) {
     CaseSpec spec{.shape = {2, 1, 16, 16, 16}};

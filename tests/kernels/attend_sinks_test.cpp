@@ -8,8 +8,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Decode over keys that are split, speculation, prefill, and rows that see few keys or none; of
-/// one sequence another rank counts the sinks.
+/// Decode over keys that are split, speculation, prefill, and rows that see few keys or none.
+/// Another rank counts the sinks of one sequence.
 CaseSpec many_rows(Dtype dtype, int dim) {
   CaseSpec spec{.shape = {8, 2, dim, dim, 16}, .dtype = dtype, .q_dtype = dtype};
   spec.sequences = {{.q_len = 1, .kv_len = 5000},

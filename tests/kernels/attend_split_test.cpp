@@ -1,4 +1,4 @@
-// Splits: over threads, over ranks, and what becomes of them when they are merged.
+// Splits: over threads and over ranks, and their merge.
 #include <fmt/format.h>
 
 #include "tests/support/attention_case.hpp"
@@ -42,7 +42,7 @@ TEST(AttendSplit, OneLongSequenceIsCut) {
             4 * 32 * 4);
 }
 
-// A sequence's bits do not depend on what else is in the batch.
+// A sequence's bits do not depend on the rest of the batch.
 TEST(AttendSplit, TheSameBitsAlone) {
   CaseSpec spec = one_long_sequence(Dtype::kBFloat16, 2);
   AttentionCase alone(spec);

@@ -1,4 +1,4 @@
-// Every tensor of every kernel, wrong in every way.
+// Passes every kernel every kind of invalid tensor.
 #include "tests/support/hostile.hpp"
 
 #include <limits>

@@ -1,4 +1,4 @@
-// What a cache refuses, and that it is as before when it does.
+// The calls that a cache refuses; it is then unchanged.
 #include <limits>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -129,7 +129,7 @@ TEST_F(KvCacheErrors, SaysWhatIsMissingWhenPagesRunOutAndChangesNothing) {
   EXPECT_FALSE(cache_.try_reserve(a, 100));
   EXPECT_EQ(CacheImage(cache_), before);
   expect_refused<OutOfPages>(cache_, [&] { cache_.reserve(a, 100); });
-  fill(cache_, a, 2);  // and goes on
+  fill(cache_, a, 2);  // the cache still works
   EXPECT_EQ(cache_.allocator().length(a), 16);
 }
 
@@ -169,7 +169,7 @@ TEST_F(KvCacheErrors, RefusesLengthsToCutTo) {
   const StepPlan step = cache_.plan(batch, {.limits = StepLimits{.sequences = 1}});
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, 7); });
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, -1); });
-  EXPECT_TRUE(step.participation().has(0, {0}));  // worked out when it is asked for
+  EXPECT_TRUE(step.participation().has(0, {0}));  // computed at the first call
 }
 
 TEST_F(KvCacheErrors, RefusesBlockMasksForOtherBatches) {

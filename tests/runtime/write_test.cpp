@@ -1,4 +1,4 @@
-// Writing at any position of a sequence, as PyTorch's PagedAttention.assign does.
+// Writes at any position of a sequence, as PyTorch's PagedAttention.assign does.
 #include <numeric>
 
 #include "tests/runtime/cache_fixture.hpp"

@@ -25,7 +25,7 @@ std::vector<std::int32_t> counted(std::int32_t first, std::size_t count) {
   return tokens;
 }
 
-// What vLLM's sha256_cbor gives.
+// Results of vLLM's sha256_cbor.
 TEST(PrefixHashes, AreThoseOfVllm) {
   PrefixKey key(PrefixRules{});
   EXPECT_EQ(hex(key.root().bytes),

@@ -22,7 +22,7 @@ constexpr CombineMeans kLinkedGpus{
 constexpr CombineMeans kLinkedSharedGpu{
     .ranks = 4, .device = DeviceKind::kCuda, .peer = kRoom, .shares_gpus = true};
 
-// 129 floats a row, to three other ranks.
+// 129 floats per row, to three other ranks.
 constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
 
 struct Choice {
@@ -34,7 +34,7 @@ struct Choice {
   CombineChoice expected;
 };
 
-// The one table of all decisions.
+// The table of all decisions.
 const Choice kChoices[] = {
     // kAuto on the CPU is all-to-all.
     {kCpus, kSmall, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},

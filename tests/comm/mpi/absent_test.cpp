@@ -1,4 +1,4 @@
-// A program linked with the source that takes MPI's place: what a build without MPI has.
+// A program linked with the source that replaces MPI in a build without it.
 #include <gtest/gtest.h>
 
 #include <string>

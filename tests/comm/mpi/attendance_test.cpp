@@ -1,4 +1,4 @@
-// Which of a machine's ranks have come to a point: processes that come, stop and die.
+// Ranks of a machine that have come to a point: processes that come, stop and die.
 #include "comm/mpi/attendance.hpp"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ Launch launch_of(int rank, int size, int local_size) {
           .job = "test/" + std::to_string(::getpid())};
 }
 
-/// A process that is `launch`'s rank, comes to the start and stays there.
+/// A process that is a rank of `launch`, comes to the start and stays there.
 pid_t started(const Launch& launch) {
   const pid_t child = ::fork();
   if (child != 0) return child;

@@ -1,4 +1,4 @@
-// What NCCL's failures become, as far as that shows without a GPU.
+// Errors that NCCL's failures become, as far as a test without a GPU can show.
 #include <gtest/gtest.h>
 
 #include "comm/nccl/state.hpp"

@@ -1,5 +1,5 @@
 // Machines that take their own name for a loopback address, as Debian's do: the others find their
-// ranks all the same. getaddrinfo is the test's own here, so that a name can mean what it likes.
+// ranks all the same. getaddrinfo is the test's own here, so that a name can have any address.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <ifaddrs.h>
@@ -159,7 +159,7 @@ TEST(TcpAddress, RanksListenWhereTheyAreTold) {
 
 TEST(TcpAddress, AnAddressThatIsNotMineIsNamed) {
   TcpOptions options = tcp_options(0, 2, free_port());
-  options.address = "192.0.2.123";  // for documentation: no machine has it
+  options.address = "192.0.2.123";  // reserved for documentation: no machine has it
   options.secret = "public";
   try {
     make_tcp_communicator(options);

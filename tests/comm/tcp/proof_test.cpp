@@ -1,4 +1,4 @@
-// Ranks prove the job's secret before they are told anything; whoever cannot is a stranger.
+// Ranks prove the job's secret before they receive anything; a program without it is a stranger.
 #include "comm/tcp/proof.hpp"
 
 #include <gtest/gtest.h>
@@ -40,7 +40,7 @@ class Caller {
     tcp::asio::read(socket_, tcp::asio::buffer(&challenge, sizeof challenge));
     return challenge;
   }
-  /// All that still comes until rank 0 hangs up.
+  /// Everything received until rank 0 closes the connection.
   std::string rest() {
     std::string text;
     tcp::ErrorCode error;
@@ -108,7 +108,7 @@ TEST(TcpProof, AStrangerIsToldNothing) {
   const tcp::Hello hello{.nonce = tcp::make_nonce()};
   caller.send(hello);
   const tcp::Challenge challenge = caller.challenge();
-  // The listener's own proof is none of the caller's.
+  // The listener's own proof is not valid as the caller's.
   tcp::Claim claim{.size = 2, .rank = 1, .proof = challenge.proof};
   caller.send(claim);
   EXPECT_EQ(caller.rest(), "");

@@ -1,4 +1,4 @@
-// Meetings that cannot be, and strangers at the door.
+// Meetings that fail, and strangers that connect.
 #include <gtest/gtest.h>
 
 #include "tests/comm/tcp/ranks.hpp"
@@ -40,7 +40,7 @@ TEST(TcpRendezvous, ARankWhoseDeadlineEndsFirstNamesTheOthersToo) {
   auto one = meet(soon(1, 4, port, 500ms));
   expect_late(one, Rank{1}, {Rank{2}, Rank{3}}, {"500 ms"});
 
-  // It may come again, and the others were only late.
+  // The rank may come again; the others were only late.
   auto one_again = meet(tcp_options(1, 4, port));
   auto two = meet(tcp_options(2, 4, port));
   std::this_thread::sleep_for(100ms);
@@ -88,7 +88,7 @@ TEST(TcpRendezvous, RefusesARankOfAnotherSizeInACrowd) {
   for (auto& rank : ranks) EXPECT_EQ(rank.get()->size(), kRanks);
 }
 
-/// Rank 0 is a process that is killed when rank 1 has registered with it.
+/// Rank 0 is a process that is killed after rank 1 has registered with it.
 TEST(TcpRendezvous, FindsARankZeroThatWasRestarted) {
   const std::uint16_t port = free_port();
   const pid_t child = ::fork();

@@ -1,5 +1,5 @@
-// What only the TCP communicator does: groups of one need no port, a peer that dies is named,
-// groups break alone, and waiting costs no core.
+// The TCP communicator's own behaviour: groups of one need no port, a dead peer is named, groups
+// break alone, and waiting costs no core.
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -87,7 +87,7 @@ TEST(Tcp, GroupsBreakAlone) {
   });
 }
 
-/// All send more than any socket holds before anyone reads.
+/// All ranks send more than any socket holds before one of them reads.
 TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
   TcpRanks<3>::run([](Communicator& comm) {
     constexpr std::size_t kBytes = std::size_t{8} << 20;

@@ -39,7 +39,7 @@ std::size_t open_files() {
   return static_cast<std::size_t>(std::distance(begin(files), end(files)));
 }
 
-// A process that makes a block, fills it, tells its handle and waits. Killed at the end.
+// A process that makes a block, fills it, sends its handle and waits. Killed at the end.
 class Owner {
  public:
   explicit Owner(Sharing sharing) {
@@ -54,7 +54,7 @@ class Owner {
       while (true) pause();
     }
     process_.emplace(pid);
-    // One read: the handle is smaller than what a pipe passes in one piece.
+    // One read suffices: the handle is smaller than a pipe's atomic write.
     const bool told = read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
     close(ends[1]);

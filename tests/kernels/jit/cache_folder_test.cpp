@@ -1,4 +1,4 @@
-// The folder of the cache: where it is, what stays in it, and the lock files there.
+// The folder of the cache: its path, the files that stay in it, and the lock files.
 #include "kernels/jit/cache_folder.hpp"
 
 #include <gtest/gtest.h>

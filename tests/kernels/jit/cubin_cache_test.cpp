@@ -41,7 +41,7 @@ TEST(CubinCache, CompilesOnceThenReads) {
   EXPECT_EQ(read.cubin->resources().size(), 2u);
 }
 
-// The host's part of it: the key of the sources, finding the file, reading and checking it.
+// The host's part: the key of the sources, finding the file, reading and checking it.
 TEST(CubinCache, ACachedStartTakesNoTime) {
   const TemporaryDirectory directory;
   CubinCache(directory.path()).get(sample_program());

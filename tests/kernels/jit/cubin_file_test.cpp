@@ -1,4 +1,4 @@
-// One file of the cache: any damage is noticed, and a write that dies leaves nothing half done.
+// One file of the cache: any damage is noticed, and a killed write leaves nothing half done.
 #include "kernels/jit/cubin_file.hpp"
 
 #include <gtest/gtest.h>
@@ -50,7 +50,7 @@ TEST(CubinFile, EveryByteCounts) {
   EXPECT_FALSE(unpack(kKey, longer));
 }
 
-/// Runs `body` in a child that may write files of `bytes` at most; gives how it ended.
+/// Runs `body` in a child that may write files of at most `bytes` bytes; returns how it ended.
 template <class Body>
 int run_with_file_limit(rlim_t bytes, Body body) {
   const pid_t child = ::fork();
@@ -83,14 +83,14 @@ TEST_F(CubinFileOnDisk, IsThereAsAWhole) {
 
 TEST_F(CubinFileOnDisk, AWriterKilledInTheMiddleChangesNothing) {
   ASSERT_TRUE(write_file_atomically(path_, old_));
-  // The kernel kills whoever writes past the limit: half of the bytes are on disk by then.
+  // The kernel kills a process that writes past the limit: half of the bytes are on disk by then.
   const int status = run_with_file_limit(new_.size() / 2, [&] {
     ::signal(SIGXFSZ, SIG_DFL);
     return write_file_atomically(path_, new_);
   });
   ASSERT_TRUE(WIFSIGNALED(status)) << status;
   EXPECT_EQ(read_file(path_), old_);
-  EXPECT_EQ(directory_.files(), 2u);  // what the dead one left
+  EXPECT_EQ(directory_.files(), 2u);  // what the dead process left
 
   tidy(directory_.path(), 1'000'000);
   EXPECT_EQ(directory_.files(), 2u) << "it could be another process's that is still writing";

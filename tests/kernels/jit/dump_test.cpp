@@ -1,4 +1,4 @@
-// What is written about compiled programs, for people.
+// The files about compiled programs, for people to read.
 #include "kernels/jit/dump.hpp"
 
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-/// Of the program, with this suffix.
+/// The file of the program with this suffix.
 fs::path file_of(const TemporaryDirectory& directory, const Program& program, const char* suffix) {
   return directory.path() / ("sample-" + to_string(key_of(program, compiler_version())) + suffix);
 }

@@ -1,4 +1,4 @@
-// Loading and launching. What needs a device is skipped without one.
+// Loading and launching. Tests that need a device are skipped without one.
 #include "kernels/jit/module.hpp"
 
 #include <gtest/gtest.h>
@@ -46,14 +46,14 @@ TEST(CudaCheck, NamesOperationErrorAndPlace) {
 
 TEST(Module, WithoutADeviceOrWithGarbageIsATypedError) {
   const std::vector<std::byte> garbage(100);
-  // With a device the runtime may leave the loading to the first question about a kernel.
+  // With a device the runtime may load only at the first use of a kernel.
   EXPECT_THROW(Module{garbage}.kernel("kernel"), CudaError);
   if (has_device()) return;
   EXPECT_THROW(Module{compile(test::sample_program()).bytes}, CudaError);
   EXPECT_THROW(architecture_of(0), CudaError);
 }
 
-/// Memory that host and device both see.
+/// Memory of both host and device.
 template <class T>
 class SharedArray {
  public:
@@ -142,7 +142,7 @@ TEST_F(OnDevice, AMissingKernelIsNamed) {
   }
 }
 
-/// Many points, what a kernel says there, and the buffers of two mods on the device.
+/// Many points, a kernel's results there, and the buffers of two mods on the device.
 struct Points {
   explicit Points(std::size_t count)
       : score(count), b(count), h(count), q(count), kv(count), modified(count), visible(count) {}

@@ -1,4 +1,4 @@
-// The compiler's log, read: also with what this machine's compiler does not say.
+// Reads the compiler's log, also lines that this machine's compiler does not print.
 #include "kernels/jit/resources.hpp"
 
 #include <gtest/gtest.h>

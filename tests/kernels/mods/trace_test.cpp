@@ -1,4 +1,4 @@
-// Tracing: what graph a lambda leaves, and what it is refused.
+// Tracing: the graphs of lambdas, and the errors.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -58,7 +58,7 @@ TEST(Trace, SharesBuffersAndLoads) {
   EXPECT_EQ(std::ranges::count_if(mod.graph().nodes, is_load), 2);
 }
 
-// An engine's own memory may be looked at in more than one way.
+// An engine's own memory may have several views.
 TEST(Trace, KeepsViewsOfOneMemoryApart) {
   static const std::int32_t numbers[] = {1, 2, 3, 4};
   const ModBuffer two{nullptr, numbers, 2, ModType::kInt32};

@@ -1,4 +1,4 @@
-// What a call moves and computes, over all ranks, against counts made the plain way.
+// The bytes and operations of a call, over all ranks, against plain counts.
 #include "launch/bench/amounts.hpp"
 
 #include <gtest/gtest.h>
@@ -158,7 +158,7 @@ TEST(Workload, RaggedLengthsAreOddMultiplesInNoOrder) {
   }
 }
 
-// Pages that go to another rank than placement wants would be a shortage of the benchmark's own.
+// A page on another rank than placement chooses would be a shortage of the benchmark's own.
 TEST(Workload, RanksHaveRoomForThePagesThatPlacementWants) {
   for (const std::int64_t context : {60, 1500, 2500, 6000}) {
     const WorkloadShape shape{

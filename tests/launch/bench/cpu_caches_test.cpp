@@ -8,7 +8,7 @@
 namespace kvmesh::bench {
 namespace {
 
-// A folder like the kernel's, gone with this object.
+// A folder like the kernel's, removed with this object.
 class Caches : public testing::Test {
  protected:
   Caches()

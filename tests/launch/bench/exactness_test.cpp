@@ -1,4 +1,4 @@
-// What was timed is compared with float64, and a wrong number is seen.
+// The timed output is compared with float64, and a wrong number is found.
 #include "launch/bench/exactness.hpp"
 
 #include <gtest/gtest.h>

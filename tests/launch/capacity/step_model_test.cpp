@@ -1,4 +1,4 @@
-// The model of step time against what was measured, and where it leads.
+// The model of step time against measurements, and its predictions.
 #include "launch/capacity/step_model.hpp"
 
 #include <gtest/gtest.h>

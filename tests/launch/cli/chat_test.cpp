@@ -1,4 +1,4 @@
-// Which chat templates the program understands, and what a prompt becomes with them.
+// The chat templates that the program understands, and the tokens of a prompt with them.
 #include <gtest/gtest.h>
 
 #include "launch/cli/chat.hpp"

@@ -1,4 +1,4 @@
-// What `kvmesh verify` makes of its options, and which ones it gives for a case to be run again.
+// The effect of the options of `kvmesh verify`, and the options printed to repeat a case.
 #include <gtest/gtest.h>
 
 #include <chrono>

@@ -123,7 +123,7 @@ TEST(Gguf, EveryTruncationIsAModelError) {
   }
 }
 
-/// Reads all that the accessors return: what lies outside the file would crash or be reported.
+/// Reads everything that the accessors return: data outside the file would crash or be reported.
 std::uint64_t checksum(const GgufFile& gguf) {
   std::uint64_t sum = 0;
   for (const auto& [key, value] : gguf.metadata()) {

@@ -21,7 +21,7 @@ namespace {
 const std::vector<WeightType> kEncodable{WeightType::kF32, WeightType::kF16, WeightType::kQ4_0,
                                          WeightType::kQ4_1, WeightType::kQ8_0};
 
-/// Types that are multiplied by way of dequantize(), and where the scales lie in their blocks.
+/// Types that are multiplied by way of dequantize(), and the offsets of the scales in their blocks.
 const std::map<WeightType, std::vector<std::size_t>> kDecoded{{WeightType::kQ5_0, {0}},
                                                               {WeightType::kQ5_1, {0, 2}},
                                                               {WeightType::kQ4K, {0, 2}},

@@ -1,4 +1,4 @@
-// Ranks that are given different things hear of it, all of them, with the rank and the field.
+// Ranks with different options: all of them throw, and the error names the rank and the field.
 #include "runtime/memory/cache_agreement.hpp"
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kRanks = 3;
 
-// The error that each rank gets where the last one is given other options; empty: none.
+// The error that each rank gets if the last one has other options; empty: none.
 std::vector<std::string> told(
     const std::function<void(CacheOptions&)>& change,
     const std::function<void(CacheOptions&)>& on_all = [](CacheOptions&) {}) {
@@ -32,7 +32,7 @@ std::vector<std::string> told(
                    } catch (const InvalidArgument& error) {
                      said[static_cast<std::size_t>(mesh.rank().value)] = error.what();
                    }
-                   KvCache(mesh, test::small_cache_options());  // and they go on
+                   KvCache(mesh, test::small_cache_options());  // the ranks still work
                  },
                  {.threads = 1, .deadline = std::chrono::seconds(30)});
   return said;

@@ -1,4 +1,4 @@
-// The pools of a cache over any ranks: what they take, and who reads whose.
+// The pools of a cache over any ranks: their size, and who reads whose.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace kvmesh::test {
 
 inline constexpr int kPoolLayers = 3;
 
-/// Says nothing of memory yet.
+/// Has no amount of memory yet.
 inline CacheOptions unsized_cache() {
   return {.layers = kPoolLayers,
           .q_heads = 4,
@@ -32,7 +32,8 @@ inline CacheOptions cache_of_bytes(std::int64_t bytes) {
   return options;
 }
 
-/// Of one rank and all layers, with `head_parallel` 1; and what alignment may add to a pool.
+/// Bytes of one rank and all layers, with `head_parallel` 1; and the most that alignment may add to
+/// a pool.
 inline constexpr std::int64_t kBytesOfPage = kPoolLayers * 4 * 4 * (8 + 6) * 4;
 inline constexpr std::int64_t kMostPadding = kPoolLayers * 2 * 255;
 
@@ -40,7 +41,7 @@ inline std::int64_t granule(Mesh& mesh) {
   return static_cast<std::int64_t>(SharedMemory::granule(mesh.device()));
 }
 
-/// Element `i` of one half of a layer of a rank: no two places have the same.
+/// Element `i` of one half of a layer of a rank: no two elements are equal.
 inline float pattern(int rank, int layer, bool is_value, std::int64_t i) {
   return static_cast<float>(((rank * kPoolLayers + layer) * 2 + is_value) * 4096 + i % 4093);
 }
@@ -59,7 +60,7 @@ inline void fill(Mesh& mesh, KvCache& cache) {
   }
 }
 
-/// Expects what `fill` wrote on the world's rank `rank`.
+/// Expects the numbers that `fill` wrote on the world's rank `rank`.
 inline void expect_filled(int rank, int layer, const ConstKvPool& pool) {
   for (bool is_value : {false, true}) {
     const ConstTensorView& half = is_value ? pool.v : pool.k;
@@ -111,7 +112,7 @@ inline std::byte plane_stamp(int rank, int layer, int plane) {
   return static_cast<std::byte>(1 + (rank * kPoolLayers + layer) * 4 + plane);
 }
 
-/// Expects nothing but the stamp of plane `plane` in the first bytes of `view`.
+/// Expects only the stamp of plane `plane` in the first bytes of `view`.
 inline void expect_stamped(const ConstTensorView& view, int rank, int layer, int plane) {
   std::vector<std::byte> bytes(static_cast<std::size_t>(view.elements()) * size_bytes(view.dtype));
   ASSERT_FALSE(bytes.empty());
@@ -217,7 +218,7 @@ TYPED_TEST_P(PoolsContract, TheSmallestRankCountsForAll) {
 TYPED_TEST_P(PoolsContract, SharesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
   this->on_ranks([](Mesh& mesh) {
     constexpr std::int64_t kWanted = std::int64_t{24} << 20;
-    // All ranks look before the first of them takes anything, and know the same number.
+    // All ranks read the free memory before the first of them allocates, and get the same number.
     double free = static_cast<double>(free_memory(mesh.device()));
     broadcast(mesh.world(), Rank{0}, std::as_writable_bytes(std::span(&free, 1)));
     CacheOptions options = unsized_cache();
@@ -263,7 +264,7 @@ TYPED_TEST_P(PoolsContract, OneRankWithoutRoomIsAnErrorOfAll) {
     CacheOptions options = unsized_cache();
     options.memory_fraction = 1e-15;
     EXPECT_THROW(KvCache(mesh, options), OutOfMemory);
-    KvCache(mesh, cache_of_bytes(granule(mesh)));  // and they go on
+    KvCache(mesh, cache_of_bytes(granule(mesh)));  // the ranks still work
   });
 }
 

@@ -1,4 +1,4 @@
-// How a mesh arranges its ranks, and what it refuses.
+// A mesh's arrangement of its ranks, and the options that it refuses.
 #include "kvmesh/mesh.hpp"
 
 #include <gtest/gtest.h>
@@ -48,7 +48,7 @@ TEST(Mesh, RefusesHeadParallelThatDoesNotDivideTheRanks) {
   }
 }
 
-// What each of three ranks says to a mesh whose options rank 2 has changed.
+// The errors of three ranks whose mesh options differ on rank 2.
 std::vector<std::string> said_to(const std::function<void(MeshOptions&)>& change) {
   std::vector<std::string> said(3);
   run_loopback(3, [&](Communicator& world) {

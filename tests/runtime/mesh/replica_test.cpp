@@ -1,4 +1,4 @@
-// check_replicas: silent while the ranks agree, and exact about where they parted.
+// check_replicas: silent while the ranks agree, and exact about the first operation that differs.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -15,7 +15,7 @@ CacheOptions tiny_cache() {
   return {.q_heads = 1, .kv_heads = 1, .k_dim = 4, .page_size = 4, .pages_per_rank = 8};
 }
 
-// What each of three ranks says after `script`; empty where check_replicas found nothing.
+// The error of each of three ranks after `script`; empty if check_replicas found nothing.
 std::vector<std::string> verdicts(const std::function<void(KvCache&, int rank)>& script,
                                   CacheOptions options = tiny_cache(), int head_parallel = 1) {
   std::vector<std::string> said(4);

@@ -1,4 +1,4 @@
-// What a rank and its device remember of page tables, against looking at all of them again.
+// Page tables followed by a rank and its device, against reading all of them again.
 #include "runtime/step/local_pages.hpp"
 
 #include <gtest/gtest.h>
@@ -34,13 +34,13 @@ void expect_same(const LocalSequence& seen, std::span<const PageId> pages) {
   EXPECT_EQ(seen.held, held);
 }
 
-/// Serves random sequences; `device_` has the lists as a device that gets only new pages has them.
+/// Serves random sequences; `device_` has the lists of a device that gets only new pages.
 class Serving {
  public:
-  /// Looks at a sequence after one in `behind` steps.
+  /// Reads a sequence after one in `behind` steps.
   Serving(std::uint64_t seed, int behind) : random_(seed), behind_(behind) {}
 
-  /// How many pages were not sent again.
+  /// Number of pages that were not sent again.
   std::size_t kept() const { return kept_; }
 
   void step() {
@@ -157,7 +157,7 @@ TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
   allocator.append(sequence, kMost);
   EXPECT_THROW(check(1), InvalidArgument);
 
-  // Nor batches whose queries cannot be numbered.
+  // Nor batches with more queries than can be numbered.
   const BatchEntry all[] = {{sequence, 0, kMost}, {allocator.fork(sequence), 0, kMost}};
   EXPECT_NO_THROW(check_step(allocator, cache, {all, 1}, {}));
   EXPECT_THROW(check_step(allocator, cache, all, {}), InvalidArgument);

@@ -1,4 +1,4 @@
-// Ranks that plan different steps are told, all of them, which rank differs and in which field.
+// Ranks that plan different steps: all of them throw, and the error names the rank and the field.
 #include "runtime/step/plan_agreement.hpp"
 
 #include <gtest/gtest.h>
@@ -22,8 +22,7 @@ PlanHashes all_hashes(const Plan& plan, const PageAllocator& allocator) {
   return with_batch(hashes_of(plan.options), plan.batch, plan.options.q_positions, allocator);
 }
 
-// What a rank is told in the plan that ends an interval, where the last rank changes the first plan
-// of it.
+// The error of a rank at the plan that ends an interval, whose first plan the last rank changes.
 std::string told(Communicator& world, const std::function<void(Plan&)>& change) {
   const PageAllocator allocator({.ranks = world.size(), .pages_per_rank = 4, .page_size = 4});
   PlanHistory history;
@@ -112,7 +111,7 @@ TEST(PlanAgreement, ComparesBlockMasks) {
 
 // ---- Through a cache. Every sequence is short and lives on one rank ----
 
-// Plans on three ranks until a rank's `differ` is found; returns what a rank is told.
+// Plans on three ranks until a rank's `differ` is found; returns the error of a rank.
 std::string told_by_cache(Mesh& mesh, const std::function<void(KvCache&, PlanOptions&)>& differ) {
   KvCache cache(mesh, small_cache_options());
   const SequenceId sequence = cache.create();

@@ -1,4 +1,4 @@
-// Steps planned in place, beside steps that are planned each for itself.
+// Steps planned in place, beside separately planned steps.
 #include <vector>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -50,7 +50,7 @@ struct Result {
   }
 };
 
-/// Serves two caches alike, one by plans of its own for each step, one by one that is replanned.
+/// Serves two caches alike, one by separate plans for each step, one by one plan that is replanned.
 void serve(Mesh& mesh, const PlanOptions& options, std::uint64_t seed) {
   Random random(seed);
   KvCache fresh(mesh, wide_cache()), again(mesh, wide_cache());

@@ -1,4 +1,4 @@
-// How long a plan is good: until its own sequences change, and no longer than its cache.
+// The validity of a plan: until its own sequences change, and no longer than its cache.
 #include <optional>
 
 #include "tests/runtime/cache_fixture.hpp"

@@ -1,4 +1,4 @@
-// One step: what a plan tells about itself, and what its run refuses.
+// One step: the properties of a plan, and the runs that it refuses.
 #include <numeric>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -136,7 +136,7 @@ TEST_F(Step, CanBePlannedAgainAfterTruncation) {
   EXPECT_EQ(tensors_.o, before);
 }
 
-// A member of an engine that has planned nothing yet.
+// A member of an engine that has planned no step yet.
 TEST_F(Step, IsEmptyUntilPlanned) {
   StepPlan step;
   EXPECT_FALSE(step);

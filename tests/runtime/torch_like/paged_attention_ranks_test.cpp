@@ -25,8 +25,8 @@ std::int64_t pages_of(const PagedCase& c, Rank rank) {
   return count;
 }
 
-// Caches are poisoned, so that a read of another rank's page shows; whole pages are assigned, so
-// that the number of elements written shows whose pages a rank wrote.
+// Caches are poisoned, so that a read of another rank's page shows. Whole pages are assigned, so
+// that the number of written elements shows which pages a rank wrote.
 TEST_P(PagedOnRanks, GiveWhatOneRankGives) {
   const auto& [ranks, placement, share] = GetParam();
   const auto body = [&](Mesh& mesh) {
@@ -85,7 +85,7 @@ TEST(PagedAttention, ErrorsOfMeshes) {
                  {.head_parallel = 2});
 }
 
-// The ranks notice that they were not called alike.
+// The ranks notice that their calls differ.
 TEST(PagedAttention, RanksThatDifferAreRefused) {
   const auto body = [](Mesh& mesh) {
     PagedCase c(mesh, kShape, Placement::kStriped, false);
@@ -97,7 +97,7 @@ TEST(PagedAttention, RanksThatDifferAreRefused) {
   run_on_threads(2, body, {.threads = 1});
 }
 
-// The mesh that was passed may end first.
+// The mesh that was passed may be destroyed first.
 TEST(PagedAttention, KeepsItsMesh) {
   std::optional<Mesh> mesh(std::in_place, make_single_communicator());
   PagedCase c(*mesh, kShape, Placement::kBalanced, false);

@@ -13,7 +13,7 @@ DenseSequence head_of(const DenseSequence& row, std::int64_t length) {
   return head;
 }
 
-// A number as the cache keeps it.
+// A number as stored in the cache.
 float stored(float value, Dtype dtype) {
   std::uint32_t bits = 0;
   store_element(&bits, dtype, 0, value);

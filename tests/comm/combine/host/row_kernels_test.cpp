@@ -42,7 +42,7 @@ TEST(MergedLses, AreTheLogOfTheSumOfExponentials) {
 
 TEST(MergedLses, KnowRowsWithoutKeysAndNan) {
   MergedLses merged;
-  merged.reset(2, 3);  // row 0: nobody has keys
+  merged.reset(2, 3);  // row 0: no rank has keys
   merged.lse(0, 1) = kNan;
   merged.lse(0, 2) = 1.5f;
   merged.merge();
