@@ -62,7 +62,7 @@ class Follower {
   std::array<int, 6> counts_{};
 };
 
-TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
+TEST(ChangeLog, ReproducesEveryPageTable) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   PageAllocator allocator(
@@ -113,7 +113,7 @@ TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
   EXPECT_GT(often.count(ChangeKind::kReplaced), 5);
 }
 
-TEST(ChangeLog, TellsAFollowerThatIsTooFarBehind) {
+TEST(ChangeLog, ReportsAFollowerTooFarBehind) {
   ChangeLog log(1);
   log.record({});
   ChangeCursor slow = log.follow();

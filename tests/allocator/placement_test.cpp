@@ -190,7 +190,7 @@ TEST(Placement, LongSequencesEndEvenlySpread) {
   for (int rank = 0; rank < 4; ++rank) EXPECT_EQ(std::count(ranks.begin(), ranks.end(), rank), 20);
 }
 
-TEST(Placement, ACopyStaysOnItsRankIfItCan) {
+TEST(Placement, CopyStaysOnItsRankIfThereIsRoom) {
   for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
     PageAllocator allocator({.ranks = 3, .pages_per_rank = 2, .placement = placement});
     const SequenceId parent = allocator.create();

@@ -114,7 +114,7 @@ void print(const Trace& trace, int ranks, std::size_t alive, const char* policy,
 
 // Balanced placement keeps short sequences whole, and still fills ranks evenly where there are
 // many sequences, or long ones, for each rank.
-TEST(PlacementOfTraces, IsEvenAndKeepsShortSequencesWhole) {
+TEST(PlacementOfTraces, BalancedIsEvenAndKeepsShortSequencesWhole) {
   for (const Trace& trace : kTraces) {
     for (const auto& [ranks, alive] : {std::pair{2, 64u}, {2, 256u}, {8, 64u}, {8, 256u}}) {
       const Outcome balanced = Server(trace, ranks, alive, Placement::kBalanced, false).serve(500);

@@ -143,7 +143,7 @@ TYPED_TEST_P(CommunicatorContract, ExchangesLargeMessages) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, RefusesBadEntriesAndGoesOn) {
+TYPED_TEST_P(CommunicatorContract, RejectsBadEntriesAndStaysUsable) {
   TypeParam::run([](Communicator& comm) {
     const std::uint64_t before = comm.sent_bytes();
     std::array<std::byte, 4> bytes{};
@@ -161,7 +161,7 @@ TYPED_TEST_P(CommunicatorContract, RefusesBadEntriesAndGoesOn) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, RefusesLengthsThatDiffer) {
+TYPED_TEST_P(CommunicatorContract, RejectsDifferentLengths) {
   constexpr std::size_t kLarge = std::size_t{1} << 20;
   for (const auto& [sent, expected] : {std::pair<std::size_t, std::size_t>{10, 8},
                                        {10, 12},
@@ -194,7 +194,7 @@ TYPED_TEST_P(CommunicatorContract, RefusesLengthsThatDiffer) {
   }
 }
 
-TYPED_TEST_P(CommunicatorContract, NamesThePeerThatIsLate) {
+TYPED_TEST_P(CommunicatorContract, NamesTheLatePeer) {
   TypeParam::run([](Communicator& comm) {
     if (comm.size() < 2) return;
     const Rank last{comm.size() - 1};
@@ -233,7 +233,7 @@ TYPED_TEST_P(CommunicatorContract, SplitsByColorAndKey) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, SplitsAgainAndAgain) {
+TYPED_TEST_P(CommunicatorContract, SplitsRepeatedly) {
   TypeParam::run([](Communicator& comm) {
     std::unique_ptr<Communicator> part = comm.split(0, 0);
     for (int i = 0; i < 20; ++i) {
@@ -318,8 +318,8 @@ TYPED_TEST_P(CommunicatorContract, SumsInRankOrder) {
 
 REGISTER_TYPED_TEST_SUITE_P(CommunicatorContract, RanksCountFromZero, ExchangesRandomSizes,
                             KeepsTheOrderOfCalls, ExchangesLargeMessages,
-                            RefusesBadEntriesAndGoesOn, RefusesLengthsThatDiffer,
-                            NamesThePeerThatIsLate, SplitsByColorAndKey, SplitsAgainAndAgain,
+                            RejectsBadEntriesAndStaysUsable, RejectsDifferentLengths,
+                            NamesTheLatePeer, SplitsByColorAndKey, SplitsRepeatedly,
                             BarrierWaitsForAll, GathersUnevenCounts, BroadcastsFromEachRoot,
                             SumsInRankOrder);
 

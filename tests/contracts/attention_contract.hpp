@@ -62,7 +62,7 @@ TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
 }
 
 // One plan for batch after batch: planned in place, and with tensors that have room for more.
-TYPED_TEST_P(AttentionContract, ReplannedForAnotherBatch) {
+TYPED_TEST_P(AttentionContract, ReplansForAnotherBatch) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
     for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
@@ -228,7 +228,7 @@ TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(AttentionContract, AnyHeadsAndDims, AnyDtypes, AnyScatterAndStrategy,
-                            ReplannedForAnotherBatch, AnyMod, SinksCountOnce, AnyQueryPositions,
+                            ReplansForAnotherBatch, AnyMod, SinksCountOnce, AnyQueryPositions,
                             ExplicitBlockMasks, OneBlockMaskForTheWholeBatch, LongSequences,
                             HeadsSpreadOverRanksToo);
 

@@ -73,7 +73,7 @@ TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
+TYPED_TEST_P(SequencesContract, ForksShareAndDiverge) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 45);
     const SequenceId child = cache.fork(parent);
@@ -111,7 +111,7 @@ TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
+TYPED_TEST_P(SequencesContract, ReusesFreedPages) {
   CacheOptions options = TypeParam::small();
   options.pages_per_rank = 12;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
@@ -127,7 +127,7 @@ TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, GoesOnAfterThePoolsWereFull) {
+TYPED_TEST_P(SequencesContract, ContinuesAfterThePoolsWereFull) {
   CacheOptions options = TypeParam::small();
   options.pages_per_rank = 5;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
@@ -162,8 +162,7 @@ TYPED_TEST_P(SequencesContract, RandomServing) {
 REGISTER_TYPED_TEST_SUITE_P(SequencesContract, RaggedBatches, RanksThatHoldNothing,
                             SequencesWithoutKeysAndBatchesWithoutRows,
                             DecodesWhatWasPrefilledInChunks, RollsSpeculationBack,
-                            ForksShareAndPartAgain, CopiesOnWriteCrossRanks,
-                            TakesPagesAgainThatOthersLeft, GoesOnAfterThePoolsWereFull,
-                            RandomServing);
+                            ForksShareAndDiverge, CopiesOnWriteCrossRanks, ReusesFreedPages,
+                            ContinuesAfterThePoolsWereFull, RandomServing);
 
 }  // namespace kvmesh::test

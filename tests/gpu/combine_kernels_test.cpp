@@ -149,7 +149,7 @@ TEST_P(CombineKernels, MatchFloat64) {
   }
 }
 
-TEST_P(CombineKernels, ARowOfNanIsNotARowWithoutKeys) {
+TEST_P(CombineKernels, NanRowIsNotEmpty) {
   for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
     CombineCase test = unusual_case(GetParam(), scatter);
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter,
@@ -163,7 +163,7 @@ TEST_P(CombineKernels, ARowOfNanIsNotARowWithoutKeys) {
   }
 }
 
-TEST_P(CombineKernels, RoundOnceToTheOutputsType) {
+TEST_P(CombineKernels, RoundOnceToTheOutputType) {
   CombineCase test = full_case(GetParam(), 7, 5, 192, Scatter::kTokens);
   const Ranks exact = combine(test, CombineStrategy::kAllToAll, Dtype::kFloat32, 0);
   const Ranks rounded = combine(test, CombineStrategy::kAllToAll, Dtype::kBFloat16, 4);

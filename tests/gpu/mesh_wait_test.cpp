@@ -95,7 +95,7 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
 }
 
 // A batch of more queries needs larger partials and a larger combine.
-TEST(MeshWait, ALargerBatchWaitsForNoOtherStream) {
+TEST(MeshWait, LargerBatchDoesNotWaitForOtherStreams) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
   KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();

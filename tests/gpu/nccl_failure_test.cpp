@@ -101,7 +101,7 @@ TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
   EXPECT_EQ(status, 0);
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
+TEST_F(NcclFailure, NamesARankThatDoesNotMeet) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const auto part = comm.split(0, 0);
     check(cudaSetDevice(comm.rank().value));
@@ -113,7 +113,7 @@ TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotJoinAnIdTimesOut) {
+TEST_F(NcclFailure, TimesOutIfARankDoesNotJoinAnId) {
   TcpProcesses<2>::run([](Communicator& comm) {
     if (comm.rank().value == 0) {
       check(cudaSetDevice(0));
@@ -124,7 +124,7 @@ TEST_F(NcclFailure, ARankThatDoesNotJoinAnIdTimesOut) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
+TEST_F(NcclFailure, TimesOutIfARankDoesNotCombine) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const int me = comm.rank().value;
     check(cudaSetDevice(me));
@@ -145,7 +145,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
+TEST_F(NcclFailure, CloseDoesNotWaitForARankThatDoesNotClose) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const int me = comm.rank().value;
     check(cudaSetDevice(me));
@@ -167,7 +167,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatIsKilledIsNoticed) {
+TEST_F(NcclFailure, DetectsAKilledRank) {
   const std::uint16_t port = free_port();
   const pid_t victim = ::fork();
   if (victim == 0) {

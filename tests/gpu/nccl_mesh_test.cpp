@@ -54,7 +54,7 @@ TEST(NcclMesh, ServesACacheOverAnEnginesOwnCommunicator) {
       << "too late";
 }
 
-TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
+TEST(NcclMesh, RejectsTheGroupOfAnotherRank) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   Mesh other = mesh_of_gpus(false);
@@ -63,7 +63,7 @@ TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
 }
 
 // A rank that goes on planning gets the error, though its program has no wait.
-TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
+TEST(NcclMesh, MissingPeerEndsTheNextPlans) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   constexpr std::int64_t kTokens = 4;
@@ -103,7 +103,7 @@ TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
 using Clock = std::chrono::steady_clock;
 
 /// One rank has all pages: it sends to the others and waits for none of them.
-TEST(NcclMesh, ARankThatIsDoneStaysUntilTheOthersHaveWhatItSent) {
+TEST(NcclMesh, DestructorWaitsUntilPeersHaveReceived) {
   constexpr std::int64_t kTokens = 16;
   const auto comm = make_mpi_communicator();
   std::optional<Mesh> mesh(mesh_of_gpus());

@@ -116,7 +116,7 @@ TYPED_TEST_P(PeerContract, MatchesFloat64InBothForms) {
   });
 }
 
-TYPED_TEST_P(PeerContract, RoundsPartialsOnceToWhatTheyTravelAs) {
+TYPED_TEST_P(PeerContract, RoundsPartialsOnceToTheTravelType) {
   this->run([](PeerRank& rank) {
     for (RowForm form : kForms) {
       const auto way = make_peer_way(rank.window(), form);
@@ -154,7 +154,7 @@ TYPED_TEST_P(PeerContract, RoundsTheOutputOnce) {
   });
 }
 
-TYPED_TEST_P(PeerContract, ARowOfNanIsNotARowWithoutKeys) {
+TYPED_TEST_P(PeerContract, NanRowIsNotEmpty) {
   this->run([](PeerRank& rank) {
     for (RowForm form : kForms) {
       const auto way = make_peer_way(rank.window(), form);
@@ -263,7 +263,7 @@ TYPED_TEST_P(PeerContract, AGraphFollowsTheMask) {
   });
 }
 
-TYPED_TEST_P(PeerContract, RowsThatTheirOwnerHoldsMoveNoBytes) {
+TYPED_TEST_P(PeerContract, SendsNothingForRowsThatTheirOwnerHolds) {
   this->run([](PeerRank& rank) {
     const int ranks = rank.comm().size();
     const auto way = make_peer_way(rank.window(), RowForm::kWords);
@@ -321,7 +321,7 @@ inline std::vector<Rank> late_for(PeerRank& rank, CombineWay& way, const DeviceC
   return late;
 }
 
-TYPED_TEST_P(PeerContract, ARankThatDoesNotCombineIsNamedInTime) {
+TYPED_TEST_P(PeerContract, NamesARankThatDoesNotCombine) {
   const auto body = [](PeerRank& rank) {
     const auto way = make_peer_way(rank.window());
     CombineCase test = full_case(rank.comm().size(), 8, 8, 128, Scatter::kHeads);
@@ -345,7 +345,7 @@ TYPED_TEST_P(PeerContract, ARankThatDoesNotCombineIsNamedInTime) {
   this->run(body, true);
 }
 
-TYPED_TEST_P(PeerContract, RefusesWrongArgumentsBeforeSending) {
+TYPED_TEST_P(PeerContract, RejectsInvalidArgumentsBeforeSending) {
   this->run([](PeerRank& rank) {
     const auto way = make_peer_way(rank.window());
     CombineCase test = full_case(rank.comm().size(), 4, 8, 16, Scatter::kAll);
@@ -374,11 +374,10 @@ TYPED_TEST_P(PeerContract, RefusesWrongArgumentsBeforeSending) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(PeerContract, MatchesFloat64InBothForms,
-                            RoundsPartialsOnceToWhatTheyTravelAs, RoundsTheOutputOnce,
-                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
+                            RoundsPartialsOnceToTheTravelType, RoundsTheOutputOnce,
+                            NanRowIsNotEmpty, MergesLargeProblems,
                             ReplaysLayersBackToBackOnSkewedRanks, AGraphFollowsTheMask,
-                            RowsThatTheirOwnerHoldsMoveNoBytes,
-                            ARankThatDoesNotCombineIsNamedInTime,
-                            RefusesWrongArgumentsBeforeSending);
+                            SendsNothingForRowsThatTheirOwnerHolds, NamesARankThatDoesNotCombine,
+                            RejectsInvalidArgumentsBeforeSending);
 
 }  // namespace kvmesh::test

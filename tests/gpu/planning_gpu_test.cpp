@@ -43,7 +43,7 @@ void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
 }
 
 // Lists grow past their room, shrink and are erased; other lists take their room.
-TEST(PageLists, AreWhatTheChangesMakeThem) {
+TEST(PageLists, FollowTheChanges) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Random random(seed);
@@ -88,7 +88,7 @@ TEST(PageLists, AreWhatTheChangesMakeThem) {
   }
 }
 
-TEST(PageLists, SendWhatChangedAlone) {
+TEST(PageLists, SendChangesOnly) {
   cuda::PageLists lists;
   cuda::Upload upload;
   const Stream stream;
@@ -102,7 +102,7 @@ TEST(PageLists, SendWhatChangedAlone) {
 }
 
 // Otherwise no plan would ever find the memory again.
-TEST(PageLists, TakeBackTheRoomOfAPlanThatFailed) {
+TEST(PageLists, FreeTheRoomOfAFailedPlan) {
   cuda::PageLists lists;
   cuda::Upload upload;
   const Stream stream;
@@ -123,7 +123,7 @@ struct MaskCase {
 
 class BlockMaskOnDevice : public testing::TestWithParam<MaskCase> {};
 
-TEST_P(BlockMaskOnDevice, EqualsTheHosts) {
+TEST_P(BlockMaskOnDevice, EqualsTheHostResult) {
   const std::vector<BlockMaskShape> shapes{
       {.q_len = 300, .kv_len = 517, .q_block = 16, .kv_block = 16},
       {.batch = 3,
@@ -177,12 +177,12 @@ INSTANTIATE_TEST_SUITE_P(Masks, BlockMaskOnDevice,
                                                   }}),
                          [](const auto& param) { return param.param.name; });
 
-TEST(BlockMaskOnDevice, RefusesWhatTheHostRefuses) {
+TEST(BlockMaskOnDevice, RejectsInvalidArgumentsAsTheHost) {
   EXPECT_THROW(cuda::make_block_mask(kernels(), mods::causal(), {.q_len = 0, .kv_len = 5}),
                InvalidArgument);
 }
 
-TEST(DeviceMods, SendsWhatWasSetAgain) {
+TEST(DeviceMods, SendsChangedBuffers) {
   Buffer<std::int32_t> window({5, 6});
   const MaskMod mask([window](auto, auto h, auto q, auto kv) { return q - kv < window[h]; });
   cuda::DeviceMods mods(ScoreMod().graph(), mask.graph());
@@ -204,7 +204,7 @@ TEST(DeviceMods, SendsWhatWasSetAgain) {
 }
 
 // Spread out on the device, a mask's lists are its tiles.
-TEST(BlockClasses, AreTheMasksTiles) {
+TEST(BlockClasses, EqualTheTilesOfTheMask) {
   const BlockMaskShape shape{
       .batch = 2, .heads = 2, .q_len = 90, .kv_len = 130, .q_block = 20, .kv_block = 16};
   const BlockMask mask = BlockMask::create(

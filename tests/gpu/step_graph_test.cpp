@@ -61,7 +61,7 @@ class Arrivals {
   Random random_;
 };
 
-TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
+TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (mesh.kv_parallel() > 1 && !mesh.device_group().nccl())
     GTEST_SKIP() << "ranks share a GPU: no capture";
@@ -149,7 +149,7 @@ TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
   }
 }
 
-TEST(StepGraph, RefusesToCaptureWhatNeedsKernelsThatAreNotLoaded) {
+TEST(StepGraph, RejectsCaptureThatWouldLoadKernels) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (mesh.kv_parallel() > 1) GTEST_SKIP() << "one rank shows it";
   const Stream stream;
@@ -170,7 +170,7 @@ TEST(StepGraph, RefusesToCaptureWhatNeedsKernelsThatAreNotLoaded) {
 }
 
 // Work is counted in 32 bits. No rank has appended when the batch is refused.
-TEST(StepGraph, RefusesABatchThatIsTooMuchForOnePlan) {
+TEST(StepGraph, RejectsTooLargeBatches) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   constexpr std::int64_t kTokens = 1'200'000;
   KvCache cache(mesh, {.layers = 1,

@@ -102,7 +102,7 @@ TEST(Append, NoTokens) {
   EXPECT_EQ(a.k_pool.written(), 0);
 }
 
-TEST(Append, OverwritesWhatWasThere) {
+TEST(Append, OverwritesOldContents) {
   Append a;
   a.run();
   for (std::int64_t h = 0; h < kHeads; ++h) a.k.set(42.0f, 0, h, 1);

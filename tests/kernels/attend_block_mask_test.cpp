@@ -114,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendBlockMask,
                          });
 
 // Lists made from the mask give the mask's result, with the same work.
-TEST(AttendBlockMask, OfTheMaskItself) {
+TEST(AttendBlockMask, ListsMadeFromTheMaskEqualTheMask) {
   CaseSpec spec = two_sequences(64);
   for (const MaskMod& mask : {mods::causal(), mods::sliding_window(24), mods::no_mask()}) {
     spec.options.mask = mask;
@@ -138,7 +138,7 @@ TEST(AttendBlockMask, OfTheMaskItself) {
 }
 
 // A page that is in no list is not read; a page listed as full is not masked.
-TEST(AttendBlockMask, ReadsWhatIsListed) {
+TEST(AttendBlockMask, ReadsListedPagesOnly) {
   CaseSpec spec = two_sequences(5);
   spec.options.mask = [](auto, auto, auto, auto kv) { return kv < 0; };
   AttentionCase c(spec);
@@ -156,7 +156,7 @@ TEST(AttendBlockMask, ReadsWhatIsListed) {
 }
 
 // The plan keeps what it needs: the lists may be freed.
-TEST(AttendBlockMask, IsCopied) {
+TEST(AttendBlockMask, ListsAreCopied) {
   CaseSpec spec = two_sequences(5);
   AttentionCase c(spec);
   auto lists =

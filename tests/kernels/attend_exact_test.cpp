@@ -96,7 +96,7 @@ TEST_P(AttendExact, MatchesFloat64WithAnyPages) {
   }
 }
 
-TEST_P(AttendExact, HasTheSameBitsHoweverPagesAreDealt) {
+TEST_P(AttendExact, BitsDoNotDependOnPlacement) {
   Random random(seed_or(11));
   for (int page_size : {5, 16}) {
     AttentionCase c(three_sequences(page_size, Dtype::kBFloat16));
@@ -114,7 +114,7 @@ TEST_P(AttendExact, HasTheSameBitsHoweverPagesAreDealt) {
   }
 }
 
-TEST_P(AttendExact, KeepsNansToTheirRows) {
+TEST_P(AttendExact, NanStaysInItsRow) {
   for (const bool in_key : {true, false}) {
     CaseSpec spec = three_sequences(16, Dtype::kFloat16);
     spec.options.score = {};
@@ -146,7 +146,7 @@ TEST_P(AttendExact, TakesScoresOfAnySize) {
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendExact, testing::ValuesIn(instruction_sets()),
                          instruction_set_name);
 
-TEST(ExactAttention, RefusesSequencesWhoseSumsMayOverflow) {
+TEST(ExactAttention, RejectsSequencesWhoseSumsMayOverflow) {
   EXPECT_EQ(longest_exact_sequence(16), std::int64_t{1} << 28);
   EXPECT_EQ(longest_exact_sequence(3), std::int64_t{1} << 24);
   const AttentionBatch batch{.q_indptr = {0, 1},

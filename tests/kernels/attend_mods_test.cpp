@@ -87,7 +87,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendMods, testing::ValuesIn(pairs()), [](con
 });
 
 // A captured buffer that changes between two steps changes the next step.
-TEST(AttendMods, CapturedBuffersAreReadAtEachRun) {
+TEST(AttendMods, ReadsCapturedBuffersAtEachRun) {
   Buffer<float> slope({0.0f});
   CaseSpec spec;
   spec.sequences = {{.q_len = 2, .kv_len = 50}};

@@ -117,7 +117,7 @@ TEST_F(HostileArguments, BatchEntries) {
   }
 }
 
-TEST_F(HostileArguments, PlanOptionsThatAreNone) {
+TEST_F(HostileArguments, InvalidPlanOptions) {
   for (float scale : {kNan, kInfinity, -kInfinity}) refuse_plan({sequence_, 1}, {.scale = scale});
   refuse_plan({sequence_, 1}, {.scatter = static_cast<Scatter>(99)});
   refuse_plan({sequence_, 1}, {.way = static_cast<WayKind>(99)});
@@ -134,7 +134,7 @@ TEST_F(HostileArguments, PlanOptionsThatAreNone) {
   }
 }
 
-TEST_F(HostileArguments, IdsOfNobody) {
+TEST_F(HostileArguments, UnknownIds) {
   KvCache draft(mesh_, small_cache_options());
   const SequenceId foreign = draft.create(), stale = cache_.create();
   cache_.erase(stale);
@@ -252,7 +252,7 @@ TEST_F(HostileArguments, OptionsOfMeshes) {
   EXPECT_THROW(Mesh(std::unique_ptr<Communicator>{}), InvalidArgument);
 }
 
-TEST_F(HostileArguments, TheLongestDeadlineIsOne) {
+TEST_F(HostileArguments, AcceptsTheLongestDeadline) {
   run_on_threads(2, [](Mesh& mesh) { barrier(mesh.world()); },
                  {.threads = 1, .deadline = milliseconds::max()});
 }

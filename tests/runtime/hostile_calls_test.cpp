@@ -248,7 +248,7 @@ TEST(HostileRanks, EntriesOfExchanges) {
 
 // ---- Moved-from objects ----
 
-TEST(HostileMoves, ACacheThatHasMovedRefusesEverything) {
+TEST(HostileMoves, MovedFromCacheRejectsEveryCall) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache moved(mesh, small_cache_options());
   const SequenceId id = moved.create();
@@ -286,7 +286,7 @@ TEST(HostileMoves, ACacheThatHasMovedRefusesEverything) {
   EXPECT_NO_THROW(moved.erase(id));
 }
 
-TEST(HostileMoves, PlansAndCombinersThatHaveMoved) {
+TEST(HostileMoves, MovedFromPlansAndCombiners) {
   const AttentionShape shape{.q_heads = 1, .kv_heads = 1, .k_dim = 8, .v_dim = 8, .page_size = 4};
   AttentionPlan plan(
       shape, {.q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}},

@@ -51,7 +51,7 @@ CacheOptions prefix_options(int pages) {
   return options;
 }
 
-TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
+TEST(PrefixCache, SecondRequestReadsPagesOfTheFirst) {
   for (int ranks = 1; ranks <= 3; ++ranks) {
     run_on_threads(ranks,
                    [](Mesh& mesh) {
@@ -91,7 +91,7 @@ TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
   }
 }
 
-TEST(PrefixCache, TwoThatComputeThePageEndWithOne) {
+TEST(PrefixCache, EqualPagesBecomeOne) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(12));
   PrefixKey key = cache.make_prefix_key();
@@ -112,7 +112,7 @@ TEST(PrefixCache, TwoThatComputeThePageEndWithOne) {
   });
 }
 
-TEST(PrefixCache, KeepsTenantsApartAndPinsWhatWasMatched) {
+TEST(PrefixCache, SeparatesTenantsAndPinsMatches) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(6));
   PrefixKey key = cache.make_prefix_key({.salt = "a"}),
@@ -135,7 +135,7 @@ TEST(PrefixCache, KeepsTenantsApartAndPinsWhatWasMatched) {
   EXPECT_THROW((void)cache.create_with_prefix(match), UnknownSequence);
 }
 
-TEST(PrefixCache, RefusesKeysOfOtherRulesAndTokens) {
+TEST(PrefixCache, RejectsKeysOfOtherRulesAndTokens) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(12)), off(mesh, small_cache_options());
   PrefixKey key = cache.make_prefix_key(), other = cache.make_prefix_key();

@@ -56,7 +56,7 @@ class Cache {
   PageAllocator allocator_;
 };
 
-TEST(Eviction, KeepsWhatWasHitButForLru) {
+TEST(Eviction, KeepsPagesWithHitsExceptUnderLru) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                 Eviction::kS3Fifo, Eviction::kSegmented}) {
     Cache cache(policy, 3);
@@ -72,7 +72,7 @@ TEST(Eviction, KeepsWhatWasHitButForLru) {
   }
 }
 
-TEST(Eviction, APageThatComesBackIsWorthMore) {
+TEST(Eviction, ReturnedPageIsEvictedLater) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kS3Fifo}) {
     Cache cache(policy, 3);
     cache.serve({1});
@@ -86,7 +86,7 @@ TEST(Eviction, APageThatComesBackIsWorthMore) {
   }
 }
 
-TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
+TEST(Eviction, EvictsLeavesBeforeParentsOnAnyRank) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                 Eviction::kS3Fifo, Eviction::kSegmented}) {
     Cache cache(policy, 4, 2);
@@ -104,7 +104,7 @@ TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
   }
 }
 
-TEST(Eviction, GoesByPriorityFirst) {
+TEST(Eviction, EvictsByPriorityFirst) {
   Cache cache(Eviction::kLru, 3);
   const Retention high{.first = 0, .tokens = 1, .priority = 90};
   const Retention low{.first = 0, .tokens = 1, .priority = 0};
@@ -138,7 +138,7 @@ TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {
 }
 
 // The last page of a match may hold another request's tokens after the shared ones.
-TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsItsOwn) {
+TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsCopied) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 8, .page_size = 4, .prefix = {.enabled = true}});
   const auto key_of = [&](const std::vector<std::int32_t>& tokens) {
@@ -163,7 +163,7 @@ TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsItsOwn) {
 }
 
 // Two chains whose hashes collide: only the tokens tell them apart.
-TEST(PrefixCache, ComparesTokensWhereItIsToldTo) {
+TEST(PrefixCache, ComparesTokensIfRequested) {
   for (const bool compares : {false, true}) {
     PagePools pools(1, 4);
     ChangeLog changes(4);

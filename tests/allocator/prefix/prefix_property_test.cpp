@@ -197,7 +197,7 @@ class Serving {
 
 class PrefixProperties : public testing::TestWithParam<Eviction> {};
 
-TEST_P(PrefixProperties, RandomServingFindsOnlyWhatIsThere) {
+TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;

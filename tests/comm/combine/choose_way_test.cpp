@@ -70,7 +70,7 @@ const Choice kChoices[] = {
     {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
 };
 
-TEST(ChooseWay, DecidesByTheTable) {
+TEST(ChooseWay, FollowsTheTable) {
   for (const Choice& row : kChoices) {
     SCOPED_TRACE("row " + std::to_string(&row - kChoices));
     const CombineChoice choice = choose_way(
@@ -81,7 +81,7 @@ TEST(ChooseWay, DecidesByTheTable) {
   }
 }
 
-TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
+TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
   constexpr CombineShape kFits{4, 8, 128}, kLarge{5, 8, 128};
   const auto chosen = [](CombineMeans means, const CombineShape& shape,
                          std::optional<WayKind> asked, std::optional<WayKind> preferred) {
@@ -100,7 +100,7 @@ TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
                InvalidArgument);
 }
 
-TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
+TEST(ChooseWay, RejectsStrategyWithoutAWay) {
   for (const CombineMeans& means : {kCpus, kSharedGpu}) {
     EXPECT_THROW(choose_way(means, kSmall, {.strategy = kAllReduce}, false), InvalidArgument);
   }
@@ -110,7 +110,7 @@ TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
   }
 }
 
-TEST(ChooseWay, GoesByOwnersWhereRanksSendMuchToAll) {
+TEST(ChooseWay, SendsLargeRowsToAllByOwners) {
   EXPECT_FALSE(goes_by_owners(kAllToAll, {1, 21, 129}, 4));  // 21 * 130 * 4 * 3 bytes
   EXPECT_TRUE(goes_by_owners(kAllToAll, {1, 22, 129}, 4));
   EXPECT_TRUE(goes_by_owners(kReduceScatter, {1, 1, 1}, 2));

@@ -70,7 +70,7 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
   });
 }
 
-TYPED_TEST_P(CombineContract, ARowOfNanIsNotARowWithoutKeys) {
+TYPED_TEST_P(CombineContract, NanRowIsNotEmpty) {
   TypeParam::run([](Communicator& comm) {
     auto ways = TypeParam::make(comm);
     CombineWay& way = *ways;
@@ -122,7 +122,7 @@ TYPED_TEST_P(CombineContract, MergesLargeProblemsWithGaps) {
   });
 }
 
-TYPED_TEST_P(CombineContract, SendsLargeProblemsToAllTwiceAtMost) {
+TYPED_TEST_P(CombineContract, SendsLargeRowsToAllAtMostTwice) {
   TypeParam::run([](Communicator& comm) {
     CombineCase test = full_case(comm.size(), 64 * comm.size(), 2, 64, Scatter::kAll);
     auto ways = TypeParam::make(comm);
@@ -209,7 +209,7 @@ TYPED_TEST_P(CombineContract, Composes) {
   });
 }
 
-TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
+TYPED_TEST_P(CombineContract, RejectsInvalidArgumentsBeforeSending) {
   TypeParam::run([](Communicator& comm) {
     auto ways = TypeParam::make(comm);
     CombineWay& way = *ways;
@@ -302,7 +302,7 @@ TYPED_TEST_P(CombineContract, NamesTheRankWhosePlanDiffers) {
   });
 }
 
-TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
+TYPED_TEST_P(CombineContract, LseIsOptional) {
   TypeParam::run([](Communicator& comm) {
     const int me = comm.rank().value;
     CombineCase test = full_case(comm.size(), 3, 4, 8, Scatter::kAll);
@@ -316,7 +316,7 @@ TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
 }
 
 /// A plan is run many times, between runs of others, and does not read the caller's mask.
-TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
+TYPED_TEST_P(CombineContract, PlansCoexist) {
   TypeParam::run([](Communicator& comm) {
     const auto me = static_cast<std::size_t>(comm.rank().value);
     auto ways = TypeParam::make(comm);
@@ -342,11 +342,10 @@ TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
-                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
-                            MergesLargeProblemsWithGaps, SendsLargeProblemsToAllTwiceAtMost,
-                            SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
-                            Composes, RefusesWrongArgumentsBeforeSending,
-                            NamesTheRankWhosePlanDiffers, LeavesOutTheLseIfNotWanted,
-                            PlansLiveSideBySide);
+                            NanRowIsNotEmpty, MergesLargeProblems, MergesLargeProblemsWithGaps,
+                            SendsLargeRowsToAllAtMostTwice, SendsNothingForRowsThatTheirOwnerHolds,
+                            GivesARowThatOneRankHoldsToAll, Composes,
+                            RejectsInvalidArgumentsBeforeSending, NamesTheRankWhosePlanDiffers,
+                            LseIsOptional, PlansCoexist);
 
 }  // namespace kvmesh::test

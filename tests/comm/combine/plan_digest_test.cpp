@@ -22,7 +22,7 @@ TEST(PlanDigest, NamesTheGroupsThatDiffer) {
 }
 
 // A rank that saw the other size takes its own message back, so the other rank may only time out.
-TEST(PlanDigest, MessagesOfOtherSizesAreOtherPlans) {
+TEST(PlanDigest, MessagesOfOtherSizesDiffer) {
   std::atomic<int> mismatches = 0;
   run_loopback(2, [&](Communicator& comm) {
     comm.set_deadline(std::chrono::milliseconds(200));

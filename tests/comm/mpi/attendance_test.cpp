@@ -40,7 +40,7 @@ void expect_missing(const Attendance& attendance, Point point, const std::vector
   EXPECT_EQ(attendance.missing(point), expected);
 }
 
-TEST(Attendance, NamesRanksThatHaveNotComeAreStoppedOrHaveDied) {
+TEST(Attendance, NamesLateStoppedAndDeadRanks) {
   Attendance attendance(launch_of(1, 4, 4));
   attendance.come(Point::kStart);
   EXPECT_EQ(attendance.missing(Point::kStart), (std::vector{Rank{0}, Rank{2}, Rank{3}}));
@@ -59,7 +59,7 @@ TEST(Attendance, NamesRanksThatHaveNotComeAreStoppedOrHaveDied) {
   attendance.remove_name();
 }
 
-TEST(Attendance, TellsThatOtherMachinesAreNotSeen) {
+TEST(Attendance, ReportsThatOtherMachinesAreNotVisible) {
   Attendance attendance(launch_of(0, 4, 2));
   attendance.come(Point::kStart);
   KilledProcess one(started(launch_of(1, 4, 2)));

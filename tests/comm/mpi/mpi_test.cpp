@@ -97,7 +97,7 @@ TEST(Mpi, GroupsBreakAlone) {
   });
 }
 
-TEST(Mpi, ProvidesTheThreadLevelThatCommunicatorsPromise) {
+TEST(Mpi, ProvidesTheThreadLevelOfCommunicators) {
   int level = 0;
   ASSERT_EQ(MPI_Query_thread(&level), MPI_SUCCESS);
   EXPECT_GE(level, MPI_THREAD_SERIALIZED);
@@ -109,14 +109,14 @@ TEST(Mpi, ProvidesTheThreadLevelThatCommunicatorsPromise) {
 
 TEST(Mpi, KnowsItsLauncher) { EXPECT_TRUE(MpiSession::launched_by_mpirun()); }
 
-TEST(Mpi, LeavesRunningMpiToItsOwner) {
+TEST(Mpi, DoesNotFinalizeRunningMpi) {
   int argc = 0;
   char** argv = nullptr;
   { MpiSession second(argc, argv); }
   MpiRanks::run([](Communicator& comm) { barrier(comm); });
 }
 
-TEST(Mpi, NamesWhoWaitedForWhomToMakeACommunicator) {
+TEST(Mpi, TimeoutOfMakingACommunicatorNamesTheRanks) {
   MpiRanks::run([](Communicator& comm) {
     const Rank last{comm.size() - 1};
     if (comm.size() > 1 && comm.rank() != last) {
@@ -141,7 +141,7 @@ TEST(Mpi, NamesWhoWaitedForWhomToMakeACommunicator) {
   });
 }
 
-TEST(Mpi, RefusesChunksThatMpiCannotCount) {
+TEST(Mpi, RejectsChunksThatMpiCannotCount) {
   EXPECT_THROW(make_chunked_mpi_communicator(0), InvalidArgument);
   EXPECT_THROW(make_chunked_mpi_communicator(std::size_t{1} << 31), InvalidArgument);
 }

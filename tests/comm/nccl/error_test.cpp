@@ -36,13 +36,13 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
   }
 }
 
-TEST(NcclError, SuccessIsNone) {
+TEST(NcclError, SuccessThrowsNothing) {
   NcclGroup::State state;
   state.poll(ncclSuccess, "one token");
   EXPECT_FALSE(state.is_broken);
 }
 
-TEST(NcclError, AGroupOfCallsReportsTheOneThatFailed) {
+TEST(NcclError, GroupedCallsReportTheFailedCall) {
   NcclGroup::State state;
   const auto fails = [] { return ncclInvalidUsage; };
   EXPECT_THROW(state.grouped("one token", fails), NcclError);

@@ -83,7 +83,7 @@ TEST(TcpProof, RanksWithOneSecretMeetAndSplit) {
       });
 }
 
-TEST(TcpProof, ARankWithAnotherSecretIsAStranger) {
+TEST(TcpProof, RankWithAnotherSecretIsAStranger) {
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(soon(0, 2, port, 500ms), "open sesame"));
   auto one = meet(of_job(soon(1, 2, port, 400ms), "open barley"));
@@ -101,7 +101,7 @@ TEST(TcpProof, TwoJobsOnOnePortStayApart) {
   EXPECT_EQ(one.get()->size(), 2);
 }
 
-TEST(TcpProof, AStrangerIsToldNothing) {
+TEST(TcpProof, StrangerReceivesNothing) {
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(tcp_options(0, 2, port), "open sesame"));
   Caller caller(port);
@@ -120,7 +120,7 @@ TEST(TcpProof, AStrangerIsToldNothing) {
   EXPECT_EQ(zero.get()->size() + one.get()->size(), 4);
 }
 
-TEST(TcpProof, AProofThatWasHeardCannotBeUsedAgain) {
+TEST(TcpProof, ProofCannotBeReplayed) {
   const tcp::Credentials credentials{"open sesame", ""};
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(soon(0, 3, port, 1s), credentials.secret));

@@ -100,7 +100,7 @@ TEST(SharedMemory, IsOneMemoryForAllThatMapIt) {
   EXPECT_EQ(wrong_words(other.get()), 0u);
 }
 
-TEST(SharedMemory, OfAProcessIsForItsThreadsOnly) {
+TEST(SharedMemory, PrivateMemoryIsForThreadsOnly) {
   const Owner owner(Sharing::kProcess);
   EXPECT_EQ(map_memory(owner.handle(), {}), nullptr);
 }
@@ -135,7 +135,7 @@ TEST(SharedMemory, IsNotMappedFromElsewhere) {
   EXPECT_EQ(map_memory(handle, {}), nullptr) << "more than there is";
 }
 
-TEST(SharedMemory, CannotBeCutShortUnderThoseThatMapIt) {
+TEST(SharedMemory, CannotBeTruncatedWhileMapped) {
   SharedMemory memory({}, kBytes, Sharing::kNode);
   EXPECT_NE(ftruncate(memory.handle().posix.fd, 0), 0);
 }
@@ -163,20 +163,20 @@ TEST(SharedMemory, ComesInWholeUnits) {
   }
 }
 
-TEST(SharedMemory, RefusesMoreThanTheMachineHas) {
+TEST(SharedMemory, RejectsMoreThanTheMachineHas) {
   for (Sharing sharing : {Sharing::kProcess, Sharing::kNode}) {
     EXPECT_THROW(SharedMemory({}, std::size_t{1} << 46, sharing), std::bad_alloc);
   }
 }
 
-TEST(FreeMemory, OfTheHostIsLessThanAllOfIt) {
+TEST(FreeMemory, OnTheHostIsLessThanTheTotal) {
   const std::size_t free = free_memory({});
   EXPECT_GT(free, std::size_t{1} << 20);
   EXPECT_LT(free, std::size_t{1} << 50);
   EXPECT_EQ(free % 1024, 0u);
 }
 
-TEST(ProcessIdentity, TellsProcessesApart) {
+TEST(ProcessIdentity, DiffersBetweenProcesses) {
   const ProcessIdentity me = this_process();
   EXPECT_TRUE(me.same_process(this_process()));
   const Owner owner(Sharing::kProcess);

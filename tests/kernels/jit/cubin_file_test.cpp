@@ -22,7 +22,7 @@ using test::TemporaryDirectory;
 
 constexpr ProgramKey kKey{{1, 2}};
 
-TEST(CubinFile, ComesBackAsItWas) {
+TEST(CubinFile, RoundTrips) {
   for (const std::size_t size : {0u, 1u, 100000u}) {
     const Cubin cubin = made_up_cubin(size, size);
     const std::optional<Cubin> read = unpack(kKey, pack(kKey, cubin));
@@ -35,7 +35,7 @@ TEST(CubinFile, IsForOneKey) {
   EXPECT_FALSE(unpack(ProgramKey{{1, 3}}, pack(kKey, made_up_cubin(1, 10))));
 }
 
-TEST(CubinFile, EveryByteCounts) {
+TEST(CubinFile, DetectsChangeOfAnyByte) {
   const std::vector<std::byte> file = pack(kKey, made_up_cubin(1, 50));
   for (std::size_t i = 0; i < file.size(); ++i) {
     std::vector<std::byte> damaged = file;
@@ -72,7 +72,7 @@ class CubinFileOnDisk : public testing::Test {
   const std::vector<std::byte> new_ = pack(kKey, made_up_cubin(2, 300000));
 };
 
-TEST_F(CubinFileOnDisk, IsThereAsAWhole) {
+TEST_F(CubinFileOnDisk, IsWrittenWhole) {
   EXPECT_FALSE(read_file(path_));
   ASSERT_TRUE(write_file_atomically(path_, old_));
   EXPECT_EQ(read_file(path_), old_);
@@ -116,7 +116,7 @@ TEST_F(CubinFileOnDisk, AFullDiskChangesNothing) {
   EXPECT_EQ(directory_.files(), 1u);
 }
 
-TEST_F(CubinFileOnDisk, NoDirectoryNoFile) {
+TEST_F(CubinFileOnDisk, FailsWithoutADirectory) {
   EXPECT_FALSE(write_file_atomically(directory_.path() / "none" / "file", old_));
 }
 

@@ -68,7 +68,7 @@ TEST(CubinCache, ProcessesMayBeKilledAtAnyMoment) {
   EXPECT_TRUE(cache.store(kKey, cubin));
 }
 
-TEST(CubinCache, OfProcessesThatStartTogetherOneCompiles) {
+TEST(CubinCache, ProcessesThatStartTogetherCompileOnce) {
   const TemporaryDirectory directory, compilers;
   EXPECT_TRUE(in_processes(4, [&](int i) {
     CubinCache cache(directory.path());
@@ -83,7 +83,7 @@ TEST(CubinCache, OfProcessesThatStartTogetherOneCompiles) {
   EXPECT_EQ(CubinCache(directory.path()).get(sample_program()).origin, Origin::kDisk);
 }
 
-TEST(CubinCache, AProcessThatIsKilledWhileItCompilesStopsNobody) {
+TEST(CubinCache, KilledCompilerBlocksNoProcess) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -106,7 +106,7 @@ TEST(CubinCache, AProcessThatIsKilledWhileItCompilesStopsNobody) {
   }
 }
 
-TEST(CubinCache, WaitsForNoProcessWithoutEnd) {
+TEST(CubinCache, WaitForAnotherProcessIsBounded) {
   const TemporaryDirectory directory;
   const Program program = sample_program();
   fs::path lock = CubinCache(directory.path()).path_of(key_of(program, compiler_version()));

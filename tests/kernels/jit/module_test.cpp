@@ -44,7 +44,7 @@ TEST(CudaCheck, NamesOperationErrorAndPlace) {
   }
 }
 
-TEST(Module, WithoutADeviceOrWithGarbageIsATypedError) {
+TEST(Module, FailsWithATypedError) {
   const std::vector<std::byte> garbage(100);
   // With a device the runtime may load only at the first use of a kernel.
   EXPECT_THROW(Module{garbage}.kernel("kernel"), CudaError);
@@ -99,7 +99,7 @@ struct SampleParams {
   std::int32_t count;
 };
 
-TEST_F(OnDevice, AKernelRunsWithItsParametersAndConstants) {
+TEST_F(OnDevice, KernelGetsParametersAndConstants) {
   const Module module(compile(on_this_device(test::sample_program(3.0f))).bytes);
   const Kernel kernel = module.kernel("scale_shift");
   constexpr int kCount = 1000;
@@ -132,7 +132,7 @@ TEST_F(OnDevice, SharedMemoryPast48KbIsAllowedFirst) {
   EXPECT_THROW(kernel.allow_shared_bytes(1 << 30, 0), CudaError);
 }
 
-TEST_F(OnDevice, AMissingKernelIsNamed) {
+TEST_F(OnDevice, NamesAMissingKernel) {
   const Module module(compile(on_this_device(test::sample_program())).bytes);
   try {
     module.kernel("nobody_knows");
@@ -185,7 +185,7 @@ struct Points {
   }
 };
 
-TEST_F(OnDevice, ModsMeanWhatTheyMeanOnTheCpu) {
+TEST_F(OnDevice, ModsComputeTheCpuResult) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);

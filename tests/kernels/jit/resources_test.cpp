@@ -34,7 +34,7 @@ TEST(Resources, AreReadFromTheLog) {
   EXPECT_FALSE(kernels[1].stays_in_registers());
 }
 
-TEST(Resources, OfNothingAreNone) {
+TEST(Resources, AreEmptyForAnEmptyLog) {
   EXPECT_TRUE(read_resources("").empty());
   EXPECT_TRUE(read_resources("\n\nptxas info : Used 3 registers\n").empty());
 }

@@ -164,7 +164,7 @@ void compare(const HostLibrary& library, std::size_t number, const Case& mods,
   }
 }
 
-TEST(EmitCuda, TheTextMeansWhatTheGraphMeans) {
+TEST(EmitCuda, TextComputesTheGraph) {
   if (std::system((std::string(KVMESH_CXX_COMPILER) + " --version >/dev/null 2>&1").c_str()) != 0) {
     GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
   }
@@ -185,7 +185,7 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
-TEST(EmitCuda, SaysWhichModsDoNothing) {
+TEST(EmitCuda, MarksIdentityMods) {
   const std::string none = text_of(ScoreMod(), MaskMod());
   EXPECT_TRUE(contains(none, "kHasScoreMod = false"));
   EXPECT_TRUE(contains(none, "kHasMaskMod = false"));
@@ -196,7 +196,7 @@ TEST(EmitCuda, SaysWhichModsDoNothing) {
   EXPECT_TRUE(contains(text_of(ScoreMod(), !MaskMod()), "kHasMaskMod = true"));
 }
 
-TEST(EmitCuda, OneTextForBuffersOfAnyContentAndSize) {
+TEST(EmitCuda, TextDoesNotDependOnBufferContents) {
   const auto mask_of = [](std::vector<std::int32_t> ids) {
     return mods::documents(Buffer<std::int32_t>(ids));
   };
@@ -216,7 +216,7 @@ TEST(EmitCuda, BuffersOfTheScoreComeFirst) {
   EXPECT_EQ(emitted.buffers[1].size, 3);
 }
 
-TEST(EmitCuda, RefusesMoreBuffersThanAKernelTakes) {
+TEST(EmitCuda, RejectsTooManyBuffers) {
   const auto with_buffers = [](int count) {
     return ScoreMod([count](auto s, auto, auto, auto, auto kv) {
       Expr sum = s;

@@ -51,7 +51,7 @@ TEST(Interval, ReadsShortSlicesOfBuffers) {
 }
 
 // inf - inf is NaN, for which no comparison holds, in the middle of an apparent range.
-TEST(Interval, KnowsWhatInfinityMakes) {
+TEST(Interval, HandlesInfinity) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Buffer<float> times({0.0f, kInfinity, 1.0f, kInfinity});
   const MaskMod differences(

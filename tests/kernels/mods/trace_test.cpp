@@ -22,7 +22,7 @@ std::string refusal(Body body) {
   return "nothing was thrown";
 }
 
-TEST(Trace, LeavesOneNodeAnOperation) {
+TEST(Trace, LeavesOneNodePerOperation) {
   const Buffer<float> slopes({0.5f, 0.25f});
   const ScoreMod mod([slopes](auto score, auto, auto h, auto q, auto kv) {
     return score + slopes[h] * to_float(kv - q);
@@ -59,7 +59,7 @@ TEST(Trace, SharesBuffersAndLoads) {
 }
 
 // An engine's own memory may have several views.
-TEST(Trace, KeepsViewsOfOneMemoryApart) {
+TEST(Trace, SeparatesViewsOfOneMemory) {
   static const std::int32_t numbers[] = {1, 2, 3, 4};
   const ModBuffer two{nullptr, numbers, 2, ModType::kInt32};
   const ModBuffer four{nullptr, numbers, 4, ModType::kInt32};
@@ -67,7 +67,7 @@ TEST(Trace, KeepsViewsOfOneMemoryApart) {
   EXPECT_EQ(mod.graph().buffers.size(), 2u);
 }
 
-TEST(Trace, FoldsConstantsAndDropsWhatIsUnused) {
+TEST(Trace, FoldsConstantsAndDropsUnusedNodes) {
   const ScoreMod mod([](auto score, auto, auto, auto, auto) {
     const Expr two(2.0f);
     return score * (two * 3.0f + 1);
@@ -93,7 +93,7 @@ TEST(Trace, TopologicalOrderAndResultLast) {
   EXPECT_EQ(uses.back(), 0);
 }
 
-TEST(Trace, KnowsWhatTheResultDependsOn) {
+TEST(Trace, ReportsDependencies) {
   EXPECT_FALSE(mods::causal().graph().depends_on(kDependsHead | kDependsBatch | kDependsScore));
   EXPECT_TRUE(mods::causal().graph().depends_on(kDependsQuery));
   EXPECT_TRUE(mods::alibi(4).graph().depends_on(kDependsHead));
@@ -126,7 +126,7 @@ TEST(Trace, PromotesAsCppDoes) {
   EXPECT_EQ(abs(kv).type(), ModType::kInt32);
 }
 
-TEST(Trace, RefusesWrongTypesAndSaysWhich) {
+TEST(Trace, RejectsWrongTypesByName) {
   EXPECT_EQ(
       refusal([] { ScoreMod([](auto score, auto, auto, auto, auto kv) { return score % kv; }); }),
       "a mod applies % to float32 and int32: it needs integers");
@@ -158,7 +158,7 @@ TEST(Trace, RefusesWrongTypesAndSaysWhich) {
             "a mod is given a float32 as b, h, q or kv: it needs int32");
 }
 
-TEST(Trace, RefusesUnrolledLoops) {
+TEST(Trace, RejectsUnrolledLoops) {
   EXPECT_EQ(refusal([] {
               ScoreMod([](auto score, auto, auto, auto, auto) {
                 auto sum = score;
@@ -177,7 +177,7 @@ TEST(Trace, RefusesUnrolledLoops) {
             "a mod has more than 1024 operations");
 }
 
-TEST(Buffers, RefuseWhatCannotBeIndexed) {
+TEST(Buffers, RejectInvalidContents) {
   EXPECT_EQ(refusal([] { Buffer<float>({}); }),
             "a mod's buffer has 0 elements: it needs 1 to 2^31 - 1");
   EXPECT_EQ(refusal([] {

@@ -170,7 +170,7 @@ TEST(Linear, SeveralProductsShareOneLoopAndTouchOnlyTheirRows) {
   }
 }
 
-TEST(Linear, RefusesShapesThatDoNotFit) {
+TEST(Linear, RejectsInvalidShapes) {
   test::Random random(25);
   const OwnedMatrix w(WeightType::kF32, 4, 32, random);
   std::vector<float> y = poisoned(4);

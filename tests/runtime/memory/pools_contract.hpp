@@ -86,7 +86,7 @@ class PoolsContract : public testing::Test {
 };
 TYPED_TEST_SUITE_P(PoolsContract);
 
-TYPED_TEST_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads) {
+TYPED_TEST_P(PoolsContract, EveryRankReadsThePoolsOfItsHeads) {
   for (int head_parallel : {1, 2}) {
     this->on_ranks(
         [&](Mesh& mesh) {
@@ -156,7 +156,7 @@ TYPED_TEST_P(PoolsContract, PeersSeeThePlanesOfEveryFormat) {
   }
 }
 
-TYPED_TEST_P(PoolsContract, ReadersSeeWhatOwnersWriteLater) {
+TYPED_TEST_P(PoolsContract, ReadersSeeLaterWrites) {
   this->on_ranks([](Mesh& mesh) {
     KvCache cache(mesh, cache_of_bytes(granule(mesh)));
     const Rank next{(mesh.kv_rank().value + 1) % mesh.kv_parallel()};
@@ -172,7 +172,7 @@ TYPED_TEST_P(PoolsContract, ReadersSeeWhatOwnersWriteLater) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, HasNoPoolsOfRanksThatAreNot) {
+TYPED_TEST_P(PoolsContract, RejectsPoolsOfRanksOutOfRange) {
   this->on_ranks([](Mesh& mesh) {
     KvCache cache(mesh, cache_of_bytes(granule(mesh)));
     for (int rank : {-1, mesh.kv_parallel()}) {
@@ -202,7 +202,7 @@ TYPED_TEST_P(PoolsContract, UsesByteBudget) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, TheSmallestRankCountsForAll) {
+TYPED_TEST_P(PoolsContract, SmallestRankDecidesForAll) {
   this->on_ranks([](Mesh& mesh) {
     const int me = mesh.rank().value, ranks = mesh.size();
     const KvCache least(mesh, cache_of_bytes(5 * granule(mesh)));
@@ -215,7 +215,7 @@ TYPED_TEST_P(PoolsContract, TheSmallestRankCountsForAll) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, SharesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
+TYPED_TEST_P(PoolsContract, DividesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
   this->on_ranks([](Mesh& mesh) {
     constexpr std::int64_t kWanted = std::int64_t{24} << 20;
     // All ranks read the free memory before the first of them allocates, and get the same number.
@@ -235,7 +235,7 @@ TYPED_TEST_P(PoolsContract, SharesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, RefusesMemoryThatIsNotSaidInOneWay) {
+TYPED_TEST_P(PoolsContract, RejectsMemoryGivenInTwoWays) {
   this->on_ranks([](Mesh& mesh) {
     struct Memory {
       std::int64_t pages, bytes;
@@ -257,7 +257,7 @@ TYPED_TEST_P(PoolsContract, RefusesMemoryThatIsNotSaidInOneWay) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, OneRankWithoutRoomIsAnErrorOfAll) {
+TYPED_TEST_P(PoolsContract, OneRankWithoutMemoryFailsOnAll) {
   this->on_ranks([](Mesh& mesh) {
     const bool last = mesh.rank().value == mesh.size() - 1;
     EXPECT_THROW(KvCache(mesh, cache_of_bytes(last ? 100 : 5 * granule(mesh))), InvalidArgument);
@@ -289,12 +289,12 @@ TYPED_TEST_P(PoolsContract, ThrowsOutOfMemory) {
   });
 }
 
-REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads,
-                            PeersSeeThePlanesOfEveryFormat, ReadersSeeWhatOwnersWriteLater,
-                            HasNoPoolsOfRanksThatAreNot, UsesByteBudget,
-                            TheSmallestRankCountsForAll,
-                            SharesAFractionOfFreeMemoryAmongTheRanksOfADevice,
-                            RefusesMemoryThatIsNotSaidInOneWay, OneRankWithoutRoomIsAnErrorOfAll,
+REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsThePoolsOfItsHeads,
+                            PeersSeeThePlanesOfEveryFormat, ReadersSeeLaterWrites,
+                            RejectsPoolsOfRanksOutOfRange, UsesByteBudget,
+                            SmallestRankDecidesForAll,
+                            DividesAFractionOfFreeMemoryAmongTheRanksOfADevice,
+                            RejectsMemoryGivenInTwoWays, OneRankWithoutMemoryFailsOnAll,
                             ThrowsOutOfMemory);
 
 }  // namespace kvmesh::test

@@ -37,7 +37,7 @@ class AddressSpaceLimit {
   rlimit before_{};
 };
 
-TEST(PoolsOfProcesses, ARankThatCannotAllocateIsNamedByAll) {
+TEST(PoolsOfProcesses, AllNameARankThatCannotAllocate) {
   if (!kLimitsWork) GTEST_SKIP() << "under a sanitizer";
   MpiRanks::run([](Communicator& comm) {
     Mesh mesh(comm, {.threads = 1});

@@ -49,7 +49,7 @@ TEST(Replicas, AgreeAfterTheSameOperations) {
   for (const std::string& said : verdicts([](KvCache&, int) {})) EXPECT_EQ(said, "");
 }
 
-TEST(Replicas, NameTheOperationAndTheRanksThatParted) {
+TEST(Replicas, NameTheOperationAndTheDifferentRanks) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     const SequenceId a = cache.create();  // operation 0
     const SequenceId b = cache.create();  // operation 1
@@ -64,7 +64,7 @@ TEST(Replicas, NameTheOperationAndTheRanksThatParted) {
   expect_says(said[2], {"ranks 2 and 0", "at operation 3", "reserve"});
 }
 
-TEST(Replicas, NameTheOperationThatSomeDidNotApply) {
+TEST(Replicas, NameTheOperationThatSomeRanksLack) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     cache.create();
     if (rank == 1) cache.create();
@@ -74,7 +74,7 @@ TEST(Replicas, NameTheOperationThatSomeDidNotApply) {
   expect_says(said[3], {"rank 1", "operation 1", "rank 3 did not"});
 }
 
-TEST(Replicas, DoNotClaimToKnowWhatTheyHaveForgotten) {
+TEST(Replicas, ReportThatTheOperationIsNoLongerInTheJournal) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     const SequenceId a = cache.create();
     cache.reserve(a, rank == 3 ? 4 : 8);

@@ -96,7 +96,7 @@ class Serving {
   int behind_;
 };
 
-TEST(LocalPages, AreWhatThePageTablesSay) {
+TEST(LocalPages, EqualThePageTables) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Serving serving(seed, 1);
@@ -104,14 +104,14 @@ TEST(LocalPages, AreWhatThePageTablesSay) {
   EXPECT_GT(serving.kept(), 5'000u);
 }
 
-TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
+TEST(LocalPages, ReadTheTablesAgainIfTheLogHasMovedOn) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Serving serving(seed, 500);  // some 2000 changes; the log keeps 1024
   for (int i = 0; i < 60'000 && !testing::Test::HasFailure(); ++i) serving.step();
 }
 
-TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
+TEST(SentPages, StayValidWhenPagesArePublishedOrEvicted) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 3, .page_size = 4, .prefix = {.enabled = true}});
   SentPages sent(allocator);
@@ -141,7 +141,7 @@ TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
 }
 
 // Positions are int32: see check_step.
-TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
+TEST(StepBatch, RejectsSequencesLongerThanPositions) {
   constexpr int kPage = 1 << 20;
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 2048, .page_size = kPage});
   const SequenceId sequence = allocator.create();

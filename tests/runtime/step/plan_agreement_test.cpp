@@ -57,7 +57,7 @@ MaskMod window(std::int32_t n) { return mods::sliding_window(n); }
 
 ScoreMod slopes(std::vector<float> numbers) { return mods::alibi(Buffer<float>(numbers)); }
 
-TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
+TEST(PlanAgreement, NamesTheDifferenceWithinAnInterval) {
   expect_told("", [](Plan&) {});
   expect_told("the batch", [](Plan& p) { p.batch.pop_back(); });
   expect_told("the batch", [](Plan& p) { std::swap(p.batch[0], p.batch[1]); });
@@ -128,7 +128,7 @@ std::string told_by_cache(Mesh& mesh, const std::function<void(KvCache&, PlanOpt
   return "";
 }
 
-TEST(PlanAgreement, ACacheComparesItsPlansWithoutACombine) {
+TEST(PlanAgreement, CacheComparesItsPlansWithoutACombine) {
   run_on_threads(3, [](Mesh& mesh) {
     EXPECT_EQ(told_by_cache(mesh, [](auto&, auto&) {}), "");
     std::string said = told_by_cache(mesh, [](auto&, auto& o) { o.mask = window(2); });

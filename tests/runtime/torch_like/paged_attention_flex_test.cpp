@@ -250,7 +250,7 @@ TEST(FlexAttention, GroupedQueriesOnSmallPages) {
 }
 
 // Queries and outputs of 16 bits.
-TEST(FlexAttention, HalfPrecisionOutside) {
+TEST(FlexAttention, QueriesAndOutputsInHalfPrecision) {
   for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
     PagedCase c({.rows = 1, .q_heads = 2, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .dtype = dtype});
     c.assign(0, 60);

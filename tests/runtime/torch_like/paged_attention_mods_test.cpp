@@ -94,7 +94,7 @@ TEST(PagedMods, Errors) {
 // As flex_attention uses them: the whole cache is one sequence, and every page of it is visited.
 class PagedModsOverTheFlatCache : public testing::TestWithParam<bool> {};
 
-TEST_P(PagedModsOverTheFlatCache, GiveWhatForwardGives) {
+TEST_P(PagedModsOverTheFlatCache, EqualForward) {
   const bool hide_by_score = GetParam();
   PagedCase c = interleaved();
   // The kernel reads the flat cache to its end, where a NaN with a weight of 0 could show: the

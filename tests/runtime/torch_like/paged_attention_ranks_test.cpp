@@ -27,7 +27,7 @@ std::int64_t pages_of(const PagedCase& c, Rank rank) {
 
 // Caches are poisoned, so that a read of another rank's page shows. Whole pages are assigned, so
 // that the number of written elements shows which pages a rank wrote.
-TEST_P(PagedOnRanks, GiveWhatOneRankGives) {
+TEST_P(PagedOnRanks, EqualOneRank) {
   const auto& [ranks, placement, share] = GetParam();
   const auto body = [&](Mesh& mesh) {
     PagedCase c(mesh, kShape, placement, share);
@@ -52,7 +52,7 @@ TEST_P(PagedOnRanks, GiveWhatOneRankGives) {
   run_on_threads(ranks, body, {.threads = 1});
 }
 
-TEST_P(PagedOnRanks, ModsOverPhysicalPositionsKnowEveryPage) {
+TEST_P(PagedOnRanks, ModsOverPhysicalPositionsCoverEveryPage) {
   const auto& [ranks, placement, share] = GetParam();
   const auto body = [&](Mesh& mesh) {
     PagedAttention paged(mesh, kShape.pages, kShape.page_size, 2, placement);
@@ -86,7 +86,7 @@ TEST(PagedAttention, ErrorsOfMeshes) {
 }
 
 // The ranks notice that their calls differ.
-TEST(PagedAttention, RanksThatDifferAreRefused) {
+TEST(PagedAttention, RejectsDifferentRanks) {
   const auto body = [](Mesh& mesh) {
     PagedCase c(mesh, kShape, Placement::kStriped, false);
     c.assign(0, 40);

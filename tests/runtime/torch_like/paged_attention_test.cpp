@@ -40,7 +40,7 @@ TEST(PagedAttention, ReserveGivesWholePagesOnce) {
   EXPECT_EQ(paged.capacity(1), 0);
 }
 
-TEST(PagedAttention, ReserveOfMoreThanThereIsChangesNothing) {
+TEST(PagedAttention, ReservePastTheLimitChangesNothing) {
   PagedAttention paged(4, 16, 2);
   paged.reserve(0, 40);
   try {
@@ -56,7 +56,7 @@ TEST(PagedAttention, ReserveOfMoreThanThereIsChangesNothing) {
   EXPECT_EQ(paged.free_pages(), 0);
 }
 
-TEST(PagedAttention, EraseGivesPagesBack) {
+TEST(PagedAttention, EraseFreesPages) {
   PagedAttention paged(6, 8, 2);
   paged.reserve(0, 30);
   paged.reserve(1, 10);
@@ -69,7 +69,7 @@ TEST(PagedAttention, EraseGivesPagesBack) {
 }
 
 // The listing is wrong here: the new owner of the pages must not see erased tokens.
-TEST(PagedAttention, EraseThenReserveBySomebodyElse) {
+TEST(PagedAttention, ErasedPagesHaveANewOwner) {
   PagedCase c({.pages = 8, .rows = 2});
   c.assign(0, 100);
   c.erase(0);

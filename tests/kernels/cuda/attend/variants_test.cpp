@@ -202,7 +202,7 @@ std::vector<Variant> variants_of(const Table& table) {
   return variants;
 }
 
-TEST(AttendTables, ChooseTheFamilyThatTheyName) {
+TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table :
        {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());

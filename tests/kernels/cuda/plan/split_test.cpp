@@ -60,7 +60,7 @@ std::int64_t end_of(const std::vector<Piece>& pieces, std::int64_t resident_bloc
   return end;
 }
 
-TEST(LineSplits, OfRandomLinesCoversEveryUnitOnce) {
+TEST(LineSplits, CoverEveryUnitOnce) {
   const std::uint64_t seed = test::seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Random random(seed);
