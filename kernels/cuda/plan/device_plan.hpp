@@ -40,6 +40,9 @@ struct StepView {
   std::span<const StepSequence> sequences;
   /// Logical positions of all queries; empty: the newest of each sequence.
   std::span<const std::int64_t> q_positions{};
+  /// Every block of rows goes through the workspace and is merged, also one that is not split: for
+  /// rows that the merge sends to other ranks.
+  bool merges_all = false;
 };
 
 /// Upper bounds of all plans of a captured graph.
@@ -49,6 +52,8 @@ struct AttendLimits {
   std::int64_t queries = 1;
   /// Local pages of all sequences together. More pages make the graph invalid: see `generation`.
   std::int64_t pages = 0;
+  /// As StepView's: whether some step of the plan may want it.
+  bool merges_all = false;
 };
 /// Most rows of a thread block for few rows: decode, speculation.
 inline constexpr std::int64_t kShortRows = 64;
@@ -178,6 +183,7 @@ class DevicePlan {
   std::vector<std::int32_t> q_positions_;
   std::int64_t candidates_ = 0;
   std::int32_t query_block_tokens_ = 0;  // of the longest query block
+  bool merges_all_ = false;
   std::int64_t tokens_ = 0;
   std::int64_t token_slot_count_ = 0;
   std::uint64_t generation_ = 0;
