@@ -21,7 +21,7 @@ AllocatorOptions checked(const AllocatorOptions& options) {
           static_cast<int>(options.placement));
   require(
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
-      "prefix: hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      "prefix: hash {} or eviction {} is invalid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
@@ -137,8 +137,8 @@ Result<Done> PageAllocator::State::can_make_writable(SequenceId id, std::int64_t
                                                      std::int64_t end) {
   Sequence& sequence = sequences_.at(id);
   require(begin >= 0 && begin <= end && end <= capacity(sequence),
-          "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
-          capacity(sequence));
+          "make_writable: positions [{}, {}) are outside of a sequence with capacity {}", begin,
+          end, capacity(sequence));
   const std::int64_t first = begin / options_.page_size,
                      last = end_of_private(sequence, begin, end);
   std::int64_t asked = 0;
@@ -204,8 +204,9 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
 
 void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
   Sequence& sequence = sequences_.at(id);
-  require(length >= 0 && length <= sequence.length, "truncate to {} tokens of a sequence of {}",
-          length, sequence.length);
+  require(length >= 0 && length <= sequence.length,
+          "truncate: {} tokens are more than the sequence's {}, or negative", length,
+          sequence.length);
 
   sequence.version += length < sequence.length ? 1 : 0;
   sequence.length = length;

@@ -12,7 +12,8 @@ namespace kvmesh {
 
 /// @throws InvalidArgument if the scale makes every score NaN or infinite.
 inline void check_scale(const std::optional<float>& scale) {
-  require(!scale || std::isfinite(*scale), "attention: a scale of {}", scale.value_or(0));
+  require(!scale || std::isfinite(*scale), "attention: the scale is {}, must be finite",
+          scale.value_or(0));
 }
 
 /// `rows` is [tokens, q_heads, dim].

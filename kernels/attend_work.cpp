@@ -330,7 +330,7 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
               shape.v_dim <= kMaxHeadDim,
           "attention: head dims must be in [1, {}], are {} (k) and {} (v)", kMaxHeadDim,
           shape.k_dim, shape.v_dim);
-  require(shape.page_size > 0, "attention: page_size is {}", shape.page_size);
+  require(shape.page_size > 0, "attention: page_size is {}, must be at least 1", shape.page_size);
   const std::size_t sequences = batch.kv_lens.size();
   require(!batch.q_indptr.empty(), "attention: q_indptr is empty");
   check_indptr("q_indptr", batch.q_indptr, sequences, batch.q_indptr.back());

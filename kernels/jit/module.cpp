@@ -39,7 +39,7 @@ int Kernel::blocks_per_multiprocessor(int block_threads, std::size_t shared_byte
   int blocks = 0;
   check(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, handle_, block_threads, shared_bytes),
-      fmt::format("asking for the occupancy of {}", name_));
+      fmt::format("querying the occupancy of {}", name_));
   return blocks;
 }
 
@@ -66,9 +66,9 @@ std::string architecture_of(int device) {
   int major = 0;
   int minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "asking for the compute capability");
+        "querying the compute capability");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-        "asking for the compute capability");
+        "querying the compute capability");
   // wgmma and setmaxnreg exist on this very chip alone, and kernels for it use them.
   const char* suffix = major == 9 ? "a" : "";
   return fmt::format("sm_{}{}{}", major, minor, suffix);

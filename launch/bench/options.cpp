@@ -285,9 +285,10 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--page-size", flags.page_size, "tokens a page");
   command.add_flag("--latent", flags.latent,
                    "values are the first --v-dim elements of the keys, as in MLA");
-  value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
-  command.add_option("--kv-dtype", flags.kv_dtype,
-                     "of the cache, if not --dtype; float8_e4m3 has scales per token and head");
+  value("--dtype", flags.dtype, "dtype of all tensors: float32, float16, bfloat16");
+  command.add_option(
+      "--kv-dtype", flags.kv_dtype,
+      "dtype of the cache, if not --dtype; float8_e4m3 has scales per token and head");
   value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   list(
@@ -295,20 +296,21 @@ void add_options(CLI::App& command, Flags& flags) {
       "of the combine, a row for each: auto, host, staged, nccl, peer; recipe: the LSEs of all "
       "gathered, partials rescaled and reduce-scattered; default: on GPUs all that the ranks have");
   value("--travels-as", flags.travels_as,
-        "what peer sends of partials: float32, float16, bfloat16; default: as --dtype");
+        "type of the partials that the peer way sends: float32, float16, bfloat16; default: as "
+        "--dtype");
   value("--output", flags.output,
-        "what decode and prefill write: partial, O and LSE in float32; final, the merged O in "
+        "output of decode and prefill: partial, O and LSE in float32; final, the merged O in "
         "--dtype, too (one kv rank)");
   command.add_flag("--reproducible", flags.reproducible,
-                   "of a cache whose bits depend on no rank, placement or batch (CPUs)");
-  value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
+                   "measure a cache whose bits depend on no rank, placement or batch (CPUs)");
+  value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
-        "about the longest time for a row, which costs turns (3 at least); 0: by the device");
+        "about the longest time for a row, with fewer turns (at least 3); 0: by the device");
   value("--rotate-mib", flags.rotate_mib,
-        "data that no cache serves; 0: the last-level cache, several times");
+        "data to rotate over; 0: several times the last-level cache");
   value("--memory-gib", flags.memory_gib,
-        "what larger cases are left out for, a rank; 0: by what is free");
+        "memory per rank, larger cases are left out; 0: the free memory");
 }
 
 Options resolve(const Flags& flags, Mesh& mesh) {

@@ -167,12 +167,13 @@ std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible) {
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option("--seconds", options.seconds,
-                     "stop after so many seconds; without a count, too, after ten");
-  command.add_option("--count", options.count, "stop after so many cases");
-  command.add_option("--seed", options.seed,
-                     "of the first case, the next has the next number; a failure prints its own");
+                     "stop after this many seconds; default without --count: ten");
+  command.add_option("--count", options.count, "stop after this many cases");
+  command.add_option(
+      "--seed", options.seed,
+      "seed of the first case; each later case has the next number; a failure prints its seed");
   command.add_flag("--reproducible", options.reproducible,
-                   "compare every bit with one rank's, too: any ranks, placement and batch (CPUs)");
+                   "also compare every bit with that of one rank (CPUs)");
 }
 
 int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {

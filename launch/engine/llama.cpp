@@ -179,7 +179,7 @@ void Llama::project_to_residual(const Matrix& weights, std::span<const float> x)
 std::span<const float> Llama::my_logits(std::int64_t token) {
   if (token < 0 || token >= tokens_) {
     throw InvalidArgument(
-        fmt::format("logits of token {} of a batch of {}: there is none", token, tokens_));
+        fmt::format("logits of token {} of a batch of {}: there is no such token", token, tokens_));
   }
   const auto width = static_cast<std::size_t>(shape_.embedding);
   std::span<float> normed = take(normed_, shape_.embedding);

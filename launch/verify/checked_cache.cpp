@@ -130,7 +130,7 @@ SequenceId CheckedCache::fork(SequenceId sequence) {
 bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   const bool fits = cache_.try_reserve(sequence, tokens).has_value();
   expect(single_.try_reserve(twins_.at(sequence), tokens).has_value() == fits,
-         "reserve: one rank with as many pages decided otherwise than several");
+         "reserve: one rank with the same number of pages decided otherwise than several");
   return fits;
 }
 
@@ -202,7 +202,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   for (BatchEntry& entry : twin_batch) entry.sequence = twins_.at(entry.sequence);
   Result<StepPlan> single = single_.try_plan(twin_batch, alone);
   if (plan.has_value() != single.has_value()) {
-    throw Error("plan: one rank with as many pages decided otherwise than several");
+    throw Error("plan: one rank with the same number of pages decided otherwise than several");
   }
   if (!plan) return false;
   Step step(batch, options, std::move(*plan), std::move(*single));

@@ -212,7 +212,7 @@ void bind_cache_class(nb::module_& module) {
   def_plan("plan", false,
            "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
            "attention is causal. limits: (sequences, query_tokens), for captured graphs.");
-  def_plan("try_plan", true, "As plan, but None where pages are too few.");
+  def_plan("try_plan", true, "As plan, but None if there are too few pages.");
   type.def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
            "Plans another batch in place, with the step's options.")

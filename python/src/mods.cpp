@@ -174,7 +174,7 @@ void bind_functions(nb::module_& module) {
 
 void bind_masks(nb::module_& module) {
   nb::class_<MaskMod>(module, "MaskMod",
-                      "Which keys a query sees: a function (b, h, q, kv) -> bool of logical "
+                      "The keys that a query sees: a function (b, h, q, kv) -> bool of logical "
                       "positions, called once with symbolic values.")
       .def(
           "__init__",
@@ -250,7 +250,7 @@ ScoreMod score_from(nb::handle object) {
 }
 
 void bind_mods(nb::module_& module) {
-  nb::class_<Expr> expr(module, "Expr", "A value that a traced mod does not know yet.");
+  nb::class_<Expr> expr(module, "Expr", "A symbolic value of a traced mod.");
   bind_operators(expr);
   nb::class_<PyBuffer>(module, "Buffer",
                        "Numbers that a mod captures, of one or two dimensions: buffer[kv], "

@@ -108,12 +108,12 @@ TEST_F(Integrity, LengthPastTheCapacity) {
 
 TEST_F(Integrity, SharedPageWithoutContent) {
   table.at(b).length = 4;
-  expect_broken("holds nothing of it");
+  expect_broken("has no content of it");
 }
 
 TEST_F(Integrity, SharerWithoutTheFlag) {
   table.at(b).may_share = false;
-  expect_broken("does not know");
+  expect_broken("without its flag");
 }
 
 TEST_F(Integrity, WrongCountsPerRank) {

@@ -51,7 +51,7 @@ std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Opti
   const AttendLimits& limits = *options.limits;
   const std::int64_t rows = limits.queries * group_of(planned);
   require(limits.sequences > 0 && limits.queries > 0 && limits.pages >= 0 && rows <= kShortRows,
-          "attention: graphs are for up to {} rows (queries x query heads of a kv head) a "
+          "attention: graphs are for up to {} rows (queries x query heads per kv head) per "
           "sequence, not {} x {}",
           kShortRows, limits.queries, group_of(planned));
   return rows;

@@ -100,7 +100,8 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 }
 
 AttendVariant choose_attend(const AttendCase& what) {
-  require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
+  require(what.shape.page_size > 0, "attend: pages of {} tokens: they need at least 1",
+          what.shape.page_size);
   for (const AttendFamily* family :
        {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);

@@ -8,7 +8,7 @@ namespace {
 
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, device), "asking what the device has");
+  check(cudaDeviceGetAttribute(&value, which, device), "querying the device's properties");
   return value;
 }
 

@@ -139,9 +139,9 @@ TEST(Trace, RejectsWrongTypesByName) {
   EXPECT_EQ(refusal([] { MaskMod([](auto, auto, auto q, auto kv) { return where(q, kv, q); }); }),
             "a mod applies where to a condition of int32: it needs bool");
   EXPECT_EQ(refusal([] { MaskMod([](auto, auto, auto q, auto kv) { return q - kv; }); }),
-            "a mask mod gives int32: it needs bool");
+            "a mask mod returns int32: it must return bool");
   EXPECT_EQ(refusal([] { ScoreMod([](auto, auto, auto, auto q, auto kv) { return q == kv; }); }),
-            "a score mod gives bool: it needs float32");
+            "a score mod returns bool: it must return float32");
   EXPECT_EQ(refusal([] {
               const Buffer<float> table({1.0f});
               ScoreMod([&](auto score, auto, auto, auto, auto) { return table[score]; });
@@ -155,7 +155,7 @@ TEST(Trace, RejectsWrongTypesByName) {
                 return where(causal(b, h, score, kv), score, 0.0f);
               });
             }),
-            "a mod is given a float32 as b, h, q or kv: it needs int32");
+            "a mod gets float32 as b, h, q or kv: it needs int32");
 }
 
 TEST(Trace, RejectsUnrolledLoops) {
