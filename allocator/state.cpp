@@ -51,7 +51,7 @@ AllocatorOptions with_id_space(AllocatorOptions options) {
   return options;
 }
 
-/// What the digest knows of an id: the rest is the space, which is no state.
+/// The part of an id that the digest covers: the rest is the space, which is not part of the state.
 std::uint64_t digest_word(SequenceId id) { return SequenceId(0, id.generation(), id.slot()).value; }
 
 /// Sums of asked pages stop at the largest value: no pool has that many anyway.

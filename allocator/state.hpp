@@ -76,7 +76,7 @@ class PageAllocator::State {
   void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
   std::int64_t end_of_private(const Sequence& sequence, std::int64_t begin, std::int64_t end) const;
   void check_key(const PrefixKey& key) const;
-  /// What pins a match. @throws UnknownSequence, InvalidArgument.
+  /// Returns the sequence that pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     int priority);

@@ -75,7 +75,7 @@ install_packages() {
   [[ ${#missing[@]} -eq 0 ]] || apt_install "${missing[@]}"
 }
 
-# name_missing_packages LIST: lists them and goes on: they may be present in another form.
+# name_missing_packages LIST: lists them and continues: they may be present in another form.
 name_missing_packages() {
   find_missing "$1" 'Not installed as packages (start this with --install to install them; ? where offered):'
 }

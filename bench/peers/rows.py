@@ -145,8 +145,8 @@ ROWS = [
 
 
 def select(patterns):
-    """The rows whose key fits one of the patterns, as a shell's; all where there is none. Ends the
-    program where a pattern fits nothing."""
+    """The rows whose key matches one of the shell patterns; all if there are no patterns. Ends the
+    program if a pattern matches nothing."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(row.key, pattern) for row in ROWS):
             sys.exit(f"no row is '{pattern}'; there are {', '.join(row.key for row in ROWS)}")

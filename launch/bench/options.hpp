@@ -110,7 +110,7 @@ struct Options {
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
   std::vector<Lengths> lengths{};
-  /// Of kListed, a case each: the tokens of each sequence.
+  /// For kListed: the tokens of each sequence, one list per case.
   std::vector<std::vector<std::int64_t>> listed{};
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty

@@ -39,7 +39,8 @@ struct Totals {
   int signal = 0;  // signal that interrupted a rank; 0: none
 };
 
-// The signal that asks for the end, if one has come. Static, because a handler can reach no other
+// The signal that requests the end, if one has come. Static, because a handler can reach no other
+// memory.
 // memory.
 std::atomic<int> interrupt = 0;
 static_assert(std::atomic<int>::is_always_lock_free);

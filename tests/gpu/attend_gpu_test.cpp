@@ -1,5 +1,5 @@
-// What the attention cases of the CPU do not reach: every way in which the CUDA kernels are cut,
-// splits, graphs, and random cases of the shapes that the tensor cores take.
+// Cases beyond the attention cases of the CPU: every tile shape of the CUDA kernels, splits,
+// graphs, and random cases of the shapes that the tensor cores take.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -68,7 +68,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 class LatentCuts : public testing::TestWithParam<Cut> {};
 
-// Of latent pages, with a mask and with a score mod.
+// Cases of latent pages, with a mask and with a score mod.
 TEST_P(LatentCuts, MatchFloat64) {
   const auto [shape, q_len] = GetParam();
   CaseSpec spec{
@@ -200,7 +200,7 @@ TEST(AttendSplits, LongTaskEqualsManyShortTasks) {
   expect_rows_like(split, one, decode);
 }
 
-// Long enough for the blocks of 128 rows to come one a thread block.
+// Long enough for the blocks of 128 rows to come one per thread block.
 TEST(AttendPrefill, LongChunkMatchesFloat64) {
   CaseSpec spec{
       .shape = {8, 8, 64, 64, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};

@@ -124,7 +124,7 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   EXPECT_GT(compared, steps / 2) << "too few sequences";
 }
 
-/// Of one sequence on a rank alone, some on all ranks, and prompts beside decode.
+/// A batch with one sequence on a rank alone, some on all ranks, and prompts beside decode.
 std::vector<BatchEntry> mixed_batch(Served& served, const Inputs& prompt, const Outputs& out,
                                     const Stream& stream) {
   std::vector<BatchEntry> batch;

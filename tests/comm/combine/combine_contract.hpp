@@ -329,7 +329,7 @@ TYPED_TEST_P(CombineContract, PlansCoexist) {
     const Expected expected = expected_of(masked, comm.rank().value);
     (*ways).plan({masked.tokens, masked.heads, masked.dim},
                  {.participation = &*masked.participation}, {});
-    masked.participation.emplace(masked.tokens, comm.size());  // nobody
+    masked.participation.emplace(masked.tokens, comm.size());  // no rank
     CombineCase second = full_case(comm.size(), 40, 8, 64, Scatter::kTokens);
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
       HeldPartial out(masked.tokens, masked.heads, masked.dim, 0);

@@ -154,7 +154,7 @@ TEST(Linear, SeveralProductsShareOneLoopAndTouchOnlyTheirRows) {
   const OwnedMatrix a(WeightType::kQ4_1, 10, 64, random);
   const OwnedMatrix b(WeightType::kQ8_0, 7, 64, random);
   const std::vector<float> x = random.reals(2 * 64);
-  constexpr std::int64_t kStride = 14;  // 5 of a, 7 of b, 2 that nobody writes
+  constexpr std::int64_t kStride = 14;  // 5 of a, 7 of b, 2 that are never written
   std::vector<float> y = poisoned(2 * kStride);
   ThreadPool pool(2);
   const std::vector<Product> products{{&a.view, {3, 8}, y.data(), kStride},

@@ -98,7 +98,7 @@ TEST(PlanAgreement, ComparesBlockMasks) {
   EXPECT_EQ(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &causal}).fields);
   EXPECT_NE(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &full}).fields);
 
-  // Of the same shape and as sparse, with another list.
+  // A mask of the same shape and sparsity, with another list.
   const auto listing = [&](std::int32_t block) {
     const BlockRow rows[] = {{.partial = {block}, .full = {}}, {.partial = {0}, .full = {1}}};
     return BlockMask::from_lists(shape, rows);

@@ -64,7 +64,7 @@ void PagedCase::assign(int row, std::int64_t length, std::int64_t begin) {
       for (std::int64_t d = 0; d < shape.v_dim; ++d) v.set(random.real(), 0, h, t, d);
     }
   }
-  // In a second pass: a broadcast dimension has what was written last.
+  // In a second pass: a broadcast dimension has the value written last.
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
       const std::int64_t at = (begin + t) * shape.kv_heads + h;

@@ -204,8 +204,8 @@ extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, kMe
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
-  // What the plan made was there before attention began, whose results are waited for: by thread
-  // blocks without work too, or this kernel would end before attention does.
+  // The plan was complete before attention began. All thread blocks wait for attention's results,
+  // also those without work, or this kernel would end before attention.
   const bool has_work = static_cast<int>(blockIdx.x) < *params.merge_count;
   DeviceMerge merge{};
   if (has_work) merge = params.merges[blockIdx.x];
