@@ -152,20 +152,7 @@ class WorkMaker {
 
   void add_visits(const WorkBlock& block) {
     if (options_.block_mask) return add_listed_visits(block);
-    // A mask with an earlier border, as a window's, begins where it did in the plan before or one
-    // page later: pages before that are one range, and so are those after it.
-    const std::span<const LocalPage> pages = sequence_of(block).pages;
-    if (work_.first_pages.size() <= list_) work_.first_pages.push_back(0);
-    std::int32_t& first_page = work_.first_pages[list_++];
-    const auto begin = static_cast<std::size_t>(
-        std::ranges::lower_bound(pages, first_page, {}, &LocalPage::logical) - pages.begin());
-    const std::size_t end = begin == 0 ? 0 : std::min(begin + 2, pages.size());
-    add_range(block, pages.first(begin));
-    add_range(block, pages.subspan(begin, end - begin));
-    add_range(block, pages.subspan(end));
-    const bool is_empty = std::ssize(work_.ranges) == block.range_begin;
-    first_page =
-        is_empty ? 0 : work_.ranges[static_cast<std::size_t>(block.range_begin)].pages->logical;
+    add_range(block, sequence_of(block).pages);
   }
 
   const AttendSequence& sequence_of(const WorkBlock& block) const {
@@ -326,7 +313,6 @@ class WorkMaker {
   AttendWork& work_;
   std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
-  std::size_t list_ = 0;  // of visits
 };
 
 template <class T>
@@ -390,7 +376,7 @@ AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& b
 
 std::int64_t AttendWork::size_bytes() const {
   return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(tasks) +
-         bytes_of(merges) + bytes_of(positions) + bytes_of(pages) + bytes_of(first_pages);
+         bytes_of(merges) + bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

@@ -80,9 +80,6 @@ struct AttendWork {
   std::vector<WorkSplit> tasks;
   std::vector<std::int32_t> merges;     ///< the blocks with more than one split
   std::vector<std::int32_t> positions;  ///< [tokens], logical
-  /// The first logical page of each list of visits, of the last plan: where the next one looks
-  /// first.
-  std::vector<std::int32_t> first_pages;
   std::int64_t workspace_rows = 0;
   int visits_per_split = 1;
   TileCounts tiles;

@@ -59,32 +59,6 @@ TEST(AttendWork, ReusesMemoryAndCopiesNoPage) {
   EXPECT_EQ(work.ranges.data(), memory);
 }
 
-// Where a list of visits began in the plan before only says where to look first.
-TEST(AttendWork, IsTheSameAfterAnyOtherPlan) {
-  const std::vector<LocalPage> pages = pages_of(8192);
-  AttendWork again;
-  for (const std::int64_t length : {4096, 4097, 4112, 4113, 8000, 300, 8192, 40, 16, 8192}) {
-    const auto held = static_cast<std::size_t>((length + 15) / 16);
-    const AttendSequence decode{
-        .queries = 3, .kv_len = length, .pages = std::span(pages).first(held)};
-    const AttendSequence sequences[] = {decode, decode};
-    for (const MaskMod& mask :
-         {mods::sliding_window(500), mods::causal(), mods::sliding_window(1)}) {
-      AttendWork fresh;
-      plan_attend_work(kShape, {sequences, {}}, {.mask = mask}, fresh);
-      plan_attend_work(kShape, {sequences, {}}, {.mask = mask}, again);
-      EXPECT_EQ(again.tiles.visited, fresh.tiles.visited);
-      EXPECT_EQ(again.tiles.masked, fresh.tiles.masked);
-      ASSERT_EQ(again.ranges.size(), fresh.ranges.size());
-      for (std::size_t i = 0; i < fresh.ranges.size(); ++i) {
-        EXPECT_EQ(again.ranges[i].pages, fresh.ranges[i].pages);
-        EXPECT_EQ(again.ranges[i].count, fresh.ranges[i].count);
-        EXPECT_EQ(again.ranges[i].masked, fresh.ranges[i].masked);
-      }
-    }
-  }
-}
-
 // Blocks of one q block share the visits that the block mask lists.
 TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
   const std::int64_t tokens = 1024;
