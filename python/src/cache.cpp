@@ -213,7 +213,12 @@ void bind_cache_class(nb::module_& module) {
            "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
            "attention is causal. limits: (sequences, query_tokens), for captured graphs.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
-  type.def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
+  type.def(
+          "pages_needed",
+          [](PyCache& self, nb::handle batch) { return self.get().pages_needed(batch_of(batch)); },
+          nb::arg("batch"),
+          "How many pages a plan of the batch would take; compare with free_pages.")
+      .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
            "Plans another batch in place, with the step's options.")
       .def(
