@@ -38,6 +38,10 @@ Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRe
   return state_->try_append(requests);
 }
 
+std::int64_t PageAllocator::pages_needed(std::span<const AppendRequest> requests) const {
+  return state_->pages_needed(requests);
+}
+
 std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
                                                    std::int64_t end) {
   return try_make_writable(sequence, begin, end).value();

@@ -31,6 +31,9 @@ class PageAllocator::State {
   Result<Done> can_make_writable(SequenceId id, std::int64_t begin, std::int64_t end);
   Result<Done> try_reserve(SequenceId id, std::int64_t tokens);
   Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
+  std::int64_t pages_needed(std::span<const AppendRequest> requests) {
+    return plan_append(requests);
+  }
   Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
                                                   std::int64_t end);
   void slide_window(SequenceId id, std::int64_t first_query);

@@ -34,6 +34,10 @@ void throw_wrong_extents(std::size_t extents, std::size_t strides, int most) {
                                     extents, strides, most));
 }
 
+void throw_not_16_bits(Dtype dtype) {
+  throw InvalidArgument(fmt::format("a tensor of 16-bit elements cannot be {}", name(dtype)));
+}
+
 std::string describe(const ConstTensorView& view) {
   const int shown = std::clamp(view.dims, 0, ConstTensorView::kMaxDims);
   return fmt::format("{} [{}{}]", name(view.dtype),

@@ -130,6 +130,12 @@ BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& sh
   return state().groups[0].backend->make_block_mask(mask, shape);
 }
 
+std::int64_t KvCache::pages_needed(std::span<const BatchEntry> batch, int group) const {
+  std::vector<AppendRequest> requests;
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  return allocator(group).pages_needed(requests);
+}
+
 void KvCache::check_replicas() { state().check_replicas(); }
 
 std::int64_t KvCache::pool_bytes() const { return state().pools.size_bytes(); }

@@ -120,6 +120,9 @@ class PageAllocator {
   std::vector<PageCopy> append(std::span<const AppendRequest> requests);
   std::vector<PageCopy> append(SequenceId sequence, std::int64_t tokens);
   Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
+  /// Returns how many pages `append` would take, copies included: it succeeds if free_pages() is at
+  /// least that. Changes nothing. @throws UnknownSequence, InvalidArgument.
+  std::int64_t pages_needed(std::span<const AppendRequest> requests) const;
 
   /// Makes positions [begin, end) of the sequence writable in place: replaces every page there that
   /// a fork shares or that is published by a page that only this sequence holds, and the sequence's

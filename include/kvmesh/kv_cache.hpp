@@ -294,6 +294,14 @@ class KvCache {
   StepPlan plan(std::initializer_list<BatchEntry> batch, const PlanOptions& options = {}) {
     return plan(std::span(batch.begin(), batch.size()), options);
   }
+  /// Returns how many of a group's pages `plan` or `replan` of this batch would take, copies of
+  /// copy on write included: there are enough if allocator(group).free_pages() is at least that.
+  /// Changes nothing. @throws UnknownSequence; InvalidArgument for a negative append_tokens, for a
+  /// sequence that appears twice, and if the group does not exist.
+  std::int64_t pages_needed(std::span<const BatchEntry> batch, int group = 0) const;
+  std::int64_t pages_needed(std::initializer_list<BatchEntry> batch, int group = 0) const {
+    return pages_needed(std::span(batch.begin(), batch.size()), group);
+  }
   /// As plan, but returns OutOfPages instead of throwing it.
   Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   Result<StepPlan> try_plan(std::initializer_list<BatchEntry> batch,

@@ -34,7 +34,8 @@ namespace KVMESH_API kvmesh {
 /// others: of a full cache the rest stays as it is. With one rank the forms are the same.
 ///
 /// All ranks call the same operations with the same arguments: `reserve`, `erase` and `assign` need
-/// no message, `forward` is collective. One thread per rank.
+/// no message, `forward` is collective. One thread per rank. One that has been moved from throws
+/// InvalidArgument.
 class PagedAttention {
  public:
   /// On one rank, with caches in host memory and one thread.
@@ -122,6 +123,7 @@ class PagedAttention {
 
  private:
   class State;
+  State& state() const;
   struct Translation;
   Translation translation(std::span<const std::int64_t> kv_len,
                           std::span<const int> batch_idx) const;

@@ -24,6 +24,8 @@ struct Device {
 
 /// Internal, for the constructors of views. @throws InvalidArgument.
 [[noreturn]] void throw_wrong_extents(std::size_t extents, std::size_t strides, int most);
+/// Internal, for `tensor`. @throws InvalidArgument.
+[[noreturn]] void throw_not_16_bits(Dtype dtype);
 
 /// Non-owning, trivially copyable. Strides count elements, not bytes, and are not negative. The
 /// last dimension of every tensor that kvmesh takes, except an LSE, is contiguous (stride 1).
@@ -94,6 +96,16 @@ inline TensorView tensor(float* data, std::initializer_list<std::int64_t> shape)
 }
 inline ConstTensorView tensor(const float* data, std::initializer_list<std::int64_t> shape) {
   return {data, Dtype::kFloat32, shape};
+}
+/// Returns a view of a contiguous tensor of 16-bit elements in host memory: of any type of that
+/// size, __nv_bfloat16, std::float16_t, or uint16_t for the bits.
+/// @throws InvalidArgument if `dtype` does not have 16 bits.
+template <class T>
+requires(sizeof(T) == 2) auto tensor(T* data, Dtype dtype,
+                                     std::initializer_list<std::int64_t> shape) {
+  using View = std::conditional_t<std::is_const_v<T>, ConstTensorView, TensorView>;
+  if (size_bytes(dtype) != sizeof(T)) throw_not_16_bits(dtype);
+  return View(data, dtype, shape);
 }
 
 /// "float32 [12, 8, 64]", for error messages.

@@ -33,7 +33,7 @@ std::optional<StepLimits> limits_of(nb::handle limits) {
 /// The members of a dict, by name; each is taken once.
 class Members {
  public:
-  explicit Members(nb::handle of) : left_(nb::cast<nb::dict>(of.attr("copy")())) {}
+  explicit Members(nb::handle of) { left_.update(nb::cast<nb::dict>(of)); }
 
   template <class T>
   void read(const char* name, T& value) {
@@ -287,7 +287,12 @@ void bind_cache_class(nb::module_& module) {
            "attention is causal. limits: (sequences, query_tokens), for captured graphs. "
            "kinds: dicts of layers and their mask, score, scale.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
-  type.def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
+  type.def(
+          "pages_needed",
+          [](PyCache& self, nb::handle batch) { return self.get().pages_needed(batch_of(batch)); },
+          nb::arg("batch"),
+          "How many pages a plan of the batch would take; compare with free_pages.")
+      .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
            "Plans another batch in place, with the step's options.")
       .def(

@@ -83,39 +83,44 @@ PagedAttention::~PagedAttention() = default;
 PagedAttention::PagedAttention(PagedAttention&&) noexcept = default;
 PagedAttention& PagedAttention::operator=(PagedAttention&&) noexcept = default;
 
+PagedAttention::State& PagedAttention::state() const {
+  require(state_ != nullptr, "PagedAttention: it has been moved from");
+  return *state_;
+}
+
 SequenceId PagedAttention::row(int batch_idx) const {
-  require(batch_idx >= 0 && batch_idx < static_cast<int>(state_->rows.size()),
-          "PagedAttention: row {} of a batch of {}", batch_idx, state_->rows.size());
-  return state_->rows[static_cast<std::size_t>(batch_idx)];
+  require(batch_idx >= 0 && batch_idx < static_cast<int>(state().rows.size()),
+          "PagedAttention: row {} of a batch of {}", batch_idx, state().rows.size());
+  return state().rows[static_cast<std::size_t>(batch_idx)];
 }
 
 void PagedAttention::reserve(int batch_idx, std::int64_t seq_len) {
-  state_->allocator.reserve(row(batch_idx), seq_len);
+  state().allocator.reserve(row(batch_idx), seq_len);
 }
 
 void PagedAttention::erase(int batch_idx) {
-  state_->allocator.erase(row(batch_idx));
-  state_->rows[static_cast<std::size_t>(batch_idx)] = state_->allocator.create();
+  state().allocator.erase(row(batch_idx));
+  state().rows[static_cast<std::size_t>(batch_idx)] = state().allocator.create();
 }
 
 std::int64_t PagedAttention::capacity(int batch_idx) const {
-  return std::ssize(pages(batch_idx)) * state_->page_size();
+  return std::ssize(pages(batch_idx)) * state().page_size();
 }
 
-std::int64_t PagedAttention::free_pages() const { return state_->allocator.free_pages(); }
+std::int64_t PagedAttention::free_pages() const { return state().allocator.free_pages(); }
 
 std::span<const PageId> PagedAttention::pages(int batch_idx) const {
-  return state_->allocator.pages(row(batch_idx));
+  return state().allocator.pages(row(batch_idx));
 }
 
 std::int64_t PagedAttention::physical_page(PageId page) const {
   return page.rank().value * pages_per_rank() + page.index();
 }
 
-std::int64_t PagedAttention::pages_per_rank() const { return state_->pages_per_rank(); }
+std::int64_t PagedAttention::pages_per_rank() const { return state().pages_per_rank(); }
 
 std::int64_t PagedAttention::first_page() const {
-  return state_->mesh.kv_rank().value * pages_per_rank();
+  return state().mesh.kv_rank().value * pages_per_rank();
 }
 
 std::vector<int> PagedAttention::rows_or_all(std::span<const int> batch_idx,
@@ -134,10 +139,10 @@ std::vector<int> PagedAttention::rows_or_all(std::span<const int> batch_idx,
 // A flat cache [1, H, positions, D] as a pool [pages, H, page_size, D] of this rank's pages: to be
 // read only, where the cache is.
 TensorView PagedAttention::as_pool(const char* what, const ConstTensorView& cache) const {
-  const std::int64_t page_size = state_->page_size(), mine = pages_per_rank();
-  const std::int64_t all = mine * state_->mesh.kv_parallel();
+  const std::int64_t page_size = state().page_size(), mine = pages_per_rank();
+  const std::int64_t all = mine * state().mesh.kv_parallel();
   check_tensor(what, cache, 4);
-  state_->check_place(what, cache);
+  state().check_place(what, cache);
   const bool is_share = cache.size(2) == mine * page_size;
   require(cache.size(0) == 1 && (is_share || cache.size(2) == all * page_size),
           "PagedAttention: {} must be [1, heads, {}, dim] ({} pages of {}{}), is {}", what,
@@ -154,7 +159,7 @@ TensorView PagedAttention::as_pool(const char* what, const ConstTensorView& cach
 
 std::vector<TokenSlot> PagedAttention::slots_of(std::span<const int> batch_idx,
                                                 std::span<const std::int64_t> input_pos) const {
-  const std::int64_t page_size = state_->page_size();
+  const std::int64_t page_size = state().page_size();
   const std::size_t tokens = input_pos.size() / std::max<std::size_t>(batch_idx.size(), 1);
   std::vector<TokenSlot> slots;
   slots.reserve(input_pos.size());
@@ -166,7 +171,7 @@ std::vector<TokenSlot> PagedAttention::slots_of(std::span<const int> batch_idx,
             capacity(b));
     const PageId page = pages(b)[static_cast<std::size_t>(position / page_size)];
     const auto offset = static_cast<std::int32_t>(position % page_size);
-    slots.push_back(page.rank() == state_->mesh.kv_rank() ? TokenSlot{page.index(), offset}
+    slots.push_back(page.rank() == state().mesh.kv_rank() ? TokenSlot{page.index(), offset}
                                                           : TokenSlot{});
   }
   return slots;
@@ -177,8 +182,8 @@ void PagedAttention::assign(std::span<const int> batch_idx, std::span<const std:
                             const TensorView& k_cache, const TensorView& v_cache, Stream stream) {
   check_values("k", k_val, k_cache, batch_idx.size(), input_pos.size());
   check_values("v", v_val, v_cache, batch_idx.size(), input_pos.size());
-  state_->check_place("assign: k_val", k_val);
-  state_->check_place("assign: v_val", v_val);
+  state().check_place("assign: k_val", k_val);
+  state().check_place("assign: v_val", v_val);
   const KvPool pool{as_pool("k_cache", k_cache), as_pool("v_cache", v_cache)};
   check_writable_pool("assign", pool);
   const std::vector<TokenSlot> slots = slots_of(batch_idx, input_pos);
@@ -188,7 +193,7 @@ void PagedAttention::assign(std::span<const int> batch_idx, std::span<const std:
     const auto b = static_cast<std::int64_t>(i);
     const ConstTensorView k = batch_row(k_val, b), v = batch_row(v_val, b);
     check_new_tokens(k, v, pool, std::ssize(slots) / std::ssize(batch_idx));
-    state_->backend->write(pool, k, v, std::span(slots).subspan(i * tokens, tokens), stream);
+    state().backend->write(pool, k, v, std::span(slots).subspan(i * tokens, tokens), stream);
   }
 }
 
@@ -206,13 +211,13 @@ LocalBlockMask PagedAttention::convert_logical_block_mask(
   std::vector<std::span<const PageId>> tables;
   for (std::size_t b = 0; b < rows.size(); ++b) {
     const std::span<const PageId> all = pages(rows[b]);
-    const std::int64_t page_size = state_->page_size();
+    const std::int64_t page_size = state().page_size();
     const std::int64_t used =
         kv_len.empty() ? std::ssize(all) : (kv_len[b] + page_size - 1) / page_size;
     tables.push_back(all.first(static_cast<std::size_t>(std::min(used, std::ssize(all)))));
   }
-  return convert_to_local(block_mask, tables, static_cast<int>(state_->page_size()),
-                          state_->mesh.kv_rank());
+  return convert_to_local(block_mask, tables, static_cast<int>(state().page_size()),
+                          state().mesh.kv_rank());
 }
 
 }  // namespace kvmesh

@@ -82,9 +82,9 @@ void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView
           kv_lens.size(), query.size(0));
   check_outputs(query, v_cache.size(3), out, options.lse);
   check_scale(options.scale);
-  state_->check_place("forward: query", query);
-  state_->check_place("forward: out", out);
-  state_->check_place("forward: lse", options.lse);
+  state().check_place("forward: query", query);
+  state().check_place("forward: out", out);
+  state().check_place("forward: lse", options.lse);
   if (options.block_mask) check_block_mask(options.block_mask->shape(), query, kv_lens);
 
   const std::vector<int> rows = rows_or_all(options.batch_indices, query.size(0));
@@ -95,7 +95,7 @@ void PagedAttention::forward(const ConstTensorView& query, const ConstTensorView
   q.copy_in();
   const CombineOutput output{.o = o.view(),
                              .lse = lse ? without_unit_dim(lse->view()) : TensorView{}};
-  state_->attend(rows, kv_lens, q.view(), pool, output, options);
+  state().attend(rows, kv_lens, q.view(), pool, output, options);
   o.copy_out();
   if (lse) lse->copy_out();
 }

@@ -26,10 +26,10 @@ PagedAttention::Translation PagedAttention::translation(std::span<const std::int
                                                         std::span<const int> batch_idx) const {
   const std::int64_t batch = !batch_idx.empty() ? std::ssize(batch_idx)
                              : !kv_len.empty()  ? std::ssize(kv_len)
-                                                : std::ssize(state_->rows);
+                                                : std::ssize(state().rows);
   require(kv_len.empty() || std::ssize(kv_len) == batch,
           "PagedAttention: {} lengths for a batch of {}", kv_len.size(), batch);
-  const auto n_pages = static_cast<std::size_t>(pages_per_rank() * state_->mesh.kv_parallel());
+  const auto n_pages = static_cast<std::size_t>(pages_per_rank() * state().mesh.kv_parallel());
   std::vector<std::int32_t> logical_of(static_cast<std::size_t>(batch) * n_pages, -1);
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(batch),
                                     std::numeric_limits<std::int32_t>::max());
@@ -46,7 +46,7 @@ PagedAttention::Translation PagedAttention::translation(std::span<const std::int
     first += n_pages;
   }
   return {Buffer<std::int32_t>(logical_of, static_cast<std::int32_t>(n_pages)),
-          Buffer<std::int32_t>(lengths), static_cast<std::int32_t>(state_->page_size())};
+          Buffer<std::int32_t>(lengths), static_cast<std::int32_t>(state().page_size())};
 }
 
 MaskMod PagedAttention::get_mask_mod(const MaskMod& mask_mod, std::span<const std::int64_t> kv_len,

@@ -124,6 +124,7 @@ class Driver {
     const std::vector<AppendRequest> requests = draw_batch();
     const std::int64_t missing = model_.missing_for_append(requests);
     ASSERT_EQ(allocator_.can_append(requests).has_value(), missing <= model_.free_pages());
+    ASSERT_EQ(allocator_.pages_needed(requests), missing);  // the replica is not asked
     std::vector<PageCopy> copies;
     if (coin()) {
       const auto result = allocator_.try_append(requests);

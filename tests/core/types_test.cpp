@@ -67,6 +67,21 @@ TEST(TensorView, StridesAreRowMajorUnlessGiven) {
   EXPECT_EQ(describe(view), "float32 [2, 3, 4]");
 }
 
+TEST(TensorView, SixteenBitElementsOfAnyType) {
+  enum class Half : std::uint16_t {};  // as an engine has its own
+  Half data[6];
+  const std::uint16_t bits[6] = {};
+  const TensorView view = tensor(data, Dtype::kFloat16, {2, 3});
+  EXPECT_EQ(describe(view), "float16 [2, 3]");
+  EXPECT_EQ(view.data, data);
+  EXPECT_EQ(view.stride(0), 3);
+  const ConstTensorView constant = tensor(bits, Dtype::kBFloat16, {6});
+  EXPECT_EQ(describe(constant), "bfloat16 [6]");
+  EXPECT_EQ(constant.data, bits);
+  EXPECT_THROW(tensor(data, Dtype::kFloat32, {3}), InvalidArgument);
+  EXPECT_THROW(tensor(data, Dtype::kFloat8E4M3, {12}), InvalidArgument);
+}
+
 TEST(Errors, ReportRequestAndSupply) {
   const OutOfPages pages(7, {1, 2});
   EXPECT_EQ(pages.free_pages(), 3);

@@ -19,6 +19,7 @@ def test_errors_have_classes_and_details():
         assert full.value.asked_pages == 25
         assert full.value.free_pages_per_rank == [2]
         assert full.value.code == 5
+        assert cache.pages_needed([(cache.create(), 100), (cache.create(), 1)]) == 26
         assert cache.try_plan([(cache.create(), 100)]) is None
         with pytest.raises(kvmesh.UnknownSequence):
             cache.erase(12345)

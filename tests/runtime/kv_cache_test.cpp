@@ -114,6 +114,11 @@ TEST_F(KvCacheErrors, OutOfPagesReportsCountsAndChangesNothing) {
   fill(cache_, a, 14);
   fill(cache_, b, 3);
   const std::vector<BatchEntry> batch{{a, 3}, {b, 6}};  // one page and two; one is free
+  EXPECT_EQ(cache_.pages_needed(batch), 3);
+  EXPECT_EQ(cache_.pages_needed({{b, 1}}), 0);
+  expect_refused<InvalidArgument>(cache_, [&] { (void)cache_.pages_needed({{a, 1}, {a, 1}}); });
+  expect_refused<UnknownSequence>(cache_, [&] { (void)cache_.pages_needed({{SequenceId{}, 1}}); });
+  expect_refused<InvalidArgument>(cache_, [&] { (void)cache_.pages_needed({{a, 1}}, 1); });
   expect_refused<OutOfPages>(cache_, [&] { (void)cache_.plan(batch); });
   try {
     (void)cache_.plan(batch);

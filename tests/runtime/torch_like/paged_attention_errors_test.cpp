@@ -20,6 +20,36 @@ TEST(PagedAttention, ErrorsOfTheConstructorAndOfRows) {
   EXPECT_THROW(paged.capacity(-1), InvalidArgument);
 }
 
+TEST(PagedAttention, OneThatHasBeenMovedFromRefusesEveryCall) {
+  PagedCase c(
+      {.pages = 8, .page_size = 4, .rows = 1, .q_heads = 2, .kv_heads = 2, .k_dim = 8, .v_dim = 8});
+  PagedAttention& gone = c.paged;
+  PagedAttention paged = std::move(gone);
+  paged.reserve(0, 4);
+  OwnedTensor rows(Dtype::kFloat32, {1, 2, 1, 8});
+  const std::vector<int> row{0};
+  const std::vector<std::int64_t> one{1};
+  const BlockMask mask =
+      BlockMask::create(mods::causal(), {.q_len = 4, .kv_len = 4, .q_block = 4, .kv_block = 4});
+  EXPECT_THROW(gone.reserve(0, 1), InvalidArgument);
+  EXPECT_THROW(gone.erase(0), InvalidArgument);
+  EXPECT_THROW((void)gone.capacity(0), InvalidArgument);
+  EXPECT_THROW((void)gone.free_pages(), InvalidArgument);
+  EXPECT_THROW((void)gone.pages(0), InvalidArgument);
+  EXPECT_THROW((void)gone.physical_page(PageId{}), InvalidArgument);
+  EXPECT_THROW((void)gone.pages_per_rank(), InvalidArgument);
+  EXPECT_THROW((void)gone.first_page(), InvalidArgument);
+  EXPECT_THROW(gone.assign(row, one, rows.view(), rows.view(), c.k_cache.view(), c.v_cache.view()),
+               InvalidArgument);
+  EXPECT_THROW((void)gone.convert_logical_block_mask(mask), InvalidArgument);
+  EXPECT_THROW((void)gone.get_mask_mod(mods::causal()), InvalidArgument);
+  EXPECT_THROW((void)gone.get_score_mod(ScoreMod{}), InvalidArgument);
+  EXPECT_THROW(gone.forward(rows.view(), c.k_cache.view(), c.v_cache.view(), one, rows.view()),
+               InvalidArgument);
+  gone = std::move(paged);
+  EXPECT_EQ(gone.capacity(0), 4);
+}
+
 struct AssignCall {
   std::vector<int> rows{0, 1};
   std::vector<std::int64_t> positions{0, 1, 2, 0, 1, 2};
