@@ -58,7 +58,14 @@ class TableCheck {
     const auto pages = static_cast<std::int64_t>(sequence.pages.size());
     ensure(sequence.length >= 0 && sequence.length <= pages * page_size_,
            "sequence {} has {} tokens in {} pages", id, sequence.length, pages);
-    for (std::int64_t logical = 0; logical < pages; ++logical) check_page(id, sequence, logical);
+    const std::int64_t released = sequence.placement.released;
+    ensure(released >= 0 && released <= pages, "sequence {} has released {} of {} pages", id,
+           released, pages);
+    for (std::int64_t logical = 0; logical < released; ++logical)
+      ensure(!sequence.pages[static_cast<std::size_t>(logical)].valid(),
+             "page {} of sequence {} is released and in the table", logical, id);
+    for (std::int64_t logical = released; logical < pages; ++logical)
+      check_page(id, sequence, logical);
     check_counts(id, sequence);
   }
 
@@ -102,7 +109,7 @@ class TableCheck {
            "sequence {} starts on rank {}", id, placement.anchor);
     if (!placement.pages_on) return;
     std::vector<std::int32_t> held(static_cast<std::size_t>(pools_.ranks()), 0);
-    for (PageId page : sequence.pages) ++held[static_cast<std::size_t>(page.rank().value)];
+    for (PageId page : sequence.held_pages()) ++held[static_cast<std::size_t>(page.rank().value)];
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       ensure(held[static_cast<std::size_t>(rank)] == placement.pages_on[rank],
              "sequence {} holds {} pages on rank {} and counts {}", id,

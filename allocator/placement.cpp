@@ -47,7 +47,8 @@ class StripedPlacement final : public PlacementPolicy {
 };
 
 /// The first pages of a sequence, up to the threshold, go to its home: the rank that had the most
-/// free pages. Each later page goes to the rank that holds the fewest of the sequence.
+/// free pages. Pages that were given up do not count, so a window below the threshold stays at
+/// home. Each later page goes to the rank that holds the fewest of the sequence.
 class BalancedPlacement final : public PlacementPolicy {
  public:
   BalancedPlacement(int page_size, std::int64_t home_threshold_tokens)
@@ -55,17 +56,18 @@ class BalancedPlacement final : public PlacementPolicy {
 
   void prepare(Sequence& sequence, std::int64_t pages, int ranks) const override {
     SequencePlacement& placement = sequence.placement;
-    if (pages <= home_pages_ || ranks == 1 || placement.pages_on) return;
+    if (pages - placement.released <= home_pages_ || ranks == 1 || placement.pages_on) return;
     placement.pages_on = std::make_unique<std::int32_t[]>(static_cast<std::size_t>(ranks));
-    for (PageId page : sequence.pages) placement.added(page.rank());
+    for (PageId page : sequence.held_pages()) placement.added(page.rank());
   }
 
   void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
             PagePools& pools) override {
     if (pools.ranks() == 1) return pools.take(Rank{0}, out);
-    if (first < home_pages_) {
+    const std::int64_t held = first - sequence.released;
+    if (held < home_pages_) {
       const auto at_home =
-          std::min<std::uint64_t>(out.size(), static_cast<std::uint64_t>(home_pages_ - first));
+          std::min<std::uint64_t>(out.size(), static_cast<std::uint64_t>(home_pages_ - held));
       take_home(sequence, out.first(at_home), pools);
       out = out.subspan(at_home);
     }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kvmesh/types.hpp"
@@ -18,6 +19,9 @@ struct SequencePlacement {
   std::unique_ptr<std::int32_t[]> pages_on;
   /// The home rank (balanced) or the rank of page 0 (striped). kNone: no page yet.
   std::int32_t anchor = kNone;
+  /// The number of the sequence's leading pages that were given up, behind its window. Their
+  /// entries of the table are invalid.
+  std::int32_t released = 0;
 
   void added(Rank rank, std::int32_t pages = 1) {
     if (pages_on) pages_on[rank.value] += pages;
@@ -40,6 +44,10 @@ struct Sequence {
   bool may_share = false;
   /// It pins a match, of which no sequence has been made yet.
   bool is_match = false;
+
+  std::span<const PageId> held_pages() const {
+    return std::span(pages).subspan(static_cast<std::size_t>(placement.released));
+  }
 };
 
 /// Slots of sequences, addressed by ids that are never reused and name this table's space.

@@ -73,6 +73,7 @@ struct Flags {
   std::string output = "partial";
   bool reproducible = false;
   int layers = 0;
+  int kinds = 1;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -110,7 +111,8 @@ struct Options {
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
   std::vector<Lengths> lengths{};
-  std::vector<std::int64_t> listed{};   ///< of kListed: the tokens of each sequence
+  /// Of kListed, a case each: the tokens of each sequence.
+  std::vector<std::vector<std::int64_t>> listed{};
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
   Shape shape{};
@@ -121,6 +123,7 @@ struct Options {
   Dtype travels_as = Dtype::kFloat32;
   Output output = Output::kPartial;
   int layers = 0;  ///< 0: as many as defeat the caches
+  int kinds = 1;   ///< of layers, of kPlan: each but the first has a window of its own
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats where a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches

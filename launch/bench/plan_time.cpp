@@ -10,6 +10,7 @@ namespace {
 constexpr int kTurnsARepeat = 10;  // one takes some ten microseconds
 // What limits are for: queries times the query heads of a kv head.
 constexpr std::int64_t kRowsOfDecode = 64;
+constexpr int kWindow = 1024;
 
 }  // namespace
 
@@ -21,6 +22,9 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
                   .strategy = options.strategy,
                   .way = options.way,
                   .travels_as = options.travels_as};
+  for (int kind = 1; kind < options.kinds; ++kind) {
+    how.kinds.push_back({.layers = {kind}, .mask = mods::sliding_window(kWindow * kind)});
+  }
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);

@@ -50,11 +50,21 @@ class Closable {
 
 using PyMesh = Closable<Mesh>;
 using PyCache = Closable<KvCache>;
-/// A plan, and the sizes of a layer's tensors on this rank.
-struct PlannedStep {
-  StepPlan plan;
+/// The sizes of a layer's tensors on this rank.
+struct LayerSizes {
   std::int64_t q_heads, kv_heads, k_dim, v_dim;
   bool is_latent;
+};
+/// A plan, and the sizes of each layer.
+struct PlannedStep {
+  StepPlan plan;
+  std::vector<LayerSizes> layers;
+
+  /// Of a layer that does not exist, those of layer 0: the plan refuses it.
+  const LayerSizes& sizes(int layer) const {
+    const auto at = static_cast<std::size_t>(layer);
+    return layers[at < layers.size() ? at : 0];
+  }
 };
 using PyPlan = Closable<PlannedStep>;
 

@@ -1,6 +1,9 @@
 // The backend that runs on one GPU.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <deque>
+
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
 #include "core/device_wait.hpp"
@@ -84,12 +87,13 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
 /// The type that queries have, as kernels expect before they see any.
 Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
 
-cuda::CudaAttend::Options attend_options(const StepOptions& options,
-                                         std::span<const BatchEntry> first) {
+/// `sends`: rows go straight to other ranks.
+cuda::CudaAttend::Options attend_options(const StepOptions& options, const AttentionOptions& kind,
+                                         std::span<const BatchEntry> first, bool sends) {
   const bool row_scales = info_of(options.format.dtype).has_scales &&
                           options.format.scales.kind == ScaleKind::kPerTokenAndHead;
   cuda::CudaAttend::Options attend{
-      .attention = options.attention,
+      .attention = kind,
       .block_mask = options.block_mask,
       .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
@@ -100,7 +104,8 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options,
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,
-                     .pages = options.limits->pages};
+                     .pages = options.limits->pages,
+                     .merges_all = sends};
   }
   return attend;
 }
@@ -110,12 +115,12 @@ class CudaStep : public StepKernels {
   CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
       : shared_(shared),
         options_(options),
-        attention_(shared.kernels, options.shape, attend_options(options, first)),
         combine_(shared.ways, options.combine, options.limits.has_value()) {
-    if (!options.limits) return;
-    StepBatch none;
-    none.ranks = shared.mesh.kv_parallel();
-    plan_combine(none, {});  // memory is taken before the allocator appends
+    const bool sends = options.limits && plan_limits();
+    for (const AttentionOptions& kind : options.kinds) {
+      kinds_.emplace_back(shared.kernels, options.shape,
+                          attend_options(options, kind, first, sends));
+    }
   }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
@@ -126,15 +131,18 @@ class CudaStep : public StepKernels {
       sequences.push_back(
           {.queries = size.queries, .kv_len = size.length, .appended = size.appended});
     }
-    attention_.current().check_step(sequences);
+    for (const cuda::CudaAttend& kind : kinds_) kind.current().check_step(sequences);
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
-    shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
+    shared_.mesh.wait_until(
+        [&] { return std::ranges::all_of(kinds_, &cuda::CudaAttend::is_ready); }, "plan");
     try {
       change_pages(batch);
-      attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
-      plan_combine(batch, stream);
+      const bool sends = plan_combine(batch, stream);
+      for (cuda::CudaAttend& kind : kinds_) {
+        kind.plan(shared_.pages, {sequences_, batch.q_positions, sends}, native(stream));
+      }
     } catch (...) {
       forget_pages(batch, stream);
       throw;
@@ -143,7 +151,7 @@ class CudaStep : public StepKernels {
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
-    const cuda::DevicePlan& plan = attention_.current();
+    const cuda::DevicePlan& plan = kinds_[0].current();  // slots are those of any
     const Launching launching(shared_, stream);
     require(k.dims == 3 && k.size(0) == plan.token_slot_count(),
             "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
@@ -151,43 +159,57 @@ class CudaStep : public StepKernels {
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    launch(input, pool, {out.o, out.lse}, stream);
+    launch(input, pool, AttendedRows{out.o, out.lse}, stream);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
   }
 
-  /// A rank that holds all keys writes the output itself.
+  /// A rank that holds all keys writes the output itself. Of several, each sends its rows from the
+  /// kernels of attention where the combine takes them so.
   bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (needs_partial()) return StepKernels::attend(input, pool, partial, output, stream);
-    launch(input, pool, {output.o, output.lse}, stream);
+    if (!needs_partial()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
+    if (!combine_.takes_sent_rows()) {
+      return StepKernels::attend(input, pool, partial, output, stream);
+    }
+    launch(input, pool, combine_.target(), stream);
+    combine_.run_sent(output, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
-    attention_.check_output({output.o, output.lse});
+    kinds_[0].check_output({output.o, output.lse});
   }
 
-  TileCounts tiles() const override { return attention_.current().tiles(); }
+  TileCounts tiles() const override {
+    TileCounts sum;
+    for (const cuda::CudaAttend& kind : kinds_) sum += kind.current().tiles();
+    return sum;
+  }
   std::int64_t workspace_bytes() const override {
-    return attention_.workspace_bytes() + attention_.plan_bytes() +
-           static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+    auto bytes = static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+    for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
+    return bytes;
   }
   std::int64_t host_bytes() const override {
-    return attention_.current().host_bytes() +
-           static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
-                                     combine_.host_bytes());
+    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
+                                           combine_.host_bytes());
+    for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
+    return bytes;
   }
   std::uint64_t generation() const override {
-    return attention_.generation() + combine_.generation();
+    std::uint64_t generation = combine_.generation();
+    for (const cuda::CudaAttend& kind : kinds_) generation += kind.generation();
+    return generation;
   }
 
  private:
-  void launch(const AttendInput& input, const KvPool& pool, const AttendedRows& rows,
-              Stream stream) {
+  /// `rows`: AttendedRows or a CombineTarget.
+  template <class Rows>
+  void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
     const Launching launching(shared_, stream);
-    attention_.launch(input.q, pool, rows, native(stream), input.sinks);
+    kinds_[input.kind].launch(input.q, pool, rows, native(stream), input.sinks);
   }
 
   void change_pages(const StepBatch& batch) {
@@ -217,16 +239,27 @@ class CudaStep : public StepKernels {
     shared_.pages.cancel(native(stream));
   }
 
-  void plan_combine(const StepBatch& batch, Stream stream) {
-    combine_.plan({attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim},
-                  batch, stream);
+  /// Takes memory before the allocator appends. Returns as plan_combine.
+  bool plan_limits() {
+    StepBatch none;
+    none.ranks = shared_.mesh.kv_parallel();
+    return plan_combine(none, {});
+  }
+
+  /// Returns whether attention's kernels send the rows.
+  bool plan_combine(const StepBatch& batch, Stream stream) {
+    const std::int64_t tokens = options_.limits
+                                    ? options_.limits->sequences * options_.limits->query_tokens
+                                    : batch.query_tokens;
+    combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
+    return combine_.takes_sent_rows();
   }
 
   Shared& shared_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
-  cuda::CudaAttend attention_;
   StepCombine combine_;
+  std::deque<cuda::CudaAttend> kinds_;
 };
 
 class CudaBackend : public Backend {

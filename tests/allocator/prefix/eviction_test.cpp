@@ -165,13 +165,14 @@ TEST(PrefixCache, ComparesTokensWhereItIsToldTo) {
   for (const bool compares : {false, true}) {
     PagePools pools(1, 4);
     ChangeLog changes(4);
-    PrefixCache cache({.enabled = true, .compares_tokens = compares}, pools, changes, 4);
+    PrefixCache cache({.page_size = 4, .prefix = {.enabled = true, .compares_tokens = compares}},
+                      pools, changes);
     PrefixKey key(PrefixRules{.page_size = 4});
     key.append(std::vector<std::int32_t>{1, 2, 3, 4});
     cache.prepare(Retention::kPriority);
     cache.publish(pools.take(Rank{0}), key.hashes()[0], {}, std::vector<std::int32_t>{1, 2, 3, 5},
                   false, Retention::kPriority);
-    EXPECT_EQ(cache.find(key).tokens, compares ? 0 : 4);
+    EXPECT_EQ(cache.find(key, 100).tokens, compares ? 0 : 4);
   }
 }
 
