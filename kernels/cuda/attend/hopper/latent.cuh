@@ -35,7 +35,7 @@ namespace kvmesh::cuda {
 class LatentMath {
  public:
   __device__ LatentMath(const AttendParams& params, const LatentShared& shared)
-      : p_(params), shared_(shared), team_(uniform(threadIdx.x / kTeamThreads)) {}
+      : p_(params), shared_(shared), team_(__shfl_sync(kAllLanes, threadIdx.x / kTeamThreads, 0)) {}
 
   __device__ void run() {
     griddepcontrol_wait();
@@ -70,10 +70,6 @@ class LatentMath {
     if (lane() == 0) mbarrier_arrive(barrier);
   }
 
-  /// Where the tiles lie of which this team makes the weights, tile_ % 2 == team_, and the others.
-  __device__ int own_stage() const { return team_; }
-  __device__ int other_stage() const { return 1 - team_; }
-
   /// Each team multiplies all weights by its values; it makes those of every second tile.
   __device__ void attend(const DeviceTask& task) {
     exponents_ = {};
@@ -93,18 +89,18 @@ class LatentMath {
     }
     for (; tile + 1 < end; tile += 2) {
       start_scores(tile + 1, 0, kEarlySteps, s);
-      follow();
+      follow(tile);
       start_scores(tile + 1, kEarlySteps, kScoreSteps, s);
       wgmma_wait_group<1>();
       wgmma_tie(o_);
-      release_tile(other_stage());
+      release_tile(tile);
       lead(task, tile + 1, first, s);
     }
     if (tile < end) {
-      follow();
+      follow(tile);
       wgmma_wait_group<0>();
       wgmma_tie(o_);
-      release_tile(other_stage());
+      release_tile(tile);
     }
     tile_ = end;
   }
@@ -114,18 +110,18 @@ class LatentMath {
   __device__ void lead(const DeviceTask& task, int tile, int first, Scores& s) {
     wgmma_wait_group<0>();
     wgmma_tie(s);
-    const int first_key = (tile - first) * kLatentKeys;
-    softmax(task, first_key, own_stage(), s);
-    give(task.keys - first_key, own_stage(), s);
-    add_values(own_stage());
+    const int first_key = (tile - first) * kLatentKeys, stage = tile % kLatentStages;
+    softmax(task, first_key, stage, s);
+    give(task.keys - first_key, stage, s);
+    add_values(stage);
     wgmma_wait_group<0>();
     wgmma_tie(o_);
-    release_tile(own_stage());
+    release_tile(tile);
   }
 
-  /// Starts the products with the weights that the other team makes of its tile.
-  __device__ void follow() {
-    const int stage = other_stage();
+  /// Starts the products with the weights that the other team makes of a tile.
+  __device__ void follow(int tile) {
+    const int stage = tile % kLatentStages;
     Teams::wait_weights(stage);
     const float* const references = shared_.rows(stage);
     const float to[2] = {references[row(0)], references[row(1)]};
@@ -147,11 +143,11 @@ class LatentMath {
 
   /// Starts products of the queries and a tile's keys, each of 16 elements of a row.
   __device__ void start_scores(int tile, int begin, int end, Scores& s) const {
-    const int stage = own_stage();
+    const int stage = tile % kLatentStages;
     const std::uint32_t parity = tile / kLatentStages % 2;
-    const std::uint64_t queries = kImageQ.operand(uniform(shared_.queries()));
-    const std::uint64_t left = kImageLeft.operand(uniform(shared_.left(stage)));
-    const std::uint64_t right = kImageRight.operand(uniform(shared_.right(stage)));
+    const std::uint64_t queries = kImageQ.operand(shared_.queries());
+    const std::uint64_t left = kImageLeft.operand(shared_.left(stage));
+    const std::uint64_t right = kImageRight.operand(shared_.right(stage));
     if (begin == end) return;
     if (begin == 0) mbarrier_wait(shared_.left_full(stage), parity);
     wgmma_fence();
@@ -171,11 +167,10 @@ class LatentMath {
   }
 
   __device__ void add_values(int stage) {
-    const std::uint64_t weights = kImageRight.operand(uniform(shared_.weights(stage)));
-    const bool is_left = uniform(team_) == 0;
-    const std::uint64_t values = is_left ? kImageLeft.operand(uniform(shared_.left(stage)))
-                                         : kImageRight.operand(uniform(shared_.right(stage)));
-    const int group = is_left ? kImageLeft.group_bytes() : kImageRight.group_bytes();
+    const std::uint64_t weights = kImageRight.operand(shared_.weights(stage));
+    const std::uint64_t values = team_ == 0 ? kImageLeft.operand(shared_.left(stage))
+                                            : kImageRight.operand(shared_.right(stage));
+    const int group = team_ == 0 ? kImageLeft.group_bytes() : kImageRight.group_bytes();
     wgmma_tie(o_);  // zeroed or rescaled before the fence
     wgmma_fence();
 #pragma unroll
@@ -186,9 +181,9 @@ class LatentMath {
     wgmma_commit_group();
   }
 
-  __device__ void release_tile(int stage) const {
-    release(shared_.right_empty(stage));
-    if (team_ == 0 && lane() == 0) mbarrier_arrive(shared_.left_empty(stage));
+  __device__ void release_tile(int tile) const {
+    release(shared_.right_empty(tile % kLatentStages));
+    if (team_ == 0 && lane() == 0) mbarrier_arrive(shared_.left_empty(tile % kLatentStages));
   }
 
   /// Turns scores of a tile into weights exp(score - reference), and puts the reference where the
