@@ -37,11 +37,11 @@ void check_free_list(const PagePools& pools, Rank rank) {
   }
   ensure(cached == pools.cached_pages(rank), "rank {} has {} cached pages and counts {}",
          rank.value, cached, pools.cached_pages(rank));
-  ensure(unused == expected, "rank {} has {} pages that no one uses and counts {} free", rank.value,
-         unused, expected);
+  ensure(unused == expected, "rank {} has {} unused pages and counts {} free", rank.value, unused,
+         expected);
 }
 
-/// Where the page tables say that each page is, and in how many of them.
+/// For each page the logical index in the page tables, and the number of tables that have it.
 struct Use {
   std::int64_t logical = 0;
   std::int32_t count = 0;
@@ -94,9 +94,9 @@ class TableCheck {
     use.logical = logical;
     ++use.count;
     if (!pools_.shared(page)) return;
-    ensure(sequence.may_share, "sequence {} shares page {} and does not know", id, logical);
+    ensure(sequence.may_share, "sequence {} shares page {} without its flag", id, logical);
     ensure(logical * page_size_ < sequence.length,
-           "sequence {} shares page {}, which holds nothing of it", id, logical);
+           "sequence {} shares page {}, which has no content of it", id, logical);
   }
 
   std::size_t at(PageId page) const {
@@ -124,11 +124,11 @@ class TableCheck {
 void check_slots(const SequenceTable& sequences) {
   std::int64_t living = 0;
   sequences.for_each([&](SequenceId, const Sequence&) { ++living; });
-  ensure(living == sequences.size(), "{} sequences live and {} are counted", living,
+  ensure(living == sequences.size(), "{} sequences exist and {} are counted", living,
          sequences.size());
   const std::int64_t empty = sequences.count_empty_slots();
   ensure(living + empty + sequences.retired_slots() == sequences.slots(),
-         "of {} slots {} live, {} are listed as empty and {} retired", sequences.slots(), living,
+         "of {} slots {} are in use, {} listed as empty and {} retired", sequences.slots(), living,
          empty, sequences.retired_slots());
 }
 

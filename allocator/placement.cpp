@@ -93,8 +93,8 @@ class BalancedPlacement final : public PlacementPolicy {
     }
   }
 
-  /// The rank with the most free pages; of equal ones the first after the last choice, so that tiny
-  /// sequences that come and go do not all meet on one rank.
+  /// Returns the rank with the most free pages; among equal ones the first after the last choice,
+  /// so that tiny sequences that come and go do not all meet on one rank.
   std::int32_t emptiest(const PagePools& pools) {
     std::int32_t best = first_choice_;
     std::int32_t rank = first_choice_;
@@ -106,8 +106,8 @@ class BalancedPlacement final : public PlacementPolicy {
     return best;
   }
 
-  /// The rank with the fewest pages of the sequence, of equal ones that with the most free pages,
-  /// then the lowest. Both are compared at once, as one 64-bit key, without a branch.
+  /// Returns the rank with the fewest pages of the sequence; among equal ones that with the most
+  /// free pages, then the lowest. Both are compared at once, as one 64-bit key, without a branch.
   static Rank fewest(const SequencePlacement& sequence, const PagePools& pools) {
     std::uint64_t best_key = std::numeric_limits<std::uint64_t>::max();
     Rank best{0};

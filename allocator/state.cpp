@@ -21,7 +21,7 @@ AllocatorOptions checked(const AllocatorOptions& options) {
           static_cast<int>(options.placement));
   require(
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
-      "prefix: hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      "prefix: hash {} or eviction {} is invalid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.window >= 0, "window is {}, must not be negative", options.window);
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
@@ -53,7 +53,7 @@ AllocatorOptions with_id_space(AllocatorOptions options) {
   return options;
 }
 
-/// What the digest knows of an id: the rest is the space, which is no state.
+/// The part of an id that the digest covers: the rest is the space, which is not part of the state.
 std::uint64_t digest_word(SequenceId id) { return SequenceId(0, id.generation(), id.slot()).value; }
 
 /// Sums of asked pages stop at the largest value: no pool has that many anyway.

@@ -85,7 +85,7 @@ class PageAllocator::State {
   std::pair<std::int64_t, std::int64_t> pages_to_own(const Sequence& sequence, std::int64_t begin,
                                                      std::int64_t end) const;
   void check_key(const PrefixKey& key) const;
-  /// What pins a match. @throws UnknownSequence, InvalidArgument.
+  /// Returns the sequence that pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,

@@ -7,8 +7,8 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr int kTurnsARepeat = 10;  // one takes some ten microseconds
-// What limits are for: queries times the query heads of a kv head.
+constexpr int kTurnsPerRepeat = 10;  // a turn takes some ten microseconds
+// Plans of at most this many rows (queries times the query heads per kv head) have limits.
 constexpr std::int64_t kRowsOfDecode = 64;
 constexpr int kWindow = 1024;
 
@@ -29,7 +29,7 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);
   const auto turns =
-      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsARepeat,
+      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
                                               std::ranges::min(workload.lengths()) / tokens - 1));
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {

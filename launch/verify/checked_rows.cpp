@@ -9,7 +9,7 @@
 namespace kvmesh::verify {
 namespace {
 
-// Of two numbers that may be the same infinity.
+// Distance of two numbers that may be the same infinity.
 double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
 
 // `mask`, of which a query sees the keys in its window.
@@ -35,7 +35,7 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
     if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
-    // Where every rank has every row, each compares its turn of them with float64.
+    // If every rank has every row, the ranks compare the rows with float64 in turn.
     const bool exact = step.options.plan.scatter != Scatter::kAll ||
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < result.o.heads(); ++h) {

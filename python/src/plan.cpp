@@ -122,7 +122,7 @@ std::string describe_plan(PyPlan& self) {
 
 void bind_plan(nb::module_& module) {
   nb::class_<PyPlan> type(module, "StepPlan",
-                          "One step of a batch: planned once, run for each layer. Good until one "
+                          "One step of a batch: planned once, run for each layer. Valid until one "
                           "of its sequences changes.");
   make_closable(type);
   type.def(
@@ -130,7 +130,7 @@ void bind_plan(nb::module_& module) {
           nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
           nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
           "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
-          "kv_heads, dim], left out where nothing is appended; sinks [q_heads] float32, the "
+          "kv_heads, dim], left out if nothing is appended; sinks [q_heads] float32, the "
           "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
           "for a new one) (out, lse).")
       .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),

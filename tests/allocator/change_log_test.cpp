@@ -14,7 +14,7 @@ namespace {
 
 using test::uniform;
 
-/// Page tables made of nothing but the log.
+/// Page tables built from the log alone.
 class Follower {
  public:
   explicit Follower(PageAllocator& allocator) : cursor_(allocator.follow()) {}
@@ -67,7 +67,7 @@ class Follower {
   std::array<int, 7> counts_{};
 };
 
-TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
+TEST(ChangeLog, ReproducesEveryPageTable) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   PageAllocator allocator(
@@ -127,7 +127,7 @@ TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
   allocator.verify_integrity();
 }
 
-TEST(ChangeLog, TellsAFollowerThatIsTooFarBehind) {
+TEST(ChangeLog, ReportsAFollowerTooFarBehind) {
   ChangeLog log(1);
   log.record({});
   ChangeCursor slow = log.follow();

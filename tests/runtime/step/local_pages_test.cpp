@@ -1,4 +1,4 @@
-// What a rank and its device remember of page tables, against looking at all of them again.
+// Page tables followed by a rank and its device, against reading all of them again.
 #include "runtime/step/local_pages.hpp"
 
 #include <gtest/gtest.h>
@@ -35,14 +35,14 @@ void expect_same(const LocalSequence& seen, std::span<const PageId> pages) {
   EXPECT_EQ(seen.held, held);
 }
 
-/// Serves random sequences; `device_` has the lists as a device that gets only new pages has them.
+/// Serves random sequences; `device_` has the lists of a device that gets only new pages.
 class Serving {
  public:
   /// Looks at a sequence after one in `behind` steps.
   Serving(std::uint64_t seed, int behind, std::int64_t window = 0)
       : random_(seed), window_(window), behind_(behind) {}
 
-  /// How many pages were not sent again.
+  /// Number of pages that were not sent again.
   std::size_t kept() const { return kept_; }
 
   void step() {
@@ -106,7 +106,7 @@ class Serving {
   int behind_;
 };
 
-TEST(LocalPages, AreWhatThePageTablesSay) {
+TEST(LocalPages, EqualThePageTables) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Serving serving(seed, 1);
@@ -130,7 +130,7 @@ TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
   for (int i = 0; i < 60'000 && !testing::Test::HasFailure(); ++i) serving.step();
 }
 
-TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
+TEST(SentPages, StayValidWhenPagesArePublishedOrEvicted) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 3, .page_size = 4, .prefix = {.enabled = true}});
   SentPages sent(allocator);
@@ -160,7 +160,7 @@ TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
 }
 
 // Positions are int32: see check_step.
-TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
+TEST(StepBatch, RejectsSequencesLongerThanPositions) {
   constexpr int kPage = 1 << 20;
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 2048, .page_size = kPage});
   const SequenceId sequence = allocator.create();
@@ -176,7 +176,7 @@ TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
   allocator.append(sequence, kMost);
   EXPECT_THROW(check(1), InvalidArgument);
 
-  // Nor batches whose queries cannot be numbered.
+  // Nor batches with more queries than can be numbered.
   const BatchEntry all[] = {{sequence, 0, kMost}, {allocator.fork(sequence), 0, kMost}};
   EXPECT_NO_THROW(check_step(allocator, cache, {all, 1}, {}));
   EXPECT_THROW(check_step(allocator, cache, all, {}), InvalidArgument);
