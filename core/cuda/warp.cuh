@@ -17,4 +17,8 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
+/// `value`, which all lanes have alike. The compiler sees that it is so after a shuffle, and keeps
+/// it, and addresses and operands that depend on it, in registers of the warp.
+__device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
+
 }  // namespace kvmesh::cuda

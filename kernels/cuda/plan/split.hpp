@@ -9,7 +9,7 @@
 // is free, the long ones first, end together: each is at most 0.4 of the tiles that are left,
 // divided by the thread blocks that run at once (guided self-scheduling: Polychronopoulos and Kuck,
 // 1987). A block that is not split needs no merge, so those that start first stay whole where they
-// end well before the line does.
+// end before the line does, or a little later.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,8 @@ namespace kvmesh::cuda {
 /// keys arrive, and a merge.
 inline constexpr std::int64_t kLeastTiles = 8;
 inline constexpr std::int64_t kFewestTiles = 4;
-/// On long lines the shortest pieces are a tenth of a thread block's share, up to this many tiles,
-/// and on very long ones this fraction: short enough to end together, few enough to merge.
-inline constexpr std::int64_t kLeastOfLongLines = 16;
+/// On very long lines the shortest pieces are this fraction of a thread block's share: short enough
+/// to end together, few enough to merge.
 inline constexpr std::int64_t kLeastFraction = 32;
 /// Up to this many tiles a share is one piece: a second one would cost more to start than it evens
 /// out.
@@ -45,8 +44,8 @@ constexpr std::int64_t begin_of_split(std::int64_t split_units, std::int32_t spl
 /// The pieces of all blocks, long sequences first. A thread block's share is total /
 /// resident_blocks tiles.
 ///
-/// - No block is as much as a share: blocks stay whole as long as they end well before the line
-///   does. They are as good as pieces and need no merge.
+/// - No block is as much as a share: blocks stay whole as long as they end before the line does, or
+///   a little later. They are as good as pieces and need no merge.
 /// - A share is a few tiles: every thread block gets one piece.
 /// - Otherwise no piece is longer than 0.4 of a thread block's share of what is left of the line.
 class Line {
@@ -77,20 +76,19 @@ class Line {
   static constexpr std::int64_t least_of(std::int64_t total, std::int64_t resident_blocks,
                                          std::int64_t multiprocessors) {
     const std::int64_t resident_share = total / resident_blocks;
-    if (resident_share > kLeastFraction * kLeastOfLongLines) return resident_share / kLeastFraction;
-    if (resident_share > 10 * kLeastTiles)
-      return smaller_of(resident_share / 10, kLeastOfLongLines);
+    if (resident_share > kLeastFraction * kLeastTiles) return resident_share / kLeastFraction;
     const std::int64_t share = ceil_div(total, multiprocessors);
     return share > kLeastTiles ? kLeastTiles : share < kFewestTiles ? kFewestTiles : share;
   }
 
-  /// Blocks of about its size start together, `resident_blocks` at a time: does it end before 4/5
-  /// of what was left then?
+  /// Blocks of about its size start together, `resident_blocks` at a time: does it end with what
+  /// was left then, or a tenth later? That costs less than partials and a merge: SMs that are done
+  /// leave their bandwidth to the others.
   constexpr bool may_stay_whole(std::int64_t rank, std::int64_t begin, std::int64_t tiles) const {
     if (tiles <= 2 * least_) return true;
     if (!stays_whole_) return tiles <= longest_piece(begin);
     const std::int64_t left = total_ - begin + rank % resident_blocks_ * tiles;
-    return 5 * tiles * resident_blocks_ <= 4 * left;
+    return 10 * tiles * resident_blocks_ <= 11 * left;
   }
 
   /// In how many pieces of a share a block divides well; 0 if it does not, or shares are large.

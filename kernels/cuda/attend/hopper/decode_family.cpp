@@ -32,15 +32,15 @@ bool fits(const Cut& cut, const SharedLimits& limits) {
 
 /// Many small queues of copies share the memory's bandwidth more evenly than few deep ones, but
 /// each needs a tile on its way beside the one in use, and two where a thread block has few
-/// neighbours. Queries come a piece ahead unless that costs a tile.
+/// neighbours. Queries come a piece ahead, unless that costs the third tile of a thread block that
+/// has an SM to itself.
 std::optional<Cut> cut_of(const AttendCase& what) {
   struct Choice {
     int blocks, pieces, stages;
   };
-  for (const Choice& choice :
-       {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4}, Choice{2, 2, 3},
-        Choice{2, 1, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3}, Choice{1, 1, 3},
-        Choice{1, 2, 2}, Choice{1, 1, 2}}) {
+  for (const Choice& choice : {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4},
+                               Choice{2, 2, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3},
+                               Choice{1, 1, 3}, Choice{1, 2, 2}, Choice{1, 1, 2}}) {
     const Cut cut{.tile = {.rows = what.rows,
                            .k_dim = what.shape.k_dim,
                            .v_dim = what.shape.v_dim,

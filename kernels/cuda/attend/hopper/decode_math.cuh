@@ -25,7 +25,7 @@ class DecodeMath {
   __device__ void run() {
     griddepcontrol_wait();
     for (int n = 0;; ++n) {
-      const int slot = n % kPieceRing;
+      const int slot = uniform(n % kPieceRing);
       mbarrier_wait(shared_.piece_full(slot), n / kPieceRing % 2);
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
@@ -179,8 +179,8 @@ class DecodeMath {
     const int tiles = DecodeStream::tiles_of(task);
 #pragma unroll 1
     for (int i = 0; i < tiles; ++i, ++tile_) {
-      const Tile tile{task, slot, tile_ % kStages, static_cast<std::uint32_t>(tile_ / kStages % 2),
-                      i * kTileKeys};
+      const Tile tile{task, slot, uniform(tile_ % kStages),
+                      static_cast<std::uint32_t>(tile_ / kStages % 2), i * kTileKeys};
       float s[kRows / 2];
       kernel().multiply_keys(tile, s);
       kernel().softmax(s, tile);

@@ -36,7 +36,8 @@ using DecodeStream = PieceStream<kTileKeys, kBoxRows>;
 /// The shared memory of a block: decode_tile.hpp has the order.
 class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
  public:
-  __device__ explicit DecodeShared(char* begin) : SharedRings(begin, shared_address(begin)) {}
+  __device__ explicit DecodeShared(char* begin)
+      : SharedRings(begin, uniform(shared_address(begin))) {}
 
   __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.stage_bytes(); }
   __device__ std::uint32_t values(int stage) const {

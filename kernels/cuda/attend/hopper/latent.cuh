@@ -75,7 +75,8 @@ class LatentMath {
     exponents_ = {};
     if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
+      for (int h = 0; h < 2; ++h)
+        positions_[h] = row_of(p_, task, min(row(h), task.rows - 1)).position;
     }
 #pragma unroll
     for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] = 0.0f;
@@ -215,10 +216,17 @@ class LatentMath {
     for (int i = 0; i < kTile.left_dim() / 2; ++i) o_[i] *= keep[i / 2 % 2];
   }
 
+  /// Computed again for each tile: registers do not suffice for more of a row than its position.
+  __device__ Row row_at(const DeviceTask& task, int h) const {
+    const int r = min(row(h), task.rows - 1);
+    return {task.first_token + r / kGroup, task.kv_head * kGroup + r % kGroup, positions_[h]};
+  }
+
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
   /// visible.
   __device__ void modify(const DeviceTask& task, int first_key, int stage, bool check,
                          Scores& s) const {
+    const Row rows[2] = {row_at(task, 0), row_at(task, 1)};
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
 #pragma unroll
@@ -229,8 +237,8 @@ class LatentMath {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score);
-          if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
+          if constexpr (!kFoldScale) score = modified(p_, task, rows[h], key, score);
+          if (check && !(is_live && sees(p_, task, rows[h], key))) score = kNoKeys;
         }
       }
     }
@@ -298,7 +306,8 @@ class LatentMath {
     const int first = team_ * kTile.left_dim() + lane() % 4 * 2;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int r = row(h);
+      int r = row(h);
+      asm volatile("" : "+r"(r));  // else its token and head are in registers all the while
       if (r >= task.rows) continue;
       const float lse = log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]);
       const RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
@@ -315,8 +324,8 @@ class LatentMath {
   const AttendParams& p_;
   const LatentShared& shared_;
   const int team_;
-  int tile_ = 0;  // of all that this thread block computed
-  Row rows_[2];   // where a mod or a mask asks for them
+  int tile_ = 0;           // of all that this thread block computed
+  int positions_[2] = {};  // of the rows, where a mod or a mask needs them
   RowExponents exponents_;
   float o_[kTile.left_dim() / 2];
 };

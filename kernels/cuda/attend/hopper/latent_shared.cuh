@@ -58,9 +58,8 @@ struct Teams {
 /// The shared memory of a block: latent_tile.hpp has the order.
 class LatentShared : public SharedRings<kTile, kLatentStages, kMostLatentVisits> {
  public:
-  // By way of a shuffle: the compiler computes the address anew at every use otherwise.
   __device__ explicit LatentShared(char* begin)
-      : SharedRings(begin, __shfl_sync(kAllLanes, shared_address(begin), 0)) {}
+      : SharedRings(begin, uniform(shared_address(begin))) {}
 
   __device__ std::uint32_t left(int stage) const { return address() + stage * kTile.stage_bytes(); }
   __device__ std::uint32_t right(int stage) const { return left(stage) + kTile.left_bytes(); }

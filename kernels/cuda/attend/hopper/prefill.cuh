@@ -96,7 +96,8 @@ class PrefillMath {
     for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
-    const std::uint64_t queries = kImageK.operand(shared_.queries(slot, warp() / kConsumerWarps));
+    const std::uint64_t queries =
+        kImageK.operand(uniform(shared_.queries(slot, warp() / kConsumerWarps)));
     Scores s;
     Weights weights;
     float keep[2];
@@ -156,7 +157,7 @@ class PrefillMath {
   }
 
   __device__ void multiply_keys(std::uint64_t queries, Scores& s) const {
-    const std::uint64_t keys = kImageK.operand(shared_.keys(tile_ % kPrefillStages));
+    const std::uint64_t keys = kImageK.operand(uniform(shared_.keys(tile_ % kPrefillStages)));
 #pragma unroll
     for (int k = 0; k < kDimK / 16; ++k) {
       const int further = kImageK.further(k * 16);
@@ -165,7 +166,7 @@ class PrefillMath {
   }
 
   __device__ void add_values(int tile, const Weights& weights) {
-    const std::uint64_t values = kImageV.operand(shared_.values(tile % kPrefillStages));
+    const std::uint64_t values = kImageV.operand(uniform(shared_.values(tile % kPrefillStages)));
 #pragma unroll
     for (int k = 0; k < kPrefillKeys / 16; ++k) {
       wgmma_add(o_, weights[k], values + kImageV.further(0, k * 2));

@@ -27,7 +27,7 @@ class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisi
  public:
   // By way of a shuffle: the compiler computes the address anew at every use otherwise.
   __device__ explicit PrefillShared(char* begin)
-      : SharedRings(begin, __shfl_sync(kAllLanes, shared_address(begin), 0)) {}
+      : SharedRings(begin, uniform(shared_address(begin))) {}
 
   __device__ std::uint32_t keys(int stage) const { return address() + stage * kTile.k_bytes(); }
   __device__ std::uint32_t values(int stage) const {

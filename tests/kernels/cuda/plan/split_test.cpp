@@ -140,5 +140,12 @@ TEST(LineSplits, BlocksThatStartFirstStayWholeWhereTheyEndBeforeTheLine) {
             396);
 }
 
+// With two thread blocks per SM the second wave is nearly full: it ends a little later than pieces
+// would, without their partials and merges.
+TEST(LineSplits, BlocksOfANearlyFullWaveStayWhole) {
+  for (const Piece& piece : split_line(std::vector<std::int64_t>(512, 128), 1, 264))
+    EXPECT_FALSE(piece.is_split);
+}
+
 }  // namespace
 }  // namespace kvmesh::cuda
