@@ -172,7 +172,7 @@ class StepPlan {
   /// `mine` has all n tokens and this rank's heads. Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
-  /// The part of [n, q_heads] that this rank's output has.
+  /// The part of [n, q_heads] that this rank's output has; of Scatter::kOwner all.
   Share tokens_of_output() const;
   Share heads_of_output() const;
   /// Returns which kv ranks hold keys of which query token; of a sequence without keys, rank 0.

@@ -285,7 +285,7 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
   command.add_option("--kv-dtype", flags.kv_dtype,
                      "of the cache, if not --dtype; float8_e4m3 has scales per token and head");
-  value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
+  value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all, owner");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   list(
       "--ways", flags.ways,
@@ -323,8 +323,9 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
       .shape = shape_of(flags, mesh.head_parallel()),
-      .scatter = named("--scatter", flags.scatter,
-                       std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll}),
+      .scatter =
+          named("--scatter", flags.scatter,
+                std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}),
       .strategy = named("--strategy", flags.strategy,
                         std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
                                    CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),

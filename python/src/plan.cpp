@@ -148,6 +148,16 @@ void bind_plan(nb::module_& module) {
                                   step.plan.heads_of_output().size(), step.v_dim);
           },
           "(tokens, heads, v_dim) of this rank's output.")
+      .def_prop_ro(
+          "token_owners",
+          [](PyPlan& self) {
+            const Participation& ranks = self.get().plan.participation();
+            std::vector<std::int32_t> owners;
+            for (std::int64_t t = 0; t < ranks.tokens(); ++t)
+              owners.push_back(ranks.owner(t).value);
+            return owners;
+          },
+          "The kv rank of each query token that scatter='owner' gives its rows to.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

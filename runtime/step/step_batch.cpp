@@ -143,8 +143,13 @@ const Participation& StepBatch::participation() const {
   participants.emplace(query_tokens, ranks);
   std::int64_t token = 0;
   for (const SequenceStep& sequence : sequences) {
-    add_participants(*sequence.pages, token, token + sequence.queries, *participants);
-    token += sequence.queries;
+    const std::int64_t end = token + sequence.queries;
+    add_participants(*sequence.pages, token, end, *participants);
+    for (; token < end; ++token) {
+      if (!sequence.table.empty()) {
+        participants->set_owner(token, sequence.table.front().rank());
+      }
+    }
   }
   return *participants;
 }

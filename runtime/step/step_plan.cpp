@@ -31,7 +31,7 @@ class StepPlan::State final : public CacheUser {
         limits_(options.limits),
         hashes_(hashes_of(options)) {
     check_scale(options.scale);
-    require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
+    require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
             static_cast<int>(options.strategy));
     require(!options.way || *options.way <= WayKind::kPeer, "plan: way {} is none",
