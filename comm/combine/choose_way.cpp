@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "comm/combine/hierarchical/takes_hosts.hpp"
 #include "comm/combine/peer/peer_layout.hpp"
 #include "core/check.hpp"
 
@@ -40,6 +41,8 @@ bool has(const CombineMeans& means, WayKind way) {
       return means.device == DeviceKind::kCuda && means.has_nccl;
     case WayKind::kPeer:
       return means.device == DeviceKind::kCuda && means.peer.has_value();
+    case WayKind::kHierarchical:
+      return means.device == DeviceKind::kCpu && means.hosts.is_hierarchy();
   }
   return false;
 }
@@ -49,6 +52,7 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
   if (!has(means, way) || !supports(way, options.strategy)) return false;
   // Its messages, captured once, would go to the owners of that step.
   if (way == WayKind::kNccl && options.scatter == Scatter::kOwner && has_limits) return false;
+  if (way == WayKind::kHierarchical) return takes_hosts(means.hosts, shape, options.scatter);
   return way != WayKind::kPeer ||
          fitting_layout(shape, options, means.ranks, *means.peer).has_value();
 }
@@ -56,11 +60,17 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
 /// Tried in this order where nobody asks for a way. Two H200, 32 to 8192 rows of dim 128 as
 /// bfloat16: by peer 3-8 us, by NCCL 12-28.
 constexpr std::array kByPreference = {WayKind::kPeer, WayKind::kNccl, WayKind::kStaged,
-                                      WayKind::kHost};
+                                      WayKind::kHierarchical, WayKind::kHost};
 
-/// Ranks that share a GPU take turns on it while they wait for one another's stores: milliseconds.
-bool pays(WayKind way, const CombineMeans& means) {
-  return way != WayKind::kPeer || !means.shares_gpus;
+/// Whether a way is taken where nobody asks for it. Ranks that share a GPU take turns on it while
+/// they wait for one another's stores: milliseconds. The hierarchical way has one step more, some
+/// 15 us, which is what 64 KiB take over a link of 25 to 50 Gbit/s.
+bool pays(WayKind way, const CombineMeans& means, const CombineShape& shape) {
+  constexpr std::int64_t kSavedBytes = 64 * 1024;
+  if (way == WayKind::kPeer) return !means.shares_gpus;
+  if (way != WayKind::kHierarchical) return true;
+  const std::int64_t leave_a_host = bytes_to_all(shape, means.hosts.hosts) / means.hosts.hosts;
+  return leave_a_host * (means.hosts.per_host - 1) > kSavedBytes;
 }
 
 }  // namespace
@@ -75,6 +85,8 @@ std::string_view name(WayKind kind) {
       return "nccl";
     case WayKind::kPeer:
       return "peer";
+    case WayKind::kHierarchical:
+      return "hierarchical";
   }
   return "unknown";
 }
@@ -95,7 +107,8 @@ bool supports(WayKind way, CombineStrategy strategy) {
 bool follows_mask_in_graph(WayKind way) {
   switch (way) {
     case WayKind::kHost:
-    case WayKind::kStaged:  // neither can be captured
+    case WayKind::kStaged:
+    case WayKind::kHierarchical:  // none of them can be captured
       return false;
     case WayKind::kNccl:  // its messages are in the graph; its reductions send all rows anyway
       return false;
@@ -121,13 +134,14 @@ CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
 }
 
 // With n ranks, sending every partial to everyone costs n - 1 times its bytes in one step,
-// scattering and gathering about 2 (n - 1) / n times in two: as many with two ranks. Four ranks on
-// two cores: 7 KB sent by each rank take 16 us in one step and 25 in two, 50 KB take as long either
-// way, 200 KB take 180 and 115.
+// scattering and gathering about 2 (n - 1) / n times in two, and each row is merged once. Four
+// ranks on two cores: 7 KB sent by each rank take 16 us in one step and 25 in two, 50 KB take as
+// long either way, 200 KB take 180 and 115. Two ranks, as many bytes either way: 260 KB take 45 us
+// in one step and 50 in two, 1 MB takes 169 and 150.
 bool goes_by_owners(CombineStrategy strategy, const CombineShape& shape, int ranks) {
-  constexpr std::int64_t kDirectBytes = 32 * 1024;
+  const std::int64_t direct_bytes = ranks > 2 ? 32 * 1024 : 512 * 1024;
   if (strategy == CombineStrategy::kReduceScatter) return true;
-  return ranks > 2 && bytes_to_all(shape, ranks) > kDirectBytes;
+  return ranks > 1 && bytes_to_all(shape, ranks) > direct_bytes;
 }
 
 namespace {
@@ -143,7 +157,7 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape, const Comb
     if (wanted && takes(*wanted, means, shape, options, has_limits)) return *wanted;
   }
   const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return pays(kind, means) && takes(kind, means, shape, options, has_limits);
+    return pays(kind, means, shape) && takes(kind, means, shape, options, has_limits);
   });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",

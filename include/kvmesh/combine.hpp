@@ -47,8 +47,11 @@ enum class WayKind : std::uint8_t {
   kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
   kNccl,    ///< GPUs: NCCL.
   kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
+  /// As kHost, first within each host and then between them: a row leaves a host once, not once per
+  /// rank. CPU ranks that lie on several hosts.
+  kHierarchical,
 };
-inline constexpr int kWayKinds = 4;
+inline constexpr int kWayKinds = 5;
 
 std::string_view name(WayKind kind);
 std::string_view name(Scatter scatter);
@@ -80,8 +83,8 @@ class Participation {
   void set_owner(std::int64_t token, Rank rank);
   /// Returns the owner of `token`: as set, else the lowest rank that takes part, else rank 0.
   /// StepPlan sets the rank that holds the first page of the token's sequence: of a sequence on one
-  /// rank that rank, of one that is spread over ranks the one where it began. REQUIRES: the token
-  /// exists.
+  /// rank that rank, of one that is spread over ranks the one where it began. If that page was
+  /// released behind a window, the lowest rank that holds pages is set. REQUIRES: the token exists.
   Rank owner(std::int64_t token) const;
   /// Returns whether no rank but its owner takes part in any token.
   bool is_of_owners_alone() const;

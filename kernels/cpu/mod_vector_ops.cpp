@@ -1,17 +1,18 @@
-#include "kernels/cpu/highway_targets.hpp"
+#include "core/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mod_vector_ops.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-// After foreach_target, which includes this file once for each target.
+// After foreach_target, which includes this file once per target.
 #include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
 #include <bit>
 #include <limits>
 
+#include "core/float_math-inl.hpp"
 #include "kernels/cpu/mod_vector_ops.hpp"
 #include "kernels/mods/scalar.hpp"
 
@@ -25,7 +26,7 @@ using IntTag = hn::RebindToSigned<FloatTag>;
 using FloatVec = hn::Vec<FloatTag>;
 using IntVec = hn::Vec<IntTag>;
 
-/// Where one operation reads and writes.
+/// The arrays that one operation reads and writes.
 struct Tile {
   const std::uint32_t* in[3];
   std::uint32_t* out;
@@ -56,7 +57,7 @@ HWY_INLINE void binary(Tag tag, const Tile& tile, Op op) {
   }
 }
 
-/// `op` gives a mask, kept as all ones or all zeros.
+/// `op` returns a mask, stored as all ones or all zeros.
 template <class Tag, class Op>
 HWY_INLINE void comparison(Tag tag, const Tile& tile, Op op) {
   for (std::size_t i = 0; i < tile.count; i += hn::Lanes(tag)) {
@@ -67,25 +68,7 @@ HWY_INLINE void comparison(Tag tag, const Tile& tile, Op op) {
   }
 }
 
-/// Highway's Exp is right up to 104 and turns NaN into 0.
-HWY_INLINE FloatVec exp_everywhere(FloatVec x) {
-  const FloatTag tag;
-  const FloatVec inside = hn::Exp(tag, hn::Min(x, hn::Set(tag, 104.0f)));
-  return hn::IfThenElse(hn::IsNaN(x), x, inside);
-}
-
-/// Highway's Log takes positive finite numbers.
-HWY_INLINE FloatVec log_everywhere(FloatVec x) {
-  const FloatTag tag;
-  const FloatVec infinity = hn::Set(tag, std::numeric_limits<float>::infinity());
-  const FloatVec nan = hn::Set(tag, std::numeric_limits<float>::quiet_NaN());
-  const FloatVec inside = hn::Log(tag, x);
-  const FloatVec at_zero = hn::IfThenElse(hn::Eq(x, hn::Zero(tag)), hn::Neg(infinity), inside);
-  const FloatVec up = hn::IfThenElse(hn::Eq(x, infinity), infinity, at_zero);
-  return hn::IfThenElse(hn::Ge(x, hn::Zero(tag)), up, nan);
-}
-
-/// Past |x| = 10, tanh is 1 to float32: there Highway's series would overflow.
+/// For |x| > 10 tanh is 1 in float32; Highway's series would overflow there.
 HWY_INLINE FloatVec tanh_everywhere(FloatVec x) {
   const FloatTag tag;
   const FloatVec limit = hn::Set(tag, 10.0f);
@@ -93,7 +76,7 @@ HWY_INLINE FloatVec tanh_everywhere(FloatVec x) {
   return hn::IfThenElse(hn::IsNaN(x), x, inside);
 }
 
-/// Towards zero, saturating, NaN to 0.
+/// Rounds towards zero and saturates; NaN becomes 0.
 HWY_INLINE IntVec to_int_everywhere(FloatVec x) {
   const FloatTag tag;
   const IntTag itag;
@@ -123,9 +106,9 @@ void run_float(ModOp op, const Tile& t) {
     case ModOp::kAbs:
       return unary(d, t, [](auto a) HWY_ATTR { return hn::Abs(a); });
     case ModOp::kExp:
-      return unary(d, t, [](auto a) HWY_ATTR { return exp_everywhere(a); });
+      return unary(d, t, [](auto a) HWY_ATTR { return exp_everywhere(FloatTag(), a); });
     case ModOp::kLog:
-      return unary(d, t, [](auto a) HWY_ATTR { return log_everywhere(a); });
+      return unary(d, t, [](auto a) HWY_ATTR { return log_everywhere(FloatTag(), a); });
     case ModOp::kSqrt:
       return unary(d, t, [](auto a) HWY_ATTR { return hn::Sqrt(a); });
     case ModOp::kTanh:
@@ -157,9 +140,9 @@ void run_float(ModOp op, const Tile& t) {
   }
 }
 
-/// No instruction set divides integers in vectors. float64 holds every int32 and its quotient's
-/// integer part exactly (|a| < 2^32 and 1/|b| > 2^-32 lie far within 53 bits), so the compiler can
-/// vectorise the conversion, the division and the truncation.
+/// No instruction set divides integers in vectors. float64 holds every int32, and the integer part
+/// of its quotients is exact (|a| < 2^32 and 1/|b| > 2^-32 lie far within 53 bits), so the compiler
+/// can vectorise the conversion, the division and the truncation.
 HWY_ATTR void divide(const Tile& t, bool modulo) {
   for (std::size_t i = 0; i < t.count; ++i) {
     const auto a = static_cast<std::int32_t>(t.in[0][i]);
@@ -234,7 +217,7 @@ void run_bool(ModOp op, const Tile& t) {
   }
 }
 
-/// Whatever the type of the two sides, only bits are chosen.
+/// Selects bits, whatever the type of the two sides.
 void run_where(const Tile& t) {
   const IntTag d;
   for (std::size_t i = 0; i < t.count; i += hn::Lanes(d)) {

@@ -1,4 +1,4 @@
-// The extension module kvmesh._kvmesh: the package beside it gives its names to the world.
+// The extension module kvmesh._kvmesh. The package beside it exports its names.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
@@ -21,7 +21,10 @@ CombineStrategy strategy_from(std::string_view text) {
 
 std::optional<WayKind> way_from(std::optional<std::string_view> text) {
   if (!text) return std::nullopt;
-  return named(*text, {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer}, "way");
+  return named(
+      *text,
+      {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
+      "way");
 }
 
 }  // namespace kvmesh::python

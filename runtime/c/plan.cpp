@@ -36,8 +36,9 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   options.scatter = scatter_of(known_options.scatter);
   options.strategy = strategy_of(known_options.strategy);
   if (known_options.way != KVMESH_WAY_AUTO) {
-    options.way = choice({WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer},
-                         known_options.way, "way", KVMESH_WAY_HOST);
+    options.way = choice(
+        {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
+        known_options.way, "way", KVMESH_WAY_HOST);
   }
   if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
     options.travels_as = dtype_of(known_options.travels_as);
@@ -52,6 +53,14 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
     }
     options.limits = limits;
   }
+  for_each_known(known_options.kinds, known_options.kind_count, "kinds",
+                 [&](const kvmesh_layer_kind_t& of) {
+                   LayerKind kind{.layers = layers_of(of.layers, of.layer_count)};
+                   if (of.mask != nullptr) kind.mask = of.mask->mod;
+                   if (of.score != nullptr) kind.score = of.score->mod;
+                   if (of.scale != 0) kind.scale = of.scale;
+                   options.kinds.push_back(std::move(kind));
+                 });
   return options;
 }
 
@@ -97,9 +106,10 @@ kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info
   });
 }
 
-kvmesh_status_t kvmesh_plan_token_owners(kvmesh_plan_t* plan, int32_t* owners, size_t count) {
+kvmesh_status_t kvmesh_plan_token_owners(kvmesh_plan_t* plan, int32_t layer, int32_t* owners,
+                                         size_t count) {
   return guarded([&] {
-    const Participation& ranks = checked(plan, "plan").plan.participation();
+    const Participation& ranks = checked(plan, "plan").plan.participation(layer);
     require(static_cast<std::int64_t>(count) == ranks.tokens(), "{} owners of {} query tokens",
             count, ranks.tokens());
     require(owners != nullptr || count == 0, "owners is NULL");

@@ -55,8 +55,9 @@ using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv)
-      : pools_(pools), peers_(peers), kv_(kv) {}
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv,
+           std::span<const int> layers)
+      : pools_(pools), peers_(peers), kv_(kv), layers_(layers) {}
 
   void add(const PageCopy& copy) {
     const Rank from = copy.source.rank(), to = copy.destination.rank();
@@ -93,10 +94,10 @@ class Transfer {
     return bytes;
   }
 
-  // Calls `body(layer, i, plane)` with plane i of each layer of this rank's pools.
+  // Calls `body(layer, i, plane)` with plane i of each of the layers in this rank's pools.
   template <class Body>
   void for_each_plane(const Body& body) const {
-    for (int layer = 0; layer < pools_.layers(); ++layer) {
+    for (const int layer : layers_) {
       const PagePlanes planes = pools_.layer(layer);
       for (std::size_t i = 0; i < planes.size(); ++i) body(layer, i, planes[i]);
     }
@@ -146,6 +147,7 @@ class Transfer {
   const PoolStorage& pools_;
   const PeerPools& peers_;
   Communicator& kv_;
+  std::span<const int> layers_;
   Parcels outgoing_;
   Parcels incoming_;
 };
@@ -153,11 +155,12 @@ class Transfer {
 }  // namespace
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies) {
+                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
   std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv);
+  const std::span<const int> layers = pools.layout().groups()[group].layers;
+  Transfer transfer(pools, peers, kv, layers);
   bool remote = false;
   for (const PageCopy& copy : copies) {
     if (copy.source.rank() != copy.destination.rank()) {
@@ -167,8 +170,8 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
       local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
     }
   }
-  for (int layer = 0; layer < pools.layers() && !local.empty(); ++layer) {
-    backend.copy_pages(pools.layer(layer), local);
+  for (const int layer : layers) {
+    if (!local.empty()) backend.copy_pages(pools.layer(layer), local);
   }
   if (remote) transfer.run(backend);
 }

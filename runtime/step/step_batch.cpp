@@ -25,7 +25,8 @@ SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry
   require(explicit_positions || queries <= length + entry.append_tokens,
           "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence,
           length + entry.append_tokens, queries);
-  return {queries, length + entry.append_tokens, entry.append_tokens};
+  const std::int64_t end = length + entry.append_tokens;
+  return {queries, end, entry.append_tokens, end - queries};
 }
 
 void check_block_mask(const CacheOptions& cache, std::span<const SequenceSize> batch,
@@ -99,6 +100,12 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
     require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
             position, kMaxLength);
   }
+  std::span<const std::int64_t> positions = rules.q_positions;
+  for (SequenceSize& size : sizes) {
+    if (positions.empty() || size.queries == 0) continue;
+    size.first_query = std::ranges::min(positions.first(static_cast<std::size_t>(size.queries)));
+    positions = positions.subspan(static_cast<std::size_t>(size.queries));
+  }
   if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);
   if (rules.limits) check_limits(*rules.limits, batch);
   return sizes;
@@ -145,11 +152,9 @@ const Participation& StepBatch::participation() const {
   for (const SequenceStep& sequence : sequences) {
     const std::int64_t end = token + sequence.queries;
     add_participants(*sequence.pages, token, end, *participants);
-    for (; token < end; ++token) {
-      if (!sequence.table.empty()) {
-        participants->set_owner(token, sequence.table.front().rank());
-      }
-    }
+    const bool has_first = !sequence.table.empty() && sequence.table.front().valid();
+    const Rank owner = has_first ? sequence.table.front().rank() : sequence.pages->first_rank();
+    for (; token < end; ++token) participants->set_owner(token, owner);
   }
   return *participants;
 }

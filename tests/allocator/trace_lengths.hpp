@@ -9,12 +9,12 @@
 
 namespace kvmesh::test {
 
-/// The quantiles that a trace is summarised by.
+/// The quantiles that summarise a trace.
 inline constexpr std::array kQuantiles{0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0};
 using Quantiles = std::array<double, kQuantiles.size()>;
 
-/// Tokens of prompts and of answers. Of Azure/AzurePublicDataset, LLM inference 2023 (8,819 and
-/// 19,366 requests), and of kvcache-ai/Mooncake, FAST25 release (12,031 and 3,993).
+/// Tokens of prompts and of answers, from Azure/AzurePublicDataset, LLM inference 2023 (8,819 and
+/// 19,366 requests), and from kvcache-ai/Mooncake, FAST25 release (12,031 and 3,993).
 struct Trace {
   const char* name;
   Quantiles prompt;

@@ -119,9 +119,9 @@ static void check_owners(kvmesh_cache_t* cache, uint64_t sequence) {
   kvmesh_plan_t* plan = NULL;
   int32_t owners[3] = {-1, -1, -1};
   CHECK_OK(kvmesh_plan_create(cache, &queries, 1, &options, &plan));
-  CHECK_OK(kvmesh_plan_token_owners(plan, owners, 3));
+  CHECK_OK(kvmesh_plan_token_owners(plan, 0, owners, 3));
   CHECK(owners[0] >= 0 && owners[1] == owners[0] && owners[2] == owners[0]);
-  CHECK(kvmesh_plan_token_owners(plan, owners, 2) != KVMESH_OK);
+  CHECK(kvmesh_plan_token_owners(plan, 0, owners, 2) != KVMESH_OK);
   kvmesh_plan_destroy(plan);
 }
 

@@ -1,4 +1,4 @@
-// Where a contract is tested: over which ranks, on which device, and with caches of which sizes.
+// The places of a contract: the ranks, the device, and the sizes of the caches.
 #pragma once
 
 #include <string>
@@ -97,9 +97,29 @@ struct OnCpu {
   static std::vector<Dtype> stored() { return Sizes::stored(); }
 };
 
+/// Three groups of layers that differ in all that groups may differ in.
+template <class Ranks>
+struct GroupsOnCpu : OnCpu<Ranks> {
+  static constexpr int kRandomCases = 0;
+  static std::string name() { return Ranks::name() + "Groups"; }
+  static CacheOptions small() {
+    CacheOptions options = small_cache(kSmallShape);
+    options.layers = 4;
+    options.groups = {{.layers = {2}, .q_heads = 4, .kv_heads = 4, .k_dim = 8, .v_dim = 16},
+                      {.layers = {3, 1},
+                       .q_heads = 2,
+                       .kv_heads = 1,
+                       .k_dim = 24,
+                       .dtype = Dtype::kBFloat16,
+                       .page_kind = PageKind::kLatent,
+                       .page_share = 2}};
+    return options;
+  }
+};
+
 /// Caches with the small shape `Sizes::kSmall`, and those of `Sizes::shapes()`, in the memory of
-/// the ranks' GPUs. One element type each. A kernel compiles for half a second the first time, so
-/// they are few: with all three some 60 attention kernels, and 30 more for random mods and cases.
+/// the ranks' GPUs. One element type each: a kernel compiles for half a second the first time, and
+/// all three types need some 60 attention kernels, and 30 more for random mods and cases.
 template <class Ranks, class Sizes>
 struct OnCuda {
   static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
@@ -126,7 +146,7 @@ struct Float32Sizes {
   static constexpr ContractShape kSmall = kSmallShape;
   static std::vector<ContractShape> shapes() { return {{8, 1, 33, 7, 1}, {14, 2, 128, 64, 16}}; }
 };
-/// Tensor cores from here on: one query head a KV head.
+/// Tensor cores from here on: one query head per KV head.
 struct Float16Sizes {
   static constexpr const char* kName = "Float16";
   static constexpr int kRandomCases = 0;
@@ -163,9 +183,12 @@ using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
 using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
                                   OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>,
                                   OnCuda<MpiRanks, Float8Sizes>>;
-/// Other formats of pages, where a cache's suites run over each.
+/// Other formats of pages; a cache's suites run over each.
 using LoopbackFormats =
     testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
 using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;
+/// Several groups of layers in one cache.
+using LoopbackGroups = testing::Types<GroupsOnCpu<LoopbackRanks<1>>, GroupsOnCpu<LoopbackRanks<3>>>;
+using MpiGroups = testing::Types<GroupsOnCpu<MpiRanks>>;
 
 }  // namespace kvmesh::test

@@ -24,7 +24,7 @@ def score_mod_of(function):
 
 
 def _plain(value):
-    """A number of a captured tensor of one element; anything else as it is."""
+    """Returns the number in a captured tensor of one element; anything else unchanged."""
     if isinstance(value, _Captured):
         raise TypeError(f"a mod computes one value at a time: {value} needs more indices")
     if not isinstance(value, torch.Tensor):
@@ -36,7 +36,7 @@ def _plain(value):
 
 
 class _Captured:
-    """A captured tensor with the first of its indices."""
+    """A captured tensor with its first index."""
 
     def __init__(self, tensor, index=()):
         self._tensor, self._index = tensor, index
@@ -64,6 +64,8 @@ class _Captured:
 
 
 def _to(value, dtype):
+    if not isinstance(dtype, torch.dtype):  # a device
+        return value
     if dtype == torch.bool:
         return value != 0
     return _kvmesh.to_float(value) if dtype.is_floating_point else _kvmesh.to_int(value)
@@ -91,12 +93,9 @@ def _power(value, exponent):
     return result
 
 
-def _ones(dtype=None):
-    return True if dtype == torch.bool else 1
-
-
-def _zeros(dtype=None):
-    return False if dtype == torch.bool else 0
+def _full(value, dtype=None):
+    """A tensor, since functions go on to ask it for its device."""
+    return torch.full((), value, dtype=dtype or torch.int32, device="cpu")
 
 
 _OPERATORS = {
@@ -121,8 +120,8 @@ _FUNCTIONS = {
     "invert": operator.invert, "bitwise_not": operator.invert, "logical_not": operator.invert,
     "where": _kvmesh.where, "clamp": _clamp, "clip": _clamp,
     "clamp_min": lambda a, min: _clamp(a, min), "clamp_max": lambda a, max: _clamp(a, None, max),
-    "ones_like": lambda a, dtype=None, **_: _ones(dtype),
-    "zeros_like": lambda a, dtype=None, **_: _zeros(dtype),
+    "ones_like": lambda a, dtype=None, **_: _full(1, dtype),
+    "zeros_like": lambda a, dtype=None, **_: _full(0, dtype),
     "full_like": lambda a, fill_value, **_: fill_value,
 }
 
@@ -142,12 +141,12 @@ def _torch_function(cls, function, types, args=(), kwargs=None):
 
 
 def _method(function):
-    """A function of Python, which a class binds: built-in ones it does not."""
+    """Returns a Python function, which a class binds; it does not bind built-in ones."""
     return lambda *arguments, **more: function(*arguments, **more)
 
 
 def _teach_expr():
-    """Gives symbolic values what mods use of tensors without dimensions."""
+    """Gives symbolic values the methods of zero-dimensional tensors that mods use."""
     Expr.__torch_function__ = classmethod(_torch_function)
     for name in ("abs", "exp", "log", "sqrt", "tanh", "sigmoid", "square", "clamp", "clip", "neg",
                  "logical_not"):
@@ -160,8 +159,8 @@ def _teach_expr():
     Expr.float = _method(_kvmesh.to_float)
     Expr.int = Expr.long = _method(_kvmesh.to_int)
     Expr.bool = lambda self: self != 0
-    Expr.new_ones = lambda self, size=(), dtype=None, device=None: _ones(dtype)
-    Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _zeros(dtype)
+    Expr.new_ones = lambda self, size=(), dtype=None, device=None: _full(1, dtype)
+    Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _full(0, dtype)
     Expr.new_full = lambda self, size, fill_value, dtype=None, device=None: fill_value
     Expr.device = torch.device("cpu")
 

@@ -11,6 +11,7 @@ using enum CombineStrategy;
 using enum WayKind;
 
 constexpr CombineMeans kCpus{.ranks = 4};
+constexpr CombineMeans kTwoHosts{.ranks = 4, .hosts = {.hosts = 2, .per_host = 2}};
 constexpr CombineMeans kGpus{.ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kTwoGpus{.ranks = 2, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
@@ -22,7 +23,7 @@ constexpr CombineMeans kLinkedGpus{
 constexpr CombineMeans kLinkedSharedGpu{
     .ranks = 4, .device = DeviceKind::kCuda, .peer = kRoom, .shares_gpus = true};
 
-// 129 floats a row, to three other ranks.
+// 129 floats per row, to three other ranks.
 constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
 
 struct Choice {
@@ -34,12 +35,18 @@ struct Choice {
   CombineChoice expected;
 };
 
-// The one table of all decisions.
+// The table of all decisions.
 const Choice kChoices[] = {
     // kAuto on the CPU is all-to-all.
     {kCpus, kSmall, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
     {kCpus, kAbove4MiB, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
     {kCpus, kSmall, Scatter::kHeads, kReduceScatter, false, {kHost, kReduceScatter, true}},
+    // Hosts merge before they send, where that saves more than 64 KiB of rows that can be divided.
+    {kTwoHosts, {253, 1, 128}, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
+    {kTwoHosts, {255, 1, 128}, Scatter::kAll, kAuto, false, {kHierarchical, kAllToAll, true}},
+    {kTwoHosts, {64, 4, 128}, Scatter::kHeads, kAuto, false, {kHierarchical, kAllToAll, true}},
+    {kTwoHosts, {64, 6, 128}, Scatter::kHeads, kAuto, false, {kHost, kAllToAll, true}},
+    {kTwoHosts, {64, 4, 128}, Scatter::kTokens, kAuto, false, {kHost, kAllToAll, true}},
     // GPUs without a common NCCL group go by way of the host, which does as it would on the CPU.
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
     {kSharedGpu, kAbove4MiB, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
@@ -75,7 +82,7 @@ const Choice kChoices[] = {
     {kLinkedGpus, kSmall, Scatter::kOwner, kAuto, true, {kPeer, kAllToAll, true}},
 };
 
-TEST(ChooseWay, DecidesByTheTable) {
+TEST(ChooseWay, FollowsTheTable) {
   for (const Choice& row : kChoices) {
     SCOPED_TRACE("row " + std::to_string(&row - kChoices));
     const CombineChoice choice = choose_way(
@@ -86,7 +93,7 @@ TEST(ChooseWay, DecidesByTheTable) {
   }
 }
 
-TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
+TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
   constexpr CombineShape kFits{4, 8, 128}, kLarge{5, 8, 128};
   const auto chosen = [](CombineMeans means, const CombineShape& shape,
                          std::optional<WayKind> asked, std::optional<WayKind> preferred) {
@@ -105,7 +112,7 @@ TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
                InvalidArgument);
 }
 
-TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
+TEST(ChooseWay, RejectsStrategyWithoutAWay) {
   for (const CombineMeans& means : {kCpus, kSharedGpu}) {
     EXPECT_THROW(choose_way(means, kSmall, {.strategy = kAllReduce}, false), InvalidArgument);
   }
@@ -115,11 +122,13 @@ TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
   }
 }
 
-TEST(ChooseWay, GoesByOwnersPast32KiBToAll) {
+TEST(ChooseWay, SendsLargeRowsToAllByOwners) {
   EXPECT_FALSE(goes_by_owners(kAllToAll, {1, 21, 129}, 4));  // 21 * 130 * 4 * 3 bytes
   EXPECT_TRUE(goes_by_owners(kAllToAll, {1, 22, 129}, 4));
   EXPECT_TRUE(goes_by_owners(kReduceScatter, {1, 1, 1}, 2));
-  EXPECT_FALSE(goes_by_owners(kAllToAll, {1000, 32, 128}, 2)) << "as many bytes in one step";
+  // Two ranks send as many bytes in one step: only the merging is shared.
+  EXPECT_FALSE(goes_by_owners(kAllToAll, {32, 32, 127}, 2));  // 512 KiB
+  EXPECT_TRUE(goes_by_owners(kAllToAll, {32, 32, 128}, 2));
 }
 
 }  // namespace
