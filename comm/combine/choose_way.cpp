@@ -48,8 +48,10 @@ bool has(const CombineMeans& means, WayKind way) {
 }
 
 bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
-           const CombineOptions& options) {
+           const CombineOptions& options, bool has_limits) {
   if (!has(means, way) || !supports(way, options.strategy)) return false;
+  // Its messages, captured once, would go to the owners of that step.
+  if (way == WayKind::kNccl && options.scatter == Scatter::kOwner && has_limits) return false;
   if (way == WayKind::kHierarchical) return takes_hosts(means.hosts, shape, options.scatter);
   return way != WayKind::kPeer ||
          fitting_layout(shape, options, means.ranks, *means.peer).has_value();
@@ -118,11 +120,14 @@ bool follows_mask_in_graph(WayKind way) {
 
 CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
                                  const CombineOptions& options, int ranks) {
-  require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
+  require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
           "combine: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
           static_cast<int>(options.strategy));
   require(supports(way, options.strategy), "combine: the way {} has no strategy {}", name(way),
           name(options.strategy));
+  require(options.scatter != Scatter::kOwner || options.strategy == CombineStrategy::kAuto ||
+              options.strategy == CombineStrategy::kAllToAll,
+          "combine: scatter owner has no strategy {}", name(options.strategy));
   if (options.strategy != CombineStrategy::kAuto) return options.strategy;
   return way == WayKind::kNccl ? fastest_over_nccl(shape, options.scatter, ranks)
                                : fastest_on_host();
@@ -141,18 +146,18 @@ bool goes_by_owners(CombineStrategy strategy, const CombineShape& shape, int ran
 
 namespace {
 
-WayKind way_for(const CombineMeans& means, const CombineShape& shape,
-                const CombineOptions& options) {
+WayKind way_for(const CombineMeans& means, const CombineShape& shape, const CombineOptions& options,
+                bool has_limits) {
   require(!options.way || has(means, *options.way), "combine: these ranks have no way {}",
           options.way ? name(*options.way) : "");
   require(!options.way || supports(*options.way, options.strategy),
           "combine: the way {} has no strategy {}", options.way ? name(*options.way) : "",
           name(options.strategy));
   for (const std::optional<WayKind>& wanted : {options.way, means.preferred}) {
-    if (wanted && takes(*wanted, means, shape, options)) return *wanted;
+    if (wanted && takes(*wanted, means, shape, options, has_limits)) return *wanted;
   }
   const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return pays(kind, means, shape) && takes(kind, means, shape, options);
+    return pays(kind, means, shape) && takes(kind, means, shape, options, has_limits);
   });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",
@@ -164,10 +169,11 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape,
 
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits) {
-  const WayKind way = way_for(means, shape, options);
-  return {.way = way,
-          .strategy = resolve_strategy(way, shape, options, means.ranks),
-          .has_mask = !has_limits || follows_mask_in_graph(way)};
+  const WayKind way = way_for(means, shape, options, has_limits);
+  return {
+      .way = way,
+      .strategy = resolve_strategy(way, shape, options, means.ranks),
+      .has_mask = !has_limits || follows_mask_in_graph(way) || options.scatter == Scatter::kOwner};
 }
 
 }  // namespace kvmesh

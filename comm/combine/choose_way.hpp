@@ -30,7 +30,8 @@ struct CombineChoice {
 
 /// Chooses for a step's partials: the way of the options, else of the environment, else the first
 /// of peer, NCCL, staged, hierarchical and host that the group has. Rows that do not fit into a
-/// window take the next. Where ranks share a GPU, peer must be asked for. `has_limits`: the step
+/// window take the next; so does Scatter::kOwner with limits instead of NCCL, whose captured
+/// messages follow no mask. Where ranks share a GPU, peer must be asked for. `has_limits`: the step
 /// has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.

@@ -21,6 +21,8 @@ std::string_view name(Scatter scatter) {
       return "tokens";
     case Scatter::kAll:
       return "all";
+    case Scatter::kOwner:
+      return "owner";
   }
   return "unknown";
 }
@@ -109,6 +111,7 @@ Participation Participation::padded(std::int64_t tokens) const {
   Participation larger = *this;
   larger.tokens_ = tokens;
   larger.bits_.resize(static_cast<std::size_t>(tokens) * words_per_token_);
+  if (!owners_.empty()) larger.owners_.resize(static_cast<std::size_t>(tokens), -1);
   return larger;
 }
 
@@ -116,6 +119,32 @@ bool Participation::has(std::int64_t token, Rank rank) const {
   const auto bit = static_cast<std::size_t>(rank.value);
   return (bits_[static_cast<std::size_t>(token) * words_per_token_ + bit / kBits] >> bit % kBits &
           1) != 0;
+}
+
+void Participation::set_owner(std::int64_t token, Rank rank) {
+  require(token >= 0 && token < tokens_ && rank.value >= 0 && rank.value < ranks_,
+          "Participation: token {} of {}, owner {} of {}", token, tokens_, rank.value, ranks_);
+  if (owners_.empty()) owners_.resize(static_cast<std::size_t>(tokens_), -1);
+  owners_[static_cast<std::size_t>(token)] = rank.value;
+}
+
+Rank Participation::owner(std::int64_t token) const {
+  const std::int32_t set = owners_.empty() ? -1 : owners_[static_cast<std::size_t>(token)];
+  if (set >= 0) return {set};
+  for (int r = 0; r < ranks_; ++r) {
+    if (has(token, Rank{r})) return {r};
+  }
+  return {0};
+}
+
+bool Participation::is_of_owners_alone() const {
+  for (std::int64_t t = 0; t < tokens_; ++t) {
+    const Rank own = owner(t);
+    for (int r = 0; r < ranks_; ++r) {
+      if (r != own.value && has(t, Rank{r})) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace kvmesh

@@ -63,7 +63,7 @@ std::int64_t RowMap::rows_of(int rank, const CombineBlock& block) const {
   if (!participation_) return block.rows();
   std::int64_t tokens = 0;
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-    tokens += takes_part(t, rank) ? 1 : 0;
+    tokens += block.has_token(t) && takes_part(t, rank) ? 1 : 0;
   }
   return tokens * block.heads.size();
 }
@@ -73,9 +73,12 @@ CombineShape shape_of(const Partial& mine) {
   return {mine.o.size(0), mine.o.size(1), mine.o.size(2)};
 }
 
-void check_plan(const CombineShape& shape, const Participation* participation, int ranks) {
+void check_plan(const CombineShape& shape, const CombineOptions& options, int ranks) {
+  const Participation* participation = options.participation;
   require(shape.tokens >= 0 && shape.heads >= 0 && shape.dim >= 0,
           "combine: {} tokens, {} heads, dim {}", shape.tokens, shape.heads, shape.dim);
+  require(participation != nullptr || options.scatter != Scatter::kOwner,
+          "combine: scatter owner needs a participation mask");
   if (participation == nullptr) return;
   require(participation->ranks() == ranks && participation->tokens() == shape.tokens,
           "combine: the participation is for {} tokens and {} ranks, the partial has {} tokens, "

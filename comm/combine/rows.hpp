@@ -21,11 +21,19 @@ struct CombineShape {
 struct CombineBlock {
   Share tokens;
   Share heads;
-  bool has_token(std::int64_t token) const { return token >= tokens.begin && token < tokens.end; }
+  /// Of Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
+  const Participation* owners = nullptr;
+  int owner = 0;
+
+  bool has_token(std::int64_t token) const {
+    return token >= tokens.begin && token < tokens.end &&
+           (owners == nullptr || owners->owner(token).value == owner);
+  }
+  /// Rows that the block has room for.
   std::int64_t rows() const { return tokens.size() * heads.size(); }
 };
 
-/// The rows that `scatter` gives to rank `owner` of `ranks`.
+/// The rows that `scatter` gives to rank `owner` of `ranks`; under kOwner those that it may give.
 CombineBlock block_of(const CombineShape& shape, Scatter scatter, int owner, int ranks);
 
 /// The rows of one combine, and which ranks hold keys of them. Owns a copy of the mask.
@@ -41,9 +49,11 @@ class RowMap {
   int ranks() const { return ranks_; }
 
   CombineBlock all() const { return {{0, shape_.tokens}, {0, shape_.heads}}; }
-  /// The rows that `scatter` gives to `owner`.
+  /// The rows that `scatter` gives to `owner`. REQUIRES: the map outlives the block.
   CombineBlock block(Scatter scatter, int owner) const {
-    return block_of(shape_, scatter, owner, ranks_);
+    CombineBlock block = block_of(shape_, scatter, owner, ranks_);
+    if (scatter == Scatter::kOwner) block.owners = &*participation_, block.owner = owner;
+    return block;
   }
   /// Whether `rank` holds keys of the token's rows.
   bool takes_part(std::int64_t token, int rank) const {
@@ -77,9 +87,9 @@ inline float lse_of(const Partial& partial, std::int64_t token, std::int64_t hea
 /// The shape of a rank's partial. @throws InvalidArgument if its o has no three dimensions.
 CombineShape shape_of(const Partial& mine);
 
-/// @throws InvalidArgument unless the sizes are no less than 0 and `participation` (if any) is for
-/// these tokens and ranks.
-void check_plan(const CombineShape& shape, const Participation* participation, int ranks);
+/// @throws InvalidArgument unless the sizes are no less than 0, the options' participation (if any)
+/// is for these tokens and ranks, and there is one if owners follow from it.
+void check_plan(const CombineShape& shape, const CombineOptions& options, int ranks);
 
 /// @throws InvalidArgument unless the output is in memory of kind `device` and has the rows of
 /// `own` of partials of `shape`.

@@ -50,6 +50,9 @@ struct RowPlace {
 __device__ inline RowPlace place_of_row(const CombineTarget& to, int token, int head) {
   const RowShares& shares = to.shares;
   if (shares.axis == RowShares::Axis::kNone) return {-1, token * to.heads + head};
+  if (shares.axis == RowShares::Axis::kOwners) {
+    return {static_cast<int>(to.owners[token]), token * to.heads + head};
+  }
   const int item = shares.axis == RowShares::Axis::kTokens ? token : head;
   const int in_larger = shares.extra * (shares.least + 1);
   const int owner = item < in_larger ? shares.by_more.quotient(item)

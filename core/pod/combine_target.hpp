@@ -38,7 +38,7 @@ inline constexpr int kCellsPerLine = 8;
 
 /// How the owners of rows follow from tokens and heads: see Scatter.
 struct RowShares {
-  enum class Axis : std::uint8_t { kNone, kTokens, kHeads };
+  enum class Axis : std::uint8_t { kNone, kTokens, kHeads, kOwners };
   Axis axis = Axis::kNone;
   int least = 0;      ///< items of a smaller share
   int extra = 0;      ///< the first `extra` ranks have one item more
@@ -56,6 +56,7 @@ struct CombineTarget {
   std::int64_t slots_offset;               ///< of the row form's slots in a window
   std::int64_t slot_bytes;
   const std::uint64_t* participants;  ///< [tokens]: bit r is set if rank r has keys. Null: all have
+  const std::uint64_t* owners;        ///< [tokens], of Axis::kOwners
   const std::uint32_t* last_epoch;    ///< of the combine before; constant until this one ends
   int rank, ranks;
   int tokens, heads, dim;

@@ -19,6 +19,11 @@ enum class Scatter : std::uint8_t {
   kHeads,   ///< All tokens of a contiguous share of the heads.
   kTokens,  ///< All heads of a contiguous share of the tokens.
   kAll,     ///< Everything, on every rank.
+  /// All heads of the tokens that the rank owns: see Participation::owner. The output has all
+  /// tokens; what it has in rows of other ranks' tokens is unspecified. Where the owner of each
+  /// token is the only rank with keys of it, nothing is sent. Needs a participation mask; strategy
+  /// kAllToAll (or kAuto).
+  kOwner,
 };
 
 /// How the ranks move the partials. In a Combiner (for CPUs) all strategies give the same bits,
@@ -73,9 +78,19 @@ class Participation {
   void add(std::int64_t token, Rank rank);
   /// Returns whether `rank` takes part in the rows of `token`. REQUIRES: both exist.
   bool has(std::int64_t token, Rank rank) const;
+  /// Makes `rank` the owner of `token`, to which Scatter::kOwner gives its rows.
+  /// @throws InvalidArgument if the token or the rank does not exist.
+  void set_owner(std::int64_t token, Rank rank);
+  /// Returns the owner of `token`: as set, else the lowest rank that takes part, else rank 0.
+  /// StepPlan sets the rank that holds the first page of the token's sequence: of a sequence on one
+  /// rank that rank, of one that is spread over ranks the one where it began. If that page was
+  /// released behind a window, the lowest rank that holds pages is set. REQUIRES: the token exists.
+  Rank owner(std::int64_t token) const;
+  /// Returns whether no rank but its owner takes part in any token.
+  bool is_of_owners_alone() const;
   /// The bits, rank r's of a token in word r / 64 of the token's words.
   std::span<const std::uint64_t> words() const { return bits_; }
-  /// The same for `tokens` tokens; no rank takes part in the added ones.
+  /// The same for `tokens` tokens; no rank takes part in the added ones, which rank 0 owns.
   /// @throws InvalidArgument if there are more already.
   Participation padded(std::int64_t tokens) const;
   std::int64_t tokens() const { return tokens_; }
@@ -86,6 +101,7 @@ class Participation {
   int ranks_;
   std::size_t words_per_token_;
   std::vector<std::uint64_t> bits_;
+  std::vector<std::int32_t> owners_;  // [tokens], -1: not set; empty: none is
 };
 
 /// Returns an order of the tokens in which the shares of Scatter::kTokens suit those who hold the
@@ -108,7 +124,8 @@ struct CombineOptions {
   Dtype travels_as = Dtype::kFloat32;
 };
 
-/// Where the merged rows are written. With n tokens and h heads given to this rank by `scatter`:
+/// Where the merged rows are written. With n tokens and h heads given to this rank by `scatter`
+/// (kOwner: all tokens and heads, of which it writes those that it owns):
 /// `o`    [n, h, v_dim], float32, float16 or bfloat16.
 /// `lse`  [n, h] float32, natural log; an empty view if not wanted.
 struct CombineOutput {

@@ -151,7 +151,7 @@ class StepPlan {
   /// Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {}, int layer = 0);
 
-  /// The part of [n, q_heads] that this rank's output of a layer has.
+  /// The part of [n, q_heads] that this rank's output of a layer has; of Scatter::kOwner all.
   Share tokens_of_output() const;
   Share heads_of_output(int layer = 0) const;
   /// Returns which kv ranks hold keys of which query token in a layer; of a sequence without keys,

@@ -52,10 +52,13 @@ std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t le
   return (border - begin) * queries + triangle(length - border + 1) - triangle(length - end + 1);
 }
 
-std::int64_t tokens_of(const Participation& participation, Rank rank, Share share) {
+/// Tokens of `share` that `from` has keys of, and that go to `to`.
+std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, Scatter scatter,
+                       Share share) {
   std::int64_t count = 0;
   for (std::int64_t token = share.begin; token < share.end; ++token) {
-    if (participation.has(token, rank)) ++count;
+    if (scatter == Scatter::kOwner && participation.owner(token) != to) continue;
+    if (participation.has(token, from)) ++count;
   }
   return count;
 }
@@ -119,8 +122,8 @@ Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatte
     const auto share = [&](Scatter axis, std::int64_t count) {
       return scatter == axis ? share_of(count, to.value, ranks) : Share{0, count};
     };
-    const std::int64_t tokens =
-        tokens_of(plan.participation(), from, share(Scatter::kTokens, plan.query_tokens()));
+    const std::int64_t tokens = tokens_of(plan.participation(), from, to, scatter,
+                                          share(Scatter::kTokens, plan.query_tokens()));
     const auto o_bytes = model.v_dim * static_cast<std::int64_t>(size_bytes(travels_as));
     return tokens * share(Scatter::kHeads, heads).size() *
            (o_bytes + static_cast<std::int64_t>(sizeof(float)));

@@ -289,7 +289,7 @@ void add_options(CLI::App& command, Flags& flags) {
   command.add_option(
       "--kv-dtype", flags.kv_dtype,
       "dtype of the cache, if not --dtype; float8_e4m3 has scales per token and head");
-  value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
+  value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all, owner");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   list(
       "--ways", flags.ways,
@@ -342,8 +342,9 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .queries = list_or("--queries", flags.queries, {}),
       .prefill_queries = gpu ? 2048 : 256,
       .shape = shape_of(flags, mesh.head_parallel()),
-      .scatter = named("--scatter", flags.scatter,
-                       std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll}),
+      .scatter =
+          named("--scatter", flags.scatter,
+                std::array{Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}),
       .strategy = named("--strategy", flags.strategy,
                         std::array{CombineStrategy::kAuto, CombineStrategy::kReduceScatter,
                                    CombineStrategy::kAllToAll, CombineStrategy::kAllReduce}),

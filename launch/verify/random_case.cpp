@@ -155,9 +155,11 @@ class Simulation {
     plan.mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask;
     plan.score = random_score(random_, config_.cache.q_heads).score;
     if (random_.one_in(4)) plan.scale = 0.25f * (1.0f + random_.real());
-    plan.scatter = random_.pick(std::vector{Scatter::kHeads, Scatter::kTokens, Scatter::kAll});
+    plan.scatter = random_.pick(
+        std::vector{Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner});
     plan.strategy = random_.pick(std::vector{
         CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll});
+    if (plan.scatter == Scatter::kOwner) plan.strategy = CombineStrategy::kAuto;
     std::optional<CheckedBlockMask> blocks;
     if (random_.one_in(4)) {
       plan.q_positions = random_positions(batch);

@@ -8,7 +8,8 @@
 namespace kvmesh::python {
 
 Scatter scatter_from(std::string_view text) {
-  return named(text, {Scatter::kAll, Scatter::kHeads, Scatter::kTokens}, "scatter");
+  return named(text, {Scatter::kAll, Scatter::kHeads, Scatter::kTokens, Scatter::kOwner},
+               "scatter");
 }
 
 CombineStrategy strategy_from(std::string_view text) {

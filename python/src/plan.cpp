@@ -2,6 +2,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "python/src/bindings.hpp"
 
@@ -153,6 +154,18 @@ void bind_plan(nb::module_& module) {
                                   step.plan.heads_of_output().size(), step.sizes(0).v_dim);
           },
           "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
+      .def(
+          "token_owners",
+          [](PyPlan& self, int layer) {
+            const Participation& ranks = self.get().plan.participation(layer);
+            std::vector<std::int32_t> owners;
+            for (std::int64_t t = 0; t < ranks.tokens(); ++t) {
+              owners.push_back(ranks.owner(t).value);
+            }
+            return owners;
+          },
+          nb::arg("layer") = 0,
+          "The kv rank of each query token that scatter='owner' gives its rows of a layer to.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

@@ -106,6 +106,19 @@ kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info
   });
 }
 
+kvmesh_status_t kvmesh_plan_token_owners(kvmesh_plan_t* plan, int32_t layer, int32_t* owners,
+                                         size_t count) {
+  return guarded([&] {
+    const Participation& ranks = checked(plan, "plan").plan.participation(layer);
+    require(static_cast<std::int64_t>(count) == ranks.tokens(), "{} owners of {} query tokens",
+            count, ranks.tokens());
+    require(owners != nullptr || count == 0, "owners is NULL");
+    for (std::size_t t = 0; t < count; ++t) {
+      owners[t] = ranks.owner(static_cast<std::int64_t>(t)).value;
+    }
+  });
+}
+
 kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer, const kvmesh_tensor_t* q,
                                 const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
                                 const kvmesh_tensor_t* sinks, const kvmesh_tensor_t* o,

@@ -91,8 +91,9 @@ Dtype dtype_of(std::int32_t number) {
 }
 
 Scatter scatter_of(std::int32_t number) {
-  constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kHeads, Scatter::kTokens};
-  require(number >= 0 && number <= KVMESH_SCATTER_TOKENS, "scatter {} is none", number);
+  constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kHeads, Scatter::kTokens,
+                                   Scatter::kOwner};
+  require(number >= 0 && number <= KVMESH_SCATTER_OWNER, "scatter {} is none", number);
   return kScatters[number];
 }
 

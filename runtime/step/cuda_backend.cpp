@@ -165,12 +165,12 @@ class CudaStep : public StepKernels {
     combine_.run(mine, output, stream);
   }
 
-  /// A rank that holds all keys writes the output itself. Of several, each sends its rows from the
-  /// kernels of attention where the combine takes them so.
+  /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
+  /// kernels of attention, where the combine takes them so.
   bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (!needs_partial()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
+    if (writes_output()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
     if (!combine_.takes_sent_rows()) {
       return StepKernels::attend(input, pool, partial, output, stream);
     }
@@ -178,7 +178,7 @@ class CudaStep : public StepKernels {
     combine_.run_sent(output, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
-    if (needs_partial()) return combine_.check_run(partial, output);
+    if (!writes_output()) return combine_.check_run(partial, output);
     kinds_[0].check_output({output.o, output.lse});
   }
 
@@ -239,6 +239,8 @@ class CudaStep : public StepKernels {
     shared_.pages.cancel(native(stream));
   }
 
+  bool writes_output() const { return !needs_partial() || rows_stay_; }
+
   /// Takes memory before the allocator appends. Returns as plan_combine.
   bool plan_limits() {
     StepBatch none;
@@ -252,12 +254,16 @@ class CudaStep : public StepKernels {
                                     ? options_.limits->sequences * options_.limits->query_tokens
                                     : batch.query_tokens;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
-    return combine_.takes_sent_rows();
+    // A graph has the launches that any later step of it may need.
+    rows_stay_ = options_.combine.scatter == Scatter::kOwner && !options_.limits &&
+                 batch.participation().is_of_owners_alone();
+    return combine_.takes_sent_rows() && !rows_stay_;
   }
 
   Shared& shared_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
+  bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   StepCombine combine_;
   std::deque<cuda::CudaAttend> kinds_;
 };

@@ -1,6 +1,7 @@
 #include "runtime/step/exact_step.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/check.hpp"
 
@@ -27,7 +28,13 @@ void ExactStep::plan(const AttentionShape& shape, const AttentionOptions& attent
     clear_row(rows().row(row), rows().dim());
   }
   CombineOptions options = combine;
-  options.participation = tokens == batch.query_tokens ? &batch.participation() : nullptr;
+  const bool is_padded = tokens != batch.query_tokens;
+  std::optional<Participation> padded;
+  if (!is_padded) {
+    options.participation = &batch.participation();
+  } else if (options.scatter == Scatter::kOwner) {
+    options.participation = &padded.emplace(batch.participation().padded(tokens));
+  }
   combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest);
 }
 

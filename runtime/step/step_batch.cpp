@@ -150,8 +150,11 @@ const Participation& StepBatch::participation() const {
   participants.emplace(query_tokens, ranks);
   std::int64_t token = 0;
   for (const SequenceStep& sequence : sequences) {
-    add_participants(*sequence.pages, token, token + sequence.queries, *participants);
-    token += sequence.queries;
+    const std::int64_t end = token + sequence.queries;
+    add_participants(*sequence.pages, token, end, *participants);
+    const bool has_first = !sequence.table.empty() && sequence.table.front().valid();
+    const Rank owner = has_first ? sequence.table.front().rank() : sequence.pages->first_rank();
+    for (; token < end; ++token) participants->set_owner(token, owner);
   }
   return *participants;
 }

@@ -143,7 +143,7 @@ class StepPlan::State final : public CacheUser {
  private:
   static void check_options(const PlanOptions& options) {
     check_scale(options.scale);
-    require(options.scatter <= Scatter::kAll && options.strategy <= CombineStrategy::kAllReduce,
+    require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
             "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
             static_cast<int>(options.strategy));
     require(!options.way || static_cast<int>(*options.way) < kWayKinds, "plan: way {} is none",

@@ -112,6 +112,19 @@ static void check_reproducible(kvmesh_mesh_t* mesh, numbers_t* n) {
   kvmesh_cache_destroy(cache);
 }
 
+static void check_owners(kvmesh_cache_t* cache, uint64_t sequence) {
+  kvmesh_plan_options_t options = KVMESH_INIT(options);
+  options.scatter = KVMESH_SCATTER_OWNER;
+  kvmesh_batch_entry_t queries = {sequence, 0, 3};
+  kvmesh_plan_t* plan = NULL;
+  int32_t owners[3] = {-1, -1, -1};
+  CHECK_OK(kvmesh_plan_create(cache, &queries, 1, &options, &plan));
+  CHECK_OK(kvmesh_plan_token_owners(plan, 0, owners, 3));
+  CHECK(owners[0] >= 0 && owners[1] == owners[0] && owners[2] == owners[0]);
+  CHECK(kvmesh_plan_token_owners(plan, 0, owners, 2) != KVMESH_OK);
+  kvmesh_plan_destroy(plan);
+}
+
 void check_attention(kvmesh_mesh_t* mesh) {
   static _Thread_local numbers_t n;
   memset(&n, 0, sizeof n);
@@ -140,6 +153,8 @@ void check_attention(kvmesh_mesh_t* mesh) {
   kvmesh_plan_info_t info = KVMESH_INIT(info);
   CHECK_OK(kvmesh_plan_get_info(plan, &info));
   CHECK(info.query_tokens == kTokens && info.token_end == kTokens && info.head_end == kHeads);
+
+  check_owners(cache, prompt.sequence);
 
   check_sequences(cache, second.sequence);
   CHECK_OK(kvmesh_sequence_erase(cache, second.sequence));

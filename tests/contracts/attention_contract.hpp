@@ -44,9 +44,10 @@ TYPED_TEST_P(AttentionContract, AnyDtypes) {
 TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
-    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
       for (CombineStrategy strategy :
            {CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
+        if (scatter == Scatter::kOwner && strategy == CombineStrategy::kReduceScatter) continue;
         for (bool in_parts : {false, true}) {
           for (bool lse : {false, true}) {
             const StepOptions options{.plan = {.scatter = scatter, .strategy = strategy},
@@ -65,7 +66,7 @@ TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
 TYPED_TEST_P(AttentionContract, ReplansForAnotherBatch) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
-    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
       StepOptions options{.plan = {.scatter = scatter}, .replanned = true};
       EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
       EXPECT_TRUE(cache.step(batch_of(sequences, 17, 9), options));

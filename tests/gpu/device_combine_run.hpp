@@ -65,6 +65,7 @@ class DeviceCase {
  public:
   DeviceCase(CombineCase& test, int rank, Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0)
       : test_(&test),
+        rank_(rank),
         dtype_(dtype),
         gap_(gap),
         held_(&test.partials[static_cast<std::size_t>(rank)]),
@@ -110,6 +111,7 @@ class DeviceCase {
         }
       }
     }
+    result.clear_rows_of_others(*test_, rank_);
     return result;
   }
   const Expected& expected() const { return expected_; }
@@ -126,6 +128,7 @@ class DeviceCase {
   }
 
   CombineCase* test_;
+  int rank_;
   Dtype dtype_;
   std::int64_t gap_;
   HeldPartial* held_;
@@ -135,7 +138,7 @@ class DeviceCase {
 
 inline CombineOptions options_of(const CombineCase& test, CombineStrategy strategy) {
   return {.scatter = test.scatter,
-          .strategy = strategy,
+          .strategy = test.scatter == Scatter::kOwner ? CombineStrategy::kAuto : strategy,
           .participation = test.participation ? &*test.participation : nullptr};
 }
 

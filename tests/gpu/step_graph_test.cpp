@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -124,11 +125,12 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   EXPECT_GT(compared, steps / 2) << "too few sequences";
 }
 
-/// A batch with one sequence on a rank alone, some on all ranks, and prompts beside decode.
-std::vector<BatchEntry> mixed_batch(Served& served, const Inputs& prompt, const Outputs& out,
-                                    const Stream& stream) {
+/// A batch of sequences of these lengths, some with several queries. Up to 64 tokens are on one
+/// rank.
+std::vector<BatchEntry> batch_of(Served& served, std::initializer_list<std::int64_t> lengths,
+                                 const Inputs& prompt, const Outputs& out, const Stream& stream) {
   std::vector<BatchEntry> batch;
-  for (const std::int64_t tokens : {3, 20, 61, 130, 290, 7}) {
+  for (const std::int64_t tokens : lengths) {
     const SequenceId sequence = served.cache.create();
     StepPlan prefill = served.cache.plan({{sequence, tokens}});
     served.run(prefill, prompt, out, stream);
@@ -147,14 +149,16 @@ TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
   prompt.change(numbers, 3);
   const Outputs scratch(mesh, 300);
   Served served{KvCache(mesh, cache_options())};
-  const std::vector<BatchEntry> batch = mixed_batch(served, prompt, scratch, stream);
+  const std::vector<BatchEntry> batch =
+      batch_of(served, {3, 20, 61, 130, 290, 7}, prompt, scratch, stream);
   std::int64_t tokens = 0;
   for (const BatchEntry& entry : batch) tokens += entry.append_tokens;
   const DeviceMemory o = device_memory(mesh, tokens * kQHeads * kDim * 4);
   const DeviceMemory lse = device_memory(mesh, tokens * kQHeads * 4);
   const Partial partial{{o.data(), Dtype::kFloat32, {tokens, kQHeads, kDim}, mesh.device()},
                         {lse.data(), Dtype::kFloat32, {tokens, kQHeads}, mesh.device()}};
-  for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+  for (const Scatter scatter :
+       {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
     for (const Dtype travels_as : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
       StepPlan step = served.cache.plan(batch, {.scatter = scatter, .travels_as = travels_as});
       const Share n = step.tokens_of_output(), h = step.heads_of_output();
@@ -180,6 +184,56 @@ TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
           << name(scatter) << " as " << name(travels_as);
     }
   }
+}
+
+// Where each sequence is on one rank, which owns its rows, attention writes the output and there is
+// no combine: a rank need not even wait for the others.
+TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  const DeviceMemory numbers = random_numbers(mesh);
+  const Stream stream;
+  Inputs prompt(mesh, 300);
+  prompt.change(numbers, 3);
+  const Outputs scratch(mesh, 300);
+  Served served{KvCache(mesh, cache_options())};
+  const std::vector<BatchEntry> batch =
+      batch_of(served, {30, 5, 41, 17, 50, 9, 33}, prompt, scratch, stream);
+  std::int64_t tokens = 0;
+  for (const BatchEntry& entry : batch) tokens += entry.append_tokens;
+  const Outputs all(mesh, tokens), own(mesh, tokens);
+  StepPlan to_all = served.cache.plan(batch, {.scatter = Scatter::kAll});
+  to_all.run(0, prompt.layer(0, tokens), all.layer(0, tokens), {stream});
+  mesh.wait({stream}, "test");
+  std::vector<BatchEntry> again = batch;  // the same queries of the same keys
+  for (BatchEntry& entry : again) {
+    entry.query_tokens = entry.append_tokens;
+    entry.append_tokens = 0;
+  }
+  StepPlan to_owner = served.cache.plan(again, {.scatter = Scatter::kOwner});
+  const Participation& mask = to_owner.participation();
+  EXPECT_TRUE(mask.is_of_owners_alone());
+  barrier(mesh.world(), "test");
+  const int last = mesh.kv_parallel() - 1;
+  for (const bool is_last : {false, true}) {  // one after the other: nobody waits
+    if ((mesh.kv_rank().value == last) == is_last) {
+      LayerInput input = prompt.layer(0, tokens);
+      input.k = input.v = {};
+      to_owner.run(0, input, own.layer(0, tokens), {stream});
+      mesh.wait({stream}, "test");
+    }
+    barrier(mesh.world(), "test");
+  }
+  std::int64_t mine = 0;
+  const std::vector<std::byte> want = all.bits(0, tokens), got = own.bits(0, tokens);
+  constexpr std::ptrdiff_t kRowBytes = kQHeads * kDim * 2;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (mask.owner(t) != mesh.kv_rank()) continue;
+    ++mine;
+    EXPECT_TRUE(std::equal(want.begin() + t * kRowBytes, want.begin() + (t + 1) * kRowBytes,
+                           got.begin() + t * kRowBytes))
+        << "token " << t;
+  }
+  EXPECT_GT(mine, 0) << "balanced: each rank has some";
 }
 
 // No list of queries crosses a q block, so one of a block mask makes more of them.

@@ -92,6 +92,24 @@ def test_parts_of_a_step_give_what_run_gives():
     on_ranks(2, body)
 
 
+def test_rows_stay_with_the_owners_of_their_keys():
+    q, k, v = tensors(12)
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        step = cache.plan([(cache.create(), 12)], scatter="owner")
+        assert step.output_shape[0] == 12 and len(set(step.token_owners())) == 1
+        o = step.run(0, q, k, v)
+        if step.token_owners()[0] == mesh.rank:
+            np.testing.assert_allclose(o, expected, atol=1e-5)
+        part = step.attend_partial(0, q)
+        with pytest.raises(kvmesh.errors.InvalidArgument, match="needs a participation mask"):
+            kvmesh.combine(mesh, *part, scatter="owner")
+
+    on_ranks(2, body)
+
+
 def test_sinks_are_a_term_of_the_denominator():
     q, k, v = tensors(12)
     sinks = np.array([0.5, -np.inf, 2, -1], np.float32)

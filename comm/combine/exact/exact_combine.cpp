@@ -16,7 +16,7 @@ namespace {
 template <class Visit>
 void for_each_row(const RowMap& map, const CombineBlock& block, int rank, const Visit& visit) {
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-    if (!map.takes_part(t, rank)) continue;
+    if (!block.has_token(t) || !map.takes_part(t, rank)) continue;
     for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h) visit(t, h);
   }
 }
@@ -91,6 +91,7 @@ void ExactCombine::merge(const ExactRows& mine, const CombineOutput& output, con
   const ExactRow merged = ExactRows(merged_.data(), v_dim).row(0);
   std::vector<std::int64_t> next(static_cast<std::size_t>(map.ranks()));  // row, by rank
   for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    if (!own.has_token(t)) continue;
     for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
       clear_row(merged, mine.dim());
       for (int rank = 0; rank < map.ranks(); ++rank) {

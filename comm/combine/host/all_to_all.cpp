@@ -19,7 +19,7 @@ void pack(const Partial& mine, const HostPlan& plan, const CombineBlock& block, 
   float* o = buffer.resize(rows * (map.dim() + 1));
   float* lse = o + rows * map.dim();
   for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
-    if (!map.takes_part(t, plan.rank)) continue;
+    if (!block.has_token(t) || !map.takes_part(t, plan.rank)) continue;
     for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h) {
       o = std::copy_n(o_row(mine, t, h), map.dim(), o);
       *lse++ = lse_of(mine, t, h);
@@ -104,6 +104,7 @@ void HostWay::merge_received(const Partial& mine, const CombineOutput& output) {
   start_reading();
   const bool writes_sum = output.o.dtype == Dtype::kFloat32;
   for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    if (!own.has_token(t)) continue;
     merge_lses_of(mine, t);
     for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
       list_sources(mine, t, h);

@@ -26,7 +26,7 @@ bool is_whole(const RowMap& map) {
 /// Whether the rows of an owner are large and follow one another in a contiguous tensor. The same
 /// on every rank.
 bool has_large_blocks(const HostPlan& plan) {
-  if (plan.merging == Scatter::kHeads) return false;
+  if (plan.merging == Scatter::kHeads || plan.merging == Scatter::kOwner) return false;
   const std::int64_t owners = plan.merging == Scatter::kAll ? 1 : plan.map.ranks();
   const std::int64_t floats = plan.map.all().rows() * plan.map.dim() / owners;
   return floats * static_cast<std::int64_t>(sizeof(float)) >= kApartBytes;
@@ -43,6 +43,11 @@ PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, P
   Hash lengths;
   lengths.add(shape.tokens).add(shape.heads).add(shape.dim);
   if (options.participation != nullptr) lengths.add_all(options.participation->words());
+  if (options.participation != nullptr && options.scatter == Scatter::kOwner) {
+    for (std::int64_t t = 0; t < shape.tokens; ++t) {
+      lengths.add(options.participation->owner(t).value);
+    }
+  }
   given.add(PlanGroup::kLengths, lengths.value());
   given.add(PlanGroup::kStrategy, Hash().add(options.strategy).add(options.scatter).value());
   return given;
@@ -50,7 +55,7 @@ PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, P
 
 HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& options, int rank,
                            int ranks) {
-  check_plan(shape, options.participation, ranks);
+  check_plan(shape, options, ranks);
   HostPlan plan{.map = RowMap(shape, ranks, options.participation),
                 .rank = rank,
                 .strategy = resolve_strategy(WayKind::kHost, shape, options, ranks),

@@ -88,6 +88,7 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
   const int index = my_row(own.rows());
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
+  if (!owns_token(p, row.token)) return;
   Source sources[Most];
 #pragma unroll
   for (int r = 0; r < Most; ++r) {
@@ -137,6 +138,7 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
   const int index = my_row(own.rows());
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
+  if (!owns_token(p, row.token)) return;
   const auto source = [&](int rank) { return source_of(p, own, rank, row.token, row.head); };
   const float merged = merged_lse(p.ranks, [&](int rank) { return source(rank).lse; });
   store_lse(p, row.out_token, row.out_head, merged);

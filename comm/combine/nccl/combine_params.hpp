@@ -21,6 +21,7 @@ struct CombineParams {
   bool divides_tokens, divides_heads;  // among the ranks: the Scatter; at most one of them
 
   const std::int32_t* token_places;  // [ranks][tokens], or null: see DeviceCombinePlan
+  const std::int32_t* owners;        // [tokens], of Scatter::kOwner; else null
   const RowMessage* sent;            // [ranks], of more than kMessagesInParams
   const RowMessage* received;        // [ranks]
   RowMessage few_sent[kMessagesInParams];

@@ -14,6 +14,7 @@ std::vector<std::byte> device_table(const DeviceCombinePlan& plan) {
   append(plan.sent);
   append(plan.received);
   append(plan.token_places);
+  append(plan.owners);
   return table;
 }
 
@@ -36,6 +37,7 @@ cuda::CombineParams device_params(const DeviceCombinePlan& plan, const DeviceCom
       .divides_tokens = plan.scatter == Scatter::kTokens,
       .divides_heads = plan.scatter == Scatter::kHeads,
       .token_places = plan.token_places.empty() ? nullptr : places,
+      .owners = plan.owners.empty() ? nullptr : places + plan.token_places.size(),
       .sent = messages,
       .received = messages + ranks,
       .few_sent = {},

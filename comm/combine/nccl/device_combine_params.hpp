@@ -17,7 +17,7 @@ struct DeviceCombineMemory {
   const float* lses;            // [ranks][rows], of the reducing strategies
 };
 
-/// sent [ranks], received [ranks], token_places [ranks][tokens].
+/// sent [ranks], received [ranks], token_places [ranks][tokens], owners [tokens].
 std::vector<std::byte> device_table(const DeviceCombinePlan& plan);
 
 /// Whether kAllReduce takes the LSEs' maximum from NCCL. With a mask it cannot: rows that take no

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "comm/combine/choose_way.hpp"
 #include "core/check.hpp"
+#include "core/pod/shares.hpp"
 
 namespace kvmesh {
 namespace {
@@ -16,20 +18,34 @@ std::int64_t align(std::int64_t floats) {
   return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
 }
 
-/// Places begin anew with each owner's tokens: with those of the next share under kTokens.
-void place_tokens(DeviceCombinePlan& plan, const Participation& participation) {
-  plan.token_places.assign(static_cast<std::size_t>(plan.ranks * plan.shape.tokens), -1);
-  std::int32_t* place = plan.token_places.data();
-  const int owners = plan.scatter == Scatter::kTokens ? plan.ranks : 1;
-  for (int r = 0; r < plan.ranks; ++r) {
-    for (int owner = 0; owner < owners; ++owner) {
-      std::int32_t next = 0;
-      const Share share = share_of(plan.shape.tokens, owner, owners);
-      for (std::int64_t t = share.begin; t < share.end; ++t, ++place) {
-        if (participation.has(t, Rank{r})) *place = next++;
-      }
+/// The owner of each token; 0 where rows are not scattered by token.
+std::vector<std::int32_t> owners_of_tokens(const DeviceCombinePlan& plan,
+                                           const Participation& participation) {
+  std::vector<std::int32_t> owners(static_cast<std::size_t>(plan.shape.tokens));
+  for (std::int64_t t = 0; t < plan.shape.tokens; ++t) {
+    std::int32_t& owner = owners[static_cast<std::size_t>(t)];
+    if (plan.scatter == Scatter::kOwner) owner = participation.owner(t).value;
+    if (plan.scatter == Scatter::kTokens) {
+      owner =
+          static_cast<std::int32_t>(share_owner<std::int64_t>(plan.shape.tokens, t, plan.ranks));
     }
   }
+  return owners;
+}
+
+/// Places begin anew with each owner's tokens.
+void place_tokens(DeviceCombinePlan& plan, const Participation& participation) {
+  plan.token_places.assign(static_cast<std::size_t>(plan.ranks * plan.shape.tokens), -1);
+  std::vector<std::int32_t> owners = owners_of_tokens(plan, participation);
+  std::int32_t* place = plan.token_places.data();
+  for (int r = 0; r < plan.ranks; ++r) {
+    std::vector<std::int32_t> next(static_cast<std::size_t>(plan.ranks));
+    for (std::int64_t t = 0; t < plan.shape.tokens; ++t, ++place) {
+      const auto owner = static_cast<std::size_t>(owners[static_cast<std::size_t>(t)]);
+      if (participation.has(t, Rank{r})) *place = next[owner]++;
+    }
+  }
+  if (plan.scatter == Scatter::kOwner) plan.owners = std::move(owners);
 }
 
 /// Appends a message of `rows` rows to a buffer of `floats` floats.
@@ -41,14 +57,14 @@ RowMessage append(std::int64_t rows, std::int64_t dim, std::int64_t& floats) {
 
 void lay_out_messages(DeviceCombinePlan& plan, const Participation* participation) {
   const RowMap map(plan.shape, plan.ranks, participation);
-  const CombineBlock own = plan.block(plan.rank);
+  const CombineBlock own = map.block(plan.scatter, plan.rank);
   for (int r = 0; r < plan.ranks; ++r) {
     const auto at = static_cast<std::size_t>(r);
     if (r == plan.rank) continue;
     plan.received[at] = append(map.rows_of(r, own), plan.shape.dim, plan.received_floats);
     if (plan.scatter != Scatter::kAll) {
-      plan.sent[at] =
-          append(map.rows_of(plan.rank, plan.block(r)), plan.shape.dim, plan.sent_floats);
+      plan.sent[at] = append(map.rows_of(plan.rank, map.block(plan.scatter, r)), plan.shape.dim,
+                             plan.sent_floats);
     }
   }
   if (plan.scatter != Scatter::kAll || plan.ranks == 1) return;
@@ -60,7 +76,7 @@ void lay_out_messages(DeviceCombinePlan& plan, const Participation* participatio
 
 DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOptions& options,
                                       int rank, int ranks) {
-  check_plan(shape, options.participation, ranks);
+  check_plan(shape, options, ranks);
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   require(shape.heads == 0 || shape.tokens <= kMost / shape.heads,
           "combine: {} tokens of {} heads are too many rows", shape.tokens, shape.heads);

@@ -20,6 +20,7 @@ struct DeviceCombinePlan {
   /// counted in tokens; -1 if the rank takes no part. Empty without a mask: then all take part in
   /// all.
   std::vector<std::int32_t> token_places{};
+  std::vector<std::int32_t> owners{};  ///< [token], of Scatter::kOwner
 
   // Of kAllToAll. To all owners under Scatter::kAll goes the same message.
   std::vector<RowMessage> sent{};      // [rank]
@@ -38,7 +39,7 @@ struct DeviceCombinePlan {
     return block_rows * (shape.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0));
   }
   std::int64_t reduced_floats() const { return blocks * block_floats(); }
-  /// The rows that `scatter` gives to `owner`.
+  /// The rows that `scatter` gives to `owner`; under kOwner those that it may give.
   CombineBlock block(int owner) const { return block_of(shape, scatter, owner, ranks); }
 
   friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;

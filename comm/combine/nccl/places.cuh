@@ -32,9 +32,15 @@ __device__ inline DeviceBlock block_of(const CombineParams& p, int owner) {
 /// The owner of a row. Under Scatter::kAll the message to every other rank is the same; -1 means
 /// it.
 __device__ inline int owner_of_row(const CombineParams& p, int token, int head) {
+  if (p.owners != nullptr) return p.owners[token];
   if (p.divides_tokens) return share_owner(p.tokens, token, p.ranks);
   if (p.divides_heads) return share_owner(p.heads, head, p.ranks);
   return -1;
+}
+
+/// Whether this rank owns the token's rows of its block.
+__device__ inline bool owns_token(const CombineParams& p, int token) {
+  return p.owners == nullptr || p.owners[token] == p.rank;
 }
 
 __device__ inline RowMessage message_to(const CombineParams& p, int rank) {

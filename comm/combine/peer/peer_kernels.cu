@@ -261,6 +261,9 @@ __device__ void merge_rows(const PeerParams& p, std::uint32_t epoch) {
     OwnCell own{.mine = my_cell<Wire, Form>(p, index, cells)};
     own.token = p.by_own_heads.quotient(own.mine.row);
     own.head = p.by_own_heads.remainder(own.mine.row, own.token);
+    if (p.to.shares.axis == RowShares::Axis::kOwners && own.mine.is_there) {
+      own.mine.is_there = static_cast<int>(p.to.owners[own.token]) == p.to.rank;
+    }
     own.participants =
         own.mine.is_there ? participants_of(p.to, p.own_tokens_begin + own.token) : 0;
     Sources<Form, Most> sources;

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <optional>
-#include <span>
+#include <utility>
+#include <vector>
 
 #include "comm/combine/choose_way.hpp"
 #include "comm/combine/peer/peer_layout.hpp"
@@ -22,6 +23,7 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 
 RowShares shares_of(const CombineShape& shape, Scatter scatter, int ranks) {
   if (scatter == Scatter::kAll) return {};
+  if (scatter == Scatter::kOwner) return {.axis = RowShares::Axis::kOwners};
   const bool by_token = scatter == Scatter::kTokens;
   const auto count = static_cast<int>(by_token ? shape.tokens : shape.heads);
   const int least = count / ranks;
@@ -60,7 +62,7 @@ class PeerWay : public CombineWay {
 
  private:
   PeerPlan checked_plan(const CombineShape& shape, const CombineOptions& options) const;
-  void upload(const Participation& participation, cudaStream_t stream);
+  void upload(const Participation& participation, Scatter scatter, cudaStream_t stream);
   CombineBlock own() const {
     return block_of(plan_->shape, plan_->scatter, window_.rank().value, window_.ranks());
   }
@@ -74,12 +76,12 @@ class PeerWay : public CombineWay {
   int runs_ = 0;  // since the plan
   std::uint64_t generation_ = 0;
   std::vector<std::uint64_t> uploaded_;
-  cuda::DeviceArray<std::uint64_t> participants_;
+  cuda::DeviceArray<std::uint64_t> participants_;  // [tokens], then owners [tokens]
 };
 
 PeerPlan PeerWay::checked_plan(const CombineShape& shape, const CombineOptions& options) const {
   const int ranks = window_.ranks();
-  check_plan(shape, options.participation, ranks);
+  check_plan(shape, options, ranks);
   static_cast<void>(resolve_strategy(WayKind::kPeer, shape, options, ranks));  // or it throws
   const auto layout_in = [&](PeerRoom room) { return fitting_layout(shape, options, ranks, room); };
   const PeerRoom room = window_.room();
@@ -101,26 +103,31 @@ void PeerWay::plan(const CombineShape& shape, const CombineOptions& options, Str
   const PeerPlan next = checked_plan(shape, options);
   if (next != plan_) ++generation_;
   plan_.reset();  // until all is where the plan says
-  if (next.has_mask) upload(*options.participation, native(stream));
+  if (next.has_mask) upload(*options.participation, options.scatter, native(stream));
   plan_ = next;
   runs_ = 0;
 }
 
-void PeerWay::upload(const Participation& participation, cudaStream_t stream) {
-  // With at most 64 ranks a token has one word of the mask.
-  const std::span<const std::uint64_t> words = participation.words();
+void PeerWay::upload(const Participation& participation, Scatter scatter, cudaStream_t stream) {
+  // With at most 64 ranks a token has one word of the mask. The owners follow.
+  std::vector<std::uint64_t> words(participation.words().begin(), participation.words().end());
+  if (scatter == Scatter::kOwner) {
+    for (std::int64_t t = 0; t < participation.tokens(); ++t) {
+      words.push_back(static_cast<std::uint64_t>(participation.owner(t).value));
+    }
+  }
   cuda_memory::use_device(window_.device().index);
   const bool moved = participants_.reserve(words.size());
   if (moved) ++generation_;
   if (!moved && std::ranges::equal(words, uploaded_)) return;
   uploaded_.clear();
-  const std::size_t bytes = words.size_bytes();
+  const std::size_t bytes = words.size() * sizeof(std::uint64_t);
   // From pageable memory: the runtime has taken the bytes when it returns. It may wait for the
   // stream until it can, so more than it takes at once is waited for here, where waits end.
   if (bytes > kTakenAtOnce) window_.wait(Stream{stream}, "combine: plan");
   check(cudaMemcpyAsync(participants_.data(), words.data(), bytes, cudaMemcpyHostToDevice, stream),
         "combine: upload the mask");
-  uploaded_.assign(words.begin(), words.end());
+  uploaded_ = std::move(words);
 }
 
 void PeerWay::check_run(const Partial& mine, const CombineOutput& output) const {
@@ -152,6 +159,9 @@ CombineTarget PeerWay::target_of(const PeerLayout& layout) const {
                        .slots_offset = window_.slots_offset(layout.form),
                        .slot_bytes = window_.slot_bytes(layout.form),
                        .participants = plan_->has_mask ? participants_.data() : nullptr,
+                       .owners = plan_->scatter == Scatter::kOwner
+                                     ? participants_.data() + plan_->shape.tokens
+                                     : nullptr,
                        .last_epoch = view.epochs,
                        .rank = window_.rank().value,
                        .ranks = window_.ranks(),

@@ -344,7 +344,15 @@ typedef struct kvmesh_batch_entry {
   int64_t query_tokens;
 } kvmesh_batch_entry_t;
 
-enum { KVMESH_SCATTER_NONE = 0, KVMESH_SCATTER_HEADS = 1, KVMESH_SCATTER_TOKENS = 2 };
+/* OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse have
+   all tokens, and what they have in rows of other ranks' tokens is unspecified. For plans: a
+   combiner has no owners and refuses it. */
+enum {
+  KVMESH_SCATTER_NONE = 0,
+  KVMESH_SCATTER_HEADS = 1,
+  KVMESH_SCATTER_TOKENS = 2,
+  KVMESH_SCATTER_OWNER = 3
+};
 enum {
   KVMESH_COMBINE_AUTO = 0,
   KVMESH_COMBINE_REDUCE_SCATTER = 1,
@@ -414,6 +422,11 @@ typedef struct kvmesh_plan_info {
 } kvmesh_plan_info_t;
 KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
                                                 kvmesh_plan_info_t* info);
+
+/* Writes the kv rank that owns each of the batch's `count` query tokens in a layer (with limits
+   fewer than query_tokens): see KVMESH_SCATTER_OWNER. */
+KVMESH_API kvmesh_status_t kvmesh_plan_token_owners(kvmesh_plan_t* plan, int32_t layer,
+                                                    int32_t* owners, size_t count);
 
 /* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
    kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (NULL for latent pages), o [tokens, heads,

@@ -75,6 +75,11 @@ const Choice kChoices[] = {
     {kCpus, kSmall, Scatter::kAll, kAuto, true, {kHost, kAllToAll, false}},
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, true, {kStaged, kAllToAll, false}},
     {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
+    // The owners of tokens are in the mask, which captured messages do not follow.
+    {kCpus, kSmall, Scatter::kOwner, kAuto, true, {kHost, kAllToAll, true}},
+    {kGpus, kSmall, Scatter::kOwner, kAuto, false, {kNccl, kAllToAll, true}},
+    {kGpus, kSmall, Scatter::kOwner, kAuto, true, {kStaged, kAllToAll, true}},
+    {kLinkedGpus, kSmall, Scatter::kOwner, kAuto, true, {kPeer, kAllToAll, true}},
 };
 
 TEST(ChooseWay, FollowsTheTable) {

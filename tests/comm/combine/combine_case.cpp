@@ -34,6 +34,17 @@ std::optional<Participation> random_participation(std::mt19937_64& random, std::
   return participation;
 }
 
+/// Some owners hold keys, some do not, some are not set. Without a mask all ranks take part.
+void choose_owners(CombineCase& test, std::mt19937_64& random, int ranks) {
+  const bool is_whole = !test.participation;
+  if (is_whole) test.participation.emplace(test.tokens, ranks);
+  for (std::int64_t t = 0; t < test.tokens; ++t) {
+    for (int r = 0; is_whole && r < ranks; ++r) test.participation->add(t, Rank{r});
+    if (random() % 3 != 0)
+      test.participation->set_owner(t, Rank{static_cast<int>(random() % at(ranks))});
+  }
+}
+
 void fill(HeldPartial& held, const CombineCase& test, int rank, std::mt19937_64& random,
           double lse_offset) {
   std::normal_distribution<float> value;
@@ -182,6 +193,20 @@ bool CombineCase::takes_part(std::int64_t token, int rank) const {
   return !participation || participation->has(token, Rank{rank});
 }
 
+bool CombineCase::owns(std::int64_t token, int rank) const {
+  return scatter != Scatter::kOwner || participation->owner(token).value == rank;
+}
+
+void Result::clear_rows_of_others(const CombineCase& test, int rank) {
+  if (test.scatter != Scatter::kOwner) return;
+  const std::size_t floats = at(test.heads * test.dim), rows = at(test.heads);
+  for (std::int64_t t = 0; t < test.tokens; ++t) {
+    if (test.owns(t, rank)) continue;
+    std::fill_n(o.begin() + t * static_cast<std::int64_t>(floats), floats, 0.0f);
+    std::fill_n(lse.begin() + t * static_cast<std::int64_t>(rows), rows, 0.0f);
+  }
+}
+
 std::string CombineCase::describe() const {
   return fmt::format("{} tokens, {} heads, dim {}, scatter {}, {}", tokens, heads, dim,
                      name(scatter), participation ? "with a mask" : "without a mask");
@@ -192,8 +217,9 @@ CombineCase random_case(std::mt19937_64& random, int ranks) {
   test.tokens = pick<std::int64_t>(random, {0, 1, 1, 2, 3, 5, 9, 40});
   test.heads = pick<std::int64_t>(random, {1, 2, 3, 8, 9, 13});
   test.dim = pick<std::int64_t>(random, {1, 3, 16, 64, 80, 130});
-  test.scatter = pick(random, {Scatter::kHeads, Scatter::kTokens, Scatter::kAll});
+  test.scatter = pick(random, {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner});
   test.participation = random_participation(random, test.tokens, ranks);
+  if (test.scatter == Scatter::kOwner) choose_owners(test, random, ranks);
   fill_partials(test, random, ranks);
   return test;
 }
@@ -221,7 +247,13 @@ Expected expected_of(const CombineCase& test, int rank) {
   Expected expected{tokens.size(), heads.size(), {}, {}, {}};
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
     for (std::int64_t h = heads.begin; h < heads.end; ++h) {
-      append_expected_row(expected, test, t, h);
+      if (test.owns(t, rank)) {
+        append_expected_row(expected, test, t, h);
+      } else {
+        expected.o.resize(expected.o.size() + at(test.dim));
+        expected.magnitude.resize(expected.o.size());
+        expected.lse.push_back(0);
+      }
     }
   }
   return expected;
@@ -245,7 +277,7 @@ Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy st
   };
   const CombineOptions options{
       .scatter = test.scatter,
-      .strategy = strategy,
+      .strategy = test.scatter == Scatter::kOwner ? CombineStrategy::kAuto : strategy,
       .participation = test.participation ? &*test.participation : nullptr,
   };
   combine_once(way, test.partials[at(rank)].view(), options, output);
@@ -261,6 +293,7 @@ Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy st
       }
     }
   }
+  result.clear_rows_of_others(test, rank);
   return result;
 }
 

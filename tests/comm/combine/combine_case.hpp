@@ -38,6 +38,8 @@ struct CombineCase {
   std::vector<HeldPartial> partials;  // [rank]
 
   bool takes_part(std::int64_t token, int rank) const;
+  /// Whether the rank gets the token's rows: of Scatter::kOwner the owner, else the block's rank.
+  bool owns(std::int64_t token, int rank) const;
   std::string describe() const;
 };
 
@@ -53,7 +55,7 @@ CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::i
 /// keys), or -inf on all, and rows with an O of NaN, one of them of no weight in float32.
 CombineCase unusual_case(int ranks, Scatter scatter);
 
-/// The expected result of rank `rank`, in float64.
+/// The expected result of rank `rank`, in float64; 0 in rows of other owners, as in a Result.
 struct Expected {
   std::int64_t tokens = 0;
   std::int64_t heads = 0;
@@ -67,6 +69,9 @@ Expected expected_of(const CombineCase& test, int rank);
 struct Result {
   std::vector<float> o;    // [tokens, heads, dim]; 16-bit outputs widened
   std::vector<float> lse;  // [tokens, heads]
+
+  /// Sets the rows that `rank` does not own, which may hold anything, to 0.
+  void clear_rows_of_others(const CombineCase& test, int rank);
 };
 Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy strategy,
                 Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0);

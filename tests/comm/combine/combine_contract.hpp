@@ -122,6 +122,41 @@ TYPED_TEST_P(CombineContract, MergesLargeProblemsWithGaps) {
   });
 }
 
+TYPED_TEST_P(CombineContract, OwnersThatHoldAllKeysSendNothing) {
+  TypeParam::run([](Communicator& comm) {
+    CombineCase test = full_case(comm.size(), 9, 3, 16, Scatter::kOwner);
+    test.participation.emplace(test.tokens, comm.size());
+    for (std::int64_t t = 0; t < test.tokens; ++t) {
+      test.participation->add(t, Rank{static_cast<int>(t * t) % comm.size()});
+    }
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
+    const int me = comm.rank().value;
+    const std::uint64_t before = comm.sent_bytes();
+    const Result result = run_case(way, test, me, CombineStrategy::kAuto);
+    EXPECT_EQ(comm.sent_bytes(), before);
+    expect_close(result, expected_of(test, me), test.dim);
+  });
+}
+
+TYPED_TEST_P(CombineContract, OwnerNeedsMaskAndAllToAll) {
+  TypeParam::run([](Communicator& comm) {
+    auto ways = TypeParam::make(comm);
+    CombineWay& way = *ways;
+    CombineCase test = full_case(comm.size(), 2, 2, 4, Scatter::kOwner);
+    std::vector<float> o(2 * 2 * 4);
+    const Participation mask(2, comm.size());
+    const auto combine = [&](CombineStrategy strategy, const Participation* participation) {
+      combine_once(
+          way, test.partials[0].view(),
+          {.scatter = Scatter::kOwner, .strategy = strategy, .participation = participation},
+          {.o = tensor(o.data(), {2, 2, 4})});
+    };
+    EXPECT_THROW(combine(CombineStrategy::kAuto, nullptr), InvalidArgument);
+    EXPECT_THROW(combine(CombineStrategy::kReduceScatter, &mask), InvalidArgument);
+  });
+}
+
 TYPED_TEST_P(CombineContract, SendsLargeRowsToAllAtMostTwice) {
   TypeParam::run([](Communicator& comm) {
     CombineCase test = full_case(comm.size(), 64 * comm.size(), 2, 64, Scatter::kAll);
@@ -343,6 +378,7 @@ TYPED_TEST_P(CombineContract, PlansCoexist) {
 
 REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
                             NanRowIsNotEmpty, MergesLargeProblems, MergesLargeProblemsWithGaps,
+                            OwnersThatHoldAllKeysSendNothing, OwnerNeedsMaskAndAllToAll,
                             SendsLargeRowsToAllAtMostTwice, SendsNothingForRowsThatTheirOwnerHolds,
                             GivesARowThatOneRankHoldsToAll, Composes,
                             RejectsInvalidArgumentsBeforeSending, NamesTheRankWhosePlanDiffers,

@@ -70,12 +70,38 @@ TEST(OrderByOwner, GivesTokensToRanksThatHoldThem) {
   EXPECT_EQ(order_by_owner(Participation(2, 3)), (std::vector<std::int64_t>{0, 1}));
 }
 
+TEST(Participation, OwnerIsTheFirstParticipantUnlessSet) {
+  Participation participation(4, 3);
+  participation.add(1, Rank{2});
+  participation.add(2, Rank{1});
+  participation.add(2, Rank{2});
+  const auto owners = [](const Participation& of) {
+    std::vector<std::int32_t> all;
+    for (std::int64_t t = 0; t < of.tokens(); ++t) all.push_back(of.owner(t).value);
+    return all;
+  };
+  EXPECT_EQ(owners(participation), (std::vector<std::int32_t>{0, 2, 1, 0}));
+  EXPECT_FALSE(participation.is_of_owners_alone()) << "two ranks have keys of token 2";
+  participation.set_owner(2, Rank{2});
+  participation.set_owner(3, Rank{1});
+  EXPECT_EQ(owners(participation), (std::vector<std::int32_t>{0, 2, 2, 1}));
+  EXPECT_EQ(owners(participation.padded(6)), (std::vector<std::int32_t>{0, 2, 2, 1, 0, 0}));
+
+  Participation alone(2, 3);
+  alone.add(0, Rank{1});
+  EXPECT_TRUE(alone.is_of_owners_alone());
+  alone.set_owner(0, Rank{2});
+  EXPECT_FALSE(alone.is_of_owners_alone()) << "the owner is not who has the keys";
+}
+
 TEST(Participation, RejectsRanksAndTokensOutOfRange) {
   Participation participation(2, 4);
   EXPECT_THROW(participation.add(2, Rank{0}), InvalidArgument);
   EXPECT_THROW(participation.add(-1, Rank{0}), InvalidArgument);
   EXPECT_THROW(participation.add(0, Rank{4}), InvalidArgument);
   EXPECT_THROW(participation.add(0, Rank{-1}), InvalidArgument);
+  EXPECT_THROW(participation.set_owner(2, Rank{0}), InvalidArgument);
+  EXPECT_THROW(participation.set_owner(0, Rank{4}), InvalidArgument);
   EXPECT_THROW(Participation(-1, 1), InvalidArgument);
   EXPECT_THROW(Participation(1, 0), InvalidArgument);
 }

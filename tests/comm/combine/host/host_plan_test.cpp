@@ -33,6 +33,7 @@ TEST(HostPlan, BothEndsOfAMessageAgree) {
     const CombineCase test = random_case(random, ranks);
     SCOPED_TRACE(test.describe());
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
+      if (test.scatter == Scatter::kOwner && strategy != CombineStrategy::kAllToAll) continue;
       const std::vector<HostPlan> plans = plans_of(test, ranks, strategy);
       for (std::size_t from = 0; from < plans.size(); ++from) {
         for (std::size_t to = 0; to < plans.size(); ++to) {

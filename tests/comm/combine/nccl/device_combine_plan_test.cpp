@@ -21,6 +21,9 @@ struct Job {
 Job random_job(std::mt19937_64& random, CombineStrategy strategy) {
   const int ranks = 1 + static_cast<int>(random() % 9);
   Job job{random_case(random, ranks), {}};
+  while (strategy != CombineStrategy::kAllToAll && job.test.scatter == Scatter::kOwner) {
+    job.test = random_case(random, ranks);  // which nothing reduces
+  }
   const CombineOptions options{
       .scatter = job.test.scatter,
       .strategy = strategy,
@@ -43,6 +46,7 @@ std::vector<std::int64_t> places(const Job& job, int from, int owner) {
   const Share tokens = plan.block(owner).tokens;
   std::vector<std::int64_t> result;
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
+    if (!plan.owners.empty() && plan.owners[static_cast<std::size_t>(t)] != owner) continue;
     if (plan.token_places.empty()) {
       result.push_back(t - tokens.begin);
     } else if (const auto at = static_cast<std::size_t>(from * plan.shape.tokens + t);
