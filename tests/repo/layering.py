@@ -45,6 +45,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "prefix": "allocator",
     "mods": "kernels",
     "mod_text": "kernels",
+    "draft_trees": "kernels",
     "block_mask": "kernels",
     "expr": "kernels",
     "attention": "kernels",
@@ -57,6 +58,8 @@ LAYER_OF_PUBLIC_HEADER = {
     "mesh": "runtime",
     "kv_cache": "runtime",
     "paged_attention": "runtime",
+    "external": "runtime",  # c/external.h
+    "external_pool": "runtime",
     "kvmesh": "runtime",
 }
 
