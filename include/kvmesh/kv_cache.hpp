@@ -28,6 +28,14 @@ struct BatchEntry {
   std::int64_t query_tokens = -1;  ///< -1: equal to append_tokens
 };
 
+/// What a sequence keeps of its newest tokens, once a step has verified them as drafts: everything
+/// before `begin`, and the tokens at `kept`.
+struct KeptTokens {
+  SequenceId sequence;
+  std::int64_t begin = 0;
+  std::vector<std::int64_t> kept{};  ///< positions from `begin` on, ascending
+};
+
 /// The largest batch that a plan reserves room for, so that later batches can be planned in place.
 struct StepLimits {
   std::int64_t sequences = 0;
@@ -82,9 +90,9 @@ struct PlanOptions {
 ///
 /// A step that appends nothing needs no k and v, unless it has limits: leave them empty.
 struct LayerInput {
-  ConstTensorView q;  ///< [n, q_heads, k_dim]
-  ConstTensorView k;  ///< [m, kv_heads, k_dim]
-  ConstTensorView v;  ///< [m, kv_heads, v_dim]; an empty view for latent pages
+  ConstTensorView q;    ///< [n, q_heads, k_dim]
+  ConstTensorView k{};  ///< [m, kv_heads, k_dim]
+  ConstTensorView v{};  ///< [m, kv_heads, v_dim]; an empty view for latent pages
   /// [q_heads] float32, contiguous: the layer's attention sinks; an empty view: none. A sink is the
   /// score, in natural units and after the scale and the score mod, of one more key that every row
   /// of its head sees, whose value is 0. Each row's O and LSE include it once, whatever the ranks.
@@ -231,6 +239,19 @@ class KvCache {
   /// page is copied to another rank.
   void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+
+  /// Moves the kept tokens of each sequence together, in all layers: token kept[i] to position
+  /// begin
+  /// + i, whichever ranks hold the two. Then truncates each sequence behind them. Pages that forks
+  /// share or that are published are copied before they are written, as make_writable does.
+  ///
+  /// On a GPU it runs on `stream`, after the work that is there; it blocks only where tokens or
+  /// pages move between ranks. REQUIRES: no sequence appears twice; later steps use `stream`, too.
+  /// @throws UnknownSequence, InvalidArgument and OutOfPages, each with nothing moved or truncated;
+  /// after another error (Timeout, PeerLost, a device's Error) the positions from `begin` on are
+  /// unspecified.
+  /// Collective over the kv axis if a token or a page moves between ranks.
+  void compact(std::span<const KeptTokens> batch, Stream stream = {});
 
   /// Writes keys and values in one layer at any positions below the capacity, in any order:
   /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where

@@ -111,6 +111,7 @@ class Mesh {
   }
 
  private:
+  friend class ExternalPool;
   friend class KvCache;
   friend class PagedAttention;
 

@@ -151,6 +151,31 @@ void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
   poison_free_pages(single_);
 }
 
+void CheckedCache::compact(const std::vector<KeptTokens>& batch) {
+  std::vector<KeptTokens> twins = batch;
+  for (KeptTokens& twin : twins) twin.sequence = twins_.at(twin.sequence);
+  cache_.compact(batch);
+  single_.compact(twins);
+  const auto keep = [](const KeptTokens& tokens, std::vector<float>& rows, std::int64_t length) {
+    const auto row =
+        static_cast<std::ptrdiff_t>(std::ssize(rows) / std::max<std::int64_t>(length, 1));
+    auto to = rows.begin() + tokens.begin * row;
+    for (std::int64_t position : tokens.kept) {
+      to = std::copy_n(rows.begin() + position * row, row, to);
+    }
+    rows.erase(to, rows.end());
+  };
+  for (const KeptTokens& tokens : batch) {
+    for (DenseSequence& layer : content_.at(tokens.sequence)) {
+      const std::int64_t length = layer.length();
+      keep(tokens, layer.k, length);
+      keep(tokens, layer.v, length);
+    }
+  }
+  poison_free_pages(cache_);
+  poison_free_pages(single_);
+}
+
 void CheckedCache::erase(SequenceId sequence) {
   cache_.erase(sequence);
   single_.erase(twins_.at(sequence));

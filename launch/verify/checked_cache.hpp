@@ -45,6 +45,7 @@ class CheckedCache {
   SequenceId fork(SequenceId sequence);
   bool try_reserve(SequenceId sequence, std::int64_t tokens);
   void truncate(SequenceId sequence, std::int64_t length);
+  void compact(const std::vector<KeptTokens>& batch);
   void erase(SequenceId sequence);
 
   /// Plans, runs every layer on random numbers and compares. False if the pools are too full.

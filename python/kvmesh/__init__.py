@@ -13,7 +13,8 @@ import sys as _sys
 from . import _nccl as _  # before the extension module
 
 from . import _kvmesh
-from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, KvCache, MaskMod, PageAllocator, PrefixKey,
+from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, ExternalPlan, ExternalPool, KvCache,
+                      MaskMod, PageAllocator, Pool, PrefixKey,
                       PrefixMatch, ScoreMod, StepPlan, alibi, causal, cpu_instruction_set,
                       cuda_device_count, exp, log, make_block_mask, maximum, minimum, mpi_library,
                       nccl_version, no_mask, prefix_lm, sliding_window, soft_cap, sqrt, tanh,

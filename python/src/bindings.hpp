@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,6 +25,7 @@ void bind_allocator(nb::module_& module);
 void bind_mesh(nb::module_& module);
 void bind_plan(nb::module_& module);
 void bind_cache(nb::module_& module);
+void bind_external(nb::module_& module);
 void bind_prefix(nb::module_& module, nb::class_<Closable<KvCache>>& cache);
 void bind_combine(nb::module_& module);
 void bind_paged(nb::module_& module);
@@ -118,6 +120,18 @@ Stream stream_of(nb::handle object, Device device);
 /// Returns an array for results: of torch if `like` is torch's, else of numpy, in float32 or
 /// `like`'s type.
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32);
+
+/// The merged rows of this rank, in the caller's arrays or in new ones.
+struct Output {
+  nb::object o, lse;
+  Tensor o_tensor, lse_tensor;
+
+  CombineOutput views() const { return {.o = o_tensor.view, .lse = lse_tensor.view}; }
+  nb::object result() const { return lse.is_none() ? o : nb::make_tuple(o, lse); }
+};
+/// `shape` [tokens, heads, v_dim].
+Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::object o,
+                 nb::object lse);
 
 /// `None` gives the default; else a MaskMod, or a function, which is traced.
 MaskMod mask_from(nb::handle object, const MaskMod& otherwise);

@@ -44,6 +44,7 @@ NB_MODULE(_kvmesh, module) {
   bind_mesh(module);
   bind_plan(module);
   bind_cache(module);
+  bind_external(module);
   bind_combine(module);
   bind_paged(module);
 }

@@ -29,25 +29,11 @@ Tensor new_values(nb::handle object, const PlannedStep& step, int layer, const T
   return new_tokens(object, step, sizes.kv_heads, sizes.v_dim, like, "v");
 }
 
-/// The merged rows of this rank, in the caller's arrays or in new ones.
-struct Output {
-  nb::object o, lse;
-  Tensor o_tensor, lse_tensor;
-
-  CombineOutput views() const { return {.o = o_tensor.view, .lse = lse_tensor.view}; }
-  nb::object result() const { return lse.is_none() ? o : nb::make_tuple(o, lse); }
-};
-
 Output output_of(const PlannedStep& step, int layer, nb::handle like, nb::object o,
                  nb::object lse) {
-  const std::int64_t tokens = step.plan.tokens_of_output().size();
-  const std::int64_t heads = step.plan.heads_of_output(layer).size();
-  Output output{.o = o, .lse = lse, .o_tensor = {}, .lse_tensor = {}};
-  if (o.is_none()) output.o = make_array(like, {tokens, heads, step.sizes(layer).v_dim}, false);
-  if (lse.is(Py_True)) output.lse = make_array(like, {tokens, heads}, true);
-  output.o_tensor = kvmesh::python::output(output.o, "out");
-  if (!output.lse.is_none()) output.lse_tensor = kvmesh::python::output(output.lse, "lse");
-  return output;
+  return output_of({step.plan.tokens_of_output().size(), step.plan.heads_of_output(layer).size(),
+                    step.sizes(layer).v_dim},
+                   like, o, lse);
 }
 
 nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
@@ -120,6 +106,16 @@ std::string describe_plan(PyPlan& self) {
 }
 
 }  // namespace
+
+Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::object o,
+                 nb::object lse) {
+  Output output{.o = o, .lse = lse, .o_tensor = {}, .lse_tensor = {}};
+  if (o.is_none()) output.o = make_array(like, {shape[0], shape[1], shape[2]}, false);
+  if (lse.is(Py_True)) output.lse = make_array(like, {shape[0], shape[1]}, true);
+  output.o_tensor = kvmesh::python::output(output.o, "out");
+  if (!output.lse.is_none()) output.lse_tensor = kvmesh::python::output(output.lse, "lse");
+  return output;
+}
 
 void bind_plan(nb::module_& module) {
   nb::class_<PyPlan> type(module, "StepPlan",

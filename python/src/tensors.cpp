@@ -12,6 +12,7 @@ std::optional<Dtype> dtype_of(nb::dlpack::dtype type) {
   if (is(Code::Float, 32)) return Dtype::kFloat32;
   if (is(Code::Float, 16)) return Dtype::kFloat16;
   if (is(Code::Bfloat, 16) || is(Code::UInt, 16)) return Dtype::kBFloat16;
+  if (is(Code::UInt, 8)) return Dtype::kFloat8E4M3;  // its bits, which few libraries export as such
   return std::nullopt;
 }
 

@@ -5,8 +5,11 @@
 #include <string>
 #include <utility>
 
+#include "kvmesh/c/external.h"
 #include "kvmesh/c/kvmesh.h"
 #include "kvmesh/combine.hpp"
+#include "kvmesh/draft_trees.hpp"
+#include "kvmesh/external_pool.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/nccl.hpp"
@@ -21,6 +24,18 @@ struct kvmesh_cache {
 
 struct kvmesh_plan {
   kvmesh::StepPlan plan;
+};
+
+struct kvmesh_external_pool {
+  kvmesh::ExternalPool pool;
+};
+
+struct kvmesh_external_plan {
+  kvmesh::ExternalPlan plan;
+};
+
+struct kvmesh_draft_trees {
+  kvmesh::mods::DraftTrees trees;
 };
 
 struct kvmesh_mask {

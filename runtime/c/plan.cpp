@@ -5,6 +5,7 @@
 
 #include "runtime/c/guard.hpp"
 #include "runtime/c/handles.hpp"
+#include "runtime/c/plan_options.hpp"
 #include "runtime/c/tensors.hpp"
 
 using namespace kvmesh;
@@ -21,6 +22,10 @@ std::vector<BatchEntry> batch_of(const kvmesh_batch_entry_t* batch, std::size_t 
   }
   return entries;
 }
+
+}  // namespace
+
+namespace kvmesh::c {
 
 std::span<const std::int64_t> positions_of(const std::int64_t* positions, std::size_t count) {
   require(count == 0 || positions != nullptr, "q_positions is NULL");
@@ -64,7 +69,7 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   return options;
 }
 
-}  // namespace
+}  // namespace kvmesh::c
 
 kvmesh_status_t kvmesh_plan_create(kvmesh_cache_t* cache, const kvmesh_batch_entry_t* batch,
                                    size_t batch_count, const kvmesh_plan_options_t* options,
@@ -90,20 +95,7 @@ kvmesh_status_t kvmesh_plan_replan(kvmesh_cache_t* cache, kvmesh_plan_t* plan,
 void kvmesh_plan_destroy(kvmesh_plan_t* plan) { delete plan; }
 
 kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info_t* info) {
-  return guarded([&] {
-    const StepPlan& of = checked(plan, "plan").plan;
-    const Share tokens = of.tokens_of_output();
-    const Share heads = of.heads_of_output();
-    fill(info, {.size = 0,
-                .query_tokens = of.query_tokens(),
-                .append_tokens = of.append_tokens(),
-                .token_begin = tokens.begin,
-                .token_end = tokens.end,
-                .head_begin = heads.begin,
-                .head_end = heads.end,
-                .workspace_bytes = of.workspace_bytes(),
-                .generation = of.generation()});
-  });
+  return guarded([&] { fill(info, info_of(checked(plan, "plan").plan)); });
 }
 
 kvmesh_status_t kvmesh_plan_token_owners(kvmesh_plan_t* plan, int32_t layer, int32_t* owners,

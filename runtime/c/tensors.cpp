@@ -9,7 +9,7 @@ namespace kvmesh::c {
 namespace {
 
 // DLPack's numbers.
-enum TypeCode { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
+enum TypeCode { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kBool = 6, kFloat8E4M3Fn = 10 };
 enum DeviceType { kHost = 1, kCuda = 2 };
 
 Dtype dtype_of(const kvmesh_tensor_t& tensor, const char* what) {
@@ -17,10 +17,12 @@ Dtype dtype_of(const kvmesh_tensor_t& tensor, const char* what) {
     if (tensor.type_code == kFloat && tensor.type_bits == 32) return Dtype::kFloat32;
     if (tensor.type_code == kFloat && tensor.type_bits == 16) return Dtype::kFloat16;
     if (tensor.type_code == kBfloat && tensor.type_bits == 16) return Dtype::kBFloat16;
+    if (tensor.type_code == kFloat8E4M3Fn && tensor.type_bits == 8) return Dtype::kFloat8E4M3;
   }
   throw InvalidArgument(fmt::format(
-      "{} has elements of type code {}, {} bits, {} lanes: want float32, float16 or bfloat16", what,
-      tensor.type_code, tensor.type_bits, tensor.type_lanes));
+      "{} has elements of type code {}, {} bits, {} lanes: want float32, float16, bfloat16 or, of "
+      "pages, float8_e4m3fn",
+      what, tensor.type_code, tensor.type_bits, tensor.type_lanes));
 }
 
 Device device_of(const kvmesh_tensor_t& tensor, const char* what) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/token_rows.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/step/step_batch.hpp"
 
@@ -85,14 +86,25 @@ class Backend {
                      std::span<const TokenSlot> slots, Stream stream) = 0;
   /// Copies pages of one layer; the copy is complete on return.
   virtual void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) = 0;
+  /// Makes the tokens `to` of the tokens `from`, which may be some of the same.
+  virtual void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
+                           std::span<const TokenSlot> to, Stream stream) = 0;
+  /// Copies tokens to host memory [slots, token_bytes], or from it; complete on return.
+  virtual void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
+                           std::byte* packed, Stream stream) = 0;
+  virtual void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
+                             const std::byte* packed, Stream stream) = 0;
 };
 
 /// The backend of the mesh's device. A device's page lists follow the allocator's change log.
 /// REQUIRES: the mesh and the allocator outlive it.
 std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator);
+/// For pages that no allocator knows: a plan compares each page list with the one before it.
+std::unique_ptr<Backend> make_backend(Mesh& mesh);
 
 std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh);
+/// `allocator` may be null.
 /// @throws Unsupported in a build without CUDA.
-std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator& allocator);
+std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator* allocator);
 
 }  // namespace kvmesh

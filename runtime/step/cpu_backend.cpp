@@ -41,9 +41,7 @@ class CpuStep : public StepKernels {
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
     std::optional<LocalBlockMask> blocks;
-    if (options_.block_mask) {
-      blocks = local_block_mask(batch, *options_.block_mask, page_size, mesh_.kv_rank());
-    }
+    if (options_.block_mask) blocks = local_block_mask(batch, *options_.block_mask);
     set_token_slots(batch, page_size, slots_);
     batch_ = &batch;
     const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
@@ -143,6 +141,20 @@ class CpuBackend : public Backend {
   void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
     kvmesh::copy_pages(planes, copies);
   }
+  void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
+                   std::span<const TokenSlot> to, Stream) override {
+    std::vector<std::byte> packed(from.size() * planes.token_bytes());
+    kvmesh::pack_tokens(planes, from, packed.data());
+    kvmesh::unpack_tokens(planes, to, packed.data());
+  }
+  void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots, std::byte* packed,
+                   Stream) override {
+    kvmesh::pack_tokens(planes, slots, packed);
+  }
+  void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
+                     const std::byte* packed, Stream) override {
+    kvmesh::unpack_tokens(planes, slots, packed);
+  }
 
  private:
   Mesh& mesh_;
@@ -154,9 +166,18 @@ class CpuBackend : public Backend {
 
 std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh) { return std::make_unique<CpuBackend>(mesh); }
 
-std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator) {
+namespace {
+
+std::unique_ptr<Backend> make_backend_of(Mesh& mesh, PageAllocator* allocator) {
   return mesh.device().kind == DeviceKind::kCuda ? make_cuda_backend(mesh, allocator)
                                                  : make_cpu_backend(mesh);
 }
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator) {
+  return make_backend_of(mesh, &allocator);
+}
+std::unique_ptr<Backend> make_backend(Mesh& mesh) { return make_backend_of(mesh, nullptr); }
 
 }  // namespace kvmesh

@@ -10,6 +10,7 @@
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
+#include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
@@ -21,7 +22,7 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 
 /// The state that all steps on the device share.
 struct Shared {
-  Shared(Mesh& owner, PageAllocator& allocator)
+  Shared(Mesh& owner, PageAllocator* allocator)
       : mesh(owner),
         kernels(mesh.device().index),
         writer(kernels),
@@ -220,7 +221,7 @@ class CudaStep : public StepKernels {
       const std::size_t list = sequence.sequence.slot();
       const std::size_t kept = shared_.sent.kept(list, pages);
       shared_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
-      shared_.sent.sent(list, pages.size());
+      shared_.sent.sent(list, pages);
       sequences_.push_back({.list = list,
                             .queries = sequence.queries,
                             .kv_len = sequence.length,
@@ -270,7 +271,7 @@ class CudaStep : public StepKernels {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(Mesh& mesh, PageAllocator& allocator) : shared_(mesh, allocator) {}
+  CudaBackend(Mesh& mesh, PageAllocator* allocator) : shared_(mesh, allocator) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry> first) override {
@@ -298,13 +299,36 @@ class CudaBackend : public Backend {
     shared_.mesh.wait({}, "copy pages");
   }
 
+  void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
+                   std::span<const TokenSlot> to, Stream stream) override {
+    wait_for_mover();
+    mover_.move(planes, from, to, native(stream));
+  }
+  void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots, std::byte* packed,
+                   Stream stream) override {
+    wait_for_mover();
+    mover_.pack(planes, slots, packed, native(stream));
+    shared_.mesh.wait(stream, "pack tokens");
+  }
+  void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
+                     const std::byte* packed, Stream stream) override {
+    wait_for_mover();
+    mover_.unpack(planes, slots, packed, native(stream));
+    shared_.mesh.wait(stream, "unpack tokens");
+  }
+
  private:
+  void wait_for_mover() {
+    shared_.mesh.wait_until([this] { return mover_.is_ready(); }, "move tokens");
+  }
+
   Shared shared_;
+  cuda::TokenMover mover_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator& allocator) {
+std::unique_ptr<Backend> make_cuda_backend(Mesh& mesh, PageAllocator* allocator) {
   return std::make_unique<CudaBackend>(mesh, allocator);
 }
 

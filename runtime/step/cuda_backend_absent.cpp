@@ -3,7 +3,7 @@
 
 namespace kvmesh {
 
-std::unique_ptr<Backend> make_cuda_backend(Mesh&, PageAllocator&) {
+std::unique_ptr<Backend> make_cuda_backend(Mesh&, PageAllocator*) {
   throw Unsupported("this build has no CUDA backend: use the device 'cpu' or 'auto'");
 }
 

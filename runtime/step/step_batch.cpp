@@ -7,10 +7,6 @@
 namespace kvmesh {
 namespace {
 
-// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the
-// end of a sequence's last page stays this far below 2^31.
-constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 4096;
-
 SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry,
                          bool explicit_positions) {
   require(entry.query_tokens >= -1, "plan: {} query tokens of sequence {}", entry.query_tokens,
@@ -29,16 +25,40 @@ SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry
   return {queries, end, entry.append_tokens, end - queries};
 }
 
-void check_block_mask(const CacheOptions& cache, std::span<const SequenceSize> batch,
+// Adds all ranks that take part to a sequence's tokens [begin, end).
+void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
+                      Participation& participation) {
+  const Rank first = pages.first_rank();
+  for (Rank rank = first; rank.value < std::ssize(pages.held); ++rank.value) {
+    if (rank != first && pages.held[static_cast<std::size_t>(rank.value)] == 0) continue;
+    for (std::int64_t token = begin; token < end; ++token) participation.add(token, rank);
+  }
+}
+
+}  // namespace
+
+std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+}
+
+void check_positions(std::span<const std::int64_t> q_positions, std::int64_t queries) {
+  require(q_positions.empty() || std::ssize(q_positions) == queries,
+          "plan: {} query positions for {} queries", q_positions.size(), queries);
+  for (std::int64_t position : q_positions) {
+    require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
+            position, kMaxLength);
+  }
+}
+
+void check_block_mask(int page_size, int q_heads, std::span<const SequenceSize> batch,
                       const BlockMask& mask) {
   const BlockMaskShape& shape = mask.shape();
-  require(shape.kv_block == cache.page_size,
-          "plan: the block mask's kv_block is {}, the page size {}", shape.kv_block,
-          cache.page_size);
+  require(shape.kv_block == page_size, "plan: the block mask's kv_block is {}, the page size {}",
+          shape.kv_block, page_size);
   require(shape.batch == 1 || shape.batch == std::ssize(batch),
           "plan: a block mask for {} batch rows, a batch of {}", shape.batch, batch.size());
-  require(shape.heads == 1 || shape.heads == cache.q_heads,
-          "plan: a block mask for {} heads, a model of {}", shape.heads, cache.q_heads);
+  require(shape.heads == 1 || shape.heads == q_heads,
+          "plan: a block mask for {} heads, a model of {}", shape.heads, q_heads);
   for (const SequenceSize& size : batch) {
     require(shape.q_len >= size.queries, "plan: a block mask for {} queries, a sequence has {}",
             shape.q_len, size.queries);
@@ -65,22 +85,6 @@ void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch) {
   }
 }
 
-// Adds all ranks that take part to a sequence's tokens [begin, end).
-void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
-                      Participation& participation) {
-  const Rank first = pages.first_rank();
-  for (Rank rank = first; rank.value < std::ssize(pages.held); ++rank.value) {
-    if (rank != first && pages.held[static_cast<std::size_t>(rank.value)] == 0) continue;
-    for (std::int64_t token = begin; token < end; ++token) participation.add(token, rank);
-  }
-}
-
-}  // namespace
-
-std::int64_t queries_of(const BatchEntry& entry) {
-  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
-}
-
 std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
                                      std::span<const BatchEntry> batch, const StepRules& rules) {
   std::vector<SequenceSize> sizes;
@@ -94,11 +98,9 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
             queries, kMaxLength);
     queries += sizes.back().queries;
   }
-  require(rules.q_positions.empty() || std::ssize(rules.q_positions) == queries,
-          "plan: {} query positions for {} queries", rules.q_positions.size(), queries);
-  for (std::int64_t position : rules.q_positions) {
-    require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
-            position, kMaxLength);
+  check_positions(rules.q_positions, queries);
+  if (rules.block_mask) {
+    check_block_mask(cache.page_size, cache.q_heads, sizes, *rules.block_mask);
   }
   std::span<const std::int64_t> positions = rules.q_positions;
   for (SequenceSize& size : sizes) {
@@ -106,7 +108,6 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
     size.first_query = std::ranges::min(positions.first(static_cast<std::size_t>(size.queries)));
     positions = positions.subspan(static_cast<std::size_t>(size.queries));
   }
-  if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);
   if (rules.limits) check_limits(*rules.limits, batch);
   return sizes;
 }
@@ -125,7 +126,6 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
     LocalSequence& local = pages.update(entry.sequence, table);
     step.sequences.push_back({.sequence = entry.sequence,
                               .pages = &local,
-                              .table = table,
                               .queries = queries_of(entry),
                               .length = length,
                               .appended = entry.append_tokens,
@@ -194,11 +194,41 @@ void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot
   }
 }
 
-LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
-                                Rank me) {
-  std::vector<std::span<const PageId>> tables;
-  for (const SequenceStep& sequence : step.sequences) tables.push_back(sequence.table);
-  return convert_to_local(mask, tables, page_size, me);
+namespace {
+
+// Those of the blocks [partial, full] whose pages are `pages`, in logical order.
+std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const LocalPage> pages) {
+  std::vector<LocalBlock> blocks;
+  const auto add = [&](std::span<const std::int32_t> logicals, bool full) {
+    auto page = pages.begin();
+    for (std::int32_t logical : logicals) {
+      page = std::ranges::lower_bound(page, pages.end(), logical, {}, &LocalPage::logical);
+      if (page == pages.end()) return;
+      if (page->logical == logical) blocks.push_back({page->page, logical, full});
+    }
+  };
+  add(row.partial, false);
+  const auto listed_partial = std::ssize(blocks);
+  add(row.full, true);
+  std::ranges::inplace_merge(blocks, blocks.begin() + listed_partial, {}, &LocalBlock::logical);
+  return blocks;
+}
+
+}  // namespace
+
+LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask) {
+  const BlockMaskShape& shape = mask.shape();
+  LocalBlockMask local(std::ssize(step.sequences), shape.heads, shape.q_blocks(), shape.q_block);
+  for (std::int64_t b = 0; b < local.batch(); ++b) {
+    const std::span<const LocalPage> pages =
+        step.sequences[static_cast<std::size_t>(b)].pages->pages;
+    for (std::int64_t h = 0; h < shape.heads; ++h) {
+      for (std::int64_t q = 0; q < shape.q_blocks(); ++q) {
+        local.add_row(local_blocks(mask.row(b, h, q), pages));
+      }
+    }
+  }
+  return local;
 }
 
 }  // namespace kvmesh

@@ -14,8 +14,7 @@ namespace kvmesh {
 /// One sequence of a step.
 struct SequenceStep {
   SequenceId sequence;
-  LocalSequence* pages = nullptr;   ///< the new tokens' pages included
-  std::span<const PageId> table{};  ///< all ranks' pages with keys
+  LocalSequence* pages = nullptr;  ///< the new tokens' pages included
   std::int64_t queries = 0;
   std::int64_t length = 0;  ///< the appended tokens included
   std::int64_t appended = 0;
@@ -49,6 +48,10 @@ struct StepBatch {
   mutable std::optional<Participation> participants{};  // empty: not computed yet
 };
 
+/// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the
+/// end of a sequence's last page stays this far below 2^31.
+inline constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 4096;
+
 /// The number of queries of one sequence.
 std::int64_t queries_of(const BatchEntry& entry);
 
@@ -64,6 +67,12 @@ struct StepRules {
 std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
                                      std::span<const BatchEntry> batch, const StepRules& rules);
 
+/// The parts of check_step that know no allocator. `q_heads` are the model's.
+void check_positions(std::span<const std::int64_t> q_positions, std::int64_t queries);
+void check_block_mask(int page_size, int q_heads, std::span<const SequenceSize> batch,
+                      const BlockMask& mask);
+void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch);
+
 /// Fills `step`, and reuses its memory. REQUIRES: the allocator has appended the batch's tokens.
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                      std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
@@ -73,8 +82,7 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
 AttentionBatch attention_batch(const StepBatch& step);
 /// Fills `slots` with the slots of the appended tokens; tokens of other ranks have a negative page.
 void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots);
-/// The pages of the batch that rank `me` visits under an explicit block mask.
-LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask, int page_size,
-                                Rank me);
+/// The pages of the batch that this rank visits under an explicit block mask.
+LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask);
 
 }  // namespace kvmesh

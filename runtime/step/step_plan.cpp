@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "core/check.hpp"
-#include "kernels/attend_checks.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/step/group_step.hpp"
 #include "runtime/step/layer_kinds.hpp"
@@ -20,13 +19,9 @@ class StepPlan::State final : public CacheUser {
         scatter_(options.scatter),
         limits_(options.limits),
         hashes_(hashes_of(options)) {
-    check_options(options);
     if (options.block_mask) block_mask_ = *options.block_mask;
     GroupStepOptions common{.block_mask = block_mask_ ? &*block_mask_ : nullptr,
-                            .combine = {.scatter = options.scatter,
-                                        .strategy = options.strategy,
-                                        .way = options.way,
-                                        .travels_as = options.travels_as},
+                            .combine = combine_options(options),
                             .limits = limits_};
     LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
     kind_of_layer_ = std::move(kinds.of_layer);
@@ -141,17 +136,6 @@ class StepPlan::State final : public CacheUser {
   }
 
  private:
-  static void check_options(const PlanOptions& options) {
-    check_scale(options.scale);
-    require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
-            "plan: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
-            static_cast<int>(options.strategy));
-    require(!options.way || static_cast<int>(*options.way) < kWayKinds, "plan: way {} is none",
-            static_cast<int>(options.way.value_or(WayKind::kHost)));
-    require(options.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
-            static_cast<int>(options.travels_as));
-  }
-
   void check_cache() const { require(cache_ != nullptr, "plan: its cache is gone"); }
   void check_planned() const {
     check_cache();

@@ -16,15 +16,11 @@ struct Batch {
     local.reserve(size);  // `step` points into it
     step.ranks = ranks;
   }
-  void add(SequenceId row, std::span<const PageId> table, std::int64_t length,
-           std::int64_t first_position, std::int64_t q_len) {
+  void add(SequenceId row, std::int64_t length, std::int64_t first_position, std::int64_t q_len) {
     entries.push_back({row, 0, q_len});
     sizes.push_back({.queries = q_len, .length = length});
-    step.sequences.push_back({.sequence = row,
-                              .pages = &local.back(),
-                              .table = table,
-                              .queries = q_len,
-                              .length = length});
+    step.sequences.push_back(
+        {.sequence = row, .pages = &local.back(), .queries = q_len, .length = length});
     step.query_tokens += q_len;
     for (std::int64_t i = 0; i < q_len; ++i) step.q_positions.push_back(first_position + i);
   }
@@ -125,7 +121,11 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
             "forward: row {} has room for {} tokens, kv_lens says {}", batch_rows[b], room, length);
     const auto used = static_cast<std::size_t>((length + page_size() - 1) / page_size());
     batch.local.push_back(local_pages(table.first(used), mesh.kv_rank(), mesh.kv_parallel()));
-    batch.add(row, table.first(used), length, first_position(options.block_mask, b), q_len);
+    batch.add(row, length, first_position(options.block_mask, b), q_len);
+  }
+  if (options.block_mask) {
+    check_block_mask(static_cast<int>(page_size()), static_cast<int>(q.size(1)), batch.sizes,
+                     *options.block_mask);
   }
   if (mesh.device().kind == DeviceKind::kCuda) check_repeated_rows(batch_rows, kv_lens);
 

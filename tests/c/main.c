@@ -24,6 +24,7 @@ static kvmesh_status_t check_all(kvmesh_mesh_t* mesh, void* context) {
   check_attention(mesh);
   check_combine(mesh);
   check_errors(mesh);
+  check_external(mesh);
   check_pages(mesh);
   printf("rank %d of %d: all right\n", info.rank, info.ranks);
   return KVMESH_OK;

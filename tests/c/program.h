@@ -23,6 +23,7 @@ kvmesh_tensor_t floats(float* data, int dims, int64_t* shape);
 void check_attention(kvmesh_mesh_t* mesh);
 void check_combine(kvmesh_mesh_t* mesh);
 void check_errors(kvmesh_mesh_t* mesh);
+void check_external(kvmesh_mesh_t* mesh);
 void check_pages(kvmesh_mesh_t* mesh);
 
 #endif

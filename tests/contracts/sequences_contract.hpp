@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kvmesh/draft_trees.hpp"
 #include "launch/verify/random_case.hpp"
 #include "tests/contracts/on_each_placement.hpp"
 
@@ -70,6 +71,66 @@ TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
       }
       EXPECT_TRUE(cache.step(batch_of(sequences, 0, 1), {}));
     }
+  });
+}
+
+inline constexpr int kDrafts = 7;
+
+/// Drafts as a random tree; the path to one of its tokens is accepted.
+struct DraftTree {
+  DraftTree(verify::Random& random, std::int64_t first, int tokens) : first(first) {
+    for (int i = 0; i < tokens; ++i) {
+      parents.push_back(static_cast<std::int32_t>(random.integer(-1, i - 1)));
+    }
+    accepted = static_cast<std::int32_t>(random.integer(-1, tokens - 1));
+  }
+  KeptTokens kept(SequenceId sequence) const {
+    KeptTokens kept{.sequence = sequence, .begin = first};
+    for (std::int32_t i = accepted; i >= 0; i = parents[static_cast<std::size_t>(i)]) {
+      kept.kept.insert(kept.kept.begin(), first + i);
+    }
+    return kept;
+  }
+  std::int64_t first;
+  std::vector<std::int32_t> parents;
+  std::int32_t accepted = -1;
+};
+
+// Draft, verify, accept: one mask for all steps, whose trees are data.
+TYPED_TEST_P(SequencesContract, KeepsTheAcceptedPathOfDraftTrees) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {26, 3, 61});
+    mods::DraftTrees trees(3, kDrafts);
+    const StepOptions verify{.plan = {.mask = trees.mask()}};
+    for (int round = 0; round < 4; ++round) {
+      std::vector<DraftTree> drafts;
+      for (int b = 0; b < 3; ++b) {
+        const SequenceId sequence = sequences[static_cast<std::size_t>(b)];
+        drafts.emplace_back(cache.random(), cache.allocator().length(sequence), kDrafts);
+        trees.set(b, drafts.back().first, drafts.back().parents);
+      }
+      EXPECT_TRUE(cache.step(batch_of(sequences, kDrafts), verify));
+      std::vector<KeptTokens> kept;
+      for (std::size_t b = 0; b < 3; ++b) kept.push_back(drafts[b].kept(sequences[b]));
+      cache.compact(kept);
+      EXPECT_EQ(cache.allocator().length(sequences[0]), drafts[0].first + std::ssize(kept[0].kept));
+      for (int b = 0; b < 3; ++b) trees.clear(b);
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), verify));
+    }
+  });
+}
+
+// What a fork shares stays as it was for the other.
+TYPED_TEST_P(SequencesContract, KeepsTokensOfForks) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const SequenceId parent = prompt(cache, 45), whole = prompt(cache, 30);
+    const SequenceId child = cache.fork(parent);
+    cache.compact({{child, 20, {21, 22, 30, 44}}, {whole, 4, {4, 5, 6}}});
+    EXPECT_EQ(cache.allocator().length(child), 24);
+    EXPECT_TRUE(cache.step(batch_of({child, parent, whole}, 0, 2), {}));
+    EXPECT_TRUE(cache.step(batch_of({parent, child, whole}, 3), {}));
+    cache.compact({{parent, 0, {}}, {child, 26, {}}});
+    EXPECT_TRUE(cache.step({{parent, 2}, {child, 1}}));
   });
 }
 
@@ -162,6 +223,7 @@ TYPED_TEST_P(SequencesContract, RandomServing) {
 REGISTER_TYPED_TEST_SUITE_P(SequencesContract, RaggedBatches, RanksThatHoldNothing,
                             SequencesWithoutKeysAndBatchesWithoutRows,
                             DecodesWhatWasPrefilledInChunks, RollsSpeculationBack,
+                            KeepsTheAcceptedPathOfDraftTrees, KeepsTokensOfForks,
                             ForksShareAndDiverge, CopiesOnWriteCrossRanks, ReusesFreedPages,
                             ContinuesAfterThePoolsWereFull, RandomServing);
 

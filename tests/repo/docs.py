@@ -2,7 +2,8 @@
 
   - Every path that begins with a folder of the tree, and every file and heading that a link names, exists.
   - Each piece of C++ in docs/gpu.md occurs, letter for letter, in docs/gpu_program.cpp, which is built.
-    Those of docs/engine.md occur in docs/engine_loop.cpp.
+    Those of docs/engine.md occur in docs/engine_loop.cpp, and those of docs/external.md in
+    docs/external_program.cpp.
 
 docs.py ROOT
 """
@@ -63,7 +64,8 @@ def main():
             where = document.relative_to(root)
             print(f"docs: {where} refers to {name}, which does not exist", file=sys.stderr)
             wrong += 1
-    for page, program in (("gpu.md", "gpu_program.cpp"), ("engine.md", "engine_loop.cpp")):
+    for page, program in (("gpu.md", "gpu_program.cpp"), ("engine.md", "engine_loop.cpp"),
+                          ("external.md", "external_program.cpp")):
         source = (root / "docs" / program).read_text()
         pieces = CPP.findall((root / "docs" / page).read_text())
         for piece in pieces or ["nothing"]:

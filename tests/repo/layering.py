@@ -45,6 +45,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "prefix": "allocator",
     "mods": "kernels",
     "mod_text": "kernels",
+    "draft_trees": "kernels",
     "block_mask": "kernels",
     "expr": "kernels",
     "attention": "kernels",
@@ -58,6 +59,8 @@ LAYER_OF_PUBLIC_HEADER = {
     "cache_options": "runtime",
     "kv_cache": "runtime",
     "paged_attention": "runtime",
+    "external": "runtime",  # c/external.h
+    "external_pool": "runtime",
     "kvmesh": "runtime",
 }
 

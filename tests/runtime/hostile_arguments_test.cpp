@@ -168,6 +168,23 @@ TEST_F(HostileArguments, LengthsOfSequences) {
   expect_refused<OutOfPages>(cache_, [&] { cache_.reserve(sequence_, kMost); });
 }
 
+TEST_F(HostileArguments, KeptTokens) {
+  fill(cache_, sequence_, 6);
+  const auto refuse = [&](std::int64_t begin, std::vector<std::int64_t> kept) {
+    const std::vector<KeptTokens> batch{{sequence_, begin, std::move(kept)}};
+    expect_refused<InvalidArgument>(cache_, [&] { cache_.compact(batch); });
+  };
+  for (std::int64_t bad : {kLeast, std::int64_t{-1}, std::int64_t{7}, kMost}) refuse(bad, {});
+  for (std::int64_t bad : {kLeast, std::int64_t{-1}, std::int64_t{2}, std::int64_t{6}, kMost}) {
+    refuse(3, {bad});
+    refuse(3, {3, bad});
+  }
+  refuse(3, {4, 4});
+  refuse(3, {5, 4});
+  const std::vector<KeptTokens> nobody{{SequenceId{}, 0, {}}};
+  expect_refused<UnknownSequence>(cache_, [&] { cache_.compact(nobody); });
+}
+
 TEST_F(HostileArguments, RanksAndLayersOfPools) {
   for (int bad : {kLeastInt, -1, 2, kMostInt}) {
     EXPECT_THROW(cache_.pool(bad), InvalidArgument) << bad;

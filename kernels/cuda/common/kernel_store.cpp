@@ -2,6 +2,7 @@
 
 #include "core/cuda/check.hpp"
 #include "kernels/cuda/plan/kernels.hpp"
+#include "kernels/cuda/pool/token_rows.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -23,6 +24,7 @@ KernelStore::KernelStore(int device, std::filesystem::path cache_directory)
       block_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
       multiprocessor_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)) {
   check(load_plan_kernels(), "loading the kernels of planning");
+  check(load_token_kernel(), "loading the kernel that copies tokens");
 }
 
 jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int shared_bytes) {

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
+#include <random>
 
 #include "kernels/cpu/mod_evaluator.hpp"
+#include "kvmesh/draft_trees.hpp"
 #include "kvmesh/error.hpp"
 #include "kvmesh/mods.hpp"
 
@@ -134,6 +136,48 @@ TEST(Builtins, RejectInvalidArguments) {
   EXPECT_THROW(mods::alibi(0), InvalidArgument);
   EXPECT_THROW(mods::relative_bias(Buffer<float>(std::vector<float>(10)), 4), InvalidArgument);
   EXPECT_THROW(mods::relative_bias(Buffer<float>(std::vector<float>(9)), -1), InvalidArgument);
+}
+
+// Trees drawn at random, several times in the same places; a row without a tree is causal.
+TEST(Builtins, DraftTrees) {
+  std::mt19937 random(7);
+  const auto below = [&](int n) { return static_cast<std::int32_t>(random() % unsigned(n)); };
+  mods::DraftTrees trees(2, 12);
+  const mods::DraftTrees copy = trees;
+  expect_mask(copy.mask(), [](int, int, int q, int kv) { return kv <= q; });
+  for (int round = 0; round < 20; ++round) {
+    const int row = round % 2, count = 1 + below(12), first = kLength - count;
+    std::vector<std::int32_t> parents;
+    for (int i = 0; i < count; ++i) parents.push_back(below(i + 1) - 1);
+    trees.clear(1 - row);
+    trees.set(row, first, parents);
+    expect_mask(copy.mask(), [&](int b, int, int q, int kv) {
+      if (b != row || kv < first) return kv <= q;
+      for (int i = q - first; i >= 0; i = parents[static_cast<std::size_t>(i)]) {
+        if (i == kv - first) return true;
+      }
+      return false;
+    });
+  }
+}
+
+TEST(Builtins, RefusesWhatIsNoTree) {
+  EXPECT_THROW(mods::DraftTrees(0, 4), InvalidArgument);
+  EXPECT_THROW(mods::DraftTrees(4, 0), InvalidArgument);
+  EXPECT_THROW(mods::DraftTrees(-1, -1), InvalidArgument);
+  EXPECT_THROW(mods::DraftTrees(1 << 20, 1 << 20), InvalidArgument);
+  mods::DraftTrees trees(2, 3);
+  const std::vector<std::int32_t> chain{-1, 0, 1};
+  for (int row : {-1, 2}) {
+    EXPECT_THROW(trees.set(row, 5, chain), InvalidArgument);
+    EXPECT_THROW(trees.clear(row), InvalidArgument);
+  }
+  EXPECT_THROW(trees.set(0, -1, chain), InvalidArgument);
+  EXPECT_THROW(trees.set(0, std::int64_t{1} << 31, chain), InvalidArgument);
+  for (const std::vector<std::int32_t>& bad :
+       {std::vector<std::int32_t>{0}, {-2}, {-1, 1}, {-1, 0, 2}, {-1, 0, 1, 2}}) {
+    EXPECT_THROW(trees.set(0, 5, bad), InvalidArgument);
+  }
 }
 
 }  // namespace

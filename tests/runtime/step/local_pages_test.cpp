@@ -82,7 +82,7 @@ class Serving {
     list.resize(kept);
     list.insert(list.end(), seen.pages.begin() + static_cast<std::ptrdiff_t>(kept),
                 seen.pages.end());
-    sent_.sent(id.slot(), list.size());
+    sent_.sent(id.slot(), list);
     EXPECT_EQ(list, seen.pages);
   }
 
@@ -99,7 +99,7 @@ class Serving {
                             .home_threshold_tokens = 12,
                             .window = window_}};
   LocalPages pages_{kMe, allocator_};
-  SentPages sent_{allocator_};
+  SentPages sent_{&allocator_};
   std::vector<SequenceId> living_;
   std::map<std::size_t, std::vector<LocalPage>> device_;  // by slot
   std::size_t kept_ = 0;
@@ -133,7 +133,7 @@ TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
 TEST(SentPages, StayValidWhenPagesArePublishedOrEvicted) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 3, .page_size = 4, .prefix = {.enabled = true}});
-  SentPages sent(allocator);
+  SentPages sent(&allocator);
   const auto follow = [&] { sent.follow([](std::size_t) {}); };
   const auto key_of = [&](std::int32_t first) {
     PrefixKey key(allocator.prefix_rules());
@@ -145,7 +145,7 @@ TEST(SentPages, StayValidWhenPagesArePublishedOrEvicted) {
   const std::span<const PageId> pages = allocator.pages(living);
   const std::vector<LocalPage> local{{pages[0].index(), 0}, {pages[1].index(), 1}};
   follow();
-  sent.sent(living.slot(), 2);
+  sent.sent(living.slot(), local);
   allocator.publish(living, key_of(1));
   follow();
   EXPECT_EQ(sent.kept(living.slot(), local), 2u);

@@ -1,0 +1,51 @@
+// An engine's page tables as the batch of a step.
+#pragma once
+
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "kvmesh/external_pool.hpp"
+#include "runtime/external/page_units.hpp"
+#include "runtime/step/step_batch.hpp"
+
+namespace kvmesh {
+
+/// What page tables are read with.
+struct TableRules {
+  std::int64_t pages = 0;      ///< of the pool
+  std::int64_t page_size = 0;  ///< of the pool
+  PageUnits units{};           ///< the pages that kernels see
+  /// Tokens that follow one another on one rank before the next rank's begin.
+  std::int64_t turn = 1;
+  int ranks = 1;
+  Rank me{};
+  int model_heads = 0;  ///< query heads of the model
+};
+
+/// The sequences of a step over page tables.
+class TableBatch {
+ public:
+  /// Checks tables and options. Changes nothing.
+  /// @throws InvalidArgument.
+  static std::vector<SequenceSize> check(const TableRules& rules, const PageTables& tables,
+                                         const StepRules& step);
+  /// The entries of a batch, with the row as sequence; with token lists one per query. REQUIRES:
+  /// checked tables.
+  static std::vector<BatchEntry> entries(const PageTables& tables);
+
+  /// REQUIRES: checked tables.
+  void set(const TableRules& rules, const PageTables& tables,
+           std::span<const std::int64_t> q_positions);
+  StepBatch& step() { return step_; }
+  const StepBatch& step() const { return step_; }
+
+ private:
+  LocalSequence& add(const TableRules& rules, const SequenceSize& size);
+  void finish(const TableRules& rules);
+
+  StepBatch step_;
+  std::deque<LocalSequence> local_;  // `step_` points into it
+};
+
+}  // namespace kvmesh

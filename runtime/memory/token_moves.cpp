@@ -1,0 +1,55 @@
+#include "runtime/memory/token_moves.hpp"
+
+#include <map>
+#include <vector>
+
+namespace kvmesh {
+namespace {
+
+// Tokens that go to one rank or come from it, in the order of the moves.
+struct Parcel {
+  std::vector<TokenSlot> slots;
+  std::vector<std::byte> bytes;
+};
+using Parcels = std::map<Rank, Parcel>;  // by the other rank
+
+TokenSlot slot_of(const TokenPlace& place) { return {place.page.index(), place.offset}; }
+
+}  // namespace
+
+// What this rank sends is packed before anything is written here; what it moves is read before what
+// it receives is written.
+void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
+                 std::span<const TokenMove> moves, Stream stream) {
+  std::vector<TokenSlot> from, to;
+  Parcels outgoing, incoming;
+  for (const TokenMove& move : moves) {
+    const Rank source = move.from.page.rank(), target = move.to.page.rank();
+    if (source == kv.rank() && target == kv.rank()) {
+      from.push_back(slot_of(move.from));
+      to.push_back(slot_of(move.to));
+    } else if (source == kv.rank()) {
+      outgoing[target].slots.push_back(slot_of(move.from));
+    } else if (target == kv.rank()) {
+      incoming[source].slots.push_back(slot_of(move.to));
+    }
+  }
+  std::vector<Outgoing> sends;
+  std::vector<Incoming> receives;
+  for (auto& [peer, parcel] : outgoing) {
+    parcel.bytes.resize(parcel.slots.size() * planes.token_bytes());
+    backend.pack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+    sends.push_back({peer, parcel.bytes});
+  }
+  if (!from.empty()) backend.move_tokens(planes, from, to, stream);
+  for (auto& [peer, parcel] : incoming) {
+    parcel.bytes.resize(parcel.slots.size() * planes.token_bytes());
+    receives.push_back({peer, parcel.bytes});
+  }
+  if (!sends.empty() || !receives.empty()) kv.exchange(sends, receives, "move tokens");
+  for (auto& [peer, parcel] : incoming) {
+    backend.unpack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+  }
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,27 @@
+// Moves single tokens between pages, whichever ranks hold them.
+#pragma once
+
+#include <span>
+
+#include "kvmesh/communicator.hpp"
+#include "runtime/step/backend.hpp"
+
+namespace kvmesh {
+
+struct TokenPlace {
+  PageId page{};
+  std::int32_t offset = 0;  ///< in the page
+};
+struct TokenMove {
+  TokenPlace from{};
+  TokenPlace to{};
+};
+
+/// The tokens `to` become what the tokens `from` were before the call: those may be some of the
+/// same. On a GPU it runs on `stream`, and blocks only where this rank sends or receives a token.
+/// REQUIRES: all ranks pass the same moves.
+/// Collective over `kv` if a token moves between ranks.
+void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
+                 std::span<const TokenMove> moves, Stream stream);
+
+}  // namespace kvmesh

@@ -1,0 +1,180 @@
+#include "runtime/step/step_run.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/check.hpp"
+#include "core/checked.hpp"
+#include "core/tensor_check.hpp"
+#include "kernels/attend_checks.hpp"
+
+namespace kvmesh {
+namespace {
+
+const StepOptions& checked(const StepOptions& options) {
+  const CombineOptions& combine = options.combine;
+  for (const AttentionOptions& kind : options.kinds) check_scale(kind.scale);
+  require(combine.scatter <= Scatter::kOwner && combine.strategy <= CombineStrategy::kAllReduce,
+          "plan: scatter {} or strategy {} is none", static_cast<int>(combine.scatter),
+          static_cast<int>(combine.strategy));
+  require(!combine.way || static_cast<int>(*combine.way) < kWayKinds, "plan: way {} is none",
+          static_cast<int>(combine.way.value_or(WayKind::kHost)));
+  require(combine.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
+          static_cast<int>(combine.travels_as));
+  return options;
+}
+
+}  // namespace
+
+CombineOptions combine_options(const PlanOptions& options) {
+  return {.scatter = options.scatter,
+          .strategy = options.strategy,
+          .way = options.way,
+          .travels_as = options.travels_as};
+}
+
+std::int64_t tokens_of(const std::optional<StepLimits>& limits, std::int64_t tokens) {
+  return limits ? limits->sequences * limits->query_tokens : tokens;
+}
+
+StepRun::StepRun(Mesh& mesh, Backend& backend, const StepOptions& options,
+                 std::span<const BatchEntry> first)
+    : mesh_(mesh), options_(checked(options)), kernels_(backend.make_step(options_, first)) {
+  if (!options_.limits) return;
+  static_cast<void>(partial_bytes(query_tokens()));
+  make_partial();
+}
+
+void StepRun::check(std::span<const SequenceSize> batch) const {
+  std::int64_t queries = 0;
+  for (const SequenceSize& size : batch) queries += size.queries;
+  static_cast<void>(partial_bytes(room_for(queries)));
+  kernels_->check(batch);
+}
+
+void StepRun::plan(const StepBatch& batch, Stream stream) {
+  batch_ = &batch;
+  make_partial();
+  kernels_->plan(batch, stream);
+}
+
+// ---- Runs ----
+
+void StepRun::run(const KvPool& pool, const LayerInput& input, const CombineOutput& output,
+                  Stream stream, std::size_t kind, bool appends) {
+  const AttendInput attended{input.q, input.sinks, kind};
+  check_input(attended);
+  check_output(output);
+  kernels_->check_attend(partial_, output);
+  if (appends) append(pool, input.k, input.v, stream);
+  kernels_->attend(attended, pool, partial_, output, stream);
+}
+
+void StepRun::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                     Stream stream) {
+  if (k.empty() && v.empty() && append_tokens() == 0) return;
+  check_new_tokens(k, v, pool, append_tokens());
+  check_place(k, "append: k");
+  check_place(v, "append: v");
+  kernels_->append(pool, k, v, stream);
+}
+
+void StepRun::attend_partial(const KvPool& pool, const AttendInput& input, const Partial& out,
+                             Stream stream) {
+  check_input(input);
+  check_attend_partial(options_.shape, query_tokens(), out);
+  check_place(out.o, "attend_partial: o");
+  check_place(out.lse, "attend_partial: lse");
+  kernels_->attend_partial(input, pool, out, stream);
+}
+
+void StepRun::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
+  check_attend_partial(options_.shape, query_tokens(), mine);
+  check_output(output);
+  kernels_->combine(mine, output, stream);
+}
+
+// ---- Checks; the kernels check everything else ----
+
+void StepRun::check_place(const ConstTensorView& tensor, std::string_view name) const {
+  require(tensor.empty() || tensor.device == mesh_.device(), "{} is in {}, the cache in {}", name,
+          tensor.device, mesh_.device());
+}
+
+void StepRun::check_output(const CombineOutput& output) const {
+  check_output_tensor("output: o", output.o, 3);
+  if (!output.lse.empty()) check_output_tensor("output: lse", output.lse, 2);
+  check_place(output.o, "output: o");
+  check_place(output.lse, "output: lse");
+}
+
+void StepRun::check_input(const AttendInput& input) const {
+  check_attend_rows("q", input.q, query_tokens(), options_.shape.q_heads, options_.shape.k_dim);
+  check_place(input.q, "attend: q");
+  check_sinks(options_.shape, input.sinks);
+  check_place(input.sinks, "attend: sinks");
+}
+
+// ---- The partial, and what is given out ----
+
+std::int64_t StepRun::partial_bytes(std::int64_t tokens) const {
+  const AttentionShape& shape = options_.shape;
+  return checked_product("plan: bytes of a partial",
+                         {tokens, shape.q_heads, std::max(shape.k_dim, shape.v_dim),
+                          static_cast<std::int64_t>(sizeof(float))});
+}
+
+/// With limits a run also merges rows that no batch has filled yet: they are zeroed.
+void* StepRun::floats(DeviceMemory& memory, std::int64_t count) {
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  if (memory.size_bytes() < bytes) {
+    DeviceMemory larger(mesh_.device(), std::max(bytes, 2 * memory.size_bytes()));
+    if (options_.limits) copy_bytes(larger.data(), std::vector<std::byte>(bytes).data(), bytes);
+    // Runs on a GPU may still use the old buffer, and freeing it would wait for them.
+    if (mesh_.device().kind == DeviceKind::kCuda && memory.size_bytes() > 0) {
+      outgrown_.push_back(std::move(memory));
+    }
+    memory = std::move(larger);
+    ++partial_growths_;
+  }
+  return memory.data();
+}
+
+void StepRun::make_partial() {
+  if (!kernels_->needs_partial()) return;
+  const std::int64_t n = query_tokens(), heads = options_.shape.q_heads;
+  const std::int64_t dim = options_.shape.v_dim;
+  const Device device = mesh_.device();
+  partial_ = {{floats(partial_o_, n * heads * dim), Dtype::kFloat32, {n, heads, dim}, device},
+              {floats(partial_lse_, n * heads), Dtype::kFloat32, {n, heads}, device}};
+}
+
+Share StepRun::share(std::int64_t count) const {
+  return share_of(count, mesh_.kv_rank().value, mesh_.kv_parallel());
+}
+
+Share StepRun::tokens_of_output() const {
+  const std::int64_t tokens = query_tokens();
+  return options_.combine.scatter == Scatter::kTokens ? share(tokens) : Share{0, tokens};
+}
+
+Share StepRun::heads_of_output() const {
+  const std::int64_t heads = options_.shape.q_heads;
+  return options_.combine.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
+}
+
+std::int64_t StepRun::workspace_bytes() const {
+  if (mesh_.device().kind == DeviceKind::kCpu) return host_bytes();
+  std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
+  for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
+  return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
+}
+
+std::int64_t StepRun::host_bytes() const {
+  const bool is_host = mesh_.device().kind == DeviceKind::kCpu;
+  const std::size_t partial = is_host ? partial_o_.size_bytes() + partial_lse_.size_bytes() : 0;
+  const std::int64_t batch = batch_ ? batch_->size_bytes() : 0;
+  return kernels_->host_bytes() + batch + static_cast<std::int64_t>(partial);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,82 @@
+// The kernels of a step and the partial between them, for pages of any owner.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kvmesh/device_memory.hpp"
+#include "runtime/step/backend.hpp"
+
+namespace kvmesh {
+
+/// The part of a plan's options that its combine has.
+CombineOptions combine_options(const PlanOptions& options);
+
+/// The number of tokens of the tensors of a step with `tokens` of them, or with limits the largest.
+std::int64_t tokens_of(const std::optional<StepLimits>& limits, std::int64_t tokens);
+
+/// Checks a layer's tensors, and runs the parts of a step on them. Planned once per step, run once
+/// per layer. REQUIRES: mesh, backend and the options' block mask outlive it.
+class StepRun {
+ public:
+  /// Makes the kernels for batches like `first`, and takes the memory that limits need. Plans
+  /// nothing.
+  /// @throws InvalidArgument.
+  StepRun(Mesh& mesh, Backend& backend, const StepOptions& options,
+          std::span<const BatchEntry> first);
+
+  /// Checks that a plan can hold the batch. @throws InvalidArgument.
+  void check(std::span<const SequenceSize> batch) const;
+  /// REQUIRES: `batch` outlives the plan.
+  void plan(const StepBatch& batch, Stream stream);
+
+  /// The numbers of tokens of the tensors: the batch's, or with limits the largest.
+  std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens : 0); }
+  std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens : 0); }
+  Share tokens_of_output() const;
+  Share heads_of_output() const;
+
+  /// append, if `appends`, and attend. `kind` is the layer's, a place in StepOptions::kinds. Checks
+  /// all tensors before anything is written.
+  void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
+           std::size_t kind = 0, bool appends = true);
+  void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+              Stream stream);
+  void attend_partial(const KvPool& pool, const AttendInput& input, const Partial& out,
+                      Stream stream);
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream);
+
+  /// REQUIRES: the device has planned.
+  TileCounts tiles() const { return kernels_->tiles(); }
+  /// Device memory beside the pools; on the CPU, where it is host memory, all that the step holds.
+  std::int64_t workspace_bytes() const;
+  std::int64_t host_bytes() const;
+  /// A number that changes when captured graphs become invalid.
+  std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
+
+ private:
+  std::int64_t room_for(std::int64_t tokens) const { return tokens_of(options_.limits, tokens); }
+  Share share(std::int64_t count) const;
+  void check_place(const ConstTensorView& tensor, std::string_view name) const;
+  void check_output(const CombineOutput& output) const;
+  void check_input(const AttendInput& input) const;
+  std::int64_t partial_bytes(std::int64_t tokens) const;
+  void make_partial();
+  void* floats(DeviceMemory& memory, std::int64_t count);
+
+  Mesh& mesh_;
+  StepOptions options_;
+  std::unique_ptr<StepKernels> kernels_;
+  const StepBatch* batch_ = nullptr;
+  DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
+  DeviceMemory partial_lse_;  // [tokens, q_heads]
+  std::vector<DeviceMemory> outgrown_;
+  Partial partial_;
+  std::uint64_t partial_growths_ = 0;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,7 @@
+#include "tests/contracts/external_contract.hpp"
+
+namespace kvmesh::test {
+
+INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, ExternalContract, CudaPlaces, PlaceNames);
+
+}  // namespace kvmesh::test

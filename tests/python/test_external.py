@@ -1,0 +1,92 @@
+"""Attention over pages that the engine owns."""
+
+import numpy as np
+import pytest
+
+import kvmesh
+from test_attention import HEADS, KV_HEADS, K_DIM, V_DIM, on_ranks, reference, tensors
+
+PAGES, PAGE = 12, 4
+
+
+def make_pool(dtype=np.float32):
+    """K and V of a page in one array [pages, 2, page, heads, dim], as engines have them."""
+    keys = np.full((PAGES, PAGE, KV_HEADS, K_DIM), np.nan, dtype)
+    values = np.full((PAGES, PAGE, KV_HEADS, V_DIM), np.nan, dtype)
+    return kvmesh.Pool(keys, values, order="nhd")
+
+
+@pytest.mark.parametrize("ranks, interleave", [(1, 0), (2, 0), (2, 1)])
+def test_block_tables(ranks, interleave):
+    q, k, v = tensors(22)
+    expected, expected_lse = reference(q, k, v)
+
+    def body(mesh):
+        layer = make_pool()
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS, interleave=interleave)
+        table = np.array([[7, 2, 9, 0, 4, 11]])
+        step = pool.plan([0, 20], [20], table, appended=[20])
+        assert (step.query_tokens, step.append_tokens) == (20, 20)
+        out, lse = step.run(layer, q[:20], k[:20], v[:20], lse=True)
+        np.testing.assert_allclose(out, expected[:20], atol=1e-5)
+        np.testing.assert_allclose(lse, expected_lse[:20], atol=1e-5)
+        pool.replan(step, [0, 2], [22], table[0], indptr=[0, 6], appended=[2])
+        np.testing.assert_allclose(step.run(layer, q[20:], k[20:], v[20:]), expected[20:],
+                                   atol=1e-5)
+        # Without k nothing is appended.
+        partial = step.attend_partial(layer, q[20:])
+        np.testing.assert_allclose(step.combine(*partial), expected[20:], atol=1e-5)
+        # Each query sees its list.
+        lists = np.full((2, 25), -1)
+        lists[0, :21] = np.arange(21)
+        lists[1, 3:] = np.arange(22)
+        listed = pool.plan([0, 2], [22], table, token_lists=lists, mask=kvmesh.no_mask())
+        np.testing.assert_allclose(listed.run(layer, q[20:]), expected[20:], atol=1e-5)
+
+    on_ranks(ranks, body)
+
+
+def test_logical_pages_and_options():
+    q, k, v = tensors(9)
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        layer = make_pool()
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+        mine = [[0, 2], [1]][mesh.kv_rank]  # logical pages
+        indices = [5, 3][: len(mine)]
+        step = pool.plan([0, 9], [9], indices, indptr=[0, len(mine)], logical=mine, appended=[9],
+                         limits=(1, 9), mask=kvmesh.causal())
+        np.testing.assert_allclose(step.run(layer, q, k, v), expected, atol=1e-5)
+
+    on_ranks(2, body)
+
+
+def test_refuses_what_does_not_fit():
+    with kvmesh.Mesh() as mesh:
+        layer = make_pool()
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+        with pytest.raises(kvmesh.InvalidArgument, match="page 12"):
+            pool.plan([0, 1], [4], [[PAGES]])
+        with pytest.raises(kvmesh.InvalidArgument, match="indptr"):
+            pool.plan([0, 1], [4], [1])
+        with pytest.raises(TypeError, match="colour"):
+            pool.plan([0, 1], [4], [[1]], colour="red")
+        with pytest.raises(kvmesh.InvalidArgument, match="order"):
+            kvmesh.Pool(np.zeros((1, 1, 1, 1), np.float32), order="dhn", v_dim=1)
+        with pytest.raises(kvmesh.InvalidArgument, match="v_dim"):
+            kvmesh.Pool(np.zeros((1, 1, 1, 1), np.float32))
+
+
+def test_float8_and_latent_pages():
+    bits = np.zeros((PAGES, 1, PAGE, 16), np.uint8)
+    scales = np.zeros((PAGES, 1, PAGE), np.float32)
+    layer = kvmesh.Pool(bits, v_dim=8, k_scales=scales)
+    random = np.random.default_rng(3)
+    q, k = (random.standard_normal((5, heads, 16)).astype(np.float32) for heads in (HEADS, 1))
+    expected, _ = reference(q, k, k[..., :8])
+    with kvmesh.Mesh() as mesh:
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+        out = pool.plan([0, 5], [5], [[3, 1]], appended=[5]).run(layer, q, k)
+        assert 1e-4 < np.abs(out - expected).max() < 0.3
+        assert bits.any() and (scales > 0).sum() == 5
