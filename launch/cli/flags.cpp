@@ -39,9 +39,12 @@ void add_generate_options(CLI::App& command, Flags& flags) {
   GeneratorOptions& generator = options.generator;
   engine::SamplingOptions& sampling = generator.sampling;
   command.add_option("--model", options.model, "a GGUF file of the llama architecture")->required();
-  command.add_option("--prompt", options.prompt, "what to answer")->required();
-  command.add_flag("--raw", flags.raw, "continue the prompt as it is, without the chat format");
-  command.add_option("--max-tokens", options.max_tokens)->capture_default_str();
+  command.add_option("--prompt", options.prompts, "what to answer; again for each later turn")
+      ->required()
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.add_flag("--raw", flags.raw, "continue the prompts as they are, without the chat format");
+  command.add_option("--max-tokens", options.max_tokens, "of each answer")->capture_default_str();
   command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
       ->capture_default_str();
   command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();

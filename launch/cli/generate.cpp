@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "launch/cli/agree.hpp"
 #include "launch/cli/chat.hpp"
@@ -32,12 +33,22 @@ GeneratorOptions sized(GeneratorOptions options, std::int64_t tokens) {
   return options;
 }
 
-void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::LlamaShape& shape) {
-  if (max_tokens <= shape.context_tokens - static_cast<std::int64_t>(prompt)) return;
+void check_length(std::size_t prompt, std::int64_t answers, std::int64_t max_tokens,
+                  const engine::LlamaShape& shape) {
+  if (max_tokens <= (shape.context_tokens - static_cast<std::int64_t>(prompt)) / answers) return;
   throw InvalidArgument(fmt::format(
-      "{} prompt tokens and {} to generate are more than the model's context of {}: shorten the "
+      "{} prompt tokens and {} to generate{} are more than the model's context of {}: shorten the "
       "prompt or lower --max-tokens",
-      prompt, max_tokens, shape.context_tokens));
+      prompt, max_tokens, answers > 1 ? fmt::format(" {} times", answers) : "",
+      shape.context_tokens));
+}
+
+std::vector<Token> tokens_of(const GenerateReport& report) {
+  std::vector<Token> tokens;
+  for (const GenerateReport::Turn& turn : report.turns) {
+    tokens.insert(tokens.end(), turn.run.tokens.begin(), turn.run.tokens.end());
+  }
+  return tokens;
 }
 
 // Bytes of a rank's pools, as a real number, which does not overflow for any value of the flags.
@@ -66,33 +77,37 @@ class Generation {
   }
 
   GenerateReport write_text() {
-    engine::TextStream stream;
     GenerateReport report;
-    const auto show = [&](const std::string& text) {
-      report.text += text;
-      if (shows_text_) speaks() ? out_.put(text) : out_.follow(text);
+    engine::TextStream stream;
+    std::string text;
+    const auto show = [&](const std::string& more) {
+      text += more;
+      if (shows_text_) speaks() ? out_.put(more) : out_.follow(more);
     };
     try {
-      run_ = run(
-          *generator_, prompt_, options_.max_tokens,
-          {.on_prompt = [&](std::int64_t done) { show_progress(done); },
-           .on_token = [&](Token token) { show(stream.push(model_->tokenizer.decode(token))); }});
+      converse(
+          *generator_,
+          {.on_prompt = [&](std::int64_t done, std::int64_t all) { show_progress(done, all); },
+           .on_token = [&](Token token) { show(stream.push(model_->tokenizer.decode(token))); }},
+          [&](Run run) {
+            show(stream.finish() + "\n");
+            text.pop_back();
+            report.turns.push_back({.run = std::move(run), .text = std::exchange(text, {})});
+          });
     } catch (const OutOfPages& error) {
       fail(error);
     }
-    show(stream.finish() + "\n");
-    report.text.pop_back();
     return complete(std::move(report));
   }
 
   // Rank 0 repeats the run alone. All ranks meet after each token, so that a rank that has stopped
   // is noticed within the deadline, also if the run takes longer.
-  bool ranks_check() {
+  bool ranks_check(const GenerateReport& report) {
     bool same = false;
     std::exception_ptr error;
     if (speaks()) {
       try {
-        same = single_rank_tokens([&] { goes_on(true); }) == run_.tokens;
+        same = single_rank_tokens([&] { goes_on(true); }) == tokens_of(report);
       } catch (const Timeout&) {
         throw;
       } catch (const PeerLost&) {
@@ -121,7 +136,21 @@ class Generation {
     return all[0] != std::byte{0};
   }
 
-  std::int64_t tokens() const { return std::ssize(prompt_.tokens) + options_.max_tokens; }
+  // The longest that the conversation can become.
+  std::int64_t tokens() const {
+    return std::ssize(prompt_tokens_) + std::ssize(options_.prompts) * options_.max_tokens;
+  }
+
+  // Answers all prompts, each after the answers before it.
+  void converse(Generator& generator, const RunObserver& observer,
+                const std::function<void(Run)>& after_each) const {
+    Conversation conversation(model_->file, model_->tokenizer, options_.chat);
+    for (const std::string& prompt : options_.prompts) {
+      Run turn = run(generator, conversation.ask(prompt), options_.max_tokens, observer);
+      conversation.answer(turn.tokens);
+      after_each(std::move(turn));
+    }
+  }
 
   void open() {
     agree(mesh_.world(), [&] {
@@ -132,25 +161,27 @@ class Generation {
     });
     agree_on_content(mesh_, *model_);
     agree(mesh_.world(), [&] {
-      prompt_ = prompt_of(model_->file, model_->tokenizer, options_.prompt, options_.chat);
-      if (prompt_.tokens.empty()) {
-        throw InvalidArgument("the prompt is empty: give one with --prompt");
+      Conversation conversation(model_->file, model_->tokenizer, options_.chat);
+      for (const std::string& prompt : options_.prompts) {
+        prompt_tokens_ = conversation.ask(prompt).tokens;
+        if (prompt.empty() || prompt_tokens_.empty()) {
+          throw InvalidArgument("the prompt is empty: give one with --prompt");
+        }
       }
-      check_length(prompt_.tokens.size(), options_.max_tokens, shape_);
+      check_length(prompt_tokens_.size(), std::ssize(options_.prompts), options_.max_tokens,
+                   shape_);
     });
     const std::array fields{
-        Field{"the prompt's tokens", fmt::format("{}", fmt::join(prompt_.tokens, " "))}};
+        Field{"the prompts' tokens", fmt::format("{}", fmt::join(prompt_tokens_, " "))}};
     agree_on(mesh_.world(), fields);
   }
 
-  void show_progress(std::int64_t done) {
-    const std::int64_t all = std::ssize(prompt_.tokens);
+  void show_progress(std::int64_t done, std::int64_t all) {
     if (!speaks() || done == all) return;
     out_.progress([&] { return fmt::format("prompt: {} of {} tokens", done, all); });
   }
 
   GenerateReport complete(GenerateReport report) {
-    report.run = run_;
     if (!mesh_.device_group().nccl()) {
       report.combine_bytes = sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
     }
@@ -174,10 +205,12 @@ class Generation {
     single.pages_per_rank = 0;
     single.memory_fraction = 0;
     Generator generator(mesh, model_->file, sized(single, tokens()));
-    return run(generator, prompt_, options_.max_tokens,
-               {.on_prompt = [&](std::int64_t) { after_each(); },
-                .on_token = [&](Token) { after_each(); }})
-        .tokens;
+    GenerateReport report;
+    converse(generator,
+             {.on_prompt = [&](std::int64_t, std::int64_t) { after_each(); },
+              .on_token = [&](Token) { after_each(); }},
+             [&](Run turn) { report.turns.push_back({.run = std::move(turn), .text = {}}); });
+    return tokens_of(report);
   }
 
   // Every rank's allocator runs out at the same place, so all end here together.
@@ -186,8 +219,8 @@ class Generation {
     throw AgreedError(fmt::format(
         "{}: {} prompt tokens and {} new ones need {} pages of {} tokens; raise --pages-per-rank "
         "(now {}) or leave it out",
-        error.what(), prompt_.tokens.size(), options_.max_tokens, pages_for(tokens(), page), page,
-        generator_->cache().options().pages_per_rank));
+        error.what(), prompt_tokens_.size(), tokens() - std::ssize(prompt_tokens_),
+        pages_for(tokens(), page), page, generator_->cache().options().pages_per_rank));
   }
 
   Mesh& mesh_;
@@ -196,9 +229,8 @@ class Generation {
   Output& out_;
   std::optional<Model> model_;
   engine::LlamaShape shape_;
-  Prompt prompt_;
+  std::vector<Token> prompt_tokens_;  // of all prompts, without answers
   std::optional<Generator> generator_;
-  Run run_;
 };
 
 }  // namespace
@@ -209,7 +241,7 @@ int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& 
   const bool speaks = mesh.rank().value == 0;
   if (speaks) out.tell(fmt::format("\n{}", describe(report)));
   if (options.ranks_check) {
-    report.ranks_check = generation.ranks_check();
+    report.ranks_check = generation.ranks_check(report);
     if (speaks) out.tell(describe_check(mesh.size(), *report.ranks_check));
   }
   agree(mesh.world(), [&] {

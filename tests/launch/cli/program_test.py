@@ -52,6 +52,28 @@ class Generate(ProgramTest):
         for rank in range(4):
             self.assertRegex(done.stderr, rf"rank {rank} +#+ +[1-9]\d* pages")
 
+    def test_a_second_turn_does_not_compute_the_first_again(self):
+        turns = ("--prompt", "hello there, who are you?", "--prompt", "why?", "--page-size", 4, "--json", "-")
+        for chat in ((), ("--raw",)):
+            alone, shared = (self.generate(ranks, *turns, *chat) for ranks in (1, 3))
+            self.assertEqual(alone.returncode, 0, alone.stderr)
+            reports = [json.loads(done.stdout) for done in (alone, shared)]
+            self.assertEqual(reports[0]["tokens"], reports[1]["tokens"])
+            for report, done in zip(reports, (alone, shared)):
+                first, second = report["turns"]
+                self.assertEqual(first["cached_tokens"], 0)
+                # All whole pages of the first turn; the last token of its answer was never fed.
+                held = first["prompt_tokens"] + first["new_tokens"] - 1
+                self.assertEqual(second["cached_tokens"], held // 4 * 4)
+                self.assertEqual(report["cached_tokens"], second["cached_tokens"])
+                self.assertIn(f"turn 2: {second['prompt_tokens']} prompt tokens, of which "
+                              f"{second['cached_tokens']} cached,", done.stderr)
+                self.assertEqual(report["text"], first["text"] + "\n" + second["text"])
+        checked = self.generate(2, *turns[:-2], "--ranks-check")
+        self.assertIn("2 ranks and a single rank wrote the same tokens", checked.stderr)
+        small = self.generate(1, *turns, "--pages-per-rank", 15)
+        self.expect_one_line(small, "out of pages", "--pages-per-rank")
+
     def test_a_fraction_of_the_memory(self):
         done = self.generate(2, "--prompt", "hello", "--memory-fraction", "1e-4")
         self.assertEqual(done.returncode, 0, done.stderr)
