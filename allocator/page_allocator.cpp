@@ -73,6 +73,7 @@ void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
 
 bool PageAllocator::contains(SequenceId sequence) const {
   return state_->sequences().find(sequence) != nullptr;

@@ -183,8 +183,10 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   CLI::App& capacity =
       add("plan-capacity", "whether a batch fits on some GPUs, and how fast it is");
   add_capacity_options(capacity, flags.capacity);
+  CLI::App& replay = add("replay", "how often the prefix cache hits, on a trace of requests");
+  add_replay_options(replay, flags.replay);
   for (CLI::App* sub : {&generate, &verify, &info, &bench}) add_common_options(*sub, flags);
-  for (CLI::App* sub : {&generate, &verify, &info, &bench, &capacity}) {
+  for (CLI::App* sub : {&generate, &verify, &info, &bench, &capacity, &replay}) {
     sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)
         ->default_str("-")

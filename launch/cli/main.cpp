@@ -16,6 +16,7 @@
 #include "launch/cli/info.hpp"
 #include "launch/cli/output.hpp"
 #include "launch/cli/plan_capacity.hpp"
+#include "launch/cli/replay.hpp"
 #include "launch/cli/verify.hpp"
 #include "launch/cli/world_ranks.hpp"
 
@@ -112,10 +113,12 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   return status;
 }
 
-// Alone: under a launcher rank 0 does it.
-int plan_capacity(const Flags& flags, Output& out) {
+// A command that starts no ranks: under a launcher rank 0 runs it.
+std::optional<int> run_alone(const Command& command, const Flags& flags, Output& out) {
+  if (command.name != "plan-capacity" && command.name != "replay") return std::nullopt;
   if (!is_rank_0()) return 0;
   try {
+    if (command.name == "replay") return run_replay(flags.replay, flags.json, out);
     return run_plan_capacity(flags.capacity, flags.json, out);
   } catch (const InvalidArgument& error) {
     return fail_together(out, error.what());
@@ -149,7 +152,7 @@ int run(int argc, char** argv, Output& out) {
   } catch (const InvalidArgument& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
-  if (command.name == "plan-capacity") return plan_capacity(flags, out);
+  if (const std::optional<int> status = run_alone(command, flags, out)) return *status;
   const bool under_mpi = launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
   if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);

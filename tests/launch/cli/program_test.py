@@ -5,10 +5,13 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 """
 
 import json
+import pathlib
 import struct
 import unittest
 
 from program import ProgramTest, run, run_without_mpi
+
+SAMPLE_TRACE = pathlib.Path(__file__).parent.parent / "replay" / "sample_trace.jsonl"
 
 
 class Generate(ProgramTest):
@@ -149,6 +152,34 @@ class Generate(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertLess(json.loads(done.stdout)["layers"], 10)
         self.expect_one_line(run(1, "plan-capacity", "--model", "/nowhere.gguf"), "/nowhere.gguf")
+
+    def test_replay(self):
+        def replay(*arguments):
+            return run(1, "replay", "--trace", SAMPLE_TRACE, "--capacity", "60000,2000000", *arguments)
+
+        done = replay("--ranks", 4, "--home-threshold", 0, "--decode-ms", 20, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertEqual((answer["trace"], answer["requests"], len(answer["rows"])), ("sample_trace", 120, 10))
+        for row in answer["rows"]:
+            self.assertLessEqual(row["hit_rate"], row["belady_hit_rate"])
+            self.assertEqual(row["served"] + row["refused"], 120)
+            self.assertGreater(row["page_operations_per_second"], 0)
+        small, large = answer["rows"][0], answer["rows"][5]
+        self.assertGreater(small["evictions"], 0)
+        self.assertEqual(large["evictions"], 0)
+        self.assertLess(small["hit_rate"], large["hit_rate"])
+        self.assertLessEqual(large["balance"], 1.02)
+        checked = replay("--requests", 30, "--policy", "lru", "--ranks", 3, "--attend", 3)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertRegex(checked.stdout, r"lru .* [1-9]\d* to \d\.\de-0[678]\n")
+        for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
+                                (("--ranks", 0), "--ranks 0"),
+                                (("--attend", -1), "--attend -1")):
+            self.expect_one_line(replay(*arguments), said)
+        for arguments, said in ((("--generate", "x"), "azure-code"), (("--trace", "/nowhere"), "/nowhere"),
+                                (("--trace", self.model), ":1: "), (("--capacity", 10), "10 tokens")):
+            self.expect_one_line(run(1, "replay", *arguments), said)
 
     def test_a_mistyped_command_is_named_with_the_closest(self):
         for typed, meant in (("genrate", "generate"), ("verfy", "verify"), ("benchmark", "bench"), ("nfo", "info")):
