@@ -51,9 +51,12 @@ class RowMap {
   }
   /// How many rows of `block` the rank takes part in.
   std::int64_t rows_of(int rank, const CombineBlock& block) const;
-  /// The scatter whose blocks are the most even: along the longer axis.
-  Scatter longer_axis() const {
-    return shape_.tokens >= shape_.heads ? Scatter::kTokens : Scatter::kHeads;
+  /// The scatter that a merge by owners goes by: whole tokens, which are in one piece in a tensor,
+  /// where the owners' blocks are about even, else the longer axis.
+  Scatter merge_axis() const {
+    constexpr int kEven = 8;  // tokens per rank
+    const bool by_tokens = shape_.tokens >= shape_.heads || shape_.tokens >= kEven * ranks_;
+    return by_tokens ? Scatter::kTokens : Scatter::kHeads;
   }
 
  private:

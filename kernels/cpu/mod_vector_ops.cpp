@@ -1,4 +1,4 @@
-#include "kernels/cpu/highway_targets.hpp"
+#include "core/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mod_vector_ops.cpp"
@@ -12,6 +12,7 @@
 #include <bit>
 #include <limits>
 
+#include "core/float_math-inl.hpp"
 #include "kernels/cpu/mod_vector_ops.hpp"
 #include "kernels/mods/scalar.hpp"
 
@@ -67,24 +68,6 @@ HWY_INLINE void comparison(Tag tag, const Tile& tile, Op op) {
   }
 }
 
-/// Highway's Exp is right up to 104 and turns NaN into 0.
-HWY_INLINE FloatVec exp_everywhere(FloatVec x) {
-  const FloatTag tag;
-  const FloatVec inside = hn::Exp(tag, hn::Min(x, hn::Set(tag, 104.0f)));
-  return hn::IfThenElse(hn::IsNaN(x), x, inside);
-}
-
-/// Highway's Log takes positive finite numbers.
-HWY_INLINE FloatVec log_everywhere(FloatVec x) {
-  const FloatTag tag;
-  const FloatVec infinity = hn::Set(tag, std::numeric_limits<float>::infinity());
-  const FloatVec nan = hn::Set(tag, std::numeric_limits<float>::quiet_NaN());
-  const FloatVec inside = hn::Log(tag, x);
-  const FloatVec at_zero = hn::IfThenElse(hn::Eq(x, hn::Zero(tag)), hn::Neg(infinity), inside);
-  const FloatVec up = hn::IfThenElse(hn::Eq(x, infinity), infinity, at_zero);
-  return hn::IfThenElse(hn::Ge(x, hn::Zero(tag)), up, nan);
-}
-
 /// Past |x| = 10, tanh is 1 to float32: there Highway's series would overflow.
 HWY_INLINE FloatVec tanh_everywhere(FloatVec x) {
   const FloatTag tag;
@@ -123,9 +106,9 @@ void run_float(ModOp op, const Tile& t) {
     case ModOp::kAbs:
       return unary(d, t, [](auto a) HWY_ATTR { return hn::Abs(a); });
     case ModOp::kExp:
-      return unary(d, t, [](auto a) HWY_ATTR { return exp_everywhere(a); });
+      return unary(d, t, [](auto a) HWY_ATTR { return exp_everywhere(FloatTag(), a); });
     case ModOp::kLog:
-      return unary(d, t, [](auto a) HWY_ATTR { return log_everywhere(a); });
+      return unary(d, t, [](auto a) HWY_ATTR { return log_everywhere(FloatTag(), a); });
     case ModOp::kSqrt:
       return unary(d, t, [](auto a) HWY_ATTR { return hn::Sqrt(a); });
     case ModOp::kTanh:

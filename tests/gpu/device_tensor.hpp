@@ -22,7 +22,9 @@ inline std::size_t extent_bytes(const ConstTensorView& view) {
 
 class DeviceTensor {
  public:
+  /// In memory of the current device.
   explicit DeviceTensor(const ConstTensorView& host) : host_(host), buffer_(extent_bytes(host)) {
+    check(cudaGetDevice(&device_), "asking for the current device");
     if (buffer_.size_bytes() == 0) return;
     copy_bytes(buffer_.data(), host.data, buffer_.size_bytes());
   }
@@ -34,7 +36,7 @@ class DeviceTensor {
     view.dims = host_.dims;
     view.shape = host_.shape;
     view.strides = host_.strides;
-    view.device = {DeviceKind::kCuda, 0};
+    view.device = {DeviceKind::kCuda, device_};
     return view;
   }
   /// Waits for the device.
@@ -47,6 +49,7 @@ class DeviceTensor {
  private:
   ConstTensorView host_;
   cuda::DeviceBuffer buffer_;
+  int device_ = 0;
 };
 
 /// A pool of the host's, on the device.

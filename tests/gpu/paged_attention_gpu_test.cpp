@@ -21,6 +21,7 @@ class PagedOnGpus : public testing::TestWithParam<Dtype> {};
 
 TEST_P(PagedOnGpus, MatchesFloat64) {
   Mesh mesh(make_mpi_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
+  use_device(mesh.device());  // where the tensors below go
   const PagedShape shape{.pages = 96,
                          .rows = 5,
                          .q_heads = 8,

@@ -5,7 +5,7 @@
 
 #include "comm/combine/choose_way.hpp"
 #include "comm/combine/host/gather.hpp"
-#include "comm/combine/host/merge.hpp"
+#include "comm/combine/host/output_rows.hpp"
 #include "core/check.hpp"
 #include "core/softmax_merge.hpp"
 
@@ -43,7 +43,7 @@ void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options
   CombineOptions exchanged = options;
   exchanged.strategy = CombineStrategy::kAllToAll;
   const bool gathers = options.scatter == Scatter::kAll && ranks > 1;
-  if (gathers) exchanged.scatter = RowMap(shape, ranks, nullptr).longer_axis();
+  if (gathers) exchanged.scatter = RowMap(shape, ranks, nullptr).merge_axis();
   HostPlan plan = plan_host_combine(shape, exchanged, rows_->rank(), ranks);
   plan.scatter = options.scatter;
   plan.gathers = gathers;
@@ -63,7 +63,7 @@ void ExactCombine::run(const ExactRows& mine, const CombineOutput& output, const
   finished_.resize(static_cast<std::size_t>(plan_->map.dim()));
   if (plan_->map.ranks() > 1) exchange(mine);
   if (!plan_->gathers) return merge(mine, output, sinks);
-  merge(mine, room_for_own_rows(*rows_, *plan_), sinks);
+  merge(mine, room_for_own_rows(*rows_, *plan_, output), sinks);
   gather_rows(*rows_, *plan_, output, "combine: gather the finished rows");
 }
 

@@ -7,8 +7,7 @@
 #include <algorithm>
 
 #include "comm/combine/host/host_way.hpp"
-#include "comm/combine/host/merge.hpp"
-#include "core/softmax_merge.hpp"
+#include "comm/combine/host/output_rows.hpp"
 
 namespace kvmesh {
 namespace {
@@ -34,7 +33,9 @@ void HostWay::all_to_all(const Partial& mine, const CombineOutput& output) {
   const RowMap& map = plan_->map;
   for (int rank = 0; rank < map.ranks(); ++rank) {
     const std::int64_t rows = plan_->received_rows[static_cast<std::size_t>(rank)];
-    if (rank != plan_->rank) rows_->incoming(rank).resize(rows * (map.dim() + 1));
+    if (rank == plan_->rank) continue;
+    rows_->incoming(rank).resize(rows * (map.dim() + (plan_->sends_o_apart ? 0 : 1)));
+    rows_->incoming_lses(rank).resize(plan_->sends_o_apart ? rows : 0);
   }
   if (plan_->sends_o_apart) {
     exchange_apart(mine);
@@ -66,32 +67,30 @@ void HostWay::exchange_apart(const Partial& mine) {
   const RowMap& map = plan_->map;
   const bool to_all = plan_->merging == Scatter::kAll;
   const float* o = o_in_one_piece(mine);
-  apart_.assign(static_cast<std::size_t>(map.ranks()), {});
   for (int rank = 0; rank < map.ranks(); ++rank) {
     if (rank == plan_->rank && !to_all) continue;
     const CombineBlock block = map.block(plan_->merging, rank);
     const auto first = static_cast<std::size_t>(block.tokens.begin * map.all().heads.end);
     RowBuffer& lses = rows_->outgoing(to_all ? plan_->rank : rank);
-    apart_[static_cast<std::size_t>(rank)] = {{o + first * static_cast<std::size_t>(map.dim()),
-                                               static_cast<std::size_t>(block.rows() * map.dim())},
-                                              &lses};
+    RowBuffer& incoming = rows_->incoming(rank);
+    rows_->apart()[static_cast<std::size_t>(rank)] = {
+        {o + first * static_cast<std::size_t>(map.dim()),
+         static_cast<std::size_t>(block.rows() * map.dim())},
+        &lses,
+        std::span(incoming.data(), static_cast<std::size_t>(incoming.floats()))};
     if (to_all && rank > 0) continue;  // the same for every rank
     float* lse = lses.resize(block.rows());
     for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
       for (std::int64_t h = 0; h < block.heads.end; ++h) *lse++ = lse_of(mine, t, h);
     }
   }
-  rows_->exchange_apart(apart_, map.dim(),
-                        to_all ? "combine: partials to all" : "combine: partials to their owners");
+  rows_->exchange_apart(to_all ? "combine: partials to all" : "combine: partials to their owners");
 }
 
 const float* HostWay::o_in_one_piece(const Partial& mine) {
   const CombineBlock all = plan_->map.all();
   const std::int64_t dim = plan_->map.dim();
-  const TensorView& o = mine.o;
-  const bool is_in_one_piece = (all.heads.end == 1 || o.stride(1) == dim) &&
-                               (all.tokens.end == 1 || o.stride(0) == all.heads.end * dim);
-  if (is_in_one_piece) return o_row(mine, 0, 0);
+  if (is_in_one_piece(mine.o)) return o_row(mine, 0, 0);
   float* copy = rows_->packed().resize(all.rows() * dim);
   float* to = copy;
   for (std::int64_t t = 0; t < all.tokens.end; ++t) {
@@ -101,40 +100,45 @@ const float* HostWay::o_in_one_piece(const Partial& mine) {
 }
 
 void HostWay::merge_received(const Partial& mine, const CombineOutput& output) {
-  const RowMap& map = plan_->map;
   const CombineBlock own = plan_->own();
   start_reading();
-  lses_.resize(static_cast<std::size_t>(map.ranks()));
-  weights_.resize(lses_.size());
   const bool writes_sum = output.o.dtype == Dtype::kFloat32;
   for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    merge_lses_of(mine, t);
     for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
-      for (Reader& reader : readers_) {
-        float& lse = lses_[static_cast<std::size_t>(reader.rank)];
-        if (!map.takes_part(t, reader.rank)) {
-          lse = kNoKeys;
-        } else {
-          lse = reader.rank == plan_->rank ? lse_of(mine, t, h) : *reader.lse++;
-        }
-      }
-      const float merged = merge_weights(lses_, weights_);
       list_sources(mine, t, h);
       const std::int64_t token = t - own.tokens.begin, head = h - own.heads.begin;
       float* sum = writes_sum ? output_row(output, token, head) : row_.data();
-      sum_rows(sum, sources_, map.dim());
-      store_row(output, token, head, sum, merged);
+      sum_rows(sum, sources_, plan_->map.dim());
+      store_row(output, token, head, sum, lses_.merged(head));
     }
   }
 }
 
+/// Of this rank's own heads of a token.
+void HostWay::merge_lses_of(const Partial& mine, std::int64_t token) {
+  const Share heads = plan_->own().heads;
+  lses_.reset(plan_->map.ranks(), heads.size());
+  for (Reader& reader : readers_) {
+    if (!plan_->map.takes_part(token, reader.rank)) continue;
+    for (std::int64_t h = heads.begin; h < heads.end; ++h) {
+      lses_.lse(reader.rank, h - heads.begin) =
+          reader.rank == plan_->rank ? lse_of(mine, token, h) : *reader.lse++;
+    }
+  }
+  lses_.merge();
+}
+
 // A rank without a visible key adds nothing, not even 0 * NaN.
 void HostWay::list_sources(const Partial& mine, std::int64_t token, std::int64_t head) {
+  const std::int64_t row = head - plan_->own().heads.begin;
   sources_.clear();
   for (Reader& reader : readers_) {
-    const auto rank = static_cast<std::size_t>(reader.rank);
     if (!plan_->map.takes_part(token, reader.rank)) continue;
     const float* o = reader.rank == plan_->rank ? o_row(mine, token, head) : reader.o;
-    if (lses_[rank] != kNoKeys) sources_.push_back({o, weights_[rank]});
+    if (lses_.lse(reader.rank, row) != kNoKeys) {
+      sources_.push_back({o, lses_.weight(reader.rank, row)});
+    }
     if (reader.rank != plan_->rank) reader.o += plan_->map.dim();
   }
 }

@@ -8,8 +8,10 @@
 
 namespace kvmesh {
 
-/// Room in `rows` for the merged rows of this rank, which gather_rows sends.
-CombineOutput room_for_own_rows(RowExchange& rows, const HostPlan& plan);
+/// Room for the merged rows of this rank, which gather_rows sends: in `output` if they can go from
+/// there, else in `rows`.
+CombineOutput room_for_own_rows(RowExchange& rows, const HostPlan& plan,
+                                const CombineOutput& output);
 
 /// Sends this rank's merged rows to all and stores the rows of every owner in `output`. Collective.
 /// @throws as RowExchange::exchange.

@@ -25,11 +25,11 @@ bool is_whole(const RowMap& map) {
 
 /// Whether the rows of an owner are large and follow one another in a contiguous tensor. The same
 /// on every rank.
-bool sends_o_apart(const HostPlan& plan) {
-  if (plan.strategy != CombineStrategy::kAllToAll || plan.merging == Scatter::kHeads) return false;
+bool has_large_blocks(const HostPlan& plan) {
+  if (plan.merging == Scatter::kHeads) return false;
   const std::int64_t owners = plan.merging == Scatter::kAll ? 1 : plan.map.ranks();
   const std::int64_t floats = plan.map.all().rows() * plan.map.dim() / owners;
-  return floats * static_cast<std::int64_t>(sizeof(float)) >= kApartBytes && is_whole(plan.map);
+  return floats * static_cast<std::int64_t>(sizeof(float)) >= kApartBytes;
 }
 
 }  // namespace
@@ -58,8 +58,10 @@ HostPlan plan_host_combine(const CombineShape& shape, const CombineOptions& opti
                 .merging = options.scatter};
   plan.gathers =
       plan.scatter == Scatter::kAll && ranks > 1 && goes_by_owners(plan.strategy, shape, ranks);
-  if (plan.gathers) plan.merging = plan.map.longer_axis();
-  plan.sends_o_apart = sends_o_apart(plan);
+  if (plan.gathers) plan.merging = plan.map.merge_axis();
+  plan.gathers_o_apart = plan.gathers && has_large_blocks(plan);
+  plan.sends_o_apart =
+      plan.strategy == CombineStrategy::kAllToAll && has_large_blocks(plan) && is_whole(plan.map);
   const bool reduces = plan.strategy == CombineStrategy::kReduceScatter;
   const CombineBlock own = plan.own();
   for (int peer = 0; peer < ranks; ++peer) {

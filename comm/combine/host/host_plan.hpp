@@ -23,6 +23,8 @@ struct HostPlan {
   /// Whether O goes in a message of its own, from the sender's tensor: a copy into a message with
   /// its LSEs would take longer than a second message.
   bool sends_o_apart = false;
+  /// The same of the merged rows, where `gathers`.
+  bool gathers_o_apart = false;
 
   // Rows between this rank and each other one, under `merging`; [rank].
   std::vector<std::int64_t> sent_rows{};

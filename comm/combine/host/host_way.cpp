@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "comm/combine/host/gather.hpp"
-#include "comm/combine/host/merge.hpp"
+#include "comm/combine/host/output_rows.hpp"
 #include "core/check.hpp"
 #include "core/softmax_merge.hpp"
 
@@ -24,7 +24,7 @@ CombineStrategy HostWay::strategy() const {
 }
 
 std::size_t HostWay::workspace_bytes() const {
-  return rows_->size_bytes() + (lses_.size() + row_.size()) * sizeof(float);
+  return rows_->size_bytes() + lses_.size_bytes() + row_.size() * sizeof(float);
 }
 
 void HostWay::run(const Partial& mine, const CombineOutput& output, Stream) {
@@ -49,7 +49,7 @@ void HostWay::merge_by_owners(const Partial& mine, const CombineOutput& output) 
 }
 
 void HostWay::scatter_and_gather(const Partial& mine, const CombineOutput& output) {
-  merge_by_owners(mine, room_for_own_rows(*rows_, *plan_));
+  merge_by_owners(mine, room_for_own_rows(*rows_, *plan_, output));
   gather_rows(*rows_, *plan_, output, "combine: gather the merged rows");
 }
 
@@ -73,7 +73,10 @@ void HostWay::start_reading() {
     const float* rows = rows_->incoming(rank).data();
     const std::int64_t count = plan_->received_rows[static_cast<std::size_t>(rank)];
     // all_to_all takes this rank's own rows from the partial: there may be no buffer.
-    readers_.push_back({rank, rows, rows ? rows + count * plan_->map.dim() : nullptr});
+    const float* lses = plan_->sends_o_apart ? rows_->incoming_lses(rank).data()
+                        : rows != nullptr    ? rows + count * plan_->map.dim()
+                                             : nullptr;
+    readers_.push_back({rank, rows, lses});
   }
 }
 

@@ -9,7 +9,7 @@
 
 #include "comm/combine/combine_way.hpp"
 #include "comm/combine/host/host_plan.hpp"
-#include "comm/combine/host/merge.hpp"
+#include "comm/combine/host/merged_lses.hpp"
 #include "comm/combine/host/row_exchange.hpp"
 
 namespace kvmesh {
@@ -37,7 +37,7 @@ class HostWay : public CombineWay {
   struct Reader {
     int rank;
     const float* o;
-    const float* lse;  // after the last O; only in messages that have LSEs
+    const float* lse;  // after the last O, or of a message of their own; not of kReduceScatter
   };
 
   /// Every row to its owner, which merges it into `output`. Two strategies, the same bits.
@@ -57,13 +57,17 @@ class HostWay : public CombineWay {
   /// The O of `mine` in one piece: where it lies, or copied.
   const float* o_in_one_piece(const Partial& mine);
   void merge_received(const Partial& mine, const CombineOutput& output);
+  void merge_lses_of(const Partial& mine, std::int64_t token);
   void list_sources(const Partial& mine, std::int64_t token, std::int64_t head);
 
-  // Steps of reduce_scatter, and the LSEs of one row, by rank.
+  // Steps of reduce_scatter.
   void gather_lses(const Partial& mine);
   void exchange_rescaled(const Partial& mine);
   void sum_received(const CombineOutput& output);
-  std::span<float> lses_of(std::int64_t token, std::int64_t head);
+  /// The number of a row in lses_.
+  std::int64_t row_of(std::int64_t token, std::int64_t head) const {
+    return token * plan_->map.shape().heads + head;
+  }
 
   /// Sets one reader per rank to the first of this rank's own rows that the other rank gave.
   void start_reading();
@@ -72,11 +76,9 @@ class HostWay : public CombineWay {
   PlanDigest given_;
   std::optional<HostPlan> plan_;
   std::vector<Reader> readers_;  // in rank order
-  std::vector<float> lses_;      // all_to_all: of one row; reduce_scatter: [token][head][rank]
-  std::vector<float> weights_;   // of one row's sources; [rank]
+  MergedLses lses_;              // all_to_all: of one token's heads; reduce_scatter: of all rows
   std::vector<WeightedRow> sources_;
-  std::vector<RowExchange::Apart> apart_;  // exchange_apart: [rank]
-  std::vector<float> row_;                 // one row's sum
+  std::vector<float> row_;  // one row's sum
 };
 
 }  // namespace kvmesh

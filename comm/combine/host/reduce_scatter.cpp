@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "comm/combine/host/host_way.hpp"
-#include "comm/combine/host/merge.hpp"
-#include "core/softmax_merge.hpp"
+#include "comm/combine/host/output_rows.hpp"
 
 namespace kvmesh {
 
@@ -28,19 +27,19 @@ void HostWay::gather_lses(const Partial& mine) {
   }
   rows_->exchange("combine: LSEs");
 
-  lses_.assign(static_cast<std::size_t>(map.all().rows() * map.ranks()), kNoKeys);
+  lses_.reset(map.ranks(), map.all().rows());
   for (int rank = 0; rank < map.ranks(); ++rank) {
     const float* received = rows_->incoming(rank).data();
     for_each_lse(map, rank, me, own, [&](std::int64_t t, std::int64_t h) {
-      lses_of(t, h)[static_cast<std::size_t>(rank)] = rank == me ? lse_of(mine, t, h) : *received++;
+      lses_.lse(rank, row_of(t, h)) = rank == me ? lse_of(mine, t, h) : *received++;
     });
   }
+  lses_.merge();
 }
 
 void HostWay::exchange_rescaled(const Partial& mine) {
   const RowMap& map = plan_->map;
   const int me = plan_->rank;
-  weights_.resize(static_cast<std::size_t>(map.ranks()));
   for (int owner = 0; owner < map.ranks(); ++owner) {
     const CombineBlock block = map.block(plan_->merging, owner);
     RowBuffer& buffer = owner == me ? rows_->incoming(me) : rows_->outgoing(owner);
@@ -48,13 +47,11 @@ void HostWay::exchange_rescaled(const Partial& mine) {
     for (std::int64_t t = block.tokens.begin; t < block.tokens.end; ++t) {
       if (!map.takes_part(t, me)) continue;
       for (std::int64_t h = block.heads.begin; h < block.heads.end; ++h, scaled += map.dim()) {
-        const std::span<const float> lses = lses_of(t, h);
-        const auto rank = static_cast<std::size_t>(me);
-        if (lses[rank] == kNoKeys) {
+        const std::int64_t row = row_of(t, h);
+        if (lses_.lse(me, row) == kNoKeys) {
           std::fill_n(scaled, map.dim(), 0.0f);  // not 0 * O: O may be anything
         } else {
-          merge_weights(lses, weights_);
-          scale_row(scaled, o_row(mine, t, h), weights_[rank], map.dim());
+          scale_row(scaled, o_row(mine, t, h), lses_.weight(me, row), map.dim());
         }
       }
     }
@@ -79,15 +76,9 @@ void HostWay::sum_received(const CombineOutput& output) {
         reader.o += map.dim();
       }
       store_row(output, t - own.tokens.begin, h - own.heads.begin, row_.data(),
-                merged_lse(lses_of(t, h)));
+                lses_.merged(row_of(t, h)));
     }
   }
-}
-
-std::span<float> HostWay::lses_of(std::int64_t token, std::int64_t head) {
-  const std::int64_t row = token * plan_->map.shape().heads + head;
-  const auto ranks = static_cast<std::size_t>(plan_->map.ranks());
-  return std::span(lses_).subspan(static_cast<std::size_t>(row) * ranks, ranks);
 }
 
 }  // namespace kvmesh

@@ -10,7 +10,9 @@ RowExchange::RowExchange(Communicator& comm)
     : comm_(&comm),
       me_(comm.rank().value),
       outgoing_(static_cast<std::size_t>(comm.size())),
-      incoming_(static_cast<std::size_t>(comm.size())) {}
+      incoming_(outgoing_.size()),
+      incoming_lses_(outgoing_.size()),
+      apart_(outgoing_.size()) {}
 
 void RowExchange::exchange(std::string_view operation, RowBuffer* to_all) {
   clear_entries();
@@ -20,31 +22,26 @@ void RowExchange::exchange(std::string_view operation, RowBuffer* to_all) {
     incoming_entries_.push_back({Rank{peer}, std::as_writable_bytes(incoming(peer).message())});
   }
   exchange_entries(operation);
-  check_digests(operation);
+  check_digests(incoming_, operation);
 }
 
-void RowExchange::exchange_apart(std::span<const Apart> to, std::int64_t dim,
-                                 std::string_view operation) {
-  const auto o_of = [&](int peer) {
-    const std::int64_t rows = incoming(peer).floats() / (dim + 1);
-    return static_cast<std::size_t>(rows * dim);
-  };
+void RowExchange::exchange_apart(std::string_view operation) {
   clear_entries();
   for (int peer = 0; peer < ranks(); ++peer) {
     if (peer == me_) continue;
-    add_outgoing(peer, *to[static_cast<std::size_t>(peer)].lses);
+    add_outgoing(peer, *apart_[static_cast<std::size_t>(peer)].lses);
     incoming_entries_.push_back(
-        {Rank{peer}, std::as_writable_bytes(incoming(peer).message().subspan(o_of(peer)))});
+        {Rank{peer}, std::as_writable_bytes(incoming_lses(peer).message())});
   }
   exchange_entries(operation);
-  check_digests(operation);
+  check_digests(incoming_lses_, operation);
 
   clear_entries();
   for (int peer = 0; peer < ranks(); ++peer) {
     if (peer == me_) continue;
-    outgoing_entries_.push_back({Rank{peer}, std::as_bytes(to[static_cast<std::size_t>(peer)].o)});
-    incoming_entries_.push_back(
-        {Rank{peer}, std::as_writable_bytes(incoming(peer).message().first(o_of(peer)))});
+    const Apart& rows = apart_[static_cast<std::size_t>(peer)];
+    outgoing_entries_.push_back({Rank{peer}, std::as_bytes(rows.o)});
+    incoming_entries_.push_back({Rank{peer}, std::as_writable_bytes(rows.o_from_peer)});
   }
   exchange_entries(operation);
 }
@@ -69,10 +66,12 @@ void RowExchange::exchange_entries(std::string_view operation) {
   }
 }
 
-void RowExchange::check_digests(std::string_view operation) {
+void RowExchange::check_digests(const std::vector<RowBuffer>& received,
+                                std::string_view operation) const {
   for (int peer = 0; peer < ranks(); ++peer) {
-    if (peer == me_ || incoming(peer).message().empty()) continue;
-    const PlanDigest theirs = incoming(peer).digest();
+    const RowBuffer& message = received[static_cast<std::size_t>(peer)];
+    if (peer == me_ || !message.is_message()) continue;
+    const PlanDigest theirs = message.digest();
     if (theirs == digest_) continue;
     throw DigestMismatch(fmt::format("{}: the plans of ranks {} and {} differ in: {}", operation,
                                      me_, peer, differing_groups(digest_, theirs)));
@@ -80,9 +79,10 @@ void RowExchange::check_digests(std::string_view operation) {
 }
 
 std::size_t RowExchange::size_bytes() const {
-  std::size_t bytes = merged_.size_bytes() + packed_.size_bytes();
+  std::size_t bytes = merged_.size_bytes() + packed_.size_bytes() + gathered_.size_bytes();
   for (const RowBuffer& buffer : outgoing_) bytes += buffer.size_bytes();
   for (const RowBuffer& buffer : incoming_) bytes += buffer.size_bytes();
+  for (const RowBuffer& buffer : incoming_lses_) bytes += buffer.size_bytes();
   return bytes;
 }
 

@@ -26,6 +26,7 @@ class RowBuffer {
   std::span<float> message() {
     return std::span(values_).first(used_ == 0 ? 0 : used_ + kDigestFloats);
   }
+  bool is_message() const { return used_ > 0; }
   /// REQUIRES: a message.
   PlanDigest digest() const {
     PlanDigest digest;
@@ -55,10 +56,12 @@ class RowExchange {
   RowBuffer& outgoing(int peer) { return outgoing_[static_cast<std::size_t>(peer)]; }
   /// From this rank itself: its own rows, which the caller puts there.
   RowBuffer& incoming(int peer) { return incoming_[static_cast<std::size_t>(peer)]; }
-  /// This rank's merged rows, before they are gathered.
+  /// This rank's merged rows, before they are gathered; their LSEs where O goes apart.
   RowBuffer& merged() { return merged_; }
   /// This rank's O in one piece, where the caller's tensor is not.
   RowBuffer& packed() { return packed_; }
+  /// The merged O of all ranks, where the caller's tensor cannot take it as it comes.
+  RowBuffer& gathered() { return gathered_; }
 
   /// Sets the digest that the next exchanges send along.
   void identify(const PlanDigest& digest) { digest_ = digest; }
@@ -70,14 +73,18 @@ class RowExchange {
   /// Sends `rows` to every peer and fills the incoming buffers. Collective.
   void send_to_all(RowBuffer& rows, std::string_view operation) { exchange(operation, &rows); }
 
-  /// The rows for one peer: O where it lies, and a buffer with the LSEs.
+  /// The rows that one peer and this rank send each other: O from where it lies to where it goes,
+  /// and a buffer with the LSEs for the peer. The peer's LSEs come to incoming_lses.
   struct Apart {
     std::span<const float> o;
     RowBuffer* lses = nullptr;
+    std::span<float> o_from_peer;
   };
-  /// As exchange, in two messages: the LSEs of to[peer], then O, [rows, dim]. An incoming buffer
-  /// gets all of O, then the LSEs. Collective.
-  void exchange_apart(std::span<const Apart> to, std::int64_t dim, std::string_view operation);
+  /// Of each peer, for exchange_apart. Holds what was left there before.
+  std::vector<Apart>& apart() { return apart_; }
+  RowBuffer& incoming_lses(int peer) { return incoming_lses_[static_cast<std::size_t>(peer)]; }
+  /// As exchange, in two messages per peer as apart() says: LSEs, then O. Collective.
+  void exchange_apart(std::string_view operation);
 
   std::size_t size_bytes() const;
 
@@ -86,15 +93,18 @@ class RowExchange {
   void clear_entries();
   void add_outgoing(int peer, RowBuffer& buffer);
   void exchange_entries(std::string_view operation);
-  void check_digests(std::string_view operation);
+  void check_digests(const std::vector<RowBuffer>& received, std::string_view operation) const;
 
   Communicator* comm_;
   int me_;
   PlanDigest digest_;
-  std::vector<RowBuffer> outgoing_;  // [rank]
-  std::vector<RowBuffer> incoming_;  // [rank]
+  std::vector<RowBuffer> outgoing_;       // [rank]
+  std::vector<RowBuffer> incoming_;       // [rank]
+  std::vector<RowBuffer> incoming_lses_;  // [rank]
   RowBuffer merged_;
   RowBuffer packed_;
+  RowBuffer gathered_;
+  std::vector<Apart> apart_;  // [rank]
   std::vector<Outgoing> outgoing_entries_;
   std::vector<Incoming> incoming_entries_;
 };
