@@ -27,6 +27,7 @@ class PoolLayout {
   int layers() const { return layers_; }
   std::int64_t size_bytes() const { return size_bytes_; }
   const PageFormat& format() const { return format_; }
+  Device device() const { return device_; }
 
  private:
   PageFormat format_;
