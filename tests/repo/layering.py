@@ -56,6 +56,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "device_group": "comm",
     "mesh": "runtime",
     "kv_cache": "runtime",
+    "sequence_stream": "runtime",
     "paged_attention": "runtime",
     "kvmesh": "runtime",
 }
