@@ -28,6 +28,8 @@ class Conversation {
 
   /// Adds a prompt. Returns all tokens so far: those of earlier turns come first, unchanged.
   const Prompt& ask(std::string_view prompt);
+  /// The tokens of which each ends an answer.
+  const std::vector<engine::Token>& ends() const { return prompt_.ends; }
   /// Adds the answer to the last prompt, without the token that ended it.
   void answer(std::span<const engine::Token> tokens);
 

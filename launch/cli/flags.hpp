@@ -38,6 +38,7 @@ struct Flags {
   bench::Flags bench{};
   CapacityOptions capacity{};
   ReplayFlags replay{};
+  std::string inspect{};  ///< the file
 };
 
 /// The subcommand that was given, and the meaning of its flags.

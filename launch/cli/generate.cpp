@@ -74,6 +74,7 @@ class Generation {
     const GeneratorOptions sized_options = sized(options.generator, tokens());
     check_host_memory(mesh, pool_bytes(shape_, sized_options, mesh.head_parallel()));
     generator_.emplace(mesh, model_->file, sized_options);
+    if (!options_.import_from.empty()) import_tokens();
   }
 
   GenerateReport write_text() {
@@ -97,6 +98,7 @@ class Generation {
     } catch (const OutOfPages& error) {
       fail(error);
     }
+    if (!options_.export_to.empty()) export_tokens();
     return complete(std::move(report));
   }
 
@@ -138,13 +140,57 @@ class Generation {
 
   // The longest that the conversation can become.
   std::int64_t tokens() const {
-    return std::ssize(prompt_tokens_) + std::ssize(options_.prompts) * options_.max_tokens;
+    return std::ssize(prompt_tokens_) + answers() * options_.max_tokens;
+  }
+  std::int64_t answers() const { return std::max<std::int64_t>(1, std::ssize(options_.prompts)); }
+
+  void export_tokens() {
+    std::optional<FileSink> sink;
+    agree(mesh_.world(), [&] {
+      if (speaks()) sink.emplace(options_.export_to);
+    });
+    generator_->export_to(speaks() ? &*sink : nullptr);
+  }
+
+  void import_tokens() {
+    std::optional<FileSource> source;
+    agree(mesh_.world(), [&] {
+      if (speaks()) source.emplace(options_.import_from);
+    });
+    prompt_tokens_ = generator_->import_from(speaks() ? &*source : nullptr);
+  }
+
+  // The stream's tokens, before there is a cache to import them.
+  void read_tokens() {
+    std::int64_t count = 0;
+    agree(mesh_.world(), [&] {
+      if (!speaks()) return;
+      FileSource source(options_.import_from);
+      prompt_tokens_ = inspect_sequence(source).token_ids;
+      count = std::ssize(prompt_tokens_);
+      if (count == 0) {
+        throw InvalidArgument(fmt::format("{} does not say its tokens", options_.import_from));
+      }
+      const Token most = *std::ranges::max_element(prompt_tokens_);
+      if (most >= model_->tokenizer.size()) {
+        throw InvalidArgument(fmt::format("{} has token {}, the model {}", options_.import_from,
+                                          most, model_->tokenizer.size()));
+      }
+    });
+    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(&count, 1)), "import: tokens");
+    prompt_tokens_.resize(static_cast<std::size_t>(count));
+    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(prompt_tokens_)),
+              "import: tokens");
   }
 
   // Answers all prompts, each after the answers before it.
   void converse(Generator& generator, const RunObserver& observer,
                 const std::function<void(Run)>& after_each) const {
     Conversation conversation(model_->file, model_->tokenizer, options_.chat);
+    if (!options_.import_from.empty()) {
+      const Prompt prompt{.tokens = prompt_tokens_, .ends = conversation.ends()};
+      return after_each(run(generator, prompt, options_.max_tokens, observer));
+    }
     for (const std::string& prompt : options_.prompts) {
       Run turn = run(generator, conversation.ask(prompt), options_.max_tokens, observer);
       conversation.answer(turn.tokens);
@@ -160,6 +206,7 @@ class Generation {
       check_vocabulary(*model_, shape_);
     });
     agree_on_content(mesh_, *model_);
+    if (!options_.import_from.empty()) read_tokens();
     agree(mesh_.world(), [&] {
       Conversation conversation(model_->file, model_->tokenizer, options_.chat);
       for (const std::string& prompt : options_.prompts) {
@@ -168,8 +215,7 @@ class Generation {
           throw InvalidArgument("the prompt is empty: give one with --prompt");
         }
       }
-      check_length(prompt_tokens_.size(), std::ssize(options_.prompts), options_.max_tokens,
-                   shape_);
+      check_length(prompt_tokens_.size(), answers(), options_.max_tokens, shape_);
     });
     const std::array fields{
         Field{"the prompts' tokens", fmt::format("{}", fmt::join(prompt_tokens_, " "))}};
@@ -236,10 +282,14 @@ class Generation {
 }  // namespace
 
 int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& json, Output& out) {
-  Generation generation(mesh, options, json != "-", out);
+  Generation generation(mesh, options, json != "-" && options.export_to.empty(), out);
   GenerateReport report = generation.write_text();
   const bool speaks = mesh.rank().value == 0;
-  if (speaks) out.tell(fmt::format("\n{}", describe(report)));
+  if (speaks) {
+    const std::string wrote =
+        options.export_to.empty() ? "" : fmt::format("wrote {}\n", options.export_to);
+    out.tell(fmt::format("\n{}{}", wrote, describe(report)));
+  }
   if (options.ranks_check) {
     report.ranks_check = generation.ranks_check(report);
     if (speaks) out.tell(describe_check(mesh.size(), *report.ranks_check));

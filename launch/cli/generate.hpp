@@ -15,6 +15,11 @@ struct GenerateOptions {
   std::vector<std::string> prompts;  ///< turns of one conversation
   bool chat = true;               ///< put the prompts into the model's chat format, if it has one
   std::int64_t max_tokens = 128;  ///< of each answer
+  /// Instead of prompts: a file of an exported sequence, on rank 0's machine, to go on from.
+  std::string import_from;
+  /// Write the last prompt's sequence to this file on rank 0's machine, and no text. Needs
+  /// max_tokens 1.
+  std::string export_to;
   bool ranks_check = false;
   GeneratorOptions generator;  ///< pages_per_rank 0: as many as the conversation needs
 };

@@ -75,6 +75,15 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
 }
 
+std::vector<engine::Token> Generator::import_from(ByteSource* source) {
+  ImportedSequence imported = cache_.import_sequence(source);
+  PrefixKey key = cache_.make_prefix_key();
+  key.append(imported.header.token_ids);
+  cache_.publish(imported.sequence, key);
+  cache_.erase(imported.sequence);
+  return std::move(imported.header.token_ids);
+}
+
 void Generator::attend(const engine::Attention& layer) {
   const LayerInput input{my_heads(layer.q), my_heads(layer.k), my_heads(layer.v)};
   if (mesh_.head_parallel() == 1) return run(layer.layer, input, layer.o);

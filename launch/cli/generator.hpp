@@ -48,6 +48,16 @@ class Generator {
   /// Collective.
   engine::Token feed(std::span<const engine::Token> tokens);
 
+  /// Writes the sequence, with its tokens, to the sink of world rank 0.
+  /// @throws StreamError on every rank.
+  /// Collective.
+  void export_to(ByteSink* sink) { cache_.export_sequence(sequence_, sink, &key_); }
+  /// Takes the full pages of the stream that world rank 0 has into the prefix cache, so that
+  /// begin() finds them. Returns the stream's tokens.
+  /// @throws StreamError on every rank; OutOfPages.
+  /// Collective.
+  std::vector<engine::Token> import_from(ByteSource* source);
+
   const engine::LlamaShape& shape() const { return llama_->shape(); }
   const KvCache& cache() const { return cache_; }
   std::span<const PageId> pages() const { return cache_.allocator().pages(sequence_); }

@@ -14,6 +14,7 @@
 #include "launch/cli/flags.hpp"
 #include "launch/cli/generate.hpp"
 #include "launch/cli/info.hpp"
+#include "launch/cli/inspect.hpp"
 #include "launch/cli/output.hpp"
 #include "launch/cli/plan_capacity.hpp"
 #include "launch/cli/replay.hpp"
@@ -80,7 +81,8 @@ void check_device(const MeshOptions& options) {
 
 int run(const Command& command, const Flags& flags, const std::string& line, Mesh& mesh,
         Output& out) {
-  if (command.name == "generate") return run_generate(mesh, flags.generate, flags.json, out);
+  for (const char* name : {"generate", "export", "import"})
+    if (command.name == name) return run_generate(mesh, flags.generate, flags.json, out);
   if (command.name == "verify") return run_verify(mesh, flags.verify, flags.json, out);
   if (command.name == "bench") return run_bench(mesh, flags.bench, line, flags.json, out);
   return run_info(mesh, flags.json, out);
@@ -115,12 +117,16 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
 
 // A command that starts no ranks: under a launcher rank 0 runs it.
 std::optional<int> run_alone(const Command& command, const Flags& flags, Output& out) {
-  if (command.name != "plan-capacity" && command.name != "replay") return std::nullopt;
+  const std::string& name = command.name;
+  if (name != "plan-capacity" && name != "replay" && name != "inspect") return std::nullopt;
   if (!is_rank_0()) return 0;
   try {
-    if (command.name == "replay") return run_replay(flags.replay, flags.json, out);
+    if (name == "inspect") return run_inspect(flags.inspect, flags.json, out);
+    if (name == "replay") return run_replay(flags.replay, flags.json, out);
     return run_plan_capacity(flags.capacity, flags.json, out);
   } catch (const InvalidArgument& error) {
+    return fail_together(out, error.what());
+  } catch (const StreamError& error) {
     return fail_together(out, error.what());
   }
 }
@@ -165,6 +171,8 @@ int run(int argc, char** argv, Output& out) {
   } catch (const Unsupported& error) {
     return fail_together(out, error.what());
   } catch (const OutOfMemory& error) {  // the ranks agreed on it
+    return fail_together(out, error.what());
+  } catch (const StreamError& error) {  // all ranks have it
     return fail_together(out, error.what());
   }
   // Anything else leaves through the session, which then does not wait for the others: the launcher

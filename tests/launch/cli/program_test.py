@@ -153,6 +153,36 @@ class Generate(ProgramTest):
         self.assertLess(json.loads(done.stdout)["layers"], 10)
         self.expect_one_line(run(1, "plan-capacity", "--model", "/nowhere.gguf"), "/nowhere.gguf")
 
+    def test_a_prompt_computed_by_some_ranks_is_continued_by_others(self):
+        file = pathlib.Path(self.folder.name) / "sequence"
+        flags = ("--device", "cpu", "--model", self.model)
+        prompt = ("--prompt", "hello there, who are you and why?")
+        text = self.generate(1, *prompt).stdout
+        for ranks, page_size, head_parallel in ((1, 16, 1), (4, 4, 2)):
+            done = run(ranks, "export", *flags, *prompt, "--page-size", page_size, "--head-parallel", head_parallel, file)
+            self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+            self.assertIn(f"wrote {file}", done.stderr)
+            about = json.loads(run(1, "inspect", file, "--json").stdout)
+            self.assertEqual((about["layers"], about["kv_heads"]), (2, 2))
+            self.assertEqual(len(about["token_ids"]), about["tokens"])
+            for ranks, page_size in ((1, 4), (3, 8)):
+                done = run(ranks, "import", *flags, "--max-tokens", 24, "--page-size", page_size, "--ranks-check", file)
+                self.assertEqual((done.returncode, done.stdout), (0, text), done.stderr)
+                full = (about["tokens"] - 1) // page_size * page_size
+                self.assertIn(f"{about['tokens']} prompt tokens, of which {full} cached,", done.stderr)
+                self.assertIn("a single rank wrote the same tokens", done.stderr)
+        good = file.read_bytes()
+        for content, said in ((good[:-30], "ends too early"), (good[:-30] + b"x" + good[-29:], "checksum"),
+                              (b"x" + good[1:], "none of kvmesh"), (b"", "ends too early")):
+            file.write_bytes(content)
+            self.expect_one_line(run(1, "inspect", file), said)
+            for ranks in (1, 3):
+                self.expect_one_line(run(ranks, "import", *flags, file), said)
+        file.write_bytes(good)
+        self.expect_one_line(run(2, "import", *flags, "--kv-dtype", "float32", file), "float32", "bfloat16")
+        self.expect_one_line(run(2, "export", *flags, *prompt, "/nowhere/file"), "/nowhere/file")
+        self.expect_one_line(run(2, "import", *flags, "/nowhere/file"), "/nowhere/file")
+
     def test_replay(self):
         def replay(*arguments):
             return run(1, "replay", "--trace", SAMPLE_TRACE, "--capacity", "60000,2000000", *arguments)
