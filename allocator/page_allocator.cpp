@@ -49,6 +49,19 @@ Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequen
   return state_->try_make_writable(sequence, begin, end);
 }
 
+Result<Done> PageAllocator::can_reserve(SequenceId sequence, std::int64_t tokens) {
+  return state_->can_reserve(sequence, tokens);
+}
+
+Result<Done> PageAllocator::can_append(std::span<const AppendRequest> requests) {
+  return state_->can_append(requests);
+}
+
+Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t begin,
+                                              std::int64_t end) {
+  return state_->can_make_writable(sequence, begin, end);
+}
+
 SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {

@@ -79,26 +79,37 @@ SequenceId PageAllocator::State::create() {
   return id;
 }
 
-Result<Done> PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
+Result<Done> PageAllocator::State::can_reserve(SequenceId id, std::int64_t tokens) {
   Sequence& sequence = sequences_.at(id);
   require(tokens >= 0, "reserve of {} tokens", tokens);
   const std::int64_t missing = missing_pages(sequence, static_cast<std::uint64_t>(tokens));
   if (!free_for(missing)) return out_of_pages(missing);
   prepare(sequence, missing);
+  return Done{};
+}
 
-  grow(id, sequence, missing);
+Result<Done> PageAllocator::State::try_reserve(SequenceId id, std::int64_t tokens) {
+  if (Result<Done> can = can_reserve(id, tokens); !can) return can;
+
+  Sequence& sequence = *sequences_.find(id);
+  grow(id, sequence, missing_pages(sequence, static_cast<std::uint64_t>(tokens)));
   record("reserve", id, static_cast<std::uint64_t>(tokens));
+  return Done{};
+}
+
+Result<Done> PageAllocator::State::can_append(std::span<const AppendRequest> requests) {
+  const std::int64_t asked = plan_append(requests);
+  if (!free_for(asked)) return out_of_pages(asked);
+  copies_.reserve(shared_tails_.size());
+  sources_.reserve(shared_tails_.size());
+  for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
   return Done{};
 }
 
 Result<std::vector<PageCopy>> PageAllocator::State::try_append(
     std::span<const AppendRequest> requests) {
-  const std::int64_t asked = plan_append(requests);
-  if (!free_for(asked)) return out_of_pages(asked);
-  std::vector<PageCopy> copies;
-  copies.reserve(shared_tails_.size());
-  sources_.reserve(shared_tails_.size());
-  for (const Growth& growth : growths_) prepare(*growth.sequence, growth.missing);
+  if (Result<Done> can = can_append(requests); !can) return can.reason();
+  std::vector<PageCopy> copies = std::move(copies_);
 
   // Lengths last: a copy counts the tokens that its page holds before the append.
   for (const Growth& growth : growths_) {
@@ -122,25 +133,34 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_append(
   return copies;
 }
 
-Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
-                                                                      std::int64_t begin,
-                                                                      std::int64_t end) {
+Result<Done> PageAllocator::State::can_make_writable(SequenceId id, std::int64_t begin,
+                                                     std::int64_t end) {
   Sequence& sequence = sequences_.at(id);
   require(begin >= 0 && begin <= end && end <= capacity(sequence),
           "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
           capacity(sequence));
-  const std::int64_t first = begin / options_.page_size;
-  const std::int64_t last = end_of_private(sequence, first, begin == end ? first : pages_for(end));
+  const std::int64_t first = begin / options_.page_size,
+                     last = end_of_private(sequence, begin, end);
   std::int64_t asked = 0;
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
     asked += pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]) ? 0 : 1;
   if (!free_for(asked)) return out_of_pages(asked);
-  std::vector<PageCopy> copies;
-  copies.reserve(static_cast<std::size_t>(asked));
+  copies_.reserve(static_cast<std::size_t>(asked));
   sources_.reserve(static_cast<std::size_t>(asked));
   prepare(sequence, 0);
+  return Done{};
+}
 
-  for (std::int64_t logical = first; logical < last && asked > 0; ++logical)
+Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId id,
+                                                                      std::int64_t begin,
+                                                                      std::int64_t end) {
+  if (Result<Done> can = can_make_writable(id, begin, end); !can) return can.reason();
+  std::vector<PageCopy> copies = std::move(copies_);
+
+  Sequence& sequence = *sequences_.find(id);
+  const std::int64_t first = begin / options_.page_size,
+                     last = end_of_private(sequence, begin, end);
+  for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
     if (!pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]))
       copies.push_back(replace(id, sequence, logical));
   give_back_sources();
@@ -149,10 +169,12 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
   return copies;
 }
 
-/// Where make_writable of pages [first, last) ends: a sequence that writes to one of its published
-/// pages leaves the later ones, too, since these name the tokens before them.
-std::int64_t PageAllocator::State::end_of_private(const Sequence& sequence, std::int64_t first,
-                                                  std::int64_t last) const {
+/// The page where make_writable of positions [begin, end) ends: a sequence that writes to one of
+/// its published pages leaves the later ones, too, since these name the tokens before them.
+std::int64_t PageAllocator::State::end_of_private(const Sequence& sequence, std::int64_t begin,
+                                                  std::int64_t end) const {
+  const std::int64_t first = begin / options_.page_size;
+  const std::int64_t last = begin == end ? first : pages_for(end);
   return first < last && first < sequence.published
              ? std::max<std::int64_t>(last, sequence.published)
              : last;

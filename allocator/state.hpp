@@ -19,12 +19,15 @@ namespace kvmesh {
 
 /// Each operation has two halves. The first checks the arguments, counts the pages that are needed
 /// and allocates all memory; it may throw and changes nothing that can be seen. The second takes
-/// and gives back pages and cannot fail.
+/// and gives back pages and cannot fail. The can_ functions are first halves.
 class PageAllocator::State {
  public:
   explicit State(const AllocatorOptions& options);
 
   SequenceId create();
+  Result<Done> can_reserve(SequenceId id, std::int64_t tokens);
+  Result<Done> can_append(std::span<const AppendRequest> requests);
+  Result<Done> can_make_writable(SequenceId id, std::int64_t begin, std::int64_t end);
   Result<Done> try_reserve(SequenceId id, std::int64_t tokens);
   Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
   Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
@@ -71,8 +74,7 @@ class PageAllocator::State {
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
   void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
-  std::int64_t end_of_private(const Sequence& sequence, std::int64_t first,
-                              std::int64_t last) const;
+  std::int64_t end_of_private(const Sequence& sequence, std::int64_t begin, std::int64_t end) const;
   void check_key(const PrefixKey& key) const;
   /// What pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
@@ -98,6 +100,7 @@ class PageAllocator::State {
   std::vector<Growth> growths_;
   std::vector<PageId> shared_tails_;
   std::vector<PageId> sources_;  // of copies, to be given back
+  std::vector<PageCopy> copies_;
 };
 
 }  // namespace kvmesh

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <exception>
+#include <vector>
 
 #include "comm/peer/peer_window.hpp"
 #include "core/check.hpp"
@@ -31,7 +32,10 @@ bool nccl_takes(Communicator& comm, Device gpu) {
 
 DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool makes_nccl,
                          std::size_t peer_window_bytes)
-    : comm_(std::move(comm)), device_(device), exceptions_(std::uncaught_exceptions()) {
+    : comm_(std::move(comm)),
+      device_(device),
+      hosts_{.per_host = comm_->size()},
+      exceptions_(std::uncaught_exceptions()) {
   const bool may_have = makes_nccl && device.kind == DeviceKind::kCuda && !nccl_version().empty();
   if (may_have && nccl_takes(*comm_, device_)) {
     nccl_ = std::make_unique<NcclGroup>(*comm_, device_.index);
@@ -43,6 +47,33 @@ DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool
 }
 
 DeviceGroup::~DeviceGroup() { leave_together(); }
+
+HostLayout host_layout_of(std::span<const std::uint64_t> host_of_rank) {
+  const auto ranks = static_cast<int>(host_of_rank.size());
+  const HostLayout one{.per_host = ranks};
+  const auto first_of_second = std::ranges::find_if(
+      host_of_rank, [&](std::uint64_t host) { return host != host_of_rank.front(); });
+  const auto per_host = static_cast<int>(first_of_second - host_of_rank.begin());
+  if (per_host == 0 || ranks % per_host != 0) return one;
+  std::vector<std::uint64_t> hosts;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const std::uint64_t host = host_of_rank[static_cast<std::size_t>(rank)];
+    if (rank % per_host == 0) {
+      if (std::ranges::find(hosts, host) != hosts.end()) return one;
+      hosts.push_back(host);
+    } else if (host != hosts.back()) {
+      return one;
+    }
+  }
+  return {.hosts = ranks / per_host, .per_host = per_host};
+}
+
+void DeviceGroup::set_hosts(const HostLayout& hosts) {
+  require(hosts.hosts > 0 && hosts.per_host > 0 && hosts.hosts * hosts.per_host == comm_->size(),
+          "device group: {} hosts of {} ranks, the group has {} ranks", hosts.hosts, hosts.per_host,
+          comm_->size());
+  hosts_ = hosts;
+}
 
 void DeviceGroup::use_nccl(NcclGroup group) {
   require(device_.kind == DeviceKind::kCuda, "device group: an NCCL group for ranks on the CPU");

@@ -1,15 +1,15 @@
 // The state of a rank's KvCache.
 #pragma once
 
+#include <deque>
 #include <set>
 #include <span>
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "runtime/cache_group.hpp"
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
-#include "runtime/step/backend.hpp"
-#include "runtime/step/local_pages.hpp"
 #include "runtime/step/plan_agreement.hpp"
 
 namespace kvmesh {
@@ -32,21 +32,30 @@ class KvCache::State {
 
   Mesh mesh;  // shared with the caller's, which may move or end
   CacheOptions options;
-  LocalShape shape;
-  PageAllocator allocator;
   PoolStorage pools;
   PeerPools peers;
-  std::unique_ptr<Backend> backend;
-  LocalPages local_pages;
+  std::deque<CacheGroup> groups;
+  std::vector<std::size_t> group_of_layer;
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
 
+  CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
+  /// @throws InvalidArgument if the layer does not exist.
+  std::size_t index_of_group(int layer) const;
   /// One layer's pages as append and attention see them. REQUIRES: the layer exists.
-  KvPool pool(int layer) const {
+  KvPool pool(int layer) {
+    const LocalShape& shape = group_of(layer).shape;
     return kv_pool(shape.attention, shape.format, pools.layer(layer));
   }
 
+  /// Of the histories of all groups' allocators; of one group that of its allocator.
+  std::uint64_t digest() const;
+  /// Compares the allocators of all ranks, group by group. @throws DigestMismatch. Collective.
+  void check_replicas();
+
+  /// Waits until the device has done all its work. @throws as Mesh::wait.
+  void settle() { groups[0].backend->settle(); }
   /// Waits, at most for the deadline, until the device has done all its work. Call it before device
   /// calls that wait for all work without a deadline: those would never return if a peer died in
   /// the middle of the work. Does nothing with one kv rank.
@@ -55,26 +64,29 @@ class KvCache::State {
   /// wait_for_peers before memory is freed; drops the errors.
   void let_go() noexcept;
 
-  /// Returns the slots of these positions for a write; tokens of other ranks have a negative page.
+  /// Returns the slots of these positions for a write to a layer of the group; tokens of other
+  /// ranks have a negative page.
   /// @throws UnknownSequence, InvalidArgument.
-  std::vector<TokenSlot> slots_of(SequenceId sequence,
+  std::vector<TokenSlot> slots_of(const CacheGroup& group, SequenceId sequence,
                                   std::span<const std::int64_t> positions) const;
 
-  /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocator and
-  /// makes the copies of copy on write. Returns OutOfPages, with nothing changed, if the pools have
-  /// too few free pages.
+  /// check_step for all groups. @throws InvalidArgument, UnknownSequence.
+  std::vector<SequenceSize> check_batch(std::span<const BatchEntry> batch,
+                                        const StepRules& rules) const;
+  /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators
+  /// and makes the copies of copy on write. Returns OutOfPages, with nothing changed, if a group's
+  /// pools have too few free pages.
   /// @throws DigestMismatch with nothing changed.
   Result<Done> try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
-  /// Makes the copies that the allocator asks for; in debug builds compares the replicas before.
-  void make_copies(std::span<const PageCopy> copies);
+  /// Makes the copies that a group's allocator asks for.
+  void make_copies(std::size_t group, std::span<const PageCopy> copies);
 };
 
-/// Makes the copies of copy on write, in every layer. A copy within this rank uses copy_pages. A
-/// copy from another rank reads the page through this rank's map of the source's pools, or receives
-/// it over the kv communicator.
-/// REQUIRES: all ranks pass the same copies.
+/// Makes the copies of copy on write, in every layer of a group. A copy within this rank uses
+/// copy_pages. A copy from another rank reads the page through this rank's map of the source's
+/// pools, or receives it over the kv communicator. REQUIRES: all ranks pass the same copies.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies);
+                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0);
 
 }  // namespace kvmesh

@@ -1,6 +1,7 @@
 #include "kvmesh/kv_cache.hpp"
 
 #include "core/check.hpp"
+#include "core/hash.hpp"
 #include "kernels/pool_checks.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
@@ -10,18 +11,15 @@
 namespace kvmesh {
 namespace {
 
-AllocatorOptions allocator_options(const Mesh& mesh, const CacheAgreement& agreed) {
+AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
+                                   std::uint16_t id_space) {
   return {.ranks = mesh.kv_parallel(),
-          .pages_per_rank = agreed.options.pages_per_rank,
-          .page_size = agreed.options.page_size,
-          .placement = agreed.options.placement,
-          .home_threshold_tokens = agreed.options.home_threshold_tokens,
-          .id_space = agreed.id_space,
-          .prefix = agreed.options.prefix};
-}
-
-void check_layer(const CacheOptions& options, int layer) {
-  require(layer >= 0 && layer < options.layers, "cache: layer {} of {}", layer, options.layers);
+          .pages_per_rank = group.pages_per_rank,
+          .page_size = group.page_size,
+          .placement = group.placement,
+          .home_threshold_tokens = group.home_threshold_tokens,
+          .id_space = id_space,
+          .prefix = group.prefix};
 }
 
 }  // namespace
@@ -29,16 +27,37 @@ void check_layer(const CacheOptions& options, int layer) {
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     : mesh(std::move(owner)),
       options(agreed.options),
-      shape(local_shape(mesh, options)),
-      allocator(allocator_options(mesh, agreed)),
-      pools(agreed_pools(mesh, make_page_format(shape.attention, shape.format), shape.pages,
-                         options.layers)),
+      pools(agreed_pools(mesh, pool_layout(mesh, options))),
       peers(pools, mesh.kv()),
-      backend(make_backend(mesh, allocator)),
-      local_pages(mesh.kv_rank(), allocator) {}
+      group_of_layer(static_cast<std::size_t>(options.layers)) {
+  for (const CacheOptions& group : options_of_groups(options)) {
+    for (const int layer : pools.layout().groups()[groups.size()].layers) {
+      group_of_layer[static_cast<std::size_t>(layer)] = groups.size();
+    }
+    groups.emplace_back(mesh, group, allocator_options(mesh, group, agreed.id_space));
+  }
+}
 
-std::vector<TokenSlot> KvCache::State::slots_of(SequenceId sequence,
+std::size_t KvCache::State::index_of_group(int layer) const {
+  require(layer >= 0 && layer < options.layers, "cache: layer {} of {}", layer, options.layers);
+  return group_of_layer[static_cast<std::size_t>(layer)];
+}
+
+std::uint64_t KvCache::State::digest() const {
+  std::uint64_t digest = groups[0].allocator.digest();
+  for (std::size_t g = 1; g < groups.size(); ++g) {
+    digest = Hash().add(digest).add(groups[g].allocator.digest()).value();
+  }
+  return digest;
+}
+
+void KvCache::State::check_replicas() {
+  for (const CacheGroup& group : groups) kvmesh::check_replicas(group.allocator, mesh.world());
+}
+
+std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, SequenceId sequence,
                                                 std::span<const std::int64_t> positions) const {
+  const PageAllocator& allocator = group.allocator;
   const std::span<const PageId> table = allocator.pages(sequence);
   const std::int64_t capacity = allocator.capacity(sequence);
   std::vector<TokenSlot> slots;
@@ -79,30 +98,16 @@ KvCache::State& KvCache::state() const {
 
 const CacheOptions& KvCache::options() const { return state().options; }
 Mesh& KvCache::mesh() { return state().mesh; }
-const PageAllocator& KvCache::allocator() const { return state().allocator; }
 
-SequenceId KvCache::create() { return state().allocator.create(); }
-void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
-  state().allocator.reserve(sequence, tokens);
-}
-Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state().allocator.try_reserve(sequence, tokens);
-}
-SequenceId KvCache::fork(SequenceId sequence) { return state().allocator.fork(sequence); }
-void KvCache::truncate(SequenceId sequence, std::int64_t length) {
-  state().allocator.truncate(sequence, length);
-}
-void KvCache::erase(SequenceId sequence) { state().allocator.erase(sequence); }
+int KvCache::groups() const { return static_cast<int>(state().groups.size()); }
+int KvCache::group_of(int layer) const { return static_cast<int>(state().index_of_group(layer)); }
+CacheOptions KvCache::group_options(int group) const { return this->group(group).options; }
+const PageAllocator& KvCache::allocator(int group) const { return this->group(group).allocator; }
+std::uint64_t KvCache::digest() const { return state().digest(); }
 
-void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  try_make_writable(sequence, begin, end).value();
-}
-
-Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  const auto copies = state().allocator.try_make_writable(sequence, begin, end);
-  if (!copies) return copies.reason();
-  state().make_copies(*copies);
-  return Done{};
+CacheGroup& KvCache::group(int group) const {
+  require(group >= 0 && group < groups(), "cache: layer group {} of {}", group, groups());
+  return state().groups[static_cast<std::size_t>(group)];
 }
 
 void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
@@ -113,56 +118,39 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
   for (const ConstTensorView* tensor : {&k, &v})
     require(tensor->empty() || tensor->device == device, "write: {} is in {}, the cache in {}",
             *tensor, tensor->device, device);
-  const std::vector<TokenSlot> slots = state().slots_of(sequence, positions);
-  if (!slots.empty()) state().backend->write(to, k, v, slots, stream);
-}
-
-PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
-  return PrefixKey(state().allocator.prefix_rules(), std::move(extras));
-}
-PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
-  return state().allocator.match_prefix(key);
-}
-SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
-  return state().allocator.create_with_prefix(match);
-}
-SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
-  return state().allocator.create_with_prefix(key);
-}
-void KvCache::release(const PrefixMatch& match) { state().allocator.release(match); }
-void KvCache::publish(SequenceId sequence, const PrefixKey& key,
-                      std::span<const Retention> retentions) {
-  state().allocator.publish(sequence, key, retentions);
+  const CacheGroup& group = state().group_of(layer);
+  const std::vector<TokenSlot> slots = state().slots_of(group, sequence, positions);
+  if (!slots.empty()) group.backend->write(to, k, v, slots, stream);
 }
 
 BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {
-  return state().backend->make_block_mask(mask, shape);
+  return state().groups[0].backend->make_block_mask(mask, shape);
 }
 
-void KvCache::check_replicas() { kvmesh::check_replicas(state().allocator, state().mesh.world()); }
+void KvCache::check_replicas() { state().check_replicas(); }
 
 std::int64_t KvCache::pool_bytes() const { return state().pools.size_bytes(); }
 
-const PageFormat& KvCache::page_format() const { return state().pools.layout().format(); }
+const PageFormat& KvCache::page_format(int group) const {
+  static_cast<void>(this->group(group));
+  return state().pools.layout().groups()[static_cast<std::size_t>(group)].format;
+}
 
 PagePlanes KvCache::planes(int layer) {
-  check_layer(state().options, layer);
+  static_cast<void>(group_of(layer));
   return state().pools.layer(layer);
 }
 
-KvPool KvCache::pool(int layer) {
-  check_layer(state().options, layer);
-  return state().pool(layer);
-}
+KvPool KvCache::pool(int layer) { return state().pool(layer); }
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),
           "cache: kv rank {} of {}", kv_rank.value, state().mesh.kv_parallel());
-  check_layer(state().options, layer);
+  const LocalShape& shape = state().group_of(layer).shape;
   if (kv_rank == state().mesh.kv_rank()) return state().pool(layer);
   const std::optional<PagePlanes> planes = state().peers.layer(kv_rank, layer);
   if (!planes) return std::nullopt;
-  return kv_pool(state().shape.attention, state().shape.format, *planes);
+  return kv_pool(shape.attention, shape.format, *planes);
 }
 
 }  // namespace kvmesh

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "comm/combine/hierarchical/takes_hosts.hpp"
 #include "comm/combine/peer/peer_layout.hpp"
 #include "core/check.hpp"
 
@@ -40,6 +41,8 @@ bool has(const CombineMeans& means, WayKind way) {
       return means.device == DeviceKind::kCuda && means.has_nccl;
     case WayKind::kPeer:
       return means.device == DeviceKind::kCuda && means.peer.has_value();
+    case WayKind::kHierarchical:
+      return means.device == DeviceKind::kCpu && means.hosts.is_hierarchy();
   }
   return false;
 }
@@ -47,6 +50,7 @@ bool has(const CombineMeans& means, WayKind way) {
 bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
            const CombineOptions& options) {
   if (!has(means, way) || !supports(way, options.strategy)) return false;
+  if (way == WayKind::kHierarchical) return takes_hosts(means.hosts, shape, options.scatter);
   return way != WayKind::kPeer ||
          fitting_layout(shape, options, means.ranks, *means.peer).has_value();
 }
@@ -54,11 +58,17 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
 /// Tried in this order where nobody asks for a way. Two H200, 32 to 8192 rows of dim 128 as
 /// bfloat16: by peer 3-8 us, by NCCL 12-28.
 constexpr std::array kByPreference = {WayKind::kPeer, WayKind::kNccl, WayKind::kStaged,
-                                      WayKind::kHost};
+                                      WayKind::kHierarchical, WayKind::kHost};
 
-/// Ranks that share a GPU take turns on it while they wait for one another's stores: milliseconds.
-bool pays(WayKind way, const CombineMeans& means) {
-  return way != WayKind::kPeer || !means.shares_gpus;
+/// Whether a way is taken where nobody asks for it. Ranks that share a GPU take turns on it while
+/// they wait for one another's stores: milliseconds. The hierarchical way has one step more, some
+/// 15 us, which is what 64 KiB take over a link of 25 to 50 Gbit/s.
+bool pays(WayKind way, const CombineMeans& means, const CombineShape& shape) {
+  constexpr std::int64_t kSavedBytes = 64 * 1024;
+  if (way == WayKind::kPeer) return !means.shares_gpus;
+  if (way != WayKind::kHierarchical) return true;
+  const std::int64_t leave_a_host = bytes_to_all(shape, means.hosts.hosts) / means.hosts.hosts;
+  return leave_a_host * (means.hosts.per_host - 1) > kSavedBytes;
 }
 
 }  // namespace
@@ -73,6 +83,8 @@ std::string_view name(WayKind kind) {
       return "nccl";
     case WayKind::kPeer:
       return "peer";
+    case WayKind::kHierarchical:
+      return "hierarchical";
   }
   return "unknown";
 }
@@ -93,7 +105,8 @@ bool supports(WayKind way, CombineStrategy strategy) {
 bool follows_mask_in_graph(WayKind way) {
   switch (way) {
     case WayKind::kHost:
-    case WayKind::kStaged:  // neither can be captured
+    case WayKind::kStaged:
+    case WayKind::kHierarchical:  // none of them can be captured
       return false;
     case WayKind::kNccl:  // its messages are in the graph; its reductions send all rows anyway
       return false;
@@ -139,7 +152,7 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape,
     if (wanted && takes(*wanted, means, shape, options)) return *wanted;
   }
   const auto* way = std::ranges::find_if(kByPreference, [&](WayKind kind) {
-    return pays(kind, means) && takes(kind, means, shape, options);
+    return pays(kind, means, shape) && takes(kind, means, shape, options);
   });
   require(way != kByPreference.end(),
           "combine: the strategy {} is for ranks with a GPU each, and NCCL",

@@ -5,6 +5,7 @@
 
 #include "comm/combine/combine_way.hpp"
 #include "comm/peer/peer_room.hpp"
+#include "kvmesh/device_group.hpp"
 
 namespace kvmesh {
 
@@ -13,6 +14,7 @@ struct CombineMeans {
   int ranks = 1;
   DeviceKind device = DeviceKind::kCpu;
   bool has_nccl = false;               ///< the ranks' GPUs are an NCCL group
+  HostLayout hosts{};                  ///< the hosts that the ranks lie on
   std::optional<PeerRoom> peer{};      ///< the ranks have windows
   bool shares_gpus = false;            ///< some ranks with windows have the same GPU
   std::optional<WayKind> preferred{};  ///< by the environment
@@ -27,9 +29,9 @@ struct CombineChoice {
 };
 
 /// Chooses for a step's partials: the way of the options, else of the environment, else the first
-/// of peer, NCCL, staged and host that the group has. Rows that do not fit into a window take the
-/// next. Where ranks share a GPU, peer must be asked for. `has_limits`: the step has StepLimits, so
-/// its runs may be captured in a graph.
+/// of peer, NCCL, staged, hierarchical and host that the group has. Rows that do not fit into a
+/// window take the next. Where ranks share a GPU, peer must be asked for. `has_limits`: the step
+/// has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,

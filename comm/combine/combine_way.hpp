@@ -5,6 +5,7 @@
 //   kStaged   staged/   copies to the host, the host's way, copies back: GPUs without a common NCCL
 //   kNccl     nccl/     NCCL, between GPUs
 //   kPeer     peer/     stores into the owners' mapped memory, between GPUs of one host
+//   kHierarchical  hierarchical/  as kHost, within hosts and then between them
 //
 // A new way is a folder here, a kind, a line in the tables of choose_way.cpp and a case in
 // CombineWays::make; the contract suite tests it like the others.
@@ -15,6 +16,7 @@
 
 #include "comm/combine/plan_digest.hpp"
 #include "comm/combine/rows.hpp"
+#include "core/pod/combine_target.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/stream.hpp"
 
@@ -43,6 +45,19 @@ class CombineWay {
   /// @throws InvalidArgument before anything is sent, also without a plan; Timeout, PeerLost,
   /// NcclError; DigestMismatch if this way compares plans and another rank's differs. Collective.
   virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+
+  /// Whether the kernels of attention may store the plan's rows themselves, so that partials need
+  /// no tensor: see `target`. REQUIRES: a plan.
+  virtual bool takes_sent_rows() const { return false; }
+
+  /// Where the rows of the next run go. REQUIRES: takes_sent_rows().
+  /// @throws what `run` throws before anything is sent.
+  virtual CombineTarget target();
+
+  /// The rest of such a run. REQUIRES: the kernel before on `stream` has stored the rows at
+  /// `target()`, and lets this way's kernel begin only after it has waited for its predecessor.
+  /// @throws as `run`. Collective.
+  virtual void run_sent(const CombineOutput& output, Stream stream);
 
   /// The strategy of the last plan, with kAuto resolved.
   virtual CombineStrategy strategy() const = 0;

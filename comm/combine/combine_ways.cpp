@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "comm/combine/hierarchical/hierarchical_way.hpp"
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
 #include "comm/combine/peer/peer_way.hpp"
@@ -21,8 +22,8 @@ std::optional<WayKind> way_of_environment() {
     const auto kind = static_cast<WayKind>(i);
     if (name(kind) == given) return kind;
   }
-  throw InvalidArgument(
-      fmt::format("KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer", given));
+  throw InvalidArgument(fmt::format(
+      "KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer, hierarchical", given));
 }
 
 }  // namespace
@@ -37,12 +38,21 @@ CombineMeans CombineWays::means() const {
   CombineMeans means{.ranks = group_->comm().size(),
                      .device = group_->device().kind,
                      .has_nccl = group_->nccl() != nullptr,
+                     .hosts = group_->hosts(),
                      .preferred = preferred_};
   if (window != nullptr) {
     means.peer = window->room();
     means.shares_gpus = window->shares_gpus();
   }
   return means;
+}
+
+CombineTarget CombineWay::target() {
+  throw InvalidArgument(fmt::format("combine: the way {} takes rows from tensors", name(kind())));
+}
+
+void CombineWay::run_sent(const CombineOutput& /*output*/, Stream /*stream*/) {
+  static_cast<void>(target());
 }
 
 std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
@@ -55,6 +65,8 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
       return make_nccl_way(*group_->nccl());
     case WayKind::kPeer:
       return make_peer_way(*group_->peer_window());
+    case WayKind::kHierarchical:
+      return std::make_unique<HierarchicalWay>(group_->comm(), group_->hosts());
   }
   return nullptr;
 }

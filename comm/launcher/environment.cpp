@@ -1,6 +1,9 @@
 // All variables that launchers set, or users for them. docs/launching.md has the table.
 #include "comm/launcher/environment.hpp"
 
+#include <unistd.h>
+
+#include <array>
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
@@ -271,5 +274,12 @@ TcpOptions tcp_options_of(const Launch& launch) {
 }
 
 bool MpiSession::launched_by_mpirun() { return launch_from_environment().by_mpi(); }
+
+std::string host_name() {
+  if (is_set("KVMESH_HOST")) return std::string(variable("KVMESH_HOST"));
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
 
 }  // namespace kvmesh

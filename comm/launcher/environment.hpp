@@ -11,4 +11,8 @@ namespace kvmesh {
 /// @throws InvalidArgument if the secret cannot be read.
 TcpOptions tcp_options_of(const Launch& launch);
 
+/// Returns the name of the host that this process is on: KVMESH_HOST, else what the system says.
+/// Ranks of one host have the same name and those of different hosts different ones.
+std::string host_name();
+
 }  // namespace kvmesh

@@ -1,13 +1,11 @@
 // Stores of rows into the windows of a combine: see core/pod/combine_target.hpp. Whoever computes a
-// partial may store it: the combine's own kernel, or the one that merges an attention's splits.
+// partial may store it: the combine's own kernel, or the one that merges an attention's splits. For
+// nvcc and NVRTC.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "core/cuda/half_pairs.cuh"
 #include "core/cuda/system_memory.cuh"
 #include "core/pod/combine_target.hpp"
-#include "kvmesh/dtype.hpp"
 
 namespace kvmesh::cuda {
 
@@ -16,45 +14,13 @@ template <Dtype Wire>
 constexpr int kUnitValues = Wire == Dtype::kFloat32 ? 2 : 4;
 
 template <Dtype Wire>
-__device__ inline std::uint32_t packed_pair(float first, float second) {
-  if constexpr (Wire == Dtype::kFloat16) {
-    const __half2 pair = __floats2half2_rn(first, second);
-    return *reinterpret_cast<const std::uint32_t*>(&pair);
-  } else {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-    return *reinterpret_cast<const std::uint32_t*>(&pair);
-  }
-}
-
-template <Dtype Wire>
 __device__ inline uint2 packed_unit(const float* values) {
   if constexpr (Wire == Dtype::kFloat32) {
     return {__float_as_uint(values[0]), __float_as_uint(values[1])};
+  } else if constexpr (Wire == Dtype::kFloat16) {
+    return {cvt_rn_f16x2(values[0], values[1]), cvt_rn_f16x2(values[2], values[3])};
   } else {
-    return {packed_pair<Wire>(values[0], values[1]), packed_pair<Wire>(values[2], values[3])};
-  }
-}
-
-template <Dtype Wire>
-__device__ inline float2 unpacked_pair(std::uint32_t pair) {
-  if constexpr (Wire == Dtype::kFloat16) {
-    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
-  } else {
-    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
-  }
-}
-
-template <Dtype Wire>
-__device__ inline void unpack_unit(const uint2& unit, float* values) {
-  if constexpr (Wire == Dtype::kFloat32) {
-    values[0] = __uint_as_float(unit.x);
-    values[1] = __uint_as_float(unit.y);
-  } else {
-    const float2 low = unpacked_pair<Wire>(unit.x), high = unpacked_pair<Wire>(unit.y);
-    values[0] = low.x;
-    values[1] = low.y;
-    values[2] = high.x;
-    values[3] = high.y;
+    return {cvt_rn_bf16x2(values[0], values[1]), cvt_rn_bf16x2(values[2], values[3])};
   }
 }
 
@@ -116,6 +82,27 @@ __device__ inline void store_cell(const CombineTarget& to, const RowPlace& place
   for (int i = 1; i <= to.ranks; ++i) {
     const int owner = to.rank + i < to.ranks ? to.rank + i : to.rank + i - to.ranks;
     st_relaxed_sys_b128(cell_at(to, owner, to.rank, place.row, cell, epoch), words);
+  }
+}
+
+/// Stores four neighbours of a row, which begins a unit at `column`, as words; of the last, values
+/// past the row's end are 0.
+__device__ inline void store_four(const CombineTarget& to, const RowPlace& place, int column,
+                                  const float (&values)[4], float lse, std::uint32_t epoch) {
+  const auto store = [&](int cell, const uint2& unit) {
+    store_cell(to, place, cell, epoch, {unit.x, unit.y, __float_as_uint(lse), epoch});
+  };
+  switch (to.travels_as) {
+    case Dtype::kFloat32:
+      store(column / 2, packed_unit<Dtype::kFloat32>(values));
+      if (column + 2 < to.dim) store(column / 2 + 1, packed_unit<Dtype::kFloat32>(values + 2));
+      return;
+    case Dtype::kFloat16:
+      return store(column / 4, packed_unit<Dtype::kFloat16>(values));
+    case Dtype::kBFloat16:
+      return store(column / 4, packed_unit<Dtype::kBFloat16>(values));
+    case Dtype::kFloat8E4M3:
+      return;  // no partial travels as such
   }
 }
 

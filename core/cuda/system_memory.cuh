@@ -53,21 +53,6 @@ __device__ inline void st_release_sys_u32(void* to, std::uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
-/// Until the kernel before this one on its stream is done, and what it wrote is there; at once
-/// where this kernel was launched to begin after it.
-__device__ inline void griddepcontrol_wait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/// Lets the next kernel of the stream start, if it was launched so that it may.
-__device__ inline void griddepcontrol_launch_dependents() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 /// Nanoseconds on a clock that all SMs share.
 __device__ inline std::uint64_t globaltimer() {
   std::uint64_t now;

@@ -1,6 +1,6 @@
-// Where a rank's rows go in the combine over mapped memory, for the host, nvcc and NVRTC: it needs
-// <cstdint> alone. A kernel that has such a target stores each row straight into the memory of the
-// row's owner, by core/cuda/combine_target.cuh.
+// Where a rank's rows go in the combine over mapped memory, for the host, nvcc and NVRTC. A kernel
+// that has such a target stores each row straight into the memory of the row's owner, by
+// core/cuda/combine_target.cuh.
 //
 // A window is memory of a rank that all ranks of the group map. It has slots for even and for odd
 // epochs (an epoch is the number of a combine), and a slot has room for each source's rows:
@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "core/pod/divisor.hpp"
+#include "kvmesh/dtype.hpp"
 
 namespace kvmesh {
 
@@ -48,17 +49,20 @@ struct RowShares {
   constexpr int size(int owner) const { return least + (owner < extra ? 1 : 0); }
 };
 
-/// A launch's view of the windows of a group. Trivially copyable: kernels take it by value.
+/// A launch's view of the windows of a group. Trivially copyable: kernels take it by value. With 0
+/// ranks there is no combine.
 struct CombineTarget {
   unsigned char* windows[kMostPeerRanks];  ///< [rank], as this rank maps them
   std::int64_t slots_offset;               ///< of the row form's slots in a window
   std::int64_t slot_bytes;
   const std::uint64_t* participants;  ///< [tokens]: bit r is set if rank r has keys. Null: all have
+  const std::uint32_t* last_epoch;    ///< of the combine before; constant until this one ends
   int rank, ranks;
   int tokens, heads, dim;
   int block_rows;  ///< rows of the largest share: a source's room in a slot
   int row_cells;   ///< cells of one row
   RowForm form;
+  Dtype travels_as;
   RowShares shares;
   Divisor by_heads;
 };

@@ -128,6 +128,14 @@ class PageAllocator {
   Result<std::vector<PageCopy>> try_make_writable(SequenceId sequence, std::int64_t begin,
                                                   std::int64_t end);
 
+  /// Returns what the try_ form would return instead of a value, or Done if it would succeed. Takes
+  /// the memory that the operation needs, and changes nothing else. For callers that apply one
+  /// operation to several allocators, or to none.
+  /// @throws as the operations.
+  Result<Done> can_reserve(SequenceId sequence, std::int64_t tokens);
+  Result<Done> can_append(std::span<const AppendRequest> requests);
+  Result<Done> can_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
+
   /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
   /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.
   /// @throws UnknownSequence.

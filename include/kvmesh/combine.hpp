@@ -42,8 +42,11 @@ enum class WayKind : std::uint8_t {
   kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
   kNccl,    ///< GPUs: NCCL.
   kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
+  /// As kHost, first within each host and then between them: a row leaves a host once, not once per
+  /// rank. CPU ranks that lie on several hosts.
+  kHierarchical,
 };
-inline constexpr int kWayKinds = 4;
+inline constexpr int kWayKinds = 5;
 
 std::string_view name(WayKind kind);
 std::string_view name(Scatter scatter);

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -16,6 +18,17 @@
 namespace KVMESH_API kvmesh {
 
 class PeerWindow;
+
+/// How the ranks of a group lie on hosts: rank r is on host r / per_host.
+struct HostLayout {
+  int hosts = 1;
+  int per_host = 1;
+  /// Whether there are several hosts with several ranks each.
+  bool is_hierarchy() const { return hosts > 1 && per_host > 1; }
+};
+/// Returns the layout of ranks with these hosts, one name (or hash of it) per rank; one host of all
+/// ranks if they lie otherwise: unevenly, or the ranks of a host do not follow one another.
+HostLayout host_layout_of(std::span<const std::uint64_t> host_of_rank);
 
 /// One rank's device in a group of ranks. Rows are exchanged through the communicator on the CPU,
 /// and on GPUs that have no other way. GPUs may have an NCCL group, and those of one host windows
@@ -58,6 +71,12 @@ class DeviceGroup {
   /// Why there are no windows. Empty if there are.
   const std::string& no_peer_window() const { return no_peer_window_; }
 
+  /// The hosts of the ranks; one until a mesh has said otherwise.
+  const HostLayout& hosts() const { return hosts_; }
+  /// Says how the ranks lie on hosts. Sends nothing. REQUIRES: equal on all ranks; no cache has
+  /// been made. @throws InvalidArgument if it is a layout of more or fewer ranks.
+  void set_hosts(const HostLayout& hosts);
+
   /// Takes an engine's NCCL group over the same ranks in the same order: one over the engine's own
   /// communicator (NcclGroup::borrow), or one made from an id that the engine distributes. After a
   /// failed wait the engine must abort a borrowed communicator before it destroys the cache. Sends
@@ -81,6 +100,7 @@ class DeviceGroup {
 
   std::shared_ptr<Communicator> comm_;
   Device device_;
+  HostLayout hosts_;
   int exceptions_ = 0;  // in flight when the NCCL group was taken
   std::unique_ptr<NcclGroup> nccl_;
   std::unique_ptr<PeerWindow> peer_window_;

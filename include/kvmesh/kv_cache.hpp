@@ -20,6 +20,23 @@
 
 namespace KVMESH_API kvmesh {
 
+/// Layers that differ from the rest of the model in what their pages hold, and have page tables of
+/// their own.
+struct LayerGroup {
+  std::vector<int> layers{};  ///< their numbers, from 0
+  /// 0 or unset: the cache's. If k_dim alone is given, v_dim is equal to it.
+  int q_heads = 0;
+  int kv_heads = 0;
+  int k_dim = 0;
+  int v_dim = 0;
+  std::optional<Dtype> dtype{};
+  std::optional<PageKind> page_kind{};
+  std::optional<KvScales> scales{};
+  /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
+  /// up.
+  double page_share = 1;
+};
+
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
 /// model's; head_parallel divides them. REQUIRES: exactly one of `pages_per_rank`, `bytes` and
 /// `memory_fraction` is set (not 0), the same one on every rank; it gives the size of the rank's
@@ -53,6 +70,10 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
+  /// Further groups of layers. All other layers, at least one, are group 0, and have the options
+  /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
+  /// groups, and pages in each. `pages_per_rank` is the number of pages of group 0.
+  std::vector<LayerGroup> groups{};
 };
 
 /// One sequence of a step: `append_tokens` new positions and, after them, the newest
@@ -117,6 +138,7 @@ struct LayerInput {
 };
 
 class KvCache;
+struct CacheGroup;
 
 /// See KvCache::import_sequence.
 struct ImportedSequence {
@@ -176,16 +198,19 @@ class StepPlan {
   /// first kv rank that has pages of a row's sequence, or rank 0 if none has, counts its sink.
   void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream = {},
                       const ConstTensorView& sinks = {});
-  /// `mine` has all n tokens and this rank's heads. Collective over the kv axis.
-  void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
+  /// `mine` has all n tokens and this rank's heads of `layer` or of another layer of its group.
+  /// Collective over the kv axis.
+  void combine(const Partial& mine, const CombineOutput& output, Stream stream = {}, int layer = 0);
 
-  /// The part of [n, q_heads] that this rank's output has.
+  /// The part of [n, q_heads] that this rank's output of a layer has.
   Share tokens_of_output() const;
-  Share heads_of_output() const;
-  /// Returns which kv ranks hold keys of which query token; of a sequence without keys, rank 0.
+  Share heads_of_output(int layer = 0) const;
+  /// Returns which kv ranks hold keys of which query token in a layer; of a sequence without keys,
+  /// rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
-  const Participation& participation() const;
-  /// Returns the number of tiles that the plan visits on this rank. Blocks until the device has
+  const Participation& participation(int layer = 0) const;
+  /// Returns the number of tiles that the plan visits on this rank, in one layer of each group.
+  /// Blocks until the device has
   /// done all its work.
   TileCounts tiles() const;
   /// Memory of the mesh's device beside the pools: the plan's buffers and the cache's page lists.
@@ -226,8 +251,16 @@ class KvCache {
   /// `memory_fraction` are 0.
   const CacheOptions& options() const;
   Mesh& mesh();
-  /// This rank's copy of the allocator: lengths, page tables, free pages, digest.
-  const PageAllocator& allocator() const;
+  /// The number of layer groups, and the group of a layer (CacheOptions::groups).
+  int groups() const;
+  int group_of(int layer) const;
+  /// The options of a cache that has the layers of one group alone.
+  CacheOptions group_options(int group) const;
+  /// This rank's copy of a group's allocator: lengths, page tables, free pages, digest. Lengths are
+  /// equal in all groups.
+  const PageAllocator& allocator(int group = 0) const;
+  /// A hash of the history of all groups' allocators; with one group, that of its allocator.
+  std::uint64_t digest() const;
   /// The sequence's tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const { return allocator().length(sequence); }
 
@@ -360,8 +393,8 @@ class KvCache {
 
   /// Device memory of this rank's pools.
   std::int64_t pool_bytes() const;
-  /// What a page of one layer holds on this rank.
-  const PageFormat& page_format() const;
+  /// What a page of one layer of a group holds on this rank.
+  const PageFormat& page_format(int group = 0) const;
   /// This rank's planes of one layer, to copy, save or send.
   /// @throws InvalidArgument if the layer does not exist.
   PagePlanes planes(int layer);
@@ -383,6 +416,7 @@ class KvCache {
   friend class StepPlan;
   class State;
   State& state() const;
+  CacheGroup& group(int group) const;
   std::unique_ptr<State> state_;
 };
 

@@ -76,7 +76,7 @@ std::optional<std::int64_t> number_of(std::string_view text) {
 }
 
 // Adds the sequences of "4096" or "7*4096"; false if `text` is neither.
-bool add_listed(const std::string& text, std::vector<std::int64_t>& listed) {
+bool add_listed(std::string_view text, std::vector<std::int64_t>& listed) {
   const std::size_t star = text.find('*');
   const auto count = star == std::string::npos ? 1 : number_of(text.substr(0, star));
   const auto tokens = number_of(text.substr(star == std::string::npos ? 0 : star + 1));
@@ -87,20 +87,33 @@ bool add_listed(const std::string& text, std::vector<std::int64_t>& listed) {
   return true;
 }
 
-// Names are a case each; all lengths together are one.
+// Takes "4096/7*64" for the end of one batch and the beginning of the next; false if `text` is a
+// name.
+bool take_listed(std::string_view text, std::vector<std::vector<std::int64_t>>& batches) {
+  std::vector<std::vector<std::int64_t>> taken = batches;
+  if (taken.empty()) taken.emplace_back();
+  for (std::size_t end = text.find('/'); end != std::string_view::npos; end = text.find('/')) {
+    if (!add_listed(text.substr(0, end), taken.back())) return false;
+    taken.emplace_back();
+    text.remove_prefix(end + 1);
+  }
+  if (!add_listed(text, taken.back())) return false;
+  batches = std::move(taken);
+  return true;
+}
+
+// Names are a case each; lengths are one up to each "/".
 void take_lengths(const std::vector<std::string>& texts, Options& options) {
   for (const std::string& text : texts) {
-    const bool starts_case = options.listed.empty();
-    if (!add_listed(text, options.listed)) {
+    if (!take_listed(text, options.listed)) {
       options.lengths.push_back(named("--lengths", text, kLengths));
-    } else if (starts_case) {
-      options.lengths.push_back(Lengths::kListed);
     }
   }
-  if (options.lengths.empty()) options.lengths = {Lengths::kEven};
-  at_most("--lengths: tokens together",
-          std::accumulate(options.listed.begin(), options.listed.end(), std::int64_t{0}),
-          kMostTokens);
+  if (options.lengths.empty() && options.listed.empty()) options.lengths = {Lengths::kEven};
+  for (const std::vector<std::int64_t>& batch : options.listed) {
+    at_most("--lengths: tokens together",
+            std::accumulate(batch.begin(), batch.end(), std::int64_t{0}), kMostTokens);
+  }
 }
 
 Shape shape_of(const Flags& flags, int head_parallel) {
@@ -180,6 +193,7 @@ const std::array kWays{
     Way{"staged", WayKind::kStaged, CombineStrategy::kAuto},
     Way{"nccl", WayKind::kNccl, CombineStrategy::kAuto},
     Way{"peer", WayKind::kPeer, CombineStrategy::kAuto},
+    Way{"hierarchical", WayKind::kHierarchical, CombineStrategy::kAuto},
     Way{"recipe", WayKind::kNccl, CombineStrategy::kReduceScatter},
 };
 
@@ -194,6 +208,8 @@ bool has_way(Mesh& mesh, WayKind kind) {
       return mesh.device_group().nccl() != nullptr;
     case WayKind::kPeer:
       return mesh.device_group().peer_window() != nullptr;
+    case WayKind::kHierarchical:
+      return !gpu && mesh.device_group().hosts().is_hierarchy();
   }
   return false;
 }
@@ -203,8 +219,8 @@ std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
   for (const std::string& asked : flags.ways) {
     const auto* way = std::ranges::find(kWays, asked, &Way::name);
     if (way == kWays.end()) {
-      throw InvalidArgument(
-          fmt::format("--ways '{}' is none of auto, host, staged, nccl, peer, recipe", asked));
+      throw InvalidArgument(fmt::format(
+          "--ways '{}' is none of auto, host, staged, nccl, peer, hierarchical, recipe", asked));
     }
     if (way->kind && !has_way(mesh, *way->kind)) {
       throw InvalidArgument(fmt::format("--ways {}: these ranks do not have it", asked));
@@ -258,7 +274,8 @@ void add_options(CLI::App& command, Flags& flags) {
   list("--lengths", flags.lengths,
        "of the n sequences: even (default), all of --context; ragged, 1/n, 3/n ... (2n - 1)/n of "
        "it, shuffled, where one shorter than --queries is queried whole; or the tokens of each "
-       "sequence, as 65536,7*4096, which is one batch without --batch and --context");
+       "sequence, as 65536,7*4096, which is one batch without --batch and --context; 8192/64*512 "
+       "are two");
   list("--queries", flags.queries,
        "queries (append: new tokens) of each sequence; default: 1, of prefill and append a chunk");
   value("--q-heads", flags.q_heads, "of the whole model");

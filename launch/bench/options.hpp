@@ -110,7 +110,8 @@ struct Options {
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
   std::vector<Lengths> lengths{};
-  std::vector<std::int64_t> listed{};   ///< of kListed: the tokens of each sequence
+  /// Of kListed, a case each: the tokens of each sequence.
+  std::vector<std::vector<std::int64_t>> listed{};
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
   Shape shape{};

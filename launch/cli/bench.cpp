@@ -173,19 +173,18 @@ class Cases {
   std::int64_t rotate_bytes_;
 };
 
-// The batches, in order. That of listed lengths, which has no other batch or context, comes last.
+// The batches, in order. Those of listed lengths, which have no other batch or context, come last.
 std::vector<WorkloadShape> shapes_of(const Options& options) {
   std::vector<WorkloadShape> shapes;
   for (const std::int64_t batch : options.batches) {
     for (const std::int64_t context : options.contexts) {
       for (const Lengths lengths : options.lengths) {
-        if (lengths == Lengths::kListed) continue;
         shapes.push_back(
             {.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
       }
     }
   }
-  if (!options.listed.empty()) shapes.push_back(listed_shape(options.shape, options.listed));
+  for (const auto& listed : options.listed) shapes.push_back(listed_shape(options.shape, listed));
   return shapes;
 }
 

@@ -76,9 +76,10 @@ PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
 }
 
 void poison_free_pages(KvCache& cache) {
-  for (std::int32_t page = 0; page < cache.options().pages_per_rank; ++page) {
-    if (cache.allocator().reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
-    for (int layer = 0; layer < cache.options().layers; ++layer) {
+  for (int layer = 0; layer < cache.options().layers; ++layer) {
+    const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
+    for (std::int32_t page = 0; page < allocator.options().pages_per_rank; ++page) {
+      if (allocator.reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
@@ -92,6 +93,9 @@ CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_
       cache_(mesh, options),
       single_(single_mesh_, on_one_rank(options, mesh)),
       random_(seed) {
+  for (int layer = 0; layer < options.layers; ++layer) {
+    of_layers_.push_back(cache_.group_options(cache_.group_of(layer)));
+  }
   poison_free_pages(cache_);
   poison_free_pages(single_);
 }
@@ -109,12 +113,10 @@ void CheckedCache::add_twin(SequenceId sequence, SequenceId twin) {
 SequenceId CheckedCache::create() {
   const SequenceId sequence = cache_.create();
   add_twin(sequence, single_.create());
-  const CacheOptions& options = cache_.options();
-  content_[sequence].assign(static_cast<std::size_t>(options.layers), {.kv_heads = options.kv_heads,
-                                                                       .k_dim = options.k_dim,
-                                                                       .v_dim = options.v_dim,
-                                                                       .k = {},
-                                                                       .v = {}});
+  for (const CacheOptions& layer : of_layers_) {
+    content_[sequence].push_back(
+        {.kv_heads = layer.kv_heads, .k_dim = layer.k_dim, .v_dim = layer.v_dim, .k = {}, .v = {}});
+  }
   return sequence;
 }
 
@@ -154,7 +156,7 @@ void CheckedCache::erase(SequenceId sequence) {
 
 void CheckedCache::check_replicas() {
   cache_.check_replicas();
-  cache_.allocator().verify_integrity();
+  for (int g = 0; g < cache_.groups(); ++g) cache_.allocator(g).verify_integrity();
 }
 
 HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled,
@@ -182,14 +184,13 @@ std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch
   if (options.replanned) first.q_positions.clear();
   std::optional<StepPlan> plan;
   if (options.replanned) plan.emplace(cache_.plan({}, first));
-  const std::uint64_t before = allocator().digest();
+  const std::uint64_t before = cache_.digest();
   if (!options.replanned) {
     if (Result<StepPlan> made = cache_.try_plan(batch, first)) plan = std::move(*made);
   } else if (!cache_.try_replan(*plan, batch, {}, options.plan.q_positions)) {
     plan.reset();
   }
-  expect(plan || allocator().digest() == before,
-         "plan: refused the batch and changed the allocator");
+  expect(plan || cache_.digest() == before, "plan: refused the batch and changed the allocator");
   return plan;
 }
 
@@ -222,8 +223,8 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   return true;
 }
 
-HostTensor CheckedCache::random_sinks() {
-  HostTensor sinks(Dtype::kFloat32, 1, 1, cache_.options().q_heads, mesh_->device());
+HostTensor CheckedCache::random_sinks(int q_heads) {
+  HostTensor sinks(Dtype::kFloat32, 1, 1, q_heads, mesh_->device());
   for (std::int64_t head = 0; head < sinks.dim(); ++head) {
     sinks.set(0, 0, head, random_.one_in(6) ? -kInfinity : 4.0f * random_.real());
   }
@@ -231,7 +232,7 @@ HostTensor CheckedCache::random_sinks() {
 }
 
 void CheckedCache::run_layer(Step& step, int layer) {
-  const CacheOptions& cache = cache_.options();
+  const CacheOptions& cache = of(layer);
   const StepOptions& options = step.options;
   const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
   const Dtype input_dtype =
@@ -240,12 +241,12 @@ void CheckedCache::run_layer(Step& step, int layer) {
   HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
   HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
   HostTensor v =
-      random_tensor(input_dtype, m, is_latent() ? 0 : appended, cache.kv_heads, cache.v_dim);
+      random_tensor(input_dtype, m, is_latent(layer) ? 0 : appended, cache.kv_heads, cache.v_dim);
   remember(step, layer, k, v);
-  HostTensor sinks = random_sinks();
+  HostTensor sinks = random_sinks(cache.q_heads);
 
   const std::int64_t tokens = step.plan.tokens_of_output().size();
-  const std::int64_t heads = step.plan.heads_of_output().size();
+  const std::int64_t heads = step.plan.heads_of_output(layer).size();
   const Device device = mesh_->device();
   HostTensor o(options.output, tokens, heads, cache.v_dim, device);
   HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
@@ -255,7 +256,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
     return options.sinks ? some_heads(all, some) : ConstTensorView{};
   };
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
-                         is_latent() ? TensorView{} : v.on_device(kv_heads),
+                         is_latent(layer) ? TensorView{} : v.on_device(kv_heads),
                          given(sinks.on_device(), q_heads)};
   if (options.in_parts && !cache.reproducible) {
     HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
@@ -266,7 +267,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
     mesh_->wait({}, "attend_partial");
     partial_o.fetch();
     expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
-    step.plan.combine(mine, output);
+    step.plan.combine(mine, output, {}, layer);
   } else {
     step.plan.run(layer, input, output);
   }
@@ -276,7 +277,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
   const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
-                       is_latent() ? TensorView{} : some_rows(v.view(), 0, appended),
+                       is_latent(layer) ? TensorView{} : some_rows(v.view(), 0, appended),
                        given(sinks.view(), {0, cache.q_heads})};
   step.single.append(layer, all.k, all.v);
   const Outputs single = cache.reproducible ? run_alone(step, layer, all)
@@ -291,8 +292,8 @@ void CheckedCache::run_layer(Step& step, int layer) {
                      attend_alone(step, layer, rounded.view(), all.sinks)});
 }
 
-CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
-  const CacheOptions& cache = cache_.options();
+CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) const {
+  const CacheOptions& cache = of(layer);
   const std::int64_t queries = step.single.query_tokens();
   return {.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
           .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
@@ -301,14 +302,14 @@ CheckedCache::Outputs CheckedCache::outputs_of(const Step& step) const {
 // A partial over all keys is the whole answer.
 CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q,
                                                  const ConstTensorView& sinks) {
-  Outputs out = outputs_of(step);
+  Outputs out = outputs_of(step, layer);
   step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()}, {}, sinks);
   return out;
 }
 
 // Each sequence in a batch of its own; of a block mask, which is for one batch, all together.
 CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
-  Outputs out = outputs_of(step);
+  Outputs out = outputs_of(step, layer);
   if (step.options.plan.block_mask) {
     step.single.run(layer, all, {out.o.view(), out.lse.matrix()});
     return out;
@@ -327,7 +328,7 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
     StepPlan plan = single_.plan({{twins_.at(entry.sequence), 0, queries}},
                                  alone_in_batch(options, static_cast<std::int32_t>(s), positions));
     const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
-    const ConstTensorView no_values = is_latent() ? all.v : some_rows(all.v, 0, 0);
+    const ConstTensorView no_values = is_latent(layer) ? all.v : some_rows(all.v, 0, 0);
     plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values, all.sinks},
              {rows(out.o.view()), rows(out.lse.matrix())});
     begin += queries;
@@ -336,7 +337,7 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
 }
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
-  const CacheOptions& cache = cache_.options();
+  const CacheOptions& cache = of(layer);
   const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head,
                           float scale) {
     return stored_row(from.elements(row, head), cache.dtype, cache.scales, scale);
@@ -347,7 +348,8 @@ void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, co
     for (const std::int64_t end = row + entry.append_tokens; row < end; ++row) {
       for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
         const std::vector<float> key = stored(k, row, head, cache.scales.k);
-        const std::vector<float> value = is_latent() ? key : stored(v, row, head, cache.scales.v);
+        const std::vector<float> value =
+            is_latent(layer) ? key : stored(v, row, head, cache.scales.v);
         dense.k.insert(dense.k.end(), key.begin(), key.end());
         dense.v.insert(dense.v.end(), value.begin(), value.begin() + cache.v_dim);
       }

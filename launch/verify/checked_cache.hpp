@@ -74,9 +74,9 @@ class CheckedCache {
   HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled, std::int64_t heads,
                            std::int64_t dim);
   /// [1, 1, q_heads].
-  HostTensor random_sinks();
+  HostTensor random_sinks(int q_heads);
   void run_layer(Step& step, int layer);
-  Outputs outputs_of(const Step& step) const;
+  Outputs outputs_of(const Step& step, int layer) const;
   Outputs attend_alone(Step& step, int layer, const ConstTensorView& q,
                        const ConstTensorView& sinks);
   Outputs run_alone(Step& step, int layer, const LayerInput& all);
@@ -93,13 +93,16 @@ class CheckedCache {
   ReferenceRow reference(const Step& step, const LayerResult& result, std::int64_t t,
                          std::int64_t head) const;
   Share local(int heads) const;
-  bool is_latent() const { return cache_.options().page_kind == PageKind::kLatent; }
+  /// The options of the layer's group.
+  const CacheOptions& of(int layer) const { return of_layers_[static_cast<std::size_t>(layer)]; }
+  bool is_latent(int layer) const { return of(layer).page_kind == PageKind::kLatent; }
   void expect(bool ok, const char* message);
 
   Mesh* mesh_;
   Mesh single_mesh_;
   KvCache cache_;
   KvCache single_;
+  std::vector<CacheOptions> of_layers_;
   Random random_;
   std::map<SequenceId, Layers> content_;
   std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids

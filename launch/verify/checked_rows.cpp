@@ -14,7 +14,8 @@ double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
 }  // namespace
 
 void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
-  const Share tokens = step.plan.tokens_of_output(), heads = step.plan.heads_of_output();
+  const Share tokens = step.plan.tokens_of_output(),
+              heads = step.plan.heads_of_output(result.layer);
   for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
     if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
@@ -22,7 +23,7 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
     const bool exact = step.options.plan.scatter != Scatter::kAll ||
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < result.o.heads(); ++h) {
-      const std::int64_t head = local(cache_.options().q_heads).begin + heads.begin + h;
+      const std::int64_t head = local(of(result.layer).q_heads).begin + heads.begin + h;
       const auto single_o = [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; };
       const double single_lse = result.single.lse.get(t, head, 0);
       if (cache_.options().reproducible) {
@@ -75,7 +76,7 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
     return distance((result.single.*of).get(row.token, row.head, d),
                     (result.rounded.*of).get(row.token, row.head, d));
   };
-  const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), cache_.options().dtype);
+  const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), of(result.layer).dtype);
   for (std::int64_t d = 0; d < result.o.dim(); ++d) {
     findings_.compare(
         result.o.get(row.row, row.column, d), want_o(d),
@@ -90,7 +91,7 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
 
 ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
                                      std::int64_t head) const {
-  const CacheOptions& cache = cache_.options();
+  const CacheOptions& cache = of(result.layer);
   const PlanOptions& plan = step.options.plan;
   const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
   std::vector<float> query;

@@ -53,6 +53,18 @@ CaseConfig short_config(Random& random, const Mesh& mesh) {
   return config;
 }
 
+/// The last layer, with pages of its own kind and dims.
+LayerGroup random_group(Random& random, const CacheOptions& cache) {
+  const std::vector<int> dims{1, 8, 20, 64, 96};
+  LayerGroup group{.layers = {cache.layers - 1},
+                   .kv_heads = random.coin() ? cache.q_heads : 0,
+                   .k_dim = random.pick(dims),
+                   .dtype = random.pick(kDtypes),
+                   .page_kind = random.coin() ? PageKind::kKv : PageKind::kLatent,
+                   .page_share = random.coin() ? 1.0 : 3.0};
+  return group;
+}
+
 }  // namespace
 
 CaseConfig random_config(Random& random, const Mesh& mesh) {
@@ -66,6 +78,9 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
     config.cache.page_kind = PageKind::kLatent;
     config.cache.v_dim = std::min(config.cache.v_dim, config.cache.k_dim);
   }
+  if (config.cache.layers > 1 && random.coin()) {
+    config.cache.groups = {random_group(random, config.cache)};
+  }
   return config;
 }
 
@@ -73,10 +88,11 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens a "
-      "rank, {} {}, {} placement",
+      "rank, {} {}, {} placement{}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
-      cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement));
+      cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement),
+      cache.groups.empty() ? "" : ", two layer groups");
 }
 
 }  // namespace kvmesh::verify

@@ -20,7 +20,10 @@ CombineStrategy strategy_from(std::string_view text) {
 
 std::optional<WayKind> way_from(std::optional<std::string_view> text) {
   if (!text) return std::nullopt;
-  return named(*text, {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer}, "way");
+  return named(
+      *text,
+      {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
+      "way");
 }
 
 }  // namespace kvmesh::python

@@ -108,7 +108,7 @@ kvmesh_status_t kvmesh_cache_get_info(const kvmesh_cache_t* cache, kvmesh_cache_
                 .free_pages = of.allocator().free_pages(),
                 .sequences = of.allocator().sequences(),
                 .pool_bytes = of.pool_bytes(),
-                .digest = of.allocator().digest()});
+                .digest = of.digest()});
   });
 }
 

@@ -36,8 +36,9 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   options.scatter = scatter_of(known_options.scatter);
   options.strategy = strategy_of(known_options.strategy);
   if (known_options.way != KVMESH_WAY_AUTO) {
-    options.way = choice({WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer},
-                         known_options.way, "way", KVMESH_WAY_HOST);
+    options.way = choice(
+        {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
+        known_options.way, "way", KVMESH_WAY_HOST);
   }
   if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
     options.travels_as = dtype_of(known_options.travels_as);

@@ -28,12 +28,12 @@ bool has_neighbour_process(Mesh& mesh) {
 
 }  // namespace
 
-PoolStorage agreed_pools(Mesh& mesh, const PageFormat& format, std::int64_t pages, int layers) {
+PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout) {
   const Sharing sharing = has_neighbour_process(mesh) ? Sharing::kNode : Sharing::kProcess;
   std::optional<PoolStorage> pools;
   Outcome mine;
   try {
-    pools.emplace(format, pages, layers, mesh.device(), sharing);
+    pools.emplace(layout, mesh.device(), sharing);
   } catch (const std::bad_alloc&) {
     mine.fail("the system has not so much");
   } catch (const Error& error) {
@@ -42,8 +42,7 @@ PoolStorage agreed_pools(Mesh& mesh, const PageFormat& format, std::int64_t page
   const std::vector<Outcome> all = all_gather_value(mesh.world(), mine, "allocate pools");
   const auto failed = std::ranges::find_if(all, &Outcome::failed);
   if (failed == all.end()) return std::move(*pools);
-  throw OutOfMemory(Rank{static_cast<std::int32_t>(failed - all.begin())},
-                    PoolLayout(format, pages, layers, mesh.device()).size_bytes(),
+  throw OutOfMemory(Rank{static_cast<std::int32_t>(failed - all.begin())}, layout.size_bytes(),
                     failed->reason.data());
 }
 

@@ -10,6 +10,6 @@ namespace kvmesh {
 /// is another process on this machine.
 /// @throws OutOfMemory, on every rank, if one rank's device has not enough memory.
 /// Collective over the mesh's world.
-PoolStorage agreed_pools(Mesh& mesh, const PageFormat& format, std::int64_t pages, int layers);
+PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout);
 
 }  // namespace kvmesh

@@ -63,6 +63,20 @@ std::int64_t hash_of(const PrefixOptions& options) {
   return static_cast<std::int64_t>(hash.value() | 1);
 }
 
+std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
+  Hash hash;
+  for (const LayerGroup& group : groups) {
+    hash.add_all(group.layers).add(group.q_heads).add(group.kv_heads);
+    hash.add(group.k_dim).add(group.v_dim);
+    hash.add(group.dtype ? int(*group.dtype) : -1)
+        .add(group.page_kind ? int(*group.page_kind) : -1);
+    const KvScales scales = group.scales.value_or(KvScales{.k = 0});
+    hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v));
+    hash.add(std::bit_cast<std::uint64_t>(group.page_share));
+  }
+  return static_cast<std::int64_t>(hash.value());
+}
+
 struct Field {
   std::string_view name;
   std::int64_t (*value)(const Mesh&, const CacheOptions&);
@@ -92,6 +106,7 @@ constexpr std::array kFields{
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
+    Field{"the layer groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }},
     Field{"the way to say the memory",
           [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
           name_of<MemoryWay>},
@@ -216,14 +231,14 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   mine.id_ticket = ++last_ticket;
   for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
   try {
-    check_options(mesh, options);
-    const LocalShape shape = local_shape(mesh, options);
-    check_shape(shape);
-    const PageFormat format = make_page_format(shape.attention, shape.format);
-    const PoolLayout layout(format, shape.pages, options.layers, mesh.device());  // for overflow
+    for (const CacheOptions& group : options_of_groups(options)) {
+      check_options(mesh, group);
+      check_shape(local_shape(mesh, group));
+    }
+    static_cast<void>(pool_layout(mesh, options));  // for overflow
     mine.room = {options.bytes, options.pages_per_rank};
     if (memory_way(options) == MemoryWay::kBytes) {
-      mine.room.pages = pages_within(options.bytes, format, options.layers, mesh.device());
+      mine.room.pages = pages_within(options.bytes, mesh, options);
     }
   } catch (const InvalidArgument& error) {
     mine.refused = true;
@@ -234,11 +249,6 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
 }
 
 // ---- The common number of pages ----
-
-PageFormat local_page_format(const Mesh& mesh, const CacheOptions& options) {
-  const LocalShape shape = local_shape(mesh, options);
-  return make_page_format(shape.attention, shape.format);
-}
 
 void compare(const std::vector<Proposal>& all, Rank me) {
   const Proposal& mine = all[static_cast<std::size_t>(me.value)];
@@ -265,16 +275,15 @@ std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
   const auto free = static_cast<double>(free_memory(mesh.device()));
   const auto bytes =
       static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));
-  const Room room{
-      bytes, pages_within(bytes, local_page_format(mesh, options), options.layers, mesh.device())};
+  const Room room{bytes, pages_within(bytes, mesh, options)};
   return all_gather_value(mesh.world(), room, "agree on the size of pools");
 }
 
-std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::vector<Room>& rooms) {
+std::int64_t agreed_pages(Mesh& mesh, CacheOptions options, const std::vector<Room>& rooms) {
   const auto least = std::ranges::min_element(rooms, {}, &Room::pages);
   if (least->pages > 0) return least->pages;
-  const std::int64_t page =
-      PoolLayout(local_page_format(mesh, options), 1, options.layers, mesh.device()).size_bytes();
+  options.pages_per_rank = 1;
+  const std::int64_t page = pool_layout(mesh, options).size_bytes();
   const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
   require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
           page, rank.value, least->bytes);
@@ -282,16 +291,6 @@ std::int64_t agreed_pages(Mesh& mesh, const CacheOptions& options, const std::ve
 }
 
 }  // namespace
-
-LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
-  return {.attention = {.q_heads = options.q_heads / mesh.head_parallel(),
-                        .kv_heads = options.kv_heads / mesh.head_parallel(),
-                        .k_dim = options.k_dim,
-                        .v_dim = options.v_dim,
-                        .page_size = options.page_size},
-          .format = {.kind = options.page_kind, .dtype = options.dtype, .scales = options.scales},
-          .pages = options.pages_per_rank};
-}
 
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   CacheAgreement agreed{.options = given};

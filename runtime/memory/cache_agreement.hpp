@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kvmesh/kv_cache.hpp"
-#include "runtime/memory/pool_storage.hpp"
+#include "runtime/memory/layer_groups.hpp"
 
 namespace kvmesh {
 
@@ -19,8 +19,5 @@ struct CacheAgreement {
 /// rank, if `memory_fraction` comes to less than one page.
 /// Collective over the mesh's world.
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& options);
-
-/// This rank's share of a layer.
-LocalShape local_shape(const Mesh& mesh, const CacheOptions& options);
 
 }  // namespace kvmesh

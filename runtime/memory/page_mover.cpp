@@ -21,18 +21,17 @@ RowPlace place_in(const TensorView& plane, std::int32_t page, int token) {
 
 }  // namespace
 
-std::size_t PageMover::bytes(LayerRange layers, int tokens) const {
+std::size_t PageMover::bytes(std::span<const int> layers, int tokens) const {
   std::size_t token = 0;
-  for (const PagePlane& plane : mine_.layout().format().planes) token += row_bytes(plane, tokens);
-  return token * static_cast<std::size_t>(heads()) *
-         static_cast<std::size_t>(layers.end - layers.begin);
+  for (const PagePlane& plane : group_.format.planes) token += row_bytes(plane, tokens);
+  return token * static_cast<std::size_t>(heads()) * layers.size();
 }
 
-void PageMover::move(LayerRange layers, std::span<const PageMove> moves, const MoveEnd& from,
-                     const MoveEnd& to) const {
-  const PageFormat& format = mine_.layout().format();
+void PageMover::move(std::span<const int> layers, std::span<const PageMove> moves,
+                     const MoveEnd& from, const MoveEnd& to) const {
+  const PageFormat& format = group_.format;
   for (const PageMove& move : moves) {
-    for (int layer = layers.begin; layer < layers.end; ++layer) {
+    for (const int layer : layers) {
       for (std::size_t plane = 0; plane < format.planes.size(); ++plane) {
         const std::size_t width = row_bytes(format.planes[plane], move.tokens);
         const RowPlace source = from(layer, plane, move, width);

@@ -32,27 +32,24 @@ struct RowPlace {
 using MoveEnd =
     std::function<RowPlace(int layer, std::size_t plane, const PageMove& move, std::size_t width)>;
 
-/// A range of layers.
-struct LayerRange {
-  int begin = 0;
-  int end = 0;
-};
-
 /// The planes of a layer in some rank's pools.
 using PlanesOf = std::function<PagePlanes(int layer)>;
 
+/// Moves pages of one layer group.
 class PageMover {
  public:
   /// REQUIRES: `mine` outlives the mover.
-  explicit PageMover(const PoolStorage& mine) : mine_(mine) {}
+  explicit PageMover(const PoolStorage& mine, std::size_t group = 0)
+      : mine_(mine), group_(mine.layout().groups()[group]) {}
 
-  LayerRange all_layers() const { return {0, mine_.layers()}; }
+  /// The group's.
+  std::span<const int> layers() const { return group_.layers; }
   /// Bytes of a move's tokens in all planes of these layers.
-  std::size_t bytes(LayerRange layers, int tokens) const;
+  std::size_t bytes(std::span<const int> layers, int tokens) const;
 
   /// Copies move after move, layer after layer, plane after plane. On a GPU the copies run in the
   /// order of the default stream.
-  void move(LayerRange layers, std::span<const PageMove> moves, const MoveEnd& from,
+  void move(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
             const MoveEnd& to) const;
 
   /// The tokens of the moves' sources, or destinations, in pools shaped as this rank's.
@@ -67,9 +64,10 @@ class PageMover {
   PlanesOf my_planes() const {
     return [this](int layer) { return mine_.layer(layer); };
   }
-  int heads() const { return mine_.layout().format().heads; }
+  int heads() const { return group_.format.heads; }
 
   const PoolStorage& mine_;
+  const PoolGroup& group_;
 };
 
 }  // namespace kvmesh

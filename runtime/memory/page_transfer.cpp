@@ -28,8 +28,8 @@ using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv)
-      : mover_(pools), peers_(peers), kv_(kv) {}
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv, std::size_t group)
+      : mover_(pools, group), peers_(peers), kv_(kv) {}
 
   void add(const PageCopy& copy) {
     const Rank from = copy.source.rank(), to = copy.destination.rank();
@@ -57,7 +57,7 @@ class Transfer {
  private:
   void add(Parcel& parcel, const PageCopy& copy) {
     parcel.mapped = peers_.maps(copy.destination.rank(), copy.source.rank());
-    const std::size_t more = mover_.bytes(mover_.all_layers(), copy.tokens);
+    const std::size_t more = mover_.bytes(mover_.layers(), copy.tokens);
     parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + more);
     parcel.moves.push_back({.source = copy.source.index(),
                             .destination = copy.destination.index(),
@@ -65,7 +65,7 @@ class Transfer {
   }
 
   void move(const Parcel& parcel, const MoveEnd& from, const MoveEnd& to) const {
-    mover_.move(mover_.all_layers(), parcel.moves, from, to);
+    mover_.move(mover_.layers(), parcel.moves, from, to);
   }
   MoveEnd theirs(Rank source) const {
     return PageMover::sources([this, source](int layer) { return *peers_.layer(source, layer); });
@@ -89,11 +89,11 @@ class Transfer {
 }  // namespace
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies) {
+                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
   std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv);
+  Transfer transfer(pools, peers, kv, group);
   bool remote = false;
   for (const PageCopy& copy : copies) {
     if (copy.source.rank() != copy.destination.rank()) {
@@ -103,8 +103,8 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
       local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
     }
   }
-  for (int layer = 0; layer < pools.layers() && !local.empty(); ++layer) {
-    backend.copy_pages(pools.layer(layer), local);
+  for (const int layer : pools.layout().groups()[group].layers) {
+    if (!local.empty()) backend.copy_pages(pools.layer(layer), local);
   }
   if (remote) transfer.run(backend);
 }

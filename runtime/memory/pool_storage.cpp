@@ -1,6 +1,6 @@
 #include "runtime/memory/pool_storage.hpp"
 
-#include <algorithm>
+#include <utility>
 
 #include "core/checked.hpp"
 
@@ -23,46 +23,43 @@ std::int64_t plane_bytes(const PageFormat& format, const PagePlane& plane, std::
 
 }  // namespace
 
-PoolLayout::PoolLayout(const PageFormat& format, std::int64_t pages, int layers, Device device)
-    : format_(format), pages_(pages), layers_(layers), device_(device) {
-  for (const PagePlane& plane : format.planes) {
-    offsets_.push_back(layer_bytes_);
-    layer_bytes_ = checked_sum(kWhat, {layer_bytes_, aligned(plane_bytes(format, plane, pages))});
+PoolLayout::PoolLayout(std::vector<PoolGroup> groups, Device device)
+    : groups_(std::move(groups)), device_(device) {
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const PoolGroup& group = groups_[g];
+    offsets_.emplace_back();
+    std::int64_t layer_bytes = 0;
+    for (const PagePlane& plane : group.format.planes) {
+      offsets_.back().push_back(layer_bytes);
+      layer_bytes =
+          checked_sum(kWhat, {layer_bytes, aligned(plane_bytes(group.format, plane, group.pages))});
+    }
+    for (const int layer : group.layers) {
+      const auto at = static_cast<std::size_t>(layer);
+      if (at >= layers_.size()) layers_.resize(at + 1);
+      layers_[at] = {.group = g, .offset = size_bytes_};
+      size_bytes_ = checked_sum(kWhat, {size_bytes_, layer_bytes});
+    }
   }
-  size_bytes_ = checked_product(kWhat, {layers, layer_bytes_});
 }
 
 PagePlanes PoolLayout::layer(void* block, int layer) const {
-  auto* const first = static_cast<std::byte*>(block) + layer * layer_bytes_;
+  const Layer& at = layers_[static_cast<std::size_t>(layer)];
+  const PoolGroup& group = groups_[at.group];
+  auto* const first = static_cast<std::byte*>(block) + at.offset;
   PagePlanes planes;
-  for (std::size_t i = 0; i < format_.planes.size(); ++i) {
-    const PagePlane& plane = format_.planes[i];
-    planes.push_back({first + offsets_[i],
+  for (std::size_t i = 0; i < group.format.planes.size(); ++i) {
+    const PagePlane& plane = group.format.planes[i];
+    planes.push_back({first + offsets_[at.group][i],
                       plane.dtype,
-                      {pages_, format_.heads, format_.page_size, plane.elements},
+                      {group.pages, group.format.heads, group.format.page_size, plane.elements},
                       device_});
   }
   return planes;
 }
 
-std::int64_t pages_within(std::int64_t bytes, const PageFormat& format, int layers, Device device) {
-  const auto granule = static_cast<std::int64_t>(SharedMemory::granule(device));
-  const std::int64_t room = bytes / granule * granule;
-  // Alignment adds up to 255 bytes to each plane of a layer: start without it, then reduce the
-  // number of pages.
-  std::int64_t page = 0;
-  for (const PagePlane& plane : format.planes) {
-    page = checked_sum(kWhat, {page, plane_bytes(format, plane, 1)});
-  }
-  page = checked_product(kWhat, {layers, page});
-  std::int64_t pages = std::min<std::int64_t>(room / page, PageId::kMaxPagesPerRank);
-  while (pages > 0 && PoolLayout(format, pages, layers, device).size_bytes() > room) --pages;
-  return pages;
-}
-
-PoolStorage::PoolStorage(const PageFormat& format, std::int64_t pages, int layers, Device device,
-                         Sharing sharing)
-    : layout_(format, pages, layers, device),
+PoolStorage::PoolStorage(PoolLayout layout, Device device, Sharing sharing)
+    : layout_(std::move(layout)),
       memory_(std::make_unique<SharedMemory>(device, static_cast<std::size_t>(layout_.size_bytes()),
                                              sharing)) {}
 

@@ -17,6 +17,8 @@ using Reason = StreamError::Reason;
 
 SequenceHeader header_of(const KvCache& cache, SequenceId sequence, const PrefixKey* key) {
   const CacheOptions& options = cache.options();
+  if (cache.groups() > 1)
+    throw Unsupported("sequence stream: a cache of several layer groups is not exported yet");
   SequenceHeader header{.tokens = cache.length(sequence),
                         .layers = options.layers,
                         .heads = options.kv_heads,
@@ -69,6 +71,7 @@ std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, Ran
     const std::int64_t logical = at / page_size, token = at % page_size;
     const std::int64_t count = std::min(page_size - token, first + tokens - at);
     const PageId page = pages[static_cast<std::size_t>(logical)];
+    require(page.valid(), "export: the sequence has no page for token {} any more", at);
     if (page.rank() == kv_rank) {
       moves.push_back({.source = page.index(),
                        .destination = page.index(),
@@ -103,7 +106,8 @@ struct RecordEnd {
   }
 };
 
-std::size_t bytes_of(const PageMover& mover, LayerRange layers, std::span<const PageMove> moves) {
+std::size_t bytes_of(const PageMover& mover, std::span<const int> layers,
+                     std::span<const PageMove> moves) {
   return std::accumulate(moves.begin(), moves.end(), std::size_t{0},
                          [&](std::size_t sum, const PageMove& move) {
                            return sum + mover.bytes(layers, move.tokens);
@@ -177,7 +181,7 @@ class RecordTransfer {
 
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome) {
     Communicator& world = cache_.mesh.world();
-    const LayerRange layer{place.layer, place.layer + 1};
+    const std::span<const int> layer(&place.layer, 1);
     const bool collects = world.rank().value == 0;
     std::vector<Outgoing> outgoing;
     std::vector<Incoming> incoming;
@@ -219,7 +223,7 @@ class RecordTransfer {
     broadcast(world, Rank{0}, record_, "import");
     if (record_.back() == std::byte{0}) return false;
     const int me = world.rank().value;
-    const LayerRange layer{place.layer, place.layer + 1};
+    const std::span<const int> layer(&place.layer, 1);
     mover_.move(layer, turned(moves_on(me, place, tokens)),
                 RecordEnd{header_, record_.data(), tokens, first_head(me), &PageMove::source_token},
                 mover_.my_destinations());
@@ -254,9 +258,9 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     require(sink != nullptr, "export: rank 0 has no sink");
     sink->write(encode(header));
   });
-  state().backend->settle();
-  RecordTransfer transfer({state().mesh, state().allocator, *state().backend}, state().pools,
-                          header, sequence);
+  state().settle();
+  RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
+                          state().pools, header, sequence);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
   });
@@ -273,10 +277,10 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   const SequenceId sequence = create();
   try {
     check_fits(header, header_of(*this, sequence, nullptr));
-    state().allocator.append(sequence, header.tokens);
-    state().backend->settle();  // new pages may still be read by earlier work
-    RecordTransfer transfer({state().mesh, state().allocator, *state().backend}, state().pools,
-                            header, sequence);
+    state().groups[0].allocator.append(sequence, header.tokens);
+    state().settle();  // new pages may still be read by earlier work
+    RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
+                            state().pools, header, sequence);
     Outcome outcome;
     bool good = true;
     for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {

@@ -97,7 +97,7 @@ void Mesh::arrange(const MeshOptions& options) {
   } catch (const Error&) {
     refusal = std::current_exception();
   }
-  agree_on_mesh(*world_, options, device_, refusal);
+  const std::vector<std::uint64_t> hosts = agree_on_mesh(*world_, options, device_, refusal);
   const int heads = options.head_parallel;
   kv_ = world_->split(rank().value % heads, rank().value / heads);
   head_ = world_->split(rank().value / heads, rank().value % heads);
@@ -107,6 +107,11 @@ void Mesh::arrange(const MeshOptions& options) {
   threads_ = std::make_unique<ThreadPool>(threads);
   group_ = std::make_shared<DeviceGroup>(kv_, device_, options.makes_nccl,
                                          kv_->size() > 1 ? options.peer_window_bytes : 0);
+  std::vector<std::uint64_t> kv_hosts;
+  for (int r = rank().value % heads; r < size(); r += heads) {
+    kv_hosts.push_back(hosts[static_cast<std::size_t>(r)]);
+  }
+  group_->set_hosts(host_layout_of(kv_hosts));
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

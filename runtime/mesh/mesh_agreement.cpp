@@ -4,7 +4,9 @@
 #include <array>
 #include <string_view>
 
+#include "comm/launcher/environment.hpp"
 #include "core/check.hpp"
+#include "core/hash.hpp"
 
 namespace kvmesh {
 namespace {
@@ -15,6 +17,7 @@ constexpr std::array<std::string_view, 4> kFields{"head_parallel", "makes_nccl",
 // What each rank sends. Trivially copyable.
 struct Proposal {
   std::array<std::int64_t, kFields.size()> fields{};
+  std::uint64_t host = 0;
   bool refused = false;
   std::array<char, 256> reason{};
 };
@@ -32,11 +35,12 @@ void set_reason(Proposal& proposal, const std::exception_ptr& refusal) {
 
 }  // namespace
 
-void agree_on_mesh(Communicator& world, const MeshOptions& options, Device device,
-                   const std::exception_ptr& refusal) {
+std::vector<std::uint64_t> agree_on_mesh(Communicator& world, const MeshOptions& options,
+                                         Device device, const std::exception_ptr& refusal) {
   Proposal mine{.fields = {options.head_parallel, options.makes_nccl,
                            static_cast<std::int64_t>(options.peer_window_bytes),
-                           static_cast<int>(device.kind)}};
+                           static_cast<int>(device.kind)},
+                .host = Hash().add_all(host_name()).value()};
   if (refusal) set_reason(mine, refusal);
   const std::vector<Proposal> all = all_gather_value(world, mine, "agree on a mesh");
   if (refusal) std::rethrow_exception(refusal);
@@ -50,6 +54,9 @@ void agree_on_mesh(Communicator& world, const MeshOptions& options, Device devic
               kFields[i], first, other, rank);
     }
   }
+  std::vector<std::uint64_t> hosts;
+  for (const Proposal& rank : all) hosts.push_back(rank.host);
+  return hosts;
 }
 
 }  // namespace kvmesh

@@ -84,8 +84,9 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
 /// The type that queries have, as kernels expect before they see any.
 Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
 
+/// `sends`: rows go straight to other ranks.
 cuda::CudaAttend::Options attend_options(const StepOptions& options,
-                                         std::span<const BatchEntry> first) {
+                                         std::span<const BatchEntry> first, bool sends) {
   const bool row_scales = info_of(options.format.dtype).has_scales &&
                           options.format.scales.kind == ScaleKind::kPerTokenAndHead;
   cuda::CudaAttend::Options attend{
@@ -100,7 +101,8 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options,
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,
-                     .pages = options.limits->pages};
+                     .pages = options.limits->pages,
+                     .merges_all = sends};
   }
   return attend;
 }
@@ -110,13 +112,9 @@ class CudaStep : public StepKernels {
   CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
       : shared_(shared),
         options_(options),
-        attention_(shared.kernels, options.shape, attend_options(options, first)),
-        combine_(shared.ways, options.combine, options.limits.has_value()) {
-    if (!options.limits) return;
-    StepBatch none;
-    none.ranks = shared.mesh.kv_parallel();
-    plan_combine(none, {});  // memory is taken before the allocator appends
-  }
+        combine_(shared.ways, options.combine, options.limits.has_value()),
+        attention_(shared.kernels, options.shape,
+                   attend_options(options, first, options.limits && plan_limits())) {}
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
@@ -133,8 +131,8 @@ class CudaStep : public StepKernels {
     shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
     try {
       change_pages(batch);
-      attention_.plan(shared_.pages, {sequences_, batch.q_positions}, native(stream));
-      plan_combine(batch, stream);
+      const bool sends = plan_combine(batch, stream);
+      attention_.plan(shared_.pages, {sequences_, batch.q_positions, sends}, native(stream));
     } catch (...) {
       forget_pages(batch, stream);
       throw;
@@ -151,18 +149,23 @@ class CudaStep : public StepKernels {
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
-    launch(input, pool, {out.o, out.lse}, stream);
+    launch(input, pool, AttendedRows{out.o, out.lse}, stream);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
   }
 
-  /// A rank that holds all keys writes the output itself.
+  /// A rank that holds all keys writes the output itself. Of several, each sends its rows from the
+  /// kernels of attention where the combine takes them so.
   bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (needs_partial()) return StepKernels::attend(input, pool, partial, output, stream);
-    launch(input, pool, {output.o, output.lse}, stream);
+    if (!needs_partial()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
+    if (!combine_.takes_sent_rows()) {
+      return StepKernels::attend(input, pool, partial, output, stream);
+    }
+    launch(input, pool, combine_.target(), stream);
+    combine_.run_sent(output, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
@@ -184,8 +187,9 @@ class CudaStep : public StepKernels {
   }
 
  private:
-  void launch(const AttendInput& input, const KvPool& pool, const AttendedRows& rows,
-              Stream stream) {
+  /// `rows`: AttendedRows or a CombineTarget.
+  template <class Rows>
+  void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
     const Launching launching(shared_, stream);
     attention_.launch(input.q, pool, rows, native(stream), input.sinks);
   }
@@ -217,16 +221,27 @@ class CudaStep : public StepKernels {
     shared_.pages.cancel(native(stream));
   }
 
-  void plan_combine(const StepBatch& batch, Stream stream) {
-    combine_.plan({attention_.current().tokens(), options_.shape.q_heads, options_.shape.v_dim},
-                  batch, stream);
+  /// Takes memory before the allocator appends. Returns as plan_combine.
+  bool plan_limits() {
+    StepBatch none;
+    none.ranks = shared_.mesh.kv_parallel();
+    return plan_combine(none, {});
+  }
+
+  /// Returns whether attention's kernels send the rows.
+  bool plan_combine(const StepBatch& batch, Stream stream) {
+    const std::int64_t tokens = options_.limits
+                                    ? options_.limits->sequences * options_.limits->query_tokens
+                                    : batch.query_tokens;
+    combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
+    return combine_.takes_sent_rows();
   }
 
   Shared& shared_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
-  cuda::CudaAttend attention_;
   StepCombine combine_;
+  cuda::CudaAttend attention_;
 };
 
 class CudaBackend : public Backend {

@@ -6,7 +6,6 @@
 #include "core/check.hpp"
 #include "core/hash.hpp"
 #include "kernels/mods/graph.hpp"
-#include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {
 namespace {
@@ -123,22 +122,22 @@ PlanHashes hashes_of(const PlanOptions& options, Contents contents) {
 }
 
 PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
-                      std::span<const std::int64_t> q_positions, const PageAllocator& allocator) {
+                      std::span<const std::int64_t> q_positions, std::uint64_t digest) {
   hashes.fields[kBatch] = hash_of(batch);
   hashes.fields[kPositions] = Hash().add_all(q_positions).value();
-  hashes.fields[kOperations] = allocator.digest();
+  hashes.fields[kOperations] = digest;
   return hashes;
 }
 
 void PlanHistory::compare(Communicator& world, const PlanHashes& next,
-                          const PageAllocator& allocator) const {
+                          const std::function<void()>& check_replicas) const {
   if ((plans_ + 1) % kInterval != 0 || world.size() == 1) return;
   const std::vector<PlanHashes> all =
       all_gather_value(world, folded(folded_, next), "compare the ranks' plans");
   for (std::size_t i = 0; i < kFields.size(); ++i) {
     for (std::size_t rank = 1; rank < all.size(); ++rank) {
       if (all[rank].fields[i] == all[0].fields[i]) continue;
-      if (i == kOperations) check_replicas(allocator, world);
+      if (i == kOperations) check_replicas();
       throw DigestMismatch(fmt::format(
           "plan: {} of rank {} is another than that of rank 0, in plan {} of the cache{}",
           kFields[i].name, rank, plans_, kInterval == 1 ? "" : " or since the last comparison"));

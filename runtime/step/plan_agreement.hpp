@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "comm/combine/plan_digest.hpp"
@@ -27,9 +28,9 @@ inline constexpr Contents kHashedContents = Contents::kHashed;
 /// Hashes the fields that a replan keeps. Mods are hashed by their traced graphs and the shapes of
 /// their buffers, block masks by their shapes; in debug builds also by what both contain.
 PlanHashes hashes_of(const PlanOptions& options, Contents contents = kHashedContents);
-/// Adds what a replan changes. `allocator` is the cache's allocator before the append.
+/// Adds what a replan changes. `digest` is the allocators' before the append.
 PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
-                      std::span<const std::int64_t> q_positions, const PageAllocator& allocator);
+                      std::span<const std::int64_t> q_positions, std::uint64_t digest);
 
 /// The hashes of all plans of a cache, folded together: ranks that planned another step once differ
 /// from then on.
@@ -44,10 +45,12 @@ class PlanHistory {
 #endif
 
   /// Compares the ranks' histories with `next` added, if it is the last plan of an interval.
-  /// @throws DigestMismatch, on every rank, naming a rank and a field that differ, or the operation
-  /// on the allocators; the history is as before.
+  /// Where the allocators differ, calls `check_replicas`, to name the operation.
+  /// @throws DigestMismatch, on every rank, naming a rank and a field that differ; the history is
+  /// as before.
   /// Collective over `world` at every kInterval-th plan.
-  void compare(Communicator& world, const PlanHashes& next, const PageAllocator& allocator) const;
+  void compare(Communicator& world, const PlanHashes& next,
+               const std::function<void()>& check_replicas) const;
   void add(const PlanHashes& next);
   /// What the combines of the last plan send along.
   PlanDigest digest() const;

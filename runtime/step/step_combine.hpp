@@ -28,6 +28,11 @@ class StepCombine {
     way_->run(mine, output, stream);
   }
 
+  /// As CombineWay.
+  bool takes_sent_rows() const { return way_->takes_sent_rows(); }
+  CombineTarget target() { return way_->target(); }
+  void run_sent(const CombineOutput& output, Stream stream) { way_->run_sent(output, stream); }
+
   std::uint64_t generation() const;
   std::size_t workspace_bytes() const;
   std::size_t host_bytes() const;

@@ -4,6 +4,7 @@
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
+#include "runtime/mesh/replica_check.hpp"
 #include "runtime/torch_like/paged_state.hpp"
 
 namespace kvmesh {
@@ -70,7 +71,7 @@ PlanHashes hashes(const PagedAttention::ForwardOptions& options, const Batch& ba
                    .block_mask = options.block_mask};
   std::vector<std::int64_t> numbers = batch.step.q_positions;
   numbers.insert(numbers.end(), kv_lens.begin(), kv_lens.end());
-  return with_batch(hashes_of(plan), batch.entries, numbers, allocator);
+  return with_batch(hashes_of(plan), batch.entries, numbers, allocator.digest());
 }
 
 }  // namespace
@@ -135,7 +136,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   const auto kernels = backend->make_step(step, batch.entries);
   kernels->check(batch.sizes);
   const PlanHashes mine = hashes(options, batch, kv_lens, allocator);
-  history.compare(mesh.world(), mine, allocator);
+  history.compare(mesh.world(), mine, [this] { check_replicas(allocator, mesh.world()); });
   history.add(mine);
   batch.step.digest = history.digest();
   kernels->plan(batch.step, options.stream);

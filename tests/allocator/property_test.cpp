@@ -98,6 +98,7 @@ class Driver {
   void reserve(SequenceId id) {
     const std::int64_t tokens = uniform(random_, 0, 8 * options_.page_size);
     const std::int64_t missing = model_.missing_for_reserve(id, tokens);
+    ASSERT_EQ(allocator_.can_reserve(id, tokens).has_value(), missing <= model_.free_pages());
     if (coin()) {
       succeeded_ = allocator_.try_reserve(id, tokens).has_value();
       ASSERT_EQ(succeeded_, missing <= model_.free_pages());
@@ -123,6 +124,7 @@ class Driver {
   void append() {
     const std::vector<AppendRequest> requests = draw_batch();
     const std::int64_t missing = model_.missing_for_append(requests);
+    ASSERT_EQ(allocator_.can_append(requests).has_value(), missing <= model_.free_pages());
     std::vector<PageCopy> copies;
     if (coin()) {
       const auto result = allocator_.try_append(requests);
@@ -143,8 +145,10 @@ class Driver {
     const std::int64_t begin = uniform(random_, 0, allocator_.capacity(id));
     const std::int64_t end = uniform(random_, begin, allocator_.capacity(id));
     std::vector<PageCopy> copies;
-    expect_pages(model_.missing_for_writable(id, begin, end),
-                 [&](PageAllocator& a) { copies = a.make_writable(id, begin, end); });
+    const std::int64_t missing = model_.missing_for_writable(id, begin, end);
+    ASSERT_EQ(allocator_.can_make_writable(id, begin, end).has_value(),
+              missing <= model_.free_pages());
+    expect_pages(missing, [&](PageAllocator& a) { copies = a.make_writable(id, begin, end); });
     if (!succeeded_) return;
     copies_ += static_cast<int>(copies.size());
     model_.made_writable(allocator_, id, begin, end, copies);

@@ -97,6 +97,26 @@ struct OnCpu {
   static std::vector<Dtype> stored() { return Sizes::stored(); }
 };
 
+/// Three groups of layers that differ in all that groups may differ in.
+template <class Ranks>
+struct GroupsOnCpu : OnCpu<Ranks> {
+  static constexpr int kRandomCases = 0;
+  static std::string name() { return Ranks::name() + "Groups"; }
+  static CacheOptions small() {
+    CacheOptions options = small_cache(kSmallShape);
+    options.layers = 4;
+    options.groups = {{.layers = {2}, .q_heads = 4, .kv_heads = 4, .k_dim = 8, .v_dim = 16},
+                      {.layers = {3, 1},
+                       .q_heads = 2,
+                       .kv_heads = 1,
+                       .k_dim = 24,
+                       .dtype = Dtype::kBFloat16,
+                       .page_kind = PageKind::kLatent,
+                       .page_share = 2}};
+    return options;
+  }
+};
+
 /// Caches with the small shape `Sizes::kSmall`, and those of `Sizes::shapes()`, in the memory of
 /// the ranks' GPUs. One element type each. A kernel compiles for half a second the first time, so
 /// they are few: with all three some 60 attention kernels, and 30 more for random mods and cases.
@@ -167,5 +187,8 @@ using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRank
 using LoopbackFormats =
     testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
 using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;
+/// Several groups of layers in one cache.
+using LoopbackGroups = testing::Types<GroupsOnCpu<LoopbackRanks<1>>, GroupsOnCpu<LoopbackRanks<3>>>;
+using MpiGroups = testing::Types<GroupsOnCpu<MpiRanks>>;
 
 }  // namespace kvmesh::test

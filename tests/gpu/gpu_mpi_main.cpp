@@ -1,6 +1,7 @@
 // The main of tests under mpirun that need GPUs: without one they are skipped, which CTest then
 // says. Several ranks may share a GPU. With --host-a-rank NCCL takes each for a host of its own:
-// they talk through its network transport, which also knows ranks that share a GPU.
+// they talk through its network transport, which also knows ranks that share a GPU. With --peer
+// they combine by stores into mapped memory, also where they share a GPU.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -15,9 +16,13 @@ int main(int argc, char** argv) {
     std::puts("skipped: no GPU here");
     return kvmesh::test::kSkipped;
   }
-  if (std::find(argv, argv + argc, std::string_view("--host-a-rank")) != argv + argc) {
-    ::setenv("NCCL_HOSTID", std::getenv("OMPI_COMM_WORLD_RANK"), 1);
-    ::setenv("KVMESH_STEPS", "40", 0);  // ranks that share a GPU take turns on it
-  }
+  const auto has_flag = [&](std::string_view flag) {
+    return std::find(argv, argv + argc, flag) != argv + argc;
+  };
+  const bool host_a_rank = has_flag("--host-a-rank"), by_peer = has_flag("--peer");
+  if (host_a_rank) ::setenv("NCCL_HOSTID", std::getenv("OMPI_COMM_WORLD_RANK"), 1);
+  if (by_peer) ::setenv("KVMESH_COMBINE_WAY", "peer", 1);
+  // Ranks that share a GPU take turns on it.
+  if (host_a_rank || by_peer) ::setenv("KVMESH_STEPS", "40", 0);
   return kvmesh::test::run_mpi_tests(argc, argv);
 }

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "tests/gpu/graph.hpp"
@@ -61,10 +63,17 @@ class Arrivals {
   Random random_;
 };
 
+/// Whether the combine does not go by way of the host.
+bool is_captured(Mesh& mesh) {
+  const char* way = std::getenv("KVMESH_COMBINE_WAY");
+  const bool by_peer = way != nullptr && std::string_view(way) == "peer";
+  return mesh.kv_parallel() == 1 || mesh.device_group().nccl() != nullptr ||
+         (by_peer && mesh.device_group().peer_window() != nullptr);
+}
+
 TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  if (mesh.kv_parallel() > 1 && !mesh.device_group().nccl())
-    GTEST_SKIP() << "ranks share a GPU: no capture";
+  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   const std::uint64_t seed = seed_or(5);
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Arrivals arrivals(seed);
@@ -113,6 +122,64 @@ TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
     compared += plan.query_tokens();
   }
   EXPECT_GT(compared, steps / 2) << "too few sequences";
+}
+
+/// Of one sequence on a rank alone, some on all ranks, and prompts beside decode.
+std::vector<BatchEntry> mixed_batch(Served& served, const Inputs& prompt, const Outputs& out,
+                                    const Stream& stream) {
+  std::vector<BatchEntry> batch;
+  for (const std::int64_t tokens : {3, 20, 61, 130, 290, 7}) {
+    const SequenceId sequence = served.cache.create();
+    StepPlan prefill = served.cache.plan({{sequence, tokens}});
+    served.run(prefill, prompt, out, stream);
+    batch.push_back({sequence, batch.size() % 3 == 2 ? 5 : 1});
+  }
+  return batch;
+}
+
+// A run may send rows to their owners from the kernels of attention; its parts have a partial in
+// between. The arithmetic is the same.
+TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  const DeviceMemory numbers = random_numbers(mesh);
+  const Stream stream;
+  Inputs prompt(mesh, 300);
+  prompt.change(numbers, 3);
+  const Outputs scratch(mesh, 300);
+  Served served{KvCache(mesh, cache_options())};
+  const std::vector<BatchEntry> batch = mixed_batch(served, prompt, scratch, stream);
+  std::int64_t tokens = 0;
+  for (const BatchEntry& entry : batch) tokens += entry.append_tokens;
+  const DeviceMemory o = device_memory(mesh, tokens * kQHeads * kDim * 4);
+  const DeviceMemory lse = device_memory(mesh, tokens * kQHeads * 4);
+  const Partial partial{{o.data(), Dtype::kFloat32, {tokens, kQHeads, kDim}, mesh.device()},
+                        {lse.data(), Dtype::kFloat32, {tokens, kQHeads}, mesh.device()}};
+  for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    for (const Dtype travels_as : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
+      StepPlan step = served.cache.plan(batch, {.scatter = scatter, .travels_as = travels_as});
+      const Share n = step.tokens_of_output(), h = step.heads_of_output();
+      const Outputs whole(mesh, tokens), parts(mesh, tokens);
+      const auto output = [&](const Outputs& of) {
+        CombineOutput to = of.layer(0, tokens);
+        to.o = {to.o.data, to.o.dtype, {n.size(), h.size(), kDim}, mesh.device()};
+        to.lse = {to.lse.data, to.lse.dtype, {n.size(), h.size()}, mesh.device()};
+        return to;
+      };
+      const std::vector<std::byte> nans(whole.bits(0, tokens).size(), std::byte{0xFF});
+      for (const Outputs* of : {&whole, &parts}) {
+        const CombineOutput to = output(*of);
+        const auto o_bytes = static_cast<std::size_t>(tokens * kQHeads * kDim * 2);
+        copy_bytes(to.o.data, nans.data(), o_bytes);
+        copy_bytes(to.lse.data, nans.data(), nans.size() - o_bytes);
+      }
+      step.run(0, prompt.layer(0, tokens), output(whole), {stream});
+      step.attend_partial(0, prompt.layer(0, tokens).q, partial, {stream});
+      step.combine(partial, output(parts), {stream});
+      mesh.wait({stream}, "test");
+      EXPECT_EQ(whole.bits(0, tokens), parts.bits(0, tokens))
+          << name(scatter) << " as " << name(travels_as);
+    }
+  }
 }
 
 // No list of queries crosses a q block, so one of a block mask makes more of them.

@@ -114,6 +114,21 @@ TEST(AttendBatch, ScoresOfMinusInfinityHideKeys) {
   expect_empty(result, 0, 1);
 }
 
+// Not so finite ones, as small as they are: a row of nothing else is the mean of its values.
+TEST(AttendBatch, TheLeastFiniteScoreHidesNoKey) {
+  CaseSpec spec{.shape = {4, 2, 64, 64, 16}};
+  spec.sequences = {{.q_len = 12, .kv_len = 100}, {.q_len = 40, .kv_len = 150}};
+  constexpr float kLeast = std::numeric_limits<float>::lowest();
+  spec.options.score = [](auto score, auto, auto, auto q, auto kv) {
+    return where(q % 4 != 0 && q >= kv, score, kLeast);
+  };
+  for (const Dtype dtype : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
+    spec.dtype = spec.q_dtype = dtype;
+    AttentionCase c(spec);
+    EXPECT_TRUE(c.matches(c.run())) << name(dtype);
+  }
+}
+
 TEST(AttendBatch, Scale) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 2, .kv_len = 70}};

@@ -70,6 +70,25 @@ def test_parts_on_ranks_keep_their_order():
             torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
+def test_sinks_are_passed_on():
+    sinks = torch.tensor([0.5, -1.0, 2.0, float("-inf")])
+
+    def model(step, q, k, v):
+        parts = step.attend_partial(0, q, sinks=sinks)
+        return *step.run(0, q, k, v, sinks=sinks, lse=True), *step.combine(*parts, out_lse=True)
+
+    with kvmesh.Mesh() as mesh:
+        cache, _, step = make_step(mesh)
+        q, k, v = tensors(9, 5)
+        plain = step.plan.run(0, q, k, v, lse=True, sinks=sinks)
+        without = step.plan.run(0, q, k, v)
+        out, lse, merged, merged_lse = compiled(model)(step, q, k, v)
+        torch.testing.assert_close((out, lse), plain, atol=0, rtol=0)
+        torch.testing.assert_close((merged, merged_lse), plain)
+        torch.testing.assert_close(out[:, 3], without[:, 3])
+        assert not torch.allclose(out[:, :3], without[:, :3])
+
+
 def check_operator(name, *arguments):
     torch.library.opcheck(getattr(torch.ops.kvmesh, name), arguments,
                           test_utils=("test_schema", "test_faketensor"))
@@ -81,9 +100,10 @@ def test_the_operators_keep_torch_s_rules():
         q, k, v = tensors(9, 3)
         where = (step._order, step._number)
         for lse in (False, True):
-            check_operator("run", *where, 0, q, k, v, lse)
+            check_operator("run", *where, 0, q, k, v, None, lse)
         check_operator("append", *where, 0, k, v)
-        check_operator("attend_partial", *where, 0, q)
+        check_operator("run", *where, 0, q, k, v, torch.ones(HEADS), True)
+        check_operator("attend_partial", *where, 0, q, torch.ones(HEADS))
         check_operator("combine", *where, *step.attend_partial(0, q), True)
 
 

@@ -23,7 +23,7 @@ inline CacheOptions small_cache_options() {
 
 /// Everything that a cache is: its allocator's digest and the bytes of its pools.
 struct CacheImage {
-  explicit CacheImage(KvCache& cache) : digest(cache.allocator().digest()) {
+  explicit CacheImage(KvCache& cache) : digest(cache.digest()) {
     for (int layer = 0; layer < cache.options().layers; ++layer) {
       for (const TensorView& plane : cache.planes(layer)) {
         const auto size = static_cast<std::size_t>(plane.elements()) * size_bytes(plane.dtype);

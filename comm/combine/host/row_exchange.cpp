@@ -6,8 +6,9 @@
 
 namespace kvmesh {
 
-RowExchange::RowExchange(Communicator& comm)
+RowExchange::RowExchange(Communicator& comm, std::vector<Rank> names)
     : comm_(&comm),
+      names_(std::move(names)),
       me_(comm.rank().value),
       outgoing_(static_cast<std::size_t>(comm.size())),
       incoming_(outgoing_.size()),
@@ -62,7 +63,7 @@ void RowExchange::exchange_entries(std::string_view operation) {
   } catch (const SizeMismatch& error) {
     throw DigestMismatch(
         fmt::format("{}: the plans of ranks {} and {} differ in lengths or strategy", error.what(),
-                    me_, error.sender().value));
+                    name_of(me_), error.sender().value));
   }
 }
 
@@ -74,7 +75,8 @@ void RowExchange::check_digests(const std::vector<RowBuffer>& received,
     const PlanDigest theirs = message.digest();
     if (theirs == digest_) continue;
     throw DigestMismatch(fmt::format("{}: the plans of ranks {} and {} differ in: {}", operation,
-                                     me_, peer, differing_groups(digest_, theirs)));
+                                     name_of(me_), name_of(peer),
+                                     differing_groups(digest_, theirs)));
   }
 }
 

@@ -49,7 +49,8 @@ class RowBuffer {
 /// run one after the other: no plan has large buffers of its own. Does not outlive `comm`.
 class RowExchange {
  public:
-  explicit RowExchange(Communicator& comm);
+  /// `names`: the ranks that errors name instead of those of `comm`, where it is part of a group.
+  explicit RowExchange(Communicator& comm, std::vector<Rank> names = {});
 
   int rank() const { return me_; }
   int ranks() const { return static_cast<int>(outgoing_.size()); }
@@ -95,7 +96,12 @@ class RowExchange {
   void exchange_entries(std::string_view operation);
   void check_digests(const std::vector<RowBuffer>& received, std::string_view operation) const;
 
+  int name_of(int rank) const {
+    return names_.empty() ? rank : names_[static_cast<std::size_t>(rank)].value;
+  }
+
   Communicator* comm_;
+  std::vector<Rank> names_;
   int me_;
   PlanDigest digest_;
   std::vector<RowBuffer> outgoing_;       // [rank]

@@ -7,6 +7,30 @@
 
 namespace kvmesh::cuda {
 
+template <Dtype Wire>
+__device__ inline float2 unpacked_pair(std::uint32_t pair) {
+  if constexpr (Wire == Dtype::kFloat16) {
+    return {cvt_f32_f16(static_cast<std::uint16_t>(pair & 0xFFFFu)),
+            cvt_f32_f16(static_cast<std::uint16_t>(pair >> 16))};
+  } else {
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
+  }
+}
+
+template <Dtype Wire>
+__device__ inline void unpack_unit(const uint2& unit, float* values) {
+  if constexpr (Wire == Dtype::kFloat32) {
+    values[0] = __uint_as_float(unit.x);
+    values[1] = __uint_as_float(unit.y);
+  } else {
+    const float2 low = unpacked_pair<Wire>(unit.x), high = unpacked_pair<Wire>(unit.y);
+    values[0] = low.x;
+    values[1] = low.y;
+    values[2] = high.x;
+    values[3] = high.y;
+  }
+}
+
 /// The word of a row's cell that has the LSE or the epoch: of lines, that of their last cell.
 /// All lanes of the warp call it.
 template <RowForm Form>

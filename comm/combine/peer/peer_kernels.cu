@@ -5,6 +5,9 @@
 //                     merge: each row that I own, out of my slot, in rank order
 //   block n-1         tells every rank that I have begun this combine, and waits for their word
 //
+// Where the merge of attention has sent the rows already, this kernel begins beside that one and
+// only merges.
+//
 // Why two slots are enough. A rank writes the slot of epoch e when its kernel of e runs: after its
 // kernel of e-1 has ended, whose last block has seen from every rank p that p had begun e-1. p had
 // then ended e-2, on its one stream, and so has read the slot that e and e-2 share. The same holds
@@ -22,6 +25,7 @@
 
 #include "comm/combine/half_bits.cuh"
 #include "comm/combine/peer/peer_cells.cuh"
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/load_kernels.hpp"
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
@@ -293,15 +297,18 @@ template <Dtype Wire, RowForm Form, int Most, bool Wide>
 __global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
     combine(const __grid_constant__ PeerParams p) {
   griddepcontrol_launch_dependents();
-  griddepcontrol_wait();
+  // Rows that the kernel before sends come through the window, as those of the other ranks do.
+  if (!p.rows_are_sent) griddepcontrol_wait();
   const bool meets = blockIdx.x == gridDim.x - 1;
   const std::uint32_t epoch = p.window.epochs[blockIdx.x] + 1;
   if (meets) {
     meet_peers(p, epoch);
   } else {
-    send_rows<Wire, Form, Wide>(p, epoch);
+    if (!p.rows_are_sent) send_rows<Wire, Form, Wide>(p, epoch);
     merge_rows<Wire, Form, Most, Wide>(p, epoch);
   }
+  // The kernel before reads the epoch, too; and whoever waits for this one waits for that one.
+  if (p.rows_are_sent) griddepcontrol_wait();
   __syncthreads();  // all threads have read the epoch
   const int last = meets ? kMostPeerBlocks : static_cast<int>(blockIdx.x) + 1;
   for (int i = static_cast<int>(blockIdx.x + threadIdx.x); i < last; i += kBlockThreads<Form>) {
@@ -352,7 +359,7 @@ cudaError_t launch(Kernel kernel, unsigned blocks, unsigned threads, const PeerP
 
 /// Units of the partial and of the output begin where one access takes them.
 bool is_wide(const PeerParams& p) {
-  const int unit = p.travels_as == Dtype::kFloat32 ? 2 : 4;
+  const int unit = p.to.travels_as == Dtype::kFloat32 ? 2 : 4;
   const auto fits = [&](const void* data, Dtype dtype, std::int64_t stride_0,
                         std::int64_t stride_1) {
     const auto bytes = static_cast<std::uintptr_t>(unit * info_of(dtype).bits / 8);
@@ -385,12 +392,13 @@ cudaError_t launch_peer_combine(const PeerParams& params, cudaStream_t stream) {
   const bool are_words = params.to.form == RowForm::kWords;
   const int threads = are_words ? kBlockThreads<RowForm::kWords> : kBlockThreads<RowForm::kLines>;
   const int resident = are_words || index == 0 ? 2 : 1;  // as kResident
-  const std::int64_t rows =
-      std::max<std::int64_t>(std::int64_t{params.to.tokens} * params.to.heads, params.own_rows);
+  const std::int64_t sent =
+      params.rows_are_sent ? 0 : std::int64_t{params.to.tokens} * params.to.heads;
+  const std::int64_t rows = std::max<std::int64_t>(sent, params.own_rows);
   const std::int64_t wanted = (rows * params.to.row_cells + threads - 1) / threads;
   const std::int64_t most = std::max(1, params.most_blocks * resident / 2);
   const auto blocks = static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
-  return launch(kernel_for(params.travels_as, params.to.form, index), blocks + 1,
+  return launch(kernel_for(params.to.travels_as, params.to.form, index), blocks + 1,
                 static_cast<unsigned>(threads), params, stream);
 }
 

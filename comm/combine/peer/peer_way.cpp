@@ -38,6 +38,7 @@ struct PeerPlan {
   Scatter scatter = Scatter::kAll;
   Dtype travels_as = Dtype::kFloat32;
   PeerLayout layout;
+  std::optional<PeerLayout> sent;  // of rows that other kernels store: words, if they fit
   bool has_mask = false;
   friend bool operator==(const PeerPlan&, const PeerPlan&) = default;
 };
@@ -50,6 +51,9 @@ class PeerWay : public CombineWay {
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
   void check_run(const Partial& mine, const CombineOutput& output) const override;
   void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
+  bool takes_sent_rows() const override { return plan_->sent && plan_->shape.rows() > 0; }
+  CombineTarget target() override;
+  void run_sent(const CombineOutput& output, Stream stream) override;
   CombineStrategy strategy() const override { return CombineStrategy::kAllToAll; }
   std::uint64_t generation() const override { return generation_; }
   std::size_t workspace_bytes() const override { return participants_.size_bytes(); }
@@ -60,8 +64,9 @@ class PeerWay : public CombineWay {
   CombineBlock own() const {
     return block_of(plan_->shape, plan_->scatter, window_.rank().value, window_.ranks());
   }
-  CombineTarget target() const;
-  cuda::PeerParams params(const Partial& mine, const CombineOutput& output) const;
+  CombineTarget target_of(const PeerLayout& layout) const;
+  void launch(const PeerLayout& layout, const Partial* mine, const CombineOutput& output,
+              Stream stream);
 
   PeerWindow& window_;
   std::optional<RowForm> form_;
@@ -76,16 +81,19 @@ PeerPlan PeerWay::checked_plan(const CombineShape& shape, const CombineOptions& 
   const int ranks = window_.ranks();
   check_plan(shape, options.participation, ranks);
   static_cast<void>(resolve_strategy(WayKind::kPeer, shape, options, ranks));  // or it throws
-  PeerRoom room = window_.room();
-  if (form_ == RowForm::kWords) room.line_slot_bytes = 0;
-  if (form_ == RowForm::kLines) room.word_slot_bytes = 0;
-  const std::optional<PeerLayout> layout = fitting_layout(shape, options, ranks, room);
+  const auto layout_in = [&](PeerRoom room) { return fitting_layout(shape, options, ranks, room); };
+  const PeerRoom room = window_.room();
+  const PeerRoom words{.word_slot_bytes = form_ == RowForm::kLines ? 0 : room.word_slot_bytes};
+  const PeerRoom lines{.line_slot_bytes = form_ == RowForm::kWords ? 0 : room.line_slot_bytes};
+  const std::optional<PeerLayout> layout =
+      layout_in({words.word_slot_bytes, lines.line_slot_bytes});
   require(layout.has_value(), "combine: {} tokens of {} heads and dim {} do not fit into a window",
           shape.tokens, shape.heads, shape.dim);
   return {.shape = shape,
           .scatter = options.scatter,
           .travels_as = options.travels_as,
           .layout = *layout,
+          .sent = layout_in(words),
           .has_mask = options.participation != nullptr};
 }
 
@@ -125,19 +133,26 @@ void PeerWay::check_run(const Partial& mine, const CombineOutput& output) const 
 void PeerWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
   check_run(mine, output);
   window_.check("combine");
-  if (plan_->shape.rows() == 0) return;
-  cuda_memory::use_device(window_.device().index);
-  check(cuda::launch_peer_combine(params(mine, output), native(stream)), "combine: peers");
-  ++runs_;
+  launch(plan_->layout, &mine, output, stream);
 }
 
-CombineTarget PeerWay::target() const {
-  const PeerLayout& layout = plan_->layout;
+CombineTarget PeerWay::target() {
+  window_.check("combine");
+  return target_of(*plan_->sent);
+}
+
+void PeerWay::run_sent(const CombineOutput& output, Stream stream) {
+  check_output_tensors(output, plan_->shape, own(), DeviceKind::kCuda);
+  launch(*plan_->sent, nullptr, output, stream);
+}
+
+CombineTarget PeerWay::target_of(const PeerLayout& layout) const {
   const PeerWindowView view = window_.view();
   CombineTarget target{.windows = {},
                        .slots_offset = window_.slots_offset(layout.form),
                        .slot_bytes = window_.slot_bytes(layout.form),
                        .participants = plan_->has_mask ? participants_.data() : nullptr,
+                       .last_epoch = view.epochs,
                        .rank = window_.rank().value,
                        .ranks = window_.ranks(),
                        .tokens = static_cast<int>(plan_->shape.tokens),
@@ -146,26 +161,33 @@ CombineTarget PeerWay::target() const {
                        .block_rows = layout.block_rows,
                        .row_cells = layout.row_cells,
                        .form = layout.form,
+                       .travels_as = plan_->travels_as,
                        .shares = shares_of(plan_->shape, plan_->scatter, window_.ranks()),
                        .by_heads = Divisor(static_cast<int>(plan_->shape.heads))};
   std::copy(std::begin(view.windows), std::end(view.windows), target.windows);
   return target;
 }
 
-cuda::PeerParams PeerWay::params(const Partial& mine, const CombineOutput& output) const {
+/// `mine`: null if its rows are sent.
+void PeerWay::launch(const PeerLayout& layout, const Partial* mine, const CombineOutput& output,
+                     Stream stream) {
+  if (plan_->shape.rows() == 0) return;
   const CombineBlock block = own();
-  const PeerLayout& layout = plan_->layout;
   const int group = layout.form == RowForm::kWords ? 1 : kCellsPerLine;
-  return {.to = target(),
-          .window = window_.view(),
-          .tensors = cuda::combine_tensors(mine, output),
-          .own_tokens_begin = static_cast<int>(block.tokens.begin),
-          .own_rows = static_cast<int>(block.rows()),
-          .by_own_heads = Divisor(static_cast<int>(block.heads.size())),
-          .by_cells = Divisor(layout.row_cells / group),
-          .travels_as = plan_->travels_as,
-          .combine = runs_,
-          .most_blocks = window_.most_blocks()};
+  const cuda::PeerParams params{
+      .to = target_of(layout),
+      .window = window_.view(),
+      .tensors = cuda::combine_tensors(mine != nullptr ? *mine : Partial{}, output),
+      .own_tokens_begin = static_cast<int>(block.tokens.begin),
+      .own_rows = static_cast<int>(block.rows()),
+      .by_own_heads = Divisor(static_cast<int>(block.heads.size())),
+      .by_cells = Divisor(layout.row_cells / group),
+      .combine = runs_,
+      .rows_are_sent = mine == nullptr,
+      .most_blocks = window_.most_blocks()};
+  cuda_memory::use_device(window_.device().index);
+  check(cuda::launch_peer_combine(params, native(stream)), "combine: peers");
+  ++runs_;
 }
 
 }  // namespace

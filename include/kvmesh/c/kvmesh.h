@@ -342,7 +342,8 @@ enum {
   KVMESH_WAY_HOST = 1,
   KVMESH_WAY_STAGED = 2,
   KVMESH_WAY_NCCL = 3,
-  KVMESH_WAY_PEER = 4
+  KVMESH_WAY_PEER = 4,
+  KVMESH_WAY_HIERARCHICAL = 5
 };
 
 typedef struct kvmesh_plan_options {

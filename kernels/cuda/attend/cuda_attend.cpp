@@ -146,13 +146,13 @@ void CudaAttend::reserve_workspace() {
 }
 
 AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& pool,
-                                   const AttendedRows& out, const ConstTensorView& sinks) const {
+                                   const AttendOutput& out, const ConstTensorView& sinks) const {
   return {.q = q.data,
           .q_token_stride = q.stride(0),
           .q_head_stride = q.stride(1),
           .k = device_pool(pool.k),
           .v = device_pool(pool.v),
-          .out = attend_output(out),
+          .out = out,
           .workspace_o = workspace_o_.data(),
           .workspace_lse = workspace_lse_.data(),
           .tasks = nullptr,
@@ -173,11 +173,21 @@ void CudaAttend::check_output(const AttendedRows& out) const {
 
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
                         cudaStream_t stream, const ConstTensorView& sinks) {
+  check_output(out);
+  launch_to({.out = attend_output(out)}, q, pool, sinks, stream);
+}
+
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
+                        cudaStream_t stream, const ConstTensorView& sinks) {
+  launch_to({.to = to}, q, pool, sinks, stream);
+}
+
+void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
+                           const ConstTensorView& sinks, cudaStream_t stream) {
   check_attend_inputs(shape_, plan_->tokens(), max_page_, q, pool);
   check_sinks(shape_, sinks);
-  check_output(out);
   const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
-  AttendParams params = params_of(q, pool, out, sinks);
+  AttendParams params = params_of(q, pool, rows.out, sinks);
   for (int i = 0; i < 2; ++i) {
     const PlannedLaunch& planned = plan_->launch(i);
     if (planned.grid == 0) continue;
@@ -194,17 +204,18 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
                            params, pool);
   }
   is_fresh_ = false;
-  if (plan_->most_merges() > 0) launch_merge(out, sinks, stream);
+  if (plan_->most_merges() > 0) launch_merge(rows, sinks, stream);
 }
 
-void CudaAttend::launch_merge(const AttendedRows& out, const ConstTensorView& sinks,
+void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
                               cudaStream_t stream) const {
   const MergeParams params{.merges = plan_->merges(),
                            .merge_count = plan_->merges_made(),
                            .workspace_o = workspace_o_.data(),
                            .workspace_lse = workspace_lse_.data(),
                            .sinks = static_cast<const float*>(sinks.data),
-                           .out = attend_output(out),
+                           .out = rows.out,
+                           .to = rows.to,
                            .group = group_of(planned_)};
   const std::int64_t merges = plan_->most_merges();
   const std::int64_t chunks_of_row = (shape_.v_dim + kMergeColumns - 1) / kMergeColumns;

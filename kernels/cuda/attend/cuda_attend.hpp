@@ -59,6 +59,11 @@ class CudaAttend {
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream, const ConstTensorView& sinks = {});
+  /// The same, with rows stored where the combine of several ranks wants them. REQUIRES: the step
+  /// was planned with `merges_all`. The last kernel lets the next begin as CombineWay::run_sent
+  /// requires.
+  void launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
+              cudaStream_t stream, const ConstTensorView& sinks = {});
 
   const DevicePlan& current() const { return *plan_; }
   /// Changes when graphs that were captured before become invalid.
@@ -79,11 +84,17 @@ class CudaAttend {
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, int row_class) const;
   LaunchShape launch_shape(int row_class) const;
-  AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
+  /// Kernels that write `out`, unless `to` has ranks.
+  struct Rows {
+    AttendOutput out{};
+    CombineTarget to{};
+  };
+  void launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
+                 const ConstTensorView& sinks, cudaStream_t stream);
+  AttendParams params_of(const ConstTensorView& q, const ConstKvPool& pool, const AttendOutput& out,
                          const ConstTensorView& sinks) const;
   void reserve_workspace();
-  void launch_merge(const AttendedRows& out, const ConstTensorView& sinks,
-                    cudaStream_t stream) const;
+  void launch_merge(const Rows& rows, const ConstTensorView& sinks, cudaStream_t stream) const;
 
   KernelStore* store_;
   AttentionShape shape_;

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/half_pairs.cuh"
+
 namespace kvmesh::cuda {
 
 __device__ inline std::uint32_t shared_address(const void* pointer) {
@@ -60,14 +63,6 @@ __device__ inline std::uint32_t atom_inc_relaxed_gpu(std::uint32_t* at, std::uin
   return old;
 }
 
-/// Lets the next kernel of the stream start, if it was launched so that it may.
-__device__ inline void griddepcontrol_launch_dependents() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-/// Until the kernels that this one depends on have ended and what they wrote is there.
-__device__ inline void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 /// Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
 __device__ inline void ldmatrix_x4(std::uint32_t (&to)[4], std::uint32_t from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -112,19 +107,6 @@ __device__ inline void mma_m16n8k16_f16(float (&c)[4], const std::uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Two floats rounded to nearest even; `low` in the low half.
-__device__ inline std::uint32_t cvt_rn_bf16x2(float low, float high) {
-  std::uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
-__device__ inline std::uint32_t cvt_rn_f16x2(float low, float high) {
-  std::uint32_t pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
 /// Two float8 elements, the lower (`Half` 0) or upper 16 bits of `four`.
 template <int Half>
 __device__ inline std::uint32_t cvt_rn_f16x2_e4m3x2(std::uint32_t four) {
@@ -139,12 +121,6 @@ __device__ inline std::uint32_t cvt_rn_f16x2_e4m3x2(std::uint32_t four) {
         : "r"(four));
   }
   return pair;
-}
-
-__device__ inline float cvt_f32_f16(std::uint16_t half) {
-  float value;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
-  return value;
 }
 
 /// Log 2; -inf for 0 and subnormal numbers, NaN for negative ones.

@@ -33,6 +33,7 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   add_sequences(pages, step);
   query_blocks_.clear();
   candidates_ = query_block_tokens_ = 0;
+  merges_all_ = step.merges_all;
   for (Launch& launch : launches_) add_query_blocks(launch);
   shape_launches();
   reserve_arrays(candidates_, std::ssize(query_blocks_));
@@ -157,11 +158,13 @@ void DevicePlan::shape_launches() {
     launch.most_splits =
         launch.most_blocks == 0 || !may_split ? 0 : to_int32(kSplitsPerResidentBlock * resident);
     launch.first_workspace_row = to_int32(workspace_rows_);
-    if (launch.most_splits == 0) continue;
-    most_merges_ += std::min<std::int64_t>(launch.most_blocks, launch.most_splits / 2);
+    const std::int64_t whole = merges_all_ ? launch.most_blocks : 0;
+    if (launch.most_splits + whole == 0) continue;
+    most_merges_ +=
+        std::max(whole, std::min<std::int64_t>(launch.most_blocks, launch.most_splits / 2));
     merge_rows_ = std::max(merge_rows_,
                            is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
-    workspace_rows_ += launch.most_splits * rows_of_block(launch);
+    workspace_rows_ += (launch.most_splits + whole) * rows_of_block(launch);
   }
 }
 
@@ -191,6 +194,7 @@ void DevicePlan::reserve_arrays(std::int64_t candidates, std::int64_t query_bloc
 
 void DevicePlan::reserve(const AttendLimits& limits) {
   limits_ = limits;
+  merges_all_ = limits.merges_all;
   if (evaluates_mask()) {
     classifier_.prepare(std::min<std::int64_t>(limits.queries, launches_[0].block_tokens));
   }
@@ -274,6 +278,7 @@ void DevicePlan::split(const PlanCandidates& candidates, cudaStream_t stream) {
                .most_splits = launch.most_splits,
                .first_workspace_row = launch.first_workspace_row,
                .is_first = is_first,
+               .merges_all = merges_all_,
                .visits_of_query_block = visits_of_query_block_.data(),
                .visits = visits_.data(),
                .order = order_.data() + launch.first_query_block,

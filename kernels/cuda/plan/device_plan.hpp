@@ -40,6 +40,9 @@ struct StepView {
   std::span<const StepSequence> sequences;
   /// Logical, of all queries; empty: the newest of each sequence.
   std::span<const std::int64_t> q_positions{};
+  /// Every block of rows goes through the workspace and is merged, also one that is not split: for
+  /// rows that the merge sends to other ranks.
+  bool merges_all = false;
 };
 
 /// The most that any plan of a captured graph will have.
@@ -50,6 +53,8 @@ struct AttendLimits {
   /// Of this rank, of all sequences together. More than that makes the graph invalid: see
   /// `generation`.
   std::int64_t pages = 0;
+  /// As StepView's: whether some step of the plan may want it.
+  bool merges_all = false;
 };
 /// Most rows of a thread block for few rows: decode, speculation.
 inline constexpr std::int64_t kShortRows = 64;
@@ -179,6 +184,7 @@ class DevicePlan {
   std::vector<std::int32_t> q_positions_;
   std::int64_t candidates_ = 0;
   std::int32_t query_block_tokens_ = 0;  // of the longest
+  bool merges_all_ = false;
   std::int64_t tokens_ = 0;
   std::int64_t token_slot_count_ = 0;
   std::uint64_t generation_ = 0;

@@ -104,7 +104,8 @@ struct SplitParams {
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks
   std::int32_t first_workspace_row;
-  std::int32_t is_first;  // of the step's launches; the next one's merges follow
+  std::int32_t is_first;    // of the step's launches; the next one's merges follow
+  std::int32_t merges_all;  // blocks that are not split, too
   const std::int32_t* visits_of_query_block;  // [query_blocks]
   const PageVisit* visits;
   std::int32_t* order;        // [query_blocks of the launch]: as they are started

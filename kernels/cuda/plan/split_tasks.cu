@@ -206,27 +206,30 @@ class Splitter {
     const int added = splits > 1 ? splits : 0;
     // No more than there is room for: from the first block that has none on, all stay whole.
     if (scan(added, all.splits) + added > p_.most_splits) splits = 1;
-    const Sums before = scan(is_there ? sums_of(query_block, splits) : Sums{}, all.sums);
+    const bool is_merged = splits > 1 || p_.merges_all != 0;
+    const Sums own = is_there ? sums_of(query_block, splits, is_merged) : Sums{};
+    const Sums before = scan(own, all.sums);
     if (!is_there) return;
     const int head = block % p_.kv_heads_of_query_block;
-    add_tasks(query_block, head, splits, before);
-    if (splits > 1) add_merge(query_block, head, splits, before);
+    add_tasks(query_block, head, splits, is_merged, before);
+    if (is_merged) add_merge(query_block, head, splits, before);
   }
 
-  __device__ Sums sums_of(int query_block, int splits) const {
-    if (splits == 1) return {1, 0, 0};
+  __device__ Sums sums_of(int query_block, int splits, bool is_merged) const {
+    if (!is_merged) return {1, 0, 0};
     return {splits, 1,
             splits * p_.candidates.query_blocks[query_block].tokens * p_.candidates.group};
   }
 
-  __device__ void add_tasks(int query_block, int head, int splits, const Sums& before) const {
+  __device__ void add_tasks(int query_block, int head, int splits, bool is_merged,
+                            const Sums& before) const {
     const int rows = p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
     const auto visit_at = [&](int split) {
       const auto unit = begin_of_split(split_units(query_block), splits, split);
       return min(static_cast<int>(unit) * p_.split_unit_visits, visits(query_block));
     };
     for (int split = 0; split < splits; ++split) {
-      const int row = splits == 1 ? -1 : p_.first_workspace_row + before.rows + split * rows;
+      const int row = is_merged ? p_.first_workspace_row + before.rows + split * rows : -1;
       p_.tasks[before.tasks + split] =
           task_of(query_block, head, visit_at(split), visit_at(split + 1), row);
     }

@@ -29,18 +29,18 @@ class Step:
         _plans[self._number] = plan
         weakref.finalize(self, _plans.pop, self._number, None)
 
-    def run(self, layer, q, k=None, v=None, *, lse=False):
+    def run(self, layer, q, k=None, v=None, *, sinks=None, lse=False):
         """StepPlan.run: out, with lse (out, lse)."""
-        out, lse_of_out = _run(self._order, self._number, layer, q, k, v, lse)
+        out, lse_of_out = _run(self._order, self._number, layer, q, k, v, sinks, lse)
         return (out, lse_of_out) if lse else out
 
     def append(self, layer, k, v):
         """StepPlan.append."""
         _append(self._order, self._number, layer, k, v)
 
-    def attend_partial(self, layer, q):
+    def attend_partial(self, layer, q, *, sinks=None):
         """StepPlan.attend_partial: (o, lse)."""
-        return _attend_partial(self._order, self._number, layer, q)
+        return _attend_partial(self._order, self._number, layer, q, sinks)
 
     def combine(self, o, lse, *, out_lse=False):
         """StepPlan.combine: out, with out_lse (out, out_lse). The output is in float32."""
@@ -70,9 +70,9 @@ def _partial(plan, like):
 
 @torch.library.custom_op("kvmesh::run", mutates_args={"order"})
 def _run(order: Tensor, plan: int, layer: int, q: Tensor, k: Optional[Tensor], v: Optional[Tensor],
-         with_lse: bool) -> Tuple[Tensor, Tensor]:
+         sinks: Optional[Tensor], with_lse: bool) -> Tuple[Tensor, Tensor]:
     out, lse = _output(_plan(plan), q, with_lse)
-    _plan(plan).run(layer, q, k, v, out=out, lse=lse if with_lse else None)
+    _plan(plan).run(layer, q, k, v, out=out, lse=lse if with_lse else None, sinks=sinks)
     return out, lse
 
 
@@ -82,9 +82,10 @@ def _append(order: Tensor, plan: int, layer: int, k: Tensor, v: Tensor) -> None:
 
 
 @torch.library.custom_op("kvmesh::attend_partial", mutates_args={"order"})
-def _attend_partial(order: Tensor, plan: int, layer: int, q: Tensor) -> Tuple[Tensor, Tensor]:
+def _attend_partial(order: Tensor, plan: int, layer: int, q: Tensor,
+                    sinks: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
     o, lse = _partial(_plan(plan), q)
-    _plan(plan).attend_partial(layer, q, o, lse)
+    _plan(plan).attend_partial(layer, q, o, lse, sinks=sinks)
     return o, lse
 
 
@@ -97,7 +98,7 @@ def _combine(order: Tensor, plan: int, o: Tensor, lse: Tensor,
 
 
 @_run.register_fake
-def _(order, plan, layer, q, k, v, with_lse):
+def _(order, plan, layer, q, k, v, sinks, with_lse):
     return _output(_plan(plan), q, with_lse)
 
 
@@ -107,7 +108,7 @@ def _(order, plan, layer, k, v):
 
 
 @_attend_partial.register_fake
-def _(order, plan, layer, q):
+def _(order, plan, layer, q, sinks):
     return _partial(_plan(plan), q)
 
 

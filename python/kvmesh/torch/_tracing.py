@@ -64,6 +64,8 @@ class _Captured:
 
 
 def _to(value, dtype):
+    if not isinstance(dtype, torch.dtype):  # a device
+        return value
     if dtype == torch.bool:
         return value != 0
     return _kvmesh.to_float(value) if dtype.is_floating_point else _kvmesh.to_int(value)
@@ -91,12 +93,9 @@ def _power(value, exponent):
     return result
 
 
-def _ones(dtype=None):
-    return True if dtype == torch.bool else 1
-
-
-def _zeros(dtype=None):
-    return False if dtype == torch.bool else 0
+def _full(value, dtype=None):
+    """A tensor, since functions go on to ask it for its device."""
+    return torch.full((), value, dtype=dtype or torch.int32, device="cpu")
 
 
 _OPERATORS = {
@@ -121,8 +120,8 @@ _FUNCTIONS = {
     "invert": operator.invert, "bitwise_not": operator.invert, "logical_not": operator.invert,
     "where": _kvmesh.where, "clamp": _clamp, "clip": _clamp,
     "clamp_min": lambda a, min: _clamp(a, min), "clamp_max": lambda a, max: _clamp(a, None, max),
-    "ones_like": lambda a, dtype=None, **_: _ones(dtype),
-    "zeros_like": lambda a, dtype=None, **_: _zeros(dtype),
+    "ones_like": lambda a, dtype=None, **_: _full(1, dtype),
+    "zeros_like": lambda a, dtype=None, **_: _full(0, dtype),
     "full_like": lambda a, fill_value, **_: fill_value,
 }
 
@@ -160,8 +159,8 @@ def _teach_expr():
     Expr.float = _method(_kvmesh.to_float)
     Expr.int = Expr.long = _method(_kvmesh.to_int)
     Expr.bool = lambda self: self != 0
-    Expr.new_ones = lambda self, size=(), dtype=None, device=None: _ones(dtype)
-    Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _zeros(dtype)
+    Expr.new_ones = lambda self, size=(), dtype=None, device=None: _full(1, dtype)
+    Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _full(0, dtype)
     Expr.new_full = lambda self, size, fill_value, dtype=None, device=None: fill_value
     Expr.device = torch.device("cpu")
 

@@ -11,6 +11,7 @@ using enum CombineStrategy;
 using enum WayKind;
 
 constexpr CombineMeans kCpus{.ranks = 4};
+constexpr CombineMeans kTwoHosts{.ranks = 4, .hosts = {.hosts = 2, .per_host = 2}};
 constexpr CombineMeans kGpus{.ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kTwoGpus{.ranks = 2, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
@@ -40,6 +41,12 @@ const Choice kChoices[] = {
     {kCpus, kSmall, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
     {kCpus, kAbove4MiB, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
     {kCpus, kSmall, Scatter::kHeads, kReduceScatter, false, {kHost, kReduceScatter, true}},
+    // Hosts merge before they send, where that saves more than 64 KiB of rows that can be divided.
+    {kTwoHosts, {253, 1, 128}, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
+    {kTwoHosts, {255, 1, 128}, Scatter::kAll, kAuto, false, {kHierarchical, kAllToAll, true}},
+    {kTwoHosts, {64, 4, 128}, Scatter::kHeads, kAuto, false, {kHierarchical, kAllToAll, true}},
+    {kTwoHosts, {64, 6, 128}, Scatter::kHeads, kAuto, false, {kHost, kAllToAll, true}},
+    {kTwoHosts, {64, 4, 128}, Scatter::kTokens, kAuto, false, {kHost, kAllToAll, true}},
     // GPUs without a common NCCL group go by way of the host, which does as it would on the CPU.
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
     {kSharedGpu, kAbove4MiB, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},

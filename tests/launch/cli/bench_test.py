@@ -199,6 +199,9 @@ class Bench(unittest.TestCase):
         _, result = self.bench(1, "--lengths", "30,even,3*5", "--batch", 2, "--context", 9, "--op", "append",
                                "--queries", 1)
         self.assertEqual([(r["lengths"], r["batch"]) for r in result["rows"]], [("even", 2), ("30,3*5", 4)])
+        _, result = self.bench(1, "--lengths", "30/2*9,4/3*5", "--op", "append", "--queries", 1)
+        self.assertEqual([(r["lengths"], r["batch"]) for r in result["rows"]],
+                         [("30", 1), ("2*9,4", 3), ("3*5", 3)])
         self.assertEqual(script("tables.py", self.folder / "1.json").returncode, 0)
 
     def test_what_has_no_room_is_left_out(self):

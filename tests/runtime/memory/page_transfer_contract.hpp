@@ -1,6 +1,7 @@
 // copy_on_write over any ranks: within a rank, out of maps of the others' pools, and by messages.
 #pragma once
 
+#include <numeric>
 #include <set>
 #include <span>
 #include <vector>
@@ -133,8 +134,11 @@ inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool m
   const int me = mesh.kv_rank().value;
   PageAllocator allocator({.ranks = kv.size(), .pages_per_rank = 1});
   const std::unique_ptr<Backend> backend = make_backend(mesh, allocator);
-  const PoolStorage pools(TransferCase::format(), TransferCase::kPages, TransferCase::kLayers,
-                          mesh.device(), Sharing::kNode);
+  std::vector<int> layers(TransferCase::kLayers);
+  std::iota(layers.begin(), layers.end(), 0);
+  const PoolStorage pools(
+      PoolLayout({{TransferCase::format(), TransferCase::kPages, layers}}, mesh.device()),
+      mesh.device(), Sharing::kNode);
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());
   stamp_all(pools, me);
   const std::uint64_t before = kv.sent_bytes();

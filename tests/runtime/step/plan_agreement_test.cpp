@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "runtime/mesh/replica_check.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 
 namespace kvmesh::test {
@@ -19,7 +20,8 @@ struct Plan {
 };
 
 PlanHashes all_hashes(const Plan& plan, const PageAllocator& allocator) {
-  return with_batch(hashes_of(plan.options), plan.batch, plan.options.q_positions, allocator);
+  return with_batch(hashes_of(plan.options), plan.batch, plan.options.q_positions,
+                    allocator.digest());
 }
 
 // What a rank is told in the plan that ends an interval, where the last rank changes the first plan
@@ -32,7 +34,7 @@ std::string told(Communicator& world, const std::function<void(Plan&)>& change) 
     if (i == 0 && world.rank().value == world.size() - 1) change(plan);
     const PlanHashes next = all_hashes(plan, allocator);
     try {
-      history.compare(world, next, allocator);
+      history.compare(world, next, [&] { check_replicas(allocator, world); });
     } catch (const DigestMismatch& error) {
       EXPECT_EQ(i, kInterval - 1);
       return error.what();

@@ -1,11 +1,13 @@
 // Merges the splits of rows from the workspace, always in the same order. A warp has splits of a
 // row, kInFlight of them under way at once; rows of many splits have several warps, whose sums meet
-// in shared memory.
+// in shared memory. Merged rows go to the output, or straight to the ranks that own them in the
+// combine: then the kernel of the combine only waits for them.
 //
 // Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
 // is there: Hopper and later).
 #pragma once
 
+#include "core/cuda/combine_target.cuh"
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
 #include "kernels/cuda/attend/common/output.cuh"
@@ -117,9 +119,10 @@ class MergeRow {
 /// time.
 class MergeBlock {
  public:
-  /// `sums` [kMergeWarps][kChunkColumns] is shared.
-  __device__ MergeBlock(const MergeParams& params, const DeviceMerge& merge, float* sums)
-      : p_(params), merge_(merge), sums_(sums), warps_(warps_of_row(merge.splits)) {}
+  /// `sums` [kMergeWarps][kChunkColumns] is shared. `epoch`: of the combine that rows go to.
+  __device__ MergeBlock(const MergeParams& params, const DeviceMerge& merge, float* sums,
+                        std::uint32_t epoch)
+      : p_(params), merge_(merge), sums_(sums), epoch_(epoch), warps_(warps_of_row(merge.splits)) {}
 
   __device__ void run() {
     const int at_once = kMergeWarps / warps_;
@@ -140,13 +143,13 @@ class MergeBlock {
     MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
     const int token = merge_.first_token + r / p_.group;
     const int head = merge_.kv_head * p_.group + r % p_.group;
-    const OutputRow to = output_row(p_.out, token, head);
     const int column = chunk * kChunkColumns + lane() * kColumnsPerLane;
     MergeRow::Columns o = {0.0f, 0.0f, 0.0f, 0.0f};
     row.add(column, o);
     if (warps_ > 1) add_warps(o);
     if (!is_there || warp() % warps_ != 0) return;
-    put(to, column, o);
+    if (p_.to.ranks > 0) return send(token, head, column, o, row.merged_lse());
+    put(output_row(p_.out, token, head), column, o);
     if (chunk == 0 && lane() == 0) put_lse(p_.out, token, head, row.merged_lse());
   }
 
@@ -159,6 +162,12 @@ class MergeBlock {
         to.put(column + c, o[c]);
       }
     }
+  }
+
+  __device__ void send(int token, int head, int column, const MergeRow::Columns& o,
+                       float lse) const {
+    if (column >= kDimV || (participants_of(p_.to, token) >> p_.to.rank & 1) == 0) return;
+    store_four(p_.to, place_of_row(p_.to, token, head), column, o, lse, epoch_);
   }
 
   /// The first warp of each row gets the sum over all of its warps, in their order.
@@ -181,6 +190,7 @@ class MergeBlock {
   const MergeParams& p_;
   const DeviceMerge& merge_;
   float* const sums_;
+  const std::uint32_t epoch_;
   const int warps_;
 };
 
@@ -203,5 +213,6 @@ extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, kMe
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
   }
-  if (has_work) MergeBlock(params, merge, sums).run();
+  const std::uint32_t epoch = params.to.ranks > 0 ? *params.to.last_epoch + 1 : 0;
+  if (has_work) MergeBlock(params, merge, sums, epoch).run();
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/pod/combine_target.hpp"
 #include "kernels/mods/mod_buffers.hpp"
 #include "kernels/page_visit.hpp"
 #include "kernels/tile_class.hpp"
@@ -90,6 +91,7 @@ struct MergeParams {
   const float* workspace_lse;  // [workspace rows]
   const float* sinks;          // [q_heads]; null: none
   AttendOutput out;
+  CombineTarget to;    // where rows go instead of the output, if it has ranks
   std::int32_t group;  // query heads of a kv head
 };
 

@@ -9,20 +9,27 @@
 
 namespace kvmesh::cuda {
 
-/// What a score is multiplied by in the exponent of 2.
+/// What a score, or a difference of scores, is multiplied by to be an exponent of 2.
 __device__ inline float exponent_scale(const AttendParams& p) {
-  if constexpr (kFoldScale) {
-    return p.scale * kLog2E;
-  } else {
-    return 1.0f;
-  }
+  return kFoldScale ? p.scale * kLog2E : kLog2E;
 }
 
-/// Natural, from a maximum in the scores' units and a sum relative to it.
+/// What exponents are relative to, from a maximum of scores. A score mod may return float32's least
+/// number, whose multiple would overflow: then it stays in the scores' units.
+__device__ inline float exponent_shift(float max, float scale) {
+  // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
+  const float shift = max == kNoKeys ? 0.0f : max;
+  return kFoldScale ? shift * scale : shift;
+}
+__device__ inline float weight_of(float score, float scale, float shift) {
+  return ex2_approx(kFoldScale ? score * scale - shift : (score - shift) * scale);
+}
+
+/// Natural, from a maximum of scores and a sum relative to it.
 __device__ inline float log_sum_exp(const AttendParams& p, float max, float sum) {
   if (sum == 0.0f) return kNoKeys;
-  const float shift = max == kNoKeys ? 0.0f : max * exponent_scale(p) * kLn2;
-  return shift + logf(sum);
+  if (max == kNoKeys) return logf(sum);
+  return (kFoldScale ? max * exponent_scale(p) * kLn2 : max) + logf(sum);
 }
 
 }  // namespace kvmesh::cuda

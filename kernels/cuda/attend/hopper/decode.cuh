@@ -78,7 +78,7 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
     for (int k = 0; k < kTileKeys / 16; ++k) {
 #pragma unroll
       for (int m = 0; m < kDimTiles; ++m) {
-        wgmma<Rows::kAcrossK>(o_[m], values + kImageV.further(m * 64, k * 2),
+        wgmma<Rows::kAcrossK>(o_[m], values + kImageV.further(m * kTileStep, k * 2),
                               weights + kImageWeights.further(k * 16), true);
       }
     }

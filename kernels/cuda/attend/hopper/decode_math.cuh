@@ -39,10 +39,15 @@ class DecodeMath {
 
  protected:
   static constexpr int kTiles = kRows / 8;  // of columns
-  // Of outputs. The last may be half: the rest of its rows is computed from whatever lies there,
-  // and belongs to nobody.
+  // Of outputs, 64 dims each. They overlap as atoms of values do. The last may be half: the rest of
+  // its rows is computed from whatever lies there, and belongs to nobody.
   static constexpr int kDimTiles = (kDimV + 63) / 64;
-  __device__ static bool has_dims(int m) { return kDimV % 64 == 0 || m * 64 + warp() * 16 < kDimV; }
+  static constexpr int kTileStep = kImageV.atom_elements() == 64 ? kImageV.atom_step() : 64;
+  __device__ static int first_dim(int m) { return m * kTileStep + warp() * 16; }
+  __device__ static bool has_dims(int m) {
+    if (kDimV % 64 == 0) return true;
+    return first_dim(m) < kDimV && (m == 0 || warp() * 16 >= 64 - kTileStep);
+  }
 
   /// A tile of a piece.
   struct Tile {
@@ -69,7 +74,7 @@ class DecodeMath {
   // ---- Scores ----
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded. Then the keys are released.
+  /// visible. Then the keys are released.
   __device__ void finish_scores(const Tile& tile, float (&s)[kRows / 2]) const {
     const bool check = tile.live() < kTileKeys || shared_.masked(tile.stage) != 0;
     if (!kFoldScale || check) modify(tile, check, s);
@@ -101,14 +106,12 @@ class DecodeMath {
     }
   }
 
-  /// The maximum of a column becomes `top`; both are in units of log 2 when multiplied by `scale`.
-  /// Returns what is to be subtracted from exponents; `keep` is what the column's former sums are
-  /// to be multiplied by.
+  /// The maximum of a column becomes `top`. Returns what exponents are relative to; `keep` is what
+  /// the column's former sums are to be multiplied by.
   __device__ static float raise(float& max, float top, float scale, float& keep) {
-    // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kNoKeys ? 0.0f : top * scale;
+    const float shift = exponent_shift(top, scale);
     // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
-    keep = max == top ? 1.0f : ex2_approx(max * scale - shift);
+    keep = max == top ? 1.0f : weight_of(max, scale, shift);
     max = top;
     return shift;
   }
@@ -118,8 +121,8 @@ class DecodeMath {
   __device__ float weigh(float& first, float& second, int j, int c, float top, float scale) {
     float keep;
     const float shift = raise(max_[j][c], top, scale, keep);
-    first = ex2_approx(first * scale - shift);
-    second = ex2_approx(second * scale - shift);
+    first = weight_of(first, scale, shift);
+    second = weight_of(second, scale, shift);
     sum_[j][c] = sum_[j][c] * keep + (first + second);
     return keep;
   }
@@ -198,7 +201,7 @@ class DecodeMath {
         for (int c = 0; c < 2; ++c) {
           const Row row = row_of(p_, tile.task, min(column(j, c), tile.task.rows - 1));
           float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, tile.task, row, key, score) * kLog2E;
+          if constexpr (!kFoldScale) score = modified(p_, tile.task, row, key, score);
           if (check && !(is_live && sees(p_, tile.task, row, key))) score = kNoKeys;
         }
       }
@@ -245,11 +248,11 @@ class DecodeMath {
   /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Those of latent pages
   /// are keys too, which all warps are done with.
   __device__ void clear_values(const Tile& tile) const {
-    constexpr int kUnits = kDimV * kElementBytes / 16;
+    constexpr int kUnits = kImageV.stored_units();
     const int live = tile.live();
     mbarrier_wait(shared_.values_full(tile.stage), tile.parity);
     for (int i = threadIdx.x; i < (kTileKeys - live) * kUnits; i += kMathThreads) {
-      st_shared_v4(shared_.values(tile.stage) + kImageV.unit(live + i / kUnits, i % kUnits),
+      st_shared_v4(shared_.values(tile.stage) + kImageV.stored_unit(live + i / kUnits, i % kUnits),
                    uint4{});
     }
   }
@@ -281,7 +284,8 @@ class DecodeMath {
   }
 
   /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
-  /// takes scores so large that a unit in their last place exceeds 100?
+  /// takes scores so large that a unit in their last place exceeds 100? Or are all exponents, with
+  /// scales of values added, too small for float32?
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
@@ -293,7 +297,9 @@ class DecodeMath {
         for (int m = 0; m < kDimTiles; ++m) {
           if (has_dims(m)) probe += o_[m][4 * j + c] * 0.0f + o_[m][4 * j + 2 + c] * 0.0f;
         }
-        const bool is_lost = sum_[j][c] == 0.0f && max_[j][c] != kNoKeys;
+        const bool is_lost =
+            max_[j][c] != kNoKeys &&
+            (sum_[j][c] == 0.0f || (kRowScales && max_[j][c] * exponent_scale(p_) == kNoKeys));
         found |=
             (is_lost || (probe != probe && sum_[j][c] == sum_[j][c])) && column(j, c) < task.rows;
       }
@@ -323,7 +329,7 @@ class DecodeMath {
         for (int m = 0; m < kDimTiles; ++m) {
           if (!has_dims(m)) continue;
           const float first = o_[m][4 * j + c] * factor, second = o_[m][4 * j + 2 + c] * factor;
-          const int dim = m * 64 + warp() * 16;
+          const int dim = first_dim(m);
           if constexpr (Kernel::kNeighbours) {
             to.put_pair(dim + lane() / 4 * 2, first, second);
           } else {

@@ -7,7 +7,7 @@
 
 namespace kvmesh::cuda {
 
-/// The pool's halves as [pages * kv_heads][page_size / 8][dim / 64][8][64], of float8 as image.hpp
+/// The pool's halves as [pages * kv_heads][page_size / 8][atoms][8][64], of float8 as image.hpp
 /// says: a box is a page of a head.
 struct HopperParams {
   TensorMap k_map;

@@ -2,19 +2,22 @@
 // the kernels.
 //
 // An atom is 8 rows of 64 16-bit elements, 1 KB, in which the 16-byte units of row r are exchanged
-// by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Where 64 does not divide
-// the dim they are 32 elements, exchanged by `unit ^ r / 2` (the 64-byte swizzle). Eight rows of
-// all their elements are a group: atoms one after another.
+// by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
+// elements are a group: atoms one after another.
 //
 //   group 0: [atom 0][atom 1]...   rows 0 ..  7
 //   group 1: [atom 0][atom 1]...   rows 8 .. 15
 //
+// Where 64 does not divide the dim, atoms overlap: of 96 dims they have 0 .. 63 and 32 .. 95, of
+// 160 they begin at 0, 48 and 96. What lies in two is there twice: the copy engine brings 64 bytes
+// of a row as slowly as 128. A dim of 224 has no such steps; its atoms have rows of 32 elements,
+// exchanged by `unit ^ r / 2` (the 64-byte swizzle).
+//
 // The same bytes serve as keys, read along a row (K-major), and as values, read across rows
 // (MN-major). Page size, rows of a tile and stages do not enter into it.
 //
-// Rows of an atom of 8-bit elements, which wgmma does not read, have as many bytes: 128 elements,
-// or
-// 64. Either way 8 rows' units of one number lie in different banks.
+// Rows of an atom of 8-bit elements, which wgmma does not read, have 128 of them, or 64. Either way
+// 8 rows' units of one number lie in different banks.
 #pragma once
 
 #include <cstdint>
@@ -48,20 +51,30 @@ struct KvImage {
   /// Of a row of an atom.
   constexpr int atom_elements() const {
     const int most = kLongRowBytes / element_bytes;
-    return dim % most == 0 ? most : most / 2;
+    return dim % most == 0 || overlap_step() > 0 ? most : most / 2;
   }
-  constexpr int atoms() const { return dim / atom_elements(); }
+  /// From the first element of an atom to that of the next.
+  constexpr int atom_step() const { return overlap_step() > 0 ? overlap_step() : atom_elements(); }
+  constexpr int atoms() const { return (dim - atom_elements()) / atom_step() + 1; }
   constexpr int row_bytes() const { return atom_elements() * element_bytes; }
   constexpr int atom_bytes() const { return kAtomRows * row_bytes(); }
   constexpr int atom_units() const { return row_bytes() / 16; }
-  constexpr int group_bytes() const { return dim * element_bytes * kAtomRows; }
+  constexpr int group_bytes() const { return atoms() * atom_bytes(); }
   constexpr int bytes(int rows) const { return rows / kAtomRows * group_bytes(); }
+  /// Of a row, those that are there twice counted twice.
+  constexpr int stored_units() const { return atoms() * atom_units(); }
+  /// Where the 16 bytes lie that are number `stored` of them, in the order of atoms.
+  constexpr int stored_unit(int row, int stored) const {
+    const int units = atom_units(), in_group = row % kAtomRows;
+    const int in_atom = stored % units ^ in_group * units / 8;
+    return row / kAtomRows * group_bytes() +
+           (stored / units * kAtomRows * units + in_group * units + in_atom) * 16;
+  }
   /// Where 16 bytes of a row begin: `unit` counts them from the row's begin.
   constexpr int unit(int row, int unit) const {
-    const int units = atom_units(), in_group = row % kAtomRows;
-    const int in_atom = unit % units ^ in_group * units / 8;
-    return row / kAtomRows * group_bytes() +
-           (unit / units * kAtomRows * units + in_group * units + in_atom) * 16;
+    const int elements = 16 / element_bytes;
+    const int atom = atom_of(unit * elements);
+    return stored_unit(row, unit + atom * (atom_elements() - atom_step()) / elements);
   }
 
   /// As an operand of wgmma, from `address` on.
@@ -71,9 +84,22 @@ struct KvImage {
   /// Further from an operand's begin: to dim `dim_begin`, a multiple of 16, and `groups` of rows.
   /// In its unit, 16 bytes.
   constexpr int further(int dim_begin, int groups = 0) const {
-    return (groups * group_bytes() + dim_begin / atom_elements() * atom_bytes() +
-            dim_begin % atom_elements() * element_bytes) /
+    const int atom = atom_of(dim_begin);
+    return (groups * group_bytes() + atom * atom_bytes() +
+            (dim_begin - atom * atom_step()) * element_bytes) /
            16;
+  }
+
+ private:
+  /// 0: atoms do not overlap.
+  constexpr int overlap_step() const {
+    if (element_bytes != 2 || dim % 64 == 0 || (dim - 64) % (dim / 64) != 0) return 0;
+    return (dim - 64) / (dim / 64);
+  }
+  /// The last that begins at the element or before.
+  constexpr int atom_of(int element) const {
+    const int atom = element / atom_step();
+    return atom < atoms() ? atom : atoms() - 1;
   }
 };
 

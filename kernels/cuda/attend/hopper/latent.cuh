@@ -216,7 +216,7 @@ class LatentMath {
   }
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded.
+  /// visible.
   __device__ void modify(const DeviceTask& task, int first_key, int stage, bool check,
                          Scores& s) const {
 #pragma unroll
@@ -229,7 +229,7 @@ class LatentMath {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score) * kLog2E;
+          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score);
           if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
         }
       }

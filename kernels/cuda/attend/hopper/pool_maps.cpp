@@ -17,20 +17,22 @@ bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
-/// Half of a pool as [pages * kv_heads][page_size / 8][dim / n][8][n], with n elements in a row of
-/// an atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
+/// Half of a pool as [pages * kv_heads][page_size / 8][atoms][8][n], with n elements in a row of an
+/// atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
 TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
   const std::int64_t page_size = half.size(2), dim = half.size(3);
   const std::int64_t row = half.stride(2);
-  const std::int64_t in_atom =
-      KvImage{static_cast<int>(dim), static_cast<int>(size_bytes(half.dtype))}.atom_elements();
+  const auto image_of = [&](std::int64_t dims) {
+    return KvImage{static_cast<int>(dims), static_cast<int>(size_bytes(half.dtype))};
+  };
+  const KvImage image = image_of(dim), box = image_of(box_dims);
   const std::int64_t pages = std::max<std::int64_t>(half.size(0) * half.size(1), 1);
   const std::int64_t box_groups = std::min<std::int64_t>(page_size, kMostBoxTokens) / kAtomRows;
   return make_tensor_map(
       half.dtype, half.data,
-      {.extents = {in_atom, kAtomRows, dim / in_atom, page_size / kAtomRows, pages},
-       .strides = {1, row, in_atom, kAtomRows * row, page_size * row},
-       .box = {in_atom, kAtomRows, box_dims / in_atom, box_groups, 1}});
+      {.extents = {image.atom_elements(), kAtomRows, image.atoms(), page_size / kAtomRows, pages},
+       .strides = {1, row, image.atom_step(), kAtomRows * row, page_size * row},
+       .box = {image.atom_elements(), kAtomRows, box.atoms(), box_groups, 1}});
 }
 
 HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, const TensorMap& k_map,

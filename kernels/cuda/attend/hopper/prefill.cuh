@@ -220,7 +220,7 @@ class PrefillMath {
   }
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded.
+  /// visible.
   __device__ void modify(const DeviceTask& task, int tile, Scores& s) const {
     const int stage = tile_ % kPrefillStages;
     const int first_key = tile * kPrefillKeys;
@@ -240,7 +240,7 @@ class PrefillMath {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score) * kLog2E;
+          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score);
           if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
         }
       }

@@ -60,15 +60,14 @@ struct RowExponents {
   __device__ void exponentiate(float (&s)[N], float scale, float (&sums)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-      const float shift = reference[h] == kNoKeys ? 0.0f : reference[h] * scale;
+      const float shift = exponent_shift(reference[h], scale);
       float total[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int j = 0; j < N / 4; ++j) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& score = s[4 * j + 2 * h + c];
-          score = ex2_approx(score * scale - shift);
+          score = weight_of(score, scale, shift);
           total[c] += score;
         }
       }
@@ -79,9 +78,9 @@ struct RowExponents {
 
   /// Returns what the row has so far is to be multiplied by.
   __device__ float raise(int h, float to, float scale) {
-    const float shift = to == kNoKeys ? 0.0f : to * scale;
+    const float shift = exponent_shift(to, scale);
     // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
-    const float keep = reference[h] == to ? 1.0f : ex2_approx(reference[h] * scale - shift);
+    const float keep = reference[h] == to ? 1.0f : weight_of(reference[h], scale, shift);
     reference[h] = to;
     sum[h] *= keep;
     return keep;

@@ -119,11 +119,10 @@ class Accumulators {
     }
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-    // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.
-    const float shift = top == kNoKeys ? 0.0f : top * scale;
+    const float shift = exponent_shift(top, scale);
     // Exactly 1 while the maximum stands: the difference, fused, is not 0, and thousands of steps
     // of it would add up.
-    const float keep = max[m][h] == top ? 1.0f : ex2_approx(max[m][h] * scale - shift);
+    const float keep = max[m][h] == top ? 1.0f : weight_of(max[m][h], scale, shift);
     max[m][h] = top;
     float total = 0.0f;
 #pragma unroll
@@ -131,7 +130,7 @@ class Accumulators {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float& score = s[m][n][2 * h + e];
-        score = ex2_approx(score * scale - shift);
+        score = weight_of(score, scale, shift);
         total += score;
       }
     }

@@ -189,7 +189,7 @@ class Warp {
       for (int h = 0; h < 2; ++h) {
         float& score = s[m][n][2 * h + Column];
         const Row& row = rows[m][h];
-        if constexpr (!kFoldScale) score = modified(p_, task_, row, key, score) * kLog2E;
+        if constexpr (!kFoldScale) score = modified(p_, task_, row, key, score);
         if (check && !(is_live && sees(p_, task_, row, key))) score = kNoKeys;
       }
     }
@@ -256,14 +256,14 @@ class Warp {
     float max = kNoKeys;
 #pragma unroll
     for (int w = 0; w < kKeyWarps; ++w) max = fmaxf(max, maxima[w * kRows + r]);
-    const float shift = max == kNoKeys ? 0.0f : max * scale;
+    const float shift = exponent_shift(max, scale);
     float weights[kKeyWarps];
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < kKeyWarps; ++w) {
       // A warp without a maximum has nothing but, at most, a NaN that it saw.
       const float own = maxima[w * kRows + r];
-      weights[w] = own == kNoKeys ? 1.0f : ex2_approx(own * scale - shift);
+      weights[w] = own == kNoKeys ? 1.0f : weight_of(own, scale, shift);
       sum += weights[w] * sums[w * kRows + r];
     }
     const RowEnd end = row_end(p_, task_, r, sum, log_sum_exp(p_, max, sum));

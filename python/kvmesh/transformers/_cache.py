@@ -1,0 +1,181 @@
+"""transformers' Cache over a KvCache."""
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .. import _kvmesh
+from ..errors import InvalidArgument, Unsupported
+from ._attention import forget, leave
+from ._step import Step
+
+_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class _Layer(CacheLayerMixin):
+    """Counts a layer's tokens, with padding, as transformers does. The cache has the rest."""
+
+    is_croppable = True
+    supports_early_init = False
+    is_sliding = False  # the window is in the mask: the keys before it are there
+
+    def __init__(self):
+        super().__init__()
+        self.length = 0
+
+    def lazy_initialization(self, key_states, value_states):
+        pass
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        self.length += key_states.shape[-2]
+        return key_states, value_states
+
+    def get_seq_length(self):
+        return self.length
+
+    def get_mask_sizes(self, query_length):
+        return self.length + query_length, 0
+
+    def get_max_length(self):
+        return -1
+
+    def get_max_cache_shape(self):
+        return -1
+
+
+class KvmeshCache(Cache):
+    """The KV cache of a model with attn_implementation="kvmesh", over all ranks of a mesh.
+
+    For one batch at a time, until reset(): its rows are sequences of `kv`, a KvCache that the first
+    forward makes. Padding on the left is in transformers' lengths and not in the cache. Beams share
+    pages. config: the model's. One of pages_per_rank, bytes and memory_fraction says how much memory
+    a rank gives. dtype: of the pages, by default that of the keys. options: more of KvCache's.
+
+    With tensor parallelism the mesh's head_parallel is its size: a rank has its heads alone.
+
+    Every rank makes the same calls. After an error in the middle of a forward, reset().
+    """
+
+    def __init__(self, config, mesh, *, page_size=16, pages_per_rank=0, bytes=0, memory_fraction=0.0,
+                 dtype=None, **options):
+        config = config.get_text_config(decoder=True)
+        unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+        if unknown:
+            raise Unsupported(f"a KvmeshCache has no layers of {', '.join(sorted(unknown))}")
+        super().__init__(layers=[_Layer() for _ in range(config.num_hidden_layers)])
+        self.mesh, self.kv, self.rows = mesh, None, []
+        self._options = dict(options, page_size=page_size, pages_per_rank=pages_per_rank, bytes=bytes,
+                             memory_fraction=memory_fraction, dtype=dtype)
+        self._plans, self._now, self._done = {}, None, set()
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        """Returns the new tokens alone: the attention function appends and attends."""
+        leave(self, layer_idx)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def _step(self, layer, q, k, v, padding):
+        """The step of the forward that has come to this layer."""
+        if self._now is None or layer in self._done:
+            self._begin(layer, q, k, v, padding)
+        self._done.add(layer)
+        return self._now
+
+    def _begin(self, layer, q, k, v, padding):
+        self._now, self._done = None, set()
+        if self.kv is None:
+            self.kv = self._make(q, k, v)
+        if not self.rows:
+            self.rows = [self.kv.create() for _ in range(len(q))]
+        if len(self.rows) != len(q):
+            raise InvalidArgument(f"a batch of {len(q)}, and a cache with {len(self.rows)} rows: "
+                                  "reset() it before another batch")
+        earlier = self.layers[layer].length - q.shape[2]  # which update has counted
+        self._now = Step(self.kv, self._plans, self.rows, earlier, q.shape[2], padding)
+
+    def _make(self, q, k, v):
+        share = self.mesh.head_parallel
+        options = dict(self._options)
+        options["dtype"] = options["dtype"] or str(k.dtype).removeprefix("torch.")
+        return _kvmesh.KvCache(self.mesh, layers=len(self.layers), q_heads=q.shape[1] * share,
+                               kv_heads=k.shape[1] * share, k_dim=k.shape[3], v_dim=v.shape[3],
+                               **options)
+
+    # ---- What generate does with a batch's rows ----
+
+    def _select(self, rows):
+        """Makes the batch these of its rows: one that comes again is forked, one left out erased."""
+        if not self.rows:
+            return
+        self._now = None
+        taken, selected = set(), []
+        for row in rows:
+            selected.append(self.kv.fork(self.rows[row]) if row in taken else self.rows[row])
+            taken.add(row)
+        for row, sequence in enumerate(self.rows):
+            if row not in taken:
+                self.kv.erase(sequence)
+        self.rows = selected
+
+    def reorder_cache(self, beam_idx):
+        self._select(beam_idx.tolist())
+
+    def batch_repeat_interleave(self, repeats):
+        self._select([row for row in range(len(self.rows)) for _ in range(repeats)])
+
+    def batch_select_indices(self, indices):
+        self._select(torch.arange(len(self.rows))[indices.cpu()].tolist())
+
+    def crop(self, tokens_to_remove):
+        """Removes the newest -tokens_to_remove tokens; a positive number, as transformers had it until
+        5.18, is the length to keep."""
+        length = self.get_seq_length()
+        drop = length - tokens_to_remove if tokens_to_remove > 0 else -tokens_to_remove
+        drop = min(max(drop, 0), length)
+        if drop == 0:
+            return
+        self._now = None
+        for layer in self.layers:
+            layer.length -= drop
+        for sequence in self.rows:
+            self.kv.truncate(sequence, max(self.kv.length(sequence) - drop, 0))
+
+    def reset(self):
+        """Empties the cache, for another batch."""
+        forget()
+        self._select([])
+        for layer in self.layers:
+            layer.length = 0
+
+    # ---- Looking at it ----
+
+    @property
+    def batch_size(self):
+        return len(self.rows) or -1
+
+    def stats(self):
+        """Tokens, without padding; pages in use on each rank, shared ones once; bytes that this rank has
+        sent."""
+        pages = {page for sequence in self.rows for page in self.kv.pages(sequence)}
+        on_rank = [0] * self.mesh.kv_parallel
+        for rank, _ in pages:
+            on_rank[rank] += 1
+        return {"tokens": sum(self.kv.length(each) for each in self.rows), "pages": on_rank,
+                "sent_bytes": self.mesh.sent_bytes}
+
+    def close(self):
+        """Frees the pages. Collective, as KvCache.close is."""
+        self.rows, self._now = [], None
+        for plan in self._plans.values():
+            plan.close()
+        self._plans = {}
+        if self.kv is not None:
+            self.kv.close()
+        self.kv = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __repr__(self):
+        return f"KvmeshCache({len(self.rows)} rows, {self.kv!r})"

@@ -1,0 +1,34 @@
+// A rank's part of one layer group.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "runtime/memory/layer_groups.hpp"
+#include "runtime/step/backend.hpp"
+#include "runtime/step/local_pages.hpp"
+
+namespace kvmesh {
+
+/// The group's page tables and what follows them. The allocators of a cache's groups have one id
+/// space, and are given the same operations, so a sequence has one id in all of them. The pages
+/// themselves are in the cache's pools. Never moved.
+struct CacheGroup {
+  /// REQUIRES: the mesh outlives it.
+  CacheGroup(Mesh& mesh, CacheOptions of_group, const AllocatorOptions& pages)
+      : options(std::move(of_group)),
+        shape(local_shape(mesh, options)),
+        allocator(pages),
+        backend(make_backend(mesh, allocator)),
+        local_pages(mesh.kv_rank(), allocator) {}
+  CacheGroup(const CacheGroup&) = delete;
+  CacheGroup& operator=(const CacheGroup&) = delete;
+
+  CacheOptions options;  // those of a cache that has the group's layers alone
+  LocalShape shape;
+  PageAllocator allocator;
+  std::unique_ptr<Backend> backend;
+  LocalPages local_pages;
+};
+
+}  // namespace kvmesh

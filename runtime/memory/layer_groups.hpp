@@ -1,0 +1,32 @@
+// The groups of a cache's layers.
+#pragma once
+
+#include <vector>
+
+#include "kvmesh/kv_cache.hpp"
+#include "runtime/memory/pool_storage.hpp"
+
+namespace kvmesh {
+
+/// The layers of each group: first those that no entry of `CacheOptions::groups` names, then those
+/// of each entry.
+/// @throws InvalidArgument unless each layer is in one group and no group is empty.
+std::vector<std::vector<int>> layers_of_groups(const CacheOptions& options);
+
+/// Each group as the options of a cache that has its layers alone. `pages_per_rank`, if it is set,
+/// is the group's.
+/// @throws InvalidArgument as layers_of_groups, and for a page share that is not positive.
+std::vector<CacheOptions> options_of_groups(const CacheOptions& options);
+
+/// This rank's share of a layer of such a cache.
+LocalShape local_shape(const Mesh& mesh, const CacheOptions& options);
+
+/// This rank's pools, for `options.pages_per_rank` pages.
+/// @throws InvalidArgument as options_of_groups, and if the bytes do not fit in 63 bits.
+PoolLayout pool_layout(const Mesh& mesh, const CacheOptions& options);
+
+/// Returns the largest `pages_per_rank` whose pools take at most `bytes` on the mesh's device; 0 if
+/// not even one page fits.
+std::int64_t pages_within(std::int64_t bytes, const Mesh& mesh, CacheOptions options);
+
+}  // namespace kvmesh

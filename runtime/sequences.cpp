@@ -1,0 +1,117 @@
+// KvCache's operations on sequences: each is applied to every layer group, or to none.
+#include "core/check.hpp"
+#include "runtime/cache_state.hpp"
+#include "runtime/mesh/replica_check.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// Calls `make(allocator)` for each group. Returns the sequence that it made in all of them.
+template <class Make>
+SequenceId in_each(std::deque<CacheGroup>& groups, const Make& make) {
+  SequenceId made;
+  for (CacheGroup& group : groups) made = make(group.allocator);
+  return made;
+}
+
+/// Returns the first reason by which a group refuses what `can(allocator)` asks.
+template <class Can>
+Result<Done> can_each(std::deque<CacheGroup>& groups, const Can& can) {
+  for (CacheGroup& group : groups) {
+    if (Result<Done> answer = can(group.allocator); !answer) return answer;
+  }
+  return Done{};
+}
+
+}  // namespace
+
+SequenceId KvCache::create() {
+  return in_each(state().groups, [](PageAllocator& it) { return it.create(); });
+}
+
+SequenceId KvCache::fork(SequenceId sequence) {
+  return in_each(state().groups, [&](PageAllocator& it) { return it.fork(sequence); });
+}
+
+void KvCache::reserve(SequenceId sequence, std::int64_t tokens) {
+  try_reserve(sequence, tokens).value();
+}
+
+Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
+  const Result<Done> can =
+      can_each(state().groups, [&](PageAllocator& it) { return it.can_reserve(sequence, tokens); });
+  if (!can) return can;
+  for (CacheGroup& group : state().groups) group.allocator.reserve(sequence, tokens);
+  return can;
+}
+
+void KvCache::truncate(SequenceId sequence, std::int64_t length) {
+  for (CacheGroup& group : state().groups) group.allocator.truncate(sequence, length);
+}
+
+void KvCache::erase(SequenceId sequence) {
+  for (CacheGroup& group : state().groups) group.allocator.erase(sequence);
+}
+
+void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
+  try_make_writable(sequence, begin, end).value();
+}
+
+Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
+  const Result<Done> can = can_each(state().groups, [&](PageAllocator& it) {
+    return it.can_make_writable(sequence, begin, end);
+  });
+  if (!can) return can;
+  std::vector<std::vector<PageCopy>> copies;
+  for (CacheGroup& group : state().groups) {
+    copies.push_back(group.allocator.make_writable(sequence, begin, end));
+  }
+  for (std::size_t g = 0; g < copies.size(); ++g) state().make_copies(g, copies[g]);
+  return can;
+}
+
+Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
+                                        const PlanHashes& hashes) {
+  history.compare(mesh.world(), hashes, [this] { check_replicas(); });
+  requests.clear();
+  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
+  if (groups.size() > 1) {
+    const Result<Done> can =
+        can_each(groups, [&](PageAllocator& it) { return it.can_append(requests); });
+    if (!can) return can;
+  }
+  std::vector<std::vector<PageCopy>> copies(groups.size());
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    Result<std::vector<PageCopy>> made = groups[g].allocator.try_append(requests);
+    if (!made) return made.reason();  // of the only group
+    copies[g] = std::move(*made);
+  }
+  history.add(hashes);
+  for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
+  return Done{};
+}
+
+void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies) {
+  if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
+  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), copies, group);
+}
+
+PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
+  return PrefixKey(allocator().prefix_rules(), std::move(extras));
+}
+PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
+  return state().groups[0].allocator.match_prefix(key);
+}
+SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
+  return state().groups[0].allocator.create_with_prefix(match);
+}
+SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
+  return state().groups[0].allocator.create_with_prefix(key);
+}
+void KvCache::release(const PrefixMatch& match) { state().groups[0].allocator.release(match); }
+void KvCache::publish(SequenceId sequence, const PrefixKey& key,
+                      std::span<const Retention> retentions) {
+  state().groups[0].allocator.publish(sequence, key, retentions);
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,142 @@
+// Caches with several groups of layers: what the options mean, and that every operation is applied
+// to all groups or to none. That the numbers are right is in the contract suites.
+#include <gtest/gtest.h>
+
+#include "kvmesh/kv_cache.hpp"
+#include "tests/runtime/cache_fixture.hpp"
+#include "tests/support/ranks.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+CacheOptions two_groups() {
+  return {.layers = 3,
+          .q_heads = 4,
+          .kv_heads = 2,
+          .k_dim = 8,
+          .page_size = 4,
+          .pages_per_rank = 6,
+          .dtype = Dtype::kFloat32,
+          .groups = {{.layers = {1},
+                      .kv_heads = 1,
+                      .k_dim = 16,
+                      .dtype = Dtype::kBFloat16,
+                      .page_share = 0.4}}};
+}
+
+class LayerGroups : public testing::Test {
+ protected:
+  std::string error_of(const CacheOptions& options) {
+    try {
+      KvCache(mesh_, options);
+    } catch (const InvalidArgument& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  Mesh mesh_{make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}};
+};
+
+TEST_F(LayerGroups, TakeFromTheCacheWhatTheyDoNotSay) {
+  KvCache cache(mesh_, two_groups());
+  EXPECT_EQ(cache.groups(), 2);
+  EXPECT_EQ(cache.group_of(0), 0);
+  EXPECT_EQ(cache.group_of(1), 1);
+  EXPECT_EQ(cache.group_of(2), 0);
+  const CacheOptions rest = cache.group_options(0), group = cache.group_options(1);
+  EXPECT_EQ(rest.layers, 2);
+  EXPECT_EQ(rest.pages_per_rank, 6);
+  EXPECT_EQ(group.layers, 1);
+  EXPECT_EQ(group.q_heads, 4);
+  EXPECT_EQ(group.kv_heads, 1);
+  EXPECT_EQ(group.k_dim, 16);
+  EXPECT_EQ(group.v_dim, 16);
+  EXPECT_EQ(group.pages_per_rank, 3) << "0.4 of 6, rounded up";
+  EXPECT_EQ(cache.page_format(1).planes[0].dtype, Dtype::kBFloat16);
+  EXPECT_EQ(cache.planes(0)[0].shape[0], 6);
+  EXPECT_EQ(cache.planes(1)[0].shape[0], 3);
+}
+
+TEST_F(LayerGroups, ShareBytesByTheirPages) {
+  CacheOptions options = two_groups();
+  options.pages_per_rank = 0;
+  options.bytes = 1'000'000;
+  const CacheOptions agreed = KvCache(mesh_, options).options();
+  EXPECT_LE(KvCache(mesh_, options).pool_bytes(), options.bytes);
+  options.bytes = 0;
+  options.pages_per_rank = agreed.pages_per_rank + 2;  // whole pages of the system
+  EXPECT_GT(KvCache(mesh_, options).pool_bytes(), 1'000'000);
+}
+
+TEST_F(LayerGroups, RefuseListsThatAreNoPartition) {
+  CacheOptions options = two_groups();
+  options.groups[0].layers = {3};
+  EXPECT_NE(error_of(options).find("layer 3 of a group, of 3"), std::string::npos);
+  options.groups[0].layers = {1, 1};
+  EXPECT_NE(error_of(options).find("layer 1 is in two groups"), std::string::npos);
+  options.groups[0].layers = {};
+  EXPECT_NE(error_of(options).find("without layers"), std::string::npos);
+  options.groups[0].layers = {0, 1, 2};
+  EXPECT_NE(error_of(options).find("all 3 layers"), std::string::npos);
+  options = two_groups();
+  options.groups[0].page_share = 0;
+  EXPECT_NE(error_of(options).find("page_share"), std::string::npos);
+  options = two_groups();
+  options.groups[0].kv_heads = 3;
+  EXPECT_NE(error_of(options).find("do not divide"), std::string::npos);
+}
+
+TEST_F(LayerGroups, ChangeNothingWhereOneGroupIsFull) {
+  KvCache cache(mesh_, two_groups());  // 24 tokens in group 0, 12 in group 1
+  const SequenceId sequence = cache.create();
+  static_cast<void>(cache.plan({{sequence, 9}}));
+  const std::uint64_t before = cache.digest();
+  EXPECT_FALSE(cache.try_plan({{sequence, 4}}));
+  EXPECT_FALSE(cache.try_reserve(sequence, 13));
+  EXPECT_EQ(cache.digest(), before);
+  EXPECT_EQ(cache.length(sequence), 9);
+  EXPECT_EQ(cache.allocator(0).capacity(sequence), 12) << "group 0 had room";
+
+  const SequenceId child = cache.fork(sequence);
+  EXPECT_FALSE(cache.try_make_writable(child, 0, 9)) << "group 1 has no page left for copies";
+  EXPECT_EQ(cache.allocator(0).free_pages(), 3);
+  cache.erase(sequence);
+  EXPECT_TRUE(cache.try_plan({{child, 3}}));
+  for (int group = 0; group < cache.groups(); ++group) {
+    EXPECT_EQ(cache.allocator(group).length(child), 12);
+    cache.allocator(group).verify_integrity();
+  }
+}
+
+TEST_F(LayerGroups, HaveABlockMaskOnlyForHeadsThatAllHave) {
+  CacheOptions options = two_groups();
+  options.groups[0].q_heads = 2;
+  KvCache cache(mesh_, options);
+  const SequenceId sequence = cache.create();
+  BlockMaskShape shape{.heads = 4, .q_len = 4, .kv_len = 4, .q_block = 4, .kv_block = 4};
+  const BlockMask of_four = cache.make_block_mask(mods::causal(), shape);
+  EXPECT_THROW(cache.plan({{sequence, 4}}, {.block_mask = &of_four}), InvalidArgument);
+  shape.heads = 1;
+  const BlockMask of_any = cache.make_block_mask(mods::causal(), shape);
+  EXPECT_NO_THROW(cache.plan({{sequence, 4}}, {.block_mask = &of_any}));
+}
+
+TEST(LayerGroupsOnRanks, MustBeTheSame) {
+  std::string error;
+  LoopbackRanks<2>::run([&](Communicator& comm) {
+    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCpu});
+    CacheOptions options = two_groups();
+    if (comm.rank().value == 1) options.groups[0].page_share = 0.5;
+    try {
+      KvCache cache(mesh, options);
+      ADD_FAILURE() << "the ranks differ";
+    } catch (const InvalidArgument& refused) {
+      if (comm.rank().value == 0) error = refused.what();
+    }
+  });
+  EXPECT_NE(error.find("the layer groups"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace kvmesh::test
