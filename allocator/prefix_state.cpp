@@ -36,18 +36,17 @@ void PageAllocator::State::check_key(const PrefixKey& key) const {
 PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
   check_key(key);
   const PrefixRun run = prefixes_->find(key);
-  std::vector<PageId> pages;
-  pages.reserve(run.pages.size());
-  for (const PageSlot slot : run.pages) pages.push_back(prefixes_->page(slot));
+  sequences_.prepare(run.pages.size());
   const SequenceId id = sequences_.create();
 
   Sequence& sequence = *sequences_.find(id);
-  sequence.pages = std::move(pages);
+  for (const PageSlot slot : run.pages) sequence.pages.push_back(prefixes_->page(slot));
   sequence.length = run.tokens;
   sequence.is_match = true;
   sequence.published = static_cast<std::int32_t>(run.pages.size());
   if (!run.pages.empty()) {
     sequence.placement.anchor = sequence.pages.front().rank().value;
+    sequence.placement.anchor_is_shared = true;
     sequence.may_share = true;
   }
   for (const PageId page : sequence.pages) pools_.add_reference(page);
