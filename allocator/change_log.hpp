@@ -10,8 +10,8 @@
 
 namespace kvmesh {
 
-/// Keeps the last changes, about as many as there are pages: a follower that is further behind is
-/// cheaper off with the tables. Nothing is recorded before there is a follower, and recording never
+/// Keeps the last changes, about as many as there are pages: for a follower that is further behind,
+/// reading the tables is cheaper. Records nothing before there is a follower. Recording never
 /// fails.
 class ChangeLog {
  public:
@@ -32,8 +32,8 @@ class ChangeLog {
     if (is_followed()) ring_[end_++ & (capacity_ - 1)] = change;
   }
 
-  /// Returns the next changes, as many as lie in one piece, and moves the cursor past them; no
-  /// changes at the end. The span is valid until the next operation.
+  /// Returns the next changes, as many as are contiguous, and moves the cursor past them; an empty
+  /// span at the end. The span is valid until the next operation.
   ChangeRun read(ChangeCursor& cursor) const {
     if (end_ - cursor.next > capacity_) {
       cursor.next = end_;

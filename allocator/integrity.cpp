@@ -37,11 +37,11 @@ void check_free_list(const PagePools& pools, Rank rank) {
   }
   ensure(cached == pools.cached_pages(rank), "rank {} has {} cached pages and counts {}",
          rank.value, cached, pools.cached_pages(rank));
-  ensure(unused == expected, "rank {} has {} pages that no one uses and counts {} free", rank.value,
-         unused, expected);
+  ensure(unused == expected, "rank {} has {} unused pages and counts {} free", rank.value, unused,
+         expected);
 }
 
-/// Where the page tables say that each page is, and in how many of them.
+/// For each page the logical index in the page tables, and the number of tables that have it.
 struct Use {
   std::int64_t logical = 0;
   std::int32_t count = 0;
@@ -58,7 +58,14 @@ class TableCheck {
     const auto pages = static_cast<std::int64_t>(sequence.pages.size());
     ensure(sequence.length >= 0 && sequence.length <= pages * page_size_,
            "sequence {} has {} tokens in {} pages", id, sequence.length, pages);
-    for (std::int64_t logical = 0; logical < pages; ++logical) check_page(id, sequence, logical);
+    const std::int64_t released = sequence.placement.released;
+    ensure(released >= 0 && released <= pages, "sequence {} has released {} of {} pages", id,
+           released, pages);
+    for (std::int64_t logical = 0; logical < released; ++logical)
+      ensure(!sequence.pages[static_cast<std::size_t>(logical)].valid(),
+             "page {} of sequence {} is released and in the table", logical, id);
+    for (std::int64_t logical = released; logical < pages; ++logical)
+      check_page(id, sequence, logical);
     check_counts(id, sequence);
   }
 
@@ -87,9 +94,9 @@ class TableCheck {
     use.logical = logical;
     ++use.count;
     if (!pools_.shared(page)) return;
-    ensure(sequence.may_share, "sequence {} shares page {} and does not know", id, logical);
+    ensure(sequence.may_share, "sequence {} shares page {} without its flag", id, logical);
     ensure(logical * page_size_ < sequence.length,
-           "sequence {} shares page {}, which holds nothing of it", id, logical);
+           "sequence {} shares page {}, which has no content of it", id, logical);
   }
 
   std::size_t at(PageId page) const {
@@ -102,7 +109,7 @@ class TableCheck {
            "sequence {} starts on rank {}", id, placement.anchor);
     if (!placement.pages_on) return;
     std::vector<std::int32_t> held(static_cast<std::size_t>(pools_.ranks()), 0);
-    for (PageId page : sequence.pages) ++held[static_cast<std::size_t>(page.rank().value)];
+    for (PageId page : sequence.held_pages()) ++held[static_cast<std::size_t>(page.rank().value)];
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       ensure(held[static_cast<std::size_t>(rank)] == placement.pages_on[rank],
              "sequence {} holds {} pages on rank {} and counts {}", id,
@@ -117,11 +124,11 @@ class TableCheck {
 void check_slots(const SequenceTable& sequences) {
   std::int64_t living = 0;
   sequences.for_each([&](SequenceId, const Sequence&) { ++living; });
-  ensure(living == sequences.size(), "{} sequences live and {} are counted", living,
+  ensure(living == sequences.size(), "{} sequences exist and {} are counted", living,
          sequences.size());
   const std::int64_t empty = sequences.count_empty_slots();
   ensure(living + empty + sequences.retired_slots() == sequences.slots(),
-         "of {} slots {} live, {} are listed as empty and {} retired", sequences.slots(), living,
+         "of {} slots {} are in use, {} listed as empty and {} retired", sequences.slots(), living,
          empty, sequences.retired_slots());
 }
 

@@ -1,4 +1,4 @@
-// The allocator's invariants, checked the hard way.
+// Checks the allocator's invariants by recomputing them.
 #pragma once
 
 #include "allocator/page_pools.hpp"
@@ -7,7 +7,7 @@
 
 namespace kvmesh {
 
-/// @throws Error naming the first invariant that is broken:
+/// @throws Error that names the first broken invariant:
 /// - each rank's free list holds exactly its free pages, each once;
 /// - a page is in use by as many sequences as its reference count says, each time at the same
 ///   logical index;
@@ -16,7 +16,7 @@ namespace kvmesh {
 /// - every slot of the sequence table is in use, listed as empty, or retired.
 void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size);
 
-/// @throws Error naming the first invariant of the prefix cache that is broken:
+/// @throws Error that names the first broken invariant of the prefix cache:
 /// - the kept pages are those of the index, and each is found by its hash;
 /// - a page's parent is in the index, and held if the page is;
 /// - the leading pages that a sequence has published are a chain of the index;

@@ -1,4 +1,4 @@
-// What was done, and the digest after each step.
+// The operations so far, and the digest after each.
 #pragma once
 
 #include <array>
@@ -11,8 +11,8 @@
 
 namespace kvmesh {
 
-/// The digest of the whole history, and a ring of the last operations. Since the state is a
-/// function of the options and the operations that succeeded, hashing these covers all of it.
+/// The digest of all operations, and a ring of the last ones. The state is a function of the
+/// options and the operations that succeeded, so their hash covers all of it.
 class Journal {
  public:
   static constexpr std::size_t kEntries = 256;

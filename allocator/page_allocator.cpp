@@ -62,17 +62,31 @@ Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t 
   return state_->can_make_writable(sequence, begin, end);
 }
 
+void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) {
+  state_->slide_window(sequence, first_query);
+}
+
 SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
   state_->truncate(sequence, length);
 }
 
+void PageAllocator::check_truncate(SequenceId sequence, std::int64_t length) const {
+  state_->check_truncate(sequence, length);
+}
+
 void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
 
 PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
 
-PrefixMatch PageAllocator::match_prefix(const PrefixKey& key) { return state_->match_prefix(key); }
+PrefixMatch PageAllocator::match_prefix(const PrefixKey& key, std::int64_t most) {
+  return state_->match_prefix(key, most);
+}
+
+std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t most) {
+  return state_->find_prefix(key, most).tokens;
+}
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
   return state_->create_with_prefix(match);
@@ -83,6 +97,11 @@ void PageAllocator::release(const PrefixMatch& match) { state_->release(match); 
 void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
                             std::span<const Retention> retentions) {
   state_->publish(sequence, key, retentions);
+}
+
+void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
+                                  std::span<const Retention> retentions) const {
+  state_->check_publish(sequence, key, retentions);
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
@@ -102,6 +121,10 @@ std::int64_t PageAllocator::capacity(SequenceId sequence) const {
 
 std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
   return state_->sequences().at(sequence).pages;
+}
+
+std::int64_t PageAllocator::released_pages(SequenceId sequence) const {
+  return state_->sequences().at(sequence).placement.released;
 }
 
 std::int64_t PageAllocator::sequences() const { return state_->sequences().size(); }

@@ -26,18 +26,18 @@ class PageKeeper {
 };
 
 /// A structure of arrays over the pages of all ranks, rank after rank. A page is free, held or
-/// cached, and one word says which, so that handing it out touches as little memory as it can:
+/// cached, and one word holds its state, so that handing it out touches little memory:
 ///
 ///   link <  0             free, and ~link is the index of the rank's next free page, or kEnd
 ///   link == kKept         cached: kept for its content, without references
 ///   kKept + n (or n > 0)  held by n sequences, and to be cached (or freed) after the last
 ///
-/// Cached pages count as free ones: whoever takes a page of a rank whose list is empty has the
-/// keeper evict one.
+/// Cached pages count as free: when a page of a rank with an empty list is taken, the keeper evicts
+/// one.
 ///
-/// Each rank's free list is a stack: the page given back last, whose words are still in the cache,
-/// is handed out first. Callers pass only ids that these pools handed out, and check for a free
-/// page before they take one: nothing here allocates or throws once constructed.
+/// Each rank's free list is a stack: the last page freed, whose words are still in the cache, is
+/// handed out first. Nothing allocates or throws after construction. REQUIRES: callers pass only
+/// ids that these pools handed out, and check for a free page before they take one.
 class PagePools {
  public:
   PagePools(int ranks, std::int64_t pages_per_rank);

@@ -48,7 +48,8 @@ class StripedPlacement final : public PlacementPolicy {
 };
 
 /// The first pages of a sequence, up to the threshold, go to its home: the rank that had the most
-/// free pages. Each later page goes to the rank that holds the fewest of the sequence.
+/// free pages. Pages that were given up do not count, so a window below the threshold stays at
+/// home. Each later page goes to the rank that holds the fewest of the sequence.
 class BalancedPlacement final : public PlacementPolicy {
  public:
   BalancedPlacement(int page_size, std::int64_t home_threshold_tokens)
@@ -56,17 +57,18 @@ class BalancedPlacement final : public PlacementPolicy {
 
   void prepare(Sequence& sequence, std::int64_t pages, int ranks) const override {
     SequencePlacement& placement = sequence.placement;
-    if (pages <= home_pages_ || ranks == 1 || placement.pages_on) return;
+    if (pages - placement.released <= home_pages_ || ranks == 1 || placement.pages_on) return;
     placement.pages_on = std::make_unique<std::int32_t[]>(static_cast<std::size_t>(ranks));
-    for (PageId page : sequence.pages) placement.added(page.rank());
+    for (PageId page : sequence.held_pages()) placement.added(page.rank());
   }
 
   void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
             PagePools& pools) override {
     if (pools.ranks() == 1) return pools.take(Rank{0}, out);
-    if (first < home_pages_) {
+    const std::int64_t held = first - sequence.released;
+    if (held < home_pages_) {
       const auto at_home =
-          std::min<std::uint64_t>(out.size(), static_cast<std::uint64_t>(home_pages_ - first));
+          std::min<std::uint64_t>(out.size(), static_cast<std::uint64_t>(home_pages_ - held));
       take_home(sequence, out.first(at_home), pools);
       out = out.subspan(at_home);
     }
@@ -106,8 +108,8 @@ class BalancedPlacement final : public PlacementPolicy {
       sequence.anchor = best.value;
   }
 
-  /// The rank with the most free pages; of equal ones the first after the last choice, so that tiny
-  /// sequences that come and go do not all meet on one rank.
+  /// Returns the rank with the most free pages; among equal ones the first after the last choice,
+  /// so that tiny sequences that come and go do not all meet on one rank.
   std::int32_t emptiest(const PagePools& pools) {
     std::int32_t best = first_choice_;
     std::int32_t rank = first_choice_;
@@ -119,8 +121,8 @@ class BalancedPlacement final : public PlacementPolicy {
     return best;
   }
 
-  /// The rank with the fewest pages of the sequence, of equal ones that with the most free pages,
-  /// then the lowest. Both are compared at once, as one 64-bit key, without a branch.
+  /// Returns the rank with the fewest pages of the sequence; among equal ones that with the most
+  /// free pages, then the lowest. Both are compared at once, as one 64-bit key, without a branch.
   static Rank fewest(const SequencePlacement& sequence, const PagePools& pools) {
     std::uint64_t best_key = std::numeric_limits<std::uint64_t>::max();
     Rank best{0};

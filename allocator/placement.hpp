@@ -1,4 +1,4 @@
-// Which rank a new page goes to: one interface, three policies.
+// Chooses the rank of a new page: one interface, three policies.
 #pragma once
 
 #include <cstdint>
@@ -12,23 +12,23 @@
 namespace kvmesh {
 
 /// Takes pages for sequences. Deterministic: a choice depends only on the pools, the sequence and
-/// the earlier choices. Every policy falls over to another rank when the one it wants is full, so
-/// it succeeds as long as any rank has a free page.
+/// the earlier choices. If the preferred rank is full every policy takes another one, so it
+/// succeeds as long as any rank has a free page.
 class PlacementPolicy {
  public:
   virtual ~PlacementPolicy() = default;
 
-  /// Allocates what `take` needs to bring the sequence to `pages` pages; changes nothing that can
-  /// be seen. `take` itself never fails.
+  /// Allocates the memory that `take` needs to bring the sequence to `pages` pages; changes no
+  /// visible state. `take` itself never fails.
   virtual void prepare(Sequence& sequence, std::int64_t pages, int ranks) const;
 
-  /// Takes the sequence's logical pages [first, first + out.size()) into `out`. The pools have that
-  /// many, and `prepare` was called.
+  /// Takes the sequence's logical pages [first, first + out.size()) into `out`. REQUIRES: the pools
+  /// have that many pages, and `prepare` was called.
   virtual void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
                     PagePools& pools) = 0;
 };
 
-/// The policy that `options` asks for.
+/// Returns the policy of `options`.
 std::unique_ptr<PlacementPolicy> make_placement(const AllocatorOptions& options);
 
 }  // namespace kvmesh

@@ -33,25 +33,33 @@ void PageAllocator::State::check_key(const PrefixKey& key) const {
   require(key.rules() == prefix_rules(), "prefix: the key has other rules than this allocator");
 }
 
-PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key) {
+PrefixRun PageAllocator::State::find_prefix(const PrefixKey& key, std::int64_t most) {
   check_key(key);
-  const PrefixRun run = prefixes_->find(key);
-  sequences_.prepare(run.pages.size());
+  require(most >= 0, "prefix: a match of at most {} tokens", most);
+  return prefixes_->find(key, most);
+}
+
+PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key, std::int64_t most) {
+  const PrefixRun run = find_prefix(key, most);
+  sequences_.prepare(run.first + run.pages.size());
   const SequenceId id = sequences_.create();
 
   Sequence& sequence = *sequences_.find(id);
+  sequence.pages.resize(run.first);  // behind the window
   for (const PageSlot slot : run.pages) sequence.pages.push_back(prefixes_->page(slot));
   sequence.length = run.tokens;
   sequence.is_match = true;
-  sequence.published = static_cast<std::int32_t>(run.pages.size());
+  sequence.published = static_cast<std::int32_t>(sequence.pages.size());
+  sequence.placement.released = static_cast<std::int32_t>(run.first);
   if (!run.pages.empty()) {
-    sequence.placement.anchor = sequence.pages.front().rank().value;
+    sequence.placement.anchor = sequence.held_pages().front().rank().value;
     sequence.placement.anchor_is_shared = true;
     sequence.may_share = true;
   }
-  for (const PageId page : sequence.pages) pools_.add_reference(page);
+  for (const PageId page : sequence.held_pages()) pools_.add_reference(page);
   prefixes_->hit(run.pages);
-  log_added(id, sequence, 0);
+  log_added(id, sequence, run.first);
+  if (most != kAllTokens) journal_.fold_in(static_cast<std::uint64_t>(most));
   record("lookup", id, digest_of(key));
   return {.pin = id, .tokens = run.tokens};
 }
@@ -73,23 +81,37 @@ void PageAllocator::State::release(const PrefixMatch& match) {
   erase(match.pin);
 }
 
-void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
-                                   std::span<const Retention> retentions) {
+void PageAllocator::State::check_publish(SequenceId id, const PrefixKey& key,
+                                         std::span<const Retention> retentions) const {
   check_key(key);
-  Sequence& sequence = sequences_.at(id);
+  const Sequence& sequence = sequences_.at(id);
   for (const Retention& it : retentions)
     require(it.first >= 0 && it.tokens >= 0 && it.priority >= 0 && it.priority <= 100,
             "prefix: priority {} for {} tokens from {}", it.priority, it.tokens, it.first);
-  const auto full =
-      std::min(static_cast<std::size_t>(sequence.length / options_.page_size), key.hashes().size());
+  const std::size_t full = full_pages(sequence, key);
   const auto known = std::min(static_cast<std::size_t>(sequence.published), full);
-  for (std::size_t logical = 0; logical < known; ++logical)
+  const auto released = static_cast<std::size_t>(sequence.placement.released);
+  for (std::size_t logical = released; logical < known; ++logical)
     require(prefixes_->hash(sequence.pages[logical]) == key.hashes()[logical],
             "prefix: page {} of sequence {} was published with other tokens", logical, id);
+}
+
+/// The number of pages that the sequence has filled and the key names.
+std::size_t PageAllocator::State::full_pages(const Sequence& sequence, const PrefixKey& key) const {
+  return std::min(static_cast<std::size_t>(sequence.length / options_.page_size),
+                  key.hashes().size());
+}
+
+void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
+                                   std::span<const Retention> retentions) {
+  check_publish(id, key, retentions);
+  Sequence& sequence = *sequences_.find(id);
+  const std::size_t full = full_pages(sequence, key);
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
 
-  for (std::size_t logical = 0; logical < full; ++logical) {
+  for (auto logical = static_cast<std::size_t>(sequence.placement.released); logical < full;
+       ++logical) {
     const auto first = static_cast<std::int64_t>(logical) * options_.page_size;
     const int priority = priority_of(retentions, first, first + options_.page_size);
     journal_.fold_in(static_cast<std::uint64_t>(priority));

@@ -3,23 +3,27 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kvmesh/types.hpp"
 
 namespace kvmesh {
 
-/// What placement remembers about one sequence.
+/// Placement's data about one sequence.
 struct SequencePlacement {
   static constexpr std::int32_t kNone = -1;
 
-  /// Pages that the sequence holds on each rank. Null until a policy asks for it: only sequences
-  /// that are spread over the ranks pay for it.
+  /// Pages that the sequence holds on each rank. Null until a policy needs it: only sequences that
+  /// are spread over the ranks have it.
   std::unique_ptr<std::int32_t[]> pages_on;
   /// The home rank (balanced) or the rank of page 0 (striped). kNone: no page yet.
   std::int32_t anchor = kNone;
   /// The anchor is where pages of a cached prefix are, on which many sequences may begin.
   bool anchor_is_shared = false;
+  /// The number of the sequence's leading pages that were given up, behind its window. Their
+  /// entries of the table are invalid.
+  std::int32_t released = 0;
 
   void added(Rank rank, std::int32_t pages = 1) {
     if (pages_on) pages_on[rank.value] += pages;
@@ -37,18 +41,22 @@ struct Sequence {
   std::int32_t published = 0;
   /// The last batch that named the sequence: finds one that names it twice.
   std::uint64_t batch = 0;
-  /// False only if none of its pages is shared or published: then nothing needs to look at
-  /// reference counts.
+  /// False only if none of its pages is shared or published: then no operation reads reference
+  /// counts.
   bool may_share = false;
-  /// It pins a match, of which no sequence has been made yet.
+  /// True if it pins a match from which no sequence has been made yet.
   bool is_match = false;
+
+  std::span<const PageId> held_pages() const {
+    return std::span(pages).subspan(static_cast<std::size_t>(placement.released));
+  }
 };
 
 /// Slots of sequences, addressed by ids that are never reused and name this table's space.
 ///
-/// The generation of a slot is odd while a sequence lives in it and even while it is empty; it
-/// grows by one at each change, so a stale id never matches. A slot whose generation has run
-/// through all values is retired.
+/// The generation of a slot is odd while it holds a sequence and even while it is empty; it grows
+/// by one at each change, so a stale id never matches. A slot whose generation has run through all
+/// values is retired.
 class SequenceTable {
  public:
   explicit SequenceTable(std::uint16_t space) : space_(space) {}
@@ -83,7 +91,8 @@ class SequenceTable {
       if (slots_[slot].generation % 2 == 1) visit(id_of(slot), slots_[slot].sequence);
   }
 
-  /// How many slots wait for a new sequence, counted along their list; -1 if the list is broken.
+  /// Returns the number of slots that wait for a new sequence, counted along their list; -1 if the
+  /// list is broken.
   std::int64_t count_empty_slots() const;
   std::int64_t retired_slots() const { return retired_; }
   std::int64_t slots() const { return static_cast<std::int64_t>(slots_.size()); }

@@ -21,8 +21,9 @@ AllocatorOptions checked(const AllocatorOptions& options) {
           static_cast<int>(options.placement));
   require(
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
-      "prefix: hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      "prefix: hash {} or eviction {} is invalid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
+  require(options.window >= 0, "window is {}, must not be negative", options.window);
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
   return options;
@@ -34,6 +35,7 @@ std::uint64_t digest_of(const AllocatorOptions& options) {
   hash = fold(hash, static_cast<std::uint64_t>(options.page_size));
   hash = fold(hash, static_cast<std::uint64_t>(options.placement));
   hash = fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
+  if (options.window > 0) hash = fold(hash, static_cast<std::uint64_t>(options.window));
   const PrefixOptions& prefix = options.prefix;
   hash = fold(hash, prefix.enabled);
   if (!prefix.enabled) return hash;
@@ -51,7 +53,7 @@ AllocatorOptions with_id_space(AllocatorOptions options) {
   return options;
 }
 
-/// What the digest knows of an id: the rest is the space, which is no state.
+/// The part of an id that the digest covers: the rest is the space, which is not part of the state.
 std::uint64_t digest_word(SequenceId id) { return SequenceId(0, id.generation(), id.slot()).value; }
 
 /// Sums of asked pages stop at the largest value: no pool has that many anyway.
@@ -69,8 +71,7 @@ PageAllocator::State::State(const AllocatorOptions& options)
       placement_(make_placement(options)),
       changes_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
-  if (options.prefix.enabled)
-    prefixes_ = std::make_unique<PrefixCache>(options.prefix, pools_, changes_, options.page_size);
+  if (options.prefix.enabled) prefixes_ = std::make_unique<PrefixCache>(options, pools_, changes_);
 }
 
 SequenceId PageAllocator::State::create() {
@@ -139,8 +140,7 @@ Result<Done> PageAllocator::State::can_make_writable(SequenceId id, std::int64_t
   require(begin >= 0 && begin <= end && end <= capacity(sequence),
           "make_writable of positions [{}, {}) of a sequence with capacity {}", begin, end,
           capacity(sequence));
-  const std::int64_t first = begin / options_.page_size,
-                     last = end_of_private(sequence, begin, end);
+  const auto [first, last] = pages_to_own(sequence, begin, end);
   std::int64_t asked = 0;
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
     asked += pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]) ? 0 : 1;
@@ -158,8 +158,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
   std::vector<PageCopy> copies = std::move(copies_);
 
   Sequence& sequence = *sequences_.find(id);
-  const std::int64_t first = begin / options_.page_size,
-                     last = end_of_private(sequence, begin, end);
+  const auto [first, last] = pages_to_own(sequence, begin, end);
   for (std::int64_t logical = first; logical < last && sequence.may_share; ++logical)
     if (!pools_.writable(sequence.pages[static_cast<std::size_t>(logical)]))
       copies.push_back(replace(id, sequence, logical));
@@ -169,15 +168,17 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_make_writable(SequenceId
   return copies;
 }
 
-/// The page where make_writable of positions [begin, end) ends: a sequence that writes to one of
-/// its published pages leaves the later ones, too, since these name the tokens before them.
-std::int64_t PageAllocator::State::end_of_private(const Sequence& sequence, std::int64_t begin,
-                                                  std::int64_t end) const {
-  const std::int64_t first = begin / options_.page_size;
+/// The pages [first, last) that make_writable of positions [begin, end) is about: a sequence that
+/// writes to one of its published pages leaves the later ones, too, since these name the tokens
+/// before them. Pages behind the window are no more.
+std::pair<std::int64_t, std::int64_t> PageAllocator::State::pages_to_own(const Sequence& sequence,
+                                                                         std::int64_t begin,
+                                                                         std::int64_t end) const {
+  const std::int64_t first =
+      std::max<std::int64_t>(begin / options_.page_size, sequence.placement.released);
   const std::int64_t last = begin == end ? first : pages_for(end);
-  return first < last && first < sequence.published
-             ? std::max<std::int64_t>(last, sequence.published)
-             : last;
+  const bool leaves = first < last && first < sequence.published;
+  return {first, leaves ? std::max<std::int64_t>(last, sequence.published) : last};
 }
 
 SequenceId PageAllocator::State::fork(SequenceId id) {
@@ -194,18 +195,18 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
   child.published = std::min(parent.published, static_cast<std::int32_t>(shared));
   if (shared > 0) {
     child.placement.anchor = parent.placement.anchor;
+    child.placement.released = parent.placement.released;
     child.may_share = parent.may_share = true;
   }
-  for (PageId page : child.pages) pools_.add_reference(page);
-  log_added(child_id, child, 0);
+  for (PageId page : child.held_pages()) pools_.add_reference(page);
+  log_added(child_id, child, static_cast<std::size_t>(child.placement.released));
   record("fork", child_id, digest_word(id));
   return child_id;
 }
 
 void PageAllocator::State::truncate(SequenceId id, std::int64_t length) {
-  Sequence& sequence = sequences_.at(id);
-  require(length >= 0 && length <= sequence.length, "truncate to {} tokens of a sequence of {}",
-          length, sequence.length);
+  check_truncate(id, length);
+  Sequence& sequence = *sequences_.find(id);
 
   sequence.version += length < sequence.length ? 1 : 0;
   sequence.length = length;
@@ -338,20 +339,22 @@ void PageAllocator::State::give_back_sources() {
 
 void PageAllocator::State::drop_pages_past(SequenceId id, Sequence& sequence, std::int64_t pages) {
   const auto kept = static_cast<std::size_t>(pages);
+  const auto held = std::max(kept, static_cast<std::size_t>(sequence.placement.released));
   const auto published = static_cast<std::size_t>(sequence.published);
   const auto give_back = [&](PageId page) {
     sequence.placement.removed(page.rank());
     pools_.give_back(page);
   };
-  for (std::size_t logical = std::max(kept, published); logical < sequence.pages.size(); ++logical)
+  for (std::size_t logical = std::max(held, published); logical < sequence.pages.size(); ++logical)
     give_back(sequence.pages[logical]);
   // From the end: what is used last is evicted last, and children go before their parents.
-  for (std::size_t logical = published; logical-- > kept;) give_back(sequence.pages[logical]);
+  for (std::size_t logical = published; logical > held;) give_back(sequence.pages[--logical]);
   sequence.published = static_cast<std::int32_t>(std::min(kept, published));
   log_dropped(id, sequence, kept);
   sequence.pages.resize(kept);
   if (pages > 0) return;
   sequence.placement.anchor = SequencePlacement::kNone;
+  sequence.placement.released = 0;
   sequence.may_share = false;
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "allocator/change_log.hpp"
@@ -32,13 +33,18 @@ class PageAllocator::State {
   Result<std::vector<PageCopy>> try_append(std::span<const AppendRequest> requests);
   Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
                                                   std::int64_t end);
+  void slide_window(SequenceId id, std::int64_t first_query);
   SequenceId fork(SequenceId id);
   void truncate(SequenceId id, std::int64_t length);
+  void check_truncate(SequenceId id, std::int64_t length) const;
   void erase(SequenceId id);
-  PrefixMatch match_prefix(const PrefixKey& key);
+  PrefixRun find_prefix(const PrefixKey& key, std::int64_t most);
+  PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most);
   SequenceId create_with_prefix(const PrefixMatch& match);
   void release(const PrefixMatch& match);
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
+  void check_publish(SequenceId id, const PrefixKey& key,
+                     std::span<const Retention> retentions) const;
   PrefixRules prefix_rules() const {
     return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
   }
@@ -65,6 +71,8 @@ class PageAllocator::State {
   };
 
   std::int64_t pages_for(std::int64_t tokens) const;
+  /// The number of leading pages that no query from `first_query` on sees.
+  std::int64_t pages_behind(std::int64_t first_query) const;
   std::int64_t missing_pages(const Sequence& sequence, std::uint64_t tokens) const;
   bool free_for(std::int64_t pages) const { return pages <= pools_.free_pages(); }
   OutOfPages out_of_pages(std::int64_t asked_pages) const {
@@ -74,10 +82,12 @@ class PageAllocator::State {
   std::int64_t plan_tail_copies();
   void prepare(Sequence& sequence, std::int64_t missing);
   void grow(SequenceId id, Sequence& sequence, std::int64_t missing);
-  std::int64_t end_of_private(const Sequence& sequence, std::int64_t begin, std::int64_t end) const;
+  std::pair<std::int64_t, std::int64_t> pages_to_own(const Sequence& sequence, std::int64_t begin,
+                                                     std::int64_t end) const;
   void check_key(const PrefixKey& key) const;
-  /// What pins a match. @throws UnknownSequence, InvalidArgument.
+  /// Returns the sequence that pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
+  std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     int priority);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);

@@ -1,11 +1,11 @@
-// How many page operations a second one core does.
+// Measures the page operations per second of one core.
 //
-// A page operation is one page handed out or one page given back; what is shared, looked up or
-// appended without a new page counts nothing. Two mixes, both with the pools nine tenths full:
+// A page operation is one page handed out or one page freed; pages that are shared or looked up,
+// and tokens appended without a new page, count nothing. Two mixes, both with the pools nine tenths
+// full:
 //
 //   churn   serving: sequences come with a prompt (log-uniform, 16 to 8192 tokens), all running
-//   ones
-//           decode one token a step in batches, one in sixteen starts as a fork of a running one
+//           ones decode one token per step in batches, one in sixteen starts as a fork of one
 //           (parallel sampling), one step in eight rolls back a few speculated tokens, and
 //           sequences end after 32 to 512 new tokens.
 //   pages   the pools alone, through the allocator: whole sequences of 16 to 8192 tokens are
@@ -57,7 +57,7 @@ class Lengths {
   std::size_t next_ = 0;
 };
 
-/// A serving engine's traffic. Page operations are read off the number of free pages.
+/// A serving engine's traffic. Page operations are counted by the number of free pages.
 class Churn {
  public:
   explicit Churn(const kvmesh::AllocatorOptions& options)
@@ -65,7 +65,7 @@ class Churn {
     while (allocator_.free_pages() > low_water_) admit();
   }
 
-  /// One engine step: a batch decodes, ends are erased, room is filled again.
+  /// One engine step: a batch decodes, finished sequences are erased, new ones fill the room.
   void step() {
     batch_.clear();
     for (std::size_t i = 0; i < std::min(kBatch, running_.size()); ++i)
@@ -109,7 +109,8 @@ class Churn {
     page_operations_ += allocator_.free_pages() - before;
   }
 
-  /// Erases those of the last `count` that are done. The last running one takes the empty place.
+  /// Erases the finished ones of the last `count` sequences. The last running one takes the empty
+  /// place.
   void retire(std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t place = (cursor_ + i) % running_.size();
@@ -139,8 +140,8 @@ class Churn {
 
 void churn(benchmark::State& state) {
   Churn engine(options_of(state));
-  // As many steps as it takes for most sequences to have been replaced: the order of the free lists
-  // is then that of a server that has run for long.
+  // Runs until most sequences have been replaced: the order of the free lists is then that of a
+  // server that has run for long.
   const std::int64_t warm = state.range(2) * 2 + engine.page_operations();
   while (engine.page_operations() < warm) engine.step();
 

@@ -1,11 +1,12 @@
-// Combine to all over MPI, beside two plain all-reduces of as many numbers: the maximum of the LSEs
-// and the sum of the rows. That is the least that a merge by all-reduce sends.
+// Measures the combine to all over MPI, beside two plain all-reduces of the same number of floats:
+// the maximum of the LSEs and the sum of the rows. That is the least that a merge by all-reduce
+// sends.
 //
 //   mpirun -np 2 combine_bench [tokens ...]        each token has 32 heads of dim 128
 //
 // Turn by turn in one run; microseconds of the slowest rank, median (p10 - p90), and the median of
 // the turns' ratios. `fresh`: the ranks write their rows anew before each call, inside the time, as
-// attention does. What a peer has read is dearer to write again, so the two must be seen together.
+// attention does. Writing memory that a peer has read costs more, so both numbers are shown.
 #include <mpi.h>
 
 #include <algorithm>
@@ -40,7 +41,7 @@ double time_of(const std::function<void()>& call) {
   return micros;
 }
 
-/// Combines rows, and reduces as many numbers.
+/// Combines rows, and reduces the same number of floats.
 class Rows {
  public:
   Rows(Communicator& comm, std::int64_t tokens)

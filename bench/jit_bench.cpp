@@ -1,6 +1,6 @@
-// What the first use of an attention kernel costs: compiled, or found on disk; and, where there is
-// a GPU, loaded. The kernel is that of decode, 32/8 heads of dim 128 in bfloat16, causal, with
-// pages of 16 tokens.
+// Measures the first use of an attention kernel: compiled, or found on disk; and, where there is a
+// GPU, loaded. The kernel is that of decode, 32/8 heads of dim 128 in bfloat16, causal, with pages
+// of 16 tokens.
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
@@ -14,7 +14,7 @@ namespace {
 
 using namespace kvmesh;
 
-/// A folder for cubins that goes with it.
+/// A folder for cubins, removed with this object.
 class Folder {
  public:
   Folder() { std::filesystem::create_directory(path_); }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draws the share of the ceiling against the context, a line for each batch, as an SVG.
+"""Draws the share of the ceiling against the context, one line per batch, as an SVG.
 
 python3 bench/plot.py results.json [more.json ...] -o share.svg
 
-A panel for each operation and number of queries, a row of panels for each number of ranks. Needs
-nothing but Python.
+One panel per operation and number of queries, one row of panels per number of ranks. Needs only
+Python.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def line(x1, y1, x2, y2, color="#ddd"):
 
 
 class Scale:
-    """From a context and a share to a place in a panel."""
+    """Returns the position of a context and a share in a panel."""
 
     def __init__(self, rows):
         self.contexts = sorted({row["context"] for row in rows})
@@ -62,7 +62,7 @@ def panel(title, rows, scale, colors):
 
 
 def kind_of(row):
-    """What has a panel of its own."""
+    """The key of a panel."""
     return row["op"], row["queries"], row.get("lengths", "even")
 
 

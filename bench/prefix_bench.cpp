@@ -5,8 +5,7 @@
 //            pages resident; the match takes and gives back every page.
 //   index    the same for the index alone.
 //   hash     bytes per second of chained pages of 16 tokens, and `of_library`: the share of the
-//   rate
-//            of the same hash over the same messages, whose bytes are ready (both chained).
+//            rate of the same hash over the same messages, whose bytes are ready (both chained).
 //   replay   hit rate in pages of a Mooncake trace (KVMESH_TRACES is its folder), each hash id one
 //            page; requests come one after another.
 #include <benchmark/benchmark.h>

@@ -5,8 +5,8 @@ import sys
 
 
 def load(paths):
-    """A run for each number of ranks, in this order; the rows of files with as many ranks are put
-    together. Ends the program on a file that is none."""
+    """One run per number of ranks, in this order; the rows of files with the same number are
+    joined. Ends the program if a file is not a result."""
     runs = {}
     for path in paths:
         try:

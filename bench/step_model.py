@@ -10,7 +10,7 @@ The fit minimises the squared relative errors of
   combine = start + bytes that a GPU sends / send rate
   step    = attend + append + combine            (no combine on one GPU)
 
-The picture shows what is measured as points and what the program predicts as lines. Needs nothing but Python.
+The picture shows measurements as points and the program's predictions as lines. Needs only Python.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def sent_bytes(rows, gpus):
 
 
 def terms(point):
-    """What each constant is multiplied by."""
+    """The factor of each constant."""
     if point["op"] == "combine":
         return [0, 0, 0, 1, sent_bytes(point["rows"], point["gpus"])]
     lengths, gpus = lengths_of(point["lengths"]), point["gpus"]
@@ -47,7 +47,7 @@ def terms(point):
 
 
 def solve(matrix, right):
-    """Gauss, with pivots."""
+    """Solves by Gaussian elimination, with pivots."""
     rows = [row + [value] for row, value in zip(matrix, right)]
     for i in range(len(rows)):
         pivot = max(range(i, len(rows)), key=lambda r: abs(rows[r][i]))

@@ -3,9 +3,9 @@
 
 python3 bench/tables.py one_rank.json [two_ranks.json four_ranks.json ...]
 
-Files of several numbers of ranks stand side by side. Efficiency is of the same work (strong
+Files of several numbers of ranks stand side by side. Efficiency is that of the same work (strong
 scaling): the time on the fewest ranks over the time on n, divided by n over the fewest. A combine
-or a plan is no work that could be shared out, so they have none.
+and a plan have none, since their work is not divided among the ranks.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def scales(op, ranks, base_ranks):
 
 
 def cells_of(row, base, with_efficiency, factor):
-    """µs, rate, share, efficiency; `factor`: how many times the ranks of `base`."""
+    """µs, rate, share, efficiency; `factor`: the ranks over those of `base`."""
     if row is None:
         return ["–"] * (4 if with_efficiency else 3)
     share = "–" if row["share"] is None else f'{100 * row["share"]:.1f} %'

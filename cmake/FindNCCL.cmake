@@ -6,7 +6,7 @@ find_path(NCCL_INCLUDE_DIR nccl.h
           HINTS ${NCCL_ROOT} ENV NCCL_ROOT ${CUDAToolkit_INCLUDE_DIRS}
           PATH_SUFFIXES include)
 
-# The headers may lie in the toolkit's tree and the library in one of several folders of it.
+# The headers may be in the toolkit's tree and the library in one of several folders of it.
 get_filename_component(nccl_prefix "${NCCL_INCLUDE_DIR}/.." REALPATH)
 find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2
              HINTS ${NCCL_ROOT} ENV NCCL_ROOT ${nccl_prefix} ${CUDAToolkit_LIBRARY_DIR}

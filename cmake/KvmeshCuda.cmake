@@ -1,8 +1,8 @@
-# CUDA: found, not required. KVMESH_CUDA says whether the CUDA backend is built; on machines without
-# a GPU too, where it compiles kernels but runs none. Also: kvmesh_cuda_object, kvmesh_embed.
+# CUDA is optional. KVMESH_CUDA tells whether the CUDA backend is built; also on machines without
+# a GPU, where it compiles kernels but runs none. Also: kvmesh_cuda_object, kvmesh_embed.
 include_guard()
 
-# 12.9: the first whose compiler can be told to keep no cache of its own.
+# 12.9 is the first version whose compiler has an option to keep no cache of its own.
 find_package(CUDAToolkit 12.9 QUIET)
 if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::nvrtc
    AND TARGET CUDA::cudart_static)
@@ -18,13 +18,13 @@ if(KVMESH_CUDA AND NOT cuda_is_here)
 endif()
 message(STATUS "CUDA backend: ${KVMESH_CUDA} (toolkit: ${CUDAToolkit_VERSION})")
 
-# Machine code for these, and for what comes after them code that the driver compiles.
+# Machine code for these chips, and for later ones code that the driver compiles.
 set(KVMESH_CUDA_ARCHITECTURES 80 90 100 CACHE STRING "Architectures that .cu files are compiled for")
 
 # kvmesh_cuda_object(TARGET FILE.cu)
 # Compiles a .cu file into TARGET by nvcc itself. CMake's own CUDA language would link every program
-# that uses the library with nvcc, and CMake 3.25 knows no C++20 for it.
-# Warns of kernels that spill registers or use local memory: all of ours go without, CUB's too.
+# that uses the library with nvcc, and CMake 3.25 has no C++20 for it.
+# Warns of kernels that spill registers or use local memory: none of the library's does, nor CUB's.
 function(kvmesh_cuda_object target file)
   set(output ${CMAKE_CURRENT_BINARY_DIR}/${file}.o)
   set(codes "")

@@ -1,13 +1,13 @@
 # What the static libraries link. The same file is installed and included by kvmesh-config.cmake,
-# since static libraries pass their dependencies on to whoever links them. Both set kvmesh_HAS_MPI,
+# since static libraries pass their dependencies on to their users. Both set kvmesh_HAS_MPI,
 # kvmesh_HAS_CUDA and kvmesh_HAS_NCCL first. A missing package ends the build's configuration
-# (kvmesh_FIND_REQUIRED), but makes find_package(kvmesh) only say that kvmesh is not found.
+# (kvmesh_FIND_REQUIRED), but find_package(kvmesh) then only reports that kvmesh is not found.
 include(CMakeFindDependencyMacro)
 
 find_dependency(Threads)
 find_dependency(fmt)
 find_dependency(OpenSSL COMPONENTS Crypto)
-# Boost brings its own package files; CMake is giving up those that it had for it.
+# Boost has its own package files; CMake's are deprecated.
 if(POLICY CMP0167)
   cmake_policy(SET CMP0167 NEW)
 endif()

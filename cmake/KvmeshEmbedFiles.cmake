@@ -1,6 +1,6 @@
 # Writes OUTPUT: a table NAME of the texts of FILES, which are relative to ROOT. Run by kvmesh_embed.
 
-# What every compiler takes as one string literal; longer texts are several of them, side by side.
+# The longest string literal of every compiler; longer texts are several literals, side by side.
 set(literal_bytes 16000)
 
 set(rows "")

@@ -1,4 +1,4 @@
-# What `cmake --install` puts down: the public headers, the static libraries, the shared one, and the
+# Files that `cmake --install` installs: the public headers, the static libraries, the shared one, and the
 # package files that find_package(kvmesh) and pkg-config read; launch/ adds the program.
 include_guard()
 include(GNUInstallDirs)

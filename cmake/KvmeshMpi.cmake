@@ -1,4 +1,4 @@
-# MPI: found, not required. KVMESH_MPI says whether the communicator over MPI is built; without it
+# MPI is optional. KVMESH_MPI tells whether the communicator over MPI is built; without it
 # ranks are threads or meet over TCP.
 include_guard()
 

@@ -1,4 +1,4 @@
-# NCCL: found, not required. KVMESH_NCCL says whether groups of GPUs are built, which takes the CUDA
+# NCCL is optional. KVMESH_NCCL tells whether groups of GPUs are built, which needs the CUDA
 # toolkit and NCCL.
 include_guard()
 

@@ -1,4 +1,4 @@
-# Python: found, not required. KVMESH_PYTHON says whether the package kvmesh is built, which takes
+# Python is optional. KVMESH_PYTHON tells whether the package kvmesh is built, which needs
 # Python's headers and nanobind (pip install nanobind). Not with sanitizers: Python has none.
 include_guard()
 

@@ -1,5 +1,5 @@
-# The shared library, libkvmesh.so: all folders in one, nothing visible but the public C++ API and the
-# C ABI, and no dependency passed on to whoever links it.
+# The shared library, libkvmesh.so: all folders in one. It exports only the public C++ API and the
+# C ABI, and passes no dependency on to its users.
 include_guard()
 
 get_property(folders GLOBAL PROPERTY KVMESH_FOLDERS)
@@ -7,7 +7,7 @@ add_library(kvmesh_shared SHARED)
 add_library(kvmesh::shared ALIAS kvmesh_shared)
 set(map ${CMAKE_CURRENT_LIST_DIR}/kvmesh.map)
 foreach(folder ${folders})
-  # The objects that the static library has too, so nothing is compiled twice.
+  # The objects of the static library, so nothing is compiled twice.
   target_sources(kvmesh_shared PRIVATE $<TARGET_OBJECTS:${folder}>)
   get_target_property(objects ${folder} KVMESH_CUDA_OBJECTS)
   if(objects)

@@ -2,7 +2,7 @@
 include_guard()
 include(GNUInstallDirs)
 
-# Warnings and sanitizers, for our own code only: never exported.
+# Warnings and sanitizers, for the project's own code only: never exported.
 add_library(kvmesh_flags INTERFACE)
 target_compile_features(kvmesh_flags INTERFACE cxx_std_20)
 # Shadowing among locals only: a constructor's parameter may have the name of the member it sets.

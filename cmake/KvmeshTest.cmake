@@ -1,7 +1,7 @@
 # Registration of tests, with or without mpirun.
 include_guard()
 
-# What every test runs with. Open MPI: allowed as root, no pinning (ranks share few cores), waiting
+# The environment of every test. Open MPI: allowed as root, no pinning (ranks share few cores), waiting
 # ranks yield, and no copies between address spaces, which containers forbid.
 set(KVMESH_TEST_ENVIRONMENT
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -11,8 +11,8 @@ set(KVMESH_TEST_ENVIRONMENT
 # Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
 set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
-# GoogleTest and what it includes is most of what a test file compiles: that is compiled once. Not with
-# ccache, which does not keep what is compiled behind a precompiled header.
+# GoogleTest and its includes are most of a test file's compile time: they are precompiled. Not with
+# ccache, which does not store objects that use a precompiled header.
 set(kvmesh_precompiled ON)
 if(CMAKE_CXX_COMPILER_LAUNCHER)
   set(kvmesh_precompiled OFF)
@@ -37,8 +37,8 @@ if(KVMESH_TEST_PRECOMPILED)
                                                              <random> <thread>)
 endif()
 
-# kvmesh_test_objects(NAME SOURCES ... LINK ...): what several test programs have in common, compiled
-# once. A program has it by $<TARGET_OBJECTS:NAME> among its sources.
+# kvmesh_test_objects(NAME SOURCES ... LINK ...): objects that several test programs share, compiled
+# once. A program lists $<TARGET_OBJECTS:NAME> among its sources.
 function(kvmesh_test_objects name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
   add_library(${name} OBJECT ${arg_SOURCES})

@@ -1,9 +1,9 @@
 // A serving engine's loop over a cache on all ranks: mpirun -np 4 ./engine_loop
 //
-// Requests arrive, and are served together: chunks of prompts beside decode, drafts that are rolled
-// back, beams that share pages, requests that wait again where pages are too few, prompts that
-// begin like earlier ones. The cache is reproducible, so every request must get the tokens that it
-// gets alone.
+// Requests arrive and are served together: chunks of prompts beside decode, drafts that are rolled
+// back, beams that share pages, requests that wait again if there are too few pages, prompts that
+// begin like earlier ones. The cache is reproducible, so every request must get the same tokens as
+// when it is served alone.
 #include <algorithm>
 #include <cstdio>
 #include <deque>
@@ -91,7 +91,7 @@ class Engine {
     return key;
   }
 
-  // Each beam begins with what the cache knows of its tokens; the newest is computed in any case.
+  // Each beam begins with the cached part of its tokens; the newest is computed in any case.
   void admit() {
     Running next = std::move(waiting_.front());
     waiting_.pop_front();
@@ -105,7 +105,7 @@ class Engine {
     running_.push_back(std::move(next));
   }
 
-  // What one beam does in a step: its next tokens, then drafts.
+  // The work of one beam in a step: its next tokens, then drafts.
   struct Piece {
     Running* of;
     Beam* beam;
@@ -113,7 +113,7 @@ class Engine {
     Tokens drafts;
   };
 
-  // Decode first: it takes one token each, and drafts, before chunks of prompts fill the step.
+  // Decode first: it takes one token per beam, and drafts, before chunks of prompts fill the step.
   std::vector<Piece> pieces() {
     std::vector<Piece> pieces;
     std::int64_t left = limits_.step_tokens;
@@ -133,7 +133,7 @@ class Engine {
     return pieces;
   }
 
-  // What followed the newest token's last occurrence.
+  // The tokens after the newest token's last occurrence.
   Tokens drafts(const Running& running, const Beam& beam, std::int64_t most) const {
     if (running.request.beams > 1) return {};
     const Tokens& tokens = beam.tokens;
@@ -170,7 +170,7 @@ class Engine {
     return std::ssize(piece.beam->tokens) - (cache_.length(piece.beam->sequence) - appended);
   }
 
-  // Plans in place; false where pages are too few, with nothing changed.
+  // Plans in place. Returns false if there are too few pages, with nothing changed.
   bool plan(const std::vector<Piece>& pieces) {
     std::vector<kvmesh::BatchEntry> batch;
     for (const Piece& piece : pieces) {
@@ -182,7 +182,7 @@ class Engine {
     return made.has_value();
   }
 
-  // The youngest request gives its pages back and waits; what it has computed it computes again.
+  // The youngest request frees its pages and waits; its tokens are computed again later.
   void preempt() {
     if (running_.size() == 1) throw kvmesh::InvalidArgument("one request alone needs more pages");
     for (Beam& beam : running_.back().beams) cache_.erase(beam.sequence);
@@ -191,7 +191,7 @@ class Engine {
     ++counts_.preempted;
   }
 
-  // Drafts count as far as they are what the model says; the others leave the cache.
+  // Keeps the drafts that agree with the model; the others leave the cache.
   void take(const Piece& piece, const float* logits) {
     Beam& beam = *piece.beam;
     if (std::ssize(beam.tokens) > cache_.length(beam.sequence) - std::ssize(piece.drafts)) return;
@@ -211,7 +211,7 @@ class Engine {
                                      logits);
   }
 
-  // Every beam knows what comes next: the best continuations become the beams.
+  // Every beam has its next logits: the best continuations become the beams.
   void advance(Running& running) {
     const auto knows = [](const Beam& beam) { return !beam.logits.empty(); };
     if (!std::ranges::all_of(running.beams, knows)) return;
@@ -235,7 +235,8 @@ class Engine {
     running.beams.clear();
   }
 
-  // A beam that goes on twice is forked: the new one shares its pages. One that does not is erased.
+  // A beam that continues twice is forked: the new one shares its pages. One that does not is
+  // erased.
   std::vector<Beam> continued(const std::vector<Beam>& beams, std::size_t count) {
     struct Next {
       double score;
@@ -278,7 +279,7 @@ class Engine {
   Counts counts_;
 };
 
-// Prompts of 20 to 64 tokens, of which half begin alike, and requests that repeat themselves.
+// Prompts of 20 to 64 tokens, half of which begin alike, and requests that repeat themselves.
 std::deque<Request> requests() {
   std::deque<Request> requests;
   for (int id = 0; id < 12; ++id) {

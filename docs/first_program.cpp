@@ -1,4 +1,4 @@
-// Attention over a cache whose pages lie on all ranks: mpirun -np 4 ./first_program
+// Attention over a cache whose pages are on all ranks: mpirun -np 4 ./first_program
 #include <kvmesh/kvmesh.hpp>
 
 #include <cstdio>
@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   std::vector<float> k(kTokens * kKvHeads * kDim, 0.2f), v(k.size(), 0.3f);
 
   const kvmesh::SequenceId sequence = cache.create();
-  kvmesh::StepPlan step = cache.plan({{sequence, kTokens}});  // once a step: a prompt of 1000
+  kvmesh::StepPlan step = cache.plan({{sequence, kTokens}});  // once per step: a prompt of 1000
   for (int layer = 0; layer < kLayers; ++layer) {             // append, attend, combine
     step.run(layer,
              {.q = kvmesh::tensor(q.data(), {kTokens, kHeads, kDim}),

@@ -1,5 +1,5 @@
 // Decoding on GPUs: a step of all layers, captured once in a CUDA graph and replayed while the
-// sequences grow. One rank a GPU: mpirun -np 4 ./gpu_program
+// sequences grow. One rank per GPU: mpirun -np 4 ./gpu_program
 #include <cuda_runtime_api.h>
 #include <kvmesh/kvmesh.hpp>
 
@@ -87,17 +87,17 @@ void decode(kvmesh::Mesh& mesh) {
   kvmesh::StepPlan prefill = cache.plan(prompt);
   run_layers(prefill, prompts, {stream});
 
-  // With limits, what a run is given and launches does not depend on the batch.
+  // With limits the arguments and launches of a run do not depend on the batch.
   kvmesh::StepPlan step =
       cache.plan(token, {.limits = kvmesh::StepLimits{.sequences = kSequences}});
-  run_layers(step, tokens, {stream});  // once without a graph: kernels are made, NCCL connects
+  run_layers(step, tokens, {stream});  // once without a graph: compiles kernels, connects NCCL
 
   const auto run = [&] { run_layers(step, tokens, {stream}); };
   const bool has_graph = mesh.device_group().nccl() != nullptr;  // else by way of the host
   Graph graph(nullptr, cudaGraphExecDestroy);
   std::uint64_t captured = 0;
   for (int i = 1; i < kSteps; ++i) {
-    cache.replan(step, token, {stream});  // on the stream: nothing waits
+    cache.replan(step, token, {stream});  // on the stream: no wait
     if (!has_graph) {
       run();
       continue;

@@ -1,4 +1,4 @@
-// append and copy_pages: checks here, the copying in cpu/.
+// append and copy_pages: this file checks, cpu/ copies.
 #include "core/check.hpp"
 #include "kernels/cpu/copy.hpp"
 #include "kernels/pool_checks.hpp"

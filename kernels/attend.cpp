@@ -9,7 +9,8 @@ class AttentionPlan::State {
   State(const AttentionShape& shape, const AttentionBatch& batch, const AttentionOptions& options)
       : shape_(shape), attend_(shape, options) {
     check_scale(options.scale);
-    require(options.first_head >= 0, "attention: the first head is {}", options.first_head);
+    require(options.first_head >= 0, "attention: the first head is {}, must not be negative",
+            options.first_head);
     attend_.plan(batch, options.block_mask);
     for (const LocalPage& page : batch.pages) max_page_ = std::max(max_page_, page.page);
   }

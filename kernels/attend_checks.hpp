@@ -1,4 +1,4 @@
-// What attend_partial asks of its tensors, on every device.
+// Checks of the tensors that attend_partial takes, on every device.
 #pragma once
 
 #include <cmath>
@@ -10,9 +10,10 @@
 
 namespace kvmesh {
 
-/// @throws InvalidArgument for a scale that makes every score a NaN or infinite.
+/// @throws InvalidArgument if the scale makes every score NaN or infinite.
 inline void check_scale(const std::optional<float>& scale) {
-  require(!scale || std::isfinite(*scale), "attention: a scale of {}", scale.value_or(0));
+  require(!scale || std::isfinite(*scale), "attention: the scale is {}, must be finite",
+          scale.value_or(0));
 }
 
 /// `rows` is [tokens, q_heads, dim].
@@ -36,10 +37,10 @@ inline void check_sinks(const AttentionShape& shape, const ConstTensorView& sink
   check_tensor("attend_partial: sinks", sinks, 1);
 }
 
-/// What attention writes: a partial or, where one rank holds all keys, the final rows.
+/// The outputs of attention: a partial or, where one rank holds all keys, the final rows.
 ///
 /// `o`    [tokens, q_heads, v_dim], any dtype.
-/// `lse`  [tokens, q_heads] float32; an empty view if not wanted.
+/// `lse`  [tokens, q_heads] float32; an empty view if not needed.
 struct AttendedRows {
   TensorView o{};
   TensorView lse{};
@@ -60,7 +61,7 @@ inline void check_attended_rows(const AttentionShape& shape, std::int64_t tokens
   if (!out.lse.empty()) check_attended_lse(shape, tokens, out.lse);
 }
 
-/// `out` has the partials of [tokens, q_heads] rows; of no tokens its views may have no data.
+/// `out` holds the partials of [tokens, q_heads] rows. With no tokens its views may have no data.
 inline void check_attend_partial(const AttentionShape& shape, std::int64_t tokens,
                                  const Partial& out) {
   require(out.o.dtype == Dtype::kFloat32 && out.lse.dtype == Dtype::kFloat32,

@@ -12,9 +12,9 @@
 namespace kvmesh {
 namespace {
 
-// Query rows of one task: enough that a tile of keys is used often while in the first-level cache
-// (64 keys x 128 x 2 bytes = 16 KB), few enough that queries, scores and outputs stay in the second
-// (64 rows x (128 + 64 + 128) x 4 bytes = 80 KB).
+// Query rows of one task. Enough that a tile of keys is used often while it is in the first-level
+// cache (64 keys x 128 x 2 bytes = 16 KB); few enough that queries, scores and outputs stay in the
+// second (64 rows x (128 + 64 + 128) x 4 bytes = 80 KB).
 constexpr int kRowsPerBlock = 64;
 // Keys of one split. One long sequence makes enough tasks for all cores (32768 keys and 8 heads:
 // 256), and merging costs one row for each 1024 keys read.
@@ -61,7 +61,7 @@ void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& position
   }
 }
 
-/// Empties the lists, and keeps their memory.
+/// Empties the lists and keeps their memory.
 void clear(AttendWork& work) {
   work.blocks.clear();
   work.ranges.clear();
@@ -105,8 +105,8 @@ class WorkMaker {
   }
 
  private:
-  // Where the work block that starts at query `q` of a sequence ends: it never crosses a q block of
-  // an explicit block mask.
+  // Returns the end of the work block that starts at query `q` of a sequence. A block does not
+  // cross a q block of an explicit block mask.
   std::int64_t block_end(std::int64_t q, std::int64_t q_len) const {
     std::int64_t end = q + std::max(1, kRowsPerBlock / group_);
     if (options_.block_mask) {
@@ -116,8 +116,8 @@ class WorkMaker {
     return std::min(end, q_len);
   }
 
-  // The blocks of queries [q_begin, q_end), one for each kv head; heads that see the same pages
-  // share one list of visits.
+  // Adds a block of queries [q_begin, q_end) for each kv head. Heads that see the same pages share
+  // one list of visits.
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
     WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
     block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
@@ -138,7 +138,7 @@ class WorkMaker {
     }
   }
 
-  // Whether the block's q block in an explicit block mask is that of the queries before.
+  // True if the block's q block in an explicit block mask is also that of the queries before it.
   bool shares_q_block(const WorkBlock& block) const {
     return (block.q_begin - first_query_) % options_.block_mask->q_block() != 0;
   }
@@ -159,8 +159,8 @@ class WorkMaker {
     return batch_.sequences[static_cast<std::size_t>(block.sequence)];
   }
 
-  // Classifies pages as one range of keys where that is decided at once (most of a causal sequence
-  // is), else by halves: O(log pages) for a mask with one border.
+  // Classifies the pages as one range of keys if that decides the class (as for most of a causal
+  // sequence), else by halves: O(log pages) for a mask with one border.
   void add_range(const WorkBlock& block, std::span<const LocalPage> pages) {
     if (pages.empty()) return;
     const bool one_page = pages.size() == 1;
@@ -174,7 +174,7 @@ class WorkMaker {
     }
   }
 
-  // Lengthens the block's last range where the pages follow it and are visited in the same way.
+  // Lengthens the block's last range if the pages follow it and are visited in the same way.
   void add_pages(const WorkBlock& block, std::span<const LocalPage> pages, bool masked) {
     const auto count = static_cast<std::int32_t>(pages.size());
     const bool is_first = std::ssize(work_.ranges) == block.range_begin;
@@ -189,8 +189,8 @@ class WorkMaker {
     visits_ += count;
   }
 
-  // The positions from the first of the pages to the last, the pages of other ranks between them
-  // included: what holds for all of them holds for ours.
+  // Positions from the first page to the last, including those of other ranks' pages between them:
+  // a class that holds for all of them also holds for this rank's.
   PositionRange keys_of(const WorkBlock& block, std::span<const LocalPage> pages) const {
     const std::int64_t first = pages.front().logical, last = pages.back().logical;
     const std::int64_t kv_len = sequence_of(block).kv_len;
@@ -198,8 +198,8 @@ class WorkMaker {
             static_cast<std::int32_t>(std::min(kv_len, (last + 1) * shape_.page_size))};
   }
 
-  // The class that all heads of the group share; kPartial where they differ; nothing if unknown,
-  // which only an `exact` answer never is.
+  // Returns the class that all heads of the group share, kPartial if they differ, or nothing if it
+  // is unknown. An `exact` class is never unknown.
   std::optional<TileClass> class_of_group(const WorkBlock& block, PositionRange kv, bool exact) {
     std::optional<TileClass> shared;
     for (int g = 0; g < (per_head_ ? group_ : 1); ++g) {
@@ -221,7 +221,7 @@ class WorkMaker {
     return classify_by_interval(mask_, block.sequence, head, {low, high + 1}, kv);
   }
 
-  // The pages that an explicit block mask lists for any head of the group.
+  // Adds the pages that an explicit block mask lists for any head of the group.
   void add_listed_visits(const WorkBlock& block) {
     const LocalBlockMask& mask = *options_.block_mask;
     const std::int64_t q_block = (block.q_begin - first_query_) / mask.q_block();
@@ -243,7 +243,7 @@ class WorkMaker {
 
   static constexpr std::int32_t kNoPage = std::numeric_limits<std::int32_t>::max();
 
-  // The first page that any of the lists has.
+  // Returns the first page in any of the lists.
   static std::int32_t first_of(const std::vector<std::span<const LocalBlock>>& rows) {
     std::int32_t first = kNoPage;
     for (const std::span<const LocalBlock>& row : rows) {
@@ -252,7 +252,8 @@ class WorkMaker {
     return first;
   }
 
-  // The class of a page in a list that has none before it. Drops the page from the list.
+  // Removes a page from the front of a list and returns its class; kEmpty if the list does not
+  // begin with it.
   static TileClass take(std::span<const LocalBlock>& row, std::int32_t logical) {
     if (row.empty() || row.front().logical != logical) return TileClass::kEmpty;
     const bool is_full = row.front().full;
@@ -282,7 +283,7 @@ class WorkMaker {
     }
   }
 
-  // Splits the sequence's blocks by keys if there are few of them. The rule looks at the batch
+  // Splits the sequence's blocks by keys if there are few of them. The rule depends on the batch
   // alone, so the result does not depend on the number of threads.
   void add_tasks(std::size_t first_block) {
     const auto blocks = static_cast<std::int64_t>(work_.blocks.size() - first_block);
@@ -310,7 +311,7 @@ class WorkMaker {
   ModEvaluator evaluator_;
   const bool per_head_;
   AttendWork& work_;
-  std::int64_t first_query_ = 0;  // of the current sequence
+  std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
 };
 
@@ -329,7 +330,7 @@ void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
               shape.v_dim <= kMaxHeadDim,
           "attention: head dims must be in [1, {}], are {} (k) and {} (v)", kMaxHeadDim,
           shape.k_dim, shape.v_dim);
-  require(shape.page_size > 0, "attention: page_size is {}", shape.page_size);
+  require(shape.page_size > 0, "attention: page_size is {}, must be at least 1", shape.page_size);
   const std::size_t sequences = batch.kv_lens.size();
   require(!batch.q_indptr.empty(), "attention: q_indptr is empty");
   check_indptr("q_indptr", batch.q_indptr, sequences, batch.q_indptr.back());

@@ -4,7 +4,7 @@
 //            -> visits (local pages that the mask does not make empty), in ranges
 //            -> splits (contiguous visits), one task each
 //
-// Of a mask with few borders, causal for one, a block has a few ranges however many pages it
+// A mask with few borders, such as causal, gives a block a few ranges, however many pages it
 // visits. So the work of a prompt takes memory in proportion to its length.
 #pragma once
 
@@ -18,7 +18,8 @@
 
 namespace kvmesh {
 
-/// Multi-head latent attention has 576 (512 + 64); nothing in use is wider.
+/// Keys of multi-head latent attention have 576 elements (512 + 64); no model in use has wider
+/// ones.
 inline constexpr int kMaxHeadDim = 576;
 
 /// One sequence of a step, as kernels see it. Its pages are this rank's, in ascending logical
@@ -30,10 +31,10 @@ struct AttendSequence {
   bool counts_sinks = true;  ///< this rank counts the sinks of its rows
 };
 
-/// A ragged batch in the caller's memory: AttentionBatch, but no page is copied.
+/// A ragged batch in the caller's memory. AttentionBatch without a copy of the pages.
 struct AttendSteps {
   std::span<const AttendSequence> sequences{};
-  std::span<const std::int64_t> q_positions{};  ///< [tokens]; empty: the newest of each sequence
+  std::span<const std::int64_t> q_positions{};  ///< [tokens]; empty: the newest positions
 };
 
 /// Pages of a sequence that a block visits one after another, all with the mask or all without. The
@@ -43,12 +44,12 @@ struct PageRange {
   const LocalPage* pages = nullptr;
   std::int32_t count = 0;
   bool masked = false;             ///< some row may not see all keys
-  std::int32_t head_classes = -1;  ///< a mixed page: where AttendWork::head_classes has its heads
+  std::int32_t head_classes = -1;  ///< of a mixed page: its index in AttendWork::head_classes
 };
 
-/// Some query tokens of one sequence, for all query heads that share one kv head: what a device's
-/// plan numbers as a query block's work block for each kv head. Row r of the block is token q_begin
-/// + r / group, head kv_head * group + r % group.
+/// Some query tokens of one sequence, for all query heads that share one kv head. A device's plan
+/// has a query block with a work block per kv head instead. Row r of the block is token q_begin + r
+/// / group, head kv_head * group + r % group.
 struct WorkBlock {
   std::int32_t sequence = 0;
   std::int32_t kv_head = 0;
@@ -61,12 +62,12 @@ struct WorkBlock {
   std::int32_t splits = 1;
   /// First row of this block's partials in the workspace; used if splits > 1.
   std::int64_t workspace_row = 0;
-  /// Whether this rank counts the sinks of its rows.
+  /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
 };
 
-/// What a thread computes at a time. Threads share the work, so a task is two indices; a device's
-/// task (cuda::DeviceTask) carries all that its thread block needs in two 16-byte loads.
+/// A task: the work of one thread at a time. Threads share AttendWork, so a task is two indices; a
+/// device's task (cuda::DeviceTask) holds all that its thread block needs in two 16-byte loads.
 struct WorkSplit {
   std::int32_t block = 0;
   std::int32_t split = 0;
@@ -84,15 +85,15 @@ struct AttendWork {
   TileCounts tiles;
   std::vector<LocalPage> pages;  ///< a copy of the batch's, if the caller does not keep them
 
-  /// Memory of the lists.
+  /// Bytes of the lists.
   std::int64_t size_bytes() const;
 };
 
-/// @throws InvalidArgument on a batch or a shape that does not fit together.
+/// @throws InvalidArgument if the batch does not fit the shape, or either is invalid.
 void check_attention(const AttentionShape& shape, const AttentionBatch& batch);
 
-/// Fills `work`, and reuses its memory. Checks nothing.
-/// REQUIRES: a batch that check_attention takes; its pages stay where they are.
+/// Fills `work` and reuses its memory. Checks nothing.
+/// REQUIRES: a batch that check_attention accepts; its pages stay where they are.
 void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
                       const AttentionOptions& options, AttendWork& work);
 

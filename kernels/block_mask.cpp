@@ -22,7 +22,7 @@ PositionRange block_range(std::int64_t block, int block_size, std::int64_t len,
           static_cast<std::int32_t>(start + std::min(begin + block_size, len))};
 }
 
-/// All kv blocks of one q block.
+/// Classifies all kv blocks of one q block.
 BlockRow classify_row(const ModGraph& graph, ModEvaluator& evaluator, const BlockMaskShape& shape,
                       std::int64_t b, std::int64_t h, std::int64_t q_block) {
   const PositionRange q = block_range(q_block, shape.q_block, shape.q_len, q_start(shape, b));
@@ -42,8 +42,8 @@ void check_row(const BlockRow& row, std::size_t index, std::int64_t kv_blocks) {
   all.insert(all.end(), row.full.begin(), row.full.end());
   std::ranges::sort(all);
   for (std::int32_t block : all) {
-    require(block >= 0 && block < kv_blocks,
-            "row {} of a block mask lists kv block {}: there are {}", index, block, kv_blocks);
+    require(block >= 0 && block < kv_blocks, "row {} of a block mask lists kv block {} of {}",
+            index, block, kv_blocks);
   }
   const auto twice = std::ranges::adjacent_find(all);
   require(twice == all.end(), "row {} of a block mask lists kv block {} twice", index,
@@ -72,7 +72,7 @@ std::span<const T> slice(const std::vector<T>& values, const std::vector<std::in
                                    static_cast<std::size_t>(ends[index] - begin));
 }
 
-/// The blocks of `row` whose pages `me` holds.
+/// Returns the blocks of `row` whose pages `me` holds.
 std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const PageId> table,
                                      std::int64_t b, Rank me) {
   std::vector<LocalBlock> blocks;
@@ -98,8 +98,9 @@ void check_block_mask_shape(const BlockMaskShape& shape) {
           shape.heads);
   require(shape.q_len >= 1 && shape.kv_len >= 1, "a block mask over {} queries and {} keys",
           shape.q_len, shape.kv_len);
-  require(shape.q_block >= 1 && shape.kv_block >= 1, "a block mask with blocks of {} x {}",
-          shape.q_block, shape.kv_block);
+  require(shape.q_block >= 1 && shape.kv_block >= 1,
+          "a block mask with blocks of {} x {}: both must be at least 1", shape.q_block,
+          shape.kv_block);
   require(shape.q_len < kMaxPosition && shape.kv_len < kMaxPosition,
           "a block mask over {} queries and {} keys: positions are int32", shape.q_len,
           shape.kv_len);
@@ -108,7 +109,8 @@ void check_block_mask_shape(const BlockMaskShape& shape) {
           shape.q_start.size());
   std::int64_t last_start = 0;
   for (std::int32_t start : shape.q_start) {
-    require(start >= 0, "a block mask whose queries start at position {}", start);
+    require(start >= 0, "a block mask whose queries start at position {}: it must not be negative",
+            start);
     last_start = std::max<std::int64_t>(last_start, start);
   }
   require(shape.q_len + last_start < kMaxPosition,
@@ -138,7 +140,7 @@ BlockMask BlockMask::create(const MaskMod& mask_mod, const BlockMaskShape& shape
   BlockMask mask(mask_mod, shape);
   const ModGraph& graph = mask_mod.graph();
   ModEvaluator evaluator(graph);
-  // Rows and heads that the mask does not look at repeat what was found for the first.
+  // If the mask does not depend on rows or heads, they repeat the result of the first.
   const bool per_head = graph.depends_on(kDependsHead);
   const bool per_batch = graph.depends_on(kDependsBatch);
   for (std::int64_t b = 0; b < shape.batch; ++b) {
@@ -218,7 +220,7 @@ LocalBlockMask convert_to_local(const BlockMask& mask,
           "a block mask with kv blocks of {} cannot be laid over pages of {}: make them equal",
           shape.kv_block, page_size);
   require(shape.batch == 1 || std::cmp_equal(shape.batch, page_tables.size()),
-          "a block mask for {} batch rows is given {} page tables", shape.batch,
+          "a block mask for {} batch rows needs as many page tables, not {}", shape.batch,
           page_tables.size());
   const auto batch = static_cast<std::int64_t>(page_tables.size());
   LocalBlockMask local(batch, shape.heads, shape.q_blocks(), shape.q_block);

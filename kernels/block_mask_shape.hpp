@@ -1,11 +1,11 @@
-// What every maker of block masks asks of a shape.
+// Checks of the shapes of block masks.
 #pragma once
 
 #include "kvmesh/block_mask.hpp"
 
 namespace kvmesh {
 
-/// @throws InvalidArgument on a length, count or block below 1, past int32, or with `q_start` of
+/// @throws InvalidArgument for a length, count or block below 1 or past int32, and if `q_start` has
 /// another size than `batch`.
 void check_block_mask_shape(const BlockMaskShape& shape);
 

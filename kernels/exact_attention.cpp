@@ -20,8 +20,9 @@ ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch
       workspace_(
           static_cast<std::size_t>(work_.workspace_rows * ExactRows::row_bytes(shape.v_dim))) {
   check_scale(options.scale);
-  require(options.first_head >= 0, "attention: the first head is {}", options.first_head);
-  options_.block_mask = nullptr;  // its pages are in work_ now
+  require(options.first_head >= 0, "attention: the first head is {}, must not be negative",
+          options.first_head);
+  options_.block_mask = nullptr;  // work_ has its pages now
   for (const std::int64_t length : kv_lens_) {
     require(length <= longest_exact_sequence(shape.page_size),
             "attention: sums over {} tokens are not reproducible, at most {} are", length,

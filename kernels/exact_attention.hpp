@@ -1,5 +1,5 @@
 // Attention on the CPU whose bits depend on a row's keys alone: not on the ranks and pages that
-// hold them, nor on splits, threads, or what else is in the batch.
+// hold them, nor on splits, threads, or the rest of the batch.
 #pragma once
 
 #include <memory>
@@ -19,8 +19,8 @@ class ExactAttention {
                  const AttentionOptions& options);
 
   /// Computes attention of `q` [tokens, q_heads, k_dim] over this rank's pages into `out` [tokens,
-  /// q_heads]. Equal bits for one instruction set; the sums over all keys that a row sees, added in
-  /// any order, finish to an output of equal bits.
+  /// q_heads]. The bits are equal for one instruction set: the sums over all keys that a row sees,
+  /// added in any order, finish to an output of equal bits.
   /// @throws InvalidArgument before anything is written.
   void attend(const ConstTensorView& q, const ConstKvPool& pool, const ExactRows& out,
               ThreadPool& threads);
@@ -34,12 +34,12 @@ class ExactAttention {
   std::vector<std::int64_t> kv_lens_;
   AttendWork work_;
   std::vector<std::byte> workspace_;
-  std::vector<std::unique_ptr<cpu::AttendScratch>> scratch_;  // one a thread
+  std::vector<std::unique_ptr<cpu::AttendScratch>> scratch_;  // one per thread
   std::int32_t max_page_ = -1;
   int max_rows_ = 0;
 };
 
-/// The longest sequence whose sums are exact: 2^28 tokens with pages of 16.
+/// Length of the longest sequence whose sums are exact: 2^28 tokens with pages of 16.
 std::int64_t longest_exact_sequence(int page_size);
 
 }  // namespace kvmesh

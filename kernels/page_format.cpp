@@ -7,7 +7,7 @@ bool has_scale_planes(const KvFormat& format) {
   return info_of(format.dtype).has_scales && format.scales.kind == ScaleKind::kPerTokenAndHead;
 }
 
-// The factor that holds for all rows.
+// The factor of all rows.
 float number_of(const KvFormat& format, float number) {
   const bool holds =
       info_of(format.dtype).has_scales && format.scales.kind == ScaleKind::kPerTensor;

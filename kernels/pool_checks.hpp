@@ -1,4 +1,4 @@
-// The checks that every kernel makes of a pool.
+// Checks of a pool that all kernels share.
 #pragma once
 
 #include <cmath>
@@ -23,7 +23,7 @@ inline void check_planes(const char* operation, const PagePlanes& planes) {
     check_plane(operation, plane);
     require(plane.size(0) == planes[0].size(0) && plane.size(1) == planes[0].size(1) &&
                 plane.size(2) == planes[0].size(2),
-            "{}: planes {} and {} must have as many pages, heads and tokens", operation, plane,
+            "{}: planes {} and {} must have the same pages, heads and tokens", operation, plane,
             planes[0]);
   }
 }
@@ -90,7 +90,7 @@ inline void check_new_tokens(const ConstTensorView& k, const ConstTensorView& v,
     return;
   }
   check_new_rows("v", v, pool.v, tokens);
-  require(k.dtype == v.dtype, "append: k is {}, v is {}", k, v);
+  require(k.dtype == v.dtype, "append: k is {} and v is {}: their dtypes must be equal", k, v);
 }
 
 }  // namespace kvmesh

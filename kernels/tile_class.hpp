@@ -1,4 +1,4 @@
-// How much of a tile a mask leaves. One text for the host, nvcc and NVRTC, which has no headers but
+// The part of a tile that a mask leaves. One text for the host, nvcc and NVRTC, which needs only
 // <cstdint>.
 #pragma once
 
@@ -8,9 +8,9 @@ namespace kvmesh {
 
 enum class TileClass : std::uint8_t {
   kEmpty,    ///< no (query, key) pair of the tile is visible
-  kPartial,  ///< some are
-  kFull,     ///< all are
-  kMixed,    ///< the query heads of a group differ: used while a device plans
+  kPartial,  ///< some pairs are visible
+  kFull,     ///< all pairs are visible
+  kMixed,    ///< the query heads of a group differ; used only while a device plans
 };
 
 }  // namespace kvmesh

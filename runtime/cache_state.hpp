@@ -73,11 +73,13 @@ class KvCache::State {
   /// check_step for all groups. @throws InvalidArgument, UnknownSequence.
   std::vector<SequenceSize> check_batch(std::span<const BatchEntry> batch,
                                         const StepRules& rules) const;
-  /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators
-  /// and makes the copies of copy on write. Returns OutOfPages, with nothing changed, if a group's
-  /// pools have too few free pages.
+  /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators,
+  /// makes the copies of copy on write and gives up pages behind windows. Returns OutOfPages, with
+  /// nothing changed, if a group's pools have too few free pages.
   /// @throws DigestMismatch with nothing changed.
-  Result<Done> try_append(std::span<const BatchEntry> batch, const PlanHashes& hashes);
+  Result<Done> try_append(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+                          const PlanHashes& hashes);
+  void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
   /// Makes the copies that a group's allocator asks for.
   void make_copies(std::size_t group, std::span<const PageCopy> copies);
 };

@@ -19,7 +19,8 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
           .placement = group.placement,
           .home_threshold_tokens = group.home_threshold_tokens,
           .id_space = id_space,
-          .prefix = group.prefix};
+          .prefix = group.prefix,
+          .window = group.window};
 }
 
 }  // namespace
@@ -67,6 +68,8 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
             "write: position {} of sequence {}, which has room for {}", position, sequence,
             capacity);
     const PageId page = table[static_cast<std::size_t>(position / options.page_size)];
+    require(page.valid(), "write: position {} of sequence {} is behind its window", position,
+            sequence);
     require(allocator.is_writable(page),
             "write: position {} of sequence {} is on a shared or published page: make it writable "
             "first",

@@ -1,4 +1,6 @@
 // KvCache's operations on sequences: each is applied to every layer group, or to none.
+#include <algorithm>
+
 #include "core/check.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/mesh/replica_check.hpp"
@@ -46,6 +48,7 @@ Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
 }
 
 void KvCache::truncate(SequenceId sequence, std::int64_t length) {
+  for (CacheGroup& group : state().groups) group.allocator.check_truncate(sequence, length);
   for (CacheGroup& group : state().groups) group.allocator.truncate(sequence, length);
 }
 
@@ -71,6 +74,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
 }
 
 Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
+                                        std::span<const SequenceSize> sizes,
                                         const PlanHashes& hashes) {
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
@@ -88,7 +92,21 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
   }
   history.add(hashes);
   for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
+  slide_windows(batch, sizes);
   return Done{};
+}
+
+/// A later step may have queries at the appended positions, too.
+void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
+                                   std::span<const SequenceSize> sizes) {
+  for (CacheGroup& group : groups) {
+    for (std::size_t i = 0; i < batch.size() && group.options.window > 0; ++i) {
+      const SequenceSize& size = sizes[i];
+      if (size.appended == 0) continue;
+      group.allocator.slide_window(batch[i].sequence,
+                                   std::min(size.first_query, size.length - size.appended));
+    }
+  }
 }
 
 void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies) {
@@ -100,18 +118,37 @@ PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
   return PrefixKey(allocator().prefix_rules(), std::move(extras));
 }
 PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
-  return state().groups[0].allocator.match_prefix(key);
+  std::deque<CacheGroup>& groups = state().groups;
+  if (groups.size() == 1) return groups[0].allocator.match_prefix(key);
+  // A shorter run than a group's longest may lack pages of another one's window.
+  std::int64_t tokens = std::ssize(key.tokens()), before = -1;
+  while (tokens != before) {
+    before = tokens;
+    for (CacheGroup& group : groups) tokens = group.allocator.cached_tokens(key, tokens);
+  }
+  PrefixMatch match;
+  for (CacheGroup& group : groups) match = group.allocator.match_prefix(key, tokens);
+  return match;
 }
+
 SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
-  return state().groups[0].allocator.create_with_prefix(match);
+  return in_each(state().groups, [&](PageAllocator& it) { return it.create_with_prefix(match); });
 }
+
 SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
-  return state().groups[0].allocator.create_with_prefix(key);
+  return create_with_prefix(match_prefix(key));
 }
-void KvCache::release(const PrefixMatch& match) { state().groups[0].allocator.release(match); }
+
+void KvCache::release(const PrefixMatch& match) {
+  for (CacheGroup& group : state().groups) group.allocator.release(match);
+}
+
 void KvCache::publish(SequenceId sequence, const PrefixKey& key,
                       std::span<const Retention> retentions) {
-  state().groups[0].allocator.publish(sequence, key, retentions);
+  for (CacheGroup& group : state().groups) {
+    group.allocator.check_publish(sequence, key, retentions);
+  }
+  for (CacheGroup& group : state().groups) group.allocator.publish(sequence, key, retentions);
 }
 
 }  // namespace kvmesh

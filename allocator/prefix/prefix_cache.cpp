@@ -15,27 +15,34 @@ std::uint64_t ghost_of(const PageHash& hash) {
 
 }  // namespace
 
-PrefixCache::PrefixCache(const PrefixOptions& options, PagePools& pools, ChangeLog& changes,
-                         int page_size)
-    : options_(options),
+PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes)
+    : options_(options.prefix),
+      window_(options.window),
       pages_per_rank_(static_cast<PageSlot>(pools.pages_per_rank())),
-      page_size_(static_cast<std::size_t>(page_size)),
+      page_size_(static_cast<std::size_t>(options.page_size)),
       pools_(pools),
       changes_(changes),
-      index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), page_size),
+      index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), options.page_size),
       pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
       ghosts_(4 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
   pools_.keep_with(this);
 }
 
-PrefixRun PrefixCache::find(const PrefixKey& key) {
-  const std::span<const PageHash> chain = key.hashes();
-  const std::span<const std::int32_t> tokens = key.tokens();
-  found_.resize(std::max(found_.size(), chain.size() + 1));
-  std::size_t pages = index_.find_run(chain, found_);
+bool PrefixCache::has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const {
+  return !options_.compares_tokens ||
+         std::ranges::equal(index_.tokens(slot),
+                            key.tokens().subspan(logical * page_size_, page_size_));
+}
+
+PrefixRun PrefixCache::find(const PrefixKey& key, std::int64_t most) {
+  const std::span<const std::int32_t> tokens =
+      key.tokens().first(std::min(key.tokens().size(), static_cast<std::size_t>(most)));
+  const std::size_t full = std::min(key.hashes().size(), tokens.size() / page_size_);
+  found_.resize(std::max(found_.size(), full + 1));
+  if (window_ > 0) return find_window(key, full);
+  std::size_t pages = index_.find_run(key.hashes().first(full), found_);
   for (std::size_t i = 0; options_.compares_tokens && i < pages; ++i) {
-    if (!std::ranges::equal(index_.tokens(found_[i]), tokens.subspan(i * page_size_, page_size_)))
-      pages = i;
+    if (!has_tokens(found_[i], key, i)) pages = i;
   }
   auto length = static_cast<std::int64_t>(pages * page_size_);
   if (pages > 0 && !key.has_items(static_cast<std::int64_t>(pages))) {
@@ -45,6 +52,24 @@ PrefixRun PrefixCache::find(const PrefixKey& key) {
     length += partial.tokens;
   }
   return {.pages = std::span(found_).first(pages), .tokens = length};
+}
+
+/// Looks from the end for as many pages in a row as a window needs: the query after a run of n
+/// pages sees window - 1 positions of them.
+PrefixRun PrefixCache::find_window(const PrefixKey& key, std::size_t most_pages) {
+  const std::size_t needed = (static_cast<std::size_t>(window_) - 1 + page_size_ - 1) / page_size_;
+  std::size_t end = most_pages, first = end;
+  while (first > 0 && end - first < needed) {
+    const PageSlot slot = index_.find(key.hashes()[first - 1]);
+    if (slot == kNoSlot || !has_tokens(slot, key, first - 1)) {
+      end = --first;
+    } else {
+      found_[--first] = slot;
+    }
+  }
+  return {.pages = std::span(found_).subspan(first, end - first),
+          .tokens = static_cast<std::int64_t>(end * page_size_),
+          .first = first};
 }
 
 void PrefixCache::hit(std::span<const PageSlot> pages) {
@@ -61,7 +86,8 @@ void PrefixCache::prepare(int priority) {
 void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
                           std::span<const std::int32_t> tokens, bool whole, int priority) {
   const PageSlot at = slot(page);
-  index_.insert(at, hash, parent.valid() ? slot(parent) : kNoSlot, tokens, whole);
+  const bool has_parent = parent.valid() && is_tree();
+  index_.insert(at, hash, has_parent ? slot(parent) : kNoSlot, tokens, whole);
   pages_.pages[at].priority = static_cast<std::uint8_t>(priority);
   queues_of(at).added(pages_.pages[at], ghosts_.take(ghost_of(hash)));
   pools_.keep(page);

@@ -11,7 +11,7 @@
 #include "allocator/prefix/eviction.hpp"
 #include "allocator/prefix/ghosts.hpp"
 #include "allocator/prefix/prefix_index.hpp"
-#include "kvmesh/prefix.hpp"
+#include "kvmesh/allocator.hpp"
 
 namespace kvmesh {
 
@@ -19,17 +19,21 @@ namespace kvmesh {
 struct PrefixRun {
   std::span<const PageSlot> pages{};  ///< valid until the next lookup; the last may be partial
   std::int64_t tokens = 0;
+  std::size_t first = 0;  ///< logical number of the first page: those before it are not needed
 };
 
 /// The published pages of all ranks: index, tokens and order of eviction. A published page is never
 /// written. Who holds a page holds its parent, so the cached pages (published, and held by nobody)
-/// are whole subtrees: all of them can be evicted, leaves first.
+/// are whole subtrees: all of them can be evicted, leaves first. With a window, who holds a page
+/// may have given up those before it: pages have no parents then, and each is evicted alone.
 class PrefixCache final : public PageKeeper {
  public:
-  PrefixCache(const PrefixOptions& options, PagePools& pools, ChangeLog& changes, int page_size);
+  PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes);
 
-  /// Finds the longest published run of the key, its last, partly equal page included.
-  PrefixRun find(const PrefixKey& key);
+  /// Finds the longest published run of the key with at most `most` tokens, its last, partly equal
+  /// page included. With a window, the run has whole pages, and those alone that the next query
+  /// sees.
+  PrefixRun find(const PrefixKey& key, std::int64_t most);
   /// Counts a hit of pages that a sequence has just taken.
   void hit(std::span<const PageSlot> pages);
 
@@ -53,6 +57,9 @@ class PrefixCache final : public PageKeeper {
            static_cast<PageSlot>(page.index());
   }
 
+  /// Whether a page knows the one before it.
+  bool is_tree() const { return window_ == 0; }
+
   /// The number of pages in all queues.
   std::int64_t evictable() const;
 
@@ -66,8 +73,11 @@ class PrefixCache final : public PageKeeper {
     return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
   }
   void evict(PageSlot leaf);
+  bool has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const;
+  PrefixRun find_window(const PrefixKey& key, std::size_t most_pages);
 
   PrefixOptions options_;
+  std::int64_t window_;
   PageSlot pages_per_rank_;
   std::size_t page_size_;
   PagePools& pools_;

@@ -28,11 +28,12 @@ void check_page(const PagePools& pools, const PrefixCache& prefixes, PageId page
 }
 
 void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId id,
-                 const Sequence& sequence) {
+                 const Sequence& sequence, bool is_tree) {
   ensure(sequence.published >= 0 && sequence.published <= std::ssize(sequence.pages),
          "sequence {} has published {} of {} pages", id, sequence.published, sequence.pages.size());
   PageSlot parent = kNoSlot;
-  for (std::size_t logical = 0; logical < sequence.pages.size(); ++logical) {
+  for (auto logical = static_cast<std::size_t>(sequence.placement.released);
+       logical < sequence.pages.size(); ++logical) {
     const PageId page = sequence.pages[logical];
     const bool is_published = logical < static_cast<std::size_t>(sequence.published);
     ensure(pools.is_kept(page) == is_published, "page {} of sequence {} is kept: {}", logical, id,
@@ -41,7 +42,7 @@ void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId
     ensure(sequence.may_share, "sequence {} has published and does not know", id);
     ensure(prefixes.index().parent(prefixes.slot(page)) == parent,
            "page {} of sequence {} has another parent than the page before", logical, id);
-    parent = prefixes.slot(page);
+    if (is_tree) parent = prefixes.slot(page);
   }
 }
 
@@ -52,8 +53,9 @@ void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
   for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value)
     for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index)
       check_page(pools, prefixes, {rank, index});
-  sequences.for_each(
-      [&](SequenceId id, const Sequence& sequence) { check_chain(pools, prefixes, id, sequence); });
+  sequences.for_each([&](SequenceId id, const Sequence& sequence) {
+    check_chain(pools, prefixes, id, sequence, prefixes.is_tree());
+  });
   ensure(prefixes.evictable() == pools.cached_pages(), "{} pages are queued and {} are cached",
          prefixes.evictable(), pools.cached_pages());
 }

@@ -1,4 +1,4 @@
-"""A row's tensors: pages in random order, as many copies as no cache holds, and what they should give."""
+"""A row's tensors: pages in random order, more copies than any cache holds, and the expected output."""
 
 import math
 import random
@@ -10,16 +10,16 @@ LARGEST_ERROR = 0.02  # of the largest number of a row of the output; bfloat16 r
 
 
 class Wrong(Exception):
-    """An output is not what float64 gives."""
+    """An output differs from float64."""
 
 
 def rotated_bytes():
-    """As kvmesh bench: four times the last-level cache."""
+    """Bytes to rotate over, as in kvmesh bench: four times the last-level cache."""
     return 4 * torch.cuda.get_device_properties(0).L2_cache_size
 
 
 class Case:
-    """K and V are [pages, kv_heads, page, dim], one pair a replica; q is [tokens, q_heads, dim]. Latent
+    """K and V are [pages, kv_heads, page, dim], one pair per replica; q is [tokens, q_heads, dim]. Latent
     values are a view of their keys. The
     page lists are the same for all replicas, as for the layers of a model."""
 
@@ -56,7 +56,7 @@ class Case:
         return [(length - 1) % self.row.page + 1 for length in self.lengths]
 
     def page_table(self):
-        """[batch, most pages]; what is past a sequence's pages is 0."""
+        """[batch, most pages]; entries past a sequence's pages are 0."""
         most = max(map(len, self.pages))
         return [pages + [0] * (most - len(pages)) for pages in self.pages]
 

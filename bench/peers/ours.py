@@ -10,7 +10,7 @@ LARGEST_ERROR = 0.02  # as case.py's
 
 
 class Failed(Exception):
-    """Says why there is no number."""
+    """There is no number; the message is the reason."""
 
 
 def spread(seconds):
@@ -18,8 +18,8 @@ def spread(seconds):
 
 
 def measure(program, row, repeats, device="cuda", more=()):
-    """A round: the summaries of kvmesh and of the bare gather (None without one), the read's bytes a
-    second (None without one), and what was measured where. Throws Failed."""
+    """A round: the summaries of kvmesh and of the bare gather (None without one), the read's bytes per
+    second (None without one), and the machine. Throws Failed."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "row.json"
         command = [program, "bench", "--device", device, *row.flags(), "--repeats", str(repeats)]

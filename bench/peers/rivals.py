@@ -1,7 +1,7 @@
-"""Who else can do a row. Each rival imports its package when it is made, so that one which is not
-installed leaves the others alone; `prepare` returns a function that runs one replica and returns the
-output [tokens, q_heads, v_dim], or None where the rival has nothing for the row. Latent rows are for
-those that say so (`latent = True`), the others for the rest."""
+"""The rivals of kvmesh. Each imports its package when it is made, so that a missing package does not
+affect the others. `prepare` returns a function that runs one replica and returns the output [tokens,
+q_heads, v_dim], or None if the rival has no kernel for the row. Latent rows are for rivals with
+`latent = True`, other rows for the rest."""
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,7 +11,7 @@ WORKSPACE_BYTES = 512 << 20
 
 
 class FlashInferDecode:
-    """Its decode by tensor cores; several queries of a sequence are causal."""
+    """FlashInfer's decode by tensor cores; several queries of a sequence are causal."""
 
     name = "FlashInfer decode"
     package = "flashinfer"
@@ -34,7 +34,7 @@ class FlashInferDecode:
 
 
 class FlashInferPrefill:
-    """Its paged prefill: for prefill, and for decodes of several queries."""
+    """FlashInfer's paged prefill: for prefill, and for decodes of several queries."""
 
     package = "flashinfer"
 
@@ -59,7 +59,7 @@ class FlashInferPrefill:
 
 
 class Cudnn:
-    """torch's scaled_dot_product_attention by cuDNN, on contiguous keys and values: no pages at all."""
+    """torch's scaled_dot_product_attention by cuDNN, on contiguous keys and values, without pages."""
 
     name = "cuDNN (torch, contiguous)"
     package = "torch"
@@ -88,8 +88,8 @@ class Cudnn:
 
     @staticmethod
     def mask_of(row, device):
-        """Of a chunk, whose queries are the newest; whole sequences are causal without one. To be added,
-        as cuDNN wants it: torch would convert a mask of booleans in every call."""
+        """The mask of a chunk, whose queries are the newest; whole sequences are causal without one. It is
+        additive, as cuDNN needs it: torch would convert a mask of booleans in every call."""
         if row.queries == row.context:
             return None
         seen = torch.ones((row.queries, row.context), dtype=torch.bool, device=device)
@@ -122,7 +122,7 @@ class FlashAttention3:
 
 
 class FlashInferMla:
-    """Its latent attention by FlashAttention-3; several queries of a sequence are causal."""
+    """FlashInfer's latent attention by FlashAttention-3; several queries of a sequence are causal."""
 
     name = "FlashInfer MLA fa3"
     package = "flashinfer"
@@ -189,7 +189,7 @@ MAKERS = {
 
 
 def make_all():
-    """Those that there are, and why not the others: {package: reason}."""
+    """The rivals that can be imported, and for the others {package: reason}."""
     rivals, absent = [], {}
     for package, makers in MAKERS.items():
         try:

@@ -1,4 +1,4 @@
-"""The rows of the comparison: shapes, what they move and compute, and kvmesh's flags for them."""
+"""The rows of the comparison: shapes, their bytes and operations, and kvmesh's flags for them."""
 
 import dataclasses
 import fnmatch
@@ -19,11 +19,11 @@ class Row:
     dim: int = 128  # of keys
     page: int = 16
     lengths: str = "even"  # or ragged, or a list such as 65536,7*4096
-    latent: int = 0  # not 0: values are so many first elements of the keys (MLA)
+    latent: int = 0  # not 0: values are this many first elements of the keys (MLA)
 
     @property
     def key(self):
-        """What --rows selects by."""
+        """The name by which --rows selects."""
         shape = self.lengths.replace("*", "x").replace(",", "+") if self.is_listed else f"{self.batch}x{self.context}"
         parts = [self.op, shape, "ragged" * (self.lengths == "ragged"), f"{self.q_heads}/{self.kv_heads}",
                  f"q{self.queries}" * self.has_own_queries, f"d{self.dims}" * (self.dim != 128),
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def has_own_queries(self):
-        """More than a plain decode's, and not the whole sequence."""
+        """True for more queries than a plain decode has, and fewer than the whole sequence."""
         return self.queries not in (1, self.context)
 
     @property
@@ -82,13 +82,13 @@ class Row:
 
     @property
     def bytes(self):
-        """K, V, Q and O, once; latent values are bytes of K."""
+        """Bytes of K, V, Q and O, each once; latent values are bytes of K."""
         token = self.dim if self.latent else self.dim + self.v_dim
         return ELEMENT * (self.tokens * self.kv_heads * token + self.rows * self.q_heads * (self.dim + self.v_dim))
 
     @property
     def operations(self):
-        """Two a multiply-add, of both products, of the visible pairs."""
+        """Two operations per multiply-add of both products, visible pairs only."""
         pairs = sum(length - i for length in self.sequence_lengths for i in range(self.queries))
         return 2 * pairs * self.q_heads * (self.dim + self.v_dim)
 
@@ -97,7 +97,7 @@ class Row:
         return self.bytes if self.op == "decode" else self.operations
 
     def flags(self):
-        """Of kvmesh bench."""
+        """The flags of kvmesh bench."""
         shape = ["--batch", self.batch, "--context", self.context, "--lengths", self.lengths]
         if self.is_listed:
             shape = ["--lengths", self.lengths]
@@ -145,8 +145,8 @@ ROWS = [
 
 
 def select(patterns):
-    """The rows whose key fits one of the patterns, as a shell's; all where there is none. Ends the
-    program where a pattern fits nothing."""
+    """The rows whose key matches one of the shell patterns; all if there are no patterns. Ends the
+    program if a pattern matches nothing."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(row.key, pattern) for row in ROWS):
             sys.exit(f"no row is '{pattern}'; there are {', '.join(row.key for row in ROWS)}")

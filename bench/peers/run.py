@@ -4,8 +4,8 @@
 python3 bench/peers/run.py --kvmesh build/ci/launch/kvmesh -o peers     # peers.md and peers.json
 python3 bench/peers/run.py --kvmesh ... --rows 'decode-64x8192-*' 'prefill-*' --rounds 5
 
-A round is kvmesh's own benchmark of the row and then each rival's CUDA graph, so that what the GPU
-does over time meets all alike. README.md beside this says what is needed and what is counted.
+A round is kvmesh's own benchmark of the row and then each rival's CUDA graph, so that changes of
+the GPU's speed over time affect all alike. README.md in this folder lists the packages and the amounts.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import rows
 import table
 from summary import of_turns
 
-SETTLE_SECONDS = 0.15  # the driver clears the memory of a program that ended, and slows others meanwhile
+COOL_DOWN_SECONDS = 0.15  # the driver clears the memory of a program that ended, which slows others
 
 
 class Rivals:
-    """Those that there are; none without torch and a GPU."""
+    """The rivals that can run; none without torch and a GPU."""
 
     def __init__(self, wanted):
         self.made, self.absent, self.failed = [], {}, []
@@ -41,7 +41,7 @@ class Rivals:
         self.made, self.absent = rivals.make_all()
 
     def prepare(self, row):
-        """[(name, graph)], of outputs that are as float64 has them; who fails is noted."""
+        """[(name, graph)] of the rivals whose output agrees with float64; failures are noted."""
         if not self.made:
             return []
         import torch
@@ -61,23 +61,23 @@ class Rivals:
                 graph.replay()
                 case.check(graph.last, len(case.replicas) - 1)
                 graphs.append((rival.name, graph))
-            except Exception as error:  # whatever a rival throws, the others go on
+            except Exception as error:  # an error of one rival does not stop the others
                 torch.cuda.synchronize()
                 reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
                 self.failed.append(f"{row.key}: {rival.name}: {type(error).__name__}: {reason}")
         return graphs
 
     def release(self):
-        """After a row, whose tensors nobody holds any more."""
+        """Frees memory after a row, when its tensors have no references left."""
         if self.made:
             import torch
 
             torch.cuda.empty_cache()
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(COOL_DOWN_SECONDS)
 
 
 def measure(row, arguments, rivals):
-    """(The row of the JSON, where it was measured, why kvmesh has no number)."""
+    """(the row of the JSON, the machine, the reason why kvmesh has no number)."""
     result = {"key": row.key, "title": row.title, "op": row.op, "amount": row.amount, "bytes": row.bytes,
               "operations": row.operations, "rounds": {table.OURS: []}, "gather": [], "read_rate": None}
     where, problem = None, None
@@ -94,7 +94,7 @@ def measure(row, arguments, rivals):
                 result["gather"] += [where["gather"]] if where["gather"] else []
                 result["read_rate"] = max(filter(None, (result["read_rate"], where["read_rate"])), default=None)
         if graphs:
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(COOL_DOWN_SECONDS)
         for name, graph in graphs:
             result["rounds"][name].append(of_turns(graph.turns(arguments.turns)))
     result["contestants"] = table.lines_of(result)
@@ -122,7 +122,7 @@ def versions_of(rivals):
 
 
 def write(report, output):
-    """Again after every row: what is cut off is there."""
+    """Writes the results after every row, so that an interrupted run has them."""
     text = table.markdown(report["rows"], footer_of(report))
     pathlib.Path(f"{output}.md").write_text(text, encoding="utf-8")
     pathlib.Path(f"{output}.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ import statistics
 
 
 def of_turns(values):
-    """Of one round. Percentiles are values that were measured: the nearest rank, as kvmesh bench's."""
+    """The summary of one round. Percentiles are measured values: the nearest rank, as kvmesh bench's."""
     ordered = sorted(values)
 
     def at(fraction):

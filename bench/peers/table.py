@@ -13,7 +13,7 @@ def digits(value):
 
 
 def lines_of(row):
-    """What is known of each contestant of a row, by name; kvmesh first, rivals by their time.
+    """The results of each contestant of a row, by name; kvmesh first, rivals by their time.
 
     `row["rounds"]` has the summaries of each contestant's rounds, `row["gather"]` the bare gather's."""
     seconds = {name: of_rounds(rounds) for name, rounds in row["rounds"].items() if rounds}

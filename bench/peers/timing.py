@@ -4,7 +4,7 @@ import math
 
 import torch
 
-TURN_SECONDS = 0.002  # of a graph, at the least
+TURN_SECONDS = 0.002  # the shortest graph
 MOST_CALLS = 256
 WARM_SECONDS = 0.1
 
@@ -17,7 +17,7 @@ class Graph:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            run(0)  # compiles what is not compiled yet
+            run(0)  # compiles missing kernels
             seconds = min(self.seconds_of(lambda: [run(i) for i in range(replicas)]) for _ in range(3)) / replicas
         torch.cuda.current_stream().wait_stream(stream)
         rounds = min(TURN_SECONDS / (seconds * replicas), MOST_CALLS / replicas)
@@ -42,7 +42,7 @@ class Graph:
         return begin.elapsed_time(end) * 1e-3
 
     def turns(self, count):
-        """Seconds a call of each replay. Others before them, untimed, bring the clocks up, and the host
+        """Seconds per call of each replay. Untimed replays before them raise the clocks and bring the host
         ahead of the device."""
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
         for _ in range(self.warm_replays):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Compiles FlashInfer's kernels for the rows, all modules side by side: minutes that run.py would take
-one after another, on a machine with a GPU.
+"""Compiles FlashInfer's kernels for the rows, all modules side by side; run.py would compile them one
+after another, for minutes, on a machine with a GPU.
 
 python3 bench/peers/warm.py [--rows ...] &     # and meanwhile build kvmesh
 
-Needs nvcc, no GPU. For Hopper alone unless FLASHINFER_CUDA_ARCH_LIST says another.
+Needs nvcc, no GPU. Compiles for Hopper alone unless FLASHINFER_CUDA_ARCH_LIST names another chip.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import rows
 
 
 def modules_of(chosen):
-    """(backend, dim) of all that rivals.py asks FlashInfer for; of latent rows the dim is key/value."""
+    """(backend, dim) of all modules that rivals.py uses; for latent rows the dim is key/value."""
     modules = {}
     for row in chosen:
         if row.latent:

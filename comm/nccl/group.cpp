@@ -35,9 +35,9 @@ void connect_everyone(NcclGroup::State& state) {
     }
     return code;
   });
-  state.settle(ncclAllGather(out, in, 1, ncclFloat, state.comm, stream), kOperation);
-  state.settle(ncclReduceScatter(in, out, 1, ncclFloat, ncclSum, state.comm, stream), kOperation);
-  state.settle(ncclAllReduce(in, in, 1, ncclFloat, ncclMax, state.comm, stream), kOperation);
+  state.poll(ncclAllGather(out, in, 1, ncclFloat, state.comm, stream), kOperation);
+  state.poll(ncclReduceScatter(in, out, 1, ncclFloat, ncclSum, state.comm, stream), kOperation);
+  state.poll(ncclAllReduce(in, in, 1, ncclFloat, ncclMax, state.comm, stream), kOperation);
   state.wait(stream, kOperation);
 }
 
@@ -58,7 +58,7 @@ std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int
   config.blocking = 0;
   const ncclResult_t code =
       ncclCommInitRankConfig(&state->comm, size, nccl_id, rank.value, &config);
-  state->settle(code, "make an NCCL group");
+  state->poll(code, "make an NCCL group");
   connect_everyone(*state);
   return state;
 }
@@ -108,9 +108,9 @@ NcclGroup NcclGroup::borrow(void* nccl_comm, std::chrono::milliseconds deadline)
   state->comm = static_cast<ncclComm_t>(nccl_comm);
   state->deadline = deadline;
   constexpr std::string_view kOperation = "borrow an NCCL communicator";
-  state->settle(ncclCommUserRank(state->comm, &state->rank.value), kOperation);
-  state->settle(ncclCommCount(state->comm, &state->size), kOperation);
-  state->settle(ncclCommCuDevice(state->comm, &state->device), kOperation);
+  state->poll(ncclCommUserRank(state->comm, &state->rank.value), kOperation);
+  state->poll(ncclCommCount(state->comm, &state->size), kOperation);
+  state->poll(ncclCommCuDevice(state->comm, &state->device), kOperation);
   const DeviceScope scope(state->device);
   check(cuda::load_combine_kernels(), "loading the combine's kernels");
   return NcclGroup(std::move(state));

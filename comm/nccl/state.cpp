@@ -35,7 +35,7 @@ void NcclGroup::State::require_whole(std::string_view operation) const {
       "{}: this NCCL group failed or was closed before and cannot be used again", operation));
 }
 
-void NcclGroup::State::settle(ncclResult_t code, std::string_view operation) {
+void NcclGroup::State::poll(ncclResult_t code, std::string_view operation) {
   const Clock::time_point start = Clock::now();
   while (code == ncclInProgress) {
     const Clock::duration waited = Clock::now() - start;
@@ -98,7 +98,7 @@ void NcclGroup::State::close() {
   constexpr std::string_view kOperation = "close an NCCL group";
   const Clock::time_point start = Clock::now();
   const DeviceScope scope(device);
-  settle(ncclCommFinalize(comm), kOperation);
+  poll(ncclCommFinalize(comm), kOperation);
   const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
   if (!give_up_comm(ncclCommDestroy, deadline - waited)) fail_late(kOperation);
 }

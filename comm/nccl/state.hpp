@@ -23,7 +23,7 @@ class DeviceScope {
 };
 
 /// The communicator does not block (unless a borrowed one does): a call returns at once, and
-/// `settle` waits until NCCL has done the host's part of it.
+/// `poll` blocks until NCCL has done the host part of it.
 struct NcclGroup::State {
   ncclComm_t comm = nullptr;
   bool is_owned = true;
@@ -41,17 +41,17 @@ struct NcclGroup::State {
   /// @throws BrokenGroup if the group failed or was closed before.
   void require_whole(std::string_view operation) const;
 
-  /// `code` is what a call returned. Waits until it is done. @throws Timeout, NcclError.
-  void settle(ncclResult_t code, std::string_view operation);
+  /// Polls until the call that returned `code` is done. Blocks. @throws Timeout, NcclError.
+  void poll(ncclResult_t code, std::string_view operation);
 
   /// Several sends, receives and collectives as one: `calls` returns the first code that is not
   /// good.
   template <class Calls>
   void grouped(std::string_view operation, const Calls& calls) {
-    settle(ncclGroupStart(), operation);
+    poll(ncclGroupStart(), operation);
     const ncclResult_t inside = calls();
     const ncclResult_t end = ncclGroupEnd();
-    settle(is_good(inside) ? end : inside, operation);
+    poll(is_good(inside) ? end : inside, operation);
   }
   static bool is_good(ncclResult_t code) { return code == ncclSuccess || code == ncclInProgress; }
 

@@ -18,15 +18,15 @@ void throw_if(const ErrorCode& error, Rank peer, const Waiting& waiting) {
   throw PeerLost(waiting.me, peer, waiting.operation, error.message());
 }
 
-Link call(Links& links, const Place& place, const Claim& claim, const Waiting& waiting) {
+Link call(Links& links, const Peer& peer, const Claim& claim, const Waiting& waiting) {
   asio::io_context& io = *links.io;
   Link link{Socket(io), true};
-  throw_if(connect(io, link.socket, place.at, waiting.until), place.rank, waiting);
+  throw_if(connect(io, link.socket, peer.at, waiting.until), peer.rank, waiting);
   const Greeting greeting = greet(io, link.socket, links.credentials, claim, waiting.until);
-  throw_if(greeting.error, place.rank, waiting);
+  throw_if(greeting.error, peer.rank, waiting);
   if (greeting.complaint.empty()) return link;
   throw RendezvousError(fmt::format("{}: {} listens where rank {} should: {}", waiting.operation,
-                                    greeting.complaint, place.rank.value, to_string(place.at)));
+                                    greeting.complaint, peer.rank.value, to_string(peer.at)));
 }
 
 void await_welcome(asio::io_context& io, Link& link, Rank peer, const Waiting& waiting) {
@@ -48,9 +48,9 @@ void take_calls(Links& links, Reception& reception, std::vector<Rank> expected, 
                     waiting.deadline);
     }
     const Rank caller{static_cast<std::int32_t>(guest->claim.rank)};
-    const auto place = std::find(expected.begin(), expected.end(), caller);
-    if (guest->claim.token != token || place == expected.end()) continue;
-    expected.erase(place);
+    const auto known = std::find(expected.begin(), expected.end(), caller);
+    if (guest->claim.token != token || known == expected.end()) continue;
+    expected.erase(known);
     const Answer welcome{.say = Say::kWelcome};
     throw_if(
         write(*links.io, guest->socket, {asio::buffer(&welcome, sizeof(welcome))}, waiting.until),
@@ -85,19 +85,19 @@ Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credenti
   return {.error = write(io, socket, {asio::buffer(&claim, sizeof(claim))}, until)};
 }
 
-void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
+void connect_pairs(Links& links, Reception& reception, std::span<const Peer> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting) {
   // Everyone calls first and waits for answers last: no rank's answer depends on another's.
   const Claim claim{.token = token,
                     .size = static_cast<std::uint32_t>(links.peers.size()),
                     .rank = static_cast<std::uint32_t>(waiting.me.value)};
-  for (const Place& place : i_call) {
-    links.peers[static_cast<std::size_t>(place.rank.value)] = call(links, place, claim, waiting);
+  for (const Peer& peer : i_call) {
+    links.peers[static_cast<std::size_t>(peer.rank.value)] = call(links, peer, claim, waiting);
   }
   take_calls(links, reception, {call_me.begin(), call_me.end()}, token, waiting);
-  for (const Place& place : i_call) {
-    Link& link = *links.peers[static_cast<std::size_t>(place.rank.value)];
-    await_welcome(*links.io, link, place.rank, waiting);
+  for (const Peer& peer : i_call) {
+    Link& link = *links.peers[static_cast<std::size_t>(peer.rank.value)];
+    await_welcome(*links.io, link, peer.rank, waiting);
   }
 }
 

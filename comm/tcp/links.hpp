@@ -35,7 +35,7 @@ struct Waiting {
       : me(rank), operation(std::move(what)), deadline(how_long), until(Clock::now() + how_long) {}
 };
 
-struct Place {
+struct Peer {
   Rank rank;
   Endpoint at;
 };
@@ -54,7 +54,7 @@ Greeting greet(asio::io_context& io, Socket& socket, const Credentials& credenti
 /// into `links`. Both ends of each connection show `token`.
 /// @throws Timeout, PeerLost, RendezvousError.
 /// Collective.
-void connect_pairs(Links& links, Reception& reception, std::span<const Place> i_call,
+void connect_pairs(Links& links, Reception& reception, std::span<const Peer> i_call,
                    std::span<const Rank> call_me, std::uint64_t token, const Waiting& waiting);
 
 /// Returns a random number, which identifies a group.

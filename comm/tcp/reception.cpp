@@ -94,7 +94,7 @@ bool Reception::may_come(const Socket& socket) const {
 }
 
 /// Only the magic first: a stranger that speaks little still shows itself.
-void Reception::read_hello(Place visit) {
+void Reception::read_hello(VisitIterator visit) {
   constexpr std::size_t kFirst = sizeof(Hello::magic);
   asio::async_read(visit->socket, asio::buffer(&visit->hello, kFirst),
                    [this, visit](const ErrorCode& error, std::size_t) {
@@ -108,7 +108,7 @@ void Reception::read_hello(Place visit) {
                    });
 }
 
-void Reception::answer(Place visit) {
+void Reception::answer(VisitIterator visit) {
   if (visit->hello.version != kVersion) return turn_away(visit, kOtherVersion);
   Challenge& challenge = visit->challenge;
   challenge.nonce = make_nonce();
@@ -119,7 +119,7 @@ void Reception::answer(Place visit) {
                     });
 }
 
-void Reception::read_claim(Place visit) {
+void Reception::read_claim(VisitIterator visit) {
   asio::async_read(visit->socket, asio::buffer(&visit->claim, sizeof(Claim)),
                    [this, visit](const ErrorCode& error, std::size_t) {
                      if (!goes_on(error, visit, kOtherJob)) return;
@@ -134,7 +134,7 @@ void Reception::read_claim(Place visit) {
 }
 
 /// Forgets the visit after an error. One that this side closed is no stranger.
-bool Reception::goes_on(const ErrorCode& error, Place visit, const char* kind_if_not) {
+bool Reception::goes_on(const ErrorCode& error, VisitIterator visit, const char* kind_if_not) {
   if (!error) return true;
   if (error == asio::error::operation_aborted) {
     visits_.erase(visit);
@@ -144,7 +144,7 @@ bool Reception::goes_on(const ErrorCode& error, Place visit, const char* kind_if
   return false;
 }
 
-void Reception::turn_away(Place visit, const char* kind) {
+void Reception::turn_away(VisitIterator visit, const char* kind) {
   note(kind, visit->socket);
   visits_.erase(visit);
 }

@@ -49,17 +49,17 @@ class Reception {
     Challenge challenge{};
     Claim claim{};
   };
-  using Place = std::list<Visit>::iterator;
+  using VisitIterator = std::list<Visit>::iterator;
 
   void accept();
   void accept_later(const ErrorCode& why);
   void close_oldest();
   bool may_come(const Socket& socket) const;
-  void read_hello(Place visit);
-  void answer(Place visit);
-  void read_claim(Place visit);
-  bool goes_on(const ErrorCode& error, Place visit, const char* kind_if_not);
-  void turn_away(Place visit, const char* kind);
+  void read_hello(VisitIterator visit);
+  void answer(VisitIterator visit);
+  void read_claim(VisitIterator visit);
+  bool goes_on(const ErrorCode& error, VisitIterator visit, const char* kind_if_not);
+  void turn_away(VisitIterator visit, const char* kind);
 
   asio::io_context* io_;
   Credentials credentials_;

@@ -187,7 +187,7 @@ void visit(const TcpOptions& options, Links& links, const Waiting& waiting) {
   Visitor visitor(options, links, waiting);
   const Table table = visitor.meet();
   const asio::ip::address rank_0 = links.peers[0]->socket.remote_endpoint().address();
-  std::vector<Place> below;
+  std::vector<Peer> below;
   for (int r = 1; r < options.rank; ++r) {
     const Endpoint place = endpoint_of(table.listens[static_cast<std::size_t>(r)]);
     below.push_back({Rank{r}, where_to_call(place, rank_0)});

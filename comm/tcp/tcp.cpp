@@ -201,7 +201,7 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
   const std::vector<Door> doors = all_gather_value(*this, mine, "split");
 
   Rank new_rank;
-  std::vector<tcp::Place> i_call;
+  std::vector<tcp::Peer> i_call;
   std::vector<Rank> call_me;
   for (std::size_t m = 0; m < members.size(); ++m) {
     const Rank as_member{static_cast<std::int32_t>(m)};

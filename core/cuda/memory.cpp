@@ -98,7 +98,7 @@ std::shared_ptr<void> import_from(const std::array<std::byte, 64>& handle, int d
   return {data, [](void* p) { static_cast<void>(cudaIpcCloseMemHandle(p)); }};
 }
 
-bool can_reach(int device, int other) {
+bool enable_peer_access(int device, int other) {
   if (device == other) return true;
   int possible = 0;
   if (!succeeded(cudaDeviceCanAccessPeer(&possible, device, other)) || possible == 0) return false;

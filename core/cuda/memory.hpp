@@ -35,6 +35,6 @@ bool export_to(void* data, std::array<std::byte, 64>& handle);
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>& handle, int device);
 /// Enables kernels on `device` to access this process's memory on `other`. Returns false if the
 /// hardware cannot.
-bool can_reach(int device, int other);
+bool enable_peer_access(int device, int other);
 
 }  // namespace kvmesh::cuda_memory

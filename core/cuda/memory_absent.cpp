@@ -21,6 +21,6 @@ std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }
 bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }
-bool can_reach(int, int) { absent(); }
+bool enable_peer_access(int, int) { absent(); }
 
 }  // namespace kvmesh::cuda_memory

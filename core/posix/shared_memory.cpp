@@ -66,7 +66,9 @@ std::shared_ptr<void> map_memory(const MemoryHandle& handle, Device device) {
   const ProcessIdentity me = this_process();
   if (handle.device.kind != device.kind || !me.same_host(handle.owner)) return nullptr;
   if (me.same_process(handle.owner)) {
-    if (on_gpu && !cuda_memory::can_reach(device.index, handle.device.index)) return nullptr;
+    if (on_gpu && !cuda_memory::enable_peer_access(device.index, handle.device.index)) {
+      return nullptr;
+    }
     return *handle.in_process;
   }
   if (!on_gpu) return posix_memory::map(handle.posix, handle.size_bytes);

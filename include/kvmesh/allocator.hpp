@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,6 +45,9 @@ struct AllocatorOptions {
   /// part of the digest.
   std::uint16_t id_space = 0;
   PrefixOptions prefix{};
+  /// The number of positions that a query sees, its own included. 0: all before it. With a window,
+  /// slide_window gives up pages.
+  std::int64_t window = 0;
 };
 
 /// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
@@ -136,6 +140,13 @@ class PageAllocator {
   Result<Done> can_append(std::span<const AppendRequest> requests);
   Result<Done> can_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
+  /// Gives up the pages whose positions are all behind the window of a query at `first_query`,
+  /// which is the earliest to come: their entries of the page table become invalid. A page is free
+  /// when no sequence holds it; a published one is cached. Not part of the digest if there is no
+  /// such page. REQUIRES: AllocatorOptions::window; 0 <= first_query <= length.
+  /// @throws UnknownSequence, InvalidArgument.
+  void slide_window(SequenceId sequence, std::int64_t first_query);
+
   /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
   /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.
   /// @throws UnknownSequence.
@@ -145,8 +156,10 @@ class PageAllocator {
   /// them (published ones are cached), including pages that were only reserved: the capacity
   /// becomes `length`, rounded up to whole pages.
   /// @throws UnknownSequence; InvalidArgument if `length` is negative or more than the sequence
-  /// has.
+  /// has, or, unless it is 0, so few that pages in the window of the next query are given up.
   void truncate(SequenceId sequence, std::int64_t length);
+  /// Throws what truncate would.
+  void check_truncate(SequenceId sequence, std::int64_t length) const;
 
   /// Erases the sequence and frees the pages that no fork shares; published ones are cached.
   /// @throws UnknownSequence.
@@ -155,11 +168,15 @@ class PageAllocator {
   /// Returns the rules by which keys for this allocator are made.
   PrefixRules prefix_rules() const;
 
-  /// Finds the longest run of published pages with the key's tokens, on whichever ranks they are,
-  /// and pins it. The run may end with the first tokens of a page.
-  /// REQUIRES: the prefix cache is enabled; the key has this allocator's rules.
+  /// Finds the longest run of published pages with at most `most` of the key's tokens, on whichever
+  /// ranks they are, and pins it. The run may end with the first tokens of a page. With a window,
+  /// it ends with a whole page, and has only the pages that the next query sees. REQUIRES: the
+  /// prefix cache is enabled; the key has this allocator's rules.
   /// @throws InvalidArgument.
-  PrefixMatch match_prefix(const PrefixKey& key);
+  PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most = kAllTokens);
+  /// The tokens of the run that match_prefix would find. @throws InvalidArgument.
+  std::int64_t cached_tokens(const PrefixKey& key, std::int64_t most = kAllTokens);
+  static constexpr std::int64_t kAllTokens = std::numeric_limits<std::int64_t>::max();
   /// Makes a sequence of a match, which ends: its pages, copy on write, and its length.
   /// @throws UnknownSequence if the match was released; InvalidArgument if a sequence was made of
   /// it.
@@ -180,6 +197,9 @@ class PageAllocator {
   /// or other tokens than pages that the sequence has published.
   void publish(SequenceId sequence, const PrefixKey& key,
                std::span<const Retention> retentions = {});
+  /// Throws what publish would.
+  void check_publish(SequenceId sequence, const PrefixKey& key,
+                     std::span<const Retention> retentions = {}) const;
 
   bool contains(SequenceId sequence) const;
   /// The length and the capacity in tokens. @throws UnknownSequence.
@@ -188,6 +208,8 @@ class PageAllocator {
   /// The page table in logical order. The span is valid until the next operation on the allocator.
   /// @throws UnknownSequence.
   std::span<const PageId> pages(SequenceId sequence) const;
+  /// The number of leading pages that slide_window gave up. @throws UnknownSequence.
+  std::int64_t released_pages(SequenceId sequence) const;
   std::int64_t sequences() const;
   /// A number that changes whenever the sequence's content or the pages that hold it change: when
   /// tokens are appended, the length shrinks, or a page is copied on write. Operations on other

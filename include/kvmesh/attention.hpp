@@ -63,6 +63,12 @@ struct AttentionOptions {
 struct TileCounts {
   std::int64_t visited = 0;  ///< tiles (one page, one block of query rows) that are read
   std::int64_t masked = 0;   ///< visited tiles for which the mask is evaluated
+
+  TileCounts& operator+=(const TileCounts& other) {
+    visited += other.visited;
+    masked += other.masked;
+    return *this;
+  }
 };
 
 /// The attention of one step: constructed once per step, from the batch, and run once per layer.

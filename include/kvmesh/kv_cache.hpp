@@ -32,6 +32,9 @@ struct LayerGroup {
   std::optional<Dtype> dtype{};
   std::optional<PageKind> page_kind{};
   std::optional<KvScales> scales{};
+  /// The number of positions that a query of these layers sees, its own included; 0: no window,
+  /// also where the cache has one. See CacheOptions::window.
+  std::int64_t window = 0;
   /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
   /// up.
   double page_share = 1;
@@ -70,6 +73,12 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
+  /// The number of positions that a query sees, its own included; 0: no window. It is added to the
+  /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the
+  /// step appends: a sequence then holds window / page_size + 2 pages, rounded up, and those of the
+  /// step's own tokens. It cannot be truncated to a length whose next query would see one of them
+  /// (but to 0), and no plan may have such a query. Plans have no block masks.
+  std::int64_t window = 0;
   /// Further groups of layers. All other layers, at least one, are group 0, and have the options
   /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
   /// groups, and pages in each. `pages_per_rank` is the number of pages of group 0.
@@ -94,6 +103,14 @@ struct StepLimits {
   std::int64_t pages = 0;
 };
 
+/// Layers whose attention differs from that of the step's other layers.
+struct LayerKind {
+  std::vector<int> layers{};
+  MaskMod mask = mods::causal();
+  ScoreMod score{};
+  std::optional<float> scale{};
+};
+
 struct PlanOptions {
   /// Default: causal, with the queries at the end of the sequence. `MaskMod{}`: every key is
   /// visible.
@@ -109,6 +126,9 @@ struct PlanOptions {
   /// A block mask over the batch's query indices and all heads of the model. Its kv block is the
   /// page size.
   const BlockMask* block_mask = nullptr;
+  /// Layers with another mask, score or scale than the above. All are planned together, and share
+  /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
+  std::vector<LayerKind> kinds{};
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.
@@ -209,7 +229,8 @@ class StepPlan {
   /// rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation(int layer = 0) const;
-  /// Returns the number of tiles that the plan visits on this rank, in one layer of each group.
+  /// Returns the number of tiles that the plan visits on this rank, in one layer of each kind of
+  /// each group.
   /// Blocks until the device has
   /// done all its work.
   TileCounts tiles() const;

@@ -10,15 +10,15 @@
 
 namespace kvmesh::cpu {
 
-/// Planned once per step, run once per layer. Each plan reuses the memory of the last. Checks
-/// nothing: its callers do.
+/// The plan of a step: made once per step, run once per layer. Each plan reuses the memory of the
+/// last. Checks nothing; callers check.
 class Attend {
  public:
-  /// `options` without a block mask.
+  /// REQUIRES: `options` has no block mask.
   Attend(const AttentionShape& shape, const AttentionOptions& options);
 
-  /// REQUIRES: the pages stay where they are while the plan is run; not so the rest of `batch`, and
-  /// `block_mask`, which may be null.
+  /// `block_mask` may be null. REQUIRES: the pages stay where they are while the plan is run; the
+  /// rest of `batch` and `block_mask` need not.
   void plan(const AttendSteps& batch, const LocalBlockMask* block_mask);
   /// The same for a batch whose pages are copied.
   void plan(const AttentionBatch& batch, const LocalBlockMask* block_mask);
@@ -41,7 +41,7 @@ class Attend {
   AttendWork work_;
   std::vector<float> workspace_o_;
   std::vector<float> workspace_lse_;
-  std::vector<std::unique_ptr<AttendScratch>> scratch_;  // one per thread, for `scratch_rows_` rows
+  std::vector<std::unique_ptr<AttendScratch>> scratch_;  // per thread, for `scratch_rows_` rows
   int scratch_rows_ = 0;
 };
 

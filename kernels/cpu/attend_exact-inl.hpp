@@ -1,8 +1,8 @@
 // One task of attention in reproducible mode, compiled once per instruction set (Highway).
 //
 // A chunk's weights are powers of two times exp(score - exponent * ln 2), where the exponent
-// follows from the chunk's own largest score. So its sums are the same wherever it is computed, and
-// the row takes them with an exact scale: core/pod/exact_bins.hpp.
+// follows from the chunk's own largest score. So its sums are the same on every rank and thread,
+// and the row adds them with an exact scale: core/pod/exact_bins.hpp.
 
 #if defined(KVMESH_ATTEND_EXACT_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_EXACT_INL
@@ -67,8 +67,8 @@ HWY_INLINE void chunk_block(const float* HWY_RESTRICT p, const V* const* v, int 
   }
 }
 
-// The outputs of a chunk, and bits[r] of the largest of each row. Asks for the first half of the
-// next rows: the second half is for add_terms, so that memory is busy then, too.
+// Computes the outputs of a chunk, and bits[r] of the largest of each row. Prefetches the first
+// half of the next rows; add_terms prefetches the second half, so that memory is busy then, too.
 template <int Rows, bool Guarded, class V, class T>
 HWY_INLINE void chunk_rows(const float* p, const V* const* v, int keys, std::size_t dim, float* o,
                            std::int32_t* bits, const NextRows<T>& next) {
@@ -172,7 +172,7 @@ class ExactTaskRunner : TaskRunner<T> {
       chunk_rows<Rows, true>(p, v, keys, v_dim_, o, bits, next);
     } else {
       chunk_rows<Rows, false>(p, v, keys, v_dim_, o, bits, next);
-      // 0 * infinity: without the weights of 0, as it is where the tile has a mask.
+      // 0 * infinity: computed again without the weights of 0, as for a tile with a mask.
       if (*std::max_element(bits, bits + Rows) >= kInfinityBits) {
         chunk_rows<Rows, true>(p, v, keys, v_dim_, o, bits, NextRows<T>{});
       }
@@ -185,8 +185,8 @@ class ExactTaskRunner : TaskRunner<T> {
     }
   }
 
-  // Turns the scores of a chunk into weights and adds them to the row's sum. Returns the exponent
-  // that the weights lack.
+  // Turns the scores of a chunk into weights relative to 2^exponent and adds them to the row's sum.
+  // Returns the exponent.
   std::int32_t weigh(int r, int begin, int keys) {
     float* scores = scratch_.scores.data() + r * kTileKeys + begin;
     ExactRowHead& head = *row(r).head;
@@ -213,7 +213,7 @@ class ExactTaskRunner : TaskRunner<T> {
     return static_cast<std::int32_t>(exponent);
   }
 
-  // NaN for a score that is NaN or +inf.
+  // Returns NaN for a score that is NaN or +inf.
   static float largest(const float* chunk) {
     Vector top = hn::LoadU(kFloats, chunk);
     auto nan = hn::IsNaN(top);
@@ -233,8 +233,8 @@ class ExactTaskRunner : TaskRunner<T> {
     }
   }
 
-  // exp(score - exponent * ln 2), in place; returns their sum. ln 2 is given in two parts, of which
-  // the first has few bits: its product with an exponent is exact.
+  // exp(score - exponent * ln 2), in place; returns their sum. ln 2 has two parts, the first with
+  // few bits, so that its product with an exponent is exact.
   static float exponentials(float* chunk, float exponent) {
     const Vector minus = hn::Set(kFloats, -exponent);
     const Vector ln2_high = hn::Set(kFloats, 0.693359375f);
@@ -251,7 +251,7 @@ class ExactTaskRunner : TaskRunner<T> {
 
   static constexpr std::int32_t kInfinityBits = 0x7F80'0000;
 
-  // `bits`: of the largest |o|.
+  // `bits` are those of the largest |o|.
   void add_outputs(const ExactRow& row, const float* o, std::int32_t bits, std::int32_t exponent) {
     if (bits == 0) return;
     if (bits >= kInfinityBits) return raise_outputs(row, exact_.out.dim(), kNotFinite);

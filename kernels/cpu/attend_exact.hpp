@@ -10,18 +10,18 @@
 namespace kvmesh::cpu {
 
 /// A chunk's keys are summed in float32, in key order; chunks are summed exactly. So a row's bits
-/// depend on nothing but its chunks: a chunk is part of a page, and a page lies on one rank. With
-/// 16 keys, 16 products are added for each number that goes into the exact sums.
+/// depend on its chunks alone. A chunk is part of a page, and a page lies on one rank. With 16
+/// keys, 16 products are added per number that goes into the exact sums.
 inline constexpr int kChunkKeys = 16;
 
-/// The keys of a chunk: chunks begin at multiples of this position. Equal for all pages of 16, 32,
-/// ... keys, so with these the page size does not change a bit. Tiles hold whole chunks.
+/// Keys per chunk; chunks begin at multiples of this position. All page sizes that are multiples of
+/// 16 have the same chunks, so they give the same bits. Tiles hold whole chunks.
 constexpr int chunk_keys(int page_size) { return std::gcd(page_size, kChunkKeys); }
 static_assert(kTileKeys % kChunkKeys == 0);
 
-/// Everything that the tasks of one attend share.
+/// The inputs and outputs that the tasks of one attend share.
 struct ExactInputs {
-  AttendInputs attend{};  // without outputs
+  AttendInputs attend{};  // its outputs are not used
   ExactRows out{};        // [tokens, q_heads]
   ExactRows workspace{};  // [workspace_rows]
 };

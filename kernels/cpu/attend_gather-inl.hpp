@@ -1,6 +1,6 @@
 // The tiles of a task, compiled once per instruction set (Highway).
 //
-// Keys are reached through a pointer each, so a tile may span any number of pages of any size.
+// Each key has a pointer of its own, so a tile may span any number of pages of any size.
 
 #if defined(KVMESH_ATTEND_GATHER_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_GATHER_INL
@@ -28,7 +28,7 @@ struct Tile {
   std::int32_t position[kTileKeys];
   float k_scale[kTileKeys], v_scale[kTileKeys];  // of float8 keys and values
   int keys = 0;
-  // The visits that the keys came from, where a mask is to be applied.
+  // The visits that the keys came from, for a tile with a mask.
   struct Segment {
     const PageRange* range;
     int begin, end;
@@ -50,7 +50,7 @@ class TileReader {
                        ? block.visit_end
                        : std::min(visit_ + in.work->visits_per_split, block.visit_end)) {}
 
-  // The next keys of the task; a page that does not fit goes on in the next tile.
+  // Gathers the next keys of the task; a page that does not fit continues in the next tile.
   void gather(Tile<T>& tile) {
     tile.keys = tile.segment_count = 0;
     tile.masked = false;
@@ -87,7 +87,7 @@ class TileReader {
            block_.kv_head * pool.stride(1) + offset * pool.stride(2);
   }
 
-  // The range of visit `visit_`, which only rises.
+  // Returns the range of visit `visit_`. Visits only increase.
   const PageRange& range_of_visit() {
     const PageRange* ranges = in_.work->ranges.data();
     if (range_ == nullptr) {
@@ -113,7 +113,7 @@ class TileReader {
   const WorkBlock& block_;
   std::int64_t visit_, visit_end_;
   const PageRange* range_ = nullptr;  // of visit_; null: not looked up yet
-  int offset_ = 0;                    // keys of the current visit that earlier tiles took
+  int offset_ = 0;                    // keys of the current visit in earlier tiles
 };
 
 }  // namespace

@@ -3,8 +3,8 @@
 //   scores [4 rows, 4 keys]   += q [4 rows, dim] * k [4 keys, dim]      16 accumulators over dim
 //   o [4 rows, 4 vectors]     += p [4 rows, keys] * v [keys, 4 vectors]  16 accumulators over keys
 //
-// Each loaded vector is used four times, so that with 16-bit pages and a group of 4 query heads one
-// core does about 1 load and 2 multiply-adds a cycle and memory stays the limit.
+// Each loaded vector is used four times, so with 16-bit pages and a group of 4 query heads one core
+// does about 1 load and 2 multiply-adds per cycle and memory stays the limit.
 
 #if defined(KVMESH_ATTEND_PRODUCTS_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_PRODUCTS_INL
@@ -41,8 +41,8 @@ HWY_INLINE Vector load_floats(const Half* from) {
   return hn::PromoteTo(kFloats, hn::LoadU(halves, from));
 }
 
-// Whether rows of T are loaded as they are. Highway's own widening of float16, where the hardware
-// has none, takes NaN and infinity for numbers.
+// True if rows of T are loaded as they are. Where the hardware does not widen float16, Highway's
+// own widening turns NaN and infinity into numbers.
 template <class T>
 constexpr bool kLoads = true;
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || (HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2)
@@ -50,11 +50,11 @@ template <>
 constexpr bool kLoads<hwy::float16_t> = false;
 #endif
 
-// Float8 rows have scales: they are widened, once a tile.
+// Float8 rows have scales: they are widened once per tile.
 template <>
 constexpr bool kLoads<Float8> = false;
 
-// `dim` elements as float32.
+// Converts `dim` elements to float32.
 template <class T>
 HWY_INLINE void widen_row(const T* from, int dim, float* to) {
   constexpr Dtype kType = std::is_same_v<T, float>            ? Dtype::kFloat32
@@ -87,14 +87,14 @@ HWY_INLINE void widen_row(const Float8* from, int dim, float scale, float* to) {
   for (; d < dim; ++d) to[d] = float8_to_float(from[d].bits) * scale;
 }
 
-// Rows that the next tile will read. They are asked for a few lines at a time between the steps of
-// the current tile, so that memory is busy in all of its phases.
+// Rows of the next tile. They are prefetched a few lines at a time between the steps of the current
+// tile, so that memory is busy in all of its phases.
 template <class T>
 struct NextRows {
   const T* const* rows = nullptr;
   int count = 0;
 
-  // Elements [begin, end) of row `index`, if there is one.
+  // Prefetches elements [begin, end) of row `index`, if there is such a row.
   HWY_INLINE void prefetch(int index, std::size_t begin, std::size_t end) const {
     if (index >= count) return;
     for (std::size_t i = begin; i < end; i += 64 / sizeof(T)) {
@@ -163,8 +163,8 @@ constexpr bool kHas32Registers = HWY_TARGET <= HWY_AVX3;
 #else
 constexpr bool kHas32Registers = true;
 #endif
-// Keys of a block of score_columns: with two vectors of rows, half of the registers. They divide a
-// tile's.
+// Keys per block of score_columns: with two vectors of rows, their sums take half of the registers.
+// Divides the keys of a tile.
 constexpr int kScoreKeys = kHas32Registers ? 8 : 4;
 
 // scores[r][0..3] = column[0..3][r] for the rows of a vector.
@@ -223,7 +223,8 @@ HWY_INLINE void store_dots(const float* HWY_RESTRICT dots, bool both_halves, flo
 }
 
 // o[r] += sum over keys of p[r][key] * v[key], for Rows rows and Vectors vectors of the dim.
-// Guarded: a weight of 0 is no multiplication, as what it hides may be a NaN.
+// Guarded: a value whose weight is 0 is not multiplied, as it may be a NaN that the row does not
+// see.
 template <int Rows, int Vectors, bool Guarded, class V, class T>
 HWY_INLINE void value_block(const float* HWY_RESTRICT p, const V* const* v, int keys,
                             std::size_t offset, float* HWY_RESTRICT o, std::size_t o_stride,
@@ -272,8 +273,8 @@ HWY_INLINE void value_rows(const float* p, const V* const* v, int keys, std::siz
   }
 }
 
-// e^x for x <= 0, to 1.5 units in the last place; 0 below the normal numbers. Half of the
-// instructions of Highway's, which also takes large x and denormal results.
+// e^x for x <= 0, to 1.5 units in the last place; 0 below the normal numbers. Takes half the
+// instructions of Highway's function, which also handles large x and denormal results.
 // x = n ln 2 + r; e^r = 1 + r + r^2 q(r), where q is of degree 4 and minimax for |r| <= ln 2 / 2.
 HWY_INLINE Vector exp_of_negative(Vector x) {
   const hn::RebindToSigned<Floats> words;
@@ -293,7 +294,7 @@ HWY_INLINE Vector exp_of_negative(Vector x) {
   return hn::IfThenElseZero(in_range, hn::BitCast(kFloats, scaled));
 }
 
-// Calls `block` with the row count as a constant: 4 at a time, then what is left.
+// Calls `block` with the row count as a constant: 4 at a time, then the rest.
 template <class Block>
 HWY_INLINE void for_row_blocks(int rows, const Block& block) {
   int r = 0;

@@ -10,8 +10,8 @@
 
 namespace kvmesh::cpu {
 
-/// Keys of a tile: as many as the mod evaluator takes at a time. With 64 keys the scores of a row
-/// are four 512-bit vectors and one page of 16 tokens is a quarter of a tile.
+/// Keys per tile, equal to the keys that the mod evaluator takes at a time. With 64 keys the scores
+/// of a row are four 512-bit vectors, and one page of 16 tokens is a quarter of a tile.
 inline constexpr int kTileKeys = kModTile;
 
 /// An element of float8 pages.
@@ -19,7 +19,7 @@ struct Float8 {
   std::uint8_t bits;
 };
 
-/// What one thread reuses from task to task.
+/// Memory that one thread reuses from task to task.
 struct AttendScratch {
   AttendScratch(const AttentionShape& shape, int max_rows, const AttentionOptions& options);
 
@@ -36,14 +36,14 @@ struct AttendScratch {
   std::unique_ptr<ModEvaluator> mask_mod;   // null: everything is visible
 };
 
-/// Everything that the tasks of one attend share.
+/// The inputs and outputs that the tasks of one attend share.
 struct AttendInputs {
   const AttendWork* work = nullptr;
   const std::int64_t* kv_lens = nullptr;  // [batch]
   AttentionShape shape;
   float scale = 1.0f;
   int first_head = 0;
-  /// Whether the scores of many rows may be summed in another order than those of few.
+  /// True if the scores of many rows may be summed in another order than those of few.
   bool orders_by_rows = true;
   ConstTensorView q;               // [tokens, q_heads, k_dim]
   ConstKvPool pool;                // [pages, kv_heads, page_size, dim]

@@ -1,6 +1,6 @@
 // One task of attend_partial, compiled once per instruction set (Highway).
 //
-// A task walks its keys in tiles (attend_gather-inl.hpp) and has the softmax of what came before.
+// A task reads its keys in tiles (attend_gather-inl.hpp) and keeps the softmax of the tiles before.
 
 #if defined(KVMESH_ATTEND_TILE_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVMESH_ATTEND_TILE_INL
@@ -28,10 +28,11 @@ namespace kvmesh::cpu::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// So many rows of queries are prefill: arithmetic is the limit, not memory.
+// From this many query rows on a task is prefill: arithmetic is the limit, not memory.
 constexpr int kManyRows = 16;
 
-// Whether the processor's dot products may score keys of T: tests run each target, this one with.
+// True if the processor's dot products may score keys of T. The tests run each target, and dots
+// with this one.
 template <class T>
 constexpr bool kTakesDots = std::is_same_v<T, hwy::bfloat16_t>&& HWY_TARGET == HWY_AVX3;
 
@@ -66,7 +67,7 @@ class TaskRunner {
 
  protected:
   // Calls `use(tile, next)` for each tile of the split, in key order. Double buffered: the next
-  // tile is gathered, and its lines asked for, before this one is used.
+  // tile is gathered and its lines are prefetched before this one is used.
   template <class Use>
   void for_each_tile(const Use& use) {
     TileReader<T> reader(in_, block_, split_);
@@ -83,7 +84,8 @@ class TaskRunner {
   std::int32_t head_of(int row) const { return block_.kv_head * group_ + row % group_; }
   std::int64_t token_of(int row) const { return block_.q_begin + row / group_; }
 
-  // Queries of the block as float32 rows, scaled, zero past the dim. Many rows: [dim, padded rows].
+  // Loads the block's queries as float32 rows, scaled, zero past the dim. Many rows: [dim, padded
+  // rows].
   void load_queries() {
     if (takes_dots_) return load_query_pairs();
     const std::size_t row_stride = has_many_rows_ ? 1 : k_dim_;
@@ -99,8 +101,8 @@ class TaskRunner {
     }
   }
 
-  // Queries in pairs of the dim, [pairs, padded rows]. They stay bfloat16: only the power of two in
-  // the scale is multiplied in.
+  // Loads the queries in pairs of the dim, [pairs, padded rows]. They stay bfloat16: only the power
+  // of two in the scale is multiplied in.
   void load_query_pairs() {
     int exponent = 0;
     dots_scale_ = std::frexp(in_.scale, &exponent);
@@ -119,7 +121,7 @@ class TaskRunner {
     }
   }
 
-  // Scores of all rows and keys of the tile, modified and masked.
+  // Computes the scores of all rows and keys of the tile, modified and masked.
   void score(const Tile<T>& tile, const Tile<T>& next) {
     const NextRows<T> next_k{next.k, next.keys};
     if (takes_dots_) {
@@ -135,7 +137,7 @@ class TaskRunner {
     if (tile.masked) apply_mask(tile);
   }
 
-  // A weight of 0 may stand for a key that its row does not see.
+  // True if a weight of 0 may stand for a key that its row does not see.
   bool hides(const Tile<T>& tile) const { return tile.masked || scratch_.score_mod; }
 
   void use(const Tile<T>& tile, const Tile<T>& next) {
@@ -152,8 +154,8 @@ class TaskRunner {
     }
   }
 
-  // Rows that the vectors do not load, as padded float32: their dim is no whole number of vectors,
-  // they have scales, or the target cannot.
+  // Converts rows to padded float32 if vectors cannot load them: their dim is no whole number of
+  // vectors, they have scales, or the instruction set lacks the conversion.
   static void widen(const T* const* from, const float* scales, int keys, int dim,
                     std::size_t stride, float* to, const float** rows) {
     for (int key = 0; key < keys; ++key) {
@@ -260,7 +262,7 @@ class TaskRunner {
     }
   }
 
-  // Turns the scores of a row into exp(score - max) and rescales what the row has so far.
+  // Turns the scores of a row into exp(score - max) and rescales the row's sum and outputs.
   void softmax_row(int r, int keys) {
     float* scores = scratch_.scores.data() + r * kTileKeys;
     float& max = scratch_.max[static_cast<std::size_t>(r)];
@@ -355,7 +357,7 @@ class TaskRunner {
   const int group_;
   const int rows_;
   const bool has_many_rows_, takes_dots_;
-  float dots_scale_ = 1.0f;  // what of the scale load_query_pairs left
+  float dots_scale_ = 1.0f;  // the part of the scale that load_query_pairs left
   const std::size_t k_dim_, v_dim_;
   const bool widen_k_, widen_v_;
 };

@@ -1,7 +1,8 @@
 // Products of bfloat16 queries and keys by the processor's own dot products (AVX512_BF16): twice as
-// many multiply-adds per instruction as float32 has, and keys are read as they lie in pages.
+// many multiply-adds per instruction as in float32, and keys are read from the pages as they are.
 //
-// Products are exact, sums are float32. Numbers below 2^-126 count as 0, which no softmax sees.
+// Products are exact, sums are float32. Numbers below 2^-126 count as 0; no softmax depends on
+// them.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +10,12 @@
 
 namespace kvmesh::cpu {
 
-/// A block of dots: keys, which divide a tile's, and rows, of which the second half is optional.
+/// Size of a block of dots: keys, which divide those of a tile, and rows, whose second half is
+/// optional.
 inline constexpr int kDotKeys = 8;
 inline constexpr int kDotRows = 32;
 
-/// Whether this processor has them.
+/// True if this processor has the instructions.
 bool has_bfloat16_dots();
 
 /// dots[key][r] = q[r] . k[key] for kDotKeys keys and kDotRows rows, or the first half of the rows.

@@ -7,7 +7,7 @@
 namespace kvmesh {
 namespace {
 
-/// What was seen of a tile so far.
+/// The pairs seen of a tile so far.
 struct Seen {
   bool visible = false;
   bool hidden = false;
@@ -19,7 +19,7 @@ struct Seen {
   }
 };
 
-/// Adds what query `q` sees of the keys, a tile of the evaluator at a time.
+/// Evaluates which of the keys query `q` sees, kModTile keys at a time.
 void look(ModEvaluator& evaluator, std::int32_t b, std::int32_t h, std::int32_t q, PositionRange kv,
           Seen& seen) {
   std::array<std::int32_t, kModTile> positions;
@@ -34,7 +34,7 @@ void look(ModEvaluator& evaluator, std::int32_t b, std::int32_t h, std::int32_t 
   }
 }
 
-/// The edges of a tile differ most, so the first and the last row go before the others.
+/// The first and the last row of a tile differ most, so they are evaluated first.
 template <class PositionAt>
 TileClass classify_by_evaluation(ModEvaluator& evaluator, std::int32_t b, std::int32_t h,
                                  std::int64_t rows, PositionAt q_at, PositionRange kv) {

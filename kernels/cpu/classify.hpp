@@ -1,4 +1,4 @@
-// Is a tile empty, partial or full?
+// Classifies tiles: empty, partial or full.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,13 @@
 
 namespace kvmesh {
 
-/// Exact. Intervals first; if they prove nothing, the tile is evaluated, first and last row before
-/// the others, until both a visible and a hidden pair were seen. `evaluator` is one for `mask`.
+/// Returns the exact class. Tries intervals first; if they prove nothing, evaluates the tile, first
+/// and last row before the others, until both a visible and a hidden pair were seen. REQUIRES:
+/// `evaluator` is one for `mask`.
 TileClass classify_tile(const ModGraph& mask, ModEvaluator& evaluator, std::int32_t b,
                         std::int32_t h, PositionRange q, PositionRange kv);
 
-/// For queries at any positions, at least one.
+/// For queries at any positions. REQUIRES: at least one query.
 TileClass classify_tile(const ModGraph& mask, ModEvaluator& evaluator, std::int32_t b,
                         std::int32_t h, std::span<const std::int32_t> q, PositionRange kv);
 

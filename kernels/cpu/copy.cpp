@@ -37,7 +37,7 @@ void copy_row(std::byte* to, Dtype to_dtype, const std::byte* from, Dtype from_d
   }
 }
 
-// The largest magnitude that counts for the scale of a row.
+// The largest magnitude of a row that counts for its scale.
 float largest_of(const std::byte* row, Dtype dtype, std::int64_t dim) {
   return with_element(dtype, [&]<class Element>(Element) {
     const auto* elements = reinterpret_cast<const typename Element::Stored*>(row);

@@ -12,7 +12,7 @@ constexpr ModDepends kWide = kDependsScore | kDependsKey;
 
 bool is_wide(const ModNode& node) { return (node.depends & kWide) != 0; }
 
-/// Vector operations keep a true bool as all ones.
+/// Vector operations store true as all ones.
 std::uint32_t lane_bits(const ModNode& node, ModBits value) {
   return node.type == ModType::kBool ? 0u - value : value;
 }
@@ -73,12 +73,12 @@ void ModEvaluator::compute_uniform(const ModPoint& point) {
 }
 
 /// Leaves the result in the root's slot. Copies a tile that is not a whole number of vectors, so
-/// that no lane past the caller's arrays is touched; what the padding holds is never returned.
+/// that no lane past the caller's arrays is touched; the results of the padding are not returned.
 void ModEvaluator::run(float* scores, const std::int32_t* kv, int count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(std::uint32_t);
   const int padded = (count + kModLanes - 1) / kModLanes * kModLanes;
   auto* score_tile = reinterpret_cast<std::uint32_t*>(scores);
-  // Only ever read: an input's slot is no operation's output.
+  // Read only: an input's slot is no operation's output.
   auto* kv_tile = reinterpret_cast<std::uint32_t*>(const_cast<std::int32_t*>(kv));
   if (padded != count) {
     if (scores != nullptr) std::memcpy(padded_scores_, scores, bytes);

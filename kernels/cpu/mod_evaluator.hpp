@@ -11,8 +11,8 @@
 
 namespace kvmesh {
 
-/// One graph, one thread. A node that depends on score or kv is a vector operation over the tile;
-/// any other is computed once a call. The graph must outlive the evaluator.
+/// Runs one graph for one thread. A node that depends on score or kv is a vector operation over the
+/// tile; any other is computed once per call. REQUIRES: the graph outlives the evaluator.
 class ModEvaluator {
  public:
   explicit ModEvaluator(const ModGraph& graph);
@@ -32,13 +32,13 @@ class ModEvaluator {
 
   const ModGraph* graph_;
   bool wide_root_;
-  std::int32_t score_slot_ = -1;  ///< the node, if the graph has one
+  std::int32_t score_slot_ = -1;  ///< the node of the score, if the graph has one
   std::int32_t kv_slot_ = -1;
-  std::vector<std::int32_t> uniform_;    ///< nodes to compute once a call
-  std::vector<std::int32_t> broadcast_;  ///< those of them that a vector operation reads
-  std::vector<ModBits> values_;          ///< of the uniform nodes, by node
+  std::vector<std::int32_t> uniform_;    ///< nodes that are computed once per call
+  std::vector<std::int32_t> broadcast_;  ///< uniform nodes that a vector operation reads
+  std::vector<ModBits> values_;          ///< values of the uniform nodes, by node
   std::vector<VectorOp> program_;
-  std::vector<std::uint32_t*> slots_;  ///< where each node's tile is, by node
+  std::vector<std::uint32_t*> slots_;  ///< each node's tile, by node
   hwy::AlignedFreeUniquePtr<std::uint32_t[]> memory_;
   std::uint32_t* padded_scores_ = nullptr;
   std::uint32_t* padded_kv_ = nullptr;

@@ -5,7 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-// After foreach_target, which includes this file once for each target.
+// After foreach_target, which includes this file once per target.
 #include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ using IntTag = hn::RebindToSigned<FloatTag>;
 using FloatVec = hn::Vec<FloatTag>;
 using IntVec = hn::Vec<IntTag>;
 
-/// Where one operation reads and writes.
+/// The arrays that one operation reads and writes.
 struct Tile {
   const std::uint32_t* in[3];
   std::uint32_t* out;
@@ -57,7 +57,7 @@ HWY_INLINE void binary(Tag tag, const Tile& tile, Op op) {
   }
 }
 
-/// `op` gives a mask, kept as all ones or all zeros.
+/// `op` returns a mask, stored as all ones or all zeros.
 template <class Tag, class Op>
 HWY_INLINE void comparison(Tag tag, const Tile& tile, Op op) {
   for (std::size_t i = 0; i < tile.count; i += hn::Lanes(tag)) {
@@ -68,7 +68,7 @@ HWY_INLINE void comparison(Tag tag, const Tile& tile, Op op) {
   }
 }
 
-/// Past |x| = 10, tanh is 1 to float32: there Highway's series would overflow.
+/// For |x| > 10 tanh is 1 in float32; Highway's series would overflow there.
 HWY_INLINE FloatVec tanh_everywhere(FloatVec x) {
   const FloatTag tag;
   const FloatVec limit = hn::Set(tag, 10.0f);
@@ -76,7 +76,7 @@ HWY_INLINE FloatVec tanh_everywhere(FloatVec x) {
   return hn::IfThenElse(hn::IsNaN(x), x, inside);
 }
 
-/// Towards zero, saturating, NaN to 0.
+/// Rounds towards zero and saturates; NaN becomes 0.
 HWY_INLINE IntVec to_int_everywhere(FloatVec x) {
   const FloatTag tag;
   const IntTag itag;
@@ -140,9 +140,9 @@ void run_float(ModOp op, const Tile& t) {
   }
 }
 
-/// No instruction set divides integers in vectors. float64 holds every int32 and its quotient's
-/// integer part exactly (|a| < 2^32 and 1/|b| > 2^-32 lie far within 53 bits), so the compiler can
-/// vectorise the conversion, the division and the truncation.
+/// No instruction set divides integers in vectors. float64 holds every int32, and the integer part
+/// of its quotients is exact (|a| < 2^32 and 1/|b| > 2^-32 lie far within 53 bits), so the compiler
+/// can vectorise the conversion, the division and the truncation.
 HWY_ATTR void divide(const Tile& t, bool modulo) {
   for (std::size_t i = 0; i < t.count; ++i) {
     const auto a = static_cast<std::int32_t>(t.in[0][i]);
@@ -217,7 +217,7 @@ void run_bool(ModOp op, const Tile& t) {
   }
 }
 
-/// Whatever the type of the two sides, only bits are chosen.
+/// Selects bits, whatever the type of the two sides.
 void run_where(const Tile& t) {
   const IntTag d;
   for (std::size_t i = 0; i < t.count; i += hn::Lanes(d)) {

@@ -9,10 +9,10 @@
 
 namespace kvmesh {
 
-/// How many keys one call of a mod handles. 64 is the largest tile of the attention kernel, and a
-/// node's tile (256 bytes) stays in the first-level cache together with dozens of others.
+/// Keys per call of a mod. 64 is the largest tile of the attention kernel, and a node's tile (256
+/// bytes) stays in the first-level cache together with dozens of others.
 inline constexpr int kModTile = 64;
-/// Tiles are worked on in groups of this many values: the lanes of the widest vectors that we use.
+/// Tiles are processed in groups of this many values: the lanes of the widest vectors in use.
 inline constexpr int kModLanes = 16;
 
 /// One node over a tile: slots[out][i] = op(slots[in[0]][i], ...). A bool is all ones or all zeros.

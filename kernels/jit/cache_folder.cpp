@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = fs::file_time_type::clock;
 
-/// No write, and no compilation, takes so long: an older temporary or lock file belongs to nobody.
+/// No write and no compilation takes this long, so an older temporary or lock file is abandoned.
 constexpr std::chrono::hours kAbandonedAfter{1};
 
 struct StoredFile {
@@ -35,7 +35,7 @@ fs::path variable(const char* name) {
 
 fs::path default_cache_directory() {
   if (const fs::path own = variable("KVMESH_CACHE_DIR"); !own.empty()) return own;
-  // A relative one is to be ignored: so says the XDG base directory specification.
+  // The XDG base directory specification says that a relative path is ignored.
   if (const fs::path caches = variable("XDG_CACHE_HOME"); caches.is_absolute()) {
     return caches / "kvmesh";
   }
@@ -55,7 +55,7 @@ std::uintmax_t default_cache_bytes() {
 }
 
 void touch(const fs::path& file) {
-  std::error_code ignored;  // a folder that others own is used all the same
+  std::error_code ignored;  // a folder of another owner is used all the same
   fs::last_write_time(file, Clock::now(), ignored);
 }
 

@@ -1,4 +1,4 @@
-// The folder of the cubin cache: where it is, and how it stays small.
+// The folder of the cubin cache, and its size limit.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +7,19 @@
 namespace kvmesh::jit {
 
 /// $KVMESH_CACHE_DIR, else $XDG_CACHE_HOME/kvmesh, else $HOME/.cache/kvmesh; empty without any. The
-/// code in it is run: it must be writable only by who may run code as this user.
+/// code in it is run, so only users who may run code as this user may be able to write to it.
 std::filesystem::path default_cache_directory();
 
 /// $KVMESH_CACHE_BYTES, else 512 MiB: some thousand attention kernels. @throws InvalidArgument if
-/// the variable is no number.
+/// the variable is not a number.
 std::uintmax_t default_cache_bytes();
 
-/// Notes that a file of the cache was used just now.
+/// Marks a file of the cache as used now.
 void touch(const std::filesystem::path& file);
 
-/// Removes the cubins that were not used for longest until all take `bytes` or less, and what
-/// processes that were killed in the middle have left. Others may do the same at the same time, and
-/// read, write and touch: whoever needs a file that is gone compiles it again.
+/// Removes the least recently used cubins until all take `bytes` or less, and the files that killed
+/// processes have left. Other processes may do the same at the same time, and read, write and
+/// touch: a process that needs a removed file compiles it again.
 void tidy(const std::filesystem::path& directory, std::uintmax_t bytes);
 
 }  // namespace kvmesh::jit

@@ -25,7 +25,7 @@ using UniqueProgram = std::unique_ptr<std::remove_pointer_t<nvrtcProgram>, Destr
 
 UniqueProgram create(const Program& program) {
   const std::string unit = translation_unit(program);
-  // NVRTC wants strings that end in a zero, which views do not promise.
+  // NVRTC needs strings that end in a zero, which views may lack.
   std::vector<std::string> names;
   std::vector<std::string> texts;
   for (const SourceFile& header : all_headers(program)) {

@@ -1,4 +1,4 @@
-// CUDA C++ to machine code while the program runs, by NVRTC. Needs no GPU.
+// Compiles CUDA C++ to machine code while the program runs, by NVRTC. Needs no GPU.
 #pragma once
 
 #include <cstddef>
@@ -24,21 +24,21 @@ class CompileError : public Error {
 /// Machine code for one architecture.
 struct Cubin {
   std::vector<std::byte> bytes{};
-  std::string log{};  ///< the compiler's: resources and warnings
+  std::string log{};  ///< the compiler's log: resources and warnings
 
   std::vector<KernelResources> resources() const { return read_resources(log); }
 };
 
-/// Tells compilers apart that may give different machine code: "NVRTC 13.0, build 65be0d...". The
-/// build id of the library says what the number does not, as updates of a toolkit share it.
+/// Identifies the compiler: "NVRTC 13.0, build 65be0d...". The build id distinguishes updates of a
+/// toolkit that share the version number but may give different machine code.
 std::string compiler_version();
 
 /// Takes tenths of a second for an attention kernel. Any number of threads may compile at once.
 /// @throws CompileError; InvalidArgument if the source is not among the files.
 Cubin compile(const Program& program);
 
-/// The program in the portable assembly that its machine code is made from. Compiles it, though not
-/// all the way. @throws as `compile` does.
+/// Returns the program in the portable assembly (PTX) that its machine code is made from. Compiles
+/// it, but not to machine code. @throws as `compile` does.
 std::string ptx_of(const Program& program);
 
 }  // namespace kvmesh::jit

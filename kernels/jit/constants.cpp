@@ -27,7 +27,7 @@ Constants& Constants::add(std::string_view type, std::string_view name, std::str
 }
 
 Constants& Constants::add_int(std::string_view name, int value) {
-  // The lowest int has no literal: what stands behind a minus must fit by itself.
+  // The lowest int has no literal: the digits after a minus must fit by themselves.
   return add("int", name, fmt::format("int({}ll)", value));
 }
 
@@ -37,7 +37,8 @@ Constants& Constants::add_float(std::string_view name, float value) {
 }
 
 Constants& Constants::add_dtype(std::string_view name, Dtype value) {
-  // The constants come before all includes: the type is declared, its names are not there yet.
+  // The constants come before all includes: the type is declared there, but its enumerators are
+  // not.
   text_ += "namespace kvmesh { enum class Dtype : unsigned char; }\n";
   return add("Dtype", name, fmt::format("Dtype({})", static_cast<int>(value)));
 }

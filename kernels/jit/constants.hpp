@@ -10,8 +10,8 @@
 
 namespace kvmesh::jit {
 
-/// A list of named values that becomes the head of a compiled source: each a constexpr variable of
-/// the namespace kvmesh there. Typed, scoped and visible in error messages, unlike -D macros.
+/// A list of named values for the head of a compiled source: each becomes a constexpr variable of
+/// the namespace kvmesh. Typed, scoped and visible in error messages, unlike -D macros.
 class Constants {
  public:
   Constants& set(std::string_view name, std::same_as<bool> auto value) {
@@ -24,17 +24,17 @@ class Constants {
   Constants& set(std::string_view name, std::same_as<float> auto value) {
     return add_float(name, value);
   }
-  /// A kvmesh::Dtype there, too: the source includes kvmesh/dtype.hpp if it names one.
+  /// Becomes a kvmesh::Dtype, too: a source that names one includes kvmesh/dtype.hpp.
   Constants& set(std::string_view name, std::same_as<Dtype> auto value) {
     return add_dtype(name, value);
   }
 
-  /// CUDA C++ that defines them, in the order of the `set`s.
+  /// The CUDA C++ that defines them, in the order of the `set` calls.
   const std::string& text() const { return text_; }
 
  private:
-  /// @throws InvalidArgument unless `name` is an identifier. A name given twice is the compiler's
-  /// to refuse.
+  /// @throws InvalidArgument unless `name` is an identifier. The compiler refuses a name that was
+  /// set twice.
   Constants& add(std::string_view type, std::string_view name, std::string_view value);
   Constants& add_int(std::string_view name, int value);
   Constants& add_float(std::string_view name, float value);

@@ -26,7 +26,7 @@ CubinCache::Found CubinCache::load_or_compile(const Program& program, const Prog
   const auto shared = [](Cubin&& cubin) { return std::make_shared<const Cubin>(std::move(cubin)); };
   if (auto stored = load(key)) return {shared(*std::move(stored)), Origin::kDisk};
   const std::optional<FileLock> alone = lock(key);
-  // Who had the lock has stored it.
+  // The previous holder of the lock may have stored it.
   if (auto stored = load(key)) return {shared(*std::move(stored)), Origin::kDisk};
   const auto compiled = shared(compile(program));
   store(key, *compiled);

@@ -17,24 +17,24 @@
 namespace kvmesh::jit {
 
 struct CacheLimits {
-  /// What the files take together, at most. The least recently used go first.
+  /// Most bytes of all files together. The least recently used are removed first.
   std::uintmax_t bytes = default_cache_bytes();
   /// How long to wait for another process that compiles the same program, before compiling it too.
   std::chrono::milliseconds wait{30'000};
 };
 
-/// Gives a program's machine code, compiled at most once for all processes that share a directory:
-/// those that want it at the same time wait for the one that compiles it, or for its death.
+/// Returns a program's machine code, compiled at most once for all processes that share a
+/// directory: processes that need it at the same time wait until one has compiled it, or has died.
 ///
-/// A file holds one program, found by a hash of all that it was compiled from; nothing ever changes
-/// it. It is renamed into place when it is complete, and its checksum is verified when it is read:
-/// a process that is killed in the middle of a write, or a damaged disk, costs a compilation. Where
-/// the directory cannot be used, the cache is in memory only. Files may be removed at any time.
+/// A file holds one program, found by a hash of all that it was compiled from, and never changes.
+/// It is renamed into place when it is complete, and its checksum is verified when it is read: a
+/// process killed in the middle of a write, or a damaged disk, costs a compilation. If the
+/// directory cannot be used, the cache is in memory only. Files may be removed at any time.
 ///
-/// What is compiled or read is also dumped for people to read, if $KVMESH_DUMP says where.
+/// With $KVMESH_DUMP, programs that are compiled or read are also dumped for people to read.
 ///
-/// Threads may share one. Those that ask for the same program wait for the first; different
-/// programs compile side by side.
+/// Threads may share one. Threads that need the same program wait for the first; different programs
+/// are compiled side by side.
 class CubinCache {
  public:
   enum class Origin { kMemory, kDisk, kCompiler };
@@ -43,21 +43,21 @@ class CubinCache {
     Origin origin;
   };
 
-  /// With an empty path: in memory only.
+  /// With an empty path the cache is in memory only.
   explicit CubinCache(std::filesystem::path directory = default_cache_directory(),
                       const CacheLimits& limits = {});
 
   /// @throws what compile() throws; the next call tries again.
   Found get(const Program& program);
 
-  /// The disk alone. `store` gives false if it could not: nobody needs to mind.
+  /// Uses the disk alone. `store` returns false if it failed; callers may ignore that.
   std::optional<Cubin> load(const ProgramKey& key) const;
   bool store(const ProgramKey& key, const Cubin& cubin) const;
   std::filesystem::path path_of(const ProgramKey& key) const;
 
  private:
   struct Entry {
-    std::mutex mutex;  ///< held while it is loaded or compiled
+    std::mutex mutex;  ///< held while the program is loaded or compiled
     std::shared_ptr<const Cubin> cubin;
   };
   Entry& entry_of(const ProgramKey& key);
@@ -68,7 +68,7 @@ class CubinCache {
   std::filesystem::path directory_;
   CacheLimits limits_;
   Dump dump_;
-  std::mutex mutex_;  ///< of the map; entries stay where they are
+  std::mutex mutex_;  ///< guards the map; addresses of entries are constant
   std::map<ProgramKey, Entry> entries_;
 };
 

@@ -26,8 +26,8 @@ namespace fs = std::filesystem;
 ///   0        8           24          32           40          56
 ///   | magic  | key       | log bytes | code bytes | checksum  |
 ///
-/// The checksum is over all the others and what follows. Numbers as the machine has them: a cache
-/// is not for another kind of machine, which would find the checksum wrong.
+/// The checksum covers all other fields and all bytes after them. Numbers are in the machine's byte
+/// order: on another kind of machine the checksum does not match.
 struct Header {
   std::array<char, 8> magic{'K', 'V', 'M', 'C', 'U', 'B', '0', '1'};
   std::array<std::uint64_t, 2> key{};
@@ -56,7 +56,7 @@ bool write_all(int file, std::span<const std::byte> bytes) {
   return true;
 }
 
-/// A name that no other thread, process or host that shares the directory uses.
+/// Returns a name that no other thread, process or host uses that shares the directory.
 fs::path temporary_beside(const fs::path& path) {
   std::random_device random;
   return path.string() +
@@ -102,7 +102,7 @@ std::optional<std::vector<std::byte>> read_file(const fs::path& path) {
   std::error_code failed;
   if (!fs::is_regular_file(path, failed)) return std::nullopt;
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff size = file.tellg();  // of the open file: the name may be gone by now
+  const std::streamoff size = file.tellg();  // of the open file: its name may have been removed
   if (size < 0) return std::nullopt;
   std::vector<std::byte> bytes(static_cast<std::size_t>(size));
   file.seekg(0);
@@ -115,7 +115,8 @@ bool write_file_atomically(const fs::path& path, std::span<const std::byte> byte
   const fs::path temporary = temporary_beside(path);
   const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (file < 0) return false;
-  // Synced before the rename: else a crash of the machine could leave the name without the bytes.
+  // Synced before the rename: otherwise a crash of the machine could leave the name without the
+  // bytes.
   const bool is_written = write_all(file, bytes) && ::fsync(file) == 0;
   const bool is_closed = ::close(file) == 0;
   if (is_written && is_closed && std::rename(temporary.c_str(), path.c_str()) == 0) return true;

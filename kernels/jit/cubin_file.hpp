@@ -1,5 +1,5 @@
-// One file of the cubin cache: how it is laid out, written so that readers see all of it or
-// nothing, and checked when it is read.
+// One file of the cubin cache: its layout, a write that readers see whole or not at all, and the
+// check when it is read.
 #pragma once
 
 #include <cstddef>
@@ -13,23 +13,24 @@
 
 namespace kvmesh::jit {
 
-/// What the names of the cache's files end in: those that are complete, those being written, and
-/// those that processes lock.
+/// Suffixes of the cache's files: complete ones, those being written, and locks.
 inline constexpr std::string_view kCubinSuffix = ".cubin";
 inline constexpr std::string_view kTemporarySuffix = ".tmp";
 inline constexpr std::string_view kLockSuffix = ".lock";
 
-/// The bytes of the file.
+/// Returns the bytes of the file.
 std::vector<std::byte> pack(const ProgramKey& key, const Cubin& cubin);
 
-/// What `pack` packed; nothing if a single bit is not as it was, or the key is another one.
+/// Returns the contents that `pack` packed, or nothing if a single bit differs, or the key is
+/// another one.
 std::optional<Cubin> unpack(const ProgramKey& key, std::span<const std::byte> file);
 
-/// The whole file, or nothing if it cannot be read.
+/// Returns the whole file, or nothing if it cannot be read.
 std::optional<std::vector<std::byte>> read_file(const std::filesystem::path& path);
 
-/// Writes a new file beside `path` and renames it: whoever opens `path` sees the old file or the
-/// whole new one, whatever happens to this process. False, and nothing left behind, if that fails.
+/// Writes a new file beside `path` and renames it: a process that opens `path` sees the old file or
+/// the whole new one, even if this process is killed. Returns false, and leaves nothing behind, if
+/// that fails.
 bool write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 
 }  // namespace kvmesh::jit

@@ -45,7 +45,7 @@ std::vector<fs::path> folders() {
   return all;
 }
 
-/// Empty if it is nowhere.
+/// Returns the path of a tool, or nothing if it is not found.
 fs::path find(const char* name) {
   for (const fs::path& folder : folders()) {
     std::error_code failed;
@@ -57,14 +57,14 @@ fs::path find(const char* name) {
   return {};
 }
 
-/// Starts a program with its output in a file and no input. Returns -1 if it cannot.
+/// Starts a program with its output in a file and no input. Returns -1 on failure.
 pid_t start(const fs::path& program, const char* option, const fs::path& argument, int output) {
   std::string text[] = {program.string(), option, argument.string()};
   char* arguments[] = {text[0].data(), text[1].data(), text[2].data(), nullptr};
   posix_spawn_file_actions_t files;
   if (posix_spawn_file_actions_init(&files) != 0) return -1;
   pid_t child = -1;
-  // The output goes first: its own number is 0 or 2 if this process has closed those.
+  // The output goes first: its own descriptor is 0 or 2 if this process has closed those.
   const bool is_started =
       posix_spawn_file_actions_adddup2(&files, output, STDOUT_FILENO) == 0 &&
       posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0) == 0 &&
@@ -74,7 +74,7 @@ pid_t start(const fs::path& program, const char* option, const fs::path& argumen
   return is_started ? child : -1;
 }
 
-/// Waits for the end of a child and kills it at the deadline. True if it ended well.
+/// Waits for a child to end and kills it at the deadline. Returns true if the child succeeded.
 bool ends_well(pid_t child, Clock::time_point deadline) {
   int status = 0;
   while (true) {

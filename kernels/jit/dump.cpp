@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The files of one program.
+/// The paths of the files of one program.
 class Files {
  public:
   Files(const fs::path& directory, const Program& program, const ProgramKey& key)

@@ -8,11 +8,11 @@
 
 namespace kvmesh::jit {
 
-/// $KVMESH_DUMP; empty without: nothing is dumped.
+/// $KVMESH_DUMP; empty without it: nothing is dumped.
 std::filesystem::path default_dump_directory();
 
-/// Writes all that there is to know about a program into a folder. The files begin with the stem of
-/// the kernel's source and the program's key: decode-0123456789abcdef0123456789abcdef, then
+/// Writes all information about a program into a folder. The files begin with the stem of the
+/// kernel's source and the program's key: decode-0123456789abcdef0123456789abcdef, then
 ///
 ///   .cu     the text that the compiler was given: constants, mods, inclusion of the source
 ///   .ptx    from a second compilation, which stops there
@@ -21,14 +21,14 @@ std::filesystem::path default_dump_directory();
 ///   .txt    the kernels' resources, the compiler's options and log; written last
 ///
 /// Each file is renamed into place when it is complete, so any number of ranks and threads may
-/// write the same ones. A failure costs a line on stderr, and nothing else.
+/// write the same ones. A failure prints a line on stderr, and nothing else.
 class Dump {
  public:
   /// With an empty path it writes nothing.
   explicit Dump(std::filesystem::path directory = default_dump_directory());
 
-  /// Makes the folder and writes the files of a program whose machine code is `cubin`, over older
-  /// ones. The first failure of this Dump is reported on stderr. Blocks for tenths of a
+  /// Makes the folder and writes the files of a program whose machine code is `cubin`, replacing
+  /// older ones. The first failure of this Dump is reported on stderr. Blocks for tenths of a
   /// second, and for up to two minutes if the disassemblers hang.
   void write(const Program& program, const ProgramKey& key, const Cubin& cubin) noexcept;
 

@@ -11,7 +11,8 @@
 namespace kvmesh::jit {
 namespace {
 
-/// flock cannot wait with a deadline. Compiling takes a thousand times as long as this.
+/// flock cannot wait with a deadline, so it is polled. Compiling takes a thousand times this
+/// interval.
 constexpr std::chrono::milliseconds kPause{2};
 
 bool is_locked(int file, std::chrono::steady_clock::time_point until) {

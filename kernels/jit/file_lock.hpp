@@ -1,4 +1,4 @@
-// A lock among processes, for work that one of them should do for all.
+// A lock among processes, for work that one of them does for all.
 #pragma once
 
 #include <chrono>
@@ -8,14 +8,14 @@
 namespace kvmesh::jit {
 
 /// Holds an advisory lock (flock) on a file, which it makes, and removes at the end. The system
-/// ends the lock of a process that dies; the file that stays then is in nobody's way.
+/// releases the lock of a process that dies; the file that remains then does no harm.
 ///
-/// It saves work and guards nothing: as the file is removed while others wait for it, two may hold
-/// "the" lock at once, one on the old file and one on a new one.
+/// The lock saves work and protects no data: as the file is removed while others wait for it, two
+/// processes may hold "the" lock at once, one on the old file and one on a new one.
 class FileLock {
  public:
-  /// Waits for it no longer than `deadline`. Nothing if it does not come, or where files cannot be
-  /// locked.
+  /// Waits for the lock until `deadline`. Returns nothing if the deadline passes, or where files
+  /// cannot be locked.
   static std::optional<FileLock> acquire(const std::filesystem::path& path,
                                          std::chrono::milliseconds deadline);
   ~FileLock();

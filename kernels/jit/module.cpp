@@ -15,7 +15,7 @@ Module::Module(std::span<const std::byte> cubin) {
   library_.reset(library);
 }
 
-// A failure to unload cannot be answered: the process may already have left CUDA.
+// A failure to unload is ignored: the process may already have left CUDA.
 void Module::Unload::operator()(cudaLibrary_t library) const {
   static_cast<void>(cudaLibraryUnload(library));
 }
@@ -39,7 +39,7 @@ int Kernel::blocks_per_multiprocessor(int block_threads, std::size_t shared_byte
   int blocks = 0;
   check(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, handle_, block_threads, shared_bytes),
-      fmt::format("asking for the occupancy of {}", name_));
+      fmt::format("querying the occupancy of {}", name_));
   return blocks;
 }
 
@@ -57,7 +57,7 @@ void Kernel::launch_bytes(const Launch& how, const void* params) const {
   config.numAttrs = how.overlaps_previous ? 1 : 0;
 
   std::array<void*, 1> arguments{const_cast<void*>(params)};  // read only: the API says void**
-  // On the path of every step: its name is put together only where something failed.
+  // On the path of every step: the message is composed only after a failure.
   const cudaError_t status = cudaLaunchKernelExC(&config, handle_, arguments.data());
   if (status != cudaSuccess) check(status, "launching " + name_);
 }
@@ -66,10 +66,10 @@ std::string architecture_of(int device) {
   int major = 0;
   int minor = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "asking for the compute capability");
+        "querying the compute capability");
   check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-        "asking for the compute capability");
-  // wgmma, setmaxnreg: what only this very chip has, and our kernels for it use.
+        "querying the compute capability");
+  // wgmma and setmaxnreg exist on this very chip alone, and kernels for it use them.
   const char* suffix = major == 9 ? "a" : "";
   return fmt::format("sm_{}{}{}", major, minor, suffix);
 }

@@ -1,4 +1,4 @@
-// Machine code on the device: loading it, and launching its kernels.
+// Loads machine code on the device and launches its kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,18 +11,18 @@
 
 namespace kvmesh::jit {
 
-/// Where and how large a launch is.
+/// The stream, the size and the options of a launch.
 struct Launch {
-  cudaStream_t stream = nullptr;  ///< the kernel runs after what is already on it
+  cudaStream_t stream = nullptr;  ///< the kernel runs after the work on it
   dim3 grid{1, 1, 1};
   dim3 block{1, 1, 1};
   std::size_t shared_bytes = 0;  ///< dynamic; past 48 KB: allow_shared_bytes first
-  /// The kernel may start while the one before it on the stream still runs, and itself waits
-  /// (griddepcontrol.wait) before it reads what that one writes.
+  /// The kernel may start while the one before it on the stream still runs. It waits
+  /// (griddepcontrol.wait) before it reads that kernel's output.
   bool overlaps_previous = false;
 };
 
-/// A kernel of a module, valid while that module is. Cheap to copy. Works on every device.
+/// A kernel of a module, valid while the module is. Cheap to copy. Works on every device.
 class Kernel {
  public:
   Kernel() = default;
@@ -30,11 +30,11 @@ class Kernel {
 
   const std::string& name() const { return name_; }
 
-  /// Lets launches on `device` take up to so much dynamic shared memory. @throws CudaError if the
+  /// Lets launches on `device` take up to this much dynamic shared memory. @throws CudaError if the
   /// device has less.
   void allow_shared_bytes(std::size_t bytes, int device) const;
 
-  /// How many blocks fit on one multiprocessor of the current device at once.
+  /// Returns the number of blocks that fit on one multiprocessor of the current device at once.
   int blocks_per_multiprocessor(int block_threads, std::size_t shared_bytes) const;
 
   /// Starts the kernel, whose one parameter is a struct of this type, on the current device.
@@ -52,14 +52,14 @@ class Kernel {
   std::string name_;
 };
 
-/// Loaded machine code. Not bound to a device: the runtime takes it to each one where a kernel of
-/// it is launched first.
+/// Loaded machine code. Not bound to a device: the runtime loads it on each device where one of its
+/// kernels is launched first.
 class Module {
  public:
   /// @throws CudaError, also where there is no device.
   explicit Module(std::span<const std::byte> cubin);
 
-  /// A kernel declared extern "C". @throws CudaError that names it if there is none.
+  /// Returns a kernel declared extern "C". @throws CudaError that names it if there is none.
   Kernel kernel(const std::string& name) const;
 
  private:
@@ -69,8 +69,8 @@ class Module {
   std::unique_ptr<std::remove_pointer_t<cudaLibrary_t>, Unload> library_;
 };
 
-/// The architecture to compile for, so that all that the device can do is allowed: "sm_90a" for
-/// compute capability 9.0, "sm_80" for 8.0. @throws CudaError
+/// Returns the architecture that allows all features of the device: "sm_90a" for compute capability
+/// 9.0, "sm_80" for 8.0. @throws CudaError
 std::string architecture_of(int device);
 
 }  // namespace kvmesh::jit

@@ -28,7 +28,7 @@ using uintptr_t = unsigned long long;
 }
 )"}};
 
-/// A hash of texts that keeps their borders: {"ab", "c"} and {"a", "bc"} differ.
+/// A hash of texts that depends on their borders: {"ab", "c"} and {"a", "bc"} differ.
 class TextHash {
  public:
   TextHash() : state_(XXH3_createState()) {

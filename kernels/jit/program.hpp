@@ -1,4 +1,4 @@
-// What is compiled: a kernel's sources, its constants, its mods, the chip.
+// The input of a compilation: a kernel's sources, its constants, its mods, the chip.
 #pragma once
 
 #include <array>
@@ -14,33 +14,33 @@
 namespace kvmesh::jit {
 
 struct Program {
-  std::span<const SourceFile> files{};  ///< all that may be included, `source` among them
+  std::span<const SourceFile> files{};  ///< all files that may be included, with `source`
   std::string source{};                 ///< the name of the file that holds the kernels
   Constants constants{};
-  std::string mods{};                  ///< CUDA C++ that stands before `source`: emit_cuda's text
+  std::string mods{};                  ///< CUDA C++ before `source`: emit_cuda's text
   std::string architecture{};          ///< "sm_90a"
   std::vector<std::string> options{};  ///< more options for NVRTC
 };
 
-/// The text that the compiler is given: constants, mods, and the inclusion of the source.
-/// @throws InvalidArgument if no file has the name of the source.
+/// Returns the text for the compiler: constants, mods, and the inclusion of the source. @throws
+/// InvalidArgument if no file has the name of the source.
 std::string translation_unit(const Program& program);
 
 /// All options for NVRTC.
 std::vector<std::string> compiler_options(const Program& program);
 
 /// The files, and the few standard headers that kernels may include as well: <cstdint>, so that
-/// parameter structs are one text for host and device. (The real ones cost more to compile than the
-/// kernels do.)
+/// parameter structs are one text for host and device. (The real headers take longer to compile
+/// than the kernels.)
 std::vector<SourceFile> all_headers(const Program& program);
 
-/// Tells programs apart by everything that the result depends on.
+/// Identifies a program by everything that the result depends on.
 struct ProgramKey {
   std::array<std::uint64_t, 2> bits{};
   friend auto operator<=>(const ProgramKey&, const ProgramKey&) = default;
 };
-/// `compiler` is the compiler's version. Hashes every text: microseconds for 100 KB.
-/// @throws InvalidArgument as translation_unit does.
+/// `compiler` is the compiler's version. Hashes every text: microseconds for 100 KB. @throws
+/// InvalidArgument as translation_unit does.
 ProgramKey key_of(const Program& program, const std::string& compiler);
 /// 32 hexadecimal digits.
 std::string to_string(const ProgramKey& key);

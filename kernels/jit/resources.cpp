@@ -8,7 +8,7 @@
 namespace kvmesh::jit {
 namespace {
 
-/// The number right before `unit`, or 0: "Used 96 registers", "0 bytes spill stores".
+/// Returns the number right before `unit`, or 0: "Used 96 registers", "0 bytes spill stores".
 int number_before(std::string_view line, std::string_view unit) {
   const std::size_t end = line.find(unit);
   if (end == std::string_view::npos) return 0;
@@ -19,7 +19,7 @@ int number_before(std::string_view line, std::string_view unit) {
   return value;
 }
 
-/// What stands between the first two quotes after `words`, or nothing.
+/// Returns the text between the first two quotes after `words`, or nothing.
 std::string_view quoted_after(std::string_view line, std::string_view words) {
   const std::size_t at = line.find(words);
   if (at == std::string_view::npos) return {};
@@ -28,7 +28,7 @@ std::string_view quoted_after(std::string_view line, std::string_view words) {
   return line.substr(begin + 1, line.find('\'', begin + 1) - begin - 1);
 }
 
-/// A line of the log after the one that named the kernel.
+/// Reads a line of the log after the one that named the kernel.
 void read_line(std::string_view line, KernelResources& kernel) {
   if (line.find("bytes stack frame") != std::string_view::npos) {
     kernel.stack_bytes = std::max(kernel.stack_bytes, number_before(line, " bytes stack frame"));

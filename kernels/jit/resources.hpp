@@ -1,4 +1,4 @@
-// What a compiled kernel takes of the chip.
+// The chip's resources that a compiled kernel takes.
 #pragma once
 
 #include <string>
@@ -9,14 +9,14 @@ namespace kvmesh::jit {
 
 struct KernelResources {
   std::string name{};
-  int registers = 0;  ///< a thread
-  /// Local memory of a thread: arrays that are indexed at run time, and what was spilled.
+  int registers = 0;  ///< per thread
+  /// Local memory per thread: arrays that are indexed at run time, and spilled registers.
   int stack_bytes = 0;
   int spill_store_bytes = 0;
   int spill_load_bytes = 0;
-  int shared_bytes = 0;  ///< static, a block
+  int shared_bytes = 0;  ///< static, per block
 
-  /// Nothing of it goes through local memory, as a hot kernel must not.
+  /// True if no variable is in local memory, as required of a hot kernel.
   bool stays_in_registers() const {
     return stack_bytes == 0 && spill_store_bytes == 0 && spill_load_bytes == 0;
   }
@@ -25,7 +25,8 @@ struct KernelResources {
 /// "attend: 96 registers, 0 bytes stack, ...", for messages.
 std::string to_string(const KernelResources& resources);
 
-/// Of every kernel that the compiler's log speaks of. With what the functions that it calls take.
+/// Returns the resources of every kernel in the compiler's log, including those of the functions
+/// that it calls.
 std::vector<KernelResources> read_resources(std::string_view log);
 
 }  // namespace kvmesh::jit

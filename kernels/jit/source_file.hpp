@@ -7,7 +7,7 @@ namespace kvmesh::jit {
 
 /// Views of text that outlives them: usually text that the build embedded (cmake's kvmesh_embed).
 struct SourceFile {
-  std::string_view name;  ///< by which others include it: the path from the root
+  std::string_view name;  ///< the path from the root, by which other files include it
   std::string_view text;
 };
 

@@ -28,7 +28,7 @@ ModDepends own_dependence(ModOp op) {
   }
 }
 
-/// Adds nodes bottom-up. Two are the same if operation, type, inputs and payload are.
+/// Adds nodes bottom-up. Two nodes are the same if operation, type, inputs and payload are.
 class Builder {
  public:
   std::int32_t add(const ExprNode& source) {
@@ -53,7 +53,7 @@ class Builder {
     return graph.nodes[static_cast<std::size_t>(index)];
   }
 
-  /// An operation on constants is a constant. Not a load: buffers change between steps.
+  /// Folds operations on constants. Loads are not folded: buffers change between steps.
   ModNode fold(const ModNode& node) const {
     if (arity(node.op) == 0 || node.op == ModOp::kLoad) return node;
     std::array<ModBits, 3> inputs{};
@@ -91,7 +91,8 @@ class Builder {
   std::map<Key, std::int32_t> by_value_;
 };
 
-/// Folding leaves operands behind that nothing uses. Keeps what the last node needs, in order.
+/// Removes operands that nothing uses after folding. Keeps the nodes that the last one needs, in
+/// order.
 ModGraph without_unused(const ModGraph& graph, std::int32_t root) {
   std::vector<bool> used(graph.nodes.size());
   used[static_cast<std::size_t>(root)] = true;
@@ -133,8 +134,8 @@ Expr to_expr(const ModGraph& graph, const ModNode& node, const std::vector<Expr>
 std::shared_ptr<const ModGraph> build_graph(const Expr& result) {
   Builder builder;
   const std::int32_t root = builder.add(*result.node());
-  // The root may be an earlier node (folded to a shared constant, or equal to a sub-expression):
-  // what comes after it is unused then, so it ends up last all the same.
+  // The root may be an earlier node (folded to a shared constant, or equal to a sub-expression).
+  // The nodes after it are unused then, so it ends up last all the same.
   return std::make_shared<const ModGraph>(without_unused(builder.graph, root));
 }
 

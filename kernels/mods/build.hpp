@@ -1,4 +1,4 @@
-// From the expressions that a lambda left to a graph.
+// Builds a graph from the expressions of a traced lambda.
 #pragma once
 
 #include <memory>
@@ -9,11 +9,12 @@
 
 namespace kvmesh {
 
-/// The graph that computes `result`: equal nodes are shared, constant ones folded, unused ones left
-/// out. @throws InvalidArgument if it is too large to have been meant.
+/// Returns the graph that computes `result`: equal nodes are shared, constant ones folded, unused
+/// ones removed. @throws InvalidArgument if the graph has more nodes than the limit.
 std::shared_ptr<const ModGraph> build_graph(const Expr& result);
 
-/// The graph's result as an expression over other inputs: `inputs` are score, b, h, q and kv.
+/// Returns the graph's result as an expression over other inputs: `inputs` are score, b, h, q and
+/// kv.
 Expr inline_graph(const ModGraph& graph, std::span<const Expr, 5> inputs);
 
 }  // namespace kvmesh

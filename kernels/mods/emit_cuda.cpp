@@ -61,7 +61,7 @@ std::string_view function_name(ModOp op) {
   }
 }
 
-/// A literal of exactly these bits; a float's value beside them, for whoever reads the text.
+/// A literal of exactly these bits; a float's value follows in a comment, for readers.
 std::string constant(const ModNode& node) {
   switch (node.type) {
     case ModType::kBool:
@@ -87,7 +87,7 @@ std::string call(const ModNode& node) {
                            node.inputs[1]);
 }
 
-/// The expression that computes a node from those before it.
+/// Returns the expression that computes a node from those before it.
 std::string expression(const ModGraph& graph, const ModNode& node, std::size_t first_buffer) {
   const auto& in = node.inputs;
   switch (node.op) {
@@ -117,7 +117,7 @@ std::string expression(const ModGraph& graph, const ModNode& node, std::size_t f
   }
 }
 
-/// One local variable a node, in the graph's order; the last is the result.
+/// Writes one local variable per node, in the graph's order; the last is the result.
 std::string body(const ModGraph& graph, std::size_t first_buffer) {
   std::string text;
   for (std::size_t i = 0; i < graph.nodes.size(); ++i) {

@@ -1,4 +1,4 @@
-// A mod's graph as CUDA C++, to be compiled into a kernel.
+// Prints a mod's graph as CUDA C++, to be compiled into a kernel.
 #pragma once
 
 #include <string>
@@ -9,25 +9,25 @@
 
 namespace kvmesh {
 
-/// Two mods, ready for a kernel. The text holds nothing of the buffers but their types: kernels for
-/// mods that differ only in what they captured in buffers are the same kernel.
+/// Two mods, ready for a kernel. The text contains the types of the buffers but not their contents:
+/// mods that differ only in the contents of captured buffers have the same kernel.
 struct CudaMods {
   /// Defines, in the namespace kvmesh:
   ///
   ///   constexpr bool kHasScoreMod, kHasMaskMod;  // false: the function is the identity, skip it
-  ///   constexpr int kModBuffers;                 // how many of them are in use
+  ///   constexpr int kModBuffers;                 // number of buffers in use
   ///   float kvmesh_score_mod(float score, int b, int h, int q, int kv, const ModBuffers&);
   ///   bool kvmesh_mask_mod(int b, int h, int q, int kv, const ModBuffers&);
   ///
   /// It includes kernels/mods/mod_ops.cuh, which must be among the program's files, as must
   /// kernels/mods/mod_buffers.hpp.
   std::string text;
-  /// What goes into ModBuffers, in this order, once it is on the device.
+  /// The buffers for ModBuffers, in this order, to be sent to the device.
   std::vector<ModBuffer> buffers;
 };
 
-/// Equal graphs give equal texts. @throws InvalidArgument if the mods have more than
-/// kMaxModBuffers.
+/// Equal graphs give equal texts. @throws InvalidArgument if the mods have more than kMaxModBuffers
+/// buffers.
 CudaMods emit_cuda(const ModGraph& score, const ModGraph& mask);
 
 }  // namespace kvmesh

@@ -1,4 +1,4 @@
-// What an Expr points to: one operation and its operands.
+// The node behind an Expr: one operation and its operands.
 #pragma once
 
 #include <array>
@@ -14,13 +14,13 @@ struct ExprNode {
   ModOp op;
   ModType type;
   std::array<std::shared_ptr<const ExprNode>, 3> inputs{};
-  std::uint32_t bits = 0;  ///< of a constant
-  ModBuffer buffer{};      ///< of a load
-  int depth = 1;           ///< of the longest chain of operations that ends here
+  std::uint32_t bits = 0;  ///< bits of a constant
+  ModBuffer buffer{};      ///< buffer of a load
+  int depth = 1;           ///< longest chain of operations that ends here
 };
 
 /// Sets the depth and wraps the node. @throws InvalidArgument past a depth that only an unrolled
-/// loop reaches: walking (and destroying) an expression recurses, so depth must have a bound.
+/// loop reaches: traversing (and destroying) an expression recurses, so its depth has a bound.
 Expr make_expr(ExprNode node);
 
 }  // namespace kvmesh

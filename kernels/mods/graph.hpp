@@ -1,4 +1,4 @@
-// The expression graph of a mod: what tracing leaves and every backend runs.
+// The expression graph of a mod, the result of tracing. Every backend runs it.
 #pragma once
 
 #include <array>
@@ -13,13 +13,13 @@
 
 namespace kvmesh {
 
-/// Every backend unrolls the graph; one this long comes from a loop that should have been a buffer.
+/// Every backend unrolls the graph; one this long comes from a loop that should be a buffer.
 inline constexpr std::size_t kMaxNodes = 1024;
 
 /// Operations. The two operands of a binary one have the same type: conversions are nodes.
 enum class ModOp : std::uint8_t {
   kScore,  ///< float32
-  kBatch,  ///< int32, as the three that follow
+  kBatch,  ///< int32, as are the next three
   kHead,
   kQuery,
   kKey,
@@ -41,7 +41,7 @@ enum class ModOp : std::uint8_t {
   kModulo,  ///< int32 only; x % 0 = 0
   kMin,     ///< b < a ? b : a
   kMax,     ///< a < b ? b : a
-  kLess,    ///< bool, as all that follow but kWhere
+  kLess,    ///< bool, as are all below except kWhere
   kLessEqual,
   kEqual,
   kNotEqual,
@@ -51,10 +51,10 @@ enum class ModOp : std::uint8_t {
 };
 
 std::string_view name(ModOp op);
-/// How many inputs a node of this operation has.
+/// Returns the number of inputs of this operation's nodes.
 int arity(ModOp op);
 
-/// What a value depends on: bits to be combined.
+/// The inputs that a value depends on, as bits.
 using ModDepends = std::uint8_t;
 inline constexpr ModDepends kDependsScore = 1;
 inline constexpr ModDepends kDependsBatch = 2;
@@ -67,26 +67,27 @@ struct ModNode {
   ModType type = ModType::kFloat32;
   ModDepends depends = 0;
   std::array<std::int32_t, 3> inputs{-1, -1, -1};  ///< earlier nodes
-  std::uint32_t payload = 0;  ///< constant: its bits (a bool is 0 or 1); load: which buffer
+  std::uint32_t payload = 0;  ///< constant: its bits (a bool is 0 or 1); load: index of the buffer
 };
 
-/// Nodes in topological order, each distinct value once, none unused; the last is the result.
-/// Immutable. Nothing here knows about a backend.
+/// Nodes in topological order: each distinct value once, none unused; the last is the result.
+/// Immutable and independent of backends.
 class ModGraph {
  public:
   std::vector<ModNode> nodes;
   std::vector<ModBuffer> buffers;
 
   const ModNode& root() const { return nodes.back(); }
-  /// Does the result depend on any of these?
+  /// True if the result depends on any of these.
   bool depends_on(ModDepends what) const { return (root().depends & what) != 0; }
-  /// The type of a node's first operand: it tells an integer comparison from a float one.
+  /// Returns the type of a node's first operand, which tells an integer comparison from a float
+  /// one.
   ModType operand_type(const ModNode& node) const {
     return node.inputs[0] < 0 ? node.type : nodes[static_cast<std::size_t>(node.inputs[0])].type;
   }
 };
 
-/// One line a node: "%3 = multiply %1 %2 : float32".
+/// One line per node: "%3 = multiply %1 %2 : float32".
 std::string to_string(const ModGraph& graph);
 
 }  // namespace kvmesh

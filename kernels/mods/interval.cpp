@@ -14,8 +14,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kIntMin = std::numeric_limits<std::int32_t>::min();
 constexpr double kIntMax = std::numeric_limits<std::int32_t>::max();
-/// A buffer's slice is searched for its bounds only up to this length: a pass of about 100 ns, far
-/// less than evaluating a tile that wide.
+/// A buffer's slice is searched for its bounds only up to this length: a pass takes about 100 ns,
+/// far less than evaluating a tile of this width.
 constexpr std::int64_t kMaxSlice = 1024;
 
 /// All values that a node can take lie in [low, high]. A bool is 0 or 1. float64 holds int32 and
@@ -40,12 +40,14 @@ Interval anything(ModType type) {
   return type == ModType::kInt32 ? kAnyInt : kAnyBool;
 }
 
-/// Of an int32 operation: once a bound leaves int32 the value may have wrapped to anything.
+/// The interval of an int32 operation. If a bound leaves int32 the value may have wrapped to any
+/// number.
 Interval wrapped(double low, double high) {
   return low < kIntMin || high > kIntMax ? kAnyInt : Interval{low, high};
 }
 
-/// Of a float32 operation: rounding is monotonic, so rounded bounds bound the rounded values.
+/// The interval of a float32 operation. Rounding is monotonic, so rounded bounds bound the rounded
+/// values.
 Interval rounded(double low, double high) {
   if (std::isnan(low) || std::isnan(high)) return kAnyFloat;
   return {static_cast<float>(low), static_cast<float>(high)};
@@ -55,7 +57,7 @@ Interval finish(ModType type, double low, double high) {
   return type == ModType::kInt32 ? wrapped(low, high) : rounded(low, high);
 }
 
-/// Bounds of an operation that is monotonic in each operand: its values at the corners.
+/// The bounds of an operation that is monotonic in each operand: its values at the corners.
 template <class Op>
 Interval corners(ModType type, Interval a, Interval b, Op op) {
   const std::array values{op(a.low, b.low), op(a.low, b.high), op(a.high, b.low),
@@ -217,7 +219,7 @@ struct Ranges {
   PositionRange q, kv;
 };
 
-/// With a NaN about, a comparison is false (or, for !=, true) whatever the bounds say.
+/// If a side may be NaN, a comparison may be false (or, for !=, true) whatever the bounds are.
 Interval apply(const ModGraph& graph, const ModNode& node, std::span<const Interval> values) {
   const Interval a = values[static_cast<std::size_t>(node.inputs[0])];
   const ModType operand = graph.operand_type(node);

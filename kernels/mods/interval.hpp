@@ -1,4 +1,4 @@
-// What a mask says about a whole tile, from the ranges of its inputs alone.
+// Classifies a whole tile under a mask from the ranges of its inputs alone.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,10 @@ struct PositionRange {
   friend bool operator==(PositionRange, PositionRange) = default;
 };
 
-/// Interval arithmetic over a mask's graph. kEmpty or kFull if the ranges prove it; otherwise
-/// nothing: the tile may be anything. Tens of nanoseconds for the usual masks; a captured buffer
-/// costs one pass over the slice that the tile can reach, if that is short, else proves nothing.
+/// Interval arithmetic over a mask's graph. Returns kEmpty or kFull if the ranges prove it;
+/// otherwise nothing, and the tile may be of any class. Takes tens of nanoseconds for the usual
+/// masks. A captured buffer costs one pass over the slice that the tile can reach, if that is
+/// short; a longer slice proves nothing.
 std::optional<TileClass> classify_by_interval(const ModGraph& mask, std::int32_t b, std::int32_t h,
                                               PositionRange q, PositionRange kv);
 

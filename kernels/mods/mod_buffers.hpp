@@ -1,5 +1,5 @@
-// The numbers that mods captured, as a kernel is given them. Compiled by the host's compiler and by
-// NVRTC, so it includes nothing.
+// The captured buffers of mods in the form of a kernel parameter. Compiled by the host's compiler
+// and by NVRTC, so it includes nothing.
 #pragma once
 
 namespace kvmesh {

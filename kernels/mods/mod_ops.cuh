@@ -1,15 +1,15 @@
-// What the operations of a mod's graph mean in a kernel: the definition of kernels/mods/scalar.cpp,
-// bit for bit but for exp, log and tanh, which CUDA rounds its own way (2 units in the last place).
+// The operations of a mod's graph in a kernel: the definition of kernels/mods/scalar.cpp, bit for
+// bit except exp, log and tanh, which CUDA rounds in its own way (2 units in the last place).
 //
-// Sums and products are the functions that round after each one: the compiler may not fuse a
-// product into a sum, which would make a score, and perhaps what is masked, differ from the CPU's.
+// Sums and products use functions that round after each one: the compiler may not fuse a product
+// into a sum, which would make a score, and perhaps the mask, differ from the CPU's.
 #pragma once
 
 #include "kernels/mods/mod_buffers.hpp"
 
 namespace kvmesh::mod_ops {
 
-// ---- Integers: sums and products wrap, so they are taken unsigned ----
+// ---- Integers: sums and products wrap, so they are computed unsigned ----
 
 __device__ __forceinline__ int add(int a, int b) { return int(unsigned(a) + unsigned(b)); }
 __device__ __forceinline__ int subtract(int a, int b) { return int(unsigned(a) - unsigned(b)); }
@@ -18,7 +18,7 @@ __device__ __forceinline__ int negate(int a) { return int(0u - unsigned(a)); }
 __device__ __forceinline__ int abs(int a) { return a < 0 ? negate(a) : a; }
 __device__ __forceinline__ int min(int a, int b) { return b < a ? b : a; }
 __device__ __forceinline__ int max(int a, int b) { return a < b ? b : a; }
-// The lowest int has no positive twin: a divisor of -1 is not left to the hardware.
+// The lowest int has no positive twin, so the hardware does not divide by -1.
 __device__ __forceinline__ int divide(int a, int b) {
   return b == -1 ? negate(a) : b == 0 ? 0 : a / b;
 }
@@ -32,8 +32,8 @@ __device__ __forceinline__ float multiply(float a, float b) { return __fmul_rn(a
 __device__ __forceinline__ float divide(float a, float b) { return __fdiv_rn(a, b); }
 __device__ __forceinline__ float negate(float a) { return -a; }
 __device__ __forceinline__ float abs(float a) { return fabsf(a); }
-// Which of the two it is when one is NaN, or when they are zeros of both signs, is defined: not
-// fminf.
+// The result is defined if one operand is NaN, or if both are zeros of different signs; fminf's is
+// not.
 __device__ __forceinline__ float min(float a, float b) { return b < a ? b : a; }
 __device__ __forceinline__ float max(float a, float b) { return a < b ? b : a; }
 __device__ __forceinline__ float square_root(float a) { return __fsqrt_rn(a); }
@@ -45,7 +45,7 @@ __device__ __forceinline__ float hyperbolic_tangent(float a) { return tanhf(a); 
 
 __device__ __forceinline__ float to_float(int a) { return __int2float_rn(a); }
 __device__ __forceinline__ float to_float(bool a) { return a ? 1.0f : 0.0f; }
-// The instruction saturates, and makes 0 of NaN.
+// The instruction saturates, and turns NaN into 0.
 __device__ __forceinline__ int to_int(float a) { return __float2int_rz(a); }
 __device__ __forceinline__ int to_int(bool a) { return a ? 1 : 0; }
 

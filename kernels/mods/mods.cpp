@@ -16,11 +16,11 @@ Expr input(ModOp op, ModType type = ModType::kInt32) {
 }
 
 void require_inputs(ModType score, const std::array<Expr, 4>& positions) {
-  require(score == ModType::kFloat32, "a score mod is given a {} as the score: it needs float32",
+  require(score == ModType::kFloat32, "a score mod gets {} as the score: it needs float32",
           name(score));
   for (const Expr& position : positions) {
-    require(position.type() == ModType::kInt32,
-            "a mod is given a {} as b, h, q or kv: it needs int32", name(position.type()));
+    require(position.type() == ModType::kInt32, "a mod gets {} as b, h, q or kv: it needs int32",
+            name(position.type()));
   }
 }
 
@@ -32,12 +32,12 @@ ModInputs symbolic_inputs() {
 }
 
 std::shared_ptr<const ModGraph> make_score_graph(const Expr& result) {
-  require(result.type() != ModType::kBool, "a score mod gives bool: it needs float32");
+  require(result.type() != ModType::kBool, "a score mod returns bool: it must return float32");
   return build_graph(to_float(result));
 }
 
 std::shared_ptr<const ModGraph> make_mask_graph(const Expr& result) {
-  require(result.type() == ModType::kBool, "a mask mod gives {}: it needs bool",
+  require(result.type() == ModType::kBool, "a mask mod returns {}: it must return bool",
           name(result.type()));
   return build_graph(result);
 }

@@ -1,5 +1,5 @@
-// Reads the text that to_string prints, one line after another, through the operators of Expr: they
-// check the types.
+// Reads the text that to_string prints, line by line, through the operators of Expr, which check
+// the types.
 #include <fmt/format.h>
 
 #include <charconv>

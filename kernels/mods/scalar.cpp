@@ -57,7 +57,7 @@ ModBits apply_float(ModOp op, float a, float b) {
   }
 }
 
-/// Sums and products wrap, so they are taken on the unsigned bits.
+/// Sums and products wrap, so they are computed on the unsigned bits.
 ModBits apply_int(ModOp op, ModBits a_bits, ModBits b_bits) {
   const std::int32_t a = as_int(a_bits);
   const std::int32_t b = as_int(b_bits);

@@ -1,4 +1,4 @@
-// The meaning of every operation on single values: the definition that the backends follow.
+// The definition of every operation on single values, which the backends follow.
 #pragma once
 
 #include <array>
@@ -17,20 +17,20 @@ struct ModPoint {
   std::int32_t kv = 0;
 };
 
-/// The bits of a value of any type: a float's or an int's own, 0 or 1 for a bool.
+/// The bits of a value of any type: those of a float or an int, 0 or 1 for a bool.
 using ModBits = std::uint32_t;
 
-/// One operation that has operands and is no load. `operand` is the type of input 0.
+/// Evaluates one operation that has operands and is not a load. `operand` is the type of input 0.
 ModBits apply_scalar(ModOp op, ModType operand, const std::array<ModBits, 3>& inputs);
 
-/// Element `index`, clamped.
+/// Returns element `index`, clamped.
 ModBits load_scalar(const ModBuffer& buffer, std::int32_t index);
 
-/// The node's value, where `values` holds those of its inputs, by node.
+/// Returns the node's value. REQUIRES: `values` holds those of its inputs, by node.
 ModBits evaluate_node(const ModGraph& graph, const ModNode& node, const ModPoint& point,
                       const ModBits* values);
 
-/// The graph's result. Allocates for graphs of more than 64 nodes.
+/// Returns the graph's result. Allocates for graphs of more than 64 nodes.
 ModBits evaluate_scalar(const ModGraph& graph, const ModPoint& point);
 
 }  // namespace kvmesh

@@ -6,7 +6,7 @@
 namespace kvmesh::bench {
 namespace {
 
-/// A page that lies here, and the positions that it has of its sequence.
+/// A page of this rank, and the positions of its sequence that it holds.
 struct LocalPage {
   std::size_t sequence = 0;  ///< place in the batch
   std::int32_t index = 0;
@@ -36,7 +36,7 @@ std::int64_t my_heads(Workload& workload, int heads) {
   return heads / workload.mesh().head_parallel();
 }
 
-// Keys and values of one token, this rank's heads.
+// Elements of keys and values of one token, for this rank's heads.
 double token_bytes(Workload& workload) {
   const Shape& model = workload.shape().model;
   return static_cast<double>(my_heads(workload, model.kv_heads) * model.page_row_bytes());
@@ -45,7 +45,7 @@ double token_bytes(Workload& workload) {
 // 0 + 1 + ... + (n - 1)
 std::int64_t triangle(std::int64_t n) { return n * (n - 1) / 2; }
 
-// Sum over the keys [begin, end) of how many of the newest `queries` queries see each.
+// Number of visible pairs of the keys [begin, end) and the newest `queries` queries.
 std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t length,
                            std::int64_t queries) {
   const std::int64_t border = std::clamp(length - queries, begin, end);  // all see what is before

@@ -7,7 +7,7 @@
 
 namespace kvmesh::bench {
 
-/// K and V of the visible keys, Q, and what is written, each once.
+/// K and V of the visible keys, Q, and the output, each once.
 double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial);
 
 /// The pages of this rank that attention reads, in every layer.
@@ -16,12 +16,12 @@ PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<T
 /// Operations of both products for every visible (query, key) pair, two per multiply-add.
 double attend_operations(Workload& workload, std::int64_t queries);
 
-/// The newest `tokens` keys and values of each sequence, as far as they are this rank's. The append
-/// reads and writes as much.
+/// Bytes of the newest `tokens` keys and values of each sequence on this rank. The append reads and
+/// writes this many.
 double appended_bytes(Workload& workload, std::int64_t tokens);
 
 /// Bytes that this rank sends to, and receives from, each kv rank in a combine by all-to-all: the
-/// float32 (O, LSE) rows that it takes part in, to their owners.
+/// float32 (O, LSE) rows in which it takes part, to their owners.
 struct Traffic {
   std::vector<std::int64_t> sent;
   std::vector<std::int64_t> received;

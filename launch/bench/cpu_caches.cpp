@@ -8,7 +8,7 @@
 namespace kvmesh::bench {
 namespace {
 
-// "32768K" -> 33554432; 0 for what is no size.
+// "32768K" -> 33554432; 0 for a text that is not a size.
 std::int64_t size_in(const std::filesystem::path& file) {
   std::ifstream stream(file);
   std::int64_t size = 0;

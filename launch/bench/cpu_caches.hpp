@@ -6,9 +6,9 @@
 
 namespace kvmesh::bench {
 
-/// The last-level cache that one core reaches, as the kernel says in `folder`. Where it does not,
-/// what the C library says, which on some machines counts the caches of all sockets and groups of
-/// cores together; 32 MiB where that says nothing either.
+/// Returns the size of the last-level cache that one core reaches, from the kernel's files in
+/// `folder`. Without those, the C library's number, which on some machines adds up the caches of
+/// all sockets and groups of cores; without that, 32 MiB.
 std::int64_t last_level_cache_bytes(
     const std::filesystem::path& folder = "/sys/devices/system/cpu/cpu0/cache");
 

@@ -74,8 +74,8 @@ class CpuMachine : public Machine {
     });
   }
 
-  // A quarter of the memory a call: when a quarter's turn comes again the other three have gone
-  // through the caches.
+  // Reads a quarter of the memory per call: when a quarter's turn comes again, the other three have
+  // passed through the caches.
   Ceiling read() override {
     constexpr std::int64_t kQuarters = 4;
     if (plain_.size_bytes() == 0) {
@@ -137,8 +137,8 @@ class CpuMachine : public Machine {
            std::to_string(mesh_.threads().threads()) + " threads a rank";
   }
 
-  // [0, bytes) cut evenly over the threads, at multiples of 64; by this one alone what takes less
-  // than to wake the others.
+  // Divides [0, bytes) evenly over the threads, at multiples of 64. Small ranges run on this thread
+  // alone: waking the others takes longer.
   void in_parts(std::int64_t bytes,
                 const std::function<void(std::int64_t, std::int64_t)>& part) const {
     constexpr std::int64_t kSmallBytes = 256 << 10;
@@ -162,7 +162,7 @@ class CpuMachine : public Machine {
     });
   }
 
-  // Results go somewhere, so the compiler cannot leave out what made them.
+  // Stores results, so that the compiler cannot remove their computation.
   void keep(unsigned value) { sink_.fetch_xor(value, std::memory_order_relaxed); }
 
   Mesh& mesh_;

@@ -21,10 +21,10 @@ constexpr Floats kFloats{};
 constexpr std::int64_t kSums = 12;
 
 float Multiply(std::int64_t steps) {
-  // Factors that keep the sums finite, and that the compiler cannot know.
+  // Factors that keep the sums finite and are unknown to the compiler.
   volatile float below_one = 0.999f, small = 1e-3f;
   const auto a = hn::Set(kFloats, below_one), b = hn::Set(kFloats, small);
-  // Sums that begin alike would be one to the compiler.
+  // The sums begin unequal, or the compiler would compute only one.
   const auto start = [&](int i) { return hn::Set(kFloats, small * static_cast<float>(i)); };
   auto s0 = start(0), s1 = start(1), s2 = start(2), s3 = start(3), s4 = start(4), s5 = start(5);
   auto s6 = start(6), s7 = start(7), s8 = start(8), s9 = start(9), s10 = start(10), s11 = start(11);

@@ -44,7 +44,7 @@ class CudaEvent {
  public:
   CudaEvent() : event_(make()) {}
   void record(cudaStream_t stream) const { check(cudaEventRecord(event_.get(), stream)); }
-  /// Both have passed.
+  /// REQUIRES: both events have passed.
   double seconds_since(const CudaEvent& earlier) const {
     float ms = 0;
     check(cudaEventElapsedTime(&ms, earlier.event_.get(), event_.get()));
@@ -60,7 +60,7 @@ class CudaEvent {
   CudaHandle<cudaEvent_t, cudaEventDestroy> event_;
 };
 
-/// What `enqueue` gives to the stream, as a graph; none of it runs yet.
+/// Captures the work that `enqueue` gives to the stream as a graph; none of it runs yet.
 inline CudaGraph capture(cudaStream_t stream, const std::function<void()>& enqueue) {
   cudaGraph_t graph = nullptr;
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));

@@ -38,7 +38,7 @@ double value_of(const std::byte* at, Dtype dtype) {
   return static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16));
 }
 
-// `count` elements from element `first` on, which lie one after another.
+// Reads `count` consecutive elements from element `first` on.
 Doubles to_host(const ConstTensorView& view, std::int64_t first, std::int64_t count) {
   const std::size_t element = size_bytes(view.dtype);
   std::vector<std::byte> bytes(static_cast<std::size_t>(count) * element);
@@ -52,7 +52,7 @@ Doubles to_host(const ConstTensorView& view, std::int64_t first, std::int64_t co
   return values;
 }
 
-// Rows from element `first` on: those of latent pages are longer than their values.
+// Reads rows from element `first` on. Rows of latent pages are longer than their values.
 Doubles rows_of(const ConstTensorView& pool, std::int64_t first, std::int64_t tokens) {
   const std::int64_t dim = pool.size(3), pitch = pool.stride(2);
   const Doubles values = to_host(pool, first, (tokens - 1) * pitch + dim);

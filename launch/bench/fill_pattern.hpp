@@ -28,7 +28,7 @@ constexpr FillPattern fill_pattern(Dtype dtype) {
   return {0x3F00'0000, 0x807F'FFFF};
 }
 
-/// Of the scales of float8 rows: float32 numbers in [0.5, 1).
+/// Pattern of the scales of float8 rows: float32 numbers in [0.5, 1).
 inline constexpr FillPattern kScalePattern{0x3F00'0000, 0x007F'FFFF};
 
 }  // namespace kvmesh::bench

@@ -23,11 +23,11 @@ GatherList gather_list(const std::vector<PageReads::Sequence>& sequences, std::i
 
 std::int64_t gather_part_tokens(const std::vector<PageReads::Sequence>& sequences,
                                 std::int64_t heads, std::int64_t blocks) {
-  constexpr std::int64_t kMost = 512, kLeast = 64, kPiecesOfABlock = 4;
+  constexpr std::int64_t kMost = 512, kLeast = 64, kPiecesPerBlock = 4;
   std::int64_t tokens = 0;
   for (const PageReads::Sequence& sequence : sequences) tokens += sequence.tokens;
   std::int64_t part = kMost;
-  while (part > kLeast && tokens / part * heads < kPiecesOfABlock * blocks) part /= 2;
+  while (part > kLeast && tokens / part * heads < kPiecesPerBlock * blocks) part /= 2;
   return part;
 }
 

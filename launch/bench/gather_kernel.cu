@@ -4,16 +4,16 @@ namespace kvmesh::bench {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLoads = 8;  // on their way a thread: 32 KB a block
-// 96 KB on its way a multiprocessor: at 700 ns that is 18 TB/s of 132 of them, four times the
-// memory.
+constexpr int kLoads = 8;  // in flight per thread: 32 KB per block
+// 96 KB in flight per multiprocessor: at 700 ns that is 18 TB/s for 132 of them, four times the
+// rate of the memory.
 constexpr int kBlocksPerMultiprocessor = 3;
 
 __device__ unsigned folded(const uint4& unit) { return unit.x ^ unit.y ^ unit.z ^ unit.w; }
 
-/// The keys, or the values, of one head. Threads take units in turn; each keeps the place of its
-/// next one by steps, since a division for every 16 bytes would cost more than the read. Places
-/// past the end look up the last page, so that no branch stands between one look-up and the next.
+/// Reads the keys, or the values, of one head. Threads take units in turn. Each advances to its
+/// next unit by steps, since a division per 16 bytes would cost more than the read. Units past the
+/// end look up the last page, so that no branch separates one look-up from the next.
 __device__ unsigned read_plane(const GatherPlane& plane, const std::int32_t* pages, int tokens,
                                int heads, int head) {
   const int units = tokens * plane.token_units, page_units = plane.page_units;
@@ -65,9 +65,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   if (threadIdx.x == 0) block_sum = 0;
   unsigned sum = read_and_write_rows(params);
   const auto pieces = static_cast<unsigned>(params.part_count * params.heads);
-  unsigned piece = blockIdx.x;  // the first is everyone's own; the others are claimed
+  unsigned piece = blockIdx.x;  // the first is fixed; the others are claimed
   while (piece < pieces) {
-    unsigned next = 0;  // claimed early, so that the answer is there when it is needed
+    unsigned next = 0;  // claimed early, so that it has arrived when it is needed
     if (threadIdx.x == 0) next = gridDim.x + atomicAdd(&params.counters[0], 1u);
     const GatherPart part = params.parts[piece / params.heads];
     const auto head = static_cast<int>(piece % params.heads);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       if (plane.pool == nullptr) continue;
       sum ^= read_plane(plane, params.pages + part.first, part.tokens, params.heads, head);
     }
-    __syncthreads();  // all have read the number of this piece
+    __syncthreads();  // all threads have read the number of this piece
     if (threadIdx.x == 0) claimed = next;
     __syncthreads();
     piece = claimed;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   if (threadIdx.x != 0) return;
   atomicXor(params.sum, block_sum);
   __threadfence();
-  // The last to end leaves the counters as the next launch wants them.
+  // The last block resets the counters for the next launch.
   if (atomicAdd(&params.counters[1], 1u) + 1 == gridDim.x) {
     params.counters[0] = 0;
     params.counters[1] = 0;

@@ -1,4 +1,4 @@
-// A read of paged keys and values by a kernel that does nothing else.
+// A kernel that reads paged keys and values and does nothing else.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,7 +9,7 @@
 
 namespace kvmesh::bench {
 
-/// In units of 16 bytes.
+/// Sizes are in units of 16 bytes.
 struct GatherPlane {
   const uint4* pool = nullptr;  ///< [pages, heads, page_units]
   std::int32_t page_units = 0;  ///< of one head
@@ -22,7 +22,7 @@ struct GatherRows {
 };
 
 struct GatherParams {
-  GatherPlane planes[2]{};  ///< keys, values; of latent pages the second is left empty
+  GatherPlane planes[2]{};  ///< keys, values; the second is empty for latent pages
   const std::int32_t* pages = nullptr;
   const GatherPart* parts = nullptr;  ///< [part_count]
   std::int32_t part_count = 0;
@@ -31,10 +31,11 @@ struct GatherParams {
   std::int64_t q_units = 0;
   GatherRows out[2]{};           ///< overwritten
   unsigned* counters = nullptr;  ///< [2], zero before a launch and again after it
-  unsigned* sum = nullptr;       ///< changed by the exclusive or of all 32-bit words that are read
+  unsigned* sum = nullptr;       ///< combined with all 32-bit words read by exclusive or
 };
 
-/// Asynchronous on the stream; may be captured. No two launches with the same counters at a time.
+/// Asynchronous on the stream; may be captured. REQUIRES: no two launches with the same counters
+/// run at the same time.
 void launch_gather(const GatherParams& params, int blocks, cudaStream_t stream);
 
 }  // namespace kvmesh::bench

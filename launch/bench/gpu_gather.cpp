@@ -59,7 +59,7 @@ GpuGather::GpuGather(const PageReads& reads, Device device, int multiprocessors,
   pages_ = on_device(list.pages, device, stream);
   parts_ = on_device(list.parts, device, stream);
   counters_ = on_device(std::vector<unsigned>(kCounters), device, stream);
-  check(cudaStreamSynchronize(stream));  // the lists of the host end here
+  check(cudaStreamSynchronize(stream));  // the host's lists are freed here
   auto* counters = static_cast<unsigned*>(counters_.data());
   params_ = {.pages = static_cast<const std::int32_t*>(pages_.data()),
              .parts = static_cast<const GatherPart*>(parts_.data()),

@@ -16,13 +16,13 @@ bool can_gather(const KvPool& pool);
 
 class GpuGather {
  public:
-  /// Copies the lists to the device, through `stream`. REQUIRES can_gather of every pool.
+  /// Copies the lists to the device, through `stream`. REQUIRES: can_gather of every pool.
   GpuGather(const PageReads& reads, Device device, int multiprocessors, cudaStream_t stream);
 
   /// Call i reads layer i % layers. Asynchronous; may be captured.
   void enqueue(int call, int blocks, cudaStream_t stream) const;
 
-  /// The exclusive or of all 32-bit words that were read so far. Blocking.
+  /// Returns the exclusive or of all 32-bit words read so far. Blocking.
   unsigned sum(cudaStream_t stream) const;
 
  private:

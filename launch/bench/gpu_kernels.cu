@@ -5,7 +5,7 @@ namespace {
 
 constexpr int kStreamThreads = 256;
 constexpr int kLoads = 8;
-constexpr int kChunk = kStreamThreads * kLoads;  // what a block takes at a time, in 16 bytes
+constexpr int kChunk = kStreamThreads * kLoads;  // units of 16 bytes per step of a block
 
 constexpr int kMultiplyThreads = 256;
 constexpr int kBlocksPerMultiprocessor = 2;  // 16 warps: four for each quarter's tensor core

@@ -10,21 +10,21 @@
 
 namespace kvmesh::bench {
 
-/// `size_bytes` is a multiple of 2; `data` is aligned to 4.
+/// REQUIRES: `size_bytes` is a multiple of 2; `data` is aligned to 4.
 void launch_fill(void* data, std::size_t size_bytes, FillPattern pattern, unsigned seed,
                  cudaStream_t stream);
 
-/// How much of `size_bytes` launch_read reads: whole chunks of a block.
+/// Bytes of `size_bytes` that launch_read reads: whole chunks of a block.
 std::size_t bytes_of_read(std::size_t size_bytes);
-/// Streams through memory: 16-byte loads, 8 on their way a thread. Blocks take chunks in turn.
+/// Streams through memory: 16-byte loads, 8 in flight per thread. Blocks take chunks in turn.
 void launch_read(const void* data, std::size_t size_bytes, int blocks, unsigned* sink,
                  cudaStream_t stream);
-/// `size_bytes` is a multiple of 16, and both places are.
+/// REQUIRES: `size_bytes` and both addresses are multiples of 16.
 void launch_copy(void* to, const void* from, std::size_t size_bytes, cudaStream_t stream);
 
-/// Multiply-adds from registers, as many as take about a millisecond: on the tensor cores by
-/// mma.sync m16n8k16 with float32 sums for float16 and bfloat16, else plain float32 ones. Returns
-/// the operations, two a multiply-add.
+/// Computes multiply-adds from registers for about a millisecond: on the tensor cores by mma.sync
+/// m16n8k16 with float32 sums for float16 and bfloat16, else plain float32 ones. Returns the
+/// operations, two per multiply-add.
 double launch_multiply(Dtype dtype, int multiprocessors, unsigned* sink, cudaStream_t stream);
 
 }  // namespace kvmesh::bench

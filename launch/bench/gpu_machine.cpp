@@ -21,13 +21,13 @@ namespace {
 
 constexpr std::size_t kReadBytes = std::size_t{1} << 30;  // a quarter of a millisecond
 constexpr std::size_t kOwnCopyBytes = std::size_t{128} << 20;
-// The driver clears what is freed while programs go on: 34 GB made an H200's reads 12 % slower for
+// The driver clears freed memory while programs go on: 34 GB made an H200's reads 12 % slower for
 // 80 ms, 68 GB for 150 ms.
 constexpr double kClearedBytesPerSecond = 300e9;
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
-// Something repeated, ready to be given to a stream many times.
+// A repeated operation, ready to be given to a stream many times.
 class Prepared {
  public:
   Prepared(const Repeated& repeated, cudaStream_t stream) : repeated_(repeated), stream_(stream) {
@@ -71,9 +71,9 @@ class GpuMachine : public Machine {
     for (const Repeated& ceiling : ceilings) tops.emplace_back(ceiling, stream_.get());
     wait();
     barrier(mesh_.world(), "bench: turns");
-    // While this runs the host gets ahead of the device, and stays there.
+    // While this kernel runs, the host gets ahead of the device, and stays ahead.
     if (turns > 1) work.enqueue();
-    // Of each turn: before the operation, after it, and after each ceiling.
+    // Events of each turn: before the operation, after it, and after each ceiling.
     std::vector<std::vector<CudaEvent>> marks(static_cast<std::size_t>(turns));
     for (std::vector<CudaEvent>& turn : marks) {
       turn = std::vector<CudaEvent>(tops.size() + 2);
@@ -161,8 +161,7 @@ class GpuMachine : public Machine {
     exchange_by_host(outgoing, incoming, stream);
   }
   bool captures_exchange() override { return group_ != nullptr; }
-  // Whether the way that a cache takes can be captured: the one that is asked for, here or by the
-  // environment, else NCCL or peer.
+  // The cache takes the requested way, here or by the environment, else NCCL or peer.
   bool captures_combine(std::optional<WayKind> way) override {
     const char* preferred = std::getenv("KVMESH_COMBINE_WAY");
     const std::string_view asked = way ? name(*way) : preferred != nullptr ? preferred : "";
@@ -171,7 +170,7 @@ class GpuMachine : public Machine {
     return group_ != nullptr || (asked == name(WayKind::kPeer) && has_windows);
   }
 
-  void settle(std::int64_t freed_bytes) override {
+  void cool_down(std::int64_t freed_bytes) override {
     std::this_thread::sleep_for(
         std::chrono::duration<double>(static_cast<double>(freed_bytes) / kClearedBytesPerSecond));
   }
@@ -200,8 +199,7 @@ class GpuMachine : public Machine {
     });
   }
 
-  // Of so many blocks a multiprocessor, the number of all blocks with which `run(blocks)` was
-  // fastest.
+  // Returns the fastest number of blocks for `run(blocks)` among these numbers per multiprocessor.
   template <class Run>
   int fastest_grid(std::initializer_list<int> per_multiprocessor, const Run& run) {
     constexpr int kRuns = 3;
@@ -224,7 +222,7 @@ class GpuMachine : public Machine {
     return fastest;
   }
 
-  // As the staged combine goes: where ranks share a GPU, or without NCCL.
+  // As the staged combine: where ranks share a GPU, or without NCCL.
   void exchange_by_host(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         Stream stream) {
     mesh_.wait(stream, "bench: plain exchange");
@@ -255,7 +253,8 @@ class GpuMachine : public Machine {
   int read_blocks_ = 0;
 };
 
-// The kernel module says which it is; the runtime knows only the CUDA version that it serves.
+// The version of the kernel module; the runtime knows only the CUDA version that the driver
+// supports.
 std::string driver_version() {
   std::ifstream file("/proc/driver/nvidia/version");
   std::string line;

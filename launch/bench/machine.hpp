@@ -1,4 +1,4 @@
-// What a benchmark needs of a rank's device: a clock, ceilings, data.
+// A rank's device for a benchmark: a clock, ceilings, data.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace kvmesh::bench {
 /// Enqueues call number `call` of an operation on a stream; on the CPU it runs the call.
 using Work = std::function<void(int call, Stream stream)>;
 
-/// What is timed as a whole: calls 0 .. calls - 1.
+/// The operation that is timed as a whole: calls 0 .. calls - 1.
 struct Repeated {
   Work work{};
   int calls = 1;
@@ -28,7 +28,7 @@ struct Repeated {
 
 /// The clock of a row.
 enum class Timing : std::uint8_t {
-  kGraph,   ///< events around a replayed CUDA graph: nothing of the host counts
+  kGraph,   ///< events around a replayed CUDA graph: the host's time does not count
   kStream,  ///< events around work that the host gives to the stream meanwhile
   kHost,    ///< the host's clock around work that is done when the call returns
 };
@@ -41,12 +41,12 @@ struct Turns {
   Timing timing = Timing::kHost;
 };
 
-/// A ceiling: the time of a call that moves `amount` bytes or does as many operations, and no more.
+/// A ceiling: the time of a call that only moves `amount` bytes or does this many operations.
 struct Ceiling {
   std::string name{};
   double amount = 0;
   Repeated repeated{};
-  bool as_often = false;  ///< called as often a turn as the operation; else once
+  bool as_often = false;  ///< called as often per turn as the operation; else once
 };
 
 /// The data that attention over a layer moves on this rank.
@@ -71,48 +71,48 @@ class Machine {
  public:
   virtual ~Machine() = default;
 
-  /// Collective over the mesh. `turns` times: the operation, then the ceilings, without a wait of
-  /// the host between them on a GPU. `align`, if given, stands before each operation, untimed:
-  /// something that brings the ranks' devices together, so that no rank's time has a wait for
-  /// another one's ceiling in it.
+  /// Measures `turns` turns: the operation, then the ceilings; on a GPU without a wait of the host
+  /// between them. `align`, if given, runs before each operation, untimed: it brings the ranks'
+  /// devices together, so that no rank's time includes a wait for another rank's ceiling.
+  /// Collective over the mesh.
   virtual Turns time(const Repeated& operation, std::span<const Repeated> ceilings,
                      const Work& align, int turns) = 0;
 
   /// Finite numbers, all different. `tensor` is contiguous, `pattern` is of its dtype.
   virtual void fill(const TensorView& tensor, const FillPattern& pattern, unsigned seed) = 0;
 
-  /// A streaming read of memory that no cache holds.
+  /// A streaming read of memory that is in no cache.
   virtual Ceiling read() = 0;
-  /// A read of the same pages, once, by a kernel that does nothing else, with `q` and `out`; its
-  /// amount is for the caller to fill in. None where the machine has no such kernel.
+  /// A kernel that reads the same pages once and does nothing else, with `q` and `out`; the caller
+  /// fills in its amount. Returns none if the machine has no such kernel.
   virtual std::optional<Ceiling> gather([[maybe_unused]] const PageReads& reads) {
     return std::nullopt;
   }
-  /// Multiply-adds from registers, of operands as attention over `dtype` multiplies them.
+  /// Multiply-adds from registers, of operands as in attention over `dtype`.
   virtual Ceiling multiply(Dtype dtype) = 0;
   /// A plain copy on the device.
   virtual void copy(void* to, const void* from, std::size_t size_bytes, Stream stream) = 0;
-  /// A plain exchange among the ranks of the kv axis, from and to memory of the device.
+  /// A plain exchange among the ranks of the kv axis, between buffers in device memory.
   virtual void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                         Stream stream) = 0;
   /// Returns true if exchanges among the ranks of the kv axis can be captured.
   virtual bool captures_exchange() = 0;
-  /// May a combine that goes this way (empty: the one that the cache chooses)?
+  /// Returns true if a combine of this way can be captured; empty: the way that the cache chooses.
   virtual bool captures_combine(std::optional<WayKind> way) = 0;
 
   /// Waits, after this much memory was freed, until the machine is as fast as before.
-  virtual void settle([[maybe_unused]] std::int64_t freed_bytes) {}
+  virtual void cool_down([[maybe_unused]] std::int64_t freed_bytes) {}
 
-  /// The amount of data that no cache holds.
+  /// The amount of data that exceeds every cache.
   virtual std::int64_t rotate_bytes() const = 0;
   /// The memory that this rank may use.
   virtual std::int64_t memory_bytes() const = 0;
-  /// Shortest time of one turn of an operation that is worth having.
+  /// The shortest time of a turn that the clock measures well enough.
   virtual double turn_seconds() const = 0;
   virtual MachineInfo info() const = 0;
 };
 
-/// `rotate_bytes` 0: by the device's caches.
+/// With `rotate_bytes` 0 the device's caches decide.
 std::unique_ptr<Machine> make_machine(Mesh& mesh, std::int64_t rotate_bytes);
 std::unique_ptr<Machine> make_cpu_machine(Mesh& mesh, std::int64_t rotate_bytes);
 /// @throws Unsupported in a build without CUDA.

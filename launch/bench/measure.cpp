@@ -9,10 +9,10 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr int kMostCalls = 256;  // in a turn, unless it takes more to go through the layers
+constexpr int kMostCalls = 256;  // per turn, unless the layers need more
 constexpr int kFewestTurns = 3;
 
-// The slowest rank's.
+// The slowest rank's value.
 void reduce(Mesh& mesh, Turns& turns) {
   all_reduce_max(mesh.world(), turns.operation, "bench: times");
   for (std::vector<double>& ceiling : turns.ceilings) {
@@ -20,7 +20,7 @@ void reduce(Mesh& mesh, Turns& turns) {
   }
 }
 
-// Of all ranks.
+// The sum over all ranks.
 double total(Mesh& mesh, double mine) {
   all_reduce_sum(mesh.world(), std::span(&mine, 1), "bench: amounts");
   return mine;
@@ -35,8 +35,8 @@ struct Counts {
   int turns = 1;
 };
 
-// How much to do so that a turn is long enough to be timed and the row does not take too long. Also
-// the warm-up: the first call compiles kernels, makes buffers and connects ranks.
+// Chooses the calls of a turn, so that it is long enough to be timed and the row does not take too
+// long. Also warms up: the first call compiles kernels, makes buffers and connects ranks.
 Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Operation& operation,
                      std::span<const Ceiling> ceilings, int layers) {
   const Repeated repeated = operation.repeated();
@@ -76,7 +76,7 @@ Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
           .quantity = operation->quantity()};
   row.what.way = way;
   row.operation.amount = total(mesh, operation->amount());
-  // Where nothing moves between the ranks, nothing limits it.
+  // If nothing moves between the ranks, there is no limit.
   const std::vector<Ceiling> ceilings =
       row.operation.amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
   const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, row.layers);
@@ -115,7 +115,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
   const std::int64_t row = (model.k_dim + model.v_dim) * element;
-  // The combine's buffers: what is sent and received, for it and for its ceiling.
+  // The combine's buffers, sent and received, for it and for its ceiling.
   const std::int64_t partials =
       op == Op::kCombine || op == Op::kStep ? 2 + 2 * mesh.kv_parallel() : 1;
   return tokens * (model.q_heads / parts) * (row + partials * partial) +

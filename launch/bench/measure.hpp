@@ -12,7 +12,7 @@ namespace kvmesh::bench {
 
 enum class Quantity : std::uint8_t { kBytes, kOperations };
 
-/// What a row is of.
+/// The case of a row.
 struct Case {
   Op op{};
   std::int64_t batch = 0;
@@ -24,11 +24,11 @@ struct Case {
 };
 Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries);
 
-/// The slowest rank's times; the sums of all ranks' amounts. A call is one layer.
+/// The slowest rank's times, and the sums of all ranks' amounts. A call is one layer.
 struct Row {
   struct Measured {
-    double amount = 0;  ///< a call
-    Summary seconds{};  ///< a call
+    double amount = 0;  ///< per call
+    Summary seconds{};  ///< per call
     double rate() const { return amount / seconds.median; }
   };
   struct Top {
@@ -38,7 +38,7 @@ struct Row {
 
   Case what{};
   int layers = 0;
-  int calls = 0;  ///< in a turn
+  int calls = 0;  ///< per turn
   int turns = 0;
   Timing timing = Timing::kHost;
   Quantity quantity = Quantity::kBytes;
@@ -57,7 +57,7 @@ struct Row {
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries, const std::string& way = {});
 
-/// Bytes of this rank's tensors for it, at the most.
+/// Returns the most bytes of this rank's tensors for it.
 std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
                           std::int64_t queries);
 

@@ -29,7 +29,7 @@ void nccl_exchange(NcclGroup& group, std::span<const Outgoing> outgoing,
                           comm, native));
   }
   ncclResult_t result = ncclGroupEnd();
-  // A communicator that does not block may need longer: the work is on the stream when it is done.
+  // A communicator that does not block may need longer: once it is done, the work is on the stream.
   const auto late = std::chrono::steady_clock::now() + group.deadline();
   while (result == ncclInProgress && std::chrono::steady_clock::now() < late) {
     check(group, ncclCommGetAsyncError(comm, &result));

@@ -9,10 +9,11 @@
 namespace kvmesh::bench {
 namespace {
 
-// With more queries a sequence than this, arithmetic is the cost, not the read of keys and values.
+// With more queries per sequence than this, arithmetic is the cost, not the read of keys and
+// values.
 constexpr std::int64_t kFewQueries = 64;
 
-/// What all have.
+/// The members that all operations share.
 class Planned : public Operation {
  public:
   Planned(Workload& workload, Machine& machine, const Options& options, std::int64_t append,
@@ -52,7 +53,7 @@ class Attend : public Planned {
   Repeated repeated() override {
     return {.work = [this](int call, Stream stream) {
       if (output_ == Output::kFinal) {
-        plan_.run(call % layers_, input_, final_, stream);  // appends nothing
+        plan_.run(call % layers_, input_, final_, stream);  // appends no tokens
       } else {
         plan_.attend_partial(call % layers_, input_.q, partial_, stream);
       }
@@ -72,7 +73,7 @@ class Attend : public Planned {
     gather->amount = amount();
     return {std::move(*gather), machine_.read()};
   }
-  // Of several kv ranks each has its own keys only.
+  // With several kv ranks each has only its own keys.
   std::optional<double> error() override {
     if (workload_.mesh().kv_parallel() > 1) return std::nullopt;
     Repeated once = repeated();
@@ -95,7 +96,7 @@ class Attend : public Planned {
   CombineOutput final_;
 };
 
-/// Ceiling: a copy of as many bytes, from one buffer into the pools of the same layers.
+/// Ceiling: a copy of the same number of bytes, from one buffer into the pools of the same layers.
 class Append : public Planned {
  public:
   Append(Workload& workload, Machine& machine, const Options& options, std::int64_t tokens)
@@ -106,7 +107,7 @@ class Append : public Planned {
       plan_.append(call % layers_, input_.k, input_.v, stream);
     }};
   }
-  /// What is written, and what is read for it.
+  /// The bytes written, and the bytes read for them.
   double amount() override {
     const Shape& model = workload_.shape().model;
     const auto row = static_cast<double>(model.row_elements() *
@@ -138,7 +139,7 @@ class Append : public Planned {
   GrowingTensor from_;
 };
 
-/// Ceiling: an exchange of the bytes that an all-to-all of the partials needs; on one rank a copy.
+/// Ceiling: an exchange of the bytes that an all-to-all of the partials sends; on one rank a copy.
 class Combine : public Planned {
  public:
   Combine(Workload& workload, Machine& machine, const Options& options, std::int64_t append,
@@ -175,7 +176,7 @@ class Combine : public Planned {
   static std::int64_t sum(const std::vector<std::int64_t>& values) {
     return std::accumulate(values.begin(), values.end(), std::int64_t{0});
   }
-  // Partial in, output out.
+  // Bytes of a combine on one rank: the partial is read, the output written.
   double alone_bytes() const {
     const auto bytes = [](const TensorView& view) {
       return static_cast<double>(view.elements()) * static_cast<double>(size_bytes(view.dtype));

@@ -1,4 +1,4 @@
-// An operation, ready to be timed, with the ceiling that belongs to it.
+// An operation, ready to be timed, with its ceiling.
 #pragma once
 
 #include <memory>
@@ -15,17 +15,17 @@ class Operation {
 
   /// Call i works on layer i % layers.
   virtual Repeated repeated() = 0;
-  /// What stands before each turn, untimed; empty where the ranks do not meet in the operation.
+  /// The work before each turn, untimed; empty where the ranks do not meet in the operation.
   virtual Work align() { return {}; }
   virtual Quantity quantity() const { return Quantity::kBytes; }
-  /// Of this rank.
+  /// The amount of this rank.
   virtual double amount() = 0;
-  /// The first is the one that the share is of.
+  /// The first ceiling is that of the share.
   virtual std::vector<Ceiling> ceilings() = 0;
-  /// Runs it once more, on layer 0, and compares with float64; none where there is nothing to
-  /// compare. See output_error. Blocking.
+  /// Runs it once more, on layer 0, and compares with float64; none if there is nothing to compare.
+  /// See output_error. Blocking.
   virtual std::optional<double> error() { return std::nullopt; }
-  /// Must a turn go through all layers, so that no cache serves it?
+  /// True if a turn must go through all layers, so that no cache holds their data.
   virtual bool rotates() const = 0;
 };
 

@@ -39,10 +39,10 @@ void check_positive(const char* flag, std::int64_t value) {
   if (value <= 0) throw InvalidArgument(fmt::format("{} {} must be positive", flag, value));
 }
 
-// Products of them stay in 64 bits. Of a shape: heads, and dims.
+// Products of these sizes fit into 64 bits. Limits of a shape: heads, and dims.
 constexpr std::int64_t kMostSequences = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
-constexpr std::int64_t kMostOfAShape = 1 << 12;
+constexpr std::int64_t kMostPerShape = 1 << 12;
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -67,7 +67,7 @@ std::vector<std::int64_t> list_or(const char* flag, const std::vector<std::int64
   return list.empty() ? std::move(otherwise) : list;
 }
 
-// A number of sequences or tokens; nothing if `text` is none.
+// Parses a number of sequences or tokens; nothing if `text` is none.
 std::optional<std::int64_t> number_of(std::string_view text) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -126,8 +126,8 @@ Shape shape_of(const Flags& flags, int head_parallel) {
         fmt::format("{} query heads must divide over {} kv heads, and those over head_parallel {}",
                     flags.q_heads, flags.kv_heads, head_parallel));
   }
-  at_most("--q-heads", flags.q_heads, kMostOfAShape);
-  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostOfAShape);
+  at_most("--q-heads", flags.q_heads, kMostPerShape);
+  at_most("--dim", std::max(flags.dim, flags.v_dim), kMostPerShape);
   if (flags.v_dim < 0) throw InvalidArgument(fmt::format("--v-dim {} is negative", flags.v_dim));
   if (flags.latent && flags.v_dim > flags.dim) {
     throw InvalidArgument(
@@ -180,7 +180,7 @@ std::vector<Op> ops_of(const Flags& flags, Output output) {
   return ops;
 }
 
-// A limit or a size that is 0 when it is for us to choose.
+// A limit or a size; 0 means that the program chooses.
 template <class Number>
 Number not_negative(const char* flag, Number value) {
   if (!(value >= 0)) throw InvalidArgument(fmt::format("{} {} is negative", flag, value));
@@ -285,9 +285,10 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--page-size", flags.page_size, "tokens a page");
   command.add_flag("--latent", flags.latent,
                    "values are the first --v-dim elements of the keys, as in MLA");
-  value("--dtype", flags.dtype, "of all tensors: float32, float16, bfloat16");
-  command.add_option("--kv-dtype", flags.kv_dtype,
-                     "of the cache, if not --dtype; float8_e4m3 has scales per token and head");
+  value("--dtype", flags.dtype, "dtype of all tensors: float32, float16, bfloat16");
+  command.add_option(
+      "--kv-dtype", flags.kv_dtype,
+      "dtype of the cache, if not --dtype; float8_e4m3 has scales per token and head");
   value("--scatter", flags.scatter, "what the combine gives each rank: heads, tokens, all");
   value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   list(
@@ -295,21 +296,36 @@ void add_options(CLI::App& command, Flags& flags) {
       "of the combine, a row for each: auto, host, staged, nccl, peer; recipe: the LSEs of all "
       "gathered, partials rescaled and reduce-scattered; default: on GPUs all that the ranks have");
   value("--travels-as", flags.travels_as,
-        "what peer sends of partials: float32, float16, bfloat16; default: as --dtype");
+        "type of the partials that the peer way sends: float32, float16, bfloat16; default: as "
+        "--dtype");
   value("--output", flags.output,
-        "what decode and prefill write: partial, O and LSE in float32; final, the merged O in "
+        "output of decode and prefill: partial, O and LSE in float32; final, the merged O in "
         "--dtype, too (one kv rank)");
   command.add_flag("--reproducible", flags.reproducible,
-                   "of a cache whose bits depend on no rank, placement or batch (CPUs)");
-  value("--layers", flags.layers, "rotated; 0: so many that no cache serves the data");
+                   "measure a cache whose bits depend on no rank, placement or batch (CPUs)");
+  value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
+  value("--kinds", flags.kinds,
+        "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
-        "about the longest time for a row, which costs turns (3 at least); 0: by the device");
+        "about the longest time for a row, with fewer turns (at least 3); 0: by the device");
   value("--rotate-mib", flags.rotate_mib,
-        "data that no cache serves; 0: the last-level cache, several times");
+        "data to rotate over; 0: several times the last-level cache");
   value("--memory-gib", flags.memory_gib,
-        "what larger cases are left out for, a rank; 0: by what is free");
+        "memory per rank, larger cases are left out; 0: the free memory");
 }
+
+namespace {
+
+int kinds_of(const Flags& flags) {
+  check_positive("--kinds", flags.kinds);
+  if (flags.kinds > 1 && flags.kinds > flags.layers) {
+    throw InvalidArgument(fmt::format("--kinds {} of --layers {}", flags.kinds, flags.layers));
+  }
+  return flags.kinds;
+}
+
+}  // namespace
 
 Options resolve(const Flags& flags, Mesh& mesh) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;
@@ -335,6 +351,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .travels_as = dtype_from(flags.travels_as.empty() ? flags.dtype : flags.travels_as),
       .output = output,
       .layers = not_negative("--layers", flags.layers),
+      .kinds = kinds_of(flags),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =

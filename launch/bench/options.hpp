@@ -20,7 +20,7 @@ namespace kvmesh::bench {
 
 enum class Op : std::uint8_t {
   kDecode,   ///< attention of few queries: the read of the keys and values is the cost
-  kPrefill,  ///< attention of many queries: the arithmetic is
+  kPrefill,  ///< attention of many queries: the arithmetic is the cost
   kAppend,
   kCombine,
   kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
@@ -29,7 +29,7 @@ enum class Op : std::uint8_t {
 
 std::string_view name(Op op);
 
-/// Of the sequences of a batch: of n whose mean is --context, or given one by one.
+/// The lengths of the n sequences of a batch: their mean is --context, or they are listed.
 enum class Lengths : std::uint8_t {
   kEven,
   kRagged,  ///< --context times 1/n, 3/n, 5/n ... (2n - 1)/n, shuffled
@@ -51,7 +51,7 @@ struct Way {
   CombineStrategy strategy = CombineStrategy::kAuto;
 };
 
-/// As typed. Lists that are empty and numbers that are 0 are chosen for the device.
+/// The values as typed. Empty lists and zeros are chosen for the device.
 struct Flags {
   std::vector<std::string> ops{};
   std::vector<std::int64_t> batches{};
@@ -73,13 +73,14 @@ struct Flags {
   std::string output = "partial";
   bool reproducible = false;
   int layers = 0;
+  int kinds = 1;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
   double memory_gib = 0;
 };
 
-/// Adds them to the subcommand.
+/// Adds the options to the subcommand.
 void add_options(CLI::App& command, Flags& flags);
 
 struct Shape {
@@ -91,13 +92,13 @@ struct Shape {
   PageKind page_kind = PageKind::kKv;
   Dtype dtype = Dtype::kBFloat16;
   std::optional<Dtype> kv_dtype{};  ///< of pages; unset: dtype
-  bool reproducible = false;        ///< the cache is
+  bool reproducible = false;        ///< the cache is reproducible
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
   bool is_latent() const { return page_kind == PageKind::kLatent; }
   /// Elements of a token and KV head: its key, and its value unless that is part of the key.
   std::int64_t row_elements() const { return is_latent() ? k_dim : k_dim + v_dim; }
-  /// Their bytes, with those of their scales.
+  /// Bytes of a token and KV head, with those of the scales.
   std::int64_t page_row_bytes() const {
     const std::int64_t rows = is_latent() ? 1 : 2;
     const std::int64_t scales = info_of(page_dtype()).has_scales ? rows * sizeof(float) : 0;
@@ -110,7 +111,7 @@ struct Options {
   std::vector<std::int64_t> batches{};
   std::vector<std::int64_t> contexts{};
   std::vector<Lengths> lengths{};
-  /// Of kListed, a case each: the tokens of each sequence.
+  /// For kListed: the tokens of each sequence, one list per case.
   std::vector<std::vector<std::int64_t>> listed{};
   std::vector<std::int64_t> queries{};  ///< empty: queries_of's defaults
   std::int64_t prefill_queries = 0;     ///< where `queries` is empty
@@ -121,9 +122,10 @@ struct Options {
   std::optional<WayKind> way{};
   Dtype travels_as = Dtype::kFloat32;
   Output output = Output::kPartial;
-  int layers = 0;  ///< 0: as many as defeat the caches
+  int layers = 0;  ///< 0: enough to exceed the caches
+  int kinds = 1;   ///< of layers, of kPlan: each but the first has a window of its own
   int repeats = 0;
-  double row_seconds = 0;         ///< fewer repeats where a row would take longer
+  double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
   std::int64_t memory_bytes = 0;  ///< 0: by what is free
 };
@@ -131,13 +133,14 @@ struct Options {
 /// @throws InvalidArgument.
 Options resolve(const Flags& flags, Mesh& mesh);
 
-/// Such a list as it is typed: "65536,7*4096".
+/// Such a list as typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
 
-/// One set of options for each row of `op` with the same queries: of `combine` a row for each way.
+/// Returns one set of options for each row of `op` with the same queries; `combine` has a row for
+/// each way.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
-/// The numbers of queries (append: new tokens) a sequence that `op` is measured with.
+/// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.
 std::vector<std::int64_t> queries_of(const Options& options, Op op);
 
 }  // namespace kvmesh::bench

@@ -7,9 +7,10 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr int kTurnsARepeat = 10;  // one takes some ten microseconds
-// What limits are for: queries times the query heads of a kv head.
+constexpr int kTurnsPerRepeat = 10;  // a turn takes some ten microseconds
+// Plans of at most this many rows (queries times the query heads per kv head) have limits.
 constexpr std::int64_t kRowsOfDecode = 64;
+constexpr int kWindow = 1024;
 
 }  // namespace
 
@@ -21,11 +22,14 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
                   .strategy = options.strategy,
                   .way = options.way,
                   .travels_as = options.travels_as};
+  for (int kind = 1; kind < options.kinds; ++kind) {
+    how.kinds.push_back({.layers = {kind}, .mask = mods::sliding_window(kWindow * kind)});
+  }
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
   if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
   StepPlan plan = cache.plan({}, how);
   const auto turns =
-      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsARepeat,
+      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
                                               std::ranges::min(workload.lengths()) / tokens - 1));
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {

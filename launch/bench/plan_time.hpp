@@ -5,8 +5,8 @@
 
 namespace kvmesh::bench {
 
-/// Every sequence of the batch gets `tokens` more. The device is idle before each plan, and what it
-/// has to do for it does not count. Collective.
+/// Gives every sequence of the batch `tokens` more and plans. The device is idle before each plan,
+/// and its own work for the plan does not count. Collective.
 Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens);
 
 }  // namespace kvmesh::bench

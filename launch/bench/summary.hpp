@@ -5,7 +5,7 @@
 
 namespace kvmesh::bench {
 
-/// Of at least one number. Percentiles are numbers that were measured: the nearest rank.
+/// REQUIRES: at least one number. Percentiles are measured numbers: the nearest rank.
 struct Summary {
   double median = 0;
   double p10 = 0;

@@ -36,8 +36,8 @@ WorkloadShape listed_shape(const Shape& model, const std::vector<std::int64_t>& 
           .listed = listed};
 }
 
-// Two at a time, as far below the mean as above it, so that rounding leaves their sum; of an odd
-// number the one in the middle has the mean. The shortest still has a token.
+// Rounds two at a time, one as far below the mean as the other is above it, so that their sum
+// stays; an odd one in the middle gets the mean. The shortest still has a token.
 std::vector<std::int64_t> lengths_of(const WorkloadShape& shape) {
   if (shape.lengths == Lengths::kListed) return shape.listed;
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(shape.batch), shape.context);
@@ -57,9 +57,9 @@ std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens) 
       [&](std::int64_t sum, std::int64_t length) { return sum + std::min(tokens, length); });
 }
 
-// Enough that every page goes where placement wants it: long sequences evenly over the ranks, the
-// beginning of each whole on its home. The ranks are homes in turn, and any of the sequences may
-// have met on one: the longest.
+// Enough pages for every placement: long sequences evenly over the ranks, with the beginning of
+// each whole on its home. The ranks are homes in turn, and any of the sequences, also the longest,
+// may have its home on this one.
 std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel) {
   const std::int64_t home = divided_up(kHomeTokens, shape.model.page_size);
   std::int64_t shares = 0;
@@ -87,7 +87,7 @@ TensorView GrowingTensor::get(Mesh& mesh, Machine& machine, Dtype dtype, std::in
       static_cast<std::size_t>(tokens * heads * std::max<std::int64_t>(dim, 1)) * size_bytes(dtype);
   const bool grows = memory_.size_bytes() < bytes;
   if (grows) {
-    memory_ = DeviceMemory();  // first, so that not both need room
+    memory_ = DeviceMemory();  // freed first, so that both do not need room
     memory_ = DeviceMemory(mesh.device(), bytes);
   }
   TensorView view = dim == 0
@@ -114,8 +114,8 @@ Workload::Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape)
   grow();
 }
 
-// A page that is given back is the first to be handed out again, so giving all back in random order
-// makes the pools look like those of a server that has run for long.
+// A page that is freed is the first to be handed out again, so freeing all pages in random order
+// makes the pools resemble those of a server that has run for long.
 void Workload::scatter_free_pages() {
   std::vector<SequenceId> single(static_cast<std::size_t>(cache_.allocator().free_pages()));
   for (SequenceId& sequence : single) {

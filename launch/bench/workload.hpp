@@ -1,4 +1,5 @@
-// What is measured: a cache full of sequences on scattered pages, and the tensors of its steps.
+// The data of a measurement: a cache full of sequences on scattered pages, and the tensors of its
+// steps.
 #pragma once
 
 #include <vector>
@@ -25,7 +26,7 @@ WorkloadShape listed_shape(const Shape& model, const std::vector<std::int64_t>& 
 /// Tokens of each sequence; their sum is batch * context (where they are listed: about). The same
 /// on every rank.
 std::vector<std::int64_t> lengths_of(const WorkloadShape& shape);
-/// The newest `tokens` of each sequence, of a shorter one all: their number.
+/// Returns the number of the newest `tokens` of each sequence; a shorter sequence counts whole.
 std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens);
 
 /// Pages that a rank's pool must have.
@@ -33,8 +34,7 @@ std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel);
 /// Bytes of this rank's pool of one layer.
 std::int64_t layer_bytes(const WorkloadShape& shape, const Mesh& mesh);
 
-/// A contiguous tensor on the device that is made, and filled, again when a larger one is asked
-/// for.
+/// A contiguous tensor on the device. It is made and filled again when a larger one is needed.
 class GrowingTensor {
  public:
   /// [tokens, heads, dim], or [tokens, heads] where `dim` is 0.
@@ -45,16 +45,16 @@ class GrowingTensor {
   DeviceMemory memory_;
 };
 
-/// Collective to make, and to use in the same way on all ranks.
+/// Collective to make. REQUIRES: all ranks use it in the same way.
 class Workload {
  public:
   Workload(Mesh& mesh, Machine& machine, const WorkloadShape& shape);
 
-  /// A step of the whole batch: each sequence gets its last `append` tokens again and has `queries`
-  /// newest queries, a shorter one as many as it has tokens. Valid until the next one.
+  /// Plans a step of the whole batch: each sequence gets its last `append` tokens again and has
+  /// `queries` newest queries; a shorter one has as many as its tokens. Valid until the next plan.
   StepPlan plan(std::int64_t append, std::int64_t queries, const PlanOptions& options);
 
-  /// This rank's share; of a plan with so many queries and new tokens.
+  /// This rank's share of a plan with this many queries and new tokens.
   LayerInput input(const StepPlan& plan);
   Partial partial(const StepPlan& plan);
   CombineOutput output(const StepPlan& plan);

@@ -9,7 +9,7 @@ namespace {
 
 constexpr double kBytesPerUs = 1e3;  // of 1 GB/s
 
-/// GPUs in use, on as few nodes as they fill.
+/// The GPUs in use, on as few nodes as they fill.
 Cluster part_of(const Cluster& cluster, int gpus) {
   const int per_node = std::max(1, cluster.gpus / cluster.nodes);
   return {.gpus = gpus, .nodes = std::max(1, gpus / per_node)};
@@ -17,9 +17,9 @@ Cluster part_of(const Cluster& cluster, int gpus) {
 
 }  // namespace
 
-// The points are in bench/step_points.json, the fit is within 6.3 % of each. From two to four GPUs
-// a bare exchange over peer memory took 0.8 us more. Between nodes: 400 Gbit/s for each GPU, and
-// 5 us for a message to the other end.
+// The points are in bench/step_points.json; the fit is within 6.3 % of each. A bare exchange over
+// peer memory took 0.8 us more on four GPUs than on two. Between nodes: 400 Gbit/s per GPU, and 5
+// us for a message to the other end.
 StepModel h200() {
   return {.launch_us = 10.01,
           .read_gbs = 4380,

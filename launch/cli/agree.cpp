@@ -41,7 +41,7 @@ std::uint64_t hash_of(std::string_view text) {
   return hash;
 }
 
-// A field's value as it is compared and shown.
+// A field's value in the form that is compared and shown.
 struct Value {
   std::uint64_t hash = 0;
   std::uint64_t size = 0;

@@ -19,7 +19,7 @@ using namespace bench;
 
 constexpr std::int64_t kMostLayers = 256;
 
-/// Rows as they come; speaks and writes on rank 0 alone.
+/// Reports rows as they come; rank 0 alone prints and writes.
 class Report {
  public:
   Report(Mesh& mesh, Setting setting, std::string json, Output& out)
@@ -81,7 +81,7 @@ Setting setting_of(const Mesh& mesh, const Options& options, const Machine& mach
           .output = options.output};
 }
 
-// The least that any rank has.
+// The least over all ranks.
 std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& machine) {
   auto most = -static_cast<double>(options.memory_bytes > 0 ? options.memory_bytes
                                                             : machine.memory_bytes());
@@ -89,14 +89,14 @@ std::int64_t common_memory(Mesh& mesh, const Options& options, const Machine& ma
   return static_cast<std::int64_t>(-most);
 }
 
-// The most that any rank needs: all rotate as many layers.
+// The most over all ranks: all rotate the same number of layers.
 std::int64_t common_rotation(Mesh& mesh, const Machine& machine) {
   auto most = static_cast<double>(machine.rotate_bytes());
   all_reduce_max(mesh.world(), std::span(&most, 1), "bench: caches");
   return static_cast<std::int64_t>(most);
 }
 
-// All measurements of one batch.
+// Takes all measurements of one batch.
 class Cases {
  public:
   Cases(Mesh& mesh, Machine& machine, const Options& options, Report& report)
@@ -135,7 +135,7 @@ class Cases {
     if (!workload) return;
     const std::int64_t bytes = workload->cache().pool_bytes();
     workload.reset();
-    machine_.settle(bytes);
+    machine_.cool_down(bytes);
   }
 
  private:
@@ -143,14 +143,14 @@ class Cases {
     report_.add(Skipped{case_of(shape, op, queries), std::move(reason)});
   }
 
-  // Planning lengthens every sequence a few times; of others a short one has fewer queries.
+  // Planning lengthens every sequence a few times; for other operations a short sequence has fewer
+  // queries.
   static bool has_too_few(std::span<const std::int64_t> lengths, Op op, std::int64_t queries) {
     const auto [shortest, longest] = std::ranges::minmax(lengths);
     return op == Op::kPlan ? 4 * queries > shortest : queries > longest;
   }
 
-  // So many that they defeat the caches, and no more than there is room for beside the tensors of
-  // all operations.
+  // Enough layers to exceed the caches, but no more than fit beside the tensors of all operations.
   int layers_of(std::int64_t layer, const WorkloadShape& shape) const {
     std::int64_t tensors = 0;
     for (const Op op : options_.ops) {

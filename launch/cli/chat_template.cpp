@@ -1,5 +1,5 @@
-// A template becomes a line of its statements and of what it writes, which then must be one that we
-// know. In that line a statement is {% ... %} without spaces outside of its literals, a variable is
+// A template is turned into a line of its statements and outputs, which is then compared with known
+// ones. In that line a statement is {% ... %} without spaces outside of its literals, a variable is
 // {{ ... }}, and text stands as it is, literals and plain text alike:
 //
 //   {{ '<|im_start|>' + message['role'] + '\n' }}      <|im_start|>{{message.role}}(newline)
@@ -13,7 +13,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// Thrown and caught here alone.
+// Thrown and caught in this file alone.
 struct NotUnderstood {};
 
 class Reader {
@@ -43,7 +43,7 @@ class Reader {
  private:
   static constexpr const char* kSpace = " \t\r\n";
 
-  // As the templates of chats are read: a statement takes the newline behind it, and the spaces
+  // Templates of chats are read this way: a statement takes the newline behind it, and the spaces
   // before it on its line; a dash in a tag takes all space on its side.
   void add_text(std::string_view text, bool statement_follows) {
     if (trims_) text.remove_prefix(std::min(text.size(), text.find_first_not_of(kSpace)));
@@ -57,7 +57,7 @@ class Reader {
     line_ += text;
   }
 
-  // What stands between the two brackets of a tag.
+  // The text between the two brackets of a tag.
   std::string_view inside(std::string_view close, bool is_statement) {
     const std::size_t end = rest_.find(close);
     if (end == std::string_view::npos) throw NotUnderstood();
@@ -102,7 +102,7 @@ class Reader {
     }
   }
 
-  // Takes a literal off `text`; returns its characters.
+  // Removes a literal from the front of `text`; returns its characters.
   static std::string literal(std::string_view& text) {
     const char quote = text[0];
     std::string value;
@@ -152,8 +152,8 @@ bool take(std::string_view& line, std::string_view part) {
   return true;
 }
 
-// The system message that is written where the conversation begins with none; empty: none is.
-// `condition` is how the template asks for that.
+// The system message for conversations that begin with none; empty: none. `condition` is the
+// template's test for that.
 std::string take_system(std::string_view& line, std::string_view condition) {
   std::string_view rest = line;
   if (!take(rest, condition)) return {};

@@ -3,7 +3,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// From the first element to the last, whatever lies between.
+// Bytes from the first element to the last, with the gaps between.
 std::size_t span_bytes(const ConstTensorView& view) {
   std::int64_t last = 0;
   for (int dim = 0; dim < view.dims; ++dim) last += (view.size(dim) - 1) * view.stride(dim);

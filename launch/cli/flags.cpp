@@ -21,11 +21,11 @@ const std::set<std::string> kMayDiffer{"--help", "--threads", "--timeout", "--js
 
 void add_common_options(CLI::App& command, Flags& flags) {
   command.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
-  command.add_option("--threads", flags.threads, "threads a rank; 0: its share of the cores")
+  command.add_option("--threads", flags.threads, "threads per rank; 0: its share of the cores")
       ->capture_default_str();
   command
       .add_option("--head-parallel", flags.head_parallel,
-                  "ranks that share out the heads instead of the pages")
+                  "ranks that divide the heads instead of the pages")
       ->capture_default_str();
   command
       .add_option("--timeout", flags.timeout_s,
@@ -65,13 +65,13 @@ void add_model_options(CLI::App& command, Flags& flags) {
       ->capture_default_str();
   command
       .add_option("--memory-fraction", generator.memory_fraction,
-                  "instead of --pages-per-rank: so much of what the device has free")
+                  "instead of --pages-per-rank: this part of the device's free memory")
       ->capture_default_str();
   command.add_option("--placement", flags.placement, "balanced, striped or packed")
       ->capture_default_str();
   command
       .add_option("--home-threshold", generator.home_threshold_tokens,
-                  "balanced: up to so many tokens stay on one rank; 0 spreads from the start")
+                  "balanced: sequences of up to this many tokens stay on one rank; 0 spreads all")
       ->capture_default_str();
   command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
       ->capture_default_str();
@@ -124,7 +124,7 @@ std::vector<Field> fields_of(const CLI::App& command) {
   return fields;
 }
 
-// Converts the names in the flags' values. Throws InvalidArgument.
+// Converts the names in the flags' values. @throws InvalidArgument.
 void resolve(Flags& flags) {
   flags.generate.chat = !flags.raw;
   flags.generate.generator.placement = placement_from(flags.placement);
@@ -138,7 +138,7 @@ MeshOptions mesh_options(const Flags& flags) {
           .deadline = std::chrono::seconds(flags.timeout_s)};
 }
 
-// How many letters must be put in, left out or replaced (Levenshtein).
+// Number of letters to insert, remove or replace (Levenshtein).
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> row(b.size() + 1);
   std::iota(row.begin(), row.end(), std::size_t{0});
@@ -153,7 +153,7 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-// The subcommand that was given.
+// Returns the subcommand that was given.
 const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
   const CLI::App* closest = nullptr;
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
@@ -190,21 +190,22 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   add_model_options(imported, flags);
   add_answer_options(imported, flags);
   imported.add_option("file", flags.generate.import_from, "on rank 0's machine")->required();
-  CLI::App& inspect = add("inspect", "what such a file holds, and whether all of it is good");
+  CLI::App& inspect = add("inspect", "say what such a file holds, and check all of it");
   inspect.add_option("file", flags.inspect, "the file")->required();
-  CLI::App& verify = add("verify", "random configurations against float64, on any ranks");
+  CLI::App& verify = add("verify", "compare random configurations with float64, on any ranks");
   add_verify_options(verify, flags.verify);
   verify
       .add_option("--ranks", flags.thread_ranks,
-                  "run on so many threads of this process instead of the job's ranks")
+                  "run on this many threads of this process instead of the job's ranks")
       ->check(CLI::Range(1, int{PageId::kMaxRanks}));
-  CLI::App& info = add("info", "what this build and this machine have");
-  CLI::App& bench = add("bench", "how fast the operations are, beside what the machine can do");
+  CLI::App& info = add("info", "list the features of this build and this machine");
+  CLI::App& bench = add("bench", "measure the operations beside the limits of the machine");
   kvmesh::bench::add_options(bench, flags.bench);
   CLI::App& capacity =
-      add("plan-capacity", "whether a batch fits on some GPUs, and how fast it is");
+      add("plan-capacity", "compute whether a batch fits on some GPUs, and how fast it is");
   add_capacity_options(capacity, flags.capacity);
-  CLI::App& replay = add("replay", "how often the prefix cache hits, on a trace of requests");
+  CLI::App& replay =
+      add("replay", "measure how often the prefix cache hits, on a trace of requests");
   add_replay_options(replay, flags.replay);
   for (CLI::App* sub : {&generate, &exported, &imported, &verify, &info, &bench})
     add_common_options(*sub, flags);

@@ -23,7 +23,7 @@ struct GeneratorOptions {
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 0;
   Dtype kv_dtype = Dtype::kBFloat16;
-  bool reproducible = false;  ///< the cache is, and so the text
+  bool reproducible = false;  ///< the cache is reproducible, and so is the text
   engine::SamplingOptions sampling;
 };
 

@@ -42,7 +42,7 @@ double available_bytes() {
   return std::min(machine, limit == kUnknown || used == kUnknown ? kUnknown : limit - used);
 }
 
-// The memory that a rank asks for, and its machine.
+// The memory that a rank requests, and its machine.
 struct Request {
   std::array<char, 64> host{};
   double bytes = 0;

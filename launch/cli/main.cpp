@@ -27,7 +27,8 @@ namespace {
 constexpr int kUsageError = 2;
 constexpr std::chrono::seconds kHeadStart{2};
 
-// The launch, or, if its variables are invalid, that of a process alone: the error comes later.
+// Returns the launch or, if its variables are invalid, that of a process alone: the error is
+// reported later.
 Launch launch_or_none() {
   try {
     return launch_from_environment();

@@ -17,8 +17,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A standard stream that is closed becomes an empty one: output that refuses what is written,
-// errors that go nowhere.
+// Replaces a closed standard stream by an empty one: output that refuses all text, and errors that
+// are dropped.
 void open_standard_streams() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) >= 0) continue;
@@ -32,13 +32,13 @@ void open_standard_streams() {
                                 std::generic_category().message(error)));
 }
 
-// False if the stream did not take it all; errno then says why.
+// Returns false if the stream did not take all of the text; errno then has the reason.
 bool write_all(std::FILE* stream, std::string_view text) {
   const bool taken = std::fwrite(text.data(), 1, text.size(), stream) == text.size();
   return std::fflush(stream) == 0 && taken;
 }
 
-// Why a file that another process writes would not take more; 0 if nothing is known against it.
+// Returns the reason why a file that another process writes would take no more; 0 if none is known.
 int error_of_output(const std::string& path) {
   struct stat file {};
   if (::stat(path.c_str(), &file) != 0) return errno == ENOENT ? EBADF : 0;

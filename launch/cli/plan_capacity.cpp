@@ -157,7 +157,7 @@ void add_capacity_options(CLI::App& command, CapacityOptions& options) {
   value("--batch", options.batch, "sequences that decode together");
   value("--context", options.context, "tokens of each");
   value("--gpus", options.gpus, "ranks that share the pages");
-  value("--nodes", options.nodes, "that share the GPUs evenly");
+  value("--nodes", options.nodes, "nodes that share the GPUs evenly");
   value("--gpu-gib", options.gpu_gib, "memory of a GPU");
   value("--weights-gib", options.weights_gib, "of it, what is not for pages");
 }

@@ -1,4 +1,4 @@
-// `kvmesh plan-capacity`: whether a batch fits on some GPUs, and how fast they decode it.
+// `kvmesh plan-capacity`: computes whether a batch fits on some GPUs, and how fast they decode it.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ struct CapacityOptions {
   int q_heads = 64;
   int kv_heads = 8;
   int dim = 128;
-  int v_dim = 0;  ///< 0: as `dim`
+  int v_dim = 0;  ///< 0: equal to `dim`
   std::string dtype = "bfloat16";
   int page_size = 16;
   std::int64_t batch = 1;
@@ -26,10 +26,10 @@ struct CapacityOptions {
   int gpus = 1;
   int nodes = 1;
   double gpu_gib = 141;    ///< memory of one GPU
-  double weights_gib = 0;  ///< of it, what is not for pages
+  double weights_gib = 0;  ///< the part of it that is not for pages
 };
 
-/// Adds them to the subcommand.
+/// Adds the options to the subcommand.
 void add_capacity_options(CLI::App& command, CapacityOptions& options);
 
 /// Starts no rank and needs no GPU: all is computed. Writes a report to standard output, and as

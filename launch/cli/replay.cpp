@@ -211,7 +211,7 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
   value("--generate", flags.generate,
         "without a file: draw requests with the statistics of conversation, synthetic, azure-code "
         "or azure-conversation");
-  value("--requests", flags.requests, "the first so many; 0: all");
+  value("--requests", flags.requests, "use this many, the first ones; 0: all");
   value("--seed", flags.seed, "of drawn requests");
   value("--policy", flags.policies, "orders of eviction, a row each")->delimiter(',');
   value("--capacity", flags.capacities, "tokens that all ranks together hold, a row each")
@@ -220,12 +220,13 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
   value("--page-size", flags.page_size, "tokens a page; divides 512");
   value("--placement", flags.placement, "balanced, striped or packed");
   value("--home-threshold", flags.home_threshold_tokens,
-        "balanced: up to so many tokens stay on one rank");
+        "balanced: sequences of up to this many tokens stay on one rank");
   value("--decode-ms", flags.decode_ms,
         "milliseconds a token of an answer takes; 0: prompts alone, one request after another");
-  value("--attend", flags.attend,
-        "also compute attention, on a thread for each rank, and compare every so many batches with "
-        "float64; 0: do not");
+  value(
+      "--attend", flags.attend,
+      "also compute attention, on a thread for each rank, and compare one batch in this many with "
+      "float64; 0: do not");
 }
 
 int run_replay(const ReplayFlags& flags, const std::string& json, Output& out) {

@@ -9,7 +9,7 @@
 namespace kvmesh::launch {
 namespace {
 
-// A rate that is honest about nothing having happened.
+// A rate; 0 if nothing happened.
 double per_second(std::int64_t count, double seconds) {
   return seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
 }
@@ -69,14 +69,14 @@ std::string describe_combine(const GenerateReport& report) {
   const std::int64_t tokens =
       std::max<std::int64_t>(1, run.prompt_tokens - run.cached_tokens + std::ssize(run.tokens));
   const auto bytes = static_cast<double>(*report.combine_bytes);
-  return fmt::format("the combine moved {} between ranks, {} a token", human_bytes(bytes),
+  return fmt::format("the combine moved {} between ranks, {} per token", human_bytes(bytes),
                      human_bytes(bytes / static_cast<double>(tokens)));
 }
 
 // The number of pages that a fraction of the memory gives.
 std::string describe_room(const GenerateReport& report) {
   if (!report.pool_bytes) return {};
-  return fmt::format("  room for {} pages a rank, in {}\n", report.cache.pages_per_rank,
+  return fmt::format("  room for {} pages per rank, in {}\n", report.cache.pages_per_rank,
                      human_bytes(static_cast<double>(*report.pool_bytes)));
 }
 

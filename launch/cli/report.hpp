@@ -23,23 +23,23 @@ struct GenerateReport {
   std::vector<PageId> pages;  ///< of the sequence
   int kv_parallel = 1;
   int head_parallel = 1;
-  /// Sent by all ranks together; unset where they went over NCCL, which does not count.
+  /// Bytes sent by all ranks together; unset over NCCL, which does not count them.
   std::optional<std::uint64_t> combine_bytes;
-  /// Of a rank's pools, where their size was worked out from the memory.
+  /// Bytes of a rank's pools, if their size was computed from the memory.
   std::optional<std::int64_t> pool_bytes;
-  /// Whether a single rank wrote the same tokens; unset: not compared.
+  /// True if a single rank wrote the same tokens; unset: not compared.
   std::optional<bool> ranks_check;
 };
 
-/// A line for each turn, what the combine moved, and where the pages lie.
+/// A line for each turn, the bytes that the combine moved, and the pages of each rank.
 ///
 ///   turn 2: 192 prompt tokens, of which 176 cached, in 0.05 s (320 tokens/s), 64 new tokens in ...
 std::string describe(const GenerateReport& report);
 std::string describe_check(int ranks, bool same);
 std::string to_json(const GenerateReport& report);
 
-/// A line with a bar for each kv rank, named by its world ranks: how many of the sequence's pages
-/// it holds.
+/// A line with a bar for each kv rank, named by its world ranks: the number of the sequence's pages
+/// on it.
 ///
 ///   rank 0  ########  8 pages            ranks 0-1  ########  8 pages
 std::string picture_of_pages(std::span<const PageId> pages, int kv_parallel, int head_parallel);

@@ -28,7 +28,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Over all ranks, so far.
+// Totals over all ranks, so far.
 struct Totals {
   std::int64_t cases = 0;
   std::int64_t failed = 0;
@@ -36,10 +36,12 @@ struct Totals {
   std::int64_t rows = 0;
   double max_error = 0;
   double seconds = 0;
-  int signal = 0;  // that interrupted a rank; 0: none did
+  int signal = 0;  // signal that interrupted a rank; 0: none
 };
 
-// The signal that asks for the end, if one has come. A handler can reach no other memory.
+// The signal that requests the end, if one has come. Static, because a handler can reach no other
+// memory.
+// memory.
 std::atomic<int> interrupt = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -64,7 +66,7 @@ std::string verdict_of(const Totals& totals) {
 }
 
 std::uint64_t first_seed(Mesh& mesh, const VerifyOptions& options) {
-  // Short numbers are easier to type again.
+  // Short numbers are easier to type.
   std::uint64_t seed = options.seed ? *options.seed : std::random_device{}() % 1'000'000'000;
   broadcast(mesh.world(), {0}, std::as_writable_bytes(std::span(&seed, 1)), "verify: seed");
   return seed;
@@ -166,12 +168,13 @@ std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible) {
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option("--seconds", options.seconds,
-                     "stop after so many seconds; without a count, too, after ten");
-  command.add_option("--count", options.count, "stop after so many cases");
-  command.add_option("--seed", options.seed,
-                     "of the first case, the next has the next number; a failure prints its own");
+                     "stop after this many seconds; default without --count: ten");
+  command.add_option("--count", options.count, "stop after this many cases");
+  command.add_option(
+      "--seed", options.seed,
+      "seed of the first case; each later case has the next number; a failure prints its seed");
   command.add_flag("--reproducible", options.reproducible,
-                   "compare every bit with one rank's, too: any ranks, placement and batch (CPUs)");
+                   "also compare every bit with that of one rank (CPUs)");
 }
 
 int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {

@@ -91,8 +91,7 @@ class GgufFile::Parser {
       throw ModelError(fmt::format("{}: not a GGUF file; give the path of one", out_.path_));
     }
     out_.version_ = read<std::uint32_t>("the version");
-    if (out_.version_ != 0 &&
-        (out_.version_ & 0xFFFF) == 0) {  // 2 or 3 with its bytes turned round
+    if (out_.version_ != 0 && (out_.version_ & 0xFFFF) == 0) {  // 2 or 3 with its bytes reversed
       throw ModelError(fmt::format(
           "{}: a big-endian GGUF file is not supported; convert the model for little-endian "
           "machines",
@@ -179,7 +178,7 @@ class GgufFile::Parser {
   GgufValue parse_array(std::string_view key) {
     const auto type = static_cast<ValueType>(read<std::uint32_t>(printable(key)));
     const auto count = read<std::uint64_t>(printable(key));
-    // What the elements take at least, so that a damaged count cannot ask for more memory than a
+    // The least bytes of the elements, so that a damaged count cannot request more memory than a
     // small multiple of the file.
     const std::uint64_t least = type == ValueType::kString ? sizeof(std::uint64_t) : 1;
     need(count > left() / least ? std::numeric_limits<std::uint64_t>::max() : count * least,
@@ -225,7 +224,7 @@ class GgufFile::Parser {
     }
   }
 
-  /// 0 for a type that this program does not know: only using such a tensor is an error.
+  /// Returns 0 for an unknown type: only using such a tensor is an error.
   std::uint64_t size_bytes(const GgufTensor& tensor) const {
     // Below 2^48 elements nothing here can overflow, and no file holds more.
     constexpr std::int64_t kMaxElements = std::int64_t{1} << 48;
@@ -249,7 +248,7 @@ class GgufFile::Parser {
     const auto* given = out_.find<std::int64_t>("general.alignment");
     const std::uint64_t alignment =
         given == nullptr ? kDefaultAlignment : static_cast<std::uint64_t>(*given);
-    // The specification asks for a multiple of 8; the loads of scales and floats rely on it.
+    // The specification demands a multiple of 8; the loads of scales and floats rely on it.
     if (alignment < 8 || !std::has_single_bit(alignment) || alignment > (1u << 20)) {
       damaged(fmt::format("general.alignment is {}", alignment));
     }

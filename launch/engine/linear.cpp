@@ -11,7 +11,7 @@
 namespace kvmesh::engine {
 namespace {
 
-/// Each thread gets about this many ranges: enough to even out a thread that the system holds up.
+/// Each thread gets about this many ranges: enough to even out a thread that the system delays.
 constexpr std::int64_t kRangesPerThread = 4;
 
 void check(const Product& product, std::span<const float> x, std::int64_t tokens) {

@@ -22,8 +22,8 @@ struct Product {
 /// Computes all products of the same x [tokens, cols] in one loop over the threads.
 ///
 /// Weights are decoded to float32 and summed in float32 in an order that depends on the column
-/// count alone: a row's result has the same bits whatever the row ranges, threads and tokens beside
-/// it.
+/// count alone: a row's result has the same bits whatever the row ranges, the threads and the other
+/// tokens are.
 /// @throws InvalidArgument if `x` is not [tokens, cols] of every product.
 void multiply(std::span<const Product> products, std::span<const float> x, std::int64_t tokens,
               ThreadPool& threads);

@@ -1,11 +1,11 @@
 // One token: weights are decoded in registers and used at once; the read of the weights is the
-// cost. More tokens: four rows are decoded to float32 once and used for all of them, in tiles of 4
+// cost. More tokens: four rows are decoded to float32 once and used for all tokens, in tiles of 4
 // rows x 4 tokens, whose 16 sums stay in registers: 8 loads serve 16 multiply-adds.
 //
 // Both ways compute w = scale * q + offset (one multiply-add), then add w * x to one vector of sums
-// per (row, token), columns in order: so both give the same bits.
+// per (row, token), columns in order, so both give the same bits.
 
-// Each target is compiled separately, so their number is the compile time of this file.
+// Each target is compiled separately, so the number of targets sets the compile time of this file.
 #define HWY_DISABLED_TARGETS \
   (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 
@@ -61,7 +61,7 @@ HWY_INLINE Vector Nibbles(const std::uint8_t* packed, std::int64_t at) {
   return hn::ConvertTo(kFloats, at < 16 ? low : hn::ShiftRight<4>(bytes));
 }
 
-// A format decodes one block: constructed once a block, then at() in column order.
+// A format decodes one block: constructed once per block, then called as at() in column order.
 
 struct BlockQ4_0 {
   static constexpr std::int64_t kElements = 32;
@@ -174,7 +174,7 @@ HWY_INLINE void DotTile(const RowTask& task, const float* decoded, std::int64_t 
       for (int t = 0; t < Tokens; ++t) sums[r][t] = hn::MulAdd(w, xs[t], sums[r][t]);
     }
   }
-  // All of them with constant indices: else the compiler keeps `sums` in memory, not in registers.
+  // All indices are constants: otherwise the compiler keeps `sums` in memory, not in registers.
   float results[Tokens][kRowGroup];
   for (int t = 0; t < Tokens; ++t) {
     for (int r = 0; r < kRowGroup; ++r) {
@@ -246,7 +246,7 @@ void MultiplyRows(const RowTask& task) {
 HWY_INLINE void SiluVector(const float* gate, const float* up, float* out) {
   const Vector g = hn::LoadU(kFloats, gate);
   const Vector one = hn::Set(kFloats, 1.0f);
-  // Highway's Exp is wrong where float32 overflows; from 88 on the result is below 1e-36 anyway.
+  // Highway's Exp is wrong where float32 overflows; from 88 on the result is below 1e-36.
   const Vector exponent = hn::Min(hn::Neg(g), hn::Set(kFloats, 88.0f));
   const Vector silu = hn::Div(g, hn::Add(one, hn::Exp(kFloats, exponent)));
   hn::StoreU(hn::Mul(silu, hn::LoadU(kFloats, up)), kFloats, out);
@@ -256,7 +256,7 @@ void SiluTimes(const float* gate, const float* up, float* out, std::int64_t coun
   std::int64_t i = 0;
   for (; i + Width() <= count; i += Width()) SiluVector(gate + i, up + i, out + i);
   if (i == count) return;
-  // The rest goes through the same instructions, padded, so that it gets the same bits.
+  // The rest is padded and uses the same instructions, so that it gets the same bits.
   std::array<std::array<float, 16>, 3> padded{};
   std::copy(gate + i, gate + count, padded[0].begin());
   std::copy(up + i, up + count, padded[1].begin());

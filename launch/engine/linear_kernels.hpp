@@ -7,7 +7,7 @@
 
 namespace kvmesh::engine {
 
-/// The number of rows that one pass over the activations computes.
+/// Rows that one pass over the activations computes.
 inline constexpr std::int64_t kRowGroup = 4;
 
 struct RowTask {

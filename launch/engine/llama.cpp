@@ -27,7 +27,7 @@ std::vector<float> rope_factors(const GgufFile& file, const LlamaShape& shape) {
   return read_vector(file, "rope_freqs.weight", shape.rope_dims / 2);
 }
 
-/// A buffer for `count` floats: the front of `buffer`, which grows and never shrinks.
+/// Returns a buffer for `count` floats: the front of `buffer`, which grows and never shrinks.
 std::span<float> take(std::vector<float>& buffer, std::int64_t count) {
   const auto size = static_cast<std::size_t>(count);
   if (buffer.size() < size) buffer.resize(size);
@@ -42,7 +42,7 @@ Llama::Llama(const GgufFile& file, Communicator& comm, ThreadPool& threads)
       threads_(threads),
       rope_(shape_.rope_dims, shape_.rope_base, rope_factors(file, shape_)),
       embeddings_(matrix(file, "token_embd.weight", shape_.vocabulary, shape_.embedding)),
-      // Without an output matrix the embeddings serve as one ("tied").
+      // Without an output matrix the embeddings are used as one ("tied").
       output_(file.has_tensor("output.weight")
                   ? matrix(file, "output.weight", shape_.vocabulary, shape_.embedding)
                   : embeddings_),
@@ -179,7 +179,7 @@ void Llama::project_to_residual(const Matrix& weights, std::span<const float> x)
 std::span<const float> Llama::my_logits(std::int64_t token) {
   if (token < 0 || token >= tokens_) {
     throw InvalidArgument(
-        fmt::format("logits of token {} of a batch of {}: there is none", token, tokens_));
+        fmt::format("logits of token {} of a batch of {}: there is no such token", token, tokens_));
   }
   const auto width = static_cast<std::size_t>(shape_.embedding);
   std::span<float> normed = take(normed_, shape_.embedding);

@@ -15,7 +15,7 @@ namespace {
   throw ModelError(fmt::format("{}: {}", file.path(), what));
 }
 
-/// A count of something: positive, and small enough that products of two never overflow.
+/// A count: positive, and small enough that products of two never overflow.
 std::int64_t count(const GgufFile& file, std::string_view key, std::int64_t value) {
   if (value < 1 || value > std::numeric_limits<std::int32_t>::max()) {
     fail(file, fmt::format("damaged: {} is {}; download it again", key, value));
@@ -23,7 +23,7 @@ std::int64_t count(const GgufFile& file, std::string_view key, std::int64_t valu
   return value;
 }
 
-/// The number of `key`; nothing if there is none. Where a file gives it for each layer, all must be
+/// Returns the number of `key`; nothing if it is missing. If a file has it per layer, all must be
 /// the same.
 std::optional<std::int64_t> number(const GgufFile& file, std::string_view key) {
   const auto entry = file.metadata().find(key);

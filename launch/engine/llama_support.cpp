@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "llama.";
 
-// After the prefix. Those of the second half do not change the result, or are checked below.
+// Keys after the prefix. Those of the second half do not change the result, or are checked below.
 constexpr std::array<std::string_view, 21> kKeys{"attention.head_count",
                                                  "attention.head_count_kv",
                                                  "attention.key_length",
@@ -48,7 +48,8 @@ bool contains(std::span<const std::string_view> names, std::string_view name) {
   return std::ranges::find(names, name) != names.end();
 }
 
-// Positions as they are. Without a type a factor means linear scaling.
+// Refuses scaled positions. With type "none" they are not scaled, whatever the factor is; without a
+// type a factor means linear scaling.
 void check_rope(const GgufFile& file) {
   const auto* type = file.find<std::string_view>("llama.rope.scaling.type");
   if (type != nullptr && *type == "none") return;
@@ -66,7 +67,7 @@ void check_rope(const GgufFile& file) {
   }
 }
 
-// Whether `name` is blk.LAYER.PART with a part that every layer has.
+// True if `name` is blk.LAYER.PART with a part that every layer has.
 bool is_of_layer(std::string_view name, int layers) {
   constexpr std::string_view kBlock = "blk.";
   if (!name.starts_with(kBlock)) return false;

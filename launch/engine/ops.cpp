@@ -7,7 +7,7 @@ namespace kvmesh::engine {
 
 void rms_norm(std::span<const float> x, std::span<const float> weight, float epsilon,
               std::span<float> out) {
-  // Sixteen sums that do not depend on one another: the compiler keeps them in vectors.
+  // Sixteen independent sums: the compiler keeps them in vectors.
   std::array<float, 16> sums{};
   std::size_t i = 0;
   for (; i + sums.size() <= x.size(); i += sums.size()) {

@@ -9,7 +9,7 @@ namespace {
 
 CodeClass class_at(std::string_view text) { return classify(decode_utf8(text).code); }
 
-/// Length in bytes of the run of `wanted` that `text` starts with.
+/// Returns the length in bytes of the run of `wanted` at the start of `text`.
 std::size_t run_length(std::string_view text, CodeClass wanted) {
   std::size_t at = 0;
   while (at < text.size()) {
@@ -30,7 +30,7 @@ std::size_t contraction_length(std::string_view text) {
   return 0;
 }
 
-/// \s+(?!\S) before \s+: a run of white space leaves its last character to what follows it.
+/// \s+(?!\S) before \s+: the last character of a run of white space belongs to the next word.
 std::size_t space_length(std::string_view text) {
   const std::size_t run = run_length(text, CodeClass::kSpace);
   if (run == text.size()) return run;
@@ -61,8 +61,8 @@ std::vector<std::string_view> split_words(std::string_view text) {
     begin += size;
   };
   while (begin < text.size()) {
-    // Up to the next number character the text is split on its own: white space just before a
-    // number is at the end of its piece, and stays whole.
+    // The text up to the next number character is split on its own: white space just before a
+    // number ends its piece and stays whole.
     std::size_t end = begin;
     std::size_t number_size = 0;
     while (end < text.size() && number_size == 0) {

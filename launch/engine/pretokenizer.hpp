@@ -1,4 +1,4 @@
-// Cutting text into words, within which the tokenizer merges.
+// Splits text into words; the tokenizer merges within a word.
 #pragma once
 
 #include <string_view>

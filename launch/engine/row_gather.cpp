@@ -18,7 +18,7 @@ void RowGather::operator()(std::span<const std::int64_t> rows, std::int64_t toke
     for (std::int64_t count : rows) width += share_of(count, rank, comm_->size()).size();
     counts_.push_back(static_cast<std::size_t>(tokens * width) * sizeof(float));
   }
-  // One token of one matrix: rank order is row order, and nothing is left to do.
+  // One token of one matrix: rank order is row order, so the rows are in place.
   const bool in_order = tokens == 1 && rows.size() == 1;
   if (!in_order) packed_.resize(all.size());
   all_gather_v(*comm_, std::as_bytes(slice), counts_,

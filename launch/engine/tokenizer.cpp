@@ -26,7 +26,7 @@ std::array<std::uint32_t, 256> make_byte_codes() {
   return codes;
 }
 
-/// From visible characters to the bytes that they stand for; empty if one stands for none.
+/// Returns the bytes that visible characters stand for; empty if one stands for none.
 class ByteDecoder {
  public:
   ByteDecoder() {

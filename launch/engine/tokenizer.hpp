@@ -1,5 +1,5 @@
-// Text to token ids and back: GPT-2's byte-level BPE, with the vocabulary and merges of a GGUF
-// file.
+// Converts text to token ids and back: GPT-2's byte-level BPE, with the vocabulary and merges of a
+// GGUF file.
 #pragma once
 
 #include <array>
@@ -16,14 +16,14 @@ namespace kvmesh::engine {
 
 using Token = std::int32_t;
 
-/// Whether names of control tokens in a text ("<|im_start|>") become the tokens. Do not set it for
-/// a user's text, which could then imitate the system.
+/// True: names of control tokens in a text ("<|im_start|>") become the tokens. Do not set it for a
+/// user's text, which could then imitate the system.
 enum class ControlTokens : std::uint8_t { kAsText, kRecognise };
 
-/// Immutable after construction: safe to share between threads. Keeps nothing of the file.
-/// decode(encode(text)) == text for every text, UTF-8 or not, whose bytes the vocabulary has; some
-/// models leave out control characters and bytes that UTF-8 never uses, which encode() then drops,
-/// as in training.
+/// Immutable after construction: safe to share between threads. Keeps no reference to the file.
+/// decode(encode(text)) == text for every text, UTF-8 or not, whose bytes the vocabulary has. Some
+/// models lack control characters and bytes that UTF-8 never uses; encode() then drops them, as in
+/// training.
 class Tokenizer {
  public:
   /// @throws ModelError if the file has no such tokenizer or a broken one.
@@ -44,9 +44,9 @@ class Tokenizer {
   /// Returns the token with this name (control tokens) or these bytes (text tokens).
   std::optional<Token> find(std::string_view name) const;
 
-  /// The tokens that end an answer: the file's end of text and end of turn, as far as it has them.
+  /// The tokens that end an answer: the file's end of text and end of turn, if it has them.
   const std::vector<Token>& end_tokens() const { return end_tokens_; }
-  /// The token that every text starts with, if the file asks for one. encode() does not add it.
+  /// The token that every text starts with, if the file demands one. encode() does not add it.
   std::optional<Token> begin_token() const { return begin_token_; }
 
  private:
@@ -76,13 +76,13 @@ class Tokenizer {
 };
 
 /// Joins the bytes of tokens into text that can be printed at once: a character whose bytes are
-/// spread over tokens comes out when its last byte does. Bytes that are part of no character come
-/// out as the replacement character U+FFFD.
+/// spread over tokens is returned with its last byte. Bytes that are part of no character become
+/// the replacement character U+FFFD.
 class TextStream {
  public:
   /// Takes more bytes; returns the text that they complete.
   std::string push(std::string_view bytes);
-  /// U+FFFD for what is left at the end if that is part of a character; else nothing.
+  /// Returns U+FFFD if an unfinished character is left at the end, else nothing.
   std::string finish();
 
  private:

@@ -20,7 +20,7 @@ bool is_space(std::uint32_t code) {
          code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
-/// How long the sequence is that starts with `lead`; 0 if none does.
+/// Returns the length of the sequence that starts with `lead`; 0 if none does.
 int sequence_size(std::uint8_t lead) {
   if (lead < 0x80) return 1;
   if (lead >= 0xC2 && lead <= 0xDF) return 2;

@@ -1,4 +1,4 @@
-// The part of Unicode that splitting text into words needs.
+// The properties of characters that are needed to split text into words.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace kvmesh::engine {
 
-/// A code point and the number of bytes it takes. A byte that starts no valid sequence comes back
-/// as kInvalidCode with size 1, so every text can be walked to its end.
+/// A code point and its number of bytes. A byte that starts no valid sequence is returned as
+/// kInvalidCode with size 1, so every text can be read to its end.
 struct CodePoint {
   std::uint32_t code = 0;
   int size = 0;

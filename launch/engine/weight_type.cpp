@@ -187,8 +187,8 @@ float half_to_float(std::uint16_t half) {
   if (magnitude >= 0x7C00u) {  // infinity, NaN
     return std::bit_cast<float>(sign | 0x7F80'0000u | (magnitude & 0x3FFu) << 13);
   }
-  // Moved into float32's fields the exponent is 112 too low; the multiplication mends that for
-  // normal and subnormal numbers alike, exactly.
+  // In float32's fields the exponent is 112 too low; the multiplication corrects that for normal
+  // and subnormal numbers alike, exactly.
   const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
 }

@@ -1,4 +1,4 @@
-// How a GGUF file stores weights: in blocks of some elements that share scales.
+// Weights as a GGUF file stores them: in blocks of some elements that share scales.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ enum class WeightType : std::uint32_t {
   kBF16 = 30,
 };
 
-/// What one block holds. `supported`: dequantize() and multiply() can read it.
+/// The layout of one block. `supported`: dequantize() and multiply() can read it.
 struct BlockLayout {
   std::string_view name;
   std::int64_t elements = 0;
@@ -34,7 +34,7 @@ struct BlockLayout {
   bool supported = false;
 };
 
-/// Empty for a number that this program does not know.
+/// Returns nothing for an unknown number.
 std::optional<BlockLayout> block_layout(WeightType type);
 
 /// Decodes `out.size()` elements, a whole number of blocks, of a supported type.

@@ -9,7 +9,7 @@
 
 namespace kvmesh::replay {
 
-/// The quantiles that a trace is summarised by.
+/// The quantiles that summarise a trace.
 inline constexpr std::array kQuantiles{0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0};
 using Quantiles = std::array<double, kQuantiles.size()>;
 

@@ -1,4 +1,5 @@
 // CheckedCache: the calls that it makes alike on all three.
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 
@@ -7,7 +8,7 @@
 namespace kvmesh::verify {
 namespace {
 
-// The same number of pages in all, so that both caches run out together.
+// The same number of pages in all, so that both caches run out at the same call.
 CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
   options.pages_per_rank *= mesh.kv_parallel();
   return options;
@@ -27,7 +28,7 @@ View some_rows(View view, std::int64_t begin, std::int64_t count) {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Of sinks [1, 1, all heads]: [some heads].
+// Selects some heads of sinks [1, 1, all heads].
 ConstTensorView some_heads(const TensorView& sinks, Share heads) {
   return {static_cast<const float*>(sinks.data) + heads.begin,
           Dtype::kFloat32,
@@ -130,7 +131,7 @@ SequenceId CheckedCache::fork(SequenceId sequence) {
 bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
   const bool fits = cache_.try_reserve(sequence, tokens).has_value();
   expect(single_.try_reserve(twins_.at(sequence), tokens).has_value() == fits,
-         "reserve: one rank with as many pages decided otherwise than several");
+         "reserve: one rank with the same number of pages decided otherwise than several");
   return fits;
 }
 
@@ -202,7 +203,7 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   for (BatchEntry& entry : twin_batch) entry.sequence = twins_.at(entry.sequence);
   Result<StepPlan> single = single_.try_plan(twin_batch, alone);
   if (plan.has_value() != single.has_value()) {
-    throw Error("plan: one rank with as many pages decided otherwise than several");
+    throw Error("plan: one rank with the same number of pages decided otherwise than several");
   }
   if (!plan) return false;
   Step step(batch, options, std::move(*plan), std::move(*single));
@@ -220,6 +221,10 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
              (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),
          "plan: wrong number of queries");
   for (int layer = 0; layer < cache_.options().layers; ++layer) run_layer(step, layer);
+  if (std::ranges::any_of(of_layers_, [](const CacheOptions& it) { return it.window > 0; })) {
+    poison_free_pages(cache_);
+    poison_free_pages(single_);
+  }
   return true;
 }
 
@@ -307,7 +312,7 @@ CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const Co
   return out;
 }
 
-// Each sequence in a batch of its own; of a block mask, which is for one batch, all together.
+// Each sequence in a batch of its own; with a block mask, which is for one batch, all together.
 CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
   Outputs out = outputs_of(step, layer);
   if (step.options.plan.block_mask) {

@@ -17,7 +17,7 @@ namespace kvmesh::verify {
 
 struct StepOptions {
   PlanOptions plan{};
-  /// What an explicit block mask amounts to, pair by pair. Unset: `plan.mask`.
+  /// The effect of an explicit block mask, pair by pair. Unset: `plan.mask`.
   std::optional<MaskMod> visible{};
   std::optional<Dtype> input{};    ///< of the queries, keys and values given. Unset: the cache's
   Dtype output = Dtype::kFloat32;  ///< of the output asked for

@@ -1,6 +1,7 @@
 // CheckedCache: compares rows, with one rank and with float64.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "launch/verify/checked_step.hpp"
@@ -8,8 +9,23 @@
 namespace kvmesh::verify {
 namespace {
 
-// Of two numbers that may be the same infinity.
+// Distance of two numbers that may be the same infinity.
 double distance(double a, double b) { return a == b ? 0 : std::abs(a - b); }
+
+// `mask`, of which a query sees the keys in its window.
+MaskMod within(std::int64_t window, const MaskMod& mask) {
+  if (window == 0) return mask;
+  const auto positions = static_cast<std::int32_t>(window);
+  return mask && MaskMod([positions](auto, auto, auto q, auto kv) { return q - kv < positions; });
+}
+
+// Null: the layer has the plan's own mask, score and scale.
+const LayerKind* kind_of(const PlanOptions& plan, int layer) {
+  for (const LayerKind& kind : plan.kinds) {
+    if (std::ranges::find(kind.layers, layer) != kind.layers.end()) return &kind;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
@@ -19,7 +35,7 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
     if (t >= std::ssize(step.queries)) break;  // room that the batch does not use
-    // Where every rank has every row, each compares its turn of them with float64.
+    // If every rank has every row, the ranks compare the rows with float64 in turn.
     const bool exact = step.options.plan.scatter != Scatter::kAll ||
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < result.o.heads(); ++h) {
@@ -96,11 +112,14 @@ ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result
   const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
   std::vector<float> query;
   for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
-  const float scale = plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const LayerKind* kind = kind_of(plan, result.layer);
+  const float scale =
+      (kind ? kind->scale : plan.scale).value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
   const Layers& layers = content_.at(step.batch[at.entry].sequence);
   const ReferenceRow row = reference_row(
-      layers[static_cast<std::size_t>(result.layer)], query.data(), scale, step.visible(),
-      plan.score, static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
+      layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
+      within(cache.window, kind ? kind->mask : step.visible()), kind ? kind->score : plan.score,
+      static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
       cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
   return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;
 }

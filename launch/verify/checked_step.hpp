@@ -1,4 +1,4 @@
-// What CheckedCache knows of a step while it runs and compares it.
+// CheckedCache's data about a step while it runs and compares it.
 #pragma once
 
 #include <span>
@@ -8,7 +8,7 @@
 
 namespace kvmesh::verify {
 
-// A step in hand: both plans, and where each query token belongs.
+// A step: both plans, and the owner of each query token.
 struct CheckedCache::Step {
   struct Query {
     std::size_t entry = 0;
@@ -44,7 +44,8 @@ struct CheckedCache::LayerResult {
   const Outputs& rounded;
 };
 
-// A row of this rank's output: where it is there, and which it is of the batch and the model.
+// A row of this rank's output: its place in the output, and its row of the batch and head of the
+// model.
 struct CheckedCache::Row {
   std::int64_t row, column;
   std::int64_t token, head;

@@ -9,7 +9,7 @@
 namespace kvmesh::verify {
 namespace {
 
-/// What tensor cores multiply over such pages; nothing where they do not.
+/// The type that tensor cores multiply over such pages; nothing if they do not.
 std::optional<Dtype> multiplied(Device device, Dtype pool) {
   if (device.kind == DeviceKind::kCpu || info_of(pool).bits > 16) return std::nullopt;
   return info_of(pool).bits == 16 ? pool : Dtype::kFloat16;
@@ -21,8 +21,8 @@ Tolerances arithmetic_tolerances(Device device, Dtype pool) {
   const std::optional<Dtype> weights = multiplied(device, pool);
   if (!weights) return {};
   const double rounding = *weights == Dtype::kBFloat16 ? 0x1p-8 : 0x1p-11;
-  // O: twice the rounding of a weight, as float16's below 2^-14 are off by more of themselves. LSE:
-  // tensor cores cut sums off where others round them, which is up to a unit, not half of one.
+  // O: twice the rounding of a weight, as float16 below 2^-14 has a larger relative error. LSE:
+  // tensor cores truncate sums that others round, which is up to a unit, not half of one.
   return {.o = 2 * rounding, .lse = 2 * kTolerance};
 }
 

@@ -12,7 +12,7 @@ namespace {
 // All bits set is a NaN in each of the three types.
 constexpr std::byte kPoison{0xFF};
 
-// The bits of a number that is a float16. Written with frexp and ldexp, slowly: it shares nothing
+// Returns the bits of a number that is a float16. Uses frexp and ldexp, slowly: it shares no code
 // with the conversions that it checks.
 std::uint16_t float16_bits(float value) {
   const int sign = std::signbit(value) ? 0x8000 : 0;
@@ -38,12 +38,12 @@ float float16_value(std::uint16_t bits) {
   return sign * size;
 }
 
-// Elements between two heads. A multiple of 16 bytes where the dim is one, since a GPU has other
-// kernels for rows that begin there; none for a matrix.
+// Elements from head to head. A multiple of 16 bytes if the dim is one, since a GPU has other
+// kernels for rows that begin there; 0 for a matrix.
 std::int64_t gap_after(std::int64_t dim) { return dim == 1 ? 0 : dim % 8 == 0 ? 8 : 3; }
 
-// How many bits of numbers a type keeps, from the exponent `smallest` on (that of frexp); below,
-// the spacing stays. What is past `largest` becomes that, unless it is 0.
+// Bits of numbers that a type keeps, from the exponent `smallest` on (frexp's); below, the spacing
+// is constant. Numbers past `largest` become `largest`, unless it is 0.
 struct NumberFormat {
   int bits, smallest;
   float largest;

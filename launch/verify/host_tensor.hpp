@@ -1,4 +1,4 @@
-// Tensors of any element type, to give to kvmesh and to compare with what it gives back.
+// Tensors of any element type, as inputs of kvmesh and for the comparison of its outputs.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace kvmesh::verify {
 
-/// `value` as `dtype` stores it: the nearest number, ties to the even one; of float8 the largest
-/// number for what is past it.
+/// Returns `value` as `dtype` stores it: the nearest number, ties to the even one; in float8 the
+/// largest number for values past it.
 float rounded_to(Dtype dtype, float value);
 
 /// A row of a token and head as pages of `dtype` store it, read back; `number` is its scale if that
@@ -35,20 +35,20 @@ class HostTensor {
   /// Rounds to the dtype.
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
 
-  /// [rows, some heads, dim], on the host.
+  /// Returns [rows, some heads, dim], on the host.
   TensorView view(Share heads) const { return view_at(bytes(), heads, {}); }
   TensorView view() const { return view({0, heads_}); }
-  /// [rows, heads] of a tensor with dim 1, on the host.
+  /// Returns [rows, heads] of a tensor with dim 1, on the host.
   TensorView matrix() const { return matrix_of(view()); }
 
-  /// The same on the device, with all that the host has now; on the CPU the host's own.
+  /// The same on the device, with the host's present contents; on the CPU the host's own.
   TensorView on_device(Share heads);
   TensorView on_device() { return on_device({0, heads_}); }
   TensorView matrix_on_device() { return matrix_of(on_device()); }
-  /// Takes back what the device has, which must be done with it.
+  /// Copies the device's contents back. REQUIRES: the device is done with it.
   void fetch();
 
-  /// Is everything between the rows and heads still NaN?
+  /// True if everything between the rows and heads is still NaN.
   bool gaps_untouched() const;
 
   std::int64_t rows() const { return rows_; }

@@ -13,7 +13,7 @@ namespace kvmesh::verify {
 struct CaseResult {
   std::string description;  ///< the sizes, for a failure's message
   std::int64_t steps = 0;
-  Findings findings;  ///< of this rank
+  Findings findings;  ///< findings of this rank
 };
 
 /// Runs cases on the ranks of a mesh, in every arrangement kv_parallel x head_parallel of them that
@@ -22,8 +22,8 @@ struct CaseResult {
 /// pools that are small enough to run out.
 class CaseRunner {
  public:
-  /// `reproducible`: the caches are, and every bit must be that of one rank with each sequence
-  /// alone. Collective.
+  /// `reproducible`: the caches are reproducible, and every bit must be that of one rank with each
+  /// sequence alone. Collective.
   explicit CaseRunner(Mesh& mesh, bool reproducible = false);
 
   /// Runs the case. REQUIRES: the same seed on every rank. @throws Error if kvmesh threw where it

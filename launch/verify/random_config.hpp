@@ -17,7 +17,7 @@ struct CaseConfig {
   std::int64_t max_queries = 0;  ///< of one sequence in one step
 };
 
-/// Mostly short sequences on few small pages; one case in twelve has thousands of keys a rank, so
+/// Mostly short sequences on few small pages; one case in twelve has thousands of keys per rank, so
 /// that they are split among threads.
 CaseConfig random_config(Random& random, const Mesh& mesh);
 

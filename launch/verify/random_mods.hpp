@@ -26,7 +26,7 @@ struct NamedScore {
 NamedMask random_mask(Random& random, int q_heads, std::int64_t length);
 NamedScore random_score(Random& random, int q_heads);
 
-/// A block mask, and the mask mod that says the same pair by pair.
+/// A block mask, and the mask mod with the same visible pairs.
 struct CheckedBlockMask {
   BlockMask blocks;
   MaskMod visible;

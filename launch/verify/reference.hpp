@@ -24,7 +24,7 @@ struct ReferenceRow {
   double lse = -std::numeric_limits<double>::infinity();
 };
 
-/// One query row: `q` [k_dim] of global head `head` with `group` query heads to a kv head (kv head
+/// One query row: `q` [k_dim] of global head `head` with `group` query heads per kv head (kv head
 /// `head / group` of the sequence), at logical position `position` of batch row `b`.
 inline ReferenceRow reference_row(const DenseSequence& sequence, const float* q, double scale,
                                   const MaskMod& mask, const ScoreMod& score, std::int32_t b,
@@ -60,7 +60,7 @@ inline ReferenceRow reference_row(const DenseSequence& sequence, const float* q,
   return row;
 }
 
-/// The row with a sink: one more key with this score and the value 0.
+/// Returns the row with a sink: one more key with this score and the value 0.
 inline ReferenceRow with_sink(ReferenceRow row, double sink) {
   const double max = std::max(row.lse, sink);
   if (max == -std::numeric_limits<double>::infinity()) return row;

@@ -27,8 +27,8 @@ __version__ = ".".join(map(str, _kvmesh.version))
 
 @_atexit.register
 def _finish():
-    """Ends MPI, which waits for all ranks: not where an error ends this one, so that mpirun notices
-    and ends the others."""
+    """Ends MPI, which waits for all ranks. Not called if an error ends this one, so that mpirun
+    notices and ends the others."""
     if getattr(_sys, "last_value", None) is None:
         _kvmesh.finish_mpi()
 
@@ -37,7 +37,7 @@ def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, 
          size=None, rendezvous=None, secret=""):
     """The ranks of a job, kv_parallel x head_parallel.
 
-    Without arguments the ranks that a launcher has started (docs/launching.md), else this process
+    Without arguments: the ranks that a launcher has started (docs/launching.md), else this process
     alone. comm: an mpi4py communicator. group: a process group of torch.distributed, whose ranks
     then meet over TCP. rank, size and rendezvous ("host:port", where rank 0 listens): a meeting over
     TCP; without a secret only at private addresses. device: "cpu", "cuda" or "auto". deadline:
@@ -59,7 +59,7 @@ def Mesh(*, device="cpu", head_parallel=1, threads=0, deadline=None, comm=None, 
 
 
 def run_on_threads(ranks, body, *, device="cpu", head_parallel=1, threads=1, deadline=None):
-    """Calls body(mesh) on `ranks` threads, each with its own mesh, which ends with the call. The
+    """Calls body(mesh) on `ranks` threads, each with its own mesh, which is closed at the end. The
     first error is raised here, and ends the others' waits."""
     _kvmesh.run_on_threads(ranks, body,
                            _kvmesh.MeshOptions(device, head_parallel, threads, deadline))

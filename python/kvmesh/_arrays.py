@@ -4,7 +4,7 @@ import sys
 
 
 def empty(like, shape, float32):
-    """A new array of torch if `like` is torch's, else of numpy; of `like`'s type or float32."""
+    """Returns a new array of torch if `like` is torch's, else of numpy; of `like`'s type or float32."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(like, torch.Tensor):
         dtype = torch.float32 if float32 else like.dtype
@@ -14,7 +14,7 @@ def empty(like, shape, float32):
 
 
 def for_buffer(values):
-    """A contiguous array of float32, int32 or bool, of one or two dimensions."""
+    """Returns a contiguous array of float32, int32 or bool, of one or two dimensions."""
     import numpy
     if hasattr(values, "detach"):  # torch's, on any device
         values = values.detach().cpu()

@@ -1,4 +1,4 @@
-"""Where the ranks of a torch process group meet."""
+"""The rendezvous of the ranks of a torch process group."""
 
 import os
 import secrets
@@ -7,12 +7,12 @@ import socket
 
 def meeting_of(group):
     """(rank, size, "host:port", secret): the group's first rank finds a free port, makes a secret, and
-    tells the others."""
+    sends both to the others."""
     from torch import distributed
     rank, first = distributed.get_rank(group), distributed.get_global_rank(group, 0)
     meeting = [None, None]
     if rank == 0:
-        # MASTER_ADDR is where the world's rank 0 is.
+        # MASTER_ADDR is the machine of the world's rank 0.
         host = os.environ.get("MASTER_ADDR") if first == 0 else None
         with socket.socket() as free:
             free.bind(("", 0))

@@ -1,5 +1,5 @@
-"""Which NCCL a process has: that of torch, where torch brings one. A process has one libnccl.so.2, and
-torch does not load where the system's older one was first."""
+"""Loads the NCCL that torch brings, if it brings one. A process has one libnccl.so.2, and torch fails to
+load if the system's older one was loaded first."""
 
 import ctypes
 import importlib.util
@@ -17,6 +17,6 @@ def _of_torch():
     return [library for folder in folders for library in Path(folder).glob("lib/libnccl.so.2")]
 
 
-if "torch" not in sys.modules:  # else it is there
+if "torch" not in sys.modules:  # torch has loaded it otherwise
     for _library in _of_torch():
         ctypes.CDLL(str(_library))

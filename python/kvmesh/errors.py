@@ -1,9 +1,9 @@
 """kvmesh's errors: one class for each type, as in kvmesh/error.hpp. A call that raises has changed
-nothing, but for Timeout, PeerLost, NcclError, BrokenGroup and Error in the middle of a step."""
+nothing, except Timeout, PeerLost, NcclError, BrokenGroup and Error in the middle of a step."""
 
 
 class Error(RuntimeError):
-    """Base of all; by itself mostly an error of a device or of the system."""
+    """Base of all errors; by itself mostly an error of a device or of the system."""
 
     code = 1
 
@@ -13,7 +13,7 @@ class InvalidArgument(Error, ValueError):
 
 
 class Unsupported(Error):
-    """What this build or this machine does not have."""
+    """This build or this machine lacks a feature."""
 
     code = 3
 

@@ -18,7 +18,7 @@ std::vector<std::pair<int, int>> page_list(std::span<const PageId> pages) {
 
 void bind_page_allocator(nb::module_& module) {
   nb::class_<PageAllocator>(module, "PageAllocator",
-                            "Which rank holds which page of which sequence: metadata only. Every "
+                            "The ranks and pages of every sequence: metadata only. Every "
                             "rank applies the same operations and needs no message.")
       .def(
           "__init__",

@@ -1,4 +1,4 @@
-// What the parts of the Python module share.
+// Declarations that the parts of the Python module share.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -38,7 +38,7 @@ class Closable {
     return *value_;
   }
   bool is_closed() const { return !value_.has_value(); }
-  /// The end may wait for peers, so other threads of Python run meanwhile.
+  /// `close` may wait for peers, so other threads of Python run meanwhile.
   void close() {
     const nb::gil_scoped_release release;
     value_.reset();
@@ -50,11 +50,21 @@ class Closable {
 
 using PyMesh = Closable<Mesh>;
 using PyCache = Closable<KvCache>;
-/// A plan, and the sizes of a layer's tensors on this rank.
-struct PlannedStep {
-  StepPlan plan;
+/// The sizes of a layer's tensors on this rank.
+struct LayerSizes {
   std::int64_t q_heads, kv_heads, k_dim, v_dim;
   bool is_latent;
+};
+/// A plan, and the sizes of each layer.
+struct PlannedStep {
+  StepPlan plan;
+  std::vector<LayerSizes> layers;
+
+  /// Of a layer that does not exist, those of layer 0: the plan refuses it.
+  const LayerSizes& sizes(int layer) const {
+    const auto at = static_cast<std::size_t>(layer);
+    return layers[at < layers.size() ? at : 0];
+  }
 };
 using PyPlan = Closable<PlannedStep>;
 
@@ -73,7 +83,7 @@ void make_closable(nb::class_<Closable<T>>& type) {
           nb::arg("args"));
 }
 
-/// The one of `all` whose name is `text`. @throws InvalidArgument.
+/// Returns the element of `all` whose name is `text`. @throws InvalidArgument.
 template <class Enum>
 Enum named(std::string_view text, std::initializer_list<Enum> all, const char* what) {
   std::string names;
@@ -94,21 +104,22 @@ PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_vi
 struct Tensor {
   nb::ndarray<> writable;
   nb::ndarray<nb::ro> readable;
-  TensorView view;  ///< of a readable one it is only read
+  TensorView view;  ///< if the array is read-only it is only read
 };
-/// uint16 elements are the bits of bfloat16, which numpy does not have; ml_dtypes' arrays are taken
-/// as such. @throws nb::type_error, naming `what`.
+/// uint16 elements are the bits of bfloat16, which numpy does not have; ml_dtypes' bfloat16 arrays
+/// are accepted. @throws nb::type_error that names `what`.
 Tensor input(nb::handle object, const char* what);
 Tensor output(nb::handle object, const char* what);
 
-/// A number of the CUDA runtime, or an object of torch or cupy; None is torch's current stream if
-/// torch is there and the mesh is on a GPU, else CUDA's default one.
+/// A number of the CUDA runtime, or a stream object of torch or cupy. None is torch's current
+/// stream if torch is loaded and the mesh is on a GPU, else CUDA's default one.
 Stream stream_of(nb::handle object, Device device);
 
-/// An array for results: of torch if `like` is torch's, else of numpy, in float32 or `like`'s type.
+/// Returns an array for results: of torch if `like` is torch's, else of numpy, in float32 or
+/// `like`'s type.
 nb::object make_array(nb::handle like, std::initializer_list<std::int64_t> shape, bool float32);
 
-/// None is the default that is given; a MaskMod; or a function, which is traced.
+/// `None` gives the default; else a MaskMod, or a function, which is traced.
 MaskMod mask_from(nb::handle object, const MaskMod& otherwise);
 ScoreMod score_from(nb::handle object);
 

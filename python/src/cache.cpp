@@ -30,12 +30,69 @@ std::optional<StepLimits> limits_of(nb::handle limits) {
   return StepLimits{.sequences = sequences, .query_tokens = query_tokens};
 }
 
+/// The members of a dict, by name; each is taken once.
+class Members {
+ public:
+  explicit Members(nb::handle of) : left_(nb::cast<nb::dict>(of).copy()) {}
+
+  template <class T>
+  void read(const char* name, T& value) {
+    if (const nb::object given = take(name); !given.is_none()) value = nb::cast<T>(given);
+  }
+  nb::object take(const char* name) { return nb::object(left_.attr("pop")(name, nb::none())); }
+  /// @throws TypeError if a member was not read.
+  void done(const char* what) const {
+    if (left_.size() == 0) return;
+    throw nb::type_error(
+        (std::string("a ") + what + " has no " + nb::cast<std::string>(nb::str(left_.keys())))
+            .c_str());
+  }
+
+ private:
+  nb::dict left_;
+};
+
+LayerKind kind_of(nb::handle of) {
+  Members members(of);
+  LayerKind kind;
+  members.read("layers", kind.layers);
+  kind.mask = mask_from(members.take("mask"), mods::causal());
+  kind.score = score_from(members.take("score"));
+  if (const nb::object scale = members.take("scale"); !scale.is_none()) {
+    kind.scale = nb::cast<float>(scale);
+  }
+  members.done("kind of layers");
+  return kind;
+}
+
+LayerGroup group_of(nb::handle of) {
+  Members members(of);
+  LayerGroup group;
+  members.read("layers", group.layers);
+  members.read("q_heads", group.q_heads);
+  members.read("kv_heads", group.kv_heads);
+  members.read("k_dim", group.k_dim);
+  members.read("v_dim", group.v_dim);
+  members.read("window", group.window);
+  members.read("page_share", group.page_share);
+  std::string dtype, page_kind;
+  members.read("dtype", dtype);
+  members.read("page_kind", page_kind);
+  if (!dtype.empty()) group.dtype = dtype_from(dtype);
+  if (!page_kind.empty()) {
+    group.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
+  }
+  members.done("layer group");
+  return group;
+}
+
 std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
                              std::optional<float> scale, std::string_view scatter,
                              std::string_view strategy, std::optional<std::string_view> way,
                              std::string_view travels_as,
                              const std::vector<std::int64_t>& positions,
-                             const BlockMask* block_mask, nb::handle limits, bool may_be_full) {
+                             const BlockMask* block_mask, nb::handle limits, nb::handle kinds,
+                             bool may_be_full) {
   PlanOptions options;
   options.mask = mask_from(mask, mods::causal());
   options.score = score_from(score);
@@ -47,6 +104,7 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   options.q_positions = positions;
   options.block_mask = block_mask;
   options.limits = limits_of(limits);
+  for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
   KvCache& cache = self.get();
   const nb::gil_scoped_release release;
@@ -57,10 +115,14 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
 }
 
 PlannedStep planned(KvCache& cache, StepPlan plan) {
-  const CacheOptions& options = cache.options();
   const int share = cache.mesh().head_parallel();
-  return {std::move(plan), options.q_heads / share, options.kv_heads / share,
-          options.k_dim,   options.v_dim,           options.page_kind == PageKind::kLatent};
+  PlannedStep step{std::move(plan), {}};
+  for (int layer = 0; layer < cache.options().layers; ++layer) {
+    const CacheOptions options = cache.group_options(cache.group_of(layer));
+    step.layers.push_back({options.q_heads / share, options.kv_heads / share, options.k_dim,
+                           options.v_dim, options.page_kind == PageKind::kLatent});
+  }
+  return step;
 }
 
 void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
@@ -148,14 +210,16 @@ void bind_sequences(nb::class_<PyCache>& type) {
           nb::arg("sequence"))
       .def(
           "pages",
-          [](PyCache& self, std::uint64_t sequence) {
-            std::vector<std::pair<int, int>> list;
-            for (PageId page : self.get().allocator().pages(SequenceId(sequence))) {
-              list.emplace_back(page.rank().value, page.index());
+          [](PyCache& self, std::uint64_t sequence, int group) {
+            std::vector<std::optional<std::pair<int, int>>> list;
+            for (PageId page : self.get().allocator(group).pages(SequenceId(sequence))) {
+              list.emplace_back();
+              if (page.valid()) list.back().emplace(page.rank().value, page.index());
             }
             return list;
           },
-          nb::arg("sequence"), "The page table in logical order: (rank, index) each.");
+          nb::arg("sequence"), nb::arg("group") = 0,
+          "The page table in logical order: (rank, index) each; None for pages behind a window.");
 }
 
 void bind_cache_class(nb::module_& module) {
@@ -169,11 +233,14 @@ void bind_cache_class(nb::module_& module) {
          std::string_view dtype, std::string_view page_kind, std::string_view scale_kind,
          float k_scale, float v_scale, std::string_view placement, std::int64_t home,
          bool reproducible, bool prefix_cache, std::string_view prefix_hash,
-         std::string_view eviction, const std::string& prefix_seed) {
-        const CacheOptions options = cache_options(
+         std::string_view eviction, const std::string& prefix_seed, std::int64_t window,
+         nb::list groups) {
+        CacheOptions options = cache_options(
             layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
             memory_fraction, dtype, page_kind, scale_kind, k_scale, v_scale, placement, home,
             reproducible, prefix_options(prefix_cache, prefix_hash, eviction, prefix_seed));
+        options.window = window;
+        for (nb::handle group : groups) options.groups.push_back(group_of(group));
         Mesh& of = mesh.get();
         const nb::gil_scoped_release release;
         new (self) PyCache(KvCache(of, options));
@@ -186,7 +253,11 @@ void bind_cache_class(nb::module_& module) {
       nb::arg("v_scale") = 1.0f, nb::arg("placement") = "balanced",
       nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false,
       nb::arg("prefix_cache") = false, nb::arg("prefix_hash") = "sha256_cbor",
-      nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "");
+      nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "", nb::arg("window") = 0,
+      nb::arg("groups") = nb::list(),
+      "window: positions that a query sees; pages behind it are given up. groups: further groups "
+      "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
+      "page_kind, window, page_share.");
   make_closable(type);
   bind_sequences(type);
   bind_prefix(module, type);
@@ -197,9 +268,10 @@ void bind_cache_class(nb::module_& module) {
                       std::optional<float> scale, std::string_view scatter,
                       std::string_view strategy, std::optional<std::string_view> way,
                       std::string_view travels_as, const std::vector<std::int64_t>& positions,
-                      const BlockMask* block_mask, nb::object limits) -> std::optional<PyPlan> {
+                      const BlockMask* block_mask, nb::object limits,
+                      nb::list kinds) -> std::optional<PyPlan> {
           auto made = plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as,
-                           positions, block_mask, limits, may_be_full);
+                           positions, block_mask, limits, kinds, may_be_full);
           if (!made) return std::nullopt;
           return PyPlan(planned(self.get(), std::move(*made)));
         },
@@ -207,11 +279,13 @@ void bind_cache_class(nb::module_& module) {
         nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
         nb::arg("strategy") = "auto", nb::arg("way") = nb::none(),
         nb::arg("travels_as") = "float32", nb::arg("q_positions") = std::vector<std::int64_t>{},
-        nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(), doc);
+        nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(),
+        nb::arg("kinds") = nb::list(), doc);
   };
   def_plan("plan", false,
            "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
-           "attention is causal. limits: (sequences, query_tokens), for captured graphs.");
+           "attention is causal. limits: (sequences, query_tokens), for captured graphs. "
+           "kinds: dicts of layers and their mask, score, scale.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
   type.def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
@@ -224,7 +298,10 @@ void bind_cache_class(nb::module_& module) {
             cache.check_replicas();
           },
           "Compares the ranks' page tables.")
-      .def("free_pages", [](PyCache& self) { return self.get().allocator().free_pages(); })
+      .def(
+          "free_pages",
+          [](PyCache& self, int group) { return self.get().allocator(group).free_pages(); },
+          nb::arg("group") = 0)
       .def_prop_ro("pages_per_rank",
                    [](PyCache& self) { return self.get().options().pages_per_rank; })
       .def_prop_ro("pool_bytes", [](PyCache& self) { return self.get().pool_bytes(); })

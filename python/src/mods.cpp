@@ -11,7 +11,7 @@
 namespace kvmesh::python {
 namespace {
 
-/// Numbers that a mod captures, of one of the three types.
+/// Captured numbers of a mod, of one of the three types.
 struct PyBuffer {
   std::variant<Buffer<float>, Buffer<std::int32_t>, Buffer<bool>> buffer;
   std::size_t rows = 0;  ///< 0: one dimension
@@ -19,7 +19,7 @@ struct PyBuffer {
 
 std::optional<Expr> try_expr(nb::handle value) {
   if (nb::isinstance<Expr>(value)) return nb::cast<Expr>(value);
-  // Arrays of one element, which Python would take for an index whatever they hold.
+  // Arrays of one element, which Python would convert to an index, whatever they hold.
   if (nb::hasattr(value, "item")) return try_expr(value.attr("item")());
   if (PyBool_Check(value.ptr())) return Expr(value.is(Py_True));
   if (PyIndex_Check(value.ptr())) {
@@ -48,7 +48,7 @@ Expr modulo(const Expr& a, const Expr& b) {
 
 /// Python's //: rounds down.
 Expr floor_divide(const Expr& a, const Expr& b) {
-  const Expr rest = a % b;  // which refuses floating-point numbers
+  const Expr rest = a % b;  // throws for floating-point numbers
   return a / b - to_int(rest != 0 && (rest < 0) != (b < 0));
 }
 
@@ -105,7 +105,7 @@ std::vector<bool> bools_of(const nb::ndarray<nb::ro, nb::c_contig, nb::device::c
 }
 
 PyBuffer make_buffer(nb::object object) {
-  // numpy makes a contiguous copy of the right type of whatever it is given.
+  // numpy makes a contiguous copy of the right type from any array.
   const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_buffer")(object);
   const auto data = nb::cast<nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>>(array);
   const bool is_table = data.ndim() == 2;
@@ -174,7 +174,7 @@ void bind_functions(nb::module_& module) {
 
 void bind_masks(nb::module_& module) {
   nb::class_<MaskMod>(module, "MaskMod",
-                      "Which keys a query sees: a function (b, h, q, kv) -> bool of logical "
+                      "The keys that a query sees: a function (b, h, q, kv) -> bool of logical "
                       "positions, called once with symbolic values.")
       .def(
           "__init__",
@@ -250,7 +250,7 @@ ScoreMod score_from(nb::handle object) {
 }
 
 void bind_mods(nb::module_& module) {
-  nb::class_<Expr> expr(module, "Expr", "A value that a traced mod does not know yet.");
+  nb::class_<Expr> expr(module, "Expr", "A symbolic value of a traced mod.");
   bind_operators(expr);
   nb::class_<PyBuffer>(module, "Buffer",
                        "Numbers that a mod captures, of one or two dimensions: buffer[kv], "

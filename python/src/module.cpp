@@ -1,4 +1,4 @@
-// The extension module kvmesh._kvmesh: the package beside it gives its names to the world.
+// The extension module kvmesh._kvmesh. The package beside it exports its names.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>

@@ -92,7 +92,7 @@ void bind_paged(nb::module_& module) {
   module.def("block_mask_of", &block_mask_of, nb::arg("map"), nb::kw_only(), nb::arg("q_len"),
              nb::arg("kv_len"), nb::arg("q_block"), nb::arg("kv_block"), nb::arg("mask"));
   nb::class_<PyPagedAttention>(module, "PagedAttention",
-                               "What kvmesh.torch.PagedAttention is made of.")
+                               "The implementation of kvmesh.torch.PagedAttention.")
       .def(nb::init<PyMesh&, std::int64_t, int, int, std::string_view>(), nb::arg("mesh"),
            nb::arg("n_pages"), nb::arg("page_size"), nb::arg("max_batch_size"),
            nb::arg("placement"))

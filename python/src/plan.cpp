@@ -9,22 +9,23 @@ namespace kvmesh::python {
 namespace {
 
 /// New keys or values [tokens, kv_heads, dim]; none are empty.
-Tensor new_tokens(nb::handle object, const PlannedStep& step, std::int64_t dim, const Tensor& like,
-                  const char* what) {
+Tensor new_tokens(nb::handle object, const PlannedStep& step, std::int64_t heads, std::int64_t dim,
+                  const Tensor& like, const char* what) {
   if (!object.is_none()) return input(object, what);
   if (step.plan.append_tokens() != 0) {
     throw InvalidArgument(std::string(what) + " is missing: the step appends " +
                           std::to_string(step.plan.append_tokens()) + " tokens");
   }
   Tensor nothing;
-  nothing.view = {like.view.data, like.view.dtype, {0, step.kv_heads, dim}, like.view.device};
+  nothing.view = {like.view.data, like.view.dtype, {0, heads, dim}, like.view.device};
   return nothing;
 }
 
 /// Latent pages take no values.
-Tensor new_values(nb::handle object, const PlannedStep& step, const Tensor& like) {
-  return step.is_latent && object.is_none() ? Tensor{}
-                                            : new_tokens(object, step, step.v_dim, like, "v");
+Tensor new_values(nb::handle object, const PlannedStep& step, int layer, const Tensor& like) {
+  const LayerSizes& sizes = step.sizes(layer);
+  if (sizes.is_latent && object.is_none()) return Tensor{};
+  return new_tokens(object, step, sizes.kv_heads, sizes.v_dim, like, "v");
 }
 
 /// The merged rows of this rank, in the caller's arrays or in new ones.
@@ -36,11 +37,12 @@ struct Output {
   nb::object result() const { return lse.is_none() ? o : nb::make_tuple(o, lse); }
 };
 
-Output output_of(const PlannedStep& step, nb::handle like, nb::object o, nb::object lse) {
+Output output_of(const PlannedStep& step, int layer, nb::handle like, nb::object o,
+                 nb::object lse) {
   const std::int64_t tokens = step.plan.tokens_of_output().size();
-  const std::int64_t heads = step.plan.heads_of_output().size();
+  const std::int64_t heads = step.plan.heads_of_output(layer).size();
   Output output{.o = o, .lse = lse, .o_tensor = {}, .lse_tensor = {}};
-  if (o.is_none()) output.o = make_array(like, {tokens, heads, step.v_dim}, false);
+  if (o.is_none()) output.o = make_array(like, {tokens, heads, step.sizes(layer).v_dim}, false);
   if (lse.is(Py_True)) output.lse = make_array(like, {tokens, heads}, true);
   output.o_tensor = kvmesh::python::output(output.o, "out");
   if (!output.lse.is_none()) output.lse_tensor = kvmesh::python::output(output.lse, "lse");
@@ -51,10 +53,11 @@ nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v
                nb::object lse, nb::object stream, nb::object sinks) {
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
-  const Tensor keys = new_tokens(k, step, step.k_dim, queries, "k");
-  const Tensor values = new_values(v, step, queries);
+  const LayerSizes& sizes = step.sizes(layer);
+  const Tensor keys = new_tokens(k, step, sizes.kv_heads, sizes.k_dim, queries, "k");
+  const Tensor values = new_values(v, step, layer, queries);
   const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
-  const Output output = output_of(step, q, out, lse);
+  const Output output = output_of(step, layer, q, out, lse);
   const Stream on = stream_of(stream, queries.view.device);
   {
     const nb::gil_scoped_release release;
@@ -67,7 +70,7 @@ nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v
 
 void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stream) {
   const Tensor keys = input(k, "k");
-  const Tensor values = new_values(v, self.get(), keys);
+  const Tensor values = new_values(v, self.get(), layer, keys);
   const Stream on = stream_of(stream, keys.view.device);
   const nb::gil_scoped_release release;
   self.get().plan.append(layer, keys.view, values.view, on);
@@ -79,8 +82,9 @@ std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::ob
   PlannedStep& step = self.get();
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
-  if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
-  if (lse.is_none()) lse = make_array(q, {tokens, step.q_heads}, true);
+  const LayerSizes& sizes = step.sizes(layer);
+  if (o.is_none()) o = make_array(q, {tokens, sizes.q_heads, sizes.v_dim}, true);
+  if (lse.is_none()) lse = make_array(q, {tokens, sizes.q_heads}, true);
   const Tensor counted = sinks.is_none() ? Tensor{} : input(sinks, "sinks");
   const Tensor part_o = output(o, "o");
   const Tensor part_lse = output(lse, "lse");
@@ -94,15 +98,15 @@ std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::ob
 }
 
 nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::object out_lse,
-                   nb::object stream) {
+                   nb::object stream, int layer) {
   PlannedStep& step = self.get();
   const Tensor part_o = input(o, "o");
   const Tensor part_lse = input(lse, "lse");
-  const Output output = output_of(step, o, out, out_lse);
+  const Output output = output_of(step, layer, o, out, out_lse);
   const Stream on = stream_of(stream, part_o.view.device);
   {
     const nb::gil_scoped_release release;
-    step.plan.combine({.o = part_o.view, .lse = part_lse.view}, output.views(), on);
+    step.plan.combine({.o = part_o.view, .lse = part_lse.view}, output.views(), on, layer);
   }
   return output.result();
 }
@@ -118,7 +122,7 @@ std::string describe_plan(PyPlan& self) {
 
 void bind_plan(nb::module_& module) {
   nb::class_<PyPlan> type(module, "StepPlan",
-                          "One step of a batch: planned once, run for each layer. Good until one "
+                          "One step of a batch: planned once, run for each layer. Valid until one "
                           "of its sequences changes.");
   make_closable(type);
   type.def(
@@ -126,7 +130,7 @@ void bind_plan(nb::module_& module) {
           nb::arg("v") = nb::none(), nb::arg("out") = nb::none(), nb::arg("lse") = nb::none(),
           nb::arg("stream") = nb::none(), nb::arg("sinks") = nb::none(),
           "Appends, attends and combines. q [tokens, q_heads, k_dim], k and v [new tokens, "
-          "kv_heads, dim], left out where nothing is appended; sinks [q_heads] float32, the "
+          "kv_heads, dim], left out if nothing is appended; sinks [q_heads] float32, the "
           "layer's attention sinks. Returns out, new if none is given; with lse (an array, or True "
           "for a new one) (out, lse).")
       .def("append", &append, nb::arg("layer"), nb::arg("k"), nb::arg("v") = nb::none(),
@@ -136,8 +140,9 @@ void bind_plan(nb::module_& module) {
            nb::arg("sinks") = nb::none(),
            "Attention over this rank's pages alone: (o, lse), float32, natural logarithm.")
       .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
-           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
-           "Merges the partials of all ranks. Returns as run does.")
+           nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(), nb::arg("layer") = 0,
+           "Merges the partials of all ranks, of `layer` or another layer of its group. Returns as "
+           "run does.")
       .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
       .def_prop_ro(
@@ -145,9 +150,9 @@ void bind_plan(nb::module_& module) {
           [](PyPlan& self) {
             const PlannedStep& step = self.get();
             return nb::make_tuple(step.plan.tokens_of_output().size(),
-                                  step.plan.heads_of_output().size(), step.v_dim);
+                                  step.plan.heads_of_output().size(), step.sizes(0).v_dim);
           },
-          "(tokens, heads, v_dim) of this rank's output.")
+          "(tokens, heads, v_dim) of this rank's output of layer 0 and the layers of its group.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

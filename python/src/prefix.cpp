@@ -72,7 +72,7 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           nb::arg("tokens"))
       .def("truncate", &PrefixKey::truncate, nb::arg("length"))
       .def("__len__", [](const PrefixKey& self) { return self.tokens().size(); })
-      .def_prop_ro("hashes", &hashes, "Of each full page, as bytes.");
+      .def_prop_ro("hashes", &hashes, "The hash of each full page, as bytes.");
   nb::class_<PrefixMatch>(module, "PrefixMatch",
                           "A run of cached pages, pinned until create_with_prefix or release.")
       .def_ro("tokens", &PrefixMatch::tokens);

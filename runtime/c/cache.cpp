@@ -29,6 +29,21 @@ PrefixOptions prefix_options(const kvmesh_cache_options_t& given) {
                              given.eviction, "eviction")};
 }
 
+LayerGroup layer_group(const kvmesh_layer_group_t& given) {
+  LayerGroup group{.layers = layers_of(given.layers, given.layer_count),
+                   .q_heads = given.q_heads,
+                   .kv_heads = given.kv_heads,
+                   .k_dim = given.k_dim,
+                   .v_dim = given.v_dim,
+                   .window = given.window};
+  if (given.dtype != KVMESH_DTYPE_DEFAULT) group.dtype = dtype_of(given.dtype);
+  if (given.has_own_kind != 0) {
+    group.page_kind = choice({PageKind::kKv, PageKind::kLatent}, given.page_kind, "page_kind");
+  }
+  if (given.page_share != 0) group.page_share = given.page_share;
+  return group;
+}
+
 CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   const kvmesh_cache_options_t known_options = known(&checked(given, "options"));
   CacheOptions options;
@@ -49,6 +64,10 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.bytes = known_options.bytes;
   options.memory_fraction = known_options.memory_fraction;
   options.reproducible = known_options.reproducible != 0;
+  options.window = known_options.window;
+  for_each_known(
+      known_options.groups, known_options.group_count, "groups",
+      [&](const kvmesh_layer_group_t& group) { options.groups.push_back(layer_group(group)); });
   const std::int64_t home = known_options.home_threshold_tokens;
   require(home >= -1, "home_threshold_tokens {}", home);
   if (home != 0) options.home_threshold_tokens = home == -1 ? 0 : home;

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "core/check.hpp"
 #include "kvmesh/c/kvmesh.h"
@@ -62,6 +63,22 @@ Options known(const Options* given) {
           "options of size {}, of which this library knows {}, ask for more than it can",
           given->size, sizeof(Options));
   return options;
+}
+
+/// Calls `body` with each of `count` structs, which lie as far apart as the first says.
+/// @throws InvalidArgument.
+template <class Options, class Body>
+void for_each_known(const Options* given, std::size_t count, const char* what, const Body& body) {
+  const auto* at = reinterpret_cast<const std::byte*>(given);
+  for (std::size_t i = 0; i < count; ++i, at += given->size) {
+    body(known(&checked(reinterpret_cast<const Options*>(at), what)));
+  }
+}
+
+/// @throws InvalidArgument.
+inline std::vector<int> layers_of(const std::int32_t* layers, std::size_t count) {
+  require(count == 0 || layers != nullptr, "layers is NULL");
+  return {layers, layers + count};
 }
 
 /// Fills the caller's struct, as much of it as both know.

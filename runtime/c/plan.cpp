@@ -53,6 +53,14 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
     }
     options.limits = limits;
   }
+  for_each_known(known_options.kinds, known_options.kind_count, "kinds",
+                 [&](const kvmesh_layer_kind_t& of) {
+                   LayerKind kind{.layers = layers_of(of.layers, of.layer_count)};
+                   if (of.mask != nullptr) kind.mask = of.mask->mod;
+                   if (of.score != nullptr) kind.score = of.score->mod;
+                   if (of.scale != 0) kind.scale = of.scale;
+                   options.kinds.push_back(std::move(kind));
+                 });
   return options;
 }
 

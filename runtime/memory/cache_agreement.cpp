@@ -71,7 +71,7 @@ std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
     hash.add(group.dtype ? int(*group.dtype) : -1)
         .add(group.page_kind ? int(*group.page_kind) : -1);
     const KvScales scales = group.scales.value_or(KvScales{.k = 0});
-    hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v));
+    hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v)).add(group.window);
     hash.add(std::bit_cast<std::uint64_t>(group.page_share));
   }
   return static_cast<std::int64_t>(hash.value());
@@ -106,6 +106,7 @@ constexpr std::array kFields{
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
+    Field{"window", [](const Mesh&, const O& o) { return o.window; }},
     Field{"the layer groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }},
     Field{"the way to say the memory",
           [](const Mesh&, const O& o) -> std::int64_t { return int(memory_way(o)); },
@@ -212,6 +213,7 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
       "cache: prefix hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
+  require(options.window >= 0, "cache: a window of {}", options.window);
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
           options.home_threshold_tokens);
   check_memory(options);

@@ -29,6 +29,7 @@ CacheOptions options_of(const LayerGroup& group, CacheOptions options) {
   options.dtype = group.dtype.value_or(options.dtype);
   options.page_kind = group.page_kind.value_or(options.page_kind);
   options.scales = group.scales.value_or(options.scales);
+  options.window = group.window;
   options.pages_per_rank = pages_of(group, options.pages_per_rank);
   return options;
 }
@@ -38,8 +39,6 @@ CacheOptions options_of(const LayerGroup& group, CacheOptions options) {
 std::vector<std::vector<int>> layers_of_groups(const CacheOptions& options) {
   require(options.layers > 0 && options.layers <= kMostLayers, "cache: {} layers, must be 1 to {}",
           options.layers, kMostLayers);
-  require(options.groups.empty() || !options.prefix.enabled,
-          "cache: the prefix cache is for caches with one layer group");
   std::vector<std::vector<int>> groups(1);
   std::vector<bool> is_named(static_cast<std::size_t>(options.layers));
   for (const LayerGroup& group : options.groups) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/step/step_batch.hpp"
@@ -14,7 +15,7 @@ namespace kvmesh {
 struct StepOptions {
   AttentionShape shape;
   KvFormat format;
-  AttentionOptions attention{};           ///< without a block mask
+  std::vector<AttentionOptions> kinds{};  ///< of layers, at least one; without a block mask
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
@@ -25,9 +26,11 @@ struct StepOptions {
 struct AttendInput {
   ConstTensorView q;        ///< [tokens, q_heads, k_dim]
   ConstTensorView sinks{};  ///< [q_heads]; empty: none
+  std::size_t kind = 0;     ///< of the layer: which of StepOptions::kinds
 };
 
-/// The kernels of a step: planned once per step, run once per layer. With limits, tensors have as
+/// The kernels of a step: planned once per step, for all kinds of layers together, which share page
+/// lists, slots of new tokens and the combine; run once per layer. With limits, tensors have as
 /// many tokens as the limits allow.
 class StepKernels {
  public:

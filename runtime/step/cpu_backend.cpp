@@ -1,5 +1,6 @@
 // The backend that runs on this machine's cores.
 #include <algorithm>
+#include <deque>
 
 #include "kernels/cpu/attend.hpp"
 #include "runtime/step/backend.hpp"
@@ -25,13 +26,17 @@ class CpuStep : public StepKernels {
           const std::shared_ptr<RowExchange>& rows)
       : options_(options),
         mesh_(mesh),
-        combine_(ways, options.combine, options.limits.has_value()),
-        attention_(options.shape, options.attention) {
-    if (options.reproducible) exact_.emplace(rows);
+        combine_(ways, options.combine, options.limits.has_value()) {
+    for (const AttentionOptions& kind : options.kinds) {
+      if (options.reproducible)
+        exact_.emplace_back(rows);
+      else
+        kinds_.emplace_back(options.shape, kind);
+    }
   }
 
   void check(std::span<const SequenceSize> batch) const override {
-    if (exact_) ExactStep::check(batch, options_.shape.page_size);
+    if (is_exact()) ExactStep::check(batch, options_.shape.page_size);
   }
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;
@@ -42,16 +47,19 @@ class CpuStep : public StepKernels {
     set_token_slots(batch, page_size, slots_);
     batch_ = &batch;
     const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
-    if (exact_) {
-      AttentionOptions attention = options_.attention;
+    for (std::size_t kind = 0; kind < exact_.size(); ++kind) {
+      AttentionOptions attention = options_.kinds[kind];
       if (blocks) attention.block_mask = &*blocks;
-      return exact_->plan(options_.shape, attention, options_.combine, batch, tokens);
+      exact_[kind].plan(options_.shape, attention, options_.combine, batch, tokens);
     }
+    if (is_exact()) return;
     sequences_.clear();
     for (const SequenceStep& it : batch.sequences) {
       sequences_.push_back({it.queries, it.length, it.pages->pages, it.counts_sinks});
     }
-    attention_.plan({sequences_, batch.q_positions}, blocks ? &*blocks : nullptr);
+    for (cpu::Attend& kind : kinds_) {
+      kind.plan({sequences_, batch.q_positions}, blocks ? &*blocks : nullptr);
+    }
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
 
@@ -63,44 +71,54 @@ class CpuStep : public StepKernels {
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream) override {
     const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
-    attention_.run(first_tokens(input.q, tokens), pool,
-                   {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)}, mesh_.threads(),
-                   input.sinks);
+    kinds_[input.kind].run(first_tokens(input.q, tokens), pool,
+                           {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
+                           mesh_.threads(), input.sinks);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
-    exact_ ? exact_->check_combine(output) : combine_.check_run(partial, output);
+    is_exact() ? exact_[0].check_combine(output) : combine_.check_run(partial, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});
   }
-  TileCounts tiles() const override { return exact_ ? exact_->tiles() : attention_.tiles(); }
+  TileCounts tiles() const override {
+    TileCounts sum;
+    for (const ExactStep& kind : exact_) sum += kind.tiles();
+    for (const cpu::Attend& kind : kinds_) sum += kind.tiles();
+    return sum;
+  }
   std::int64_t workspace_bytes() const override {
     const std::size_t lists = slots_.capacity() * sizeof(TokenSlot) +
                               sequences_.capacity() * sizeof(AttendSequence) +
                               combine_.workspace_bytes();
-    return (exact_ ? exact_->workspace_bytes() : attention_.workspace_bytes()) +
-           static_cast<std::int64_t>(lists);
+    auto bytes = static_cast<std::int64_t>(lists);
+    for (const ExactStep& kind : exact_) bytes += kind.workspace_bytes();
+    for (const cpu::Attend& kind : kinds_) bytes += kind.workspace_bytes();
+    return bytes;
   }
-  bool needs_partial() const override { return !exact_; }
+  bool needs_partial() const override { return !is_exact(); }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (!exact_) return StepKernels::attend(input, pool, partial, output, stream);
+    if (!is_exact()) return StepKernels::attend(input, pool, partial, output, stream);
     const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
-    exact_->attend(first_tokens(input.q, tokens), pool, mesh_.threads());
-    exact_->combine(output, static_cast<const float*>(input.sinks.data));
+    ExactStep& exact = exact_[input.kind];
+    exact.attend(first_tokens(input.q, tokens), pool, mesh_.threads());
+    exact.combine(output, static_cast<const float*>(input.sinks.data));
   }
   std::int64_t host_bytes() const override { return workspace_bytes(); }
   std::uint64_t generation() const override { return combine_.generation(); }
 
  private:
+  bool is_exact() const { return options_.reproducible; }
+
   StepOptions options_;
   Mesh& mesh_;
   StepCombine combine_;
   const StepBatch* batch_ = nullptr;
   std::vector<TokenSlot> slots_;
   std::vector<AttendSequence> sequences_;
-  cpu::Attend attention_;
-  std::optional<ExactStep> exact_;  // instead of attention_ and combine_, if reproducible
+  std::deque<cpu::Attend> kinds_;
+  std::deque<ExactStep> exact_;  // instead of kinds_ and combine_, if reproducible
 };
 
 class CpuBackend : public Backend {

@@ -1,6 +1,9 @@
 // The backend that runs on one GPU.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <deque>
+
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
 #include "core/device_wait.hpp"
@@ -85,12 +88,12 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
 Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
 
 /// `sends`: rows go straight to other ranks.
-cuda::CudaAttend::Options attend_options(const StepOptions& options,
+cuda::CudaAttend::Options attend_options(const StepOptions& options, const AttentionOptions& kind,
                                          std::span<const BatchEntry> first, bool sends) {
   const bool row_scales = info_of(options.format.dtype).has_scales &&
                           options.format.scales.kind == ScaleKind::kPerTokenAndHead;
   cuda::CudaAttend::Options attend{
-      .attention = options.attention,
+      .attention = kind,
       .block_mask = options.block_mask,
       .kinds = {.q = query_type(options.format.dtype),
                 .pool = options.format.dtype,
@@ -112,9 +115,13 @@ class CudaStep : public StepKernels {
   CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
       : shared_(shared),
         options_(options),
-        combine_(shared.ways, options.combine, options.limits.has_value()),
-        attention_(shared.kernels, options.shape,
-                   attend_options(options, first, options.limits && plan_limits())) {}
+        combine_(shared.ways, options.combine, options.limits.has_value()) {
+    const bool sends = options.limits && plan_limits();
+    for (const AttentionOptions& kind : options.kinds) {
+      kinds_.emplace_back(shared.kernels, options.shape,
+                          attend_options(options, kind, first, sends));
+    }
+  }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
@@ -124,15 +131,18 @@ class CudaStep : public StepKernels {
       sequences.push_back(
           {.queries = size.queries, .kv_len = size.length, .appended = size.appended});
     }
-    attention_.current().check_step(sequences);
+    for (const cuda::CudaAttend& kind : kinds_) kind.current().check_step(sequences);
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
-    shared_.mesh.wait_until([&] { return attention_.is_ready(); }, "plan");
+    shared_.mesh.wait_until(
+        [&] { return std::ranges::all_of(kinds_, &cuda::CudaAttend::is_ready); }, "plan");
     try {
       change_pages(batch);
       const bool sends = plan_combine(batch, stream);
-      attention_.plan(shared_.pages, {sequences_, batch.q_positions, sends}, native(stream));
+      for (cuda::CudaAttend& kind : kinds_) {
+        kind.plan(shared_.pages, {sequences_, batch.q_positions, sends}, native(stream));
+      }
     } catch (...) {
       forget_pages(batch, stream);
       throw;
@@ -141,7 +151,7 @@ class CudaStep : public StepKernels {
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
-    const cuda::DevicePlan& plan = attention_.current();
+    const cuda::DevicePlan& plan = kinds_[0].current();  // slots are those of any
     const Launching launching(shared_, stream);
     require(k.dims == 3 && k.size(0) == plan.token_slot_count(),
             "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
@@ -169,21 +179,29 @@ class CudaStep : public StepKernels {
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     if (needs_partial()) return combine_.check_run(partial, output);
-    attention_.check_output({output.o, output.lse});
+    kinds_[0].check_output({output.o, output.lse});
   }
 
-  TileCounts tiles() const override { return attention_.current().tiles(); }
+  TileCounts tiles() const override {
+    TileCounts sum;
+    for (const cuda::CudaAttend& kind : kinds_) sum += kind.current().tiles();
+    return sum;
+  }
   std::int64_t workspace_bytes() const override {
-    return attention_.workspace_bytes() + attention_.plan_bytes() +
-           static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+    auto bytes = static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+    for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
+    return bytes;
   }
   std::int64_t host_bytes() const override {
-    return attention_.current().host_bytes() +
-           static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
-                                     combine_.host_bytes());
+    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
+                                           combine_.host_bytes());
+    for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
+    return bytes;
   }
   std::uint64_t generation() const override {
-    return attention_.generation() + combine_.generation();
+    std::uint64_t generation = combine_.generation();
+    for (const cuda::CudaAttend& kind : kinds_) generation += kind.generation();
+    return generation;
   }
 
  private:
@@ -191,7 +209,7 @@ class CudaStep : public StepKernels {
   template <class Rows>
   void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
     const Launching launching(shared_, stream);
-    attention_.launch(input.q, pool, rows, native(stream), input.sinks);
+    kinds_[input.kind].launch(input.q, pool, rows, native(stream), input.sinks);
   }
 
   void change_pages(const StepBatch& batch) {
@@ -241,7 +259,7 @@ class CudaStep : public StepKernels {
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
   StepCombine combine_;
-  cuda::CudaAttend attention_;
+  std::deque<cuda::CudaAttend> kinds_;
 };
 
 class CudaBackend : public Backend {

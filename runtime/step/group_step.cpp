@@ -1,6 +1,7 @@
 #include "runtime/step/group_step.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "core/check.hpp"
@@ -15,16 +16,25 @@ std::optional<StepLimits> with_pages(std::optional<StepLimits> limits, const Cac
   return limits;
 }
 
+MaskMod within(std::int64_t window, const MaskMod& mask) {
+  if (window == 0 || window > std::numeric_limits<std::int32_t>::max()) return mask;
+  const auto positions = static_cast<std::int32_t>(window);
+  return mask && MaskMod([positions](auto, auto, auto q, auto kv) { return q - kv < positions; });
+}
+
 StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupStepOptions& options,
                          const std::optional<StepLimits>& limits) {
   StepOptions step{.shape = group.shape.attention,
                    .format = group.shape.format,
-                   .attention = options.attention,
+                   .kinds = options.kinds,
                    .block_mask = options.block_mask,
                    .combine = options.combine,
                    .limits = limits,
                    .reproducible = group.options.reproducible};
-  step.attention.first_head = mesh.head_rank() * step.shape.q_heads;
+  for (AttentionOptions& kind : step.kinds) {
+    kind.mask = within(group.options.window, kind.mask);
+    kind.first_head = mesh.head_rank() * step.shape.q_heads;
+  }
   return step;
 }
 
@@ -65,8 +75,8 @@ std::optional<SequenceId> GroupStep::changed_sequence() const {
 }
 
 void GroupStep::run(const KvPool& pool, const LayerInput& input, const CombineOutput& output,
-                    Stream stream) {
-  const AttendInput attended{input.q, input.sinks};
+                    Stream stream, std::size_t kind) {
+  const AttendInput attended{input.q, input.sinks, kind};
   // Before append writes anything: all that append does not check itself.
   check_input(attended);
   check_output(output);

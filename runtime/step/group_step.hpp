@@ -14,7 +14,8 @@ namespace kvmesh {
 
 /// What the groups' plans have in common.
 struct GroupStepOptions {
-  AttentionOptions attention{};           ///< `first_head` is the group's own matter
+  /// Of the group's layers; `first_head` and the window are the group's own matter.
+  std::vector<AttentionOptions> kinds{};
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};
   std::optional<StepLimits> limits{};
@@ -37,7 +38,9 @@ class GroupStep {
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 
-  void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream);
+  /// `kind` is the layer's, a place in GroupStepOptions::kinds.
+  void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
+           std::size_t kind);
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream);
   void attend_partial(const KvPool& pool, const AttendInput& input, const Partial& out,

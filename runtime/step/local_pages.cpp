@@ -17,6 +17,7 @@ LocalSequence& LocalPages::update(SequenceId id, std::span<const PageId> table) 
   sequence.held.resize(ranks_);
   for (; sequence.seen < table.size(); ++sequence.seen) {
     const PageId page = table[sequence.seen];
+    if (!page.valid()) continue;  // released
     ++sequence.held[static_cast<std::size_t>(page.rank().value)];
     if (page.rank() != me_) continue;
     sequence.pages.push_back({page.index(), static_cast<std::int32_t>(sequence.seen)});
@@ -48,6 +49,8 @@ void LocalPages::apply(const Change& change) {
     replace(sequence, change);
   } else if (change.kind == ChangeKind::kDropped) {
     drop_last(sequence, change.old_page);
+  } else if (change.kind == ChangeKind::kReleased) {
+    release(sequence, change);
   }
 }
 
@@ -68,8 +71,16 @@ void LocalPages::replace(LocalSequence& sequence, const Change& change) const {
 
 void LocalPages::drop_last(LocalSequence& sequence, PageId page) const {
   --sequence.seen;
+  if (!page.valid()) return;  // it was released
   --sequence.held[static_cast<std::size_t>(page.rank().value)];
   if (page.rank() == me_) sequence.pages.pop_back();
+}
+
+void LocalPages::release(LocalSequence& sequence, const Change& change) const {
+  --sequence.held[static_cast<std::size_t>(change.old_page.rank().value)];
+  if (change.old_page.rank() != me_) return;
+  sequence.pages.erase(
+      std::ranges::lower_bound(sequence.pages, change.position, {}, &LocalPage::logical));
 }
 
 }  // namespace kvmesh

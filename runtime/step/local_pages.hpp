@@ -14,7 +14,7 @@ namespace kvmesh {
 
 /// A sequence's pages, as one rank sees them.
 struct LocalSequence {
-  std::vector<LocalPage> pages;    ///< this rank's, in logical order
+  std::vector<LocalPage> pages;    ///< this rank's, in logical order, without released ones
   std::vector<std::int32_t> held;  ///< [ranks] number of pages that each rank holds
   std::size_t seen = 0;            ///< page-table entries (all ranks) that these are made of
   bool is_lost = false;            ///< changes were missed: update() reads the table anew
@@ -47,6 +47,7 @@ class LocalPages {
   void apply(const Change& change);
   void replace(LocalSequence& sequence, const Change& change) const;
   void drop_last(LocalSequence& sequence, PageId page) const;
+  void release(LocalSequence& sequence, const Change& change) const;
 
   Rank me_;
   const PageAllocator& allocator_;

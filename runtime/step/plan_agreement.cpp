@@ -117,6 +117,15 @@ PlanHashes hashes_of(const PlanOptions& options, Contents contents) {
   hashes.fields[kTravelsAs] = static_cast<std::uint64_t>(options.travels_as);
   hashes.fields[kMaskMod] = hash_of(options.mask.graph(), contents);
   hashes.fields[kScoreMod] = hash_of(options.score.graph(), contents);
+  for (const LayerKind& kind : options.kinds) {
+    const auto fold = [&](std::size_t field, std::uint64_t hash) {
+      hashes.fields[field] =
+          Hash().add(hashes.fields[field]).add_all(kind.layers).add(hash).value();
+    };
+    fold(kMaskMod, hash_of(kind.mask.graph(), contents));
+    if (!kind.score.is_identity()) fold(kScoreMod, hash_of(kind.score.graph(), contents));
+    if (kind.scale) fold(kScale, std::bit_cast<std::uint32_t>(*kind.scale));
+  }
   hashes.fields[kBlockMask] = hash_of(options.block_mask, contents);
   return hashes;
 }

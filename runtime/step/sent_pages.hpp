@@ -33,14 +33,16 @@ class SentPages {
         const std::size_t slot = change.sequence.slot();
         if (change.kind == ChangeKind::kErased) {
           if (forget(slot)) erase(slot);
-        } else if (change.kind == ChangeKind::kReplaced || change.kind == ChangeKind::kDropped) {
+        } else if (change.kind == ChangeKind::kReplaced || change.kind == ChangeKind::kDropped ||
+                   change.kind == ChangeKind::kReleased) {
           changed(slot, change.position);
         }
       }
     }
   }
 
-  /// Returns how many leading pages of `pages` the device's list has as they are.
+  /// Returns how many leading pages of `pages` the device's list has as they are. Of a list whose
+  /// first pages were released none: a window has few pages, and loses one per page of tokens.
   std::size_t kept(std::size_t slot, std::span<const LocalPage> pages) const;
   /// Notes that the list now has the first `count` pages of its sequence.
   void sent(std::size_t slot, std::size_t count);

@@ -25,7 +25,8 @@ SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry
   require(explicit_positions || queries <= length + entry.append_tokens,
           "plan: sequence {} has {} tokens, fewer than its {} queries", entry.sequence,
           length + entry.append_tokens, queries);
-  return {queries, length + entry.append_tokens, entry.append_tokens};
+  const std::int64_t end = length + entry.append_tokens;
+  return {queries, end, entry.append_tokens, end - queries};
 }
 
 void check_block_mask(const CacheOptions& cache, std::span<const SequenceSize> batch,
@@ -98,6 +99,12 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   for (std::int64_t position : rules.q_positions) {
     require(position >= 0 && position < kMaxLength, "plan: query position {} is not in [0, {})",
             position, kMaxLength);
+  }
+  std::span<const std::int64_t> positions = rules.q_positions;
+  for (SequenceSize& size : sizes) {
+    if (positions.empty() || size.queries == 0) continue;
+    size.first_query = std::ranges::min(positions.first(static_cast<std::size_t>(size.queries)));
+    positions = positions.subspan(static_cast<std::size_t>(size.queries));
   }
   if (rules.block_mask) check_block_mask(cache, sizes, *rules.block_mask);
   if (rules.limits) check_limits(*rules.limits, batch);

@@ -30,6 +30,7 @@ struct SequenceSize {
   std::int64_t queries = 0;
   std::int64_t length = 0;  ///< the tokens to append included
   std::int64_t appended = 0;
+  std::int64_t first_query = 0;  ///< position of its earliest query; without queries `length`
 };
 
 /// A step, as one rank sees it. Valid until the allocator's next change.

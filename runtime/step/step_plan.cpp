@@ -7,6 +7,7 @@
 #include "kernels/attend_checks.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/step/group_step.hpp"
+#include "runtime/step/layer_kinds.hpp"
 
 namespace kvmesh {
 
@@ -21,18 +22,18 @@ class StepPlan::State final : public CacheUser {
         hashes_(hashes_of(options)) {
     check_options(options);
     if (options.block_mask) block_mask_ = *options.block_mask;
-    const GroupStepOptions common{
-        // Partial blocks are masked with the mod that the block mask was made from.
-        .attention = {.scale = options.scale,
-                      .mask = options.block_mask ? options.block_mask->mask_mod() : options.mask,
-                      .score = options.score},
-        .block_mask = block_mask_ ? &*block_mask_ : nullptr,
-        .combine = {.scatter = options.scatter,
-                    .strategy = options.strategy,
-                    .way = options.way,
-                    .travels_as = options.travels_as},
-        .limits = limits_};
-    for (CacheGroup& group : owner.groups) groups_.emplace_back(group, owner.mesh, common, batch);
+    GroupStepOptions common{.block_mask = block_mask_ ? &*block_mask_ : nullptr,
+                            .combine = {.scatter = options.scatter,
+                                        .strategy = options.strategy,
+                                        .way = options.way,
+                                        .travels_as = options.travels_as},
+                            .limits = limits_};
+    LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
+    kind_of_layer_ = std::move(kinds.of_layer);
+    for (std::size_t g = 0; g < owner.groups.size(); ++g) {
+      common.kinds = std::move(kinds.of_group[g]);
+      groups_.emplace_back(owner.groups[g], owner.mesh, common, batch);
+    }
     owner.users.insert(this);
   }
 
@@ -88,11 +89,7 @@ class StepPlan::State final : public CacheUser {
     check_planned();
     cache_->settle();
     TileCounts sum;
-    for (const GroupStep& group : groups_) {
-      const TileCounts tiles = group.tiles();
-      sum.visited += tiles.visited;
-      sum.masked += tiles.masked;
-    }
+    for (const GroupStep& group : groups_) sum += group.tiles();
     return sum;
   }
   /// The sum of a number of each group's.
@@ -115,16 +112,18 @@ class StepPlan::State final : public CacheUser {
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
     check_current();
-    group_of(layer).run(cache_->pool(layer), input, output, stream);
+    group_of(layer).run(cache_->pool(layer), input, output, stream, kind_of(layer));
   }
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
     group_of(layer).append(cache_->pool(layer), k, v, stream);
   }
-  void attend_partial(int layer, const AttendInput& input, const Partial& out, Stream stream) {
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream,
+                      const ConstTensorView& sinks) {
     check_in_parts();
     check_current();
-    group_of(layer).attend_partial(cache_->pool(layer), input, out, stream);
+    GroupStep& group = group_of(layer);
+    group.attend_partial(cache_->pool(layer), {q, sinks, kind_of(layer)}, out, stream);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream, int layer) {
     check_in_parts();
@@ -190,12 +189,15 @@ class StepPlan::State final : public CacheUser {
     return share_of(count, cache_->mesh.kv_rank().value, cache_->mesh.kv_parallel());
   }
 
+  std::size_t kind_of(int layer) const { return kind_of_layer_[static_cast<std::size_t>(layer)]; }
+
   KvCache::State* cache_;  // null: the cache was destroyed
   Scatter scatter_;
   std::optional<StepLimits> limits_;
   PlanHashes hashes_;  // of the options
   std::optional<BlockMask> block_mask_;
   std::deque<GroupStep> groups_;
+  std::vector<std::size_t> kind_of_layer_;  // among those of its group
   bool is_planned_ = false;
   std::uint64_t good_at_ = 0;  // the cache's digest when the plan was last known to be good
 };
@@ -222,7 +224,7 @@ void StepPlan::append(int layer, const ConstTensorView& k, const ConstTensorView
 }
 void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial& out,
                               Stream stream, const ConstTensorView& sinks) {
-  state().attend_partial(layer, {q, sinks}, out, stream);
+  state().attend_partial(layer, q, out, stream, sinks);
 }
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream, int layer) {
   state().combine(mine, output, stream, layer);
@@ -250,6 +252,24 @@ void KvCache::State::let_go() noexcept {
   }
 }
 
+namespace {
+
+void check_window(const CacheGroup& group, std::span<const BatchEntry> batch,
+                  std::span<const SequenceSize> sizes, const BlockMask* block_mask) {
+  require(block_mask == nullptr, "plan: a block mask, of a cache with a window");
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const std::int64_t released = group.allocator.released_pages(batch[i].sequence);
+    const std::int64_t first_key = sizes[i].first_query - group.options.window + 1;
+    require(
+        sizes[i].queries == 0 || released == 0 || first_key >= released * group.options.page_size,
+        "plan: a query of sequence {} at position {} sees keys, in a window of {}, that were "
+        "given up with the first {} pages",
+        batch[i].sequence, sizes[i].first_query, group.options.window, released);
+  }
+}
+
+}  // namespace
+
 std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry> batch,
                                                       const StepRules& rules) const {
   std::vector<SequenceSize> sizes =
@@ -258,6 +278,7 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
   for (const CacheGroup& group : groups) {
     require(heads == 1 || heads == group.options.q_heads,
             "plan: a block mask for {} heads, a layer group of {}", heads, group.options.q_heads);
+    if (group.options.window > 0) check_window(group, batch, sizes, rules.block_mask);
   }
   return sizes;
 }
@@ -268,7 +289,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   state().wait_for_peers();
   auto step = std::make_unique<StepPlan::State>(state(), batch, options);
   step->check(sizes);
-  const auto appended = state().try_append(batch, step->hashes(batch, options.q_positions));
+  const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
   state().mesh.wait({}, "plan");
@@ -283,8 +304,9 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
                                  std::span<const std::int64_t> q_positions) {
   StepPlan::State& planned = step.state();
   require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
-  planned.check(state().check_batch(batch, planned.rules(q_positions)));
-  const auto appended = state().try_append(batch, planned.hashes(batch, q_positions));
+  const auto sizes = state().check_batch(batch, planned.rules(q_positions));
+  planned.check(sizes);
+  const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
   return Done{};

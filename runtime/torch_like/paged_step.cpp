@@ -85,10 +85,10 @@ StepOptions PagedAttention::State::step_options(const ConstTensorView& q, const 
                     .v_dim = size(pool.v.size(3)),
                     .page_size = size(page_size())},
           .format = {.dtype = pool.k.dtype},
-          .attention = {.scale = options.scale,
-                        .mask = options.block_mask ? options.block_mask->mask_mod()
-                                                   : mods::causal_upper_left(),
-                        .score = options.score_mod},
+          .kinds = {{.scale = options.scale,
+                     .mask = options.block_mask ? options.block_mask->mask_mod()
+                                                : mods::causal_upper_left(),
+                     .score = options.score_mod}},
           .block_mask = options.block_mask,
           .combine = {.scatter = Scatter::kAll}};
 }

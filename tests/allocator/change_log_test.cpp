@@ -14,7 +14,7 @@ namespace {
 
 using test::uniform;
 
-/// Page tables made of nothing but the log.
+/// Page tables built from the log alone.
 class Follower {
  public:
   explicit Follower(PageAllocator& allocator) : cursor_(allocator.follow()) {}
@@ -37,6 +37,7 @@ class Follower {
     ++counts_[static_cast<std::size_t>(change.kind)];
     switch (change.kind) {
       case ChangeKind::kAdded:
+        if (table.empty()) table.resize(position);  // the parent's were released
         ASSERT_EQ(position, table.size());
         return table.push_back(change.new_page);
       case ChangeKind::kReplaced:
@@ -47,6 +48,10 @@ class Follower {
         ASSERT_EQ(position + 1, table.size());
         ASSERT_EQ(table.back(), change.old_page);
         return table.pop_back();
+      case ChangeKind::kReleased:
+        ASSERT_EQ(table.at(position), change.old_page);
+        table[position] = PageId();
+        return;
       case ChangeKind::kErased:
         ASSERT_TRUE(table.empty());
         tables_.erase(change.sequence);
@@ -59,14 +64,14 @@ class Follower {
 
   ChangeCursor cursor_;
   std::map<SequenceId, std::vector<PageId>> tables_;
-  std::array<int, 6> counts_{};
+  std::array<int, 7> counts_{};
 };
 
-TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
+TEST(ChangeLog, ReproducesEveryPageTable) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   PageAllocator allocator(
-      {.ranks = 3, .pages_per_rank = 40, .page_size = 4, .home_threshold_tokens = 12});
+      {.ranks = 3, .pages_per_rank = 40, .page_size = 4, .home_threshold_tokens = 12, .window = 9});
   Follower often(allocator), rarely(allocator);
   std::vector<SequenceId> living;
   for (int step = 0; step < 5000; ++step) {
@@ -74,12 +79,19 @@ TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
     const auto at = static_cast<std::size_t>(uniform(random, 0, std::ssize(living) - 1));
     const SequenceId id = living[at];
     const std::int64_t length = allocator.length(id);
-    switch (uniform(random, 0, 6)) {
+    switch (uniform(random, 0, 7)) {
+      case 6:
+        allocator.slide_window(id, uniform(random, 0, length));
+        break;
       case 0:
         living.push_back(allocator.fork(id));
         break;
       case 1:
-        allocator.truncate(id, uniform(random, 0, length));
+        try {
+          allocator.truncate(id, uniform(random, 0, length));
+        } catch (const InvalidArgument&) {
+          ASSERT_GT(allocator.released_pages(id), 0);
+        }
         break;
       case 2:
         allocator.erase(id);
@@ -111,9 +123,11 @@ TEST(ChangeLog, IsEnoughToFollowEveryPageTable) {
   rarely.read(allocator);
   EXPECT_EQ(often.tables(), rarely.tables());
   EXPECT_GT(often.count(ChangeKind::kReplaced), 5);
+  EXPECT_GT(often.count(ChangeKind::kReleased), 5);
+  allocator.verify_integrity();
 }
 
-TEST(ChangeLog, TellsAFollowerThatIsTooFarBehind) {
+TEST(ChangeLog, ReportsAFollowerTooFarBehind) {
   ChangeLog log(1);
   log.record({});
   ChangeCursor slow = log.follow();

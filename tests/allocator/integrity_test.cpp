@@ -1,4 +1,4 @@
-// check_integrity() notices each kind of damage.
+// check_integrity() finds each kind of damage.
 #include "allocator/integrity.hpp"
 
 #include <gtest/gtest.h>
@@ -56,12 +56,12 @@ TEST_F(Integrity, LostPage) {
   expect_broken("0 sequences hold it");
 }
 
-TEST_F(Integrity, ReferenceTooMany) {
+TEST_F(Integrity, OneReferenceTooMany) {
   pools.add_reference(table.at(a).pages[2]);
   expect_broken("2 references and 1 sequences");
 }
 
-TEST_F(Integrity, ReferenceTooFew) {
+TEST_F(Integrity, OneReferenceTooFew) {
   pools.give_back(table.at(a).pages[0]);
   expect_broken("1 references and 2 sequences");
 }
@@ -90,7 +90,7 @@ TEST_F(Integrity, PageTwiceInOneTable) {
   expect_broken("is logical page 0 of one sequence and 3");
 }
 
-TEST_F(Integrity, PageThatIsInNoPool) {
+TEST_F(Integrity, PageInNoPool) {
   table.at(a).pages[0] = PageId{};
   expect_broken("not in any pool");
   table.at(a).pages[0] = PageId{Rank{2}, 0};
@@ -108,12 +108,12 @@ TEST_F(Integrity, LengthPastTheCapacity) {
 
 TEST_F(Integrity, SharedPageWithoutContent) {
   table.at(b).length = 4;
-  expect_broken("holds nothing of it");
+  expect_broken("has no content of it");
 }
 
-TEST_F(Integrity, SharerThatDoesNotKnow) {
+TEST_F(Integrity, SharerWithoutTheFlag) {
   table.at(b).may_share = false;
-  expect_broken("does not know");
+  expect_broken("without its flag");
 }
 
 TEST_F(Integrity, WrongCountsPerRank) {

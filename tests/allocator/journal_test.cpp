@@ -43,7 +43,7 @@ TEST(Journal, KeepsTheLast256Operations) {
   }
 }
 
-TEST(Journal, OptionsAreInTheDigest) {
+TEST(Journal, DigestCoversTheOptions) {
   std::set<std::uint64_t> digests;
   digests.insert(PageAllocator(kOptions).digest());
   AllocatorOptions other = kOptions;
@@ -65,7 +65,7 @@ TEST(Journal, OptionsAreInTheDigest) {
 }
 
 /// Two sequences of 6 tokens in capacity 12, the second forked from the first, and three alone,
-/// which appends without taking pages tell apart by their ids only.
+/// which only their ids distinguish when they append without taking pages.
 struct Pair {
   PageAllocator allocator{kOptions};
   SequenceId a = allocator.create();
@@ -83,7 +83,7 @@ struct Pair {
   }
 };
 
-TEST(Journal, EveryOperationAndArgumentIsInTheDigest) {
+TEST(Journal, DigestCoversEveryOperationAndArgument) {
   using Operation = std::function<void(Pair&)>;
   const std::vector<Operation> operations = {
       [](Pair&) {},
@@ -143,7 +143,7 @@ TEST(Journal, EveryOperationAndArgumentIsInTheDigest) {
   EXPECT_EQ(digests.size(), operations.size()) << "two different operations left one digest";
 }
 
-TEST(Journal, NamesTheFirstOperationThatDiffers) {
+TEST(Journal, NamesTheFirstDifferentOperation) {
   Pair x;
   Pair y;
   ASSERT_EQ(x.allocator.digest(), y.allocator.digest());

@@ -57,8 +57,8 @@ std::int64_t Model::missing_for_writable(SequenceId id, std::int64_t begin,
   return missing;
 }
 
-/// Reads the sequence's new page table. A page that no table had before was just handed out:
-/// whatever it held is gone.
+/// Reads the sequence's new page table. A page that no table had before was just handed out: its
+/// earlier contents are lost.
 void Model::take_table(const PageAllocator& allocator, SequenceId id) {
   const std::map<PageId, std::int32_t> before = references();
   const std::span<const PageId> pages = allocator.pages(id);

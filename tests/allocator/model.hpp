@@ -10,11 +10,10 @@
 
 namespace kvmesh::test {
 
-/// Sequences as what they mean: vectors of tokens. Every token is a number of its own; the model
-/// writes it into a map of pages, through the allocator's page tables, and later expects to read it
-/// there. So a page shared when it must not be, a copy that is missing, or a page handed out twice
-/// shows as a wrong token. Reference counts, free pages and generations are counted from the
-/// tables.
+/// Sequences as vectors of tokens. Every token has a number of its own; the model writes it into a
+/// map of pages, through the allocator's page tables, and later expects to read it there. So a page
+/// that is wrongly shared, a missing copy, or a page handed out twice shows as a wrong token.
+/// Reference counts, free pages and generations are counted from the tables.
 class Model {
  public:
   explicit Model(const AllocatorOptions& options) : options_(options) {}
@@ -26,12 +25,12 @@ class Model {
   const std::map<SequenceId, Sequence>& sequences() const { return sequences_; }
   std::int64_t free_pages() const;
 
-  // How many pages an operation lacks.
+  // Pages that an operation lacks.
   std::int64_t missing_for_reserve(SequenceId id, std::int64_t tokens) const;
   std::int64_t missing_for_append(std::span<const AppendRequest> requests) const;
   std::int64_t missing_for_writable(SequenceId id, std::int64_t begin, std::int64_t end) const;
 
-  // What the allocator did: each looks at its new page tables.
+  // Follow an operation of the allocator, by its new page tables.
   void created(SequenceId id) { sequences_[id]; }
   void reserved(const PageAllocator& allocator, SequenceId id);
   void appended(const PageAllocator& allocator, std::span<const AppendRequest> requests,

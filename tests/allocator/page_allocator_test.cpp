@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
 
-TEST(PageAllocator, RefusesOptionsThatNoStateCanServe) {
+TEST(PageAllocator, RejectsInvalidOptions) {
   const auto refused = [](AllocatorOptions options) {
     EXPECT_THROW(PageAllocator{options}, InvalidArgument);
   };
@@ -43,7 +43,7 @@ TEST(PageAllocator, CapacityGrowsByWholePagesAndLengthByTokens) {
   EXPECT_EQ(allocator.pages(id).size(), 3u);
 }
 
-TEST(PageAllocator, SaysWhatWasAskedAndWhatThereIs) {
+TEST(PageAllocator, OutOfPagesReportsCounts) {
   PageAllocator allocator({.ranks = 2, .pages_per_rank = 3, .page_size = 4});
   const SequenceId id = allocator.create();
   allocator.append(id, 6);
@@ -86,7 +86,7 @@ TEST(PageAllocator, CountsHugeRequestsWithoutOverflow) {
   }
 }
 
-TEST(PageAllocator, ABatchIsAppendedWholeOrNotAtAll) {
+TEST(PageAllocator, AppendsABatchWholeOrNotAtAll) {
   PageAllocator allocator({.ranks = 2, .pages_per_rank = 2, .page_size = 4});
   const SequenceId a = allocator.create();
   const SequenceId b = allocator.create();
@@ -103,7 +103,7 @@ TEST(PageAllocator, ABatchIsAppendedWholeOrNotAtAll) {
   EXPECT_TRUE(allocator.append(std::vector<AppendRequest>{{a, 8}, {b, 8}}).empty());
 }
 
-TEST(PageAllocator, AForkSharesContentAndCopiesTheLastPageOnWrite) {
+TEST(PageAllocator, ForkSharesContentAndCopiesTheLastPageOnWrite) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 8, .page_size = 4});
   const SequenceId parent = allocator.create();
   allocator.append(parent, 6);
@@ -136,7 +136,7 @@ TEST(PageAllocator, ForkingAtAPageBoundaryNeverCopies) {
   EXPECT_TRUE(allocator.append(parent, 1).empty());
 }
 
-TEST(PageAllocator, WhenAllSharersAreInTheBatchTheLastKeepsThePage) {
+TEST(PageAllocator, LastSharerOfABatchKeepsThePage) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 3, .page_size = 4});
   const SequenceId a = allocator.create();
   allocator.append(a, 1);
@@ -153,7 +153,7 @@ TEST(PageAllocator, WhenAllSharersAreInTheBatchTheLastKeepsThePage) {
   allocator.verify_integrity();
 }
 
-TEST(PageAllocator, CopiesCountAsPagesAsked) {
+TEST(PageAllocator, CopiesCountAsRequestedPages) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 2, .page_size = 4});
   const SequenceId a = allocator.create();
   allocator.append(a, 5);
@@ -190,7 +190,7 @@ TEST(PageAllocator, MakesPositionsWritable) {
   allocator.verify_integrity();
 }
 
-TEST(PageAllocator, TruncateGivesBackThePagesPastTheLength) {
+TEST(PageAllocator, TruncateFreesPagesPastTheLength) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 8, .page_size = 4});
   const SequenceId a = allocator.create();
   allocator.append(a, 10);
@@ -208,7 +208,7 @@ TEST(PageAllocator, TruncateGivesBackThePagesPastTheLength) {
   allocator.verify_integrity();
 }
 
-TEST(PageAllocator, NoticesStaleIdsEverywhere) {
+TEST(PageAllocator, RejectsStaleIdsInEveryCall) {
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 8});
   const SequenceId id = allocator.create();
   allocator.erase(id);
@@ -227,7 +227,7 @@ TEST(PageAllocator, NoticesStaleIdsEverywhere) {
   EXPECT_THROW(allocator.erase(SequenceId{}), UnknownSequence);
 }
 
-TEST(PageAllocator, RefusesPagesAndRanksThatAreNotThere) {
+TEST(PageAllocator, RejectsPagesAndRanksOutOfRange) {
   PageAllocator allocator({.ranks = 2, .pages_per_rank = 8});
   EXPECT_THROW(allocator.reference_count(PageId{}), InvalidArgument);
   EXPECT_THROW(allocator.generation(PageId{Rank{0}, 8}), InvalidArgument);

@@ -23,7 +23,7 @@ TEST(PagePools, HandsOutEveryPageOfARankOnce) {
   EXPECT_FALSE(pools.first_free(Rank{1}).valid());
 }
 
-TEST(PagePools, TakesARunAsOneByOne) {
+TEST(PagePools, TakesARunAsSinglePages) {
   PagePools one(2, 8);
   PagePools run(2, 8);
   std::vector<PageId> pages(6);
@@ -33,7 +33,7 @@ TEST(PagePools, TakesARunAsOneByOne) {
   EXPECT_EQ(one.history(), run.history());
 }
 
-TEST(PagePools, ThePageGivenBackLastIsHandedOutFirst) {
+TEST(PagePools, HandsOutTheLastFreedPageFirst) {
   PagePools pools(1, 4);
   const PageId a = pools.take(Rank{0});
   const PageId b = pools.take(Rank{0});
@@ -69,7 +69,7 @@ TEST(PagePools, CountsHowOftenAPageWasHandedOut) {
   }
 }
 
-TEST(PagePools, HistoryTellsOrdersApart) {
+TEST(PagePools, HistoryDependsOnTheOrder) {
   PagePools x(1, 4);
   PagePools y(1, 4);
   std::vector<PageId> pages(2);

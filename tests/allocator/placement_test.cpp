@@ -30,7 +30,7 @@ Counts free_of(const PageAllocator& allocator) {
   return free;
 }
 
-/// The rule of each placement, in its plainest form: is `rank` right for the next page?
+/// The rule of each placement, in its plainest form: true if `rank` is right for the next page.
 class Rule {
  public:
   explicit Rule(const AllocatorOptions& options) : options_(options) {}
@@ -190,7 +190,7 @@ TEST(Placement, LongSequencesEndEvenlySpread) {
   for (int rank = 0; rank < 4; ++rank) EXPECT_EQ(std::count(ranks.begin(), ranks.end(), rank), 20);
 }
 
-TEST(Placement, ACopyStaysOnItsRankIfItCan) {
+TEST(Placement, CopyStaysOnItsRankIfThereIsRoom) {
   for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
     PageAllocator allocator({.ranks = 3, .pages_per_rank = 2, .placement = placement});
     const SequenceId parent = allocator.create();

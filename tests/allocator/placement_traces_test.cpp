@@ -1,4 +1,4 @@
-// How evenly the policies fill the ranks with requests as long as those of public traces.
+// Measures how evenly the policies fill the ranks with requests as long as those of public traces.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Outcome {
 };
 
 /// Serves `alive` requests at a time: a finished one makes room for the next. `is_modular`: counts
-/// as if page i of every sequence lay on rank i mod ranks.
+/// as if page i of every sequence were on rank i mod ranks.
 class Server {
  public:
   Server(const replay::Statistics& trace, int ranks, std::size_t alive, Placement placement,
@@ -61,7 +61,7 @@ class Server {
     std::int64_t left = 0;
   };
 
-  // The first ones are somewhere in their answer.
+  // The first requests start in the middle of their answer.
   void admit(bool is_first) {
     Request request{allocator_.create(),
                     std::max<std::int64_t>(1, replay::draw(trace_.answer, random_))};
@@ -116,7 +116,7 @@ void print(const replay::Statistics& trace, int ranks, std::size_t alive, const 
 
 // Balanced placement keeps short sequences whole, and still fills ranks evenly where there are
 // many sequences, or long ones, for each rank.
-TEST(PlacementOfTraces, IsEvenAndKeepsShortSequencesWhole) {
+TEST(PlacementOfTraces, BalancedIsEvenAndKeepsShortSequencesWhole) {
   for (const replay::Statistics& trace : replay::kTraces) {
     for (const auto& [ranks, alive] : {std::pair{2, 64u}, {2, 256u}, {8, 64u}, {8, 256u}}) {
       const Outcome balanced = Server(trace, ranks, alive, Placement::kBalanced, false).serve(500);

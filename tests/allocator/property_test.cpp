@@ -19,9 +19,8 @@ namespace {
 
 using test::uniform;
 
-/// Drives an allocator, a model of it, and a replica that is given only the operations that
-/// succeeded: that it stays equal shows that failures leave nothing behind, not even in what is
-/// handed out later.
+/// Drives an allocator, a model of it, and a replica that gets only the operations that succeeded.
+/// The replica stays equal only if failures change nothing, not even the pages handed out later.
 class Driver {
  public:
   Driver(const AllocatorOptions& options, std::uint64_t seed)
@@ -80,7 +79,7 @@ class Driver {
     succeeded_ = true;
   }
 
-  /// Runs an operation that needs `missing` pages: it must succeed if and only if they are there.
+  /// Runs an operation that needs `missing` pages: it must succeed if and only if they are free.
   void expect_pages(std::int64_t missing, const std::function<void(PageAllocator&)>& operation) {
     const std::int64_t free = model_.free_pages();
     try {
@@ -177,7 +176,7 @@ class Driver {
     succeeded_ = true;
   }
 
-  /// Operations that no state allows, on good and on stale ids.
+  /// Operations that are invalid in every state, on good and on stale ids.
   void misuse() {
     const SequenceId id = any();
     const std::int64_t past = length(id) + 1;

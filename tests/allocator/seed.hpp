@@ -1,4 +1,4 @@
-// Random tests that can be run again.
+// Seeds of random tests, so that they can be run again.
 #pragma once
 
 #include <cstdint>

@@ -25,7 +25,7 @@ TEST(SequenceTable, NeverReusesAnId) {
   for (SequenceId id : seen) EXPECT_EQ(table.find(id), nullptr);
 }
 
-TEST(SequenceTable, NoticesStaleAndInventedIds) {
+TEST(SequenceTable, RejectsStaleAndInventedIds) {
   SequenceTable table(7);
   EXPECT_EQ(table.find(SequenceId{}), nullptr);
   const SequenceId id = table.create();
@@ -54,7 +54,7 @@ TEST(SequenceTable, ANewSequenceInAnOldSlotIsEmpty) {
   EXPECT_EQ(fresh.placement.anchor, SequencePlacement::kNone);
 }
 
-TEST(SequenceTable, RefusesIdsOfAnotherSpace) {
+TEST(SequenceTable, RejectsIdsOfAnotherSpace) {
   SequenceTable here(7), there(8);
   const SequenceId mine = here.create(), other = there.create();
   EXPECT_EQ(mine.slot(), other.slot());
@@ -78,7 +78,7 @@ TEST(SequenceTable, RetiresASlotRatherThanReuseAnId) {
   EXPECT_EQ(table.find(first), nullptr);
 }
 
-TEST(SequenceTable, VisitsTheLiving) {
+TEST(SequenceTable, VisitsExistingSequences) {
   SequenceTable table(7);
   std::vector<SequenceId> ids;
   for (int i = 0; i < 5; ++i) ids.push_back(table.create());

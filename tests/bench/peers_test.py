@@ -29,7 +29,7 @@ except ImportError:
 
 TINY = ["--rotate-mib", "1", "--row-seconds", "0.02"]
 
-# Stands in for kvmesh bench: takes as long as it is told, and counts as the row does.
+# Stands in for kvmesh bench: takes a given time, and counts as the row does.
 FAKE = """\
     #!{python}
     import json, sys

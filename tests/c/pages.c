@@ -50,6 +50,65 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   kvmesh_plan_destroy(plan);
 }
 
+/* Two groups: layer 1 sees two positions, with keys of its own size; and a kind of layers. */
+static void check_groups(kvmesh_mesh_t* mesh) {
+  enum { kRows = 6 };
+  const int32_t second = 1, first = 0;
+  kvmesh_cache_t* cache = NULL;
+  kvmesh_layer_group_t group = KVMESH_INIT(group);
+  kvmesh_layer_kind_t kind = KVMESH_INIT(kind);
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  kvmesh_plan_options_t plan_options = KVMESH_INIT(plan_options);
+  kvmesh_sequence_t sequence = 0;
+  kvmesh_plan_t* plan = NULL;
+  kvmesh_mask_t* mask = NULL;
+  float q[kRows * kDim] = {0}, k[kRows * kDim] = {0}, v[kRows * 2], o[kRows * 2];
+  int64_t k_shape[] = {kRows, 1, 0}, v_shape[] = {kRows, 1, 2};
+  const kvmesh_tensor_t v_of = floats(v, 3, v_shape), o_of = floats(o, 3, v_shape);
+  group.layers = &second;
+  group.layer_count = 1;
+  group.k_dim = 2;
+  group.v_dim = 2;
+  group.window = 2;
+  options.layers = 2;
+  options.q_heads = options.kv_heads = 1;
+  options.k_dim = kDim;
+  options.v_dim = 2;
+  options.page_size = 2;
+  options.pages_per_rank = 16;
+  options.dtype = KVMESH_DTYPE_FLOAT32;
+  options.groups = &group;
+  options.group_count = 1;
+  CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
+  CHECK_OK(kvmesh_sequence_create(cache, &sequence));
+  kind.layers = &first;
+  kind.layer_count = 1;
+  CHECK_OK(kvmesh_mask_parse("%0 = kv : int32\n%1 = constant 0 : int32\n%2 = <= %0 %1 : bool\n",
+                             NULL, 0, &mask));
+  kind.mask = mask;
+  plan_options.kinds = &kind;
+  plan_options.kind_count = 1;
+  for (int i = 0; i < kRows; ++i) v[2 * i] = v[2 * i + 1] = (float)i;
+  kvmesh_batch_entry_t entry = {sequence, kRows, kRows};
+  CHECK_OK(kvmesh_plan_create(cache, &entry, 1, &plan_options, &plan));
+  for (int layer = 0; layer < 2; ++layer) {
+    k_shape[2] = layer == 0 ? kDim : 2;
+    const kvmesh_tensor_t q_of = floats(q, 3, k_shape), k_of = floats(k, 3, k_shape);
+    CHECK_OK(kvmesh_plan_run(plan, layer, &q_of, &k_of, &v_of, NULL, &o_of, NULL, NULL));
+    for (int i = 0; i < kRows; ++i) {
+      const double sees = layer == 0 ? 0 : i == 0 ? 0 : i - 0.5; /* the first; the last two */
+      CHECK(fabs(o[2 * i] - sees) < 1e-5);
+    }
+  }
+  CHECK_OK(kvmesh_sequence_truncate(cache, sequence, 5));
+  group.layer_count = 0;
+  kvmesh_cache_t* none = NULL;
+  CHECK(kvmesh_cache_create(mesh, &options, &none) == KVMESH_INVALID_ARGUMENT);
+  kvmesh_plan_destroy(plan);
+  kvmesh_mask_destroy(mask);
+  kvmesh_cache_destroy(cache);
+}
+
 static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int is_latent) {
   int32_t tokens[kTokens] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
   const kvmesh_retention_t retention = {0, 4, 90};
@@ -98,6 +157,7 @@ void check_pages(kvmesh_mesh_t* mesh) {
       kvmesh_cache_destroy(cache);
     }
   }
+  check_groups(mesh);
   kvmesh_cache_t* cache = NULL;
   kvmesh_cache_options_t options = KVMESH_INIT(options);
   options.q_heads = options.kv_heads = options.k_dim = 1;

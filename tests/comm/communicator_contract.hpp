@@ -1,5 +1,5 @@
-// What every communicator must do. A new implementation costs a type with `name` and `run`, as in
-// tests/support/ranks.hpp, and one INSTANTIATE_TYPED_TEST_SUITE_P.
+// The contract of every communicator. A new implementation costs a type with `name` and `run`, as
+// in tests/support/ranks.hpp, and one INSTANTIATE_TYPED_TEST_SUITE_P.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -40,7 +40,8 @@ inline void expect_says(const Error& error, const std::vector<std::string>& word
   }
 }
 
-/// All to all of `sizes[from][to]`, in an order of its own on each rank; checks what comes.
+/// Exchanges `sizes[from][to]` among all, in an order of its own on each rank; checks the received
+/// bytes.
 inline void exchange_and_check(Communicator& comm,
                                const std::vector<std::vector<std::size_t>>& sizes, int round,
                                std::mt19937_64& order) {
@@ -49,7 +50,7 @@ inline void exchange_and_check(Communicator& comm,
   std::vector<Bytes> received;
   for (int peer = 0; peer < comm.size(); ++peer) {
     sent.push_back(message(me, peer, round, sizes[me][peer]));
-    received.emplace_back(sizes[peer][me] + 1, kPoison);  // one byte more, which nobody may touch
+    received.emplace_back(sizes[peer][me] + 1, kPoison);  // one byte more, which must not change
   }
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
@@ -142,7 +143,7 @@ TYPED_TEST_P(CommunicatorContract, ExchangesLargeMessages) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, RefusesBadEntriesAndGoesOn) {
+TYPED_TEST_P(CommunicatorContract, RejectsBadEntriesAndStaysUsable) {
   TypeParam::run([](Communicator& comm) {
     const std::uint64_t before = comm.sent_bytes();
     std::array<std::byte, 4> bytes{};
@@ -160,7 +161,7 @@ TYPED_TEST_P(CommunicatorContract, RefusesBadEntriesAndGoesOn) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, RefusesLengthsThatDiffer) {
+TYPED_TEST_P(CommunicatorContract, RejectsDifferentLengths) {
   constexpr std::size_t kLarge = std::size_t{1} << 20;
   for (const auto& [sent, expected] : {std::pair<std::size_t, std::size_t>{10, 8},
                                        {10, 12},
@@ -168,13 +169,13 @@ TYPED_TEST_P(CommunicatorContract, RefusesLengthsThatDiffer) {
                                        {kLarge / 2 + 1, kLarge}}) {
     TypeParam::run([sent = sent, expected = expected](Communicator& comm) {
       if (comm.size() < 2 || comm.rank().value > 1) return;
-      // The receiver knows as soon as the sender has begun; the sender may never.
+      // The receiver gets the error as soon as the sender has begun; the sender may get none.
       const bool sends = comm.rank().value == 0;
       comm.set_deadline(sends ? std::chrono::milliseconds(200) : std::chrono::seconds(20));
       Bytes bytes(sends ? sent : expected);
       if (sends) {
         const Outgoing out{Rank{1}, bytes};
-        // Whether the sender notices is up to the implementation: its bytes may be on their way.
+        // The sender may or may not get the error: its bytes may be in flight.
         try {
           comm.exchange(std::span(&out, 1), {}, "uneven");
         } catch (const Error& error) {
@@ -193,7 +194,7 @@ TYPED_TEST_P(CommunicatorContract, RefusesLengthsThatDiffer) {
   }
 }
 
-TYPED_TEST_P(CommunicatorContract, NamesThePeerThatIsLate) {
+TYPED_TEST_P(CommunicatorContract, NamesTheLatePeer) {
   TypeParam::run([](Communicator& comm) {
     if (comm.size() < 2) return;
     const Rank last{comm.size() - 1};
@@ -232,7 +233,7 @@ TYPED_TEST_P(CommunicatorContract, SplitsByColorAndKey) {
   });
 }
 
-TYPED_TEST_P(CommunicatorContract, SplitsAgainAndAgain) {
+TYPED_TEST_P(CommunicatorContract, SplitsRepeatedly) {
   TypeParam::run([](Communicator& comm) {
     std::unique_ptr<Communicator> part = comm.split(0, 0);
     for (int i = 0; i < 20; ++i) {
@@ -317,8 +318,8 @@ TYPED_TEST_P(CommunicatorContract, SumsInRankOrder) {
 
 REGISTER_TYPED_TEST_SUITE_P(CommunicatorContract, RanksCountFromZero, ExchangesRandomSizes,
                             KeepsTheOrderOfCalls, ExchangesLargeMessages,
-                            RefusesBadEntriesAndGoesOn, RefusesLengthsThatDiffer,
-                            NamesThePeerThatIsLate, SplitsByColorAndKey, SplitsAgainAndAgain,
+                            RejectsBadEntriesAndStaysUsable, RejectsDifferentLengths,
+                            NamesTheLatePeer, SplitsByColorAndKey, SplitsRepeatedly,
                             BarrierWaitsForAll, GathersUnevenCounts, BroadcastsFromEachRoot,
                             SumsInRankOrder);
 

@@ -7,7 +7,7 @@
 namespace kvmesh::test {
 namespace {
 
-TEST(DeviceGroup, OfCpusSendsNothingAndHasNoNccl) {
+TEST(DeviceGroup, OnCpusSendsNothingAndHasNoNccl) {
   run_loopback(3, [](Communicator& world) {
     const std::shared_ptr<Communicator> comm = world.split(0, 0);
     const std::uint64_t before = comm->sent_bytes();
@@ -22,7 +22,7 @@ TEST(DeviceGroup, OfCpusSendsNothingAndHasNoNccl) {
   });
 }
 
-TEST(DeviceGroup, WaitsNoLongerThanTheDeadline) {
+TEST(DeviceGroup, WaitEndsAtTheDeadline) {
   run_loopback(2, [](Communicator& world) {
     const std::shared_ptr<Communicator> comm = world.split(0, 0);
     comm->set_deadline(std::chrono::milliseconds(20));

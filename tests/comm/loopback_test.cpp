@@ -1,4 +1,5 @@
-// What only the loopback ranks do: a failing rank ends its peers' waits, and the first error wins.
+// The loopback ranks' own behaviour: a failing rank ends its peers' waits, and the first error
+// wins.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -55,7 +56,7 @@ TEST(Loopback, TimesOutWhileSending) {
   }
 }
 
-TEST(Loopback, RefusesToRunNobody) {
+TEST(Loopback, RejectsZeroRanks) {
   EXPECT_THROW(run_loopback(0, [](Communicator&) {}), InvalidArgument);
 }
 
@@ -71,7 +72,7 @@ TEST(SingleCommunicator, IsAGroupOfOneThatSendsNothing) {
   EXPECT_EQ(comm->sent_bytes(), 0u);
 }
 
-TEST(MpiWithoutASession, SaysSo) {
+TEST(MpiWithoutASession, IsANamedError) {
   EXPECT_THROW(make_mpi_communicator(), Unsupported);
   EXPECT_THROW(make_mpi_communicator(nullptr), InvalidArgument);
 }

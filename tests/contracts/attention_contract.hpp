@@ -1,6 +1,6 @@
-// What KvCache must do over any communicator, on any device: attention itself, in all the forms
-// that a plan takes. Whatever the ranks and the placement, every output is that of float64 and that
-// of a single rank.
+// The contract of KvCache over any communicator, on any device: attention in all the forms that a
+// plan takes. Whatever the ranks and the placement are, every output is that of float64 and that of
+// a single rank.
 #pragma once
 
 #include "launch/verify/random_mods.hpp"
@@ -17,7 +17,7 @@ inline const std::vector<Dtype> kGivenDtypes{Dtype::kFloat32, Dtype::kFloat16, D
 TYPED_TEST_P(AttentionContract, AnyHeadsAndDims) {
   for (const ContractShape& shape : TypeParam::shapes()) {
     CacheOptions options = with_shape(TypeParam::small(), shape);
-    options.pages_per_rank = 4 + 80 / shape.page_size;  // 61 + 6 tokens and what is left over
+    options.pages_per_rank = 4 + 80 / shape.page_size;  // 61 + 6 tokens and the rest of their pages
     on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
       const std::vector<SequenceId> sequences = prompts(cache, {41, 1, 18});
       EXPECT_TRUE(cache.step(batch_of(sequences, 2, 3), {}));
@@ -62,7 +62,7 @@ TYPED_TEST_P(AttentionContract, AnyScatterAndStrategy) {
 }
 
 // One plan for batch after batch: planned in place, and with tensors that have room for more.
-TYPED_TEST_P(AttentionContract, ReplannedForAnotherBatch) {
+TYPED_TEST_P(AttentionContract, ReplansForAnotherBatch) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
     for (Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
@@ -96,8 +96,8 @@ TYPED_TEST_P(AttentionContract, AnyMod) {
   });
 }
 
-// However the rows travel and are merged, each counts its sink once; also a row that sees no key,
-// and one of a sequence without keys, which is on no rank.
+// Whatever the ways of sending and merging are, each row counts its sink once; also a row that sees
+// no key, and a row of a sequence without keys, which is on no rank.
 TYPED_TEST_P(AttentionContract, SinksCountOnce) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
@@ -176,7 +176,7 @@ TYPED_TEST_P(AttentionContract, OneBlockMaskForTheWholeBatch) {
   });
 }
 
-// More keys a rank than one split holds, so that ranks, splits and threads all merge.
+// More keys per rank than one split holds, so that ranks, splits and threads all merge.
 TYPED_TEST_P(AttentionContract, LongSequences) {
   CacheOptions options = TypeParam::small();
   options.layers = 1;
@@ -193,7 +193,7 @@ TYPED_TEST_P(AttentionContract, LongSequences) {
   });
 }
 
-// Each rank computes some heads of a model; mods see the model's numbers of them.
+// Each rank computes some heads of a model; mods get the heads' numbers in the model.
 TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
   CacheOptions options = TypeParam::small();
   options.q_heads = 16;
@@ -228,7 +228,7 @@ TYPED_TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(AttentionContract, AnyHeadsAndDims, AnyDtypes, AnyScatterAndStrategy,
-                            ReplannedForAnotherBatch, AnyMod, SinksCountOnce, AnyQueryPositions,
+                            ReplansForAnotherBatch, AnyMod, SinksCountOnce, AnyQueryPositions,
                             ExplicitBlockMasks, OneBlockMaskForTheWholeBatch, LongSequences,
                             HeadsSpreadOverRanksToo);
 

@@ -1,4 +1,4 @@
-// Runs a script of cache operations on every rank and placement, and expects right numbers only.
+// Runs a script of cache operations on every rank and placement, and expects only right numbers.
 #pragma once
 
 #include <functional>
@@ -42,7 +42,7 @@ void on_each_placement(const CacheOptions& options, const CacheScript& script,
   });
 }
 
-/// A new sequence of `tokens` tokens, of which the newest `queries` are queries.
+/// Makes a sequence of `tokens` tokens, of which the newest `queries` are queries.
 inline SequenceId prompt(CheckedCache& cache, std::int64_t tokens, std::int64_t queries = 2) {
   const SequenceId sequence = cache.create();
   EXPECT_TRUE(cache.step({{sequence, tokens, std::min(tokens, queries)}}));
@@ -56,7 +56,7 @@ inline std::vector<SequenceId> prompts(CheckedCache& cache,
   return sequences;
 }
 
-/// Appends `append` tokens to each and asks for `queries` rows of each (-1: the new ones).
+/// Appends `append` tokens to each and queries `queries` rows of each (-1: the new ones).
 inline std::vector<BatchEntry> batch_of(const std::vector<SequenceId>& sequences,
                                         std::int64_t append, std::int64_t queries = -1) {
   std::vector<BatchEntry> batch;

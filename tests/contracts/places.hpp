@@ -1,4 +1,4 @@
-// Where a contract is tested: over which ranks, on which device, and with caches of which sizes.
+// The places of a contract: the ranks, the device, and the sizes of the caches.
 #pragma once
 
 #include <string>
@@ -118,8 +118,8 @@ struct GroupsOnCpu : OnCpu<Ranks> {
 };
 
 /// Caches with the small shape `Sizes::kSmall`, and those of `Sizes::shapes()`, in the memory of
-/// the ranks' GPUs. One element type each. A kernel compiles for half a second the first time, so
-/// they are few: with all three some 60 attention kernels, and 30 more for random mods and cases.
+/// the ranks' GPUs. One element type each: a kernel compiles for half a second the first time, and
+/// all three types need some 60 attention kernels, and 30 more for random mods and cases.
 template <class Ranks, class Sizes>
 struct OnCuda {
   static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
@@ -146,7 +146,7 @@ struct Float32Sizes {
   static constexpr ContractShape kSmall = kSmallShape;
   static std::vector<ContractShape> shapes() { return {{8, 1, 33, 7, 1}, {14, 2, 128, 64, 16}}; }
 };
-/// Tensor cores from here on: one query head a KV head.
+/// Tensor cores from here on: one query head per KV head.
 struct Float16Sizes {
   static constexpr const char* kName = "Float16";
   static constexpr int kRandomCases = 0;
@@ -183,7 +183,7 @@ using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
 using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
                                   OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>,
                                   OnCuda<MpiRanks, Float8Sizes>>;
-/// Other formats of pages, where a cache's suites run over each.
+/// Other formats of pages; a cache's suites run over each.
 using LoopbackFormats =
     testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
 using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;

@@ -1,5 +1,5 @@
-// The contracts on a reproducible cache, where CheckedCache wants one rank's bits, and what such a
-// cache promises beyond them.
+// The contracts on a reproducible cache, for which CheckedCache expects one rank's bits, and the
+// other guarantees of such a cache.
 #include "tests/contracts/attention_contract.hpp"
 #include "tests/contracts/sequences_contract.hpp"
 
@@ -40,7 +40,7 @@ CacheOptions model(int page_size, Placement placement) {
           .reproducible = true};
 }
 
-// Every output of a prompt that is fed `chunk` tokens at a time.
+// Returns every output of a prompt that is fed `chunk` tokens at a time.
 std::vector<float> outputs_of(Mesh& mesh, const CacheOptions& options, std::int64_t chunk) {
   verify::Random random(21);
   std::vector<float> q = random.reals(kTokens * kQHeads * kDim, 3.0f);
@@ -60,7 +60,7 @@ std::vector<float> outputs_of(Mesh& mesh, const CacheOptions& options, std::int6
   return o;
 }
 
-TEST(ReproducibleCache, HasTheSameBitsHoweverAPromptIsFed) {
+TEST(ReproducibleCache, BitsDoNotDependOnHowAPromptIsFed) {
   std::vector<float> want;
   run_on_threads(
       1, [&](Mesh& mesh) { want = outputs_of(mesh, model(16, Placement::kBalanced), kTokens); });
@@ -82,7 +82,7 @@ TEST(ReproducibleCache, HasTheSameBitsHoweverAPromptIsFed) {
   }
 }
 
-TEST(ReproducibleCache, IsNoLessExactThanAnother) {
+TEST(ReproducibleCache, IsAsExactAsAnyCache) {
   double errors[2] = {};
   for (const bool reproducible : {false, true}) {
     Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
@@ -98,7 +98,7 @@ TEST(ReproducibleCache, IsNoLessExactThanAnother) {
   EXPECT_LE(errors[1], errors[0]);
 }
 
-TEST(ReproducibleCache, KeepsItsPartialsToItself) {
+TEST(ReproducibleCache, RejectsPartials) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
   KvCache cache(mesh, model(16, Placement::kBalanced));
   StepPlan plan = cache.plan({{cache.create(), 1}});

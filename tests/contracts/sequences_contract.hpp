@@ -1,5 +1,5 @@
-// What KvCache must do over any communicator, on any device: the life of sequences. Whatever the
-// ranks and the placement, every output is that of float64 and that of a single rank.
+// The contract of KvCache over any communicator, on any device: the life of sequences. Whatever the
+// ranks and the placement are, every output is that of float64 and that of a single rank.
 #pragma once
 
 #include <algorithm>
@@ -73,13 +73,13 @@ TYPED_TEST_P(SequencesContract, RollsSpeculationBack) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, ForksShareAndPartAgain) {
+TYPED_TEST_P(SequencesContract, ForksShareAndDiverge) {
   on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 45);
     const SequenceId child = cache.fork(parent);
     const SequenceId grandchild = cache.fork(child);
     EXPECT_TRUE(cache.step(batch_of({child, parent, grandchild}, 0, 2), {}));
-    // All that share the last page write to it in one step; then one of them alone.
+    // All sharers of the last page write to it in one step; then one of them alone.
     EXPECT_TRUE(cache.step(batch_of({grandchild, parent, child}, 2), {}));
     const SequenceId late = cache.fork(child);
     EXPECT_TRUE(cache.step({{late, 6}}));
@@ -111,7 +111,7 @@ TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
+TYPED_TEST_P(SequencesContract, ReusesFreedPages) {
   CacheOptions options = TypeParam::small();
   options.pages_per_rank = 12;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
@@ -127,7 +127,7 @@ TYPED_TEST_P(SequencesContract, TakesPagesAgainThatOthersLeft) {
   });
 }
 
-TYPED_TEST_P(SequencesContract, GoesOnAfterThePoolsWereFull) {
+TYPED_TEST_P(SequencesContract, ContinuesAfterThePoolsWereFull) {
   CacheOptions options = TypeParam::small();
   options.pages_per_rank = 5;
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
@@ -162,8 +162,7 @@ TYPED_TEST_P(SequencesContract, RandomServing) {
 REGISTER_TYPED_TEST_SUITE_P(SequencesContract, RaggedBatches, RanksThatHoldNothing,
                             SequencesWithoutKeysAndBatchesWithoutRows,
                             DecodesWhatWasPrefilledInChunks, RollsSpeculationBack,
-                            ForksShareAndPartAgain, CopiesOnWriteCrossRanks,
-                            TakesPagesAgainThatOthersLeft, GoesOnAfterThePoolsWereFull,
-                            RandomServing);
+                            ForksShareAndDiverge, CopiesOnWriteCrossRanks, ReusesFreedPages,
+                            ContinuesAfterThePoolsWereFull, RandomServing);
 
 }  // namespace kvmesh::test

@@ -1,4 +1,4 @@
-// The checker is checked: it must find what is wrong.
+// Tests the checker itself: it must find wrong numbers.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -27,7 +27,7 @@ bool accepts(double got, double want, Dtype dtype = Dtype::kFloat32) {
   return accepts(got, want, {.dtype = dtype});
 }
 
-TEST(VerifyFindings, AcceptRoundingAndNoMore) {
+TEST(VerifyFindings, AcceptRoundingOnly) {
   EXPECT_TRUE(accepts(0.5 + 0.9e-5, 0.5));
   EXPECT_FALSE(accepts(0.5 + 1.1e-5, 0.5));
   EXPECT_FALSE(accepts(-0.5, 0.5));
@@ -66,7 +66,7 @@ class LongRow {
     query_ = random.reals(kDim);
   }
 
-  // As the pool's type has the query, too.
+  // The query in the pool's type, too.
   void round_query() {
     for (float& q : query_) q = verify::rounded_to(dtype_, q);
   }
@@ -84,9 +84,9 @@ class LongRow {
   std::vector<float> query_;
 };
 
-// A page's part of the LSE of 10 000 tokens is some 0.0016: far less than what rounded weights do
-// to O, far more than what float32 does to the LSE.
-TEST(VerifyFindings, NoticeAPageLostOrTakenTwice) {
+// A page's part of the LSE of 10 000 tokens is some 0.0016: far less than the effect of rounded
+// weights on O, far more than the error of float32 in the LSE.
+TEST(VerifyFindings, DetectAPageLostOrTakenTwice) {
   const std::uint64_t seed = seed_or(29);
   SCOPED_TRACE(seed_trace(seed));
   Random random(seed);
@@ -118,7 +118,7 @@ TEST(VerifyFindings, NoticeAPageLostOrTakenTwice) {
   }
 }
 
-TEST(VerifyHostTensor, RoundsAsTheLibraryDoes) {
+TEST(VerifyHostTensor, RoundsAsTheLibrary) {
   Random random(seed_or(5));
   HostTensor f16(Dtype::kFloat16, 1, 1, 2), bf16(Dtype::kBFloat16, 1, 1, 2);
   for (int i = 0; i < 20'000; ++i) {
@@ -132,7 +132,7 @@ TEST(VerifyHostTensor, RoundsAsTheLibraryDoes) {
   }
 }
 
-TEST(VerifyHostTensor, NoticesWritesBetweenItsRows) {
+TEST(VerifyHostTensor, DetectsWritesBetweenRows) {
   for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16}) {
     HostTensor tensor(dtype, 2, 3, 4);
     tensor.set(1, 2, 3, 1.0f);
@@ -142,7 +142,7 @@ TEST(VerifyHostTensor, NoticesWritesBetweenItsRows) {
   }
 }
 
-TEST(VerifyCheckedCache, NoticesOneWrongNumberInAPage) {
+TEST(VerifyCheckedCache, DetectsOneWrongNumberInAPage) {
   for (int ranks : {1, 3}) {
     std::atomic<std::int64_t> failed = 0;
     run_on_threads(ranks, [&](Mesh& mesh) {

@@ -7,7 +7,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-TEST(WaitUntilDone, AsksUntilTheAnswerIsYes) {
+TEST(WaitUntilDone, PollsUntilDone) {
   int asked = 0;
   EXPECT_TRUE(wait_until_done([&] { return ++asked == 1000; }, 10s));
   EXPECT_EQ(asked, 1000);

@@ -19,7 +19,7 @@ TEST(CopyRows, CopiesARectangleAndNothingElse) {
   }
 }
 
-TEST(CopyRows, TakesNothingToo) {
+TEST(CopyRows, AcceptsEmptyRows) {
   unsigned char one = 1, two = 2;
   copy_rows({&two, 1, &one, 1, 0, 1}, {});
   copy_rows({&two, 1, &one, 1, 1, 0}, {});

@@ -1,4 +1,4 @@
-// What is asked of devices that are not there.
+// Requests for memory of devices that do not exist.
 #include "kvmesh/device_memory.hpp"
 
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 namespace kvmesh::test {
 namespace {
 
-TEST(DeviceMemory, RefusesADeviceThatIsNotThere) {
+TEST(DeviceMemory, RejectsMissingDevices) {
   const Device none{DeviceKind::kCuda, cuda_device_count()};
   EXPECT_THROW(use_device(none), Unsupported);
   EXPECT_THROW(DeviceMemory(none, 16), Unsupported);

@@ -14,7 +14,7 @@ template <class Type>
 ErrorCode code_of(const Type& error) {
   try {
     throw Type(error);
-  } catch (const Error& caught) {  // as a caller has it
+  } catch (const Error& caught) {  // as a caller catches it
     return caught.code();
   }
 }

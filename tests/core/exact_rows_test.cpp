@@ -123,7 +123,7 @@ TEST(ExactRows, AreAsExactAsTheirResult) {
   EXPECT_NEAR(got.back(), static_cast<double>(std::log(sum)), 1e-6);
 }
 
-TEST(ExactRows, HaveNoKeyAtFirst) {
+TEST(ExactRows, StartWithoutKeys) {
   OwnedRow row, other;
   row.merge(other);
   const std::vector<float> got = row.finish();
@@ -131,7 +131,7 @@ TEST(ExactRows, HaveNoKeyAtFirst) {
   EXPECT_EQ(got.back(), kNoKeys);
 }
 
-TEST(ExactRows, KeepWhatIsNoNumber) {
+TEST(ExactRows, KeepNanAndInfinity) {
   std::mt19937_64 random(5);
   const std::vector<Term> terms = random_terms(random, 9, 0, 5);
   for (const bool of_score : {true, false}) {

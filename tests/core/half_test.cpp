@@ -73,7 +73,7 @@ TEST(Half, EveryBitPatternWidensToItsValue) {
   }
 }
 
-// Between neighbours a and b: what is nearer wins, and in the middle the even pattern.
+// Between neighbours a and b the nearer one wins, and in the middle the even pattern.
 template <class Widen, class Narrow>
 void expect_nearest(std::uint16_t low, const Widen& widen, const Narrow& narrow) {
   const auto high = static_cast<std::uint16_t>(low + 1);

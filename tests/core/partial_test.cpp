@@ -20,7 +20,7 @@ struct Rows {
   Partial partial() { return {tensor(o.data(), {2, 1, 2}), tensor(lse.data(), {2, 1})}; }
 };
 
-TEST(Partial, MergeIsTheUnionOfTheKeys) {
+TEST(Partial, MergeEqualsTheUnionOfTheKeys) {
   // Subset a has weight e^1, subset b e^2: the union's output lies between by these weights.
   Rows a{{1, 2, 3, 4}, {1.0f, 0.0f}}, b{{5, 6, 7, 8}, {2.0f, 0.0f}};
   merge_into(a.partial(), b.partial());
@@ -32,7 +32,7 @@ TEST(Partial, MergeIsTheUnionOfTheKeys) {
   EXPECT_NEAR(a.lse[1], std::log(2.0), 1e-6);
 }
 
-TEST(Partial, AnEmptySubsetChangesNothingWhateverItsOutput) {
+TEST(Partial, EmptySubsetChangesNothing) {
   Rows a{{1, 2, kNaN, kNaN}, {0.5f, -kInfinity}};
   Rows b{{kNaN, kNaN, 3, 4}, {-kInfinity, 0.25f}};
   merge_into(a.partial(), b.partial());
@@ -48,7 +48,7 @@ TEST(Partial, TwoEmptySubsetsAreEmpty) {
   EXPECT_EQ(a.lse, (std::vector<float>{-kInfinity, -kInfinity}));
 }
 
-TEST(Partial, ARowOfNanIsNotEmpty) {
+TEST(Partial, NanRowIsNotEmpty) {
   for (const float other : {-kInfinity, kNaN, 0.5f}) {
     Rows a{{kNaN, kNaN, 1, 2}, {kNaN, 0.25f}}, b{{0, 0, 0, 0}, {other, -kInfinity}};
     merge_into(a.partial(), b.partial());
@@ -57,7 +57,7 @@ TEST(Partial, ARowOfNanIsNotEmpty) {
   }
 }
 
-TEST(Partial, ANanOfNoWeightInFloat32Shows) {
+TEST(Partial, NanWithoutWeightInFloat32Shows) {
   Rows a{{kNaN, 1, 2, 3}, {-200, 0}}, b{{4, 5, kNaN, 7}, {200, -200}};
   merge_into(a.partial(), b.partial());
   EXPECT_TRUE(std::isnan(a.o[0]) && std::isnan(a.o[2]));
@@ -69,7 +69,7 @@ TEST(Partial, LargeLsesDoNotOverflow) {
   Rows a{{1, 1, 1, 1}, {1e30f, 300.0f}}, b{{3, 3, 3, 3}, {0.0f, 300.0f}};
   merge_into(a.partial(), b.partial());
   EXPECT_EQ(a.o[0], 1.0f);
-  EXPECT_NEAR(a.o[2], 2, 1e-4);  // float32 knows 300 + log 2 to 3e-5, and its exp no better
+  EXPECT_NEAR(a.o[2], 2, 1e-4);  // float32 has 300 + log 2 to 3e-5, and its exp no better
   EXPECT_NEAR(a.lse[1], 300 + std::log(2.0), 1e-4);
 }
 
@@ -80,7 +80,7 @@ TEST(Partial, ShapesMustAgree) {
   EXPECT_EQ(a.o, (std::vector<float>{1, 2, 3, 4}));
 }
 
-TEST(Partial, OnlyPartialsOfTheCpuAreMerged) {
+TEST(Partial, RejectsPartialsOnGpus) {
   Rows a{{1, 2, 3, 4}, {0, 0}}, b{{1, 2, 3, 4}, {0, 0}};
   const auto refuse = [&](const auto& spoil) {
     Partial wrong = b.partial();

@@ -15,7 +15,7 @@ TEST(Printable, KeepsTextAndEscapesTheRest) {
       << "a control character of two bytes";
 }
 
-TEST(Printable, EscapesWhatIsNoUtf8) {
+TEST(Printable, EscapesInvalidUtf8) {
   EXPECT_EQ(printable("\xe4"), "\\xe4");           // Latin-1, and the end
   EXPECT_EQ(printable("\xe2\x82"), "\\xe2\\x82");  // cut
   EXPECT_EQ(printable("\xc1\xa1"), "\\xc1\\xa1");  // longer than needed

@@ -40,9 +40,9 @@ TEST(ThreadPool, HasSomeThreads) {
   EXPECT_THROW(ThreadPool(1'000'000'000), InvalidArgument);
 }
 
-// 0 if a pool of several threads is refused at once where the user may start none, and nothing
-// stays behind; else what went wrong. For a process of its own, which the limit is then for. Root
-// has no limit.
+// Returns 0 if a pool of several threads is refused at once where the user may start none, and
+// leaves nothing behind; else a number for the failure. Runs in a process of its own, to which the
+// limit applies. Root has no limit.
 int refused_without_threads() {
   constexpr uid_t kNobody = 65534;
   if (getuid() == 0 && setuid(kNobody) != 0) return 77;
@@ -59,7 +59,7 @@ int refused_without_threads() {
   return sum == 3 ? 0 : 3;
 }
 
-TEST(ThreadPool, IsRefusedAtOnceWhereTheSystemStartsNoThreads) {
+TEST(ThreadPool, FailsAtOnceIfTheSystemStartsNoThreads) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer has a thread of its own, and ends where it cannot start one";
 #endif
@@ -76,7 +76,7 @@ TEST(ThreadPool, IsRefusedAtOnceWhereTheSystemStartsNoThreads) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
-TEST(ThreadPool, SleepsWhenItHasNothingToDoForLong) {
+TEST(ThreadPool, SleepsWhenIdle) {
   ThreadPool pool(3);
   pool.for_each(3, [](std::int64_t, int) {});
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -88,7 +88,7 @@ TEST(ThreadPool, SleepsWhenItHasNothingToDoForLong) {
   EXPECT_EQ(runs, 100) << "they wake again";
 }
 
-TEST(ThreadPool, RefusesALoopWithoutABody) {
+TEST(ThreadPool, RejectsALoopWithoutABody) {
   EXPECT_THROW(ThreadPool(1).for_each(1, nullptr), InvalidArgument);
 }
 
@@ -103,7 +103,7 @@ TEST(ThreadPool, ManyShortLoopsOneAfterTheOther) {
   EXPECT_EQ(sum, 12000);
 }
 
-TEST(ThreadPool, RethrowsAndGoesOn) {
+TEST(ThreadPool, RethrowsAndStaysUsable) {
   ThreadPool pool(3);
   std::atomic<int> runs = 0;
   EXPECT_THROW(pool.for_each(100000,

@@ -67,7 +67,7 @@ TEST(TensorView, StridesAreRowMajorUnlessGiven) {
   EXPECT_EQ(describe(view), "float32 [2, 3, 4]");
 }
 
-TEST(Errors, SayWhatWasAskedAndWhatThereIs) {
+TEST(Errors, ReportRequestAndSupply) {
   const OutOfPages pages(7, {1, 2});
   EXPECT_EQ(pages.free_pages(), 3);
   EXPECT_EQ(std::string(pages.what()), "out of pages: asked for 7, free 3 (per rank: 1, 2)");
@@ -75,7 +75,7 @@ TEST(Errors, SayWhatWasAskedAndWhatThereIs) {
   EXPECT_EQ(std::string(late.what()), "rank 2 waited 250 ms in combine for rank 0, 3");
 }
 
-TEST(SequenceId, HasThreePartsThatItTells) {
+TEST(SequenceId, HasThreeParts) {
   const SequenceId id(3, 5, 17);
   EXPECT_EQ(id.space(), 3);
   EXPECT_EQ(id.generation(), 5u);

@@ -1,5 +1,5 @@
-// Attention over float8 pages by tensor cores: every way in which that kernel is cut, both kinds of
-// scales, and what stands in slots that nobody may see.
+// Attention over float8 pages by tensor cores: every tile shape of that kernel, both kinds of
+// scales, and poison in slots that no row may see.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -129,7 +129,9 @@ INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8,
                          });
 
 class PoisonedScales : public PoisonedFloat8 {};
-TEST_P(PoisonedScales, OfValues) { expect_contained(&AttentionCase::poison_value_scale); }
+TEST_P(PoisonedScales, PastTheLengthDoNotShow) {
+  expect_contained(&AttentionCase::poison_value_scale);
+}
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedScales, testing::Values(ScaleKind::kPerTokenAndHead));
 
 // Each query sees its own key alone, so its output is that key's value: however small the value's

@@ -1,5 +1,5 @@
-// What the attention cases of the CPU do not reach: every way in which the CUDA kernels are cut,
-// splits, graphs, and random cases of the shapes that the tensor cores take.
+// Cases beyond the attention cases of the CPU: every tile shape of the CUDA kernels, splits,
+// graphs, and random cases of the shapes that the tensor cores take.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -68,7 +68,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 class LatentCuts : public testing::TestWithParam<Cut> {};
 
-// Of latent pages, with a mask and with a score mod.
+// Cases of latent pages, with a mask and with a score mod.
 TEST_P(LatentCuts, MatchFloat64) {
   const auto [shape, q_len] = GetParam();
   CaseSpec spec{
@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(
     name_of_cut);
 
 // One long sequence is split over the whole device; beside it are short ones.
-TEST(AttendSplits, OfLongSequencesMatchFloat64) {
+TEST(AttendSplits, LongSequencesMatchFloat64) {
   for (int page_size : {16, 256, 7}) {
     CaseSpec spec{
         .shape = {8, 2, 64, 64, page_size}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
@@ -109,7 +109,7 @@ TEST(AttendSplits, OfLongSequencesMatchFloat64) {
   }
 }
 
-TEST(AttendSplits, ASplitWithoutAVisibleKeyAddsNothing) {
+TEST(AttendSplits, SplitWithoutVisibleKeysAddsNothing) {
   CaseSpec spec{
       .shape = {4, 2, 64, 64, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
   spec.sequences = {{.q_len = 3, .kv_len = 9000}};
@@ -141,11 +141,9 @@ void expect_nan_in_its_rows(const AttentionShape& shape, bool latent) {
   }
 }
 
-TEST(AttendSplits, ANanInOneReachesItsRowsOnly) {
-  expect_nan_in_its_rows({4, 2, 64, 64, 16}, false);
-}
+TEST(AttendSplits, NanReachesItsRowsOnly) { expect_nan_in_its_rows({4, 2, 64, 64, 16}, false); }
 
-TEST(AttendSplits, ANanInALatentRowReachesItsRowsOnly) {
+TEST(AttendSplits, NanInALatentRowReachesItsRowsOnly) {
   expect_nan_in_its_rows({8, 1, 576, 512, 64}, true);
   expect_nan_in_its_rows({80, 2, 192, 128, 64}, true);
 }
@@ -177,8 +175,8 @@ void expect_rows_like(const CaseResult& row, AttentionCase& one, const Attention
   EXPECT_LT(o_error, 4 * 0x1p-9f * largest);
 }
 
-// Two thousand steps in one task: what each loses must not add up.
-TEST(AttendSplits, ATaskOfManyStepsEqualsManyOfAFew) {
+// Two thousand steps in one task: their rounding errors must not add up.
+TEST(AttendSplits, LongTaskEqualsManyShortTasks) {
   CaseSpec spec{
       .shape = {16, 1, 64, 64, 64}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
   spec.sequences = {{.q_len = 1, .kv_len = 131'072}};
@@ -202,8 +200,8 @@ TEST(AttendSplits, ATaskOfManyStepsEqualsManyOfAFew) {
   expect_rows_like(split, one, decode);
 }
 
-// Long enough for the blocks of 128 rows to come one a thread block.
-TEST(AttendPrefill, OfALongChunkMatchesFloat64) {
+// Long enough for the blocks of 128 rows to come one per thread block.
+TEST(AttendPrefill, LongChunkMatchesFloat64) {
   CaseSpec spec{
       .shape = {8, 8, 64, 64, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
   spec.sequences = {{.q_len = 700, .kv_len = 1500}, {.q_len = 300, .kv_len = 300}};
@@ -214,7 +212,7 @@ TEST(AttendPrefill, OfALongChunkMatchesFloat64) {
 
 // Scores that later keys exceed by far, at 8 by more than a float can be apart: weights of a tile
 // have then to be computed again.
-TEST(AttendPrefill, OfSteepScoresMatchesFloat64) {
+TEST(AttendPrefill, SteepScoresMatchFloat64) {
   for (Dtype dtype : kTensorCoreDtypes) {
     for (float scale : {1.0f, 8.0f}) {
       CaseSpec spec{.shape = {8, 2, 128, 128, 16}, .dtype = dtype, .q_dtype = dtype};
@@ -258,7 +256,7 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
 }
 
 // Sequences grow across the borders of pages, come and go; one captured graph serves them all.
-TEST(AttendGraphs, ReplayWhateverWasPlannedLast) {
+TEST(AttendGraphs, ReplaysComputeTheNewestPlan) {
   CaseSpec spec{
       .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
   spec.options.mask = mods::sliding_window(5000);

@@ -66,7 +66,7 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
   std::optional<DeviceTensor> device_sinks;
   if (!sinks.empty()) device_sinks.emplace(sinks);
   const ConstTensorView given = device_sinks ? device_sinks->view() : TensorView{};
-  check_attention(shape, batch);  // of what a plan on the device trusts its caller for
+  check_attention(shape, batch);  // a plan on the device does not check this
   std::optional<BlockMask> block_mask;
   if (options.block_mask) block_mask = block_mask_of(*options.block_mask, shape.page_size);
   cuda::CudaAttend plan(

@@ -63,7 +63,7 @@ void exchange_messages(const Ranks& ranks) {
   }
 }
 
-/// What NCCL's all-gather, or all-reduce of the maximum, gives.
+/// As NCCL's all-gather, or its all-reduce of the maximum.
 void gather_lses(CombineCase& test, const Ranks& ranks) {
   Floats all;
   for (HeldPartial& held : test.partials) {
@@ -82,7 +82,7 @@ void gather_lses(CombineCase& test, const Ranks& ranks) {
   for (const auto& rank : ranks) rank->lses.set(all);
 }
 
-/// What NCCL's reduce-scatter, or all-reduce, gives.
+/// As NCCL's reduce-scatter, or its all-reduce.
 void reduce_blocks(const Ranks& ranks) {
   const DeviceCombinePlan& plan = ranks[0]->plan;
   Floats sum(static_cast<std::size_t>(plan.reduced_floats()));
@@ -108,7 +108,7 @@ Ranks combine(CombineCase& test, CombineStrategy strategy, Dtype dtype, std::int
     check(cudaStreamSynchronize(stream.get()));
   };
   if (strategy == CombineStrategy::kAllToAll) {
-    for (const auto& rank : ranks) {  // who sends nothing has no room for it
+    for (const auto& rank : ranks) {  // a rank that sends nothing has no buffer
       if (rank->plan.sent_floats > 0) check(cuda::launch_pack(rank->params(), stream.get()));
     }
     check(cudaStreamSynchronize(stream.get()));
@@ -149,7 +149,7 @@ TEST_P(CombineKernels, MatchFloat64) {
   }
 }
 
-TEST_P(CombineKernels, ARowOfNanIsNotARowWithoutKeys) {
+TEST_P(CombineKernels, NanRowIsNotEmpty) {
   for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
     CombineCase test = unusual_case(GetParam(), scatter);
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter,
@@ -163,7 +163,7 @@ TEST_P(CombineKernels, ARowOfNanIsNotARowWithoutKeys) {
   }
 }
 
-TEST_P(CombineKernels, RoundOnceToTheOutputsType) {
+TEST_P(CombineKernels, RoundOnceToTheOutputType) {
   CombineCase test = full_case(GetParam(), 7, 5, 192, Scatter::kTokens);
   const Ranks exact = combine(test, CombineStrategy::kAllToAll, Dtype::kFloat32, 0);
   const Ranks rounded = combine(test, CombineStrategy::kAllToAll, Dtype::kBFloat16, 4);

@@ -95,7 +95,7 @@ class DeviceCase {
     out_lse_.set(poisoned_lse());
   }
 
-  /// What the output holds now; gaps must be as they were.
+  /// The present output; gaps must be unchanged.
   Result result() const {
     const std::vector<float> o = out_o_.get();
     const std::int64_t stride = test_->dim + gap_;

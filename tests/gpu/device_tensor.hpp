@@ -1,4 +1,4 @@
-// A tensor of the host's, on the device, with the same strides and the same gaps.
+// A copy of a host tensor on the device, with the same strides and the same gaps.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,7 @@ class DeviceTensor {
   int device_ = 0;
 };
 
-/// A pool of the host's, on the device.
+/// A copy of a host pool on the device.
 class DevicePool {
  public:
   explicit DevicePool(const ConstKvPool& host)

@@ -27,7 +27,7 @@ struct Plane {
     check(cudaMemcpy(memory.data(), words.data(), words.size() * 4, cudaMemcpyHostToDevice));
   }
 
-  /// Of the first `tokens` tokens of a page, all heads.
+  /// The words of the first `tokens` tokens of a page, all heads.
   std::uint32_t folded(std::int64_t page, std::int64_t tokens) const {
     std::uint32_t sum = 0;
     const std::int64_t row = view.size(3) / 2, head = view.size(2) * row;

@@ -1,5 +1,5 @@
-// The main of tests that need a GPU: without one they are skipped, which CTest then says; also if
-// each of them skips itself, since it needs more GPUs than there are.
+// The main of tests that need a GPU: without one they are skipped, which CTest reports; also if
+// each of them skips itself because it needs more GPUs.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,7 +11,7 @@
 
 namespace {
 
-/// Asked in a process of its own: what a test forks cannot use CUDA if this process has.
+/// Runs in a process of its own: a test's child cannot use CUDA if this process has.
 bool has_device() {
   const pid_t child = ::fork();
   if (child == 0) ::_exit(kvmesh::cuda_device_count() > 0 ? 0 : 1);

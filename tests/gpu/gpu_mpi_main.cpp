@@ -1,7 +1,7 @@
-// The main of tests under mpirun that need GPUs: without one they are skipped, which CTest then
-// says. Several ranks may share a GPU. With --host-a-rank NCCL takes each for a host of its own:
-// they talk through its network transport, which also knows ranks that share a GPU. With --peer
-// they combine by stores into mapped memory, also where they share a GPU.
+// The main of tests under mpirun that need GPUs: without one they are skipped, which CTest reports.
+// Several ranks may share a GPU. With --host-a-rank NCCL treats each rank as a host: it uses its
+// network transport, which supports ranks that share a GPU. With --peer the ranks combine by stores
+// into mapped memory, also where they share a GPU.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// What the tests on a GPU share.
+// Helpers of the tests on a GPU.
 #pragma once
 
 #include "core/cuda/check.hpp"
@@ -6,7 +6,7 @@
 
 namespace kvmesh::test {
 
-/// Of device 0, for the whole program.
+/// The kernels of device 0, for the whole program.
 cuda::KernelStore& kernels();
 
 class Stream {

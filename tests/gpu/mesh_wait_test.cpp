@@ -12,7 +12,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// A stream on which nothing goes on until it is released.
+/// A stream whose work stands still until it is released.
 class HeldStream {
  public:
   HeldStream() {
@@ -78,8 +78,8 @@ constexpr CacheOptions kSmallCache{.layers = 1,
                                    .pages_per_rank = 1000,
                                    .dtype = Dtype::kBFloat16};
 
-// On a device that is stuck: the first plan only leaves its work there, though everything grows;
-// the second finds that the first was not taken.
+// On a device that is stuck the first plan only enqueues its work, though every array grows; the
+// second one waits for the first to be taken.
 TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
   KvCache cache(mesh, kSmallCache);
@@ -94,8 +94,8 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   EXPECT_THROW(cache.replan(step, {{{a, 1}}}, stream.view()), Error) << "its group is broken";
 }
 
-// A batch of more queries wants larger partials and a larger combine.
-TEST(MeshWait, ALargerBatchWaitsForNoOtherStream) {
+// A batch of more queries needs larger partials and a larger combine.
+TEST(MeshWait, LargerBatchDoesNotWaitForOtherStreams) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCuda});
   KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();

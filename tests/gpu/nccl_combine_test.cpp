@@ -12,7 +12,7 @@ namespace {
 constexpr std::array kStrategies = {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter,
                                     CombineStrategy::kAllReduce};
 
-/// One group for all tests: making one takes a second. Skips where NCCL would see two ranks on a
+/// One group for all tests: making one takes a second. Skips if NCCL would see two ranks on one
 /// GPU.
 class NcclCombine : public testing::Test {
  protected:
@@ -93,7 +93,7 @@ TEST_F(NcclCombine, ConvertsTheOutput) {
   }
 }
 
-TEST_F(NcclCombine, ARowOfNanIsNotARowWithoutKeys) {
+TEST_F(NcclCombine, NanRowIsNotEmpty) {
   DeviceCombiner combiner(*group_);
   for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
     CombineCase test = unusual_case(comm_->size(), scatter);
@@ -216,7 +216,7 @@ TEST_F(NcclCombine, GroupsFromSplitCommunicators) {
   group.close();
 }
 
-TEST_F(NcclCombine, RefusesWrongArgumentsBeforeSending) {
+TEST_F(NcclCombine, RejectsInvalidArgumentsBeforeSending) {
   DeviceCombiner combiner(*group_);
   CombineCase test = full_case(comm_->size(), 4, 8, 16, Scatter::kAll);
   const DeviceCase on_device(test, me());

@@ -1,5 +1,5 @@
-// Peers that are late, silent or dead: within the deadline the others have an error that names the
-// operation, and their devices work on. Ranks are forked processes, which meet by TCP.
+// Peers that are late, silent or dead: within the deadline the others throw an error that names the
+// operation, and their devices continue. Ranks are forked processes, which meet by TCP.
 #include <csignal>
 
 #include "comm/nccl/state.hpp"
@@ -59,7 +59,7 @@ void expect_timeout(std::chrono::milliseconds deadline, const std::string& opera
   expect_device_works();
 }
 
-/// A combine of one rank, up to where it waits.
+/// A combine of one rank, up to its wait.
 void combine_once(NcclGroup& group, int rank) {
   CombineCase test = full_case(group.size(), 8, 8, 128, Scatter::kHeads);
   const DeviceCase on_device(test, rank);
@@ -83,8 +83,8 @@ TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
       const DeviceFloats floats({1});
       NcclGroup::State& state = group.state();
       constexpr int kNobody = 7;
-      state.settle(ncclSend(floats.data(), 1, ncclFloat, kNobody, state.comm, stream.get()),
-                   "call nobody");
+      state.poll(ncclSend(floats.data(), 1, ncclFloat, kNobody, state.comm, stream.get()),
+                 "call nobody");
       ADD_FAILURE() << "NCCL sent to a rank that is not there";
     } catch (const NcclError& error) {
       EXPECT_EQ(error.rank(), Rank{0});
@@ -101,7 +101,7 @@ TEST(NcclErrorOfOne, NamesRankAndOperationAndBreaksTheGroup) {
   EXPECT_EQ(status, 0);
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
+TEST_F(NcclFailure, NamesARankThatDoesNotMeet) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const auto part = comm.split(0, 0);
     check(cudaSetDevice(comm.rank().value));
@@ -113,7 +113,7 @@ TEST_F(NcclFailure, ARankThatDoesNotMeetIsNamed) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotJoinAnIdTimesOut) {
+TEST_F(NcclFailure, TimesOutIfARankDoesNotJoinAnId) {
   TcpProcesses<2>::run([](Communicator& comm) {
     if (comm.rank().value == 0) {
       check(cudaSetDevice(0));
@@ -124,7 +124,7 @@ TEST_F(NcclFailure, ARankThatDoesNotJoinAnIdTimesOut) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
+TEST_F(NcclFailure, TimesOutIfARankDoesNotCombine) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const int me = comm.rank().value;
     check(cudaSetDevice(me));
@@ -138,14 +138,14 @@ TEST_F(NcclFailure, ARankThatDoesNotCombineTimesOut) {
       EXPECT_THROW(combine_once(group, me), BrokenGroup) << "a broken group was used again";
     }
     barrier(comm);
-    // The other rank's group is whole, and ends without waiting for the one that is gone.
+    // The other rank's group is whole, and ends without waiting for the dead one.
     const Clock::time_point start = Clock::now();
     { const NcclGroup ends_here = std::move(group); }
     EXPECT_LT(Clock::now() - start, kAbortTime);
   });
 }
 
-TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
+TEST_F(NcclFailure, CloseDoesNotWaitForARankThatDoesNotClose) {
   TcpProcesses<2>::run([](Communicator& comm) {
     const int me = comm.rank().value;
     check(cudaSetDevice(me));
@@ -167,7 +167,7 @@ TEST_F(NcclFailure, ARankThatDoesNotCloseHoldsNobodyUp) {
   });
 }
 
-TEST_F(NcclFailure, ARankThatIsKilledIsNoticed) {
+TEST_F(NcclFailure, DetectsAKilledRank) {
   const std::uint16_t port = free_port();
   const pid_t victim = ::fork();
   if (victim == 0) {

@@ -1,4 +1,4 @@
-// A cache over NCCL groups: an engine's own, and one with a peer that stays away.
+// A cache over NCCL groups: an engine's own, and one with a missing peer.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -18,7 +18,7 @@ Mesh mesh_of_gpus(bool makes_nccl = true) {
       {.device = DeviceChoice::kCuda, .makes_nccl = makes_nccl, .peer_window_bytes = 0});
 }
 
-/// Whether each rank has a GPU of its own, and peers.
+/// True if each rank has a GPU of its own, and peers.
 bool has_peers(Mesh& mesh) {
   return mesh.kv_parallel() > 1 && mesh.device_group().nccl() != nullptr;
 }
@@ -54,7 +54,7 @@ TEST(NcclMesh, ServesACacheOverAnEnginesOwnCommunicator) {
       << "too late";
 }
 
-TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
+TEST(NcclMesh, RejectsTheGroupOfAnotherRank) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   Mesh other = mesh_of_gpus(false);
@@ -62,8 +62,8 @@ TEST(NcclMesh, RefusesTheGroupOfAnotherRank) {
   EXPECT_THROW(other.device_group().use_nccl(std::move(alone)), InvalidArgument);
 }
 
-// Whoever goes on planning learns of it, though no wait of its own stands in the program.
-TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
+// A rank that goes on planning gets the error, though its program has no wait.
+TEST(NcclMesh, MissingPeerEndsTheNextPlans) {
   Mesh mesh = mesh_of_gpus();
   if (!has_peers(mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   constexpr std::int64_t kTokens = 4;
@@ -103,7 +103,7 @@ TEST(NcclMesh, APeerThatStaysAwayEndsTheNextPlans) {
 using Clock = std::chrono::steady_clock;
 
 /// One rank has all pages: it sends to the others and waits for none of them.
-TEST(NcclMesh, ARankThatIsDoneStaysUntilTheOthersHaveWhatItSent) {
+TEST(NcclMesh, DestructorWaitsUntilPeersHaveReceived) {
   constexpr std::int64_t kTokens = 16;
   const auto comm = make_mpi_communicator();
   std::optional<Mesh> mesh(mesh_of_gpus());

@@ -39,7 +39,8 @@ class PeerRank {
   Stream stream() const { return stream_->view(); }
   cudaStream_t native() const { return stream_->get(); }
 
-  /// Plans and runs once. No rank frees or makes memory while another one's kernel may wait for it.
+  /// Plans and runs once. No rank frees or allocates memory while another one's kernel may wait for
+  /// it.
   Result combine(CombineWay& way, CombineCase& test, Dtype travels_as = Dtype::kFloat32,
                  Dtype dtype = Dtype::kFloat32, std::int64_t gap = 0) {
     const DeviceCase on_device(test, me(), dtype, gap);
@@ -62,7 +63,7 @@ class PeerRank {
   std::optional<OwnStream> stream_;
 };
 
-/// The partials as they are after their journey.
+/// The partials after rounding to the type in which they travel.
 inline CombineCase rounded(CombineCase test, Dtype dtype) {
   for (HeldPartial& partial : test.partials) {
     for (float& value : partial.o_values) {
@@ -115,7 +116,7 @@ TYPED_TEST_P(PeerContract, MatchesFloat64InBothForms) {
   });
 }
 
-TYPED_TEST_P(PeerContract, RoundsPartialsOnceToWhatTheyTravelAs) {
+TYPED_TEST_P(PeerContract, RoundsPartialsOnceToTheTravelType) {
   this->run([](PeerRank& rank) {
     for (RowForm form : kForms) {
       const auto way = make_peer_way(rank.window(), form);
@@ -153,7 +154,7 @@ TYPED_TEST_P(PeerContract, RoundsTheOutputOnce) {
   });
 }
 
-TYPED_TEST_P(PeerContract, ARowOfNanIsNotARowWithoutKeys) {
+TYPED_TEST_P(PeerContract, NanRowIsNotEmpty) {
   this->run([](PeerRank& rank) {
     for (RowForm form : kForms) {
       const auto way = make_peer_way(rank.window(), form);
@@ -222,7 +223,7 @@ TYPED_TEST_P(PeerContract, ReplaysLayersBackToBackOnSkewedRanks) {
   });
 }
 
-/// A captured run sends and waits for what the mask of a later plan says.
+/// A captured run sends and receives the rows of a later plan's mask.
 TYPED_TEST_P(PeerContract, AGraphFollowsTheMask) {
   this->run([](PeerRank& rank) {
     const int ranks = rank.comm().size();
@@ -262,7 +263,7 @@ TYPED_TEST_P(PeerContract, AGraphFollowsTheMask) {
   });
 }
 
-TYPED_TEST_P(PeerContract, RowsThatTheirOwnerHoldsMoveNoBytes) {
+TYPED_TEST_P(PeerContract, SendsNothingForRowsThatTheirOwnerHolds) {
   this->run([](PeerRank& rank) {
     const int ranks = rank.comm().size();
     const auto way = make_peer_way(rank.window(), RowForm::kWords);
@@ -274,7 +275,7 @@ TYPED_TEST_P(PeerContract, RowsThatTheirOwnerHoldsMoveNoBytes) {
     }
     expect_close(rank.combine(*way, test), expected_of(test, rank.me()), test.dim);
 
-    // The slots of both epochs: nothing has come but from this rank itself.
+    // The slots of both epochs: only this rank's own rows have arrived.
     const std::size_t source_bytes =
         static_cast<std::size_t>(block_of({9, 2, 64}, Scatter::kTokens, 0, ranks).rows()) * 32 * 16;
     const auto slot = static_cast<std::size_t>(rank.window().slot_bytes(RowForm::kWords));
@@ -295,7 +296,7 @@ TYPED_TEST_P(PeerContract, RowsThatTheirOwnerHoldsMoveNoBytes) {
   });
 }
 
-/// Runs alone, and expects an error within the deadline. Returns whom it names.
+/// Runs alone, and expects an error within the deadline. Returns the ranks that it names.
 inline std::vector<Rank> late_for(PeerRank& rank, CombineWay& way, const DeviceCase& on_device,
                                   std::string_view operation) {
   using namespace std::chrono_literals;
@@ -320,7 +321,7 @@ inline std::vector<Rank> late_for(PeerRank& rank, CombineWay& way, const DeviceC
   return late;
 }
 
-TYPED_TEST_P(PeerContract, ARankThatDoesNotCombineIsNamedInTime) {
+TYPED_TEST_P(PeerContract, NamesARankThatDoesNotCombine) {
   const auto body = [](PeerRank& rank) {
     const auto way = make_peer_way(rank.window());
     CombineCase test = full_case(rank.comm().size(), 8, 8, 128, Scatter::kHeads);
@@ -332,7 +333,7 @@ TYPED_TEST_P(PeerContract, ARankThatDoesNotCombineIsNamedInTime) {
       EXPECT_EQ(late_for(rank, *way, on_device, "run 1 of its plan"), std::vector{last});
     }
     barrier(rank.comm());
-    // The rows of the others have come, so the one that was late has its result; then it is alone.
+    // The rows of the others have arrived, so the late rank has its result; after that it is alone.
     if (rank.me() == last.value) {
       way->run(on_device.partial(), on_device.output(), rank.stream());
       rank.group().wait(rank.stream(), "one token");
@@ -344,7 +345,7 @@ TYPED_TEST_P(PeerContract, ARankThatDoesNotCombineIsNamedInTime) {
   this->run(body, true);
 }
 
-TYPED_TEST_P(PeerContract, RefusesWrongArgumentsBeforeSending) {
+TYPED_TEST_P(PeerContract, RejectsInvalidArgumentsBeforeSending) {
   this->run([](PeerRank& rank) {
     const auto way = make_peer_way(rank.window());
     CombineCase test = full_case(rank.comm().size(), 4, 8, 16, Scatter::kAll);
@@ -373,11 +374,10 @@ TYPED_TEST_P(PeerContract, RefusesWrongArgumentsBeforeSending) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(PeerContract, MatchesFloat64InBothForms,
-                            RoundsPartialsOnceToWhatTheyTravelAs, RoundsTheOutputOnce,
-                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
+                            RoundsPartialsOnceToTheTravelType, RoundsTheOutputOnce,
+                            NanRowIsNotEmpty, MergesLargeProblems,
                             ReplaysLayersBackToBackOnSkewedRanks, AGraphFollowsTheMask,
-                            RowsThatTheirOwnerHoldsMoveNoBytes,
-                            ARankThatDoesNotCombineIsNamedInTime,
-                            RefusesWrongArgumentsBeforeSending);
+                            SendsNothingForRowsThatTheirOwnerHolds, NamesARankThatDoesNotCombine,
+                            RejectsInvalidArgumentsBeforeSending);
 
 }  // namespace kvmesh::test

@@ -1,4 +1,4 @@
-// A batch of the host's kernels, for the device's: its pages in lists there, and its sequences.
+// The host kernels' batch for the device: its pages in lists there, and its sequences.
 #pragma once
 
 #include <vector>

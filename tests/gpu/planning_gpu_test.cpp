@@ -1,4 +1,4 @@
-// What planning keeps and makes on the device: page lists changed step by step, block masks.
+// Planning on the device: page lists that change step by step, and block masks.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ void send(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream) {
   lists.end(stream);
 }
 
-// A plan that failed when it had sent what changed.
+// A plan that failed after it had sent the changes.
 void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
           const std::vector<std::size_t>& changed) {
   lists.begin(stream);
@@ -42,8 +42,8 @@ void fail(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream,
   lists.cancel(stream);
 }
 
-// Lists grow past their room, shrink, are given up, and their places are taken by others.
-TEST(PageLists, AreWhatTheChangesMakeThem) {
+// Lists grow past their room, shrink and are erased; other lists take their room.
+TEST(PageLists, FollowTheChanges) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Random random(seed);
@@ -88,7 +88,7 @@ TEST(PageLists, AreWhatTheChangesMakeThem) {
   }
 }
 
-TEST(PageLists, SendWhatChangedAlone) {
+TEST(PageLists, SendChangesOnly) {
   cuda::PageLists lists;
   cuda::Upload upload;
   const Stream stream;
@@ -101,8 +101,8 @@ TEST(PageLists, SendWhatChangedAlone) {
   EXPECT_THROW(lists.change(0, 10'002, one), InvalidArgument);
 }
 
-// Or no plan would ever find the memory again.
-TEST(PageLists, TakeBackTheRoomOfAPlanThatFailed) {
+// Otherwise no plan would ever find the memory again.
+TEST(PageLists, FreeTheRoomOfAFailedPlan) {
   cuda::PageLists lists;
   cuda::Upload upload;
   const Stream stream;
@@ -123,7 +123,7 @@ struct MaskCase {
 
 class BlockMaskOnDevice : public testing::TestWithParam<MaskCase> {};
 
-TEST_P(BlockMaskOnDevice, EqualsTheHosts) {
+TEST_P(BlockMaskOnDevice, EqualsTheHostResult) {
   const std::vector<BlockMaskShape> shapes{
       {.q_len = 300, .kv_len = 517, .q_block = 16, .kv_block = 16},
       {.batch = 3,
@@ -177,12 +177,12 @@ INSTANTIATE_TEST_SUITE_P(Masks, BlockMaskOnDevice,
                                                   }}),
                          [](const auto& param) { return param.param.name; });
 
-TEST(BlockMaskOnDevice, RefusesWhatTheHostRefuses) {
+TEST(BlockMaskOnDevice, RejectsInvalidArgumentsAsTheHost) {
   EXPECT_THROW(cuda::make_block_mask(kernels(), mods::causal(), {.q_len = 0, .kv_len = 5}),
                InvalidArgument);
 }
 
-TEST(DeviceMods, SendsWhatWasSetAgain) {
+TEST(DeviceMods, SendsChangedBuffers) {
   Buffer<std::int32_t> window({5, 6});
   const MaskMod mask([window](auto, auto h, auto q, auto kv) { return q - kv < window[h]; });
   cuda::DeviceMods mods(ScoreMod().graph(), mask.graph());
@@ -204,7 +204,7 @@ TEST(DeviceMods, SendsWhatWasSetAgain) {
 }
 
 // Spread out on the device, a mask's lists are its tiles.
-TEST(BlockClasses, AreTheMasksTiles) {
+TEST(BlockClasses, EqualTheTilesOfTheMask) {
   const BlockMaskShape shape{
       .batch = 2, .heads = 2, .q_len = 90, .kv_len = 130, .q_block = 20, .kv_block = 16};
   const BlockMask mask = BlockMask::create(

@@ -66,7 +66,7 @@ TEST_P(AppendOnDevice, EqualsTheCpu) {
   }
 }
 
-TEST(PoolWriterOnDevice, QuantisesAsTheCpuDoes) {
+TEST(PoolWriterOnDevice, QuantisesAsTheCpu) {
   const auto run = [](Dtype fresh, int k_dim, int v_dim, const KvScales& scales) {
     Random random(6);
     const std::int64_t tokens = 24;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds kvmesh and runs what needs GPUs: the tests on up to 4, `kvmesh verify` on the GPUs, then the
-# benchmarks on 1, 2, 4, … and all that are visible (docs/benchmarks.md has longer ones). Ends with a
-# short table and fails if anything did.
+# Builds kvmesh and runs everything that needs GPUs: the tests on up to 4, `kvmesh verify` on the
+# GPUs, then the benchmarks on 1, 2, 4, … and all that are visible (docs/benchmarks.md has longer
+# ones). Ends with a short table and fails if a step failed.
 #
 #   tests/gpu/run.sh [--no-bench] [--sanitize] [CMAKE_ARGUMENT ...]
 #

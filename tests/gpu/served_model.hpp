@@ -1,4 +1,4 @@
-// A model of 32 layers that tests on GPUs serve: what goes into each layer, and what comes out.
+// A model of 32 layers that tests on GPUs serve: the inputs and outputs of each layer.
 #pragma once
 
 #include <vector>
@@ -79,7 +79,7 @@ class Outputs {
   std::int64_t tokens_;
 };
 
-/// New rows of every layer, in one place for all steps.
+/// New rows of every layer, at the same addresses for all steps.
 class Inputs {
  public:
   Inputs(const Mesh& mesh, std::int64_t tokens)

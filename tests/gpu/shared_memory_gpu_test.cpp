@@ -1,4 +1,4 @@
-// GPU memory that another process maps and still reads when its owner has been killed.
+// GPU memory that another process maps and still reads after its owner was killed.
 #include "core/posix/shared_memory.hpp"
 
 #include <gtest/gtest.h>
@@ -96,7 +96,7 @@ TEST(SharedGpuMemory, CannotBeMappedOnceItsOwnerIsGone) {
   Owner owner(0);
   owner.die();
   EXPECT_EQ(map_memory(owner.handle(), gpu(0)), nullptr);
-  // The refusal is not left behind for the next call to stumble over.
+  // The refusal does not affect the next call.
   EXPECT_NO_THROW(SharedMemory(gpu(0), 1, Sharing::kNode));
 }
 

@@ -46,7 +46,7 @@ TEST_P(StagedCombine, MatchesFloat64) {
               [](std::mt19937_64& random, int) { return random_case(random, GetParam()); });
 }
 
-TEST_P(StagedCombine, ARowOfNanIsNotARowWithoutKeys) {
+TEST_P(StagedCombine, NanRowIsNotEmpty) {
   constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kTokens, Scatter::kHeads};
   combine_all(GetParam(),
               [&](std::mt19937_64&, int i) { return unusual_case(GetParam(), kScatters[i % 3]); });

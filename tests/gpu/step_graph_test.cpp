@@ -17,14 +17,14 @@ namespace {
 
 constexpr std::int64_t kSequences = 12;  // of a captured step
 
-/// Changes which sequences there are, in both caches alike.
+/// Changes the set of sequences, in both caches alike.
 class Arrivals {
  public:
   explicit Arrivals(std::uint64_t seed) : random_(seed) {}
 
   Random& random() { return random_; }
 
-  /// Sometimes a sequence leaves, is cut short, or forked. Says whether a new one is to come.
+  /// Sometimes erases, truncates or forks a sequence. Returns true if a new one is to be made.
   bool next(Served& a, Served& b) {
     const std::int64_t count = std::ssize(a.living);
     if (count > 0 && random_.one_in(40)) {
@@ -63,7 +63,7 @@ class Arrivals {
   Random random_;
 };
 
-/// Whether the combine does not go by way of the host.
+/// True if the combine does not go by way of the host.
 bool is_captured(Mesh& mesh) {
   const char* way = std::getenv("KVMESH_COMBINE_WAY");
   const bool by_peer = way != nullptr && std::string_view(way) == "peer";
@@ -71,7 +71,7 @@ bool is_captured(Mesh& mesh) {
          (by_peer && mesh.device_group().peer_window() != nullptr);
 }
 
-TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
+TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   const std::uint64_t seed = seed_or(5);
@@ -124,7 +124,7 @@ TEST(StepGraph, ReplayedForAThousandStepsEqualsEveryEagerStep) {
   EXPECT_GT(compared, steps / 2) << "too few sequences";
 }
 
-/// Of one sequence on a rank alone, some on all ranks, and prompts beside decode.
+/// A batch with one sequence on a rank alone, some on all ranks, and prompts beside decode.
 std::vector<BatchEntry> mixed_batch(Served& served, const Inputs& prompt, const Outputs& out,
                                     const Stream& stream) {
   std::vector<BatchEntry> batch;
@@ -216,7 +216,7 @@ TEST(StepGraph, HasRoomForABlockMaskOfSmallQBlocks) {
   }
 }
 
-TEST(StepGraph, RefusesToCaptureWhatNeedsKernelsThatAreNotLoaded) {
+TEST(StepGraph, RejectsCaptureThatWouldLoadKernels) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (mesh.kv_parallel() > 1) GTEST_SKIP() << "one rank shows it";
   const Stream stream;
@@ -237,7 +237,7 @@ TEST(StepGraph, RefusesToCaptureWhatNeedsKernelsThatAreNotLoaded) {
 }
 
 // Work is counted in 32 bits. No rank has appended when the batch is refused.
-TEST(StepGraph, RefusesABatchThatIsTooMuchForOnePlan) {
+TEST(StepGraph, RejectsTooLargeBatches) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   constexpr std::int64_t kTokens = 1'200'000;
   KvCache cache(mesh, {.layers = 1,

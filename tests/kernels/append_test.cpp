@@ -1,4 +1,4 @@
-// append: new keys and values into their slots.
+// append: writes new keys and values to their slots.
 #include <gtest/gtest.h>
 
 #include "kvmesh/attention.hpp"
@@ -36,7 +36,7 @@ struct Append {
     append(pool(), k.view(), v.view(), slots, pool_of_threads);
   }
 
-  // A value after it was stored in the pool's dtype.
+  // A value as stored in the pool's dtype.
   float stored(float value) const {
     std::uint64_t bits = 0;
     store_element(&bits, pool_dtype, 0, value);
@@ -64,7 +64,7 @@ struct Append {
 
   Dtype pool_dtype;
   OwnedTensor k, v, k_pool, v_pool;
-  // Scattered; two of them are another rank's.
+  // Scattered slots; two of them are another rank's.
   std::vector<TokenSlot> slots{{4, 3}, {0, 0}, {-1, 0}, {2, 1}, {4, 0}, {-1, 9}, {1, 2}};
 };
 
@@ -102,7 +102,7 @@ TEST(Append, NoTokens) {
   EXPECT_EQ(a.k_pool.written(), 0);
 }
 
-TEST(Append, OverwritesWhatWasThere) {
+TEST(Append, OverwritesOldContents) {
   Append a;
   a.run();
   for (std::int64_t h = 0; h < kHeads; ++h) a.k.set(42.0f, 0, h, 1);

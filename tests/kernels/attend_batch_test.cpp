@@ -1,4 +1,4 @@
-// Ragged batches, positions, scale, head numbers, and rows that see nothing.
+// Ragged batches, positions, scale, head numbers, and rows that see no key.
 #include "tests/support/attention_case.hpp"
 
 namespace kvmesh::test {
@@ -58,7 +58,7 @@ TEST(AttendBatch, ChunkedPrefillContinuesAtTheEnd) {
   EXPECT_TRUE(c.matches(c.run(2)));
 }
 
-// Positions that are explicit may repeat, jump back and lie past the keys.
+// Explicit positions may repeat, jump back and lie past the keys.
 TEST(AttendBatch, ExplicitPositionsInAnyOrder) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 6, .kv_len = 90}, {.q_len = 4, .kv_len = 20}};
@@ -70,8 +70,8 @@ TEST(AttendBatch, ExplicitPositionsInAnyOrder) {
   }
 }
 
-// More queries than keys: by default they end with the last key, so the first stand before position
-// 0 and see nothing.
+// More queries than keys: by default they end with the last key, so the first ones lie before
+// position 0 and see no key.
 TEST(AttendBatch, QueriesBeforeTheFirstKey) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 8, .kv_len = 5}};
@@ -86,7 +86,7 @@ TEST(AttendBatch, QueriesBeforeTheFirstKey) {
 TEST(AttendBatch, FullyMaskedRows) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 40, .kv_len = 100}};
-  // Every third query sees nothing; those beside it in the same work block do.
+  // Every third query sees no key; those beside it in the same work block do.
   spec.options.mask = [](auto, auto, auto q, auto kv) { return q % 3 != 0 && q >= kv; };
   AttentionCase c(spec);
   const CaseResult result = c.run();
@@ -139,7 +139,7 @@ TEST(AttendBatch, Scale) {
   }
 }
 
-// Scores in the hundreds: only the largest count, and nothing overflows.
+// Scores in the hundreds: only the largest count, and no number overflows.
 TEST(AttendBatch, LargeScores) {
   CaseSpec spec{.shape = {4, 2, 8, 8, 16}};
   spec.sequences = {{.q_len = 3, .kv_len = 200}};
@@ -170,7 +170,7 @@ TEST(AttendBatch, LogSumExpIsNatural) {
   }
 }
 
-// A rank with the heads from 4 on: mods see the model's numbers.
+// A rank with the heads from 4 on: mods get the heads' numbers in the model.
 TEST(AttendBatch, ModsSeeGlobalHeads) {
   CaseSpec spec;
   spec.sequences = {{.q_len = 5, .kv_len = 60}};

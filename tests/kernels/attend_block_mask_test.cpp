@@ -9,7 +9,8 @@ namespace {
 
 enum class Listed : std::uint8_t { kNo, kPartial, kFull };
 
-// Lists for every (batch row, head, q block, page of the sequence), and what they make visible.
+// Lists for every (batch row, head, q block, page of the sequence), and the pairs that they make
+// visible.
 class Lists {
  public:
   Lists(const AttentionCase& c, std::int64_t heads, int q_block, std::int64_t q_blocks,
@@ -86,7 +87,7 @@ struct Blocks {
 
 class AttendBlockMask : public testing::TestWithParam<Blocks> {};
 
-// Any lists at all, those of a group's heads differing, with and without the mask they name.
+// Random lists that differ among the heads of a group, with and without the mask they name.
 TEST_P(AttendBlockMask, RandomLists) {
   constexpr std::int64_t kQueries = 140;
   const auto [q_block, heads] = GetParam();
@@ -112,8 +113,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendBlockMask,
                                               param.param.heads);
                          });
 
-// Made from the mask itself, the lists give what the mask gives, with the same work.
-TEST(AttendBlockMask, OfTheMaskItself) {
+// Lists made from the mask give the mask's result, with the same work.
+TEST(AttendBlockMask, ListsMadeFromTheMaskEqualTheMask) {
   CaseSpec spec = two_sequences(64);
   for (const MaskMod& mask : {mods::causal(), mods::sliding_window(24), mods::no_mask()}) {
     spec.options.mask = mask;
@@ -129,15 +130,15 @@ TEST(AttendBlockMask, OfTheMaskItself) {
     options.block_mask = &lists.mask();
     const CaseResult listed = c.run(options), found = c.run();
     EXPECT_TRUE(c.matches(listed));
-    if (backend() != "cpu") continue;  // only there are the rows cut as the lists are
+    if (backend() != "cpu") continue;  // only the CPU divides rows as the lists do
     EXPECT_EQ(listed.o, found.o);
     EXPECT_EQ(listed.tiles.visited, found.tiles.visited);
     EXPECT_EQ(listed.tiles.masked, found.tiles.masked);
   }
 }
 
-// A page that no list names is not read; one that is named full is not masked.
-TEST(AttendBlockMask, ReadsWhatIsListed) {
+// A page that is in no list is not read; a page listed as full is not masked.
+TEST(AttendBlockMask, ReadsListedPagesOnly) {
   CaseSpec spec = two_sequences(5);
   spec.options.mask = [](auto, auto, auto, auto kv) { return kv < 0; };
   AttentionCase c(spec);
@@ -154,8 +155,8 @@ TEST(AttendBlockMask, ReadsWhatIsListed) {
   EXPECT_EQ(result.tiles.masked, 2 * 2);
 }
 
-// The plan keeps what it needs: the lists may go.
-TEST(AttendBlockMask, IsCopied) {
+// The plan keeps what it needs: the lists may be freed.
+TEST(AttendBlockMask, ListsAreCopied) {
   CaseSpec spec = two_sequences(5);
   AttentionCase c(spec);
   auto lists =

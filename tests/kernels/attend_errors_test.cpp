@@ -1,4 +1,4 @@
-// Every argument that does not fit is an error that changes nothing.
+// Every invalid argument is an error that changes nothing.
 #include <gmock/gmock.h>
 
 #include "tests/support/attention_case.hpp"
@@ -84,13 +84,13 @@ TEST(AttendErrors, MorePagesThanAVisitCanNumber) {
   expect_invalid([&] { AttentionPlan(shape, batch, {}); }, "logical page 1073741824");
 }
 
-// Positions are int32 inside: what does not fit must not wrap around into something valid.
+// Positions are int32 inside: values that do not fit must not wrap around into valid ones.
 TEST(AttendErrors, PositionsPastInt32) {
   expect_bad_batch([](auto& b) { b.q_positions = {0, std::int64_t{1} << 32, 0}; }, "position");
   expect_bad_batch([](auto& b) { b.q_positions = {0, 0, -(std::int64_t{1} << 33)}; }, "position");
 }
 
-// Calls attend_partial with something spoilt, and expects the outputs as they were.
+// Calls attend_partial with a spoilt argument, and expects unchanged outputs.
 struct Call {
   ConstTensorView q;
   ConstKvPool pool;

@@ -1,4 +1,4 @@
-// Attention in reproducible mode: a row's bits follow from its keys alone.
+// Attention in reproducible mode: a row's bits depend on its keys alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -68,7 +68,7 @@ CaseSpec three_sequences(int page_size, Dtype dtype) {
   return spec;
 }
 
-/// The pages of `batch` dealt to ranks at random.
+/// The pages of `batch`, dealt to ranks at random.
 std::vector<AttentionBatch> dealt(const AttentionBatch& batch, int ranks, Random& random) {
   std::vector<AttentionBatch> all(static_cast<std::size_t>(ranks), batch);
   for (AttentionBatch& mine : all) {
@@ -96,7 +96,7 @@ TEST_P(AttendExact, MatchesFloat64WithAnyPages) {
   }
 }
 
-TEST_P(AttendExact, HasTheSameBitsHoweverPagesAreDealt) {
+TEST_P(AttendExact, BitsDoNotDependOnPlacement) {
   Random random(seed_or(11));
   for (int page_size : {5, 16}) {
     AttentionCase c(three_sequences(page_size, Dtype::kBFloat16));
@@ -114,7 +114,7 @@ TEST_P(AttendExact, HasTheSameBitsHoweverPagesAreDealt) {
   }
 }
 
-TEST_P(AttendExact, KeepsNansToTheirRows) {
+TEST_P(AttendExact, NanStaysInItsRow) {
   for (const bool in_key : {true, false}) {
     CaseSpec spec = three_sequences(16, Dtype::kFloat16);
     spec.options.score = {};
@@ -128,7 +128,7 @@ TEST_P(AttendExact, KeepsNansToTheirRows) {
   }
 }
 
-// Scores far beyond what exponents of a float32 hold, and weights that leave others no chance.
+// Scores far beyond the exponents of a float32, and weights that make all others 0.
 TEST_P(AttendExact, TakesScoresOfAnySize) {
   for (float size : {80.0f, 3000.0f, 1e6f, 1e9f, 1e30f}) {
     CaseSpec spec{.shape = {2, 1, 16, 16, 16}};
@@ -146,7 +146,7 @@ TEST_P(AttendExact, TakesScoresOfAnySize) {
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendExact, testing::ValuesIn(instruction_sets()),
                          instruction_set_name);
 
-TEST(ExactAttention, RefusesSequencesWhoseSumsMayOverflow) {
+TEST(ExactAttention, RejectsSequencesWhoseSumsMayOverflow) {
   EXPECT_EQ(longest_exact_sequence(16), std::int64_t{1} << 28);
   EXPECT_EQ(longest_exact_sequence(3), std::int64_t{1} << 24);
   const AttentionBatch batch{.q_indptr = {0, 1},

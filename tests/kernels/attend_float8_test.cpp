@@ -1,4 +1,4 @@
-// Float8 pages: what quantisation does to keys, values and attention.
+// Float8 pages: the effect of quantisation on keys, values and attention.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -137,7 +137,7 @@ TEST(AttendFloat8, ErrorsOnNormalValues) {
   EXPECT_LT(bfloat16.o, per_token.o / 8) << "the comparison sees what the storage does";
 }
 
-// For what the pages hold it is exact, whatever the scales of neighbours are.
+// Attention is exact for the pages' contents, whatever the scales of neighbours are.
 TEST(AttendFloat8, MatchesFloat64) {
   constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.0025f, .v = 0.003f};
   for (const KvScales& scales : {KvScales{}, kNumbers}) {

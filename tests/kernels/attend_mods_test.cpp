@@ -86,8 +86,8 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendMods, testing::ValuesIn(pairs()), [](con
                      kScores[std::get<1>(param.param)].name);
 });
 
-// Whoever changes a captured buffer between two steps changes the next step.
-TEST(AttendMods, CapturedBuffersAreReadAtEachRun) {
+// A captured buffer that changes between two steps changes the next step.
+TEST(AttendMods, ReadsCapturedBuffersAtEachRun) {
   Buffer<float> slope({0.0f});
   CaseSpec spec;
   spec.sequences = {{.q_len = 2, .kv_len = 50}};
@@ -105,7 +105,7 @@ TEST(AttendMods, CapturedBuffersAreReadAtEachRun) {
   }
 }
 
-// The positions of keys are those of the sequence, whatever pages are here.
+// The positions of keys are those of the sequence, whatever pages this rank has.
 TEST(AttendMods, PositionsAreGlobalOnARankWithSomePages) {
   CaseSpec spec{.shape = {8, 2, 24, 24, 16}};
   spec.sequences = {{.q_len = 9, .kv_len = 200, .local = std::vector<std::int32_t>{1, 2, 6, 9, 12}},

@@ -55,7 +55,7 @@ TEST_P(AttendNan, UnderAMaskOfEachHead) {
   }
 }
 
-// The same where a score mod is what hides the key.
+// The same if a score mod hides the key.
 TEST_P(AttendNan, BehindAScoreOfMinusInfinity) {
   CaseSpec spec = three_sequences(mods::no_mask(), GetParam());
   constexpr float kHidden = -std::numeric_limits<float>::infinity();
@@ -72,7 +72,7 @@ TEST_P(AttendNan, BehindAScoreOfMinusInfinity) {
   }
 }
 
-// The dims go through the two ways in which rows are loaded: whole vectors, and not.
+// The dims use both ways to load rows: as whole vectors, and not.
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendNan, testing::Values(32, 20),
                          testing::PrintToStringParamName());
 
@@ -91,7 +91,7 @@ TEST(AttendNan, TheOnlyKey) {
   EXPECT_TRUE(std::isnan(result.lse.at(2, 0)));
 }
 
-// The second query sees nothing of the later splits, whose rows are empty beside its NaN.
+// The second query sees no key of the later splits, whose rows are empty beside its NaN.
 TEST(AttendNan, InTheOnlySplitThatIsSeen) {
   CaseSpec spec{.shape = {2, 1, 16, 16, 16}};
   spec.sequences = {{.q_len = 2, .kv_len = 5000}};
@@ -103,7 +103,7 @@ TEST(AttendNan, InTheOnlySplitThatIsSeen) {
   for (int token = 0; token < 2; ++token) EXPECT_TRUE(std::isnan(result.lse.at(token, 0))) << token;
 }
 
-// What a split found to be NaN stays NaN when the splits are merged.
+// A NaN of a split stays NaN when the splits are merged.
 TEST(AttendNan, InOneSplitOfMany) {
   CaseSpec spec{.shape = {2, 1, 16, 16, 16}};
   spec.sequences = {{.q_len = 1, .kv_len = 5000}, {.q_len = 1, .kv_len = 3000}};

@@ -8,8 +8,8 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Decode over keys that are split, speculation, prefill, and rows that see few keys or none; of
-/// one sequence another rank counts the sinks.
+/// Decode over keys that are split, speculation, prefill, and rows that see few keys or none.
+/// Another rank counts the sinks of one sequence.
 CaseSpec many_rows(Dtype dtype, int dim) {
   CaseSpec spec{.shape = {8, 2, dim, dim, 16}, .dtype = dtype, .q_dtype = dtype};
   spec.sequences = {{.q_len = 1, .kv_len = 5000},
@@ -37,7 +37,7 @@ TEST_P(AttendSinks, MatchFloat64) {
 INSTANTIATE_TEST_SUITE_P(Kernels, AttendSinks, testing::ValuesIn(kDtypes),
                          [](const auto& param) { return std::string(name(param.param)); });
 
-TEST(AttendSinks, AreTheAnswerOfARowThatSeesNoKey) {
+TEST(AttendSinks, RowWithoutKeysHasTheSinkAsLse) {
   CaseSpec spec = many_rows(Dtype::kFloat16, 64);
   spec.options.mask = [](auto, auto h, auto, auto kv) { return h != 3 && kv > 5000; };
   AttentionCase c(spec);
@@ -48,7 +48,7 @@ TEST(AttendSinks, AreTheAnswerOfARowThatSeesNoKey) {
   EXPECT_EQ(result.lse.at(1, 3), -kInfinity);  // not counted here
 }
 
-TEST(AttendSinks, ANanReachesItsHeadAlone) {
+TEST(AttendSinks, NanStaysInItsHead) {
   for (std::int64_t keys : {60, 3000}) {
     CaseSpec spec{.shape = {4, 2, 64, 64, 16}, .dtype = Dtype::kBFloat16};
     spec.sequences = {{.q_len = 2, .kv_len = keys}};

@@ -1,4 +1,4 @@
-// Splits: over threads, over ranks, and what becomes of them when they are merged.
+// Splits: over threads and over ranks, and their merge.
 #include <fmt/format.h>
 
 #include "tests/support/attention_case.hpp"
@@ -14,7 +14,7 @@ CaseSpec one_long_sequence(Dtype dtype, std::int64_t q_len) {
   return spec;
 }
 
-TEST(AttendSplit, TheSameBitsOnAnyNumberOfThreads) {
+TEST(AttendSplit, BitsDoNotDependOnThreads) {
   for (Dtype dtype : kDtypes) {
     for (std::int64_t q_len : {1, 7}) {
       AttentionCase c(one_long_sequence(dtype, q_len));
@@ -30,7 +30,7 @@ TEST(AttendSplit, TheSameBitsOnAnyNumberOfThreads) {
 }
 
 // One sequence and one head still make work for many threads.
-TEST(AttendSplit, OneLongSequenceIsCut) {
+TEST(AttendSplit, SplitsOneLongSequence) {
   AttentionCase c(one_long_sequence(Dtype::kFloat32, 1));
   EXPECT_GT(AttentionPlan(c.spec().shape, c.batch(), c.spec().options).workspace_bytes(),
             4 * 32 * 4);
@@ -42,8 +42,8 @@ TEST(AttendSplit, OneLongSequenceIsCut) {
             4 * 32 * 4);
 }
 
-// A sequence's bits do not depend on what else is in the batch.
-TEST(AttendSplit, TheSameBitsAlone) {
+// A sequence's bits do not depend on the rest of the batch.
+TEST(AttendSplit, BitsDoNotDependOnTheRestOfTheBatch) {
   CaseSpec spec = one_long_sequence(Dtype::kBFloat16, 2);
   AttentionCase alone(spec);
   spec.sequences.push_back({.q_len = 3, .kv_len = 70});
@@ -85,7 +85,7 @@ std::vector<AttentionBatch> shares(const AttentionBatch& batch, int ranks, Rando
 
 class AttendShares : public testing::TestWithParam<int> {};
 
-TEST_P(AttendShares, MergedAreTheWhole) {
+TEST_P(AttendShares, MergedPartialsEqualAttentionOverAllKeys) {
   const std::uint64_t seed = seed_or(static_cast<std::uint64_t>(GetParam()));
   SCOPED_TRACE(fmt::format("run it again with KVMESH_SEED={}", seed));
   Random random(seed);

@@ -44,7 +44,7 @@ TEST_P(AttendTargets, MatchFloat64WithManyRows) {
   }
 }
 
-TEST_P(AttendTargets, KeepNansToTheirRows) {
+TEST_P(AttendTargets, NanStaysInItsRow) {
   for (Dtype dtype : kDtypes) {
     CaseSpec spec = two_sequences(32, 32, dtype);
     spec.options.score = {};

@@ -1,4 +1,4 @@
-// Which tiles the kernel reads and which of them it masks, in exact numbers.
+// The tiles that the kernel reads, and those that it masks, in exact numbers.
 #include "tests/support/attention_case.hpp"
 
 namespace kvmesh::test {
@@ -15,7 +15,7 @@ CaseSpec square(std::int64_t length, const MaskMod& mask) {
   return spec;
 }
 
-// What must be read, from the mask's definition alone.
+// The tiles that must be read, from the mask's definition alone.
 struct Expected {
   std::int64_t visited = 0, masked = 0;
   std::vector<std::int64_t> never_read;  // logical pages

@@ -27,7 +27,7 @@ AttendWork prompt(std::int64_t tokens, const MaskMod& mask) {
   return work;
 }
 
-TEST(AttendWork, OfAPromptIsInProportionToItsLength) {
+TEST(AttendWork, MemoryIsProportionalToThePrompt) {
   for (const MaskMod& mask : {mods::causal(), mods::sliding_window(500), MaskMod{}}) {
     const AttendWork small = prompt(8192, mask), large = prompt(32768, mask);
     EXPECT_LT(large.size_bytes(), 5 * small.size_bytes());
@@ -44,7 +44,7 @@ TEST(AttendWork, OfAPromptIsInProportionToItsLength) {
   EXPECT_EQ(causal.tiles.masked, std::ssize(causal.blocks));
 }
 
-TEST(AttendWork, ReusesItsMemoryAndCopiesNoPage) {
+TEST(AttendWork, ReusesMemoryAndCopiesNoPage) {
   const std::vector<LocalPage> pages = pages_of(4096);
   const AttendSequence decode{.queries = 1, .kv_len = 4096, .pages = pages};
   AttendWork work;

@@ -118,7 +118,7 @@ TEST(BlockMask, IsExactForRandomMasks) {
   }
 }
 
-TEST(BlockMask, RowsAndHeadsHaveNumbersOfTheirOwn) {
+TEST(BlockMask, RowsAndHeadsMayDiffer) {
   const MaskMod mask([](auto b, auto h, auto, auto kv) { return kv < 16 * (b + 1) + 8 * h; });
   const BlockMask blocks = BlockMask::create(
       mask, {.batch = 2, .heads = 2, .q_len = 1, .kv_len = 64, .q_block = 1, .kv_block = 16});
@@ -128,7 +128,7 @@ TEST(BlockMask, RowsAndHeadsHaveNumbersOfTheirOwn) {
   EXPECT_EQ(list(blocks.row(1, 1, 0).partial), (Blocks{2}));
 }
 
-TEST(BlockMask, AShortLastBlockIsJudgedOnWhatExists) {
+TEST(BlockMask, ShortLastBlockCountsExistingPairsOnly) {
   const BlockMask blocks =
       BlockMask::create(mods::no_mask(), {.q_len = 3, .kv_len = 17, .q_block = 2, .kv_block = 16});
   EXPECT_EQ(list(blocks.row(0, 0, 1).full), (Blocks{0, 1}));
@@ -153,7 +153,7 @@ TEST(BlockMask, Picture) {
             "##+ \n");
 }
 
-TEST(BlockMask, RefusesShapesThatMakeNoSense) {
+TEST(BlockMask, RejectsInvalidShapes) {
   const auto create = [](const BlockMaskShape& shape) { BlockMask::create(mods::causal(), shape); };
   EXPECT_THROW(create({.batch = 0, .q_len = 1, .kv_len = 1}), InvalidArgument);
   EXPECT_THROW(create({.heads = 0, .q_len = 1, .kv_len = 1}), InvalidArgument);

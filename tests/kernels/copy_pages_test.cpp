@@ -1,4 +1,4 @@
-// copy_pages: what a fork's copy on write does to the pool.
+// copy_pages: the effect of a fork's copy on write on the pool.
 #include <gtest/gtest.h>
 
 #include "kvmesh/attention.hpp"
@@ -17,7 +17,7 @@ struct Pool {
 
   PagePlanes planes() { return {k.view(), v.view()}; }
 
-  // Numbers that name their place, small enough for every dtype.
+  // Numbers that identify their position, small enough for every dtype.
   void fill(std::int64_t page) {
     for (OwnedTensor* half : {&k, &v}) {
       for (std::int64_t h = 0; h < kHeads; ++h) {

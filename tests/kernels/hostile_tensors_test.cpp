@@ -1,4 +1,4 @@
-// Every tensor of every kernel, wrong in every way.
+// Passes every kernel every kind of invalid tensor.
 #include "tests/support/hostile.hpp"
 
 #include <limits>
@@ -107,7 +107,7 @@ TEST_F(HostileTensors, AttendPartial) {
   EXPECT_EQ(t_.memory, before);
 }
 
-TEST_F(HostileTensors, PlansOfScalarsThatAreNone) {
+TEST_F(HostileTensors, PlansWithInvalidScalars) {
   for (float scale : {kNan, kInfinity, -kInfinity}) {
     EXPECT_THROW(AttentionPlan(kShape, batch(), {.scale = scale}), InvalidArgument) << scale;
   }
@@ -127,7 +127,7 @@ TEST_F(HostileTensors, PlansOfScalarsThatAreNone) {
   }
 }
 
-TEST_F(HostileTensors, SoftCapsThatAreNone) {
+TEST_F(HostileTensors, InvalidSoftCaps) {
   for (float cap : {kNan, kInfinity, -kInfinity, 0.0f, -1.0f}) {
     EXPECT_THROW(mods::soft_cap(cap), InvalidArgument) << cap;
   }

@@ -238,7 +238,7 @@ TemporaryFile::~TemporaryFile() {
 }
 
 void TemporaryFile::rewrite(std::string_view bytes) const {
-  // Without truncating: file systems write a truncated and rewritten file to disk at once.
+  // Does not truncate: file systems write a truncated and rewritten file to disk at once.
   std::filesystem::resize_file(path_, bytes.size());
   std::fstream out(path_, std::ios::binary | std::ios::in | std::ios::out);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));

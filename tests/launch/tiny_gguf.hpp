@@ -43,15 +43,15 @@ class GgufWriter {
 /// `values` in blocks of `type` (F32, F16, Q4_0, Q4_1 or Q8_0), rounded to nearest.
 std::string encode_weights(engine::WeightType type, std::span<const float> values);
 
-/// The vocabulary of the tiny model: control tokens <|endoftext|>, <|im_start|>, <|im_end|>, then a
-/// token a byte, then a few merges of English.
+/// The vocabulary of the tiny model: control tokens <|endoftext|>, <|im_start|>, <|im_end|>, then
+/// one token per byte, then a few merges of English.
 struct TinyVocabulary {
   std::vector<std::string> tokens;
   std::vector<std::int32_t> types;
   std::vector<std::string> merges;
 };
 TinyVocabulary tiny_vocabulary();
-/// Writes it, with what else a tokenizer needs, into `file`.
+/// Writes the vocabulary, and the other data of a tokenizer, into `file`.
 void add_tokenizer(GgufWriter& file, const TinyVocabulary& vocabulary);
 
 struct TinyModelOptions {
@@ -70,7 +70,7 @@ struct TinyModelOptions {
 /// The bytes of a random llama model, embedding = q_heads * head_dim.
 std::string tiny_model(const TinyModelOptions& options = {});
 
-/// A file in the temporary directory with `bytes`, gone with this object.
+/// A file in the temporary directory with `bytes`, removed with this object.
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::string_view bytes);

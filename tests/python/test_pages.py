@@ -95,3 +95,48 @@ def test_requests_share_the_pages_of_a_prefix():
         cache.check_replicas()
 
     on_ranks(2, body)
+
+
+def test_groups_of_layers_have_shapes_and_windows_of_their_own():
+    tokens, window = 21, 6
+    rng = np.random.default_rng(3)
+
+    def make(heads, dim):
+        return rng.standard_normal((tokens, heads, dim)).astype(np.float32)
+
+    inputs = [(make(4, 8), make(2, 8), make(2, 8)), (make(4, 16), make(1, 16), make(1, 16)),
+              (make(4, 8), make(2, 8), make(2, 8))]
+
+    def expected(layer, sees):
+        q, k, v = (each.astype(np.float64) for each in inputs[layer])
+        group = q.shape[1] // k.shape[1]
+        k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(q.shape[2])
+        at = np.arange(tokens)
+        distance = at[:, None] - at[None, :]
+        scores = np.where((distance >= 0) & (distance < sees), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
+
+    def body(mesh):
+        cache = kvmesh.KvCache(
+            mesh, layers=3, q_heads=4, kv_heads=2, k_dim=8, page_size=4, pages_per_rank=16,
+            dtype="float32",
+            groups=[{"layers": [1], "kv_heads": 1, "k_dim": 16, "window": window,
+                     "page_share": 0.5}])
+        kinds = [{"layers": [2], "mask": lambda b, h, q, kv: (q >= kv) & (q - kv < 3)}]
+        sequence = cache.create()
+        for first, last in ((0, 16), (16, 18), (18, 19), (19, 21)):
+            step = cache.plan([(sequence, last - first)], kinds=kinds)
+            for layer, sees in enumerate((tokens, window, 3)):
+                out = step.run(layer, *(each[first:last] for each in inputs[layer]))
+                np.testing.assert_allclose(out, expected(layer, sees)[first:last], atol=1e-5)
+        assert None not in cache.pages(sequence)
+        assert cache.pages(sequence, group=1)[:3] == [None] * 3
+        assert cache.pages(sequence, group=1)[3] is not None
+        assert cache.free_pages(group=1) == 8 * mesh.kv_parallel - 3
+        with pytest.raises(TypeError, match="windows"):
+            kvmesh.KvCache(mesh, q_heads=1, kv_heads=1, k_dim=8, pages_per_rank=1,
+                           groups=[{"layers": [0], "windows": 2}])
+
+    on_ranks(2, body)

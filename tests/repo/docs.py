@@ -1,8 +1,8 @@
-"""What the documents name is there.
+"""Checks what the documents refer to.
 
-  - A path that begins with a folder of the tree, or that a link goes to, exists.
-  - Each piece of C++ in docs/gpu.md stands in docs/gpu_program.cpp, letter for letter: that one is built.
-    So do those of docs/engine.md in docs/engine_loop.cpp.
+  - Every path that begins with a folder of the tree, and every file and heading that a link names, exists.
+  - Each piece of C++ in docs/gpu.md occurs, letter for letter, in docs/gpu_program.cpp, which is built.
+    Those of docs/engine.md occur in docs/engine_loop.cpp.
 
 docs.py ROOT
 """
@@ -12,36 +12,56 @@ import re
 import sys
 
 PATH = re.compile(r"(?<![\w./~$}-])[\w.-]+(?:/[\w.-]+)+")
-LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 CPP = re.compile(r"^```cpp\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def documents(root):
+    yield from root.glob("*.md")
+    yield from (root / "docs").rglob("*.md")
+    yield from (root / "bench").rglob("*.md")
+
+
+def anchors(document):
+    """GitHub's names of the headings: lower case, without punctuation, - for spaces."""
+    for heading in HEADING.findall(document.read_text()):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def missing_link(document, link, anchor):
+    if "://" in link:
+        return False
+    target = document.parent / link if link else document
+    return not target.exists() or (anchor and anchor not in anchors(target))
 
 
 def missing(root, document):
     text = document.read_text()
-    for link in LINK.findall(text):
-        if "://" not in link and not (document.parent / link).exists():
-            yield link
+    for link, anchor in LINK.findall(text):
+        if missing_link(document, link, anchor):
+            yield f"{link}#{anchor}" if anchor else link
     folders = {folder.name for folder in root.iterdir() if folder.is_dir()} - {"build"}
     folders.add("kvmesh")  # of include/
     for path in PATH.findall(text):
         path = path.rstrip(".")
-        exists = any((top / path).exists() for top in (root, root / "include"))
+        exists = any((top / path).exists() for top in (root, root / "include", document.parent))
         if path.split("/")[0] in folders and not exists and not is_target(root, path):
             yield path
 
 
 def is_target(root, path):
-    """A program, named by where it is built."""
+    """True for a program that is named by where it is built."""
     return any((root / path).with_suffix(suffix).exists() for suffix in (".cpp", ".cu"))
 
 
 def main():
     root = pathlib.Path(sys.argv[1])
     wrong = 0
-    for document in [*root.glob("*.md"), *(root / "docs").glob("*.md")]:
+    for document in documents(root):
         for name in missing(root, document):
             where = document.relative_to(root)
-            print(f"docs: {where} names {name}, which is not there", file=sys.stderr)
+            print(f"docs: {where} refers to {name}, which does not exist", file=sys.stderr)
             wrong += 1
     for page, program in (("gpu.md", "gpu_program.cpp"), ("engine.md", "engine_loop.cpp")):
         source = (root / "docs" / program).read_text()
@@ -51,7 +71,7 @@ def main():
                 print(f"docs: docs/{program} has no\n{piece}", file=sys.stderr)
                 wrong += 1
     if wrong == 0:
-        print("docs: all that is named is there")
+        print("docs: all references are valid")
     return min(wrong, 1)
 
 

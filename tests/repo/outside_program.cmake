@@ -32,7 +32,7 @@ run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/outside_program -B ${WORK}/bui
 if(WAY STREQUAL install)
   run(${CMAKE_COMMAND} --build ${WORK}/build)
   run(${WORK}/build/outside_program)
-  # It starts MPI, which keeps what it allocates: no report of that.
+  # MPI keeps what it allocates, so leaks are not reported.
   set(ENV{ASAN_OPTIONS} detect_leaks=0)
   # All values are 0.3, as bfloat16 has it, and so is their mean under any weights.
   execute_process(COMMAND ${WORK}/build/first_program OUTPUT_VARIABLE said COMMAND_ERROR_IS_FATAL ANY)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Do the shell scripts parse, and does shellcheck, where there is one, find nothing?
+# Checks that the shell scripts parse, and that shellcheck, if it is installed, finds nothing.
 set -euo pipefail
 cd "$1"
 

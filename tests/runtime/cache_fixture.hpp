@@ -1,4 +1,4 @@
-// Options of a small cache, and a way to see that a call changed nothing.
+// Options of a small cache, and a check that a call changed nothing.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@ inline CacheOptions small_cache_options() {
           .dtype = Dtype::kFloat32};
 }
 
-/// Everything that a cache is: its allocator's digest and the bytes of its pools.
+/// The whole state of a cache: its allocator's digest and the bytes of its pools.
 struct CacheImage {
   explicit CacheImage(KvCache& cache) : digest(cache.digest()) {
     for (int layer = 0; layer < cache.options().layers; ++layer) {

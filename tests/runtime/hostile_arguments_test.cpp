@@ -1,5 +1,5 @@
-// Every public call × every argument × values that no caller should give: an error of kvmesh's own,
-// and nothing has changed.
+// Every public call × every argument × invalid values: throws an error of kvmesh's own and changes
+// nothing.
 #include "tests/support/hostile.hpp"
 
 #include <chrono>
@@ -52,7 +52,7 @@ void refuse_tensors_of_steps(KvCache& cache, StepPlan& step, Tensors& t) {
   const auto in = spoils<TensorView>();
   const auto out = output_spoils();
   std::vector<Spoil<TensorView>> lse_out = out;
-  lse_out.erase(lse_out.begin());  // no memory: the merged LSE is not wanted
+  lse_out.erase(lse_out.begin());  // no memory: no merged LSE
 
   expect_refuses("run: q", t.q, in, [&](const TensorView& q) { run(q, t.k, t.v); });
   expect_refuses("run: k", t.k, in, [&](const TensorView& k) { run(t.q, k, t.v); });
@@ -117,7 +117,7 @@ TEST_F(HostileArguments, BatchEntries) {
   }
 }
 
-TEST_F(HostileArguments, PlanOptionsThatAreNone) {
+TEST_F(HostileArguments, InvalidPlanOptions) {
   for (float scale : {kNan, kInfinity, -kInfinity}) refuse_plan({sequence_, 1}, {.scale = scale});
   refuse_plan({sequence_, 1}, {.scatter = static_cast<Scatter>(99)});
   refuse_plan({sequence_, 1}, {.way = static_cast<WayKind>(99)});
@@ -134,7 +134,7 @@ TEST_F(HostileArguments, PlanOptionsThatAreNone) {
   }
 }
 
-TEST_F(HostileArguments, IdsOfNobody) {
+TEST_F(HostileArguments, UnknownIds) {
   KvCache draft(mesh_, small_cache_options());
   const SequenceId foreign = draft.create(), stale = cache_.create();
   cache_.erase(stale);
@@ -212,7 +212,7 @@ TEST_F(HostileArguments, OptionsOfCaches) {
   }
 }
 
-// Products of these are past 2^63 and 2^64, or wrap around to something small.
+// Products of these are past 2^63 and 2^64, or wrap around to a small number.
 TEST_F(HostileArguments, SizesThatOverflow) {
   for (const auto& [page_size, pages] : std::vector<std::pair<int, std::int64_t>>{
            {998601496, 4008806}, {kMostInt, 4194304}, {1 << 30, 1 << 22}, {1 << 29, 1 << 22}}) {
@@ -252,7 +252,7 @@ TEST_F(HostileArguments, OptionsOfMeshes) {
   EXPECT_THROW(Mesh(std::unique_ptr<Communicator>{}), InvalidArgument);
 }
 
-TEST_F(HostileArguments, TheLongestDeadlineIsOne) {
+TEST_F(HostileArguments, AcceptsTheLongestDeadline) {
   run_on_threads(2, [](Mesh& mesh) { barrier(mesh.world()); },
                  {.threads = 1, .deadline = milliseconds::max()});
 }
@@ -285,7 +285,7 @@ class HostilePagedAttention : public testing::Test {
   const std::vector<std::int64_t> positions_{0, 1, 2, 0, 1, 2}, lengths_{3, 3};
 };
 
-// The extents of a cache along its first dimension are 1: strides there mean nothing.
+// The extents of a cache along its first dimension are 1: strides there do not matter.
 std::vector<Spoil<TensorView>> cache_spoils(std::vector<Spoil<TensorView>> all) {
   std::erase_if(all, [](const auto& spoil) {
     return spoil.name.starts_with("stride 0") || spoil.name == "rows in one place";
@@ -323,7 +323,7 @@ TEST_F(HostilePagedAttention, Forward) {
   const auto out = output_spoils();
   const auto cache = cache_spoils(in);
   std::vector<Spoil<TensorView>> lse_out = out;
-  lse_out.erase(lse_out.begin());  // no memory: not wanted
+  lse_out.erase(lse_out.begin());  // no memory: no LSE
   expect_refuses("query", rows_, in, [&](auto& q) { call(q, k_cache_, v_cache_, out_, lse_); });
   expect_refuses("k_cache", k_cache_, cache,
                  [&](auto& c) { call(rows_, c, v_cache_, out_, lse_); });

@@ -1,5 +1,5 @@
-// Public calls that take no cache: the allocator, the combine, block masks, mods, ranks; and
-// objects that have been moved from.
+// Public calls without a cache: the allocator, the combine, block masks, mods, ranks; and
+// moved-from objects.
 #include <chrono>
 #include <cmath>
 
@@ -106,7 +106,7 @@ TEST(HostileCombine, TensorsAndOptions) {
   const TensorView o = at(200, {2, 4, 6}), lse = at(300, {2, 4});
   const auto out = output_spoils();
   std::vector<Spoil<TensorView>> lse_out = out;
-  lse_out.erase(lse_out.begin());  // no memory: the merged LSE is not wanted
+  lse_out.erase(lse_out.begin());  // no memory: no merged LSE
   const auto in = spoils<TensorView>();
 
   const auto call = [&](const Partial& mine, const CombineOutput& output) {
@@ -246,9 +246,9 @@ TEST(HostileRanks, EntriesOfExchanges) {
   barrier(*comm);
 }
 
-// ---- Objects that have been moved from ----
+// ---- Moved-from objects ----
 
-TEST(HostileMoves, ACacheThatHasMovedRefusesEverything) {
+TEST(HostileMoves, MovedFromCacheRejectsEveryCall) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache moved(mesh, small_cache_options());
   const SequenceId id = moved.create();
@@ -286,7 +286,7 @@ TEST(HostileMoves, ACacheThatHasMovedRefusesEverything) {
   EXPECT_NO_THROW(moved.erase(id));
 }
 
-TEST(HostileMoves, PlansAndCombinersThatHaveMoved) {
+TEST(HostileMoves, MovedFromPlansAndCombiners) {
   const AttentionShape shape{.q_heads = 1, .kv_heads = 1, .k_dim = 8, .v_dim = 8, .page_size = 4};
   AttentionPlan plan(
       shape, {.q_indptr = {0}, .kv_lens = {}, .q_positions = {}, .page_indptr = {0}, .pages = {}},

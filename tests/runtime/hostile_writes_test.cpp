@@ -1,4 +1,4 @@
-// Writes at any position and the prefix cache, with arguments that nobody should give.
+// Writes at any position and the prefix cache, with invalid arguments.
 #include "kvmesh/kvmesh.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 #include "tests/support/hostile.hpp"

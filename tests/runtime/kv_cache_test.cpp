@@ -1,4 +1,4 @@
-// What a cache refuses, and that it is as before when it does.
+// The calls that a cache refuses; it is then unchanged.
 #include <limits>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -20,7 +20,7 @@ class KvCacheErrors : public testing::Test {
   KvCache cache_{mesh_, small_cache_options()};
 };
 
-TEST_F(KvCacheErrors, RefusesSizesThatCannotBe) {
+TEST_F(KvCacheErrors, RejectsInvalidSizes) {
   const CacheOptions good = small_cache_options();
   CacheOptions wrong = good;
   for (int CacheOptions::*size :
@@ -43,7 +43,7 @@ TEST_F(KvCacheErrors, RefusesSizesThatCannotBe) {
   refuse_options(wrong);
 }
 
-TEST_F(KvCacheErrors, RefusesDimsThatNoKernelHasBeforeAnyPlan) {
+TEST_F(KvCacheErrors, RejectsDimsWithoutAKernelBeforeAnyPlan) {
   CacheOptions wide = small_cache_options();
   wide.k_dim = 577;
   refuse_options(wide);
@@ -52,7 +52,7 @@ TEST_F(KvCacheErrors, RefusesDimsThatNoKernelHasBeforeAnyPlan) {
   refuse_options(wide);
 }
 
-TEST_F(KvCacheErrors, RefusesHeadsThatDoNotDivideOverTheMesh) {
+TEST_F(KvCacheErrors, RejectsHeadsThatDoNotDivideOverTheMesh) {
   const auto body = [](Mesh& mesh) { KvCache cache(mesh, small_cache_options()); };
   EXPECT_NO_THROW(run_on_threads(2, body, {.head_parallel = 2}));
   EXPECT_THROW(run_on_threads(4, body, {.head_parallel = 4}), InvalidArgument);
@@ -66,7 +66,7 @@ TEST_F(KvCacheErrors, HasValuesAsWideAsKeysByDefault) {
   EXPECT_EQ(cache.pool(1).v.size(3), 8);
 }
 
-TEST_F(KvCacheErrors, HasOnePoolALayer) {
+TEST_F(KvCacheErrors, HasOnePoolPerLayer) {
   const KvPool pool = cache_.pool(1);
   for (const TensorView& half : {pool.k, pool.v}) {
     EXPECT_EQ(half.size(0), 6);
@@ -109,7 +109,7 @@ TEST_F(KvCacheErrors, DescribesThePlanesOfItsPages) {
             "latent float8_e4m3 [6, 2, 4, 8], scale float32 [6, 2, 4, 1]");
 }
 
-TEST_F(KvCacheErrors, SaysWhatIsMissingWhenPagesRunOutAndChangesNothing) {
+TEST_F(KvCacheErrors, OutOfPagesReportsCountsAndChangesNothing) {
   const SequenceId a = cache_.create(), b = cache_.create();
   fill(cache_, a, 14);
   fill(cache_, b, 3);
@@ -129,11 +129,11 @@ TEST_F(KvCacheErrors, SaysWhatIsMissingWhenPagesRunOutAndChangesNothing) {
   EXPECT_FALSE(cache_.try_reserve(a, 100));
   EXPECT_EQ(CacheImage(cache_), before);
   expect_refused<OutOfPages>(cache_, [&] { cache_.reserve(a, 100); });
-  fill(cache_, a, 2);  // and goes on
+  fill(cache_, a, 2);  // the cache still works
   EXPECT_EQ(cache_.allocator().length(a), 16);
 }
 
-TEST_F(KvCacheErrors, RefusesSequencesThatItDoesNotKnow) {
+TEST_F(KvCacheErrors, RejectsUnknownSequences) {
   const SequenceId gone = cache_.create(), here = cache_.create();
   fill(cache_, gone, 2);
   cache_.erase(gone);
@@ -146,7 +146,7 @@ TEST_F(KvCacheErrors, RefusesSequencesThatItDoesNotKnow) {
   expect_refused<UnknownSequence>(cache_, [&] { cache_.reserve(gone, 1); });
 }
 
-TEST_F(KvCacheErrors, RefusesBatchesThatDoNotFitTogether) {
+TEST_F(KvCacheErrors, RejectsInvalidBatches) {
   const SequenceId a = cache_.create(), b = cache_.create();
   fill(cache_, a, 6);
   refuse_plan({{a, 1}, {b, 1}, {a, 1}});  // twice
@@ -162,17 +162,17 @@ TEST_F(KvCacheErrors, RefusesBatchesThatDoNotFitTogether) {
   refuse_plan({{a, 1}}, {.limits = StepLimits{.sequences = most, .query_tokens = most}});
 }
 
-TEST_F(KvCacheErrors, RefusesLengthsToCutTo) {
+TEST_F(KvCacheErrors, RejectsInvalidLengthsOfTruncate) {
   const SequenceId a = cache_.create();
   fill(cache_, a, 6);
   const std::vector<BatchEntry> batch{{a, 0, 1}};
   const StepPlan step = cache_.plan(batch, {.limits = StepLimits{.sequences = 1}});
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, 7); });
   expect_refused<InvalidArgument>(cache_, [&] { cache_.truncate(a, -1); });
-  EXPECT_TRUE(step.participation().has(0, {0}));  // worked out when it is asked for
+  EXPECT_TRUE(step.participation().has(0, {0}));  // computed at the first call
 }
 
-TEST_F(KvCacheErrors, RefusesBlockMasksForOtherBatches) {
+TEST_F(KvCacheErrors, RejectsBlockMasksOfOtherBatches) {
   const SequenceId a = cache_.create(), b = cache_.create();
   fill(cache_, a, 6);
   fill(cache_, b, 5);

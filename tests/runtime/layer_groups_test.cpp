@@ -2,6 +2,8 @@
 // to all groups or to none. That the numbers are right is in the contract suites.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kvmesh/kv_cache.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 #include "tests/support/ranks.hpp"
@@ -120,6 +122,110 @@ TEST_F(LayerGroups, HaveABlockMaskOnlyForHeadsThatAllHave) {
   shape.heads = 1;
   const BlockMask of_any = cache.make_block_mask(mods::causal(), shape);
   EXPECT_NO_THROW(cache.plan({{sequence, 4}}, {.block_mask = &of_any}));
+}
+
+/// Three groups, of which one sees 10 positions and another one its own alone.
+CacheOptions with_windows() {
+  CacheOptions options = two_groups();
+  options.pages_per_rank = 12;
+  options.prefix.enabled = true;
+  options.groups = {{.layers = {1}, .window = 10}, {.layers = {2}, .window = 1}};
+  return options;
+}
+
+TEST_F(LayerGroups, FindTheLongestPrefixThatAllHave) {
+  KvCache cache(mesh_, with_windows());
+  const auto key_of = [&](std::int32_t tokens) {
+    PrefixKey key = cache.make_prefix_key();
+    for (std::int32_t token = 0; token < tokens; ++token) key.append({&token, 1});
+    return key;
+  };
+  const SequenceId first = cache.create();
+  static_cast<void>(cache.plan({{first, 22}}));
+  for (int i = 0; i < 8; ++i) static_cast<void>(cache.plan({{first, 1}}));
+  cache.publish(first,
+                key_of(30));  // 7 pages; in group 1 the last 2 of them and that of tokens 20 to 23
+  EXPECT_EQ(cache.allocator(1).released_pages(first), 5);
+
+  const PrefixMatch none = cache.match_prefix(key_of(25));
+  EXPECT_EQ(none.tokens, 0) << "group 1 has given up pages 3 and 4";
+  cache.release(none);
+  const SequenceId second = cache.create_with_prefix(key_of(29));
+  EXPECT_EQ(cache.length(second), 0) << "group 1 needs page 4, too";
+  cache.erase(second);
+  cache.erase(first);
+
+  // Published while the prompt is all there, it is found up to any page.
+  const SequenceId third = cache.create();
+  static_cast<void>(cache.plan({{third, 22}}));
+  cache.publish(third, key_of(22));
+  cache.erase(third);
+  const SequenceId fourth = cache.create_with_prefix(key_of(18));
+  EXPECT_EQ(cache.length(fourth), 16) << "whole pages, since there is a window";
+  EXPECT_EQ(cache.allocator(0).released_pages(fourth), 0);
+  EXPECT_EQ(cache.allocator(1).released_pages(fourth), 1);
+  EXPECT_EQ(cache.allocator(2).released_pages(fourth), 4);
+  EXPECT_NO_THROW(cache.plan({{fourth, 2}}));
+  for (int group = 0; group < cache.groups(); ++group) cache.allocator(group).verify_integrity();
+  EXPECT_EQ(cache.allocator(0).length(fourth), cache.allocator(2).length(fourth));
+}
+
+TEST_F(LayerGroups, PublishInAllOrInNone) {
+  KvCache cache(mesh_, with_windows());
+  PrefixKey key = cache.make_prefix_key(), other = cache.make_prefix_key();
+  key.append(std::vector<std::int32_t>{1, 2, 3, 4, 5, 6, 7, 8});
+  other.append(std::vector<std::int32_t>{1, 2, 3, 4, 9, 9, 9, 9});
+  const SequenceId sequence = cache.create();
+  static_cast<void>(cache.plan({{sequence, 9}}));
+  cache.publish(sequence, key);
+  const std::uint64_t before = cache.digest();
+  EXPECT_THROW(cache.publish(sequence, other), InvalidArgument);
+  EXPECT_THROW(cache.truncate(sequence, 10), InvalidArgument);
+  EXPECT_EQ(cache.digest(), before);
+}
+
+TEST_F(LayerGroups, RefuseBlockMasksAndWritesBehindAWindow) {
+  KvCache cache(mesh_, with_windows());
+  const SequenceId sequence = cache.create();
+  static_cast<void>(cache.plan({{sequence, 20}}));
+  const BlockMask mask = cache.make_block_mask(
+      mods::causal(), {.q_len = 1, .kv_len = 24, .q_block = 4, .kv_block = 4, .q_start = {20}});
+  EXPECT_THROW(cache.plan({{sequence, 1}}, {.block_mask = &mask}), InvalidArgument);
+  static_cast<void>(cache.plan({{sequence, 1}}));
+  const std::vector<float> row(4 * 16);
+  const ConstTensorView k{row.data(), Dtype::kFloat32, {1, 2, 8}};
+  const std::int64_t position = 2;
+  EXPECT_NO_THROW(cache.write(0, sequence, {&position, 1}, k, k));
+  EXPECT_THROW(cache.write(1, sequence, {&position, 1}, k, k), InvalidArgument);
+}
+
+TEST_F(LayerGroups, HaveKindsOfLayersThatArePartition) {
+  KvCache cache(mesh_, two_groups());
+  const SequenceId sequence = cache.create();
+  const std::vector<LayerKind> wrong[] = {
+      {{.layers = {3}}}, {{.layers = {-1}}}, {{.layers = {0}}, {.layers = {1, 0}}}};
+  for (const auto& kinds : wrong) {
+    EXPECT_THROW(cache.plan({{sequence, 1}}, {.kinds = kinds}), InvalidArgument);
+  }
+  EXPECT_THROW(cache.plan({{sequence, 1}}, {.kinds = {{.layers = {0}, .scale = NAN}}}),
+               InvalidArgument);
+  const BlockMask mask =
+      cache.make_block_mask(mods::causal(), {.q_len = 1, .kv_len = 4, .q_block = 4, .kv_block = 4});
+  EXPECT_THROW(cache.plan({{sequence, 1}}, {.block_mask = &mask, .kinds = {{.layers = {0}}}}),
+               InvalidArgument);
+  EXPECT_EQ(cache.length(sequence), 0);
+}
+
+TEST_F(LayerGroups, PlanAKindOnlyWhereALayerHasIt) {
+  KvCache cache(mesh_, two_groups());  // layers 0 and 2, and layer 1
+  const SequenceId sequence = cache.create();
+  static_cast<void>(cache.plan({{sequence, 9}}));
+  const auto tiles = [&](const std::vector<LayerKind>& kinds) {
+    return cache.plan({{sequence, 0, 1}}, {.kinds = kinds}).tiles().visited;
+  };
+  EXPECT_EQ(tiles({}), 3 * (2 + 1)) << "three pages, for each kv head of a layer of each group";
+  EXPECT_EQ(tiles({{.layers = {1}, .mask = mods::sliding_window(1)}}), 3 * 2 + 1);
+  EXPECT_EQ(tiles({{.layers = {2}, .mask = mods::sliding_window(1)}}), 3 * (2 + 1) + 2);
 }
 
 TEST(LayerGroupsOnRanks, MustBeTheSame) {

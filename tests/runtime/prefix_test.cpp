@@ -1,4 +1,4 @@
-// The prefix cache through KvCache: what a second request reads is what the first one wrote.
+// The prefix cache through KvCache: a second request reads what the first one wrote.
 #include <numeric>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -14,7 +14,7 @@ std::vector<std::int32_t> counted(std::int32_t first, std::size_t count) {
   return tokens;
 }
 
-/// Keys and values that follow from tokens and positions.
+/// Keys and values that depend on tokens and positions.
 std::vector<float> rows_of(std::span<const std::int32_t> tokens, std::int64_t first, int dim) {
   std::vector<float> rows;
   for (std::size_t i = 0; i < tokens.size(); ++i)
@@ -51,7 +51,7 @@ CacheOptions prefix_options(int pages) {
   return options;
 }
 
-TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
+TEST(PrefixCache, SecondRequestReadsPagesOfTheFirst) {
   for (int ranks = 1; ranks <= 3; ++ranks) {
     run_on_threads(ranks,
                    [](Mesh& mesh) {
@@ -65,7 +65,7 @@ TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
                      cache.erase(first);
                      EXPECT_EQ(cache.allocator().cached_pages(), 6);
 
-                     // 22 tokens are those of the first, the last two inside of a page.
+                     // 22 tokens are those of the first request, the last two inside of a page.
                      PrefixKey second_key = cache.make_prefix_key();
                      second_key.append(counted(0, 22));
                      second_key.append(counted(90, 7));
@@ -77,7 +77,7 @@ TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
                      for (std::size_t i = 0; i < got.size(); ++i)
                        EXPECT_NEAR(got[i], expected[i], 1e-5);
 
-                     // What the second shared is still what the first wrote.
+                     // The second request's shared pages still hold what the first wrote.
                      const SequenceId again = cache.create_with_prefix(key);
                      EXPECT_EQ(cache.allocator().length(again), 24);
                      const std::vector<float> fresh = prefill(plain, plain.create(), key);
@@ -91,7 +91,7 @@ TEST(PrefixCache, ASecondRequestReadsWhatTheFirstWrote) {
   }
 }
 
-TEST(PrefixCache, TwoThatComputeThePageEndWithOne) {
+TEST(PrefixCache, EqualPagesBecomeOne) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(12));
   PrefixKey key = cache.make_prefix_key();
@@ -112,7 +112,7 @@ TEST(PrefixCache, TwoThatComputeThePageEndWithOne) {
   });
 }
 
-TEST(PrefixCache, KeepsTenantsApartAndPinsWhatWasMatched) {
+TEST(PrefixCache, SeparatesTenantsAndPinsMatches) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(6));
   PrefixKey key = cache.make_prefix_key({.salt = "a"}),
@@ -135,7 +135,7 @@ TEST(PrefixCache, KeepsTenantsApartAndPinsWhatWasMatched) {
   EXPECT_THROW((void)cache.create_with_prefix(match), UnknownSequence);
 }
 
-TEST(PrefixCache, RefusesKeysOfOtherRulesAndTokens) {
+TEST(PrefixCache, RejectsKeysOfOtherRulesAndTokens) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, prefix_options(12)), off(mesh, small_cache_options());
   PrefixKey key = cache.make_prefix_key(), other = cache.make_prefix_key();

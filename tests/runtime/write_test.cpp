@@ -1,4 +1,4 @@
-// Writing at any position of a sequence, as PyTorch's PagedAttention.assign does.
+// Writes at any position of a sequence, as PyTorch's PagedAttention.assign does.
 #include <numeric>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -85,7 +85,7 @@ TEST(Write, GoesPastTheLengthUpToTheCapacity) {
   expect_values(cache, sequence, 0, {8, 10, 11, 12, 9, 13, 14, 7});
 }
 
-TEST(Write, RefusesWhatItCannotWriteAndChangesNothing) {
+TEST(Write, RejectsInvalidWritesAndChangesNothing) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, small_cache_options());
   const SequenceId parent = cache.create();

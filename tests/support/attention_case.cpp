@@ -7,7 +7,7 @@
 namespace kvmesh::test {
 namespace {
 
-// Pages of the pool that belong to nobody.
+// Pages of the pool that no sequence has.
 constexpr std::int64_t kSparePages = 3;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -34,7 +34,7 @@ std::int64_t count_tokens(const CaseSpec& spec) {
   return tokens;
 }
 
-// `rounded`: what is expected if the queries were rounded.
+// `rounded`: the expected output if the queries were rounded.
 bool close(double value, double expected, double rounded, double bound) {
   return value == expected || std::abs(value - expected) <= bound + std::abs(expected - rounded);
 }
@@ -127,7 +127,7 @@ void AttentionCase::fill() {
   }
 }
 
-// Into the pool, and back as the pool keeps it.
+// Writes to the pool, and reads back as the pool stores it.
 void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot,
                                Random& scales) {
   for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {

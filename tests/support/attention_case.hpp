@@ -1,6 +1,6 @@
 // A whole case of attention: a poisoned pool with the pages of a ragged batch scattered in it,
-// queries, and the float64 answer. Whatever is no key or value of the batch is NaN: the rest of a
-// last page, pages that nobody has, outputs before they are written, gaps between rows.
+// queries, and the float64 result. All other numbers are NaN: the rest of a last page, unused
+// pages, outputs before they are written, gaps between rows.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -26,13 +26,13 @@ struct CaseSequence {
   std::int64_t q_len = 1;
   std::int64_t kv_len = 0;
   std::optional<std::vector<std::int32_t>> local{};  ///< logical pages on this rank; unset: all
-  bool counts_sinks = true;                          ///< this rank does
+  bool counts_sinks = true;                          ///< this rank counts sinks
 };
 
 struct CaseSpec {
   AttentionShape shape{.q_heads = 4, .kv_heads = 2, .k_dim = 32, .v_dim = 32, .page_size = 16};
-  Dtype dtype = Dtype::kFloat32;    ///< of the pool
-  Dtype q_dtype = Dtype::kFloat32;  ///< of the queries
+  Dtype dtype = Dtype::kFloat32;    ///< dtype of the pool
+  Dtype q_dtype = Dtype::kFloat32;  ///< dtype of the queries
   bool latent = false;              ///< values are the first v_dim elements of the keys
   std::vector<CaseSequence> sequences{};
   std::vector<std::int64_t> positions{};
@@ -82,12 +82,12 @@ class AttentionCase {
   /// Overwrites a key (or value) that was written, in all heads.
   void poison_key(std::size_t sequence, std::int64_t position);
   void poison_value(std::size_t sequence, std::int64_t position);
-  /// The same of the scale of a value.
+  /// Overwrites the scale of a value in the same way.
   void poison_value_scale(std::size_t sequence, std::int64_t position);
   void poison_page(std::size_t sequence, std::int64_t logical);
 
-  /// Compares every row with float64. `visible` is what the queries should see, if that is not the
-  /// mask of the spec; rows (token, head) for which `poisoned` holds must be NaN throughout.
+  /// Compares every row with float64. `visible` is the mask to compare with if it is not that of
+  /// the spec; rows (token, head) for which `poisoned` holds must be NaN throughout.
   using RowFilter = std::function<bool(std::int64_t token, std::int32_t head)>;
   testing::AssertionResult matches(const CaseResult& result, const RowFilter& poisoned = {}) const {
     return matches(result, spec_.options.mask, poisoned);
@@ -121,15 +121,15 @@ class AttentionCase {
   std::vector<DenseSequence> dense_;  // with the model's kv heads up to ours
 };
 
-// ---- Of the backend that a test program is linked with: attention_on_cpu.cpp,
+// ---- The backend that a test program is linked with: attention_on_cpu.cpp or
 // attention_on_cuda.cpp
 
 /// Its name: "cpu", "cuda".
 std::string_view backend();
 CaseTolerance tolerance_of(const CaseSpec& spec);
-/// The type that it may round queries to; what that does is then no error.
+/// The type that it may round queries to; the effect of rounding is then no error.
 Dtype rounded_query_type(const CaseSpec& spec);
-/// Plans, and runs once into `out`. Returns what the plan visits.
+/// Plans, and runs once into `out`. Returns the tiles that the plan visits.
 TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batch,
                          const AttentionOptions& options, const ConstTensorView& q,
                          const ConstKvPool& pool, const Partial& out, int threads,

@@ -1,4 +1,4 @@
-// Environment variables for tests of what reads them.
+// Environment variables for tests of code that reads them.
 #pragma once
 
 #include <cstdlib>
@@ -7,7 +7,7 @@
 
 namespace kvmesh::test {
 
-/// Sets an environment variable, or removes it, for as long as it lives.
+/// Sets an environment variable, or removes it, until it is destroyed.
 class Variable {
  public:
   Variable(const char* name, const char* value) : name_(name) {

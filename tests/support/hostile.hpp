@@ -1,4 +1,4 @@
-// Values that no caller should give, for tables of calls × arguments × values.
+// Invalid values, for tables of calls × arguments × values.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -19,14 +19,14 @@ inline constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 inline constexpr int kLeastInt = std::numeric_limits<int>::min();
 inline constexpr int kMostInt = std::numeric_limits<int>::max();
 
-/// What makes a tensor wrong whose extents are all over 1.
+/// Invalid forms of a tensor whose extents are all over 1.
 template <class View>
 struct Spoil {
   std::string name;
   std::function<void(View&)> apply;
 };
 
-/// Of tensors that are read.
+/// Invalid forms of tensors that are read.
 template <class View>
 std::vector<Spoil<View>> spoils() {
   using Bytes = std::conditional_t<std::is_same_v<View, TensorView>, char*, const char*>;
@@ -53,7 +53,7 @@ std::vector<Spoil<View>> spoils() {
   return all;
 }
 
-/// Of tensors that are written.
+/// Invalid forms of tensors that are written.
 inline std::vector<Spoil<TensorView>> output_spoils() {
   std::vector<Spoil<TensorView>> all = spoils<TensorView>();
   all.push_back({"rows in one place", [](TensorView& v) { v.strides[0] = 0; }});

@@ -26,7 +26,7 @@ class OnInstructionSet : public testing::TestWithParam<std::int64_t> {
   }
 };
 
-/// Those that this machine has and our kernels are compiled for, as Highway's bits.
+/// The instruction sets that this machine has and the kernels are compiled for, as Highway's bits.
 inline std::vector<std::int64_t> instruction_sets() {
   std::vector<std::int64_t> each;
   for (std::int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {

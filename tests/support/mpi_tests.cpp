@@ -13,8 +13,8 @@ namespace kvmesh::test {
 namespace {
 
 /// Rank 0 prints the usual report, the others print their failures. A rank that fails ends the job
-/// at the end of its test: the others would wait for it, and each of their errors would only repeat
-/// that.
+/// at the end of its test: otherwise the others would wait for it, and each of their errors would
+/// repeat its own.
 class RankReporter : public testing::EmptyTestEventListener {
  public:
   explicit RankReporter(int rank) : rank_(rank) {}

@@ -3,8 +3,8 @@
 
 namespace kvmesh::test {
 
-/// Starts MPI and runs all tests; every process is one rank of every test. What main returns: 77 if
-/// tests ran and every rank skipped all of them.
+/// Starts MPI and runs all tests; every process is one rank of every test. Returns the exit status:
+/// 77 if tests ran and every rank skipped all of them.
 int run_mpi_tests(int argc, char** argv);
 
 }  // namespace kvmesh::test

@@ -1,4 +1,4 @@
-// Tensors for tests: they own their memory, lie in it as a test wants, and are NaN until written.
+// Tensors for tests: they own their memory, have any layout, and are NaN until written.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace kvmesh::test {
 
-/// How a tensor lies in memory. Default: row-major without gaps.
+/// A tensor's layout. Default: row-major without gaps.
 struct Layout {
   std::vector<int> order{};      ///< dimensions, outermost first; the last stays last
   std::int64_t gap = 0;          ///< unused elements after each row of the last dimension
@@ -62,7 +62,7 @@ class OwnedTensor {
     store_element(bytes_.data(), view_.dtype, offset(index...), value);
   }
 
-  /// How many elements no longer have the bits that they began with.
+  /// Number of elements whose bits have changed since construction.
   std::int64_t written() const {
     const std::size_t width = size_bytes(view_.dtype);
     std::int64_t count = 0;

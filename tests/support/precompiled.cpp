@@ -1,1 +1,1 @@
-// Has no content: CMake makes the precompiled header of tests for the object that this compiles to.
+// Has no content: CMake makes the precompiled header of tests for the object of this file.

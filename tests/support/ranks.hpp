@@ -1,7 +1,7 @@
-// Where a contract suite's ranks live: as threads of the test, or as the processes of mpirun.
+// The ranks of a contract suite: threads of the test, or the processes of mpirun.
 //
-// A typed suite takes one of these as its type and calls `Ranks::run(body)`, where `body` is called
-// once a rank with that rank's communicator. Programs for mpirun add tests/support/mpi_main.cpp.
+// A typed suite takes one of these as its type and calls `Ranks::run(body)`, which calls `body`
+// once per rank with that rank's communicator. Programs for mpirun add tests/support/mpi_main.cpp.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -24,7 +24,8 @@ using RankBody = std::function<void(Communicator&)>;
 /// Long enough for a loaded host, short enough to fail a hanging test.
 inline constexpr std::chrono::seconds kTestDeadline{30};
 
-/// Throws if an ASSERT ended the body early: its peers must not wait for a rank that has left.
+/// Throws if an ASSERT ended the body early: otherwise its peers would wait for a rank that has
+/// left.
 inline void run_body(const RankBody& body, Communicator& comm) {
   body(comm);
   if (testing::Test::HasFatalFailure()) throw Error("an assertion failed on one of the ranks");

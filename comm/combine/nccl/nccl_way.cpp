@@ -153,13 +153,13 @@ void NcclWay::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
   check(cuda::launch_rescale(params, stream), "combine: rescale");
   const auto block = static_cast<std::size_t>(plan_.block_floats());
   if (plan_.scatter == Scatter::kAll) {
-    nccl_->settle(ncclAllReduce(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
-                                nccl_->comm, stream),
-                  "combine: sums of all rows");
+    nccl_->poll(ncclAllReduce(send_.data(), receive_.data(), block, ncclFloat, ncclSum, nccl_->comm,
+                              stream),
+                "combine: sums of all rows");
   } else {
-    nccl_->settle(ncclReduceScatter(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
-                                    nccl_->comm, stream),
-                  "combine: sums of rows to their owners");
+    nccl_->poll(ncclReduceScatter(send_.data(), receive_.data(), block, ncclFloat, ncclSum,
+                                  nccl_->comm, stream),
+                "combine: sums of rows to their owners");
   }
   check(cuda::launch_finish(params, stream), "combine: finish");
 }
@@ -179,11 +179,11 @@ void NcclWay::gather_lses(const cuda::CombineParams& params, cudaStream_t stream
     mine = packed;
   }
   if (reduces_maxima(plan_)) {
-    nccl_->settle(ncclAllReduce(mine, lses_.data(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
-                  "combine: largest LSEs");
+    nccl_->poll(ncclAllReduce(mine, lses_.data(), rows, ncclFloat, ncclMax, nccl_->comm, stream),
+                "combine: largest LSEs");
   } else {
-    nccl_->settle(ncclAllGather(mine, lses_.data(), rows, ncclFloat, nccl_->comm, stream),
-                  "combine: LSEs");
+    nccl_->poll(ncclAllGather(mine, lses_.data(), rows, ncclFloat, nccl_->comm, stream),
+                "combine: LSEs");
   }
 }
 

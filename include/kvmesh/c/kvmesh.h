@@ -203,6 +203,19 @@ enum {
 };
 enum { KVMESH_PLACE_BALANCED = 0, KVMESH_PLACE_STRIPED = 1, KVMESH_PLACE_PACKED = 2 };
 
+/* Layers that differ from the rest, with pages of their own. 0: the cache's, or none. */
+typedef struct kvmesh_layer_group {
+  size_t size;
+  const int32_t* layers;
+  size_t layer_count;
+  int32_t q_heads, kv_heads, k_dim, v_dim;
+  int32_t dtype;        /* KVMESH_DTYPE_... */
+  int32_t has_own_kind; /* 1: page_kind is the group's */
+  int32_t page_kind;    /* KVMESH_PAGES_... */
+  int64_t window;       /* positions that a query sees; 0: all */
+  double page_share;    /* pages per page of the cache's pages_per_rank; 0: 1 */
+} kvmesh_layer_group_t;
+
 /* Heads are the whole model's. Exactly one of pages_per_rank, bytes and memory_fraction is set. */
 typedef struct kvmesh_cache_options {
   size_t size;
@@ -217,15 +230,18 @@ typedef struct kvmesh_cache_options {
   int64_t pages_per_rank;
   int64_t bytes;
   double memory_fraction;
-  int64_t home_threshold_tokens; /* 0: 2048; -1: no sequence has a home */
-  int32_t reproducible;          /* 1: the same bits on any number of ranks; CPUs only */
-  int32_t page_kind;             /* KVMESH_PAGES_... */
-  int32_t scale_kind;            /* KVMESH_SCALE_... */
-  float k_scale, v_scale;        /* 0: 1 */
-  int32_t prefix_cache;          /* 1: pages of known prefixes are kept (kvmesh/prefix.hpp) */
-  int32_t prefix_hash;           /* KVMESH_PREFIX_... */
-  int32_t eviction;              /* KVMESH_EVICT_... */
-  const char* prefix_seed;       /* NULL: vLLM's */
+  int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home */
+  int32_t reproducible;               /* 1: the same bits on any number of ranks; CPUs only */
+  int32_t page_kind;                  /* KVMESH_PAGES_... */
+  int32_t scale_kind;                 /* KVMESH_SCALE_... */
+  float k_scale, v_scale;             /* 0: 1 */
+  int32_t prefix_cache;               /* 1: pages of known prefixes are kept (kvmesh/prefix.hpp) */
+  int32_t prefix_hash;                /* KVMESH_PREFIX_... */
+  int32_t eviction;                   /* KVMESH_EVICT_... */
+  const char* prefix_seed;            /* NULL: vLLM's */
+  int64_t window;                     /* positions that a query sees; 0: all */
+  const kvmesh_layer_group_t* groups; /* further groups; all other layers are group 0 */
+  size_t group_count;
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */
@@ -346,6 +362,16 @@ enum {
   KVMESH_WAY_HIERARCHICAL = 5
 };
 
+/* Layers whose attention differs from that of the step's other layers. */
+typedef struct kvmesh_layer_kind {
+  size_t size;
+  const int32_t* layers;
+  size_t layer_count;
+  const kvmesh_mask_t* mask;   /* NULL: causal */
+  const kvmesh_score_t* score; /* NULL: none */
+  float scale;                 /* 0: 1 / sqrt(k_dim) */
+} kvmesh_layer_kind_t;
+
 typedef struct kvmesh_plan_options {
   size_t size;
   const kvmesh_mask_t* mask;   /* NULL: causal */
@@ -362,6 +388,8 @@ typedef struct kvmesh_plan_options {
   int64_t limit_pages;        /* 0: pages_per_rank */
   int32_t way;                /* KVMESH_WAY_...: what moves the rows of the combine */
   int32_t travels_as;         /* KVMESH_DTYPE_... of those rows; 0: float32 (CombineOptions) */
+  const kvmesh_layer_kind_t* kinds;
+  size_t kind_count;
 } kvmesh_plan_options_t;
 
 /* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is
@@ -381,7 +409,7 @@ typedef struct kvmesh_plan_info {
   size_t size;
   int64_t query_tokens, append_tokens; /* tokens of the tensors */
   int64_t token_begin, token_end;      /* the part of them, and of the heads, that this rank gets */
-  int64_t head_begin, head_end;
+  int64_t head_begin, head_end;        /* of layer 0's group */
   int64_t workspace_bytes;
   uint64_t generation; /* changes when captured graphs become invalid */
 } kvmesh_plan_info_t;
@@ -391,8 +419,8 @@ KVMESH_API kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan,
 /* Appends, attends and combines for one layer. q [query_tokens, q_heads, k_dim], k [append_tokens,
    kv_heads, k_dim], v [append_tokens, kv_heads, v_dim] (NULL for latent pages), o [tokens, heads,
    v_dim] with the rows that this rank gets, lse [tokens, heads] float32 or NULL; heads are this
-   rank's. k and v may be NULL where nothing is appended, unless the plan has limits. sinks [q_heads]
-   float32 or NULL: the layer's attention sinks, which every row counts once (LayerInput).
+   rank's. k and v may be NULL where nothing is appended, unless the plan has limits. sinks
+   [q_heads] float32 or NULL: the layer's attention sinks, which every row counts once (LayerInput).
    Collective. */
 KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
                                            const kvmesh_tensor_t* q, const kvmesh_tensor_t* k,
@@ -400,8 +428,8 @@ KVMESH_API kvmesh_status_t kvmesh_plan_run(kvmesh_plan_t* plan, int32_t layer,
                                            const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
                                            void* stream);
 
-/* The three parts of it. A partial is o [query_tokens, q_heads, v_dim] and lse [query_tokens,
-   q_heads], both float32; the logarithm is natural. */
+/* The three parts of it; combine for layers of layer 0's group. A partial is o [query_tokens,
+   q_heads, v_dim] and lse [query_tokens, q_heads], both float32; the logarithm is natural. */
 KVMESH_API kvmesh_status_t kvmesh_plan_append(kvmesh_plan_t* plan, int32_t layer,
                                               const kvmesh_tensor_t* k, const kvmesh_tensor_t* v,
                                               void* stream);

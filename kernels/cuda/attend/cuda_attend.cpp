@@ -10,11 +10,11 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// Thread blocks of merges per multiprocessor, most of which find nothing to do: how many blocks
-/// were split, only the device knows.
+/// Thread blocks of merges per multiprocessor. Most of them find no work: only the device knows how
+/// many blocks were split.
 constexpr int kMergeBlocks = 4;
 
-/// Kernels find a page by a product of 64 bits, a key inside it by one of 32.
+/// Kernels find a page by a product of 64 bits, and a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {
   const auto bytes = [&](int dim, std::int64_t reach) {
     const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
@@ -51,13 +51,14 @@ std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Opti
   const AttendLimits& limits = *options.limits;
   const std::int64_t rows = limits.queries * group_of(planned);
   require(limits.sequences > 0 && limits.queries > 0 && limits.pages >= 0 && rows <= kShortRows,
-          "attention: graphs are for up to {} rows (queries x query heads of a kv head) a "
+          "attention: graphs are for up to {} rows (queries x query heads per kv head) per "
           "sequence, not {} x {}",
           kShortRows, limits.queries, group_of(planned));
   return rows;
 }
 
-/// Up to that of long chunks; but a graph has no launch for those.
+/// Returns the row class of short rows: at most that of long chunks, except with limits, whose
+/// graphs have no launch for long chunks.
 int short_class_of(const AttentionShape& shape, const AttentionShape& planned,
                    const CudaAttend::Options& options) {
   const int fits = row_class_of(short_rows_of(planned, options), shape);

@@ -15,47 +15,47 @@
 namespace kvmesh::cuda {
 
 /// The plan of a batch on one device, as AttentionPlan is on the CPU, and the kernels that run it:
-/// planned once a step, launched once a layer. Movable; to be used by one thread at a time. The
-/// device must be current.
+/// planned once per step, launched once per layer. Movable; one thread at a time. REQUIRES: the
+/// device is current.
 class CudaAttend {
  public:
   struct Options {
-    AttentionOptions attention{};           ///< without a block mask
+    AttentionOptions attention{};           ///< has no block mask
     const BlockMask* block_mask = nullptr;  ///< copied to the device
-    /// The tensors that kernels are made ready for. Others cost a compilation at their first
-    /// launch.
+    /// Kernels for tensors of these kinds are prepared in advance. Other kinds cost a compilation
+    /// at their first launch.
     TensorKinds kinds{};
-    /// For short rows, the most rows (queries x query heads of a kv head) of a sequence that are
-    /// expected; longer ones are prefill.
+    /// Sequences with at most this many rows (queries x query heads per kv head) use the short
+    /// launch; longer ones use the prefill launch.
     std::int64_t short_rows = 1;
-    /// For graphs: takes all memory that plans within the limits need, and launches grids of one
-    /// size, so that a graph in which `launch` was captured computes whatever was planned last.
+    /// For graphs: allocates all memory that plans within the limits need, and launches grids of
+    /// one size, so that a graph that captured `launch` computes the newest plan.
     std::optional<AttendLimits> limits{};
   };
 
-  /// @throws InvalidArgument on a shape that no kernel takes, or limits that are not those of short
-  /// query chunks; CudaError.
+  /// @throws InvalidArgument for a shape that no kernel takes, or limits that are not those of
+  /// short query chunks; CudaError.
   CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options);
 
-  /// Plans a step, in place of the one before: after what is on `stream`, before what comes there.
-  /// The pages' changes go along, and what was set of the mods' buffers. Compiles (or finds) the
-  /// kernels that are missing.
+  /// Plans a step in place of the one before, on `stream`. Also sends the changes of the pages and
+  /// of the mods' buffers, and compiles (or finds) the kernels that are missing.
   /// @throws InvalidArgument, also past the limits, before anything has changed.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
-  /// Whether `plan` would go on without waiting for the device, which has yet to take what was sent
-  /// to it before. A host that must not wait for ever asks first.
+  /// True if `plan` would not wait: the device has taken everything that was sent before. A host
+  /// that must not wait without a deadline polls this first.
   bool is_ready() const { return mods_->is_taken() && plan_->is_ready(); }
 
-  /// @throws InvalidArgument if `launch` would, of its `out`.
+  /// @throws InvalidArgument if `launch` would refuse `out`.
   void check_output(const AttendedRows& out) const;
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
-  /// after what is on `stream`. Allocates nothing and does not wait; may be captured in a graph,
-  /// but for tensors of other kinds than Options::kinds, whose first launch compiles. REQUIRES:
-  /// launches and replays of one CudaAttend come one after another, and `plan` after them: they
-  /// share the workspace and the counters of claims. Every bit of the result depends on the batch
-  /// and the device's kind alone. Launches at most three kernels: short rows, long rows, the merge
-  /// of splits. With limits, tensors have as many tokens as those have room for. `sinks` [q_heads]
-  /// may be empty: of the sequences whose sinks this rank counts, the rows include them.
+  /// on `stream`. `sinks` [q_heads] may be empty; a row counts its head's sink if this rank counts
+  /// the sinks of its sequence. Allocates nothing and does not wait. May be captured in a graph,
+  /// except with tensors of kinds other than Options::kinds, whose first launch compiles. With
+  /// limits, tensors have room for as many tokens as the limits. Launches at most three kernels:
+  /// short rows, long rows, the merge of splits. Every bit of the result depends on the batch and
+  /// the device's kind alone.
+  /// REQUIRES: launches and replays of one CudaAttend run one after another, and `plan` after them,
+  /// because they share the workspace and the counters of claims.
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream, const ConstTensorView& sinks = {});
@@ -68,7 +68,7 @@ class CudaAttend {
   const DevicePlan& current() const { return *plan_; }
   /// Changes when graphs that were captured before become invalid.
   std::uint64_t generation() const { return plan_->generation() + workspace_growths_; }
-  /// Device memory of the partials of splits, and of the plan itself with its mods' buffers.
+  /// Bytes on the device: the partials of splits, and the plan itself with its mods' buffers.
   std::int64_t workspace_bytes() const;
   std::int64_t plan_bytes() const {
     return plan_->size_bytes() + static_cast<std::int64_t>(mods_->size_bytes());
@@ -104,17 +104,17 @@ class CudaAttend {
   bool fold_scale_;
   bool has_head_classes_;
   int first_head_;
-  int row_classes_[2];  // of the launches
+  int row_classes_[2];  // row classes of the launches
   std::int32_t max_page_ = -1;
   std::map<TensorKinds, Kernels> kernels_;
   jit::Kernel merge_kernel_;
-  std::unique_ptr<DeviceMods> mods_;  // stays where it is
+  std::unique_ptr<DeviceMods> mods_;  // its address is constant
   std::unique_ptr<DevicePlan> plan_;
   DeviceArray<float> workspace_o_;    // [workspace rows, v_dim]
   DeviceArray<float> workspace_lse_;  // [workspace rows]
   std::uint64_t workspace_growths_ = 0;
-  /// No launch since the plan: kernels read the plan before they wait for the kernel before them,
-  /// so the first is not launched to overlap.
+  /// True until the first launch after a plan, which must not overlap: kernels read the plan before
+  /// they wait for the kernel before them.
   bool is_fresh_ = true;
 };
 

@@ -29,7 +29,7 @@ bool is_contiguous(const ConstTensorView& view) {
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
-/// Rows of a thread block at the most: outputs are in registers.
+/// Most rows per thread block: outputs are in registers.
 int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
 
 bool has_scale_vectors(const ConstTensorView& scales) {
@@ -86,7 +86,7 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
   const int group = group_of(planned_shape(shape));
   const int largest = largest_class(shape);
   for (int row_class : kRowClasses) {
-    // 32 rows per warp of mma, which takes no larger dims, take twice the registers for outputs.
+    // 32 rows per warp of mma take twice the registers for outputs; mma takes no larger dims.
     if (row_class == 32 && shape.v_dim > 128 && shape.v_dim <= 256) continue;
     if (row_class >= largest || (rows <= row_class && group <= row_class)) return row_class;
   }
@@ -100,7 +100,8 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 }
 
 AttendVariant choose_attend(const AttendCase& what) {
-  require(what.shape.page_size > 0, "attend: pages of {} tokens", what.shape.page_size);
+  require(what.shape.page_size > 0, "attend: pages of {} tokens: they need at least 1",
+          what.shape.page_size);
   for (const AttendFamily* family :
        {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);

@@ -1,4 +1,4 @@
-// A place in the order of a stream's work.
+// A point in the order of a stream's work.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,7 +10,7 @@
 
 namespace kvmesh::cuda {
 
-/// An event without a time. Until it is recorded, whoever waits for it does not wait.
+/// An event without timing. A wait for it returns at once until it is recorded.
 class DeviceEvent {
  public:
   DeviceEvent() {

@@ -1,4 +1,4 @@
-// Mods as a kernel takes them: their text, and what they captured, on the device.
+// Mods in the form that kernels take: their text, and the buffers they captured, on the device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,13 +16,13 @@ class DeviceMods {
   DeviceMods(const ModGraph& score, const ModGraph& mask);
 
   const CudaMods& text() const { return mods_; }
-  /// At addresses that stay. REQUIRES: sent.
+  /// The buffers; their addresses are constant. REQUIRES: sent.
   const ModBuffers& buffers() const { return buffers_; }
 
-  /// Sends the buffers if any was set since they were sent last, after what is on the stream. Waits
-  /// until it `is_taken`.
+  /// Sends the buffers on the stream if any has changed since they were sent. Waits until it
+  /// `is_taken`.
   void send(cudaStream_t stream);
-  /// Whether the device has taken what was sent last.
+  /// True if the device has taken the last buffers sent.
   bool is_taken() const { return upload_.is_taken(); }
   std::size_t size_bytes() const { return upload_.size_bytes(); }
 

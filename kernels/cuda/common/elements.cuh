@@ -23,7 +23,7 @@ __device__ inline float load_element(const void* from, std::int64_t index) {
   }
 }
 
-/// Two neighbours in 32 bits, rounded to nearest even.
+/// Packs two neighbours into 32 bits, rounded to nearest even.
 template <Dtype Type>
 __device__ inline std::uint32_t pack_pair(float low, float high) {
   static_assert(Type == Dtype::kFloat16 || Type == Dtype::kBFloat16);
@@ -31,7 +31,7 @@ __device__ inline std::uint32_t pack_pair(float low, float high) {
   return cvt_rn_bf16x2(low, high);
 }
 
-/// The lower (`Half` 0) or upper neighbour of a pair.
+/// Unpacks the lower (`Half` 0) or upper neighbour of a pair.
 template <Dtype Type, int Half>
 __device__ inline float unpack_half(std::uint32_t pair) {
   static_assert(Type == Dtype::kFloat16 || Type == Dtype::kBFloat16);
@@ -41,7 +41,7 @@ __device__ inline float unpack_half(std::uint32_t pair) {
   return __uint_as_float(Half == 0 ? pair << 16 : pair & 0xFFFF0000u);
 }
 
-/// Eight neighbours as 16-bit elements of type `To`.
+/// Converts eight neighbours to 16-bit elements of type `To`.
 template <Dtype From, Dtype To>
 __device__ inline uint4 load_unit(const void* from, std::int64_t index) {
   const auto pair = [&](int i) {

@@ -8,7 +8,7 @@ namespace {
 
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, device), "asking what the device has");
+  check(cudaDeviceGetAttribute(&value, which, device), "querying the device's properties");
   return value;
 }
 
@@ -43,7 +43,7 @@ jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int 
     if (shared_bytes > 0) kernel.allow_shared_bytes(shared_bytes, device_);
     return kernel;
   } catch (...) {
-    modules_.erase(place);  // who asks again gets it whole
+    modules_.erase(place);  // a later call loads it again
     throw;
   }
 }

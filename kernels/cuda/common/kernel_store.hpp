@@ -1,4 +1,4 @@
-// Kernels that are loaded and ready to launch, by what they were compiled from.
+// Loaded kernels, ready to launch, found by the program they were compiled from.
 #pragma once
 
 #include <filesystem>
@@ -12,15 +12,15 @@
 
 namespace kvmesh::cuda {
 
-/// One a device, shared by all plans on it. Threads may share it.
+/// One per device, shared by all plans on it. Threads may share it.
 class KernelStore {
  public:
-  /// For `device`, which must be current wherever its kernels are launched.
+  /// REQUIRES: `device` is current wherever its kernels are launched.
   explicit KernelStore(int device,
                        std::filesystem::path cache_directory = jit::default_cache_directory());
 
-  /// `wait` is called before a kernel is loaded, for which CUDA may wait until the device has done
-  /// all that it was given: it does so with an end.
+  /// Calls `wait` before it loads a kernel: CUDA may wait then, without a deadline, until the
+  /// device has done all its work, and `wait` has a deadline.
   void before_loading(std::function<void()> wait) { before_loading_ = std::move(wait); }
 
   int device() const { return device_; }
@@ -29,8 +29,8 @@ class KernelStore {
   int block_shared_bytes() const { return block_shared_bytes_; }
   int multiprocessor_shared_bytes() const { return multiprocessor_shared_bytes_; }
 
-  /// The kernel `name` of a program, compiled or read from the cache at most once. Its launches may
-  /// take `shared_bytes` of dynamic shared memory.
+  /// Returns the kernel `name` of a program, compiled or read from the cache at most once. Its
+  /// launches may take `shared_bytes` of dynamic shared memory.
   jit::Kernel get(const jit::Program& program, const char* name, int shared_bytes = 0);
 
  private:
@@ -42,7 +42,7 @@ class KernelStore {
   int multiprocessors_ = 0;
   int block_shared_bytes_ = 0;
   int multiprocessor_shared_bytes_ = 0;
-  std::mutex mutex_;  ///< of the modules
+  std::mutex mutex_;  ///< guards the modules
   std::map<jit::ProgramKey, jit::Module> modules_;
 };
 

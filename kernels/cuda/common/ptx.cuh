@@ -1,4 +1,4 @@
-// The instructions that C++ has no words for: one a function, named after it.
+// Instructions that C++ cannot express: one per function, which is named after it.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// The same value, of which the compiler knows nothing: what is computed from it is computed again
-/// where it is needed, instead of being kept in registers through a loop.
+/// Returns the same value, but hides it from the compiler, which then computes values derived from
+/// it again where they are needed, instead of keeping them in registers through a loop.
 __device__ inline int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -24,21 +24,21 @@ __device__ inline const char* opaque(const char* value) {
   return value;
 }
 
-/// 16 bytes from global to shared memory, of which `bytes` are read and the rest are 0; asks for
-/// the whole 128-byte line.
+/// Copies 16 bytes from global to shared memory: reads `bytes` of them and fills the rest with 0.
+/// Prefetches the whole 128-byte line.
 __device__ inline void cp_async_16_zfill(std::uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(bytes)
                : "memory");
 }
 
-/// The same of what has no use for the rest of the line.
+/// The same without the prefetch of the line.
 __device__ inline void cp_async_16_zfill_alone(std::uint32_t to, const void* from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
 
-/// 8 bytes that neighbours read again: kept in L1.
+/// Copies 8 bytes that neighbours read again, so they stay in L1.
 __device__ inline void cp_async_8_cached(std::uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
@@ -47,13 +47,13 @@ __device__ inline void cp_async_commit_group() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/// Until at most `Pending` of this thread's groups are on their way.
+/// Waits until at most `Pending` of this thread's groups are incomplete.
 template <int Pending>
 __device__ inline void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-/// Returns what was there, and leaves the next number: 0 after `last`.
+/// Returns the counter's value and increments it; 0 follows `last`.
 __device__ inline std::uint32_t atom_inc_relaxed_gpu(std::uint32_t* at, std::uint32_t last) {
   std::uint32_t old;
   asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"

@@ -1,4 +1,4 @@
-// The kernels' texts, embedded by the build.
+// The sources of the kernels, embedded by the build.
 #pragma once
 
 #include <span>

@@ -6,7 +6,7 @@ bool Upload::is_taken() const {
   if (is_known_taken_) return true;
   const cudaError_t status = cudaEventQuery(taken_.get());
   if (status == cudaErrorNotReady) return false;
-  check(status, "asking whether the last plan was copied");
+  check(status, "polling for the copy of the last plan");
   return is_known_taken_ = true;
 }
 

@@ -1,4 +1,4 @@
-// What a step sends to the device, in one copy that nobody waits for.
+// A step's data for the device, sent in one copy without a wait.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,17 +16,17 @@
 
 namespace kvmesh::cuda {
 
-/// Host memory that the device copies from by itself, and its place there. Used again each step:
-/// begin, add ..., send; what `add` returned is valid on the stream until the next send.
+/// Pinned host memory and its place on the device. Reused by each step: begin, add ..., send. The
+/// pointers that `add` returned are valid on the stream until the next send.
 class Upload {
  public:
-  /// Whether the device has taken what was sent before: it did long ago unless plans come faster
-  /// than steps.
+  /// True if the device has taken the last data sent. That is so unless plans come faster than
+  /// steps.
   bool is_taken() const;
   /// Makes room. Waits until it `is_taken`.
   void begin(std::size_t size_bytes);
 
-  /// Returns where the values will be on the device.
+  /// Returns the address that the values will have on the device.
   template <class T>
   const T* add(std::span<const T> values) {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -36,7 +36,7 @@ class Upload {
   void send(cudaStream_t stream);
 
   std::size_t size_bytes() const { return device_.size_bytes(); }
-  /// What `count` elements take here: they begin at multiples of 16 bytes.
+  /// Bytes that `count` elements take here: they begin at multiples of 16 bytes.
   template <class T>
   static std::size_t bytes_of(std::size_t count) {
     return (count * sizeof(T) + 15) / 16 * 16;
@@ -50,12 +50,12 @@ class Upload {
   };
   using HostBytes = std::unique_ptr<std::byte, FreeHost>;
 
-  HostBytes host_;                   // as many bytes as device_
+  HostBytes host_;                   // the same number of bytes as device_
   std::vector<HostBytes> outgrown_;  // not freed, for the reason that DeviceArray gives
   std::size_t used_ = 0;
   DeviceArray<std::byte> device_;
   DeviceEvent taken_;
-  mutable bool is_known_taken_ = true;  // each question to the driver takes over a microsecond
+  mutable bool is_known_taken_ = true;  // each query of the driver takes over a microsecond
 };
 
 }  // namespace kvmesh::cuda

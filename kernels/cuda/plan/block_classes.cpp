@@ -8,7 +8,7 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// A tile's place in the table, and its class, as they are sent.
+/// A tile's index in the table, and its class.
 std::int64_t tile(std::int64_t at, TileClass tile_class) {
   return at << 2 | static_cast<std::int64_t>(tile_class);
 }

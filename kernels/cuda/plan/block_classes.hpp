@@ -11,8 +11,8 @@
 
 namespace kvmesh::cuda {
 
-/// Made from a mask's lists, which are sent as they are and spread out on the device; there a
-/// plan's pages are looked up in it, which makes it the mask of the local pages.
+/// Made from a mask's lists, which are sent as they are and expanded on the device. A plan looks
+/// its pages up in the table, which turns the mask into that of the local pages.
 class BlockClasses {
  public:
   explicit BlockClasses(const BlockMask& mask);

@@ -15,7 +15,7 @@ namespace {
 
 std::int32_t to_int32(std::int64_t value) { return static_cast<std::int32_t>(value); }
 
-/// The mask as a plan sees it: a batch row is a sequence, a q block of a head a query block, and
+/// The mask in a plan's terms: a batch row is a sequence, a q block of a head a query block, and
 /// the kv blocks are the pages of every sequence.
 class Builder {
  public:

@@ -8,8 +8,8 @@
 
 namespace kvmesh::cuda {
 
-/// As BlockMask::create, tile for tile, by the device: every pair of a query and a key is evaluated
-/// there, and only the lists come back. Waits for it. @throws InvalidArgument, CudaError.
+/// As BlockMask::create, tile for tile, on the device: it evaluates every pair of a query and a
+/// key, and returns only the lists. Blocks. @throws InvalidArgument, CudaError.
 BlockMask make_block_mask(KernelStore& kernels, const MaskMod& mask, const BlockMaskShape& shape);
 
 }  // namespace kvmesh::cuda

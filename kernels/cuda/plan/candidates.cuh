@@ -1,11 +1,11 @@
-// How a plan's candidates are found. For nvcc and for NVRTC.
+// Candidates of a plan. For nvcc and for NVRTC.
 #pragma once
 
 #include "kernels/cuda/plan/params.hpp"
 
 namespace kvmesh::cuda {
 
-/// The query block that a candidate belongs to: the last that begins at or before it.
+/// Returns the query block of a candidate: the last that begins at or before it.
 __device__ inline int query_block_of(const PlanCandidates& p, int candidate) {
   int low = 0;
   int high = p.query_block_count;

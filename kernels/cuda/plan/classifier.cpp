@@ -7,8 +7,8 @@ namespace kvmesh::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A page of more pairs of a query and a key is looked at by a warp, not by a thread.
-constexpr std::int64_t kPairsOfAThread = 64;
+// A page with more (query, key) pairs than this is classified by a warp instead of a thread.
+constexpr std::int64_t kPairsPerThread = 64;
 
 }  // namespace
 
@@ -26,7 +26,7 @@ jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mo
 }
 
 int Classifier::lanes_for(std::int64_t query_block_tokens) const {
-  return query_block_tokens * variant_.page_size > kPairsOfAThread ? 32 : 1;
+  return query_block_tokens * variant_.page_size > kPairsPerThread ? 32 : 1;
 }
 
 void Classifier::classify(const PlanCandidates& candidates, std::int64_t query_block_tokens,

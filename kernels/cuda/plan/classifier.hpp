@@ -13,7 +13,7 @@
 
 namespace kvmesh::cuda {
 
-/// What the kernel is compiled for.
+/// The constants that the kernel is compiled for.
 struct ClassifyVariant {
   int page_size = 16;
   int group = 1;
@@ -25,15 +25,16 @@ jit::Program classify_program(const ClassifyVariant& variant, const CudaMods& mo
 
 class Classifier {
  public:
-  /// `mods` stay where they are. Of `variant` the lanes are chosen for each plan.
+  /// REQUIRES: `mods` stay where they are. The lanes of `variant` are chosen for each plan.
   Classifier(KernelStore& kernels, const DeviceMods& mods, const ClassifyVariant& variant)
       : store_(&kernels), mods_(&mods), variant_(variant) {}
 
-  /// Makes the kernels for query blocks of up to `query_block_tokens` tokens.
+  /// Compiles the kernels for query blocks of up to `query_block_tokens` tokens.
   void prepare(std::int64_t query_block_tokens) {
     for (std::int64_t tokens : {std::int64_t{1}, query_block_tokens}) kernel(lanes_for(tokens));
   }
-  /// Starts on the stream. `query_block_tokens`: of the longest. Compiles at the first use.
+  /// Starts on the stream. `query_block_tokens` are those of the longest query block. Compiles at
+  /// the first use.
   void classify(const PlanCandidates& candidates, std::int64_t query_block_tokens,
                 cudaStream_t stream);
 

@@ -1,6 +1,6 @@
-// Which pages the queries of each query block see: none, some or all of their keys. Evaluates the
-// mask for every pair of a query and a key: 32 threads per candidate where there are many pairs,
-// else one.
+// Classifies pages: do the queries of a query block see none, some or all of their keys? Evaluates
+// the mask for every pair of a query and a key: 32 threads per candidate where there are many
+// pairs, else one.
 //
 // Constants of the kernel (namespace kvmesh): kLanes, kPageSize, kGroup, kPerHead (query blocks are
 // of one kv head), kHasMaskMod and the mods of emit_cuda.hpp.

@@ -47,7 +47,7 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   pages.end(stream);
 }
 
-// ---- What is asked for ----
+// ---- Checks ----
 
 void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
   std::int64_t tokens = 0, appended = 0, candidates = 0, longest = 0;
@@ -59,8 +59,8 @@ void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
     appended += sequence.appended;
     longest = std::max({longest, sequence.queries, sequence.appended});
   }
-  std::int64_t most = kMostPages;  // of one sequence; of all together int32 could count more
-  if (per_head_ && block_mask_) most /= group_;  // a class for each head
+  std::int64_t most = kMostPages;  // of one sequence; int32 could count more of all together
+  if (per_head_ && block_mask_) most /= group_;  // there is a class for each head
   require(std::max({candidates, tokens, appended}) < most,
           "attention: {} query tokens that read {} pages together are more than one plan can have",
           tokens, candidates);
@@ -96,8 +96,8 @@ bool DevicePlan::is_short(std::int64_t queries) const {
   return queries * group_ <= launches_[0].shape.rows;
 }
 
-/// Query blocks of a sequence, at the most: no query block crosses a q block, and each kv head may
-/// have its own.
+/// Returns the most query blocks of a sequence: no query block crosses a q block, and each kv head
+/// may have its own.
 std::int64_t DevicePlan::most_query_blocks(std::int64_t queries, const Launch& launch) const {
   const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
   if (queries <= launch.block_tokens && !block_mask_) return heads;
@@ -125,7 +125,7 @@ void DevicePlan::add_query_blocks_of(std::int32_t s, const Launch& launch) {
       end = std::min(end, (q_block + 1) * block_mask_->q_block());
     }
     for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
-      // In place: a copy reads wider than what was just written, and waits for it.
+      // Written in place: a copy would read wider than the last write, and wait for it.
       query_blocks_.emplace_back() = {.sequence = s,
                                       .first_token = sequence.first_token + q,
                                       .tokens = end - q,
@@ -142,7 +142,7 @@ void DevicePlan::add_query_blocks_of(std::int32_t s, const Launch& launch) {
 
 // ---- Launches and memory ----
 
-/// Grids, and how many tasks, merges and rows of workspace the launches may need.
+/// Computes grids, and the most tasks, merges and rows of workspace of the launches.
 void DevicePlan::shape_launches() {
   most_merges_ = merge_rows_ = 0;
   workspace_rows_ = 0;
@@ -222,7 +222,7 @@ PlanCandidates DevicePlan::send(PageLists& pages, cudaStream_t stream) {
   const PlanCandidates candidates{
       .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
       .query_blocks = upload_.add(std::span<const QueryBlock>(query_blocks_)),
-      .pages = nullptr,  // not before they have their room
+      .pages = nullptr,  // set once they have their room
       .q_positions =
           q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
       .classes = classes_.data(),
@@ -293,7 +293,7 @@ void DevicePlan::split(const PlanCandidates& candidates, cudaStream_t stream) {
   }
 }
 
-// ---- What it has become ----
+// ---- The plan on the device ----
 
 TileCounts DevicePlan::tiles() const {
   const auto download = [](auto& to, const auto& from) {

@@ -38,20 +38,19 @@ struct StepSequence {
 
 struct StepView {
   std::span<const StepSequence> sequences;
-  /// Logical, of all queries; empty: the newest of each sequence.
+  /// Logical positions of all queries; empty: the newest of each sequence.
   std::span<const std::int64_t> q_positions{};
   /// Every block of rows goes through the workspace and is merged, also one that is not split: for
   /// rows that the merge sends to other ranks.
   bool merges_all = false;
 };
 
-/// The most that any plan of a captured graph will have.
+/// Upper bounds of all plans of a captured graph.
 struct AttendLimits {
   std::int64_t sequences = 0;
-  /// Of a sequence, and as many appended tokens; times the group at most kShortRows.
+  /// Query tokens per sequence; also the limit for appended tokens. queries * group <= kShortRows.
   std::int64_t queries = 1;
-  /// Of this rank, of all sequences together. More than that makes the graph invalid: see
-  /// `generation`.
+  /// Local pages of all sequences together. More pages make the graph invalid: see `generation`.
   std::int64_t pages = 0;
   /// As StepView's: whether some step of the plan may want it.
   bool merges_all = false;
@@ -59,23 +58,23 @@ struct AttendLimits {
 /// Most rows of a thread block for few rows: decode, speculation.
 inline constexpr std::int64_t kShortRows = 64;
 
-/// One of the two launches of an attend: for short rows (decode, speculation) and for long chunks.
+/// One of the two launches of an attend: short rows (decode, speculation) or long chunks.
 struct LaunchShape {
-  int rows = 16;            ///< of a thread block: a row class
+  int rows = 16;            ///< rows per thread block: a row class
   int resident_blocks = 1;  ///< thread blocks that run at once on the device
   int multiprocessors = 1;
-  int tile_keys = 64;        ///< keys that a thread block takes at a time
-  int one_piece_tiles = 32;  ///< the longest share of a thread block that is one piece
+  int tile_keys = 64;        ///< keys per step of a thread block
+  int one_piece_tiles = 32;  ///< longest share of a thread block that stays one piece
 };
 
-/// What the device counts of a plan.
+/// The device's counts of a plan.
 struct PlanCounters {
   std::int32_t tasks[2];
   std::uint32_t claims[2];
   std::int32_t merges;
 };
 
-/// What the kernels read. The addresses stay where they are while a plan has limits.
+/// The arrays that the kernels read. Their addresses are constant while a plan has limits.
 struct PlannedLaunch {
   const DeviceTask* tasks = nullptr;
   const std::int32_t* task_count = nullptr;
@@ -91,36 +90,36 @@ class DevicePlan {
     int first_head = 0;
     std::array<LaunchShape, 2> launches;  ///< short rows, long rows
   };
-  /// `mods` stay where they are.
+  /// REQUIRES: `mods` stay where they are.
   DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
              std::optional<BlockClasses> block_mask);
 
-  /// Takes all memory and kernels that plans within the limits need; from now on they are launched
-  /// with grids of one size. Once, before the first plan.
+  /// Allocates all memory and compiles all kernels that plans within the limits need. From then on
+  /// launches have grids of one size. REQUIRES: called once, before the first plan.
   void reserve(const AttendLimits& limits);
 
-  /// What `plan` refuses, asked for all pages up to `kv_len`, whose lists need not be there yet.
+  /// Checks what `plan` would refuse, for all pages up to `kv_len`, whose lists need not exist yet.
   /// @throws InvalidArgument: too much for one plan, or past the limits.
   void check_step(std::span<const StepSequence> sequences) const;
 
-  /// Plans on the stream, after what is there, and takes what `pages` holds of changes along. Waits
-  /// for nothing but the copy of the plan before, and allocates nothing within the limits but room
-  /// for the page lists, which doubles, and for many new pages at once (a fork's).
-  /// @throws InvalidArgument, as `check_step` does, with the plan as it was.
+  /// Plans on the stream and applies the changes of `pages`. Waits only for the copy of the plan
+  /// before. Within the limits it allocates only room for the page lists, which doubles, and for
+  /// many new pages at once (a fork's).
+  /// @throws InvalidArgument, as `check_step` does, with the plan unchanged.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
-  /// Whether the device has taken the plan before, for which `plan` waits.
+  /// True if the device has taken the plan before, for which `plan` waits.
   bool is_ready() const { return upload_.is_taken(); }
 
-  /// Changes when an array has grown: graphs captured before are invalid then.
+  /// Changes when an array has grown: graphs captured before are then invalid.
   std::uint64_t generation() const { return generation_; }
 
-  /// Rows of the tensors: the step's, or what the limits have room for.
+  /// Rows of the tensors: those of the step or, with limits, of the limits.
   std::int64_t tokens() const { return limits_ ? limits_->sequences * limits_->queries : tokens_; }
   std::int64_t token_slot_count() const { return token_slot_count_; }
   const PlannedLaunch& launch(int i) const {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
-  /// Host memory of the lists that are uploaded.
+  /// Bytes of the uploaded lists on the host.
   std::int64_t host_bytes() const {
     return static_cast<std::int64_t>(sequences_.capacity() * sizeof(PlanSequence) +
                                      query_blocks_.capacity() * sizeof(QueryBlock) +
@@ -133,7 +132,7 @@ class DevicePlan {
   const DeviceMerge* merges() const { return merges_.data(); }
   const std::int32_t* merges_made() const { return &counters_.data()->merges; }
   std::int64_t most_merges() const { return most_merges_; }
-  int merge_rows() const { return merge_rows_; }  ///< of the largest merge
+  int merge_rows() const { return merge_rows_; }  ///< rows of the largest merge
   std::int64_t workspace_rows() const { return workspace_rows_; }
 
   /// REQUIRES: the device has planned.
@@ -143,10 +142,10 @@ class DevicePlan {
  private:
   struct Launch {
     LaunchShape shape;
-    std::int32_t block_tokens = 1;  // of a query block at the most
+    std::int32_t block_tokens = 1;  // most tokens per query block
     std::int32_t first_query_block = 0;
     std::int32_t query_blocks = 0;
-    std::int64_t most_blocks = 0;  // of work
+    std::int64_t most_blocks = 0;  // work blocks
     std::int32_t most_splits = 0;
     std::int32_t first_workspace_row = 0;
     PlannedLaunch planned;
@@ -172,18 +171,18 @@ class DevicePlan {
   void split(const PlanCandidates& candidates, cudaStream_t stream);
 
   Options options_;
-  int group_;  // query heads of a kv head
+  int group_;  // query heads per kv head
   std::optional<BlockClasses> block_mask_;
   bool per_head_;
   Classifier classifier_;
   std::optional<AttendLimits> limits_;
 
-  // The step, as it is sent. Kept for their memory.
+  // The step as it is sent. Kept for its memory.
   std::vector<PlanSequence> sequences_;
   std::vector<QueryBlock> query_blocks_;
   std::vector<std::int32_t> q_positions_;
   std::int64_t candidates_ = 0;
-  std::int32_t query_block_tokens_ = 0;  // of the longest
+  std::int32_t query_block_tokens_ = 0;  // of the longest query block
   bool merges_all_ = false;
   std::int64_t tokens_ = 0;
   std::int64_t token_slot_count_ = 0;

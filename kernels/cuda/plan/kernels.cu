@@ -1,5 +1,5 @@
-// Planning on the device: from the page lists and a step's queries to visits. The tasks are made of
-// them by split_tasks.cu.
+// Planning on the device: from the page lists and a step's queries to visits. split_tasks.cu turns
+// these into tasks.
 //
 //   page lists changed -> [classes of the candidates] -> visits of each query block -> tasks
 //
@@ -76,7 +76,7 @@ __global__ void spread(const std::int64_t* tiles, int count, TileClass* classes)
   if (i < count) classes[tiles[i] >> 2] = static_cast<TileClass>(tiles[i] & 3);
 }
 
-/// The class as an int: a byte costs CUB's kernel a spilled register on sm_100.
+/// An int, because a byte costs CUB's kernel a spilled register on sm_100.
 struct IsOfClass {
   const TileClass* classes;
   int tile_class;
@@ -103,7 +103,7 @@ __device__ void write_visit(const ListParams& p, const QueryBlock& query_block, 
   }
 }
 
-/// A thread block leaves out the empty pages of its query block, kThreadCandidates a thread at a
+/// A thread block removes the empty pages of its query block, kThreadCandidates per thread at a
 /// time.
 __device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& scratch) {
   const QueryBlock& query_block = p.candidates.query_blocks[l];
@@ -127,7 +127,7 @@ __device__ void list_pages(const ListParams& p, int l, ListScan::TempStorage& sc
   if (threadIdx.x == 0) p.visits_of_query_block[l] = place - query_block.first_candidate;
 }
 
-/// Where the token at a position of a sequence is written here: its page, if this rank has it.
+/// Returns the slot of the token at a position of a sequence, if this rank has its page.
 __device__ TokenSlot slot_of(const ListParams& p, const PlanSequence& sequence, int position) {
   const LocalPage* pages = p.candidates.pages + sequence.first_page;
   const int logical = position / p.candidates.page_size;
@@ -169,7 +169,7 @@ __device__ void clear_slots(const ListParams& p) {
   }
 }
 
-/// The first thread blocks have a query block each, the next a sequence each, and one the rest.
+/// The first thread blocks take a query block each, the next a sequence each, and one the rest.
 __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constant__ ListParams p) {
   __shared__ ListScan::TempStorage scratch;
   int block = static_cast<int>(blockIdx.x);

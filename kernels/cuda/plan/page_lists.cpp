@@ -91,12 +91,12 @@ void PageLists::cancel(cudaStream_t stream) noexcept {
   moves_.clear();
   end_ = applied_end_;
   std::erase_if(left_, [this](const auto& left) { return left.second >= end_; });
-  // Others' plans may still read the lists: what comes next waits for them, too.
+  // Other plans may still read the lists: the next change waits for them, too.
   static_cast<void>(cudaStreamWaitEvent(stream, last_use_.get()));
   static_cast<void>(cudaEventRecord(last_use_.get(), stream));
 }
 
-/// Room for all that was handed out.
+/// Allocates all room that was handed out.
 void PageLists::grow(cudaStream_t stream) {
   const LocalPage* before = pages_.data();
   const std::size_t bytes = pages_.capacity() * sizeof(LocalPage);

@@ -1,4 +1,4 @@
-// The local pages of every sequence, on the device, where they are changed and never sent again.
+// The local pages of every sequence, on the device. They are changed in place and never sent again.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,15 +16,15 @@
 
 namespace kvmesh::cuda {
 
-/// A list a sequence, by small numbers that the caller gives out. All lists lie in one array, each
-/// with room to grow to the next power of two; one that has outgrown its place moves, on the
-/// device. Plans on different streams may follow one another: each waits for the one before.
+/// One page list per sequence, indexed by small numbers that the caller assigns. All lists are in
+/// one array, each with room to grow to the next power of two; a list that outgrows its room moves
+/// on the device. Plans on different streams may follow one another: each waits for the one before.
 class PageLists {
  public:
-  /// Drops all but the first `keep` pages of a list (one never named before is empty) and adds
-  /// `fresh`, which may be done once a list between two plans. @throws InvalidArgument.
+  /// Removes all but the first `keep` pages of a list (a new list is empty) and adds `fresh`.
+  /// REQUIRES: at most once per list between two plans. @throws InvalidArgument.
   void change(std::size_t list, std::int64_t keep, std::span<const LocalPage> fresh);
-  /// Empties the list and gives up its place.
+  /// Empties the list and frees its room.
   void erase(std::size_t list);
 
   std::int64_t first_page(std::size_t list) const { return at(list).first; }
@@ -32,16 +32,16 @@ class PageLists {
   /// The highest page that was ever in a list; -1: none.
   std::int32_t max_page() const { return max_page_; }
 
-  /// A plan, on its stream: `begin`; an upload, in which what has changed has a place; the change
-  /// itself; then the lists may be read until `end`. What another plan still reads is waited for,
-  /// there, at `begin`.
+  /// The calls of a plan, on its stream: `begin`; add_to an upload with upload_bytes() of room;
+  /// `apply`; the lists may then be read until `end`. `begin` makes the stream wait for plans that
+  /// still read the lists.
   void begin(cudaStream_t stream);
   std::size_t upload_bytes() const;
   void add_to(Upload& upload);
   void apply(cudaStream_t stream);
   void end(cudaStream_t stream);
-  /// Ends a plan that failed anywhere, whose lists were erased: drops its changes, and the room
-  /// that was handed out for them, which may be what there was no memory for.
+  /// Ends a plan that failed, after its lists were erased: drops its changes and the room that was
+  /// handed out for them.
   void cancel(cudaStream_t stream) noexcept;
 
   const LocalPage* data() const { return pages_.data(); }
@@ -51,18 +51,18 @@ class PageLists {
   struct List {
     std::int64_t first = 0;
     std::int64_t size = 0;
-    int room = -1;  // 2 to the power of this; -1: no place yet
+    int room = -1;  // log2 of its room; -1: none yet
   };
   List at(std::size_t list) const { return list < lists_.size() ? lists_[list] : List(); }
   void move_to_larger(List& list, std::int64_t keep, std::int64_t size);
   void grow(cudaStream_t stream);
 
   DeviceArray<LocalPage> pages_;
-  std::int64_t end_ = 0;          // of what was ever handed out
-  std::int64_t applied_end_ = 0;  // of what plans that came that far have use of
+  std::int64_t end_ = 0;          // end of all room that was handed out
+  std::int64_t applied_end_ = 0;  // end of the room that applied plans use
   std::vector<List> lists_;
-  std::array<std::vector<std::int64_t>, 40> free_;  // places, by room
-  std::vector<std::pair<int, std::int64_t>> left_;  // places to be free once the moves are done
+  std::array<std::vector<std::int64_t>, 40> free_;  // free rooms, by log2 of their size
+  std::vector<std::pair<int, std::int64_t>> left_;  // rooms that are free once the moves are done
   std::vector<PageChange> changes_;
   std::vector<PageMove> moves_;
   const PageChange* sent_changes_ = nullptr;

@@ -1,4 +1,4 @@
-// What planning on the device works with. One text for the host, nvcc and NVRTC.
+// The data that planning on the device works with. One text for the host, nvcc and NVRTC.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,12 @@
 
 namespace kvmesh::cuda {
 
-/// A change of the page lists: an entry that is written. Entries lie in one array for all lists.
+/// A change of the page lists: one entry to write. Entries of all lists are in one array.
 struct PageChange {
   std::int64_t at;
   LocalPage page;
 };
-/// Entries [from, from + count) of a list that has grown out of its place.
+/// Entries [from, from + count) of a list that has outgrown its room.
 struct PageMove {
   std::int64_t from;
   std::int64_t to;
@@ -22,12 +22,12 @@ struct PageMove {
 
 /// One sequence of a step.
 struct alignas(16) PlanSequence {
-  std::int64_t first_page;   // its list's place
-  std::int32_t pages;        // of this rank
-  std::int32_t first_token;  // its queries
+  std::int64_t first_page;   // first entry of its list
+  std::int32_t pages;        // pages of this rank
+  std::int32_t first_token;  // first of its queries
   std::int32_t queries;
-  std::int32_t kv_len;            // over all ranks, with what is appended
-  std::int32_t first_token_slot;  // its appended tokens
+  std::int32_t kv_len;            // over all ranks, with the appended tokens
+  std::int32_t first_token_slot;  // first of its appended tokens
   std::int32_t appended;
   std::int32_t counts_sinks;  // this rank counts the sinks of its rows
 };
@@ -54,7 +54,7 @@ struct ClassTable {
   std::int32_t kv_blocks;
 };
 
-/// A step's sequences and query blocks, and what is known of each candidate.
+/// A step's sequences and query blocks, and the classes of the candidates.
 struct PlanCandidates {
   const PlanSequence* sequences;
   const QueryBlock* query_blocks;
@@ -65,8 +65,8 @@ struct PlanCandidates {
   std::int32_t query_block_count;
   std::int32_t candidate_count;
   std::int32_t page_size;
-  std::int32_t group;       // query heads of a kv head
-  std::int32_t first_head;  // the model's number of query head 0
+  std::int32_t group;       // query heads per kv head
+  std::int32_t first_head;  // number of this rank's query head 0 in the model
 };
 
 /// For the kernel that evaluates the mask.
@@ -75,20 +75,20 @@ struct ClassifyParams {
   ModBuffers mods;
 };
 
-/// Where the visits go, those of a query block from its first candidate's place on, and what else
-/// is worked out beside them.
+/// The outputs: visits, those of a query block from its first candidate's index on, and the arrays
+/// computed beside them.
 struct ListParams {
   PlanCandidates candidates;
   ClassTable table;
   PageVisit* visits;        // [candidates]
   TileClass* head_classes;  // [candidates][group], of mixed pages
   std::int32_t* positions;  // [tokens]
-  TokenSlot* token_slots;   // [token slots], those that no token has are nowhere
+  TokenSlot* token_slots;   // [token slots]; unused ones are invalid
   std::int32_t token_slot_count;
   std::int32_t* visits_of_query_block;  // [query_blocks]
 };
 
-/// How one launch's work blocks are split into tasks for thread blocks. A work block is a query
+/// How one launch splits its work blocks into tasks for thread blocks. A work block is a query
 /// block for one kv head: number b is query block first_query_block + b / kv_heads_of_query_block,
 /// kv head b % kv_heads_of_query_block (or the query block's). A split unit is some whole pages
 /// that stay together.
@@ -99,7 +99,7 @@ struct SplitParams {
   std::int32_t kv_heads_of_query_block;
   std::int32_t resident_blocks;  // thread blocks that run at once
   std::int32_t multiprocessors;
-  std::int32_t one_piece_tiles;  // the longest share of a thread block that is one piece
+  std::int32_t one_piece_tiles;  // longest share of a thread block that stays one piece
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks
@@ -108,12 +108,12 @@ struct SplitParams {
   std::int32_t merges_all;  // blocks that are not split, too
   const std::int32_t* visits_of_query_block;  // [query_blocks]
   const PageVisit* visits;
-  std::int32_t* order;        // [query_blocks of the launch]: as they are started
+  std::int32_t* order;        // [query_blocks of the launch]: in the order in which they start
   DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
-  std::int32_t* task_count;   // how many there are
+  std::int32_t* task_count;   // number of tasks
   std::uint32_t* claim;       // set to 0: see AttendParams
   DeviceMerge* merges;        // of all launches
-  std::int32_t* merges_made;  // how many there are
+  std::int32_t* merges_made;  // number of merges
 };
 
 }  // namespace kvmesh::cuda

@@ -1,5 +1,5 @@
-// How a line of blocks is split into pieces, which thread blocks claim one after another:
-// arithmetic, for the host's tests and for the kernel that does it.
+// Splits a line of blocks into pieces, which thread blocks claim one after another. Arithmetic
+// alone, for the host's tests and for the kernel.
 //
 //   line       |------ 0 ------|------ 1 ------|----- 2 -----|---- 3 ----|-- 4 --|- 5 -|
 //   pieces     |               |               |      |      |  |  |  |  |  |  | |  |  |
@@ -16,21 +16,21 @@
 
 namespace kvmesh::cuda {
 
-/// No piece is split shorter than this many tiles, except that a line which is too short to give
-/// each multiprocessor so much is split down to the second number: a piece costs three dependent
-/// accesses to memory before its first keys arrive, and a merge.
+/// The shortest piece, in tiles. A line too short to give each multiprocessor this many is split
+/// down to the second number. A piece costs three dependent accesses to memory before its first
+/// keys arrive, and a merge.
 inline constexpr std::int64_t kLeastTiles = 8;
 inline constexpr std::int64_t kFewestTiles = 4;
 /// On long lines the shortest pieces are a tenth of a thread block's share, up to this many tiles,
 /// and on very long ones this fraction: short enough to end together, few enough to merge.
 inline constexpr std::int64_t kLeastOfLongLines = 16;
 inline constexpr std::int64_t kLeastFraction = 32;
-/// Up to this many tiles a share is computed as one piece: a second one would cost more to start
-/// than it evens out.
+/// Up to this many tiles a share is one piece: a second one would cost more to start than it evens
+/// out.
 inline constexpr std::int64_t kOnePieceTiles = 32;
 /// Room for pieces of split blocks, in multiples of the thread blocks that run at once.
 inline constexpr std::int64_t kSplitsPerResidentBlock = 11;
-/// With so many blocks for each thread block, whole blocks end together well enough.
+/// With this many blocks per thread block, whole blocks end together well enough.
 inline constexpr std::int64_t kManyBlocks = 8;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -62,7 +62,7 @@ class Line {
         one_piece_tiles_(one_piece_tiles),
         stays_whole_(5 * longest * resident_blocks <= 4 * total) {}
 
-  /// In how many splits to compute block number `rank` of the line, which begins at tile `begin`
+  /// Returns the number of splits of block number `rank` of the line, which begins at tile `begin`
   /// and has `split_units` of `split_unit_tiles` that are not divided.
   constexpr std::int32_t splits(std::int64_t rank, std::int64_t begin, std::int64_t split_units,
                                 std::int64_t split_unit_tiles) const {
@@ -108,7 +108,7 @@ class Line {
   }
 
   std::int64_t total_, resident_blocks_, least_, one_piece_tiles_;
-  bool stays_whole_;  // blocks, as long as they can
+  bool stays_whole_;  // blocks stay whole if they can
 };
 
 }  // namespace kvmesh::cuda

@@ -15,7 +15,7 @@ constexpr int kSplitThreads = 512;
 constexpr int kSplitWarps = kSplitThreads / 32;
 constexpr int kBuckets = 2 * kSplitThreads;  // of query blocks, by length
 
-/// Sums that go along the line of blocks.
+/// Prefix sums along the line of blocks.
 struct Sums {
   int tasks;
   int merges;
@@ -30,14 +30,14 @@ struct AddSums {
   }
 };
 
-/// One thread block splits a launch: a block of work for each of its threads at a time.
+/// One thread block splits a launch: each of its threads takes one work block at a time.
 class Splitter {
  public:
   using Scan = cub::BlockScan<Sums, kSplitThreads>;
   using Tiles = cub::BlockScan<long long, kSplitThreads>;
   using Count = cub::BlockScan<int, kSplitThreads>;
   using Max = cub::BlockReduce<int, kSplitThreads>;
-  /// What its threads share.
+  /// The memory that its threads share.
   struct Shared {
     union {
       typename Scan::TempStorage scan;
@@ -80,14 +80,14 @@ class Splitter {
     return ceil_div(visits(query_block), p_.split_unit_visits);
   }
 
-  /// Up to a place on the line.
+  /// Sums up to a place on the line.
   struct Begun {
     long long tiles = 0;
     int splits = 0;  // of blocks that are split
     Sums sums{};
   };
 
-  /// Each returns what the threads before have, and adds what all have to `all`.
+  /// Each returns the sum over the threads before, and adds the sum over all to `all`.
   __device__ long long scan(long long own, long long& all) {
     long long before, step;
     Tiles(shared_.tiles).ExclusiveSum(own, before, step);
@@ -129,8 +129,9 @@ class Splitter {
   // and those that run at the same time find them in the L2 cache: prefill of 8 x 2048 tokens is 5
   // % faster, 4 x 512 on 32,768 tokens 6 % (H200).
 
-  /// Query blocks of a bucket are near enough of one length. A sequence of several counts by its
-  /// pages, which its last query block usually sees: so they come together.
+  /// Returns the bucket of a query block: query blocks of nearly equal length share one. Several
+  /// query blocks of a sequence all count by the sequence's pages, which the last one usually sees,
+  /// so that they stay together.
   __device__ int bucket_of(int query_block) const {
     const QueryBlock& block = p_.candidates.query_blocks[query_block];
     const PlanSequence& sequence = p_.candidates.sequences[block.sequence];

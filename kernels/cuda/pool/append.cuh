@@ -1,6 +1,6 @@
 // Writes new keys and values to their slots, in one launch for a ragged batch. A thread moves one
-// unit of a row: 16 bytes where dtypes agree and all is aligned to that (128 x bf16: 16 threads a
-// row, whole 128-byte lines), else one element, converted.
+// unit of a row: 16 bytes where dtypes agree and all addresses are aligned to that (128 x bf16: 16
+// threads per row, whole 128-byte lines), else one element, converted.
 //
 // Constants of the kernel (namespace kvmesh): kDimK, kDimV, kNewType, kPoolType, kVectors.
 #pragma once
@@ -25,7 +25,7 @@ __device__ inline void write_unit(const WritablePool& pool, const NewRows& rows,
     *reinterpret_cast<uint4*>(static_cast<char*>(pool.data) + to * kElementBytes) =
         *reinterpret_cast<const uint4*>(static_cast<const char*>(rows.data) + from * kElementBytes);
   } else if constexpr (kNewType == kPoolType && kPoolType != Dtype::kFloat32) {
-    // As bits: a NaN stays the NaN that it is.
+    // Copied as bits, so that a NaN keeps its payload.
     static_cast<std::uint16_t*>(pool.data)[to] = static_cast<const std::uint16_t*>(rows.data)[from];
   } else {
     store_element<kPoolType>(pool.data, to, load_element<kNewType>(rows.data, from));

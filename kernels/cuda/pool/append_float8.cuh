@@ -1,5 +1,5 @@
-// Writes new keys and values to float8 pages: a warp quantises a row of a token and head. It finds
-// the row's largest element first where the row gets a scale of its own.
+// Writes new keys and values to float8 pages: a warp quantises a row of a token and head. If each
+// row has a scale of its own, it finds the row's largest element first.
 //
 // Constants of the kernel (namespace kvmesh): kDimK, kDimV (0: latent pages), kNewType, kPerToken
 // (each row has a scale).

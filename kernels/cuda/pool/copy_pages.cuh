@@ -1,6 +1,6 @@
-// Copies pages, or their first tokens, within one plane of a layer: `Unit` bytes a thread.
+// Copies pages, or their first tokens, within one plane of a layer: `Unit` bytes per thread.
 //
-// Constants of the kernel (namespace kvmesh): kUnitBytes, 16 where rows, and where they begin, are
+// Constants of the kernel (namespace kvmesh): kUnitBytes, 16 where rows and their addresses are
 // multiples of that; else the bytes of an element.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the kernels that write to a pool are given. One text for the host and for NVRTC.
+// Parameters of the kernels that write to a pool. One text for the host and for NVRTC.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace kvmesh::cuda {
 
-/// Half of a pool, to write to: [pages, kv_heads, page_size, dim]; strides in elements.
+/// Half of a pool to write to: [pages, kv_heads, page_size, dim]; strides in elements.
 struct WritablePool {
   void* data;
   std::int64_t page_stride;
@@ -51,7 +51,7 @@ struct CopyPagesParams {
   std::int64_t page_stride_bytes;
   std::int64_t head_stride_bytes;
   std::int64_t token_stride_bytes;
-  std::int32_t row_bytes;       // of a token and head
+  std::int32_t row_bytes;       // bytes of a row of a token and head
   const LocalPageCopy* copies;  // [thread blocks in x]
 };
 

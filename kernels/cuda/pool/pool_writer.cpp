@@ -25,7 +25,7 @@ NewRows new_rows(const ConstTensorView& rows) {
   return {.data = rows.data, .token_stride = rows.stride(0), .head_stride = rows.stride(1)};
 }
 
-/// Rows begin and end at multiples of 16 bytes.
+/// True if rows begin and end at multiples of 16 bytes.
 bool has_vectors(const ConstTensorView& view) {
   const auto unit = static_cast<std::int64_t>(16 / size_bytes(view.dtype));
   return begins_at_16_bytes(view) && view.size(view.dims - 1) % unit == 0;
@@ -117,7 +117,7 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                             .slots = slots,
                             .tokens = static_cast<std::int32_t>(k.size(0)),
                             .kv_heads = static_cast<std::int32_t>(k.size(1))};
-  const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // what is written of values
+  const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // elements of values to write
   if (pool.k.dtype == Dtype::kFloat8E4M3) {
     const jit::Kernel& kernel =
         kernel_for(AppendFloat8Variant{.k_dim = dim_of(k),

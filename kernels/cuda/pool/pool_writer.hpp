@@ -12,47 +12,46 @@
 
 namespace kvmesh::cuda {
 
-/// What append's kernel is compiled for.
+/// The constants that append's kernel is compiled for.
 struct AppendVariant {
   int k_dim = 0;
   int v_dim = 0;                   ///< 0 for latent pages
-  Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
+  Dtype fresh = Dtype::kBFloat16;  ///< dtype of the new rows
   Dtype pool = Dtype::kBFloat16;
-  /// Moves 16 bytes a thread: one dtype, and rows begin and end at multiples of them.
+  /// Moves 16 bytes per thread: one dtype, and rows begin and end at multiples of 16 bytes.
   bool vectors = true;
   friend auto operator<=>(const AppendVariant&, const AppendVariant&) = default;
 };
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture);
 
-/// What append's kernel for float8 pages is compiled for.
+/// The constants that append's kernel for float8 pages is compiled for.
 struct AppendFloat8Variant {
   int k_dim = 0;
   int v_dim = 0;                   ///< 0 for latent pages
-  Dtype fresh = Dtype::kBFloat16;  ///< of the new rows
+  Dtype fresh = Dtype::kBFloat16;  ///< dtype of the new rows
   bool per_token = true;           ///< each row gets a scale of its own
   friend auto operator<=>(const AppendFloat8Variant&, const AppendFloat8Variant&) = default;
 };
 jit::Program append_float8_program(const AppendFloat8Variant& variant,
                                    const std::string& architecture);
 
-/// copy_pages' kernel moves `unit_bytes` a thread: 16, 4, 2 or 1.
+/// copy_pages' kernel moves `unit_bytes` per thread: 16, 4, 2 or 1.
 jit::Program copy_pages_program(int unit_bytes, const std::string& architecture);
 
-/// Writes to pools on one device. Keeps the kernels that it has used; to be used by one thread at a
-/// time. Append starts one kernel on `stream`, after what is there, copy_pages one a plane. They
-/// allocate nothing and do not wait; a kind of tensor (dtypes, dims, alignment) costs a compilation
-/// when it is first met.
+/// Writes to pools on one device. Keeps the kernels that it has used; one thread at a time. append
+/// starts one kernel on `stream`, copy_pages one per plane. They allocate nothing and do not wait;
+/// the first use of a kind of tensor (dtypes, dims, alignment) costs a compilation.
 class PoolWriter {
  public:
   explicit PoolWriter(KernelStore& kernels) : store_(&kernels) {}
 
-  /// As kvmesh::append, with `slots` [k.size(0)] on the device. Slots must lie in the pool: they
-  /// are not looked at here. @throws InvalidArgument before anything is launched.
+  /// As kvmesh::append, with `slots` [k.size(0)] on the device. REQUIRES: the slots lie in the
+  /// pool; they are not checked. @throws InvalidArgument before anything is launched.
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               const TokenSlot* slots, cudaStream_t stream);
 
-  /// As kvmesh::copy_pages, with `copies` [count] on the device, which must lie in the pool. No
-  /// page may be both read and written: unlike the CPU's, they run side by side.
+  /// As kvmesh::copy_pages, with `copies` [count] on the device. REQUIRES: the copies lie in the
+  /// pool, and no page is both read and written: unlike the CPU's, they run side by side.
   void copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
                   cudaStream_t stream);
 
@@ -64,7 +63,7 @@ class PoolWriter {
   KernelStore* store_;
   std::map<AppendVariant, jit::Kernel> append_kernels_;
   std::map<AppendFloat8Variant, jit::Kernel> append_float8_kernels_;
-  std::map<int, jit::Kernel> copy_kernels_;  // by the bytes of a unit
+  std::map<int, jit::Kernel> copy_kernels_;  // by bytes per unit
 };
 
 }  // namespace kvmesh::cuda

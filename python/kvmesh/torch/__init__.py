@@ -1,7 +1,7 @@
 """kvmesh for programs written in torch.
 
 PagedAttention: PyTorch's class, on any number of ranks. Step: the steps of a KvCache as operators
-that torch.compile knows.
+for torch.compile.
 """
 
 from ._step import Step

@@ -25,9 +25,9 @@ def map_of(block_mask, page_size):
 
 
 def _listed(counts, indices, columns):
-    """Which columns a list names, as booleans."""
+    """Returns the columns that a list names, as booleans."""
     place = torch.arange(indices.shape[-1], device=indices.device)
-    # What is past a row's count goes to a column that is cut off.
+    # Entries past a row's count go to a column that is cut off.
     index = torch.where(place < counts[..., None], indices, columns).long()
     listed = torch.zeros(*indices.shape[:-1], columns + 1, dtype=torch.bool, device=indices.device)
     return listed.scatter_(-1, index, True)[..., :columns]
@@ -42,7 +42,7 @@ def _regrouped(tiles, split, join, past_the_end):
 
 
 def fitted(tiles, rows, columns):
-    """The map with as many q blocks and pages: cut, or with empty tiles."""
+    """The map with this many q blocks and pages: cut, or with empty tiles added."""
     tiles = tiles[..., :rows, :columns]
     return torch.nn.functional.pad(tiles, (0, columns - tiles.shape[-1], 0, rows - tiles.shape[-2]))
 

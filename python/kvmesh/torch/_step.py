@@ -12,8 +12,8 @@ _numbers = itertools.count(1)
 
 
 class Step:
-    """A StepPlan for torch.compile: its calls are operators, kvmesh::run and its parts, that have fake
-    implementations. They keep their order and are never left out. Make it once and plan later batches
+    """A StepPlan for torch.compile: its calls are the operators kvmesh::run and its parts, which have
+    fake implementations. They keep their order and are never removed. Make it once and plan later batches
     in place (KvCache.replan): a graph is compiled for one Step.
 
         step = kvmesh.torch.Step(cache.plan(batch, limits=(32, 1)))
@@ -24,7 +24,7 @@ class Step:
     def __init__(self, plan):
         self.plan = plan
         self._number = next(_numbers)
-        # What every operator changes, so that torch keeps them all, in order.
+        # Every operator changes this tensor, so torch keeps them all, in order.
         self._order = torch.zeros((), dtype=torch.int64, device="cpu")
         _plans[self._number] = plan
         weakref.finalize(self, _plans.pop, self._number, None)
@@ -49,12 +49,12 @@ class Step:
 
 
 def _plan(number):
-    """The plan, which torch.compile may know by a symbolic number."""
+    """Returns the plan; its number may be symbolic in torch.compile."""
     return _plans[int(number)]
 
 
 def _output(plan, like, lse):
-    """Empty tensors for merged rows; no LSE is one without elements."""
+    """Empty tensors for merged rows; without an LSE its tensor has no elements."""
     tokens, heads, v_dim = plan.output_shape
     if tokens == plan.query_tokens:
         tokens = like.shape[0]  # which may be symbolic

@@ -24,7 +24,7 @@ def score_mod_of(function):
 
 
 def _plain(value):
-    """A number of a captured tensor of one element; anything else as it is."""
+    """Returns the number in a captured tensor of one element; anything else unchanged."""
     if isinstance(value, _Captured):
         raise TypeError(f"a mod computes one value at a time: {value} needs more indices")
     if not isinstance(value, torch.Tensor):
@@ -36,7 +36,7 @@ def _plain(value):
 
 
 class _Captured:
-    """A captured tensor with the first of its indices."""
+    """A captured tensor with its first index."""
 
     def __init__(self, tensor, index=()):
         self._tensor, self._index = tensor, index
@@ -141,12 +141,12 @@ def _torch_function(cls, function, types, args=(), kwargs=None):
 
 
 def _method(function):
-    """A function of Python, which a class binds: built-in ones it does not."""
+    """Returns a Python function, which a class binds; it does not bind built-in ones."""
     return lambda *arguments, **more: function(*arguments, **more)
 
 
 def _teach_expr():
-    """Gives symbolic values what mods use of tensors without dimensions."""
+    """Gives symbolic values the methods of zero-dimensional tensors that mods use."""
     Expr.__torch_function__ = classmethod(_torch_function)
     for name in ("abs", "exp", "log", "sqrt", "tanh", "sigmoid", "square", "clamp", "clip", "neg",
                  "logical_not"):

@@ -21,7 +21,7 @@ def _mesh_on(device):
 
 class PagedAttention:
     """The class of this name in torch.nn.attention.experimental, method for method, computed by
-    kvmesh: on the CPU or a GPU, on one rank or spread over many.
+    kvmesh, on the CPU or a GPU, on one rank or spread over many.
 
     The caller owns the caches, [1, H, n_pages * page_size, D]. Rank r owns the physical pages
     [r * n, (r + 1) * n) with n = pages_per_rank, writes and reads these alone, and leaves the rest of
@@ -30,8 +30,8 @@ class PagedAttention:
     whole output.
 
     mesh: None is the mesh of the launcher's ranks (docs/launching.md), on `device`. n_pages is a
-    multiple of the ranks. Calls come back when the GPU has done the work of torch's current stream
-    and theirs.
+    multiple of the ranks. Calls return when the GPU has done the work of torch's current stream and
+    their own.
     """
 
     def __init__(self, n_pages, page_size, max_batch_size, device="cuda", *, mesh=None,
@@ -90,7 +90,7 @@ class PagedAttention:
 
     def assign(self, batch_idx, input_pos, k_val, v_val, k_cache, v_cache):
         """Writes k_val and v_val [B, H, S, D] to positions input_pos [B, S] of rows batch_idx [B] in
-        the caches: those whose pages this rank has."""
+        the caches, if this rank has their pages."""
         if k_val.requires_grad or v_val.requires_grad:
             raise RuntimeError("assign: k_val and v_val must not require gradient")
         rows = _integers(batch_idx).tolist()
@@ -155,7 +155,7 @@ class PagedAttention:
         rows = _integers(range(batch) if batch_indices is None else batch_indices).tolist()
         lengths = _integers(kv_lens)
         mask = None if block_mask is None else self._logical_mask(block_mask, q_len, lengths)
-        # The tokens of the batch as rows, which is what the kernels take.
+        # The kernels take the tokens of the batch as rows.
         q = query.detach().transpose(1, 2).contiguous().transpose(1, 2)
         out = query.new_empty(batch, q_len, heads, v_cache.shape[-1]).transpose(1, 2)
         lse = None

@@ -1,4 +1,4 @@
-// Which pages stay: the policies through an allocator of pages of one token.
+// Tests which pages stay: the policies through an allocator of pages of one token.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -23,7 +23,8 @@ class Cache {
     key.append(tokens);
     return key;
   }
-  /// A request: finds, computes the rest, publishes and ends. Returns the tokens that it found.
+  /// Serves a request: finds its prefix, computes the rest, publishes and ends. Returns the number
+  /// of tokens found.
   std::int64_t serve(const std::vector<std::int32_t>& tokens,
                      std::span<const Retention> retentions = {}) {
     const PrefixKey wanted = key(tokens);
@@ -42,7 +43,8 @@ class Cache {
     allocator_.erase(id);
     allocator_.verify_integrity();
   }
-  /// How many tokens are there. Counts as no hit that matters afterwards.
+  /// Returns the number of tokens in the cache. Counts as a hit, but not as one that matters
+  /// afterwards.
   std::int64_t has(const std::vector<std::int32_t>& tokens) {
     const PrefixMatch match = allocator_.match_prefix(key(tokens));
     allocator_.release(match);
@@ -54,7 +56,7 @@ class Cache {
   PageAllocator allocator_;
 };
 
-TEST(Eviction, KeepsWhatWasHitButForLru) {
+TEST(Eviction, KeepsPagesWithHitsExceptUnderLru) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                 Eviction::kS3Fifo, Eviction::kSegmented}) {
     Cache cache(policy, 3);
@@ -70,7 +72,7 @@ TEST(Eviction, KeepsWhatWasHitButForLru) {
   }
 }
 
-TEST(Eviction, APageThatComesBackIsWorthMore) {
+TEST(Eviction, ReturnedPageIsEvictedLater) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kS3Fifo}) {
     Cache cache(policy, 3);
     cache.serve({1});
@@ -84,7 +86,7 @@ TEST(Eviction, APageThatComesBackIsWorthMore) {
   }
 }
 
-TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
+TEST(Eviction, EvictsLeavesBeforeParentsOnAnyRank) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                 Eviction::kS3Fifo, Eviction::kSegmented}) {
     Cache cache(policy, 4, 2);
@@ -93,7 +95,7 @@ TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
     for (std::int64_t left = 4; left <= 8; ++left) {
       cache.squeeze(left);
       const std::int64_t first = cache.has({1, 2, 3, 4, 5}), second = cache.has({1, 2, 7});
-      // A run is there to its end or cut from its end; never a hole.
+      // A run is complete or cut at its end; it never has a hole.
       EXPECT_LE(cache.allocator().cached_pages(), 8 - left);
       EXPECT_EQ(cache.allocator().cached_pages(),
                 first + second - std::min<std::int64_t>({first, second, 2}));
@@ -102,7 +104,7 @@ TEST(Eviction, LeavesGoBeforeParentsOnWhicheverRank) {
   }
 }
 
-TEST(Eviction, GoesByPriorityFirst) {
+TEST(Eviction, EvictsByPriorityFirst) {
   Cache cache(Eviction::kLru, 3);
   const Retention high{.first = 0, .tokens = 1, .priority = 90};
   const Retention low{.first = 0, .tokens = 1, .priority = 0};
@@ -135,8 +137,8 @@ TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {
   EXPECT_EQ(cache.has({1, 2, 3}), 2);
 }
 
-// The last page of a match may hold another request's tokens behind those that are shared.
-TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsItsOwn) {
+// The last page of a match may hold another request's tokens after the shared ones.
+TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsCopied) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 8, .page_size = 4, .prefix = {.enabled = true}});
   const auto key_of = [&](const std::vector<std::int32_t>& tokens) {
@@ -161,17 +163,18 @@ TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsItsOwn) {
 }
 
 // Two chains whose hashes collide: only the tokens tell them apart.
-TEST(PrefixCache, ComparesTokensWhereItIsToldTo) {
+TEST(PrefixCache, ComparesTokensIfRequested) {
   for (const bool compares : {false, true}) {
     PagePools pools(1, 4);
     ChangeLog changes(4);
-    PrefixCache cache({.enabled = true, .compares_tokens = compares}, pools, changes, 4);
+    PrefixCache cache({.page_size = 4, .prefix = {.enabled = true, .compares_tokens = compares}},
+                      pools, changes);
     PrefixKey key(PrefixRules{.page_size = 4});
     key.append(std::vector<std::int32_t>{1, 2, 3, 4});
     cache.prepare(Retention::kPriority);
     cache.publish(pools.take(Rank{0}), key.hashes()[0], {}, std::vector<std::int32_t>{1, 2, 3, 5},
                   false, Retention::kPriority);
-    EXPECT_EQ(cache.find(key).tokens, compares ? 0 : 4);
+    EXPECT_EQ(cache.find(key, 100).tokens, compares ? 0 : 4);
   }
 }
 

@@ -27,8 +27,8 @@ std::vector<std::int32_t> counted(std::int32_t first, std::size_t count) {
   return tokens;
 }
 
-// What vLLM's sha256_cbor gives.
-TEST(PrefixHashes, AreThoseOfVllm) {
+// Results of vLLM's sha256_cbor.
+TEST(PrefixHashes, EqualThoseOfVllm) {
   PrefixKey key(PrefixRules{});
   EXPECT_EQ(hex(key.root().bytes),
             "9bd96a485ad84efdafb72ee48a1d7a69bcead0f8f0433173941b276b9581eef0");
@@ -81,7 +81,7 @@ TEST(PrefixHashes, WriteCanonicalCbor) {
             "1b0000010000000000");
 }
 
-TEST(PrefixHashes, HoldExtraKeysInTheirOrderOnTheirPages) {
+TEST(PrefixHashes, IncludeExtraKeysInOrderOnTheirPages) {
   const PrefixExtras extras{
       .adapter = PrefixExtras::Adapter{"a", "p"}, .items = {{"x", 2, 4}, {"y", 6, 1}}, .salt = "s"};
   // [["lora","a","p"],["mm","x",2],["cache_salt","s"]]
@@ -100,7 +100,7 @@ TEST(PrefixHashes, HoldExtraKeysInTheirOrderOnTheirPages) {
   EXPECT_TRUE(extra_keys({.salt = "s"}, 4, 4).empty());
 }
 
-TEST(PrefixHashes, TellEverythingApart) {
+TEST(PrefixHashes, DependOnEveryInput) {
   for (const PrefixHash kind : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
     const auto hashes = [&](PrefixExtras extras, std::vector<std::int32_t> tokens,
                             std::string seed = "") {
@@ -122,7 +122,7 @@ TEST(PrefixHashes, TellEverythingApart) {
   }
 }
 
-TEST(PrefixKeys, AreCutCopiedAndRefuseNegativeTokens) {
+TEST(PrefixKeys, TruncateCopyAndRejectNegativeTokens) {
   PrefixKey key(PrefixRules{.page_size = 4});
   key.append(counted(0, 10));
   PrefixKey fork = key;

@@ -18,8 +18,8 @@ using Tokens = std::vector<std::int32_t>;
 
 constexpr int kPageSize = 4;
 
-/// A request: its tokens, and the allocator's name of it. The keys and values that a token leaves
-/// behind are a function of all tokens up to it, which `content` stands for.
+/// A request: its tokens, and the allocator's name of it. The keys and values of a token are a
+/// function of all tokens up to it, represented by `content`.
 struct Request {
   SequenceId id;
   PrefixKey key;
@@ -82,7 +82,7 @@ class Serving {
     hits += match.tokens > 0 ? 1 : 0;
     partial_hits += match.tokens % kPageSize != 0 ? 1 : 0;
     salts_[match.pin] = extras.salt;
-    // What the run holds is what the request would have written: nothing is counted too much.
+    // The run holds the contents that the request would have written: it is not counted too long.
     expect_content(match.pin, key.tokens(), match.tokens);
     if (uniform(random_, 0, 9) == 0) {
       allocator_.release(match);
@@ -104,7 +104,7 @@ class Serving {
     }
   }
 
-  /// Appends tokens that the key has, at the end of the sequence.
+  /// Appends the key's next tokens at the end of the sequence.
   void append(Request& request, std::int64_t count) {
     const std::int64_t length = allocator_.length(request.id);
     const AppendRequest more{request.id, count};
@@ -156,7 +156,7 @@ class Serving {
     request.key.truncate(length);
   }
 
-  /// Makes positions writable and writes what is there already: the pages are private now.
+  /// Makes positions writable and writes their present contents: the pages are private then.
   void write(Request& request) {
     const std::int64_t length = allocator_.length(request.id);
     const std::int64_t begin = uniform(random_, 0, length);
@@ -205,7 +205,7 @@ std::int64_t steps() {
 
 class PrefixProperties : public testing::TestWithParam<Eviction> {};
 
-TEST_P(PrefixProperties, RandomServingFindsOnlyWhatIsThere) {
+TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;

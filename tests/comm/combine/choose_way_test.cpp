@@ -23,7 +23,7 @@ constexpr CombineMeans kLinkedGpus{
 constexpr CombineMeans kLinkedSharedGpu{
     .ranks = 4, .device = DeviceKind::kCuda, .peer = kRoom, .shares_gpus = true};
 
-// 129 floats a row, to three other ranks.
+// 129 floats per row, to three other ranks.
 constexpr CombineShape kSmall{1, 8, 128}, kBelow4MiB{2709, 1, 128}, kAbove4MiB{2710, 1, 128};
 
 struct Choice {
@@ -35,7 +35,7 @@ struct Choice {
   CombineChoice expected;
 };
 
-// The one table of all decisions.
+// The table of all decisions.
 const Choice kChoices[] = {
     // kAuto on the CPU is all-to-all.
     {kCpus, kSmall, Scatter::kAll, kAuto, false, {kHost, kAllToAll, true}},
@@ -77,7 +77,7 @@ const Choice kChoices[] = {
     {kGpus, kSmall, Scatter::kAll, kReduceScatter, true, {kNccl, kReduceScatter, false}},
 };
 
-TEST(ChooseWay, DecidesByTheTable) {
+TEST(ChooseWay, FollowsTheTable) {
   for (const Choice& row : kChoices) {
     SCOPED_TRACE("row " + std::to_string(&row - kChoices));
     const CombineChoice choice = choose_way(
@@ -88,7 +88,7 @@ TEST(ChooseWay, DecidesByTheTable) {
   }
 }
 
-TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
+TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
   constexpr CombineShape kFits{4, 8, 128}, kLarge{5, 8, 128};
   const auto chosen = [](CombineMeans means, const CombineShape& shape,
                          std::optional<WayKind> asked, std::optional<WayKind> preferred) {
@@ -107,7 +107,7 @@ TEST(ChooseWay, TakesTheWayOfTheOptionsThenOfTheEnvironment) {
                InvalidArgument);
 }
 
-TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
+TEST(ChooseWay, RejectsStrategyWithoutAWay) {
   for (const CombineMeans& means : {kCpus, kSharedGpu}) {
     EXPECT_THROW(choose_way(means, kSmall, {.strategy = kAllReduce}, false), InvalidArgument);
   }
@@ -117,7 +117,7 @@ TEST(ChooseWay, RefusesAStrategyThatNoWayHas) {
   }
 }
 
-TEST(ChooseWay, GoesByOwnersWhereRanksSendMuchToAll) {
+TEST(ChooseWay, SendsLargeRowsToAllByOwners) {
   EXPECT_FALSE(goes_by_owners(kAllToAll, {1, 21, 129}, 4));  // 21 * 130 * 4 * 3 bytes
   EXPECT_TRUE(goes_by_owners(kAllToAll, {1, 22, 129}, 4));
   EXPECT_TRUE(goes_by_owners(kReduceScatter, {1, 1, 1}, 2));

@@ -1,4 +1,4 @@
-// One combine to test: what every rank holds, where the result goes, and what it must be.
+// One combine to test: the partials of every rank, the scatter, and the expected result.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +45,7 @@ struct CombineCase {
 /// takes no part in are NaN, and so is O where a rank has no visible key.
 CombineCase random_case(std::mt19937_64& random, int ranks);
 
-/// Of the given shape, always the same numbers, every rank taking part in every row.
+/// A case of the given shape, always the same numbers; every rank takes part in every row.
 CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::int64_t dim,
                       Scatter scatter);
 
@@ -53,7 +53,7 @@ CombineCase full_case(int ranks, std::int64_t tokens, std::int64_t heads, std::i
 /// keys), or -inf on all, and rows with an O of NaN, one of them of no weight in float32.
 CombineCase unusual_case(int ranks, Scatter scatter);
 
-/// What rank `rank` must get, in float64.
+/// The expected result of rank `rank`, in float64.
 struct Expected {
   std::int64_t tokens = 0;
   std::int64_t heads = 0;
@@ -63,7 +63,7 @@ struct Expected {
 };
 Expected expected_of(const CombineCase& test, int rank);
 
-/// The rows a rank got, taken out of a strided output whose gaps must stay as they were.
+/// The rows that a rank got, read from a strided output whose gaps must be unchanged.
 struct Result {
   std::vector<float> o;    // [tokens, heads, dim]; 16-bit outputs widened
   std::vector<float> lse;  // [tokens, heads]
@@ -75,10 +75,10 @@ Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy st
 void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
                   const CombineOutput& output);
 
-/// Whether both have the same bits.
+/// True if both have the same bits.
 bool same_bits(const Result& a, const Result& b);
 
-/// Adds a test failure for each value that is off by more than float32 rounding explains.
+/// Adds a test failure for each value whose error exceeds float32 rounding.
 void expect_close(const Result& result, const Expected& expected, std::int64_t dim);
 
 }  // namespace kvmesh::test

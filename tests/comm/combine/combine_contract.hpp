@@ -1,5 +1,5 @@
-// What every way to combine must do, over any communicator: the float64 result, the same bits by
-// every strategy, nothing read from rows that take no part, no byte that the mask saves.
+// The contract of every way to combine, over any communicator: the float64 result, the same bits by
+// every strategy, no read of rows that take no part, no byte that the mask saves.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -70,7 +70,7 @@ TYPED_TEST_P(CombineContract, ConvertsTheOutput) {
   });
 }
 
-TYPED_TEST_P(CombineContract, ARowOfNanIsNotARowWithoutKeys) {
+TYPED_TEST_P(CombineContract, NanRowIsNotEmpty) {
   TypeParam::run([](Communicator& comm) {
     auto ways = TypeParam::make(comm);
     CombineWay& way = *ways;
@@ -101,7 +101,7 @@ TYPED_TEST_P(CombineContract, MergesLargeProblems) {
   });
 }
 
-// Their O goes to the peers from where it lies, and is copied first if it lies in pieces.
+// O of large rows is sent from its own memory, and is copied first if it is in several pieces.
 TYPED_TEST_P(CombineContract, MergesLargeProblemsWithGaps) {
   TypeParam::run([](Communicator& comm) {
     auto ways = TypeParam::make(comm);
@@ -122,7 +122,7 @@ TYPED_TEST_P(CombineContract, MergesLargeProblemsWithGaps) {
   });
 }
 
-TYPED_TEST_P(CombineContract, SendsLargeProblemsToAllTwiceAtMost) {
+TYPED_TEST_P(CombineContract, SendsLargeRowsToAllAtMostTwice) {
   TypeParam::run([](Communicator& comm) {
     CombineCase test = full_case(comm.size(), 64 * comm.size(), 2, 64, Scatter::kAll);
     auto ways = TypeParam::make(comm);
@@ -191,7 +191,7 @@ TYPED_TEST_P(CombineContract, GivesARowThatOneRankHoldsToAll) {
 
 TYPED_TEST_P(CombineContract, Composes) {
   TypeParam::run([](Communicator& comm) {
-    // Within groups of two first, then among the groups: what a cluster of nodes does.
+    // Merges within groups of two first, then among the groups, as in a cluster of nodes.
     const int me = comm.rank().value;
     CombineCase test = full_case(comm.size(), 6, 4, 32, Scatter::kAll);
     const std::unique_ptr<Communicator> node = comm.split(me / 2, me);
@@ -209,7 +209,7 @@ TYPED_TEST_P(CombineContract, Composes) {
   });
 }
 
-TYPED_TEST_P(CombineContract, RefusesWrongArgumentsBeforeSending) {
+TYPED_TEST_P(CombineContract, RejectsInvalidArgumentsBeforeSending) {
   TypeParam::run([](Communicator& comm) {
     auto ways = TypeParam::make(comm);
     CombineWay& way = *ways;
@@ -277,7 +277,7 @@ inline void expect_difference(CombineWay& way, Communicator& comm, const std::st
   } else {
     EXPECT_NE(said.find(expected), std::string::npos) << said;
   }
-  barrier(comm);  // the communicator is as good as before
+  barrier(comm);  // the communicator is still usable
 }
 
 TYPED_TEST_P(CombineContract, NamesTheRankWhosePlanDiffers) {
@@ -292,7 +292,7 @@ TYPED_TEST_P(CombineContract, NamesTheRankWhosePlanDiffers) {
       for (int r = 0; r < comm.size(); ++r) all.add(t, Rank{r});
     }
     expect_difference(way, comm, "lengths", [&](auto& o, auto&) { o.participation = &all; });
-    if (dynamic_cast<CombinerAsWay*>(&way) != nullptr) return;  // knows no more than its arguments
+    if (dynamic_cast<CombinerAsWay*>(&way) != nullptr) return;  // has only its arguments
     expect_difference(way, comm, "mask", [](auto&, auto& d) { d.add(PlanGroup::kMask, 8); });
     expect_difference(way, comm, "scale", [](auto&, auto& d) { d.add(PlanGroup::kScale, 1); });
     expect_difference(way, comm, "lengths, scale", [](auto&, auto& d) {
@@ -302,7 +302,7 @@ TYPED_TEST_P(CombineContract, NamesTheRankWhosePlanDiffers) {
   });
 }
 
-TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
+TYPED_TEST_P(CombineContract, LseIsOptional) {
   TypeParam::run([](Communicator& comm) {
     const int me = comm.rank().value;
     CombineCase test = full_case(comm.size(), 3, 4, 8, Scatter::kAll);
@@ -315,8 +315,8 @@ TYPED_TEST_P(CombineContract, LeavesOutTheLseIfNotWanted) {
   });
 }
 
-/// A plan is run again and again, between runs of others, and does not look at the caller's mask.
-TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
+/// A plan is run many times, between runs of others, and does not read the caller's mask.
+TYPED_TEST_P(CombineContract, PlansCoexist) {
   TypeParam::run([](Communicator& comm) {
     const auto me = static_cast<std::size_t>(comm.rank().value);
     auto ways = TypeParam::make(comm);
@@ -329,7 +329,7 @@ TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
     const Expected expected = expected_of(masked, comm.rank().value);
     (*ways).plan({masked.tokens, masked.heads, masked.dim},
                  {.participation = &*masked.participation}, {});
-    masked.participation.emplace(masked.tokens, comm.size());  // nobody
+    masked.participation.emplace(masked.tokens, comm.size());  // no rank
     CombineCase second = full_case(comm.size(), 40, 8, 64, Scatter::kTokens);
     for (CombineStrategy strategy : {CombineStrategy::kAllToAll, CombineStrategy::kReduceScatter}) {
       HeldPartial out(masked.tokens, masked.heads, masked.dim, 0);
@@ -342,11 +342,10 @@ TYPED_TEST_P(CombineContract, PlansLiveSideBySide) {
 }
 
 REGISTER_TYPED_TEST_SUITE_P(CombineContract, MatchesFloat64AndGivesTheSameBits, ConvertsTheOutput,
-                            ARowOfNanIsNotARowWithoutKeys, MergesLargeProblems,
-                            MergesLargeProblemsWithGaps, SendsLargeProblemsToAllTwiceAtMost,
-                            SendsNothingForRowsThatTheirOwnerHolds, GivesARowThatOneRankHoldsToAll,
-                            Composes, RefusesWrongArgumentsBeforeSending,
-                            NamesTheRankWhosePlanDiffers, LeavesOutTheLseIfNotWanted,
-                            PlansLiveSideBySide);
+                            NanRowIsNotEmpty, MergesLargeProblems, MergesLargeProblemsWithGaps,
+                            SendsLargeRowsToAllAtMostTwice, SendsNothingForRowsThatTheirOwnerHolds,
+                            GivesARowThatOneRankHoldsToAll, Composes,
+                            RejectsInvalidArgumentsBeforeSending, NamesTheRankWhosePlanDiffers,
+                            LseIsOptional, PlansCoexist);
 
 }  // namespace kvmesh::test

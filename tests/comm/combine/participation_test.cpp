@@ -27,14 +27,14 @@ TEST(ShareOf, GivesTheFirstRanksMore) {
   EXPECT_EQ(share_of(2, 3, 4).size(), 0);
 }
 
-TEST(ShareOf, RefusesWhatNoRankHas) {
+TEST(ShareOf, RejectsRanksOutOfRange) {
   EXPECT_THROW(share_of(-1, 0, 1), InvalidArgument);
   EXPECT_THROW(share_of(4, 2, 2), InvalidArgument);
   EXPECT_THROW(share_of(4, -1, 2), InvalidArgument);
   EXPECT_THROW(share_of(4, 0, 0), InvalidArgument);
 }
 
-TEST(Participation, RemembersEachBit) {
+TEST(Participation, StoresEachBit) {
   for (int ranks : {1, 8, 63, 64, 65, 200}) {
     Participation participation(3, ranks);
     for (int r = 0; r < ranks; r += 3) participation.add(1, Rank{r});
@@ -57,7 +57,7 @@ TEST(Participation, IsPaddedByTokensWithoutRanks) {
   EXPECT_THROW(static_cast<void>(padded.padded(3)), InvalidArgument);
 }
 
-TEST(OrderByOwner, BringsTokensToTheShareOfTheRankThatHoldsThem) {
+TEST(OrderByOwner, GivesTokensToRanksThatHoldThem) {
   // Shares of three, two and two tokens.
   Participation participation(7, 3);
   const int holders[] = {2, 0, 1, 0, -1, 2, 2};  // the last 2 finds its share full
@@ -70,7 +70,7 @@ TEST(OrderByOwner, BringsTokensToTheShareOfTheRankThatHoldsThem) {
   EXPECT_EQ(order_by_owner(Participation(2, 3)), (std::vector<std::int64_t>{0, 1}));
 }
 
-TEST(Participation, RefusesWhatIsNotThere) {
+TEST(Participation, RejectsRanksAndTokensOutOfRange) {
   Participation participation(2, 4);
   EXPECT_THROW(participation.add(2, Rank{0}), InvalidArgument);
   EXPECT_THROW(participation.add(-1, Rank{0}), InvalidArgument);

@@ -1,4 +1,4 @@
-// Digests of plans, where they do not even move messages of the same size.
+// Digests of plans, also of plans whose messages differ in size.
 #include "comm/combine/plan_digest.hpp"
 
 #include <gtest/gtest.h>
@@ -21,8 +21,8 @@ TEST(PlanDigest, NamesTheGroupsThatDiffer) {
   EXPECT_EQ(differing_groups(a, b), "mask, strategy");
 }
 
-// A rank that saw the other size takes its own message back, so the other may only time out.
-TEST(PlanDigest, MessagesOfOtherSizesAreOtherPlans) {
+// A rank that saw the other size takes its own message back, so the other rank may only time out.
+TEST(PlanDigest, MessagesOfOtherSizesDiffer) {
   std::atomic<int> mismatches = 0;
   run_loopback(2, [&](Communicator& comm) {
     comm.set_deadline(std::chrono::milliseconds(200));

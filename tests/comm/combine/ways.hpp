@@ -1,7 +1,7 @@
-// Where a combine contract's ways come from: a way over ranks of one kind.
+// The ways that a combine contract runs over: a way over ranks of one kind.
 //
-// A typed suite takes a WayOver as its type, calls `run(body)` as of Ranks, and in the body
-// `make(comm)`, which gives a rank's way with all that it needs.
+// A typed suite takes a WayOver as its type and calls `run(body)`, as of Ranks. The body calls
+// `make(comm)`, which returns a rank's way with all that it needs.
 #pragma once
 
 #include <memory>
@@ -38,10 +38,10 @@ class CombinerAsWay : public CombineWay {
   std::optional<Participation> mask_;
 };
 
-/// A rank's ways; those of one rank share what ways of a group share.
+/// A rank's ways. The ways of one rank share the state of their group.
 class WaysOfRank {
  public:
-  /// Over host memory, whatever the kind. Empty: the public Combiner.
+  /// The way over host memory, whatever the kind. Empty: the public Combiner.
   WaysOfRank(Communicator& comm, std::optional<WayKind> kind)
       : comm_(&comm),
         kind_(kind),
@@ -66,7 +66,7 @@ struct HostWays {
   static std::string name() { return "Host"; }
   static std::optional<WayKind> kind() { return WayKind::kHost; }
 };
-/// From host memory to host memory: what it copies and where is the same.
+/// From host memory to host memory: the copies are the same as with a device.
 struct StagedWays {
   static std::string name() { return "Staged"; }
   static std::optional<WayKind> kind() { return WayKind::kStaged; }

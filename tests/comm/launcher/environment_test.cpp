@@ -114,7 +114,7 @@ TEST(LaunchByHand, ReadsTheSecretFromAFile) {
   expect_refused(tcp_options_from_environment, "both set");
 }
 
-TEST(LaunchByHand, NamesWhatIsWrong) {
+TEST(LaunchByHand, NamesTheInvalidVariable) {
   struct Case {
     const char *rank, *size, *rendezvous, *says;
   };
@@ -131,7 +131,7 @@ TEST(LaunchByHand, NamesWhatIsWrong) {
   }
 }
 
-TEST(LaunchFromEnvironment, OfAProcessAloneIsOneRank) {
+TEST(LaunchFromEnvironment, LoneProcessIsOneRank) {
   const Environment environment{};
   const Launch launch = launch_from_environment();
   EXPECT_EQ(launch.launcher, Launcher::kNone);
@@ -161,7 +161,7 @@ TEST(LaunchFromEnvironment, ReadsOpenMpi) {
   EXPECT_TRUE(launch.by_mpi());
 }
 
-TEST(LaunchFromEnvironment, OfASingletonOfOpenMpiIsOneRank) {
+TEST(LaunchFromEnvironment, OpenMpiSingletonIsOneRank) {
   const Environment environment{{"PMIX_RANK", "0"}, {"OMPI_MCA_ess", "singleton"}};
   EXPECT_EQ(launch_from_environment().launcher, Launcher::kNone);
 }
@@ -218,7 +218,7 @@ TEST(LaunchFromEnvironment, ReadsSlurm) {
 }
 
 // sbatch runs its script with variables of the job, but not as a task of a step.
-TEST(LaunchFromEnvironment, OfABatchScriptIsOneRank) {
+TEST(LaunchFromEnvironment, BatchScriptIsOneRank) {
   const Environment environment{
       {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_JOB_ID", "171"}};
   EXPECT_EQ(launch_from_environment().launcher, Launcher::kNone);
@@ -260,7 +260,7 @@ TEST(LaunchFromEnvironment, TakesRankAndSizeOfAnyLauncherWithARendezvous) {
   EXPECT_FALSE(MpiSession::launched_by_mpirun());
 }
 
-TEST(LaunchFromEnvironment, NamesTheVariableThatIsWrong) {
+TEST(LaunchFromEnvironment, NamesTheInvalidVariable) {
   struct Case {
     std::vector<std::pair<const char*, const char*>> variables;
     const char* says;
@@ -288,7 +288,7 @@ TEST(LaunchFromEnvironment, NamesTheVariableThatIsWrong) {
   }
 }
 
-TEST(MakeLaunchedCommunicator, RefusesToBeSmallerThanTheJob) {
+TEST(MakeLaunchedCommunicator, RejectsFewerRanksThanTheJob) {
   const auto expect_error = [](const std::vector<std::string>& words) {
     try {
       make_launched_communicator();

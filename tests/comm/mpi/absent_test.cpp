@@ -1,4 +1,4 @@
-// A program linked with the source that takes MPI's place: what a build without MPI has.
+// A program linked with the source that replaces MPI in a build without it.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -12,7 +12,7 @@ namespace {
 
 TEST(WithoutMpi, NamesNoLibrary) { EXPECT_EQ(mpi_library(), ""); }
 
-TEST(WithoutMpi, SaysUnderMpirunThatThereIsNoMpi) {
+TEST(WithoutMpi, ReportsMissingMpiUnderMpirun) {
   const test::Variable size("OMPI_COMM_WORLD_SIZE", "2"), rank("OMPI_COMM_WORLD_RANK", "1");
   int argc = 0;
   char** argv = nullptr;

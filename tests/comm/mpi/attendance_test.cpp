@@ -1,4 +1,4 @@
-// Which of a machine's ranks have come to a point: processes that come, stop and die.
+// Ranks of a machine that have come to a point: processes that come, stop and die.
 #include "comm/mpi/attendance.hpp"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ Launch launch_of(int rank, int size, int local_size) {
           .job = "test/" + std::to_string(::getpid())};
 }
 
-/// A process that is `launch`'s rank, comes to the start and stays there.
+/// A process that is a rank of `launch`, comes to the start and stays there.
 pid_t started(const Launch& launch) {
   const pid_t child = ::fork();
   if (child != 0) return child;
@@ -40,7 +40,7 @@ void expect_missing(const Attendance& attendance, Point point, const std::vector
   EXPECT_EQ(attendance.missing(point), expected);
 }
 
-TEST(Attendance, NamesRanksThatHaveNotComeAreStoppedOrHaveDied) {
+TEST(Attendance, NamesLateStoppedAndDeadRanks) {
   Attendance attendance(launch_of(1, 4, 4));
   attendance.come(Point::kStart);
   EXPECT_EQ(attendance.missing(Point::kStart), (std::vector{Rank{0}, Rank{2}, Rank{3}}));
@@ -59,7 +59,7 @@ TEST(Attendance, NamesRanksThatHaveNotComeAreStoppedOrHaveDied) {
   attendance.remove_name();
 }
 
-TEST(Attendance, TellsThatOtherMachinesAreNotSeen) {
+TEST(Attendance, ReportsThatOtherMachinesAreNotVisible) {
   Attendance attendance(launch_of(0, 4, 2));
   attendance.come(Point::kStart);
   KilledProcess one(started(launch_of(1, 4, 2)));

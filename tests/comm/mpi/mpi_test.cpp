@@ -1,4 +1,4 @@
-// The contracts over the processes of mpirun, and what only MPI has.
+// The contracts over the processes of mpirun, and the behaviour of MPI alone.
 #include <mpi.h>
 
 #include <thread>
@@ -11,7 +11,7 @@ namespace {
 int collectives_of_mpi = 0;
 }
 
-// MPI's own ways to make a communicator wait for all ranks and know no deadline.
+// MPI's own functions to make a communicator wait for all ranks without a deadline.
 extern "C" int MPI_Comm_split(MPI_Comm comm, int color, int key, MPI_Comm* part) {
   ++collectives_of_mpi;
   return PMPI_Comm_split(comm, color, key, part);
@@ -97,7 +97,7 @@ TEST(Mpi, GroupsBreakAlone) {
   });
 }
 
-TEST(Mpi, ProvidesTheThreadLevelThatCommunicatorsPromise) {
+TEST(Mpi, ProvidesTheThreadLevelOfCommunicators) {
   int level = 0;
   ASSERT_EQ(MPI_Query_thread(&level), MPI_SUCCESS);
   EXPECT_GE(level, MPI_THREAD_SERIALIZED);
@@ -109,14 +109,14 @@ TEST(Mpi, ProvidesTheThreadLevelThatCommunicatorsPromise) {
 
 TEST(Mpi, KnowsItsLauncher) { EXPECT_TRUE(MpiSession::launched_by_mpirun()); }
 
-TEST(Mpi, LeavesRunningMpiToItsOwner) {
+TEST(Mpi, DoesNotFinalizeRunningMpi) {
   int argc = 0;
   char** argv = nullptr;
   { MpiSession second(argc, argv); }
   MpiRanks::run([](Communicator& comm) { barrier(comm); });
 }
 
-TEST(Mpi, NamesWhoWaitedForWhomToMakeACommunicator) {
+TEST(Mpi, TimeoutOfMakingACommunicatorNamesTheRanks) {
   MpiRanks::run([](Communicator& comm) {
     const Rank last{comm.size() - 1};
     if (comm.size() > 1 && comm.rank() != last) {
@@ -135,13 +135,13 @@ TEST(Mpi, NamesWhoWaitedForWhomToMakeACommunicator) {
       }
     }
     barrier(comm);
-    // Now the last one comes, so that MPI, for which nobody gave up, can go on.
+    // The last rank comes now, so that MPI, in which no rank has given up, can continue.
     if (comm.rank() == last) make_chunked_mpi_communicator(1 << 20);
     barrier(comm);
   });
 }
 
-TEST(Mpi, RefusesChunksThatMpiCannotCount) {
+TEST(Mpi, RejectsChunksThatMpiCannotCount) {
   EXPECT_THROW(make_chunked_mpi_communicator(0), InvalidArgument);
   EXPECT_THROW(make_chunked_mpi_communicator(std::size_t{1} << 31), InvalidArgument);
 }

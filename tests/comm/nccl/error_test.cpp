@@ -1,4 +1,4 @@
-// What NCCL's failures become, as far as that shows without a GPU.
+// Errors that NCCL's failures become, as far as a test without a GPU can show.
 #include <gtest/gtest.h>
 
 #include "comm/nccl/state.hpp"
@@ -23,7 +23,7 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
     NcclGroup::State state;
     state.rank = Rank{5};
     try {
-      state.settle(code, "one token");
+      state.poll(code, "one token");
       ADD_FAILURE() << "taken for a success: " << ncclGetErrorString(code);
     } catch (const NcclError& error) {
       EXPECT_EQ(error.rank(), Rank{5});
@@ -36,13 +36,13 @@ TEST(NcclError, EveryCodeBreaksTheGroup) {
   }
 }
 
-TEST(NcclError, SuccessIsNone) {
+TEST(NcclError, SuccessThrowsNothing) {
   NcclGroup::State state;
-  state.settle(ncclSuccess, "one token");
+  state.poll(ncclSuccess, "one token");
   EXPECT_FALSE(state.is_broken);
 }
 
-TEST(NcclError, AGroupOfCallsReportsTheOneThatFailed) {
+TEST(NcclError, GroupedCallsReportTheFailedCall) {
   NcclGroup::State state;
   const auto fails = [] { return ncclInvalidUsage; };
   EXPECT_THROW(state.grouped("one token", fails), NcclError);

@@ -1,5 +1,5 @@
 // Machines that take their own name for a loopback address, as Debian's do: the others find their
-// ranks all the same. getaddrinfo is the test's own here, so that a name can mean what it likes.
+// ranks all the same. getaddrinfo is the test's own here, so that a name can have any address.
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <ifaddrs.h>
@@ -72,7 +72,7 @@ TEST(TcpAddress, ListensWhereANameIsCalledFromOutside) {
   names = before;
 }
 
-TEST(TcpAddress, StaysOnLoopbackIfToldSo) {
+TEST(TcpAddress, StaysOnLoopbackIfRequested) {
   tcp::asio::io_context io;
   const Names before = std::exchange(names, {{"localhost", {"127.0.0.1"}},
                                              {"LocalHost.localdomain", {"127.0.0.1"}},
@@ -86,7 +86,7 @@ TEST(TcpAddress, StaysOnLoopbackIfToldSo) {
   names = before;
 }
 
-TEST(TcpAddress, CallsARankOfRankZerosMachineThere) {
+TEST(TcpAddress, CallsRanksOfRankZerosMachineAtItsAddress) {
   const auto call = [](const char* place, const char* rank_0) {
     return tcp::where_to_call(endpoint(place, 9), tcp::asio::ip::make_address(rank_0));
   };
@@ -96,7 +96,7 @@ TEST(TcpAddress, CallsARankOfRankZerosMachineThere) {
   EXPECT_EQ(call("192.0.2.8", "127.0.1.1"), endpoint("192.0.2.8", 9));
 }
 
-TEST(TcpAddress, KnowsWhichAddressesArePrivate) {
+TEST(TcpAddress, ClassifiesPrivateAddresses) {
   const auto is_private = [](const char* text) {
     return tcp::is_private(tcp::asio::ip::make_address(text));
   };
@@ -137,7 +137,7 @@ void meet_and_split(Communicator& comm) {
 }
 
 /// Ranks 0 and 1 are on node-a, which takes its name for 127.0.1.1; ranks 2 and 3 are elsewhere.
-TEST(TcpAddress, RanksOfOtherMachinesFindANameThatIsLoopbackAtHome) {
+TEST(TcpAddress, OtherMachinesReachANameThatIsLoopbackAtHome) {
   const std::string outer = outer_address();
   if (outer.empty()) GTEST_SKIP() << "no address but loopback";
   TcpRanks<4>::run(meet_and_split, [&](int rank, std::uint16_t port) {
@@ -149,7 +149,7 @@ TEST(TcpAddress, RanksOfOtherMachinesFindANameThatIsLoopbackAtHome) {
   });
 }
 
-TEST(TcpAddress, RanksListenWhereTheyAreTold) {
+TEST(TcpAddress, RanksListenAtTheGivenAddress) {
   TcpRanks<3>::run(meet_and_split, [](int rank, std::uint16_t port) {
     TcpOptions options = tcp_options(rank, 3, port);
     options.address = rank == 1 ? "127.0.0.3" : "0.0.0.0";
@@ -157,9 +157,9 @@ TEST(TcpAddress, RanksListenWhereTheyAreTold) {
   });
 }
 
-TEST(TcpAddress, AnAddressThatIsNotMineIsNamed) {
+TEST(TcpAddress, NamesAnAddressOfAnotherMachine) {
   TcpOptions options = tcp_options(0, 2, free_port());
-  options.address = "192.0.2.123";  // for documentation: no machine has it
+  options.address = "192.0.2.123";  // reserved for documentation: no machine has it
   options.secret = "public";
   try {
     make_tcp_communicator(options);

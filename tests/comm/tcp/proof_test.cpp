@@ -1,4 +1,4 @@
-// Ranks prove the job's secret before they are told anything; whoever cannot is a stranger.
+// Ranks prove the job's secret before they receive anything; a program without it is a stranger.
 #include "comm/tcp/proof.hpp"
 
 #include <gtest/gtest.h>
@@ -40,7 +40,7 @@ class Caller {
     tcp::asio::read(socket_, tcp::asio::buffer(&challenge, sizeof challenge));
     return challenge;
   }
-  /// All that still comes until rank 0 hangs up.
+  /// Everything received until rank 0 closes the connection.
   std::string rest() {
     std::string text;
     tcp::ErrorCode error;
@@ -83,7 +83,7 @@ TEST(TcpProof, RanksWithOneSecretMeetAndSplit) {
       });
 }
 
-TEST(TcpProof, ARankWithAnotherSecretIsAStranger) {
+TEST(TcpProof, RankWithAnotherSecretIsAStranger) {
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(soon(0, 2, port, 500ms), "open sesame"));
   auto one = meet(of_job(soon(1, 2, port, 400ms), "open barley"));
@@ -101,14 +101,14 @@ TEST(TcpProof, TwoJobsOnOnePortStayApart) {
   EXPECT_EQ(one.get()->size(), 2);
 }
 
-TEST(TcpProof, AStrangerIsToldNothing) {
+TEST(TcpProof, StrangerReceivesNothing) {
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(tcp_options(0, 2, port), "open sesame"));
   Caller caller(port);
   const tcp::Hello hello{.nonce = tcp::make_nonce()};
   caller.send(hello);
   const tcp::Challenge challenge = caller.challenge();
-  // The listener's own proof is none of the caller's.
+  // The listener's own proof is not valid as the caller's.
   tcp::Claim claim{.size = 2, .rank = 1, .proof = challenge.proof};
   caller.send(claim);
   EXPECT_EQ(caller.rest(), "");
@@ -120,7 +120,7 @@ TEST(TcpProof, AStrangerIsToldNothing) {
   EXPECT_EQ(zero.get()->size() + one.get()->size(), 4);
 }
 
-TEST(TcpProof, AProofThatWasHeardCannotBeUsedAgain) {
+TEST(TcpProof, ProofCannotBeReplayed) {
   const tcp::Credentials credentials{"open sesame", ""};
   const std::uint16_t port = free_port();
   auto zero = meet(of_job(soon(0, 3, port, 1s), credentials.secret));

@@ -35,8 +35,8 @@ inline TcpOptions tcp_options(int rank, int size, std::uint16_t port) {
   return {.rank = rank, .size = size, .port = port, .deadline = kTestDeadline};
 }
 
-/// Threads. Each keeps its connections until all are done, as a process does that works on; if a
-/// body throws, its connections end, so that the others learn of it.
+/// Ranks as threads. Each keeps its connections until all are done, as a process does that
+/// continues; if a body throws, its connections end, so that the others notice.
 template <int Count>
 struct TcpRanks {
   static std::string name() { return "Tcp" + std::to_string(Count); }
@@ -45,7 +45,7 @@ struct TcpRanks {
   static void run(const RankBody& body) {
     run(body, [](int rank, std::uint16_t port) { return tcp_options(rank, Count, port); });
   }
-  /// Each rank's options are asked for in its thread.
+  /// Each rank's options are made in its thread.
   static void run(const RankBody& body, const OptionsOf& options_of) {
     const std::uint16_t port = free_port();
     std::array<std::unique_ptr<Communicator>, Count> comms;
@@ -71,7 +71,7 @@ struct TcpRanks {
   }
 };
 
-/// A pipe. The reading end sees the end when every writer has closed it or died.
+/// A pipe. The reading end reaches the end when every writer has closed it or died.
 class Pipe {
  public:
   Pipe() { EXPECT_EQ(::pipe(ends_.data()), 0); }
@@ -91,7 +91,8 @@ class Pipe {
   char byte_ = 0;
 };
 
-/// Processes. Failures that a child prints make its exit status, which fails the test here.
+/// Ranks as processes. A failure that a child prints becomes its exit status, which fails the test
+/// here.
 template <int Count>
 struct TcpProcesses {
   static std::string name() { return "TcpProcesses" + std::to_string(Count); }

@@ -1,4 +1,4 @@
-// Meetings that cannot be, and strangers at the door.
+// Meetings that fail, and strangers that connect.
 #include <gtest/gtest.h>
 
 #include "tests/comm/tcp/ranks.hpp"
@@ -19,12 +19,12 @@ TEST(TcpRendezvous, WaitsForRankZeroToListen) {
   EXPECT_EQ(zero.get()->size(), 2);
 }
 
-TEST(TcpRendezvous, SaysThatNobodyListens) {
+TEST(TcpRendezvous, ReportsThatNoRankListens) {
   auto one = meet(soon(1, 2, free_port(), 200ms));
   expect_late(one, Rank{1}, {Rank{0}}, {"refused", "127.0.0.1"});
 }
 
-TEST(TcpRendezvous, NamesWhoIsLateOnEveryRank) {
+TEST(TcpRendezvous, NamesLateRanksOnEveryRank) {
   const std::uint16_t port = free_port();
   auto zero = meet(soon(0, 4, port, 600ms));
   auto one = meet(soon(1, 4, port, 5s));
@@ -34,13 +34,13 @@ TEST(TcpRendezvous, NamesWhoIsLateOnEveryRank) {
   expect_late(three, Rank{3}, {Rank{2}}, {"5000 ms"});
 }
 
-TEST(TcpRendezvous, ARankWhoseDeadlineEndsFirstNamesTheOthersToo) {
+TEST(TcpRendezvous, RankWithTheFirstDeadlineNamesTheOthersToo) {
   const std::uint16_t port = free_port();
   auto zero = meet(tcp_options(0, 4, port));
   auto one = meet(soon(1, 4, port, 500ms));
   expect_late(one, Rank{1}, {Rank{2}, Rank{3}}, {"500 ms"});
 
-  // It may come again, and the others were only late.
+  // The rank may come again; the others were only late.
   auto one_again = meet(tcp_options(1, 4, port));
   auto two = meet(tcp_options(2, 4, port));
   std::this_thread::sleep_for(100ms);
@@ -48,7 +48,7 @@ TEST(TcpRendezvous, ARankWhoseDeadlineEndsFirstNamesTheOthersToo) {
   for (auto* meeting : {&zero, &one_again, &two, &three}) EXPECT_EQ(meeting->get()->size(), 4);
 }
 
-TEST(TcpRendezvous, RefusesARankThatIsThereTwiceAndGoesOn) {
+TEST(TcpRendezvous, RejectsADuplicateRankAndContinues) {
   const std::uint16_t port = free_port();
   auto zero = meet(tcp_options(0, 3, port));
   auto one = meet(tcp_options(1, 3, port));
@@ -59,7 +59,7 @@ TEST(TcpRendezvous, RefusesARankThatIsThereTwiceAndGoesOn) {
   for (auto* meeting : {&zero, &one, &two}) EXPECT_EQ(meeting->get()->size(), 3);
 }
 
-TEST(TcpRendezvous, RefusesASecondRankZero) {
+TEST(TcpRendezvous, RejectsASecondRankZero) {
   const std::uint16_t port = free_port();
   auto zero = meet(soon(0, 2, port, 400ms));
   std::this_thread::sleep_for(100ms);
@@ -68,7 +68,7 @@ TEST(TcpRendezvous, RefusesASecondRankZero) {
   expect_late(zero, Rank{0}, {Rank{1}}, {});
 }
 
-TEST(TcpRendezvous, NamesWhomItRefused) {
+TEST(TcpRendezvous, NamesRejectedRanks) {
   const std::uint16_t port = free_port();
   auto zero = meet(soon(0, 3, port, 500ms));
   auto two = meet(tcp_options(2, 4, port));
@@ -76,7 +76,7 @@ TEST(TcpRendezvous, NamesWhomItRefused) {
   expect_late(zero, Rank{0}, {Rank{1}, Rank{2}}, {"1 refused as rank 2 of 4 ranks"});
 }
 
-TEST(TcpRendezvous, RefusesARankOfAnotherSizeInACrowd) {
+TEST(TcpRendezvous, RejectsARankOfAnotherSizeInACrowd) {
   constexpr int kRanks = 16, kWrong = 3;
   const std::uint16_t port = free_port();
   std::vector<std::future<std::unique_ptr<Communicator>>> ranks;
@@ -88,8 +88,8 @@ TEST(TcpRendezvous, RefusesARankOfAnotherSizeInACrowd) {
   for (auto& rank : ranks) EXPECT_EQ(rank.get()->size(), kRanks);
 }
 
-/// Rank 0 is a process that is killed when rank 1 has registered with it.
-TEST(TcpRendezvous, FindsARankZeroThatWasRestarted) {
+/// Rank 0 is a process that is killed after rank 1 has registered with it.
+TEST(TcpRendezvous, FindsARestartedRankZero) {
   const std::uint16_t port = free_port();
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
@@ -106,7 +106,7 @@ TEST(TcpRendezvous, FindsARankZeroThatWasRestarted) {
   for (auto* meeting : {&zero, &one, &two}) EXPECT_EQ(meeting->get()->size(), 3);
 }
 
-TEST(TcpRendezvous, GoesOnDespiteStrangers) {
+TEST(TcpRendezvous, ContinuesDespiteStrangers) {
   const std::uint16_t port = free_port();
   auto zero = meet(tcp_options(0, 2, port));
   Stranger silent("");
@@ -118,7 +118,7 @@ TEST(TcpRendezvous, GoesOnDespiteStrangers) {
   EXPECT_EQ(one.get()->size(), 2);
 }
 
-TEST(TcpRendezvous, TellsOfStrangersIfRanksAreMissing) {
+TEST(TcpRendezvous, ReportsStrangersIfRanksAreMissing) {
   const std::uint16_t port = free_port();
   auto zero = meet(soon(0, 2, port, 400ms));
   Stranger silent("");
@@ -156,7 +156,7 @@ TEST(TcpRendezvous, NoticesASilentProgramOnRankZerosPort) {
   expect_late(one, Rank{1}, {Rank{0}}, {"says nothing"});
 }
 
-TEST(TcpRendezvous, RefusesWrongOptions) {
+TEST(TcpRendezvous, RejectsInvalidOptions) {
   const std::uint16_t port = free_port();
   const auto refuses = [](const TcpOptions& options) {
     EXPECT_THROW(make_tcp_communicator(options), InvalidArgument);
@@ -172,7 +172,7 @@ TEST(TcpRendezvous, RefusesWrongOptions) {
   refuses(no_host);
 }
 
-TEST(TcpRendezvous, SaysThatAHostDoesNotExist) {
+TEST(TcpRendezvous, ReportsAnUnknownHost) {
   TcpOptions options = soon(1, 2, free_port(), 100ms);
   options.host = "nowhere.invalid";
   auto one = meet(options);

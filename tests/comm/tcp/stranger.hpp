@@ -26,7 +26,7 @@ inline tcp::Endpoint at(std::uint16_t port) {
   return {tcp::asio::ip::address_v4::loopback(), port};
 }
 
-/// A program that is not kvmesh: it connects to a port, or listens there, and may say something.
+/// A program that is not kvmesh: it connects to a port, or listens there, and may send something.
 class Stranger {
  public:
   explicit Stranger(std::string words) : words_(std::move(words)), socket_(io_), acceptor_(io_) {}
@@ -34,7 +34,7 @@ class Stranger {
   void visit(std::uint16_t port) {
     while (!try_to_visit(port)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  /// Returns false if nobody listens there.
+  /// Returns false if no program listens there.
   bool try_to_visit(std::uint16_t port) {
     tcp::ErrorCode error;
     socket_ = tcp::Socket(io_);
@@ -73,7 +73,7 @@ class Stranger {
   tcp::asio::ip::tcp::acceptor acceptor_;
 };
 
-/// Connections that say nothing.
+/// Connections that send nothing.
 class SilentCrowd {
  public:
   SilentCrowd(std::uint16_t port, int count) {

@@ -1,5 +1,5 @@
-// What only the TCP communicator does: groups of one need no port, a peer that dies is named,
-// groups break alone, and waiting costs no core.
+// The TCP communicator's own behaviour: groups of one need no port, a dead peer is named, groups
+// break alone, and waiting costs no core.
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -27,7 +27,7 @@ TEST(Tcp, HasTheDeadlineOfItsMeeting) {
 }
 
 /// Rank 1 of two is a process that is killed while rank 0 waits for it.
-TEST(Tcp, NamesAPeerThatDies) {
+TEST(Tcp, NamesADeadPeer) {
   const std::uint16_t port = free_port();
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
@@ -52,7 +52,7 @@ TEST(Tcp, NamesAPeerThatDies) {
 }
 
 /// Rank 1 waits for rank 0, which waits for rank 2 and gives up.
-TEST(Tcp, ASurvivorNamesTheRankThatIsLate) {
+TEST(Tcp, SurvivorNamesTheLateRank) {
   TcpRanks<3>::run([](Communicator& comm) {
     std::byte received{};
     const Rank from{comm.rank() == Rank{1} ? 0 : 2};
@@ -87,7 +87,7 @@ TEST(Tcp, GroupsBreakAlone) {
   });
 }
 
-/// All send more than any socket holds before anyone reads.
+/// All ranks send more than any socket holds before one of them reads.
 TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
   TcpRanks<3>::run([](Communicator& comm) {
     constexpr std::size_t kBytes = std::size_t{8} << 20;
@@ -108,7 +108,7 @@ TEST(Tcp, LargeMessagesBothWaysDoNotBlock) {
   });
 }
 
-TEST(Tcp, AWaitingRankLeavesItsCore) {
+TEST(Tcp, WaitingRankUsesNoCore) {
   TcpRanks<2>::run([](Communicator& comm) {
     barrier(comm);
     if (comm.rank().value == 1) std::this_thread::sleep_for(400ms);

@@ -26,7 +26,7 @@ TEST(Divisor, DividesAroundEveryMultiple) {
   }
 }
 
-TEST(Divisor, TakesZeroForOne) { EXPECT_EQ(Divisor(0).quotient(5), 5); }
+TEST(Divisor, TreatsZeroAsOne) { EXPECT_EQ(Divisor(0).quotient(5), 5); }
 
 }  // namespace
 }  // namespace kvmesh

@@ -5,7 +5,7 @@
 namespace kvmesh {
 namespace {
 
-TEST(Shares, EveryItemHasTheOwnerWhoseShareItIsIn) {
+TEST(Shares, OwnerOfAnItemHasItInItsShare) {
   for (int ranks = 1; ranks <= 9; ++ranks) {
     for (int count = 0; count <= 40; ++count) {
       EXPECT_EQ(share_begin(count, 0, ranks), 0);

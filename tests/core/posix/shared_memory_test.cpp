@@ -39,7 +39,7 @@ std::size_t open_files() {
   return static_cast<std::size_t>(std::distance(begin(files), end(files)));
 }
 
-// A process that makes a block, fills it, tells its handle and waits. Killed at the end.
+// A process that makes a block, fills it, sends its handle and waits. Killed at the end.
 class Owner {
  public:
   explicit Owner(Sharing sharing) {
@@ -54,7 +54,7 @@ class Owner {
       while (true) pause();
     }
     process_.emplace(pid);
-    // One read: the handle is smaller than what a pipe passes in one piece.
+    // One read suffices: the handle is smaller than a pipe's atomic write.
     const bool told = read(ends[0], &handle_, sizeof handle_) == sizeof handle_;
     close(ends[0]);
     close(ends[1]);
@@ -100,7 +100,7 @@ TEST(SharedMemory, IsOneMemoryForAllThatMapIt) {
   EXPECT_EQ(wrong_words(other.get()), 0u);
 }
 
-TEST(SharedMemory, OfAProcessIsForItsThreadsOnly) {
+TEST(SharedMemory, PrivateMemoryIsForThreadsOnly) {
   const Owner owner(Sharing::kProcess);
   EXPECT_EQ(map_memory(owner.handle(), {}), nullptr);
 }
@@ -135,7 +135,7 @@ TEST(SharedMemory, IsNotMappedFromElsewhere) {
   EXPECT_EQ(map_memory(handle, {}), nullptr) << "more than there is";
 }
 
-TEST(SharedMemory, CannotBeCutShortUnderThoseThatMapIt) {
+TEST(SharedMemory, CannotBeTruncatedWhileMapped) {
   SharedMemory memory({}, kBytes, Sharing::kNode);
   EXPECT_NE(ftruncate(memory.handle().posix.fd, 0), 0);
 }
@@ -163,20 +163,20 @@ TEST(SharedMemory, ComesInWholeUnits) {
   }
 }
 
-TEST(SharedMemory, RefusesMoreThanTheMachineHas) {
+TEST(SharedMemory, RejectsMoreThanTheMachineHas) {
   for (Sharing sharing : {Sharing::kProcess, Sharing::kNode}) {
     EXPECT_THROW(SharedMemory({}, std::size_t{1} << 46, sharing), std::bad_alloc);
   }
 }
 
-TEST(FreeMemory, OfTheHostIsLessThanAllOfIt) {
+TEST(FreeMemory, OnTheHostIsLessThanTheTotal) {
   const std::size_t free = free_memory({});
   EXPECT_GT(free, std::size_t{1} << 20);
   EXPECT_LT(free, std::size_t{1} << 50);
   EXPECT_EQ(free % 1024, 0u);
 }
 
-TEST(ProcessIdentity, TellsProcessesApart) {
+TEST(ProcessIdentity, DiffersBetweenProcesses) {
   const ProcessIdentity me = this_process();
   EXPECT_TRUE(me.same_process(this_process()));
   const Owner owner(Sharing::kProcess);

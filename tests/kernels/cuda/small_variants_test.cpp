@@ -1,6 +1,5 @@
-// The small kernels around attention that are made while the program runs, compiled without a GPU
-// for all that they are made for: none may spill. They compile fast, so most of the tables are
-// whole.
+// Compiles the small kernels around attention without a GPU for all their constants: none may
+// spill. They compile fast, so most of the tables are whole.
 #include <fmt/format.h>
 
 #include "kernels/cuda/attend/family.hpp"
@@ -16,7 +15,7 @@ using test::Variant;
 constexpr const char* kArchitectures[] = {"sm_80", "sm_90a", "sm_100"};
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
 
-/// Any two dtypes; 16 bytes a thread where they are one.
+/// Any two dtypes; 16 bytes per thread if they are the same.
 std::vector<Variant> append_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
@@ -77,7 +76,7 @@ std::vector<Variant> merge_variants() {
   return variants;
 }
 
-/// Page size and group only change what is divided by.
+/// Page size and group only change divisors.
 std::vector<Variant> classify_variants() {
   const Buffer<std::int32_t> documents({0, 0, 1});
   const std::pair<const char*, CudaMods> masks[] = {

@@ -1,4 +1,4 @@
-// The folder of the cache: where it is, what stays in it, and the lock files there.
+// The folder of the cache: its path, the files that stay in it, and the lock files.
 #include "kernels/jit/cache_folder.hpp"
 
 #include <gtest/gtest.h>
@@ -67,7 +67,7 @@ ProgramKey stored(const CubinCache& cache, std::uint64_t number, std::chrono::mi
   return key;
 }
 
-TEST(Tidy, TakesTheLeastRecentlyUsedFirst) {
+TEST(Tidy, RemovesTheLeastRecentlyUsedFirst) {
   const TemporaryDirectory directory;
   const CubinCache cache(directory.path(), {.bytes = 3500});  // room for three
   const ProgramKey first = stored(cache, 1, 30min), second = stored(cache, 2, 20min),
@@ -82,14 +82,14 @@ TEST(Tidy, TakesTheLeastRecentlyUsedFirst) {
   EXPECT_TRUE(cache.load(fourth));
 }
 
-TEST(Tidy, KeepsNothingWhereNothingFits) {
+TEST(Tidy, RemovesAllIfNothingFits) {
   const TemporaryDirectory directory;
   const CubinCache cache(directory.path(), {.bytes = 10});
   cache.store({{1, 1}}, made_up_cubin(1, 1000));
   EXPECT_EQ(directory.files(), 0u);
 }
 
-TEST(Tidy, LeavesWhatIsNotItsOwn) {
+TEST(Tidy, LeavesForeignFiles) {
   const TemporaryDirectory directory;
   const auto old = fs::file_time_type::clock::now() - 48h;
   for (const char* name : {"notes.txt", "model.gguf", "a.tmp", "b.lock", "c.cubin"}) {
@@ -105,7 +105,7 @@ TEST(Tidy, LeavesWhatIsNotItsOwn) {
   tidy(directory.path() / "none", 5);
 }
 
-TEST(Tidy, ProcessesMayAllDoItAtOnce) {
+TEST(Tidy, ProcessesMayTidyAtOnce) {
   const TemporaryDirectory directory;
   constexpr std::uintmax_t kBytes = 100'000;
   EXPECT_TRUE(in_processes(4, [&](int process) {
@@ -125,7 +125,7 @@ TEST(Tidy, ProcessesMayAllDoItAtOnce) {
   EXPECT_GT(total, 0u);
 }
 
-TEST(FileLock, IsOneProcessAtATimeAndEndsWithIt) {
+TEST(FileLock, HasOneHolderAndEndsWithIt) {
   const TemporaryDirectory directory;
   const fs::path path = directory.path() / "a.lock";
   {

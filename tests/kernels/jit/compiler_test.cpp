@@ -35,7 +35,7 @@ TEST(Embedding, TextsAreThoseOfTheFiles) {
   }
 }
 
-TEST(Compiler, GivesMachineCodeAndWhatItTakes) {
+TEST(Compiler, ReturnsMachineCodeAndResources) {
   const Cubin cubin = compile(sample_program());
   ASSERT_GT(cubin.bytes.size(), 4u);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(cubin.bytes.data()) + 1, 3), "ELF");
@@ -93,7 +93,7 @@ TEST(Compiler, AnErrorCarriesTheLog) {
   }
 }
 
-TEST(Compiler, AnErrorInTheModsSaysSo) {
+TEST(Compiler, ErrorInAModNamesTheMod) {
   Program program = sample_program();
   program.mods = "\nint wrong = \"text\";";
   try {
@@ -104,7 +104,7 @@ TEST(Compiler, AnErrorInTheModsSaysSo) {
   }
 }
 
-TEST(Compiler, RefusesWhatIsNotThere) {
+TEST(Compiler, RejectsMissingSource) {
   Program program = sample_program();
   program.architecture = "sm_1";
   EXPECT_THROW(compile(program), CompileError);

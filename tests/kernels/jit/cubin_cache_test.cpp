@@ -41,8 +41,8 @@ TEST(CubinCache, CompilesOnceThenReads) {
   EXPECT_EQ(read.cubin->resources().size(), 2u);
 }
 
-// The host's part of it: the key of the sources, finding the file, reading and checking it.
-TEST(CubinCache, ACachedStartTakesNoTime) {
+// The host's part: the key of the sources, finding the file, reading and checking it.
+TEST(CubinCache, CachedStartIsFast) {
   const TemporaryDirectory directory;
   CubinCache(directory.path()).get(sample_program());
   std::chrono::duration<double, std::milli> best = std::chrono::hours(1);
@@ -56,7 +56,7 @@ TEST(CubinCache, ACachedStartTakesNoTime) {
   EXPECT_LT(best.count(), 20.0);
 }
 
-TEST(CubinCache, ADamagedFileIsCompiledAgain) {
+TEST(CubinCache, CompilesDamagedFilesAgain) {
   const TemporaryDirectory directory;
   const Program program = sample_program();
   const Cubin good = *CubinCache(directory.path()).get(program).cubin;
@@ -82,7 +82,7 @@ TEST(CubinCache, WorksWithoutADisk) {
   }
 }
 
-TEST(CubinCache, KeepsNoFailure) {
+TEST(CubinCache, DoesNotCacheFailures) {
   const TemporaryDirectory directory;
   CubinCache cache(directory.path());
   Program program = sample_program();
@@ -92,7 +92,7 @@ TEST(CubinCache, KeepsNoFailure) {
   EXPECT_EQ(directory.files(), 0u);
 }
 
-TEST(CubinCache, ThreadsThatWantTheSameCompileItOnce) {
+TEST(CubinCache, ThreadsCompileTheSameProgramOnce) {
   const TemporaryDirectory directory;
   CubinCache cache(directory.path());
   std::array<CubinCache::Found, 6> found;

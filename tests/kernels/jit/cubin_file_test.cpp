@@ -1,4 +1,4 @@
-// One file of the cache: any damage is noticed, and a write that dies leaves nothing half done.
+// One file of the cache: any damage is noticed, and a killed write leaves nothing half done.
 #include "kernels/jit/cubin_file.hpp"
 
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ using test::TemporaryDirectory;
 
 constexpr ProgramKey kKey{{1, 2}};
 
-TEST(CubinFile, ComesBackAsItWas) {
+TEST(CubinFile, RoundTrips) {
   for (const std::size_t size : {0u, 1u, 100000u}) {
     const Cubin cubin = made_up_cubin(size, size);
     const std::optional<Cubin> read = unpack(kKey, pack(kKey, cubin));
@@ -35,7 +35,7 @@ TEST(CubinFile, IsForOneKey) {
   EXPECT_FALSE(unpack(ProgramKey{{1, 3}}, pack(kKey, made_up_cubin(1, 10))));
 }
 
-TEST(CubinFile, EveryByteCounts) {
+TEST(CubinFile, DetectsChangeOfAnyByte) {
   const std::vector<std::byte> file = pack(kKey, made_up_cubin(1, 50));
   for (std::size_t i = 0; i < file.size(); ++i) {
     std::vector<std::byte> damaged = file;
@@ -50,7 +50,7 @@ TEST(CubinFile, EveryByteCounts) {
   EXPECT_FALSE(unpack(kKey, longer));
 }
 
-/// Runs `body` in a child that may write files of `bytes` at most; gives how it ended.
+/// Runs `body` in a child that may write files of at most `bytes` bytes; returns how it ended.
 template <class Body>
 int run_with_file_limit(rlim_t bytes, Body body) {
   const pid_t child = ::fork();
@@ -72,7 +72,7 @@ class CubinFileOnDisk : public testing::Test {
   const std::vector<std::byte> new_ = pack(kKey, made_up_cubin(2, 300000));
 };
 
-TEST_F(CubinFileOnDisk, IsThereAsAWhole) {
+TEST_F(CubinFileOnDisk, IsWrittenWhole) {
   EXPECT_FALSE(read_file(path_));
   ASSERT_TRUE(write_file_atomically(path_, old_));
   EXPECT_EQ(read_file(path_), old_);
@@ -83,14 +83,14 @@ TEST_F(CubinFileOnDisk, IsThereAsAWhole) {
 
 TEST_F(CubinFileOnDisk, AWriterKilledInTheMiddleChangesNothing) {
   ASSERT_TRUE(write_file_atomically(path_, old_));
-  // The kernel kills whoever writes past the limit: half of the bytes are on disk by then.
+  // The kernel kills a process that writes past the limit: half of the bytes are on disk by then.
   const int status = run_with_file_limit(new_.size() / 2, [&] {
     ::signal(SIGXFSZ, SIG_DFL);
     return write_file_atomically(path_, new_);
   });
   ASSERT_TRUE(WIFSIGNALED(status)) << status;
   EXPECT_EQ(read_file(path_), old_);
-  EXPECT_EQ(directory_.files(), 2u);  // what the dead one left
+  EXPECT_EQ(directory_.files(), 2u);  // what the dead process left
 
   tidy(directory_.path(), 1'000'000);
   EXPECT_EQ(directory_.files(), 2u) << "it could be another process's that is still writing";
@@ -116,7 +116,7 @@ TEST_F(CubinFileOnDisk, AFullDiskChangesNothing) {
   EXPECT_EQ(directory_.files(), 1u);
 }
 
-TEST_F(CubinFileOnDisk, NoDirectoryNoFile) {
+TEST_F(CubinFileOnDisk, FailsWithoutADirectory) {
   EXPECT_FALSE(write_file_atomically(directory_.path() / "none" / "file", old_));
 }
 

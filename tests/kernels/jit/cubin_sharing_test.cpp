@@ -1,4 +1,4 @@
-// The cache of compiled kernels, shared by processes that live and die as they like.
+// The cache of compiled kernels, shared by processes that start and are killed at any time.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -30,7 +30,7 @@ TEST(CubinCache, ProcessesShareADirectory) {
   const TemporaryDirectory directory;
   constexpr ProgramKey kKey{{3, 4}};
   const Cubin cubin = made_up_cubin(7, 400000);
-  // All write the same file again and again, and at every moment read it whole or not at all.
+  // All processes write the same file again and again, and every read sees it whole or not at all.
   EXPECT_TRUE(in_processes(4, [&](int) {
     const CubinCache cache(directory.path());
     for (int i = 0; i < 20; ++i) {
@@ -55,7 +55,7 @@ TEST(CubinCache, ProcessesMayBeKilledAtAnyMoment) {
     fs::remove(cache.path_of(kKey));
     const pid_t child = ::fork();
     if (child == 0) {
-      ::alarm(20);  // ends it where this process could not
+      ::alarm(20);  // ends the child if this process cannot
       while (true) cache.store(kKey, cubin);
     }
     std::this_thread::sleep_for(std::chrono::microseconds(random.integer(0, 30000)));
@@ -68,7 +68,7 @@ TEST(CubinCache, ProcessesMayBeKilledAtAnyMoment) {
   EXPECT_TRUE(cache.store(kKey, cubin));
 }
 
-TEST(CubinCache, OfProcessesThatStartTogetherOneCompiles) {
+TEST(CubinCache, ProcessesThatStartTogetherCompileOnce) {
   const TemporaryDirectory directory, compilers;
   EXPECT_TRUE(in_processes(4, [&](int i) {
     CubinCache cache(directory.path());
@@ -83,7 +83,7 @@ TEST(CubinCache, OfProcessesThatStartTogetherOneCompiles) {
   EXPECT_EQ(CubinCache(directory.path()).get(sample_program()).origin, Origin::kDisk);
 }
 
-TEST(CubinCache, AProcessThatIsKilledWhileItCompilesStopsNobody) {
+TEST(CubinCache, KilledCompilerBlocksNoProcess) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -106,7 +106,7 @@ TEST(CubinCache, AProcessThatIsKilledWhileItCompilesStopsNobody) {
   }
 }
 
-TEST(CubinCache, WaitsForNoProcessWithoutEnd) {
+TEST(CubinCache, WaitForAnotherProcessIsBounded) {
   const TemporaryDirectory directory;
   const Program program = sample_program();
   fs::path lock = CubinCache(directory.path()).path_of(key_of(program, compiler_version()));

@@ -1,4 +1,4 @@
-// What is written about compiled programs, for people.
+// The files about compiled programs, for people to read.
 #include "kernels/jit/dump.hpp"
 
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-/// Of the program, with this suffix.
+/// The file of the program with this suffix.
 fs::path file_of(const TemporaryDirectory& directory, const Program& program, const char* suffix) {
   return directory.path() / ("sample-" + to_string(key_of(program, compiler_version())) + suffix);
 }
@@ -68,7 +68,7 @@ TEST_F(DumpTest, ComesFromTheEnvironment) {
   EXPECT_EQ(dump_.files(), 0u);
 }
 
-TEST_F(DumpTest, SaysAllThatThereIsToKnow) {
+TEST_F(DumpTest, WritesAllFiles) {
   const auto found = CubinCache("").get(program_);
   EXPECT_EQ(text_of(file_of(dump_, program_, ".cu")), translation_unit(program_));
   EXPECT_EQ(read_file(file_of(dump_, program_, ".cubin")), found.cubin->bytes);
@@ -86,7 +86,7 @@ TEST_F(DumpTest, SaysAllThatThereIsToKnow) {
   EXPECT_EQ(dump_.files(), 4u) << "no instructions, no temporary file";
 }
 
-TEST_F(DumpTest, HoldsWhatTheCacheHad) {
+TEST_F(DumpTest, DumpsCachedPrograms) {
   const TemporaryDirectory cache;
   {
     const Variable none("KVMESH_DUMP", nullptr);
@@ -98,7 +98,7 @@ TEST_F(DumpTest, HoldsWhatTheCacheHad) {
   EXPECT_TRUE(fs::exists(file_of(dump_, program_, ".txt")));
 }
 
-TEST_F(DumpTest, MakesTheFolderAndTellsProgramsApart) {
+TEST_F(DumpTest, MakesTheFolderAndSeparatesPrograms) {
   const fs::path folder = dump_.path() / "a" / "b";
   const Variable deeper("KVMESH_DUMP", folder.c_str());
   CubinCache cache("");
@@ -107,7 +107,7 @@ TEST_F(DumpTest, MakesTheFolderAndTellsProgramsApart) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 8);
 }
 
-TEST_F(DumpTest, TakesTheToolThatIsFoundFirst) {
+TEST_F(DumpTest, UsesTheFirstToolFound) {
   const fs::path sass = file_of(dump_, program_, ".sass");
   write_tool(tools_.path() / "home" / "bin", "cuobjdump", "echo cuobjdump $1 $2");
   CubinCache("").get(program_);
@@ -121,7 +121,7 @@ TEST_F(DumpTest, TakesTheToolThatIsFoundFirst) {
   EXPECT_TRUE(contains(text_of(file_of(dump_, program_, ".txt")), sass.filename().string()));
 }
 
-TEST_F(DumpTest, SaysHowToMakeTheInstructions) {
+TEST_F(DumpTest, DescribesHowToDisassemble) {
   const std::string how = "nvdisasm -c " + file_of(dump_, program_, ".cubin").filename().string();
   CubinCache("").get(program_);
   EXPECT_TRUE(contains(text_of(file_of(dump_, program_, ".txt")), how));
@@ -138,14 +138,14 @@ TEST_F(DumpTest, TriesTheSecondToolIfTheFirstFails) {
   EXPECT_EQ(disassemble("any.cubin"), "all\n");
 }
 
-TEST_F(DumpTest, WaitsForNoToolWithoutEnd) {
+TEST_F(DumpTest, WaitForAToolIsBounded) {
   write_tool(tools_.path() / "path", "nvdisasm", "exec /bin/sleep 30");
   const auto start = std::chrono::steady_clock::now();
   EXPECT_FALSE(disassemble("any.cubin", std::chrono::milliseconds(50)));
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
-TEST_F(DumpTest, AFolderThatCannotBeUsedCostsOneLine) {
+TEST_F(DumpTest, UnusableFolderCostsOneLine) {
   const fs::path file = dump_.path() / "a file";
   std::ofstream(file) << "not a folder";
   for (const fs::path& unusable : {file / "dump", fs::path("/proc/none"), file}) {

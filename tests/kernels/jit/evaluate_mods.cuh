@@ -1,4 +1,4 @@
-// Both mods at given points, one a thread.
+// Evaluates both mods at given points, one per thread.
 #pragma once
 
 #include "tests/kernels/jit/evaluate_mods_params.hpp"

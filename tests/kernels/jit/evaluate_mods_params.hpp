@@ -1,4 +1,4 @@
-// Where evaluate_mods takes its points from, and where the results go.
+// The points and results of evaluate_mods.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 namespace kvmesh {
 
 struct EvaluateModsParams {
-  const float* score;  // [count], as all that follow
+  const float* score;  // [count], as are all below
   const std::int32_t* b;
   const std::int32_t* h;
   const std::int32_t* q;

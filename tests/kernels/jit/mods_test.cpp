@@ -11,7 +11,7 @@
 namespace kvmesh {
 namespace {
 
-/// Compiles, says nothing but resources, and needs no local memory.
+/// Compiles without warnings and without local memory.
 void expect_compiles(const ScoreMod& score, const MaskMod& mask, const std::string& architecture) {
   const jit::Cubin cubin = jit::compile(test::mods_program(score, mask, architecture));
   EXPECT_EQ(cubin.log.find("warning"), std::string::npos) << cubin.log;

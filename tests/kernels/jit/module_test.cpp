@@ -1,4 +1,4 @@
-// Loading and launching. What needs a device is skipped without one.
+// Loading and launching. Tests that need a device are skipped without one.
 #include "kernels/jit/module.hpp"
 
 #include <gtest/gtest.h>
@@ -44,16 +44,16 @@ TEST(CudaCheck, NamesOperationErrorAndPlace) {
   }
 }
 
-TEST(Module, WithoutADeviceOrWithGarbageIsATypedError) {
+TEST(Module, FailsWithATypedError) {
   const std::vector<std::byte> garbage(100);
-  // With a device the runtime may leave the loading to the first question about a kernel.
+  // With a device the runtime may load only at the first use of a kernel.
   EXPECT_THROW(Module{garbage}.kernel("kernel"), CudaError);
   if (has_device()) return;
   EXPECT_THROW(Module{compile(test::sample_program()).bytes}, CudaError);
   EXPECT_THROW(architecture_of(0), CudaError);
 }
 
-/// Memory that host and device both see.
+/// Memory of both host and device.
 template <class T>
 class SharedArray {
  public:
@@ -99,7 +99,7 @@ struct SampleParams {
   std::int32_t count;
 };
 
-TEST_F(OnDevice, AKernelRunsWithItsParametersAndConstants) {
+TEST_F(OnDevice, KernelGetsParametersAndConstants) {
   const Module module(compile(on_this_device(test::sample_program(3.0f))).bytes);
   const Kernel kernel = module.kernel("scale_shift");
   constexpr int kCount = 1000;
@@ -132,7 +132,7 @@ TEST_F(OnDevice, SharedMemoryPast48KbIsAllowedFirst) {
   EXPECT_THROW(kernel.allow_shared_bytes(1 << 30, 0), CudaError);
 }
 
-TEST_F(OnDevice, AMissingKernelIsNamed) {
+TEST_F(OnDevice, NamesAMissingKernel) {
   const Module module(compile(on_this_device(test::sample_program())).bytes);
   try {
     module.kernel("nobody_knows");
@@ -142,7 +142,7 @@ TEST_F(OnDevice, AMissingKernelIsNamed) {
   }
 }
 
-/// Many points, what a kernel says there, and the buffers of two mods on the device.
+/// Many points, a kernel's results there, and the buffers of two mods on the device.
 struct Points {
   explicit Points(std::size_t count)
       : score(count), b(count), h(count), q(count), kv(count), modified(count), visible(count) {}
@@ -185,7 +185,7 @@ struct Points {
   }
 };
 
-TEST_F(OnDevice, ModsMeanWhatTheyMeanOnTheCpu) {
+TEST_F(OnDevice, ModsComputeTheCpuResult) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);

@@ -1,4 +1,4 @@
-// Processes of their own, for tests of what processes share.
+// Processes for tests of shared files and memory.
 #pragma once
 
 #include <signal.h>
@@ -9,7 +9,7 @@
 
 namespace kvmesh::test {
 
-/// Runs `body` in so many processes at once. True if it was in all of them.
+/// Runs `body` in this many processes at once. Returns true if it returned true in all of them.
 template <class Body>
 bool in_processes(int count, Body body) {
   std::vector<pid_t> children;
@@ -37,7 +37,7 @@ class Sleeper {
     if (::pipe(pipe) != 0) return;
     child_ = ::fork();
     if (child_ == 0) {
-      ::alarm(60);  // ends it where this process could not
+      ::alarm(60);  // ends the child if this process cannot
       const auto kept = body();
       if (::write(pipe[1], "x", 1) == 1) {
         while (true) ::pause();

@@ -1,4 +1,4 @@
-// The compiler's log, read: also with what this machine's compiler does not say.
+// Reads the compiler's log, also lines that this machine's compiler does not print.
 #include "kernels/jit/resources.hpp"
 
 #include <gtest/gtest.h>
@@ -34,7 +34,7 @@ TEST(Resources, AreReadFromTheLog) {
   EXPECT_FALSE(kernels[1].stays_in_registers());
 }
 
-TEST(Resources, OfNothingAreNone) {
+TEST(Resources, AreEmptyForAnEmptyLog) {
   EXPECT_TRUE(read_resources("").empty());
   EXPECT_TRUE(read_resources("\n\nptxas info : Used 3 registers\n").empty());
 }

@@ -1,4 +1,4 @@
-// Kernels for the tests of the compiler: one that is as it should be, one that needs local memory.
+// Kernels for the tests of the compiler: one without local memory, one that needs it.
 //
 // Constants of the kernel: kFactor, kOffset, kShift.
 #pragma once

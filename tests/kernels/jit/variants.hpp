@@ -1,4 +1,4 @@
-// Kernels that must compile well for every chip that they are for.
+// Kernels that must compile well for every chip they support.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -16,13 +16,13 @@ namespace kvmesh::test {
 struct Variant {
   std::string name;  ///< letters, digits and underscores
   jit::Program program;
-  int local_bytes = 0;  ///< of local memory that a thread may take: none in a hot kernel
+  int local_bytes = 0;  ///< local memory that a thread may take: none in a hot kernel
 };
 
 inline void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
 
-/// Compiles without a warning, and its kernels keep everything in registers, or nearly so where
-/// that is allowed. Dumps it if $KVMESH_DUMP says where.
+/// Compiles without a warning; its kernels keep everything in registers, or nearly so where that is
+/// allowed. Dumps it to $KVMESH_DUMP if that is set.
 inline void expect_compiles_without_spill(const Variant& variant) {
   const jit::Cubin cubin = jit::compile(variant.program);
   jit::Dump().write(variant.program, jit::key_of(variant.program, jit::compiler_version()), cubin);
@@ -37,7 +37,7 @@ inline void expect_compiles_without_spill(const Variant& variant) {
   }
 }
 
-/// The variant once for each architecture, which becomes a part of its name.
+/// The variant once per architecture, which becomes a part of its name.
 inline std::vector<Variant> for_each_architecture(const Variant& variant,
                                                   const std::vector<std::string>& architectures) {
   std::vector<Variant> each;

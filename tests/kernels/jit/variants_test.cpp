@@ -36,7 +36,7 @@ std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.p
 
 INSTANTIATE_TEST_SUITE_P(Mods, EveryVariant, testing::ValuesIn(mod_variants()), name_of);
 
-TEST(Variants, OneThatUsesLocalMemoryFails) {
+TEST(Variants, FailWithLocalMemory) {
   static Variant bad{"sample", test::sample_program()};
   EXPECT_NONFATAL_FAILURE(test::expect_compiles_without_spill(bad), "4000 bytes of stack");
 }

@@ -126,7 +126,7 @@ TEST(Builtins, Scores) {
                });
 }
 
-TEST(Builtins, RefuseWhatMakesNoSense) {
+TEST(Builtins, RejectInvalidArguments) {
   EXPECT_THROW(mods::sliding_window(0), InvalidArgument);
   EXPECT_THROW(mods::prefix_lm(-1), InvalidArgument);
   EXPECT_THROW(mods::soft_cap(0.0f), InvalidArgument);

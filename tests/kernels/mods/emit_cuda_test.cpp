@@ -1,5 +1,5 @@
-// The CUDA text of mods against the scalar definition, without a GPU: the text is compiled by the
-// host's compiler, CUDA's few functions defined beside it.
+// The CUDA text of mods against the scalar definition, without a GPU: the host's compiler compiles
+// the text together with definitions of CUDA's few functions.
 #include "kernels/mods/emit_cuda.hpp"
 
 #include <dlfcn.h>
@@ -26,7 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What CUDA has and the host has not.
+/// CUDA functions that the host lacks.
 constexpr std::string_view kHostPrelude = R"(
 #include <math.h>
 #include <bit>
@@ -91,7 +91,7 @@ std::string source_of(const std::vector<Case>& cases) {
   return text;
 }
 
-/// A library compiled from a text, loaded. Leaves no file behind.
+/// A shared library compiled from a text and loaded. Leaves no file behind.
 class HostLibrary {
  public:
   explicit HostLibrary(const std::string& source) {
@@ -164,7 +164,7 @@ void compare(const HostLibrary& library, std::size_t number, const Case& mods,
   }
 }
 
-TEST(EmitCuda, TheTextMeansWhatTheGraphMeans) {
+TEST(EmitCuda, TextComputesTheGraph) {
   if (std::system((std::string(KVMESH_CXX_COMPILER) + " --version >/dev/null 2>&1").c_str()) != 0) {
     GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
   }
@@ -185,18 +185,18 @@ bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
-TEST(EmitCuda, SaysWhichModsDoNothing) {
+TEST(EmitCuda, MarksIdentityMods) {
   const std::string none = text_of(ScoreMod(), MaskMod());
   EXPECT_TRUE(contains(none, "kHasScoreMod = false"));
   EXPECT_TRUE(contains(none, "kHasMaskMod = false"));
   const std::string both = text_of(mods::alibi(4), mods::causal());
   EXPECT_TRUE(contains(both, "kHasScoreMod = true"));
   EXPECT_TRUE(contains(both, "kHasMaskMod = true"));
-  // A mask that hides everything is not the one that hides nothing.
+  // A mask that hides everything differs from one that hides nothing.
   EXPECT_TRUE(contains(text_of(ScoreMod(), !MaskMod()), "kHasMaskMod = true"));
 }
 
-TEST(EmitCuda, OneTextForBuffersOfAnyContentAndSize) {
+TEST(EmitCuda, TextDoesNotDependOnBufferContents) {
   const auto mask_of = [](std::vector<std::int32_t> ids) {
     return mods::documents(Buffer<std::int32_t>(ids));
   };
@@ -216,7 +216,7 @@ TEST(EmitCuda, BuffersOfTheScoreComeFirst) {
   EXPECT_EQ(emitted.buffers[1].size, 3);
 }
 
-TEST(EmitCuda, RefusesMoreBuffersThanAKernelTakes) {
+TEST(EmitCuda, RejectsTooManyBuffers) {
   const auto with_buffers = [](int count) {
     return ScoreMod([count](auto s, auto, auto, auto, auto kv) {
       Expr sum = s;

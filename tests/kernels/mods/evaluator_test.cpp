@@ -15,7 +15,7 @@ namespace kvmesh {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-/// Behind the tile that is worked on, to see that nothing there changes.
+/// Elements behind the tile, which must not change.
 constexpr int kGuard = 16;
 
 bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }

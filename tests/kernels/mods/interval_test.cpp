@@ -50,8 +50,8 @@ TEST(Interval, ReadsShortSlicesOfBuffers) {
   EXPECT_EQ(by_interval(mask, {0, 64}, {0, 64}), std::nullopt) << "the buffer has changed";
 }
 
-// inf - inf is NaN, for which no comparison holds, in the middle of what looks like a range.
-TEST(Interval, KnowsWhatInfinityMakes) {
+// inf - inf is NaN, for which no comparison holds, in the middle of an apparent range.
+TEST(Interval, HandlesInfinity) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Buffer<float> times({0.0f, kInfinity, 1.0f, kInfinity});
   const MaskMod differences(
@@ -64,7 +64,7 @@ TEST(Interval, KnowsWhatInfinityMakes) {
   EXPECT_EQ(by_interval(products, {0, 3}, {1, 2}), std::nullopt);
 }
 
-/// A proof that is wrong would drop keys; so every proof about a random graph is checked.
+/// A wrong proof would drop keys, so every proof about a random graph is checked.
 TEST(Interval, IsSoundOnRandomGraphs) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));

@@ -29,7 +29,7 @@ class Random {
   }
   bool chance(double probability) { return std::bernoulli_distribution(probability)(engine_); }
 
-  /// Often an extreme one.
+  /// Returns a random value, often an extreme one.
   std::int32_t wild_integer() {
     using Limits = std::numeric_limits<std::int32_t>;
     const std::vector<std::int32_t> extremes{0, 1, -1, Limits::min(), Limits::max()};

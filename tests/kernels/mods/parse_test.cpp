@@ -22,7 +22,7 @@ std::string refusal(std::string_view text) {
   return "taken";
 }
 
-TEST(ModText, ReadsWhatAPersonWrites) {
+TEST(ModText, ReadsHandWrittenText) {
   const MaskMod window = parse_mask_mod(R"(
       %0 = q : int32
       %1 = kv : int32
@@ -75,7 +75,7 @@ TEST(ModText, KeepsTheBitsOfConstants) {
   }
 }
 
-TEST(ModText, ComputesWhatRandomMasksCompute) {
+TEST(ModText, ParsedRandomMasksAreEqual) {
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE(seed);
   test::Random random(seed);
@@ -90,7 +90,7 @@ TEST(ModText, ComputesWhatRandomMasksCompute) {
   }
 }
 
-TEST(ModText, NamesTheLineThatItRefuses) {
+TEST(ModText, NamesTheInvalidLine) {
   EXPECT_EQ(refusal(""), "a mod's text has no line");
   EXPECT_NE(refusal("%0 = q : int32\n%1 = nonsense %0 : int32").find("line 2"), std::string::npos);
   for (const char* text :
@@ -104,7 +104,7 @@ TEST(ModText, NamesTheLineThatItRefuses) {
   }
 }
 
-TEST(ModText, RefusesATextWithoutEnd) {
+TEST(ModText, RejectsTextWithoutAnEnd) {
   std::ostringstream text;
   text << "%0 = q : int32\n";
   for (int i = 1; i < 3000; ++i) text << '%' << i << " = + %" << i - 1 << " %0 : int32\n";

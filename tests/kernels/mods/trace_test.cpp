@@ -1,4 +1,4 @@
-// Tracing: what graph a lambda leaves, and what it is refused.
+// Tracing: the graphs of lambdas, and the errors.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -22,7 +22,7 @@ std::string refusal(Body body) {
   return "nothing was thrown";
 }
 
-TEST(Trace, LeavesOneNodeAnOperation) {
+TEST(Trace, LeavesOneNodePerOperation) {
   const Buffer<float> slopes({0.5f, 0.25f});
   const ScoreMod mod([slopes](auto score, auto, auto h, auto q, auto kv) {
     return score + slopes[h] * to_float(kv - q);
@@ -58,8 +58,8 @@ TEST(Trace, SharesBuffersAndLoads) {
   EXPECT_EQ(std::ranges::count_if(mod.graph().nodes, is_load), 2);
 }
 
-// An engine's own memory may be looked at in more than one way.
-TEST(Trace, KeepsViewsOfOneMemoryApart) {
+// An engine's own memory may have several views.
+TEST(Trace, SeparatesViewsOfOneMemory) {
   static const std::int32_t numbers[] = {1, 2, 3, 4};
   const ModBuffer two{nullptr, numbers, 2, ModType::kInt32};
   const ModBuffer four{nullptr, numbers, 4, ModType::kInt32};
@@ -67,7 +67,7 @@ TEST(Trace, KeepsViewsOfOneMemoryApart) {
   EXPECT_EQ(mod.graph().buffers.size(), 2u);
 }
 
-TEST(Trace, FoldsConstantsAndDropsWhatIsUnused) {
+TEST(Trace, FoldsConstantsAndDropsUnusedNodes) {
   const ScoreMod mod([](auto score, auto, auto, auto, auto) {
     const Expr two(2.0f);
     return score * (two * 3.0f + 1);
@@ -93,7 +93,7 @@ TEST(Trace, TopologicalOrderAndResultLast) {
   EXPECT_EQ(uses.back(), 0);
 }
 
-TEST(Trace, KnowsWhatTheResultDependsOn) {
+TEST(Trace, ReportsDependencies) {
   EXPECT_FALSE(mods::causal().graph().depends_on(kDependsHead | kDependsBatch | kDependsScore));
   EXPECT_TRUE(mods::causal().graph().depends_on(kDependsQuery));
   EXPECT_TRUE(mods::alibi(4).graph().depends_on(kDependsHead));
@@ -126,7 +126,7 @@ TEST(Trace, PromotesAsCppDoes) {
   EXPECT_EQ(abs(kv).type(), ModType::kInt32);
 }
 
-TEST(Trace, RefusesWrongTypesAndSaysWhich) {
+TEST(Trace, RejectsWrongTypesByName) {
   EXPECT_EQ(
       refusal([] { ScoreMod([](auto score, auto, auto, auto, auto kv) { return score % kv; }); }),
       "a mod applies % to float32 and int32: it needs integers");
@@ -139,9 +139,9 @@ TEST(Trace, RefusesWrongTypesAndSaysWhich) {
   EXPECT_EQ(refusal([] { MaskMod([](auto, auto, auto q, auto kv) { return where(q, kv, q); }); }),
             "a mod applies where to a condition of int32: it needs bool");
   EXPECT_EQ(refusal([] { MaskMod([](auto, auto, auto q, auto kv) { return q - kv; }); }),
-            "a mask mod gives int32: it needs bool");
+            "a mask mod returns int32: it must return bool");
   EXPECT_EQ(refusal([] { ScoreMod([](auto, auto, auto, auto q, auto kv) { return q == kv; }); }),
-            "a score mod gives bool: it needs float32");
+            "a score mod returns bool: it must return float32");
   EXPECT_EQ(refusal([] {
               const Buffer<float> table({1.0f});
               ScoreMod([&](auto score, auto, auto, auto, auto) { return table[score]; });
@@ -155,10 +155,10 @@ TEST(Trace, RefusesWrongTypesAndSaysWhich) {
                 return where(causal(b, h, score, kv), score, 0.0f);
               });
             }),
-            "a mod is given a float32 as b, h, q or kv: it needs int32");
+            "a mod gets float32 as b, h, q or kv: it needs int32");
 }
 
-TEST(Trace, RefusesUnrolledLoops) {
+TEST(Trace, RejectsUnrolledLoops) {
   EXPECT_EQ(refusal([] {
               ScoreMod([](auto score, auto, auto, auto, auto) {
                 auto sum = score;
@@ -177,7 +177,7 @@ TEST(Trace, RefusesUnrolledLoops) {
             "a mod has more than 1024 operations");
 }
 
-TEST(Buffers, RefuseWhatCannotBeIndexed) {
+TEST(Buffers, RejectInvalidContents) {
   EXPECT_EQ(refusal([] { Buffer<float>({}); }),
             "a mod's buffer has 0 elements: it needs 1 to 2^31 - 1");
   EXPECT_EQ(refusal([] {

@@ -1,4 +1,4 @@
-// What a call moves and computes, over all ranks, against counts made the plain way.
+// The bytes and operations of a call, over all ranks, against plain counts.
 #include "launch/bench/amounts.hpp"
 
 #include <gtest/gtest.h>
@@ -105,7 +105,7 @@ TEST(Amounts, RaggedBatchesCountEachSequenceByItself) {
   }
 }
 
-TEST(Amounts, WhatOneRankSendsTheOtherReceives) {
+TEST(Amounts, SentBytesEqualReceivedBytes) {
   constexpr int kCount = 3;
   for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
     std::vector<Traffic> traffic(kCount);
@@ -158,8 +158,8 @@ TEST(Workload, RaggedLengthsAreOddMultiplesInNoOrder) {
   }
 }
 
-// Pages that go to another rank than placement wants would be a shortage of the benchmark's own.
-TEST(Workload, RanksHaveRoomForThePagesThatPlacementWants) {
+// A page on another rank than placement chooses would be a shortage of the benchmark's own.
+TEST(Workload, RanksHaveRoomForEveryPlacement) {
   for (const std::int64_t context : {60, 1500, 2500, 6000}) {
     const WorkloadShape shape{
         .model = kModel, .batch = 7, .context = context, .lengths = Lengths::kRagged};
@@ -181,7 +181,7 @@ TEST(Workload, RanksHaveRoomForThePagesThatPlacementWants) {
   }
 }
 
-TEST(Workload, SequencesLieScatteredAndPlansGiveTheirTokensBack) {
+TEST(Workload, SequencesLieScatteredAndPlansRestoreLengths) {
   run_on_threads(2, [&](Mesh& mesh) {
     const auto machine = make_cpu_machine(mesh, 1 << 20);
     Workload workload(mesh, *machine, {.model = kModel, .batch = 2, .context = 4000, .layers = 2});

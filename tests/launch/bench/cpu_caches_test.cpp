@@ -8,7 +8,7 @@
 namespace kvmesh::bench {
 namespace {
 
-// A folder like the kernel's, gone with this object.
+// A folder like the kernel's, removed with this object.
 class Caches : public testing::Test {
  protected:
   Caches()
@@ -26,7 +26,7 @@ class Caches : public testing::Test {
   std::filesystem::path folder_;
 };
 
-TEST_F(Caches, TheLastLevelIsTheKernels) {
+TEST_F(Caches, ReadsTheLastLevelFromTheKernel) {
   add(0, "1", "32K");
   add(1, "1", "32K");
   add(2, "2", "1024K");
@@ -37,7 +37,7 @@ TEST_F(Caches, TheLastLevelIsTheKernels) {
   EXPECT_EQ(last_level_cache_bytes(folder_), 128 << 20);
 }
 
-TEST_F(Caches, WithoutTheKernelsWordThereIsAnother) {
+TEST_F(Caches, FallsBackWithoutTheKernelsFiles) {
   EXPECT_GT(last_level_cache_bytes(folder_), 0);
   add(0, "nonsense", "nonsense");
   EXPECT_GT(last_level_cache_bytes(folder_), 0);

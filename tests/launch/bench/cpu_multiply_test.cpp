@@ -5,7 +5,7 @@
 namespace kvmesh::bench {
 namespace {
 
-// Sums that were alike would be computed once, and the ceiling would be twelve times what was done.
+// Equal sums would be computed once, and the ceiling would be twelve times the work done.
 TEST(CpuMultiply, HasTwelveDifferentSums) {
   float sum = 0, after_a_step = 0;
   for (int i = 0; i < 12; ++i) {

@@ -1,4 +1,4 @@
-// What was timed is compared with float64, and a wrong number is seen.
+// The timed output is compared with float64, and a wrong number is found.
 #include "launch/bench/exactness.hpp"
 
 #include <gtest/gtest.h>
@@ -37,7 +37,7 @@ WorkloadShape shape_of(Dtype dtype) {
       .lengths = Lengths::kRagged};
 }
 
-TEST(Exactness, AnExactOutputIsOffByItsRounding) {
+TEST(Exactness, ErrorOfACorrectOutputIsItsRounding) {
   const auto nothing = [](const TensorView&) {};
   for (const std::int64_t queries : {1, 5, 50}) {
     EXPECT_LT(error_of(shape_of(Dtype::kFloat32), queries, nothing), 1e-5) << queries;
@@ -58,7 +58,7 @@ TEST(Exactness, ReadsValuesInsideLatentKeys) {
   EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
 }
 
-TEST(Exactness, AWrongNumberIsSeen) {
+TEST(Exactness, DetectsWrongNumbers) {
   const WorkloadShape shape = shape_of(Dtype::kFloat32);
   const std::vector<std::int64_t> lengths = lengths_of(shape);
   const std::int64_t longest = std::ranges::max_element(lengths) - lengths.begin();

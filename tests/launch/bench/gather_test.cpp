@@ -45,7 +45,7 @@ TEST(Gather, PartsCoverEveryTokenOnce) {
   }
 }
 
-TEST(Gather, PartsAreSmallerWhereBlocksWouldGoWithout) {
+TEST(Gather, PartsAreSmallerIfBlocksWouldIdle) {
   const std::vector<PageReads::Sequence> many(64, PageReads::Sequence{.tokens = 8192});
   EXPECT_EQ(gather_part_tokens(many, 8, 132), 512);
   const std::vector<PageReads::Sequence> one(1, PageReads::Sequence{.tokens = 8192});

@@ -1,4 +1,4 @@
-// The model of step time against what was measured, and where it leads.
+// The model of step time against measurements, and its predictions.
 #include "launch/capacity/step_model.hpp"
 
 #include <gtest/gtest.h>
@@ -62,7 +62,7 @@ TEST(StepModel, GainsFromMoreGpusUntilTheCombineCostsMore) {
   EXPECT_EQ(best_parallelism(h200(), work, {.gpus = 8}), 1);
 }
 
-TEST(StepModel, SpreadsFromWhereOneGpuIsAsSlowAsAll) {
+TEST(StepModel, SpreadsFromTheLengthWhereOneGpuIsAsSlowAsAll) {
   for (int gpus : {2, 8}) {
     const Cluster cluster{.gpus = gpus};
     Work work = kLong;
@@ -73,7 +73,7 @@ TEST(StepModel, SpreadsFromWhereOneGpuIsAsSlowAsAll) {
   }
 }
 
-TEST(StepModel, PaysForLeavingTheNode) {
+TEST(StepModel, CostsMoreAcrossNodes) {
   const double inside = combine_us(h200(), 4096, 128, {.gpus = 16, .nodes = 1});
   const double outside = combine_us(h200(), 4096, 128, {.gpus = 16, .nodes = 2});
   // Half of 4096 rows of 516 bytes at 50 GB/s, and the latency.

@@ -1,4 +1,4 @@
-// Which chat templates the program understands, and what a prompt becomes with them.
+// The chat templates that the program understands, and the tokens of a prompt with them.
 #include <gtest/gtest.h>
 
 #include "launch/cli/chat.hpp"
@@ -50,7 +50,7 @@ TEST(ChatTemplate, ReadsEveryWayToWriteAMessage) {
   }
 }
 
-TEST(ChatTemplate, LeavesWhatItDoesNotUnderstand) {
+TEST(ChatTemplate, ReturnsNothingForUnknownTemplates) {
   for (const std::string& source : std::vector<std::string>{
            "", "{{ bos_token }}", kLoop, std::string("{# a comment #}") + template_of(kMessage),
            // Pieces of the source between "<|im_start|>system" and "<|im_end|>", but no message.
@@ -91,14 +91,14 @@ Prompt prompt_with(const std::string& chat_template, bool chat) {
   return Conversation(file, tokenizer, chat).ask("hi");
 }
 
-TEST(Chat, EndsAtTheEndOfATurnWhateverTheFileCallsTheEnd) {
+TEST(Chat, EndsAtTheEndOfATurn) {
   const std::vector<engine::Token> both{0, 2};  // <|endoftext|> and <|im_end|>
   EXPECT_EQ(prompt_with(template_of(kMessage), true).ends, both);
   EXPECT_EQ(prompt_with("", true).ends, both);
   EXPECT_EQ(prompt_with(template_of(kMessage), false).ends, std::vector<engine::Token>{0});
 }
 
-TEST(Chat, RefusesATemplateThatItDoesNotUnderstand) {
+TEST(Chat, RejectsUnknownTemplates) {
   const std::string other = template_of("{{ '[INST]' + message['content'] + '[/INST]' }}");
   try {
     prompt_with(other, true);

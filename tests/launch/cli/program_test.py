@@ -80,7 +80,7 @@ class Generate(ProgramTest):
     def test_a_fraction_of_the_memory(self):
         done = self.generate(2, "--prompt", "hello", "--memory-fraction", "1e-4")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stderr, r"room for [1-9]\d* pages a rank, in \d")
+        self.assertRegex(done.stderr, r"room for [1-9]\d* pages per rank, in \d")
         for ranks in (1, 3):
             nothing = self.generate(ranks, "--prompt", "hi", "--memory-fraction", "1e-15")
             self.expect_one_line(nothing, "no memory", "bytes")

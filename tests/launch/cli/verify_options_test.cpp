@@ -1,4 +1,4 @@
-// What `kvmesh verify` makes of its options, and which ones it gives for a case to be run again.
+// The effect of the options of `kvmesh verify`, and the options printed to repeat a case.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -10,7 +10,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-TEST(VerifyOnThreads, WaitsNoLongerThanItsDeadline) {
+TEST(VerifyOnThreads, WaitEndsAtTheDeadline) {
   const VerifyOptions options{.count = 1, .seed = 1};
   Output out;
   EXPECT_THROW(run_verify_on_threads(2, options, {.deadline = 0ms}, "", out), Timeout);

@@ -10,7 +10,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-TEST(WorldRanks, ATimeoutOfAGroupNamesTheJobsRanks) {
+TEST(WorldRanks, TimeoutOfAGroupNamesRanksOfTheJob) {
   run_loopback(4, [](Communicator& comm) {
     const auto world = with_world_ranks(comm);
     const auto odd_or_even = world->split(comm.rank().value % 2, comm.rank().value);
@@ -30,7 +30,7 @@ TEST(WorldRanks, ATimeoutOfAGroupNamesTheJobsRanks) {
   });
 }
 
-TEST(WorldRanks, APeerOfAGroupThatIsLostIsNamedByTheJobsRank) {
+TEST(WorldRanks, LostPeerOfAGroupIsNamedByItsRankInTheJob) {
   run_loopback(4, [](Communicator& comm) {
     struct Lost final : Communicator {
       explicit Lost(std::unique_ptr<Communicator> comm) : inner(std::move(comm)) {}

@@ -1,4 +1,4 @@
-// Attention over all keys of one sequence, kept in plain arrays: what the engine is checked with.
+// Attention over all keys of one sequence in plain arrays, as the engine's reference.
 #pragma once
 
 #include <algorithm>

@@ -53,7 +53,7 @@ TEST(Gguf, ReadsEveryKindOfValue) {
   EXPECT_THROW(gguf.find<bool>("t"), ModelError);
 }
 
-TEST(Gguf, FindsTensorsWhereTheyLie) {
+TEST(Gguf, FindsTensors) {
   GgufWriter writer;
   const std::vector<float> values{1, 2, 3, 4, 5, 6};
   writer.tensor("first", WeightType::kF32, {1}, "abcd");
@@ -69,7 +69,7 @@ TEST(Gguf, FindsTensorsWhereTheyLie) {
   EXPECT_THROW(gguf.tensor("third"), ModelError);
 }
 
-TEST(Gguf, SaysWhatIsWrongAndWhatToDo) {
+TEST(Gguf, ErrorsNameProblemAndRemedy) {
   try {
     const GgufFile absent("/nowhere/model.gguf");
     FAIL() << "opened a missing file";
@@ -123,7 +123,7 @@ TEST(Gguf, EveryTruncationIsAModelError) {
   }
 }
 
-/// Reads all that the accessors return: what lies outside the file would crash or be reported.
+/// Reads everything that the accessors return: data outside the file would crash or be reported.
 std::uint64_t checksum(const GgufFile& gguf) {
   std::uint64_t sum = 0;
   for (const auto& [key, value] : gguf.metadata()) {
@@ -139,7 +139,7 @@ std::uint64_t checksum(const GgufFile& gguf) {
 }
 
 // The bytes past the new end are read in a child, which then ends with a message.
-TEST(GgufDeathTest, AFileThatIsCutShortWhileItIsOpenIsNamed) {
+TEST(GgufDeathTest, NamesAFileThatShrinksWhileOpen) {
   const std::string model = test::tiny_model();
   const TemporaryFile file(model);
   const GgufFile gguf(file.path());

@@ -21,7 +21,7 @@ namespace {
 const std::vector<WeightType> kEncodable{WeightType::kF32, WeightType::kF16, WeightType::kQ4_0,
                                          WeightType::kQ4_1, WeightType::kQ8_0};
 
-/// Types that are multiplied by way of dequantize(), and where the scales lie in their blocks.
+/// Types that are multiplied by way of dequantize(), and the offsets of the scales in their blocks.
 const std::map<WeightType, std::vector<std::size_t>> kDecoded{{WeightType::kQ5_0, {0}},
                                                               {WeightType::kQ5_1, {0, 2}},
                                                               {WeightType::kQ4K, {0, 2}},
@@ -154,7 +154,7 @@ TEST(Linear, SeveralProductsShareOneLoopAndTouchOnlyTheirRows) {
   const OwnedMatrix a(WeightType::kQ4_1, 10, 64, random);
   const OwnedMatrix b(WeightType::kQ8_0, 7, 64, random);
   const std::vector<float> x = random.reals(2 * 64);
-  constexpr std::int64_t kStride = 14;  // 5 of a, 7 of b, 2 that nobody writes
+  constexpr std::int64_t kStride = 14;  // 5 of a, 7 of b, 2 that are never written
   std::vector<float> y = poisoned(2 * kStride);
   ThreadPool pool(2);
   const std::vector<Product> products{{&a.view, {3, 8}, y.data(), kStride},
@@ -170,7 +170,7 @@ TEST(Linear, SeveralProductsShareOneLoopAndTouchOnlyTheirRows) {
   }
 }
 
-TEST(Linear, RefusesShapesThatDoNotFit) {
+TEST(Linear, RejectsInvalidShapes) {
   test::Random random(25);
   const OwnedMatrix w(WeightType::kF32, 4, 32, random);
   std::vector<float> y = poisoned(4);

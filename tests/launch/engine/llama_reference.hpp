@@ -116,7 +116,7 @@ class LlamaReference {
           double score = 0.0;
           for (std::size_t d = 0; d < dim; ++d)
             score += q[t][h * dim + d] * k[s][h / group * dim + d];
-          // Scores of the tiny model are small: exp needs no maximum taken out.
+          // Scores of the tiny model are small: exp needs no maximum subtracted.
           const double weight = std::exp(score / std::sqrt(static_cast<double>(dim)));
           sum += weight;
           for (std::size_t d = 0; d < dim; ++d)

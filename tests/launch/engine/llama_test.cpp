@@ -103,7 +103,7 @@ TEST(Llama, MoreRanksThanRowsOfAMatrix) {
   });
 }
 
-TEST(Llama, AsksForAttentionOnceALayerWithTheWholeHeads) {
+TEST(Llama, CallsAttentionOncePerLayerWithAllHeads) {
   const TemporaryFile path(test::tiny_model({.layers = 3}));
   const GgufFile file(path.path());
   const auto comm = make_single_communicator();
@@ -122,7 +122,7 @@ TEST(Llama, AsksForAttentionOnceALayerWithTheWholeHeads) {
   EXPECT_EQ(calls, 3);
 }
 
-TEST(Llama, RefusesBatchesThatMakeNoSense) {
+TEST(Llama, RejectsInvalidBatches) {
   const TemporaryFile path(test::tiny_model());
   const GgufFile file(path.path());
   const auto comm = make_single_communicator();
@@ -159,7 +159,7 @@ std::string error_with(const TinyModelOptions& options, std::string_view from,
   }
 }
 
-TEST(Llama, SaysWhatIsWrongWithAModel) {
+TEST(Llama, NamesTheDefectOfAModel) {
   const auto expect = [](const std::string& message, std::string_view part) {
     EXPECT_NE(message.find(part), std::string::npos) << message;
   };
@@ -180,7 +180,7 @@ TEST(Llama, SaysWhatIsWrongWithAModel) {
          "needs a multiple of 32");
 }
 
-TEST(Llama, TakesWhatChangesNothing) {
+TEST(Llama, AcceptsKeysWithoutEffect) {
   EXPECT_EQ(error_with({.heads_per_layer = true}, "", ""), "");
   const auto with = [](auto add) { return error_with({.with = add}, "", ""); };
   EXPECT_EQ(with([](test::GgufWriter& file) {
@@ -195,7 +195,7 @@ TEST(Llama, TakesWhatChangesNothing) {
             "");
 }
 
-TEST(Llama, RefusesWhatItWouldReadPast) {
+TEST(Llama, RejectsTensorsThatAreTooSmall) {
   const auto expect = [](auto add, std::string_view part) {
     const std::string message = error_with({.with = add}, "", "");
     EXPECT_NE(message.find(part), std::string::npos) << message;

@@ -83,7 +83,7 @@ TEST(Sampling, TheSeedDecidesTheSequence) {
   EXPECT_EQ(first[0], 75);
 }
 
-TEST(Sampling, RefusesOptionsWithoutMeaning) {
+TEST(Sampling, RejectsInvalidOptions) {
   EXPECT_THROW(Sampler({.temperature = -1.0}), InvalidArgument);
   EXPECT_THROW(Sampler({.temperature = std::nan("")}), InvalidArgument);
   EXPECT_THROW(Sampler({.top_k = -1}), InvalidArgument);

@@ -26,8 +26,8 @@ struct Golden {
   std::vector<Token> tokens;
 };
 
-/// From the `tokenizers` package for Python with this vocabulary, Digits(individual_digits) and
-/// ByteLevel(add_prefix_space=False).
+/// Results of the `tokenizers` package for Python with this vocabulary, Digits(individual_digits)
+/// and ByteLevel(add_prefix_space=False).
 const std::vector<Golden>& golden() {
   static const std::vector<Golden> pairs{
       {"Hello, world!", {19556, 28, 905, 17}},
@@ -121,7 +121,7 @@ TEST_F(SmolLm2, AnswersInEnglishTheSameOnAnyNumberOfRanks) {
   }
 }
 
-/// Of "<|im_start|>user\nExplain why the sky is blue, in three sentences.<|im_end|>\n...": a
+/// Logits of "<|im_start|>user\nExplain why the sky is blue, in three sentences.<|im_end|>\n...": a
 /// float64 forward of the decoded weights, written with numpy.
 TEST_F(SmolLm2, LogitsMatchANumpyForward) {
   const Tokenizer tokenizer(*file_);

@@ -40,7 +40,7 @@ TEST(Pretokenizer, SplitsLikeGpt2WithNumbersAlone) {
   EXPECT_EQ(split_words(""), Words{});
 }
 
-TEST(Pretokenizer, LosesNothingOfAnyBytes) {
+TEST(Pretokenizer, WordsConcatenateToTheText) {
   const std::uint64_t seed = test::seed_or(32);
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -144,7 +144,7 @@ TEST(Tokenizer, UserDefinedTokensAlwaysAndTheLongestFirst) {
   EXPECT_EQ(pieces(tokenizer, "x<a b><a"), (std::vector<std::string>{"x", "<a b>", "<a"}));
 }
 
-TEST(Tokenizer, DropsBytesThatTheVocabularyLeavesOut) {
+TEST(Tokenizer, DropsBytesMissingFromTheVocabulary) {
   test::TinyVocabulary vocabulary = test::tiny_vocabulary();
   vocabulary.tokens[3 + 4] = "<unused>";  // byte 4
   const Tokenizer tokenizer = tokenizer_of(vocabulary);
@@ -168,7 +168,7 @@ TEST(Tokenizer, BrokenOrOtherVocabulariesAreModelErrors) {
   EXPECT_THROW(Tokenizer(GgufFile(file.path())), ModelError);
 }
 
-TEST(Tokenizer, RefusesTokensOutsideTheVocabulary) {
+TEST(Tokenizer, RejectsTokensOutsideTheVocabulary) {
   const Tokenizer tokenizer = tokenizer_of(test::tiny_vocabulary());
   EXPECT_THROW(tokenizer.decode(-1), InvalidArgument);
   EXPECT_THROW(tokenizer.decode(tokenizer.size()), InvalidArgument);

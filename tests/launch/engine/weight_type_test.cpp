@@ -107,7 +107,7 @@ TEST(WeightType, FiveBitsDecodeAsThePackageForPythonDoes) {
          {405.75f, 173.25f, 16.0f, 599.75f, 152.5f, 309.0f, 592.5f, 436.75f, 39.25f}, 8013724.0);
 }
 
-TEST(WeightType, AnUnknownTypeHasNoLayout) {
+TEST(WeightType, UnknownTypeHasNoLayout) {
   EXPECT_FALSE(block_layout(static_cast<WeightType>(999)).has_value());
   EXPECT_FALSE(block_layout(WeightType::kQ2K)->supported);
 }

@@ -1,4 +1,4 @@
-// Ranks that are given different things hear of it, all of them, with the rank and the field.
+// Ranks with different options: all of them throw, and the error names the rank and the field.
 #include "runtime/memory/cache_agreement.hpp"
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kRanks = 3;
 
-// The error that each rank gets where the last one is given other options; empty: none.
+// The error that each rank gets if the last one has other options; empty: none.
 std::vector<std::string> told(
     const std::function<void(CacheOptions&)>& change,
     const std::function<void(CacheOptions&)>& on_all = [](CacheOptions&) {}) {
@@ -32,7 +32,7 @@ std::vector<std::string> told(
                    } catch (const InvalidArgument& error) {
                      said[static_cast<std::size_t>(mesh.rank().value)] = error.what();
                    }
-                   KvCache(mesh, test::small_cache_options());  // and they go on
+                   KvCache(mesh, test::small_cache_options());  // the ranks still work
                  },
                  {.threads = 1, .deadline = std::chrono::seconds(30)});
   return said;
@@ -85,13 +85,13 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
   }
 }
 
-TEST(CacheAgreement, TellsAllWhatOneRankRefuses) {
+TEST(CacheAgreement, ReportsOneRanksErrorOnAllRanks) {
   const std::vector<std::string> said = told([](auto& o) { o.k_dim = 577; });
   expect_told(said, {"577"});
   expect_told({said[0], said[1]}, {"the options of rank 2 are refused"});
 }
 
-TEST(CacheAgreement, RefusesLatentValuesThatAreLongerThanTheirKeys) {
+TEST(CacheAgreement, RejectsLatentValuesLongerThanKeys) {
   const std::vector<std::string> said = told([](auto& o) {
     o.page_kind = PageKind::kLatent;
     o.v_dim = 9;
@@ -99,7 +99,7 @@ TEST(CacheAgreement, RefusesLatentValuesThatAreLongerThanTheirKeys) {
   expect_told(said, {"v_dim 9 is over k_dim 8"});
 }
 
-TEST(CacheAgreement, RefusesScalesThatAreNone) {
+TEST(CacheAgreement, RejectsInvalidScales) {
   for (float scale : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     expect_told(told([&](auto& o) { o.scales.v = scale; }), {"a scale of"});
   }
@@ -109,7 +109,7 @@ TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {
   for (const std::string& said : told([](auto& o) { o.pages_per_rank = 9; })) EXPECT_EQ(said, "");
 }
 
-TEST(CacheAgreement, NamesTheHeadParallelOfOtherMeshes) {
+TEST(CacheAgreement, NamesDifferentHeadParallel) {
   // The first rank of two has a mesh of its own arrangement: 2 x 1, not 1 x 2.
   run_loopback(2, [](Communicator& world) {
     Mesh columns(world, {.head_parallel = 1, .threads = 1});
@@ -126,7 +126,7 @@ TEST(CacheAgreement, NamesTheHeadParallelOfOtherMeshes) {
   });
 }
 
-TEST(CacheAgreement, GivesAllRanksOneSpaceOfIdsAndEveryCacheItsOwn) {
+TEST(CacheAgreement, IdSpaceIsEqualOnAllRanksAndUniquePerCache) {
   std::mutex mutex;
   std::vector<std::vector<std::uint64_t>> ids(kRanks);
   run_on_threads(kRanks,
@@ -155,7 +155,7 @@ TEST(CacheAgreement, GivesAllRanksOneSpaceOfIdsAndEveryCacheItsOwn) {
   EXPECT_EQ(ids[0], ids[2]);
 }
 
-TEST(CacheAgreement, LeavesTheSpaceOfIdsOutOfTheDigest) {
+TEST(CacheAgreement, DigestIgnoresTheIdSpace) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache one(mesh, test::small_cache_options()), two(mesh, test::small_cache_options());
   for (KvCache* cache : {&one, &two}) {

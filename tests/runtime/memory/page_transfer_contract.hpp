@@ -13,10 +13,10 @@
 
 namespace kvmesh::test {
 
-/// Pages below kSources are read, those from there on are written.
+/// Pages below kSources are read, all others are written.
 struct TransferCase {
   static constexpr int kLayers = 2, kPageSize = 4, kPages = 40, kSources = 20;
-  /// Planes that differ in everything: what they mean does not matter to a copy.
+  /// Planes that differ in every property: their meaning does not matter to a copy.
   static constexpr PageFormat format() {
     return {.heads = 3,
             .page_size = kPageSize,
@@ -29,7 +29,7 @@ inline std::int64_t row_bytes(const PagePlane& plane) {
   return plane.elements * static_cast<std::int64_t>(size_bytes(plane.dtype));
 }
 
-/// The place of a byte in the pools: byte `i` of a plane of a layer of a rank.
+/// A byte's address in the pools: byte `i` of a plane of a layer of a rank.
 struct ByteAt {
   ByteAt(int of_rank, int of_layer, std::size_t of_plane, std::int64_t i)
       : rank(of_rank), layer(of_layer), plane(of_plane) {
@@ -41,7 +41,7 @@ struct ByteAt {
     page = i / row / TransferCase::kPageSize / format.heads;
   }
 
-  /// Bytes that mix all of the place: those of a page differ from those of any other.
+  /// Bytes computed from the whole address: those of a page differ from those of any other.
   std::byte stamp() const {
     std::uint64_t hash = 1;
     for (const std::int64_t part : {std::int64_t{rank}, std::int64_t{layer},
@@ -88,7 +88,7 @@ inline void spoil_sources(const PoolStorage& pools) {
   });
 }
 
-/// Expects every byte of the pages that are no sources where it must be.
+/// Expects the right byte in every page that is not a source.
 inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<PageCopy>& copies) {
   for_each_plane(pools, [&](const TensorView& view, int layer, std::size_t plane) {
     std::vector<std::byte> bytes(static_cast<std::size_t>(TransferCase::kPages * page_bytes(view)));
@@ -109,7 +109,7 @@ inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<
   });
 }
 
-/// The bytes of the tokens that this rank has to send, or the signals in their place.
+/// The bytes of the tokens that this rank has to send, or the signals instead.
 inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies, bool maps) {
   const PageFormat format = TransferCase::format();
   std::int64_t token_bytes = 0;
@@ -127,7 +127,7 @@ inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies
   return maps ? readers.size() + sources.size() : bytes;
 }
 
-/// Copies the list, then lets every rank spoil its sources at once.
+/// Copies the list, then every rank overwrites its sources at once.
 inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool maps) {
   SCOPED_TRACE(maps ? "maps" : "messages");
   Communicator& kv = mesh.kv();
@@ -148,7 +148,7 @@ inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool m
   expect_copied(pools, me, copies);
 }
 
-/// On every rank, by maps and by messages. `copies(ranks)` is the list for so many ranks.
+/// On every rank, by maps and by messages. `copies(ranks)` is the list for this many ranks.
 template <class Place>
 void check_on_ranks(const auto& copies) {
   Place::run([&](Communicator& comm) {

@@ -1,4 +1,4 @@
-// The pools of a cache over any ranks: what they take, and who reads whose.
+// The pools of a cache over any ranks: their size, and who reads whose.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace kvmesh::test {
 
 inline constexpr int kPoolLayers = 3;
 
-/// Says nothing of memory yet.
+/// Has no amount of memory yet.
 inline CacheOptions unsized_cache() {
   return {.layers = kPoolLayers,
           .q_heads = 4,
@@ -32,7 +32,8 @@ inline CacheOptions cache_of_bytes(std::int64_t bytes) {
   return options;
 }
 
-/// Of one rank and all layers, with `head_parallel` 1; and what alignment may add to a pool.
+/// Bytes of one rank and all layers, with `head_parallel` 1; and the most that alignment may add to
+/// a pool.
 inline constexpr std::int64_t kBytesOfPage = kPoolLayers * 4 * 4 * (8 + 6) * 4;
 inline constexpr std::int64_t kMostPadding = kPoolLayers * 2 * 255;
 
@@ -40,7 +41,7 @@ inline std::int64_t granule(Mesh& mesh) {
   return static_cast<std::int64_t>(SharedMemory::granule(mesh.device()));
 }
 
-/// Element `i` of one half of a layer of a rank: no two places have the same.
+/// Element `i` of one half of a layer of a rank: no two elements are equal.
 inline float pattern(int rank, int layer, bool is_value, std::int64_t i) {
   return static_cast<float>(((rank * kPoolLayers + layer) * 2 + is_value) * 4096 + i % 4093);
 }
@@ -59,7 +60,7 @@ inline void fill(Mesh& mesh, KvCache& cache) {
   }
 }
 
-/// Expects what `fill` wrote on the world's rank `rank`.
+/// Expects the numbers that `fill` wrote on the world's rank `rank`.
 inline void expect_filled(int rank, int layer, const ConstKvPool& pool) {
   for (bool is_value : {false, true}) {
     const ConstTensorView& half = is_value ? pool.v : pool.k;
@@ -85,7 +86,7 @@ class PoolsContract : public testing::Test {
 };
 TYPED_TEST_SUITE_P(PoolsContract);
 
-TYPED_TEST_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads) {
+TYPED_TEST_P(PoolsContract, EveryRankReadsThePoolsOfItsHeads) {
   for (int head_parallel : {1, 2}) {
     this->on_ranks(
         [&](Mesh& mesh) {
@@ -111,7 +112,7 @@ inline std::byte plane_stamp(int rank, int layer, int plane) {
   return static_cast<std::byte>(1 + (rank * kPoolLayers + layer) * 4 + plane);
 }
 
-/// Expects nothing but the stamp of plane `plane` in the first bytes of `view`.
+/// Expects only the stamp of plane `plane` in the first bytes of `view`.
 inline void expect_stamped(const ConstTensorView& view, int rank, int layer, int plane) {
   std::vector<std::byte> bytes(static_cast<std::size_t>(view.elements()) * size_bytes(view.dtype));
   ASSERT_FALSE(bytes.empty());
@@ -155,7 +156,7 @@ TYPED_TEST_P(PoolsContract, PeersSeeThePlanesOfEveryFormat) {
   }
 }
 
-TYPED_TEST_P(PoolsContract, ReadersSeeWhatOwnersWriteLater) {
+TYPED_TEST_P(PoolsContract, ReadersSeeLaterWrites) {
   this->on_ranks([](Mesh& mesh) {
     KvCache cache(mesh, cache_of_bytes(granule(mesh)));
     const Rank next{(mesh.kv_rank().value + 1) % mesh.kv_parallel()};
@@ -171,7 +172,7 @@ TYPED_TEST_P(PoolsContract, ReadersSeeWhatOwnersWriteLater) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, HasNoPoolsOfRanksThatAreNot) {
+TYPED_TEST_P(PoolsContract, RejectsPoolsOfRanksOutOfRange) {
   this->on_ranks([](Mesh& mesh) {
     KvCache cache(mesh, cache_of_bytes(granule(mesh)));
     for (int rank : {-1, mesh.kv_parallel()}) {
@@ -201,7 +202,7 @@ TYPED_TEST_P(PoolsContract, UsesByteBudget) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, TheSmallestRankCountsForAll) {
+TYPED_TEST_P(PoolsContract, SmallestRankDecidesForAll) {
   this->on_ranks([](Mesh& mesh) {
     const int me = mesh.rank().value, ranks = mesh.size();
     const KvCache least(mesh, cache_of_bytes(5 * granule(mesh)));
@@ -214,10 +215,10 @@ TYPED_TEST_P(PoolsContract, TheSmallestRankCountsForAll) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, SharesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
+TYPED_TEST_P(PoolsContract, DividesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
   this->on_ranks([](Mesh& mesh) {
     constexpr std::int64_t kWanted = std::int64_t{24} << 20;
-    // All ranks look before the first of them takes anything, and know the same number.
+    // All ranks read the free memory before the first of them allocates, and get the same number.
     double free = static_cast<double>(free_memory(mesh.device()));
     broadcast(mesh.world(), Rank{0}, std::as_writable_bytes(std::span(&free, 1)));
     CacheOptions options = unsized_cache();
@@ -234,7 +235,7 @@ TYPED_TEST_P(PoolsContract, SharesAFractionOfFreeMemoryAmongTheRanksOfADevice) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, RefusesMemoryThatIsNotSaidInOneWay) {
+TYPED_TEST_P(PoolsContract, RejectsMemoryGivenInTwoWays) {
   this->on_ranks([](Mesh& mesh) {
     struct Memory {
       std::int64_t pages, bytes;
@@ -256,14 +257,14 @@ TYPED_TEST_P(PoolsContract, RefusesMemoryThatIsNotSaidInOneWay) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, OneRankWithoutRoomIsAnErrorOfAll) {
+TYPED_TEST_P(PoolsContract, OneRankWithoutMemoryFailsOnAll) {
   this->on_ranks([](Mesh& mesh) {
     const bool last = mesh.rank().value == mesh.size() - 1;
     EXPECT_THROW(KvCache(mesh, cache_of_bytes(last ? 100 : 5 * granule(mesh))), InvalidArgument);
     CacheOptions options = unsized_cache();
     options.memory_fraction = 1e-15;
     EXPECT_THROW(KvCache(mesh, options), OutOfMemory);
-    KvCache(mesh, cache_of_bytes(granule(mesh)));  // and they go on
+    KvCache(mesh, cache_of_bytes(granule(mesh)));  // the ranks still work
   });
 }
 
@@ -288,12 +289,12 @@ TYPED_TEST_P(PoolsContract, ThrowsOutOfMemory) {
   });
 }
 
-REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsTheOthersOfItsHeads,
-                            PeersSeeThePlanesOfEveryFormat, ReadersSeeWhatOwnersWriteLater,
-                            HasNoPoolsOfRanksThatAreNot, UsesByteBudget,
-                            TheSmallestRankCountsForAll,
-                            SharesAFractionOfFreeMemoryAmongTheRanksOfADevice,
-                            RefusesMemoryThatIsNotSaidInOneWay, OneRankWithoutRoomIsAnErrorOfAll,
+REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsThePoolsOfItsHeads,
+                            PeersSeeThePlanesOfEveryFormat, ReadersSeeLaterWrites,
+                            RejectsPoolsOfRanksOutOfRange, UsesByteBudget,
+                            SmallestRankDecidesForAll,
+                            DividesAFractionOfFreeMemoryAmongTheRanksOfADevice,
+                            RejectsMemoryGivenInTwoWays, OneRankWithoutMemoryFailsOnAll,
                             ThrowsOutOfMemory);
 
 }  // namespace kvmesh::test

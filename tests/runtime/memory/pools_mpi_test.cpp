@@ -13,7 +13,7 @@ INSTANTIATE_TYPED_TEST_SUITE_P(Processes, PoolsContract, MpiPlaces, PlaceNames);
 INSTANTIATE_TYPED_TEST_SUITE_P(Processes, PageTransferContract, MpiPlaces, PlaceNames);
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kLimitsWork = false;  // their shadow is beyond any limit
+constexpr bool kLimitsWork = false;  // the sanitizer's shadow exceeds any limit
 #else
 constexpr bool kLimitsWork = true;
 #endif
@@ -37,7 +37,7 @@ class AddressSpaceLimit {
   rlimit before_{};
 };
 
-TEST(PoolsOfProcesses, ARankThatCannotAllocateIsNamedByAll) {
+TEST(PoolsOfProcesses, AllNameARankThatCannotAllocate) {
   if (!kLimitsWork) GTEST_SKIP() << "under a sanitizer";
   MpiRanks::run([](Communicator& comm) {
     Mesh mesh(comm, {.threads = 1});

@@ -1,4 +1,4 @@
-// How a mesh arranges its ranks, and what it refuses.
+// A mesh's arrangement of its ranks, and the options that it refuses.
 #include "kvmesh/mesh.hpp"
 
 #include <gtest/gtest.h>
@@ -17,7 +17,7 @@ std::vector<int> members(Mesh& mesh, Communicator& comm) {
   return all_gather_value(comm, int{mesh.rank().value});
 }
 
-TEST(Mesh, PutsConsecutiveRanksSideBySideAlongTheHeads) {
+TEST(Mesh, ConsecutiveRanksLieAlongTheHeads) {
   const auto body = [](Mesh& mesh) {
     const int rank = mesh.rank().value;
     EXPECT_EQ(mesh.size(), 6);
@@ -41,14 +41,14 @@ TEST(Mesh, GivesAllRanksToTheKeysByDefault) {
   });
 }
 
-TEST(Mesh, RefusesHeadParallelThatDoesNotDivideTheRanks) {
+TEST(Mesh, RejectsHeadParallelThatDoesNotDivideTheRanks) {
   for (int heads : {-2, 0, 3, 8}) {
     const auto nothing = [](Mesh&) {};
     EXPECT_THROW(run_on_threads(4, nothing, {.head_parallel = heads}), InvalidArgument) << heads;
   }
 }
 
-// What each of three ranks says to a mesh whose options rank 2 has changed.
+// The errors of three ranks whose mesh options differ on rank 2.
 std::vector<std::string> said_to(const std::function<void(MeshOptions&)>& change) {
   std::vector<std::string> said(3);
   run_loopback(3, [&](Communicator& world) {
@@ -63,7 +63,7 @@ std::vector<std::string> said_to(const std::function<void(MeshOptions&)>& change
   return said;
 }
 
-TEST(Mesh, TellsEveryRankWhichOptionDiffers) {
+TEST(Mesh, NamesTheDifferentOptionOnEveryRank) {
   const auto expect_all = [](const std::vector<std::string>& said, const std::string& text) {
     for (const std::string& each : said) EXPECT_NE(each.find(text), std::string::npos) << each;
   };
@@ -82,7 +82,7 @@ TEST(Mesh, TellsEveryRankWhichOptionDiffers) {
     EXPECT_EQ(each, "");
 }
 
-TEST(Mesh, HasTheThreadsAskedFor) {
+TEST(Mesh, HasTheRequestedThreads) {
   Mesh three(make_single_communicator(), {.threads = 3});
   EXPECT_EQ(three.threads().threads(), 3);
   Mesh by_default(make_single_communicator());
@@ -90,13 +90,13 @@ TEST(Mesh, HasTheThreadsAskedFor) {
   EXPECT_THROW(Mesh(make_single_communicator(), {.threads = -1}), InvalidArgument);
 }
 
-TEST(Mesh, SharesTheCoresAmongTheRanksOfAProcess) {
+TEST(Mesh, DividesTheCoresAmongTheRanksOfAProcess) {
   Mesh alone(make_single_communicator());
   const int all = alone.threads().threads();
   run_on_threads(4, [&](Mesh& mesh) { EXPECT_EQ(mesh.threads().threads(), std::max(1, all / 4)); });
 }
 
-TEST(Mesh, SaysClearlyThatThereIsNoCuda) {
+TEST(Mesh, ReportsMissingCuda) {
   try {
     Mesh mesh(make_single_communicator(), {.device = DeviceChoice::kCuda});
     FAIL() << "made a mesh of GPUs";
@@ -124,7 +124,7 @@ TEST(Mesh, IsOneRankWithoutALauncher) {
   EXPECT_EQ(mesh.world().kind(), make_single_communicator()->kind());
 }
 
-TEST(Mesh, RethrowsWhatARankThrows) {
+TEST(Mesh, RethrowsTheErrorOfARank) {
   const auto body = [](Mesh& mesh) {
     if (mesh.rank().value == 1) throw Unsupported("rank 1 gives up");
     barrier(mesh.world());

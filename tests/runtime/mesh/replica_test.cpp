@@ -1,4 +1,4 @@
-// check_replicas: silent while the ranks agree, and exact about where they parted.
+// check_replicas: silent while the ranks agree, and exact about the first operation that differs.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -15,7 +15,7 @@ CacheOptions tiny_cache() {
   return {.q_heads = 1, .kv_heads = 1, .k_dim = 4, .page_size = 4, .pages_per_rank = 8};
 }
 
-// What each of three ranks says after `script`; empty where check_replicas found nothing.
+// The error of each of three ranks after `script`; empty if check_replicas found nothing.
 std::vector<std::string> verdicts(const std::function<void(KvCache&, int rank)>& script,
                                   CacheOptions options = tiny_cache(), int head_parallel = 1) {
   std::vector<std::string> said(4);
@@ -49,7 +49,7 @@ TEST(Replicas, AgreeAfterTheSameOperations) {
   for (const std::string& said : verdicts([](KvCache&, int) {})) EXPECT_EQ(said, "");
 }
 
-TEST(Replicas, NameTheOperationAndTheRanksThatParted) {
+TEST(Replicas, NameTheOperationAndTheDifferentRanks) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     const SequenceId a = cache.create();  // operation 0
     const SequenceId b = cache.create();  // operation 1
@@ -64,7 +64,7 @@ TEST(Replicas, NameTheOperationAndTheRanksThatParted) {
   expect_says(said[2], {"ranks 2 and 0", "at operation 3", "reserve"});
 }
 
-TEST(Replicas, NameTheOperationThatSomeDidNotApply) {
+TEST(Replicas, NameTheOperationThatSomeRanksLack) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     cache.create();
     if (rank == 1) cache.create();
@@ -74,7 +74,7 @@ TEST(Replicas, NameTheOperationThatSomeDidNotApply) {
   expect_says(said[3], {"rank 1", "operation 1", "rank 3 did not"});
 }
 
-TEST(Replicas, DoNotClaimToKnowWhatTheyHaveForgotten) {
+TEST(Replicas, ReportThatTheOperationIsNoLongerInTheJournal) {
   const std::vector<std::string> said = verdicts([](KvCache& cache, int rank) {
     const SequenceId a = cache.create();
     cache.reserve(a, rank == 3 ? 4 : 8);

@@ -1,4 +1,4 @@
-// What a rank and its device remember of page tables, against looking at all of them again.
+// Page tables followed by a rank and its device, against reading all of them again.
 #include "runtime/step/local_pages.hpp"
 
 #include <gtest/gtest.h>
@@ -26,6 +26,7 @@ void expect_same(const LocalSequence& seen, std::span<const PageId> pages) {
   std::vector<LocalPage> mine;
   std::vector<std::int32_t> held(kRanks);
   for (std::size_t logical = 0; logical < pages.size(); ++logical) {
+    if (!pages[logical].valid()) continue;
     ++held[static_cast<std::size_t>(pages[logical].rank().value)];
     if (pages[logical].rank() != kMe) continue;
     mine.push_back({pages[logical].index(), static_cast<std::int32_t>(logical)});
@@ -34,13 +35,14 @@ void expect_same(const LocalSequence& seen, std::span<const PageId> pages) {
   EXPECT_EQ(seen.held, held);
 }
 
-/// Serves random sequences; `device_` has the lists as a device that gets only new pages has them.
+/// Serves random sequences; `device_` has the lists of a device that gets only new pages.
 class Serving {
  public:
   /// Looks at a sequence after one in `behind` steps.
-  Serving(std::uint64_t seed, int behind) : random_(seed), behind_(behind) {}
+  Serving(std::uint64_t seed, int behind, std::int64_t window = 0)
+      : random_(seed), window_(window), behind_(behind) {}
 
-  /// How many pages were not sent again.
+  /// Number of pages that were not sent again.
   std::size_t kept() const { return kept_; }
 
   void step() {
@@ -51,7 +53,11 @@ class Serving {
     if (random_.one_in(8)) living_.push_back(allocator_.fork(id));
     if (random_.one_in(6)) {
       const std::int64_t length = random_.integer(0, allocator_.length(id));
-      allocator_.truncate(id, length);
+      const bool may = length > allocator_.released_pages(id) * kPageSize + window_;
+      if (may || length == 0 || window_ == 0) allocator_.truncate(id, length);
+    }
+    if (window_ > 0 && random_.one_in(3)) {
+      allocator_.slide_window(id, random_.integer(0, allocator_.length(id)));
     }
     if (random_.one_in(6)) {
       const std::int64_t length = allocator_.length(id);
@@ -86,8 +92,12 @@ class Serving {
   }
 
   Random random_;
-  PageAllocator allocator_{
-      {.ranks = kRanks, .pages_per_rank = 60, .page_size = kPageSize, .home_threshold_tokens = 12}};
+  std::int64_t window_;
+  PageAllocator allocator_{{.ranks = kRanks,
+                            .pages_per_rank = 60,
+                            .page_size = kPageSize,
+                            .home_threshold_tokens = 12,
+                            .window = window_}};
   LocalPages pages_{kMe, allocator_};
   SentPages sent_{allocator_};
   std::vector<SequenceId> living_;
@@ -96,12 +106,21 @@ class Serving {
   int behind_;
 };
 
-TEST(LocalPages, AreWhatThePageTablesSay) {
+TEST(LocalPages, EqualThePageTables) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Serving serving(seed, 1);
   for (int i = 0; i < 20'000 && !testing::Test::HasFailure(); ++i) serving.step();
   EXPECT_GT(serving.kept(), 5'000u);
+}
+
+TEST(LocalPages, LeaveOutWhatIsBehindTheWindow) {
+  const std::uint64_t seed = seed_or(std::random_device{}());
+  SCOPED_TRACE(seed);
+  Serving often(seed, 1, 17), seldom(seed, 500, 17);
+  for (int i = 0; i < 20'000 && !testing::Test::HasFailure(); ++i) often.step();
+  EXPECT_GT(often.kept(), 1'000u);
+  for (int i = 0; i < 40'000 && !testing::Test::HasFailure(); ++i) seldom.step();
 }
 
 TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
@@ -111,7 +130,7 @@ TEST(LocalPages, ReadTheTablesAnewWhenTheLogHasGoneOn) {
   for (int i = 0; i < 60'000 && !testing::Test::HasFailure(); ++i) serving.step();
 }
 
-TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
+TEST(SentPages, StayValidWhenPagesArePublishedOrEvicted) {
   PageAllocator allocator(
       {.ranks = 1, .pages_per_rank = 3, .page_size = 4, .prefix = {.enabled = true}});
   SentPages sent(allocator);
@@ -141,7 +160,7 @@ TEST(SentPages, StayWhenPagesArePublishedOrEvicted) {
 }
 
 // Positions are int32: see check_step.
-TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
+TEST(StepBatch, RejectsSequencesLongerThanPositions) {
   constexpr int kPage = 1 << 20;
   PageAllocator allocator({.ranks = 1, .pages_per_rank = 2048, .page_size = kPage});
   const SequenceId sequence = allocator.create();
@@ -157,7 +176,7 @@ TEST(StepBatch, RefusesSequencesThatPositionsCannotNumber) {
   allocator.append(sequence, kMost);
   EXPECT_THROW(check(1), InvalidArgument);
 
-  // Nor batches whose queries cannot be numbered.
+  // Nor batches with more queries than can be numbered.
   const BatchEntry all[] = {{sequence, 0, kMost}, {allocator.fork(sequence), 0, kMost}};
   EXPECT_NO_THROW(check_step(allocator, cache, {all, 1}, {}));
   EXPECT_THROW(check_step(allocator, cache, all, {}), InvalidArgument);

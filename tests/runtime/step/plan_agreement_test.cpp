@@ -1,4 +1,4 @@
-// Ranks that plan different steps are told, all of them, which rank differs and in which field.
+// Ranks that plan different steps: all of them throw, and the error names the rank and the field.
 #include "runtime/step/plan_agreement.hpp"
 
 #include <gtest/gtest.h>
@@ -24,8 +24,7 @@ PlanHashes all_hashes(const Plan& plan, const PageAllocator& allocator) {
                     allocator.digest());
 }
 
-// What a rank is told in the plan that ends an interval, where the last rank changes the first plan
-// of it.
+// The error of a rank at the plan that ends an interval, whose first plan the last rank changes.
 std::string told(Communicator& world, const std::function<void(Plan&)>& change) {
   const PageAllocator allocator({.ranks = world.size(), .pages_per_rank = 4, .page_size = 4});
   PlanHistory history;
@@ -60,7 +59,7 @@ MaskMod window(std::int32_t n) { return mods::sliding_window(n); }
 
 ScoreMod slopes(std::vector<float> numbers) { return mods::alibi(Buffer<float>(numbers)); }
 
-TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
+TEST(PlanAgreement, NamesTheDifferenceWithinAnInterval) {
   expect_told("", [](Plan&) {});
   expect_told("the batch", [](Plan& p) { p.batch.pop_back(); });
   expect_told("the batch", [](Plan& p) { std::swap(p.batch[0], p.batch[1]); });
@@ -76,6 +75,7 @@ TEST(PlanAgreement, NamesWhatDiffersWithinAnInterval) {
   expect_told("the mask mod", [](Plan& p) { p.options.mask = {}; });
   expect_told("the mask mod", [](Plan& p) { p.options.mask = window(8); });
   expect_told("the score mod", [](Plan& p) { p.options.score = mods::soft_cap(30); });
+  expect_told("the mask mod", [](Plan& p) { p.options.kinds = {{.layers = {1}}}; });
   expect_told("the score mod", [](Plan& p) { p.options.score = slopes({0.5f, 0.25f}); });
 }
 
@@ -99,7 +99,7 @@ TEST(PlanAgreement, ComparesBlockMasks) {
   EXPECT_EQ(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &causal}).fields);
   EXPECT_NE(hashes_of({.block_mask = &causal}).fields, hashes_of({.block_mask = &full}).fields);
 
-  // Of the same shape and as sparse, with another list.
+  // A mask of the same shape and sparsity, with another list.
   const auto listing = [&](std::int32_t block) {
     const BlockRow rows[] = {{.partial = {block}, .full = {}}, {.partial = {0}, .full = {1}}};
     return BlockMask::from_lists(shape, rows);
@@ -114,7 +114,7 @@ TEST(PlanAgreement, ComparesBlockMasks) {
 
 // ---- Through a cache. Every sequence is short and lives on one rank ----
 
-// Plans on three ranks until a rank's `differ` is found; returns what a rank is told.
+// Plans on three ranks until a rank's `differ` is found; returns the error of a rank.
 std::string told_by_cache(Mesh& mesh, const std::function<void(KvCache&, PlanOptions&)>& differ) {
   KvCache cache(mesh, small_cache_options());
   const SequenceId sequence = cache.create();
@@ -131,7 +131,7 @@ std::string told_by_cache(Mesh& mesh, const std::function<void(KvCache&, PlanOpt
   return "";
 }
 
-TEST(PlanAgreement, ACacheComparesItsPlansWithoutACombine) {
+TEST(PlanAgreement, CacheComparesItsPlansWithoutACombine) {
   run_on_threads(3, [](Mesh& mesh) {
     EXPECT_EQ(told_by_cache(mesh, [](auto&, auto&) {}), "");
     std::string said = told_by_cache(mesh, [](auto&, auto& o) { o.mask = window(2); });

@@ -1,4 +1,4 @@
-// Steps planned in place, beside steps that are planned each for itself.
+// Steps planned in place, beside separately planned steps.
 #include <vector>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -50,7 +50,7 @@ struct Result {
   }
 };
 
-/// Serves two caches alike, one by plans of its own for each step, one by one that is replanned.
+/// Serves two caches alike, one by separate plans for each step, one by one plan that is replanned.
 void serve(Mesh& mesh, const PlanOptions& options, std::uint64_t seed) {
   Random random(seed);
   KvCache fresh(mesh, wide_cache()), again(mesh, wide_cache());
@@ -89,14 +89,14 @@ void serve(Mesh& mesh, const PlanOptions& options, std::uint64_t seed) {
   }
 }
 
-TEST(Replan, EqualsPlansOfTheirOwn) {
+TEST(Replan, EqualsSeparatePlans) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   for (int ranks : {1, 3}) {
     run_on_threads(ranks, [&](Mesh& mesh) { serve(mesh, {}, seed); });
   }
 }
 
-TEST(Replan, WithLimitsEqualsPlansOfTheirOwn) {
+TEST(Replan, WithLimitsEqualsSeparatePlans) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   for (int ranks : {1, 3}) {
     run_on_threads(ranks, [&](Mesh& mesh) {
@@ -119,7 +119,7 @@ TEST(Replan, WithLimitsGivesTensorsOneSize) {
 }
 
 // Neither the lists of a decode step nor their memory grow with the pages.
-TEST(Replan, HoldsMemoryForSequencesNotForPages) {
+TEST(Replan, MemoryDoesNotGrowWithPages) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   CacheOptions options = small_cache_options();
   options.page_size = 1;
@@ -137,7 +137,7 @@ TEST(Replan, HoldsMemoryForSequencesNotForPages) {
   EXPECT_EQ(step.host_bytes(), held);
 }
 
-TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
+TEST(Replan, RejectsInvalidBatchesAndChangesNothing) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, small_cache_options());
   StepPlan step = cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 9}});
@@ -154,7 +154,7 @@ TEST(Replan, RefusesWhatDoesNotFitAndChangesNothing) {
   EXPECT_FALSE(cache.try_replan(step, full));
 }
 
-TEST(Replan, RefusesWhatItsBlockMaskDoesNotFit) {
+TEST(Replan, RejectsBatchesThatItsBlockMaskDoesNotFit) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, wide_cache());
   const SequenceId a = cache.create(), b = cache.create(), c = cache.create();
@@ -171,7 +171,7 @@ TEST(Replan, RefusesWhatItsBlockMaskDoesNotFit) {
   EXPECT_EQ(step.query_tokens(), 5);
 }
 
-TEST(Replan, RefusesLimitsThatAreNone) {
+TEST(Replan, RejectsInvalidLimits) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   KvCache cache(mesh, small_cache_options());
   for (const StepLimits& limits :

@@ -1,4 +1,4 @@
-// How long a plan is good: until its own sequences change, and no longer than its cache.
+// The validity of a plan: until its own sequences change, and no longer than its cache.
 #include <optional>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -83,7 +83,7 @@ TEST_F(StalePlan, IsRefusedAfterACopyOnWriteOfItsOwnPage) {
   expect_stale(step);
 }
 
-TEST_F(StalePlan, IsMadeGoodByAReplan) {
+TEST_F(StalePlan, IsValidAfterAReplan) {
   StepPlan step = cache_.plan({{a_, 1}});
   cache_.erase(a_);
   expect_stale(step);
@@ -91,7 +91,7 @@ TEST_F(StalePlan, IsMadeGoodByAReplan) {
   expect_good(step);
 }
 
-TEST_F(StalePlan, StaysGoodWhileOtherSequencesChange) {
+TEST_F(StalePlan, StaysValidWhileOtherSequencesChange) {
   StepPlan step = cache_.plan({{a_, 2}});
   static_cast<void>(cache_.plan({{b_, 1}}));
   cache_.truncate(b_, 1);
@@ -101,7 +101,7 @@ TEST_F(StalePlan, StaysGoodWhileOtherSequencesChange) {
   expect_good(step);
 }
 
-TEST_F(StalePlan, StaysGoodWhileNothingOfItsContentChanges) {
+TEST_F(StalePlan, StaysValidWhileItsContentIsUnchanged) {
   cache_.reserve(a_, 8);
   StepPlan step = cache_.plan({{a_, 0, 1}});
   cache_.truncate(a_, 5);  // gives back what was only reserved
@@ -109,7 +109,7 @@ TEST_F(StalePlan, StaysGoodWhileNothingOfItsContentChanges) {
   expect_good(step);
 }
 
-TEST_F(StalePlan, PlansOfOneStepLiveSideBySide) {
+TEST_F(StalePlan, PlansOfOneStepCoexist) {
   StepPlan appends = cache_.plan({{a_, 1}, {b_, 1}});
   StepPlan attends = cache_.plan({{a_, 0, 1}, {b_, 0, 1}}, {.mask = mods::sliding_window(2)});
   rows_.run(appends);
@@ -123,13 +123,13 @@ TEST_F(StalePlan, PlansOfOneStepLiveSideBySide) {
   expect_good(next);
 }
 
-TEST_F(StalePlan, TellsWhoTakesPartOnlyWhileItKnows) {
+TEST_F(StalePlan, ReportsParticipationOnlyWhileValid) {
   StepPlan step = cache_.plan({{a_, 1}}, {.limits = StepLimits{.sequences = 1}});
   cache_.erase(a_);
   EXPECT_THROW(static_cast<void>(step.participation()), InvalidArgument);
 }
 
-TEST_F(StalePlan, OfAnotherCacheIsNotReplanned) {
+TEST_F(StalePlan, ReplanRejectsPlansOfAnotherCache) {
   KvCache other(mesh_, small_cache_options());
   StepPlan step = cache_.plan({{a_, 1}});
   const std::vector<BatchEntry> batch{{other.create(), 1}};
@@ -137,7 +137,7 @@ TEST_F(StalePlan, OfAnotherCacheIsNotReplanned) {
   expect_good(step);
 }
 
-TEST_F(StalePlan, ThatOutlivesItsCacheRefusesEverything) {
+TEST_F(StalePlan, RejectsEveryCallAfterItsCacheEnded) {
   std::optional<KvCache> cache(std::in_place, mesh_, small_cache_options());
   StepPlan step = cache->plan({{cache->create(), 1}});
   const LayerInput input = rows_.input(step);
@@ -158,7 +158,7 @@ TEST_F(StalePlan, ThatOutlivesItsCacheRefusesEverything) {
   EXPECT_EQ(step.query_tokens(), 1);
 }
 
-TEST_F(StalePlan, ThatWasMovedFromRefuses) {
+TEST_F(StalePlan, RejectsCallsAfterAMove) {
   StepPlan step = cache_.plan({{a_, 1}});
   StepPlan moved = std::move(step);
   EXPECT_THROW(static_cast<void>(step.query_tokens()), InvalidArgument);
@@ -166,7 +166,7 @@ TEST_F(StalePlan, ThatWasMovedFromRefuses) {
   expect_good(moved);
 }
 
-TEST_F(StalePlan, IsGoodInACacheThatMoved) {
+TEST_F(StalePlan, IsValidInAMovedCache) {
   StepPlan step = cache_.plan({{a_, 1}});
   KvCache moved = std::move(cache_);
   rows_.run(step);
@@ -177,7 +177,7 @@ TEST_F(StalePlan, IsGoodInACacheThatMoved) {
 }
 
 // The cache has its own share of the mesh.
-TEST(MovedMesh, ItsCachesStayWhole) {
+TEST(MovedMesh, CachesStayUsable) {
   std::optional<Mesh> mesh(std::in_place, make_single_communicator(), MeshOptions{.threads = 2});
   KvCache cache(*mesh, small_cache_options());
   const SequenceId sequence = cache.create();

@@ -1,4 +1,4 @@
-// One step: what a plan tells about itself, and what its run refuses.
+// One step: the properties of a plan, and the runs that it refuses.
 #include <numeric>
 
 #include "tests/runtime/cache_fixture.hpp"
@@ -47,7 +47,7 @@ TEST_F(Step, RejectsLayerOutOfRange) {
   }
 }
 
-TEST_F(Step, RefusesTensorsOfOtherShapesAndRunsOnTheRightOnes) {
+TEST_F(Step, RejectsTensorsOfOtherShapes) {
   StepPlan step = plan();
   const LayerInput good = tensors_.input();
   const auto refuse = [&](LayerInput input, CombineOutput output) {
@@ -76,7 +76,7 @@ TEST_F(Step, RefusesTensorsOfOtherShapesAndRunsOnTheRightOnes) {
   }
 }
 
-TEST_F(Step, RefusesOutputsThatTheCombineCannotWriteBeforeItAppends) {
+TEST_F(Step, RejectsOutputsBeforeItAppends) {
   StepPlan step = plan();
   const auto refuse = [&](const CombineOutput& output) {
     expect_refused<InvalidArgument>(cache_, [&] { step.run(0, tensors_.input(), output); });
@@ -89,7 +89,7 @@ TEST_F(Step, RefusesOutputsThatTheCombineCannotWriteBeforeItAppends) {
   refuse(integers);
 }
 
-TEST_F(Step, RefusesTensorsInMemoryOfAnotherDevice) {
+TEST_F(Step, RejectsTensorsOfAnotherDevice) {
   StepPlan step = plan();
   const Device gpu{DeviceKind::kCuda, 0};
   const auto refuse = [&](const LayerInput& input, const CombineOutput& output) {
@@ -109,7 +109,7 @@ TEST_F(Step, RefusesTensorsInMemoryOfAnotherDevice) {
   }
 }
 
-TEST_F(Step, RefusesAStrategyOfGpusBeforeItAppends) {
+TEST_F(Step, RejectsAStrategyOfGpusBeforeItAppends) {
   expect_refused<InvalidArgument>(cache_, [&] { plan({.strategy = CombineStrategy::kAllReduce}); });
 }
 
@@ -136,7 +136,7 @@ TEST_F(Step, CanBePlannedAgainAfterTruncation) {
   EXPECT_EQ(tensors_.o, before);
 }
 
-// A member of an engine that has planned nothing yet.
+// A member of an engine that has planned no step yet.
 TEST_F(Step, IsEmptyUntilPlanned) {
   StepPlan step;
   EXPECT_FALSE(step);
@@ -156,7 +156,7 @@ TEST_F(Step, EveryPlanCallTakesAList) {
   EXPECT_THROW((void)cache_.length(SequenceId{}), UnknownSequence);
 }
 
-TEST_F(Step, NeedsNoKeysWhereNothingIsAppended) {
+TEST_F(Step, NeedsNoKeysIfNothingIsAppended) {
   plan().run(0, tensors_.input(), tensors_.output());
   const std::vector<float> expected = tensors_.o;
   std::ranges::fill(tensors_.o, -1.0f);
@@ -172,7 +172,7 @@ TEST_F(Step, NeedsNoKeysWhereNothingIsAppended) {
   });
 }
 
-TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {
+TEST(StepOnRanks, ScatterDividesTheOutput) {
   CacheOptions options = small_cache_options();
   options.home_threshold_tokens = 0;
   run_on_threads(3, [&](Mesh& mesh) {
@@ -195,7 +195,7 @@ TEST(StepOnRanks, SharesTheOutputOutAsItIsScattered) {
   });
 }
 
-TEST(StepOnRanks, KnowsWhichRanksHoldKeysOfWhichQuery) {
+TEST(StepOnRanks, ParticipationNamesRanksWithKeysOfAQuery) {
   run_on_threads(3, [](Mesh& mesh) {
     KvCache cache(mesh, small_cache_options());  // sequences this short stay on one rank
     const SequenceId a = cache.create(), b = cache.create(), empty = cache.create();
@@ -214,7 +214,7 @@ TEST(StepOnRanks, KnowsWhichRanksHoldKeysOfWhichQuery) {
   });
 }
 
-TEST(StepOnRanks, SendsNothingForASequenceThatItsReaderHolds) {
+TEST(StepOnRanks, SendsNothingForASequenceOnItsReader) {
   run_on_threads(2, [](Mesh& mesh) {
     KvCache cache(mesh, small_cache_options());
     const SequenceId sequence = cache.create();

@@ -1,4 +1,4 @@
-// Every argument of PagedAttention that does not fit is an error that changes nothing.
+// Every invalid argument of PagedAttention is an error that changes nothing.
 #include <cstring>
 #include <functional>
 #include <source_location>

@@ -1,4 +1,4 @@
-// The paged cases of PyTorch's flex_attention tests, by meaning.
+// The paged cases of PyTorch's flex_attention tests, in kvmesh's terms.
 #include <fmt/format.h>
 
 #include "tests/runtime/torch_like/paged_case.hpp"
@@ -85,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(PagedAttention, FlexDecoding,
                                           testing::Range(0, static_cast<int>(std::size(kScores)))),
                          decoding_name);
 
-// Numbers of keys that no block divides.
+// Numbers of keys that are no multiples of a block.
 TEST(FlexAttention, OddKeyCounts) {
   for (std::int64_t length : {1, 125, 1023}) {
     PagedCase c({.pages = 20,
@@ -170,7 +170,7 @@ const MaskCase kMasks[] = {
 
 class FlexMasks : public testing::TestWithParam<std::tuple<int, int>> {};
 
-// With a score mod of relative positions, which the listing gets wrong where tiles are full.
+// With a score mod of relative positions, which the listing computes wrongly where tiles are full.
 TEST_P(FlexMasks, WithARelativeBias) {
   const auto [mask, q_block] = GetParam();
   PagedCase c({.rows = 3, .q_heads = 4, .kv_heads = 2, .k_dim = 24, .v_dim = 24});
@@ -208,7 +208,7 @@ TEST(FlexAttention, FullyMaskedRowsAreZero) {
   EXPECT_GT(result.lse.at(0, 1, 6), kHidden);
 }
 
-// Lists of the caller's own: one q block sees pages that its mask mod would hide.
+// External lists: one q block sees pages that its mask mod would hide.
 TEST(FlexAttention, AcceptsExternalBlockMask) {
   PagedCase c({.rows = 1, .q_heads = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 8});
   c.assign(0, 64);
@@ -250,7 +250,7 @@ TEST(FlexAttention, GroupedQueriesOnSmallPages) {
 }
 
 // Queries and outputs of 16 bits.
-TEST(FlexAttention, HalfPrecisionOutside) {
+TEST(FlexAttention, QueriesAndOutputsInHalfPrecision) {
   for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
     PagedCase c({.rows = 1, .q_heads = 2, .kv_heads = 2, .k_dim = 16, .v_dim = 16, .dtype = dtype});
     c.assign(0, 60);

@@ -25,7 +25,7 @@ PagedCase interleaved() {
   return c;
 }
 
-// Where physical position `physical` is in row `row`; -1: not there.
+// Returns the position of `physical` in row `row`; -1: not in the row.
 std::int32_t logical_of(const PagedCase& c, int row, std::int32_t physical) {
   const std::span<const PageId> pages = c.paged.pages(row);
   for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -91,14 +91,14 @@ TEST(PagedMods, Errors) {
   EXPECT_THROW(c.paged.get_mask_mod({}, four), InvalidArgument);
 }
 
-// As flex_attention uses them: the whole cache as one sequence, every page of it visited.
+// As flex_attention uses them: the whole cache is one sequence, and every page of it is visited.
 class PagedModsOverTheFlatCache : public testing::TestWithParam<bool> {};
 
-TEST_P(PagedModsOverTheFlatCache, GiveWhatForwardGives) {
+TEST_P(PagedModsOverTheFlatCache, EqualForward) {
   const bool hide_by_score = GetParam();
   PagedCase c = interleaved();
-  // The kernel reads the flat cache to its end: no slot of it may be a NaN that a weight of 0 hides
-  // less than it should, so the poison stays to prove it.
+  // The kernel reads the flat cache to its end, where a NaN with a weight of 0 could show: the
+  // poison stays there to test that it does not.
   const std::vector<std::int64_t> kv_lens{14, 11, 17};
   PagedAttention::ForwardOptions options{.score_mod = mods::alibi(4)};
   OwnedTensor query = c.query(3, 6);
@@ -194,7 +194,7 @@ TEST(PagedMods, ConvertLogicalBlockMask) {
   const std::vector<std::int64_t> kv_lens{5, 11, 0};
   expect_converted(c, mask, c.paged.convert_logical_block_mask(mask, {}, kv_lens), {0, 1, 2},
                    kv_lens);
-  // One batch row stands for all that are asked for.
+  // One batch row stands for all rows of the call.
   const BlockMask one = BlockMask::create(
       mods::causal(), {.q_len = 10, .kv_len = 17, .q_block = 3, .kv_block = kPage});
   expect_converted(c, one, c.paged.convert_logical_block_mask(one, std::vector{1, 0}), {1, 0}, {});

@@ -25,9 +25,9 @@ std::int64_t pages_of(const PagedCase& c, Rank rank) {
   return count;
 }
 
-// Caches are poisoned, so that a read of another rank's page shows; whole pages are assigned, so
-// that the number of elements written shows whose pages a rank wrote.
-TEST_P(PagedOnRanks, GiveWhatOneRankGives) {
+// Caches are poisoned, so that a read of another rank's page shows. Whole pages are assigned, so
+// that the number of written elements shows which pages a rank wrote.
+TEST_P(PagedOnRanks, EqualOneRank) {
   const auto& [ranks, placement, share] = GetParam();
   const auto body = [&](Mesh& mesh) {
     PagedCase c(mesh, kShape, placement, share);
@@ -52,7 +52,7 @@ TEST_P(PagedOnRanks, GiveWhatOneRankGives) {
   run_on_threads(ranks, body, {.threads = 1});
 }
 
-TEST_P(PagedOnRanks, ModsOverPhysicalPositionsKnowEveryPage) {
+TEST_P(PagedOnRanks, ModsOverPhysicalPositionsCoverEveryPage) {
   const auto& [ranks, placement, share] = GetParam();
   const auto body = [&](Mesh& mesh) {
     PagedAttention paged(mesh, kShape.pages, kShape.page_size, 2, placement);
@@ -85,8 +85,8 @@ TEST(PagedAttention, ErrorsOfMeshes) {
                  {.head_parallel = 2});
 }
 
-// The ranks notice that they were not called alike.
-TEST(PagedAttention, RanksThatDifferAreRefused) {
+// The ranks notice that their calls differ.
+TEST(PagedAttention, RejectsDifferentRanks) {
   const auto body = [](Mesh& mesh) {
     PagedCase c(mesh, kShape, Placement::kStriped, false);
     c.assign(0, 40);
@@ -97,7 +97,7 @@ TEST(PagedAttention, RanksThatDifferAreRefused) {
   run_on_threads(2, body, {.threads = 1});
 }
 
-// The mesh that was passed may end first.
+// The mesh that was passed may be destroyed first.
 TEST(PagedAttention, KeepsItsMesh) {
   std::optional<Mesh> mesh(std::in_place, make_single_communicator());
   PagedCase c(*mesh, kShape, Placement::kBalanced, false);

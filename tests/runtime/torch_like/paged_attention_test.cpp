@@ -1,4 +1,4 @@
-// PagedAttention as the listing that it follows describes it: its own test and its methods.
+// PagedAttention as in PyTorch's listing: the listing's test and its methods.
 #include <fmt/format.h>
 
 #include "tests/runtime/torch_like/paged_case.hpp"
@@ -6,7 +6,7 @@
 namespace kvmesh::test {
 namespace {
 
-// The listing's own test: four rows of 17 to 79 tokens, twelve queries that start at the first key.
+// PyTorch's test: four rows of 17 to 79 tokens, twelve queries that start at the first key.
 TEST(PagedAttention, MatchesPyTorchListing) {
   const std::uint64_t seed = seed_or(std::random_device{}());
   SCOPED_TRACE(fmt::format("run it again with KVMESH_SEED={}", seed));
@@ -40,7 +40,7 @@ TEST(PagedAttention, ReserveGivesWholePagesOnce) {
   EXPECT_EQ(paged.capacity(1), 0);
 }
 
-TEST(PagedAttention, ReserveOfMoreThanThereIsChangesNothing) {
+TEST(PagedAttention, ReservePastTheLimitChangesNothing) {
   PagedAttention paged(4, 16, 2);
   paged.reserve(0, 40);
   try {
@@ -56,7 +56,7 @@ TEST(PagedAttention, ReserveOfMoreThanThereIsChangesNothing) {
   EXPECT_EQ(paged.free_pages(), 0);
 }
 
-TEST(PagedAttention, EraseGivesPagesBack) {
+TEST(PagedAttention, EraseFreesPages) {
   PagedAttention paged(6, 8, 2);
   paged.reserve(0, 30);
   paged.reserve(1, 10);
@@ -68,8 +68,8 @@ TEST(PagedAttention, EraseGivesPagesBack) {
   EXPECT_EQ(paged.free_pages(), 4);
 }
 
-// Where the listing goes wrong: what was erased must not be seen through the pages' new owner.
-TEST(PagedAttention, EraseThenReserveBySomebodyElse) {
+// The listing is wrong here: the new owner of the pages must not see erased tokens.
+TEST(PagedAttention, ErasedPagesHaveANewOwner) {
   PagedCase c({.pages = 8, .rows = 2});
   c.assign(0, 100);
   c.erase(0);
@@ -139,7 +139,7 @@ TEST(PagedAttention, BatchIndices) {
   }
 }
 
-// kv_lens below what was assigned hides the rest.
+// kv_lens below the number of assigned tokens hides the rest.
 TEST(PagedAttention, KvLensBoundTheKeys) {
   PagedCase c({.k_dim = 16, .v_dim = 16});
   for (int row = 0; row < 4; ++row) c.assign(row, 70);

@@ -13,7 +13,7 @@ DenseSequence head_of(const DenseSequence& row, std::int64_t length) {
   return head;
 }
 
-// A number as the cache keeps it.
+// A number as stored in the cache.
 float stored(float value, Dtype dtype) {
   std::uint32_t bits = 0;
   store_element(&bits, dtype, 0, value);
@@ -64,7 +64,7 @@ void PagedCase::assign(int row, std::int64_t length, std::int64_t begin) {
       for (std::int64_t d = 0; d < shape.v_dim; ++d) v.set(random.real(), 0, h, t, d);
     }
   }
-  // In a second pass: a broadcast dimension has what was written last.
+  // In a second pass: a broadcast dimension has the value written last.
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
       const std::int64_t at = (begin + t) * shape.kv_heads + h;

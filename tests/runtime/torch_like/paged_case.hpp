@@ -54,7 +54,7 @@ class PagedCase {
   PagedResult forward(OwnedTensor& query, const std::vector<std::int64_t>& kv_lens,
                       PagedAttention::ForwardOptions options = {});
 
-  /// What `matches` compares with: query i of each row stands at position first + i.
+  /// The expected output of `matches`: query i of each row is at position first + i.
   struct Expected {
     MaskMod mask = mods::causal();
     std::int64_t first_position = 0;

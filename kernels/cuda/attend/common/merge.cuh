@@ -42,8 +42,8 @@ class MergeRow {
         first_(first),
         step_(step) {}
 
-  /// Adds columns [column, column + kColumnsPerLane) of the splits. Their loads are issued before
-  /// the first is needed, and before those of the LSEs.
+  /// Adds columns [column, column + kColumnsPerLane) of the splits. Issues their loads before it
+  /// needs the first, and before the loads of the LSEs.
   __device__ void add(int column, Columns& o) {
     for (int begin = first_; begin - first_ < merge_.splits; begin += kInFlight * step_) {
       Columns splits[kInFlight];
@@ -65,7 +65,7 @@ class MergeRow {
     }
   }
 
-  /// Of all splits, and of the row's sink; `add` came before.
+  /// LSE of all splits and the row's sink. REQUIRES: `add` was called.
   __device__ float merged_lse() const { return merged_; }
 
  private:
@@ -137,7 +137,7 @@ class MergeBlock {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
 
-  /// All warps call, some with a row that is not there.
+  /// All warps call it, also those whose row does not exist.
   __device__ void merge_chunk(int r, int chunk) {
     const bool is_there = r < merge_.rows;
     MergeRow row(p_, merge_, is_there ? r : 0, warp() % warps_, warps_);
@@ -170,7 +170,7 @@ class MergeBlock {
     store_four(p_.to, place_of_row(p_.to, token, head), column, o, lse, epoch_);
   }
 
-  /// The first warp of each row gets the sum over all of its warps, in their order.
+  /// Gives the first warp of each row the sum over all of its warps, in their order.
   __device__ void add_warps(MergeRow::Columns& o) const {
     __syncthreads();  // the sums are free
 #pragma unroll
@@ -196,7 +196,7 @@ class MergeBlock {
 
 }  // namespace kvmesh::cuda
 
-/// Thread blocks on an SM. Chips before Hopper have too few registers for two.
+/// Thread blocks per SM. Chips before Hopper have too few registers for two.
 constexpr int kMergeBlocksPerSm = kvmesh::kOverlaps ? 2 : 1;
 
 /// Grid: (merges at the most, any). Block: 32 * kMergeWarps.
@@ -204,8 +204,8 @@ extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, kMe
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
-  // What the plan made was there before attention began, whose results are waited for: by thread
-  // blocks without work too, or this kernel would end before attention does.
+  // The plan was complete before attention began. All thread blocks wait for attention's results,
+  // also those without work, or this kernel would end before attention.
   const bool has_work = static_cast<int>(blockIdx.x) < *params.merge_count;
   DeviceMerge merge{};
   if (has_work) merge = params.merges[blockIdx.x];

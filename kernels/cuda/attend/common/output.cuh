@@ -10,7 +10,7 @@ namespace kvmesh::cuda {
 
 class OutputRow {
  public:
-  /// The row begins at element `first` of `output`.
+  /// A row that begins at element `first` of `output`.
   __device__ OutputRow(void* output, Dtype type, std::int64_t first)
       : row_(static_cast<char*>(output) + first * (type == Dtype::kFloat32 ? 4 : 2)),
         type_(type),
@@ -24,7 +24,7 @@ class OutputRow {
     }
   }
 
-  /// Two neighbours. REQUIRES: `column` is even.
+  /// Stores two neighbours. REQUIRES: `column` is even.
   __device__ void put_pair(int column, float first, float second) const {
     if (type_ == Dtype::kFloat32) {
       store_element<Dtype::kFloat32>(row_, column, first);
@@ -40,14 +40,14 @@ class OutputRow {
     }
   }
 
-  /// Whether 8 elements of 16 bits can be put at once, at multiples of 8.
+  /// True if 8 elements of 16 bits can be stored at once, at multiples of 8.
   __device__ bool has_units() const {
     return type_ != Dtype::kFloat32 && reinterpret_cast<std::uint64_t>(row_) % 16 == 0;
   }
   __device__ void put_unit(int column, uint4 pairs) const {
     *reinterpret_cast<uint4*>(halves() + column) = pairs;
   }
-  /// Two elements of 16 bits.
+  /// Stores two elements of 16 bits.
   __device__ std::uint32_t pair_of(float first, float second) const {
     return type_ == Dtype::kFloat16 ? pack_pair<Dtype::kFloat16>(first, second)
                                     : pack_pair<Dtype::kBFloat16>(first, second);
@@ -61,7 +61,7 @@ class OutputRow {
   bool has_pairs_;  // pairs of 16-bit elements begin at multiples of 4 bytes
 };
 
-/// What kvmesh::lse_with_sink computes.
+/// As kvmesh::lse_with_sink.
 __device__ inline float lse_with_sink(float lse, float sink) {
   return kvmesh::lse_with_sink(
       lse, sink, [](float x) { return expf(x); }, [](float x) { return logf(x); });

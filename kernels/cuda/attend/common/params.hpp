@@ -1,5 +1,5 @@
-// What the attention kernels are given. One text for the host and for NVRTC, which has no headers
-// but <cstdint>.
+// Parameters of the attention kernels. One text for the host and for NVRTC, which needs only
+// <cstdint>.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ struct alignas(16) DeviceTask {
   std::int32_t first_token;
   std::int32_t rows;
   std::int32_t first_visit;
-  std::int32_t keys;           // those that are written: a sequence may end inside its last page
+  std::int32_t keys;           // keys that were written: a sequence may end inside its last page
   std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
   std::int32_t counts_sinks;   // this rank counts the sinks of its rows
 };
 
-/// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that each key is found by are in
-/// bytes and have 32 bits: one multiplication then, not three.
+/// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that find a key are in bytes and
+/// have 32 bits, so finding it takes one multiplication instead of three.
 struct DevicePool {
   const void* data;
   std::int64_t head_stride;  // in elements
@@ -35,13 +35,13 @@ struct DevicePool {
   std::uint32_t token_stride_bytes;
 };
 
-/// Where rows go.
+/// The output tensors.
 struct AttendOutput {
   void* o;  // [tokens, q_heads, v_dim]
   Dtype o_type;
   std::int64_t o_token_stride;  // in elements
   std::int64_t o_head_stride;
-  float* lse;  // [tokens, q_heads], natural log; null: not wanted
+  float* lse;  // [tokens, q_heads], natural log; null: not written
   std::int64_t lse_token_stride;
   std::int64_t lse_head_stride;
 };
@@ -63,12 +63,12 @@ struct AttendParams {
   const std::int32_t* positions;  // [tokens], logical
   const float* sinks;             // [q_heads]; for kernels that have sinks
   float scale;
-  std::int32_t first_head;  // the model's number of query head 0
+  std::int32_t first_head;  // number of this rank's query head 0 in the model
   ModBuffers mods;
 };
 
-/// The rows of a block that was split, to be merged from the workspace: row r of split s lies at
-/// workspace_row + s * rows + r.
+/// The rows of a block that was split. The merge reads them from the workspace: row r of split s
+/// lies at workspace_row + s * rows + r.
 struct alignas(16) DeviceMerge {
   std::int32_t kv_head;
   std::int32_t first_token;
@@ -79,9 +79,9 @@ struct alignas(16) DeviceMerge {
   std::int32_t unused[2];
 };
 
-/// Warps of a thread block that merges.
+/// Warps per thread block of the merge.
 inline constexpr int kMergeWarps = 8;
-/// Columns of a row that a warp merges.
+/// Columns of a row that one warp merges.
 inline constexpr int kMergeColumns = 128;
 
 struct MergeParams {
@@ -92,7 +92,7 @@ struct MergeParams {
   const float* sinks;          // [q_heads]; null: none
   AttendOutput out;
   CombineTarget to;    // where rows go instead of the output, if it has ranks
-  std::int32_t group;  // query heads of a kv head
+  std::int32_t group;  // query heads per kv head
 };
 
 }  // namespace kvmesh::cuda

@@ -1,4 +1,4 @@
-// Who computes which piece: thread blocks claim them from a counter when they are free.
+// Distribution of pieces: thread blocks claim them from a counter when they are free.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -6,10 +6,10 @@
 
 namespace kvmesh::cuda {
 
-/// Piece blockIdx.x is a thread block's first. It claims one at its start and one for each piece
-/// that it computes, so there are as many claims as pieces and thread blocks together; with the
-/// last of them the counter is 0 again, for the next launch. Every thread block must take part, one
-/// without a piece too.
+/// Piece blockIdx.x is a thread block's first. A thread block claims one piece at its start and one
+/// per piece that it computes, so there are as many claims as pieces and thread blocks together;
+/// with the last claim the counter is 0 again, for the next launch. REQUIRES: every thread block
+/// takes part, also one without a piece.
 class Pieces {
  public:
   __device__ explicit Pieces(const AttendParams& params)
@@ -17,8 +17,8 @@ class Pieces {
 
   __device__ int count() const { return count_; }
 
-  /// The thread block's next piece; at or past count(): there is none. For the first lane of one
-  /// warp; other lanes get 0.
+  /// Returns the thread block's next piece, or a number at or past count() if there is none.
+  /// REQUIRES: called by one warp. Its first lane gets the number; other lanes get 0.
   __device__ int claim() const {
     int piece = 0;
     if (threadIdx.x % 32 == 0) {
@@ -32,7 +32,7 @@ class Pieces {
   int count_;
 };
 
-/// The same for a whole thread block: each call of `next` is one of all its threads.
+/// The same for a whole thread block: all of its threads call `next` together.
 class BlockPieces {
  public:
   __device__ explicit BlockPieces(const AttendParams& params) : pieces_(params) {
@@ -43,7 +43,7 @@ class BlockPieces {
 
   __device__ int next() {
     __shared__ int piece;
-    __syncthreads();  // all have read the one before
+    __syncthreads();  // all threads have read the piece before
     if (threadIdx.x == 0) {
       piece = coming_;
       coming_ = pieces_.claim();
@@ -54,7 +54,7 @@ class BlockPieces {
 
  private:
   Pieces pieces_;
-  int coming_ = 0;  // of thread 0: claimed ahead
+  int coming_ = 0;  // claimed ahead; used by thread 0
 };
 
 }  // namespace kvmesh::cuda

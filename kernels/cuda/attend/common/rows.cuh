@@ -1,8 +1,8 @@
-// Rows of a task: where they come from, what they see, where they go. For all families.
+// Rows of a task: their queries, the keys they see, their outputs. Shared by all families.
 //
 // Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
-// kHasHeadClasses (a page may be masked otherwise for each head of the group), kHeadBlocks (a kv
-// head of a task is a block of so many that read one head of the pool), kHasSinks.
+// kHasHeadClasses (a page may have another class for each head of the group), kHeadBlocks (this
+// many kv heads of tasks are blocks of one head of the pool), kHasSinks.
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
@@ -19,8 +19,8 @@ __device__ inline int pool_head(const DeviceTask& task) { return task.kv_head / 
 
 struct Row {
   int token;
-  int head;      // of this rank
-  int position;  // logical, of the query
+  int head;      // query head of this rank
+  int position;  // logical position of the query
 };
 
 __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int r) {
@@ -32,7 +32,7 @@ __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int 
 }
 
 struct Key {
-  int number;    // in the task
+  int number;    // index in the task
   int position;  // logical
   PageVisit visit;
 };
@@ -42,8 +42,8 @@ __device__ inline Key key_of(const PageVisit& visit, int number) {
   return {number, position, visit};
 }
 
-/// Does the row see the key? The mask is evaluated for pages that need none, too: that costs less
-/// than a branch for each element.
+/// True if the row sees the key. Evaluates the mask also for pages that need none: that costs less
+/// than a branch per element.
 __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const Row& row,
                             const Key& key) {
   bool everything = !key.visit.masked;
@@ -64,7 +64,7 @@ __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const
   return (everything | seen) & !nothing;
 }
 
-/// The score after the scale and the score mod.
+/// Returns the score after the scale and the score mod.
 __device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
                                  const Key& key, float score) {
   score *= p.scale;
@@ -75,7 +75,8 @@ __device__ inline float modified(const AttendParams& p, const DeviceTask& task, 
   return score;
 }
 
-/// Where row `r` of the task is written: the workspace if its block was split, else the output.
+/// Returns the place of row `r` of the task: in the workspace if its block was split, else in the
+/// output.
 __device__ inline OutputRow output_row(const AttendParams& p, const DeviceTask& task, int r) {
   if (task.workspace_row >= 0) {
     return {p.workspace_o, Dtype::kFloat32,
@@ -92,14 +93,14 @@ __device__ inline void put_lse(const AttendParams& p, const DeviceTask& task, in
   }
 }
 
-/// How a row ends: its output is the weighted sum of values times `factor`.
+/// The end of a row: its output is the weighted sum of values times `factor`.
 struct RowEnd {
   float factor;
   float lse;
 };
 
-/// Of row `r` of the task, from the sum of its weights and its LSE over the task's keys. Counts the
-/// row's sink, unless its block was split: then the merge does.
+/// Ends row `r` of the task, from the sum of its weights and its LSE over the task's keys. Counts
+/// the row's sink, unless its block was split: then the merge counts it.
 __device__ inline RowEnd row_end(const AttendParams& p, const DeviceTask& task, int r, float sum,
                                  float lse) {
   RowEnd end{sum == 0.0f ? 0.0f : 1.0f / sum, lse};

@@ -1,4 +1,4 @@
-// Scores as exponents of 2. For the kernels with tensor cores.
+// Scores as exponents of 2, for the kernels with tensor cores.
 //
 // Constants (namespace kvmesh): kFoldScale (no score mod and scale > 0: the scale goes into the
 // exponent).
@@ -9,12 +9,12 @@
 
 namespace kvmesh::cuda {
 
-/// What a score, or a difference of scores, is multiplied by to be an exponent of 2.
+/// The factor that turns a score, or a difference of scores, into an exponent of 2.
 __device__ inline float exponent_scale(const AttendParams& p) {
   return kFoldScale ? p.scale * kLog2E : kLog2E;
 }
 
-/// What exponents are relative to, from a maximum of scores. A score mod may return float32's least
+/// The reference of exponents, from a maximum of scores. A score mod may return float32's least
 /// number, whose multiple would overflow: then it stays in the scores' units.
 __device__ inline float exponent_shift(float max, float scale) {
   // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.

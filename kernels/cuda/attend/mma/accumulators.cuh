@@ -27,7 +27,7 @@ class Accumulators {
     }
   }
 
-  /// Turns scores into weights exp(score - max) and rescales what the rows have so far.
+  /// Turns scores into weights exp(score - max) and rescales the rows' sums and outputs.
   __device__ void softmax(Scores& s, float scale, Weights& weights) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -43,7 +43,7 @@ class Accumulators {
     }
   }
 
-  /// o += weights * values, of a step whose values lie at a shared address.
+  /// o += weights * values, for a step whose values lie at a shared address.
   __device__ void add_values(std::uint32_t values, const Weights& weights, int lane) {
     const std::uint32_t from = kRowsV.unit(values, lane % 16, lane / 16);
 #pragma unroll
@@ -61,7 +61,7 @@ class Accumulators {
     }
   }
 
-  /// Did a product spoil a row whose weights are all in order?
+  /// True if a product spoiled a row whose weights are all finite.
   __device__ bool spoilt() const {
     bool found = false;
 #pragma unroll
@@ -79,7 +79,7 @@ class Accumulators {
     return found;
   }
 
-  /// As add_values, one key at a time, leaving out those with no weight in a row.
+  /// As add_values, one key at a time, without keys that have no weight in a row.
   __device__ void add_values_carefully(std::uint32_t values, const Weights& weights, int lane) {
 #pragma unroll
     for (int n = 0; n < 2 * kKeyPairs; ++n) {
@@ -101,7 +101,7 @@ class Accumulators {
     }
   }
 
-  /// Of a whole row.
+  /// Sum over a whole row.
   __device__ float row_sum(int m, int h) const {
     float total = sum[m][h];
     total += __shfl_xor_sync(kAllLanes, total, 1);
@@ -110,7 +110,7 @@ class Accumulators {
   }
 
  private:
-  /// Returns what the row's former sum and outputs are to be multiplied by.
+  /// Returns the factor for the row's former sum and outputs.
   __device__ float softmax_row(Scores& s, int m, int h, float scale) {
     float top = max[m][h];
 #pragma unroll

@@ -18,12 +18,12 @@
 
 namespace kvmesh::cuda {
 
-// Few rows: their fragments (k_dim / 4 registers) fit beside the outputs (v_dim / 2). Else they are
-// read again for each step.
+// With few rows, their fragments (k_dim / 4 registers) fit beside the outputs (v_dim / 2).
+// Otherwise each step reads them again.
 constexpr bool kQueriesInRegisters =
     kRowTiles == 1 && kKeyPairs == 1 && kPaddedK / 4 + kPaddedV / 2 <= 128;
 
-/// A warp's part of a block. Its task lies in shared memory, as registers are scarce.
+/// A warp's part of a block. Its task is in shared memory, as registers are scarce.
 class Warp {
  public:
   __device__ Warp(const AttendParams& params, char* shared)
@@ -38,7 +38,8 @@ class Warp {
     stream_.prepare();
     load_queries();
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN there. That
-    // is so rare that it is looked for at the end only; then all is done again with care.
+    // is so rare that it is looked for only at the end; then everything is computed again, key by
+    // key.
     for (bool careful = false;; careful = true) {
       attend(careful);
       if (careful || !any_of_step(acc_.spoilt())) break;
@@ -83,12 +84,12 @@ class Warp {
     }
   }
 
-  // Computed where they are used: a register saved is a register saved.
+  // Computed where it is used, which saves a register.
   __device__ static int warp() { return opaque(threadIdx.x) / 32; }
   __device__ static int lane() { return opaque(threadIdx.x) % 32; }
   __device__ static int first_row() { return kRowWarps == 1 ? 0 : warp() * 16 * kRowTiles; }
 
-  /// What this lane gives to ldmatrix for a query tile at row 0, column 0.
+  /// The address that this lane passes to ldmatrix for a query tile at row 0, column 0.
   __device__ std::uint32_t query_address() const {
     return kRowsK.unit(shared_address(queries_), first_row() + lane() % 16, lane() / 16);
   }
@@ -157,8 +158,8 @@ class Warp {
     }
   }
 
-  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible. Leaves them in units of log 2 unless the scale is folded.
+  /// Scales and modifies the scores where the exponent does not, and hides keys that are not
+  /// visible. Leaves scores in units of log 2 unless the scale is folded.
   __device__ void modify(int step, bool check, Scores& s) const {
     Row rows[kRowTiles][2];
 #pragma unroll
@@ -221,7 +222,7 @@ class Warp {
 
   static constexpr int kRows = kTile.rows();
 
-  /// In the place of the stages: outputs [warp][row][kMergePitch], maxima [warp][row], sums
+  /// In place of the stages: outputs [warp][row][kMergePitch], maxima [warp][row], sums
   /// [warp][row].
   __device__ void merge_warps() {
     auto* outputs = reinterpret_cast<float*>(queries_ + kShared.q_bytes());
@@ -261,7 +262,7 @@ class Warp {
     float sum = 0.0f;
 #pragma unroll
     for (int w = 0; w < kKeyWarps; ++w) {
-      // A warp without a maximum has nothing but, at most, a NaN that it saw.
+      // A warp without a maximum has no sum, except a NaN that it saw.
       const float own = maxima[w * kRows + r];
       weights[w] = own == kNoKeys ? 1.0f : weight_of(own, scale, shift);
       sum += weights[w] * sums[w * kRows + r];
@@ -291,8 +292,8 @@ class Warp {
 }  // namespace kvmesh::cuda
 
 /// Grid: any size; pieces are claimed, or taken in turn. Block: kTile.threads(). Dynamic shared
-/// memory: kShared.bytes(). The merge that follows may be launched to overlap: it waits for this
-/// one's end.
+/// memory: kShared.bytes(). The merge that follows may be launched to overlap: it waits for the end
+/// of this kernel.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend(const __grid_constant__ kvmesh::cuda::AttendParams params) {
   extern __shared__ __align__(128) uint4 kvmesh_shared[];

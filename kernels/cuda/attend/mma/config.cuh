@@ -1,4 +1,4 @@
-// What the constants of the tensor-core kernel amount to.
+// Values derived from the constants of the tensor-core kernel.
 //
 // Constants (namespace kvmesh), beside rows.cuh's: kDimK, kDimV, kPoolType, kQueryType,
 // kQueryVectors (16-byte loads of queries are possible), kFoldScale (no score mod and scale > 0:
@@ -30,8 +30,8 @@ static_assert(kStepThreads >= kStepKeys, "one thread fetches one visit");
 /// Scores of a warp's rows and the keys of a step. With g = lane / 4 and t = lane % 4, element i of
 /// a tile is row g + 8 * (i / 2), column 2 * t + i % 2.
 using Scores = float[kRowTiles][2 * kKeyPairs][4];
-/// What they become, in pairs of keys, as mma takes them: element i of 16 keys is row g + 8 * (i %
-/// 2), keys 8 * (i / 2) + 2 * t and the one after it.
+/// The weights, in pairs of keys, as mma takes them: element i of 16 keys is row g + 8 * (i % 2),
+/// keys 8 * (i / 2) + 2 * t and the one after it.
 using Weights = std::uint32_t[kRowTiles][kKeyPairs][4];
 
 __device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
@@ -43,7 +43,7 @@ __device__ inline void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint
   }
 }
 
-/// Among the threads that share keys: what all of them wrote or copied is there for all.
+/// A barrier of the threads that share keys: they all see what each wrote or copied.
 __device__ inline void step_sync() {
   if constexpr (kRowWarps == 1) {
     __syncwarp();

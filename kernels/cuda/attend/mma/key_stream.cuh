@@ -1,13 +1,13 @@
-// Keys and values of a task on their way through shared memory.
+// Streams keys and values of a task through shared memory.
 //
-//   step n's visits     asked for at step n - 2 (stages - 1), so that they are there when
-//   step n's rows       are asked for at step n - (stages - 1)
+// step n's visits     are requested at step n - 2 (stages - 1), so that they have arrived when
+// step n's rows       are requested at step n - (stages - 1)
 //
-// One group of asynchronous copies a step. A warp that has its keys for itself has its stages for
-// itself, too, and waits for no other.
+// One group of asynchronous copies per step. A warp that does not share its keys has stages of its
+// own, too, and waits for no other warp.
 //
-// Rows come 16 bytes an instruction. Bulk copies, one a row of 256 bytes, were slower (H200: decode
-// by 2 to 12 %, prefill by 6 %).
+// Each instruction copies 16 bytes of a row. Bulk copies, one per row of 256 bytes, were slower
+// (H200: decode by 2 to 12 %, prefill by 6 %).
 #pragma once
 
 #include "kernels/cuda/attend/mma/config.cuh"
@@ -31,28 +31,28 @@ class KeyStream {
   __device__ PageVisit* slots(int step) const {
     return slots_ + step % kTile.slot_ring() * kStepKeys;
   }
-  /// Rows as kRowsK says.
+  /// Rows in the layout of kRowsK.
   __device__ std::uint32_t keys(int step) const {
     return stages_ + step % kStages * kShared.stage_bytes();
   }
-  /// Rows as kRowsV says.
+  /// Rows in the layout of kRowsV.
   __device__ std::uint32_t values(int step) const { return keys(step) + kShared.k_stage_bytes(); }
 
-  /// Asks for the visits of the first steps.
+  /// Requests the visits of the first steps.
   __device__ void prepare() {
     if (task_.keys == 0) return;
     for (int step = 0; step < kStages - 1; ++step) fetch_slots(step);
     cp_async_commit_group();
   }
 
-  /// Asks for the first steps; `prepare` came before. There must be one.
+  /// Requests the first steps. REQUIRES: `prepare` was called; there is a step.
   __device__ void start() {
     cp_async_wait_group<0>();
     step_sync();
     for (int step = 0; step < kStages - 1; ++step) fetch(step);
   }
 
-  /// Waits for a step; the stage of the one before it is free then, and is filled.
+  /// Waits for a step; then the stage of the one before it is free and is filled.
   __device__ void advance(int step) {
     cp_async_wait_group<kStages - 2>();
     step_sync();
@@ -61,7 +61,7 @@ class KeyStream {
 
   __device__ void finish() { cp_async_wait_group<0>(); }
 
-  /// Is there a page in this step of which some row may not see all?
+  /// True if this step has a page of which some row may not see all keys.
   __device__ bool any_masked(int step) const {
     bool masked = false;
 #pragma unroll
@@ -72,11 +72,11 @@ class KeyStream {
   }
 
  private:
-  /// Among those that share keys.
+  /// Index among the threads that share keys.
   __device__ static int thread() {
     return kRowWarps == 1 ? opaque(threadIdx.x) % 32 : opaque(threadIdx.x);
   }
-  /// Which share of a tile's keys is this warp's.
+  /// Index of this warp's share of a tile's keys.
   __device__ static int key_warp() { return kRowWarps == 1 ? opaque(threadIdx.x) / 32 : 0; }
 
   __device__ void fetch(int step) {
@@ -88,8 +88,8 @@ class KeyStream {
     cp_async_commit_group();
   }
 
-  /// The visits of a step, one a key. Past the end the last one stands in, so that every address is
-  /// a valid one.
+  /// The visits of a step, one per key. Past the end the last one repeats, so that every address is
+  /// valid.
   __device__ void fetch_slots(int step) {
     const int thread = KeyStream::thread();
     if (thread >= kStepKeys) return;
@@ -98,7 +98,7 @@ class KeyStream {
                       p_.visits + task_.first_visit + key / kPageSize);
   }
 
-  // Slots past the end are filled with 0: what lies in them may be NaN, and so would 0 * NaN be.
+  // Slots past the end are filled with 0: they may hold NaN, and 0 * NaN is NaN.
   template <int Dim>
   __device__ void fetch_rows(std::uint32_t to, const DevicePool& pool, int step) {
     constexpr SharedRows kRows{Dim};
@@ -112,7 +112,7 @@ class KeyStream {
     const unsigned live = max(task_.keys - first_key(step), 0);
 #pragma unroll
     for (unsigned i = 0; i < kAll; i += kStepThreads) {
-      // Where whole rows go by, a thread keeps its place in them.
+      // Where whole rows are copied, a thread keeps its place in them.
       constexpr bool kWholeRows = kStepThreads % kUnits == 0;
       const unsigned row = kWholeRows ? thread / kUnits + i / kUnits : (i + thread) / kUnits;
       const unsigned unit = kWholeRows ? thread % kUnits : (i + thread) % kUnits;

@@ -7,7 +7,7 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// Bytes of an SM that a thread block takes beside its own.
+/// Shared memory of an SM that a thread block takes beside its own.
 constexpr int kReservedBytes = 1024;
 
 bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
@@ -18,10 +18,10 @@ struct Cut {
   int blocks = 1;
 };
 
-/// The tile for a row class, with as many keys a step as leave room for `blocks` thread blocks.
-/// Outputs take rows / warps * v_dim / 32 registers a thread: 128 at most. Where they do, what
-/// divides by a group or page size that is no power of two, or looks up the classes of heads, takes
-/// the registers of half the scores.
+/// Returns the tile for a row class, with as many keys per step as leave room for `blocks` thread
+/// blocks. Outputs take rows / warps * v_dim / 32 registers per thread: at most 128. With 128,
+/// kernels that divide by a group or page size that is no power of two, or look up the classes of
+/// heads, need the registers of half the scores.
 AttendTile tile_of(const AttendCase& what) {
   const bool is_tight =
       what.head_classes || !is_power_of_two(what.group()) || !is_power_of_two(what.shape.page_size);
@@ -53,8 +53,8 @@ int blocks_that_fit(const AttendTile& tile, const AttendCase& what) {
   return what.limits.multiprocessor_bytes / (bytes + kReservedBytes);
 }
 
-/// Gives up keys of a step, then stages, until as many thread blocks fit an SM as would; fewer
-/// where that is not enough.
+/// Reduces the keys per step, then the stages, until the wanted number of thread blocks fits an SM;
+/// fewer blocks if that is not enough.
 std::optional<Cut> cut_of(const AttendCase& what) {
   for (int blocks = most_blocks(what); blocks > 0; --blocks) {
     AttendTile tile = tile_of(what);

@@ -1,5 +1,5 @@
-// How one thread block of the tensor-core kernel is cut, and the shared memory that this takes.
-// One text for the host, which picks the numbers, and for the kernel, which is compiled for them.
+// The shape of a thread block of the tensor-core kernel, and the shared memory that it takes. One
+// text for the host, which picks the numbers, and for the kernel, which is compiled for them.
 #pragma once
 
 namespace kvmesh::cuda {
@@ -13,13 +13,13 @@ struct AttendTile {
   int row_tiles = 1;
   int row_warps = 1;
   int key_warps = 4;
-  int step_keys = 16;  // keys that a warp takes at a time
+  int step_keys = 16;  // keys per step of a warp
   int stages = 3;      // steps whose keys and values are in shared memory or on their way there
 
   constexpr int rows() const { return 16 * row_tiles * row_warps; }
   constexpr int threads() const { return 32 * row_warps * key_warps; }
   constexpr int tile_keys() const { return step_keys * key_warps; }
-  // A visit is asked for `stages` steps before the keys of its page are, and is needed until those
+  // A visit is requested `stages` steps before the keys of its page are, and is needed until those
   // are used.
   constexpr int slot_ring() const { return 2 * stages; }
 };
@@ -30,7 +30,7 @@ constexpr int padded_dim(int dim) { return (dim + 15) / 16 * 16; }
 /// Rows of 16-bit elements in shared memory, without padding: a row that straddles the 32-byte
 /// sectors of memory would fetch some of them twice. The 16-byte units of a row are exchanged
 /// instead, so that one unit of 8 neighbouring rows lies in 8 different groups of banks, as
-/// ldmatrix wants it. Units exchange within aligned groups of `span_units`, the largest power of
+/// ldmatrix requires. Units exchange within aligned groups of `span_units`, the largest power of
 /// two that divides a row:
 ///
 ///   unit u of row r lies at unit  u ^ (r * span_units / 8 % span_units)
@@ -51,8 +51,8 @@ class SharedRows {
     const int exchange = row * span_units() / 8 % span_units();
     return base + static_cast<unsigned>(row * pitch_bytes() + (unit ^ exchange) * 16);
   }
-  /// From unit 0 or 1 of a row, as `unit` returned it, to that which lies `even_units` further on:
-  /// what is known when the kernel is compiled stays out of the exchange.
+  /// From unit 0 or 1 of a row, as `unit` returned it, to the one `even_units` further on. The part
+  /// known at compile time stays out of the exchange.
   constexpr unsigned further(unsigned address, int even_units) const {
     const int within = even_units % span_units();
     return (address ^ static_cast<unsigned>(within * 16)) +
@@ -66,7 +66,7 @@ class SharedRows {
 /// Floats from row to row of the outputs that warps merge: 4 rows of a quad in different banks.
 constexpr int merge_pitch(int v_dim) { return padded_dim(v_dim) + 8; }
 
-/// Bytes of a block's shared memory, in the order in which they lie there.
+/// Bytes of a block's shared memory, in the order of its parts.
 struct AttendShared {
   AttendTile tile;
   int k_dim = 0;
@@ -81,7 +81,7 @@ struct AttendShared {
   constexpr int slots_bytes() const {
     return tile.key_warps * tile.slot_ring() * tile.step_keys * 8;
   }
-  // Where the warps split the keys, their outputs meet in the place of the stages.
+  // If the warps split the keys, their outputs are merged in place of the stages.
   constexpr int merge_bytes() const {
     return tile.key_warps == 1 ? 0 : tile.key_warps * tile.rows() * (merge_pitch(v_dim) + 2) * 4;
   }

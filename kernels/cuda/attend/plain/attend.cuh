@@ -1,5 +1,5 @@
-// attend_partial without tensor cores, for what they cannot take: float32 and float8 pages, any
-// dims, rows that are not aligned to 16 bytes. A warp has one row at a time.
+// attend_partial without tensor cores, for the cases they cannot compute: float32 and float8 pages,
+// any dims, rows that are not aligned to 16 bytes. Each warp computes one row at a time.
 #pragma once
 
 #include "kernels/cuda/attend/common/pieces.cuh"

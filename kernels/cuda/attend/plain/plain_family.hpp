@@ -8,7 +8,7 @@ namespace kvmesh::cuda {
 
 const AttendFamily& plain_family();
 
-/// The scales of a pool, as kernels read them.
+/// Returns the scales of a pool in the kernels' form.
 DeviceScales device_scales(const ConstKvPool& pool);
 
 }  // namespace kvmesh::cuda

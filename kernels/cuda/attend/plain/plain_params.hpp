@@ -1,12 +1,13 @@
-// What the plain kernel is given beside what all families are. One text for the host and for NVRTC.
+// The plain kernel's own parameters, beside those of all families. One text for the host and for
+// NVRTC.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
 
 namespace kvmesh::cuda {
 
-/// What elements of float8 pages are multiplied by: `number`, or the row's own factor in
-/// `per_token` [pages, kv_heads, page_size], if that is not null; strides in elements.
+/// The factors of float8 elements: `number`, or the row's own in `per_token` [pages, kv_heads,
+/// page_size] if that is not null; strides in elements.
 struct DeviceScale {
   float number;
   const float* per_token;

@@ -1,4 +1,4 @@
-// One row of a task by a warp, without tensor cores: 32 keys at a time, one a lane.
+// One row of a task by a warp, without tensor cores: 32 keys at a time, one per lane.
 //
 // Constants of the kernel (namespace kvmesh), beside rows.cuh's: kDimK, kPoolType, kQueryType.
 #pragma once
@@ -10,12 +10,12 @@
 namespace kvmesh::cuda {
 
 constexpr int kPoolBytes = info_of(kPoolType).bits / 8;
-constexpr int kLaneColumns = (kDimV + 31) / 32;  // of the output: lane, lane + 32, ...
+constexpr int kLaneColumns = (kDimV + 31) / 32;  // columns of the output: lane, lane + 32, ...
 
 /// One row of a task.
 class PlainRow {
  public:
-  /// `q` [kDimK] is this warp's place in shared memory. Float8 pages need `scales`.
+  /// `q` [kDimK] is this warp's memory in shared memory. Float8 pages need `scales`.
   __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q,
                       const DeviceScales* scales = nullptr)
       : p_(params), scales_(scales), task_(task), r_(r), row_(row_of(params, task, r)), q_(q) {}
@@ -42,7 +42,7 @@ class PlainRow {
     __syncwarp();
   }
 
-  /// A key's row in a pool.
+  /// Address of a key's row in a pool.
   __device__ const char* place(const DevicePool& pool, int page, int key) const {
     return static_cast<const char*>(pool.data) +
            pool_head(task_) * pool.head_stride * static_cast<std::int64_t>(kPoolBytes) +
@@ -56,7 +56,7 @@ class PlainRow {
     return scale.per_token[page * scale.page_stride + pool_head(task_) * scale.head_stride +
                            key % kPageSize * scale.token_stride];
   }
-  /// Of a key without weight the factor is not read: it may be NaN.
+  /// The factor of a key without weight is not read: it may be NaN.
   __device__ float value_scale(float weight, int page, int key) const {
     if constexpr (kPoolType == Dtype::kFloat8E4M3) {
       return weight == 0.0f ? 1.0f : scale_of(scales_->v, page, key);
@@ -77,7 +77,7 @@ class PlainRow {
     return sees(p_, task_, row_, key) ? score : kNoKeys;
   }
 
-  /// The weight of this lane's key; rescales what the row has so far.
+  /// Returns the weight of this lane's key; rescales the row's sum and outputs.
   __device__ float softmax(float score) {
     const float top = fmaxf(max_, warp_max(score));
     // Nothing visible yet: -inf - -inf must not be computed. A NaN is no maximum, but stays one.

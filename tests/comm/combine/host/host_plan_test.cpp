@@ -45,7 +45,7 @@ TEST(HostPlan, BothEndsOfAMessageAgree) {
   }
 }
 
-TEST(HostPlan, MergesByOwnersWhereItGathers) {
+TEST(HostPlan, MergesByOwnersIfItGathers) {
   const CombineCase small = full_case(3, 1, 2, 8, Scatter::kAll);
   const CombineCase large = full_case(3, 40, 8, 128, Scatter::kAll);
   EXPECT_FALSE(plans_of(small, 3, CombineStrategy::kAuto)[0].gathers);

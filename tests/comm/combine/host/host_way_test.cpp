@@ -19,7 +19,7 @@ std::size_t buffers_of(const CombineCase& test) {
   return bytes;
 }
 
-TEST(HostWay, SendsLargeRowsFromWhereTheyLie) {
+TEST(HostWay, SendsLargeRowsWithoutACopy) {
   CombineCase dense = full_case(2, 64, 4, 64, Scatter::kAll), gappy = dense;
   for (HeldPartial& partial : gappy.partials) partial = with_gap(partial, 1);
   constexpr std::size_t kO = 64 * 4 * 64 * sizeof(float);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-TEST(MergedLses, AreTheLogOfTheSumOfExponentials) {
+TEST(MergedLses, EqualTheLogOfTheSumOfExponentials) {
   const std::vector<std::vector<float>> rows{{0.0f, 0.0f, 0.0f},        {-3.5f, 2.25f, 1.0f},
                                              {500.0f, 499.0f, -500.0f}, {-80.0f, kNoKeys, -81.0f},
                                              {kNoKeys, kNoKeys, 7.0f},  {-1e30f, -1e30f, -1e30f}};
@@ -40,9 +40,9 @@ TEST(MergedLses, AreTheLogOfTheSumOfExponentials) {
   }
 }
 
-TEST(MergedLses, KnowRowsWithoutKeysAndNan) {
+TEST(MergedLses, HandleRowsWithoutKeysAndNan) {
   MergedLses merged;
-  merged.reset(2, 3);  // row 0: nobody has keys
+  merged.reset(2, 3);  // row 0: no rank has keys
   merged.lse(0, 1) = kNan;
   merged.lse(0, 2) = 1.5f;
   merged.merge();
@@ -55,7 +55,7 @@ TEST(MergedLses, KnowRowsWithoutKeysAndNan) {
   EXPECT_EQ(merged.weight(0, 2), 1.0f);
 }
 
-TEST(RowKernels, SumsAreThoseOfScaledRowsBitByBit) {
+TEST(RowKernels, SumsEqualScaledRowsBitForBit) {
   for (const std::int64_t dim : {1, 3, 8, 15, 16, 64, 71, 128}) {
     for (const std::size_t ranks : {1, 2, 3, 5}) {
       const auto size = static_cast<std::size_t>(dim);

@@ -112,7 +112,7 @@ TEST(DeviceCombinePlan, BlocksToReduceHoldEveryShare) {
   }
 }
 
-TEST(DeviceCombinePlan, RowsThatTheirOwnerHoldsCostNothing) {
+TEST(DeviceCombinePlan, SendsNothingForRowsThatTheirOwnerHolds) {
   Participation mask(6, 3);
   for (std::int64_t t = 0; t < 6; ++t) mask.add(t, Rank{static_cast<int>(t / 2)});
   for (int r = 0; r < 3; ++r) {

@@ -51,7 +51,7 @@ TEST(PeerLayout, TakesLinesForManyRowsOnly) {
   EXPECT_EQ(form(1, {}), std::nullopt);
 }
 
-TEST(PeerLayout, RefusesMoreCellsThanItCounts) {
+TEST(PeerLayout, RejectsTooManyCells) {
   const PeerRoom endless{.word_slot_bytes = std::size_t{1} << 62,
                          .line_slot_bytes = std::size_t{1} << 62};
   const CombineOptions options = options_of(Scatter::kAll, Dtype::kFloat32);

@@ -27,7 +27,7 @@ const Layout kLayouts[] = {
     {"all backwards", -kHeads* kDim, -kDim, kTokens* kHeads},
 };
 
-TEST(HostCopy, BringsRowsOfAnyStridesThereAndBack) {
+TEST(HostCopy, CopiesRowsOfAnyStrides) {
   for (const Layout& layout : kLayouts) {
     SCOPED_TRACE(layout.name);
     std::vector<float> memory(200);

@@ -1,4 +1,4 @@
-// Few cases that leave no two choices untried together.
+// A small set of cases in which any two choices meet.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace kvmesh::test {
 /// One choice for each axis.
 using Choices = std::vector<int>;
 
-/// Makes the cases for axes with so many choices each: any two choices of two axes meet in one of
+/// Makes the cases for axes with this many choices each: any two choices of two axes meet in one of
 /// them. Greedy, and the same on each call; about as many cases as the two longest axes have pairs.
 /// Source: pairwise testing (Cohen et al., "The AETG System", 1997).
 class EveryPair {
@@ -54,7 +54,7 @@ class EveryPair {
     return choices;
   }
 
-  /// The choice with the most missing pairs; of several the one that is the rarest so far.
+  /// Returns the choice with the most missing pairs; among several the rarest so far.
   int best(std::size_t axis, const Choices& choices) const {
     const auto worth = [&](int choice) {
       int found = 0;

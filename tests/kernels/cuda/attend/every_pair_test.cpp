@@ -21,7 +21,7 @@ TEST(EveryPair, AnyTwoChoicesMeet) {
   }
 }
 
-TEST(EveryPair, IsFarFromTheWholeProduct) {
+TEST(EveryPair, HasFewCases) {
   // 7 * 4 pairs of the two longest axes need 28 cases; the product has 168.
   EXPECT_LE(test::EveryPair({7, 2, 4, 1, 3}).cases().size(), 32u);
 }

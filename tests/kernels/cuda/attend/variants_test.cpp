@@ -1,11 +1,11 @@
-// The attention kernels, compiled without a GPU for the cases that they support: hot ones may not
+// Compiles the attention kernels without a GPU for the cases that they support: hot ones may not
 // spill.
 //
-// All cases would take hours. What decides about registers is the tile (head dims and rows of a
-// block) with one other thing, so the cases are chosen such that any two choices meet: each tile
-// with each architecture, score mod, mask, dtype, group and so on, and these with one another. The
-// target attend_variants_of_each_architecture, for before a release, chooses such cases anew for
-// each architecture: any two choices meet on each.
+// All cases would take hours. Registers depend on the tile (head dims and rows of a block) with one
+// other property, so the cases are chosen such that any two choices meet: each tile with each
+// architecture, score mod, mask, dtype, group and so on, and these with one another. The target
+// attend_variants_of_each_architecture, for use before a release, chooses such cases anew for each
+// architecture: any two choices meet on each.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,15 +35,15 @@ constexpr Chip kChips[] = {
 struct Tile {
   int k_dim, v_dim, row_class;
 };
-/// Of the mma kernel: the usual head dims with every row class that they have, and some
-/// that are not multiples of 16, or of which one is far larger.
+/// Tiles of the mma kernel: the usual head dims with every row class that they have, and some that
+/// are not multiples of 16, or of which one is far larger.
 constexpr Tile kTiles[] = {{64, 64, 16},   {64, 64, 32},   {64, 64, 64},   {64, 64, 128},
                            {96, 96, 16},   {96, 96, 32},   {96, 96, 64},   {96, 96, 128},
                            {128, 128, 16}, {128, 128, 32}, {128, 128, 64}, {128, 128, 128},
                            {192, 128, 16}, {192, 128, 32}, {192, 128, 64}, {192, 128, 128},
                            {256, 256, 16}, {256, 256, 64}, {72, 40, 16},   {40, 72, 128},
                            {64, 256, 64},  {256, 64, 128}};
-/// Of Hopper's decode kernel: few rows.
+/// Tiles of Hopper's decode kernel: few rows.
 constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},    {96, 96, 32},
                                  {128, 128, 8},  {128, 128, 16}, {128, 128, 32}, {192, 128, 8},
                                  {192, 128, 16}, {192, 128, 32}, {256, 256, 8},  {256, 256, 16},
@@ -51,18 +51,18 @@ constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},   
 /// The same over float8 pages.
 constexpr Tile kFloat8Tiles[] = {
     {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
-/// Of Hopper's prefill kernel: many rows.
+/// Tiles of Hopper's prefill kernel: many rows.
 constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
-/// Of the same with latent pages.
+/// The same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
-/// Of the latent kernel.
+/// Tiles of the latent kernel.
 constexpr Tile kLatentTiles[] = {{576, 512, 64}};
-/// Of the plain one: its dims are free, and it has no rows of a block.
+/// Tiles of the plain kernel: its dims are free, and its blocks have no rows.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
 constexpr Dtype kDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32};
-/// Of pages: for tensor cores, and all.
+/// Dtypes of pages: for tensor cores, and all.
 constexpr Dtype kHalfDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
 constexpr Dtype kFloat8Dtypes[] = {Dtype::kFloat8E4M3};
 constexpr Dtype kPoolDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32,
@@ -87,7 +87,7 @@ std::array<Named<MaskMod>, 3> mask_mods() {
             mods::mask_and(mods::sliding_window(1000), mods::documents(documents))}}};
 }
 
-/// The axes, as indices into what they choose from.
+/// The axes, as indices into their choices.
 enum Axis {
   kTile,
   kScore,
@@ -104,12 +104,12 @@ enum Axis {
   kSinks,
 };
 
-/// What a case may take of local memory: nothing, but for the family without tensor cores, whose
-/// compiler thinks of occupancy first: a few words, fewer than the outputs, which are 16 at the
-/// largest v_dim here.
+/// Bytes of local memory that a case may take: none, except for the family without tensor cores,
+/// for which the compiler prefers occupancy: a few words, fewer than the outputs, which are 16 at
+/// the largest v_dim here.
 int local_bytes_of(const AttendVariant& variant) { return variant.name == "plain" ? 48 : 0; }
 
-/// A family's cases: what its kernels are made for, and the rest of what they take.
+/// A family's cases: its tiles, and its choices on the other axes.
 struct Table {
   const char* family;
   std::span<const Tile> tiles;
@@ -119,7 +119,7 @@ struct Table {
   bool pool_contiguous;
   std::span<const int> page_sizes;
   bool latent = false;
-  /// Of score mods, masks and so on: the first so many. Fewer where a case takes seconds.
+  /// Number of score mods, masks and so on, from the first. Fewer if a case takes seconds.
   int choices = 3;
 
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
@@ -202,14 +202,14 @@ std::vector<Variant> variants_of(const Table& table) {
   return variants;
 }
 
-TEST(AttendTables, ChooseTheFamilyThatTheyName) {
+TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table :
        {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
 
-// Blocks of heads are equal, and fit a thread block; what has no such blocks stays whole.
+// Blocks of heads are equal and fit a thread block; a group without such blocks stays whole.
 TEST(PlannedShape, CutsGroupsThatAreLargerThanAThreadBlock) {
   const auto planned_kv_heads = [](int group, int v_dim) {
     return planned_shape({2 * group, 2, 576, v_dim, 64}).kv_heads;

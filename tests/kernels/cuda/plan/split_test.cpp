@@ -1,5 +1,5 @@
-// How a line of blocks is split: every split unit of every block once, in order, into pieces that
-// thread blocks which claim them finish together.
+// The split of a line of blocks: every split unit of every block occurs once, in order, and thread
+// blocks that claim the pieces finish together.
 #include "kernels/cuda/plan/split.hpp"
 
 #include <gtest/gtest.h>
@@ -25,7 +25,7 @@ struct Piece {
   bool is_split;
 };
 
-/// Splits blocks of so many split units, the longest first, for `resident_blocks` thread blocks.
+/// Splits blocks of this many split units, the longest first, for `resident_blocks` thread blocks.
 std::vector<Piece> split_line(const std::vector<std::int64_t>& split_units,
                               std::int64_t split_unit_tiles, std::int64_t resident_blocks) {
   const std::int64_t total =
@@ -45,8 +45,8 @@ std::vector<Piece> split_line(const std::vector<std::int64_t>& split_units,
   return pieces;
 }
 
-/// When the last of `resident_blocks` thread blocks ends, if each claims the next piece when it is
-/// free: tiles, where a tile takes each thread block as long.
+/// Returns the time at which the last of `resident_blocks` thread blocks ends, if each claims the
+/// next piece when it is free: in tiles, if a tile takes the same time on each.
 std::int64_t end_of(const std::vector<Piece>& pieces, std::int64_t resident_blocks) {
   std::priority_queue<std::int64_t, std::vector<std::int64_t>, std::greater<>> free_at;
   for (std::int64_t i = 0; i < resident_blocks; ++i) free_at.push(0);
@@ -60,7 +60,7 @@ std::int64_t end_of(const std::vector<Piece>& pieces, std::int64_t resident_bloc
   return end;
 }
 
-TEST(LineSplits, OfRandomLinesCoversEveryUnitOnce) {
+TEST(LineSplits, CoverEveryUnitOnce) {
   const std::uint64_t seed = test::seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Random random(seed);

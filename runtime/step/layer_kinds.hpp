@@ -1,0 +1,22 @@
+// The kinds of layers of a step.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kvmesh/kv_cache.hpp"
+
+namespace kvmesh {
+
+/// The attention that a plan's options ask for, group by group: of each kind that a layer of the
+/// group has, one.
+struct LayerKinds {
+  /// @throws InvalidArgument if the kinds do not fit the layers or the other options.
+  LayerKinds(std::span<const std::size_t> group_of_layer, std::size_t groups,
+             const PlanOptions& options);
+
+  std::vector<std::vector<AttentionOptions>> of_group;
+  std::vector<std::size_t> of_layer;  ///< which of its group's
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,114 @@
+// The options in docs/models.md, a test per line of its table: small models of each shape against
+// float64, on two ranks.
+#include <cmath>
+
+#include "tests/contracts/on_each_placement.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+using Place = OnCpu<LoopbackRanks<2>>;
+
+/// The layers of which `is_one` is true.
+std::vector<int> layers_where(int layers, bool (*is_one)(int)) {
+  std::vector<int> numbers;
+  for (int layer = 0; layer < layers; ++layer) {
+    if (is_one(layer)) numbers.push_back(layer);
+  }
+  return numbers;
+}
+
+CacheOptions model(int layers, int q_heads, int kv_heads, int dim) {
+  return {.layers = layers,
+          .q_heads = q_heads,
+          .kv_heads = kv_heads,
+          .k_dim = dim,
+          .page_size = 4,
+          .pages_per_rank = 40,
+          .dtype = Dtype::kFloat32,
+          .home_threshold_tokens = 16};
+}
+
+/// Two prompts, in chunks; tokens one by one; a fork.
+void serve(const CacheOptions& cache_options, const StepOptions& options) {
+  on_each_placement<Place>(cache_options, [&](CheckedCache& cache) {
+    const SequenceId first = cache.create(), second = cache.create();
+    const auto step = [&](const std::vector<BatchEntry>& batch) {
+      EXPECT_TRUE(cache.step(batch, options));
+    };
+    step({{first, 21, 4}, {second, 9, 2}});
+    step({{first, 7}});
+    for (int i = 0; i < 4; ++i) step({{second, 1}, {first, 1}});
+    const SequenceId third = cache.fork(first);
+    for (int i = 0; i < 4; ++i) step({{third, 1}, {second, 2}, {first, 1}});
+  });
+}
+
+TEST(Models, Llama3) { serve(model(2, 8, 2, 16), {}); }
+
+// Queries and keys are normalised before they come here; the head dim is not hidden / heads.
+TEST(Models, Qwen3) { serve(model(2, 16, 8, 16), {}); }
+
+TEST(Models, Mistral) {
+  CacheOptions options = model(2, 8, 2, 16);
+  options.window = 12;
+  serve(options, {});
+}
+
+TEST(Models, Mixtral) { serve(model(2, 8, 2, 16), {}); }
+
+TEST(Models, Gemma2) {
+  CacheOptions options = model(4, 4, 2, 32);
+  options.groups = {{.layers = layers_where(4, [](int layer) { return layer % 2 == 0; }),
+                     .window = 12,
+                     .page_share = 1}};
+  serve(options, {.plan = {.score = mods::soft_cap(50), .scale = 1 / std::sqrt(24.0f)}});
+}
+
+TEST(Models, Gemma3) {
+  CacheOptions options = model(7, 4, 2, 32);
+  options.groups = {{.layers = layers_where(7, [](int layer) { return layer % 6 != 5; }),
+                     .window = 8,
+                     .page_share = 0.5}};
+  serve(options, {.plan = {.scale = 1 / std::sqrt(42.0f)}});
+}
+
+TEST(Models, GptOss) {
+  CacheOptions options = model(4, 16, 2, 16);
+  options.groups = {{.layers = layers_where(4, [](int layer) { return layer % 2 == 0; }),
+                     .window = 8,
+                     .page_share = 0.5}};
+  serve(options, {.sinks = true});
+}
+
+TEST(Models, DeepSeekV3) {
+  CacheOptions options = model(2, 16, 1, 72);
+  options.v_dim = 64;
+  options.page_kind = PageKind::kLatent;
+  serve(options, {.plan = {.scale = 1 / std::sqrt(24.0f)}});
+}
+
+/// Layers of other masks over the same page tables: nothing is given up.
+TEST(Models, KindsOfLayersInOneGroup) {
+  const CacheOptions options = model(5, 4, 2, 16);
+  const std::vector<LayerKind> kinds{
+      {.layers = {1, 3}, .mask = mods::sliding_window(6)},
+      {.layers = {4}, .mask = mods::no_mask(), .score = mods::soft_cap(2), .scale = 0.5f}};
+  serve(options, {.plan = {.score = mods::alibi(4), .kinds = kinds}});
+  serve(options, {.plan = {.kinds = kinds}, .sinks = true, .replanned = true});
+  serve(options,
+        {.plan = {.kinds = kinds, .limits = StepLimits{.sequences = 4, .query_tokens = 24}}});
+}
+
+TEST(Models, KindsOfLayersInSeveralGroups) {
+  CacheOptions options = model(5, 4, 2, 16);
+  options.groups = {{.layers = {3, 4}, .kv_heads = 1, .k_dim = 8, .window = 10}};
+  const StepOptions step{.plan = {.kinds = {{.layers = {1, 4}, .mask = mods::sliding_window(5)}}}};
+  serve(options, step);
+  options = model(2, 4, 2, 16);
+  options.reproducible = true;
+  serve(options, {.plan = {.kinds = {{.layers = {1}, .mask = mods::sliding_window(5)}}}});
+}
+
+}  // namespace
+}  // namespace kvmesh::test

@@ -1,0 +1,54 @@
+// Layer groups, windows that give up pages, and several kinds of layers in one plan, on a GPU: against
+// float64, and against one rank of the CPU, while free pages are full of NaN.
+#include "tests/contracts/on_each_placement.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+struct Place {
+  static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
+  static void run(const RankBody& body) { LoopbackRanks<1>::run(body); }
+};
+
+/// Layers 0 and 3 see all; 1 a window; 2 has other heads, dims and another window.
+CacheOptions hybrid() {
+  CacheOptions options =
+      small_cache({8, 2, 128, 128, 8, Dtype::kBFloat16, PageKind::kKv, KvScales{}});
+  options.layers = 4;
+  options.pages_per_rank = 40;
+  options.groups = {{.layers = {1}, .window = 20},
+                    {.layers = {2}, .q_heads = 2, .k_dim = 64, .window = 9}};
+  return options;
+}
+
+void serve(const StepOptions& options) {
+  on_each_placement<Place>(hybrid(), [&](CheckedCache& cache) {
+    const SequenceId first = cache.create(), second = cache.create();
+    const auto step = [&](const std::vector<BatchEntry>& batch) {
+      EXPECT_TRUE(cache.step(batch, options));
+    };
+    for (int i = 0; i < 3; ++i) step({{first, 15, 4}, {second, 3, 2}});
+    for (int i = 0; i < 9; ++i) step({{second, 3}, {first, 1}});
+    const SequenceId third = cache.fork(first);
+    for (int i = 0; i < 9; ++i) step({{third, 2}, {second, 1}, {first, 4}});
+    cache.truncate(first, cache.allocator().length(first) - 3);
+    cache.erase(second);
+    for (int i = 0; i < 4; ++i) step({{first, 1}, {third, 1}});
+    EXPECT_GT(cache.cache().allocator(1).released_pages(first), 3);
+    EXPECT_GT(cache.cache().allocator(2).released_pages(first), 5);
+  });
+}
+
+TEST(LayerGroupsOnGpu, AreServed) { serve({}); }
+
+TEST(LayerGroupsOnGpu, AreReplannedWithSinks) { serve({.sinks = true, .replanned = true}); }
+
+TEST(LayerGroupsOnGpu, HaveKindsOfLayers) {
+  const std::vector<LayerKind> kinds{{.layers = {3, 2}, .mask = mods::sliding_window(5)}};
+  serve({.plan = {.kinds = kinds}});
+  serve({.plan = {.kinds = kinds, .limits = StepLimits{.sequences = 3, .query_tokens = 16}},
+         .replanned = true});
+}
+
+}  // namespace
+}  // namespace kvmesh::test
