@@ -13,77 +13,13 @@
 #include "kvmesh/allocator.hpp"
 #include "kvmesh/api.h"
 #include "kvmesh/attention.hpp"
+#include "kvmesh/cache_options.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/sequence_stream.hpp"
 #include "kvmesh/stream.hpp"
 
 namespace KVMESH_API kvmesh {
-
-/// Layers that differ from the rest of the model in what their pages hold, and have page tables of
-/// their own.
-struct LayerGroup {
-  std::vector<int> layers{};  ///< their numbers, from 0
-  /// 0 or unset: the cache's. If k_dim alone is given, v_dim is equal to it.
-  int q_heads = 0;
-  int kv_heads = 0;
-  int k_dim = 0;
-  int v_dim = 0;
-  std::optional<Dtype> dtype{};
-  std::optional<PageKind> page_kind{};
-  std::optional<KvScales> scales{};
-  /// The number of positions that a query of these layers sees, its own included; 0: no window,
-  /// also where the cache has one. See CacheOptions::window.
-  std::int64_t window = 0;
-  /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
-  /// up.
-  double page_share = 1;
-};
-
-/// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
-/// model's; head_parallel divides them. REQUIRES: exactly one of `pages_per_rank`, `bytes` and
-/// `memory_fraction` is set (not 0), the same one on every rank; it gives the size of the rank's
-/// pools. If the ranks come to different numbers of pages, all ranks take the smallest.
-struct CacheOptions {
-  int layers = 1;
-  int q_heads = 0;
-  int kv_heads = 0;
-  int k_dim = 0;
-  int v_dim = 0;  ///< 0: equal to k_dim
-  int page_size = 16;
-  std::int64_t pages_per_rank = 0;
-  std::int64_t bytes = 0;  ///< size of this rank's pools, all layers together
-  /// The part of this device's free memory to use, in (0, 1]. Ranks that share a device divide this
-  /// part among them.
-  double memory_fraction = 0;
-  Dtype dtype = Dtype::kBFloat16;
-  /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
-  PageKind page_kind = PageKind::kKv;
-  /// Of float8 pages: a number for all keys and one for all values, or one that append computes for
-  /// each token and head (docs/contracts.md, Numbers).
-  KvScales scales{};
-  Placement placement = Placement::kBalanced;
-  std::int64_t home_threshold_tokens = 2048;
-  /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
-  /// however prompts are cut into steps: on CPUs of one instruction set (compared when the cache is
-  /// made), for one model of heads, dims and page size; sizes that are multiples of 16 count as
-  /// one. Mods that read the batch row see another row in another batch. A row that sees an
-  /// infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are refused: a
-  /// partial in float32 has rounded already.
-  bool reproducible = false;
-  /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
-  PrefixOptions prefix{};
-  /// The number of positions that a query sees, its own included; 0: no window. It is added to the
-  /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the
-  /// step appends: a sequence then holds window / page_size + 2 pages, rounded up, and those of the
-  /// step's own tokens. It cannot be truncated to a length whose next query would see one of them
-  /// (but to 0), and no plan may have such a query. Plans have no block masks.
-  std::int64_t window = 0;
-  /// Further groups of layers. All other layers, at least one, are group 0, and have the options
-  /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
-  /// groups, and pages in each. `pages_per_rank` is the number of pages of group 0.
-  std::vector<LayerGroup> groups{};
-};
 
 /// One sequence of a step: `append_tokens` new positions and, after them, the newest
 /// `query_tokens` positions as queries.

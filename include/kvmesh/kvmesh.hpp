@@ -4,6 +4,7 @@
 #include "kvmesh/allocator.hpp"
 #include "kvmesh/attention.hpp"
 #include "kvmesh/block_mask.hpp"
+#include "kvmesh/cache_options.hpp"
 #include "kvmesh/change_log.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/communicator.hpp"

@@ -58,20 +58,25 @@ HostTensor rounded_rows(const HostTensor& from, std::int64_t rows, Dtype dtype) 
   return to;
 }
 
-// `options` for the sequence in row `row` of a batch, alone: its mods read that row's number.
-PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
-                           std::span<const std::int64_t> positions) {
-  PlanOptions alone = options;
-  if (!options.mask.is_identity()) {
-    alone.mask = MaskMod([mask = options.mask, row](auto, auto h, auto q, auto kv) {
-      return mask(Expr(row), h, q, kv);
-    });
+// The mods of `of` for the sequence in row `row` of a batch, alone: they read that row's number.
+template <class Mods>
+void read_row(Mods& of, std::int32_t row) {
+  if (!of.mask.is_identity()) {
+    of.mask = MaskMod(
+        [mask = of.mask, row](auto, auto h, auto q, auto kv) { return mask(Expr(row), h, q, kv); });
   }
-  if (!options.score.is_identity()) {
-    alone.score = ScoreMod([mod = options.score, row](auto score, auto, auto h, auto q, auto kv) {
+  if (!of.score.is_identity()) {
+    of.score = ScoreMod([mod = of.score, row](auto score, auto, auto h, auto q, auto kv) {
       return mod(score, Expr(row), h, q, kv);
     });
   }
+}
+
+PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
+                           std::span<const std::int64_t> positions) {
+  PlanOptions alone = options;
+  read_row(alone, row);
+  for (LayerKind& kind : alone.kinds) read_row(kind, row);
   alone.q_positions.assign(positions.begin(), positions.end());
   return alone;
 }

@@ -32,6 +32,22 @@ class Simulation {
 
  private:
   std::int64_t length(SequenceId sequence) const { return cache_.allocator().length(sequence); }
+  /// The earliest position whose query sees no page that was given up, in any group.
+  std::int64_t earliest(SequenceId sequence) {
+    std::int64_t position = 0;
+    KvCache& cache = cache_.cache();
+    for (int group = 0; group < cache.groups(); ++group) {
+      const std::int64_t released = cache.allocator(group).released_pages(sequence);
+      const CacheOptions& options = config_.cache;
+      const std::int64_t window = group == 0 ? options.window : options.groups[0].window;
+      if (released > 0) position = std::max(position, released * options.page_size + window - 1);
+    }
+    return position;
+  }
+  bool has_windows() const {
+    return config_.cache.window > 0 ||
+           (!config_.cache.groups.empty() && config_.cache.groups[0].window > 0);
+  }
   bool room_for_one_more() const { return std::ssize(alive_) < config_.max_sequences; }
 
   void change_sequences() {
@@ -51,7 +67,8 @@ class Simulation {
 
   void truncate_any() {
     const SequenceId sequence = random_.pick(alive_);
-    cache_.truncate(sequence, random_.integer(0, length(sequence)));
+    const std::int64_t kept = random_.integer(earliest(sequence), length(sequence));
+    cache_.truncate(sequence, random_.one_in(8) ? 0 : kept);
   }
 
   void erase_any() {
@@ -73,7 +90,7 @@ class Simulation {
         break;
       case 2:  // more queries than new tokens
         entry.append_tokens = random_.integer(0, 3);
-        entry.query_tokens = std::min(length(sequence) + entry.append_tokens,
+        entry.query_tokens = std::min(length(sequence) + entry.append_tokens - earliest(sequence),
                                       random_.integer(0, config_.max_queries));
         break;
       case 3:  // speculation
@@ -105,7 +122,9 @@ class Simulation {
       const std::int64_t last = length(entry.sequence) + entry.append_tokens + 2;
       const std::int64_t queries =
           entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
-      for (std::int64_t i = 0; i < queries; ++i) positions.push_back(random_.integer(0, last));
+      for (std::int64_t i = 0; i < queries; ++i) {
+        positions.push_back(random_.integer(earliest(entry.sequence), last));
+      }
     }
     return positions;
   }
@@ -142,13 +161,18 @@ class Simulation {
     std::optional<CheckedBlockMask> blocks;
     if (random_.one_in(4)) {
       plan.q_positions = random_positions(batch);
-    } else if (random_.one_in(4)) {
+    } else if (random_.one_in(4) && !has_windows()) {
       blocks = random_block_mask(batch, plan.mask);
     }
     if (blocks) {
       plan.block_mask = &blocks->blocks;
       options.visible = blocks->visible;
       plan.mask = mods::no_mask();  // that of the block mask counts, not this
+    }
+    if (!blocks && random_.one_in(3)) {
+      plan.kinds = {{.layers = {config_.cache.layers - 1},
+                     .mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask,
+                     .score = random_score(random_, config_.cache.q_heads).score}};
     }
     options.input = random_.pick(kDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);

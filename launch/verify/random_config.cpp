@@ -61,6 +61,7 @@ LayerGroup random_group(Random& random, const CacheOptions& cache) {
                    .k_dim = random.pick(dims),
                    .dtype = random.pick(kDtypes),
                    .page_kind = random.coin() ? PageKind::kKv : PageKind::kLatent,
+                   .window = random.coin() ? random.integer(1, 30) : 0,
                    .page_share = random.coin() ? 1.0 : 3.0};
   return group;
 }
@@ -78,6 +79,7 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
     config.cache.page_kind = PageKind::kLatent;
     config.cache.v_dim = std::min(config.cache.v_dim, config.cache.k_dim);
   }
+  if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (config.cache.layers > 1 && random.coin()) {
     config.cache.groups = {random_group(random, config.cache)};
   }
@@ -88,11 +90,12 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens per "
-      "rank, {} {}, {} placement{}",
+      "rank, {} {}, {} placement{}, windows of {} and {}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
       cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement),
-      cache.groups.empty() ? "" : ", two layer groups");
+      cache.groups.empty() ? "" : ", two layer groups", cache.window,
+      cache.groups.empty() ? cache.window : cache.groups[0].window);
 }
 
 }  // namespace kvmesh::verify

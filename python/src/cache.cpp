@@ -33,7 +33,7 @@ std::optional<StepLimits> limits_of(nb::handle limits) {
 /// The members of a dict, by name; each is taken once.
 class Members {
  public:
-  explicit Members(nb::handle of) : left_(nb::cast<nb::dict>(of).copy()) {}
+  explicit Members(nb::handle of) : left_(nb::cast<nb::dict>(of.attr("copy")())) {}
 
   template <class T>
   void read(const char* name, T& value) {

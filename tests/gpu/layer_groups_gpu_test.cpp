@@ -1,5 +1,5 @@
-// Layer groups, windows that give up pages, and several kinds of layers in one plan, on a GPU: against
-// float64, and against one rank of the CPU, while free pages are full of NaN.
+// Layer groups, windows that give up pages, and several kinds of layers in one plan, on a GPU:
+// against float64, and against one rank of the CPU, while free pages are full of NaN.
 #include "tests/contracts/on_each_placement.hpp"
 
 namespace kvmesh::test {

@@ -55,6 +55,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "nccl": "comm",
     "device_group": "comm",
     "mesh": "runtime",
+    "cache_options": "runtime",
     "kv_cache": "runtime",
     "sequence_stream": "runtime",
     "paged_attention": "runtime",
