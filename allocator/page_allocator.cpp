@@ -109,6 +109,7 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
 
 bool PageAllocator::contains(SequenceId sequence) const {
   return state_->sequences().find(sequence) != nullptr;

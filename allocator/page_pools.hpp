@@ -48,6 +48,8 @@ class PagePools {
   std::int64_t free_pages() const { return free_total_; }
   std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
   std::int64_t cached_pages() const { return cached_total_; }
+  /// The pages that free_cached freed so far.
+  std::int64_t evicted_pages() const { return evicted_total_; }
   std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
@@ -89,6 +91,7 @@ class PagePools {
   /// Frees a cached page.
   void free_cached(PageId page) {
     --cached_total_;
+    ++evicted_total_;
     count_available(page.rank(), -1);
     put_on_list(page);
   }
@@ -129,6 +132,7 @@ class PagePools {
   std::int64_t pages_per_rank_;
   std::int64_t free_total_;
   std::int64_t cached_total_ = 0;
+  std::int64_t evicted_total_ = 0;
   PageKeeper* keeper_ = nullptr;
   std::uint64_t history_ = 0;
   std::vector<std::int32_t> heads_;         // [ranks] first free index, or kEnd

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "core/check.hpp"
 
@@ -80,6 +81,9 @@ class BalancedPlacement final : public PlacementPolicy {
 
  private:
   void take_home(SequencePlacement& sequence, std::span<PageId> out, PagePools& pools) {
+    if (std::exchange(sequence.anchor_is_shared, false) &&
+        sequence.anchor != SequencePlacement::kNone)
+      leave_crowded_home(sequence, pools);
     while (!out.empty()) {
       if (sequence.anchor == SequencePlacement::kNone ||
           pools.free_pages(Rank{sequence.anchor}) == 0)
@@ -91,6 +95,17 @@ class BalancedPlacement final : public PlacementPolicy {
       sequence.added(home, static_cast<std::int32_t>(run));
       out = out.subspan(run);
     }
+  }
+
+  /// A sequence that begins with a cached prefix stays where that is, unless so many do that
+  /// another rank has room for a whole home more: one prompt that all requests begin with would
+  /// otherwise bring all of them to one rank.
+  void leave_crowded_home(SequencePlacement& sequence, const PagePools& pools) const {
+    Rank best{sequence.anchor};
+    for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value)
+      if (pools.free_pages(rank) > pools.free_pages(best)) best = rank;
+    if (pools.free_pages(best) - pools.free_pages(Rank{sequence.anchor}) > home_pages_)
+      sequence.anchor = best.value;
   }
 
   /// Returns the rank with the most free pages; among equal ones the first after the last choice,

@@ -41,19 +41,19 @@ PrefixRun PageAllocator::State::find_prefix(const PrefixKey& key, std::int64_t m
 
 PrefixMatch PageAllocator::State::match_prefix(const PrefixKey& key, std::int64_t most) {
   const PrefixRun run = find_prefix(key, most);
-  std::vector<PageId> pages(run.first);  // behind the window
-  pages.reserve(run.first + run.pages.size());
-  for (const PageSlot slot : run.pages) pages.push_back(prefixes_->page(slot));
+  sequences_.prepare(run.first + run.pages.size());
   const SequenceId id = sequences_.create();
 
   Sequence& sequence = *sequences_.find(id);
-  sequence.pages = std::move(pages);
+  sequence.pages.resize(run.first);  // behind the window
+  for (const PageSlot slot : run.pages) sequence.pages.push_back(prefixes_->page(slot));
   sequence.length = run.tokens;
   sequence.is_match = true;
   sequence.published = static_cast<std::int32_t>(sequence.pages.size());
   sequence.placement.released = static_cast<std::int32_t>(run.first);
   if (!run.pages.empty()) {
     sequence.placement.anchor = sequence.held_pages().front().rank().value;
+    sequence.placement.anchor_is_shared = true;
     sequence.may_share = true;
   }
   for (const PageId page : sequence.held_pages()) pools_.add_reference(page);

@@ -4,12 +4,17 @@
 
 namespace kvmesh {
 
-SequenceId SequenceTable::create() {
+void SequenceTable::prepare(std::size_t pages) {
   if (first_empty_ == kNoSlot) {
     require(slots_.size() < kMostSlots, "more than {} sequences at once", kMostSlots);
     slots_.emplace_back();
     first_empty_ = static_cast<std::uint32_t>(slots_.size() - 1);
   }
+  slots_[first_empty_].sequence.pages.reserve(pages);
+}
+
+SequenceId SequenceTable::create() {
+  prepare(0);
   Slot& slot = slots_[first_empty_];
   const std::uint32_t place = first_empty_;
   first_empty_ = slot.next_empty;
@@ -19,7 +24,12 @@ SequenceId SequenceTable::create() {
 }
 
 void SequenceTable::erase(SequenceId id) {
-  at(id) = Sequence{};
+  Sequence& sequence = at(id);
+  std::vector<PageId> pages = std::move(sequence.pages);
+  pages.clear();
+  sequence = Sequence{};
+  // The next sequence of the slot needs no memory for a page table as short as this one.
+  if (pages.capacity() <= kMostKeptPages) sequence.pages = std::move(pages);
   const std::uint32_t place = id.slot();
   Slot& slot = slots_[place];
   --size_;

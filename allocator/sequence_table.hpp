@@ -19,6 +19,8 @@ struct SequencePlacement {
   std::unique_ptr<std::int32_t[]> pages_on;
   /// The home rank (balanced) or the rank of page 0 (striped). kNone: no page yet.
   std::int32_t anchor = kNone;
+  /// The anchor is where pages of a cached prefix are, on which many sequences may begin.
+  bool anchor_is_shared = false;
   /// The number of the sequence's leading pages that were given up, behind its window. Their
   /// entries of the table are invalid.
   std::int32_t released = 0;
@@ -60,6 +62,8 @@ class SequenceTable {
   explicit SequenceTable(std::uint16_t space) : space_(space) {}
 
   SequenceId create();
+  /// Makes room for a page table of `pages` pages in the sequence that create() makes next.
+  void prepare(std::size_t pages);
   void erase(SequenceId id);
 
   /// Null if there is no such sequence.
@@ -97,6 +101,7 @@ class SequenceTable {
   static constexpr std::uint32_t kMostSlots = 1 << SequenceId::kSlotBits;
   static constexpr std::uint32_t kGenerations = 1 << SequenceId::kGenerationBits;
   static constexpr std::uint32_t kNoSlot = 0xFFFF'FFFF;
+  static constexpr std::size_t kMostKeptPages = 4096;  // 16 KiB
 
   struct Slot {
     Sequence sequence;

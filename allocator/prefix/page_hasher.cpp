@@ -1,6 +1,7 @@
 #include "allocator/prefix/page_hasher.hpp"
 
 #include <openssl/evp.h>
+#define XXH_INLINE_ALL  // a call costs as much as a third of a page
 #include <xxhash.h>
 
 #include <cstring>
@@ -39,20 +40,28 @@ inline std::uint8_t* put_token(std::uint8_t* out, std::uint32_t token) {
   return out + 3 + 2 * is_wide;
 }
 
+/// XXH3-128 hashes in registers.
+struct Halves {
+  std::uint64_t low = 0, high = 0;
+};
+
+Halves halves_of(const PageHash& hash) {
+  Halves halves;
+  std::memcpy(&halves.low, hash.bytes.data(), 8);
+  std::memcpy(&halves.high, hash.bytes.data() + 8, 8);
+  return halves;
+}
+
+void put(const Halves& halves, PageHash& hash) {
+  std::memcpy(hash.bytes.data(), &halves.low, 8);
+  std::memcpy(hash.bytes.data() + 8, &halves.high, 8);
+}
+
 /// The tokens are hashed where they are, with the low half of the parent as seed; the high half is
 /// added to the result, so that it depends on all 128 bits.
-PageHash xxh3_page(const PageHash& parent, std::span<const std::int32_t> tokens,
-                   std::span<const std::uint8_t> extras) {
-  std::uint64_t low = 0, high = 0;
-  std::memcpy(&low, parent.bytes.data(), 8);
-  std::memcpy(&high, parent.bytes.data() + 8, 8);
-  if (!extras.empty()) low = XXH3_64bits_withSeed(extras.data(), extras.size(), low);
-  const XXH128_hash_t value = XXH3_128bits_withSeed(tokens.data(), tokens.size_bytes(), low);
-  PageHash hash;
-  high += value.high64;
-  std::memcpy(hash.bytes.data(), &value.low64, 8);
-  std::memcpy(hash.bytes.data() + 8, &high, 8);
-  return hash;
+inline Halves xxh3_page(const Halves& parent, const std::int32_t* tokens, std::size_t bytes) {
+  const XXH128_hash_t value = XXH3_128bits_withSeed(tokens, bytes, parent.low);
+  return {value.low64, value.high64 + parent.high};
 }
 
 }  // namespace
@@ -128,7 +137,13 @@ PageHash PageHasher::root(std::string_view seed) {
 
 PageHash PageHasher::page(const PageHash& parent, std::span<const std::int32_t> tokens,
                           std::span<const std::uint8_t> extras) {
-  if (kind_ == PrefixHash::kXxh3) return xxh3_page(parent, tokens, extras);
+  if (kind_ == PrefixHash::kXxh3) {
+    Halves seed = halves_of(parent);
+    if (!extras.empty()) seed.low = XXH3_64bits_withSeed(extras.data(), extras.size(), seed.low);
+    PageHash hash;
+    put(xxh3_page(seed, tokens.data(), tokens.size_bytes()), hash);
+    return hash;
+  }
   // Heads take at most 9 bytes each; a token at most 5.
   buffer_.resize(1 + 9 + kSha256Bytes + 9 + 5 * tokens.size() + extras.size() + 1);
   std::uint8_t* out = put_head(buffer_.data(), kArrayType, 3);
@@ -144,6 +159,27 @@ PageHash PageHasher::page(const PageHash& parent, std::span<const std::int32_t> 
     out += extras.size();
   }
   return digest({buffer_.data(), out});
+}
+
+void PageHasher::run(const PageHash& parent, std::span<const std::int32_t> tokens,
+                     std::span<PageHash> out) {
+  if (out.empty()) return;
+  const std::size_t page_size = tokens.size() / out.size();
+  if (kind_ == PrefixHash::kXxh3) {
+    Halves halves = halves_of(parent);
+    const std::int32_t* page = tokens.data();
+    for (PageHash& hash : out) {
+      halves = xxh3_page(halves, page, page_size * sizeof *page);
+      put(halves, hash);
+      page += page_size;
+    }
+    return;
+  }
+  const PageHash* before = &parent;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = page(*before, tokens.subspan(i * page_size, page_size), {});
+    before = &out[i];
+  }
 }
 
 std::vector<std::uint8_t> extra_keys(const PrefixExtras& extras, std::int64_t first,

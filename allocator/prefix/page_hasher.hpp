@@ -41,6 +41,9 @@ class PageHasher {
   /// negative.
   PageHash page(const PageHash& parent, std::span<const std::int32_t> tokens,
                 std::span<const std::uint8_t> extras);
+  /// The hashes of consecutive pages without extra keys, `tokens` of out.size() pages. Faster than
+  /// page by page: with XXH3 the parent stays in registers.
+  void run(const PageHash& parent, std::span<const std::int32_t> tokens, std::span<PageHash> out);
   /// The SHA-256 or XXH3-128 of `bytes`.
   PageHash digest(std::span<const std::uint8_t> bytes);
 

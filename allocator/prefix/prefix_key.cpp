@@ -33,6 +33,8 @@ class PrefixKey::State {
     require(negative == tokens.end(), "prefix: token {}", negative == tokens.end() ? 0 : *negative);
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     const auto page_size = static_cast<std::size_t>(rules_.page_size);
+    if (!extras_.adapter && extras_.items.empty() && (extras_.salt.empty() || !hashes_.empty()))
+      return append_run(tokens_.size() / page_size);
     while ((hashes_.size() + 1) * page_size <= tokens_.size()) {
       const std::size_t first = hashes_.size() * page_size;
       hashes_.push_back(hasher_.page(
@@ -61,6 +63,16 @@ class PrefixKey::State {
   std::span<const PageHash> hashes() const { return hashes_; }
 
  private:
+  /// Hashes the pages up to `pages`, which have no extra keys.
+  void append_run(std::size_t pages) {
+    const std::size_t first = hashes_.size();
+    const auto page_size = static_cast<std::size_t>(rules_.page_size);
+    const PageHash parent = hashes_.empty() ? root_ : hashes_.back();
+    std::vector<PageHash> run(pages - first);
+    hasher_.run(parent, std::span(tokens_).subspan(first * page_size, run.size() * page_size), run);
+    hashes_.insert(hashes_.end(), run.begin(), run.end());
+  }
+
   static constexpr std::int64_t kMostTokens = std::numeric_limits<std::int64_t>::max();
 
   PrefixRules rules_;

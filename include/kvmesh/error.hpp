@@ -36,6 +36,7 @@ enum class ErrorCode : std::int32_t {
   kDigestMismatch = 11,
   kRendezvous = 12,  ///< RendezvousError, in tcp.hpp
   kNccl = 13,        ///< NcclError, in nccl.hpp
+  kStream = 14,      ///< StreamError, in sequence_stream.hpp
 };
 
 /// Base of all errors: a catch of this type handles every kvmesh failure.

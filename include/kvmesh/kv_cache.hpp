@@ -16,6 +16,7 @@
 #include "kvmesh/cache_options.hpp"
 #include "kvmesh/combine.hpp"
 #include "kvmesh/mesh.hpp"
+#include "kvmesh/sequence_stream.hpp"
 #include "kvmesh/stream.hpp"
 
 namespace KVMESH_API kvmesh {
@@ -102,6 +103,12 @@ struct LayerInput {
 
 class KvCache;
 struct CacheGroup;
+
+/// See KvCache::import_sequence.
+struct ImportedSequence {
+  SequenceId sequence;
+  SequenceHeader header;
+};
 
 /// One step of a batch, made by `KvCache::plan`. The plan is valid until one of its own sequences
 /// is appended to, truncated or erased. After that `run` and its parts throw InvalidArgument, until
@@ -284,6 +291,20 @@ class KvCache {
   /// stream that later steps use.
   void publish(SequenceId sequence, const PrefixKey& key,
                std::span<const Retention> retentions = {});
+
+  /// Writes the sequence as a stream (see sequence_stream.hpp) to `sink` on world rank 0; other
+  /// ranks pass null. With a key of the sequence's tokens the stream has them and their hashes. On
+  /// a GPU it waits for all work of the device.
+  /// @throws UnknownSequence; InvalidArgument if the key has fewer tokens; StreamError on every
+  /// rank if the sink fails. Collective over the world.
+  void export_sequence(SequenceId sequence, ByteSink* sink, const PrefixKey* key = nullptr);
+  /// Makes a sequence of the stream that `source` has on world rank 0; other ranks pass null. Page
+  /// size, placement and ranks may differ from the exporter's; layers, heads and planes may not.
+  /// Returns it, with the header. To let later requests find it, make a key of the header's tokens
+  /// and publish it.
+  /// @throws StreamError on every rank; OutOfPages. No sequence and no page is left then.
+  /// Collective over the world.
+  ImportedSequence import_sequence(ByteSource* source);
 
   /// BlockMask::create, computed on the mesh's device.
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape);

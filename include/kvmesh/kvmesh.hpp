@@ -26,6 +26,7 @@
 #include "kvmesh/partial.hpp"
 #include "kvmesh/prefix.hpp"
 #include "kvmesh/result.hpp"
+#include "kvmesh/sequence_stream.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tcp.hpp"
 #include "kvmesh/tensor.hpp"

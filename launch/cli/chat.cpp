@@ -12,33 +12,6 @@ namespace {
 
 using engine::Token;
 
-class ChatMl {
- public:
-  ChatMl(const engine::Tokenizer& tokenizer, Token start, Token end)
-      : tokenizer_(tokenizer), start_(start), end_(end) {}
-
-  void turn(std::string_view role, std::string_view text) {
-    open(role, text);
-    tokens.push_back(end_);
-    add("\n");
-  }
-  void open(std::string_view role, std::string_view text) {
-    tokens.push_back(start_);
-    add(std::string(role) + "\n" + std::string(text));
-  }
-
-  std::vector<Token> tokens;
-
- private:
-  void add(const std::string& text) {
-    const std::vector<Token> encoded = tokenizer_.encode(text);
-    tokens.insert(tokens.end(), encoded.begin(), encoded.end());
-  }
-
-  const engine::Tokenizer& tokenizer_;
-  Token start_, end_;
-};
-
 // How a chat is put to this model; nothing: as the prompt is.
 std::optional<ChatTemplate> chat_of(const engine::GgufFile& file, bool has_control_tokens) {
   const auto* source = file.find<std::string_view>("tokenizer.chat_template");
@@ -54,27 +27,55 @@ std::optional<ChatTemplate> chat_of(const engine::GgufFile& file, bool has_contr
 
 }  // namespace
 
-Prompt prompt_of(const engine::GgufFile& file, const engine::Tokenizer& tokenizer,
-                 std::string_view prompt, bool chat) {
-  Prompt result{.tokens = {}, .ends = tokenizer.end_tokens()};
-  if (const std::optional<Token> begin = tokenizer.begin_token()) result.tokens.push_back(*begin);
+Conversation::Conversation(const engine::GgufFile& file, const engine::Tokenizer& tokenizer,
+                           bool chat)
+    : tokenizer_(tokenizer) {
+  prompt_.ends = tokenizer.end_tokens();
+  if (const std::optional<Token> begin = tokenizer.begin_token()) prompt_.tokens.push_back(*begin);
   const std::optional<Token> start = tokenizer.find("<|im_start|>");
   const std::optional<Token> end = tokenizer.find("<|im_end|>");
   std::optional<ChatTemplate> format;
-  if (chat && !prompt.empty()) format = chat_of(file, start && end);
-  if (!format) {
-    const std::vector<Token> plain = tokenizer.encode(prompt);
-    result.tokens.insert(result.tokens.end(), plain.begin(), plain.end());
-    return result;
+  if (chat) format = chat_of(file, start && end);
+  if (!format) return;
+  chat_ = true;
+  start_ = *start;
+  end_ = *end;
+  prompt_.ends.push_back(end_);
+  if (format->system.empty()) return;
+  open_turn("system", format->system);
+  close_turn();
+}
+
+const Prompt& Conversation::ask(std::string_view prompt) {
+  if (chat_) {
+    if (answer_is_open_) close_turn();
+    open_turn("user", prompt);
+    close_turn();
+    open_turn("assistant", "");
+    answer_is_open_ = true;
+  } else {
+    add(prompt);
   }
-  ChatMl conversation(tokenizer, *start, *end);
-  conversation.tokens = std::move(result.tokens);
-  if (!format->system.empty()) conversation.turn("system", format->system);
-  conversation.turn("user", prompt);
-  conversation.open("assistant", "");
-  result.tokens = std::move(conversation.tokens);
-  result.ends.push_back(*end);
-  return result;
+  return prompt_;
+}
+
+void Conversation::answer(std::span<const Token> tokens) {
+  prompt_.tokens.insert(prompt_.tokens.end(), tokens.begin(), tokens.end());
+}
+
+void Conversation::add(std::string_view text) {
+  const std::vector<Token> encoded = tokenizer_.encode(text);
+  prompt_.tokens.insert(prompt_.tokens.end(), encoded.begin(), encoded.end());
+}
+
+void Conversation::open_turn(std::string_view role, std::string_view text) {
+  prompt_.tokens.push_back(start_);
+  add(std::string(role) + "\n" + std::string(text));
+}
+
+void Conversation::close_turn() {
+  prompt_.tokens.push_back(end_);
+  add("\n");
 }
 
 }  // namespace kvmesh::launch

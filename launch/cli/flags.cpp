@@ -34,19 +34,32 @@ void add_common_options(CLI::App& command, Flags& flags) {
       ->capture_default_str();
 }
 
-void add_generate_options(CLI::App& command, Flags& flags) {
+void add_prompt_options(CLI::App& command, Flags& flags) {
+  command
+      .add_option("--prompt", flags.generate.prompts, "what to answer; again for each later turn")
+      ->required()
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  command.add_flag("--raw", flags.raw, "continue the prompts as they are, without the chat format");
+}
+
+void add_answer_options(CLI::App& command, Flags& flags) {
   GenerateOptions& options = flags.generate;
-  GeneratorOptions& generator = options.generator;
-  engine::SamplingOptions& sampling = generator.sampling;
-  command.add_option("--model", options.model, "a GGUF file of the llama architecture")->required();
-  command.add_option("--prompt", options.prompt, "what to answer")->required();
-  command.add_flag("--raw", flags.raw, "continue the prompt as it is, without the chat format");
-  command.add_option("--max-tokens", options.max_tokens)->capture_default_str();
+  engine::SamplingOptions& sampling = options.generator.sampling;
+  command.add_option("--max-tokens", options.max_tokens, "of each answer")->capture_default_str();
   command.add_option("--temperature", sampling.temperature, "0: always the likeliest token")
       ->capture_default_str();
   command.add_option("--top-k", sampling.top_k, "0: all")->capture_default_str();
   command.add_option("--top-p", sampling.top_p)->capture_default_str();
   command.add_option("--seed", sampling.seed, "of the sampling")->capture_default_str();
+  command.add_flag("--ranks-check", options.ranks_check,
+                   "run again on a single rank and compare the tokens");
+}
+
+void add_model_options(CLI::App& command, Flags& flags) {
+  GeneratorOptions& generator = flags.generate.generator;
+  command.add_option("--model", flags.generate.model, "a GGUF file of the llama architecture")
+      ->required();
   command.add_option("--page-size", generator.page_size, "tokens a page")->capture_default_str();
   command.add_option("--pages-per-rank", generator.pages_per_rank, "0: as many as are needed")
       ->capture_default_str();
@@ -64,8 +77,6 @@ void add_generate_options(CLI::App& command, Flags& flags) {
       ->capture_default_str();
   command.add_flag("--reproducible", generator.reproducible,
                    "the same text on any number of ranks, with any placement (CPUs)");
-  command.add_flag("--ranks-check", options.ranks_check,
-                   "run again on a single rank and compare the tokens");
 }
 
 // CLI11 clamps what is too large, wraps what is negative where nothing may be, and reads 010 as 8.
@@ -167,7 +178,20 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
     return sub;
   };
   CLI::App& generate = add("generate", "write text with a real model");
-  add_generate_options(generate, flags);
+  add_model_options(generate, flags);
+  add_prompt_options(generate, flags);
+  add_answer_options(generate, flags);
+  CLI::App& exported = add("export", "compute a prompt's keys and values and write them to a file");
+  add_model_options(exported, flags);
+  add_prompt_options(exported, flags);
+  exported.add_option("file", flags.generate.export_to, "on rank 0's machine")->required();
+  exported.preparse_callback([&flags](std::size_t) { flags.generate.max_tokens = 1; });
+  CLI::App& imported = add("import", "read such a file, and write the text that follows");
+  add_model_options(imported, flags);
+  add_answer_options(imported, flags);
+  imported.add_option("file", flags.generate.import_from, "on rank 0's machine")->required();
+  CLI::App& inspect = add("inspect", "say what such a file holds, and check all of it");
+  inspect.add_option("file", flags.inspect, "the file")->required();
   CLI::App& verify = add("verify", "compare random configurations with float64, on any ranks");
   add_verify_options(verify, flags.verify);
   verify
@@ -180,8 +204,13 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   CLI::App& capacity =
       add("plan-capacity", "compute whether a batch fits on some GPUs, and how fast it is");
   add_capacity_options(capacity, flags.capacity);
-  for (CLI::App* sub : {&generate, &verify, &info, &bench}) add_common_options(*sub, flags);
-  for (CLI::App* sub : {&generate, &verify, &info, &bench, &capacity}) {
+  CLI::App& replay =
+      add("replay", "measure how often the prefix cache hits, on a trace of requests");
+  add_replay_options(replay, flags.replay);
+  for (CLI::App* sub : {&generate, &exported, &imported, &verify, &info, &bench})
+    add_common_options(*sub, flags);
+  for (CLI::App* sub :
+       {&generate, &exported, &imported, &inspect, &verify, &info, &bench, &capacity, &replay}) {
     sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)
         ->default_str("-")

@@ -10,6 +10,7 @@
 #include "launch/cli/agree.hpp"
 #include "launch/cli/generate.hpp"
 #include "launch/cli/plan_capacity.hpp"
+#include "launch/cli/replay.hpp"
 #include "launch/cli/verify.hpp"
 
 namespace CLI {
@@ -36,6 +37,8 @@ struct Flags {
 
   bench::Flags bench{};
   CapacityOptions capacity{};
+  ReplayFlags replay{};
+  std::string inspect{};  ///< the file
 };
 
 /// The subcommand that was given, and the meaning of its flags.

@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "launch/cli/agree.hpp"
 #include "launch/cli/chat.hpp"
@@ -32,12 +33,22 @@ GeneratorOptions sized(GeneratorOptions options, std::int64_t tokens) {
   return options;
 }
 
-void check_length(std::size_t prompt, std::int64_t max_tokens, const engine::LlamaShape& shape) {
-  if (max_tokens <= shape.context_tokens - static_cast<std::int64_t>(prompt)) return;
+void check_length(std::size_t prompt, std::int64_t answers, std::int64_t max_tokens,
+                  const engine::LlamaShape& shape) {
+  if (max_tokens <= (shape.context_tokens - static_cast<std::int64_t>(prompt)) / answers) return;
   throw InvalidArgument(fmt::format(
-      "{} prompt tokens and {} to generate are more than the model's context of {}: shorten the "
+      "{} prompt tokens and {} to generate{} are more than the model's context of {}: shorten the "
       "prompt or lower --max-tokens",
-      prompt, max_tokens, shape.context_tokens));
+      prompt, max_tokens, answers > 1 ? fmt::format(" {} times", answers) : "",
+      shape.context_tokens));
+}
+
+std::vector<Token> tokens_of(const GenerateReport& report) {
+  std::vector<Token> tokens;
+  for (const GenerateReport::Turn& turn : report.turns) {
+    tokens.insert(tokens.end(), turn.run.tokens.begin(), turn.run.tokens.end());
+  }
+  return tokens;
 }
 
 // Bytes of a rank's pools, as a real number, which does not overflow for any value of the flags.
@@ -63,36 +74,42 @@ class Generation {
     const GeneratorOptions sized_options = sized(options.generator, tokens());
     check_host_memory(mesh, pool_bytes(shape_, sized_options, mesh.head_parallel()));
     generator_.emplace(mesh, model_->file, sized_options);
+    if (!options_.import_from.empty()) import_tokens();
   }
 
   GenerateReport write_text() {
-    engine::TextStream stream;
     GenerateReport report;
-    const auto show = [&](const std::string& text) {
-      report.text += text;
-      if (shows_text_) speaks() ? out_.put(text) : out_.follow(text);
+    engine::TextStream stream;
+    std::string text;
+    const auto show = [&](const std::string& more) {
+      text += more;
+      if (shows_text_) speaks() ? out_.put(more) : out_.follow(more);
     };
     try {
-      run_ = run(
-          *generator_, prompt_, options_.max_tokens,
-          {.on_prompt = [&](std::int64_t done) { show_progress(done); },
-           .on_token = [&](Token token) { show(stream.push(model_->tokenizer.decode(token))); }});
+      converse(
+          *generator_,
+          {.on_prompt = [&](std::int64_t done, std::int64_t all) { show_progress(done, all); },
+           .on_token = [&](Token token) { show(stream.push(model_->tokenizer.decode(token))); }},
+          [&](Run run) {
+            show(stream.finish() + "\n");
+            text.pop_back();
+            report.turns.push_back({.run = std::move(run), .text = std::exchange(text, {})});
+          });
     } catch (const OutOfPages& error) {
       fail(error);
     }
-    show(stream.finish() + "\n");
-    report.text.pop_back();
+    if (!options_.export_to.empty()) export_tokens();
     return complete(std::move(report));
   }
 
   // Rank 0 repeats the run alone. All ranks meet after each token, so that a rank that has stopped
   // is noticed within the deadline, also if the run takes longer.
-  bool ranks_check() {
+  bool ranks_check(const GenerateReport& report) {
     bool same = false;
     std::exception_ptr error;
     if (speaks()) {
       try {
-        same = single_rank_tokens([&] { goes_on(true); }) == run_.tokens;
+        same = single_rank_tokens([&] { goes_on(true); }) == tokens_of(report);
       } catch (const Timeout&) {
         throw;
       } catch (const PeerLost&) {
@@ -121,7 +138,65 @@ class Generation {
     return all[0] != std::byte{0};
   }
 
-  std::int64_t tokens() const { return std::ssize(prompt_.tokens) + options_.max_tokens; }
+  // The longest that the conversation can become.
+  std::int64_t tokens() const {
+    return std::ssize(prompt_tokens_) + answers() * options_.max_tokens;
+  }
+  std::int64_t answers() const { return std::max<std::int64_t>(1, std::ssize(options_.prompts)); }
+
+  void export_tokens() {
+    std::optional<FileSink> sink;
+    agree(mesh_.world(), [&] {
+      if (speaks()) sink.emplace(options_.export_to);
+    });
+    generator_->export_to(speaks() ? &*sink : nullptr);
+  }
+
+  void import_tokens() {
+    std::optional<FileSource> source;
+    agree(mesh_.world(), [&] {
+      if (speaks()) source.emplace(options_.import_from);
+    });
+    prompt_tokens_ = generator_->import_from(speaks() ? &*source : nullptr);
+  }
+
+  // The stream's tokens, before there is a cache to import them.
+  void read_tokens() {
+    std::int64_t count = 0;
+    agree(mesh_.world(), [&] {
+      if (!speaks()) return;
+      FileSource source(options_.import_from);
+      prompt_tokens_ = inspect_sequence(source).token_ids;
+      count = std::ssize(prompt_tokens_);
+      if (count == 0) {
+        throw InvalidArgument(fmt::format("{} does not say its tokens", options_.import_from));
+      }
+      const Token most = *std::ranges::max_element(prompt_tokens_);
+      if (most >= model_->tokenizer.size()) {
+        throw InvalidArgument(fmt::format("{} has token {}, the model {}", options_.import_from,
+                                          most, model_->tokenizer.size()));
+      }
+    });
+    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(&count, 1)), "import: tokens");
+    prompt_tokens_.resize(static_cast<std::size_t>(count));
+    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(prompt_tokens_)),
+              "import: tokens");
+  }
+
+  // Answers all prompts, each after the answers before it.
+  void converse(Generator& generator, const RunObserver& observer,
+                const std::function<void(Run)>& after_each) const {
+    Conversation conversation(model_->file, model_->tokenizer, options_.chat);
+    if (!options_.import_from.empty()) {
+      const Prompt prompt{.tokens = prompt_tokens_, .ends = conversation.ends()};
+      return after_each(run(generator, prompt, options_.max_tokens, observer));
+    }
+    for (const std::string& prompt : options_.prompts) {
+      Run turn = run(generator, conversation.ask(prompt), options_.max_tokens, observer);
+      conversation.answer(turn.tokens);
+      after_each(std::move(turn));
+    }
+  }
 
   void open() {
     agree(mesh_.world(), [&] {
@@ -131,26 +206,28 @@ class Generation {
       check_vocabulary(*model_, shape_);
     });
     agree_on_content(mesh_, *model_);
+    if (!options_.import_from.empty()) read_tokens();
     agree(mesh_.world(), [&] {
-      prompt_ = prompt_of(model_->file, model_->tokenizer, options_.prompt, options_.chat);
-      if (prompt_.tokens.empty()) {
-        throw InvalidArgument("the prompt is empty: give one with --prompt");
+      Conversation conversation(model_->file, model_->tokenizer, options_.chat);
+      for (const std::string& prompt : options_.prompts) {
+        prompt_tokens_ = conversation.ask(prompt).tokens;
+        if (prompt.empty() || prompt_tokens_.empty()) {
+          throw InvalidArgument("the prompt is empty: give one with --prompt");
+        }
       }
-      check_length(prompt_.tokens.size(), options_.max_tokens, shape_);
+      check_length(prompt_tokens_.size(), answers(), options_.max_tokens, shape_);
     });
     const std::array fields{
-        Field{"the prompt's tokens", fmt::format("{}", fmt::join(prompt_.tokens, " "))}};
+        Field{"the prompts' tokens", fmt::format("{}", fmt::join(prompt_tokens_, " "))}};
     agree_on(mesh_.world(), fields);
   }
 
-  void show_progress(std::int64_t done) {
-    const std::int64_t all = std::ssize(prompt_.tokens);
+  void show_progress(std::int64_t done, std::int64_t all) {
     if (!speaks() || done == all) return;
     out_.progress([&] { return fmt::format("prompt: {} of {} tokens", done, all); });
   }
 
   GenerateReport complete(GenerateReport report) {
-    report.run = run_;
     if (!mesh_.device_group().nccl()) {
       report.combine_bytes = sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
     }
@@ -174,10 +251,12 @@ class Generation {
     single.pages_per_rank = 0;
     single.memory_fraction = 0;
     Generator generator(mesh, model_->file, sized(single, tokens()));
-    return run(generator, prompt_, options_.max_tokens,
-               {.on_prompt = [&](std::int64_t) { after_each(); },
-                .on_token = [&](Token) { after_each(); }})
-        .tokens;
+    GenerateReport report;
+    converse(generator,
+             {.on_prompt = [&](std::int64_t, std::int64_t) { after_each(); },
+              .on_token = [&](Token) { after_each(); }},
+             [&](Run turn) { report.turns.push_back({.run = std::move(turn), .text = {}}); });
+    return tokens_of(report);
   }
 
   // Every rank's allocator runs out at the same place, so all end here together.
@@ -186,8 +265,8 @@ class Generation {
     throw AgreedError(fmt::format(
         "{}: {} prompt tokens and {} new ones need {} pages of {} tokens; raise --pages-per-rank "
         "(now {}) or leave it out",
-        error.what(), prompt_.tokens.size(), options_.max_tokens, pages_for(tokens(), page), page,
-        generator_->cache().options().pages_per_rank));
+        error.what(), prompt_tokens_.size(), tokens() - std::ssize(prompt_tokens_),
+        pages_for(tokens(), page), page, generator_->cache().options().pages_per_rank));
   }
 
   Mesh& mesh_;
@@ -196,20 +275,23 @@ class Generation {
   Output& out_;
   std::optional<Model> model_;
   engine::LlamaShape shape_;
-  Prompt prompt_;
+  std::vector<Token> prompt_tokens_;  // of all prompts, without answers
   std::optional<Generator> generator_;
-  Run run_;
 };
 
 }  // namespace
 
 int run_generate(Mesh& mesh, const GenerateOptions& options, const std::string& json, Output& out) {
-  Generation generation(mesh, options, json != "-", out);
+  Generation generation(mesh, options, json != "-" && options.export_to.empty(), out);
   GenerateReport report = generation.write_text();
   const bool speaks = mesh.rank().value == 0;
-  if (speaks) out.tell(fmt::format("\n{}", describe(report)));
+  if (speaks) {
+    const std::string wrote =
+        options.export_to.empty() ? "" : fmt::format("wrote {}\n", options.export_to);
+    out.tell(fmt::format("\n{}{}", wrote, describe(report)));
+  }
   if (options.ranks_check) {
-    report.ranks_check = generation.ranks_check();
+    report.ranks_check = generation.ranks_check(report);
     if (speaks) out.tell(describe_check(mesh.size(), *report.ranks_check));
   }
   agree(mesh.world(), [&] {

@@ -19,7 +19,8 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
           .dtype = options.kv_dtype,
           .placement = options.placement,
           .home_threshold_tokens = options.home_threshold_tokens,
-          .reproducible = options.reproducible};
+          .reproducible = options.reproducible,
+          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
 }
 
 // Reads this rank's share of the weights. Collective.
@@ -36,6 +37,7 @@ Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOp
     : mesh_(mesh),
       llama_(agreed_llama(mesh, file)),
       cache_(mesh, cache_options(llama_->shape(), options)),
+      key_(cache_.make_prefix_key()),
       sequence_(cache_.create()),
       gather_heads_(mesh.head()),
       sampler_(options.sampling),
@@ -44,6 +46,18 @@ Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOp
       k_(mesh),
       v_(mesh),
       o_(mesh) {}
+
+std::int64_t Generator::begin(std::span<const engine::Token> tokens) {
+  cache_.publish(sequence_, key_);
+  cache_.erase(sequence_);
+  key_.truncate(0);
+  // The last token is computed in any case: its output is the next token.
+  key_.append(tokens.first(tokens.size() - 1));
+  sequence_ = cache_.create_with_prefix(key_);
+  const std::int64_t cached = cache_.length(sequence_);
+  key_.truncate(cached);
+  return cached;
+}
 
 engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   const auto count = static_cast<std::int64_t>(tokens.size());
@@ -57,7 +71,17 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
     step_.emplace(cache_.plan(batch));
   }
   llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(layer); });
+  key_.append(tokens);
   return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
+}
+
+std::vector<engine::Token> Generator::import_from(ByteSource* source) {
+  ImportedSequence imported = cache_.import_sequence(source);
+  PrefixKey key = cache_.make_prefix_key();
+  key.append(imported.header.token_ids);
+  cache_.publish(imported.sequence, key);
+  cache_.erase(imported.sequence);
+  return std::move(imported.header.token_ids);
 }
 
 void Generator::attend(const engine::Attention& layer) {

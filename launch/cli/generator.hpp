@@ -27,18 +27,36 @@ struct GeneratorOptions {
   engine::SamplingOptions sampling;
 };
 
-/// One conversation: a model, and a cache with one sequence. REQUIRES: the file and the mesh
-/// outlive it; every rank of the mesh makes one and makes the same calls.
+/// A model, and a cache with one sequence at a time. The pages of earlier sequences stay in the
+/// prefix cache, so a text that begins as an earlier one is not computed again from its start.
+/// REQUIRES: the file and the mesh outlive it; every rank of the mesh makes one and makes the same
+/// calls.
 class Generator {
  public:
   /// @throws AgreedError if the model cannot be used, InvalidArgument if head_parallel does not
   /// divide the heads, OutOfMemory; each on every rank. Collective.
   Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options);
 
+  /// Ends the sequence, if there is one, and begins another for a text that starts with `tokens`.
+  /// Returns how many leading tokens the cache holds already; at least the last one is left to
+  /// feed. REQUIRES: there is a token.
+  std::int64_t begin(std::span<const engine::Token> tokens);
+
   /// Appends the tokens and returns the next one, the same on every rank.
+  /// REQUIRES: begin was called.
   /// @throws OutOfPages.
   /// Collective.
   engine::Token feed(std::span<const engine::Token> tokens);
+
+  /// Writes the sequence, with its tokens, to the sink of world rank 0.
+  /// @throws StreamError on every rank.
+  /// Collective.
+  void export_to(ByteSink* sink) { cache_.export_sequence(sequence_, sink, &key_); }
+  /// Takes the full pages of the stream that world rank 0 has into the prefix cache, so that
+  /// begin() finds them. Returns the stream's tokens.
+  /// @throws StreamError on every rank; OutOfPages.
+  /// Collective.
+  std::vector<engine::Token> import_from(ByteSource* source);
 
   const engine::LlamaShape& shape() const { return llama_->shape(); }
   const KvCache& cache() const { return cache_; }
@@ -52,6 +70,7 @@ class Generator {
   Mesh& mesh_;
   std::unique_ptr<engine::Llama> llama_;
   KvCache cache_;
+  PrefixKey key_;  // of the sequence's tokens
   SequenceId sequence_;
   std::optional<StepPlan> step_;  // the last one; each step replans it
   engine::RowGather gather_heads_;

@@ -14,8 +14,10 @@
 #include "launch/cli/flags.hpp"
 #include "launch/cli/generate.hpp"
 #include "launch/cli/info.hpp"
+#include "launch/cli/inspect.hpp"
 #include "launch/cli/output.hpp"
 #include "launch/cli/plan_capacity.hpp"
+#include "launch/cli/replay.hpp"
 #include "launch/cli/verify.hpp"
 #include "launch/cli/world_ranks.hpp"
 
@@ -80,7 +82,8 @@ void check_device(const MeshOptions& options) {
 
 int run(const Command& command, const Flags& flags, const std::string& line, Mesh& mesh,
         Output& out) {
-  if (command.name == "generate") return run_generate(mesh, flags.generate, flags.json, out);
+  for (const char* name : {"generate", "export", "import"})
+    if (command.name == name) return run_generate(mesh, flags.generate, flags.json, out);
   if (command.name == "verify") return run_verify(mesh, flags.verify, flags.json, out);
   if (command.name == "bench") return run_bench(mesh, flags.bench, line, flags.json, out);
   return run_info(mesh, flags.json, out);
@@ -113,12 +116,18 @@ int run_on_ranks(const Command& command, const Flags& flags, const std::string& 
   return status;
 }
 
-// Alone: under a launcher rank 0 does it.
-int plan_capacity(const Flags& flags, Output& out) {
+// A command that starts no ranks: under a launcher rank 0 runs it.
+std::optional<int> run_alone(const Command& command, const Flags& flags, Output& out) {
+  const std::string& name = command.name;
+  if (name != "plan-capacity" && name != "replay" && name != "inspect") return std::nullopt;
   if (!is_rank_0()) return 0;
   try {
+    if (name == "inspect") return run_inspect(flags.inspect, flags.json, out);
+    if (name == "replay") return run_replay(flags.replay, flags.json, out);
     return run_plan_capacity(flags.capacity, flags.json, out);
   } catch (const InvalidArgument& error) {
+    return fail_together(out, error.what());
+  } catch (const StreamError& error) {
     return fail_together(out, error.what());
   }
 }
@@ -150,7 +159,7 @@ int run(int argc, char** argv, Output& out) {
   } catch (const InvalidArgument& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
-  if (command.name == "plan-capacity") return plan_capacity(flags, out);
+  if (const std::optional<int> status = run_alone(command, flags, out)) return *status;
   const bool under_mpi = launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
   if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);
@@ -163,6 +172,8 @@ int run(int argc, char** argv, Output& out) {
   } catch (const Unsupported& error) {
     return fail_together(out, error.what());
   } catch (const OutOfMemory& error) {  // the ranks agreed on it
+    return fail_together(out, error.what());
+  } catch (const StreamError& error) {  // all ranks have it
     return fail_together(out, error.what());
   }
   // Anything else leaves through the session, which then does not wait for the others: the launcher

@@ -27,10 +27,47 @@ std::string name_of(std::size_t rank, int head_parallel) {
   return fmt::format("ranks {}-{:<3}", first, first + static_cast<std::size_t>(head_parallel) - 1);
 }
 
+// All turns as one run.
+Run sum_of(const GenerateReport& report) {
+  Run sum;
+  for (const GenerateReport::Turn& turn : report.turns) {
+    sum.tokens.insert(sum.tokens.end(), turn.run.tokens.begin(), turn.run.tokens.end());
+    sum.prompt_seconds += turn.run.prompt_seconds;
+    sum.new_seconds += turn.run.new_seconds;
+    sum.prompt_tokens += turn.run.prompt_tokens;
+    sum.cached_tokens += turn.run.cached_tokens;
+    sum.ended = turn.run.ended;
+  }
+  return sum;
+}
+
+std::string describe_turn(const GenerateReport& report, std::size_t turn) {
+  const Run& run = report.turns[turn].run;
+  return fmt::format(
+      "{}{} prompt tokens{} in {:.2f} s ({:.1f} tokens/s), {} new tokens in {:.2f} s ({:.1f} "
+      "tokens/s)\n",
+      report.turns.size() > 1 ? fmt::format("turn {}: ", turn + 1) : "", run.prompt_tokens,
+      run.cached_tokens > 0 ? fmt::format(", of which {} cached,", run.cached_tokens) : "",
+      run.prompt_seconds, per_second(run.prompt_tokens - run.cached_tokens, run.prompt_seconds),
+      run.tokens.size(), run.new_seconds, per_second(std::ssize(run.tokens), run.new_seconds));
+}
+
+nlohmann::ordered_json json_of(const Run& run, const std::string& text) {
+  return {{"text", text},
+          {"tokens", run.tokens},
+          {"ended", run.ended},
+          {"prompt_tokens", run.prompt_tokens},
+          {"cached_tokens", run.cached_tokens},
+          {"prompt_seconds", run.prompt_seconds},
+          {"new_tokens", run.tokens.size()},
+          {"new_seconds", run.new_seconds}};
+}
+
 std::string describe_combine(const GenerateReport& report) {
   if (!report.combine_bytes) return "the combine went over NCCL";
+  const Run run = sum_of(report);
   const std::int64_t tokens =
-      std::max<std::int64_t>(1, report.run.prompt_tokens + std::ssize(report.run.tokens));
+      std::max<std::int64_t>(1, run.prompt_tokens - run.cached_tokens + std::ssize(run.tokens));
   const auto bytes = static_cast<double>(*report.combine_bytes);
   return fmt::format("the combine moved {} between ranks, {} per token", human_bytes(bytes),
                      human_bytes(bytes / static_cast<double>(tokens)));
@@ -53,16 +90,14 @@ std::string human_bytes(double bytes) {
 }
 
 std::string describe(const GenerateReport& report) {
-  const Run& run = report.run;
+  std::string turns;
+  for (std::size_t turn = 0; turn < report.turns.size(); ++turn)
+    turns += describe_turn(report, turn);
   return fmt::format(
-      "{} prompt tokens in {:.2f} s ({:.1f} tokens/s), {} new tokens in {:.2f} s ({:.1f} "
-      "tokens/s)\n"
-      "{}\n"
+      "{}{}\n"
       "{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}",
-      run.prompt_tokens, run.prompt_seconds, per_second(run.prompt_tokens, run.prompt_seconds),
-      run.tokens.size(), run.new_seconds, per_second(std::ssize(run.tokens), run.new_seconds),
-      describe_combine(report), report.pages.size(), report.cache.page_size, report.cache.layers,
-      report.kv_parallel * report.head_parallel, name(report.cache.placement),
+      turns, describe_combine(report), report.pages.size(), report.cache.page_size,
+      report.cache.layers, report.kv_parallel * report.head_parallel, name(report.cache.placement),
       describe_room(report),
       picture_of_pages(report.pages, report.kv_parallel, report.head_parallel));
 }
@@ -80,13 +115,7 @@ std::string to_json(const GenerateReport& report) {
       {"ranks", report.kv_parallel * report.head_parallel},
       {"kv_parallel", report.kv_parallel},
       {"head_parallel", report.head_parallel},
-      {"text", report.text},
-      {"tokens", report.run.tokens},
-      {"ended", report.run.ended},
-      {"prompt_tokens", report.run.prompt_tokens},
-      {"prompt_seconds", report.run.prompt_seconds},
-      {"new_tokens", report.run.tokens.size()},
-      {"new_seconds", report.run.new_seconds},
+      {"turns", nlohmann::ordered_json::array()},
       {"combine_bytes", nullptr},
       {"page_size", report.cache.page_size},
       {"layers", report.cache.layers},
@@ -95,6 +124,12 @@ std::string to_json(const GenerateReport& report) {
       {"kv_dtype", name(report.cache.dtype)},
       {"pages_of_kv_ranks", pages_of_ranks(report.pages, report.kv_parallel)},
       {"ranks_check", nullptr}};
+  std::string text;
+  for (const GenerateReport::Turn& turn : report.turns) {
+    json["turns"].push_back(json_of(turn.run, turn.text));
+    text += (text.empty() ? "" : "\n") + turn.text;
+  }
+  json.update(json_of(sum_of(report), text));
   if (report.combine_bytes) json["combine_bytes"] = *report.combine_bytes;
   if (report.ranks_check) json["ranks_check"] = *report.ranks_check;
   // A path may hold any bytes.

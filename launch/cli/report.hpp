@@ -13,9 +13,12 @@
 namespace kvmesh::launch {
 
 struct GenerateReport {
+  struct Turn {
+    Run run;
+    std::string text;
+  };
   std::string model;
-  std::string text;
-  Run run;
+  std::vector<Turn> turns;  ///< of the conversation
   CacheOptions cache;
   std::vector<PageId> pages;  ///< of the sequence
   int kv_parallel = 1;
@@ -28,8 +31,9 @@ struct GenerateReport {
   std::optional<bool> ranks_check;
 };
 
-/// "128 prompt tokens in 0.51 s (251 tokens/s), 64 new tokens in 2.10 s (30.5 tokens/s)", the bytes
-/// that the combine moved, and the pages of each rank.
+/// A line for each turn, the bytes that the combine moved, and the pages of each rank.
+///
+///   turn 2: 192 prompt tokens, of which 176 cached, in 0.05 s (320 tokens/s), 64 new tokens in ...
 std::string describe(const GenerateReport& report);
 std::string describe_check(int ranks, bool same);
 std::string to_json(const GenerateReport& report);

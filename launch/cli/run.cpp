@@ -26,10 +26,12 @@ Run run(Generator& generator, const Prompt& prompt, std::int64_t max_tokens,
   const std::span<const Token> tokens(prompt.tokens);
   const auto start = Clock::now();
   Token next = 0;
-  for (std::size_t i = 0; i < tokens.size(); i += kPrefillChunk) {
+  result.cached_tokens = generator.begin(tokens);
+  for (auto i = static_cast<std::size_t>(result.cached_tokens); i < tokens.size();
+       i += kPrefillChunk) {
     const std::size_t count = std::min(kPrefillChunk, tokens.size() - i);
     next = generator.feed(tokens.subspan(i, count));
-    observer.on_prompt(static_cast<std::int64_t>(i + count));
+    observer.on_prompt(static_cast<std::int64_t>(i + count), std::ssize(tokens));
   }
   result.prompt_seconds = seconds_since(start);
 

@@ -1,4 +1,4 @@
-// One conversation from its prompt to its last token.
+// One answer, from its prompt to its last token.
 #pragma once
 
 #include <functional>
@@ -14,18 +14,19 @@ struct Run {
   double prompt_seconds = 0;
   double new_seconds = 0;
   std::int64_t prompt_tokens = 0;
-  bool ended = false;  ///< by the model, not by the number of tokens
+  std::int64_t cached_tokens = 0;  ///< of the prompt, from the prefix cache
+  bool ended = false;              ///< by the model, not by the number of tokens
 };
 
 /// Called on every rank, after each part.
 struct RunObserver {
-  std::function<void(std::int64_t)>
-      on_prompt;  ///< gets the number of prompt tokens processed so far
+  /// Gets the number of prompt tokens that the cache holds so far, and of all prompt tokens.
+  std::function<void(std::int64_t, std::int64_t)> on_prompt;
   std::function<void(engine::Token)> on_token;
 };
 
-/// Processes the prompt, then generates tokens until the model ends the text or there are
-/// `max_tokens`.
+/// Processes what the cache lacks of the prompt, then generates tokens until the model ends the
+/// text or there are `max_tokens`.
 /// @throws the errors of Generator::feed.
 /// Collective.
 Run run(Generator& generator, const Prompt& prompt, std::int64_t max_tokens,

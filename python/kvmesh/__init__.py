@@ -20,8 +20,8 @@ from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, ExternalPlan, ExternalP
                       nccl_version, no_mask, prefix_lm, sliding_window, soft_cap, sqrt, tanh,
                       to_float, to_int, where)
 from .errors import (BrokenGroup, DigestMismatch, Error, InvalidArgument, NcclError, OutOfMemory,
-                     OutOfPages, OutOfThreads, PeerLost, RendezvousError, Timeout, UnknownSequence,
-                     Unsupported)
+                     OutOfPages, OutOfThreads, PeerLost, RendezvousError, StreamError, Timeout,
+                     UnknownSequence, Unsupported)
 
 __version__ = ".".join(map(str, _kvmesh.version))
 

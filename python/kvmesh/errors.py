@@ -64,6 +64,13 @@ class NcclError(Error):
     code = 13
 
 
+class StreamError(Error):
+    """Of an exported sequence."""
+
+    code = 14
+
+
 BY_CODE = {each.code: each for each in (
     Error, InvalidArgument, Unsupported, UnknownSequence, OutOfPages, OutOfThreads, OutOfMemory,
-    Timeout, PeerLost, BrokenGroup, DigestMismatch, RendezvousError, NcclError)}
+    Timeout, PeerLost, BrokenGroup, DigestMismatch, RendezvousError, NcclError,
+    StreamError)}

@@ -12,52 +12,24 @@
 #include <ranges>
 #include <vector>
 
-#include "core/copy_rows.hpp"
 #include "runtime/cache_state.hpp"
+#include "runtime/memory/page_mover.hpp"
 
 namespace kvmesh {
 namespace {
-
-// The first `tokens` tokens of a page in one plane of a layer: one row per head.
-struct PageRows {
-  PageRows(const TensorView& plane, std::int32_t page, std::int64_t tokens)
-      : data(static_cast<std::byte*>(plane.data) + bytes(plane, page * plane.stride(0))),
-        pitch(bytes(plane, plane.stride(1))),
-        width(bytes(plane, tokens * plane.size(3))),
-        heads(static_cast<std::size_t>(plane.size(1))),
-        device(plane.device) {}
-
-  std::size_t size() const { return width * heads; }
-  void copy_from(const std::byte* from, std::size_t from_pitch) const {
-    copy_rows({data, pitch, from, from_pitch, width, heads}, device);
-  }
-  void copy_to(std::byte* packed) const {
-    copy_rows({packed, width, data, pitch, width, heads}, device);
-  }
-
-  std::byte* data;
-  std::size_t pitch, width, heads;
-  Device device;
-
- private:
-  static std::size_t bytes(const TensorView& plane, std::int64_t elements) {
-    return static_cast<std::size_t>(elements) * size_bytes(plane.dtype);
-  }
-};
 
 // The pages that go from one rank to another, in the order of the copies.
 struct Parcel {
   bool mapped = false;           // the holder of the copies reads the source's pools
   std::vector<std::byte> bytes;  // the tokens; for a mapped parcel one byte, as a signal
-  std::vector<PageCopy> copies;
+  std::vector<PageMove> moves;
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv,
-           std::span<const int> layers)
-      : pools_(pools), peers_(peers), kv_(kv), layers_(layers) {}
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv, std::size_t group)
+      : mover_(pools, group), peers_(peers), kv_(kv) {}
 
   void add(const PageCopy& copy) {
     const Rank from = copy.source.rank(), to = copy.destination.rank();
@@ -66,11 +38,14 @@ class Transfer {
   }
 
   void run(Backend& backend) {
-    for (Parcel& parcel : std::views::values(outgoing_)) pack(parcel);
+    for (Parcel& parcel : std::views::values(outgoing_)) {
+      if (!parcel.mapped) move(parcel, mover_.my_sources(), mover_.packed(parcel.bytes.data()));
+    }
     backend.settle();
     exchange(outgoing_, incoming_, "copy_on_write");
-    for (const auto& [source, parcel] : incoming_) {
-      parcel.mapped ? pull(source, parcel) : unpack(parcel);
+    for (auto& [source, parcel] : incoming_) {
+      move(parcel, parcel.mapped ? theirs(source) : mover_.packed(parcel.bytes.data()),
+           mover_.my_destinations());
     }
     backend.settle();
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
@@ -82,58 +57,18 @@ class Transfer {
  private:
   void add(Parcel& parcel, const PageCopy& copy) {
     parcel.mapped = peers_.maps(copy.destination.rank(), copy.source.rank());
-    parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + page_bytes(copy.tokens));
-    parcel.copies.push_back(copy);
+    const std::size_t more = mover_.bytes(mover_.layers(), copy.tokens);
+    parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + more);
+    parcel.moves.push_back({.source = copy.source.index(),
+                            .destination = copy.destination.index(),
+                            .tokens = copy.tokens});
   }
 
-  std::size_t page_bytes(int tokens) const {
-    std::size_t bytes = 0;
-    for_each_plane([&](int, std::size_t, const TensorView& plane) {
-      bytes += PageRows(plane, 0, tokens).size();
-    });
-    return bytes;
+  void move(const Parcel& parcel, const MoveEnd& from, const MoveEnd& to) const {
+    mover_.move(mover_.layers(), parcel.moves, from, to);
   }
-
-  // Calls `body(layer, i, plane)` with plane i of each of the layers in this rank's pools.
-  template <class Body>
-  void for_each_plane(const Body& body) const {
-    for (const int layer : layers_) {
-      const PagePlanes planes = pools_.layer(layer);
-      for (std::size_t i = 0; i < planes.size(); ++i) body(layer, i, planes[i]);
-    }
-  }
-
-  void pack(Parcel& parcel) const {
-    if (parcel.mapped) return;
-    std::byte* to = parcel.bytes.data();
-    for (const PageCopy& copy : parcel.copies) {
-      for_each_plane([&](int, std::size_t, const TensorView& plane) {
-        const PageRows from(plane, copy.source.index(), copy.tokens);
-        from.copy_to(to);
-        to += from.size();
-      });
-    }
-  }
-
-  void unpack(const Parcel& parcel) const {
-    const std::byte* from = parcel.bytes.data();
-    for (const PageCopy& copy : parcel.copies) {
-      for_each_plane([&](int, std::size_t, const TensorView& plane) {
-        const PageRows to(plane, copy.destination.index(), copy.tokens);
-        to.copy_from(from, to.width);
-        from += to.size();
-      });
-    }
-  }
-
-  void pull(Rank source, const Parcel& parcel) const {
-    for (const PageCopy& copy : parcel.copies) {
-      for_each_plane([&](int layer, std::size_t i, const TensorView& plane) {
-        const PagePlanes theirs = *peers_.layer(source, layer);
-        const PageRows from(theirs[i], copy.source.index(), copy.tokens);
-        PageRows(plane, copy.destination.index(), copy.tokens).copy_from(from.data, from.pitch);
-      });
-    }
+  MoveEnd theirs(Rank source) const {
+    return PageMover::sources([this, source](int layer) { return *peers_.layer(source, layer); });
   }
 
   void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
@@ -144,10 +79,9 @@ class Transfer {
     kv_.exchange(sends, receives, operation);
   }
 
-  const PoolStorage& pools_;
+  PageMover mover_;
   const PeerPools& peers_;
   Communicator& kv_;
-  std::span<const int> layers_;
   Parcels outgoing_;
   Parcels incoming_;
 };
@@ -159,8 +93,7 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
   std::vector<LocalPageCopy> local;
-  const std::span<const int> layers = pools.layout().groups()[group].layers;
-  Transfer transfer(pools, peers, kv, layers);
+  Transfer transfer(pools, peers, kv, group);
   bool remote = false;
   for (const PageCopy& copy : copies) {
     if (copy.source.rank() != copy.destination.rank()) {
@@ -170,7 +103,7 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
       local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
     }
   }
-  for (const int layer : layers) {
+  for (const int layer : pools.layout().groups()[group].layers) {
     if (!local.empty()) backend.copy_pages(pools.layer(layer), local);
   }
   if (remote) transfer.run(backend);

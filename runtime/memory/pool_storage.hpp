@@ -34,6 +34,7 @@ class PoolLayout {
   PagePlanes layer(void* block, int layer) const;
   int layers() const { return static_cast<int>(layers_.size()); }
   std::int64_t size_bytes() const { return size_bytes_; }
+  Device device() const { return device_; }
   const std::vector<PoolGroup>& groups() const { return groups_; }
 
  private:

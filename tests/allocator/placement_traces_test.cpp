@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
-#include "tests/allocator/trace_lengths.hpp"
+#include "launch/replay/statistics.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -25,7 +25,8 @@ struct Outcome {
 /// as if page i of every sequence were on rank i mod ranks.
 class Server {
  public:
-  Server(const Trace& trace, int ranks, std::size_t alive, Placement placement, bool is_modular)
+  Server(const replay::Statistics& trace, int ranks, std::size_t alive, Placement placement,
+         bool is_modular)
       : trace_(trace),
         ranks_(ranks),
         alive_(alive),
@@ -62,8 +63,9 @@ class Server {
 
   // The first requests start in the middle of their answer.
   void admit(bool is_first) {
-    Request request{allocator_.create(), std::max<std::int64_t>(1, draw(trace_.answer, random_))};
-    allocator_.append(request.sequence, draw(trace_.prompt, random_));
+    Request request{allocator_.create(),
+                    std::max<std::int64_t>(1, replay::draw(trace_.answer, random_))};
+    allocator_.append(request.sequence, replay::draw(trace_.prompt, random_));
     if (is_first)
       request.left =
           1 + static_cast<std::int64_t>(random_() % static_cast<std::uint64_t>(request.left));
@@ -94,7 +96,7 @@ class Server {
     tokens_ += sum;
   }
 
-  const Trace& trace_;
+  const replay::Statistics& trace_;
   int ranks_;
   std::size_t alive_;
   bool is_modular_;
@@ -105,7 +107,7 @@ class Server {
   double holders_ = 0, tokens_ = 0;
 };
 
-void print(const Trace& trace, int ranks, std::size_t alive, const char* policy,
+void print(const replay::Statistics& trace, int ranks, std::size_t alive, const char* policy,
            const Outcome& outcome) {
   std::cout << trace.name << ", " << alive << " on " << ranks << " ranks, " << policy
             << ": max/mean " << outcome.max_over_mean << ", holders " << outcome.holders
@@ -115,7 +117,7 @@ void print(const Trace& trace, int ranks, std::size_t alive, const char* policy,
 // Balanced placement keeps short sequences whole, and still fills ranks evenly where there are
 // many sequences, or long ones, for each rank.
 TEST(PlacementOfTraces, BalancedIsEvenAndKeepsShortSequencesWhole) {
-  for (const Trace& trace : kTraces) {
+  for (const replay::Statistics& trace : replay::kTraces) {
     for (const auto& [ranks, alive] : {std::pair{2, 64u}, {2, 256u}, {8, 64u}, {8, 256u}}) {
       const Outcome balanced = Server(trace, ranks, alive, Placement::kBalanced, false).serve(500);
       const Outcome striped = Server(trace, ranks, alive, Placement::kStriped, false).serve(500);

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "kvmesh/sequence_stream.hpp"
 #include "kvmesh/tcp.hpp"
 
 namespace kvmesh {
@@ -31,7 +32,8 @@ TEST(Error, HasOneCodePerType) {
                                      code_of(BrokenGroup("")),
                                      code_of(DigestMismatch("")),
                                      code_of(RendezvousError("")),
-                                     ErrorCode::kNccl};
+                                     ErrorCode::kNccl,
+                                     code_of(StreamError(StreamError::Reason::kIo, ""))};
   for (std::size_t i = 0; i < codes.size(); ++i) {
     EXPECT_EQ(static_cast<std::size_t>(codes[i]), i + 1);  // what the C ABI promises
   }

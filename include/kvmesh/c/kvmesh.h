@@ -47,7 +47,8 @@ enum {
   KVMESH_BROKEN_GROUP = 10,
   KVMESH_DIGEST_MISMATCH = 11,
   KVMESH_RENDEZVOUS_ERROR = 12,
-  KVMESH_NCCL_ERROR = 13
+  KVMESH_NCCL_ERROR = 13,
+  KVMESH_STREAM_ERROR = 14
 };
 
 /* The text of this thread's last status that was not KVMESH_OK; until the next one. */

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <numeric>
 #include <string>
 
@@ -133,6 +135,30 @@ TEST(PrefixKeys, TruncateCopyAndRejectNegativeTokens) {
   EXPECT_EQ(key.tokens().size(), 10u);
   EXPECT_THROW(key.truncate(11), InvalidArgument);
   EXPECT_THROW(PrefixKey(PrefixRules{.page_size = 0}), InvalidArgument);
+}
+
+// A key of many pages at once has the hashes of one that grew token by token, and those of pages
+// hashed one by one.
+TEST(PageHasher, HashesRunsAsPages) {
+  std::vector<std::int32_t> tokens(70);
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * i);
+  for (const PrefixHash kind : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
+    for (const char* salt : {"", "tenant"}) {
+      const PrefixRules rules{.hash = kind, .page_size = 16};
+      PrefixKey whole(rules, {.salt = salt}), grown(rules, {.salt = salt});
+      whole.append(tokens);
+      for (const std::int32_t token : tokens) grown.append({&token, 1});
+      ASSERT_EQ(whole.hashes().size(), 4u);
+      EXPECT_TRUE(std::ranges::equal(whole.hashes(), grown.hashes()));
+      PageHasher hasher(kind);
+      PageHash parent = hasher.root("");
+      for (std::size_t i = 0; i < 4; ++i) {
+        const auto extras = extra_keys({.salt = salt}, static_cast<std::int64_t>(16 * i), 16);
+        parent = hasher.page(parent, std::span(tokens).subspan(16 * i, 16), extras);
+        EXPECT_EQ(whole.hashes()[i], parent);
+      }
+    }
+  }
 }
 
 }  // namespace

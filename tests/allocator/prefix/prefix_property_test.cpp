@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <vector>
 
@@ -195,6 +196,13 @@ class Serving {
   std::map<PageId, std::array<std::pair<std::string, std::uint64_t>, kPageSize>> content_;
 };
 
+/// Of each of 5 policies on 1 to 4 ranks with 2 hashes: 128,000 operations, or as many as
+/// KVMESH_OPERATIONS says, as the target allocator_properties does.
+std::int64_t steps() {
+  const char* all = std::getenv("KVMESH_OPERATIONS");
+  return all ? std::max<std::int64_t>(3200, std::atoll(all) / 40) : 3200;
+}
+
 class PrefixProperties : public testing::TestWithParam<Eviction> {};
 
 TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
@@ -212,7 +220,7 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
                                                 .eviction = GetParam(),
                                                 .compares_tokens = uniform(random, 0, 1) == 1}};
       Serving serving(options, random());
-      for (int step = 0; step < 3200; ++step) {
+      for (std::int64_t step = 0; step < steps(); ++step) {
         SCOPED_TRACE(testing::Message() << "ranks " << ranks << " step " << step);
         serving.step();
         if (HasFatalFailure()) return;
@@ -226,6 +234,56 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
   EXPECT_GT(partial_hits, 100);
   EXPECT_GT(evictions, 500);
   EXPECT_GT(merged, 20);
+}
+
+/// A match takes over the memory of the page table that the slot had before.
+TEST(PrefixMatching, NeedsNoNewMemory) {
+  PageAllocator allocator({.pages_per_rank = 64,
+                           .page_size = kPageSize,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  PrefixKey key(allocator.prefix_rules());
+  key.append(Tokens(200, 3));
+  const SequenceId id = allocator.create();
+  allocator.append(id, 200);
+  allocator.publish(id, key);
+  allocator.erase(id);
+  const PageId* table = nullptr;
+  for (int i = 0; i < 3; ++i) {
+    const PrefixMatch match = allocator.match_prefix(key);
+    ASSERT_EQ(match.tokens, 200);
+    const PageId* now = allocator.pages(match.pin).data();
+    EXPECT_TRUE(table == nullptr || now == table);
+    table = now;
+    allocator.release(match);
+  }
+}
+
+/// Requests that all begin with one short prompt have their homes on all ranks nevertheless.
+TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
+  constexpr int kRanks = 4;
+  PageAllocator allocator({.ranks = kRanks,
+                           .pages_per_rank = 400,
+                           .page_size = kPageSize,
+                           .home_threshold_tokens = 80,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  const Tokens common(16, 7);
+  for (std::int32_t request = 0; request < 40; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(common);
+    key.append(Tokens(64, 100 + request));
+    const SequenceId id = allocator.create_with_prefix(key);
+    ASSERT_EQ(allocator.length(id), request == 0 ? 0 : 16);
+    allocator.append(id, 80 - allocator.length(id));
+    allocator.publish(id, key);
+    // What it has of its own is on one rank.
+    const std::span<const PageId> own = allocator.pages(id).subspan(4);
+    for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
+  }
+  for (Rank rank{0}; rank.value < kRanks; ++rank.value) {
+    const std::int64_t held = 400 - allocator.free_pages(rank);
+    EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
+  }
+  allocator.verify_integrity();
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,

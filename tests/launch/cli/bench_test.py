@@ -133,6 +133,15 @@ class Bench(unittest.TestCase):
         self.assertEqual((result["dtype"], result["kv_dtype"]), ("bfloat16", "float8_e4m3"))
         self.assertIn("bfloat16, float8_e4m3 kv pages of", table)
 
+    def test_plot_of_a_replay(self):
+        if subprocess.run([sys.executable, "-c", "import matplotlib"], capture_output=True).returncode != 0:
+            self.skipTest("no matplotlib")
+        done = script("plot_replay.py", "--kvmesh", KVMESH, "-o", self.folder / "hits", "--requests", 40,
+                      "--capacity", "200000,400000", "--policy", "lru,2q", "--generate", "azure-code")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((self.folder / "hits.png").read_bytes()[:4], b"\x89PNG")
+        self.assertIn("svg", xml.etree.ElementTree.parse(self.folder / "hits.svg").getroot().tag)
+
     def test_final_output(self):
         """The merged rows are written, in the model's dtype, and no LSE; arithmetic stays as it is."""
         _, partial = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "prefill")
@@ -272,9 +281,10 @@ class Bench(unittest.TestCase):
         other = self.folder / "other.json"
         for text in ("[1]", "{", '{"program": "x"}'):
             other.write_text(text)
-            for done in (script("tables.py", other), script("plot.py", other, "-o", self.folder / "x.svg")):
+            for done in (script("tables.py", other), script("plot.py", other, "-o", self.folder / "x.svg"),
+                         script("plot_replay.py", "--results", other, "-o", self.folder / "x")):
                 self.assertEqual(done.returncode, 1)
-                self.assertIn("other.json: not a result of kvmesh bench", done.stderr)
+                self.assertIn("other.json: not a result of kvmesh ", done.stderr)
                 self.assertNotIn("Traceback", done.stderr)
 
 

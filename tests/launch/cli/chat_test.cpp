@@ -87,7 +87,8 @@ std::string file_with(const std::string& chat_template, int eos) {
 Prompt prompt_with(const std::string& chat_template, bool chat) {
   const test::TemporaryFile path(file_with(chat_template, 0));
   const engine::GgufFile file(path.path());
-  return prompt_of(file, engine::Tokenizer(file), "hi", chat);
+  const engine::Tokenizer tokenizer(file);
+  return Conversation(file, tokenizer, chat).ask("hi");
 }
 
 TEST(Chat, EndsAtTheEndOfATurn) {
@@ -107,6 +108,25 @@ TEST(Chat, RejectsUnknownTemplates) {
     EXPECT_NE(std::string(error.what()).find("--raw"), std::string::npos);
   }
   EXPECT_EQ(prompt_with(other, false).tokens.size(), 2u);
+}
+
+// A later prompt begins with all tokens before it, so that their keys and values can be reused.
+TEST(Chat, ALaterPromptBeginsWithTheEarlierTurns) {
+  const test::TemporaryFile path(file_with(template_of(kMessage), 0));
+  const engine::GgufFile file(path.path());
+  const engine::Tokenizer tokenizer(file);
+  const std::vector<engine::Token> answer = tokenizer.encode("yes");
+  for (const bool chat : {true, false}) {
+    Conversation conversation(file, tokenizer, chat);
+    std::vector<engine::Token> want = conversation.ask("hi").tokens;
+    conversation.answer(answer);
+    want.insert(want.end(), answer.begin(), answer.end());
+    std::string between = "why?";
+    if (chat) between = "<|im_end|>\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n";
+    const auto rest = tokenizer.encode(between, engine::ControlTokens::kRecognise);
+    want.insert(want.end(), rest.begin(), rest.end());
+    EXPECT_EQ(conversation.ask("why?").tokens, want);
+  }
 }
 
 }  // namespace

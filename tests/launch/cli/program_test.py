@@ -5,10 +5,13 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 """
 
 import json
+import pathlib
 import struct
 import unittest
 
 from program import ProgramTest, run, run_without_mpi
+
+SAMPLE_TRACE = pathlib.Path(__file__).parent.parent / "replay" / "sample_trace.jsonl"
 
 
 class Generate(ProgramTest):
@@ -51,6 +54,28 @@ class Generate(ProgramTest):
         self.assertIn("the combine moved ", done.stderr)
         for rank in range(4):
             self.assertRegex(done.stderr, rf"rank {rank} +#+ +[1-9]\d* pages")
+
+    def test_a_second_turn_does_not_compute_the_first_again(self):
+        turns = ("--prompt", "hello there, who are you?", "--prompt", "why?", "--page-size", 4, "--json", "-")
+        for chat in ((), ("--raw",)):
+            alone, shared = (self.generate(ranks, *turns, *chat) for ranks in (1, 3))
+            self.assertEqual(alone.returncode, 0, alone.stderr)
+            reports = [json.loads(done.stdout) for done in (alone, shared)]
+            self.assertEqual(reports[0]["tokens"], reports[1]["tokens"])
+            for report, done in zip(reports, (alone, shared)):
+                first, second = report["turns"]
+                self.assertEqual(first["cached_tokens"], 0)
+                # All whole pages of the first turn; the last token of its answer was never fed.
+                held = first["prompt_tokens"] + first["new_tokens"] - 1
+                self.assertEqual(second["cached_tokens"], held // 4 * 4)
+                self.assertEqual(report["cached_tokens"], second["cached_tokens"])
+                self.assertIn(f"turn 2: {second['prompt_tokens']} prompt tokens, of which "
+                              f"{second['cached_tokens']} cached,", done.stderr)
+                self.assertEqual(report["text"], first["text"] + "\n" + second["text"])
+        checked = self.generate(2, *turns[:-2], "--ranks-check")
+        self.assertIn("2 ranks and a single rank wrote the same tokens", checked.stderr)
+        small = self.generate(1, *turns, "--pages-per-rank", 15)
+        self.expect_one_line(small, "out of pages", "--pages-per-rank")
 
     def test_a_fraction_of_the_memory(self):
         done = self.generate(2, "--prompt", "hello", "--memory-fraction", "1e-4")
@@ -127,6 +152,64 @@ class Generate(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertLess(json.loads(done.stdout)["layers"], 10)
         self.expect_one_line(run(1, "plan-capacity", "--model", "/nowhere.gguf"), "/nowhere.gguf")
+
+    def test_a_prompt_computed_by_some_ranks_is_continued_by_others(self):
+        file = pathlib.Path(self.folder.name) / "sequence"
+        flags = ("--device", "cpu", "--model", self.model)
+        prompt = ("--prompt", "hello there, who are you and why?")
+        text = self.generate(1, *prompt).stdout
+        for ranks, page_size, head_parallel in ((1, 16, 1), (4, 4, 2)):
+            done = run(ranks, "export", *flags, *prompt, "--page-size", page_size, "--head-parallel", head_parallel, file)
+            self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+            self.assertIn(f"wrote {file}", done.stderr)
+            about = json.loads(run(1, "inspect", file, "--json").stdout)
+            self.assertEqual((about["layers"], about["kv_heads"]), (2, 2))
+            self.assertEqual(len(about["token_ids"]), about["tokens"])
+            for ranks, page_size in ((1, 4), (3, 8)):
+                done = run(ranks, "import", *flags, "--max-tokens", 24, "--page-size", page_size, "--ranks-check", file)
+                self.assertEqual((done.returncode, done.stdout), (0, text), done.stderr)
+                full = (about["tokens"] - 1) // page_size * page_size
+                self.assertIn(f"{about['tokens']} prompt tokens, of which {full} cached,", done.stderr)
+                self.assertIn("a single rank wrote the same tokens", done.stderr)
+        good = file.read_bytes()
+        for content, said in ((good[:-30], "ends too early"), (good[:-30] + b"x" + good[-29:], "checksum"),
+                              (b"x" + good[1:], "none of kvmesh"), (b"", "ends too early")):
+            file.write_bytes(content)
+            self.expect_one_line(run(1, "inspect", file), said)
+            for ranks in (1, 3):
+                self.expect_one_line(run(ranks, "import", *flags, file), said)
+        file.write_bytes(good)
+        self.expect_one_line(run(2, "import", *flags, "--kv-dtype", "float32", file), "float32", "bfloat16")
+        self.expect_one_line(run(2, "export", *flags, *prompt, "/nowhere/file"), "/nowhere/file")
+        self.expect_one_line(run(2, "import", *flags, "/nowhere/file"), "/nowhere/file")
+
+    def test_replay(self):
+        def replay(*arguments):
+            return run(1, "replay", "--trace", SAMPLE_TRACE, "--capacity", "60000,2000000", *arguments)
+
+        done = replay("--ranks", 4, "--home-threshold", 0, "--decode-ms", 20, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertEqual((answer["trace"], answer["requests"], len(answer["rows"])), ("sample_trace", 120, 10))
+        for row in answer["rows"]:
+            self.assertLessEqual(row["hit_rate"], row["belady_hit_rate"])
+            self.assertEqual(row["served"] + row["refused"], 120)
+            self.assertGreater(row["page_operations_per_second"], 0)
+        small, large = answer["rows"][0], answer["rows"][5]
+        self.assertGreater(small["evictions"], 0)
+        self.assertEqual(large["evictions"], 0)
+        self.assertLess(small["hit_rate"], large["hit_rate"])
+        self.assertLessEqual(large["balance"], 1.02)
+        checked = replay("--requests", 30, "--policy", "lru", "--ranks", 3, "--attend", 3)
+        self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertRegex(checked.stdout, r"lru .* [1-9]\d* to \d\.\de-0[678]\n")
+        for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
+                                (("--ranks", 0), "--ranks 0"),
+                                (("--attend", -1), "--attend -1")):
+            self.expect_one_line(replay(*arguments), said)
+        for arguments, said in ((("--generate", "x"), "azure-code"), (("--trace", "/nowhere"), "/nowhere"),
+                                (("--trace", self.model), ":1: "), (("--capacity", 10), "10 tokens")):
+            self.expect_one_line(run(1, "replay", *arguments), said)
 
     def test_a_mistyped_command_is_named_with_the_closest(self):
         for typed, meant in (("genrate", "generate"), ("verfy", "verify"), ("benchmark", "bench"), ("nfo", "info")):

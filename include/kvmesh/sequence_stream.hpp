@@ -1,0 +1,160 @@
+// Sequences as streams of bytes: to keep them, or to hand them to another cache.
+//
+//   header   magic, version, the shape of a token's planes, tokens and hashes (if known), CRC-32C
+//   records  256 tokens of one layer each: every plane [heads, tokens, elements], CRC-32C
+//   end mark
+//
+// A stream knows neither pages nor ranks, so a cache with another page size, number of ranks or
+// placement can import it. Numbers are little-endian.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kvmesh/api.h"
+#include "kvmesh/dtype.hpp"
+#include "kvmesh/error.hpp"
+#include "kvmesh/page_format.hpp"
+#include "kvmesh/prefix.hpp"
+#include "kvmesh/types.hpp"
+
+namespace KVMESH_API kvmesh {
+
+/// A stream that cannot be read or written.
+class StreamError : public Error {
+ public:
+  enum class Reason : std::uint8_t {
+    kIo,         ///< the system refuses to read or write
+    kTruncated,  ///< it ends too early
+    kForeign,    ///< no stream of kvmesh, or of a version that this build does not know
+    kCorrupt,    ///< a checksum or a number is wrong
+    kMismatch,   ///< it is good, but does not fit the cache
+  };
+  StreamError(Reason reason, const std::string& what) : Error(what), reason_(reason) {}
+  Reason reason() const noexcept { return reason_; }
+  ErrorCode code() const noexcept override { return ErrorCode::kStream; }
+
+ private:
+  Reason reason_;
+};
+
+/// Where a stream goes. Implementations throw StreamError (kIo).
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  virtual void write(std::span<const std::byte> bytes) = 0;
+  /// The stream is complete.
+  virtual void finish() {}
+};
+
+/// Where a stream comes from.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  /// Fills `bytes`. @throws StreamError (kTruncated if the source ends before, kIo).
+  virtual void read(std::span<std::byte> bytes) = 0;
+};
+
+class MemorySink final : public ByteSink {
+ public:
+  void write(std::span<const std::byte> bytes) override {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  }
+  const std::vector<std::byte>& bytes() const { return bytes_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+class MemorySource final : public ByteSource {
+ public:
+  /// REQUIRES: `bytes` outlive the source.
+  explicit MemorySource(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  void read(std::span<std::byte> bytes) override;
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+/// An open file, pipe or socket, which the caller closes. Reads and writes block.
+class DescriptorSink final : public ByteSink {
+ public:
+  explicit DescriptorSink(int descriptor) : descriptor_(descriptor) {}
+  void write(std::span<const std::byte> bytes) override;
+
+ private:
+  int descriptor_;
+};
+class DescriptorSource final : public ByteSource {
+ public:
+  explicit DescriptorSource(int descriptor) : descriptor_(descriptor) {}
+  void read(std::span<std::byte> bytes) override;
+
+ private:
+  int descriptor_;
+};
+
+/// A file that exists only when it is complete: written under another name beside it, then synced
+/// and renamed by finish(). Without finish() nothing remains.
+class FileSink final : public ByteSink {
+ public:
+  /// @throws StreamError (kIo).
+  explicit FileSink(const std::string& path);
+  ~FileSink() override;
+  FileSink(const FileSink&) = delete;
+  FileSink& operator=(const FileSink&) = delete;
+  void write(std::span<const std::byte> bytes) override;
+  void finish() override;
+
+ private:
+  std::string path_;
+  std::string part_;
+  int descriptor_ = -1;
+};
+class FileSource final : public ByteSource {
+ public:
+  /// @throws StreamError (kIo).
+  explicit FileSource(const std::string& path);
+  ~FileSource() override;
+  FileSource(const FileSource&) = delete;
+  FileSource& operator=(const FileSource&) = delete;
+  void read(std::span<std::byte> bytes) override;
+
+ private:
+  int descriptor_ = -1;
+};
+
+/// What a stream says of itself.
+struct SequenceHeader {
+  static constexpr std::uint32_t kVersion = 1;
+
+  struct Plane {
+    std::string name;
+    Dtype dtype = Dtype::kFloat32;
+    int elements = 0;  ///< per token and head
+    friend bool operator==(const Plane&, const Plane&) = default;
+  };
+  std::int64_t tokens = 0;
+  int layers = 0;
+  int heads = 0;  ///< the model's
+  std::vector<Plane> planes;
+  float k_scale = 1, v_scale = 1;  ///< of float8 planes with a scale for all
+  /// The tokens and the hashes of their pages, if the exporter had a key.
+  std::vector<std::int32_t> token_ids;
+  PrefixHash hash = PrefixHash::kSha256Cbor;
+  int hash_page_size = 16;
+  std::vector<PageHash> hashes;
+
+  friend bool operator==(const SequenceHeader&, const SequenceHeader&) = default;
+};
+
+/// Reads a whole stream and checks all of it.
+/// @throws StreamError.
+SequenceHeader inspect_sequence(ByteSource& source);
+
+}  // namespace kvmesh

@@ -1,0 +1,66 @@
+#include "launch/cli/inspect.hpp"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "kvmesh/sequence_stream.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+std::string text_of(const PageHash& hash) {
+  std::string text;
+  for (const std::uint8_t byte : hash.bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+const char* name_of(PrefixHash hash) { return hash == PrefixHash::kXxh3 ? "xxh3" : "sha256_cbor"; }
+
+std::string as_text(const std::string& file, const SequenceHeader& header) {
+  std::string text = fmt::format("{}: {} tokens, {} layers, {} kv heads; all checksums are right\n",
+                                 file, header.tokens, header.layers, header.heads);
+  for (const SequenceHeader::Plane& plane : header.planes) {
+    text += fmt::format("  {:<8} {} of {} a token and head\n", plane.name, plane.elements,
+                        name(plane.dtype));
+  }
+  if (header.token_ids.empty()) return text + "  it does not say the tokens\n";
+  return text + fmt::format("  {} token ids, {} hashes ({}, pages of {} tokens)\n",
+                            header.token_ids.size(), header.hashes.size(), name_of(header.hash),
+                            header.hash_page_size);
+}
+
+std::string as_json(const std::string& file, const SequenceHeader& header) {
+  nlohmann::ordered_json json{{"program", "kvmesh inspect"},
+                              {"version", KVMESH_VERSION},
+                              {"file", file},
+                              {"tokens", header.tokens},
+                              {"layers", header.layers},
+                              {"kv_heads", header.heads},
+                              {"k_scale", header.k_scale},
+                              {"v_scale", header.v_scale},
+                              {"planes", nlohmann::ordered_json::array()},
+                              {"token_ids", header.token_ids},
+                              {"hash", name_of(header.hash)},
+                              {"hash_page_size", header.hash_page_size},
+                              {"hashes", nlohmann::ordered_json::array()}};
+  for (const SequenceHeader::Plane& plane : header.planes) {
+    json["planes"].push_back(
+        {{"name", plane.name}, {"dtype", name(plane.dtype)}, {"elements", plane.elements}});
+  }
+  for (const PageHash& hash : header.hashes) json["hashes"].push_back(text_of(hash));
+  // A path may hold any bytes.
+  return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+int run_inspect(const std::string& file, const std::string& json, Output& out) {
+  FileSource source(file);
+  const SequenceHeader header = inspect_sequence(source);
+  if (json != "-") out.put(as_text(file, header));
+  if (!json.empty()) out.write(json, as_json(file, header));
+  return 0;
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,242 @@
+#include "launch/cli/replay.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "launch/replay/allocator_only.hpp"
+#include "launch/replay/attend.hpp"
+#include "launch/replay/belady.hpp"
+#include "launch/replay/policies.hpp"
+
+namespace kvmesh::launch {
+namespace {
+
+using namespace kvmesh::replay;
+
+struct Row {
+  std::string policy{};
+  std::int64_t capacity_tokens = 0;
+  ReplayCounts counts{};
+  double belady = 0;   ///< hit rate
+  double seconds = 0;  ///< of the allocator
+  std::optional<AttendCounts> attend{};
+};
+
+Trace trace_of(const ReplayFlags& flags) {
+  Trace trace = flags.trace.empty() ? generated_trace(flags.generate, flags.requests, flags.seed)
+                                    : read_trace(flags.trace);
+  if (flags.requests > 0 && flags.requests < std::ssize(trace.requests))
+    trace.requests.resize(static_cast<std::size_t>(flags.requests));
+  return trace;
+}
+
+void check(const ReplayFlags& flags) {
+  if (flags.requests < 0 || flags.requests > (1 << 24) || flags.attend < 0) {
+    throw InvalidArgument(
+        fmt::format("--requests {} and --attend {}: neither may be negative, and "
+                    "requests are at most 2^24",
+                    flags.requests, flags.attend));
+  }
+  if (flags.ranks < 1 || flags.ranks > PageId::kMaxRanks) {
+    throw InvalidArgument(
+        fmt::format("--ranks {} is not in [1, {}]", flags.ranks, int{PageId::kMaxRanks}));
+  }
+}
+
+// One table, row by row.
+class Replays {
+ public:
+  Replays(const ReplayFlags& flags, bool shows_rows, Output& out)
+      : flags_(flags), shows_rows_(shows_rows), out_(out), trace_(trace_of(flags)) {
+    runs_ = flags.policies.size() * flags.capacities.size();
+  }
+
+  std::vector<Row> run() {
+    if (shows_rows_) out_.put(heading());
+    std::vector<Row> rows;
+    for (const std::int64_t capacity : flags_.capacities) {
+      const std::int64_t pages = capacity / flags_.page_size;
+      std::optional<double> belady;
+      for (const std::string& policy : flags_.policies) {
+        const ReplayOptions options = options_of(policy, capacity);
+        const AllocatorOptions pools = allocator_options(options);
+        if (!belady) {
+          belady = static_cast<double>(most_hit_tokens(trace_, pages, flags_.page_size)) /
+                   static_cast<double>(trace_.prompt_tokens());
+        }
+        AllocatorOnly served(pools);
+        Row row{.policy = policy, .capacity_tokens = capacity, .belady = *belady};
+        row.counts = Replay(trace_, options, served).run(progress("replay", rows.size()));
+        row.seconds = served.seconds();
+        if (flags_.attend > 0)
+          row.attend = attend(trace_, options, flags_.attend, progress("attend", rows.size()));
+        if (shows_rows_) out_.put(line(row));
+        rows.push_back(std::move(row));
+      }
+    }
+    out_.end_progress();
+    return rows;
+  }
+
+  nlohmann::ordered_json json_of(const std::vector<Row>& rows) const;
+
+ private:
+  ReplayOptions options_of(const std::string& policy, std::int64_t capacity) const {
+    return {.ranks = flags_.ranks,
+            .capacity_tokens = capacity,
+            .page_size = flags_.page_size,
+            .eviction = policy_from(policy),
+            .placement = placement_from(flags_.placement),
+            .home_threshold_tokens = flags_.home_threshold_tokens,
+            .decode_ms = flags_.decode_ms};
+  }
+
+  // A bar over all runs, of which `run` are done.
+  std::function<void(std::size_t)> progress(const char* what, std::size_t run) const {
+    return [this, what, run](std::size_t done) {
+      out_.progress([&] {
+        constexpr int kWidth = 30;
+        const double part =
+            (static_cast<double>(run) +
+             static_cast<double>(done) / static_cast<double>(trace_.requests.size())) /
+            static_cast<double>(runs_);
+        const int marks = static_cast<int>(part * kWidth);
+        return fmt::format("{} [{:<{}}] {} of {}, request {} of {}", what,
+                           std::string(static_cast<std::size_t>(marks), '#'), kWidth, run + 1,
+                           runs_, done, trace_.requests.size());
+      });
+    };
+  }
+
+  std::string heading() const {
+    return fmt::format(
+        "{}: {} requests, {} prompt tokens, on {} {}\n"
+        "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}\n",
+        trace_.name, trace_.requests.size(), trace_.prompt_tokens(), flags_.ranks,
+        flags_.ranks == 1 ? "rank" : "ranks", "tokens", "policy", "hit %", "best %", "held %",
+        "kept %", "unused %", "balance", "evictions", "delayed", "refused", "Mops/s",
+        flags_.attend > 0 ? "  rows like float64" : "");
+  }
+
+  static double page_rate(const Row& row) {
+    return row.seconds > 0 ? static_cast<double>(row.counts.page_operations) / row.seconds : 0;
+  }
+
+  static std::string line(const Row& row) {
+    const ReplayCounts& counts = row.counts;
+    std::string text = fmt::format(
+        "{:>10} {:>9} {:>7.2f} {:>7.2f} {:>6.2f} {:>6.1f} {:>7.2f} {:>7.4f} {:>10} {:>7} {:>7} "
+        "{:>7.1f}",
+        row.capacity_tokens, row.policy, 100 * counts.hit_rate(), 100 * row.belady,
+        100 * counts.held, 100 * counts.cached, 100 * counts.fragmentation, counts.balance,
+        counts.evictions, counts.delayed, counts.refused, page_rate(row) / 1e6);
+    if (row.attend) {
+      text += fmt::format("  {} to {:.1e}{}", row.attend->rows, row.attend->max_error,
+                          verdict(row).empty() ? "" : ": WRONG: " + verdict(row));
+    }
+    return text + "\n";
+  }
+
+ public:
+  /// What is wrong with the row's attention; empty: nothing.
+  static std::string verdict(const Row& row) {
+    if (!row.attend) return {};
+    if (row.attend->wrong > 0) return row.attend->first_wrong;
+    if (row.attend->hit_tokens == row.counts.hit_tokens) return {};
+    return fmt::format("{} tokens hit instead of {}", row.attend->hit_tokens,
+                       row.counts.hit_tokens);
+  }
+
+ private:
+  const ReplayFlags& flags_;
+  bool shows_rows_;
+  Output& out_;
+  Trace trace_;
+  std::size_t runs_ = 0;
+};
+
+nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
+  nlohmann::ordered_json json{{"program", "kvmesh replay"},
+                              {"version", KVMESH_VERSION},
+                              {"trace", trace_.name},
+                              {"requests", trace_.requests.size()},
+                              {"prompt_tokens", trace_.prompt_tokens()},
+                              {"ranks", flags_.ranks},
+                              {"page_size", flags_.page_size},
+                              {"placement", flags_.placement},
+                              {"home_threshold_tokens", flags_.home_threshold_tokens},
+                              {"decode_ms", flags_.decode_ms},
+                              {"rows", nlohmann::ordered_json::array()}};
+  for (const Row& row : rows) {
+    const ReplayCounts& counts = row.counts;
+    nlohmann::ordered_json entry{{"policy", row.policy},
+                                 {"capacity_tokens", row.capacity_tokens},
+                                 {"hit_rate", counts.hit_rate()},
+                                 {"belady_hit_rate", row.belady},
+                                 {"served", counts.requests},
+                                 {"refused", counts.refused},
+                                 {"delayed", counts.delayed},
+                                 {"hit_tokens", counts.hit_tokens},
+                                 {"prompt_tokens", counts.prompt_tokens},
+                                 {"held", counts.held},
+                                 {"cached", counts.cached},
+                                 {"fragmentation", counts.fragmentation},
+                                 {"balance", counts.balance},
+                                 {"evictions", counts.evictions},
+                                 {"page_operations", counts.page_operations},
+                                 {"page_operations_per_second", page_rate(row)},
+                                 {"attend", nullptr}};
+    if (row.attend) {
+      entry["attend"] = {{"batches", row.attend->batches},
+                         {"rows", row.attend->rows},
+                         {"wrong", row.attend->wrong},
+                         {"max_error", row.attend->max_error},
+                         {"verdict", verdict(row)}};
+    }
+    json["rows"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+}  // namespace
+
+void add_replay_options(CLI::App& command, ReplayFlags& flags) {
+  const auto value = [&](const char* flag, auto& into, const char* text) {
+    return command.add_option(flag, into, text)->capture_default_str();
+  };
+  value("--trace", flags.trace, "a file of Mooncake's (JSON lines) or Azure's (CSV) traces");
+  value("--generate", flags.generate,
+        "without a file: draw requests with the statistics of conversation, synthetic, azure-code "
+        "or azure-conversation");
+  value("--requests", flags.requests, "use this many, the first ones; 0: all");
+  value("--seed", flags.seed, "of drawn requests");
+  value("--policy", flags.policies, "orders of eviction, a row each")->delimiter(',');
+  value("--capacity", flags.capacities, "tokens that all ranks together hold, a row each")
+      ->delimiter(',');
+  value("--ranks", flags.ranks, "that share the pages");
+  value("--page-size", flags.page_size, "tokens a page; divides 512");
+  value("--placement", flags.placement, "balanced, striped or packed");
+  value("--home-threshold", flags.home_threshold_tokens,
+        "balanced: sequences of up to this many tokens stay on one rank");
+  value("--decode-ms", flags.decode_ms,
+        "milliseconds a token of an answer takes; 0: prompts alone, one request after another");
+  value(
+      "--attend", flags.attend,
+      "also compute attention, on a thread for each rank, and compare one batch in this many with "
+      "float64; 0: do not");
+}
+
+int run_replay(const ReplayFlags& flags, const std::string& json, Output& out) {
+  check(flags);
+  Replays replays(flags, json != "-", out);
+  const std::vector<Row> rows = replays.run();
+  if (!json.empty()) out.write(json, replays.json_of(rows).dump(1) + "\n");
+  const bool good =
+      std::ranges::all_of(rows, [](const Row& row) { return Replays::verdict(row).empty(); });
+  return good ? 0 : 1;
+}
+
+}  // namespace kvmesh::launch

@@ -1,0 +1,41 @@
+// `kvmesh replay`: how often the prefix cache hits, on recorded or drawn requests.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "launch/cli/output.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace kvmesh::launch {
+
+struct ReplayFlags {
+  std::string trace{};                    ///< a file; empty: drawn
+  std::string generate = "conversation";  ///< the statistics to draw from
+  std::int64_t requests = 0;              ///< the first ones of the trace; 0: all
+  std::uint64_t seed = 1;
+  std::vector<std::string> policies{"hits", "2q", "lru", "s3fifo", "segmented"};
+  std::vector<std::int64_t> capacities{1'000'000, 3'000'000, 5'000'000, 15'000'000};
+  int ranks = 8;
+  int page_size = 16;
+  std::string placement = "balanced";
+  std::int64_t home_threshold_tokens = 2048;
+  double decode_ms = 0;
+  std::int64_t attend = 0;  ///< check every so many batches; 0: none
+};
+
+/// Adds them to the subcommand.
+void add_replay_options(CLI::App& command, ReplayFlags& flags);
+
+/// Replays the trace for every capacity and policy, in this process: the allocator is replicated,
+/// so one copy decides what those of all ranks would. Writes a table to standard output, and as
+/// JSON to `json` ("-": standard output, and nothing else there) if that is not empty. Returns the
+/// exit status: 0, or 1 if a row of --attend is wrong.
+/// @throws InvalidArgument, TraceError; OutputError.
+int run_replay(const ReplayFlags& flags, const std::string& json, Output& out);
+
+}  // namespace kvmesh::launch

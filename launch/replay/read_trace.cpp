@@ -1,0 +1,130 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "launch/replay/trace.hpp"
+
+namespace kvmesh::replay {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::string_view kAzureHeader = "TIMESTAMP,ContextTokens,GeneratedTokens";
+// A prompt this long is no prompt; sums over all requests stay far below 2^63.
+constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
+constexpr std::uint32_t kMostBlock = 1u << 31;
+
+std::int64_t blocks_for(std::int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
+// Throws what is wrong with a line; the caller adds where it is.
+[[noreturn]] void refuse(std::string what) { throw TraceError(std::move(what)); }
+
+std::int64_t checked_tokens(const char* name, std::int64_t tokens, std::int64_t least) {
+  if (tokens < least || tokens > kMostTokens) {
+    refuse(fmt::format("{} is {}, not in [{}, {}]", name, tokens, least, kMostTokens));
+  }
+  return tokens;
+}
+
+template <class T>
+T number(const Json& line, const char* name) {
+  const auto found = line.find(name);
+  if (found == line.end() || !found->is_number()) refuse(fmt::format("no number {}", name));
+  return found->get<T>();
+}
+
+Request mooncake_request(const std::string& text) {
+  const Json line = Json::parse(text, nullptr, false);
+  if (!line.is_object()) refuse("no JSON object");
+  Request request{.arrival_s = number<double>(line, "timestamp") / 1e3,
+                  .prompt_tokens =
+                      checked_tokens("input_length", number<std::int64_t>(line, "input_length"), 1),
+                  .answer_tokens = checked_tokens("output_length",
+                                                  number<std::int64_t>(line, "output_length"), 0),
+                  .blocks = {}};
+  const auto ids = line.find("hash_ids");
+  if (ids == line.end() || !ids->is_array()) refuse("no list hash_ids");
+  for (const Json& id : *ids) {
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= kMostBlock) {
+      refuse(fmt::format("hash id {} is no number below 2^31", id.dump()));
+    }
+    request.blocks.push_back(id.get<std::uint32_t>());
+  }
+  if (std::ssize(request.blocks) != blocks_for(request.prompt_tokens)) {
+    refuse(fmt::format("{} hash ids for {} tokens in blocks of {}", request.blocks.size(),
+                       request.prompt_tokens, kBlockTokens));
+  }
+  return request;
+}
+
+// Takes the number at the front of `text`, and the separator after it.
+template <class T>
+T take_number(std::string_view& text, char separator) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+  const bool ends = separator == '\0' ? text.empty() : text.starts_with(separator);
+  if (error != std::errc{} || !ends) refuse("no date, time, and two numbers");
+  if (!text.empty()) text.remove_prefix(1);
+  return value;
+}
+
+// "2023-11-16 18:17:03.9799600,4808,10"; the seconds count from the first day of a month.
+Request azure_request(std::string_view text, std::uint32_t& next_block) {
+  if (text.ends_with('\r')) text.remove_suffix(1);
+  take_number<int>(text, '-');
+  take_number<int>(text, '-');
+  const int day = take_number<int>(text, ' ');
+  const int hour = take_number<int>(text, ':');
+  const int minute = take_number<int>(text, ':');
+  const auto seconds = take_number<double>(text, ',');
+  Request request{.arrival_s = ((day * 24 + hour) * 60 + minute) * 60 + seconds,
+                  .prompt_tokens = take_number<std::int64_t>(text, ','),
+                  .answer_tokens = take_number<std::int64_t>(text, '\0'),
+                  .blocks = {}};
+  checked_tokens("ContextTokens", request.prompt_tokens, 1);
+  checked_tokens("GeneratedTokens", request.answer_tokens, 0);
+  for (std::int64_t i = 0; i < blocks_for(request.prompt_tokens); ++i)
+    request.blocks.push_back(next_block++);
+  return request;
+}
+
+std::string stem_of(const std::string& path) {
+  std::string name = path.substr(path.find_last_of('/') + 1);
+  return name.substr(0, name.find_last_of('.'));
+}
+
+}  // namespace
+
+Trace read_trace(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw TraceError(fmt::format("{}: cannot be read", path));
+  Trace trace{.name = stem_of(path), .requests = {}};
+  std::uint32_t next_block = 0;
+  std::int64_t line = 0;
+  bool is_azure = false;
+  for (std::string text; std::getline(file, text);) {
+    if (++line == 1 && text.starts_with(kAzureHeader)) {
+      is_azure = true;
+      continue;
+    }
+    if (text.empty() || text == "\r") continue;
+    try {
+      trace.requests.push_back(is_azure ? azure_request(text, next_block) : mooncake_request(text));
+    } catch (const TraceError& error) {
+      throw TraceError(fmt::format("{}:{}: {}", path, line, error.what()));
+    }
+  }
+  if (trace.requests.empty()) throw TraceError(fmt::format("{}: no request in it", path));
+  std::ranges::stable_sort(trace.requests, {}, &Request::arrival_s);
+  for (const double first = trace.requests.front().arrival_s; Request & request : trace.requests)
+    request.arrival_s -= first;
+  return trace;
+}
+
+}  // namespace kvmesh::replay

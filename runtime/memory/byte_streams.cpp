@@ -1,0 +1,93 @@
+// Ends of sequence streams: memory, descriptors, files.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "kvmesh/sequence_stream.hpp"
+
+namespace kvmesh {
+namespace {
+
+using Reason = StreamError::Reason;
+
+[[noreturn]] void fail(const std::string& what, int error) {
+  throw StreamError(Reason::kIo,
+                    fmt::format("sequence stream: {}: {}", what, std::strerror(error)));
+}
+
+[[noreturn]] void truncated() {
+  throw StreamError(Reason::kTruncated, "sequence stream: it ends too early");
+}
+
+void write_all(int descriptor, std::span<const std::byte> bytes, const std::string& what) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(what, errno);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void read_all(int descriptor, std::span<std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t got = ::read(descriptor, bytes.data(), bytes.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("cannot be read", errno);
+    if (got == 0) truncated();
+    bytes = bytes.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+}  // namespace
+
+void MemorySource::read(std::span<std::byte> bytes) {
+  if (bytes.size() > bytes_.size()) truncated();
+  std::copy_n(bytes_.begin(), bytes.size(), bytes.begin());
+  bytes_ = bytes_.subspan(bytes.size());
+}
+
+void DescriptorSink::write(std::span<const std::byte> bytes) {
+  write_all(descriptor_, bytes, "cannot be written");
+}
+void DescriptorSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
+
+FileSink::FileSink(const std::string& path)
+    : path_(path), part_(fmt::format("{}.part.{}", path, ::getpid())) {
+  descriptor_ = ::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail(part_ + " cannot be made", errno);
+}
+
+FileSink::~FileSink() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(part_.c_str());
+}
+
+void FileSink::write(std::span<const std::byte> bytes) {
+  write_all(descriptor_, bytes, part_ + " cannot be written");
+}
+
+void FileSink::finish() {
+  if (::fsync(descriptor_) != 0) fail(part_ + " cannot be written", errno);
+  if (::close(std::exchange(descriptor_, -1)) != 0 ||
+      std::rename(part_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    ::unlink(part_.c_str());
+    fail(path_ + " cannot be written", error);
+  }
+}
+
+FileSource::FileSource(const std::string& path)
+    : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  if (descriptor_ < 0) fail(path + " cannot be opened", errno);
+}
+FileSource::~FileSource() { ::close(descriptor_); }
+void FileSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
+
+}  // namespace kvmesh

@@ -1,0 +1,133 @@
+// Replays: hits and times that can be worked out by hand, the bound on random traces, attention.
+#include "launch/replay/replay.hpp"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "launch/replay/allocator_only.hpp"
+#include "launch/replay/attend.hpp"
+#include "launch/replay/belady.hpp"
+#include "launch/replay/policies.hpp"
+
+namespace kvmesh::replay {
+namespace {
+
+ReplayCounts counts_of(const Trace& trace, const ReplayOptions& options) {
+  AllocatorOnly served(allocator_options(options));
+  const ReplayCounts counts = Replay(trace, options, served).run([](std::size_t) {});
+  served.allocator().verify_integrity();
+  EXPECT_EQ(served.allocator().sequences(), 0);
+  EXPECT_EQ(served.allocator().free_pages(),
+            options.ranks * served.allocator().options().pages_per_rank);
+  return counts;
+}
+
+Request request(double arrival_s, std::int64_t prompt, std::vector<std::uint32_t> blocks,
+                std::int64_t answer = 0) {
+  return {arrival_s, prompt, answer, std::move(blocks)};
+}
+
+TEST(Replay, CountsWhatIsShared) {
+  const Trace trace{"",
+                    {request(0, 1000, {0, 1}), request(1, 1500, {0, 1, 2}),
+                     request(2, 1024, {0, 3}), request(3, 1000, {0, 1})}};
+  const ReplayCounts counts = counts_of(trace, {.ranks = 2, .capacity_tokens = 8192});
+  // 992 = 62 full pages, and 8 tokens of the page that the second request filled; 512; 1000.
+  EXPECT_EQ(counts.hit_tokens, 992 + 512 + 1000);
+  EXPECT_EQ(counts.prompt_tokens, 4524);
+  EXPECT_EQ(counts.requests, 4);
+  EXPECT_EQ(counts.evictions, 0);
+}
+
+TEST(Replay, RefusesWhatNeverFits) {
+  const Trace trace{"", {request(0, 512, {0}), request(1, 1536, {1, 2, 3}), request(2, 512, {0})}};
+  const ReplayCounts counts = counts_of(trace, {.capacity_tokens = 1024, .page_size = 512});
+  EXPECT_EQ(counts.refused, 1);
+  EXPECT_EQ(counts.requests, 2);
+  EXPECT_EQ(counts.hit_tokens, 512);  // the refused one evicted nothing
+}
+
+TEST(Replay, AnswersGrowWithTheTimeAndLaterRequestsWait) {
+  // 10 ms a token: the first request runs until 2 s, and then needs 3 pages of 4.
+  const Trace trace{"",
+                    {request(0, 512, {0}, 200), request(1, 512, {1}, 100), request(5, 512, {2})}};
+  const ReplayOptions options{.capacity_tokens = 2048, .page_size = 512, .decode_ms = 10};
+  const ReplayCounts free = counts_of(trace, options);
+  EXPECT_EQ(free.delayed, 0);
+  EXPECT_EQ(free.refused, 0);
+  // Held pages at the three arrivals: 1; 2 and 1 (100 tokens of the answer); 1.
+  EXPECT_NEAR(free.held, (1 + 3 + 1) / 3.0 / 4, 1e-9);
+  EXPECT_NEAR(free.fragmentation, 1 - (512 + 612 + 512 + 512) / (5 * 512.0), 1e-9);
+  const ReplayCounts narrow =
+      counts_of(trace, {.capacity_tokens = 1536, .page_size = 512, .decode_ms = 10});
+  EXPECT_EQ(narrow.delayed, 1);
+  EXPECT_EQ(narrow.requests, 3);
+}
+
+TEST(Replay, RefusesSizesThatMakeNoSense) {
+  EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .page_size = 48}), InvalidArgument);
+  EXPECT_THROW(allocator_options({.ranks = 8, .capacity_tokens = 100}), InvalidArgument);
+  EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .decode_ms = -1}), InvalidArgument);
+  EXPECT_THROW(policy_from("fifo"), InvalidArgument);
+}
+
+TEST(Belady, KeepsWhatComesAgainFirst) {
+  // Three prompts in turn, room for two: what was used least recently comes again first.
+  Trace trace;
+  for (int i = 0; i < 30; ++i)
+    trace.requests.push_back(request(i, 512, {static_cast<std::uint32_t>(i % 3)}));
+  const ReplayOptions lru{.capacity_tokens = 1024, .page_size = 512, .eviction = Eviction::kLru};
+  EXPECT_EQ(counts_of(trace, lru).hit_tokens, 0);
+  // One of the two stays for two of three turns, the other for the next: 13 of the 27.
+  const std::int64_t best = most_hit_tokens(trace, 2, 512);
+  EXPECT_GE(best, 13 * 512);
+  EXPECT_LE(best, 18 * 512);
+  EXPECT_EQ(most_hit_tokens(trace, 3, 512), 27 * 512);
+}
+
+// The capacity in pages of one rank: what a larger page rounds off would favour neither.
+TEST(Belady, NoPolicyHitsMore) {
+  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+    const Trace trace = generated_trace(seed % 2 ? "conversation" : "synthetic", 150, seed);
+    for (const std::int64_t capacity : {200'000, 400'000, 4'000'000}) {
+      const int page_size = seed % 3 ? 64 : 512;
+      const std::int64_t best = most_hit_tokens(trace, capacity / page_size, page_size);
+      for (const auto& [name, policy] : kPolicies) {
+        const ReplayCounts counts = counts_of(
+            trace, {.capacity_tokens = capacity, .page_size = page_size, .eviction = policy});
+        EXPECT_LE(counts.hit_tokens, best) << name << ", seed " << seed;
+        if (capacity > 1'000'000) {
+          EXPECT_EQ(counts.hit_tokens, best) << name << ", seed " << seed;
+        }
+      }
+    }
+  }
+}
+
+TEST(Replay, AttentionOverCachedPagesIsExact) {
+  Trace trace = generated_trace("synthetic", 40, 3);
+  for (Request& request : trace.requests) {  // short ones
+    request.prompt_tokens = std::min<std::int64_t>(request.prompt_tokens, 3000);
+    request.blocks.resize(static_cast<std::size_t>((request.prompt_tokens + 511) / 512));
+    request.answer_tokens = std::min<std::int64_t>(request.answer_tokens, 40);
+  }
+  for (const double decode_ms : {0.0, 40.0}) {
+    const ReplayOptions options{.ranks = 3,
+                                .capacity_tokens = 24'000,
+                                .home_threshold_tokens = 256,
+                                .decode_ms = decode_ms};
+    const AttendCounts counts = attend(trace, options, 2, [](std::size_t) {});
+    EXPECT_EQ(counts.wrong, 0) << counts.first_wrong;
+    EXPECT_GT(counts.rows, 20);
+    EXPECT_GT(counts.max_error, 0);
+    EXPECT_LT(counts.max_error, 1e-5);
+    const ReplayCounts alone = counts_of(trace, options);
+    EXPECT_EQ(counts.hit_tokens, alone.hit_tokens);
+    EXPECT_GT(alone.hit_tokens, 0);
+    EXPECT_GT(alone.evictions, 0);
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::replay
