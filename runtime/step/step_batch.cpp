@@ -131,6 +131,8 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                               .appended = entry.append_tokens,
                               .version = allocator.version(entry.sequence),
                               .counts_sinks = local.first_rank() == pages.me()});
+    const bool has_first = !table.empty() && table.front().valid();
+    if (has_first) step.sequences.back().owner = table.front().rank();
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }
@@ -152,8 +154,7 @@ const Participation& StepBatch::participation() const {
   for (const SequenceStep& sequence : sequences) {
     const std::int64_t end = token + sequence.queries;
     add_participants(*sequence.pages, token, end, *participants);
-    const bool has_first = !sequence.table.empty() && sequence.table.front().valid();
-    const Rank owner = has_first ? sequence.table.front().rank() : sequence.pages->first_rank();
+    const Rank owner = sequence.owner.value_or(sequence.pages->first_rank());
     for (; token < end; ++token) participants->set_owner(token, owner);
   }
   return *participants;

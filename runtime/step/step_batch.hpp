@@ -22,6 +22,9 @@ struct SequenceStep {
   /// Whether this rank counts the sinks of its rows: the first that has its pages does, else rank
   /// 0.
   bool counts_sinks = true;
+  /// The rank of its first page, to which Scatter::kOwner gives its rows. Empty if that page is not
+  /// in the tables: then the first rank that has pages.
+  std::optional<Rank> owner{};
 };
 
 /// One sequence of a step before the append; equal on all ranks.

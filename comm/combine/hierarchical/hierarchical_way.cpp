@@ -43,7 +43,7 @@ void HierarchicalWay::identify(const PlanDigest& digest) {
 }
 
 void HierarchicalWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {
-  check_plan(shape, options.participation, ranks_);
+  check_plan(shape, options, ranks_);
   require(takes_hosts(hosts_, shape, options.scatter),
           "combine: the hierarchical way takes rows to all, or to heads that {} ranks can share "
           "evenly, not {} heads to {}",
