@@ -114,6 +114,10 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+std::int64_t PageAllocator::cached_pages(Rank rank) const {
+  state_->check_rank(rank);
+  return state_->pools().cached_pages(rank);
+}
 std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
 
 Result<Done> PageAllocator::can_resize(Rank rank, std::int64_t pages) const {

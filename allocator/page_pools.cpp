@@ -1,10 +1,13 @@
 #include "allocator/page_pools.hpp"
 
+#include <algorithm>
+
 namespace kvmesh {
 
 PagePools::PagePools(int ranks, std::int64_t pages_per_rank, std::span<const std::int64_t> sizes)
     : pages_per_rank_(pages_per_rank),
       sizes_(static_cast<std::size_t>(ranks), static_cast<std::int32_t>(pages_per_rank)),
+      handed_out_(sizes_.size(), 0),
       heads_(sizes_.size(), kEnd),
       free_counts_(sizes_.size(), 0),
       listed_(free_counts_),
@@ -30,6 +33,7 @@ void PagePools::list_free_pages(Rank rank, std::int32_t first) {
 
 void PagePools::resize(Rank rank, std::int64_t size) {
   const auto wanted = static_cast<std::int32_t>(size);
+  std::ranges::fill(handed_out_, 0);
   const std::int32_t before = std::exchange(sizes_[at(rank)], wanted);
   if (wanted >= before) return list_free_pages(rank, before);
   // Unlinks the free pages that the rank has no more; the others keep their order.

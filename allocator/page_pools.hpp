@@ -59,6 +59,15 @@ class PagePools {
   std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
+  /// Whether fewer pages of `a` than of `b` were handed out since a pool was resized, by their
+  /// sizes, and by more than `margin`: what is cached on `a` is older then.
+  /// REQUIRES: neither pool has 0 pages.
+  bool is_behind(Rank a, Rank b, std::int64_t margin = 0) const {
+    return (handed_out_[at(a)] + static_cast<std::uint64_t>(margin)) *
+               static_cast<std::uint64_t>(size(b)) <
+           handed_out_[at(b)] * static_cast<std::uint64_t>(size(a));
+  }
+
   bool contains(PageId page) const {
     return page.rank().value < ranks() && page.index() < pages_per_rank_;
   }
@@ -159,6 +168,7 @@ class PagePools {
   PageKeeper* keeper_ = nullptr;
   std::uint64_t history_ = 0;
   std::vector<std::int32_t> sizes_;         // [ranks] pages
+  std::vector<std::uint64_t> handed_out_;   // [ranks] pages, since a pool was resized
   std::vector<std::int32_t> heads_;         // [ranks] first free index, or kEnd
   std::vector<std::int32_t> free_counts_;   // [ranks] free or cached
   std::vector<std::int32_t> listed_;        // [ranks] free
@@ -186,6 +196,7 @@ inline void PagePools::take(Rank rank, std::span<PageId> out) {
     history = fold(history, page.bits());
   }
   history_ = history;
+  handed_out_[at(rank)] += out.size();
   heads_[at(rank)] = head;
   listed_[at(rank)] -= static_cast<std::int32_t>(out.size());
   count_available(rank, -static_cast<std::int32_t>(out.size()));

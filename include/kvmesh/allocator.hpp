@@ -257,6 +257,7 @@ class PageAllocator {
   std::int64_t free_pages(Rank rank) const;
   /// Of these, the pages that are kept for their content although no sequence holds them.
   std::int64_t cached_pages() const;
+  std::int64_t cached_pages(Rank rank) const;
   /// The number of cached pages that were evicted so far.
   std::int64_t evicted_pages() const;
   /// The number of sequences that hold the page; 0 for a free or cached page.

@@ -14,7 +14,7 @@ struct PoolSizes {
 };
 
 struct CacheAgreement {
-  CacheOptions options;          ///< as KvCache::options returns them
+  CacheOptions options;            ///< as KvCache::options returns them
   std::vector<PoolSizes> pools{};  ///< [kv ranks]
   std::uint16_t id_space = 0;
 };

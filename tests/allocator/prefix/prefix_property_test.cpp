@@ -317,6 +317,31 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
   allocator.verify_integrity();
 }
 
+/// Requests that come one after another, and begin alike: no rank evicts while others have room.
+TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
+  constexpr int kRanks = 4;
+  PageAllocator allocator({.ranks = kRanks,
+                           .pages_per_rank = 100,
+                           .page_size = kPageSize,
+                           .home_threshold_tokens = 16,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  for (std::int32_t request = 0; request < 60; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(Tokens(kPageSize, 7));
+    key.append(Tokens(static_cast<std::size_t>(request % 3 == 0 ? 10 : 5) * kPageSize, request));
+    const SequenceId id = allocator.create_with_prefix(key);
+    allocator.append(id, std::ssize(key.tokens()) - allocator.length(id));
+    allocator.publish(id, key);
+    allocator.erase(id);
+    if (allocator.cached_pages() > 330) break;
+  }
+  EXPECT_GT(allocator.cached_pages(), 330);
+  EXPECT_EQ(allocator.evicted_pages(), 0);
+  for (Rank rank{0}; rank.value < kRanks; ++rank.value)
+    EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
+                static_cast<double>(allocator.cached_pages()) / kRanks, 12);
+}
+
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,
                          testing::Values(Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                          Eviction::kS3Fifo, Eviction::kSegmented));
