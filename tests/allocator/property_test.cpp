@@ -319,7 +319,7 @@ TEST_P(Properties, RandomOperationsMatchTheModel) {
         for (int rank = 0; rank < ranks; ++rank)
           options.pool_pages.push_back(uniform(random, 0, options.pages_per_rank));
       Driver driver(options, random());
-      for (int step = 0; step < 150; ++step) {
+      for (int step = 0; step < 200; ++step) {
         SCOPED_TRACE(testing::Message() << "step " << step);
         driver.step();
         if (HasFatalFailure()) return;
