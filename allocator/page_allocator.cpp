@@ -139,7 +139,7 @@ std::uint64_t PageAllocator::version(SequenceId sequence) const {
 
 std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
 
-std::int64_t PageAllocator::free_pages(Rank rank) const {
+std::int64_t PageAllocator::free_pages(PageRank rank) const {
   require(rank.value >= 0 && rank.value < options().ranks, "rank {} of {}", rank.value,
           options().ranks);
   return state_->pools().free_pages(rank);

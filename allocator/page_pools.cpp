@@ -12,7 +12,7 @@ PagePools::PagePools(int ranks, std::int64_t pages_per_rank)
       generations_(links_.size(), 0) {
   const auto last = static_cast<std::int32_t>(pages_per_rank) - 1;
   for (int rank = 0; rank < ranks; ++rank) {
-    std::int32_t* links = links_.data() + at(PageId{Rank{rank}, 0});
+    std::int32_t* links = links_.data() + at(PageId{PageRank{rank}, 0});
     for (std::int32_t index = 0; index < last; ++index) links[index] = ~(index + 1);
     links[last] = ~kEnd;
   }

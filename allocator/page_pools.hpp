@@ -19,7 +19,7 @@ class PageKeeper {
   /// A cached page gets a reference again.
   virtual void taken(PageId page) = 0;
   /// Frees at least one cached page of `rank`, by free_cached. REQUIRES: there is one.
-  virtual void evict_one(Rank rank) = 0;
+  virtual void evict_one(PageRank rank) = 0;
 
  protected:
   ~PageKeeper() = default;
@@ -46,11 +46,13 @@ class PagePools {
   std::int64_t pages_per_rank() const { return pages_per_rank_; }
   /// The pages that can be handed out: free or cached.
   std::int64_t free_pages() const { return free_total_; }
-  std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
+  std::int64_t free_pages(PageRank rank) const { return free_counts_[at(rank)]; }
   std::int64_t cached_pages() const { return cached_total_; }
   /// The pages that free_cached freed so far.
   std::int64_t evicted_pages() const { return evicted_total_; }
-  std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
+  std::int64_t cached_pages(PageRank rank) const {
+    return free_counts_[at(rank)] - listed_[at(rank)];
+  }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
   bool contains(PageId page) const {
@@ -69,9 +71,9 @@ class PagePools {
   std::uint32_t generation(PageId page) const { return generations_[at(page)]; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
-  PageId take(Rank rank);
+  PageId take(PageRank rank);
   /// One free page of `rank` for each element of `out`. The rank has that many.
-  void take(Rank rank, std::span<PageId> out);
+  void take(PageRank rank, std::span<PageId> out);
   /// Adds a reference to a held or cached page.
   void add_reference(PageId page) {
     std::int32_t& link = links_[at(page)];
@@ -101,19 +103,19 @@ class PagePools {
   std::uint64_t history() const { return history_; }
 
   /// The first free page of `rank`, and the one after `page`; invalid at the end. For checks.
-  PageId first_free(Rank rank) const { return listed(rank, heads_[at(rank)]); }
+  PageId first_free(PageRank rank) const { return listed(rank, heads_[at(rank)]); }
   PageId next_free(PageId page) const { return listed(page.rank(), ~links_[at(page)]); }
 
  private:
   static constexpr std::int32_t kEnd = PageId::kMaxPagesPerRank;
   static constexpr std::int32_t kKept = 1 << 30;
 
-  static std::size_t at(Rank rank) { return static_cast<std::size_t>(rank.value); }
+  static std::size_t at(PageRank rank) { return static_cast<std::size_t>(rank.value); }
   std::size_t at(PageId page) const {
     return at(page.rank()) * static_cast<std::size_t>(pages_per_rank_) +
            static_cast<std::size_t>(page.index());
   }
-  void count_available(Rank rank, std::int32_t change) {
+  void count_available(PageRank rank, std::int32_t change) {
     free_counts_[at(rank)] += change;
     free_total_ += change;
   }
@@ -125,7 +127,7 @@ class PagePools {
     count_available(page.rank(), 1);
     history_ = fold(history_, ~std::uint64_t{page.bits()});
   }
-  PageId listed(Rank rank, std::int32_t index) const {
+  PageId listed(PageRank rank, std::int32_t index) const {
     return index == kEnd ? PageId{} : PageId{rank, index};
   }
 
@@ -142,13 +144,13 @@ class PagePools {
   std::vector<std::uint32_t> generations_;  // [ranks * pages_per_rank] times handed out
 };
 
-inline PageId PagePools::take(Rank rank) {
+inline PageId PagePools::take(PageRank rank) {
   PageId page;
   take(rank, {&page, 1});
   return page;
 }
 
-inline void PagePools::take(Rank rank, std::span<PageId> out) {
+inline void PagePools::take(PageRank rank, std::span<PageId> out) {
   while (listed_[at(rank)] < static_cast<std::int32_t>(out.size())) keeper_->evict_one(rank);
   const std::size_t base = at(PageId{rank, 0});
   std::int32_t head = heads_[at(rank)];

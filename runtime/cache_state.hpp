@@ -86,9 +86,11 @@ class KvCache::State {
 
 /// Makes the copies of copy on write, in every layer of a group. A copy within this rank uses
 /// copy_pages. A copy from another rank reads the page through this rank's map of the source's
-/// pools, or receives it over the kv communicator. REQUIRES: all ranks pass the same copies.
+/// pools, or receives it over the kv communicator. REQUIRES: all ranks pass the same copies;
+/// `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0);
+                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                   std::size_t group = 0);
 
 }  // namespace kvmesh

@@ -75,7 +75,8 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
             "first",
             position, sequence);
     const auto offset = static_cast<std::int32_t>(position % options.page_size);
-    slots.push_back(page.rank() == mesh.kv_rank() ? TokenSlot{page.index(), offset} : TokenSlot{});
+    slots.push_back(page.rank() == mesh.page_rank() ? TokenSlot{page.index(), offset}
+                                                    : TokenSlot{});
   }
   return slots;
 }

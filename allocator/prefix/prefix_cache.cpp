@@ -110,7 +110,7 @@ void PrefixCache::released(PageId page) { queues_of(slot(page)).released(pages_,
 
 void PrefixCache::taken(PageId page) { queues_of(slot(page)).taken(pages_, slot(page)); }
 
-void PrefixCache::evict_one(Rank rank) {
+void PrefixCache::evict_one(PageRank rank) {
   const auto at = static_cast<std::size_t>(rank.value);
   const auto lowest = std::ranges::find_if(
       by_priority_, [at](const auto& ranks) { return ranks && (*ranks)[at].size() > 0; });

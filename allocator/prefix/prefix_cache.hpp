@@ -48,7 +48,7 @@ class PrefixCache final : public PageKeeper {
   void raise(PageId page, int priority);
 
   PageId page(PageSlot slot) const {
-    return {Rank{static_cast<std::int32_t>(slot / pages_per_rank_)},
+    return {PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)},
             static_cast<std::int32_t>(slot % pages_per_rank_)};
   }
   const PrefixIndex& index() const { return index_; }
@@ -65,7 +65,7 @@ class PrefixCache final : public PageKeeper {
 
   void released(PageId page) override;
   void taken(PageId page) override;
-  void evict_one(Rank rank) override;
+  void evict_one(PageRank rank) override;
 
  private:
   using Ranks = std::vector<EvictionQueues>;  // [rank]

@@ -222,7 +222,7 @@ class PageAllocator {
 
   /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
-  std::int64_t free_pages(Rank rank) const;
+  std::int64_t free_pages(PageRank rank) const;
   /// Of these, the pages that are kept for their content although no sequence holds them.
   std::int64_t cached_pages() const;
   /// The number of cached pages that were evicted so far.

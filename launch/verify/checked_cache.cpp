@@ -85,7 +85,7 @@ void poison_free_pages(KvCache& cache) {
   for (int layer = 0; layer < cache.options().layers; ++layer) {
     const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
     for (std::int32_t page = 0; page < allocator.options().pages_per_rank; ++page) {
-      if (allocator.reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
+      if (allocator.reference_count({cache.mesh().page_rank(), page}) > 0) continue;
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }

@@ -148,14 +148,14 @@ void Model::check(const PageAllocator& allocator) const {
   for (int rank = 0; rank < options_.ranks; ++rank) {
     std::int64_t free = 0;
     for (std::int32_t index = 0; index < options_.pages_per_rank; ++index) {
-      const PageId page{Rank{rank}, index};
+      const PageId page{PageRank{rank}, index};
       const auto count = counts.find(page);
       free += count == counts.end() ? 1 : 0;
       ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
       const auto times = handed_out_.find(page);
       ASSERT_EQ(allocator.generation(page), times == handed_out_.end() ? 0u : times->second);
     }
-    ASSERT_EQ(allocator.free_pages(Rank{rank}), free);
+    ASSERT_EQ(allocator.free_pages(PageRank{rank}), free);
   }
 }
 

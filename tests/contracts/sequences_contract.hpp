@@ -156,7 +156,7 @@ TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const auto rank_of = [&](SequenceId s) { return cache.allocator().pages(s).back().rank(); };
     const SequenceId parent = prompt(cache, 2);
-    const Rank home = rank_of(parent);
+    const PageRank home = rank_of(parent);
     // Every page is taken; then one becomes free on another rank.
     std::vector<SequenceId> others;
     while (cache.allocator().free_pages() > 0) others.push_back(prompt(cache, 4));

@@ -279,7 +279,7 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
     const std::span<const PageId> own = allocator.pages(id).subspan(4);
     for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
   }
-  for (Rank rank{0}; rank.value < kRanks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < kRanks; ++rank.value) {
     const std::int64_t held = 400 - allocator.free_pages(rank);
     EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
   }
