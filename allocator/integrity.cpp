@@ -13,7 +13,7 @@ void ensure(bool ok, fmt::format_string<Args...> message, Args&&... args) {
   if (!ok) throw Error("allocator integrity: " + fmt::format(message, std::forward<Args>(args)...));
 }
 
-void check_free_list(const PagePools& pools, Rank rank) {
+void check_free_list(const PagePools& pools, PageRank rank) {
   const std::int64_t expected = pools.free_pages(rank) - pools.cached_pages(rank);
   std::int64_t listed = 0;
   for (PageId page = pools.first_free(rank); page.valid(); page = pools.next_free(page)) {
@@ -87,7 +87,7 @@ class TableCheck {
   void check_references() const {
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       for (std::int32_t index = 0; index < pools_.pages_per_rank(); ++index) {
-        const PageId page{Rank{rank}, index};
+        const PageId page{PageRank{rank}, index};
         const std::int32_t count = uses_[at(page)].count;
         ensure(count == 0 || index < pools_.size(page.rank()) || uses_[at(page)].is_leaving,
                "page {}:{} is held in a pool of {}", rank, index, pools_.size(page.rank()));
@@ -154,7 +154,7 @@ void check_slots(const SequenceTable& sequences) {
 void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size,
                      std::span<const PageCopy> moves) {
   std::int64_t free = 0;
-  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     check_free_list(pools, rank);
     free += pools.free_pages(rank);
   }

@@ -9,15 +9,15 @@
 namespace kvmesh {
 namespace {
 
-std::int64_t held_pages(const PagePools& pools, Rank rank) {
+std::int64_t held_pages(const PagePools& pools, PageRank rank) {
   return pools.size(rank) - pools.free_pages(rank);
 }
 
 /// Returns the rank of which the smallest part is held, among those with a free page; equal ones by
 /// number. REQUIRES: a free page.
-Rank least_filled(const PagePools& pools) {
-  Rank best{-1};
-  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+PageRank least_filled(const PagePools& pools) {
+  PageRank best{-1};
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     if (pools.free_pages(rank) == 0) continue;
     if (best.value < 0 ||
         held_pages(pools, rank) * pools.size(best) < held_pages(pools, best) * pools.size(rank))
@@ -31,7 +31,7 @@ Rank least_filled(const PagePools& pools) {
 std::vector<std::int64_t> surplus_of(const PagePools& pools) {
   const auto ranks = static_cast<std::size_t>(pools.ranks());
   std::vector<std::int64_t> surplus(ranks), held(ranks), size(ranks);
-  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     held[static_cast<std::size_t>(rank.value)] = held_pages(pools, rank);
     size[static_cast<std::size_t>(rank.value)] = pools.size(rank);
   }
@@ -55,16 +55,16 @@ std::vector<std::int64_t> surplus_of(const PagePools& pools) {
   return surplus;
 }
 
-std::size_t index(Rank rank) { return static_cast<std::size_t>(rank.value); }
+std::size_t index(PageRank rank) { return static_cast<std::size_t>(rank.value); }
 
 }  // namespace
 
-void PageAllocator::State::check_rank(Rank rank) const {
+void PageAllocator::State::check_rank(PageRank rank) const {
   require(rank.value >= 0 && rank.value < options_.ranks, "rank {} of {}", rank.value,
           options_.ranks);
 }
 
-Result<Done> PageAllocator::State::can_resize(Rank rank, std::int64_t pages) const {
+Result<Done> PageAllocator::State::can_resize(PageRank rank, std::int64_t pages) const {
   check_rank(rank);
   require(pages >= 0 && pages <= options_.pages_per_rank, "a pool of {} pages, of at most {}",
           pages, options_.pages_per_rank);
@@ -77,7 +77,7 @@ Result<Done> PageAllocator::State::can_resize(Rank rank, std::int64_t pages) con
   return Done{};
 }
 
-Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(Rank rank,
+Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank rank,
                                                                      std::int64_t pages) {
   if (Result<Done> can = can_resize(rank, pages); !can) return can.reason();
   const std::int64_t before = pools_.size(rank);
@@ -87,7 +87,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(Rank rank,
   is_moving_ = true;
   set_pool(rank, pages);
   sequences_.for_each([&](SequenceId, const Sequence& sequence) {
-    Rank to{-1};
+    PageRank to{-1};
     for (const PageId page : sequence.held_pages()) {
       if (page.rank() != rank || page.index() < pages || targets_[place(page)].valid()) continue;
       // What is on one rank stays together, as far as there is room.
@@ -132,7 +132,7 @@ std::int64_t PageAllocator::State::level(const Sequence& sequence, Moving kind, 
   const auto lacking = [&] { return std::ranges::min_element(surplus) - surplus.begin(); };
   const auto count = std::ssize(pages);
   if (kind == Moving::kWhole) {
-    const Rank home = pages.front().rank();
+    const PageRank home = pages.front().rank();
     if (count > most || count > surplus[index(home)]) return 0;
     if (-surplus[static_cast<std::size_t>(lacking())] < count) return 0;
     const auto stays = [&](PageId it) { return it.rank() != home || pools_.shared(it); };
@@ -143,7 +143,7 @@ std::int64_t PageAllocator::State::level(const Sequence& sequence, Moving kind, 
   for (const PageId page : pages) {
     if (moved == most) break;
     if (surplus[index(page.rank())] <= 0 || targets_[place(page)].valid()) continue;
-    const Rank to{kind == Moving::kWhole ? whole_to : static_cast<std::int32_t>(lacking())};
+    const PageRank to{kind == Moving::kWhole ? whole_to : static_cast<std::int32_t>(lacking())};
     order_move(page, to);
     --surplus[index(page.rank())];
     ++surplus[index(to)];
@@ -158,14 +158,14 @@ void PageAllocator::State::prepare_moves(std::int64_t most) {
   targets_.resize(static_cast<std::size_t>(options_.ranks * options_.pages_per_rank));
 }
 
-void PageAllocator::State::order_move(PageId source, Rank to) {
+void PageAllocator::State::order_move(PageId source, PageRank to) {
   const PageId page = pools_.take(to);
   targets_[place(source)] = page;
   moves_.push_back({source, page, options_.page_size});
 }
 
 /// Evicts what is cached past the new end, too.
-void PageAllocator::State::set_pool(Rank rank, std::int64_t pages) {
+void PageAllocator::State::set_pool(PageRank rank, std::int64_t pages) {
   if (prefixes_) prefixes_->evict_past(rank, pages);
   pools_.resize(rank, pages);
   if (prefixes_) prefixes_->resized(rank);

@@ -114,21 +114,21 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
-std::int64_t PageAllocator::cached_pages(Rank rank) const {
+std::int64_t PageAllocator::cached_pages(PageRank rank) const {
   state_->check_rank(rank);
   return state_->pools().cached_pages(rank);
 }
 std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
 
-Result<Done> PageAllocator::can_resize(Rank rank, std::int64_t pages) const {
+Result<Done> PageAllocator::can_resize(PageRank rank, std::int64_t pages) const {
   return state_->can_resize(rank, pages);
 }
 
-std::vector<PageCopy> PageAllocator::start_resize(Rank rank, std::int64_t pages) {
+std::vector<PageCopy> PageAllocator::start_resize(PageRank rank, std::int64_t pages) {
   return try_start_resize(rank, pages).value();
 }
 
-Result<std::vector<PageCopy>> PageAllocator::try_start_resize(Rank rank, std::int64_t pages) {
+Result<std::vector<PageCopy>> PageAllocator::try_start_resize(PageRank rank, std::int64_t pages) {
   return changing().try_start_resize(rank, pages);
 }
 
@@ -139,7 +139,7 @@ std::vector<PageCopy> PageAllocator::start_rebalance(std::int64_t limit) {
 void PageAllocator::finish_moves() { state_->finish_moves(); }
 void PageAllocator::cancel_moves() { state_->cancel_moves(); }
 
-std::int64_t PageAllocator::pool_pages(Rank rank) const {
+std::int64_t PageAllocator::pool_pages(PageRank rank) const {
   state_->check_rank(rank);
   return state_->pools().size(rank);
 }
@@ -172,7 +172,7 @@ std::uint64_t PageAllocator::version(SequenceId sequence) const {
 
 std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
 
-std::int64_t PageAllocator::free_pages(Rank rank) const {
+std::int64_t PageAllocator::free_pages(PageRank rank) const {
   state_->check_rank(rank);
   return state_->pools().free_pages(rank);
 }

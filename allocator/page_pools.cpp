@@ -13,14 +13,14 @@ PagePools::PagePools(int ranks, std::int64_t pages_per_rank, std::span<const std
       listed_(free_counts_),
       links_(sizes_.size() * static_cast<std::size_t>(pages_per_rank), kClosed),
       generations_(links_.size(), 0) {
-  for (Rank rank{0}; rank.value < ranks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < ranks; ++rank.value) {
     if (!sizes.empty()) sizes_[at(rank)] = static_cast<std::int32_t>(sizes[at(rank)]);
     list_free_pages(rank, 0);
   }
 }
 
 /// Adds the rank's closed pages from `first` on to its list, the lowest on top.
-void PagePools::list_free_pages(Rank rank, std::int32_t first) {
+void PagePools::list_free_pages(PageRank rank, std::int32_t first) {
   for (std::int32_t index = sizes_[at(rank)]; index-- > first;) {
     std::int32_t& link = links_[at(PageId{rank, index})];
     if (link != kClosed) continue;
@@ -31,7 +31,7 @@ void PagePools::list_free_pages(Rank rank, std::int32_t first) {
   }
 }
 
-void PagePools::resize(Rank rank, std::int64_t size) {
+void PagePools::resize(PageRank rank, std::int64_t size) {
   const auto wanted = static_cast<std::int32_t>(size);
   std::ranges::fill(handed_out_, 0);
   const std::int32_t before = std::exchange(sizes_[at(rank)], wanted);

@@ -20,7 +20,7 @@ class PageKeeper {
   /// A cached page gets a reference again.
   virtual void taken(PageId page) = 0;
   /// Frees at least one cached page of `rank`, by free_cached. REQUIRES: there is one.
-  virtual void evict_one(Rank rank) = 0;
+  virtual void evict_one(PageRank rank) = 0;
 
  protected:
   ~PageKeeper() = default;
@@ -49,20 +49,22 @@ class PagePools {
   /// The most pages that a rank can have.
   std::int64_t pages_per_rank() const { return pages_per_rank_; }
   /// The pages that the rank has: those with an index below.
-  std::int64_t size(Rank rank) const { return sizes_[at(rank)]; }
+  std::int64_t size(PageRank rank) const { return sizes_[at(rank)]; }
   /// The pages that can be handed out: free or cached.
   std::int64_t free_pages() const { return free_total_; }
-  std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
+  std::int64_t free_pages(PageRank rank) const { return free_counts_[at(rank)]; }
   std::int64_t cached_pages() const { return cached_total_; }
   /// The pages that free_cached freed so far.
   std::int64_t evicted_pages() const { return evicted_total_; }
-  std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
+  std::int64_t cached_pages(PageRank rank) const {
+    return free_counts_[at(rank)] - listed_[at(rank)];
+  }
   std::vector<std::int64_t> free_pages_per_rank() const;
 
   /// Whether fewer pages of `a` than of `b` were handed out since a pool was resized, by their
   /// sizes, and by more than `margin`: what is cached on `a` is older then.
   /// REQUIRES: neither pool has 0 pages.
-  bool is_behind(Rank a, Rank b, std::int64_t margin = 0) const {
+  bool is_behind(PageRank a, PageRank b, std::int64_t margin = 0) const {
     return (handed_out_[at(a)] + static_cast<std::uint64_t>(margin)) *
                static_cast<std::uint64_t>(size(b)) <
            handed_out_[at(b)] * static_cast<std::uint64_t>(size(a));
@@ -85,9 +87,9 @@ class PagePools {
   bool is_closed(PageId page) const { return links_[at(page)] == kClosed; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
-  PageId take(Rank rank);
+  PageId take(PageRank rank);
   /// One free page of `rank` for each element of `out`. The rank has that many.
-  void take(Rank rank, std::span<PageId> out);
+  void take(PageRank rank, std::span<PageId> out);
   /// Adds a reference to a held or cached page.
   void add_reference(PageId page) {
     std::int32_t& link = links_[at(page)];
@@ -114,7 +116,7 @@ class PagePools {
 
   /// Gives the rank `size` pages. Free pages past them cannot be handed out any more, nor held ones
   /// when they are given back. REQUIRES: no page past them is cached.
-  void resize(Rank rank, std::int64_t size);
+  void resize(PageRank rank, std::int64_t size);
   /// `to` is kept in the place of `from`. REQUIRES: `from` is kept, both are held.
   void keep_instead(PageId from, PageId to) {
     links_[at(from)] &= ~kKept;
@@ -126,7 +128,7 @@ class PagePools {
   std::uint64_t history() const { return history_; }
 
   /// The first free page of `rank`, and the one after `page`; invalid at the end. For checks.
-  PageId first_free(Rank rank) const { return listed(rank, heads_[at(rank)]); }
+  PageId first_free(PageRank rank) const { return listed(rank, heads_[at(rank)]); }
   PageId next_free(PageId page) const { return listed(page.rank(), ~links_[at(page)]); }
 
  private:
@@ -134,12 +136,12 @@ class PagePools {
   static constexpr std::int32_t kKept = 1 << 30;
   static constexpr std::int32_t kClosed = INT32_MIN;
 
-  static std::size_t at(Rank rank) { return static_cast<std::size_t>(rank.value); }
+  static std::size_t at(PageRank rank) { return static_cast<std::size_t>(rank.value); }
   std::size_t at(PageId page) const {
     return at(page.rank()) * static_cast<std::size_t>(pages_per_rank_) +
            static_cast<std::size_t>(page.index());
   }
-  void count_available(Rank rank, std::int32_t change) {
+  void count_available(PageRank rank, std::int32_t change) {
     free_counts_[at(rank)] += change;
     free_total_ += change;
   }
@@ -155,11 +157,11 @@ class PagePools {
     ++listed_[rank];
     count_available(page.rank(), 1);
   }
-  PageId listed(Rank rank, std::int32_t index) const {
+  PageId listed(PageRank rank, std::int32_t index) const {
     return index == kEnd ? PageId{} : PageId{rank, index};
   }
 
-  void list_free_pages(Rank rank, std::int32_t first);
+  void list_free_pages(PageRank rank, std::int32_t first);
 
   std::int64_t pages_per_rank_;
   std::int64_t free_total_ = 0;
@@ -176,13 +178,13 @@ class PagePools {
   std::vector<std::uint32_t> generations_;  // [ranks * pages_per_rank] times handed out
 };
 
-inline PageId PagePools::take(Rank rank) {
+inline PageId PagePools::take(PageRank rank) {
   PageId page;
   take(rank, {&page, 1});
   return page;
 }
 
-inline void PagePools::take(Rank rank, std::span<PageId> out) {
+inline void PagePools::take(PageRank rank, std::span<PageId> out) {
   while (listed_[at(rank)] < static_cast<std::int32_t>(out.size())) keeper_->evict_one(rank);
   const std::size_t base = at(PageId{rank, 0});
   std::int32_t head = heads_[at(rank)];

@@ -25,10 +25,10 @@ struct SequencePlacement {
   /// entries of the table are invalid.
   std::int32_t released = 0;
 
-  void added(Rank rank, std::int32_t pages = 1) {
+  void added(PageRank rank, std::int32_t pages = 1) {
     if (pages_on) pages_on[rank.value] += pages;
   }
-  void removed(Rank rank) { added(rank, -1); }
+  void removed(PageRank rank) { added(rank, -1); }
 };
 
 /// One sequence.

@@ -49,8 +49,8 @@ class PageAllocator::State {
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   void check_publish(SequenceId id, const PrefixKey& key,
                      std::span<const Retention> retentions) const;
-  Result<Done> can_resize(Rank rank, std::int64_t pages) const;
-  Result<std::vector<PageCopy>> try_start_resize(Rank rank, std::int64_t pages);
+  Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
+  Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
   std::vector<PageCopy> start_rebalance(std::int64_t limit);
   void finish_moves();
   void cancel_moves();
@@ -60,7 +60,7 @@ class PageAllocator::State {
 
   bool is_moving() const { return is_moving_; }
   std::span<const PageCopy> moves() const { return moves_; }
-  void check_rank(Rank rank) const;
+  void check_rank(PageRank rank) const;
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
@@ -85,7 +85,7 @@ class PageAllocator::State {
   /// Which sequences give up pages that rebalance moves.
   enum class Moving { kWhole, kSpread, kAny };
   struct PoolSize {
-    Rank rank;
+    PageRank rank;
     std::int64_t pages;
   };
 
@@ -93,10 +93,10 @@ class PageAllocator::State {
     return static_cast<std::size_t>(page.rank().value * options_.pages_per_rank + page.index());
   }
   void prepare_moves(std::int64_t most);
-  void order_move(PageId source, Rank to);
+  void order_move(PageId source, PageRank to);
   std::int64_t level(const Sequence& sequence, Moving kind, std::int64_t most,
                      std::vector<std::int64_t>& surplus);
-  void set_pool(Rank rank, std::int64_t pages);
+  void set_pool(PageRank rank, std::int64_t pages);
   void relocate(SequenceId id, Sequence& sequence);
   void end_moves();
 

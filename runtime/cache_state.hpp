@@ -36,7 +36,7 @@ class KvCache::State {
   PeerPools peers;
   std::deque<CacheGroup> groups;
   std::vector<std::size_t> group_of_layer;
-  std::vector<PoolSizes> pool_sizes;    // [kv ranks]
+  std::vector<PoolSizes> pool_sizes;    // [page rank]
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
@@ -91,21 +91,21 @@ class KvCache::State {
   std::int64_t complete_moves(std::span<const std::vector<PageCopy>> copies);
   void copy_moves(std::span<const std::vector<PageCopy>> copies);
   /// @throws InvalidArgument if there is no such rank.
-  PoolSizes& pool_size(Rank kv_rank);
+  PoolSizes& pool_size(PageRank rank);
   /// The bytes of pools of so many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
-  /// @throws OutOfMemory, on every rank, if the pools of kv rank `kv_rank` cannot have `pages`
+  /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
   /// pages. Collective over the world.
-  void check_room(Rank kv_rank, std::int64_t pages);
+  void check_room(PageRank rank, std::int64_t pages);
 };
 
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this
 /// rank uses copy_pages. A copy from another rank reads the page through this rank's map of the
 /// source's pools, or receives it over the kv communicator. Errors of peers name `operation`.
-/// REQUIRES: all ranks pass the same copies.
+/// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0,
-                   std::string_view operation = "copy_on_write");
+                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                   std::size_t group = 0, std::string_view operation = "copy_on_write");
 
 }  // namespace kvmesh

@@ -63,7 +63,8 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     for (int layer : cache.pools.layout().groups()[g].layers) {
       layers.push_back(cache.pools.layer(layer));
     }
-    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv(), moves, stream);
+    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv(),
+                cache.mesh.membership(), moves, stream);
   }
   for (const KeptTokens& tokens : batch) {
     truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));

@@ -38,13 +38,16 @@ CacheOptions with_pages(CacheOptions options, std::int64_t pages_per_rank) {
 /// The options of this rank's pools at their largest.
 CacheOptions largest(const Mesh& mesh, const CacheAgreement& agreed) {
   return with_pages(agreed.options,
-                    agreed.pools[static_cast<std::size_t>(mesh.kv_rank().value)].most);
+                    agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)].most);
 }
 
+/// [kv rank]
 std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
   std::vector<PoolLayout> layouts;
-  for (const PoolSizes& pool : agreed.pools)
-    layouts.push_back(pool_layout(mesh, with_pages(agreed.options, pool.most)));
+  for (Rank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+    const auto pool = static_cast<std::size_t>(mesh.membership().page_rank(rank).value);
+    layouts.push_back(pool_layout(mesh, with_pages(agreed.options, agreed.pools[pool].most)));
+  }
   return layouts;
 }
 
@@ -114,7 +117,8 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
             "first",
             position, sequence);
     const auto offset = static_cast<std::int32_t>(position % options.page_size);
-    slots.push_back(page.rank() == mesh.kv_rank() ? TokenSlot{page.index(), offset} : TokenSlot{});
+    slots.push_back(page.rank() == mesh.page_rank() ? TokenSlot{page.index(), offset}
+                                                    : TokenSlot{});
   }
   return slots;
 }
@@ -179,7 +183,7 @@ void KvCache::check_replicas() { state().check_replicas(); }
 
 std::int64_t KvCache::pool_bytes() const {
   const PoolSizes& mine =
-      state().pool_sizes[static_cast<std::size_t>(state().mesh.kv_rank().value)];
+      state().pool_sizes[static_cast<std::size_t>(state().mesh.page_rank().value)];
   return mine.now == mine.most ? state().pools.size_bytes() : state().pool_bytes(mine.now);
 }
 

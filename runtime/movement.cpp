@@ -60,45 +60,45 @@ std::int64_t KvCache::rebalance(std::int64_t limit) {
   return state().complete_moves(copies);
 }
 
-std::int64_t KvCache::drain(Rank kv_rank) { return try_drain(kv_rank).value(); }
-Result<std::int64_t> KvCache::try_drain(Rank kv_rank) { return try_resize(kv_rank, 0); }
+std::int64_t KvCache::drain(PageRank rank) { return try_drain(rank).value(); }
+Result<std::int64_t> KvCache::try_drain(PageRank rank) { return try_resize(rank, 0); }
 
-void KvCache::add_rank(Rank kv_rank) {
-  require(state().pool_size(kv_rank).now == 0, "add_rank: kv rank {} is not drained",
-          kv_rank.value);
-  resize(kv_rank, state().pool_size(kv_rank).last);
+void KvCache::add_rank(PageRank rank) {
+  require(state().pool_size(rank).now == 0, "add_rank: page rank {} is not drained",
+          rank.value);
+  resize(rank, state().pool_size(rank).last);
 }
 
-std::int64_t KvCache::resize(Rank kv_rank, std::int64_t pages) {
-  return try_resize(kv_rank, pages).value();
+std::int64_t KvCache::resize(PageRank rank, std::int64_t pages) {
+  return try_resize(rank, pages).value();
 }
 
-Result<std::int64_t> KvCache::try_resize(Rank kv_rank, std::int64_t pages) {
+Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   State& cache = state();
-  PoolSizes& size = cache.pool_size(kv_rank);
+  PoolSizes& size = cache.pool_size(rank);
   require(pages >= 0 && pages <= size.most,
-          "resize: {} pages, the pool of kv rank {} has room for {}", pages, kv_rank.value,
+          "resize: {} pages, the pool of page rank {} has room for {}", pages, rank.value,
           size.most);
   const std::vector<std::int64_t> sizes = pages_of_groups(cache.options, pages);
   for (std::size_t g = 0; g < sizes.size(); ++g) {
-    const Result<Done> can = cache.groups[g].allocator.can_resize(kv_rank, sizes[g]);
+    const Result<Done> can = cache.groups[g].allocator.can_resize(rank, sizes[g]);
     if (!can) return can.reason();
   }
-  if (pages > size.now) cache.check_room(kv_rank, pages);
+  if (pages > size.now) cache.check_room(rank, pages);
   std::vector<std::vector<PageCopy>> copies;
   for (std::size_t g = 0; g < sizes.size(); ++g)
-    copies.push_back(cache.groups[g].allocator.start_resize(kv_rank, sizes[g]));
+    copies.push_back(cache.groups[g].allocator.start_resize(rank, sizes[g]));
   const std::int64_t moved = cache.complete_moves(copies);
   size.now = pages;
   if (pages > 0) size.last = pages;
-  if (kv_rank == cache.mesh.kv_rank()) cache.pools.discard(sizes);
+  if (rank == cache.mesh.page_rank()) cache.pools.discard(sizes);
   return moved;
 }
 
-PoolSizes& KvCache::State::pool_size(Rank kv_rank) {
-  require(kv_rank.value >= 0 && kv_rank.value < mesh.kv_parallel(), "cache: kv rank {} of {}",
-          kv_rank.value, mesh.kv_parallel());
-  return pool_sizes[static_cast<std::size_t>(kv_rank.value)];
+PoolSizes& KvCache::State::pool_size(PageRank rank) {
+  require(rank.value >= 0 && rank.value < mesh.kv_parallel(), "cache: page rank {} of {}",
+          rank.value, mesh.kv_parallel());
+  return pool_sizes[static_cast<std::size_t>(rank.value)];
 }
 
 std::int64_t KvCache::State::pool_bytes(std::int64_t pages) const {
@@ -108,10 +108,10 @@ std::int64_t KvCache::State::pool_bytes(std::int64_t pages) const {
   return pool_layout(mesh, sized).size_bytes();
 }
 
-void KvCache::State::check_room(Rank kv_rank, std::int64_t pages) {
-  const std::int64_t more = pool_bytes(pages) - pool_bytes(pool_size(kv_rank).now);
+void KvCache::State::check_room(PageRank rank, std::int64_t pages) {
+  const std::int64_t more = pool_bytes(pages) - pool_bytes(pool_size(rank).now);
   // A GPU's pools keep their memory. 0: the system does not tell.
-  const bool is_mine = kv_rank == mesh.kv_rank() && mesh.device().kind == DeviceKind::kCpu;
+  const bool is_mine = rank == mesh.page_rank() && mesh.device().kind == DeviceKind::kCpu;
   const std::size_t free = is_mine ? free_memory(mesh.device()) : 0;
   const bool has_room = free == 0 || std::cmp_less_equal(more, free);
   const std::optional<Rank> without = first_without(mesh.world(), has_room, "room for pools");

@@ -80,7 +80,7 @@ void PrefixCache::prepare(int priority) {
   std::unique_ptr<Ranks>& ranks = by_priority_[static_cast<std::size_t>(priority)];
   if (ranks) return;
   ranks = std::make_unique<Ranks>();
-  for (Rank rank{0}; rank.value < pools_.ranks(); ++rank.value)
+  for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value)
     ranks->emplace_back(options_.eviction, pools_.size(rank));
 }
 
@@ -111,7 +111,7 @@ void PrefixCache::released(PageId page) { queues_of(slot(page)).released(pages_,
 
 void PrefixCache::taken(PageId page) { queues_of(slot(page)).taken(pages_, slot(page)); }
 
-void PrefixCache::evict_one(Rank rank) {
+void PrefixCache::evict_one(PageRank rank) {
   const auto at = static_cast<std::size_t>(rank.value);
   const auto lowest = std::ranges::find_if(
       by_priority_, [at](const auto& ranks) { return ranks && (*ranks)[at].size() > 0; });
@@ -132,7 +132,7 @@ void PrefixCache::evict_leaves(PageSlot root, const Until& until) {
   }
 }
 
-void PrefixCache::evict_past(Rank rank, std::int64_t first) {
+void PrefixCache::evict_past(PageRank rank, std::int64_t first) {
   for (auto index = static_cast<std::int32_t>(first); index < pools_.size(rank); ++index) {
     const PageSlot root = slot({rank, index});
     if (!pools_.is_cached(page(root))) continue;
@@ -140,7 +140,7 @@ void PrefixCache::evict_past(Rank rank, std::int64_t first) {
   }
 }
 
-void PrefixCache::resized(Rank rank) {
+void PrefixCache::resized(PageRank rank) {
   for (const auto& ranks : by_priority_)
     if (ranks) (*ranks)[static_cast<std::size_t>(rank.value)].resize(pools_.size(rank));
 }

@@ -48,7 +48,7 @@ class PrefixCache final : public PageKeeper {
   void raise(PageId page, int priority);
 
   PageId page(PageSlot slot) const {
-    return {Rank{static_cast<std::int32_t>(slot / pages_per_rank_)},
+    return {PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)},
             static_cast<std::int32_t>(slot % pages_per_rank_)};
   }
   const PrefixIndex& index() const { return index_; }
@@ -65,13 +65,13 @@ class PrefixCache final : public PageKeeper {
 
   void released(PageId page) override;
   void taken(PageId page) override;
-  void evict_one(Rank rank) override;
+  void evict_one(PageRank rank) override;
 
   /// Evicts the rank's cached pages from index `first` on, with those behind them in their chains,
   /// on whichever ranks these are.
-  void evict_past(Rank rank, std::int64_t first);
+  void evict_past(PageRank rank, std::int64_t first);
   /// The rank's pool has another size.
-  void resized(Rank rank);
+  void resized(PageRank rank);
   /// The content of page `from` is in page `to` from now on. REQUIRES: sequences hold both.
   void moved(PageId from, PageId to);
 

@@ -227,14 +227,14 @@ class PageAllocator {
   /// @throws InvalidArgument for a size that is not in [0, pages_per_rank]; OutOfPages if the pools
   /// have too few free pages for those that move. try_start_resize returns OutOfPages instead of
   /// throwing it, can_resize tells without a change.
-  std::vector<PageCopy> start_resize(Rank rank, std::int64_t pages);
-  Result<std::vector<PageCopy>> try_start_resize(Rank rank, std::int64_t pages);
-  Result<Done> can_resize(Rank rank, std::int64_t pages) const;
+  std::vector<PageCopy> start_resize(PageRank rank, std::int64_t pages);
+  Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
+  Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
   /// @throws InvalidArgument if no moves were started.
   void finish_moves();
   void cancel_moves();
   /// The pages of the rank's pool. @throws InvalidArgument if there is no such rank.
-  std::int64_t pool_pages(Rank rank) const;
+  std::int64_t pool_pages(PageRank rank) const;
 
   bool contains(SequenceId sequence) const;
   /// The length and the capacity in tokens. @throws UnknownSequence.
@@ -254,10 +254,10 @@ class PageAllocator {
 
   /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
-  std::int64_t free_pages(Rank rank) const;
+  std::int64_t free_pages(PageRank rank) const;
   /// Of these, the pages that are kept for their content although no sequence holds them.
   std::int64_t cached_pages() const;
-  std::int64_t cached_pages(Rank rank) const;
+  std::int64_t cached_pages(PageRank rank) const;
   /// The number of cached pages that were evicted so far.
   std::int64_t evicted_pages() const;
   /// The number of sequences that hold the page; 0 for a free or cached page.

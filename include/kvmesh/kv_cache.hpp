@@ -277,14 +277,14 @@ class KvCache {
   /// @throws, with nothing changed, OutOfPages if the pools have no room for the pages that move,
   /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small.
   /// Collective over the world.
-  std::int64_t resize(Rank kv_rank, std::int64_t pages);
-  Result<std::int64_t> try_resize(Rank kv_rank, std::int64_t pages);
+  std::int64_t resize(PageRank rank, std::int64_t pages);
+  Result<std::int64_t> try_resize(PageRank rank, std::int64_t pages);
   /// resize to 0 pages: the rank holds no page any more, and gets none until add_rank takes it back
   /// into use, with the pages that it had. It still computes and communicates.
   /// @throws InvalidArgument of add_rank if the rank is not drained.
-  std::int64_t drain(Rank kv_rank);
-  Result<std::int64_t> try_drain(Rank kv_rank);
-  void add_rank(Rank kv_rank);
+  std::int64_t drain(PageRank rank);
+  Result<std::int64_t> try_drain(PageRank rank);
+  void add_rank(PageRank rank);
 
   /// Writes keys and values in one layer at any positions below the capacity, in any order:
   /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where

@@ -152,7 +152,7 @@ void Replay::sample() {
   const AllocatorOptions& pools = allocator.options();
   ++samples_;
   std::int64_t most = 0, most_held = 0, held = 0;
-  for (Rank rank{0}; rank.value < pools.ranks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < pools.ranks; ++rank.value) {
     const std::int64_t here = pools.pages_per_rank - allocator.free_pages(rank);
     most = std::max(most, here + allocator.cached_pages(rank));
     most_held = std::max(most_held, here);

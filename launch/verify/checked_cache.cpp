@@ -86,7 +86,7 @@ void poison_free_pages(KvCache& cache) {
     const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
     const std::int64_t pages = cache.planes(layer)[0].shape[0];
     for (std::int32_t page = 0; page < pages; ++page) {
-      if (allocator.reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
+      if (allocator.reference_count({cache.mesh().page_rank(), page}) > 0) continue;
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
@@ -158,8 +158,8 @@ std::int64_t CheckedCache::rebalance(std::int64_t limit) {
   return moved;
 }
 
-std::int64_t CheckedCache::resize(Rank kv_rank, std::int64_t pages) {
-  const std::int64_t moved = cache_.resize(kv_rank, pages);
+std::int64_t CheckedCache::resize(PageRank rank, std::int64_t pages) {
+  const std::int64_t moved = cache_.resize(rank, pages);
   poison_free_pages(cache_);
   return moved;
 }

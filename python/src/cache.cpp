@@ -221,26 +221,26 @@ void bind_sequences(nb::class_<PyCache>& type) {
       .def(
           "resize",
           [](PyCache& self, int kv_rank, std::int64_t pages) {
-            return moved(self, [=](KvCache& it) { return it.resize(Rank{kv_rank}, pages); });
+            return moved(self, [=](KvCache& it) { return it.resize(PageRank{kv_rank}, pages); });
           },
           nb::arg("kv_rank"), nb::arg("pages"),
           "Gives a rank's pools another size; pages past it move. Returns how many. Collective.")
       .def(
           "drain",
           [](PyCache& self, int kv_rank) {
-            return moved(self, [=](KvCache& it) { return it.drain(Rank{kv_rank}); });
+            return moved(self, [=](KvCache& it) { return it.drain(PageRank{kv_rank}); });
           },
           nb::arg("kv_rank"), "resize to no pages, until add_rank. Collective.")
       .def(
           "add_rank",
           [](PyCache& self, int kv_rank) {
-            moved(self, [=](KvCache& it) { return it.add_rank(Rank{kv_rank}), std::int64_t{0}; });
+            moved(self, [=](KvCache& it) { return it.add_rank(PageRank{kv_rank}), std::int64_t{0}; });
           },
           nb::arg("kv_rank"), "Takes a drained rank back into use. Collective.")
       .def(
           "pool_pages",
           [](PyCache& self, int kv_rank, int group) {
-            return self.get().allocator(group).pool_pages(Rank{kv_rank});
+            return self.get().allocator(group).pool_pages(PageRank{kv_rank});
           },
           nb::arg("kv_rank"), nb::arg("group") = 0)
       .def(

@@ -97,7 +97,7 @@ kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit, int
 kvmesh_status_t kvmesh_cache_resize(kvmesh_cache_t* cache, int32_t kv_rank, int64_t pages,
                                     int64_t* moved) {
   return guarded([&] {
-    const std::int64_t count = checked(cache, "cache").cache.resize(Rank{kv_rank}, pages);
+    const std::int64_t count = checked(cache, "cache").cache.resize(PageRank{kv_rank}, pages);
     if (moved != nullptr) *moved = count;
   });
 }
@@ -107,13 +107,13 @@ kvmesh_status_t kvmesh_cache_drain(kvmesh_cache_t* cache, int32_t kv_rank, int64
 }
 
 kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t kv_rank) {
-  return guarded([&] { checked(cache, "cache").cache.add_rank(Rank{kv_rank}); });
+  return guarded([&] { checked(cache, "cache").cache.add_rank(PageRank{kv_rank}); });
 }
 
 kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
                                         int64_t* pages) {
   return guarded([&] {
-    checked(pages, "pages") = checked(cache, "cache").cache.allocator().pool_pages(Rank{kv_rank});
+    checked(pages, "pages") = checked(cache, "cache").cache.allocator().pool_pages(PageRank{kv_rank});
   });
 }
 

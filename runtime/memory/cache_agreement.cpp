@@ -302,7 +302,9 @@ std::vector<PoolSizes> sizes_of_pools(const Mesh& mesh, const std::vector<Room>&
                                       const std::vector<Proposal>& all) {
   std::vector<PoolSizes> pools(static_cast<std::size_t>(mesh.kv_parallel()));
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
-    PoolSizes& pool = pools[rank / static_cast<std::size_t>(mesh.head_parallel())];
+    const auto kv_rank = static_cast<std::int32_t>(rank) / mesh.head_parallel();
+    const PageRank of = mesh.membership().page_rank(Rank{kv_rank});
+    PoolSizes& pool = pools[static_cast<std::size_t>(of.value)];
     const bool is_first = rank % static_cast<std::size_t>(mesh.head_parallel()) == 0;
     pool.now = is_first ? rooms[rank].pages : std::min(pool.now, rooms[rank].pages);
     pool.most = is_first ? all[rank].max_pages : std::min(pool.most, all[rank].max_pages);
@@ -336,7 +338,7 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   }
   check_rooms(mesh, options, rooms);
   agreed.pools = sizes_of_pools(mesh, rooms, all);
-  const PoolSizes& mine = agreed.pools[static_cast<std::size_t>(mesh.kv_rank().value)];
+  const PoolSizes& mine = agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)];
   options.pages_per_rank = mine.now;
   options.max_pages_per_rank = mine.most;
   options.bytes = 0;

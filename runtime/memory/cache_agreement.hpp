@@ -15,7 +15,7 @@ struct PoolSizes {
 
 struct CacheAgreement {
   CacheOptions options;            ///< as KvCache::options returns them
-  std::vector<PoolSizes> pools{};  ///< [kv ranks]
+  std::vector<PoolSizes> pools{};  ///< [page rank]
   std::uint16_t id_space = 0;
 };
 

@@ -37,6 +37,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
 GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& options,
                      std::span<const BatchEntry> first)
     : group_(group), limits_(with_pages(options.limits, group.options)) {
+  batch_.members = &mesh.membership();
   run_.emplace(mesh, *group.backend, step_options(group, mesh, options, limits_), first);
 }
 

@@ -23,7 +23,7 @@ std::int64_t Model::free_pages() const {
   return std::reduce(pools_.begin(), pools_.end()) - static_cast<std::int64_t>(references().size());
 }
 
-std::int64_t Model::held_past(Rank rank, std::int64_t pages) const {
+std::int64_t Model::held_past(PageRank rank, std::int64_t pages) const {
   const std::map<PageId, std::int32_t> counts = references();
   return std::ranges::count_if(counts, [&](const auto& entry) {
     return entry.first.rank() == rank && entry.first.index() >= pages;
@@ -179,15 +179,15 @@ void Model::check(const PageAllocator& allocator) const {
   for (int rank = 0; rank < options_.ranks; ++rank) {
     std::int64_t free = 0;
     for (std::int32_t index = 0; index < options_.pages_per_rank; ++index) {
-      const PageId page{Rank{rank}, index};
+      const PageId page{PageRank{rank}, index};
       const auto count = counts.find(page);
       free += count == counts.end() && index < pool_pages(page.rank()) ? 1 : 0;
       ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
       const auto times = handed_out_.find(page);
       ASSERT_EQ(allocator.generation(page), times == handed_out_.end() ? 0u : times->second);
     }
-    ASSERT_EQ(allocator.free_pages(Rank{rank}), free);
-    ASSERT_EQ(allocator.pool_pages(Rank{rank}), pool_pages(Rank{rank}));
+    ASSERT_EQ(allocator.free_pages(PageRank{rank}), free);
+    ASSERT_EQ(allocator.pool_pages(PageRank{rank}), pool_pages(PageRank{rank}));
   }
 }
 

@@ -34,9 +34,9 @@ class Model {
   std::int64_t missing_for_writable(SequenceId id, std::int64_t begin, std::int64_t end) const;
 
   /// Pages that a pool of another size lacks for those that are held past it, and how many are.
-  std::int64_t held_past(Rank rank, std::int64_t pages) const;
-  std::int64_t held_on(Rank rank) const { return held_past(rank, 0); }
-  std::int64_t pool_pages(Rank rank) const { return pools_[static_cast<std::size_t>(rank.value)]; }
+  std::int64_t held_past(PageRank rank, std::int64_t pages) const;
+  std::int64_t held_on(PageRank rank) const { return held_past(rank, 0); }
+  std::int64_t pool_pages(PageRank rank) const { return pools_[static_cast<std::size_t>(rank.value)]; }
 
   // Follow an operation of the allocator, by its new page tables.
   void created(SequenceId id) { sequences_[id]; }
@@ -48,7 +48,7 @@ class Model {
   void forked(const PageAllocator& allocator, SequenceId parent, SequenceId child);
   void truncated(const PageAllocator& allocator, SequenceId id, std::int64_t length);
   void erased(SequenceId id) { sequences_.erase(id); }
-  void resized(Rank rank, std::int64_t pages) {
+  void resized(PageRank rank, std::int64_t pages) {
     pools_[static_cast<std::size_t>(rank.value)] = pages;
   }
   void moved(const PageAllocator& allocator, std::span<const PageCopy> copies);

@@ -182,8 +182,8 @@ class Driver {
     succeeded_ = true;
   }
 
-  Rank any_rank() {
-    return Rank{static_cast<std::int32_t>(uniform(random_, 0, options_.ranks - 1))};
+  PageRank any_rank() {
+    return PageRank{static_cast<std::int32_t>(uniform(random_, 0, options_.ranks - 1))};
   }
 
   void rebalance() {
@@ -194,7 +194,7 @@ class Driver {
     if (!end_moves(copies) || limit < 1000) return;
     // Every rank holds its share, up to a page.
     const auto held = static_cast<double>(std::max<std::int64_t>(total_held(), 1));
-    for (Rank rank{0}; rank.value < options_.ranks; ++rank.value) {
+    for (PageRank rank{0}; rank.value < options_.ranks; ++rank.value) {
       const double share = held * static_cast<double>(model_.pool_pages(rank)) /
                            (held + static_cast<double>(model_.free_pages()));
       ASSERT_NEAR(static_cast<double>(model_.held_on(rank)), share, 1) << "rank " << rank.value;
@@ -202,12 +202,12 @@ class Driver {
   }
   std::int64_t total_held() const {
     std::int64_t held = 0;
-    for (Rank rank{0}; rank.value < options_.ranks; ++rank.value) held += model_.held_on(rank);
+    for (PageRank rank{0}; rank.value < options_.ranks; ++rank.value) held += model_.held_on(rank);
     return held;
   }
 
   void resize() {
-    const Rank rank = any_rank();
+    const PageRank rank = any_rank();
     const std::int64_t pages = coin() ? options_.pages_per_rank * uniform(random_, 0, 1)
                                       : uniform(random_, 0, options_.pages_per_rank);
     const std::int64_t leaving = model_.held_past(rank, pages);
@@ -241,7 +241,7 @@ class Driver {
     changes([&] { allocator_.create(); });
     changes([&] { allocator_.append({}); });
     changes([&] { allocator_.start_rebalance(1); });
-    changes([&] { allocator_.start_resize(Rank{0}, 0); });
+    changes([&] { allocator_.start_resize(PageRank{0}, 0); });
     for (const auto& [id, sequence] : model_.sequences()) {
       changes([&, id = id] { allocator_.erase(id); });
       EXPECT_TRUE(std::ranges::equal(allocator_.pages(id), sequence.pages));
@@ -267,7 +267,7 @@ class Driver {
     ASSERT_THROW(allocator_.reserve(id, -1), InvalidArgument);
     ASSERT_THROW(allocator_.append(id, -1), InvalidArgument);
     ASSERT_THROW(allocator_.start_rebalance(-1), InvalidArgument);
-    ASSERT_THROW(allocator_.start_resize(Rank{options_.ranks}, 0), InvalidArgument);
+    ASSERT_THROW(allocator_.start_resize(PageRank{options_.ranks}, 0), InvalidArgument);
     ASSERT_THROW(allocator_.start_resize(any_rank(), options_.pages_per_rank + 1), InvalidArgument);
     ASSERT_THROW(allocator_.truncate(id, past), InvalidArgument);
     ASSERT_THROW(allocator_.make_writable(id, 0, allocator_.capacity(id) + 1), InvalidArgument);

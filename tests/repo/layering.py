@@ -30,6 +30,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "api": "core",
     "version": "core",
     "types": "core",
+    "membership": "core",
     "dtype": "core",
     "page": "core",
     "page_format": "kernels",

@@ -177,7 +177,7 @@ class Serving {
   /// Rebalances, drains a rank, or gives its pool another size.
   void move() {
     const AllocatorOptions& options = allocator_.options();
-    const Rank rank{static_cast<std::int32_t>(uniform(random_, 0, options.ranks - 1))};
+    const PageRank rank{static_cast<std::int32_t>(uniform(random_, 0, options.ranks - 1))};
     const std::int64_t size = options.pages_per_rank * uniform(random_, 0, 3) / 2;
     const bool resizes = size <= options.pages_per_rank;
     const auto start = [&](PageAllocator& it) {
@@ -189,7 +189,7 @@ class Serving {
     if (!copies) return;
     allocator_.verify_integrity();
     for (const PageCopy& copy : *copies) {
-      ASSERT_NE(copy.source.rank(), resizes && size == 0 ? copy.destination.rank() : Rank{-1});
+      ASSERT_NE(copy.source.rank(), resizes && size == 0 ? copy.destination.rank() : PageRank{-1});
       content_[copy.destination] = content_[copy.source];
     }
     const bool cancels = uniform(random_, 0, 3) == 0;
@@ -310,7 +310,7 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
     const std::span<const PageId> own = allocator.pages(id).subspan(4);
     for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
   }
-  for (Rank rank{0}; rank.value < kRanks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < kRanks; ++rank.value) {
     const std::int64_t held = 400 - allocator.free_pages(rank);
     EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
   }
@@ -337,7 +337,7 @@ TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
   }
   EXPECT_GT(allocator.cached_pages(), 330);
   EXPECT_EQ(allocator.evicted_pages(), 0);
-  for (Rank rank{0}; rank.value < kRanks; ++rank.value)
+  for (PageRank rank{0}; rank.value < kRanks; ++rank.value)
     EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
                 static_cast<double>(allocator.cached_pages()) / kRanks, 12);
 }
