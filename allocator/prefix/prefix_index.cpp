@@ -75,7 +75,7 @@ void PrefixIndex::erase(PageSlot slot) {
   } else if (node.parent != kNoSlot) {
     nodes_[node.parent].first_child = node.next;
   }
-  node = Node();
+  node = {.hash = node.hash};
 }
 
 PrefixIndex::Partial PrefixIndex::longest_partial(PageSlot parent,
