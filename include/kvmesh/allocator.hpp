@@ -204,10 +204,10 @@ class PageAllocator {
   void check_publish(SequenceId sequence, const PrefixKey& key,
                      std::span<const Retention> retentions = {}) const;
 
-  /// Lengthens a match by one page for each element of `homes`, whose content the caller brings back
-  /// from elsewhere: on that rank, or, if the rank is negative or has no free page, where placement
-  /// puts it. A last page that the match has only in part is dropped first. The new pages are
-  /// published by `publish(match.pin, key)`; `truncate(match.pin, length)` gives those up whose
+  /// Lengthens a match by one page for each element of `homes`, whose content the caller brings
+  /// back from elsewhere: on that rank, or, if the rank is negative or has no free page, where
+  /// placement puts it. A last page that the match has only in part is dropped first. The new pages
+  /// are published by `publish(match.pin, key)`; `truncate(match.pin, length)` gives those up whose
   /// content did not come. REQUIRES: no window. Returns the longer match.
   /// @throws OutOfPages; UnknownSequence and InvalidArgument as create_with_prefix, and for a rank
   /// that does not exist.

@@ -30,7 +30,7 @@
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tcp.hpp"
 #include "kvmesh/tensor.hpp"
-#include "kvmesh/tiers.hpp"
 #include "kvmesh/thread_pool.hpp"
+#include "kvmesh/tiers.hpp"
 #include "kvmesh/types.hpp"
 #include "kvmesh/version.h"

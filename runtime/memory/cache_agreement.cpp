@@ -208,10 +208,11 @@ void check_tiers(const CacheOptions& options) {
     return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
            it == '.' || it == '_' || it == '-';
   };
-  require(!tiers.model.empty() && std::ranges::all_of(tiers.model, is_plain),
-          "cache: '{}' names a model of the file tier, which may have letters, digits, '.', '_' and "
-          "'-'",
-          tiers.model);
+  require(
+      !tiers.model.empty() && std::ranges::all_of(tiers.model, is_plain),
+      "cache: '{}' names a model of the file tier, which may have letters, digits, '.', '_' and "
+      "'-'",
+      tiers.model);
 }
 
 void check_options(const Mesh& mesh, const CacheOptions& options) {

@@ -61,7 +61,7 @@ class CacheTiers {
   PagePacker packer_;
   std::unique_ptr<FileTier> file_;  // null: none
   std::unique_ptr<HostTier> host_;  // null: none
-  JobQueue copies_;  // ends first, and its last jobs may hand pages to the file tier
+  JobQueue copies_;                 // ends first, and its last jobs may hand pages to the file tier
 };
 
 }  // namespace kvmesh

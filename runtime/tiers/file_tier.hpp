@@ -1,6 +1,7 @@
 // Pages in files that other runs, and other programs, can read.
 //
-//   DIRECTORY/MODEL-<16 digits: formats, sizes and hash rules>/layers-0-31/heads-0-7/ab/cd/<hash>.page
+//   DIRECTORY/MODEL-<16 digits: formats, sizes and hash
+//   rules>/layers-0-31/heads-0-7/ab/cd/<hash>.page
 //
 // A folder is named by the layers and heads that its files hold, never by a rank: a rank that has
 // other heads puts its pages together from the files of several folders.

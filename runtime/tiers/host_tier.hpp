@@ -67,8 +67,8 @@ class HostTier final : public Tier {
   Tier* below_;
   PrefixIndex index_;
   EvictionPages pages_;
-  std::vector<EvictionQueues> queues_;  // [rank]
-  std::vector<PageSlot> filled_;        // [rank] slots that were used once
+  std::vector<EvictionQueues> queues_;                        // [rank]
+  std::vector<PageSlot> filled_;                              // [rank] slots that were used once
   std::unique_ptr<void, std::function<void(void*)>> memory_;  // [pages_per_rank][page_bytes]
   TierCounts counts_;
 };

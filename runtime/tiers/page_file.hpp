@@ -31,9 +31,7 @@ struct PageFileShape {
   std::uint16_t first_layer = 0, layers = 0, first_head = 0, heads = 0, page_size = 0, planes = 0;
   std::uint32_t row_bytes = 0;  ///< of a token and head, all planes together
 
-  std::size_t image_bytes() const {
-    return std::size_t{row_bytes} * page_size * heads * layers;
-  }
+  std::size_t image_bytes() const { return std::size_t{row_bytes} * page_size * heads * layers; }
   std::size_t file_bytes() const { return kPageFileHeader + image_bytes(); }
   friend bool operator==(const PageFileShape&, const PageFileShape&) = default;
 };
@@ -70,8 +68,7 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
 
 /// Reads the file and checks it all: `buffer` gets header and image.
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
-                         const PageHash& hash, std::span<std::byte> buffer,
-                         const PageFileWay& way);
+                         const PageHash& hash, std::span<std::byte> buffer, const PageFileWay& way);
 
 /// Checks `size` bytes of a file.
 FileFault check_page_file(std::span<const std::byte> file, const PageFileShape& shape,
