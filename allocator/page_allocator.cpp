@@ -113,6 +113,20 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
   state_->check_publish(sequence, key, retentions);
 }
 
+PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const Rank> homes) {
+  return changing().bring_back(match, homes);
+}
+
+const PageHash& PageAllocator::page_hash(PageId page) const {
+  require(state_->prefixes() != nullptr && state_->pools().contains(page),
+          "prefix: no page {}:{} that could be published", page.rank().value, page.index());
+  return state_->prefixes()->hash(page);
+}
+
+std::vector<PageId> PageAllocator::published_pages() const {
+  return state_->prefixes() != nullptr ? state_->prefixes()->published() : std::vector<PageId>{};
+}
+
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
 std::int64_t PageAllocator::cached_pages(PageRank rank) const {
   state_->check_rank(rank);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <set>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/plan_agreement.hpp"
+#include "runtime/tiers/cache_tiers.hpp"
 
 namespace kvmesh {
 
@@ -40,6 +42,17 @@ class KvCache::State {
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
+  std::unique_ptr<CacheTiers> tiers;    // null: none
+
+  /// Stores what an operation has evicted. Call it before anything is written to the pages that the
+  /// operation took.
+  void pages_taken() {
+    if (tiers) tiers->pages_taken();
+  }
+  /// Waits until tiers have read and written all pages: before anyone else does.
+  void wait_for_tiers() {
+    if (tiers) tiers->wait();
+  }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
   /// @throws InvalidArgument if the layer does not exist.

@@ -55,6 +55,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
     if (first < end) make_writable(tokens.sequence, first, end);
   }
+  cache.wait_for_tiers();
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
     std::vector<TokenMove> moves;
     for (const KeptTokens& tokens : batch) add_moves(cache.groups[g].allocator, tokens, moves);

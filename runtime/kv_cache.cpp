@@ -79,6 +79,9 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
         allocator_options(mesh, group, pages_of_ranks(agreed, g, &PoolSizes::now),
                           pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
   }
+  if (!options.tiers.enabled()) return;
+  CacheGroup& group = groups.front();
+  tiers = std::make_unique<CacheTiers>(mesh, options, group.allocator, *group.backend, pools);
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {
@@ -158,7 +161,7 @@ CacheGroup& KvCache::group(int group) const {
 
 void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
                     const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
-  const KvPool to = pool(layer);
+  const KvPool to = state().pool(layer);
   check_new_tokens(k, v, to, std::ssize(positions));
   const Device device = state().mesh.device();
   for (const ConstTensorView* tensor : {&k, &v})
@@ -166,6 +169,7 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
             *tensor, tensor->device, device);
   const CacheGroup& group = state().group_of(layer);
   const std::vector<TokenSlot> slots = state().slots_of(group, sequence, positions);
+  state().wait_for_tiers();
   if (!slots.empty()) group.backend->write(to, k, v, slots, stream);
 }
 
@@ -194,10 +198,14 @@ const PageFormat& KvCache::page_format(int group) const {
 
 PagePlanes KvCache::planes(int layer) {
   static_cast<void>(group_of(layer));
+  state().wait_for_tiers();
   return state().pools.layer(layer);
 }
 
-KvPool KvCache::pool(int layer) { return state().pool(layer); }
+KvPool KvCache::pool(int layer) {
+  state().wait_for_tiers();
+  return state().pool(layer);
+}
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),

@@ -21,6 +21,8 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
+  pages_taken();
+  wait_for_tiers();
   try {
     if (moved > 0) copy_moves(copies);
   } catch (...) {

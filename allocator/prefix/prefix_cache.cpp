@@ -99,6 +99,13 @@ void PrefixCache::raise(PageId page, int priority) {
   now = std::max(now, static_cast<std::uint8_t>(priority));
 }
 
+std::vector<PageId> PrefixCache::published() const {
+  std::vector<PageId> pages;
+  for (PageSlot slot = 0; slot < pages_.pages.size(); ++slot)
+    if (index_.contains(slot)) pages.push_back(page(slot));
+  return pages;
+}
+
 std::int64_t PrefixCache::evictable() const {
   std::int64_t pages = 0;
   for (const auto& ranks : by_priority_)

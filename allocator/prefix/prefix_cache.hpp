@@ -60,6 +60,9 @@ class PrefixCache final : public PageKeeper {
   /// Whether a page knows the one before it.
   bool is_tree() const { return window_ == 0; }
 
+  /// All published pages, in the order of their ids.
+  std::vector<PageId> published() const;
+
   /// The number of pages in all queues.
   std::int64_t evictable() const;
 

@@ -76,7 +76,7 @@ void PrefixIndex::erase(PageSlot slot) {
   } else if (node.parent != kNoSlot) {
     nodes_[node.parent].first_child = node.next;
   }
-  node = Node();
+  node = {.hash = node.hash};
 }
 
 void PrefixIndex::move(PageSlot from, PageSlot to) {

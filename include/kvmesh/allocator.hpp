@@ -209,6 +209,21 @@ class PageAllocator {
   void check_publish(SequenceId sequence, const PrefixKey& key,
                      std::span<const Retention> retentions = {}) const;
 
+  /// Lengthens a match by one page for each element of `homes`, whose content the caller brings
+  /// back from elsewhere: on that rank, or, if the rank is negative or has no free page, where
+  /// placement puts it. A last page that the match has only in part is dropped first. The new pages
+  /// are published by `publish(match.pin, key)`; `truncate(match.pin, length)` gives those up whose
+  /// content did not come. REQUIRES: no window. Returns the longer match.
+  /// @throws OutOfPages; UnknownSequence and InvalidArgument as create_with_prefix, and for a rank
+  /// that does not exist.
+  PrefixMatch bring_back(const PrefixMatch& match, std::span<const Rank> homes);
+  /// Returns the hash under which the page is published; of an evicted page the one under which it
+  /// was, until the page is published again. @throws InvalidArgument if the prefix cache is off or
+  /// the page is in no pool.
+  const PageHash& page_hash(PageId page) const;
+  /// Returns all published pages, held or cached, in the order of their ids. O(pages).
+  std::vector<PageId> published_pages() const;
+
   /// Pages move in two steps. A start_ call orders copies to free pages, which it takes. While the
   /// copies are made, every page keeps its place and its content: all calls that change something
   /// throw InvalidArgument. finish_moves then puts the copies into the page tables, frees the pages

@@ -8,6 +8,7 @@
 #include "kvmesh/allocator.hpp"
 #include "kvmesh/api.h"
 #include "kvmesh/page_format.hpp"
+#include "kvmesh/tiers.hpp"
 
 namespace KVMESH_API kvmesh {
 
@@ -67,6 +68,8 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
+  /// Where pages go that are evicted, and come back from.
+  TierOptions tiers{};
   /// The number of positions that a query sees, its own included; 0: no window. It is added to the
   /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the
   /// step appends: a sequence then holds window / page_size + 2 pages, rounded up, and those of the

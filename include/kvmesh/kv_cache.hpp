@@ -308,6 +308,10 @@ class KvCache {
   ///   ...                                            // plan and run the rest of the prompt
   ///   cache.publish(s, key);                         // later requests find it, also after
   ///   erase(s)
+  /// With tiers, match_prefix also brings pages back that were evicted (see tiers.hpp). A rank's
+  /// pages come back where its host tier has them; pages of files where placement puts them. Later
+  /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
+  /// collective over the world, and read the files before they return.
   PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
   PrefixMatch match_prefix(const PrefixKey& key);
   SequenceId create_with_prefix(const PrefixMatch& match);
@@ -317,6 +321,12 @@ class KvCache {
   /// stream that later steps use.
   void publish(SequenceId sequence, const PrefixKey& key,
                std::span<const Retention> retentions = {});
+
+  /// Stores this rank's published pages, and those of its host tier, in the file tier, and blocks
+  /// until the files are there. Without a file tier it does nothing. On a GPU it waits for all work
+  /// of the device.
+  void flush_tiers();
+  TierStatistics tier_statistics() const;
 
   /// Writes the sequence as a stream (see sequence_stream.hpp) to `sink` on world rank 0; other
   /// ranks pass null. With a key of the sequence's tokens the stream has them and their hashes. On

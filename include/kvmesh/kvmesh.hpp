@@ -32,5 +32,6 @@
 #include "kvmesh/tcp.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
+#include "kvmesh/tiers.hpp"
 #include "kvmesh/types.hpp"
 #include "kvmesh/version.h"

@@ -63,6 +63,15 @@ std::int64_t hash_of(const PrefixOptions& options) {
   return static_cast<std::int64_t>(hash.value() | 1);
 }
 
+// 0 if there are none.
+std::int64_t hash_of(const TierOptions& options) {
+  if (!options.enabled()) return 0;
+  Hash hash;
+  hash.add(options.host_bytes).add_all(options.directory).add_all(options.model);
+  hash.add(options.file_bytes).add(options.stores_per_operation);
+  return static_cast<std::int64_t>(hash.value() | 1);
+}
+
 std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
   Hash hash;
   for (const LayerGroup& group : groups) {
@@ -106,6 +115,7 @@ constexpr std::array kFields{
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
+    Field{"the tiers", [](const Mesh&, const O& o) { return hash_of(o.tiers); }},
     Field{"window", [](const Mesh&, const O& o) { return o.window; }},
     Field{"the layer groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }},
     Field{"the way to say the memory",
@@ -189,6 +199,26 @@ void check_memory(const CacheOptions& options) {
           "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
 }
 
+void check_tiers(const CacheOptions& options) {
+  const TierOptions& tiers = options.tiers;
+  require(tiers.host_bytes >= 0 && tiers.file_bytes >= 0 && tiers.stores_per_operation >= 1,
+          "cache: tiers of {} and {} bytes, {} stores per operation", tiers.host_bytes,
+          tiers.file_bytes, tiers.stores_per_operation);
+  if (!tiers.enabled()) return;
+  require(options.prefix.enabled, "cache: tiers, but the prefix cache is off");
+  require(options.groups.empty() && options.window == 0,
+          "cache: tiers, of a cache with layer groups or a window");
+  const auto is_plain = [](char it) {
+    return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
+           it == '.' || it == '_' || it == '-';
+  };
+  require(
+      !tiers.model.empty() && std::ranges::all_of(tiers.model, is_plain),
+      "cache: '{}' names a model of the file tier, which may have letters, digits, '.', '_' and "
+      "'-'",
+      tiers.model);
+}
+
 void check_options(const Mesh& mesh, const CacheOptions& options) {
   require(options.layers > 0 && options.k_dim > 0 && options.v_dim > 0,
           "cache: layers {}, k_dim {}, v_dim {} must be positive", options.layers, options.k_dim,
@@ -238,6 +268,7 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   mine.max_pages = options.max_pages_per_rank;
   for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
   try {
+    check_tiers(options);
     for (const CacheOptions& group : options_of_groups(options)) {
       check_options(mesh, group);
       check_shape(local_shape(mesh, group));

@@ -259,6 +259,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     require(sink != nullptr, "export: rank 0 has no sink");
     sink->write(encode(header));
   });
+  state().wait_for_tiers();
   state().settle();
   RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
                           state().pools, header, sequence);
@@ -279,6 +280,8 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   try {
     check_fits(header, header_of(*this, sequence, nullptr));
     state().groups[0].allocator.append(sequence, header.tokens);
+    state().pages_taken();
+    state().wait_for_tiers();
     state().settle();  // new pages may still be read by earlier work
     RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
                             state().pools, header, sequence);

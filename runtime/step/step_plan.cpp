@@ -276,6 +276,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
+  state().wait_for_tiers();
   state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
@@ -293,6 +294,7 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
   const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
+  state().wait_for_tiers();
   return Done{};
 }
 
