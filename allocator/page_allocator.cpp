@@ -13,16 +13,21 @@ PageAllocator::~PageAllocator() = default;
 PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
 PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
 
+PageAllocator::State& PageAllocator::changing() {
+  require(!state_->is_moving(), "allocator: pages are being moved: finish or cancel that first");
+  return *state_;
+}
+
 const AllocatorOptions& PageAllocator::options() const { return state_->options(); }
 
-SequenceId PageAllocator::create() { return state_->create(); }
+SequenceId PageAllocator::create() { return changing().create(); }
 
 void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
   try_reserve(sequence, tokens).value();
 }
 
 Result<Done> PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state_->try_reserve(sequence, tokens);
+  return changing().try_reserve(sequence, tokens);
 }
 
 std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
@@ -35,7 +40,7 @@ std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t to
 }
 
 Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRequest> requests) {
-  return state_->try_append(requests);
+  return changing().try_append(requests);
 }
 
 std::int64_t PageAllocator::pages_needed(std::span<const AppendRequest> requests) const {
@@ -50,7 +55,7 @@ std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int
 Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequence,
                                                                std::int64_t begin,
                                                                std::int64_t end) {
-  return state_->try_make_writable(sequence, begin, end);
+  return changing().try_make_writable(sequence, begin, end);
 }
 
 Result<Done> PageAllocator::can_reserve(SequenceId sequence, std::int64_t tokens) {
@@ -67,25 +72,25 @@ Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t 
 }
 
 void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) {
-  state_->slide_window(sequence, first_query);
+  changing().slide_window(sequence, first_query);
 }
 
-SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
+SequenceId PageAllocator::fork(SequenceId sequence) { return changing().fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
-  state_->truncate(sequence, length);
+  changing().truncate(sequence, length);
 }
 
 void PageAllocator::check_truncate(SequenceId sequence, std::int64_t length) const {
   state_->check_truncate(sequence, length);
 }
 
-void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
+void PageAllocator::erase(SequenceId sequence) { changing().erase(sequence); }
 
 PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
 
 PrefixMatch PageAllocator::match_prefix(const PrefixKey& key, std::int64_t most) {
-  return state_->match_prefix(key, most);
+  return changing().match_prefix(key, most);
 }
 
 std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t most) {
@@ -93,14 +98,14 @@ std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t mos
 }
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
-  return state_->create_with_prefix(match);
+  return changing().create_with_prefix(match);
 }
 
-void PageAllocator::release(const PrefixMatch& match) { state_->release(match); }
+void PageAllocator::release(const PrefixMatch& match) { changing().release(match); }
 
 void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
                             std::span<const Retention> retentions) {
-  state_->publish(sequence, key, retentions);
+  changing().publish(sequence, key, retentions);
 }
 
 void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
@@ -109,7 +114,35 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
 }
 
 std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+std::int64_t PageAllocator::cached_pages(Rank rank) const {
+  state_->check_rank(rank);
+  return state_->pools().cached_pages(rank);
+}
 std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
+
+Result<Done> PageAllocator::can_resize(Rank rank, std::int64_t pages) const {
+  return state_->can_resize(rank, pages);
+}
+
+std::vector<PageCopy> PageAllocator::start_resize(Rank rank, std::int64_t pages) {
+  return try_start_resize(rank, pages).value();
+}
+
+Result<std::vector<PageCopy>> PageAllocator::try_start_resize(Rank rank, std::int64_t pages) {
+  return changing().try_start_resize(rank, pages);
+}
+
+std::vector<PageCopy> PageAllocator::start_rebalance(std::int64_t limit) {
+  return changing().start_rebalance(limit);
+}
+
+void PageAllocator::finish_moves() { state_->finish_moves(); }
+void PageAllocator::cancel_moves() { state_->cancel_moves(); }
+
+std::int64_t PageAllocator::pool_pages(Rank rank) const {
+  state_->check_rank(rank);
+  return state_->pools().size(rank);
+}
 
 bool PageAllocator::contains(SequenceId sequence) const {
   return state_->sequences().find(sequence) != nullptr;
@@ -140,8 +173,7 @@ std::uint64_t PageAllocator::version(SequenceId sequence) const {
 std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
 
 std::int64_t PageAllocator::free_pages(Rank rank) const {
-  require(rank.value >= 0 && rank.value < options().ranks, "rank {} of {}", rank.value,
-          options().ranks);
+  state_->check_rank(rank);
   return state_->pools().free_pages(rank);
 }
 
@@ -174,7 +206,7 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
 }
 
 void PageAllocator::verify_integrity() const {
-  check_integrity(state_->pools(), state_->sequences(), options().page_size);
+  check_integrity(state_->pools(), state_->sequences(), options().page_size, state_->moves());
   if (const PrefixCache* prefixes = state_->prefixes())
     check_prefixes(state_->pools(), state_->sequences(), *prefixes);
 }

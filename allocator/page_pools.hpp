@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "allocator/digest.hpp"
@@ -29,6 +30,7 @@ class PageKeeper {
 /// cached, and one word holds its state, so that handing it out touches little memory:
 ///
 ///   link <  0             free, and ~link is the index of the rank's next free page, or kEnd
+///   link == kClosed       past the end of the rank's pool, which has fewer pages than it could
 ///   link == kKept         cached: kept for its content, without references
 ///   kKept + n (or n > 0)  held by n sequences, and to be cached (or freed) after the last
 ///
@@ -40,10 +42,14 @@ class PageKeeper {
 /// ids that these pools handed out, and check for a free page before they take one.
 class PagePools {
  public:
-  PagePools(int ranks, std::int64_t pages_per_rank);
+  /// A rank has at most `pages_per_rank` pages, and `sizes[rank]` now; without sizes all of them.
+  PagePools(int ranks, std::int64_t pages_per_rank, std::span<const std::int64_t> sizes = {});
 
   int ranks() const { return static_cast<int>(heads_.size()); }
+  /// The most pages that a rank can have.
   std::int64_t pages_per_rank() const { return pages_per_rank_; }
+  /// The pages that the rank has: those with an index below.
+  std::int64_t size(Rank rank) const { return sizes_[at(rank)]; }
   /// The pages that can be handed out: free or cached.
   std::int64_t free_pages() const { return free_total_; }
   std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
@@ -52,6 +58,15 @@ class PagePools {
   std::int64_t evicted_pages() const { return evicted_total_; }
   std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
   std::vector<std::int64_t> free_pages_per_rank() const;
+
+  /// Whether fewer pages of `a` than of `b` were handed out since a pool was resized, by their
+  /// sizes, and by more than `margin`: what is cached on `a` is older then.
+  /// REQUIRES: neither pool has 0 pages.
+  bool is_behind(Rank a, Rank b, std::int64_t margin = 0) const {
+    return (handed_out_[at(a)] + static_cast<std::uint64_t>(margin)) *
+               static_cast<std::uint64_t>(size(b)) <
+           handed_out_[at(b)] * static_cast<std::uint64_t>(size(a));
+  }
 
   bool contains(PageId page) const {
     return page.rank().value < ranks() && page.index() < pages_per_rank_;
@@ -67,6 +82,7 @@ class PagePools {
     return link < 0 ? 0 : link & ~kKept;
   }
   std::uint32_t generation(PageId page) const { return generations_[at(page)]; }
+  bool is_closed(PageId page) const { return links_[at(page)] == kClosed; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
   PageId take(Rank rank);
@@ -96,6 +112,15 @@ class PagePools {
     put_on_list(page);
   }
 
+  /// Gives the rank `size` pages. Free pages past them cannot be handed out any more, nor held ones
+  /// when they are given back. REQUIRES: no page past them is cached.
+  void resize(Rank rank, std::int64_t size);
+  /// `to` is kept in the place of `from`. REQUIRES: `from` is kept, both are held.
+  void keep_instead(PageId from, PageId to) {
+    links_[at(from)] &= ~kKept;
+    links_[at(to)] |= kKept;
+  }
+
   /// Hash of every page handed out and freed so far, in order: it fixes the order of the free
   /// lists.
   std::uint64_t history() const { return history_; }
@@ -107,6 +132,7 @@ class PagePools {
  private:
   static constexpr std::int32_t kEnd = PageId::kMaxPagesPerRank;
   static constexpr std::int32_t kKept = 1 << 30;
+  static constexpr std::int32_t kClosed = INT32_MIN;
 
   static std::size_t at(Rank rank) { return static_cast<std::size_t>(rank.value); }
   std::size_t at(PageId page) const {
@@ -119,22 +145,30 @@ class PagePools {
   }
   void put_on_list(PageId page) {
     const std::size_t rank = at(page.rank());
+    history_ = fold(history_, ~std::uint64_t{page.bits()});
+    if (page.index() >= sizes_[rank]) {
+      links_[at(page)] = kClosed;
+      return;
+    }
     links_[at(page)] = ~heads_[rank];
     heads_[rank] = page.index();
     ++listed_[rank];
     count_available(page.rank(), 1);
-    history_ = fold(history_, ~std::uint64_t{page.bits()});
   }
   PageId listed(Rank rank, std::int32_t index) const {
     return index == kEnd ? PageId{} : PageId{rank, index};
   }
 
+  void list_free_pages(Rank rank, std::int32_t first);
+
   std::int64_t pages_per_rank_;
-  std::int64_t free_total_;
+  std::int64_t free_total_ = 0;
   std::int64_t cached_total_ = 0;
   std::int64_t evicted_total_ = 0;
   PageKeeper* keeper_ = nullptr;
   std::uint64_t history_ = 0;
+  std::vector<std::int32_t> sizes_;         // [ranks] pages
+  std::vector<std::uint64_t> handed_out_;   // [ranks] pages, since a pool was resized
   std::vector<std::int32_t> heads_;         // [ranks] first free index, or kEnd
   std::vector<std::int32_t> free_counts_;   // [ranks] free or cached
   std::vector<std::int32_t> listed_;        // [ranks] free
@@ -162,6 +196,7 @@ inline void PagePools::take(Rank rank, std::span<PageId> out) {
     history = fold(history, page.bits());
   }
   history_ = history;
+  handed_out_[at(rank)] += out.size();
   heads_[at(rank)] = head;
   listed_[at(rank)] -= static_cast<std::int32_t>(out.size());
   count_available(rank, -static_cast<std::int32_t>(out.size()));

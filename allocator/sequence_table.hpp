@@ -86,6 +86,11 @@ class SequenceTable {
 
   /// Calls `visit(id, sequence)` for every sequence, by slot.
   template <class Visit>
+  void for_each(Visit&& visit) {
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot)
+      if (slots_[slot].generation % 2 == 1) visit(id_of(slot), slots_[slot].sequence);
+  }
+  template <class Visit>
   void for_each(Visit&& visit) const {
     for (std::size_t slot = 0; slot < slots_.size(); ++slot)
       if (slots_[slot].generation % 2 == 1) visit(id_of(slot), slots_[slot].sequence);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -48,10 +49,18 @@ class PageAllocator::State {
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   void check_publish(SequenceId id, const PrefixKey& key,
                      std::span<const Retention> retentions) const;
+  Result<Done> can_resize(Rank rank, std::int64_t pages) const;
+  Result<std::vector<PageCopy>> try_start_resize(Rank rank, std::int64_t pages);
+  std::vector<PageCopy> start_rebalance(std::int64_t limit);
+  void finish_moves();
+  void cancel_moves();
   PrefixRules prefix_rules() const {
     return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
   }
 
+  bool is_moving() const { return is_moving_; }
+  std::span<const PageCopy> moves() const { return moves_; }
+  void check_rank(Rank rank) const;
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
@@ -72,6 +81,24 @@ class PageAllocator::State {
     std::int64_t missing;  // pages
     std::int64_t appends;  // tokens
   };
+
+  /// Which sequences give up pages that rebalance moves.
+  enum class Moving { kWhole, kSpread, kAny };
+  struct PoolSize {
+    Rank rank;
+    std::int64_t pages;
+  };
+
+  std::size_t place(PageId page) const {
+    return static_cast<std::size_t>(page.rank().value * options_.pages_per_rank + page.index());
+  }
+  void prepare_moves(std::int64_t most);
+  void order_move(PageId source, Rank to);
+  std::int64_t level(const Sequence& sequence, Moving kind, std::int64_t most,
+                     std::vector<std::int64_t>& surplus);
+  void set_pool(Rank rank, std::int64_t pages);
+  void relocate(SequenceId id, Sequence& sequence);
+  void end_moves();
 
   std::int64_t pages_for(std::int64_t tokens) const;
   /// The number of leading pages that no query from `first_query` on sees.
@@ -107,6 +134,12 @@ class PageAllocator::State {
   Journal journal_;
   ChangeLog changes_;
   std::unique_ptr<PrefixCache> prefixes_;  // null: off
+
+  // Moves in progress.
+  bool is_moving_ = false;
+  std::optional<PoolSize> resized_;  // the pool that has another size now, as it was
+  std::vector<PageCopy> moves_;
+  std::vector<PageId> targets_;  // [ranks * pages_per_rank] of moving pages; else invalid
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;

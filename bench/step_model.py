@@ -7,8 +7,8 @@ python3 bench/step_model.py bench/step_points.json --kvmesh PROGRAM -o docs/scal
 The fit minimises the squared relative errors of
 
   attend  = launch + bytes of the fullest GPU / read rate
-  combine = start + bytes that a GPU sends / send rate
-  step    = attend + append + combine            (no combine on one GPU)
+  combine = start + bytes that a GPU sends / send rate      (each way has its own)
+  step    = attend + append + combine                       (no combine on one GPU)
 
 The picture shows measurements as points and the program's predictions as lines. Needs only Python.
 """
@@ -20,7 +20,9 @@ import subprocess
 
 DIM, ELEMENT = 128, 2
 GPUS = (1, 2, 4, 8, 16, 32, 72)
-NAMES = ("launch_us", "us_per_read_byte", "append_us", "combine_us", "us_per_sent_byte")
+PARTIAL_BYTES = {"peer": 2, "nccl": 4}  # per element
+NAMES = ("launch_us", "us_per_read_byte", "append_us",
+         *(f"{way}_{name}" for way in PARTIAL_BYTES for name in ("start_us", "us_per_sent_byte")))
 
 
 def lengths_of(text):
@@ -31,19 +33,22 @@ def lengths_of(text):
     return lengths
 
 
-def sent_bytes(rows, gpus):
-    return rows * (gpus - 1) / gpus * 4 * (DIM + 1)
+def combine_terms(point, rows):
+    """Each row is sent with its LSE, of four bytes."""
+    gpus, mine = point["gpus"], []
+    for way, element in PARTIAL_BYTES.items():
+        takes_part = point.get("way") == way
+        mine += [takes_part, takes_part * rows * (gpus - 1) / gpus * (element * DIM + 4)]
+    return mine
 
 
 def terms(point):
     """The factor of each constant."""
     if point["op"] == "combine":
-        return [0, 0, 0, 1, sent_bytes(point["rows"], point["gpus"])]
-    lengths, gpus = lengths_of(point["lengths"]), point["gpus"]
-    rows = len(lengths) * point["q_heads"]
-    read = sum(lengths) / gpus * point["kv_heads"] * 2 * DIM * ELEMENT
-    is_step, combines = point["op"] == "step", gpus > 1
-    return [1, read, is_step, combines, sent_bytes(rows, gpus) if combines else 0]
+        return [0, 0, 0, *combine_terms(point, point["rows"])]
+    lengths = lengths_of(point["lengths"])
+    read = sum(lengths) / point["gpus"] * point["kv_heads"] * 2 * DIM * ELEMENT
+    return [1, read, point["op"] == "step", *combine_terms(point, len(lengths) * point["q_heads"])]
 
 
 def solve(matrix, right):
@@ -112,7 +117,8 @@ def draw(points, predict):
         name = f"{batch} x {context}"
         out.append(text(LEFT + WIDTH + 20, TOP + 20 + 22 * number, name, "start").replace("<text", f'<text fill="{color}"'))
         for point in points:
-            lengths = lengths_of(point["lengths"]) if point["op"] == "step" else []
+            is_drawn = point["op"] == "step" and point.get("way") != "nccl"
+            lengths = lengths_of(point["lengths"]) if is_drawn else []
             if lengths == [context] * batch:
                 x, y = place(point["gpus"], point["us"])
                 out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{color}"/>')
@@ -131,7 +137,7 @@ def main():
     print("  ".join(f"{name} {value:.4g}" for name, value in model.items()))
     for point in points:
         us = predicted(model, point)
-        print(f'{point["op"]:8} {point["gpus"]} GPUs  {point.get("lengths", point.get("rows"))!s:14}'
+        print(f'{point["op"]:8} {point["gpus"]} GPUs {point.get("way", ""):5} {point.get("lengths", point.get("rows"))!s:14}'
               f'{point["us"]:8.1f}{us:8.1f}{100 * (us / point["us"] - 1):+7.1f} %')
     if arguments.output:
         with open(arguments.output, "w", encoding="utf-8") as file:

@@ -36,6 +36,7 @@ class KvCache::State {
   PeerPools peers;
   std::deque<CacheGroup> groups;
   std::vector<std::size_t> group_of_layer;
+  std::vector<PoolSizes> pool_sizes;    // [kv ranks]
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
@@ -81,14 +82,30 @@ class KvCache::State {
                           const PlanHashes& hashes);
   void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
   /// Makes the copies that a group's allocator asks for.
-  void make_copies(std::size_t group, std::span<const PageCopy> copies);
+  void make_copies(std::size_t group, std::span<const PageCopy> copies,
+                   std::string_view operation = "copy_on_write");
+
+  /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
+  /// a copy fails on any rank, cancels them. Returns how many pages have moved.
+  /// @throws the error of this rank's copy; Error if another rank's failed.
+  std::int64_t complete_moves(std::span<const std::vector<PageCopy>> copies);
+  void copy_moves(std::span<const std::vector<PageCopy>> copies);
+  /// @throws InvalidArgument if there is no such rank.
+  PoolSizes& pool_size(Rank kv_rank);
+  /// The bytes of pools of so many pages.
+  std::int64_t pool_bytes(std::int64_t pages) const;
+  /// @throws OutOfMemory, on every rank, if the pools of kv rank `kv_rank` cannot have `pages`
+  /// pages. Collective over the world.
+  void check_room(Rank kv_rank, std::int64_t pages);
 };
 
-/// Makes the copies of copy on write, in every layer of a group. A copy within this rank uses
-/// copy_pages. A copy from another rank reads the page through this rank's map of the source's
-/// pools, or receives it over the kv communicator. REQUIRES: all ranks pass the same copies.
+/// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this
+/// rank uses copy_pages. A copy from another rank reads the page through this rank's map of the
+/// source's pools, or receives it over the kv communicator. Errors of peers name `operation`.
+/// REQUIRES: all ranks pass the same copies.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0);
+                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0,
+                   std::string_view operation = "copy_on_write");
 
 }  // namespace kvmesh

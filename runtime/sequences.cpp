@@ -109,9 +109,10 @@ void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
   }
 }
 
-void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies) {
+void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,
+                                 std::string_view operation) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
-  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), copies, group);
+  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), copies, group, operation);
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {

@@ -67,12 +67,22 @@ class PrefixCache final : public PageKeeper {
   void taken(PageId page) override;
   void evict_one(Rank rank) override;
 
+  /// Evicts the rank's cached pages from index `first` on, with those behind them in their chains,
+  /// on whichever ranks these are.
+  void evict_past(Rank rank, std::int64_t first);
+  /// The rank's pool has another size.
+  void resized(Rank rank);
+  /// The content of page `from` is in page `to` from now on. REQUIRES: sequences hold both.
+  void moved(PageId from, PageId to);
+
  private:
   using Ranks = std::vector<EvictionQueues>;  // [rank]
   EvictionQueues& queues_of(PageSlot slot) {
     return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
   }
   void evict(PageSlot leaf);
+  template <class Until>
+  void evict_leaves(PageSlot root, const Until& until);
   bool has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const;
   PrefixRun find_window(const PrefixKey& key, std::size_t most_pages);
 

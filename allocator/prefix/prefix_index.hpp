@@ -38,6 +38,9 @@ class PrefixIndex {
   /// REQUIRES: the page is in the index and has no children.
   void erase(PageSlot slot);
 
+  /// Page `to` takes the place of page `from`. REQUIRES: `from` is in the index, `to` is not.
+  void move(PageSlot from, PageSlot to);
+
   bool contains(PageSlot slot) const { return nodes_[slot].is_used; }
   const PageHash& hash(PageSlot slot) const { return nodes_[slot].hash; }
   PageSlot parent(PageSlot slot) const { return nodes_[slot].parent; }

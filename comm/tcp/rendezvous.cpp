@@ -32,7 +32,7 @@ class Visitor {
   Table meet() {
     while (!wait_for_all()) {
       if (Clock::now() + kRetryEvery >= waiting_->until) {
-        throw_timeout({Rank{0}}, fmt::format("{} ({})", waiting_->operation, obstacle_));
+        throw_timeout({Rank{0}}, fmt::format("{} ({})", waiting_->operation, obstacles()));
       }
       std::this_thread::sleep_for(kRetryEvery);
     }
@@ -76,7 +76,7 @@ class Visitor {
                       .listens = address_of(place)};
     const Greeting greeting = greet(*links_->io, socket_, links_->credentials, claim, until);
     if (!greeting.complaint.empty()) {
-      obstacle_ = fmt::format("{} listens there", greeting.complaint);
+      obstacle_ = complaint_ = fmt::format("{} listens there", greeting.complaint);
       return false;
     }
     const ErrorCode error = greeting.error ? greeting.error : read_answer(until);
@@ -86,6 +86,13 @@ class Visitor {
       obstacle_ = fmt::format("something listens there, but hangs up: {}", error.message());
     }
     return !error;
+  }
+
+  /// Returns why the attempts failed. A listener's complaint is kept: when that listener gives up
+  /// and closes its port, the attempts after it fail for reasons that explain nothing.
+  std::string obstacles() const {
+    if (complaint_.empty() || obstacle_ == complaint_) return obstacle_;
+    return fmt::format("{}; at last: {}", complaint_, obstacle_);
   }
 
   /// Notes a timeout. If the deadline has cut the attempt short, the reason of the attempt before
@@ -181,6 +188,7 @@ class Visitor {
   std::string payload_;
   std::vector<Rank> missing_;  // as rank 0 last reported
   std::string obstacle_;       // why the last attempt failed
+  std::string complaint_;      // what the last listener that was no rank of this job was
 };
 
 void visit(const TcpOptions& options, Links& links, const Waiting& waiting) {

@@ -206,7 +206,8 @@ class StepPlan {
 /// that has been moved from throws InvalidArgument.
 class KvCache {
  public:
-  /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
+  /// Makes a cache. Each kv rank has as many pages as fit in what its options give it (with
+  /// head_parallel, in the least of what its processes are given). Ranks of one machine map one
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
   /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
@@ -217,8 +218,8 @@ class KvCache {
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
 
-  /// The options in effect: `v_dim` is set, `pages_per_rank` is the agreed number, `bytes` and
-  /// `memory_fraction` are 0.
+  /// The options in effect: `v_dim` is set, `pages_per_rank` is the number of pages that this kv
+  /// rank's pools began with, `bytes` and `memory_fraction` are 0.
   const CacheOptions& options() const;
   Mesh& mesh();
   /// The number of layer groups, and the group of a layer (CacheOptions::groups).
@@ -264,6 +265,31 @@ class KvCache {
   /// unspecified.
   /// Collective over the kv axis if a token or a page moves between ranks.
   void compact(std::span<const KeptTokens> batch, Stream stream = {});
+
+  /// Moves at most `limit` pages, of all layer groups together, from ranks that hold more than
+  /// their share to ranks that hold less, as PageAllocator::start_rebalance says: between two
+  /// steps, so that decoding goes on. Every sequence keeps its tokens; the plans of sequences whose
+  /// pages moved are stale. Blocks until the copies are made; on a GPU it first waits for all work
+  /// of the device. Returns how many pages have moved.
+  /// @throws InvalidArgument. After an error of a copy (Timeout, PeerLost, a device's Error) no
+  /// page has moved. Collective over the world.
+  std::int64_t rebalance(std::int64_t limit);
+  /// Gives the pools of a kv rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
+  /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
+  /// sequences hold move to where there is room, cached ones are evicted; then their memory is
+  /// returned to the system (not on GPUs, where it is kept). Returns, blocks and throws as
+  /// rebalance.
+  /// @throws, with nothing changed, OutOfPages if the pools have no room for the pages that move,
+  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small.
+  /// Collective over the world.
+  std::int64_t resize(Rank kv_rank, std::int64_t pages);
+  Result<std::int64_t> try_resize(Rank kv_rank, std::int64_t pages);
+  /// resize to 0 pages: the rank holds no page any more, and gets none until add_rank takes it back
+  /// into use, with the pages that it had. It still computes and communicates.
+  /// @throws InvalidArgument of add_rank if the rank is not drained.
+  std::int64_t drain(Rank kv_rank);
+  Result<std::int64_t> try_drain(Rank kv_rank);
+  void add_rank(Rank kv_rank);
 
   /// Writes keys and values in one layer at any positions below the capacity, in any order:
   /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where
@@ -382,7 +408,7 @@ class KvCache {
   /// Collective.
   void check_replicas();
 
-  /// Device memory of this rank's pools.
+  /// Device memory that this rank's pools may fill with their present pages.
   std::int64_t pool_bytes() const;
   /// What a page of one layer of a group holds on this rank.
   const PageFormat& page_format(int group = 0) const;

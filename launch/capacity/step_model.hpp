@@ -22,6 +22,13 @@ struct Cluster {
   int nodes = 1;  ///< the GPUs are divided evenly among them
 };
 
+/// One way of the combine, between two GPUs.
+struct WayModel {
+  double start_us = 0;    ///< launches and latency, pack and merge
+  double send_gbs = 0;    ///< rate at which one GPU sends partials
+  int element_bytes = 0;  ///< of a partial; its LSE has four more
+};
+
 /// The constants of one kind of GPU. Those of `h200()` are fitted to measured points by
 /// bench/step_model.py. The ones for more than two GPUs, and for the links between nodes, are
 /// assumed.
@@ -29,19 +36,22 @@ struct StepModel {
   double launch_us = 0;  ///< of the attention: launches, start-up, merge of splits
   double read_gbs = 0;   ///< rate at which one GPU reads keys and values
   double append_us = 0;
-  double combine_us = 0;  ///< of two GPUs: launches and latency, pack and merge
-  double send_gbs = 0;    ///< rate at which one GPU sends partials
-  double hop_us = 0;      ///< added per doubling of the GPUs beyond two
-  double node_us = 0;     ///< added for partials that leave the node
-  double node_gbs = 0;    ///< rate of such partials per GPU
+  WayModel peer;        ///< taken inside one node
+  WayModel nccl;        ///< taken between nodes
+  double hop_us = 0;    ///< added per doubling of the GPUs beyond two
+  double node_us = 0;   ///< added for partials that leave the node
+  double node_gbs = 0;  ///< rate of such partials per GPU
 };
 StepModel h200();
 
 /// Bytes of keys and values of a rank that holds its even share of `tokens` tokens of one layer.
 double layer_bytes(const Work& work, double tokens, int ranks);
 
-/// Time of the combine of `rows` rows of float32 partials to heads, with all ranks taking part in
-/// all rows. 0 on one GPU.
+/// The way that GPUs of such a cluster take.
+const WayModel& way_of(const StepModel& model, const Cluster& cluster);
+
+/// Time of the combine of `rows` rows to heads, with all ranks taking part in all rows. 0 on one
+/// GPU.
 double combine_us(const StepModel& model, double rows, int v_dim, const Cluster& cluster);
 
 /// Time of append, attention and combine of one layer on the fullest GPU; pages are spread evenly.

@@ -1,5 +1,6 @@
-// Copy on write across ranks. The rank that holds the copy reads the page from the source's pools
-// if it maps them. Otherwise the page's tokens are sent over the kv communicator.
+// Copies of pages across ranks: of copy on write, and of pages that move. The rank that holds the
+// copy reads the page from the source's pools if it maps them. Otherwise the page's tokens are sent
+// over the kv communicator.
 //
 //   source                            holder of the copy
 //   settle                            settle             no kernel uses these pages any more
@@ -28,8 +29,9 @@ using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv, std::size_t group)
-      : mover_(pools, group), peers_(peers), kv_(kv) {}
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv, std::size_t group,
+           std::string_view operation)
+      : mover_(pools, group), peers_(peers), kv_(kv), operation_(operation) {}
 
   void add(const PageCopy& copy) {
     const Rank from = copy.source.rank(), to = copy.destination.rank();
@@ -42,7 +44,7 @@ class Transfer {
       if (!parcel.mapped) move(parcel, mover_.my_sources(), mover_.packed(parcel.bytes.data()));
     }
     backend.settle();
-    exchange(outgoing_, incoming_, "copy_on_write");
+    exchange(outgoing_, incoming_, operation_);
     for (auto& [source, parcel] : incoming_) {
       move(parcel, parcel.mapped ? theirs(source) : mover_.packed(parcel.bytes.data()),
            mover_.my_destinations());
@@ -51,7 +53,7 @@ class Transfer {
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
-    exchange(incoming_, outgoing_, "copy_on_write done");
+    exchange(incoming_, outgoing_, operation_ + " done");
   }
 
  private:
@@ -82,6 +84,7 @@ class Transfer {
   PageMover mover_;
   const PeerPools& peers_;
   Communicator& kv_;
+  std::string operation_;
   Parcels outgoing_;
   Parcels incoming_;
 };
@@ -89,11 +92,12 @@ class Transfer {
 }  // namespace
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group) {
+                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group,
+                   std::string_view operation) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
   std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv, group);
+  Transfer transfer(pools, peers, kv, group, operation);
   bool remote = false;
   for (const PageCopy& copy : copies) {
     if (copy.source.rank() != copy.destination.rank()) {

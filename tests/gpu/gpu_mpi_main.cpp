@@ -3,7 +3,6 @@
 // network transport, which supports ranks that share a GPU. With --peer the ranks combine by stores
 // into mapped memory, also where they share a GPU.
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
@@ -12,10 +11,7 @@
 #include "tests/support/skipped.hpp"
 
 int main(int argc, char** argv) {
-  if (kvmesh::cuda_device_count() == 0) {
-    std::puts("skipped: no GPU here");
-    return kvmesh::test::kSkipped;
-  }
+  if (kvmesh::cuda_device_count() == 0) return kvmesh::test::skip_under_mpirun("no GPU here");
   const auto has_flag = [&](std::string_view flag) {
     return std::find(argv, argv + argc, flag) != argv + argc;
   };

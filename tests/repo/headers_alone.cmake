@@ -1,6 +1,6 @@
 # The target headers_alone compiles the headers of the tree by themselves, without making code. A stamp
-# and a dependency file for each header: only what changed is compiled again. A header that its own
-# source includes first is compiled alone there, so it is left out here.
+# and a dependency file for each header: only what changed is compiled again. A header that a source or
+# another header includes first is compiled alone there, so it is left out here.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
      ${PROJECT_SOURCE_DIR}/include/*.hpp
      ${PROJECT_SOURCE_DIR}/core/*.hpp
@@ -24,13 +24,12 @@ else()
   list(FILTER headers EXCLUDE REGEX "/nccl/(state|[a-z_]*params)[.]hpp$")
 endif()
 
-foreach(header ${headers})
-  string(REGEX REPLACE "hpp$" "cpp" source ${header})
-  if(EXISTS ${PROJECT_SOURCE_DIR}/${source})
-    file(STRINGS ${PROJECT_SOURCE_DIR}/${source} first_include REGEX "^#include" LIMIT_COUNT 1)
-    if(first_include STREQUAL "#include \"${header}\"")
-      list(REMOVE_ITEM headers ${header})
-    endif()
+string(REGEX REPLACE "hpp(;|$)" "cpp\\1" sources "${headers}")
+foreach(file ${headers} ${sources})
+  if(EXISTS ${PROJECT_SOURCE_DIR}/${file})
+    file(STRINGS ${PROJECT_SOURCE_DIR}/${file} first_include REGEX "^#include" LIMIT_COUNT 1)
+    string(REGEX REPLACE "^#include \"(.*)\"$" "\\1" first_include "${first_include}")
+    list(REMOVE_ITEM headers ${first_include} include/${first_include})
   endif()
 endforeach()
 

@@ -91,6 +91,14 @@ TEST(TcpProof, RankWithAnotherSecretIsAStranger) {
   expect_late(zero, Rank{0}, {Rank{1}}, {"of another job or with another secret"});
 }
 
+TEST(TcpProof, ComplaintOutlivesItsListener) {
+  const std::uint16_t port = free_port();
+  auto zero = meet(of_job(soon(0, 2, port, 200ms), "open sesame"));
+  auto one = meet(of_job(soon(1, 2, port, 600ms), "open barley"));
+  expect_late(one, Rank{1}, {Rank{0}}, {"with another secret, listens there; at last: "});
+  expect_late(zero, Rank{0}, {Rank{1}}, {"of another job or with another secret"});
+}
+
 TEST(TcpProof, TwoJobsOnOnePortStayApart) {
   const std::uint16_t port = free_port();
   auto other_one = meet(of_job(soon(1, 2, port, 400ms), "", "job 8"));
