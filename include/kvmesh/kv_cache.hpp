@@ -73,6 +73,11 @@ struct PlanOptions {
   /// Layers with another mask, score or scale than the above. All are planned together, and share
   /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
   std::vector<LayerKind> kinds{};
+  /// On the CPU, sequences of few queries that begin with the same pages (forks, the prefix cache)
+  /// read these once for all of them, where that pays and every query sees them whole. Rows are
+  /// then summed in another order, so their last bits depend on which sequences are in the batch.
+  /// Reproducible caches, block masks and GPUs read every sequence's pages alone, whatever is set.
+  bool shares_prefixes = true;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.

@@ -24,6 +24,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
                    .block_mask = options.block_mask,
                    .combine = options.combine,
                    .limits = limits,
+                   .shares_prefixes = options.shares_prefixes,
                    .reproducible = group.options.reproducible};
   for (AttentionOptions& kind : step.kinds) {
     kind.mask = within(group.options.window, kind.mask);

@@ -22,7 +22,8 @@ class StepPlan::State final : public CacheUser {
     if (options.block_mask) block_mask_ = *options.block_mask;
     GroupStepOptions common{.block_mask = block_mask_ ? &*block_mask_ : nullptr,
                             .combine = combine_options(options),
-                            .limits = limits_};
+                            .limits = limits_,
+                            .shares_prefixes = options.shares_prefixes};
     LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
     kind_of_layer_ = std::move(kinds.of_layer);
     for (std::size_t g = 0; g < owner.groups.size(); ++g) {
