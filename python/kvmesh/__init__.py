@@ -19,6 +19,7 @@ from ._kvmesh import (BlockMask, Buffer, Combiner, Expr, ExternalPlan, ExternalP
                       cuda_device_count, exp, log, make_block_mask, maximum, minimum, mpi_library,
                       nccl_version, no_mask, prefix_lm, sliding_window, soft_cap, sqrt, tanh,
                       to_float, to_int, where)
+from ._picture import Picture, draw_pages
 from .errors import (BrokenGroup, DigestMismatch, Error, InvalidArgument, NcclError, OutOfMemory,
                      OutOfPages, OutOfThreads, PeerLost, RendezvousError, StreamError, Timeout,
                      UnknownSequence, Unsupported)

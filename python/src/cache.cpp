@@ -352,6 +352,7 @@ void bind_cache_class(nb::module_& module) {
           nb::arg("group") = 0)
       .def_prop_ro("pages_per_rank",
                    [](PyCache& self) { return self.get().options().pages_per_rank; })
+      .def_prop_ro("kv_parallel", [](PyCache& self) { return self.get().mesh().kv_parallel(); })
       .def_prop_ro("pool_bytes", [](PyCache& self) { return self.get().pool_bytes(); })
       .def_prop_ro("digest", [](PyCache& self) { return self.get().digest(); })
       .def("__repr__", &describe_cache);

@@ -31,9 +31,9 @@ Tensor new_values(nb::handle object, const PlannedStep& step, int layer, const T
 
 Output output_of(const PlannedStep& step, int layer, nb::handle like, nb::object o,
                  nb::object lse) {
-  return output_of({step.plan.tokens_of_output().size(), step.plan.heads_of_output(layer).size(),
-                    step.sizes(layer).v_dim},
-                   like, o, lse);
+  return python::output_of({step.plan.tokens_of_output().size(),
+                            step.plan.heads_of_output(layer).size(), step.sizes(layer).v_dim},
+                           like, o, lse);
 }
 
 nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,

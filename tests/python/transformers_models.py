@@ -35,6 +35,7 @@ CONFIGS = {
         **SMALL, **MOE, num_key_value_heads=4, kv_lora_rank=16, q_lora_rank=16, qk_rope_head_dim=8,
         qk_nope_head_dim=8, v_head_dim=12, first_k_dense_replace=1, moe_intermediate_size=16,
         n_routed_experts=4, n_group=2, topk_group=1),
+    "Mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=6),
     "GPTNeoX": lambda: transformers.GPTNeoXConfig(**SMALL),
     "Llama4": lambda: transformers.Llama4TextConfig(
         **GROUPED, **MOE, num_local_experts=2, attention_chunk_size=8, intermediate_size_mlp=48,
@@ -183,6 +184,42 @@ def test_masks_of_another_kind_are_traced():
             generate(model, batch(), cache)
 
     on_ranks(2, model, body)
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "GptOss", "Mistral"])
+def test_windows_free_the_pages_behind_them(name):
+    """Also of padded batches, and with drafts that are taken back."""
+    expected = generate(model_of(name), batch([31, 20, 4]))
+    prompt = {key: each.repeat(1, 3) for key, each in batch([9]).items()}
+    looked_up = generate(model_of(name), prompt)
+    model = model_of(name, "kvmesh")
+
+    def body(cache, rank):
+        assert torch.equal(generate(model, batch([31, 20, 4]), cache), expected)
+        group = 0 if name == "Mistral" else 1
+        for row in cache.rows:
+            held = [page for page in cache.kv.pages(row, group) if page is not None]
+            assert len(held) <= 3  # of 4 tokens, for a window of 6
+            assert name == "Mistral" or None not in cache.kv.pages(row, 0)
+        cache.reset()
+        assert cache.stats()["pages"] == [0, 0]
+        assert torch.equal(generate(model, prompt, cache, prompt_lookup_num_tokens=3), looked_up)
+
+    on_ranks(2, model, body, window_page_share=0.5)
+
+
+def test_windows_that_are_none_are_refused():
+    def body(mesh):
+        with pytest.raises(kvmesh.Unsupported, match="sliding window"):
+            make_cache(model_of("Llama"), mesh, window_page_share=0.5)
+        model = model_of("Gemma3", "kvmesh")
+        model.config.layer_types = ["sliding_attention"] * 3  # of which one attends to all
+        with make_cache(model, mesh, window_page_share=0.5) as cache:
+            model.config.layer_types = CONFIGS["Gemma3"]().layer_types
+            with pytest.raises(kvmesh.Unsupported, match="layer 1 attends further"):
+                generate(model, batch(), cache)
+
+    kvmesh.run_on_threads(1, body, device=DEVICE)
 
 
 def attend(model, cache, q, k, v):

@@ -58,6 +58,10 @@ class Mask:
                 return mask
         return None
 
+    def is_window(self, tokens):
+        """Whether it is causal with a window of `tokens`."""
+        return self.text == _window(tokens)[0]
+
 
 @functools.lru_cache(maxsize=None)
 def _window(tokens):
@@ -88,6 +92,7 @@ def attention(module, query, key, value, attention_mask, dropout=0.0, scaling=No
     if dropout or position_bias is not None:
         raise Unsupported("the attention \"kvmesh\" has no dropout (call model.eval()) and no "
                           "position bias")
+    cache._check_window(layer, attention_mask)
     with torch.no_grad():
         step = cache._step(layer, query, key, value, attention_mask.padding)
         plan = step.plan(attention_mask, sliding_window, softcap, scaling)

@@ -16,7 +16,7 @@ class _Layer(CacheLayerMixin):
 
     is_croppable = True
     supports_early_init = False
-    is_sliding = False  # the window is in the mask: the keys before it are there
+    is_sliding = False  # to transformers: the window is in the mask
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,9 @@ class KvmeshCache(Cache):
     For one batch at a time, until reset(): its rows are sequences of `kv`, a KvCache that the first
     forward makes. Padding on the left is in transformers' lengths and not in the cache. Beams share
     pages. config: the model's. One of pages_per_rank, bytes and memory_fraction says how much memory
-    a rank gives. dtype: of the pages, by default that of the keys. options: more of KvCache's.
+    a rank gives. dtype: of the pages, by default that of the keys. window_page_share: the layers with
+    a window have pages of their own, this many per page of the other layers, and free those behind it;
+    0: they keep all keys. options: more of KvCache's.
 
     With tensor parallelism the mesh's head_parallel is its size: a rank has its heads alone.
 
@@ -56,7 +58,7 @@ class KvmeshCache(Cache):
     """
 
     def __init__(self, config, mesh, *, page_size=16, pages_per_rank=0, bytes=0, memory_fraction=0.0,
-                 dtype=None, **options):
+                 dtype=None, window_page_share=0.0, **options):
         config = config.get_text_config(decoder=True)
         unknown = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
         if unknown:
@@ -66,6 +68,8 @@ class KvmeshCache(Cache):
         self._options = dict(options, page_size=page_size, pages_per_rank=pages_per_rank, bytes=bytes,
                              memory_fraction=memory_fraction, dtype=dtype)
         self._plans, self._now, self._done = {}, None, set()
+        self._windowed = _windowed_layers(config) if window_page_share else []
+        self._window, self._share = getattr(config, "sliding_window", None), window_page_share
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         """Returns the new tokens alone: the attention function appends and attends."""
@@ -95,9 +99,20 @@ class KvmeshCache(Cache):
         share = self.mesh.head_parallel
         options = dict(self._options)
         options["dtype"] = options["dtype"] or str(k.dtype).removeprefix("torch.")
+        if len(self._windowed) == len(self.layers):
+            options["window"] = self._window
+        elif self._windowed:
+            options["groups"] = [{"layers": self._windowed, "window": self._window,
+                                  "page_share": self._share}]
         return _kvmesh.KvCache(self.mesh, layers=len(self.layers), q_heads=q.shape[1] * share,
                                kv_heads=k.shape[1] * share, k_dim=k.shape[3], v_dim=v.shape[3],
                                **options)
+
+    def _check_window(self, layer, mask):
+        """REQUIRES of a layer that frees pages: its queries see no further than its window."""
+        if layer in self._windowed and not mask.is_window(self._window):
+            raise Unsupported(f"layer {layer} attends further than its window of {self._window}: "
+                              "a cache for it has window_page_share=0")
 
     # ---- What generate does with a batch's rows ----
 
@@ -154,9 +169,11 @@ class KvmeshCache(Cache):
     def stats(self):
         """Tokens, without padding; pages in use on each rank, shared ones once; bytes that this rank has
         sent."""
-        pages = {page for sequence in self.rows for page in self.kv.pages(sequence)}
+        groups = 2 if 0 < len(self._windowed) < len(self.layers) else 1
+        pages = {(group, page) for sequence in self.rows for group in range(groups)
+                 for page in self.kv.pages(sequence, group) if page is not None}
         on_rank = [0] * self.mesh.kv_parallel
-        for rank, _ in pages:
+        for _, (rank, _) in pages:
             on_rank[rank] += 1
         return {"tokens": sum(self.kv.length(each) for each in self.rows), "pages": on_rank,
                 "sent_bytes": self.mesh.sent_bytes}
@@ -179,3 +196,11 @@ class KvmeshCache(Cache):
 
     def __repr__(self):
         return f"KvmeshCache({len(self.rows)} rows, {self.kv!r})"
+
+
+def _windowed_layers(config):
+    """The layers that see no further than config.sliding_window, by their configuration."""
+    if not getattr(config, "sliding_window", None):
+        raise Unsupported("window_page_share is for models with layers that have a sliding window")
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [layer for layer, each in enumerate(types) if each == "sliding_attention"]

@@ -1,0 +1,65 @@
+"""Which rank holds which page, as a picture for a notebook or a file."""
+
+_SIDE, _GAP, _LEFT, _TOP = 22, 4, 64, 34
+_COLOURS = ["#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#bab0ac"]
+
+
+class Picture:
+    """An SVG picture, which notebooks show."""
+
+    def __init__(self, svg):
+        self.svg = svg
+
+    def _repr_svg_(self):
+        return self.svg
+
+    def save(self, path):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self.svg)
+
+
+def draw_pages(cache, sequences, *, group=0):
+    """Returns a Picture of a KvCache's pages: a row of squares per rank, in the colours of the sequences
+    that hold them, with the page's number in the sequence. A page that sequences share has stripes.
+    sequences: dict of names and sequences. Every rank can draw it: no message is sent."""
+    holders = {}  # (rank, page) -> [(number of the sequence, the page's number in it)]
+    for number, sequence in enumerate(sequences.values()):
+        for at, page in enumerate(cache.pages(sequence, group)):
+            if page is not None:
+                holders.setdefault(page, []).append((number, at))
+    ranks, columns = cache.kv_parallel, cache.pages_per_rank
+    step = _SIDE + _GAP
+    width = _LEFT + max(columns * step, 90 * len(sequences))
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_TOP + ranks * step}" '
+             'font-family="sans-serif" font-size="12">',
+             f'<rect width="{width}" height="{_TOP + ranks * step}" fill="white"/>']
+    for number, name in enumerate(sequences):
+        x = _LEFT + 90 * number
+        parts.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{_colour(number)}"/>'
+                     f'<text x="{x + 17}" y="18">{_escape(str(name))}</text>')
+    for rank in range(ranks):
+        y = _TOP + rank * step
+        parts.append(f'<text x="4" y="{y + 16}">rank {rank}</text>')
+        for page in range(columns):
+            parts += _square(_LEFT + page * step, y, holders.get((rank, page), []))
+    return Picture("\n".join([*parts, "</svg>", ""]))
+
+
+def _square(x, y, holders):
+    yield (f'<rect x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" fill="#f4f4f4" '
+           'stroke="#cccccc"/>')
+    height = _SIDE / max(len(holders), 1)
+    for i, (number, _) in enumerate(holders):
+        yield (f'<rect x="{x}" y="{y + i * height:g}" width="{_SIDE}" height="{height:g}" '
+               f'fill="{_colour(number)}"/>')
+    if holders:
+        yield (f'<text x="{x + _SIDE / 2:g}" y="{y + 15}" font-size="10" text-anchor="middle" '
+               f'fill="white">{holders[0][1]}</text>')
+
+
+def _colour(number):
+    return _COLOURS[number % len(_COLOURS)]
+
+
+def _escape(text):
+    return text.replace("&", "&amp;").replace("<", "&lt;")
