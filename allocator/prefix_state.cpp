@@ -86,7 +86,7 @@ PrefixMatch PageAllocator::State::bring_back(const PrefixMatch& match,
   Sequence& sequence = this->match(match);
   require(options_.window == 0, "prefix: pages that come back, with a window of {}",
           options_.window);
-  for (const Rank home : homes)
+  for (const PageRank home : homes)
     require(home.value < options_.ranks, "prefix: rank {} of {}", home.value, options_.ranks);
   const auto missing = static_cast<std::int64_t>(homes.size());
   if (!free_for(missing)) throw out_of_pages(missing);
@@ -108,7 +108,7 @@ PrefixMatch PageAllocator::State::bring_back(const PrefixMatch& match,
 }
 
 /// Takes logical page `logical` on `home`, or where placement puts it.
-void PageAllocator::State::take_at(Rank home, Sequence& sequence, std::size_t logical) {
+void PageAllocator::State::take_at(PageRank home, Sequence& sequence, std::size_t logical) {
   PageId& page = sequence.pages[logical];
   if (home.value < 0 || pools_.free_pages(home) == 0) {
     placement_->take(sequence.placement, static_cast<std::int64_t>(logical), {&page, 1}, pools_);

@@ -46,7 +46,7 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& options,
           .way = {.durable = tiers.durable, .direct = tiers.direct},
           .bytes = tiers.file_bytes / mesh.size(),
           .ranks = mesh.kv_parallel(),
-          .me = mesh.kv_rank(),
+          .me = mesh.page_rank(),
           .device = mesh.device()};
 }
 
@@ -71,7 +71,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& a
     const auto pages = options_.host_bytes / static_cast<std::int64_t>(packer_.page_bytes());
     if (pages > 0) {
       const HostTier::Options of_host{.ranks = mesh.kv_parallel(),
-                                      .me = mesh.kv_rank(),
+                                      .me = mesh.page_rank(),
                                       .pages_per_rank = pages,
                                       .eviction = options.prefix.eviction,
                                       .device = mesh.device()};
@@ -109,15 +109,15 @@ void CacheTiers::pages_taken() {
 PrefixMatch CacheTiers::match(const PrefixKey& key) {
   const PrefixMatch match = allocator_.match_prefix(key);
   const auto known = static_cast<std::size_t>(match.tokens / key.rules().page_size);
-  std::vector<Rank> homes = homes_of(key.hashes().subspan(known));
+  std::vector<PageRank> homes = homes_of(key.hashes().subspan(known));
   fit(homes);
   return homes.empty() ? match : bring_back(match, key, homes);
 }
 
 /// Returns where the leading pages that tiers have should come back: on their rank of the host
 /// tier; a negative rank for pages of files.
-std::vector<Rank> CacheTiers::homes_of(std::span<const PageHash> pages) {
-  std::vector<Rank> homes;
+std::vector<PageRank> CacheTiers::homes_of(std::span<const PageHash> pages) {
+  std::vector<PageRank> homes;
   bool needs_files = false;
   for (const PageHash& hash : pages) {
     if (host_ && host_->lookup(hash) == TierAnswer::kHit) {
@@ -127,7 +127,7 @@ std::vector<Rank> CacheTiers::homes_of(std::span<const PageHash> pages) {
     if (!file_) break;
     needs_files = true;
     if (!file_has(hash)) break;
-    homes.push_back(Rank{-1});
+    homes.push_back(PageRank{-1});
   }
   if (needs_files) homes.resize(least(homes.size(), "find pages of a prefix in files"));
   return homes;
@@ -148,12 +148,12 @@ std::size_t CacheTiers::least(std::size_t count, std::string_view operation) {
 }
 
 /// Shortens the run to the pages for which there is room, on their ranks.
-void CacheTiers::fit(std::vector<Rank>& homes) const {
+void CacheTiers::fit(std::vector<PageRank>& homes) const {
   std::vector<std::int64_t> room;
-  for (Rank rank{0}; rank.value < allocator_.options().ranks; ++rank.value)
+  for (PageRank rank{0}; rank.value < allocator_.options().ranks; ++rank.value)
     room.push_back(allocator_.free_pages(rank));
   std::int64_t total = allocator_.free_pages();
-  const auto end = std::ranges::find_if(homes, [&](Rank home) {
+  const auto end = std::ranges::find_if(homes, [&](PageRank home) {
     if (total-- == 0) return true;
     return home.value >= 0 && room[static_cast<std::size_t>(home.value)]-- == 0;
   });
@@ -161,7 +161,7 @@ void CacheTiers::fit(std::vector<Rank>& homes) const {
 }
 
 PrefixMatch CacheTiers::bring_back(const PrefixMatch& match, const PrefixKey& key,
-                                   std::span<const Rank> homes) {
+                                   std::span<const PageRank> homes) {
   const int page_size = key.rules().page_size;
   const auto known = static_cast<std::size_t>(match.tokens / page_size);
   const std::span<const PageHash> hashes = key.hashes().subspan(known, homes.size());
@@ -183,7 +183,7 @@ PrefixMatch CacheTiers::bring_back(const PrefixMatch& match, const PrefixKey& ke
 
 /// Returns how many leading pages came. Those of files are there; copies from the host tier may be
 /// under way.
-std::size_t CacheTiers::load(std::span<const PageHash> pages, std::span<const Rank> homes,
+std::size_t CacheTiers::load(std::span<const PageHash> pages, std::span<const PageRank> homes,
                              std::span<const PageId> to) {
   std::vector<TierJob> jobs;
   std::size_t end = 0;
@@ -213,7 +213,7 @@ void CacheTiers::flush() {
   if (!file_) return;
   if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();
   for (const PageId page : allocator_.published_pages())
-    if (page.rank() == mesh_.kv_rank()) store_in_file(allocator_.page_hash(page), {.page = page});
+    if (page.rank() == mesh_.page_rank()) store_in_file(allocator_.page_hash(page), {.page = page});
   if (host_)
     host_->for_each([&](const PageHash& hash, const std::byte* image) {
       store_in_file(hash, {.bytes = image});

@@ -40,12 +40,12 @@ class CacheTiers {
   TierStatistics statistics() const;
 
  private:
-  std::vector<Rank> homes_of(std::span<const PageHash> pages);
+  std::vector<PageRank> homes_of(std::span<const PageHash> pages);
   bool file_has(const PageHash& hash);
-  void fit(std::vector<Rank>& homes) const;
+  void fit(std::vector<PageRank>& homes) const;
   PrefixMatch bring_back(const PrefixMatch& match, const PrefixKey& key,
-                         std::span<const Rank> homes);
-  std::size_t load(std::span<const PageHash> pages, std::span<const Rank> homes,
+                         std::span<const PageRank> homes);
+  std::size_t load(std::span<const PageHash> pages, std::span<const PageRank> homes,
                    std::span<const PageId> to);
   std::size_t least(std::size_t count, std::string_view operation);
   Tier& first() { return host_ ? static_cast<Tier&>(*host_) : *file_; }

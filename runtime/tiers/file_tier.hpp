@@ -34,7 +34,7 @@ class FileTier final : public Tier {
     PageFileWay way{};
     std::int64_t bytes = 0;  ///< the most that this rank keeps
     int ranks = 1;           ///< that share the head range's files, and this one's number
-    Rank me{};
+    PageRank me{};
     Device device{};
   };
   static constexpr int kBuffers = 16;

@@ -35,7 +35,7 @@ TierAnswer HostTier::lookup(const PageHash& hash) {
 void HostTier::used(PageSlot slot) { queues_of(slot).released(pages_, slot); }
 
 /// Returns kNoSlot if all pages of the rank are pinned.
-PageSlot HostTier::take_slot(Rank rank) {
+PageSlot HostTier::take_slot(PageRank rank) {
   const auto at = static_cast<std::size_t>(rank.value);
   if (filled_[at] < pages_per_rank_)
     return static_cast<PageSlot>(rank.value) * pages_per_rank_ + filled_[at]++;

@@ -24,7 +24,7 @@ class HostTier final : public Tier {
  public:
   struct Options {
     int ranks = 1;
-    Rank me{};
+    PageRank me{};
     std::int64_t pages_per_rank = 0;
     Eviction eviction = Eviction::kHits;
     Device device{};
@@ -34,7 +34,7 @@ class HostTier final : public Tier {
 
   TierAnswer lookup(const PageHash& hash) override;
   /// The rank that has the page. REQUIRES: lookup(hash) is kHit.
-  Rank rank_of(const PageHash& hash) const { return rank_of(index_.find(hash)); }
+  PageRank rank_of(const PageHash& hash) const { return rank_of(index_.find(hash)); }
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   /// REQUIRES: `to` is on the page's rank.
   TierJob submit_load(const PageHash& hash, PageId to) override;
@@ -49,18 +49,18 @@ class HostTier final : public Tier {
   void for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const;
 
  private:
-  Rank rank_of(PageSlot slot) const {
-    return Rank{static_cast<std::int32_t>(slot / pages_per_rank_)};
+  PageRank rank_of(PageSlot slot) const {
+    return PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)};
   }
   EvictionQueues& queues_of(PageSlot slot) { return queues_[slot / pages_per_rank_]; }
   bool is_mine(PageSlot slot) const { return rank_of(slot) == me_; }
   std::byte* image(PageSlot slot) const {
     return static_cast<std::byte*>(memory_.get()) + (slot % pages_per_rank_) * packer_.page_bytes();
   }
-  PageSlot take_slot(Rank rank);
+  PageSlot take_slot(PageRank rank);
   void used(PageSlot slot);
 
-  Rank me_;
+  PageRank me_;
   PageSlot pages_per_rank_;
   const PagePacker& packer_;
   JobQueue& copies_;

@@ -80,10 +80,10 @@ TEST(Movement, RefusesRanksAndSizesThatDoNotExist) {
     KvCache cache(mesh, small_cache_options());
     using test::expect_refused;
     expect_refused<InvalidArgument>(cache, [&] { cache.rebalance(-1); });
-    expect_refused<InvalidArgument>(cache, [&] { cache.drain(Rank{2}); });
-    expect_refused<InvalidArgument>(cache, [&] { cache.drain(Rank{-1}); });
-    expect_refused<InvalidArgument>(cache, [&] { cache.add_rank(Rank{0}); });
-    expect_refused<InvalidArgument>(cache, [&] { cache.resize(Rank{0}, 7); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{2}); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{-1}); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.add_rank(PageRank{0}); });
+    expect_refused<InvalidArgument>(cache, [&] { cache.resize(PageRank{0}, 7); });
     CacheOptions options = small_cache_options();
     options.max_pages_per_rank = -1;
     EXPECT_THROW(KvCache(mesh, options), InvalidArgument);
@@ -101,13 +101,13 @@ TEST(Movement, GrowsNoFurtherThanTheMachineHas) {
   const auto all = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   options.max_pages_per_rank = all / kPageBytes - 1;
   KvCache cache(mesh, options);
-  EXPECT_EQ(cache.resize(Rank{0}, 7), 0);
+  EXPECT_EQ(cache.resize(PageRank{0}, 7), 0);
   EXPECT_EQ(cache.allocator().free_pages(), 7);
   EXPECT_EQ(cache.pool_bytes(), 7 * kPageBytes);
   const std::uint64_t digest = cache.digest();
   const auto free = static_cast<std::int64_t>(free_memory({}));
   if (free > (options.max_pages_per_rank - 8) * kPageBytes) GTEST_SKIP() << "nothing is in use";
-  EXPECT_THROW(cache.resize(Rank{0}, options.max_pages_per_rank), OutOfMemory);
+  EXPECT_THROW(cache.resize(PageRank{0}, options.max_pages_per_rank), OutOfMemory);
   EXPECT_EQ(cache.digest(), digest);
 }
 

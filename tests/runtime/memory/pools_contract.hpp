@@ -215,7 +215,7 @@ TYPED_TEST_P(PoolsContract, EveryRankHasThePagesThatFit) {
     const KvCache counted(mesh, pages);
     EXPECT_EQ(counted.options().pages_per_rank, 7 + me);
     std::int64_t all = 0;
-    for (Rank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+    for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
       EXPECT_EQ(counted.allocator().pool_pages(rank), 7 + rank.value);
       all += 7 + rank.value;
     }
