@@ -113,7 +113,7 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
   state_->check_publish(sequence, key, retentions);
 }
 
-PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const Rank> homes) {
+PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const PageRank> homes) {
   return changing().bring_back(match, homes);
 }
 

@@ -82,7 +82,7 @@ void PageAllocator::State::release(const PrefixMatch& match) {
 }
 
 PrefixMatch PageAllocator::State::bring_back(const PrefixMatch& match,
-                                             std::span<const Rank> homes) {
+                                             std::span<const PageRank> homes) {
   Sequence& sequence = this->match(match);
   require(options_.window == 0, "prefix: pages that come back, with a window of {}",
           options_.window);

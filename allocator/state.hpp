@@ -46,7 +46,7 @@ class PageAllocator::State {
   PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most);
   SequenceId create_with_prefix(const PrefixMatch& match);
   void release(const PrefixMatch& match);
-  PrefixMatch bring_back(const PrefixMatch& match, std::span<const Rank> homes);
+  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   void check_publish(SequenceId id, const PrefixKey& key,
                      std::span<const Retention> retentions) const;
@@ -121,7 +121,7 @@ class PageAllocator::State {
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     int priority);
-  void take_at(Rank home, Sequence& sequence, std::size_t logical);
+  void take_at(PageRank home, Sequence& sequence, std::size_t logical);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
   void give_back_sources();
   void log_added(SequenceId id, const Sequence& sequence, std::size_t first);

@@ -216,7 +216,7 @@ class PageAllocator {
   /// content did not come. REQUIRES: no window. Returns the longer match.
   /// @throws OutOfPages; UnknownSequence and InvalidArgument as create_with_prefix, and for a rank
   /// that does not exist.
-  PrefixMatch bring_back(const PrefixMatch& match, std::span<const Rank> homes);
+  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
   /// Returns the hash under which the page is published; of an evicted page the one under which it
   /// was, until the page is published again. @throws InvalidArgument if the prefix cache is off or
   /// the page is in no pool.
