@@ -10,6 +10,11 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+float exact_max(float a, float b) {
+  if (std::isnan(a) || std::isnan(b)) return kNan;
+  return std::max(a, b);
+}
+
 // log of the sum of exp(score).
 double log_of(const ExactRowHead& head) {
   return std::log(in_low_units(head.sum)) + kBinBits * (head.sum_bin - 1) * std::numbers::ln2;
@@ -18,7 +23,7 @@ double log_of(const ExactRowHead& head) {
 }  // namespace
 
 void clear_row(const ExactRow& row, std::int64_t dim) {
-  *row.head = kNoExactKeys;
+  *row.head = {.max = kNoKeys, .o_bin = kNoBin, .sum_bin = kNoBin, .unused = 0, .sum = {}};
   std::fill_n(row.high, 2 * dim, std::int64_t{0});  // and the low ones behind
 }
 
@@ -34,9 +39,16 @@ void raise_outputs(const ExactRow& row, std::int64_t dim, std::int32_t bin) {
 }
 
 void merge_row(const ExactRow& row, const ExactRow& from, std::int64_t dim) {
-  merge_sums(*row.head, *from.head);
+  ExactRowHead& head = *row.head;
+  head.max = exact_max(head.max, from.head->max);
+  const std::int32_t sum_bin = std::max(head.sum_bin, from.head->sum_bin);
+  const ExactSum mine = raised(head.sum, head.sum_bin, sum_bin);
+  const ExactSum other = raised(from.head->sum, from.head->sum_bin, sum_bin);
+  head.sum = {mine.high + other.high, mine.low + other.low};
+  head.sum_bin = sum_bin;
+
   raise_outputs(row, dim, from.head->o_bin);
-  const std::int32_t below = row.head->o_bin - from.head->o_bin;
+  const std::int32_t below = head.o_bin - from.head->o_bin;
   if (below == 0) {
     for (std::int64_t i = 0; i < 2 * dim; ++i) row.high[i] += from.high[i];  // high and low
   } else if (below == 1) {

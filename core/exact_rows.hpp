@@ -2,12 +2,25 @@
 // ranks exchange in reproducible mode instead of (O, LSE).
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
-#include "core/pod/exact_row.hpp"
+#include "core/pod/exact_bins.hpp"
+#include "core/pod/row_merge.hpp"
 
 namespace kvmesh {
+
+/// What a row has beside its outputs.
+struct ExactRowHead {
+  /// The largest score of a visible key. -inf: there is none. NaN: a score was NaN or +inf.
+  float max;
+  std::int32_t o_bin;    ///< the top bin of all outputs; kNotFinite: a value was no finite number
+  std::int32_t sum_bin;  ///< the top bin of the sum of weights
+  std::int32_t unused;
+  ExactSum sum;  ///< of exp(score)
+};
+static_assert(sizeof(ExactRowHead) == 32);
 
 /// One row: the head, and for each element of the output the sum of exp(score) * value.
 struct ExactRow {
@@ -16,12 +29,19 @@ struct ExactRow {
   std::int64_t* low;   ///< [dim]
 };
 
-/// Rows in memory of the caller's, of exact_row_bytes each. A row is plain bytes, at a multiple of
-/// 8: it may be copied and sent.
+/// Rows in memory of the caller's, 32 + 16 * dim bytes each, where `dim` is the output's dim
+/// rounded up to whole vectors of 16. A row is plain bytes, at a multiple of 8: it may be copied
+/// and sent.
 class ExactRows {
  public:
   ExactRows() = default;
-  ExactRows(void* data, int v_dim) : data_(static_cast<std::byte*>(data)), dim_(exact_dim(v_dim)) {}
+  ExactRows(void* data, int v_dim)
+      : data_(static_cast<std::byte*>(data)), dim_(padded_dim(v_dim)) {}
+
+  static constexpr std::int64_t padded_dim(int v_dim) { return (v_dim + 15) / 16 * 16; }
+  static constexpr std::int64_t row_bytes(int v_dim) {
+    return static_cast<std::int64_t>(sizeof(ExactRowHead)) + 16 * padded_dim(v_dim);
+  }
 
   std::int64_t dim() const { return dim_; }
   std::int64_t row_bytes() const {
@@ -39,11 +59,30 @@ class ExactRows {
   std::int64_t dim_ = 0;
 };
 
+/// The scores that the sums take at their word. One beyond counts as the nearest: its neighbours in
+/// float32 are half a unit or more away, which is a factor of 1.6 between their weights.
+inline constexpr float kLargestScore = 4194304.0f;  // 2^22
+
 /// Makes the row that of no key.
 void clear_row(const ExactRow& row, std::int64_t dim);
 
 /// Brings the row's outputs to the top bin `bin` if theirs is lower.
 void raise_outputs(const ExactRow& row, std::int64_t dim, std::int32_t bin);
+
+/// A bound of a float32 by its bits: |x| < 2^bound_of(bits of |x|). REQUIRES: x is finite.
+constexpr std::int32_t bound_of(std::int32_t magnitude_bits) {
+  return (magnitude_bits >> 23) - 126;  // 1.0 has 127 there, and is below 2^1
+}
+
+/// Adds a weight, weight * 2^exponent, to the row's sum. REQUIRES: weight > 0, and finite.
+inline void add_weight(ExactRowHead& head, float weight, std::int32_t exponent) {
+  const std::int32_t bin = bin_of(exponent + bound_of(std::bit_cast<std::int32_t>(weight)));
+  if (bin > head.sum_bin) {
+    head.sum = raised(head.sum, head.sum_bin, bin);
+    head.sum_bin = bin;
+  }
+  add_term(head.sum, head.sum_bin, weight, exponent, bin);
+}
 
 /// Adds the keys of `from` to `row`. Associative and commutative to the last bit.
 void merge_row(const ExactRow& row, const ExactRow& from, std::int64_t dim);

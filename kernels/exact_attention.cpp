@@ -17,7 +17,7 @@ AttentionOptions without_sharing(AttentionOptions options) {
 }  // namespace
 
 std::int64_t longest_exact_sequence(int page_size) {
-  return kMostExactTerms * exact_chunk_keys(page_size);
+  return kMostExactTerms * cpu::chunk_keys(page_size);
 }
 
 ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch& batch,
@@ -26,7 +26,8 @@ ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch
       options_(options),
       kv_lens_(batch.kv_lens),
       work_(make_attend_work(shape, batch, without_sharing(options))),
-      workspace_(static_cast<std::size_t>(work_.workspace_rows * exact_row_bytes(shape.v_dim))) {
+      workspace_(
+          static_cast<std::size_t>(work_.workspace_rows * ExactRows::row_bytes(shape.v_dim))) {
   check_scale(options.scale);
   require(options.first_head >= 0, "attention: the first head is {}, must not be negative",
           options.first_head);

@@ -33,13 +33,6 @@ std::array<char, 16> identity(int device) {
   return bytes;
 }
 
-int capability(int device) {
-  int major = 0, minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "capability");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "capability");
-  return 10 * major + minor;
-}
-
 void use_device(int index) {
   const cudaError_t status = cudaSetDevice(index);
   const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&

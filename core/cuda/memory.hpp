@@ -19,8 +19,6 @@ using Owner = std::unique_ptr<void, std::function<void(void*)>>;
 int device_count();
 /// The GPU's UUID: no other GPU has it.
 std::array<char, 16> identity(int device);
-/// Its compute capability: 90 for 9.0. Kernels of one capability compute the same bits.
-int capability(int device);
 void use_device(int index);
 void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.

@@ -210,7 +210,8 @@ class KvCache {
   /// head_parallel, in the least of what its processes are given). Ranks of one machine map one
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
-  /// OutOfMemory, on every rank, if one rank's device has no room.
+  /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
+  /// `reproducible` on GPUs.
   /// Collective.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();

@@ -122,9 +122,7 @@ class ExactTaskRunner : TaskRunner<T> {
 
  public:
   ExactTaskRunner(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch)
-      : Base(in.attend, task, scratch),
-        exact_(in),
-        chunk_(exact_chunk_keys(in.attend.shape.page_size)) {}
+      : Base(in.attend, task, scratch), exact_(in), chunk_(chunk_keys(in.attend.shape.page_size)) {}
 
   void run() {
     Base::load_queries();
@@ -207,7 +205,8 @@ class ExactTaskRunner : TaskRunner<T> {
     if (head.max < max) head.max = max;  // a NaN stays
     const float counted = std::clamp(max, -kLargestScore, kLargestScore);
     if (counted != max) limit(chunk);
-    const float exponent = std::floor(counted * kExactLog2E);
+    constexpr float kLog2E = 1.44269504f;
+    const float exponent = std::floor(counted * kLog2E);
     const float sum = exponentials(chunk, exponent);
     if (chunk != scores) std::copy_n(chunk, keys, scores);
     add_weight(head, sum, static_cast<std::int32_t>(exponent));
@@ -234,11 +233,12 @@ class ExactTaskRunner : TaskRunner<T> {
     }
   }
 
-  // exp(score - exponent * ln 2), in place; returns their sum.
+  // exp(score - exponent * ln 2), in place; returns their sum. ln 2 has two parts, the first with
+  // few bits, so that its product with an exponent is exact.
   static float exponentials(float* chunk, float exponent) {
     const Vector minus = hn::Set(kFloats, -exponent);
-    const Vector ln2_high = hn::Set(kFloats, kExactLn2High);
-    const Vector ln2_low = hn::Set(kFloats, kExactLn2Low);
+    const Vector ln2_high = hn::Set(kFloats, 0.693359375f);
+    const Vector ln2_low = hn::Set(kFloats, -2.12194440e-4f);
     Vector total = hn::Zero(kFloats);
     for (std::size_t i = 0; i < kChunkKeys; i += hn::Lanes(kFloats)) {
       const Vector high = hn::MulAdd(minus, ln2_high, hn::LoadU(kFloats, chunk + i));
@@ -248,6 +248,8 @@ class ExactTaskRunner : TaskRunner<T> {
     }
     return hn::GetLane(hn::SumOfLanes(kFloats, total));
   }
+
+  static constexpr std::int32_t kInfinityBits = 0x7F80'0000;
 
   // `bits` are those of the largest |o|.
   void add_outputs(const ExactRow& row, const float* o, std::int32_t bits, std::int32_t exponent) {

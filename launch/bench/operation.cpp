@@ -51,15 +51,13 @@ class Attend : public Planned {
   }
 
   Repeated repeated() override {
-    return {.work =
-                [this](int call, Stream stream) {
-                  if (output_ == Output::kFinal) {
-                    plan_.run(call % layers_, input_, final_, stream);  // appends no tokens
-                  } else {
-                    plan_.attend_partial(call % layers_, input_.q, partial_, stream);
-                  }
-                },
-            .capturable = !workload_.shape().model.reproducible};
+    return {.work = [this](int call, Stream stream) {
+      if (output_ == Output::kFinal) {
+        plan_.run(call % layers_, input_, final_, stream);  // appends no tokens
+      } else {
+        plan_.attend_partial(call % layers_, input_.q, partial_, stream);
+      }
+    }};
   }
   Quantity quantity() const override { return quantity_; }
   double amount() override {
@@ -152,8 +150,7 @@ class Combine : public Planned {
         traffic_(
             combine_traffic(workload, plan_, options.scatter,
                             options.way == WayKind::kPeer ? options.travels_as : Dtype::kFloat32)),
-        is_captured_(machine.captures_combine(options.way) &&
-                     !workload.shape().model.reproducible) {}
+        is_captured_(machine.captures_combine(options.way)) {}
 
   Repeated repeated() override {
     return {.work = [this](int, Stream stream) { plan_.combine(mine_, output_, stream); },

@@ -114,12 +114,6 @@ constexpr std::array kFields{
     Field{"reproducible", [](const Mesh&, const O& o) -> std::int64_t { return o.reproducible; }},
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
-    Field{"the GPU's compute capability",
-          [](const Mesh& mesh, const O& o) -> std::int64_t {
-            const Device device = mesh.device();
-            const bool counts = o.reproducible && device.kind == DeviceKind::kCuda;
-            return counts ? cuda_memory::capability(device.index) : 0;
-          }},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
     Field{"the tiers", [](const Mesh&, const O& o) { return hash_of(o.tiers); }},
     Field{"window", [](const Mesh&, const O& o) { return o.window; }},
@@ -364,6 +358,9 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   const std::vector<Proposal> all =
       all_gather_value(mesh.world(), propose(mesh, options), "agree on a cache");
   compare(all, mesh.rank());
+  if (options.reproducible && mesh.device().kind != DeviceKind::kCpu) {  // of every rank's
+    throw Unsupported("cache: reproducible is for CPUs");
+  }
   std::vector<Room> rooms;
   if (memory_way(options) == MemoryWay::kFraction) {
     rooms = rooms_by_fraction(mesh, options, all);

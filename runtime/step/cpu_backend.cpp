@@ -36,7 +36,7 @@ class CpuStep : public StepKernels {
   }
 
   void check(std::span<const SequenceSize> batch) const override {
-    if (is_exact()) ExactRowsCombine::check(batch, options_.shape.page_size);
+    if (is_exact()) ExactStep::check(batch, options_.shape.page_size);
   }
   void plan(const StepBatch& batch, Stream) override {
     const int page_size = options_.shape.page_size;

@@ -12,7 +12,6 @@
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
-#include "runtime/step/cuda_exact_rows.hpp"
 #include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
 
@@ -28,8 +27,7 @@ struct Shared {
         kernels(mesh.device().index),
         writer(kernels),
         sent(allocator),
-        ways(mesh.device_group()),
-        exact_rows(std::make_shared<RowExchange>(mesh.kv())) {
+        ways(mesh.device_group()) {
     kernels.before_loading([this] {
       refuse_in_capture();
       if (mesh.kv_parallel() > 1) settle();
@@ -56,7 +54,6 @@ struct Shared {
   cuda::PageLists pages;
   SentPages sent;  // what `pages` has
   CombineWays ways;
-  std::shared_ptr<RowExchange> exact_rows;  // of all reproducible steps
 };
 
 /// Names the stream of a part of a run while it lasts.
@@ -104,8 +101,7 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options, const Atten
                 .latent = options.format.kind == PageKind::kLatent,
                 .row_scales = row_scales,
                 .scale_vectors = !row_scales || options.shape.page_size % 4 == 0},
-      .short_rows = short_rows(options.shape, first),
-      .exact = options.reproducible};
+      .short_rows = short_rows(options.shape, first)};
   if (options.limits) {
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,
@@ -121,8 +117,7 @@ class CudaStep : public StepKernels {
       : shared_(shared),
         options_(options),
         combine_(shared.ways, options.combine, options.limits.has_value()) {
-    if (options.reproducible) exact_.emplace(shared.mesh, shared.exact_rows);
-    const bool sends = is_exact() || (options.limits && plan_limits());
+    const bool sends = options.limits && plan_limits();
     for (const AttentionOptions& kind : options.kinds) {
       kinds_.emplace_back(shared.kernels, options.shape,
                           attend_options(options, kind, first, sends));
@@ -131,7 +126,6 @@ class CudaStep : public StepKernels {
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
-    if (is_exact()) ExactRowsCombine::check(batch, options_.shape.page_size);
     std::vector<cuda::StepSequence> sequences;
     sequences.reserve(batch.size());
     for (const SequenceSize& size : batch) {
@@ -174,10 +168,9 @@ class CudaStep : public StepKernels {
 
   /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
   /// kernels of attention, where the combine takes them so.
-  bool needs_partial() const override { return !is_exact() && shared_.mesh.kv_parallel() > 1; }
+  bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
-    if (is_exact()) return attend_exact(input, pool, output, stream);
     if (writes_output()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
     if (!combine_.takes_sent_rows()) {
       return StepKernels::attend(input, pool, partial, output, stream);
@@ -186,7 +179,6 @@ class CudaStep : public StepKernels {
     combine_.run_sent(output, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
-    if (is_exact()) return exact_->check_run(output);
     if (!writes_output()) return combine_.check_run(partial, output);
     kinds_[0].check_output({output.o, output.lse});
   }
@@ -198,14 +190,12 @@ class CudaStep : public StepKernels {
   }
   std::int64_t workspace_bytes() const override {
     auto bytes = static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
-    if (is_exact()) bytes += exact_->device_bytes();
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
     return bytes;
   }
   std::int64_t host_bytes() const override {
     auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
                                            combine_.host_bytes());
-    if (is_exact()) bytes += exact_->host_bytes();
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
     return bytes;
   }
@@ -216,17 +206,6 @@ class CudaStep : public StepKernels {
   }
 
  private:
-  bool is_exact() const { return exact_.has_value(); }
-
-  void attend_exact(const AttendInput& input, const KvPool& pool, const CombineOutput& output,
-                    Stream stream) {
-    {
-      const Launching launching(shared_, stream);
-      kinds_[input.kind].launch_exact(input.q, pool, exact_->rows(), native(stream));
-    }
-    exact_->run(output, input.sinks, stream);
-  }
-
   /// `rows`: AttendedRows or a CombineTarget.
   template <class Rows>
   void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
@@ -270,18 +249,12 @@ class CudaStep : public StepKernels {
     return plan_combine(none, {});
   }
 
-  /// Returns whether all rows go through the workspace: those that attention's kernels send, and
-  /// exact ones.
+  /// Returns whether attention's kernels send the rows.
   bool plan_combine(const StepBatch& batch, Stream stream) {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
                                     : batch.query_tokens;
-    const CombineShape shape{tokens, options_.shape.q_heads, options_.shape.v_dim};
-    if (is_exact()) {
-      exact_->plan(shape, options_.combine, batch);
-      return true;
-    }
-    combine_.plan(shape, batch, stream);
+    combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
     // A graph has the launches that any later step of it may need.
     rows_stay_ = options_.combine.scatter == Scatter::kOwner && !options_.limits &&
                  batch.participation().is_of_owners_alone();
@@ -293,7 +266,6 @@ class CudaStep : public StepKernels {
   std::vector<cuda::StepSequence> sequences_;
   bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   StepCombine combine_;
-  std::optional<CudaExactRows> exact_;  // instead of combine_, if reproducible
   std::deque<cuda::CudaAttend> kinds_;
 };
 

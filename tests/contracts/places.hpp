@@ -168,18 +168,6 @@ struct BFloat16Sizes {
   }
 };
 
-/// Reproducible caches on GPUs, for which CheckedCache expects one rank's bits.
-template <class Ranks, class Sizes>
-struct ReproducibleOnCuda : OnCuda<Ranks, Sizes> {
-  static constexpr bool kReproducible = true;
-  static std::string name() { return "Cuda" + Ranks::name() + "Exact" + Sizes::kName; }
-  static CacheOptions small() {
-    CacheOptions options = OnCuda<Ranks, Sizes>::small();
-    options.reproducible = true;
-    return options;
-  }
-};
-
 /// Names a typed suite's cases after their places: INSTANTIATE_TYPED_TEST_SUITE_P(..., PlaceNames).
 struct PlaceNames {
   template <class Place>
@@ -195,9 +183,6 @@ using MpiPlaces = testing::Types<OnCpu<MpiRanks>>;
 using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRanks, Float16Sizes>,
                                   OnCuda<MpiRanks, BFloat16Sizes>, OnCuda<MpiRanks, LatentSizes>,
                                   OnCuda<MpiRanks, Float8Sizes>>;
-using ReproducibleCudaPlaces = testing::Types<ReproducibleOnCuda<MpiRanks, Float32Sizes>,
-                                              ReproducibleOnCuda<MpiRanks, BFloat16Sizes>,
-                                              ReproducibleOnCuda<MpiRanks, Float8Sizes>>;
 /// Other formats of pages; a cache's suites run over each.
 using LoopbackFormats =
     testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;

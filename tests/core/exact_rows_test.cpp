@@ -38,7 +38,7 @@ std::vector<Term> random_terms(std::mt19937_64& random, int count, int centre, i
 
 class OwnedRow {
  public:
-  OwnedRow() : memory_(static_cast<std::size_t>(exact_row_bytes(kDim)) / 8) {
+  OwnedRow() : memory_(static_cast<std::size_t>(ExactRows::row_bytes(kDim)) / 8) {
     clear_row(row(), kDim);
   }
   ExactRow row() { return ExactRows(memory_.data(), kDim).row(0); }

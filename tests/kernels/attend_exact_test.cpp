@@ -17,7 +17,7 @@ class ExactResult {
   ExactResult(const AttentionShape& shape, std::int64_t tokens)
       : shape_(shape),
         rows_(tokens * shape.q_heads),
-        memory_(static_cast<std::size_t>(rows_ * exact_row_bytes(shape.v_dim)) / 8, -1) {}
+        memory_(static_cast<std::size_t>(rows_ * ExactRows::row_bytes(shape.v_dim)) / 8, -1) {}
 
   ExactRows rows() { return {memory_.data(), shape_.v_dim}; }
   void merge(ExactResult& other) {

@@ -51,9 +51,9 @@ void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options
   plan_ = std::move(plan);
 }
 
-void ExactCombine::check_run(const CombineOutput& output, DeviceKind device) const {
+void ExactCombine::check_run(const CombineOutput& output) const {
   require(plan_.has_value(), "combine: run without a plan");
-  check_output_tensors(output, plan_->map.shape(), plan_->result(), device);
+  check_output_tensors(output, plan_->map.shape(), plan_->result(), DeviceKind::kCpu);
 }
 
 void ExactCombine::run(const ExactRows& mine, const CombineOutput& output, const float* sinks) {

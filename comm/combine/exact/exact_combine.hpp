@@ -24,9 +24,8 @@ class ExactCombine {
   /// Any strategy of the host's way is taken and makes no difference. @throws InvalidArgument, with
   /// the last plan still valid.
   void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest);
-  /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows, in memory of
-  /// such a device.
-  void check_run(const CombineOutput& output, DeviceKind device = DeviceKind::kCpu) const;
+  /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
+  void check_run(const CombineOutput& output) const;
   /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows, with `sinks` [heads] in
   /// them unless that is null.
   /// @throws InvalidArgument before anything is sent; DigestMismatch, Timeout, PeerLost.

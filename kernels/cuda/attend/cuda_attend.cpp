@@ -4,10 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/pod/exact_row.hpp"
 #include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
-#include "kernels/cuda/attend/exact/exact_family.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -76,7 +74,6 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       kinds_(options.kinds),
       scale_(options.attention.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape.k_dim)))),
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
-      exact_(options.exact),
       first_head_(options.attention.first_head),
       row_classes_{short_class_of(shape, planned_, options),
                    long_row_class(shape, options.kinds.pool)},
@@ -93,10 +90,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
           .first_head = first_head_,
           .launches = {launch_shape(row_classes_[0]), launch_shape(row_classes_[1])}},
       *mods_, std::move(block_mask));
-  merge_kernel_ =
-      exact_ ? store_->get(exact_merge_program(shape.v_dim, store_->architecture()),
-                           "kvmesh_merge_exact")
-             : store_->get(merge_program(shape.v_dim, store_->architecture()), "kvmesh_merge");
+  merge_kernel_ = store_->get(merge_program(shape.v_dim, store_->architecture()), "kvmesh_merge");
   if (!options.limits) return;
   plan_->reserve(*options.limits);
   reserve_workspace();
@@ -108,7 +102,6 @@ AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, int row_class) co
                         .kinds = kinds,
                         .fold_scale = fold_scale_,
                         .head_classes = has_head_classes_,
-                        .exact = exact_,
                         .rows = row_class,
                         .architecture = store_->architecture(),
                         .limits = {.block_bytes = store_->block_shared_bytes(),
@@ -149,11 +142,6 @@ void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 
 void CudaAttend::reserve_workspace() {
   const auto rows = static_cast<std::size_t>(plan_->workspace_rows());
-  if (exact_) {
-    const auto floats = static_cast<std::size_t>(exact_row_bytes(shape_.v_dim)) / sizeof(float);
-    workspace_growths_ += workspace_o_.reserve(rows * floats);
-    return;
-  }
   workspace_growths_ += workspace_o_.reserve(rows * static_cast<std::size_t>(shape_.v_dim));
   workspace_growths_ += workspace_lse_.reserve(rows);
 }
@@ -193,18 +181,6 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
                         cudaStream_t stream, const ConstTensorView& sinks) {
   launch_to({.to = to}, q, pool, sinks, stream);
-}
-
-void CudaAttend::launch_exact(const ConstTensorView& q, const ConstKvPool& pool, void* rows,
-                              cudaStream_t stream) {
-  const AttendOutput out{.o = rows,
-                         .o_type = Dtype::kFloat32,
-                         .o_token_stride = shape_.q_heads,
-                         .o_head_stride = 1,
-                         .lse = nullptr,
-                         .lse_token_stride = 0,
-                         .lse_head_stride = 0};
-  launch_to({.out = out}, q, pool, {}, stream);
 }
 
 void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
@@ -250,7 +226,7 @@ void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
       {.stream = stream,
        .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),
        .block = dim3(32 * kMergeWarps),
-       .overlaps_previous = !exact_ && can_overlap_launches(store_->architecture())},
+       .overlaps_previous = can_overlap_launches(store_->architecture())},
       params);
 }
 

@@ -31,9 +31,6 @@ class CudaAttend {
     /// For graphs: allocates all memory that plans within the limits need, and launches grids of
     /// one size, so that a graph that captured `launch` computes the newest plan.
     std::optional<AttendLimits> limits{};
-    /// Rows of exact sums, for reproducible caches: `launch_exact` alone, and every step is planned
-    /// with `merges_all`, as are the limits.
-    bool exact = false;
   };
 
   /// @throws InvalidArgument for a shape that no kernel takes, or limits that are not those of
@@ -67,12 +64,6 @@ class CudaAttend {
   /// requires.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
               cudaStream_t stream, const ConstTensorView& sinks = {});
-
-  /// The same for rows of exact sums: `rows` [tokens, q_heads] on the device, of exact_row_bytes
-  /// each. Their bits depend on the keys that each row sees, and on the device's kind. Rows past
-  /// the step's tokens are not written.
-  void launch_exact(const ConstTensorView& q, const ConstKvPool& pool, void* rows,
-                    cudaStream_t stream);
 
   const DevicePlan& current() const { return *plan_; }
   /// Changes when graphs that were captured before become invalid.
@@ -111,7 +102,6 @@ class CudaAttend {
   TensorKinds kinds_;
   float scale_;
   bool fold_scale_;
-  bool exact_;
   bool has_head_classes_;
   int first_head_;
   int row_classes_[2];  // row classes of the launches

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "core/check.hpp"
-#include "kernels/cuda/attend/exact/exact_family.hpp"
 #include "kernels/cuda/attend/hopper/decode_family.hpp"
 #include "kernels/cuda/attend/hopper/latent_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill_family.hpp"
@@ -103,7 +102,6 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 AttendVariant choose_attend(const AttendCase& what) {
   require(what.shape.page_size > 0, "attend: pages of {} tokens: they need at least 1",
           what.shape.page_size);
-  if (auto variant = exact_family().choose(what)) return *std::move(variant);
   for (const AttendFamily* family :
        {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);

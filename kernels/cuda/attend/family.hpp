@@ -4,7 +4,6 @@
 //   hopper/  decode and speculation, and prefill, on sm_90a: wgmma and the copy engine
 //   mma/     16-bit pages on any chip since sm_80: mma.sync
 //   plain/   everything else
-//   exact/   reproducible caches: rows of exact sums
 #pragma once
 
 #include <optional>
@@ -56,7 +55,6 @@ struct AttendCase {
   TensorKinds kinds{};
   bool fold_scale = true;     ///< no score mod and scale > 0
   bool head_classes = false;  ///< a block mask has lists for each head
-  bool exact = false;         ///< rows of exact sums, for reproducible caches
   int rows = 16;              ///< most rows per thread block: a row class
   std::string architecture = "sm_90a";
   SharedLimits limits{};

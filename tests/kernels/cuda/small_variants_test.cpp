@@ -2,7 +2,6 @@
 // spill. They compile fast, so most of the tables are whole.
 #include <fmt/format.h>
 
-#include "kernels/cuda/attend/exact/exact_family.hpp"
 #include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
@@ -77,32 +76,6 @@ std::vector<Variant> merge_variants() {
   return variants;
 }
 
-/// The kernels of reproducible caches: dims, and the keys of a chunk.
-std::vector<Variant> exact_variants() {
-  const CudaMods mods = emit_cuda(mods::soft_cap(30.0f).graph(), mods::causal().graph());
-  struct Case {
-    AttentionShape shape;
-    Dtype pool;
-  };
-  const Case cases[] = {{{16, 2, 128, 128, 16}, Dtype::kBFloat16},
-                        {{2, 1, 5, 3, 7}, Dtype::kFloat32},
-                        {{8, 1, 576, 512, 64}, Dtype::kFloat8E4M3}};
-  std::vector<Variant> variants;
-  for (const char* architecture : kArchitectures) {
-    for (const auto& [shape, pool] : cases) {
-      const AttendVariant variant = choose_attend({.shape = shape,
-                                                   .kinds = {.q = Dtype::kBFloat16, .pool = pool},
-                                                   .exact = true,
-                                                   .architecture = architecture});
-      variants.push_back({fmt::format("exact_{}_K{}_{}", name(pool), shape.k_dim, architecture),
-                          attend_program(variant, mods, architecture)});
-      variants.push_back({fmt::format("exact_merge_V{}_{}", shape.v_dim, architecture),
-                          exact_merge_program(shape.v_dim, architecture)});
-    }
-  }
-  return variants;
-}
-
 /// Page size and group only change divisors.
 std::vector<Variant> classify_variants() {
   const Buffer<std::int32_t> documents({0, 0, 1});
@@ -138,7 +111,6 @@ INSTANTIATE_TEST_SUITE_P(AppendFloat8, SmallVariants, testing::ValuesIn(append_f
                          name_of);
 INSTANTIATE_TEST_SUITE_P(Copy, SmallVariants, testing::ValuesIn(copy_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Merge, SmallVariants, testing::ValuesIn(merge_variants()), name_of);
-INSTANTIATE_TEST_SUITE_P(Exact, SmallVariants, testing::ValuesIn(exact_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Classify, SmallVariants, testing::ValuesIn(classify_variants()), name_of);
 
 }  // namespace

@@ -12,70 +12,36 @@ namespace kvmesh::cuda {
 constexpr int kPoolBytes = info_of(kPoolType).bits / 8;
 constexpr int kLaneColumns = (kDimV + 31) / 32;  // columns of the output: lane, lane + 32, ...
 
-/// The query of a row, and the keys and values that it reads: one key per lane.
-class PlainReader {
+/// One row of a task.
+class PlainRow {
  public:
   /// `q` [kDimK] is this warp's memory in shared memory. Float8 pages need `scales`.
-  __device__ PlainReader(const AttendParams& params, const DeviceTask& task, int r, float* q,
-                         const DeviceScales* scales)
-      : p_(params), scales_(scales), task_(task), row_(row_of(params, task, r)), q_(q) {}
+  __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q,
+                      const DeviceScales* scales = nullptr)
+      : p_(params), scales_(scales), task_(task), r_(r), row_(row_of(params, task, r)), q_(q) {}
 
+  __device__ void run() {
+    load_query();
+    for (int c = 0; c < kLaneColumns; ++c) o_[c] = 0.0f;
+    for (int first = 0; first < task_.keys; first += 32) {
+      const int key = first + lane();
+      const PageVisit visit = p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
+      const float weight = softmax(key < task_.keys ? score(key_of(visit, key)) : kNoKeys);
+      add_values(first, visit.page, weight * value_scale(weight, visit.page, key));
+    }
+    store();
+  }
+
+ private:
   __device__ static int lane() { return threadIdx.x % 32; }
 
-  __device__ void load_query() const {
+  __device__ void load_query() {
     __syncwarp();
     const std::int64_t at = row_.token * p_.q_token_stride + row_.head * p_.q_head_stride;
     for (int d = lane(); d < kDimK; d += 32) q_[d] = load_element<kQueryType>(p_.q, at + d);
     __syncwarp();
   }
 
-  /// The page of the task's key; of its last one past the end.
-  __device__ PageVisit visit_of(int key) const {
-    return p_.visits[task_.first_visit + min(key, task_.keys - 1) / kPageSize];
-  }
-
-  /// The score of the task's key; kNoKeys if the row does not see it.
-  __device__ float score(const PageVisit& visit, int number) const {
-    if (number >= task_.keys) return kNoKeys;
-    const Key key = key_of(visit, number);
-    const char* row = place(p_.k, key.visit.page, key.number);
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int d = 0; d < kDimK; ++d) sum = fmaf(q_[d], load_element<kPoolType>(row, d), sum);
-    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
-      sum *= scale_of(scales_->k, key.visit.page, key.number);
-    }
-    const float score = modified(p_, task_, row_, key, sum);
-    return sees(p_, task_, row_, key) ? score : kNoKeys;
-  }
-
-  /// The factor of a float8 value. That of a key without weight is not read: it may be NaN.
-  __device__ float value_scale(float weight, int page, int key) const {
-    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
-      return weight == 0.0f ? 1.0f : scale_of(scales_->v, page, key);
-    } else {
-      return 1.0f;
-    }
-  }
-
-  /// Adds the values of `count` keys from key `first` on, in their order: `weight` (with the factor
-  /// of the value) and `page` are those of lane `first_lane` and its neighbours. A key without
-  /// weight is left out: its value may be NaN.
-  __device__ void add_values(int first, int first_lane, int count, int page, float weight,
-                             float (&o)[kLaneColumns]) const {
-#pragma unroll 4
-    for (int j = 0; j < count; ++j) {
-      const float w = __shfl_sync(kAllLanes, weight, first_lane + j);
-      const char* row = place(p_.v, __shfl_sync(kAllLanes, page, first_lane + j), first + j);
-      if (w == 0.0f) continue;
-      for (int c = 0; c < kLaneColumns; ++c) {
-        const int column = c * 32 + lane();
-        if (column < kDimV) o[c] = fmaf(w, load_element<kPoolType>(row, column), o[c]);
-      }
-    }
-  }
-
- private:
   /// Address of a key's row in a pool.
   __device__ const char* place(const DevicePool& pool, int page, int key) const {
     return static_cast<const char*>(pool.data) +
@@ -90,37 +56,26 @@ class PlainReader {
     return scale.per_token[page * scale.page_stride + pool_head(task_) * scale.head_stride +
                            key % kPageSize * scale.token_stride];
   }
-
-  const AttendParams& p_;
-  const DeviceScales* const scales_;
-  const DeviceTask& task_;
-  const Row row_;
-  float* const q_;
-};
-
-/// One row of a task.
-class PlainRow {
- public:
-  /// As PlainReader.
-  __device__ PlainRow(const AttendParams& params, const DeviceTask& task, int r, float* q,
-                      const DeviceScales* scales = nullptr)
-      : p_(params), task_(task), r_(r), reader_(params, task, r, q, scales) {}
-
-  __device__ void run() {
-    reader_.load_query();
-    for (int c = 0; c < kLaneColumns; ++c) o_[c] = 0.0f;
-    for (int first = 0; first < task_.keys; first += 32) {
-      const int key = first + lane();
-      const PageVisit visit = reader_.visit_of(key);
-      const float weight = softmax(reader_.score(visit, key));
-      const float factor = weight * reader_.value_scale(weight, visit.page, key);
-      reader_.add_values(first, 0, 32, visit.page, factor, o_);
+  /// The factor of a key without weight is not read: it may be NaN.
+  __device__ float value_scale(float weight, int page, int key) const {
+    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
+      return weight == 0.0f ? 1.0f : scale_of(scales_->v, page, key);
+    } else {
+      return 1.0f;
     }
-    store();
   }
 
- private:
-  __device__ static int lane() { return threadIdx.x % 32; }
+  __device__ float score(const Key& key) const {
+    const char* row = place(p_.k, key.visit.page, key.number);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int d = 0; d < kDimK; ++d) sum += q_[d] * load_element<kPoolType>(row, d);
+    if constexpr (kPoolType == Dtype::kFloat8E4M3) {
+      sum *= scale_of(scales_->k, key.visit.page, key.number);
+    }
+    const float score = modified(p_, task_, row_, key, sum);
+    return sees(p_, task_, row_, key) ? score : kNoKeys;
+  }
 
   /// Returns the weight of this lane's key; rescales the row's sum and outputs.
   __device__ float softmax(float score) {
@@ -135,6 +90,20 @@ class PlainRow {
     return weight;
   }
 
+  /// A key without weight is left out: its value may be NaN. Weights include the values' factors.
+  __device__ void add_values(int first, int page, float weight) {
+#pragma unroll 4
+    for (int j = 0; j < 32; ++j) {
+      const float w = __shfl_sync(kAllLanes, weight, j);
+      const char* row = place(p_.v, __shfl_sync(kAllLanes, page, j), first + j);
+      if (w == 0.0f) continue;
+      for (int c = 0; c < kLaneColumns; ++c) {
+        const int column = c * 32 + lane();
+        if (column < kDimV) o_[c] += w * load_element<kPoolType>(row, column);
+      }
+    }
+  }
+
   __device__ void store() const {
     const float lse = sum_ == 0.0f ? kNoKeys : merge_shift(max_) + logf(sum_);
     const RowEnd end = row_end(p_, task_, r_, sum_, lse);
@@ -147,9 +116,11 @@ class PlainRow {
   }
 
   const AttendParams& p_;
+  const DeviceScales* const scales_;
   const DeviceTask& task_;
   const int r_;
-  const PlainReader reader_;
+  const Row row_;
+  float* const q_;
   float o_[kLaneColumns];
   float max_ = kNoKeys;
   float sum_ = 0.0f;
