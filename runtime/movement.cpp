@@ -66,8 +66,7 @@ std::int64_t KvCache::drain(PageRank rank) { return try_drain(rank).value(); }
 Result<std::int64_t> KvCache::try_drain(PageRank rank) { return try_resize(rank, 0); }
 
 void KvCache::add_rank(PageRank rank) {
-  require(state().pool_size(rank).now == 0, "add_rank: page rank {} is not drained",
-          rank.value);
+  require(state().pool_size(rank).now == 0, "add_rank: page rank {} is not drained", rank.value);
   resize(rank, state().pool_size(rank).last);
 }
 

@@ -234,7 +234,8 @@ void bind_sequences(nb::class_<PyCache>& type) {
       .def(
           "add_rank",
           [](PyCache& self, int kv_rank) {
-            moved(self, [=](KvCache& it) { return it.add_rank(PageRank{kv_rank}), std::int64_t{0}; });
+            moved(self,
+                  [=](KvCache& it) { return it.add_rank(PageRank{kv_rank}), std::int64_t{0}; });
           },
           nb::arg("kv_rank"), "Takes a drained rank back into use. Collective.")
       .def(

@@ -113,7 +113,8 @@ kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t kv_rank) {
 kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
                                         int64_t* pages) {
   return guarded([&] {
-    checked(pages, "pages") = checked(cache, "cache").cache.allocator().pool_pages(PageRank{kv_rank});
+    checked(pages, "pages") =
+        checked(cache, "cache").cache.allocator().pool_pages(PageRank{kv_rank});
   });
 }
 

@@ -36,7 +36,9 @@ class Model {
   /// Pages that a pool of another size lacks for those that are held past it, and how many are.
   std::int64_t held_past(PageRank rank, std::int64_t pages) const;
   std::int64_t held_on(PageRank rank) const { return held_past(rank, 0); }
-  std::int64_t pool_pages(PageRank rank) const { return pools_[static_cast<std::size_t>(rank.value)]; }
+  std::int64_t pool_pages(PageRank rank) const {
+    return pools_[static_cast<std::size_t>(rank.value)];
+  }
 
   // Follow an operation of the allocator, by its new page tables.
   void created(SequenceId id) { sequences_[id]; }

@@ -99,10 +99,10 @@ static void check_movement(kvmesh_mesh_t* mesh, kvmesh_cache_t* cache) {
     CHECK_OK(kvmesh_cache_add_rank(cache, 1));
     CHECK_OK(kvmesh_cache_rebalance(cache, 100, NULL));
   }
-  CHECK_OK(kvmesh_cache_resize(cache, 0, 9, &moved));
+  CHECK_OK(kvmesh_cache_resize(cache, 0, 17, &moved));
   CHECK_OK(kvmesh_cache_pool_pages(cache, 0, &pages));
-  CHECK(pages == 9);
-  CHECK(kvmesh_cache_resize(cache, 0, 10, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(pages == 17);
+  CHECK(kvmesh_cache_resize(cache, 0, 18, NULL) == KVMESH_INVALID_ARGUMENT);
   CHECK(kvmesh_cache_pool_pages(cache, info.ranks, &pages) == KVMESH_INVALID_ARGUMENT);
 }
 
@@ -113,8 +113,8 @@ static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int reproducible) {
   options.kv_heads = 1;
   options.k_dim = kDim;
   options.page_size = 2;
-  options.pages_per_rank = 8;
-  options.max_pages_per_rank = 9;
+  options.pages_per_rank = 16;
+  options.max_pages_per_rank = 17;
   options.dtype = KVMESH_DTYPE_FLOAT32;
   options.placement = KVMESH_PLACE_STRIPED;
   options.reproducible = reproducible;
