@@ -13,7 +13,7 @@
 namespace kvmesh {
 namespace {
 
-/// Those of a group, whose pools on kv rank r have `now[r]` pages of at most `most[r]`.
+/// Those of a group, whose pools of page rank r have `now[r]` pages of at most `most[r]`.
 AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
                                    const std::vector<std::int64_t>& now,
                                    const std::vector<std::int64_t>& most, std::uint16_t id_space) {
@@ -51,7 +51,7 @@ std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agree
   return layouts;
 }
 
-/// A number of each kv rank's pools, for one group.
+/// A number of each page rank's pools, for one group.
 std::vector<std::int64_t> pages_of_ranks(const CacheAgreement& agreed, std::size_t group,
                                          std::int64_t PoolSizes::*number) {
   std::vector<std::int64_t> pages;

@@ -274,7 +274,7 @@ class KvCache {
   /// @throws InvalidArgument. After an error of a copy (Timeout, PeerLost, a device's Error) no
   /// page has moved. Collective over the world.
   std::int64_t rebalance(std::int64_t limit);
-  /// Gives the pools of a kv rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
+  /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
   /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
   /// sequences hold move to where there is room, cached ones are evicted; then their memory is
   /// returned to the system (not on GPUs, where it is kept). Returns, blocks and throws as

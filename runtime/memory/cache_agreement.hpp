@@ -6,7 +6,7 @@
 
 namespace kvmesh {
 
-/// The pages of a kv rank's pools, in the units of CacheOptions::pages_per_rank.
+/// The pages of a page rank's pools, in the units of CacheOptions::pages_per_rank.
 struct PoolSizes {
   std::int64_t now = 0;
   std::int64_t last = 0;  ///< before the rank was drained

@@ -19,6 +19,19 @@ std::string hex(const PageHash& hash) {
   return text;
 }
 
+/// Where each FileFault is counted. A file that another rank has removed meanwhile is missing.
+constexpr std::int64_t FileFaults::*kCountOf[] = {
+    nullptr,          // kNone
+    &FileFaults::io,  // kMissing
+    &FileFaults::corrupt,
+    &FileFaults::truncated,
+    &FileFaults::foreign,
+    &FileFaults::full,
+    &FileFaults::denied,
+    &FileFaults::io,
+};
+static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 1);
+
 std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
   return static_cast<std::size_t>(plane.elements) * static_cast<std::size_t>(page_size) *
          size_bytes(plane.dtype);
@@ -230,30 +243,9 @@ bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* 
 }
 
 void FileTier::count(FileFault fault) {
+  if (fault == FileFault::kNone) return;
   const std::lock_guard lock(mutex_);
-  switch (fault) {
-    case FileFault::kNone:
-      return;
-    case FileFault::kCorrupt:
-      ++faults_.corrupt;
-      return;
-    case FileFault::kTruncated:
-      ++faults_.truncated;
-      return;
-    case FileFault::kForeign:
-      ++faults_.foreign;
-      return;
-    case FileFault::kFull:
-      ++faults_.full;
-      return;
-    case FileFault::kDenied:
-      ++faults_.denied;
-      return;
-    case FileFault::kMissing:
-    case FileFault::kIo:
-      ++faults_.io;
-      return;
-  }
+  ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
 }
 
 void FileTier::settle() {

@@ -1,9 +1,9 @@
 // Pages in files that other runs, and other programs, can read.
 //
-//   DIRECTORY/MODEL-<16 digits: formats, sizes and hash
-//   rules>/layers-0-31/heads-0-7/ab/cd/<hash>.page
+//   DIRECTORY/MODEL-<16 digits>/layers-0-31/heads-0-7/ab/cd/<hash>.page
 //
-// A folder is named by the layers and heads that its files hold, never by a rank: a rank that has
+// The digits are of a hash of formats, sizes and hash rules; ab and cd begin the page's hash. A
+// folder is named by the layers and heads that its files hold, never by a rank: a rank that has
 // other heads puts its pages together from the files of several folders.
 #pragma once
 

@@ -52,10 +52,7 @@ PageSlot HostTier::take_slot(PageRank rank) {
 }
 
 TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
-  if (const PageSlot has = index_.find(hash); has != kNoSlot) {
-    // A pinned page is in no queue; it is used again when it is unpinned.
-    return job_done();
-  }
+  if (index_.find(hash) != kNoSlot) return job_done();
   const PageSlot slot = take_slot(from.page.rank());
   if (slot == kNoSlot) {
     counts_.drops += from.page.rank() == me_;

@@ -289,14 +289,19 @@ TEST(PrefixMatching, NeedsNoNewMemory) {
   }
 }
 
+constexpr int kManyRanks = 4;
+
+AllocatorOptions with_prefixes(std::int64_t pages_per_rank, std::int64_t home_threshold_tokens) {
+  return {.ranks = kManyRanks,
+          .pages_per_rank = pages_per_rank,
+          .page_size = kPageSize,
+          .home_threshold_tokens = home_threshold_tokens,
+          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
+}
+
 /// Requests that all begin with one short prompt have their homes on all ranks nevertheless.
 TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
-  constexpr int kRanks = 4;
-  PageAllocator allocator({.ranks = kRanks,
-                           .pages_per_rank = 400,
-                           .page_size = kPageSize,
-                           .home_threshold_tokens = 80,
-                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  PageAllocator allocator(with_prefixes(400, 80));
   const Tokens common(16, 7);
   for (std::int32_t request = 0; request < 40; ++request) {
     PrefixKey key(allocator.prefix_rules());
@@ -310,7 +315,7 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
     const std::span<const PageId> own = allocator.pages(id).subspan(4);
     for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
   }
-  for (PageRank rank{0}; rank.value < kRanks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value) {
     const std::int64_t held = 400 - allocator.free_pages(rank);
     EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
   }
@@ -319,12 +324,7 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
 
 /// Requests that come one after another, and begin alike: no rank evicts while others have room.
 TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
-  constexpr int kRanks = 4;
-  PageAllocator allocator({.ranks = kRanks,
-                           .pages_per_rank = 100,
-                           .page_size = kPageSize,
-                           .home_threshold_tokens = 16,
-                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  PageAllocator allocator(with_prefixes(100, 16));
   for (std::int32_t request = 0; request < 60; ++request) {
     PrefixKey key(allocator.prefix_rules());
     key.append(Tokens(kPageSize, 7));
@@ -337,9 +337,9 @@ TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
   }
   EXPECT_GT(allocator.cached_pages(), 330);
   EXPECT_EQ(allocator.evicted_pages(), 0);
-  for (PageRank rank{0}; rank.value < kRanks; ++rank.value)
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value)
     EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
-                static_cast<double>(allocator.cached_pages()) / kRanks, 12);
+                static_cast<double>(allocator.cached_pages()) / kManyRanks, 12);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,
