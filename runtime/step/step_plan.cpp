@@ -165,6 +165,7 @@ class StepPlan::State final : public CacheUser {
 
   const GroupStep& group_of(int layer) const {
     check_cache();
+    static_cast<void>(cache_->attention_group(layer));
     return groups_[cache_->index_of_group(layer)];
   }
   GroupStep& group_of(int layer) {
