@@ -31,9 +31,9 @@ class GroupStep {
 
   /// Refuses a batch that is too large, before the allocator appends.
   void check(std::span<const SequenceSize> batch) const { run_->check(batch); }
-  /// REQUIRES: the allocator has appended the batch's tokens.
-  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-            const PlanDigest& digest, Stream stream);
+  /// REQUIRES: checked sizes, and the allocator has appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+            std::span<const std::int64_t> q_positions, const PlanDigest& digest, Stream stream);
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 

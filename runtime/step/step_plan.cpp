@@ -54,12 +54,12 @@ class StepPlan::State final : public CacheUser {
     for (const GroupStep& group : groups_) group.check(batch);
   }
 
-  /// REQUIRES: the allocators have appended the batch's tokens.
-  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-            Stream stream) {
+  /// REQUIRES: checked sizes, and the allocators have appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+            std::span<const std::int64_t> q_positions, Stream stream) {
     is_planned_ = false;
     for (GroupStep& group : groups_) {
-      group.plan(batch, q_positions, cache_->history.digest(), stream);
+      group.plan(batch, sizes, q_positions, cache_->history.digest(), stream);
     }
     is_planned_ = true;
     good_at_ = cache_->digest();
@@ -276,7 +276,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   step->check(sizes);
   const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
-  step->plan(batch, options.q_positions, {});
+  step->plan(batch, sizes, options.q_positions, {});
   state().wait_for_tiers();
   state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
@@ -294,7 +294,7 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
   planned.check(sizes);
   const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
-  planned.plan(batch, q_positions, stream);
+  planned.plan(batch, sizes, q_positions, stream);
   state().wait_for_tiers();
   return Done{};
 }
