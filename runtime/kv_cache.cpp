@@ -132,6 +132,18 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
   return slots;
 }
 
+void KvCache::State::wait_for_peers() {
+  if (mesh.kv_parallel() > 1) settle();
+}
+
+void KvCache::State::let_go() noexcept {
+  try {
+    wait_for_peers();
+  } catch (const std::exception&) {
+    // The error is dropped: the NCCL group is broken now, and its next use reports that.
+  }
+}
+
 KvCache::State::~State() {
   let_go();
   for (CacheUser* user : users) user->cache_ends();

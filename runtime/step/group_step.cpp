@@ -43,10 +43,10 @@ GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& opti
   run_.emplace(mesh, *group.backend, step_options(group, mesh, options, limits_), first);
 }
 
-void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-                     const PlanDigest& digest, Stream stream) {
-  if (!run_) return;
-  make_step_batch(group_.allocator, group_.local_pages, batch, q_positions, batch_);
+void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+                     std::span<const std::int64_t> q_positions, const PlanDigest& digest,
+                     Stream stream) {
+  make_step_batch(group_.allocator, group_.local_pages, batch, sizes, q_positions, batch_);
   batch_.digest = digest;
   run_->plan(batch_, stream);
 }

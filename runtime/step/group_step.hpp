@@ -34,9 +34,9 @@ class GroupStep {
   void check(std::span<const SequenceSize> batch) const {
     if (run_) run_->check(batch);
   }
-  /// REQUIRES: the allocator has appended the batch's tokens.
-  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-            const PlanDigest& digest, Stream stream);
+  /// REQUIRES: checked sizes, and the allocator has appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+            std::span<const std::int64_t> q_positions, const PlanDigest& digest, Stream stream);
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 
