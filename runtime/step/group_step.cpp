@@ -46,6 +46,7 @@ GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& opti
 void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
                      std::span<const std::int64_t> q_positions, const PlanDigest& digest,
                      Stream stream) {
+  if (!run_) return;
   make_step_batch(group_.allocator, group_.local_pages, batch, sizes, q_positions, batch_);
   batch_.digest = digest;
   run_->plan(batch_, stream);
