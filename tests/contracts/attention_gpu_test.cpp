@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, AttentionContract, CudaPlaces, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Gpus, AttentionContract, each_of(CudaPlaces()), place_name);
 
 }  // namespace kvmesh::test

@@ -2,7 +2,7 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, AttentionContract, MpiPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessFormats, AttentionContract, MpiFormats, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Processes, AttentionContract, each_of(MpiPlaces()), place_name);
+INSTANTIATE_TEST_SUITE_P(ProcessFormats, AttentionContract, each_of(MpiFormats()), place_name);
 
 }  // namespace kvmesh::test

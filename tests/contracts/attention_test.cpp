@@ -2,7 +2,8 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, AttentionContract, LoopbackPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, AttentionContract, LoopbackFormats, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, AttentionContract, each_of(LoopbackPlaces()), place_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, AttentionContract, each_of(LoopbackFormats()),
+                         place_name);
 
 }  // namespace kvmesh::test

@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, ExternalContract, CudaPlaces, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Gpus, ExternalContract, each_of(CudaPlaces()), place_name);
 
 }  // namespace kvmesh::test

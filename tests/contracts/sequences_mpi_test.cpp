@@ -2,8 +2,8 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, SequencesContract, MpiPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessFormats, SequencesContract, MpiFormats, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessGroups, SequencesContract, MpiGroups, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Processes, SequencesContract, each_of(MpiPlaces()), place_name);
+INSTANTIATE_TEST_SUITE_P(ProcessFormats, SequencesContract, each_of(MpiFormats()), place_name);
+INSTANTIATE_TEST_SUITE_P(ProcessGroups, SequencesContract, each_of(MpiGroups()), place_name);
 
 }  // namespace kvmesh::test

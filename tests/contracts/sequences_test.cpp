@@ -2,8 +2,9 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, LoopbackPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, SequencesContract, LoopbackFormats, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackGroups, SequencesContract, LoopbackGroups, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, SequencesContract, each_of(LoopbackPlaces()), place_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, SequencesContract, each_of(LoopbackFormats()),
+                         place_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackGroups, SequencesContract, each_of(LoopbackGroups()), place_name);
 
 }  // namespace kvmesh::test
