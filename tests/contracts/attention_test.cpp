@@ -2,8 +2,8 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TEST_SUITE_P(Loopback, AttentionContract, each_of(LoopbackPlaces()), place_name);
-INSTANTIATE_TEST_SUITE_P(LoopbackFormats, AttentionContract, each_of(LoopbackFormats()),
-                         place_name);
+INSTANTIATE_TEST_SUITE_P(Loopback, AttentionContract, each_place(LoopbackPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, AttentionContract, each_place(LoopbackFormats()),
+                         param_name);
 
 }  // namespace kvmesh::test

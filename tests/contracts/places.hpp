@@ -195,12 +195,11 @@ Place place_of() {
           .shapes = &Type::shapes,
           .stored = &Type::stored};
 }
-/// The places of a list of types: INSTANTIATE_TEST_SUITE_P(..., each_of(Types()), place_name).
+/// The places of a list of types: INSTANTIATE_TEST_SUITE_P(..., each_place(Types()), param_name).
 template <class... Types>
-auto each_of(testing::internal::ProxyTypeList<Types...>) {
+auto each_place(testing::internal::ProxyTypeList<Types...>) {
   return testing::Values(place_of<Types>()...);
 }
-inline std::string place_name(const testing::TestParamInfo<Place>& info) { return info.param.name; }
 
 /// Names a typed suite's cases after their places: INSTANTIATE_TYPED_TEST_SUITE_P(..., PlaceNames).
 struct PlaceNames {

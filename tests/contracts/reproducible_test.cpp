@@ -23,10 +23,10 @@ using ReproduciblePlaces =
     testing::Types<ReproducibleOnCpu<LoopbackRanks<1>>, ReproducibleOnCpu<LoopbackRanks<2>>,
                    ReproducibleOnCpu<LoopbackRanks<3>>, ReproducibleOnCpu<LoopbackRanks<4>>,
                    ReproducibleOnCpu<LoopbackRanks<8>>>;
-INSTANTIATE_TEST_SUITE_P(Reproducible, AttentionContract, each_of(ReproduciblePlaces()),
-                         place_name);
-INSTANTIATE_TEST_SUITE_P(Reproducible, SequencesContract, each_of(ReproduciblePlaces()),
-                         place_name);
+INSTANTIATE_TEST_SUITE_P(Reproducible, AttentionContract, each_place(ReproduciblePlaces()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(Reproducible, SequencesContract, each_place(ReproduciblePlaces()),
+                         param_name);
 
 constexpr std::int64_t kTokens = 150;
 constexpr int kQHeads = 4, kKvHeads = 2, kDim = 24;

@@ -2,9 +2,10 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TEST_SUITE_P(Loopback, SequencesContract, each_of(LoopbackPlaces()), place_name);
-INSTANTIATE_TEST_SUITE_P(LoopbackFormats, SequencesContract, each_of(LoopbackFormats()),
-                         place_name);
-INSTANTIATE_TEST_SUITE_P(LoopbackGroups, SequencesContract, each_of(LoopbackGroups()), place_name);
+INSTANTIATE_TEST_SUITE_P(Loopback, SequencesContract, each_place(LoopbackPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, SequencesContract, each_place(LoopbackFormats()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackGroups, SequencesContract, each_place(LoopbackGroups()),
+                         param_name);
 
 }  // namespace kvmesh::test
