@@ -1,4 +1,5 @@
-// Which rows a combine moves where: the blocks that ranks own, and who takes part in them.
+// The rows that a combine moves, and where: the blocks that ranks own, and the ranks that take
+// part.
 #pragma once
 
 #include <cstdint>

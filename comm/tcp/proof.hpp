@@ -10,7 +10,7 @@
 
 namespace kvmesh::tcp {
 
-/// What the ranks of a job have in common. Both may be empty.
+/// The job's name and secret, equal on all of its ranks. Both may be empty.
 struct Credentials {
   std::string secret;
   std::string job;

@@ -1,4 +1,4 @@
-// What one combine on GPUs moves where: computed on the host, once a step.
+// Which rows one combine on GPUs moves where: computed on the host, once per step.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct DeviceCombinePlan {
   std::vector<std::int32_t> token_places{};
   std::vector<std::int32_t> owners{};  ///< [token], of Scatter::kOwner
 
-  // Of kAllToAll. To all owners under Scatter::kAll goes the same message.
+  // For kAllToAll. Under Scatter::kAll all owners get the same message.
   std::vector<RowMessage> sent{};      // [rank]
   std::vector<RowMessage> received{};  // [rank], none from this rank
   std::int64_t sent_floats = 0;

@@ -84,7 +84,7 @@ __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   return shift + logf(sum);  // without a key: 0 + log 0
 }
 
-/// What kvmesh::merge_weight computes.
+/// Computes the same as kvmesh::merge_weight.
 __device__ inline float merge_weight(float lse, float merged) {
   return kvmesh::merge_weight(lse, merged, [](float x) { return expf(x); });
 }
