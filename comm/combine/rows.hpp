@@ -22,7 +22,7 @@ struct CombineShape {
 struct CombineBlock {
   Share tokens;
   Share heads;
-  /// Of Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
+  /// For Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
   const Participation* owners = nullptr;
   int owner = 0;
 

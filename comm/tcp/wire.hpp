@@ -1,5 +1,5 @@
-// What ranks say to one another while they connect. Numbers are in the host's byte order: a host of
-// the other order shows another magic.
+// The messages that ranks exchange while they connect. Numbers are in the host's byte order: a host
+// of the other order shows another magic.
 #pragma once
 
 #include <array>

@@ -28,8 +28,8 @@ struct DeviceCombinePlan {
   std::int64_t sent_floats = 0;
   std::int64_t received_floats = 0;
 
-  /// Of the other strategies: rows of the largest block, to which all are filled up. Under
-  /// Scatter::kAll there is one block, of all rows.
+  /// For the other strategies: the rows of the largest block, to which all blocks are padded. Under
+  /// Scatter::kAll one block has all rows.
   std::int64_t block_rows = 0;
   int blocks = 1;
 
