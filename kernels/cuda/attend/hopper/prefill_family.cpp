@@ -6,7 +6,8 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// The tile, whose queries are brought a piece ahead where there is room for two pieces of them.
+/// Returns the tile. Queries are copied a piece ahead where shared memory has room for two pieces
+/// of them.
 std::optional<PrefillTile> tile_of(const AttendCase& what) {
   PrefillTile tile{
       .consumers = what.rows / kConsumerRows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim};
