@@ -6,6 +6,16 @@
 #include "kvmesh/allocator.hpp"
 
 namespace kvmesh {
+namespace {
+
+/// The state of an allocator that was not moved from.
+template <class State>
+State& of(const std::unique_ptr<State>& state) {
+  require(state != nullptr, "page allocator: it was moved from");
+  return *state;
+}
+
+}  // namespace
 
 PageAllocator::PageAllocator(const AllocatorOptions& options)
     : state_(std::make_unique<State>(options)) {}
@@ -13,16 +23,16 @@ PageAllocator::~PageAllocator() = default;
 PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
 PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
 
-const AllocatorOptions& PageAllocator::options() const { return state_->options(); }
+const AllocatorOptions& PageAllocator::options() const { return of(state_).options(); }
 
-SequenceId PageAllocator::create() { return state_->create(); }
+SequenceId PageAllocator::create() { return of(state_).create(); }
 
 void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
   try_reserve(sequence, tokens).value();
 }
 
 Result<Done> PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state_->try_reserve(sequence, tokens);
+  return of(state_).try_reserve(sequence, tokens);
 }
 
 std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
@@ -35,11 +45,11 @@ std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t to
 }
 
 Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRequest> requests) {
-  return state_->try_append(requests);
+  return of(state_).try_append(requests);
 }
 
 std::int64_t PageAllocator::pages_needed(std::span<const AppendRequest> requests) const {
-  return state_->pages_needed(requests);
+  return of(state_).pages_needed(requests);
 }
 
 std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
@@ -50,133 +60,133 @@ std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int
 Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequence,
                                                                std::int64_t begin,
                                                                std::int64_t end) {
-  return state_->try_make_writable(sequence, begin, end);
+  return of(state_).try_make_writable(sequence, begin, end);
 }
 
 Result<Done> PageAllocator::can_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state_->can_reserve(sequence, tokens);
+  return of(state_).can_reserve(sequence, tokens);
 }
 
 Result<Done> PageAllocator::can_append(std::span<const AppendRequest> requests) {
-  return state_->can_append(requests);
+  return of(state_).can_append(requests);
 }
 
 Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t begin,
                                               std::int64_t end) {
-  return state_->can_make_writable(sequence, begin, end);
+  return of(state_).can_make_writable(sequence, begin, end);
 }
 
 void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) {
-  state_->slide_window(sequence, first_query);
+  of(state_).slide_window(sequence, first_query);
 }
 
-SequenceId PageAllocator::fork(SequenceId sequence) { return state_->fork(sequence); }
+SequenceId PageAllocator::fork(SequenceId sequence) { return of(state_).fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
-  state_->truncate(sequence, length);
+  of(state_).truncate(sequence, length);
 }
 
 void PageAllocator::check_truncate(SequenceId sequence, std::int64_t length) const {
-  state_->check_truncate(sequence, length);
+  of(state_).check_truncate(sequence, length);
 }
 
-void PageAllocator::erase(SequenceId sequence) { state_->erase(sequence); }
+void PageAllocator::erase(SequenceId sequence) { of(state_).erase(sequence); }
 
-PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
+PrefixRules PageAllocator::prefix_rules() const { return of(state_).prefix_rules(); }
 
 PrefixMatch PageAllocator::match_prefix(const PrefixKey& key, std::int64_t most) {
-  return state_->match_prefix(key, most);
+  return of(state_).match_prefix(key, most);
 }
 
 std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t most) {
-  return state_->find_prefix(key, most).tokens;
+  return of(state_).find_prefix(key, most).tokens;
 }
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
-  return state_->create_with_prefix(match);
+  return of(state_).create_with_prefix(match);
 }
 
-void PageAllocator::release(const PrefixMatch& match) { state_->release(match); }
+void PageAllocator::release(const PrefixMatch& match) { of(state_).release(match); }
 
 void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
                             std::span<const Retention> retentions) {
-  state_->publish(sequence, key, retentions);
+  of(state_).publish(sequence, key, retentions);
 }
 
 void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
                                   std::span<const Retention> retentions) const {
-  state_->check_publish(sequence, key, retentions);
+  of(state_).check_publish(sequence, key, retentions);
 }
 
-std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
-std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
+std::int64_t PageAllocator::cached_pages() const { return of(state_).pools().cached_pages(); }
+std::int64_t PageAllocator::evicted_pages() const { return of(state_).pools().evicted_pages(); }
 
 bool PageAllocator::contains(SequenceId sequence) const {
-  return state_->sequences().find(sequence) != nullptr;
+  return of(state_).sequences().find(sequence) != nullptr;
 }
 
 std::int64_t PageAllocator::length(SequenceId sequence) const {
-  return state_->sequences().at(sequence).length;
+  return of(state_).sequences().at(sequence).length;
 }
 
 std::int64_t PageAllocator::capacity(SequenceId sequence) const {
-  return state_->capacity(state_->sequences().at(sequence));
+  return of(state_).capacity(of(state_).sequences().at(sequence));
 }
 
 std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
-  return state_->sequences().at(sequence).pages;
+  return of(state_).sequences().at(sequence).pages;
 }
 
 std::int64_t PageAllocator::released_pages(SequenceId sequence) const {
-  return state_->sequences().at(sequence).placement.released;
+  return of(state_).sequences().at(sequence).placement.released;
 }
 
-std::int64_t PageAllocator::sequences() const { return state_->sequences().size(); }
+std::int64_t PageAllocator::sequences() const { return of(state_).sequences().size(); }
 
 std::uint64_t PageAllocator::version(SequenceId sequence) const {
-  return state_->sequences().at(sequence).version;
+  return of(state_).sequences().at(sequence).version;
 }
 
-std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
+std::int64_t PageAllocator::free_pages() const { return of(state_).pools().free_pages(); }
 
 std::int64_t PageAllocator::free_pages(Rank rank) const {
   require(rank.value >= 0 && rank.value < options().ranks, "rank {} of {}", rank.value,
           options().ranks);
-  return state_->pools().free_pages(rank);
+  return of(state_).pools().free_pages(rank);
 }
 
 std::int32_t PageAllocator::reference_count(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().reference_count(page);
+  return of(state_).pools().reference_count(page);
 }
 
 bool PageAllocator::is_writable(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().writable(page);
+  return of(state_).pools().writable(page);
 }
 
 std::uint32_t PageAllocator::generation(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().generation(page);
+  return of(state_).pools().generation(page);
 }
 
-std::uint64_t PageAllocator::digest() const { return state_->journal().digest(); }
+std::uint64_t PageAllocator::digest() const { return of(state_).journal().digest(); }
 
-std::vector<JournalEntry> PageAllocator::journal() const { return state_->journal().entries(); }
+std::vector<JournalEntry> PageAllocator::journal() const { return of(state_).journal().entries(); }
 
-ChangeCursor PageAllocator::follow() { return state_->changes().follow(); }
+ChangeCursor PageAllocator::follow() { return of(state_).changes().follow(); }
 
 ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
-  return std::as_const(*state_).changes().read(cursor);
+  return std::as_const(of(state_)).changes().read(cursor);
 }
 
 void PageAllocator::verify_integrity() const {
-  check_integrity(state_->pools(), state_->sequences(), options().page_size);
-  if (const PrefixCache* prefixes = state_->prefixes())
-    check_prefixes(state_->pools(), state_->sequences(), *prefixes);
+  check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size);
+  if (const PrefixCache* prefixes = of(state_).prefixes())
+    check_prefixes(of(state_).pools(), of(state_).sequences(), *prefixes);
 }
 
 }  // namespace kvmesh
