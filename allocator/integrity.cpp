@@ -13,7 +13,7 @@ void ensure(bool ok, fmt::format_string<Args...> message, Args&&... args) {
   if (!ok) throw Error("allocator integrity: " + fmt::format(message, std::forward<Args>(args)...));
 }
 
-void check_free_list(const PagePools& pools, Rank rank) {
+void check_free_list(const PagePools& pools, PageRank rank) {
   const std::int64_t expected = pools.free_pages(rank) - pools.cached_pages(rank);
   std::int64_t listed = 0;
   for (PageId page = pools.first_free(rank); page.valid(); page = pools.next_free(page)) {
@@ -33,7 +33,11 @@ void check_free_list(const PagePools& pools, Rank rank) {
   for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index) {
     const PageId page{rank, index};
     cached += pools.is_cached(page) ? 1 : 0;
-    unused += pools.in_use(page) || pools.is_cached(page) ? 0 : 1;
+    unused += pools.in_use(page) || pools.is_cached(page) || pools.is_closed(page) ? 0 : 1;
+    ensure(!pools.is_closed(page) || index >= pools.size(rank),
+           "page {}:{} is closed in a pool of {}", rank.value, index, pools.size(rank));
+    ensure(!pools.is_cached(page) || index < pools.size(rank),
+           "page {}:{} is cached in a pool of {}", rank.value, index, pools.size(rank));
   }
   ensure(cached == pools.cached_pages(rank), "rank {} has {} cached pages and counts {}",
          rank.value, cached, pools.cached_pages(rank));
@@ -45,6 +49,7 @@ void check_free_list(const PagePools& pools, Rank rank) {
 struct Use {
   std::int64_t logical = 0;
   std::int32_t count = 0;
+  bool is_leaving = false;
 };
 
 class TableCheck {
@@ -69,11 +74,23 @@ class TableCheck {
     check_counts(id, sequence);
   }
 
+  /// A destination counts as one use. A source may be past the end of its pool.
+  void add_moves(std::span<const PageCopy> moves) {
+    for (const PageCopy& move : moves) {
+      ensure(uses_[at(move.destination)].count++ == 0 && !pools_.is_kept(move.destination),
+             "page {}:{} is the destination of a move and in use", move.destination.rank().value,
+             move.destination.index());
+      uses_[at(move.source)].is_leaving = true;
+    }
+  }
+
   void check_references() const {
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       for (std::int32_t index = 0; index < pools_.pages_per_rank(); ++index) {
-        const PageId page{Rank{rank}, index};
+        const PageId page{PageRank{rank}, index};
         const std::int32_t count = uses_[at(page)].count;
+        ensure(count == 0 || index < pools_.size(page.rank()) || uses_[at(page)].is_leaving,
+               "page {}:{} is held in a pool of {}", rank, index, pools_.size(page.rank()));
         ensure(pools_.reference_count(page) == count,
                "page {}:{} counts {} references and {} sequences hold it", rank, index,
                pools_.reference_count(page), count);
@@ -134,9 +151,10 @@ void check_slots(const SequenceTable& sequences) {
 
 }  // namespace
 
-void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size) {
+void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size,
+                     std::span<const PageCopy> moves) {
   std::int64_t free = 0;
-  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     check_free_list(pools, rank);
     free += pools.free_pages(rank);
   }
@@ -146,6 +164,7 @@ void check_integrity(const PagePools& pools, const SequenceTable& sequences, int
   TableCheck tables(pools, page_size);
   sequences.for_each(
       [&](SequenceId id, const Sequence& sequence) { tables.check_sequence(id, sequence); });
+  tables.add_moves(moves);
   tables.check_references();
 }
 

@@ -23,16 +23,21 @@ PageAllocator::~PageAllocator() = default;
 PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
 PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
 
+PageAllocator::State& PageAllocator::changing() {
+  require(!of(state_).is_moving(), "allocator: pages are being moved: finish or cancel that first");
+  return of(state_);
+}
+
 const AllocatorOptions& PageAllocator::options() const { return of(state_).options(); }
 
-SequenceId PageAllocator::create() { return of(state_).create(); }
+SequenceId PageAllocator::create() { return changing().create(); }
 
 void PageAllocator::reserve(SequenceId sequence, std::int64_t tokens) {
   try_reserve(sequence, tokens).value();
 }
 
 Result<Done> PageAllocator::try_reserve(SequenceId sequence, std::int64_t tokens) {
-  return of(state_).try_reserve(sequence, tokens);
+  return changing().try_reserve(sequence, tokens);
 }
 
 std::vector<PageCopy> PageAllocator::append(std::span<const AppendRequest> requests) {
@@ -45,7 +50,7 @@ std::vector<PageCopy> PageAllocator::append(SequenceId sequence, std::int64_t to
 }
 
 Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRequest> requests) {
-  return of(state_).try_append(requests);
+  return changing().try_append(requests);
 }
 
 std::int64_t PageAllocator::pages_needed(std::span<const AppendRequest> requests) const {
@@ -60,7 +65,7 @@ std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int
 Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequence,
                                                                std::int64_t begin,
                                                                std::int64_t end) {
-  return of(state_).try_make_writable(sequence, begin, end);
+  return changing().try_make_writable(sequence, begin, end);
 }
 
 Result<Done> PageAllocator::can_reserve(SequenceId sequence, std::int64_t tokens) {
@@ -77,25 +82,25 @@ Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t 
 }
 
 void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) {
-  of(state_).slide_window(sequence, first_query);
+  changing().slide_window(sequence, first_query);
 }
 
-SequenceId PageAllocator::fork(SequenceId sequence) { return of(state_).fork(sequence); }
+SequenceId PageAllocator::fork(SequenceId sequence) { return changing().fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
-  of(state_).truncate(sequence, length);
+  changing().truncate(sequence, length);
 }
 
 void PageAllocator::check_truncate(SequenceId sequence, std::int64_t length) const {
   of(state_).check_truncate(sequence, length);
 }
 
-void PageAllocator::erase(SequenceId sequence) { of(state_).erase(sequence); }
+void PageAllocator::erase(SequenceId sequence) { changing().erase(sequence); }
 
 PrefixRules PageAllocator::prefix_rules() const { return of(state_).prefix_rules(); }
 
 PrefixMatch PageAllocator::match_prefix(const PrefixKey& key, std::int64_t most) {
-  return of(state_).match_prefix(key, most);
+  return changing().match_prefix(key, most);
 }
 
 std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t most) {
@@ -103,14 +108,14 @@ std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t mos
 }
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
-  return of(state_).create_with_prefix(match);
+  return changing().create_with_prefix(match);
 }
 
-void PageAllocator::release(const PrefixMatch& match) { of(state_).release(match); }
+void PageAllocator::release(const PrefixMatch& match) { changing().release(match); }
 
 void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
                             std::span<const Retention> retentions) {
-  of(state_).publish(sequence, key, retentions);
+  changing().publish(sequence, key, retentions);
 }
 
 void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
@@ -118,8 +123,51 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
   of(state_).check_publish(sequence, key, retentions);
 }
 
+PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const PageRank> homes) {
+  return changing().bring_back(match, homes);
+}
+
+const PageHash& PageAllocator::page_hash(PageId page) const {
+  require(of(state_).prefixes() != nullptr && of(state_).pools().contains(page),
+          "prefix: no page {}:{} that could be published", page.rank().value, page.index());
+  return of(state_).prefixes()->hash(page);
+}
+
+std::vector<PageId> PageAllocator::published_pages() const {
+  return of(state_).prefixes() != nullptr ? of(state_).prefixes()->published()
+                                          : std::vector<PageId>{};
+}
+
 std::int64_t PageAllocator::cached_pages() const { return of(state_).pools().cached_pages(); }
+std::int64_t PageAllocator::cached_pages(PageRank rank) const {
+  of(state_).check_rank(rank);
+  return of(state_).pools().cached_pages(rank);
+}
 std::int64_t PageAllocator::evicted_pages() const { return of(state_).pools().evicted_pages(); }
+
+Result<Done> PageAllocator::can_resize(PageRank rank, std::int64_t pages) const {
+  return of(state_).can_resize(rank, pages);
+}
+
+std::vector<PageCopy> PageAllocator::start_resize(PageRank rank, std::int64_t pages) {
+  return try_start_resize(rank, pages).value();
+}
+
+Result<std::vector<PageCopy>> PageAllocator::try_start_resize(PageRank rank, std::int64_t pages) {
+  return changing().try_start_resize(rank, pages);
+}
+
+std::vector<PageCopy> PageAllocator::start_rebalance(std::int64_t limit) {
+  return changing().start_rebalance(limit);
+}
+
+void PageAllocator::finish_moves() { of(state_).finish_moves(); }
+void PageAllocator::cancel_moves() { of(state_).cancel_moves(); }
+
+std::int64_t PageAllocator::pool_pages(PageRank rank) const {
+  of(state_).check_rank(rank);
+  return of(state_).pools().size(rank);
+}
 
 bool PageAllocator::contains(SequenceId sequence) const {
   return of(state_).sequences().find(sequence) != nullptr;
@@ -149,9 +197,8 @@ std::uint64_t PageAllocator::version(SequenceId sequence) const {
 
 std::int64_t PageAllocator::free_pages() const { return of(state_).pools().free_pages(); }
 
-std::int64_t PageAllocator::free_pages(Rank rank) const {
-  require(rank.value >= 0 && rank.value < options().ranks, "rank {} of {}", rank.value,
-          options().ranks);
+std::int64_t PageAllocator::free_pages(PageRank rank) const {
+  of(state_).check_rank(rank);
   return of(state_).pools().free_pages(rank);
 }
 
@@ -184,7 +231,8 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
 }
 
 void PageAllocator::verify_integrity() const {
-  check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size);
+  check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size,
+                  of(state_).moves());
   if (const PrefixCache* prefixes = of(state_).prefixes())
     check_prefixes(of(state_).pools(), of(state_).sequences(), *prefixes);
 }

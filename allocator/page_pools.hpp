@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "allocator/digest.hpp"
@@ -19,7 +20,7 @@ class PageKeeper {
   /// A cached page gets a reference again.
   virtual void taken(PageId page) = 0;
   /// Frees at least one cached page of `rank`, by free_cached. REQUIRES: there is one.
-  virtual void evict_one(Rank rank) = 0;
+  virtual void evict_one(PageRank rank) = 0;
 
  protected:
   ~PageKeeper() = default;
@@ -29,6 +30,7 @@ class PageKeeper {
 /// cached, and one word holds its state, so that handing it out touches little memory:
 ///
 ///   link <  0             free, and ~link is the index of the rank's next free page, or kEnd
+///   link == kClosed       past the end of the rank's pool, which has fewer pages than it could
 ///   link == kKept         cached: kept for its content, without references
 ///   kKept + n (or n > 0)  held by n sequences, and to be cached (or freed) after the last
 ///
@@ -40,18 +42,33 @@ class PageKeeper {
 /// ids that these pools handed out, and check for a free page before they take one.
 class PagePools {
  public:
-  PagePools(int ranks, std::int64_t pages_per_rank);
+  /// A rank has at most `pages_per_rank` pages, and `sizes[rank]` now; without sizes all of them.
+  PagePools(int ranks, std::int64_t pages_per_rank, std::span<const std::int64_t> sizes = {});
 
   int ranks() const { return static_cast<int>(heads_.size()); }
+  /// The most pages that a rank can have.
   std::int64_t pages_per_rank() const { return pages_per_rank_; }
+  /// The pages that the rank has: those with an index below.
+  std::int64_t size(PageRank rank) const { return sizes_[at(rank)]; }
   /// The pages that can be handed out: free or cached.
   std::int64_t free_pages() const { return free_total_; }
-  std::int64_t free_pages(Rank rank) const { return free_counts_[at(rank)]; }
+  std::int64_t free_pages(PageRank rank) const { return free_counts_[at(rank)]; }
   std::int64_t cached_pages() const { return cached_total_; }
   /// The pages that free_cached freed so far.
   std::int64_t evicted_pages() const { return evicted_total_; }
-  std::int64_t cached_pages(Rank rank) const { return free_counts_[at(rank)] - listed_[at(rank)]; }
+  std::int64_t cached_pages(PageRank rank) const {
+    return free_counts_[at(rank)] - listed_[at(rank)];
+  }
   std::vector<std::int64_t> free_pages_per_rank() const;
+
+  /// Whether fewer pages of `a` than of `b` were handed out since a pool was resized, by their
+  /// sizes, and by more than `margin`: what is cached on `a` is older then.
+  /// REQUIRES: neither pool has 0 pages.
+  bool is_behind(PageRank a, PageRank b, std::int64_t margin = 0) const {
+    return (handed_out_[at(a)] + static_cast<std::uint64_t>(margin)) *
+               static_cast<std::uint64_t>(size(b)) <
+           handed_out_[at(b)] * static_cast<std::uint64_t>(size(a));
+  }
 
   bool contains(PageId page) const {
     return page.rank().value < ranks() && page.index() < pages_per_rank_;
@@ -67,11 +84,12 @@ class PagePools {
     return link < 0 ? 0 : link & ~kKept;
   }
   std::uint32_t generation(PageId page) const { return generations_[at(page)]; }
+  bool is_closed(PageId page) const { return links_[at(page)] == kClosed; }
 
   /// A free page of `rank`, now with one reference. The rank has one.
-  PageId take(Rank rank);
+  PageId take(PageRank rank);
   /// One free page of `rank` for each element of `out`. The rank has that many.
-  void take(Rank rank, std::span<PageId> out);
+  void take(PageRank rank, std::span<PageId> out);
   /// Adds a reference to a held or cached page.
   void add_reference(PageId page) {
     std::int32_t& link = links_[at(page)];
@@ -96,45 +114,63 @@ class PagePools {
     put_on_list(page);
   }
 
+  /// Gives the rank `size` pages. Free pages past them cannot be handed out any more, nor held ones
+  /// when they are given back. REQUIRES: no page past them is cached.
+  void resize(PageRank rank, std::int64_t size);
+  /// `to` is kept in the place of `from`. REQUIRES: `from` is kept, both are held.
+  void keep_instead(PageId from, PageId to) {
+    links_[at(from)] &= ~kKept;
+    links_[at(to)] |= kKept;
+  }
+
   /// Hash of every page handed out and freed so far, in order: it fixes the order of the free
   /// lists.
   std::uint64_t history() const { return history_; }
 
   /// The first free page of `rank`, and the one after `page`; invalid at the end. For checks.
-  PageId first_free(Rank rank) const { return listed(rank, heads_[at(rank)]); }
+  PageId first_free(PageRank rank) const { return listed(rank, heads_[at(rank)]); }
   PageId next_free(PageId page) const { return listed(page.rank(), ~links_[at(page)]); }
 
  private:
   static constexpr std::int32_t kEnd = PageId::kMaxPagesPerRank;
   static constexpr std::int32_t kKept = 1 << 30;
+  static constexpr std::int32_t kClosed = INT32_MIN;
 
-  static std::size_t at(Rank rank) { return static_cast<std::size_t>(rank.value); }
+  static std::size_t at(PageRank rank) { return static_cast<std::size_t>(rank.value); }
   std::size_t at(PageId page) const {
     return at(page.rank()) * static_cast<std::size_t>(pages_per_rank_) +
            static_cast<std::size_t>(page.index());
   }
-  void count_available(Rank rank, std::int32_t change) {
+  void count_available(PageRank rank, std::int32_t change) {
     free_counts_[at(rank)] += change;
     free_total_ += change;
   }
   void put_on_list(PageId page) {
     const std::size_t rank = at(page.rank());
+    history_ = fold(history_, ~std::uint64_t{page.bits()});
+    if (page.index() >= sizes_[rank]) {
+      links_[at(page)] = kClosed;
+      return;
+    }
     links_[at(page)] = ~heads_[rank];
     heads_[rank] = page.index();
     ++listed_[rank];
     count_available(page.rank(), 1);
-    history_ = fold(history_, ~std::uint64_t{page.bits()});
   }
-  PageId listed(Rank rank, std::int32_t index) const {
+  PageId listed(PageRank rank, std::int32_t index) const {
     return index == kEnd ? PageId{} : PageId{rank, index};
   }
 
+  void list_free_pages(PageRank rank, std::int32_t first);
+
   std::int64_t pages_per_rank_;
-  std::int64_t free_total_;
+  std::int64_t free_total_ = 0;
   std::int64_t cached_total_ = 0;
   std::int64_t evicted_total_ = 0;
   PageKeeper* keeper_ = nullptr;
   std::uint64_t history_ = 0;
+  std::vector<std::int32_t> sizes_;         // [ranks] pages
+  std::vector<std::uint64_t> handed_out_;   // [ranks] pages, since a pool was resized
   std::vector<std::int32_t> heads_;         // [ranks] first free index, or kEnd
   std::vector<std::int32_t> free_counts_;   // [ranks] free or cached
   std::vector<std::int32_t> listed_;        // [ranks] free
@@ -142,13 +178,13 @@ class PagePools {
   std::vector<std::uint32_t> generations_;  // [ranks * pages_per_rank] times handed out
 };
 
-inline PageId PagePools::take(Rank rank) {
+inline PageId PagePools::take(PageRank rank) {
   PageId page;
   take(rank, {&page, 1});
   return page;
 }
 
-inline void PagePools::take(Rank rank, std::span<PageId> out) {
+inline void PagePools::take(PageRank rank, std::span<PageId> out) {
   while (listed_[at(rank)] < static_cast<std::int32_t>(out.size())) keeper_->evict_one(rank);
   const std::size_t base = at(PageId{rank, 0});
   std::int32_t head = heads_[at(rank)];
@@ -162,6 +198,7 @@ inline void PagePools::take(Rank rank, std::span<PageId> out) {
     history = fold(history, page.bits());
   }
   history_ = history;
+  handed_out_[at(rank)] += out.size();
   heads_[at(rank)] = head;
   listed_[at(rank)] -= static_cast<std::int32_t>(out.size());
   count_available(rank, -static_cast<std::int32_t>(out.size()));

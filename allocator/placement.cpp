@@ -14,7 +14,7 @@ std::int32_t next_rank(std::int32_t rank, int ranks) { return rank + 1 == ranks 
 class PackedPlacement final : public PlacementPolicy {
  public:
   void take(SequencePlacement&, std::int64_t, std::span<PageId> out, PagePools& pools) override {
-    for (Rank rank{0}; !out.empty(); ++rank.value) {
+    for (PageRank rank{0}; !out.empty(); ++rank.value) {
       const std::size_t run =
           std::min(out.size(), static_cast<std::size_t>(pools.free_pages(rank)));
       pools.take(rank, out.first(run));
@@ -37,8 +37,8 @@ class StripedPlacement final : public PlacementPolicy {
     auto wanted = static_cast<std::int32_t>((sequence.anchor + first) % ranks);
     for (PageId& page : out) {
       std::int32_t rank = wanted;
-      while (pools.free_pages(Rank{rank}) == 0) rank = next_rank(rank, ranks);
-      page = pools.take(Rank{rank});
+      while (pools.free_pages(PageRank{rank}) == 0) rank = next_rank(rank, ranks);
+      page = pools.take(PageRank{rank});
       wanted = next_rank(wanted, ranks);
     }
   }
@@ -64,7 +64,7 @@ class BalancedPlacement final : public PlacementPolicy {
 
   void take(SequencePlacement& sequence, std::int64_t first, std::span<PageId> out,
             PagePools& pools) override {
-    if (pools.ranks() == 1) return pools.take(Rank{0}, out);
+    if (pools.ranks() == 1) return pools.take(PageRank{0}, out);
     const std::int64_t held = first - sequence.released;
     if (held < home_pages_) {
       const auto at_home =
@@ -73,7 +73,7 @@ class BalancedPlacement final : public PlacementPolicy {
       out = out.subspan(at_home);
     }
     for (PageId& page : out) {
-      const Rank rank = fewest(sequence, pools);
+      const PageRank rank = fewest(sequence, pools);
       page = pools.take(rank);
       sequence.added(rank);
     }
@@ -86,9 +86,9 @@ class BalancedPlacement final : public PlacementPolicy {
       leave_crowded_home(sequence, pools);
     while (!out.empty()) {
       if (sequence.anchor == SequencePlacement::kNone ||
-          pools.free_pages(Rank{sequence.anchor}) == 0)
+          pools.free_pages(PageRank{sequence.anchor}) == 0)
         sequence.anchor = emptiest(pools);
-      const Rank home{sequence.anchor};
+      const PageRank home{sequence.anchor};
       const std::size_t run =
           std::min(out.size(), static_cast<std::size_t>(pools.free_pages(home)));
       pools.take(home, out.first(run));
@@ -101,38 +101,48 @@ class BalancedPlacement final : public PlacementPolicy {
   /// another rank has room for a whole home more: one prompt that all requests begin with would
   /// otherwise bring all of them to one rank.
   void leave_crowded_home(SequencePlacement& sequence, const PagePools& pools) const {
-    Rank best{sequence.anchor};
-    for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value)
-      if (pools.free_pages(rank) > pools.free_pages(best)) best = rank;
-    if (pools.free_pages(best) - pools.free_pages(Rank{sequence.anchor}) > home_pages_)
-      sequence.anchor = best.value;
+    const PageRank home{sequence.anchor};
+    PageRank best = home;
+    for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value)
+      if (is_emptier(pools, rank, best)) best = rank;
+    const bool has_room = pools.free_pages(best) - pools.free_pages(home) > home_pages_;
+    if (has_room || pools.is_behind(best, home, home_pages_)) sequence.anchor = best.value;
   }
 
-  /// Returns the rank with the most free pages; among equal ones the first after the last choice,
-  /// so that tiny sequences that come and go do not all meet on one rank.
+  /// Cached pages count as free; among ranks with as many, the one comes first whose cached pages
+  /// are older. Else one rank would evict what is new while others keep what nobody asks for.
+  static bool is_emptier(const PagePools& pools, PageRank a, PageRank b) {
+    if (pools.free_pages(a) != pools.free_pages(b))
+      return pools.free_pages(a) > pools.free_pages(b);
+    return pools.free_pages(a) > 0 && pools.is_behind(a, b);
+  }
+
+  /// Returns the rank with the most free pages; among ranks that are equal in everything the first
+  /// after the last choice, so that tiny sequences that come and go do not all meet on one rank.
   std::int32_t emptiest(const PagePools& pools) {
     std::int32_t best = first_choice_;
     std::int32_t rank = first_choice_;
     for (int i = 1; i < pools.ranks(); ++i) {
       rank = next_rank(rank, pools.ranks());
-      if (pools.free_pages(Rank{rank}) > pools.free_pages(Rank{best})) best = rank;
+      if (is_emptier(pools, PageRank{rank}, PageRank{best})) best = rank;
     }
     first_choice_ = next_rank(best, pools.ranks());
     return best;
   }
 
-  /// Returns the rank with the fewest pages of the sequence; among equal ones that with the most
-  /// free pages, then the lowest. Both are compared at once, as one 64-bit key, without a branch.
-  static Rank fewest(const SequencePlacement& sequence, const PagePools& pools) {
+  /// Returns the rank with the fewest pages of the sequence; among equal ones the emptiest, then
+  /// the lowest. The number of pages and that of free ones are compared at once, as one 64-bit key.
+  static PageRank fewest(const SequencePlacement& sequence, const PagePools& pools) {
     std::uint64_t best_key = std::numeric_limits<std::uint64_t>::max();
-    Rank best{0};
-    for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+    PageRank best{0};
+    for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
       const auto held = static_cast<std::uint64_t>(sequence.pages_on[rank.value]);
       const auto free = static_cast<std::uint64_t>(pools.free_pages(rank));
-      const std::uint64_t key =
-          free == 0 ? std::numeric_limits<std::uint64_t>::max() : held << 32 | (0xFFFF'FFFF - free);
-      best = key < best_key ? rank : best;
-      best_key = std::min(key, best_key);
+      if (free == 0) continue;
+      const std::uint64_t key = held << 32 | (0xFFFF'FFFF - free);
+      if (key > best_key || (key == best_key && !pools.is_behind(rank, best))) continue;
+      best = rank;
+      best_key = key;
     }
     return best;
   }

@@ -81,6 +81,46 @@ void PageAllocator::State::release(const PrefixMatch& match) {
   erase(match.pin);
 }
 
+PrefixMatch PageAllocator::State::bring_back(const PrefixMatch& match,
+                                             std::span<const PageRank> homes) {
+  Sequence& sequence = this->match(match);
+  require(options_.window == 0, "prefix: pages that come back, with a window of {}",
+          options_.window);
+  for (const PageRank home : homes)
+    require(home.value < options_.ranks, "prefix: rank {} of {}", home.value, options_.ranks);
+  const auto missing = static_cast<std::int64_t>(homes.size());
+  if (!free_for(missing)) throw out_of_pages(missing);
+  prepare(sequence, missing);
+
+  const std::int64_t whole = sequence.length / options_.page_size;
+  drop_pages_past(match.pin, sequence, whole);
+  const std::size_t first = sequence.pages.size();
+  for (std::size_t i = 0; i < homes.size(); ++i) {
+    sequence.pages.emplace_back();
+    take_at(homes[i], sequence, first + i);
+    journal_.fold_in(static_cast<std::uint64_t>(homes[i].value));
+  }
+  sequence.length = (whole + missing) * options_.page_size;
+  ++sequence.version;
+  log_added(match.pin, sequence, first);
+  record("bring back", match.pin, homes.size());
+  return {.pin = match.pin, .tokens = sequence.length};
+}
+
+/// Takes logical page `logical` on `home`, or where placement puts it.
+void PageAllocator::State::take_at(PageRank home, Sequence& sequence, std::size_t logical) {
+  PageId& page = sequence.pages[logical];
+  if (home.value < 0 || pools_.free_pages(home) == 0) {
+    placement_->take(sequence.placement, static_cast<std::int64_t>(logical), {&page, 1}, pools_);
+    return;
+  }
+  page = pools_.take(home);
+  sequence.placement.added(home);
+  if (sequence.placement.anchor != SequencePlacement::kNone) return;
+  sequence.placement.anchor = home.value;
+  sequence.placement.anchor_is_shared = true;
+}
+
 void PageAllocator::State::check_publish(SequenceId id, const PrefixKey& key,
                                          std::span<const Retention> retentions) const {
   check_key(key);

@@ -25,10 +25,10 @@ struct SequencePlacement {
   /// entries of the table are invalid.
   std::int32_t released = 0;
 
-  void added(Rank rank, std::int32_t pages = 1) {
+  void added(PageRank rank, std::int32_t pages = 1) {
     if (pages_on) pages_on[rank.value] += pages;
   }
-  void removed(Rank rank) { added(rank, -1); }
+  void removed(PageRank rank) { added(rank, -1); }
 };
 
 /// One sequence.
@@ -85,6 +85,11 @@ class SequenceTable {
   std::int64_t size() const { return size_; }
 
   /// Calls `visit(id, sequence)` for every sequence, by slot.
+  template <class Visit>
+  void for_each(Visit&& visit) {
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot)
+      if (slots_[slot].generation % 2 == 1) visit(id_of(slot), slots_[slot].sequence);
+  }
   template <class Visit>
   void for_each(Visit&& visit) const {
     for (std::size_t slot = 0; slot < slots_.size(); ++slot)

@@ -14,6 +14,12 @@ AllocatorOptions checked(const AllocatorOptions& options) {
   require(options.pages_per_rank >= 1 && options.pages_per_rank <= PageId::kMaxPagesPerRank,
           "pages_per_rank is {}, must be 1 to {}", options.pages_per_rank,
           PageId::kMaxPagesPerRank);
+  require(options.pool_pages.empty() ||
+              options.pool_pages.size() == static_cast<std::size_t>(options.ranks),
+          "pool_pages has {} sizes for {} ranks", options.pool_pages.size(), options.ranks);
+  for (const std::int64_t pages : options.pool_pages)
+    require(pages >= 0 && pages <= options.pages_per_rank, "a pool of {} pages, of at most {}",
+            pages, options.pages_per_rank);
   require(options.page_size >= 1, "page_size is {}, must be at least 1", options.page_size);
   static_cast<void>(checked_product("allocator: tokens of all pages",
                                     {options.ranks, options.pages_per_rank, options.page_size}));
@@ -32,6 +38,8 @@ AllocatorOptions checked(const AllocatorOptions& options) {
 std::uint64_t digest_of(const AllocatorOptions& options) {
   std::uint64_t hash = fold(0, static_cast<std::uint64_t>(options.ranks));
   hash = fold(hash, static_cast<std::uint64_t>(options.pages_per_rank));
+  for (const std::int64_t pages : options.pool_pages)
+    hash = fold(hash, static_cast<std::uint64_t>(pages));
   hash = fold(hash, static_cast<std::uint64_t>(options.page_size));
   hash = fold(hash, static_cast<std::uint64_t>(options.placement));
   hash = fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
@@ -66,7 +74,7 @@ std::int64_t saturating_add(std::int64_t a, std::int64_t b) {
 
 PageAllocator::State::State(const AllocatorOptions& options)
     : options_(with_id_space(checked(options))),
-      pools_(options.ranks, options.pages_per_rank),
+      pools_(options.ranks, options.pages_per_rank, options.pool_pages),
       sequences_(options_.id_space),
       placement_(make_placement(options)),
       changes_(options.ranks * options.pages_per_rank) {

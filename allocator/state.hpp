@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -45,13 +46,22 @@ class PageAllocator::State {
   PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most);
   SequenceId create_with_prefix(const PrefixMatch& match);
   void release(const PrefixMatch& match);
+  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   void check_publish(SequenceId id, const PrefixKey& key,
                      std::span<const Retention> retentions) const;
+  Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
+  Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
+  std::vector<PageCopy> start_rebalance(std::int64_t limit);
+  void finish_moves();
+  void cancel_moves();
   PrefixRules prefix_rules() const {
     return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
   }
 
+  bool is_moving() const { return is_moving_; }
+  std::span<const PageCopy> moves() const { return moves_; }
+  void check_rank(PageRank rank) const;
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
   const SequenceTable& sequences() const { return sequences_; }
@@ -73,6 +83,24 @@ class PageAllocator::State {
     std::int64_t appends;  // tokens
   };
 
+  /// Which sequences give up pages that rebalance moves.
+  enum class Moving { kWhole, kSpread, kAny };
+  struct PoolSize {
+    PageRank rank;
+    std::int64_t pages;
+  };
+
+  std::size_t place(PageId page) const {
+    return static_cast<std::size_t>(page.rank().value * options_.pages_per_rank + page.index());
+  }
+  void prepare_moves(std::int64_t most);
+  void order_move(PageId source, PageRank to);
+  std::int64_t level(const Sequence& sequence, Moving kind, std::int64_t most,
+                     std::vector<std::int64_t>& surplus);
+  void set_pool(PageRank rank, std::int64_t pages);
+  void relocate(SequenceId id, Sequence& sequence);
+  void end_moves();
+
   std::int64_t pages_for(std::int64_t tokens) const;
   /// The number of leading pages that no query from `first_query` on sees.
   std::int64_t pages_behind(std::int64_t first_query) const;
@@ -93,6 +121,7 @@ class PageAllocator::State {
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
                     int priority);
+  void take_at(PageRank home, Sequence& sequence, std::size_t logical);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
   void give_back_sources();
   void log_added(SequenceId id, const Sequence& sequence, std::size_t first);
@@ -107,6 +136,12 @@ class PageAllocator::State {
   Journal journal_;
   ChangeLog changes_;
   std::unique_ptr<PrefixCache> prefixes_;  // null: off
+
+  // Moves in progress.
+  bool is_moving_ = false;
+  std::optional<PoolSize> resized_;  // the pool that has another size now, as it was
+  std::vector<PageCopy> moves_;
+  std::vector<PageId> targets_;  // [ranks * pages_per_rank] of moving pages; else invalid
 
   // Scratch of one operation, kept for its memory; no part of the state.
   std::uint64_t batch_ = 0;

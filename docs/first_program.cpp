@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
               .v = kvmesh::tensor(v.data(), {kTokens, kKvHeads, kDim})},
              {.o = kvmesh::tensor(o.data(), {kTokens, kHeads, kDim})});
   }
-  const auto left = static_cast<int>(cache.allocator().free_pages(mesh.kv_rank()));
+  const auto left = static_cast<int>(cache.allocator().free_pages(mesh.page_rank()));
   std::printf("rank %d of %d: o[0] = %.3f, %d of 64 pages free\n", mesh.rank().value, mesh.size(),
               o[0], left);
 }

@@ -5,7 +5,6 @@
 #include <optional>
 #include <span>
 
-#include "core/check.hpp"
 #include "kernels/cpu/classify.hpp"
 #include "kernels/mods/interval.hpp"
 
@@ -21,34 +20,13 @@ constexpr int kRowsPerBlock = 64;
 constexpr int kKeysPerSplit = 1024;
 // A sequence with this many work blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
-// Positions are int32, and so is the end of a range of them.
-constexpr std::int64_t kMaxPosition = std::numeric_limits<std::int32_t>::max();
-
-void check_indptr(const char* what, const std::vector<std::int64_t>& indptr, std::size_t batch,
-                  std::int64_t last) {
-  require(indptr.size() == batch + 1 && indptr.front() == 0 && indptr.back() == last &&
-              std::is_sorted(indptr.begin(), indptr.end()),
-          "attention: {} must rise from 0 to {} in {} steps", what, last, batch);
-}
-
-void check_pages(const AttentionShape& shape, const AttentionBatch& batch, std::size_t s) {
-  const std::int64_t kv_len = batch.kv_lens[s];
-  require(kv_len >= 0 && kv_len <= kMaxPosition,
-          "attention: sequence {} has length {}, which is not in [0, 2^31)", s, kv_len);
-  for (std::int64_t i = batch.page_indptr[s]; i < batch.page_indptr[s + 1]; ++i) {
-    const LocalPage& page = batch.pages[static_cast<std::size_t>(i)];
-    const bool rising = i == batch.page_indptr[s] ||
-                        batch.pages[static_cast<std::size_t>(i - 1)].logical < page.logical;
-    require(page.page >= 0 && page.logical >= 0 && rising,
-            "attention: the pages of sequence {} must be valid and in rising logical order", s);
-    require(page.logical < kMostPages, "attention: sequence {} has logical page {} of at most {}",
-            s, page.logical, kMostPages);
-    require(static_cast<std::int64_t>(page.logical) * shape.page_size < kv_len,
-            "attention: logical page {} of sequence {} lies past its length {}", page.logical, s,
-            kv_len);
-  }
-}
-
+// Query rows of a task that reads a shared prefix: each page is read once for so many. Their
+// queries, scores and outputs stay in a second-level cache of 1 MB (128 rows x (128 + 64 + 128) x 4
+// bytes = 160 KB).
+constexpr int kSharedRows = 128;
+// A sequence's rows of the prefix are written and merged once more, which costs about as much as 16
+// keys.
+constexpr std::int64_t kLeastSavedTokens = 128;
 void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& positions) {
   positions.clear();
   for (const AttendSequence& sequence : batch.sequences) {
@@ -68,6 +46,7 @@ void clear(AttendWork& work) {
   work.head_classes.clear();
   work.tasks.clear();
   work.merges.clear();
+  work.shared_tokens.clear();
   work.workspace_rows = 0;
   work.tiles = {};
 }
@@ -91,6 +70,7 @@ class WorkMaker {
   }
 
   void make() {
+    share_prefixes();
     for (std::size_t s = 0; s < batch_.sequences.size(); ++s) {
       const std::size_t first_block = work_.blocks.size();
       const std::int64_t queries = batch_.sequences[s].queries;
@@ -105,6 +85,68 @@ class WorkMaker {
   }
 
  private:
+  /// What a sequence has in common with others.
+  struct Share {
+    std::int32_t block = -1;  // the work block of head 0; -1: nothing
+    std::int32_t row = 0;     // the sequence's first of its rows
+    std::int64_t pages = 0;
+  };
+
+  void share_prefixes() {
+    if (batch_.shared.empty() || options_.block_mask) return;
+    std::vector<std::int64_t> first_tokens;
+    std::int64_t token = 0;
+    for (const AttendSequence& sequence : batch_.sequences) {
+      first_tokens.push_back(token);
+      token += sequence.queries;
+    }
+    shares_.resize(batch_.sequences.size());
+    const SharedPrefixRules rules = shared_prefix_rules(shape_);
+    for (SharedPrefix prefix : batch_.shared) {
+      prefix.pages = pages_seen_whole(mask_, batch_, first_tokens, prefix, shape_.page_size);
+      if (rules.pays(prefix)) share(prefix, first_tokens);
+    }
+  }
+
+  // Makes the work blocks of a prefix, each of as many whole sequences as fit.
+  void share(const SharedPrefix& prefix, std::span<const std::int64_t> first_tokens) {
+    const std::size_t first_block = work_.blocks.size();
+    auto first = static_cast<std::int64_t>(work_.shared_tokens.size());
+    for (const std::int32_t s : prefix.sequences) {
+      const std::int64_t queries = sequence_at(s).queries;
+      const std::int64_t end = std::ssize(work_.shared_tokens);
+      if (end > first && (end - first + queries) * group_ > kSharedRows) {
+        add_shared_blocks(prefix, first);
+        first = end;
+      }
+      Share& share = shares_[static_cast<std::size_t>(s)];
+      share = {.block = static_cast<std::int32_t>(work_.blocks.size()),
+               .row = static_cast<std::int32_t>((end - first) * group_),
+               .pages = prefix.pages};
+      const std::int64_t token = first_tokens[static_cast<std::size_t>(s)];
+      for (std::int64_t q = 0; q < queries; ++q) work_.shared_tokens.push_back({token + q, s});
+    }
+    add_shared_blocks(prefix, first);
+    add_tasks(first_block);
+  }
+
+  // Of the shared tokens from `first` on, a block for each kv head.
+  void add_shared_blocks(const SharedPrefix& prefix, std::int64_t first) {
+    WorkBlock block{.sequence = prefix.sequences[0],
+                    .q_begin = first,
+                    .q_end = std::ssize(work_.shared_tokens),
+                    .visit_begin = visits_,
+                    .range_begin = static_cast<std::int32_t>(work_.ranges.size()),
+                    .is_shared = true};
+    add_pages(block, sequence_of(block).pages.first(static_cast<std::size_t>(prefix.pages)), false);
+    block.visit_end = visits_;
+    block.range_end = static_cast<std::int32_t>(work_.ranges.size());
+    for (block.kv_head = 0; block.kv_head < shape_.kv_heads; ++block.kv_head) {
+      count_tiles(block);
+      work_.blocks.push_back(block);
+    }
+  }
+
   // Returns the end of the work block that starts at query `q` of a sequence. A block does not
   // cross a q block of an explicit block mask.
   std::int64_t block_end(std::int64_t q, std::int64_t q_len) const {
@@ -121,8 +163,11 @@ class WorkMaker {
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
     WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
     block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
+    const Share share = share_of(sequence);
+    block.shared_row = share.row;
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
+      if (share.block >= 0) block.shared_block = share.block + head;
       if (options_.block_mask && shares_q_block(block)) {
         take_visits(work_.blocks[work_.blocks.size() - static_cast<std::size_t>(shape_.kv_heads)],
                     block);
@@ -152,11 +197,18 @@ class WorkMaker {
 
   void add_visits(const WorkBlock& block) {
     if (options_.block_mask) return add_listed_visits(block);
-    add_range(block, sequence_of(block).pages);
+    const std::int64_t shared = share_of(block.sequence).pages;
+    add_range(block, sequence_of(block).pages.subspan(static_cast<std::size_t>(shared)));
   }
 
+  Share share_of(std::int32_t sequence) const {
+    return shares_.empty() ? Share{} : shares_[static_cast<std::size_t>(sequence)];
+  }
+  const AttendSequence& sequence_at(std::int32_t s) const {
+    return batch_.sequences[static_cast<std::size_t>(s)];
+  }
   const AttendSequence& sequence_of(const WorkBlock& block) const {
-    return batch_.sequences[static_cast<std::size_t>(block.sequence)];
+    return sequence_at(block.sequence);
   }
 
   // Classifies the pages as one range of keys if that decides the class (as for most of a causal
@@ -293,9 +345,11 @@ class WorkMaker {
       if (blocks < kEnoughBlocks && visits > work_.visits_per_split) {
         block.splits = static_cast<std::int32_t>((visits + work_.visits_per_split - 1) /
                                                  work_.visits_per_split);
+      }
+      if (block.is_merged()) {
         block.workspace_row = work_.workspace_rows;
         work_.workspace_rows += block.splits * (block.q_end - block.q_begin) * group_;
-        work_.merges.push_back(static_cast<std::int32_t>(b));
+        if (!block.is_shared) work_.merges.push_back(static_cast<std::int32_t>(b));
       }
       for (std::int32_t split = 0; split < block.splits; ++split) {
         work_.tasks.push_back({static_cast<std::int32_t>(b), split});
@@ -313,6 +367,7 @@ class WorkMaker {
   AttendWork& work_;
   std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
+  std::vector<Share> shares_;  // [sequences]; empty: no sequence shares a prefix
 };
 
 template <class T>
@@ -322,33 +377,10 @@ std::int64_t bytes_of(const std::vector<T>& list) {
 
 }  // namespace
 
-void check_attention(const AttentionShape& shape, const AttentionBatch& batch) {
-  require(shape.q_heads > 0 && shape.kv_heads > 0 && shape.q_heads % shape.kv_heads == 0,
-          "attention: {} query heads do not divide over {} kv heads", shape.q_heads,
-          shape.kv_heads);
-  require(shape.k_dim > 0 && shape.v_dim > 0 && shape.k_dim <= kMaxHeadDim &&
-              shape.v_dim <= kMaxHeadDim,
-          "attention: head dims must be in [1, {}], are {} (k) and {} (v)", kMaxHeadDim,
-          shape.k_dim, shape.v_dim);
-  require(shape.page_size > 0, "attention: page_size is {}, must be at least 1", shape.page_size);
-  const std::size_t sequences = batch.kv_lens.size();
-  require(!batch.q_indptr.empty(), "attention: q_indptr is empty");
-  check_indptr("q_indptr", batch.q_indptr, sequences, batch.q_indptr.back());
-  require(batch.q_indptr.back() <= kMaxPosition, "attention: {} queries are too many for one plan",
-          batch.q_indptr.back());
-  check_indptr("page_indptr", batch.page_indptr, sequences,
-               static_cast<std::int64_t>(batch.pages.size()));
-  require(batch.q_positions.empty() ||
-              static_cast<std::int64_t>(batch.q_positions.size()) == batch.q_indptr.back(),
-          "attention: {} query positions for {} queries", batch.q_positions.size(),
-          batch.q_indptr.back());
-  for (std::int64_t position : batch.q_positions) {
-    require(position > -kMaxPosition && position < kMaxPosition,
-            "attention: query position {} does not fit in int32", position);
-  }
-  require(batch.counts_sinks.empty() || batch.counts_sinks.size() == sequences,
-          "attention: counts_sinks has {} sequences of {}", batch.counts_sinks.size(), sequences);
-  for (std::size_t s = 0; s < sequences; ++s) check_pages(shape, batch, s);
+SharedPrefixRules shared_prefix_rules(const AttentionShape& shape) {
+  return {.page_size = shape.page_size,
+          .most_queries = std::max(1, kRowsPerBlock / (shape.q_heads / shape.kv_heads)),
+          .least_saved_tokens = kLeastSavedTokens};
 }
 
 void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
@@ -356,27 +388,9 @@ void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
   WorkMaker(shape, batch, options, work).make();
 }
 
-AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& batch,
-                            const AttentionOptions& options) {
-  check_attention(shape, batch);
-  AttendWork work;
-  work.pages = batch.pages;
-  std::vector<AttendSequence> sequences;
-  for (std::size_t s = 0; s < batch.kv_lens.size(); ++s) {
-    const auto first = static_cast<std::size_t>(batch.page_indptr[s]);
-    const auto pages = static_cast<std::size_t>(batch.page_indptr[s + 1]) - first;
-    sequences.push_back({.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
-                         .kv_len = batch.kv_lens[s],
-                         .pages = std::span(work.pages).subspan(first, pages),
-                         .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
-  }
-  plan_attend_work(shape, {sequences, batch.q_positions}, options, work);
-  return work;
-}
-
 std::int64_t AttendWork::size_bytes() const {
   return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(tasks) +
-         bytes_of(merges) + bytes_of(positions) + bytes_of(pages);
+         bytes_of(merges) + bytes_of(shared_tokens) + bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

@@ -4,6 +4,9 @@
 //            -> visits (local pages that the mask does not make empty), in ranges
 //            -> splits (contiguous visits), one task each
 //
+// A prefix of pages that several sequences have in common has work blocks with the rows of all of
+// them; the block of such a sequence has its other pages, and is merged with its rows of these.
+//
 // A mask with few borders, such as causal, gives a block a few ranges, however many pages it
 // visits. So the work of a prompt takes memory in proportion to its length.
 #pragma once
@@ -13,6 +16,7 @@
 #include <vector>
 
 #include "kernels/page_visit.hpp"
+#include "kernels/shared_prefixes.hpp"
 #include "kernels/tile_class.hpp"
 #include "kvmesh/attention.hpp"
 
@@ -35,6 +39,7 @@ struct AttendSequence {
 struct AttendSteps {
   std::span<const AttendSequence> sequences{};
   std::span<const std::int64_t> q_positions{};  ///< [tokens]; empty: the newest positions
+  std::span<const SharedPrefix> shared{};       ///< found by the rules of the shape
 };
 
 /// Pages of a sequence that a block visits one after another, all with the mask or all without. The
@@ -60,10 +65,24 @@ struct WorkBlock {
   std::int32_t range_begin = 0;  ///< the ranges of these visits
   std::int32_t range_end = 0;
   std::int32_t splits = 1;
-  /// First row of this block's partials in the workspace; used if splits > 1.
+  /// First row of this block's partials in the workspace; used if is_merged().
   std::int64_t workspace_row = 0;
   /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
+  /// Of a shared prefix: q_begin and q_end are places in AttendWork::shared_tokens, `sequence` is
+  /// one of them, and all rows go to the workspace.
+  bool is_shared = false;
+  std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
+  std::int32_t shared_row = 0;     ///< its first of that block's rows
+
+  /// True if its rows go through the workspace.
+  bool is_merged() const { return is_shared || shared_block >= 0 || splits > 1; }
+};
+
+/// A query token of a work block of several sequences.
+struct SharedToken {
+  std::int64_t token = 0;
+  std::int32_t sequence = 0;
 };
 
 /// A task: the work of one thread at a time. Threads share AttendWork, so a task is two indices; a
@@ -78,7 +97,8 @@ struct AttendWork {
   std::vector<PageRange> ranges;
   std::vector<TileClass> head_classes;  ///< [mixed pages][group]
   std::vector<WorkSplit> tasks;
-  std::vector<std::int32_t> merges;     ///< the blocks with more than one split
+  std::vector<std::int32_t> merges;  ///< the blocks whose rows are merged into the output
+  std::vector<SharedToken> shared_tokens;
   std::vector<std::int32_t> positions;  ///< [tokens], logical
   std::int64_t workspace_rows = 0;
   int visits_per_split = 1;
@@ -88,6 +108,9 @@ struct AttendWork {
   /// Bytes of the lists.
   std::int64_t size_bytes() const;
 };
+
+/// The prefixes that a plan of this shape reads once for all of their sequences.
+SharedPrefixRules shared_prefix_rules(const AttentionShape& shape);
 
 /// @throws InvalidArgument if the batch does not fit the shape, or either is invalid.
 void check_attention(const AttentionShape& shape, const AttentionBatch& batch);

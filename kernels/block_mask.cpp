@@ -74,7 +74,7 @@ std::span<const T> slice(const std::vector<T>& values, const std::vector<std::in
 
 /// Returns the blocks of `row` whose pages `me` holds.
 std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const PageId> table,
-                                     std::int64_t b, Rank me) {
+                                     std::int64_t b, PageRank me) {
   std::vector<LocalBlock> blocks;
   const auto add = [&](std::int32_t logical, bool full) {
     if (static_cast<std::size_t>(logical) >= table.size()) return;
@@ -214,7 +214,7 @@ void LocalBlockMask::add_row(std::span<const LocalBlock> blocks) {
 
 LocalBlockMask convert_to_local(const BlockMask& mask,
                                 std::span<const std::span<const PageId>> page_tables, int page_size,
-                                Rank me) {
+                                PageRank me) {
   const BlockMaskShape& shape = mask.shape();
   require(shape.kv_block == page_size,
           "a block mask with kv blocks of {} cannot be laid over pages of {}: make them equal",

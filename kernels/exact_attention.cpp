@@ -6,6 +6,15 @@
 #include "kernels/attend_checks.hpp"
 
 namespace kvmesh {
+namespace {
+
+/// A row's bits do not depend on other sequences, so it shares no pages with them.
+AttentionOptions without_sharing(AttentionOptions options) {
+  options.shares_prefixes = false;
+  return options;
+}
+
+}  // namespace
 
 std::int64_t longest_exact_sequence(int page_size) {
   return kMostExactTerms * cpu::chunk_keys(page_size);
@@ -16,7 +25,7 @@ ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch
     : shape_(shape),
       options_(options),
       kv_lens_(batch.kv_lens),
-      work_(make_attend_work(shape, batch, options)),
+      work_(make_attend_work(shape, batch, without_sharing(options))),
       workspace_(
           static_cast<std::size_t>(work_.workspace_rows * ExactRows::row_bytes(shape.v_dim))) {
   check_scale(options.scale);

@@ -20,7 +20,7 @@ struct CacheGroup {
         shape(local_shape(mesh, options)),
         allocator(pages),
         backend(make_backend(mesh, allocator)),
-        local_pages(mesh.kv_rank(), allocator) {}
+        local_pages(mesh.page_rank(), allocator) {}
   CacheGroup(const CacheGroup&) = delete;
   CacheGroup& operator=(const CacheGroup&) = delete;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <set>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/plan_agreement.hpp"
+#include "runtime/tiers/cache_tiers.hpp"
 
 namespace kvmesh {
 
@@ -36,9 +38,21 @@ class KvCache::State {
   PeerPools peers;
   std::deque<CacheGroup> groups;
   std::vector<std::size_t> group_of_layer;
+  std::vector<PoolSizes> pool_sizes;    // [page rank]
   std::vector<AppendRequest> requests;  // of the last batch
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
+  std::unique_ptr<CacheTiers> tiers;    // null: none
+
+  /// Stores what an operation has evicted. Call it before anything is written to the pages that the
+  /// operation took.
+  void pages_taken() {
+    if (tiers) tiers->pages_taken();
+  }
+  /// Waits until tiers have read and written all pages: before anyone else does.
+  void wait_for_tiers() {
+    if (tiers) tiers->wait();
+  }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
   /// @throws InvalidArgument if the layer does not exist.
@@ -81,14 +95,30 @@ class KvCache::State {
                           const PlanHashes& hashes);
   void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
   /// Makes the copies that a group's allocator asks for.
-  void make_copies(std::size_t group, std::span<const PageCopy> copies);
+  void make_copies(std::size_t group, std::span<const PageCopy> copies,
+                   std::string_view operation = "copy_on_write");
+
+  /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
+  /// a copy fails on any rank, cancels them. Returns how many pages have moved.
+  /// @throws the error of this rank's copy; Error if another rank's failed.
+  std::int64_t complete_moves(std::span<const std::vector<PageCopy>> copies);
+  void copy_moves(std::span<const std::vector<PageCopy>> copies);
+  /// @throws InvalidArgument if there is no such rank.
+  PoolSizes& pool_size(PageRank rank);
+  /// The bytes of pools of so many pages.
+  std::int64_t pool_bytes(std::int64_t pages) const;
+  /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
+  /// pages. Collective over the world.
+  void check_room(PageRank rank, std::int64_t pages);
 };
 
-/// Makes the copies of copy on write, in every layer of a group. A copy within this rank uses
-/// copy_pages. A copy from another rank reads the page through this rank's map of the source's
-/// pools, or receives it over the kv communicator. REQUIRES: all ranks pass the same copies.
+/// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this
+/// rank uses copy_pages. A copy from another rank reads the page through this rank's map of the
+/// source's pools, or receives it over the kv communicator. Errors of peers name `operation`.
+/// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group = 0);
+                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                   std::size_t group = 0, std::string_view operation = "copy_on_write");
 
 }  // namespace kvmesh

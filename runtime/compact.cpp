@@ -55,6 +55,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
     if (first < end) make_writable(tokens.sequence, first, end);
   }
+  cache.wait_for_tiers();
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
     std::vector<TokenMove> moves;
     for (const KeptTokens& tokens : batch) add_moves(cache.groups[g].allocator, tokens, moves);
@@ -63,7 +64,8 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     for (int layer : cache.pools.layout().groups()[g].layers) {
       layers.push_back(cache.pools.layer(layer));
     }
-    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv(), moves, stream);
+    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv(),
+                cache.mesh.membership(), moves, stream);
   }
   for (const KeptTokens& tokens : batch) {
     truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));

@@ -1,5 +1,7 @@
 #include "kvmesh/kv_cache.hpp"
 
+#include <algorithm>
+
 #include "core/check.hpp"
 #include "core/hash.hpp"
 #include "kernels/pool_checks.hpp"
@@ -11,10 +13,15 @@
 namespace kvmesh {
 namespace {
 
+/// Those of a group, whose pools of page rank r have `now[r]` pages of at most `most[r]`.
 AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
-                                   std::uint16_t id_space) {
+                                   const std::vector<std::int64_t>& now,
+                                   const std::vector<std::int64_t>& most, std::uint16_t id_space) {
+  const std::int64_t largest = std::ranges::max(most);
+  const bool differs = std::ranges::any_of(now, [&](std::int64_t it) { return it != largest; });
   return {.ranks = mesh.kv_parallel(),
-          .pages_per_rank = group.pages_per_rank,
+          .pages_per_rank = largest,
+          .pool_pages = differs ? now : std::vector<std::int64_t>(),
           .page_size = group.page_size,
           .placement = group.placement,
           .home_threshold_tokens = group.home_threshold_tokens,
@@ -23,20 +30,58 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
           .window = group.window};
 }
 
+CacheOptions with_pages(CacheOptions options, std::int64_t pages_per_rank) {
+  options.pages_per_rank = pages_per_rank;
+  return options;
+}
+
+/// The options of this rank's pools at their largest.
+CacheOptions largest(const Mesh& mesh, const CacheAgreement& agreed) {
+  return with_pages(agreed.options,
+                    agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)].most);
+}
+
+/// [kv rank]
+std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
+  std::vector<PoolLayout> layouts;
+  for (Rank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+    const auto pool = static_cast<std::size_t>(mesh.membership().page_rank(rank).value);
+    layouts.push_back(pool_layout(mesh, with_pages(agreed.options, agreed.pools[pool].most)));
+  }
+  return layouts;
+}
+
+/// A number of each page rank's pools, for one group.
+std::vector<std::int64_t> pages_of_ranks(const CacheAgreement& agreed, std::size_t group,
+                                         std::int64_t PoolSizes::*number) {
+  std::vector<std::int64_t> pages;
+  for (const PoolSizes& pool : agreed.pools)
+    pages.push_back(pages_of_groups(agreed.options, pool.*number)[group]);
+  return pages;
+}
+
 }  // namespace
 
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     : mesh(std::move(owner)),
       options(agreed.options),
-      pools(agreed_pools(mesh, pool_layout(mesh, options))),
-      peers(pools, mesh.kv()),
-      group_of_layer(static_cast<std::size_t>(options.layers)) {
-  for (const CacheOptions& group : options_of_groups(options)) {
-    for (const int layer : pools.layout().groups()[groups.size()].layers) {
-      group_of_layer[static_cast<std::size_t>(layer)] = groups.size();
+      pools(agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)))),
+      peers(pools, mesh.kv(), layouts_of(mesh, agreed)),
+      group_of_layer(static_cast<std::size_t>(options.layers)),
+      pool_sizes(agreed.pools) {
+  for (const CacheOptions& group : options_of_groups(largest(mesh, agreed))) {
+    const std::size_t g = groups.size();
+    for (const int layer : pools.layout().groups()[g].layers) {
+      group_of_layer[static_cast<std::size_t>(layer)] = g;
     }
-    groups.emplace_back(mesh, group, allocator_options(mesh, group, agreed.id_space));
+    groups.emplace_back(
+        mesh, group,
+        allocator_options(mesh, group, pages_of_ranks(agreed, g, &PoolSizes::now),
+                          pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
   }
+  if (!options.tiers.enabled()) return;
+  CacheGroup& group = groups.front();
+  tiers = std::make_unique<CacheTiers>(mesh, options, group.allocator, *group.backend, pools);
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {
@@ -75,7 +120,8 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
             "first",
             position, sequence);
     const auto offset = static_cast<std::int32_t>(position % options.page_size);
-    slots.push_back(page.rank() == mesh.kv_rank() ? TokenSlot{page.index(), offset} : TokenSlot{});
+    slots.push_back(page.rank() == mesh.page_rank() ? TokenSlot{page.index(), offset}
+                                                    : TokenSlot{});
   }
   return slots;
 }
@@ -115,7 +161,7 @@ CacheGroup& KvCache::group(int group) const {
 
 void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
                     const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
-  const KvPool to = pool(layer);
+  const KvPool to = state().pool(layer);
   check_new_tokens(k, v, to, std::ssize(positions));
   const Device device = state().mesh.device();
   for (const ConstTensorView* tensor : {&k, &v})
@@ -123,6 +169,7 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
             *tensor, tensor->device, device);
   const CacheGroup& group = state().group_of(layer);
   const std::vector<TokenSlot> slots = state().slots_of(group, sequence, positions);
+  state().wait_for_tiers();
   if (!slots.empty()) group.backend->write(to, k, v, slots, stream);
 }
 
@@ -138,7 +185,11 @@ std::int64_t KvCache::pages_needed(std::span<const BatchEntry> batch, int group)
 
 void KvCache::check_replicas() { state().check_replicas(); }
 
-std::int64_t KvCache::pool_bytes() const { return state().pools.size_bytes(); }
+std::int64_t KvCache::pool_bytes() const {
+  const PoolSizes& mine =
+      state().pool_sizes[static_cast<std::size_t>(state().mesh.page_rank().value)];
+  return mine.now == mine.most ? state().pools.size_bytes() : state().pool_bytes(mine.now);
+}
 
 const PageFormat& KvCache::page_format(int group) const {
   static_cast<void>(this->group(group));
@@ -147,10 +198,14 @@ const PageFormat& KvCache::page_format(int group) const {
 
 PagePlanes KvCache::planes(int layer) {
   static_cast<void>(group_of(layer));
+  state().wait_for_tiers();
   return state().pools.layer(layer);
 }
 
-KvPool KvCache::pool(int layer) { return state().pool(layer); }
+KvPool KvCache::pool(int layer) {
+  state().wait_for_tiers();
+  return state().pool(layer);
+}
 
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),

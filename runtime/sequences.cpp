@@ -44,6 +44,7 @@ Result<Done> KvCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
       can_each(state().groups, [&](PageAllocator& it) { return it.can_reserve(sequence, tokens); });
   if (!can) return can;
   for (CacheGroup& group : state().groups) group.allocator.reserve(sequence, tokens);
+  state().pages_taken();
   return can;
 }
 
@@ -69,6 +70,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
   for (CacheGroup& group : state().groups) {
     copies.push_back(group.allocator.make_writable(sequence, begin, end));
   }
+  state().pages_taken();
   for (std::size_t g = 0; g < copies.size(); ++g) state().make_copies(g, copies[g]);
   return can;
 }
@@ -91,6 +93,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
+  pages_taken();
   for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
   slide_windows(batch, sizes);
   return Done{};
@@ -109,9 +112,12 @@ void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
   }
 }
 
-void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies) {
+void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,
+                                 std::string_view operation) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
-  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), copies, group);
+  if (!copies.empty()) wait_for_tiers();
+  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), mesh.membership(), copies, group,
+                operation);
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
@@ -119,6 +125,7 @@ PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
 }
 PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
   std::deque<CacheGroup>& groups = state().groups;
+  if (state().tiers) return state().tiers->match(key);
   if (groups.size() == 1) return groups[0].allocator.match_prefix(key);
   // A shorter run than a group's longest may lack pages of another one's window.
   std::int64_t tokens = std::ssize(key.tokens()), before = -1;
@@ -129,6 +136,14 @@ PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
   PrefixMatch match;
   for (CacheGroup& group : groups) match = group.allocator.match_prefix(key, tokens);
   return match;
+}
+
+void KvCache::flush_tiers() {
+  if (state().tiers) state().tiers->flush();
+}
+
+TierStatistics KvCache::tier_statistics() const {
+  return state().tiers ? state().tiers->statistics() : TierStatistics{};
 }
 
 SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {

@@ -28,10 +28,14 @@ double share_of(Eviction policy) {
 
 }  // namespace
 
-EvictionQueues::EvictionQueues(Eviction policy, std::int64_t pages_per_rank)
-    : policy_(policy),
-      pages_(static_cast<std::uint64_t>(pages_per_rank)),
-      share_(static_cast<std::int64_t>(static_cast<double>(pages_per_rank) * share_of(policy))) {}
+EvictionQueues::EvictionQueues(Eviction policy, std::int64_t pages) : policy_(policy) {
+  resize(pages);
+}
+
+void EvictionQueues::resize(std::int64_t pages) {
+  pages_ = static_cast<std::uint64_t>(pages);
+  share_ = static_cast<std::int64_t>(static_cast<double>(pages) * share_of(policy_));
+}
 
 void EvictionQueues::added(EvictionPages::Page& page, bool returns) {
   ++published_;

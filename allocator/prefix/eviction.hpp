@@ -25,7 +25,9 @@ struct EvictionPages {
 /// sequence holds. Decides by the order of calls alone; never allocates or throws.
 class EvictionQueues {
  public:
-  EvictionQueues(Eviction policy, std::int64_t pages_per_rank);
+  /// `pages`: of the rank.
+  EvictionQueues(Eviction policy, std::int64_t pages);
+  void resize(std::int64_t pages);
 
   /// The page is new in the index. `returns`: a page with this hash was evicted not long ago.
   void added(EvictionPages::Page& page, bool returns);
@@ -54,8 +56,8 @@ class EvictionQueues {
   PageSlot least_credit(const EvictionPages& all) const;
 
   Eviction policy_;
-  std::uint64_t pages_;
-  std::int64_t share_;           // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
+  std::uint64_t pages_ = 0;
+  std::int64_t share_ = 0;       // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
   std::uint64_t published_ = 0;  // pages: the clock of kHits
   Queue queues_[4];
 };

@@ -78,9 +78,10 @@ void PrefixCache::hit(std::span<const PageSlot> pages) {
 
 void PrefixCache::prepare(int priority) {
   std::unique_ptr<Ranks>& ranks = by_priority_[static_cast<std::size_t>(priority)];
-  if (!ranks)
-    ranks = std::make_unique<Ranks>(pools_.ranks(),
-                                    EvictionQueues(options_.eviction, pools_.pages_per_rank()));
+  if (ranks) return;
+  ranks = std::make_unique<Ranks>();
+  for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value)
+    ranks->emplace_back(options_.eviction, pools_.size(rank));
 }
 
 void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
@@ -98,6 +99,13 @@ void PrefixCache::raise(PageId page, int priority) {
   now = std::max(now, static_cast<std::uint8_t>(priority));
 }
 
+std::vector<PageId> PrefixCache::published() const {
+  std::vector<PageId> pages;
+  for (PageSlot slot = 0; slot < pages_.pages.size(); ++slot)
+    if (index_.contains(slot)) pages.push_back(page(slot));
+  return pages;
+}
+
 std::int64_t PrefixCache::evictable() const {
   std::int64_t pages = 0;
   for (const auto& ranks : by_priority_)
@@ -110,19 +118,44 @@ void PrefixCache::released(PageId page) { queues_of(slot(page)).released(pages_,
 
 void PrefixCache::taken(PageId page) { queues_of(slot(page)).taken(pages_, slot(page)); }
 
-void PrefixCache::evict_one(Rank rank) {
+void PrefixCache::evict_one(PageRank rank) {
   const auto at = static_cast<std::size_t>(rank.value);
   const auto lowest = std::ranges::find_if(
       by_priority_, [at](const auto& ranks) { return ranks && (*ranks)[at].size() > 0; });
   const PageSlot victim = (**lowest)[at].victim(pages_);
-  // Its descendants are cached, too: they go first, on whichever ranks they are.
-  for (PageSlot leaf = victim;;) {
+  evict_leaves(victim, [&](PageSlot leaf) { return page(leaf).rank() == rank; });
+}
+
+/// Evicts the descendants of a cached page, which are cached, too, and then the page, until
+/// `until(evicted)`.
+template <class Until>
+void PrefixCache::evict_leaves(PageSlot root, const Until& until) {
+  for (PageSlot leaf = root;;) {
     while (index_.first_child(leaf) != kNoSlot) leaf = index_.first_child(leaf);
     const PageSlot parent = index_.parent(leaf);
     evict(leaf);
-    if (page(leaf).rank() == rank) return;
+    if (until(leaf)) return;
     leaf = parent;
   }
+}
+
+void PrefixCache::evict_past(PageRank rank, std::int64_t first) {
+  for (auto index = static_cast<std::int32_t>(first); index < pools_.size(rank); ++index) {
+    const PageSlot root = slot({rank, index});
+    if (!pools_.is_cached(page(root))) continue;
+    evict_leaves(root, [root](PageSlot leaf) { return leaf == root; });
+  }
+}
+
+void PrefixCache::resized(PageRank rank) {
+  for (const auto& ranks : by_priority_)
+    if (ranks) (*ranks)[static_cast<std::size_t>(rank.value)].resize(pools_.size(rank));
+}
+
+void PrefixCache::moved(PageId from, PageId to) {
+  index_.move(slot(from), slot(to));
+  pages_.pages[slot(to)] = pages_.pages[slot(from)];
+  pools_.keep_instead(from, to);
 }
 
 void PrefixCache::evict(PageSlot leaf) {

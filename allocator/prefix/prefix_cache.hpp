@@ -48,7 +48,7 @@ class PrefixCache final : public PageKeeper {
   void raise(PageId page, int priority);
 
   PageId page(PageSlot slot) const {
-    return {Rank{static_cast<std::int32_t>(slot / pages_per_rank_)},
+    return {PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)},
             static_cast<std::int32_t>(slot % pages_per_rank_)};
   }
   const PrefixIndex& index() const { return index_; }
@@ -60,12 +60,23 @@ class PrefixCache final : public PageKeeper {
   /// Whether a page knows the one before it.
   bool is_tree() const { return window_ == 0; }
 
+  /// All published pages, in the order of their ids.
+  std::vector<PageId> published() const;
+
   /// The number of pages in all queues.
   std::int64_t evictable() const;
 
   void released(PageId page) override;
   void taken(PageId page) override;
-  void evict_one(Rank rank) override;
+  void evict_one(PageRank rank) override;
+
+  /// Evicts the rank's cached pages from index `first` on, with those behind them in their chains,
+  /// on whichever ranks these are.
+  void evict_past(PageRank rank, std::int64_t first);
+  /// The rank's pool has another size.
+  void resized(PageRank rank);
+  /// The content of page `from` is in page `to` from now on. REQUIRES: sequences hold both.
+  void moved(PageId from, PageId to);
 
  private:
   using Ranks = std::vector<EvictionQueues>;  // [rank]
@@ -73,6 +84,8 @@ class PrefixCache final : public PageKeeper {
     return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
   }
   void evict(PageSlot leaf);
+  template <class Until>
+  void evict_leaves(PageSlot root, const Until& until);
   bool has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const;
   PrefixRun find_window(const PrefixKey& key, std::size_t most_pages);
 

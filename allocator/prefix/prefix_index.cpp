@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace kvmesh {
 namespace {
@@ -75,7 +76,25 @@ void PrefixIndex::erase(PageSlot slot) {
   } else if (node.parent != kNoSlot) {
     nodes_[node.parent].first_child = node.next;
   }
-  node = Node();
+  node = {.hash = node.hash};
+}
+
+void PrefixIndex::move(PageSlot from, PageSlot to) {
+  Node& node = nodes_[to];
+  node = std::exchange(nodes_[from], Node());
+  std::uint64_t at = word(node.hash) & mask_;
+  while (slot_of(table_[at]) != from) at = (at + 1) & mask_;
+  table_[at] = (table_[at] >> 32 << 32) | (to + 1);
+  std::ranges::copy(tokens(from), tokens_.get() + to * page_size_);
+  if (node.next != kNoSlot) nodes_[node.next].previous = to;
+  if (node.previous != kNoSlot) {
+    nodes_[node.previous].next = to;
+  } else if (node.parent != kNoSlot) {
+    nodes_[node.parent].first_child = to;
+  }
+  for (PageSlot child = node.first_child; child != kNoSlot; child = nodes_[child].next) {
+    nodes_[child].parent = to;
+  }
 }
 
 PrefixIndex::Partial PrefixIndex::longest_partial(PageSlot parent,

@@ -35,8 +35,12 @@ class PrefixIndex {
   /// REQUIRES: neither the slot nor the hash is in the index; the parent is.
   void insert(PageSlot slot, const PageHash& hash, PageSlot parent,
               std::span<const std::int32_t> tokens, bool whole);
+  /// The slot keeps its hash until the next insert, for followers that read of the eviction later.
   /// REQUIRES: the page is in the index and has no children.
   void erase(PageSlot slot);
+
+  /// Page `to` takes the place of page `from`. REQUIRES: `from` is in the index, `to` is not.
+  void move(PageSlot from, PageSlot to);
 
   bool contains(PageSlot slot) const { return nodes_[slot].is_used; }
   const PageHash& hash(PageSlot slot) const { return nodes_[slot].hash; }

@@ -50,7 +50,7 @@ void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId
 
 void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
                     const PrefixCache& prefixes) {
-  for (Rank rank{0}; rank.value < pools.ranks(); ++rank.value)
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value)
     for (std::int32_t index = 0; index < pools.pages_per_rank(); ++index)
       check_page(pools, prefixes, {rank, index});
   sequences.for_each([&](SequenceId id, const Sequence& sequence) {

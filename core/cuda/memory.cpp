@@ -81,6 +81,31 @@ Owner allocate(int device, std::size_t size_bytes) {
   return {data, [](void* p) { static_cast<void>(cudaFree(p)); }};
 }
 
+Owner allocate_pinned(int device, std::size_t size_bytes) {
+  use_device(device);
+  void* data = nullptr;
+  check(cudaHostAlloc(&data, size_bytes, cudaHostAllocDefault), "allocating pinned memory");
+  return {data, [](void* p) { static_cast<void>(cudaFreeHost(p)); }};
+}
+
+std::unique_ptr<void, void (*)(void*)> make_stream(int device) {
+  use_device(device);
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  return {stream,
+          [](void* p) { static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(p))); }};
+}
+
+void copy_bytes_on(void* to, const void* from, std::size_t size_bytes, Stream stream) {
+  check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDefault,
+                        static_cast<cudaStream_t>(stream.handle)),
+        "copying memory on a stream");
+}
+
+void wait_for_stream(Stream stream) {
+  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)), "waiting for copies");
+}
+
 bool export_to(void* data, std::array<std::byte, 64>& handle) {
   static_assert(sizeof(cudaIpcMemHandle_t) == sizeof handle);
   cudaIpcMemHandle_t ipc;

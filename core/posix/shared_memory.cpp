@@ -1,5 +1,6 @@
 #include "core/posix/shared_memory.hpp"
 
+#include <sys/mman.h>
 #include <sys/sysinfo.h>
 
 #include <new>
@@ -47,6 +48,17 @@ void SharedMemory::allocate_on_host(Sharing sharing) {
 void SharedMemory::allocate_on_gpu(Sharing sharing) {
   data_ = cuda_memory::allocate(handle_.device.index, size_bytes());
   if (sharing == Sharing::kNode) handle_.has_ipc = cuda_memory::export_to(data_.get(), handle_.ipc);
+}
+
+// A hole in shared memory is there for all that map it; memory of this process alone has no file.
+void SharedMemory::discard(std::size_t first, std::size_t last) {
+  if (handle_.device.kind == DeviceKind::kCuda) return;
+  const std::size_t unit = granule(handle_.device);
+  first = rounded_up(first, unit);
+  last = last / unit * unit;
+  if (first >= last) return;
+  madvise(static_cast<std::byte*>(data_.get()) + first, last - first,
+          handle_.posix.fd >= 0 ? MADV_REMOVE : MADV_DONTNEED);
 }
 
 MemoryHandle SharedMemory::handle() const {

@@ -45,6 +45,10 @@ class SharedMemory {
   std::size_t size_bytes() const { return handle_.size_bytes; }
   MemoryHandle handle() const;
 
+  /// Returns the memory of bytes [first, last) to the system, as far as these are whole pages of
+  /// memory: they read as 0 then. On a GPU it does nothing.
+  void discard(std::size_t first, std::size_t last);
+
   /// The unit of block sizes on `device`.
   static std::size_t granule(Device device);
 

@@ -31,7 +31,11 @@ Placement placement_from(std::string_view text);
 
 struct AllocatorOptions {
   int ranks = 1;
+  /// The most pages that a rank's pool can have.
   std::int64_t pages_per_rank = 0;
+  /// [ranks] the pages that each rank's pool has at first, 0 to pages_per_rank; empty:
+  /// pages_per_rank on every rank. start_resize changes them.
+  std::vector<std::int64_t> pool_pages{};
   int page_size = 16;
   Placement placement = Placement::kBalanced;
   /// Balanced placement: a sequence of up to this many tokens lies on one home rank, the rank with
@@ -51,7 +55,8 @@ struct AllocatorOptions {
 };
 
 /// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
-/// layer, before anything is appended: the copy on write of a page that a fork shares.
+/// layer, before anything is appended: the copy on write of a page that a fork shares, or a page
+/// that moves.
 struct PageCopy {
   PageId source;
   PageId destination;
@@ -204,6 +209,48 @@ class PageAllocator {
   void check_publish(SequenceId sequence, const PrefixKey& key,
                      std::span<const Retention> retentions = {}) const;
 
+  /// Lengthens a match by one page for each element of `homes`, whose content the caller brings
+  /// back from elsewhere: on that rank, or, if the rank is negative or has no free page, where
+  /// placement puts it. A last page that the match has only in part is dropped first. The new pages
+  /// are published by `publish(match.pin, key)`; `truncate(match.pin, length)` gives those up whose
+  /// content did not come. REQUIRES: no window. Returns the longer match.
+  /// @throws OutOfPages; UnknownSequence and InvalidArgument as create_with_prefix, and for a rank
+  /// that does not exist.
+  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
+  /// Returns the hash under which the page is published; of an evicted page the one under which it
+  /// was, until the page is published again. @throws InvalidArgument if the prefix cache is off or
+  /// the page is in no pool.
+  const PageHash& page_hash(PageId page) const;
+  /// Returns all published pages, held or cached, in the order of their ids. O(pages).
+  std::vector<PageId> published_pages() const;
+
+  /// Pages move in two steps. A start_ call orders copies to free pages, which it takes. While the
+  /// copies are made, every page keeps its place and its content: all calls that change something
+  /// throw InvalidArgument. finish_moves then puts the copies into the page tables, frees the pages
+  /// that were copied, and makes the versions of their sequences new. cancel_moves gives the
+  /// copies' pages up instead, and pools have their old sizes.
+  ///
+  /// start_rebalance moves at most `limit` pages, from ranks of which a larger part is held than of
+  /// all ranks together to ranks of which a smaller part is: with a large enough limit each rank
+  /// holds its share, rounded to a page. Short sequences move as a whole where they fit.
+  /// Returns the copies to make. @throws InvalidArgument for a negative limit.
+  std::vector<PageCopy> start_rebalance(std::int64_t limit);
+  /// Gives the rank's pool `pages` pages: those with an index below. Pages past them that sequences
+  /// hold move, within the rank as far as there is room; cached ones are evicted. A pool of 0 pages
+  /// is drained.
+  /// Returns the copies to make.
+  /// @throws InvalidArgument for a size that is not in [0, pages_per_rank]; OutOfPages if the pools
+  /// have too few free pages for those that move. try_start_resize returns OutOfPages instead of
+  /// throwing it, can_resize tells without a change.
+  std::vector<PageCopy> start_resize(PageRank rank, std::int64_t pages);
+  Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
+  Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
+  /// @throws InvalidArgument if no moves were started.
+  void finish_moves();
+  void cancel_moves();
+  /// The pages of the rank's pool. @throws InvalidArgument if there is no such rank.
+  std::int64_t pool_pages(PageRank rank) const;
+
   bool contains(SequenceId sequence) const;
   /// The length and the capacity in tokens. @throws UnknownSequence.
   std::int64_t length(SequenceId sequence) const;
@@ -222,9 +269,10 @@ class PageAllocator {
 
   /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
-  std::int64_t free_pages(Rank rank) const;
+  std::int64_t free_pages(PageRank rank) const;
   /// Of these, the pages that are kept for their content although no sequence holds them.
   std::int64_t cached_pages() const;
+  std::int64_t cached_pages(PageRank rank) const;
   /// The number of cached pages that were evicted so far.
   std::int64_t evicted_pages() const;
   /// The number of sequences that hold the page; 0 for a free or cached page.
@@ -255,6 +303,8 @@ class PageAllocator {
 
  private:
   class State;
+  /// @throws InvalidArgument while pages are being moved.
+  State& changing();
   std::unique_ptr<State> state_;
 };
 

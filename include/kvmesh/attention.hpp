@@ -55,6 +55,9 @@ struct AttentionOptions {
   /// Which pages to visit and which of them to mask, per batch row, head and q block (in query
   /// indices). Null: computed from `mask`. Copied. REQUIRES: its pages are pages of the batch.
   const LocalBlockMask* block_mask = nullptr;
+  /// Pages that several sequences begin with are read once for all of them, where that pays: see
+  /// PlanOptions::shares_prefixes.
+  bool shares_prefixes = true;
   /// The model's number of this rank's first query head: mods get head numbers of the whole model.
   int first_head = 0;
 };

@@ -123,6 +123,6 @@ class LocalBlockMask {
 /// the mask's batch, or a table has an invalid page that the mask visits.
 LocalBlockMask convert_to_local(const BlockMask& mask,
                                 std::span<const std::span<const PageId>> page_tables, int page_size,
-                                Rank me);
+                                PageRank me);
 
 }  // namespace kvmesh

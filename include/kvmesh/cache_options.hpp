@@ -8,6 +8,7 @@
 #include "kvmesh/allocator.hpp"
 #include "kvmesh/api.h"
 #include "kvmesh/page_format.hpp"
+#include "kvmesh/tiers.hpp"
 
 namespace KVMESH_API kvmesh {
 
@@ -34,7 +35,7 @@ struct LayerGroup {
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
 /// model's; head_parallel divides them. REQUIRES: exactly one of `pages_per_rank`, `bytes` and
 /// `memory_fraction` is set (not 0), the same one on every rank; it gives the size of the rank's
-/// pools. If the ranks come to different numbers of pages, all ranks take the smallest.
+/// pools, which may differ by rank.
 struct CacheOptions {
   int layers = 1;
   int q_heads = 0;
@@ -47,6 +48,9 @@ struct CacheOptions {
   /// The part of this device's free memory to use, in (0, 1]. Ranks that share a device divide this
   /// part among them.
   double memory_fraction = 0;
+  /// The most pages that KvCache::resize can give this rank's pools, whose addresses are reserved;
+  /// 0, or less than the pools begin with: as many as these. On CPUs.
+  std::int64_t max_pages_per_rank = 0;
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
   PageKind page_kind = PageKind::kKv;
@@ -64,6 +68,8 @@ struct CacheOptions {
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};
+  /// Where pages go that are evicted, and come back from.
+  TierOptions tiers{};
   /// The number of positions that a query sees, its own included; 0: no window. It is added to the
   /// mask of every plan. Pages that no query of a step or of later steps sees are given up when the
   /// step appends: a sequence then holds window / page_size + 2 pages, rounded up, and those of the
@@ -72,7 +78,7 @@ struct CacheOptions {
   std::int64_t window = 0;
   /// Further groups of layers. All other layers, at least one, are group 0, and have the options
   /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
-  /// groups, and pages in each. `pages_per_rank` is the number of pages of group 0.
+  /// groups, and pages in each. `pages_per_rank` and `max_pages_per_rank` are those of group 0.
   std::vector<LayerGroup> groups{};
 };
 

@@ -13,8 +13,8 @@ namespace KVMESH_API kvmesh {
 enum class ChangeKind : std::uint8_t {
   kAdded,     ///< The sequence got `new_page` at its end, or shares it as a new fork, whose earlier
               ///< pages may be released.
-  kReplaced,  ///< `new_page` took the place of `old_page`: a copy on write, or a page that was
-              ///< published before with the same content.
+  kReplaced,  ///< `new_page` took the place of `old_page`: a copy on write, a page that moved, or a
+              ///< page that was published before with the same content.
   kDropped,   ///< The sequence gave up `old_page`, its last page (invalid: released before).
   kReleased,  ///< The sequence gave up `old_page`, which lies behind its window.
   kErased,    ///< The sequence is erased; its pages were dropped before. `position` is 0.

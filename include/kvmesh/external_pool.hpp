@@ -33,7 +33,7 @@ KvPool side_by_side_pool(const TensorView& rows, int k_dim);
 struct ExternalPoolOptions {
   /// Query heads of this rank. REQUIRES: a multiple of the pool's kv heads.
   int q_heads = 0;
-  /// Which rank of kv_parallel holds a token, in page tables without `logical`: position p is on
+  /// Which page rank holds a token, in page tables without `logical`: position p is on page
   /// rank (p / interleave) % kv_parallel, and a rank's tokens fill its pages in order. That is the
   /// ownership of vLLM's decode context parallelism, where a page of the table spans page_size *
   /// kv_parallel positions. 0: the page size. REQUIRES: it divides the page size or is a multiple
@@ -84,10 +84,12 @@ struct PageTables {
 /// engine's: with token lists over `KvCache::pool`, in an ExternalPool without an `interleave`.
 class CacheTables {
  public:
-  /// For a batch whose tokens are appended already: of each entry, the sequence and `query_tokens`.
+  /// The pages of one page rank (Mesh::page_rank) for a batch whose tokens are appended already: of
+  /// each entry, the sequence and `query_tokens`.
   /// @throws UnknownSequence; InvalidArgument for an entry that would append, or has no number of
   /// query tokens, and for a group that is none.
-  CacheTables(const KvCache& cache, Rank kv_rank, std::span<const BatchEntry> batch, int group = 0);
+  CacheTables(const KvCache& cache, PageRank pool, std::span<const BatchEntry> batch,
+              int group = 0);
   /// Good while this object lives and its sequences do not change.
   PageTables view() const;
 

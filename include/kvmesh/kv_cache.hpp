@@ -73,6 +73,11 @@ struct PlanOptions {
   /// Layers with another mask, score or scale than the above. All are planned together, and share
   /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
   std::vector<LayerKind> kinds{};
+  /// On the CPU, sequences of few queries that begin with the same pages (forks, the prefix cache)
+  /// read these once for all of them, where that pays and every query sees them whole. Rows are
+  /// then summed in another order, so their last bits depend on which sequences are in the batch.
+  /// Reproducible caches, block masks and GPUs read every sequence's pages alone, whatever is set.
+  bool shares_prefixes = true;
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.
@@ -201,7 +206,8 @@ class StepPlan {
 /// that has been moved from throws InvalidArgument.
 class KvCache {
  public:
-  /// Makes a cache. The ranks agree on the number of pages, and ranks of one machine map one
+  /// Makes a cache. Each kv rank has as many pages as fit in what its options give it (with
+  /// head_parallel, in the least of what its processes are given). Ranks of one machine map one
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
   /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
@@ -212,8 +218,8 @@ class KvCache {
   KvCache(KvCache&&) noexcept;
   KvCache& operator=(KvCache&&) noexcept;
 
-  /// The options in effect: `v_dim` is set, `pages_per_rank` is the agreed number, `bytes` and
-  /// `memory_fraction` are 0.
+  /// The options in effect: `v_dim` is set, `pages_per_rank` is the number of pages that this kv
+  /// rank's pools began with, `bytes` and `memory_fraction` are 0.
   const CacheOptions& options() const;
   Mesh& mesh();
   /// The number of layer groups, and the group of a layer (CacheOptions::groups).
@@ -260,6 +266,31 @@ class KvCache {
   /// Collective over the kv axis if a token or a page moves between ranks.
   void compact(std::span<const KeptTokens> batch, Stream stream = {});
 
+  /// Moves at most `limit` pages, of all layer groups together, from ranks that hold more than
+  /// their share to ranks that hold less, as PageAllocator::start_rebalance says: between two
+  /// steps, so that decoding goes on. Every sequence keeps its tokens; the plans of sequences whose
+  /// pages moved are stale. Blocks until the copies are made; on a GPU it first waits for all work
+  /// of the device. Returns how many pages have moved.
+  /// @throws InvalidArgument. After an error of a copy (Timeout, PeerLost, a device's Error) no
+  /// page has moved. Collective over the world.
+  std::int64_t rebalance(std::int64_t limit);
+  /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
+  /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
+  /// sequences hold move to where there is room, cached ones are evicted; then their memory is
+  /// returned to the system (not on GPUs, where it is kept). Returns, blocks and throws as
+  /// rebalance.
+  /// @throws, with nothing changed, OutOfPages if the pools have no room for the pages that move,
+  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small.
+  /// Collective over the world.
+  std::int64_t resize(PageRank rank, std::int64_t pages);
+  Result<std::int64_t> try_resize(PageRank rank, std::int64_t pages);
+  /// resize to 0 pages: the rank holds no page any more, and gets none until add_rank takes it back
+  /// into use, with the pages that it had. It still computes and communicates.
+  /// @throws InvalidArgument of add_rank if the rank is not drained.
+  std::int64_t drain(PageRank rank);
+  Result<std::int64_t> try_drain(PageRank rank);
+  void add_rank(PageRank rank);
+
   /// Writes keys and values in one layer at any positions below the capacity, in any order:
   /// element i of `k` [n, kv_heads, k_dim] and `v` [n, kv_heads, v_dim] at `positions[i]`, where
   /// this rank holds the page; for latent pages `v` is empty. Does not change the length.
@@ -282,6 +313,10 @@ class KvCache {
   ///   ...                                            // plan and run the rest of the prompt
   ///   cache.publish(s, key);                         // later requests find it, also after
   ///   erase(s)
+  /// With tiers, match_prefix also brings pages back that were evicted (see tiers.hpp). A rank's
+  /// pages come back where its host tier has them; pages of files where placement puts them. Later
+  /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
+  /// collective over the world, and read the files before they return.
   PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
   PrefixMatch match_prefix(const PrefixKey& key);
   SequenceId create_with_prefix(const PrefixMatch& match);
@@ -291,6 +326,12 @@ class KvCache {
   /// stream that later steps use.
   void publish(SequenceId sequence, const PrefixKey& key,
                std::span<const Retention> retentions = {});
+
+  /// Stores this rank's published pages, and those of its host tier, in the file tier, and blocks
+  /// until the files are there. Without a file tier it does nothing. On a GPU it waits for all work
+  /// of the device.
+  void flush_tiers();
+  TierStatistics tier_statistics() const;
 
   /// Writes the sequence as a stream (see sequence_stream.hpp) to `sink` on world rank 0; other
   /// ranks pass null. With a key of the sequence's tokens the stream has them and their hashes. On
@@ -377,7 +418,7 @@ class KvCache {
   /// Collective.
   void check_replicas();
 
-  /// Device memory of this rank's pools.
+  /// Device memory that this rank's pools may fill with their present pages.
   std::int64_t pool_bytes() const;
   /// What a page of one layer of a group holds on this rank.
   const PageFormat& page_format(int group = 0) const;

@@ -10,6 +10,7 @@
 #include "kvmesh/api.h"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/device_group.hpp"
+#include "kvmesh/membership.hpp"
 #include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
@@ -43,6 +44,9 @@ struct MeshOptions {
   /// way: with 64 MiB and heads or tokens divided among the ranks, those of 300 tokens of 128 heads
   /// of dim 128 as float32 do fit. Has no effect on the CPU. REQUIRES: equal on all ranks.
   std::size_t peer_window_bytes = std::size_t{64} << 20;
+  /// Which kv rank holds which page rank's pages. Empty: Membership(kv_parallel). REQUIRES: equal
+  /// on all ranks, and of kv_parallel ranks.
+  std::optional<Membership> membership{};
 };
 
 /// One rank's place in the mesh, and its communicators. World rank r has the kv rank r /
@@ -83,8 +87,12 @@ class Mesh {
   int kv_parallel() const { return kv_->size(); }
   int head_parallel() const { return head_->size(); }
   Rank rank() const { return world_->rank(); }
-  /// This rank's position along kv_parallel: the rank in the `PageId`s of its pages.
+  /// This rank's position along kv_parallel: its rank in kv().
   Rank kv_rank() const { return kv_->rank(); }
+  /// The rank in the `PageId`s of this rank's pages; equal to kv_rank() unless the options gave
+  /// another membership.
+  PageRank page_rank() const { return membership_->page_rank(kv_rank()); }
+  const Membership& membership() const { return *membership_; }
   int head_rank() const { return head_->rank().value; }
 
   /// All ranks.
@@ -126,6 +134,7 @@ class Mesh {
   Communicator* world_;
   std::shared_ptr<Communicator> kv_;
   std::shared_ptr<Communicator> head_;
+  std::shared_ptr<const Membership> membership_;
   std::shared_ptr<ThreadPool> threads_;
   Device device_;
   std::shared_ptr<DeviceGroup> group_;

@@ -27,10 +27,16 @@ constexpr std::string_view name(Dtype dtype) { return info_of(dtype).name; }
 /// Returns the element type called `text`. @throws InvalidArgument, which lists the choices.
 Dtype dtype_from(std::string_view text);
 
-/// A process (or, in the loopback communicator, a thread) of a mesh.
+/// A process (or, in the loopback communicator, a thread): its number in a communicator.
 struct Rank {
   std::int32_t value = 0;
   friend auto operator<=>(Rank, Rank) = default;
+};
+
+/// One of the pools that a page table's pages are in. Membership says which Rank holds its pages.
+struct PageRank {
+  std::int32_t value = 0;
+  friend auto operator<=>(PageRank, PageRank) = default;
 };
 
 /// A request whose keys and values are cached.
@@ -70,12 +76,12 @@ struct SequenceId {
 /// one, and the space.
 std::string describe(SequenceId sequence);
 
-/// A physical page: which rank holds it and which page of that rank's pool it is.
+/// A physical page: its page rank and its index in the pool of that page rank.
 ///
 ///   bit 31        22 21                    0
 ///      [ rank : 10 ][      index : 22      ]
 ///
-/// The rank is the position along the mesh's `kv_parallel` axis: ranks that differ only in
+/// Page ranks number the pools along the mesh's `kv_parallel` axis: ranks that differ only in
 /// `head_parallel` share one page table and hold other heads of the same page.
 class PageId {
  public:
@@ -85,11 +91,11 @@ class PageId {
 
   /// No page: a bit pattern that no rank below `kMaxRanks` can have.
   constexpr PageId() = default;
-  constexpr PageId(Rank rank, std::int32_t index)
+  constexpr PageId(PageRank rank, std::int32_t index)
       : bits_(static_cast<std::uint32_t>(rank.value) << kIndexBits |
               static_cast<std::uint32_t>(index)) {}
 
-  constexpr Rank rank() const { return {static_cast<std::int32_t>(bits_ >> kIndexBits)}; }
+  constexpr PageRank rank() const { return {static_cast<std::int32_t>(bits_ >> kIndexBits)}; }
   constexpr std::int32_t index() const {
     return static_cast<std::int32_t>(bits_ & (kMaxPagesPerRank - 1));
   }
@@ -115,6 +121,12 @@ template <>
 struct std::hash<kvmesh::PageId> {
   std::size_t operator()(kvmesh::PageId id) const noexcept {
     return std::hash<std::uint32_t>{}(id.bits());
+  }
+};
+template <>
+struct std::hash<kvmesh::PageRank> {
+  std::size_t operator()(kvmesh::PageRank rank) const noexcept {
+    return std::hash<std::int32_t>{}(rank.value);
   }
 };
 template <>

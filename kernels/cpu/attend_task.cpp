@@ -79,16 +79,35 @@ void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratc
   }
 }
 
+namespace {
+
+/// Fills `rows` with the rows of the workspace that are merged into row `row` of a block, those of
+/// a shared prefix first.
+void list_partials(const AttendWork& work, const WorkBlock& block, std::int64_t row, int group,
+                   std::vector<std::int64_t>& rows) {
+  rows.clear();
+  const auto add = [&](const WorkBlock& from, std::int64_t at) {
+    const std::int64_t step = (from.q_end - from.q_begin) * group;
+    for (int s = 0; s < from.splits; ++s) rows.push_back(from.workspace_row + s * step + at);
+  };
+  if (block.shared_block >= 0) {
+    add(work.blocks[static_cast<std::size_t>(block.shared_block)], block.shared_row + row);
+  }
+  add(block, row);
+}
+
+}  // namespace
+
 void merge_splits(const AttendInputs& inputs, const WorkBlock& block) {
   const int group = inputs.shape.q_heads / inputs.shape.kv_heads;
   const std::int64_t rows = (block.q_end - block.q_begin) * group;
   const std::int64_t dim = inputs.shape.v_dim;
-  std::vector<float> lses(static_cast<std::size_t>(block.splits));
+  std::vector<std::int64_t> partials;
+  std::vector<float> lses;
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t first = block.workspace_row + row;
-    for (int s = 0; s < block.splits; ++s) {
-      lses[static_cast<std::size_t>(s)] = inputs.workspace_lse[first + s * rows];
-    }
+    list_partials(*inputs.work, block, row, group, partials);
+    lses.clear();
+    for (const std::int64_t partial : partials) lses.push_back(inputs.workspace_lse[partial]);
     const std::int64_t token = block.q_begin + row / group;
     const std::int64_t head = block.kv_head * group + row % group;
     float merged = merged_lse(lses);
@@ -98,9 +117,9 @@ void merge_splits(const AttendInputs& inputs, const WorkBlock& block) {
     float* o = static_cast<float*>(inputs.out.o.data) + token * inputs.out.o.stride(0) +
                head * inputs.out.o.stride(1);
     std::fill_n(o, dim, 0.0f);
-    for (int s = 0; s < block.splits; ++s) {
-      const float weight = merge_weight(lses[static_cast<std::size_t>(s)], merged);
-      const float* source = inputs.workspace_o + (first + s * rows) * dim;
+    for (std::size_t s = 0; s < partials.size(); ++s) {
+      const float weight = merge_weight(lses[s], merged);
+      const float* source = inputs.workspace_o + partials[s] * dim;
       for (std::int64_t i = 0; i < dim; ++i) o[i] += weight * source[i];
     }
     static_cast<float*>(

@@ -82,7 +82,15 @@ class TaskRunner {
   }
 
   std::int32_t head_of(int row) const { return block_.kv_head * group_ + row % group_; }
-  std::int64_t token_of(int row) const { return block_.q_begin + row / group_; }
+  std::int64_t token_of(int row) const {
+    return block_.is_shared ? shared_token(row).token : block_.q_begin + row / group_;
+  }
+  std::int32_t sequence_of(int row) const {
+    return block_.is_shared ? shared_token(row).sequence : block_.sequence;
+  }
+  const SharedToken& shared_token(int row) const {
+    return in_.work->shared_tokens[static_cast<std::size_t>(block_.q_begin + row / group_)];
+  }
 
   // Loads the block's queries as float32 rows, scaled, zero past the dim. Many rows: [dim, padded
   // rows].
@@ -228,7 +236,7 @@ class TaskRunner {
   void apply_score_mod(const Tile<T>& tile) {
     for (int r = 0; r < rows_; ++r) {
       scratch_.score_mod->score(scratch_.scores.data() + r * kTileKeys, tile.position, tile.keys,
-                                block_.sequence, in_.first_head + head_of(r), position_of(r));
+                                sequence_of(r), in_.first_head + head_of(r), position_of(r));
     }
   }
 
@@ -324,7 +332,7 @@ class TaskRunner {
       const float max = scratch_.max[static_cast<std::size_t>(r)];
       float inverse = max == kNoKeys ? 0.0f : 1.0f / sum;
       float lse = max == kNoKeys ? kNoKeys : max + std::log(sum);
-      if (in_.sinks != nullptr && block_.counts_sinks && block_.splits == 1) {
+      if (in_.sinks != nullptr && block_.counts_sinks && !block_.is_merged()) {
         const float merged = lse_with_sink(lse, in_.sinks[head_of(r)]);
         inverse *= merge_weight(lse, merged);
         lse = merged;
@@ -340,12 +348,12 @@ class TaskRunner {
     return block_.workspace_row + static_cast<std::int64_t>(split_) * rows_ + r;
   }
   float* o_row(int r) const {
-    if (block_.splits > 1) return in_.workspace_o + workspace_row(r) * in_.shape.v_dim;
+    if (block_.is_merged()) return in_.workspace_o + workspace_row(r) * in_.shape.v_dim;
     return static_cast<float*>(in_.out.o.data) + token_of(r) * in_.out.o.stride(0) +
            head_of(r) * in_.out.o.stride(1);
   }
   float* lse_of(int r) const {
-    if (block_.splits > 1) return in_.workspace_lse + workspace_row(r);
+    if (block_.is_merged()) return in_.workspace_lse + workspace_row(r);
     return static_cast<float*>(in_.out.lse.data) + token_of(r) * in_.out.lse.stride(0) +
            head_of(r) * in_.out.lse.stride(1);
   }

@@ -25,7 +25,7 @@ void for_local_pages(Workload& workload, const Body& body) {
     std::int64_t begin = 0;
     for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
       const std::int64_t end = std::min(begin + page_size, length);
-      if (page.rank() == workload.mesh().kv_rank())
+      if (page.rank() == workload.mesh().page_rank())
         body(LocalPage{i, page.index(), begin, end, length});
       begin = end;
     }

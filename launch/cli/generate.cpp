@@ -99,6 +99,7 @@ class Generation {
       fail(error);
     }
     if (!options_.export_to.empty()) export_tokens();
+    agree(mesh_.world(), [&] { generator_->flush_tiers(); });
     return complete(std::move(report));
   }
 
@@ -222,6 +223,23 @@ class Generation {
     agree_on(mesh_.world(), fields);
   }
 
+  // Collective.
+  TierStatistics sum_over_ranks(TierStatistics mine) {
+    const auto sum = [&](std::int64_t& count) {
+      count = static_cast<std::int64_t>(
+          launch::sum_over_ranks(mesh_.world(), static_cast<std::uint64_t>(count)));
+    };
+    for (TierCounts* tier : {&mine.host, &mine.file})
+      for (std::int64_t* count :
+           {&tier->pages, &tier->stores, &tier->loads, &tier->drops, &tier->removed})
+        sum(*count);
+    FileFaults& faults = mine.faults;
+    for (std::int64_t* count : {&faults.corrupt, &faults.truncated, &faults.foreign, &faults.full,
+                                &faults.denied, &faults.io})
+      sum(*count);
+    return mine;
+  }
+
   void show_progress(std::int64_t done, std::int64_t all) {
     if (!speaks() || done == all) return;
     out_.progress([&] { return fmt::format("prompt: {} of {} tokens", done, all); });
@@ -229,12 +247,13 @@ class Generation {
 
   GenerateReport complete(GenerateReport report) {
     if (!mesh_.device_group().nccl()) {
-      report.combine_bytes = sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
+      report.combine_bytes = launch::sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
     }
     const KvCache& cache = generator_->cache();
     report.model = options_.model;
     report.cache = cache.options();
     report.pages.assign(generator_->pages().begin(), generator_->pages().end());
+    report.tiers = sum_over_ranks(cache.tier_statistics());
     report.kv_parallel = mesh_.kv_parallel();
     report.head_parallel = mesh_.head_parallel();
     if (options_.generator.memory_fraction > 0) report.pool_bytes = cache.pool_bytes();
@@ -250,6 +269,7 @@ class Generation {
     GeneratorOptions single = options_.generator;
     single.pages_per_rank = 0;
     single.memory_fraction = 0;
+    single.tiers = {};
     Generator generator(mesh, model_->file, sized(single, tokens()));
     GenerateReport report;
     converse(generator,

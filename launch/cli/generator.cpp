@@ -4,11 +4,18 @@
 #include <numeric>
 
 #include "launch/cli/agree.hpp"
+#include "launch/cli/model.hpp"
 
 namespace kvmesh::launch {
 namespace {
 
-CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptions& options) {
+TierOptions tiers_of(Mesh& mesh, const engine::GgufFile& file, TierOptions tiers) {
+  if (!tiers.directory.empty()) tiers.model = name_of_content(mesh, file);
+  return tiers;
+}
+
+CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptions& options,
+                           const TierOptions& tiers) {
   return {.layers = shape.layers,
           .q_heads = shape.q_heads,
           .kv_heads = shape.kv_heads,
@@ -20,7 +27,8 @@ CacheOptions cache_options(const engine::LlamaShape& shape, const GeneratorOptio
           .placement = options.placement,
           .home_threshold_tokens = options.home_threshold_tokens,
           .reproducible = options.reproducible,
-          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
+          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3},
+          .tiers = tiers};
 }
 
 // Reads this rank's share of the weights. Collective.
@@ -36,7 +44,7 @@ std::unique_ptr<engine::Llama> agreed_llama(Mesh& mesh, const engine::GgufFile& 
 Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOptions& options)
     : mesh_(mesh),
       llama_(agreed_llama(mesh, file)),
-      cache_(mesh, cache_options(llama_->shape(), options)),
+      cache_(mesh, cache_options(llama_->shape(), options, tiers_of(mesh, file, options.tiers))),
       key_(cache_.make_prefix_key()),
       sequence_(cache_.create()),
       gather_heads_(mesh.head()),
@@ -73,6 +81,11 @@ engine::Token Generator::feed(std::span<const engine::Token> tokens) {
   llama_->forward(tokens, positions, [&](const engine::Attention& layer) { attend(layer); });
   key_.append(tokens);
   return greedy_ ? llama_->greedy(count - 1) : sampler_.pick(llama_->logits(count - 1));
+}
+
+void Generator::flush_tiers() {
+  cache_.publish(sequence_, key_);
+  cache_.flush_tiers();
 }
 
 std::vector<engine::Token> Generator::import_from(ByteSource* source) {

@@ -24,6 +24,9 @@ struct GeneratorOptions {
   std::int64_t home_threshold_tokens = 0;
   Dtype kv_dtype = Dtype::kBFloat16;
   bool reproducible = false;  ///< the cache is reproducible, and so is the text
+  /// Where pages go that the cache has no room for. The file tier's model is named by the content
+  /// of the model's file.
+  TierOptions tiers{};
   engine::SamplingOptions sampling;
 };
 
@@ -57,6 +60,9 @@ class Generator {
   /// @throws StreamError on every rank; OutOfPages.
   /// Collective.
   std::vector<engine::Token> import_from(ByteSource* source);
+
+  /// Stores the full pages of all sequences in the file tier, if there is one. Blocks.
+  void flush_tiers();
 
   const engine::LlamaShape& shape() const { return llama_->shape(); }
   const KvCache& cache() const { return cache_; }

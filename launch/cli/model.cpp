@@ -42,4 +42,8 @@ void agree_on_content(Mesh& mesh, const Model& model) {
   agree_on(mesh.world(), fields);
 }
 
+std::string name_of_content(Mesh& mesh, const engine::GgufFile& file) {
+  return fmt::format("{:016x}", hash_of(file.bytes(), mesh.threads()));
+}
+
 }  // namespace kvmesh::launch

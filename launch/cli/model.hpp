@@ -24,4 +24,7 @@ void check_vocabulary(const Model& model, const engine::LlamaShape& shape);
 /// Collective.
 void agree_on_content(Mesh& mesh, const Model& model);
 
+/// A name of the file's content, of letters and digits. Reads the whole file.
+std::string name_of_content(Mesh& mesh, const engine::GgufFile& file);
+
 }  // namespace kvmesh::launch

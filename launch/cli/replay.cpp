@@ -114,10 +114,10 @@ class Replays {
   std::string heading() const {
     return fmt::format(
         "{}: {} requests, {} prompt tokens, on {} {}\n"
-        "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}\n",
+        "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}\n",
         trace_.name, trace_.requests.size(), trace_.prompt_tokens(), flags_.ranks,
         flags_.ranks == 1 ? "rank" : "ranks", "tokens", "policy", "hit %", "best %", "held %",
-        "kept %", "unused %", "balance", "evictions", "delayed", "refused", "Mops/s",
+        "kept %", "unused %", "balance", "of held", "evictions", "delayed", "refused", "Mops/s",
         flags_.attend > 0 ? "  rows like float64" : "");
   }
 
@@ -128,11 +128,13 @@ class Replays {
   static std::string line(const Row& row) {
     const ReplayCounts& counts = row.counts;
     std::string text = fmt::format(
-        "{:>10} {:>9} {:>7.2f} {:>7.2f} {:>6.2f} {:>6.1f} {:>7.2f} {:>7.4f} {:>10} {:>7} {:>7} "
+        "{:>10} {:>9} {:>7.2f} {:>7.2f} {:>6.2f} {:>6.1f} {:>7.2f} {:>7.4f} {:>7.4f} {:>10} {:>7} "
+        "{:>7} "
         "{:>7.1f}",
         row.capacity_tokens, row.policy, 100 * counts.hit_rate(), 100 * row.belady,
         100 * counts.held, 100 * counts.cached, 100 * counts.fragmentation, counts.balance,
-        counts.evictions, counts.delayed, counts.refused, page_rate(row) / 1e6);
+        counts.held_balance, counts.evictions, counts.delayed, counts.refused,
+        page_rate(row) / 1e6);
     if (row.attend) {
       text += fmt::format("  {} to {:.1e}{}", row.attend->rows, row.attend->max_error,
                           verdict(row).empty() ? "" : ": WRONG: " + verdict(row));
@@ -185,6 +187,7 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                                  {"cached", counts.cached},
                                  {"fragmentation", counts.fragmentation},
                                  {"balance", counts.balance},
+                                 {"held_balance", counts.held_balance},
                                  {"evictions", counts.evictions},
                                  {"page_operations", counts.page_operations},
                                  {"page_operations_per_second", page_rate(row)},

@@ -89,16 +89,61 @@ std::string human_bytes(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : 1, kUnits[unit]);
 }
 
+namespace {
+
+std::string describe_tier(const char* name, const TierCounts& counts) {
+  return fmt::format("{} tier: {} pages stored, {} loaded, {} dropped, {} removed\n", name,
+                     counts.stores, counts.loads, counts.drops, counts.removed);
+}
+
+std::string describe_tiers(const GenerateReport& report) {
+  const TierOptions& options = report.cache.tiers;
+  std::string text;
+  if (options.host_bytes > 0) text += describe_tier("host", report.tiers.host);
+  if (options.directory.empty()) return text;
+  text += describe_tier("file", report.tiers.file);
+  const FileFaults& faults = report.tiers.faults;
+  const std::int64_t bad = faults.corrupt + faults.truncated + faults.foreign;
+  const std::int64_t failed = faults.full + faults.denied + faults.io;
+  if (bad + failed == 0) return text;
+  return text +
+         fmt::format("file tier: {} bad files, {} calls of the system failed\n", bad, failed);
+}
+
+nlohmann::ordered_json json_of(const TierCounts& counts) {
+  return {{"pages", counts.pages},
+          {"stores", counts.stores},
+          {"loads", counts.loads},
+          {"drops", counts.drops},
+          {"removed", counts.removed}};
+}
+
+nlohmann::ordered_json json_of(const TierStatistics& tiers) {
+  const FileFaults& faults = tiers.faults;
+  return {{"pages_back", tiers.pages_back},
+          {"host", json_of(tiers.host)},
+          {"file", json_of(tiers.file)},
+          {"faults",
+           {{"corrupt", faults.corrupt},
+            {"truncated", faults.truncated},
+            {"foreign", faults.foreign},
+            {"full", faults.full},
+            {"denied", faults.denied},
+            {"io", faults.io}}}};
+}
+
+}  // namespace
+
 std::string describe(const GenerateReport& report) {
   std::string turns;
   for (std::size_t turn = 0; turn < report.turns.size(); ++turn)
     turns += describe_turn(report, turn);
   return fmt::format(
       "{}{}\n"
-      "{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}",
+      "{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}{}",
       turns, describe_combine(report), report.pages.size(), report.cache.page_size,
       report.cache.layers, report.kv_parallel * report.head_parallel, name(report.cache.placement),
-      describe_room(report),
+      describe_room(report), describe_tiers(report),
       picture_of_pages(report.pages, report.kv_parallel, report.head_parallel));
 }
 
@@ -130,6 +175,7 @@ std::string to_json(const GenerateReport& report) {
     text += (text.empty() ? "" : "\n") + turn.text;
   }
   json.update(json_of(sum_of(report), text));
+  if (report.cache.tiers.enabled()) json["tiers"] = json_of(report.tiers);
   if (report.combine_bytes) json["combine_bytes"] = *report.combine_bytes;
   if (report.ranks_check) json["ranks_check"] = *report.ranks_check;
   // A path may hold any bytes.

@@ -20,6 +20,7 @@ struct GenerateReport {
   std::string model;
   std::vector<Turn> turns;  ///< of the conversation
   CacheOptions cache;
+  TierStatistics tiers{};     ///< of all ranks together
   std::vector<PageId> pages;  ///< of the sequence
   int kv_parallel = 1;
   int head_parallel = 1;

@@ -49,7 +49,8 @@ ReplayCounts Replay::run(const std::function<void(std::size_t)>& progress) {
   counts_.held = held_ / count / pages;
   counts_.cached = cached_ / count / pages;
   counts_.fragmentation = room_ > 0 ? 1 - tokens_ / room_ : 0;
-  counts_.balance = held_ > 0 ? most_ * pools.ranks / held_ : 1;
+  counts_.balance = most_ > 0 ? most_ * pools.ranks / (held_ + cached_) : 1;
+  counts_.held_balance = held_ > 0 ? most_held_ * pools.ranks / held_ : 1;
   return counts_;
 }
 
@@ -150,13 +151,15 @@ void Replay::sample() {
   const PageAllocator& allocator = served_.allocator();
   const AllocatorOptions& pools = allocator.options();
   ++samples_;
-  std::int64_t most = 0, held = 0;
-  for (Rank rank{0}; rank.value < pools.ranks; ++rank.value) {
+  std::int64_t most = 0, most_held = 0, held = 0;
+  for (PageRank rank{0}; rank.value < pools.ranks; ++rank.value) {
     const std::int64_t here = pools.pages_per_rank - allocator.free_pages(rank);
-    most = std::max(most, here);
+    most = std::max(most, here + allocator.cached_pages(rank));
+    most_held = std::max(most_held, here);
     held += here;
   }
   most_ += static_cast<double>(most);
+  most_held_ += static_cast<double>(most_held);
   held_ += static_cast<double>(held);
   cached_ += static_cast<double>(allocator.cached_pages());
   for (const Running& running : running_) {

@@ -60,7 +60,10 @@ struct ReplayCounts {
   double held = 0;           ///< part of all pages that sequences hold
   double cached = 0;         ///< part of all pages that are cached
   double fragmentation = 0;  ///< part of the held pages' room that holds no token
-  double balance = 0;        ///< most held pages of a rank over the mean; of the sums of both
+  /// Most pages of a rank over the mean, of the sums of both: pages that are held or cached, and
+  /// pages that are held.
+  double balance = 0;
+  double held_balance = 0;
   double hit_rate() const;
 };
 
@@ -101,7 +104,7 @@ class Replay {
   std::vector<Running> running_;  // by their end
   std::vector<Growth> batch_;
   ReplayCounts counts_;
-  double held_ = 0, cached_ = 0, room_ = 0, tokens_ = 0, most_ = 0;
+  double held_ = 0, cached_ = 0, room_ = 0, tokens_ = 0, most_ = 0, most_held_ = 0;
   std::int64_t samples_ = 0;
 };
 

@@ -84,8 +84,9 @@ PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
 void poison_free_pages(KvCache& cache) {
   for (int layer = 0; layer < cache.options().layers; ++layer) {
     const PageAllocator& allocator = cache.allocator(cache.group_of(layer));
-    for (std::int32_t page = 0; page < allocator.options().pages_per_rank; ++page) {
-      if (allocator.reference_count({cache.mesh().kv_rank(), page}) > 0) continue;
+    const std::int64_t pages = cache.planes(layer)[0].shape[0];
+    for (std::int32_t page = 0; page < pages; ++page) {
+      if (allocator.reference_count({cache.mesh().page_rank(), page}) > 0) continue;
       for (const TensorView& plane : cache.planes(layer)) poison_page(plane, page);
     }
   }
@@ -149,6 +150,18 @@ void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
   }
   poison_free_pages(cache_);
   poison_free_pages(single_);
+}
+
+std::int64_t CheckedCache::rebalance(std::int64_t limit) {
+  const std::int64_t moved = cache_.rebalance(limit);
+  poison_free_pages(cache_);
+  return moved;
+}
+
+std::int64_t CheckedCache::resize(PageRank rank, std::int64_t pages) {
+  const std::int64_t moved = cache_.resize(rank, pages);
+  poison_free_pages(cache_);
+  return moved;
 }
 
 void CheckedCache::compact(const std::vector<KeptTokens>& batch) {

@@ -45,6 +45,9 @@ class CheckedCache {
   SequenceId fork(SequenceId sequence);
   bool try_reserve(SequenceId sequence, std::int64_t tokens);
   void truncate(SequenceId sequence, std::int64_t length);
+  /// KvCache's, on the distributed cache alone. Return the pages that have moved.
+  std::int64_t rebalance(std::int64_t limit = 1 << 20);
+  std::int64_t resize(PageRank rank, std::int64_t pages);
   void compact(const std::vector<KeptTokens>& batch);
   void erase(SequenceId sequence);
 

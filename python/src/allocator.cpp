@@ -81,7 +81,7 @@ void bind_page_allocator(nb::module_& module) {
       .def("free_pages", [](const PageAllocator& self) { return self.free_pages(); })
       .def(
           "free_pages",
-          [](const PageAllocator& self, int rank) { return self.free_pages(Rank{rank}); },
+          [](const PageAllocator& self, int rank) { return self.free_pages(PageRank{rank}); },
           nb::arg("rank"))
       .def_prop_ro("sequences", &PageAllocator::sequences)
       .def_prop_ro("digest", &PageAllocator::digest)

@@ -176,6 +176,14 @@ std::string describe_cache(PyCache& self) {
          std::to_string(cache.mesh().kv_parallel()) + " ranks>";
 }
 
+/// Calls `move(cache)`, which other ranks may have to wait for.
+template <class Move>
+std::int64_t moved(PyCache& self, const Move& move) {
+  KvCache& cache = self.get();
+  const nb::gil_scoped_release release;
+  return move(cache);
+}
+
 void bind_sequences(nb::class_<PyCache>& type) {
   type.def(
           "create", [](PyCache& self) { return self.get().create().value; },
@@ -202,6 +210,40 @@ void bind_sequences(nb::class_<PyCache>& type) {
           "erase",
           [](PyCache& self, std::uint64_t sequence) { self.get().erase(SequenceId(sequence)); },
           nb::arg("sequence"))
+      .def(
+          "rebalance",
+          [](PyCache& self, std::int64_t limit) {
+            return moved(self, [=](KvCache& it) { return it.rebalance(limit); });
+          },
+          nb::arg("limit"),
+          "Moves at most this many pages from fuller ranks to emptier ones, between two steps. "
+          "Returns how many. Collective.")
+      .def(
+          "resize",
+          [](PyCache& self, int kv_rank, std::int64_t pages) {
+            return moved(self, [=](KvCache& it) { return it.resize(PageRank{kv_rank}, pages); });
+          },
+          nb::arg("kv_rank"), nb::arg("pages"),
+          "Gives a rank's pools another size; pages past it move. Returns how many. Collective.")
+      .def(
+          "drain",
+          [](PyCache& self, int kv_rank) {
+            return moved(self, [=](KvCache& it) { return it.drain(PageRank{kv_rank}); });
+          },
+          nb::arg("kv_rank"), "resize to no pages, until add_rank. Collective.")
+      .def(
+          "add_rank",
+          [](PyCache& self, int kv_rank) {
+            moved(self,
+                  [=](KvCache& it) { return it.add_rank(PageRank{kv_rank}), std::int64_t{0}; });
+          },
+          nb::arg("kv_rank"), "Takes a drained rank back into use. Collective.")
+      .def(
+          "pool_pages",
+          [](PyCache& self, int kv_rank, int group) {
+            return self.get().allocator(group).pool_pages(PageRank{kv_rank});
+          },
+          nb::arg("kv_rank"), nb::arg("group") = 0)
       .def(
           "length",
           [](PyCache& self, std::uint64_t sequence) {
@@ -230,9 +272,9 @@ void bind_cache_class(nb::module_& module) {
       "__init__",
       [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
          int page_size, std::int64_t pages_per_rank, std::int64_t bytes, double memory_fraction,
-         std::string_view dtype, std::string_view page_kind, std::string_view scale_kind,
-         float k_scale, float v_scale, std::string_view placement, std::int64_t home,
-         bool reproducible, bool prefix_cache, std::string_view prefix_hash,
+         std::int64_t max_pages_per_rank, std::string_view dtype, std::string_view page_kind,
+         std::string_view scale_kind, float k_scale, float v_scale, std::string_view placement,
+         std::int64_t home, bool reproducible, bool prefix_cache, std::string_view prefix_hash,
          std::string_view eviction, const std::string& prefix_seed, std::int64_t window,
          nb::list groups) {
         CacheOptions options = cache_options(
@@ -240,6 +282,7 @@ void bind_cache_class(nb::module_& module) {
             memory_fraction, dtype, page_kind, scale_kind, k_scale, v_scale, placement, home,
             reproducible, prefix_options(prefix_cache, prefix_hash, eviction, prefix_seed));
         options.window = window;
+        options.max_pages_per_rank = max_pages_per_rank;
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
         Mesh& of = mesh.get();
         const nb::gil_scoped_release release;
@@ -248,13 +291,14 @@ void bind_cache_class(nb::module_& module) {
       nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
       nb::arg("pages_per_rank") = 0, nb::arg("bytes") = 0, nb::arg("memory_fraction") = 0.0,
-      nb::arg("dtype") = "bfloat16", nb::arg("page_kind") = "kv",
+      nb::arg("max_pages_per_rank") = 0, nb::arg("dtype") = "bfloat16", nb::arg("page_kind") = "kv",
       nb::arg("scale_kind") = "per token and head", nb::arg("k_scale") = 1.0f,
       nb::arg("v_scale") = 1.0f, nb::arg("placement") = "balanced",
       nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false,
       nb::arg("prefix_cache") = false, nb::arg("prefix_hash") = "sha256_cbor",
       nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "", nb::arg("window") = 0,
       nb::arg("groups") = nb::list(),
+      "max_pages_per_rank: how far resize can enlarge the pools. "
       "window: positions that a query sees; pages behind it are given up. groups: further groups "
       "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
       "page_kind, window, page_share.");

@@ -62,6 +62,7 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
                              known_options.placement, "placement");
   options.pages_per_rank = known_options.pages_per_rank;
   options.bytes = known_options.bytes;
+  options.max_pages_per_rank = known_options.max_pages_per_rank;
   options.memory_fraction = known_options.memory_fraction;
   options.reproducible = known_options.reproducible != 0;
   options.window = known_options.window;
@@ -85,6 +86,37 @@ kvmesh_status_t kvmesh_cache_create(kvmesh_mesh_t* mesh, const kvmesh_cache_opti
 }
 
 void kvmesh_cache_destroy(kvmesh_cache_t* cache) { delete cache; }
+
+kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit, int64_t* moved) {
+  return guarded([&] {
+    const std::int64_t pages = checked(cache, "cache").cache.rebalance(limit);
+    if (moved != nullptr) *moved = pages;
+  });
+}
+
+kvmesh_status_t kvmesh_cache_resize(kvmesh_cache_t* cache, int32_t kv_rank, int64_t pages,
+                                    int64_t* moved) {
+  return guarded([&] {
+    const std::int64_t count = checked(cache, "cache").cache.resize(PageRank{kv_rank}, pages);
+    if (moved != nullptr) *moved = count;
+  });
+}
+
+kvmesh_status_t kvmesh_cache_drain(kvmesh_cache_t* cache, int32_t kv_rank, int64_t* moved) {
+  return kvmesh_cache_resize(cache, kv_rank, 0, moved);
+}
+
+kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t kv_rank) {
+  return guarded([&] { checked(cache, "cache").cache.add_rank(PageRank{kv_rank}); });
+}
+
+kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
+                                        int64_t* pages) {
+  return guarded([&] {
+    checked(pages, "pages") =
+        checked(cache, "cache").cache.allocator().pool_pages(PageRank{kv_rank});
+  });
+}
 
 kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made) {
   return guarded([&] { checked(made, "made") = checked(cache, "cache").cache.create().value; });

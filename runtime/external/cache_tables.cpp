@@ -4,7 +4,7 @@
 
 namespace kvmesh {
 
-CacheTables::CacheTables(const KvCache& cache, Rank kv_rank, std::span<const BatchEntry> batch,
+CacheTables::CacheTables(const KvCache& cache, PageRank pool, std::span<const BatchEntry> batch,
                          int group)
     : q_indptr_{0}, indptr_{0} {
   const PageAllocator& allocator = cache.allocator(group);
@@ -18,7 +18,7 @@ CacheTables::CacheTables(const KvCache& cache, Rank kv_rank, std::span<const Bat
     const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
     const std::span<const PageId> table = allocator.pages(entry.sequence).first(used);
     for (std::size_t logical = 0; logical < table.size(); ++logical) {
-      if (table[logical].rank() != kv_rank) continue;
+      if (table[logical].rank() != pool) continue;
       indices_.push_back(table[logical].index());
       logical_.push_back(number(static_cast<std::int64_t>(logical)));
     }

@@ -89,7 +89,8 @@ class ExternalPlan::State {
                        .first_head = owner_->mesh.head_rank() * shape.q_heads}},
             .block_mask = block_mask_ ? &*block_mask_ : nullptr,
             .combine = combine_options(options),
-            .limits = limits_};
+            .limits = limits_,
+            .shares_prefixes = options.shares_prefixes};
   }
 
   /// Of what is equal on all ranks.

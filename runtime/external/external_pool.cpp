@@ -60,7 +60,8 @@ ExternalPool::State::State(Mesh owner, const ConstKvPool& layer, const ExternalP
       .units = page_units(layer, static_cast<int>(std::min<std::int64_t>(turn, shape.page_size))),
       .turn = turn,
       .ranks = mesh.kv_parallel(),
-      .me = mesh.kv_rank(),
+      .me = mesh.page_rank(),
+      .members = &mesh.membership(),
       .model_heads = shape.q_heads * mesh.head_parallel()};
   require(layer.k.device == mesh.device(), "external pool: {} is in {}, the mesh's device is {}",
           layer.k, layer.k.device, mesh.device());

@@ -29,7 +29,7 @@ void set_by_turns(const TableRules& rules, const TableRow& row, LocalSequence& l
     local.pages.push_back(local_unit(units.unit_of(page, first % rules.page_size / units.tokens),
                                      position_of(rules, rules.me, first) / units.tokens));
   }
-  for (Rank rank{0}; rank.value < rules.ranks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < rules.ranks; ++rank.value) {
     local.held[index(rank.value)] = tokens_of_rank(rules, rank, row.size.length) > 0;
   }
 }
@@ -137,7 +137,7 @@ void TableBatch::finish(const TableRules& rules) {
   for (SequenceStep& sequence : step_.sequences) {
     sequence.counts_sinks = sequence.pages->first_rank() == rules.me;
   }
-  step_.ranks = rules.ranks;
+  step_.members = rules.members;
   step_.participants.reset();
 }
 

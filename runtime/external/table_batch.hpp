@@ -19,8 +19,9 @@ struct TableRules {
   /// Tokens that follow one another on one rank before the next rank's begin.
   std::int64_t turn = 1;
   int ranks = 1;
-  Rank me{};
-  int model_heads = 0;  ///< query heads of the model
+  PageRank me{};
+  const Membership* members = nullptr;  ///< of the kv ranks; the mesh's
+  int model_heads = 0;                  ///< query heads of the model
 };
 
 /// The sequences of a step over page tables.

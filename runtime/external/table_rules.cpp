@@ -128,17 +128,17 @@ TableRow row_of(const PageTables& tables, std::int64_t b) {
   return row;
 }
 
-Rank rank_of(const TableRules& rules, std::int64_t position) {
+PageRank rank_of(const TableRules& rules, std::int64_t position) {
   return {static_cast<std::int32_t>(position / rules.turn % rules.ranks)};
 }
 
-std::int64_t tokens_of_rank(const TableRules& rules, Rank rank, std::int64_t length) {
+std::int64_t tokens_of_rank(const TableRules& rules, PageRank rank, std::int64_t length) {
   const std::int64_t round = rules.turn * rules.ranks;
   return length / round * rules.turn +
          std::clamp(length % round - rank.value * rules.turn, std::int64_t{0}, rules.turn);
 }
 
-std::int64_t position_of(const TableRules& rules, Rank rank, std::int64_t mine) {
+std::int64_t position_of(const TableRules& rules, PageRank rank, std::int64_t mine) {
   return (mine / rules.turn * rules.ranks + rank.value) * rules.turn + mine % rules.turn;
 }
 

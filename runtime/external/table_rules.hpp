@@ -21,9 +21,9 @@ TableRow row_of(const PageTables& tables, std::int64_t b);
 
 /// The rule of turns: which rank has a position, how many of a sequence's first `length` positions
 /// a rank has, and which position a rank's token number `mine` is.
-Rank rank_of(const TableRules& rules, std::int64_t position);
-std::int64_t tokens_of_rank(const TableRules& rules, Rank rank, std::int64_t length);
-std::int64_t position_of(const TableRules& rules, Rank rank, std::int64_t mine);
+PageRank rank_of(const TableRules& rules, std::int64_t position);
+std::int64_t tokens_of_rank(const TableRules& rules, PageRank rank, std::int64_t length);
+std::int64_t position_of(const TableRules& rules, PageRank rank, std::int64_t mine);
 
 /// Checks tables and options, and returns the sizes of the batch's sequences; with token lists
 /// those of its queries.

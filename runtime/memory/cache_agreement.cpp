@@ -63,6 +63,15 @@ std::int64_t hash_of(const PrefixOptions& options) {
   return static_cast<std::int64_t>(hash.value() | 1);
 }
 
+// 0 if there are none.
+std::int64_t hash_of(const TierOptions& options) {
+  if (!options.enabled()) return 0;
+  Hash hash;
+  hash.add(options.host_bytes).add_all(options.directory).add_all(options.model);
+  hash.add(options.file_bytes).add(options.stores_per_operation);
+  return static_cast<std::int64_t>(hash.value() | 1);
+}
+
 std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
   Hash hash;
   for (const LayerGroup& group : groups) {
@@ -106,6 +115,7 @@ constexpr std::array kFields{
     Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
           letters_of},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
+    Field{"the tiers", [](const Mesh&, const O& o) { return hash_of(o.tiers); }},
     Field{"window", [](const Mesh&, const O& o) { return o.window; }},
     Field{"the layer groups", [](const Mesh&, const O& o) { return hash_of(o.groups); }},
     Field{"the way to say the memory",
@@ -148,6 +158,7 @@ struct Proposal {
   std::array<char, 256> reason{};
   std::array<std::int64_t, kFields.size()> fields{};
   Place place;
+  std::int64_t max_pages = 0;
   Room room;  // unset for a fraction: it depends on the ranks that share the device
   std::uint32_t id_ticket = 0;
 };
@@ -181,8 +192,31 @@ void check_memory(const CacheOptions& options) {
   require(options.pages_per_rank >= 0 && options.bytes >= 0,
           "cache: pages_per_rank {} and bytes {} must not be negative", options.pages_per_rank,
           options.bytes);
+  require(options.max_pages_per_rank >= 0 && options.max_pages_per_rank <= PageId::kMaxPagesPerRank,
+          "cache: max_pages_per_rank {} is not in [0, {}]", options.max_pages_per_rank,
+          int{PageId::kMaxPagesPerRank});
   require(options.memory_fraction >= 0 && options.memory_fraction <= 1,
           "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
+}
+
+void check_tiers(const CacheOptions& options) {
+  const TierOptions& tiers = options.tiers;
+  require(tiers.host_bytes >= 0 && tiers.file_bytes >= 0 && tiers.stores_per_operation >= 1,
+          "cache: tiers of {} and {} bytes, {} stores per operation", tiers.host_bytes,
+          tiers.file_bytes, tiers.stores_per_operation);
+  if (!tiers.enabled()) return;
+  require(options.prefix.enabled, "cache: tiers, but the prefix cache is off");
+  require(options.groups.empty() && options.window == 0,
+          "cache: tiers, of a cache with layer groups or a window");
+  const auto is_plain = [](char it) {
+    return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
+           it == '.' || it == '_' || it == '-';
+  };
+  require(
+      !tiers.model.empty() && std::ranges::all_of(tiers.model, is_plain),
+      "cache: '{}' names a model of the file tier, which may have letters, digits, '.', '_' and "
+      "'-'",
+      tiers.model);
 }
 
 void check_options(const Mesh& mesh, const CacheOptions& options) {
@@ -231,8 +265,10 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   Proposal mine;
   mine.place = place_of(mesh.device());
   mine.id_ticket = ++last_ticket;
+  mine.max_pages = options.max_pages_per_rank;
   for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
   try {
+    check_tiers(options);
     for (const CacheOptions& group : options_of_groups(options)) {
       check_options(mesh, group);
       check_shape(local_shape(mesh, group));
@@ -250,7 +286,7 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   return mine;
 }
 
-// ---- The common number of pages ----
+// ---- The numbers of pages ----
 
 void compare(const std::vector<Proposal>& all, Rank me) {
   const Proposal& mine = all[static_cast<std::size_t>(me.value)];
@@ -281,15 +317,36 @@ std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
   return all_gather_value(mesh.world(), room, "agree on the size of pools");
 }
 
-std::int64_t agreed_pages(Mesh& mesh, CacheOptions options, const std::vector<Room>& rooms) {
+void check_rooms(Mesh& mesh, CacheOptions options, const std::vector<Room>& rooms) {
   const auto least = std::ranges::min_element(rooms, {}, &Room::pages);
-  if (least->pages > 0) return least->pages;
+  if (least->pages > 0) return;
   options.pages_per_rank = 1;
   const std::int64_t page = pool_layout(mesh, options).size_bytes();
   const Rank rank{static_cast<std::int32_t>(least - rooms.begin())};
   require(options.bytes == 0, "cache: a page takes {} bytes of the device, rank {} may use {}",
           page, rank.value, least->bytes);
   throw OutOfMemory(rank, page, fmt::format("its share of what is free is {} bytes", least->bytes));
+}
+
+// Ranks that differ only in their heads have one page table, so the least room of them counts.
+std::vector<PoolSizes> sizes_of_pools(const Mesh& mesh, const std::vector<Room>& rooms,
+                                      const std::vector<Proposal>& all) {
+  std::vector<PoolSizes> pools(static_cast<std::size_t>(mesh.kv_parallel()));
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    const auto kv_rank = static_cast<std::int32_t>(rank) / mesh.head_parallel();
+    const PageRank of = mesh.membership().page_rank(Rank{kv_rank});
+    PoolSizes& pool = pools[static_cast<std::size_t>(of.value)];
+    const bool is_first = rank % static_cast<std::size_t>(mesh.head_parallel()) == 0;
+    pool.now = is_first ? rooms[rank].pages : std::min(pool.now, rooms[rank].pages);
+    pool.most = is_first ? all[rank].max_pages : std::min(pool.most, all[rank].max_pages);
+  }
+  for (PoolSizes& pool : pools) {
+    pool.last = pool.now;
+    pool.most = std::max(pool.most, pool.now);
+    if (mesh.device().kind != DeviceKind::kCpu && pool.most > pool.now)  // of every rank's
+      throw Unsupported("cache: pools that may grow (max_pages_per_rank) are for CPUs");
+  }
+  return pools;
 }
 
 }  // namespace
@@ -310,7 +367,11 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
   } else {
     for (const Proposal& proposal : all) rooms.push_back(proposal.room);
   }
-  options.pages_per_rank = agreed_pages(mesh, options, rooms);
+  check_rooms(mesh, options, rooms);
+  agreed.pools = sizes_of_pools(mesh, rooms, all);
+  const PoolSizes& mine = agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)];
+  options.pages_per_rank = mine.now;
+  options.max_pages_per_rank = mine.most;
   options.bytes = 0;
   options.memory_fraction = 0;
   agreed.id_space = space_of(std::ranges::max_element(all, {}, &Proposal::id_ticket)->id_ticket);

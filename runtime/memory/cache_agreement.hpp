@@ -6,17 +6,26 @@
 
 namespace kvmesh {
 
+/// The pages of a page rank's pools, in the units of CacheOptions::pages_per_rank.
+struct PoolSizes {
+  std::int64_t now = 0;
+  std::int64_t last = 0;  ///< before the rank was drained
+  std::int64_t most = 0;  ///< for which its memory has room
+};
+
 struct CacheAgreement {
-  CacheOptions options;  ///< as KvCache::options returns them
+  CacheOptions options;            ///< as KvCache::options returns them
+  std::vector<PoolSizes> pools{};  ///< [page rank]
   std::uint16_t id_space = 0;
 };
 
-/// Compares the ranks' options, of which only the amount of memory may differ. Every rank then
-/// takes the smallest number of pages that a rank's options come to. Draws the id space of the
+/// Compares the ranks' options, of which only the amount of memory may differ. A kv rank has the
+/// smallest number of pages that the options of its processes come to. Draws the id space of the
 /// cache's sequences, which no other cache of any of these processes has.
 /// @throws InvalidArgument, on every rank, if a rank's options are wrong, if two ranks' options
 /// differ (naming rank and field), or if `bytes` is too small for one page; OutOfMemory, on every
-/// rank, if `memory_fraction` comes to less than one page.
+/// rank, if `memory_fraction` comes to less than one page; Unsupported, on every rank, for pools on
+/// GPUs that may grow.
 /// Collective over the mesh's world.
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& options);
 

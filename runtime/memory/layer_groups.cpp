@@ -72,6 +72,14 @@ std::vector<CacheOptions> options_of_groups(const CacheOptions& options) {
   return groups;
 }
 
+std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pages_per_rank) {
+  options.pages_per_rank = pages_per_rank;
+  std::vector<std::int64_t> pages;
+  for (const CacheOptions& group : options_of_groups(options))
+    pages.push_back(group.pages_per_rank);
+  return pages;
+}
+
 LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
   return {.attention = {.q_heads = options.q_heads / mesh.head_parallel(),
                         .kv_heads = options.kv_heads / mesh.head_parallel(),

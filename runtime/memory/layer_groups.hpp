@@ -18,6 +18,9 @@ std::vector<std::vector<int>> layers_of_groups(const CacheOptions& options);
 /// @throws InvalidArgument as layers_of_groups, and for a page share that is not positive.
 std::vector<CacheOptions> options_of_groups(const CacheOptions& options);
 
+/// The pages of each group's pools on a rank with `pages_per_rank` pages; 0 of each if it has none.
+std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pages_per_rank);
+
 /// This rank's share of a layer of such a cache.
 LocalShape local_shape(const Mesh& mesh, const CacheOptions& options);
 

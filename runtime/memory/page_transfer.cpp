@@ -1,5 +1,6 @@
-// Copy on write across ranks. The rank that holds the copy reads the page from the source's pools
-// if it maps them. Otherwise the page's tokens are sent over the kv communicator.
+// Copies of pages across ranks: of copy on write, and of pages that move. The rank that holds the
+// copy reads the page from the source's pools if it maps them. Otherwise the page's tokens are sent
+// over the kv communicator.
 //
 //   source                            holder of the copy
 //   settle                            settle             no kernel uses these pages any more
@@ -28,13 +29,16 @@ using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv, std::size_t group)
-      : mover_(pools, group), peers_(peers), kv_(kv) {}
+  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv,
+           const Membership& members, std::size_t group, std::string_view operation)
+      : mover_(pools, group), peers_(peers), kv_(kv), members_(members), operation_(operation) {}
 
   void add(const PageCopy& copy) {
-    const Rank from = copy.source.rank(), to = copy.destination.rank();
-    if (from == kv_.rank()) add(outgoing_[to], copy);
-    if (to == kv_.rank()) add(incoming_[from], copy);
+    const Rank from = members_.holder(copy.source.rank());
+    const Rank to = members_.holder(copy.destination.rank());
+    const bool mapped = peers_.maps(to, from);
+    if (from == kv_.rank()) add(outgoing_[to], copy, mapped);
+    if (to == kv_.rank()) add(incoming_[from], copy, mapped);
   }
 
   void run(Backend& backend) {
@@ -42,7 +46,7 @@ class Transfer {
       if (!parcel.mapped) move(parcel, mover_.my_sources(), mover_.packed(parcel.bytes.data()));
     }
     backend.settle();
-    exchange(outgoing_, incoming_, "copy_on_write");
+    exchange(outgoing_, incoming_, operation_);
     for (auto& [source, parcel] : incoming_) {
       move(parcel, parcel.mapped ? theirs(source) : mover_.packed(parcel.bytes.data()),
            mover_.my_destinations());
@@ -51,12 +55,12 @@ class Transfer {
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
-    exchange(incoming_, outgoing_, "copy_on_write done");
+    exchange(incoming_, outgoing_, operation_ + " done");
   }
 
  private:
-  void add(Parcel& parcel, const PageCopy& copy) {
-    parcel.mapped = peers_.maps(copy.destination.rank(), copy.source.rank());
+  void add(Parcel& parcel, const PageCopy& copy, bool mapped) {
+    parcel.mapped = mapped;
     const std::size_t more = mover_.bytes(mover_.layers(), copy.tokens);
     parcel.bytes.resize(parcel.mapped ? 1 : parcel.bytes.size() + more);
     parcel.moves.push_back({.source = copy.source.index(),
@@ -82,6 +86,8 @@ class Transfer {
   PageMover mover_;
   const PeerPools& peers_;
   Communicator& kv_;
+  const Membership& members_;
+  std::string operation_;
   Parcels outgoing_;
   Parcels incoming_;
 };
@@ -89,17 +95,19 @@ class Transfer {
 }  // namespace
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
-                   Communicator& kv, std::span<const PageCopy> copies, std::size_t group) {
+                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                   std::size_t group, std::string_view operation) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
   std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv, group);
+  Transfer transfer(pools, peers, kv, members, group, operation);
+  const PageRank me = members.page_rank(kv.rank());
   bool remote = false;
   for (const PageCopy& copy : copies) {
     if (copy.source.rank() != copy.destination.rank()) {
       transfer.add(copy);
       remote = true;
-    } else if (copy.source.rank() == kv.rank()) {
+    } else if (copy.source.rank() == me) {
       local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
     }
   }

@@ -1,14 +1,17 @@
 #include "runtime/memory/peer_pools.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace kvmesh {
 
 PeerPools::PeerPools(int ranks)
     : pools_(static_cast<std::size_t>(ranks)), mapped_(pools_.size() * pools_.size()) {}
 
-PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.size()) {
-  layout_ = mine.layout();
+PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv, std::vector<PoolLayout> layouts)
+    : PeerPools(kv.size()) {
+  layouts_ = std::move(layouts);
+  if (layouts_.empty()) layouts_.push_back(mine.layout());
   const MemoryHandle handle = mine.handle();
   const std::vector<MemoryHandle> handles = all_gather_value(kv, handle, "exchange pools");
   std::vector<std::uint8_t> row(pools_.size());
@@ -26,7 +29,7 @@ PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv) : PeerPools(kv.s
 std::optional<PagePlanes> PeerPools::layer(Rank owner, int layer) const {
   void* const block = pools_[index(owner)].get();
   if (block == nullptr) return std::nullopt;
-  return layout_->layer(block, layer);
+  return layouts_[layouts_.size() == 1 ? 0 : index(owner)].layer(block, layer);
 }
 
 }  // namespace kvmesh

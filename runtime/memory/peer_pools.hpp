@@ -16,9 +16,9 @@ class PeerPools {
   /// Without mappings.
   explicit PeerPools(int ranks);
   /// Maps the pools of all other ranks that this rank can reach; the other pools stay unmapped.
-  /// REQUIRES: all ranks' storages have the same shape.
+  /// `layouts` [ranks] are those of the ranks' storages; empty: all as mine.
   /// Collective over `kv`.
-  PeerPools(const PoolStorage& mine, Communicator& kv);
+  PeerPools(const PoolStorage& mine, Communicator& kv, std::vector<PoolLayout> layouts = {});
 
   /// Returns one layer's planes of `owner`; empty if they are not mapped, and for this rank itself.
   std::optional<PagePlanes> layer(Rank owner, int layer) const;
@@ -30,7 +30,7 @@ class PeerPools {
  private:
   static std::size_t index(Rank rank) { return static_cast<std::size_t>(rank.value); }
 
-  std::optional<PoolLayout> layout_;
+  std::vector<PoolLayout> layouts_;           // [owner], or one of all
   std::vector<std::shared_ptr<void>> pools_;  // [owner], null: not mapped
   std::vector<std::uint8_t> mapped_;          // [reader][owner]
 };

@@ -1,7 +1,9 @@
 // A rank's pages on its device: one block of memory for all layers.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/posix/shared_memory.hpp"
@@ -32,6 +34,10 @@ class PoolLayout {
   PoolLayout(std::vector<PoolGroup> groups, Device device);
 
   PagePlanes layer(void* block, int layer) const;
+  /// Calls `visit(first, last)` with the bytes of the block that hold pages [pages[group], ...) of
+  /// each plane.
+  void for_each_rest(std::span<const std::int64_t> pages,
+                     const std::function<void(std::int64_t, std::int64_t)>& visit) const;
   int layers() const { return static_cast<int>(layers_.size()); }
   std::int64_t size_bytes() const { return size_bytes_; }
   Device device() const { return device_; }
@@ -62,6 +68,9 @@ class PoolStorage {
   std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->size_bytes()); }
   const PoolLayout& layout() const { return layout_; }
   MemoryHandle handle() const { return memory_->handle(); }
+  /// Returns the memory of all pages past `pages[group]` to the system, if the device can: their
+  /// contents are unspecified then. They can be written again.
+  void discard(std::span<const std::int64_t> pages);
 
  private:
   PoolLayout layout_;

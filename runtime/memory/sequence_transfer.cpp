@@ -63,8 +63,8 @@ void check_fits(const SequenceHeader& header, const SequenceHeader& cache) {
   check("a scale of values", header.v_scale, cache.v_scale);
 }
 
-/// The tokens of a record that lie on one kv rank. The record is the other end.
-std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, Rank kv_rank,
+/// The tokens of a record whose pages are of one page rank. The record is the other end.
+std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, PageRank pool,
                                std::int64_t first, std::int64_t tokens) {
   std::vector<PageMove> moves;
   for (std::int64_t at = first; at < first + tokens;) {
@@ -72,7 +72,7 @@ std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, Ran
     const std::int64_t count = std::min(page_size - token, first + tokens - at);
     const PageId page = pages[static_cast<std::size_t>(logical)];
     require(page.valid(), "export: the sequence has no page for token {} any more", at);
-    if (page.rank() == kv_rank) {
+    if (page.rank() == pool) {
       moves.push_back({.source = page.index(),
                        .destination = page.index(),
                        .source_token = static_cast<int>(token),
@@ -233,8 +233,9 @@ class RecordTransfer {
 
  private:
   std::vector<PageMove> moves_on(int rank, const RecordPlace& place, std::int64_t tokens) const {
+    const Rank kv_rank{rank / cache_.mesh.head_parallel()};
     return moves_of(cache_.allocator.pages(sequence_), cache_.allocator.options().page_size,
-                    Rank{rank / cache_.mesh.head_parallel()}, place.first, tokens);
+                    cache_.mesh.membership().page_rank(kv_rank), place.first, tokens);
   }
   std::int64_t first_head(int rank) const {
     const int heads = cache_.mesh.head_parallel();
@@ -258,6 +259,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     require(sink != nullptr, "export: rank 0 has no sink");
     sink->write(encode(header));
   });
+  state().wait_for_tiers();
   state().settle();
   RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
                           state().pools, header, sequence);
@@ -278,6 +280,8 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   try {
     check_fits(header, header_of(*this, sequence, nullptr));
     state().groups[0].allocator.append(sequence, header.tokens);
+    state().pages_taken();
+    state().wait_for_tiers();
     state().settle();  // new pages may still be read by earlier work
     RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
                             state().pools, header, sequence);

@@ -20,11 +20,12 @@ TokenSlot slot_of(const TokenPlace& place) { return {place.page.index(), place.o
 // What this rank sends is packed before anything is written here; what it moves is read before what
 // it receives is written.
 void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
-                 std::span<const TokenMove> moves, Stream stream) {
+                 const Membership& members, std::span<const TokenMove> moves, Stream stream) {
   std::vector<TokenSlot> from, to;
   Parcels outgoing, incoming;
   for (const TokenMove& move : moves) {
-    const Rank source = move.from.page.rank(), target = move.to.page.rank();
+    const Rank source = members.holder(move.from.page.rank());
+    const Rank target = members.holder(move.to.page.rank());
     if (source == kv.rank() && target == kv.rank()) {
       from.push_back(slot_of(move.from));
       to.push_back(slot_of(move.to));

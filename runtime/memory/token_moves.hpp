@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/membership.hpp"
 #include "runtime/step/backend.hpp"
 
 namespace kvmesh {
@@ -19,9 +20,9 @@ struct TokenMove {
 
 /// The tokens `to` become what the tokens `from` were before the call: those may be some of the
 /// same. On a GPU it runs on `stream`, and blocks only where this rank sends or receives a token.
-/// REQUIRES: all ranks pass the same moves.
+/// REQUIRES: all ranks pass the same moves; `members` are of `kv`.
 /// Collective over `kv` if a token moves between ranks.
 void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
-                 std::span<const TokenMove> moves, Stream stream);
+                 const Membership& members, std::span<const TokenMove> moves, Stream stream);
 
 }  // namespace kvmesh

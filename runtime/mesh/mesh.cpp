@@ -58,6 +58,16 @@ Device checked_device(const MeshOptions& options, const Communicator& world) {
   return device_for(options.device, world);
 }
 
+/// REQUIRES: a head_parallel that divides the ranks.
+std::shared_ptr<const Membership> members_for(const MeshOptions& options, int ranks) {
+  const int kv_ranks = ranks / options.head_parallel;
+  auto members =
+      std::make_shared<const Membership>(options.membership.value_or(Membership(kv_ranks)));
+  require(members->size() == kv_ranks, "mesh: a membership of {} ranks, kv_parallel is {}",
+          members->size(), kv_ranks);
+  return members;
+}
+
 }  // namespace
 
 DeviceChoice device_choice_from(std::string_view text) {
@@ -87,6 +97,7 @@ Mesh Mesh::from_launcher(const MeshOptions& options) {
 
 void Mesh::arrange(const MeshOptions& options) {
   require(world_ != nullptr, "mesh: no communicator");
+  membership_ = std::make_shared<const Membership>(1);  // until the options are checked
   std::exception_ptr refusal;
   try {
     if (options.deadline) {  // communicators split from it inherit it
@@ -94,10 +105,12 @@ void Mesh::arrange(const MeshOptions& options) {
     }
     device_ = checked_device(options, *world_);
     use_device(device_);
+    membership_ = members_for(options, world_->size());
   } catch (const Error&) {
     refusal = std::current_exception();
   }
-  const std::vector<std::uint64_t> hosts = agree_on_mesh(*world_, options, device_, refusal);
+  const std::vector<std::uint64_t> hosts =
+      agree_on_mesh(*world_, options, *membership_, device_, refusal);
   const int heads = options.head_parallel;
   kv_ = world_->split(rank().value % heads, rank().value / heads);
   head_ = world_->split(rank().value / heads, rank().value % heads);

@@ -11,8 +11,18 @@
 namespace kvmesh {
 namespace {
 
-constexpr std::array<std::string_view, 4> kFields{"head_parallel", "makes_nccl",
-                                                  "peer_window_bytes", "the kind of the device"};
+constexpr std::array<std::string_view, 6> kFields{
+    "head_parallel",          "makes_nccl",
+    "peer_window_bytes",      "the kind of the device",
+    "the membership's epoch", "the hash of the membership's holders"};
+
+std::int64_t hash_of(const Membership& members) {
+  Hash hash;
+  for (PageRank pages{0}; pages.value < members.size(); ++pages.value) {
+    hash.add(members.holder(pages).value);
+  }
+  return static_cast<std::int64_t>(hash.value());
+}
 
 // What each rank sends. Trivially copyable.
 struct Proposal {
@@ -36,10 +46,12 @@ void set_reason(Proposal& proposal, const std::exception_ptr& refusal) {
 }  // namespace
 
 std::vector<std::uint64_t> agree_on_mesh(Communicator& world, const MeshOptions& options,
-                                         Device device, const std::exception_ptr& refusal) {
+                                         const Membership& members, Device device,
+                                         const std::exception_ptr& refusal) {
   Proposal mine{.fields = {options.head_parallel, options.makes_nccl,
                            static_cast<std::int64_t>(options.peer_window_bytes),
-                           static_cast<int>(device.kind)},
+                           static_cast<int>(device.kind),
+                           static_cast<std::int64_t>(members.epoch()), hash_of(members)},
                 .host = Hash().add_all(host_name()).value()};
   if (refusal) set_reason(mine, refusal);
   const std::vector<Proposal> all = all_gather_value(world, mine, "agree on a mesh");

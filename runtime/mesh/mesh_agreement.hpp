@@ -15,6 +15,7 @@ namespace kvmesh {
 /// has refused its options or they differ.
 /// Collective over `world`.
 std::vector<std::uint64_t> agree_on_mesh(Communicator& world, const MeshOptions& options,
-                                         Device device, const std::exception_ptr& refusal);
+                                         const Membership& members, Device device,
+                                         const std::exception_ptr& refusal);
 
 }  // namespace kvmesh

@@ -20,6 +20,7 @@ struct StepOptions {
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
+  bool shares_prefixes = true;
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 

@@ -55,8 +55,12 @@ class CpuStep : public StepKernels {
     for (const SequenceStep& it : batch.sequences) {
       sequences_.push_back({it.queries, it.length, it.pages->pages, it.counts_sinks});
     }
+    shared_.clear();
+    if (options_.shares_prefixes) {
+      shared_ = find_shared_prefixes(sequences_, shared_prefix_rules(options_.shape));
+    }
     for (cpu::Attend& kind : kinds_) {
-      kind.plan({sequences_, batch.q_positions}, blocks ? &*blocks : nullptr);
+      kind.plan({sequences_, batch.q_positions, shared_}, blocks ? &*blocks : nullptr);
     }
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
@@ -115,6 +119,7 @@ class CpuStep : public StepKernels {
   const StepBatch* batch_ = nullptr;
   std::vector<TokenSlot> slots_;
   std::vector<AttendSequence> sequences_;
+  std::vector<SharedPrefix> shared_;
   std::deque<cpu::Attend> kinds_;
   std::deque<ExactStep> exact_;  // instead of kinds_ and combine_, if reproducible
 };

@@ -245,7 +245,7 @@ class CudaStep : public StepKernels {
   /// Takes memory before the allocator appends. Returns as plan_combine.
   bool plan_limits() {
     StepBatch none;
-    none.ranks = shared_.mesh.kv_parallel();
+    none.members = &shared_.mesh.membership();
     return plan_combine(none, {});
   }
 

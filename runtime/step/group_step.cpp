@@ -24,6 +24,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
                    .block_mask = options.block_mask,
                    .combine = options.combine,
                    .limits = limits,
+                   .shares_prefixes = options.shares_prefixes,
                    .reproducible = group.options.reproducible};
   for (AttentionOptions& kind : step.kinds) {
     kind.mask = within(group.options.window, kind.mask);
@@ -37,6 +38,7 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
 GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& options,
                      std::span<const BatchEntry> first)
     : group_(group), limits_(with_pages(options.limits, group.options)) {
+  batch_.members = &mesh.membership();
   run_.emplace(mesh, *group.backend, step_options(group, mesh, options, limits_), first);
 }
 

@@ -17,6 +17,7 @@ struct GroupStepOptions {
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};
   std::optional<StepLimits> limits{};
+  bool shares_prefixes = true;
 };
 
 /// Made once, planned once per step, run once per layer. That the plan is current, and that the

@@ -55,7 +55,7 @@ void LocalPages::apply(const Change& change) {
 }
 
 void LocalPages::replace(LocalSequence& sequence, const Change& change) const {
-  const Rank from = change.old_page.rank(), to = change.new_page.rank();
+  const PageRank from = change.old_page.rank(), to = change.new_page.rank();
   --sequence.held[static_cast<std::size_t>(from.value)];
   ++sequence.held[static_cast<std::size_t>(to.value)];
   std::vector<LocalPage>& pages = sequence.pages;

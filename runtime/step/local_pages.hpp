@@ -15,12 +15,12 @@ namespace kvmesh {
 /// A sequence's pages, as one rank sees them.
 struct LocalSequence {
   std::vector<LocalPage> pages;    ///< this rank's, in logical order, without released ones
-  std::vector<std::int32_t> held;  ///< [ranks] number of pages that each rank holds
+  std::vector<std::int32_t> held;  ///< [page ranks] number of the sequence's pages
   std::size_t seen = 0;            ///< page-table entries (all ranks) that these are made of
   bool is_lost = false;            ///< changes were missed: update() reads the table anew
 
-  /// The first rank that takes part in the sequence's rows. Without pages rank 0 does, alone.
-  Rank first_rank() const {
+  /// The first page rank that takes part in the sequence's rows. Without pages 0 does, alone.
+  PageRank first_rank() const {
     const auto holder = std::ranges::find_if(held, [](std::int32_t pages) { return pages > 0; });
     return {holder == held.end() ? 0 : static_cast<std::int32_t>(holder - held.begin())};
   }
@@ -31,7 +31,7 @@ struct LocalSequence {
 /// REQUIRES: the allocator outlives it.
 class LocalPages {
  public:
-  LocalPages(Rank me, PageAllocator& allocator)
+  LocalPages(PageRank me, PageAllocator& allocator)
       : me_(me),
         allocator_(allocator),
         cursor_(allocator.follow()),
@@ -40,7 +40,7 @@ class LocalPages {
   /// Brings the sequence up to date. `table` is the pages with keys of its present page table; of
   /// these, update reads the entries that are new.
   LocalSequence& update(SequenceId sequence, std::span<const PageId> table);
-  Rank me() const { return me_; }
+  PageRank me() const { return me_; }
 
  private:
   void follow();
@@ -49,7 +49,7 @@ class LocalPages {
   void drop_last(LocalSequence& sequence, PageId page) const;
   void release(LocalSequence& sequence, const Change& change) const;
 
-  Rank me_;
+  PageRank me_;
   const PageAllocator& allocator_;
   ChangeCursor cursor_;
   std::size_t ranks_;

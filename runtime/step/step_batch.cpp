@@ -26,12 +26,13 @@ SequenceSize check_entry(const PageAllocator& allocator, const BatchEntry& entry
 }
 
 // Adds all ranks that take part to a sequence's tokens [begin, end).
-void add_participants(const LocalSequence& pages, std::int64_t begin, std::int64_t end,
-                      Participation& participation) {
-  const Rank first = pages.first_rank();
-  for (Rank rank = first; rank.value < std::ssize(pages.held); ++rank.value) {
+void add_participants(const LocalSequence& pages, const Membership& members, std::int64_t begin,
+                      std::int64_t end, Participation& participation) {
+  const PageRank first = pages.first_rank();
+  for (PageRank rank = first; rank.value < std::ssize(pages.held); ++rank.value) {
     if (rank != first && pages.held[static_cast<std::size_t>(rank.value)] == 0) continue;
-    for (std::int64_t token = begin; token < end; ++token) participation.add(token, rank);
+    const Rank holder = members.holder(rank);
+    for (std::int64_t token = begin; token < end; ++token) participation.add(token, holder);
   }
 }
 
@@ -136,7 +137,6 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
     step.query_tokens += step.sequences.back().queries;
     step.append_tokens += entry.append_tokens;
   }
-  step.ranks = allocator.options().ranks;
   step.participants.reset();
 }
 
@@ -149,12 +149,12 @@ std::int64_t StepBatch::size_bytes() const {
 
 const Participation& StepBatch::participation() const {
   if (participants) return *participants;
-  participants.emplace(query_tokens, ranks);
+  participants.emplace(query_tokens, members->size());
   std::int64_t token = 0;
   for (const SequenceStep& sequence : sequences) {
     const std::int64_t end = token + sequence.queries;
-    add_participants(*sequence.pages, token, end, *participants);
-    const Rank owner = sequence.owner.value_or(sequence.pages->first_rank());
+    add_participants(*sequence.pages, *members, token, end, *participants);
+    const Rank owner = members->holder(sequence.owner.value_or(sequence.pages->first_rank()));
     for (; token < end; ++token) participants->set_owner(token, owner);
   }
   return *participants;

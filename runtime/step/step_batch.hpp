@@ -22,9 +22,9 @@ struct SequenceStep {
   /// Whether this rank counts the sinks of its rows: the first that has its pages does, else rank
   /// 0.
   bool counts_sinks = true;
-  /// The rank of its first page, to which Scatter::kOwner gives its rows. Empty if that page is not
-  /// in the tables: then the first rank that has pages.
-  std::optional<Rank> owner{};
+  /// The page rank of its first page: Scatter::kOwner gives its rows to the holder. Empty if that
+  /// page is not in the tables: then the first page rank that has pages.
+  std::optional<PageRank> owner{};
 };
 
 /// One sequence of a step before the append; equal on all ranks.
@@ -46,8 +46,8 @@ struct StepBatch {
   /// Memory of the lists; the pages are the cache's.
   std::int64_t size_bytes() const;
 
-  int ranks = 1;
-  PlanDigest digest{};  ///< sent along by combines that compare plans
+  const Membership* members = nullptr;  ///< of the kv ranks; the mesh's
+  PlanDigest digest{};                  ///< sent along by combines that compare plans
   mutable std::optional<Participation> participants{};  // empty: not computed yet
 };
 
@@ -76,7 +76,8 @@ void check_block_mask(int page_size, int q_heads, std::span<const SequenceSize> 
                       const BlockMask& mask);
 void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch);
 
-/// Fills `step`, and reuses its memory. REQUIRES: the allocator has appended the batch's tokens.
+/// Fills `step` but for its `members`, and reuses its memory. REQUIRES: the allocator has appended
+/// the batch's tokens.
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                      std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
                      StepBatch& step);

@@ -22,7 +22,8 @@ class StepPlan::State final : public CacheUser {
     if (options.block_mask) block_mask_ = *options.block_mask;
     GroupStepOptions common{.block_mask = block_mask_ ? &*block_mask_ : nullptr,
                             .combine = combine_options(options),
-                            .limits = limits_};
+                            .limits = limits_,
+                            .shares_prefixes = options.shares_prefixes};
     LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
     kind_of_layer_ = std::move(kinds.of_layer);
     for (std::size_t g = 0; g < owner.groups.size(); ++g) {
@@ -276,6 +277,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
+  state().wait_for_tiers();
   state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
@@ -293,6 +295,7 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
   const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
+  state().wait_for_tiers();
   return Done{};
 }
 

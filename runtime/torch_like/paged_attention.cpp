@@ -120,7 +120,7 @@ std::int64_t PagedAttention::physical_page(PageId page) const {
 std::int64_t PagedAttention::pages_per_rank() const { return state().pages_per_rank(); }
 
 std::int64_t PagedAttention::first_page() const {
-  return state().mesh.kv_rank().value * pages_per_rank();
+  return state().mesh.page_rank().value * pages_per_rank();
 }
 
 std::vector<int> PagedAttention::rows_or_all(std::span<const int> batch_idx,
@@ -171,8 +171,8 @@ std::vector<TokenSlot> PagedAttention::slots_of(std::span<const int> batch_idx,
             capacity(b));
     const PageId page = pages(b)[static_cast<std::size_t>(position / page_size)];
     const auto offset = static_cast<std::int32_t>(position % page_size);
-    slots.push_back(page.rank() == state().mesh.kv_rank() ? TokenSlot{page.index(), offset}
-                                                          : TokenSlot{});
+    slots.push_back(page.rank() == state().mesh.page_rank() ? TokenSlot{page.index(), offset}
+                                                            : TokenSlot{});
   }
   return slots;
 }
@@ -217,7 +217,7 @@ LocalBlockMask PagedAttention::convert_logical_block_mask(
     tables.push_back(all.first(static_cast<std::size_t>(std::min(used, std::ssize(all)))));
   }
   return convert_to_local(block_mask, tables, static_cast<int>(state().page_size()),
-                          state().mesh.kv_rank());
+                          state().mesh.page_rank());
 }
 
 }  // namespace kvmesh

@@ -12,9 +12,9 @@ namespace {
 
 // The batch of one call: what a KvCache's plan computes of its sequences, from rows and kv_lens.
 struct Batch {
-  Batch(std::size_t size, int ranks) {
+  Batch(std::size_t size, const Membership& members) {
     local.reserve(size);  // `step` points into it
-    step.ranks = ranks;
+    step.members = &members;
   }
   void add(SequenceId row, std::int64_t length, std::int64_t first_position, std::int64_t q_len) {
     entries.push_back({row, 0, q_len});
@@ -31,7 +31,7 @@ struct Batch {
   StepBatch step;
 };
 
-LocalSequence local_pages(std::span<const PageId> table, Rank me, int ranks) {
+LocalSequence local_pages(std::span<const PageId> table, PageRank me, int ranks) {
   LocalSequence local;
   local.held.resize(static_cast<std::size_t>(ranks));
   for (std::size_t logical = 0; logical < table.size(); ++logical) {
@@ -112,7 +112,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
                                    const ForwardOptions& options) {
   const std::int64_t batch_size = std::ssize(batch_rows);
   const std::int64_t q_len = batch_size == 0 ? 0 : q.size(0) / batch_size;
-  Batch batch(batch_rows.size(), mesh.kv_parallel());
+  Batch batch(batch_rows.size(), mesh.membership());
   for (std::size_t b = 0; b < batch_rows.size(); ++b) {
     const SequenceId row = rows[static_cast<std::size_t>(batch_rows[b])];
     const std::span<const PageId> table = allocator.pages(row);
@@ -120,7 +120,7 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
     require(length >= 0 && length <= room,
             "forward: row {} has room for {} tokens, kv_lens says {}", batch_rows[b], room, length);
     const auto used = static_cast<std::size_t>((length + page_size() - 1) / page_size());
-    batch.local.push_back(local_pages(table.first(used), mesh.kv_rank(), mesh.kv_parallel()));
+    batch.local.push_back(local_pages(table.first(used), mesh.page_rank(), mesh.kv_parallel()));
     batch.add(row, length, first_position(options.block_mask, b), q_len);
   }
   if (options.block_mask) {

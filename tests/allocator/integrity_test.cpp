@@ -21,7 +21,7 @@ class Integrity : public testing::Test {
     b = table.create();
     Sequence& first = table.at(a);
     Sequence& second = table.at(b);
-    first.pages = {pools.take(Rank{0}), pools.take(Rank{1}), pools.take(Rank{0})};
+    first.pages = {pools.take(PageRank{0}), pools.take(PageRank{1}), pools.take(PageRank{0})};
     first.length = 10;
     first.may_share = true;
     first.placement.pages_on = std::make_unique<std::int32_t[]>(2);
@@ -52,7 +52,7 @@ class Integrity : public testing::Test {
 };
 
 TEST_F(Integrity, LostPage) {
-  (void)pools.take(Rank{1});
+  (void)pools.take(PageRank{1});
   expect_broken("0 sequences hold it");
 }
 
@@ -75,7 +75,7 @@ TEST_F(Integrity, PageFreedTwice) {
   const PageId page = table.at(a).pages[2];
   table.at(a).pages.pop_back();
   table.at(a).length = 8;
-  table.at(a).placement.removed(Rank{0});
+  table.at(a).placement.removed(PageRank{0});
   pools.give_back(page);
   ASSERT_NO_THROW(check());
   pools.give_back(page);
@@ -93,9 +93,9 @@ TEST_F(Integrity, PageTwiceInOneTable) {
 TEST_F(Integrity, PageInNoPool) {
   table.at(a).pages[0] = PageId{};
   expect_broken("not in any pool");
-  table.at(a).pages[0] = PageId{Rank{2}, 0};
+  table.at(a).pages[0] = PageId{PageRank{2}, 0};
   expect_broken("not in any pool");
-  table.at(a).pages[0] = PageId{Rank{1}, 6};
+  table.at(a).pages[0] = PageId{PageRank{1}, 6};
   expect_broken("not in any pool");
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace kvmesh::test {
 namespace {
@@ -19,7 +20,14 @@ std::map<PageId, std::int32_t> Model::references() const {
 }
 
 std::int64_t Model::free_pages() const {
-  return options_.ranks * options_.pages_per_rank - static_cast<std::int64_t>(references().size());
+  return std::reduce(pools_.begin(), pools_.end()) - static_cast<std::int64_t>(references().size());
+}
+
+std::int64_t Model::held_past(PageRank rank, std::int64_t pages) const {
+  const std::map<PageId, std::int32_t> counts = references();
+  return std::ranges::count_if(counts, [&](const auto& entry) {
+    return entry.first.rank() == rank && entry.first.index() >= pages;
+  });
 }
 
 std::int64_t Model::missing_for_reserve(SequenceId id, std::int64_t tokens) const {
@@ -123,6 +131,29 @@ void Model::truncated(const PageAllocator& allocator, SequenceId id, std::int64_
   ASSERT_EQ(static_cast<std::int64_t>(sequences_.at(id).pages.size()), pages_for(length));
 }
 
+/// The copies were made before: their sources are held until the tables change. No other entry of a
+/// table changes.
+void Model::moved(const PageAllocator& allocator, std::span<const PageCopy> copies) {
+  std::map<PageId, PageId> to;
+  for (const PageCopy& copy : copies) {
+    ASSERT_TRUE(to.emplace(copy.source, copy.destination).second) << "a page moves twice";
+    ASSERT_FALSE(references().contains(copy.destination));
+    ++handed_out_[copy.destination];
+    memory_[copy.destination].assign(static_cast<std::size_t>(options_.page_size), kPoison);
+  }
+  copy(copies);
+  for (auto& [id, sequence] : sequences_) {
+    for (PageId& page : sequence.pages) {
+      if (const auto move = to.find(page); move != to.end()) page = move->second;
+    }
+    ASSERT_TRUE(std::ranges::equal(allocator.pages(id), sequence.pages));
+  }
+}
+
+void Model::not_moved(std::span<const PageCopy> copies) {
+  for (const PageCopy& copy : copies) ++handed_out_[copy.destination];
+}
+
 void Model::check_sequence(const PageAllocator& allocator, SequenceId id,
                            const Sequence& sequence) const {
   ASSERT_TRUE(allocator.contains(id));
@@ -148,14 +179,15 @@ void Model::check(const PageAllocator& allocator) const {
   for (int rank = 0; rank < options_.ranks; ++rank) {
     std::int64_t free = 0;
     for (std::int32_t index = 0; index < options_.pages_per_rank; ++index) {
-      const PageId page{Rank{rank}, index};
+      const PageId page{PageRank{rank}, index};
       const auto count = counts.find(page);
-      free += count == counts.end() ? 1 : 0;
+      free += count == counts.end() && index < pool_pages(page.rank()) ? 1 : 0;
       ASSERT_EQ(allocator.reference_count(page), count == counts.end() ? 0 : count->second);
       const auto times = handed_out_.find(page);
       ASSERT_EQ(allocator.generation(page), times == handed_out_.end() ? 0u : times->second);
     }
-    ASSERT_EQ(allocator.free_pages(Rank{rank}), free);
+    ASSERT_EQ(allocator.free_pages(PageRank{rank}), free);
+    ASSERT_EQ(allocator.pool_pages(PageRank{rank}), pool_pages(PageRank{rank}));
   }
 }
 

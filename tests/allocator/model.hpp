@@ -16,7 +16,10 @@ namespace kvmesh::test {
 /// Reference counts, free pages and generations are counted from the tables.
 class Model {
  public:
-  explicit Model(const AllocatorOptions& options) : options_(options) {}
+  explicit Model(const AllocatorOptions& options)
+      : options_(options), pools_(static_cast<std::size_t>(options.ranks), options.pages_per_rank) {
+    if (!options.pool_pages.empty()) pools_ = options.pool_pages;
+  }
 
   struct Sequence {
     std::vector<std::int64_t> tokens;
@@ -30,6 +33,13 @@ class Model {
   std::int64_t missing_for_append(std::span<const AppendRequest> requests) const;
   std::int64_t missing_for_writable(SequenceId id, std::int64_t begin, std::int64_t end) const;
 
+  /// Pages that a pool of another size lacks for those that are held past it, and how many are.
+  std::int64_t held_past(PageRank rank, std::int64_t pages) const;
+  std::int64_t held_on(PageRank rank) const { return held_past(rank, 0); }
+  std::int64_t pool_pages(PageRank rank) const {
+    return pools_[static_cast<std::size_t>(rank.value)];
+  }
+
   // Follow an operation of the allocator, by its new page tables.
   void created(SequenceId id) { sequences_[id]; }
   void reserved(const PageAllocator& allocator, SequenceId id);
@@ -40,6 +50,11 @@ class Model {
   void forked(const PageAllocator& allocator, SequenceId parent, SequenceId child);
   void truncated(const PageAllocator& allocator, SequenceId id, std::int64_t length);
   void erased(SequenceId id) { sequences_.erase(id); }
+  void resized(PageRank rank, std::int64_t pages) {
+    pools_[static_cast<std::size_t>(rank.value)] = pages;
+  }
+  void moved(const PageAllocator& allocator, std::span<const PageCopy> copies);
+  void not_moved(std::span<const PageCopy> copies);
 
   /// Expects the allocator to show exactly this model's state.
   void check(const PageAllocator& allocator) const;
@@ -56,6 +71,7 @@ class Model {
                       const Sequence& sequence) const;
 
   AllocatorOptions options_;
+  std::vector<std::int64_t> pools_;  // [ranks] pages
   std::map<SequenceId, Sequence> sequences_;
   std::map<PageId, std::vector<std::int64_t>> memory_;
   std::map<PageId, std::uint32_t> handed_out_;

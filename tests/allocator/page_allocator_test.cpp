@@ -33,7 +33,7 @@ TEST(PageAllocator, RefusesCallsWhenItWasMovedFrom) {
   PageAllocator to(std::move(from));
   EXPECT_TRUE(to.contains(id));
   EXPECT_THROW(from.create(), InvalidArgument);
-  EXPECT_THROW(static_cast<void>(from.free_pages(Rank{0})), InvalidArgument);
+  EXPECT_THROW(static_cast<void>(from.free_pages(PageRank{0})), InvalidArgument);
   EXPECT_THROW(static_cast<void>(from.digest()), InvalidArgument);
   EXPECT_THROW(from.verify_integrity(), InvalidArgument);
   from = std::move(to);
@@ -244,11 +244,11 @@ TEST(PageAllocator, RejectsStaleIdsInEveryCall) {
 TEST(PageAllocator, RejectsPagesAndRanksOutOfRange) {
   PageAllocator allocator({.ranks = 2, .pages_per_rank = 8});
   EXPECT_THROW(allocator.reference_count(PageId{}), InvalidArgument);
-  EXPECT_THROW(allocator.generation(PageId{Rank{0}, 8}), InvalidArgument);
-  EXPECT_THROW(allocator.generation(PageId{Rank{2}, 0}), InvalidArgument);
-  EXPECT_THROW(allocator.free_pages(Rank{2}), InvalidArgument);
-  EXPECT_THROW(allocator.free_pages(Rank{-1}), InvalidArgument);
-  EXPECT_EQ(allocator.reference_count(PageId{Rank{1}, 7}), 0);
+  EXPECT_THROW(allocator.generation(PageId{PageRank{0}, 8}), InvalidArgument);
+  EXPECT_THROW(allocator.generation(PageId{PageRank{2}, 0}), InvalidArgument);
+  EXPECT_THROW(allocator.free_pages(PageRank{2}), InvalidArgument);
+  EXPECT_THROW(allocator.free_pages(PageRank{-1}), InvalidArgument);
+  EXPECT_EQ(allocator.reference_count(PageId{PageRank{1}, 7}), 0);
 }
 
 }  // namespace

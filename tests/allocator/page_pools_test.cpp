@@ -12,40 +12,40 @@ TEST(PagePools, HandsOutEveryPageOfARankOnce) {
   PagePools pools(3, 5);
   std::set<PageId> seen;
   for (int i = 0; i < 5; ++i) {
-    const PageId page = pools.take(Rank{1});
-    EXPECT_EQ(page.rank(), Rank{1});
+    const PageId page = pools.take(PageRank{1});
+    EXPECT_EQ(page.rank(), PageRank{1});
     EXPECT_TRUE(pools.contains(page));
     EXPECT_TRUE(seen.insert(page).second);
   }
-  EXPECT_EQ(pools.free_pages(Rank{1}), 0);
+  EXPECT_EQ(pools.free_pages(PageRank{1}), 0);
   EXPECT_EQ(pools.free_pages(), 10);
   EXPECT_EQ(pools.free_pages_per_rank(), (std::vector<std::int64_t>{5, 0, 5}));
-  EXPECT_FALSE(pools.first_free(Rank{1}).valid());
+  EXPECT_FALSE(pools.first_free(PageRank{1}).valid());
 }
 
 TEST(PagePools, TakesARunAsSinglePages) {
   PagePools one(2, 8);
   PagePools run(2, 8);
   std::vector<PageId> pages(6);
-  run.take(Rank{0}, pages);
-  for (PageId page : pages) EXPECT_EQ(one.take(Rank{0}), page);
+  run.take(PageRank{0}, pages);
+  for (PageId page : pages) EXPECT_EQ(one.take(PageRank{0}), page);
   EXPECT_EQ(one.free_pages(), run.free_pages());
   EXPECT_EQ(one.history(), run.history());
 }
 
 TEST(PagePools, HandsOutTheLastFreedPageFirst) {
   PagePools pools(1, 4);
-  const PageId a = pools.take(Rank{0});
-  const PageId b = pools.take(Rank{0});
+  const PageId a = pools.take(PageRank{0});
+  const PageId b = pools.take(PageRank{0});
   pools.give_back(a);
   pools.give_back(b);
-  EXPECT_EQ(pools.take(Rank{0}), b);
-  EXPECT_EQ(pools.take(Rank{0}), a);
+  EXPECT_EQ(pools.take(PageRank{0}), b);
+  EXPECT_EQ(pools.take(PageRank{0}), a);
 }
 
 TEST(PagePools, FreesAPageWithItsLastReference) {
   PagePools pools(1, 4);
-  const PageId page = pools.take(Rank{0});
+  const PageId page = pools.take(PageRank{0});
   EXPECT_EQ(pools.reference_count(page), 1);
   pools.add_reference(page);
   EXPECT_TRUE(pools.shared(page));
@@ -59,10 +59,10 @@ TEST(PagePools, FreesAPageWithItsLastReference) {
 
 TEST(PagePools, CountsHowOftenAPageWasHandedOut) {
   PagePools pools(1, 1);
-  const PageId page{Rank{0}, 0};
+  const PageId page{PageRank{0}, 0};
   EXPECT_EQ(pools.generation(page), 0u);
   for (std::uint32_t times = 1; times <= 3; ++times) {
-    EXPECT_EQ(pools.take(Rank{0}), page);
+    EXPECT_EQ(pools.take(PageRank{0}), page);
     EXPECT_EQ(pools.generation(page), times);
     pools.give_back(page);
     EXPECT_EQ(pools.generation(page), times);
@@ -73,8 +73,8 @@ TEST(PagePools, HistoryDependsOnTheOrder) {
   PagePools x(1, 4);
   PagePools y(1, 4);
   std::vector<PageId> pages(2);
-  x.take(Rank{0}, pages);
-  y.take(Rank{0}, pages);
+  x.take(PageRank{0}, pages);
+  y.take(PageRank{0}, pages);
   x.give_back(pages[0]);
   x.give_back(pages[1]);
   y.give_back(pages[1]);

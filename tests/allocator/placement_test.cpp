@@ -26,7 +26,7 @@ std::vector<int> ranks_of(const PageAllocator& allocator, SequenceId id) {
 Counts free_of(const PageAllocator& allocator) {
   Counts free;
   for (int rank = 0; rank < allocator.options().ranks; ++rank)
-    free.push_back(allocator.free_pages(Rank{rank}));
+    free.push_back(allocator.free_pages(PageRank{rank}));
   return free;
 }
 
@@ -195,7 +195,7 @@ TEST(Placement, CopyStaysOnItsRankIfThereIsRoom) {
     PageAllocator allocator({.ranks = 3, .pages_per_rank = 2, .placement = placement});
     const SequenceId parent = allocator.create();
     allocator.append(parent, 5);
-    const Rank rank = allocator.pages(parent)[0].rank();
+    const PageRank rank = allocator.pages(parent)[0].rank();
     const SequenceId near = allocator.fork(parent);
     const SequenceId far = allocator.fork(parent);
     const auto first = allocator.append(near, 1);

@@ -29,7 +29,7 @@ class Driver {
   void step() {
     const std::uint64_t digest = allocator_.digest();
     succeeded_ = false;
-    const std::int64_t draw = uniform(random_, 0, 99);
+    const std::int64_t draw = uniform(random_, 0, 107);
     if (model_.sequences().empty() || draw < 8) {
       create();
     } else if (draw < 20) {
@@ -44,8 +44,12 @@ class Driver {
       truncate(any());
     } else if (draw < 93) {
       erase(any());
-    } else {
+    } else if (draw < 100) {
       misuse();
+    } else if (draw < 103) {
+      rebalance();
+    } else {
+      resize();
     }
     if (testing::Test::HasFatalFailure()) return;
 
@@ -58,6 +62,7 @@ class Driver {
 
   int refusals() const { return refusals_; }
   int copies() const { return copies_; }
+  int moves() const { return moves_; }
 
  private:
   SequenceId any() {
@@ -177,12 +182,93 @@ class Driver {
     succeeded_ = true;
   }
 
+  PageRank any_rank() {
+    return PageRank{static_cast<std::int32_t>(uniform(random_, 0, options_.ranks - 1))};
+  }
+
+  void rebalance() {
+    const std::int64_t limit = coin() ? 1000 : uniform(random_, 0, 5);
+    const std::vector<PageCopy> copies = allocator_.start_rebalance(limit);
+    ASSERT_EQ(replica_.start_rebalance(limit), copies);
+    ASSERT_LE(std::ssize(copies), limit);
+    if (!end_moves(copies) || limit < 1000) return;
+    // Every rank holds its share, up to a page.
+    const auto held = static_cast<double>(std::max<std::int64_t>(total_held(), 1));
+    for (PageRank rank{0}; rank.value < options_.ranks; ++rank.value) {
+      const double share = held * static_cast<double>(model_.pool_pages(rank)) /
+                           (held + static_cast<double>(model_.free_pages()));
+      ASSERT_NEAR(static_cast<double>(model_.held_on(rank)), share, 1) << "rank " << rank.value;
+    }
+  }
+  std::int64_t total_held() const {
+    std::int64_t held = 0;
+    for (PageRank rank{0}; rank.value < options_.ranks; ++rank.value) held += model_.held_on(rank);
+    return held;
+  }
+
+  void resize() {
+    const PageRank rank = any_rank();
+    const std::int64_t pages = coin() ? options_.pages_per_rank * uniform(random_, 0, 1)
+                                      : uniform(random_, 0, options_.pages_per_rank);
+    const std::int64_t leaving = model_.held_past(rank, pages);
+    const std::int64_t free = model_.free_pages() + pages - model_.pool_pages(rank);
+    ASSERT_EQ(allocator_.can_resize(rank, pages).has_value(), free >= 0);
+    std::vector<PageCopy> copies;
+    try {
+      copies = allocator_.start_resize(rank, pages);
+    } catch (const OutOfPages& error) {
+      ASSERT_LT(free, 0);
+      ASSERT_EQ(error.asked_pages(), leaving);
+      ASSERT_EQ(error.free_pages(), free + leaving);
+      ++refusals_;
+      return;
+    }
+    ASSERT_GE(free, 0);
+    ASSERT_EQ(std::ssize(copies), leaving);
+    ASSERT_EQ(replica_.try_start_resize(rank, pages).value(), copies);
+    if (end_moves(copies)) model_.resized(rank, pages);
+  }
+
+  /// Pages that move are neither freed nor handed out meanwhile, since nothing can be changed.
+  bool end_moves(const std::vector<PageCopy>& copies) {
+    succeeded_ = true;
+    allocator_.verify_integrity();
+    const std::uint64_t digest = allocator_.digest();
+    const auto changes = [&](const auto& change) {
+      EXPECT_THROW(change(), InvalidArgument);
+      EXPECT_EQ(allocator_.digest(), digest);
+    };
+    changes([&] { allocator_.create(); });
+    changes([&] { allocator_.append({}); });
+    changes([&] { allocator_.start_rebalance(1); });
+    changes([&] { allocator_.start_resize(PageRank{0}, 0); });
+    for (const auto& [id, sequence] : model_.sequences()) {
+      changes([&, id = id] { allocator_.erase(id); });
+      EXPECT_TRUE(std::ranges::equal(allocator_.pages(id), sequence.pages));
+    }
+    const bool cancels = uniform(random_, 0, 3) == 0;
+    for (PageAllocator* it : {&allocator_, &replica_})
+      cancels ? it->cancel_moves() : it->finish_moves();
+    EXPECT_THROW(allocator_.finish_moves(), InvalidArgument);
+    EXPECT_THROW(allocator_.cancel_moves(), InvalidArgument);
+    if (cancels) {
+      model_.not_moved(copies);
+    } else {
+      model_.moved(allocator_, copies);
+    }
+    moves_ += cancels ? 0 : static_cast<int>(copies.size());
+    return !cancels;
+  }
+
   /// Operations that are invalid in every state, on good and on stale ids.
   void misuse() {
     const SequenceId id = any();
     const std::int64_t past = length(id) + 1;
     ASSERT_THROW(allocator_.reserve(id, -1), InvalidArgument);
     ASSERT_THROW(allocator_.append(id, -1), InvalidArgument);
+    ASSERT_THROW(allocator_.start_rebalance(-1), InvalidArgument);
+    ASSERT_THROW(allocator_.start_resize(PageRank{options_.ranks}, 0), InvalidArgument);
+    ASSERT_THROW(allocator_.start_resize(any_rank(), options_.pages_per_rank + 1), InvalidArgument);
     ASSERT_THROW(allocator_.truncate(id, past), InvalidArgument);
     ASSERT_THROW(allocator_.make_writable(id, 0, allocator_.capacity(id) + 1), InvalidArgument);
     std::vector<AppendRequest> requests = draw_batch();
@@ -208,6 +294,7 @@ class Driver {
   bool succeeded_ = false;
   int refusals_ = 0;
   int copies_ = 0;
+  int moves_ = 0;
 };
 
 class Properties : public testing::TestWithParam<Placement> {};
@@ -217,28 +304,34 @@ TEST_P(Properties, RandomOperationsMatchTheModel) {
   std::mt19937_64 random(test::seed());
   int refusals = 0;
   int copies = 0;
+  int moves = 0;
   for (int ranks = 1; ranks <= 8; ++ranks)
     for (int page_size = 1; page_size <= 17; ++page_size) {
-      const AllocatorOptions options{.ranks = ranks,
-                                     .pages_per_rank = uniform(random, 1, 24 / ranks + 2),
-                                     .page_size = page_size,
-                                     .placement = GetParam(),
-                                     .home_threshold_tokens = uniform(random, 0, 4 * page_size)};
+      AllocatorOptions options{.ranks = ranks,
+                               .pages_per_rank = uniform(random, 1, 24 / ranks + 2),
+                               .page_size = page_size,
+                               .placement = GetParam(),
+                               .home_threshold_tokens = uniform(random, 0, 4 * page_size)};
       SCOPED_TRACE(testing::Message() << "ranks " << ranks << ", pages per rank "
                                       << options.pages_per_rank << ", page size " << page_size
                                       << ", threshold " << options.home_threshold_tokens);
+      if (page_size % 2 == 0)
+        for (int rank = 0; rank < ranks; ++rank)
+          options.pool_pages.push_back(uniform(random, 0, options.pages_per_rank));
       Driver driver(options, random());
-      for (int step = 0; step < 150; ++step) {
+      for (int step = 0; step < 200; ++step) {
         SCOPED_TRACE(testing::Message() << "step " << step);
         driver.step();
         if (HasFatalFailure()) return;
       }
       refusals += driver.refusals();
       copies += driver.copies();
+      moves += driver.moves();
     }
   // The cases that matter were reached.
   EXPECT_GT(refusals, 500);
   EXPECT_GT(copies, 500);
+  EXPECT_GT(moves, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Placements, Properties,

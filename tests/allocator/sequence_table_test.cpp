@@ -43,7 +43,7 @@ TEST(SequenceTable, ANewSequenceInAnOldSlotIsEmpty) {
   SequenceTable table(7);
   const SequenceId old = table.create();
   table.at(old).length = 7;
-  table.at(old).pages.emplace_back(Rank{0}, 3);
+  table.at(old).pages.emplace_back(PageRank{0}, 3);
   table.at(old).may_share = true;
   table.erase(old);
   const Sequence& fresh = table.at(table.create());

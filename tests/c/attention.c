@@ -80,6 +80,32 @@ static void check_sequences(kvmesh_cache_t* cache, kvmesh_sequence_t sequence) {
   CHECK_OK(kvmesh_cache_check_replicas(cache));
 }
 
+/* Pages move to a rank that got none, and back when it is drained; one rank has nowhere to go. */
+static void check_movement(kvmesh_mesh_t* mesh, kvmesh_cache_t* cache) {
+  int64_t moved = -1, pages = -1;
+  kvmesh_mesh_info_t info = KVMESH_INIT(info);
+  CHECK_OK(kvmesh_mesh_get_info(mesh, &info));
+  CHECK_OK(kvmesh_cache_rebalance(cache, 100, &moved));
+  CHECK(moved >= 0);
+  moved = 0;
+  if (info.ranks == 1) {
+    CHECK(kvmesh_cache_drain(cache, 0, &moved) == KVMESH_OUT_OF_PAGES);
+    CHECK(moved == 0);
+  } else {
+    CHECK_OK(kvmesh_cache_drain(cache, 1, &moved));
+    CHECK(moved > 0);
+    CHECK_OK(kvmesh_cache_pool_pages(cache, 1, &pages));
+    CHECK(pages == 0);
+    CHECK_OK(kvmesh_cache_add_rank(cache, 1));
+    CHECK_OK(kvmesh_cache_rebalance(cache, 100, NULL));
+  }
+  CHECK_OK(kvmesh_cache_resize(cache, 0, 17, &moved));
+  CHECK_OK(kvmesh_cache_pool_pages(cache, 0, &pages));
+  CHECK(pages == 17);
+  CHECK(kvmesh_cache_resize(cache, 0, 18, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_cache_pool_pages(cache, info.ranks, &pages) == KVMESH_INVALID_ARGUMENT);
+}
+
 static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int reproducible) {
   kvmesh_cache_t* cache = NULL;
   kvmesh_cache_options_t options = KVMESH_INIT(options);
@@ -87,7 +113,8 @@ static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int reproducible) {
   options.kv_heads = 1;
   options.k_dim = kDim;
   options.page_size = 2;
-  options.pages_per_rank = 8;
+  options.pages_per_rank = 16;
+  options.max_pages_per_rank = 17;
   options.dtype = KVMESH_DTYPE_FLOAT32;
   options.placement = KVMESH_PLACE_STRIPED;
   options.reproducible = reproducible;
@@ -157,6 +184,7 @@ void check_attention(kvmesh_mesh_t* mesh) {
   check_owners(cache, prompt.sequence);
 
   check_sequences(cache, second.sequence);
+  check_movement(mesh, cache);
   CHECK_OK(kvmesh_sequence_erase(cache, second.sequence));
   CHECK_OK(kvmesh_sequence_create(cache, &second.sequence));
   CHECK_OK(kvmesh_plan_replan(cache, plan, &second, 1, NULL, 0, NULL));

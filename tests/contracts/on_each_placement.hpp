@@ -30,7 +30,10 @@ void on_each_placement(const CacheOptions& options, const CacheScript& script,
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     if (comm.size() % head_parallel != 0) return;
-    Mesh mesh(comm, {.head_parallel = head_parallel, .threads = 2, .device = Place::kDevice});
+    Mesh mesh(comm, {.head_parallel = head_parallel,
+                     .threads = 2,
+                     .device = Place::kDevice,
+                     .membership = rotated_membership(comm.size() / head_parallel)});
     for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
       SCOPED_TRACE(name(placement));
       CacheOptions placed = options;

@@ -156,7 +156,7 @@ TYPED_TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
   on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
     const auto rank_of = [&](SequenceId s) { return cache.allocator().pages(s).back().rank(); };
     const SequenceId parent = prompt(cache, 2);
-    const Rank home = rank_of(parent);
+    const PageRank home = rank_of(parent);
     // Every page is taken; then one becomes free on another rank.
     std::vector<SequenceId> others;
     while (cache.allocator().free_pages() > 0) others.push_back(prompt(cache, 4));
@@ -204,6 +204,117 @@ TYPED_TEST_P(SequencesContract, ContinuesAfterThePoolsWereFull) {
   });
 }
 
+/// Packed placement fills the first ranks, so that there is something to level.
+TYPED_TEST_P(SequencesContract, MovesPagesBetweenSteps) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const int ranks = cache.cache().mesh().kv_parallel();
+    std::vector<SequenceId> sequences = prompts(cache, {61, 5, 130, 18});
+    sequences.push_back(cache.fork(sequences[0]));
+    std::int64_t moved = 0;
+    for (const std::int64_t limit : {3, 1, 100, 0, 1 << 20}) {
+      const std::int64_t now = cache.rebalance(limit);
+      EXPECT_LE(now, limit);
+      moved += now;
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), {}));
+    }
+    const PageAllocator& allocator = cache.allocator();
+    if (allocator.options().placement == Placement::kPacked && ranks > 1) {
+      EXPECT_GT(moved, 0);
+    }
+    cache.rebalance();
+    EXPECT_EQ(cache.rebalance(), 0) << "it is level";
+    for (PageRank rank{1}; rank.value < ranks; ++rank.value)
+      EXPECT_NEAR(allocator.free_pages(rank), allocator.free_pages(PageRank{0}), 1);
+    cache.erase(sequences[2]);
+    sequences.erase(sequences.begin() + 2);
+    EXPECT_TRUE(cache.step(batch_of(sequences, 3), {}));
+  });
+}
+
+/// Every rank in turn, as before its process ends and after it has come back.
+TYPED_TEST_P(SequencesContract, DrainsRanksAndTakesThemBack) {
+  on_each_placement<TypeParam>(TypeParam::small(), [](CheckedCache& cache) {
+    const int ranks = cache.cache().mesh().kv_parallel();
+    std::vector<SequenceId> sequences = prompts(cache, {61, 5, 130, 18});
+    sequences.push_back(cache.fork(sequences[2]));
+    if (ranks == 1) {
+      EXPECT_THROW(cache.resize(PageRank{0}, 0), OutOfPages);
+      EXPECT_THROW(cache.cache().drain(PageRank{1}), InvalidArgument);
+      return;
+    }
+    const auto holds = [&](PageRank rank) {
+      return std::ranges::any_of(sequences, [&](SequenceId sequence) {
+        return std::ranges::any_of(cache.allocator().pages(sequence), [&](PageId page) {
+          return page.valid() && page.rank() == rank;
+        });
+      });
+    };
+    for (PageRank rank{0}; rank.value < std::min(ranks, 3); ++rank.value) {
+      EXPECT_THROW(cache.cache().add_rank(rank), InvalidArgument);
+      const bool has_pages = holds(rank);
+      EXPECT_EQ(cache.resize(rank, 0) > 0, has_pages);
+      EXPECT_EQ(cache.allocator().pool_pages(rank), 0);
+      EXPECT_TRUE(cache.step(batch_of(sequences, 5, 2), {}));
+      EXPECT_FALSE(holds(rank));
+      cache.cache().add_rank(rank);
+      EXPECT_EQ(cache.allocator().pool_pages(rank), cache.allocator().options().pages_per_rank);
+      cache.rebalance();
+      EXPECT_TRUE(holds(rank));
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1), {}));
+    }
+  });
+}
+
+TYPED_TEST_P(SequencesContract, RefusesToMovePagesThatHaveNoRoom) {
+  CacheOptions options = TypeParam::small();
+  options.pages_per_rank = 12;
+  on_each_placement<TypeParam>(options, [](CheckedCache& cache) {
+    const int ranks = cache.cache().mesh().kv_parallel();
+    const SequenceId most = prompt(cache, (12 * ranks - 2) * 4 - 3);
+    const std::uint64_t digest = cache.cache().digest();
+    for (PageRank rank{0}; rank.value < ranks; ++rank.value) {
+      EXPECT_THROW(cache.resize(rank, 0), OutOfPages);
+      EXPECT_FALSE(cache.cache().try_resize(rank, 9).has_value());
+      EXPECT_THROW(cache.resize(rank, -1), InvalidArgument);
+      EXPECT_THROW(cache.resize(rank, 13), InvalidArgument);
+    }
+    EXPECT_EQ(cache.cache().digest(), digest);
+    EXPECT_TRUE(cache.step(batch_of({most}, 2), {}));
+  });
+}
+
+/// Pools that begin with other sizes on each rank, shrink and grow.
+TYPED_TEST_P(SequencesContract, PoolsOfDifferentAndChangingSizes) {
+  TypeParam::run([](Communicator& comm) {
+    const std::uint64_t seed = agreed_seed(comm);
+    SCOPED_TRACE(seed_trace(seed));
+    Mesh mesh(comm, {.threads = 1, .device = TypeParam::kDevice});
+    const bool grows = mesh.device().kind == DeviceKind::kCpu;
+    CacheOptions options = TypeParam::small();
+    const auto pages_of = [](PageRank rank) { return 40 + 7 * std::int64_t{rank.value}; };
+    options.pages_per_rank = pages_of(mesh.page_rank());
+    if (grows) options.max_pages_per_rank = 100;
+    CheckedCache cache(mesh, options, seed);
+    EXPECT_EQ(cache.cache().options().pages_per_rank, pages_of(mesh.page_rank()));
+    const PageAllocator& allocator = cache.allocator();
+    for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value)
+      EXPECT_EQ(allocator.pool_pages(rank), pages_of(rank));
+
+    const std::int64_t bytes = cache.cache().pool_bytes();
+    const std::vector<SequenceId> sequences = prompts(cache, {41, 5, 20, 10});
+    for (const std::int64_t pages : grows ? std::vector<std::int64_t>{33, 100, 25, 40}
+                                          : std::vector<std::int64_t>{33, 25, 40}) {
+      for (PageRank rank{0}; rank.value < std::min(mesh.kv_parallel(), 2); ++rank.value)
+        cache.resize(rank, pages);
+      EXPECT_EQ(cache.cache().pool_bytes() > bytes, mesh.page_rank().value < 2 && pages == 100);
+      cache.rebalance();
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), {}));
+    }
+    EXPECT_EQ(allocator.pool_pages(PageRank{0}), 40);
+    expect_good(cache);
+  });
+}
+
 TYPED_TEST_P(SequencesContract, RandomServing) {
   if (TypeParam::kRandomCases == 0) GTEST_SKIP() << "it draws its own sizes: once is enough";
   TypeParam::run([](Communicator& comm) {
@@ -225,6 +336,8 @@ REGISTER_TYPED_TEST_SUITE_P(SequencesContract, RaggedBatches, RanksThatHoldNothi
                             DecodesWhatWasPrefilledInChunks, RollsSpeculationBack,
                             KeepsTheAcceptedPathOfDraftTrees, KeepsTokensOfForks,
                             ForksShareAndDiverge, CopiesOnWriteCrossRanks, ReusesFreedPages,
-                            ContinuesAfterThePoolsWereFull, RandomServing);
+                            ContinuesAfterThePoolsWereFull, MovesPagesBetweenSteps,
+                            DrainsRanksAndTakesThemBack, RefusesToMovePagesThatHaveNoRoom,
+                            PoolsOfDifferentAndChangingSizes, RandomServing);
 
 }  // namespace kvmesh::test

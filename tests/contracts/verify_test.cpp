@@ -150,7 +150,7 @@ TEST(VerifyCheckedCache, DetectsOneWrongNumberInAPage) {
       const SequenceId sequence = prompt(cache, 40);
       EXPECT_TRUE(cache.findings().good());
       const PageId page = cache.allocator().pages(sequence)[5];
-      if (page.rank() == mesh.kv_rank()) {
+      if (page.rank() == mesh.page_rank()) {
         const TensorView v = cache.cache().pool(1).v;
         static_cast<float*>(v.data)[page.index() * v.stride(0)] += 4.0f;
       }

@@ -14,8 +14,8 @@ namespace {
 TEST(PageId, KeepsRankAndIndexApart) {
   for (std::int32_t rank : {0, 1, PageId::kMaxRanks - 1}) {
     for (std::int32_t index : {0, 1, PageId::kMaxPagesPerRank - 1}) {
-      const PageId page(Rank{rank}, index);
-      EXPECT_EQ(page.rank(), Rank{rank});
+      const PageId page(PageRank{rank}, index);
+      EXPECT_EQ(page.rank(), PageRank{rank});
       EXPECT_EQ(page.index(), index);
       EXPECT_TRUE(page.valid());
     }
@@ -104,8 +104,8 @@ TEST(SequenceId, HasThreeParts) {
 TEST(Ids, AreKeysOfHashTables) {
   const std::unordered_set<SequenceId> sequences{SequenceId(1, 1, 1), SequenceId(1, 1, 2)};
   EXPECT_TRUE(sequences.contains(SequenceId(1, 1, 2)));
-  const std::unordered_set<PageId> pages{PageId(Rank{0}, 1), PageId(Rank{1}, 0)};
-  EXPECT_TRUE(pages.contains(PageId(Rank{1}, 0)));
+  const std::unordered_set<PageId> pages{PageId(PageRank{0}, 1), PageId(PageRank{1}, 0)};
+  EXPECT_TRUE(pages.contains(PageId(PageRank{1}, 0)));
   EXPECT_FALSE(pages.contains(PageId{}));
   const std::unordered_set<Rank> ranks{Rank{1}, Rank{2}};
   EXPECT_TRUE(ranks.contains(Rank{2}));

@@ -119,7 +119,7 @@ TEST(NcclMesh, DestructorWaitsUntilPeersHaveReceived) {
     Served served{KvCache(*mesh, cache_options())};
     const SequenceId sequence = served.cache.create();
     StepPlan step = served.cache.plan({{sequence, kTokens}});
-    has_pages = served.cache.allocator().pages(sequence).front().rank() == mesh->kv_rank();
+    has_pages = served.cache.allocator().pages(sequence).front().rank() == mesh->page_rank();
     served.run(step, inputs, expected, stream);
     mesh->wait({stream}, "test");
     barrier(*comm);

@@ -65,9 +65,9 @@ TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
   const BlockMask mask = BlockMask::create(
       mods::causal(), {.q_len = tokens, .kv_len = tokens, .q_block = 128, .kv_block = 16});
   std::vector<PageId> table;
-  for (int i = 0; i < tokens / 16; ++i) table.push_back(PageId(Rank{0}, i));
+  for (int i = 0; i < tokens / 16; ++i) table.push_back(PageId(PageRank{0}, i));
   const std::span<const PageId> tables[] = {table};
-  const LocalBlockMask local = convert_to_local(mask, tables, 16, Rank{0});
+  const LocalBlockMask local = convert_to_local(mask, tables, 16, PageRank{0});
   std::vector<LocalPage> pages(table.size());
   for (std::size_t i = 0; i < pages.size(); ++i) {
     pages[i] = {static_cast<std::int32_t>(i), static_cast<std::int32_t>(i)};

@@ -192,7 +192,7 @@ std::vector<std::vector<PageId>> random_tables(test::Random& random, int ranks,
     std::vector<PageId> table;
     for (int i = 0; i < length; ++i) {
       const std::int32_t rank = random.integer(0, ranks - 1);
-      table.emplace_back(Rank{rank}, next[static_cast<std::size_t>(rank)]--);
+      table.emplace_back(PageRank{rank}, next[static_cast<std::size_t>(rank)]--);
     }
     tables.push_back(table);
   }
@@ -209,7 +209,7 @@ void expect_covered(const BlockMask& mask, const std::vector<std::vector<PageId>
   const BlockMaskShape& shape = mask.shape();
   std::vector<LocalBlockMask> local;
   for (std::int32_t rank = 0; rank < ranks; ++rank) {
-    local.push_back(convert_to_local(mask, spans(tables), shape.kv_block, Rank{rank}));
+    local.push_back(convert_to_local(mask, spans(tables), shape.kv_block, PageRank{rank}));
     ASSERT_EQ(local.back().batch(), static_cast<std::int64_t>(tables.size()));
     ASSERT_EQ(local.back().q_block(), shape.q_block);
   }
@@ -228,7 +228,7 @@ void expect_covered(const BlockMask& mask, const std::vector<std::vector<PageId>
             const auto found = expected.find(block.logical);
             ASSERT_NE(found, expected.end()) << "visited twice, or not to be visited";
             ASSERT_EQ(block.full, found->second);
-            ASSERT_EQ(PageId(Rank{rank}, block.page), tables[b][std::size_t(block.logical)]);
+            ASSERT_EQ(PageId(PageRank{rank}, block.page), tables[b][std::size_t(block.logical)]);
             expected.erase(found);
           }
         }
@@ -259,21 +259,21 @@ TEST(ConvertToLocal, CoversEachVisibleBlockOnceOverTheRanks) {
 TEST(ConvertToLocal, RefusesWhatDoesNotFit) {
   const BlockMask mask = BlockMask::create(
       mods::causal(), {.batch = 2, .q_len = 32, .kv_len = 32, .q_block = 16, .kv_block = 16});
-  const std::vector<std::vector<PageId>> two{{PageId(Rank{0}, 0), PageId(Rank{0}, 1)},
-                                             {PageId(Rank{0}, 2), PageId()}};
+  const std::vector<std::vector<PageId>> two{{PageId(PageRank{0}, 0), PageId(PageRank{0}, 1)},
+                                             {PageId(PageRank{0}, 2), PageId()}};
   try {
-    convert_to_local(mask, spans(two), 8, Rank{0});
+    convert_to_local(mask, spans(two), 8, PageRank{0});
     ADD_FAILURE() << "a page size that is not the block size was taken";
   } catch (const InvalidArgument& error) {
     EXPECT_STREQ(
         error.what(),
         "a block mask with kv blocks of 16 cannot be laid over pages of 8: make them equal");
   }
-  EXPECT_THROW(convert_to_local(mask, spans(two), 16, Rank{0}), InvalidArgument) << "no page 1";
+  EXPECT_THROW(convert_to_local(mask, spans(two), 16, PageRank{0}), InvalidArgument) << "no page 1";
   const std::vector<std::vector<PageId>> three(3, two[0]);
-  EXPECT_THROW(convert_to_local(mask, spans(three), 16, Rank{0}), InvalidArgument);
+  EXPECT_THROW(convert_to_local(mask, spans(three), 16, PageRank{0}), InvalidArgument);
   const std::vector<std::vector<PageId>> good{two[0], two[0]};
-  const LocalBlockMask local = convert_to_local(mask, spans(good), 16, Rank{0});
+  const LocalBlockMask local = convert_to_local(mask, spans(good), 16, PageRank{0});
   EXPECT_THROW((void)local.row(2, 0, 0), InvalidArgument);
   EXPECT_THROW((void)local.row(0, 0, 2), InvalidArgument);
 }

@@ -97,6 +97,31 @@ def test_requests_share_the_pages_of_a_prefix():
     on_ranks(2, body)
 
 
+def test_pages_move_between_ranks_while_decoding_goes_on():
+    q, k, v = tensors(19)
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        cache = make_cache(mesh, placement="packed", max_pages_per_rank=40)
+        sequence = cache.create()
+        cache.plan([(sequence, 17)]).run(0, q[:17], k[:17], v[:17])
+        assert cache.rebalance(1) == 1 and cache.rebalance(100) > 0
+        assert {rank for rank, _ in cache.pages(sequence)} == {0, 1}
+        out = cache.plan([(sequence, 1)]).run(0, q[17:18], k[17:18], v[17:18])
+        np.testing.assert_allclose(out, expected[17:18], atol=1e-5)
+        assert cache.drain(0) > 0 and cache.pool_pages(0) == 0
+        assert {rank for rank, _ in cache.pages(sequence)} == {1}
+        out = cache.plan([(sequence, 1)]).run(0, q[18:], k[18:], v[18:])
+        np.testing.assert_allclose(out, expected[18:], atol=1e-5)
+        cache.add_rank(0)
+        assert cache.resize(1, 40) == 0 and cache.pool_pages(1) == 40
+        with pytest.raises(kvmesh.InvalidArgument):
+            cache.resize(1, 41)
+        cache.check_replicas()
+
+    on_ranks(2, body)
+
+
 def test_groups_of_layers_have_shapes_and_windows_of_their_own():
     tokens, window = 21, 6
     rng = np.random.default_rng(3)

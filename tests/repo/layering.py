@@ -30,6 +30,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "api": "core",
     "version": "core",
     "types": "core",
+    "membership": "core",
     "dtype": "core",
     "page": "core",
     "page_format": "kernels",
@@ -58,6 +59,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "mesh": "runtime",
     "cache_options": "runtime",
     "kv_cache": "runtime",
+    "tiers": "runtime",
     "sequence_stream": "runtime",
     "paged_attention": "runtime",
     "external": "runtime",  # c/external.h

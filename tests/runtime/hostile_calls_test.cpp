@@ -85,9 +85,9 @@ TEST_F(HostileAllocator, IdsPagesAndRanks) {
     refuse<UnknownSequence>([&] { (void)allocator_.version(id); });
   }
   for (int bad : {kLeastInt, -1, 2, kMostInt}) {
-    refuse<InvalidArgument>([&] { (void)allocator_.free_pages(Rank{bad}); });
+    refuse<InvalidArgument>([&] { (void)allocator_.free_pages(PageRank{bad}); });
   }
-  for (PageId bad : {PageId(), PageId(Rank{0}, 4), PageId(Rank{2}, 0)}) {
+  for (PageId bad : {PageId(), PageId(PageRank{0}, 4), PageId(PageRank{2}, 0)}) {
     refuse<InvalidArgument>([&] { (void)allocator_.reference_count(bad); });
     refuse<InvalidArgument>([&] { (void)allocator_.generation(bad); });
   }
@@ -193,9 +193,9 @@ TEST(HostileMasks, ListsAndRows) {
   }
   const std::vector<PageId> table(2);
   const std::span<const PageId> tables[] = {table, table};
-  EXPECT_THROW((void)convert_to_local(mask, tables, 4, Rank{0}), InvalidArgument) << "no pages";
+  EXPECT_THROW((void)convert_to_local(mask, tables, 4, PageRank{0}), InvalidArgument) << "no pages";
   for (int bad : {kLeastInt, -1, 0, 5}) {
-    EXPECT_THROW((void)convert_to_local(mask, tables, bad, Rank{0}), InvalidArgument) << bad;
+    EXPECT_THROW((void)convert_to_local(mask, tables, bad, PageRank{0}), InvalidArgument) << bad;
   }
 }
 

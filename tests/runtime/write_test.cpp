@@ -32,7 +32,7 @@ void expect_values(KvCache& cache, SequenceId sequence, int layer,
   for (std::size_t position = 0; position < values.size(); ++position) {
     const auto at = static_cast<std::int64_t>(position);
     const PageId page = cache.allocator().pages(sequence)[static_cast<std::size_t>(at / page_size)];
-    if (page.rank() != cache.mesh().kv_rank()) continue;
+    if (page.rank() != cache.mesh().page_rank()) continue;
     for (const TensorView& half : {pool.k, pool.v}) {
       for (std::int64_t head = 0; head < kHeads; ++head) {
         const auto* row = static_cast<const float*>(half.data) + page.index() * half.stride(0) +

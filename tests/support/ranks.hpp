@@ -14,8 +14,11 @@
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kvmesh/communicator.hpp"
+#include "kvmesh/membership.hpp"
 
 namespace kvmesh::test {
 
@@ -23,6 +26,13 @@ using RankBody = std::function<void(Communicator&)>;
 
 /// Long enough for a loaded host, short enough to fail a hanging test.
 inline constexpr std::chrono::seconds kTestDeadline{30};
+
+/// A membership in which, on several ranks, no rank holds the pages of its own number.
+inline Membership rotated_membership(int ranks) {
+  std::vector<Rank> holders;
+  for (int r = 0; r < ranks; ++r) holders.push_back(Rank{(r + 1) % ranks});
+  return Membership(1, std::move(holders));
+}
 
 /// Throws if an ASSERT ended the body early: otherwise its peers would wait for a rank that has
 /// left.

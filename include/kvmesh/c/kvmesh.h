@@ -242,6 +242,8 @@ typedef struct kvmesh_cache_options {
   int64_t window;                     /* positions that a query sees; 0: all */
   const kvmesh_layer_group_t* groups; /* further groups; all other layers are group 0 */
   size_t group_count;
+  int64_t
+      max_pages_per_rank; /* the most that kvmesh_cache_resize can give; 0: no more than at first */
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */
@@ -249,6 +251,20 @@ KVMESH_API kvmesh_status_t kvmesh_cache_create(kvmesh_mesh_t* mesh,
                                                const kvmesh_cache_options_t* options,
                                                kvmesh_cache_t** cache);
 KVMESH_API void kvmesh_cache_destroy(kvmesh_cache_t* cache);
+
+/* Pages that move between ranks, and pools of other sizes: see KvCache::rebalance and the functions
+ * after it in kvmesh/kv_cache.hpp. `moved` gets the number of pages, unless it is NULL. Collective
+ * over all ranks. */
+KVMESH_API kvmesh_status_t kvmesh_cache_rebalance(kvmesh_cache_t* cache, int64_t limit,
+                                                  int64_t* moved);
+KVMESH_API kvmesh_status_t kvmesh_cache_resize(kvmesh_cache_t* cache, int32_t kv_rank,
+                                               int64_t pages, int64_t* moved);
+KVMESH_API kvmesh_status_t kvmesh_cache_drain(kvmesh_cache_t* cache, int32_t kv_rank,
+                                              int64_t* moved);
+KVMESH_API kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t kv_rank);
+/* The pages that a kv rank's pools have. */
+KVMESH_API kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
+                                                   int64_t* pages);
 
 /* These change metadata only, on every rank alike: all ranks call them in the same order. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_create(kvmesh_cache_t* cache, kvmesh_sequence_t* made);
@@ -345,8 +361,8 @@ typedef struct kvmesh_batch_entry {
   int64_t query_tokens;
 } kvmesh_batch_entry_t;
 
-/* OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse have
-   all tokens, and what they have in rows of other ranks' tokens is unspecified. For plans: a
+/* OWNER: all heads of the tokens whose owner is this rank (kvmesh_plan_token_owners); o and lse
+   have all tokens, and what they have in rows of other ranks' tokens is unspecified. For plans: a
    combiner has no owners and refuses it. */
 enum {
   KVMESH_SCATTER_NONE = 0,

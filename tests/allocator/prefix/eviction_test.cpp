@@ -172,8 +172,8 @@ TEST(PrefixCache, ComparesTokensIfRequested) {
     PrefixKey key(PrefixRules{.page_size = 4});
     key.append(std::vector<std::int32_t>{1, 2, 3, 4});
     cache.prepare(Retention::kPriority);
-    cache.publish(pools.take(Rank{0}), key.hashes()[0], {}, std::vector<std::int32_t>{1, 2, 3, 5},
-                  false, Retention::kPriority);
+    cache.publish(pools.take(PageRank{0}), key.hashes()[0], {},
+                  std::vector<std::int32_t>{1, 2, 3, 5}, false, Retention::kPriority);
     EXPECT_EQ(cache.find(key, 100).tokens, compares ? 0 : 4);
   }
 }

@@ -37,7 +37,7 @@ class Serving {
       : random_(seed), allocator_(options), replica_(options) {}
 
   void step() {
-    const std::int64_t draw = uniform(random_, 0, 99);
+    const std::int64_t draw = uniform(random_, 0, 105);
     if (requests_.empty() || (draw < 30 && requests_.size() < 6)) {
       arrive();
     } else if (draw < 55) {
@@ -50,13 +50,15 @@ class Serving {
       truncate(any());
     } else if (draw < 87) {
       write(any());
+    } else if (draw >= 100) {
+      move();
     } else {
       leave(static_cast<std::size_t>(uniform(random_, 0, std::ssize(requests_) - 1)));
     }
     check();
   }
 
-  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;
+  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0, moved = 0;
 
  private:
   Request& any() {
@@ -172,6 +174,33 @@ class Serving {
                 1);
   }
 
+  /// Rebalances, drains a rank, or gives its pool another size.
+  void move() {
+    const AllocatorOptions& options = allocator_.options();
+    const PageRank rank{static_cast<std::int32_t>(uniform(random_, 0, options.ranks - 1))};
+    const std::int64_t size = options.pages_per_rank * uniform(random_, 0, 3) / 2;
+    const bool resizes = size <= options.pages_per_rank;
+    const auto start = [&](PageAllocator& it) {
+      return resizes ? it.try_start_resize(rank, size)
+                     : Result<std::vector<PageCopy>>(it.start_rebalance(size));
+    };
+    const auto copies = start(allocator_);
+    ASSERT_EQ(copies.has_value(), start(replica_).has_value());
+    if (!copies) return;
+    allocator_.verify_integrity();
+    for (const PageCopy& copy : *copies) {
+      ASSERT_NE(copy.source.rank(), resizes && size == 0 ? copy.destination.rank() : PageRank{-1});
+      content_[copy.destination] = content_[copy.source];
+    }
+    const bool cancels = uniform(random_, 0, 3) == 0;
+    for (PageAllocator* it : {&allocator_, &replica_})
+      cancels ? it->cancel_moves() : it->finish_moves();
+    // A reader of a page that moved sees nothing of it any more.
+    for (const PageCopy& copy : *copies)
+      content_[cancels ? copy.destination : copy.source].fill({"free", 0});
+    moved += cancels ? 0 : std::ssize(*copies);
+  }
+
   void leave(std::size_t at) {
     allocator_.erase(requests_[at].id);
     replica_.erase(requests_[at].id);
@@ -208,7 +237,7 @@ class PrefixProperties : public testing::TestWithParam<Eviction> {};
 TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
-  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0;
+  std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0, moved = 0;
   for (int ranks = 1; ranks <= 4; ++ranks)
     for (const PrefixHash hash : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
       const AllocatorOptions options{.ranks = ranks,
@@ -229,11 +258,13 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
       partial_hits += serving.partial_hits;
       evictions += serving.evictions;
       merged += serving.merged;
+      moved += serving.moved;
     }
   EXPECT_GT(hits, 500);
   EXPECT_GT(partial_hits, 100);
   EXPECT_GT(evictions, 500);
   EXPECT_GT(merged, 20);
+  EXPECT_GT(moved, 200);
 }
 
 /// A match takes over the memory of the page table that the slot had before.
@@ -258,14 +289,19 @@ TEST(PrefixMatching, NeedsNoNewMemory) {
   }
 }
 
+constexpr int kManyRanks = 4;
+
+AllocatorOptions with_prefixes(std::int64_t pages_per_rank, std::int64_t home_threshold_tokens) {
+  return {.ranks = kManyRanks,
+          .pages_per_rank = pages_per_rank,
+          .page_size = kPageSize,
+          .home_threshold_tokens = home_threshold_tokens,
+          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
+}
+
 /// Requests that all begin with one short prompt have their homes on all ranks nevertheless.
 TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
-  constexpr int kRanks = 4;
-  PageAllocator allocator({.ranks = kRanks,
-                           .pages_per_rank = 400,
-                           .page_size = kPageSize,
-                           .home_threshold_tokens = 80,
-                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  PageAllocator allocator(with_prefixes(400, 80));
   const Tokens common(16, 7);
   for (std::int32_t request = 0; request < 40; ++request) {
     PrefixKey key(allocator.prefix_rules());
@@ -279,11 +315,31 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
     const std::span<const PageId> own = allocator.pages(id).subspan(4);
     for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
   }
-  for (Rank rank{0}; rank.value < kRanks; ++rank.value) {
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value) {
     const std::int64_t held = 400 - allocator.free_pages(rank);
     EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
   }
   allocator.verify_integrity();
+}
+
+/// Requests that come one after another, and begin alike: no rank evicts while others have room.
+TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
+  PageAllocator allocator(with_prefixes(100, 16));
+  for (std::int32_t request = 0; request < 60; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(Tokens(kPageSize, 7));
+    key.append(Tokens(static_cast<std::size_t>(request % 3 == 0 ? 10 : 5) * kPageSize, request));
+    const SequenceId id = allocator.create_with_prefix(key);
+    allocator.append(id, std::ssize(key.tokens()) - allocator.length(id));
+    allocator.publish(id, key);
+    allocator.erase(id);
+    if (allocator.cached_pages() > 330) break;
+  }
+  EXPECT_GT(allocator.cached_pages(), 330);
+  EXPECT_EQ(allocator.evicted_pages(), 0);
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value)
+    EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
+                static_cast<double>(allocator.cached_pages()) / kManyRanks, 12);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, PrefixProperties,

@@ -83,20 +83,22 @@ TEST(TcpProof, RanksWithOneSecretMeetAndSplit) {
       });
 }
 
-TEST(TcpProof, RankWithAnotherSecretIsAStranger) {
+// Rank 0 and a rank with another secret, which wait so long, and what the latter is told.
+void expect_strangers(std::chrono::milliseconds zero_waits, std::chrono::milliseconds one_waits,
+                      const char* words) {
   const std::uint16_t port = free_port();
-  auto zero = meet(of_job(soon(0, 2, port, 500ms), "open sesame"));
-  auto one = meet(of_job(soon(1, 2, port, 400ms), "open barley"));
-  expect_late(one, Rank{1}, {Rank{0}}, {"with another secret, listens there"});
+  auto zero = meet(of_job(soon(0, 2, port, zero_waits), "open sesame"));
+  auto one = meet(of_job(soon(1, 2, port, one_waits), "open barley"));
+  expect_late(one, Rank{1}, {Rank{0}}, {words});
   expect_late(zero, Rank{0}, {Rank{1}}, {"of another job or with another secret"});
 }
 
+TEST(TcpProof, RankWithAnotherSecretIsAStranger) {
+  expect_strangers(500ms, 400ms, "with another secret, listens there");
+}
+
 TEST(TcpProof, ComplaintOutlivesItsListener) {
-  const std::uint16_t port = free_port();
-  auto zero = meet(of_job(soon(0, 2, port, 200ms), "open sesame"));
-  auto one = meet(of_job(soon(1, 2, port, 600ms), "open barley"));
-  expect_late(one, Rank{1}, {Rank{0}}, {"with another secret, listens there; at last: "});
-  expect_late(zero, Rank{0}, {Rank{1}}, {"of another job or with another secret"});
+  expect_strangers(200ms, 600ms, "with another secret, listens there; at last: ");
 }
 
 TEST(TcpProof, TwoJobsOnOnePortStayApart) {

@@ -194,7 +194,7 @@ TEST(Workload, SequencesLieScatteredAndPlansRestoreLengths) {
         EXPECT_EQ(workload.cache().allocator().length(sequence), 4000);
         PageId before;
         for (const PageId page : workload.cache().allocator().pages(sequence)) {
-          if (page.rank() != mesh.kv_rank()) continue;
+          if (page.rank() != mesh.page_rank()) continue;
           if (before.valid() && page.index() == before.index() + 1) ++neighbours;
           before = page;
           ++local;

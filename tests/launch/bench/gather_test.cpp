@@ -67,7 +67,7 @@ TEST(Gather, ReadsThePagesOfTheRank) {
     std::int64_t begin = 0;
     for (const PageId page : workload.cache().allocator().pages(workload.sequences()[0])) {
       const std::int64_t end = std::min<std::int64_t>(begin + 16, 5000);
-      if (page.rank() == mesh.kv_rank()) {
+      if (page.rank() == mesh.page_rank()) {
         ASSERT_LT(place, reads.sequences[0].pages.size());
         EXPECT_EQ(reads.sequences[0].pages[place++], page.index());
         tokens += end - begin;

@@ -7,6 +7,7 @@ program_test.py KVMESH MAKE_TINY_MODEL MPIEXEC
 import json
 import pathlib
 import struct
+import tempfile
 import unittest
 
 from program import ProgramTest, run, run_without_mpi
@@ -76,6 +77,20 @@ class Generate(ProgramTest):
         self.assertIn("2 ranks and a single rank wrote the same tokens", checked.stderr)
         small = self.generate(1, *turns, "--pages-per-rank", 15)
         self.expect_one_line(small, "out of pages", "--pages-per-rank")
+
+    def test_pages_in_files_serve_a_later_run_on_other_ranks(self):
+        turn = ("--prompt", "hello there, who are you?", "--page-size", 4)
+        plain = self.generate(1, *turn)
+        with tempfile.TemporaryDirectory() as folder:
+            for ranks, stores, loads in ((2, r"[1-9]\d*", "0"), (3, "0", r"[1-9]\d*"), (1, "0", r"[1-9]\d*")):
+                done = self.generate(ranks, *turn, "--tier-folder", folder)
+                self.assertEqual((done.stdout, done.returncode), (plain.stdout, 0), done.stderr)
+                self.assertRegex(done.stderr, rf"file tier: {stores} pages stored, {loads} loaded, 0 dropped")
+        nowhere = self.generate(2, *turn, "--tier-folder", "/proc/nowhere")  # counted, and no error
+        self.assertEqual((nowhere.stdout, nowhere.returncode), (plain.stdout, 0), nowhere.stderr)
+        self.assertRegex(nowhere.stderr, r"[1-9]\d* calls of the system failed")
+        held = self.generate(2, *turn, "--host-tier-bytes", 1 << 20)
+        self.assertEqual((held.stdout, held.returncode), (plain.stdout, 0), held.stderr)
 
     def test_a_fraction_of_the_memory(self):
         done = self.generate(2, "--prompt", "hello", "--memory-fraction", "1e-4")

@@ -46,7 +46,7 @@ TEST(CacheTables, GiveTokenListsOfACache) {
         Rows want, got;
         cache.plan(batch, {.mask = listed}).run(1, {.q = queries}, want.output());
 
-        const CacheTables tables(cache, mesh.kv_rank(), batch);
+        const CacheTables tables(cache, mesh.page_rank(), batch);
         PageTables view = tables.view();
         view.token_lists = lists;
         view.list_length = 4;
@@ -55,11 +55,11 @@ TEST(CacheTables, GiveTokenListsOfACache) {
         for (std::size_t i = 0; i < got.o.size(); ++i) EXPECT_NEAR(got.o[i], want.o[i], 1e-5);
         for (std::size_t i = 0; i < got.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-5);
 
-        EXPECT_THROW(CacheTables(cache, mesh.kv_rank(), std::vector<BatchEntry>{{first, 1, 1}}),
+        EXPECT_THROW(CacheTables(cache, mesh.page_rank(), std::vector<BatchEntry>{{first, 1, 1}}),
                      InvalidArgument);
-        EXPECT_THROW(CacheTables(cache, mesh.kv_rank(), std::vector<BatchEntry>{{second, 0, 8}}),
+        EXPECT_THROW(CacheTables(cache, mesh.page_rank(), std::vector<BatchEntry>{{second, 0, 8}}),
                      InvalidArgument);
-        EXPECT_THROW(CacheTables(cache, mesh.kv_rank(), std::vector<BatchEntry>{{second, 0}}),
+        EXPECT_THROW(CacheTables(cache, mesh.page_rank(), std::vector<BatchEntry>{{second, 0}}),
                      InvalidArgument);
       },
       {.threads = 1});

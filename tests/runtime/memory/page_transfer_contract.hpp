@@ -97,7 +97,7 @@ inline void expect_copied(const PoolStorage& pools, int rank, const std::vector<
       const ByteAt at(rank, layer, plane, i);
       ByteAt from = at;
       for (const PageCopy& copy : copies) {
-        const PageId here{Rank{rank}, static_cast<std::int32_t>(at.page)};
+        const PageId here{PageRank{rank}, static_cast<std::int32_t>(at.page)};
         if (copy.destination != here || at.token >= copy.tokens) continue;
         from.rank = copy.source.rank().value;
         from.page = copy.source.index();
@@ -142,7 +142,7 @@ inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool m
   const PeerPools peers = maps ? PeerPools(pools, kv) : PeerPools(kv.size());
   stamp_all(pools, me);
   const std::uint64_t before = kv.sent_bytes();
-  copy_on_write(*backend, pools, peers, kv, copies);
+  copy_on_write(*backend, pools, peers, kv, Membership(kv.size()), copies);
   EXPECT_EQ(kv.sent_bytes() - before, bytes_to_send(me, copies, maps));
   spoil_sources(pools);
   expect_copied(pools, me, copies);
@@ -163,7 +163,7 @@ TYPED_TEST_SUITE_P(PageTransferContract);
 
 TYPED_TEST_P(PageTransferContract, CopiesTheFirstTokensWithinARank) {
   check_on_ranks<TypeParam>([](int ranks) -> std::vector<PageCopy> {
-    const Rank first{0}, last{ranks - 1};
+    const PageRank first{0}, last{ranks - 1};
     return {{{first, 1}, {first, 27}, 3}, {{first, 1}, {first, 28}, 1}, {{last, 0}, {last, 23}, 4}};
   });
   check_on_ranks<TypeParam>([](int) -> std::vector<PageCopy> { return {}; });
@@ -171,11 +171,11 @@ TYPED_TEST_P(PageTransferContract, CopiesTheFirstTokensWithinARank) {
 
 TYPED_TEST_P(PageTransferContract, CopiesPagesThatMove) {
   check_on_ranks<TypeParam>([](int ranks) -> std::vector<PageCopy> {
-    const Rank first{0}, last{ranks - 1};
+    const PageRank first{0}, last{ranks - 1};
     return {{{first, 1}, {last, 25}, 2}, {{last, 1}, {first, 29}, 4}, {{first, 3}, {last, 24}, 1}};
   });
   check_on_ranks<TypeParam>([](int ranks) -> std::vector<PageCopy> {
-    return {{{Rank{0}, 1}, {Rank{ranks - 1}, 21}, 3}};  // one way only
+    return {{{PageRank{0}, 1}, {PageRank{ranks - 1}, 21}, 3}};  // one way only
   });
 }
 
@@ -185,11 +185,13 @@ TYPED_TEST_P(PageTransferContract, CopiesAnyMixture) {
     SCOPED_TRACE(seed_trace(seed));
     Random random(seed);
     Mesh mesh(comm, {.threads = 1, .device = TypeParam::kDevice});
-    const auto rank = [&] { return Rank{static_cast<int>(random.integer(0, comm.size() - 1))}; };
+    const auto rank = [&] {
+      return PageRank{static_cast<int>(random.integer(0, comm.size() - 1))};
+    };
     for (int round = 0; round < 10; ++round) {
       std::vector<PageCopy> copies;
       for (int i = 0; i < 18; ++i) {
-        const Rank from = rank(), to = rank();
+        const PageRank from = rank(), to = rank();
         copies.push_back({{from, static_cast<int>(random.integer(0, TransferCase::kSources - 1))},
                           {to, TransferCase::kSources + i},
                           static_cast<int>(random.integer(1, TransferCase::kPageSize))});

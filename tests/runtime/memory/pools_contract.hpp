@@ -202,16 +202,24 @@ TYPED_TEST_P(PoolsContract, UsesByteBudget) {
   });
 }
 
-TYPED_TEST_P(PoolsContract, SmallestRankDecidesForAll) {
+TYPED_TEST_P(PoolsContract, EveryRankHasThePagesThatFit) {
   this->on_ranks([](Mesh& mesh) {
     const int me = mesh.rank().value, ranks = mesh.size();
-    const KvCache least(mesh, cache_of_bytes(5 * granule(mesh)));
     const KvCache mixed(mesh, cache_of_bytes((5 + (me + 1) % ranks) * granule(mesh)));
-    EXPECT_EQ(mixed.options().pages_per_rank, least.options().pages_per_rank);
-    EXPECT_EQ(mixed.pool_bytes(), least.pool_bytes());
+    const KvCache alone(mesh, cache_of_bytes(5 * granule(mesh)));
+    const bool is_least = (me + 1) % ranks == 0;
+    EXPECT_EQ(mixed.options().pages_per_rank > alone.options().pages_per_rank, !is_least);
+    EXPECT_EQ(mixed.pool_bytes() > alone.pool_bytes(), !is_least);
     CacheOptions pages = unsized_cache();
     pages.pages_per_rank = 7 + me;
-    EXPECT_EQ(KvCache(mesh, pages).options().pages_per_rank, 7);
+    const KvCache counted(mesh, pages);
+    EXPECT_EQ(counted.options().pages_per_rank, 7 + me);
+    std::int64_t all = 0;
+    for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+      EXPECT_EQ(counted.allocator().pool_pages(rank), 7 + rank.value);
+      all += 7 + rank.value;
+    }
+    EXPECT_EQ(counted.allocator().free_pages(), all);
   });
 }
 
@@ -292,7 +300,7 @@ TYPED_TEST_P(PoolsContract, ThrowsOutOfMemory) {
 REGISTER_TYPED_TEST_SUITE_P(PoolsContract, EveryRankReadsThePoolsOfItsHeads,
                             PeersSeeThePlanesOfEveryFormat, ReadersSeeLaterWrites,
                             RejectsPoolsOfRanksOutOfRange, UsesByteBudget,
-                            SmallestRankDecidesForAll,
+                            EveryRankHasThePagesThatFit,
                             DividesAFractionOfFreeMemoryAmongTheRanksOfADevice,
                             RejectsMemoryGivenInTwoWays, OneRankWithoutMemoryFailsOnAll,
                             ThrowsOutOfMemory);

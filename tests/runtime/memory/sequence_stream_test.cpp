@@ -15,6 +15,7 @@
 #include "runtime/memory/sequence_format.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 #include "tests/support/random.hpp"
+#include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -46,7 +47,10 @@ CacheOptions options_of(const Shape& shape, PageKind kind = PageKind::kKv,
 }
 
 MeshOptions mesh_of(const Shape& shape) {
-  return {.head_parallel = shape.head_parallel, .threads = 1, .device = DeviceChoice::kCpu};
+  return {.head_parallel = shape.head_parallel,
+          .threads = 1,
+          .device = DeviceChoice::kCpu,
+          .membership = rotated_membership(shape.ranks / shape.head_parallel)};
 }
 
 float number(std::int64_t token, int layer, std::int64_t head, std::int64_t d) {

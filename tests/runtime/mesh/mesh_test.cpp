@@ -41,6 +41,15 @@ TEST(Mesh, GivesAllRanksToTheKeysByDefault) {
   });
 }
 
+TEST(Mesh, TakesItsPageRankFromTheMembership) {
+  run_on_threads(4, [](Mesh& mesh) { EXPECT_EQ(mesh.page_rank().value, mesh.kv_rank().value); });
+  const auto body = [](Mesh& mesh) {
+    EXPECT_EQ(mesh.page_rank().value, 1 - mesh.kv_rank().value);
+    EXPECT_EQ(mesh.membership().epoch(), 3u);
+  };
+  run_on_threads(4, body, {.head_parallel = 2, .membership = Membership(3, {Rank{1}, Rank{0}})});
+}
+
 TEST(Mesh, RejectsHeadParallelThatDoesNotDivideTheRanks) {
   for (int heads : {-2, 0, 3, 8}) {
     const auto nothing = [](Mesh&) {};
@@ -73,6 +82,15 @@ TEST(Mesh, NamesTheDifferentOptionOnEveryRank) {
              "mesh: makes_nccl is 1 on rank 0 and 0 on rank 2");
   expect_all(said_to([](MeshOptions& o) { o.peer_window_bytes = 0; }),
              "mesh: peer_window_bytes is 67108864 on rank 0 and 0 on rank 2");
+  const auto order = [](std::uint64_t epoch) {
+    return Membership(epoch, {Rank{1}, Rank{2}, Rank{0}});
+  };
+  expect_all(said_to([&](MeshOptions& o) { o.membership = order(4); }),
+             "mesh: the membership's epoch is 0 on rank 0 and 4 on rank 2");
+  expect_all(said_to([&](MeshOptions& o) { o.membership = order(0); }),
+             "mesh: the hash of the membership's holders is");
+  expect_all(said_to([](MeshOptions& o) { o.membership = Membership(2); }),
+             "mesh: a membership of 2 ranks, kv_parallel is 3");
   expect_all(said_to([](MeshOptions& o) { o.threads = -1; }), "-1 threads");
   expect_all(said_to([](MeshOptions& o) { o.deadline = std::chrono::milliseconds(-1); }), "-1");
   for (const std::string& each : said_to([](MeshOptions& o) {

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kRanks = 3;
 constexpr int kPageSize = 4;
-constexpr Rank kMe{1};
+constexpr PageRank kMe{1};
 
 std::span<const PageId> used_pages(const PageAllocator& allocator, SequenceId id) {
   const auto used = static_cast<std::size_t>((allocator.length(id) + kPageSize - 1) / kPageSize);

@@ -15,7 +15,6 @@ std::uint64_t sent_bytes(Communicator& comm, bool has_limits) {
   CombineWays ways(group);
   StepBatch batch;
   batch.query_tokens = kShape.tokens;
-  batch.ranks = comm.size();
   batch.participants.emplace(kShape.tokens, comm.size());
   for (std::int64_t t = 0; t < kShape.tokens; ++t) batch.participants->add(t, Rank{0});
 

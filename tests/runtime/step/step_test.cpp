@@ -205,10 +205,10 @@ TEST(StepOnRanks, ParticipationNamesRanksWithKeysOfAQuery) {
     const StepPlan step = cache.plan(batch);
     const std::vector<SequenceId> of_token{a, b, b};
     for (std::int64_t t = 0; t < 3; ++t) {
-      const Rank holder =
+      const PageRank holder =
           cache.allocator().pages(of_token[static_cast<std::size_t>(t)]).front().rank();
       for (int rank = 0; rank < 3; ++rank) {
-        EXPECT_EQ(step.participation().has(t, Rank{rank}), Rank{rank} == holder) << t;
+        EXPECT_EQ(step.participation().has(t, Rank{rank}), PageRank{rank} == holder) << t;
       }
     }
   });
@@ -226,7 +226,7 @@ TEST(StepOnRanks, SendsNothingForASequenceOnItsReader) {
     step.run(0, tensors.input(), {tensor(o.data(), {1, 4, 6}), {}});
     // Each rank gets one token; the rank that holds the sequence sends the other its four rows of
     // six numbers and an LSE, and 16 bytes of digest.
-    const bool holds = cache.allocator().pages(sequence).front().rank() == mesh.kv_rank();
+    const bool holds = cache.allocator().pages(sequence).front().rank() == mesh.page_rank();
     EXPECT_EQ(mesh.kv().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 + 16 : 0u);
   });
 }

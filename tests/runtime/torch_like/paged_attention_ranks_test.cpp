@@ -17,7 +17,7 @@ class PagedOnRanks : public testing::TestWithParam<Spread> {};
 const PagedShape kShape{
     .pages = 36, .page_size = 4, .rows = 4, .q_heads = 4, .kv_heads = 2, .k_dim = 8, .v_dim = 6};
 
-std::int64_t pages_of(const PagedCase& c, Rank rank) {
+std::int64_t pages_of(const PagedCase& c, PageRank rank) {
   std::int64_t count = 0;
   for (int row = 0; row < kShape.rows; ++row) {
     count += std::ranges::count(c.paged.pages(row), rank, &PageId::rank);
@@ -33,7 +33,7 @@ TEST_P(PagedOnRanks, EqualOneRank) {
     PagedCase c(mesh, kShape, placement, share);
     const std::int64_t lengths[] = {36, 4, 12, 48};
     for (int row = 0; row < kShape.rows; ++row) c.assign(row, lengths[row]);
-    const std::int64_t mine = pages_of(c, mesh.kv_rank());
+    const std::int64_t mine = pages_of(c, mesh.page_rank());
     EXPECT_EQ(c.k_cache.written(), mine * kShape.page_size * kShape.kv_heads * kShape.k_dim);
     EXPECT_EQ(c.v_cache.written(), mine * kShape.page_size * kShape.kv_heads * kShape.v_dim);
     EXPECT_GT(mine, 0);

@@ -1,0 +1,228 @@
+// Pages that move to other places of the pools. An operation orders the copies; finish_moves then
+// changes the page tables, or cancel_moves leaves them as they were.
+#include <algorithm>
+#include <numeric>
+
+#include "allocator/state.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::int64_t held_pages(const PagePools& pools, PageRank rank) {
+  return pools.size(rank) - pools.free_pages(rank);
+}
+
+/// Returns the rank of which the smallest part is held, among those with a free page; equal ones by
+/// number. REQUIRES: a free page.
+PageRank least_filled(const PagePools& pools) {
+  PageRank best{-1};
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+    if (pools.free_pages(rank) == 0) continue;
+    if (best.value < 0 ||
+        held_pages(pools, rank) * pools.size(best) < held_pages(pools, best) * pools.size(rank))
+      best = rank;
+  }
+  return best;
+}
+
+/// Returns how many pages more each rank holds than its share of all held pages, by the sizes of
+/// the pools. The pages that remain of the division stay where the most are over.
+std::vector<std::int64_t> surplus_of(const PagePools& pools) {
+  const auto ranks = static_cast<std::size_t>(pools.ranks());
+  std::vector<std::int64_t> surplus(ranks), held(ranks), size(ranks);
+  for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
+    held[static_cast<std::size_t>(rank.value)] = held_pages(pools, rank);
+    size[static_cast<std::size_t>(rank.value)] = pools.size(rank);
+  }
+  const std::int64_t all = std::reduce(held.begin(), held.end());
+  const std::int64_t room = std::max<std::int64_t>(std::reduce(size.begin(), size.end()), 1);
+  std::int64_t rest = all;
+  std::vector<bool> is_rounded(ranks);
+  for (std::size_t r = 0; r < ranks; ++r) {
+    const std::int64_t share = all * size[r] / room;  // under 2^54: at most 2^32 pages in all
+    is_rounded[r] = all * size[r] % room != 0;
+    surplus[r] = held[r] - share;
+    rest -= share;
+  }
+  for (; rest > 0; --rest) {
+    std::size_t most = ranks;
+    for (std::size_t r = 0; r < ranks; ++r)
+      if (is_rounded[r] && (most == ranks || surplus[r] > surplus[most])) most = r;
+    is_rounded[most] = false;
+    --surplus[most];
+  }
+  return surplus;
+}
+
+std::size_t index(PageRank rank) { return static_cast<std::size_t>(rank.value); }
+
+}  // namespace
+
+void PageAllocator::State::check_rank(PageRank rank) const {
+  require(rank.value >= 0 && rank.value < options_.ranks, "rank {} of {}", rank.value,
+          options_.ranks);
+}
+
+Result<Done> PageAllocator::State::can_resize(PageRank rank, std::int64_t pages) const {
+  check_rank(rank);
+  require(pages >= 0 && pages <= options_.pages_per_rank, "a pool of {} pages, of at most {}",
+          pages, options_.pages_per_rank);
+  std::int64_t stay = 0, leave = 0;
+  for (std::int32_t index = 0; index < pools_.size(rank); ++index)
+    if (pools_.in_use({rank, index})) ++(index < pages ? stay : leave);
+  std::vector<std::int64_t> free = pools_.free_pages_per_rank();
+  free[index(rank)] = pages - stay;
+  if (leave > std::reduce(free.begin(), free.end())) return OutOfPages(leave, std::move(free));
+  return Done{};
+}
+
+Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank rank,
+                                                                     std::int64_t pages) {
+  if (Result<Done> can = can_resize(rank, pages); !can) return can.reason();
+  const std::int64_t before = pools_.size(rank);
+  prepare_moves(std::max<std::int64_t>(before - pages, 0));
+
+  resized_ = {rank, before};
+  is_moving_ = true;
+  set_pool(rank, pages);
+  sequences_.for_each([&](SequenceId, const Sequence& sequence) {
+    PageRank to{-1};
+    for (const PageId page : sequence.held_pages()) {
+      if (page.rank() != rank || page.index() < pages || targets_[place(page)].valid()) continue;
+      // What is on one rank stays together, as far as there is room.
+      const bool goes_on = to.value >= 0 && !sequence.placement.pages_on;
+      if (!goes_on || pools_.free_pages(to) == 0)
+        to = pools_.free_pages(rank) > 0 ? rank : least_filled(pools_);
+      order_move(page, to);
+    }
+  });
+  journal_.fold_in(static_cast<std::uint64_t>(rank.value));
+  record("size", SequenceId{}, static_cast<std::uint64_t>(pages));
+  return moves_;
+}
+
+std::vector<PageCopy> PageAllocator::State::start_rebalance(std::int64_t limit) {
+  require(limit >= 0, "rebalance of {} pages", limit);
+  std::vector<std::int64_t> surplus = surplus_of(pools_);
+  std::int64_t left = 0;
+  for (const std::int64_t pages : surplus) left += std::max<std::int64_t>(pages, 0);
+  left = std::min(left, limit);
+  prepare_moves(left);
+
+  is_moving_ = true;
+  // A short sequence moves as a whole, so that its combine still moves nothing; single pages are
+  // taken from long ones first.
+  for (const Moving kind : {Moving::kWhole, Moving::kSpread, Moving::kAny}) {
+    if (left == 0) break;
+    sequences_.for_each([&](SequenceId, const Sequence& sequence) {
+      if (left > 0) left -= level(sequence, kind, left, surplus);
+    });
+  }
+  record("balance", SequenceId{}, static_cast<std::uint64_t>(limit));
+  return moves_;
+}
+
+/// Orders moves of the sequence's pages from ranks with a surplus to the ranks that lack the most.
+/// Returns how many, at most `most`.
+std::int64_t PageAllocator::State::level(const Sequence& sequence, Moving kind, std::int64_t most,
+                                         std::vector<std::int64_t>& surplus) {
+  const std::span<const PageId> pages = sequence.held_pages();
+  if (pages.empty() || (kind == Moving::kSpread && !sequence.placement.pages_on)) return 0;
+  const auto lacking = [&] { return std::ranges::min_element(surplus) - surplus.begin(); };
+  const auto count = std::ssize(pages);
+  if (kind == Moving::kWhole) {
+    const PageRank home = pages.front().rank();
+    if (count > most || count > surplus[index(home)]) return 0;
+    if (-surplus[static_cast<std::size_t>(lacking())] < count) return 0;
+    const auto stays = [&](PageId it) { return it.rank() != home || pools_.shared(it); };
+    if (std::ranges::any_of(pages, stays)) return 0;
+  }
+  const auto whole_to = static_cast<std::int32_t>(lacking());
+  std::int64_t moved = 0;
+  for (const PageId page : pages) {
+    if (moved == most) break;
+    if (surplus[index(page.rank())] <= 0 || targets_[place(page)].valid()) continue;
+    const PageRank to{kind == Moving::kWhole ? whole_to : static_cast<std::int32_t>(lacking())};
+    order_move(page, to);
+    --surplus[index(page.rank())];
+    ++surplus[index(to)];
+    ++moved;
+  }
+  return moved;
+}
+
+void PageAllocator::State::prepare_moves(std::int64_t most) {
+  moves_.clear();
+  moves_.reserve(static_cast<std::size_t>(most));
+  targets_.resize(static_cast<std::size_t>(options_.ranks * options_.pages_per_rank));
+}
+
+void PageAllocator::State::order_move(PageId source, PageRank to) {
+  const PageId page = pools_.take(to);
+  targets_[place(source)] = page;
+  moves_.push_back({source, page, options_.page_size});
+}
+
+/// Evicts what is cached past the new end, too.
+void PageAllocator::State::set_pool(PageRank rank, std::int64_t pages) {
+  if (prefixes_) prefixes_->evict_past(rank, pages);
+  pools_.resize(rank, pages);
+  if (prefixes_) prefixes_->resized(rank);
+}
+
+void PageAllocator::State::finish_moves() {
+  require(is_moving_, "no pages are being moved");
+  for (const PageCopy& move : moves_)
+    if (pools_.is_kept(move.source)) prefixes_->moved(move.source, move.destination);
+  if (!moves_.empty()) {
+    sequences_.for_each([&](SequenceId id, Sequence& sequence) { relocate(id, sequence); });
+  }
+  for (const PageCopy& move : moves_) pools_.give_back(move.destination);  // the move's own
+  end_moves();
+  record("done", SequenceId{});
+}
+
+/// Replaces the entries of the sequence's page table whose content has moved.
+void PageAllocator::State::relocate(SequenceId id, Sequence& sequence) {
+  const auto first = static_cast<std::size_t>(sequence.placement.released);
+  bool has_moved = false;
+  for (std::size_t logical = first; logical < sequence.pages.size(); ++logical) {
+    PageId& page = sequence.pages[logical];
+    const PageId target = targets_[place(page)];
+    if (!target.valid()) continue;
+    const PageId source = std::exchange(page, target);
+    pools_.add_reference(target);
+    pools_.give_back(source);
+    sequence.placement.removed(source.rank());
+    sequence.placement.added(target.rank());
+    // The home follows the first page. A stripe's start does not: later pages count from it.
+    if (logical == first && options_.placement == Placement::kBalanced &&
+        sequence.placement.anchor == source.rank().value)
+      sequence.placement.anchor = target.rank().value;
+    changes_.record({.sequence = id,
+                     .position = static_cast<std::int32_t>(logical),
+                     .old_page = source,
+                     .new_page = target,
+                     .kind = ChangeKind::kReplaced});
+    has_moved = true;
+  }
+  sequence.version += has_moved ? 1 : 0;
+}
+
+void PageAllocator::State::cancel_moves() {
+  require(is_moving_, "no pages are being moved");
+  for (std::size_t i = moves_.size(); i-- > 0;) pools_.give_back(moves_[i].destination);
+  if (resized_) set_pool(resized_->rank, resized_->pages);
+  end_moves();
+  record("undo", SequenceId{});
+}
+
+void PageAllocator::State::end_moves() {
+  for (const PageCopy& move : moves_) targets_[place(move.source)] = PageId();
+  moves_.clear();
+  resized_.reset();
+  is_moving_ = false;
+}
+
+}  // namespace kvmesh

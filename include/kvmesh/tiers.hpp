@@ -1,0 +1,65 @@
+// Tiers of a cache: where pages go that the device has no room for, and come back from.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kvmesh/api.h"
+
+namespace KVMESH_API kvmesh {
+
+/// A published page that is evicted from the device is stored in the first tier that there is; what
+/// leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES: the
+/// prefix cache is enabled; one layer group without a window. Equal on every rank.
+struct TierOptions {
+  /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. Its
+  /// pages leave in the order of PrefixOptions::eviction.
+  std::int64_t host_bytes = 0;
+  /// The folder of the file tier, which every rank can read and write; it is made if it is missing.
+  /// Empty: none.
+  std::string directory{};
+  /// Part of the name of the model's folder below it: letters, digits, '.', '_' and '-'. Models
+  /// with other weights need other names.
+  std::string model = "model";
+  /// The most bytes that the ranks together keep there; the oldest files go first.
+  std::int64_t file_bytes = std::int64_t{16} << 30;
+  /// Files and folders are on the disk before a store is completed. Without it a crash of the
+  /// machine may leave files whose checksums are wrong: they are misses.
+  bool durable = false;
+  /// Files are read and written around the system's cache (O_DIRECT), where the file system can.
+  bool direct = false;
+  /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped.
+  /// Among the evicted pages those nearest to the beginning of a prompt are stored.
+  int stores_per_operation = 1024;
+
+  bool enabled() const { return host_bytes > 0 || !directory.empty(); }
+};
+
+/// Of this rank, since the cache was made. A page counts on the rank that stores or loads it.
+struct TierCounts {
+  std::int64_t pages = 0;    ///< that the tier has now; of the file tier those of this rank's share
+  std::int64_t stores = 0;   ///< pages written
+  std::int64_t loads = 0;    ///< pages read
+  std::int64_t drops = 0;    ///< stores refused because too many were under way
+  std::int64_t removed = 0;  ///< pages that left for want of room
+};
+
+/// Why pages of files were no hits, or were not stored.
+struct FileFaults {
+  std::int64_t corrupt = 0;    ///< a wrong checksum, or another page's content
+  std::int64_t truncated = 0;  ///< shorter than its header says
+  std::int64_t foreign = 0;    ///< another format, version, model or shape
+  std::int64_t full = 0;       ///< no room on the disk, or the quota is used up
+  std::int64_t denied = 0;     ///< read-only, or no permission
+  std::int64_t io = 0;         ///< any other error of the system
+};
+
+struct TierStatistics {
+  TierCounts host{};
+  TierCounts file{};
+  FileFaults faults{};
+  /// Pages that came back by matches, on all ranks together: equal on every rank.
+  std::int64_t pages_back = 0;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,268 @@
+#include "runtime/tiers/file_tier.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "core/check.hpp"
+#include "kvmesh/device_memory.hpp"
+
+namespace kvmesh {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string hex(const PageHash& hash) {
+  std::string text;
+  for (const std::uint8_t byte : hash.bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+/// Where each FileFault is counted. A file that another rank has removed meanwhile is missing.
+constexpr std::int64_t FileFaults::*kCountOf[] = {
+    nullptr,          // kNone
+    &FileFaults::io,  // kMissing
+    &FileFaults::corrupt,
+    &FileFaults::truncated,
+    &FileFaults::foreign,
+    &FileFaults::full,
+    &FileFaults::denied,
+    &FileFaults::io,
+};
+static_assert(std::size(kCountOf) == static_cast<std::size_t>(FileFault::kIo) + 1);
+
+std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
+  return static_cast<std::size_t>(plane.elements) * static_cast<std::size_t>(page_size) *
+         size_bytes(plane.dtype);
+}
+
+}  // namespace
+
+FileTier::FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
+                   const PagePacker& packer, JobQueue& copies)
+    : options_(options),
+      calls_(calls),
+      packer_(packer),
+      loads_(pools),
+      copies_(copies),
+      own_{.first_head = options.shape.first_head,
+           .heads = options.shape.heads,
+           .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
+                               options.shape.first_head + options.shape.heads - 1)},
+      jobs_([device = options.device] { use_device(device); }) {
+  if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
+  find_folders();
+  find_files();
+  for (int i = 0; i < kBuffers; ++i)
+    free_.emplace_back(file_buffer_bytes(options_.shape.file_bytes()));
+}
+
+std::string FileTier::path(const Folder& folder, const PageHash& hash) const {
+  const std::string name = hex(hash);
+  return fmt::format("{}/{}/{}/{}.page", folder.path, name.substr(0, 2), name.substr(2, 2), name);
+}
+
+/// Reads which ranges of heads there are.
+void FileTier::find_folders() {
+  folders_ = {own_};
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(options_.folder, error)) {
+    Folder folder{.path = entry.path().string()};
+    int last = 0;
+    if (std::sscanf(entry.path().filename().c_str(), "heads-%d-%d", &folder.first_head, &last) != 2)
+      continue;
+    folder.heads = last - folder.first_head + 1;
+    if (folder.path != own_.path && folder.heads > 0) folders_.push_back(folder);
+  }
+  // The larger ranges first, so that few files cover a page.
+  std::ranges::sort(folders_.begin() + 1, folders_.end(), [](const Folder& a, const Folder& b) {
+    return std::pair(b.heads, a.first_head) < std::pair(a.heads, b.first_head);
+  });
+}
+
+/// Reads which files this rank has to count, and removes those over the limit. The kv ranks divide
+/// the files by the last digits of their hashes.
+void FileTier::find_files() {
+  struct Found {
+    fs::file_time_type time;
+    Known file;
+  };
+  std::vector<Found> found;
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(own_.path, error), end; !error && at != end;
+       at.increment(error)) {
+    const std::string stem = at->path().stem().string();
+    std::error_code gone;
+    if (at->path().extension() != ".page" || stem.size() != 64) continue;
+    const auto share = static_cast<int>(std::strtoul(stem.substr(60).c_str(), nullptr, 16));
+    if (share % options_.ranks != options_.me.value) continue;
+    const auto size = static_cast<std::int64_t>(at->file_size(gone));
+    const auto time = at->last_write_time(gone);
+    if (!gone) found.push_back({time, {at->path().string(), size}});
+  }
+  std::ranges::sort(found, {}, &Found::time);
+  const std::lock_guard lock(mutex_);
+  for (Found& it : found) add(std::move(it.file));
+}
+
+/// Counts a file, and removes the oldest ones over the limit. REQUIRES: the lock.
+void FileTier::add(Known file) {
+  bytes_ += file.bytes;
+  files_.push_back(std::move(file));
+  while (bytes_ > options_.bytes && !files_.empty()) {
+    calls_.remove(files_.front().path.c_str());
+    bytes_ -= files_.front().bytes;
+    files_.pop_front();
+    ++counts_.removed;
+  }
+}
+
+/// Returns the folders whose files together have all heads of this rank, in their order; empty if
+/// some are missing.
+std::optional<std::vector<const FileTier::Folder*>> FileTier::cover(const PageHash& hash) const {
+  std::vector<const Folder*> parts;
+  const int end = own_.first_head + own_.heads;
+  for (int head = own_.first_head; head < end;) {
+    const auto part = std::ranges::find_if(folders_, [&](const Folder& folder) {
+      std::error_code unknown;
+      return folder.first_head <= head && head < folder.first_head + folder.heads &&
+             fs::exists(path(folder, hash), unknown);
+    });
+    if (part == folders_.end()) return std::nullopt;
+    parts.push_back(&*part);
+    head = part->first_head + part->heads;
+  }
+  return parts;
+}
+
+TierAnswer FileTier::lookup(const PageHash& hash) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (under_way_.contains(path(hash))) return TierAnswer::kRetry;
+  }
+  return cover(hash) ? TierAnswer::kHit : TierAnswer::kMiss;
+}
+
+TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
+  if (from.bytes == nullptr && from.page.rank() != options_.me) return job_done();
+  if (lookup(hash) != TierAnswer::kMiss) return job_done();
+  auto buffer = std::make_shared<AlignedBuffer>();
+  {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) {
+      ++counts_.drops;
+      return job_done(false);
+    }
+    *buffer = std::move(free_.back());
+    free_.pop_back();
+    under_way_.insert(path(hash));
+  }
+  return copies_.submit([this, hash, from, buffer] {
+    auto* const image = static_cast<std::byte*>(buffer->data()) + kPageFileHeader;
+    if (from.bytes != nullptr) {
+      std::memcpy(image, from.bytes, options_.shape.image_bytes());
+    } else {
+      packer_.pack(from.page.index(), image);
+    }
+    jobs_.submit([this, hash, buffer] { return store(hash, *buffer); });
+    return true;
+  });
+}
+
+bool FileTier::store(const PageHash& hash, AlignedBuffer& buffer) {
+  const std::string name = path(hash);
+  const std::size_t size = options_.shape.file_bytes();
+  const std::span<std::byte> bytes(static_cast<std::byte*>(buffer.data()), buffer.size_bytes());
+  std::ranges::fill(bytes.subspan(size), std::byte{});
+  const FileFault fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
+  count(fault);
+  const std::lock_guard lock(mutex_);
+  free_.push_back(std::move(buffer));
+  under_way_.erase(name);
+  if (fault != FileFault::kNone) return false;
+  ++counts_.stores;
+  add({name, static_cast<std::int64_t>(size)});
+  return true;
+}
+
+TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
+  if (to.rank() != options_.me) return job_done();
+  // What the page held may still have to be copied away.
+  const TierJob before = copies_.submit([] { return true; });
+  return jobs_.submit(
+      [this, hash, before, page = to.index()] {
+        AlignedBuffer image(options_.shape.image_bytes());
+        auto* const bytes = static_cast<std::byte*>(image.data());
+        if (!load(hash, bytes)) return false;
+        before.wait();
+        loads_.unpack(bytes, page);
+        const std::lock_guard lock(mutex_);
+        ++counts_.loads;
+        return true;
+      },
+      true);
+}
+
+bool FileTier::load(const PageHash& hash, std::byte* image) {
+  const auto parts = cover(hash);
+  if (!parts) return false;
+  return std::ranges::all_of(*parts,
+                             [&](const Folder* folder) { return read_part(*folder, hash, image); });
+}
+
+/// Reads a file and takes the heads that this rank has.
+bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* image) {
+  PageFileShape shape = options_.shape;
+  shape.first_head = static_cast<std::uint16_t>(folder.first_head);
+  shape.heads = static_cast<std::uint16_t>(folder.heads);
+  AlignedBuffer buffer(file_buffer_bytes(shape.file_bytes()) + kFileBlock);
+  const std::span<std::byte> bytes(static_cast<std::byte*>(buffer.data()), buffer.size_bytes());
+  const std::string name = path(folder, hash);
+  const FileFault fault = read_page_file(calls_, name, shape, hash, bytes, options_.way);
+  count(fault);
+  if (fault != FileFault::kNone) {
+    // It would be in the way of a good one. A foreign file may be another program's.
+    if (fault == FileFault::kCorrupt || fault == FileFault::kTruncated) calls_.remove(name.c_str());
+    return false;
+  }
+  const int first = std::max(folder.first_head, own_.first_head);
+  const int last = std::min(folder.first_head + folder.heads, own_.first_head + own_.heads);
+  const std::byte* from = bytes.data() + kPageFileHeader;
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    for (const PagePlane& plane : options_.format.planes) {
+      const std::size_t head = bytes_of_head(plane, shape.page_size);
+      std::memcpy(image + static_cast<std::size_t>(first - own_.first_head) * head,
+                  from + static_cast<std::size_t>(first - folder.first_head) * head,
+                  static_cast<std::size_t>(last - first) * head);
+      image += static_cast<std::size_t>(own_.heads) * head;
+      from += static_cast<std::size_t>(folder.heads) * head;
+    }
+  }
+  return true;
+}
+
+void FileTier::count(FileFault fault) {
+  if (fault == FileFault::kNone) return;
+  const std::lock_guard lock(mutex_);
+  ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
+}
+
+void FileTier::settle() {
+  copies_.wait_all();
+  jobs_.wait_all();
+}
+
+TierCounts FileTier::counts() const {
+  const std::lock_guard lock(mutex_);
+  TierCounts counts = counts_;
+  counts.pages = static_cast<std::int64_t>(files_.size());
+  return counts;
+}
+
+FileFaults FileTier::faults() const {
+  const std::lock_guard lock(mutex_);
+  return faults_;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,93 @@
+// Pages in files that other runs, and other programs, can read.
+//
+//   DIRECTORY/MODEL-<16 digits>/layers-0-31/heads-0-7/ab/cd/<hash>.page
+//
+// The digits are of a hash of formats, sizes and hash rules; ab and cd begin the page's hash. A
+// folder is named by the layers and heads that its files hold, never by a rank: a rank that has
+// other heads puts its pages together from the files of several folders.
+#pragma once
+
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/aligned_buffer.hpp"
+#include "runtime/tiers/job_queue.hpp"
+#include "runtime/tiers/page_file.hpp"
+#include "runtime/tiers/page_packer.hpp"
+#include "runtime/tiers/tier.hpp"
+
+namespace kvmesh {
+
+/// This rank's view of the directory. Files are read and written on a thread of its own, loads
+/// before stores. A store needs one of a few buffers; without one it is dropped. A file that cannot
+/// be read, or is not what it should be, is counted and its page is a miss.
+class FileTier final : public Tier {
+ public:
+  struct Options {
+    std::string folder{};  ///< of the model and the layers
+    PageFileShape shape{};
+    PageFormat format{};
+    PageFileWay way{};
+    std::int64_t bytes = 0;  ///< the most that this rank keeps
+    int ranks = 1;           ///< that share the head range's files, and this one's number
+    PageRank me{};
+    Device device{};
+  };
+  static constexpr int kBuffers = 16;
+
+  /// Finds the files of earlier runs. REQUIRES: all but the options outlive the tier.
+  FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
+           const PagePacker& packer, JobQueue& copies);
+
+  TierAnswer lookup(const PageHash& hash) override;
+  TierJob submit_store(const PageHash& hash, const PageSource& from) override;
+  TierJob submit_load(const PageHash& hash, PageId to) override;
+  void settle() override;
+  TierCounts counts() const override;
+  FileFaults faults() const;
+
+  /// The path of a page's file with this rank's heads.
+  std::string path(const PageHash& hash) const { return path(own_, hash); }
+
+ private:
+  struct Folder {
+    int first_head = 0, heads = 0;
+    std::string path;
+  };
+  struct Known {
+    std::string path;
+    std::int64_t bytes = 0;
+  };
+  std::string path(const Folder& folder, const PageHash& hash) const;
+  std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
+  void find_folders();
+  void find_files();
+  void add(Known file);
+  bool store(const PageHash& hash, AlignedBuffer& buffer);
+  bool load(const PageHash& hash, std::byte* image);
+  bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
+  void count(FileFault fault);
+
+  Options options_;
+  FileCalls& calls_;
+  const PagePacker& packer_;
+  PagePacker loads_;  // with a stream of the file thread's own
+  JobQueue& copies_;
+  Folder own_;
+  std::vector<Folder> folders_;  // this rank's first
+
+  mutable std::mutex mutex_;  // of all below
+  std::vector<AlignedBuffer> free_;
+  std::set<std::string> under_way_;  // paths of stores
+  std::deque<Known> files_;          // oldest first
+  std::int64_t bytes_ = 0;
+  TierCounts counts_;
+  FileFaults faults_;
+  JobQueue jobs_;  // last: its thread uses the others
+};
+
+}  // namespace kvmesh

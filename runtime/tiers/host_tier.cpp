@@ -1,0 +1,105 @@
+#include "runtime/tiers/host_tier.hpp"
+
+#include "core/aligned_buffer.hpp"
+#include "core/cuda/memory.hpp"
+
+namespace kvmesh {
+namespace {
+
+std::unique_ptr<void, std::function<void(void*)>> host_memory(Device device, std::size_t bytes) {
+  if (device.kind == DeviceKind::kCuda) return cuda_memory::allocate_pinned(device.index, bytes);
+  auto buffer = std::make_shared<AlignedBuffer>(bytes);
+  return {buffer->data(), [buffer](void*) {}};
+}
+
+}  // namespace
+
+HostTier::HostTier(const Options& options, const PagePacker& packer, JobQueue& copies, Tier* below)
+    : me_(options.me),
+      pages_per_rank_(static_cast<PageSlot>(options.pages_per_rank)),
+      packer_(packer),
+      copies_(copies),
+      below_(below),
+      index_(static_cast<PageSlot>(options.ranks) * pages_per_rank_, 0),
+      pages_(static_cast<PageSlot>(options.ranks) * pages_per_rank_),
+      queues_(static_cast<std::size_t>(options.ranks),
+              EvictionQueues(options.eviction, options.pages_per_rank)),
+      filled_(static_cast<std::size_t>(options.ranks)),
+      memory_(host_memory(options.device, pages_per_rank_ * packer.page_bytes())) {}
+
+TierAnswer HostTier::lookup(const PageHash& hash) {
+  return index_.find(hash) == kNoSlot ? TierAnswer::kMiss : TierAnswer::kHit;
+}
+
+/// The page moves to its place in the queues. REQUIRES: it is in none.
+void HostTier::used(PageSlot slot) { queues_of(slot).released(pages_, slot); }
+
+/// Returns kNoSlot if all pages of the rank are pinned.
+PageSlot HostTier::take_slot(PageRank rank) {
+  const auto at = static_cast<std::size_t>(rank.value);
+  if (filled_[at] < pages_per_rank_)
+    return static_cast<PageSlot>(rank.value) * pages_per_rank_ + filled_[at]++;
+  if (queues_[at].size() == 0) return kNoSlot;
+  const PageSlot slot = queues_[at].victim(pages_);
+  if (is_mine(slot)) {
+    if (below_ != nullptr) below_->submit_store(index_.hash(slot), {.bytes = image(slot)});
+    ++counts_.removed;
+    --counts_.pages;
+  }
+  queues_[at].taken(pages_, slot);
+  index_.erase(slot);
+  return slot;
+}
+
+TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
+  if (index_.find(hash) != kNoSlot) return job_done();
+  const PageSlot slot = take_slot(from.page.rank());
+  if (slot == kNoSlot) {
+    counts_.drops += from.page.rank() == me_;
+    return job_done(false);
+  }
+  index_.insert(slot, hash, kNoSlot, {}, true);
+  queues_of(slot).added(pages_.pages[slot], false);
+  used(slot);
+  if (!is_mine(slot)) return job_done();
+  ++counts_.stores;
+  ++counts_.pages;
+  return copies_.submit([this, to = image(slot), page = from.page.index()] {
+    packer_.pack(page, to);
+    return true;
+  });
+}
+
+TierJob HostTier::submit_load(const PageHash& hash, PageId to) {
+  const PageSlot slot = index_.find(hash);
+  if (!is_mine(slot)) return job_done();
+  ++counts_.loads;
+  return copies_.submit([this, from = image(slot), page = to.index()] {
+    packer_.unpack(from, page);
+    return true;
+  });
+}
+
+void HostTier::pin(std::span<const PageHash> pages) {
+  for (const PageHash& hash : pages) {
+    const PageSlot slot = index_.find(hash);
+    queues_of(slot).taken(pages_, slot);
+  }
+}
+
+void HostTier::unpin(std::span<const PageHash> pages) {
+  // From the end: children leave before their parents, without which they are no hits.
+  for (std::size_t i = pages.size(); i-- > 0;) {
+    const PageSlot slot = index_.find(pages[i]);
+    queues_of(slot).hit(pages_.pages[slot]);
+    used(slot);
+  }
+}
+
+void HostTier::for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const {
+  const PageSlot first = static_cast<PageSlot>(me_.value) * pages_per_rank_;
+  for (PageSlot slot = first; slot < first + pages_per_rank_; ++slot)
+    if (index_.contains(slot)) visit(index_.hash(slot), image(slot));
+}
+
+}  // namespace kvmesh

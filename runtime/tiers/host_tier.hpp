@@ -1,0 +1,76 @@
+// Pages in host memory.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "allocator/prefix/eviction.hpp"
+#include "allocator/prefix/prefix_index.hpp"
+#include "runtime/tiers/job_queue.hpp"
+#include "runtime/tiers/page_packer.hpp"
+#include "runtime/tiers/tier.hpp"
+
+namespace kvmesh {
+
+/// Every rank has the index of all ranks' host tiers, and the memory of its own. The index is a
+/// deterministic state machine: it depends on the order of calls alone, so all ranks agree without
+/// a message. A page is stored by the rank that had it on its device.
+///
+/// All copies, into slots and out of them, run on one queue in the order of submission, so a slot
+/// is never reused before it was read.
+class HostTier final : public Tier {
+ public:
+  struct Options {
+    int ranks = 1;
+    PageRank me{};
+    std::int64_t pages_per_rank = 0;
+    Eviction eviction = Eviction::kHits;
+    Device device{};
+  };
+  /// `below`, or null, gets the pages that leave. REQUIRES: all but the options outlive the tier.
+  HostTier(const Options& options, const PagePacker& packer, JobQueue& copies, Tier* below);
+
+  TierAnswer lookup(const PageHash& hash) override;
+  /// The rank that has the page. REQUIRES: lookup(hash) is kHit.
+  PageRank rank_of(const PageHash& hash) const { return rank_of(index_.find(hash)); }
+  TierJob submit_store(const PageHash& hash, const PageSource& from) override;
+  /// REQUIRES: `to` is on the page's rank.
+  TierJob submit_load(const PageHash& hash, PageId to) override;
+  void settle() override { copies_.wait_all(); }
+  TierCounts counts() const override { return counts_; }
+
+  /// Pinned pages do not leave. REQUIRES: the tier has them; no page is pinned twice.
+  void pin(std::span<const PageHash> pages);
+  void unpin(std::span<const PageHash> pages);
+  /// Calls `visit(hash, image)` for each page of this rank. Images are written when the copies are
+  /// settled.
+  void for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const;
+
+ private:
+  PageRank rank_of(PageSlot slot) const {
+    return PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)};
+  }
+  EvictionQueues& queues_of(PageSlot slot) { return queues_[slot / pages_per_rank_]; }
+  bool is_mine(PageSlot slot) const { return rank_of(slot) == me_; }
+  std::byte* image(PageSlot slot) const {
+    return static_cast<std::byte*>(memory_.get()) + (slot % pages_per_rank_) * packer_.page_bytes();
+  }
+  PageSlot take_slot(PageRank rank);
+  void used(PageSlot slot);
+
+  PageRank me_;
+  PageSlot pages_per_rank_;
+  const PagePacker& packer_;
+  JobQueue& copies_;
+  Tier* below_;
+  PrefixIndex index_;
+  EvictionPages pages_;
+  std::vector<EvictionQueues> queues_;                        // [rank]
+  std::vector<PageSlot> filled_;                              // [rank] slots that were used once
+  std::unique_ptr<void, std::function<void(void*)>> memory_;  // [pages_per_rank][page_bytes]
+  TierCounts counts_;
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,168 @@
+#include "runtime/tiers/page_file.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "core/crc32c.hpp"
+
+namespace kvmesh {
+namespace {
+
+constexpr char kMagic[9] = "KVMPAGE\n";
+constexpr std::uint16_t kVersion = 1;
+constexpr std::size_t kCrcAt = 12;
+
+using Header = std::array<std::byte, kPageFileHeader>;
+
+template <class Number>
+void put(Header& header, std::size_t at, Number value) {
+  for (std::size_t i = 0; i < sizeof value; ++i)
+    header[at + i] = static_cast<std::byte>(static_cast<std::uint64_t>(value) >> (8 * i));
+}
+
+Header header_of(const PageFileShape& shape, const PageHash& hash) {
+  Header header{};
+  std::memcpy(header.data(), kMagic, 8);
+  put(header, 8, kVersion);
+  put(header, 10, static_cast<std::uint8_t>(shape.dtype));
+  put(header, 11, shape.group);
+  put(header, 16, shape.first_layer);
+  put(header, 18, shape.layers);
+  put(header, 20, shape.first_head);
+  put(header, 22, shape.heads);
+  put(header, 24, shape.page_size);
+  put(header, 26, shape.planes);
+  put(header, 28, shape.row_bytes);
+  std::memcpy(header.data() + 32, hash.bytes.data(), hash.bytes.size());
+  return header;
+}
+
+std::array<std::byte, 4> checksum(std::span<const std::byte> file) {
+  const std::uint32_t crc = crc32c(file.subspan(kCrcAt + 4), crc32c(file.first(kCrcAt)));
+  std::array<std::byte, 4> bytes;
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(crc >> (8 * i));
+  return bytes;
+}
+
+FileFault fault_of(int error) {
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) return FileFault::kFull;
+  if (error == EROFS || error == EACCES || error == EPERM) return FileFault::kDenied;
+  return error == ENOENT || error == ENOTDIR ? FileFault::kMissing : FileFault::kIo;
+}
+
+/// Opens a file around the system's cache if it can.
+int open_file(FileCalls& calls, const std::string& path, int flags, bool direct) {
+  if (direct) {
+    const int file = calls.open(path.c_str(), flags | O_DIRECT);
+    if (file >= 0 || errno != EINVAL) return file;
+  }
+  return calls.open(path.c_str(), flags);
+}
+
+FileFault write_all(FileCalls& calls, int file, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = calls.write(file, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return fault_of(errno);
+    if (written == 0) return FileFault::kFull;
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+  return FileFault::kNone;
+}
+
+/// Writes `size` bytes, in whole blocks if the file is opened around the cache.
+FileFault fill(FileCalls& calls, int file, std::span<const std::byte> buffer, std::size_t size,
+               const PageFileWay& way) {
+  const std::size_t bytes = way.direct ? file_buffer_bytes(size) : size;
+  FileFault fault = write_all(calls, file, buffer.first(bytes));
+  if (fault == FileFault::kNone && bytes != size &&
+      calls.truncate(file, static_cast<off_t>(size)) != 0)
+    fault = fault_of(errno);
+  if (fault == FileFault::kNone && way.durable && calls.sync(file) != 0) fault = fault_of(errno);
+  if (calls.close(file) != 0 && fault == FileFault::kNone) fault = fault_of(errno);
+  return fault;
+}
+
+FileFault sync_folder(FileCalls& calls, const std::string& folder) {
+  const int file = calls.open(folder.c_str(), O_RDONLY | O_DIRECTORY);
+  if (file < 0) return fault_of(errno);
+  const FileFault fault = calls.sync(file) == 0 ? FileFault::kNone : fault_of(errno);
+  calls.close(file);
+  return fault;
+}
+
+/// A name that no other writer uses.
+std::string temporary_name(const std::string& path) {
+  static std::atomic<std::uint64_t> last{0};
+  return path + "." + std::to_string(::getpid()) + "." + std::to_string(++last) + ".tmp";
+}
+
+}  // namespace
+
+FileFault write_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
+                          const PageHash& hash, std::span<std::byte> buffer,
+                          const PageFileWay& way) {
+  const std::span<std::byte> file = buffer.first(shape.file_bytes());
+  const Header header = header_of(shape, hash);
+  std::memcpy(file.data(), header.data(), header.size());
+  const auto crc = checksum(file);
+  std::memcpy(file.data() + kCrcAt, crc.data(), crc.size());
+
+  const std::string folder = path.substr(0, path.rfind('/')), name = temporary_name(path);
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL;
+  int opened = open_file(calls, name, kFlags, way.direct);
+  if (opened < 0 && errno == ENOENT) {
+    if (calls.make_folder(folder.c_str()) != 0) return fault_of(errno);
+    opened = open_file(calls, name, kFlags, way.direct);
+  }
+  if (opened < 0) return fault_of(errno);
+  FileFault fault = fill(calls, opened, buffer, file.size(), way);
+  if (fault == FileFault::kNone && calls.rename(name.c_str(), path.c_str()) != 0)
+    fault = fault_of(errno);
+  if (fault != FileFault::kNone) {
+    calls.remove(name.c_str());
+    return fault;
+  }
+  return way.durable ? sync_folder(calls, folder) : FileFault::kNone;
+}
+
+FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
+                         const PageHash& hash, std::span<std::byte> buffer,
+                         const PageFileWay& way) {
+  const int file = open_file(calls, path, O_RDONLY, way.direct);
+  if (file < 0) return fault_of(errno);
+  std::size_t size = 0;
+  FileFault fault = FileFault::kNone;
+  while (size < buffer.size()) {
+    const ssize_t got = calls.read(file, buffer.data() + size, buffer.size() - size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fault = fault_of(errno);
+    if (got <= 0) break;
+    size += static_cast<std::size_t>(got);
+    if (way.direct && size % kFileBlock != 0) break;  // the end: the next place is not aligned
+  }
+  calls.close(file);
+  return fault != FileFault::kNone ? fault : check_page_file(buffer.first(size), shape, hash);
+}
+
+FileFault check_page_file(std::span<const std::byte> file, const PageFileShape& shape,
+                          const PageHash& hash) {
+  if (file.size() < kPageFileHeader) return FileFault::kTruncated;
+  const Header expected = header_of(shape, hash);
+  const auto differs = [&](std::size_t first, std::size_t count) {
+    return std::memcmp(file.data() + first, expected.data() + first, count) != 0;
+  };
+  if (differs(0, 10)) return FileFault::kForeign;
+  const auto crc = checksum(file.first(std::min(file.size(), shape.file_bytes())));
+  const bool sound = std::memcmp(file.data() + kCrcAt, crc.data(), crc.size()) == 0;
+  if (differs(10, 2) || differs(16, 16)) return FileFault::kForeign;
+  if (file.size() < shape.file_bytes()) return FileFault::kTruncated;
+  return file.size() > shape.file_bytes() || !sound || differs(32, 32) ? FileFault::kCorrupt
+                                                                       : FileFault::kNone;
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,54 @@
+// The interface of a tier.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <future>
+
+#include "kvmesh/prefix.hpp"
+#include "kvmesh/tiers.hpp"
+
+namespace kvmesh {
+
+enum class TierAnswer : std::uint8_t {
+  kHit,
+  kMiss,
+  kRetry,  ///< a store of the page is under way: ask again after Tier::settle
+};
+
+/// Where a page that is stored lies: in the pools of a rank, or as bytes of this rank.
+struct PageSource {
+  PageId page{};
+  const std::byte* bytes = nullptr;  ///< null: `page`
+};
+
+/// A job's result to come: whether it succeeded.
+using TierJob = std::shared_future<bool>;
+inline TierJob job_done(bool succeeded = true) {
+  std::promise<bool> done;
+  done.set_value(succeeded);
+  return done.get_future().share();
+}
+inline bool completed(const TierJob& job) {
+  return job.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
+
+/// Keeps pages by their hashes. Jobs run on threads of their own. Jobs that read or write the pools
+/// run in the order of submission, so a page may be given away as soon as its store is submitted,
+/// if all writes to the pools wait for the copies (CacheTiers::wait). One thread submits.
+class Tier {
+ public:
+  virtual ~Tier() = default;
+  virtual TierAnswer lookup(const PageHash& hash) = 0;
+  /// Stores a page, on the rank that has it; does nothing if the tier has it already. Too many
+  /// stores under way: drops this one, and the job has failed.
+  virtual TierJob submit_store(const PageHash& hash, const PageSource& from) = 0;
+  /// Loads a page that lookup found into a page of a rank, which does nothing on the others.
+  /// Never dropped.
+  virtual TierJob submit_load(const PageHash& hash, PageId to) = 0;
+  /// Blocks until no store is under way.
+  virtual void settle() = 0;
+  virtual TierCounts counts() const = 0;
+};
+
+}  // namespace kvmesh

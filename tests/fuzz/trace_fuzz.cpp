@@ -1,0 +1,27 @@
+// Any bytes as a trace: read, or refused as TraceError.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+
+#include "launch/replay/trace.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const std::string path = "/tmp/kvmesh_trace_fuzz." + std::to_string(getpid());
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(data), size);
+  try {
+    const kvmesh::replay::Trace trace = kvmesh::replay::read_trace(path);
+    if (!std::ranges::is_sorted(trace.requests, {}, &kvmesh::replay::Request::arrival_s)) abort();
+    for (const kvmesh::replay::Request& request : trace.requests) {
+      if (request.prompt_tokens < 0 || request.answer_tokens < 0) abort();
+      if (request.prompt_tokens > 1 << 14) continue;
+      if (std::ssize(kvmesh::replay::prompt_of(request)) != request.prompt_tokens) abort();
+    }
+  } catch (const kvmesh::replay::TraceError&) {
+  }
+  unlink(path.c_str());
+  return 0;
+}
