@@ -23,6 +23,8 @@ fi
 "${pip[@]}" --no-deps --force-reinstall --config-settings=cmake.define.KVMESH_CUDA=OFF "$here/../.."
 
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_PLUGINS=kvmesh VLLM_CPU_KVCACHE_SPACE=1
+# Without this vLLM wants a NUMA node for each of its workers.
+export VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 cd "$venv"
 for case in "${@:-all}"; do
   "$python" "$here/vllm_cpu.py" "$case"
