@@ -493,7 +493,7 @@ typedef struct kvmesh_combine_options {
   size_t size;
   int32_t scatter;  /* KVMESH_SCATTER_... */
   int32_t strategy; /* KVMESH_COMBINE_... */
-  int32_t lse_base; /* of the partials; base two is made natural in place, on the CPU only */
+  int32_t lse_base; /* of the partials; base two is made natural in place */
 } kvmesh_combine_options_t;
 
 /* Merges the partials of an engine's own kernels over the mesh's kv axis: on the CPU, or on GPUs
