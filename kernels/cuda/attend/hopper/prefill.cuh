@@ -1,17 +1,19 @@
 // attend_partial for many rows on Hopper: prefill and long chunks, float16 or bfloat16 pages, head
-// dims of 64, 128 and 192 with values of 64 or 128.
+// dims of 64, 128, 192 and 256.
 //
 // Consumers are warpgroups of 64 packed query rows (row r is token r / group, head r % group). Each
 // multiplies queries by the keys of a tile, both from shared memory, and the weights, in registers,
 // by its values:
 //
-//   S [64, 128]      = Q K^T        scores of the next tile, while
+//   S [64, keys]     = Q K^T        scores of the next tile, while
 //   O [64, v_dim]   += P V          the products of this one are under way
 //
 // A producer warp claims pieces and brings keys and values by the copy engine, one box per page and
 // head; three more bring queries.
 //
-//   operations per tile and consumer: 2 * 64 * 128 * (k_dim + v_dim), 1,043 cycles of the tensor
+// A tile has 128 keys, or 64 where a head has more than 192 dims, or values more than 128.
+//
+//   operations per tile and consumer: 2 * 64 * keys * (k_dim + v_dim), 1,043 cycles of the tensor
 //   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
 //   the length of a consumer's own path decides, and instructions per score count. The exponents'
 //   reference need not be the row's maximum, only near it: a tile's weights are computed by the

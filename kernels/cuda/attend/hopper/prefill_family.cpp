@@ -23,7 +23,7 @@ class PrefillFamily final : public AttendFamily {
     // Other dims than multiples of 64 leave too few registers to the warps that bring queries.
     const bool has_registers = shape.k_dim % 64 == 0 && shape.v_dim % 64 == 0;
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
-                      shape.k_dim <= 192 && shape.v_dim <= 128 && has_registers &&
+                      shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
                       info_of(what.kinds.pool).bits == 16 && takes_pool(what);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);
@@ -36,7 +36,7 @@ class PrefillFamily final : public AttendFamily {
                           .threads = tile->threads(),
                           .shared_bytes = tile->bytes(),
                           .blocks_per_multiprocessor = 1,
-                          .tile_keys = kPrefillKeys,
+                          .tile_keys = tile->keys(),
                           .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)

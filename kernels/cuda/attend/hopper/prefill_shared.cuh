@@ -12,6 +12,7 @@
 namespace kvmesh::cuda {
 
 constexpr PrefillTile kTile{kConsumers, kDimK, kDimV, kPieceRing};
+constexpr int kPrefillKeys = kTile.keys();
 constexpr KvImage kImageK{kDimK};
 constexpr KvImage kImageV{kDimV};
 /// Boxes of keys, and of values, that make a tile.
@@ -23,7 +24,7 @@ constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kQueryThreads = 96;
 
 /// The shared memory of a block: prefill_tile.hpp has the order.
-class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisits> {
+class PrefillShared : public SharedRings<kTile, kPrefillStages, kTile.most_visits()> {
  public:
   // By way of a shuffle: the compiler computes the address anew at every use otherwise.
   __device__ explicit PrefillShared(char* begin)

@@ -167,6 +167,18 @@ __device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], st
                          KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48));
 }
 
+__device__ inline void wgmma_add(float (&d)[96], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("192", KVMESH_D192, "%96, %97, %98, %99", "%100", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48),
+                         KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80));
+}
+__device__ inline void wgmma_add(float (&d)[128], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("256", KVMESH_D256, "%128, %129, %130, %131", "%132",
+                         KVMESH_REGISTERS16(0), KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32),
+                         KVMESH_REGISTERS16(48), KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80),
+                         KVMESH_REGISTERS16(96), KVMESH_REGISTERS16(112));
+}
+
 // The same in float16 whatever the pool's type, with B's rows along K.
 #define KVMESH_WGMMA_FLOAT16(N, D, A, B, ADD, ...)                                          \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD                                  \

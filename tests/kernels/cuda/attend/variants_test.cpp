@@ -52,8 +52,9 @@ constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},   
 constexpr Tile kFloat8Tiles[] = {
     {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
 /// Tiles of Hopper's prefill kernel: many rows.
-constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
-                                  {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},   {128, 128, 64},
+                                  {128, 128, 128}, {192, 128, 64},  {192, 128, 128},
+                                  {256, 256, 64},  {256, 256, 128}, {64, 256, 128}};
 /// The same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.
