@@ -66,7 +66,8 @@ class KvCache::State {
   /// The group of a layer that has keys and values. @throws as pool.
   CacheGroup& attention_group(int layer);
 
-  /// Of the histories of all groups' allocators; of one group that of its allocator.
+  /// Returns a hash of the histories of all groups' allocators; with one group, that of its
+  /// allocator.
   std::uint64_t digest() const;
   /// Compares the allocators of all ranks, group by group. @throws DigestMismatch. Collective.
   void check_replicas();
@@ -108,7 +109,7 @@ class KvCache::State {
   void copy_moves(std::span<const std::vector<PageCopy>> copies);
   /// @throws InvalidArgument if there is no such rank.
   PoolSizes& pool_size(PageRank rank);
-  /// The bytes of pools of so many pages.
+  /// Returns the bytes of pools of this many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
   /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
   /// pages. Collective over the world.

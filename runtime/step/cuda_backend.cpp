@@ -74,7 +74,7 @@ class Launching {
 /// with some speculation.
 constexpr std::int64_t kUnknownRows = 16;
 
-/// Rows of the largest sequence that is decode or speculation.
+/// Returns the number of rows of the largest sequence that is decode or speculation.
 std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
   const AttentionShape planned = cuda::planned_shape(shape);
   std::int64_t most = batch.empty() ? kUnknownRows : 1;
@@ -91,10 +91,10 @@ std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry>
 /// slower.
 constexpr std::int64_t kMostSentRows = 1024;
 
-/// The type that queries have, as kernels expect before they see any.
+/// Returns the query type for which kernels are prepared before the first launch.
 Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
 
-/// `sends`: rows go straight to other ranks.
+/// `sends`: the attention kernels store rows on other ranks.
 cuda::CudaAttend::Options attend_options(const StepOptions& options, const AttentionOptions& kind,
                                          std::span<const BatchEntry> first, bool sends) {
   const bool row_scales = info_of(options.format.dtype).has_scales &&
@@ -239,7 +239,7 @@ class CudaStep : public StepKernels {
 
   bool writes_output() const { return !needs_partial() || rows_stay_; }
 
-  /// Takes memory before the allocator appends.
+  /// Allocates memory for the limits before the allocator appends.
   void plan_limits() {
     StepBatch none;
     none.members = &shared_.mesh.membership();

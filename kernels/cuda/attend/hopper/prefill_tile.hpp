@@ -1,5 +1,5 @@
-// How a thread block of the prefill kernel is cut, and its shared memory. One text for the host,
-// which picks the numbers, and for the kernel, which is compiled for them.
+// The division of a thread block of the prefill kernel, and its shared memory. One text for the
+// host, which chooses the numbers, and for the kernel, which is compiled for them.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
