@@ -8,8 +8,7 @@ def empty(like, shape, float32):
     float32."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(like, torch.Tensor):
-        dtype = torch.float32 if float32 else like.dtype
-        return torch.empty(shape, dtype=dtype, device=like.device)
+        return like.new_empty(shape, dtype=torch.float32) if float32 else like.new_empty(shape)
     if type(like).__module__.partition(".")[0] == "cupy":
         import cupy as library
     else:

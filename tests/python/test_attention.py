@@ -206,6 +206,8 @@ def test_torch_tensors_in_and_out():
         out = step.run(0, *[torch.from_numpy(t) for t in (q, k, v)])
         assert isinstance(out, torch.Tensor)
         np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
+        with pytest.raises(TypeError, match="q: not a tensor"):
+            step.run(0, torch.from_numpy(q).to_sparse())
 
     on_ranks(2, body)
 
