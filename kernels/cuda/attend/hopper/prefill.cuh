@@ -118,8 +118,9 @@ class PrefillMath {
       wgmma_fence();
       add_values(tile_ - 1, weights);
       wgmma_commit_group();
-      wgmma_wait_group<1>();
+      wgmma_wait_group<kModsOverlap ? 1 : 0>();
       wgmma_tie(s);
+      if constexpr (!kModsOverlap) wgmma_tie(o_);
       modify(task, tile, s);
       const RowExponents before = exponents_;
       bool raised = false;
@@ -339,6 +340,9 @@ class PrefillMath {
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 
+  /// Beside wide outputs registers do not suffice for a score mod and the weights of the products
+  /// under way.
+  static constexpr bool kModsOverlap = kFoldScale || kDimV <= 128;
   /// Not with a score mod, masks per head, or large dims: then registers do not suffice for
   /// computing scores again.
   static constexpr bool kJudgesLate =
