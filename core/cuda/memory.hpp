@@ -8,7 +8,7 @@
 #include <memory>
 #include <string_view>
 
-#include "core/copy_rows.hpp"
+#include "core/tensors/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/stream.hpp"
 

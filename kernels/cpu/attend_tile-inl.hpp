@@ -17,8 +17,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.hpp"
-#include "core/softmax_merge.hpp"
+#include "core/numbers/half.hpp"
+#include "core/numbers/softmax_merge.hpp"
 #include "kernels/cpu/attend_gather-inl.hpp"
 #include "kernels/cpu/attend_products-inl.hpp"
 #include "kernels/cpu/attend_task.hpp"

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "core/copy_rows.hpp"
+#include "core/tensors/copy_rows.hpp"
 
 namespace kvmesh {
 namespace {
