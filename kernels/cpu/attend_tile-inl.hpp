@@ -89,7 +89,7 @@ class TaskRunner {
     return block_.is_shared ? shared_token(row).sequence : block_.sequence;
   }
   const SharedToken& shared_token(int row) const {
-    return in_.work->shared_tokens[static_cast<std::size_t>(block_.q_begin + row / group_)];
+    return in_.work->shared.tokens[static_cast<std::size_t>(block_.q_begin + row / group_)];
   }
 
   // Loads the block's queries as float32 rows, scaled, zero past the dim. Many rows: [dim, padded

@@ -68,7 +68,11 @@ Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries, const std::string& way) {
-  if (op == Op::kPlan) return measure_plan(workload, options, queries);
+  if (op == Op::kPlan) {
+    Row row = measure_plan(workload, options, queries);
+    row.what.way = way;
+    return row;
+  }
   Mesh& mesh = workload.mesh();
   const auto operation = make_operation(workload, machine, options, op, queries);
   Row row{.what = case_of(workload.shape(), op, queries),

@@ -306,6 +306,10 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
   value("--kinds", flags.kinds,
         "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");
+  value(
+      "--shared-prefix", flags.shared_prefix,
+      "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "
+      "plan have rows that read them once for all (shared) and once for each (alone)");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, with fewer turns (at least 3); 0: by the device");
@@ -323,6 +327,18 @@ int kinds_of(const Flags& flags) {
     throw InvalidArgument(fmt::format("--kinds {} of --layers {}", flags.kinds, flags.layers));
   }
   return flags.kinds;
+}
+
+// A sequence that were shorter than the prefix would have to be its beginning.
+void check_prefix(const Options& options) {
+  if (options.shared_prefix == 0) return;
+  if (options.lengths != std::vector{Lengths::kEven} || !options.listed.empty()) {
+    throw InvalidArgument("--shared-prefix is for even --lengths");
+  }
+  if (options.shared_prefix >= std::ranges::min(options.contexts)) {
+    throw InvalidArgument(fmt::format("--shared-prefix {}: a --context of {} is no longer",
+                                      options.shared_prefix, std::ranges::min(options.contexts)));
+  }
 }
 
 }  // namespace
@@ -353,6 +369,8 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .output = output,
       .layers = not_negative("--layers", flags.layers),
       .kinds = kinds_of(flags),
+      .shared_prefix =
+          not_negative("--shared-prefix", flags.shared_prefix) / flags.page_size * flags.page_size,
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =
@@ -366,10 +384,17 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   check_together(options.batches, options.queries, "--queries");
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
+  check_prefix(options);
   return options;
 }
 
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
+  const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
+  if (options.shared_prefix > 0 && attends_few) {
+    Options alone = options;
+    alone.shares_prefixes = false;
+    return {{"shared", options}, {"alone", alone}};
+  }
   if (op != Op::kCombine || options.ways.empty()) return {{"", options}};
   std::vector<std::pair<std::string, Options>> rows;
   for (const Way& way : options.ways) {

@@ -74,6 +74,7 @@ struct Flags {
   bool reproducible = false;
   int layers = 0;
   int kinds = 1;
+  std::int64_t shared_prefix = 0;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -124,6 +125,9 @@ struct Options {
   Output output = Output::kPartial;
   int layers = 0;  ///< 0: enough to exceed the caches
   int kinds = 1;   ///< of layers, of kPlan: each but the first has a window of its own
+  /// First tokens that all sequences of a batch have in common, in whole pages.
+  std::int64_t shared_prefix = 0;
+  bool shares_prefixes = true;  ///< plans may read them once for all
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
@@ -136,8 +140,8 @@ Options resolve(const Flags& flags, Mesh& mesh);
 /// Such a list as typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
 
-/// Returns one set of options for each row of `op` with the same queries; `combine` has a row for
-/// each way.
+/// Returns one set of options for each row of `op` with the same queries: `combine` has a row for
+/// each way, operations that may share a prefix have one that does and one that does not.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

@@ -21,6 +21,7 @@ struct StepOptions {
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
   bool shares_prefixes = true;
+  std::optional<std::int64_t> least_saved_tokens{};  ///< unset: the device's rule
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 

@@ -55,12 +55,12 @@ class CpuStep : public StepKernels {
     for (const SequenceStep& it : batch.sequences) {
       sequences_.push_back({it.size.queries, it.size.length, it.pages->pages, it.counts_sinks});
     }
+    const SharedPrefixRules rules =
+        shared_prefix_rules(options_.shape).with(options_.least_saved_tokens);
     shared_.clear();
-    if (options_.shares_prefixes) {
-      shared_ = find_shared_prefixes(sequences_, shared_prefix_rules(options_.shape));
-    }
+    if (options_.shares_prefixes) shared_ = find_shared_prefixes(sequences_, rules);
     for (cpu::Attend& kind : kinds_) {
-      kind.plan({sequences_, batch.q_positions, shared_}, blocks ? &*blocks : nullptr);
+      kind.plan({sequences_, batch.q_positions, shared_, rules}, blocks ? &*blocks : nullptr);
     }
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }

@@ -69,8 +69,11 @@ std::vector<Variant> merge_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
     for (const int v_dim : {40, 3, 128, 256}) {
-      variants.push_back(
-          {fmt::format("merge_{}_{}", v_dim, architecture), merge_program(v_dim, architecture)});
+      for (const bool shared : {false, true}) {
+        variants.push_back(
+            {fmt::format("merge_{}{}_{}", v_dim, shared ? "_shared" : "", architecture),
+             merge_program(v_dim, shared, architecture)});
+      }
     }
   }
   return variants;
