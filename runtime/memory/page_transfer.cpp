@@ -29,9 +29,14 @@ using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv,
-           const Membership& members, std::size_t group, std::string_view operation)
-      : mover_(pools, group), peers_(peers), kv_(kv), members_(members), operation_(operation) {}
+  Transfer(const PageMover& mover, const DeviceMoves& device, const PeerPools& peers,
+           Communicator& kv, const Membership& members, std::string_view operation)
+      : mover_(mover),
+        device_(device),
+        peers_(peers),
+        kv_(kv),
+        members_(members),
+        operation_(operation) {}
 
   void add(const PageCopy& copy) {
     const Rank from = members_.holder(copy.source.rank());
@@ -41,17 +46,15 @@ class Transfer {
     if (to == kv_.rank()) add(incoming_[from], copy, mapped);
   }
 
-  void run(Backend& backend) {
+  void run() {
     for (Parcel& parcel : std::views::values(outgoing_)) {
-      if (!parcel.mapped) move(parcel, mover_.my_sources(), mover_.packed(parcel.bytes.data()));
+      if (!parcel.mapped) move(parcel, mover_.my_pools(), {.packed = parcel.bytes.data()});
     }
-    backend.settle();
     exchange(outgoing_, incoming_, operation_);
     for (auto& [source, parcel] : incoming_) {
-      move(parcel, parcel.mapped ? theirs(source) : mover_.packed(parcel.bytes.data()),
-           mover_.my_destinations());
+      move(parcel, parcel.mapped ? theirs(source) : MoveEnd{.packed = parcel.bytes.data()},
+           mover_.my_pools());
     }
-    backend.settle();
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
@@ -69,10 +72,10 @@ class Transfer {
   }
 
   void move(const Parcel& parcel, const MoveEnd& from, const MoveEnd& to) const {
-    mover_.move(mover_.layers(), parcel.moves, from, to);
+    mover_.move(mover_.layers(), parcel.moves, from, to, device_);
   }
   MoveEnd theirs(Rank source) const {
-    return PageMover::sources([this, source](int layer) { return *peers_.layer(source, layer); });
+    return {.pools = [this, source](int layer) { return *peers_.layer(source, layer); }};
   }
 
   void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
@@ -83,7 +86,8 @@ class Transfer {
     kv_.exchange(sends, receives, operation);
   }
 
-  PageMover mover_;
+  const PageMover& mover_;
+  const DeviceMoves& device_;
   const PeerPools& peers_;
   Communicator& kv_;
   const Membership& members_;
@@ -99,8 +103,10 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                    std::size_t group, std::string_view operation) {
   if (copies.empty()) return;
   backend.settle();  // the pages to copy may still be written
-  std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv, members, group, operation);
+  const PageMover mover(pools, group);
+  const DeviceMoves device = backend.device_moves();
+  std::vector<PageMove> local;
+  Transfer transfer(mover, device, peers, kv, members, operation);
   const PageRank me = members.page_rank(kv.rank());
   bool remote = false;
   for (const PageCopy& copy : copies) {
@@ -108,13 +114,13 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
       transfer.add(copy);
       remote = true;
     } else if (copy.source.rank() == me) {
-      local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
+      local.push_back({.source = copy.source.index(),
+                       .destination = copy.destination.index(),
+                       .tokens = copy.tokens});
     }
   }
-  for (const int layer : pools.layout().groups()[group].layers) {
-    if (!local.empty()) backend.copy_pages(pools.layer(layer), local);
-  }
-  if (remote) transfer.run(backend);
+  mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(), device);
+  if (remote) transfer.run();
 }
 
 }  // namespace kvmesh

@@ -90,21 +90,16 @@ std::vector<PageMove> turned(std::vector<PageMove> moves) {
   return moves;
 }
 
-/// A rank's heads in a record.
-struct RecordEnd {
-  const SequenceHeader& header;
-  std::byte* record;
-  std::int64_t tokens;
-  std::int64_t first_head;
-  int PageMove::*token;  // that of the record's end
-
-  RowPlace operator()(int, std::size_t plane, const PageMove& move, std::size_t width) const {
+/// A rank's heads in a record. `token` is that of the record's end.
+MoveEnd record_end(const SequenceHeader& header, std::byte* record, std::int64_t tokens,
+                   std::int64_t first_head, std::int32_t PageMove::*token) {
+  return {.places = [=, &header](int, std::size_t plane, const PageMove& move, std::size_t width) {
     const std::size_t row = width / static_cast<std::size_t>(move.tokens);
     const auto at = static_cast<std::size_t>(first_head * tokens + move.*token);
-    return {record + plane_offset(header, tokens, plane) + at * row,
-            static_cast<std::size_t>(tokens) * row};
-  }
-};
+    return RowPlace{record + plane_offset(header, tokens, plane) + at * row,
+                    static_cast<std::size_t>(tokens) * row};
+  }};
+}
 
 std::size_t bytes_of(const PageMover& mover, std::span<const int> layers,
                      std::span<const PageMove> moves) {
@@ -177,7 +172,11 @@ class RecordTransfer {
  public:
   RecordTransfer(const CacheParts& cache, const PoolStorage& pools, const SequenceHeader& header,
                  SequenceId sequence)
-      : cache_(cache), header_(header), sequence_(sequence), mover_(pools) {}
+      : cache_(cache),
+        header_(header),
+        sequence_(sequence),
+        mover_(pools),
+        device_(cache.backend.device_moves()) {}
 
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome) {
     Communicator& world = cache_.mesh.world();
@@ -194,21 +193,20 @@ class RecordTransfer {
       packed[at].resize(bytes_of(mover_, layer, moves[at]));
       if (packed[at].empty()) continue;
       if (rank == world.rank().value)
-        mover_.move(layer, moves[at], mover_.my_sources(), mover_.packed(packed[at].data()));
+        mover_.move(layer, moves[at], mover_.my_pools(), {.packed = packed[at].data()}, device_);
       if (collects && rank != 0) incoming.push_back({Rank{rank}, packed[at]});
       if (!collects) outgoing.push_back({Rank{0}, packed[at]});
     }
-    cache_.backend.settle();  // the copies on a GPU
     world.exchange(outgoing, incoming, "export");
     if (!collects) return;
     record_.resize(record_bytes(header_, tokens));
     for (int rank = 0; rank < world.size(); ++rank) {
       const auto at = static_cast<std::size_t>(rank);
-      mover_.move(layer, moves[at], mover_.packed(packed[at].data()),
-                  RecordEnd{header_, record_.data(), tokens, first_head(rank),
-                            &PageMove::destination_token});
+      mover_.move(layer, moves[at], {.packed = packed[at].data()},
+                  record_end(header_, record_.data(), tokens, first_head(rank),
+                             &PageMove::destination_token),
+                  device_);
     }
-    cache_.backend.settle();
     outcome.run(world, [&] { write_record(*sink, place, record_); });
   }
 
@@ -224,10 +222,10 @@ class RecordTransfer {
     if (record_.back() == std::byte{0}) return false;
     const int me = world.rank().value;
     const std::span<const int> layer(&place.layer, 1);
-    mover_.move(layer, turned(moves_on(me, place, tokens)),
-                RecordEnd{header_, record_.data(), tokens, first_head(me), &PageMove::source_token},
-                mover_.my_destinations());
-    cache_.backend.settle();  // the buffer is written again
+    mover_.move(
+        layer, turned(moves_on(me, place, tokens)),
+        record_end(header_, record_.data(), tokens, first_head(me), &PageMove::source_token),
+        mover_.my_pools(), device_);
     return true;
   }
 
@@ -246,6 +244,7 @@ class RecordTransfer {
   const SequenceHeader& header_;
   SequenceId sequence_;
   PageMover mover_;
+  DeviceMoves device_;
   std::vector<std::byte> record_;
 };
 

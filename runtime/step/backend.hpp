@@ -8,6 +8,7 @@
 
 #include "kernels/token_rows.hpp"
 #include "kvmesh/kv_cache.hpp"
+#include "runtime/memory/page_mover.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
@@ -85,8 +86,11 @@ class Backend {
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
-  /// Copies pages of one layer; the copy is complete on return.
-  virtual void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) = 0;
+  /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. Valid
+  /// as long as the backend.
+  virtual DeviceMoves device_moves() { return {}; }
+  /// Returns a new stream, for page moves beside the steps.
+  virtual std::unique_ptr<MoveStream> make_move_stream() = 0;
   /// Makes the tokens `to` of the tokens `from`, which may be some of the same.
   virtual void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                            std::span<const TokenSlot> to, Stream stream) = 0;

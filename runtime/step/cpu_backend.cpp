@@ -6,6 +6,7 @@
 #include "runtime/step/backend.hpp"
 #include "runtime/step/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
+#include "runtime/tiers/host_move_stream.hpp"
 
 namespace kvmesh {
 namespace {
@@ -143,8 +144,8 @@ class CpuBackend : public Backend {
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());
   }
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    kvmesh::copy_pages(planes, copies);
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<HostMoveStream>();
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {

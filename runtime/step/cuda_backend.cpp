@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
@@ -12,6 +13,7 @@
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
+#include "runtime/step/cuda_move_stream.hpp"
 #include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
 
@@ -292,11 +294,15 @@ class CudaBackend : public Backend {
     shared_.mesh.wait(stream, "write");
   }
 
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    const cuda::DeviceBuffer list = cuda::upload(copies);
-    shared_.writer.copy_pages(planes, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
-                              nullptr);
-    shared_.mesh.wait({}, "copy pages");
+  DeviceMoves device_moves() override {
+    return [this](const PageMoves& moves) {
+      if (!moves_) moves_.emplace(shared_.mesh);
+      moves_->move(moves);
+      shared_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
+    };
+  }
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<CudaMoveStream>(shared_.mesh);
   }
 
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
@@ -324,6 +330,7 @@ class CudaBackend : public Backend {
 
   Shared shared_;
   cuda::TokenMover mover_;
+  std::optional<CudaMoveStream> moves_;
 };
 
 }  // namespace

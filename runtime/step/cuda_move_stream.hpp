@@ -1,0 +1,35 @@
+// Page moves on a stream of a GPU.
+#pragma once
+
+#include "kernels/cuda/common/device_event.hpp"
+#include "kernels/cuda/pool/page_copier.hpp"
+#include "kvmesh/mesh.hpp"
+#include "runtime/memory/move_stream.hpp"
+
+namespace kvmesh {
+
+class CudaMoveStream final : public MoveStream {
+ public:
+  /// REQUIRES: the mesh, on a GPU, outlives it.
+  explicit CudaMoveStream(Mesh& mesh);
+
+  void move(const PageMoves& moves) override;
+  void call(std::function<void(bool)> work) override;
+  void after(Stream stream) override;
+  void before(Stream stream) override;
+  bool is_done() override;
+
+ private:
+  struct Destroy {
+    void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
+  };
+
+  Mesh& mesh_;
+  std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
+  cuda::DeviceEvent reached_;  // by the stream that moves run after
+  cuda::DeviceEvent moved_;    // before the calls, for which no stream waits
+  cuda::PageCopier copier_;
+  bool is_busy_ = false;  // each query of the driver takes over a microsecond
+};
+
+}  // namespace kvmesh
