@@ -77,7 +77,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
 
 Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
                                         std::span<const SequenceSize> sizes,
-                                        const PlanHashes& hashes) {
+                                        const PlanHashes& hashes, std::optional<Stream> after) {
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
@@ -93,7 +93,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
-  pages_taken();
+  pages_taken(after);
   for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
   slide_windows(batch, sizes);
   return Done{};
@@ -123,9 +123,9 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
   return PrefixKey(allocator().prefix_rules(), std::move(extras));
 }
-PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
+PrefixMatch KvCache::match_prefix(const PrefixKey& key, std::optional<Stream> after) {
   std::deque<CacheGroup>& groups = state().groups;
-  if (state().tiers) return state().tiers->match(key);
+  if (state().tiers) return state().tiers->match(key, after);
   if (groups.size() == 1) return groups[0].allocator.match_prefix(key);
   // A shorter run than a group's longest may lack pages of another one's window.
   std::int64_t tokens = std::ssize(key.tokens()), before = -1;
@@ -150,8 +150,8 @@ SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
   return in_each(state().groups, [&](PageAllocator& it) { return it.create_with_prefix(match); });
 }
 
-SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
-  return create_with_prefix(match_prefix(key));
+SequenceId KvCache::create_with_prefix(const PrefixKey& key, std::optional<Stream> after) {
+  return create_with_prefix(match_prefix(key, after));
 }
 
 void KvCache::release(const PrefixMatch& match) {

@@ -318,9 +318,12 @@ class KvCache {
   /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
   /// collective over the world, and read the files before they return.
   PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
-  PrefixMatch match_prefix(const PrefixKey& key);
+  /// On a GPU the copies run beside the steps, after the work on `after`, which must come after all
+  /// work that uses the cache's pages: that is the stream of `replan`. Without it the call waits
+  /// for all work of the device if pages come back.
+  PrefixMatch match_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   SequenceId create_with_prefix(const PrefixMatch& match);
-  SequenceId create_with_prefix(const PrefixKey& key);
+  SequenceId create_with_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   void release(const PrefixMatch& match);
   /// REQUIRES: the runs of all layers that write the tokens have returned, or, on a GPU, are on the
   /// stream that later steps use.

@@ -277,7 +277,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, options.q_positions, {});
-  state().wait_for_tiers();
+  state().order_after_tiers({});
   state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
@@ -292,10 +292,11 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
   require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
   const auto sizes = state().check_batch(batch, planned.rules(q_positions));
   planned.check(sizes);
-  const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
+  const auto appended =
+      state().try_append(batch, sizes, planned.hashes(batch, q_positions), stream);
   if (!appended) return appended.reason();
   planned.plan(batch, q_positions, stream);
-  state().wait_for_tiers();
+  state().order_after_tiers(stream);
   return Done{};
 }
 

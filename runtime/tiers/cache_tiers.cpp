@@ -6,7 +6,6 @@
 
 #include "core/check.hpp"
 #include "core/hash.hpp"
-#include "kvmesh/device_memory.hpp"
 #include "runtime/memory/layer_groups.hpp"
 
 namespace kvmesh {
@@ -59,23 +58,22 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& a
       allocator_(allocator),
       backend_(backend),
       cursor_(allocator.follow()),
-      packer_(pools),
-      copies_([device = mesh.device()] { use_device(device); }) {
+      copies_(pools, backend.make_move_stream(), mesh.world()) {
   std::uint8_t has_room = 1;
   try {
     if (!options_.directory.empty()) {
       const PageFormat& format = pools.layout().groups().front().format;
       file_ = std::make_unique<FileTier>(file_options(mesh, options, allocator, format), calls_,
-                                         pools, packer_, copies_);
+                                         copies_);
     }
-    const auto pages = options_.host_bytes / static_cast<std::int64_t>(packer_.page_bytes());
+    const auto pages = options_.host_bytes / static_cast<std::int64_t>(copies_.page_bytes());
     if (pages > 0) {
       const HostTier::Options of_host{.ranks = mesh.kv_parallel(),
                                       .me = mesh.page_rank(),
                                       .pages_per_rank = pages,
                                       .eviction = options.prefix.eviction,
                                       .device = mesh.device()};
-      host_ = std::make_unique<HostTier>(of_host, packer_, copies_, file_.get());
+      host_ = std::make_unique<HostTier>(of_host, copies_, file_.get());
     }
   } catch (const std::bad_alloc&) {
     has_room = 0;
@@ -89,7 +87,13 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& a
                       "its tiers need that much host memory");
 }
 
-void CacheTiers::pages_taken() {
+/// Orders copies after whoever writes or reads the pages.
+void CacheTiers::copy_after(std::optional<Stream> stream) {
+  if (mesh_.device().kind == DeviceKind::kCpu) return;
+  stream ? copies_.after(*stream) : backend_.settle();
+}
+
+void CacheTiers::pages_taken(std::optional<Stream> after) {
   std::vector<PageId> evicted;
   for (;;) {
     const ChangeRun run = allocator_.read_changes(cursor_);
@@ -99,19 +103,20 @@ void CacheTiers::pages_taken() {
       if (change.kind == ChangeKind::kEvicted) evicted.push_back(change.old_page);
   }
   if (evicted.empty() || (!host_ && !file_)) return;
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();  // their writers
+  copy_after(after);
   // Children are evicted before their parents, and are no hits without them.
   int stores = 0;
   for (std::size_t i = evicted.size(); i-- > 0 && stores < options_.stores_per_operation; ++stores)
     first().submit_store(allocator_.page_hash(evicted[i]), {.page = evicted[i]});
+  copies_.start();
 }
 
-PrefixMatch CacheTiers::match(const PrefixKey& key) {
+PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
   const PrefixMatch match = allocator_.match_prefix(key);
   const auto known = static_cast<std::size_t>(match.tokens / key.rules().page_size);
   std::vector<PageRank> homes = homes_of(key.hashes().subspan(known));
   fit(homes);
-  return homes.empty() ? match : bring_back(match, key, homes);
+  return homes.empty() ? match : bring_back(match, key, homes, after);
 }
 
 /// Returns where the leading pages that tiers have should come back: on their rank of the host
@@ -161,7 +166,7 @@ void CacheTiers::fit(std::vector<PageRank>& homes) const {
 }
 
 PrefixMatch CacheTiers::bring_back(const PrefixMatch& match, const PrefixKey& key,
-                                   std::span<const PageRank> homes) {
+                                   std::span<const PageRank> homes, std::optional<Stream> after) {
   const int page_size = key.rules().page_size;
   const auto known = static_cast<std::size_t>(match.tokens / page_size);
   const std::span<const PageHash> hashes = key.hashes().subspan(known, homes.size());
@@ -170,8 +175,8 @@ PrefixMatch CacheTiers::bring_back(const PrefixMatch& match, const PrefixKey& ke
     if (homes[i].value >= 0) in_host.push_back(hashes[i]);
   if (host_) host_->pin(in_host);
   static_cast<void>(allocator_.bring_back(match, homes));
-  pages_taken();
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();  // earlier readers of the pages
+  pages_taken(after);
+  copy_after(after);
   const std::size_t loaded = load(hashes, homes, allocator_.pages(match.pin).subspan(known));
   if (host_) host_->unpin(in_host);
   const auto tokens = static_cast<std::int64_t>(known + loaded) * page_size;
@@ -195,9 +200,11 @@ std::size_t CacheTiers::load(std::span<const PageHash> pages, std::span<const Pa
     jobs.push_back(tier.submit_load(pages[end], to[end]));
     has_files |= in_file;
   }
+  copies_.start();
   if (!has_files) return end;
-  const auto failed = std::ranges::find_if(jobs, [](const TierJob& job) { return !job.get(); });
-  for (const TierJob& job : jobs) job.wait();
+  const auto failed =
+      std::ranges::find_if(jobs, [this](const TierJob& job) { return !copies_.wait(job); });
+  for (const TierJob& job : jobs) static_cast<void>(copies_.wait(job));
   return least(static_cast<std::size_t>(failed - jobs.begin()), "read pages of a prefix in files");
 }
 
@@ -211,7 +218,7 @@ void CacheTiers::store_in_file(const PageHash& hash, const PageSource& from) {
 
 void CacheTiers::flush() {
   if (!file_) return;
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();
+  copy_after({});
   for (const PageId page : allocator_.published_pages())
     if (page.rank() == mesh_.page_rank()) store_in_file(allocator_.page_hash(page), {.page = page});
   if (host_)

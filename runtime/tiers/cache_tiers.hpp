@@ -28,13 +28,17 @@ class CacheTiers {
              const PoolStorage& pools);
 
   /// Stores the pages that were evicted since the last call. Call it after every operation that may
-  /// take pages, before anything is written to them.
-  void pages_taken();
-  /// Blocks until all copies from and to the pools are done: the event that a step waits for.
+  /// take pages, before anything is written to them. On a GPU the copies run after the work on
+  /// `after`, or, without it, after all work of the device, for which the call then waits.
+  void pages_taken(std::optional<Stream> after = {});
+  /// The work to come on `stream` runs after all copies from and to the pools. On the CPU it blocks
+  /// until they are done. @throws as PageCopies::before.
+  void before(Stream stream) { copies_.before(stream); }
+  /// Blocks until all copies from and to the pools are done. @throws as PageCopies::wait_all.
   void wait() { copies_.wait_all(); }
-  /// As PageAllocator::match_prefix, tiers included. Collective over the world if there is a file
-  /// tier and device and host do not have all full pages of the key.
-  PrefixMatch match(const PrefixKey& key);
+  /// As PageAllocator::match_prefix, tiers included; `after` as in pages_taken. Collective over the
+  /// world if there is a file tier and device and host do not have all full pages of the key.
+  PrefixMatch match(const PrefixKey& key, std::optional<Stream> after);
   /// Stores all published pages, and those of the host tier, in files. Blocks.
   void flush();
   TierStatistics statistics() const;
@@ -44,7 +48,8 @@ class CacheTiers {
   bool file_has(const PageHash& hash);
   void fit(std::vector<PageRank>& homes) const;
   PrefixMatch bring_back(const PrefixMatch& match, const PrefixKey& key,
-                         std::span<const PageRank> homes);
+                         std::span<const PageRank> homes, std::optional<Stream> after);
+  void copy_after(std::optional<Stream> stream);
   std::size_t load(std::span<const PageHash> pages, std::span<const PageRank> homes,
                    std::span<const PageId> to);
   std::size_t least(std::size_t count, std::string_view operation);
@@ -58,10 +63,9 @@ class CacheTiers {
   ChangeCursor cursor_;
   std::int64_t pages_back_ = 0;
   FileCalls calls_;
-  PagePacker packer_;
   std::unique_ptr<FileTier> file_;  // null: none
   std::unique_ptr<HostTier> host_;  // null: none
-  JobQueue copies_;                 // ends first, and its last jobs may hand pages to the file tier
+  PageCopies copies_;               // ends first: its last jobs may hand pages to the file tier
 };
 
 }  // namespace kvmesh

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/aligned_buffer.hpp"
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 
@@ -39,23 +40,21 @@ std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
 
 }  // namespace
 
-FileTier::FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
-                   const PagePacker& packer, JobQueue& copies)
+FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
     : options_(options),
       calls_(calls),
-      packer_(packer),
-      loads_(pools),
       copies_(copies),
       own_{.first_head = options.shape.first_head,
            .heads = options.shape.heads,
            .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
                                options.shape.first_head + options.shape.heads - 1)},
+      loaded_(options.device, options.shape.image_bytes()),
       jobs_([device = options.device] { use_device(device); }) {
   if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
   find_folders();
   find_files();
   for (int i = 0; i < kBuffers; ++i)
-    free_.emplace_back(file_buffer_bytes(options_.shape.file_bytes()));
+    free_.emplace_back(options_.device, file_buffer_bytes(options_.shape.file_bytes()));
 }
 
 std::string FileTier::path(const Folder& folder, const PageHash& hash) const {
@@ -147,7 +146,7 @@ TierAnswer FileTier::lookup(const PageHash& hash) {
 TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
   if (from.bytes == nullptr && from.page.rank() != options_.me) return job_done();
   if (lookup(hash) != TierAnswer::kMiss) return job_done();
-  auto buffer = std::make_shared<AlignedBuffer>();
+  auto buffer = std::make_shared<HostMemory>();
   {
     const std::lock_guard lock(mutex_);
     if (free_.empty()) {
@@ -158,29 +157,32 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
     free_.pop_back();
     under_way_.insert(path(hash));
   }
-  return copies_.submit([this, hash, from, buffer] {
-    auto* const image = static_cast<std::byte*>(buffer->data()) + kPageFileHeader;
-    if (from.bytes != nullptr) {
-      std::memcpy(image, from.bytes, options_.shape.image_bytes());
-    } else {
-      packer_.pack(from.page.index(), image);
-    }
-    jobs_.submit([this, hash, buffer] { return store(hash, *buffer); });
-    return true;
+  std::byte* const image = buffer->data() + kPageFileHeader;
+  const TierJob packed =
+      from.bytes == nullptr ? copies_.pack(from.page.index(), image) : job_done();
+  return copies_.then([this, hash, bytes = from.bytes, image, packed, buffer] {
+    if (bytes != nullptr) std::memcpy(image, bytes, options_.shape.image_bytes());
+    const bool has_page = packed.get();
+    jobs_.submit([this, hash, has_page, buffer] {
+      const bool stored = has_page && store(hash, *buffer);
+      const std::lock_guard lock(mutex_);
+      free_.push_back(std::move(*buffer));
+      under_way_.erase(path(hash));
+      return stored;
+    });
+    return has_page;
   });
 }
 
-bool FileTier::store(const PageHash& hash, AlignedBuffer& buffer) {
+bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
   const std::string name = path(hash);
   const std::size_t size = options_.shape.file_bytes();
-  const std::span<std::byte> bytes(static_cast<std::byte*>(buffer.data()), buffer.size_bytes());
+  const std::span<std::byte> bytes(buffer.data(), buffer.size_bytes());
   std::ranges::fill(bytes.subspan(size), std::byte{});
   const FileFault fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
   count(fault);
-  const std::lock_guard lock(mutex_);
-  free_.push_back(std::move(buffer));
-  under_way_.erase(name);
   if (fault != FileFault::kNone) return false;
+  const std::lock_guard lock(mutex_);
   ++counts_.stores;
   add({name, static_cast<std::int64_t>(size)});
   return true;
@@ -188,15 +190,10 @@ bool FileTier::store(const PageHash& hash, AlignedBuffer& buffer) {
 
 TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
   if (to.rank() != options_.me) return job_done();
-  // What the page held may still have to be copied away.
-  const TierJob before = copies_.submit([] { return true; });
   return jobs_.submit(
-      [this, hash, before, page = to.index()] {
-        AlignedBuffer image(options_.shape.image_bytes());
-        auto* const bytes = static_cast<std::byte*>(image.data());
-        if (!load(hash, bytes)) return false;
-        before.wait();
-        loads_.unpack(bytes, page);
+      [this, hash, page = to.index()] {
+        if (!load(hash, loaded_.data())) return false;
+        if (!copies_.wait(copies_.unpack(loaded_.data(), page))) return false;
         const std::lock_guard lock(mutex_);
         ++counts_.loads;
         return true;

@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "core/aligned_buffer.hpp"
+#include "runtime/tiers/host_memory.hpp"
 #include "runtime/tiers/job_queue.hpp"
+#include "runtime/tiers/page_copies.hpp"
 #include "runtime/tiers/page_file.hpp"
-#include "runtime/tiers/page_packer.hpp"
 #include "runtime/tiers/tier.hpp"
 
 namespace kvmesh {
@@ -40,8 +40,7 @@ class FileTier final : public Tier {
   static constexpr int kBuffers = 16;
 
   /// Finds the files of earlier runs. REQUIRES: all but the options outlive the tier.
-  FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
-           const PagePacker& packer, JobQueue& copies);
+  FileTier(const Options& options, FileCalls& calls, PageCopies& copies);
 
   TierAnswer lookup(const PageHash& hash) override;
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
@@ -67,21 +66,20 @@ class FileTier final : public Tier {
   void find_folders();
   void find_files();
   void add(Known file);
-  bool store(const PageHash& hash, AlignedBuffer& buffer);
+  bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
   bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
   void count(FileFault fault);
 
   Options options_;
   FileCalls& calls_;
-  const PagePacker& packer_;
-  PagePacker loads_;  // with a stream of the file thread's own
-  JobQueue& copies_;
+  PageCopies& copies_;
   Folder own_;
   std::vector<Folder> folders_;  // this rank's first
+  HostMemory loaded_;            // the image of the page that is being loaded
 
   mutable std::mutex mutex_;  // of all below
-  std::vector<AlignedBuffer> free_;
+  std::vector<HostMemory> free_;
   std::set<std::string> under_way_;  // paths of stores
   std::deque<Known> files_;          // oldest first
   std::int64_t bytes_ = 0;
