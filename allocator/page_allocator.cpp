@@ -113,8 +113,15 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
   state_->check_publish(sequence, key, retentions);
 }
 
-PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const PageRank> homes) {
-  return changing().bring_back(match, homes);
+PrefixMatch PageAllocator::bring_back(const PrefixKey& key, std::int64_t pages,
+                                      std::span<const PageRank> homes) {
+  return changing().bring_back(key, pages, homes);
+}
+
+PageId PageAllocator::published_page(const PageHash& hash) const {
+  const PrefixCache* prefixes = state_->prefixes();
+  const PageSlot slot = prefixes != nullptr ? prefixes->find(hash) : kNoSlot;
+  return slot == kNoSlot ? PageId{} : prefixes->page(slot);
 }
 
 const PageHash& PageAllocator::page_hash(PageId page) const {
@@ -220,7 +227,8 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
 }
 
 void PageAllocator::verify_integrity() const {
-  check_integrity(state_->pools(), state_->sequences(), options().page_size, state_->moves());
+  check_integrity(state_->pools(), state_->sequences(), options().page_size, state_->moves(),
+                  state_->pins());
   if (const PrefixCache* prefixes = state_->prefixes())
     check_prefixes(state_->pools(), state_->sequences(), *prefixes);
 }
