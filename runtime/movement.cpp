@@ -35,10 +35,12 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
 
 void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies) {
   std::exception_ptr failure;
-  try {
-    for (std::size_t g = 0; g < copies.size(); ++g) make_copies(g, copies[g], "move pages");
-  } catch (...) {
-    failure = std::current_exception();
+  for (std::size_t g = 0; g < copies.size(); ++g) {
+    try {  // of each group: other ranks wait for this one in the next, too
+      make_copies(g, copies[g], "move pages");
+    } catch (...) {
+      if (!failure) failure = std::current_exception();
+    }
   }
   std::optional<Rank> failed;
   try {

@@ -8,7 +8,10 @@
 //                                     copy               out of the map, or of what came
 //                           <-------  "done"             second exchange, only for maps
 //
-// The source waits for "done", because its next append may write to the page that is being read.
+// The source waits for "done", because its next append may write to the page that is being read. A
+// rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
+// communicator stays whole.
+#include <exception>
 #include <map>
 #include <ranges>
 #include <vector>
@@ -26,6 +29,26 @@ struct Parcel {
   std::vector<PageMove> moves;
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank
+
+/// Steps of which the first failure is kept; those after it are left out.
+class Attempt {
+ public:
+  template <class Step>
+  void operator()(const Step& step) {
+    if (failure_) return;
+    try {
+      step();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  std::exception_ptr failure_;
+};
 
 class Transfer {
  public:
@@ -46,15 +69,19 @@ class Transfer {
     if (to == kv_.rank()) add(incoming_[from], copy, mapped);
   }
 
-  void run() {
-    for (Parcel& parcel : std::views::values(outgoing_)) {
-      if (!parcel.mapped) move(parcel, mover_.my_pools(), {.packed = parcel.bytes.data()});
-    }
+  void run(Attempt& attempt) {
+    attempt([&] {
+      for (Parcel& parcel : std::views::values(outgoing_)) {
+        if (!parcel.mapped) move(parcel, mover_.my_pools(), {.packed = parcel.bytes.data()});
+      }
+    });
     exchange(outgoing_, incoming_, operation_);
-    for (auto& [source, parcel] : incoming_) {
-      move(parcel, parcel.mapped ? theirs(source) : MoveEnd{.packed = parcel.bytes.data()},
-           mover_.my_pools());
-    }
+    attempt([&] {
+      for (auto& [source, parcel] : incoming_) {
+        move(parcel, parcel.mapped ? theirs(source) : MoveEnd{.packed = parcel.bytes.data()},
+             mover_.my_pools());
+      }
+    });
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
@@ -102,7 +129,8 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
                    std::size_t group, std::string_view operation) {
   if (copies.empty()) return;
-  backend.settle();  // the pages to copy may still be written
+  Attempt attempt;
+  attempt([&] { backend.settle(); });  // the pages to copy may still be written
   const PageMover mover(pools, group);
   const DeviceMoves device = backend.device_moves();
   std::vector<PageMove> local;
@@ -119,8 +147,9 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                        .tokens = copy.tokens});
     }
   }
-  mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(), device);
-  if (remote) transfer.run();
+  attempt([&] { mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(), device); });
+  if (remote) transfer.run(attempt);
+  attempt.rethrow();
 }
 
 }  // namespace kvmesh
