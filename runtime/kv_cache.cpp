@@ -80,8 +80,7 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
                           pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
   }
   if (!options.tiers.enabled()) return;
-  CacheGroup& group = groups.front();
-  tiers = std::make_unique<CacheTiers>(mesh, options, group.allocator, *group.backend, pools);
+  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools);
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {

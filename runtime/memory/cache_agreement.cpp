@@ -206,8 +206,6 @@ void check_tiers(const CacheOptions& options) {
           tiers.file_bytes, tiers.stores_per_operation);
   if (!tiers.enabled()) return;
   require(options.prefix.enabled, "cache: tiers, but the prefix cache is off");
-  require(options.groups.empty() && options.window == 0,
-          "cache: tiers, of a cache with layer groups or a window");
   const auto is_plain = [](char it) {
     return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
            it == '.' || it == '_' || it == '-';

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <new>
 
 #include "core/aligned_buffer.hpp"
 #include "core/check.hpp"
@@ -80,8 +81,9 @@ void FileTier::find_folders() {
   });
 }
 
-/// Reads which files this rank has to count, and removes those over the limit. The kv ranks divide
-/// the files by the last digits of their hashes.
+/// Reads which files this rank has to count, and removes those over the limit, and parts of files
+/// that killed processes have left. The kv ranks divide the files by the last digits of their
+/// hashes.
 void FileTier::find_files() {
   struct Found {
     fs::file_time_type time;
@@ -93,6 +95,7 @@ void FileTier::find_files() {
        at.increment(error)) {
     const std::string stem = at->path().stem().string();
     std::error_code gone;
+    if (is_left_over(at->path())) calls_.remove(at->path().c_str());
     if (at->path().extension() != ".page" || stem.size() != 64) continue;
     const auto share = static_cast<int>(std::strtoul(stem.substr(60).c_str(), nullptr, 16));
     if (share % options_.ranks != options_.me.value) continue;
@@ -179,7 +182,11 @@ bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
   const std::size_t size = options_.shape.file_bytes();
   const std::span<std::byte> bytes(buffer.data(), buffer.size_bytes());
   std::ranges::fill(bytes.subspan(size), std::byte{});
-  const FileFault fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
+  FileFault fault = FileFault::kIo;
+  try {
+    fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
+  } catch (const std::exception&) {  // no memory
+  }
   count(fault);
   if (fault != FileFault::kNone) return false;
   const std::lock_guard lock(mutex_);
@@ -190,15 +197,42 @@ bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
 
 TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
   if (to.rank() != options_.me) return job_done();
+  std::uint64_t wave = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    wave = wave_;
+  }
   return jobs_.submit(
-      [this, hash, page = to.index()] {
-        if (!load(hash, loaded_.data())) return false;
-        if (!copies_.wait(copies_.unpack(loaded_.data(), page))) return false;
-        const std::lock_guard lock(mutex_);
-        ++counts_.loads;
-        return true;
+      [this, hash, wave, page = to.index()] {
+        try {
+          return load(hash, loaded_.data()) && unpack(page, wave);
+        } catch (const std::bad_alloc&) {
+          count(FileFault::kIo);
+          return false;
+        }
       },
       true);
+}
+
+/// Orders the copy under the lock, so that cancel_loads comes before it or after it: what comes
+/// later to the page waits for it.
+bool FileTier::unpack(std::int32_t page, std::uint64_t wave) {
+  TierJob unpacked;
+  {
+    const std::lock_guard lock(mutex_);
+    if (wave != wave_) return false;
+    unpacked = copies_.unpack(loaded_.data(), page);
+  }
+  if (!copies_.wait(unpacked)) return false;
+  const std::lock_guard lock(mutex_);
+  ++counts_.loads;
+  return true;
+}
+
+void FileTier::cancel_loads() {
+  count(FileFault::kIo);
+  const std::lock_guard lock(mutex_);
+  ++wave_;
 }
 
 bool FileTier::load(const PageHash& hash, std::byte* image) {
@@ -245,9 +279,9 @@ void FileTier::count(FileFault fault) {
   ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
 }
 
-void FileTier::settle() {
+bool FileTier::settle(std::chrono::milliseconds most) {
   copies_.wait_all();
-  jobs_.wait_all();
+  return jobs_.wait_all(most);
 }
 
 TierCounts FileTier::counts() const {

@@ -45,7 +45,9 @@ class FileTier final : public Tier {
   TierAnswer lookup(const PageHash& hash) override;
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
-  void settle() override;
+  bool settle(std::chrono::milliseconds most) override;
+  /// Loads that are under way write to no page any more: they fail.
+  void cancel_loads();
   TierCounts counts() const override;
   FileFaults faults() const;
 
@@ -63,6 +65,7 @@ class FileTier final : public Tier {
   };
   std::string path(const Folder& folder, const PageHash& hash) const;
   std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
+  bool unpack(std::int32_t page, std::uint64_t wave);
   void find_folders();
   void find_files();
   void add(Known file);
@@ -83,6 +86,7 @@ class FileTier final : public Tier {
   std::set<std::string> under_way_;  // paths of stores
   std::deque<Known> files_;          // oldest first
   std::int64_t bytes_ = 0;
+  std::uint64_t wave_ = 0;  // of loads that may write to pages
   TierCounts counts_;
   FileFaults faults_;
   JobQueue jobs_;  // last: its thread uses the others

@@ -39,7 +39,11 @@ PageSlot HostTier::take_slot(PageRank rank) {
 }
 
 TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
-  if (index_.find(hash) != kNoSlot) return job_done();
+  if (const PageSlot known = index_.find(hash); known != kNoSlot) {
+    queues_of(known).taken(pages_, known);
+    used(known);
+    return job_done();
+  }
   const PageSlot slot = take_slot(from.page.rank());
   if (slot == kNoSlot) {
     counts_.drops += from.page.rank() == me_;

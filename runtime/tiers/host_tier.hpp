@@ -37,7 +37,10 @@ class HostTier final : public Tier {
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   /// REQUIRES: `to` is on the page's rank.
   TierJob submit_load(const PageHash& hash, PageId to) override;
-  void settle() override { copies_.wait_all(); }
+  bool settle(std::chrono::milliseconds) override {
+    copies_.wait_all();
+    return true;
+  }
   TierCounts counts() const override { return counts_; }
 
   /// Pinned pages do not leave. REQUIRES: the tier has them; no page is pinned twice.

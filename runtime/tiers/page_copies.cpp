@@ -7,9 +7,9 @@
 namespace kvmesh {
 
 PageCopies::PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
-                       const Communicator& world)
-    : mover_(pools),
-      page_size_(pools.layout().groups().front().format.page_size),
+                       const Communicator& world, std::size_t group)
+    : mover_(pools, group),
+      page_size_(pools.layout().groups()[group].format.page_size),
       page_bytes_(mover_.bytes(mover_.layers(), page_size_)),
       world_(world),
       stream_(std::move(stream)) {}
@@ -132,7 +132,7 @@ void PageCopies::failed() {
 
 void PageCopies::throw_error() {
   const std::lock_guard lock(errors_);
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  if (error_) std::rethrow_exception(error_);
 }
 
 }  // namespace kvmesh

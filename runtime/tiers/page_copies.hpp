@@ -23,10 +23,10 @@ namespace kvmesh {
 /// Copies are gathered to batches, each one call of the stream. Threads may share it.
 class PageCopies {
  public:
-  /// REQUIRES: `pools`, with one layer group, and `world`, whose rank and deadline waits have,
-  /// outlive it.
+  /// Of pages of one layer group. REQUIRES: `pools` and `world`, whose rank and deadline waits
+  /// have, outlive it.
   PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
-             const Communicator& world);
+             const Communicator& world, std::size_t group = 0);
   /// Waits for the copies, at most for the deadline.
   ~PageCopies();
   PageCopies(const PageCopies&) = delete;
@@ -46,7 +46,8 @@ class PageCopies {
   /// The copies to come run after the work that is on `stream` now.
   void after(Stream stream);
   /// The work to come on `stream` runs after the copies so far; on the CPU it blocks until they are
-  /// done. @throws the first error of a copy since the last call.
+  /// done. @throws the first error of a copy, at every call from then on: the page, or its image,
+  /// may hold anything.
   void before(Stream stream);
   /// Blocks until all copies are done. @throws as before; Timeout.
   void wait_all();

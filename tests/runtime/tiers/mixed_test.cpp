@@ -1,0 +1,453 @@
+// Random operations of caches with tiers on ranks that are threads, with their bytes: prefixes,
+// forks, evictions, moves, drains and sizes of pools mixed. After each operation every rank checks
+// the tokens that it holds.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "tests/allocator/seed.hpp"
+#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache_inside.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kPage = 4;
+
+std::int64_t draw(std::mt19937_64& random, std::int64_t least, std::int64_t most) {
+  return least + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(most - least + 1));
+}
+
+/// A request: its tokens, and for each a number that stands for all tokens up to it.
+struct Request {
+  SequenceId id;
+  PrefixKey key;
+  std::vector<std::uint64_t> contents;
+};
+
+float number(std::uint64_t content, int layer, int head, int plane) {
+  return static_cast<float>((content >> 8) % 4093 + static_cast<std::uint64_t>(layer)) +
+         static_cast<float>(head) * 0.25f + static_cast<float>(plane) * 0.5f;
+}
+
+/// Every rank draws the same operations.
+class Serving {
+ public:
+  Serving(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
+      : random_(seed), cache_(mesh, options) {}
+
+  void run(std::int64_t steps) {
+    for (std::int64_t step = 0; step < steps; ++step) {
+      SCOPED_TRACE(testing::Message() << "step " << step);
+      operate();
+      check();
+      if (testing::Test::HasFailure()) throw Error("an operation has failed");
+      digests_ = digests_ * 31 + cache_.digest();
+      if (step % 16 != 15 && step + 1 != steps) continue;
+      const auto all = all_gather_value(cache_.mesh().world(), digests_, "digests");
+      for (const std::uint64_t other : all) ASSERT_EQ(other, digests_);
+    }
+  }
+
+  KvCache& cache() { return cache_; }
+  std::int64_t hits = 0, moved = 0;
+
+ private:
+  Request& any() {
+    return requests_[static_cast<std::size_t>(draw(random_, 0, std::ssize(requests_) - 1))];
+  }
+
+  void operate() {
+    const std::int64_t kind = draw(random_, 0, 999);
+    if (requests_.empty() || (kind < 280 && requests_.size() < 5)) {
+      arrive();
+    } else if (kind < 500) {
+      decode(any());
+    } else if (kind < 700) {
+      Request& request = any();
+      cache_.publish(request.id, request.key);
+    } else if (kind < 740) {
+      fork(any());
+    } else if (kind < 780) {
+      truncate(any());
+    } else if (kind < 800) {
+      make_writable(any());
+    } else if (kind < 830) {
+      moved += cache_.rebalance(draw(random_, 0, 6));
+    } else if (kind < 870) {
+      resize();
+    } else if (kind < 873) {
+      cache_.flush_tiers();
+    } else {
+      leave(static_cast<std::size_t>(draw(random_, 0, std::ssize(requests_) - 1)));
+    }
+  }
+
+  void add_tokens(Request& request, std::int64_t count) {
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+    for (std::int32_t& token : tokens) {
+      token = draw(random_, 0, 7) == 0 ? 1 : 0;
+      const std::uint64_t before = request.contents.empty() ? 1 : request.contents.back();
+      request.contents.push_back((before + static_cast<std::uint64_t>(token) + 7) *
+                                 0x9E3779B97F4A7C15u);
+    }
+    request.key.append(tokens);
+  }
+
+  void arrive() {
+    Request request{{}, cache_.make_prefix_key(), {}};
+    add_tokens(request, draw(random_, 1, 26));
+    const PrefixMatch match = cache_.match_prefix(request.key);
+    hits += match.tokens > 0;
+    if (draw(random_, 0, 9) == 0) return cache_.release(match);
+    request.id = cache_.create_with_prefix(match);
+    requests_.push_back(std::move(request));
+    check();  // what the match says is there
+    append(requests_.back());
+  }
+
+  /// Appends the key's tokens past the sequence's length; without room they are forgotten.
+  void append(Request& request) {
+    const std::int64_t length = cache_.length(request.id);
+    const std::int64_t count = std::ssize(request.contents) - length;
+    if (count == 0) return;
+    auto made = cache_.try_plan({{request.id, count, 0}});
+    if (!made) {
+      request.contents.resize(static_cast<std::size_t>(length));
+      return request.key.truncate(length);
+    }
+    const CacheOptions& o = cache_.options();
+    for (int layer = 0; layer < o.layers; ++layer) {
+      std::vector<float> k, v;
+      for (std::int64_t at = length; at < length + count; ++at)
+        for (int head = 0; head < o.kv_heads; ++head) {
+          const std::uint64_t content = request.contents[static_cast<std::size_t>(at)];
+          k.insert(k.end(), static_cast<std::size_t>(o.k_dim), number(content, layer, head, 0));
+          v.insert(v.end(), static_cast<std::size_t>(o.v_dim), number(content, layer, head, 1));
+        }
+      made->append(layer, tensor(k.data(), {count, o.kv_heads, o.k_dim}),
+                   tensor(v.data(), {count, o.kv_heads, o.v_dim}));
+    }
+  }
+
+  void decode(Request& request) {
+    add_tokens(request, draw(random_, 1, 5));
+    append(request);
+  }
+
+  void fork(Request& request) {
+    if (requests_.size() >= 5) return;
+    Request child = request;
+    child.id = cache_.fork(request.id);
+    requests_.push_back(std::move(child));
+  }
+
+  void truncate(Request& request) {
+    const std::int64_t length = draw(random_, 0, cache_.length(request.id));
+    try {
+      cache_.truncate(request.id, length);
+    } catch (const InvalidArgument&) {  // pages behind a window are given up
+      return;
+    }
+    request.contents.resize(static_cast<std::size_t>(length));
+    request.key.truncate(length);
+  }
+
+  void make_writable(Request& request) {
+    const std::int64_t begin = draw(random_, 0, cache_.length(request.id));
+    static_cast<void>(cache_.try_make_writable(request.id, begin,
+                                               draw(random_, begin, cache_.length(request.id))));
+  }
+
+  void resize() {
+    const PageRank rank{
+        static_cast<std::int32_t>(draw(random_, 0, cache_.mesh().kv_parallel() - 1))};
+    if (cache_.allocator().pool_pages(rank) == 0) return cache_.add_rank(rank);
+    const std::int64_t most = cache_.options().max_pages_per_rank;
+    const auto done = draw(random_, 0, 2) == 0 ? cache_.try_drain(rank)
+                                               : cache_.try_resize(rank, draw(random_, 1, most));
+    if (done) moved += *done;
+  }
+
+  void leave(std::size_t at) {
+    cache_.erase(requests_[at].id);
+    requests_.erase(requests_.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+
+  void check() {
+    for (int group = 0; group < cache_.groups(); ++group)
+      cache_.allocator(group).verify_integrity();
+    for (const Request& request : requests_)
+      for (int layer = 0; layer < cache_.options().layers; ++layer) check_layer(request, layer);
+  }
+
+  void check_layer(const Request& request, int layer) {
+    const PageAllocator& allocator = cache_.allocator(cache_.group_of(layer));
+    const PagePlanes planes = cache_.planes(layer);
+    const std::span<const PageId> table = allocator.pages(request.id);
+    const std::int64_t length = allocator.length(request.id);
+    ASSERT_LE(length, std::ssize(request.contents));
+    for (std::int64_t at = allocator.released_pages(request.id) * kPage; at < length; ++at) {
+      const PageId page = table[static_cast<std::size_t>(at / kPage)];
+      if (page.rank() != cache_.mesh().page_rank()) continue;
+      for (int plane = 0; plane < 2; ++plane) {
+        const TensorView& of = planes[static_cast<std::size_t>(plane)];
+        for (int head = 0; head < cache_.options().kv_heads; ++head) {
+          const std::int64_t first =
+              page.index() * of.stride(0) + head * of.stride(1) + at % kPage * of.stride(2);
+          const float* row = static_cast<const float*>(of.data) + first;
+          const float want =
+              number(request.contents[static_cast<std::size_t>(at)], layer, head, plane);
+          ASSERT_TRUE(row[0] == want && row[of.shape[3] - 1] == want)
+              << "position " << at << ", layer " << layer << ": " << row[0] << " for " << want;
+        }
+      }
+    }
+  }
+
+  std::mt19937_64 random_;
+  KvCache cache_;
+  std::vector<Request> requests_;
+  std::uint64_t digests_ = 0;
+};
+
+CacheOptions mixed_options(int ranks, bool has_groups) {
+  CacheOptions options = small_cache_options();
+  options.pages_per_rank = 20 / ranks;
+  options.max_pages_per_rank = 24 / ranks;
+  options.home_threshold_tokens = 8;
+  options.prefix = {.enabled = true, .hash = PrefixHash::kXxh3};
+  if (has_groups) options.groups = {{.layers = {1}, .window = 7}};
+  options.tiers.host_bytes = 10 * 2 * 2 * kPage * (8 + 6) * 4 / ranks;
+  return options;
+}
+
+/// The operations of all cases together.
+std::int64_t operations() {
+  const char* all = std::getenv("KVMESH_OPERATIONS");
+  return all != nullptr ? std::max<std::int64_t>(1000, std::atoll(all)) : 100'000;
+}
+
+class Folder {
+ public:
+  Folder() : path_(fs::temp_directory_path() / ("kvmesh_mixed." + std::to_string(::getpid()))) {
+    fs::remove_all(path_);
+  }
+  ~Folder() { fs::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  fs::path path_;
+};
+
+TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
+  SCOPED_TRACE(seed_note());
+  struct Case {
+    int ranks;
+    bool has_groups, has_files;
+    int part;  // of all operations, in hundredths
+  };
+  for (const Case& it :
+       {Case{1, false, false, 40}, Case{1, true, false, 40}, Case{1, true, true, 8},
+        Case{2, false, false, 6}, Case{3, true, false, 4}, Case{2, true, true, 2}}) {
+    SCOPED_TRACE(testing::Message()
+                 << it.ranks << " ranks, groups " << it.has_groups << ", files " << it.has_files);
+    const Folder folder;
+    run_on_threads(it.ranks,
+                   [&](Mesh& mesh) {
+                     CacheOptions options = mixed_options(it.ranks, it.has_groups);
+                     if (it.has_files) options.tiers.directory = folder.path();
+                     options.tiers.file_bytes = 30 << 10;
+                     Serving serving(mesh, options, seed() + static_cast<std::uint64_t>(it.part));
+                     serving.run(operations() * it.part / 100);
+                     EXPECT_GT(serving.hits, 50);
+                     EXPECT_GT(serving.cache().tier_statistics().pages_back, 10);
+                     if (it.ranks > 1) {
+                       EXPECT_GT(serving.moved, 20);
+                     }
+                     serving.cache().check_replicas();
+                   },
+                   {.threads = 1});
+  }
+}
+
+/// Calls of the system that fail now and then.
+class FaultyCalls final : public FileCalls {
+ public:
+  explicit FaultyCalls(std::uint64_t seed) : random_(seed) {}
+  int open(const char* path, int flags) override {
+    return fails() ? -1 : FileCalls::open(path, flags);
+  }
+  ssize_t read(int file, void* to, std::size_t size) override {
+    return fails() ? -1 : FileCalls::read(file, to, size);
+  }
+  ssize_t write(int file, const void* from, std::size_t size) override {
+    return fails() ? -1 : FileCalls::write(file, from, size);
+  }
+  int rename(const char* from, const char* to) override {
+    return fails() ? -1 : FileCalls::rename(from, to);
+  }
+  int remove(const char* path) override { return fails() ? -1 : FileCalls::remove(path); }
+  int make_folder(const char* path) override { return fails() ? -1 : FileCalls::make_folder(path); }
+
+ private:
+  bool fails() {
+    const std::lock_guard lock(mutex_);
+    constexpr int kErrors[] = {ENOSPC, EROFS, EIO};
+    errno = kErrors[random_() % 3];
+    return random_() % 10 == 0;
+  }
+  std::mutex mutex_;
+  std::mt19937_64 random_;
+};
+
+TEST(MixedProperties, FilesThatFailOnOneRankAreMissesOnAll) {
+  SCOPED_TRACE(seed_note());
+  const Folder folder;
+  run_on_threads(2,
+                 [&](Mesh& mesh) {
+                   CacheOptions options = mixed_options(2, true);
+                   options.tiers.directory = folder.path();
+                   Serving serving(mesh, options, seed());
+                   auto& state = inside(serving.cache());
+                   state.tiers = std::make_unique<CacheTiers>(
+                       state.mesh, state.options, state.groups, state.pools,
+                       std::make_unique<FaultyCalls>(seed() + mesh.rank().value * 77u));
+                   serving.run(800);
+                   const TierStatistics tiers = serving.cache().tier_statistics();
+                   const FileFaults& faults = tiers.faults;
+                   const std::int64_t failed = faults.full + faults.denied + faults.io;
+                   const auto all = all_gather_value(mesh.world(), failed, "faults");
+                   EXPECT_GT(all[0] + all[1], 10);
+                   EXPECT_GT(tiers.pages_back, 0);
+                 },
+                 {.threads = 1});
+}
+
+/// A disk that takes its time.
+class SlowCalls final : public FileCalls {
+ public:
+  ssize_t read(int file, void* to, std::size_t size) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(read_ms));
+    return FileCalls::read(file, to, size);
+  }
+  int rename(const char* from, const char* to) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(write_ms));
+    return FileCalls::rename(from, to);
+  }
+  std::atomic<int> read_ms = 0, write_ms = 0;
+};
+
+TEST(SlowDisk, IsAMissAndEndsAFlushAtTheDeadline) {
+  using namespace std::chrono_literals;
+  const Folder folder;
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+  CacheOptions options = mixed_options(1, false);
+  options.tiers.directory = folder.path();
+  KvCache cache(mesh, options);
+  auto& state = inside(cache);
+  auto calls = std::make_unique<SlowCalls>();
+  SlowCalls& disk = *calls;
+  state.tiers.reset();
+  state.options.tiers.host_bytes = 0;
+  state.tiers = std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools,
+                                             std::move(calls));
+  const SequenceId sequence = cache.create();
+  fill(cache, sequence, 12);
+  PrefixKey key = cache.make_prefix_key();
+  key.append(std::vector<std::int32_t>(12, 3));
+  cache.publish(sequence, key);
+  cache.erase(sequence);
+  state.mesh.world().set_deadline(200ms);
+  disk.write_ms = 400;
+  EXPECT_THROW(cache.flush_tiers(), Timeout);
+  disk.write_ms = 0;
+  state.mesh.world().set_deadline(10s);
+  cache.flush_tiers();
+  const SequenceId large = cache.create();
+  cache.reserve(large, 20 * kPage);  // evicts all
+  cache.erase(large);
+  state.mesh.world().set_deadline(200ms);
+  disk.read_ms = 300;
+  PrefixMatch match = cache.match_prefix(key);
+  EXPECT_EQ(match.tokens, 0);
+  EXPECT_GT(cache.tier_statistics().faults.io, 0);
+  cache.release(match);
+  cache.allocator().verify_integrity();
+  disk.read_ms = 0;
+  state.mesh.world().set_deadline(10s);
+  match = cache.match_prefix(key);
+  EXPECT_EQ(match.tokens, 12);
+  cache.release(match);
+}
+
+TEST(HostTier, ASecondStoreRenewsThePlaceOfAPage) {
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+  KvCache cache(mesh, mixed_options(1, false));
+  auto& state = inside(cache);
+  PageCopies copies(state.pools, state.groups.front().backend->make_move_stream(), mesh.world());
+  HostTier tier({.pages_per_rank = 2, .eviction = Eviction::kLru}, copies, nullptr);
+  const auto hash = [](std::uint8_t number) {
+    PageHash of;
+    of.bytes.fill(number);
+    return of;
+  };
+  for (const std::uint8_t number : {1, 2, 1, 3})
+    tier.submit_store(hash(number), {.page = {PageRank{0}, number}});
+  EXPECT_EQ(tier.lookup(hash(1)), TierAnswer::kHit);
+  EXPECT_EQ(tier.lookup(hash(2)), TierAnswer::kMiss);
+  EXPECT_EQ(tier.lookup(hash(3)), TierAnswer::kHit);
+  EXPECT_TRUE(tier.settle(std::chrono::seconds(10)));
+  EXPECT_EQ(tier.counts().stores, 3);
+}
+
+/// A stream that fails at one of its moves.
+class FaultyStream final : public MoveStream {
+ public:
+  FaultyStream(std::unique_ptr<MoveStream> real, int fails)
+      : real_(std::move(real)), fails_(fails) {}
+  void move(const PageMoves& moves) override {
+    if (fails_-- == 0) throw Error("injected");
+    real_->move(moves);
+  }
+  void call(std::function<void(bool)> work) override { real_->call(std::move(work)); }
+  void after(Stream stream) override { real_->after(stream); }
+  void before(Stream stream) override { real_->before(stream); }
+  bool is_done() override { return real_->is_done(); }
+
+ private:
+  std::unique_ptr<MoveStream> real_;
+  int fails_;
+};
+
+// A device whose copies fail is not used any more: what a page or its image holds is unknown.
+TEST(PageCopies, AFailedCopyIsThrownFromThenOn) {
+  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+  KvCache cache(mesh, mixed_options(1, false));
+  auto& state = inside(cache);
+  for (int fails = 0; fails < 3; ++fails) {
+    PageCopies copies(
+        state.pools,
+        std::make_unique<FaultyStream>(state.groups.front().backend->make_move_stream(), fails),
+        mesh.world());
+    std::vector<std::byte> image(copies.page_bytes());
+    for (int at = 0; at < 3; ++at) {
+      const TierJob job = at == 1 ? copies.unpack(image.data(), at) : copies.pack(at, image.data());
+      EXPECT_EQ(copies.wait(job), at != fails);
+    }
+    EXPECT_THROW(copies.wait_all(), Error);
+    EXPECT_THROW(copies.before({}), Error);
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::test
