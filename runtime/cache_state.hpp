@@ -111,9 +111,9 @@ class KvCache::State {
   PoolSizes& pool_size(PageRank rank);
   /// The bytes of pools of so many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
-  /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
-  /// pages. Collective over the world.
-  void check_room(PageRank rank, std::int64_t pages);
+  /// Gives a pool memory for more pages. @throws OutOfMemory, on every rank and with nothing
+  /// changed, if the pool of page rank `rank` cannot have `pages` pages. Collective over the world.
+  void make_room(PageRank rank, std::int64_t pages);
 };
 
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this

@@ -41,6 +41,13 @@ CacheOptions largest(const Mesh& mesh, const CacheAgreement& agreed) {
                     agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)].most);
 }
 
+/// [group] for how many pages this rank's pools need memory; empty: for all.
+std::vector<std::int64_t> first_pages(const Mesh& mesh, const CacheAgreement& agreed) {
+  const PoolSizes& pool = agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)];
+  if (pool.growth != Growth::kPieces) return {};
+  return pages_of_groups(agreed.options, pool.now);
+}
+
 /// [kv rank]
 std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
   std::vector<PoolLayout> layouts;
@@ -65,7 +72,8 @@ std::vector<std::int64_t> pages_of_ranks(const CacheAgreement& agreed, std::size
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     : mesh(std::move(owner)),
       options(agreed.options),
-      pools(agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)))),
+      pools(
+          agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)), first_pages(mesh, agreed))),
       peers(pools, mesh.kv(), layouts_of(mesh, agreed)),
       group_of_layer(static_cast<std::size_t>(options.layers)),
       pool_sizes(agreed.pools) {
