@@ -61,11 +61,14 @@ class KvCache::State {
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
   /// @throws InvalidArgument if the layer does not exist.
   std::size_t index_of_group(int layer) const;
-  /// One layer's pages as append and attention see them. REQUIRES: the layer exists.
+  /// One layer's pages as append and attention see them.
+  /// @throws InvalidArgument if the layer does not exist or holds states.
   KvPool pool(int layer) {
-    const LocalShape& shape = group_of(layer).shape;
+    const LocalShape& shape = attention_group(layer).shape;
     return kv_pool(shape.attention, shape.format, pools.layer(layer));
   }
+  /// The group of a layer that has keys and values. @throws as pool.
+  CacheGroup& attention_group(int layer);
 
   /// Of the histories of all groups' allocators; of one group that of its allocator.
   std::uint64_t digest() const;

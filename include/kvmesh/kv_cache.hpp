@@ -303,6 +303,20 @@ class KvCache {
   void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
              const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
 
+  /// A sequence's state in a layer of a state group (LayerGroup::state_bytes): [state_bytes / 4] in
+  /// float32, whatever its bytes mean, in memory of the mesh's device. Empty on the kv ranks that
+  /// do not hold it, and for a sequence without tokens, which has none. Whole pages, for kernels
+  /// that take a number per sequence: planes(layer)[0], and the page's index in allocator(group).
+  ///
+  /// The first plan that appends to a sequence gives it a state, of unspecified contents. Forks
+  /// share it until one of them appends: then that plan copies it. So after a plan the states of
+  /// the sequences that it appends to may be written, on a GPU by work on the stream of later
+  /// steps; make_writable is the other way. truncate leaves a state as it is (of length 0 it gives
+  /// it up): to take back drafts, keep a fork, or compute the state again. Moves, exports and
+  /// imports take states along.
+  /// @throws UnknownSequence; InvalidArgument if the layer has keys and values.
+  TensorView sequence_state(int layer, SequenceId sequence);
+
   /// The prefix cache: PageAllocator's operations, with the same errors; they change metadata only.
   /// Every page of a match lies where it was written, so the batch that goes on from it may read
   /// pages of any rank. A run that ends inside of a page shares that page, which is copied when the

@@ -82,7 +82,7 @@ std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
         .add(group.page_kind ? int(*group.page_kind) : -1);
     const KvScales scales = group.scales.value_or(KvScales{.k = 0});
     hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v)).add(group.window);
-    hash.add(std::bit_cast<std::uint64_t>(group.page_share));
+    hash.add(std::bit_cast<std::uint64_t>(group.page_share)).add(group.state_bytes);
   }
   return static_cast<std::int64_t>(hash.value());
 }
@@ -273,9 +273,11 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
   try {
     check_tiers(options);
+    require(options.state_bytes == 0, "cache: state_bytes {} belong to a layer group",
+            options.state_bytes);
     for (const CacheOptions& group : options_of_groups(options)) {
       check_options(mesh, group);
-      check_shape(local_shape(mesh, group));
+      if (group.state_bytes == 0) check_shape(local_shape(mesh, group));
     }
     static_cast<void>(pool_layout(mesh, options));  // for overflow
     mine.room = {options.bytes, options.pages_per_rank};
