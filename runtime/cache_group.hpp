@@ -25,6 +25,9 @@ struct CacheGroup {
   CacheGroup(const CacheGroup&) = delete;
   CacheGroup& operator=(const CacheGroup&) = delete;
 
+  /// Whether it holds states instead of keys and values.
+  bool has_states() const { return options.state_bytes > 0; }
+
   CacheOptions options;  // those of a cache that has the group's layers alone
   LocalShape shape;
   PageAllocator allocator;

@@ -61,11 +61,14 @@ class KvCache::State {
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
   /// @throws InvalidArgument if the layer does not exist.
   std::size_t index_of_group(int layer) const;
-  /// One layer's pages as append and attention see them. REQUIRES: the layer exists.
+  /// One layer's pages as append and attention see them.
+  /// @throws InvalidArgument if the layer does not exist or holds states.
   KvPool pool(int layer) {
-    const LocalShape& shape = group_of(layer).shape;
+    const LocalShape& shape = attention_group(layer).shape;
     return kv_pool(shape.attention, shape.format, pools.layer(layer));
   }
+  /// The group of a layer that has keys and values. @throws as pool.
+  CacheGroup& attention_group(int layer);
 
   /// Of the histories of all groups' allocators; of one group that of its allocator.
   std::uint64_t digest() const;
@@ -111,9 +114,9 @@ class KvCache::State {
   PoolSizes& pool_size(PageRank rank);
   /// The bytes of pools of so many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
-  /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
-  /// pages. Collective over the world.
-  void check_room(PageRank rank, std::int64_t pages);
+  /// Gives a pool memory for more pages. @throws OutOfMemory, on every rank and with nothing
+  /// changed, if the pool of page rank `rank` cannot have `pages` pages. Collective over the world.
+  void make_room(PageRank rank, std::int64_t pages);
 };
 
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this

@@ -57,6 +57,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
   }
   cache.wait_for_tiers();
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
+    if (cache.groups[g].has_states()) continue;
     std::vector<TokenMove> moves;
     for (const KeptTokens& tokens : batch) add_moves(cache.groups[g].allocator, tokens, moves);
     if (moves.empty()) continue;

@@ -41,6 +41,13 @@ CacheOptions largest(const Mesh& mesh, const CacheAgreement& agreed) {
                     agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)].most);
 }
 
+/// [group] for how many pages this rank's pools need memory; empty: for all.
+std::vector<std::int64_t> first_pages(const Mesh& mesh, const CacheAgreement& agreed) {
+  const PoolSizes& pool = agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)];
+  if (pool.growth != Growth::kPieces) return {};
+  return pages_of_groups(agreed.options, pool.now);
+}
+
 /// [kv rank]
 std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
   std::vector<PoolLayout> layouts;
@@ -65,7 +72,8 @@ std::vector<std::int64_t> pages_of_ranks(const CacheAgreement& agreed, std::size
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     : mesh(std::move(owner)),
       options(agreed.options),
-      pools(agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)))),
+      pools(
+          agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)), first_pages(mesh, agreed))),
       peers(pools, mesh.kv(), layouts_of(mesh, agreed)),
       group_of_layer(static_cast<std::size_t>(options.layers)),
       pool_sizes(agreed.pools) {
@@ -86,6 +94,12 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
 std::size_t KvCache::State::index_of_group(int layer) const {
   require(layer >= 0 && layer < options.layers, "cache: layer {} of {}", layer, options.layers);
   return group_of_layer[static_cast<std::size_t>(layer)];
+}
+
+CacheGroup& KvCache::State::attention_group(int layer) {
+  CacheGroup& group = group_of(layer);
+  require(!group.has_states(), "cache: layer {} holds states, not keys and values", layer);
+  return group;
 }
 
 std::uint64_t KvCache::State::digest() const {
@@ -123,6 +137,18 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
                                                     : TokenSlot{});
   }
   return slots;
+}
+
+void KvCache::State::wait_for_peers() {
+  if (mesh.kv_parallel() > 1) settle();
+}
+
+void KvCache::State::let_go() noexcept {
+  try {
+    wait_for_peers();
+  } catch (const std::exception&) {
+    // The error is dropped: the NCCL group is broken now, and its next use reports that.
+  }
 }
 
 KvCache::State::~State() {
@@ -206,10 +232,23 @@ KvPool KvCache::pool(int layer) {
   return state().pool(layer);
 }
 
+TensorView KvCache::sequence_state(int layer, SequenceId sequence) {
+  const CacheGroup& group = state().group_of(layer);
+  require(group.has_states(), "cache: layer {} holds keys and values, not states", layer);
+  const std::span<const PageId> pages = group.allocator.pages(sequence);
+  if (pages.empty() || pages[0].rank() != state().mesh.page_rank()) return {};
+  const TensorView all = state().pools.layer(layer)[0];  // [pages, 1, 1, elements]
+  const std::int64_t elements = all.shape[3];
+  return {static_cast<float*>(all.data) + pages[0].index() * elements,
+          all.dtype,
+          {elements},
+          all.device};
+}
+
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),
           "cache: kv rank {} of {}", kv_rank.value, state().mesh.kv_parallel());
-  const LocalShape& shape = state().group_of(layer).shape;
+  const LocalShape& shape = state().attention_group(layer).shape;
   if (kv_rank == state().mesh.kv_rank()) return state().pool(layer);
   const std::optional<PagePlanes> planes = state().peers.layer(kv_rank, layer);
   if (!planes) return std::nullopt;

@@ -1,7 +1,4 @@
 // KvCache's operations on sequences: each is applied to every layer group, or to none.
-#include <algorithm>
-
-#include "core/check.hpp"
 #include "runtime/cache_state.hpp"
 #include "runtime/mesh/replica_check.hpp"
 
@@ -73,43 +70,6 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
   state().pages_taken();
   for (std::size_t g = 0; g < copies.size(); ++g) state().make_copies(g, copies[g]);
   return can;
-}
-
-Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
-                                        std::span<const SequenceSize> sizes,
-                                        const PlanHashes& hashes, std::optional<Stream> after) {
-  history.compare(mesh.world(), hashes, [this] { check_replicas(); });
-  requests.clear();
-  for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
-  if (groups.size() > 1) {
-    const Result<Done> can =
-        can_each(groups, [&](PageAllocator& it) { return it.can_append(requests); });
-    if (!can) return can;
-  }
-  std::vector<std::vector<PageCopy>> copies(groups.size());
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    Result<std::vector<PageCopy>> made = groups[g].allocator.try_append(requests);
-    if (!made) return made.reason();  // of the only group
-    copies[g] = std::move(*made);
-  }
-  history.add(hashes);
-  pages_taken(after);
-  for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
-  slide_windows(batch, sizes);
-  return Done{};
-}
-
-/// A later step may have queries at the appended positions, too.
-void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
-                                   std::span<const SequenceSize> sizes) {
-  for (CacheGroup& group : groups) {
-    for (std::size_t i = 0; i < batch.size() && group.options.window > 0; ++i) {
-      const SequenceSize& size = sizes[i];
-      if (size.appended == 0) continue;
-      group.allocator.slide_window(batch[i].sequence,
-                                   std::min(size.first_query, size.length - size.appended));
-    }
-  }
 }
 
 void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,

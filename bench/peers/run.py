@@ -9,6 +9,7 @@ the GPU's speed over time affect all alike. README.md in this folder lists the p
 """
 
 import argparse
+import fnmatch
 import json
 import pathlib
 import sys
@@ -23,11 +24,11 @@ COOL_DOWN_SECONDS = 0.15  # the driver clears the memory of a program that ended
 
 
 class Rivals:
-    """The rivals that can run; none without torch and a GPU."""
+    """The rivals that can run and whose name matches a pattern; none without torch and a GPU."""
 
-    def __init__(self, wanted):
+    def __init__(self, patterns):
         self.made, self.absent, self.failed = [], {}, []
-        if not wanted:
+        if not patterns:
             return
         try:
             import rivals
@@ -38,7 +39,8 @@ class Rivals:
         if not torch.cuda.is_available():
             self.absent["torch"] = "sees no GPU"
             return
-        self.made, self.absent = rivals.make_all()
+        made, self.absent = rivals.make_all()
+        self.made = [rival for rival in made if any(fnmatch.fnmatchcase(rival.name, p) for p in patterns)]
 
     def prepare(self, row):
         """[(name, graph)] of the rivals whose output agrees with float64; failures are noted."""
@@ -136,14 +138,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=15, help="of a round")
     parser.add_argument("--device", default="cuda", help="kvmesh's: cpu tries the script itself")
-    parser.add_argument("--no-rivals", action="store_true", help="kvmesh alone")
+    parser.add_argument("--rivals", nargs="*", default=["*"],
+                        help="names, or patterns of them; none: kvmesh alone. A rival that breaks the "
+                             "process's CUDA context is measured in a run of its own")
     parser.add_argument("-o", "--output", default="peers", help="OUTPUT.md and OUTPUT.json")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.turns < 1:
         parser.error("--rounds and --turns must be positive")
 
     chosen = rows.select(arguments.rows)
-    rivals = Rivals(not arguments.no_rivals)
+    rivals = Rivals(arguments.rivals)
     date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     report = {"program": "bench/peers/run.py", "command": sys.argv, "date": date, "rounds": arguments.rounds,
               "turns": arguments.turns, "where": None, "versions": versions_of(rivals), "absent": rivals.absent,

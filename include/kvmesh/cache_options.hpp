@@ -30,6 +30,12 @@ struct LayerGroup {
   /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
   /// up.
   double page_share = 1;
+  /// Not 0: a state group. Its layers hold this many bytes per sequence, a multiple of 16, instead
+  /// of keys and values: the state of linear attention or of a Mamba layer, which the model
+  /// computes (KvCache::sequence_state). With head_parallel, each rank of a row has as many of its
+  /// own. A state takes one page; heads, dims, types and window do not matter. REQUIRES: no prefix
+  /// cache, which finds keys of earlier positions, but no earlier state.
+  std::int64_t state_bytes = 0;
 };
 
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
@@ -49,7 +55,9 @@ struct CacheOptions {
   /// part among them.
   double memory_fraction = 0;
   /// The most pages that KvCache::resize can give this rank's pools, whose addresses are reserved;
-  /// 0, or less than the pools begin with: as many as these. On CPUs.
+  /// 0, or less than the pools begin with: as many as these. On a GPU their memory then comes in
+  /// pieces of at least 2 MiB for each layer and plane; where the driver gives none, the pools keep
+  /// the pages that they begin with.
   std::int64_t max_pages_per_rank = 0;
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
@@ -76,6 +84,8 @@ struct CacheOptions {
   /// step's own tokens. It cannot be truncated to a length whose next query would see one of them
   /// (but to 0), and no plan may have such a query. Plans have no block masks.
   std::int64_t window = 0;
+  /// LayerGroup::state_bytes, in KvCache::group_options. REQUIRES: 0 in a cache's own options.
+  std::int64_t state_bytes = 0;
   /// Further groups of layers. All other layers, at least one, are group 0, and have the options
   /// above; those of the groups are numbered from 1. A sequence has one id and one length in all
   /// groups, and pages in each. `pages_per_rank` and `max_pages_per_rank` are those of group 0.

@@ -277,11 +277,12 @@ class KvCache {
   /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
   /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
   /// sequences hold move to where there is room, cached ones are evicted; then their memory is
-  /// returned to the system (not on GPUs, where it is kept). Returns, blocks and throws as
-  /// rebalance.
+  /// returned to the system (on a GPU if max_pages_per_rank is more than the pools began with; else
+  /// it is kept). On a GPU views of the rank's pools in other processes (peer_pool) end. Returns,
+  /// blocks and throws as rebalance.
   /// @throws, with nothing changed, OutOfPages if the pools have no room for the pages that move,
-  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small.
-  /// Collective over the world.
+  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small;
+  /// Unsupported if the pools of this rank's GPU cannot grow. Collective over the world.
   std::int64_t resize(PageRank rank, std::int64_t pages);
   Result<std::int64_t> try_resize(PageRank rank, std::int64_t pages);
   /// resize to 0 pages: the rank holds no page any more, and gets none until add_rank takes it back
@@ -301,6 +302,20 @@ class KvCache {
   /// published (see make_writable).
   void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
              const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
+
+  /// A sequence's state in a layer of a state group (LayerGroup::state_bytes): [state_bytes / 4] in
+  /// float32, whatever its bytes mean, in memory of the mesh's device. Empty on the kv ranks that
+  /// do not hold it, and for a sequence without tokens, which has none. Whole pages, for kernels
+  /// that take a number per sequence: planes(layer)[0], and the page's index in allocator(group).
+  ///
+  /// The first plan that appends to a sequence gives it a state, of unspecified contents. Forks
+  /// share it until one of them appends: then that plan copies it. So after a plan the states of
+  /// the sequences that it appends to may be written, on a GPU by work on the stream of later
+  /// steps; make_writable is the other way. truncate leaves a state as it is (of length 0 it gives
+  /// it up): to take back drafts, keep a fork, or compute the state again. Moves, exports and
+  /// imports take states along.
+  /// @throws UnknownSequence; InvalidArgument if the layer has keys and values.
+  TensorView sequence_state(int layer, SequenceId sequence);
 
   /// The prefix cache: PageAllocator's operations, with the same errors; they change metadata only.
   /// Every page of a match lies where it was written, so the batch that goes on from it may read
@@ -398,7 +413,8 @@ class KvCache {
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
   /// for kernels that are needed for the first time, and for an earlier replan that the device has
-  /// not read yet. `q_positions` as in PlanOptions.
+  /// not read yet. The stream also waits for copies of tiers (see match_prefix). `q_positions` as
+  /// in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step`
   /// belongs to another cache. After an error that has changed something `step` throws
   /// InvalidArgument until it is planned again. try_replan returns OutOfPages instead of

@@ -1,7 +1,9 @@
 // Sequences as streams of bytes: to keep them, or to hand them to another cache.
 //
-//   header   magic, version, the shape of a token's planes, tokens and hashes (if known), CRC-32C
-//   records  256 tokens of one layer each: every plane [heads, tokens, elements], CRC-32C
+//   header   magic, version, the shape of each layer group's planes, tokens and hashes (if known),
+//            CRC-32C
+//   records  group after group, 256 tokens of one layer each: every plane [heads, tokens,
+//            elements], CRC-32C
 //   end mark
 //
 // A stream knows neither pages nor ranks, so a cache with another page size, number of ranks or
@@ -131,7 +133,7 @@ class FileSource final : public ByteSource {
 
 /// What a stream says of itself.
 struct SequenceHeader {
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
 
   struct Plane {
     std::string name;
@@ -139,11 +141,18 @@ struct SequenceHeader {
     int elements = 0;  ///< per token and head
     friend bool operator==(const Plane&, const Plane&) = default;
   };
+  /// Layers whose planes have one shape.
+  struct Group {
+    std::vector<std::int32_t> layers;  ///< their numbers
+    int heads = 0;                     ///< the model's
+    std::vector<Plane> planes;
+    float k_scale = 1, v_scale = 1;  ///< of float8 planes with a scale for all
+    /// The first token that the stream has: those before it lay behind the group's window.
+    std::int64_t first = 0;
+    friend bool operator==(const Group&, const Group&) = default;
+  };
   std::int64_t tokens = 0;
-  int layers = 0;
-  int heads = 0;  ///< the model's
-  std::vector<Plane> planes;
-  float k_scale = 1, v_scale = 1;  ///< of float8 planes with a scale for all
+  std::vector<Group> groups;
   /// The tokens and the hashes of their pages, if the exporter had a key.
   std::vector<std::int32_t> token_ids;
   PrefixHash hash = PrefixHash::kSha256Cbor;

@@ -18,11 +18,14 @@ std::string text_of(const PageHash& hash) {
 const char* name_of(PrefixHash hash) { return hash == PrefixHash::kXxh3 ? "xxh3" : "sha256_cbor"; }
 
 std::string as_text(const std::string& file, const SequenceHeader& header) {
-  std::string text = fmt::format("{}: {} tokens, {} layers, {} kv heads; all checksums are right\n",
-                                 file, header.tokens, header.layers, header.heads);
-  for (const SequenceHeader::Plane& plane : header.planes) {
-    text += fmt::format("  {:<8} {} of {} a token and head\n", plane.name, plane.elements,
-                        name(plane.dtype));
+  std::string text = fmt::format("{}: {} tokens; all checksums are right\n", file, header.tokens);
+  for (const SequenceHeader::Group& group : header.groups) {
+    text += fmt::format("  {} layers, {} kv heads, tokens from {} on\n", group.layers.size(),
+                        group.heads, group.first);
+    for (const SequenceHeader::Plane& plane : group.planes) {
+      text += fmt::format("    {:<8} {} of {} per token and head\n", plane.name, plane.elements,
+                          name(plane.dtype));
+    }
   }
   if (header.token_ids.empty()) return text + "  it does not say the tokens\n";
   return text + fmt::format("  {} token ids, {} hashes ({}, pages of {} tokens)\n",
@@ -30,24 +33,29 @@ std::string as_text(const std::string& file, const SequenceHeader& header) {
                             header.hash_page_size);
 }
 
+nlohmann::ordered_json as_json(const SequenceHeader::Group& group) {
+  nlohmann::ordered_json json{
+      {"layers", group.layers},     {"kv_heads", group.heads},
+      {"first_token", group.first}, {"k_scale", group.k_scale},
+      {"v_scale", group.v_scale},   {"planes", nlohmann::ordered_json::array()}};
+  for (const SequenceHeader::Plane& plane : group.planes) {
+    json["planes"].push_back(
+        {{"name", plane.name}, {"dtype", name(plane.dtype)}, {"elements", plane.elements}});
+  }
+  return json;
+}
+
 std::string as_json(const std::string& file, const SequenceHeader& header) {
   nlohmann::ordered_json json{{"program", "kvmesh inspect"},
                               {"version", KVMESH_VERSION},
                               {"file", file},
                               {"tokens", header.tokens},
-                              {"layers", header.layers},
-                              {"kv_heads", header.heads},
-                              {"k_scale", header.k_scale},
-                              {"v_scale", header.v_scale},
-                              {"planes", nlohmann::ordered_json::array()},
+                              {"groups", nlohmann::ordered_json::array()},
                               {"token_ids", header.token_ids},
                               {"hash", name_of(header.hash)},
                               {"hash_page_size", header.hash_page_size},
                               {"hashes", nlohmann::ordered_json::array()}};
-  for (const SequenceHeader::Plane& plane : header.planes) {
-    json["planes"].push_back(
-        {{"name", plane.name}, {"dtype", name(plane.dtype)}, {"elements", plane.elements}});
-  }
+  for (const SequenceHeader::Group& group : header.groups) json["groups"].push_back(as_json(group));
   for (const PageHash& hash : header.hashes) json["hashes"].push_back(text_of(hash));
   // A path may hold any bytes.
   return json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

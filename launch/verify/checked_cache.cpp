@@ -131,6 +131,7 @@ SequenceId CheckedCache::fork(SequenceId sequence) {
   const SequenceId forked = cache_.fork(sequence);
   add_twin(forked, single_.fork(twins_.at(sequence)));
   content_[forked] = content_.at(sequence);
+  states_.fork(sequence, forked);
   return forked;
 }
 
@@ -142,6 +143,7 @@ bool CheckedCache::try_reserve(SequenceId sequence, std::int64_t tokens) {
 }
 
 void CheckedCache::truncate(SequenceId sequence, std::int64_t length) {
+  states_.truncate(sequence, length);
   cache_.truncate(sequence, length);
   single_.truncate(twins_.at(sequence), length);
   for (DenseSequence& layer : content_.at(sequence)) {
@@ -190,6 +192,7 @@ void CheckedCache::compact(const std::vector<KeptTokens>& batch) {
 }
 
 void CheckedCache::erase(SequenceId sequence) {
+  states_.erase(sequence);
   cache_.erase(sequence);
   single_.erase(twins_.at(sequence));
   twins_.erase(sequence);
@@ -263,7 +266,10 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
   expect(step.plan.query_tokens() ==
              (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),
          "plan: wrong number of queries");
-  for (int layer = 0; layer < cache_.options().layers; ++layer) run_layer(step, layer);
+  states_.step(batch, random_);
+  for (int layer = 0; layer < cache_.options().layers; ++layer) {
+    if (of(layer).state_bytes == 0) run_layer(step, layer);
+  }
   if (std::ranges::any_of(of_layers_, [](const CacheOptions& it) { return it.window > 0; })) {
     poison_free_pages(cache_);
     poison_free_pages(single_);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "launch/verify/checked_states.hpp"
 #include "launch/verify/findings.hpp"
 #include "launch/verify/host_tensor.hpp"
 #include "launch/verify/random.hpp"
@@ -32,14 +33,16 @@ struct StepOptions {
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
 /// arrays. In a reproducible cache the one rank runs each sequence alone, and its bits must be
 /// equal. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
-/// keys, values and queries. What is wrong goes to `findings`, so that a wrong number on one rank
-/// does not leave the others waiting.
+/// keys, values, queries and states. What is wrong goes to `findings`, so that a wrong number on
+/// one rank does not leave the others waiting.
 ///
 /// A plan may have limits. Then the tensors have room for more tokens than the batch has, and what
 /// it does not use is NaN.
 class CheckedCache {
  public:
   CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed);
+  CheckedCache(const CheckedCache&) = delete;
+  CheckedCache& operator=(const CheckedCache&) = delete;
 
   SequenceId create();
   SequenceId fork(SequenceId sequence);
@@ -111,6 +114,7 @@ class CheckedCache {
   std::map<SequenceId, Layers> content_;
   std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids
   Findings findings_;
+  CheckedStates states_{cache_, findings_};
 };
 
 }  // namespace kvmesh::verify

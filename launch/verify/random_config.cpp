@@ -82,6 +82,9 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (config.cache.layers > 1 && random.coin()) {
     config.cache.groups = {random_group(random, config.cache)};
+    if (random.one_in(4)) {
+      config.cache.groups[0].state_bytes = 16 * random.integer(1, 40);
+    }
   }
   return config;
 }
@@ -94,8 +97,10 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
       cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement),
-      cache.groups.empty() ? "" : ", two layer groups", cache.window,
-      cache.groups.empty() ? cache.window : cache.groups[0].window);
+      cache.groups.empty()              ? ""
+      : cache.groups[0].state_bytes > 0 ? ", a layer with states"
+                                        : ", two layer groups",
+      cache.window, cache.groups.empty() ? cache.window : cache.groups[0].window);
 }
 
 }  // namespace kvmesh::verify

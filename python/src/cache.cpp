@@ -75,6 +75,7 @@ LayerGroup group_of(nb::handle of) {
   members.read("v_dim", group.v_dim);
   members.read("window", group.window);
   members.read("page_share", group.page_share);
+  members.read("state_bytes", group.state_bytes);
   std::string dtype, page_kind;
   members.read("dtype", dtype);
   members.read("page_kind", page_kind);
@@ -259,6 +260,22 @@ void bind_sequences(nb::class_<PyCache>& type) {
           },
           nb::arg("kv_rank"), nb::arg("group") = 0)
       .def(
+          "sequence_state",
+          [](nb::handle self, int layer, std::uint64_t sequence) {
+            const TensorView view =
+                nb::cast<PyCache&>(self).get().sequence_state(layer, SequenceId(sequence));
+            if (view.empty()) return nb::object(nb::none());
+            const std::size_t shape[] = {static_cast<std::size_t>(view.shape[0])};
+            const bool is_cpu = view.device.kind == DeviceKind::kCpu;
+            return nb::cast(nb::ndarray<nb::array_api, float>(
+                view.data, 1, shape, self, nullptr, nb::dtype<float>(),
+                is_cpu ? nb::device::cpu::value : nb::device::cuda::value, view.device.index));
+          },
+          nb::arg("layer"), nb::arg("sequence"),
+          "The sequence's state in a layer with state_bytes, as float32 words in place (for "
+          "DLPack); "
+          "None on kv ranks that do not hold it. May be written after a plan that appends.")
+      .def(
           "length",
           [](PyCache& self, std::uint64_t sequence) {
             return self.get().allocator().length(SequenceId(sequence));
@@ -316,8 +333,10 @@ void bind_cache_class(nb::module_& module) {
       "max_pages_per_rank: how far resize can enlarge the pools. "
       "window: positions that a query sees; pages behind it are given up. groups: further groups "
       "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
-      "page_kind, window, page_share. tiers: where evicted pages go, a dict of host_bytes, "
-      "directory, model, file_bytes, durable, direct, stores_per_operation.");
+      "page_kind, window, page_share, state_bytes (a state per sequence instead of keys). tiers: "
+      "where evicted pages go, a dict of host_bytes, directory, model, file_bytes, durable, "
+      "direct, "
+      "stores_per_operation.");
   make_closable(type);
   bind_sequences(type);
   bind_prefix(module, type);

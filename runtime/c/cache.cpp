@@ -58,6 +58,7 @@ LayerGroup layer_group(const kvmesh_layer_group_t& given) {
     group.page_kind = choice({PageKind::kKv, PageKind::kLatent}, given.page_kind, "page_kind");
   }
   if (given.page_share != 0) group.page_share = given.page_share;
+  group.state_bytes = given.state_bytes;
   return group;
 }
 
@@ -133,6 +134,14 @@ kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_
   return guarded([&] {
     checked(pages, "pages") =
         checked(cache, "cache").cache.allocator().pool_pages(PageRank{kv_rank});
+  });
+}
+
+kvmesh_status_t kvmesh_sequence_state(kvmesh_cache_t* cache, int32_t layer,
+                                      kvmesh_sequence_t sequence, void** state) {
+  return guarded([&] {
+    void*& to = checked(state, "state");
+    to = checked(cache, "cache").cache.sequence_state(layer, SequenceId(sequence)).data;
   });
 }
 

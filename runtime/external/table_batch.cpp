@@ -96,21 +96,15 @@ LocalSequence& TableBatch::add(const TableRules& rules, const SequenceSize& size
   LocalSequence& local = local_[at];
   local.pages.clear();
   local.held.assign(index(rules.ranks), 0);
-  step_.sequences.push_back({.sequence = SequenceId(0, 0, static_cast<std::uint32_t>(at)),
-                             .pages = &local,
-                             .queries = size.queries,
-                             .length = size.length,
-                             .appended = size.appended});
-  step_.query_tokens += size.queries;
-  step_.append_tokens += size.appended;
+  step_.add({.sequence = SequenceId(0, 0, static_cast<std::uint32_t>(at)),
+             .size = size,
+             .pages = &local});
   return local;
 }
 
 void TableBatch::set(const TableRules& rules, const PageTables& tables,
                      std::span<const std::int64_t> q_positions) {
-  step_.sequences.clear();
-  step_.q_positions.assign(q_positions.begin(), q_positions.end());
-  step_.query_tokens = step_.append_tokens = 0;
+  step_.restart(q_positions);
   std::vector<std::int32_t> positions;
   for (std::int64_t b = 0; b < std::ssize(tables.kv_lens); ++b) {
     const TableRow row = row_of(tables, b);
@@ -138,7 +132,6 @@ void TableBatch::finish(const TableRules& rules) {
     sequence.counts_sinks = sequence.pages->first_rank() == rules.me;
   }
   step_.members = rules.members;
-  step_.participants.reset();
 }
 
 }  // namespace kvmesh

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/check.hpp"
 
@@ -15,6 +16,19 @@ std::int64_t pages_of(const LayerGroup& group, std::int64_t pages_per_rank) {
   const double pages = std::ceil(group.page_share * static_cast<double>(pages_per_rank));
   return static_cast<std::int64_t>(
       std::min(pages, static_cast<double>(PageId::kMaxPagesPerRank) + 1));  // which is refused
+}
+
+/// A state is of a whole sequence, so a page of it is never full.
+constexpr int kStatePageTokens = std::numeric_limits<int>::max();
+
+void become_states(CacheOptions& options, std::int64_t bytes) {
+  require(bytes >= 16 && bytes % 16 == 0 && bytes / 4 <= std::numeric_limits<int>::max(),
+          "cache: a layer group's state_bytes is {}, must be a positive multiple of 16 below 2^33",
+          bytes);
+  require(!options.prefix.enabled, "cache: a prefix cache, of a cache with a state group");
+  options.state_bytes = bytes;
+  options.page_size = kStatePageTokens;
+  options.window = 0;
 }
 
 /// `options` as those of the group alone.
@@ -31,6 +45,7 @@ CacheOptions options_of(const LayerGroup& group, CacheOptions options) {
   options.scales = group.scales.value_or(options.scales);
   options.window = group.window;
   options.pages_per_rank = pages_of(group, options.pages_per_rank);
+  if (group.state_bytes != 0) become_states(options, group.state_bytes);
   return options;
 }
 
@@ -90,12 +105,18 @@ LocalShape local_shape(const Mesh& mesh, const CacheOptions& options) {
           .pages = options.pages_per_rank};
 }
 
+PageFormat page_format(const LocalShape& shape, const CacheOptions& group) {
+  if (group.state_bytes == 0) return make_page_format(shape.attention, shape.format);
+  const auto elements = static_cast<int>(group.state_bytes / 4);
+  return {.heads = 1, .page_size = 1, .planes = {{"state", Dtype::kFloat32, elements}}};
+}
+
 PoolLayout pool_layout(const Mesh& mesh, const CacheOptions& options) {
   std::vector<PoolGroup> groups;
   const std::vector<std::vector<int>> layers = layers_of_groups(options);
   for (const CacheOptions& group : options_of_groups(options)) {
     const LocalShape shape = local_shape(mesh, group);
-    groups.push_back({.format = make_page_format(shape.attention, shape.format),
+    groups.push_back({.format = page_format(shape, group),
                       .pages = shape.pages,
                       .layers = layers[groups.size()]});
   }

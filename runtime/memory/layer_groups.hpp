@@ -15,7 +15,8 @@ std::vector<std::vector<int>> layers_of_groups(const CacheOptions& options);
 
 /// Each group as the options of a cache that has its layers alone. `pages_per_rank`, if it is set,
 /// is the group's.
-/// @throws InvalidArgument as layers_of_groups, and for a page share that is not positive.
+/// @throws InvalidArgument as layers_of_groups, and for a page share that is not positive or
+/// states of a wrong size.
 std::vector<CacheOptions> options_of_groups(const CacheOptions& options);
 
 /// The pages of each group's pools on a rank with `pages_per_rank` pages; 0 of each if it has none.
@@ -23,6 +24,9 @@ std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pag
 
 /// This rank's share of a layer of such a cache.
 LocalShape local_shape(const Mesh& mesh, const CacheOptions& options);
+
+/// What a page of a group holds. Of a state group: one row.
+PageFormat page_format(const LocalShape& shape, const CacheOptions& group);
 
 /// This rank's pools, for `options.pages_per_rank` pages.
 /// @throws InvalidArgument as options_of_groups, and if the bytes do not fit in 63 bits.

@@ -137,7 +137,9 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
   Transfer transfer(mover, device, peers, kv, members, operation);
   const PageRank me = members.page_rank(kv.rank());
   bool remote = false;
-  for (const PageCopy& copy : copies) {
+  const int rows = pools.layout().groups()[group].format.page_size;  // of a state: one
+  for (PageCopy copy : copies) {
+    copy.tokens = std::min(copy.tokens, rows);
     if (copy.source.rank() != copy.destination.rank()) {
       transfer.add(copy);
       remote = true;

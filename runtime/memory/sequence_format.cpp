@@ -23,6 +23,7 @@ constexpr std::uint32_t kMostHeaderBytes = 1u << 30;
 constexpr std::size_t kPiece = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 constexpr std::int64_t kMostRecordBytes = std::int64_t{1} << 32;
+constexpr std::int64_t kMostLayers = 1 << 16;
 
 [[noreturn]] void corrupt(const std::string& what) {
   throw StreamError(Reason::kCorrupt, "sequence stream: " + what);
@@ -92,18 +93,25 @@ Dtype checked_dtype(const std::string& text) {
   corrupt("an element type of another program");
 }
 
-void put_fields(Writer& out, const SequenceHeader& header) {
-  out.put(header.tokens);
-  out.put(std::int32_t{header.layers});
-  out.put(std::int32_t{header.heads});
-  out.put(header.k_scale);
-  out.put(header.v_scale);
-  out.put(static_cast<std::uint32_t>(header.planes.size()));
-  for (const SequenceHeader::Plane& plane : header.planes) {
+void put_group(Writer& out, const SequenceHeader::Group& group) {
+  out.put(static_cast<std::uint64_t>(group.layers.size()));
+  out.put_all(std::span<const std::int32_t>(group.layers));
+  out.put(std::int32_t{group.heads});
+  out.put(group.first);
+  out.put(group.k_scale);
+  out.put(group.v_scale);
+  out.put(static_cast<std::uint32_t>(group.planes.size()));
+  for (const SequenceHeader::Plane& plane : group.planes) {
     out.put_name(plane.name);
     out.put_name(name(plane.dtype));
     out.put(std::int32_t{plane.elements});
   }
+}
+
+void put_fields(Writer& out, const SequenceHeader& header) {
+  out.put(header.tokens);
+  out.put(static_cast<std::uint32_t>(header.groups.size()));
+  for (const SequenceHeader::Group& group : header.groups) put_group(out, group);
   out.put(static_cast<std::uint64_t>(header.token_ids.size()));
   out.put_all(std::span<const std::int32_t>(header.token_ids));
   out.put(static_cast<std::uint32_t>(header.hash));
@@ -112,22 +120,35 @@ void put_fields(Writer& out, const SequenceHeader& header) {
   out.put_all(std::span<const PageHash>(header.hashes));
 }
 
+SequenceHeader::Group take_group(Reader& in, std::int64_t tokens) {
+  SequenceHeader::Group group;
+  group.layers = in.take_all<std::int32_t>(in.take<std::uint64_t>());
+  checked("layers", std::ssize(group.layers), 1, kMostLayers);
+  for (const std::int32_t layer : group.layers) checked("a layer", layer, 0, kMostLayers);
+  group.heads = static_cast<int>(checked("heads", in.take<std::int32_t>(), 1, 1 << 16));
+  group.first = checked("the first token", in.take<std::int64_t>(), 0, tokens);
+  group.k_scale = in.take<float>();
+  group.v_scale = in.take<float>();
+  const std::int64_t planes =
+      checked("planes", in.take<std::uint32_t>(), 1, std::int64_t{PlaneList<int>::kMost});
+  for (std::int64_t i = 0; i < planes; ++i) {
+    SequenceHeader::Plane& plane = group.planes.emplace_back();
+    plane.name = in.take_name();
+    plane.dtype = checked_dtype(in.take_name());
+    plane.elements = static_cast<int>(checked("elements", in.take<std::int32_t>(), 1, 1 << 28));
+  }
+  if (row_bytes(group) >
+      kMostRecordBytes / std::min(kRecordTokens, tokens - group.first + 1) / group.heads)
+    corrupt("a token of a layer is too large");
+  return group;
+}
+
 SequenceHeader fields_of(std::span<const std::byte> bytes) {
   Reader in(bytes);
   SequenceHeader header;
   header.tokens = checked("tokens", in.take<std::int64_t>(), 0, kMostTokens);
-  header.layers = static_cast<int>(checked("layers", in.take<std::int32_t>(), 1, 1 << 16));
-  header.heads = static_cast<int>(checked("heads", in.take<std::int32_t>(), 1, 1 << 16));
-  header.k_scale = in.take<float>();
-  header.v_scale = in.take<float>();
-  const std::int64_t planes =
-      checked("planes", in.take<std::uint32_t>(), 1, std::int64_t{PlaneList<int>::kMost});
-  for (std::int64_t i = 0; i < planes; ++i) {
-    SequenceHeader::Plane& plane = header.planes.emplace_back();
-    plane.name = in.take_name();
-    plane.dtype = checked_dtype(in.take_name());
-    plane.elements = static_cast<int>(checked("elements", in.take<std::int32_t>(), 1, 1 << 20));
-  }
+  const std::int64_t groups = checked("groups", in.take<std::uint32_t>(), 1, kMostLayers);
+  for (std::int64_t i = 0; i < groups; ++i) header.groups.push_back(take_group(in, header.tokens));
   header.token_ids = in.take_all<std::int32_t>(in.take<std::uint64_t>());
   if (!header.token_ids.empty() && std::ssize(header.token_ids) != header.tokens)
     corrupt("it has another number of token ids than of tokens");
@@ -140,8 +161,6 @@ SequenceHeader fields_of(std::span<const std::byte> bytes) {
   if (std::ssize(header.hashes) > std::ssize(header.token_ids) / header.hash_page_size)
     corrupt("it has more hashes than full pages");
   if (!in.at_end()) corrupt("the header is longer than what it lists");
-  if (row_bytes(header) > kMostRecordBytes / kRecordTokens / header.heads)
-    corrupt("a token of a layer is too large");
   return header;
 }
 
@@ -199,19 +218,20 @@ SequenceHeader read_header(ByteSource& source) {
   return fields_of(std::span(bytes).subspan(16));
 }
 
-std::int64_t row_bytes(const SequenceHeader& header) {
+std::int64_t row_bytes(const SequenceHeader::Group& group) {
   std::int64_t bytes = 0;
-  for (const SequenceHeader::Plane& plane : header.planes)
+  for (const SequenceHeader::Plane& plane : group.planes)
     bytes += plane.elements * static_cast<std::int64_t>(size_bytes(plane.dtype));
   return bytes;
 }
 
-std::size_t record_bytes(const SequenceHeader& header, std::int64_t tokens) {
-  return static_cast<std::size_t>(row_bytes(header) * header.heads * tokens);
+std::size_t record_bytes(const SequenceHeader::Group& group, std::int64_t tokens) {
+  return static_cast<std::size_t>(row_bytes(group) * group.heads * tokens);
 }
 
-std::size_t plane_offset(const SequenceHeader& header, std::int64_t tokens, std::size_t plane) {
-  SequenceHeader before = header;
+std::size_t plane_offset(const SequenceHeader::Group& group, std::int64_t tokens,
+                         std::size_t plane) {
+  SequenceHeader::Group before = group;
   before.planes.resize(plane);
   return record_bytes(before, tokens);
 }
@@ -250,7 +270,8 @@ SequenceHeader inspect_sequence(ByteSource& source) {
   std::vector<std::byte> piece;
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     std::uint32_t sum = checksum_before(place);
-    for (std::size_t left = record_bytes(header, tokens); left > 0; left -= piece.size()) {
+    const std::size_t size = record_bytes(header.groups[place.group], tokens);
+    for (std::size_t left = size; left > 0; left -= piece.size()) {
       piece.resize(std::min(left, kPiece));
       source.read(piece);
       sum = crc32c(piece, sum);

@@ -15,22 +15,45 @@ namespace {
 
 using Reason = StreamError::Reason;
 
-SequenceHeader header_of(const KvCache& cache, SequenceId sequence, const PrefixKey* key) {
-  const CacheOptions& options = cache.options();
-  if (cache.groups() > 1)
-    throw Unsupported("sequence stream: a cache of several layer groups is not exported yet");
-  SequenceHeader header{.tokens = cache.length(sequence),
-                        .layers = options.layers,
-                        .heads = options.kv_heads,
-                        .planes = {},
-                        .token_ids = {},
-                        .hashes = {}};
-  for (const PagePlane& plane : cache.page_format().planes)
-    header.planes.push_back({std::string(plane.name), plane.dtype, plane.elements});
+/// The first token of which a group has rows. A state is one row, of the last token.
+std::int64_t first_token(const CacheGroup& group, SequenceId sequence) {
+  const std::int64_t tokens = group.allocator.length(sequence);
+  if (group.has_states()) return std::max<std::int64_t>(tokens - 1, 0);
+  return std::min(tokens, group.allocator.released_pages(sequence) * group.options.page_size);
+}
+
+/// A group of layers, and the part of the sequence that it still has.
+SequenceHeader::Group group_of(const PoolGroup& pool, const CacheGroup& cache, SequenceId sequence,
+                               int head_parallel) {
+  const CacheOptions& options = cache.options;
+  SequenceHeader::Group group{.layers = {pool.layers.begin(), pool.layers.end()},
+                              .heads = pool.format.heads * head_parallel,
+                              .planes = {},
+                              .first = first_token(cache, sequence)};
+  for (const PagePlane& plane : pool.format.planes)
+    group.planes.push_back({std::string(plane.name), plane.dtype, plane.elements});
   if (options.scales.kind == ScaleKind::kPerTensor) {
-    header.k_scale = options.scales.k;
-    header.v_scale = options.scales.v;
+    group.k_scale = options.scales.k;
+    group.v_scale = options.scales.v;
   }
+  return group;
+}
+
+/// The parts of a cache that a stream is made from, or goes to.
+struct CacheParts {
+  Mesh& mesh;
+  std::deque<CacheGroup>& groups;
+  const PoolStorage& pools;
+};
+
+SequenceHeader header_of(const CacheParts& cache, SequenceId sequence,
+                         const PrefixKey* key = nullptr) {
+  const std::deque<CacheGroup>& groups = cache.groups;
+  SequenceHeader header{
+      .tokens = groups[0].allocator.length(sequence), .groups = {}, .token_ids = {}, .hashes = {}};
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    header.groups.push_back(group_of(cache.pools.layout().groups()[g], groups[g], sequence,
+                                     cache.mesh.head_parallel()));
   if (key == nullptr) return header;
   require(std::ssize(key->tokens()) >= header.tokens, "export: the key has {} tokens of {}",
           key->tokens().size(), header.tokens);
@@ -44,28 +67,64 @@ SequenceHeader header_of(const KvCache& cache, SequenceId sequence, const Prefix
   return header;
 }
 
-void check_fits(const SequenceHeader& header, const SequenceHeader& cache) {
-  const auto check = [](const char* what, const auto& stream, const auto& mine) {
-    if (stream == mine) return;
-    throw StreamError(Reason::kMismatch, fmt::format("import: the stream has {} {}, the cache {}",
-                                                     what, stream, mine));
-  };
-  check("layers:", header.layers, cache.layers);
-  check("kv heads:", header.heads, cache.heads);
-  check("planes:", header.planes.size(), cache.planes.size());
+/// Refuses a stream that has another thing than the cache.
+template <class T>
+void check_same(const char* what, const T& stream, const T& cache) {
+  if (stream == cache) return;
+  throw StreamError(Reason::kMismatch,
+                    fmt::format("import: the stream has {} {}, the cache {}", what, stream, cache));
+}
+
+void check_fits(const SequenceHeader::Group& group, const SequenceHeader::Group& cache) {
+  check_same("layers:", fmt::format("{}", fmt::join(group.layers, ",")),
+             fmt::format("{}", fmt::join(cache.layers, ",")));
+  check_same("kv heads:", group.heads, cache.heads);
+  check_same("planes:", group.planes.size(), cache.planes.size());
   for (std::size_t i = 0; i < cache.planes.size(); ++i) {
     const auto text = [](const SequenceHeader::Plane& plane) {
       return fmt::format("{} of {} {}", plane.name, plane.elements, name(plane.dtype));
     };
-    check("a plane", text(header.planes[i]), text(cache.planes[i]));
+    check_same("a plane", text(group.planes[i]), text(cache.planes[i]));
   }
-  check("a scale of keys", header.k_scale, cache.k_scale);
-  check("a scale of values", header.v_scale, cache.v_scale);
+  check_same("a scale of keys", group.k_scale, cache.k_scale);
+  check_same("a scale of values", group.v_scale, cache.v_scale);
+}
+
+/// Refuses a stream without a token that the next query of a group's window sees.
+void check_window(const SequenceHeader::Group& group, std::int64_t tokens, std::int64_t window) {
+  const std::int64_t seen = window == 0 ? 0 : std::max<std::int64_t>(tokens - window + 1, 0);
+  if (group.first <= seen) return;
+  throw StreamError(Reason::kMismatch,
+                    fmt::format("import: the stream's tokens of layer {} begin at {}, the cache's "
+                                "window at {}",
+                                group.layers[0], group.first, seen));
+}
+
+void check_fits(const SequenceHeader& header, const SequenceHeader& cache,
+                const std::deque<CacheGroup>& groups) {
+  check_same("layer groups:", header.groups.size(), cache.groups.size());
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    check_fits(header.groups[g], cache.groups[g]);
+    const std::int64_t window = groups[g].has_states() ? 1 : groups[g].options.window;
+    check_window(header.groups[g], header.tokens, window);
+  }
+}
+
+/// Windows give up what the stream does not have.
+void give_up_pages_before(const SequenceHeader& header, SequenceId sequence,
+                          std::deque<CacheGroup>& groups) {
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const std::int64_t window = groups[g].options.window;
+    if (window > 0) groups[g].allocator.slide_window(sequence, header.groups[g].first + window - 1);
+  }
 }
 
 /// The tokens of a record whose pages are of one page rank. The record is the other end.
-std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, PageRank pool,
+std::vector<PageMove> moves_of(const CacheGroup& group, SequenceId sequence, PageRank pool,
                                std::int64_t first, std::int64_t tokens) {
+  const std::span<const PageId> pages = group.allocator.pages(sequence);
+  const std::int64_t page_size = group.options.page_size;
+  const std::int64_t last_row = group.has_states() ? 0 : page_size - 1;
   std::vector<PageMove> moves;
   for (std::int64_t at = first; at < first + tokens;) {
     const std::int64_t logical = at / page_size, token = at % page_size;
@@ -75,7 +134,7 @@ std::vector<PageMove> moves_of(std::span<const PageId> pages, int page_size, Pag
     if (page.rank() == pool) {
       moves.push_back({.source = page.index(),
                        .destination = page.index(),
-                       .source_token = static_cast<int>(token),
+                       .source_token = static_cast<int>(std::min(token, last_row)),
                        .destination_token = static_cast<int>(at - first),
                        .tokens = static_cast<int>(count)});
     }
@@ -91,12 +150,12 @@ std::vector<PageMove> turned(std::vector<PageMove> moves) {
 }
 
 /// A rank's heads in a record. `token` is that of the record's end.
-MoveEnd record_end(const SequenceHeader& header, std::byte* record, std::int64_t tokens,
+MoveEnd record_end(const SequenceHeader::Group& group, std::byte* record, std::int64_t tokens,
                    std::int64_t first_head, std::int32_t PageMove::*token) {
-  return {.places = [=, &header](int, std::size_t plane, const PageMove& move, std::size_t width) {
+  return {.places = [=, &group](int, std::size_t plane, const PageMove& move, std::size_t width) {
     const std::size_t row = width / static_cast<std::size_t>(move.tokens);
     const auto at = static_cast<std::size_t>(first_head * tokens + move.*token);
-    return RowPlace{record + plane_offset(header, tokens, plane) + at * row,
+    return RowPlace{record + plane_offset(group, tokens, plane) + at * row,
                     static_cast<std::size_t>(tokens) * row};
   }};
 }
@@ -160,25 +219,18 @@ SequenceHeader agreed_header(Communicator& world, ByteSource* source) {
   return read_header(copy);
 }
 
-/// The parts of a cache that records move between.
-struct CacheParts {
-  Mesh& mesh;
-  const PageAllocator& allocator;
-  Backend& backend;
-};
-
 /// One record at a time, between the pools and rank 0's stream.
 class RecordTransfer {
  public:
-  RecordTransfer(const CacheParts& cache, const PoolStorage& pools, const SequenceHeader& header,
-                 SequenceId sequence)
+  RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence)
       : cache_(cache),
+        device_(cache.groups[0].backend->device_moves()),
         header_(header),
-        sequence_(sequence),
-        mover_(pools),
-        device_(cache.backend.device_moves()) {}
+        sequence_(sequence) {}
 
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome) {
+    const SequenceHeader::Group& group = header_.groups[place.group];
+    const PageMover mover(cache_.pools, place.group);
     Communicator& world = cache_.mesh.world();
     const std::span<const int> layer(&place.layer, 1);
     const bool collects = world.rank().value == 0;
@@ -190,22 +242,22 @@ class RecordTransfer {
       if (!collects && rank != world.rank().value) continue;
       const auto at = static_cast<std::size_t>(rank);
       moves[at] = moves_on(rank, place, tokens);
-      packed[at].resize(bytes_of(mover_, layer, moves[at]));
+      packed[at].resize(bytes_of(mover, layer, moves[at]));
       if (packed[at].empty()) continue;
       if (rank == world.rank().value)
-        mover_.move(layer, moves[at], mover_.my_pools(), {.packed = packed[at].data()}, device_);
+        mover.move(layer, moves[at], mover.my_pools(), {.packed = packed[at].data()}, device_);
       if (collects && rank != 0) incoming.push_back({Rank{rank}, packed[at]});
       if (!collects) outgoing.push_back({Rank{0}, packed[at]});
     }
     world.exchange(outgoing, incoming, "export");
     if (!collects) return;
-    record_.resize(record_bytes(header_, tokens));
+    record_.resize(record_bytes(group, tokens));
     for (int rank = 0; rank < world.size(); ++rank) {
       const auto at = static_cast<std::size_t>(rank);
-      mover_.move(layer, moves[at], {.packed = packed[at].data()},
-                  record_end(header_, record_.data(), tokens, first_head(rank),
-                             &PageMove::destination_token),
-                  device_);
+      mover.move(layer, moves[at], {.packed = packed[at].data()},
+                 record_end(group, record_.data(), tokens, first_head(group, rank),
+                            &PageMove::destination_token),
+                 device_);
     }
     outcome.run(world, [&] { write_record(*sink, place, record_); });
   }
@@ -213,8 +265,10 @@ class RecordTransfer {
   /// Returns whether rank 0 could read the record.
   bool receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source,
                Outcome& outcome) {
+    const SequenceHeader::Group& group = header_.groups[place.group];
+    const PageMover mover(cache_.pools, place.group);
     Communicator& world = cache_.mesh.world();
-    record_.resize(record_bytes(header_, tokens) + 1);  // and whether it is good
+    record_.resize(record_bytes(group, tokens) + 1);  // and whether it is good
     const std::span<std::byte> content = std::span(record_).first(record_.size() - 1);
     outcome.run(world, [&] { read_record(*source, place, content); });
     record_.back() = std::byte{!outcome.failed()};
@@ -222,46 +276,46 @@ class RecordTransfer {
     if (record_.back() == std::byte{0}) return false;
     const int me = world.rank().value;
     const std::span<const int> layer(&place.layer, 1);
-    mover_.move(
+    mover.move(
         layer, turned(moves_on(me, place, tokens)),
-        record_end(header_, record_.data(), tokens, first_head(me), &PageMove::source_token),
-        mover_.my_pools(), device_);
+        record_end(group, record_.data(), tokens, first_head(group, me), &PageMove::source_token),
+        mover.my_pools(), device_);
     return true;
   }
 
  private:
   std::vector<PageMove> moves_on(int rank, const RecordPlace& place, std::int64_t tokens) const {
     const Rank kv_rank{rank / cache_.mesh.head_parallel()};
-    return moves_of(cache_.allocator.pages(sequence_), cache_.allocator.options().page_size,
+    return moves_of(cache_.groups[place.group], sequence_,
                     cache_.mesh.membership().page_rank(kv_rank), place.first, tokens);
   }
-  std::int64_t first_head(int rank) const {
+  std::int64_t first_head(const SequenceHeader::Group& group, int rank) const {
     const int heads = cache_.mesh.head_parallel();
-    return share_of(header_.heads, rank % heads, heads).begin;
+    return share_of(group.heads, rank % heads, heads).begin;
   }
 
   CacheParts cache_;
+  DeviceMoves device_;
   const SequenceHeader& header_;
   SequenceId sequence_;
-  PageMover mover_;
-  DeviceMoves device_;
   std::vector<std::byte> record_;
 };
 
 }  // namespace
 
 void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixKey* key) {
-  const SequenceHeader header = header_of(*this, sequence, key);
-  Communicator& world = state().mesh.world();
+  State& cache = state();
+  const CacheParts parts{cache.mesh, cache.groups, cache.pools};
+  const SequenceHeader header = header_of(parts, sequence, key);
+  Communicator& world = cache.mesh.world();
   Outcome outcome;
   outcome.run(world, [&] {
     require(sink != nullptr, "export: rank 0 has no sink");
     sink->write(encode(header));
   });
-  state().wait_for_tiers();
-  state().settle();
-  RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
-                          state().pools, header, sequence);
+  cache.wait_for_tiers();
+  cache.settle();
+  RecordTransfer transfer(parts, header, sequence);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
   });
@@ -270,20 +324,22 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
 }
 
 ImportedSequence KvCache::import_sequence(ByteSource* source) {
-  Communicator& world = state().mesh.world();
+  State& cache = state();
+  const CacheParts parts{cache.mesh, cache.groups, cache.pools};
+  Communicator& world = cache.mesh.world();
   Outcome none;
   none.run(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
   none.agree(world);
   SequenceHeader header = agreed_header(world, source);
   const SequenceId sequence = create();
   try {
-    check_fits(header, header_of(*this, sequence, nullptr));
-    state().groups[0].allocator.append(sequence, header.tokens);
-    state().pages_taken();
-    state().wait_for_tiers();
-    state().settle();  // new pages may still be read by earlier work
-    RecordTransfer transfer({state().mesh, state().groups[0].allocator, *state().groups[0].backend},
-                            state().pools, header, sequence);
+    check_fits(header, header_of(parts, sequence), cache.groups);
+    for (CacheGroup& group : cache.groups) group.allocator.append(sequence, header.tokens);
+    give_up_pages_before(header, sequence, cache.groups);
+    cache.pages_taken();
+    cache.wait_for_tiers();
+    cache.settle();  // new pages may still be read by earlier work
+    RecordTransfer transfer(parts, header, sequence);
     Outcome outcome;
     bool good = true;
     for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {

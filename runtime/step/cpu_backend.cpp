@@ -54,7 +54,7 @@ class CpuStep : public StepKernels {
     if (is_exact()) return;
     sequences_.clear();
     for (const SequenceStep& it : batch.sequences) {
-      sequences_.push_back({it.queries, it.length, it.pages->pages, it.counts_sinks});
+      sequences_.push_back({it.size.queries, it.size.length, it.pages->pages, it.counts_sinks});
     }
     shared_.clear();
     if (options_.shares_prefixes) {

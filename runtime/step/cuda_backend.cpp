@@ -128,13 +128,7 @@ class CudaStep : public StepKernels {
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
-    std::vector<cuda::StepSequence> sequences;
-    sequences.reserve(batch.size());
-    for (const SequenceSize& size : batch) {
-      sequences.push_back(
-          {.queries = size.queries, .kv_len = size.length, .appended = size.appended});
-    }
-    for (const cuda::CudaAttend& kind : kinds_) kind.current().check_step(sequences);
+    for (const cuda::CudaAttend& kind : kinds_) kind.check_plan(batch);
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
@@ -224,11 +218,8 @@ class CudaStep : public StepKernels {
       const std::size_t kept = shared_.sent.kept(list, pages);
       shared_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
       shared_.sent.sent(list, pages);
-      sequences_.push_back({.list = list,
-                            .queries = sequence.queries,
-                            .kv_len = sequence.length,
-                            .appended = sequence.appended,
-                            .counts_sinks = sequence.counts_sinks});
+      sequences_.push_back(
+          {.list = list, .size = sequence.size, .counts_sinks = sequence.counts_sinks});
     }
   }
 

@@ -20,12 +20,10 @@ class CudaMoveStream final : public MoveStream {
   bool is_done() override;
 
  private:
-  struct Destroy {
-    void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
-  };
+  cudaStream_t native() const { return static_cast<cudaStream_t>(stream_.get()); }
 
   Mesh& mesh_;
-  std::unique_ptr<std::remove_pointer_t<cudaStream_t>, Destroy> stream_;
+  std::unique_ptr<void, void (*)(void*)> stream_;
   cuda::DeviceEvent reached_;  // by the stream that moves run after
   cuda::DeviceEvent moved_;    // before the calls, for which no stream waits
   cuda::PageCopier copier_;

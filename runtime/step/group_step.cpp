@@ -38,13 +38,16 @@ StepOptions step_options(const CacheGroup& group, const Mesh& mesh, const GroupS
 GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& options,
                      std::span<const BatchEntry> first)
     : group_(group), limits_(with_pages(options.limits, group.options)) {
+  if (group.has_states()) return;
   batch_.members = &mesh.membership();
   run_.emplace(mesh, *group.backend, step_options(group, mesh, options, limits_), first);
 }
 
-void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-                     const PlanDigest& digest, Stream stream) {
-  make_step_batch(group_.allocator, group_.local_pages, batch, q_positions, batch_);
+void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+                     std::span<const std::int64_t> q_positions, const PlanDigest& digest,
+                     Stream stream) {
+  if (!run_) return;
+  make_step_batch(group_.allocator, group_.local_pages, batch, sizes, q_positions, batch_);
   batch_.digest = digest;
   run_->plan(batch_, stream);
 }

@@ -21,7 +21,8 @@ struct GroupStepOptions {
 };
 
 /// Made once, planned once per step, run once per layer. That the plan is current, and that the
-/// layer is the group's, is the caller's matter. Not moved once it is planned.
+/// layer is the group's, is the caller's matter. Not moved once it is planned. Of a state group
+/// there is nothing to plan, and no layer to run.
 /// REQUIRES: the group and the mesh outlive it, or its use before cache_ends().
 class GroupStep {
  public:
@@ -30,10 +31,12 @@ class GroupStep {
             std::span<const BatchEntry> first);
 
   /// Refuses a batch that is too large, before the allocator appends.
-  void check(std::span<const SequenceSize> batch) const { run_->check(batch); }
-  /// REQUIRES: the allocator has appended the batch's tokens.
-  void plan(std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-            const PlanDigest& digest, Stream stream);
+  void check(std::span<const SequenceSize> batch) const {
+    if (run_) run_->check(batch);
+  }
+  /// REQUIRES: checked sizes, and the allocator has appended the batch's tokens.
+  void plan(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+            std::span<const std::int64_t> q_positions, const PlanDigest& digest, Stream stream);
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 
@@ -62,16 +65,16 @@ class GroupStep {
   const StepBatch& batch() const { return batch_; }
   std::int64_t query_tokens() const { return tokens_of(limits_, batch_.query_tokens); }
   std::int64_t append_tokens() const { return tokens_of(limits_, batch_.append_tokens); }
-  TileCounts tiles() const { return run_->tiles(); }
-  std::int64_t workspace_bytes() const { return run_->workspace_bytes(); }
-  std::int64_t host_bytes() const { return run_->host_bytes(); }
-  std::uint64_t generation() const { return run_->generation(); }
+  TileCounts tiles() const { return run_ ? run_->tiles() : TileCounts{}; }
+  std::int64_t workspace_bytes() const { return run_ ? run_->workspace_bytes() : 0; }
+  std::int64_t host_bytes() const { return run_ ? run_->host_bytes() : 0; }
+  std::uint64_t generation() const { return run_ ? run_->generation() : 0; }
 
  private:
   CacheGroup& group_;
   std::optional<StepLimits> limits_;
   StepBatch batch_;
-  std::optional<StepRun> run_;  // empty: the cache was destroyed
+  std::optional<StepRun> run_;  // empty: the cache was destroyed, or the group has states
 };
 
 }  // namespace kvmesh

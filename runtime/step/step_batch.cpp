@@ -114,30 +114,36 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
 }
 
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
-                     std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-                     StepBatch& step) {
+                     std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+                     std::span<const std::int64_t> q_positions, StepBatch& step) {
   const int page_size = allocator.options().page_size;
-  step.sequences.clear();
-  step.q_positions.assign(q_positions.begin(), q_positions.end());
-  step.query_tokens = step.append_tokens = 0;
-  for (const BatchEntry& entry : batch) {
-    const std::int64_t length = allocator.length(entry.sequence);
-    const auto used = static_cast<std::size_t>((length + page_size - 1) / page_size);
-    const std::span<const PageId> table = allocator.pages(entry.sequence).first(used);
-    LocalSequence& local = pages.update(entry.sequence, table);
-    step.sequences.push_back({.sequence = entry.sequence,
-                              .pages = &local,
-                              .queries = queries_of(entry),
-                              .length = length,
-                              .appended = entry.append_tokens,
-                              .version = allocator.version(entry.sequence),
-                              .counts_sinks = local.first_rank() == pages.me()});
+  step.restart(q_positions);
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const SequenceId sequence = batch[i].sequence;
+    const auto used = static_cast<std::size_t>((sizes[i].length + page_size - 1) / page_size);
+    const std::span<const PageId> table = allocator.pages(sequence).first(used);
+    LocalSequence& local = pages.update(sequence, table);
     const bool has_first = !table.empty() && table.front().valid();
-    if (has_first) step.sequences.back().owner = table.front().rank();
-    step.query_tokens += step.sequences.back().queries;
-    step.append_tokens += entry.append_tokens;
+    step.add({.sequence = sequence,
+              .size = sizes[i],
+              .pages = &local,
+              .version = allocator.version(sequence),
+              .counts_sinks = local.first_rank() == pages.me(),
+              .owner = has_first ? std::optional(table.front().rank()) : std::nullopt});
   }
-  step.participants.reset();
+}
+
+void StepBatch::restart(std::span<const std::int64_t> positions) {
+  sequences.clear();
+  q_positions.assign(positions.begin(), positions.end());
+  query_tokens = append_tokens = 0;
+  participants.reset();
+}
+
+void StepBatch::add(const SequenceStep& sequence) {
+  sequences.push_back(sequence);
+  query_tokens += sequence.size.queries;
+  append_tokens += sequence.size.appended;
 }
 
 std::int64_t StepBatch::size_bytes() const {
@@ -152,7 +158,7 @@ const Participation& StepBatch::participation() const {
   participants.emplace(query_tokens, members->size());
   std::int64_t token = 0;
   for (const SequenceStep& sequence : sequences) {
-    const std::int64_t end = token + sequence.queries;
+    const std::int64_t end = token + sequence.size.queries;
     add_participants(*sequence.pages, *members, token, end, *participants);
     const Rank owner = members->holder(sequence.owner.value_or(sequence.pages->first_rank()));
     for (; token < end; ++token) participants->set_owner(token, owner);
@@ -170,9 +176,9 @@ AttentionBatch attention_batch(const StepBatch& step) {
   for (const SequenceStep& sequence : step.sequences) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
     batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
-    batch.kv_lens.push_back(sequence.length);
+    batch.kv_lens.push_back(sequence.size.length);
     batch.counts_sinks.push_back(sequence.counts_sinks);
-    batch.q_indptr.push_back(batch.q_indptr.back() + sequence.queries);
+    batch.q_indptr.push_back(batch.q_indptr.back() + sequence.size.queries);
     batch.page_indptr.push_back(std::ssize(batch.pages));
   }
   return batch;
@@ -183,9 +189,10 @@ void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot
   slots.reserve(static_cast<std::size_t>(step.append_tokens));
   for (const SequenceStep& sequence : step.sequences) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
-    const std::int64_t first = sequence.length - sequence.appended;
+    const SequenceSize& size = sequence.size;
+    const std::int64_t first = size.length - size.appended;
     auto page = std::ranges::lower_bound(pages, first / page_size, {}, &LocalPage::logical);
-    for (std::int64_t position = first; position < sequence.length; ++position) {
+    for (std::int64_t position = first; position < size.length; ++position) {
       while (page != pages.end() && page->logical < position / page_size) ++page;
       const bool is_mine = page != pages.end() && page->logical == position / page_size;
       slots.push_back(is_mine

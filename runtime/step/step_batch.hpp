@@ -6,19 +6,18 @@
 #include <vector>
 
 #include "comm/combine/plan_digest.hpp"
+#include "kernels/sequence_size.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/step/local_pages.hpp"
 
 namespace kvmesh {
 
-/// One sequence of a step.
+/// One sequence of a step, as one rank sees it.
 struct SequenceStep {
   SequenceId sequence;
+  SequenceSize size{};
   LocalSequence* pages = nullptr;  ///< the new tokens' pages included
-  std::int64_t queries = 0;
-  std::int64_t length = 0;  ///< the appended tokens included
-  std::int64_t appended = 0;
-  std::uint64_t version = 0;  ///< PageAllocator::version after the append
+  std::uint64_t version = 0;       ///< PageAllocator::version after the append
   /// Whether this rank counts the sinks of its rows: the first that has its pages does, else rank
   /// 0.
   bool counts_sinks = true;
@@ -27,20 +26,16 @@ struct SequenceStep {
   std::optional<PageRank> owner{};
 };
 
-/// One sequence of a step before the append; equal on all ranks.
-struct SequenceSize {
-  std::int64_t queries = 0;
-  std::int64_t length = 0;  ///< the tokens to append included
-  std::int64_t appended = 0;
-  std::int64_t first_query = 0;  ///< position of its earliest query; without queries `length`
-};
-
 /// A step, as one rank sees it. Valid until the allocator's next change.
 struct StepBatch {
   std::vector<SequenceStep> sequences;
   std::vector<std::int64_t> q_positions;  ///< [query_tokens]; empty: the newest of each sequence
   std::int64_t query_tokens = 0;
   std::int64_t append_tokens = 0;
+
+  /// Removes all sequences and keeps their memory. add() appends one and counts its tokens.
+  void restart(std::span<const std::int64_t> positions);
+  void add(const SequenceStep& sequence);
   /// Which ranks hold keys of which query; computed at the first call.
   const Participation& participation() const;
   /// Memory of the lists; the pages are the cache's.
@@ -76,11 +71,11 @@ void check_block_mask(int page_size, int q_heads, std::span<const SequenceSize> 
                       const BlockMask& mask);
 void check_limits(const StepLimits& limits, std::span<const BatchEntry> batch);
 
-/// Fills `step` but for its `members`, and reuses its memory. REQUIRES: the allocator has appended
-/// the batch's tokens.
+/// Fills `step` but for its `members`, and reuses its memory. `sizes` are what check_step has
+/// returned. REQUIRES: the allocator has appended the batch's tokens.
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
-                     std::span<const BatchEntry> batch, std::span<const std::int64_t> q_positions,
-                     StepBatch& step);
+                     std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
+                     std::span<const std::int64_t> q_positions, StepBatch& step);
 
 /// Converts the batch for kernels that copy its pages.
 AttentionBatch attention_batch(const StepBatch& step);

@@ -49,15 +49,29 @@ void CacheTiers::pages_taken(std::optional<Stream> after) {
   for (const auto& tiers : tiers_) tiers->store_evicted();
 }
 
+template <class Call>
+void CacheTiers::keep_failure(const Call& call) {
+  check();
+  try {
+    for (const auto& tiers : tiers_) call(tiers->copies());
+  } catch (const Timeout&) {  // the copies may still be made
+    throw;
+  } catch (...) {
+    failure_ = std::current_exception();
+    throw;
+  }
+}
+
 void CacheTiers::before(Stream stream) {
-  for (const auto& tiers : tiers_) tiers->copies().before(stream);
+  keep_failure([&](PageCopies& copies) { copies.before(stream); });
 }
 
 void CacheTiers::wait() {
-  for (const auto& tiers : tiers_) tiers->copies().wait_all();
+  keep_failure([](PageCopies& copies) { copies.wait_all(); });
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
+  check();
   for (std::int64_t limit = std::ssize(key.hashes());;) {
     Places places(groups_.size());
     for (auto& of_group : places) of_group.resize(key.hashes().size());

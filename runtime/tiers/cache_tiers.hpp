@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,7 +31,8 @@ class CacheTiers {
   /// `after`, or, without it, after all work of the device, for which the call then waits.
   void pages_taken(std::optional<Stream> after = {});
   /// The work to come on `stream` runs after all copies from and to the pools. On the CPU it blocks
-  /// until they are done. @throws as PageCopies::before.
+  /// until they are done. @throws as PageCopies::before; from then on every call, and those below:
+  /// what a page holds whose copy has failed is unknown, though others may find it by its hash.
   void before(Stream stream);
   /// Blocks until all copies from and to the pools are done. @throws as PageCopies::wait_all.
   void wait();
@@ -64,10 +66,16 @@ class CacheTiers {
   std::int64_t load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                     std::int64_t pages);
   void copy_after(std::optional<Stream> stream);
+  void check() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+  template <class Call>
+  void keep_failure(const Call& call);
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;
   std::int64_t pages_back_ = 0;
+  std::exception_ptr failure_;  // of a copy
   std::unique_ptr<FileCalls> calls_;
   std::vector<std::unique_ptr<GroupTiers>> tiers_;  // [group]
 };

@@ -132,7 +132,7 @@ void PageCopies::failed() {
 
 void PageCopies::throw_error() {
   const std::lock_guard lock(errors_);
-  if (error_) std::rethrow_exception(error_);
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace kvmesh

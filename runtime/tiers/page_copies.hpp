@@ -46,8 +46,7 @@ class PageCopies {
   /// The copies to come run after the work that is on `stream` now.
   void after(Stream stream);
   /// The work to come on `stream` runs after the copies so far; on the CPU it blocks until they are
-  /// done. @throws the first error of a copy, at every call from then on: the page, or its image,
-  /// may hold anything.
+  /// done. @throws the first error of a copy since the last call.
   void before(Stream stream);
   /// Blocks until all copies are done. @throws as before; Timeout.
   void wait_all();

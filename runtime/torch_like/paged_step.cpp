@@ -18,10 +18,8 @@ struct Batch {
   }
   void add(SequenceId row, std::int64_t length, std::int64_t first_position, std::int64_t q_len) {
     entries.push_back({row, 0, q_len});
-    sizes.push_back({.queries = q_len, .length = length});
-    step.sequences.push_back(
-        {.sequence = row, .pages = &local.back(), .queries = q_len, .length = length});
-    step.query_tokens += q_len;
+    sizes.push_back({.queries = q_len, .length = length, .first_query = first_position});
+    step.add({.sequence = row, .size = sizes.back(), .pages = &local.back()});
     for (std::int64_t i = 0; i < q_len; ++i) step.q_positions.push_back(first_position + i);
   }
 

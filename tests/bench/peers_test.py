@@ -154,7 +154,7 @@ class Run(unittest.TestCase):
         fake.write_text(textwrap.dedent(FAKE).format(python=sys.executable, folder=FOLDER, fails=fails, off=off,
                                                              error=error))
         fake.chmod(0o755)
-        command = [sys.executable, pathlib.Path(FOLDER) / "run.py", "--kvmesh", fake, "--no-rivals", "-o",
+        command = [sys.executable, pathlib.Path(FOLDER) / "run.py", "--kvmesh", fake, "--rivals", "-o",
                    self.folder / "out", *arguments]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
 

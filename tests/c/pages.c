@@ -1,6 +1,7 @@
 /* Latent and float8 pages, a way of the combine, and known prefixes. Keys and values are as in
    attention.c: zero, and the token's number. */
 #include <math.h>
+#include <string.h>
 
 #include "program.h"
 
@@ -50,12 +51,14 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   kvmesh_plan_destroy(plan);
 }
 
-/* Two groups: layer 1 sees two positions, with keys of its own size; and a kind of layers. */
+/* Three groups: layer 1 sees two positions, with keys of its own size, layer 2 has a state; and a
+ * kind of layers. */
 static void check_groups(kvmesh_mesh_t* mesh) {
   enum { kRows = 6 };
-  const int32_t second = 1, first = 0;
+  const int32_t third = 2, second = 1, first = 0;
   kvmesh_cache_t* cache = NULL;
-  kvmesh_layer_group_t group = KVMESH_INIT(group);
+  kvmesh_layer_group_t groups[2] = {KVMESH_INIT(groups[0]), KVMESH_INIT(groups[1])};
+  void *state = NULL, *fork_state = NULL;
   kvmesh_layer_kind_t kind = KVMESH_INIT(kind);
   kvmesh_cache_options_t options = KVMESH_INIT(options);
   kvmesh_plan_options_t plan_options = KVMESH_INIT(plan_options);
@@ -65,20 +68,23 @@ static void check_groups(kvmesh_mesh_t* mesh) {
   float q[kRows * kDim] = {0}, k[kRows * kDim] = {0}, v[kRows * 2], o[kRows * 2];
   int64_t k_shape[] = {kRows, 1, 0}, v_shape[] = {kRows, 1, 2};
   const kvmesh_tensor_t v_of = floats(v, 3, v_shape), o_of = floats(o, 3, v_shape);
-  group.layers = &second;
-  group.layer_count = 1;
-  group.k_dim = 2;
-  group.v_dim = 2;
-  group.window = 2;
-  options.layers = 2;
+  groups[0].layers = &second;
+  groups[0].layer_count = 1;
+  groups[0].k_dim = 2;
+  groups[0].v_dim = 2;
+  groups[0].window = 2;
+  groups[1].layers = &third;
+  groups[1].layer_count = 1;
+  groups[1].state_bytes = 32;
+  options.layers = 3;
   options.q_heads = options.kv_heads = 1;
   options.k_dim = kDim;
   options.v_dim = 2;
   options.page_size = 2;
   options.pages_per_rank = 16;
   options.dtype = KVMESH_DTYPE_FLOAT32;
-  options.groups = &group;
-  options.group_count = 1;
+  options.groups = groups;
+  options.group_count = 2;
   CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
   CHECK_OK(kvmesh_sequence_create(cache, &sequence));
   kind.layers = &first;
@@ -101,7 +107,15 @@ static void check_groups(kvmesh_mesh_t* mesh) {
     }
   }
   CHECK_OK(kvmesh_sequence_truncate(cache, sequence, 5));
-  group.layer_count = 0;
+  kvmesh_sequence_t fork = 0;
+  CHECK_OK(kvmesh_sequence_state(cache, third, sequence, &state));
+  if (state != NULL) memset(state, 1, 32);
+  CHECK_OK(kvmesh_sequence_fork(cache, sequence, &fork));
+  CHECK_OK(kvmesh_sequence_state(cache, third, fork, &fork_state));
+  CHECK(fork_state == state); /* until it appends */
+  CHECK(kvmesh_sequence_state(cache, first, sequence, &state) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_sequence_state(cache, third, sequence, NULL) == KVMESH_INVALID_ARGUMENT);
+  groups[0].layer_count = 0;
   kvmesh_cache_t* none = NULL;
   CHECK(kvmesh_cache_create(mesh, &options, &none) == KVMESH_INVALID_ARGUMENT);
   kvmesh_plan_destroy(plan);

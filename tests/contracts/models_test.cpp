@@ -41,6 +41,8 @@ void serve(const CacheOptions& cache_options, const StepOptions& options) {
     for (int i = 0; i < 4; ++i) step({{second, 1}, {first, 1}});
     const SequenceId third = cache.fork(first);
     for (int i = 0; i < 4; ++i) step({{third, 1}, {second, 2}, {first, 1}});
+    cache.rebalance();
+    step({{third, 1}, {second, 1}, {first, 1}});
   });
 }
 
@@ -86,6 +88,16 @@ TEST(Models, DeepSeekV3) {
   options.v_dim = 64;
   options.page_kind = PageKind::kLatent;
   serve(options, {.plan = {.scale = 1 / std::sqrt(24.0f)}});
+}
+
+/// Attention in each fourth layer, states of Mamba or of linear attention in the others (Jamba,
+/// Nemotron-H, Qwen3-Next).
+TEST(Models, MambaHybrid) {
+  CacheOptions options = model(8, 8, 2, 16);
+  options.groups = {{.layers = layers_where(8, [](int layer) { return layer % 4 != 3; }),
+                     .page_share = 1,
+                     .state_bytes = 1040}};
+  serve(options, {});
 }
 
 /// Layers of other masks over the same page tables: nothing is given up.

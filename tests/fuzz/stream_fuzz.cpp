@@ -14,7 +14,7 @@
 namespace {
 
 std::vector<std::byte> framed(std::span<const std::byte> fields) {
-  std::vector<std::byte> stream = kvmesh::encode({.tokens = 0, .planes = {}});
+  std::vector<std::byte> stream = kvmesh::encode({.groups = {}});
   stream.resize(12);  // magic and version
   const auto put = [&](std::uint32_t word) {
     const std::span<const std::byte> bytes = std::as_bytes(std::span(&word, 1));
@@ -33,7 +33,10 @@ void check(std::span<const std::byte> stream) {
   const std::vector<std::byte> again = kvmesh::encode(header);
   kvmesh::MemorySource second(again);
   if (kvmesh::encode(kvmesh::read_header(second)) != again || again.size() > stream.size()) abort();
-  if (kvmesh::record_bytes(header, kvmesh::kRecordTokens) > std::size_t{1} << 32) abort();
+  kvmesh::for_each_record(header, [&](const kvmesh::RecordPlace& place, std::int64_t tokens) {
+    if (place.first > header.groups[place.group].first + kvmesh::kRecordTokens) return;
+    if (kvmesh::record_bytes(header.groups[place.group], tokens) > std::size_t{1} << 32) abort();
+  });
   if (header.tokens == 0) kvmesh::read_end(source);
 }
 

@@ -314,7 +314,7 @@ TEST(AttendGraphs, ReplaysComputeTheNewestPlan) {
   EXPECT_NE(plan.generation(), generation);
   spec.sequences = {{.q_len = 2, .kv_len = 20}};
   AttentionCase wide(spec);
-  EXPECT_THROW(plan.plan(pages, PlannedBatch(wide.batch(), pages).step(), stream), InvalidArgument);
+  EXPECT_THROW(plan.check_plan(PlannedBatch(wide.batch(), pages).sizes()), InvalidArgument);
 }
 
 CaseSpec random_case(std::uint64_t seed) {

@@ -16,11 +16,15 @@ class PlannedBatch {
       const auto end = static_cast<std::size_t>(batch.page_indptr[s + 1]);
       pages.change(s, 0, std::span(batch.pages).subspan(begin, end - begin));
       steps_.push_back({.list = s,
-                        .queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
-                        .kv_len = batch.kv_lens[s],
-                        .appended = 0,
+                        .size = {.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
+                                 .length = batch.kv_lens[s]},
                         .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
     }
+  }
+  std::vector<SequenceSize> sizes() const {
+    std::vector<SequenceSize> sizes;
+    for (const cuda::StepSequence& step : steps_) sizes.push_back(step.size);
+    return sizes;
   }
   cuda::StepView step() const { return {steps_, batch_.q_positions}; }
 

@@ -206,3 +206,32 @@ def test_groups_of_layers_have_shapes_and_windows_of_their_own():
                            groups=[{"layers": [0], "windows": 2}])
 
     on_ranks(2, body)
+
+
+def test_states_lie_on_one_rank_and_are_written_in_place():
+    def body(mesh):
+        cache = kvmesh.KvCache(mesh, layers=2, q_heads=1, kv_heads=1, k_dim=8, pages_per_rank=4, dtype="float32",
+                               groups=[{"layers": [1], "state_bytes": 64}])
+        sequence = cache.create()
+        assert cache.sequence_state(1, sequence) is None
+        cache.plan([(sequence, 3)])
+        ((rank, _),) = cache.pages(sequence, group=1)
+        state = cache.sequence_state(1, sequence)
+        assert (state is not None) == (rank == mesh.kv_rank)
+        if state is not None:
+            state = np.from_dlpack(state)
+            assert state.shape == (16,) and state.dtype == np.float32
+            state[:] = 7
+        fork = cache.fork(sequence)
+        cache.plan([(fork, 1)])
+        copy = cache.sequence_state(1, fork)
+        if copy is not None:
+            copy = np.from_dlpack(copy)
+            assert (copy == 7).all()
+            copy[:] = 8
+        if state is not None:
+            assert (state == 7).all()
+        with pytest.raises(kvmesh.InvalidArgument):
+            cache.sequence_state(0, sequence)
+
+    on_ranks(2, body)

@@ -1,6 +1,9 @@
 // Caches with several groups of layers: what the options mean, and that every operation is applied
 // to all groups or to none. That the numbers are right is in the contract suites.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 #include <cmath>
 
@@ -242,6 +245,76 @@ TEST(LayerGroupsOnRanks, MustBeTheSame) {
     }
   });
   EXPECT_NE(error.find("the layer groups"), std::string::npos) << error;
+}
+
+CacheOptions with_states() {
+  CacheOptions options = two_groups();
+  options.groups = {{.layers = {0, 2}, .page_share = 0.5, .state_bytes = 64}};
+  return options;
+}
+
+/// A layer's state of a sequence, on its one rank.
+std::span<float> state_of(KvCache& cache, int layer, SequenceId sequence) {
+  const TensorView view = cache.sequence_state(layer, sequence);
+  return {static_cast<float*>(view.data),
+          view.empty() ? 0 : static_cast<std::size_t>(view.shape[0])};
+}
+
+TEST_F(LayerGroups, HoldStatesOfSequences) {
+  KvCache cache(mesh_, with_states());
+  EXPECT_EQ(cache.group_options(1).state_bytes, 64);
+  EXPECT_EQ(cache.planes(2)[0].shape[0], 3);
+  const SequenceId first = cache.create();
+  EXPECT_TRUE(state_of(cache, 0, first).empty());
+  cache.plan({{first, 9}});
+  EXPECT_EQ(cache.allocator(1).pages(first).size(), 1u);
+  ASSERT_EQ(state_of(cache, 0, first).size(), 16u);
+  std::ranges::fill(state_of(cache, 0, first), 1.0f);
+  std::ranges::fill(state_of(cache, 2, first), 2.0f);
+  const SequenceId fork = cache.fork(first);
+  EXPECT_EQ(state_of(cache, 2, fork).data(), state_of(cache, 2, first).data());
+  EXPECT_EQ(cache.pages_needed({{fork, 1}}, 1), 1);
+  cache.plan({{fork, 1}});
+  ASSERT_NE(state_of(cache, 2, fork).data(), state_of(cache, 2, first).data());
+  std::ranges::fill(state_of(cache, 0, fork), 5.0f);
+  EXPECT_EQ(state_of(cache, 0, first)[15], 1.0f);
+  EXPECT_EQ(state_of(cache, 2, fork)[15], 2.0f);
+  cache.compact(std::vector<KeptTokens>{{fork, 8, {9}}});
+  EXPECT_EQ(cache.length(fork), 9);
+  EXPECT_EQ(state_of(cache, 0, fork)[0], 5.0f);
+  cache.truncate(fork, 0);
+  EXPECT_TRUE(state_of(cache, 0, fork).empty());
+  EXPECT_EQ(cache.allocator(1).free_pages(), 2);
+}
+
+TEST_F(LayerGroups, OfStatesHaveNoKeys) {
+  KvCache cache(mesh_, with_states());
+  const SequenceId sequence = cache.create();
+  StepPlan plan = cache.plan({{sequence, 2}});
+  std::vector<float> numbers(64);
+  const TensorView row = tensor(numbers.data(), {2, 2, 8});
+  EXPECT_THROW(plan.run(0, {row, row, row}, {row}), InvalidArgument);
+  EXPECT_THROW(plan.append(2, row, row), InvalidArgument);
+  EXPECT_THROW(plan.heads_of_output(0), InvalidArgument);
+  EXPECT_THROW(plan.participation(0), InvalidArgument);
+  EXPECT_THROW(cache.pool(0), InvalidArgument);
+  EXPECT_THROW(cache.peer_pool(Rank{0}, 0), InvalidArgument);
+  EXPECT_THROW(cache.write(0, sequence, std::vector<std::int64_t>{0}, row, row), InvalidArgument);
+  EXPECT_THROW(cache.sequence_state(1, sequence), InvalidArgument);
+  EXPECT_THROW(cache.sequence_state(3, sequence), InvalidArgument);
+  EXPECT_THROW(cache.sequence_state(0, SequenceId()), UnknownSequence);
+
+  for (const std::int64_t bytes : {-16, 4, 17}) {
+    CacheOptions options = with_states();
+    options.groups[0].state_bytes = bytes;
+    EXPECT_THAT(error_of(options), testing::HasSubstr("state_bytes")) << bytes;
+  }
+  CacheOptions options = with_states();
+  options.prefix.enabled = true;
+  EXPECT_THAT(error_of(options), testing::HasSubstr("prefix cache"));
+  options = two_groups();
+  options.state_bytes = 16;
+  EXPECT_THAT(error_of(options), testing::HasSubstr("state_bytes"));
 }
 
 }  // namespace

@@ -21,25 +21,13 @@ struct Faults {
 };
 
 /// A backend whose waits and moves are steps. What moves, moves by the CPU.
-class FaultyBackend final : public Backend {
+class FaultyBackend final : public OtherBackend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
-      : real_(std::move(real)), faults_(faults) {}
-
-  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
-                                         std::span<const BatchEntry> first) override {
-    return real_->make_step(options, first);
-  }
-  BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
-    return real_->make_block_mask(mask, shape);
-  }
+      : OtherBackend(std::move(real)), faults_(faults) {}
   void settle() override {
     faults_.step();
-    real_->settle();
-  }
-  void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
-             std::span<const TokenSlot> slots, Stream stream) override {
-    real_->write(pool, k, v, slots, stream);
+    OtherBackend::settle();
   }
   DeviceMoves device_moves() override {
     return [this](const PageMoves& moves) {
@@ -47,22 +35,8 @@ class FaultyBackend final : public Backend {
       move_pages(moves);
     };
   }
-  std::unique_ptr<MoveStream> make_move_stream() override { return real_->make_move_stream(); }
-  void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
-                   std::span<const TokenSlot> to, Stream stream) override {
-    real_->move_tokens(planes, from, to, stream);
-  }
-  void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots, std::byte* packed,
-                   Stream stream) override {
-    real_->pack_tokens(planes, slots, packed, stream);
-  }
-  void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
-                     const std::byte* packed, Stream stream) override {
-    real_->unpack_tokens(planes, slots, packed, stream);
-  }
 
  private:
-  std::unique_ptr<Backend> real_;
   Faults& faults_;
 };
 

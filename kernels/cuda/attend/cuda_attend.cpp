@@ -131,7 +131,6 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
 }
 
 void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
-  plan_->check_step(step.sequences);
   is_fresh_ = true;
   mods_->send(stream);
   plan_->plan(pages, step, stream);

@@ -37,9 +37,12 @@ class CudaAttend {
   /// short query chunks; CudaError.
   CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options);
 
+  /// Checks that a plan can have sequences of these sizes.
+  /// @throws InvalidArgument: too much for one plan, or past the limits.
+  void check_plan(std::span<const SequenceSize> sequences) const { plan_->check_plan(sequences); }
   /// Plans a step in place of the one before, on `stream`. Also sends the changes of the pages and
   /// of the mods' buffers, and compiles (or finds) the kernels that are missing.
-  /// @throws InvalidArgument, also past the limits, before anything has changed.
+  /// REQUIRES: sizes that have passed `check_plan`.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
   /// True if `plan` would not wait: the device has taken everything that was sent before. A host
   /// that must not wait without a deadline polls this first.

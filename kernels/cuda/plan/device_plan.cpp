@@ -29,7 +29,6 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
 }
 
 void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
-  check_step(step.sequences);
   add_sequences(pages, step);
   query_blocks_.clear();
   candidates_ = query_block_tokens_ = 0;
@@ -49,11 +48,11 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 
 // ---- Checks ----
 
-void DevicePlan::check_step(std::span<const StepSequence> sequences) const {
+void DevicePlan::check_plan(std::span<const SequenceSize> sequences) const {
   std::int64_t tokens = 0, appended = 0, candidates = 0, longest = 0;
-  for (const StepSequence& sequence : sequences) {
+  for (const SequenceSize& sequence : sequences) {
     const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
-    const std::int64_t pages = ceil_div(sequence.kv_len, options_.shape.page_size);
+    const std::int64_t pages = ceil_div(sequence.length, options_.shape.page_size);
     candidates += pages * most_query_blocks(sequence.queries, launch);
     tokens += sequence.queries;
     appended += sequence.appended;
@@ -78,10 +77,10 @@ void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
     sequences_.push_back({.first_page = pages.first_page(sequence.list),
                           .pages = to_int32(pages.size(sequence.list)),
                           .first_token = token,
-                          .queries = to_int32(sequence.queries),
-                          .kv_len = to_int32(sequence.kv_len),
+                          .queries = to_int32(sequence.size.queries),
+                          .kv_len = to_int32(sequence.size.length),
                           .first_token_slot = token_slot,
-                          .appended = to_int32(sequence.appended),
+                          .appended = to_int32(sequence.size.appended),
                           .counts_sinks = sequence.counts_sinks});
     token += sequences_.back().queries;
     token_slot += sequences_.back().appended;

@@ -22,17 +22,16 @@
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/plan/page_lists.hpp"
 #include "kernels/cuda/plan/params.hpp"
+#include "kernels/sequence_size.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh::cuda {
 
 /// One sequence of a step. Its queries are the next of the batch's query tokens, its appended
-/// tokens, the last of its `kv_len`, the next of the batch's new ones.
+/// tokens, the last of its length, the next of the batch's new ones.
 struct StepSequence {
   std::size_t list = 0;  ///< its local pages, in the page lists
-  std::int64_t queries = 0;
-  std::int64_t kv_len = 0;  ///< over all ranks
-  std::int64_t appended = 0;
+  SequenceSize size{};
   bool counts_sinks = true;  ///< this rank counts the sinks of its rows
 };
 
@@ -98,14 +97,13 @@ class DevicePlan {
   /// launches have grids of one size. REQUIRES: called once, before the first plan.
   void reserve(const AttendLimits& limits);
 
-  /// Checks what `plan` would refuse, for all pages up to `kv_len`, whose lists need not exist yet.
+  /// Checks that `plan` can plan sequences of these sizes if this rank has all of their pages.
   /// @throws InvalidArgument: too much for one plan, or past the limits.
-  void check_step(std::span<const StepSequence> sequences) const;
+  void check_plan(std::span<const SequenceSize> sequences) const;
 
   /// Plans on the stream and applies the changes of `pages`. Waits only for the copy of the plan
   /// before. Within the limits it allocates only room for the page lists, which doubles, and for
-  /// many new pages at once (a fork's).
-  /// @throws InvalidArgument, as `check_step` does, with the plan unchanged.
+  /// many new pages at once (a fork's). REQUIRES: sizes that have passed `check_plan`.
   void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
   /// True if the device has taken the plan before, for which `plan` waits.
   bool is_ready() const { return upload_.is_taken(); }

@@ -178,7 +178,8 @@ class Generate(ProgramTest):
             self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
             self.assertIn(f"wrote {file}", done.stderr)
             about = json.loads(run(1, "inspect", file, "--json").stdout)
-            self.assertEqual((about["layers"], about["kv_heads"]), (2, 2))
+            (group,) = about["groups"]
+            self.assertEqual((group["layers"], group["kv_heads"], group["first_token"]), ([0, 1], 2, 0))
             self.assertEqual(len(about["token_ids"]), about["tokens"])
             for ranks, page_size in ((1, 4), (3, 8)):
                 done = run(ranks, "import", *flags, "--max-tokens", 24, "--page-size", page_size, "--ranks-check", file)

@@ -57,14 +57,16 @@ float number(std::int64_t token, int layer, std::int64_t head, std::int64_t d) {
   return static_cast<float>((token * 31 + layer * 17 + head * 13 + d * 5) % 97) / 8 - 6;
 }
 
-/// Appends `tokens` tokens, whose numbers say which they are, in every layer.
+/// Appends `tokens` tokens, whose numbers say which they are, in every layer with keys.
 void append_numbers(Mesh& mesh, KvCache& cache, SequenceId sequence, std::int64_t tokens) {
-  const CacheOptions& o = cache.options();
+  const std::int64_t begin = cache.length(sequence);
   StepPlan plan = cache.plan({{sequence, tokens, 0}});
-  const Share heads = share_of(o.kv_heads, mesh.head_rank(), mesh.head_parallel());
-  for (int layer = 0; layer < o.layers; ++layer) {
+  for (int layer = 0; layer < cache.options().layers; ++layer) {
+    const CacheOptions o = cache.group_options(cache.group_of(layer));
+    if (o.state_bytes > 0) continue;
+    const Share heads = share_of(o.kv_heads, mesh.head_rank(), mesh.head_parallel());
     std::vector<float> k, v;
-    for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t t = begin; t < begin + tokens; ++t) {
       for (std::int64_t head = heads.begin; head < heads.begin + heads.size(); ++head) {
         for (int d = 0; d < o.k_dim; ++d) k.push_back(number(t, layer, head, d));
         for (int d = 0; d < o.v_dim; ++d) v.push_back(number(t, layer, head, d + 50));
@@ -131,12 +133,15 @@ TEST(SequenceStream, HasEveryTokenInItsPlace) {
   MemorySource source(stream);
   const SequenceHeader header = read_header(source);
   EXPECT_EQ(header.tokens, 300);
-  EXPECT_EQ(header.layers, 3);
-  EXPECT_EQ(header.heads, kHeads);
-  ASSERT_EQ(header.planes.size(), 2u);
-  EXPECT_EQ(header.planes[1], (SequenceHeader::Plane{"v", Dtype::kFloat32, 6}));
+  ASSERT_EQ(header.groups.size(), 1u);
+  const SequenceHeader::Group& group = header.groups[0];
+  EXPECT_EQ(group.layers, (std::vector<std::int32_t>{0, 1, 2}));
+  EXPECT_EQ(group.heads, kHeads);
+  EXPECT_EQ(group.first, 0);
+  ASSERT_EQ(group.planes.size(), 2u);
+  EXPECT_EQ(group.planes[1], (SequenceHeader::Plane{"v", Dtype::kFloat32, 6}));
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
-    std::vector<float> record(record_bytes(header, tokens) / sizeof(float));
+    std::vector<float> record(record_bytes(group, tokens) / sizeof(float));
     read_record(source, place, std::as_writable_bytes(std::span(record)));
     std::size_t at = 0;
     for (int plane = 0; plane < 2; ++plane)
@@ -164,24 +169,6 @@ TEST(SequenceStream, GoesIntoCachesOfAnyShape) {
       }
     }
   }
-}
-
-TEST(SequenceStream, ItsTokensFindTheSequenceAgain) {
-  const Shape from{.page_size = 8}, to{.ranks = 2, .page_size = 4};
-  const Stream stream = exported(from, options_of(from), 21, true);
-  run_on_threads(to.ranks, [&](Mesh& mesh) {
-    KvCache cache(mesh, options_of(to));
-    MemorySource source(stream);
-    const ImportedSequence imported =
-        cache.import_sequence(mesh.rank().value == 0 ? &source : nullptr);
-    EXPECT_EQ(imported.header.hashes.size(), 2u);
-    EXPECT_EQ(imported.header.hash_page_size, 8);
-    PrefixKey key = cache.make_prefix_key();
-    key.append(imported.header.token_ids);
-    cache.publish(imported.sequence, key);
-    cache.erase(imported.sequence);
-    EXPECT_EQ(cache.length(cache.create_with_prefix(key)), 20);
-  });
 }
 
 /// Imports on 2 ranks beside a sequence that stays; expects an error and nothing else.
@@ -215,6 +202,117 @@ std::optional<Reason> refusal(const CacheOptions& options, const Stream& stream)
   return reason;
 }
 
+/// Layer 1 has another format, layer 2 a window of 6 tokens.
+CacheOptions grouped(const Shape& shape) {
+  CacheOptions options = options_of(shape);
+  options.groups = {{.layers = {1}, .kv_heads = 4, .k_dim = 4, .dtype = Dtype::kBFloat16},
+                    {.layers = {2}, .window = 6}};
+  options.groups[0].q_heads = 4;
+  return options;
+}
+
+/// A group's tokens begin where its window did, in whole pages of the exporter: a stream of one
+/// page size is not that of another, but goes into caches of any.
+TEST(SequenceStream, HasTheGroupsOfLayers) {
+  const Shape from{2, 1, 4};
+  const auto grown = [&](const Shape& shape) {
+    Stream stream;
+    run_on_threads(
+        shape.ranks,
+        [&](Mesh& mesh) {
+          KvCache cache(mesh, grouped(shape));
+          const SequenceId sequence = cache.create();
+          for (const std::int64_t tokens : {290, 10, 1})
+            append_numbers(mesh, cache, sequence, tokens);
+          const Stream mine = export_of(mesh, cache, sequence);
+          if (mesh.rank().value == 0) stream = mine;
+        },
+        mesh_of(shape));
+    return stream;
+  };
+  const Stream stream = grown(from);
+  MemorySource source(stream);
+  const SequenceHeader header = inspect_sequence(source);
+  ASSERT_EQ(header.groups.size(), 3u);
+  EXPECT_EQ(header.groups[1].layers, std::vector<std::int32_t>{1});
+  EXPECT_EQ(header.groups[1].heads, 4);
+  EXPECT_EQ(header.groups[1].planes[0], (SequenceHeader::Plane{"k", Dtype::kBFloat16, 4}));
+  EXPECT_EQ(header.groups[1].first, 0);
+  EXPECT_EQ(header.groups[2].first, 292);  // the last step's query, at 300, sees from 295 on
+  for (const Shape& to : {Shape{1, 1, 4}, Shape{4, 2, 4}, Shape{3, 1, 2}}) {
+    EXPECT_EQ(reexported(to, grouped(to), stream), stream);
+  }
+  EXPECT_EQ(refusal(grouped({2, 1, 8}), stream), std::nullopt);
+  CacheOptions wider = grouped({2, 1, 4});
+  wider.groups[1].window = 20;
+  EXPECT_EQ(refusal(wider, stream), Reason::kMismatch);
+}
+
+/// A state is a row of the last token, and each rank of a row of the mesh has its own.
+TEST(SequenceStream, HasTheStatesOfLayers) {
+  const auto with_states = [](const Shape& shape) {
+    CacheOptions options = options_of(shape);
+    options.prefix.enabled = false;
+    options.groups = {{.layers = {0, 2}, .state_bytes = 32}};
+    return options;
+  };
+  const Shape from{3, 1, 4};
+  Stream stream;
+  run_on_threads(
+      from.ranks,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, with_states(from));
+        const SequenceId other = cache.create(), sequence = cache.create();
+        cache.plan({{other, 3}, {sequence, 300}});
+        for (const int layer : {0, 2}) {
+          const TensorView state = cache.sequence_state(layer, sequence);
+          for (int i = 0; i < 8 && !state.empty(); ++i)
+            static_cast<float*>(state.data)[i] = number(i, layer, 0, 3);
+        }
+        const Stream mine = export_of(mesh, cache, sequence);
+        if (mesh.rank().value == 0) stream = mine;
+      },
+      mesh_of(from));
+  MemorySource source(stream);
+  const SequenceHeader header = inspect_sequence(source);
+  EXPECT_EQ(header.groups[1].first, 299);
+  EXPECT_EQ(header.groups[1].planes[0], (SequenceHeader::Plane{"state", Dtype::kFloat32, 8}));
+  const Shape to{2, 1, 16};
+  EXPECT_EQ(reexported(to, with_states(to), stream), stream);
+  run_on_threads(2,
+                 [&](Mesh& mesh) {
+                   KvCache cache(mesh, with_states(to));
+                   MemorySource again(stream);
+                   const SequenceId sequence =
+                       cache.import_sequence(mesh.rank().value == 0 ? &again : nullptr).sequence;
+                   for (const int layer : {0, 2}) {
+                     const TensorView state = cache.sequence_state(layer, sequence);
+                     for (int i = 0; i < 8 && !state.empty(); ++i)
+                       EXPECT_EQ(static_cast<float*>(state.data)[i], number(i, layer, 0, 3));
+                   }
+                 },
+                 {.threads = 1, .device = DeviceChoice::kCpu});
+  EXPECT_EQ(refusal(options_of({2, 1, 4}), stream), Reason::kMismatch);
+}
+
+TEST(SequenceStream, ItsTokensFindTheSequenceAgain) {
+  const Shape from{.page_size = 8}, to{.ranks = 2, .page_size = 4};
+  const Stream stream = exported(from, options_of(from), 21, true);
+  run_on_threads(to.ranks, [&](Mesh& mesh) {
+    KvCache cache(mesh, options_of(to));
+    MemorySource source(stream);
+    const ImportedSequence imported =
+        cache.import_sequence(mesh.rank().value == 0 ? &source : nullptr);
+    EXPECT_EQ(imported.header.hashes.size(), 2u);
+    EXPECT_EQ(imported.header.hash_page_size, 8);
+    PrefixKey key = cache.make_prefix_key();
+    key.append(imported.header.token_ids);
+    cache.publish(imported.sequence, key);
+    cache.erase(imported.sequence);
+    EXPECT_EQ(cache.length(cache.create_with_prefix(key)), 20);
+  });
+}
+
 class BadStream : public ::testing::Test {
  protected:
   CacheOptions options_ = options_of({.ranks = 2});
@@ -227,7 +325,7 @@ TEST_F(BadStream, LeavesNothingBehind) {
   bad[3] = std::byte{'x'};
   EXPECT_EQ(refusal(options_, bad), Reason::kForeign);
   bad = good_;
-  bad[8] = std::byte{2};  // the version
+  bad[8] = std::byte{1};  // the version
   EXPECT_EQ(refusal(options_, bad), Reason::kForeign);
   for (const std::size_t at : {std::size_t{20}, good_.size() / 2, good_.size() - 1}) {
     bad = good_;
@@ -260,6 +358,9 @@ TEST_F(BadStream, ThatDoesNotFitIsNamed) {
   EXPECT_EQ(refusal(other, good_), Reason::kMismatch);
   other = options_;
   other.dtype = Dtype::kBFloat16;
+  EXPECT_EQ(refusal(other, good_), Reason::kMismatch);
+  other = options_;
+  other.groups = {{.layers = {2}}};
   EXPECT_EQ(refusal(other, good_), Reason::kMismatch);
   run_on_threads(2, [&](Mesh& mesh) {
     CacheOptions small = options_;

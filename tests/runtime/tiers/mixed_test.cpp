@@ -12,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include "runtime/tiers/host_move_stream.hpp"
 #include "tests/allocator/seed.hpp"
 #include "tests/runtime/cache_fixture.hpp"
 #include "tests/runtime/cache_inside.hpp"
@@ -410,42 +411,54 @@ TEST(HostTier, ASecondStoreRenewsThePlaceOfAPage) {
   EXPECT_EQ(tier.counts().stores, 3);
 }
 
-/// A stream that fails at one of its moves.
-class FaultyStream final : public MoveStream {
+/// Gives tiers a stream whose moves fail while `fails`.
+class FaultyCopies final : public OtherBackend {
  public:
-  FaultyStream(std::unique_ptr<MoveStream> real, int fails)
-      : real_(std::move(real)), fails_(fails) {}
-  void move(const PageMoves& moves) override {
-    if (fails_-- == 0) throw Error("injected");
-    real_->move(moves);
+  FaultyCopies(std::unique_ptr<Backend> real, const std::atomic<bool>& fails)
+      : OtherBackend(std::move(real)), fails_(fails) {}
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
+      if (fails_) throw Error("injected");
+      move_pages(moves);
+    });
   }
-  void call(std::function<void(bool)> work) override { real_->call(std::move(work)); }
-  void after(Stream stream) override { real_->after(stream); }
-  void before(Stream stream) override { real_->before(stream); }
-  bool is_done() override { return real_->is_done(); }
 
  private:
-  std::unique_ptr<MoveStream> real_;
-  int fails_;
+  const std::atomic<bool>& fails_;
 };
 
-// A device whose copies fail is not used any more: what a page or its image holds is unknown.
-TEST(PageCopies, AFailedCopyIsThrownFromThenOn) {
-  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
-  KvCache cache(mesh, mixed_options(1, false));
-  auto& state = inside(cache);
-  for (int fails = 0; fails < 3; ++fails) {
-    PageCopies copies(
-        state.pools,
-        std::make_unique<FaultyStream>(state.groups.front().backend->make_move_stream(), fails),
-        mesh.world());
-    std::vector<std::byte> image(copies.page_bytes());
-    for (int at = 0; at < 3; ++at) {
-      const TierJob job = at == 1 ? copies.unpack(image.data(), at) : copies.pack(at, image.data());
-      EXPECT_EQ(copies.wait(job), at != fails);
+// What a page holds whose copy has failed is unknown: nobody reads it.
+TEST(CacheTiers, RefuseAllAfterACopyHasFailed) {
+  for (const bool stores : {true, false}) {
+    std::atomic<bool> fails = false;
+    Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+    KvCache cache(mesh, mixed_options(1, false));
+    auto& state = inside(cache);
+    CacheGroup& group = state.groups.front();
+    group.backend = std::make_unique<FaultyCopies>(std::move(group.backend), fails);
+    state.tiers.reset();
+    state.tiers =
+        std::make_unique<CacheTiers>(state.mesh, state.options, state.groups, state.pools);
+    const SequenceId sequence = cache.create();
+    fill(cache, sequence, 12);
+    PrefixKey key = cache.make_prefix_key();
+    key.append(std::vector<std::int32_t>(12, 3));
+    cache.publish(sequence, key);
+    cache.erase(sequence);
+    const SequenceId large = cache.create();
+    fails = stores;
+    cache.reserve(large, 20 * kPage);  // evicts all
+    if (!stores) {
+      cache.erase(large);
+      fails = true;
+      EXPECT_EQ(cache.match_prefix(key).tokens, 12);  // the copies may be under way
     }
-    EXPECT_THROW(copies.wait_all(), Error);
-    EXPECT_THROW(copies.before({}), Error);
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_THROW(static_cast<void>(cache.pool(0)), Error);
+      EXPECT_THROW(static_cast<void>(cache.match_prefix(key)), Error);
+      EXPECT_THROW(static_cast<void>(cache.plan({{large, 1, 1}})), Error);
+      fails = false;
+    }
   }
 }
 
