@@ -59,6 +59,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "mesh": "runtime",
     "cache_options": "runtime",
     "kv_cache": "runtime",
+    "step_plan": "runtime",
     "tiers": "runtime",
     "sequence_stream": "runtime",
     "paged_attention": "runtime",

@@ -167,7 +167,8 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
   }
 }
 
-/// What the weights of a row refer to: the merged LSE, or for kAllReduce the largest LSE.
+/// Returns the LSE that the weights of a row refer to: the merged one, or for kAllReduce the
+/// largest.
 __device__ float reference_lse(const CombineParams& p, int token, int head) {
   const int row = token * p.heads + head;
   if (p.lses_are_maxima) return p.lses[row];
