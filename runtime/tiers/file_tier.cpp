@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <new>
 
@@ -280,8 +281,15 @@ void FileTier::count(FileFault fault) {
 }
 
 bool FileTier::settle(std::chrono::milliseconds most) {
-  copies_.wait_all();
-  return jobs_.wait_all(most);
+  std::exception_ptr failure;
+  try {
+    copies_.wait_all();
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
+  const bool is_done = jobs_.wait_all(most);  // which give buffers back, also of copies that failed
+  if (failure) std::rethrow_exception(failure);
+  return is_done;
 }
 
 TierCounts FileTier::counts() const {
