@@ -16,8 +16,9 @@ class MoveStream {
   /// Host memory must stay until the move is done.
   virtual void move(const PageMoves& moves) = 0;
   /// Calls `work` on some thread when all moves so far are done, and says whether all since the
-  /// last call have succeeded. It makes no call of the device.
-  virtual void call(std::function<void(bool moved)> work) = 0;
+  /// last call have succeeded. It makes no call of the device. The moves to come wait for it if it
+  /// `holds` them.
+  virtual void call(std::function<void(bool moved)> work, bool holds) = 0;
   /// The moves to come run after the work that is on `stream` now. On the CPU that is done.
   virtual void after(Stream stream) = 0;
   /// The work to come on `stream` runs after the moves so far. On the CPU it blocks until they are

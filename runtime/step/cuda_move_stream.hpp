@@ -14,7 +14,7 @@ class CudaMoveStream final : public MoveStream {
   explicit CudaMoveStream(Mesh& mesh);
 
   void move(const PageMoves& moves) override;
-  void call(std::function<void(bool)> work) override;
+  void call(std::function<void(bool)> work, bool holds) override;
   void after(Stream stream) override;
   void before(Stream stream) override;
   bool is_done() override;
@@ -24,8 +24,9 @@ class CudaMoveStream final : public MoveStream {
 
   Mesh& mesh_;
   std::unique_ptr<void, void (*)(void*)> stream_;
-  cuda::DeviceEvent reached_;  // by the stream that moves run after
-  cuda::DeviceEvent moved_;    // before the calls, for which no stream waits
+  std::unique_ptr<void, void (*)(void*)> calls_;  // that hold no moves
+  cuda::DeviceEvent reached_;                     // by the stream that moves run after
+  cuda::DeviceEvent moved_;                       // before the calls, for which no stream waits
   cuda::PageCopier copier_;
   bool is_busy_ = false;  // each query of the driver takes over a microsecond
 };
