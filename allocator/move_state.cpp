@@ -90,7 +90,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank ra
     PageRank to{-1};
     for (const PageId page : sequence.held_pages()) {
       if (page.rank() != rank || page.index() < pages || targets_[place(page)].valid()) continue;
-      // What is on one rank stays together, as far as there is room.
+      // Pages of one rank stay together, as far as there is room.
       const bool goes_on = to.value >= 0 && !sequence.placement.pages_on;
       if (!goes_on || pools_.free_pages(to) == 0)
         to = pools_.free_pages(rank) > 0 ? rank : least_filled(pools_);

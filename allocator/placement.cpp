@@ -110,7 +110,7 @@ class BalancedPlacement final : public PlacementPolicy {
   }
 
   /// Cached pages count as free; among ranks with as many, the one comes first whose cached pages
-  /// are older. Else one rank would evict what is new while others keep what nobody asks for.
+  /// are older. Else one rank would evict new pages while others keep pages without use.
   static bool is_emptier(const PagePools& pools, PageRank a, PageRank b) {
     if (pools.free_pages(a) != pools.free_pages(b))
       return pools.free_pages(a) > pools.free_pages(b);

@@ -83,7 +83,7 @@ class PageAllocator::State {
     std::int64_t appends;  // tokens
   };
 
-  /// Which sequences give up pages that rebalance moves.
+  /// The sequences whose pages rebalance moves.
   enum class Moving { kWhole, kSpread, kAny };
   struct PoolSize {
     PageRank rank;

@@ -40,4 +40,7 @@ function(kvmesh_folder name)
     PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(kvmesh_${name} PUBLIC ${arg_PUBLIC}
                                        PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:kvmesh_flags>)
+  if(KVMESH_PRECOMPILED AND fmt::fmt IN_LIST arg_PRIVATE)
+    target_precompile_headers(kvmesh_${name} REUSE_FROM kvmesh_precompiled)
+  endif()
 endfunction()

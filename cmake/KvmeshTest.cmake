@@ -11,26 +11,19 @@ set(KVMESH_TEST_ENVIRONMENT
 # Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
 set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
-# GoogleTest and its includes are most of a test file's compile time: they are precompiled. Not with
-# ccache, which does not store objects that use a precompiled header.
-set(kvmesh_precompiled ON)
-if(CMAKE_CXX_COMPILER_LAUNCHER)
-  set(kvmesh_precompiled OFF)
-endif()
-option(KVMESH_TEST_PRECOMPILED "Precompile the headers of GoogleTest" ${kvmesh_precompiled})
-
 # kvmesh_as_test(TARGET): options, GoogleTest and its precompiled header, as for everything compiled for
 # tests.
 function(kvmesh_as_test target)
   target_compile_options(${target} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${target} PRIVATE GTest::gtest kvmesh_flags)
-  if(KVMESH_TEST_PRECOMPILED)
+  if(KVMESH_PRECOMPILED)
     target_precompile_headers(${target} REUSE_FROM kvmesh_test_precompiled)
   endif()
 endfunction()
 
-if(KVMESH_TEST_PRECOMPILED)
-  add_library(kvmesh_test_precompiled OBJECT ${PROJECT_SOURCE_DIR}/tests/support/precompiled.cpp)
+# GoogleTest and its includes are most of the compile time of a test file.
+if(KVMESH_PRECOMPILED)
+  add_library(kvmesh_test_precompiled OBJECT ${PROJECT_SOURCE_DIR}/cmake/precompiled.cpp)
   target_compile_options(kvmesh_test_precompiled PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(kvmesh_test_precompiled PRIVATE GTest::gtest kvmesh_flags)
   target_precompile_headers(kvmesh_test_precompiled PRIVATE <gtest/gtest.h> <algorithm> <functional>

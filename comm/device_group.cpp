@@ -107,7 +107,7 @@ void DeviceGroup::wait(Stream stream, std::string_view operation) {
   wait_until([&] { return cuda_memory::is_done(stream, operation); }, operation);
 }
 
-// A kernel that has waited for a peer in vain is done like any other: only its note says it.
+// A kernel whose wait for a peer timed out ends like any other; only its note shows it.
 void DeviceGroup::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
   const auto is_done_well = [&] {
     const bool done = is_done();

@@ -11,7 +11,7 @@
 
 namespace kvmesh {
 
-/// What a row has beside its outputs.
+/// The head of a row, before its outputs.
 struct ExactRowHead {
   /// The largest score of a visible key. -inf: there is none. NaN: a score was NaN or +inf.
   float max;

@@ -1,4 +1,4 @@
-// Which instruction sets our vector kernels are compiled for. Include before any Highway header.
+// The instruction sets that vector kernels are compiled for. Include before any Highway header.
 //
 // Each target compiles every kernel once more, so we keep those that matter: SSE4, AVX2 and AVX3
 // (AVX-512 F/BW/CD/DQ/VL) on x86, NEON on Arm, and the compiler's baseline. Left out are SSSE3

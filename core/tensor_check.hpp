@@ -8,7 +8,7 @@
 
 namespace kvmesh {
 
-/// Which element types a tensor may have: those without scales, or any.
+/// The element types that a tensor may have: those without scales, or any.
 enum class Elements : std::uint8_t { kWithoutScales, kAny };
 
 /// Checks that `view` has `dims` extents, none of them negative, one of the element types and a

@@ -70,7 +70,8 @@ class KvCache::State {
   /// The group of a layer that has keys and values. @throws as pool.
   CacheGroup& attention_group(int layer);
 
-  /// Of the histories of all groups' allocators; of one group that of its allocator.
+  /// Returns a hash of the histories of all groups' allocators; with one group, that of its
+  /// allocator.
   std::uint64_t digest() const;
   /// Compares the allocators of all ranks, group by group. @throws DigestMismatch. Collective.
   void check_replicas();
@@ -112,7 +113,7 @@ class KvCache::State {
   void copy_moves(std::span<const std::vector<PageCopy>> copies);
   /// @throws InvalidArgument if there is no such rank.
   PoolSizes& pool_size(PageRank rank);
-  /// The bytes of pools of so many pages.
+  /// Returns the bytes of pools of this many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
   /// Gives a pool memory for more pages. @throws OutOfMemory, on every rank and with nothing
   /// changed, if the pool of page rank `rank` cannot have `pages` pages. Collective over the world.

@@ -13,7 +13,8 @@
 namespace kvmesh {
 namespace {
 
-/// Those of a group, whose pools of page rank r have `now[r]` pages of at most `most[r]`.
+/// Returns the options of a group's allocator. The pools of page rank r have `now[r]` pages and at
+/// most `most[r]`.
 AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
                                    const std::vector<std::int64_t>& now,
                                    const std::vector<std::int64_t>& most, std::uint16_t id_space) {

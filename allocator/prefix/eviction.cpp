@@ -7,7 +7,8 @@ namespace {
 
 constexpr std::uint8_t kMostHits = 3;  // as in S3-FIFO: two bits
 
-/// kHits: by how many tenths of the rank's pages a page counts as used more recently, by its hits.
+/// kHits: because of its hits, a page counts as used more recently, by this many tenths of the
+/// rank's pages.
 constexpr std::uint64_t kCreditTenths[kMostHits + 1] = {0, 6, 8, 9};
 
 /// The share of a rank's pages that the policy's limited queue may have.

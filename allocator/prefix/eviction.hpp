@@ -1,4 +1,4 @@
-// Which cached page goes first: one interface, five policies.
+// The order in which cached pages are evicted: one interface, five policies.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace kvmesh {
 
-/// What the policies keep of each page, in arrays that all of them share.
+/// The data per page that the policies need, in arrays that all policies share.
 struct EvictionPages {
   struct Page {
     PageSlot next = kNoSlot, previous = kNoSlot;
@@ -21,11 +21,11 @@ struct EvictionPages {
   std::vector<Page> pages;  // [slot]
 };
 
-/// The order of the pages of one rank and one priority. Its queues hold the pages that no
-/// sequence holds. Decides by the order of calls alone; never allocates or throws.
+/// The order of one rank's pages of one priority. Its queues hold the pages that no sequence holds.
+/// The order follows from the order of calls alone. No function allocates or throws.
 class EvictionQueues {
  public:
-  /// `pages`: of the rank.
+  /// `pages` is the number of pages of the rank.
   EvictionQueues(Eviction policy, std::int64_t pages);
   void resize(std::int64_t pages);
 

@@ -23,9 +23,10 @@ struct PrefixRun {
 };
 
 /// The published pages of all ranks: index, tokens and order of eviction. A published page is never
-/// written. Who holds a page holds its parent, so the cached pages (published, and held by nobody)
-/// are whole subtrees: all of them can be evicted, leaves first. With a window, who holds a page
-/// may have given up those before it: pages have no parents then, and each is evicted alone.
+/// written. A sequence that holds a page holds its parent, too, so the cached pages (published, and
+/// held by no sequence) are whole subtrees: all of them can be evicted, leaves first. With a
+/// window, a sequence may have given up the pages before one that it holds: pages have no parents
+/// then, and each is evicted alone.
 class PrefixCache final : public PageKeeper {
  public:
   PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes);
@@ -39,7 +40,7 @@ class PrefixCache final : public PageKeeper {
 
   PageSlot find(const PageHash& hash) const { return index_.find(hash); }
   const PageHash& hash(PageId page) const { return index_.hash(slot(page)); }
-  /// Makes publish() of this priority possible. Allocates.
+  /// Allocates the memory that publish() of this priority needs.
   void prepare(int priority);
   /// Publishes a page that a sequence holds. `parent` is invalid for a first page.
   void publish(PageId page, const PageHash& hash, PageId parent,
@@ -57,25 +58,24 @@ class PrefixCache final : public PageKeeper {
            static_cast<PageSlot>(page.index());
   }
 
-  /// Whether a page knows the one before it.
+  /// Returns whether pages have parents.
   bool is_tree() const { return window_ == 0; }
 
-  /// All published pages, in the order of their ids.
+  /// Returns all published pages, in the order of their ids.
   std::vector<PageId> published() const;
 
-  /// The number of pages in all queues.
+  /// Returns the number of pages in all queues.
   std::int64_t evictable() const;
 
   void released(PageId page) override;
   void taken(PageId page) override;
   void evict_one(PageRank rank) override;
 
-  /// Evicts the rank's cached pages from index `first` on, with those behind them in their chains,
-  /// on whichever ranks these are.
+  /// Evicts the rank's cached pages from index `first` on, and their descendants on all ranks.
   void evict_past(PageRank rank, std::int64_t first);
-  /// The rank's pool has another size.
+  /// Adapts to another size of the rank's pool.
   void resized(PageRank rank);
-  /// The content of page `from` is in page `to` from now on. REQUIRES: sequences hold both.
+  /// Moves an entry: the content of page `from` is now in page `to`. REQUIRES: sequences hold both.
   void moved(PageId from, PageId to);
 
  private:

@@ -31,7 +31,7 @@ class PrefixIndex {
   std::size_t find_run(std::span<const PageHash> chain, std::span<PageSlot> found) const;
 
   /// Adds a page. `parent` is kNoSlot for a first page. `whole`: the page is only used as a whole,
-  /// since its tokens alone do not say what it holds.
+  /// because its content depends on more than its tokens.
   /// REQUIRES: neither the slot nor the hash is in the index; the parent is.
   void insert(PageSlot slot, const PageHash& hash, PageSlot parent,
               std::span<const std::int32_t> tokens, bool whole);
@@ -51,7 +51,7 @@ class PrefixIndex {
   }
 
   /// Returns the child of `parent` that shares the most leading tokens with `tokens`, and how many.
-  /// Looks at the newest children only, and not at pages that are used as a whole.
+  /// Considers the newest children only, and none that is used as a whole.
   struct Partial {
     PageSlot slot = kNoSlot;
     std::int64_t tokens = 0;

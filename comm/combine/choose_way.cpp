@@ -57,14 +57,14 @@ bool takes(WayKind way, const CombineMeans& means, const CombineShape& shape,
          fitting_layout(shape, options, means.ranks, *means.peer).has_value();
 }
 
-/// Tried in this order where nobody asks for a way. Two H200, 32 to 8192 rows of dim 128 as
+/// The order in which ways are tried if none is requested. Two H200, 32 to 8192 rows of dim 128 as
 /// bfloat16: by peer 3-8 us, by NCCL 12-28.
 constexpr std::array kByPreference = {WayKind::kPeer, WayKind::kNccl, WayKind::kStaged,
                                       WayKind::kHierarchical, WayKind::kHost};
 
-/// Whether a way is taken where nobody asks for it. Ranks that share a GPU take turns on it while
-/// they wait for one another's stores: milliseconds. The hierarchical way has one step more, some
-/// 15 us, which is what 64 KiB take over a link of 25 to 50 Gbit/s.
+/// Returns whether a way is used if none is requested. Ranks that share a GPU take turns on it
+/// while they wait for one another's stores, which takes milliseconds. The hierarchical way has one
+/// more step of about 15 us, the time of 64 KiB over a link of 25 to 50 Gbit/s.
 bool pays(WayKind way, const CombineMeans& means, const CombineShape& shape) {
   constexpr std::int64_t kSavedBytes = 64 * 1024;
   if (way == WayKind::kPeer) return !means.shares_gpus;

@@ -1,4 +1,4 @@
-// Which way and which strategy a combine takes: every such decision is made here.
+// The choice of way and strategy of a combine: every such decision is made here.
 #pragma once
 
 #include <optional>
@@ -9,7 +9,7 @@
 
 namespace kvmesh {
 
-/// What a group of ranks can combine with.
+/// The ways that are available to a group of ranks.
 struct CombineMeans {
   int ranks = 1;
   DeviceKind device = DeviceKind::kCpu;

@@ -34,7 +34,7 @@ class CombineWay {
   virtual void identify(const PlanDigest&) {}
 
   /// Prepares for partials of `shape`. Keeps a copy of the mask. Sends nothing; buffers only grow.
-  /// What a device needs is uploaded in the order of `stream`, which is not being captured.
+  /// Uploads to a device are ordered on `stream`, which is not being captured.
   /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
   virtual void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) = 0;
 

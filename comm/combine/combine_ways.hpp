@@ -11,7 +11,7 @@ namespace kvmesh {
 
 class RowExchange;
 
-/// What the ways of a group have in common: those that go over the host share their buffers, so
+/// The resources that the ways of a group share. Ways that go over the host share their buffers, so
 /// ways run one after the other. Does not outlive the group.
 class CombineWays {
  public:

@@ -1,4 +1,5 @@
-// Which rows a combine moves where: the blocks that ranks own, and who takes part in them.
+// The rows that a combine moves, and where: the blocks that ranks own, and the ranks that take
+// part.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct CombineShape {
 struct CombineBlock {
   Share tokens;
   Share heads;
-  /// Of Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
+  /// For Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
   const Participation* owners = nullptr;
   int owner = 0;
 

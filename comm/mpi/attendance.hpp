@@ -1,4 +1,4 @@
-// Which ranks have come to a call of MPI that waits for all of them.
+// The ranks that have reached a call of MPI that waits for all of them.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// What is behind an NcclGroup: the communicator, and calls on it with a bounded wait. Only for
+// The state of an NcclGroup: the communicator, and calls on it whose waits are bounded. Only for
 // sources that are built with NCCL.
 #pragma once
 
@@ -59,7 +59,7 @@ struct NcclGroup::State {
   [[noreturn]] void fail(ncclResult_t code, std::string_view operation);
   [[noreturn]] void fail_late(std::string_view operation);
 
-  /// `is_done` is asked with the group's device current; what it throws breaks the group.
+  /// Calls `is_done` with the group's device current. If it throws, the group is broken.
   void wait_until(const std::function<bool()>& is_done, std::string_view operation);
   void wait(cudaStream_t stream, std::string_view operation);
   void close();

@@ -50,7 +50,7 @@ bool is_fast_link(int device, const std::array<char, 16>& other) {
   return false;
 }
 
-/// What a rank says of itself: its window, and its GPU.
+/// The description that a rank sends of itself: its window, and its GPU.
 struct Endpoint {
   MemoryHandle handle;
   bool has_memory = false;
@@ -68,7 +68,7 @@ Endpoint endpoint_of(const SharedMemory& memory, int device) {
 
 }  // namespace
 
-/// What kernels note, and read, on this rank alone.
+/// The memory on this rank alone that kernels write faults to and read epochs from.
 struct PeerWindow::Fault {
   Fault() : device(kMostPeerBlocks * sizeof(std::uint32_t) + sizeof(std::uint32_t)) {
     kvmesh::check(cudaMemset(device.data(), 0, device.size_bytes()), kMake);

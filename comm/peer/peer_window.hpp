@@ -38,8 +38,8 @@ struct PeerRefused {
 /// One rank's window, and its maps of the other ranks' windows. The memory is plain device memory,
 /// mapped by CUDA IPC between processes; ranks that are threads of one process use the pointers.
 ///
-/// Kernels that wait for a peer wait no longer than a deadline. One that waited in vain notes it in
-/// the window, and from then on no kernel waits: `check` throws.
+/// No kernel waits for a peer longer than the deadline. A kernel whose wait times out notes it in
+/// the window; from then on no kernel waits, and `check` throws.
 ///
 /// Neither copied nor moved: kernels and graphs have its addresses. One thread at a time, and one
 /// stream at a time: all combines of a group use the same slots.
@@ -71,13 +71,13 @@ class PeerWindow {
   /// Whether some GPU is that of several ranks. They take turns on it while they wait.
   bool shares_gpus() const { return ranks_per_gpu_ > 1; }
 
-  /// What kernels get. `form`: where its slots are.
+  /// The window as kernels see it, and the place and size of its slots for a row form.
   PeerWindowView view() const;
   std::int64_t slots_offset(RowForm form) const;
   std::int64_t slot_bytes(RowForm form) const;
 
-  /// @throws Timeout the first time after a kernel has waited for a peer in vain, which names the
-  /// rank, the combine and what was missing; BrokenGroup after that. Sends nothing.
+  /// @throws Timeout, the first time after a kernel's wait has timed out, naming the rank, the
+  /// combine and the missing data; BrokenGroup after that. Sends nothing.
   void check(std::string_view operation);
   /// Blocks until the stream is idle, at most for the communicator's deadline. @throws as `check`.
   void wait(Stream stream, std::string_view operation);

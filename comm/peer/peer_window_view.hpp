@@ -12,7 +12,7 @@ inline constexpr int kMostPeerBlocks = 1024;
 
 enum class PeerPhase : std::uint32_t { kRows, kArrival };
 
-/// What a kernel notes that waited in vain. `is_set` is written last.
+/// The report of a kernel whose wait has timed out. `is_set` is written last.
 struct PeerFault {
   std::uint32_t is_set;
   std::int32_t late;     ///< the rank that was waited for

@@ -38,7 +38,7 @@ void await_welcome(asio::io_context& io, Link& link, Rank peer, const Waiting& w
                                     other_end(link.socket), peer.value));
 }
 
-/// Takes the calls of all in `expected`; whoever else calls is turned away.
+/// Accepts the connections of all in `expected`, and closes those of any other rank.
 void take_calls(Links& links, Reception& reception, std::vector<Rank> expected, std::uint64_t token,
                 const Waiting& waiting) {
   while (!expected.empty()) {

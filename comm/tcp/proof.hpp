@@ -10,7 +10,7 @@
 
 namespace kvmesh::tcp {
 
-/// What the ranks of a job have in common. Both may be empty.
+/// The job's name and secret, equal on all of its ranks. Both may be empty.
 struct Credentials {
   std::string secret;
   std::string job;
@@ -25,8 +25,8 @@ Nonce make_nonce();
 
 enum class Role { kCaller, kListener };
 
-/// Proves that the one in `role` has `credentials`, to whoever drew the other nonce, and that it
-/// says `words`. The roles' proofs differ, so that neither can be sent back.
+/// Proves to the peer that drew the other nonce that the rank in `role` has `credentials` and sends
+/// `words`. The roles' proofs differ, so neither can be sent back.
 Proof prove(const Credentials& credentials, Role role, const Nonce& caller, const Nonce& listener,
             std::span<const std::byte> words = {});
 

@@ -1,5 +1,5 @@
-// What ranks say to one another while they connect. Numbers are in the host's byte order: a host of
-// the other order shows another magic.
+// The messages that ranks exchange while they connect. Numbers are in the host's byte order: a host
+// of the other order shows another magic.
 #pragma once
 
 #include <array>
@@ -59,7 +59,7 @@ inline std::span<const std::byte> words_of(const Claim& claim) {
   return std::as_bytes(std::span(&claim, 1)).first(offsetof(Claim, proof));
 }
 
-/// What the one who listens says, any number of times.
+/// The messages of the listening rank, any number of them.
 enum class Say : std::uint32_t {
   kWelcome,  ///< Between two ranks: connected.
   kWaiting,  ///< Rank 0: not all are here; the ranks that are missing (the first of them) follow.

@@ -1,6 +1,6 @@
-// Stores of rows into the windows of a combine: see core/pod/combine_target.hpp. Whoever computes a
-// partial may store it: the combine's own kernel, or the one that merges an attention's splits. For
-// nvcc and NVRTC.
+// Stores of rows into the windows of a combine: see core/pod/combine_target.hpp. Any kernel that
+// computes a partial may store it: the combine's own, or the one that merges an attention's splits.
+// For nvcc and NVRTC.
 #pragma once
 
 #include "core/cuda/half_pairs.cuh"

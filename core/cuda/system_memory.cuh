@@ -48,7 +48,7 @@ __device__ inline std::uint32_t ld_relaxed_sys_u32(const void* from) {
   return value;
 }
 
-/// What was written before it is seen by whoever sees the stored value.
+/// Earlier writes are visible to any reader of the stored value.
 __device__ inline void st_release_sys_u32(void* to, std::uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }

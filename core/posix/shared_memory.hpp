@@ -16,8 +16,8 @@
 
 namespace kvmesh {
 
-/// Which processes can use a block. Memory for other processes costs more: on the CPU most systems
-/// back it with small pages, on a GPU it comes in units of 2 MiB.
+/// The processes that can use a block. Memory for other processes costs more: on the CPU most
+/// systems back it with small pages, on a GPU it comes in units of 2 MiB.
 enum class Sharing : std::uint8_t { kProcess, kNode };
 
 /// The data that a rank needs to map another rank's block. Trivially copyable, to be sent.

@@ -100,7 +100,7 @@ class PageAllocator {
   /// @throws InvalidArgument if the options are invalid.
   explicit PageAllocator(const AllocatorOptions& options);
   ~PageAllocator();
-  PageAllocator(PageAllocator&&) noexcept;
+  PageAllocator(PageAllocator&&) noexcept;  ///< Calls of one moved from throw InvalidArgument.
   PageAllocator& operator=(PageAllocator&&) noexcept;
 
   const AllocatorOptions& options() const;
@@ -241,7 +241,7 @@ class PageAllocator {
   /// Returns the copies to make.
   /// @throws InvalidArgument for a size that is not in [0, pages_per_rank]; OutOfPages if the pools
   /// have too few free pages for those that move. try_start_resize returns OutOfPages instead of
-  /// throwing it, can_resize tells without a change.
+  /// throwing it, can_resize returns it without a change.
   std::vector<PageCopy> start_resize(PageRank rank, std::int64_t pages);
   Result<std::vector<PageCopy>> try_start_resize(PageRank rank, std::int64_t pages);
   Result<Done> can_resize(PageRank rank, std::int64_t pages) const;
@@ -270,7 +270,7 @@ class PageAllocator {
   /// The pages that operations can use: free, or cached and thus evictable.
   std::int64_t free_pages() const;
   std::int64_t free_pages(PageRank rank) const;
-  /// Of these, the pages that are kept for their content although no sequence holds them.
+  /// The free pages that are kept for their content although no sequence holds them.
   std::int64_t cached_pages() const;
   std::int64_t cached_pages(PageRank rank) const;
   /// The number of cached pages that were evicted so far.

@@ -62,8 +62,8 @@ struct CacheOptions {
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
   PageKind page_kind = PageKind::kKv;
-  /// Of float8 pages: a number for all keys and one for all values, or one that append computes for
-  /// each token and head (docs/contracts.md, Numbers).
+  /// For float8 pages: one number for all keys and one for all values, or numbers that append
+  /// computes for each token and head (docs/contracts.md, Numbers).
   KvScales scales{};
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;

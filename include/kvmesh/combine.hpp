@@ -14,7 +14,7 @@
 
 namespace KVMESH_API kvmesh {
 
-/// Which rows a rank gets. A row is one (token, head).
+/// The rows that a rank gets. A row is one (token, head).
 enum class Scatter : std::uint8_t {
   kHeads,   ///< All tokens of a contiguous share of the heads.
   kTokens,  ///< All heads of a contiguous share of the tokens.
@@ -41,7 +41,8 @@ enum class CombineStrategy : std::uint8_t {
   kAllReduce,      ///< Reduce the LSEs' maximum, then the weighted sums. GPUs only: nccl.hpp.
 };
 
-/// What moves the rows. Every way takes the same options and gives the same result to rounding.
+/// The transport of the rows. Every way takes the same options and gives the same result to
+/// rounding.
 enum class WayKind : std::uint8_t {
   kHost,    ///< The ranks' communicator, between host memories.
   kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
@@ -66,9 +67,9 @@ struct Share {
 };
 Share share_of(std::int64_t count, int index, int ranks);
 
-/// Which ranks hold keys of a token's rows, one bit per rank. Every rank passes the same mask, so
-/// all ranks know which rank sends which rows without a message. A row whose only participant is
-/// its owner sends no bytes (DeviceCombiner documents the exceptions with NCCL).
+/// A mask of the ranks that hold keys of a token's rows, one bit per rank. Every rank passes the
+/// same mask, so all ranks know which rank sends which rows without a message. A row whose only
+/// participant is its owner sends no bytes (DeviceCombiner documents the exceptions with NCCL).
 class Participation {
  public:
   /// Makes a mask in which no rank takes part in any of `tokens` tokens.

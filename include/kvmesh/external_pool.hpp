@@ -33,13 +33,14 @@ KvPool side_by_side_pool(const TensorView& rows, int k_dim);
 struct ExternalPoolOptions {
   /// Query heads of this rank. REQUIRES: a multiple of the pool's kv heads.
   int q_heads = 0;
-  /// Which page rank holds a token, in page tables without `logical`: position p is on page
+  /// The page rank that holds a token, in page tables without `logical`: position p is on page
   /// rank (p / interleave) % kv_parallel, and a rank's tokens fill its pages in order. That is the
   /// ownership of vLLM's decode context parallelism, where a page of the table spans page_size *
   /// kv_parallel positions. 0: the page size. REQUIRES: it divides the page size or is a multiple
   /// of it.
   ///
-  /// Of a value below the page size, with several ranks: kernels see pages of `interleave` tokens,
+  /// If it is below the page size and there are several ranks, kernels see pages of `interleave`
+  /// tokens,
   /// as block masks do; a page table has `indices` of whole pages nonetheless. REQUIRES: the pages
   /// of keys, of values and of scales lie equally many rows of a token apart. They do in separate
   /// tensors of one order, side by side, and in pairs if k_dim == v_dim. Token lists need that,

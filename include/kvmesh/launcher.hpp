@@ -13,7 +13,7 @@
 
 namespace KVMESH_API kvmesh {
 
-/// What started the ranks of a job. docs/launching.md lists the variables of each.
+/// The program that started the ranks of a job. docs/launching.md lists the variables of each.
 enum class Launcher : std::uint8_t {
   kNone,      ///< nothing: the process runs alone
   kByHand,    ///< KVMESH_RANK, KVMESH_SIZE and KVMESH_RENDEZVOUS

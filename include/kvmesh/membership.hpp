@@ -1,4 +1,4 @@
-// Which rank of a communicator holds which page rank's pages.
+// The map from page ranks to the ranks of a communicator that hold their pages.
 #pragma once
 
 #include <cstdint>

@@ -44,7 +44,7 @@ struct MeshOptions {
   /// way: with 64 MiB and heads or tokens divided among the ranks, those of 300 tokens of 128 heads
   /// of dim 128 as float32 do fit. Has no effect on the CPU. REQUIRES: equal on all ranks.
   std::size_t peer_window_bytes = std::size_t{64} << 20;
-  /// Which kv rank holds which page rank's pages. Empty: Membership(kv_parallel). REQUIRES: equal
+  /// The kv rank that holds each page rank's pages. Empty: Membership(kv_parallel). REQUIRES: equal
   /// on all ranks, and of kv_parallel ranks.
   std::optional<Membership> membership{};
 };

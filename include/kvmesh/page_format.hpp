@@ -1,5 +1,5 @@
-// What a page holds. Whoever stores, copies or sends pages loops over planes; only append and
-// attention know what a plane means, and see it as a pool of keys and values.
+// The content of a page. Code that stores, copies or sends pages loops over planes; only append and
+// attention interpret planes, as a pool of keys and values.
 #pragma once
 
 #include <array>
@@ -64,7 +64,7 @@ struct AttentionShape {
   int page_size = 0;
 };
 
-/// What a page holds of a token and kv head.
+/// The content of a page per token and kv head.
 enum class PageKind : std::uint8_t {
   kKv,      ///< a key of k_dim elements and a value of v_dim
   kLatent,  ///< a key of k_dim elements whose first v_dim are the value (MLA)

@@ -23,8 +23,9 @@ enum class PrefixHash : std::uint8_t {
   kXxh3,
 };
 
-/// Which page without references is evicted first. All decide by the order of operations alone, so
-/// all ranks agree. A page is evicted only after all cached pages that continue it.
+/// The policy that picks the unreferenced page to evict first. All policies decide by the order of
+/// operations alone, so all ranks agree. A page is evicted only after all cached pages that
+/// continue it.
 enum class Eviction : std::uint8_t {
   /// A queue for each number of hits. A page that was hit counts as used more recently than it was,
   /// by as many new pages as the pool has or a few more. The default.

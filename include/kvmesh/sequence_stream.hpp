@@ -131,7 +131,7 @@ class FileSource final : public ByteSource {
   int descriptor_ = -1;
 };
 
-/// What a stream says of itself.
+/// The description of a sequence at the beginning of its stream.
 struct SequenceHeader {
   static constexpr std::uint32_t kVersion = 2;
 

@@ -35,7 +35,7 @@ struct TierOptions {
   bool enabled() const { return host_bytes > 0 || !directory.empty(); }
 };
 
-/// Of this rank, since the cache was made. A page counts on the rank that stores or loads it.
+/// Counts of this rank since the cache was made. A page counts on the rank that stores or loads it.
 struct TierCounts {
   std::int64_t pages = 0;    ///< that the tier has now; of the file tier those of this rank's share
   std::int64_t stores = 0;   ///< pages written

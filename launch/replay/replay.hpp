@@ -35,7 +35,7 @@ struct Growth {
   std::int64_t count = 0;
 };
 
-/// What a replay drives: an allocator alone, or a cache that computes. Its calls are those of
+/// The target of a replay: an allocator alone, or a cache that computes. Its calls are those of
 /// PageAllocator.
 class Served {
  public:

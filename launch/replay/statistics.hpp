@@ -32,7 +32,7 @@ struct Statistics {
   Sharing sharing{};
 };
 
-/// Of Azure/AzurePublicDataset, LLM inference 2023, which has lengths alone, and of
+/// Statistics of Azure/AzurePublicDataset, LLM inference 2023, which has lengths alone, and of
 /// kvcache-ai/Mooncake, FAST25 release.
 inline constexpr std::array kTraces{
     Statistics{"azure-code",

@@ -8,6 +8,9 @@
 
 namespace kvmesh::verify {
 
+/// Fills the pages that no sequence holds with NaN.
+void poison_free_pages(KvCache& cache);
+
 // A step: both plans, and the owner of each query token.
 struct CheckedCache::Step {
   struct Query {

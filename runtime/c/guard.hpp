@@ -1,4 +1,4 @@
-// What every function of the C interface stands on: no exception leaves, options of any version.
+// The base of every C function: no exception leaves it, and it reads options of any version.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// What the handles of the C interface are.
+// The objects behind the handles of the C interface.
 #pragma once
 
 #include <optional>

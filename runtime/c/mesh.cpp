@@ -58,7 +58,7 @@ TcpOptions tcp_options(const kvmesh_tcp_options_t* given) {
   return options;
 }
 
-/// What `make` returns, as a handle in `out`.
+/// Stores the mesh that `make` returns as a handle in `out`.
 template <class Make>
 kvmesh_status_t make_mesh(kvmesh_mesh_t** out, const Make& make) {
   return guarded([&] {

@@ -1,4 +1,4 @@
-// What plans of the C interface are made with.
+// The options of plans, converted from the C interface.
 #pragma once
 
 #include <span>

@@ -93,7 +93,7 @@ class ExternalPlan::State {
             .shares_prefixes = options.shares_prefixes};
   }
 
-  /// Of what is equal on all ranks.
+  /// Hashes everything that must be equal on all ranks.
   PlanHashes hashes_for(const PageTables& tables, std::span<const std::int64_t> q_positions) const {
     std::vector<std::int64_t> numbers(q_positions.begin(), q_positions.end());
     numbers.insert(numbers.end(), tables.kv_lens.begin(), tables.kv_lens.end());

@@ -1,4 +1,4 @@
-// What an ExternalPool keeps, and its plans with it.
+// The state that an ExternalPool and its plans share.
 #pragma once
 
 #include <memory>

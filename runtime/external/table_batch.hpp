@@ -11,7 +11,7 @@
 
 namespace kvmesh {
 
-/// What page tables are read with.
+/// The pool and ranks by which page tables are read.
 struct TableRules {
   std::int64_t pages = 0;      ///< of the pool
   std::int64_t page_size = 0;  ///< of the pool

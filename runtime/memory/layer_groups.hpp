@@ -25,7 +25,7 @@ std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pag
 /// This rank's share of a layer of such a cache.
 LocalShape local_shape(const Mesh& mesh, const CacheOptions& options);
 
-/// What a page of a group holds. Of a state group: one row.
+/// Returns what a page of a group holds. A page of a group of states holds one row.
 PageFormat page_format(const LocalShape& shape, const CacheOptions& group);
 
 /// This rank's pools, for `options.pages_per_rank` pages.

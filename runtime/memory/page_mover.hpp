@@ -1,6 +1,5 @@
 // Moves tokens of pages between this rank's pools, other ranks' and buffers: one loop for copies on
-// write, for sequences that leave or come, and for
-// tiers.
+// write, for sequences that leave or come, and for tiers.
 #pragma once
 
 #include <cstddef>

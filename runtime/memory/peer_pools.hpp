@@ -9,8 +9,8 @@
 
 namespace kvmesh {
 
-/// Which ranks map which pools, and this rank's mappings. A mapping keeps the pages readable after
-/// their owner has died.
+/// Records which ranks map which pools, and holds this rank's mappings. A mapping keeps the pages
+/// readable after their owner has died.
 class PeerPools {
  public:
   /// Without mappings.

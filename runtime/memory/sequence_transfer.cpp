@@ -168,7 +168,7 @@ std::size_t bytes_of(const PageMover& mover, std::span<const int> layers,
                          });
 }
 
-/// What rank 0 met, for all ranks: nothing, or an error that each throws.
+/// The result of rank 0's work, shared with all ranks: success, or an error that each throws.
 class Outcome {
  public:
   /// Runs `work` on rank 0, unless it has failed before.

@@ -17,8 +17,8 @@ TokenSlot slot_of(const TokenPlace& place) { return {place.page.index(), place.o
 
 }  // namespace
 
-// What this rank sends is packed before anything is written here; what it moves is read before what
-// it receives is written.
+// Tokens to send are packed before anything is written here. Tokens that move within this rank are
+// read before received ones are written.
 void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
                  const Membership& members, std::span<const TokenMove> moves, Stream stream) {
   std::vector<TokenSlot> from, to;

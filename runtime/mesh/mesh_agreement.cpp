@@ -24,7 +24,7 @@ std::int64_t hash_of(const Membership& members) {
   return static_cast<std::int64_t>(hash.value());
 }
 
-// What each rank sends. Trivially copyable.
+// The message of each rank. Trivially copyable.
 struct Proposal {
   std::array<std::int64_t, kFields.size()> fields{};
   std::uint64_t host = 0;

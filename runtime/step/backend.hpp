@@ -17,7 +17,7 @@ namespace kvmesh {
 struct StepOptions {
   AttentionShape shape;
   KvFormat format;
-  std::vector<AttentionOptions> kinds{};  ///< of layers, at least one; without a block mask
+  std::vector<AttentionOptions> kinds{};  ///< one per kind of layer, at least one; no block mask
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
@@ -25,11 +25,11 @@ struct StepOptions {
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 
-/// What a layer's attention reads beside the pool.
+/// The tensors that a layer's attention reads beside the pool.
 struct AttendInput {
   ConstTensorView q;        ///< [tokens, q_heads, k_dim]
   ConstTensorView sinks{};  ///< [q_heads]; empty: none
-  std::size_t kind = 0;     ///< of the layer: which of StepOptions::kinds
+  std::size_t kind = 0;     ///< the layer's index in StepOptions::kinds
 };
 
 /// The kernels of a step: planned once per step, for all kinds of layers together, which share page
@@ -49,24 +49,24 @@ class StepKernels {
                               Stream stream) = 0;
   /// Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
-  /// Whether `attend` writes a partial before it combines.
+  /// Returns whether `attend` writes a partial before it combines.
   virtual bool needs_partial() const { return true; }
-  /// attend_partial and combine, which may be one kernel. `partial` is theirs meanwhile; not used
-  /// unless needs_partial().
+  /// Runs attend_partial and combine, possibly as one kernel. They may overwrite `partial`, which
+  /// is not used unless needs_partial().
   virtual void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
                       const CombineOutput& output, Stream stream) {
     attend_partial(input, pool, partial, stream);
     combine(partial, output, stream);
   }
-  /// REQUIRES: a plan. @throws InvalidArgument if `attend` would, of these two.
+  /// Checks these two arguments of `attend`. REQUIRES: a plan. @throws InvalidArgument.
   virtual void check_attend(const Partial& partial, const CombineOutput& output) const = 0;
-  /// REQUIRES: the device has planned.
+  /// Returns how many tiles the plan visits. REQUIRES: the device has planned.
   virtual TileCounts tiles() const = 0;
-  /// Device memory beside the pools.
+  /// Returns the bytes of device memory held beside the pools.
   virtual std::int64_t workspace_bytes() const = 0;
-  /// Host memory, which on the CPU is the device's.
+  /// Returns the bytes of host memory held. On the CPU the host is the device.
   virtual std::int64_t host_bytes() const = 0;
-  /// A number that changes when captured graphs become invalid.
+  /// Returns a number that changes when captured graphs become invalid.
   virtual std::uint64_t generation() const = 0;
 };
 
@@ -91,7 +91,8 @@ class Backend {
   virtual DeviceMoves device_moves() { return {}; }
   /// Returns a new stream, for page moves beside the steps.
   virtual std::unique_ptr<MoveStream> make_move_stream() = 0;
-  /// Makes the tokens `to` of the tokens `from`, which may be some of the same.
+  /// Copies the tokens at `from` to the slots `to`. A slot may be in both lists: all tokens are
+  /// read before any is written.
   virtual void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                            std::span<const TokenSlot> to, Stream stream) = 0;
   /// Copies tokens to host memory [slots, token_bytes], or from it; complete on return.
@@ -104,7 +105,8 @@ class Backend {
 /// The backend of the mesh's device. A device's page lists follow the allocator's change log.
 /// REQUIRES: the mesh and the allocator outlive it.
 std::unique_ptr<Backend> make_backend(Mesh& mesh, PageAllocator& allocator);
-/// For pages that no allocator knows: a plan compares each page list with the one before it.
+/// The same for pages that no allocator manages: a plan compares each page list with the previous
+/// one.
 std::unique_ptr<Backend> make_backend(Mesh& mesh);
 
 std::unique_ptr<Backend> make_cpu_backend(Mesh& mesh);

@@ -10,9 +10,9 @@
 
 namespace kvmesh {
 
-/// What the groups' plans have in common.
+/// The options that the plans of all groups share.
 struct GroupStepOptions {
-  /// Of the group's layers; `first_head` and the window are the group's own matter.
+  /// One per kind of layer in the group. The group sets `first_head` and adds its window.
   std::vector<AttentionOptions> kinds{};
   const BlockMask* block_mask = nullptr;  ///< outlives the step
   CombineOptions combine{};
@@ -20,9 +20,9 @@ struct GroupStepOptions {
   bool shares_prefixes = true;
 };
 
-/// Made once, planned once per step, run once per layer. That the plan is current, and that the
-/// layer is the group's, is the caller's matter. Not moved once it is planned. Of a state group
-/// there is nothing to plan, and no layer to run.
+/// Made once, planned once per step, run once per layer. The caller checks that the plan is current
+/// and that the layer belongs to the group. Must not be moved after it was planned. A group of
+/// states has nothing to plan and no layer to run.
 /// REQUIRES: the group and the mesh outlive it, or its use before cache_ends().
 class GroupStep {
  public:
@@ -40,7 +40,7 @@ class GroupStep {
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 
-  /// `kind` is the layer's, a place in GroupStepOptions::kinds.
+  /// `kind` is the layer's index in GroupStepOptions::kinds.
   void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
            std::size_t kind) {
     run_->run(pool, input, output, stream, kind);

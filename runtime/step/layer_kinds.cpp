@@ -8,7 +8,7 @@
 namespace kvmesh {
 namespace {
 
-/// [layer] -1: of none, else which of `kinds`.
+/// [layer] Index into `kinds`, or -1 for a layer of no kind.
 std::vector<int> kinds_of_layers(std::span<const LayerKind> kinds, std::size_t layers) {
   std::vector<int> kind_of(layers, -1);
   for (std::size_t kind = 0; kind < kinds.size(); ++kind) {

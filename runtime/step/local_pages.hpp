@@ -19,7 +19,8 @@ struct LocalSequence {
   std::size_t seen = 0;            ///< page-table entries (all ranks) that these are made of
   bool is_lost = false;            ///< changes were missed: update() reads the table anew
 
-  /// The first page rank that takes part in the sequence's rows. Without pages 0 does, alone.
+  /// Returns the first page rank that takes part in the sequence's rows. If no rank has pages, rank
+  /// 0 alone takes part.
   PageRank first_rank() const {
     const auto holder = std::ranges::find_if(held, [](std::int32_t pages) { return pages > 0; });
     return {holder == held.end() ? 0 : static_cast<std::int32_t>(holder - held.begin())};
@@ -37,8 +38,8 @@ class LocalPages {
         cursor_(allocator.follow()),
         ranks_(static_cast<std::size_t>(allocator.options().ranks)) {}
 
-  /// Brings the sequence up to date. `table` is the pages with keys of its present page table; of
-  /// these, update reads the entries that are new.
+  /// Brings the sequence up to date and returns it. `table` is the part of its page table whose
+  /// pages have keys; update reads only the new entries.
   LocalSequence& update(SequenceId sequence, std::span<const PageId> table);
   PageRank me() const { return me_; }
 

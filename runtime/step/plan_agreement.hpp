@@ -11,13 +11,13 @@
 
 namespace kvmesh {
 
-/// Hashes of what a step is planned from, one per field.
+/// Hashes of the inputs of a plan, one per field.
 struct PlanHashes {
   std::array<std::uint64_t, 12> fields{};
 };
 
-/// Whether hashes cover the numbers in buffers and the lists of block masks, which takes as long as
-/// they are large.
+/// Whether hashes include the contents of buffers and the lists of block masks. The time to hash
+/// these is proportional to their size.
 enum class Contents : bool { kLeftOut, kHashed };
 #ifdef NDEBUG
 inline constexpr Contents kHashedContents = Contents::kLeftOut;
@@ -28,7 +28,7 @@ inline constexpr Contents kHashedContents = Contents::kHashed;
 /// Hashes the fields that a replan keeps. Mods are hashed by their traced graphs and the shapes of
 /// their buffers, block masks by their shapes; in debug builds also by what both contain.
 PlanHashes hashes_of(const PlanOptions& options, Contents contents = kHashedContents);
-/// Adds what a replan changes. `digest` is the allocators' before the append.
+/// Adds the fields that a replan changes. `digest` is that of the allocators before the append.
 PlanHashes with_batch(PlanHashes hashes, std::span<const BatchEntry> batch,
                       std::span<const std::int64_t> q_positions, std::uint64_t digest);
 
@@ -52,7 +52,7 @@ class PlanHistory {
   void compare(Communicator& world, const PlanHashes& next,
                const std::function<void()>& check_replicas) const;
   void add(const PlanHashes& next);
-  /// What the combines of the last plan send along.
+  /// Returns the digest that the combines of the last plan send along with their rows.
   PlanDigest digest() const;
 
  private:

@@ -19,8 +19,8 @@ class SentPages {
     if (allocator != nullptr) cursor_ = allocator->follow();
   }
 
-  /// Reads on in the log. Calls `erase(slot)` for each list of an erased sequence, and for all
-  /// lists if the log has lost changes.
+  /// Reads the new entries of the log. Calls `erase(slot)` for each list of an erased sequence, and
+  /// for all lists if the log has lost changes.
   template <class Erase>
   void follow(Erase&& erase) {
     while (allocator_ != nullptr) {
@@ -43,8 +43,9 @@ class SentPages {
     }
   }
 
-  /// Returns how many leading pages of `pages` the device's list has as they are. Of a list whose
-  /// first pages were released none: a window has few pages, and loses one per page of tokens.
+  /// Returns how many leading pages of `pages` the device's list has already, unchanged. Returns 0
+  /// for a list whose first pages were released: a window has few pages, and they change with each
+  /// page of tokens.
   std::size_t kept(std::size_t slot, std::span<const LocalPage> pages) const;
   /// Notes that the list now has `pages`.
   void sent(std::size_t slot, std::span<const LocalPage> pages);

@@ -204,7 +204,7 @@ void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot
 
 namespace {
 
-// Those of the blocks [partial, full] whose pages are `pages`, in logical order.
+// Returns the blocks of a row, partial and full, whose pages are in `pages`, in logical order.
 std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const LocalPage> pages) {
   std::vector<LocalBlock> blocks;
   const auto add = [&](std::span<const std::int32_t> logicals, bool full) {

@@ -18,8 +18,8 @@ struct SequenceStep {
   SequenceSize size{};
   LocalSequence* pages = nullptr;  ///< the new tokens' pages included
   std::uint64_t version = 0;       ///< PageAllocator::version after the append
-  /// Whether this rank counts the sinks of its rows: the first that has its pages does, else rank
-  /// 0.
+  /// Whether this rank counts the sinks of the sequence's rows. The first rank that has pages of it
+  /// does; if none has, rank 0.
   bool counts_sinks = true;
   /// The page rank of its first page: Scatter::kOwner gives its rows to the holder. Empty if that
   /// page is not in the tables: then the first page rank that has pages.
@@ -36,12 +36,12 @@ struct StepBatch {
   /// Removes all sequences and keeps their memory. add() appends one and counts its tokens.
   void restart(std::span<const std::int64_t> positions);
   void add(const SequenceStep& sequence);
-  /// Which ranks hold keys of which query; computed at the first call.
+  /// Returns which ranks hold keys of which query. Computes it at the first call.
   const Participation& participation() const;
-  /// Memory of the lists; the pages are the cache's.
+  /// Returns the bytes of the lists. The pages belong to the cache.
   std::int64_t size_bytes() const;
 
-  const Membership* members = nullptr;  ///< of the kv ranks; the mesh's
+  const Membership* members = nullptr;  ///< the mesh's, of the kv ranks
   PlanDigest digest{};                  ///< sent along by combines that compare plans
   mutable std::optional<Participation> participants{};  // empty: not computed yet
 };
@@ -50,7 +50,7 @@ struct StepBatch {
 /// end of a sequence's last page stays this far below 2^31.
 inline constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 4096;
 
-/// The number of queries of one sequence.
+/// Returns the number of queries of one sequence.
 std::int64_t queries_of(const BatchEntry& entry);
 
 /// The options that a batch must match: see PlanOptions.
@@ -65,7 +65,7 @@ struct StepRules {
 std::vector<SequenceSize> check_step(const PageAllocator& allocator, const CacheOptions& cache,
                                      std::span<const BatchEntry> batch, const StepRules& rules);
 
-/// The parts of check_step that know no allocator. `q_heads` are the model's.
+/// The parts of check_step that need no allocator. `q_heads` is that of the whole model.
 void check_positions(std::span<const std::int64_t> q_positions, std::int64_t queries);
 void check_block_mask(int page_size, int q_heads, std::span<const SequenceSize> batch,
                       const BlockMask& mask);
@@ -81,7 +81,7 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
 AttentionBatch attention_batch(const StepBatch& step);
 /// Fills `slots` with the slots of the appended tokens; tokens of other ranks have a negative page.
 void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots);
-/// The pages of the batch that this rank visits under an explicit block mask.
+/// Returns the pages of the batch that this rank visits under an explicit block mask.
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask);
 
 }  // namespace kvmesh

@@ -28,7 +28,7 @@ class StepCombine {
     way_->run(mine, output, stream);
   }
 
-  /// As CombineWay.
+  /// As in CombineWay.
   bool takes_sent_rows() const { return way_->takes_sent_rows(); }
   CombineTarget target() { return way_->target(); }
   void run_sent(const CombineOutput& output, Stream stream) { way_->run_sent(output, stream); }

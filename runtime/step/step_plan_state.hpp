@@ -68,11 +68,11 @@ class StepPlan::State final : public CacheUser {
     good_at_ = cache_->digest();
   }
 
-  /// For batches that are planned in place.
+  /// Returns the rules for a batch that is planned in place.
   StepRules rules(std::span<const std::int64_t> q_positions) const {
     return {q_positions, block_mask_ ? &*block_mask_ : nullptr, limits_};
   }
-  /// Hashes of the plan's options, and of a batch that is not appended yet.
+  /// Returns the hashes of the plan's options and of a batch that is not appended yet.
   PlanHashes hashes(std::span<const BatchEntry> batch,
                     std::span<const std::int64_t> q_positions) const {
     return with_batch(hashes_, batch, q_positions, cache_->digest());
@@ -91,7 +91,7 @@ class StepPlan::State final : public CacheUser {
     for (const GroupStep& group : groups_) sum += group.tiles();
     return sum;
   }
-  /// The sum of a number of each group's.
+  /// Returns the sum of `number(group)` over all groups.
   template <class Number>
   auto sum(const Number& number) const {
     check_cache();

@@ -115,7 +115,7 @@ void StepRun::check_input(const AttendInput& input) const {
   check_place(input.sinks, "attend: sinks");
 }
 
-// ---- The partial, and what is given out ----
+// ---- The partial, and sizes ----
 
 std::int64_t StepRun::partial_bytes(std::int64_t tokens) const {
   const AttentionShape& shape = options_.shape;

@@ -13,10 +13,11 @@
 
 namespace kvmesh {
 
-/// The part of a plan's options that its combine has.
+/// Returns the options of a plan that concern its combine.
 CombineOptions combine_options(const PlanOptions& options);
 
-/// The number of tokens of the tensors of a step with `tokens` of them, or with limits the largest.
+/// Returns how many tokens the tensors of a step have: `tokens`, or with limits the most that they
+/// allow.
 std::int64_t tokens_of(const std::optional<StepLimits>& limits, std::int64_t tokens);
 
 /// Checks a layer's tensors, and runs the parts of a step on them. Planned once per step, run once
@@ -34,14 +35,15 @@ class StepRun {
   /// REQUIRES: `batch` outlives the plan.
   void plan(const StepBatch& batch, Stream stream);
 
-  /// The numbers of tokens of the tensors: the batch's, or with limits the largest.
+  /// Return how many tokens the tensors have: the batch's number, or with limits the most that they
+  /// allow.
   std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens : 0); }
   std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens : 0); }
   Share tokens_of_output() const;
   Share heads_of_output() const;
 
-  /// append, if `appends`, and attend. `kind` is the layer's, a place in StepOptions::kinds. Checks
-  /// all tensors before anything is written.
+  /// Appends, if `appends` is set, and attends. `kind` is the layer's index in StepOptions::kinds.
+  /// Checks all tensors before it writes anything.
   void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
            std::size_t kind = 0, bool appends = true);
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -52,10 +54,11 @@ class StepRun {
 
   /// REQUIRES: the device has planned.
   TileCounts tiles() const { return kernels_->tiles(); }
-  /// Device memory beside the pools; on the CPU, where it is host memory, all that the step holds.
+  /// Returns the bytes of device memory held beside the pools. On the CPU, whose memory is the
+  /// host's, these are all bytes that the step holds.
   std::int64_t workspace_bytes() const;
   std::int64_t host_bytes() const;
-  /// A number that changes when captured graphs become invalid.
+  /// Returns a number that changes when captured graphs become invalid.
   std::uint64_t generation() const { return kernels_->generation() + partial_growths_; }
 
  private:

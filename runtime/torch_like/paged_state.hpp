@@ -1,4 +1,4 @@
-// What a PagedAttention keeps.
+// The state of a PagedAttention.
 #pragma once
 
 #include <memory>

@@ -56,7 +56,7 @@ std::int64_t first_position(const BlockMask* mask, std::size_t b) {
   return mask->shape().q_start[mask->shape().batch == 1 ? 0 : b];
 }
 
-// What the ranks compare.
+// Returns the hashes that the ranks compare.
 PlanHashes hashes(const PagedAttention::ForwardOptions& options, const Batch& batch,
                   std::span<const std::int64_t> kv_lens, const PageAllocator& allocator) {
   PlanOptions plan{.mask = MaskMod{},

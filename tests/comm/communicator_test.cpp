@@ -2,6 +2,7 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, CommunicatorContract, AllLoopbackRanks, RankNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, CommunicatorContract, each_ranks(AllLoopbackRanks()),
+                         param_name);
 
 }  // namespace kvmesh::test

@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, AttentionContract, CudaPlaces, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Gpus, AttentionContract, each_place(CudaPlaces()), param_name);
 
 }  // namespace kvmesh::test

@@ -2,7 +2,7 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, AttentionContract, MpiPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessFormats, AttentionContract, MpiFormats, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Processes, AttentionContract, each_place(MpiPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(ProcessFormats, AttentionContract, each_place(MpiFormats()), param_name);
 
 }  // namespace kvmesh::test

@@ -2,7 +2,8 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, AttentionContract, LoopbackPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, AttentionContract, LoopbackFormats, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, AttentionContract, each_place(LoopbackPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, AttentionContract, each_place(LoopbackFormats()),
+                         param_name);
 
 }  // namespace kvmesh::test

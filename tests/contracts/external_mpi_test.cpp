@@ -2,6 +2,6 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, ExternalContract, MpiPlaces, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Processes, ExternalContract, each_place(MpiPlaces()), param_name);
 
 }  // namespace kvmesh::test

@@ -31,7 +31,7 @@ CacheOptions model(int layers, int q_heads, int kv_heads, int dim) {
 
 /// Two prompts, in chunks; tokens one by one; a fork.
 void serve(const CacheOptions& cache_options, const StepOptions& options) {
-  on_each_placement<Place>(cache_options, [&](CheckedCache& cache) {
+  on_each_placement(place_of<Place>(), cache_options, [&](CheckedCache& cache) {
     const SequenceId first = cache.create(), second = cache.create();
     const auto step = [&](const std::vector<BatchEntry>& batch) {
       EXPECT_TRUE(cache.step(batch, options));

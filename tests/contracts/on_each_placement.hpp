@@ -23,16 +23,15 @@ inline void expect_good(CheckedCache& cache) {
   for (const std::string& message : cache.findings().messages()) ADD_FAILURE() << message;
 }
 
-template <class Place>
-void on_each_placement(const CacheOptions& options, const CacheScript& script,
-                       int head_parallel = 1) {
-  Place::run([&](Communicator& comm) {
+inline void on_each_placement(const Place& place, const CacheOptions& options,
+                              const CacheScript& script, int head_parallel = 1) {
+  place.run([&](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     if (comm.size() % head_parallel != 0) return;
     Mesh mesh(comm, {.head_parallel = head_parallel,
                      .threads = 2,
-                     .device = Place::kDevice,
+                     .device = place.device,
                      .membership = rotated_membership(comm.size() / head_parallel)});
     for (Placement placement : {Placement::kBalanced, Placement::kStriped, Placement::kPacked}) {
       SCOPED_TRACE(name(placement));

@@ -1,6 +1,7 @@
 // The places of a contract: the ranks, the device, and the sizes of the caches.
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -167,6 +168,38 @@ struct BFloat16Sizes {
             {4, 4, 256, 256, 16, Dtype::kBFloat16}};
   }
 };
+
+/// A place as a value: a suite with it as parameter is compiled once for all places.
+struct Place {
+  std::string name;
+  DeviceChoice device;
+  int random_mods;
+  std::uint64_t random_cases;
+  bool reproducible;
+  void (*run)(const RankBody& body);
+  CacheOptions (*small)();
+  std::vector<ContractShape> (*shapes)();
+  std::vector<Dtype> (*stored)();
+};
+inline void PrintTo(const Place& place, std::ostream* out) { *out << place.name; }
+
+template <class Type>
+Place place_of() {
+  return {.name = Type::name(),
+          .device = Type::kDevice,
+          .random_mods = Type::kRandomMods,
+          .random_cases = Type::kRandomCases,
+          .reproducible = Type::kReproducible,
+          .run = &Type::run,
+          .small = &Type::small,
+          .shapes = &Type::shapes,
+          .stored = &Type::stored};
+}
+/// The places of a list of types: INSTANTIATE_TEST_SUITE_P(..., each_place(Types()), param_name).
+template <class... Types>
+auto each_place(testing::internal::ProxyTypeList<Types...>) {
+  return testing::Values(place_of<Types>()...);
+}
 
 /// Names a typed suite's cases after their places: INSTANTIATE_TYPED_TEST_SUITE_P(..., PlaceNames).
 struct PlaceNames {

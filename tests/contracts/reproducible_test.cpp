@@ -1,6 +1,7 @@
 // The contracts on a reproducible cache, for which CheckedCache expects one rank's bits, and the
 // other guarantees of such a cache.
 #include "tests/contracts/attention_contract.hpp"
+#include "tests/contracts/on_each_placement.hpp"
 #include "tests/contracts/sequences_contract.hpp"
 
 namespace kvmesh::test {
@@ -22,8 +23,10 @@ using ReproduciblePlaces =
     testing::Types<ReproducibleOnCpu<LoopbackRanks<1>>, ReproducibleOnCpu<LoopbackRanks<2>>,
                    ReproducibleOnCpu<LoopbackRanks<3>>, ReproducibleOnCpu<LoopbackRanks<4>>,
                    ReproducibleOnCpu<LoopbackRanks<8>>>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Reproducible, AttentionContract, ReproduciblePlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(Reproducible, SequencesContract, ReproduciblePlaces, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Reproducible, AttentionContract, each_place(ReproduciblePlaces()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(Reproducible, SequencesContract, each_place(ReproduciblePlaces()),
+                         param_name);
 
 constexpr std::int64_t kTokens = 150;
 constexpr int kQHeads = 4, kKvHeads = 2, kDim = 24;

@@ -2,8 +2,8 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Processes, SequencesContract, MpiPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessFormats, SequencesContract, MpiFormats, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(ProcessGroups, SequencesContract, MpiGroups, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Processes, SequencesContract, each_place(MpiPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(ProcessFormats, SequencesContract, each_place(MpiFormats()), param_name);
+INSTANTIATE_TEST_SUITE_P(ProcessGroups, SequencesContract, each_place(MpiGroups()), param_name);
 
 }  // namespace kvmesh::test

@@ -2,8 +2,10 @@
 
 namespace kvmesh::test {
 
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, SequencesContract, LoopbackPlaces, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackFormats, SequencesContract, LoopbackFormats, PlaceNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackGroups, SequencesContract, LoopbackGroups, PlaceNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, SequencesContract, each_place(LoopbackPlaces()), param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackFormats, SequencesContract, each_place(LoopbackFormats()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackGroups, SequencesContract, each_place(LoopbackGroups()),
+                         param_name);
 
 }  // namespace kvmesh::test

@@ -15,7 +15,7 @@ TYPED_TEST_SUITE(SharedPages, Places, RankNames);
 TYPED_TEST(SharedPages, AreReadOnceForAllForks) {
   CacheOptions options = small_cache(kSmallShape);
   options.pages_per_rank = 200;
-  on_each_placement<typename TestFixture::Place>(options, [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), options, [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 600);
     std::vector<BatchEntry> batch{{parent, 0, 1}};
     for (int i = 0; i < 9; ++i) batch.push_back({cache.fork(parent), 0, 1});

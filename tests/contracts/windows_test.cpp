@@ -32,7 +32,7 @@ using Places = testing::Types<LoopbackRanks<1>, LoopbackRanks<3>>;
 TYPED_TEST_SUITE(Windows, Places, RankNames);
 
 TYPED_TEST(Windows, HoldWhatTheyNeedWhileSequencesGrow) {
-  on_each_placement<typename TestFixture::Place>(windows(), [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), windows(), [](CheckedCache& cache) {
     const SequenceId sequence = cache.create();
     EXPECT_TRUE(cache.step({{sequence, 45, 3}}));
     EXPECT_EQ(held(cache, sequence, 1), 12) << "the step's own tokens may still be queries";
@@ -52,7 +52,7 @@ TYPED_TEST(Windows, HoldWhatTheyNeedWhileSequencesGrow) {
 }
 
 TYPED_TEST(Windows, KeepWhatAForkNeeds) {
-  on_each_placement<typename TestFixture::Place>(windows(), [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), windows(), [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 22);
     const SequenceId child = cache.fork(parent);
     const PageAllocator& allocator = cache.cache().allocator(1);
@@ -79,7 +79,7 @@ TYPED_TEST(Windows, KeepWhatAForkNeeds) {
 }
 
 TYPED_TEST(Windows, LetSpeculationBeRolledBack) {
-  on_each_placement<typename TestFixture::Place>(windows(), [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), windows(), [](CheckedCache& cache) {
     const SequenceId sequence = prompt(cache, 30);
     for (std::int64_t accepted : {0, 4, 2, 5, 1, 0, 3}) {
       EXPECT_TRUE(cache.step({{sequence, 5}}));
@@ -98,7 +98,7 @@ TYPED_TEST(Windows, LetSpeculationBeRolledBack) {
 }
 
 TYPED_TEST(Windows, AreAddedToEveryMask) {
-  on_each_placement<typename TestFixture::Place>(windows(), [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), windows(), [](CheckedCache& cache) {
     const SequenceId sequence = prompt(cache, 33);
     EXPECT_TRUE(cache.step({{sequence, 2}}, {.plan = {.mask = mods::no_mask()}}));
     EXPECT_TRUE(cache.step({{sequence, 2}}, {.plan = {.mask = mods::prefix_lm(29)}}));
@@ -114,7 +114,7 @@ TYPED_TEST(Windows, LetSequencesOutgrowThePools) {
   CacheOptions options = small_cache(kSmallShape);
   options.window = kWindow;
   options.pages_per_rank = 6;
-  on_each_placement<typename TestFixture::Place>(options, [](CheckedCache& cache) {
+  on_each_placement(place_of<typename TestFixture::Place>(), options, [](CheckedCache& cache) {
     const SequenceId sequence = cache.create();
     for (int i = 0; i < 40; ++i) EXPECT_TRUE(cache.step({{sequence, 2, i % 5 == 0 ? 2 : 0}}));
     EXPECT_GT(cache.allocator().length(sequence), 3 * 6 * kPageSize);

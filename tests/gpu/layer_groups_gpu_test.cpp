@@ -22,7 +22,7 @@ CacheOptions hybrid() {
 }
 
 void serve(const StepOptions& options) {
-  on_each_placement<Place>(hybrid(), [&](CheckedCache& cache) {
+  on_each_placement(place_of<Place>(), hybrid(), [&](CheckedCache& cache) {
     const SequenceId first = cache.create(), second = cache.create();
     const auto step = [&](const std::vector<BatchEntry>& batch) {
       EXPECT_TRUE(cache.step(batch, options));

@@ -29,6 +29,7 @@ LIKE_A_USER = ("launch", "python")
 LAYER_OF_PUBLIC_HEADER = {
     "api": "core",
     "version": "core",
+    "log": "core",
     "types": "core",
     "membership": "core",
     "dtype": "core",
@@ -59,6 +60,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "mesh": "runtime",
     "cache_options": "runtime",
     "kv_cache": "runtime",
+    "step_plan": "runtime",
     "tiers": "runtime",
     "sequence_stream": "runtime",
     "paged_attention": "runtime",

@@ -1,6 +1,6 @@
 // The ranks of a contract suite: threads of the test, or the processes of mpirun.
 //
-// A typed suite takes one of these as its type and calls `Ranks::run(body)`, which calls `body`
+// A suite takes one of these as its type or parameter and calls its `run(body)`, which calls `body`
 // once per rank with that rank's communicator. Programs for mpirun add tests/support/mpi_main.cpp.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <functional>
 #include <iostream>
+#include <ostream>
 #include <random>
 #include <span>
 #include <string>
@@ -62,6 +63,21 @@ struct MpiRanks {
 
 using AllLoopbackRanks = testing::Types<LoopbackRanks<1>, LoopbackRanks<2>, LoopbackRanks<3>,
                                         LoopbackRanks<4>, LoopbackRanks<8>>;
+
+/// Ranks as a value: a suite with it as parameter is compiled once for all kinds of ranks.
+struct RankKind {
+  std::string name;
+  void (*run)(const RankBody& body);
+};
+inline void PrintTo(const RankKind& kind, std::ostream* out) { *out << kind.name; }
+
+/// The ranks of a list of types: INSTANTIATE_TEST_SUITE_P(..., each_ranks(Types()), param_name).
+template <class... Types>
+auto each_ranks(testing::internal::ProxyTypeList<Types...>) {
+  return testing::Values(RankKind{Types::name(), &Types::run}...);
+}
+/// Names a case after its parameter, which has a name.
+inline constexpr auto param_name = [](const auto& info) { return info.param.name; };
 
 /// Names a typed suite's cases after their ranks: INSTANTIATE_TYPED_TEST_SUITE_P(..., RankNames).
 struct RankNames {

@@ -21,7 +21,7 @@ void for_each_row(const RowMap& map, const CombineBlock& block, int rank, const 
   }
 }
 
-/// The floats that hold so many exact rows: a row is a multiple of 16 bytes.
+/// Returns how many floats hold this many exact rows: a row is a multiple of 16 bytes.
 std::int64_t floats_of(std::int64_t rows, std::int64_t row_bytes) {
   return rows * row_bytes / static_cast<std::int64_t>(sizeof(float));
 }

@@ -11,7 +11,7 @@ namespace {
 
 enum class Axis { kPlaces, kHosts };
 
-/// The ranks of this rank's host, or those of its place on each host.
+/// Returns the ranks of this rank's host, or the ranks at its place on each host.
 std::vector<Rank> members_of(const HostLayout& hosts, int me, Axis axis) {
   std::vector<Rank> members;
   const int count = axis == Axis::kPlaces ? hosts.per_host : hosts.hosts;
@@ -151,7 +151,8 @@ Partial HierarchicalWay::by_hosts(const Partial& mine) {
           tensor(static_cast<float*>(rows.lse.data), {count, per_host})};
 }
 
-/// Which ranks of this host take part; each token `copies` times, one after the other.
+/// Returns which ranks of this host take part in each token. Each token is there `copies` times,
+/// one after the other.
 Participation HierarchicalWay::inside_mask(const Participation& mask, int copies) const {
   Participation inside(mask.tokens() * copies, hosts_.per_host);
   for (std::int64_t t = 0; t < mask.tokens(); ++t) {
@@ -163,7 +164,7 @@ Participation HierarchicalWay::inside_mask(const Participation& mask, int copies
   return inside;
 }
 
-/// The hosts of which a rank takes part.
+/// Returns the hosts on which a rank takes part.
 Participation HierarchicalWay::across_mask(const Participation& mask, const Share& tokens) const {
   Participation across(tokens.size(), hosts_.hosts);
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {

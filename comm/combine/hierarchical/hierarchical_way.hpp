@@ -1,10 +1,10 @@
 // The way over the ranks' communicator where they lie on several hosts: within each host first,
 // then between the hosts, so that each row leaves a host once and not once per rank.
 //
-// Rank r is place r % L of host r / L, with L ranks per host. To heads: the places of a host divide
-// the heads that all ranks of that place get; then the ranks of one place exchange what their hosts
-// have merged. To all: the places divide the tokens, the ranks of one place merge theirs, and each
-// host spreads the merged rows among its ranks.
+// Rank r has place r % L on host r / L, with L ranks per host. If ranks get heads, the places of a
+// host divide the heads that all ranks of a place get; then the ranks of a place exchange the rows
+// that their hosts have merged. If all ranks get all rows, the places divide the tokens, the ranks
+// of a place merge theirs, and each host spreads the merged rows among its ranks.
 #pragma once
 
 #include <memory>
@@ -32,7 +32,7 @@ class HierarchicalWay final : public CombineWay {
   std::size_t workspace_bytes() const override;
   std::size_t host_bytes() const override { return workspace_bytes(); }
 
-  /// Bytes that this rank has sent to other hosts.
+  /// Returns how many bytes this rank has sent to other hosts.
   std::uint64_t bytes_to_other_hosts() const { return across_comm_.sent_bytes(); }
 
  private:
@@ -49,7 +49,8 @@ class HierarchicalWay final : public CombineWay {
   void plan_all(const CombineOptions& options);
   void run_heads(const Partial& mine, const CombineOutput& output);
   void run_all(const Partial& mine, const CombineOutput& output);
-  /// `mine` as [tokens * hosts, heads / hosts]: a host's share of the heads after the other.
+  /// Returns `mine` viewed as [tokens * hosts, heads / hosts]: the hosts' shares of the heads, one
+  /// after the other.
   Partial by_hosts(const Partial& mine);
 
   Participation inside_mask(const Participation& mask, int copies) const;

@@ -1,4 +1,4 @@
-// Which combines the hierarchical way takes.
+// The combines that the hierarchical way supports.
 #pragma once
 
 #include "comm/combine/rows.hpp"
@@ -6,8 +6,8 @@
 
 namespace kvmesh {
 
-/// Whether the ranks lie on several hosts, and the places of a host can divide the rows: rows to
-/// all, or to heads that all ranks get as many of.
+/// Returns whether the ranks lie on several hosts and the places of a host can divide the rows:
+/// rows go to all ranks, or each rank gets an equal number of heads.
 inline bool takes_hosts(const HostLayout& hosts, const CombineShape& shape, Scatter scatter) {
   if (!hosts.is_hierarchy()) return false;
   return scatter == Scatter::kAll ||

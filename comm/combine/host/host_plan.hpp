@@ -29,7 +29,7 @@ struct HostPlan {
   // Rows between this rank and each other one, under `merging`; [rank].
   std::vector<std::int64_t> sent_rows{};
   std::vector<std::int64_t> received_rows{};  // from this rank: its own
-  // Of kReduceScatter: LSEs of the step before. None of this rank's own.
+  // For kReduceScatter: the LSEs of the first step, without this rank's own.
   std::vector<std::int64_t> sent_lses{};
   std::vector<std::int64_t> received_lses{};
 

@@ -81,7 +81,7 @@ class RowExchange {
     RowBuffer* lses = nullptr;
     std::span<float> o_from_peer;
   };
-  /// Of each peer, for exchange_apart. Holds what was left there before.
+  /// The messages of each peer for exchange_apart. Still holds those of the last exchange.
   std::vector<Apart>& apart() { return apart_; }
   RowBuffer& incoming_lses(int peer) { return incoming_lses_[static_cast<std::size_t>(peer)]; }
   /// As exchange, in two messages per peer as apart() says: LSEs, then O. Collective.

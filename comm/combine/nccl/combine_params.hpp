@@ -1,4 +1,4 @@
-// What the combine's kernels get, and how to launch them.
+// The parameters of the combine's kernels, and their launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -29,7 +29,7 @@ struct CombineParams {
   float* send_buffer;           // the messages; or [blocks][block_floats], to be reduced
   const float* receive_buffer;  // the messages; or [block_floats], reduced
 
-  // Of the reducing strategies.
+  // For the reducing strategies.
   const float* lses;  // [ranks][tokens * heads] gathered, or [tokens * heads]: their maximum
   bool lses_are_maxima;
   bool has_weights;  // a block is O [block_rows, dim], then the rows' weights [block_rows]
@@ -49,5 +49,8 @@ cudaError_t launch_merge(const CombineParams& params, cudaStream_t stream);
 cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream);
 /// The others: my reduced block into the output.
 cudaError_t launch_finish(const CombineParams& params, cudaStream_t stream);
+/// An LSE [tokens, heads] in base two, its heads contiguous, made natural in place.
+cudaError_t launch_make_natural(float* lse, std::int64_t token_stride, std::int64_t tokens,
+                                int heads, cudaStream_t stream);
 
 }  // namespace kvmesh::cuda

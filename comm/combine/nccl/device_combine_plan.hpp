@@ -1,4 +1,4 @@
-// What one combine on GPUs moves where: computed on the host, once a step.
+// Which rows one combine on GPUs moves where: computed on the host, once per step.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +22,14 @@ struct DeviceCombinePlan {
   std::vector<std::int32_t> token_places{};
   std::vector<std::int32_t> owners{};  ///< [token], of Scatter::kOwner
 
-  // Of kAllToAll. To all owners under Scatter::kAll goes the same message.
+  // For kAllToAll. Under Scatter::kAll all owners get the same message.
   std::vector<RowMessage> sent{};      // [rank]
   std::vector<RowMessage> received{};  // [rank], none from this rank
   std::int64_t sent_floats = 0;
   std::int64_t received_floats = 0;
 
-  /// Of the other strategies: rows of the largest block, to which all are filled up. Under
-  /// Scatter::kAll there is one block, of all rows.
+  /// For the other strategies: the rows of the largest block, to which all blocks are padded. Under
+  /// Scatter::kAll one block has all rows.
   std::int64_t block_rows = 0;
   int blocks = 1;
 

@@ -65,8 +65,8 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-/// What kvmesh::merged_lse computes, with the exponentials of 32 ranks at once; the sum is taken in
-/// rank order. `lse_of(rank)` may be called by one lane only. The result is every lane's.
+/// Computes the same as kvmesh::merged_lse, with the exponentials of 32 ranks at once, and sums in
+/// rank order. `lse_of(rank)` may be called by one lane only. Every lane gets the result.
 template <class LseOf>
 __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   const int lane = lane_id();
@@ -84,7 +84,7 @@ __device__ inline float merged_lse(int ranks, const LseOf& lse_of) {
   return shift + logf(sum);  // without a key: 0 + log 0
 }
 
-/// What kvmesh::merge_weight computes.
+/// Computes the same as kvmesh::merge_weight.
 __device__ inline float merge_weight(float lse, float merged) {
   return kvmesh::merge_weight(lse, merged, [](float x) { return expf(x); });
 }

@@ -25,6 +25,7 @@
 
 #include "comm/combine/half_bits.cuh"
 #include "comm/combine/peer/peer_cells.cuh"
+#include "comm/combine/peer/peer_wait.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/load_kernels.hpp"
 #include "core/cuda/warp.cuh"
@@ -43,45 +44,7 @@ template <RowForm Form, int Most>
 constexpr int kResident = Form == RowForm::kLines&& Most != 2 ? 1 : 2;
 constexpr int kWarpThreads = 32;
 
-// A wait looks at the clock every so many polls: 0.1 ms.
-constexpr int kPollsBetweenLooks = 256;
-
 __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpThreads; }
-
-/// A thread's waits for peers: bounded by the window's deadline, and all over once one has failed.
-class PeerWait {
- public:
-  /// Whether to go on waiting for `late`. Costs next to nothing for the first polls.
-  __device__ bool goes_on(const PeerParams& p, int late, PeerPhase phase) {
-    if (++polls_ % kPollsBetweenLooks != 0) return true;
-    if (ld_relaxed_sys_u32(p.window.is_broken) != 0) return false;
-    const std::uint64_t now = globaltimer();
-    if (since_ == 0) since_ = now;
-    if (now - since_ < p.window.deadline_ns) return true;
-    if (atomicCAS(p.window.is_broken, 0u, 1u) == 0) note(p, late, phase);
-    return false;
-  }
-
-  /// The same for the rows of all lanes of the warp.
-  __device__ bool all_go_on(const PeerParams& p, int late) {
-    has_failed_ |= !__all_sync(kAllLanes, goes_on(p, late, PeerPhase::kRows));
-    return !has_failed_;
-  }
-  __device__ bool has_failed() const { return has_failed_; }
-
- private:
-  __device__ static void note(const PeerParams& p, int late, PeerPhase phase) {
-    PeerFault* fault = p.window.fault;
-    fault->late = late;
-    fault->combine = p.combine;
-    fault->phase = phase;
-    st_release_sys_u32(&fault->is_set, 1);
-  }
-
-  int polls_ = 0;
-  bool has_failed_ = false;
-  std::uint64_t since_ = 0;
-};
 
 /// Runs `body(index)` for all indices below `count` and past it, up to whole warps: each warp's
 /// lanes go through it together.

@@ -1,4 +1,4 @@
-// What the kernel of the peer combine gets, and how to launch it.
+// The parameters of the peer combine's kernel, and its launch.
 #pragma once
 
 #include <cuda_runtime_api.h>

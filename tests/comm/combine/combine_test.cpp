@@ -2,11 +2,11 @@
 
 namespace kvmesh::test {
 
-using HostCases = OverEach<HostWays, AllLoopbackRanks>::Types;
-using StagedCases = OverEach<StagedWays, AllLoopbackRanks>::Types;
-using PublicCases = OverEach<PublicCombiner, AllLoopbackRanks>::Types;
-INSTANTIATE_TYPED_TEST_SUITE_P(Loopback, CombineContract, HostCases, RankNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackStaged, CombineContract, StagedCases, RankNames);
-INSTANTIATE_TYPED_TEST_SUITE_P(LoopbackPublic, CombineContract, PublicCases, RankNames);
+INSTANTIATE_TEST_SUITE_P(Loopback, CombineContract, over_each<HostWays>(AllLoopbackRanks()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackStaged, CombineContract, over_each<StagedWays>(AllLoopbackRanks()),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(LoopbackPublic, CombineContract,
+                         over_each<PublicCombiner>(AllLoopbackRanks()), param_name);
 
 }  // namespace kvmesh::test

@@ -1,11 +1,12 @@
 // The ways that a combine contract runs over: a way over ranks of one kind.
 //
-// A typed suite takes a WayOver as its type and calls `run(body)`, as of Ranks. The body calls
+// A suite takes a WayOver as its parameter and calls `run(body)`, as of ranks. The body calls
 // `make(comm)`, which returns a rank's way with all that it needs.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <string>
 
 #include "comm/combine/combine_ways.hpp"
@@ -76,19 +77,20 @@ struct PublicCombiner {
   static std::optional<WayKind> kind() { return std::nullopt; }
 };
 
-template <class Way, class Ranks>
+/// A way over ranks of one kind.
 struct WayOver {
-  static std::string name() { return Way::name() + Ranks::name(); }
-  static void run(const RankBody& body) { Ranks::run(body); }
-  static WaysOfRank make(Communicator& comm) { return WaysOfRank(comm, Way::kind()); }
+  std::string name;
+  void (*run)(const RankBody& body);
+  std::optional<WayKind> kind;
+
+  WaysOfRank make(Communicator& comm) const { return WaysOfRank(comm, kind); }
 };
+inline void PrintTo(const WayOver& way, std::ostream* out) { *out << way.name; }
 
 /// A way over each kind of ranks of a testing::Types.
-template <class Way, class Types>
-struct OverEach;
 template <class Way, class... Ranks>
-struct OverEach<Way, testing::Types<Ranks...>> {
-  using Types = testing::Types<WayOver<Way, Ranks>...>;
-};
+auto over_each(testing::internal::ProxyTypeList<Ranks...>) {
+  return testing::Values(WayOver{Way::name() + Ranks::name(), &Ranks::run, Way::kind()}...);
+}
 
 }  // namespace kvmesh::test

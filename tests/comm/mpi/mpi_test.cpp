@@ -149,8 +149,8 @@ TEST(Mpi, RejectsChunksThatMpiCannotCount) {
 }  // namespace
 
 using AllMpiRanks = testing::Types<MpiRanks, ChunkedMpiRanks>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Mpi, CommunicatorContract, AllMpiRanks, RankNames);
-using HostOverMpi = WayOver<HostWays, MpiRanks>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Mpi, CombineContract, HostOverMpi, RankNames);
+INSTANTIATE_TEST_SUITE_P(Mpi, CommunicatorContract, each_ranks(AllMpiRanks()), param_name);
+INSTANTIATE_TEST_SUITE_P(Mpi, CombineContract, over_each<HostWays>(testing::Types<MpiRanks>()),
+                         param_name);
 
 }  // namespace kvmesh::test

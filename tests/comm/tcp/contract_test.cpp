@@ -7,8 +7,7 @@ namespace kvmesh::test {
 
 using AllTcpRanks = testing::Types<TcpRanks<1>, TcpRanks<2>, TcpRanks<3>, TcpRanks<4>, TcpRanks<8>,
                                    TcpProcesses<3>>;
-INSTANTIATE_TYPED_TEST_SUITE_P(Tcp, CommunicatorContract, AllTcpRanks, RankNames);
-using HostCases = OverEach<HostWays, AllTcpRanks>::Types;
-INSTANTIATE_TYPED_TEST_SUITE_P(Tcp, CombineContract, HostCases, RankNames);
+INSTANTIATE_TEST_SUITE_P(Tcp, CommunicatorContract, each_ranks(AllTcpRanks()), param_name);
+INSTANTIATE_TEST_SUITE_P(Tcp, CombineContract, over_each<HostWays>(AllTcpRanks()), param_name);
 
 }  // namespace kvmesh::test

@@ -7,10 +7,10 @@
 //   S^T [64 keys, N rows]  = K Q^T        K and Q along their rows
 //   O^T [v_dim, N rows]   += V^T P^T      V across its rows, P^T by way of shared memory
 //
-// A producer warp claims pieces, and brings queries, keys and values into rings of shared memory by
-// the copy engine: one box per page and head. Four warps compute. Scores and outputs have their
-// columns in the same threads, so rescaling the outputs needs no exchange; the maximum of a column
-// is over keys, and goes through shared memory once per tile.
+// A producer warp claims pieces and copies queries, keys and values into rings of shared memory by
+// the copy engine: one box per page and head. Four warps compute. A column of scores and of outputs
+// is in the same threads, so rescaling the outputs needs no exchange. The maximum of a column is
+// over keys and goes through shared memory once per tile.
 //
 //   bytes per key and kv head: (k_dim + v_dim) * 2, each read once. An SM of an H200 gets 35 bytes
 //   per ns at 1 us of latency, so 35 KB must be under way: 3 thread blocks * 64 KB keep more than
@@ -49,9 +49,9 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
     finish_scores(tile, s);
   }
 
-  /// Turns scores into weights exp(score - max), in shared memory, and rescales what the rows have
-  /// so far. All four warps have the same maxima. At the first barrier all have put their columns,
-  /// and are done with the weights of the tile before; at the second, all have put their weights,
+  /// Turns scores into weights exp(score - max), in shared memory, and rescales the sums of the
+  /// rows. All four warps have the same maxima. At the first barrier all have written their columns
+  /// and have read the weights of the previous tile; at the second, all have written their weights
   /// and read the columns.
   __device__ void softmax(float (&s)[kRows / 2], const Tile& tile) {
     const float scale = exponent_scale(p_);
@@ -94,9 +94,9 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kDecodeThreads.
-/// Dynamic shared memory: kTile.bytes(). May be launched to overlap, unless the kernel
-/// before it is one of the plan: the plan is read before that kernel's end is waited for.
+/// Grid: any size up to that of the tasks' array, since pieces are claimed. Block: kDecodeThreads.
+/// Dynamic shared memory: kTile.bytes(). May be launched to overlap its predecessor, unless that is
+/// a kernel of the plan: this kernel reads the plan before it waits for its predecessor.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
     kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   extern __shared__ __align__(1024) char kvmesh_shared[];

@@ -6,7 +6,7 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// Bytes of an SM that a thread block takes beside its own.
+/// Bytes of an SM that the system reserves per thread block.
 constexpr int kReservedBytes = 1024;
 
 /// A tile, and how many thread blocks of it an SM holds at once.
@@ -30,10 +30,10 @@ bool fits(const Cut& cut, const SharedLimits& limits) {
          cut.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
 }
 
-/// Many small queues of copies share the memory's bandwidth more evenly than few deep ones, but
-/// each needs a tile on its way beside the one in use, and two where a thread block has few
-/// neighbours. Queries come a piece ahead, unless that costs the third tile of a thread block that
-/// has an SM to itself.
+/// Many small queues of copies share the memory's bandwidth more evenly than few deep ones. Each
+/// needs a tile under way beside the one in use, and two where an SM has few thread blocks. Queries
+/// are copied a piece ahead, unless that costs the third tile of a thread block that has an SM to
+/// itself.
 std::optional<Cut> cut_of(const AttendCase& what) {
   struct Choice {
     int blocks, pieces, stages;
@@ -57,8 +57,8 @@ std::optional<Cut> cut_of(const AttendCase& what) {
 
 static_assert(kTileKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
 
-/// Partials of 512 columns are large: a share of so many tiles is one piece, where two would even
-/// out more.
+/// Partials of 512 columns are large: a share of this many tiles stays one piece, although two
+/// would balance better.
 constexpr int kLatentOnePieceTiles = 128;
 
 class DecodeFamily final : public AttendFamily {

@@ -11,11 +11,11 @@
 //
 // where g = lane / 4, t = lane % 4.
 //
-// With a scale for each row of a page, those of a tile come with it. A key's scale multiplies its
-// scores. A value's multiplies the weights, which must stay in float16's range whatever the scales
-// are: log2(scale) is added to their exponent, and they are relative to the maximum of that sum.
-// So the largest weight of a column is 1, and what float16 loses is 2^-24 of it. The sum of the
-// softmax and the LSE are relative to the maximum of the scores, as ever.
+// With a scale for each row of a page, the scales of a tile are copied with it. A key's scale
+// multiplies its scores. A value's scale multiplies the weights, which must stay in float16's range
+// for all scales: log2(scale) is added to their exponents, and they are relative to the maximum of
+// that sum. So the largest weight of a column is 1, and float16 loses at most 2^-24 of it. The sum
+// of the softmax and the LSE are relative to the maximum of the scores, as without scales.
 //
 //   bytes per key and kv head: k_dim + v_dim, and 8 of scales. A tile of 64 keys of dim 128 is
 //   16.5 KB, which take 470 ns (850 cycles) of an H200's memory. An SM converts 64 elements a
@@ -64,7 +64,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     finish_scores(tile, s);
   }
 
-  /// As DecodeHalf's, with maxima of the weights' own.
+  /// As DecodeHalf's, with separate maxima of the weights.
   __device__ void softmax(float (&s)[kRows / 2], const Tile& tile) {
     const float scale = exponent_scale(p_);
     float weights[kRows / 2];
@@ -123,7 +123,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     if (lane() == 0) mbarrier_arrive(shared_.values_empty(tile.stage));
   }
 
-  /// The weights' maximum against that of the scores, which the sum is relative to.
+  /// The maximum of the weights, relative to that of the scores, to which the sum refers.
   __device__ float output_factor(int j, int c) const {
     if constexpr (!kRowScales) return scales_.v.number;
     if (max_[j][c] == kNoKeys) return 1.0f;  // -inf - -inf must not be computed
@@ -175,8 +175,8 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     a[3] = cvt_rn_f16x2_e4m3x2<1>(high);
   }
 
-  /// To products of the queries and keys themselves. The values' scales are read here too: their
-  /// place is released with the keys.
+  /// Turns scores into products of the original queries and keys. Reads the values' scales, too:
+  /// their memory is released with the keys.
   __device__ void scale_scores(const Tile& tile, float (&s)[kRows / 2]) {
     float key_scale[2] = {scales_.k.number, scales_.k.number};
     if constexpr (kRowScales) {
@@ -184,7 +184,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
       for (int h = 0; h < 2; ++h) {
         const float* const scales = shared_.scales(tile.stage) + key_in_tile(h);
         key_scale[h] = scales[0];
-        // What was never written has no weight, but its scale may be NaN.
+        // A slot that was never written has no weight, but its scale may be NaN.
         const bool is_live = key_in_tile(h) < tile.live();
         value_log_[h] = is_live ? lg2_approx(scales[kTileKeys]) : 0.0f;
       }
@@ -201,8 +201,8 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     }
   }
 
-  /// The weights of two columns, from their exponents. A scale that is no positive number makes
-  /// them NaN, also where the key is not visible: `spoilt` finds that.
+  /// Computes the weights of two columns from their exponents. A scale that is not a positive
+  /// number makes them NaN, also where the key is not visible: `spoilt` finds that.
   __device__ void weigh_values(float (&weights)[kRows / 2], int j, float (&keep)[2]) {
     float top[2];
     column_maxima(shared_.weight_columns(), j, weight_max_[j], top);

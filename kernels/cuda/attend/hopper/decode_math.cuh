@@ -1,4 +1,4 @@
-// What the math warps of the decode kernels have in common: all but the products.
+// The common part of the math warps of the decode kernels: everything but the products.
 //
 // Four warps: warp w has keys 16 * w .. 16 * w + 15 of the scores, and dims 16 * w .. of each 64 of
 // the outputs. This thread has columns 8 * j + 2 * t + c, which are query rows, of both, where t is
@@ -39,8 +39,8 @@ class DecodeMath {
 
  protected:
   static constexpr int kTiles = kRows / 8;  // of columns
-  // Of outputs, 64 dims each. They overlap as atoms of values do. The last may be half: the rest of
-  // its rows is computed from whatever lies there, and belongs to nobody.
+  // Blocks of 64 dims of the outputs. They overlap as atoms of values do. The last may be half: the
+  // other half of its rows is computed from unrelated memory and never stored.
   static constexpr int kDimTiles = (kDimV + 63) / 64;
   static constexpr int kTileStep = kImageV.atom_elements() == 64 ? kImageV.atom_step() : 64;
   __device__ static int first_dim(int m) { return m * kTileStep + warp() * 16; }
@@ -57,7 +57,7 @@ class DecodeMath {
     std::uint32_t parity;
     int first_key;
 
-    /// Keys of it that are written, if the piece ends in it.
+    /// The number of its keys that are written, if the piece ends in it.
     __device__ int live() const { return task.keys - first_key; }
   };
 
@@ -67,7 +67,7 @@ class DecodeMath {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int column(int j, int c) { return 8 * j + lane() % 4 * 2 + c; }
-  /// Of a tile: of this thread's scores 4 * j + 2 * h + c.
+  /// The key, within a tile, of this thread's scores 4 * j + 2 * h + c.
   __device__ static int key_in_tile(int h) { return warp() * 16 + h * 8 + lane() / 4; }
   __device__ static void sync() { asm volatile("barrier.cta.sync 1, 128;" ::: "memory"); }
 
@@ -83,7 +83,7 @@ class DecodeMath {
     if (lane() == 0) mbarrier_arrive(shared_.keys_empty(tile.stage));
   }
 
-  /// What all warps have of each column, for `column_maxima`.
+  /// Writes the maxima of this warp's columns, which `column_maxima` reads.
   __device__ static void put_maxima(float* columns, const float (&s)[kRows / 2]) {
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
@@ -93,7 +93,7 @@ class DecodeMath {
       if (lane() < 4) put_pair(columns + warp() * kRows + column(j, 0), top[0], top[1]);
     }
   }
-  /// The maxima of two columns, of `before` too.
+  /// Returns the maxima of two columns, `before` included.
   __device__ static void column_maxima(const float* columns, int j, const float (&before)[2],
                                        float (&top)[2]) {
     top[0] = before[0];
@@ -106,8 +106,8 @@ class DecodeMath {
     }
   }
 
-  /// The maximum of a column becomes `top`. Returns what exponents are relative to; `keep` is what
-  /// the column's former sums are to be multiplied by.
+  /// Sets the maximum of a column to `top`. Returns the reference of its exponents; `keep` is the
+  /// factor for the column's former sums.
   __device__ static float raise(float& max, float top, float scale, float& keep) {
     const float shift = exponent_shift(top, scale);
     // Exactly 1 while the maximum stands: thousands of steps of a rounded 1 would add up.
@@ -116,8 +116,7 @@ class DecodeMath {
     return shift;
   }
 
-  /// Two scores of a column become weights. Returns what the column's former sum is to be
-  /// multiplied by.
+  /// Turns two scores of a column into weights. Returns the factor for the column's former sum.
   __device__ float weigh(float& first, float& second, int j, int c, float top, float scale) {
     float keep;
     const float shift = raise(max_[j][c], top, scale, keep);
@@ -137,8 +136,8 @@ class DecodeMath {
     }
   }
 
-  /// Makes the weights of all warps, and values without what was never written, ready for the
-  /// tensor cores.
+  /// Makes the weights of all warps, and the values, whose unwritten slots are cleared, visible to
+  /// the tensor cores.
   __device__ void publish(const Tile& tile, const float (&weights)[kRows / 2]) const {
     put_weights(weights);
     if (tile.live() < kTileKeys) clear_values(tile);
@@ -245,8 +244,8 @@ class DecodeMath {
     return pack_pair<kProductType>(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]);
   }
 
-  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN. Those of latent pages
-  /// are keys too, which all warps are done with.
+  /// Clears slots past the end of a sequence, which may hold anything: 0 * NaN is NaN. Slots of
+  /// latent pages are keys, too, which all warps have read by then.
   __device__ void clear_values(const Tile& tile) const {
     constexpr int kUnits = kImageV.stored_units();
     const int live = tile.live();
@@ -283,9 +282,9 @@ class DecodeMath {
     store(task);
   }
 
-  /// Did a product spoil a row whose weights are all in order? Or did all weights round to 0, which
-  /// takes scores so large that a unit in their last place exceeds 100? Or are all exponents, with
-  /// scales of values added, too small for float32?
+  /// Returns whether a row needs the slow path: a product is NaN although all weights are numbers;
+  /// or all weights rounded to 0, which takes scores so large that a unit in their last place
+  /// exceeds 100; or all exponents, with the scales of values added, are too small for float32.
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll

@@ -9,7 +9,7 @@
 
 namespace kvmesh::cuda {
 
-/// The warp that brings pieces, queries, keys and values.
+/// The warp that copies pieces, queries, keys and values.
 class DecodeProducer {
  public:
   __device__ DecodeProducer(const HopperParams& params, const DecodeShared& shared)
@@ -82,8 +82,8 @@ class DecodeProducer {
                             shared_.values_full(stage), kEvictFirst, 0, 0, 0, group, row);
   }
 
-  /// Half of the lanes bring the keys' scales, half the values', four each: 512 bytes a tile. Slots
-  /// of no page get 0.
+  /// Half of the lanes copy the keys' scales, half the values', four each: 512 bytes per tile.
+  /// Slots without a page get 0.
   __device__ void load_scales(const DeviceTask& task, int tile, int page_of_lane, int stage) const {
     static_assert(kTileKeys == 16 * 4);
     const int key = lane() % 16 * 4;

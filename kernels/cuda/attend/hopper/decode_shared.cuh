@@ -1,4 +1,4 @@
-// What the constants of the decode kernels amount to, and their shared memory.
+// Values derived from the constants of the decode kernels, and their shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
 // kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
@@ -14,7 +14,7 @@ namespace kvmesh::cuda {
 
 constexpr bool kIsFloat8 = kPoolType == Dtype::kFloat8E4M3;
 constexpr int kElementBytes = kIsFloat8 ? 1 : 2;
-/// What the tensor cores multiply.
+/// The type that the tensor cores multiply.
 constexpr Dtype kProductType = kIsFloat8 ? Dtype::kFloat16 : kPoolType;
 constexpr DecodeTile kTile{.rows = kRows,
                            .k_dim = kDimK,
@@ -43,7 +43,7 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ std::uint32_t values(int stage) const {
     return kLatent ? keys(stage) : keys(stage) + kTile.k_bytes();
   }
-  /// Of latent pages what comes are keys, and what is released last are values.
+  /// For latent pages keys arrive, and values are released last.
   __device__ std::uint32_t values_full(int stage) const {
     return kLatent ? keys_full(stage) : SharedRings::values_full(stage);
   }
@@ -51,11 +51,11 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
     return address() + kTile.q_offset() + slot * kTile.q_bytes();
   }
   __device__ std::uint32_t weights() const { return address() + kTile.weights_offset(); }
-  /// [kMathWarps][kRows]: what the warps have of each column.
+  /// [kMathWarps][kRows]: the maxima of each warp's columns.
   __device__ float* columns() const { return at<float>(kTile.columns_offset()); }
-  /// The same of the maxima of weights.
+  /// The same for the maxima of weights.
   __device__ float* weight_columns() const { return columns() + kMathWarps * kRows; }
-  /// [kRows]: what a query row of float8 pages was divided by.
+  /// [kRows]: the divisor of each query row over float8 pages.
   __device__ float* query_factors(int slot) const {
     return at<float>(kTile.factors_offset()) + slot * kRows;
   }
@@ -63,7 +63,7 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ float* scales(int stage) const {
     return at<float>(kTile.scales_offset()) + stage * 2 * kTileKeys;
   }
-  /// In the place of queries that are no longer needed: rows in float32.
+  /// Reuses the memory of queries that are no longer needed, for rows in float32.
   __device__ float* plain_query(int slot, int warp) const {
     static_assert(kMathWarps * 4 <= 2 * kRows, "a row per warp must fit the queries' place");
     return at<float>(kTile.q_offset() + slot * kTile.q_bytes()) + warp * kDimK;

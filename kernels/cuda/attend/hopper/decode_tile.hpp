@@ -1,5 +1,5 @@
-// How a thread block of the decode kernels is cut, and its shared memory. One text for the host,
-// which picks the numbers, and for the kernels, which are compiled for them.
+// The division of a thread block of the decode kernels, and its shared memory. One text for the
+// host, which chooses the numbers, and for the kernels, which are compiled for them.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -7,13 +7,13 @@
 
 namespace kvmesh::cuda {
 
-/// Four warps compute, a fifth brings keys and values.
+/// Four warps compute; a fifth copies keys and values.
 inline constexpr int kMathWarps = 4;
 inline constexpr int kMathThreads = 32 * kMathWarps;
 inline constexpr int kDecodeThreads = kMathThreads + 32;
 /// Keys that a thread block takes at a time: the 64 rows of one product.
 inline constexpr int kTileKeys = 64;
-/// Where an atom of any image may begin.
+/// The alignment of an atom of any image.
 inline constexpr int kImageAlignment = kAtomRows * kLongRowBytes;
 /// Pages of at least 8 tokens: 8 boxes a tile.
 inline constexpr int kMostTileVisits = kTileKeys / kAtomRows;

@@ -1,5 +1,5 @@
-// How rows lie in shared memory, whatever brought them there. One text for the host's tests and for
-// the kernels.
+// The layout of rows in shared memory, the same for every copy method. One text for the host's
+// tests and for the kernels.
 //
 // An atom is 8 rows of 64 16-bit elements, 1 KB, in which the 16-byte units of row r are exchanged
 // by `unit ^ r` (the 128-byte swizzle of wgmma and of the copy engine). Eight rows of all their
@@ -48,7 +48,7 @@ struct KvImage {
   int dim;
   int element_bytes = 2;
 
-  /// Of a row of an atom.
+  /// Elements of a row of an atom.
   constexpr int atom_elements() const {
     const int most = kLongRowBytes / element_bytes;
     return dim % most == 0 || overlap_step() > 0 ? most : most / 2;
@@ -61,28 +61,28 @@ struct KvImage {
   constexpr int atom_units() const { return row_bytes() / 16; }
   constexpr int group_bytes() const { return atoms() * atom_bytes(); }
   constexpr int bytes(int rows) const { return rows / kAtomRows * group_bytes(); }
-  /// Of a row, those that are there twice counted twice.
+  /// Bytes of a row, with those that are stored twice counted twice.
   constexpr int stored_units() const { return atoms() * atom_units(); }
-  /// Where the 16 bytes lie that are number `stored` of them, in the order of atoms.
+  /// Returns where the 16 bytes lie that are number `stored` in the order of atoms.
   constexpr int stored_unit(int row, int stored) const {
     const int units = atom_units(), in_group = row % kAtomRows;
     const int in_atom = stored % units ^ in_group * units / 8;
     return row / kAtomRows * group_bytes() +
            (stored / units * kAtomRows * units + in_group * units + in_atom) * 16;
   }
-  /// Where 16 bytes of a row begin: `unit` counts them from the row's begin.
+  /// Returns where 16 bytes of a row begin; `unit` counts them from the beginning of the row.
   constexpr int unit(int row, int unit) const {
     const int elements = 16 / element_bytes;
     const int atom = atom_of(unit * elements);
     return stored_unit(row, unit + atom * (atom_elements() - atom_step()) / elements);
   }
 
-  /// As an operand of wgmma, from `address` on.
+  /// Returns the description of an operand of wgmma that begins at `address`.
   constexpr std::uint64_t operand(std::uint32_t address) const {
     return wgmma_operand(address, atom_bytes(), group_bytes(), row_bytes());
   }
-  /// Further from an operand's begin: to dim `dim_begin`, a multiple of 16, and `groups` of rows.
-  /// In its unit, 16 bytes.
+  /// Returns the distance from an operand's beginning to dim `dim_begin`, a multiple of 16, and
+  /// `groups` groups of rows, in its unit of 16 bytes.
   constexpr int further(int dim_begin, int groups = 0) const {
     const int atom = atom_of(dim_begin);
     return (groups * group_bytes() + atom * atom_bytes() +
@@ -91,12 +91,12 @@ struct KvImage {
   }
 
  private:
-  /// 0: atoms do not overlap.
+  /// Returns 0 if atoms do not overlap.
   constexpr int overlap_step() const {
     if (element_bytes != 2 || dim % 64 == 0 || (dim - 64) % (dim / 64) != 0) return 0;
     return (dim - 64) / (dim / 64);
   }
-  /// The last that begins at the element or before.
+  /// Returns the last atom that begins at the element or before.
   constexpr int atom_of(int element) const {
     const int atom = element / atom_step();
     return atom < atoms() ? atom : atoms() - 1;

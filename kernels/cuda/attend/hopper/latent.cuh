@@ -57,8 +57,7 @@ class LatentMath {
   using Scores = float[kLatentKeys / 2];
   static constexpr int kScoreSteps = kDimK / 16;
   static constexpr int kLeftSteps = kTile.left_dim() / 16;
-  /// Of the scores' products: those that start before the weights of the tile before are waited
-  /// for.
+  /// The number of the scores' products that start before the wait for the previous tile's weights.
   static constexpr int kEarlySteps = kLeftSteps;
 
   __device__ static int lane() { return threadIdx.x % 32; }
@@ -131,7 +130,7 @@ class LatentMath {
     add_values(stage);
   }
 
-  /// Weights become visible to both teams.
+  /// Makes weights visible to both teams.
   __device__ void give(int live, int stage, const Scores& s) const {
     Teams::sync(team_);  // all warps are done with the keys whose place the weights take
     put_weights(stage, s);
@@ -187,8 +186,8 @@ class LatentMath {
     if (team_ == 0 && lane() == 0) mbarrier_arrive(shared_.left_empty(tile % kLatentStages));
   }
 
-  /// Turns scores of a tile into weights exp(score - reference), and puts the reference where the
-  /// other team finds it.
+  /// Turns scores of a tile into weights exp(score - reference), and writes the reference for the
+  /// other team.
   __device__ void softmax(const DeviceTask& task, int first_key, int stage, Scores& s) {
     const bool check = task.keys - first_key < kLatentKeys || shared_.masked(stage) != 0;
     if (!kFoldScale || check) modify(task, first_key, stage, check, s);
@@ -257,7 +256,7 @@ class LatentMath {
     return pack_pair<kPoolType>(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]);
   }
 
-  /// Slots past the end of a sequence may hold anything, and 0 * NaN is NaN.
+  /// Clears slots past the end of a sequence, which may hold anything: 0 * NaN is NaN.
   __device__ void clear_values(int live, int stage) const {
     constexpr int kUnits = kTile.left_dim() / 8;
     const int unused = kLatentKeys - live;

@@ -1,4 +1,4 @@
-// The warps of the latent kernel that bring keys and queries.
+// The warps of the latent kernel that copy keys and queries.
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
@@ -8,7 +8,7 @@
 
 namespace kvmesh::cuda {
 
-/// The warp that brings pieces and keys.
+/// The warp that copies pieces and keys.
 class LatentProducer {
  public:
   __device__ LatentProducer(const HopperParams& params, const LatentShared& shared)
@@ -79,7 +79,7 @@ class LatentProducer {
   int tile_ = 0;  // of all that this thread block brought
 };
 
-/// The three warps that bring queries.
+/// The three warps that copy queries.
 class LatentQueries {
  public:
   __device__ LatentQueries(const AttendParams& params, const LatentShared& shared)

@@ -1,4 +1,4 @@
-// What the constants of the latent kernel amount to, and its shared memory.
+// Values derived from the constants of the latent kernel, and its shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kBoxTokens (tokens of a box
 // at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
@@ -14,8 +14,8 @@ constexpr LatentTile kTile{kDimK, kDimV};
 constexpr KvImage kImageQ{kDimK};
 constexpr KvImage kImageLeft{kTile.left_dim()};
 constexpr KvImage kImageRight{kTile.right_dim()};
-/// Weights take the place of the key's elements past the values, which nothing reads after the
-/// scores: the unit of 16 bytes on the right where they begin.
+/// Weights are stored over the key's elements past the values, which nothing reads after the
+/// scores: this is the unit of 16 bytes, on the right, where they begin.
 constexpr int kWeightsUnit = kTile.left_dim() / 8;
 static_assert(kTile.right_dim() - kTile.left_dim() >= kLatentKeys, "weights need room in a row");
 /// Boxes of each side that make a tile.
@@ -27,8 +27,8 @@ constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kTeamWarps = kTeamThreads / 32;
 constexpr int kQueryThreads = 96;
 
-/// How teams wait for one another. Barriers 1 and 2: the weights of a tile of stage 0 and 1 are
-/// there. 3 and 4: a team; 5: both.
+/// The barriers by which teams wait for one another. 1 and 2: the weights of a tile of stage 0 and
+/// 1 are written. 3 and 4: a team; 5: both teams.
 struct Teams {
   __device__ static void sync(int team) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(3 + team), "n"(kTeamThreads) : "memory");
@@ -42,7 +42,7 @@ struct Teams {
   __device__ static void wait_weights(int stage) {
     asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + stage), "n"(kMathThreads) : "memory");
   }
-  /// Of both teams.
+  /// Shared by both teams.
   __device__ static bool any(bool value) {
     int found;
     asm volatile(

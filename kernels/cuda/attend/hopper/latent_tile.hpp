@@ -1,5 +1,5 @@
-// How a thread block of the latent kernel is cut, and its shared memory. One text for the host and
-// for the kernel.
+// The division of a thread block of the latent kernel, and its shared memory. One text for the host
+// and for the kernel.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"

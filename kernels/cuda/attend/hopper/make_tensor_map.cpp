@@ -13,7 +13,8 @@ namespace {
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
-/// From the driver that is there: programs do not link it, so that they start where there is none.
+/// Looks the function up in the loaded driver: programs do not link it, so that they start without
+/// one.
 Encode find_encode() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};

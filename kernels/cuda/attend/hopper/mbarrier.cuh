@@ -11,7 +11,8 @@ __device__ inline void mbarrier_init(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// What `mbarrier_init` wrote, for the copy engine too; a barrier of the threads follows.
+/// Makes the writes of `mbarrier_init` visible, also to the copy engine; a barrier of the threads
+/// follows.
 __device__ inline void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -20,7 +21,7 @@ __device__ inline void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Arrives, and lets the phase wait for so many bytes of the copy engine as well.
+/// Arrives, and makes the phase wait for this many bytes of the copy engine as well.
 __device__ inline void mbarrier_arrive_expect_tx(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");

@@ -1,4 +1,4 @@
-// The stream of pieces and tiles that a producer warp brings, each step known before it is needed.
+// The stream of pieces and tiles that a producer warp copies, each step known before it is needed.
 #pragma once
 
 #include "core/cuda/warp.cuh"
@@ -6,7 +6,7 @@
 
 namespace kvmesh::cuda {
 
-/// Tiles of `TileKeys` keys, which boxes of `BoxRows` keys make up, one box a lane.
+/// Tiles of `TileKeys` keys, each of boxes of `BoxRows` keys, one box per lane.
 template <int TileKeys, int BoxRows>
 class PieceStream {
  public:
@@ -22,10 +22,10 @@ class PieceStream {
   /// no page where the tile has fewer. `next` is that of the tile after it, of no page after the
   /// last of the piece; it is on its way from memory.
   ///
-  /// What the plan made is read while the kernel before this one may still run; all else comes
-  /// after its end. The piece after the next is claimed, and the task of the next is read, when the
-  /// first tile of this one is on its way: three accesses that depend on one another, and must not
-  /// hold up the tiles.
+  /// Reads what the plan has written while the previous kernel may still run, and everything else
+  /// after that kernel's end. When the first tile of a piece is under way, it claims the piece
+  /// after the next and reads the task of the next: these three accesses depend on one another, and
+  /// must not delay the tiles.
   template <class Begin, class Fill>
   __device__ void run(Begin begin, Fill fill) {
     DeviceTask task = p_.tasks[blockIdx.x];  // not after the count, but beside it
@@ -56,7 +56,7 @@ class PieceStream {
  private:
   static constexpr int kBoxes = TileKeys / BoxRows;
 
-  /// One without rows after the last.
+  /// A task without rows follows the last.
   __device__ DeviceTask task_at(int piece) const {
     if (piece >= pieces_.count()) return {};
     return p_.tasks[piece];
@@ -73,10 +73,11 @@ class PieceStream {
   Pieces pieces_;
 };
 
-/// Row of a query image, 16 bytes of type `To` at a time: `unit` of row r of a task goes to shared
-/// address `to`.
-/// Rows past the task's are 0: their scores are computed, and belong to nobody. Asynchronous where
-/// queries are of that type and aligned, else done; then fence_proxy_async makes it visible.
+/// Copies rows of a query image, 16 bytes of type `To` at a time: `unit` of row r of a task goes to
+/// shared address `to`.
+/// Rows past the task's are 0: their scores are computed and never stored. Asynchronous if queries
+/// are of that type and aligned, else done on return; then fence_proxy_async makes the rows
+/// visible.
 template <Dtype To>
 __device__ inline void load_query_unit(const AttendParams& p, const DeviceTask& task, int r,
                                        int unit, std::uint32_t to) {

@@ -9,15 +9,15 @@ namespace kvmesh::cuda {
 /// Tokens of a box at the most: a page of a head, or 64 tokens of a larger page.
 inline constexpr int kMostBoxTokens = 64;
 
-/// Do the chip and the copy engine take the case's pool? 16-bit or float8, without gaps, pages of
-/// 8, 16, 32 or a multiple of 64 tokens; dims of 64 to 256, multiples of 32, of float8 of 64;
-/// 16-bit latent pages, of dims up to 576 and 512 that are multiples of 64.
+/// Returns whether the chip and the copy engine support the case's pool: 16-bit or float8, without
+/// gaps, pages of 8, 16, 32 or a multiple of 64 tokens; dims of 64 to 256, multiples of 32, for
+/// float8 of 64; 16-bit latent pages, of dims up to 576 and 512 that are multiples of 64.
 bool takes_pool(const AttendCase& what);
 
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
-/// Of latent pages, whose rows come in two boxes: v_map has the first half of the values, k_map the
-/// rest of the key. Both begin at the row's first element.
+/// Rows of latent pages come in two boxes: v_map has the first half of the values, k_map the rest
+/// of the key. Both begin at the row's first element.
 HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool);
 
 }  // namespace kvmesh::cuda

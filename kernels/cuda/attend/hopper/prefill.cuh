@@ -1,17 +1,19 @@
 // attend_partial for many rows on Hopper: prefill and long chunks, float16 or bfloat16 pages, head
-// dims of 64, 128 and 192 with values of 64 or 128.
+// dims of 64, 128, 192 and 256.
 //
 // Consumers are warpgroups of 64 packed query rows (row r is token r / group, head r % group). Each
 // multiplies queries by the keys of a tile, both from shared memory, and the weights, in registers,
 // by its values:
 //
-//   S [64, 128]      = Q K^T        scores of the next tile, while
+//   S [64, keys]     = Q K^T        scores of the next tile, while
 //   O [64, v_dim]   += P V          the products of this one are under way
 //
-// A producer warp claims pieces and brings keys and values by the copy engine, one box per page and
-// head; three more bring queries.
+// A producer warp claims pieces and copies keys and values by the copy engine, one box per page and
+// head; three more copy queries.
 //
-//   operations per tile and consumer: 2 * 64 * 128 * (k_dim + v_dim), 1,043 cycles of the tensor
+// A tile has 128 keys, or 64 where a head has more than 192 dims, or values more than 128.
+//
+//   operations per tile and consumer: 2 * 64 * keys * (k_dim + v_dim), 1,043 cycles of the tensor
 //   cores at dim 128; beside them 64 exponentials a thread and their sums, which take as long. So
 //   the length of a consumer's own path decides, and instructions per score count. The exponents'
 //   reference need not be the row's maximum, only near it: a tile's weights are computed by the
@@ -116,8 +118,9 @@ class PrefillMath {
       wgmma_fence();
       add_values(tile_ - 1, weights);
       wgmma_commit_group();
-      wgmma_wait_group<1>();
+      wgmma_wait_group<kModsOverlap ? 1 : 0>();
       wgmma_tie(s);
+      if constexpr (!kModsOverlap) wgmma_tie(o_);
       modify(task, tile, s);
       const RowExponents before = exponents_;
       bool raised = false;
@@ -175,7 +178,7 @@ class PrefillMath {
 
   __device__ void release_keys() const { release(shared_.keys_empty(tile_ % kPrefillStages)); }
 
-  /// A tile's scores, with no other products under way.
+  /// Computes a tile's scores, with no other products under way.
   __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) const {
     wgmma_fence();
     multiply_keys(queries, s);
@@ -185,10 +188,11 @@ class PrefillMath {
     modify(task, tile, s);
   }
 
-  /// Turns scores into weights by the reference of the tiles before, without a look at their
-  /// maximum. Returns whether the sums show that it serves; if not, the scores are lost, and
-  /// `softmax` must have them again. A warp with a row that has no reference yet takes that way at
-  /// once. All warps of a consumer get the same answer: they compute the scores together.
+  /// Turns scores into weights by the reference of the previous tiles, without computing their
+  /// maximum. Returns whether the sums show that the reference still serves; if not, the scores are
+  /// lost, and `softmax` needs them again. A warp with a row that has no reference yet takes that
+  /// path at once. All warps of a consumer get the same answer, because they compute the scores
+  /// together.
   __device__ bool weigh(Scores& s, bool& raised, float (&keep)[2]) {
     if constexpr (!kJudgesLate) {
       raised = exponents_.softmax(s, exponent_scale(p_), kSlack, keep);
@@ -248,8 +252,8 @@ class PrefillMath {
     }
   }
 
-  /// Slots past the end of a sequence, in its last page, may hold anything, and 0 * NaN is NaN. Of
-  /// the last tile. Each team clears them all, rather than wait for the other.
+  /// Clears slots of the last tile past the end of the sequence, which may hold anything: 0 * NaN
+  /// is NaN. Each team clears all of them, rather than wait for the other.
   __device__ void clear_values(int live) const {
     const int unused = -live & (kBoxRows - 1);
     if (unused == 0) return;
@@ -312,7 +316,7 @@ class PrefillMath {
     }
   }
 
-  /// Of two lanes, the one without the bit gives its `high` for the other's `low`.
+  /// The lane of two without the bit gives its `high` for the other's `low`.
   __device__ static void exchange(std::uint32_t& low, std::uint32_t& high, int bit) {
     const bool has_bit = (lane() & bit) != 0;
     const std::uint32_t got = __shfl_xor_sync(kAllLanes, has_bit ? low : high, bit);
@@ -336,7 +340,10 @@ class PrefillMath {
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 
-  /// Not with a score mod, masks of each head, or large dims: registers do not suffice for
+  /// Beside wide outputs registers do not suffice for a score mod and the weights of the products
+  /// under way.
+  static constexpr bool kModsOverlap = kFoldScale || kDimV <= 128;
+  /// Not with a score mod, masks per head, or large dims: then registers do not suffice for
   /// computing scores again.
   static constexpr bool kJudgesLate =
       kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;

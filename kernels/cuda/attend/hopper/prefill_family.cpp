@@ -6,11 +6,13 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// The tile, whose queries are brought a piece ahead where there is room for two pieces of them.
+/// Returns the tile. Queries are copied a piece ahead where shared memory has room for two pieces
+/// of them.
 std::optional<PrefillTile> tile_of(const AttendCase& what) {
   PrefillTile tile{
       .consumers = what.rows / kConsumerRows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim};
-  for (tile.pieces = 2; tile.pieces > 0; --tile.pieces) {
+  // Outputs of more than 128 dims leave no registers for what two pieces allow: see kTeamWarps.
+  for (tile.pieces = tile.v_dim > 128 ? 1 : 2; tile.pieces > 0; --tile.pieces) {
     if (tile.bytes() <= what.limits.block_bytes) return tile;
   }
   return std::nullopt;
@@ -21,9 +23,11 @@ class PrefillFamily final : public AttendFamily {
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
     // Other dims than multiples of 64 leave too few registers to the warps that bring queries.
-    const bool has_registers = shape.k_dim % 64 == 0 && shape.v_dim % 64 == 0;
+    // Neither are there enough for masks of each head beside outputs of more than 128 dims.
+    const bool has_registers = shape.k_dim % 64 == 0 && shape.v_dim % 64 == 0 &&
+                               (shape.v_dim <= 128 || !what.head_classes);
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
-                      shape.k_dim <= 192 && shape.v_dim <= 128 && has_registers &&
+                      shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
                       info_of(what.kinds.pool).bits == 16 && takes_pool(what);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);
@@ -36,7 +40,7 @@ class PrefillFamily final : public AttendFamily {
                           .threads = tile->threads(),
                           .shared_bytes = tile->bytes(),
                           .blocks_per_multiprocessor = 1,
-                          .tile_keys = kPrefillKeys,
+                          .tile_keys = tile->keys(),
                           .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)

@@ -1,4 +1,4 @@
-// The warps of the prefill kernel that bring keys, values and queries.
+// The warps of the prefill kernel that copy keys, values and queries.
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
@@ -8,7 +8,7 @@
 
 namespace kvmesh::cuda {
 
-/// The warp that brings pieces, keys and values.
+/// The warp that copies pieces, keys and values.
 class PrefillProducer {
  public:
   __device__ PrefillProducer(const HopperParams& params, const PrefillShared& shared)
@@ -76,7 +76,7 @@ class PrefillProducer {
   int group_before_ = 0, row_before_ = 0;
 };
 
-/// The three warps that bring queries.
+/// The three warps that copy queries.
 class PrefillQueries {
  public:
   __device__ PrefillQueries(const AttendParams& params, const PrefillShared& shared)

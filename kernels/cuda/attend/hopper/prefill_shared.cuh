@@ -1,4 +1,4 @@
-// What the constants of the prefill kernel amount to, and its shared memory.
+// Values derived from the constants of the prefill kernel, and its shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kConsumers, kPieceRing,
 // kBoxTokens (tokens of a box at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of
@@ -12,6 +12,7 @@
 namespace kvmesh::cuda {
 
 constexpr PrefillTile kTile{kConsumers, kDimK, kDimV, kPieceRing};
+constexpr int kPrefillKeys = kTile.keys();
 constexpr KvImage kImageK{kDimK};
 constexpr KvImage kImageV{kDimV};
 /// Boxes of keys, and of values, that make a tile.
@@ -23,9 +24,9 @@ constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kQueryThreads = 96;
 
 /// The shared memory of a block: prefill_tile.hpp has the order.
-class PrefillShared : public SharedRings<kTile, kPrefillStages, kMostPrefillVisits> {
+class PrefillShared : public SharedRings<kTile, kPrefillStages, kTile.most_visits()> {
  public:
-  // By way of a shuffle: the compiler computes the address anew at every use otherwise.
+  // Through a shuffle: otherwise the compiler computes the address anew at every use.
   __device__ explicit PrefillShared(char* begin)
       : SharedRings(begin, uniform(shared_address(begin))) {}
 

@@ -1,5 +1,5 @@
-// How a thread block of the prefill kernel is cut, and its shared memory. One text for the host,
-// which picks the numbers, and for the kernel, which is compiled for them.
+// The division of a thread block of the prefill kernel, and its shared memory. One text for the
+// host, which chooses the numbers, and for the kernel, which is compiled for them.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -11,9 +11,7 @@ namespace kvmesh::cuda {
 inline constexpr int kConsumerRows = 64;
 inline constexpr int kConsumerThreads = 128;
 inline constexpr int kConsumerWarps = kConsumerThreads / 32;
-inline constexpr int kPrefillKeys = 128;  ///< keys of a tile
 inline constexpr int kPrefillStages = 2;
-inline constexpr int kMostPrefillVisits = kPrefillKeys / kAtomRows;
 
 struct PrefillTile {
   int consumers = 2;
@@ -21,11 +19,16 @@ struct PrefillTile {
   int v_dim = 0;
   int pieces = 2;  // whose queries are in shared memory or on their way there
 
+  /// Keys of a tile: fewer where outputs take more than 64 registers of a thread, or shared memory
+  /// holds no two larger tiles.
+  constexpr int keys() const { return k_dim > 192 || v_dim > 128 ? 64 : 128; }
+  /// Boxes of a tile at the most.
+  constexpr int most_visits() const { return keys() / kAtomRows; }
   constexpr int rows() const { return kConsumerRows * consumers; }
   /// The consumers, and a warpgroup of which one warp brings keys and values, the others queries.
   constexpr int threads() const { return kConsumerThreads * (consumers + 1); }
-  constexpr int k_bytes() const { return KvImage{k_dim}.bytes(kPrefillKeys); }
-  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(kPrefillKeys); }
+  constexpr int k_bytes() const { return KvImage{k_dim}.bytes(keys()); }
+  constexpr int v_bytes() const { return KvImage{v_dim}.bytes(keys()); }
   constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows()); }
 
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
@@ -37,7 +40,7 @@ struct PrefillTile {
     return plain_offset() + consumers * kConsumerWarps * k_dim * 4;
   }
   constexpr int tasks_offset() const {
-    return visits_offset() + kPrefillStages * kMostPrefillVisits * 8;
+    return visits_offset() + kPrefillStages * most_visits() * 8;
   }
   constexpr int masked_offset() const {
     return tasks_offset() + pieces * static_cast<int>(sizeof(DeviceTask));

@@ -10,8 +10,8 @@ namespace kvmesh::cuda {
 constexpr float kSlack = 8.0f;
 constexpr float kMostWeight = 256.0f;
 
-/// What the exponents of a thread's two rows refer to, and what they sum up to. Of accumulators,
-/// the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
+/// The references of the exponents of a thread's two rows, and the sums of the exponentials. Of the
+/// accumulators, the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
 struct RowExponents {
   float reference[2] = {kNoKeys, kNoKeys};  // near the maximum, in the scores' units
   float sum[2] = {0.0f, 0.0f};  // of weights, over this thread's columns, until the piece ends
@@ -21,8 +21,8 @@ struct RowExponents {
   }
 
   /// Turns scores into weights exp(score - reference), with a reference that no score exceeds by
-  /// more than `slack` (log 2). Returns whether it was raised; then what the rows have so far is to
-  /// be multiplied by `keep`.
+  /// more than `slack` (log 2). Returns whether it was raised; then `keep` is the factor for the
+  /// former sums of the rows.
   template <int N>
   __device__ bool softmax(float (&s)[N], float scale, float slack, float (&keep)[2]) {
     float top[2];
@@ -36,8 +36,8 @@ struct RowExponents {
     return raised;
   }
 
-  /// Whether a score of the warp's rows exceeds the reference by more than `slack` (log 2). `top`:
-  /// the largest of this thread's columns.
+  /// Returns whether a score of the warp's rows exceeds the reference by more than `slack` (log 2).
+  /// `top` is the largest of this thread's columns.
   template <int N>
   __device__ bool exceed(const float (&s)[N], float scale, float slack, float (&top)[2]) const {
     top[0] = s[0];
@@ -48,14 +48,14 @@ struct RowExponents {
     return __any_sync(kAllLanes, top[0] > reference[0] + slack || top[1] > reference[1] + slack);
   }
 
-  /// A reference for row h, from the `top` of each lane that has some of its columns.
+  /// Returns a reference for row h, from the `top` of each lane that has some of its columns.
   __device__ float of_row(int h, float top) const {
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
     top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
     return fmaxf(top, reference[h]);
   }
 
-  /// By the reference that there is. `sums`: this tile's, of this thread's columns.
+  /// Exponentiates by the current reference. `sums` are this tile's, of this thread's columns.
   template <int N>
   __device__ void exponentiate(float (&s)[N], float scale, float (&sums)[2]) {
 #pragma unroll
@@ -76,7 +76,7 @@ struct RowExponents {
     }
   }
 
-  /// Returns what the row has so far is to be multiplied by.
+  /// Returns the factor for the row's former sums.
   __device__ float raise(int h, float to, float scale) {
     const float shift = exponent_shift(to, scale);
     // Exactly 1 while the reference stands: thousands of steps of a rounded 1 would add up.
@@ -86,7 +86,7 @@ struct RowExponents {
     return keep;
   }
 
-  /// The piece ends: sums over all columns.
+  /// Ends the piece: sums over all columns.
   __device__ void add_up() {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

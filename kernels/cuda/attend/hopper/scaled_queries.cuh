@@ -52,8 +52,8 @@ __device__ inline void load_query_part(const void* q, std::int64_t at, float (&t
   }
 }
 
-/// A warp brings the rows of a task; four lanes share one. Rows past the task's are 0: their scores
-/// are computed, and belong to nobody.
+/// A warp copies the rows of a task; four lanes share one. Rows past the task's are 0: their scores
+/// are computed and never stored.
 class ScaledQueries {
  public:
   __device__ ScaledQueries(const AttendParams& params, const DecodeShared& shared, int slot)

@@ -1,5 +1,5 @@
-// What both Hopper kernels keep in shared memory beside the operands of their products: barriers of
-// the stages, visits and tasks.
+// The shared memory of all Hopper kernels beside the operands of their products: barriers of the
+// stages, visits and tasks.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -16,7 +16,7 @@ class SharedRings {
     return at<PageVisit>(Tile.visits_offset()) + stage * MostVisits;
   }
   __device__ DeviceTask& task(int slot) const { return at<DeviceTask>(Tile.tasks_offset())[slot]; }
-  /// Whether some row may not see all of the tile.
+  /// Whether some row may not see the whole tile.
   __device__ int& masked(int stage) const { return at<int>(Tile.masked_offset())[stage]; }
 
   __device__ std::uint32_t keys_full(int stage) const { return barrier(stage); }
@@ -27,7 +27,7 @@ class SharedRings {
  protected:
   __device__ SharedRings(char* begin, std::uint32_t address) : begin_(begin), address_(address) {}
 
-  /// One warp fills the stages, with so many arrivals for keys; each of `readers` warps releases
+  /// One warp fills the stages, with this many arrivals for keys; each of `readers` warps releases
   /// them.
   __device__ void init_stages(int readers, int key_arrivals = 1) const {
     for (int stage = 0; stage < Stages; ++stage) {
@@ -42,7 +42,7 @@ class SharedRings {
   __device__ T* at(int offset) const {
     return reinterpret_cast<T*>(begin_ + offset);
   }
-  /// Of a piece's slot: the first after those of the stages are 0.
+  /// Barrier `i` of the pieces' slots, which follow those of the stages.
   __device__ std::uint32_t piece_barrier(int i) const { return barrier(4 * Stages + i); }
   __device__ std::uint32_t address() const { return address_; }
 

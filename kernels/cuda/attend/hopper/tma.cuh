@@ -7,8 +7,8 @@
 
 namespace kvmesh::cuda {
 
-/// Copies a box, and counts its bytes at `barrier`. What lies outside of the tensor becomes 0, and
-/// is counted. `policy` is an L2 cache policy.
+/// Copies a box, and counts its bytes at `barrier`. Elements outside of the tensor become 0 and are
+/// counted. `policy` is an L2 cache policy.
 __device__ inline void cp_async_bulk_tensor_5d(std::uint32_t to, const TensorMap& map,
                                                std::uint32_t barrier, std::uint64_t policy, int c0,
                                                int c1, int c2, int c3, int c4) {
@@ -19,7 +19,7 @@ __device__ inline void cp_async_bulk_tensor_5d(std::uint32_t to, const TensorMap
       : "memory");
 }
 
-/// Brings a box to L2, where a copy finds it later.
+/// Prefetches a box into L2.
 __device__ inline void prefetch_tensor_5d(const TensorMap& map, int c0, int c1, int c2, int c3,
                                           int c4) {
   asm volatile(
@@ -32,12 +32,13 @@ __device__ inline void prefetch_tensormap(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-/// For what is read once, as decode reads keys and values; and for what is read again.
+/// L2 policies: for data that is read once, as decode reads keys and values; and for data that is
+/// read again.
 constexpr std::uint64_t kEvictFirst = 0x12F0000000000000;
 constexpr std::uint64_t kEvictNormal = 0x1000000000000000;
 
-/// What this thread wrote to shared memory is there for the tensor cores and the copy engine, after
-/// a barrier.
+/// Makes this thread's writes to shared memory visible to the tensor cores and the copy engine,
+/// after a barrier.
 __device__ inline void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

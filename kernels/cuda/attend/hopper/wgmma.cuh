@@ -12,20 +12,20 @@
 
 namespace kvmesh::cuda {
 
-/// Before the first product after other instructions have touched its registers.
+/// Required before the first product after other instructions have accessed its registers.
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 __device__ inline void wgmma_commit_group() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/// Until at most `Pending` groups are under way. Accumulators are to be tied to it.
+/// Waits until at most `Pending` groups are under way. Tie the accumulators to it.
 template <int Pending>
 __device__ inline void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-/// The compiler may not read these registers before the wait that stands before this.
+/// Keeps the compiler from reading these registers before the wait above this call.
 template <int Count>
 __device__ inline void wgmma_tie(float (&d)[Count]) {
 #pragma unroll
@@ -41,7 +41,7 @@ __device__ inline void end_basic_block(float never_negative) {
       : "memory");
 }
 
-/// Registers of a thread from here on, for a whole warpgroup that has more (`dec`) or fewer
+/// Sets the registers per thread from here on, for a whole warpgroup that has more (`dec`) or fewer
 /// (`inc`).
 template <int Count>
 __device__ inline void setmaxnreg_inc() {
@@ -52,8 +52,8 @@ __device__ inline void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
-/// In which direction the rows of an operand run in shared memory: those of keys and queries along
-/// K, those of values across it.
+/// The direction of an operand's rows in shared memory: rows of keys and queries run along K, those
+/// of values across it.
 enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
 
 // The widths differ in their lists of registers alone. Operand numbers: the accumulators, then a,
@@ -167,6 +167,18 @@ __device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], st
                          KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48));
 }
 
+__device__ inline void wgmma_add(float (&d)[96], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("192", KVMESH_D192, "%96, %97, %98, %99", "%100", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48),
+                         KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80));
+}
+__device__ inline void wgmma_add(float (&d)[128], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("256", KVMESH_D256, "%128, %129, %130, %131", "%132",
+                         KVMESH_REGISTERS16(0), KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32),
+                         KVMESH_REGISTERS16(48), KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80),
+                         KVMESH_REGISTERS16(96), KVMESH_REGISTERS16(112));
+}
+
 // The same in float16 whatever the pool's type, with B's rows along K.
 #define KVMESH_WGMMA_FLOAT16(N, D, A, B, ADD, ...)                                          \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD                                  \
@@ -231,8 +243,8 @@ __device__ inline void wgmma_float16(float (&d)[16], const std::uint32_t (&a)[4]
 #undef KVMESH_D248
 #undef KVMESH_D256
 
-/// Four 8x8 matrices of 16-bit elements to shared memory; lane i gives the address of row i % 8 of
-/// matrix i / 8, and has elements 2 * t and the one after it of row g of each.
+/// Stores four 8x8 matrices of 16-bit elements to shared memory. Lane i gives the address of row i
+/// % 8 of matrix i / 8, and has elements 2 * t and the one after it of row g of each.
 __device__ inline void stmatrix_x4(std::uint32_t to, std::uint32_t m0, std::uint32_t m1,
                                    std::uint32_t m2, std::uint32_t m3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to),

@@ -54,6 +54,8 @@ constexpr Tile kFloat8Tiles[] = {
 /// Tiles of Hopper's prefill kernel: many rows.
 constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
                                   {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+/// The same with wide outputs, for which a block has no masks of each head.
+constexpr Tile kWidePrefillTiles[] = {{256, 256, 64}, {256, 256, 128}};
 /// The same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.
@@ -121,6 +123,7 @@ struct Table {
   bool latent = false;
   /// Number of score mods, masks and so on, from the first. Fewer if a case takes seconds.
   int choices = 3;
+  bool head_classes = true;
 
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
@@ -131,6 +134,16 @@ const Table kFloat8Decode{"hopper decode float8", kFloat8Tiles, {kChips + 1, 1},
                           kHopperPageSizes};
 const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, kHalfDtypes, true, true,
                      kHopperPageSizes};
+const Table kWidePrefill{"hopper prefill",
+                         kWidePrefillTiles,
+                         {kChips + 1, 1},
+                         kHalfDtypes,
+                         true,
+                         true,
+                         kHopperPageSizes,
+                         false,
+                         2,
+                         false};
 const Table kLatentDecode{"hopper decode",
                           kLatentDecodeTiles,
                           {kChips + 1, 1},
@@ -188,8 +201,8 @@ std::vector<Variant> variants_of(const Table& table) {
   const int n = table.choices;
   const std::vector<test::Choices> cases =
       test::EveryPair({static_cast<int>(table.tiles.size()), n, n, n, n,
-                       static_cast<int>(table.pool_dtypes.size()), n, 2, 2, 2, on_each ? 1 : chips,
-                       table.has_scales() ? 2 : 1, 2})
+                       static_cast<int>(table.pool_dtypes.size()), n, table.head_classes ? 2 : 1, 2,
+                       2, on_each ? 1 : chips, table.has_scales() ? 2 : 1, 2})
           .cases();
   std::vector<Variant> variants;
   for (int first = 0; first < (on_each ? chips : 1); ++first) {
@@ -204,7 +217,7 @@ std::vector<Variant> variants_of(const Table& table) {
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table :
-       {kDecode, kFloat8Decode, kPrefill, kLatentDecode, kLatent, kMma, kPlain}) {
+       {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent, kMma, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -271,6 +284,8 @@ INSTANTIATE_TEST_SUITE_P(HopperDecodeFloat8, AttendVariants,
                          testing::ValuesIn(variants_of(kFloat8Decode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperWidePrefill, AttendVariants,
+                         testing::ValuesIn(variants_of(kWidePrefill)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),

@@ -1,0 +1,1 @@
+// The source that CMake needs to make a precompiled header.

@@ -1,0 +1,277 @@
+// CheckedCache: a step, run on the cache, on the single rank and in float64.
+#include "launch/verify/checked_step.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+namespace kvmesh::verify {
+namespace {
+
+// Rows [begin, begin + count).
+template <class View>
+View some_rows(View view, std::int64_t begin, std::int64_t count) {
+  const std::int64_t offset =
+      begin * view.stride(0) * static_cast<std::int64_t>(size_bytes(view.dtype));
+  using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(view.data)>>,
+                                   const std::byte*, std::byte*>;
+  view.data = static_cast<Bytes>(view.data) + offset;
+  view.shape[0] = count;
+  return view;
+}
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Selects some heads of sinks [1, 1, all heads].
+ConstTensorView some_heads(const TensorView& sinks, Share heads) {
+  return {static_cast<const float*>(sinks.data) + heads.begin,
+          Dtype::kFloat32,
+          {heads.size()},
+          sinks.device};
+}
+
+std::int64_t queries_of(const BatchEntry& entry) {
+  return entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+}
+
+HostTensor rounded_rows(const HostTensor& from, std::int64_t rows, Dtype dtype) {
+  HostTensor to(dtype, rows, from.heads(), from.dim());
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t head = 0; head < from.heads(); ++head) {
+      for (std::int64_t d = 0; d < from.dim(); ++d) to.set(row, head, d, from.get(row, head, d));
+    }
+  }
+  return to;
+}
+
+// The mods of `of` for the sequence in row `row` of a batch, alone: they read that row's number.
+template <class Mods>
+void read_row(Mods& of, std::int32_t row) {
+  if (!of.mask.is_identity()) {
+    of.mask = MaskMod(
+        [mask = of.mask, row](auto, auto h, auto q, auto kv) { return mask(Expr(row), h, q, kv); });
+  }
+  if (!of.score.is_identity()) {
+    of.score = ScoreMod([mod = of.score, row](auto score, auto, auto h, auto q, auto kv) {
+      return mod(score, Expr(row), h, q, kv);
+    });
+  }
+}
+
+PlanOptions alone_in_batch(const PlanOptions& options, std::int32_t row,
+                           std::span<const std::int64_t> positions) {
+  PlanOptions alone = options;
+  read_row(alone, row);
+  for (LayerKind& kind : alone.kinds) read_row(kind, row);
+  alone.q_positions.assign(positions.begin(), positions.end());
+  return alone;
+}
+
+}  // namespace
+
+HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int64_t filled,
+                                       std::int64_t heads, std::int64_t dim) {
+  HostTensor tensor(dtype, rows, heads, dim, mesh_->device());
+  for (std::int64_t row = 0; row < filled; ++row) {
+    for (std::int64_t head = 0; head < heads; ++head) {
+      for (std::int64_t d = 0; d < dim; ++d) tensor.set(row, head, d, random_.real());
+    }
+  }
+  return tensor;
+}
+
+Share CheckedCache::local(int heads) const {
+  return share_of(heads, mesh_->head_rank(), mesh_->head_parallel());
+}
+
+bool CheckedCache::step(std::initializer_list<BatchEntry> batch, const StepOptions& options) {
+  return step(std::span(batch.begin(), batch.size()), options);
+}
+
+std::optional<StepPlan> CheckedCache::try_plan(std::span<const BatchEntry> batch,
+                                               const StepOptions& options) {
+  PlanOptions first = options.plan;
+  if (options.replanned) first.q_positions.clear();
+  std::optional<StepPlan> plan;
+  if (options.replanned) plan.emplace(cache_.plan({}, first));
+  const std::uint64_t before = cache_.digest();
+  if (!options.replanned) {
+    if (Result<StepPlan> made = cache_.try_plan(batch, first)) plan = std::move(*made);
+  } else if (!cache_.try_replan(*plan, batch, {}, options.plan.q_positions)) {
+    plan.reset();
+  }
+  expect(plan || cache_.digest() == before, "plan: refused the batch and changed the allocator");
+  return plan;
+}
+
+bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& options) {
+  std::optional<StepPlan> plan = try_plan(batch, options);
+  PlanOptions alone = options.plan;
+  alone.limits.reset();
+  std::vector<BatchEntry> twin_batch(batch.begin(), batch.end());
+  for (BatchEntry& entry : twin_batch) entry.sequence = twins_.at(entry.sequence);
+  Result<StepPlan> single = single_.try_plan(twin_batch, alone);
+  if (plan.has_value() != single.has_value()) {
+    throw Error("plan: one rank with the same number of pages decided otherwise than several");
+  }
+  if (!plan) return false;
+  Step step(batch, options, std::move(*plan), std::move(*single));
+  for (std::size_t s = 0; s < batch.size(); ++s) {
+    const BatchEntry& entry = batch[s];
+    const std::int64_t queries = queries_of(entry);
+    const std::int64_t first = allocator().length(entry.sequence) - queries;
+    for (std::int64_t i = 0; i < queries; ++i) {
+      const std::vector<std::int64_t>& given = options.plan.q_positions;
+      step.queries.push_back({s, given.empty() ? first + i : given[step.queries.size()]});
+    }
+  }
+  const StepLimits room = options.plan.limits.value_or(StepLimits{.sequences = 0});
+  expect(step.plan.query_tokens() ==
+             (options.plan.limits ? room.sequences * room.query_tokens : std::ssize(step.queries)),
+         "plan: wrong number of queries");
+  states_.step(batch, random_);
+  for (int layer = 0; layer < cache_.options().layers; ++layer) {
+    if (of(layer).state_bytes == 0) run_layer(step, layer);
+  }
+  if (std::ranges::any_of(of_layers_, [](const CacheOptions& it) { return it.window > 0; })) {
+    poison_free_pages(cache_);
+    poison_free_pages(single_);
+  }
+  return true;
+}
+
+HostTensor CheckedCache::random_sinks(int q_heads) {
+  HostTensor sinks(Dtype::kFloat32, 1, 1, q_heads, mesh_->device());
+  for (std::int64_t head = 0; head < sinks.dim(); ++head) {
+    sinks.set(0, 0, head, random_.one_in(6) ? -kInfinity : 4.0f * random_.real());
+  }
+  return sinks;
+}
+
+void CheckedCache::run_layer(Step& step, int layer) {
+  const CacheOptions& cache = of(layer);
+  const StepOptions& options = step.options;
+  const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
+  const Dtype input_dtype =
+      options.input.value_or(info_of(cache.dtype).has_scales ? Dtype::kFloat32 : cache.dtype);
+  const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
+  HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
+  HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
+  HostTensor v =
+      random_tensor(input_dtype, m, is_latent(layer) ? 0 : appended, cache.kv_heads, cache.v_dim);
+  remember(step, layer, k, v);
+  HostTensor sinks = random_sinks(cache.q_heads);
+
+  const std::int64_t tokens = step.plan.tokens_of_output().size();
+  const std::int64_t heads = step.plan.heads_of_output(layer).size();
+  const Device device = mesh_->device();
+  HostTensor o(options.output, tokens, heads, cache.v_dim, device);
+  HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
+  const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
+  const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
+  const auto given = [&](const TensorView& all, Share some) {
+    return options.sinks ? some_heads(all, some) : ConstTensorView{};
+  };
+  const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
+                         is_latent(layer) ? TensorView{} : v.on_device(kv_heads),
+                         given(sinks.on_device(), q_heads)};
+  if (options.in_parts && !cache.reproducible) {
+    HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
+    HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
+    const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
+    step.plan.append(layer, input.k, input.v);
+    step.plan.attend_partial(layer, input.q, mine, {}, input.sinks);
+    mesh_->wait({}, "attend_partial");
+    partial_o.fetch();
+    expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
+    step.plan.combine(mine, output, {}, layer);
+  } else {
+    step.plan.run(layer, input, output);
+  }
+  mesh_->wait({}, "run");
+  o.fetch();
+  if (options.lse) lse.fetch();
+  expect(o.gaps_untouched(), "combine wrote between the rows of its output");
+
+  const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
+                       is_latent(layer) ? TensorView{} : some_rows(v.view(), 0, appended),
+                       given(sinks.view(), {0, cache.q_heads})};
+  step.single.append(layer, all.k, all.v);
+  const Outputs single = cache.reproducible ? run_alone(step, layer, all)
+                                            : attend_alone(step, layer, all.q, all.sinks);
+  const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
+  if (rounded_type == input_dtype) {
+    check_layer(step, {layer, q, sinks, o, lse, single, single});
+    return;
+  }
+  const HostTensor rounded = rounded_rows(q, queries, rounded_type);
+  check_layer(step, {layer, q, sinks, o, lse, single,
+                     attend_alone(step, layer, rounded.view(), all.sinks)});
+}
+
+CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) const {
+  const CacheOptions& cache = of(layer);
+  const std::int64_t queries = step.single.query_tokens();
+  return {.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
+          .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
+}
+
+// A partial over all keys is the whole answer.
+CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q,
+                                                 const ConstTensorView& sinks) {
+  Outputs out = outputs_of(step, layer);
+  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()}, {}, sinks);
+  return out;
+}
+
+// Each sequence in a batch of its own; with a block mask, which is for one batch, all together.
+CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
+  Outputs out = outputs_of(step, layer);
+  if (step.options.plan.block_mask) {
+    step.single.run(layer, all, {out.o.view(), out.lse.matrix()});
+    return out;
+  }
+  PlanOptions options = step.options.plan;
+  options.limits.reset();
+  std::int64_t begin = 0;
+  for (std::size_t s = 0; s < step.batch.size(); ++s) {
+    const BatchEntry& entry = step.batch[s];
+    const std::int64_t queries = queries_of(entry);
+    if (queries == 0) continue;
+    std::span<const std::int64_t> positions(options.q_positions);
+    if (!positions.empty())
+      positions =
+          positions.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(queries));
+    StepPlan plan = single_.plan({{twins_.at(entry.sequence), 0, queries}},
+                                 alone_in_batch(options, static_cast<std::int32_t>(s), positions));
+    const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
+    const ConstTensorView no_values = is_latent(layer) ? all.v : some_rows(all.v, 0, 0);
+    plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values, all.sinks},
+             {rows(out.o.view()), rows(out.lse.matrix())});
+    begin += queries;
+  }
+  return out;
+}
+
+void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
+  const CacheOptions& cache = of(layer);
+  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head,
+                          float scale) {
+    return stored_row(from.elements(row, head), cache.dtype, cache.scales, scale);
+  };
+  std::int64_t row = 0;
+  for (const BatchEntry& entry : step.batch) {
+    DenseSequence& dense = content_.at(entry.sequence)[static_cast<std::size_t>(layer)];
+    for (const std::int64_t end = row + entry.append_tokens; row < end; ++row) {
+      for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
+        const std::vector<float> key = stored(k, row, head, cache.scales.k);
+        const std::vector<float> value =
+            is_latent(layer) ? key : stored(v, row, head, cache.scales.v);
+        dense.k.insert(dense.k.end(), key.begin(), key.end());
+        dense.v.insert(dense.v.end(), value.begin(), value.begin() + cache.v_dim);
+      }
+    }
+  }
+}
+
+}  // namespace kvmesh::verify
