@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/memory/move_stream.hpp"
+#include "core/move_stream.hpp"
 #include "runtime/memory/pool_storage.hpp"
 
 namespace kvmesh {
@@ -19,9 +19,6 @@ struct RowPlace {
   std::byte* data = nullptr;
   std::size_t pitch = 0;
 };
-
-/// Moves pages on a GPU; the moves are done on return.
-using DeviceMoves = std::function<void(const PageMoves&)>;
 
 /// The planes of a layer in some rank's pools.
 using PlanesOf = std::function<PagePlanes(int layer)>;

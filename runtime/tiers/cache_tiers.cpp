@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/hash.hpp"
 #include "runtime/memory/layer_groups.hpp"
+#include "runtime/tiers/host_move_stream.hpp"
 
 namespace kvmesh {
 namespace {
@@ -24,6 +25,11 @@ std::uint64_t fingerprint(const CacheOptions& options, const PrefixRules& rules)
           .add(std::bit_cast<std::uint32_t>(options.scales.v));
   }
   return hash.value();
+}
+
+std::unique_ptr<MoveStream> stream_of(Backend& backend) {
+  std::unique_ptr<MoveStream> stream = backend.make_move_stream();
+  return stream ? std::move(stream) : std::make_unique<HostMoveStream>();
 }
 
 FileTier::Options file_options(const Mesh& mesh, const CacheOptions& options,
@@ -58,7 +64,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& a
       allocator_(allocator),
       backend_(backend),
       cursor_(allocator.follow()),
-      copies_(pools, backend.make_move_stream(), mesh.world()) {
+      copies_(pools, stream_of(backend), mesh.world()) {
   std::uint8_t has_room = 1;
   try {
     if (!options_.directory.empty()) {

@@ -5,7 +5,7 @@
 #include <functional>
 #include <utility>
 
-#include "runtime/memory/move_stream.hpp"
+#include "core/move_stream.hpp"
 #include "runtime/tiers/job_queue.hpp"
 
 namespace kvmesh {

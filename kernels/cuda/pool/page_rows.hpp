@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/page_moves.hpp"
+#include "core/page_moves.hpp"
 
 namespace kvmesh::cuda {
 

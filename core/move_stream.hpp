@@ -3,10 +3,13 @@
 
 #include <functional>
 
-#include "kernels/page_moves.hpp"
+#include "core/page_moves.hpp"
 #include "kvmesh/stream.hpp"
 
 namespace kvmesh {
+
+/// Moves pages on a GPU; the moves are done on return.
+using DeviceMoves = std::function<void(const PageMoves&)>;
 
 /// Moves run in the order of the calls, beside the work of other streams. The caller says what they
 /// wait for, and what waits for them. One thread at a time.

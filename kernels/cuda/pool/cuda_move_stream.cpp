@@ -1,8 +1,7 @@
-#include "runtime/step/cuda_move_stream.hpp"
+#include "kernels/cuda/pool/cuda_move_stream.hpp"
 
 #include "core/cuda/check.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 
 namespace kvmesh {
 namespace {
@@ -11,14 +10,13 @@ cudaStream_t handle_of(Stream stream) { return static_cast<cudaStream_t>(stream.
 
 }  // namespace
 
-CudaMoveStream::CudaMoveStream(Mesh& mesh)
-    : mesh_(mesh),
-      stream_(cuda_memory::make_stream(mesh.device().index)),
-      calls_(cuda_memory::make_stream(mesh.device().index)) {}
+CudaMoveStream::CudaMoveStream(int device, std::function<void(const IsDone&)> wait)
+    : wait_(std::move(wait)),
+      stream_(cuda_memory::make_stream(device)),
+      calls_(cuda_memory::make_stream(device)) {}
 
 void CudaMoveStream::move(const PageMoves& moves) {
-  Communicator& world = mesh_.world();
-  wait_until([this] { return copier_.is_ready(); }, {world.rank(), world.deadline(), "move pages"});
+  wait_([this] { return copier_.is_ready(); });
   is_busy_ = true;
   copier_.move(moves, native());
   check(cudaEventRecord(moved_.get(), native()), "recording that pages have moved");
