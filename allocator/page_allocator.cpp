@@ -6,6 +6,16 @@
 #include "kvmesh/allocator.hpp"
 
 namespace kvmesh {
+namespace {
+
+/// The state of an allocator that was not moved from.
+template <class State>
+State& of(const std::unique_ptr<State>& state) {
+  require(state != nullptr, "page allocator: it was moved from");
+  return *state;
+}
+
+}  // namespace
 
 PageAllocator::PageAllocator(const AllocatorOptions& options)
     : state_(std::make_unique<State>(options)) {}
@@ -14,11 +24,11 @@ PageAllocator::PageAllocator(PageAllocator&&) noexcept = default;
 PageAllocator& PageAllocator::operator=(PageAllocator&&) noexcept = default;
 
 PageAllocator::State& PageAllocator::changing() {
-  require(!state_->is_moving(), "allocator: pages are being moved: finish or cancel that first");
-  return *state_;
+  require(!of(state_).is_moving(), "allocator: pages are being moved: finish or cancel that first");
+  return of(state_);
 }
 
-const AllocatorOptions& PageAllocator::options() const { return state_->options(); }
+const AllocatorOptions& PageAllocator::options() const { return of(state_).options(); }
 
 SequenceId PageAllocator::create() { return changing().create(); }
 
@@ -44,7 +54,7 @@ Result<std::vector<PageCopy>> PageAllocator::try_append(std::span<const AppendRe
 }
 
 std::int64_t PageAllocator::pages_needed(std::span<const AppendRequest> requests) const {
-  return state_->pages_needed(requests);
+  return of(state_).pages_needed(requests);
 }
 
 std::vector<PageCopy> PageAllocator::make_writable(SequenceId sequence, std::int64_t begin,
@@ -59,16 +69,16 @@ Result<std::vector<PageCopy>> PageAllocator::try_make_writable(SequenceId sequen
 }
 
 Result<Done> PageAllocator::can_reserve(SequenceId sequence, std::int64_t tokens) {
-  return state_->can_reserve(sequence, tokens);
+  return of(state_).can_reserve(sequence, tokens);
 }
 
 Result<Done> PageAllocator::can_append(std::span<const AppendRequest> requests) {
-  return state_->can_append(requests);
+  return of(state_).can_append(requests);
 }
 
 Result<Done> PageAllocator::can_make_writable(SequenceId sequence, std::int64_t begin,
                                               std::int64_t end) {
-  return state_->can_make_writable(sequence, begin, end);
+  return of(state_).can_make_writable(sequence, begin, end);
 }
 
 void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) {
@@ -82,19 +92,19 @@ void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
 }
 
 void PageAllocator::check_truncate(SequenceId sequence, std::int64_t length) const {
-  state_->check_truncate(sequence, length);
+  of(state_).check_truncate(sequence, length);
 }
 
 void PageAllocator::erase(SequenceId sequence) { changing().erase(sequence); }
 
-PrefixRules PageAllocator::prefix_rules() const { return state_->prefix_rules(); }
+PrefixRules PageAllocator::prefix_rules() const { return of(state_).prefix_rules(); }
 
 PrefixMatch PageAllocator::match_prefix(const PrefixKey& key, std::int64_t most) {
   return changing().match_prefix(key, most);
 }
 
 std::int64_t PageAllocator::cached_tokens(const PrefixKey& key, std::int64_t most) {
-  return state_->find_prefix(key, most).tokens;
+  return of(state_).find_prefix(key, most).tokens;
 }
 
 SequenceId PageAllocator::create_with_prefix(const PrefixMatch& match) {
@@ -110,7 +120,7 @@ void PageAllocator::publish(SequenceId sequence, const PrefixKey& key,
 
 void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
                                   std::span<const Retention> retentions) const {
-  state_->check_publish(sequence, key, retentions);
+  of(state_).check_publish(sequence, key, retentions);
 }
 
 PrefixMatch PageAllocator::bring_back(const PrefixKey& key, std::int64_t pages,
@@ -119,30 +129,31 @@ PrefixMatch PageAllocator::bring_back(const PrefixKey& key, std::int64_t pages,
 }
 
 PageId PageAllocator::published_page(const PageHash& hash) const {
-  const PrefixCache* prefixes = state_->prefixes();
+  const PrefixCache* prefixes = of(state_).prefixes();
   const PageSlot slot = prefixes != nullptr ? prefixes->find(hash) : kNoSlot;
   return slot == kNoSlot ? PageId{} : prefixes->page(slot);
 }
 
 const PageHash& PageAllocator::page_hash(PageId page) const {
-  require(state_->prefixes() != nullptr && state_->pools().contains(page),
+  require(of(state_).prefixes() != nullptr && of(state_).pools().contains(page),
           "prefix: no page {}:{} that could be published", page.rank().value, page.index());
-  return state_->prefixes()->hash(page);
+  return of(state_).prefixes()->hash(page);
 }
 
 std::vector<PageId> PageAllocator::published_pages() const {
-  return state_->prefixes() != nullptr ? state_->prefixes()->published() : std::vector<PageId>{};
+  return of(state_).prefixes() != nullptr ? of(state_).prefixes()->published()
+                                          : std::vector<PageId>{};
 }
 
-std::int64_t PageAllocator::cached_pages() const { return state_->pools().cached_pages(); }
+std::int64_t PageAllocator::cached_pages() const { return of(state_).pools().cached_pages(); }
 std::int64_t PageAllocator::cached_pages(PageRank rank) const {
-  state_->check_rank(rank);
-  return state_->pools().cached_pages(rank);
+  of(state_).check_rank(rank);
+  return of(state_).pools().cached_pages(rank);
 }
-std::int64_t PageAllocator::evicted_pages() const { return state_->pools().evicted_pages(); }
+std::int64_t PageAllocator::evicted_pages() const { return of(state_).pools().evicted_pages(); }
 
 Result<Done> PageAllocator::can_resize(PageRank rank, std::int64_t pages) const {
-  return state_->can_resize(rank, pages);
+  return of(state_).can_resize(rank, pages);
 }
 
 std::vector<PageCopy> PageAllocator::start_resize(PageRank rank, std::int64_t pages) {
@@ -157,80 +168,80 @@ std::vector<PageCopy> PageAllocator::start_rebalance(std::int64_t limit) {
   return changing().start_rebalance(limit);
 }
 
-void PageAllocator::finish_moves() { state_->finish_moves(); }
-void PageAllocator::cancel_moves() { state_->cancel_moves(); }
+void PageAllocator::finish_moves() { of(state_).finish_moves(); }
+void PageAllocator::cancel_moves() { of(state_).cancel_moves(); }
 
 std::int64_t PageAllocator::pool_pages(PageRank rank) const {
-  state_->check_rank(rank);
-  return state_->pools().size(rank);
+  of(state_).check_rank(rank);
+  return of(state_).pools().size(rank);
 }
 
 bool PageAllocator::contains(SequenceId sequence) const {
-  return state_->sequences().find(sequence) != nullptr;
+  return of(state_).sequences().find(sequence) != nullptr;
 }
 
 std::int64_t PageAllocator::length(SequenceId sequence) const {
-  return state_->sequences().at(sequence).length;
+  return of(state_).sequences().at(sequence).length;
 }
 
 std::int64_t PageAllocator::capacity(SequenceId sequence) const {
-  return state_->capacity(state_->sequences().at(sequence));
+  return of(state_).capacity(of(state_).sequences().at(sequence));
 }
 
 std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
-  return state_->sequences().at(sequence).pages;
+  return of(state_).sequences().at(sequence).pages;
 }
 
 std::int64_t PageAllocator::released_pages(SequenceId sequence) const {
-  return state_->sequences().at(sequence).placement.released;
+  return of(state_).sequences().at(sequence).placement.released;
 }
 
-std::int64_t PageAllocator::sequences() const { return state_->sequences().size(); }
+std::int64_t PageAllocator::sequences() const { return of(state_).sequences().size(); }
 
 std::uint64_t PageAllocator::version(SequenceId sequence) const {
-  return state_->sequences().at(sequence).version;
+  return of(state_).sequences().at(sequence).version;
 }
 
-std::int64_t PageAllocator::free_pages() const { return state_->pools().free_pages(); }
+std::int64_t PageAllocator::free_pages() const { return of(state_).pools().free_pages(); }
 
 std::int64_t PageAllocator::free_pages(PageRank rank) const {
-  state_->check_rank(rank);
-  return state_->pools().free_pages(rank);
+  of(state_).check_rank(rank);
+  return of(state_).pools().free_pages(rank);
 }
 
 std::int32_t PageAllocator::reference_count(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().reference_count(page);
+  return of(state_).pools().reference_count(page);
 }
 
 bool PageAllocator::is_writable(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().writable(page);
+  return of(state_).pools().writable(page);
 }
 
 std::uint32_t PageAllocator::generation(PageId page) const {
-  require(state_->pools().contains(page), "page {}:{} is in no pool", page.rank().value,
+  require(of(state_).pools().contains(page), "page {}:{} is in no pool", page.rank().value,
           page.index());
-  return state_->pools().generation(page);
+  return of(state_).pools().generation(page);
 }
 
-std::uint64_t PageAllocator::digest() const { return state_->journal().digest(); }
+std::uint64_t PageAllocator::digest() const { return of(state_).journal().digest(); }
 
-std::vector<JournalEntry> PageAllocator::journal() const { return state_->journal().entries(); }
+std::vector<JournalEntry> PageAllocator::journal() const { return of(state_).journal().entries(); }
 
-ChangeCursor PageAllocator::follow() { return state_->changes().follow(); }
+ChangeCursor PageAllocator::follow() { return of(state_).changes().follow(); }
 
 ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
-  return std::as_const(*state_).changes().read(cursor);
+  return std::as_const(of(state_)).changes().read(cursor);
 }
 
 void PageAllocator::verify_integrity() const {
-  check_integrity(state_->pools(), state_->sequences(), options().page_size, state_->moves(),
-                  state_->pins());
-  if (const PrefixCache* prefixes = state_->prefixes())
-    check_prefixes(state_->pools(), state_->sequences(), *prefixes);
+  check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size,
+                  of(state_).moves(), of(state_).pins());
+  if (const PrefixCache* prefixes = of(state_).prefixes())
+    check_prefixes(of(state_).pools(), of(state_).sequences(), *prefixes);
 }
 
 }  // namespace kvmesh

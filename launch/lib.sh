@@ -30,6 +30,7 @@ LIST
 test_packages() {
   cat <<'LIST'
 tests and benchmarks:        libgtest-dev libgmock-dev libbenchmark-dev
+the Python package:          python3-dev python3-venv
 checks of the tree:          clang-format-14? shellcheck?
 LIST
 }
@@ -122,9 +123,20 @@ jobs() {
   printf '%d' $((count > 0 ? count : 1))
 }
 
-# build PRESET: configures and builds everything in build/PRESET.
+# has_python_packages PYTHON: whether it has what the package kvmesh is built and tested with.
+has_python_packages() { "$1" -c 'import nanobind, numpy, pytest' 2>/dev/null; }
+
+# Makes a Python that has them, since apt-get offers no nanobind. Fails if PyPI cannot be reached.
+python_folder=$root/build/python
+make_python() {
+  say "Installing nanobind, numpy and pytest with pip into $python_folder"
+  (python3 -m venv "$python_folder" &&
+    "$python_folder/bin/pip" install --retries 1 nanobind numpy pytest) </dev/null >"$(log_file python)" 2>&1
+}
+
+# build PRESET [OPTION...]: configures, with options of CMake, and builds everything in build/PRESET.
 build() {
-  (cd "$root" && cmake --preset "$1" >"$(log_file "configure-$1")" 2>&1) || {
+  (cd "$root" && cmake --preset "$1" "${@:2}" >"$(log_file "configure-$1")" 2>&1) || {
     tail -n 30 "$(log_file "configure-$1")" >&2
     fail "cmake could not configure; its output is in $(log_file "configure-$1")"
   }

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <condition_variable>
-#include <cstdio>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -14,6 +13,7 @@
 #include "comm/mpi/mpi.hpp"
 #include "comm/mpi/requests.hpp"
 #include "core/check.hpp"
+#include "core/log.hpp"
 #include "kvmesh/launcher.hpp"
 
 namespace kvmesh {
@@ -31,7 +31,7 @@ class Watch {
           std::unique_lock lock(mutex_);
           const auto is_over = [&] { return stop.stop_requested(); };
           if (over_.wait_for(lock, stop, deadline, is_over) || stop.stop_requested()) return;
-          std::fprintf(stderr, "kvmesh: %s\n", message().c_str());
+          log_line(message());
           std::this_thread::sleep_for(kStay);
           std::_Exit(kEndedByTimeout);
         }) {}

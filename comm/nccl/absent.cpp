@@ -33,5 +33,6 @@ void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { thr
 void NcclGroup::close() { throw_absent(); }
 
 std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&) { throw_absent(); }
+Partial to_natural(const Base2Partial&, Stream) { throw_absent(); }
 
 }  // namespace kvmesh

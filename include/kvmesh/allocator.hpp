@@ -100,7 +100,7 @@ class PageAllocator {
   /// @throws InvalidArgument if the options are invalid.
   explicit PageAllocator(const AllocatorOptions& options);
   ~PageAllocator();
-  PageAllocator(PageAllocator&&) noexcept;
+  PageAllocator(PageAllocator&&) noexcept;  ///< Calls of one moved from throw InvalidArgument.
   PageAllocator& operator=(PageAllocator&&) noexcept;
 
   const AllocatorOptions& options() const;

@@ -16,6 +16,7 @@
 #include "kvmesh/external_pool.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "kvmesh/launcher.hpp"
+#include "kvmesh/log.hpp"
 #include "kvmesh/membership.hpp"
 #include "kvmesh/mesh.hpp"
 #include "kvmesh/mod_text.hpp"

@@ -30,7 +30,7 @@ using Partial = BasicPartial<LogBase::kNatural>;
 using Base2Partial = BasicPartial<LogBase::kTwo>;
 
 /// Rescales the LSE in place (natural = base two · ln 2) and returns the same views, retyped. Runs
-/// on the CPU.
+/// on the CPU; nccl.hpp has the same on GPUs.
 /// @throws InvalidArgument if `partial` is not a valid partial in host memory.
 Partial to_natural(const Base2Partial& partial);
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -12,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/log.hpp"
 #include "kernels/jit/cubin_file.hpp"
 #include "kernels/jit/disassemble.hpp"
 
@@ -104,9 +104,9 @@ void Dump::write(const Program& program, const ProgramKey& key, const Cubin& cub
     write_files(directory_, program, key, cubin);
   } catch (const std::exception& failed) {
     if (has_warned_.test_and_set()) return;
-    const int line = static_cast<int>(std::strcspn(failed.what(), "\n"));
-    std::fprintf(stderr, "kvmesh: cannot dump kernels into '%s' (KVMESH_DUMP): %.*s\n",
-                 directory_.c_str(), line, failed.what());
+    const std::size_t line = std::strcspn(failed.what(), "\n");
+    log_line(fmt::format("cannot dump kernels into '{}' (KVMESH_DUMP): {}", directory_.string(),
+                         std::string_view(failed.what(), line)));
   }
 }
 

@@ -21,14 +21,14 @@ std::filesystem::path default_dump_directory();
 ///   .txt    the kernels' resources, the compiler's options and log; written last
 ///
 /// Each file is renamed into place when it is complete, so any number of ranks and threads may
-/// write the same ones. A failure prints a line on stderr, and nothing else.
+/// write the same ones. A failure logs a line, and nothing else.
 class Dump {
  public:
   /// With an empty path it writes nothing.
   explicit Dump(std::filesystem::path directory = default_dump_directory());
 
   /// Makes the folder and writes the files of a program whose machine code is `cubin`, replacing
-  /// older ones. The first failure of this Dump is reported on stderr. Blocks for tenths of a
+  /// older ones. The first failure of this Dump is logged. Blocks for tenths of a
   /// second, and for up to two minutes if the disassemblers hang.
   void write(const Program& program, const ProgramKey& key, const Cubin& cubin) noexcept;
 

@@ -4,13 +4,17 @@ import sys
 
 
 def empty(like, shape, float32):
-    """Returns a new array of torch if `like` is torch's, else of numpy; of `like`'s type or float32."""
+    """Returns a new array of torch or cupy if `like` is theirs, else of numpy; of `like`'s type or
+    float32."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(like, torch.Tensor):
         dtype = torch.float32 if float32 else like.dtype
         return torch.empty(shape, dtype=dtype, device=like.device)
-    import numpy
-    return numpy.empty(shape, numpy.float32 if float32 else like.dtype)
+    if type(like).__module__.partition(".")[0] == "cupy":
+        import cupy as library
+    else:
+        import numpy as library
+    return library.empty(shape, library.float32 if float32 else like.dtype)
 
 
 def for_buffer(values):

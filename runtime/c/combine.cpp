@@ -10,10 +10,9 @@ using namespace kvmesh::c;
 
 namespace {
 
-Partial natural(const Partial& given, std::int32_t base) {
-  if (base == KVMESH_LSE_NATURAL) return given;
-  require(base == KVMESH_LSE_BASE_TWO, "lse_base {} is none", base);
-  return to_natural(Base2Partial{given.o, given.lse});
+bool is_base_two(std::int32_t base) {
+  require(base == KVMESH_LSE_NATURAL || base == KVMESH_LSE_BASE_TWO, "lse_base {} is none", base);
+  return base == KVMESH_LSE_BASE_TWO;
 }
 
 }  // namespace
@@ -47,13 +46,16 @@ kvmesh_status_t kvmesh_combiner_run(kvmesh_combiner_t* combiner, const kvmesh_te
     const CombineOptions combine{.scatter = scatter_of(known_options.scatter),
                                  .strategy = strategy_of(known_options.strategy)};
     const CombineOutput output{.o = view(o, "o"), .lse = view_or_empty(lse, "lse")};
-    const Partial mine = natural(partial(partial_o, partial_lse), known_options.lse_base);
+    const Partial mine = partial(partial_o, partial_lse);
+    const Base2Partial in_base_two{mine.o, mine.lse};
+    const bool converts = is_base_two(known_options.lse_base);
     if (with.host) {
-      (*with.host)(mine, combine, output);
+      (*with.host)(converts ? to_natural(in_base_two) : mine, combine, output);
     } else {
+      const Stream on{stream};
       require(mine.o.dims == 3, "partial_o is not [tokens, heads, v_dim]");
-      with.device->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), combine, Stream{stream});
-      with.device->run(mine, output, Stream{stream});
+      with.device->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), combine, on);
+      with.device->run(converts ? to_natural(in_base_two, on) : mine, output, on);
     }
   });
 }

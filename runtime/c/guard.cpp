@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kvmesh/error.hpp"
+#include "kvmesh/log.hpp"
 
 namespace kvmesh::c {
 namespace {
@@ -35,5 +36,7 @@ kvmesh_status_t keep_exception() noexcept {
 }  // namespace kvmesh::c
 
 const char* kvmesh_last_error(void) { return kvmesh::c::last_error.c_str(); }
+
+void kvmesh_set_log(kvmesh_log_t function, void* context) { kvmesh::set_log(function, context); }
 
 int32_t kvmesh_version(void) { return KVMESH_VERSION_NUMBER; }

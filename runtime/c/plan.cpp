@@ -94,6 +94,15 @@ kvmesh_status_t kvmesh_plan_replan(kvmesh_cache_t* cache, kvmesh_plan_t* plan,
 
 void kvmesh_plan_destroy(kvmesh_plan_t* plan) { delete plan; }
 
+kvmesh_status_t kvmesh_cache_pages_needed(const kvmesh_cache_t* cache,
+                                          const kvmesh_batch_entry_t* batch, size_t batch_count,
+                                          int32_t group, int64_t* pages) {
+  return guarded([&] {
+    std::int64_t& needed = checked(pages, "pages");
+    needed = checked(cache, "cache").cache.pages_needed(batch_of(batch, batch_count), group);
+  });
+}
+
 kvmesh_status_t kvmesh_plan_get_info(const kvmesh_plan_t* plan, kvmesh_plan_info_t* info) {
   return guarded([&] { fill(info, info_of(checked(plan, "plan").plan)); });
 }

@@ -1,6 +1,5 @@
 // Moves tokens of pages between this rank's pools, other ranks' and buffers: one loop for copies on
-// write, for sequences that leave or come, and for
-// tiers.
+// write, for sequences that leave or come, and for tiers.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/memory/move_stream.hpp"
+#include "core/move_stream.hpp"
 #include "runtime/memory/pool_storage.hpp"
 
 namespace kvmesh {
@@ -20,9 +19,6 @@ struct RowPlace {
   std::byte* data = nullptr;
   std::size_t pitch = 0;
 };
-
-/// Moves pages on a GPU; the moves are done on return.
-using DeviceMoves = std::function<void(const PageMoves&)>;
 
 /// The planes of a layer in some rank's pools.
 using PlanesOf = std::function<PagePlanes(int layer)>;

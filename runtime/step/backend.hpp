@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "core/move_stream.hpp"
 #include "kernels/token_rows.hpp"
 #include "kvmesh/kv_cache.hpp"
-#include "runtime/memory/page_mover.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
@@ -89,8 +89,8 @@ class Backend {
   /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. Valid
   /// as long as the backend.
   virtual DeviceMoves device_moves() { return {}; }
-  /// Returns a new stream, for page moves beside the steps.
-  virtual std::unique_ptr<MoveStream> make_move_stream() = 0;
+  /// Returns a new stream of a GPU, for page moves beside the steps; null on the CPU.
+  virtual std::unique_ptr<MoveStream> make_move_stream() { return nullptr; }
   /// Copies the tokens at `from` to the slots `to`. A slot may be in both lists: all tokens are
   /// read before any is written.
   virtual void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,

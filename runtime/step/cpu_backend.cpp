@@ -6,7 +6,6 @@
 #include "runtime/step/backend.hpp"
 #include "runtime/step/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
-#include "runtime/tiers/host_move_stream.hpp"
 
 namespace kvmesh {
 namespace {
@@ -143,9 +142,6 @@ class CpuBackend : public Backend {
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());
-  }
-  std::unique_ptr<MoveStream> make_move_stream() override {
-    return std::make_unique<HostMoveStream>();
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {

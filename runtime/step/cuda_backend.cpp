@@ -3,17 +3,16 @@
 
 #include <algorithm>
 #include <deque>
-#include <optional>
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/pool/cuda_move_stream.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
-#include "runtime/step/cuda_move_stream.hpp"
 #include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
 
@@ -294,13 +293,17 @@ class CudaBackend : public Backend {
 
   DeviceMoves device_moves() override {
     return [this](const PageMoves& moves) {
-      if (!moves_) moves_.emplace(shared_.mesh);
+      if (!moves_) moves_ = make_move_stream();
       moves_->move(moves);
       shared_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
     };
   }
   std::unique_ptr<MoveStream> make_move_stream() override {
-    return std::make_unique<CudaMoveStream>(shared_.mesh);
+    return std::make_unique<CudaMoveStream>(
+        shared_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
+          Communicator& world = shared_.mesh.world();
+          wait_until(is_done, {world.rank(), world.deadline(), "move pages"});
+        });
   }
 
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
@@ -328,7 +331,7 @@ class CudaBackend : public Backend {
 
   Shared shared_;
   cuda::TokenMover mover_;
-  std::optional<CudaMoveStream> moves_;
+  std::unique_ptr<MoveStream> moves_;
 };
 
 }  // namespace

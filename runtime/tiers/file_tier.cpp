@@ -1,6 +1,7 @@
 #include "runtime/tiers/file_tier.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -166,15 +167,17 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
       from.bytes == nullptr ? copies_.pack(from.page.index(), image) : job_done();
   return copies_.then([this, hash, bytes = from.bytes, image, packed, buffer] {
     if (bytes != nullptr) std::memcpy(image, bytes, options_.shape.image_bytes());
-    const bool has_page = packed.get();
-    jobs_.submit([this, hash, has_page, buffer] {
+    jobs_.submit([this, hash, packed, buffer] {
+      // The copy is done, so its result is on the way: a device that has failed gives none.
+      const bool has_page =
+          packed.wait_for(std::chrono::seconds(60)) == std::future_status::ready && packed.get();
       const bool stored = has_page && store(hash, *buffer);
       const std::lock_guard lock(mutex_);
       free_.push_back(std::move(*buffer));
       under_way_.erase(path(hash));
       return stored;
     });
-    return has_page;
+    return true;
   });
 }
 

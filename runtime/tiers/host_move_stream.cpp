@@ -29,7 +29,7 @@ void HostMoveStream::move(const PageMoves& moves) {
   });
 }
 
-void HostMoveStream::call(std::function<void(bool)> work) {
+void HostMoveStream::call(std::function<void(bool)> work, bool /*holds: always*/) {
   submit([this, work = std::move(work)] { work(std::exchange(moved_, true)); });
 }
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <utility>
 
-#include "runtime/memory/move_stream.hpp"
+#include "core/move_stream.hpp"
 #include "runtime/tiers/job_queue.hpp"
 
 namespace kvmesh {
@@ -17,7 +17,7 @@ class HostMoveStream final : public MoveStream {
       : move_(std::move(move)) {}
 
   void move(const PageMoves& moves) override;
-  void call(std::function<void(bool moved)> work) override;
+  void call(std::function<void(bool moved)> work, bool holds) override;
   void after(Stream) override {}
   void before(Stream) override { queue_.wait_all(); }
   bool is_done() override { return pending_ == 0; }

@@ -43,29 +43,29 @@ TierJob PageCopies::copy(std::int32_t page, std::byte* image, bool packs) {
 void PageCopies::start_batch() {
   if (batch_.moves.empty()) return;
   const Batch batch = std::exchange(batch_, {});
-  last_ = batch_job_;
   try {
     mover_.start(batch.moves, batch.images, batch.packs, *stream_);
   } catch (...) {
     failed();
     return batch_done_.set_value(false);
   }
-  start_call([](bool moved) { return moved; }, std::move(batch_done_));
+  start_call([] { return true; }, std::move(batch_done_), false);
 }
 
-void PageCopies::start_call(std::function<bool(bool)> work, std::promise<bool> done) {
+void PageCopies::start_call(std::function<bool()> work, std::promise<bool> done, bool holds) {
   const auto kept = std::make_shared<std::promise<bool>>(std::move(done));
   try {
-    stream_->call([this, work = std::move(work), kept](bool moved) {
+    const auto call = [this, work = std::move(work), kept](bool moved) {
       bool succeeded = false;
       try {
         if (!moved) throw Error("tiers: pages could not be copied");
-        succeeded = work(moved);
+        succeeded = work();
       } catch (...) {
         failed();
       }
       kept->set_value(succeeded);
-    });
+    };
+    stream_->call(call, holds);
   } catch (...) {
     failed();
     kept->set_value(false);
@@ -76,9 +76,9 @@ TierJob PageCopies::then(std::function<bool()> work) {
   const std::lock_guard lock(mutex_);
   start_batch();
   std::promise<bool> done;
-  last_ = done.get_future().share();
-  start_call([work = std::move(work)](bool) { return work(); }, std::move(done));
-  return last_;
+  const TierJob job = done.get_future().share();
+  start_call(std::move(work), std::move(done), true);
+  return job;
 }
 
 void PageCopies::start() {
@@ -102,13 +102,12 @@ void PageCopies::before(Stream stream) {
 }
 
 void PageCopies::wait_all() {
-  TierJob last;
-  {
+  start();
+  const auto is_done = [this] {
     const std::lock_guard lock(mutex_);
-    start_batch();
-    last = last_;
-  }
-  wait(last);
+    return stream_->is_done();
+  };
+  wait_until(is_done, {world_.rank(), world_.deadline(), "copy pages of tiers"});
   throw_error();
 }
 

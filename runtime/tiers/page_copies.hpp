@@ -63,7 +63,7 @@ class PageCopies {
   };
   TierJob copy(std::int32_t page, std::byte* image, bool packs);
   void start_batch();
-  void start_call(std::function<bool(bool moved)> work, std::promise<bool> done);
+  void start_call(std::function<bool()> work, std::promise<bool> done, bool holds);
   void failed();
   void throw_error();
 
@@ -77,7 +77,6 @@ class PageCopies {
   Batch batch_;       // gathered
   std::promise<bool> batch_done_;
   TierJob batch_job_;
-  TierJob last_ = job_done();
   std::unique_ptr<MoveStream> stream_;  // ends first: its thread uses the others
 };
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kvmesh {
@@ -24,6 +25,19 @@ TEST(PageAllocator, RejectsInvalidOptions) {
   refused({.ranks = 1, .pages_per_rank = 4, .page_size = 0});
   refused({.ranks = 1, .pages_per_rank = 4, .home_threshold_tokens = -1});
   refused({.ranks = 1, .pages_per_rank = 4, .placement = static_cast<Placement>(9)});
+}
+
+TEST(PageAllocator, RefusesCallsWhenItWasMovedFrom) {
+  PageAllocator from({.ranks = 2, .pages_per_rank = 4});
+  const SequenceId id = from.create();
+  PageAllocator to(std::move(from));
+  EXPECT_TRUE(to.contains(id));
+  EXPECT_THROW(from.create(), InvalidArgument);
+  EXPECT_THROW(static_cast<void>(from.free_pages(PageRank{0})), InvalidArgument);
+  EXPECT_THROW(static_cast<void>(from.digest()), InvalidArgument);
+  EXPECT_THROW(from.verify_integrity(), InvalidArgument);
+  from = std::move(to);
+  EXPECT_NO_THROW(from.append(id, 3));
 }
 
 TEST(PageAllocator, CapacityGrowsByWholePagesAndLengthByTokens) {

@@ -38,6 +38,10 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   kvmesh_plan_t* plan = NULL;
   kvmesh_plan_options_t options = KVMESH_INIT(options);
   kvmesh_batch_entry_t entry = {sequence, appended, queries};
+  int64_t pages = -1;
+  CHECK_OK(kvmesh_cache_pages_needed(cache, &entry, 1, 0, &pages));
+  CHECK(pages == (appended + 1) / 2); /* of whole pages of two tokens */
+  CHECK(kvmesh_cache_pages_needed(cache, &entry, 1, 1, &pages) == KVMESH_INVALID_ARGUMENT);
   options.way = KVMESH_WAY_HOST;
   options.travels_as = KVMESH_DTYPE_FLOAT32;
   for (int i = 0; i < 2 * appended; ++i) v[i] = (float)(kTokens - appended + i / 2);

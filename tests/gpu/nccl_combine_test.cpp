@@ -1,5 +1,6 @@
 // The combine on GPUs over NCCL, under mpirun, against float64.
 #include <cstdlib>
+#include <numbers>
 
 #include "tests/comm/combine/ways.hpp"
 #include "tests/gpu/device_combine_run.hpp"
@@ -117,6 +118,24 @@ TEST_F(NcclCombine, MergesLargeProblemsAsTheHostDoes) {
     expect_close(run_case(*host, test, me(), CombineStrategy::kAuto), expected_of(test, me()),
                  test.dim);
   }
+}
+
+TEST_F(NcclCombine, TakesPartialsInBaseTwo) {
+  DeviceCombiner combiner(*group_);
+  CombineCase test = unusual_case(comm_->size(), Scatter::kHeads);
+  SCOPED_TRACE(test.describe());
+  const Expected expected = expected_of(test, me());
+  for (HeldPartial& held : test.partials) {
+    for (float& lse : held.lse_values) lse /= std::numbers::ln2_v<float>;
+  }
+  const DeviceCase on_device(test, me());
+  combiner.plan(test.tokens, test.heads, test.dim, options_of(test, CombineStrategy::kAllToAll),
+                stream_->view());
+  const Partial mine = on_device.partial();
+  combiner.run(to_natural(Base2Partial{mine.o, mine.lse}, stream_->view()), on_device.output(),
+               stream_->view());
+  group_->wait(stream_->view(), "test combine");
+  expect_close(on_device.result(), expected, test.dim);
 }
 
 /// A captured combine reads new partials at each replay and gives the eager bits.

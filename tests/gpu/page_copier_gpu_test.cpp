@@ -141,8 +141,9 @@ std::vector<PageMove> some_moves(const Sizes& sizes) {
 
 TEST(PageCopierOnDevice, EqualsTheCpu) {
   const Stream stream;
-  for (const Sizes& sizes : {Sizes{24, 8, 16, {256, 256}}, Sizes{24, 3, 4, {24, 10, 4}},
-                             Sizes{24, 1, 1, {33}}, Sizes{24, 2, 16, {128, 4, 128, 4}}}) {
+  for (const Sizes& sizes :
+       {Sizes{24, 8, 16, {256, 256}}, Sizes{24, 3, 4, {24, 10, 4}}, Sizes{24, 1, 1, {33}},
+        Sizes{24, 1, 1, {300'000, 12}}, Sizes{24, 2, 16, {128, 4, 128, 4}}}) {
     SCOPED_TRACE(sizes.rows.size());
     Case one(sizes);
     const std::vector<PageMove> moves = some_moves(sizes);

@@ -29,6 +29,7 @@ LIKE_A_USER = ("launch", "python")
 LAYER_OF_PUBLIC_HEADER = {
     "api": "core",
     "version": "core",
+    "log": "core",
     "types": "core",
     "membership": "core",
     "dtype": "core",

@@ -315,6 +315,12 @@ KVMESH_API kvmesh_status_t kvmesh_plan_replan(kvmesh_cache_t* cache, kvmesh_plan
                                               const int64_t* q_positions, size_t q_position_count,
                                               void* stream);
 KVMESH_API void kvmesh_plan_destroy(kvmesh_plan_t* plan);
+/* Writes how many pages of a layer group the step would take, copies included. Changes
+   nothing: kvmesh_plan_create succeeds if each group has that many free pages. */
+KVMESH_API kvmesh_status_t kvmesh_cache_pages_needed(const kvmesh_cache_t* cache,
+                                                     const kvmesh_batch_entry_t* batch,
+                                                     size_t batch_count, int32_t group,
+                                                     int64_t* pages);
 
 typedef struct kvmesh_plan_info {
   size_t size;
@@ -370,7 +376,7 @@ typedef struct kvmesh_combine_options {
   size_t size;
   int32_t scatter;  /* KVMESH_SCATTER_... */
   int32_t strategy; /* KVMESH_COMBINE_... */
-  int32_t lse_base; /* of the partials; base two is made natural in place, on the CPU only */
+  int32_t lse_base; /* of the partials; base two is made natural in place */
 } kvmesh_combine_options_t;
 
 /* Merges the partials of an engine's own kernels over the mesh's kv axis: on the CPU, or on GPUs

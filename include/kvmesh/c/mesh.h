@@ -38,6 +38,10 @@ enum {
 
 /* The text of this thread's last status that was not KVMESH_OK; until the next one. */
 KVMESH_API const char* kvmesh_last_error(void);
+/* Receives a line that no call can return, without its end; see kvmesh/log.hpp. */
+typedef void (*kvmesh_log_t)(const char* line, void* context);
+/* Sends such lines to `function` instead of standard error; NULL: to standard error again. */
+KVMESH_API void kvmesh_set_log(kvmesh_log_t function, void* context);
 /* The library's version, to be compared with KVMESH_VERSION_NUMBER of the headers. */
 KVMESH_API int32_t kvmesh_version(void);
 

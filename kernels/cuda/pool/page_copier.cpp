@@ -11,6 +11,12 @@ std::size_t bytes_of(const PageMoves& moves, std::size_t move) {
   return static_cast<std::size_t>(moves.moves[move].tokens * moves.token_bytes);
 }
 
+std::int64_t largest_page(const PageMoves& moves) {
+  std::int64_t row = 1;
+  for (const MovedPlane& plane : moves.planes) row = std::max(row, plane.row_bytes);
+  return row * moves.heads * moves.page_size;
+}
+
 /// Copies between the buffer and host memory, as few times as the host memory has gaps.
 void copy_stretches(const PageMoves& moves, std::size_t first, std::size_t last, std::byte* buffer,
                     cudaStream_t stream) {
@@ -55,6 +61,7 @@ void PageCopier::move(const PageMoves& moves, cudaStream_t stream) {
       .moves = lists.add(std::span<const PlacedMove>(placed_)),
       .packed = buffer_.data(),
       .page_size = moves.page_size,
+      .largest_page = largest_page(moves),
       .heads = static_cast<std::int32_t>(moves.heads),
       .plane_count = static_cast<std::int32_t>(moves.planes.size()),
       .move_count = static_cast<std::int32_t>(moves.moves.size()),

@@ -10,6 +10,9 @@ constexpr int kThreads = 256;
 constexpr int kInFlight = 4;
 /// The least that CUDA lets a grid have along y.
 constexpr int kMostPlanes = 65535;
+/// A thread block's, where planes have large pages: those of states.
+constexpr std::int64_t kPartBytes = std::int64_t{64} << 10;
+constexpr std::int64_t kMostParts = 64;
 
 /// Rows of `width` bytes, each `*_pitch` bytes after the last.
 struct Rectangle {
@@ -23,7 +26,9 @@ template <class Unit>
 __device__ void copy(const Rectangle& r) {
   const int units = r.width / static_cast<int>(sizeof(Unit));
   const int count = units * r.rows;
-  for (int first = static_cast<int>(threadIdx.x); first < count; first += kInFlight * kThreads) {
+  const int parts = static_cast<int>(gridDim.z), part = static_cast<int>(blockIdx.z);
+  for (int first = part * kInFlight * kThreads + static_cast<int>(threadIdx.x); first < count;
+       first += parts * kInFlight * kThreads) {
     Unit held[kInFlight];
 #pragma unroll
     for (int j = 0; j < kInFlight; ++j) {
@@ -56,7 +61,7 @@ __device__ End end_of(const PageRowsParams& p, const PlacedMove& placed, const M
   return {reinterpret_cast<char*>(pool) + row * plane.row_bytes, p.page_size * plane.row_bytes};
 }
 
-/// A thread block moves one page of one plane.
+/// A thread block moves a part of one page of one plane.
 __global__ void __launch_bounds__(kThreads)
     page_rows(const __grid_constant__ PageRowsParams p, int first_plane) {
   const MovedPlane plane = p.planes[first_plane + static_cast<int>(blockIdx.y)];
@@ -92,10 +97,12 @@ cudaError_t load_page_kernel() { return load_kernels(page_rows); }
 
 cudaError_t launch_page_rows(const PageRowsParams& params, cudaStream_t stream) {
   if (params.move_count == 0) return cudaSuccess;
+  const std::int64_t parts = (params.largest_page + kPartBytes - 1) / kPartBytes;
   for (int first = 0; first < params.plane_count; first += kMostPlanes) {
     const int left = params.plane_count - first;
     const dim3 grid(static_cast<unsigned>(params.move_count),
-                    static_cast<unsigned>(left < kMostPlanes ? left : kMostPlanes));
+                    static_cast<unsigned>(left < kMostPlanes ? left : kMostPlanes),
+                    static_cast<unsigned>(parts < kMostParts ? parts : kMostParts));
     page_rows<<<grid, kThreads, 0, stream>>>(params, first);
   }
   return cudaGetLastError();

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/page_moves.hpp"
+#include "core/page_moves.hpp"
 
 namespace kvmesh::cuda {
 
@@ -19,6 +19,7 @@ struct PageRowsParams {
   const PlacedMove* moves;   // [move_count]
   std::byte* packed;         // the end that is no pool
   std::int64_t page_size;
+  std::int64_t largest_page;  // bytes of a page in the plane that has the largest; over 0
   std::int32_t heads;
   std::int32_t plane_count;
   std::int32_t move_count;

@@ -126,7 +126,7 @@ TEST(HostTier, ASecondStoreRenewsThePlaceOfAPage) {
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
   KvCache cache(mesh, mixed_options(1, false));
   auto& state = inside(cache);
-  PageCopies copies(state.pools, state.groups.front().backend->make_move_stream(), mesh.world());
+  PageCopies copies(state.pools, std::make_unique<HostMoveStream>(), mesh.world());
   HostTier tier({.pages_per_rank = 2, .eviction = Eviction::kLru}, copies, nullptr);
   const auto hash = [](std::uint8_t number) {
     PageHash of;

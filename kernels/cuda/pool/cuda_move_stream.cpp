@@ -1,8 +1,7 @@
-#include "runtime/step/cuda_move_stream.hpp"
+#include "kernels/cuda/pool/cuda_move_stream.hpp"
 
 #include "core/cuda/check.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/device_wait.hpp"
 
 namespace kvmesh {
 namespace {
@@ -11,19 +10,20 @@ cudaStream_t handle_of(Stream stream) { return static_cast<cudaStream_t>(stream.
 
 }  // namespace
 
-CudaMoveStream::CudaMoveStream(Mesh& mesh)
-    : mesh_(mesh), stream_(cuda_memory::make_stream(mesh.device().index)) {}
+CudaMoveStream::CudaMoveStream(int device, std::function<void(const IsDone&)> wait)
+    : wait_(std::move(wait)),
+      stream_(cuda_memory::make_stream(device)),
+      calls_(cuda_memory::make_stream(device)) {}
 
 void CudaMoveStream::move(const PageMoves& moves) {
-  Communicator& world = mesh_.world();
-  wait_until([this] { return copier_.is_ready(); }, {world.rank(), world.deadline(), "move pages"});
+  wait_([this] { return copier_.is_ready(); });
   is_busy_ = true;
   copier_.move(moves, native());
   check(cudaEventRecord(moved_.get(), native()), "recording that pages have moved");
 }
 
 // A device that has failed calls no more.
-void CudaMoveStream::call(std::function<void(bool)> work) {
+void CudaMoveStream::call(std::function<void(bool)> work, bool holds) {
   using Work = std::function<void(bool)>;
   auto kept = std::make_unique<Work>(std::move(work));
   const auto run = [](void* data) {
@@ -31,7 +31,10 @@ void CudaMoveStream::call(std::function<void(bool)> work) {
     (*mine)(true);
   };
   is_busy_ = true;
-  check(cudaLaunchHostFunc(native(), run, kept.get()), "calling the host after moves");
+  auto* const stream = holds ? native() : static_cast<cudaStream_t>(calls_.get());
+  if (!holds)
+    check(cudaStreamWaitEvent(stream, moved_.get()), "ordering a call of the host after moves");
+  check(cudaLaunchHostFunc(stream, run, kept.get()), "calling the host after moves");
   static_cast<void>(kept.release());  // run() destroys it
 }
 
@@ -47,9 +50,11 @@ void CudaMoveStream::before(Stream stream) {
 
 bool CudaMoveStream::is_done() {
   if (!is_busy_) return true;
-  const cudaError_t status = cudaStreamQuery(native());
-  if (status == cudaErrorNotReady) return false;
-  check(status, "moving pages");
+  for (void* const stream : {stream_.get(), calls_.get()}) {
+    const cudaError_t status = cudaStreamQuery(static_cast<cudaStream_t>(stream));
+    if (status == cudaErrorNotReady) return false;
+    check(status, "moving pages");
+  }
   is_busy_ = false;
   return true;
 }

@@ -1,4 +1,4 @@
-#include "kernels/page_moves.hpp"
+#include "core/page_moves.hpp"
 
 #include <cstring>
 
