@@ -281,6 +281,9 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
     case Op::kDecode:
     case Op::kPrefill:
     case Op::kPlan:  // measured otherwise
+    case Op::kMove:
+    case Op::kStore:
+    case Op::kLoad:
       break;
   }
   return std::make_unique<Attend>(workload, machine, options, op, queries);

@@ -23,9 +23,14 @@ enum class Op : std::uint8_t {
   kPrefill,  ///< attention of many queries: the arithmetic is the cost
   kAppend,
   kCombine,
-  kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
-  kPlan,  ///< KvCache::replan, once for all layers: the host's time alone
+  kStep,   ///< append, attend_partial and combine of one layer: StepPlan::run
+  kPlan,   ///< KvCache::replan, once for all layers: the host's time alone
+  kMove,   ///< KvCache::resize: pages that move within the device
+  kStore,  ///< pages that are evicted to the host tier
+  kLoad,   ///< KvCache::match_prefix: pages that come back from there
 };
+/// Times of whole pages in all layers.
+inline bool moves_pages(Op op) { return op >= Op::kMove; }
 
 std::string_view name(Op op);
 

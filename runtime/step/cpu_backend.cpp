@@ -143,9 +143,6 @@ class CpuBackend : public Backend {
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());
   }
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    kvmesh::copy_pages(planes, copies);
-  }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {
     std::vector<std::byte> packed(from.size() * planes.token_bytes());

@@ -9,6 +9,7 @@
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/pool/cuda_move_stream.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
@@ -316,11 +317,19 @@ class CudaBackend : public Backend {
     shared_.mesh.wait(stream, "write");
   }
 
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    const cuda::DeviceBuffer list = cuda::upload(copies);
-    shared_.writer.copy_pages(planes, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
-                              nullptr);
-    shared_.mesh.wait({}, "copy pages");
+  DeviceMoves device_moves() override {
+    return [this](const PageMoves& moves) {
+      if (!moves_) moves_ = make_move_stream();
+      moves_->move(moves);
+      shared_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
+    };
+  }
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<CudaMoveStream>(
+        shared_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
+          Communicator& world = shared_.mesh.world();
+          wait_until(is_done, {world.rank(), world.deadline(), "move pages"});
+        });
   }
 
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
@@ -348,6 +357,7 @@ class CudaBackend : public Backend {
 
   Shared shared_;
   cuda::TokenMover mover_;
+  std::unique_ptr<MoveStream> moves_;
 };
 
 }  // namespace

@@ -326,13 +326,17 @@ TEST_P(SequencesContract, PoolsOfDifferentAndChangingSizes) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     Mesh mesh(comm, {.threads = 1, .device = GetParam().device});
-    const bool grows = mesh.device().kind == DeviceKind::kCpu;
     CacheOptions options = GetParam().small();
     const auto pages_of = [](PageRank rank) { return 40 + 7 * std::int64_t{rank.value}; };
     options.pages_per_rank = pages_of(mesh.page_rank());
-    if (grows) options.max_pages_per_rank = 100;
+    options.max_pages_per_rank = 100;
     CheckedCache cache(mesh, options, seed);
     EXPECT_EQ(cache.cache().options().pages_per_rank, pages_of(mesh.page_rank()));
+    const bool grows = cache.cache().options().max_pages_per_rank == 100;
+    EXPECT_TRUE(grows || mesh.device().kind == DeviceKind::kCuda);
+    if (!grows) {
+      EXPECT_THROW(cache.resize(PageRank{0}, 100), Unsupported);
+    }
     const PageAllocator& allocator = cache.allocator();
     for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value)
       EXPECT_EQ(allocator.pool_pages(rank), pages_of(rank));
