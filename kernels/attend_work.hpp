@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "kernels/page_visit.hpp"
-#include "kernels/prefixes/shared_blocks.hpp"
-#include "kernels/prefixes/shared_prefixes.hpp"
+#include "kernels/shared_blocks.hpp"
+#include "kernels/shared_prefixes.hpp"
 #include "kernels/tile_class.hpp"
 #include "kvmesh/attention.hpp"
 

@@ -2,7 +2,7 @@
 """Checks the sizes of files and folders, and that no folders include one another in a circle.
 
   - A source has at most 400 lines.
-  - A folder has at most 15 pairs of a header and a source.
+  - A folder has at most 16 pairs of a header and a source.
   - Folders beside one another, each with all that is in it, include one another in one direction only:
     if comm/combine includes comm/peer, nothing in comm/peer includes comm/combine.
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 MOST_LINES = 400
-MOST_PAIRS = 15
+MOST_PAIRS = 16
 PRODUCT = ("core", "allocator", "kernels", "comm", "runtime", "launch", "python")
 FOLDERS = (*PRODUCT, "include", "tests", "bench", "docs")
 SOURCES = {".hpp", ".h", ".cpp", ".cu", ".cuh"}

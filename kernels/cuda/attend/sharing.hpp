@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/prefixes/shared_prefixes.hpp"
+#include "kernels/shared_prefixes.hpp"
 #include "kvmesh/attention.hpp"
 
 namespace kvmesh::cuda {

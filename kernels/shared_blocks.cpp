@@ -1,4 +1,4 @@
-#include "kernels/prefixes/shared_blocks.hpp"
+#include "kernels/shared_blocks.hpp"
 
 #include <algorithm>
 

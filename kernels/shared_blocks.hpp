@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/mods/graph.hpp"
-#include "kernels/prefixes/shared_prefixes.hpp"
+#include "kernels/shared_prefixes.hpp"
 
 namespace kvmesh {
 

@@ -1,4 +1,4 @@
-#include "kernels/prefixes/shared_prefixes.hpp"
+#include "kernels/shared_prefixes.hpp"
 
 #include <algorithm>
 #include <compare>
