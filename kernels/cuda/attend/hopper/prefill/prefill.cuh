@@ -24,7 +24,7 @@
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/prefill_producer.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
