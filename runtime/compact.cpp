@@ -65,7 +65,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     for (int layer : cache.pools.layout().groups()[g].layers) {
       layers.push_back(cache.pools.layer(layer));
     }
-    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv(),
+    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv_comm(),
                 cache.mesh.membership(), moves, stream);
   }
   for (const KeptTokens& tokens : batch) {

@@ -75,7 +75,7 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
       options(agreed.options),
       pools(
           agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)), first_pages(mesh, agreed))),
-      peers(pools, mesh.kv(), layouts_of(mesh, agreed)),
+      peers(pools, mesh.kv_comm(), layouts_of(mesh, agreed)),
       group_of_layer(static_cast<std::size_t>(options.layers)),
       pool_sizes(agreed.pools) {
   for (const CacheOptions& group : options_of_groups(largest(mesh, agreed))) {

@@ -104,7 +104,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   size.now = pages;
   if (pages > 0) size.last = pages;
   if (size.growth == Growth::kPieces)
-    cache.peers.map_again(cache.pools, cache.mesh.kv(), cache.mesh.membership().holder(rank));
+    cache.peers.map_again(cache.pools, cache.mesh.kv_comm(), cache.mesh.membership().holder(rank));
   return moved;
 }
 

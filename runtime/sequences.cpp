@@ -76,8 +76,8 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
                                  std::string_view operation) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
   if (!copies.empty()) wait_for_tiers();
-  copy_on_write(*groups[group].backend, pools, peers, mesh.kv(), mesh.membership(), copies, group,
-                operation);
+  copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
+                group, operation);
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {

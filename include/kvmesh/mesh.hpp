@@ -98,9 +98,9 @@ class Mesh {
   /// All ranks.
   Communicator& world() { return *world_; }
   /// The ranks with this rank's heads and other pages: they combine their partials.
-  Communicator& kv() { return *kv_; }
+  Communicator& kv_comm() { return *kv_; }
   /// The ranks with this rank's pages and other heads.
-  Communicator& head() { return *head_; }
+  Communicator& head_comm() { return *head_; }
   ThreadPool& threads() { return *threads_; }
   /// Where caches on this mesh keep their pages, and where tensors must be. Ranks of a node share
   /// GPUs if the node has fewer GPUs than ranks.

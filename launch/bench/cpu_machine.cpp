@@ -124,7 +124,7 @@ class CpuMachine : public Machine {
 
   void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                 Stream) override {
-    mesh_.kv().exchange(outgoing, incoming, "bench: plain exchange");
+    mesh_.kv_comm().exchange(outgoing, incoming, "bench: plain exchange");
   }
   bool captures_exchange() override { return false; }
   bool captures_combine(std::optional<WayKind>) override { return false; }

@@ -247,7 +247,7 @@ class Generation {
 
   GenerateReport complete(GenerateReport report) {
     if (!mesh_.device_group().nccl()) {
-      report.combine_bytes = launch::sum_over_ranks(mesh_.world(), mesh_.kv().sent_bytes());
+      report.combine_bytes = launch::sum_over_ranks(mesh_.world(), mesh_.kv_comm().sent_bytes());
     }
     const KvCache& cache = generator_->cache();
     report.model = options_.model;

@@ -47,7 +47,7 @@ Generator::Generator(Mesh& mesh, const engine::GgufFile& file, const GeneratorOp
       cache_(mesh, cache_options(llama_->shape(), options, tiers_of(mesh, file, options.tiers))),
       key_(cache_.make_prefix_key()),
       sequence_(cache_.create()),
-      gather_heads_(mesh.head()),
+      gather_heads_(mesh.head_comm()),
       sampler_(options.sampling),
       greedy_(options.sampling.temperature == 0.0),
       q_(mesh),

@@ -202,7 +202,7 @@ CaseRunner::CaseRunner(Mesh& mesh, bool reproducible) : reproducible_(reproducib
         mesh.world(), MeshOptions{.head_parallel = heads,
                                   .threads = mesh.threads().threads(),
                                   .device = on_gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu});
-    for (Communicator* comm : {&made.kv(), &made.head()}) {
+    for (Communicator* comm : {&made.kv_comm(), &made.head_comm()}) {
       comm->set_deadline(mesh.world().deadline());
     }
   }

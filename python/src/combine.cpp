@@ -13,7 +13,7 @@ class PyCombiner {
   explicit PyCombiner(PyMesh& mesh) : mesh_(mesh) {
     Mesh& of = mesh.get();
     if (of.device().kind == DeviceKind::kCpu) {
-      host_.emplace(of.kv());
+      host_.emplace(of.kv_comm());
     } else if (NcclGroup* nccl = of.device_group().nccl()) {
       device_.emplace(*nccl);
     } else {

@@ -27,7 +27,7 @@ kvmesh_status_t kvmesh_combiner_create(kvmesh_mesh_t* mesh, kvmesh_combiner_t** 
       throw Unsupported("a combiner on GPUs needs an NCCL group, which this mesh does not have");
     }
     auto handle = std::make_unique<kvmesh_combiner>();
-    if (on_host) handle->host.emplace(of.kv());
+    if (on_host) handle->host.emplace(of.kv_comm());
     if (!on_host) handle->device.emplace(*nccl);
     made = handle.release();
   });

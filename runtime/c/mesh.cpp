@@ -135,7 +135,7 @@ kvmesh_status_t kvmesh_mesh_wait(kvmesh_mesh_t* mesh, void* stream, const char* 
 kvmesh_status_t kvmesh_mesh_use_nccl(kvmesh_mesh_t* mesh, void* nccl_comm) {
   return guarded([&] {
     Mesh& of = checked(mesh, "mesh").mesh;
-    of.device_group().use_nccl(NcclGroup::borrow(nccl_comm, of.kv().deadline()));
+    of.device_group().use_nccl(NcclGroup::borrow(nccl_comm, of.kv_comm().deadline()));
   });
 }
 
@@ -153,7 +153,7 @@ kvmesh_status_t kvmesh_mesh_make_nccl(kvmesh_mesh_t* mesh, const uint8_t id[128]
     NcclUniqueId shared;
     std::memcpy(shared.bytes.data(), &checked(id, "id"), shared.bytes.size());
     require(of.device().kind == DeviceKind::kCuda, "an NCCL group is for a mesh on GPUs");
-    of.device_group().use_nccl(
-        NcclGroup(shared, of.kv_rank(), of.kv_parallel(), of.device().index, of.kv().deadline()));
+    of.device_group().use_nccl(NcclGroup(shared, of.kv_rank(), of.kv_parallel(), of.device().index,
+                                         of.kv_comm().deadline()));
   });
 }

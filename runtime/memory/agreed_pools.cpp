@@ -20,7 +20,8 @@ struct Outcome {
 
 bool has_neighbour_process(Mesh& mesh) {
   const ProcessIdentity mine = this_process();
-  const std::vector<ProcessIdentity> all = all_gather_value(mesh.kv(), mine, "find neighbours");
+  const std::vector<ProcessIdentity> all =
+      all_gather_value(mesh.kv_comm(), mine, "find neighbours");
   return std::ranges::any_of(all, [&](const ProcessIdentity& other) {
     return other.same_host(mine) && !other.same_process(mine);
   });

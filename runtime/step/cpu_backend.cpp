@@ -129,7 +129,7 @@ class CpuBackend : public Backend {
   explicit CpuBackend(Mesh& mesh)
       : mesh_(mesh),
         ways_(mesh.device_group()),
-        exact_rows_(std::make_shared<RowExchange>(mesh.kv())) {}
+        exact_rows_(std::make_shared<RowExchange>(mesh.kv_comm())) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry>) override {

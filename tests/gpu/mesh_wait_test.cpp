@@ -29,7 +29,7 @@ void expect_late(const Wait& wait, const std::string& operation) {
 TEST(MeshWait, EndsAtTheDeadline) {
   Mesh mesh(make_single_communicator(),
             {.threads = 1, .device = DeviceChoice::kCuda, .makes_nccl = false});
-  mesh.kv().set_deadline(100ms);
+  mesh.kv_comm().set_deadline(100ms);
   HeldStream stream;
   expect_late([&] { mesh.wait(stream.view(), "test"); }, "test");
   stream.release();
@@ -59,7 +59,7 @@ TEST(MeshWait, EndsAtTheDeadlineInAPlanToo) {
   KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();
   StepPlan step = cache.plan({{a, 1}});
-  mesh.kv().set_deadline(100ms);
+  mesh.kv_comm().set_deadline(100ms);
   HeldStream stream;
   const auto start = std::chrono::steady_clock::now();
   cache.replan(step, {{{b, 12'000, 1}}}, stream.view());
@@ -74,7 +74,7 @@ TEST(MeshWait, LargerBatchDoesNotWaitForOtherStreams) {
   KvCache cache(mesh, kSmallCache);
   const SequenceId a = cache.create(), b = cache.create();
   StepPlan step = cache.plan({{a, 1}});
-  mesh.kv().set_deadline(1s);
+  mesh.kv_comm().set_deadline(1s);
   const HeldStream held;
   const Stream stream;
   cache.replan(step, {{{a, 1}, {b, 1}}}, {stream});

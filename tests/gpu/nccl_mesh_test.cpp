@@ -80,7 +80,7 @@ TEST(NcclMesh, MissingPeerEndsTheNextPlans) {
     mesh.wait({stream}, "test");
     // NCCL's own abort would wait for the end of a graph.
     const Graph graph(stream, [&] { served.run(step, inputs, outputs, stream); });
-    mesh.kv().set_deadline(1s);  // also for the others' end: they wait for rank 0
+    mesh.kv_comm().set_deadline(1s);  // also for the others' end: they wait for rank 0
     if (mesh.rank() == Rank{0}) {
       graph.launch(stream);  // the others do not
       const auto start = std::chrono::steady_clock::now();
@@ -141,7 +141,7 @@ TEST(NcclMesh, DestructorWaitIsBounded) {
   std::optional<Mesh> mesh(mesh_of_gpus());
   if (!has_peers(*mesh)) GTEST_SKIP() << "wants a GPU a rank, and two of them";
   if (mesh->rank() == Rank{0}) {  // waits for the others, in vain
-    mesh->kv().set_deadline(1s);
+    mesh->kv_comm().set_deadline(1s);
     const Clock::time_point start = Clock::now();
     mesh.reset();
     EXPECT_GT(Clock::now() - start, 900ms);

@@ -35,7 +35,7 @@ TEST_F(TierStreams, MatchesAndReplansDoNotWaitForTheDevice) {
   const OnDevice v(device, rows_of(last, 16, kVDim, 0, kHeads));
   const OnDevice q(device, std::vector<float>(kQHeads * kKDim, 0.25f));
   const OnDevice o(device, std::vector<float>(kQHeads * kVDim, -1));
-  for (Communicator* each : {&mesh_.world(), &mesh_.kv()})
+  for (Communicator* each : {&mesh_.world(), &mesh_.kv_comm()})
     each->set_deadline(std::chrono::seconds(2));
   HeldStream other;  // all work of the device would wait for it, and so would memory to be freed
   const SequenceId sequence = cache_->create_with_prefix(key, stream());

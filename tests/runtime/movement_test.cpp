@@ -34,7 +34,7 @@ TEST(Movement, MovesNothingIfAPeerDoesNotCome) {
     test::fill(cache, sequence, 20);
     const std::vector<PageId> before = table(cache, sequence);
     const std::uint64_t version = cache.allocator().version(sequence);
-    for (Communicator* each : {&mesh.world(), &mesh.kv()}) each->set_deadline(200ms);
+    for (Communicator* each : {&mesh.world(), &mesh.kv_comm()}) each->set_deadline(200ms);
     barrier(comm);
     if (comm.rank().value == 0) {
       EXPECT_THROW(cache.rebalance(100), Timeout);

@@ -130,7 +130,7 @@ inline std::uint64_t bytes_to_send(int rank, const std::vector<PageCopy>& copies
 /// Copies the list, then every rank overwrites its sources at once.
 inline void check_copies(Mesh& mesh, const std::vector<PageCopy>& copies, bool maps) {
   SCOPED_TRACE(maps ? "maps" : "messages");
-  Communicator& kv = mesh.kv();
+  Communicator& kv = mesh.kv_comm();
   const int me = mesh.kv_rank().value;
   PageAllocator allocator({.ranks = kv.size(), .pages_per_rank = 1});
   const std::unique_ptr<Backend> backend = make_backend(mesh, allocator);

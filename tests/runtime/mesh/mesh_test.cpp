@@ -25,8 +25,8 @@ TEST(Mesh, ConsecutiveRanksLieAlongTheHeads) {
     EXPECT_EQ(mesh.head_parallel(), 2);
     EXPECT_EQ(mesh.kv_rank().value, rank / 2);
     EXPECT_EQ(mesh.head_rank(), rank % 2);
-    EXPECT_EQ(members(mesh, mesh.kv()), (std::vector{rank % 2, rank % 2 + 2, rank % 2 + 4}));
-    EXPECT_EQ(members(mesh, mesh.head()), (std::vector{rank / 2 * 2, rank / 2 * 2 + 1}));
+    EXPECT_EQ(members(mesh, mesh.kv_comm()), (std::vector{rank % 2, rank % 2 + 2, rank % 2 + 4}));
+    EXPECT_EQ(members(mesh, mesh.head_comm()), (std::vector{rank / 2 * 2, rank / 2 * 2 + 1}));
     EXPECT_EQ(members(mesh, mesh.world()), (std::vector{0, 1, 2, 3, 4, 5}));
   };
   run_on_threads(6, body, {.head_parallel = 2, .threads = 1});

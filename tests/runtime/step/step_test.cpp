@@ -220,14 +220,14 @@ TEST(StepOnRanks, SendsNothingForASequenceOnItsReader) {
     const SequenceId sequence = cache.create();
     const std::vector<BatchEntry> batch{{sequence, 2}};
     StepPlan step = cache.plan(batch, {.scatter = Scatter::kTokens});
-    const std::uint64_t before = mesh.kv().sent_bytes();
+    const std::uint64_t before = mesh.kv_comm().sent_bytes();
     StepTensors tensors;
     std::vector<float> o(4 * 6);
     step.run(0, tensors.input(), {tensor(o.data(), {1, 4, 6}), {}});
     // Each rank gets one token; the rank that holds the sequence sends the other its four rows of
     // six numbers and an LSE, and 16 bytes of digest.
     const bool holds = cache.allocator().pages(sequence).front().rank() == mesh.page_rank();
-    EXPECT_EQ(mesh.kv().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 + 16 : 0u);
+    EXPECT_EQ(mesh.kv_comm().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 + 16 : 0u);
   });
 }
 
