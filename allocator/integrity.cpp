@@ -84,6 +84,12 @@ class TableCheck {
     }
   }
 
+  void add_pins(std::span<const PageId> pins) {
+    for (const PageId page : pins)
+      ensure(uses_[at(page)].count++ == 0 && pools_.is_kept(page),
+             "page {}:{} is pinned for a move and not cached", page.rank().value, page.index());
+  }
+
   void check_references() const {
     for (int rank = 0; rank < pools_.ranks(); ++rank)
       for (std::int32_t index = 0; index < pools_.pages_per_rank(); ++index) {
@@ -152,7 +158,7 @@ void check_slots(const SequenceTable& sequences) {
 }  // namespace
 
 void check_integrity(const PagePools& pools, const SequenceTable& sequences, int page_size,
-                     std::span<const PageCopy> moves) {
+                     std::span<const PageCopy> moves, std::span<const PageId> pins) {
   std::int64_t free = 0;
   for (PageRank rank{0}; rank.value < pools.ranks(); ++rank.value) {
     check_free_list(pools, rank);
@@ -165,6 +171,7 @@ void check_integrity(const PagePools& pools, const SequenceTable& sequences, int
   sequences.for_each(
       [&](SequenceId id, const Sequence& sequence) { tables.check_sequence(id, sequence); });
   tables.add_moves(moves);
+  tables.add_pins(pins);
   tables.check_references();
 }
 

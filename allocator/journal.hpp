@@ -27,6 +27,8 @@ class Journal {
   }
 
   std::uint64_t digest() const { return digest_; }
+  /// The number of operations so far.
+  std::uint64_t operations() const { return operations_; }
   std::vector<JournalEntry> entries() const;
 
  private:

@@ -26,6 +26,18 @@ PageRank least_filled(const PagePools& pools) {
   return best;
 }
 
+/// Returns the rank with the most pages that hold nothing; equal ones by the most cached pages, and
+/// by number.
+PageRank roomiest(const PagePools& pools) {
+  const auto room = [&](PageRank rank) {
+    return std::pair(pools.free_pages(rank) - pools.cached_pages(rank), pools.cached_pages(rank));
+  };
+  PageRank best{0};
+  for (PageRank rank{1}; rank.value < pools.ranks(); ++rank.value)
+    if (room(rank) > room(best)) best = rank;
+  return best;
+}
+
 /// Returns how many pages more each rank holds than its share of all held pages, by the sizes of
 /// the pools. The pages that remain of the division stay where the most are over.
 std::vector<std::int64_t> surplus_of(const PagePools& pools) {
@@ -57,6 +69,14 @@ std::vector<std::int64_t> surplus_of(const PagePools& pools) {
 
 std::size_t index(PageRank rank) { return static_cast<std::size_t>(rank.value); }
 
+/// Returns how many cached pages the rank gives up, if all ranks together have room for `room`.
+std::int64_t evicted_by(const PagePools& pools, PageRank rank, std::int64_t room) {
+  const std::int64_t cached = pools.cached_pages();
+  if (cached <= room) return 0;
+  return ((cached - std::max<std::int64_t>(room, 0)) * pools.cached_pages(rank) + cached - 1) /
+         cached;
+}
+
 }  // namespace
 
 void PageAllocator::State::check_rank(PageRank rank) const {
@@ -85,6 +105,7 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank ra
 
   resized_ = {rank, before};
   is_moving_ = true;
+  if (prefixes_ && pages < before) pin_cached(rank, pages);
   set_pool(rank, pages);
   sequences_.for_each([&](SequenceId, const Sequence& sequence) {
     PageRank to{-1};
@@ -97,6 +118,9 @@ Result<std::vector<PageCopy>> PageAllocator::State::try_start_resize(PageRank ra
       order_move(page, to);
     }
   });
+  for (std::size_t i = pins_.size(); i-- > 0;)
+    if (pins_[i].rank() == rank && pins_[i].index() >= pages)
+      order_move(pins_[i], roomiest(pools_));
   journal_.fold_in(static_cast<std::uint64_t>(rank.value));
   record("size", SequenceId{}, static_cast<std::uint64_t>(pages));
   return moves_;
@@ -152,7 +176,35 @@ std::int64_t PageAllocator::State::level(const Sequence& sequence, Moving kind, 
   return moved;
 }
 
+/// Takes references to the cached pages past the new end that move. Of all cached pages there may
+/// be no room for some; the rank evicts its share of these.
+void PageAllocator::State::pin_cached(PageRank rank, std::int64_t pages) {
+  std::int64_t room = pages - pools_.size(rank) + pools_.free_pages();
+  for (std::int64_t rest = evicted_by(pools_, rank, room); rest > 0; --rest)
+    if (pools_.cached_pages(rank) > 0) prefixes_->evict_one(rank);
+  for (const PageId page : prefixes_->cached_past(rank, pages)) pin_chain(page, room);
+}
+
+/// Pins a cached page and those before it in its chain, which must stay while it moves: a held page
+/// has held parents. Does nothing if there is no room for all of them.
+bool PageAllocator::State::pin_chain(PageId page, std::int64_t room) {
+  std::int64_t count = std::ssize(pins_);
+  for (PageId it = page; it.valid() && !pools_.in_use(it); it = prefixes_->parent(it)) ++count;
+  if (count > room) return false;
+  for (PageId it = page; it.valid() && !pools_.in_use(it); it = prefixes_->parent(it)) {
+    pools_.add_reference(it);
+    pins_.push_back(it);
+  }
+  return true;
+}
+
+/// Gives the pins up, the least recently used pages first.
+void PageAllocator::State::unpin() {
+  for (; !pins_.empty(); pins_.pop_back()) pools_.give_back(pins_.back());
+}
+
 void PageAllocator::State::prepare_moves(std::int64_t most) {
+  pins_.reserve(static_cast<std::size_t>(pools_.cached_pages()));
   moves_.clear();
   moves_.reserve(static_cast<std::size_t>(most));
   targets_.resize(static_cast<std::size_t>(options_.ranks * options_.pages_per_rank));
@@ -175,9 +227,11 @@ void PageAllocator::State::finish_moves() {
   require(is_moving_, "no pages are being moved");
   for (const PageCopy& move : moves_)
     if (pools_.is_kept(move.source)) prefixes_->moved(move.source, move.destination);
+  if (prefixes_) prefixes_->all_moved([this](PageId page) { return targets_[place(page)]; });
   if (!moves_.empty()) {
     sequences_.for_each([&](SequenceId id, Sequence& sequence) { relocate(id, sequence); });
   }
+  unpin();
   for (const PageCopy& move : moves_) pools_.give_back(move.destination);  // the move's own
   end_moves();
   record("done", SequenceId{});
@@ -214,6 +268,7 @@ void PageAllocator::State::cancel_moves() {
   require(is_moving_, "no pages are being moved");
   for (std::size_t i = moves_.size(); i-- > 0;) pools_.give_back(moves_[i].destination);
   if (resized_) set_pool(resized_->rank, resized_->pages);
+  unpin();
   end_moves();
   record("undo", SequenceId{});
 }

@@ -123,8 +123,15 @@ void PageAllocator::check_publish(SequenceId sequence, const PrefixKey& key,
   of(state_).check_publish(sequence, key, retentions);
 }
 
-PrefixMatch PageAllocator::bring_back(const PrefixMatch& match, std::span<const PageRank> homes) {
-  return changing().bring_back(match, homes);
+PrefixMatch PageAllocator::bring_back(const PrefixKey& key, std::int64_t pages,
+                                      std::span<const PageRank> homes) {
+  return changing().bring_back(key, pages, homes);
+}
+
+PageId PageAllocator::published_page(const PageHash& hash) const {
+  const PrefixCache* prefixes = of(state_).prefixes();
+  const PageSlot slot = prefixes != nullptr ? prefixes->find(hash) : kNoSlot;
+  return slot == kNoSlot ? PageId{} : prefixes->page(slot);
 }
 
 const PageHash& PageAllocator::page_hash(PageId page) const {
@@ -232,7 +239,7 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
 
 void PageAllocator::verify_integrity() const {
   check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size,
-                  of(state_).moves());
+                  of(state_).moves(), of(state_).pins());
   if (const PrefixCache* prefixes = of(state_).prefixes())
     check_prefixes(of(state_).pools(), of(state_).sequences(), *prefixes);
 }

@@ -18,12 +18,17 @@ std::uint64_t digest_of(const PrefixKey& key) {
   return hash;
 }
 
-/// The priority of tokens [first, last): the highest of the ranges that they overlap.
-int priority_of(std::span<const Retention> retentions, std::int64_t first, std::int64_t last) {
-  int priority = -1;
-  for (const Retention& it : retentions)
-    if (it.first < last && first < it.first + it.tokens) priority = std::max(priority, it.priority);
-  return priority < 0 ? Retention::kPriority : priority;
+/// The range of the highest priority that tokens [first, last) overlap.
+Keeping keeping_of(std::span<const Retention> retentions, std::int64_t first, std::int64_t last,
+                   std::uint64_t operations) {
+  const Retention* highest = nullptr;
+  for (const Retention& it : retentions) {
+    const bool overlaps = it.first < last && first < it.first + it.tokens;
+    if (overlaps && (highest == nullptr || it.priority > highest->priority)) highest = &it;
+  }
+  if (highest == nullptr) return {};
+  const auto lasts = static_cast<std::uint64_t>(highest->operations);
+  return {.priority = highest->priority, .ends = lasts == 0 ? 0 : operations + lasts};
 }
 
 }  // namespace
@@ -81,30 +86,75 @@ void PageAllocator::State::release(const PrefixMatch& match) {
   erase(match.pin);
 }
 
-PrefixMatch PageAllocator::State::bring_back(const PrefixMatch& match,
-                                             std::span<const PageRank> homes) {
-  Sequence& sequence = this->match(match);
-  require(options_.window == 0, "prefix: pages that come back, with a window of {}",
-          options_.window);
+/// Finds the published pages of the run. @throws what bring_back does.
+std::vector<PageId> PageAllocator::State::check_bring_back(const PrefixKey& key, std::int64_t pages,
+                                                           std::span<const PageRank> homes) const {
+  check_key(key);
+  require(pages >= 0 && pages <= std::ssize(key.hashes()), "prefix: {} of {} full pages", pages,
+          key.hashes().size());
   for (const PageRank home : homes)
     require(home.value < options_.ranks, "prefix: rank {} of {}", home.value, options_.ranks);
-  const auto missing = static_cast<std::int64_t>(homes.size());
-  if (!free_for(missing)) throw out_of_pages(missing);
-  prepare(sequence, missing);
-
-  const std::int64_t whole = sequence.length / options_.page_size;
-  drop_pages_past(match.pin, sequence, whole);
-  const std::size_t first = sequence.pages.size();
-  for (std::size_t i = 0; i < homes.size(); ++i) {
-    sequence.pages.emplace_back();
-    take_at(homes[i], sequence, first + i);
-    journal_.fold_in(static_cast<std::uint64_t>(homes[i].value));
+  std::vector<PageId> run(static_cast<std::size_t>(pages));
+  std::int64_t missing = 0, cached = 0;
+  for (auto logical = first_seen(pages); logical < run.size(); ++logical) {
+    const PageSlot slot = prefixes_->find(key.hashes()[logical]);
+    if (slot != kNoSlot) run[logical] = prefixes_->page(slot);
+    missing += slot == kNoSlot;
+    cached += slot != kNoSlot && pools_.is_cached(run[logical]);
   }
-  sequence.length = (whole + missing) * options_.page_size;
-  ++sequence.version;
-  log_added(match.pin, sequence, first);
-  record("bring back", match.pin, homes.size());
-  return {.pin = match.pin, .tokens = sequence.length};
+  require(missing == std::ssize(homes), "prefix: {} homes for {} pages that are not cached",
+          homes.size(), missing);
+  if (!free_for(missing + cached)) throw out_of_pages(missing);
+  return run;
+}
+
+/// The number of leading pages that the query after `pages` pages does not see.
+std::size_t PageAllocator::State::first_seen(std::int64_t pages) const {
+  if (options_.window == 0) return 0;
+  return static_cast<std::size_t>(pages_behind(pages * options_.page_size));
+}
+
+PrefixMatch PageAllocator::State::bring_back(const PrefixKey& key, std::int64_t pages,
+                                             std::span<const PageRank> homes) {
+  const std::vector<PageId> run = check_bring_back(key, pages, homes);
+  const std::size_t first = first_seen(pages);
+  Sequence made;
+  made.pages.resize(first);
+  made.placement.released = static_cast<std::int32_t>(first);
+  prepare(made, pages - static_cast<std::int64_t>(first));
+  made.pages = run;
+  sequences_.prepare(0);
+  const SequenceId id = sequences_.create();
+
+  Sequence& sequence = *sequences_.find(id) = std::move(made);
+  sequence.length = pages * options_.page_size;
+  sequence.is_match = sequence.may_share = true;
+  const auto is_missing = [](PageId page) { return !page.valid(); };
+  sequence.published = static_cast<std::int32_t>(
+      std::ranges::find_if(run.begin() + static_cast<std::ptrdiff_t>(first), run.end(),
+                           is_missing) -
+      run.begin());
+  for (std::size_t logical = first; logical < run.size(); ++logical) {
+    if (is_missing(run[logical])) continue;
+    pools_.add_reference(run[logical]);
+    sequence.placement.added(run[logical].rank());
+    if (sequence.placement.anchor == SequencePlacement::kNone) set_anchor(sequence, run[logical]);
+    prefixes_->hit(run[logical]);
+  }
+  // Those that must be on one rank first: placement might take its last page.
+  for (const bool anywhere : {false, true}) {
+    auto home = homes.begin();
+    for (std::size_t logical = first; logical < run.size(); ++logical) {
+      if (!is_missing(run[logical])) continue;
+      if ((home->value < 0) == anywhere) take_at(*home, sequence, logical);
+      ++home;
+    }
+  }
+  for (const PageRank home : homes) journal_.fold_in(static_cast<std::uint64_t>(home.value));
+  journal_.fold_in(static_cast<std::uint64_t>(pages));
+  log_added(id, sequence, first);
+  record("get back", id, digest_of(key));
+  return {.pin = id, .tokens = sequence.length};
 }
 
 /// Takes logical page `logical` on `home`, or where placement puts it.
@@ -116,8 +166,11 @@ void PageAllocator::State::take_at(PageRank home, Sequence& sequence, std::size_
   }
   page = pools_.take(home);
   sequence.placement.added(home);
-  if (sequence.placement.anchor != SequencePlacement::kNone) return;
-  sequence.placement.anchor = home.value;
+  if (sequence.placement.anchor == SequencePlacement::kNone) set_anchor(sequence, page);
+}
+
+void PageAllocator::State::set_anchor(Sequence& sequence, PageId page) {
+  sequence.placement.anchor = page.rank().value;
   sequence.placement.anchor_is_shared = true;
 }
 
@@ -126,8 +179,10 @@ void PageAllocator::State::check_publish(SequenceId id, const PrefixKey& key,
   check_key(key);
   const Sequence& sequence = sequences_.at(id);
   for (const Retention& it : retentions)
-    require(it.first >= 0 && it.tokens >= 0 && it.priority >= 0 && it.priority <= 100,
-            "prefix: priority {} for {} tokens from {}", it.priority, it.tokens, it.first);
+    require(it.first >= 0 && it.tokens >= 0 && it.priority >= 0 && it.priority <= 100 &&
+                it.operations >= 0,
+            "prefix: priority {} for {} tokens from {}, for {} operations", it.priority, it.tokens,
+            it.first, it.operations);
   const std::size_t full = full_pages(sequence, key);
   const auto known = std::min(static_cast<std::size_t>(sequence.published), full);
   const auto released = static_cast<std::size_t>(sequence.placement.released);
@@ -149,15 +204,18 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
   const std::size_t full = full_pages(sequence, key);
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
+  if (!retentions.empty()) prefixes_->prepare_ends(full);
 
   for (auto logical = static_cast<std::size_t>(sequence.placement.released); logical < full;
        ++logical) {
     const auto first = static_cast<std::int64_t>(logical) * options_.page_size;
-    const int priority = priority_of(retentions, first, first + options_.page_size);
-    journal_.fold_in(static_cast<std::uint64_t>(priority));
+    const Keeping keeping =
+        keeping_of(retentions, first, first + options_.page_size, journal_.operations());
+    journal_.fold_in(static_cast<std::uint64_t>(keeping.priority));
+    if (keeping.ends != 0) journal_.fold_in(keeping.ends);
     if (logical < static_cast<std::size_t>(sequence.published)) {
-      prefixes_->raise(sequence.pages[logical], priority);
-    } else if (!publish_page(id, sequence, logical, key, priority)) {
+      prefixes_->raise(sequence.pages[logical], keeping);
+    } else if (!publish_page(id, sequence, logical, key, keeping)) {
       break;
     }
   }
@@ -168,7 +226,7 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
 /// false for a page that forks share: they might part from it one by one, and hold a page but not
 /// the published page before it.
 bool PageAllocator::State::publish_page(SequenceId id, Sequence& sequence, std::size_t logical,
-                                        const PrefixKey& key, int priority) {
+                                        const PrefixKey& key, const Keeping& keeping) {
   PageId& page = sequence.pages[logical];
   const PageSlot same = prefixes_->find(key.hashes()[logical]);
   const auto page_size = static_cast<std::size_t>(options_.page_size);
@@ -178,16 +236,21 @@ bool PageAllocator::State::publish_page(SequenceId id, Sequence& sequence, std::
                 .new_page = page,
                 .kind = ChangeKind::kPublished};
   if (same == kNoSlot && pools_.shared(page)) return false;
+  if (same != kNoSlot && prefixes_->page(same) == page) {  // of a match that was brought back
+    prefixes_->raise(page, keeping);
+    sequence.published = static_cast<std::int32_t>(logical) + 1;
+    return true;
+  }
   if (same == kNoSlot) {
     const PageId parent = logical == 0 ? PageId{} : sequence.pages[logical - 1];
     prefixes_->publish(page, key.hashes()[logical], parent,
                        key.tokens().subspan(logical * page_size, page_size),
-                       key.has_items(static_cast<std::int64_t>(logical)), priority);
+                       key.has_items(static_cast<std::int64_t>(logical)), keeping);
   } else {
     change.new_page = prefixes_->page(same);
     change.kind = ChangeKind::kReplaced;
     pools_.add_reference(change.new_page);
-    prefixes_->raise(change.new_page, priority);
+    prefixes_->raise(change.new_page, keeping);
     sequence.placement.removed(page.rank());
     pools_.give_back(page);
     page = change.new_page;

@@ -382,6 +382,7 @@ void PageAllocator::State::record(std::string_view operation, SequenceId id,
   journal_.fold_in(argument);
   journal_.fold_in(pools_.history());
   journal_.record(operation, id);
+  if (prefixes_) prefixes_->set_operations(journal_.operations());
 }
 
 }  // namespace kvmesh

@@ -46,7 +46,7 @@ class PageAllocator::State {
   PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most);
   SequenceId create_with_prefix(const PrefixMatch& match);
   void release(const PrefixMatch& match);
-  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
+  PrefixMatch bring_back(const PrefixKey& key, std::int64_t pages, std::span<const PageRank> homes);
   void publish(SequenceId id, const PrefixKey& key, std::span<const Retention> retentions);
   void check_publish(SequenceId id, const PrefixKey& key,
                      std::span<const Retention> retentions) const;
@@ -61,6 +61,7 @@ class PageAllocator::State {
 
   bool is_moving() const { return is_moving_; }
   std::span<const PageCopy> moves() const { return moves_; }
+  std::span<const PageId> pins() const { return pins_; }
   void check_rank(PageRank rank) const;
   const AllocatorOptions& options() const { return options_; }
   const PagePools& pools() const { return pools_; }
@@ -97,6 +98,9 @@ class PageAllocator::State {
   void order_move(PageId source, PageRank to);
   std::int64_t level(const Sequence& sequence, Moving kind, std::int64_t most,
                      std::vector<std::int64_t>& surplus);
+  void pin_cached(PageRank rank, std::int64_t pages);
+  bool pin_chain(PageId page, std::int64_t room);
+  void unpin();
   void set_pool(PageRank rank, std::int64_t pages);
   void relocate(SequenceId id, Sequence& sequence);
   void end_moves();
@@ -120,8 +124,12 @@ class PageAllocator::State {
   Sequence& match(const PrefixMatch& match);
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
-                    int priority);
+                    const Keeping& keeping);
+  std::vector<PageId> check_bring_back(const PrefixKey& key, std::int64_t pages,
+                                       std::span<const PageRank> homes) const;
+  std::size_t first_seen(std::int64_t pages) const;
   void take_at(PageRank home, Sequence& sequence, std::size_t logical);
+  static void set_anchor(Sequence& sequence, PageId page);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);
   void give_back_sources();
   void log_added(SequenceId id, const Sequence& sequence, std::size_t first);
@@ -141,6 +149,7 @@ class PageAllocator::State {
   bool is_moving_ = false;
   std::optional<PoolSize> resized_;  // the pool that has another size now, as it was
   std::vector<PageCopy> moves_;
+  std::vector<PageId> pins_;  // cached pages that move or must stay, the most recently used first
   std::vector<PageId> targets_;  // [ranks * pages_per_rank] of moving pages; else invalid
 
   // Scratch of one operation, kept for its memory; no part of the state.

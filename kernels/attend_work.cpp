@@ -46,7 +46,7 @@ void clear(AttendWork& work) {
   work.head_classes.clear();
   work.tasks.clear();
   work.merges.clear();
-  work.shared_tokens.clear();
+  work.shared.clear();
   work.workspace_rows = 0;
   work.tiles = {};
 }
@@ -85,60 +85,23 @@ class WorkMaker {
   }
 
  private:
-  /// What a sequence has in common with others.
-  struct Share {
-    std::int32_t block = -1;  // the work block of head 0; -1: nothing
-    std::int32_t row = 0;     // the sequence's first of its rows
-    std::int64_t pages = 0;
-  };
-
   void share_prefixes() {
-    if (batch_.shared.empty() || options_.block_mask) return;
-    std::vector<std::int64_t> first_tokens;
-    std::int64_t token = 0;
-    for (const AttendSequence& sequence : batch_.sequences) {
-      first_tokens.push_back(token);
-      token += sequence.queries;
-    }
-    shares_.resize(batch_.sequences.size());
-    const SharedPrefixRules rules = shared_prefix_rules(shape_);
-    for (SharedPrefix prefix : batch_.shared) {
-      prefix.pages = pages_seen_whole(mask_, batch_, first_tokens, prefix, shape_.page_size);
-      if (rules.pays(prefix)) share(prefix, first_tokens);
-    }
+    if (options_.block_mask) return;
+    const int most_tokens = std::max(1, kSharedRows / group_);
+    work_.shared.set(batch_, mask_, most_tokens);
+    for (const SharedBlock& block : work_.shared.blocks) add_shared_blocks(block);
+    add_tasks(0);
   }
 
-  // Makes the work blocks of a prefix, each of as many whole sequences as fit.
-  void share(const SharedPrefix& prefix, std::span<const std::int64_t> first_tokens) {
-    const std::size_t first_block = work_.blocks.size();
-    auto first = static_cast<std::int64_t>(work_.shared_tokens.size());
-    for (const std::int32_t s : prefix.sequences) {
-      const std::int64_t queries = sequence_at(s).queries;
-      const std::int64_t end = std::ssize(work_.shared_tokens);
-      if (end > first && (end - first + queries) * group_ > kSharedRows) {
-        add_shared_blocks(prefix, first);
-        first = end;
-      }
-      Share& share = shares_[static_cast<std::size_t>(s)];
-      share = {.block = static_cast<std::int32_t>(work_.blocks.size()),
-               .row = static_cast<std::int32_t>((end - first) * group_),
-               .pages = prefix.pages};
-      const std::int64_t token = first_tokens[static_cast<std::size_t>(s)];
-      for (std::int64_t q = 0; q < queries; ++q) work_.shared_tokens.push_back({token + q, s});
-    }
-    add_shared_blocks(prefix, first);
-    add_tasks(first_block);
-  }
-
-  // Of the shared tokens from `first` on, a block for each kv head.
-  void add_shared_blocks(const SharedPrefix& prefix, std::int64_t first) {
-    WorkBlock block{.sequence = prefix.sequences[0],
-                    .q_begin = first,
-                    .q_end = std::ssize(work_.shared_tokens),
+  // A work block for each kv head.
+  void add_shared_blocks(const SharedBlock& shared) {
+    WorkBlock block{.sequence = shared.sequence,
+                    .q_begin = shared.token_begin,
+                    .q_end = shared.token_end,
                     .visit_begin = visits_,
                     .range_begin = static_cast<std::int32_t>(work_.ranges.size()),
                     .is_shared = true};
-    add_pages(block, sequence_of(block).pages.first(static_cast<std::size_t>(prefix.pages)), false);
+    add_pages(block, sequence_of(block).pages.first(static_cast<std::size_t>(shared.pages)), false);
     block.visit_end = visits_;
     block.range_end = static_cast<std::int32_t>(work_.ranges.size());
     for (block.kv_head = 0; block.kv_head < shape_.kv_heads; ++block.kv_head) {
@@ -163,11 +126,11 @@ class WorkMaker {
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
     WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
     block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
-    const Share share = share_of(sequence);
-    block.shared_row = share.row;
+    const SharedPart part = work_.shared.part(static_cast<std::size_t>(sequence));
+    block.shared_row = part.token * group_;
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
-      if (share.block >= 0) block.shared_block = share.block + head;
+      if (part.block >= 0) block.shared_block = part.block * shape_.kv_heads + head;
       if (options_.block_mask && shares_q_block(block)) {
         take_visits(work_.blocks[work_.blocks.size() - static_cast<std::size_t>(shape_.kv_heads)],
                     block);
@@ -197,18 +160,12 @@ class WorkMaker {
 
   void add_visits(const WorkBlock& block) {
     if (options_.block_mask) return add_listed_visits(block);
-    const std::int64_t shared = share_of(block.sequence).pages;
+    const auto shared = work_.shared.part(static_cast<std::size_t>(block.sequence)).pages;
     add_range(block, sequence_of(block).pages.subspan(static_cast<std::size_t>(shared)));
   }
 
-  Share share_of(std::int32_t sequence) const {
-    return shares_.empty() ? Share{} : shares_[static_cast<std::size_t>(sequence)];
-  }
-  const AttendSequence& sequence_at(std::int32_t s) const {
-    return batch_.sequences[static_cast<std::size_t>(s)];
-  }
   const AttendSequence& sequence_of(const WorkBlock& block) const {
-    return sequence_at(block.sequence);
+    return batch_.sequences[static_cast<std::size_t>(block.sequence)];
   }
 
   // Classifies the pages as one range of keys if that decides the class (as for most of a causal
@@ -367,7 +324,6 @@ class WorkMaker {
   AttendWork& work_;
   std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
-  std::vector<Share> shares_;  // [sequences]; empty: no sequence shares a prefix
 };
 
 template <class T>
@@ -390,7 +346,7 @@ void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
 
 std::int64_t AttendWork::size_bytes() const {
   return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(tasks) +
-         bytes_of(merges) + bytes_of(shared_tokens) + bytes_of(positions) + bytes_of(pages);
+         bytes_of(merges) + bytes_of(shared.tokens) + bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

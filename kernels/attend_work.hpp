@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/page_visit.hpp"
+#include "kernels/shared_blocks.hpp"
 #include "kernels/shared_prefixes.hpp"
 #include "kernels/tile_class.hpp"
 #include "kvmesh/attention.hpp"
@@ -32,14 +33,16 @@ struct AttendSequence {
   std::int64_t queries = 0;
   std::int64_t kv_len = 0;
   std::span<const LocalPage> pages{};
-  bool counts_sinks = true;  ///< this rank counts the sinks of its rows
+  bool counts_sinks = true;   ///< this rank counts the sinks of its rows
+  std::int64_t appended = 0;  ///< its newest tokens that the step writes: their pages are its own
 };
 
 /// A ragged batch in the caller's memory. AttentionBatch without a copy of the pages.
 struct AttendSteps {
   std::span<const AttendSequence> sequences{};
   std::span<const std::int64_t> q_positions{};  ///< [tokens]; empty: the newest positions
-  std::span<const SharedPrefix> shared{};       ///< found by the rules of the shape
+  std::span<const SharedPrefix> shared{};       ///< found by `rules`
+  SharedPrefixRules rules{};
 };
 
 /// Pages of a sequence that a block visits one after another, all with the mask or all without. The
@@ -69,20 +72,14 @@ struct WorkBlock {
   std::int64_t workspace_row = 0;
   /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
-  /// Of a shared prefix: q_begin and q_end are places in AttendWork::shared_tokens, `sequence` is
-  /// one of them, and all rows go to the workspace.
+  /// Of a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is one of
+  /// them, and all rows go to the workspace.
   bool is_shared = false;
   std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
   std::int32_t shared_row = 0;     ///< its first of that block's rows
 
   /// True if its rows go through the workspace.
   bool is_merged() const { return is_shared || shared_block >= 0 || splits > 1; }
-};
-
-/// A query token of a work block of several sequences.
-struct SharedToken {
-  std::int64_t token = 0;
-  std::int32_t sequence = 0;
 };
 
 /// A task: the work of one thread at a time. Threads share AttendWork, so a task is two indices; a
@@ -98,7 +95,7 @@ struct AttendWork {
   std::vector<TileClass> head_classes;  ///< [mixed pages][group]
   std::vector<WorkSplit> tasks;
   std::vector<std::int32_t> merges;  ///< the blocks whose rows are merged into the output
-  std::vector<SharedToken> shared_tokens;
+  SharedBlocks shared;
   std::vector<std::int32_t> positions;  ///< [tokens], logical
   std::int64_t workspace_rows = 0;
   int visits_per_split = 1;
@@ -109,7 +106,7 @@ struct AttendWork {
   std::int64_t size_bytes() const;
 };
 
-/// The prefixes that a plan of this shape reads once for all of their sequences.
+/// The prefixes that a CPU's plan of this shape reads once for all of their sequences.
 SharedPrefixRules shared_prefix_rules(const AttentionShape& shape);
 
 /// @throws InvalidArgument if the batch does not fit the shape, or either is invalid.

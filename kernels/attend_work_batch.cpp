@@ -81,11 +81,12 @@ AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& b
                          .pages = std::span(work.pages).subspan(first, pages),
                          .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
   }
+  const SharedPrefixRules rules = shared_prefix_rules(shape);
   std::vector<SharedPrefix> shared;
   if (options.shares_prefixes) {
-    shared = find_shared_prefixes(sequences, shared_prefix_rules(shape));
+    shared = find_shared_prefixes(sequences, rules);
   }
-  plan_attend_work(shape, {sequences, batch.q_positions, shared}, options, work);
+  plan_attend_work(shape, {sequences, batch.q_positions, shared, rules}, options, work);
   return work;
 }
 

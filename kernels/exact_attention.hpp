@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/exact_rows.hpp"
+#include "core/numbers/exact_rows.hpp"
 #include "kernels/cpu/attend_exact.hpp"
 #include "kvmesh/attention.hpp"
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 #include "kvmesh/page_format.hpp"
 
 namespace kvmesh {

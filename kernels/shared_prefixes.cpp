@@ -1,7 +1,10 @@
 #include "kernels/shared_prefixes.hpp"
 
 #include <algorithm>
+#include <compare>
 #include <cstring>
+#include <functional>
+#include <iterator>
 
 #include "kernels/attend_work.hpp"
 #include "kernels/mods/interval.hpp"
@@ -22,63 +25,77 @@ std::int64_t common_pages(std::span<const LocalPage> a, std::span<const LocalPag
   return static_cast<std::int64_t>(at);
 }
 
+/// The pages of which every token is written, none of them by this sequence's step.
+std::span<const LocalPage> whole_pages(const AttendSequence& sequence, int page_size) {
+  const std::int64_t written = sequence.kv_len - sequence.appended;
+  std::span<const LocalPage> pages = sequence.pages;
+  while (!pages.empty() && (std::int64_t{pages.back().logical} + 1) * page_size > written) {
+    pages = pages.first(pages.size() - 1);
+  }
+  return pages;
+}
+
 class PrefixFinder {
  public:
   PrefixFinder(std::span<const AttendSequence> sequences, const SharedPrefixRules& rules)
-      : sequences_(sequences), rules_(rules) {}
+      : rules_(rules) {
+    whole_.reserve(sequences.size());
+    for (std::int32_t s = 0; s < std::ssize(sequences); ++s) {
+      const AttendSequence& sequence = sequences[static_cast<std::size_t>(s)];
+      whole_.push_back(whole_pages(sequence, rules.page_size));
+      if (sequence.queries > 0 && sequence.queries <= rules.most_queries) members_.push_back(s);
+    }
+  }
 
   std::vector<SharedPrefix> find() const {
-    std::vector<std::int32_t> members;
-    for (std::int32_t s = 0; s < std::ssize(sequences_); ++s) {
-      const std::int64_t queries = sequences_[static_cast<std::size_t>(s)].queries;
-      if (queries > 0 && queries <= rules_.most_queries && !whole_pages(s).empty()) {
-        members.push_back(s);
-      }
-    }
     std::vector<SharedPrefix> found;
-    add_best_of_parts(members, 0, found);
+    add_best_of_parts(members_, 0, found);
     return found;
   }
 
  private:
-  /// The pages of which every token is written.
-  std::span<const LocalPage> whole_pages(std::int32_t s) const {
-    const AttendSequence& sequence = sequences_[static_cast<std::size_t>(s)];
-    std::span<const LocalPage> pages = sequence.pages;
-    while (!pages.empty() &&
-           (std::int64_t{pages.back().logical} + 1) * rules_.page_size > sequence.kv_len) {
-      pages = pages.first(pages.size() - 1);
-    }
-    return pages;
+  std::span<const LocalPage> pages_of(std::int32_t s) const {
+    return whole_[static_cast<std::size_t>(s)];
   }
 
   /// Divides `members`, which have their first `at` pages in common, by the page after these.
-  void add_best_of_parts(std::vector<std::int32_t>& members, std::int64_t at,
+  void add_best_of_parts(std::span<const std::int32_t> members, std::int64_t at,
                          std::vector<SharedPrefix>& found) const {
-    const auto page = static_cast<std::size_t>(at);
-    std::erase_if(members, [&](std::int32_t s) { return whole_pages(s).size() <= page; });
-    const auto next = [&](std::int32_t s) {
-      const LocalPage it = whole_pages(s)[page];
-      return std::pair(it.page, it.logical);
+    struct Next {
+      std::int32_t page, logical, sequence;
+      auto operator<=>(const Next&) const = default;
     };
-    std::ranges::stable_sort(members, {}, next);
-    for (auto begin = members.begin(); begin != members.end();) {
-      const auto end =
-          std::find_if(begin, members.end(), [&](auto s) { return next(s) != next(*begin); });
-      if (end - begin > 1) add_best({begin, end}, found);
+    std::vector<Next> next;  // sorted as it is, which costs less than by way of the lists
+    next.reserve(members.size());
+    for (const std::int32_t s : members) {
+      if (std::ssize(pages_of(s)) <= at) continue;
+      const LocalPage& page = pages_of(s)[static_cast<std::size_t>(at)];
+      next.push_back({page.page, page.logical, s});
+    }
+    std::ranges::sort(next);
+    for (auto begin = next.begin(); begin != next.end();) {
+      const auto end = std::find_if(begin, next.end(), [&](const Next& it) {
+        return it.page != begin->page || it.logical != begin->logical;
+      });
+      if (end - begin > 1) {
+        std::vector<std::int32_t> part;
+        std::transform(begin, end, std::back_inserter(part), std::mem_fn(&Next::sequence));
+        add_best(std::move(part), found);
+      }
       begin = end;
     }
   }
 
   /// The prefix of all members, or those of parts of them that go on together.
   void add_best(std::vector<std::int32_t> members, std::vector<SharedPrefix>& found) const {
-    const std::span<const LocalPage> first = whole_pages(members[0]);
-    SharedPrefix all{.pages = std::ssize(first), .sequences = members};
+    const std::span<const LocalPage> first = pages_of(members[0]);
+    std::int64_t pages = std::ssize(first);
     for (const std::int32_t s : members) {
-      all.pages = std::min(all.pages, common_pages(first, whole_pages(s)));
+      pages = std::min(pages, common_pages(first, pages_of(s)));
     }
     std::vector<SharedPrefix> parts;
-    add_best_of_parts(members, all.pages, parts);
+    add_best_of_parts(members, pages, parts);
+    SharedPrefix all{.pages = pages, .sequences = std::move(members)};
     std::int64_t saved = 0;
     for (const SharedPrefix& part : parts) saved += saved_pages(part);
     if (saved <= saved_pages(all)) {
@@ -92,8 +109,9 @@ class PrefixFinder {
     return (std::ssize(prefix.sequences) - 1) * prefix.pages;
   }
 
-  std::span<const AttendSequence> sequences_;
   const SharedPrefixRules& rules_;
+  std::vector<std::span<const LocalPage>> whole_;  // [sequences]
+  std::vector<std::int32_t> members_;
 };
 
 /// The positions of a sequence's queries.

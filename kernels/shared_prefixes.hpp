@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,15 +20,29 @@ struct SharedPrefix {
   std::vector<std::int32_t> sequences{};  ///< at least two
 };
 
+/// A query token of a work block of several sequences.
+struct SharedToken {
+  std::int64_t token = 0;
+  std::int32_t sequence = 0;
+};
+
 /// Which prefixes are worth a task of their own.
 struct SharedPrefixRules {
   int page_size = 0;
   std::int64_t most_queries = 0;  ///< a sequence with more has enough rows for its pages alone
   /// Tokens that need not be read again: of n sequences, n - 1 times those of the prefix.
   std::int64_t least_saved_tokens = 0;
+  std::int64_t least_saved_per_sequence = 0;  ///< and as many more for each of the n
 
   bool pays(const SharedPrefix& prefix) const {
-    return (std::ssize(prefix.sequences) - 1) * prefix.pages * page_size >= least_saved_tokens;
+    const std::int64_t sequences = std::ssize(prefix.sequences);
+    return (sequences - 1) * prefix.pages * page_size >=
+           least_saved_tokens + sequences * least_saved_per_sequence;
+  }
+  /// The same with a caller's least number, if there is one.
+  SharedPrefixRules with(std::optional<std::int64_t> least) const {
+    if (!least) return *this;
+    return {.page_size = page_size, .most_queries = most_queries, .least_saved_tokens = *least};
   }
 };
 

@@ -1,6 +1,7 @@
 // A rank's part of one layer group.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <utility>
 
@@ -33,5 +34,10 @@ struct CacheGroup {
   std::unique_ptr<Backend> backend;
   LocalPages local_pages;
 };
+
+/// The tokens of the longest run that all groups have. @throws as PageAllocator::cached_tokens.
+std::int64_t cached_tokens(std::deque<CacheGroup>& groups, const PrefixKey& key);
+/// Pins that run in all groups.
+PrefixMatch match_prefix(std::deque<CacheGroup>& groups, const PrefixKey& key);
 
 }  // namespace kvmesh

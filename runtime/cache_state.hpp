@@ -45,13 +45,17 @@ class KvCache::State {
   std::unique_ptr<CacheTiers> tiers;    // null: none
 
   /// Stores what an operation has evicted. Call it before anything is written to the pages that the
-  /// operation took.
-  void pages_taken() {
-    if (tiers) tiers->pages_taken();
+  /// operation took. `after` as in CacheTiers::pages_taken.
+  void pages_taken(std::optional<Stream> after = {}) {
+    if (tiers) tiers->pages_taken(after);
   }
   /// Waits until tiers have read and written all pages: before anyone else does.
   void wait_for_tiers() {
     if (tiers) tiers->wait();
+  }
+  /// The work to come on `stream` does so; on the CPU as wait_for_tiers.
+  void order_after_tiers(Stream stream) {
+    if (tiers) tiers->before(stream);
   }
 
   CacheGroup& group_of(int layer) { return groups[index_of_group(layer)]; }
@@ -93,10 +97,10 @@ class KvCache::State {
                                         const StepRules& rules) const;
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators,
   /// makes the copies of copy on write and gives up pages behind windows. Returns OutOfPages, with
-  /// nothing changed, if a group's pools have too few free pages.
+  /// nothing changed, if a group's pools have too few free pages. `after` as in pages_taken.
   /// @throws DigestMismatch with nothing changed.
   Result<Done> try_append(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
-                          const PlanHashes& hashes);
+                          const PlanHashes& hashes, std::optional<Stream> after = {});
   void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
   /// Makes the copies that a group's allocator asks for.
   void make_copies(std::size_t group, std::span<const PageCopy> copies,
@@ -111,9 +115,9 @@ class KvCache::State {
   PoolSizes& pool_size(PageRank rank);
   /// Returns the bytes of pools of this many pages.
   std::int64_t pool_bytes(std::int64_t pages) const;
-  /// @throws OutOfMemory, on every rank, if the pool of page rank `rank` cannot have `pages`
-  /// pages. Collective over the world.
-  void check_room(PageRank rank, std::int64_t pages);
+  /// Gives a pool memory for more pages. @throws OutOfMemory, on every rank and with nothing
+  /// changed, if the pool of page rank `rank` cannot have `pages` pages. Collective over the world.
+  void make_room(PageRank rank, std::int64_t pages);
 };
 
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this

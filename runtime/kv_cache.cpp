@@ -42,6 +42,13 @@ CacheOptions largest(const Mesh& mesh, const CacheAgreement& agreed) {
                     agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)].most);
 }
 
+/// [group] for how many pages this rank's pools need memory; empty: for all.
+std::vector<std::int64_t> first_pages(const Mesh& mesh, const CacheAgreement& agreed) {
+  const PoolSizes& pool = agreed.pools[static_cast<std::size_t>(mesh.page_rank().value)];
+  if (pool.growth != Growth::kPieces) return {};
+  return pages_of_groups(agreed.options, pool.now);
+}
+
 /// [kv rank]
 std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
   std::vector<PoolLayout> layouts;
@@ -66,7 +73,8 @@ std::vector<std::int64_t> pages_of_ranks(const CacheAgreement& agreed, std::size
 KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     : mesh(std::move(owner)),
       options(agreed.options),
-      pools(agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)))),
+      pools(
+          agreed_pools(mesh, pool_layout(mesh, largest(mesh, agreed)), first_pages(mesh, agreed))),
       peers(pools, mesh.kv(), layouts_of(mesh, agreed)),
       group_of_layer(static_cast<std::size_t>(options.layers)),
       pool_sizes(agreed.pools) {
@@ -81,8 +89,7 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
                           pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
   }
   if (!options.tiers.enabled()) return;
-  CacheGroup& group = groups.front();
-  tiers = std::make_unique<CacheTiers>(mesh, options, group.allocator, *group.backend, pools);
+  tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools);
 }
 
 std::size_t KvCache::State::index_of_group(int layer) const {

@@ -21,9 +21,9 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
-  pages_taken();
-  wait_for_tiers();
   try {
+    pages_taken();
+    wait_for_tiers();
     if (moved > 0) copy_moves(copies);
   } catch (...) {
     for (CacheGroup& group : groups) group.allocator.cancel_moves();
@@ -35,10 +35,12 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
 
 void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies) {
   std::exception_ptr failure;
-  try {
-    for (std::size_t g = 0; g < copies.size(); ++g) make_copies(g, copies[g], "move pages");
-  } catch (...) {
-    failure = std::current_exception();
+  for (std::size_t g = 0; g < copies.size(); ++g) {
+    try {  // of each group: other ranks wait for this one in the next, too
+      make_copies(g, copies[g], "move pages");
+    } catch (...) {
+      if (!failure) failure = std::current_exception();
+    }
   }
   std::optional<Rank> failed;
   try {
@@ -77,6 +79,11 @@ std::int64_t KvCache::resize(PageRank rank, std::int64_t pages) {
 Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   State& cache = state();
   PoolSizes& size = cache.pool_size(rank);
+  if (pages > size.most && size.growth == Growth::kRefused)
+    throw Unsupported(fmt::format(
+        "resize: {} pages, but the pool of page rank {} keeps the memory of its first {}: its GPU "
+        "has no memory that is mapped in pieces",
+        pages, rank.value, size.most));
   require(pages >= 0 && pages <= size.most,
           "resize: {} pages, the pool of page rank {} has room for {}", pages, rank.value,
           size.most);
@@ -85,14 +92,19 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
     const Result<Done> can = cache.groups[g].allocator.can_resize(rank, sizes[g]);
     if (!can) return can.reason();
   }
-  if (pages > size.now) cache.check_room(rank, pages);
+  if (pages > size.now) cache.make_room(rank, pages);
   std::vector<std::vector<PageCopy>> copies;
   for (std::size_t g = 0; g < sizes.size(); ++g)
     copies.push_back(cache.groups[g].allocator.start_resize(rank, sizes[g]));
   const std::int64_t moved = cache.complete_moves(copies);
+  if (rank == cache.mesh.page_rank()) {
+    if (size.growth == Growth::kPieces) cache.settle();  // earlier readers of what goes
+    cache.pools.resize(sizes);
+  }
   size.now = pages;
   if (pages > 0) size.last = pages;
-  if (rank == cache.mesh.page_rank()) cache.pools.discard(sizes);
+  if (size.growth == Growth::kPieces)
+    cache.peers.map_again(cache.pools, cache.mesh.kv(), cache.mesh.membership().holder(rank));
   return moved;
 }
 
@@ -109,14 +121,25 @@ std::int64_t KvCache::State::pool_bytes(std::int64_t pages) const {
   return pool_layout(mesh, sized).size_bytes();
 }
 
-void KvCache::State::check_room(PageRank rank, std::int64_t pages) {
-  const std::int64_t more = pool_bytes(pages) - pool_bytes(pool_size(rank).now);
-  // A GPU's pools keep their memory. 0: the system does not tell.
-  const bool is_mine = rank == mesh.page_rank() && mesh.device().kind == DeviceKind::kCpu;
-  const std::size_t free = is_mine ? free_memory(mesh.device()) : 0;
-  const bool has_room = free == 0 || std::cmp_less_equal(more, free);
+void KvCache::State::make_room(PageRank rank, std::int64_t pages) {
+  const PoolSizes& size = pool_size(rank);
+  const std::int64_t more = pool_bytes(pages) - pool_bytes(size.now);
+  const bool is_mine = rank == mesh.page_rank(), grows_here = is_mine && pools.in_pieces();
+  bool has_room = true;
+  if (grows_here) {
+    try {
+      pools.resize(pages_of_groups(options, pages));
+    } catch (const Error&) {
+      has_room = false;
+    }
+  } else if (is_mine && size.growth == Growth::kSystem) {
+    const std::size_t free = free_memory(mesh.device());  // 0: the system does not tell
+    has_room = free == 0 || std::cmp_less_equal(more, free);
+  }
   const std::optional<Rank> without = first_without(mesh.world(), has_room, "room for pools");
-  if (without) throw OutOfMemory(*without, more, "the system has not so much more");
+  if (!without) return;
+  if (grows_here && has_room) pools.resize(pages_of_groups(options, size.now));
+  throw OutOfMemory(*without, more, "the system has not so much more");
 }
 
 }  // namespace kvmesh

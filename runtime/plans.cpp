@@ -37,7 +37,7 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
 
 Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
                                         std::span<const SequenceSize> sizes,
-                                        const PlanHashes& hashes) {
+                                        const PlanHashes& hashes, std::optional<Stream> after) {
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
@@ -52,7 +52,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
-  pages_taken();
+  pages_taken(after);
   for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
   slide_windows(batch, sizes);
   return Done{};
@@ -80,7 +80,7 @@ Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const Plan
   const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
   if (!appended) return appended.reason();
   step->plan(batch, sizes, options.q_positions, {});
-  state().wait_for_tiers();
+  state().order_after_tiers({});
   state().mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
@@ -95,10 +95,11 @@ Result<Done> KvCache::try_replan(StepPlan& step, std::span<const BatchEntry> bat
   require(planned.is_of(state()), "replan: the plan is another cache's, or its cache is gone");
   const auto sizes = state().check_batch(batch, planned.rules(q_positions));
   planned.check(sizes);
-  const auto appended = state().try_append(batch, sizes, planned.hashes(batch, q_positions));
+  const auto appended =
+      state().try_append(batch, sizes, planned.hashes(batch, q_positions), stream);
   if (!appended) return appended.reason();
   planned.plan(batch, sizes, q_positions, stream);
-  state().wait_for_tiers();
+  state().order_after_tiers(stream);
   return Done{};
 }
 

@@ -83,19 +83,29 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
   return PrefixKey(allocator().prefix_rules(), std::move(extras));
 }
-PrefixMatch KvCache::match_prefix(const PrefixKey& key) {
-  std::deque<CacheGroup>& groups = state().groups;
-  if (state().tiers) return state().tiers->match(key);
-  if (groups.size() == 1) return groups[0].allocator.match_prefix(key);
+
+std::int64_t cached_tokens(std::deque<CacheGroup>& groups, const PrefixKey& key) {
   // A shorter run than a group's longest may lack pages of another one's window.
   std::int64_t tokens = std::ssize(key.tokens()), before = -1;
   while (tokens != before) {
     before = tokens;
     for (CacheGroup& group : groups) tokens = group.allocator.cached_tokens(key, tokens);
+    if (groups.size() == 1) break;
   }
+  return tokens;
+}
+
+PrefixMatch match_prefix(std::deque<CacheGroup>& groups, const PrefixKey& key) {
+  if (groups.size() == 1) return groups[0].allocator.match_prefix(key);
+  const std::int64_t tokens = cached_tokens(groups, key);
   PrefixMatch match;
   for (CacheGroup& group : groups) match = group.allocator.match_prefix(key, tokens);
   return match;
+}
+
+PrefixMatch KvCache::match_prefix(const PrefixKey& key, std::optional<Stream> after) {
+  if (state().tiers) return state().tiers->match(key, after);
+  return kvmesh::match_prefix(state().groups, key);
 }
 
 void KvCache::flush_tiers() {
@@ -110,8 +120,8 @@ SequenceId KvCache::create_with_prefix(const PrefixMatch& match) {
   return in_each(state().groups, [&](PageAllocator& it) { return it.create_with_prefix(match); });
 }
 
-SequenceId KvCache::create_with_prefix(const PrefixKey& key) {
-  return create_with_prefix(match_prefix(key));
+SequenceId KvCache::create_with_prefix(const PrefixKey& key, std::optional<Stream> after) {
+  return create_with_prefix(match_prefix(key, after));
 }
 
 void KvCache::release(const PrefixMatch& match) {

@@ -16,6 +16,7 @@ struct EvictionPages {
     std::uint8_t queue = 0;      // the queue of the page, also while sequences hold it
     std::uint8_t hits = 0;       // up to 3
     std::uint8_t priority = 0;   // 0 to 100
+    std::uint32_t stamp = 0;     // of the end of its priority; 0: none
   };
   explicit EvictionPages(PageSlot count) : pages(count) {}
   std::vector<Page> pages;  // [slot]

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <tuple>
 #include <utility>
 
 namespace kvmesh {
@@ -85,18 +87,52 @@ void PrefixCache::prepare(int priority) {
 }
 
 void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
-                          std::span<const std::int32_t> tokens, bool whole, int priority) {
+                          std::span<const std::int32_t> tokens, bool whole,
+                          const Keeping& keeping) {
   const PageSlot at = slot(page);
   const bool has_parent = parent.valid() && is_tree();
   index_.insert(at, hash, has_parent ? slot(parent) : kNoSlot, tokens, whole);
-  pages_.pages[at].priority = static_cast<std::uint8_t>(priority);
+  pages_.pages[at].priority = static_cast<std::uint8_t>(keeping.priority);
+  set_end(at, keeping);
   queues_of(at).added(pages_.pages[at], ghosts_.take(ghost_of(hash)));
   pools_.keep(page);
 }
 
-void PrefixCache::raise(PageId page, int priority) {
-  std::uint8_t& now = pages_.pages[slot(page)].priority;
-  now = std::max(now, static_cast<std::uint8_t>(priority));
+void PrefixCache::raise(PageId page, const Keeping& keeping) {
+  EvictionPages::Page& now = pages_.pages[slot(page)];
+  if (keeping.priority < now.priority) return;
+  now.priority = static_cast<std::uint8_t>(keeping.priority);
+  set_end(slot(page), keeping);
+}
+
+void PrefixCache::prepare_ends(std::size_t pages) {
+  ends_.prepare(pages, [this](PageSlot slot) { return pages_.pages[slot].stamp; });
+}
+
+void PrefixCache::set_end(PageSlot slot, const Keeping& keeping) {
+  pages_.pages[slot].stamp = keeping.ends == 0 ? 0 : ends_.add(slot, keeping.ends);
+}
+
+void PrefixCache::end_priority(PageSlot slot, std::uint32_t stamp) {
+  EvictionPages::Page& page = pages_.pages[slot];
+  if (page.stamp != stamp) return;
+  const bool is_queued = pools_.is_cached(this->page(slot));
+  if (is_queued) queues_of(slot).taken(pages_, slot);
+  page.stamp = 0;
+  page.priority = Retention::kPriority;
+  if (is_queued) queues_of(slot).released(pages_, slot);
+}
+
+std::vector<PageId> PrefixCache::cached_past(PageRank rank, std::int64_t first) const {
+  std::vector<PageId> pages;
+  for (auto index = static_cast<std::int32_t>(first); index < pools_.size(rank); ++index)
+    if (pools_.is_cached({rank, index})) pages.emplace_back(rank, index);
+  const auto use = [this](PageId it) {
+    const EvictionPages::Page& page = pages_.pages[slot(it)];
+    return std::tuple(page.priority, page.last_use, it);
+  };
+  std::ranges::sort(pages, std::greater{}, use);
+  return pages;
 }
 
 std::vector<PageId> PrefixCache::published() const {
@@ -119,6 +155,8 @@ void PrefixCache::released(PageId page) { queues_of(slot(page)).released(pages_,
 void PrefixCache::taken(PageId page) { queues_of(slot(page)).taken(pages_, slot(page)); }
 
 void PrefixCache::evict_one(PageRank rank) {
+  ends_.end_until(operations_,
+                  [this](PageSlot slot, std::uint32_t stamp) { end_priority(slot, stamp); });
   const auto at = static_cast<std::size_t>(rank.value);
   const auto lowest = std::ranges::find_if(
       by_priority_, [at](const auto& ranks) { return ranks && (*ranks)[at].size() > 0; });
@@ -155,13 +193,22 @@ void PrefixCache::resized(PageRank rank) {
 void PrefixCache::moved(PageId from, PageId to) {
   index_.move(slot(from), slot(to));
   pages_.pages[slot(to)] = pages_.pages[slot(from)];
+  pages_.pages[slot(from)].stamp = 0;
   pools_.keep_instead(from, to);
+}
+
+void PrefixCache::all_moved(const std::function<PageId(PageId)>& target) {
+  ends_.move([&](PageSlot from) {
+    const PageId to = target(page(from));
+    return to.valid() ? slot(to) : from;
+  });
 }
 
 void PrefixCache::evict(PageSlot leaf) {
   EvictionQueues& queues = queues_of(leaf);
   if (queues.remembers(pages_.pages[leaf])) ghosts_.add(ghost_of(index_.hash(leaf)));
   queues.taken(pages_, leaf);
+  pages_.pages[leaf].stamp = 0;
   index_.erase(leaf);
   pools_.free_cached(page(leaf));
   changes_.record({.old_page = page(leaf), .kind = ChangeKind::kEvicted});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "allocator/prefix/eviction.hpp"
 #include "allocator/prefix/ghosts.hpp"
 #include "allocator/prefix/prefix_index.hpp"
+#include "allocator/prefix/priority_ends.hpp"
 #include "kvmesh/allocator.hpp"
 
 namespace kvmesh {
@@ -20,6 +22,12 @@ struct PrefixRun {
   std::span<const PageSlot> pages{};  ///< valid until the next lookup; the last may be partial
   std::int64_t tokens = 0;
   std::size_t first = 0;  ///< logical number of the first page: those before it are not needed
+};
+
+/// A priority, and the operation after which it is Retention::kPriority; 0: none.
+struct Keeping {
+  int priority = Retention::kPriority;
+  std::uint64_t ends = 0;
 };
 
 /// The published pages of all ranks: index, tokens and order of eviction. A published page is never
@@ -37,16 +45,21 @@ class PrefixCache final : public PageKeeper {
   PrefixRun find(const PrefixKey& key, std::int64_t most);
   /// Counts a hit of pages that a sequence has just taken.
   void hit(std::span<const PageSlot> pages);
+  void hit(PageId page) { queues_of(slot(page)).hit(pages_.pages[slot(page)]); }
 
   PageSlot find(const PageHash& hash) const { return index_.find(hash); }
   const PageHash& hash(PageId page) const { return index_.hash(slot(page)); }
   /// Allocates the memory that publish() of this priority needs.
   void prepare(int priority);
+  /// Makes room for the ends of the priorities of so many pages. Allocates.
+  void prepare_ends(std::size_t pages);
+  /// The number of operations so far.
+  void set_operations(std::uint64_t operations) { operations_ = operations; }
   /// Publishes a page that a sequence holds. `parent` is invalid for a first page.
   void publish(PageId page, const PageHash& hash, PageId parent,
-               std::span<const std::int32_t> tokens, bool whole, int priority);
-  /// Raises the priority of a published page that a sequence holds.
-  void raise(PageId page, int priority);
+               std::span<const std::int32_t> tokens, bool whole, const Keeping& keeping);
+  /// Raises the priority of a published page that a sequence holds; an equal one gets the new end.
+  void raise(PageId page, const Keeping& keeping);
 
   PageId page(PageSlot slot) const {
     return {PageRank{static_cast<std::int32_t>(slot / pages_per_rank_)},
@@ -60,6 +73,14 @@ class PrefixCache final : public PageKeeper {
 
   /// Returns whether pages have parents.
   bool is_tree() const { return window_ == 0; }
+  /// The published page before it; invalid if there is none.
+  PageId parent(PageId page) const {
+    const PageSlot parent = index_.parent(slot(page));
+    return parent == kNoSlot ? PageId{} : this->page(parent);
+  }
+  /// The rank's cached pages from index `first` on: those of high priority, and then those that
+  /// were used last, first.
+  std::vector<PageId> cached_past(PageRank rank, std::int64_t first) const;
 
   /// Returns all published pages, in the order of their ids.
   std::vector<PageId> published() const;
@@ -77,6 +98,9 @@ class PrefixCache final : public PageKeeper {
   void resized(PageRank rank);
   /// Moves an entry: the content of page `from` is now in page `to`. REQUIRES: sequences hold both.
   void moved(PageId from, PageId to);
+  /// Call it after all moved() of an operation: `target` returns where a page has moved, or an
+  /// invalid page.
+  void all_moved(const std::function<PageId(PageId)>& target);
 
  private:
   using Ranks = std::vector<EvictionQueues>;  // [rank]
@@ -84,6 +108,8 @@ class PrefixCache final : public PageKeeper {
     return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
   }
   void evict(PageSlot leaf);
+  void set_end(PageSlot slot, const Keeping& keeping);
+  void end_priority(PageSlot slot, std::uint32_t stamp);
   template <class Until>
   void evict_leaves(PageSlot root, const Until& until);
   bool has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const;
@@ -98,6 +124,8 @@ class PrefixCache final : public PageKeeper {
   PrefixIndex index_;
   EvictionPages pages_;
   std::array<std::unique_ptr<Ranks>, 101> by_priority_;  // null: never used
+  PriorityEnds ends_;
+  std::uint64_t operations_ = 0;
   Ghosts ghosts_;
   std::vector<PageSlot> found_;  // of the last lookup
 };

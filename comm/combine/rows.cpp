@@ -1,7 +1,7 @@
 #include "comm/combine/rows.hpp"
 
 #include "core/check.hpp"
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 
 namespace kvmesh {
 namespace {

@@ -96,16 +96,6 @@ std::unique_ptr<void, void (*)(void*)> make_stream(int device) {
           [](void* p) { static_cast<void>(cudaStreamDestroy(static_cast<cudaStream_t>(p))); }};
 }
 
-void copy_bytes_on(void* to, const void* from, std::size_t size_bytes, Stream stream) {
-  check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDefault,
-                        static_cast<cudaStream_t>(stream.handle)),
-        "copying memory on a stream");
-}
-
-void wait_for_stream(Stream stream) {
-  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)), "waiting for copies");
-}
-
 bool export_to(void* data, std::array<std::byte, 64>& handle) {
   static_assert(sizeof(cudaIpcMemHandle_t) == sizeof handle);
   cudaIpcMemHandle_t ipc;

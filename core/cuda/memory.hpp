@@ -8,7 +8,7 @@
 #include <memory>
 #include <string_view>
 
-#include "core/copy_rows.hpp"
+#include "core/tensors/copy_rows.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/stream.hpp"
 
@@ -32,10 +32,6 @@ Owner allocate_pinned(int device, std::size_t size_bytes);
 
 /// A stream of `device` that waits for no other stream.
 std::unique_ptr<void, void (*)(void*)> make_stream(int device);
-/// Starts a copy on the stream.
-void copy_bytes_on(void* to, const void* from, std::size_t size_bytes, Stream stream);
-/// Blocks, without a deadline: for streams that no peer's work can hold up.
-void wait_for_stream(Stream stream);
 
 /// Makes a handle with which other processes can map a block of `allocate`. Returns false if the
 /// system refuses.

@@ -21,8 +21,6 @@ std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }
 Owner allocate_pinned(int, std::size_t) { absent(); }
 std::unique_ptr<void, void (*)(void*)> make_stream(int) { absent(); }
-void copy_bytes_on(void*, const void*, std::size_t, Stream) { absent(); }
-void wait_for_stream(Stream) { absent(); }
 bool export_to(void*, std::array<std::byte, 64>&) { absent(); }
 std::shared_ptr<void> import_from(const std::array<std::byte, 64>&, int) { absent(); }
 bool enable_peer_access(int, int) { absent(); }

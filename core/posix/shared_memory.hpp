@@ -5,7 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
+#include "core/cuda/address_range.hpp"
+#include "core/pieces.hpp"
+#include "core/posix/descriptors.hpp"
 #include "core/posix/memory.hpp"
 #include "core/posix/process_identity.hpp"
 #include "kvmesh/tensor.hpp"
@@ -26,6 +30,7 @@ struct MemoryHandle {
   posix_memory::Ticket posix;  ///< On the CPU: for other processes.
   bool has_ipc = false;        ///< On a GPU: for other processes.
   std::array<std::byte, 64> ipc{};
+  DescriptorPlace pieces{};  ///< Of memory in pieces, on a GPU: for other processes.
 };
 
 /// Owns an uninitialised block. The block exists until its owner and all ranks that mapped it have
@@ -38,16 +43,29 @@ class SharedMemory {
   /// the memory, other ranks cannot map the block.
   /// @throws Error or std::bad_alloc if there is not enough memory.
   SharedMemory(Device device, std::size_t size_bytes, Sharing sharing);
+  /// Reserves addresses for `size_bytes`, and has memory for the bytes `used`, until `keep` changes
+  /// them. On a GPU the memory comes in pieces. REQUIRES: there, cuda_memory::has_pieces.
+  /// @throws as above.
+  SharedMemory(Device device, std::size_t size_bytes, Sharing sharing,
+               std::span<const ByteRange> used);
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
 
   void* data() const { return data_.get(); }
   std::size_t size_bytes() const { return handle_.size_bytes; }
+  /// Bytes of memory, if it is in pieces; else size_bytes().
+  std::size_t held_bytes() const { return pieces_ ? pieces_->mapped_bytes() : size_bytes(); }
+  bool in_pieces() const { return pieces_ != nullptr; }
+  /// Of memory in pieces it is of use while a `serve()` exists, with `pieces` set to its place.
   MemoryHandle handle() const;
+  /// Gives its pieces to other processes. Null if it has none, or they are for this one alone.
+  std::unique_ptr<DescriptorServer> serve() const;
 
-  /// Returns the memory of bytes [first, last) to the system, as far as these are whole pages of
-  /// memory: they read as 0 then. On a GPU it does nothing.
-  void discard(std::size_t first, std::size_t last);
+  /// Has memory for the bytes `used`, and returns the rest to the system, as far as that are whole
+  /// pages of memory (on a GPU, whole pieces), whose content is unspecified then. On a GPU without
+  /// pieces it does nothing. REQUIRES: the device does not work with the rest.
+  /// @throws Error, with nothing changed, if there is not enough memory.
+  void keep(std::span<const ByteRange> used);
 
   /// The unit of block sizes on `device`.
   static std::size_t granule(Device device);
@@ -55,8 +73,12 @@ class SharedMemory {
  private:
   void allocate_on_host(Sharing sharing);
   void allocate_on_gpu(Sharing sharing);
+  void discard(std::size_t first, std::size_t last);
+  void keep_pieces(std::span<const ByteRange> used);
 
+  Sharing sharing_;
   MemoryHandle handle_;
+  std::shared_ptr<cuda_memory::AddressRange> pieces_;  // null: data_ is one block
   std::shared_ptr<void> data_;
 };
 

@@ -209,14 +209,17 @@ class PageAllocator {
   void check_publish(SequenceId sequence, const PrefixKey& key,
                      std::span<const Retention> retentions = {}) const;
 
-  /// Lengthens a match by one page for each element of `homes`, whose content the caller brings
-  /// back from elsewhere: on that rank, or, if the rank is negative or has no free page, where
-  /// placement puts it. A last page that the match has only in part is dropped first. The new pages
-  /// are published by `publish(match.pin, key)`; `truncate(match.pin, length)` gives those up whose
-  /// content did not come. REQUIRES: no window. Returns the longer match.
-  /// @throws OutOfPages; UnknownSequence and InvalidArgument as create_with_prefix, and for a rank
-  /// that does not exist.
-  PrefixMatch bring_back(const PrefixMatch& match, std::span<const PageRank> homes);
+  /// Pins a match of the key's first `pages` full pages, although some are not published any more:
+  /// of those that the next query sees, each takes a page for the next element of `homes`, on that
+  /// rank, or, if the rank is negative or has no free page, where placement puts it. The caller
+  /// brings their contents back from elsewhere, and then calls `publish(match.pin, key)`; or gives
+  /// the match up by `release`.
+  /// @throws OutOfPages; InvalidArgument as match_prefix, for another number of homes than there
+  /// are pages to bring back, and for a rank that does not exist.
+  PrefixMatch bring_back(const PrefixKey& key, std::int64_t pages, std::span<const PageRank> homes);
+  /// Returns the page that is published under the hash, held or cached; an invalid one if there is
+  /// none, or if the prefix cache is off.
+  PageId published_page(const PageHash& hash) const;
   /// Returns the hash under which the page is published; of an evicted page the one under which it
   /// was, until the page is published again. @throws InvalidArgument if the prefix cache is off or
   /// the page is in no pool.
@@ -236,8 +239,9 @@ class PageAllocator {
   /// Returns the copies to make. @throws InvalidArgument for a negative limit.
   std::vector<PageCopy> start_rebalance(std::int64_t limit);
   /// Gives the rank's pool `pages` pages: those with an index below. Pages past them that sequences
-  /// hold move, within the rank as far as there is room; cached ones are evicted. A pool of 0 pages
-  /// is drained.
+  /// hold move, within the rank as far as there is room. So do cached ones, those used last first,
+  /// while all ranks together have room for them; the others are evicted. A pool of 0 pages is
+  /// drained.
   /// Returns the copies to make.
   /// @throws InvalidArgument for a size that is not in [0, pages_per_rank]; OutOfPages if the pools
   /// have too few free pages for those that move. try_start_resize returns OutOfPages instead of

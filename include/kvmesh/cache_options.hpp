@@ -55,7 +55,9 @@ struct CacheOptions {
   /// part among them.
   double memory_fraction = 0;
   /// The most pages that KvCache::resize can give this rank's pools, whose addresses are reserved;
-  /// 0, or less than the pools begin with: as many as these. On CPUs.
+  /// 0, or less than the pools begin with: as many as these. On a GPU their memory then comes in
+  /// pieces of at least 2 MiB for each layer and plane; where the driver gives none, the pools keep
+  /// the pages that they begin with.
   std::int64_t max_pages_per_rank = 0;
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.

@@ -115,11 +115,12 @@ class KvCache {
   /// Gives the pools of a page rank `pages` pages, counted as CacheOptions::pages_per_rank, up to
   /// CacheOptions::max_pages_per_rank or the number that it began with. Pages past them that
   /// sequences hold move to where there is room, cached ones are evicted; then their memory is
-  /// returned to the system (not on GPUs, where it is kept). Returns, blocks and throws as
-  /// rebalance.
+  /// returned to the system (on a GPU if max_pages_per_rank is more than the pools began with; else
+  /// it is kept). On a GPU views of the rank's pools in other processes (peer_pool) end. Returns,
+  /// blocks and throws as rebalance.
   /// @throws, with nothing changed, OutOfPages if the pools have no room for the pages that move,
-  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small.
-  /// Collective over the world.
+  /// which try_resize returns; OutOfMemory, on every rank, if the rank's memory is too small;
+  /// Unsupported if the pools of this rank's GPU cannot grow. Collective over the world.
   std::int64_t resize(PageRank rank, std::int64_t pages);
   Result<std::int64_t> try_resize(PageRank rank, std::int64_t pages);
   /// resize to 0 pages: the rank holds no page any more, and gets none until add_rank takes it back
@@ -170,9 +171,12 @@ class KvCache {
   /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
   /// collective over the world, and read the files before they return.
   PrefixKey make_prefix_key(PrefixExtras extras = {}) const;
-  PrefixMatch match_prefix(const PrefixKey& key);
+  /// On a GPU the copies run beside the steps, after the work on `after`, which must come after all
+  /// work that uses the cache's pages: that is the stream of `replan`. Without it the call waits
+  /// for all work of the device if pages come back.
+  PrefixMatch match_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   SequenceId create_with_prefix(const PrefixMatch& match);
-  SequenceId create_with_prefix(const PrefixKey& key);
+  SequenceId create_with_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   void release(const PrefixMatch& match);
   /// REQUIRES: the runs of all layers that write the tokens have returned, or, on a GPU, are on the
   /// stream that later steps use.
@@ -247,7 +251,8 @@ class KvCache {
   /// Plans another batch in place: with `step`'s options and in its memory. On a GPU the work runs
   /// on `stream`, after the work that is there. The call blocks only for copies of copy on write,
   /// for kernels that are needed for the first time, and for an earlier replan that the device has
-  /// not read yet. `q_positions` as in PlanOptions.
+  /// not read yet. The stream also waits for copies of tiers (see match_prefix). `q_positions` as
+  /// in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step`
   /// belongs to another cache. After an error that has changed something `step` throws
   /// InvalidArgument until it is planned again. try_replan returns OutOfPages instead of

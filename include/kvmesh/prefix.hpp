@@ -81,6 +81,9 @@ struct Retention {
   std::int64_t first = 0;
   std::int64_t tokens = 0;
   int priority = kPriority;  ///< 0 to 100
+  /// After this many operations of the allocator (JournalEntry::number counts them) the pages have
+  /// kPriority. 0: never.
+  std::int64_t operations = 0;
 };
 
 /// A cached run of a request, pinned: no page of it is evicted. End it by create_with_prefix or

@@ -32,6 +32,9 @@ struct StepLimits {
   /// Pages that a step reads on a rank, over all its sequences. A step may read more (forks share
   /// pages), but then captured graphs become invalid. 0: pages_per_rank.
   std::int64_t pages = 0;
+  /// On a GPU: steps may share prefixes (PlanOptions::shares_prefixes). Each step then has a launch
+  /// for them, also one that shares none, and room for their partials.
+  bool shares_prefixes = false;
 };
 
 /// Layers whose attention differs from that of the step's other layers.
@@ -60,11 +63,16 @@ struct PlanOptions {
   /// Layers with another mask, score or scale than the above. All are planned together, and share
   /// page lists, the append and the combine. REQUIRES: no layer in two kinds; no block mask.
   std::vector<LayerKind> kinds{};
-  /// On the CPU, sequences of few queries that begin with the same pages (forks, the prefix cache)
-  /// read these once for all of them, where that pays and every query sees them whole. Rows are
-  /// then summed in another order, so their last bits depend on which sequences are in the batch.
-  /// Reproducible caches, block masks and GPUs read every sequence's pages alone, whatever is set.
+  /// Sequences of few queries that begin with the same pages (forks, the prefix cache) read these
+  /// once for all of them, where that pays and every query sees them whole. Rows are then summed in
+  /// another order, so their last bits depend on which sequences are in the batch. Reproducible
+  /// caches and block masks read every sequence's pages alone, whatever is set, and so do GPUs with
+  /// score mods that read `b`, and with limits that do not have it.
   bool shares_prefixes = true;
+  /// Tokens that need not be read again thanks to a prefix (of n sequences, n - 1 times its
+  /// length), from which on sharing it pays. Unset: 128 on a CPU; on a GPU as many as 64 MiB of a
+  /// layer's keys and values (latent pages: 1 GiB), and 0.5 MiB for each sequence and KV head.
+  std::optional<std::int64_t> least_saved_tokens{};
   /// For decoding in a captured graph: see StepPlan. On a GPU, `query_tokens` times the number of
   /// query heads per kv head may be at most 64. Of more than 128 heads (64 if v_dim is over 128),
   /// which are computed in equal blocks, one block counts.

@@ -1,6 +1,6 @@
 #include "kernels/cpu/attend_exact.hpp"
 
-#include "core/highway_targets.hpp"
+#include "core/numbers/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend_exact.cpp"

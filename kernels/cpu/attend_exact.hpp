@@ -4,7 +4,7 @@
 
 #include <numeric>
 
-#include "core/exact_rows.hpp"
+#include "core/numbers/exact_rows.hpp"
 #include "kernels/cpu/attend_task.hpp"
 
 namespace kvmesh::cpu {

@@ -19,7 +19,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "kernels/cpu/attend_task.hpp"
 #include "kernels/cpu/bfloat16_dots.hpp"
 

@@ -1,6 +1,6 @@
 #include "kernels/cpu/attend_task.hpp"
 
-#include "core/highway_targets.hpp"
+#include "core/numbers/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend_task.cpp"
@@ -34,7 +34,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include <algorithm>
 
-#include "core/softmax_merge.hpp"
+#include "core/numbers/softmax_merge.hpp"
 
 namespace kvmesh::cpu {
 

@@ -17,8 +17,8 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.hpp"
-#include "core/softmax_merge.hpp"
+#include "core/numbers/half.hpp"
+#include "core/numbers/softmax_merge.hpp"
 #include "kernels/cpu/attend_gather-inl.hpp"
 #include "kernels/cpu/attend_products-inl.hpp"
 #include "kernels/cpu/attend_task.hpp"
@@ -89,7 +89,7 @@ class TaskRunner {
     return block_.is_shared ? shared_token(row).sequence : block_.sequence;
   }
   const SharedToken& shared_token(int row) const {
-    return in_.work->shared_tokens[static_cast<std::size_t>(block_.q_begin + row / group_)];
+    return in_.work->shared.tokens[static_cast<std::size_t>(block_.q_begin + row / group_)];
   }
 
   // Loads the block's queries as float32 rows, scaled, zero past the dim. Many rows: [dim, padded

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 
 namespace kvmesh::cpu {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/highway_targets.hpp"
+#include "core/numbers/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/mod_vector_ops.cpp"
@@ -12,7 +12,7 @@
 #include <bit>
 #include <limits>
 
-#include "core/float_math-inl.hpp"
+#include "core/numbers/float_math-inl.hpp"
 #include "kernels/cpu/mod_vector_ops.hpp"
 #include "kernels/mods/scalar.hpp"
 

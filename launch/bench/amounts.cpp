@@ -18,14 +18,16 @@ struct LocalPage {
 };
 
 template <class Body>
-void for_local_pages(Workload& workload, const Body& body) {
+void for_local_pages(Workload& workload, Prefix prefix, const Body& body) {
   const std::int64_t page_size = workload.shape().model.page_size;
+  const std::int64_t shared = prefix == Prefix::kOnce ? workload.shape().shared_prefix : 0;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
     const std::int64_t length = workload.lengths()[i];
     std::int64_t begin = 0;
     for (const PageId page : workload.cache().allocator().pages(workload.sequences()[i])) {
       const std::int64_t end = std::min(begin + page_size, length);
-      if (page.rank() == workload.mesh().page_rank())
+      const bool is_repeated = i > 0 && begin < shared;
+      if (page.rank() == workload.mesh().page_rank() && !is_repeated)
         body(LocalPage{i, page.index(), begin, end, length});
       begin = end;
     }
@@ -65,10 +67,10 @@ std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, S
 
 }  // namespace
 
-double attend_bytes(Workload& workload, std::int64_t queries, Output output) {
+double attend_bytes(Workload& workload, std::int64_t queries, Output output, Prefix prefix) {
   const Shape& model = workload.shape().model;
   std::int64_t tokens = 0;
-  for_local_pages(workload, [&](const LocalPage& page) { tokens += page.tokens(); });
+  for_local_pages(workload, prefix, [&](const LocalPage& page) { tokens += page.tokens(); });
   const std::int64_t rows = newest(workload.lengths(), queries) * my_heads(workload, model.q_heads);
   const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
   const std::int64_t written = output == Output::kFinal
@@ -78,11 +80,12 @@ double attend_bytes(Workload& workload, std::int64_t queries, Output output) {
          static_cast<double>(rows * (model.k_dim * element + written));
 }
 
-PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out) {
+PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out,
+                     Prefix prefix) {
   PageReads reads{.sequences = std::vector<PageReads::Sequence>(workload.sequences().size()),
                   .q = q,
                   .out = std::move(out)};
-  for_local_pages(workload, [&](const LocalPage& page) {
+  for_local_pages(workload, prefix, [&](const LocalPage& page) {
     PageReads::Sequence& sequence = reads.sequences[page.sequence];
     sequence.pages.push_back(page.index);
     sequence.tokens += page.tokens();
@@ -96,7 +99,7 @@ PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<T
 double attend_operations(Workload& workload, std::int64_t queries) {
   const Shape& model = workload.shape().model;
   std::int64_t pairs = 0;
-  for_local_pages(workload, [&](const LocalPage& page) {
+  for_local_pages(workload, Prefix::kOfEach, [&](const LocalPage& page) {
     pairs += visible_pairs(page.begin, page.end, page.length, queries);
   });
   return 2.0 * static_cast<double>(pairs) *
@@ -105,7 +108,7 @@ double attend_operations(Workload& workload, std::int64_t queries) {
 
 double appended_bytes(Workload& workload, std::int64_t tokens) {
   std::int64_t mine = 0;
-  for_local_pages(workload, [&](const LocalPage& page) {
+  for_local_pages(workload, Prefix::kOfEach, [&](const LocalPage& page) {
     mine += std::max<std::int64_t>(0, page.end - std::max(page.begin, page.length - tokens));
   });
   return static_cast<double>(mine) * token_bytes(workload);

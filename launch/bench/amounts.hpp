@@ -7,11 +7,16 @@
 
 namespace kvmesh::bench {
 
+/// Of a prefix that sequences share: whether its keys count once for all of them.
+enum class Prefix : std::uint8_t { kOfEach, kOnce };
+
 /// K and V of the visible keys, Q, and the output, each once.
-double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial);
+double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial,
+                    Prefix prefix = Prefix::kOfEach);
 
 /// The pages of this rank that attention reads, in every layer.
-PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out);
+PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out,
+                     Prefix prefix = Prefix::kOfEach);
 
 /// Operations of both products for every visible (query, key) pair, two per multiply-add.
 double attend_operations(Workload& workload, std::int64_t queries);

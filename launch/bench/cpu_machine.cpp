@@ -110,6 +110,18 @@ class CpuMachine : public Machine {
     });
   }
 
+  // Moves are a thread's work.
+  Ceiling copy_within(std::size_t size_bytes) override {
+    const auto from = std::make_shared<std::vector<std::byte>>(size_bytes, std::byte{1});
+    const auto to = std::make_shared<std::vector<std::byte>>(size_bytes);
+    return {.name = "memcpy of as many bytes",
+            .amount = static_cast<double>(size_bytes),
+            .repeated = {.work = [from, to](int, Stream) {
+              std::memcpy(to->data(), from->data(), from->size());
+            }}};
+  }
+  Ceiling copy_to_host(std::size_t size_bytes, bool) override { return copy_within(size_bytes); }
+
   void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                 Stream) override {
     mesh_.kv().exchange(outgoing, incoming, "bench: plain exchange");

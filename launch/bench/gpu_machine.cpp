@@ -155,6 +155,31 @@ class GpuMachine : public Machine {
     check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDeviceToDevice, native(stream)));
   }
 
+  Ceiling copy_within(std::size_t size_bytes) override {
+    const auto from = std::make_shared<DeviceMemory>(mesh_.device(), size_bytes);
+    const auto to = std::make_shared<DeviceMemory>(mesh_.device(), size_bytes);
+    return {.name = "copy of as many bytes",
+            .amount = static_cast<double>(size_bytes),
+            .repeated = {.work = [this, from, to](int, Stream stream) {
+              copy(to->data(), from->data(), from->size_bytes(), stream);
+            }}};
+  }
+  Ceiling copy_to_host(std::size_t size_bytes, bool is_back) override {
+    const auto here = std::make_shared<DeviceMemory>(mesh_.device(), size_bytes);
+    void* data = nullptr;
+    check(cudaHostAlloc(&data, size_bytes, cudaHostAllocDefault));
+    const std::shared_ptr<void> host(data, [](void* p) { static_cast<void>(cudaFreeHost(p)); });
+    return {
+        .name = is_back ? "copy of as many bytes from pinned memory"
+                        : "copy of as many bytes to pinned memory",
+        .amount = static_cast<double>(size_bytes),
+        .repeated = {.work = [here, host, is_back](int, Stream stream) {
+          void* const to = is_back ? here->data() : host.get();
+          const void* const from = is_back ? host.get() : here->data();
+          check(cudaMemcpyAsync(to, from, here->size_bytes(), cudaMemcpyDefault, native(stream)));
+        }}};
+  }
+
   void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming,
                 Stream stream) override {
     if (group_) return nccl_exchange(*group_, outgoing, incoming, stream);

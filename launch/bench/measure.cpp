@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "launch/bench/move_time.hpp"
 #include "launch/bench/operation.hpp"
 #include "launch/bench/plan_time.hpp"
 
@@ -68,7 +69,13 @@ Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
 
 Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
             std::int64_t queries, const std::string& way) {
-  if (op == Op::kPlan) return measure_plan(workload, options, queries);
+  if (op == Op::kPlan) {
+    Row row = measure_plan(workload, options, queries);
+    row.what.way = way;
+    return row;
+  }
+  if (moves_pages(op))
+    return measure_moves(workload.shape(), workload.mesh(), machine, options, op);
   Mesh& mesh = workload.mesh();
   const auto operation = make_operation(workload, machine, options, op, queries);
   Row row{.what = case_of(workload.shape(), op, queries),
@@ -111,7 +118,7 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
   const std::int64_t tokens = newest(lengths_of(shape), queries), parts = mesh.head_parallel();
   const std::int64_t fresh = tokens * (model.kv_heads / parts) * model.row_elements() * element;
-  if (op == Op::kPlan) return 0;
+  if (op == Op::kPlan || moves_pages(op)) return 0;
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
   const std::int64_t row = (model.k_dim + model.v_dim) * element;

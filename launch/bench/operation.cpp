@@ -25,8 +25,11 @@ class Planned : public Operation {
                             {.scatter = options.scatter,
                              .strategy = options.strategy,
                              .way = options.way,
-                             .travels_as = options.travels_as})),
-        input_(workload.input(plan_)) {}
+                             .travels_as = options.travels_as,
+                             .shares_prefixes = options.shares_prefixes,
+                             .least_saved_tokens = 1})),
+        input_(workload.input(plan_)),
+        prefix_(options.shares_prefixes ? Prefix::kOnce : Prefix::kOfEach) {}
 
  protected:
   Workload& workload_;
@@ -34,6 +37,7 @@ class Planned : public Operation {
   int layers_;
   StepPlan plan_;
   LayerInput input_;
+  Prefix prefix_;
 };
 
 class Attend : public Planned {
@@ -61,14 +65,15 @@ class Attend : public Planned {
   }
   Quantity quantity() const override { return quantity_; }
   double amount() override {
-    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_, output_)
+    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_, output_, prefix_)
                                          : attend_operations(workload_, queries_);
   }
   std::vector<Ceiling> ceilings() override {
     if (quantity_ == Quantity::kOperations) {
       return {machine_.multiply(workload_.shape().model.dtype)};
     }
-    std::optional<Ceiling> gather = machine_.gather(page_reads(workload_, input_.q, written()));
+    std::optional<Ceiling> gather =
+        machine_.gather(page_reads(workload_, input_.q, written(), prefix_));
     if (!gather) return {machine_.read()};
     gather->amount = amount();
     return {std::move(*gather), machine_.read()};
@@ -249,7 +254,8 @@ class Step : public Combine {
   }
   double amount() override {
     if (quantity() == Quantity::kOperations) return attend_operations(workload_, queries_);
-    return attend_bytes(workload_, queries_) + 2 * appended_bytes(workload_, queries_);
+    return attend_bytes(workload_, queries_, Output::kPartial, prefix_) +
+           2 * appended_bytes(workload_, queries_);
   }
   std::vector<Ceiling> ceilings() override {
     return {quantity() == Quantity::kOperations ? machine_.multiply(workload_.shape().model.dtype)
@@ -275,6 +281,9 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
     case Op::kDecode:
     case Op::kPrefill:
     case Op::kPlan:  // measured otherwise
+    case Op::kMove:
+    case Op::kStore:
+    case Op::kLoad:
       break;
   }
   return std::make_unique<Attend>(workload, machine, options, op, queries);

@@ -11,8 +11,8 @@
 namespace kvmesh::bench {
 namespace {
 
-constexpr std::array kOps{Op::kDecode,  Op::kPrefill, Op::kAppend,
-                          Op::kCombine, Op::kStep,    Op::kPlan};
+constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep,
+                          Op::kPlan,   Op::kMove,    Op::kStore,  Op::kLoad};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
@@ -163,11 +163,16 @@ bool takes_partials(Op op, Output output) {
   return op == Op::kCombine || (attends && output == Output::kPartial);
 }
 
-// All, or what a reproducible cache has: no float32 partials leave its steps.
-std::vector<Op> ops_of(const Flags& flags, Output output) {
+// All of steps, or what a reproducible cache has: no float32 partials leave its steps.
+std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
   std::vector<Op> ops = named("--op", flags.ops, kOps);
+  for (const Op op : ops) {
+    if (moves_pages(op) && mesh.kv_parallel() > 1)
+      throw InvalidArgument(
+          fmt::format("--op {} is of one kv rank, not {}", name(op), mesh.kv_parallel()));
+  }
   if (ops.empty()) {
-    ops.assign(kOps.begin(), kOps.end());
+    std::ranges::copy_if(kOps, std::back_inserter(ops), [](Op op) { return !moves_pages(op); });
     if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
   }
   for (const Op op : ops) {
@@ -238,8 +243,8 @@ std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
 }  // namespace
 
 std::string_view name(Op op) {
-  constexpr std::array<std::string_view, 6> kNames{"decode",  "prefill", "append",
-                                                   "combine", "step",    "plan"};
+  constexpr std::array<std::string_view, 9> kNames{"decode", "prefill", "append", "combine", "step",
+                                                   "plan",   "move",    "store",  "load"};
   return kNames.at(static_cast<std::size_t>(op));
 }
 
@@ -268,7 +273,10 @@ void add_options(CLI::App& command, Flags& flags) {
   const auto value = [&](const char* flag, auto& into, const char* text) {
     command.add_option(flag, into, text)->capture_default_str();
   };
-  list("--op", flags.ops, "decode, prefill, append, combine, step, plan; default: all");
+  list(
+      "--op", flags.ops,
+      "decode, prefill, append, combine, step, plan; default: all of these; pages of the batch, in "
+      "all layers: move (within the device), store (to the host tier), load (back)");
   list("--batch", flags.batches, "sequences in the batch");
   list("--context", flags.contexts, "tokens of each sequence, or their mean");
   list("--lengths", flags.lengths,
@@ -306,6 +314,10 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
   value("--kinds", flags.kinds,
         "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");
+  value(
+      "--shared-prefix", flags.shared_prefix,
+      "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "
+      "plan have rows that read them once for all (shared) and once for each (alone)");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, with fewer turns (at least 3); 0: by the device");
@@ -325,6 +337,18 @@ int kinds_of(const Flags& flags) {
   return flags.kinds;
 }
 
+// A sequence that were shorter than the prefix would have to be its beginning.
+void check_prefix(const Options& options) {
+  if (options.shared_prefix == 0) return;
+  if (options.lengths != std::vector{Lengths::kEven} || !options.listed.empty()) {
+    throw InvalidArgument("--shared-prefix is for even --lengths");
+  }
+  if (options.shared_prefix >= std::ranges::min(options.contexts)) {
+    throw InvalidArgument(fmt::format("--shared-prefix {}: a --context of {} is no longer",
+                                      options.shared_prefix, std::ranges::min(options.contexts)));
+  }
+}
+
 }  // namespace
 
 Options resolve(const Flags& flags, Mesh& mesh) {
@@ -332,7 +356,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   check_positive("--repeats", flags.repeats);
   const Output output = output_of(flags.output, mesh);
   Options options{
-      .ops = ops_of(flags, output),
+      .ops = ops_of(flags, output, mesh),
       .batches =
           list_or("--batch", flags.batches,
                   gpu ? std::vector<std::int64_t>{1, 8, 64} : std::vector<std::int64_t>{1, 4}),
@@ -353,6 +377,8 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .output = output,
       .layers = not_negative("--layers", flags.layers),
       .kinds = kinds_of(flags),
+      .shared_prefix =
+          not_negative("--shared-prefix", flags.shared_prefix) / flags.page_size * flags.page_size,
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =
@@ -366,10 +392,17 @@ Options resolve(const Flags& flags, Mesh& mesh) {
   check_together(options.batches, options.queries, "--queries");
   if (options.row_seconds == 0) options.row_seconds = gpu ? 1 : 2;
   take_lengths(flags.lengths, options);
+  check_prefix(options);
   return options;
 }
 
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op) {
+  const bool attends_few = op == Op::kDecode || op == Op::kStep || op == Op::kPlan;
+  if (options.shared_prefix > 0 && attends_few) {
+    Options alone = options;
+    alone.shares_prefixes = false;
+    return {{"shared", options}, {"alone", alone}};
+  }
   if (op != Op::kCombine || options.ways.empty()) return {{"", options}};
   std::vector<std::pair<std::string, Options>> rows;
   for (const Way& way : options.ways) {

@@ -23,9 +23,14 @@ enum class Op : std::uint8_t {
   kPrefill,  ///< attention of many queries: the arithmetic is the cost
   kAppend,
   kCombine,
-  kStep,  ///< append, attend_partial and combine of one layer: StepPlan::run
-  kPlan,  ///< KvCache::replan, once for all layers: the host's time alone
+  kStep,   ///< append, attend_partial and combine of one layer: StepPlan::run
+  kPlan,   ///< KvCache::replan, once for all layers: the host's time alone
+  kMove,   ///< KvCache::resize: pages that move within the device
+  kStore,  ///< pages that are evicted to the host tier
+  kLoad,   ///< KvCache::match_prefix: pages that come back from there
 };
+/// Times of whole pages in all layers.
+inline bool moves_pages(Op op) { return op >= Op::kMove; }
 
 std::string_view name(Op op);
 
@@ -74,6 +79,7 @@ struct Flags {
   bool reproducible = false;
   int layers = 0;
   int kinds = 1;
+  std::int64_t shared_prefix = 0;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -124,6 +130,9 @@ struct Options {
   Output output = Output::kPartial;
   int layers = 0;  ///< 0: enough to exceed the caches
   int kinds = 1;   ///< of layers, of kPlan: each but the first has a window of its own
+  /// First tokens that all sequences of a batch have in common, in whole pages.
+  std::int64_t shared_prefix = 0;
+  bool shares_prefixes = true;  ///< plans may read them once for all
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
@@ -136,8 +145,8 @@ Options resolve(const Flags& flags, Mesh& mesh);
 /// Such a list as typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
 
-/// Returns one set of options for each row of `op` with the same queries; `combine` has a row for
-/// each way.
+/// Returns one set of options for each row of `op` with the same queries: `combine` has a row for
+/// each way, operations that may share a prefix have one that does and one that does not.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

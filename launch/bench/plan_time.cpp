@@ -21,12 +21,18 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
   PlanOptions how{.scatter = options.scatter,
                   .strategy = options.strategy,
                   .way = options.way,
-                  .travels_as = options.travels_as};
+                  .travels_as = options.travels_as,
+                  .shares_prefixes = options.shares_prefixes,
+                  .least_saved_tokens = 1};
   for (int kind = 1; kind < options.kinds; ++kind) {
     how.kinds.push_back({.layers = {kind}, .mask = mods::sliding_window(kWindow * kind)});
   }
   const bool is_decode = tokens * shape.model.q_heads / shape.model.kv_heads <= kRowsOfDecode;
-  if (is_decode) how.limits = StepLimits{.sequences = shape.batch, .query_tokens = tokens};
+  if (is_decode) {
+    how.limits = StepLimits{.sequences = shape.batch,
+                            .query_tokens = tokens,
+                            .shares_prefixes = shape.shared_prefix > 0 && options.shares_prefixes};
+  }
   StepPlan plan = cache.plan({}, how);
   const auto turns =
       static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,

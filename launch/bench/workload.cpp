@@ -59,11 +59,12 @@ std::int64_t newest(std::span<const std::int64_t> lengths, std::int64_t tokens) 
 
 // Enough pages for every placement: long sequences evenly over the ranks, with the beginning of
 // each whole on its home. The ranks are homes in turn, and any of the sequences, also the longest,
-// may have its home on this one.
+// may have its home on this one. A shared prefix counts for each, except on one rank.
 std::int64_t pages_per_rank(const WorkloadShape& shape, int kv_parallel) {
   const std::int64_t home = divided_up(kHomeTokens, shape.model.page_size);
   std::int64_t shares = 0;
   std::vector<std::int64_t> more_at_home;
+  if (kv_parallel == 1) shares -= (shape.batch - 1) * shape.shared_prefix / shape.model.page_size;
   for (const std::int64_t length : lengths_of(shape)) {
     const std::int64_t pages = divided_up(length, shape.model.page_size);
     const std::int64_t share = pages > home ? divided_up(pages, kv_parallel) : 0;
@@ -127,18 +128,29 @@ void Workload::scatter_free_pages() {
   for (const SequenceId sequence : single) cache_.erase(sequence);
 }
 
+// With what all sequences have in common: then the others are forks of the first.
+void Workload::begin() {
+  const std::int64_t shared = shape_.shared_prefix;
+  sequences_.push_back(cache_.create());
+  if (shared > 0) static_cast<void>(cache_.plan({{sequences_[0], shared, 0}}));
+  while (std::ssize(sequences_) < shape_.batch) {
+    sequences_.push_back(shared > 0 ? cache_.fork(sequences_[0]) : cache_.create());
+  }
+}
+
 // One page each, in turn, as a batch grows that decodes together.
 void Workload::grow() {
-  for (std::int64_t i = 0; i < shape_.batch; ++i) sequences_.push_back(cache_.create());
-  const std::int64_t page = shape_.model.page_size;
-  for (std::int64_t tokens = page; tokens < std::ranges::max(lengths_) + page; tokens += page) {
+  begin();
+  const std::int64_t page = shape_.model.page_size, shared = shape_.shared_prefix;
+  for (std::int64_t tokens = shared + page; tokens < std::ranges::max(lengths_) + page;
+       tokens += page) {
     for (std::size_t i = 0; i < sequences_.size(); ++i) {
       cache_.reserve(sequences_[i], std::min(tokens, lengths_[i]));
     }
   }
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
-    batch.push_back({sequences_[i], lengths_[i], 0});
+    batch.push_back({sequences_[i], lengths_[i] - shared, 0});
   }
   static_cast<void>(cache_.plan(batch));
 }

@@ -17,6 +17,7 @@ struct WorkloadShape {
   std::int64_t context = 0;
   Lengths lengths = Lengths::kEven;
   int layers = 1;
+  std::int64_t shared_prefix = 0;      ///< tokens of whole pages that all sequences begin with
   std::vector<std::int64_t> listed{};  ///< of kListed; then batch and context are its size and mean
 };
 
@@ -67,6 +68,7 @@ class Workload {
 
  private:
   void scatter_free_pages();
+  void begin();
   void grow();
 
   Mesh& mesh_;

@@ -179,8 +179,11 @@ std::vector<WorkloadShape> shapes_of(const Options& options) {
   for (const std::int64_t batch : options.batches) {
     for (const std::int64_t context : options.contexts) {
       for (const Lengths lengths : options.lengths) {
-        shapes.push_back(
-            {.model = options.shape, .batch = batch, .context = context, .lengths = lengths});
+        shapes.push_back({.model = options.shape,
+                          .batch = batch,
+                          .context = context,
+                          .lengths = lengths,
+                          .shared_prefix = options.shared_prefix});
       }
     }
   }

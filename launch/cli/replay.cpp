@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launch/cli/tier_report.hpp"
 #include "launch/replay/allocator_only.hpp"
 #include "launch/replay/attend.hpp"
 #include "launch/replay/belady.hpp"
@@ -15,6 +16,8 @@ namespace kvmesh::launch {
 namespace {
 
 using namespace kvmesh::replay;
+
+constexpr const char* kTierLine = " {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}";
 
 struct Row {
   std::string policy{};
@@ -58,21 +61,17 @@ class Replays {
     if (shows_rows_) out_.put(heading());
     std::vector<Row> rows;
     for (const std::int64_t capacity : flags_.capacities) {
-      const std::int64_t pages = capacity / flags_.page_size;
       std::optional<double> belady;
       for (const std::string& policy : flags_.policies) {
         const ReplayOptions options = options_of(policy, capacity);
         const AllocatorOptions pools = allocator_options(options);
         if (!belady) {
-          belady = static_cast<double>(most_hit_tokens(trace_, pages, flags_.page_size)) /
+          const std::int64_t all = options.tokens_of_all_tiers() / flags_.page_size;
+          belady = static_cast<double>(most_hit_tokens(trace_, all, flags_.page_size)) /
                    static_cast<double>(trace_.prompt_tokens());
         }
-        AllocatorOnly served(pools);
         Row row{.policy = policy, .capacity_tokens = capacity, .belady = *belady};
-        row.counts = Replay(trace_, options, served).run(progress("replay", rows.size()));
-        row.seconds = served.seconds();
-        if (flags_.attend > 0)
-          row.attend = attend(trace_, options, flags_.attend, progress("attend", rows.size()));
+        serve(row, options, pools, rows.size());
         if (shows_rows_) out_.put(line(row));
         rows.push_back(std::move(row));
       }
@@ -91,7 +90,24 @@ class Replays {
             .eviction = policy_from(policy),
             .placement = placement_from(flags_.placement),
             .home_threshold_tokens = flags_.home_threshold_tokens,
-            .decode_ms = flags_.decode_ms};
+            .decode_ms = flags_.decode_ms,
+            .host_tier_tokens = flags_.host_tier,
+            .tier_folder = flags_.tier_folder,
+            .file_tier_tokens = flags_.tier_folder_tokens};
+  }
+
+  void serve(Row& row, const ReplayOptions& options, const AllocatorOptions& pools,
+             std::size_t run) {
+    if (flags_.attend > 0 || options.has_tiers())
+      row.attend = attend(trace_, options, flags_.attend, progress("attend", run));
+    if (options.has_tiers()) {
+      row.counts = row.attend->served;
+      row.seconds = row.attend->seconds;
+      return;
+    }
+    AllocatorOnly served(pools);
+    row.counts = Replay(trace_, options, served).run(progress("replay", run));
+    row.seconds = served.seconds();
   }
 
   // A bar over all runs, of which `run` are done.
@@ -114,18 +130,23 @@ class Replays {
   std::string heading() const {
     return fmt::format(
         "{}: {} requests, {} prompt tokens, on {} {}\n"
-        "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}\n",
+        "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}{}\n",
         trace_.name, trace_.requests.size(), trace_.prompt_tokens(), flags_.ranks,
         flags_.ranks == 1 ? "rank" : "ranks", "tokens", "policy", "hit %", "best %", "held %",
         "kept %", "unused %", "balance", "of held", "evictions", "delayed", "refused", "Mops/s",
+        has_tiers() ? fmt::format(fmt::runtime(kTierLine), "back", "to host", "from it", "to files",
+                                  "from them", "dropped")
+                    : "",
         flags_.attend > 0 ? "  rows like float64" : "");
   }
+
+  bool has_tiers() const { return flags_.host_tier > 0 || flags_.tier_folder_tokens > 0; }
 
   static double page_rate(const Row& row) {
     return row.seconds > 0 ? static_cast<double>(row.counts.page_operations) / row.seconds : 0;
   }
 
-  static std::string line(const Row& row) {
+  std::string line(const Row& row) const {
     const ReplayCounts& counts = row.counts;
     std::string text = fmt::format(
         "{:>10} {:>9} {:>7.2f} {:>7.2f} {:>6.2f} {:>6.1f} {:>7.2f} {:>7.4f} {:>7.4f} {:>10} {:>7} "
@@ -135,7 +156,13 @@ class Replays {
         100 * counts.held, 100 * counts.cached, 100 * counts.fragmentation, counts.balance,
         counts.held_balance, counts.evictions, counts.delayed, counts.refused,
         page_rate(row) / 1e6);
-    if (row.attend) {
+    if (has_tiers()) {
+      const TierStatistics& tiers = row.attend->tiers;
+      text += fmt::format(fmt::runtime(kTierLine), tiers.pages_back, tiers.host.stores,
+                          tiers.host.loads, tiers.file.stores, tiers.file.loads,
+                          tiers.host.drops + tiers.file.drops);
+    }
+    if (flags_.attend > 0) {
       text += fmt::format("  {} to {:.1e}{}", row.attend->rows, row.attend->max_error,
                           verdict(row).empty() ? "" : ": WRONG: " + verdict(row));
     }
@@ -147,8 +174,8 @@ class Replays {
   static std::string verdict(const Row& row) {
     if (!row.attend) return {};
     if (row.attend->wrong > 0) return row.attend->first_wrong;
-    if (row.attend->hit_tokens == row.counts.hit_tokens) return {};
-    return fmt::format("{} tokens hit instead of {}", row.attend->hit_tokens,
+    if (row.attend->served.hit_tokens == row.counts.hit_tokens) return {};
+    return fmt::format("{} tokens hit instead of {}", row.attend->served.hit_tokens,
                        row.counts.hit_tokens);
   }
 
@@ -171,6 +198,8 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                               {"placement", flags_.placement},
                               {"home_threshold_tokens", flags_.home_threshold_tokens},
                               {"decode_ms", flags_.decode_ms},
+                              {"host_tier_tokens", flags_.host_tier},
+                              {"file_tier_tokens", flags_.tier_folder_tokens},
                               {"rows", nlohmann::ordered_json::array()}};
   for (const Row& row : rows) {
     const ReplayCounts& counts = row.counts;
@@ -191,8 +220,10 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                                  {"evictions", counts.evictions},
                                  {"page_operations", counts.page_operations},
                                  {"page_operations_per_second", page_rate(row)},
+                                 {"tiers", nullptr},
                                  {"attend", nullptr}};
-    if (row.attend) {
+    if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
+    if (flags_.attend > 0) {
       entry["attend"] = {{"batches", row.attend->batches},
                          {"rows", row.attend->rows},
                          {"wrong", row.attend->wrong},
@@ -226,6 +257,11 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
         "balanced: sequences of up to this many tokens stay on one rank");
   value("--decode-ms", flags.decode_ms,
         "milliseconds a token of an answer takes; 0: prompts alone, one request after another");
+  value("--host-tier", flags.host_tier,
+        "tokens that the host memory of all ranks together holds, for pages that are evicted");
+  value("--tier-folder", flags.tier_folder,
+        "keep what leaves the host tier in files of this folder");
+  value("--tier-folder-tokens", flags.tier_folder_tokens, "the most that all ranks keep there");
   value(
       "--attend", flags.attend,
       "also compute attention, on a thread for each rank, and compare one batch in this many with "

@@ -25,16 +25,20 @@ struct ReplayFlags {
   std::string placement = "balanced";
   std::int64_t home_threshold_tokens = 2048;
   double decode_ms = 0;
-  std::int64_t attend = 0;  ///< check every so many batches; 0: none
+  std::int64_t attend = 0;     ///< check every so many batches; 0: none
+  std::int64_t host_tier = 0;  ///< tokens of all ranks together; 0: none
+  std::string tier_folder{};   ///< of a file tier; empty: none
+  std::int64_t tier_folder_tokens = 0;
 };
 
 /// Adds them to the subcommand.
 void add_replay_options(CLI::App& command, ReplayFlags& flags);
 
 /// Replays the trace for every capacity and policy, in this process: the allocator is replicated,
-/// so one copy decides what those of all ranks would. Writes a table to standard output, and as
-/// JSON to `json` ("-": standard output, and nothing else there) if that is not empty. Returns the
-/// exit status: 0, or 1 if a row of --attend is wrong.
+/// so one copy decides what those of all ranks would. With tiers, caches on a thread for each rank
+/// serve the trace, and the pages' bytes go to the tiers and come back. Writes a table to standard
+/// output, and as JSON to `json` ("-": standard output, and nothing else there) if that is not
+/// empty. Returns the exit status: 0, or 1 if a row of --attend is wrong.
 /// @throws InvalidArgument, TraceError; OutputError.
 int run_replay(const ReplayFlags& flags, const std::string& json, Output& out);
 

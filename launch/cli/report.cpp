@@ -6,6 +6,8 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "launch/cli/tier_report.hpp"
+
 namespace kvmesh::launch {
 namespace {
 
@@ -89,51 +91,6 @@ std::string human_bytes(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : 1, kUnits[unit]);
 }
 
-namespace {
-
-std::string describe_tier(const char* name, const TierCounts& counts) {
-  return fmt::format("{} tier: {} pages stored, {} loaded, {} dropped, {} removed\n", name,
-                     counts.stores, counts.loads, counts.drops, counts.removed);
-}
-
-std::string describe_tiers(const GenerateReport& report) {
-  const TierOptions& options = report.cache.tiers;
-  std::string text;
-  if (options.host_bytes > 0) text += describe_tier("host", report.tiers.host);
-  if (options.directory.empty()) return text;
-  text += describe_tier("file", report.tiers.file);
-  const FileFaults& faults = report.tiers.faults;
-  const std::int64_t bad = faults.corrupt + faults.truncated + faults.foreign;
-  const std::int64_t failed = faults.full + faults.denied + faults.io;
-  if (bad + failed == 0) return text;
-  return text +
-         fmt::format("file tier: {} bad files, {} calls of the system failed\n", bad, failed);
-}
-
-nlohmann::ordered_json json_of(const TierCounts& counts) {
-  return {{"pages", counts.pages},
-          {"stores", counts.stores},
-          {"loads", counts.loads},
-          {"drops", counts.drops},
-          {"removed", counts.removed}};
-}
-
-nlohmann::ordered_json json_of(const TierStatistics& tiers) {
-  const FileFaults& faults = tiers.faults;
-  return {{"pages_back", tiers.pages_back},
-          {"host", json_of(tiers.host)},
-          {"file", json_of(tiers.file)},
-          {"faults",
-           {{"corrupt", faults.corrupt},
-            {"truncated", faults.truncated},
-            {"foreign", faults.foreign},
-            {"full", faults.full},
-            {"denied", faults.denied},
-            {"io", faults.io}}}};
-}
-
-}  // namespace
-
 std::string describe(const GenerateReport& report) {
   std::string turns;
   for (std::size_t turn = 0; turn < report.turns.size(); ++turn)
@@ -143,7 +100,7 @@ std::string describe(const GenerateReport& report) {
       "{} KV pages ({} tokens x {} layers each) over {} ranks, {} placement\n{}{}{}",
       turns, describe_combine(report), report.pages.size(), report.cache.page_size,
       report.cache.layers, report.kv_parallel * report.head_parallel, name(report.cache.placement),
-      describe_room(report), describe_tiers(report),
+      describe_room(report), describe_tiers(report.cache.tiers, report.tiers),
       picture_of_pages(report.pages, report.kv_parallel, report.head_parallel));
 }
 

@@ -19,9 +19,6 @@ class AllocatorOnly final : public Served {
   double seconds() const { return seconds_; }
 
  private:
-  template <class Operation>
-  auto timed(const Operation& operation);
-
   PageAllocator allocator_;
   std::vector<AppendRequest> requests_;
   double seconds_ = 0;

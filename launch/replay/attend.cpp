@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "kvmesh/kv_cache.hpp"
+#include "launch/replay/cpu_time.hpp"
 #include "launch/verify/findings.hpp"
 #include "launch/verify/random.hpp"
 #include "launch/verify/reference.hpp"
@@ -52,11 +53,15 @@ class Computed final : public Served {
         cache_(mesh, cache_options(options)),
         random_(2) {}
 
-  SequenceId begin(const PrefixKey& key) override { return cache_.create_with_prefix(key); }
-  void publish(SequenceId sequence, const PrefixKey& key) override {
-    cache_.publish(sequence, key);
+  SequenceId begin(const PrefixKey& key) override {
+    return timed(counts_.seconds, [&] { return cache_.create_with_prefix(key); });
   }
-  void erase(SequenceId sequence) override { cache_.erase(sequence); }
+  void publish(SequenceId sequence, const PrefixKey& key) override {
+    timed(counts_.seconds, [&] { cache_.publish(sequence, key); });
+  }
+  void erase(SequenceId sequence) override {
+    timed(counts_.seconds, [&] { cache_.erase(sequence); });
+  }
   const PageAllocator& allocator() const override { return cache_.allocator(); }
 
   void append(std::span<const Growth> batch) override {
@@ -67,11 +72,14 @@ class Computed final : public Served {
       entries_.push_back({growth.sequence, growth.count, std::min(growth.count, kMostQueries)});
       add_contents(growth, k_, v_);
     }
-    step_ ? cache_.replan(*step_, entries_) : static_cast<void>(step_ = cache_.plan(entries_));
+    timed(counts_.seconds, [&] {
+      step_ ? cache_.replan(*step_, entries_) : static_cast<void>(step_ = cache_.plan(entries_));
+    });
     const auto tokens = std::ssize(k_) / kDim;
     const ConstTensorView k = tensor(k_.data(), {tokens, 1, kDim});
     const ConstTensorView v = tensor(v_.data(), {tokens, 1, kDim});
-    if (++batches_ % every_ != 0) return step_->append(0, k, v);
+    if (every_ == 0 || ++batches_ % every_ != 0)
+      return timed(counts_.seconds, [&] { step_->append(0, k, v); });
     const std::int64_t queries = step_->query_tokens();
     q_ = random_.reals(queries * kQueryHeads * kDim);
     o_.assign(q_.size(), std::nanf(""));
@@ -86,12 +94,15 @@ class Computed final : public Served {
     counts_.wrong = findings_.failed();
     counts_.max_error = findings_.max_error();
     if (!findings_.good()) counts_.first_wrong = findings_.messages().front();
+    counts_.tiers = sum_over_ranks(cache_.tier_statistics());
     return counts_;
   }
 
  private:
   static CacheOptions cache_options(const ReplayOptions& options) {
     const AllocatorOptions pools = allocator_options(options);
+    constexpr std::int64_t kTokenBytes = 2 * kDim * sizeof(float);
+    const std::int64_t host_pages = options.host_tier_tokens / options.page_size / options.ranks;
     return {.layers = 1,
             .q_heads = kQueryHeads,
             .kv_heads = 1,
@@ -101,7 +112,27 @@ class Computed final : public Served {
             .dtype = Dtype::kFloat32,
             .placement = pools.placement,
             .home_threshold_tokens = pools.home_threshold_tokens,
-            .prefix = pools.prefix};
+            .prefix = pools.prefix,
+            .tiers = {.host_bytes = host_pages * options.page_size * kTokenBytes,
+                      .directory = options.tier_folder,
+                      .model = "replay",
+                      .file_bytes = options.file_tier_tokens * kTokenBytes}};
+  }
+
+  TierStatistics sum_over_ranks(const TierStatistics& mine) {
+    TierStatistics sum{.pages_back = mine.pages_back};
+    const auto add = [](auto& to, const auto& more, auto... numbers) {
+      ((to.*numbers += more.*numbers), ...);
+    };
+    using C = TierCounts;
+    using F = FileFaults;
+    for (const TierStatistics& of : all_gather_value(cache_.mesh().world(), mine, "tiers")) {
+      for (const auto tier : {&TierStatistics::host, &TierStatistics::file})
+        add(sum.*tier, of.*tier, &C::pages, &C::stores, &C::loads, &C::drops, &C::removed);
+      add(sum.faults, of.faults, &F::corrupt, &F::truncated, &F::foreign, &F::full, &F::denied,
+          &F::io);
+    }
+    return sum;
   }
 
   void add_contents(const Growth& growth, std::vector<float>& k, std::vector<float>& v) const {
@@ -174,7 +205,7 @@ AttendCounts attend(const Trace& trace, const ReplayOptions& options, std::int64
                    const ReplayCounts served =
                        replay.run([&](std::size_t done) { speaks ? progress(done) : void(); });
                    AttendCounts mine = computed.counts();
-                   mine.hit_tokens = served.hit_tokens;
+                   mine.served = served;
                    if (speaks) counts = std::move(mine);
                  },
                  {.threads = 1, .device = DeviceChoice::kCpu});

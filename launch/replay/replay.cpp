@@ -15,6 +15,12 @@ AllocatorOptions allocator_options(const ReplayOptions& options) {
   if (!(options.decode_ms >= 0) || !std::isfinite(options.decode_ms)) {
     throw InvalidArgument(fmt::format("a token that takes {} ms", options.decode_ms));
   }
+  if (options.host_tier_tokens < 0 || options.file_tier_tokens < 0 ||
+      options.tier_folder.empty() != (options.file_tier_tokens == 0)) {
+    throw InvalidArgument(
+        fmt::format("a host tier of {} tokens, and a file tier of {} tokens in the folder '{}'",
+                    options.host_tier_tokens, options.file_tier_tokens, options.tier_folder));
+  }
   const std::int64_t pages = options.capacity_tokens / options.page_size / options.ranks;
   if (pages < 1) {
     throw InvalidArgument(fmt::format("{} tokens are not a page of {} tokens for each of {} ranks",

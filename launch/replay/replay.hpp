@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
@@ -21,10 +22,19 @@ struct ReplayOptions {
   /// The time that each token of an answer takes. 0: prompts alone, one request after another, as
   /// hit rates and their bound are compared.
   double decode_ms = 0;
+  /// Tokens of the host tiers of all ranks together, and of the files in a folder; 0: none.
+  std::int64_t host_tier_tokens = 0;
+  std::string tier_folder{};
+  std::int64_t file_tier_tokens = 0;
+
+  bool has_tiers() const { return host_tier_tokens > 0 || file_tier_tokens > 0; }
+  std::int64_t tokens_of_all_tiers() const {
+    return capacity_tokens + host_tier_tokens + file_tier_tokens;
+  }
 };
 
 /// The allocator's options for a replay. @throws InvalidArgument if the page size does not divide
-/// kBlockTokens or the capacity is less than a page of each rank.
+/// kBlockTokens, the capacity is less than a page of each rank, or a tier's size makes no sense.
 AllocatorOptions allocator_options(const ReplayOptions& options);
 
 /// New tokens of one sequence: of the prompt or the answer of a request.

@@ -176,6 +176,7 @@ class Simulation {
                      .mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask,
                      .score = random_score(random_, config_.cache.q_heads).score}};
     }
+    if (random_.coin()) plan.least_saved_tokens = random_.integer(0, 30);
     options.input = random_.pick(kDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
     options.lse = random_.coin();

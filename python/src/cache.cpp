@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "python/src/bindings.hpp"
+#include "python/src/members.hpp"
 
 namespace kvmesh::python {
 namespace {
@@ -29,28 +30,6 @@ std::optional<StepLimits> limits_of(nb::handle limits) {
   const auto [sequences, query_tokens] = nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
   return StepLimits{.sequences = sequences, .query_tokens = query_tokens};
 }
-
-/// The members of a dict, by name; each is taken once.
-class Members {
- public:
-  explicit Members(nb::handle of) { left_.update(nb::cast<nb::dict>(of)); }
-
-  template <class T>
-  void read(const char* name, T& value) {
-    if (const nb::object given = take(name); !given.is_none()) value = nb::cast<T>(given);
-  }
-  nb::object take(const char* name) { return nb::object(left_.attr("pop")(name, nb::none())); }
-  /// @throws TypeError if a member was not read.
-  void done(const char* what) const {
-    if (left_.size() == 0) return;
-    throw nb::type_error(
-        (std::string("a ") + what + " has no " + nb::cast<std::string>(nb::str(left_.keys())))
-            .c_str());
-  }
-
- private:
-  nb::dict left_;
-};
 
 LayerKind kind_of(nb::handle of) {
   Members members(of);
@@ -85,6 +64,20 @@ LayerGroup group_of(nb::handle of) {
   }
   members.done("layer group");
   return group;
+}
+
+TierOptions tiers_of(nb::handle of) {
+  Members members(of);
+  TierOptions tiers;
+  members.read("host_bytes", tiers.host_bytes);
+  members.read("directory", tiers.directory);
+  members.read("model", tiers.model);
+  members.read("file_bytes", tiers.file_bytes);
+  members.read("durable", tiers.durable);
+  members.read("direct", tiers.direct);
+  members.read("stores_per_operation", tiers.stores_per_operation);
+  members.done("cache's tiers");
+  return tiers;
 }
 
 std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
@@ -293,7 +286,7 @@ void bind_cache_class(nb::module_& module) {
          std::string_view scale_kind, float k_scale, float v_scale, std::string_view placement,
          std::int64_t home, bool reproducible, bool prefix_cache, std::string_view prefix_hash,
          std::string_view eviction, const std::string& prefix_seed, std::int64_t window,
-         nb::list groups) {
+         nb::list groups, nb::dict tiers) {
         CacheOptions options = cache_options(
             layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
             memory_fraction, dtype, page_kind, scale_kind, k_scale, v_scale, placement, home,
@@ -301,6 +294,7 @@ void bind_cache_class(nb::module_& module) {
         options.window = window;
         options.max_pages_per_rank = max_pages_per_rank;
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
+        options.tiers = tiers_of(tiers);
         Mesh& of = mesh.get();
         const nb::gil_scoped_release release;
         new (self) PyCache(KvCache(of, options));
@@ -314,11 +308,14 @@ void bind_cache_class(nb::module_& module) {
       nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false,
       nb::arg("prefix_cache") = false, nb::arg("prefix_hash") = "sha256_cbor",
       nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "", nb::arg("window") = 0,
-      nb::arg("groups") = nb::list(),
+      nb::arg("groups") = nb::list(), nb::arg("tiers") = nb::dict(),
       "max_pages_per_rank: how far resize can enlarge the pools. "
       "window: positions that a query sees; pages behind it are given up. groups: further groups "
       "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
-      "page_kind, window, page_share, state_bytes (a state per sequence instead of keys).");
+      "page_kind, window, page_share, state_bytes (a state per sequence instead of keys). tiers: "
+      "where evicted pages go, a dict of host_bytes, directory, model, file_bytes, durable, "
+      "direct, "
+      "stores_per_operation.");
   make_closable(type);
   bind_sequences(type);
   bind_prefix(module, type);

@@ -6,6 +6,7 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <variant>
 
 #include "python/src/bindings.hpp"
@@ -15,7 +16,7 @@ namespace {
 
 using Adapter = std::pair<std::string, std::string>;
 using Item = std::tuple<std::string, std::int64_t, std::int64_t>;
-using Retained = std::tuple<std::int64_t, std::int64_t, int>;
+using Retained = std::vector<std::int64_t>;
 
 PrefixExtras extras_of(const std::string& salt, const std::optional<Adapter>& adapter,
                        const std::vector<Item>& items) {
@@ -35,15 +36,46 @@ nb::list hashes(const PrefixKey& key) {
 }
 
 std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of) {
-  return std::visit([&](auto* prefix) { return self.get().create_with_prefix(*prefix).value; }, of);
+  KvCache& cache = self.get();
+  const nb::gil_scoped_release release;
+  return std::visit([&](auto* prefix) { return cache.create_with_prefix(*prefix).value; }, of);
 }
 
 void publish(PyCache& self, std::uint64_t sequence, const PrefixKey& key,
              const std::vector<Retained>& retentions) {
   std::vector<Retention> list;
-  for (const auto& [first, tokens, priority] : retentions)
-    list.push_back({first, tokens, priority});
+  for (const Retained& each : retentions) {
+    if (each.size() < 3 || each.size() > 4)
+      throw nb::type_error("a retention is (first, tokens, priority[, operations])");
+    const std::int64_t priority = std::clamp<std::int64_t>(each[2], -1, 101);  // both are refused
+    list.push_back({each[0], each[1], static_cast<int>(priority), each.size() == 4 ? each[3] : 0});
+  }
   self.get().publish(SequenceId(sequence), key, list);
+}
+
+nb::dict dict_of(const TierCounts& counts) {
+  nb::dict dict;
+  dict["pages"] = counts.pages;
+  dict["stores"] = counts.stores;
+  dict["loads"] = counts.loads;
+  dict["drops"] = counts.drops;
+  dict["removed"] = counts.removed;
+  return dict;
+}
+
+nb::dict dict_of(const TierStatistics& tiers) {
+  nb::dict dict, faults;
+  dict["pages_back"] = tiers.pages_back;
+  dict["host"] = dict_of(tiers.host);
+  dict["file"] = dict_of(tiers.file);
+  faults["corrupt"] = tiers.faults.corrupt;
+  faults["truncated"] = tiers.faults.truncated;
+  faults["foreign"] = tiers.faults.foreign;
+  faults["full"] = tiers.faults.full;
+  faults["denied"] = tiers.faults.denied;
+  faults["io"] = tiers.faults.io;
+  dict["faults"] = faults;
+  return dict;
 }
 
 }  // namespace
@@ -88,7 +120,11 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities.")
       .def(
           "match_prefix",
-          [](PyCache& self, const PrefixKey& key) { return self.get().match_prefix(key); },
+          [](PyCache& self, const PrefixKey& key) {
+            KvCache& of = self.get();
+            const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
+            return of.match_prefix(key);
+          },
           nb::arg("key"), "The longest cached run of the key's tokens.")
       .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"),
            "Returns a sequence that has the cached tokens of a key, or of a match, which it ends.")
@@ -98,7 +134,18 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
       .def("publish", &publish, nb::arg("sequence"), nb::arg("key"),
            nb::arg("retentions") = std::vector<Retained>{},
            "Lets later requests find the sequence's full pages. retentions: (first, tokens, "
-           "priority) each.");
+           "priority[, operations]) each.")
+      .def(
+          "flush_tiers",
+          [](PyCache& self) {
+            KvCache& of = self.get();
+            const nb::gil_scoped_release release;
+            of.flush_tiers();
+          },
+          "Stores this rank's published pages in files, and waits until they are there.")
+      .def(
+          "tier_statistics", [](PyCache& self) { return dict_of(self.get().tier_statistics()); },
+          "What this rank's tiers have stored and loaded, and why pages of files were no hits.");
 }
 
 }  // namespace kvmesh::python

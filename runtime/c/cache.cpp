@@ -29,6 +29,23 @@ PrefixOptions prefix_options(const kvmesh_cache_options_t& given) {
                              given.eviction, "eviction")};
 }
 
+TierOptions tier_options(const kvmesh_tier_options_t* given) {
+  if (given == nullptr) return {};
+  const kvmesh_tier_options_t tiers = known(given);
+  TierOptions options{.host_bytes = tiers.host_bytes,
+                      .directory = text_or_empty(tiers.directory),
+                      .durable = tiers.durable != 0,
+                      .direct = tiers.direct != 0};
+  if (tiers.model != nullptr) options.model = tiers.model;
+  if (tiers.file_bytes != 0) options.file_bytes = tiers.file_bytes;
+  if (tiers.stores_per_operation != 0) options.stores_per_operation = tiers.stores_per_operation;
+  return options;
+}
+
+kvmesh_tier_counts_t counts_of(const TierCounts& counts) {
+  return {counts.pages, counts.stores, counts.loads, counts.drops, counts.removed};
+}
+
 LayerGroup layer_group(const kvmesh_layer_group_t& given) {
   LayerGroup group{.layers = layers_of(given.layers, given.layer_count),
                    .q_heads = given.q_heads,
@@ -67,6 +84,7 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   options.memory_fraction = known_options.memory_fraction;
   options.reproducible = known_options.reproducible != 0;
   options.window = known_options.window;
+  options.tiers = tier_options(known_options.tiers);
   for_each_known(
       known_options.groups, known_options.group_count, "groups",
       [&](const kvmesh_layer_group_t& group) { options.groups.push_back(layer_group(group)); });
@@ -170,6 +188,28 @@ kvmesh_status_t kvmesh_cache_get_info(const kvmesh_cache_t* cache, kvmesh_cache_
                 .pool_bytes = of.pool_bytes(),
                 .digest = of.digest()});
   });
+}
+
+kvmesh_status_t kvmesh_cache_get_tier_statistics(const kvmesh_cache_t* cache,
+                                                 kvmesh_tier_statistics_t* statistics) {
+  return guarded([&] {
+    const TierStatistics now = checked(cache, "cache").cache.tier_statistics();
+    const FileFaults& faults = now.faults;
+    fill(statistics, {.size = 0,
+                      .host = counts_of(now.host),
+                      .file = counts_of(now.file),
+                      .pages_back = now.pages_back,
+                      .corrupt = faults.corrupt,
+                      .truncated = faults.truncated,
+                      .foreign = faults.foreign,
+                      .full = faults.full,
+                      .denied = faults.denied,
+                      .io = faults.io});
+  });
+}
+
+kvmesh_status_t kvmesh_cache_flush_tiers(kvmesh_cache_t* cache) {
+  return guarded([&] { checked(cache, "cache").cache.flush_tiers(); });
 }
 
 kvmesh_status_t kvmesh_cache_check_replicas(kvmesh_cache_t* cache) {

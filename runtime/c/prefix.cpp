@@ -93,7 +93,7 @@ kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache, kvmesh_sequence_t
     require(retention_count == 0 || retentions != nullptr, "retentions is NULL");
     std::vector<Retention> list;
     for (const kvmesh_retention_t& each : std::span(retentions, retention_count)) {
-      list.push_back({each.first, each.tokens, each.priority});
+      list.push_back({each.first, each.tokens, each.priority, each.operations});
     }
     checked(cache, "cache").cache.publish(SequenceId(sequence), checked(key, "key").key, list);
   });

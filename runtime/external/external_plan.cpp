@@ -90,7 +90,8 @@ class ExternalPlan::State {
             .block_mask = block_mask_ ? &*block_mask_ : nullptr,
             .combine = combine_options(options),
             .limits = limits_,
-            .shares_prefixes = options.shares_prefixes};
+            .shares_prefixes = options.shares_prefixes,
+            .least_saved_tokens = options.least_saved_tokens};
   }
 
   /// Hashes everything that must be equal on all ranks.

@@ -28,12 +28,17 @@ bool has_neighbour_process(Mesh& mesh) {
 
 }  // namespace
 
-PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout) {
+PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout,
+                         std::span<const std::int64_t> pages) {
   const Sharing sharing = has_neighbour_process(mesh) ? Sharing::kNode : Sharing::kProcess;
   std::optional<PoolStorage> pools;
   Outcome mine;
   try {
-    pools.emplace(layout, mesh.device(), sharing);
+    if (pages.empty()) {
+      pools.emplace(layout, mesh.device(), sharing);
+    } else {
+      pools.emplace(layout, mesh.device(), sharing, pages);
+    }
   } catch (const std::bad_alloc&) {
     mine.fail("the system has not so much");
   } catch (const Error& error) {

@@ -6,10 +6,12 @@
 
 namespace kvmesh {
 
-/// Allocates this rank's pools on its device. Other processes can map them if one of its kv ranks
+/// Allocates this rank's pools on its device; of pools that may grow, memory for the first
+/// pages[group] pages (empty: for all). Other processes can map them if one of its kv ranks
 /// is another process on this machine.
 /// @throws OutOfMemory, on every rank, if one rank's device has not enough memory.
 /// Collective over the mesh's world.
-PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout);
+PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout,
+                         std::span<const std::int64_t> pages = {});
 
 }  // namespace kvmesh

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/check.hpp"
+#include "core/cuda/address_range.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/hash.hpp"
 #include "core/posix/free_memory.hpp"
@@ -159,7 +160,8 @@ struct Proposal {
   std::array<std::int64_t, kFields.size()> fields{};
   Place place;
   std::int64_t max_pages = 0;
-  Room room;  // unset for a fraction: it depends on the ranks that share the device
+  bool has_pieces = false;  // of memory
+  Room room;                // unset for a fraction: it depends on the ranks that share the device
   std::uint32_t id_ticket = 0;
 };
 
@@ -206,8 +208,6 @@ void check_tiers(const CacheOptions& options) {
           tiers.file_bytes, tiers.stores_per_operation);
   if (!tiers.enabled()) return;
   require(options.prefix.enabled, "cache: tiers, but the prefix cache is off");
-  require(options.groups.empty() && options.window == 0,
-          "cache: tiers, of a cache with layer groups or a window");
   const auto is_plain = [](char it) {
     return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
            it == '.' || it == '_' || it == '-';
@@ -266,6 +266,8 @@ Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   mine.place = place_of(mesh.device());
   mine.id_ticket = ++last_ticket;
   mine.max_pages = options.max_pages_per_rank;
+  mine.has_pieces = options.max_pages_per_rank > 0 && mesh.device().kind == DeviceKind::kCuda &&
+                    cuda_memory::has_pieces(mesh.device().index);
   for (std::size_t i = 0; i < kFields.size(); ++i) mine.fields[i] = kFields[i].value(mesh, options);
   try {
     check_tiers(options);
@@ -334,6 +336,7 @@ void check_rooms(Mesh& mesh, CacheOptions options, const std::vector<Room>& room
 std::vector<PoolSizes> sizes_of_pools(const Mesh& mesh, const std::vector<Room>& rooms,
                                       const std::vector<Proposal>& all) {
   std::vector<PoolSizes> pools(static_cast<std::size_t>(mesh.kv_parallel()));
+  const bool on_gpus = mesh.device().kind == DeviceKind::kCuda;  // every rank's
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     const auto kv_rank = static_cast<std::int32_t>(rank) / mesh.head_parallel();
     const PageRank of = mesh.membership().page_rank(Rank{kv_rank});
@@ -341,12 +344,18 @@ std::vector<PoolSizes> sizes_of_pools(const Mesh& mesh, const std::vector<Room>&
     const bool is_first = rank % static_cast<std::size_t>(mesh.head_parallel()) == 0;
     pool.now = is_first ? rooms[rank].pages : std::min(pool.now, rooms[rank].pages);
     pool.most = is_first ? all[rank].max_pages : std::min(pool.most, all[rank].max_pages);
+    if (on_gpus && !all[rank].has_pieces) pool.growth = Growth::kRefused;
   }
   for (PoolSizes& pool : pools) {
     pool.last = pool.now;
     pool.most = std::max(pool.most, pool.now);
-    if (mesh.device().kind != DeviceKind::kCpu && pool.most > pool.now)  // of every rank's
-      throw Unsupported("cache: pools that may grow (max_pages_per_rank) are for CPUs");
+    if (pool.most == pool.now) {
+      pool.growth = Growth::kNone;
+    } else if (pool.growth == Growth::kRefused) {
+      pool.most = pool.now;
+    } else {
+      pool.growth = on_gpus ? Growth::kPieces : Growth::kSystem;
+    }
   }
   return pools;
 }

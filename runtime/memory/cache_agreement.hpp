@@ -6,11 +6,20 @@
 
 namespace kvmesh {
 
+/// How a page rank's pools can get more pages than they began with.
+enum class Growth : std::uint8_t {
+  kNone,     ///< they may not
+  kSystem,   ///< the system gives memory at the first write
+  kPieces,   ///< a GPU's memory is mapped in pieces
+  kRefused,  ///< they may, but their GPU has no memory in pieces
+};
+
 /// The pages of a page rank's pools, in the units of CacheOptions::pages_per_rank.
 struct PoolSizes {
   std::int64_t now = 0;
   std::int64_t last = 0;  ///< before the rank was drained
   std::int64_t most = 0;  ///< for which its memory has room
+  Growth growth = Growth::kNone;
 };
 
 struct CacheAgreement {
@@ -24,8 +33,7 @@ struct CacheAgreement {
 /// cache's sequences, which no other cache of any of these processes has.
 /// @throws InvalidArgument, on every rank, if a rank's options are wrong, if two ranks' options
 /// differ (naming rank and field), or if `bytes` is too small for one page; OutOfMemory, on every
-/// rank, if `memory_fraction` comes to less than one page; Unsupported, on every rank, for pools on
-/// GPUs that may grow.
+/// rank, if `memory_fraction` comes to less than one page.
 /// Collective over the mesh's world.
 CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& options);
 

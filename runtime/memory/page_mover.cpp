@@ -1,8 +1,7 @@
 #include "runtime/memory/page_mover.hpp"
 
+#include <cstring>
 #include <utility>
-
-#include "core/copy_rows.hpp"
 
 namespace kvmesh {
 namespace {
@@ -19,48 +18,122 @@ RowPlace place_in(const TensorView& plane, std::int32_t page, int token) {
           static_cast<std::size_t>(plane.stride(1) * element)};
 }
 
+/// One end of moves in host memory, asked in the order of the moves.
+class HostEnd {
+ public:
+  HostEnd(const MoveEnd& end, std::size_t heads, bool is_source)
+      : end_(end), next_(end.packed), heads_(heads), is_source_(is_source) {}
+
+  RowPlace place(int layer, std::size_t plane, const PageMove& move, std::size_t width) {
+    if (end_.pools) {
+      return place_in(end_.pools(layer)[plane], is_source_ ? move.source : move.destination,
+                      is_source_ ? move.source_token : move.destination_token);
+    }
+    if (end_.places) return end_.places(layer, plane, move, width);
+    return {std::exchange(next_, next_ + width * heads_), width};
+  }
+
+ private:
+  const MoveEnd& end_;
+  std::byte* next_;
+  std::size_t heads_;
+  bool is_source_;
+};
+
 }  // namespace
 
 std::size_t PageMover::bytes(std::span<const int> layers, int tokens) const {
   std::size_t token = 0;
   for (const PagePlane& plane : group_.format.planes) token += row_bytes(plane, tokens);
-  return token * static_cast<std::size_t>(heads()) * layers.size();
+  return token * heads() * layers.size();
 }
 
 void PageMover::move(std::span<const int> layers, std::span<const PageMove> moves,
-                     const MoveEnd& from, const MoveEnd& to) const {
-  const PageFormat& format = group_.format;
+                     const MoveEnd& from, const MoveEnd& to, const DeviceMoves& device) const {
+  if (!from.places && !to.places) return move_planes(layers, moves, from, to, device);
+  if (!device || (!from.pools && !to.pools)) return move_rows(layers, moves, from, to);
+  std::size_t bytes_of_all = 0;
+  for (const PageMove& move : moves) bytes_of_all += bytes(layers, move.tokens);
+  std::vector<std::byte> buffer(bytes_of_all);
+  const MoveEnd packed{.packed = buffer.data()};
+  if (from.places) {
+    move_rows(layers, moves, from, packed);
+    move_planes(layers, moves, packed, to, device);
+  } else {
+    move_planes(layers, moves, from, packed, device);
+    move_rows(layers, moves, packed, to);
+  }
+}
+
+/// In host memory.
+void PageMover::move_rows(std::span<const int> layers, std::span<const PageMove> moves,
+                          const MoveEnd& from, const MoveEnd& to) const {
+  HostEnd source(from, heads(), true), destination(to, heads(), false);
   for (const PageMove& move : moves) {
     for (const int layer : layers) {
-      for (std::size_t plane = 0; plane < format.planes.size(); ++plane) {
-        const std::size_t width = row_bytes(format.planes[plane], move.tokens);
-        const RowPlace source = from(layer, plane, move, width);
-        const RowPlace destination = to(layer, plane, move, width);
-        copy_rows({destination.data, destination.pitch, source.data, source.pitch, width,
-                   static_cast<std::size_t>(heads())},
-                  mine_.layout().device());
+      for (std::size_t plane = 0; plane < group_.format.planes.size(); ++plane) {
+        const std::size_t width = row_bytes(group_.format.planes[plane], move.tokens);
+        const RowPlace at = source.place(layer, plane, move, width);
+        const RowPlace there = destination.place(layer, plane, move, width);
+        for (std::size_t head = 0; head < heads(); ++head)
+          std::memcpy(there.data + head * there.pitch, at.data + head * at.pitch, width);
       }
     }
   }
 }
 
-MoveEnd PageMover::sources(const PlanesOf& planes) {
-  return [planes](int layer, std::size_t plane, const PageMove& move, std::size_t) {
-    return place_in(planes(layer)[plane], move.source, move.source_token);
-  };
+void PageMover::move_planes(std::span<const int> layers, std::span<const PageMove> moves,
+                            const MoveEnd& from, const MoveEnd& to,
+                            const DeviceMoves& device) const {
+  if (moves.empty()) return;
+  std::vector<std::byte*> packed;
+  std::byte* next = from.packed != nullptr ? from.packed : to.packed;
+  for (std::size_t i = 0; next != nullptr && i < moves.size(); ++i) {
+    packed.push_back(next);
+    next += bytes(layers, moves[i].tokens);
+  }
+  const std::vector<MovedPlane> of_layers = planes(layers, from, to);
+  const PageMoves all = moves_of(of_layers, moves, packed, to.packed != nullptr);
+  device ? device(all) : move_pages(all);
 }
 
-MoveEnd PageMover::destinations(const PlanesOf& planes) {
-  return [planes](int layer, std::size_t plane, const PageMove& move, std::size_t) {
-    return place_in(planes(layer)[plane], move.destination, move.destination_token);
-  };
+void PageMover::start(std::span<const PageMove> moves, std::span<std::byte* const> packed,
+                      bool packs, MoveStream& stream) const {
+  const MoveEnd host;
+  const auto of_layers =
+      packs ? planes(layers(), my_pools(), host) : planes(layers(), host, my_pools());
+  stream.move(moves_of(of_layers, moves, packed, packs));
 }
 
-MoveEnd PageMover::packed(std::byte* buffer) const {
-  return [next = buffer, heads = static_cast<std::size_t>(heads())](
-             int, std::size_t, const PageMove&, std::size_t width) mutable {
-    return RowPlace{std::exchange(next, next + width * heads), width};
-  };
+PageMoves PageMover::moves_of(std::span<const MovedPlane> planes, std::span<const PageMove> moves,
+                              std::span<std::byte* const> packed, bool packs) const {
+  return {.planes = planes,
+          .heads = group_.format.heads,
+          .page_size = group_.format.page_size,
+          .token_bytes = planes.back().before + planes.back().row_bytes * group_.format.heads,
+          .moves = moves,
+          .packed = packed,
+          .packs = packs};
+}
+
+/// Null at an end that is no pool.
+std::vector<MovedPlane> PageMover::planes(std::span<const int> layers, const MoveEnd& from,
+                                          const MoveEnd& to) const {
+  std::vector<MovedPlane> planes;
+  std::int64_t before = 0;
+  for (const int layer : layers) {
+    const PagePlanes sources = from.pools ? from.pools(layer) : PagePlanes();
+    const PagePlanes destinations = to.pools ? to.pools(layer) : PagePlanes();
+    const auto pool = [](const PagePlanes& of_layer, std::size_t plane) {
+      return of_layer.size() == 0 ? nullptr : static_cast<std::byte*>(of_layer[plane].data);
+    };
+    for (std::size_t plane = 0; plane < group_.format.planes.size(); ++plane) {
+      const auto row = static_cast<std::int64_t>(row_bytes(group_.format.planes[plane], 1));
+      planes.push_back({pool(sources, plane), pool(destinations, plane), row, before});
+      before += row * group_.format.heads;
+    }
+  }
+  return planes;
 }
 
 }  // namespace kvmesh

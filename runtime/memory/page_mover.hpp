@@ -1,24 +1,17 @@
 // Moves tokens of pages between this rank's pools, other ranks' and buffers: one loop for copies on
-// write, and for sequences that leave or come.
+// write, for sequences that leave or come, and for tiers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
+#include "core/move_stream.hpp"
 #include "runtime/memory/pool_storage.hpp"
 
 namespace kvmesh {
-
-/// Tokens of one page, from and to. An end that is no pool ignores its page and token.
-struct PageMove {
-  std::int32_t source = 0;
-  std::int32_t destination = 0;
-  int source_token = 0;
-  int destination_token = 0;
-  int tokens = 0;
-};
 
 /// Where the rows of a move lie in one plane: a row holds its tokens of one head, and the next
 /// head's row starts `pitch` bytes later.
@@ -27,13 +20,18 @@ struct RowPlace {
   std::size_t pitch = 0;
 };
 
-/// One end of moves: returns the place of a move's rows, each `width` bytes, in plane `plane` of a
-/// layer.
-using MoveEnd =
-    std::function<RowPlace(int layer, std::size_t plane, const PageMove& move, std::size_t width)>;
-
 /// The planes of a layer in some rank's pools.
 using PlanesOf = std::function<PagePlanes(int layer)>;
+/// Returns the place of a move's rows, each `width` bytes, in plane `plane` of a layer.
+using PlaceOf =
+    std::function<RowPlace(int layer, std::size_t plane, const PageMove& move, std::size_t width)>;
+
+/// One end of moves: one of these three.
+struct MoveEnd {
+  PlanesOf pools{};             ///< pools shaped as this rank's
+  std::byte* packed = nullptr;  ///< host memory with the rows in the order of the moves
+  PlaceOf places{};             ///< rows in host memory
+};
 
 /// Moves pages of one layer group.
 class PageMover {
@@ -46,25 +44,30 @@ class PageMover {
   std::span<const int> layers() const { return group_.layers; }
   /// Bytes of a move's tokens in all planes of these layers.
   std::size_t bytes(std::span<const int> layers, int tokens) const;
+  MoveEnd my_pools() const {
+    return {.pools = [this](int layer) { return mine_.layer(layer); }};
+  }
 
-  /// Copies move after move, layer after layer, plane after plane. On a GPU the copies run in the
-  /// order of the default stream.
+  /// Moves rows from end to end. Packed, they are in the order of the moves, in each layer after
+  /// layer, plane after plane, head after head. The moves are done on return. `device` moves pools
+  /// of a GPU; empty on the CPU.
   void move(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
-            const MoveEnd& to) const;
-
-  /// The tokens of the moves' sources, or destinations, in pools shaped as this rank's.
-  static MoveEnd sources(const PlanesOf& planes);
-  static MoveEnd destinations(const PlanesOf& planes);
-  MoveEnd my_sources() const { return sources(my_planes()); }
-  MoveEnd my_destinations() const { return destinations(my_planes()); }
-  /// A buffer with the rows of all moves, packed in the order in which move() comes to them.
-  MoveEnd packed(std::byte* buffer) const;
+            const MoveEnd& to, const DeviceMoves& device) const;
+  /// Enqueues moves of all layers between this rank's pools and host memory, [moves] where the rows
+  /// of each begin.
+  void start(std::span<const PageMove> moves, std::span<std::byte* const> packed, bool packs,
+             MoveStream& stream) const;
 
  private:
-  PlanesOf my_planes() const {
-    return [this](int layer) { return mine_.layer(layer); };
-  }
-  int heads() const { return group_.format.heads; }
+  void move_rows(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
+                 const MoveEnd& to) const;
+  void move_planes(std::span<const int> layers, std::span<const PageMove> moves,
+                   const MoveEnd& from, const MoveEnd& to, const DeviceMoves& device) const;
+  std::vector<MovedPlane> planes(std::span<const int> layers, const MoveEnd& from,
+                                 const MoveEnd& to) const;
+  PageMoves moves_of(std::span<const MovedPlane> planes, std::span<const PageMove> moves,
+                     std::span<std::byte* const> packed, bool packs) const;
+  std::size_t heads() const { return static_cast<std::size_t>(group_.format.heads); }
 
   const PoolStorage& mine_;
   const PoolGroup& group_;

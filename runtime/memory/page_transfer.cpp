@@ -8,7 +8,10 @@
 //                                     copy               out of the map, or of what came
 //                           <-------  "done"             second exchange, only for maps
 //
-// The source waits for "done", because its next append may write to the page that is being read.
+// The source waits for "done", because its next append may write to the page that is being read. A
+// rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
+// communicator stays whole.
+#include <exception>
 #include <map>
 #include <ranges>
 #include <vector>
@@ -27,11 +30,36 @@ struct Parcel {
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank
 
+/// Steps of which the first failure is kept; those after it are left out.
+class Attempt {
+ public:
+  template <class Step>
+  void operator()(const Step& step) {
+    if (failure_) return;
+    try {
+      step();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  std::exception_ptr failure_;
+};
+
 class Transfer {
  public:
-  Transfer(const PoolStorage& pools, const PeerPools& peers, Communicator& kv,
-           const Membership& members, std::size_t group, std::string_view operation)
-      : mover_(pools, group), peers_(peers), kv_(kv), members_(members), operation_(operation) {}
+  Transfer(const PageMover& mover, const DeviceMoves& device, const PeerPools& peers,
+           Communicator& kv, const Membership& members, std::string_view operation)
+      : mover_(mover),
+        device_(device),
+        peers_(peers),
+        kv_(kv),
+        members_(members),
+        operation_(operation) {}
 
   void add(const PageCopy& copy) {
     const Rank from = members_.holder(copy.source.rank());
@@ -41,17 +69,19 @@ class Transfer {
     if (to == kv_.rank()) add(incoming_[from], copy, mapped);
   }
 
-  void run(Backend& backend) {
-    for (Parcel& parcel : std::views::values(outgoing_)) {
-      if (!parcel.mapped) move(parcel, mover_.my_sources(), mover_.packed(parcel.bytes.data()));
-    }
-    backend.settle();
+  void run(Attempt& attempt) {
+    attempt([&] {
+      for (Parcel& parcel : std::views::values(outgoing_)) {
+        if (!parcel.mapped) move(parcel, mover_.my_pools(), {.packed = parcel.bytes.data()});
+      }
+    });
     exchange(outgoing_, incoming_, operation_);
-    for (auto& [source, parcel] : incoming_) {
-      move(parcel, parcel.mapped ? theirs(source) : mover_.packed(parcel.bytes.data()),
-           mover_.my_destinations());
-    }
-    backend.settle();
+    attempt([&] {
+      for (auto& [source, parcel] : incoming_) {
+        move(parcel, parcel.mapped ? theirs(source) : MoveEnd{.packed = parcel.bytes.data()},
+             mover_.my_pools());
+      }
+    });
     for (Parcels* parcels : {&outgoing_, &incoming_}) {
       std::erase_if(*parcels, [](const auto& entry) { return !entry.second.mapped; });
     }
@@ -69,10 +99,10 @@ class Transfer {
   }
 
   void move(const Parcel& parcel, const MoveEnd& from, const MoveEnd& to) const {
-    mover_.move(mover_.layers(), parcel.moves, from, to);
+    mover_.move(mover_.layers(), parcel.moves, from, to, device_);
   }
   MoveEnd theirs(Rank source) const {
-    return PageMover::sources([this, source](int layer) { return *peers_.layer(source, layer); });
+    return {.pools = [this, source](int layer) { return *peers_.layer(source, layer); }};
   }
 
   void exchange(const Parcels& give, Parcels& take, std::string_view operation) const {
@@ -83,7 +113,8 @@ class Transfer {
     kv_.exchange(sends, receives, operation);
   }
 
-  PageMover mover_;
+  const PageMover& mover_;
+  const DeviceMoves& device_;
   const PeerPools& peers_;
   Communicator& kv_;
   const Membership& members_;
@@ -98,9 +129,12 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
                    std::size_t group, std::string_view operation) {
   if (copies.empty()) return;
-  backend.settle();  // the pages to copy may still be written
-  std::vector<LocalPageCopy> local;
-  Transfer transfer(pools, peers, kv, members, group, operation);
+  Attempt attempt;
+  attempt([&] { backend.settle(); });  // the pages to copy may still be written
+  const PageMover mover(pools, group);
+  const DeviceMoves device = backend.device_moves();
+  std::vector<PageMove> local;
+  Transfer transfer(mover, device, peers, kv, members, operation);
   const PageRank me = members.page_rank(kv.rank());
   bool remote = false;
   const int rows = pools.layout().groups()[group].format.page_size;  // of a state: one
@@ -110,13 +144,14 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
       transfer.add(copy);
       remote = true;
     } else if (copy.source.rank() == me) {
-      local.push_back({copy.source.index(), copy.destination.index(), copy.tokens});
+      local.push_back({.source = copy.source.index(),
+                       .destination = copy.destination.index(),
+                       .tokens = copy.tokens});
     }
   }
-  for (const int layer : pools.layout().groups()[group].layers) {
-    if (!local.empty()) backend.copy_pages(pools.layer(layer), local);
-  }
-  if (remote) transfer.run(backend);
+  attempt([&] { mover.move(mover.layers(), local, mover.my_pools(), mover.my_pools(), device); });
+  if (remote) transfer.run(attempt);
+  attempt.rethrow();
 }
 
 }  // namespace kvmesh

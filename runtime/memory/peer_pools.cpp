@@ -12,12 +12,24 @@ PeerPools::PeerPools(const PoolStorage& mine, Communicator& kv, std::vector<Pool
     : PeerPools(kv.size()) {
   layouts_ = std::move(layouts);
   if (layouts_.empty()) layouts_.push_back(mine.layout());
-  const MemoryHandle handle = mine.handle();
+  map(mine, kv, {});
+}
+
+void PeerPools::map_again(const PoolStorage& mine, Communicator& kv, Rank owner) {
+  if (index(owner) != index(kv.rank())) pools_[index(owner)].reset();
+  map(mine, kv, owner);
+}
+
+/// Maps the pools of all other ranks, or of one.
+void PeerPools::map(const PoolStorage& mine, Communicator& kv, std::optional<Rank> only) {
+  MemoryHandle handle = mine.handle();
+  const std::unique_ptr<DescriptorServer> serving = mine.serve();
+  if (serving) handle.pieces = serving->place();
   const std::vector<MemoryHandle> handles = all_gather_value(kv, handle, "exchange pools");
   std::vector<std::uint8_t> row(pools_.size());
   for (std::size_t owner = 0; owner < handles.size(); ++owner) {
     if (owner == index(kv.rank())) continue;
-    pools_[owner] = map_memory(handles[owner], handle.device);
+    if (!only || owner == index(*only)) pools_[owner] = map_memory(handles[owner], handle.device);
     row[owner] = pools_[owner] != nullptr;
   }
   // Publishes which rank maps which pools. It also keeps every owner here until its handles have

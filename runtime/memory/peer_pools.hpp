@@ -20,6 +20,10 @@ class PeerPools {
   /// Collective over `kv`.
   PeerPools(const PoolStorage& mine, Communicator& kv, std::vector<PoolLayout> layouts = {});
 
+  /// Maps the pools of `owner` anew, whose memory has changed. Views of them end.
+  /// Collective over `kv`.
+  void map_again(const PoolStorage& mine, Communicator& kv, Rank owner);
+
   /// Returns one layer's planes of `owner`; empty if they are not mapped, and for this rank itself.
   std::optional<PagePlanes> layer(Rank owner, int layer) const;
   /// True if `reader` maps the pools of `owner`. Returns the same on every rank.
@@ -28,6 +32,7 @@ class PeerPools {
   }
 
  private:
+  void map(const PoolStorage& mine, Communicator& kv, std::optional<Rank> only);
   static std::size_t index(Rank rank) { return static_cast<std::size_t>(rank.value); }
 
   std::vector<PoolLayout> layouts_;           // [owner], or one of all

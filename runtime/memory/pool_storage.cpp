@@ -58,29 +58,29 @@ PagePlanes PoolLayout::layer(void* block, int layer) const {
   return planes;
 }
 
-void PoolLayout::for_each_rest(std::span<const std::int64_t> pages,
-                               const std::function<void(std::int64_t, std::int64_t)>& visit) const {
+std::vector<ByteRange> PoolLayout::bytes_of(std::span<const std::int64_t> pages) const {
+  std::vector<ByteRange> bytes;
   for (const Layer& layer : layers_) {
     const PoolGroup& group = groups_[layer.group];
     for (std::size_t i = 0; i < group.format.planes.size(); ++i) {
       const std::int64_t first = layer.offset + offsets_[layer.group][i];
-      const auto end_of = [&](std::int64_t count) {
-        return first + plane_bytes(group.format, group.format.planes[i], count);
-      };
-      visit(end_of(pages[layer.group]), end_of(group.pages));
+      const std::int64_t last =
+          first + plane_bytes(group.format, group.format.planes[i], pages[layer.group]);
+      bytes.push_back({static_cast<std::size_t>(first), static_cast<std::size_t>(last)});
     }
   }
-}
-
-void PoolStorage::discard(std::span<const std::int64_t> pages) {
-  layout_.for_each_rest(pages, [&](std::int64_t first, std::int64_t last) {
-    memory_->discard(static_cast<std::size_t>(first), static_cast<std::size_t>(last));
-  });
+  return bytes;
 }
 
 PoolStorage::PoolStorage(PoolLayout layout, Device device, Sharing sharing)
     : layout_(std::move(layout)),
       memory_(std::make_unique<SharedMemory>(device, static_cast<std::size_t>(layout_.size_bytes()),
                                              sharing)) {}
+
+PoolStorage::PoolStorage(PoolLayout layout, Device device, Sharing sharing,
+                         std::span<const std::int64_t> pages)
+    : layout_(std::move(layout)),
+      memory_(std::make_unique<SharedMemory>(device, static_cast<std::size_t>(layout_.size_bytes()),
+                                             sharing, layout_.bytes_of(pages))) {}
 
 }  // namespace kvmesh

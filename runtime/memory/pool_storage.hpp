@@ -1,7 +1,6 @@
 // A rank's pages on its device: one block of memory for all layers.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -34,10 +33,8 @@ class PoolLayout {
   PoolLayout(std::vector<PoolGroup> groups, Device device);
 
   PagePlanes layer(void* block, int layer) const;
-  /// Calls `visit(first, last)` with the bytes of the block that hold pages [pages[group], ...) of
-  /// each plane.
-  void for_each_rest(std::span<const std::int64_t> pages,
-                     const std::function<void(std::int64_t, std::int64_t)>& visit) const;
+  /// Returns the bytes of the block that hold the first pages[group] pages of each plane.
+  std::vector<ByteRange> bytes_of(std::span<const std::int64_t> pages) const;
   int layers() const { return static_cast<int>(layers_.size()); }
   std::int64_t size_bytes() const { return size_bytes_; }
   Device device() const { return device_; }
@@ -61,16 +58,23 @@ class PoolStorage {
  public:
   /// @throws Error or std::bad_alloc if the device has not enough memory.
   explicit PoolStorage(PoolLayout layout, Device device, Sharing sharing = Sharing::kProcess);
+  /// Reserves addresses for all pages, and has memory for the first pages[group] of them until
+  /// `resize`. REQUIRES: on a GPU, cuda_memory::has_pieces.
+  PoolStorage(PoolLayout layout, Device device, Sharing sharing,
+              std::span<const std::int64_t> pages);
 
   PagePlanes layer(int layer) const { return layout_.layer(memory_->data(), layer); }
   int layers() const { return layout_.layers(); }
   /// Bytes of device memory held.
-  std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->size_bytes()); }
+  std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->held_bytes()); }
+  bool in_pieces() const { return memory_->in_pieces(); }
   const PoolLayout& layout() const { return layout_; }
   MemoryHandle handle() const { return memory_->handle(); }
-  /// Returns the memory of all pages past `pages[group]` to the system, if the device can: their
-  /// contents are unspecified then. They can be written again.
-  void discard(std::span<const std::int64_t> pages);
+  std::unique_ptr<DescriptorServer> serve() const { return memory_->serve(); }
+  /// Has memory for the first pages[group] pages, and returns that of the others to the system, if
+  /// the device can: their contents are unspecified then. REQUIRES: the device does not use them.
+  /// @throws Error, with nothing changed, if there is not enough memory.
+  void resize(std::span<const std::int64_t> pages) { memory_->keep(layout_.bytes_of(pages)); }
 
  private:
   PoolLayout layout_;

@@ -149,21 +149,16 @@ std::vector<PageMove> turned(std::vector<PageMove> moves) {
   return moves;
 }
 
-/// A rank's heads in a record.
-struct RecordEnd {
-  const SequenceHeader::Group& group;
-  std::byte* record;
-  std::int64_t tokens;
-  std::int64_t first_head;
-  int PageMove::*token;  // that of the record's end
-
-  RowPlace operator()(int, std::size_t plane, const PageMove& move, std::size_t width) const {
+/// A rank's heads in a record. `token` is that of the record's end.
+MoveEnd record_end(const SequenceHeader::Group& group, std::byte* record, std::int64_t tokens,
+                   std::int64_t first_head, std::int32_t PageMove::*token) {
+  return {.places = [=, &group](int, std::size_t plane, const PageMove& move, std::size_t width) {
     const std::size_t row = width / static_cast<std::size_t>(move.tokens);
     const auto at = static_cast<std::size_t>(first_head * tokens + move.*token);
-    return {record + plane_offset(group, tokens, plane) + at * row,
-            static_cast<std::size_t>(tokens) * row};
-  }
-};
+    return RowPlace{record + plane_offset(group, tokens, plane) + at * row,
+                    static_cast<std::size_t>(tokens) * row};
+  }};
+}
 
 std::size_t bytes_of(const PageMover& mover, std::span<const int> layers,
                      std::span<const PageMove> moves) {
@@ -228,7 +223,10 @@ SequenceHeader agreed_header(Communicator& world, ByteSource* source) {
 class RecordTransfer {
  public:
   RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence)
-      : cache_(cache), backend_(*cache.groups[0].backend), header_(header), sequence_(sequence) {}
+      : cache_(cache),
+        device_(cache.groups[0].backend->device_moves()),
+        header_(header),
+        sequence_(sequence) {}
 
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome) {
     const SequenceHeader::Group& group = header_.groups[place.group];
@@ -247,21 +245,20 @@ class RecordTransfer {
       packed[at].resize(bytes_of(mover, layer, moves[at]));
       if (packed[at].empty()) continue;
       if (rank == world.rank().value)
-        mover.move(layer, moves[at], mover.my_sources(), mover.packed(packed[at].data()));
+        mover.move(layer, moves[at], mover.my_pools(), {.packed = packed[at].data()}, device_);
       if (collects && rank != 0) incoming.push_back({Rank{rank}, packed[at]});
       if (!collects) outgoing.push_back({Rank{0}, packed[at]});
     }
-    backend_.settle();  // the copies on a GPU
     world.exchange(outgoing, incoming, "export");
     if (!collects) return;
     record_.resize(record_bytes(group, tokens));
     for (int rank = 0; rank < world.size(); ++rank) {
       const auto at = static_cast<std::size_t>(rank);
-      mover.move(layer, moves[at], mover.packed(packed[at].data()),
-                 RecordEnd{group, record_.data(), tokens, first_head(group, rank),
-                           &PageMove::destination_token});
+      mover.move(layer, moves[at], {.packed = packed[at].data()},
+                 record_end(group, record_.data(), tokens, first_head(group, rank),
+                            &PageMove::destination_token),
+                 device_);
     }
-    backend_.settle();
     outcome.run(world, [&] { write_record(*sink, place, record_); });
   }
 
@@ -281,9 +278,8 @@ class RecordTransfer {
     const std::span<const int> layer(&place.layer, 1);
     mover.move(
         layer, turned(moves_on(me, place, tokens)),
-        RecordEnd{group, record_.data(), tokens, first_head(group, me), &PageMove::source_token},
-        mover.my_destinations());
-    backend_.settle();  // the buffer is written again
+        record_end(group, record_.data(), tokens, first_head(group, me), &PageMove::source_token),
+        mover.my_pools(), device_);
     return true;
   }
 
@@ -299,7 +295,7 @@ class RecordTransfer {
   }
 
   CacheParts cache_;
-  Backend& backend_;
+  DeviceMoves device_;
   const SequenceHeader& header_;
   SequenceId sequence_;
   std::vector<std::byte> record_;

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "core/move_stream.hpp"
 #include "kernels/token_rows.hpp"
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/step/step_batch.hpp"
@@ -21,6 +22,7 @@ struct StepOptions {
   CombineOptions combine{};               ///< without participation
   std::optional<StepLimits> limits{};     ///< with `pages` set
   bool shares_prefixes = true;
+  std::optional<std::int64_t> least_saved_tokens{};  ///< unset: the device's rule
   bool reproducible = false;  ///< then attend_partial leaves `out`, combine `mine` alone
 };
 
@@ -85,8 +87,11 @@ class Backend {
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
-  /// Copies pages of one layer; the copy is complete on return.
-  virtual void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) = 0;
+  /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. Valid
+  /// as long as the backend.
+  virtual DeviceMoves device_moves() { return {}; }
+  /// Returns a new stream of a GPU, for page moves beside the steps; null on the CPU.
+  virtual std::unique_ptr<MoveStream> make_move_stream() { return nullptr; }
   /// Copies the tokens at `from` to the slots `to`. A slot may be in both lists: all tokens are
   /// read before any is written.
   virtual void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,

@@ -55,12 +55,12 @@ class CpuStep : public StepKernels {
     for (const SequenceStep& it : batch.sequences) {
       sequences_.push_back({it.size.queries, it.size.length, it.pages->pages, it.counts_sinks});
     }
+    const SharedPrefixRules rules =
+        shared_prefix_rules(options_.shape).with(options_.least_saved_tokens);
     shared_.clear();
-    if (options_.shares_prefixes) {
-      shared_ = find_shared_prefixes(sequences_, shared_prefix_rules(options_.shape));
-    }
+    if (options_.shares_prefixes) shared_ = find_shared_prefixes(sequences_, rules);
     for (cpu::Attend& kind : kinds_) {
-      kind.plan({sequences_, batch.q_positions, shared_}, blocks ? &*blocks : nullptr);
+      kind.plan({sequences_, batch.q_positions, shared_, rules}, blocks ? &*blocks : nullptr);
     }
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
@@ -142,9 +142,6 @@ class CpuBackend : public Backend {
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());
-  }
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    kvmesh::copy_pages(planes, copies);
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {

@@ -9,6 +9,7 @@
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/pool/cuda_move_stream.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
@@ -112,7 +113,8 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options, const Atten
     attend.limits = {.sequences = options.limits->sequences,
                      .queries = options.limits->query_tokens,
                      .pages = options.limits->pages,
-                     .merges_all = sends};
+                     .merges_all = sends,
+                     .shares_prefixes = options.shares_prefixes && options.limits->shares_prefixes};
   }
   return attend;
 }
@@ -141,8 +143,9 @@ class CudaStep : public StepKernels {
     try {
       change_pages(batch);
       plan_combine(batch, stream);
+      const AttendSteps prefixes = find_prefixes(batch);
       for (cuda::CudaAttend& kind : kinds_) {
-        kind.plan(shared_.pages, {sequences_, batch.q_positions, sends_}, native(stream));
+        kind.plan(shared_.pages, {sequences_, batch.q_positions, sends_, prefixes}, native(stream));
       }
     } catch (...) {
       forget_pages(batch, stream);
@@ -195,6 +198,7 @@ class CudaStep : public StepKernels {
   }
   std::int64_t host_bytes() const override {
     auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
+                                           host_sequences_.capacity() * sizeof(AttendSequence) +
                                            combine_.host_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
     return bytes;
@@ -225,6 +229,27 @@ class CudaStep : public StepKernels {
       sequences_.push_back(
           {.list = list, .size = sequence.size, .counts_sinks = sequence.counts_sinks});
     }
+  }
+
+  /// The prefixes that the batch's sequences share, for all kinds of layers: a kind whose mods do
+  /// not allow it leaves them.
+  AttendSteps find_prefixes(const StepBatch& batch) {
+    if (!options_.shares_prefixes || batch.sequences.size() < 2) return {};
+    SharedPrefixRules rules;
+    for (const cuda::CudaAttend& kind : kinds_) {
+      if (rules.most_queries == 0) rules = kind.shared_prefix_rules();
+    }
+    if (rules.most_queries == 0) return {};
+    rules = rules.with(options_.least_saved_tokens);
+    host_sequences_.clear();
+    for (const SequenceStep& it : batch.sequences) {
+      host_sequences_.push_back({.queries = it.size.queries,
+                                 .kv_len = it.size.length,
+                                 .pages = it.pages->pages,
+                                 .appended = it.size.appended});
+    }
+    prefixes_ = find_shared_prefixes(host_sequences_, rules);
+    return {host_sequences_, batch.q_positions, prefixes_, rules};
   }
 
   /// After an error it is unknown which changes have reached the device: the next plan sends all
@@ -261,6 +286,8 @@ class CudaStep : public StepKernels {
   Shared& shared_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
+  std::vector<AttendSequence> host_sequences_;  // the same with their pages on the host
+  std::vector<SharedPrefix> prefixes_;
   bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   bool sends_ = false;      // attention's kernels send the rows
   StepCombine combine_;
@@ -290,11 +317,19 @@ class CudaBackend : public Backend {
     shared_.mesh.wait(stream, "write");
   }
 
-  void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) override {
-    const cuda::DeviceBuffer list = cuda::upload(copies);
-    shared_.writer.copy_pages(planes, list.as<LocalPageCopy>(), static_cast<int>(copies.size()),
-                              nullptr);
-    shared_.mesh.wait({}, "copy pages");
+  DeviceMoves device_moves() override {
+    return [this](const PageMoves& moves) {
+      if (!moves_) moves_ = make_move_stream();
+      moves_->move(moves);
+      shared_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
+    };
+  }
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<CudaMoveStream>(
+        shared_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
+          Communicator& world = shared_.mesh.world();
+          wait_until(is_done, {world.rank(), world.deadline(), "move pages"});
+        });
   }
 
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
@@ -322,6 +357,7 @@ class CudaBackend : public Backend {
 
   Shared shared_;
   cuda::TokenMover mover_;
+  std::unique_ptr<MoveStream> moves_;
 };
 
 }  // namespace

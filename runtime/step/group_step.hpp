@@ -18,6 +18,7 @@ struct GroupStepOptions {
   CombineOptions combine{};
   std::optional<StepLimits> limits{};
   bool shares_prefixes = true;
+  std::optional<std::int64_t> least_saved_tokens{};  ///< unset: the device's rule
 };
 
 /// Made once, planned once per step, run once per layer. The caller checks that the plan is current

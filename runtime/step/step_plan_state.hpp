@@ -26,7 +26,8 @@ class StepPlan::State final : public CacheUser {
     GroupStepOptions common{.block_mask = block_mask_ ? &*block_mask_ : nullptr,
                             .combine = combine_options(options),
                             .limits = limits_,
-                            .shares_prefixes = options.shares_prefixes};
+                            .shares_prefixes = options.shares_prefixes,
+                            .least_saved_tokens = options.least_saved_tokens};
     LayerKinds kinds(owner.group_of_layer, owner.groups.size(), options);
     kind_of_layer_ = std::move(kinds.of_layer);
     for (std::size_t g = 0; g < owner.groups.size(); ++g) {

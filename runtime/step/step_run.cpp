@@ -5,7 +5,7 @@
 
 #include "core/check.hpp"
 #include "core/checked.hpp"
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 #include "kernels/attend_checks.hpp"
 
 namespace kvmesh {

@@ -1,82 +1,27 @@
 #include "runtime/tiers/cache_tiers.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <new>
 
 #include "core/check.hpp"
-#include "core/hash.hpp"
-#include "kvmesh/device_memory.hpp"
-#include "runtime/memory/layer_groups.hpp"
 
 namespace kvmesh {
 namespace {
 
-/// Everything but layers and heads that decides what a page's bytes mean.
-std::uint64_t fingerprint(const CacheOptions& options, const PrefixRules& rules) {
-  Hash hash;
-  hash.add(options.layers).add(options.kv_heads).add(options.k_dim).add(options.v_dim);
-  hash.add(options.page_size).add(options.dtype).add(options.page_kind).add(rules.hash);
-  hash.add_all(rules.seed);
-  if (options.dtype == Dtype::kFloat8E4M3) {
-    hash.add(options.scales.kind);
-    if (options.scales.kind == ScaleKind::kPerTensor)
-      hash.add(std::bit_cast<std::uint32_t>(options.scales.k))
-          .add(std::bit_cast<std::uint32_t>(options.scales.v));
-  }
-  return hash.value();
-}
-
-FileTier::Options file_options(const Mesh& mesh, const CacheOptions& options,
-                               const PageAllocator& allocator, const PageFormat& format) {
-  std::size_t row = 0;
-  for (const PagePlane& plane : format.planes)
-    row += static_cast<std::size_t>(plane.elements) * size_bytes(plane.dtype);
-  const TierOptions& tiers = options.tiers;
-  return {.folder = fmt::format("{}/{}-{:016x}/layers-0-{}", tiers.directory, tiers.model,
-                                fingerprint(options, allocator.prefix_rules()), options.layers - 1),
-          .shape = {.dtype = options.dtype,
-                    .layers = static_cast<std::uint16_t>(options.layers),
-                    .first_head = static_cast<std::uint16_t>(mesh.head_rank() * format.heads),
-                    .heads = static_cast<std::uint16_t>(format.heads),
-                    .page_size = static_cast<std::uint16_t>(options.page_size),
-                    .planes = static_cast<std::uint16_t>(format.planes.size()),
-                    .row_bytes = static_cast<std::uint32_t>(row)},
-          .format = format,
-          .way = {.durable = tiers.durable, .direct = tiers.direct},
-          .bytes = tiers.file_bytes / mesh.size(),
-          .ranks = mesh.kv_parallel(),
-          .me = mesh.page_rank(),
-          .device = mesh.device()};
+/// The first page that the query after `pages` pages sees.
+std::int64_t first_seen(std::int64_t pages, std::int64_t window, int page_size) {
+  return window == 0 ? 0 : std::max<std::int64_t>(pages * page_size - window + 1, 0) / page_size;
 }
 
 }  // namespace
 
-CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& allocator,
-                       Backend& backend, const PoolStorage& pools)
-    : mesh_(mesh),
-      options_(options.tiers),
-      allocator_(allocator),
-      backend_(backend),
-      cursor_(allocator.follow()),
-      packer_(pools),
-      copies_([device = mesh.device()] { use_device(device); }) {
+CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
+                       const PoolStorage& pools, std::unique_ptr<FileCalls> calls)
+    : mesh_(mesh), groups_(groups), calls_(std::move(calls)) {
   std::uint8_t has_room = 1;
   try {
-    if (!options_.directory.empty()) {
-      const PageFormat& format = pools.layout().groups().front().format;
-      file_ = std::make_unique<FileTier>(file_options(mesh, options, allocator, format), calls_,
-                                         pools, packer_, copies_);
-    }
-    const auto pages = options_.host_bytes / static_cast<std::int64_t>(packer_.page_bytes());
-    if (pages > 0) {
-      const HostTier::Options of_host{.ranks = mesh.kv_parallel(),
-                                      .me = mesh.page_rank(),
-                                      .pages_per_rank = pages,
-                                      .eviction = options.prefix.eviction,
-                                      .device = mesh.device()};
-      host_ = std::make_unique<HostTier>(of_host, packer_, copies_, file_.get());
-    }
+    for (std::size_t g = 0; g < groups.size(); ++g)
+      tiers_.push_back(std::make_unique<GroupTiers>(mesh, options, groups[g], pools, g, *calls_));
   } catch (const std::bad_alloc&) {
     has_room = 0;
   } catch (const Error&) {
@@ -85,147 +30,221 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, PageAllocator& a
   const auto all = all_gather_value(mesh.world(), has_room, "make tiers");
   const auto without = std::ranges::find(all, 0);
   if (without != all.end())
-    throw OutOfMemory(Rank{static_cast<std::int32_t>(without - all.begin())}, options_.host_bytes,
-                      "its tiers need that much host memory");
+    throw OutOfMemory(Rank{static_cast<std::int32_t>(without - all.begin())},
+                      options.tiers.host_bytes, "its tiers need that much host memory");
 }
 
-void CacheTiers::pages_taken() {
-  std::vector<PageId> evicted;
-  for (;;) {
-    const ChangeRun run = allocator_.read_changes(cursor_);
-    if (run.lost) evicted.clear();
-    if (run.changes.empty() && !run.lost) break;
-    for (const Change& change : run.changes)
-      if (change.kind == ChangeKind::kEvicted) evicted.push_back(change.old_page);
+/// Orders copies after whoever writes or reads the pages.
+void CacheTiers::copy_after(std::optional<Stream> stream) {
+  if (mesh_.device().kind == DeviceKind::kCpu) return;
+  if (!stream) return groups_.front().backend->settle();
+  for (const auto& tiers : tiers_) tiers->copies().after(*stream);
+}
+
+void CacheTiers::pages_taken(std::optional<Stream> after) {
+  bool has_stores = false;
+  for (const auto& tiers : tiers_) has_stores |= tiers->read_evictions();
+  if (!has_stores) return;
+  copy_after(after);
+  for (const auto& tiers : tiers_) tiers->store_evicted();
+}
+
+template <class Call>
+void CacheTiers::keep_failure(const Call& call) {
+  check();
+  try {
+    for (const auto& tiers : tiers_) call(tiers->copies());
+  } catch (const Timeout&) {  // the copies may still be made
+    throw;
+  } catch (...) {
+    failure_ = std::current_exception();
+    throw;
   }
-  if (evicted.empty() || (!host_ && !file_)) return;
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();  // their writers
-  // Children are evicted before their parents, and are no hits without them.
-  int stores = 0;
-  for (std::size_t i = evicted.size(); i-- > 0 && stores < options_.stores_per_operation; ++stores)
-    first().submit_store(allocator_.page_hash(evicted[i]), {.page = evicted[i]});
 }
 
-PrefixMatch CacheTiers::match(const PrefixKey& key) {
-  const PrefixMatch match = allocator_.match_prefix(key);
-  const auto known = static_cast<std::size_t>(match.tokens / key.rules().page_size);
-  std::vector<PageRank> homes = homes_of(key.hashes().subspan(known));
-  fit(homes);
-  return homes.empty() ? match : bring_back(match, key, homes);
+void CacheTiers::before(Stream stream) {
+  keep_failure([&](PageCopies& copies) { copies.before(stream); });
 }
 
-/// Returns where the leading pages that tiers have should come back: on their rank of the host
-/// tier; a negative rank for pages of files.
-std::vector<PageRank> CacheTiers::homes_of(std::span<const PageHash> pages) {
-  std::vector<PageRank> homes;
-  bool needs_files = false;
-  for (const PageHash& hash : pages) {
-    if (host_ && host_->lookup(hash) == TierAnswer::kHit) {
-      homes.push_back(host_->rank_of(hash));
-      continue;
-    }
-    if (!file_) break;
-    needs_files = true;
-    if (!file_has(hash)) break;
-    homes.push_back(PageRank{-1});
+void CacheTiers::wait() {
+  keep_failure([](PageCopies& copies) { copies.wait_all(); });
+}
+
+PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
+  check();
+  for (std::int64_t limit = std::ssize(key.hashes());;) {
+    Places places(groups_.size());
+    for (auto& of_group : places) of_group.resize(key.hashes().size());
+    const std::int64_t pages = agreed_run(places, key, limit);
+    if (pages * key.rules().page_size <= cached_tokens(groups_, key))
+      return match_prefix(groups_, key);
+    if (const auto match = bring_back(key, pages, places, limit, after)) return *match;
   }
-  if (needs_files) homes.resize(least(homes.size(), "find pages of a prefix in files"));
-  return homes;
 }
 
-bool CacheTiers::file_has(const PageHash& hash) {
-  TierAnswer answer = file_->lookup(hash);
-  if (answer == TierAnswer::kRetry) {
-    file_->settle();
-    answer = file_->lookup(hash);
-  }
-  return answer == TierAnswer::kHit;
+PagePlace CacheTiers::place(Places& places, std::size_t group, const PrefixKey& key,
+                            std::int64_t page, bool in_files) {
+  const auto at = static_cast<std::size_t>(page);
+  std::optional<PagePlace>& known = places[group][at];
+  if (!known || (known->where == PagePlace::kNowhere && in_files))
+    known = tiers_[group]->find(key.hashes()[at], in_files);
+  return *known;
 }
 
-/// The least of all ranks' counts. Collective over the world.
-std::size_t CacheTiers::least(std::size_t count, std::string_view operation) {
-  return std::ranges::min(all_gather_value(mesh_.world(), std::uint64_t{count}, operation));
-}
-
-/// Shortens the run to the pages for which there is room, on their ranks.
-void CacheTiers::fit(std::vector<PageRank>& homes) const {
-  std::vector<std::int64_t> room;
-  for (PageRank rank{0}; rank.value < allocator_.options().ranks; ++rank.value)
-    room.push_back(allocator_.free_pages(rank));
-  std::int64_t total = allocator_.free_pages();
-  const auto end = std::ranges::find_if(homes, [&](PageRank home) {
-    if (total-- == 0) return true;
-    return home.value >= 0 && room[static_cast<std::size_t>(home.value)]-- == 0;
-  });
-  homes.erase(end, homes.end());
-}
-
-PrefixMatch CacheTiers::bring_back(const PrefixMatch& match, const PrefixKey& key,
-                                   std::span<const PageRank> homes) {
-  const int page_size = key.rules().page_size;
-  const auto known = static_cast<std::size_t>(match.tokens / page_size);
-  const std::span<const PageHash> hashes = key.hashes().subspan(known, homes.size());
-  std::vector<PageHash> in_host;
-  for (std::size_t i = 0; i < homes.size(); ++i)
-    if (homes[i].value >= 0) in_host.push_back(hashes[i]);
-  if (host_) host_->pin(in_host);
-  static_cast<void>(allocator_.bring_back(match, homes));
-  pages_taken();
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();  // earlier readers of the pages
-  const std::size_t loaded = load(hashes, homes, allocator_.pages(match.pin).subspan(known));
-  if (host_) host_->unpin(in_host);
-  const auto tokens = static_cast<std::int64_t>(known + loaded) * page_size;
-  if (loaded < homes.size()) allocator_.truncate(match.pin, tokens);
-  allocator_.publish(match.pin, key);
-  pages_back_ += static_cast<std::int64_t>(loaded);
-  return {.pin = match.pin, .tokens = tokens};
-}
-
-/// Returns how many leading pages came. Those of files are there; copies from the host tier may be
-/// under way.
-std::size_t CacheTiers::load(std::span<const PageHash> pages, std::span<const PageRank> homes,
-                             std::span<const PageId> to) {
-  std::vector<TierJob> jobs;
-  std::size_t end = 0;
-  bool has_files = false;
-  for (; end < pages.size(); ++end) {
-    const bool in_file = homes[end].value < 0;
-    if (!in_file && to[end].rank() != homes[end]) break;  // placement took the rank's last page
-    Tier& tier = in_file ? static_cast<Tier&>(*file_) : *host_;
-    jobs.push_back(tier.submit_load(pages[end], to[end]));
-    has_files |= in_file;
-  }
-  if (!has_files) return end;
-  const auto failed = std::ranges::find_if(jobs, [](const TierJob& job) { return !job.get(); });
-  for (const TierJob& job : jobs) job.wait();
-  return least(static_cast<std::size_t>(failed - jobs.begin()), "read pages of a prefix in files");
-}
-
-void CacheTiers::store_in_file(const PageHash& hash, const PageSource& from) {
-  const auto submit = [&] {
-    const TierJob job = file_->submit_store(hash, from);
-    return !completed(job) || job.get();
+/// The most leading pages, up to `most`, of which the group has those that the next query sees.
+std::int64_t CacheTiers::run_of(std::size_t group, Places& places, const PrefixKey& key,
+                                std::int64_t most, bool in_files) {
+  const auto has = [&](std::int64_t page) {
+    return place(places, group, key, page, in_files).where != PagePlace::kNowhere;
   };
-  while (!submit()) file_->settle();
+  const std::int64_t window = groups_[group].options.window;
+  if (window == 0) {
+    std::int64_t pages = 0;
+    while (pages < most && has(pages)) ++pages;
+    return pages;
+  }
+  std::int64_t end = most;
+  for (std::int64_t first = end; first > first_seen(end, window, key.rules().page_size);)
+    if (!has(--first)) end = first;
+  return end;
+}
+
+/// The longest run, up to `most` pages, that all groups have.
+std::int64_t CacheTiers::longest(Places& places, const PrefixKey& key, std::int64_t most,
+                                 bool in_files) {
+  for (std::int64_t before = -1; most != before;) {
+    before = most;
+    for (std::size_t g = 0; g < groups_.size(); ++g) most = run_of(g, places, key, most, in_files);
+  }
+  return most;
+}
+
+/// The longest run that all ranks have.
+std::int64_t CacheTiers::agreed_run(Places& places, const PrefixKey& key, std::int64_t most) {
+  const std::int64_t without_files = longest(places, key, most, false);
+  if (without_files == most || tiers_.front()->file() == nullptr) return without_files;
+  for (;;) {
+    const auto all = all_gather_value(mesh_.world(), longest(places, key, most, true),
+                                      "find pages of a prefix in files");
+    most = std::ranges::min(all);
+    if (std::ranges::max(all) == most) return most;
+  }
+}
+
+/// Lists the pages that the group lacks for a run. Returns the first one for which it has no room;
+/// `pages` if it has room for all. Pages of the run that are cached cannot be evicted for it.
+std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
+                                 const Places& places, Part& part) {
+  const PageAllocator& allocator = groups_[group].allocator;
+  std::vector<std::int64_t> room;
+  for (PageRank rank{0}; rank.value < allocator.options().ranks; ++rank.value)
+    room.push_back(allocator.free_pages(rank));
+  std::int64_t total = allocator.free_pages();
+  const std::int64_t first =
+      first_seen(pages, groups_[group].options.window, key.rules().page_size);
+  for (std::int64_t page = first; page < pages; ++page) {
+    const PageHash& hash = key.hashes()[static_cast<std::size_t>(page)];
+    const PageId known = allocator.published_page(hash);
+    if (!known.valid()) {
+      part.pages.push_back(page);
+      part.places.push_back(*places[group][static_cast<std::size_t>(page)]);
+      if (part.places.back().where == PagePlace::kHost) part.in_host.push_back(hash);
+    } else if (allocator.reference_count(known) == 0) {
+      --room[static_cast<std::size_t>(known.rank().value)];
+      --total;
+    }
+  }
+  for (std::size_t i = 0; i < part.pages.size(); ++i) {
+    const PageRank home = part.places[i].rank;
+    const bool is_full = home.value >= 0 && room[static_cast<std::size_t>(home.value)]-- <= 0;
+    if (total-- <= 0 || is_full) return part.pages[i];
+  }
+  return pages;
+}
+
+/// Pins the run, and fills the pages that the device lacks. Without room, or if a file is bad,
+/// returns nothing, and sets `limit` to the first page that cannot come back.
+std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int64_t pages,
+                                                  Places& places, std::int64_t& limit,
+                                                  std::optional<Stream> after) {
+  std::vector<Part> parts(groups_.size());
+  limit = pages;
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    limit = std::min(limit, missing(g, key, pages, places, parts[g]));
+  if (limit < pages) return std::nullopt;
+  PrefixMatch match;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    if (HostTier* const host = tiers_[g]->host()) host->pin(parts[g].in_host);
+    std::vector<PageRank> homes;
+    for (const PagePlace& from : parts[g].places) homes.push_back(from.rank);
+    match = groups_[g].allocator.bring_back(key, pages, homes);
+  }
+  pages_taken(after);
+  copy_after(after);
+  limit = load(key, parts, match.pin, pages);
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    if (HostTier* const host = tiers_[g]->host()) host->unpin(parts[g].in_host);
+  for (CacheGroup& group : groups_) {
+    if (limit == pages) {
+      group.allocator.publish(match.pin, key);
+    } else {
+      group.allocator.release(match);
+    }
+  }
+  if (limit < pages) return std::nullopt;
+  for (const Part& part : parts) pages_back_ += std::ssize(part.pages);
+  return match;
+}
+
+/// Returns the first page that did not come on some rank; `pages` if all came. Those of files are
+/// there then; copies from the host tiers may be under way.
+std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                              std::int64_t pages) {
+  struct Load {
+    std::int64_t page = 0;
+    TierJob job;
+  };
+  std::vector<Load> loads;
+  bool has_files = false;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    const std::span<const PageId> table = groups_[g].allocator.pages(pin);
+    for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
+      const auto page = static_cast<std::size_t>(parts[g].pages[i]);
+      has_files |= parts[g].places[i].where == PagePlace::kFile;
+      loads.push_back({parts[g].pages[i],
+                       tiers_[g]->load(key.hashes()[page], parts[g].places[i], table[page])});
+    }
+  }
+  for (const auto& tiers : tiers_) tiers->copies().start();
+  if (!has_files) return pages;
+  // Others wait in the exchange meanwhile, so a slow disk has half of their deadline.
+  const auto end = std::chrono::steady_clock::now() + mesh_.world().deadline() / 2;
+  std::int64_t first = pages;
+  bool is_late = false;
+  for (const Load& load : loads) {
+    const bool came = load.job.wait_until(end) == std::future_status::ready;
+    is_late |= !came;
+    if (!came || !load.job.get()) first = std::min(first, load.page);
+  }
+  if (is_late)
+    for (const auto& tiers : tiers_) tiers->file()->cancel_loads();
+  return std::ranges::min(
+      all_gather_value(mesh_.world(), first, "read pages of a prefix in files"));
 }
 
 void CacheTiers::flush() {
-  if (!file_) return;
-  if (mesh_.device().kind != DeviceKind::kCpu) backend_.settle();
-  for (const PageId page : allocator_.published_pages())
-    if (page.rank() == mesh_.page_rank()) store_in_file(allocator_.page_hash(page), {.page = page});
-  if (host_)
-    host_->for_each([&](const PageHash& hash, const std::byte* image) {
-      store_in_file(hash, {.bytes = image});
-    });
-  file_->settle();
+  if (tiers_.front()->file() == nullptr) return;
+  copy_after({});
+  for (const auto& tiers : tiers_) tiers->store_all();
+  const std::chrono::milliseconds deadline = mesh_.world().deadline();
+  for (const auto& tiers : tiers_)
+    if (!tiers->file()->settle(deadline))
+      throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", deadline);
 }
 
 TierStatistics CacheTiers::statistics() const {
   TierStatistics now{.pages_back = pages_back_};
-  if (host_) now.host = host_->counts();
-  if (file_) now.file = file_->counts();
-  if (file_) now.faults = file_->faults();
+  for (const auto& tiers : tiers_) tiers->add_to(now);
   return now;
 }
 

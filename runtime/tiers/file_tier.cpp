@@ -1,10 +1,14 @@
 #include "runtime/tiers/file_tier.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <filesystem>
+#include <new>
 
+#include "core/aligned_buffer.hpp"
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 
@@ -39,23 +43,21 @@ std::size_t bytes_of_head(const PagePlane& plane, int page_size) {
 
 }  // namespace
 
-FileTier::FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
-                   const PagePacker& packer, JobQueue& copies)
+FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
     : options_(options),
       calls_(calls),
-      packer_(packer),
-      loads_(pools),
       copies_(copies),
       own_{.first_head = options.shape.first_head,
            .heads = options.shape.heads,
            .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
                                options.shape.first_head + options.shape.heads - 1)},
+      loaded_(options.device, options.shape.image_bytes()),
       jobs_([device = options.device] { use_device(device); }) {
   if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
   find_folders();
   find_files();
   for (int i = 0; i < kBuffers; ++i)
-    free_.emplace_back(file_buffer_bytes(options_.shape.file_bytes()));
+    free_.emplace_back(options_.device, file_buffer_bytes(options_.shape.file_bytes()));
 }
 
 std::string FileTier::path(const Folder& folder, const PageHash& hash) const {
@@ -81,8 +83,9 @@ void FileTier::find_folders() {
   });
 }
 
-/// Reads which files this rank has to count, and removes those over the limit. The kv ranks divide
-/// the files by the last digits of their hashes.
+/// Reads which files this rank has to count, and removes those over the limit, and parts of files
+/// that killed processes have left. The kv ranks divide the files by the last digits of their
+/// hashes.
 void FileTier::find_files() {
   struct Found {
     fs::file_time_type time;
@@ -94,6 +97,7 @@ void FileTier::find_files() {
        at.increment(error)) {
     const std::string stem = at->path().stem().string();
     std::error_code gone;
+    if (is_left_over(at->path())) calls_.remove(at->path().c_str());
     if (at->path().extension() != ".page" || stem.size() != 64) continue;
     const auto share = static_cast<int>(std::strtoul(stem.substr(60).c_str(), nullptr, 16));
     if (share % options_.ranks != options_.me.value) continue;
@@ -147,7 +151,7 @@ TierAnswer FileTier::lookup(const PageHash& hash) {
 TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
   if (from.bytes == nullptr && from.page.rank() != options_.me) return job_done();
   if (lookup(hash) != TierAnswer::kMiss) return job_done();
-  auto buffer = std::make_shared<AlignedBuffer>();
+  auto buffer = std::make_shared<HostMemory>();
   {
     const std::lock_guard lock(mutex_);
     if (free_.empty()) {
@@ -158,29 +162,38 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
     free_.pop_back();
     under_way_.insert(path(hash));
   }
-  return copies_.submit([this, hash, from, buffer] {
-    auto* const image = static_cast<std::byte*>(buffer->data()) + kPageFileHeader;
-    if (from.bytes != nullptr) {
-      std::memcpy(image, from.bytes, options_.shape.image_bytes());
-    } else {
-      packer_.pack(from.page.index(), image);
-    }
-    jobs_.submit([this, hash, buffer] { return store(hash, *buffer); });
+  std::byte* const image = buffer->data() + kPageFileHeader;
+  const TierJob packed =
+      from.bytes == nullptr ? copies_.pack(from.page.index(), image) : job_done();
+  return copies_.then([this, hash, bytes = from.bytes, image, packed, buffer] {
+    if (bytes != nullptr) std::memcpy(image, bytes, options_.shape.image_bytes());
+    jobs_.submit([this, hash, packed, buffer] {
+      // The copy is done, so its result is on the way: a device that has failed gives none.
+      const bool has_page =
+          packed.wait_for(std::chrono::seconds(60)) == std::future_status::ready && packed.get();
+      const bool stored = has_page && store(hash, *buffer);
+      const std::lock_guard lock(mutex_);
+      free_.push_back(std::move(*buffer));
+      under_way_.erase(path(hash));
+      return stored;
+    });
     return true;
   });
 }
 
-bool FileTier::store(const PageHash& hash, AlignedBuffer& buffer) {
+bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
   const std::string name = path(hash);
   const std::size_t size = options_.shape.file_bytes();
-  const std::span<std::byte> bytes(static_cast<std::byte*>(buffer.data()), buffer.size_bytes());
+  const std::span<std::byte> bytes(buffer.data(), buffer.size_bytes());
   std::ranges::fill(bytes.subspan(size), std::byte{});
-  const FileFault fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
+  FileFault fault = FileFault::kIo;
+  try {
+    fault = write_page_file(calls_, name, options_.shape, hash, bytes, options_.way);
+  } catch (const std::exception&) {  // no memory
+  }
   count(fault);
-  const std::lock_guard lock(mutex_);
-  free_.push_back(std::move(buffer));
-  under_way_.erase(name);
   if (fault != FileFault::kNone) return false;
+  const std::lock_guard lock(mutex_);
   ++counts_.stores;
   add({name, static_cast<std::int64_t>(size)});
   return true;
@@ -188,20 +201,42 @@ bool FileTier::store(const PageHash& hash, AlignedBuffer& buffer) {
 
 TierJob FileTier::submit_load(const PageHash& hash, PageId to) {
   if (to.rank() != options_.me) return job_done();
-  // What the page held may still have to be copied away.
-  const TierJob before = copies_.submit([] { return true; });
+  std::uint64_t wave = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    wave = wave_;
+  }
   return jobs_.submit(
-      [this, hash, before, page = to.index()] {
-        AlignedBuffer image(options_.shape.image_bytes());
-        auto* const bytes = static_cast<std::byte*>(image.data());
-        if (!load(hash, bytes)) return false;
-        before.wait();
-        loads_.unpack(bytes, page);
-        const std::lock_guard lock(mutex_);
-        ++counts_.loads;
-        return true;
+      [this, hash, wave, page = to.index()] {
+        try {
+          return load(hash, loaded_.data()) && unpack(page, wave);
+        } catch (const std::bad_alloc&) {
+          count(FileFault::kIo);
+          return false;
+        }
       },
       true);
+}
+
+/// Orders the copy under the lock, so that cancel_loads comes before it or after it: what comes
+/// later to the page waits for it.
+bool FileTier::unpack(std::int32_t page, std::uint64_t wave) {
+  TierJob unpacked;
+  {
+    const std::lock_guard lock(mutex_);
+    if (wave != wave_) return false;
+    unpacked = copies_.unpack(loaded_.data(), page);
+  }
+  if (!copies_.wait(unpacked)) return false;
+  const std::lock_guard lock(mutex_);
+  ++counts_.loads;
+  return true;
+}
+
+void FileTier::cancel_loads() {
+  count(FileFault::kIo);
+  const std::lock_guard lock(mutex_);
+  ++wave_;
 }
 
 bool FileTier::load(const PageHash& hash, std::byte* image) {
@@ -248,9 +283,16 @@ void FileTier::count(FileFault fault) {
   ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
 }
 
-void FileTier::settle() {
-  copies_.wait_all();
-  jobs_.wait_all();
+bool FileTier::settle(std::chrono::milliseconds most) {
+  std::exception_ptr failure;
+  try {
+    copies_.wait_all();
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
+  const bool is_done = jobs_.wait_all(most);  // which give buffers back, also of copies that failed
+  if (failure) std::rethrow_exception(failure);
+  return is_done;
 }
 
 TierCounts FileTier::counts() const {

@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "core/aligned_buffer.hpp"
+#include "runtime/tiers/host_memory.hpp"
 #include "runtime/tiers/job_queue.hpp"
+#include "runtime/tiers/page_copies.hpp"
 #include "runtime/tiers/page_file.hpp"
-#include "runtime/tiers/page_packer.hpp"
 #include "runtime/tiers/tier.hpp"
 
 namespace kvmesh {
@@ -40,13 +40,14 @@ class FileTier final : public Tier {
   static constexpr int kBuffers = 16;
 
   /// Finds the files of earlier runs. REQUIRES: all but the options outlive the tier.
-  FileTier(const Options& options, FileCalls& calls, const PoolStorage& pools,
-           const PagePacker& packer, JobQueue& copies);
+  FileTier(const Options& options, FileCalls& calls, PageCopies& copies);
 
   TierAnswer lookup(const PageHash& hash) override;
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
-  void settle() override;
+  bool settle(std::chrono::milliseconds most) override;
+  /// Loads that are under way write to no page any more: they fail.
+  void cancel_loads();
   TierCounts counts() const override;
   FileFaults faults() const;
 
@@ -64,27 +65,28 @@ class FileTier final : public Tier {
   };
   std::string path(const Folder& folder, const PageHash& hash) const;
   std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
+  bool unpack(std::int32_t page, std::uint64_t wave);
   void find_folders();
   void find_files();
   void add(Known file);
-  bool store(const PageHash& hash, AlignedBuffer& buffer);
+  bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
   bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
   void count(FileFault fault);
 
   Options options_;
   FileCalls& calls_;
-  const PagePacker& packer_;
-  PagePacker loads_;  // with a stream of the file thread's own
-  JobQueue& copies_;
+  PageCopies& copies_;
   Folder own_;
   std::vector<Folder> folders_;  // this rank's first
+  HostMemory loaded_;            // the image of the page that is being loaded
 
   mutable std::mutex mutex_;  // of all below
-  std::vector<AlignedBuffer> free_;
+  std::vector<HostMemory> free_;
   std::set<std::string> under_way_;  // paths of stores
   std::deque<Known> files_;          // oldest first
   std::int64_t bytes_ = 0;
+  std::uint64_t wave_ = 0;  // of loads that may write to pages
   TierCounts counts_;
   FileFaults faults_;
   JobQueue jobs_;  // last: its thread uses the others

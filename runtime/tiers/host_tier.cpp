@@ -1,23 +1,10 @@
 #include "runtime/tiers/host_tier.hpp"
 
-#include "core/aligned_buffer.hpp"
-#include "core/cuda/memory.hpp"
-
 namespace kvmesh {
-namespace {
 
-std::unique_ptr<void, std::function<void(void*)>> host_memory(Device device, std::size_t bytes) {
-  if (device.kind == DeviceKind::kCuda) return cuda_memory::allocate_pinned(device.index, bytes);
-  auto buffer = std::make_shared<AlignedBuffer>(bytes);
-  return {buffer->data(), [buffer](void*) {}};
-}
-
-}  // namespace
-
-HostTier::HostTier(const Options& options, const PagePacker& packer, JobQueue& copies, Tier* below)
+HostTier::HostTier(const Options& options, PageCopies& copies, Tier* below)
     : me_(options.me),
       pages_per_rank_(static_cast<PageSlot>(options.pages_per_rank)),
-      packer_(packer),
       copies_(copies),
       below_(below),
       index_(static_cast<PageSlot>(options.ranks) * pages_per_rank_, 0),
@@ -25,7 +12,7 @@ HostTier::HostTier(const Options& options, const PagePacker& packer, JobQueue& c
       queues_(static_cast<std::size_t>(options.ranks),
               EvictionQueues(options.eviction, options.pages_per_rank)),
       filled_(static_cast<std::size_t>(options.ranks)),
-      memory_(host_memory(options.device, pages_per_rank_ * packer.page_bytes())) {}
+      memory_(options.device, pages_per_rank_ * copies.page_bytes()) {}
 
 TierAnswer HostTier::lookup(const PageHash& hash) {
   return index_.find(hash) == kNoSlot ? TierAnswer::kMiss : TierAnswer::kHit;
@@ -52,7 +39,11 @@ PageSlot HostTier::take_slot(PageRank rank) {
 }
 
 TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
-  if (index_.find(hash) != kNoSlot) return job_done();
+  if (const PageSlot known = index_.find(hash); known != kNoSlot) {
+    queues_of(known).taken(pages_, known);
+    used(known);
+    return job_done();
+  }
   const PageSlot slot = take_slot(from.page.rank());
   if (slot == kNoSlot) {
     counts_.drops += from.page.rank() == me_;
@@ -64,20 +55,14 @@ TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
   if (!is_mine(slot)) return job_done();
   ++counts_.stores;
   ++counts_.pages;
-  return copies_.submit([this, to = image(slot), page = from.page.index()] {
-    packer_.pack(page, to);
-    return true;
-  });
+  return copies_.pack(from.page.index(), image(slot));
 }
 
 TierJob HostTier::submit_load(const PageHash& hash, PageId to) {
   const PageSlot slot = index_.find(hash);
   if (!is_mine(slot)) return job_done();
   ++counts_.loads;
-  return copies_.submit([this, from = image(slot), page = to.index()] {
-    packer_.unpack(from, page);
-    return true;
-  });
+  return copies_.unpack(image(slot), to.index());
 }
 
 void HostTier::pin(std::span<const PageHash> pages) {

@@ -27,10 +27,17 @@ std::shared_future<bool> JobQueue::submit(Job job, bool urgent) {
   return result;
 }
 
-void JobQueue::wait_all() {
+bool JobQueue::wait_all(std::chrono::milliseconds most) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return urgent_.empty() && others_.empty() && !is_running_; });
-  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  const bool done = changed_.wait_for(
+      lock, most, [this] { return urgent_.empty() && others_.empty() && !is_running_; });
+  if (error_) std::rethrow_exception(error_);
+  return done;
+}
+
+void JobQueue::wait_all() {
+  while (!wait_all(std::chrono::hours(1))) {
+  }
 }
 
 void JobQueue::remember_error() {

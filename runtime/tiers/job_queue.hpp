@@ -1,6 +1,7 @@
 // A thread that does jobs one after another.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -12,7 +13,7 @@
 namespace kvmesh {
 
 /// Jobs run in the order of submission, urgent ones before the others. A job returns whether it
-/// succeeded; one that throws has failed, and wait_all() throws the first such error.
+/// succeeded; one that throws has failed, and every later wait_all() throws the first such error.
 class JobQueue {
  public:
   using Job = std::function<bool()>;
@@ -26,7 +27,9 @@ class JobQueue {
 
   /// Returns the job's result to come.
   std::shared_future<bool> submit(Job job, bool urgent = false);
-  /// Blocks until no job is left. @throws the first error of a job since the last call.
+  /// Blocks until no job is left. Returns false if some are left after `most`.
+  /// @throws the first error of a job.
+  [[nodiscard]] bool wait_all(std::chrono::milliseconds most);
   void wait_all();
 
  private:

@@ -1,6 +1,8 @@
 #include "runtime/tiers/page_file.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -95,10 +97,16 @@ FileFault sync_folder(FileCalls& calls, const std::string& folder) {
   return fault;
 }
 
-/// A name that no other writer uses.
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+/// A name that no other writer uses: PATH.<process>.<number>@<host>.tmp
 std::string temporary_name(const std::string& path) {
   static std::atomic<std::uint64_t> last{0};
-  return path + "." + std::to_string(::getpid()) + "." + std::to_string(++last) + ".tmp";
+  return fmt::format("{}.{}.{}@{}.tmp", path, ::getpid(), ++last, host_name());
 }
 
 }  // namespace
@@ -147,6 +155,21 @@ FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFi
   }
   calls.close(file);
   return fault != FileFault::kNone ? fault : check_page_file(buffer.first(size), shape, hash);
+}
+
+bool is_left_over(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  if (path.extension() != ".tmp") return false;
+  const std::string stem = path.stem().string();
+  const std::size_t at = stem.find(".page."), host = stem.find('@');
+  if (at == std::string::npos || host == std::string::npos) return false;
+  if (stem.substr(host + 1) == host_name()) {
+    const int process = std::atoi(stem.c_str() + at + std::strlen(".page."));
+    return process > 0 && ::kill(process, 0) != 0 && errno == ESRCH;
+  }
+  std::error_code gone;
+  const auto age = fs::file_time_type::clock::now() - fs::last_write_time(path, gone);
+  return !gone && age > std::chrono::hours(24);
 }
 
 FileFault check_page_file(std::span<const std::byte> file, const PageFileShape& shape,

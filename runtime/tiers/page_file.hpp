@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 
@@ -69,6 +70,10 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
 /// Reads the file and checks it all: `buffer` gets header and image.
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                          const PageHash& hash, std::span<std::byte> buffer, const PageFileWay& way);
+
+/// Whether a file is a part that write_page_file of a process left that has ended: of this machine;
+/// of any other, if nobody has written to it for a day.
+bool is_left_over(const std::filesystem::path& path);
 
 /// Checks `size` bytes of a file.
 FileFault check_page_file(std::span<const std::byte> file, const PageFileShape& shape,

@@ -1,6 +1,7 @@
 // The interface of a tier.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <future>
@@ -40,14 +41,14 @@ class Tier {
  public:
   virtual ~Tier() = default;
   virtual TierAnswer lookup(const PageHash& hash) = 0;
-  /// Stores a page, on the rank that has it; does nothing if the tier has it already. Too many
-  /// stores under way: drops this one, and the job has failed.
+  /// Stores a page, on the rank that has it. If the tier has it already, it only counts as used
+  /// again. Too many stores under way: drops this one, and the job has failed.
   virtual TierJob submit_store(const PageHash& hash, const PageSource& from) = 0;
   /// Loads a page that lookup found into a page of a rank, which does nothing on the others.
   /// Never dropped.
   virtual TierJob submit_load(const PageHash& hash, PageId to) = 0;
-  /// Blocks until no store is under way.
-  virtual void settle() = 0;
+  /// Blocks until no store is under way. Returns false if some are after `most`.
+  [[nodiscard]] virtual bool settle(std::chrono::milliseconds most) = 0;
   virtual TierCounts counts() const = 0;
 };
 

@@ -9,7 +9,7 @@
 
 #include "core/check.hpp"
 #include "core/checked.hpp"
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {

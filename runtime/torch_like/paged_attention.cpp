@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 #include "kernels/pool_checks.hpp"
 #include "runtime/torch_like/batch_rows.hpp"
 #include "runtime/torch_like/paged_state.hpp"

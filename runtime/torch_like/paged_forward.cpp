@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 #include "kernels/attend_checks.hpp"
 #include "runtime/torch_like/batch_rows.hpp"
 #include "runtime/torch_like/paged_state.hpp"

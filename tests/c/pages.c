@@ -129,7 +129,7 @@ static void check_groups(kvmesh_mesh_t* mesh) {
 
 static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int is_latent) {
   int32_t tokens[kTokens] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
-  const kvmesh_retention_t retention = {0, 4, 90};
+  const kvmesh_retention_t retention = {0, 4, 90, 1000};
   kvmesh_prefix_extras_t extras = KVMESH_INIT(extras);
   kvmesh_prefix_key_t *key = NULL, *other = NULL;
   kvmesh_prefix_match_t match = {0, -1};
@@ -163,6 +163,50 @@ static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, in
   kvmesh_prefix_key_destroy(key);
 }
 
+/* A pool of 4 pages on each rank: what it evicts comes back from the host tier. */
+static void check_tiers(kvmesh_mesh_t* mesh) {
+  int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  kvmesh_tier_options_t tiers = KVMESH_INIT(tiers);
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  kvmesh_tier_statistics_t statistics = KVMESH_INIT(statistics);
+  kvmesh_cache_info_t info = KVMESH_INIT(info);
+  kvmesh_prefix_key_t* key = NULL;
+  kvmesh_prefix_match_t match = {0, -1};
+  kvmesh_sequence_t sequence = 0;
+  kvmesh_cache_t* cache = NULL;
+  tiers.host_bytes = 1 << 20;
+  options.q_heads = options.kv_heads = 1;
+  options.k_dim = kDim;
+  options.v_dim = 2;
+  options.page_size = 2;
+  options.pages_per_rank = 4;
+  options.dtype = KVMESH_DTYPE_FLOAT32;
+  options.prefix_cache = 1;
+  options.tiers = &tiers;
+  CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
+  CHECK_OK(kvmesh_sequence_create(cache, &sequence));
+  check_step(cache, sequence, 8, 8, 0);
+  CHECK_OK(kvmesh_prefix_key_create(cache, NULL, &key));
+  CHECK_OK(kvmesh_prefix_key_append(key, tokens, 8));
+  CHECK_OK(kvmesh_sequence_publish(cache, sequence, key, NULL, 0));
+  CHECK_OK(kvmesh_sequence_erase(cache, sequence));
+  CHECK_OK(kvmesh_cache_get_info(cache, &info));
+  CHECK_OK(kvmesh_sequence_create(cache, &sequence)); /* evicts all */
+  CHECK_OK(kvmesh_sequence_reserve(cache, sequence, 2 * info.free_pages));
+  CHECK_OK(kvmesh_sequence_erase(cache, sequence));
+  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK(match.tokens == 8);
+  CHECK_OK(kvmesh_cache_get_tier_statistics(cache, &statistics));
+  CHECK(statistics.pages_back == 4 && statistics.file.stores == 0);
+  CHECK_OK(kvmesh_sequence_create_of_match(cache, &match, &sequence));
+  check_step(cache, sequence, 0, 2, 0);
+  CHECK_OK(kvmesh_cache_flush_tiers(cache));
+  kvmesh_prefix_key_destroy(key);
+  kvmesh_cache_destroy(cache);
+  tiers.host_bytes = -1;
+  CHECK(kvmesh_cache_create(mesh, &options, &cache) == KVMESH_INVALID_ARGUMENT);
+}
+
 void check_pages(kvmesh_mesh_t* mesh) {
   for (int is_latent = 0; is_latent < 2; ++is_latent) {
     for (int dtype = KVMESH_DTYPE_FLOAT32; dtype <= KVMESH_DTYPE_FLOAT8_E4M3; ++dtype) {
@@ -176,6 +220,7 @@ void check_pages(kvmesh_mesh_t* mesh) {
     }
   }
   check_groups(mesh);
+  check_tiers(mesh);
   kvmesh_cache_t* cache = NULL;
   kvmesh_cache_options_t options = KVMESH_INIT(options);
   options.q_heads = options.kv_heads = options.k_dim = 1;

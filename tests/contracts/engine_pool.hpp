@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/external_pool.hpp"
 #include "launch/verify/host_tensor.hpp"

@@ -145,6 +145,48 @@ TEST_P(SequencesContract, ForksShareAndDiverge) {
   });
 }
 
+/// Steps over forks, of which one shares less than the others in the end.
+void decode_forks(CheckedCache& cache, StepOptions options, bool is_shared) {
+  options.plan.least_saved_tokens = 1;
+  const SequenceId parent = prompt(cache, 300);
+  std::vector<BatchEntry> batch{{parent, 0, 1}};
+  for (int i = 0; i < 9; ++i) batch.push_back({cache.fork(parent), 0, 1});
+  EXPECT_TRUE(cache.step(batch, options)) << "of one length";
+  const auto visited = [&](bool shares) {
+    PlanOptions plan = options.plan;
+    plan.shares_prefixes = shares;
+    return cache.cache().plan(batch, plan).tiles().visited;
+  };
+  EXPECT_LE(visited(true), visited(false));
+  // A rank that holds few of the pages has nothing to gain.
+  if (is_shared && cache.cache().mesh().kv_parallel() == 1) {
+    EXPECT_LT(3 * visited(true), visited(false));
+  }
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    batch[i].append_tokens = static_cast<std::int64_t>(i) % 4;
+    batch[i].query_tokens = 1 + static_cast<std::int64_t>(i % 2);
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(cache.step(batch, options));
+  cache.truncate(batch[4].sequence, 151);
+  batch[4].append_tokens = 1;
+  EXPECT_TRUE(cache.step(batch, options)) << "one that shares fewer pages";
+  options.plan.mask = mods::sliding_window(170);
+  EXPECT_TRUE(cache.step(batch, options)) << "a window that ends in what is shared";
+  for (const BatchEntry& entry : batch) cache.erase(entry.sequence);
+}
+
+TEST_P(SequencesContract, ForksReadOnceWhatTheyShare) {
+  CacheOptions options = GetParam().small();
+  options.pages_per_rank = 200;
+  const bool is_shared = !GetParam().reproducible;
+  on_each_placement(GetParam(), options, [&](CheckedCache& cache) {
+    decode_forks(cache, {.sinks = true}, is_shared);
+    StepOptions limited{.replanned = true};
+    limited.plan.limits = {.sequences = 11, .query_tokens = 3, .shares_prefixes = true};
+    decode_forks(cache, limited, is_shared);
+  });
+}
+
 TEST_P(SequencesContract, CopiesOnWriteCrossRanks) {
   CacheOptions options = GetParam().small();
   options.pages_per_rank = 4;
@@ -284,13 +326,17 @@ TEST_P(SequencesContract, PoolsOfDifferentAndChangingSizes) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     Mesh mesh(comm, {.threads = 1, .device = GetParam().device});
-    const bool grows = mesh.device().kind == DeviceKind::kCpu;
     CacheOptions options = GetParam().small();
     const auto pages_of = [](PageRank rank) { return 40 + 7 * std::int64_t{rank.value}; };
     options.pages_per_rank = pages_of(mesh.page_rank());
-    if (grows) options.max_pages_per_rank = 100;
+    options.max_pages_per_rank = 100;
     CheckedCache cache(mesh, options, seed);
     EXPECT_EQ(cache.cache().options().pages_per_rank, pages_of(mesh.page_rank()));
+    const bool grows = cache.cache().options().max_pages_per_rank == 100;
+    EXPECT_TRUE(grows || mesh.device().kind == DeviceKind::kCuda);
+    if (!grows) {
+      EXPECT_THROW(cache.resize(PageRank{0}, 100), Unsupported);
+    }
     const PageAllocator& allocator = cache.allocator();
     for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value)
       EXPECT_EQ(allocator.pool_pages(rank), pages_of(rank));

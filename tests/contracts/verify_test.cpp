@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "launch/verify/checked_cache.hpp"
 #include "launch/verify/random_case.hpp"
 #include "tests/contracts/on_each_placement.hpp"

@@ -1,16 +1,12 @@
 // Cases beyond the attention cases of the CPU: every tile shape of the CUDA kernels, splits,
-// graphs, and random cases of the shapes that the tensor cores take.
+// and random cases of the shapes that the tensor cores take.
 #include <fmt/format.h>
 
 #include <cmath>
 #include <limits>
 
 #include "kernels/cuda/attend/cuda_attend.hpp"
-#include "kvmesh/error.hpp"
-#include "tests/gpu/device_tensor.hpp"
 #include "tests/gpu/gpu_support.hpp"
-#include "tests/gpu/graph.hpp"
-#include "tests/gpu/planned_batch.hpp"
 #include "tests/support/attention_case.hpp"
 #include "tests/support/random.hpp"
 
@@ -224,98 +220,6 @@ TEST(AttendPrefill, SteepScoresMatchFloat64) {
       EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale;
     }
   }
-}
-
-TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
-  CaseSpec spec{
-      .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
-  spec.sequences = {{.q_len = 1, .kv_len = 20'000}, {.q_len = 40, .kv_len = 900}};
-  spec.options.mask = mods::causal();
-  AttentionCase c(spec);
-  const CaseResult eager = c.run();
-  const CaseResult again = c.run();
-  EXPECT_EQ(eager.o, again.o);
-  EXPECT_EQ(eager.lse, again.lse);
-
-  CaseResult replayed = c.outputs();
-  const Partial out = c.partial(replayed);
-  const DeviceTensor q(c.q()), k(c.pool().k), v(c.pool().v), o(out.o), lse(out.lse);
-  const ConstKvPool pool{k.view(), v.view()};
-  cuda::CudaAttend plan(
-      kernels(), spec.shape,
-      {.attention = spec.options, .kinds = cuda::kinds_of(q.view(), pool), .short_rows = 4});
-  const Stream stream;
-  cuda::PageLists pages;
-  plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
-  const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
-  for (int i = 0; i < 3; ++i) graph.launch(stream);
-  stream.wait();
-  o.download(out.o.data);
-  lse.download(out.lse.data);
-  EXPECT_EQ(eager.o, replayed.o);
-  EXPECT_EQ(eager.lse, replayed.lse);
-}
-
-// Sequences grow across the borders of pages, come and go; one captured graph serves them all.
-TEST(AttendGraphs, ReplaysComputeTheNewestPlan) {
-  CaseSpec spec{
-      .shape = {8, 2, 128, 128, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
-  spec.options.mask = mods::sliding_window(5000);
-  const cuda::AttendLimits limits{.sequences = 6, .queries = 1, .pages = 1200};
-  cuda::CudaAttend plan(kernels(), spec.shape, {.attention = spec.options, .limits = limits});
-  cuda::PageLists pages;
-  plan.plan(pages, {}, cudaStreamPerThread);
-  check(cudaStreamSynchronize(cudaStreamPerThread));
-  // The most tokens and pages of any step: the tensors of the graph.
-  OwnedTensor q_room(Dtype::kBFloat16, {6, 8, 128}), o_room(Dtype::kFloat32, {6, 8, 128}),
-      lse_room(Dtype::kFloat32, {6, 8}), pool_room(Dtype::kBFloat16, {1210, 2, 16, 128});
-  const DeviceTensor q(q_room.view()), o(o_room.view()), lse(lse_room.view());
-  const DeviceTensor k(pool_room.view()), v(pool_room.view());
-  const ConstKvPool pool{k.view(), v.view()};
-  const Stream stream;
-  const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
-  const std::vector<std::vector<std::int64_t>> steps{
-      {16'000}, {16'001, 1}, {5, 6, 7, 8, 9, 10}, {}, {31, 0, 300, 4000}, {32, 300, 12'000}};
-  for (const std::vector<std::int64_t>& lengths : steps) {
-    spec.sequences.clear();
-    for (std::int64_t length : lengths) spec.sequences.push_back({.q_len = 1, .kv_len = length});
-    AttentionCase c(spec);
-    const CaseResult eager = c.run();
-    const auto put = [&](const DeviceTensor& to, const ConstTensorView& from) {
-      const std::size_t bytes = extent_bytes(from);
-      copy_bytes(to.view().data, from.data, bytes);
-    };
-    put(q, c.q());
-    put(k, c.pool().k);
-    put(v, c.pool().v);
-    const std::uint64_t generation = plan.generation();
-    plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
-    EXPECT_EQ(plan.generation(), generation);
-    graph.launch(stream);
-    stream.wait();
-    o.download(o_room.view().data);
-    lse.download(lse_room.view().data);
-    for (std::int64_t t = 0; t < std::ssize(lengths); ++t) {
-      for (std::int64_t h = 0; h < 8; ++h) {
-        EXPECT_EQ(lse_room.at(t, h), eager.lse.at(t, h)) << "token " << t;
-        for (std::int64_t d = 0; d < 128; ++d) {
-          ASSERT_EQ(o_room.at(t, h, d), eager.o.at(t, h, d)) << "token " << t << " head " << h;
-        }
-      }
-    }
-    EXPECT_TRUE(c.matches(eager));
-  }
-  // More pages than the limits have room for make the graph invalid, more queries are refused.
-  spec.sequences = {{.q_len = 1, .kv_len = 1201 * 16}};
-  spec.options.mask = mods::no_mask();
-  AttentionCase long_case(spec);
-  const std::uint64_t generation = plan.generation();
-  plan.plan(pages, PlannedBatch(long_case.batch(), pages).step(), stream);
-  stream.wait();
-  EXPECT_NE(plan.generation(), generation);
-  spec.sequences = {{.q_len = 2, .kv_len = 20}};
-  AttentionCase wide(spec);
-  EXPECT_THROW(plan.check_plan(PlannedBatch(wide.batch(), pages).sizes()), InvalidArgument);
 }
 
 CaseSpec random_case(std::uint64_t seed) {

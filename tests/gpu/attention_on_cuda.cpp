@@ -77,7 +77,8 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
        .short_rows = PlannedBatch::short_rows(batch, shape.q_heads / shape.kv_heads)});
   const Stream stream;
   cuda::PageLists pages;
-  plan.plan(pages, PlannedBatch(batch, pages).step(), stream);
+  PlannedBatch planned(batch, pages);
+  plan.plan(pages, options.shares_prefixes ? planned.step_of(plan) : planned.step(), stream);
   plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream, given);
   stream.wait();
   o.download(out.o.data);

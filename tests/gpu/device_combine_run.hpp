@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/cuda/check.hpp"
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/nccl.hpp"
 #include "tests/comm/combine/combine_case.hpp"

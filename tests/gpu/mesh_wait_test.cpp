@@ -1,40 +1,14 @@
 // The host's waits for a GPU end, also where the GPU does not.
 #include <gtest/gtest.h>
 
-#include <atomic>
-
 #include "core/device_wait.hpp"
 #include "kvmesh/kvmesh.hpp"
-#include "tests/gpu/gpu_support.hpp"
+#include "tests/gpu/held_stream.hpp"
 
 namespace kvmesh::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-/// A stream whose work stands still until it is released.
-class HeldStream {
- public:
-  HeldStream() {
-    const auto hold = [](void* released) {
-      static_cast<std::atomic<bool>*>(released)->wait(false);
-    };
-    check(cudaLaunchHostFunc(stream_, hold, &released_));
-  }
-  ~HeldStream() {
-    release();
-    stream_.wait();
-  }
-  void release() {
-    released_ = true;
-    released_.notify_all();
-  }
-  kvmesh::Stream view() const { return {static_cast<cudaStream_t>(stream_)}; }
-
- private:
-  std::atomic<bool> released_ = false;
-  Stream stream_;
-};
 
 template <class Wait>
 void expect_late(const Wait& wait, const std::string& operation) {

@@ -19,14 +19,26 @@ class PlannedBatch {
                         .size = {.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
                                  .length = batch.kv_lens[s]},
                         .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
+      host_.push_back({.queries = steps_.back().size.queries,
+                       .kv_len = batch.kv_lens[s],
+                       .pages = std::span(batch_.pages).subspan(begin, end - begin)});
     }
   }
+  PlannedBatch(const PlannedBatch&) = delete;
+  PlannedBatch& operator=(const PlannedBatch&) = delete;
+
   std::vector<SequenceSize> sizes() const {
     std::vector<SequenceSize> sizes;
     for (const cuda::StepSequence& step : steps_) sizes.push_back(step.size);
     return sizes;
   }
   cuda::StepView step() const { return {steps_, batch_.q_positions}; }
+  /// With the prefixes that `plan` may share, however short.
+  cuda::StepView step_of(const cuda::CudaAttend& plan) {
+    const SharedPrefixRules rules = plan.shared_prefix_rules().with(1);
+    prefixes_ = find_shared_prefixes(host_, rules);
+    return {steps_, batch_.q_positions, false, {host_, batch_.q_positions, prefixes_, rules}};
+  }
 
   /// Rows of the largest sequence that is no prefill.
   static std::int64_t short_rows(const AttentionBatch& batch, int group) {
@@ -41,6 +53,8 @@ class PlannedBatch {
  private:
   AttentionBatch batch_;
   std::vector<cuda::StepSequence> steps_;
+  std::vector<AttendSequence> host_;
+  std::vector<SharedPrefix> prefixes_;
 };
 
 }  // namespace kvmesh::test

@@ -1,4 +1,4 @@
-// append and copy_pages on the device leave the same bytes as on the CPU.
+// append on the device leaves the same bytes as on the CPU.
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/pool/pool_writer.hpp"
@@ -144,38 +144,6 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AppendOnDevice,
                            return std::string(name(std::get<0>(param.param))) + "_to_" +
                                   std::string(name(std::get<1>(param.param)));
                          });
-
-TEST(CopyPagesOnDevice, EqualsTheCpu) {
-  for (Dtype dtype : kAllDtypes) {
-    for (const auto& [k_dim, v_dim] : {std::pair{64, 128}, {7, 5}}) {
-      Pool expected(dtype, k_dim, v_dim), pool(dtype, k_dim, v_dim);
-      Random random(3);
-      const std::int64_t tokens = kPages * kPageSize;
-      OwnedTensor k(dtype, {tokens, kHeads, k_dim}), v(dtype, {tokens, kHeads, v_dim});
-      fill(k, random);
-      fill(v, random);
-      std::vector<TokenSlot> slots;
-      for (std::int32_t t = 0; t < tokens; ++t) {
-        slots.push_back({t / int{kPageSize}, t % int{kPageSize}});
-      }
-      ThreadPool threads(1);
-      for (Pool* each : {&expected, &pool})
-        append(each->view(), k.view(), v.view(), slots, threads);
-      const std::vector<LocalPageCopy> copies{{0, 5, 16}, {1, 6, 3}, {2, 7, 0}, {0, 8, 1}};
-      const DeviceTensor pool_k(pool.k.view()), pool_v(pool.v.view());
-      const cuda::DeviceBuffer device_copies = cuda::upload(std::span<const LocalPageCopy>(copies));
-      const Stream stream;
-      cuda::PoolWriter writer(kernels());
-      writer.copy_pages({pool_k.view(), pool_v.view()}, device_copies.as<LocalPageCopy>(),
-                        static_cast<int>(copies.size()), stream);
-      stream.wait();
-      pool_k.download(pool.k.view().data);
-      pool_v.download(pool.v.view().data);
-      copy_pages(expected.planes(), copies);
-      EXPECT_TRUE(pool == expected) << name(dtype) << ", dim " << k_dim;
-    }
-  }
-}
 
 }  // namespace
 }  // namespace kvmesh::test

@@ -12,6 +12,74 @@ using PoolPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, PoolsContract, PoolPlaces, PlaceNames);
 INSTANTIATE_TYPED_TEST_SUITE_P(Gpus, PageTransferContract, PoolPlaces, PlaceNames);
 
+/// Pools of 64 KiB per page, layer and plane: 16 pages are a piece of 1 MiB.
+TEST(PoolsOnGpus, GrowAndShrinkAndAreMappedByPeersAgain) {
+  OnCuda<MpiRanks, Float32Sizes>::run([](Communicator& comm) {
+    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
+    KvCache cache(mesh, {.layers = 2,
+                         .q_heads = 4,
+                         .kv_heads = 4,
+                         .k_dim = 64,
+                         .page_size = 64,
+                         .pages_per_rank = 256,
+                         .max_pages_per_rank = 4096,
+                         .dtype = Dtype::kFloat32});
+    if (cache.options().max_pages_per_rank == 256) {
+      EXPECT_THROW(cache.resize(PageRank{0}, 257), Unsupported);
+      GTEST_SKIP() << "the driver gives no memory in pieces";
+    }
+    const auto page_of = [](const KvPool& pool, std::int64_t page) {
+      return static_cast<std::byte*>(pool.v.data) +
+             page * pool.v.stride(0) * std::int64_t{sizeof(float)};
+    };
+    const bool is_first = mesh.page_rank().value == 0;
+    const std::size_t before = free_memory(mesh.device());
+    for (const std::int64_t pages : {1024, 16, 2048}) {
+      EXPECT_EQ(cache.resize(PageRank{0}, pages), 0);
+      EXPECT_EQ(cache.allocator().pool_pages(PageRank{0}), pages);
+      const float number = 7.5f + static_cast<float>(pages);
+      if (is_first) copy_bytes(page_of(cache.pool(1), pages - 1), &number, sizeof number);
+      barrier(mesh.world());
+      for (Rank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+        if (mesh.membership().page_rank(rank).value != 0) continue;
+        const auto pool = cache.peer_pool(rank, 1);
+        ASSERT_TRUE(pool.has_value()) << "ranks of one host share pools that grow, too";
+        float seen = 0;
+        copy_bytes(&seen,
+                   static_cast<const std::byte*>(pool->v.data) +
+                       (pages - 1) * pool->v.stride(0) * std::int64_t{sizeof(float)},
+                   sizeof seen);
+        EXPECT_EQ(seen, number) << pages;
+      }
+      barrier(mesh.world());
+    }
+    EXPECT_TRUE(mesh.size() > 1 || free_memory(mesh.device()) < before);
+    EXPECT_THROW(cache.resize(PageRank{0}, 5000), InvalidArgument);
+  });
+}
+
+TEST(PoolsOnGpus, GrowNoFurtherThanTheirMemory) {
+  OnCuda<MpiRanks, Float32Sizes>::run([](Communicator& comm) {
+    Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCuda});
+    KvCache cache(mesh, {.layers = 1,
+                         .q_heads = 64,
+                         .kv_heads = 64,
+                         .k_dim = 512,
+                         .page_size = 64,
+                         .pages_per_rank = 1,
+                         .max_pages_per_rank = 400'000,  // 6 TiB, of which none is there
+                         .dtype = Dtype::kFloat32});
+    if (cache.options().max_pages_per_rank == 1) GTEST_SKIP() << "no memory in pieces";
+    const std::uint64_t digest = cache.digest();
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_THROW(cache.resize(PageRank{0}, 400'000), OutOfMemory);
+      EXPECT_EQ(cache.digest(), digest);
+    }
+    EXPECT_EQ(cache.resize(PageRank{0}, 3), 0);
+    EXPECT_EQ(cache.allocator().pool_pages(PageRank{0}), 3);
+  });
+}
+
 /// A cache of 3 layers whose only sequence has `tokens` tokens of numbers, exported by CPUs.
 std::vector<std::byte> exported_by_cpus(Communicator& comm, CacheOptions options,
                                         std::int64_t tokens) {

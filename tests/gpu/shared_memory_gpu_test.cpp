@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -21,6 +22,9 @@ namespace {
 constexpr std::size_t kWords = (std::size_t{6} << 20) / sizeof(std::uint32_t) + 3;
 constexpr int kHandleFile = 9;  // where the owner's process writes its handle
 constexpr const char* kOwnerDevice = "KVMESH_TEST_OWNER_DEVICE";
+constexpr const char* kOwnerFilter = "--gtest_filter=*DISABLED_OwnerWaits";
+constexpr const char* kPiecesFilter = "--gtest_filter=*DISABLED_OwnerOfPiecesWaits";
+constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 std::vector<std::uint32_t> pattern() {
   std::vector<std::uint32_t> words(kWords);
@@ -39,13 +43,13 @@ Device gpu(int index) { return {DeviceKind::kCuda, index}; }
 // A process of its own, as CUDA does not survive a fork: this program again, in the test below.
 class Owner {
  public:
-  explicit Owner(int device) {
+  explicit Owner(int device, std::string filter = kOwnerFilter) {
     int ends[2];
     if (pipe(ends) != 0) throw Error("pipe");
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_adddup2(&files, ends[1], kHandleFile);
-    std::string program = "/proc/self/exe", filter = "--gtest_filter=*DISABLED_OwnerWaits";
+    std::string program = "/proc/self/exe";
     std::string disabled = "--gtest_also_run_disabled_tests";
     char* arguments[] = {program.data(), filter.data(), disabled.data(), nullptr};
     setenv(kOwnerDevice, std::to_string(device).c_str(), 1);
@@ -75,6 +79,68 @@ TEST(SharedGpuMemory, DISABLED_OwnerWaits) {
   const MemoryHandle handle = memory.handle();
   ASSERT_EQ(write(kHandleFile, &handle, sizeof handle), ssize_t{sizeof handle});
   while (true) pause();
+}
+
+// Two stretches with a hole between them.
+constexpr ByteRange kParts[] = {{3, 20 * kMiB}, {40 * kMiB, 50 * kMiB}};
+
+TEST(SharedGpuMemory, DISABLED_OwnerOfPiecesWaits) {
+  const char* device = std::getenv(kOwnerDevice);
+  if (device == nullptr) GTEST_SKIP() << "only for the tests below";
+  const SharedMemory memory(gpu(std::atoi(device)), 64 * kMiB, Sharing::kNode, kParts);
+  auto* const data = static_cast<std::byte*>(memory.data());
+  for (const ByteRange& part : kParts) copy_bytes(data + part.last - kMiB, pattern().data(), kMiB);
+  const std::unique_ptr<DescriptorServer> server = memory.serve();
+  MemoryHandle handle = memory.handle();
+  handle.pieces = server->place();
+  ASSERT_EQ(write(kHandleFile, &handle, sizeof handle), ssize_t{sizeof handle});
+  while (true) pause();
+}
+
+TEST(GpuMemoryInPieces, IsReadByOthersAndKeepsItsPagesWhenTheOwnerIsKilled) {
+  if (!cuda_memory::has_pieces(0)) GTEST_SKIP() << "the driver gives no memory in pieces";
+  for (int device = 0; device < cuda_device_count(); ++device) {
+    Owner owner(device, kPiecesFilter);
+    const std::shared_ptr<void> map = map_memory(owner.handle(), gpu(0));
+    ASSERT_NE(map, nullptr) << "the system refuses to share pieces";
+    for (const bool is_dead : {false, true}) {
+      if (is_dead) owner.die();
+      for (const ByteRange& part : kParts) {
+        std::vector<std::uint32_t> words(kMiB / sizeof(std::uint32_t));
+        copy_bytes(words.data(), static_cast<std::byte*>(map.get()) + part.last - kMiB, kMiB);
+        std::vector<std::uint32_t> expected = pattern();
+        expected.resize(words.size());
+        EXPECT_EQ(words, expected) << is_dead;
+      }
+    }
+    EXPECT_EQ(map_memory(owner.handle(), gpu(0)), nullptr) << "nobody gives the pieces any more";
+  }
+}
+
+TEST(GpuMemoryInPieces, GrowsAndShrinksInPlace) {
+  if (!cuda_memory::has_pieces(0)) GTEST_SKIP() << "the driver gives no memory in pieces";
+  const std::size_t before = free_memory(gpu(0));
+  SharedMemory memory(gpu(0), std::size_t{1} << 42, Sharing::kProcess,
+                      std::array{ByteRange{0, 256 * kMiB}});
+  auto* const data = static_cast<std::byte*>(memory.data());
+  copy_bytes(data, pattern().data(), kMiB);
+  EXPECT_EQ(memory.held_bytes(), 256 * kMiB);
+  const std::size_t far = std::size_t{1} << 40;
+  memory.keep(std::array{ByteRange{0, 256 * kMiB}, ByteRange{far, far + 512 * kMiB}});
+  EXPECT_EQ(memory.held_bytes(), 768 * kMiB);
+  EXPECT_LE(free_memory(gpu(0)), before - 512 * kMiB);
+  copy_bytes(data + far, pattern().data(), kMiB);
+  EXPECT_THROW(memory.keep(std::array{ByteRange{0, std::size_t{1} << 41}}), Error);
+  EXPECT_EQ(memory.held_bytes(), 768 * kMiB) << "a refusal changes nothing";
+  memory.keep(std::array{ByteRange{0, kMiB}, ByteRange{far, far + kMiB}});
+  EXPECT_EQ(memory.held_bytes(), 96 * kMiB) << "an eighth of each stretch";
+  for (const std::size_t at : {std::size_t{0}, far}) {
+    std::vector<std::uint32_t> words(kMiB / sizeof(std::uint32_t)), expected = pattern();
+    copy_bytes(words.data(), data + at, kMiB);
+    expected.resize(words.size());
+    EXPECT_EQ(words, expected);
+  }
+  EXPECT_EQ(map_memory(memory.handle(), gpu(0)).get(), data);
 }
 
 TEST(SharedGpuMemory, IsReadByOthersAndKeepsItsPagesWhenTheOwnerIsKilled) {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <random>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "core/pod/float8.hpp"
 #include "kvmesh/attention.hpp"
 #include "kvmesh/error.hpp"

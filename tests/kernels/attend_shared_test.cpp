@@ -1,142 +1,45 @@
-// Prefixes of pages that several sequences have in common: read once, with the result of reading
-// them once for each.
+// Which prefixes of pages are read once for several sequences. attend_prefixes_test.cpp has the
+// results.
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "kernels/attend_work.hpp"
-#include "tests/support/attention_case.hpp"
 
 namespace kvmesh::test {
 namespace {
 
-struct Fork {
-  std::int64_t q_len, kv_len, shared;  // `shared` first pages of sequence 0
-};
-
-/// Sequences whose first pages are those of the first.
-class SharedCase {
+/// Decode of `count` sequences of `shared` pages in common and `own` others.
+class Forks {
  public:
-  SharedCase(CaseSpec spec, const std::vector<Fork>& forks) : case_(with(std::move(spec), forks)) {
-    batch_ = case_.batch();
-    for (std::size_t s = 1; s < forks.size(); ++s) {
-      for (std::int64_t i = 0; i < forks[s].shared; ++i) {
-        batch_.pages[static_cast<std::size_t>(batch_.page_indptr[s] + i)] =
-            batch_.pages[static_cast<std::size_t>(i)];
+  Forks(std::int32_t count, std::int32_t shared, std::int32_t own) : tables_(as_size(count)) {
+    for (std::int32_t s = 0; s < count; ++s) {
+      std::vector<LocalPage>& table = tables_[as_size(s)];
+      for (std::int32_t i = 0; i < shared + own; ++i) {
+        table.push_back({i < shared ? i : shared + s * own + i, i});
       }
+      sequences.push_back({.queries = 1, .kv_len = 16 * std::ssize(table), .pages = table});
     }
   }
 
-  CaseResult run(bool shares) {
-    AttentionOptions options = case_.spec().options;
-    options.shares_prefixes = shares;
-    CaseResult result = case_.outputs();
-    result.tiles = run_attention(case_.spec().shape, batch_, options, case_.q(), case_.pool(),
-                                 case_.partial(result), 2, case_.sinks());
-    return result;
-  }
-
-  /// Compares every row with float64 over the pages of its own sequence.
-  void check(const CaseResult& result) {
-    for (std::int32_t s = 0; s < std::ssize(batch_.kv_lens); ++s) {
-      const auto at = static_cast<std::size_t>(s);
-      for (std::int64_t t = batch_.q_indptr[at]; t < batch_.q_indptr[at + 1]; ++t) {
-        for (std::int32_t h = 0; h < case_.spec().shape.q_heads; ++h) check_row(result, s, t, h);
-      }
-    }
-  }
+  std::vector<AttendSequence> sequences;
 
  private:
-  static CaseSpec with(CaseSpec spec, const std::vector<Fork>& forks) {
-    spec.sequences.clear();
-    for (const Fork& fork : forks) {
-      spec.sequences.push_back({.q_len = fork.q_len, .kv_len = fork.kv_len});
-    }
-    return spec;
-  }
-
-  static const float* row(const ConstTensorView& half, std::int32_t page, std::int64_t head,
-                          std::int64_t offset) {
-    return static_cast<const float*>(half.data) + page * half.stride(0) + head * half.stride(1) +
-           offset * half.stride(2);
-  }
-
-  void check_row(const CaseResult& result, std::int32_t s, std::int64_t token, std::int32_t head) {
-    const CaseSpec& spec = case_.spec();
-    const AttentionShape& shape = spec.shape;
-    const auto at = static_cast<std::size_t>(s);
-    const std::int64_t kv_head = head / (shape.q_heads / shape.kv_heads);
-    const ConstTensorView queries = case_.q();
-    const float* q = static_cast<const float*>(queries.data) + token * queries.stride(0) +
-                     head * queries.stride(1);
-    const auto position =
-        static_cast<std::int32_t>(batch_.kv_lens[at] - batch_.q_indptr[at + 1] + token);
-    double sum = 0;
-    std::vector<double> o(static_cast<std::size_t>(shape.v_dim));
-    for (std::int64_t i = batch_.page_indptr[at]; i < batch_.page_indptr[at + 1]; ++i) {
-      const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
-      for (std::int32_t offset = 0; offset < shape.page_size; ++offset) {
-        const std::int32_t kv = page.logical * shape.page_size + offset;
-        if (kv >= batch_.kv_lens[at] || !spec.options.mask(s, head, position, kv)) continue;
-        const float* k = row(case_.pool().k, page.page, kv_head, offset);
-        const float* v = row(case_.pool().v, page.page, kv_head, offset);
-        double dot = 0;
-        for (int d = 0; d < shape.k_dim; ++d) dot += double{q[d]} * k[d];
-        const auto score = static_cast<float>(dot / std::sqrt(double(shape.k_dim)));
-        const double weight = std::exp(double{spec.options.score(score, s, head, position, kv)});
-        sum += weight;
-        for (std::size_t d = 0; d < o.size(); ++d) o[d] += weight * v[d];
-      }
-    }
-    if (!spec.sinks.empty()) sum += std::exp(double{spec.sinks[static_cast<std::size_t>(head)]});
-    EXPECT_NEAR(result.lse.at(token, head), std::log(sum), 1e-5 * std::max(1.0, std::log(sum)));
-    for (std::size_t d = 0; d < o.size(); ++d) {
-      ASSERT_NEAR(result.o.at(token, head, static_cast<std::int64_t>(d)), o[d] / sum, 2e-5)
-          << "sequence " << s << ", token " << token << ", head " << head << ", dim " << d;
-    }
-  }
-
-  AttentionCase case_;
-  AttentionBatch batch_;
+  static std::size_t as_size(std::int32_t value) { return static_cast<std::size_t>(value); }
+  std::vector<std::vector<LocalPage>> tables_;
 };
 
-// Chunks of queries, a sequence that shares less, one that shares nothing, more rows than one task
-// takes, a score mod that knows the sequence, sinks.
-TEST(AttendShared, IsLikeFloat64) {
-  std::vector<Fork> forks{{1, 700, 0}};
-  for (std::int64_t i = 0; i < 40; ++i) forks.push_back({1 + i % 3, 660 + 5 * i, 40 - i % 4});
-  forks.push_back({1, 300, 0});
-  forks.push_back({40, 700, 40});  // too many rows to share
-  CaseSpec spec;
-  spec.q_size = 1;
-  spec.sinks = {0.5f, -1.0f, 2.0f, 0.0f};
-  spec.options = {.mask = mods::causal(),
-                  .score = ScoreMod([](auto score, auto b, auto h, auto q, auto kv) {
-                    return score + 0.01f * to_float((b + h + q - kv) % 7);
-                  })};
-  SharedCase c(spec, forks);
-  const CaseResult alone = c.run(false), shared = c.run(true);
-  c.check(alone);
-  c.check(shared);
-  EXPECT_LT(3 * shared.tiles.visited, alone.tiles.visited);
-}
+constexpr SharedPrefixRules kAnyPrefix{.page_size = 16, .most_queries = 3, .least_saved_tokens = 1};
 
 // 32 sequences of 8192 shared and 256 own tokens, 64 query heads of 8 kv heads.
 TEST(AttendShared, ReadsALongPrefixOnceForManySequences) {
   const AttentionShape shape{.q_heads = 64, .kv_heads = 8, .k_dim = 8, .v_dim = 8, .page_size = 16};
-  std::vector<std::vector<LocalPage>> tables(32);
-  std::vector<AttendSequence> sequences;
-  for (std::int32_t s = 0; s < 32; ++s) {
-    std::vector<LocalPage>& table = tables[static_cast<std::size_t>(s)];
-    for (std::int32_t i = 0; i < 512 + 16; ++i) table.push_back({i < 512 ? i : s * 16 + i, i});
-    sequences.push_back({.queries = 1, .kv_len = 8448, .pages = table});
-  }
+  const Forks forks(32, 512, 16);
+  const SharedPrefixRules rules = shared_prefix_rules(shape);
   const auto visited = [&](const MaskMod& mask, std::span<const SharedPrefix> shared) {
     AttendWork work;
-    plan_attend_work(shape, {sequences, {}, shared}, {.mask = mask}, work);
+    plan_attend_work(shape, {forks.sequences, {}, shared, rules}, {.mask = mask}, work);
     return work.tiles.visited;
   };
-  const auto shared = find_shared_prefixes(sequences, shared_prefix_rules(shape));
+  const auto shared = find_shared_prefixes(forks.sequences, rules);
   ASSERT_EQ(shared.size(), 1u);
   EXPECT_EQ(shared[0].pages, 512);
   EXPECT_GE(visited(mods::causal(), {}), 10 * visited(mods::causal(), shared));
@@ -145,6 +48,51 @@ TEST(AttendShared, ReadsALongPrefixOnceForManySequences) {
   EXPECT_EQ(visited(window, {}), visited(window, shared));
   const MaskMod heads([](auto, auto h, auto, auto kv) { return kv >= h; });
   EXPECT_EQ(visited(heads, {}), visited(heads, shared));
+}
+
+// The same on a GPU: blocks of 128 rows, of 16 sequences with 8 rows each.
+TEST(SharedBlocks, ReadATenthOfALongPrefix) {
+  const Forks forks(32, 512, 16);
+  const auto prefixes = find_shared_prefixes(forks.sequences, kAnyPrefix);
+  SharedBlocks shared;
+  shared.set({forks.sequences, {}, prefixes, kAnyPrefix}, mods::causal().graph(), 16);
+  ASSERT_EQ(shared.blocks.size(), 2u);
+  std::int64_t read = 0, each = 0;
+  for (const SharedBlock& block : shared.blocks) read += block.pages;
+  for (std::size_t s = 0; s < forks.sequences.size(); ++s) {
+    each += std::ssize(forks.sequences[s].pages);
+    read += std::ssize(forks.sequences[s].pages) - shared.part(s).pages;
+  }
+  EXPECT_GE(each, 10 * read);
+}
+
+TEST(SharedBlocks, HaveWholeSequences) {
+  Forks forks(5, 4, 1);
+  for (std::size_t s = 0; s < 5; ++s) {
+    forks.sequences[s].queries = static_cast<std::int64_t>(s % 2 + 1);
+  }
+  const auto prefixes = find_shared_prefixes(forks.sequences, kAnyPrefix);
+  SharedBlocks shared;
+  shared.set({forks.sequences, {}, prefixes, kAnyPrefix}, mods::causal().graph(), 4);
+  ASSERT_EQ(shared.blocks.size(), 2u);
+  EXPECT_EQ(shared.blocks[0].token_end, 4);  // tokens 0, 1, 2 and 3 of sequences 0, 1, 1 and 2
+  EXPECT_EQ(shared.blocks[1].tokens(), 3);
+  EXPECT_EQ(shared.tokens[6].token, 6);
+  EXPECT_EQ(shared.tokens[6].sequence, 4);
+  EXPECT_EQ(shared.part(4).block, 1);
+  EXPECT_EQ(shared.part(4).token, 2);
+  EXPECT_EQ(shared.part(2).token, 3);
+  shared.set({forks.sequences, {}, {}, kAnyPrefix}, mods::causal().graph(), 4);
+  EXPECT_EQ(shared.part(4).block, -1);
+}
+
+// The step writes to them.
+TEST(SharedPrefixes, LeaveOutPagesOfAppendedTokens) {
+  Forks forks(3, 4, 0);
+  forks.sequences[1].appended = 17;
+  const auto found = find_shared_prefixes(forks.sequences, kAnyPrefix);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].pages, 2);
 }
 
 // Of a tree the level that saves most: a short prefix of all, long ones of some.

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 
 namespace kvmesh::cpu {
 namespace {

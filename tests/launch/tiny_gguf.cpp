@@ -9,7 +9,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "launch/engine/unicode.hpp"
 #include "tests/support/random.hpp"
 

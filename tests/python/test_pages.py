@@ -97,6 +97,47 @@ def test_requests_share_the_pages_of_a_prefix():
     on_ranks(2, body)
 
 
+def test_evicted_pages_come_back_from_tiers(tmp_path):
+    q, k, v = tensors(17)
+    expected, _ = reference(q, k, v)
+    prompt = list(range(50, 66))
+
+    def body(mesh, pages, tiers):
+        cache = make_cache(mesh, pages_per_rank=pages, prefix_cache=True, tiers=tiers)
+        key = cache.make_prefix_key()
+        key.append(prompt)
+        sequence = cache.create_with_prefix(key)
+        found = cache.length(sequence)
+        out = cache.plan([(sequence, 17 - found)]).run(0, q[found:], k[found:], v[found:])
+        np.testing.assert_allclose(out, expected[found:], atol=1e-5)
+        cache.publish(sequence, key, [(0, 4, 50, 1000), (4, 4, 20)])
+        cache.erase(sequence)
+        with pytest.raises(TypeError):
+            cache.publish(sequence, key, [(0, 4)])
+        large = cache.create()
+        cache.reserve(large, 4 * cache.free_pages())  # evicts all
+        cache.erase(large)
+        match = cache.match_prefix(key)
+        assert match.tokens == 16
+        cache.flush_tiers()
+        return found, cache.tier_statistics()
+
+    def host(mesh):
+        found, statistics = body(mesh, 8, {"host_bytes": 1 << 20})
+        assert found == 0 and statistics["pages_back"] == 4 and statistics["faults"]["io"] == 0
+
+    def files(mesh):
+        found, statistics = body(mesh, 8, {"directory": str(tmp_path), "model": "m", "file_bytes": 1 << 20})
+        assert found in (0, 16) and statistics["file"]["stores"] + statistics["file"]["loads"] > 0
+        return found
+
+    on_ranks(2, host)
+    on_ranks(2, files)
+    on_ranks(1, lambda mesh: files(mesh) == 16 or pytest.fail("the files of 2 ranks are not found"))
+    with pytest.raises(TypeError):
+        make_cache(kvmesh.Mesh(), tiers={"bytes": 1})
+
+
 def test_pages_move_between_ranks_while_decoding_goes_on():
     q, k, v = tensors(19)
     expected, _ = reference(q, k, v)

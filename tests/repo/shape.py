@@ -25,7 +25,6 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 # Folders with more pairs. Take one off when it is divided; add none.
 MORE_PAIRS = {
     "include/kvmesh",  # one public header per concept
-    "core",
     "kernels/cuda/attend/hopper",
     "launch/bench",
     "launch/cli",

@@ -77,7 +77,14 @@ void AttentionCase::place_pages() {
   batch_.page_indptr = {0};
   batch_.q_positions = spec_.positions;
   for (const CaseSequence& sequence : spec_.sequences) {
+    const std::size_t first = batch_.pages.size();
     for (std::int32_t logical : local_pages(sequence, spec_.shape.page_size)) {
+      const auto at = std::ssize(batch_.pages) - static_cast<std::int64_t>(first);
+      if (at < sequence.prefix.pages) {
+        const std::int64_t page = batch_.page_indptr[sequence.prefix.of] + at;
+        batch_.pages.push_back(batch_.pages[static_cast<std::size_t>(page)]);
+        continue;
+      }
       batch_.pages.push_back({free.back(), logical});
       free.pop_back();
     }
@@ -120,10 +127,24 @@ void AttentionCase::fill() {
     dense.v.resize(static_cast<std::size_t>(length * heads * dense.v_dim));
     for (float& k : dense.k) k = random.real();
     for (float& v : dense.v) v = random.real();
-    for (std::int64_t position = 0; position < length; ++position) {
-      if (const auto slot = slot_of(s, position)) fill_token(dense, position, *slot, scales);
-    }
+    fill_sequence(s, dense, scales);
     dense_.push_back(std::move(dense));
+  }
+}
+
+void AttentionCase::fill_sequence(std::size_t sequence, DenseSequence& dense, Random& scales) {
+  const CasePrefix& prefix = spec_.sequences[sequence].prefix;
+  const auto page = batch_.pages.begin() + batch_.page_indptr[sequence];
+  const std::int64_t shared =
+      prefix.pages == 0 ? 0 : std::int64_t{page[prefix.pages - 1].logical} + 1;
+  const std::int64_t first = shared * spec_.shape.page_size;
+  if (first > 0) {
+    const DenseSequence& from = dense_[prefix.of];
+    std::copy_n(from.k.begin(), first * dense.kv_heads * dense.k_dim, dense.k.begin());
+    std::copy_n(from.v.begin(), first * dense.kv_heads * dense.v_dim, dense.v.begin());
+  }
+  for (std::int64_t position = first; position < spec_.sequences[sequence].kv_len; ++position) {
+    if (const auto slot = slot_of(sequence, position)) fill_token(dense, position, *slot, scales);
   }
 }
 

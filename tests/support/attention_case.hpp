@@ -22,11 +22,18 @@ namespace kvmesh::test {
 
 inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
 
+/// The first `pages` pages of an earlier sequence.
+struct CasePrefix {
+  std::size_t of = 0;
+  std::int64_t pages = 0;
+};
+
 struct CaseSequence {
   std::int64_t q_len = 1;
   std::int64_t kv_len = 0;
   std::optional<std::vector<std::int32_t>> local{};  ///< logical pages on this rank; unset: all
   bool counts_sinks = true;                          ///< this rank counts sinks
+  CasePrefix prefix{};                               ///< its first pages, too
 };
 
 struct CaseSpec {
@@ -103,6 +110,7 @@ class AttentionCase {
   };
   void place_pages();
   void fill();
+  void fill_sequence(std::size_t sequence, DenseSequence& dense, Random& scales);
   void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot, Random& scales);
   void fill_row(std::span<float> row, OwnedTensor& pool, OwnedTensor& scales, float number,
                 const Slot& slot, std::int64_t head, Random& random);

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh::test {

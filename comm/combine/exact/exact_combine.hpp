@@ -8,7 +8,7 @@
 
 #include "comm/combine/host/host_plan.hpp"
 #include "comm/combine/host/row_exchange.hpp"
-#include "core/exact_rows.hpp"
+#include "core/numbers/exact_rows.hpp"
 
 namespace kvmesh {
 

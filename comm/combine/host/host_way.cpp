@@ -6,7 +6,7 @@
 #include "comm/combine/host/gather.hpp"
 #include "comm/combine/host/output_rows.hpp"
 #include "core/check.hpp"
-#include "core/softmax_merge.hpp"
+#include "core/numbers/softmax_merge.hpp"
 
 namespace kvmesh {
 void HostWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {

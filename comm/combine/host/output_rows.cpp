@@ -1,6 +1,6 @@
 #include "comm/combine/host/output_rows.hpp"
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 
 namespace kvmesh {
 

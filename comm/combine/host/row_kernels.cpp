@@ -1,6 +1,6 @@
 #include "comm/combine/host/row_kernels.hpp"
 
-#include "core/highway_targets.hpp"
+#include "core/numbers/highway_targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "comm/combine/host/row_kernels.cpp"
@@ -8,7 +8,7 @@
 // foreach_target.h must come before these.
 #include <hwy/highway.h>
 
-#include "core/float_math-inl.hpp"
+#include "core/numbers/float_math-inl.hpp"
 #include "core/pod/row_merge.hpp"
 
 HWY_BEFORE_NAMESPACE();

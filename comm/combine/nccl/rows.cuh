@@ -5,12 +5,12 @@
 
 #include "comm/combine/half_bits.cuh"
 #include "comm/combine/nccl/combine_params.hpp"
+#include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
 
 namespace kvmesh::cuda {
 
 constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFF'FFFF;
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 
@@ -56,13 +56,6 @@ __device__ inline void store_as(Dtype dtype, void* to, std::int64_t at,
   } else {
     *halves = half_bits(values.v[0], dtype);
   }
-}
-
-__device__ inline float warp_max(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
-  }
-  return value;
 }
 
 /// Computes the same as kvmesh::merged_lse, with the exponentials of 32 ranks at once, and sums in

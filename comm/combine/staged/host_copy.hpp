@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/copy_rows.hpp"
+#include "core/tensors/copy_rows.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {

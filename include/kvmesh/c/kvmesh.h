@@ -66,6 +66,18 @@ typedef struct kvmesh_layer_group {
   int64_t state_bytes;  /* not 0: layers with a state of so many bytes per sequence, and no keys */
 } kvmesh_layer_group_t;
 
+/* Where pages go that are evicted, and come back from: see TierOptions in kvmesh/tiers.hpp. */
+typedef struct kvmesh_tier_options {
+  size_t size;
+  int64_t host_bytes;           /* of each rank's host memory; 0: no host tier */
+  const char* directory;        /* NULL: no file tier */
+  const char* model;            /* names the folder of the model's files; NULL: "model" */
+  int64_t file_bytes;           /* the most that all ranks keep in files; 0: 16 GiB */
+  int32_t durable;              /* 1: files are on the disk before a store is completed */
+  int32_t direct;               /* 1: around the system's cache */
+  int32_t stores_per_operation; /* 0: 1024 */
+} kvmesh_tier_options_t;
+
 /* Heads are the whole model's. Exactly one of pages_per_rank, bytes and memory_fraction is set. */
 typedef struct kvmesh_cache_options {
   size_t size;
@@ -94,6 +106,7 @@ typedef struct kvmesh_cache_options {
   size_t group_count;
   int64_t
       max_pages_per_rank; /* the most that kvmesh_cache_resize can give; 0: no more than at first */
+  const kvmesh_tier_options_t* tiers; /* NULL: none */
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */
@@ -165,7 +178,8 @@ typedef struct kvmesh_prefix_match {
   int64_t tokens;
 } kvmesh_prefix_match_t;
 
-/* These change metadata only, on every rank alike. */
+/* These change metadata only, on every rank alike. With a file tier, kvmesh_prefix_match and
+   kvmesh_sequence_create_of_key are collective over all ranks. */
 KVMESH_API kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache,
                                                const kvmesh_prefix_key_t* key,
                                                kvmesh_prefix_match_t* match);
@@ -181,7 +195,8 @@ KVMESH_API kvmesh_status_t kvmesh_sequence_create_of_key(kvmesh_cache_t* cache,
 
 typedef struct kvmesh_retention { /* tokens [first, first + tokens) */
   int64_t first, tokens;
-  int32_t priority; /* 0 to 100; others have 35 */
+  int32_t priority;   /* 0 to 100; others have 35 */
+  int64_t operations; /* for how many operations of the cache; 0: for ever */
 } kvmesh_retention_t;
 /* Lets later requests find the sequence's full pages. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache,
@@ -189,6 +204,23 @@ KVMESH_API kvmesh_status_t kvmesh_sequence_publish(kvmesh_cache_t* cache,
                                                    const kvmesh_prefix_key_t* key,
                                                    const kvmesh_retention_t* retentions,
                                                    size_t retention_count);
+
+/* Of this rank, since the cache was made: see TierStatistics in kvmesh/tiers.hpp. */
+typedef struct kvmesh_tier_counts {
+  int64_t pages, stores, loads, drops, removed;
+} kvmesh_tier_counts_t;
+typedef struct kvmesh_tier_statistics {
+  size_t size;
+  kvmesh_tier_counts_t host, file;
+  int64_t pages_back; /* by matches, on all ranks together */
+  int64_t corrupt, truncated, foreign, full, denied,
+      io; /* files that were no hits, or not stored */
+} kvmesh_tier_statistics_t;
+KVMESH_API kvmesh_status_t kvmesh_cache_get_tier_statistics(const kvmesh_cache_t* cache,
+                                                            kvmesh_tier_statistics_t* statistics);
+/* Stores this rank's published pages, and those of its host tier, in files, and blocks until they
+   are there. */
+KVMESH_API kvmesh_status_t kvmesh_cache_flush_tiers(kvmesh_cache_t* cache);
 
 typedef struct kvmesh_cache_info {
   size_t size;

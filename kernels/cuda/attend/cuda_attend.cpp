@@ -6,6 +6,7 @@
 
 #include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
+#include "kernels/cuda/attend/sharing.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 /// Thread blocks of merges per multiprocessor. Most of them find no work: only the device knows how
 /// many blocks were split.
 constexpr int kMergeBlocks = 4;
+constexpr LaunchKind kAllLaunches[] = {kShortLaunch, kLongLaunch, kSharedLaunch};
 
 /// Kernels find a page by a product of 64 bits, and a key inside it by one of 32.
 DevicePool device_pool(const ConstTensorView& pool) {
@@ -39,6 +41,12 @@ AttendOutput attend_output(const AttendedRows& out) {
 }
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
+
+/// A mod that reads the batch row needs rows of one sequence; a block mask has lists for each.
+bool may_share(const CudaAttend::Options& options) {
+  return options.block_mask == nullptr &&
+         !options.attention.score.graph().depends_on(kDependsBatch);
+}
 
 const AttentionShape& checked(const AttentionShape& shape) {
   check_attention(
@@ -76,6 +84,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
       first_head_(options.attention.first_head),
       row_classes_{short_class_of(shape, planned_, options),
+                   long_row_class(shape, options.kinds.pool),
                    long_row_class(shape, options.kinds.pool)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
@@ -84,33 +93,37 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
   has_head_classes_ = block_mask && block_mask->heads() > 1;
   plan_ = std::make_unique<DevicePlan>(
       *store_,
-      DevicePlan::Options{
-          .shape = planned_,
-          .mask = options.attention.mask,
-          .first_head = first_head_,
-          .launches = {launch_shape(row_classes_[0]), launch_shape(row_classes_[1])}},
+      DevicePlan::Options{.shape = planned_,
+                          .mask = options.attention.mask,
+                          .first_head = first_head_,
+                          .launches = {launch_shape(kShortLaunch), launch_shape(kLongLaunch),
+                                       launch_shape(kSharedLaunch)},
+                          .may_share = may_share(options),
+                          .most_own_tokens = most_own_tokens(shape, kinds_.pool, kinds_.latent)},
       *mods_, std::move(block_mask));
-  merge_kernel_ = store_->get(merge_program(shape.v_dim, store_->architecture()), "kvmesh_merge");
+  merge_kernel_ =
+      store_->get(merge_program(shape.v_dim, false, store_->architecture()), "kvmesh_merge");
   if (!options.limits) return;
   plan_->reserve(*options.limits);
   reserve_workspace();
   kernels_for(kinds_);
 }
 
-AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, int row_class) const {
+AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, LaunchKind launch) const {
   return choose_attend({.shape = shape_,
                         .kinds = kinds,
                         .fold_scale = fold_scale_,
                         .head_classes = has_head_classes_,
-                        .rows = row_class,
+                        .rows = row_classes_[launch],
+                        .row_tokens = launch == kSharedLaunch,
                         .architecture = store_->architecture(),
                         .limits = {.block_bytes = store_->block_shared_bytes(),
                                    .multiprocessor_bytes = store_->multiprocessor_shared_bytes()}});
 }
 
-LaunchShape CudaAttend::launch_shape(int row_class) const {
-  const AttendVariant variant = variant_of(kinds_, row_class);
-  return {.rows = row_class,
+LaunchShape CudaAttend::launch_shape(LaunchKind launch) const {
+  const AttendVariant variant = variant_of(kinds_, launch);
+  return {.rows = row_classes_[launch],
           .resident_blocks = store_->multiprocessors() * variant.blocks_per_multiprocessor,
           .multiprocessors = store_->multiprocessors(),
           .tile_keys = variant.tile_keys,
@@ -119,13 +132,17 @@ LaunchShape CudaAttend::launch_shape(int row_class) const {
 
 const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
   Kernels& found = kernels_[kinds];
-  for (int i = 0; i < 2; ++i) {
+  for (const LaunchKind i : kAllLaunches) {
     const bool is_there = !found.kernels[i].name().empty();
     if (plan_->launch(i).grid == 0 || is_there) continue;
-    found.variants[i] = variant_of(kinds, row_classes_[i]);
+    found.variants[i] = variant_of(kinds, i);
     found.kernels[i] =
         store_->get(attend_program(found.variants[i], mods_->text(), store_->architecture()),
                     found.variants[i].kernel, found.variants[i].shared_bytes);
+  }
+  if (plan_->launch(kSharedLaunch).grid != 0 && shared_merge_kernel_.name().empty()) {
+    shared_merge_kernel_ =
+        store_->get(merge_program(shape_.v_dim, true, store_->architecture()), "kvmesh_merge");
   }
   return found;
 }
@@ -164,7 +181,14 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .sinks = static_cast<const float*>(sinks.data),
           .scale = scale_,
           .first_head = first_head_,
-          .mods = mods_->buffers()};
+          .mods = mods_->buffers(),
+          .row_tokens = plan_->row_tokens()};
+}
+
+SharedPrefixRules CudaAttend::shared_prefix_rules() const {
+  SharedPrefixRules rules = sharing_rules(shape_, kinds_.pool, kinds_.latent);
+  rules.most_queries = plan_->most_shared_queries();
+  return rules;
 }
 
 void CudaAttend::check_output(const AttendedRows& out) const {
@@ -188,7 +212,7 @@ void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const Con
   check_sinks(shape_, sinks);
   const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
   AttendParams params = params_of(q, pool, rows.out, sinks);
-  for (int i = 0; i < 2; ++i) {
+  for (const LaunchKind i : kAllLaunches) {
     const PlannedLaunch& planned = plan_->launch(i);
     if (planned.grid == 0) continue;
     params.tasks = planned.tasks;
@@ -221,12 +245,13 @@ void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
   const std::int64_t chunks_of_row = (shape_.v_dim + kMergeColumns - 1) / kMergeColumns;
   const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
       kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows() * chunks_of_row);
-  merge_kernel_.launch(
-      {.stream = stream,
-       .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),
-       .block = dim3(32 * kMergeWarps),
-       .overlaps_previous = can_overlap_launches(store_->architecture())},
-      params);
+  const bool merges_shared = plan_->launch(kSharedLaunch).grid != 0;
+  (merges_shared ? shared_merge_kernel_ : merge_kernel_)
+      .launch({.stream = stream,
+               .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),
+               .block = dim3(32 * kMergeWarps),
+               .overlaps_previous = can_overlap_launches(store_->architecture())},
+              params);
 }
 
 std::int64_t CudaAttend::workspace_bytes() const {

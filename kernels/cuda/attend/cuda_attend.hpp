@@ -54,11 +54,11 @@ class CudaAttend {
   /// on `stream`. `sinks` [q_heads] may be empty; a row counts its head's sink if this rank counts
   /// the sinks of its sequence. Allocates nothing and does not wait. May be captured in a graph,
   /// except with tensors of kinds other than Options::kinds, whose first launch compiles. With
-  /// limits, tensors have room for as many tokens as the limits. Launches at most three kernels:
-  /// short rows, long rows, the merge of splits. Every bit of the result depends on the batch and
-  /// the device's kind alone.
-  /// REQUIRES: launches and replays of one CudaAttend run one after another, and `plan` after them,
-  /// because they share the workspace and the counters of claims.
+  /// limits, tensors have room for as many tokens as the limits. Launches at most four kernels:
+  /// short rows, long rows, shared rows, the merge of splits. Every bit of the result depends on
+  /// the batch and the device's kind alone. REQUIRES: launches and replays of one CudaAttend run
+  /// one after another, and `plan` after them, because they share the workspace and the counters of
+  /// claims.
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream, const ConstTensorView& sinks = {});
@@ -69,6 +69,8 @@ class CudaAttend {
               cudaStream_t stream, const ConstTensorView& sinks = {});
 
   const DevicePlan& current() const { return *plan_; }
+  /// The prefixes that are worth a block of shared rows.
+  SharedPrefixRules shared_prefix_rules() const;
   /// Changes when graphs that were captured before become invalid.
   std::uint64_t generation() const { return plan_->generation() + workspace_growths_; }
   /// Bytes on the device: the partials of splits, and the plan itself with its mods' buffers.
@@ -78,15 +80,15 @@ class CudaAttend {
   }
 
  private:
-  /// The kernels of both launches for one kind of tensors.
+  /// The kernels of the launches for one kind of tensors.
   struct Kernels {
-    AttendVariant variants[2];
-    jit::Kernel kernels[2];
+    AttendVariant variants[kLaunches];
+    jit::Kernel kernels[kLaunches];
   };
 
   const Kernels& kernels_for(const TensorKinds& kinds);
-  AttendVariant variant_of(const TensorKinds& kinds, int row_class) const;
-  LaunchShape launch_shape(int row_class) const;
+  AttendVariant variant_of(const TensorKinds& kinds, LaunchKind launch) const;
+  LaunchShape launch_shape(LaunchKind launch) const;
   /// Kernels that write `out`, unless `to` has ranks.
   struct Rows {
     AttendOutput out{};
@@ -107,10 +109,11 @@ class CudaAttend {
   bool fold_scale_;
   bool has_head_classes_;
   int first_head_;
-  int row_classes_[2];  // row classes of the launches
+  int row_classes_[kLaunches];
   std::int32_t max_page_ = -1;
   std::map<TensorKinds, Kernels> kernels_;
   jit::Kernel merge_kernel_;
+  jit::Kernel shared_merge_kernel_;   // of plans that share prefixes
   std::unique_ptr<DeviceMods> mods_;  // its address is constant
   std::unique_ptr<DevicePlan> plan_;
   DeviceArray<float> workspace_o_;    // [workspace rows, v_dim]

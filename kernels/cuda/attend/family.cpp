@@ -118,6 +118,7 @@ jit::Constants attend_constants(const AttendCase& what) {
       .set("kHeadBlocks", what.shape.q_heads / what.shape.kv_heads / what.group())
       .set("kHasHeadClasses", what.head_classes)
       .set("kHasSinks", what.kinds.has_sinks)
+      .set("kHasRowTokens", what.row_tokens)
       .set("kPoolType", what.kinds.pool)
       .set("kQueryType", what.kinds.q);
   return constants;
@@ -136,11 +137,13 @@ bool can_overlap_launches(const std::string& architecture) {
   return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
 }
 
-jit::Program merge_program(int v_dim, const std::string& architecture) {
+jit::Program merge_program(int v_dim, bool merges_shared, const std::string& architecture) {
   jit::Program program{.files = cuda_kernel_sources(),
                        .source = "kernels/cuda/attend/common/merge.cuh",
                        .architecture = architecture};
-  program.constants.set("kDimV", v_dim).set("kOverlaps", can_overlap_launches(architecture));
+  program.constants.set("kDimV", v_dim)
+      .set("kMergesShared", merges_shared)
+      .set("kOverlaps", can_overlap_launches(architecture));
   return program;
 }
 

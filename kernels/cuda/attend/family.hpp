@@ -56,6 +56,7 @@ struct AttendCase {
   bool fold_scale = true;     ///< no score mod and scale > 0
   bool head_classes = false;  ///< a block mask has lists for each head
   int rows = 16;              ///< most rows per thread block: a row class
+  bool row_tokens = false;    ///< rows are of several sequences: AttendParams::row_tokens
   std::string architecture = "sm_90a";
   SharedLimits limits{};
 
@@ -115,7 +116,8 @@ jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
                             const std::string& architecture);
 /// True if the chip has launches that overlap the one before (Hopper and later).
 bool can_overlap_launches(const std::string& architecture);
-jit::Program merge_program(int v_dim, const std::string& architecture);
+/// `merges_shared`: of plans that share prefixes.
+jit::Program merge_program(int v_dim, bool merges_shared, const std::string& architecture);
 
 /// Sets the constants of every family. For the families' own use.
 jit::Constants attend_constants(const AttendCase& what);

@@ -93,7 +93,8 @@ class Builder {
              .kv_head = to_int32(h),
              .q_block = to_int32(block),
              .first_candidate = to_int32(std::ssize(query_blocks_) * shape_.kv_blocks()),
-             .unused = {}});
+             .shared_block = -1,
+             .shared_token = 0});
       }
     }
   }

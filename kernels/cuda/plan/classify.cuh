@@ -33,6 +33,7 @@ __device__ inline void look(const ClassifyParams& p, const QueryBlock& query_blo
 __device__ inline TileClass class_of(const ClassifyParams& p, int candidate, int lane) {
   const QueryBlock& query_block =
       p.candidates.query_blocks[query_block_of(p.candidates, candidate)];
+  if (query_block.sequence >= p.candidates.sequence_count) return TileClass::kFull;  // shared
   const PlanSequence& sequence = p.candidates.sequences[query_block.sequence];
   const int logical = page_of(p.candidates, query_block, candidate).logical;
   const int first = logical * kPageSize;

@@ -30,10 +30,12 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
 
 void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
   add_sequences(pages, step);
+  share_prefixes(pages, step);
   query_blocks_.clear();
   candidates_ = query_block_tokens_ = 0;
   merges_all_ = step.merges_all;
-  for (Launch& launch : launches_) add_query_blocks(launch);
+  // Shared blocks first: the others name them by their numbers.
+  for (const LaunchKind kind : {kSharedLaunch, kShortLaunch, kLongLaunch}) add_query_blocks(kind);
   shape_launches();
   reserve_arrays(candidates_, std::ssize(query_blocks_));
   pages.begin(stream);
@@ -51,7 +53,7 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 void DevicePlan::check_plan(std::span<const SequenceSize> sequences) const {
   std::int64_t tokens = 0, appended = 0, candidates = 0, longest = 0;
   for (const SequenceSize& sequence : sequences) {
-    const Launch& launch = launches_[is_short(sequence.queries) ? 0 : 1];
+    const Launch& launch = launches_[is_short(sequence.queries) ? kShortLaunch : kLongLaunch];
     const std::int64_t pages = ceil_div(sequence.length, options_.shape.page_size);
     candidates += pages * most_query_blocks(sequence.queries, launch);
     tokens += sequence.queries;
@@ -69,101 +71,55 @@ void DevicePlan::check_plan(std::span<const SequenceSize> sequences) const {
           sequences.size(), longest, limits_->sequences, limits_->queries);
 }
 
-void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
-  sequences_.clear();
-  q_positions_.assign(step.q_positions.begin(), step.q_positions.end());
-  std::int32_t token = 0, token_slot = 0;
-  for (const StepSequence& sequence : step.sequences) {
-    sequences_.push_back({.first_page = pages.first_page(sequence.list),
-                          .pages = to_int32(pages.size(sequence.list)),
-                          .first_token = token,
-                          .queries = to_int32(sequence.size.queries),
-                          .kv_len = to_int32(sequence.size.length),
-                          .first_token_slot = token_slot,
-                          .appended = to_int32(sequence.size.appended),
-                          .counts_sinks = sequence.counts_sinks});
-    token += sequences_.back().queries;
-    token_slot += sequences_.back().appended;
-  }
-  tokens_ = token;
-  if (!limits_) token_slot_count_ = token_slot;
-}
-
-// ---- Query blocks ----
-
-bool DevicePlan::is_short(std::int64_t queries) const {
-  return queries * group_ <= launches_[0].shape.rows;
-}
-
-/// Returns the most query blocks of a sequence: no query block crosses a q block, and each kv head
-/// may have its own.
-std::int64_t DevicePlan::most_query_blocks(std::int64_t queries, const Launch& launch) const {
-  const std::int64_t heads = per_head_ ? options_.shape.kv_heads : 1;
-  if (queries <= launch.block_tokens && !block_mask_) return heads;
-  const std::int64_t blocks = ceil_div(queries, launch.block_tokens);
-  return heads * (block_mask_ ? blocks + ceil_div(queries, block_mask_->q_block()) : blocks);
-}
-
-void DevicePlan::add_query_blocks(Launch& launch) {
-  const bool takes_short = &launch == &launches_[0];
-  launch.first_query_block = to_int32(std::ssize(query_blocks_));
-  for (std::int32_t s = 0; s < std::ssize(sequences_); ++s) {
-    const bool is_its = is_short(sequences_[static_cast<std::size_t>(s)].queries) == takes_short;
-    if (is_its) add_query_blocks_of(s, launch);
-  }
-  launch.query_blocks = to_int32(std::ssize(query_blocks_)) - launch.first_query_block;
-}
-
-void DevicePlan::add_query_blocks_of(std::int32_t s, const Launch& launch) {
-  const PlanSequence& sequence = sequences_[static_cast<std::size_t>(s)];
-  for (std::int32_t q = 0; q < sequence.queries;) {
-    std::int32_t end = std::min(sequence.queries, q + launch.block_tokens);
-    std::int32_t q_block = 0;
-    if (block_mask_) {  // no query block crosses a q block
-      q_block = q / block_mask_->q_block();
-      end = std::min(end, (q_block + 1) * block_mask_->q_block());
-    }
-    for (int head = 0; head < (per_head_ ? options_.shape.kv_heads : 1); ++head) {
-      // Written in place: a copy would read wider than the last write, and wait for it.
-      query_blocks_.emplace_back() = {.sequence = s,
-                                      .first_token = sequence.first_token + q,
-                                      .tokens = end - q,
-                                      .kv_head = head,
-                                      .q_block = q_block,
-                                      .first_candidate = to_int32(candidates_),
-                                      .unused = {}};
-      candidates_ += sequence.pages;
-    }
-    query_block_tokens_ = std::max(query_block_tokens_, end - q);
-    q = end;
-  }
-}
-
 // ---- Launches and memory ----
+
+/// The most shared blocks. Each but a prefix's last has two sequences or more, and a prefix has
+/// two, so of three sequences there are at most two blocks.
+std::int64_t DevicePlan::shared_blocks() const {
+  if (!limits_) return std::ssize(shared_.blocks);
+  return shares() ? limits_->sequences * 2 / 3 : 0;
+}
+
+/// The most query blocks of a launch beside the shared ones.
+std::int64_t DevicePlan::most_own_blocks(LaunchKind kind) const {
+  const Launch& launch = launches_[kind];
+  if (!limits_ || kind == kLongLaunch) {
+    return launch.query_blocks - (kind == kSharedLaunch ? shared_blocks() : 0);
+  }
+  if (kind == kSharedLaunch) return shares() ? limits_->sequences : 0;
+  return limits_->sequences * most_query_blocks(limits_->queries, launch);
+}
 
 /// Computes grids, and the most tasks, merges and rows of workspace of the launches.
 void DevicePlan::shape_launches() {
   most_merges_ = merge_rows_ = 0;
   workspace_rows_ = 0;
-  for (Launch& launch : launches_) {
-    const bool is_fixed = limits_ && &launch == &launches_[0];
-    const std::int64_t resident = launch.shape.resident_blocks;
-    launch.most_blocks =
-        kv_heads_of_query_block() *
-        (is_fixed ? limits_->sequences * most_query_blocks(limits_->queries, launch)
-                  : launch.query_blocks);
+  for (const LaunchKind kind : {kShortLaunch, kLongLaunch, kSharedLaunch}) {
+    Launch& launch = launches_[kind];
+    const bool is_fixed = limits_ && kind != kLongLaunch;
+    const std::int64_t resident = launch.shape.resident_blocks, heads = kv_heads_of_query_block();
+    const std::int64_t shared = kind == kSharedLaunch ? heads * shared_blocks() : 0;
+    const std::int64_t own = heads * most_own_blocks(kind);
+    launch.most_blocks = shared + own;
     const bool may_split = is_fixed || launch.most_blocks < kManyBlocks * resident;
     launch.planned.grid = launch.most_blocks == 0 ? 0 : to_int32(resident);
     launch.most_splits =
         launch.most_blocks == 0 || !may_split ? 0 : to_int32(kSplitsPerResidentBlock * resident);
     launch.first_workspace_row = to_int32(workspace_rows_);
-    const std::int64_t whole = merges_all_ ? launch.most_blocks : 0;
-    if (launch.most_splits + whole == 0) continue;
-    most_merges_ +=
-        std::max(whole, std::min<std::int64_t>(launch.most_blocks, launch.most_splits / 2));
+    // Blocks that go through the workspace also if they are not split.
+    const std::int64_t members =
+        shares() && kind != kLongLaunch ? (limits_ ? own : heads * members_) : 0;
+    const std::int64_t whole = merges_all_ ? own : std::min(own, members);
+    if (launch.most_splits + shared + whole == 0) continue;
+    const Launch& of_own = launches_[kind == kLongLaunch ? kLongLaunch : kShortLaunch];
+    workspace_rows_ +=
+        (launch.most_splits + shared) * rows_of_block(launch) + whole * rows_of_block(of_own);
+    // A graph's sequences are in one of both launches.
+    if (!limits_ || kind != kSharedLaunch) {
+      most_merges_ += std::min(own, whole + launch.most_splits / 2);
+    }
     merge_rows_ = std::max(merge_rows_,
-                           is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(launch));
-    workspace_rows_ += (launch.most_splits + whole) * rows_of_block(launch);
+                           is_fixed ? to_int32(limits_->queries) * group_ : rows_of_block(of_own));
   }
 }
 
@@ -178,6 +134,10 @@ void DevicePlan::reserve_arrays(std::int64_t candidates, std::int64_t query_bloc
   grow(query_blocks, visits_of_query_block_, order_);
   grow(std::max(tokens_, std::int64_t{1}), positions_);
   grow(std::max(token_slot_count_, std::int64_t{1}), token_slots_);
+  if (launches_[kSharedLaunch].most_blocks > 0) {
+    grow(2 * tokens_, row_tokens_);
+    grow(shared_blocks() * kv_heads_of_query_block(), shared_partials_);
+  }
   grow(most_merges_, merges_);
   grow(1, counters_);
   for (std::size_t i = 0; i < launches_.size(); ++i) {
@@ -195,21 +155,23 @@ void DevicePlan::reserve(const AttendLimits& limits) {
   limits_ = limits;
   merges_all_ = limits.merges_all;
   if (evaluates_mask()) {
-    classifier_.prepare(std::min<std::int64_t>(limits.queries, launches_[0].block_tokens));
+    classifier_.prepare(
+        std::min<std::int64_t>(limits.queries, launches_[kShortLaunch].block_tokens));
   }
-  const std::int64_t query_blocks = most_query_blocks(limits.queries, launches_[0]);
+  const std::int64_t query_blocks = most_query_blocks(limits.queries, launches_[kShortLaunch]);
   tokens_ = token_slot_count_ = limits.sequences * limits.queries;
   shape_launches();
-  reserve_arrays(limits.pages * query_blocks, limits.sequences * query_blocks);
+  reserve_arrays(limits.pages * query_blocks, limits.sequences * query_blocks + shared_blocks());
   // New pages: those of the new tokens, and one that copy on write replaces.
   const auto sequences = static_cast<std::size_t>(limits.sequences);
   const auto fresh =
       static_cast<std::size_t>(ceil_div(limits.queries, options_.shape.page_size)) + 2;
-  upload_.begin(Upload::bytes_of<PlanSequence>(sequences) +
-                Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks)) +
-                Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
-                Upload::bytes_of<PageChange>(sequences * fresh) +
-                Upload::bytes_of<PageMove>(sequences));
+  const auto shared = static_cast<std::size_t>(shared_blocks());
+  upload_.begin(
+      Upload::bytes_of<PlanSequence>(sequences + shared) +
+      Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks) + shared) +
+      2 * Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
+      Upload::bytes_of<PageChange>(sequences * fresh) + Upload::bytes_of<PageMove>(sequences));
 }
 
 // ---- On the device ----
@@ -217,7 +179,8 @@ void DevicePlan::reserve(const AttendLimits& limits) {
 PlanCandidates DevicePlan::send(PageLists& pages, cudaStream_t stream) {
   upload_.begin(Upload::bytes_of<PlanSequence>(sequences_.size()) +
                 Upload::bytes_of<QueryBlock>(query_blocks_.size()) +
-                Upload::bytes_of<std::int32_t>(q_positions_.size()) + pages.upload_bytes());
+                Upload::bytes_of<std::int32_t>(q_positions_.size()) +
+                Upload::bytes_of<std::int32_t>(shared_tokens_.size()) + pages.upload_bytes());
   const PlanCandidates candidates{
       .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
       .query_blocks = upload_.add(std::span<const QueryBlock>(query_blocks_)),
@@ -225,12 +188,13 @@ PlanCandidates DevicePlan::send(PageLists& pages, cudaStream_t stream) {
       .q_positions =
           q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
       .classes = classes_.data(),
-      .sequence_count = to_int32(std::ssize(sequences_)),
+      .sequence_count = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks)),
       .query_block_count = to_int32(std::ssize(query_blocks_)),
       .candidate_count = to_int32(candidates_),
       .page_size = options_.shape.page_size,
       .group = group_,
       .first_head = options_.first_head};
+  shared_tokens_sent_ = upload_.add(std::span<const std::int32_t>(shared_tokens_));
   pages.add_to(upload_);
   upload_.send(stream);
   return candidates;
@@ -250,46 +214,57 @@ void DevicePlan::list_visits(const PlanCandidates& candidates, cudaStream_t stre
                      .positions = positions_.data(),
                      .token_slots = token_slots_.data(),
                      .token_slot_count = to_int32(token_slot_count_),
+                     .row_tokens = shared_.blocks.empty() ? nullptr : row_tokens_.data(),
+                     .shared_tokens = shared_tokens_sent_,
+                     .shared_token_count = to_int32(std::ssize(shared_tokens_)),
+                     .token_count = to_int32(tokens_),
                      .visits_of_query_block = visits_of_query_block_.data()},
                     stream),
         "planning: visits");
 }
 
 void DevicePlan::split(const PlanCandidates& candidates, cudaStream_t stream) {
-  const int page_size = options_.shape.page_size;
-  PlanCounters* const counters = counters_.data();
   bool is_first = true;
-  for (std::size_t i = 0; i < launches_.size(); ++i) {
-    const Launch& launch = launches_[i];
-    if (launch.planned.grid == 0) continue;
-    const int tile_keys = launch.shape.tile_keys;
-    const int split_unit_visits = std::max(1, tile_keys / page_size);
-    check(launch_split(
-              {.candidates = candidates,
-               .first_query_block = launch.first_query_block,
-               .query_block_count = launch.query_blocks,
-               .kv_heads_of_query_block = kv_heads_of_query_block(),
-               .resident_blocks = launch.shape.resident_blocks,
-               .multiprocessors = launch.shape.multiprocessors,
-               .one_piece_tiles = launch.shape.one_piece_tiles,
-               .split_unit_visits = split_unit_visits,
-               .split_unit_tiles = to_int32(ceil_div(split_unit_visits * page_size, tile_keys)),
-               .most_splits = launch.most_splits,
-               .first_workspace_row = launch.first_workspace_row,
-               .is_first = is_first,
-               .merges_all = merges_all_,
-               .visits_of_query_block = visits_of_query_block_.data(),
-               .visits = visits_.data(),
-               .order = order_.data() + launch.first_query_block,
-               .tasks = launch.tasks.data(),
-               .task_count = counters->tasks + i,
-               .claim = counters->claims + i,
-               .merges = merges_.data(),
-               .merges_made = &counters->merges},
-              stream),
-          "planning: tasks");
+  // Shared rows first: the merges of others find their partials.
+  for (const LaunchKind kind : {kSharedLaunch, kShortLaunch, kLongLaunch}) {
+    if (launches_[kind].planned.grid == 0) continue;
+    split(candidates, kind, is_first, stream);
     is_first = false;
   }
+}
+
+void DevicePlan::split(const PlanCandidates& candidates, LaunchKind kind, bool is_first,
+                       cudaStream_t stream) {
+  const Launch& launch = launches_[kind];
+  PlanCounters* const counters = counters_.data();
+  const int page_size = options_.shape.page_size;
+  const int tile_keys = launch.shape.tile_keys;
+  const int split_unit_visits = std::max(1, tile_keys / page_size);
+  check(launch_split(
+            {.candidates = candidates,
+             .first_query_block = launch.first_query_block,
+             .query_block_count = launch.query_blocks,
+             .kv_heads_of_query_block = kv_heads_of_query_block(),
+             .resident_blocks = launch.shape.resident_blocks,
+             .multiprocessors = launch.shape.multiprocessors,
+             .one_piece_tiles = launch.shape.one_piece_tiles,
+             .split_unit_visits = split_unit_visits,
+             .split_unit_tiles = to_int32(ceil_div(split_unit_visits * page_size, tile_keys)),
+             .most_splits = launch.most_splits,
+             .first_workspace_row = launch.first_workspace_row,
+             .is_first = is_first,
+             .merges_all = merges_all_,
+             .visits_of_query_block = visits_of_query_block_.data(),
+             .visits = visits_.data(),
+             .order = order_.data() + launch.first_query_block,
+             .tasks = launch.tasks.data(),
+             .task_count = counters->tasks + kind,
+             .claim = counters->claims + kind,
+             .merges = merges_.data(),
+             .merges_made = &counters->merges,
+             .shared = shared_.blocks.empty() ? nullptr : shared_partials_.data()},
+            stream),
+        "planning: tasks");
 }
 
 // ---- The plan on the device ----
@@ -316,8 +291,9 @@ TileCounts DevicePlan::tiles() const {
 
 std::int64_t DevicePlan::size_bytes() const {
   const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
-  std::size_t bytes = sum(upload_, classes_, visits_of_query_block_, order_, visits_, head_classes_,
-                          positions_, token_slots_, merges_, counters_);
+  std::size_t bytes =
+      sum(upload_, classes_, visits_of_query_block_, order_, visits_, head_classes_, positions_,
+          row_tokens_, shared_partials_, token_slots_, merges_, counters_);
   for (const Launch& launch : launches_) bytes += launch.tasks.size_bytes();
   if (block_mask_) bytes += block_mask_->size_bytes();
   return static_cast<std::int64_t>(bytes);

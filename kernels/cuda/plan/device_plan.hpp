@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/cuda/device_array.hpp"
+#include "kernels/attend_work.hpp"
 #include "kernels/cuda/attend/common/params.hpp"
 #include "kernels/cuda/common/upload.hpp"
 #include "kernels/cuda/plan/block_classes.hpp"
@@ -42,6 +43,8 @@ struct StepView {
   /// Every block of rows goes through the workspace and is merged, also one that is not split: for
   /// rows that the merge sends to other ranks.
   bool merges_all = false;
+  /// The step with its pages on the host, and the prefixes that its sequences share.
+  AttendSteps shared{};
 };
 
 /// Upper bounds of all plans of a captured graph.
@@ -53,11 +56,20 @@ struct AttendLimits {
   std::int64_t pages = 0;
   /// As StepView's: whether some step of the plan may want it.
   bool merges_all = false;
+  /// Whether steps may share prefixes; else their StepView::shared is not looked at.
+  bool shares_prefixes = false;
 };
 /// Most rows of a thread block for few rows: decode, speculation.
 inline constexpr std::int64_t kShortRows = 64;
 
-/// One of the two launches of an attend: short rows (decode, speculation) or long chunks.
+/// The launches of an attend, and their places in arrays.
+enum LaunchKind : std::uint8_t {
+  kShortLaunch,   ///< decode, speculation
+  kLongLaunch,    ///< long chunks
+  kSharedLaunch,  ///< rows of several sequences that share a prefix
+};
+inline constexpr int kLaunches = 3;
+
 struct LaunchShape {
   int rows = 16;            ///< rows per thread block: a row class
   int resident_blocks = 1;  ///< thread blocks that run at once on the device
@@ -68,8 +80,8 @@ struct LaunchShape {
 
 /// The device's counts of a plan.
 struct PlanCounters {
-  std::int32_t tasks[2];
-  std::uint32_t claims[2];
+  std::int32_t tasks[kLaunches];
+  std::uint32_t claims[kLaunches];
   std::int32_t merges;
 };
 
@@ -87,7 +99,11 @@ class DevicePlan {
     AttentionShape shape;
     MaskMod mask;
     int first_head = 0;
-    std::array<LaunchShape, 2> launches;  ///< short rows, long rows
+    std::array<LaunchShape, kLaunches> launches;
+    bool may_share = false;  ///< its mods allow rows of several sequences in a task
+    /// Sequences with at most this many tokens beside what they share are computed in the launch of
+    /// shared rows, all together: it costs less than another launch.
+    std::int64_t most_own_tokens = 0;
   };
   /// REQUIRES: `mods` stay where they are.
   DevicePlan(KernelStore& kernels, const Options& options, const DeviceMods& mods,
@@ -117,15 +133,19 @@ class DevicePlan {
   const PlannedLaunch& launch(int i) const {
     return launches_[static_cast<std::size_t>(i)].planned;
   }
+  /// The most queries of a sequence that may share a prefix; 0: none does.
+  std::int64_t most_shared_queries() const;
   /// Bytes of the uploaded lists on the host.
   std::int64_t host_bytes() const {
     return static_cast<std::int64_t>(sequences_.capacity() * sizeof(PlanSequence) +
                                      query_blocks_.capacity() * sizeof(QueryBlock) +
-                                     q_positions_.capacity() * sizeof(std::int32_t));
+                                     q_positions_.capacity() * sizeof(std::int32_t) +
+                                     shared_tokens_.capacity() * sizeof(std::int32_t));
   }
   const PageVisit* visits() const { return visits_.data(); }
   const TileClass* head_classes() const { return head_classes_.data(); }
   const std::int32_t* positions() const { return positions_.data(); }
+  const std::int32_t* row_tokens() const { return row_tokens_.data(); }
   const TokenSlot* token_slots() const { return token_slots_.data(); }
   const DeviceMerge* merges() const { return merges_.data(); }
   const std::int32_t* merges_made() const { return &counters_.data()->merges; }
@@ -154,11 +174,17 @@ class DevicePlan {
   int rows_of_block(const Launch& launch) const { return launch.block_tokens * group_; }
   bool evaluates_mask() const { return !block_mask_ && !options_.mask.is_identity(); }
   bool is_short(std::int64_t queries) const;
+  bool shares() const { return options_.may_share && (!limits_ || limits_->shares_prefixes); }
   std::int64_t most_query_blocks(std::int64_t queries, const Launch& launch) const;
 
   void add_sequences(const PageLists& pages, const StepView& step);
-  void add_query_blocks(Launch& launch);
+  void share_prefixes(const PageLists& pages, const StepView& step);
+  void add_query_blocks(LaunchKind kind);
   void add_query_blocks_of(std::int32_t sequence, const Launch& launch);
+  void add_shared_query_blocks();
+  LaunchKind launch_of(std::int32_t sequence) const;
+  std::int64_t shared_blocks() const;
+  std::int64_t most_own_blocks(LaunchKind kind) const;
   void shape_launches();
   void reserve_arrays(std::int64_t candidates, std::int64_t query_blocks);
   template <class... Arrays>
@@ -167,6 +193,7 @@ class DevicePlan {
   void classify(const PlanCandidates& candidates, cudaStream_t stream);
   void list_visits(const PlanCandidates& candidates, cudaStream_t stream);
   void split(const PlanCandidates& candidates, cudaStream_t stream);
+  void split(const PlanCandidates& candidates, LaunchKind kind, bool is_first, cudaStream_t stream);
 
   Options options_;
   int group_;  // query heads per kv head
@@ -179,6 +206,11 @@ class DevicePlan {
   std::vector<PlanSequence> sequences_;
   std::vector<QueryBlock> query_blocks_;
   std::vector<std::int32_t> q_positions_;
+  SharedBlocks shared_;
+  std::vector<std::int32_t> shared_tokens_;  // of shared_
+  const std::int32_t* shared_tokens_sent_ = nullptr;
+  std::int64_t members_ = 0;    // sequences that leave pages to a shared block
+  bool is_one_launch_ = false;  // their other pages are read in the launch of shared rows
   std::int64_t candidates_ = 0;
   std::int32_t query_block_tokens_ = 0;  // of the longest query block
   bool merges_all_ = false;
@@ -187,12 +219,13 @@ class DevicePlan {
   std::uint64_t generation_ = 0;
 
   Upload upload_;
-  std::array<Launch, 2> launches_;
+  std::array<Launch, kLaunches> launches_;
   DeviceArray<TileClass> classes_;
   DeviceArray<std::int32_t> visits_of_query_block_, order_;
   DeviceArray<PageVisit> visits_;
   DeviceArray<TileClass> head_classes_;
-  DeviceArray<std::int32_t> positions_;
+  DeviceArray<std::int32_t> positions_, row_tokens_;
+  DeviceArray<BlockPartials> shared_partials_;
   DeviceArray<TokenSlot> token_slots_;
   DeviceArray<DeviceMerge> merges_;
   DeviceArray<PlanCounters> counters_;

@@ -151,10 +151,17 @@ __device__ void place_tokens(const ListParams& p, const PlanSequence& sequence) 
     p.positions[token] = p.candidates.q_positions != nullptr
                              ? p.candidates.q_positions[token]
                              : sequence.kv_len - sequence.queries + i;
+    if (p.row_tokens != nullptr) p.row_tokens[token] = token;
   }
   for (int i = static_cast<int>(threadIdx.x); i < sequence.appended; i += kListThreads) {
     p.token_slots[sequence.first_token_slot + i] =
         slot_of(p, sequence, sequence.kv_len - sequence.appended + i);
+  }
+}
+
+__device__ void copy_shared_tokens(const ListParams& p) {
+  for (int i = static_cast<int>(threadIdx.x); i < p.shared_token_count; i += kListThreads) {
+    p.row_tokens[p.token_count + i] = p.shared_tokens[i];
   }
 }
 
@@ -179,6 +186,7 @@ __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constan
     place_tokens(p, p.candidates.sequences[block]);
   } else {
     clear_slots(p);
+    copy_shared_tokens(p);
   }
 }
 

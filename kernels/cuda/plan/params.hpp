@@ -20,11 +20,12 @@ struct PageMove {
   std::int64_t count;
 };
 
-/// One sequence of a step.
+/// One sequence of a step, or, after them all, a shared block: a sequence of its own that has the
+/// pages of a prefix and the queries of several sequences. Those have their other pages left.
 struct alignas(16) PlanSequence {
   std::int64_t first_page;   // first entry of its list
   std::int32_t pages;        // pages of this rank
-  std::int32_t first_token;  // first of its queries
+  std::int32_t first_token;  // first of its queries; of a shared block its place in row_tokens
   std::int32_t queries;
   std::int32_t kv_len;            // over all ranks, with the appended tokens
   std::int32_t first_token_slot;  // first of its appended tokens
@@ -41,7 +42,14 @@ struct alignas(16) QueryBlock {
   std::int32_t kv_head;  // 0 for all
   std::int32_t q_block;  // of an explicit block mask
   std::int32_t first_candidate;
-  std::int32_t unused[2];
+  std::int32_t shared_block;  // query block that its rows are merged with; -1: none
+  std::int32_t shared_token;  // its first of that block's tokens
+};
+
+/// The partials of a work block in the workspace: row r of split s is at row + s * rows + r.
+struct BlockPartials {
+  std::int32_t row;
+  std::int32_t splits;
 };
 
 /// The tiles of a block mask: classes [batch][heads][q_blocks][kv_blocks]. Past kv_blocks all are
@@ -61,7 +69,7 @@ struct PlanCandidates {
   const LocalPage* pages;
   const std::int32_t* q_positions;  // [tokens]; null: the newest of each sequence
   TileClass* classes;               // [candidates]
-  std::int32_t sequence_count;
+  std::int32_t sequence_count;      // without shared blocks
   std::int32_t query_block_count;
   std::int32_t candidate_count;
   std::int32_t page_size;
@@ -85,6 +93,10 @@ struct ListParams {
   std::int32_t* positions;  // [tokens]
   TokenSlot* token_slots;   // [token slots]; unused ones are invalid
   std::int32_t token_slot_count;
+  std::int32_t* row_tokens;  // [tokens + shared_token_count]; null: the step has no shared rows
+  const std::int32_t* shared_tokens;  // [shared_token_count], go to row_tokens after the tokens
+  std::int32_t shared_token_count;
+  std::int32_t token_count;
   std::int32_t* visits_of_query_block;  // [query_blocks]
 };
 
@@ -114,6 +126,7 @@ struct SplitParams {
   std::uint32_t* claim;       // set to 0: see AttendParams
   DeviceMerge* merges;        // of all launches
   std::int32_t* merges_made;  // number of merges
+  BlockPartials* shared;      // [shared query blocks][kv heads]; null: the step shares nothing
 };
 
 }  // namespace kvmesh::cuda

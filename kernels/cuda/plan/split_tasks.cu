@@ -66,7 +66,8 @@ class Splitter {
     for (int first = 0; first < blocks_; first += kSplitThreads) {
       split_block(line, first + static_cast<int>(threadIdx.x), all);
     }
-    __syncthreads();  // all have read the merges made before
+    __syncthreads();  // all have read the merges made before, and written theirs
+    if (p_.shared != nullptr) find_shared_rows(all.sums.merges);
     if (threadIdx.x == 0) {
       *p_.task_count = all.sums.tasks;
       *p_.claim = 0;
@@ -207,30 +208,49 @@ class Splitter {
     const int added = splits > 1 ? splits : 0;
     // No more than there is room for: from the first block that has none on, all stay whole.
     if (scan(added, all.splits) + added > p_.most_splits) splits = 1;
-    const bool is_merged = splits > 1 || p_.merges_all != 0;
+    const bool is_merged = is_there && (splits > 1 || goes_through_workspace(query_block));
     const Sums own = is_there ? sums_of(query_block, splits, is_merged) : Sums{};
     const Sums before = scan(own, all.sums);
     if (!is_there) return;
     const int head = block % p_.kv_heads_of_query_block;
     add_tasks(query_block, head, splits, is_merged, before);
-    if (is_merged) add_merge(query_block, head, splits, before);
+    if (is_shared(query_block)) {
+      p_.shared[query_block * p_.kv_heads_of_query_block + head] = {first_row(before), splits};
+    } else if (is_merged) {
+      add_merge(query_block, head, splits, before);
+    }
+  }
+
+  __device__ bool is_shared(int query_block) const {
+    return p_.candidates.query_blocks[query_block].sequence >= p_.candidates.sequence_count;
+  }
+  /// Also if it is not split.
+  __device__ bool goes_through_workspace(int query_block) const {
+    return p_.merges_all != 0 || is_shared(query_block) ||
+           p_.candidates.query_blocks[query_block].shared_block >= 0;
   }
 
   __device__ Sums sums_of(int query_block, int splits, bool is_merged) const {
     if (!is_merged) return {1, 0, 0};
-    return {splits, 1,
-            splits * p_.candidates.query_blocks[query_block].tokens * p_.candidates.group};
+    return {splits, is_shared(query_block) ? 0 : 1, splits * rows_of(query_block)};
+  }
+  __device__ int rows_of(int query_block) const {
+    return p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
+  }
+  /// Of the workspace.
+  __device__ int first_row(const Sums& before) const {
+    return p_.first_workspace_row + before.rows;
   }
 
   __device__ void add_tasks(int query_block, int head, int splits, bool is_merged,
                             const Sums& before) const {
-    const int rows = p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
+    const int rows = rows_of(query_block);
     const auto visit_at = [&](int split) {
       const auto unit = begin_of_split(split_units(query_block), splits, split);
       return min(static_cast<int>(unit) * p_.split_unit_visits, visits(query_block));
     };
     for (int split = 0; split < splits; ++split) {
-      const int row = is_merged ? p_.first_workspace_row + before.rows + split * rows : -1;
+      const int row = is_merged ? first_row(before) + split * rows : -1;
       p_.tasks[before.tasks + split] =
           task_of(query_block, head, visit_at(split), visit_at(split + 1), row);
     }
@@ -257,13 +277,33 @@ class Splitter {
 
   __device__ void add_merge(int query_block, int head, int splits, const Sums& before) const {
     const QueryBlock& l = p_.candidates.query_blocks[query_block];
-    p_.merges[first_merge_ + before.merges] = {l.kv_head + head,
-                                               l.first_token,
-                                               l.tokens * p_.candidates.group,
-                                               p_.first_workspace_row + before.rows,
-                                               splits,
-                                               p_.candidates.sequences[l.sequence].counts_sinks,
-                                               {}};
+    const DeviceMerge merge{
+        .kv_head = l.kv_head + head,
+        .first_token = l.first_token,
+        .rows = rows_of(query_block),
+        .workspace_row = first_row(before),
+        .splits = splits,
+        .counts_sinks = p_.candidates.sequences[l.sequence].counts_sinks,
+        .shared_row = l.shared_block * p_.kv_heads_of_query_block + head,
+        .shared_rows = static_cast<std::int16_t>(l.shared_token),
+        .shared_splits = static_cast<std::int16_t>(l.shared_block >= 0 ? kUnknown : 0)};
+    p_.merges[first_merge_ + before.merges] = merge;
+  }
+
+  /// The splits of a shared block may be known later than those of the blocks that share it: until
+  /// then a merge has the block's place, and its own token there.
+  static constexpr int kUnknown = -1;
+
+  __device__ void find_shared_rows(int merges) const {
+    for (int m = static_cast<int>(threadIdx.x); m < merges; m += kSplitThreads) {
+      DeviceMerge& merge = p_.merges[first_merge_ + m];
+      if (merge.shared_splits != kUnknown) continue;
+      const BlockPartials shared = p_.shared[merge.shared_row];
+      const int query_block = merge.shared_row / p_.kv_heads_of_query_block;
+      merge.shared_row = shared.row + merge.shared_rows * p_.candidates.group;
+      merge.shared_rows = static_cast<std::int16_t>(rows_of(query_block));
+      merge.shared_splits = static_cast<std::int16_t>(shared.splits);
+    }
   }
 
   const SplitParams& p_;

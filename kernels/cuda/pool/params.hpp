@@ -45,14 +45,4 @@ struct AppendFloat8Params {
   WritableScale v_scale;
 };
 
-/// One plane [pages, heads, page_size, elements]. No page is both read and written.
-struct CopyPagesParams {
-  void* data;
-  std::int64_t page_stride_bytes;
-  std::int64_t head_stride_bytes;
-  std::int64_t token_stride_bytes;
-  std::int32_t row_bytes;       // bytes of a row of a token and head
-  const LocalPageCopy* copies;  // [thread blocks in x]
-};
-
 }  // namespace kvmesh::cuda

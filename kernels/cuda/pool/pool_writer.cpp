@@ -42,11 +42,6 @@ void launch_threads(const jit::Kernel& kernel, std::int64_t threads, cudaStream_
                 params);
 }
 
-/// The unit of copy_pages for a plane.
-int unit_bytes_of(const TensorView& plane) {
-  return has_vectors(plane) ? 16 : static_cast<int>(size_bytes(plane.dtype));
-}
-
 }  // namespace
 
 jit::Program append_program(const AppendVariant& variant, const std::string& architecture) {
@@ -73,14 +68,6 @@ jit::Program append_float8_program(const AppendFloat8Variant& variant,
   return program;
 }
 
-jit::Program copy_pages_program(int unit_bytes, const std::string& architecture) {
-  jit::Program program{.files = cuda_kernel_sources(),
-                       .source = "kernels/cuda/pool/copy_pages.cuh",
-                       .architecture = architecture};
-  program.constants.set("kUnitBytes", unit_bytes);
-  return program;
-}
-
 const jit::Kernel& PoolWriter::kernel_for(const AppendVariant& variant) {
   const auto found = append_kernels_.find(variant);
   if (found != append_kernels_.end()) return found->second;
@@ -94,13 +81,6 @@ const jit::Kernel& PoolWriter::kernel_for(const AppendFloat8Variant& variant) {
   const jit::Program program = append_float8_program(variant, store_->architecture());
   return append_float8_kernels_.emplace(variant, store_->get(program, "kvmesh_append_float8"))
       .first->second;
-}
-
-const jit::Kernel& PoolWriter::copy_kernel_for(int unit_bytes) {
-  const auto found = copy_kernels_.find(unit_bytes);
-  if (found != copy_kernels_.end()) return found->second;
-  const jit::Program program = copy_pages_program(unit_bytes, store_->architecture());
-  return copy_kernels_.emplace(unit_bytes, store_->get(program, "kvmesh_copy_pages")).first->second;
 }
 
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -141,26 +121,6 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                                                        .vectors = vectors});
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
   launch_threads(kernel, k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit), stream, params);
-}
-
-void PoolWriter::copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
-                            cudaStream_t stream) {
-  check_planes("copy_pages", planes);
-  if (count == 0) return;
-  for (const TensorView& plane : planes) {
-    const auto element = static_cast<std::int64_t>(size_bytes(plane.dtype));
-    const CopyPagesParams params{.data = plane.data,
-                                 .page_stride_bytes = plane.stride(0) * element,
-                                 .head_stride_bytes = plane.stride(1) * element,
-                                 .token_stride_bytes = plane.stride(2) * element,
-                                 .row_bytes = static_cast<std::int32_t>(dim_of(plane) * element),
-                                 .copies = copies};
-    copy_kernel_for(unit_bytes_of(plane))
-        .launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>(count), static_cast<unsigned>(plane.size(1))),
-                 .block = dim3(kBlockThreads)},
-                params);
-  }
 }
 
 }  // namespace kvmesh::cuda

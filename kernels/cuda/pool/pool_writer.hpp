@@ -1,4 +1,4 @@
-// append and copy_pages on a CUDA device.
+// append on a CUDA device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -35,12 +35,9 @@ struct AppendFloat8Variant {
 jit::Program append_float8_program(const AppendFloat8Variant& variant,
                                    const std::string& architecture);
 
-/// copy_pages' kernel moves `unit_bytes` per thread: 16, 4, 2 or 1.
-jit::Program copy_pages_program(int unit_bytes, const std::string& architecture);
-
 /// Writes to pools on one device. Keeps the kernels that it has used; one thread at a time. append
-/// starts one kernel on `stream`, copy_pages one per plane. They allocate nothing and do not wait;
-/// the first use of a kind of tensor (dtypes, dims, alignment) costs a compilation.
+/// starts one kernel on `stream`. It allocates nothing and does not wait; the first use of a kind
+/// of tensor (dtypes, dims, alignment) costs a compilation.
 class PoolWriter {
  public:
   explicit PoolWriter(KernelStore& kernels) : store_(&kernels) {}
@@ -50,20 +47,13 @@ class PoolWriter {
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               const TokenSlot* slots, cudaStream_t stream);
 
-  /// As kvmesh::copy_pages, with `copies` [count] on the device. REQUIRES: the copies lie in the
-  /// pool, and no page is both read and written: unlike the CPU's, they run side by side.
-  void copy_pages(const PagePlanes& planes, const LocalPageCopy* copies, int count,
-                  cudaStream_t stream);
-
  private:
   const jit::Kernel& kernel_for(const AppendVariant& variant);
   const jit::Kernel& kernel_for(const AppendFloat8Variant& variant);
-  const jit::Kernel& copy_kernel_for(int unit_bytes);
 
   KernelStore* store_;
   std::map<AppendVariant, jit::Kernel> append_kernels_;
   std::map<AppendFloat8Variant, jit::Kernel> append_float8_kernels_;
-  std::map<int, jit::Kernel> copy_kernels_;  // by bytes per unit
 };
 
 }  // namespace kvmesh::cuda

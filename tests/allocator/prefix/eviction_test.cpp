@@ -124,6 +124,32 @@ TEST(Eviction, EvictsByPriorityFirst) {
   EXPECT_EQ(cache.has({5}), 0);
 }
 
+TEST(Eviction, ForgetsAPriorityAfterItsOperations) {
+  for (const std::int64_t operations : {8, 1000}) {
+    Cache cache(Eviction::kLru, 3);
+    const Retention high{.first = 0, .tokens = 1, .priority = 90, .operations = operations};
+    cache.serve({1}, {&high, 1});  // published by the 3rd operation
+    cache.serve({2});
+    cache.serve({3});
+    cache.squeeze(1);  // {2}, since nothing has ended
+    EXPECT_EQ(cache.has({2}), 0);
+    EXPECT_EQ(cache.has({3}), 1);
+    cache.squeeze(2);
+    EXPECT_EQ(cache.has({1}), operations == 8 ? 0 : 1) << "the end makes it newer than {3}";
+  }
+}
+
+TEST(Eviction, KeepsTheLastEndOfEqualPriorities) {
+  Cache cache(Eviction::kLru, 2);
+  const Retention brief{.first = 0, .tokens = 1, .priority = 90, .operations = 1};
+  const Retention lasting{.first = 0, .tokens = 1, .priority = 90};
+  cache.serve({1}, {&brief, 1});
+  cache.serve({1}, {&lasting, 1});
+  cache.serve({2});
+  cache.squeeze(1);
+  EXPECT_EQ(cache.has({1}), 1);
+}
+
 TEST(Eviction, NeverTakesAPinnedPageAndFailsAtOnce) {
   Cache cache(Eviction::kHits, 4);
   cache.serve({1, 2, 3});
@@ -173,7 +199,7 @@ TEST(PrefixCache, ComparesTokensIfRequested) {
     key.append(std::vector<std::int32_t>{1, 2, 3, 4});
     cache.prepare(Retention::kPriority);
     cache.publish(pools.take(PageRank{0}), key.hashes()[0], {},
-                  std::vector<std::int32_t>{1, 2, 3, 5}, false, Retention::kPriority);
+                  std::vector<std::int32_t>{1, 2, 3, 5}, false, {});
     EXPECT_EQ(cache.find(key, 100).tokens, compares ? 0 : 4);
   }
 }

@@ -7,7 +7,7 @@
 #include <bit>
 #include <cmath>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 
 namespace kvmesh::test {
 namespace {

@@ -6,7 +6,7 @@
 #include <random>
 #include <string>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "tests/comm/combine/combine_case.hpp"
 
 namespace kvmesh::test {

@@ -74,14 +74,17 @@ TEST(SharedMemory, ReturnsMemoryThatIsNotUsed) {
     write_pattern(memory.data());
     const std::size_t page = SharedMemory::granule({}) / sizeof(std::uint32_t);
     // From inside of the second page to inside of the fifth: whole pages are the third and fourth.
-    memory.discard((page + 9) * sizeof(std::uint32_t), (4 * page + 9) * sizeof(std::uint32_t));
+    const auto keep = [&](std::size_t first, std::size_t last) {
+      memory.keep(std::array{ByteRange{last, kBytes}, ByteRange{0, first}});
+    };
+    keep((page + 9) * sizeof(std::uint32_t), (4 * page + 9) * sizeof(std::uint32_t));
     for (std::size_t i = 0; i < 6 * page; ++i) {
       const bool is_gone = i >= 2 * page && i < 4 * page;
       ASSERT_EQ(words(memory.data())[i], is_gone ? 0 : static_cast<std::uint32_t>(i * 7 + 5)) << i;
     }
     write_pattern(memory.data());
     EXPECT_EQ(wrong_words(memory.data()), 0u);
-    memory.discard(10, 20);
+    keep(10, 20);
     EXPECT_EQ(wrong_words(memory.data()), 0u);
   }
 }

@@ -54,23 +54,15 @@ std::vector<Variant> append_float8_variants() {
   return variants;
 }
 
-std::vector<Variant> copy_variants() {
-  std::vector<Variant> variants;
-  for (const char* architecture : kArchitectures) {
-    for (const int bytes : {1, 2, 4, 16}) {
-      variants.push_back({fmt::format("copy_{}_bytes_{}", bytes, architecture),
-                          copy_pages_program(bytes, architecture)});
-    }
-  }
-  return variants;
-}
-
 std::vector<Variant> merge_variants() {
   std::vector<Variant> variants;
   for (const char* architecture : kArchitectures) {
     for (const int v_dim : {40, 3, 128, 256}) {
-      variants.push_back(
-          {fmt::format("merge_{}_{}", v_dim, architecture), merge_program(v_dim, architecture)});
+      for (const bool shared : {false, true}) {
+        variants.push_back(
+            {fmt::format("merge_{}{}_{}", v_dim, shared ? "_shared" : "", architecture),
+             merge_program(v_dim, shared, architecture)});
+      }
     }
   }
   return variants;
@@ -109,7 +101,6 @@ std::string name_of(const testing::TestParamInfo<Variant>& info) { return info.p
 INSTANTIATE_TEST_SUITE_P(Append, SmallVariants, testing::ValuesIn(append_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(AppendFloat8, SmallVariants, testing::ValuesIn(append_float8_variants()),
                          name_of);
-INSTANTIATE_TEST_SUITE_P(Copy, SmallVariants, testing::ValuesIn(copy_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Merge, SmallVariants, testing::ValuesIn(merge_variants()), name_of);
 INSTANTIATE_TEST_SUITE_P(Classify, SmallVariants, testing::ValuesIn(classify_variants()), name_of);
 

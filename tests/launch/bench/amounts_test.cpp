@@ -105,6 +105,24 @@ TEST(Amounts, RaggedBatchesCountEachSequenceByItself) {
   }
 }
 
+// Decode of 32 sequences of 8192 shared and 256 own tokens needs a tenth of the bytes, and less.
+TEST(Amounts, SharedPrefixCountsOnce) {
+  WorkloadShape shape{.model = kModel, .batch = 32, .context = 8448, .shared_prefix = 8192};
+  shape.model.page_size = 16;
+  const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
+  const double rows = 32 * kModel.q_heads * (kModel.k_dim * 4 + kModel.v_dim * 4 + 4);
+  double once = 0, each = 0;
+  over_ranks(1, shape, [&](Workload& w) {
+    once = attend_bytes(w, 1, Output::kPartial, Prefix::kOnce);
+    each = attend_bytes(w, 1);
+    EXPECT_EQ(w.cache().allocator().free_pages(), 0);
+    return 0.0;
+  });
+  EXPECT_EQ(once, (8192 + 32 * 256) * token + rows);
+  EXPECT_EQ(each, 32 * 8448 * token + rows);
+  EXPECT_GT(each, 10 * once);
+}
+
 TEST(Amounts, SentBytesEqualReceivedBytes) {
   constexpr int kCount = 3;
   for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {

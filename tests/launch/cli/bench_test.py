@@ -19,6 +19,7 @@ KVMESH, MPIEXEC, FOLDER = sys.argv.pop(1), sys.argv.pop(1), sys.argv.pop(1)
 
 DEVICE = os.environ.get("KVMESH_BENCH_DEVICE", "cpu")
 OPS = ["decode", "prefill", "append", "combine", "step", "plan"]
+MOVES = ["move", "store", "load"]
 HEADS, KV_HEADS, DIM, V_DIM = (4, 2, 16, 8) if DEVICE == "cpu" else (4, 2, 128, 64)
 TINY = ["--q-heads", HEADS, "--kv-heads", KV_HEADS, "--dim", DIM, "--v-dim", V_DIM, "--page-size", 4,
         "--rotate-mib", 1, "--row-seconds", 0.02, "--repeats", 4]
@@ -85,11 +86,20 @@ class Bench(unittest.TestCase):
             self.assertGreater(measured["amount"], 0)
             self.assertAlmostEqual(measured["rate"] * seconds["median"] / measured["amount"], 1)
         self.assertAlmostEqual(row["share"] * row["ceiling"]["rate"] / row["rate"], 1)
-        self.assertIn(row["timing"], ["host"] if DEVICE == "cpu" else ["graph", "stream"])
+        self.assertIn(row["timing"], ["host"] if DEVICE == "cpu" or row["op"] in MOVES else ["graph", "stream"])
         if DEVICE == "cuda" and row["op"] in ("decode", "prefill", "append"):
             self.assertEqual(row["timing"], "graph")
         self.assertEqual(row["unit"], "operations" if row["op"] == "prefill" else "bytes")
         self.assertTrue(3 <= row["turns"] <= 4)
+
+    def test_pages_move_beside_plain_copies(self):
+        table, result = self.bench(1, "--op", ",".join(MOVES), "--batch", 3, "--context", 50, "--layers", 2)
+        self.assertEqual([row["op"] for row in result["rows"]], MOVES)
+        for row in result["rows"]:
+            self.check_row(row)
+            self.assertEqual(row["amount"], 3 * 13 * 2 * 4 * KV_HEADS * (DIM + V_DIM) * 2)  # pages of 4 tokens
+            self.assertIn(f'{100 * row["share"]:.1f} %', table)
+        self.expect_one_line(run(2, *TINY, "--op", "store"), "--op store", "one kv rank")
 
     def test_every_case_has_a_row_that_is_consistent(self):
         for ranks in (1, 2):

@@ -219,6 +219,15 @@ class Generate(ProgramTest):
         checked = replay("--requests", 30, "--policy", "lru", "--ranks", 3, "--attend", 3)
         self.assertEqual(checked.returncode, 0, checked.stderr)
         self.assertRegex(checked.stdout, r"lru .* [1-9]\d* to \d\.\de-0[678]\n")
+        file = pathlib.Path(self.folder.name) / "tiers.json"
+        tiers = run(1, "replay", "--trace", SAMPLE_TRACE, "--requests", 60, "--policy", "lru", "--ranks", 2,
+                    "--capacity", 40000, "--host-tier", 400000, "--attend", 9, "--json", file)
+        self.assertEqual(tiers.returncode, 0, tiers.stderr)
+        self.assertRegex(tiers.stdout, r"to host +from it +to files")
+        row = json.loads(file.read_text())["rows"][0]
+        self.assertGreater(row["tiers"]["pages_back"], 0)
+        self.assertEqual(row["tiers"]["host"]["loads"], row["tiers"]["pages_back"])
+        self.assertEqual(row["attend"]["verdict"], "")
         for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
                                 (("--ranks", 0), "--ranks 0"),
                                 (("--attend", -1), "--attend -1")):

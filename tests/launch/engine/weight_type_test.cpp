@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 #include "tests/launch/tiny_gguf.hpp"
 #include "tests/support/random.hpp"
 

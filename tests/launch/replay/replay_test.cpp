@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <filesystem>
 #include <random>
 
 #include "launch/replay/allocator_only.hpp"
@@ -69,6 +72,10 @@ TEST(Replay, RefusesSizesThatMakeNoSense) {
   EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .page_size = 48}), InvalidArgument);
   EXPECT_THROW(allocator_options({.ranks = 8, .capacity_tokens = 100}), InvalidArgument);
   EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .decode_ms = -1}), InvalidArgument);
+  EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .host_tier_tokens = -1}),
+               InvalidArgument);
+  EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .file_tier_tokens = 5}),
+               InvalidArgument);
   EXPECT_THROW(policy_from("fifo"), InvalidArgument);
 }
 
@@ -105,13 +112,48 @@ TEST(Belady, NoPolicyHitsMore) {
   }
 }
 
-TEST(Replay, AttentionOverCachedPagesIsExact) {
+Trace short_requests() {
   Trace trace = generated_trace("synthetic", 40, 3);
-  for (Request& request : trace.requests) {  // short ones
+  for (Request& request : trace.requests) {
     request.prompt_tokens = std::min<std::int64_t>(request.prompt_tokens, 3000);
     request.blocks.resize(static_cast<std::size_t>((request.prompt_tokens + 511) / 512));
     request.answer_tokens = std::min<std::int64_t>(request.answer_tokens, 40);
   }
+  return trace;
+}
+
+TEST(Replay, TiersServeWhatWasEvicted) {
+  const Trace trace = short_requests();
+  ReplayOptions options{.ranks = 2, .capacity_tokens = 8192, .home_threshold_tokens = 256};
+  const std::int64_t without = counts_of(trace, options).hit_tokens;
+  const ReplayOptions all{.ranks = 2, .capacity_tokens = 120'000};
+  const std::int64_t most = counts_of(trace, all).hit_tokens;
+  ASSERT_GT(most, without);
+  options.host_tier_tokens = 40'000;
+  const AttendCounts host = attend(trace, options, 3, [](std::size_t) {});
+  EXPECT_EQ(host.wrong, 0) << host.first_wrong;
+  EXPECT_GT(host.tiers.pages_back, 0);
+  EXPECT_EQ(host.tiers.host.loads, host.tiers.pages_back);
+  EXPECT_GT(host.served.hit_tokens, without);
+  const std::string folder = testing::TempDir() + "kvmesh_replay." + std::to_string(::getpid());
+  options.page_size = 512;  // few pages, so that few stores are dropped
+  options.host_tier_tokens = 4096;
+  options.tier_folder = folder;
+  options.file_tier_tokens = 200'000;
+  std::int64_t stores = 0, loads = 0;
+  for (int run = 0; run < 3; ++run) {  // later ones find the files of the first
+    const AttendCounts files = attend(trace, options, 3, [](std::size_t) {});
+    EXPECT_EQ(files.wrong, 0) << files.first_wrong;
+    stores += files.tiers.file.stores;
+    loads += files.tiers.file.loads;
+  }
+  EXPECT_GT(stores, 0);
+  EXPECT_GT(loads, 0);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Replay, AttentionOverCachedPagesIsExact) {
+  const Trace trace = short_requests();
   for (const double decode_ms : {0.0, 40.0}) {
     const ReplayOptions options{.ranks = 3,
                                 .capacity_tokens = 24'000,
@@ -123,7 +165,7 @@ TEST(Replay, AttentionOverCachedPagesIsExact) {
     EXPECT_GT(counts.max_error, 0);
     EXPECT_LT(counts.max_error, 1e-5);
     const ReplayCounts alone = counts_of(trace, options);
-    EXPECT_EQ(counts.hit_tokens, alone.hit_tokens);
+    EXPECT_EQ(counts.served.hit_tokens, alone.hit_tokens);
     EXPECT_GT(alone.hit_tokens, 0);
     EXPECT_GT(alone.evictions, 0);
   }

@@ -11,37 +11,6 @@
 namespace kvmesh::test {
 namespace {
 
-/// Imports on 2 ranks beside a sequence that stays; expects an error and nothing else.
-std::optional<Reason> refusal(const CacheOptions& options, const Stream& stream) {
-  std::optional<Reason> reason;
-  run_on_threads(2,
-                 [&](Mesh& mesh) {
-                   KvCache cache(mesh, options);
-                   const SequenceId stays = cache.create();
-                   append_numbers(mesh, cache, stays, 9);
-                   const Stream before = export_of(mesh, cache, stays);
-                   const std::int64_t free = cache.allocator().free_pages();
-                   MemorySource source(stream);
-                   std::optional<Reason> mine;
-                   try {
-                     cache.import_sequence(mesh.rank().value == 0 ? &source : nullptr);
-                   } catch (const StreamError& error) {
-                     mine = error.reason();
-                   }
-                   EXPECT_EQ(cache.allocator().sequences(), mine ? 1 : 2);
-                   if (mine) {
-                     EXPECT_EQ(cache.allocator().free_pages(), free);
-                   }
-                   EXPECT_EQ(export_of(mesh, cache, stays), before);
-                   const auto all =
-                       all_gather_value(mesh.world(), mine ? static_cast<int>(*mine) : -1);
-                   EXPECT_EQ(all[0], all[1]);
-                   if (mesh.rank().value == 0) reason = mine;
-                 },
-                 {.threads = 1, .device = DeviceChoice::kCpu});
-  return reason;
-}
-
 class BadStream : public ::testing::Test {
  protected:
   CacheOptions options_ = options_of({.ranks = 2});

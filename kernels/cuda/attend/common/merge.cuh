@@ -3,8 +3,10 @@
 // in shared memory. Merged rows go to the output, or straight to the ranks that own them in the
 // combine: then the kernel of the combine only waits for them.
 //
-// Constants of the kernel (namespace kvmesh): kDimV, kOverlaps (it may start before what it merges
-// is there: Hopper and later).
+// Rows that share a prefix have their splits of it before their own.
+//
+// Constants of the kernel (namespace kvmesh): kDimV, kMergesShared (some rows share a prefix),
+// kOverlaps (it may start before what it merges is there: Hopper and later).
 #pragma once
 
 #include "core/cuda/combine_target.cuh"
@@ -20,6 +22,10 @@ constexpr int kColumnsPerLane = kMergeColumns / 32;
 constexpr int kChunkColumns = kMergeColumns;
 constexpr int kChunks = (kDimV + kChunkColumns - 1) / kChunkColumns;
 constexpr bool kWholeVectors = kDimV % kColumnsPerLane == 0;
+
+__device__ inline int splits_of(const DeviceMerge& merge) {
+  return merge.splits + (kMergesShared ? merge.shared_splits : 0);
+}
 
 /// Warps that share the splits of a row: a power of two, so that all splits are under way at once
 /// where that is possible.
@@ -45,22 +51,22 @@ class MergeRow {
   /// Adds columns [column, column + kColumnsPerLane) of the splits. Issues their loads before it
   /// needs the first, and before the loads of the LSEs.
   __device__ void add(int column, Columns& o) {
-    for (int begin = first_; begin - first_ < merge_.splits; begin += kInFlight * step_) {
-      Columns splits[kInFlight];
+    for (int begin = first_; begin - first_ < splits(); begin += kInFlight * step_) {
+      Columns columns[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        if (begin + i * step_ < merge_.splits) load(begin + i * step_, column, splits[i]);
+        if (begin + i * step_ < splits()) load(begin + i * step_, column, columns[i]);
       }
       if (!is_known_) know_lse();
       const int own = begin + lane() * step_;
-      const float own_lse = lane() < kInFlight && own < merge_.splits ? lse(own) : kNoKeys;
+      const float own_lse = lane() < kInFlight && own < splits() ? lse(own) : kNoKeys;
       const float weight = own_lse == kNoKeys ? 0.0f : expf(own_lse - merged_);
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         const float w = __shfl_sync(kAllLanes, weight, i);
-        if (begin + i * step_ >= merge_.splits) continue;
+        if (begin + i * step_ >= splits()) continue;
 #pragma unroll
-        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * splits[i][c];
+        for (int c = 0; c < kColumnsPerLane; ++c) o[c] += w * columns[i][c];
       }
     }
   }
@@ -70,23 +76,30 @@ class MergeRow {
 
  private:
   __device__ static int lane() { return threadIdx.x % 32; }
+  __device__ int splits() const { return splits_of(merge_); }
+  __device__ int r() const { return static_cast<int>(first_row_ - merge_.workspace_row); }
   __device__ std::int64_t row(int split) const {
+    if constexpr (kMergesShared) {
+      if (split < merge_.shared_splits) {
+        return merge_.shared_row + r() + static_cast<std::int64_t>(split) * merge_.shared_rows;
+      }
+      split -= merge_.shared_splits;
+    }
     return first_row_ + static_cast<std::int64_t>(split) * merge_.rows;
   }
   __device__ float lse(int split) const { return __ldcg(p_.workspace_lse + row(split)); }
 
   __device__ void know_lse() {
     float max = kNoKeys;
-    for (int s = lane(); s < merge_.splits; s += 32) max = fmaxf(max, lse(s));
+    for (int s = lane(); s < splits(); s += 32) max = fmaxf(max, lse(s));
     max = warp_max(max);
     const float shift = merge_shift(max);
     float sum = 0.0f;
-    for (int s = lane(); s < merge_.splits; s += 32) sum += expf(lse(s) - shift);
+    for (int s = lane(); s < splits(); s += 32) sum += expf(lse(s) - shift);
     sum = warp_sum(sum);
     merged_ = sum == 0.0f ? kNoKeys : shift + logf(sum);
     if (p_.sinks != nullptr && merge_.counts_sinks) {
-      const int r = static_cast<int>(first_row_ - merge_.workspace_row);
-      merged_ = lse_with_sink(merged_, p_.sinks[merge_.kv_head * p_.group + r % p_.group]);
+      merged_ = lse_with_sink(merged_, p_.sinks[merge_.kv_head * p_.group + r() % p_.group]);
     }
     is_known_ = true;
   }
@@ -122,7 +135,11 @@ class MergeBlock {
   /// `sums` [kMergeWarps][kChunkColumns] is shared. `epoch`: of the combine that rows go to.
   __device__ MergeBlock(const MergeParams& params, const DeviceMerge& merge, float* sums,
                         std::uint32_t epoch)
-      : p_(params), merge_(merge), sums_(sums), epoch_(epoch), warps_(warps_of_row(merge.splits)) {}
+      : p_(params),
+        merge_(merge),
+        sums_(sums),
+        epoch_(epoch),
+        warps_(warps_of_row(splits_of(merge))) {}
 
   __device__ void run() {
     const int at_once = kMergeWarps / warps_;

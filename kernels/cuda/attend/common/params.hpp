@@ -13,8 +13,9 @@
 namespace kvmesh::cuda {
 
 /// A range of the visits of one row block: what a thread block computes at a time. Row r is token
-/// first_token + r / group, query head kv_head * group + r % group. Key j of the task lies in visit
-/// first_visit + j / page_size at offset j % page_size.
+/// first_token + r / group (of the launch of shared rows: the token at that place of row_tokens),
+/// query head kv_head * group + r % group. Key j of the task lies in visit first_visit + j /
+/// page_size at offset j % page_size.
 struct alignas(16) DeviceTask {
   std::int32_t sequence;
   std::int32_t kv_head;
@@ -65,10 +66,12 @@ struct AttendParams {
   float scale;
   std::int32_t first_head;  // number of this rank's query head 0 in the model
   ModBuffers mods;
+  const std::int32_t* row_tokens;  // [shared tokens]; for kernels of shared rows
 };
 
-/// The rows of a block that was split. The merge reads them from the workspace: row r of split s
-/// lies at workspace_row + s * rows + r.
+/// The rows of a block that was split, or that shares a prefix. The merge reads them from the
+/// workspace: row r of split s lies at workspace_row + s * rows + r. Its rows of the prefix, in
+/// splits of a block of more rows, lie at shared_row + s * shared_rows + r.
 struct alignas(16) DeviceMerge {
   std::int32_t kv_head;
   std::int32_t first_token;
@@ -76,7 +79,9 @@ struct alignas(16) DeviceMerge {
   std::int32_t workspace_row;
   std::int32_t splits;
   std::int32_t counts_sinks;
-  std::int32_t unused[2];
+  std::int32_t shared_row;
+  std::int16_t shared_rows;
+  std::int16_t shared_splits;  // 0: the block shares nothing
 };
 
 /// Warps per thread block of the merge.

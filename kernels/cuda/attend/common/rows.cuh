@@ -2,7 +2,8 @@
 //
 // Constants of the kernel (namespace kvmesh): kGroup, kPageSize, kDimV, kHasScoreMod, kHasMaskMod,
 // kHasHeadClasses (a page may have another class for each head of the group), kHeadBlocks (this
-// many kv heads of tasks are blocks of one head of the pool), kHasSinks.
+// many kv heads of tasks are blocks of one head of the pool), kHasSinks, kHasRowTokens (rows are
+// those of several sequences, whose tokens a list names).
 // The mods are functions kvmesh_score_mod and kvmesh_mask_mod over `ModBuffers`.
 #pragma once
 
@@ -23,9 +24,16 @@ struct Row {
   int position;  // logical position of the query
 };
 
+/// The query token of row `r`.
+__device__ inline int token_of(const AttendParams& p, const DeviceTask& task, int r) {
+  const int place = task.first_token + r / kGroup;
+  if constexpr (kHasRowTokens) return p.row_tokens[place];
+  return place;
+}
+
 __device__ inline Row row_of(const AttendParams& p, const DeviceTask& task, int r) {
   Row row;
-  row.token = task.first_token + r / kGroup;
+  row.token = token_of(p, task, r);
   row.head = task.kv_head * kGroup + r % kGroup;
   row.position = p.positions[row.token];
   return row;
@@ -75,8 +83,8 @@ __device__ inline float modified(const AttendParams& p, const DeviceTask& task, 
   return score;
 }
 
-/// Returns the place of row `r` of the task: in the workspace if its block was split, else in the
-/// output.
+/// Returns the place of row `r` of the task: in the workspace if its block was split or is shared,
+/// else in the output.
 __device__ inline OutputRow output_row(const AttendParams& p, const DeviceTask& task, int r) {
   if (task.workspace_row >= 0) {
     return {p.workspace_o, Dtype::kFloat32,

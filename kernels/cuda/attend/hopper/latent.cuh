@@ -218,7 +218,7 @@ class LatentMath {
   /// Computed again for each tile: registers do not suffice for more of a row than its position.
   __device__ Row row_at(const DeviceTask& task, int h) const {
     const int r = min(row(h), task.rows - 1);
-    return {task.first_token + r / kGroup, task.kv_head * kGroup + r % kGroup, positions_[h]};
+    return {token_of(p_, task, r), task.kv_head * kGroup + r % kGroup, positions_[h]};
   }
 
   /// Scales and modifies the scores where that is not left to the exponent, and hides what is not

@@ -3,6 +3,7 @@
 
 #include "core/cuda/warp.cuh"
 #include "kernels/cuda/attend/common/pieces.cuh"
+#include "kernels/cuda/attend/common/rows.cuh"
 
 namespace kvmesh::cuda {
 
@@ -83,7 +84,7 @@ __device__ inline void load_query_unit(const AttendParams& p, const DeviceTask& 
                                        int unit, std::uint32_t to) {
   const bool is_there = r < task.rows;
   const int row = is_there ? r : 0;
-  const std::int64_t at = (task.first_token + row / kGroup) * p.q_token_stride +
+  const std::int64_t at = token_of(p, task, row) * p.q_token_stride +
                           (task.kv_head * kGroup + row % kGroup) * p.q_head_stride + unit * 8;
   if constexpr (kQueryVectors && kQueryType == To) {
     cp_async_16_zfill(to, static_cast<const std::uint16_t*>(p.q) + at, is_there ? 16 : 0);

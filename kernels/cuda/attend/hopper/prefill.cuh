@@ -46,9 +46,13 @@ class PrefillMath {
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
       mbarrier_wait(shared_.queries_full(slot), n / kPieceRing % 2);
-      fence_proxy_async();  // the queries, for the tensor cores
-      attend(task, slot);
-      finish(task);
+      if (kPassesTasks && warp() / kConsumerWarps * kConsumerRows >= task.rows) {
+        pass(task);
+      } else {
+        fence_proxy_async();  // the queries, for the tensor cores
+        attend(task, slot);
+        finish(task);
+      }
       __syncwarp();
       if (lane() == 0) mbarrier_arrive(shared_.piece_empty(slot));
     }
@@ -68,6 +72,9 @@ class PrefillMath {
   // warps.
   static constexpr int kTeamWarps = kPieceRing > 1 ? kConsumerWarps : kMathWarps;
   static constexpr int kTeamThreads = 32 * kTeamWarps;
+  /// Launches of shared rows also have tasks of few rows, for which one consumer is enough. Long
+  /// chunks have one such task each.
+  static constexpr bool kPassesTasks = kHasRowTokens && kTeamWarps == kConsumerWarps;
   __device__ static int team() { return kTeamWarps == kMathWarps ? 0 : warp() / kTeamWarps; }
 
   __device__ static bool any(bool value) {
@@ -150,6 +157,16 @@ class PrefillMath {
     wgmma_tie(o_);
     release(shared_.values_empty(tile_ % kPrefillStages));
     ++tile_;
+  }
+
+  /// Gives back the tiles of a task of which this consumer has no rows.
+  __device__ void pass(const DeviceTask& task) {
+    for (int tiles = PrefillStream::tiles_of(task); tiles > 0; --tiles, ++tile_) {
+      wait_keys();
+      release_keys();
+      wait_values(tile_);
+      release(shared_.values_empty(tile_ % kPrefillStages));
+    }
   }
 
   __device__ void wait_keys() const {

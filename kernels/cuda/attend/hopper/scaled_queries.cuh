@@ -73,7 +73,7 @@ class ScaledQueries {
   __device__ void load_row(const DeviceTask& task, int r) const {
     float row[kParts][16] = {};
     if (r < task.rows) {
-      const std::int64_t at = (task.first_token + r / kGroup) * p_.q_token_stride +
+      const std::int64_t at = token_of(p_, task, r) * p_.q_token_stride +
                               (task.kv_head * kGroup + r % kGroup) * p_.q_head_stride;
 #pragma unroll
       for (int i = 0; i < kParts; ++i) load_query_part(p_.q, at + part(i) * 16, row[i]);

@@ -62,7 +62,7 @@ class Warp {
       const int unit = i % kUnits;
       uint4 bits = {0, 0, 0, 0};
       if (r < task_.rows && (kDimK % 16 == 0 || unit * 8 < kDimK)) {
-        bits = load_queries_at((task_.first_token + r / kGroup) * p_.q_token_stride +
+        bits = load_queries_at(token_of(p_, task_, r) * p_.q_token_stride +
                                (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
       }
       *reinterpret_cast<uint4*>(queries_ + kRowsK.unit(0, r, unit)) = bits;

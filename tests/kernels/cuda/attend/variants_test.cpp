@@ -104,6 +104,7 @@ enum Axis {
   kArchitecture,
   kRowScales,
   kSinks,
+  kRowTokens,
 };
 
 /// Bytes of local memory that a case may take: none, except for the family without tensor cores,
@@ -180,16 +181,18 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
       .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
       .head_classes = choices[kHeadClasses] != 0,
       .rows = tile.row_class,
+      .row_tokens = choices[kRowTokens] != 0,
       .architecture = chip.architecture,
       .limits = chip.limits};
   const AttendVariant variant = choose_attend(what);
   EXPECT_EQ(variant.name, table.family);
-  std::string name = fmt::format(
-      "{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}{}{}", chip.architecture, tile.k_dim,
-      tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
-      kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q), what.head_classes ? "_heads" : "",
-      what.kinds.q_vectors ? "" : "_unaligned", what.fold_scale ? "_folded" : "",
-      what.kinds.row_scales ? "_rowscales" : "", what.kinds.has_sinks ? "_sinks" : "");
+  std::string name =
+      fmt::format("{}_K{}V{}_rows{}{}{}_group{}_page{}_{}_q_{}{}{}{}{}{}{}", chip.architecture,
+                  tile.k_dim, tile.v_dim, tile.row_class, score.name, mask.name, group, page_size,
+                  kvmesh::name(what.kinds.pool), kvmesh::name(what.kinds.q),
+                  what.head_classes ? "_heads" : "", what.kinds.q_vectors ? "" : "_unaligned",
+                  what.fold_scale ? "_folded" : "", what.kinds.row_scales ? "_rowscales" : "",
+                  what.kinds.has_sinks ? "_sinks" : "", what.row_tokens ? "_tokens" : "");
   const CudaMods text = emit_cuda(score.mod.graph(), mask.mod.graph());
   return {std::move(name), attend_program(variant, text, chip.architecture),
           local_bytes_of(variant)};
@@ -202,7 +205,7 @@ std::vector<Variant> variants_of(const Table& table) {
   const std::vector<test::Choices> cases =
       test::EveryPair({static_cast<int>(table.tiles.size()), n, n, n, n,
                        static_cast<int>(table.pool_dtypes.size()), n, table.head_classes ? 2 : 1, 2,
-                       2, on_each ? 1 : chips, table.has_scales() ? 2 : 1, 2})
+                       2, on_each ? 1 : chips, table.has_scales() ? 2 : 1, 2, 2})
           .cases();
   std::vector<Variant> variants;
   for (int first = 0; first < (on_each ? chips : 1); ++first) {

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "core/checked.hpp"
-#include "core/tensor_check.hpp"
+#include "core/tensors/tensor_check.hpp"
 
 namespace kvmesh {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/copy_rows.hpp"
+#include "core/tensors/copy_rows.hpp"
 
 #include <gtest/gtest.h>
 

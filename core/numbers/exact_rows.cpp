@@ -1,4 +1,4 @@
-#include "core/exact_rows.hpp"
+#include "core/numbers/exact_rows.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -3,8 +3,8 @@
 #include <array>
 #include <numbers>
 
-#include "core/softmax_merge.hpp"
-#include "core/tensor_check.hpp"
+#include "core/numbers/softmax_merge.hpp"
+#include "core/tensors/tensor_check.hpp"
 
 namespace kvmesh {
 namespace {

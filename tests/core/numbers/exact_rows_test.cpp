@@ -1,5 +1,5 @@
 // Exact rows: any order and grouping of the same terms gives the same bytes.
-#include "core/exact_rows.hpp"
+#include "core/numbers/exact_rows.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "core/half.hpp"
+#include "core/numbers/half.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,151 @@
+// Measures moves of pages on a GPU beside plain copies of as many bytes, turn by turn in one run.
+//
+//   page_moves_bench [pages]       each page has 32 layers of 2 planes: 8 heads, 16 tokens, 256
+//   bytes
+//
+// Pages and their images lie in random order, as after a while of serving. Gigabytes per second,
+// counted once; the median of the turns, and of their ratios.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "core/cuda/device_buffer.hpp"
+#include "core/cuda/memory.hpp"
+#include "kernels/cuda/pool/page_copier.hpp"
+
+namespace {
+
+using namespace kvmesh;
+
+constexpr std::int64_t kPlanes = 64, kHeads = 8, kPageSize = 16, kRow = 256;
+constexpr std::int64_t kPlaneBytes = kHeads * kPageSize * kRow, kPageBytes = kPlanes * kPlaneBytes;
+constexpr int kTurns = 21;
+
+double median(std::vector<double> values) {
+  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
+  return values[values.size() / 2];
+}
+
+class Timer {
+ public:
+  Timer() {
+    check(cudaEventCreate(&begin_));
+    check(cudaEventCreate(&end_));
+  }
+  double seconds(cudaStream_t stream, const std::function<void()>& work) const {
+    check(cudaEventRecord(begin_, stream));
+    work();
+    check(cudaEventRecord(end_, stream));
+    check(cudaEventSynchronize(end_));
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin_, end_));
+    return ms / 1000;
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+/// Two pools on the device, and images in pinned memory.
+class Pages {
+ public:
+  explicit Pages(std::int64_t pages)
+      : pages_(pages),
+        from_(static_cast<std::size_t>(pages * kPageBytes)),
+        to_(from_.size_bytes()),
+        images_(cuda_memory::allocate_pinned(0, from_.size_bytes())) {
+    std::vector<std::int32_t> places(static_cast<std::size_t>(pages));
+    std::iota(places.begin(), places.end(), 0);
+    std::mt19937 random(1);
+    std::vector<std::int32_t> slots = places;
+    std::ranges::shuffle(places, random);
+    std::ranges::shuffle(slots, random);
+    auto* const image = static_cast<std::byte*>(images_.get());
+    for (std::int32_t i = 0; i < pages; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      moves_.push_back({.source = places[at], .destination = i, .tokens = int{kPageSize}});
+      packed_.push_back(image + slots[at] * kPageBytes);
+    }
+  }
+
+  std::size_t bytes() const { return from_.size_bytes(); }
+  void* from() const { return from_.data(); }
+  void* to() const { return to_.data(); }
+  void* images() const { return images_.get(); }
+
+  void between_pools(cudaStream_t stream) { move(true, true, stream); }
+  void store(cudaStream_t stream) { move(true, false, stream); }
+  void load(cudaStream_t stream) { move(false, true, stream); }
+
+ private:
+  void move(bool has_source, bool has_destination, cudaStream_t stream) {
+    std::vector<MovedPlane> planes;
+    for (std::int64_t i = 0; i < kPlanes; ++i) {
+      const std::int64_t at = i * pages_ * kPlaneBytes;
+      planes.push_back({has_source ? from_.as<std::byte>() + at : nullptr,
+                        has_destination ? to_.as<std::byte>() + at : nullptr, kRow,
+                        i * kHeads * kRow});
+    }
+    PageMoves all{.planes = planes,
+                  .heads = kHeads,
+                  .page_size = kPageSize,
+                  .token_bytes = kPlanes * kHeads * kRow,
+                  .moves = moves_,
+                  .packs = !has_destination};
+    if (!has_source || !has_destination) all.packed = packed_;
+    copier_.move(all, stream);
+  }
+
+  std::int64_t pages_;
+  cuda::DeviceBuffer from_, to_;
+  cuda_memory::Owner images_;
+  std::vector<PageMove> moves_;
+  std::vector<std::byte*> packed_;
+  cuda::PageCopier copier_;
+};
+
+void measure(const char* name, std::size_t bytes, cudaStream_t stream,
+             const std::function<void()>& moves, const std::function<void()>& plain) {
+  const Timer timer;
+  std::vector<double> of_moves, of_plain, shares;
+  for (int turn = -2; turn < kTurns; ++turn) {
+    const double mine = timer.seconds(stream, moves), top = timer.seconds(stream, plain);
+    if (turn < 0) continue;
+    of_moves.push_back(mine);
+    of_plain.push_back(top);
+    shares.push_back(top / mine);
+  }
+  const auto rate = [&](const std::vector<double>& seconds) {
+    return static_cast<double>(bytes) / median(seconds) / 1e9;
+  };
+  std::printf("%-32s %8.1f GB/s   plain copy %8.1f GB/s   share %5.1f %%\n", name, rate(of_moves),
+              rate(of_plain), 100 * median(shares));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Pages pages(argc > 1 ? std::atoll(argv[1]) : 1024);
+  const auto owner = cuda_memory::make_stream(0);
+  auto* const stream = static_cast<cudaStream_t>(owner.get());
+  const auto copy = [&](void* to, const void* from) {
+    return [&pages, to, from, stream] {
+      check(cudaMemcpyAsync(to, from, pages.bytes(), cudaMemcpyDefault, stream));
+    };
+  };
+  measure(
+      "device to device", pages.bytes(), stream, [&] { pages.between_pools(stream); },
+      copy(pages.to(), pages.from()));
+  measure(
+      "device to host tier", pages.bytes(), stream, [&] { pages.store(stream); },
+      copy(pages.images(), pages.from()));
+  measure(
+      "host tier to device", pages.bytes(), stream, [&] { pages.load(stream); },
+      copy(pages.to(), pages.images()));
+  return 0;
+}

@@ -1,0 +1,164 @@
+#include "launch/bench/move_time.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <vector>
+
+namespace kvmesh::bench {
+namespace {
+
+template <class Call>
+double seconds_of(const Call& call) {
+  const auto begin = std::chrono::steady_clock::now();
+  call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+CacheOptions options_of(const WorkloadShape& shape, std::int64_t pages) {
+  return {.layers = shape.layers,
+          .q_heads = shape.model.q_heads,
+          .kv_heads = shape.model.kv_heads,
+          .k_dim = shape.model.k_dim,
+          .v_dim = shape.model.v_dim,
+          .page_size = shape.model.page_size,
+          .pages_per_rank = pages,
+          .dtype = shape.model.page_dtype(),
+          .page_kind = shape.model.page_kind};
+}
+
+/// A cache whose pages move, again and again.
+class Moves {
+ public:
+  virtual ~Moves() = default;
+  /// Returns the seconds of one time.
+  virtual double once() = 0;
+};
+
+/// `pages` pages in a pool of twice as many, which is halved: those in its second half move.
+class WithinDevice final : public Moves {
+ public:
+  WithinDevice(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages)
+      : pages_(pages), cache_(mesh, options_of(shape, 2 * pages)) {
+    const SequenceId first = fill();
+    held_ = fill();
+    cache_.erase(first);
+  }
+  double once() override {
+    std::int64_t moved = 0;
+    const double seconds = seconds_of([&] { moved = cache_.resize(PageRank{0}, pages_); });
+    cache_.resize(PageRank{0}, 2 * pages_);
+    const SequenceId next = fill();
+    cache_.erase(held_);
+    held_ = next;
+    return seconds * static_cast<double>(pages_) / static_cast<double>(moved);
+  }
+
+ private:
+  SequenceId fill() {
+    const SequenceId sequence = cache_.create();
+    cache_.reserve(sequence, pages_ * cache_.options().page_size);
+    return sequence;
+  }
+
+  std::int64_t pages_;
+  KvCache cache_;
+  SequenceId held_;
+};
+
+/// `pages` pages of a prefix, which others evict to the host tier, and which come back.
+class ToHostAndBack final : public Moves {
+ public:
+  ToHostAndBack(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages, Op op)
+      : tokens_(pages * shape.model.page_size), op_(op), cache_(mesh, with_tier(shape, pages)) {}
+
+  // Each time with other tokens: the host tier has those of the last.
+  double once() override {
+    PrefixKey key = cache_.make_prefix_key();
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(tokens_));
+    std::iota(tokens.begin(), tokens.end(), ++first_);
+    key.append(tokens);
+    const SequenceId prefix = cache_.create();
+    static_cast<void>(cache_.plan({{prefix, tokens_, 0}}));
+    cache_.publish(prefix, key);
+    cache_.erase(prefix);
+    wait();
+    const SequenceId other = cache_.create();
+    const double stored = seconds_of([&] {
+      cache_.reserve(other, tokens_);
+      wait();
+    });
+    cache_.erase(other);
+    PrefixMatch match;
+    const double loaded = seconds_of([&] {
+      match = cache_.match_prefix(key);
+      wait();
+    });
+    if (match.tokens != tokens_) throw Error("bench: the host tier has lost pages");
+    cache_.release(match);
+    return op_ == Op::kStore ? stored : loaded;
+  }
+
+ private:
+  static CacheOptions with_tier(const WorkloadShape& shape, std::int64_t pages) {
+    CacheOptions options = options_of(shape, pages);
+    options.prefix.enabled = true;
+    options.prefix.hash = PrefixHash::kXxh3;
+    const Shape& model = shape.model;
+    options.tiers.host_bytes =
+        pages * shape.layers * model.page_size * model.kv_heads * model.page_row_bytes();
+    options.tiers.stores_per_operation = static_cast<int>(pages);
+    return options;
+  }
+  void wait() { static_cast<void>(cache_.planes(0)); }  // until the copies of tiers are done
+
+  std::int64_t tokens_;
+  Op op_;
+  KvCache cache_;
+  std::int32_t first_ = 0;
+};
+
+std::unique_ptr<Moves> make_moves(Mesh& mesh, const WorkloadShape& shape, std::int64_t pages,
+                                  Op op) {
+  if (op == Op::kMove) return std::make_unique<WithinDevice>(mesh, shape, pages);
+  return std::make_unique<ToHostAndBack>(mesh, shape, pages, op);
+}
+
+}  // namespace
+
+Row measure_moves(const WorkloadShape& shape, Mesh& mesh, Machine& machine, const Options& options,
+                  Op op) {
+  std::int64_t pages = 0;
+  for (const std::int64_t length : lengths_of(shape))
+    pages += (length + shape.model.page_size - 1) / shape.model.page_size;
+  const Shape& model = shape.model;
+  const auto bytes =
+      static_cast<std::size_t>(pages * shape.layers * model.page_size *
+                               (model.kv_heads / mesh.head_parallel()) * model.page_row_bytes());
+  const Ceiling plain =
+      op == Op::kMove ? machine.copy_within(bytes) : machine.copy_to_host(bytes, op == Op::kLoad);
+  const auto plain_once = [&] {
+    Repeated once = plain.repeated;
+    once.capturable = false;
+    return machine.time(once, {}, {}, 1).operation.front();
+  };
+  const std::unique_ptr<Moves> moves = make_moves(mesh, shape, pages, op);
+  for (int warm_up = 0; warm_up < 2; ++warm_up) static_cast<void>(moves->once() + plain_once());
+  std::vector<double> seconds, of_plain;
+  for (int turn = 0; turn < options.repeats; ++turn) {
+    seconds.push_back(moves->once());
+    of_plain.push_back(plain_once());
+  }
+  all_reduce_max(mesh.world(), seconds, "bench: times");
+  all_reduce_max(mesh.world(), of_plain, "bench: ceilings");
+  const double all_bytes = static_cast<double>(bytes) * mesh.head_parallel();
+  return {.what = case_of(shape, op, 1),
+          .layers = shape.layers,
+          .calls = 1,
+          .turns = options.repeats,
+          .timing = Timing::kHost,
+          .operation = {.amount = all_bytes, .seconds = summarise(seconds)},
+          .ceiling = Row::Top{plain.name, {all_bytes, summarise(of_plain)}}};
+}
+
+}  // namespace kvmesh::bench

@@ -1,0 +1,137 @@
+#include "runtime/tiers/page_copies.hpp"
+
+#include <utility>
+
+#include "core/device_wait.hpp"
+
+namespace kvmesh {
+
+PageCopies::PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
+                       const Communicator& world, std::size_t group)
+    : mover_(pools, group),
+      page_size_(pools.layout().groups()[group].format.page_size),
+      page_bytes_(mover_.bytes(mover_.layers(), page_size_)),
+      world_(world),
+      stream_(std::move(stream)) {}
+
+PageCopies::~PageCopies() {
+  try {
+    wait_all();
+  } catch (const std::exception&) {
+    // Whoever needed the copies has waited.
+  }
+}
+
+/// A batch is one way, and no page and no image is in it twice: its copies run side by side.
+TierJob PageCopies::copy(std::int32_t page, std::byte* image, bool packs) {
+  const std::lock_guard lock(mutex_);
+  if (batch_.packs != packs || batch_.pages.contains(page) || batch_.places.contains(image))
+    start_batch();
+  if (batch_.moves.empty()) {
+    batch_.packs = packs;
+    batch_done_ = {};
+    batch_job_ = batch_done_.get_future().share();
+  }
+  batch_.moves.push_back({.source = page, .destination = page, .tokens = page_size_});
+  batch_.images.push_back(image);
+  batch_.pages.insert(page);
+  batch_.places.insert(image);
+  return batch_job_;
+}
+
+/// REQUIRES: the lock, as start_call.
+void PageCopies::start_batch() {
+  if (batch_.moves.empty()) return;
+  const Batch batch = std::exchange(batch_, {});
+  try {
+    mover_.start(batch.moves, batch.images, batch.packs, *stream_);
+  } catch (...) {
+    failed();
+    return batch_done_.set_value(false);
+  }
+  start_call([] { return true; }, std::move(batch_done_), false);
+}
+
+void PageCopies::start_call(std::function<bool()> work, std::promise<bool> done, bool holds) {
+  const auto kept = std::make_shared<std::promise<bool>>(std::move(done));
+  try {
+    const auto call = [this, work = std::move(work), kept](bool moved) {
+      bool succeeded = false;
+      try {
+        if (!moved) throw Error("tiers: pages could not be copied");
+        succeeded = work();
+      } catch (...) {
+        failed();
+      }
+      kept->set_value(succeeded);
+    };
+    stream_->call(call, holds);
+  } catch (...) {
+    failed();
+    kept->set_value(false);
+  }
+}
+
+TierJob PageCopies::then(std::function<bool()> work) {
+  const std::lock_guard lock(mutex_);
+  start_batch();
+  std::promise<bool> done;
+  const TierJob job = done.get_future().share();
+  start_call(std::move(work), std::move(done), true);
+  return job;
+}
+
+void PageCopies::start() {
+  const std::lock_guard lock(mutex_);
+  start_batch();
+}
+
+void PageCopies::after(Stream stream) {
+  const std::lock_guard lock(mutex_);
+  start_batch();
+  stream_->after(stream);
+}
+
+void PageCopies::before(Stream stream) {
+  {
+    const std::lock_guard lock(mutex_);
+    start_batch();
+    stream_->before(stream);
+  }
+  throw_error();
+}
+
+void PageCopies::wait_all() {
+  start();
+  const auto is_done = [this] {
+    const std::lock_guard lock(mutex_);
+    return stream_->is_done();
+  };
+  wait_until(is_done, {world_.rank(), world_.deadline(), "copy pages of tiers"});
+  throw_error();
+}
+
+bool PageCopies::wait(const TierJob& job) {
+  start();
+  const auto is_done = [&] {
+    if (completed(job)) return true;
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(stream_->is_done());  // a device that has failed completes no job
+    return completed(job);
+  };
+  wait_until(is_done, {world_.rank(), world_.deadline(), "copy pages of tiers"});
+  return job.get();
+}
+
+/// Called in a handler.
+void PageCopies::failed() {
+  const std::lock_guard lock(errors_);
+  if (!error_) error_ = std::current_exception();
+}
+
+void PageCopies::throw_error() {
+  const std::lock_guard lock(errors_);
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+}  // namespace kvmesh

@@ -1,0 +1,83 @@
+// All copies of tiers between this rank's pools and host memory.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "kvmesh/communicator.hpp"
+#include "runtime/memory/page_mover.hpp"
+#include "runtime/tiers/tier.hpp"
+
+namespace kvmesh {
+
+/// Copies whole pages in the order of the calls. So a page or its image may be given away as soon
+/// as its copy is submitted, if all others who use it wait for the copies (`before`, `wait_all`),
+/// or copy by this class, too. An image is a page's planes, layer after layer, plane after plane,
+/// each [heads, page_size, elements].
+///
+/// Copies are gathered to batches, each one call of the stream. Threads may share it.
+class PageCopies {
+ public:
+  /// Of pages of one layer group. REQUIRES: `pools` and `world`, whose rank and deadline waits
+  /// have, outlive it.
+  PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
+             const Communicator& world, std::size_t group = 0);
+  /// Waits for the copies, at most for the deadline.
+  ~PageCopies();
+  PageCopies(const PageCopies&) = delete;
+  PageCopies& operator=(const PageCopies&) = delete;
+
+  std::size_t page_bytes() const { return page_bytes_; }
+  TierJob pack(std::int32_t page, std::byte* image) { return copy(page, image, true); }
+  TierJob unpack(const std::byte* image, std::int32_t page) {
+    return copy(page, const_cast<std::byte*>(image), false);
+  }
+  /// Runs `work` on some thread after all copies so far and before later ones. It makes no call of
+  /// the device.
+  TierJob then(std::function<bool()> work);
+  /// Starts what is gathered; every wait does, too.
+  void start();
+
+  /// The copies to come run after the work that is on `stream` now.
+  void after(Stream stream);
+  /// The work to come on `stream` runs after the copies so far; on the CPU it blocks until they are
+  /// done. @throws the first error of a copy since the last call.
+  void before(Stream stream);
+  /// Blocks until all copies are done. @throws as before; Timeout.
+  void wait_all();
+  /// Blocks until the job is done. Returns its result. @throws Timeout.
+  bool wait(const TierJob& job);
+
+ private:
+  struct Batch {
+    bool packs = false;
+    std::vector<PageMove> moves{};
+    std::vector<std::byte*> images{};
+    std::set<std::int32_t> pages{};
+    std::set<const std::byte*> places{};
+  };
+  TierJob copy(std::int32_t page, std::byte* image, bool packs);
+  void start_batch();
+  void start_call(std::function<bool()> work, std::promise<bool> done, bool holds);
+  void failed();
+  void throw_error();
+
+  PageMover mover_;
+  int page_size_;
+  std::size_t page_bytes_;
+  const Communicator& world_;
+  std::mutex errors_;  // of error_ alone, as the stream's thread takes it
+  std::exception_ptr error_;
+  std::mutex mutex_;  // of all below
+  Batch batch_;       // gathered
+  std::promise<bool> batch_done_;
+  TierJob batch_job_;
+  std::unique_ptr<MoveStream> stream_;  // ends first: its thread uses the others
+};
+
+}  // namespace kvmesh

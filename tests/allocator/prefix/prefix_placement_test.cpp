@@ -1,0 +1,127 @@
+// Where the pages of known prefixes are: memory, ranks, and what a drain keeps.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "kvmesh/allocator.hpp"
+
+namespace kvmesh {
+namespace {
+
+using Tokens = std::vector<std::int32_t>;
+
+constexpr int kPageSize = 4;
+
+/// A match takes over the memory of the page table that the slot had before.
+TEST(PrefixMatching, NeedsNoNewMemory) {
+  PageAllocator allocator({.pages_per_rank = 64,
+                           .page_size = kPageSize,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  PrefixKey key(allocator.prefix_rules());
+  key.append(Tokens(200, 3));
+  const SequenceId id = allocator.create();
+  allocator.append(id, 200);
+  allocator.publish(id, key);
+  allocator.erase(id);
+  const PageId* table = nullptr;
+  for (int i = 0; i < 3; ++i) {
+    const PrefixMatch match = allocator.match_prefix(key);
+    ASSERT_EQ(match.tokens, 200);
+    const PageId* now = allocator.pages(match.pin).data();
+    EXPECT_TRUE(table == nullptr || now == table);
+    table = now;
+    allocator.release(match);
+  }
+}
+
+constexpr int kManyRanks = 4;
+
+AllocatorOptions with_prefixes(std::int64_t pages_per_rank, std::int64_t home_threshold_tokens) {
+  return {.ranks = kManyRanks,
+          .pages_per_rank = pages_per_rank,
+          .page_size = kPageSize,
+          .home_threshold_tokens = home_threshold_tokens,
+          .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
+}
+
+/// Requests that all begin with one short prompt have their homes on all ranks nevertheless.
+TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
+  PageAllocator allocator(with_prefixes(400, 80));
+  const Tokens common(16, 7);
+  for (std::int32_t request = 0; request < 40; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(common);
+    key.append(Tokens(64, 100 + request));
+    const SequenceId id = allocator.create_with_prefix(key);
+    ASSERT_EQ(allocator.length(id), request == 0 ? 0 : 16);
+    allocator.append(id, 80 - allocator.length(id));
+    allocator.publish(id, key);
+    // What it has of its own is on one rank.
+    const std::span<const PageId> own = allocator.pages(id).subspan(4);
+    for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
+  }
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value) {
+    const std::int64_t held = 400 - allocator.free_pages(rank);
+    EXPECT_NEAR(static_cast<double>(held), (4 + 40 * 16) / 4.0, 20);
+  }
+  allocator.verify_integrity();
+}
+
+/// Requests that come one after another, and begin alike: no rank evicts while others have room.
+TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
+  PageAllocator allocator(with_prefixes(100, 16));
+  for (std::int32_t request = 0; request < 60; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(Tokens(kPageSize, 7));
+    key.append(Tokens(static_cast<std::size_t>(request % 3 == 0 ? 10 : 5) * kPageSize, request));
+    const SequenceId id = allocator.create_with_prefix(key);
+    allocator.append(id, std::ssize(key.tokens()) - allocator.length(id));
+    allocator.publish(id, key);
+    allocator.erase(id);
+    if (allocator.cached_pages() > 330) break;
+  }
+  EXPECT_GT(allocator.cached_pages(), 330);
+  EXPECT_EQ(allocator.evicted_pages(), 0);
+  for (PageRank rank{0}; rank.value < kManyRanks; ++rank.value)
+    EXPECT_NEAR(static_cast<double>(allocator.cached_pages(rank)),
+                static_cast<double>(allocator.cached_pages()) / kManyRanks, 12);
+}
+
+/// Serves requests of 8 pages of their own each. Returns how many of their pages are cached.
+std::int64_t cached_of(PageAllocator& allocator, std::int32_t requests, bool serves) {
+  std::int64_t pages = 0;
+  for (std::int32_t request = 0; request < requests; ++request) {
+    PrefixKey key(allocator.prefix_rules());
+    key.append(Tokens(8 * kPageSize, request));
+    pages += allocator.cached_tokens(key) / kPageSize;
+    if (!serves) continue;
+    const SequenceId id = allocator.create();
+    allocator.append(id, 8 * kPageSize);
+    allocator.publish(id, key);
+    allocator.erase(id);
+  }
+  return pages;
+}
+
+TEST(PrefixPlacement, ADrainKeepsWhatThereIsRoomFor) {
+  for (const bool is_full : {false, true}) {
+    PageAllocator allocator(with_prefixes(100, 16));
+    const std::int32_t requests = is_full ? 60 : 35;  // of 8 pages, in 400
+    cached_of(allocator, requests, true);
+    const std::int64_t before = allocator.cached_pages();
+    EXPECT_EQ(before, is_full ? 400 : 280);
+    for (const bool cancels : {true, false}) {
+      const std::vector<PageCopy> copies = allocator.start_resize(PageRank{2}, 0);
+      allocator.verify_integrity();
+      EXPECT_GE(std::ssize(copies), is_full ? 50 : 60);
+      cancels ? allocator.cancel_moves() : allocator.finish_moves();
+      allocator.verify_integrity();
+    }
+    EXPECT_GE(allocator.cached_pages(), is_full ? 270 : 280);
+    EXPECT_EQ(cached_of(allocator, requests, false), allocator.cached_pages()) << "all are found";
+    EXPECT_EQ(allocator.cached_pages(PageRank{2}), 0);
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh

@@ -1,0 +1,50 @@
+// Random operations of caches with tiers on ranks that are threads, with their bytes: prefixes,
+// forks, evictions, moves, drains and sizes of pools mixed. After each operation every rank checks
+// the tokens that it holds.
+#include <cstdlib>
+
+#include "tests/allocator/seed.hpp"
+#include "tests/runtime/tiers/mixed_serving.hpp"
+
+namespace kvmesh::test {
+namespace {
+
+/// The operations of all cases together.
+std::int64_t operations() {
+  const char* all = std::getenv("KVMESH_OPERATIONS");
+  return all != nullptr ? std::max<std::int64_t>(1000, std::atoll(all)) : 100'000;
+}
+
+TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
+  SCOPED_TRACE(seed_note());
+  struct Case {
+    int ranks;
+    bool has_groups, has_files;
+    int part;  // of all operations, in hundredths
+  };
+  for (const Case& it :
+       {Case{1, false, false, 40}, Case{1, true, false, 40}, Case{1, true, true, 8},
+        Case{2, false, false, 6}, Case{3, true, false, 4}, Case{2, true, true, 2}}) {
+    SCOPED_TRACE(testing::Message()
+                 << it.ranks << " ranks, groups " << it.has_groups << ", files " << it.has_files);
+    const MixedFolder folder;
+    run_on_threads(it.ranks,
+                   [&](Mesh& mesh) {
+                     CacheOptions options = mixed_options(it.ranks, it.has_groups);
+                     if (it.has_files) options.tiers.directory = folder.path();
+                     options.tiers.file_bytes = 30 << 10;
+                     Serving serving(mesh, options, seed() + static_cast<std::uint64_t>(it.part));
+                     serving.run(operations() * it.part / 100);
+                     EXPECT_GT(serving.hits, 50);
+                     EXPECT_GT(serving.cache().tier_statistics().pages_back, 10);
+                     if (it.ranks > 1) {
+                       EXPECT_GT(serving.moved, 20);
+                     }
+                     serving.cache().check_replicas();
+                   },
+                   {.threads = 1});
+  }
+}
+
+}  // namespace
+}  // namespace kvmesh::test

@@ -1,0 +1,111 @@
+// Tiers of a cache over any ranks and devices: what was evicted comes back, with the same bytes.
+#pragma once
+
+#include <functional>
+#include <random>
+
+#include "core/cuda/memory.hpp"
+#include "tests/contracts/places.hpp"
+#include "tests/runtime/tiers/tiers_fixture.hpp"
+
+namespace kvmesh::test {
+
+using TierPlaces =
+    testing::Types<OnCpu<LoopbackRanks<1>>, OnCpu<LoopbackRanks<2>>, OnCpu<LoopbackRanks<3>>>;
+
+/// A stream that waits for no other; on the CPU none.
+class StepStream {
+ public:
+  explicit StepStream(Device device) : stream_(nullptr, nullptr) {
+    if (device.kind == DeviceKind::kCuda) stream_ = cuda_memory::make_stream(device.index);
+  }
+  kvmesh::Stream view() const { return {stream_.get()}; }
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> stream_;
+};
+
+template <class Place>
+class TiersContract : public testing::Test {
+ protected:
+  /// Calls `body(mesh, folder)` on each rank, with the path of one folder for all.
+  static void on_ranks(const std::function<void(Mesh&, const std::string&)>& body) {
+    Place::run([&](Communicator& comm) {
+      std::int64_t name = ::getpid();
+      broadcast(comm, Rank{0}, std::as_writable_bytes(std::span(&name, 1)), "name a folder");
+      const std::string path = fs::temp_directory_path() / ("tiers." + std::to_string(name));
+      const auto remove = [&] {
+        if (comm.rank().value == 0) fs::remove_all(path);
+        barrier(comm);
+      };
+      remove();
+      Mesh mesh(comm, {.threads = 1, .device = Place::kDevice});
+      body(mesh, path);
+      barrier(comm);
+      remove();
+    });
+  }
+};
+TYPED_TEST_SUITE_P(TiersContract);
+
+TYPED_TEST_P(TiersContract, EvictedPagesComeBack) {
+  this->on_ranks([](Mesh& mesh, const std::string&) {
+    for (const bool replans : {false, true}) {
+      CacheOptions options = tier_options(6);
+      KvCache plain(mesh, tier_options(12));
+      options.tiers.host_bytes = 12 * page_bytes(1);
+      KvCache cache(mesh, options);
+      const StepStream stream(mesh.device());
+      StepPlan plan = cache.plan({}, {.scatter = Scatter::kAll});
+      StepPlan* const step = replans ? &plan : nullptr;
+      const auto first = counted(0, 16);
+      EXPECT_EQ(ask(cache, plain, first, step, stream.view()), 0);
+      for (int i = 1; i <= 2 * mesh.size(); ++i)
+        (void)ask(cache, plain, counted(100 * i, 16), step, stream.view());
+      EXPECT_EQ(ask(cache, plain, first, step, stream.view()), 16) << mesh.size() << " ranks";
+      EXPECT_GT(cache.tier_statistics().pages_back, 0);
+    }
+  });
+}
+
+TYPED_TEST_P(TiersContract, LaterCachesFindTheFiles) {
+  this->on_ranks([](Mesh& mesh, const std::string& folder) {
+    for (const std::int64_t found : {0, 20}) {
+      CacheOptions options = tier_options(8);
+      options.tiers = {.directory = folder, .direct = mesh.size() == 2};
+      KvCache cache(mesh, options), plain(mesh, tier_options(12));
+      EXPECT_EQ(ask(cache, plain, counted(0, 22)), found);
+      cache.flush_tiers();
+      barrier(mesh.world());
+    }
+  });
+}
+
+TYPED_TEST_P(TiersContract, RandomRequestsFindWhatTheyShould) {
+  this->on_ranks([](Mesh& mesh, const std::string& folder) {
+    for (const bool has_files : {false, true}) {
+      CacheOptions options = tier_options(6);
+      options.tiers = {.host_bytes = 5 * page_bytes(1),
+                       .directory = has_files ? folder : std::string(),
+                       .file_bytes = 20 * page_bytes(1),
+                       .stores_per_operation = 3};
+      KvCache cache(mesh, options), plain(mesh, tier_options(12));
+      const StepStream stream(mesh.device());
+      StepPlan plan = cache.plan({}, {.scatter = Scatter::kAll});
+      std::mt19937 random(7);
+      for (int i = 0; i < 60; ++i) {
+        const auto tokens =
+            counted(static_cast<std::int32_t>(random() % 5) * 40, 1 + random() % 14);
+        StepPlan* const step = i % 3 == 0 ? nullptr : &plan;
+        const std::int64_t found = ask(cache, plain, tokens, step, stream.view());
+        EXPECT_LE(found, std::ssize(tokens));
+      }
+      EXPECT_GT(cache.tier_statistics().pages_back, 0);
+    }
+  });
+}
+
+REGISTER_TYPED_TEST_SUITE_P(TiersContract, EvictedPagesComeBack, LaterCachesFindTheFiles,
+                            RandomRequestsFindWhatTheyShould);
+
+}  // namespace kvmesh::test
