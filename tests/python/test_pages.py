@@ -117,9 +117,10 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         large = cache.create()
         cache.reserve(large, 4 * cache.free_pages())  # evicts all
         cache.erase(large)
+        cache.flush_tiers()
+        mesh.barrier()  # the other's files are there, too
         match = cache.match_prefix(key)
         assert match.tokens == 16
-        cache.flush_tiers()
         return found, cache.tier_statistics()
 
     def host(mesh):
