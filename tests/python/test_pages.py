@@ -139,6 +139,15 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         make_cache(kvmesh.Mesh(), tiers={"bytes": 1})
 
 
+def test_a_cache_with_tiers_ends_after_its_ranks_if_an_error_keeps_it():
+    def body(mesh):
+        cache = make_cache(mesh, prefix_cache=True, tiers={"host_bytes": 1 << 20})
+        raise ValueError(repr(cache))  # its traceback has the cache
+
+    with pytest.raises(ValueError, match="KvCache"):
+        on_ranks(2, body)
+
+
 def test_pages_move_between_ranks_while_decoding_goes_on():
     q, k, v = tensors(19)
     expected, _ = reference(q, k, v)
