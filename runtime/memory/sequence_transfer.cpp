@@ -15,10 +15,13 @@ namespace {
 
 using Reason = StreamError::Reason;
 
-/// The first token of which a group has rows. A state is one row, of the last token.
+/// Returns the token whose row in a stream is the state of a sequence of `tokens` tokens: the last.
+std::int64_t state_token(std::int64_t tokens) { return std::max<std::int64_t>(tokens - 1, 0); }
+
+/// Returns the first token of which a group has a row.
 std::int64_t first_token(const CacheGroup& group, SequenceId sequence) {
   const std::int64_t tokens = group.allocator.length(sequence);
-  if (group.has_states()) return std::max<std::int64_t>(tokens - 1, 0);
+  if (group.has_states()) return state_token(tokens);
   return std::min(tokens, group.allocator.released_pages(sequence) * group.options.page_size);
 }
 
@@ -105,8 +108,11 @@ void check_fits(const SequenceHeader& header, const SequenceHeader& cache,
   check_same("layer groups:", header.groups.size(), cache.groups.size());
   for (std::size_t g = 0; g < groups.size(); ++g) {
     check_fits(header.groups[g], cache.groups[g]);
-    const std::int64_t window = groups[g].has_states() ? 1 : groups[g].options.window;
-    check_window(header.groups[g], header.tokens, window);
+    if (groups[g].has_states()) {
+      check_same("states at token", header.groups[g].first, state_token(header.tokens));
+    } else {
+      check_window(header.groups[g], header.tokens, groups[g].options.window);
+    }
   }
 }
 
