@@ -166,7 +166,8 @@ class KvCache {
   ///   key.append(prompt);
   ///   SequenceId s = cache.create_with_prefix(key);  // has the first length(s) tokens
   ///   ...                                            // plan and run the rest of the prompt
-  ///   cache.publish(s, key);                         // later requests find its full pages
+  ///   cache.publish(s, key);                         // later requests find its full pages,
+  ///   cache.erase(s);                                // also after this
   ///
   /// With tiers, match_prefix also brings pages back that were evicted (see tiers.hpp). A rank's
   /// pages come back where its host tier has them; pages of files where placement puts them. Later
