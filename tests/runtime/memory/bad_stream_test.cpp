@@ -71,8 +71,8 @@ TEST_F(BadStream, ThatDoesNotFitIsNamed) {
   });
 }
 
-/// A page of states has one row: a stream with another number of them would be written past it.
-TEST_F(BadStream, WithOtherTokensThanOfTheStateDoesNotFit) {
+/// A page of states has one row, so further rows of a stream would be written past it.
+TEST_F(BadStream, WithAStateAtAnotherTokenDoesNotFit) {
   CacheOptions options = options_of({});
   options.prefix.enabled = false;
   options.groups = {{.layers = {2}, .state_bytes = 32}};
