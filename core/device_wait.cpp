@@ -3,8 +3,8 @@
 #include <future>
 #include <thread>
 
-#include "core/back_off.hpp"
 #include "core/cuda/memory.hpp"
+#include "core/threads/back_off.hpp"
 
 namespace kvmesh {
 

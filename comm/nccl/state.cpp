@@ -3,10 +3,10 @@
 #include <future>
 #include <thread>
 
-#include "core/back_off.hpp"
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
 #include "core/cuda/memory.hpp"
+#include "core/threads/back_off.hpp"
 
 namespace kvmesh {
 namespace {

@@ -6,9 +6,9 @@
 #include <limits>
 
 #include "core/check.hpp"
-#include "kernels/cuda/attend/hopper/decode_family.hpp"
-#include "kernels/cuda/attend/hopper/latent_family.hpp"
-#include "kernels/cuda/attend/hopper/prefill_family.hpp"
+#include "kernels/cuda/attend/hopper/decode/decode_family.hpp"
+#include "kernels/cuda/attend/hopper/latent/latent_family.hpp"
+#include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
 #include "kernels/cuda/common/sources.hpp"

@@ -6,7 +6,7 @@
 // scale for each row).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/decode_tile.hpp"
+#include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
 

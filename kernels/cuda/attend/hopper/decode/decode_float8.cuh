@@ -24,7 +24,7 @@
 // Sources: keys as rows (TensorRT-LLM's XQA); conversion in registers (Tencent's hpc-ops).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/decode_math.cuh"
+#include "kernels/cuda/attend/hopper/decode/decode_math.cuh"
 
 namespace kvmesh::cuda {
 

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
-#include "kernels/cuda/attend/hopper/decode_shared.cuh"
+#include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
+#include "kernels/cuda/attend/hopper/decode/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
-#include "kernels/cuda/attend/hopper/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {

@@ -4,7 +4,7 @@
 // at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/latent_tile.hpp"
+#include "kernels/cuda/attend/hopper/latent/latent_tile.hpp"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
 

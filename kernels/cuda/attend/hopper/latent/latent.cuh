@@ -23,7 +23,7 @@
 // DeepSeek, 2025); late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/latent_producer.cuh"
+#include "kernels/cuda/attend/hopper/latent/latent_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"

@@ -24,7 +24,7 @@
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/prefill_producer.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
@@ -333,14 +333,6 @@ class PrefillMath {
     }
   }
 
-  /// The lane of two without the bit gives its `high` for the other's `low`.
-  __device__ static void exchange(std::uint32_t& low, std::uint32_t& high, int bit) {
-    const bool has_bit = (lane() & bit) != 0;
-    const std::uint32_t got = __shfl_xor_sync(kAllLanes, has_bit ? low : high, bit);
-    low = has_bit ? got : low;
-    high = has_bit ? high : got;
-  }
-
   /// Four lanes have a row. They exchange their columns of 32, so that each stores 8 in a row.
   __device__ void put_units(const OutputRow& to, int q, int h, float factor, bool is_there) const {
     const int c = lane() % 4;
@@ -350,10 +342,10 @@ class PrefillMath {
       const int at = 4 * (4 * q + j) + 2 * h;
       x[j] = to.pair_of(o_[at] * factor, o_[at + 1] * factor);
     }
-    exchange(x[0], x[1], 1);
-    exchange(x[2], x[3], 1);
-    exchange(x[0], x[2], 2);
-    exchange(x[1], x[3], 2);
+    exchange_halves(x[0], x[1], 1);
+    exchange_halves(x[2], x[3], 1);
+    exchange_halves(x[0], x[2], 2);
+    exchange_halves(x[1], x[3], 2);
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 

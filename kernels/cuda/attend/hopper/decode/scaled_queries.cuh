@@ -7,7 +7,7 @@
 #pragma once
 
 #include "core/pod/float8.hpp"
-#include "kernels/cuda/attend/hopper/decode_shared.cuh"
+#include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
 
 namespace kvmesh::cuda {
 

@@ -1,6 +1,6 @@
-#include "kernels/cuda/attend/hopper/decode_family.hpp"
+#include "kernels/cuda/attend/hopper/decode/decode_family.hpp"
 
-#include "kernels/cuda/attend/hopper/decode_tile.hpp"
+#include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
 
 namespace kvmesh::cuda {
@@ -72,8 +72,8 @@ class DecodeFamily final : public AttendFamily {
     const bool float8 = what.kinds.pool == Dtype::kFloat8E4M3;
     AttendVariant variant{.family = this,
                           .name = float8 ? "hopper decode float8" : "hopper decode",
-                          .source = float8 ? "kernels/cuda/attend/hopper/decode_float8.cuh"
-                                           : "kernels/cuda/attend/hopper/decode.cuh",
+                          .source = float8 ? "kernels/cuda/attend/hopper/decode/decode_float8.cuh"
+                                           : "kernels/cuda/attend/hopper/decode/decode.cuh",
                           .kernel = float8 ? "kvmesh_attend_decode_float8" : "kvmesh_attend_decode",
                           .constants = attend_constants(what),
                           .threads = kDecodeThreads,

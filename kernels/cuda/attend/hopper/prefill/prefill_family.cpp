@@ -1,7 +1,7 @@
-#include "kernels/cuda/attend/hopper/prefill_family.hpp"
+#include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
 
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
-#include "kernels/cuda/attend/hopper/prefill_tile.hpp"
+#include "kernels/cuda/attend/hopper/prefill/prefill_tile.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -34,7 +34,7 @@ class PrefillFamily final : public AttendFamily {
     if (!tile) return std::nullopt;
     AttendVariant variant{.family = this,
                           .name = "hopper prefill",
-                          .source = "kernels/cuda/attend/hopper/prefill.cuh",
+                          .source = "kernels/cuda/attend/hopper/prefill/prefill.cuh",
                           .kernel = "kvmesh_attend_prefill",
                           .constants = attend_constants(what),
                           .threads = tile->threads(),

@@ -1,6 +1,6 @@
-#include "kernels/cuda/attend/hopper/latent_family.hpp"
+#include "kernels/cuda/attend/hopper/latent/latent_family.hpp"
 
-#include "kernels/cuda/attend/hopper/latent_tile.hpp"
+#include "kernels/cuda/attend/hopper/latent/latent_tile.hpp"
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
 
 namespace kvmesh::cuda {
@@ -22,7 +22,7 @@ class LatentFamily final : public AttendFamily {
     if (tile.bytes() > what.limits.block_bytes) return std::nullopt;
     AttendVariant variant{.family = this,
                           .name = "hopper latent",
-                          .source = "kernels/cuda/attend/hopper/latent.cuh",
+                          .source = "kernels/cuda/attend/hopper/latent/latent.cuh",
                           .kernel = "kvmesh_attend_latent",
                           .constants = attend_constants(what),
                           .threads = kLatentThreads,

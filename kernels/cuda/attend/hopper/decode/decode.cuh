@@ -20,7 +20,7 @@
 // Sources: online softmax (Milakov and Gimelshein, 2018); keys as rows (TensorRT-LLM's XQA).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/decode_math.cuh"
+#include "kernels/cuda/attend/hopper/decode/decode_math.cuh"
 
 namespace kvmesh::cuda {
 

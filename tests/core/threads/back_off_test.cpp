@@ -1,4 +1,4 @@
-#include "core/back_off.hpp"
+#include "core/threads/back_off.hpp"
 
 #include <gtest/gtest.h>
 

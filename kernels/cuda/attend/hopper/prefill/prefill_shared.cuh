@@ -6,7 +6,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
-#include "kernels/cuda/attend/hopper/prefill_tile.hpp"
+#include "kernels/cuda/attend/hopper/prefill/prefill_tile.hpp"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
 
 namespace kvmesh::cuda {

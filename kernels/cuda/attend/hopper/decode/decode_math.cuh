@@ -6,7 +6,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/softmax.cuh"
-#include "kernels/cuda/attend/hopper/decode_producer.cuh"
+#include "kernels/cuda/attend/hopper/decode/decode_producer.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
