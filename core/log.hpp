@@ -1,4 +1,4 @@
-// Where lines for people go, since a library does not own standard error.
+// Writes lines for people. A library does not own standard error, so the program can take them.
 #pragma once
 
 #include <string>

@@ -1,4 +1,4 @@
-// KvCache's plans: a batch is checked, appended, and planned by the groups.
+// KvCache's plans: check a batch in all groups, append it to all or none, plan it in each.
 #include <algorithm>
 
 #include "runtime/step/step_plan_state.hpp"
@@ -6,6 +6,7 @@
 namespace kvmesh {
 namespace {
 
+/// Refuses queries that see keys which the group's window has given up.
 void check_window(const CacheGroup& group, std::span<const BatchEntry> batch,
                   std::span<const SequenceSize> sizes, const BlockMask* block_mask) {
   require(block_mask == nullptr, "plan: a block mask, of a cache with a window");
@@ -58,7 +59,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
   return Done{};
 }
 
-/// A later step may have queries at the appended positions, too.
+/// Keeps what queries at the appended positions see, since a later step may have them, too.
 void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
                                    std::span<const SequenceSize> sizes) {
   for (CacheGroup& group : groups) {

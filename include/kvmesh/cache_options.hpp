@@ -30,11 +30,12 @@ struct LayerGroup {
   /// The number of the group's pages per rank is this times the cache's `pages_per_rank`, rounded
   /// up.
   double page_share = 1;
-  /// Not 0: a state group. Its layers hold this many bytes per sequence, a multiple of 16, instead
-  /// of keys and values: the state of linear attention or of a Mamba layer, which the model
-  /// computes (KvCache::sequence_state). With head_parallel, each rank of a row has as many of its
-  /// own. A state takes one page; heads, dims, types and window do not matter. REQUIRES: no prefix
-  /// cache, which finds keys of earlier positions, but no earlier state.
+  /// Not 0: a state group. Each of its layers holds this many bytes per sequence instead of keys
+  /// and values: the state of linear attention or of a Mamba layer, which the model computes
+  /// (KvCache::sequence_state). With head_parallel, each rank of a row of the mesh has a state of
+  /// this size of its own. A sequence's states take one page; heads, dims, types and window are
+  /// ignored. REQUIRES: a multiple of 16 below 2^33; no prefix cache, which would find keys of
+  /// earlier positions, but no earlier state.
   std::int64_t state_bytes = 0;
 };
 

@@ -40,11 +40,10 @@ struct ExternalPoolOptions {
   /// of it.
   ///
   /// If it is below the page size and there are several ranks, kernels see pages of `interleave`
-  /// tokens,
-  /// as block masks do; a page table has `indices` of whole pages nonetheless. REQUIRES: the pages
-  /// of keys, of values and of scales lie equally many rows of a token apart. They do in separate
-  /// tensors of one order, side by side, and in pairs if k_dim == v_dim. Token lists need that,
-  /// too.
+  /// tokens, as block masks do; a page table has `indices` of whole pages nonetheless. REQUIRES:
+  /// the pages of keys, of values and of scales lie equally many rows of a token apart. They do in
+  /// separate tensors of one order, side by side, and in pairs if k_dim == v_dim. Token lists need
+  /// that, too.
   std::int64_t interleave = 0;
 };
 

@@ -91,10 +91,10 @@ class KvCache {
   void make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end);
 
-  /// Moves the kept tokens of each sequence together, in all layers: token kept[i] to position
-  /// begin
-  /// + i, whichever ranks hold the two. Then truncates each sequence behind them. Pages that forks
-  /// share or that are published are copied before they are written, as make_writable does.
+  /// Moves the kept tokens of each sequence together, in all layers with keys: token kept[i] to
+  /// position `begin + i`, whichever ranks hold the two. Then truncates each sequence behind them.
+  /// Pages that forks share or that are published are copied before they are written, as
+  /// make_writable does. States stay as they are (see sequence_state).
   ///
   /// On a GPU it runs on `stream`, after the work that is there; it blocks only where tokens or
   /// pages move between ranks. REQUIRES: no sequence appears twice; later steps use `stream`, too.
@@ -141,17 +141,19 @@ class KvCache {
   void write(int layer, SequenceId sequence, std::span<const std::int64_t> positions,
              const ConstTensorView& k, const ConstTensorView& v, Stream stream = {});
 
-  /// A sequence's state in a layer of a state group (LayerGroup::state_bytes): [state_bytes / 4] in
-  /// float32, whatever its bytes mean, in memory of the mesh's device. Empty on the kv ranks that
-  /// do not hold it, and for a sequence without tokens, which has none. Whole pages, for kernels
-  /// that take a number per sequence: planes(layer)[0], and the page's index in allocator(group).
+  /// Returns a sequence's state in a layer of a state group (LayerGroup::state_bytes), in memory of
+  /// the mesh's device: [state_bytes / 4] in float32, whatever its bytes mean. The view is empty on
+  /// the kv ranks that do not hold the state, and for a sequence without tokens, which has none.
+  /// Kernels that take a number per sequence find all states in planes(layer)[0], [pages, 1, 1,
+  /// state_bytes / 4], and the number, a page's index, in allocator(group).pages(sequence).
   ///
   /// The first plan that appends to a sequence gives it a state, of unspecified contents. Forks
   /// share it until one of them appends: then that plan copies it. So after a plan the states of
   /// the sequences that it appends to may be written, on a GPU by work on the stream of later
-  /// steps; make_writable is the other way. truncate leaves a state as it is (of length 0 it gives
-  /// it up): to take back drafts, keep a fork, or compute the state again. Moves, exports and
-  /// imports take states along.
+  /// steps; so may those that make_writable was called for. The view is valid until the sequence is
+  /// appended to, moved, truncated to 0 or erased. truncate to another length and compact leave a
+  /// state as it is: to take back drafts, keep a fork, or compute the state again. Moves, exports
+  /// and imports take states along.
   /// @throws UnknownSequence; InvalidArgument if the layer has keys and values.
   TensorView sequence_state(int layer, SequenceId sequence);
 
@@ -164,8 +166,9 @@ class KvCache {
   ///   key.append(prompt);
   ///   SequenceId s = cache.create_with_prefix(key);  // has the first length(s) tokens
   ///   ...                                            // plan and run the rest of the prompt
-  ///   cache.publish(s, key);                         // later requests find it, also after
-  ///   erase(s)
+  ///   cache.publish(s, key);                         // later requests find its full pages,
+  ///   cache.erase(s);                                // also after this
+  ///
   /// With tiers, match_prefix also brings pages back that were evicted (see tiers.hpp). A rank's
   /// pages come back where its host tier has them; pages of files where placement puts them. Later
   /// plans wait for the copies. With a file tier, match_prefix and create_with_prefix of a key are
@@ -283,7 +286,7 @@ class KvCache {
   /// @throws InvalidArgument if the layer does not exist.
   PagePlanes planes(int layer);
   /// This rank's pages of one layer, for the engine's own kernels.
-  /// @throws InvalidArgument if the layer does not exist.
+  /// @throws InvalidArgument if the layer does not exist or holds states.
   KvPool pool(int layer);
   /// Returns the pages of one layer on kv rank `kv_rank` (this rank's own included), for kernels of
   /// this rank's device to read. Empty if this rank cannot map them: the owner is on another
@@ -293,7 +296,7 @@ class KvCache {
   /// the pages that are read. The pages stay readable if the owner's process dies. They become
   /// invalid when the owner frees its cache (destroys it or moves into it): no peer may be reading
   /// then.
-  /// @throws InvalidArgument if the rank or the layer does not exist.
+  /// @throws InvalidArgument if the rank or the layer does not exist, or the layer holds states.
   std::optional<ConstKvPool> peer_pool(Rank kv_rank, int layer) const;
 
  private:

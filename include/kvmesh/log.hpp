@@ -1,4 +1,4 @@
-// Lines that no call can return as an error.
+// The lines that kvmesh would write to standard error, because no call can return them.
 #pragma once
 
 #include "kvmesh/api.h"
@@ -10,8 +10,9 @@ namespace KVMESH_API kvmesh {
 using LogFunction = void (*)(const char* line, void* context);
 
 /// Sends kvmesh's lines to `function` instead of standard error, with `context`; null: to standard
-/// error again. They are why a wait in MPI ends this process, and which kernels KVMESH_DUMP could
-/// not write. Holds for the whole process. When it returns, nothing calls the earlier function.
+/// error again. A line gives the reason for which a wait in MPI ends this process, or a kernel that
+/// KVMESH_DUMP could not write. Holds for the whole process. Blocks while another thread is in the
+/// earlier function, which is not called after the return.
 void set_log(LogFunction function, void* context = nullptr) noexcept;
 
 }  // namespace kvmesh

@@ -147,7 +147,8 @@ struct SequenceHeader {
     int heads = 0;                     ///< the model's
     std::vector<Plane> planes;
     float k_scale = 1, v_scale = 1;  ///< of float8 planes with a scale for all
-    /// The first token that the stream has: those before it lay behind the group's window.
+    /// The first token that the stream has: those before it lay behind the group's window. A group
+    /// of states has one row per layer, in the place of the last token's.
     std::int64_t first = 0;
     friend bool operator==(const Group&, const Group&) = default;
   };

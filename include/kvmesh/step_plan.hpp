@@ -165,9 +165,7 @@ class StepPlan {
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.
   const Participation& participation(int layer = 0) const;
   /// Returns the number of tiles that the plan visits on this rank, in one layer of each kind of
-  /// each group.
-  /// Blocks until the device has
-  /// done all its work.
+  /// each group. Blocks until the device has done all its work.
   TileCounts tiles() const;
   /// Memory of the mesh's device beside the pools: the plan's buffers and the cache's page lists.
   /// On the CPU all that the plan holds.

@@ -1,4 +1,4 @@
-// States of layers that have no keys, and what they must be.
+// Checks the states of layers that have no keys.
 #pragma once
 
 #include <map>
@@ -19,9 +19,10 @@ class CheckedStates {
  public:
   CheckedStates(KvCache& cache, Findings& findings) : cache_(cache), findings_(findings) {}
 
-  /// Call it after the batch was planned.
+  /// Checks the batch's states, and writes those of sequences that it appends to. Call it after the
+  /// plan.
   void step(std::span<const BatchEntry> batch, Random& random);
-  /// After a fork, and before its erase or truncate.
+  /// The same as the cache does. Call fork after the cache's, which makes the id.
   void fork(SequenceId sequence, SequenceId forked);
   void erase(SequenceId sequence);
   void truncate(SequenceId sequence, std::int64_t length);

@@ -1,4 +1,4 @@
-// CheckedCache's data about a step while it runs and compares it.
+// CheckedCache's data about one step, while it runs and is compared.
 #pragma once
 
 #include <span>
@@ -35,8 +35,8 @@ struct CheckedCache::Outputs {
   HostTensor o, lse;
 };
 
-// One layer's queries, and what came of them here and on the single rank; there also of queries as
-// this device may round them.
+// One layer's queries, their outputs here and on the single rank, and that rank's outputs for the
+// queries as this device may round them.
 struct CheckedCache::LayerResult {
   int layer;
   const HostTensor& q;

@@ -65,7 +65,7 @@ class NcclError(Error):
 
 
 class StreamError(Error):
-    """Of an exported sequence."""
+    """A stream of an exported sequence cannot be read or written."""
 
     code = 14
 

@@ -62,7 +62,8 @@ struct PlannedStep {
   StepPlan plan;
   std::vector<LayerSizes> layers;
 
-  /// Of a layer that does not exist, those of layer 0: the plan refuses it.
+  /// Returns the sizes of a layer; of layer 0 if it does not exist, since the plan refuses it
+  /// later.
   const LayerSizes& sizes(int layer) const {
     const auto at = static_cast<std::size_t>(layer);
     return layers[at < layers.size() ? at : 0];

@@ -251,9 +251,9 @@ void bind_sequences(nb::class_<PyCache>& type) {
                 is_cpu ? nb::device::cpu::value : nb::device::cuda::value, view.device.index));
           },
           nb::arg("layer"), nb::arg("sequence"),
-          "The sequence's state in a layer with state_bytes, as float32 words in place (for "
-          "DLPack); "
-          "None on kv ranks that do not hold it. May be written after a plan that appends.")
+          "A sequence's state in a layer with state_bytes: float32 words in place, for DLPack. "
+          "None on kv ranks that do not hold it. May be written after a plan that appends; valid "
+          "until the sequence is appended to, moved or erased, or the cache is closed.")
       .def(
           "length",
           [](PyCache& self, std::uint64_t sequence) {

@@ -9,7 +9,7 @@
 namespace kvmesh {
 namespace {
 
-// More than any model has: the layers' numbers are listed.
+// More than any model has. A bound, because the layers' numbers are listed.
 constexpr int kMostLayers = 1 << 20;
 
 std::int64_t pages_of(const LayerGroup& group, std::int64_t pages_per_rank) {
@@ -18,7 +18,7 @@ std::int64_t pages_of(const LayerGroup& group, std::int64_t pages_per_rank) {
       std::min(pages, static_cast<double>(PageId::kMaxPagesPerRank) + 1));  // which is refused
 }
 
-/// A state is of a whole sequence, so a page of it is never full.
+/// A sequence has one state, so one page must hold all of its tokens.
 constexpr int kStatePageTokens = std::numeric_limits<int>::max();
 
 void become_states(CacheOptions& options, std::int64_t bytes) {

@@ -18,9 +18,11 @@ using Reason = StreamError::Reason;
 
 constexpr std::array<char, 8> kMagic{'K', 'V', 'M', 'E', 'S', 'H', '\x1A', '\n'};
 constexpr std::array<char, 8> kEnd{'K', 'V', 'M', 'E', 'N', 'D', '\x1A', '\n'};
+constexpr std::size_t kPreambleBytes = 16;  // magic, version, size of the fields
 constexpr std::size_t kNameBytes = 16;
+constexpr std::size_t kPieceBytes = 1 << 20;
+// More than any sequence has; so products of the header's numbers fit in 63 bits.
 constexpr std::uint32_t kMostHeaderBytes = 1u << 30;
-constexpr std::size_t kPiece = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 constexpr std::int64_t kMostRecordBytes = std::int64_t{1} << 32;
 constexpr std::int64_t kMostLayers = 1 << 16;
@@ -58,7 +60,7 @@ class Reader {
     copy(&value, sizeof value);
     return value;
   }
-  /// Takes no memory for a count that the bytes cannot have.
+  /// Refuses a count that the bytes cannot have before it takes memory for it.
   template <class T>
   std::vector<T> take_all(std::uint64_t count) {
     if (count > bytes_.size() / sizeof(T)) corrupt("a list in the header is too long");
@@ -167,7 +169,7 @@ SequenceHeader fields_of(std::span<const std::byte> bytes) {
 // Reads `size` bytes in pieces, so that a wrong size costs no memory.
 void read_in_pieces(ByteSource& source, std::size_t size, std::vector<std::byte>& into) {
   while (size > 0) {
-    const std::size_t piece = std::min(size, kPiece);
+    const std::size_t piece = std::min(size, kPieceBytes);
     into.resize(into.size() + piece);
     source.read(std::span(into).last(piece));
     size -= piece;
@@ -201,7 +203,7 @@ std::vector<std::byte> encode(const SequenceHeader& header) {
 
 SequenceHeader read_header(ByteSource& source) {
   std::vector<std::byte> bytes;
-  read_in_pieces(source, 16, bytes);
+  read_in_pieces(source, kPreambleBytes, bytes);
   Reader start(bytes);
   if (start.take<std::array<char, 8>>() != kMagic)
     throw StreamError(Reason::kForeign, "sequence stream: this is none of kvmesh");
@@ -215,7 +217,7 @@ SequenceHeader read_header(ByteSource& source) {
   if (size > kMostHeaderBytes) corrupt("the header is too long");
   read_in_pieces(source, size, bytes);
   if (read_checksum(source) != crc32c(bytes)) corrupt("the header's checksum is wrong");
-  return fields_of(std::span(bytes).subspan(16));
+  return fields_of(std::span(bytes).subspan(kPreambleBytes));
 }
 
 std::int64_t row_bytes(const SequenceHeader::Group& group) {
@@ -272,7 +274,7 @@ SequenceHeader inspect_sequence(ByteSource& source) {
     std::uint32_t sum = checksum_before(place);
     const std::size_t size = record_bytes(header.groups[place.group], tokens);
     for (std::size_t left = size; left > 0; left -= piece.size()) {
-      piece.resize(std::min(left, kPiece));
+      piece.resize(std::min(left, kPieceBytes));
       source.read(piece);
       sum = crc32c(piece, sum);
     }

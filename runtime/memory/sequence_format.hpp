@@ -1,4 +1,4 @@
-// The bytes of an exported sequence.
+// Reads and writes the parts of a sequence's stream (kvmesh/sequence_stream.hpp).
 #pragma once
 
 #include <algorithm>
@@ -10,29 +10,31 @@
 
 namespace kvmesh {
 
-/// Tokens of a record. No multiple of pages, which the stream does not know.
+/// Tokens per record, whatever the page size, which a stream does not have.
 inline constexpr std::int64_t kRecordTokens = 256;
 
-/// The whole header: magic, version, size, fields, checksum.
+/// Returns the whole header: magic, version, size, fields, checksum.
 std::vector<std::byte> encode(const SequenceHeader& header);
-/// Reads a header. Asks for no more memory than the source has bytes.
+/// Reads a header and checks its numbers. Takes memory in proportion to the bytes that the source
+/// has, whatever sizes it claims.
 /// @throws StreamError.
 SequenceHeader read_header(ByteSource& source);
 
-/// Bytes of one token of one head in all planes.
+/// Returns the bytes of one token of one head in all planes.
 std::int64_t row_bytes(const SequenceHeader::Group& group);
-/// Bytes of a record of `tokens` tokens, without its checksum.
+/// Returns the bytes of a record of `tokens` tokens, without its checksum.
 std::size_t record_bytes(const SequenceHeader::Group& group, std::int64_t tokens);
-/// Where plane `plane` begins in it.
+/// Returns at which byte of that record plane `plane` begins.
 std::size_t plane_offset(const SequenceHeader::Group& group, std::int64_t tokens,
                          std::size_t plane);
 
-/// A record's place: its checksum starts with token and layer, so that records cannot be exchanged.
 struct RecordPlace {
   std::int64_t first = 0;  ///< token
   int layer = 0;
-  std::size_t group = 0;
+  std::size_t group = 0;  ///< index in SequenceHeader::groups
 };
+/// Returns the checksum of a record's place, which that of its bytes continues: so records that
+/// were exchanged do not fit.
 std::uint32_t checksum_before(const RecordPlace& place);
 
 /// Calls `body(place, tokens)` for all records in the stream's order.
@@ -46,6 +48,8 @@ void for_each_record(const SequenceHeader& header, const Body& body) {
   }
 }
 
+/// Write and read a record with its checksum, and the end mark. write_end also finishes the sink.
+/// @throws StreamError; reading kCorrupt if a checksum or the mark is wrong.
 void write_record(ByteSink& sink, const RecordPlace& place, std::span<const std::byte> record);
 void read_record(ByteSource& source, const RecordPlace& place, std::span<std::byte> record);
 void write_end(ByteSink& sink);

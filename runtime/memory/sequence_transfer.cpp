@@ -1,4 +1,4 @@
-// Sequences that leave a cache, and that come. World rank 0 has the stream.
+// Exports and imports sequences. World rank 0 has the stream.
 //
 //   export   each rank packs its heads of its tokens of a record, rank 0 puts them in place
 //   import   rank 0 reads a record and sends it to all, each rank takes its heads of its tokens
@@ -15,14 +15,17 @@ namespace {
 
 using Reason = StreamError::Reason;
 
-/// The first token of which a group has rows. A state is one row, of the last token.
+/// Returns the token whose row in a stream is the state of a sequence of `tokens` tokens: the last.
+std::int64_t state_token(std::int64_t tokens) { return std::max<std::int64_t>(tokens - 1, 0); }
+
+/// Returns the first token of which a group has a row.
 std::int64_t first_token(const CacheGroup& group, SequenceId sequence) {
   const std::int64_t tokens = group.allocator.length(sequence);
-  if (group.has_states()) return std::max<std::int64_t>(tokens - 1, 0);
+  if (group.has_states()) return state_token(tokens);
   return std::min(tokens, group.allocator.released_pages(sequence) * group.options.page_size);
 }
 
-/// A group of layers, and the part of the sequence that it still has.
+/// Returns the header's entry for a group of layers.
 SequenceHeader::Group group_of(const PoolGroup& pool, const CacheGroup& cache, SequenceId sequence,
                                int head_parallel) {
   const CacheOptions& options = cache.options;
@@ -67,7 +70,7 @@ SequenceHeader header_of(const CacheParts& cache, SequenceId sequence,
   return header;
 }
 
-/// Refuses a stream that has another thing than the cache.
+/// @throws StreamError if the stream's value is not the cache's.
 template <class T>
 void check_same(const char* what, const T& stream, const T& cache) {
   if (stream == cache) return;
@@ -105,12 +108,15 @@ void check_fits(const SequenceHeader& header, const SequenceHeader& cache,
   check_same("layer groups:", header.groups.size(), cache.groups.size());
   for (std::size_t g = 0; g < groups.size(); ++g) {
     check_fits(header.groups[g], cache.groups[g]);
-    const std::int64_t window = groups[g].has_states() ? 1 : groups[g].options.window;
-    check_window(header.groups[g], header.tokens, window);
+    if (groups[g].has_states()) {
+      check_same("states at token", header.groups[g].first, state_token(header.tokens));
+    } else {
+      check_window(header.groups[g], header.tokens, groups[g].options.window);
+    }
   }
 }
 
-/// Windows give up what the stream does not have.
+/// Gives up the pages behind windows that the stream has no tokens for.
 void give_up_pages_before(const SequenceHeader& header, SequenceId sequence,
                           std::deque<CacheGroup>& groups) {
   for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -119,7 +125,8 @@ void give_up_pages_before(const SequenceHeader& header, SequenceId sequence,
   }
 }
 
-/// The tokens of a record whose pages are of one page rank. The record is the other end.
+/// Returns the moves of a record's tokens that page rank `pool` holds, from its pages to the
+/// record.
 std::vector<PageMove> moves_of(const CacheGroup& group, SequenceId sequence, PageRank pool,
                                std::int64_t first, std::int64_t tokens) {
   const std::span<const PageId> pages = group.allocator.pages(sequence);
@@ -143,13 +150,14 @@ std::vector<PageMove> moves_of(const CacheGroup& group, SequenceId sequence, Pag
   return moves;
 }
 
-/// The moves into the pools: record and page exchanged.
-std::vector<PageMove> turned(std::vector<PageMove> moves) {
+/// Returns the moves from the record to the pages.
+std::vector<PageMove> reversed(std::vector<PageMove> moves) {
   for (PageMove& move : moves) std::swap(move.source_token, move.destination_token);
   return moves;
 }
 
-/// A rank's heads in a record. `token` is that of the record's end.
+/// Returns the end of moves that is a rank's heads in a record. `token` is the member that counts
+/// the record's tokens.
 MoveEnd record_end(const SequenceHeader::Group& group, std::byte* record, std::int64_t tokens,
                    std::int64_t first_head, std::int32_t PageMove::*token) {
   return {.places = [=, &group](int, std::size_t plane, const PageMove& move, std::size_t width) {
@@ -219,7 +227,7 @@ SequenceHeader agreed_header(Communicator& world, ByteSource* source) {
   return read_header(copy);
 }
 
-/// One record at a time, between the pools and rank 0's stream.
+/// Moves one record at a time between the pools and rank 0's stream.
 class RecordTransfer {
  public:
   RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence)
@@ -228,6 +236,7 @@ class RecordTransfer {
         header_(header),
         sequence_(sequence) {}
 
+  /// Packs this rank's part, collects all parts on rank 0 and writes them there. Collective.
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome) {
     const SequenceHeader::Group& group = header_.groups[place.group];
     const PageMover mover(cache_.pools, place.group);
@@ -262,13 +271,14 @@ class RecordTransfer {
     outcome.run(world, [&] { write_record(*sink, place, record_); });
   }
 
-  /// Returns whether rank 0 could read the record.
+  /// Reads a record on rank 0, sends it to all and keeps this rank's part. Returns whether rank 0
+  /// could read it. Collective.
   bool receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source,
                Outcome& outcome) {
     const SequenceHeader::Group& group = header_.groups[place.group];
     const PageMover mover(cache_.pools, place.group);
     Communicator& world = cache_.mesh.world();
-    record_.resize(record_bytes(group, tokens) + 1);  // and whether it is good
+    record_.resize(record_bytes(group, tokens) + 1);  // the last byte: whether the record is good
     const std::span<std::byte> content = std::span(record_).first(record_.size() - 1);
     outcome.run(world, [&] { read_record(*source, place, content); });
     record_.back() = std::byte{!outcome.failed()};
@@ -277,7 +287,7 @@ class RecordTransfer {
     const int me = world.rank().value;
     const std::span<const int> layer(&place.layer, 1);
     mover.move(
-        layer, turned(moves_on(me, place, tokens)),
+        layer, reversed(moves_on(me, place, tokens)),
         record_end(group, record_.data(), tokens, first_head(group, me), &PageMove::source_token),
         mover.my_pools(), device_);
     return true;
@@ -327,9 +337,9 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   State& cache = state();
   const CacheParts parts{cache.mesh, cache.groups, cache.pools};
   Communicator& world = cache.mesh.world();
-  Outcome none;
-  none.run(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
-  none.agree(world);
+  Outcome given;
+  given.run(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
+  given.agree(world);
   SequenceHeader header = agreed_header(world, source);
   const SequenceId sequence = create();
   try {

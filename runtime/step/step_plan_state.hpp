@@ -53,7 +53,7 @@ class StepPlan::State final : public CacheUser {
   }
   bool is_of(const KvCache::State& cache) const { return cache_ == &cache; }
 
-  /// Refuses a batch that is too large, before the allocators append.
+  /// Refuses a batch that is too large, before the allocators append. @throws InvalidArgument.
   void check(std::span<const SequenceSize> batch) const {
     for (const GroupStep& group : groups_) group.check(batch);
   }
@@ -82,7 +82,8 @@ class StepPlan::State final : public CacheUser {
   std::int64_t append_tokens() const { return groups_[0].append_tokens(); }
   const Participation& participation(int layer) {
     const GroupStep& group = group_of(layer);
-    group.batch().participants ? check_cache() : check_current();
+    // Only the first call reads page tables; later ones return what it computed.
+    if (!group.batch().participants) check_current();
     return group.batch().participation();
   }
   TileCounts tiles() const {
@@ -167,9 +168,10 @@ class StepPlan::State final : public CacheUser {
     }
   }
 
+  /// @throws InvalidArgument if the layer does not exist or holds states.
   const GroupStep& group_of(int layer) const {
     check_cache();
-    static_cast<void>(cache_->attention_group(layer));
+    static_cast<void>(cache_->attention_group(layer));  // for its errors
     return groups_[cache_->index_of_group(layer)];
   }
   GroupStep& group_of(int layer) {
@@ -184,10 +186,10 @@ class StepPlan::State final : public CacheUser {
   KvCache::State* cache_;  // null: the cache was destroyed
   Scatter scatter_;
   std::optional<StepLimits> limits_;
-  PlanHashes hashes_;  // of the options
+  PlanHashes hashes_;  // of the options, without a batch
   std::optional<BlockMask> block_mask_;
   std::deque<GroupStep> groups_;
-  std::vector<std::size_t> kind_of_layer_;  // among those of its group
+  std::vector<std::size_t> kind_of_layer_;  // [layer] index among the kinds of its group
   bool is_planned_ = false;
   std::uint64_t good_at_ = 0;  // the cache's digest when the plan was last known to be good
 };

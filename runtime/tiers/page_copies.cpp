@@ -12,11 +12,13 @@ PageCopies::PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> str
       page_size_(pools.layout().groups()[group].format.page_size),
       page_bytes_(mover_.bytes(mover_.layers(), page_size_)),
       world_(world),
+      me_(world.rank()),
+      deadline_(world.deadline()),
       stream_(std::move(stream)) {}
 
 PageCopies::~PageCopies() {
   try {
-    wait_all();
+    wait_all(me_, deadline_);
   } catch (const std::exception&) {
     // Whoever needed the copies has waited.
   }
@@ -101,13 +103,15 @@ void PageCopies::before(Stream stream) {
   throw_error();
 }
 
-void PageCopies::wait_all() {
+void PageCopies::wait_all() { wait_all(world_.rank(), world_.deadline()); }
+
+void PageCopies::wait_all(Rank me, std::chrono::milliseconds deadline) {
   start();
   const auto is_done = [this] {
     const std::lock_guard lock(mutex_);
     return stream_->is_done();
   };
-  wait_until(is_done, {world_.rank(), world_.deadline(), "copy pages of tiers"});
+  wait_until(is_done, {me, deadline, "copy pages of tiers"});
   throw_error();
 }
 

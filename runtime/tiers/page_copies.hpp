@@ -1,6 +1,7 @@
 // All copies of tiers between this rank's pools and host memory.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -23,8 +24,8 @@ namespace kvmesh {
 /// Copies are gathered to batches, each one call of the stream. Threads may share it.
 class PageCopies {
  public:
-  /// Of pages of one layer group. REQUIRES: `pools` and `world`, whose rank and deadline waits
-  /// have, outlive it.
+  /// Of pages of one layer group. Waits have the rank and the deadline of `world`, that of the
+  /// destructor the present ones. REQUIRES: `pools` outlives it, and `world` all but its end.
   PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
              const Communicator& world, std::size_t group = 0);
   /// Waits for the copies, at most for the deadline.
@@ -64,6 +65,7 @@ class PageCopies {
   TierJob copy(std::int32_t page, std::byte* image, bool packs);
   void start_batch();
   void start_call(std::function<bool()> work, std::promise<bool> done, bool holds);
+  void wait_all(Rank me, std::chrono::milliseconds deadline);
   void failed();
   void throw_error();
 
@@ -71,6 +73,8 @@ class PageCopies {
   int page_size_;
   std::size_t page_bytes_;
   const Communicator& world_;
+  Rank me_;  // for the destructor, as is the deadline: a cache may outlive its ranks' meeting
+  std::chrono::milliseconds deadline_;
   std::mutex errors_;  // of error_ alone, as the stream's thread takes it
   std::exception_ptr error_;
   std::mutex mutex_;  // of all below

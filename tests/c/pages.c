@@ -163,9 +163,9 @@ static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, in
   kvmesh_prefix_key_destroy(key);
 }
 
-/* A pool of 4 pages on each rank: what it evicts comes back from the host tier. */
+/* A pool of 6 pages on each rank: what it evicts comes back from the host tier. */
 static void check_tiers(kvmesh_mesh_t* mesh) {
-  int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  int32_t tokens[kTokens] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
   kvmesh_tier_options_t tiers = KVMESH_INIT(tiers);
   kvmesh_cache_options_t options = KVMESH_INIT(options);
   kvmesh_tier_statistics_t statistics = KVMESH_INIT(statistics);
@@ -179,15 +179,15 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   options.k_dim = kDim;
   options.v_dim = 2;
   options.page_size = 2;
-  options.pages_per_rank = 4;
+  options.pages_per_rank = 6;
   options.dtype = KVMESH_DTYPE_FLOAT32;
   options.prefix_cache = 1;
   options.tiers = &tiers;
   CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
   CHECK_OK(kvmesh_sequence_create(cache, &sequence));
-  check_step(cache, sequence, 8, 8, 0);
+  check_step(cache, sequence, kTokens, kTokens, 0);
   CHECK_OK(kvmesh_prefix_key_create(cache, NULL, &key));
-  CHECK_OK(kvmesh_prefix_key_append(key, tokens, 8));
+  CHECK_OK(kvmesh_prefix_key_append(key, tokens, kTokens));
   CHECK_OK(kvmesh_sequence_publish(cache, sequence, key, NULL, 0));
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
   CHECK_OK(kvmesh_cache_get_info(cache, &info));
@@ -195,9 +195,9 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_reserve(cache, sequence, 2 * info.free_pages));
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
   CHECK_OK(kvmesh_prefix_match(cache, key, &match));
-  CHECK(match.tokens == 8);
+  CHECK(match.tokens == kTokens);
   CHECK_OK(kvmesh_cache_get_tier_statistics(cache, &statistics));
-  CHECK(statistics.pages_back == 4 && statistics.file.stores == 0);
+  CHECK(statistics.pages_back == 5 && statistics.file.stores == 0);
   CHECK_OK(kvmesh_sequence_create_of_match(cache, &match, &sequence));
   check_step(cache, sequence, 0, 2, 0);
   CHECK_OK(kvmesh_cache_flush_tiers(cache));

@@ -117,9 +117,10 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         large = cache.create()
         cache.reserve(large, 4 * cache.free_pages())  # evicts all
         cache.erase(large)
+        cache.flush_tiers()
+        mesh.barrier()  # the other's files are there, too
         match = cache.match_prefix(key)
         assert match.tokens == 16
-        cache.flush_tiers()
         return found, cache.tier_statistics()
 
     def host(mesh):
@@ -136,6 +137,15 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
     on_ranks(1, lambda mesh: files(mesh) == 16 or pytest.fail("the files of 2 ranks are not found"))
     with pytest.raises(TypeError):
         make_cache(kvmesh.Mesh(), tiers={"bytes": 1})
+
+
+def test_a_cache_with_tiers_ends_after_its_ranks_if_an_error_keeps_it():
+    def body(mesh):
+        cache = make_cache(mesh, prefix_cache=True, tiers={"host_bytes": 1 << 20})
+        raise ValueError(repr(cache))  # its traceback has the cache
+
+    with pytest.raises(ValueError, match="KvCache"):
+        on_ranks(2, body)
 
 
 def test_pages_move_between_ranks_while_decoding_goes_on():

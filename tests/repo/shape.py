@@ -145,7 +145,7 @@ def self_test():
           "comm/z/c.hpp": includes("comm/x/a.hpp")}, True),
     ]
     return [f"self-test: {files} gave {problems}" for files, is_wrong in cases
-            if bool(problems := found({name: text for name, text in files.items()})) != is_wrong]
+            if bool(problems := found(files)) != is_wrong]
 
 
 def main():

@@ -9,13 +9,13 @@
 
 namespace kvmesh::cuda {
 
-// A wait looks at the clock every so many polls: 0.1 ms.
+// A wait looks at the clock once per this many polls: 0.1 ms.
 inline constexpr int kPollsBetweenLooks = 256;
 
 /// A thread's waits for peers: bounded by the window's deadline, and all over once one has failed.
 class PeerWait {
  public:
-  /// Whether to go on waiting for `late`. Costs next to nothing for the first polls.
+  /// Returns whether to go on waiting for `late`. Costs next to nothing for the first polls.
   __device__ bool goes_on(const PeerParams& p, int late, PeerPhase phase) {
     if (++polls_ % kPollsBetweenLooks != 0) return true;
     if (ld_relaxed_sys_u32(p.window.is_broken) != 0) return false;

@@ -63,7 +63,7 @@ typedef struct kvmesh_layer_group {
   int32_t page_kind;    /* KVMESH_PAGES_... */
   int64_t window;       /* positions that a query sees; 0: all */
   double page_share;    /* pages per page of the cache's pages_per_rank; 0: 1 */
-  int64_t state_bytes;  /* not 0: layers with a state of so many bytes per sequence, and no keys */
+  int64_t state_bytes;  /* not 0: layers with this many bytes of state per sequence, and no keys */
 } kvmesh_layer_group_t;
 
 /* Where pages go that are evicted, and come back from: see TierOptions in kvmesh/tiers.hpp. */
@@ -128,9 +128,9 @@ KVMESH_API kvmesh_status_t kvmesh_cache_add_rank(kvmesh_cache_t* cache, int32_t 
 /* The pages that a kv rank's pools have. */
 KVMESH_API kvmesh_status_t kvmesh_cache_pool_pages(const kvmesh_cache_t* cache, int32_t kv_rank,
                                                    int64_t* pages);
-/* A sequence's state in a layer of a group with states, in memory of the mesh's device: state_bytes
- * bytes, or null where this kv rank does not hold it. May be written after a plan that appended to
- * the sequence. */
+/* Writes where a sequence's state in a layer of a group with states lies: `state_bytes` bytes in
+ * memory of the mesh's device, or NULL on the kv ranks that do not hold it. They may be written
+ * after a plan that appended to the sequence: see KvCache::sequence_state. */
 KVMESH_API kvmesh_status_t kvmesh_sequence_state(kvmesh_cache_t* cache, int32_t layer,
                                                  kvmesh_sequence_t sequence, void** state);
 

@@ -17,7 +17,8 @@ _updated = threading.local()
 
 
 def forget():
-    """What was left, on this thread: of a forward that has failed, if nobody takes it."""
+    """Removes what update left on this thread, and returns it; None if there is nothing. A forward
+    that failed half way leaves it."""
     layer, _updated.layer = getattr(_updated, "layer", None), None
     return layer
 
@@ -39,7 +40,7 @@ def _take():
 
 
 class Mask:
-    """What a model's layers are given as attention_mask.
+    """The attention_mask that a model's layers are given.
 
     mod: which keys a query sees, over positions that count padding. padding: bool [batch, tokens so
     far], False where there is padding; None: nowhere.
@@ -50,8 +51,8 @@ class Mask:
         self.text = self.mod.text
 
     def of_window(self, window):
-        """The same over positions without padding, if it is causal, with a window or without; else
-        None."""
+        """Returns the mask over positions without padding, if it is causal, with or without the window;
+        else None."""
         for each in (None, window):
             text, mask = _window(each)
             if self.text == text:
@@ -59,13 +60,13 @@ class Mask:
         return None
 
     def is_window(self, tokens):
-        """Whether it is causal with a window of `tokens`."""
+        """Returns whether it is causal with a window of `tokens`."""
         return self.text == _window(tokens)[0]
 
 
 @functools.lru_cache(maxsize=None)
 def _window(tokens):
-    """transformers' mask as text, and ours."""
+    """Returns transformers' causal mask as text, and kvmesh's."""
     if tokens is None:
         return mask_mod_of(masking_utils.causal_mask_function).text, _kvmesh.causal()
     function = masking_utils.sliding_window_causal_mask_function(tokens)

@@ -16,7 +16,7 @@ class Backend(AttentionBackend):
 
     @staticmethod
     def get_name():
-        return "CPU_ATTN"  # the member of vLLM's list that it stands for
+        return "CPU_ATTN"  # vLLM looks for a member of AttentionBackendEnum: the one replaced
 
     @staticmethod
     def get_impl_cls():
@@ -44,6 +44,8 @@ class Backend(AttentionBackend):
 
 
 class Builder(AttentionMetadataBuilder):
+    """Makes a Step of each of vLLM's batches; has the ExternalPools, which outlive the steps."""
+
     def __init__(self, kv_cache_spec, layer_names, vllm_config, device):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         parallel = vllm_config.parallel_config
@@ -55,18 +57,18 @@ class Builder(AttentionMetadataBuilder):
     def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
         return Step(self, common_attn_metadata)
 
-    def pool_of(self, layer, q_heads):
-        """The ExternalPool for layers of the form of this one."""
-        form = (layer.shape, layer.stride(), layer.dtype, q_heads)
+    def pool_of(self, kv_cache, q_heads):
+        """Returns the ExternalPool for layers whose tensors have the form of `kv_cache`."""
+        form = (kv_cache.shape, kv_cache.stride(), kv_cache.dtype, q_heads)
         if form not in self.pools:
             mesh = mesh_of(get_dcp_group(), threads=torch.get_num_threads())
-            self.pools[form] = kvmesh.ExternalPool(mesh, side_by_side(layer), q_heads=q_heads,
+            self.pools[form] = kvmesh.ExternalPool(mesh, side_by_side(kv_cache), q_heads=q_heads,
                                                    interleave=self.interleave)
         return self.pools[form]
 
 
 class Step:
-    """vLLM's batch; has a plan for each kind of layers, made when the first of them runs."""
+    """A batch of vLLM, with a plan for each kind of layers, made when the first of them runs."""
 
     def __init__(self, builder, batch):
         self.builder = builder
@@ -79,10 +81,10 @@ class Step:
         self.causal = batch.causal
         self.plans = {}
 
-    def plan_for(self, impl, layer):
-        key = (impl.kind, layer.shape, layer.stride())
+    def plan_for(self, impl, kv_cache):
+        key = (impl.kind, kv_cache.shape, kv_cache.stride())
         if key not in self.plans:
-            pool = self.builder.pool_of(layer, impl.num_heads * impl.dcp_world_size)
+            pool = self.builder.pool_of(kv_cache, impl.num_heads * impl.dcp_world_size)
             self.plans[key] = pool.plan(
                 self.starts, self.lengths, self.table, appended=self.starts.diff(),
                 mask=impl.mask(self.causal), score=impl.score, scale=impl.scale, scatter="heads")
@@ -90,7 +92,9 @@ class Step:
 
 
 class Impl(AttentionImpl):
-    # What vLLM asks of a backend for decode context parallelism. The lse stays within kvmesh.
+    """The attention of one of the model's layers."""
+
+    # vLLM requires both for decode context parallelism. The lse stays within kvmesh.
     can_return_lse_for_decode = True
     supports_dcp = True
 
@@ -108,10 +112,11 @@ class Impl(AttentionImpl):
         slopes = None if alibi_slopes is None else self.of_all_heads(torch.tensor(alibi_slopes))
         self.score = score_of(logits_soft_cap, slopes)
         self.kind = (sliding_window, logits_soft_cap, slopes is not None and tuple(slopes.tolist()))
-        self.layer = None
+        self.pages = None  # (vLLM's tensor, the same as a kvmesh.Pool)
 
     def of_all_heads(self, values, dim=0):
-        """Values of this rank's heads, as those of all heads that the ranks share keys of."""
+        """Returns `values` of all heads of the group, which has the keys of all of them; given those
+        of this rank's heads along `dim`. Collective in the group."""
         if self.dcp_world_size == 1:
             return values
         return get_dcp_group().all_gather(values.contiguous(), dim=dim)
@@ -124,9 +129,9 @@ class Impl(AttentionImpl):
         return kvmesh.no_mask()
 
     def pages_of(self, kv_cache):
-        if self.layer is None or self.layer[0] is not kv_cache:
-            self.layer = (kv_cache, side_by_side(kv_cache))
-        return self.layer[1]
+        if self.pages is None or self.pages[0] is not kv_cache:
+            self.pages = (kv_cache, side_by_side(kv_cache))
+        return self.pages[1]
 
     def forward(self, layer, query, key, value, kv_cache, attn_metadata, output, output_scale=None,
                 output_block_scale=None):
@@ -142,13 +147,14 @@ class Impl(AttentionImpl):
         return output
 
 
-def side_by_side(layer):
-    """vLLM's [blocks, heads, block_size, 2 dim] as a Pool."""
-    dim = layer.shape[-1] // 2
-    return kvmesh.Pool(layer[..., :dim], layer[..., dim:])
+def side_by_side(kv_cache):
+    """Returns vLLM's tensor of a layer, [blocks, heads, block_size, 2 dim], as a Pool."""
+    dim = kv_cache.shape[-1] // 2
+    return kvmesh.Pool(kv_cache[..., :dim], kv_cache[..., dim:])
 
 
 def score_of(soft_cap, slopes):
+    """Returns the score mod of a soft cap and of ALiBi's slopes [heads]; None if there is neither."""
     if slopes is None:
         return kvmesh.soft_cap(soft_cap) if soft_cap else None
     slopes = kvmesh.Buffer(slopes)

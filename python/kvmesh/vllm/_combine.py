@@ -1,4 +1,4 @@
-"""The combine as vLLM's FlashAttention calls it, in the place of cp_lse_ag_out_rs and dcp_a2a_lse_reduce."""
+"""The combine, with the parameters by which vLLM calls cp_lse_ag_out_rs and dcp_a2a_lse_reduce."""
 
 import math
 
@@ -11,8 +11,8 @@ _combiners = {}
 
 def combine_heads(out, lse, group, ctx=None, return_lse=False, is_lse_base_on_e=True):
     """Merges the ranks' partials `out` [tokens, heads, dim] and `lse` [tokens, heads] exactly. Returns
-    this rank's part of the heads, with return_lse also their lse, in the base of `lse`. Collective in
-    the GroupCoordinator `group`."""
+    this rank's part of the heads in `out`'s type, with return_lse also their lse, in the base of
+    `lse`. `ctx` is not used. Collective in the GroupCoordinator `group`."""
     if group.world_size == 1:
         return (out, lse) if return_lse else out
     unit = 1 if is_lse_base_on_e else math.log(2)

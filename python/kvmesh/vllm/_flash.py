@@ -1,4 +1,4 @@
-"""On GPUs: vLLM's FlashAttention, whose partial results kvmesh combines over decode context parallelism."""
+"""vLLM's FlashAttention for GPUs; kvmesh combines the partials of decode context parallelism."""
 
 from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend, FlashAttentionImpl
 

@@ -1,5 +1,5 @@
-"""vLLM's slot mapping on CPUs, which refuses decode context parallelism. kvmesh finds the slots of new
-tokens in the block table itself, so here no token gets one."""
+"""Replaces vLLM's slot mapping on CPUs, which refuses decode context parallelism. kvmesh finds the
+slots of new tokens in the block table itself, so with several ranks no token gets one here."""
 
 import inspect
 

@@ -71,6 +71,24 @@ TEST_F(BadStream, ThatDoesNotFitIsNamed) {
   });
 }
 
+/// A page of states has one row, so further rows of a stream would be written past it.
+TEST_F(BadStream, WithAStateAtAnotherTokenDoesNotFit) {
+  CacheOptions options = options_of({});
+  options.prefix.enabled = false;
+  options.groups = {{.layers = {2}, .state_bytes = 32}};
+  const Stream good = exported({}, options, 300);
+  EXPECT_EQ(refusal(options, good), std::nullopt);
+  MemorySource source(good);
+  SequenceHeader header = read_header(source);
+  const auto begin = static_cast<std::ptrdiff_t>(encode(header).size());
+  for (const std::int64_t first : {0, 298, 300}) {
+    header.groups[1].first = first;
+    Stream bad = encode(header);
+    bad.insert(bad.end(), good.begin() + begin, good.end());
+    EXPECT_EQ(refusal(options, bad), Reason::kMismatch) << first;
+  }
+}
+
 /// Header and end are small and hold every number that a program trusts; so most changes go there,
 /// half of them with a checksum that fits.
 TEST_F(BadStream, ChangedAtRandomIsAnErrorOrTheSame) {
