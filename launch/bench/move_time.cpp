@@ -66,6 +66,10 @@ class WithinDevice final : public Moves {
   SequenceId held_;
 };
 
+/// An operation that evicts most of a pool is more than the change log holds: the tiers would drop
+/// what it evicts.
+constexpr int kParts = 8;
+
 /// `pages` pages of a prefix, which others evict to the host tier, and which come back.
 class ToHostAndBack final : public Moves {
  public:
@@ -85,7 +89,7 @@ class ToHostAndBack final : public Moves {
     wait();
     const SequenceId other = cache_.create();
     const double stored = seconds_of([&] {
-      cache_.reserve(other, tokens_);
+      for (int part = 1; part <= kParts; ++part) cache_.reserve(other, tokens_ * part / kParts);
       wait();
     });
     cache_.erase(other);
@@ -104,6 +108,7 @@ class ToHostAndBack final : public Moves {
     CacheOptions options = options_of(shape, pages);
     options.prefix.enabled = true;
     options.prefix.hash = PrefixHash::kXxh3;
+    options.prefix.eviction = Eviction::kLru;  // pages that came back do not outlive new ones
     const Shape& model = shape.model;
     options.tiers.host_bytes =
         pages * shape.layers * model.page_size * model.kv_heads * model.page_row_bytes();
