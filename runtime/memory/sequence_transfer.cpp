@@ -242,28 +242,32 @@ class RecordTransfer {
     const PageMover mover(cache_.pools, place.group);
     Communicator& world = cache_.mesh.world();
     const std::span<const int> layer(&place.layer, 1);
-    const bool collects = world.rank().value == 0;
+    const int me = world.rank().value;
+    const bool collects = me == 0;
     std::vector<Outgoing> outgoing;
     std::vector<Incoming> incoming;
     std::vector<std::vector<std::byte>> packed(static_cast<std::size_t>(world.size()));
     std::vector<std::vector<PageMove>> moves(packed.size());
     for (int rank = 0; rank < world.size(); ++rank) {
-      if (!collects && rank != world.rank().value) continue;
+      if (!collects && rank != me) continue;
       const auto at = static_cast<std::size_t>(rank);
       moves[at] = moves_on(rank, place, tokens);
+      if (moves[at].empty() || (collects && rank == me)) continue;
       packed[at].resize(bytes_of(mover, layer, moves[at]));
-      if (packed[at].empty()) continue;
-      if (rank == world.rank().value)
+      if (collects) {
+        incoming.push_back({Rank{rank}, packed[at]});
+      } else {
         mover.move(layer, moves[at], mover.my_pools(), {.packed = packed[at].data()}, device_);
-      if (collects && rank != 0) incoming.push_back({Rank{rank}, packed[at]});
-      if (!collects) outgoing.push_back({Rank{0}, packed[at]});
+        outgoing.push_back({Rank{0}, packed[at]});
+      }
     }
     world.exchange(outgoing, incoming, "export");
     if (!collects) return;
     record_.resize(record_bytes(group, tokens));
     for (int rank = 0; rank < world.size(); ++rank) {
       const auto at = static_cast<std::size_t>(rank);
-      mover.move(layer, moves[at], {.packed = packed[at].data()},
+      const MoveEnd from = rank == me ? mover.my_pools() : MoveEnd{.packed = packed[at].data()};
+      mover.move(layer, moves[at], from,
                  record_end(group, record_.data(), tokens, first_head(group, rank),
                             &PageMove::destination_token),
                  device_);

@@ -5,10 +5,7 @@
 namespace kvmesh::test {
 namespace {
 
-struct Place {
-  static constexpr DeviceChoice kDevice = DeviceChoice::kCuda;
-  static void run(const RankBody& body) { LoopbackRanks<1>::run(body); }
-};
+using OneGpu = OnCuda<LoopbackRanks<1>, BFloat16Sizes>;
 
 /// Layers 0 and 3 see all; 1 a window; 2 has other heads, dims and another window.
 CacheOptions hybrid() {
@@ -22,7 +19,7 @@ CacheOptions hybrid() {
 }
 
 void serve(const StepOptions& options) {
-  on_each_placement(place_of<Place>(), hybrid(), [&](CheckedCache& cache) {
+  on_each_placement(place_of<OneGpu>(), hybrid(), [&](CheckedCache& cache) {
     const SequenceId first = cache.create(), second = cache.create();
     const auto step = [&](const std::vector<BatchEntry>& batch) {
       EXPECT_TRUE(cache.step(batch, options));
