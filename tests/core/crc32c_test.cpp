@@ -31,12 +31,12 @@ TEST(Crc32c, HasThePublishedValues) {
 
 TEST(Crc32c, GoesOnFromAnyPiece) {
   std::mt19937 random(3);
-  std::vector<std::byte> bytes(199);
+  std::vector<std::byte> bytes(10'007);  // more than three times what is summed at once
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
   const std::uint32_t whole = crc32c(bytes);
   EXPECT_EQ(crc32c_portable(bytes), whole);
   const std::span<const std::byte> all(bytes);
-  for (std::size_t cut = 0; cut <= bytes.size(); ++cut) {
+  for (std::size_t cut = 0; cut <= bytes.size(); cut += cut < 200 ? 1 : 97) {
     EXPECT_EQ(crc32c(all.subspan(cut), crc32c(all.first(cut))), whole);
     EXPECT_EQ(crc32c_portable(all.subspan(cut), crc32c(all.first(cut))), whole);
   }
