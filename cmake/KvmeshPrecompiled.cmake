@@ -1,6 +1,8 @@
 # The library's own sources share a precompiled header: reading these headers is a third of the time
 # that a short source takes. Precompiled headers hide missing includes, and ccache does not store
 # objects that use one, so builds for daily work (with ccache), releases and users compile without.
+# GCC takes the options of a precompiled header over those of the source: sources whose results depend
+# on options of their own have SKIP_PRECOMPILE_HEADERS.
 include_guard()
 
 set(kvmesh_precompiled OFF)
