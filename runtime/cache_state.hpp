@@ -64,11 +64,11 @@ class KvCache::State {
   /// One layer's pages as append and attention see them.
   /// @throws InvalidArgument if the layer does not exist or holds states.
   KvPool pool(int layer) {
-    const LocalShape& shape = attention_group(layer).shape;
+    const LocalShape& shape = groups[attention_group(layer)].shape;
     return kv_pool(shape.attention, shape.format, pools.layer(layer));
   }
   /// The group of a layer that has keys and values. @throws as pool.
-  CacheGroup& attention_group(int layer);
+  std::size_t attention_group(int layer) const;
 
   /// Returns a hash of the histories of all groups' allocators; with one group, that of its
   /// allocator.

@@ -97,9 +97,9 @@ std::size_t KvCache::State::index_of_group(int layer) const {
   return group_of_layer[static_cast<std::size_t>(layer)];
 }
 
-CacheGroup& KvCache::State::attention_group(int layer) {
-  CacheGroup& group = group_of(layer);
-  require(!group.has_states(), "cache: layer {} holds states, not keys and values", layer);
+std::size_t KvCache::State::attention_group(int layer) const {
+  const std::size_t group = index_of_group(layer);
+  require(!groups[group].has_states(), "cache: layer {} holds states, not keys and values", layer);
   return group;
 }
 
@@ -249,7 +249,7 @@ TensorView KvCache::sequence_state(int layer, SequenceId sequence) {
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),
           "cache: kv rank {} of {}", kv_rank.value, state().mesh.kv_parallel());
-  const LocalShape& shape = state().attention_group(layer).shape;
+  const LocalShape& shape = state().groups[state().attention_group(layer)].shape;
   if (kv_rank == state().mesh.kv_rank()) return state().pool(layer);
   const std::optional<PagePlanes> planes = state().peers.layer(kv_rank, layer);
   if (!planes) return std::nullopt;

@@ -5,12 +5,10 @@
 #include <limits>
 
 #include "core/check.hpp"
+#include "runtime/memory/sequence_format.hpp"
 
 namespace kvmesh {
 namespace {
-
-// More than any model has. A bound, because the layers' numbers are listed.
-constexpr int kMostLayers = 1 << 20;
 
 std::int64_t pages_of(const LayerGroup& group, std::int64_t pages_per_rank) {
   const double pages = std::ceil(group.page_share * static_cast<double>(pages_per_rank));

@@ -25,7 +25,6 @@ constexpr std::size_t kPieceBytes = 1 << 20;
 constexpr std::uint32_t kMostHeaderBytes = 1u << 30;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 constexpr std::int64_t kMostRecordBytes = std::int64_t{1} << 32;
-constexpr std::int64_t kMostLayers = 1 << 16;
 
 [[noreturn]] void corrupt(const std::string& what) {
   throw StreamError(Reason::kCorrupt, "sequence stream: " + what);
@@ -126,7 +125,7 @@ SequenceHeader::Group take_group(Reader& in, std::int64_t tokens) {
   SequenceHeader::Group group;
   group.layers = in.take_all<std::int32_t>(in.take<std::uint64_t>());
   checked("layers", std::ssize(group.layers), 1, kMostLayers);
-  for (const std::int32_t layer : group.layers) checked("a layer", layer, 0, kMostLayers);
+  for (const std::int32_t layer : group.layers) checked("a layer", layer, 0, kMostLayers - 1);
   group.heads = static_cast<int>(checked("heads", in.take<std::int32_t>(), 1, 1 << 16));
   group.first = checked("the first token", in.take<std::int64_t>(), 0, tokens);
   group.k_scale = in.take<float>();

@@ -10,6 +10,8 @@
 
 namespace kvmesh {
 
+/// Layers of a cache at the most, and so of a stream: more than any model has.
+inline constexpr int kMostLayers = 1 << 20;
 /// Tokens per record, whatever the page size, which a stream does not have.
 inline constexpr std::int64_t kRecordTokens = 256;
 

@@ -169,13 +169,11 @@ class StepPlan::State final : public CacheUser {
   }
 
   /// @throws InvalidArgument if the layer does not exist or holds states.
-  const GroupStep& group_of(int layer) const {
+  const GroupStep& group_of(int layer) const { return groups_[attention_group(layer)]; }
+  GroupStep& group_of(int layer) { return groups_[attention_group(layer)]; }
+  std::size_t attention_group(int layer) const {
     check_cache();
-    static_cast<void>(cache_->attention_group(layer));  // for its errors
-    return groups_[cache_->index_of_group(layer)];
-  }
-  GroupStep& group_of(int layer) {
-    return const_cast<GroupStep&>(std::as_const(*this).group_of(layer));
+    return cache_->attention_group(layer);
   }
   Share share(std::int64_t count) const {
     return share_of(count, cache_->mesh.kv_rank().value, cache_->mesh.kv_parallel());

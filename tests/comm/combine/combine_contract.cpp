@@ -12,51 +12,47 @@
 namespace kvmesh::test {
 namespace {
 
-TEST_P(CombineContract, MatchesFloat64AndGivesTheSameBits) {
-  GetParam().run([](Communicator& comm) {
+/// Calls body(way, test, me, i) for random cases, the i-th alike on all ranks.
+template <class Place, class Body>
+void with_random_cases(const Place& place, int count, const Body& body) {
+  place.run([&](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     SCOPED_TRACE(seed_trace(seed));
     std::mt19937_64 random(seed);
-    const int me = comm.rank().value;
-    auto ways = GetParam().make(comm);
-    CombineWay& way = *ways;
-    for (int i = 0; i < 120; ++i) {
+    auto ways = place.make(comm);
+    for (int i = 0; i < count; ++i) {
       CombineCase test = random_case(random, comm.size());
       SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
-      const Result result = run_case(way, test, me, CombineStrategy::kAllToAll);
-      expect_close(result, expected_of(test, me), test.dim);
-      for (CombineStrategy strategy :
-           {CombineStrategy::kReduceScatter, CombineStrategy::kAuto, CombineStrategy::kAllToAll}) {
-        const Result again = run_case(way, test, me, strategy, Dtype::kFloat32, i % 3);
-        EXPECT_TRUE(same_bits(again, result)) << "by " << name(strategy);
-      }
+      body(*ways, test, comm.rank().value, i);
+    }
+  });
+}
+
+TEST_P(CombineContract, MatchesFloat64AndGivesTheSameBits) {
+  with_random_cases(GetParam(), 120, [](CombineWay& way, CombineCase& test, int me, int i) {
+    const Result result = run_case(way, test, me, CombineStrategy::kAllToAll);
+    expect_close(result, expected_of(test, me), test.dim);
+    for (CombineStrategy strategy :
+         {CombineStrategy::kReduceScatter, CombineStrategy::kAuto, CombineStrategy::kAllToAll}) {
+      const Result again = run_case(way, test, me, strategy, Dtype::kFloat32, i % 3);
+      EXPECT_TRUE(same_bits(again, result)) << "by " << name(strategy);
     }
   });
 }
 
 TEST_P(CombineContract, ConvertsTheOutput) {
-  GetParam().run([](Communicator& comm) {
-    const std::uint64_t seed = agreed_seed(comm);
-    SCOPED_TRACE(seed_trace(seed));
-    std::mt19937_64 random(seed);
-    const int me = comm.rank().value;
-    auto ways = GetParam().make(comm);
-    CombineWay& way = *ways;
-    for (int i = 0; i < 30; ++i) {
-      CombineCase test = random_case(random, comm.size());
-      SCOPED_TRACE("case " + std::to_string(i) + ": " + test.describe());
-      const Result exact = run_case(way, test, me, CombineStrategy::kAuto);
-      for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
-        Result rounded = exact;
-        for (float& value : rounded.o) {
-          value = dtype == Dtype::kFloat16 ? float16_to_float(float_to_float16(value))
-                                           : bfloat16_to_float(float_to_bfloat16(value));
-        }
-        for (CombineStrategy strategy :
-             {CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
-          const Result result = run_case(way, test, me, strategy, dtype, i % 2);
-          EXPECT_TRUE(same_bits(result, rounded)) << name(dtype) << " by " << name(strategy);
-        }
+  with_random_cases(GetParam(), 30, [](CombineWay& way, CombineCase& test, int me, int i) {
+    const Result exact = run_case(way, test, me, CombineStrategy::kAuto);
+    for (Dtype dtype : {Dtype::kFloat16, Dtype::kBFloat16}) {
+      Result rounded = exact;
+      for (float& value : rounded.o) {
+        value = dtype == Dtype::kFloat16 ? float16_to_float(float_to_float16(value))
+                                         : bfloat16_to_float(float_to_bfloat16(value));
+      }
+      for (CombineStrategy strategy :
+           {CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll}) {
+        const Result result = run_case(way, test, me, strategy, dtype, i % 2);
+        EXPECT_TRUE(same_bits(result, rounded)) << name(dtype) << " by " << name(strategy);
       }
     }
   });

@@ -40,6 +40,21 @@ TEST(SequenceStream, HasEveryTokenInItsPlace) {
   read_end(source);
 }
 
+TEST(SequenceStream, MayHaveAnyLayerThatACacheMayHave) {
+  SequenceHeader header{.groups = {{.layers = {0, 70'000, kMostLayers - 1},
+                                    .heads = 1,
+                                    .planes = {{"k", Dtype::kFloat32, 1}}}},
+                        .token_ids = {},
+                        .hashes = {}};
+  const std::vector<std::byte> bytes = encode(header);
+  MemorySource source(bytes);
+  EXPECT_EQ(read_header(source), header);
+  header.groups[0].layers.push_back(kMostLayers);
+  const std::vector<std::byte> one_more = encode(header);
+  MemorySource refused(one_more);
+  EXPECT_THROW(read_header(refused), StreamError);
+}
+
 TEST(SequenceStream, GoesIntoCachesOfAnyShape) {
   const std::vector<Shape> shapes{{1, 1, 4}, {3, 1, 5, Placement::kStriped}, {4, 2, 16}, {2, 2, 1}};
   for (const auto& [kind, dtype] : {std::pair{PageKind::kKv, Dtype::kFloat32},
