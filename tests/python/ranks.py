@@ -1,13 +1,30 @@
 """A step on the ranks of mpirun: every value is the token's number, every key is zero, so causal
-attention gives token i the mean of 0..i. With --fail a rank ends with an error instead. Run by CTest."""
+attention gives token i the mean of 0..i. With --fail a rank ends with an error instead. With --mpi4py
+the mesh is made of a communicator of mpi4py; without mpi4py that ends with 77. Run by CTest."""
 
+import importlib.util
 import sys
 
 import numpy as np
 
 import kvmesh
 
-with kvmesh.Mesh() as mesh:
+
+def make_mesh():
+    if "--mpi4py" not in sys.argv:
+        return kvmesh.Mesh()
+    if importlib.util.find_spec("mpi4py") is None:
+        print("skipped: mpi4py is not installed")
+        sys.exit(77)
+    from mpi4py import MPI
+    world = MPI.COMM_WORLD
+    turned = world.Split(0, -world.rank)  # ranks that no launcher gives
+    mesh = kvmesh.Mesh(comm=turned)
+    assert (turned.rank, mesh.rank) == (world.size - 1 - world.rank,) * 2, mesh
+    return mesh
+
+
+with make_mesh() as mesh:
     if "--fail" in sys.argv:
         if mesh.rank == 1:
             raise RuntimeError("rank 1 fails on purpose")
