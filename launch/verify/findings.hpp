@@ -11,9 +11,10 @@
 
 namespace kvmesh::verify {
 
-/// The distance of float32 arithmetic from float64 where |q|, |k|, |v| <= 1: an output is a
-/// weighted mean of values, each wrong by a few units of 2^-24 times the terms of a dot product.
-/// Relative to numbers above 1, which an LSE may be. Measured: about a fifth of this.
+/// The distance of float32 arithmetic from float64 where |q|, |k|, |v| <= 1 and scores are scaled
+/// by little more than 1 / sqrt(dims): an output is a weighted mean of values, each wrong by a few
+/// units of 2^-24 times the terms of a dot product. Relative to numbers above 1, which an LSE may
+/// be. Measured: about a fifth of this.
 ///
 /// An LSE is off by the mean of its scores' errors, weighted as the values are, and by those of the
 /// sum of n weights. Each is some units of 2^-24 of the dot product's terms, of the score and of ln

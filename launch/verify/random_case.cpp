@@ -1,6 +1,7 @@
 #include "launch/verify/random_case.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "launch/verify/checked_cache.hpp"
@@ -148,13 +149,19 @@ class Simulation {
                           : listed_block_mask(random_, mask, shape);
   }
 
+  /// Not far above 1 / sqrt(k_dim): `kTolerance` is for dot products of that size.
+  float random_scale() {
+    const float usual = 1.0f / std::sqrt(static_cast<float>(config_.cache.k_dim));
+    return std::min(0.25f, usual) * (1.0f + random_.real());
+  }
+
   void step() {
     const std::vector<BatchEntry> batch = random_batch();
     StepOptions options;
     PlanOptions& plan = options.plan;
     plan.mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask;
     plan.score = random_score(random_, config_.cache.q_heads).score;
-    if (random_.one_in(4)) plan.scale = 0.25f * (1.0f + random_.real());
+    if (random_.one_in(4)) plan.scale = random_scale();
     plan.scatter = random_.pick(
         std::vector{Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner});
     plan.strategy = random_.pick(std::vector{
