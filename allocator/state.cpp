@@ -77,9 +77,11 @@ PageAllocator::State::State(const AllocatorOptions& options)
       pools_(options.ranks, options.pages_per_rank, options.pool_pages),
       sequences_(options_.id_space),
       placement_(make_placement(options)),
-      changes_(options.ranks * options.pages_per_rank) {
+      changes_(options.ranks * options.pages_per_rank),
+      evictions_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
-  if (options.prefix.enabled) prefixes_ = std::make_unique<PrefixCache>(options, pools_, changes_);
+  if (options.prefix.enabled)
+    prefixes_ = std::make_unique<PrefixCache>(options, pools_, evictions_);
 }
 
 SequenceId PageAllocator::State::create() {

@@ -70,6 +70,8 @@ class PageAllocator::State {
   const Journal& journal() const { return journal_; }
   ChangeLog& changes() { return changes_; }
   const ChangeLog& changes() const { return changes_; }
+  EvictionLog& evictions() { return evictions_; }
+  const EvictionLog& evictions() const { return evictions_; }
 
   std::int64_t capacity(const Sequence& sequence) const {
     return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
@@ -143,6 +145,7 @@ class PageAllocator::State {
   std::unique_ptr<PlacementPolicy> placement_;
   Journal journal_;
   ChangeLog changes_;
+  EvictionLog evictions_;
   std::unique_ptr<PrefixCache> prefixes_;  // null: off
 
   // Moves in progress.

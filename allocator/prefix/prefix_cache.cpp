@@ -17,13 +17,13 @@ std::uint64_t ghost_of(const PageHash& hash) {
 
 }  // namespace
 
-PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes)
+PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions)
     : options_(options.prefix),
       window_(options.window),
       pages_per_rank_(static_cast<PageSlot>(pools.pages_per_rank())),
       page_size_(static_cast<std::size_t>(options.page_size)),
       pools_(pools),
-      changes_(changes),
+      evictions_(evictions),
       index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), options.page_size),
       pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
       ghosts_(4 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
@@ -211,7 +211,7 @@ void PrefixCache::evict(PageSlot leaf) {
   pages_.pages[leaf].stamp = 0;
   index_.erase(leaf);
   pools_.free_cached(page(leaf));
-  changes_.record({.old_page = page(leaf), .kind = ChangeKind::kEvicted});
+  evictions_.record(page(leaf));
 }
 
 }  // namespace kvmesh

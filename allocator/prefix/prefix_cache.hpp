@@ -37,7 +37,7 @@ struct Keeping {
 /// then, and each is evicted alone.
 class PrefixCache final : public PageKeeper {
  public:
-  PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes);
+  PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions);
 
   /// Finds the longest published run of the key with at most `most` tokens, its last, partly equal
   /// page included. With a window, the run has whole pages, and those alone that the next query
@@ -120,7 +120,7 @@ class PrefixCache final : public PageKeeper {
   PageSlot pages_per_rank_;
   std::size_t page_size_;
   PagePools& pools_;
-  ChangeLog& changes_;
+  EvictionLog& evictions_;
   PrefixIndex index_;
   EvictionPages pages_;
   std::array<std::unique_ptr<Ranks>, 101> by_priority_;  // null: never used

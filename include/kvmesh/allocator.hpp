@@ -302,6 +302,17 @@ class PageAllocator {
   /// them. Call it until it returns no changes. The span is valid until the next operation.
   ChangeRun read_changes(ChangeCursor& cursor) const;
 
+  /// Adds a follower of evictions: cached pages that later operations evict are listed. Returns a
+  /// cursor after the last of them. The list has room for all pages of all pools, and no operation
+  /// evicts a page twice: a follower that reads after every operation misses no page, however many
+  /// one operation evicts.
+  EvictionCursor follow_evictions();
+  /// Returns the evicted pages at the cursor, in the order of their eviction (children before their
+  /// parents), as many as lie in one piece, and moves the cursor past them. Call it until it
+  /// returns none. `page_hash` has the hash of each until the page is published again. The span is
+  /// valid until the next operation.
+  std::span<const PageId> read_evictions(EvictionCursor& cursor) const;
+
   /// Checks every invariant by recomputing it, O(state). @throws Error naming the first broken one.
   void verify_integrity() const;
 
