@@ -305,6 +305,7 @@ class CudaBackend : public Backend {
     return std::make_unique<CudaStep>(shared_, options, first);
   }
 
+  std::vector<std::string> kernel_programs() override { return shared_.kernels.programs(); }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     shared_.settle();
     return cuda::make_block_mask(shared_.kernels, mask, shape);

@@ -46,4 +46,11 @@ jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int 
   }
 }
 
+std::vector<std::string> KernelStore::programs() {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> keys;
+  for (const auto& [key, module] : modules_) keys.push_back(jit::to_string(key));
+  return keys;
+}
+
 }  // namespace kvmesh::cuda
