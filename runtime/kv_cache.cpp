@@ -201,6 +201,16 @@ void KvCache::write(int layer, SequenceId sequence, std::span<const std::int64_t
   if (!slots.empty()) group.backend->write(to, k, v, slots, stream);
 }
 
+std::vector<std::string> KvCache::kernel_programs() const {
+  std::vector<std::string> names;
+  for (const CacheGroup& group : state().groups) {
+    for (std::string& name : group.backend->kernel_programs()) names.push_back(std::move(name));
+  }
+  std::ranges::sort(names);
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
+}
+
 BlockMask KvCache::make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) {
   return state().groups[0].backend->make_block_mask(mask, shape);
 }

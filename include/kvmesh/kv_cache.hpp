@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
@@ -282,6 +283,10 @@ class KvCache {
   /// Collective.
   void check_replicas();
 
+  /// Names the GPU programs that this rank's plans, writes and block masks have loaded so far, in
+  /// any order: their keys, as in the folder of compiled kernels and in KVMESH_DUMP. Empty on the
+  /// CPU.
+  std::vector<std::string> kernel_programs() const;
   /// Device memory that this rank's pools may fill with their present pages.
   std::int64_t pool_bytes() const;
   /// Returns what a page of one layer of a group holds on this rank.

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "launch/cli/plan_capacity.hpp"
 #include "launch/cli/replay.hpp"
 #include "launch/cli/verify.hpp"
+#include "launch/cli/verify_jobs.hpp"
 #include "launch/cli/world_ranks.hpp"
 
 namespace kvmesh::launch {
@@ -87,6 +89,24 @@ int run(const Command& command, const Flags& flags, const std::string& line, Mes
   if (command.name == "verify") return run_verify(mesh, flags.verify, flags.json, out);
   if (command.name == "bench") return run_bench(mesh, flags.bench, line, flags.json, out);
   return run_info(mesh, flags.json, out);
+}
+
+// Runs verify in several processes, or as one of these. Empty: neither.
+std::optional<int> run_verify_apart(const Command& command, const Flags& flags, Output& out) {
+  if (command.name != "verify") return std::nullopt;
+  if (flags.verify.worker) {
+    return run_verify_worker(flags.thread_ranks, flags.verify, command.mesh, out);
+  }
+  const bool on_gpu = command.mesh.device != DeviceChoice::kCpu && cuda_device_count() > 0;
+  VerifyPlace place{.ranks = std::max(1, flags.thread_ranks),
+                    .head_parallel = flags.head_parallel,
+                    .device = on_gpu ? "cuda" : "cpu",
+                    .reproducible = flags.verify.reproducible};
+  place.jobs = verify_jobs(flags.verify, place.device);
+  if (place.jobs == 1) return std::nullopt;
+  check_device(command.mesh);
+  return run_verify_jobs(worker_command(place, flags.threads, flags.timeout_s), place, flags.verify,
+                         flags.json, out);
 }
 
 int run_on_ranks(const Command& command, const Flags& flags, const std::string& line,
@@ -160,10 +180,12 @@ int run(int argc, char** argv, Output& out) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
   if (const std::optional<int> status = run_alone(command, flags, out)) return *status;
-  const bool under_mpi = launch_from_environment().by_mpi();
+  // A worker of a job's process is no rank of the job.
+  const bool under_mpi = !flags.verify.worker && launch_from_environment().by_mpi();
   std::optional<MpiSession> session;
   if (under_mpi) session.emplace(argc, argv, *command.mesh.deadline);
   try {
+    if (const std::optional<int> status = run_verify_apart(command, flags, out)) return *status;
     return run_on_ranks(command, flags, line, under_mpi, out);
   } catch (const AgreedError& error) {
     return fail_together(out, error.what());

@@ -10,7 +10,6 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <span>
 #include <string>
@@ -28,142 +27,77 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Totals over all ranks, so far.
-struct Totals {
-  std::int64_t cases = 0;
-  std::int64_t failed = 0;
-  std::int64_t steps = 0;
-  std::int64_t rows = 0;
-  double max_error = 0;
-  double seconds = 0;
-  int signal = 0;  // signal that interrupted a rank; 0: none
-};
-
 // The signal that requests the end, if one has come. Static, because a handler can reach no other
 // memory.
-// memory.
-std::atomic<int> interrupt = 0;
+std::atomic<int> caught = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
-// The first Ctrl-C, or SIGTERM, ends the run after its case; the second one ends the process.
-void catch_interrupts() {
-  struct sigaction action {};
-  action.sa_handler = [](int signal) { interrupt = signal; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
-}
-
-std::string text_of(const Totals& totals, bool reproducible) {
-  return fmt::format("verify: {} cases, {} steps, {} rows like float64 to {:.1e}{} in {:.1f} s",
-                     totals.cases, totals.steps, totals.rows, totals.max_error,
-                     reproducible ? " and like one rank's to the bit" : "", totals.seconds);
-}
-
-std::string verdict_of(const Totals& totals) {
-  const std::string found =
-      totals.failed == 0 ? std::string("all right") : fmt::format("{} FAILED", totals.failed);
-  return totals.signal == 0 ? found : "interrupted: " + found;
-}
-
-std::uint64_t first_seed(Mesh& mesh, const VerifyOptions& options) {
-  // Short numbers are easier to type.
-  std::uint64_t seed = options.seed ? *options.seed : std::random_device{}() % 1'000'000'000;
-  broadcast(mesh.world(), {0}, std::as_writable_bytes(std::span(&seed, 1)), "verify: seed");
-  return seed;
-}
-
-const char* device_name(const Mesh& mesh) {
-  return mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu";
-}
-
-void report(Mesh& mesh, std::uint64_t seed, bool reproducible, const verify::CaseResult& result) {
-  std::string text =
-      fmt::format("\nverify: rank {}: {} wrong with seed {} ({})\n", mesh.rank().value,
-                  result.findings.failed(), seed, result.description);
+void report(const VerifyPlace& place, Rank rank, std::uint64_t seed,
+            const verify::CaseResult& result) {
+  std::string text = fmt::format("\nverify: rank {}: {} wrong with seed {} ({})\n", rank.value,
+                                 result.findings.failed(), seed, result.description);
   for (const std::string& message : result.findings.messages()) text += "  " + message + "\n";
-  fmt::print(stderr, "{}  again: {}\n", text, command_for(mesh, seed, reproducible));
+  fmt::print(stderr, "{}  again: {}\n", text, command_for(place, seed));
 }
 
-verify::CaseResult run_case(Mesh& mesh, verify::CaseRunner& runner, std::uint64_t seed,
-                            bool reproducible) {
+verify::CaseResult run_case(const VerifyPlace& place, Rank rank, verify::CaseRunner& runner,
+                            std::uint64_t seed) {
   try {
     return runner.run(seed);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "\nverify: rank {}: seed {} threw: {}\n  again: {}\n", mesh.rank().value,
-               seed, error.what(), command_for(mesh, seed, reproducible));
+    fmt::print(stderr, "\nverify: rank {}: seed {} threw: {}\n  again: {}\n", rank.value, seed,
+               error.what(), command_for(place, seed));
     throw;
   }
 }
 
-void add(Mesh& mesh, const verify::CaseResult& mine, Totals& totals) {
+CaseOutcome outcome_of(Mesh& mesh, std::uint64_t seed, const verify::CaseResult& mine) {
   std::array<double, 3> worst{mine.findings.good() ? 0.0 : 1.0, mine.findings.max_error(),
-                              static_cast<double>(interrupt.load())};
+                              static_cast<double>(interrupt())};
   auto rows = static_cast<double>(mine.findings.rows());
   all_reduce_max(mesh.world(), worst, "verify: outcome");
   all_reduce_sum(mesh.world(), std::span(&rows, 1), "verify: rows");
-  ++totals.cases;
-  totals.steps += mine.steps;
-  totals.failed += worst[0] > 0;
-  totals.max_error = std::max(totals.max_error, worst[1]);
-  totals.signal = static_cast<int>(worst[2]);
-  totals.rows += static_cast<std::int64_t>(rows);
+  return {.seed = seed,
+          .failed = worst[0] > 0,
+          .steps = mine.steps,
+          .rows = static_cast<std::int64_t>(rows),
+          .max_error = worst[1],
+          .signal = static_cast<int>(worst[2]),
+          .kernels = mine.kernels};
 }
 
-// Clocks differ, so rank 0 decides for all.
-bool goes_on(Mesh& mesh, const VerifyOptions& options, const Totals& totals) {
-  std::byte more{totals.cases < options.count || options.count == 0};
-  const double limit = options.seconds == 0 && options.count == 0 ? 10 : options.seconds;
-  if (limit > 0 && totals.seconds >= limit) more = std::byte{0};
-  if (totals.signal != 0) more = std::byte{0};
-  broadcast(mesh.world(), {0}, std::span(&more, 1), "verify: go on?");
-  return more == std::byte{1};
+// Rank 0 decides for all: clocks differ, and it alone reads the seeds.
+std::optional<std::uint64_t> next_of_rank_0(
+    Mesh& mesh, const std::function<std::optional<std::uint64_t>()>& next) {
+  std::array<std::uint64_t, 2> given{};  // whether there is a seed, and the seed
+  if (mesh.rank().value == 0) {
+    const std::optional<std::uint64_t> seed = next();
+    given = {seed.has_value(), seed.value_or(0)};
+  }
+  broadcast(mesh.world(), {0}, std::as_writable_bytes(std::span(given)), "verify: next seed");
+  return given[0] == 0 ? std::nullopt : std::optional(given[1]);
 }
 
-std::string as_json(Mesh& mesh, std::uint64_t seed, bool reproducible, const Totals& totals) {
-  const nlohmann::ordered_json json{{"program", "kvmesh verify"},
-                                    {"version", KVMESH_VERSION},
-                                    {"device", device_name(mesh)},
-                                    {"ranks", mesh.size()},
-                                    {"kv_parallel", mesh.kv_parallel()},
-                                    {"head_parallel", mesh.head_parallel()},
-                                    {"seed", seed},
-                                    {"reproducible", reproducible},
-                                    {"cases", totals.cases},
-                                    {"failed", totals.failed},
-                                    {"steps", totals.steps},
-                                    {"rows", totals.rows},
-                                    {"max_error", totals.max_error},
-                                    {"seconds", totals.seconds},
-                                    {"interrupted", totals.signal != 0}};
-  return json.dump(1) + "\n";
-}
-
-// Rank 0 prints the total.
-void finish(Mesh& mesh, std::uint64_t seed, bool reproducible, const Totals& totals,
-            const std::string& json, Output& out) {
-  agree(mesh.world(), [&] {
-    if (mesh.rank().value != 0) return;
-    if (json != "-") {
-      out.put(fmt::format("{} on {} {} ({}): {}\n", text_of(totals, reproducible), mesh.size(),
-                          mesh.size() == 1 ? "rank" : "ranks", device_name(mesh),
-                          verdict_of(totals)));
-    }
-    if (!json.empty()) out.write(json, as_json(mesh, seed, reproducible, totals));
-  });
-}
+// Short numbers are easier to type.
+std::uint64_t random_seed() { return std::random_device{}() % 1'000'000'000; }
 
 }  // namespace
 
-std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible) {
-  const bool mpi = mesh.world().kind() == "mpi";
-  const auto if_many = [](const char* flag, int count) {
-    return count > 1 ? fmt::format(" {} {}", flag, count) : "";
-  };
-  return fmt::format("{}kvmesh verify{}{}{} --device {} --seed {} --count 1",
-                     mpi ? fmt::format("mpirun -np {} ", mesh.size()) : "",
-                     mpi ? "" : if_many("--ranks", mesh.size()),
-                     if_many("--head-parallel", mesh.head_parallel()),
-                     reproducible ? " --reproducible" : "", device_name(mesh), seed);
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { caught = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) ::sigaction(signal, &action, nullptr);
+}
+
+int interrupt() { return caught; }
+
+VerifyPlace place_of(Mesh& mesh, bool reproducible) {
+  return {.mpi = mesh.world().kind() == "mpi",
+          .ranks = mesh.size(),
+          .head_parallel = mesh.head_parallel(),
+          .device = mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu",
+          .reproducible = reproducible};
 }
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
@@ -175,30 +109,66 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
       "seed of the first case; each later case has the next number; a failure prints its seed");
   command.add_flag("--reproducible", options.reproducible,
                    "also compare every bit with that of one rank (CPUs)");
+  command
+      .add_option("--jobs", options.jobs,
+                  "processes that run cases side by side; default: on GPUs one per core, at most "
+                  "16, for each compiles kernels; on CPUs, for one case, or under a launcher 1")
+      ->check(CLI::Range(1, 1024));
+  command.add_flag("--worker", options.worker)->group("");  // hidden: for --jobs alone
 }
 
-int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {
+SeedRange::SeedRange(const VerifyOptions& options)
+    : first_(options.seed ? *options.seed : random_seed()),
+      count_(options.count),
+      seconds_(options.seconds == 0 && options.count == 0 ? 10 : options.seconds) {
   if (!(options.seconds >= 0) || options.count < 0) {
     throw InvalidArgument(fmt::format("--seconds {} and --count {}: neither may be negative",
                                       options.seconds, options.count));
   }
+}
+
+std::optional<std::uint64_t> SeedRange::next(const VerifyTotals& totals) {
+  const bool ends = totals.signal != 0 || (count_ > 0 && given_ >= count_) ||
+                    (seconds_ > 0 && totals.seconds >= seconds_);
+  if (ends && given_ > 0) return std::nullopt;
+  return first_ + static_cast<std::uint64_t>(given_++);
+}
+
+void write_result(const VerifyTotals& totals, const VerifyPlace& place, std::uint64_t first,
+                  const std::string& json, Output& out) {
+  if (json != "-") out.put(result_of(totals, place));
+  if (!json.empty()) out.write(json, json_of(totals, place, first));
+}
+
+void run_cases(Mesh& mesh, bool reproducible,
+               const std::function<std::optional<std::uint64_t>()>& next,
+               const std::function<void(const CaseOutcome&)>& done) {
+  const VerifyPlace place = place_of(mesh, reproducible);
+  verify::CaseRunner runner(mesh, reproducible);
+  while (const std::optional<std::uint64_t> seed = next_of_rank_0(mesh, next)) {
+    const verify::CaseResult result = run_case(place, mesh.rank(), runner, *seed);
+    if (!result.findings.good()) report(place, mesh.rank(), *seed, result);
+    done(outcome_of(mesh, *seed, result));
+  }
+}
+
+int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {
+  const VerifyPlace place = place_of(mesh, options.reproducible);
+  SeedRange seeds(options);
   catch_interrupts();
   const Clock::time_point start = Clock::now();
-  verify::CaseRunner runner(mesh, options.reproducible);
-  Totals totals;
-  const std::uint64_t first = first_seed(mesh, options);
-  std::uint64_t seed = first;
-  do {
-    const verify::CaseResult result = run_case(mesh, runner, seed, options.reproducible);
-    if (!result.findings.good()) report(mesh, seed, options.reproducible, result);
-    add(mesh, result, totals);
-    totals.seconds = seconds_since(start);
-    if (mesh.rank().value == 0) out.progress([&] { return text_of(totals, options.reproducible); });
-    ++seed;
-  } while (goes_on(mesh, options, totals));
-  finish(mesh, first, options.reproducible, totals, json, out);
-  if (totals.failed > 0) return 1;
-  return totals.signal == 0 ? 0 : 128 + totals.signal;
+  VerifyTotals totals;
+  run_cases(
+      mesh, options.reproducible, [&] { return seeds.next(totals); },
+      [&](const CaseOutcome& outcome) {
+        totals.add(outcome);
+        totals.seconds = seconds_since(start);
+        if (mesh.rank().value == 0) out.progress([&] { return text_of(totals, place); });
+      });
+  agree(mesh.world(), [&] {
+    if (mesh.rank().value == 0) write_result(totals, place, seeds.first(), json, out);
+  });
+  return totals.status();
 }
 
 int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
 #include "kvmesh/mesh.hpp"
 #include "launch/cli/output.hpp"
+#include "launch/cli/verify_totals.hpp"
 
 namespace CLI {
 class App;
@@ -23,13 +25,17 @@ struct VerifyOptions {
   std::optional<std::uint64_t> seed{};
   /// Reproducible caches: every bit is compared with that of one rank.
   bool reproducible = false;
+  /// The number of processes that run cases side by side; unset: see verify_jobs.hpp.
+  std::optional<int> jobs{};
+  /// This process is one of those: the seeds come on standard input.
+  bool worker = false;
 };
 
-/// Adds --seconds, --count, --seed and --reproducible to the subcommand.
+/// Adds --seconds, --count, --seed, --reproducible and --jobs to the subcommand.
 void add_verify_options(CLI::App& command, VerifyOptions& options);
 
-/// Returns the command line that repeats the case of `seed` alone, on a mesh like this one.
-std::string command_for(Mesh& mesh, std::uint64_t seed, bool reproducible = false);
+/// A mesh, as the results name it.
+VerifyPlace place_of(Mesh& mesh, bool reproducible = false);
 
 /// Runs random cases. Rank 0 shows the progress and writes the total to standard output; if `json`
 /// is not empty also as JSON to that file, or to standard output alone if it is "-". A rank that
@@ -44,5 +50,37 @@ int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json
 /// As run_verify, on `ranks` threads of this process.
 int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOptions& mesh,
                           const std::string& json, Output& out);
+
+/// Runs the cases of the seeds that rank 0's `next` returns, until it returns none. `done` gets
+/// each outcome on every rank, the same one. Wrong numbers are printed as run_verify says.
+/// @throws kvmesh's errors, after it has printed the case. Collective.
+void run_cases(Mesh& mesh, bool reproducible,
+               const std::function<std::optional<std::uint64_t>()>& next,
+               const std::function<void(const CaseOutcome&)>& done);
+
+/// Which seeds follow one another, and when they end.
+class SeedRange {
+ public:
+  /// @throws InvalidArgument for negative limits.
+  explicit SeedRange(const VerifyOptions& options);
+  /// The next seed; none after `totals.signal`, or past a limit. The first call always has one.
+  std::optional<std::uint64_t> next(const VerifyTotals& totals);
+  std::uint64_t first() const { return first_; }
+
+ private:
+  std::uint64_t first_;
+  std::int64_t given_ = 0;
+  std::int64_t count_;
+  double seconds_;
+};
+
+/// The first SIGINT or SIGTERM to come is then returned by `interrupt`, and the second one ends the
+/// process.
+void catch_interrupts();
+int interrupt();
+
+/// Writes the total. @throws OutputError.
+void write_result(const VerifyTotals& totals, const VerifyPlace& place, std::uint64_t first,
+                  const std::string& json, Output& out);
 
 }  // namespace kvmesh::launch

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "launch/verify/checked_cache.hpp"
 #include "launch/verify/random_config.hpp"
@@ -30,6 +31,7 @@ class Simulation {
     cache_.check_replicas();
     return cache_.findings();
   }
+  std::vector<std::string> kernels() { return cache_.cache().kernel_programs(); }
 
  private:
   std::int64_t length(SequenceId sequence) const { return cache_.allocator().length(sequence); }
@@ -222,7 +224,8 @@ CaseResult CaseRunner::run(std::uint64_t seed) {
   CaseConfig config = random_config(random, mesh);
   config.cache.reproducible = reproducible_;
   Simulation simulation(mesh, config, random);
-  return {describe(config, mesh), config.steps, simulation.run()};
+  Findings findings = simulation.run();
+  return {describe(config, mesh), config.steps, std::move(findings), simulation.kernels()};
 }
 
 }  // namespace kvmesh::verify

@@ -13,7 +13,8 @@ namespace kvmesh::verify {
 struct CaseResult {
   std::string description;  ///< the sizes, for a failure's message
   std::int64_t steps = 0;
-  Findings findings;  ///< findings of this rank
+  Findings findings;                   ///< findings of this rank
+  std::vector<std::string> kernels{};  ///< KvCache::kernel_programs of this rank's cache
 };
 
 /// Runs cases on the ranks of a mesh, in every arrangement kv_parallel x head_parallel of them that

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/move_stream.hpp"
@@ -82,6 +83,8 @@ class Backend {
   virtual std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                                  std::span<const BatchEntry> first) = 0;
   virtual BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) = 0;
+  /// Names the programs that a GPU's kernels were loaded from.
+  virtual std::vector<std::string> kernel_programs() { return {}; }
   /// Waits for all work on the device, on any stream.
   virtual void settle() = 0;
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.

@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "kernels/jit/cubin_cache.hpp"
 #include "kernels/jit/module.hpp"
@@ -32,6 +33,8 @@ class KernelStore {
   /// Returns the kernel `name` of a program, compiled or read from the cache at most once. Its
   /// launches may take `shared_bytes` of dynamic shared memory.
   jit::Kernel get(const jit::Program& program, const char* name, int shared_bytes = 0);
+  /// Returns the keys of the loaded programs.
+  std::vector<std::string> programs();
 
  private:
   std::function<void()> before_loading_ = [] {};
