@@ -138,10 +138,12 @@ void CheckedCache::keep_content(const std::vector<KeptTokens>& batch) {
     rows.erase(to, rows.end());
   };
   for (const KeptTokens& tokens : batch) {
-    for (DenseSequence& layer : content_.at(tokens.sequence)) {
-      const std::int64_t length = layer.length();
-      keep(tokens, layer.k, length);
-      keep(tokens, layer.v, length);
+    for (int layer = 0; layer < cache_.options().layers; ++layer) {
+      if (of(layer).state_bytes > 0) continue;  // has no tokens
+      DenseSequence& dense = content_.at(tokens.sequence)[static_cast<std::size_t>(layer)];
+      const std::int64_t length = dense.length();
+      keep(tokens, dense.k, length);
+      keep(tokens, dense.v, length);
     }
   }
   poison_free_pages(cache_);
