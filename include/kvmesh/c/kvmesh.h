@@ -102,8 +102,7 @@ typedef struct kvmesh_cache_options {
   int64_t window;                     /* positions that a query sees; 0: all */
   const kvmesh_layer_group_t* groups; /* further groups; all other layers are group 0 */
   size_t group_count;
-  int64_t
-      max_pages_per_rank; /* the most that kvmesh_cache_resize can give; 0: no more than at first */
+  int64_t max_pages_per_rank; /* that kvmesh_cache_resize can give; 0: no more than at first */
   const kvmesh_tier_options_t* tiers; /* NULL: none */
 } kvmesh_cache_options_t;
 
@@ -154,8 +153,7 @@ typedef struct kvmesh_cache_info {
 } kvmesh_cache_info_t;
 KVMESH_API kvmesh_status_t kvmesh_cache_get_info(const kvmesh_cache_t* cache,
                                                  kvmesh_cache_info_t* info);
-/* Compares the ranks' metadata: KVMESH_DIGEST_MISMATCH if they differ. Collective over all ranks.
- */
+/* Compares the ranks' metadata: KVMESH_DIGEST_MISMATCH if they differ. Collective over all. */
 KVMESH_API kvmesh_status_t kvmesh_cache_check_replicas(kvmesh_cache_t* cache);
 
 /* ---- Steps ---- */
@@ -214,8 +212,7 @@ typedef struct kvmesh_plan_options {
   int32_t strategy;            /* KVMESH_COMBINE_... */
   const int64_t* q_positions;  /* of all queries of the batch; NULL: the newest positions */
   size_t q_position_count;
-  /* The largest batch, for planning in place and captured graphs (StepLimits); 0 sequences: none.
-   */
+  /* StepLimits, for planning in place and captured graphs: the largest batch; 0 sequences: none */
   int64_t limit_sequences;
   int64_t limit_query_tokens; /* per sequence; 0: 1 */
   int64_t limit_pages;        /* 0: pages_per_rank */
@@ -223,6 +220,9 @@ typedef struct kvmesh_plan_options {
   int32_t travels_as;         /* KVMESH_DTYPE_... of those rows; 0: float32 (CombineOptions) */
   const kvmesh_layer_kind_t* kinds;
   size_t kind_count;
+  int32_t reads_prefixes_alone;  /* 1: PlanOptions::shares_prefixes is false */
+  int32_t limit_shares_prefixes; /* 1: StepLimits::shares_prefixes is true */
+  int64_t least_saved_tokens;    /* by a prefix that is read once; 0: the device's rule */
 } kvmesh_plan_options_t;
 
 /* Plans one step: appends the batch's tokens to the metadata and prepares the device. A plan is
