@@ -124,7 +124,7 @@ class States {
   }
   Tokens draw_tokens(std::int64_t count) {
     Tokens tokens(static_cast<std::size_t>(count));
-    for (std::int32_t& token : tokens) token = uniform(random_, 0, 5) == 0 ? 1 : 0;
+    for (std::int32_t& token : tokens) token = uniform(random_, 0, 14) == 0 ? 1 : 0;
     return tokens;
   }
 
