@@ -73,17 +73,19 @@ void add_model_options(CLI::App& command, Flags& flags) {
       .add_option("--home-threshold", generator.home_threshold_tokens,
                   "balanced: sequences of up to this many tokens stay on one rank; 0 spreads all")
       ->capture_default_str();
-  command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
+  command.add_option("--kv-dtype", flags.dtype, "float32, float16, bfloat16 or float8_e4m3")
       ->capture_default_str();
   command
       .add_option("--host-tier-bytes", generator.tiers.host_bytes,
                   "host memory of each rank for pages that the cache has no room for")
       ->capture_default_str();
-  command.add_option("--tier-folder", generator.tiers.directory,
-                     "keep pages in files of this folder, for later runs, too");
+  CLI::Option* const folder =
+      command.add_option("--tier-folder", generator.tiers.directory,
+                         "keep pages in files of this folder, for later runs, too");
   command
       .add_option("--tier-folder-bytes", generator.tiers.file_bytes,
                   "the most that all ranks together keep there")
+      ->needs(folder)
       ->capture_default_str();
   command.add_flag("--reproducible", generator.reproducible,
                    "the same text on any number of ranks, with any placement (CPUs)");

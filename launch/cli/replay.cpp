@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,16 +38,14 @@ Trace trace_of(const ReplayFlags& flags) {
 }
 
 void check(const ReplayFlags& flags) {
-  if (flags.requests < 0 || flags.requests > (1 << 24) || flags.attend < 0) {
-    throw InvalidArgument(
-        fmt::format("--requests {} and --attend {}: neither may be negative, and "
-                    "requests are at most 2^24",
-                    flags.requests, flags.attend));
-  }
-  if (flags.ranks < 1 || flags.ranks > PageId::kMaxRanks) {
-    throw InvalidArgument(
-        fmt::format("--ranks {} is not in [1, {}]", flags.ranks, int{PageId::kMaxRanks}));
-  }
+  const auto in_range = [](const char* flag, std::int64_t value, std::int64_t least,
+                           std::int64_t most) {
+    if (value >= least && value <= most) return;
+    throw InvalidArgument(fmt::format("{} {} is not in [{}, {}]", flag, value, least, most));
+  };
+  in_range("--requests", flags.requests, 0, 1 << 24);
+  in_range("--attend", flags.attend, 0, std::numeric_limits<std::int64_t>::max());
+  in_range("--ranks", flags.ranks, 1, PageId::kMaxRanks);
 }
 
 // One table, row by row.
@@ -58,6 +57,7 @@ class Replays {
   }
 
   std::vector<Row> run() {
+    check_all();
     if (shows_rows_) out_.put(heading());
     std::vector<Row> rows;
     for (const std::int64_t capacity : flags_.capacities) {
@@ -65,11 +65,7 @@ class Replays {
       for (const std::string& policy : flags_.policies) {
         const ReplayOptions options = options_of(policy, capacity);
         const AllocatorOptions pools = allocator_options(options);
-        if (!belady) {
-          const std::int64_t all = options.tokens_of_all_tiers() / flags_.page_size;
-          belady = static_cast<double>(most_hit_tokens(trace_, all, flags_.page_size)) /
-                   static_cast<double>(trace_.prompt_tokens());
-        }
+        if (!belady) belady = best_hits(trace_, options).rate();
         Row row{.policy = policy, .capacity_tokens = capacity, .belady = *belady};
         serve(row, options, pools, rows.size());
         if (shows_rows_) out_.put(line(row));
@@ -83,6 +79,13 @@ class Replays {
   nlohmann::ordered_json json_of(const std::vector<Row>& rows) const;
 
  private:
+  // Before the heading, and the first of what may be long runs.
+  void check_all() const {
+    for (const std::int64_t capacity : flags_.capacities)
+      for (const std::string& policy : flags_.policies)
+        PageAllocator(allocator_options(options_of(policy, capacity)));
+  }
+
   ReplayOptions options_of(const std::string& policy, std::int64_t capacity) const {
     return {.ranks = flags_.ranks,
             .capacity_tokens = capacity,
