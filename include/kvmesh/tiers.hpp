@@ -10,7 +10,7 @@ namespace KVMESH_API kvmesh {
 
 /// A published page that is evicted from the device is stored in the first tier that there is; what
 /// leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES: the
-/// prefix cache is enabled. Equal on every rank.
+/// prefix cache is enabled; no layer group holds states. Equal on every rank.
 struct TierOptions {
   /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. Its
   /// pages leave in the order of PrefixOptions::eviction. Layer groups share it by their

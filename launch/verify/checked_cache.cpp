@@ -105,11 +105,29 @@ std::int64_t CheckedCache::resize(PageRank rank, std::int64_t pages) {
   return moved;
 }
 
-void CheckedCache::compact(const std::vector<KeptTokens>& batch) {
+bool CheckedCache::try_compact(const std::vector<KeptTokens>& batch) {
+  const auto fits = [](KvCache& cache, const std::vector<KeptTokens>& tokens) {
+    try {
+      cache.compact(tokens);
+      return true;
+    } catch (const OutOfPages&) {
+      return false;
+    }
+  };
   std::vector<KeptTokens> twins = batch;
   for (KeptTokens& twin : twins) twin.sequence = twins_.at(twin.sequence);
-  cache_.compact(batch);
-  single_.compact(twins);
+  const bool done = fits(cache_, batch);
+  expect(fits(single_, twins) == done,
+         "compact: one rank with the same number of pages decided otherwise than several");
+  if (done) keep_content(batch);
+  return done;
+}
+
+void CheckedCache::compact(const std::vector<KeptTokens>& batch) {
+  expect(try_compact(batch), "compact: out of pages");
+}
+
+void CheckedCache::keep_content(const std::vector<KeptTokens>& batch) {
   const auto keep = [](const KeptTokens& tokens, std::vector<float>& rows, std::int64_t length) {
     const auto row =
         static_cast<std::ptrdiff_t>(std::ssize(rows) / std::max<std::int64_t>(length, 1));
@@ -120,10 +138,12 @@ void CheckedCache::compact(const std::vector<KeptTokens>& batch) {
     rows.erase(to, rows.end());
   };
   for (const KeptTokens& tokens : batch) {
-    for (DenseSequence& layer : content_.at(tokens.sequence)) {
-      const std::int64_t length = layer.length();
-      keep(tokens, layer.k, length);
-      keep(tokens, layer.v, length);
+    for (int layer = 0; layer < cache_.options().layers; ++layer) {
+      if (of(layer).state_bytes > 0) continue;  // has no tokens
+      DenseSequence& dense = content_.at(tokens.sequence)[static_cast<std::size_t>(layer)];
+      const std::int64_t length = dense.length();
+      keep(tokens, dense.k, length);
+      keep(tokens, dense.v, length);
     }
   }
   poison_free_pages(cache_);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
+#include "launch/verify/checked_external.hpp"
 #include "launch/verify/checked_states.hpp"
 #include "launch/verify/findings.hpp"
 #include "launch/verify/host_tensor.hpp"
@@ -28,6 +29,11 @@ struct StepOptions {
   bool in_parts = false;
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
   bool replanned = false;
+  /// Each layer runs by an ExternalPlan over page tables of the cache's pages. Not if reproducible,
+  /// nor with Scatter::kOwner or limits.
+  bool external = false;
+  /// Queries see no other positions; with `external` alone, and no mod that reads the batch row.
+  TokenLists lists{};
 };
 
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
@@ -52,6 +58,8 @@ class CheckedCache {
   std::int64_t rebalance(std::int64_t limit = 1 << 20);
   std::int64_t resize(PageRank rank, std::int64_t pages);
   void compact(const std::vector<KeptTokens>& batch);
+  /// False, with nothing changed, if the pools are too full for the copies that it makes.
+  bool try_compact(const std::vector<KeptTokens>& batch);
   void erase(SequenceId sequence);
 
   /// Plans, runs every layer on random numbers and compares. False if the pools are too full.
@@ -75,6 +83,7 @@ class CheckedCache {
   struct LayerResult;
   struct Row;
   void add_twin(SequenceId sequence, SequenceId twin);
+  void keep_content(const std::vector<KeptTokens>& batch);
   std::optional<StepPlan> try_plan(std::span<const BatchEntry> batch, const StepOptions& options);
 
   /// With `filled` rows of numbers, the rest NaN.
@@ -83,6 +92,10 @@ class CheckedCache {
   /// [1, 1, q_heads].
   HostTensor random_sinks(int q_heads);
   void run_layer(Step& step, int layer);
+  void run_on_ranks(Step& step, int layer, const LayerInput& input, const CombineOutput& output);
+  template <class Plan, class Layer>
+  void run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,
+                const CombineOutput& output);
   Outputs outputs_of(const Step& step, int layer) const;
   Outputs attend_alone(Step& step, int layer, const ConstTensorView& q,
                        const ConstTensorView& sinks);
@@ -115,6 +128,8 @@ class CheckedCache {
   std::map<SequenceId, SequenceId> twins_;  // in single_: no cache takes another's ids
   Findings findings_;
   CheckedStates states_{cache_, findings_};
+  CheckedExternal external_{cache_};
+  CheckedExternal single_external_{single_};
 };
 
 }  // namespace kvmesh::verify

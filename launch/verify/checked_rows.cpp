@@ -29,6 +29,18 @@ const LayerKind* kind_of(const PlanOptions& plan, int layer) {
 
 }  // namespace
 
+PlanOptions options_of_layer(const PlanOptions& plan, int layer, std::int64_t window) {
+  PlanOptions options = plan;
+  options.kinds.clear();
+  if (const LayerKind* kind = kind_of(plan, layer)) {
+    options.mask = kind->mask;
+    options.score = kind->score;
+    options.scale = kind->scale;
+  }
+  options.mask = within(window, options.mask);
+  return options;
+}
+
 void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   const Share tokens = step.plan.tokens_of_output(),
               heads = step.plan.heads_of_output(result.layer);
@@ -112,17 +124,20 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
 ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
                                      std::int64_t head) const {
   const CacheOptions& cache = of(result.layer);
-  const PlanOptions& plan = step.options.plan;
   const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
   std::vector<float> query;
   for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
-  const LayerKind* kind = kind_of(plan, result.layer);
-  const float scale =
-      (kind ? kind->scale : plan.scale).value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  PlanOptions given = step.options.plan;
+  given.mask = step.visible();
+  const PlanOptions of_layer = options_of_layer(given, result.layer, cache.window);
+  const float scale = of_layer.scale.value_or(1.0f / std::sqrt(static_cast<float>(cache.k_dim)));
+  const TokenLists& lists = step.options.lists;
+  const auto visible = [&](auto b, auto h, auto q, std::int32_t kv) {
+    return (lists.empty() || lists.has(t, kv)) && of_layer.mask(b, h, q, kv);
+  };
   const Layers& layers = content_.at(step.batch[at.entry].sequence);
   const ReferenceRow row = reference_row(
-      layers[static_cast<std::size_t>(result.layer)], query.data(), scale,
-      within(cache.window, kind ? kind->mask : step.visible()), kind ? kind->score : plan.score,
+      layers[static_cast<std::size_t>(result.layer)], query.data(), scale, visible, of_layer.score,
       static_cast<std::int32_t>(at.entry), static_cast<std::int32_t>(head),
       cache.q_heads / cache.kv_heads, static_cast<std::int32_t>(at.position));
   return step.options.sinks ? with_sink(row, result.sinks.get(0, 0, head)) : row;

@@ -175,19 +175,7 @@ void CheckedCache::run_layer(Step& step, int layer) {
   const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
                          is_latent(layer) ? TensorView{} : v.on_device(kv_heads),
                          given(sinks.on_device(), q_heads)};
-  if (options.in_parts && !cache.reproducible) {
-    HostTensor partial_o(Dtype::kFloat32, n, q_heads.size(), cache.v_dim, device);
-    HostTensor partial_lse(Dtype::kFloat32, n, q_heads.size(), 1, device);
-    const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
-    step.plan.append(layer, input.k, input.v);
-    step.plan.attend_partial(layer, input.q, mine, {}, input.sinks);
-    mesh_->wait({}, "attend_partial");
-    partial_o.fetch();
-    expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
-    step.plan.combine(mine, output, {}, layer);
-  } else {
-    step.plan.run(layer, input, output);
-  }
+  run_on_ranks(step, layer, input, output);
   mesh_->wait({}, "run");
   o.fetch();
   if (options.lse) lse.fetch();
@@ -209,6 +197,39 @@ void CheckedCache::run_layer(Step& step, int layer) {
                      attend_alone(step, layer, rounded.view(), all.sinks)});
 }
 
+void CheckedCache::run_on_ranks(Step& step, int layer, const LayerInput& input,
+                                const CombineOutput& output) {
+  const StepOptions& options = step.options;
+  const bool in_parts = options.in_parts && !of(layer).reproducible;
+  if (!options.external) return run_plan(step.plan, layer, in_parts, input, output);
+  ExternalPlan plan = external_.plan(
+      layer, step.batch, options_of_layer(options.plan, layer, of(layer).window), options.lists);
+  const KvPool pool = cache_.pool(layer);
+  if (options.lists.empty()) return run_plan(plan, pool, in_parts, input, output);
+  step.plan.append(layer, input.k, input.v);
+  run_plan(plan, pool, false, {.q = input.q, .sinks = input.sinks}, output);
+}
+
+template <class Plan, class Layer>
+void CheckedCache::run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,
+                            const CombineOutput& output) {
+  if (!in_parts) return plan.run(layer, input, output);
+  const std::int64_t rows = plan.query_tokens(), heads = input.q.size(1);
+  HostTensor partial_o(Dtype::kFloat32, rows, heads, output.o.size(2), mesh_->device());
+  HostTensor partial_lse(Dtype::kFloat32, rows, heads, 1, mesh_->device());
+  const Partial mine{partial_o.on_device(), partial_lse.matrix_on_device()};
+  plan.append(layer, input.k, input.v);
+  plan.attend_partial(layer, input.q, mine, {}, input.sinks);
+  mesh_->wait({}, "attend_partial");
+  partial_o.fetch();
+  expect(partial_o.gaps_untouched(), "attend_partial wrote between the rows of its output");
+  if constexpr (std::is_same_v<Plan, StepPlan>) {
+    plan.combine(mine, output, {}, layer);
+  } else {
+    plan.combine(mine, output);
+  }
+}
+
 CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) const {
   const CacheOptions& cache = of(layer);
   const std::int64_t queries = step.single.query_tokens();
@@ -220,7 +241,17 @@ CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) cons
 CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const ConstTensorView& q,
                                                  const ConstTensorView& sinks) {
   Outputs out = outputs_of(step, layer);
-  step.single.attend_partial(layer, q, {out.o.view(), out.lse.matrix()}, {}, sinks);
+  const Partial all{out.o.view(), out.lse.matrix()};
+  if (step.options.lists.empty()) {
+    step.single.attend_partial(layer, q, all, {}, sinks);
+    return out;
+  }
+  std::vector<BatchEntry> batch(step.batch.begin(), step.batch.end());
+  for (BatchEntry& entry : batch) entry.sequence = twins_.at(entry.sequence);
+  single_external_
+      .plan(layer, batch, options_of_layer(step.options.plan, layer, of(layer).window),
+            step.options.lists)
+      .attend_partial(single_.pool(layer), q, all, {}, sinks);
   return out;
 }
 

@@ -11,6 +11,9 @@ namespace kvmesh::verify {
 /// Fills the pages that no sequence holds with NaN.
 void poison_free_pages(KvCache& cache);
 
+// The plan's options for one layer alone, whose queries see `window` positions (0: all).
+PlanOptions options_of_layer(const PlanOptions& plan, int layer, std::int64_t window);
+
 // A step: both plans, and the owner of each query token.
 struct CheckedCache::Step {
   struct Query {

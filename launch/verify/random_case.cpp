@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "kvmesh/draft_trees.hpp"
 #include "launch/verify/checked_cache.hpp"
 #include "launch/verify/random_config.hpp"
 #include "launch/verify/random_mods.hpp"
@@ -13,6 +14,7 @@ namespace kvmesh::verify {
 namespace {
 
 const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+constexpr int kMostDrafts = 8;
 
 class Simulation {
  public:
@@ -192,12 +194,69 @@ class Simulation {
     options.sinks = random_.one_in(3);
     options.in_parts = random_.one_in(3);
     options.replanned = !blocks && random_.coin();
-    if (!cache_.step(batch, options) && alive_.size() > 1) erase_any();
+    if (random_.one_in(4)) draw_external(batch, options);
+    std::vector<KeptTokens> accepted;
+    if (!blocks && plan.q_positions.empty() && options.lists.empty() && random_.one_in(4)) {
+      accepted = draw_trees(batch);
+      plan.mask = trees_.mask();
+    }
+    const bool done = cache_.step(batch, options);
+    if (done && !accepted.empty()) cache_.try_compact(accepted);
+    if (!done && alive_.size() > 1) erase_any();
+  }
+
+  // Makes the new tokens of some rows a draft tree. Returns what is accepted of each.
+  std::vector<KeptTokens> draw_trees(const std::vector<BatchEntry>& batch) {
+    std::vector<KeptTokens> accepted;
+    for (int row = 0; row < static_cast<int>(batch.size()); ++row) {
+      const BatchEntry& entry = batch[static_cast<std::size_t>(row)];
+      const std::int64_t first = length(entry.sequence), drafts = entry.append_tokens;
+      trees_.clear(row);
+      // Each draft is a query, so that no window moves past the first one.
+      if (drafts == 0 || drafts > kMostDrafts || entry.query_tokens >= 0) continue;
+      std::vector<std::int32_t> parents;
+      KeptTokens kept{.sequence = entry.sequence, .begin = first, .kept = {}};
+      for (std::int64_t i = 0; i < drafts; ++i) {
+        parents.push_back(static_cast<std::int32_t>(random_.integer(-1, i - 1)));
+        if (i == 0 || random_.coin()) kept.kept.push_back(first + i);
+      }
+      trees_.set(row, first, parents);
+      accepted.push_back(kept);
+    }
+    return accepted;
+  }
+
+  /// Lets page tables take the place of the cache's own plans, where they can.
+  void draw_external(const std::vector<BatchEntry>& batch, StepOptions& options) {
+    PlanOptions& plan = options.plan;
+    if (config_.cache.reproducible || plan.scatter == Scatter::kOwner) return;
+    options.external = true;
+    if (plan.block_mask || !random_.one_in(3)) return;
+    options.lists = random_lists(batch);
+    plan.kinds.clear();  // their mods, as these, may read the batch row
+    plan.mask = random_.coin() ? mods::causal() : mods::no_mask();
+    plan.score = random_.coin() ? mods::soft_cap(5.0f) : ScoreMod();
+  }
+
+  // In any order, some twice, with padding anywhere.
+  TokenLists random_lists(const std::vector<BatchEntry>& batch) {
+    TokenLists lists{.positions = {}, .length = random_.integer(1, 40)};
+    for (const BatchEntry& entry : batch) {
+      const std::int64_t last = length(entry.sequence) + entry.append_tokens - 1;
+      const std::int64_t queries =
+          entry.query_tokens < 0 ? entry.append_tokens : entry.query_tokens;
+      for (std::int64_t i = 0; i < queries * lists.length; ++i) {
+        const std::int64_t drawn = random_.one_in(4) ? -1 : random_.integer(-1, last);
+        lists.positions.push_back(static_cast<std::int32_t>(drawn));
+      }
+    }
+    return lists;
   }
 
   const CaseConfig& config_;
   Random& random_;
   CheckedCache cache_;
+  mods::DraftTrees trees_{static_cast<int>(config_.max_sequences), kMostDrafts};
   std::vector<SequenceId> alive_;
 };
 

@@ -25,10 +25,12 @@ struct ReferenceRow {
 };
 
 /// One query row: `q` [k_dim] of global head `head` with `group` query heads per kv head (kv head
-/// `head / group` of the sequence), at logical position `position` of batch row `b`.
-inline ReferenceRow reference_row(const DenseSequence& sequence, const float* q, double scale,
-                                  const MaskMod& mask, const ScoreMod& score, std::int32_t b,
-                                  std::int32_t head, std::int32_t group, std::int32_t position) {
+/// `head / group` of the sequence), at logical position `position` of batch row `b`. `mask` is a
+/// MaskMod or another function of the same numbers.
+template <class Mask>
+ReferenceRow reference_row(const DenseSequence& sequence, const float* q, double scale,
+                           const Mask& mask, const ScoreMod& score, std::int32_t b,
+                           std::int32_t head, std::int32_t group, std::int32_t position) {
   const std::int64_t kv_head = head / group;
   std::vector<double> scores;
   double max = -std::numeric_limits<double>::infinity();

@@ -99,6 +99,9 @@ Enum named(std::string_view text, std::initializer_list<Enum> all, const char* w
 Scatter scatter_from(std::string_view text);
 CombineStrategy strategy_from(std::string_view text);
 std::optional<WayKind> way_from(std::optional<std::string_view> text);
+/// None, a pair (sequences, query_tokens), or a dict of StepLimits' members.
+/// @throws nb::type_error for another member.
+std::optional<StepLimits> limits_from(nb::handle limits);
 /// @throws InvalidArgument for unknown names.
 PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_view eviction,
                              std::string seed);

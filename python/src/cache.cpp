@@ -25,12 +25,6 @@ std::vector<BatchEntry> batch_of(nb::handle batch) {
   return entries;
 }
 
-std::optional<StepLimits> limits_of(nb::handle limits) {
-  if (limits.is_none()) return std::nullopt;
-  const auto [sequences, query_tokens] = nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
-  return StepLimits{.sequences = sequences, .query_tokens = query_tokens};
-}
-
 LayerKind kind_of(nb::handle of) {
   Members members(of);
   LayerKind kind;
@@ -86,6 +80,7 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
                              std::string_view travels_as,
                              const std::vector<std::int64_t>& positions,
                              const BlockMask* block_mask, nb::handle limits, nb::handle kinds,
+                             bool shares_prefixes, std::optional<std::int64_t> least_saved_tokens,
                              bool may_be_full) {
   PlanOptions options;
   options.mask = mask_from(mask, mods::causal());
@@ -97,7 +92,9 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   options.travels_as = dtype_from(travels_as);
   options.q_positions = positions;
   options.block_mask = block_mask;
-  options.limits = limits_of(limits);
+  options.limits = limits_from(limits);
+  options.shares_prefixes = shares_prefixes;
+  options.least_saved_tokens = least_saved_tokens;
   for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
   KvCache& cache = self.get();
@@ -326,10 +323,12 @@ void bind_cache_class(nb::module_& module) {
                       std::optional<float> scale, std::string_view scatter,
                       std::string_view strategy, std::optional<std::string_view> way,
                       std::string_view travels_as, const std::vector<std::int64_t>& positions,
-                      const BlockMask* block_mask, nb::object limits,
-                      nb::list kinds) -> std::optional<PyPlan> {
-          auto made = plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as,
-                           positions, block_mask, limits, kinds, may_be_full);
+                      const BlockMask* block_mask, nb::object limits, nb::list kinds,
+                      bool shares_prefixes,
+                      std::optional<std::int64_t> least_saved) -> std::optional<PyPlan> {
+          auto made =
+              plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
+                   block_mask, limits, kinds, shares_prefixes, least_saved, may_be_full);
           if (!made) return std::nullopt;
           return PyPlan(planned(self.get(), std::move(*made)));
         },
@@ -338,12 +337,15 @@ void bind_cache_class(nb::module_& module) {
         nb::arg("strategy") = "auto", nb::arg("way") = nb::none(),
         nb::arg("travels_as") = "float32", nb::arg("q_positions") = std::vector<std::int64_t>{},
         nb::arg("block_mask") = nb::none(), nb::arg("limits") = nb::none(),
-        nb::arg("kinds") = nb::list(), doc);
+        nb::arg("kinds") = nb::list(), nb::arg("shares_prefixes") = true,
+        nb::arg("least_saved_tokens") = nb::none(), doc);
   };
   def_plan("plan", false,
            "Plans one step of a batch of (sequence, append_tokens[, query_tokens]). Without a mask "
-           "attention is causal. limits: (sequences, query_tokens), for captured graphs. "
-           "kinds: dicts of layers and their mask, score, scale.");
+           "attention is causal. limits: (sequences, query_tokens), or a dict that may also have "
+           "pages and shares_prefixes, for captured graphs. "
+           "kinds: dicts of layers and their mask, score, scale. shares_prefixes: pages with which "
+           "several sequences begin are read once, if that saves least_saved_tokens.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
   type.def(
           "pages_needed",

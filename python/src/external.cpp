@@ -146,8 +146,11 @@ PlanOptions options_of(const nb::kwargs& given) {
     } else if (name == "block_mask") {
       options.block_mask = nb::cast<const BlockMask*>(value);
     } else if (name == "limits") {
-      const auto [sequences, query_tokens] = nb::cast<std::pair<std::int64_t, std::int64_t>>(value);
-      options.limits = StepLimits{.sequences = sequences, .query_tokens = query_tokens};
+      options.limits = limits_from(value);
+    } else if (name == "shares_prefixes") {
+      options.shares_prefixes = nb::cast<bool>(value);
+    } else if (name == "least_saved_tokens") {
+      options.least_saved_tokens = nb::cast<std::optional<std::int64_t>>(value);
     } else {
       throw nb::type_error(("plan() got an unexpected keyword argument '" + name + "'").c_str());
     }

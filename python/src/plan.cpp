@@ -4,7 +4,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <tuple>
+
 #include "python/src/bindings.hpp"
+#include "python/src/members.hpp"
 
 namespace kvmesh::python {
 namespace {
@@ -117,6 +120,23 @@ Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::
   return output;
 }
 
+std::optional<StepLimits> limits_from(nb::handle limits) {
+  if (limits.is_none()) return std::nullopt;
+  StepLimits room;
+  if (nb::isinstance<nb::dict>(limits)) {
+    Members members(limits);
+    members.read("sequences", room.sequences);
+    members.read("query_tokens", room.query_tokens);
+    members.read("pages", room.pages);
+    members.read("shares_prefixes", room.shares_prefixes);
+    members.done("plan's limits");
+  } else {
+    std::tie(room.sequences, room.query_tokens) =
+        nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
+  }
+  return room;
+}
+
 void bind_plan(nb::module_& module) {
   nb::class_<PyPlan> type(module, "StepPlan",
                           "One step of a batch: planned once, run for each layer. Valid until one "
@@ -162,6 +182,10 @@ void bind_plan(nb::module_& module) {
           },
           nb::arg("layer") = 0,
           "The kv rank of each query token that scatter='owner' gives its rows of a layer to.")
+      .def_prop_ro(
+          "visited_tiles", [](PyPlan& self) { return self.get().plan.tiles().visited; },
+          "Pages that one layer of each kind reads on this rank, once per block of query rows. "
+          "Waits for the device.")
       .def_prop_ro("workspace_bytes",
                    [](PyPlan& self) { return self.get().plan.workspace_bytes(); })
       .def_prop_ro(

@@ -48,11 +48,16 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
     options.travels_as = dtype_of(known_options.travels_as);
   }
+  options.shares_prefixes = known_options.reads_prefixes_alone == 0;
+  if (known_options.least_saved_tokens != 0) {
+    options.least_saved_tokens = known_options.least_saved_tokens;
+  }
   const auto positions = positions_of(known_options.q_positions, known_options.q_position_count);
   options.q_positions.assign(positions.begin(), positions.end());
   if (known_options.limit_sequences != 0) {
     StepLimits limits{.sequences = known_options.limit_sequences,
-                      .pages = known_options.limit_pages};
+                      .pages = known_options.limit_pages,
+                      .shares_prefixes = known_options.limit_shares_prefixes != 0};
     if (known_options.limit_query_tokens != 0) {
       limits.query_tokens = known_options.limit_query_tokens;
     }

@@ -44,6 +44,8 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   CHECK(kvmesh_cache_pages_needed(cache, &entry, 1, 1, &pages) == KVMESH_INVALID_ARGUMENT);
   options.way = KVMESH_WAY_HOST;
   options.travels_as = KVMESH_DTYPE_FLOAT32;
+  options.limit_shares_prefixes = options.reads_prefixes_alone = 1;
+  options.least_saved_tokens = 1;
   for (int i = 0; i < 2 * appended; ++i) v[i] = (float)(kTokens - appended + i / 2);
   for (int i = 0; i < appended; ++i) k[i * kDim] = v[2 * i]; /* a latent page's value */
   CHECK_OK(kvmesh_plan_create(cache, &entry, 1, &options, &plan));
@@ -194,7 +196,9 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_create(cache, &sequence)); /* evicts all */
   CHECK_OK(kvmesh_sequence_reserve(cache, sequence, 2 * info.free_pages));
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
-  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK(kvmesh_prefix_match_after(cache, NULL, NULL, &match) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_prefix_match_after(cache, key, NULL, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK_OK(kvmesh_prefix_match_after(cache, key, NULL, &match)); /* the stream of later steps */
   CHECK(match.tokens == kTokens);
   CHECK_OK(kvmesh_cache_get_tier_statistics(cache, &statistics));
   CHECK(statistics.pages_back == 5 && statistics.file.stores == 0);

@@ -161,6 +161,33 @@ TEST(VerifyCheckedCache, DetectsOneWrongNumberInAPage) {
   }
 }
 
+// Page tables and token lists in place of the cache's plans: a wrong number is found where a list
+// has its position, and only there.
+TEST(VerifyCheckedCache, DetectsAWrongNumberByPageTables) {
+  for (int ranks : {1, 3}) {
+    std::atomic<std::int64_t> failed = 0, failed_elsewhere = 0;
+    run_on_threads(ranks, [&](Mesh& mesh) {
+      CheckedCache cache(mesh, small_cache(kSmallShape), 7);
+      const SequenceId sequence = prompt(cache, 40);
+      const PageId page = cache.allocator().pages(sequence)[5];
+      if (page.rank() == mesh.page_rank()) {
+        const TensorView v = cache.cache().pool(1).v;
+        static_cast<float*>(v.data)[page.index() * v.stride(0)] += 4.0f;
+      }
+      const auto position = static_cast<std::int32_t>(5 * kSmallShape.page_size);
+      EXPECT_TRUE(
+          cache.step({{sequence, 1}}, {.external = true, .lists = {{-1, position + 1, 2, 2}, 4}}));
+      failed_elsewhere += cache.findings().failed();
+      EXPECT_TRUE(cache.step({{sequence, 1}}, {.external = true, .lists = {{1, position}, 2}}));
+      const std::int64_t by_list = cache.findings().failed();
+      EXPECT_TRUE(cache.step({{sequence, 1}}, {.external = true}));
+      failed += by_list > 0 && cache.findings().failed() > by_list;
+    });
+    EXPECT_EQ(failed_elsewhere, 0) << ranks << " ranks";
+    EXPECT_GT(failed, 0) << ranks << " ranks";
+  }
+}
+
 TEST(VerifyCheckedCache, KeepsFreePagesFullOfNan) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   CheckedCache cache(mesh, small_cache(kSmallShape), 7);

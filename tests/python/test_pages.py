@@ -119,8 +119,9 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         cache.erase(large)
         cache.flush_tiers()
         mesh.barrier()  # the other's files are there, too
-        match = cache.match_prefix(key)
+        match = cache.match_prefix(key, after=0)  # the stream of later steps
         assert match.tokens == 16
+        assert cache.length(cache.create_with_prefix(key, after=0)) == 16
         return found, cache.tier_statistics()
 
     def host(mesh):
@@ -245,3 +246,28 @@ def test_states_lie_on_one_rank_and_are_written_in_place():
             cache.sequence_state(0, sequence)
 
     on_ranks(2, body)
+
+
+def test_pages_with_which_several_sequences_begin_are_read_once():
+    q, k, v = tensors(41)
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        parent = cache.create()
+        cache.plan([(parent, 41)]).run(0, q, k, v)
+        batch = [(parent, 0, 1)] + [(cache.fork(parent), 0, 1) for _ in range(3)]
+        visited = []
+        for how in (dict(shares_prefixes=False), dict(least_saved_tokens=1), dict(least_saved_tokens=10**6),
+                    dict(least_saved_tokens=1, limits={"sequences": 4, "shares_prefixes": True}), {}):
+            step = cache.plan(batch, **how)
+            visited.append(step.visited_tiles)
+            room = (np.repeat(each[:1], 4, 0) for each in ((k, v) if "limits" in how else ()))  # is not read
+            out = step.run(0, np.repeat(q[40:], 4, 0), *room)
+            np.testing.assert_allclose(out, np.repeat(expected[40:], 4, 0), atol=1e-5)
+        alone, shared, unpaid, limited, usual = visited
+        assert shared < alone / 2 and limited == shared and unpaid == usual == alone
+        with pytest.raises(TypeError, match="colour"):
+            cache.plan(batch, limits={"sequences": 4, "colour": 1})
+
+    on_ranks(1, body)

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <vector>
 
@@ -312,12 +311,8 @@ class Serving {
   EvictionCursor evictions_;
 };
 
-/// Of each of 5 policies on 1 to 4 ranks with 2 hashes: 128,000 operations, or as many as
-/// KVMESH_OPERATIONS says, as the target allocator_properties does.
-std::int64_t steps() {
-  const char* all = std::getenv("KVMESH_OPERATIONS");
-  return all ? std::max<std::int64_t>(3200, std::atoll(all) / 40) : 3200;
-}
+/// Of each of 5 policies on 1 to 4 ranks with 2 hashes.
+std::int64_t steps() { return test::operations(3200, 1.0 / 40); }
 
 class PrefixProperties : public testing::TestWithParam<Eviction> {};
 

@@ -1,0 +1,38 @@
+#include <gtest/gtest.h>
+
+#include <cstddef>
+
+#include "runtime/c/plan_options.hpp"
+
+namespace kvmesh {
+namespace {
+
+TEST(CPlanOptions, SharingOfPrefixes) {
+  kvmesh_plan_options_t given{};
+  given.size = sizeof given;
+  given.limit_sequences = 4;
+  const PlanOptions usual = c::plan_options(&given);
+  EXPECT_TRUE(usual.shares_prefixes);
+  EXPECT_FALSE(usual.limits->shares_prefixes);
+  EXPECT_FALSE(usual.least_saved_tokens.has_value());
+
+  given.limit_shares_prefixes = 1;
+  given.least_saved_tokens = 33;
+  const PlanOptions shared = c::plan_options(&given);
+  EXPECT_TRUE(shared.limits->shares_prefixes);
+  EXPECT_EQ(shared.least_saved_tokens, 33);
+
+  given.reads_prefixes_alone = 1;
+  EXPECT_FALSE(c::plan_options(&given).shares_prefixes);
+}
+
+TEST(CPlanOptions, OfAnOlderHeaderShareAsBefore) {
+  kvmesh_plan_options_t given{};
+  given.size = sizeof given;
+  given.reads_prefixes_alone = 1;
+  given.size = offsetof(kvmesh_plan_options_t, reads_prefixes_alone);
+  EXPECT_TRUE(c::plan_options(&given).shares_prefixes);
+}
+
+}  // namespace
+}  // namespace kvmesh
