@@ -237,6 +237,12 @@ ChangeRun PageAllocator::read_changes(ChangeCursor& cursor) const {
   return std::as_const(of(state_)).changes().read(cursor);
 }
 
+EvictionCursor PageAllocator::follow_evictions() { return of(state_).evictions().follow(); }
+
+std::span<const PageId> PageAllocator::read_evictions(EvictionCursor& cursor) const {
+  return std::as_const(of(state_)).evictions().read(cursor);
+}
+
 void PageAllocator::verify_integrity() const {
   check_integrity(of(state_).pools(), of(state_).sequences(), options().page_size,
                   of(state_).moves(), of(state_).pins());

@@ -90,6 +90,7 @@ void PageAllocator::State::release(const PrefixMatch& match) {
 std::vector<PageId> PageAllocator::State::check_bring_back(const PrefixKey& key, std::int64_t pages,
                                                            std::span<const PageRank> homes) const {
   check_key(key);
+  require(!has_states(), "prefix: states are not brought back");
   require(pages >= 0 && pages <= std::ssize(key.hashes()), "prefix: {} of {} full pages", pages,
           key.hashes().size());
   for (const PageRank home : homes)
@@ -204,32 +205,55 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
   const std::size_t full = full_pages(sequence, key);
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
-  if (!retentions.empty()) prefixes_->prepare_ends(full);
+  if (!retentions.empty()) prefixes_->prepare_ends(full + 1);
 
   for (auto logical = static_cast<std::size_t>(sequence.placement.released); logical < full;
        ++logical) {
-    const auto first = static_cast<std::int64_t>(logical) * options_.page_size;
-    const Keeping keeping =
-        keeping_of(retentions, first, first + options_.page_size, journal_.operations());
-    journal_.fold_in(static_cast<std::uint64_t>(keeping.priority));
-    if (keeping.ends != 0) journal_.fold_in(keeping.ends);
+    const Keeping keeping = keep(logical, retentions);
     if (logical < static_cast<std::size_t>(sequence.published)) {
       prefixes_->raise(sequence.pages[logical], keeping);
-    } else if (!publish_page(id, sequence, logical, key, keeping)) {
+    } else if (!publish_page(id, sequence, logical, key, logical, keeping)) {
       break;
     }
   }
+  if (has_states()) publish_state(id, sequence, key, retentions);
   record("publish", id, digest_of(key));
 }
 
-/// Publishes one page, or takes the page that another sequence published in its place. Returns
-/// false for a page that forks share: they might part from it one by one, and hold a page but not
-/// the published page before it.
+/// How long a page of the key is kept, as the digest has it.
+Keeping PageAllocator::State::keep(std::size_t hash, std::span<const Retention> retentions) {
+  const std::int64_t first = static_cast<std::int64_t>(hash) * tokens_per_hash();
+  const Keeping keeping =
+      keeping_of(retentions, first, first + tokens_per_hash(), journal_.operations());
+  journal_.fold_in(static_cast<std::uint64_t>(keeping.priority));
+  if (keeping.ends != 0) journal_.fold_in(keeping.ends);
+  return keeping;
+}
+
+/// Names the sequence's state by all of its tokens, if they fill pages of the key.
+void PageAllocator::State::publish_state(SequenceId id, Sequence& sequence, const PrefixKey& key,
+                                         std::span<const Retention> retentions) {
+  const std::int64_t pages = sequence.length / tokens_per_hash();
+  if (pages == 0 || sequence.length % tokens_per_hash() != 0 || pages > std::ssize(key.hashes()))
+    return;
+  const auto hash = static_cast<std::size_t>(pages - 1);
+  const Keeping keeping = keep(hash, retentions);
+  if (sequence.published == 0) {
+    publish_page(id, sequence, 0, key, hash, keeping);
+  } else if (prefixes_->hash(sequence.pages[0]) == key.hashes()[hash]) {  // else it was truncated
+    prefixes_->raise(sequence.pages[0], keeping);
+  }
+}
+
+/// Publishes one page under hash `hash` of the key, or takes the page that another sequence
+/// published in its place. Returns false for a page that forks share: they might part from it one
+/// by one, and hold a page but not the published page before it.
 bool PageAllocator::State::publish_page(SequenceId id, Sequence& sequence, std::size_t logical,
-                                        const PrefixKey& key, const Keeping& keeping) {
+                                        const PrefixKey& key, std::size_t hash,
+                                        const Keeping& keeping) {
   PageId& page = sequence.pages[logical];
-  const PageSlot same = prefixes_->find(key.hashes()[logical]);
-  const auto page_size = static_cast<std::size_t>(options_.page_size);
+  const PageSlot same = prefixes_->find(key.hashes()[hash]);
+  const auto tokens = static_cast<std::size_t>(tokens_per_hash());
   Change change{.sequence = id,
                 .position = static_cast<std::int32_t>(logical),
                 .old_page = page,
@@ -243,9 +267,9 @@ bool PageAllocator::State::publish_page(SequenceId id, Sequence& sequence, std::
   }
   if (same == kNoSlot) {
     const PageId parent = logical == 0 ? PageId{} : sequence.pages[logical - 1];
-    prefixes_->publish(page, key.hashes()[logical], parent,
-                       key.tokens().subspan(logical * page_size, page_size),
-                       key.has_items(static_cast<std::int64_t>(logical)), keeping);
+    prefixes_->publish(page, key.hashes()[hash], parent,
+                       key.tokens().subspan(hash * tokens, tokens),
+                       key.has_items(static_cast<std::int64_t>(hash)), keeping);
   } else {
     change.new_page = prefixes_->page(same);
     change.kind = ChangeKind::kReplaced;

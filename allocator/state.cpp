@@ -30,6 +30,8 @@ AllocatorOptions checked(const AllocatorOptions& options) {
       "prefix: hash {} or eviction {} is invalid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.window >= 0, "window is {}, must not be negative", options.window);
+  require(options.state_interval == 0 || (options.state_interval > 0 && options.window == 0),
+          "state_interval is {} with a window of {}", options.state_interval, options.window);
   require(options.home_threshold_tokens >= 0, "home_threshold_tokens is {}, must not be negative",
           options.home_threshold_tokens);
   return options;
@@ -44,6 +46,8 @@ std::uint64_t digest_of(const AllocatorOptions& options) {
   hash = fold(hash, static_cast<std::uint64_t>(options.placement));
   hash = fold(hash, static_cast<std::uint64_t>(options.home_threshold_tokens));
   if (options.window > 0) hash = fold(hash, static_cast<std::uint64_t>(options.window));
+  if (options.state_interval > 0)
+    hash = fold(hash, ~static_cast<std::uint64_t>(options.state_interval));
   const PrefixOptions& prefix = options.prefix;
   hash = fold(hash, prefix.enabled);
   if (!prefix.enabled) return hash;
@@ -77,9 +81,11 @@ PageAllocator::State::State(const AllocatorOptions& options)
       pools_(options.ranks, options.pages_per_rank, options.pool_pages),
       sequences_(options_.id_space),
       placement_(make_placement(options)),
-      changes_(options.ranks * options.pages_per_rank) {
+      changes_(options.ranks * options.pages_per_rank),
+      evictions_(options.ranks * options.pages_per_rank) {
   journal_.fold_in(digest_of(options));
-  if (options.prefix.enabled) prefixes_ = std::make_unique<PrefixCache>(options, pools_, changes_);
+  if (options.prefix.enabled)
+    prefixes_ = std::make_unique<PrefixCache>(options, pools_, evictions_);
 }
 
 SequenceId PageAllocator::State::create() {

@@ -56,7 +56,7 @@ class PageAllocator::State {
   void finish_moves();
   void cancel_moves();
   PrefixRules prefix_rules() const {
-    return {options_.prefix.hash, options_.page_size, options_.prefix.seed};
+    return {options_.prefix.hash, tokens_per_hash(), options_.prefix.seed};
   }
 
   bool is_moving() const { return is_moving_; }
@@ -70,6 +70,8 @@ class PageAllocator::State {
   const Journal& journal() const { return journal_; }
   ChangeLog& changes() { return changes_; }
   const ChangeLog& changes() const { return changes_; }
+  EvictionLog& evictions() { return evictions_; }
+  const EvictionLog& evictions() const { return evictions_; }
 
   std::int64_t capacity(const Sequence& sequence) const {
     return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
@@ -105,6 +107,10 @@ class PageAllocator::State {
   void relocate(SequenceId id, Sequence& sequence);
   void end_moves();
 
+  bool has_states() const { return options_.state_interval > 0; }
+  int tokens_per_hash() const {
+    return has_states() ? options_.state_interval : options_.page_size;
+  }
   std::int64_t pages_for(std::int64_t tokens) const;
   /// The number of leading pages that no query from `first_query` on sees.
   std::int64_t pages_behind(std::int64_t first_query) const;
@@ -123,8 +129,11 @@ class PageAllocator::State {
   /// Returns the sequence that pins a match. @throws UnknownSequence, InvalidArgument.
   Sequence& match(const PrefixMatch& match);
   std::size_t full_pages(const Sequence& sequence, const PrefixKey& key) const;
+  Keeping keep(std::size_t hash, std::span<const Retention> retentions);
   bool publish_page(SequenceId id, Sequence& sequence, std::size_t logical, const PrefixKey& key,
-                    const Keeping& keeping);
+                    std::size_t hash, const Keeping& keeping);
+  void publish_state(SequenceId id, Sequence& sequence, const PrefixKey& key,
+                     std::span<const Retention> retentions);
   std::vector<PageId> check_bring_back(const PrefixKey& key, std::int64_t pages,
                                        std::span<const PageRank> homes) const;
   std::size_t first_seen(std::int64_t pages) const;
@@ -143,6 +152,7 @@ class PageAllocator::State {
   std::unique_ptr<PlacementPolicy> placement_;
   Journal journal_;
   ChangeLog changes_;
+  EvictionLog evictions_;
   std::unique_ptr<PrefixCache> prefixes_;  // null: off
 
   // Moves in progress.

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "kvmesh/kv_cache.hpp"
@@ -36,9 +37,11 @@ class ReadySink final : public ByteSink {
  public:
   explicit ReadySink(std::vector<std::byte>& memory) : memory_(memory) {}
   void write(std::span<const std::byte> bytes) override {
-    if (size_ + bytes.size() > memory_.size()) memory_.resize(2 * (size_ + bytes.size()));
-    std::memcpy(memory_.data() + size_, bytes.data(), bytes.size());
-    size_ += bytes.size();
+    std::memcpy(room(bytes.size()).data(), bytes.data(), bytes.size());
+  }
+  std::span<std::byte> room(std::size_t size_bytes) override {
+    if (size_ + size_bytes > memory_.size()) memory_.resize(2 * (size_ + size_bytes));
+    return std::span(memory_).subspan(std::exchange(size_, size_ + size_bytes), size_bytes);
   }
   std::size_t size() const { return size_; }
 

@@ -14,7 +14,7 @@ endif()
 find_dependency(Boost)
 
 find_dependency(PkgConfig)
-foreach(name hwy xxhash)
+foreach(name hwy isal xxhash)
   if(NOT TARGET PkgConfig::${name})
     pkg_check_modules(${name} QUIET IMPORTED_TARGET GLOBAL lib${name})
   endif()

@@ -14,7 +14,7 @@ option(KVMESH_PRECOMPILED "Precompile common headers of the standard library, fm
 
 if(KVMESH_PRECOMPILED)
   add_library(kvmesh_precompiled OBJECT ${PROJECT_SOURCE_DIR}/cmake/precompiled.cpp)
-  target_link_libraries(kvmesh_precompiled PRIVATE fmt::fmt kvmesh_flags)
+  target_link_libraries(kvmesh_precompiled PRIVATE fmt::fmt kvmesh_flags kvmesh_odr)
   set_target_properties(kvmesh_precompiled PROPERTIES POSITION_INDEPENDENT_CODE ON
                                                       CXX_VISIBILITY_PRESET hidden
                                                       VISIBILITY_INLINES_HIDDEN ON)

@@ -22,6 +22,16 @@ if(KVMESH_SANITIZE)
   endif()
 endif()
 
+# The types of the library's and the program's sources beside their code, for the test repo_odr: a tenth
+# more time to compile. Programs are linked from the code alone.
+add_library(kvmesh_odr INTERFACE)
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(KVMESH_ODR OFF)
+endif()
+if(KVMESH_ODR)
+  target_compile_options(kvmesh_odr INTERFACE -flto -ffat-lto-objects)
+endif()
+
 # kvmesh_folder(NAME SOURCES ... [PUBLIC ...] [PRIVATE ...])
 # The static library kvmesh_NAME with the alias kvmesh::NAME. PUBLIC and PRIVATE list what it links.
 function(kvmesh_folder name)
@@ -39,7 +49,11 @@ function(kvmesh_folder name)
                           $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
     PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(kvmesh_${name} PUBLIC ${arg_PUBLIC}
-                                       PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:kvmesh_flags>)
+                                       PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:kvmesh_flags>
+                                               $<BUILD_INTERFACE:kvmesh_odr>)
+  if(KVMESH_ODR)
+    target_link_options(kvmesh_${name} INTERFACE -fno-lto)
+  endif()
   if(KVMESH_PRECOMPILED AND fmt::fmt IN_LIST arg_PRIVATE)
     target_precompile_headers(kvmesh_${name} REUSE_FROM kvmesh_precompiled)
   endif()

@@ -6,7 +6,7 @@
 #include <exception>
 #include <vector>
 
-#include "comm/peer/peer_window.hpp"
+#include "comm/combine/peer/peer_window.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"

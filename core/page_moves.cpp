@@ -1,6 +1,6 @@
 #include "core/page_moves.hpp"
 
-#include <cstring>
+#include "core/bulk_copy.hpp"
 
 namespace kvmesh {
 namespace {
@@ -25,6 +25,9 @@ End end_of(const PageMoves& all, std::size_t i, const MovedPlane& plane, bool is
 }  // namespace
 
 void move_pages(const PageMoves& all) {
+  std::int64_t tokens = 0;
+  for (const PageMove& move : all.moves) tokens += move.tokens;
+  const BulkCopy copy(static_cast<std::size_t>(tokens * all.token_bytes));
   for (std::size_t i = 0; i < all.moves.size(); ++i) {
     for (const MovedPlane& plane : all.planes) {
       const End from = end_of(all, i, plane, true), to = end_of(all, i, plane, false);
@@ -33,7 +36,7 @@ void move_pages(const PageMoves& all) {
       const std::int64_t rows = is_one_row ? 1 : all.heads;
       const auto bytes = static_cast<std::size_t>(is_one_row ? width * all.heads : width);
       for (std::int64_t row = 0; row < rows; ++row)
-        std::memcpy(to.data + row * to.pitch, from.data + row * from.pitch, bytes);
+        copy(to.data + row * to.pitch, from.data + row * from.pitch, bytes);
     }
   }
 }

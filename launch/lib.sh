@@ -16,7 +16,7 @@ build_packages() {
   cat <<'LIST'
 compiler and build tools:    g++ cmake ninja-build pkg-config
 ranks as processes (MPI):    openmpi-bin libopenmpi-dev
-SIMD, hashing, thread pool:  libhwy-dev libxxhash-dev libssl-dev libboost-dev
+SIMD, hashing, thread pool:  libhwy-dev libxxhash-dev libisal-dev libssl-dev libboost-dev
 formatting:                  libfmt-dev
 proofs of the job's secret:  libssl-dev
 command line and reports:    libcli11-dev nlohmann-json3-dev

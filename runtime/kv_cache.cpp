@@ -13,9 +13,9 @@
 namespace kvmesh {
 namespace {
 
-/// Returns the options of a group's allocator. The pools of page rank r have `now[r]` pages and at
-/// most `most[r]`.
-AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
+/// Returns the options of a group's allocator; keys have pages of `page_size` tokens. The pools of
+/// page rank r have `now[r]` pages and at most `most[r]`.
+AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group, int page_size,
                                    const std::vector<std::int64_t>& now,
                                    const std::vector<std::int64_t>& most, std::uint16_t id_space) {
   const std::int64_t largest = std::ranges::max(most);
@@ -28,7 +28,8 @@ AllocatorOptions allocator_options(const Mesh& mesh, const CacheOptions& group,
           .home_threshold_tokens = group.home_threshold_tokens,
           .id_space = id_space,
           .prefix = group.prefix,
-          .window = group.window};
+          .window = group.window,
+          .state_interval = group.state_bytes > 0 ? page_size : 0};
 }
 
 CacheOptions with_pages(CacheOptions options, std::int64_t pages_per_rank) {
@@ -85,7 +86,8 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
     }
     groups.emplace_back(
         mesh, group,
-        allocator_options(mesh, group, pages_of_ranks(agreed, g, &PoolSizes::now),
+        allocator_options(mesh, group, options.page_size,
+                          pages_of_ranks(agreed, g, &PoolSizes::now),
                           pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
   }
   if (!options.tiers.enabled()) return;

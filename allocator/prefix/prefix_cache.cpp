@@ -17,14 +17,17 @@ std::uint64_t ghost_of(const PageHash& hash) {
 
 }  // namespace
 
-PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes)
+PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions)
     : options_(options.prefix),
       window_(options.window),
+      has_states_(options.state_interval > 0),
       pages_per_rank_(static_cast<PageSlot>(pools.pages_per_rank())),
-      page_size_(static_cast<std::size_t>(options.page_size)),
+      page_size_(
+          static_cast<std::size_t>(has_states_ ? options.state_interval : options.page_size)),
       pools_(pools),
-      changes_(changes),
-      index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()), options.page_size),
+      evictions_(evictions),
+      index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()),
+             static_cast<int>(page_size_)),
       pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
       ghosts_(4 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
   pools_.keep_with(this);
@@ -42,6 +45,7 @@ PrefixRun PrefixCache::find(const PrefixKey& key, std::int64_t most) {
   const std::size_t full = std::min(key.hashes().size(), tokens.size() / page_size_);
   found_.resize(std::max(found_.size(), full + 1));
   if (window_ > 0) return find_window(key, full);
+  if (has_states_) return find_state(key, full);
   std::size_t pages = index_.find_run(key.hashes().first(full), found_);
   for (std::size_t i = 0; options_.compares_tokens && i < pages; ++i) {
     if (!has_tokens(found_[i], key, i)) pages = i;
@@ -72,6 +76,18 @@ PrefixRun PrefixCache::find_window(const PrefixKey& key, std::size_t most_pages)
   return {.pages = std::span(found_).subspan(first, end - first),
           .tokens = static_cast<std::int64_t>(end * page_size_),
           .first = first};
+}
+
+/// Looks from the end for pages after which there is a state.
+PrefixRun PrefixCache::find_state(const PrefixKey& key, std::size_t most_pages) {
+  for (std::size_t pages = most_pages; pages > 0; --pages) {
+    const PageSlot slot = index_.find(key.hashes()[pages - 1]);
+    if (slot == kNoSlot || !has_tokens(slot, key, pages - 1)) continue;
+    found_[0] = slot;
+    return {.pages = std::span(found_).first(1),
+            .tokens = static_cast<std::int64_t>(pages * page_size_)};
+  }
+  return {};
 }
 
 void PrefixCache::hit(std::span<const PageSlot> pages) {
@@ -211,7 +227,7 @@ void PrefixCache::evict(PageSlot leaf) {
   pages_.pages[leaf].stamp = 0;
   index_.erase(leaf);
   pools_.free_cached(page(leaf));
-  changes_.record({.old_page = page(leaf), .kind = ChangeKind::kEvicted});
+  evictions_.record(page(leaf));
 }
 
 }  // namespace kvmesh

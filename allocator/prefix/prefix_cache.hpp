@@ -34,14 +34,14 @@ struct Keeping {
 /// written. A sequence that holds a page holds its parent, too, so the cached pages (published, and
 /// held by no sequence) are whole subtrees: all of them can be evicted, leaves first. With a
 /// window, a sequence may have given up the pages before one that it holds: pages have no parents
-/// then, and each is evicted alone.
+/// then, and each is evicted alone. So are states (AllocatorOptions::state_interval).
 class PrefixCache final : public PageKeeper {
  public:
-  PrefixCache(const AllocatorOptions& options, PagePools& pools, ChangeLog& changes);
+  PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions);
 
   /// Finds the longest published run of the key with at most `most` tokens, its last, partly equal
   /// page included. With a window, the run has whole pages, and those alone that the next query
-  /// sees.
+  /// sees; of states, the one that is of all of the run's tokens.
   PrefixRun find(const PrefixKey& key, std::int64_t most);
   /// Counts a hit of pages that a sequence has just taken.
   void hit(std::span<const PageSlot> pages);
@@ -72,7 +72,7 @@ class PrefixCache final : public PageKeeper {
   }
 
   /// Returns whether pages have parents.
-  bool is_tree() const { return window_ == 0; }
+  bool is_tree() const { return window_ == 0 && !has_states_; }
   /// The published page before it; invalid if there is none.
   PageId parent(PageId page) const {
     const PageSlot parent = index_.parent(slot(page));
@@ -114,13 +114,15 @@ class PrefixCache final : public PageKeeper {
   void evict_leaves(PageSlot root, const Until& until);
   bool has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const;
   PrefixRun find_window(const PrefixKey& key, std::size_t most_pages);
+  PrefixRun find_state(const PrefixKey& key, std::size_t most_pages);
 
   PrefixOptions options_;
   std::int64_t window_;
+  bool has_states_;
   PageSlot pages_per_rank_;
-  std::size_t page_size_;
+  std::size_t page_size_;  // of keys
   PagePools& pools_;
-  ChangeLog& changes_;
+  EvictionLog& evictions_;
   PrefixIndex index_;
   EvictionPages pages_;
   std::array<std::unique_ptr<Ranks>, 101> by_priority_;  // null: never used

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "comm/combine/combine_way.hpp"
-#include "comm/peer/peer_room.hpp"
+#include "comm/combine/peer/peer_room.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {

@@ -5,6 +5,7 @@
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
+#include "core/cuda/device_scope.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/threads/back_off.hpp"
 
@@ -17,17 +18,6 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kAbortTime = std::chrono::seconds(2);
 
 }  // namespace
-
-DeviceScope::DeviceScope(int device) {
-  check(cudaGetDevice(&before_), "asking for the current device");
-  if (before_ == device) return;
-  check(cudaSetDevice(device), "making a device current");
-  changed_ = true;
-}
-
-DeviceScope::~DeviceScope() {
-  if (changed_) static_cast<void>(cudaSetDevice(before_));
-}
 
 void NcclGroup::State::require_whole(std::string_view operation) const {
   if (!is_broken && comm != nullptr) return;

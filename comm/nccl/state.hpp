@@ -9,19 +9,6 @@
 
 namespace kvmesh {
 
-/// Makes a device current, and the one before at its end.
-class DeviceScope {
- public:
-  explicit DeviceScope(int device);
-  ~DeviceScope();
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
-
 /// The communicator does not block (unless a borrowed one does): a call returns at once, and
 /// `poll` blocks until NCCL has done the host part of it.
 struct NcclGroup::State {

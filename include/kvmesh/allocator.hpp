@@ -52,6 +52,11 @@ struct AllocatorOptions {
   /// The number of positions that a query sees, its own included. 0: all before it. With a window,
   /// slide_window gives up pages.
   std::int64_t window = 0;
+  /// Not 0: a page holds a state of its sequence instead of tokens, so a sequence has one page, and
+  /// keys of the prefix cache have pages of this many tokens. publish then names the sequence's
+  /// page by all of its tokens, if they fill such pages, and a match has a state that is of all its
+  /// tokens. REQUIRES: page_size is more than any length; no window.
+  int state_interval = 0;
 };
 
 /// An order to copy the first `tokens` tokens of page `source` to page `destination`, in every
@@ -178,7 +183,8 @@ class PageAllocator {
 
   /// Finds the longest run of published pages with at most `most` of the key's tokens, on whichever
   /// ranks they are, and pins it. The run may end with the first tokens of a page. With a window,
-  /// it ends with a whole page, and has only the pages that the next query sees. REQUIRES: the
+  /// it ends with a whole page, and has only the pages that the next query sees. Of states, it ends
+  /// where a state was published, and has that alone. REQUIRES: the
   /// prefix cache is enabled; the key has this allocator's rules.
   /// @throws InvalidArgument.
   PrefixMatch match_prefix(const PrefixKey& key, std::int64_t most = kAllTokens);
@@ -213,7 +219,7 @@ class PageAllocator {
   /// of those that the next query sees, each takes a page for the next element of `homes`, on that
   /// rank, or, if the rank is negative or has no free page, where placement puts it. The caller
   /// brings their contents back from elsewhere, and then calls `publish(match.pin, key)`; or gives
-  /// the match up by `release`.
+  /// the match up by `release`. REQUIRES: pages hold tokens.
   /// @throws OutOfPages; InvalidArgument as match_prefix, for another number of homes than there
   /// are pages to bring back, and for a rank that does not exist.
   PrefixMatch bring_back(const PrefixKey& key, std::int64_t pages, std::span<const PageRank> homes);
@@ -301,6 +307,17 @@ class PageAllocator {
   /// Returns the changes at the cursor, as many as lie in one piece, and moves the cursor past
   /// them. Call it until it returns no changes. The span is valid until the next operation.
   ChangeRun read_changes(ChangeCursor& cursor) const;
+
+  /// Adds a follower of evictions: cached pages that later operations evict are listed. Returns a
+  /// cursor after the last of them. The list has room for all pages of all pools, and no operation
+  /// evicts a page twice: a follower that reads after every operation misses no page, however many
+  /// one operation evicts.
+  EvictionCursor follow_evictions();
+  /// Returns the evicted pages at the cursor, in the order of their eviction (children before their
+  /// parents), as many as lie in one piece, and moves the cursor past them. Call it until it
+  /// returns none. `page_hash` has the hash of each until the page is published again. The span is
+  /// valid until the next operation.
+  std::span<const PageId> read_evictions(EvictionCursor& cursor) const;
 
   /// Checks every invariant by recomputing it, O(state). @throws Error naming the first broken one.
   void verify_integrity() const;

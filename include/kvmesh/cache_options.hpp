@@ -34,8 +34,8 @@ struct LayerGroup {
   /// and values: the state of linear attention or of a Mamba layer, which the model computes
   /// (KvCache::sequence_state). With head_parallel, each rank of a row of the mesh has a state of
   /// this size of its own. A sequence's states take one page; heads, dims, types and window are
-  /// ignored. REQUIRES: a multiple of 16 below 2^33; no prefix cache, which would find keys of
-  /// earlier positions, but no earlier state.
+  /// ignored. With a prefix cache, publish keeps a state if the sequence's tokens fill whole pages
+  /// (KvCache::publish). REQUIRES: a multiple of 16 below 2^33; no tiers.
   std::int64_t state_bytes = 0;
 };
 

@@ -1,5 +1,5 @@
-// The log of page-table changes: the allocator appends, followers read on from cursors of their
-// own.
+// The logs of page-table changes and of evictions: the allocator appends, followers read on from
+// cursors of their own.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,6 @@ enum class ChangeKind : std::uint8_t {
   kReleased,  ///< The sequence gave up `old_page`, which lies behind its window.
   kErased,    ///< The sequence is erased; its pages were dropped before. `position` is 0.
   kPublished,  ///< `new_page` of the sequence is in the prefix index.
-  kEvicted,    ///< `old_page`, which no sequence held, is no longer in it and is free.
 };
 
 /// One change of one entry of a page table. Entries that a kind does not use are invalid pages.
@@ -34,6 +33,11 @@ struct Change {
 
 /// A follower's place in the log. PageAllocator::follow makes one.
 struct ChangeCursor {
+  std::uint64_t next = 0;
+};
+
+/// A follower's place among the evicted pages. PageAllocator::follow_evictions makes one.
+struct EvictionCursor {
   std::uint64_t next = 0;
 };
 

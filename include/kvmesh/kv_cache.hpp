@@ -182,8 +182,12 @@ class KvCache {
   SequenceId create_with_prefix(const PrefixMatch& match);
   SequenceId create_with_prefix(const PrefixKey& key, std::optional<Stream> after = {});
   void release(const PrefixMatch& match);
-  /// REQUIRES: the runs of all layers that write the tokens have returned, or, on a GPU, are on the
-  /// stream that later steps use.
+  /// In a state group it keeps the sequence's state, if its tokens fill whole pages: the next plan
+  /// that appends to it, or to a sequence of a match, copies the state. A match is as long as the
+  /// last of its positions that has a state, so a prompt's steps must end where its state is to be
+  /// found. REQUIRES: the runs of all layers that write the tokens, and the work that writes the
+  /// states, have returned, or, on a GPU, are on the stream that later steps use; the states are
+  /// of all the sequence's tokens, also after truncate.
   void publish(SequenceId sequence, const PrefixKey& key,
                std::span<const Retention> retentions = {});
 

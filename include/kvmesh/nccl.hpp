@@ -118,7 +118,7 @@ class NcclGroup {
 
 /// `to_natural` of partial.hpp on a GPU: one kernel on `stream`, which may be captured.
 /// REQUIRES: the last dimension of `lse` is contiguous.
-/// @throws InvalidArgument if `partial` is not a valid partial there; Unsupported without NCCL.
+/// @throws InvalidArgument if `partial` is not a valid partial there; Unsupported without CUDA.
 Partial to_natural(const Base2Partial& partial, Stream stream);
 
 /// The combine of combine.hpp on GPUs, in two steps: `plan` on the host, once per step, and `run`

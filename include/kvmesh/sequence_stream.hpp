@@ -50,6 +50,9 @@ class ByteSink {
  public:
   virtual ~ByteSink() = default;
   virtual void write(std::span<const std::byte> bytes) = 0;
+  /// Returns memory of the sink for the stream's next bytes, which the caller writes there before
+  /// its next call, and so spares a copy; or nothing, if the sink takes them by write() alone.
+  virtual std::span<std::byte> room(std::size_t /*size_bytes*/) { return {}; }
   /// The stream is complete.
   virtual void finish() {}
 };
@@ -60,17 +63,27 @@ class ByteSource {
   virtual ~ByteSource() = default;
   /// Fills `bytes`. @throws StreamError (kTruncated if the source ends before, kIo).
   virtual void read(std::span<std::byte> bytes) = 0;
+  /// Returns the next bytes where they lie, until the next call; or nothing, if the source gives
+  /// them by read() alone. @throws as read.
+  virtual std::span<const std::byte> view(std::size_t /*size_bytes*/) { return {}; }
 };
 
 class MemorySink final : public ByteSink {
  public:
-  void write(std::span<const std::byte> bytes) override {
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
-  }
-  const std::vector<std::byte>& bytes() const { return bytes_; }
+  MemorySink() = default;
+  MemorySink(const MemorySink&) = delete;
+  MemorySink& operator=(const MemorySink&) = delete;
+  void write(std::span<const std::byte> bytes) override;
+  std::span<std::byte> room(std::size_t size_bytes) override;
+  /// Until the next call.
+  std::span<const std::byte> bytes() const { return {memory_.get(), size_bytes_}; }
 
  private:
-  std::vector<std::byte> bytes_;
+  struct Free {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  std::size_t size_bytes_ = 0, capacity_bytes_ = 0;
 };
 
 class MemorySource final : public ByteSource {
@@ -78,6 +91,7 @@ class MemorySource final : public ByteSource {
   /// REQUIRES: `bytes` outlive the source.
   explicit MemorySource(std::span<const std::byte> bytes) : bytes_(bytes) {}
   void read(std::span<std::byte> bytes) override;
+  std::span<const std::byte> view(std::size_t size_bytes) override;
 
  private:
   std::span<const std::byte> bytes_;

@@ -10,7 +10,7 @@ namespace KVMESH_API kvmesh {
 
 /// A published page that is evicted from the device is stored in the first tier that there is; what
 /// leaves the host tier is stored in the file tier. match_prefix brings pages back. REQUIRES: the
-/// prefix cache is enabled. Equal on every rank.
+/// prefix cache is enabled; no layer group holds states. Equal on every rank.
 struct TierOptions {
   /// Memory of each rank's host tier, rounded down to whole pages: pinned on a GPU. 0: none. Its
   /// pages leave in the order of PrefixOptions::eviction. Layer groups share it by their
@@ -29,7 +29,8 @@ struct TierOptions {
   bool durable = false;
   /// Files are read and written around the system's cache (O_DIRECT), where the file system can.
   bool direct = false;
-  /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped.
+  /// The most pages that one operation of the cache stores; the rest of what it evicts is dropped,
+  /// and counted (TierCounts::drops).
   /// Among the evicted pages those nearest to the beginning of a prompt are stored.
   int stores_per_operation = 1024;
 
@@ -41,7 +42,8 @@ struct TierCounts {
   std::int64_t pages = 0;    ///< that the tier has now; of the file tier those of this rank's share
   std::int64_t stores = 0;   ///< pages written
   std::int64_t loads = 0;    ///< pages read
-  std::int64_t drops = 0;    ///< stores refused because too many were under way
+  std::int64_t drops = 0;    ///< stores refused because too many were under way, or more than
+                             ///< TierOptions::stores_per_operation
   std::int64_t removed = 0;  ///< pages that left for want of room
 };
 

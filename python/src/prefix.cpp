@@ -35,10 +35,21 @@ nb::list hashes(const PrefixKey& key) {
   return list;
 }
 
-std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of) {
+/// `after`: a stream, or None, after which pages come back.
+PrefixMatch match_prefix(PyCache& self, const PrefixKey& key, nb::handle after) {
   KvCache& cache = self.get();
-  const nb::gil_scoped_release release;
-  return std::visit([&](auto* prefix) { return cache.create_with_prefix(*prefix).value; }, of);
+  std::optional<Stream> stream;
+  if (!after.is_none()) stream = stream_of(after, cache.mesh().device());
+  const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
+  return cache.match_prefix(key, stream);
+}
+
+std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of,
+                                 nb::handle after) {
+  const auto* const key = std::get_if<PrefixKey*>(&of);
+  const PrefixMatch match =
+      key != nullptr ? match_prefix(self, **key, after) : *std::get<PrefixMatch*>(of);
+  return self.get().create_with_prefix(match).value;
 }
 
 void publish(PyCache& self, std::uint64_t sequence, const PrefixKey& key,
@@ -119,15 +130,15 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
           nb::arg("items") = std::vector<Item>{},
           "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities.")
       .def(
-          "match_prefix",
-          [](PyCache& self, const PrefixKey& key) {
-            KvCache& of = self.get();
-            const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
-            return of.match_prefix(key);
-          },
-          nb::arg("key"), "The longest cached run of the key's tokens.")
-      .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"),
-           "Returns a sequence that has the cached tokens of a key, or of a match, which it ends.")
+          "match_prefix", &match_prefix, nb::arg("key"), nb::kw_only(),
+          nb::arg("after") = nb::none(),
+          "The longest cached run of the key's tokens. after: the stream of the steps. On a GPU "
+          "pages come back from tiers beside the steps then, after the work on it, which must come "
+          "after all work that uses the cache's pages; without it the call waits for the device.")
+      .def("create_with_prefix", &create_with_prefix, nb::arg("prefix"), nb::kw_only(),
+           nb::arg("after") = nb::none(),
+           "Returns a sequence that has the cached tokens of a key, or of a match, which it ends. "
+           "after: of a key, as in match_prefix.")
       .def(
           "release", [](PyCache& self, const PrefixMatch& match) { self.get().release(match); },
           nb::arg("match"))

@@ -1,4 +1,5 @@
 // Known prefixes of the C interface.
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -23,6 +24,16 @@ PrefixExtras extras_of(const kvmesh_prefix_extras_t* given) {
     extras.items.push_back({text_or_empty(item.id), item.first, item.tokens});
   }
   return extras;
+}
+
+kvmesh_status_t find(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
+                     std::optional<Stream> after, kvmesh_prefix_match_t* match) {
+  return guarded([&] {
+    kvmesh_prefix_match_t& made = checked(match, "match");
+    const PrefixMatch found =
+        checked(cache, "cache").cache.match_prefix(checked(key, "key").key, after);
+    made = {.pin = found.pin.value, .tokens = found.tokens};
+  });
 }
 
 PrefixMatch match_of(const kvmesh_prefix_match_t* match) {
@@ -57,11 +68,12 @@ kvmesh_status_t kvmesh_prefix_key_truncate(kvmesh_prefix_key_t* key, int64_t len
 
 kvmesh_status_t kvmesh_prefix_match(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
                                     kvmesh_prefix_match_t* match) {
-  return guarded([&] {
-    kvmesh_prefix_match_t& made = checked(match, "match");
-    const PrefixMatch found = checked(cache, "cache").cache.match_prefix(checked(key, "key").key);
-    made = {.pin = found.pin.value, .tokens = found.tokens};
-  });
+  return find(cache, key, {}, match);
+}
+
+kvmesh_status_t kvmesh_prefix_match_after(kvmesh_cache_t* cache, const kvmesh_prefix_key_t* key,
+                                          void* stream, kvmesh_prefix_match_t* match) {
+  return find(cache, key, Stream{stream}, match);
 }
 
 kvmesh_status_t kvmesh_prefix_release(kvmesh_cache_t* cache, const kvmesh_prefix_match_t* match) {

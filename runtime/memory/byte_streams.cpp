@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -46,10 +47,36 @@ void read_all(int descriptor, std::span<std::byte> bytes) {
 
 }  // namespace
 
+void MemorySink::Free::operator()(std::byte* memory) const { std::free(memory); }
+
+// std::vector would write zeros first, and copy what it has when it grows: the system moves large
+// blocks by its page tables.
+std::span<std::byte> MemorySink::room(std::size_t size_bytes) {
+  const std::size_t needed = size_bytes_ + size_bytes;
+  if (needed > capacity_bytes_) {
+    const std::size_t capacity = std::max(needed, 2 * capacity_bytes_);
+    auto* const larger = static_cast<std::byte*>(std::realloc(memory_.get(), capacity));
+    if (larger == nullptr) throw StreamError(Reason::kIo, "sequence stream: no memory for more");
+    static_cast<void>(memory_.release());
+    memory_.reset(larger);
+    capacity_bytes_ = capacity;
+  }
+  return {memory_.get() + std::exchange(size_bytes_, needed), size_bytes};
+}
+
+void MemorySink::write(std::span<const std::byte> bytes) {
+  std::ranges::copy(bytes, room(bytes.size()).begin());
+}
+
 void MemorySource::read(std::span<std::byte> bytes) {
-  if (bytes.size() > bytes_.size()) truncated();
-  std::copy_n(bytes_.begin(), bytes.size(), bytes.begin());
-  bytes_ = bytes_.subspan(bytes.size());
+  std::ranges::copy(view(bytes.size()), bytes.begin());
+}
+
+std::span<const std::byte> MemorySource::view(std::size_t size_bytes) {
+  if (size_bytes > bytes_.size()) truncated();
+  const std::span<const std::byte> bytes = bytes_.first(size_bytes);
+  bytes_ = bytes_.subspan(size_bytes);
+  return bytes;
 }
 
 void DescriptorSink::write(std::span<const std::byte> bytes) {

@@ -208,6 +208,8 @@ void check_tiers(const CacheOptions& options) {
           tiers.file_bytes, tiers.stores_per_operation);
   if (!tiers.enabled()) return;
   require(options.prefix.enabled, "cache: tiers, but the prefix cache is off");
+  for (const LayerGroup& group : options.groups)
+    require(group.state_bytes == 0, "cache: tiers, of a cache with a state group");
   const auto is_plain = [](char it) {
     return (it >= 'a' && it <= 'z') || (it >= 'A' && it <= 'Z') || (it >= '0' && it <= '9') ||
            it == '.' || it == '_' || it == '-';

@@ -23,7 +23,6 @@ void become_states(CacheOptions& options, std::int64_t bytes) {
   require(bytes >= 16 && bytes % 16 == 0 && bytes / 4 <= std::numeric_limits<int>::max(),
           "cache: a layer group's state_bytes is {}, must be a positive multiple of 16 below 2^33",
           bytes);
-  require(!options.prefix.enabled, "cache: a prefix cache, of a cache with a state group");
   options.state_bytes = bytes;
   options.page_size = kStatePageTokens;
   options.window = 0;

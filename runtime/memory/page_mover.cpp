@@ -1,6 +1,5 @@
 #include "runtime/memory/page_mover.hpp"
 
-#include <cstring>
 #include <utility>
 
 namespace kvmesh {
@@ -18,28 +17,6 @@ RowPlace place_in(const TensorView& plane, std::int32_t page, int token) {
           static_cast<std::size_t>(plane.stride(1) * element)};
 }
 
-/// One end of moves in host memory, asked in the order of the moves.
-class HostEnd {
- public:
-  HostEnd(const MoveEnd& end, std::size_t heads, bool is_source)
-      : end_(end), next_(end.packed), heads_(heads), is_source_(is_source) {}
-
-  RowPlace place(int layer, std::size_t plane, const PageMove& move, std::size_t width) {
-    if (end_.pools) {
-      return place_in(end_.pools(layer)[plane], is_source_ ? move.source : move.destination,
-                      is_source_ ? move.source_token : move.destination_token);
-    }
-    if (end_.places) return end_.places(layer, plane, move, width);
-    return {std::exchange(next_, next_ + width * heads_), width};
-  }
-
- private:
-  const MoveEnd& end_;
-  std::byte* next_;
-  std::size_t heads_;
-  bool is_source_;
-};
-
 }  // namespace
 
 std::size_t PageMover::bytes(std::span<const int> layers, int tokens) const {
@@ -50,41 +27,6 @@ std::size_t PageMover::bytes(std::span<const int> layers, int tokens) const {
 
 void PageMover::move(std::span<const int> layers, std::span<const PageMove> moves,
                      const MoveEnd& from, const MoveEnd& to, const DeviceMoves& device) const {
-  if (!from.places && !to.places) return move_planes(layers, moves, from, to, device);
-  if (!device || (!from.pools && !to.pools)) return move_rows(layers, moves, from, to);
-  std::size_t bytes_of_all = 0;
-  for (const PageMove& move : moves) bytes_of_all += bytes(layers, move.tokens);
-  std::vector<std::byte> buffer(bytes_of_all);
-  const MoveEnd packed{.packed = buffer.data()};
-  if (from.places) {
-    move_rows(layers, moves, from, packed);
-    move_planes(layers, moves, packed, to, device);
-  } else {
-    move_planes(layers, moves, from, packed, device);
-    move_rows(layers, moves, packed, to);
-  }
-}
-
-/// In host memory.
-void PageMover::move_rows(std::span<const int> layers, std::span<const PageMove> moves,
-                          const MoveEnd& from, const MoveEnd& to) const {
-  HostEnd source(from, heads(), true), destination(to, heads(), false);
-  for (const PageMove& move : moves) {
-    for (const int layer : layers) {
-      for (std::size_t plane = 0; plane < group_.format.planes.size(); ++plane) {
-        const std::size_t width = row_bytes(group_.format.planes[plane], move.tokens);
-        const RowPlace at = source.place(layer, plane, move, width);
-        const RowPlace there = destination.place(layer, plane, move, width);
-        for (std::size_t head = 0; head < heads(); ++head)
-          std::memcpy(there.data + head * there.pitch, at.data + head * at.pitch, width);
-      }
-    }
-  }
-}
-
-void PageMover::move_planes(std::span<const int> layers, std::span<const PageMove> moves,
-                            const MoveEnd& from, const MoveEnd& to,
-                            const DeviceMoves& device) const {
   if (moves.empty()) return;
   std::vector<std::byte*> packed;
   std::byte* next = from.packed != nullptr ? from.packed : to.packed;
@@ -95,6 +37,24 @@ void PageMover::move_planes(std::span<const int> layers, std::span<const PageMov
   const std::vector<MovedPlane> of_layers = planes(layers, from, to);
   const PageMoves all = moves_of(of_layers, moves, packed, to.packed != nullptr);
   device ? device(all) : move_pages(all);
+}
+
+std::vector<RowPlace> PageMover::rows(int layer, std::span<const PageMove> moves,
+                                      const MoveEnd& end) const {
+  const PagePlanes pools = end.pools ? end.pools(layer) : PagePlanes();
+  std::byte* next = end.packed;
+  std::vector<RowPlace> rows;
+  for (const PageMove& move : moves) {
+    for (std::size_t plane = 0; plane < group_.format.planes.size(); ++plane) {
+      if (end.pools) {
+        rows.push_back(place_in(pools[plane], move.source, move.source_token));
+      } else {
+        const std::size_t width = row_bytes(group_.format.planes[plane], move.tokens);
+        rows.push_back({std::exchange(next, next + width * heads()), width});
+      }
+    }
+  }
+  return rows;
 }
 
 void PageMover::start(std::span<const PageMove> moves, std::span<std::byte* const> packed,

@@ -22,15 +22,11 @@ struct RowPlace {
 
 /// The planes of a layer in some rank's pools.
 using PlanesOf = std::function<PagePlanes(int layer)>;
-/// Returns the place of a move's rows, each `width` bytes, in plane `plane` of a layer.
-using PlaceOf =
-    std::function<RowPlace(int layer, std::size_t plane, const PageMove& move, std::size_t width)>;
 
-/// One end of moves: one of these three.
+/// One end of moves: one of these two.
 struct MoveEnd {
   PlanesOf pools{};             ///< pools shaped as this rank's
   std::byte* packed = nullptr;  ///< host memory with the rows in the order of the moves
-  PlaceOf places{};             ///< rows in host memory
 };
 
 /// Moves pages of one layer group.
@@ -53,16 +49,15 @@ class PageMover {
   /// of a GPU; empty on the CPU.
   void move(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
             const MoveEnd& to, const DeviceMoves& device) const;
+  /// Returns [moves][planes] where the rows of one layer lie at an end in host memory: in pools, at
+  /// each move's source.
+  std::vector<RowPlace> rows(int layer, std::span<const PageMove> moves, const MoveEnd& end) const;
   /// Enqueues moves of all layers between this rank's pools and host memory, [moves] where the rows
   /// of each begin.
   void start(std::span<const PageMove> moves, std::span<std::byte* const> packed, bool packs,
              MoveStream& stream) const;
 
  private:
-  void move_rows(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
-                 const MoveEnd& to) const;
-  void move_planes(std::span<const int> layers, std::span<const PageMove> moves,
-                   const MoveEnd& from, const MoveEnd& to, const DeviceMoves& device) const;
   std::vector<MovedPlane> planes(std::span<const int> layers, const MoveEnd& from,
                                  const MoveEnd& to) const;
   PageMoves moves_of(std::span<const MovedPlane> planes, std::span<const PageMove> moves,

@@ -181,12 +181,6 @@ std::uint32_t read_checksum(ByteSource& source) {
   return sum;
 }
 
-void check_record(std::uint32_t found, std::uint32_t expected, const RecordPlace& place) {
-  if (found == expected) return;
-  corrupt(fmt::format("the tokens from {} on of layer {} have checksum {:08x} instead of {:08x}",
-                      place.first, place.layer, found, expected));
-}
-
 }  // namespace
 
 std::vector<std::byte> encode(const SequenceHeader& header) {
@@ -244,15 +238,19 @@ std::uint32_t checksum_before(const RecordPlace& place) {
   return crc32c(out.bytes);
 }
 
-void write_record(ByteSink& sink, const RecordPlace& place, std::span<const std::byte> record) {
-  const std::uint32_t sum = crc32c(record, checksum_before(place));
-  sink.write(record);
-  sink.write(std::as_bytes(std::span(&sum, 1)));
+std::span<const std::byte> take(ByteSource& source, std::size_t size_bytes,
+                                std::vector<std::byte>& buffer) {
+  const std::span<const std::byte> bytes = source.view(size_bytes);
+  if (!bytes.empty()) return bytes;
+  buffer.resize(size_bytes);
+  source.read(buffer);
+  return buffer;
 }
 
-void read_record(ByteSource& source, const RecordPlace& place, std::span<std::byte> record) {
-  source.read(record);
-  check_record(crc32c(record, checksum_before(place)), read_checksum(source), place);
+void check_record(const RecordPlace& place, std::uint32_t found, std::uint32_t written) {
+  if (found == written) return;
+  corrupt(fmt::format("the tokens from {} on of layer {} have checksum {:08x} instead of {:08x}",
+                      place.first, place.layer, found, written));
 }
 
 void write_end(ByteSink& sink) {
@@ -268,16 +266,16 @@ void read_end(ByteSource& source) {
 
 SequenceHeader inspect_sequence(ByteSource& source) {
   const SequenceHeader header = read_header(source);
-  std::vector<std::byte> piece;
+  std::vector<std::byte> buffer;
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     std::uint32_t sum = checksum_before(place);
-    const std::size_t size = record_bytes(header.groups[place.group], tokens);
-    for (std::size_t left = size; left > 0; left -= piece.size()) {
-      piece.resize(std::min(left, kPieceBytes));
-      source.read(piece);
+    std::size_t left = record_bytes(header.groups[place.group], tokens);
+    while (left > 0) {
+      const auto piece = take(source, std::min(left, kPieceBytes), buffer);
       sum = crc32c(piece, sum);
+      left -= piece.size();
     }
-    check_record(sum, read_checksum(source), place);
+    check_record(place, sum, read_checksum(source));
   });
   read_end(source);
   return header;

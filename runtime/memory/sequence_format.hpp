@@ -50,10 +50,16 @@ void for_each_record(const SequenceHeader& header, const Body& body) {
   }
 }
 
-/// Write and read a record with its checksum, and the end mark. write_end also finishes the sink.
-/// @throws StreamError; reading kCorrupt if a checksum or the mark is wrong.
-void write_record(ByteSink& sink, const RecordPlace& place, std::span<const std::byte> record);
-void read_record(ByteSource& source, const RecordPlace& place, std::span<std::byte> record);
+/// Returns the source's next bytes, in its own memory or in `buffer`, until the next call.
+/// @throws StreamError.
+std::span<const std::byte> take(ByteSource& source, std::size_t size_bytes,
+                                std::vector<std::byte>& buffer);
+/// @throws StreamError (kCorrupt) if the checksum of a record's bytes is not the one written after
+/// it.
+void check_record(const RecordPlace& place, std::uint32_t found, std::uint32_t written);
+
+/// Write and read the end mark. write_end also finishes the sink.
+/// @throws StreamError; reading kCorrupt if the mark is wrong.
 void write_end(ByteSink& sink);
 void read_end(ByteSource& source);
 

@@ -8,6 +8,7 @@
 #include "core/cuda/check.hpp"
 #include "core/device_wait.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
+#include "kernels/cuda/load_built_kernels.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
 #include "kernels/cuda/pool/cuda_move_stream.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
@@ -29,6 +30,7 @@ struct Shared {
         writer(kernels),
         sent(allocator),
         ways(mesh.device_group()) {
+    cuda::load_built_kernels();
     kernels.before_loading([this] {
       refuse_in_capture();
       if (mesh.kv_parallel() > 1) settle();

@@ -91,7 +91,7 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
     : mesh_(mesh),
       group_(group),
       stores_per_operation_(cache.tiers.stores_per_operation),
-      cursor_(group.allocator.follow()),
+      cursor_(group.allocator.follow_evictions()),
       copies_(pools, stream_of(*group.backend), mesh.world(), number) {
   if (!cache.tiers.directory.empty()) {
     file_ = std::make_unique<FileTier>(file_options(mesh, cache, group, pools.layout(), number),
@@ -110,23 +110,26 @@ GroupTiers::GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group,
 }
 
 bool GroupTiers::read_evictions() {
-  for (;;) {
-    const ChangeRun run = group_.allocator.read_changes(cursor_);
-    if (run.lost) evicted_.clear();
-    if (run.changes.empty() && !run.lost) break;
-    for (const Change& change : run.changes)
-      if (change.kind == ChangeKind::kEvicted) evicted_.push_back(change.old_page);
+  while (host_ || file_) {
+    const std::span<const PageId> pages = group_.allocator.read_evictions(cursor_);
+    if (pages.empty()) break;
+    evicted_.insert(evicted_.end(), pages.begin(), pages.end());
   }
-  return !evicted_.empty() && (host_ || file_);
+  return !evicted_.empty();
 }
 
 void GroupTiers::store_evicted() {
-  Tier* const first = host_ ? static_cast<Tier*>(host_.get()) : file_.get();
   // Children are evicted before their parents, and are no hits without them.
-  int stores = 0;
-  for (; !evicted_.empty() && first != nullptr && stores < stores_per_operation_; ++stores) {
-    first->submit_store(group_.allocator.page_hash(evicted_.back()), {.page = evicted_.back()});
-    evicted_.pop_back();
+  const auto most = static_cast<std::size_t>(stores_per_operation_);
+  const std::size_t first = evicted_.size() - std::min(evicted_.size(), most);
+  const auto store = [&](Tier& tier, PageId page) {
+    tier.submit_store(group_.allocator.page_hash(page), {.page = page});
+  };
+  for (std::size_t i = 0; i < first; ++i) drops_ += evicted_[i].rank() == mesh_.page_rank();
+  if (host_) {  // what comes last leaves last
+    for (std::size_t i = first; i < evicted_.size(); ++i) store(*host_, evicted_[i]);
+  } else {  // what comes first has a buffer
+    for (std::size_t i = evicted_.size(); i-- > first;) store(*file_, evicted_[i]);
   }
   evicted_.clear();
   copies_.start();
@@ -175,6 +178,7 @@ void GroupTiers::add_to(TierStatistics& sum) const {
                         &TierCounts::drops, &TierCounts::removed})
       to.*number += more.*number;
   };
+  (host_ ? sum.host : sum.file).drops += drops_;
   if (host_) add(sum.host, host_->counts());
   if (!file_) return;
   add(sum.file, file_->counts());

@@ -19,7 +19,7 @@ struct PagePlace {
   PageRank rank{-1};  ///< of a page of the host tiers
 };
 
-/// The host and file tier of one layer group, and its place in the allocator's change log.
+/// The host and file tier of one layer group, and its place in the allocator's list of evictions.
 class GroupTiers {
  public:
   /// REQUIRES: all but the options and names outlive it.
@@ -53,8 +53,9 @@ class GroupTiers {
   Mesh& mesh_;
   CacheGroup& group_;
   int stores_per_operation_;
-  ChangeCursor cursor_;
+  EvictionCursor cursor_;
   std::vector<PageId> evicted_;
+  std::int64_t drops_ = 0;          // of this rank's pages, by stores_per_operation
   std::unique_ptr<FileTier> file_;  // null: none
   std::unique_ptr<HostTier> host_;  // null: none
   PageCopies copies_;               // ends first, and its last jobs may hand pages to the file tier

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
+#include <set>
 #include <vector>
 
 #include "kvmesh/allocator.hpp"
@@ -57,14 +59,13 @@ class Follower {
         tables_.erase(change.sequence);
         return;
       case ChangeKind::kPublished:
-      case ChangeKind::kEvicted:
         FAIL() << "there is no prefix cache";
     }
   }
 
   ChangeCursor cursor_;
   std::map<SequenceId, std::vector<PageId>> tables_;
-  std::array<int, 7> counts_{};
+  std::array<int, 6> counts_{};
 };
 
 TEST(ChangeLog, ReproducesEveryPageTable) {
@@ -146,6 +147,59 @@ TEST(ChangeLog, ReportsAFollowerTooFarBehind) {
   ASSERT_EQ(next.changes.size(), 1u);
   EXPECT_EQ(next.changes[0].position, -1);
   EXPECT_TRUE(log.read(slow).changes.empty()) << "what is lost is told once";
+}
+
+/// Publishes and erases a sequence of `pages` pages, whose tokens begin at `first`.
+void cache_pages(PageAllocator& allocator, std::int64_t pages, std::int32_t first) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(pages));
+  std::iota(tokens.begin(), tokens.end(), first);
+  PrefixKey key(allocator.prefix_rules());
+  key.append(tokens);
+  const SequenceId sequence = allocator.create();
+  allocator.append(sequence, pages);
+  allocator.publish(sequence, key);
+  allocator.erase(sequence);
+}
+
+TEST(EvictionLog, KeepsAllThatOneOperationEvicts) {
+  constexpr std::int64_t kPages = 1 << 12;
+  PageAllocator allocator({.ranks = 2,
+                           .pages_per_rank = kPages / 2,
+                           .page_size = 1,
+                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
+  EvictionCursor cursor = allocator.follow_evictions();
+  EvictionCursor idle = cursor;
+  for (std::int32_t round = 0; round < 3; ++round) {
+    cache_pages(allocator, kPages, round * kPages);
+    ASSERT_EQ(allocator.cached_pages(), kPages);
+    const SequenceId large = allocator.create();
+    allocator.append(large, kPages);
+    std::set<PageId> evicted;
+    for (;;) {
+      const std::span<const PageId> pages = allocator.read_evictions(cursor);
+      if (pages.empty()) break;
+      for (const PageId page : pages)
+        EXPECT_TRUE(evicted.insert(page).second) << "page " << page.index() << " twice";
+    }
+    EXPECT_EQ(std::ssize(evicted), kPages);
+    allocator.erase(large);
+  }
+  EXPECT_TRUE(allocator.read_evictions(idle).empty()) << "too far behind: reads on from the end";
+}
+
+TEST(EvictionLog, IsEmptyWithoutPrefixCacheOrFollower) {
+  PageAllocator plain({.pages_per_rank = 4});
+  EvictionCursor cursor = plain.follow_evictions();
+  plain.append(plain.create(), 64);
+  EXPECT_TRUE(plain.read_evictions(cursor).empty());
+
+  PageAllocator late({.pages_per_rank = 4, .page_size = 1, .prefix = {.enabled = true}});
+  cache_pages(late, 4, 0);
+  cache_pages(late, 4, 10);
+  cursor = late.follow_evictions();
+  EXPECT_TRUE(late.read_evictions(cursor).empty()) << "what was evicted before";
+  cache_pages(late, 3, 20);
+  EXPECT_EQ(late.read_evictions(cursor).size(), 3u);
 }
 
 }  // namespace

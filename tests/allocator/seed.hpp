@@ -1,6 +1,7 @@
 // Seeds of random tests, so that they can be run again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <random>
@@ -18,6 +19,13 @@ inline std::uint64_t seed() {
 }
 
 inline std::string seed_note() { return "run again with KVMESH_SEED=" + std::to_string(seed()); }
+
+/// How many random operations a test makes: `usual`, or its share of KVMESH_OPERATIONS.
+inline std::int64_t operations(std::int64_t usual, double share = 1) {
+  const char* all = std::getenv("KVMESH_OPERATIONS");
+  if (all == nullptr) return usual;
+  return std::max<std::int64_t>(200, static_cast<std::int64_t>(std::stod(all) * share));
+}
 
 /// Uniform in [first, last].
 inline std::int64_t uniform(std::mt19937_64& random, std::int64_t first, std::int64_t last) {

@@ -196,7 +196,9 @@ static void check_tiers(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_sequence_create(cache, &sequence)); /* evicts all */
   CHECK_OK(kvmesh_sequence_reserve(cache, sequence, 2 * info.free_pages));
   CHECK_OK(kvmesh_sequence_erase(cache, sequence));
-  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK(kvmesh_prefix_match_after(cache, NULL, NULL, &match) == KVMESH_INVALID_ARGUMENT);
+  CHECK(kvmesh_prefix_match_after(cache, key, NULL, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK_OK(kvmesh_prefix_match_after(cache, key, NULL, &match)); /* the stream of later steps */
   CHECK(match.tokens == kTokens);
   CHECK_OK(kvmesh_cache_get_tier_statistics(cache, &statistics));
   CHECK(statistics.pages_back == 5 && statistics.file.stores == 0);

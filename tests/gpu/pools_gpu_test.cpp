@@ -1,5 +1,6 @@
 // Pools and copies among processes on GPUs, which map one another's memory by CUDA IPC: ranks that
 // share a GPU, and ranks with a GPU each.
+#include <algorithm>
 #include <numeric>
 
 #include "kvmesh/sequence_stream.hpp"
@@ -96,7 +97,7 @@ std::vector<std::byte> exported_by_cpus(Communicator& comm, CacheOptions options
   }
   MemorySink sink;
   cache.export_sequence(sequence, comm.rank().value == 0 ? &sink : nullptr);
-  return sink.bytes();
+  return {sink.bytes().begin(), sink.bytes().end()};
 }
 
 TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
@@ -120,7 +121,7 @@ TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
     const ImportedSequence imported = cache.import_sequence(speaks ? &source : nullptr);
     EXPECT_EQ(cache.length(imported.sequence), 700);
     cache.export_sequence(imported.sequence, speaks ? &again : nullptr);
-    EXPECT_TRUE(again.bytes() == stream);
+    EXPECT_TRUE(std::ranges::equal(again.bytes(), stream));
     EXPECT_EQ(speaks, !stream.empty());
   });
 }

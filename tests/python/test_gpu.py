@@ -127,3 +127,27 @@ def test_arrays_of_cupy(mesh):
                                                      stream=cupy.cuda.get_current_stream())
         assert isinstance(out, cupy.ndarray)
         np.testing.assert_allclose(out.get(), expected, atol=WITHIN["float32"])
+
+
+def test_pages_come_back_on_the_stream_of_the_steps(mesh):
+    (q, k, v), known = tensors(64, "float32")
+    expected, _ = reference(*known)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with make_cache(mesh, "float32", prefix_cache=True, tiers={"host_bytes": 1 << 22}) as cache:
+        key = cache.make_prefix_key()
+        key.append(list(range(63)))
+        step = cache.plan([])
+        for found in (0, 48):
+            sequence = cache.create_with_prefix(key, after=stream)
+            assert cache.length(sequence) == found
+            cache.replan(step, [(sequence, 64 - found)], stream=stream)
+            with torch.cuda.stream(stream):
+                out = step.run(0, q[found:], k[found:], v[found:], stream=stream)
+            mesh.wait(stream)
+            check(out, expected[found:], "float32")
+            cache.publish(sequence, key)
+            cache.erase(sequence)
+            large = cache.create()
+            cache.reserve(large, 16 * 16)  # evicts all
+            cache.erase(large)

@@ -119,8 +119,9 @@ def test_evicted_pages_come_back_from_tiers(tmp_path):
         cache.erase(large)
         cache.flush_tiers()
         mesh.barrier()  # the other's files are there, too
-        match = cache.match_prefix(key)
+        match = cache.match_prefix(key, after=0)  # the stream of later steps
         assert match.tokens == 16
+        assert cache.length(cache.create_with_prefix(key, after=0)) == 16
         return found, cache.tier_statistics()
 
     def host(mesh):

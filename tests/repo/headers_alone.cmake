@@ -16,6 +16,12 @@ if(KVMESH_CUDA)
   set(cuda_include_dirs ${CUDAToolkit_INCLUDE_DIRS})
 else()
   list(FILTER headers EXCLUDE REGEX "/(cuda|gpu|jit)/|/(cuda|gpu)_[^/]*$")
+  foreach(header ${headers}) # elsewhere
+    file(STRINGS ${PROJECT_SOURCE_DIR}/${header} cuda_includes REGEX "^#include <cuda_" LIMIT_COUNT 1)
+    if(cuda_includes)
+      list(REMOVE_ITEM headers ${header})
+    endif()
+  endforeach()
 endif()
 
 if(KVMESH_NCCL)

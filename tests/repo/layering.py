@@ -65,6 +65,7 @@ LAYER_OF_PUBLIC_HEADER = {
     "sequence_stream": "runtime",
     "paged_attention": "runtime",
     "external": "runtime",  # c/external.h
+    "prefixes": "runtime",  # c/prefixes.h
     "external_pool": "runtime",
     "kvmesh": "runtime",
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kvmesh/kv_cache.hpp"
 #include "tests/runtime/cache_fixture.hpp"
@@ -310,10 +311,53 @@ TEST_F(LayerGroups, OfStatesHaveNoKeys) {
   }
   CacheOptions options = with_states();
   options.prefix.enabled = true;
-  EXPECT_THAT(error_of(options), testing::HasSubstr("prefix cache"));
+  options.tiers.host_bytes = 1 << 20;
+  EXPECT_THAT(error_of(options), testing::HasSubstr("tiers, of a cache with a state group"));
   options = two_groups();
   options.state_bytes = 16;
   EXPECT_THAT(error_of(options), testing::HasSubstr("state_bytes"));
+}
+
+/// A hybrid model: each step adds its tokens to a state, and to keys. Requests that begin alike go
+/// on from a state of exactly the tokens that they share.
+TEST_F(LayerGroups, FindAPrefixWithItsState) {
+  CacheOptions options = with_states();
+  options.pages_per_rank = 12;
+  options.prefix.enabled = true;
+  KvCache cache(mesh_, options);
+  const auto serve = [&](std::int32_t last, std::int64_t expected) {
+    std::vector<std::int32_t> tokens{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, last};
+    PrefixKey key = cache.make_prefix_key();
+    key.append(tokens);
+    const SequenceId sequence = cache.create_with_prefix(key);
+    EXPECT_EQ(cache.length(sequence), expected);
+    for (const std::int64_t end : {4, 8, 11}) {  // steps
+      const std::int64_t begin = cache.length(sequence);
+      if (end <= begin) continue;
+      const float before = begin == 0 ? 0 : state_of(cache, 0, sequence)[0];
+      cache.plan({{sequence, end - begin}});
+      const std::span<float> state = state_of(cache, 0, sequence);
+      if (begin > 0) {
+        EXPECT_EQ(state[0], before) << "the plan copies a published state";
+      }
+      const float sum = std::accumulate(tokens.begin() + begin, tokens.begin() + end,
+                                        begin == 0 ? 0.0f : state[0]);
+      std::ranges::fill(state, sum);
+      if (end == 8) cache.publish(sequence, key);
+    }
+    EXPECT_EQ(state_of(cache, 0, sequence)[15],
+              std::accumulate(tokens.begin(), tokens.end(), 0.0f));
+    cache.publish(sequence, key);
+    return sequence;
+  };
+  const SequenceId first = serve(7, 0), second = serve(8, 8);
+  EXPECT_EQ(cache.allocator(0).pages(first)[1], cache.allocator(0).pages(second)[1]);
+  PrefixKey shorter = cache.make_prefix_key();
+  shorter.append(std::vector<std::int32_t>{3, 1, 4, 1, 7});
+  EXPECT_EQ(cache.match_prefix(shorter).tokens, 0) << "keys of 4 tokens, but no state of them";
+  for (const SequenceId sequence : {first, second}) cache.erase(sequence);
+  EXPECT_EQ(cache.length(serve(9, 8)), 11) << "after the last sequence, too";
+  for (int group = 0; group < 2; ++group) cache.allocator(group).verify_integrity();
 }
 
 }  // namespace

@@ -240,12 +240,6 @@ __global__ void finish(const __grid_constant__ CombineParams p) {
   }
 }
 
-__global__ void make_natural(float* lse, std::int64_t token_stride, int heads, std::int64_t rows) {
-  constexpr float kLn2 = 0.693147180559945309F;
-  const std::int64_t row = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (row < rows) lse[row / heads * token_stride + row % heads] *= kLn2;
-}
-
 bool is_multiple_of_16(const void* pointer, std::int64_t stride_0, std::int64_t stride_1) {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && stride_0 % 4 == 0 &&
          stride_1 % 4 == 0;
@@ -283,7 +277,7 @@ std::int64_t own_rows(const CombineParams& p) {
 cudaError_t load_combine_kernels() {
   return load_kernels(pack<4>, pack<1>, merge_few<4, 2>, merge_few<1, 2>, merge_few<4, 4>,
                       merge_few<1, 4>, merge_few<4, 8>, merge_few<1, 8>, merge<4>, merge<1>,
-                      rescale<4>, rescale<1>, finish<4>, finish<1>, make_natural);
+                      rescale<4>, rescale<1>, finish<4>, finish<1>);
 }
 
 cudaError_t launch_pack(const CombineParams& params, cudaStream_t stream) {
@@ -302,16 +296,6 @@ cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream) {
 }
 cudaError_t launch_finish(const CombineParams& params, cudaStream_t stream) {
   return launch(finish<4>, finish<1>, own_rows(params), params, stream);
-}
-
-cudaError_t launch_make_natural(float* lse, std::int64_t token_stride, std::int64_t tokens,
-                                int heads, cudaStream_t stream) {
-  constexpr int kThreads = 256;
-  const std::int64_t rows = tokens * heads;
-  if (rows == 0) return cudaSuccess;
-  const auto blocks = static_cast<unsigned>((rows + kThreads - 1) / kThreads);
-  make_natural<<<blocks, kThreads, 0, stream>>>(lse, token_stride, heads, rows);
-  return cudaGetLastError();
 }
 
 }  // namespace kvmesh::cuda

@@ -49,9 +49,5 @@ cudaError_t launch_merge(const CombineParams& params, cudaStream_t stream);
 cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream);
 /// The others: my reduced block into the output.
 cudaError_t launch_finish(const CombineParams& params, cudaStream_t stream);
-/// Makes an LSE [tokens, heads] in base two natural, in place. REQUIRES: contiguous heads; the
-/// stride of a token is in elements.
-cudaError_t launch_make_natural(float* lse, std::int64_t token_stride, std::int64_t tokens,
-                                int heads, cudaStream_t stream);
 
 }  // namespace kvmesh::cuda

@@ -3,8 +3,8 @@
 
 #include <optional>
 
+#include "comm/combine/peer/peer_room.hpp"
 #include "comm/combine/rows.hpp"
-#include "comm/peer/peer_room.hpp"
 #include "core/pod/combine_target.hpp"
 
 namespace kvmesh {

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "comm/combine/combine_way.hpp"
-#include "comm/peer/peer_window.hpp"
+#include "comm/combine/peer/peer_window.hpp"
 
 namespace kvmesh {
 

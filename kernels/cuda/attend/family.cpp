@@ -11,6 +11,7 @@
 #include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
+#include "kernels/cuda/common/row_alignment.hpp"
 #include "kernels/cuda/common/sources.hpp"
 
 namespace kvmesh::cuda {
@@ -39,13 +40,6 @@ bool has_scale_vectors(const ConstTensorView& scales) {
 }
 
 }  // namespace
-
-bool begins_at_16_bytes(const ConstTensorView& view) {
-  const auto unit = static_cast<std::int64_t>(16 / size_bytes(view.dtype));
-  bool aligned = reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0;
-  for (int dim = 0; dim + 1 < view.dims; ++dim) aligned &= is_multiple(view.stride(dim), unit);
-  return aligned;
-}
 
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
                      const ConstTensorView& sinks) {

@@ -40,9 +40,6 @@ struct TensorKinds {
 TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
                      const ConstTensorView& sinks = {});
 
-/// True if every row (of the last dimension) begins at a multiple of 16 bytes.
-bool begins_at_16_bytes(const ConstTensorView& view);
-
 /// Shared memory: the most that a thread block may have, and that of an SM.
 struct SharedLimits {
   int block_bytes = 227 * 1024;

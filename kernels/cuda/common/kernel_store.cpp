@@ -1,9 +1,6 @@
 #include "kernels/cuda/common/kernel_store.hpp"
 
 #include "core/cuda/check.hpp"
-#include "kernels/cuda/plan/kernels.hpp"
-#include "kernels/cuda/pool/page_rows.hpp"
-#include "kernels/cuda/pool/token_rows.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -24,9 +21,6 @@ KernelStore::KernelStore(int device, std::filesystem::path cache_directory)
       multiprocessors_(attribute(cudaDevAttrMultiProcessorCount, device)),
       block_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
       multiprocessor_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)) {
-  check(load_plan_kernels(), "loading the kernels of planning");
-  check(load_token_kernel(), "loading the kernel that copies tokens");
-  check(load_page_kernel(), "loading the kernel that moves pages");
 }
 
 jit::Kernel KernelStore::get(const jit::Program& program, const char* name, int shared_bytes) {

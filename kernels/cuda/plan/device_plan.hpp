@@ -17,7 +17,7 @@
 
 #include "core/cuda/device_array.hpp"
 #include "kernels/attend_work.hpp"
-#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/common/task.hpp"
 #include "kernels/cuda/common/upload.hpp"
 #include "kernels/cuda/plan/block_classes.hpp"
 #include "kernels/cuda/plan/classifier.hpp"

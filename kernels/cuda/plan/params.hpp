@@ -3,7 +3,10 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/common/task.hpp"
+#include "kernels/mods/mod_buffers.hpp"
+#include "kernels/page_visit.hpp"
+#include "kernels/tile_class.hpp"
 #include "kvmesh/page.hpp"
 
 namespace kvmesh::cuda {
@@ -123,7 +126,7 @@ struct SplitParams {
   std::int32_t* order;        // [query_blocks of the launch]: in the order in which they start
   DeviceTask* tasks;          // [blocks + most_splits], or resident_blocks if that is more
   std::int32_t* task_count;   // number of tasks
-  std::uint32_t* claim;       // set to 0: see AttendParams
+  std::uint32_t* claim;       // set to 0; the thread blocks of the launch count with it
   DeviceMerge* merges;        // of all launches
   std::int32_t* merges_made;  // number of merges
   BlockPartials* shared;      // [shared query blocks][kv heads]; null: the step shares nothing

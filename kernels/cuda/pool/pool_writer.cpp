@@ -1,6 +1,6 @@
 #include "kernels/cuda/pool/pool_writer.hpp"
 
-#include "kernels/cuda/attend/family.hpp"
+#include "kernels/cuda/common/row_alignment.hpp"
 #include "kernels/cuda/common/sources.hpp"
 #include "kernels/cuda/pool/params.hpp"
 #include "kernels/pool_checks.hpp"

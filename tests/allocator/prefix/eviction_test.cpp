@@ -192,9 +192,9 @@ TEST(PrefixCache, PublishesBeforeTheLastMatchedPageIsCopied) {
 TEST(PrefixCache, ComparesTokensIfRequested) {
   for (const bool compares : {false, true}) {
     PagePools pools(1, 4);
-    ChangeLog changes(4);
+    EvictionLog evictions(4);
     PrefixCache cache({.page_size = 4, .prefix = {.enabled = true, .compares_tokens = compares}},
-                      pools, changes);
+                      pools, evictions);
     PrefixKey key(PrefixRules{.page_size = 4});
     key.append(std::vector<std::int32_t>{1, 2, 3, 4});
     cache.prepare(Retention::kPriority);

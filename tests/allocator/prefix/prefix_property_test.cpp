@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <vector>
 
@@ -34,7 +33,10 @@ std::uint64_t content_after(std::span<const std::int32_t> tokens) {
 class Serving {
  public:
   Serving(const AllocatorOptions& options, std::uint64_t seed)
-      : random_(seed), allocator_(options), replica_(options), evictions_(allocator_.follow()) {}
+      : random_(seed),
+        allocator_(options),
+        replica_(options),
+        evictions_(allocator_.follow_evictions()) {}
 
   void step() {
     const std::int64_t draw = uniform(random_, 0, allocator_.options().window > 0 ? 115 : 105);
@@ -153,14 +155,10 @@ class Serving {
   /// Puts what was evicted into the tier. Call it before anything is written.
   void read_evictions() {
     for (;;) {
-      const ChangeRun run = allocator_.read_changes(evictions_);
-      ASSERT_FALSE(run.lost);
-      if (run.changes.empty()) return;
-      for (const Change& change : run.changes) {
-        if (change.kind != ChangeKind::kEvicted) continue;
-        const PageHash& hash = allocator_.page_hash(change.old_page);
-        if (coin() || tier_.size() < 200) tier_[hash.bytes] = content_[change.old_page];
-      }
+      const std::span<const PageId> pages = allocator_.read_evictions(evictions_);
+      if (pages.empty()) return;
+      for (const PageId page : pages)
+        if (coin() || tier_.size() < 200) tier_[allocator_.page_hash(page).bytes] = content_[page];
     }
   }
 
@@ -310,15 +308,11 @@ class Serving {
   using Content = std::array<std::pair<std::string, std::uint64_t>, kPageSize>;
   std::map<PageId, Content> content_;
   std::map<std::array<std::uint8_t, 32>, Content> tier_;
-  ChangeCursor evictions_;
+  EvictionCursor evictions_;
 };
 
-/// Of each of 5 policies on 1 to 4 ranks with 2 hashes: 128,000 operations, or as many as
-/// KVMESH_OPERATIONS says, as the target allocator_properties does.
-std::int64_t steps() {
-  const char* all = std::getenv("KVMESH_OPERATIONS");
-  return all ? std::max<std::int64_t>(3200, std::atoll(all) / 40) : 3200;
-}
+/// Of each of 5 policies on 1 to 4 ranks with 2 hashes.
+std::int64_t steps() { return test::operations(3200, 1.0 / 40); }
 
 class PrefixProperties : public testing::TestWithParam<Eviction> {};
 

@@ -73,7 +73,7 @@ inline Stream export_of(Mesh& mesh, KvCache& cache, SequenceId sequence,
                         const PrefixKey* key = nullptr) {
   MemorySink sink;
   cache.export_sequence(sequence, mesh.rank().value == 0 ? &sink : nullptr, key);
-  return sink.bytes();
+  return {sink.bytes().begin(), sink.bytes().end()};
 }
 
 /// A stream of a sequence with numbers, exported by ranks of this shape.

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "core/bulk_copy.hpp"
+#include "core/crc32c.hpp"
 #include "runtime/memory/sequence_format.hpp"
 #include "tests/runtime/memory/sequence_stream_case.hpp"
 
@@ -28,7 +30,10 @@ TEST(SequenceStream, HasEveryTokenInItsPlace) {
   EXPECT_EQ(group.planes[1], (SequenceHeader::Plane{"v", Dtype::kFloat32, 6}));
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     std::vector<float> record(record_bytes(group, tokens) / sizeof(float));
-    read_record(source, place, std::as_writable_bytes(std::span(record)));
+    source.read(std::as_writable_bytes(std::span(record)));
+    std::uint32_t sum = 0;
+    source.read(std::as_writable_bytes(std::span(&sum, 1)));
+    check_record(place, crc32c(std::as_bytes(std::span(record)), checksum_before(place)), sum);
     std::size_t at = 0;
     for (int plane = 0; plane < 2; ++plane)
       for (int head = 0; head < kHeads; ++head)
@@ -163,6 +168,53 @@ TEST(SequenceStream, HasTheStatesOfLayers) {
                  },
                  {.threads = 1, .device = DeviceChoice::kCpu});
   EXPECT_EQ(refusal(options_of({2, 1, 4}), stream), Reason::kMismatch);
+}
+
+/// Has no memory of its own to write to; MemorySink has.
+class WrittenSink final : public ByteSink {
+ public:
+  void write(std::span<const std::byte> bytes) override {
+    stream.insert(stream.end(), bytes.begin(), bytes.end());
+  }
+  Stream stream;
+};
+/// Shows nothing; MemorySource shows its bytes.
+class ReadSource final : public ByteSource {
+ public:
+  explicit ReadSource(const Stream& stream) : source_(stream) {}
+  void read(std::span<std::byte> bytes) override { source_.read(bytes); }
+
+ private:
+  MemorySource source_;
+};
+
+/// Of more bytes than are copied by way of caches, with rows that begin anywhere in a line.
+TEST(SequenceStream, IsTheSameInMemoryAndByWay) {
+  for (const Shape& shape : {Shape{.page_size = 3}, Shape{.ranks = 2, .page_size = 16}}) {
+    CacheOptions options = options_of(shape);
+    options.k_dim = 512;
+    options.v_dim = 200;
+    run_on_threads(
+        shape.ranks,
+        [&](Mesh& mesh) {
+          KvCache cache(mesh, options);
+          const SequenceId sequence = cache.create();
+          append_numbers(mesh, cache, sequence, 301);
+          const bool speaks = mesh.rank().value == 0;
+          const Stream in_memory = export_of(mesh, cache, sequence);
+          EXPECT_EQ(speaks, in_memory.size() > BulkCopy::kCachedBytes);
+          ReadSource read(in_memory);
+          MemorySource shown(in_memory);
+          for (ByteSource* source : std::initializer_list<ByteSource*>{&read, &shown}) {
+            const SequenceId again = cache.import_sequence(speaks ? source : nullptr).sequence;
+            WrittenSink written;
+            cache.export_sequence(again, speaks ? &written : nullptr);
+            EXPECT_TRUE(written.stream == in_memory);
+            cache.erase(again);
+          }
+        },
+        mesh_of(shape));
+  }
 }
 
 TEST(SequenceStream, ItsTokensFindTheSequenceAgain) {

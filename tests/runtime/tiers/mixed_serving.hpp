@@ -181,27 +181,30 @@ class Serving {
   void check() {
     for (int group = 0; group < cache_.groups(); ++group)
       cache_.allocator(group).verify_integrity();
-    for (const Request& request : requests_)
-      for (int layer = 0; layer < cache_.options().layers; ++layer) check_layer(request, layer);
+    for (int layer = 0; layer < cache_.options().layers; ++layer) {
+      const PagePlanes planes = cache_.planes(layer);
+      const PageAllocator& allocator = cache_.allocator(cache_.group_of(layer));
+      for (const Request& request : requests_) check_layer(request, layer, allocator, planes);
+    }
   }
 
-  void check_layer(const Request& request, int layer) {
-    const PageAllocator& allocator = cache_.allocator(cache_.group_of(layer));
-    const PagePlanes planes = cache_.planes(layer);
+  void check_layer(const Request& request, int layer, const PageAllocator& allocator,
+                   const PagePlanes& planes) {
     const std::span<const PageId> table = allocator.pages(request.id);
     const std::int64_t length = allocator.length(request.id);
+    const PageRank me = cache_.mesh().page_rank();
     ASSERT_LE(length, std::ssize(request.contents));
     for (std::int64_t at = allocator.released_pages(request.id) * kPage; at < length; ++at) {
       const PageId page = table[static_cast<std::size_t>(at / kPage)];
-      if (page.rank() != cache_.mesh().page_rank()) continue;
+      if (page.rank() != me) continue;
+      const std::uint64_t content = request.contents[static_cast<std::size_t>(at)];
       for (int plane = 0; plane < 2; ++plane) {
         const TensorView& of = planes[static_cast<std::size_t>(plane)];
-        for (int head = 0; head < cache_.options().kv_heads; ++head) {
+        for (int head = 0; head < of.shape[1]; ++head) {
           const std::int64_t first =
               page.index() * of.stride(0) + head * of.stride(1) + at % kPage * of.stride(2);
           const float* row = static_cast<const float*>(of.data) + first;
-          const float want =
-              number(request.contents[static_cast<std::size_t>(at)], layer, head, plane);
+          const float want = number(content, layer, head, plane);
           ASSERT_TRUE(row[0] == want && row[of.shape[3] - 1] == want)
               << "position " << at << ", layer " << layer << ": " << row[0] << " for " << want;
         }

@@ -1,19 +1,11 @@
 // Random operations of caches with tiers on ranks that are threads, with their bytes: prefixes,
 // forks, evictions, moves, drains and sizes of pools mixed. After each operation every rank checks
 // the tokens that it holds.
-#include <cstdlib>
-
 #include "tests/allocator/seed.hpp"
 #include "tests/runtime/tiers/mixed_serving.hpp"
 
 namespace kvmesh::test {
 namespace {
-
-/// The operations of all cases together.
-std::int64_t operations() {
-  const char* all = std::getenv("KVMESH_OPERATIONS");
-  return all != nullptr ? std::max<std::int64_t>(1000, std::atoll(all)) : 100'000;
-}
 
 TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
   SCOPED_TRACE(seed_note());
@@ -34,7 +26,7 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
                      if (it.has_files) options.tiers.directory = folder.path();
                      options.tiers.file_bytes = 30 << 10;
                      Serving serving(mesh, options, seed() + static_cast<std::uint64_t>(it.part));
-                     serving.run(operations() * it.part / 100);
+                     serving.run(operations(100'000) * it.part / 100);
                      EXPECT_GT(serving.hits, 50);
                      EXPECT_GT(serving.cache().tier_statistics().pages_back, 10);
                      if (it.ranks > 1) {

@@ -5,27 +5,13 @@
 #include <cstdint>
 
 #include "core/pod/combine_target.hpp"
+#include "kernels/cuda/common/task.hpp"
 #include "kernels/mods/mod_buffers.hpp"
 #include "kernels/page_visit.hpp"
 #include "kernels/tile_class.hpp"
 #include "kvmesh/dtype.hpp"
 
 namespace kvmesh::cuda {
-
-/// A range of the visits of one row block: what a thread block computes at a time. Row r is token
-/// first_token + r / group (of the launch of shared rows: the token at that place of row_tokens),
-/// query head kv_head * group + r % group. Key j of the task lies in visit first_visit + j /
-/// page_size at offset j % page_size.
-struct alignas(16) DeviceTask {
-  std::int32_t sequence;
-  std::int32_t kv_head;
-  std::int32_t first_token;
-  std::int32_t rows;
-  std::int32_t first_visit;
-  std::int32_t keys;           // keys that were written: a sequence may end inside its last page
-  std::int32_t workspace_row;  // of row 0; -1: the block is not split, rows go to the output
-  std::int32_t counts_sinks;   // this rank counts the sinks of its rows
-};
 
 /// Half of a pool: [pages, kv_heads, page_size, dim]. The strides that find a key are in bytes and
 /// have 32 bits, so finding it takes one multiplication instead of three.
@@ -67,21 +53,6 @@ struct AttendParams {
   std::int32_t first_head;  // number of this rank's query head 0 in the model
   ModBuffers mods;
   const std::int32_t* row_tokens;  // [shared tokens]; for kernels of shared rows
-};
-
-/// The rows of a block that was split, or that shares a prefix. The merge reads them from the
-/// workspace: row r of split s lies at workspace_row + s * rows + r. Its rows of the prefix, in
-/// splits of a block of more rows, lie at shared_row + s * shared_rows + r.
-struct alignas(16) DeviceMerge {
-  std::int32_t kv_head;
-  std::int32_t first_token;
-  std::int32_t rows;
-  std::int32_t workspace_row;
-  std::int32_t splits;
-  std::int32_t counts_sinks;
-  std::int32_t shared_row;
-  std::int16_t shared_rows;
-  std::int16_t shared_splits;  // 0: the block shares nothing
 };
 
 /// Warps per thread block of the merge.

@@ -1,4 +1,4 @@
-// In place of group.cpp, state.cpp and nccl_way.cpp in a build without NCCL.
+// In place of nccl_group.cpp, nccl/state.cpp and combine/nccl/nccl_way.cpp in a build without NCCL.
 #include "comm/combine/nccl/nccl_way.hpp"
 
 namespace kvmesh {
@@ -33,6 +33,5 @@ void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { thr
 void NcclGroup::close() { throw_absent(); }
 
 std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&) { throw_absent(); }
-Partial to_natural(const Base2Partial&, Stream) { throw_absent(); }
 
 }  // namespace kvmesh

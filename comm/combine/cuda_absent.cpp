@@ -1,7 +1,12 @@
-// In place of peer_window.cpp and peer_way.cpp in a build without CUDA.
+// In place of natural_lse.cpp, peer_window.cpp and peer_way.cpp in a build without CUDA.
 #include "comm/combine/peer/peer_way.hpp"
+#include "kvmesh/nccl.hpp"
 
 namespace kvmesh {
+
+Partial to_natural(const Base2Partial&, Stream) {
+  throw Unsupported("to_natural: this build of kvmesh has no CUDA");
+}
 
 struct PeerWindow::Fault {};
 

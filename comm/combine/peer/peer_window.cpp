@@ -1,4 +1,4 @@
-#include "comm/peer/peer_window.hpp"
+#include "comm/combine/peer/peer_window.hpp"
 
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>

@@ -2,16 +2,24 @@
 
 #include <cstring>
 
+#include "comm/combine/natural_lse.hpp"
 #include "comm/combine/nccl/combine_params.hpp"
 #include "comm/nccl/state.hpp"
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
 #include "core/cuda/device_buffer.hpp"
+#include "core/cuda/device_scope.hpp"
 
 namespace kvmesh {
 namespace {
 
 static_assert(sizeof(NcclUniqueId) == sizeof(ncclUniqueId));
+
+/// On the current device, before the device waits for a peer: a load may wait for the device.
+void load_group_kernels() {
+  check(cuda::load_combine_kernels(), "loading the combine's kernels");
+  check(cuda::load_natural_kernel(), "loading the kernel that converts LSEs");
+}
 
 /// Sends a byte between all pairs and does one collective of each kind: NCCL connects at first use,
 /// and this is where a group that cannot work should say so, not the first step of a model.
@@ -51,7 +59,7 @@ std::unique_ptr<NcclGroup::State> connect(const NcclUniqueId& id, Rank rank, int
   state->device = device;
   state->deadline = deadline;
   const DeviceScope scope(device);
-  check(cuda::load_combine_kernels(), "loading the combine's kernels");
+  load_group_kernels();
   ncclUniqueId nccl_id;
   std::memcpy(&nccl_id, id.bytes.data(), sizeof(nccl_id));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -112,7 +120,7 @@ NcclGroup NcclGroup::borrow(void* nccl_comm, std::chrono::milliseconds deadline)
   state->poll(ncclCommCount(state->comm, &state->size), kOperation);
   state->poll(ncclCommCuDevice(state->comm, &state->device), kOperation);
   const DeviceScope scope(state->device);
-  check(cuda::load_combine_kernels(), "loading the combine's kernels");
+  load_group_kernels();
   return NcclGroup(std::move(state));
 }
 

@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include "comm/peer/peer_window.hpp"
+#include "comm/combine/peer/peer_window.hpp"
 
 namespace kvmesh {
 

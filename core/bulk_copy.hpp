@@ -1,0 +1,37 @@
+// Copies of many pieces that are large together.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+
+namespace kvmesh {
+
+/// Copies pieces. If all together are more than a cache keeps, they are written past the caches: a
+/// plain copy reads every line of the destination before it writes it, unless it is one piece of
+/// tens of megabytes. What was written is seen by other threads after the destructor, as they see
+/// any write.
+class BulkCopy {
+ public:
+  /// Less is often used soon, from a cache.
+  static constexpr std::size_t kCachedBytes = 4 << 20;
+
+  explicit BulkCopy(std::size_t bytes_of_all) : is_uncached_(bytes_of_all > kCachedBytes) {}
+  ~BulkCopy() {
+    if (is_uncached_) finish();
+  }
+  BulkCopy(const BulkCopy&) = delete;
+  BulkCopy& operator=(const BulkCopy&) = delete;
+
+  /// REQUIRES: the two ranges do not overlap.
+  void operator()(void* to, const void* from, std::size_t bytes) const {
+    is_uncached_ ? copy_uncached(to, from, bytes) : void(std::memcpy(to, from, bytes));
+  }
+
+ private:
+  static void copy_uncached(void* to, const void* from, std::size_t bytes);
+  static void finish();
+
+  bool is_uncached_;
+};
+
+}  // namespace kvmesh
