@@ -164,5 +164,28 @@ TEST(AttendClasses, OfEveryPageAreThoseOfItsQueriesAndKeys) {
   }
 }
 
+TEST(AttendClasses, ByABandAreThoseOfTheMask) {
+  const std::uint64_t seed = test::seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
+  Random random(seed);
+  AttendWork work;
+  for (int round = 0; round < 2000 && !testing::Test::HasFatalFailure(); ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    const AttentionShape shape{
+        .q_heads = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 8, .page_size = random.integer(1, 20)};
+    const std::int32_t begin = random.integer(-40, 40), end = begin + random.integer(0, 60);
+    const MaskMod mask(
+        [=](auto, auto, auto q, auto kv) { return q - kv >= begin && q - kv < end; });
+    const std::optional<MaskBand> band = band_of(mask.graph());
+    ASSERT_TRUE(band.has_value());
+    Batch batch = random_batch(random, shape.page_size);
+    // The mask given here has no pages at all: the band alone counts.
+    plan_attend_work(shape, {batch.sequences, {}}, {.mask = !mods::no_mask()}, work, band);
+    check(mask, shape, 0, batch, work);
+    plan_attend_work(shape, {batch.sequences, batch.q_positions}, {.mask = mask}, work, band);
+    check(mask, shape, 0, batch, work);
+  }
+}
+
 }  // namespace
 }  // namespace kvmesh::test
