@@ -9,7 +9,7 @@
 #include "core/cuda/check.hpp"
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/device_scope.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh {
 namespace {

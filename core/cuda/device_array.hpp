@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "core/cuda/device_buffer.hpp"
-#include "core/growing_block.hpp"
+#include "core/owners/growing_block.hpp"
 
 namespace kvmesh::cuda {
 

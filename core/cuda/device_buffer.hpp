@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "core/cuda/check.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::cuda {
 

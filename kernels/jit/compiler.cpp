@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kernels/jit/build_id.hpp"
 
 namespace kvmesh::jit {

@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::jit {
 namespace {

@@ -8,7 +8,7 @@
 #include <string>
 #include <type_traits>
 
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::jit {
 

@@ -7,7 +7,7 @@
 #include <span>
 #include <string_view>
 
-#include "core/growing_block.hpp"
+#include "core/owners/growing_block.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/step/backend.hpp"
 

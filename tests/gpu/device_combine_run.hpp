@@ -11,7 +11,7 @@
 
 #include "core/cuda/check.hpp"
 #include "core/numbers/half.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/nccl.hpp"
 #include "tests/comm/combine/combine_case.hpp"

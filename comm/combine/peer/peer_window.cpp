@@ -15,7 +15,7 @@
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh {
 namespace {

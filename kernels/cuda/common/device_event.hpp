@@ -4,7 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/cuda/check.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::cuda {
 

@@ -11,7 +11,7 @@
 
 #include "core/cuda/check.hpp"
 #include "core/cuda/device_array.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kernels/cuda/common/device_event.hpp"
 
 namespace kvmesh::cuda {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/cuda/check.hpp"
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kernels/jit/compiler.hpp"
 #include "tests/kernels/jit/evaluate_mods_params.hpp"
 #include "tests/kernels/jit/programs.hpp"

@@ -1,4 +1,4 @@
-#include "core/growing_block.hpp"
+#include "core/owners/growing_block.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "core/unique_handle.hpp"
+#include "core/owners/unique_handle.hpp"
 
 #include <gtest/gtest.h>
 
