@@ -58,7 +58,7 @@ struct PageHash {
 /// The integer that stands for a SHA-256 page hash in KV events: its low 64 bits, big-endian.
 std::uint64_t event_id(const PageHash& hash);
 
-/// What distinguishes pages with equal tokens.
+/// Properties that distinguish pages with equal tokens.
 struct PrefixExtras {
   struct Adapter {
     std::string name;

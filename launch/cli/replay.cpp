@@ -76,6 +76,7 @@ class Replays {
     return rows;
   }
 
+  nlohmann::ordered_json json_of(const Row& row) const;
   nlohmann::ordered_json json_of(const std::vector<Row>& rows) const;
 
  private:
@@ -173,7 +174,7 @@ class Replays {
   }
 
  public:
-  /// What is wrong with the row's attention; empty: nothing.
+  /// Returns the first error of the row's attention; empty if it is right.
   static std::string verdict(const Row& row) {
     if (!row.attend) return {};
     if (row.attend->wrong > 0) return row.attend->first_wrong;
@@ -190,6 +191,38 @@ class Replays {
   std::size_t runs_ = 0;
 };
 
+nlohmann::ordered_json Replays::json_of(const Row& row) const {
+  const ReplayCounts& counts = row.counts;
+  nlohmann::ordered_json entry{{"policy", row.policy},
+                               {"capacity_tokens", row.capacity_tokens},
+                               {"hit_rate", counts.hit_rate()},
+                               {"belady_hit_rate", row.belady},
+                               {"served", counts.requests},
+                               {"refused", counts.refused},
+                               {"delayed", counts.delayed},
+                               {"hit_tokens", counts.hit_tokens},
+                               {"prompt_tokens", counts.prompt_tokens},
+                               {"held", counts.held},
+                               {"cached", counts.cached},
+                               {"fragmentation", counts.fragmentation},
+                               {"balance", counts.balance},
+                               {"held_balance", counts.held_balance},
+                               {"evictions", counts.evictions},
+                               {"page_operations", counts.page_operations},
+                               {"page_operations_per_second", page_rate(row)},
+                               {"tiers", nullptr},
+                               {"attend", nullptr}};
+  if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
+  if (flags_.attend > 0) {
+    entry["attend"] = {{"batches", row.attend->batches},
+                       {"rows", row.attend->rows},
+                       {"wrong", row.attend->wrong},
+                       {"max_error", row.attend->max_error},
+                       {"verdict", verdict(row)}};
+  }
+  return entry;
+}
+
 nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
   nlohmann::ordered_json json{{"program", "kvmesh replay"},
                               {"version", KVMESH_VERSION},
@@ -204,37 +237,7 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                               {"host_tier_tokens", flags_.host_tier},
                               {"file_tier_tokens", flags_.tier_folder_tokens},
                               {"rows", nlohmann::ordered_json::array()}};
-  for (const Row& row : rows) {
-    const ReplayCounts& counts = row.counts;
-    nlohmann::ordered_json entry{{"policy", row.policy},
-                                 {"capacity_tokens", row.capacity_tokens},
-                                 {"hit_rate", counts.hit_rate()},
-                                 {"belady_hit_rate", row.belady},
-                                 {"served", counts.requests},
-                                 {"refused", counts.refused},
-                                 {"delayed", counts.delayed},
-                                 {"hit_tokens", counts.hit_tokens},
-                                 {"prompt_tokens", counts.prompt_tokens},
-                                 {"held", counts.held},
-                                 {"cached", counts.cached},
-                                 {"fragmentation", counts.fragmentation},
-                                 {"balance", counts.balance},
-                                 {"held_balance", counts.held_balance},
-                                 {"evictions", counts.evictions},
-                                 {"page_operations", counts.page_operations},
-                                 {"page_operations_per_second", page_rate(row)},
-                                 {"tiers", nullptr},
-                                 {"attend", nullptr}};
-    if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
-    if (flags_.attend > 0) {
-      entry["attend"] = {{"batches", row.attend->batches},
-                         {"rows", row.attend->rows},
-                         {"wrong", row.attend->wrong},
-                         {"max_error", row.attend->max_error},
-                         {"verdict", verdict(row)}};
-    }
-    json["rows"].push_back(std::move(entry));
-  }
+  for (const Row& row : rows) json["rows"].push_back(json_of(row));
   return json;
 }
 
