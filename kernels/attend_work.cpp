@@ -21,12 +21,12 @@ constexpr int kRowsPerBlock = 64;
 constexpr int kKeysPerSplit = 1024;
 // A sequence with this many work blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
-// Query rows of a task that reads a shared prefix: each page is read once for so many. Their
+// Query rows of a task that reads a shared prefix: each page is read once for this many. Their
 // queries, scores and outputs stay in a second-level cache of 1 MB (128 rows x (128 + 64 + 128) x 4
 // bytes = 160 KB).
 constexpr int kSharedRows = 128;
-// A sequence's rows of the prefix are written and merged once more, which costs about as much as 16
-// keys.
+// A sequence's rows of the prefix are written and merged once more, which costs about the same as
+// 16 keys.
 constexpr std::int64_t kLeastSavedTokens = 128;
 void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& positions) {
   positions.clear();

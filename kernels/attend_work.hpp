@@ -74,8 +74,8 @@ struct WorkBlock {
   std::int64_t workspace_row = 0;
   /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
-  /// Of a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is one of
-  /// them, and all rows go to the workspace.
+  /// True for a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is
+  /// one of them, and all rows go to the workspace.
   bool is_shared = false;
   std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
   std::int32_t shared_row = 0;     ///< its first of that block's rows

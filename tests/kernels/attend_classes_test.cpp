@@ -55,7 +55,7 @@ struct Batch {
   std::vector<std::int64_t> q_positions;
 };
 
-/// Of each page a rank among several may have it, or none.
+/// For each page, whether this rank has it: a rank among several may have it, or none.
 Batch random_batch(Random& random, int page_size) {
   Batch batch;
   const bool explicit_positions = random.chance(0.4);
@@ -77,7 +77,7 @@ Batch random_batch(Random& random, int page_size) {
   return batch;
 }
 
-/// What the plan says of (block, page, head of the group).
+/// The plan's class of (block, page, head of the group).
 using Classes = std::map<std::tuple<std::size_t, std::int32_t, int>, TileClass>;
 
 Classes planned_classes(const AttendWork& work, int group) {
