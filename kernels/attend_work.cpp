@@ -5,7 +5,7 @@
 #include <optional>
 #include <span>
 
-#include "kernels/banded_pages.hpp"
+#include "kernels/cpu/banded_pages.hpp"
 #include "kernels/cpu/classify.hpp"
 #include "kernels/mods/interval.hpp"
 

@@ -31,8 +31,8 @@ TEST(MaskBand, OfNoOtherMask) {
   const Buffer<std::int32_t> buffer(std::vector<std::int32_t>{3});
   for (const MaskMod& mask :
        {mods::prefix_lm(10), MaskMod([](auto, auto, auto q, auto kv) { return q + kv < 9; }),
-        MaskMod([](auto, auto, auto q, auto kv) { return q < kv + 2000000000; }),  // may wrap
-        MaskMod([](auto, auto, auto q, auto kv) { return (q + 5) - (kv + 1) < 9; }),   // wraps
+        MaskMod([](auto, auto, auto q, auto kv) { return q < kv + 2000000000; }),     // may wrap
+        MaskMod([](auto, auto, auto q, auto kv) { return (q + 5) - (kv + 1) < 9; }),  // wraps
         MaskMod([](auto, auto, auto q, auto kv) { return (q - kv) % 2 == 0; }),
         MaskMod([](auto, auto, auto q, auto kv) { return q - kv < 3 || q - kv > 9; }),
         MaskMod([](auto, auto h, auto q, auto kv) { return q - kv < h; }),

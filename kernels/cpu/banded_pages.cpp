@@ -1,4 +1,4 @@
-#include "kernels/banded_pages.hpp"
+#include "kernels/cpu/banded_pages.hpp"
 
 #include <algorithm>
 
