@@ -77,7 +77,7 @@ class KvCache::State {
   void check_replicas();
 
   /// Waits until the device has done all its work. @throws as Mesh::wait.
-  void settle() { groups[0].backend->settle(); }
+  void wait_idle() { groups[0].backend->wait_idle(); }
   /// Waits, at most for the deadline, until the device has done all its work. Call it before device
   /// calls that wait for all work without a deadline: those would never return if a peer died in
   /// the middle of the work. Does nothing with one kv rank.

@@ -143,7 +143,7 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
 }
 
 void KvCache::State::wait_for_peers() {
-  if (mesh.kv_parallel() > 1) settle();
+  if (mesh.kv_parallel() > 1) wait_idle();
 }
 
 void KvCache::State::let_go() noexcept {

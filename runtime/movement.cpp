@@ -98,7 +98,7 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
     copies.push_back(cache.groups[g].allocator.start_resize(rank, sizes[g]));
   const std::int64_t moved = cache.complete_moves(copies);
   if (rank == cache.mesh.page_rank()) {
-    if (size.growth == Growth::kPieces) cache.settle();  // earlier readers of what goes
+    if (size.growth == Growth::kPieces) cache.wait_idle();  // earlier readers of what goes
     cache.pools.resize(sizes);
   }
   size.now = pages;

@@ -6,7 +6,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "kernels/attend_work.hpp"
 #include "kvmesh/tensor.hpp"
 #include "launch/capacity/step_model.hpp"
 #include "launch/engine/llama.hpp"
@@ -19,6 +18,7 @@ constexpr double kGib = 1024.0 * 1024 * 1024;
 constexpr std::int64_t kMost = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
 constexpr double kMostGib = 1 << 20;
+constexpr std::int64_t kMostHeadDim = 576;  // as the README's "any head dim up to"
 
 struct Answer {
   std::int64_t pages = 0;           ///< on the fullest GPU
@@ -48,8 +48,8 @@ void check(const CapacityOptions& options) {
         {"--nodes", options.nodes}}) {
     check(flag, value, kMost);
   }
-  check("--dim", options.dim, kMaxHeadDim);
-  check("--v-dim", options.v_dim, kMaxHeadDim);
+  check("--dim", options.dim, kMostHeadDim);
+  check("--v-dim", options.v_dim, kMostHeadDim);
   check("--context", options.context, kMostTokens);
   if (options.q_heads % options.kv_heads != 0) {
     throw InvalidArgument(fmt::format("--q-heads {} are no multiple of --kv-heads {}",

@@ -70,7 +70,7 @@ class ExternalPlan::State {
     return batch_.step().participation();
   }
   TileCounts tiles() {
-    owner_->backend->settle();
+    owner_->backend->wait_idle();
     return current().tiles();
   }
 

@@ -18,7 +18,7 @@ class ExternalPool::State {
 
   /// Waits for the device's work if a peer could be in the middle of it: see KvCache::State.
   void wait_for_peers() {
-    if (mesh.kv_parallel() > 1) backend->settle();
+    if (mesh.kv_parallel() > 1) backend->wait_idle();
   }
   /// wait_for_peers before memory is freed; drops the errors.
   void let_go() noexcept;

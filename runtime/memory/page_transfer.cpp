@@ -3,7 +3,7 @@
 // over the kv communicator.
 //
 //   source                            holder of the copy
-//   settle                            settle             no kernel uses these pages any more
+//   wait_idle                         wait_idle          no kernel uses these pages any more
 //   "ready", or the tokens  ------->                     first exchange
 //                                     copy               out of the map, or of what came
 //                           <-------  "done"             second exchange, only for maps
@@ -130,7 +130,7 @@ void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& 
                    std::size_t group, std::string_view operation) {
   if (copies.empty()) return;
   Attempt attempt;
-  attempt([&] { backend.settle(); });  // the pages to copy may still be written
+  attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
   const PageMover mover(pools, group);
   const DeviceMoves device = backend.device_moves();
   std::vector<PageMove> local;

@@ -144,7 +144,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     sink->write(encoded);
   });
   cache.wait_for_tiers();
-  cache.settle();
+  cache.wait_idle();
   RecordTransfer transfer(parts, header, sequence);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
@@ -168,7 +168,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
     give_up_pages_before(header, sequence, cache.groups);
     cache.pages_taken();
     cache.wait_for_tiers();
-    cache.settle();  // new pages may still be read by earlier work
+    cache.wait_idle();  // new pages may still be read by earlier work
     RecordTransfer transfer(parts, header, sequence);
     Outcome outcome;
     bool good = true;

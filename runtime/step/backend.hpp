@@ -89,7 +89,7 @@ class Backend {
   /// Names the programs that a GPU's kernels were loaded from.
   virtual std::vector<std::string> kernel_programs() { return {}; }
   /// Waits for all work on the device, on any stream.
-  virtual void settle() = 0;
+  virtual void wait_idle() = 0;
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;

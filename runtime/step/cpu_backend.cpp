@@ -143,7 +143,7 @@ class CpuBackend : public Backend {
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     return BlockMask::create(mask, shape);
   }
-  void settle() override {}
+  void wait_idle() override {}
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
     kvmesh::append(pool, k, v, slots, mesh_.threads());

@@ -33,7 +33,7 @@ struct CudaContext {
     cuda::load_built_kernels();
     kernels.before_loading([this] {
       refuse_in_capture();
-      if (mesh.kv_parallel() > 1) settle();
+      if (mesh.kv_parallel() > 1) wait_idle();
     });
   }
 
@@ -48,7 +48,9 @@ struct CudaContext {
         "stream is being captured: run the plan once with such tensors before");
   }
 
-  void settle() { mesh.wait_until(whole_device_done(mesh.device().index), "settle"); }
+  void wait_idle() {
+    mesh.wait_until(whole_device_done(mesh.device().index), "wait for the device");
+  }
 
   Mesh& mesh;
   cudaStream_t launching_on = nullptr;  // during a part of a run
@@ -310,11 +312,11 @@ class CudaBackend : public Backend {
 
   std::vector<std::string> kernel_programs() override { return context_.kernels.programs(); }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
-    context_.settle();
+    context_.wait_idle();
     return cuda::make_block_mask(context_.kernels, mask, shape);
   }
 
-  void settle() override { context_.settle(); }
+  void wait_idle() override { context_.wait_idle(); }
 
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {

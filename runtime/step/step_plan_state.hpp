@@ -88,7 +88,7 @@ class StepPlan::State final : public CacheUser {
   }
   TileCounts tiles() const {
     check_planned();
-    cache_->settle();
+    cache_->wait_idle();
     TileCounts sum;
     for (const GroupStep& group : groups_) sum += group.tiles();
     return sum;

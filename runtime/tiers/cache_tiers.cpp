@@ -37,7 +37,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 /// Orders copies after whoever writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
   if (mesh_.device().kind == DeviceKind::kCpu) return;
-  if (!stream) return groups_.front().backend->settle();
+  if (!stream) return groups_.front().backend->wait_idle();
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }
 
@@ -238,7 +238,7 @@ void CacheTiers::flush() {
   for (const auto& tiers : tiers_) tiers->store_all();
   const std::chrono::milliseconds deadline = mesh_.world().deadline();
   for (const auto& tiers : tiers_)
-    if (!tiers->file()->settle(deadline))
+    if (!tiers->file()->wait_for_stores(deadline))
       throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", deadline);
 }
 

@@ -283,7 +283,7 @@ void FileTier::count(FileFault fault) {
   ++(faults_.*kCountOf[static_cast<std::size_t>(fault)]);
 }
 
-bool FileTier::settle(std::chrono::milliseconds most) {
+bool FileTier::wait_for_stores(std::chrono::milliseconds most) {
   std::exception_ptr failure;
   try {
     copies_.wait_all();

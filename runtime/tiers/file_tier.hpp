@@ -45,7 +45,7 @@ class FileTier final : public Tier {
   TierAnswer lookup(const PageHash& hash) override;
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
-  bool settle(std::chrono::milliseconds most) override;
+  bool wait_for_stores(std::chrono::milliseconds most) override;
   /// Loads that are under way write to no page any more: they fail.
   void cancel_loads();
   TierCounts counts() const override;

@@ -141,7 +141,7 @@ PagePlace GroupTiers::find(const PageHash& hash, bool in_files) {
     return {.where = PagePlace::kHost, .rank = host_->rank_of(hash)};
   if (!in_files || !file_) return {};
   TierAnswer answer = file_->lookup(hash);
-  if (answer == TierAnswer::kRetry && file_->settle(mesh_.world().deadline() / 2))
+  if (answer == TierAnswer::kRetry && file_->wait_for_stores(mesh_.world().deadline() / 2))
     answer = file_->lookup(hash);
   if (answer != TierAnswer::kHit) return {};
   return {.where = PagePlace::kFile};
@@ -158,7 +158,7 @@ void GroupTiers::store_in_file(const PageHash& hash, const PageSource& from) {
     return !completed(job) || job.get();
   };
   while (!submit())
-    if (!file_->settle(mesh_.world().deadline()))
+    if (!file_->wait_for_stores(mesh_.world().deadline()))
       throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", mesh_.world().deadline());
 }
 

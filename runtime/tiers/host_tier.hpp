@@ -37,7 +37,7 @@ class HostTier final : public Tier {
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   /// REQUIRES: `to` is on the page's rank.
   TierJob submit_load(const PageHash& hash, PageId to) override;
-  bool settle(std::chrono::milliseconds) override {
+  bool wait_for_stores(std::chrono::milliseconds) override {
     copies_.wait_all();
     return true;
   }
@@ -47,7 +47,7 @@ class HostTier final : public Tier {
   void pin(std::span<const PageHash> pages);
   void unpin(std::span<const PageHash> pages);
   /// Calls `visit(hash, image)` for each page of this rank. Images are written when the copies are
-  /// settled.
+  /// complete.
   void for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const;
 
  private:

@@ -14,7 +14,7 @@ namespace kvmesh {
 enum class TierAnswer : std::uint8_t {
   kHit,
   kMiss,
-  kRetry,  ///< a store of the page is under way: ask again after Tier::settle
+  kRetry,  ///< a store of the page is under way: ask again after Tier::wait_for_stores
 };
 
 /// Where a page that is stored lies: in the pools of a rank, or as bytes of this rank.
@@ -48,7 +48,7 @@ class Tier {
   /// Never dropped.
   virtual TierJob submit_load(const PageHash& hash, PageId to) = 0;
   /// Blocks until no store is under way. Returns false if some are after `most`.
-  [[nodiscard]] virtual bool settle(std::chrono::milliseconds most) = 0;
+  [[nodiscard]] virtual bool wait_for_stores(std::chrono::milliseconds most) = 0;
   virtual TierCounts counts() const = 0;
 };
 

@@ -22,7 +22,7 @@ class PagedAttention::State {
   std::int64_t pages_per_rank() const { return allocator.options().pages_per_rank; }
   /// Waits for the device's work if a peer could be in the middle of it: see KvCache::State.
   void wait_for_peers() {
-    if (mesh.kv_parallel() > 1) backend->settle();
+    if (mesh.kv_parallel() > 1) backend->wait_idle();
   }
   void let_go() noexcept;
   /// @throws InvalidArgument if a tensor is not on the mesh's device.

@@ -25,7 +25,7 @@ class OtherBackend : public Backend {
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
     return real_->make_block_mask(mask, shape);
   }
-  void settle() override { real_->settle(); }
+  void wait_idle() override { real_->wait_idle(); }
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {
     real_->write(pool, k, v, slots, stream);

@@ -25,9 +25,9 @@ class FaultyBackend final : public OtherBackend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
       : OtherBackend(std::move(real)), faults_(faults) {}
-  void settle() override {
+  void wait_idle() override {
     faults_.step();
-    OtherBackend::settle();
+    OtherBackend::wait_idle();
   }
   DeviceMoves device_moves() override {
     return [this](const PageMoves& moves) {

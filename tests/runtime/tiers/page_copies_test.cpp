@@ -153,7 +153,7 @@ TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
     PageHash hash{};
     hash.bytes[0] = static_cast<std::uint8_t>(i);
     static_cast<void>(tier.submit_store(hash, {.page = {PageRank{0}, 1}}));
-    EXPECT_THROW(static_cast<void>(tier.settle(std::chrono::seconds(10))), Error);
+    EXPECT_THROW(static_cast<void>(tier.wait_for_stores(std::chrono::seconds(10))), Error);
   }
   EXPECT_TRUE(folder.files().empty());
   fails_ = false;
@@ -162,7 +162,7 @@ TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
     hash.bytes[0] = static_cast<std::uint8_t>(i);
     EXPECT_TRUE(copies_.wait(tier.submit_store(hash, {.page = {PageRank{0}, i % kPages}})));
   }
-  EXPECT_TRUE(tier.settle(std::chrono::seconds(10)));
+  EXPECT_TRUE(tier.wait_for_stores(std::chrono::seconds(10)));
   EXPECT_EQ(std::ssize(folder.files()), FileTier::kBuffers);
   EXPECT_EQ(tier.counts().drops, 0);
   PageHash third{};
@@ -173,7 +173,7 @@ TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
   fails_ = true;
   EXPECT_FALSE(copies_.wait(tier.submit_load(third, {PageRank{0}, 8})));
   fails_ = false;
-  EXPECT_THROW(static_cast<void>(tier.settle(std::chrono::seconds(10))), Error);
+  EXPECT_THROW(static_cast<void>(tier.wait_for_stores(std::chrono::seconds(10))), Error);
 }
 
 }  // namespace

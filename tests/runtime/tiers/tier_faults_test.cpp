@@ -138,7 +138,7 @@ TEST(HostTier, ASecondStoreRenewsThePlaceOfAPage) {
   EXPECT_EQ(tier.lookup(hash(1)), TierAnswer::kHit);
   EXPECT_EQ(tier.lookup(hash(2)), TierAnswer::kMiss);
   EXPECT_EQ(tier.lookup(hash(3)), TierAnswer::kHit);
-  EXPECT_TRUE(tier.settle(std::chrono::seconds(10)));
+  EXPECT_TRUE(tier.wait_for_stores(std::chrono::seconds(10)));
   EXPECT_EQ(tier.counts().stores, 3);
 }
 
