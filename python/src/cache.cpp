@@ -15,9 +15,9 @@ namespace {
 std::vector<BatchEntry> batch_of(nb::handle batch) {
   std::vector<BatchEntry> entries;
   for (nb::handle each : batch) {
-    const auto numbers = nb::cast<std::vector<std::int64_t>>(each);
-    if (numbers.size() < 2 || numbers.size() > 3) {
-      throw nb::type_error("a batch entry is (sequence, append_tokens[, query_tokens])");
+    std::vector<std::int64_t> numbers;
+    if (!nb::try_cast(each, numbers) || numbers.size() < 2 || numbers.size() > 3) {
+      refuse("a batch entry is (sequence, append_tokens[, query_tokens]), of integers", each);
     }
     entries.push_back({SequenceId(static_cast<std::uint64_t>(numbers[0])), numbers[1],
                        numbers.size() == 3 ? numbers[2] : -1});
@@ -26,20 +26,18 @@ std::vector<BatchEntry> batch_of(nb::handle batch) {
 }
 
 LayerKind kind_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "kind of layers");
   LayerKind kind;
   members.read("layers", kind.layers);
   kind.mask = mask_from(members.take("mask"), mods::causal());
   kind.score = score_from(members.take("score"));
-  if (const nb::object scale = members.take("scale"); !scale.is_none()) {
-    kind.scale = nb::cast<float>(scale);
-  }
-  members.done("kind of layers");
+  members.read("scale", kind.scale);
+  members.done();
   return kind;
 }
 
 LayerGroup group_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "layer group");
   LayerGroup group;
   members.read("layers", group.layers);
   members.read("q_heads", group.q_heads);
@@ -56,12 +54,12 @@ LayerGroup group_of(nb::handle of) {
   if (!page_kind.empty()) {
     group.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
   }
-  members.done("layer group");
+  members.done();
   return group;
 }
 
 TierOptions tiers_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "cache's tiers");
   TierOptions tiers;
   members.read("host_bytes", tiers.host_bytes);
   members.read("directory", tiers.directory);
@@ -70,7 +68,7 @@ TierOptions tiers_of(nb::handle of) {
   members.read("durable", tiers.durable);
   members.read("direct", tiers.direct);
   members.read("stores_per_operation", tiers.stores_per_operation);
-  members.done("cache's tiers");
+  members.done();
   return tiers;
 }
 
@@ -349,7 +347,10 @@ void bind_cache_class(nb::module_& module) {
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
   type.def(
           "pages_needed",
-          [](PyCache& self, nb::handle batch) { return self.get().pages_needed(batch_of(batch)); },
+          [](PyCache& self, nb::handle batch) {
+            const auto entries = batch_of(batch);
+            return self.get().pages_needed(entries);
+          },
           nb::arg("batch"),
           "How many pages a plan of the batch would take; compare with free_pages.")
       .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),

@@ -37,17 +37,13 @@ class PyCombiner {
     if (options.scatter == Scatter::kHeads) {
       heads = share_of(heads, rank, mesh.kv_parallel()).size();
     }
-    if (out.is_none()) out = make_array(o, {tokens, heads, part_o.view.size(2)}, false);
-    if (out_lse.is(Py_True)) out_lse = make_array(o, {tokens, heads}, true);
-    const Tensor to = output(out, "out");
-    const Tensor to_lse = out_lse.is_none() ? Tensor{} : output(out_lse, "out_lse");
+    const Output output = output_of({tokens, heads, part_o.view.size(2)}, o, out, out_lse);
     const Stream on = stream_of(stream, part_o.view.device);
     {
       const nb::gil_scoped_release release;
-      merge({.o = part_o.view, .lse = part_lse.view}, options, {.o = to.view, .lse = to_lse.view},
-            on);
+      merge({.o = part_o.view, .lse = part_lse.view}, options, output.views(), on);
     }
-    return out_lse.is_none() ? out : nb::make_tuple(out, out_lse);
+    return output.result();
   }
 
  private:

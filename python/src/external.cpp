@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "python/src/bindings.hpp"
+#include "python/src/members.hpp"
 
 namespace kvmesh::python {
 namespace {
@@ -132,25 +133,25 @@ PlanOptions options_of(const nb::kwargs& given) {
     } else if (name == "score") {
       options.score = score_from(value);
     } else if (name == "scale") {
-      options.scale = nb::cast<std::optional<float>>(value);
+      options.scale = value_of<std::optional<float>>(value, name);
     } else if (name == "scatter") {
-      options.scatter = scatter_from(nb::cast<std::string>(value));
+      options.scatter = scatter_from(value_of<std::string>(value, name));
     } else if (name == "strategy") {
-      options.strategy = strategy_from(nb::cast<std::string>(value));
+      options.strategy = strategy_from(value_of<std::string>(value, name));
     } else if (name == "way") {
-      options.way = way_from(nb::cast<std::string>(value));
+      options.way = way_from(value_of<std::string>(value, name));
     } else if (name == "travels_as") {
-      options.travels_as = dtype_from(nb::cast<std::string>(value));
+      options.travels_as = dtype_from(value_of<std::string>(value, name));
     } else if (name == "q_positions") {
-      options.q_positions = nb::cast<std::vector<std::int64_t>>(value);
+      options.q_positions = value_of<std::vector<std::int64_t>>(value, name);
     } else if (name == "block_mask") {
-      options.block_mask = nb::cast<const BlockMask*>(value);
+      options.block_mask = value_of<const BlockMask*>(value, name);
     } else if (name == "limits") {
       options.limits = limits_from(value);
     } else if (name == "shares_prefixes") {
-      options.shares_prefixes = nb::cast<bool>(value);
+      options.shares_prefixes = value_of<bool>(value, name);
     } else if (name == "least_saved_tokens") {
-      options.least_saved_tokens = nb::cast<std::optional<std::int64_t>>(value);
+      options.least_saved_tokens = value_of<std::optional<std::int64_t>>(value, name);
     } else {
       throw nb::type_error(("plan() got an unexpected keyword argument '" + name + "'").c_str());
     }

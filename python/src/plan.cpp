@@ -116,6 +116,7 @@ Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::
   if (o.is_none()) output.o = make_array(like, {shape[0], shape[1], shape[2]}, false);
   if (lse.is(Py_True)) output.lse = make_array(like, {shape[0], shape[1]}, true);
   output.o_tensor = kvmesh::python::output(output.o, "out");
+  if (lse.is(Py_False)) lse = nb::none();
   if (!output.lse.is_none()) output.lse_tensor = kvmesh::python::output(output.lse, "lse");
   return output;
 }
@@ -124,15 +125,17 @@ std::optional<StepLimits> limits_from(nb::handle limits) {
   if (limits.is_none()) return std::nullopt;
   StepLimits room;
   if (nb::isinstance<nb::dict>(limits)) {
-    Members members(limits);
+    Members members(limits, "plan's limits");
     members.read("sequences", room.sequences);
     members.read("query_tokens", room.query_tokens);
     members.read("pages", room.pages);
     members.read("shares_prefixes", room.shares_prefixes);
-    members.done("plan's limits");
+    members.done();
   } else {
-    std::tie(room.sequences, room.query_tokens) =
-        nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
+    std::pair<std::int64_t, std::int64_t> pair;
+    if (!nb::try_cast(limits, pair))
+      refuse("limits are (sequences, query_tokens) or a dict", limits);
+    std::tie(room.sequences, room.query_tokens) = pair;
   }
   return room;
 }

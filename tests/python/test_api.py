@@ -74,6 +74,26 @@ def test_wrong_tensors_are_refused_by_name():
     on_ranks(1, body)
 
 
+def test_arguments_of_another_type_are_refused_with_what_is_wanted():
+    with kvmesh.Mesh() as mesh, make_cache(mesh) as cache:
+        sequence = cache.create()
+        for entry in (sequence, "ab", (sequence, 1.5), (sequence,), (sequence, 2**64)):
+            for call in (cache.plan, cache.pages_needed):
+                with pytest.raises(TypeError, match="a batch entry is .sequence, append_tokens.*, not "):
+                    call([entry])
+        with pytest.raises(TypeError, match="a batch entry is .*, not 'a'"):
+            cache.plan("ab")
+        for limits in ((1,), 5, (1, "x")):
+            with pytest.raises(TypeError, match="limits are .sequences, query_tokens. or a dict, not "):
+                cache.plan([(sequence, 0)], limits=limits)
+        with pytest.raises(TypeError, match="limits: sequences has no such value, not 1.5"):
+            cache.plan([(sequence, 0)], limits={"sequences": 1.5})
+        with pytest.raises(TypeError, match="a kind of layers is a dict, not 5"):
+            cache.plan([(sequence, 0)], kinds=[5])
+        assert cache.length(sequence) == 0
+        assert cache.plan([(sequence, 1)]).run(0, *tensors(1), lse=False).shape == (1, 4, 6)
+
+
 def test_closing_ends_an_object():
     mesh = kvmesh.Mesh()
     with make_cache(mesh) as cache:
