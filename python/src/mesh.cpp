@@ -37,6 +37,11 @@ std::chrono::milliseconds from_seconds(double seconds) {
 MeshOptions mesh_options(std::string_view device, int head_parallel, int threads,
                          std::optional<double> deadline) {
   MeshOptions options{
+  constexpr double kMost = 1e12;  // so that milliseconds fit; no deadline is longer than ten years
+  if (!(seconds >= 0 && seconds <= kMost)) {
+    throw InvalidArgument("a deadline of " + nb::cast<std::string>(nb::repr(nb::float_(seconds))) +
+                          " seconds");
+  }
       .head_parallel = head_parallel, .threads = threads, .device = device_choice_from(device)};
   if (deadline) options.deadline = from_seconds(*deadline);
   return options;

@@ -94,6 +94,13 @@ def test_arguments_of_another_type_are_refused_with_what_is_wanted():
         assert cache.plan([(sequence, 1)]).run(0, *tensors(1), lse=False).shape == (1, 4, 6)
 
 
+@pytest.mark.parametrize("deadline, said", [(float("nan"), "nan"), (float("inf"), "inf"), (1e300, "1e[+]300"),
+                                            (-1, "-1.0")])
+def test_a_deadline_that_is_none_is_said(deadline, said):
+    with pytest.raises(kvmesh.InvalidArgument, match=f"a deadline of {said} seconds"):
+        kvmesh.Mesh(deadline=deadline)
+
+
 def test_closing_ends_an_object():
     mesh = kvmesh.Mesh()
     with make_cache(mesh) as cache:
