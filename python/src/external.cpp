@@ -82,10 +82,10 @@ struct Numbers {
   std::int64_t columns = 0;
 };
 
-Numbers numbers_of(nb::handle object) {
+Numbers numbers_of(nb::handle object, const char* what) {
   Numbers numbers;
-  if (object.is_none() || (nb::hasattr(object, "__len__") && nb::len(object) == 0)) return numbers;
-  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_buffer")(object);
+  if (object.is_none()) return numbers;
+  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_table")(object, what);
   const auto ints = nb::cast<nb::ndarray<const std::int32_t, nb::device::cpu>>(array);
   numbers.values.assign(ints.data(), ints.data() + ints.size());
   if (ints.ndim() == 2) numbers.columns = static_cast<std::int64_t>(ints.shape(1));
@@ -96,13 +96,13 @@ Numbers numbers_of(nb::handle object) {
 struct Tables {
   Tables(nb::handle q_indptr, nb::handle kv_lens, nb::handle indices, nb::handle indptr,
          nb::handle logical, nb::handle appended, nb::handle token_lists)
-      : q_indptr(numbers_of(q_indptr)),
-        kv_lens(numbers_of(kv_lens)),
-        indices(numbers_of(indices)),
-        indptr(numbers_of(indptr)),
-        logical(numbers_of(logical)),
-        appended(numbers_of(appended)),
-        token_lists(numbers_of(token_lists)),
+      : q_indptr(numbers_of(q_indptr, "q_indptr")),
+        kv_lens(numbers_of(kv_lens, "kv_lens")),
+        indices(numbers_of(indices, "indices")),
+        indptr(numbers_of(indptr, "indptr")),
+        logical(numbers_of(logical, "logical")),
+        appended(numbers_of(appended, "appended")),
+        token_lists(numbers_of(token_lists, "token_lists")),
         is_listed(!logical.is_none()) {
     if (indptr.is_none() == (this->indices.columns == 0)) {
       throw InvalidArgument("page tables are indices [batch, entries], or indptr and indices");
