@@ -156,6 +156,30 @@ def test_batch_indices_reach_pages_and_mods():
     close((o[1], lse[1]), [each[0] for each in expected[1]])
 
 
+def test_negative_indices_count_from_the_end():
+    bias = torch.randn(40, generator=torch.Generator().manual_seed(7))
+
+    def relative(score, b, h, q, kv):
+        inner = TABLE[1, h - HEADS, kv - q] + TABLE[0][h][kv - q - 1]
+        return score + bias[kv - q] + bias[-1] * kv + TABLE[-1, h, kv] + inner
+
+    c = case()
+    close(c.forward(score_mod=relative), c.expected(causal, relative))
+
+
+def test_mods_compute_in_int32_and_float32():
+    forward = case().forward
+    large = torch.tensor([2**40])
+    with pytest.raises(OverflowError, match="int32: 1099511627776 does not fit"):
+        forward(score_mod=lambda s, b, h, q, kv: s + large[kv * 0])
+    with pytest.raises(IndexError):
+        forward(score_mod=lambda s, b, h, q, kv: s + SLOPES[HEADS])
+    for convert in (lambda s: s.to(torch.float16), lambda s: s.bfloat16(), lambda s: s.half(),
+                    lambda s: s.to(torch.int8), lambda s: s.type(torch.uint8)):
+        with pytest.raises(TypeError, match="cannot convert to torch"):
+            forward(score_mod=lambda s, b, h, q, kv: s + convert(s))
+
+
 def test_what_cannot_be_traced_says_so():
     forward = case().forward
     with pytest.raises(TypeError, match="traced"):
