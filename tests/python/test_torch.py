@@ -258,6 +258,22 @@ def test_physical_masks_and_scores_in_torch_s_own_attention():
     assert seen == [23, 4, 0, 31]
 
 
+def test_lengths_and_rows_are_integers():
+    c = case()
+    capacity = c.paged.capacity.tolist()
+    one = torch.tensor([1])
+    for wrong in ((one, torch.tensor([1.5])), (one, 1.5), (torch.tensor([1.0]), one), (one, math.nan)):
+        with pytest.raises(TypeError):
+            c.paged.reserve(*wrong)
+    with pytest.raises(TypeError):
+        c.paged.erase(1.0)
+    for lengths in (c.kv_lens + 0.5, [2.5] * 4):
+        with pytest.raises(TypeError):
+            c.paged.forward(c.query, c.k_cache, c.v_cache, lengths, enable_gqa=True)
+    c.paged.reserve(1, one)
+    assert c.paged.capacity.tolist() == capacity
+
+
 def test_errors_change_nothing():
     c = case()
     before = c.forward()
