@@ -72,7 +72,7 @@ TierOptions tiers_of(nb::handle of) {
   return tiers;
 }
 
-std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
+std::optional<StepPlan> plan(KvCache& cache, nb::handle batch, nb::handle mask, nb::handle score,
                              std::optional<float> scale, std::string_view scatter,
                              std::string_view strategy, std::optional<std::string_view> way,
                              std::string_view travels_as,
@@ -95,7 +95,6 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   options.least_saved_tokens = least_saved_tokens;
   for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
-  KvCache& cache = self.get();
   const nb::gil_scoped_release release;
   if (!may_be_full) return cache.plan(entries, options);
   auto made = cache.try_plan(entries, options);
@@ -117,10 +116,11 @@ PlannedStep planned(KvCache& cache, StepPlan plan) {
 void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
             const std::vector<std::int64_t>& positions) {
   const auto entries = batch_of(batch);
-  KvCache& cache = self.get();
-  const Stream on = stream_of(stream, cache.mesh().device());
+  const auto cache = self.use();
+  StepPlan& plan = step.get().plan;
+  const Stream on = stream_of(stream, cache->mesh().device());
   const nb::gil_scoped_release release;
-  cache.replan(step.get().plan, entries, on, positions);
+  cache->replan(plan, entries, on, positions);
 }
 
 CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
@@ -168,9 +168,9 @@ std::string describe_cache(PyCache& self) {
 /// Calls `move(cache)`, which other ranks may have to wait for.
 template <class Move>
 std::int64_t moved(PyCache& self, const Move& move) {
-  KvCache& cache = self.get();
+  const auto cache = self.use();
   const nb::gil_scoped_release release;
-  return move(cache);
+  return move(*cache);
 }
 
 void bind_sequences(nb::class_<PyCache>& type) {
@@ -290,9 +290,9 @@ void bind_cache_class(nb::module_& module) {
         options.max_pages_per_rank = max_pages_per_rank;
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
         options.tiers = tiers_of(tiers);
-        Mesh& of = mesh.get();
+        const auto of = mesh.use();
         const nb::gil_scoped_release release;
-        new (self) PyCache(KvCache(of, options));
+        new (self) PyCache(KvCache(*of, options), mesh.gate());
       },
       nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
@@ -324,11 +324,12 @@ void bind_cache_class(nb::module_& module) {
                       const BlockMask* block_mask, nb::object limits, nb::list kinds,
                       bool shares_prefixes,
                       std::optional<std::int64_t> least_saved) -> std::optional<PyPlan> {
+          const auto cache = self.use();
           auto made =
-              plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
+              plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
                    block_mask, limits, kinds, shares_prefixes, least_saved, may_be_full);
           if (!made) return std::nullopt;
-          return PyPlan(planned(self.get(), std::move(*made)));
+          return PyPlan(planned(*cache, std::move(*made)), self.gate());
         },
         nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(),
         nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
@@ -359,9 +360,9 @@ void bind_cache_class(nb::module_& module) {
       .def(
           "check_replicas",
           [](PyCache& self) {
-            KvCache& cache = self.get();
+            const auto cache = self.use();
             const nb::gil_scoped_release release;
-            cache.check_replicas();
+            cache->check_replicas();
           },
           "Compares the ranks' page tables.")
       .def(
@@ -369,8 +370,8 @@ void bind_cache_class(nb::module_& module) {
           [](PyCache& self, int group) { return self.get().allocator(group).free_pages(); },
           nb::arg("group") = 0)
       .def_prop_ro("pages_per_rank",
-                   [](PyCache& self) { return self.get().options().pages_per_rank; })
-      .def_prop_ro("kv_parallel", [](PyCache& self) { return self.get().mesh().kv_parallel(); })
+                   [](PyCache& self) { return self.peek().options().pages_per_rank; })
+      .def_prop_ro("kv_parallel", [](PyCache& self) { return self.peek().mesh().kv_parallel(); })
       .def_prop_ro("pool_bytes", [](PyCache& self) { return self.get().pool_bytes(); })
       .def_prop_ro("digest", [](PyCache& self) { return self.get().digest(); })
       .def("__repr__", &describe_cache);

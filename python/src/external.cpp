@@ -164,9 +164,10 @@ PyExternalPlan plan(PyExternalPool& self, nb::object q_indptr, nb::object kv_len
                     nb::object token_lists, const nb::kwargs& kwargs) {
   const Tables tables(q_indptr, kv_lens, indices, indptr, logical, appended, token_lists);
   const PlanOptions options = options_of(kwargs);
-  PoolOfPages& of = self.get();
+  const auto of = self.use();
   const nb::gil_scoped_release release;
-  return PyExternalPlan({of.pool.plan(tables.view(), options), of.q_heads, of.v_dim});
+  return PyExternalPlan({of->pool.plan(tables.view(), options), of->q_heads, of->v_dim},
+                        self.gate());
 }
 
 void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb::object kv_lens,
@@ -174,15 +175,17 @@ void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb:
             nb::object token_lists, nb::object stream,
             const std::vector<std::int64_t>& q_positions) {
   const Tables tables(q_indptr, kv_lens, indices, indptr, logical, appended, token_lists);
-  PoolOfPages& of = self.get();
-  const Stream on = stream_of(stream, of.device);
+  const auto of = self.use();
+  ExternalPlan& plan = step.get().plan;
+  const Stream on = stream_of(stream, of->device);
   const nb::gil_scoped_release release;
-  of.pool.replan(step.get().plan, tables.view(), on, q_positions);
+  of->pool.replan(plan, tables.view(), on, q_positions);
 }
 
 nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
                nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const auto optional = [](nb::handle object, const char* what) {
     return object.is_none() ? Tensor{} : input(object, what);
   };
@@ -205,7 +208,8 @@ nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, 
 std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
                                                  nb::object o, nb::object lse, nb::object stream,
                                                  nb::object sinks) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
   if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
@@ -223,7 +227,8 @@ std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& l
 
 nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
                    nb::object out_lse, nb::object stream) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const Tensor part_o = input(o, "o"), part_lse = input(lse, "lse");
   const Output output = output_of(
       {step.plan.tokens_of_output().size(), step.plan.heads_of_output().size(), step.v_dim}, o, out,
@@ -284,10 +289,11 @@ void bind_external(nb::module_& module) {
       "__init__",
       [](PyExternalPool* self, PyMesh& mesh, const PyPool& layer, int q_heads,
          std::int64_t interleave) {
-        Mesh& of = mesh.get();
+        const auto of = mesh.use();
         new (self) PyExternalPool(
-            {ExternalPool(of, layer.pool, {.q_heads = q_heads, .interleave = interleave}),
-             of.device(), q_heads, layer.pool.v.size(3)});
+            {ExternalPool(*of, layer.pool, {.q_heads = q_heads, .interleave = interleave}),
+             of->device(), q_heads, layer.pool.v.size(3)},
+            mesh.gate());
       },
       nb::arg("mesh"), nb::arg("layer"), nb::kw_only(), nb::arg("q_heads"),
       nb::arg("interleave") = 0);
