@@ -1,16 +1,26 @@
-// Measures the export of a sequence to memory, and its import, on one rank of one thread, beside a
-// plain copy of as many bytes, turn by turn in one run.
+// Measures the export of a sequence and its import, on one rank of one thread, beside plain copies,
+// writes and reads of as many bytes, turn by turn in one run: to and from memory that was written
+// before, memory that is new, a file and a socket.
 //
-//   stream_bench [tokens]          each token has 64 KiB: 16 layers, 8 heads of dim 128, bfloat16
+//   stream_bench [tokens] [folder]   each token has 64 KiB: 16 layers, 8 heads of dim 128, bfloat16
 //
 // Gigabytes of keys and values per second, median of the turns, and the median of the turns' ratios
-// to the copy. The sink's memory is there before it is written, as a plain copy's is.
+// to the plain way with their p10 and p90. Files are synced; another thread, at the socket's other
+// end, takes or gives the bytes a MiB at a time. A plain write or read is one of all bytes.
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
+#include <memory>
+#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,17 +30,38 @@ namespace {
 
 using namespace kvmesh;
 
-constexpr int kTurns = 7, kLayers = 16, kHeads = 8, kDim = 128;
-
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
-  return values[values.size() / 2];
-}
+constexpr int kTurns = 11, kLayers = 16, kHeads = 8, kDim = 128;
+constexpr std::size_t kPiece = 1 << 20;
 
 double seconds(const std::function<void()>& call) {
   const auto start = std::chrono::steady_clock::now();
   call();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void print(const char* name, std::size_t bytes, std::vector<double> mine,
+           std::vector<double> plain) {
+  std::vector<double> shares;
+  for (std::size_t i = 0; i < mine.size(); ++i) shares.push_back(plain[i] / mine[i]);
+  for (auto* const values : {&mine, &plain, &shares}) std::ranges::sort(*values);
+  const auto rate = [&](const std::vector<double>& sorted) {
+    return static_cast<double>(bytes) / sorted[kTurns / 2] / 1e9;
+  };
+  std::printf("%-22s %6.2f GB/s   plain %6.2f GB/s   share %.2f (p10-p90 %.2f-%.2f)\n", name,
+              rate(mine), rate(plain), shares[kTurns / 2], shares[kTurns / 10],
+              shares[kTurns - 1 - kTurns / 10]);
+}
+
+void measure(const char* name, std::size_t bytes, const std::function<void()>& mine,
+             const std::function<void()>& plain) {
+  std::vector<double> of_mine, of_plain;
+  for (int turn = -1; turn < kTurns; ++turn) {
+    const double top = seconds(plain), own = seconds(mine);
+    if (turn < 0) continue;
+    of_plain.push_back(top);
+    of_mine.push_back(own);
+  }
+  print(name, bytes, std::move(of_mine), std::move(of_plain));
 }
 
 class ReadySink final : public ByteSink {
@@ -50,43 +81,149 @@ class ReadySink final : public ByteSink {
   std::size_t size_ = 0;
 };
 
-}  // namespace
+/// A socket whose other end a thread reads until its end, or fills with `stream`.
+class Peer {
+ public:
+  Peer() {
+    open([this] { read_all(); });
+  }
+  explicit Peer(std::span<const std::byte> stream) {
+    open([this, stream] { DescriptorSink(ends_[1]).write(stream); });
+  }
+  ~Peer() {
+    ::shutdown(ends_[0], SHUT_WR);
+    thread_.join();
+    for (const int end : ends_) ::close(end);
+  }
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+  int socket() const { return ends_[0]; }
 
-int main(int argc, char** argv) {
-  const std::int64_t tokens = argc > 1 ? std::atoll(argv[1]) : 4096;
-  Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
-  KvCache cache(mesh, {.layers = kLayers,
+ private:
+  void open(std::function<void()> work) {
+    if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends_) != 0) std::abort();
+    thread_ = std::thread(std::move(work));
+  }
+  void read_all() {
+    std::vector<std::byte> piece(kPiece);
+    while (::read(ends_[1], piece.data(), piece.size()) > 0) {
+    }
+  }
+  int ends_[2] = {-1, -1};
+  std::thread thread_;
+};
+
+class Bench {
+ public:
+  Bench(std::int64_t tokens, std::string folder)
+      : bytes_(static_cast<std::size_t>(tokens) * kLayers * kHeads * kDim * 2 * 2),
+        file_(std::move(folder) + "/stream_bench." + std::to_string(::getpid())),
+        mesh_(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}),
+        cache_(mesh_, {.layers = kLayers,
                        .q_heads = kHeads,
                        .kv_heads = kHeads,
                        .k_dim = kDim,
                        .page_size = 16,
-                       .pages_per_rank = 2 * (tokens / 16 + 2)});
-  const SequenceId sequence = cache.create();
-  {
-    StepPlan plan = cache.plan({{sequence, tokens, 0}});
+                       .pages_per_rank = 2 * (tokens / 16 + 2)}),
+        sequence_(cache_.create()),
+        from_(bytes_, std::byte{1}),
+        to_(bytes_),
+        stream_(bytes_ + (bytes_ >> 6)) {
+    StepPlan plan = cache_.plan({{sequence_, tokens, 0}});
     const std::vector<std::uint16_t> rows(static_cast<std::size_t>(tokens * kHeads * kDim), 0x3F80);
     const ConstTensorView view(rows.data(), Dtype::kBFloat16, {tokens, kHeads, kDim});
     for (int layer = 0; layer < kLayers; ++layer) plan.append(layer, view, view);
   }
-  const auto bytes = static_cast<std::size_t>(tokens) * kLayers * kHeads * kDim * 2 * 2;
-  const std::vector<std::byte> from(bytes, std::byte{1});
-  std::vector<std::byte> to(bytes), stream(bytes + (bytes >> 6));
-  std::vector<double> copies, exports, imports, of_export, of_import;
-  for (int turn = 0; turn < kTurns; ++turn) {
-    copies.push_back(seconds([&] { std::memcpy(to.data(), from.data(), bytes); }));
-    ReadySink sink(stream);
-    exports.push_back(seconds([&] { cache.export_sequence(sequence, &sink); }));
-    MemorySource source(std::span<const std::byte>(stream).first(sink.size()));
-    ImportedSequence made;
-    imports.push_back(seconds([&] { made = cache.import_sequence(&source); }));
-    cache.erase(made.sequence);
-    of_export.push_back(copies.back() / exports.back());
-    of_import.push_back(copies.back() / imports.back());
+
+  void memory() {
+    std::size_t size = 0;
+    const auto plain = [&] { std::memcpy(to_.data(), from_.data(), bytes_); };
+    measure(
+        "export to memory", bytes_,
+        [&] {
+          ReadySink sink(stream_);
+          export_to(sink);
+          size = sink.size();
+        },
+        plain);
+    stream_.resize(size);
+    measure(
+        "import from memory", bytes_, [&] { import_from(MemorySource(stream_)); }, plain);
+    measure(
+        "export to new memory", bytes_,
+        [&] {
+          MemorySink sink;
+          export_to(sink);
+        },
+        [&] {
+          const auto fresh = std::make_unique_for_overwrite<std::byte[]>(bytes_);
+          std::memcpy(fresh.get(), from_.data(), bytes_);
+          last_ = fresh[bytes_ - 1];  // so that the copy is not left out
+        });
   }
-  const double gigabytes = static_cast<double>(bytes) / 1e9;
-  std::printf(
-      "%ld tokens, %.2f GB: copy %.2f GB/s, export %.2f GB/s (%.2f of it), import %.2f GB/s "
-      "(%.2f of it)\n",
-      static_cast<long>(tokens), gigabytes, gigabytes / median(copies), gigabytes / median(exports),
-      median(of_export), gigabytes / median(imports), median(of_import));
+
+  void file() {
+    const std::string plain_file = file_ + ".plain";
+    measure(
+        "export to a file", bytes_,
+        [&] {
+          FileSink sink(file_);
+          export_to(sink);
+        },
+        [&] {
+          FileSink sink(plain_file);
+          sink.write(from_);
+          sink.finish();
+        });
+    measure(
+        "import from a file", bytes_, [&] { import_from(FileSource(file_)); },
+        [&] { FileSource(plain_file).read(to_); });
+    for (const std::string& made : {file_, plain_file}) std::filesystem::remove(made);
+  }
+
+  void socket() {
+    measure(
+        "export to a socket", bytes_,
+        [&] {
+          const Peer peer;
+          DescriptorSink sink(peer.socket());
+          export_to(sink);
+        },
+        [&] {
+          const Peer peer;
+          DescriptorSink(peer.socket()).write(from_);
+        });
+    measure(
+        "import from a socket", bytes_,
+        [&] {
+          const Peer peer(stream_);
+          import_from(DescriptorSource(peer.socket()));
+        },
+        [&] {
+          const Peer peer(from_);
+          DescriptorSource(peer.socket()).read(to_);
+        });
+  }
+
+ private:
+  void export_to(ByteSink& sink) { cache_.export_sequence(sequence_, &sink); }
+  void import_from(ByteSource&& source) { cache_.erase(cache_.import_sequence(&source).sequence); }
+
+  std::size_t bytes_;
+  std::string file_;
+  Mesh mesh_;
+  KvCache cache_;
+  SequenceId sequence_;
+  std::vector<std::byte> from_, to_, stream_;
+  volatile std::byte last_{};
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Bench bench(argc > 1 ? std::atoll(argv[1]) : 4096,
+              argc > 2 ? argv[2] : std::filesystem::temp_directory_path().string());
+  bench.memory();
+  bench.file();
+  bench.socket();
 }

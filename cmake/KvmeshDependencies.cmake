@@ -1,4 +1,4 @@
-# What the static libraries link. The same file is installed and included by kvmesh-config.cmake,
+# The libraries that the static ones link. The same file is installed and included by kvmesh-config.cmake,
 # since static libraries pass their dependencies on to their users. Both set kvmesh_HAS_MPI,
 # kvmesh_HAS_CUDA and kvmesh_HAS_NCCL first. A missing package ends the build's configuration
 # (kvmesh_FIND_REQUIRED), but find_package(kvmesh) then only reports that kvmesh is not found.

@@ -20,8 +20,8 @@ struct Entries {
 template <class Fold>
 void all_reduce(Communicator& comm, std::span<double> values, std::string_view operation,
                 const Fold& fold) {
-  std::vector<double> all(values.size() * static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(values), std::as_writable_bytes(std::span(all)), operation);
+  const std::vector<double> all =
+      all_gather_values(comm, std::span<const double>(values), operation);
   for (std::size_t i = 0; i < values.size(); ++i) {
     double result = all[i];
     for (std::size_t at = i + values.size(); at < all.size(); at += values.size()) {

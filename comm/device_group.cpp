@@ -14,9 +14,10 @@
 namespace kvmesh {
 namespace {
 
-// Collective. NCCL refuses two ranks on one GPU, unless it is told that they are on two hosts.
+// Collective. NCCL refuses two ranks on one GPU, unless NCCL_HOSTID says that they are on two
+// hosts.
 bool nccl_takes(Communicator& comm, Device gpu) {
-  using Endpoint = std::array<char, 64>;  // the GPU, and the host that NCCL is told
+  using Endpoint = std::array<char, 64>;  // the GPU, and NCCL_HOSTID
   Endpoint mine{};
   const auto end = std::ranges::copy(cuda_memory::identity(gpu.index), mine.begin()).out;
   if (const char* host = std::getenv("NCCL_HOSTID")) {

@@ -9,6 +9,7 @@
 #include "core/cuda/check.hpp"
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/device_scope.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh {
 namespace {
@@ -32,8 +33,7 @@ void connect_everyone(NcclGroup::State& state) {
   check(cudaMemset(out, 0, memory.size_bytes()), "clearing device memory");
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  const std::unique_ptr<std::remove_pointer_t<cudaStream_t>, cudaError_t (*)(cudaStream_t)>
-      owned_stream(stream, cudaStreamDestroy);
+  const UniqueHandle<cudaStream_t, cudaStreamDestroy> owned_stream(stream);
   state.grouped(kOperation, [&] {
     ncclResult_t code = ncclSuccess;
     for (int r = 0; r < state.size && NcclGroup::State::is_good(code); ++r) {

@@ -16,7 +16,7 @@ void wait_until(const std::function<bool()>& is_done, const DeviceWait& wait) {
 std::function<bool()> whole_device_done(int device) {
   std::promise<void> promise;
   std::shared_future<void> done = promise.get_future().share();
-  // Not joined after a timeout: the thread ends when the GPU's work ends.
+  // The thread is not joined after a timeout: it ends when the GPU's work ends.
   std::thread([device, promise = std::move(promise)]() mutable {
     try {
       cuda_memory::use_device(device);

@@ -93,7 +93,7 @@ void decode(kvmesh::Mesh& mesh) {
   run_layers(step, tokens, {stream});  // once without a graph: compiles kernels, connects NCCL
 
   const auto run = [&] { run_layers(step, tokens, {stream}); };
-  const bool has_graph = mesh.device_group().nccl() != nullptr;  // else by way of the host
+  const bool has_graph = mesh.device_group().nccl() != nullptr;  // else through the host
   Graph graph(nullptr, cudaGraphExecDestroy);
   std::uint64_t captured = 0;
   for (int i = 1; i < kSteps; ++i) {

@@ -16,12 +16,7 @@ void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView&
             "append: slot (page {}, offset {}) is outside the pool {}", slot.page, slot.offset,
             pool.k);
   }
-  threads.for_each(static_cast<std::int64_t>(slots.size()), [&](std::int64_t token, int) {
-    const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
-    if (slot.page < 0) return;
-    cpu::write_token(pool.k, pool.k_scale, k, token, slot);
-    if (!pool.is_latent()) cpu::write_token(pool.v, pool.v_scale, v, token, slot);
-  });
+  cpu::write_tokens(pool, k, v, slots, threads);
 }
 
 void copy_pages(const PagePlanes& planes, std::span<const LocalPageCopy> copies) {

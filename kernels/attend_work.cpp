@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 
+#include "kernels/banded_pages.hpp"
 #include "kernels/cpu/classify.hpp"
 #include "kernels/mods/interval.hpp"
 
@@ -20,12 +21,12 @@ constexpr int kRowsPerBlock = 64;
 constexpr int kKeysPerSplit = 1024;
 // A sequence with this many work blocks fills the cores without being split by keys.
 constexpr std::int64_t kEnoughBlocks = 64;
-// Query rows of a task that reads a shared prefix: each page is read once for so many. Their
+// Query rows of a task that reads a shared prefix: each page is read once for this many. Their
 // queries, scores and outputs stay in a second-level cache of 1 MB (128 rows x (128 + 64 + 128) x 4
 // bytes = 160 KB).
 constexpr int kSharedRows = 128;
-// A sequence's rows of the prefix are written and merged once more, which costs about as much as 16
-// keys.
+// A sequence's rows of the prefix are written and merged once more, which costs about the same as
+// 16 keys.
 constexpr std::int64_t kLeastSavedTokens = 128;
 void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& positions) {
   positions.clear();
@@ -54,7 +55,7 @@ void clear(AttendWork& work) {
 class WorkMaker {
  public:
   WorkMaker(const AttentionShape& shape, const AttendSteps& batch, const AttentionOptions& options,
-            AttendWork& work)
+            AttendWork& work, const std::optional<MaskBand>& band)
       : shape_(shape),
         batch_(batch),
         options_(options),
@@ -63,6 +64,7 @@ class WorkMaker {
         evaluator_(mask_),
         per_head_(options.block_mask ? options.block_mask->heads() > 1
                                      : mask_.depends_on(kDependsHead)),
+        band_(batch.q_positions.empty() ? band : std::nullopt),
         work_(work) {
     clear(work_);
     set_positions(batch, work_.positions);
@@ -105,7 +107,7 @@ class WorkMaker {
     block.visit_end = visits_;
     block.range_end = static_cast<std::int32_t>(work_.ranges.size());
     for (block.kv_head = 0; block.kv_head < shape_.kv_heads; ++block.kv_head) {
-      count_tiles(block);
+      work_.tiles += tiles_of(block);
       work_.blocks.push_back(block);
     }
   }
@@ -128,20 +130,23 @@ class WorkMaker {
     block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
     const SharedPart part = work_.shared.part(static_cast<std::size_t>(sequence));
     block.shared_row = part.token * group_;
+    TileCounts tiles;  // of heads that share their visits: counted once
     for (int head = 0; head < shape_.kv_heads; ++head) {
       block.kv_head = head;
       if (part.block >= 0) block.shared_block = part.block * shape_.kv_heads + head;
       if (options_.block_mask && shares_q_block(block)) {
         take_visits(work_.blocks[work_.blocks.size() - static_cast<std::size_t>(shape_.kv_heads)],
                     block);
+        tiles = tiles_of(block);
       } else if (head == 0 || per_head_) {
         block.visit_begin = visits_;
         block.range_begin = static_cast<std::int32_t>(work_.ranges.size());
         add_visits(block);
         block.visit_end = visits_;
         block.range_end = static_cast<std::int32_t>(work_.ranges.size());
+        tiles = tiles_of(block);
       }
-      count_tiles(block);
+      work_.tiles += tiles;
       work_.blocks.push_back(block);
     }
   }
@@ -161,7 +166,17 @@ class WorkMaker {
   void add_visits(const WorkBlock& block) {
     if (options_.block_mask) return add_listed_visits(block);
     const auto shared = work_.shared.part(static_cast<std::size_t>(block.sequence)).pages;
-    add_range(block, sequence_of(block).pages.subspan(static_cast<std::size_t>(shared)));
+    const AttendSequence& sequence = sequence_of(block);
+    const auto pages = sequence.pages.subspan(static_cast<std::size_t>(shared));
+    if (!band_) return add_range(block, pages);
+    const auto position = [&](std::int64_t q) {
+      return work_.positions[static_cast<std::size_t>(q)];
+    };
+    const PositionRange queries{position(block.q_begin), position(block.q_end - 1) + 1};
+    for (const BandedPages& part :
+         pages_in_band(*band_, queries, pages, shape_.page_size, sequence.kv_len)) {
+      if (!part.pages.empty()) add_pages(block, part.pages, part.partial);
+    }
   }
 
   const AttendSequence& sequence_of(const WorkBlock& block) const {
@@ -284,12 +299,13 @@ class WorkMaker {
     work_.head_classes.insert(work_.head_classes.end(), classes.begin(), classes.end());
   }
 
-  void count_tiles(const WorkBlock& block) {
-    work_.tiles.visited += block.visit_end - block.visit_begin;
+  TileCounts tiles_of(const WorkBlock& block) const {
+    TileCounts tiles{.visited = block.visit_end - block.visit_begin};
     for (std::int32_t i = block.range_begin; i < block.range_end; ++i) {
       const PageRange& range = work_.ranges[static_cast<std::size_t>(i)];
-      work_.tiles.masked += range.masked ? range.count : 0;
+      tiles.masked += range.masked ? range.count : 0;
     }
+    return tiles;
   }
 
   // Splits the sequence's blocks by keys if there are few of them. The rule depends on the batch
@@ -321,6 +337,7 @@ class WorkMaker {
   const ModGraph& mask_;
   ModEvaluator evaluator_;
   const bool per_head_;
+  const std::optional<MaskBand> band_;
   AttendWork& work_;
   std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
@@ -340,8 +357,9 @@ SharedPrefixRules shared_prefix_rules(const AttentionShape& shape) {
 }
 
 void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
-                      const AttentionOptions& options, AttendWork& work) {
-  WorkMaker(shape, batch, options, work).make();
+                      const AttentionOptions& options, AttendWork& work,
+                      const std::optional<MaskBand>& band) {
+  WorkMaker(shape, batch, options, work, band).make();
 }
 
 std::int64_t AttendWork::size_bytes() const {

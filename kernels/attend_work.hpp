@@ -12,9 +12,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "kernels/mods/band.hpp"
 #include "kernels/page_visit.hpp"
 #include "kernels/shared_blocks.hpp"
 #include "kernels/shared_prefixes.hpp"
@@ -72,8 +74,8 @@ struct WorkBlock {
   std::int64_t workspace_row = 0;
   /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
-  /// Of a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is one of
-  /// them, and all rows go to the workspace.
+  /// True for a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is
+  /// one of them, and all rows go to the workspace.
   bool is_shared = false;
   std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
   std::int32_t shared_row = 0;     ///< its first of that block's rows
@@ -112,10 +114,12 @@ SharedPrefixRules shared_prefix_rules(const AttentionShape& shape);
 /// @throws InvalidArgument if the batch does not fit the shape, or either is invalid.
 void check_attention(const AttentionShape& shape, const AttentionBatch& batch);
 
-/// Fills `work` and reuses its memory. Checks nothing.
+/// Fills `work` and reuses its memory. Checks nothing. `band` is that of the mask, if it is known:
+/// the mask is then not looked at, unless queries have positions of their own.
 /// REQUIRES: a batch that check_attention accepts; its pages stay where they are.
 void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
-                      const AttentionOptions& options, AttendWork& work);
+                      const AttentionOptions& options, AttendWork& work,
+                      const std::optional<MaskBand>& band = {});
 
 /// The same for a batch whose pages are copied.
 /// @throws InvalidArgument as check_attention does.

@@ -26,7 +26,7 @@ struct SharedPart {
   std::int64_t pages = 0;   ///< its first ones
 };
 
-/// Of one plan: prefixes, each cut to the pages that every query sees whole.
+/// The shared prefixes of one plan, each cut to the pages that every query sees whole.
 struct SharedBlocks {
   std::vector<SharedBlock> blocks{};
   std::vector<SharedToken> tokens{};

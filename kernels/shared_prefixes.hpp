@@ -26,7 +26,7 @@ struct SharedToken {
   std::int32_t sequence = 0;
 };
 
-/// Which prefixes are worth a task of their own.
+/// The rules for which prefixes are worth a task of their own.
 struct SharedPrefixRules {
   int page_size = 0;
   std::int64_t most_queries = 0;  ///< a sequence with more has enough rows for its pages alone

@@ -1,15 +1,12 @@
 #include "allocator/prefix/eviction.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 namespace kvmesh {
 namespace {
 
 constexpr std::uint8_t kMostHits = 3;  // as in S3-FIFO: two bits
-
-/// kHits: because of its hits, a page counts as used more recently, by this many tenths of the
-/// rank's pages.
-constexpr std::uint64_t kCreditTenths[kMostHits + 1] = {0, 6, 8, 9};
 
 /// The share of a rank's pages that the policy's limited queue may have.
 double share_of(Eviction policy) {
@@ -27,32 +24,77 @@ double share_of(Eviction policy) {
   return 0;
 }
 
+/// The evicted pages that the policy remembers for each page of the pool.
+std::uint64_t ghosts_of(Eviction policy) {
+  switch (policy) {
+    case Eviction::kHits:
+      return ReuseTimes::kGhostsOfPage;
+    case Eviction::kTwoQueues:
+    case Eviction::kS3Fifo:
+      return 4;
+    case Eviction::kLru:
+    case Eviction::kSegmented:
+      return 0;
+  }
+  return 0;
+}
+
+std::uint64_t word(const PageHash& hash) {
+  std::uint64_t word;
+  std::memcpy(&word, hash.bytes.data(), sizeof word);
+  return word;
+}
+
 }  // namespace
+
+EvictionPages::EvictionPages(Eviction policy, PageSlot count)
+    : pages(count), ghosts(ghosts_of(policy) * count), times(count) {}
 
 EvictionQueues::EvictionQueues(Eviction policy, std::int64_t pages) : policy_(policy) {
   resize(pages);
 }
 
 void EvictionQueues::resize(std::int64_t pages) {
-  pages_ = static_cast<std::uint64_t>(pages);
   share_ = static_cast<std::int64_t>(static_cast<double>(pages) * share_of(policy_));
 }
 
-void EvictionQueues::added(EvictionPages::Page& page, bool returns) {
-  ++published_;
-  page.hits = returns ? 1 : 0;
-  if (policy_ == Eviction::kS3Fifo) page.hits = 0;
-  page.queue = returns && policy_ != Eviction::kLru && policy_ != Eviction::kSegmented ? 1 : 0;
+void EvictionQueues::added(EvictionPages& all, PageSlot slot, const PageHash& hash) {
+  EvictionPages::Page& page = all.pages[slot];
+  const std::optional<Ghost> ghost = all.ghosts.take(word(hash));
+  all.times.published();
+  page.last_use = all.times.now();
+  page.hits = page.queue = 0;
+  if (policy_ != Eviction::kHits) {
+    page.queue = ghost ? 1 : 0;
+    return;
+  }
+  if (ghost && all.times.ended(ghost->hits, (page.last_use - ghost->time) % Ghost::kTimes))
+    hit_at_least(page, ghost->hits + 1);
+  all.times.started(page.hits);
 }
 
-void EvictionQueues::hit(EvictionPages::Page& page) const {
-  page.hits = std::min<std::uint8_t>(page.hits + 1, kMostHits);
-  if (policy_ == Eviction::kTwoQueues || policy_ == Eviction::kSegmented) page.queue = 1;
-  if (policy_ == Eviction::kHits) page.queue = page.hits;
+void EvictionQueues::hit(EvictionPages& all, PageSlot slot) const {
+  EvictionPages::Page& page = all.pages[slot];
+  if (policy_ == Eviction::kHits) {
+    all.times.ended(page.hits, all.times.now() - page.last_use);
+    hit_at_least(page, page.hits + 1);
+    all.times.started(page.hits);
+  } else {
+    page.hits = std::min<std::uint8_t>(page.hits + 1, kMostHits);
+    if (policy_ != Eviction::kLru && policy_ != Eviction::kS3Fifo) page.queue = 1;
+  }
+  page.last_use = all.times.now();
+}
+
+bool EvictionQueues::hit_at_least(EvictionPages::Page& page, int hits) const {
+  hits = std::min(hits, ReuseTimes::kMostHits);
+  if (policy_ != Eviction::kHits || page.hits >= hits) return false;
+  page.hits = page.queue = static_cast<std::uint8_t>(hits);
+  return true;
 }
 
 void EvictionQueues::released(EvictionPages& all, PageSlot slot) {
-  all.pages[slot].last_use = published_;
+  all.pages[slot].last_use = all.times.now();
   push(all, slot);
   if (policy_ != Eviction::kSegmented) return;
   while (queues_[1].size > share_) {
@@ -67,7 +109,7 @@ void EvictionQueues::taken(EvictionPages& all, PageSlot slot) { remove(all, slot
 
 PageSlot EvictionQueues::victim(EvictionPages& all) {
   if (policy_ == Eviction::kS3Fifo) return second_chances(all);
-  if (policy_ == Eviction::kHits) return least_credit(all);
+  if (policy_ == Eviction::kHits) return used_least(all);
   const bool newest = policy_ == Eviction::kTwoQueues && queues_[0].size <= share_;
   const Queue& first = queues_[newest ? 1 : 0];
   return first.size > 0 ? first.first : queues_[newest ? 0 : 1].first;
@@ -88,13 +130,13 @@ PageSlot EvictionQueues::second_chances(EvictionPages& all) {
 }
 
 /// Within a queue the order is that of the last use, so only the first of each queue is compared.
-PageSlot EvictionQueues::least_credit(const EvictionPages& all) const {
+PageSlot EvictionQueues::used_least(const EvictionPages& all) const {
   PageSlot best = kNoSlot;
   std::uint64_t best_use = 0;
-  for (std::size_t hits = 0; hits <= kMostHits; ++hits) {
+  for (int hits = 0; hits <= ReuseTimes::kMostHits; ++hits) {
     const PageSlot first = queues_[hits].first;
     if (first == kNoSlot) continue;
-    const std::uint64_t use = all.pages[first].last_use + kCreditTenths[hits] * pages_ / 10;
+    const std::uint64_t use = all.pages[first].last_use + all.times.credit(hits);
     if (best == kNoSlot || use < best_use) {
       best = first;
       best_use = use;
@@ -103,9 +145,14 @@ PageSlot EvictionQueues::least_credit(const EvictionPages& all) const {
   return best;
 }
 
-bool EvictionQueues::remembers(const EvictionPages::Page& page) const {
-  return policy_ == Eviction::kHits ||
-         (page.queue == 0 && (policy_ == Eviction::kTwoQueues || policy_ == Eviction::kS3Fifo));
+void EvictionQueues::evicted(EvictionPages& all, PageSlot slot, const PageHash& hash) {
+  remove(all, slot);
+  const EvictionPages::Page& page = all.pages[slot];
+  if (page.queue > 0 && policy_ != Eviction::kHits) return;
+  Ghost ghost;
+  ghost.hits = page.hits & 3;
+  ghost.time = static_cast<std::uint32_t>(page.last_use % Ghost::kTimes);
+  all.ghosts.add(word(hash), ghost);
 }
 
 void EvictionQueues::push(EvictionPages& all, PageSlot slot) {

@@ -4,22 +4,28 @@
 #include <cstdint>
 #include <vector>
 
+#include "allocator/prefix/ghosts.hpp"
 #include "allocator/prefix/prefix_index.hpp"
+#include "allocator/prefix/reuse_times.hpp"
 
 namespace kvmesh {
 
-/// The data per page that the policies need, in arrays that all policies share.
+/// What the queues of all ranks and priorities share.
 struct EvictionPages {
   struct Page {
     PageSlot next = kNoSlot, previous = kNoSlot;
-    std::uint64_t last_use = 0;  // pages published before it was last released
+    std::uint64_t last_use = 0;  // pages published before it was last published, hit or released
     std::uint8_t queue = 0;      // the queue of the page, also while sequences hold it
     std::uint8_t hits = 0;       // up to 3
     std::uint8_t priority = 0;   // 0 to 100
     std::uint32_t stamp = 0;     // of the end of its priority; 0: none
   };
-  explicit EvictionPages(PageSlot count) : pages(count) {}
+  /// `count` is the number of pages of all ranks.
+  EvictionPages(Eviction policy, PageSlot count);
+
   std::vector<Page> pages;  // [slot]
+  Ghosts ghosts;
+  ReuseTimes times;
 };
 
 /// The order of one rank's pages of one priority. Its queues hold the pages that no sequence holds.
@@ -30,18 +36,21 @@ class EvictionQueues {
   EvictionQueues(Eviction policy, std::int64_t pages);
   void resize(std::int64_t pages);
 
-  /// The page is new in the index. `returns`: a page with this hash was evicted not long ago.
-  void added(EvictionPages::Page& page, bool returns);
-  /// A lookup found the page.
-  void hit(EvictionPages::Page& page) const;
+  /// The page is new in the index.
+  void added(EvictionPages& all, PageSlot slot, const PageHash& hash);
+  /// A lookup found the page. REQUIRES: it is in no queue.
+  void hit(EvictionPages& all, PageSlot slot) const;
+  /// A page that continues this one has so many hits. Those were hits of this page, too, also if
+  /// its ghost was forgotten. Returns whether it had fewer. REQUIRES: it is in no queue.
+  bool hit_at_least(EvictionPages::Page& page, int hits) const;
   /// The last sequence left the page.
   void released(EvictionPages& all, PageSlot slot);
   /// A sequence takes the page.
   void taken(EvictionPages& all, PageSlot slot);
   /// Returns the page to evict. REQUIRES: size() > 0.
   PageSlot victim(EvictionPages& all);
-  /// Returns whether the hash of an evicted page of this queue is remembered.
-  bool remembers(const EvictionPages::Page& page) const;
+  /// A page of a queue is evicted.
+  void evicted(EvictionPages& all, PageSlot slot, const PageHash& hash);
   std::int64_t size() const {
     return queues_[0].size + queues_[1].size + queues_[2].size + queues_[3].size;
   }
@@ -54,12 +63,10 @@ class EvictionQueues {
   void push(EvictionPages& all, PageSlot slot);
   void remove(EvictionPages& all, PageSlot slot);
   PageSlot second_chances(EvictionPages& all);
-  PageSlot least_credit(const EvictionPages& all) const;
+  PageSlot used_least(const EvictionPages& all) const;
 
   Eviction policy_;
-  std::uint64_t pages_ = 0;
-  std::int64_t share_ = 0;       // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
-  std::uint64_t published_ = 0;  // pages: the clock of kHits
+  std::int64_t share_ = 0;  // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
   Queue queues_[4];
 };
 

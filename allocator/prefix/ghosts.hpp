@@ -1,37 +1,58 @@
-// The hashes of pages that were evicted not long ago.
+// The pages that were evicted not long ago.
 #pragma once
 
-#include <bit>
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace kvmesh {
 
-/// Remembers about the last `count` evictions, in a table of 2 * `count` to 4 * `count` places of
-/// which each keeps the newest hash: sometimes forgets one too early, never allocates.
+/// An evicted page: how often it was hit, and a time modulo kTimes.
+struct Ghost {
+  static constexpr std::uint32_t kTimes = 1u << 30;
+  std::uint32_t hits : 2 = 0;
+  std::uint32_t time : 30 = 0;
+};
+
+/// Remembers about the last `count` evictions in 8 bytes each: the hash picks a row of 8 places,
+/// one cache line, that keeps its newest ones. Two hashes that agree in their row and their low 32
+/// bits count as one. Never allocates.
 class Ghosts {
  public:
-  explicit Ghosts(std::uint64_t count) : count_(count), places_(std::bit_ceil(2 * count + 1)) {}
+  explicit Ghosts(std::uint64_t count) : rows_((count + kRow - 1) / kRow) {}
 
-  void add(std::uint64_t hash) { at(hash) = {hash, ++evictions_}; }
-  /// Returns whether the hash is remembered, and forgets it.
-  bool take(std::uint64_t hash) {
-    Place& place = at(hash);
-    const bool found = place.time != 0 && place.hash == hash && evictions_ - place.time < count_;
-    if (found) place = {};
-    return found;
+  void add(std::uint64_t hash, Ghost ghost) {
+    if (rows_.empty()) return;
+    Row& row = row_of(hash);
+    std::shift_right(row.begin(), row.end(), 1);
+    row[0] = {tag_of(hash), ghost};
+  }
+  /// Returns the page's ghost, and forgets it.
+  std::optional<Ghost> take(std::uint64_t hash) {
+    if (rows_.empty()) return std::nullopt;
+    Row& row = row_of(hash);
+    const auto place = std::ranges::find(row, tag_of(hash), &Place::tag);
+    if (place == row.end()) return std::nullopt;
+    const Ghost ghost = place->ghost;
+    std::shift_left(place, row.end(), 1);
+    row.back() = {};
+    return ghost;
   }
 
  private:
+  static constexpr std::size_t kRow = 8;
   struct Place {
-    std::uint64_t hash = 0;
-    std::uint64_t time = 0;  // the number of the eviction; 0: empty
+    std::uint32_t tag = 0;  // 0: empty
+    Ghost ghost{};
   };
-  Place& at(std::uint64_t hash) { return places_[(hash >> 7) & (places_.size() - 1)]; }
+  using Row = std::array<Place, kRow>;  // the newest first
 
-  std::uint64_t count_;
-  std::uint64_t evictions_ = 0;
-  std::vector<Place> places_;
+  static std::uint32_t tag_of(std::uint64_t hash) { return static_cast<std::uint32_t>(hash) | 1; }
+  Row& row_of(std::uint64_t hash) { return rows_[(hash >> 32) * rows_.size() >> 32]; }
+
+  std::vector<Row> rows_;
 };
 
 }  // namespace kvmesh

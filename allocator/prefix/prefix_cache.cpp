@@ -1,21 +1,11 @@
 #include "allocator/prefix/prefix_cache.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <tuple>
 #include <utility>
 
 namespace kvmesh {
-namespace {
-
-std::uint64_t ghost_of(const PageHash& hash) {
-  std::uint64_t word;
-  std::memcpy(&word, hash.bytes.data(), sizeof word);
-  return word;
-}
-
-}  // namespace
 
 PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, EvictionLog& evictions)
     : options_(options.prefix),
@@ -28,9 +18,9 @@ PrefixCache::PrefixCache(const AllocatorOptions& options, PagePools& pools, Evic
       evictions_(evictions),
       index_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank()),
              static_cast<int>(page_size_)),
-      pages_(static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())),
-      ghosts_(4 * static_cast<std::uint64_t>(pools.ranks() * pools.pages_per_rank())) {
+      pages_(options_.eviction, static_cast<PageSlot>(pools.ranks() * pools.pages_per_rank())) {
   pools_.keep_with(this);
+  count_pages();
 }
 
 bool PrefixCache::has_tokens(PageSlot slot, const PrefixKey& key, std::size_t logical) const {
@@ -91,7 +81,7 @@ PrefixRun PrefixCache::find_state(const PrefixKey& key, std::size_t most_pages) 
 }
 
 void PrefixCache::hit(std::span<const PageSlot> pages) {
-  for (const PageSlot slot : pages) queues_of(slot).hit(pages_.pages[slot]);
+  for (const PageSlot slot : pages) queues_of(slot).hit(pages_, slot);
 }
 
 void PrefixCache::prepare(int priority) {
@@ -110,7 +100,11 @@ void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
   index_.insert(at, hash, has_parent ? slot(parent) : kNoSlot, tokens, whole);
   pages_.pages[at].priority = static_cast<std::uint8_t>(keeping.priority);
   set_end(at, keeping);
-  queues_of(at).added(pages_.pages[at], ghosts_.take(ghost_of(hash)));
+  queues_of(at).added(pages_, at, hash);
+  const int hits = pages_.pages[at].hits;
+  PageSlot before = index_.parent(at);
+  while (before != kNoSlot && queues_of(before).hit_at_least(pages_.pages[before], hits))
+    before = index_.parent(before);
   pools_.keep(page);
 }
 
@@ -204,6 +198,13 @@ void PrefixCache::evict_past(PageRank rank, std::int64_t first) {
 void PrefixCache::resized(PageRank rank) {
   for (const auto& ranks : by_priority_)
     if (ranks) (*ranks)[static_cast<std::size_t>(rank.value)].resize(pools_.size(rank));
+  count_pages();
+}
+
+void PrefixCache::count_pages() {
+  std::int64_t pages = 0;
+  for (PageRank rank{0}; rank.value < pools_.ranks(); ++rank.value) pages += pools_.size(rank);
+  pages_.times.resize(pages);
 }
 
 void PrefixCache::moved(PageId from, PageId to) {
@@ -221,9 +222,7 @@ void PrefixCache::all_moved(const std::function<PageId(PageId)>& target) {
 }
 
 void PrefixCache::evict(PageSlot leaf) {
-  EvictionQueues& queues = queues_of(leaf);
-  if (queues.remembers(pages_.pages[leaf])) ghosts_.add(ghost_of(index_.hash(leaf)));
-  queues.taken(pages_, leaf);
+  queues_of(leaf).evicted(pages_, leaf, index_.hash(leaf));
   pages_.pages[leaf].stamp = 0;
   index_.erase(leaf);
   pools_.free_cached(page(leaf));

@@ -10,7 +10,6 @@
 #include "allocator/change_log.hpp"
 #include "allocator/page_pools.hpp"
 #include "allocator/prefix/eviction.hpp"
-#include "allocator/prefix/ghosts.hpp"
 #include "allocator/prefix/prefix_index.hpp"
 #include "allocator/prefix/priority_ends.hpp"
 #include "kvmesh/allocator.hpp"
@@ -45,7 +44,7 @@ class PrefixCache final : public PageKeeper {
   PrefixRun find(const PrefixKey& key, std::int64_t most);
   /// Counts a hit of pages that a sequence has just taken.
   void hit(std::span<const PageSlot> pages);
-  void hit(PageId page) { queues_of(slot(page)).hit(pages_.pages[slot(page)]); }
+  void hit(PageId page) { queues_of(slot(page)).hit(pages_, slot(page)); }
 
   PageSlot find(const PageHash& hash) const { return index_.find(hash); }
   const PageHash& hash(PageId page) const { return index_.hash(slot(page)); }
@@ -70,6 +69,10 @@ class PrefixCache final : public PageKeeper {
     return static_cast<PageSlot>(page.rank().value) * pages_per_rank_ +
            static_cast<PageSlot>(page.index());
   }
+
+  /// The hits of a page in the index. With kHits, its parent has as many or more.
+  int hits(PageSlot slot) const { return pages_.pages[slot].hits; }
+  bool counts_hits() const { return options_.eviction == Eviction::kHits; }
 
   /// Returns whether pages have parents.
   bool is_tree() const { return window_ == 0 && !has_states_; }
@@ -108,6 +111,7 @@ class PrefixCache final : public PageKeeper {
     return (*by_priority_[pages_.pages[slot].priority])[slot / pages_per_rank_];
   }
   void evict(PageSlot leaf);
+  void count_pages();
   void set_end(PageSlot slot, const Keeping& keeping);
   void end_priority(PageSlot slot, std::uint32_t stamp);
   template <class Until>
@@ -128,7 +132,6 @@ class PrefixCache final : public PageKeeper {
   std::array<std::unique_ptr<Ranks>, 101> by_priority_;  // null: never used
   PriorityEnds ends_;
   std::uint64_t operations_ = 0;
-  Ghosts ghosts_;
   std::vector<PageSlot> found_;  // of the last lookup
 };
 

@@ -25,6 +25,9 @@ void check_page(const PagePools& pools, const PrefixCache& prefixes, PageId page
          page.index());
   ensure(!pools.in_use(page) || pools.in_use(prefixes.page(parent)),
          "page {}:{} is held and its parent is not", page.rank().value, page.index());
+  ensure(!prefixes.counts_hits() || prefixes.hits(parent) >= prefixes.hits(slot),
+         "page {}:{} has {} hits and its parent {}", page.rank().value, page.index(),
+         prefixes.hits(slot), prefixes.hits(parent));
 }
 
 void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId id,

@@ -38,19 +38,20 @@ class CombineWay {
   /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.
   virtual void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) = 0;
 
-  /// REQUIRES: a plan. @throws InvalidArgument if `run` would.
+  /// Checks the arguments of `run`. @throws InvalidArgument, also without a plan.
   virtual void check_run(const Partial& mine, const CombineOutput& output) const = 0;
 
-  /// Combines as planned: see Combiner and DeviceCombiner.
-  /// @throws InvalidArgument before anything is sent, also without a plan; Timeout, PeerLost,
-  /// NcclError; DigestMismatch if this way compares plans and another rank's differs. Collective.
+  /// Combines as planned: see Combiner and DeviceCombiner. REQUIRES: arguments that have passed
+  /// `check_run`.
+  /// @throws Timeout, PeerLost, NcclError; DigestMismatch if this way compares plans and another
+  /// rank's differs. Collective.
   virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
 
   /// Whether the kernels of attention may store the plan's rows themselves, so that partials need
   /// no tensor: see `target`. REQUIRES: a plan.
   virtual bool takes_sent_rows() const { return false; }
 
-  /// Where the rows of the next run go. REQUIRES: takes_sent_rows().
+  /// Returns the place where the rows of the next run go. REQUIRES: takes_sent_rows().
   /// @throws what `run` throws before anything is sent.
   virtual CombineTarget target();
 

@@ -14,6 +14,7 @@ void Combiner::operator()(const Partial& mine, const CombineOptions& options,
                           const CombineOutput& output) {
   require(way_ != nullptr, "combine: the combiner has been moved from");
   way_->plan(shape_of(mine), options, {});
+  way_->check_run(mine, output);
   way_->run(mine, output, {});
 }
 

@@ -47,13 +47,9 @@ Attendance::Attendance(const Launch& launch)
       path_(file_name(launch)),
       file_(::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)) {}
 
-Attendance::~Attendance() {
-  if (file_ >= 0) ::close(file_);
-}
-
 void Attendance::come(Point point) {
   struct flock lock = byte_lock(F_WRLCK, static_cast<int>(point) * size_ + rank_);
-  if (file_ >= 0) ::fcntl(file_, F_SETLK, &lock);
+  if (file_.get() >= 0) ::fcntl(file_.get(), F_SETLK, &lock);
 }
 
 std::vector<Rank> Attendance::missing(Point point) const {
@@ -71,12 +67,14 @@ std::string Attendance::note(Point point) const {
 }
 
 void Attendance::remove_name() {
-  if (file_ >= 0) ::unlink(path_.c_str());
+  if (file_.get() >= 0) ::unlink(path_.c_str());
 }
 
 bool Attendance::is_here(Point point, int rank) const {
   struct flock lock = byte_lock(F_WRLCK, static_cast<int>(point) * size_ + rank);
-  if (file_ < 0 || ::fcntl(file_, F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return false;
+  if (file_.get() < 0 || ::fcntl(file_.get(), F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) {
+    return false;
+  }
   return !is_stopped(lock.l_pid);
 }
 

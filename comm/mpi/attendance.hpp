@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/posix/descriptor.hpp"
 #include "kvmesh/launcher.hpp"
 #include "kvmesh/types.hpp"
 
@@ -12,14 +13,13 @@ namespace kvmesh {
 /// MPI does not report for whom MPI_Init waits. So each rank locks one byte of a file that the
 /// ranks of a machine have in common (/dev/shm, named after the user and the job) when it comes to
 /// a point. The system removes a lock with its process. A file that cannot be made is no error:
-/// then nobody seems to have come.
+/// then no other rank seems to have come.
 class Attendance {
  public:
   enum class Point { kStart, kEnd };
 
   /// REQUIRES: `launch` has a size.
   explicit Attendance(const Launch& launch);
-  ~Attendance();
   Attendance(const Attendance&) = delete;
   Attendance& operator=(const Attendance&) = delete;
 
@@ -40,7 +40,7 @@ class Attendance {
   int size_;
   int local_size_;  // 0: unknown
   std::string path_;
-  int file_;
+  Descriptor file_;
 };
 
 }  // namespace kvmesh

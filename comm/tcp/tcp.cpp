@@ -173,6 +173,19 @@ class TcpCommunicator final : public CommunicatorBase {
     socket.write_some(asio::buffer(farewell), ignored);
   }
 
+  /// The place where a rank can be called for a new group.
+  struct Door {
+    std::uint64_t token;
+    std::uint64_t port;
+  };
+  /// This rank in a new group, and the ranks that it calls or that call it.
+  struct Roles {
+    Rank me;
+    std::vector<tcp::Peer> i_call;
+    std::vector<Rank> call_me;
+  };
+  Roles roles_in(std::span<const Rank> members, std::span<const Door> doors) const;
+
   tcp::Links links_;
   std::vector<Lane> lanes_;     // [rank]
   std::string_view operation_;  // of the exchange under way
@@ -193,34 +206,34 @@ std::unique_ptr<Communicator> TcpCommunicator::split(int color, int key) {
                       static_cast<int>(members.size()));
   }
 
-  struct Door {
-    std::uint64_t token;
-    std::uint64_t port;
-  };
   const Door mine{tcp::make_token(), reception ? reception->endpoint().port() : std::uint64_t{0}};
   const std::vector<Door> doors = all_gather_value(*this, mine, "split");
 
-  Rank new_rank;
-  std::vector<tcp::Peer> i_call;
-  std::vector<Rank> call_me;
+  const Roles roles = roles_in(members, doors);
+  const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
+  if (reception) {
+    connect_pairs(links, *reception, roles.i_call, roles.call_me, token,
+                  tcp::Waiting(roles.me, "split (in the new group's ranks)", deadline()));
+  }
+  return std::make_unique<TcpCommunicator>(std::move(links), roles.me, deadline());
+}
+
+TcpCommunicator::Roles TcpCommunicator::roles_in(std::span<const Rank> members,
+                                                 std::span<const Door> doors) const {
+  Roles roles;
   for (std::size_t m = 0; m < members.size(); ++m) {
     const Rank as_member{static_cast<std::int32_t>(m)};
     const auto old = static_cast<std::size_t>(members[m].value);
     if (members[m] == rank()) {
-      new_rank = as_member;
+      roles.me = as_member;
     } else if (links_.peers[old]->called) {
       const auto address = links_.peers[old]->socket.remote_endpoint().address();
-      i_call.push_back({as_member, {address, static_cast<std::uint16_t>(doors[old].port)}});
+      roles.i_call.push_back({as_member, {address, static_cast<std::uint16_t>(doors[old].port)}});
     } else {
-      call_me.push_back(as_member);
+      roles.call_me.push_back(as_member);
     }
   }
-  const std::uint64_t token = doors[static_cast<std::size_t>(members.front().value)].token;
-  if (reception) {
-    connect_pairs(links, *reception, i_call, call_me, token,
-                  tcp::Waiting(new_rank, "split (in the new group's ranks)", deadline()));
-  }
-  return std::make_unique<TcpCommunicator>(std::move(links), new_rank, deadline());
+  return roles;
 }
 
 }  // namespace

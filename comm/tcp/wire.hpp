@@ -16,7 +16,7 @@ namespace kvmesh::tcp {
 inline constexpr std::uint64_t kMagic = 0x31'68'73'65'6D'76'6B'89;  // 0x89 "kvmesh1"
 inline constexpr std::uint32_t kVersion = 2;
 
-/// Where a rank listens: IPv6, or IPv4 mapped into it.
+/// The address at which a rank listens: IPv6, or IPv4 mapped into it.
 struct Address {
   std::array<std::uint8_t, 16> bytes{};
   std::uint32_t port = 0;

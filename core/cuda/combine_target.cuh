@@ -62,7 +62,7 @@ __device__ inline RowPlace place_of_row(const CombineTarget& to, int token, int 
   return {owner, by_token ? place * to.heads + head : token * shares.size(owner) + place};
 }
 
-/// Where a cell of a row from `source` lies in the window of `owner`.
+/// Returns the address of a cell of a row from `source` in the window of `owner`.
 __device__ inline unsigned char* cell_at(const CombineTarget& to, int owner, int source, int row,
                                          int cell, std::uint32_t epoch) {
   const std::int64_t place = std::int64_t{source * to.block_rows + row} * to.row_cells + cell;

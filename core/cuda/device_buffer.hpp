@@ -4,11 +4,11 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <type_traits>
 
 #include "core/cuda/check.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::cuda {
 
@@ -31,11 +31,7 @@ class DeviceBuffer {
   }
 
  private:
-  struct Free {
-    // The error is ignored: the process may already have shut CUDA down.
-    void operator()(void* data) const { static_cast<void>(cudaFree(data)); }
-  };
-  std::unique_ptr<void, Free> data_;
+  UniqueHandle<void*, cudaFree> data_;
   std::size_t bytes_ = 0;
 };
 

@@ -7,8 +7,8 @@
 namespace kvmesh {
 
 /// Loads kernels on the current device. Otherwise CUDA loads a kernel at its first launch, and may
-/// wait for all earlier work on the device (CUDA C++ Programming Guide, "Lazy Loading"): for ever,
-/// if that work waits for a peer that has died.
+/// wait for all earlier work on the device (CUDA C++ Programming Guide, "Lazy Loading"):
+/// without end if that work waits for a peer that has died.
 template <class... Kernels>
 cudaError_t load_kernels(Kernels*... kernels) {
   cudaError_t status = cudaSuccess;

@@ -21,8 +21,8 @@ __device__ inline float warp_sum(float value) {
 /// it, and addresses and operands that depend on it, in registers of the warp.
 __device__ inline int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 
-/// Of two lanes whose numbers differ in `bit`, the one without it gives its `high` for the other's
-/// `low`.
+/// Two lanes whose numbers differ in `bit` exchange values: the one without the bit gives its
+/// `high` for the other's `low`.
 __device__ inline void exchange_halves(unsigned& low, unsigned& high, int bit) {
   const bool has_bit = (threadIdx.x & bit) != 0;
   const unsigned got = __shfl_xor_sync(kAllLanes, has_bit ? low : high, bit);

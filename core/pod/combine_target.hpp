@@ -1,5 +1,5 @@
-// Where a rank's rows go in the combine over mapped memory, for the host, nvcc and NVRTC. A kernel
-// that has such a target stores each row straight into the memory of the row's owner, by
+// The places of a rank's rows in the combine over mapped memory, for the host, nvcc and NVRTC. A
+// kernel that has such a target stores each row straight into the memory of the row's owner, by
 // core/cuda/combine_target.cuh.
 //
 // A window is memory of a rank that all ranks of the group map. It has slots for even and for odd

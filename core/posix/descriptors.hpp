@@ -1,38 +1,19 @@
 // File descriptors that processes of one machine give one another.
 #pragma once
 
-#include <unistd.h>
-
 #include <array>
 #include <cstddef>
 #include <functional>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "core/pieces.hpp"
+#include "core/posix/descriptor.hpp"
 
 namespace kvmesh {
 
-/// Owns a file descriptor; a negative one is none.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  ~Descriptor() {
-    if (number_ >= 0) close(number_);
-  }
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  int get() const { return number_; }
-
- private:
-  int number_;
-};
-
-/// Where descriptors are given: a random name. Trivially copyable; all zero: nowhere.
+/// The name under which a server gives descriptors: random. Trivially copyable; all zero: no
+/// server.
 using DescriptorPlace = std::array<char, 40>;
 
 /// Gives the descriptors of pieces of memory, while it exists, to the processes of this user that

@@ -15,7 +15,7 @@
 
 namespace kvmesh::posix_memory {
 
-/// Where to find a block. Trivially copyable.
+/// The place of a block. Trivially copyable.
 struct Ticket {
   std::int64_t pid = 0;
   std::int32_t fd = -1;

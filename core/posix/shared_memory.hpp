@@ -56,7 +56,8 @@ class SharedMemory {
   /// Bytes of memory, if it is in pieces; else size_bytes().
   std::size_t held_bytes() const { return pieces_ ? pieces_->mapped_bytes() : size_bytes(); }
   bool in_pieces() const { return pieces_ != nullptr; }
-  /// Of memory in pieces it is of use while a `serve()` exists, with `pieces` set to its place.
+  /// The handle of memory in pieces is valid while a `serve()` exists, with `pieces` set to its
+  /// place.
   MemoryHandle handle() const;
   /// Gives its pieces to other processes. Null if it has none, or they are for this one alone.
   std::unique_ptr<DescriptorServer> serve() const;

@@ -67,7 +67,7 @@ int checked(int threads) {
 
 }  // namespace
 
-struct ThreadPool::Workers {
+struct ThreadPool::State {
   // A worker and its orders: `turn` grows by one when a new `loop` is ready for it.
   struct Worker {
     std::atomic<std::uint32_t> turn{0};
@@ -75,7 +75,7 @@ struct ThreadPool::Workers {
     std::thread thread;
   };
 
-  explicit Workers(int count) {
+  explicit State(int count) {
     try {
       for (int i = 1; i <= count; ++i) {
         workers.emplace_back();
@@ -87,9 +87,9 @@ struct ThreadPool::Workers {
       throw OutOfThreads(count, static_cast<int>(workers.size()), error.what());
     }
   }
-  ~Workers() { end(); }
-  Workers(const Workers&) = delete;
-  Workers& operator=(const Workers&) = delete;
+  ~State() { end(); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
 
   void serve(int number, Worker& me) {
     for (std::uint32_t turn = 0;; ++turn) {
@@ -125,7 +125,7 @@ struct ThreadPool::Workers {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(checked(threads)),
-      workers_(threads > 1 ? std::make_unique<Workers>(threads - 1) : nullptr) {}
+      state_(threads > 1 ? std::make_unique<State>(threads - 1) : nullptr) {}
 
 ThreadPool::~ThreadPool() = default;
 ThreadPool::ThreadPool(ThreadPool&&) noexcept = default;
@@ -136,7 +136,7 @@ void ThreadPool::for_each(std::int64_t items, const std::function<void(std::int6
   Loop loop(items, body);
   const int helpers = static_cast<int>(std::min<std::int64_t>(threads_, items)) - 1;
   if (helpers > 0) {
-    workers_->run(loop, helpers);
+    state_->run(loop, helpers);
   } else {
     loop.work(0);
   }

@@ -125,10 +125,10 @@ struct CombineOptions {
   Dtype travels_as = Dtype::kFloat32;
 };
 
-/// Where the merged rows are written. With n tokens and h heads given to this rank by `scatter`
-/// (kOwner: all tokens and heads, of which it writes those that it owns):
-/// `o`    [n, h, v_dim], float32, float16 or bfloat16.
-/// `lse`  [n, h] float32, natural log; an empty view if not wanted.
+/// The tensors that the merged rows are written to. With n tokens and h heads given to this rank by
+/// `scatter` (kOwner: all tokens and heads, of which it writes those that it owns): `o`    [n, h,
+/// v_dim], float32, float16 or bfloat16. `lse`  [n, h] float32, natural log; an empty view if not
+/// wanted.
 struct CombineOutput {
   TensorView o{};
   TensorView lse{};

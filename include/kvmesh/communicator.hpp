@@ -81,15 +81,23 @@ void barrier(Communicator& comm, std::string_view operation = "barrier");
 void all_gather(Communicator& comm, std::span<const std::byte> mine, std::span<std::byte> all,
                 std::string_view operation = "all_gather");
 
+/// Returns every rank's `mine`, one rank after the other.
+/// REQUIRES: every rank's `mine` has the same size.
+/// Collective.
+template <class T>
+std::vector<T> all_gather_values(Communicator& comm, std::span<const T> mine,
+                                 std::string_view operation = "all_gather") {
+  static_assert(std::is_trivially_copyable_v<T>, "it travels as bytes");
+  std::vector<T> all(mine.size() * static_cast<std::size_t>(comm.size()));
+  all_gather(comm, std::as_bytes(mine), std::as_writable_bytes(std::span(all)), operation);
+  return all;
+}
+
 /// Returns every rank's `mine`, in rank order. Collective.
 template <class T>
 std::vector<T> all_gather_value(Communicator& comm, const T& mine,
                                 std::string_view operation = "all_gather") {
-  static_assert(std::is_trivially_copyable_v<T>, "it travels as bytes");
-  std::vector<T> all(static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)),
-             operation);
-  return all;
+  return all_gather_values(comm, std::span(&mine, 1), operation);
 }
 
 /// As all_gather, but rank r contributes `counts[r]` bytes; `all` has the sum of `counts`.
@@ -101,6 +109,14 @@ void all_gather_v(Communicator& comm, std::span<const std::byte> mine,
 /// Copies rank `root`'s bytes to every rank. Collective.
 void broadcast(Communicator& comm, Rank root, std::span<std::byte> bytes,
                std::string_view operation = "broadcast");
+
+/// Copies rank `root`'s value to every rank. Collective.
+template <class T>
+void broadcast_value(Communicator& comm, Rank root, T& value,
+                     std::string_view operation = "broadcast") {
+  static_assert(std::is_trivially_copyable_v<T>, "it travels as bytes");
+  broadcast(comm, root, std::as_writable_bytes(std::span(&value, 1)), operation);
+}
 
 /// Sums (or takes the maximum of) `values` over the ranks, in rank order: every rank gets the same
 /// bits. Collective.

@@ -193,19 +193,19 @@ class Buffer {
  public:
   /// @throws InvalidArgument if `values` is empty or is not a whole number of rows.
   explicit Buffer(const std::vector<T>& values, std::int32_t row_length = 1)
-      : shared_(std::make_shared<Shared>(std::vector<Stored>(values.begin(), values.end()))),
+      : content_(std::make_shared<Content>(std::vector<Stored>(values.begin(), values.end()))),
         row_length_(row_length) {
     check_buffer(size(), row_length);
   }
 
-  std::int64_t size() const { return static_cast<std::int64_t>(shared_->values.size()); }
+  std::int64_t size() const { return static_cast<std::int64_t>(content_->values.size()); }
   std::int32_t row_length() const { return row_length_; }
 
   Expr operator[](const Expr& index) const { return load(symbolic(), index); }
   T operator[](std::integral auto index) const {
     const auto last = size() - 1;
     const auto clamped = std::clamp<std::int64_t>(static_cast<std::int64_t>(index), 0, last);
-    return static_cast<T>(shared_->values[static_cast<std::size_t>(clamped)]);
+    return static_cast<T>(content_->values[static_cast<std::size_t>(clamped)]);
   }
 
   /// Row i, column j: [i * row_length + j].
@@ -217,14 +217,14 @@ class Buffer {
   /// Sets one element. @throws InvalidArgument if the index is out of range.
   void set(std::int64_t index, T value) {
     check_buffer_index(index, size());
-    shared_->values[static_cast<std::size_t>(index)] = value;
-    ++shared_->version;
+    content_->values[static_cast<std::size_t>(index)] = value;
+    ++content_->version;
   }
   /// Sets all elements. @throws InvalidArgument if the number of elements differs.
   void set(const std::vector<T>& values) {
     check_buffer_refill(static_cast<std::int64_t>(values.size()), size());
-    std::copy(values.begin(), values.end(), shared_->values.begin());
-    ++shared_->version;
+    std::copy(values.begin(), values.end(), content_->values.begin());
+    ++content_->version;
   }
 
  private:
@@ -232,15 +232,15 @@ class Buffer {
     constexpr ModType kType = std::same_as<T, float>  ? ModType::kFloat32
                               : std::same_as<T, bool> ? ModType::kBool
                                                       : ModType::kInt32;
-    return {shared_, shared_->values.data(), size(), kType, &shared_->version};
+    return {content_, content_->values.data(), size(), kType, &content_->version};
   }
 
-  struct Shared {
-    explicit Shared(std::vector<Stored> numbers) : values(std::move(numbers)) {}
+  struct Content {
+    explicit Content(std::vector<Stored> numbers) : values(std::move(numbers)) {}
     std::vector<Stored> values;
     std::uint64_t version = 0;  // counts the changes, so that a backend can detect an old copy
   };
-  std::shared_ptr<Shared> shared_;
+  std::shared_ptr<Content> content_;  // shared by the copies, and by graphs that read it
   std::int32_t row_length_;
 };
 

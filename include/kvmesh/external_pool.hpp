@@ -73,9 +73,9 @@ struct PageTables {
   /// none.
   std::span<const std::int32_t> appended{};
   /// [queries, list_length] the positions that each query sees, in any order; -1: none. What the
-  /// mask hides of them stays hidden. Equal on all ranks. Such a plan takes no limits, no block
-  /// mask, no mod that reads the batch row, and no `appended`: another plan of the step appends.
-  /// Replans of it have lists, too.
+  /// mask hides of them stays hidden. Equal on all ranks. Such a plan takes no block mask, no mod
+  /// that reads the batch row, and no `appended`: another plan of the step appends. Replans of it
+  /// have lists, too, of any length.
   std::span<const std::int32_t> token_lists{};
   std::int64_t list_length = 0;  ///< 0: no lists, each query sees what the mask lets it see
 };
@@ -160,7 +160,8 @@ class ExternalPool {
   /// Plans one step for layers of one kind: PlanOptions::kinds is refused, as an engine's layers
   /// have no numbers here; make a plan for each kind. REQUIRES: no block mask without kv blocks of
   /// the page size (or of `interleave`, if that is smaller and there are several ranks).
-  /// StepLimits::pages counts entries of page tables, 0 those of the whole pool. Blocks until the
+  /// StepLimits::pages counts entries of page tables, 0 those of the whole pool; with token lists
+  /// positions of lists, 0 as many as all queries have with lists of this length. Blocks until the
   /// plan is on the device; with several kv ranks it first waits for all earlier work on the
   /// device.
   /// @throws InvalidArgument, on tables that do not fit one another, the lengths or the pool, with

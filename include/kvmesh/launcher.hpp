@@ -37,7 +37,7 @@ struct Launch {
   std::optional<int> local_size{};
   /// An id that no other job of this launcher has; may be empty.
   std::string job{};
-  /// Where rank 0 can listen for the others. Empty if the environment does not tell.
+  /// The address at which rank 0 can listen for the others. Empty if the environment has none.
   std::string host{};
   std::uint16_t port = 0;
   /// Whether the ranks meet by TCP at `host`: KVMESH_RENDEZVOUS is set, or torchrun or Slurm

@@ -22,7 +22,7 @@ class Membership {
 
   /// Number of changes of members before this one.
   std::uint64_t epoch() const { return epoch_; }
-  /// As many as the communicator has ranks.
+  /// The number of page ranks; the communicator has as many ranks.
   int size() const { return static_cast<int>(holders_.size()); }
   /// REQUIRES: the argument is at least 0 and below size().
   Rank holder(PageRank pages) const { return holders_[static_cast<std::size_t>(pages.value)]; }

@@ -30,7 +30,7 @@ struct MeshOptions {
   int head_parallel = 1;
   /// Threads of this rank's CPU backend; 0: its share of the cores that the process may use.
   int threads = 0;
-  /// Where pages and tensors are. Programs that pass host memory need kCpu.
+  /// The kind of memory of pages and tensors. Programs that pass host memory need kCpu.
   DeviceChoice device = DeviceChoice::kCpu;
   /// Longest wait for any peer, including start-up (except inside MPI_Init). Empty: the world
   /// communicator's deadline, normally 60 s. It may differ by rank.
@@ -102,7 +102,7 @@ class Mesh {
   /// The ranks with this rank's pages and other heads.
   Communicator& head_comm() { return *head_; }
   ThreadPool& threads() { return *threads_; }
-  /// Where caches on this mesh keep their pages, and where tensors must be. Ranks of a node share
+  /// The device on which caches keep their pages, and tensors must be. Ranks of a node share
   /// GPUs if the node has fewer GPUs than ranks.
   Device device() const { return device_; }
   /// The kv ranks' devices, and their NCCL group if they have one, for the combine. Sends nothing.

@@ -49,6 +49,8 @@ class StreamError : public Error {
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
+  /// The stream will have this many bytes more.
+  virtual void expect(std::size_t /*size_bytes*/) {}
   virtual void write(std::span<const std::byte> bytes) = 0;
   /// Returns memory of the sink for the stream's next bytes, which the caller writes there before
   /// its next call, and so spares a copy; or nothing, if the sink takes them by write() alone.
@@ -70,20 +72,19 @@ class ByteSource {
 
 class MemorySink final : public ByteSink {
  public:
-  MemorySink() = default;
+  MemorySink();
+  ~MemorySink() override;
   MemorySink(const MemorySink&) = delete;
   MemorySink& operator=(const MemorySink&) = delete;
+  void expect(std::size_t size_bytes) override;
   void write(std::span<const std::byte> bytes) override;
   std::span<std::byte> room(std::size_t size_bytes) override;
   /// Until the next call.
-  std::span<const std::byte> bytes() const { return {memory_.get(), size_bytes_}; }
+  std::span<const std::byte> bytes() const;
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const;
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-  std::size_t size_bytes_ = 0, capacity_bytes_ = 0;
+  class Memory;
+  std::unique_ptr<Memory> memory_;
 };
 
 class MemorySource final : public ByteSource {

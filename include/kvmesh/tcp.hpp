@@ -64,9 +64,9 @@ class RendezvousError : public Error {
 /// Both sides of every connection prove that they have the job's secret and id before they say
 /// anything else. Rank 0 closes other connections and goes on; it refuses a rank that does not fit,
 /// and goes on. Without a secret (docs/launching.md), ranks accept only loopback and private
-/// addresses, and whoever comes first with a free rank is that rank. Nothing is encrypted. The
-/// lookup of a host name takes as long as the system's resolver takes; all other waits end at the
-/// deadline.
+/// addresses, and the process that comes first with a free rank is that rank. Nothing is encrypted.
+/// The lookup of a host name takes as long as the system's resolver takes; all other waits end at
+/// the deadline.
 ///
 /// The communicator throws `Timeout` as all do, and `PeerLost` if a peer's connection ends. After
 /// an error it closes its connections, so that peers which wait for it fail at once: with a

@@ -29,9 +29,9 @@ class ThreadPool {
   void for_each(std::int64_t items, const std::function<void(std::int64_t, int)>& body);
 
  private:
-  struct Workers;
+  struct State;
   int threads_;
-  std::unique_ptr<Workers> workers_;
+  std::unique_ptr<State> state_;  // null for one thread
 };
 
 }  // namespace kvmesh

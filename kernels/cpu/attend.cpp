@@ -6,7 +6,7 @@
 namespace kvmesh::cpu {
 
 Attend::Attend(const AttentionShape& shape, const AttentionOptions& options)
-    : shape_(shape), options_(options) {
+    : shape_(shape), options_(options), band_(band_of(options.mask.graph())) {
   options_.block_mask = nullptr;
 }
 
@@ -19,7 +19,7 @@ AttentionOptions Attend::options_with(const LocalBlockMask* block_mask) const {
 void Attend::plan(const AttendSteps& batch, const LocalBlockMask* block_mask) {
   kv_lens_.clear();
   for (const AttendSequence& sequence : batch.sequences) kv_lens_.push_back(sequence.kv_len);
-  plan_attend_work(shape_, batch, options_with(block_mask), work_);
+  plan_attend_work(shape_, batch, options_with(block_mask), work_, band_);
   make_room();
 }
 

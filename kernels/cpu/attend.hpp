@@ -37,6 +37,7 @@ class Attend {
 
   AttentionShape shape_;
   AttentionOptions options_;
+  std::optional<MaskBand> band_;  // of the mask
   std::vector<std::int64_t> kv_lens_;
   AttendWork work_;
   std::vector<float> workspace_o_;

@@ -64,8 +64,7 @@ std::int64_t place(const TensorView& plane, const TokenSlot& slot, std::int64_t 
   return slot.page * plane.stride(0) + head * plane.stride(1) + slot.offset * plane.stride(2);
 }
 
-}  // namespace
-
+// Writes row `token` of `fresh` to `slot` of half a pool.
 void write_token(const TensorView& pool, const BasicRowScale<TensorView>& scale,
                  const ConstTensorView& fresh, std::int64_t token, const TokenSlot& slot) {
   const std::int64_t dim = pool.size(3);
@@ -83,6 +82,18 @@ void write_token(const TensorView& pool, const BasicRowScale<TensorView>& scale,
     }
     quantize_row(to, factor, from, fresh.dtype, dim);
   }
+}
+
+}  // namespace
+
+void write_tokens(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                  std::span<const TokenSlot> slots, ThreadPool& threads) {
+  threads.for_each(std::ssize(slots), [&](std::int64_t token, int) {
+    const TokenSlot& slot = slots[static_cast<std::size_t>(token)];
+    if (slot.page < 0) return;
+    write_token(pool.k, pool.k_scale, k, token, slot);
+    if (!pool.is_latent()) write_token(pool.v, pool.v_scale, v, token, slot);
+  });
 }
 
 void copy_page(const TensorView& pool, const LocalPageCopy& copy) {

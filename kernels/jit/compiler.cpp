@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 #include <nvrtc.h>
 
-#include <memory>
-#include <type_traits>
 #include <utility>
 
+#include "core/owners/unique_handle.hpp"
 #include "kernels/jit/build_id.hpp"
 
 namespace kvmesh::jit {
@@ -18,10 +17,8 @@ void check(nvrtcResult status, const char* operation) {
   }
 }
 
-struct Destroy {
-  void operator()(nvrtcProgram program) const { nvrtcDestroyProgram(&program); }
-};
-using UniqueProgram = std::unique_ptr<std::remove_pointer_t<nvrtcProgram>, Destroy>;
+nvrtcResult destroy(nvrtcProgram program) { return nvrtcDestroyProgram(&program); }
+using UniqueProgram = UniqueHandle<nvrtcProgram, destroy>;
 
 UniqueProgram create(const Program& program) {
   const std::string unit = translation_unit(program);

@@ -13,11 +13,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::jit {
 namespace {
@@ -100,9 +101,7 @@ std::string contents(std::FILE* file) {
   return text;
 }
 
-struct Close {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
+int close_file(std::FILE* file) { return std::fclose(file); }
 
 }  // namespace
 
@@ -112,7 +111,7 @@ std::optional<std::string> disassemble(const fs::path& cubin, std::chrono::milli
     if (program.empty()) continue;
     const int memory = ::memfd_create("sass", MFD_CLOEXEC);
     if (memory < 0) return std::nullopt;
-    const std::unique_ptr<std::FILE, Close> output(::fdopen(memory, "r"));
+    const UniqueHandle<std::FILE*, close_file> output(::fdopen(memory, "r"));
     if (!output) {
       ::close(memory);
       return std::nullopt;

@@ -29,20 +29,14 @@ bool is_locked(int file, std::chrono::steady_clock::time_point until) {
 std::optional<FileLock> FileLock::acquire(const std::filesystem::path& path,
                                           std::chrono::milliseconds deadline) {
   const auto until = std::chrono::steady_clock::now() + deadline;
-  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (file < 0) return std::nullopt;
-  if (is_locked(file, until)) return FileLock(path, file);
-  ::close(file);
-  return std::nullopt;
+  Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (file.get() < 0 || !is_locked(file.get(), until)) return std::nullopt;
+  return FileLock(path, std::move(file));
 }
 
-FileLock::FileLock(FileLock&& other) noexcept
-    : path_(std::move(other.path_)), file_(std::exchange(other.file_, -1)) {}
-
+// The lock ends with the descriptor, so after the name.
 FileLock::~FileLock() {
-  if (file_ < 0) return;
-  ::unlink(path_.c_str());
-  ::close(file_);  // which also unlocks it
+  if (file_.get() >= 0) ::unlink(path_.c_str());
 }
 
 }  // namespace kvmesh::jit

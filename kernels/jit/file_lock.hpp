@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/posix/descriptor.hpp"
+
 namespace kvmesh::jit {
 
 /// Holds an advisory lock (flock) on a file, which it makes, and removes at the end. The system
@@ -19,14 +21,15 @@ class FileLock {
   static std::optional<FileLock> acquire(const std::filesystem::path& path,
                                          std::chrono::milliseconds deadline);
   ~FileLock();
-  FileLock(FileLock&& other) noexcept;
+  FileLock(FileLock&&) noexcept = default;
   FileLock& operator=(FileLock&&) = delete;
 
  private:
-  FileLock(std::filesystem::path path, int file) : path_(std::move(path)), file_(file) {}
+  FileLock(std::filesystem::path path, Descriptor file)
+      : path_(std::move(path)), file_(std::move(file)) {}
 
   std::filesystem::path path_;
-  int file_;
+  Descriptor file_;
 };
 
 }  // namespace kvmesh::jit

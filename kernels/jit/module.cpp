@@ -15,11 +15,6 @@ Module::Module(std::span<const std::byte> cubin) {
   library_.reset(library);
 }
 
-// A failure to unload is ignored: the process may already have left CUDA.
-void Module::Unload::operator()(cudaLibrary_t library) const {
-  static_cast<void>(cudaLibraryUnload(library));
-}
-
 Kernel Module::kernel(const std::string& name) const {
   cudaKernel_t handle = nullptr;
   check(cudaLibraryGetKernel(&handle, library_.get(), name.c_str()),

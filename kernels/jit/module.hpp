@@ -4,10 +4,11 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
+
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::jit {
 
@@ -63,10 +64,7 @@ class Module {
   Kernel kernel(const std::string& name) const;
 
  private:
-  struct Unload {
-    void operator()(cudaLibrary_t library) const;
-  };
-  std::unique_ptr<std::remove_pointer_t<cudaLibrary_t>, Unload> library_;
+  UniqueHandle<cudaLibrary_t, cudaLibraryUnload> library_;
 };
 
 /// Returns the architecture that allows all features of the device: "sm_90a" for compute capability

@@ -80,8 +80,8 @@ class ModGraph {
   const ModNode& root() const { return nodes.back(); }
   /// True if the result depends on any of these.
   bool depends_on(ModDepends what) const { return (root().depends & what) != 0; }
-  /// Returns the type of a node's first operand, which tells an integer comparison from a float
-  /// one.
+  /// Returns the type of a node's first operand, which distinguishes an integer comparison from a
+  /// float one.
   ModType operand_type(const ModNode& node) const {
     return node.inputs[0] < 0 ? node.type : nodes[static_cast<std::size_t>(node.inputs[0])].type;
   }

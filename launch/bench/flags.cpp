@@ -57,6 +57,9 @@ void add_options(CLI::App& command, Flags& flags) {
       "--shared-prefix", flags.shared_prefix,
       "tokens that the sequences of a batch begin with together, in whole pages; decode, step and "
       "plan have rows that read them once for all (shared) and once for each (alone)");
+  command.add_flag("--external", flags.external,
+                   "decode and prefill have a row more (tables): an ExternalPlan over page tables "
+                   "of the same pages, as of an engine's own");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, with fewer turns (at least 3); 0: by the device");

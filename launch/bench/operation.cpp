@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kvmesh/external_pool.hpp"
 #include "launch/bench/amounts.hpp"
 #include "launch/bench/exactness.hpp"
 
@@ -13,6 +14,39 @@ namespace {
 // values.
 constexpr std::int64_t kFewQueries = 64;
 
+PlanOptions plan_options(const Options& options) {
+  return {.scatter = options.scatter,
+          .strategy = options.strategy,
+          .way = options.way,
+          .travels_as = options.travels_as,
+          .shares_prefixes = options.shares_prefixes,
+          .least_saved_tokens = 1};
+}
+
+/// The workload's pages as an engine has them: a pool, and the page tables of a batch.
+class Tables {
+ public:
+  Tables(Workload& workload, const Options& options, std::int64_t queries)
+      : cache_(workload.cache()),
+        pool_(workload.mesh(), cache_.pool(0),
+              {.q_heads = options.shape.q_heads / workload.mesh().head_parallel()}),
+        plan_(pool_.plan(
+            CacheTables(cache_, workload.mesh().page_rank(), workload.queried(queries)).view(),
+            plan_options(options))) {}
+
+  void run(int layer, const ConstTensorView& q, const CombineOutput& output, Stream stream) {
+    plan_.run(cache_.pool(layer), {.q = q}, output, stream);
+  }
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    plan_.attend_partial(cache_.pool(layer), q, out, stream);
+  }
+
+ private:
+  KvCache& cache_;
+  ExternalPool pool_;
+  ExternalPlan plan_;
+};
+
 /// The members that all operations share.
 class Planned : public Operation {
  public:
@@ -21,13 +55,7 @@ class Planned : public Operation {
       : workload_(workload),
         machine_(machine),
         layers_(workload.shape().layers),
-        plan_(workload.plan(append, queries,
-                            {.scatter = options.scatter,
-                             .strategy = options.strategy,
-                             .way = options.way,
-                             .travels_as = options.travels_as,
-                             .shares_prefixes = options.shares_prefixes,
-                             .least_saved_tokens = 1})),
+        plan_(workload.plan(append, queries, plan_options(options))),
         input_(workload.input(plan_)),
         prefix_(options.shares_prefixes ? Prefix::kOnce : Prefix::kOfEach) {}
 
@@ -52,14 +80,17 @@ class Attend : public Planned {
     } else {
       partial_ = workload.partial(plan_);
     }
+    if (options.by_tables) tables_.emplace(workload, options, queries);
   }
 
   Repeated repeated() override {
     return {.work = [this](int call, Stream stream) {
+      const int layer = call % layers_;
+      if (tables_) return by_tables(layer, stream);
       if (output_ == Output::kFinal) {
-        plan_.run(call % layers_, input_, final_, stream);  // appends no tokens
+        plan_.run(layer, input_, final_, stream);  // appends no tokens
       } else {
-        plan_.attend_partial(call % layers_, input_.q, partial_, stream);
+        plan_.attend_partial(layer, input_.q, partial_, stream);
       }
     }};
   }
@@ -89,6 +120,13 @@ class Attend : public Planned {
   bool rotates() const override { return quantity_ == Quantity::kBytes; }
 
  private:
+  void by_tables(int layer, Stream stream) {
+    if (output_ == Output::kFinal) {
+      tables_->run(layer, input_.q, final_, stream);
+    } else {
+      tables_->attend_partial(layer, input_.q, partial_, stream);
+    }
+  }
   std::vector<TensorView> written() const {
     if (output_ == Output::kFinal) return {final_.o};
     return {partial_.o, partial_.lse};
@@ -99,6 +137,7 @@ class Attend : public Planned {
   Quantity quantity_;
   Partial partial_;
   CombineOutput final_;
+  std::optional<Tables> tables_;
 };
 
 /// Ceiling: a copy of the same number of bytes, from one buffer into the pools of the same layers.

@@ -276,6 +276,14 @@ int kinds_of(const Flags& flags) {
   return flags.kinds;
 }
 
+// A reproducible cache's pages are attended to by its own plans alone.
+bool external_of(const Flags& flags) {
+  if (flags.external && (flags.reproducible || flags.shared_prefix > 0)) {
+    throw InvalidArgument("--external, with --reproducible or --shared-prefix");
+  }
+  return flags.external;
+}
+
 // A sequence that were shorter than the prefix would have to be its beginning.
 void check_prefix(const Options& options) {
   if (options.shared_prefix == 0) return;
@@ -318,6 +326,7 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .kinds = kinds_of(flags),
       .shared_prefix =
           not_negative("--shared-prefix", flags.shared_prefix) / flags.page_size * flags.page_size,
+      .external = external_of(flags),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =
@@ -341,6 +350,11 @@ std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op 
     Options alone = options;
     alone.shares_prefixes = false;
     return {{"shared", options}, {"alone", alone}};
+  }
+  if (options.external && (op == Op::kDecode || op == Op::kPrefill)) {
+    Options by_tables = options;
+    by_tables.by_tables = true;
+    return {{"", options}, {"tables", by_tables}};
   }
   if (op != Op::kCombine || options.ways.empty()) return {{"", options}};
   std::vector<std::pair<std::string, Options>> rows;

@@ -80,6 +80,7 @@ struct Flags {
   int layers = 0;
   int kinds = 1;
   std::int64_t shared_prefix = 0;
+  bool external = false;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -133,6 +134,8 @@ struct Options {
   /// First tokens that all sequences of a batch have in common, in whole pages.
   std::int64_t shared_prefix = 0;
   bool shares_prefixes = true;  ///< plans may read them once for all
+  bool external = false;        ///< decode and prefill have a row by page tables, too
+  bool by_tables = false;       ///< this row is that one
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
@@ -146,7 +149,8 @@ Options resolve(const Flags& flags, Mesh& mesh);
 std::string text_of(const std::vector<std::int64_t>& listed);
 
 /// Returns one set of options for each row of `op` with the same queries: `combine` has a row for
-/// each way, operations that may share a prefix have one that does and one that does not.
+/// each way, operations that may share a prefix have one that does and one that does not, and
+/// attention has one by page tables if that is asked for.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

@@ -165,6 +165,14 @@ StepPlan Workload::plan(std::int64_t append, std::int64_t queries, const PlanOpt
   return cache_.plan(batch, options);
 }
 
+std::vector<BatchEntry> Workload::queried(std::int64_t queries) const {
+  std::vector<BatchEntry> batch;
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    batch.push_back({sequences_[i], 0, std::min(queries, lengths_[i])});
+  }
+  return batch;
+}
+
 LayerInput Workload::input(const StepPlan& plan) {
   const Shape& model = shape_.model;
   const int parts = mesh_.head_parallel();

@@ -57,6 +57,8 @@ class Workload {
 
   /// This rank's share of a plan with this many queries and new tokens.
   LayerInput input(const StepPlan& plan);
+  /// The newest `queries` of each sequence.
+  std::vector<BatchEntry> queried(std::int64_t queries) const;
   Partial partial(const StepPlan& plan);
   CombineOutput output(const StepPlan& plan);
 

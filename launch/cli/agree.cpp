@@ -56,17 +56,10 @@ std::string shown(const Value& value) {
   return fmt::format("'{}{}'", value.text.data(), value.size >= value.text.size() ? "..." : "");
 }
 
-template <class T>
-std::vector<T> gathered(Communicator& comm, std::span<const T> mine) {
-  std::vector<T> all(mine.size() * static_cast<std::size_t>(comm.size()));
-  all_gather(comm, std::as_bytes(mine), std::as_writable_bytes(std::span(all)), "agree");
-  return all;
-}
-
 // Throws if a rank's `mine` differ from rank 0's; `name_of(i)` names the i-th.
 void compare(Communicator& comm, std::span<const Value> mine,
              const std::function<std::string(std::size_t)>& name_of) {
-  const std::vector<Value> all = gathered(comm, mine);
+  const std::vector<Value> all = all_gather_values(comm, mine, "agree");
   for (std::size_t i = mine.size(); i < all.size(); ++i) {
     const std::size_t field = i % mine.size();
     if (all[i] == all[field]) continue;

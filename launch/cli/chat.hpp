@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "launch/engine/gguf.hpp"
-#include "launch/engine/tokenizer.hpp"
+#include "launch/engine/gguf/gguf.hpp"
+#include "launch/engine/text/tokenizer.hpp"
 
 namespace kvmesh::launch {
 

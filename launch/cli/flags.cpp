@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -73,17 +74,19 @@ void add_model_options(CLI::App& command, Flags& flags) {
       .add_option("--home-threshold", generator.home_threshold_tokens,
                   "balanced: sequences of up to this many tokens stay on one rank; 0 spreads all")
       ->capture_default_str();
-  command.add_option("--kv-dtype", flags.dtype, "float32, float16 or bfloat16")
+  command.add_option("--kv-dtype", flags.dtype, "float32, float16, bfloat16 or float8_e4m3")
       ->capture_default_str();
   command
       .add_option("--host-tier-bytes", generator.tiers.host_bytes,
                   "host memory of each rank for pages that the cache has no room for")
       ->capture_default_str();
-  command.add_option("--tier-folder", generator.tiers.directory,
-                     "keep pages in files of this folder, for later runs, too");
+  CLI::Option* const folder =
+      command.add_option("--tier-folder", generator.tiers.directory,
+                         "keep pages in files of this folder, for later runs, too");
   command
       .add_option("--tier-folder-bytes", generator.tiers.file_bytes,
                   "the most that all ranks together keep there")
+      ->needs(folder)
       ->capture_default_str();
   command.add_flag("--reproducible", generator.reproducible,
                    "the same text on any number of ranks, with any placement (CPUs)");
@@ -163,6 +166,42 @@ std::size_t distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+using Add = std::function<CLI::App&(const char* name, const char* text)>;
+
+// The commands with a model's text, and with files of its keys and values.
+void add_model_commands(const Add& add, Flags& flags) {
+  CLI::App& generate = add("generate", "write text with a real model");
+  add_model_options(generate, flags);
+  add_prompt_options(generate, flags);
+  add_answer_options(generate, flags);
+  CLI::App& exported = add("export", "compute a prompt's keys and values and write them to a file");
+  add_model_options(exported, flags);
+  add_prompt_options(exported, flags);
+  exported.add_option("file", flags.generate.export_to, "on rank 0's machine")->required();
+  exported.preparse_callback([&flags](std::size_t) { flags.generate.max_tokens = 1; });
+  CLI::App& imported = add("import", "read such a file, and write the text that follows");
+  add_model_options(imported, flags);
+  add_answer_options(imported, flags);
+  imported.add_option("file", flags.generate.import_from, "on rank 0's machine")->required();
+  for (CLI::App* sub : {&generate, &exported, &imported}) add_common_options(*sub, flags);
+  CLI::App& inspect = add("inspect", "say what such a file holds, and check all of it");
+  inspect.add_option("file", flags.inspect, "the file")->required();
+}
+
+// The other commands that run on the ranks of a job.
+void add_job_commands(const Add& add, Flags& flags) {
+  CLI::App& verify = add("verify", "compare random configurations with float64, on any ranks");
+  add_verify_options(verify, flags.verify);
+  verify
+      .add_option("--ranks", flags.thread_ranks,
+                  "run on this many threads of this process instead of the job's ranks")
+      ->check(CLI::Range(1, int{PageId::kMaxRanks}));
+  CLI::App& info = add("info", "list the features of this build and this machine");
+  CLI::App& bench = add("bench", "measure the operations beside the limits of the machine");
+  kvmesh::bench::add_options(bench, flags.bench);
+  for (CLI::App* sub : {&verify, &info, &bench}) add_common_options(*sub, flags);
+}
+
 // Returns the subcommand that was given.
 const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
   const CLI::App* closest = nullptr;
@@ -179,7 +218,7 @@ const CLI::App& subcommand(const CLI::App& app, std::string_view given) {
 }  // namespace
 
 void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
-  const auto add = [&](const char* name, const char* text) -> CLI::App& {
+  const Add add = [&](const char* name, const char* text) -> CLI::App& {
     CLI::App& sub = *app.add_subcommand(name, text);
     sub.callback([&sub, &flags, &command] {
       resolve(flags);
@@ -187,40 +226,15 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
     });
     return sub;
   };
-  CLI::App& generate = add("generate", "write text with a real model");
-  add_model_options(generate, flags);
-  add_prompt_options(generate, flags);
-  add_answer_options(generate, flags);
-  CLI::App& exported = add("export", "compute a prompt's keys and values and write them to a file");
-  add_model_options(exported, flags);
-  add_prompt_options(exported, flags);
-  exported.add_option("file", flags.generate.export_to, "on rank 0's machine")->required();
-  exported.preparse_callback([&flags](std::size_t) { flags.generate.max_tokens = 1; });
-  CLI::App& imported = add("import", "read such a file, and write the text that follows");
-  add_model_options(imported, flags);
-  add_answer_options(imported, flags);
-  imported.add_option("file", flags.generate.import_from, "on rank 0's machine")->required();
-  CLI::App& inspect = add("inspect", "say what such a file holds, and check all of it");
-  inspect.add_option("file", flags.inspect, "the file")->required();
-  CLI::App& verify = add("verify", "compare random configurations with float64, on any ranks");
-  add_verify_options(verify, flags.verify);
-  verify
-      .add_option("--ranks", flags.thread_ranks,
-                  "run on this many threads of this process instead of the job's ranks")
-      ->check(CLI::Range(1, int{PageId::kMaxRanks}));
-  CLI::App& info = add("info", "list the features of this build and this machine");
-  CLI::App& bench = add("bench", "measure the operations beside the limits of the machine");
-  kvmesh::bench::add_options(bench, flags.bench);
-  CLI::App& capacity =
-      add("plan-capacity", "compute whether a batch fits on some GPUs, and how fast it is");
-  add_capacity_options(capacity, flags.capacity);
-  CLI::App& replay =
-      add("replay", "measure how often the prefix cache hits, on a trace of requests");
-  add_replay_options(replay, flags.replay);
-  for (CLI::App* sub : {&generate, &exported, &imported, &verify, &info, &bench})
-    add_common_options(*sub, flags);
-  for (CLI::App* sub :
-       {&generate, &exported, &imported, &inspect, &verify, &info, &bench, &capacity, &replay}) {
+  add_model_commands(add, flags);
+  add_job_commands(add, flags);
+  add_capacity_options(
+      add("plan-capacity", "compute whether a batch fits on some GPUs, and how fast it is"),
+      flags.capacity);
+  add_replay_options(
+      add("replay", "measure how often the prefix cache hits, on a trace of requests"),
+      flags.replay);
+  for (CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)
         ->default_str("-")

@@ -125,7 +125,7 @@ class Generation {
     agree(mesh_.world(), [&] {
       if (error) std::rethrow_exception(error);
     });
-    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(&same, 1)), "ranks check");
+    broadcast_value(mesh_.world(), {0}, same, "ranks check");
     return same;
   }
 
@@ -134,9 +134,8 @@ class Generation {
 
   // Returns rank 0's value. All ranks meet here, so each notices one that does not come.
   bool goes_on(bool mine) {
-    std::vector<std::byte> all(static_cast<std::size_t>(mesh_.size()));
-    all_gather(mesh_.world(), std::as_bytes(std::span(&mine, 1)), all, "ranks check");
-    return all[0] != std::byte{0};
+    const auto sent = static_cast<std::uint8_t>(mine);
+    return all_gather_value(mesh_.world(), sent, "ranks check")[0] != 0;
   }
 
   // The longest that the conversation can become.
@@ -178,7 +177,7 @@ class Generation {
                                           most, model_->tokenizer.size()));
       }
     });
-    broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(&count, 1)), "import: tokens");
+    broadcast_value(mesh_.world(), {0}, count, "import: tokens");
     prompt_tokens_.resize(static_cast<std::size_t>(count));
     broadcast(mesh_.world(), {0}, std::as_writable_bytes(std::span(prompt_tokens_)),
               "import: tokens");

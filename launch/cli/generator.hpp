@@ -24,8 +24,8 @@ struct GeneratorOptions {
   std::int64_t home_threshold_tokens = 0;
   Dtype kv_dtype = Dtype::kBFloat16;
   bool reproducible = false;  ///< the cache is reproducible, and so is the text
-  /// Where pages go that the cache has no room for. The file tier's model is named by the content
-  /// of the model's file.
+  /// The tiers for pages that the cache has no room for. The file tier's model is named by the
+  /// content of the model's file.
   TierOptions tiers{};
   engine::SamplingOptions sampling;
 };

@@ -54,9 +54,8 @@ void check_host_memory(Mesh& mesh, double pool_bytes) {
   if (mesh.device().kind != DeviceKind::kCpu) return;
   Request mine{.bytes = pool_bytes};
   ::gethostname(mine.host.data(), mine.host.size() - 1);
-  std::vector<Request> all(static_cast<std::size_t>(mesh.size()));
-  all_gather(mesh.world(), std::as_bytes(std::span(&mine, 1)),
-             std::as_writable_bytes(std::span(all)), "compare pools with memory");
+  const std::vector<Request> all =
+      all_gather_value(mesh.world(), mine, "compare pools with memory");
   agree(mesh.world(), [&] {
     int ranks = 0;
     double asked = 0;

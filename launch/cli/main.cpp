@@ -152,20 +152,16 @@ std::optional<int> run_alone(const Command& command, const Flags& flags, Output&
   }
 }
 
-int run(int argc, char** argv, Output& out) {
-  CLI::App app{
-      "Exact attention over a KV cache spread in pages over many ranks.\n"
-      "Alone it runs on one rank; under mpirun on as many as are started:\n"
-      "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'\n"
-      "torchrun and srun start the ranks in the same way. Without a launcher, start each\n"
-      "with KVMESH_RANK=0, KVMESH_SIZE=4 and KVMESH_RENDEZVOUS=host:port, where rank 0\n"
-      "listens. KVMESH_SECRET, the same for all, keeps strangers out."};
-  app.require_subcommand(1);
-  app.set_version_flag("--version", KVMESH_VERSION);
-  Flags flags;
-  Command command;
-  const std::string line = command_line(argc, argv);
-  add_subcommands(app, flags, command);
+constexpr const char* kAbout =
+    "Exact attention over a KV cache spread in pages over many ranks.\n"
+    "Alone it runs on one rank; under mpirun on as many as are started:\n"
+    "  mpirun -np 4 kvmesh generate --model model.gguf --prompt 'Why is the sky blue?'\n"
+    "torchrun and srun start the ranks in the same way. Without a launcher, start each\n"
+    "with KVMESH_RANK=0, KVMESH_SIZE=4 and KVMESH_RENDEZVOUS=host:port, where rank 0\n"
+    "listens. KVMESH_SECRET, the same for all, keeps strangers out.";
+
+// Returns the exit status if the command line is wrong or asks for help; else empty.
+std::optional<int> parse(CLI::App& app, int argc, char** argv, Output& out) {
   try {
     check_arguments(app, argc, argv);
     app.parse(argc, argv);
@@ -179,6 +175,18 @@ int run(int argc, char** argv, Output& out) {
   } catch (const InvalidArgument& error) {
     return fail_at_start(out, fmt::format("{} (see kvmesh --help)", error.what()));
   }
+  return std::nullopt;
+}
+
+int run(int argc, char** argv, Output& out) {
+  CLI::App app{kAbout};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", KVMESH_VERSION);
+  Flags flags;
+  Command command;
+  const std::string line = command_line(argc, argv);
+  add_subcommands(app, flags, command);
+  if (const std::optional<int> status = parse(app, argc, argv, out)) return *status;
   if (const std::optional<int> status = run_alone(command, flags, out)) return *status;
   // A worker of a job's process is no rank of the job.
   const bool under_mpi = !flags.verify.worker && launch_from_environment().by_mpi();

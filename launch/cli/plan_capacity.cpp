@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "kernels/attend_work.hpp"
 #include "kvmesh/tensor.hpp"
 #include "launch/capacity/step_model.hpp"
 #include "launch/engine/llama.hpp"
@@ -18,6 +18,7 @@ constexpr double kGib = 1024.0 * 1024 * 1024;
 // Products of any three of them stay far below 2^63.
 constexpr std::int64_t kMost = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
+constexpr double kMostGib = 1 << 20;
 
 struct Answer {
   std::int64_t pages = 0;           ///< on the fullest GPU
@@ -41,24 +42,28 @@ void check(const CapacityOptions& options) {
        {std::pair<const char*, std::int64_t>{"--layers", options.layers},
         {"--q-heads", options.q_heads},
         {"--kv-heads", options.kv_heads},
-        {"--dim", options.dim},
-        {"--v-dim", options.v_dim},
         {"--page-size", options.page_size},
         {"--batch", options.batch},
         {"--gpus", options.gpus},
         {"--nodes", options.nodes}}) {
     check(flag, value, kMost);
   }
+  check("--dim", options.dim, kMaxHeadDim);
+  check("--v-dim", options.v_dim, kMaxHeadDim);
   check("--context", options.context, kMostTokens);
+  if (options.q_heads % options.kv_heads != 0) {
+    throw InvalidArgument(fmt::format("--q-heads {} are no multiple of --kv-heads {}",
+                                      options.q_heads, options.kv_heads));
+  }
   if (options.gpus % options.nodes != 0) {
     throw InvalidArgument(
         fmt::format("--gpus {} do not divide over --nodes {}", options.gpus, options.nodes));
   }
   if (!(options.gpu_gib > 0) || !(options.weights_gib >= 0) ||
-      options.weights_gib >= options.gpu_gib || !std::isfinite(options.gpu_gib)) {
-    throw InvalidArgument(
-        fmt::format("--gpu-gib {} and --weights-gib {}: the weights must leave room",
-                    options.gpu_gib, options.weights_gib));
+      options.weights_gib >= options.gpu_gib || !(options.gpu_gib <= kMostGib)) {
+    throw InvalidArgument(fmt::format(
+        "--gpu-gib {} and --weights-gib {}: the weights must leave room, of at most 2^20 GiB",
+        options.gpu_gib, options.weights_gib));
   }
 }
 
@@ -144,15 +149,18 @@ std::string as_json(const CapacityOptions& options, const Answer& answer) {
 
 void add_capacity_options(CLI::App& command, CapacityOptions& options) {
   const auto value = [&](const char* flag, auto& into, const char* text) {
-    command.add_option(flag, into, text)->capture_default_str();
+    return command.add_option(flag, into, text)->capture_default_str();
   };
-  value("--model", options.model, "a GGUF file to take layers, heads and dims from");
-  value("--layers", options.layers, "of the model");
-  value("--q-heads", options.q_heads, "of the model");
-  value("--kv-heads", options.kv_heads, "of the model");
-  value("--dim", options.dim, "of queries and keys");
-  value("--v-dim", options.v_dim, "of values; 0: as --dim");
-  value("--kv-dtype", options.dtype, "float32, float16 or bfloat16");
+  CLI::Option* const model =
+      value("--model", options.model, "a GGUF file to take layers, heads and dims from");
+  for (CLI::Option* given : {value("--layers", options.layers, "of the model"),
+                             value("--q-heads", options.q_heads, "of the model"),
+                             value("--kv-heads", options.kv_heads, "of the model"),
+                             value("--dim", options.dim, "of queries and keys"),
+                             value("--v-dim", options.v_dim, "of values; 0: as --dim")}) {
+    model->excludes(given);
+  }
+  value("--kv-dtype", options.dtype, "float32, float16, bfloat16 or float8_e4m3");
   value("--page-size", options.page_size, "tokens a page");
   value("--batch", options.batch, "sequences that decode together");
   value("--context", options.context, "tokens of each");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,16 +38,14 @@ Trace trace_of(const ReplayFlags& flags) {
 }
 
 void check(const ReplayFlags& flags) {
-  if (flags.requests < 0 || flags.requests > (1 << 24) || flags.attend < 0) {
-    throw InvalidArgument(
-        fmt::format("--requests {} and --attend {}: neither may be negative, and "
-                    "requests are at most 2^24",
-                    flags.requests, flags.attend));
-  }
-  if (flags.ranks < 1 || flags.ranks > PageId::kMaxRanks) {
-    throw InvalidArgument(
-        fmt::format("--ranks {} is not in [1, {}]", flags.ranks, int{PageId::kMaxRanks}));
-  }
+  const auto in_range = [](const char* flag, std::int64_t value, std::int64_t least,
+                           std::int64_t most) {
+    if (value >= least && value <= most) return;
+    throw InvalidArgument(fmt::format("{} {} is not in [{}, {}]", flag, value, least, most));
+  };
+  in_range("--requests", flags.requests, 0, 1 << 24);
+  in_range("--attend", flags.attend, 0, std::numeric_limits<std::int64_t>::max());
+  in_range("--ranks", flags.ranks, 1, PageId::kMaxRanks);
 }
 
 // One table, row by row.
@@ -58,6 +57,7 @@ class Replays {
   }
 
   std::vector<Row> run() {
+    check_all();
     if (shows_rows_) out_.put(heading());
     std::vector<Row> rows;
     for (const std::int64_t capacity : flags_.capacities) {
@@ -65,11 +65,7 @@ class Replays {
       for (const std::string& policy : flags_.policies) {
         const ReplayOptions options = options_of(policy, capacity);
         const AllocatorOptions pools = allocator_options(options);
-        if (!belady) {
-          const std::int64_t all = options.tokens_of_all_tiers() / flags_.page_size;
-          belady = static_cast<double>(most_hit_tokens(trace_, all, flags_.page_size)) /
-                   static_cast<double>(trace_.prompt_tokens());
-        }
+        if (!belady) belady = best_hits(trace_, options).rate();
         Row row{.policy = policy, .capacity_tokens = capacity, .belady = *belady};
         serve(row, options, pools, rows.size());
         if (shows_rows_) out_.put(line(row));
@@ -80,9 +76,17 @@ class Replays {
     return rows;
   }
 
+  nlohmann::ordered_json json_of(const Row& row) const;
   nlohmann::ordered_json json_of(const std::vector<Row>& rows) const;
 
  private:
+  // Before the heading, and the first of what may be long runs.
+  void check_all() const {
+    for (const std::int64_t capacity : flags_.capacities)
+      for (const std::string& policy : flags_.policies)
+        PageAllocator(allocator_options(options_of(policy, capacity)));
+  }
+
   ReplayOptions options_of(const std::string& policy, std::int64_t capacity) const {
     return {.ranks = flags_.ranks,
             .capacity_tokens = capacity,
@@ -170,7 +174,7 @@ class Replays {
   }
 
  public:
-  /// What is wrong with the row's attention; empty: nothing.
+  /// Returns the first error of the row's attention; empty if it is right.
   static std::string verdict(const Row& row) {
     if (!row.attend) return {};
     if (row.attend->wrong > 0) return row.attend->first_wrong;
@@ -187,6 +191,38 @@ class Replays {
   std::size_t runs_ = 0;
 };
 
+nlohmann::ordered_json Replays::json_of(const Row& row) const {
+  const ReplayCounts& counts = row.counts;
+  nlohmann::ordered_json entry{{"policy", row.policy},
+                               {"capacity_tokens", row.capacity_tokens},
+                               {"hit_rate", counts.hit_rate()},
+                               {"belady_hit_rate", row.belady},
+                               {"served", counts.requests},
+                               {"refused", counts.refused},
+                               {"delayed", counts.delayed},
+                               {"hit_tokens", counts.hit_tokens},
+                               {"prompt_tokens", counts.prompt_tokens},
+                               {"held", counts.held},
+                               {"cached", counts.cached},
+                               {"fragmentation", counts.fragmentation},
+                               {"balance", counts.balance},
+                               {"held_balance", counts.held_balance},
+                               {"evictions", counts.evictions},
+                               {"page_operations", counts.page_operations},
+                               {"page_operations_per_second", page_rate(row)},
+                               {"tiers", nullptr},
+                               {"attend", nullptr}};
+  if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
+  if (flags_.attend > 0) {
+    entry["attend"] = {{"batches", row.attend->batches},
+                       {"rows", row.attend->rows},
+                       {"wrong", row.attend->wrong},
+                       {"max_error", row.attend->max_error},
+                       {"verdict", verdict(row)}};
+  }
+  return entry;
+}
+
 nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
   nlohmann::ordered_json json{{"program", "kvmesh replay"},
                               {"version", KVMESH_VERSION},
@@ -201,37 +237,7 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                               {"host_tier_tokens", flags_.host_tier},
                               {"file_tier_tokens", flags_.tier_folder_tokens},
                               {"rows", nlohmann::ordered_json::array()}};
-  for (const Row& row : rows) {
-    const ReplayCounts& counts = row.counts;
-    nlohmann::ordered_json entry{{"policy", row.policy},
-                                 {"capacity_tokens", row.capacity_tokens},
-                                 {"hit_rate", counts.hit_rate()},
-                                 {"belady_hit_rate", row.belady},
-                                 {"served", counts.requests},
-                                 {"refused", counts.refused},
-                                 {"delayed", counts.delayed},
-                                 {"hit_tokens", counts.hit_tokens},
-                                 {"prompt_tokens", counts.prompt_tokens},
-                                 {"held", counts.held},
-                                 {"cached", counts.cached},
-                                 {"fragmentation", counts.fragmentation},
-                                 {"balance", counts.balance},
-                                 {"held_balance", counts.held_balance},
-                                 {"evictions", counts.evictions},
-                                 {"page_operations", counts.page_operations},
-                                 {"page_operations_per_second", page_rate(row)},
-                                 {"tiers", nullptr},
-                                 {"attend", nullptr}};
-    if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
-    if (flags_.attend > 0) {
-      entry["attend"] = {{"batches", row.attend->batches},
-                         {"rows", row.attend->rows},
-                         {"wrong", row.attend->wrong},
-                         {"max_error", row.attend->max_error},
-                         {"verdict", verdict(row)}};
-    }
-    json["rows"].push_back(std::move(entry));
-  }
+  for (const Row& row : rows) json["rows"].push_back(json_of(row));
   return json;
 }
 

@@ -25,7 +25,7 @@ struct ReplayFlags {
   std::string placement = "balanced";
   std::int64_t home_threshold_tokens = 2048;
   double decode_ms = 0;
-  std::int64_t attend = 0;     ///< check every so many batches; 0: none
+  std::int64_t attend = 0;     ///< check every this many batches; 0: none
   std::int64_t host_tier = 0;  ///< tokens of all ranks together; 0: none
   std::string tier_folder{};   ///< of a file tier; empty: none
   std::int64_t tier_folder_tokens = 0;

@@ -106,7 +106,9 @@ std::string describe(const GenerateReport& report) {
 
 std::string describe_check(int ranks, bool same) {
   return fmt::format("ranks check: {} ranks and a single rank wrote {} tokens\n", ranks,
-                     same ? "the same" : "DIFFERENT");
+                     same ? "the same"
+                          : "DIFFERENT (of two tokens that are nearly as likely, rounding may "
+                            "choose either, unless --reproducible)");
 }
 
 std::string to_json(const GenerateReport& report) {

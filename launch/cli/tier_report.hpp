@@ -1,4 +1,4 @@
-// What reports say about tiers.
+// The part of reports that is about tiers.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

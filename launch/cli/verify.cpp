@@ -9,6 +9,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <random>
 #include <span>
@@ -101,9 +102,16 @@ VerifyPlace place_of(Mesh& mesh, bool reproducible) {
 }
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
-  command.add_option("--seconds", options.seconds,
-                     "stop after this many seconds; default without --count: ten");
-  command.add_option("--count", options.count, "stop after this many cases");
+  const CLI::Validator above_zero(
+      [](const std::string& text) {
+        return std::atof(text.c_str()) > 0 ? "" : fmt::format("{} is not above 0", text);
+      },
+      "");
+  command
+      .add_option("--seconds", options.seconds,
+                  "stop after this many seconds; default without --count: ten")
+      ->check(above_zero);
+  command.add_option("--count", options.count, "stop after this many cases")->check(above_zero);
   command.add_option(
       "--seed", options.seed,
       "seed of the first case; each later case has the next number; a failure prints its seed");

@@ -29,10 +29,7 @@ class Named final : public Communicator {
   std::unique_ptr<Communicator> split(int color, int key) override {
     std::unique_ptr<Communicator> part;
     renamed([&] { part = inner_->split(color, key); });
-    const Rank mine = name(rank());
-    std::vector<Rank> names(static_cast<std::size_t>(part->size()));
-    all_gather(*part, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(names)),
-               "split");
+    std::vector<Rank> names = all_gather_value(*part, name(rank()), "split");
     return std::make_unique<Named>(std::move(part), std::move(names));
   }
 

@@ -9,11 +9,11 @@
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/tensor.hpp"
 #include "kvmesh/thread_pool.hpp"
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 #include "launch/engine/matrix.hpp"
 #include "launch/engine/ops.hpp"
 #include "launch/engine/row_gather.hpp"
-#include "launch/engine/tokenizer.hpp"
+#include "launch/engine/text/tokenizer.hpp"
 
 namespace kvmesh::engine {
 

@@ -1,7 +1,7 @@
 // Checks a model file for features that this program does not compute.
 #pragma once
 
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 
 namespace kvmesh::engine {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 
 namespace kvmesh::engine {
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "launch/engine/tokenizer.hpp"
+#include "launch/engine/text/tokenizer.hpp"
 
 namespace kvmesh::engine {
 

@@ -27,12 +27,16 @@ struct Resident {
 
 class Oracle {
  public:
-  Oracle(const Trace& trace, std::int64_t pages, int page_size)
-      : trace_(trace), capacity_(pages), page_size_(page_size) {
+  Oracle(const Trace& trace, const ReplayOptions& options)
+      : trace_(trace),
+        options_(options),
+        capacity_(options.tokens_of_all_tiers() / options.page_size),
+        page_size_(options.page_size) {
     // [request][block]: the next request with the block.
     std::unordered_map<std::uint32_t, std::int64_t> next;
     next_use_.resize(trace.requests.size());
     for (std::size_t i = trace.requests.size(); i-- > 0;) {
+      if (!ever_fits(options_, trace.requests[i])) continue;
       for (const std::uint32_t block : trace.requests[i].blocks) {
         const auto found = next.find(block);
         next_use_[i].push_back(found == next.end() ? kNever : found->second);
@@ -41,16 +45,17 @@ class Oracle {
     }
   }
 
-  std::int64_t run() {
-    std::int64_t tokens = 0;
+  BestHits run() {
+    BestHits best;
     for (std::size_t i = 0; i < trace_.requests.size(); ++i) {
       const Request& request = trace_.requests[i];
-      if ((request.prompt_tokens + page_size_ - 1) / page_size_ > capacity_) continue;
-      tokens += hit_tokens(request);
+      if (!ever_fits(options_, request)) continue;
+      best.prompt_tokens += request.prompt_tokens;
+      best.hit_tokens += hit_tokens(request);
       for (std::size_t block = 0; block < request.blocks.size(); ++block) use(i, block);
       shrink();
     }
-    return tokens;
+    return best;
   }
 
  private:
@@ -103,7 +108,8 @@ class Oracle {
   }
 
   const Trace& trace_;
-  std::int64_t capacity_;
+  const ReplayOptions& options_;
+  std::int64_t capacity_;  // pages of all tiers
   std::int64_t page_size_;
   std::vector<std::vector<std::int64_t>> next_use_;
   std::unordered_map<std::uint32_t, Resident> resident_;
@@ -113,8 +119,8 @@ class Oracle {
 
 }  // namespace
 
-std::int64_t most_hit_tokens(const Trace& trace, std::int64_t pages, int page_size) {
-  return Oracle(trace, pages, page_size).run();
+BestHits best_hits(const Trace& trace, const ReplayOptions& options) {
+  return Oracle(trace, options).run();
 }
 
 }  // namespace kvmesh::replay

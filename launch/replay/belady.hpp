@@ -3,16 +3,22 @@
 
 #include <cstdint>
 
-#include "launch/replay/trace.hpp"
+#include "launch/replay/replay.hpp"
 
 namespace kvmesh::replay {
 
-/// The tokens of prompts that a cache of `pages` pages would have had, if it knew the future: it
-/// evicts the pages whose next use comes last (Belady), which may be those of the request that has
-/// just been served; a block's pages count as used together. One request after another; prompts
-/// alone; a request that does not fit into all pages is not served. Pages and prefixes as in the
-/// real cache: only full pages are kept, and reused only after all pages before them. O(blocks log
-/// blocks).
-std::int64_t most_hit_tokens(const Trace& trace, std::int64_t pages, int page_size);
+struct BestHits {
+  std::int64_t hit_tokens = 0;
+  std::int64_t prompt_tokens = 0;  ///< of the requests that are served
+  double rate() const { return rate_of(hit_tokens, prompt_tokens); }
+};
+
+/// Returns the hit rate that a cache of `capacity_tokens` and all tiers would have had, if it knew
+/// the future: it evicts the pages whose next use comes last (Belady), which may be those of the
+/// request that has just been served; a block's pages count as used together. One request after
+/// another. Requests that a replay refuses are left out, as they are of its hit rate. Pages and
+/// prefixes as in the real cache: only full pages are kept, and reused only after all pages before
+/// them. O(blocks log blocks).
+BestHits best_hits(const Trace& trace, const ReplayOptions& options);
 
 }  // namespace kvmesh::replay

@@ -5,7 +5,7 @@
 
 namespace kvmesh::replay {
 
-/// Of this thread: other work on the machine does not count.
+/// Returns the CPU time of this thread: other work on the machine does not count.
 inline double cpu_seconds() {
   timespec now{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -31,21 +33,27 @@ std::int64_t checked_tokens(const char* name, std::int64_t tokens, std::int64_t 
   return tokens;
 }
 
-template <class T>
-T number(const Json& line, const char* name) {
+const Json& number(const Json& line, const char* name) {
   const auto found = line.find(name);
   if (found == line.end() || !found->is_number()) refuse(fmt::format("no number {}", name));
-  return found->get<T>();
+  return *found;
+}
+
+std::int64_t tokens(const Json& line, const char* name, std::int64_t least) {
+  const Json& value = number(line, name);
+  if (!value.is_number_integer()) refuse(fmt::format("{} is {}, no integer", name, value.dump()));
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > kMostTokens) {
+    refuse(fmt::format("{} is {}, not in [{}, {}]", name, value.dump(), least, kMostTokens));
+  }
+  return checked_tokens(name, value.get<std::int64_t>(), least);
 }
 
 Request mooncake_request(const std::string& text) {
   const Json line = Json::parse(text, nullptr, false);
   if (!line.is_object()) refuse("no JSON object");
-  Request request{.arrival_s = number<double>(line, "timestamp") / 1e3,
-                  .prompt_tokens =
-                      checked_tokens("input_length", number<std::int64_t>(line, "input_length"), 1),
-                  .answer_tokens = checked_tokens("output_length",
-                                                  number<std::int64_t>(line, "output_length"), 0),
+  Request request{.arrival_s = number(line, "timestamp").get<double>() / 1e3,
+                  .prompt_tokens = tokens(line, "input_length", 1),
+                  .answer_tokens = tokens(line, "output_length", 0),
                   .blocks = {}};
   const auto ids = line.find("hash_ids");
   if (ids == line.end() || !ids->is_array()) refuse("no list hash_ids");
@@ -74,16 +82,26 @@ T take_number(std::string_view& text, char separator) {
   return value;
 }
 
-// "2023-11-16 18:17:03.9799600,4808,10"; the seconds count from the first day of a month.
-Request azure_request(std::string_view text, std::uint32_t& next_block) {
-  if (text.ends_with('\r')) text.remove_suffix(1);
-  take_number<int>(text, '-');
-  take_number<int>(text, '-');
-  const int day = take_number<int>(text, ' ');
+// Takes "2023-11-16 18:17:03.9799600,". Returns the seconds since 1970.
+double take_time(std::string_view& text) {
+  const std::chrono::year year{take_number<int>(text, '-')};
+  const std::chrono::month month{take_number<unsigned>(text, '-')};
+  const std::chrono::year_month_day date{year, month,
+                                         std::chrono::day{take_number<unsigned>(text, ' ')}};
   const int hour = take_number<int>(text, ':');
   const int minute = take_number<int>(text, ':');
-  const auto seconds = take_number<double>(text, ',');
-  Request request{.arrival_s = ((day * 24 + hour) * 60 + minute) * 60 + seconds,
+  const auto second = take_number<double>(text, ',');
+  const bool is_time = hour >= 0 && hour < 24 && minute >= 0 && minute < 60 && second >= 0 &&
+                       second < 61;  // false for NaN
+  if (!date.ok() || !is_time) refuse("no date and time");
+  return std::chrono::duration<double>(std::chrono::sys_days(date).time_since_epoch()).count() +
+         (hour * 60 + minute) * 60 + second;
+}
+
+// "2023-11-16 18:17:03.9799600,4808,10"
+Request azure_request(std::string_view text, std::uint32_t& next_block) {
+  if (text.ends_with('\r')) text.remove_suffix(1);
+  Request request{.arrival_s = take_time(text),
                   .prompt_tokens = take_number<std::int64_t>(text, ','),
                   .answer_tokens = take_number<std::int64_t>(text, '\0'),
                   .blocks = {}};
@@ -102,6 +120,9 @@ std::string stem_of(const std::string& path) {
 }  // namespace
 
 Trace read_trace(const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    throw TraceError(fmt::format("{}: is a folder, not a trace", path));
+  }
   std::ifstream file(path);
   if (!file) throw TraceError(fmt::format("{}: cannot be read", path));
   Trace trace{.name = stem_of(path), .requests = {}};

@@ -6,6 +6,12 @@
 #include <cmath>
 
 namespace kvmesh::replay {
+namespace {
+
+// So that its bytes stay far below 2^63.
+constexpr std::int64_t kMostTierTokens = std::int64_t{1} << 40;
+
+}  // namespace
 
 AllocatorOptions allocator_options(const ReplayOptions& options) {
   if (options.page_size < 1 || kBlockTokens % options.page_size != 0) {
@@ -16,10 +22,12 @@ AllocatorOptions allocator_options(const ReplayOptions& options) {
     throw InvalidArgument(fmt::format("a token that takes {} ms", options.decode_ms));
   }
   if (options.host_tier_tokens < 0 || options.file_tier_tokens < 0 ||
+      options.host_tier_tokens > kMostTierTokens || options.file_tier_tokens > kMostTierTokens ||
       options.tier_folder.empty() != (options.file_tier_tokens == 0)) {
-    throw InvalidArgument(
-        fmt::format("a host tier of {} tokens, and a file tier of {} tokens in the folder '{}'",
-                    options.host_tier_tokens, options.file_tier_tokens, options.tier_folder));
+    throw InvalidArgument(fmt::format(
+        "a host tier of {} tokens, and a file tier of {} tokens in the folder '{}': a folder and "
+        "its tokens go together, and a tier has at most 2^40",
+        options.host_tier_tokens, options.file_tier_tokens, options.tier_folder));
   }
   const std::int64_t pages = options.capacity_tokens / options.page_size / options.ranks;
   if (pages < 1) {
@@ -34,10 +42,18 @@ AllocatorOptions allocator_options(const ReplayOptions& options) {
           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3, .eviction = options.eviction}};
 }
 
-double ReplayCounts::hit_rate() const {
-  return prompt_tokens == 0 ? 0
-                            : static_cast<double>(hit_tokens) / static_cast<double>(prompt_tokens);
+bool ever_fits(const ReplayOptions& options, const Request& request) {
+  const std::int64_t tokens =
+      request.prompt_tokens + (options.decode_ms > 0 ? request.answer_tokens : 0);
+  const AllocatorOptions pools = allocator_options(options);
+  return (tokens + options.page_size - 1) / options.page_size <= pools.ranks * pools.pages_per_rank;
 }
+
+double rate_of(std::int64_t part, std::int64_t all) {
+  return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all);
+}
+
+double ReplayCounts::hit_rate() const { return rate_of(hit_tokens, prompt_tokens); }
 
 Replay::Replay(const Trace& trace, const ReplayOptions& options, Served& served)
     : trace_(trace), options_(options), served_(served) {}

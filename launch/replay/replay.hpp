@@ -37,6 +37,12 @@ struct ReplayOptions {
 /// kBlockTokens, the capacity is less than a page of each rank, or a tier's size makes no sense.
 AllocatorOptions allocator_options(const ReplayOptions& options);
 
+/// Returns whether all pages of all ranks hold the prompt, and the answer if answers take time.
+bool ever_fits(const ReplayOptions& options, const Request& request);
+
+/// Returns part / all; 0 of nothing.
+double rate_of(std::int64_t part, std::int64_t all);
+
 /// New tokens of one sequence: of the prompt or the answer of a request.
 struct Growth {
   SequenceId sequence;

@@ -1,4 +1,5 @@
 // plan: once per step, from an engine's page tables. run: once per layer.
+#include <algorithm>
 #include <utility>
 
 #include "core/check.hpp"
@@ -26,11 +27,8 @@ class ExternalPlan::State {
         limits_(options.limits),
         hashes_(hashes_of(options)) {
     if (options.block_mask) block_mask_ = *options.block_mask;
-    if (limits_) {
-      const std::int64_t pages = limits_->pages == 0 ? rules_.pages : limits_->pages;
-      limits_->pages = pages * rules_.units.per_page;
-    }
-    run_.emplace(owner_->mesh, owner_->backend_for(first), step_options(options),
+    run_.emplace(owner_->mesh, owner_->backend_for(first),
+                 step_options(options, limits_of_step(first.list_length)),
                  TableBatch::entries(first));
   }
   ~State() { owner_->let_go(); }
@@ -77,7 +75,25 @@ class ExternalPlan::State {
   }
 
  private:
-  StepOptions step_options(const PlanOptions& options) const {
+  /// With token lists a query is a sequence of the step, and its positions are the sequence's
+  /// pages.
+  std::optional<StepLimits> limits_of_step(std::int64_t list_length) const {
+    if (!limits_) return std::nullopt;
+    StepLimits limits = *limits_;
+    if (list_length == 0) {
+      limits.pages = (limits.pages == 0 ? rules_.pages : limits.pages) * rules_.units.per_page;
+      return limits;
+    }
+    limits.sequences = limits_->sequences * limits_->query_tokens;
+    limits.query_tokens = 1;
+    if (limits.pages == 0) {
+      limits.pages = std::min(kMaxLength / list_length, limits.sequences) * list_length;
+    }
+    return limits;
+  }
+
+  StepOptions step_options(const PlanOptions& options,
+                           const std::optional<StepLimits>& limits) const {
     AttentionShape shape = owner_->shape;
     shape.page_size = rules_.units.tokens;
     return {.shape = shape,
@@ -89,7 +105,7 @@ class ExternalPlan::State {
                        .first_head = owner_->mesh.head_rank() * shape.q_heads}},
             .block_mask = block_mask_ ? &*block_mask_ : nullptr,
             .combine = combine_options(options),
-            .limits = limits_,
+            .limits = limits,
             .shares_prefixes = options.shares_prefixes,
             .least_saved_tokens = options.least_saved_tokens};
   }
@@ -104,7 +120,7 @@ class ExternalPlan::State {
 
   std::shared_ptr<ExternalPool::State> owner_;
   TableRules rules_;
-  std::optional<StepLimits> limits_;  // with units as pages
+  std::optional<StepLimits> limits_;  // as given
   PlanHashes hashes_;                 // of the options
   std::optional<BlockMask> block_mask_;
   TableBatch batch_;

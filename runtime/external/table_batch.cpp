@@ -74,18 +74,10 @@ std::vector<SequenceSize> TableBatch::check(const TableRules& rules, const PageT
 }
 
 std::vector<BatchEntry> TableBatch::entries(const PageTables& tables) {
+  if (tables.list_length == 0) return rows_of(tables);
   std::vector<BatchEntry> entries;
-  const auto add = [&](std::int64_t appended, std::int64_t queries) {
-    const auto slot = static_cast<std::uint32_t>(entries.size());
-    entries.push_back({SequenceId(0, 0, slot), appended, queries});
-  };
-  if (tables.list_length > 0) {
-    for (std::int64_t q = 0; q < tables.q_indptr.back(); ++q) add(0, 1);
-  } else {
-    for (std::int64_t b = 0; b < std::ssize(tables.kv_lens); ++b) {
-      const SequenceSize size = row_of(tables, b).size;
-      add(size.appended, size.queries);
-    }
+  for (std::int32_t q = 0; q < tables.q_indptr.back(); ++q) {
+    entries.push_back({SequenceId(0, 0, static_cast<std::uint32_t>(q)), 0, 1});
   }
   return entries;
 }

@@ -142,14 +142,22 @@ std::int64_t position_of(const TableRules& rules, PageRank rank, std::int64_t mi
   return (mine / rules.turn * rules.ranks + rank.value) * rules.turn + mine % rules.turn;
 }
 
+std::vector<BatchEntry> rows_of(const PageTables& tables) {
+  std::vector<BatchEntry> rows;
+  for (std::int64_t b = 0; b < std::ssize(tables.kv_lens); ++b) {
+    const SequenceSize size = row_of(tables, b).size;
+    rows.push_back({SequenceId(0, 0, static_cast<std::uint32_t>(b)), size.appended, size.queries});
+  }
+  return rows;
+}
+
 std::vector<SequenceSize> check_tables(const TableRules& rules, const PageTables& tables,
                                        const StepRules& step) {
   check_extents(tables);
   const bool has_lists = tables.list_length > 0;
   require(!tables.logical || has_lists || rules.units.whole(),
           "page tables: logical pages, with an interleave of {} tokens", rules.turn);
-  require(!has_lists || !(step.limits || step.block_mask),
-          "page tables: token lists take no limits and no block mask");
+  require(!has_lists || !step.block_mask, "page tables: token lists take no block mask");
   std::vector<SequenceSize> sizes;
   for (std::int64_t b = 0; b < std::ssize(tables.kv_lens); ++b) {
     const TableRow row = row_of(tables, b);
@@ -168,7 +176,7 @@ std::vector<SequenceSize> check_tables(const TableRules& rules, const PageTables
   if (step.block_mask) {
     check_block_mask(rules.units.tokens, rules.model_heads, sizes, *step.block_mask);
   }
-  if (step.limits) check_limits(*step.limits, TableBatch::entries(tables));
+  if (step.limits) check_limits(*step.limits, rows_of(tables));
   return sizes;
 }
 

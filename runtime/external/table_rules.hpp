@@ -18,6 +18,8 @@ struct TableRow {
 };
 /// REQUIRES: checked tables.
 TableRow row_of(const PageTables& tables, std::int64_t b);
+/// The rows as the entries of a batch, with the row's number as sequence; also with token lists.
+std::vector<BatchEntry> rows_of(const PageTables& tables);
 
 /// The rule of turns: which rank has a position, how many of a sequence's first `length` positions
 /// a rank has, and which position a rank's token number `mine` is.

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
+#include "core/aligned_buffer.hpp"
 #include "kvmesh/sequence_stream.hpp"
 
 namespace kvmesh {
@@ -47,26 +47,44 @@ void read_all(int descriptor, std::span<std::byte> bytes) {
 
 }  // namespace
 
-void MemorySink::Free::operator()(std::byte* memory) const { std::free(memory); }
-
-// std::vector would write zeros first, and copy what it has when it grows: the system moves large
-// blocks by its page tables.
-std::span<std::byte> MemorySink::room(std::size_t size_bytes) {
-  const std::size_t needed = size_bytes_ + size_bytes;
-  if (needed > capacity_bytes_) {
-    const std::size_t capacity = std::max(needed, 2 * capacity_bytes_);
-    auto* const larger = static_cast<std::byte*>(std::realloc(memory_.get(), capacity));
-    if (larger == nullptr) throw StreamError(Reason::kIo, "sequence stream: no memory for more");
-    static_cast<void>(memory_.release());
-    memory_.reset(larger);
-    capacity_bytes_ = capacity;
+/// The bytes so far, in memory that is not written before: std::vector would write zeros, into
+/// small pages.
+class MemorySink::Memory {
+ public:
+  std::span<std::byte> bytes() const { return {static_cast<std::byte*>(buffer_.data()), size_}; }
+  void reserve(std::size_t size_bytes) {
+    if (size_bytes <= buffer_.size_bytes()) return;
+    AlignedBuffer larger(size_bytes);
+    std::ranges::copy(bytes(), static_cast<std::byte*>(larger.data()));
+    buffer_ = std::move(larger);
   }
-  return {memory_.get() + std::exchange(size_bytes_, needed), size_bytes};
+  std::span<std::byte> add(std::size_t size_bytes) {
+    const std::size_t before = std::exchange(size_, size_ + size_bytes);
+    return bytes().subspan(before);
+  }
+  std::size_t capacity() const { return buffer_.size_bytes(); }
+
+ private:
+  AlignedBuffer buffer_;
+  std::size_t size_ = 0;
+};
+
+MemorySink::MemorySink() : memory_(std::make_unique<Memory>()) {}
+MemorySink::~MemorySink() = default;
+
+void MemorySink::expect(std::size_t size_bytes) { memory_->reserve(bytes().size() + size_bytes); }
+
+std::span<std::byte> MemorySink::room(std::size_t size_bytes) {
+  const std::size_t needed = bytes().size() + size_bytes;
+  if (needed > memory_->capacity()) memory_->reserve(std::max(needed, 2 * memory_->capacity()));
+  return memory_->add(size_bytes);
 }
 
 void MemorySink::write(std::span<const std::byte> bytes) {
   std::ranges::copy(bytes, room(bytes.size()).begin());
 }
+
+std::span<const std::byte> MemorySink::bytes() const { return memory_->bytes(); }
 
 void MemorySource::read(std::span<std::byte> bytes) {
   std::ranges::copy(view(bytes.size()), bytes.begin());

@@ -34,8 +34,7 @@ void PeerPools::map(const PoolStorage& mine, Communicator& kv, std::optional<Ran
   }
   // Publishes which rank maps which pools. It also keeps every owner here until its handles have
   // been used.
-  all_gather(kv, std::as_bytes(std::span(row)), std::as_writable_bytes(std::span(mapped_)),
-             "map pools");
+  mapped_ = all_gather_values<std::uint8_t>(kv, row, "map pools");
 }
 
 std::optional<PagePlanes> PeerPools::layer(Rank owner, int layer) const {

@@ -3,6 +3,12 @@
 #include <algorithm>
 
 namespace kvmesh {
+namespace {
+
+// Half of what Linux keeps in a socket.
+constexpr std::size_t kPieceBytes = 96 << 10;
+
+}  // namespace
 
 RecordRows::RecordRows(const SequenceHeader::Group& group, std::int64_t tokens,
                        std::span<const RecordRun> runs, int head_parallel)
@@ -35,13 +41,13 @@ std::uint32_t RecordRows::gather(std::byte* record, const BulkCopy& copy, std::u
   std::size_t before_plane = 0;
   for (std::size_t plane = 0; plane < planes(); ++plane) {
     for (std::size_t run = 0; run < runs_.size(); ++run) {
-      const std::size_t width = bytes(plane, run);
+      const std::size_t bytes = width(plane, run);
       for (std::size_t head = 0; head < heads_; ++head) {
         const RowPlace& rows = at(head / heads_of_rank_, run, plane);
         const std::byte* const row = rows.data + head % heads_of_rank_ * rows.pitch;
         const std::size_t token = head * tokens_ + static_cast<std::size_t>(runs_[run].token);
-        sums[(plane * heads_ + head) * runs_.size() + run] = crc32c({row, width});
-        copy(record + before_plane + token * row_bytes_[plane], row, width);
+        sums[(plane * heads_ + head) * runs_.size() + run] = crc32c({row, bytes});
+        copy(record + before_plane + token * row_bytes_[plane], row, bytes);
       }
     }
     before_plane += heads_ * tokens_ * row_bytes_[plane];
@@ -55,8 +61,8 @@ std::uint32_t RecordRows::joined(std::span<const std::uint32_t> sums, std::uint3
   std::vector<const Crc32cJoin*> of_runs(runs_.size());
   for (std::size_t plane = 0; plane < planes(); ++plane) {
     for (std::size_t run = 0; run < runs_.size(); ++run) {
-      const std::size_t width = bytes(plane, run);
-      of_runs[run] = &joins.try_emplace(width, width).first->second;
+      const std::size_t bytes = width(plane, run);
+      of_runs[run] = &joins.try_emplace(bytes, bytes).first->second;
     }
     for (std::size_t head = 0; head < heads_; ++head)
       for (std::size_t run = 0; run < runs_.size(); ++run)
@@ -65,17 +71,24 @@ std::uint32_t RecordRows::joined(std::span<const std::uint32_t> sums, std::uint3
   return sum;
 }
 
-// In the record's order, so that each byte of the stream is read once.
-void RecordRows::scatter(const std::byte* record, const BulkCopy& copy, std::uint32_t* sum) const {
+// In the record's order, some heads at a time: a socket is filled again while they are copied, and
+// what is read stays in a cache.
+void RecordRows::scatter(ByteSource& source, std::vector<std::byte>& buffer, const BulkCopy& copy,
+                         std::uint32_t* sum) const {
   for (std::size_t plane = 0; plane < planes(); ++plane) {
+    const std::size_t head_bytes = tokens_ * row_bytes_[plane];
+    const std::size_t heads_at_once = std::max<std::size_t>(1, kPieceBytes / head_bytes);
+    std::span<const std::byte> bytes;
     for (std::size_t head = 0; head < heads_; ++head) {
+      if (head % heads_at_once == 0)
+        bytes = take(source, std::min(heads_at_once, heads_ - head) * head_bytes, buffer);
       for (std::size_t run = 0; run < runs_.size(); ++run) {
         const RowPlace& rows = at(head / heads_of_rank_, run, plane);
-        const std::size_t width = bytes(plane, run);
-        if (sum != nullptr) *sum = crc32c({record, width}, *sum);
+        const auto row = bytes.first(width(plane, run));
+        if (sum != nullptr) *sum = crc32c(row, *sum);
         if (rows.data != nullptr)
-          copy(rows.data + head % heads_of_rank_ * rows.pitch, record, width);
-        record += width;
+          copy(rows.data + head % heads_of_rank_ * rows.pitch, row.data(), row.size());
+        bytes = bytes.subspan(row.size());
       }
     }
   }

@@ -37,15 +37,18 @@ class RecordRows {
   /// REQUIRES: all rows have been placed.
   std::uint32_t gather(std::byte* record, const BulkCopy& copy, std::uint32_t before,
                        Crc32cJoins& joins) const;
-  /// Copies the record to the rows that have been placed. Continues `sum` by that of the record;
-  /// null: computes none.
-  void scatter(const std::byte* record, const BulkCopy& copy, std::uint32_t* sum) const;
+  /// Copies a record that `source` gives to the rows that have been placed, by way of `buffer` if
+  /// the source does not show its bytes. Continues `sum` by the record's checksum; null: computes
+  /// none.
+  /// @throws StreamError.
+  void scatter(ByteSource& source, std::vector<std::byte>& buffer, const BulkCopy& copy,
+               std::uint32_t* sum) const;
 
  private:
   std::uint32_t joined(std::span<const std::uint32_t> sums, std::uint32_t before,
                        Crc32cJoins& joins) const;
   std::size_t planes() const { return row_bytes_.size(); }
-  std::size_t bytes(std::size_t plane, std::size_t run) const {
+  std::size_t width(std::size_t plane, std::size_t run) const {
     return row_bytes_[plane] * static_cast<std::size_t>(runs_[run].tokens);
   }
   const RowPlace& at(std::size_t head_rank, std::size_t run, std::size_t plane) const {

@@ -20,11 +20,8 @@ RecordTransfer::RecordTransfer(const CacheParts& cache, const SequenceHeader& he
       device_(cache.groups[0].backend->device_moves()),
       header_(header),
       sequence_(sequence),
-      parts_(static_cast<std::size_t>(world_.size())) {
-  for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
-    bytes_of_all_ += record_bytes(header.groups[place.group], tokens);
-  });
-}
+      bytes_of_all_(bytes_after(header)),
+      parts_(static_cast<std::size_t>(world_.size())) {}
 
 PageRank RecordTransfer::page_rank(int rank) const {
   return cache_.mesh.membership().page_rank(Rank{rank / cache_.mesh.head_parallel()});
@@ -115,48 +112,55 @@ void RecordTransfer::write(const RecordRows& rows, const RecordPlace& place, std
   if (!is_in_sink) sink.write(room);
 }
 
-/// Returns a record's bytes and its checksum, or nothing if rank 0 could not read them.
+/// Returns a record and its checksum, read by rank 0; nothing if that has failed before or now.
 std::span<const std::byte> RecordTransfer::fetch(std::size_t bytes, ByteSource* source,
                                                  Outcome& outcome) {
-  std::span<const std::byte> record;
-  outcome.run(world_, [&] { record = take(*source, bytes, record_); });
-  if (world_.size() == 1) return record;
-  // Others may have the same bytes a copy later, with one more that says whether they are good.
-  if (!record.empty() && record.data() != record_.data())
-    record_.assign(record.begin(), record.end());
-  record_.resize(bytes + 1);
+  record_.resize(bytes + 1);  // the last says whether the others are there
+  const std::span<std::byte> record = std::span(record_).first(bytes);
+  outcome.run(world_, [&] { source->read(record); });
   record_.back() = std::byte{!outcome.failed()};
   broadcast(world_, Rank{0}, record_, "import");
-  return record_.back() == std::byte{0} ? std::span<const std::byte>()
-                                        : std::span<const std::byte>(record_).first(bytes);
+  if (record_.back() == std::byte{0}) return {};
+  return record;
 }
 
 bool RecordTransfer::receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source,
                              Outcome& outcome) {
-  const SequenceHeader::Group& group = header_.groups[place.group];
-  const std::size_t bytes = record_bytes(group, tokens);
+  find_runs(place, tokens);
+  if (world_.size() == 1) {
+    outcome.run(world_, [&] { keep(place, tokens, *source); });
+    return !outcome.failed();
+  }
+  const std::size_t bytes = record_bytes(header_.groups[place.group], tokens);
   const std::span<const std::byte> record = fetch(bytes + kSumBytes, source, outcome);
   if (record.empty()) return false;
+  MemorySource of_all(record);
+  if (world_.rank().value != 0) {
+    keep(place, tokens, of_all);
+  } else {
+    outcome.run(world_, [&] { keep(place, tokens, of_all); });
+  }
+  return true;
+}
+
+/// Rank 0 checks what all keep.
+void RecordTransfer::keep(const RecordPlace& place, std::int64_t tokens, ByteSource& source) {
   const PageMover mover(cache_.pools, place.group);
   const int me = world_.rank().value;
-  find_runs(place, tokens);
   if (is_packed(me)) make_room(part(me), mover, place.layer);
-  RecordRows rows(group, tokens, runs_, cache_.mesh.head_parallel());
+  RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
   place_part(rows, me, mover, place.layer);
-  std::uint32_t sum = checksum_before(place), written = 0;
+  std::uint32_t sum = checksum_before(place);
   {
     const BulkCopy copy(is_packed(me) ? 0 : bytes_of_all_);
-    rows.scatter(record.data(), copy, me == 0 ? &sum : nullptr);
+    rows.scatter(source, buffer_, copy, me == 0 ? &sum : nullptr);
   }
-  if (is_packed(me)) {
-    std::vector<PageMove> moves = part(me).moves;
-    for (PageMove& move : moves) std::swap(move.source_token, move.destination_token);
-    mover.move({&place.layer, 1}, moves, {.packed = part(me).packed.data()}, mover.my_pools(),
-               device_);
-  }
-  std::memcpy(&written, record.data() + bytes, kSumBytes);
-  outcome.run(world_, [&] { check_record(place, sum, written); });
-  return true;
+  if (me == 0) check_record(place, sum, read_checksum(source));
+  if (!is_packed(me)) return;
+  std::vector<PageMove> moves = part(me).moves;
+  for (PageMove& move : moves) std::swap(move.source_token, move.destination_token);
+  mover.move({&place.layer, 1}, moves, {.packed = part(me).packed.data()}, mover.my_pools(),
+             device_);
 }
 
 }  // namespace kvmesh

@@ -26,7 +26,8 @@ class RecordTransfer {
   /// Packs this rank's part, collects all parts on rank 0 and writes them there. Collective.
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome);
   /// Reads a record on rank 0, sends it to all and keeps this rank's part. Returns whether rank 0
-  /// could read it; rank 0 alone then knows whether its checksum was good. Collective.
+  /// could read it. Whether its checksum was good is rank 0's outcome alone, until the next record.
+  /// Collective.
   bool receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source, Outcome& outcome);
 
  private:
@@ -41,6 +42,7 @@ class RecordTransfer {
   void collect(const PageMover& mover, int layer);
   void place_part(RecordRows& rows, int rank, const PageMover& mover, int layer);
   void write(const RecordRows& rows, const RecordPlace& place, std::int64_t tokens, ByteSink& sink);
+  void keep(const RecordPlace& place, std::int64_t tokens, ByteSource& source);
   std::span<const std::byte> fetch(std::size_t bytes, ByteSource* source, Outcome& outcome);
 
   PageRank page_rank(int rank) const;
@@ -52,12 +54,12 @@ class RecordTransfer {
   DeviceMoves device_;
   const SequenceHeader& header_;
   SequenceId sequence_;
-  std::size_t bytes_of_all_ = 0;
+  std::size_t bytes_of_all_;
   Crc32cJoins joins_;
   // Of the record that moves now; kept for their memory.
   std::vector<RecordRun> runs_;
   std::vector<Part> parts_;  // [world]
-  std::vector<std::byte> record_;
+  std::vector<std::byte> record_, buffer_;
 };
 
 }  // namespace kvmesh

@@ -175,13 +175,13 @@ void read_in_pieces(ByteSource& source, std::size_t size, std::vector<std::byte>
   }
 }
 
+}  // namespace
+
 std::uint32_t read_checksum(ByteSource& source) {
   std::uint32_t sum = 0;
   source.read(std::as_writable_bytes(std::span(&sum, 1)));
   return sum;
 }
-
-}  // namespace
 
 std::vector<std::byte> encode(const SequenceHeader& header) {
   Writer fields, out;
@@ -224,11 +224,12 @@ std::size_t record_bytes(const SequenceHeader::Group& group, std::int64_t tokens
   return static_cast<std::size_t>(row_bytes(group) * group.heads * tokens);
 }
 
-std::size_t plane_offset(const SequenceHeader::Group& group, std::int64_t tokens,
-                         std::size_t plane) {
-  SequenceHeader::Group before = group;
-  before.planes.resize(plane);
-  return record_bytes(before, tokens);
+std::size_t bytes_after(const SequenceHeader& header) {
+  std::size_t bytes = sizeof kEnd;
+  for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
+    bytes += record_bytes(header.groups[place.group], tokens) + sizeof(std::uint32_t);
+  });
+  return bytes;
 }
 
 std::uint32_t checksum_before(const RecordPlace& place) {

@@ -26,9 +26,8 @@ SequenceHeader read_header(ByteSource& source);
 std::int64_t row_bytes(const SequenceHeader::Group& group);
 /// Returns the bytes of a record of `tokens` tokens, without its checksum.
 std::size_t record_bytes(const SequenceHeader::Group& group, std::int64_t tokens);
-/// Returns at which byte of that record plane `plane` begins.
-std::size_t plane_offset(const SequenceHeader::Group& group, std::int64_t tokens,
-                         std::size_t plane);
+/// Returns the bytes of all records and of what follows them: the stream's after its header.
+std::size_t bytes_after(const SequenceHeader& header);
 
 struct RecordPlace {
   std::int64_t first = 0;  ///< token
@@ -54,6 +53,7 @@ void for_each_record(const SequenceHeader& header, const Body& body) {
 /// @throws StreamError.
 std::span<const std::byte> take(ByteSource& source, std::size_t size_bytes,
                                 std::vector<std::byte>& buffer);
+std::uint32_t read_checksum(ByteSource& source);
 /// @throws StreamError (kCorrupt) if the checksum of a record's bytes is not the one written after
 /// it.
 void check_record(const RecordPlace& place, std::uint32_t found, std::uint32_t written);

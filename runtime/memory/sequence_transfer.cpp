@@ -139,7 +139,9 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
   Outcome outcome;
   outcome.run(world, [&] {
     require(sink != nullptr, "export: rank 0 has no sink");
-    sink->write(encode(header));
+    const std::vector<std::byte> encoded = encode(header);
+    sink->expect(encoded.size() + bytes_after(header));
+    sink->write(encoded);
   });
   cache.wait_for_tiers();
   cache.settle();

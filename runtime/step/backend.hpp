@@ -49,17 +49,20 @@ class StepKernels {
                       Stream stream) = 0;
   virtual void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
-  /// Collective over the kv axis.
+  /// REQUIRES: arguments that have passed `check_combine`. Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
   /// Returns whether `attend` writes a partial before it combines.
   virtual bool needs_partial() const { return true; }
-  /// Runs attend_partial and combine, possibly as one kernel. They may overwrite `partial`, which
+  /// Runs attend_partial and combine, possibly as one kernel. REQUIRES: arguments that have passed
+  /// `check_attend`. They may overwrite `partial`, which
   /// is not used unless needs_partial().
   virtual void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
                       const CombineOutput& output, Stream stream) {
     attend_partial(input, pool, partial, stream);
     combine(partial, output, stream);
   }
+  /// Checks the arguments of `combine`. @throws InvalidArgument.
+  virtual void check_combine(const Partial& mine, const CombineOutput& output) const = 0;
   /// Checks these two arguments of `attend`. REQUIRES: a plan. @throws InvalidArgument.
   virtual void check_attend(const Partial& partial, const CombineOutput& output) const = 0;
   /// Returns how many tiles the plan visits. REQUIRES: the device has planned.

@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "kernels/cpu/attend.hpp"
+#include "kernels/cpu/copy.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
@@ -68,7 +69,8 @@ class CpuStep : public StepKernels {
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream) override {
     const std::int64_t tokens = options_.limits ? batch_->append_tokens : k.size(0);
-    kvmesh::append(pool, first_tokens(k, tokens), first_tokens(v, tokens), slots_, mesh_.threads());
+    cpu::write_tokens(pool, first_tokens(k, tokens), first_tokens(v, tokens), slots_,
+                      mesh_.threads());
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream) override {
@@ -79,6 +81,9 @@ class CpuStep : public StepKernels {
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
     is_exact() ? exact_[0].check_combine(output) : combine_.check_run(partial, output);
+  }
+  void check_combine(const Partial& mine, const CombineOutput& output) const override {
+    combine_.check_run(mine, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});

@@ -23,8 +23,8 @@ namespace {
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
 /// The state that all steps on the device share.
-struct Shared {
-  Shared(Mesh& owner, PageAllocator* allocator)
+struct CudaContext {
+  CudaContext(Mesh& owner, PageAllocator* allocator)
       : mesh(owner),
         kernels(mesh.device().index),
         writer(kernels),
@@ -62,15 +62,15 @@ struct Shared {
 /// Names the stream of a part of a run while it lasts.
 class Launching {
  public:
-  Launching(Shared& shared, Stream stream) : shared_(shared) {
-    shared_.launching_on = native(stream);
+  Launching(CudaContext& context, Stream stream) : context_(context) {
+    context_.launching_on = native(stream);
   }
-  ~Launching() { shared_.launching_on = nullptr; }
+  ~Launching() { context_.launching_on = nullptr; }
   Launching(const Launching&) = delete;
   Launching& operator=(const Launching&) = delete;
 
  private:
-  Shared& shared_;
+  CudaContext& context_;
 };
 
 /// Rows for which a plan is made if its first batch is empty: enough for decode of most models,
@@ -123,13 +123,13 @@ cuda::CudaAttend::Options attend_options(const StepOptions& options, const Atten
 
 class CudaStep : public StepKernels {
  public:
-  CudaStep(Shared& shared, const StepOptions& options, std::span<const BatchEntry> first)
-      : shared_(shared),
+  CudaStep(CudaContext& context, const StepOptions& options, std::span<const BatchEntry> first)
+      : context_(context),
         options_(options),
-        combine_(shared.ways, options.combine, options.limits.has_value()) {
+        combine_(context.ways, options.combine, options.limits.has_value()) {
     if (options.limits) plan_limits();
     for (const AttentionOptions& kind : options.kinds) {
-      kinds_.emplace_back(shared.kernels, options.shape,
+      kinds_.emplace_back(context.kernels, options.shape,
                           attend_options(options, kind, first, sends_));
     }
   }
@@ -140,14 +140,15 @@ class CudaStep : public StepKernels {
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
-    shared_.mesh.wait_until(
+    context_.mesh.wait_until(
         [&] { return std::ranges::all_of(kinds_, &cuda::CudaAttend::is_ready); }, "plan");
     try {
       change_pages(batch);
       plan_combine(batch, stream);
       const AttendSteps prefixes = find_prefixes(batch);
       for (cuda::CudaAttend& kind : kinds_) {
-        kind.plan(shared_.pages, {sequences_, batch.q_positions, sends_, prefixes}, native(stream));
+        kind.plan(context_.pages, {sequences_, batch.q_positions, sends_, prefixes},
+                  native(stream));
       }
     } catch (...) {
       forget_pages(batch, stream);
@@ -158,14 +159,15 @@ class CudaStep : public StepKernels {
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
     const cuda::DevicePlan& plan = kinds_[0].current();  // slots are those of any
-    const Launching launching(shared_, stream);
-    require(k.dims == 3 && k.size(0) == plan.token_slot_count(),
-            "append: k must have {} tokens, is {}", plan.token_slot_count(), k);
-    shared_.writer.append(pool, k, v, plan.token_slots(), native(stream));
+    const Launching launching(context_, stream);
+    context_.writer.append(pool, k, v, plan.token_slots(), native(stream));
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
     launch(input, pool, AttendedRows{out.o, out.lse}, stream);
+  }
+  void check_combine(const Partial& mine, const CombineOutput& output) const override {
+    combine_.check_run(mine, output);
   }
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
@@ -173,7 +175,7 @@ class CudaStep : public StepKernels {
 
   /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
   /// kernels of attention, where the combine takes them so.
-  bool needs_partial() const override { return shared_.mesh.kv_parallel() > 1; }
+  bool needs_partial() const override { return context_.mesh.kv_parallel() > 1; }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
     if (writes_output()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
@@ -194,7 +196,8 @@ class CudaStep : public StepKernels {
     return sum;
   }
   std::int64_t workspace_bytes() const override {
-    auto bytes = static_cast<std::int64_t>(combine_.workspace_bytes() + shared_.pages.size_bytes());
+    auto bytes =
+        static_cast<std::int64_t>(combine_.workspace_bytes() + context_.pages.size_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
     return bytes;
   }
@@ -215,19 +218,19 @@ class CudaStep : public StepKernels {
   /// `rows`: AttendedRows or a CombineTarget.
   template <class Rows>
   void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
-    const Launching launching(shared_, stream);
+    const Launching launching(context_, stream);
     kinds_[input.kind].launch(input.q, pool, rows, native(stream), input.sinks);
   }
 
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
-    shared_.sent.follow([this](std::size_t list) { shared_.pages.erase(list); });
+    context_.sent.follow([this](std::size_t list) { context_.pages.erase(list); });
     for (const SequenceStep& sequence : batch.sequences) {
       const std::span<const LocalPage> pages = sequence.pages->pages;
       const std::size_t list = sequence.sequence.slot();
-      const std::size_t kept = shared_.sent.kept(list, pages);
-      shared_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
-      shared_.sent.sent(list, pages);
+      const std::size_t kept = context_.sent.kept(list, pages);
+      context_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
+      context_.sent.sent(list, pages);
       sequences_.push_back(
           {.list = list, .size = sequence.size, .counts_sinks = sequence.counts_sinks});
     }
@@ -258,10 +261,10 @@ class CudaStep : public StepKernels {
   /// pages again.
   void forget_pages(const StepBatch& batch, Stream stream) {
     for (const SequenceStep& sequence : batch.sequences) {
-      shared_.pages.erase(sequence.sequence.slot());
-      shared_.sent.forget(sequence.sequence.slot());
+      context_.pages.erase(sequence.sequence.slot());
+      context_.sent.forget(sequence.sequence.slot());
     }
-    shared_.pages.cancel(native(stream));
+    context_.pages.cancel(native(stream));
   }
 
   bool writes_output() const { return !needs_partial() || rows_stay_; }
@@ -269,7 +272,7 @@ class CudaStep : public StepKernels {
   /// Allocates memory for the limits before the allocator appends.
   void plan_limits() {
     StepBatch none;
-    none.members = &shared_.mesh.membership();
+    none.members = &context_.mesh.membership();
     plan_combine(none, {});
   }
 
@@ -285,7 +288,7 @@ class CudaStep : public StepKernels {
              tokens * options_.shape.q_heads <= kMostSentRows;
   }
 
-  Shared& shared_;
+  CudaContext& context_;
   StepOptions options_;
   std::vector<cuda::StepSequence> sequences_;
   std::vector<AttendSequence> host_sequences_;  // the same with their pages on the host
@@ -298,39 +301,39 @@ class CudaStep : public StepKernels {
 
 class CudaBackend : public Backend {
  public:
-  CudaBackend(Mesh& mesh, PageAllocator* allocator) : shared_(mesh, allocator) {}
+  CudaBackend(Mesh& mesh, PageAllocator* allocator) : context_(mesh, allocator) {}
 
   std::unique_ptr<StepKernels> make_step(const StepOptions& options,
                                          std::span<const BatchEntry> first) override {
-    return std::make_unique<CudaStep>(shared_, options, first);
+    return std::make_unique<CudaStep>(context_, options, first);
   }
 
-  std::vector<std::string> kernel_programs() override { return shared_.kernels.programs(); }
+  std::vector<std::string> kernel_programs() override { return context_.kernels.programs(); }
   BlockMask make_block_mask(const MaskMod& mask, const BlockMaskShape& shape) override {
-    shared_.settle();
-    return cuda::make_block_mask(shared_.kernels, mask, shape);
+    context_.settle();
+    return cuda::make_block_mask(context_.kernels, mask, shape);
   }
 
-  void settle() override { shared_.settle(); }
+  void settle() override { context_.settle(); }
 
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {
     const cuda::DeviceBuffer list = cuda::upload(slots);
-    shared_.writer.append(pool, k, v, list.as<TokenSlot>(), native(stream));
-    shared_.mesh.wait(stream, "write");
+    context_.writer.append(pool, k, v, list.as<TokenSlot>(), native(stream));
+    context_.mesh.wait(stream, "write");
   }
 
   DeviceMoves device_moves() override {
     return [this](const PageMoves& moves) {
       if (!moves_) moves_ = make_move_stream();
       moves_->move(moves);
-      shared_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
+      context_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
     };
   }
   std::unique_ptr<MoveStream> make_move_stream() override {
     return std::make_unique<CudaMoveStream>(
-        shared_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
-          Communicator& world = shared_.mesh.world();
+        context_.mesh.device().index, [this](const CudaMoveStream::IsDone& is_done) {
+          Communicator& world = context_.mesh.world();
           wait_until(is_done, {world.rank(), world.deadline(), "move pages"});
         });
   }
@@ -344,21 +347,21 @@ class CudaBackend : public Backend {
                    Stream stream) override {
     wait_for_mover();
     mover_.pack(planes, slots, packed, native(stream));
-    shared_.mesh.wait(stream, "pack tokens");
+    context_.mesh.wait(stream, "pack tokens");
   }
   void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
                      const std::byte* packed, Stream stream) override {
     wait_for_mover();
     mover_.unpack(planes, slots, packed, native(stream));
-    shared_.mesh.wait(stream, "unpack tokens");
+    context_.mesh.wait(stream, "unpack tokens");
   }
 
  private:
   void wait_for_mover() {
-    shared_.mesh.wait_until([this] { return mover_.is_ready(); }, "move tokens");
+    context_.mesh.wait_until([this] { return mover_.is_ready(); }, "move tokens");
   }
 
-  Shared shared_;
+  CudaContext context_;
   cuda::TokenMover mover_;
   std::unique_ptr<MoveStream> moves_;
 };

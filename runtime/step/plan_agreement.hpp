@@ -45,7 +45,7 @@ class PlanHistory {
 #endif
 
   /// Compares the ranks' histories with `next` added, if it is the last plan of an interval.
-  /// Where the allocators differ, calls `check_replicas`, to name the operation.
+  /// Calls `check_replicas` if the allocators differ, to name the operation.
   /// @throws DigestMismatch, on every rank, naming a rank and a field that differ; the history is
   /// as before.
   /// Collective over `world` at every kInterval-th plan.

@@ -1,4 +1,4 @@
-// Which local pages a device's lists already have.
+// The local pages that a device's lists already have.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,10 @@
 #include "runtime/step/step_run.hpp"
 
 #include <algorithm>
-#include <utility>
+#include <vector>
 
 #include "core/check.hpp"
 #include "core/checked.hpp"
-#include "core/tensors/tensor_check.hpp"
 #include "kernels/attend_checks.hpp"
 
 namespace kvmesh {
@@ -73,6 +72,7 @@ void StepRun::run(const KvPool& pool, const LayerInput& input, const CombineOutp
 void StepRun::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      Stream stream) {
   if (k.empty() && v.empty() && append_tokens() == 0) return;
+  check_writable_pool("append", pool);
   check_new_tokens(k, v, pool, append_tokens());
   check_place(k, "append: k");
   check_place(v, "append: v");
@@ -91,6 +91,7 @@ void StepRun::attend_partial(const KvPool& pool, const AttendInput& input, const
 void StepRun::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
   check_attend_partial(options_.shape, query_tokens(), mine);
   check_output(output);
+  kernels_->check_combine(mine, output);
   kernels_->combine(mine, output, stream);
 }
 
@@ -102,8 +103,6 @@ void StepRun::check_place(const ConstTensorView& tensor, std::string_view name) 
 }
 
 void StepRun::check_output(const CombineOutput& output) const {
-  check_output_tensor("output: o", output.o, 3);
-  if (!output.lse.empty()) check_output_tensor("output: lse", output.lse, 2);
   check_place(output.o, "output: o");
   check_place(output.lse, "output: lse");
 }
@@ -125,16 +124,14 @@ std::int64_t StepRun::partial_bytes(std::int64_t tokens) const {
 }
 
 /// With limits a run also merges rows that no batch has filled yet: they are zeroed.
-void* StepRun::floats(DeviceMemory& memory, std::int64_t count) {
-  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
-  if (memory.size_bytes() < bytes) {
-    DeviceMemory larger(mesh_.device(), std::max(bytes, 2 * memory.size_bytes()));
+void* StepRun::floats(GrowingBlock<DeviceMemory>& memory, std::int64_t count) {
+  const auto make = [&](std::size_t bytes) {
+    DeviceMemory larger(mesh_.device(), bytes);
     if (options_.limits) copy_bytes(larger.data(), std::vector<std::byte>(bytes).data(), bytes);
-    // Runs on a GPU may still use the old buffer, and freeing it would wait for them.
-    if (mesh_.device().kind == DeviceKind::kCuda && memory.size_bytes() > 0) {
-      outgrown_.push_back(std::move(memory));
-    }
-    memory = std::move(larger);
+    return larger;
+  };
+  const bool on_gpu = mesh_.device().kind == DeviceKind::kCuda;
+  if (memory.reserve(static_cast<std::size_t>(count) * sizeof(float), make, on_gpu)) {
     ++partial_growths_;
   }
   return memory.data();
@@ -165,8 +162,7 @@ Share StepRun::heads_of_output() const {
 
 std::int64_t StepRun::workspace_bytes() const {
   if (mesh_.device().kind == DeviceKind::kCpu) return host_bytes();
-  std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
-  for (const DeviceMemory& memory : outgrown_) bytes += memory.size_bytes();
+  const std::size_t bytes = partial_o_.size_bytes() + partial_lse_.size_bytes();
   return kernels_->workspace_bytes() + static_cast<std::int64_t>(bytes);
 }
 

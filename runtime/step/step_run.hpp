@@ -6,8 +6,8 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <vector>
 
+#include "core/owners/growing_block.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "runtime/step/backend.hpp"
 
@@ -69,15 +69,14 @@ class StepRun {
   void check_input(const AttendInput& input) const;
   std::int64_t partial_bytes(std::int64_t tokens) const;
   void make_partial();
-  void* floats(DeviceMemory& memory, std::int64_t count);
+  void* floats(GrowingBlock<DeviceMemory>& memory, std::int64_t count);
 
   Mesh& mesh_;
   StepOptions options_;
   std::unique_ptr<StepKernels> kernels_;
   const StepBatch* batch_ = nullptr;
-  DeviceMemory partial_o_;    // [tokens, q_heads, v_dim]
-  DeviceMemory partial_lse_;  // [tokens, q_heads]
-  std::vector<DeviceMemory> outgrown_;
+  GrowingBlock<DeviceMemory> partial_o_;    // [tokens, q_heads, v_dim]
+  GrowingBlock<DeviceMemory> partial_lse_;  // [tokens, q_heads]
   Partial partial_;
   std::uint64_t partial_growths_ = 0;
 };

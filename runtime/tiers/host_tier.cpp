@@ -8,7 +8,7 @@ HostTier::HostTier(const Options& options, PageCopies& copies, Tier* below)
       copies_(copies),
       below_(below),
       index_(static_cast<PageSlot>(options.ranks) * pages_per_rank_, 0),
-      pages_(static_cast<PageSlot>(options.ranks) * pages_per_rank_),
+      pages_(options.eviction, static_cast<PageSlot>(options.ranks) * pages_per_rank_),
       queues_(static_cast<std::size_t>(options.ranks),
               EvictionQueues(options.eviction, options.pages_per_rank)),
       filled_(static_cast<std::size_t>(options.ranks)),
@@ -33,7 +33,7 @@ PageSlot HostTier::take_slot(PageRank rank) {
     ++counts_.removed;
     --counts_.pages;
   }
-  queues_[at].taken(pages_, slot);
+  queues_[at].evicted(pages_, slot, index_.hash(slot));
   index_.erase(slot);
   return slot;
 }
@@ -50,7 +50,7 @@ TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
     return job_done(false);
   }
   index_.insert(slot, hash, kNoSlot, {}, true);
-  queues_of(slot).added(pages_.pages[slot], false);
+  queues_of(slot).added(pages_, slot, hash);
   used(slot);
   if (!is_mine(slot)) return job_done();
   ++counts_.stores;
@@ -76,7 +76,7 @@ void HostTier::unpin(std::span<const PageHash> pages) {
   // From the end: children leave before their parents, without which they are no hits.
   for (std::size_t i = pages.size(); i-- > 0;) {
     const PageSlot slot = index_.find(pages[i]);
-    queues_of(slot).hit(pages_.pages[slot]);
+    queues_of(slot).hit(pages_, slot);
     used(slot);
   }
 }

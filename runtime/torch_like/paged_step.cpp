@@ -29,6 +29,17 @@ struct Batch {
   StepBatch step;
 };
 
+/// The pages of a row's first `length` tokens. @throws InvalidArgument if there are not as many.
+std::span<const PageId> pages_of(const PageAllocator& allocator, SequenceId row, int number,
+                                 std::int64_t length) {
+  const std::span<const PageId> table = allocator.pages(row);
+  const std::int64_t page_size = allocator.options().page_size;
+  const std::int64_t room = std::ssize(table) * page_size;
+  require(length >= 0 && length <= room, "forward: row {} has room for {} tokens, kv_lens says {}",
+          number, room, length);
+  return table.first(static_cast<std::size_t>((length + page_size - 1) / page_size));
+}
+
 LocalSequence local_pages(std::span<const PageId> table, PageRank me, int ranks) {
   LocalSequence local;
   local.held.resize(static_cast<std::size_t>(ranks));
@@ -108,18 +119,13 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
                                    std::span<const std::int64_t> kv_lens, const ConstTensorView& q,
                                    const KvPool& pool, const CombineOutput& output,
                                    const ForwardOptions& options) {
-  const std::int64_t batch_size = std::ssize(batch_rows);
-  const std::int64_t q_len = batch_size == 0 ? 0 : q.size(0) / batch_size;
+  const std::int64_t q_len = batch_rows.empty() ? 0 : q.size(0) / std::ssize(batch_rows);
   Batch batch(batch_rows.size(), mesh.membership());
   for (std::size_t b = 0; b < batch_rows.size(); ++b) {
     const SequenceId row = rows[static_cast<std::size_t>(batch_rows[b])];
-    const std::span<const PageId> table = allocator.pages(row);
-    const std::int64_t room = std::ssize(table) * page_size(), length = kv_lens[b];
-    require(length >= 0 && length <= room,
-            "forward: row {} has room for {} tokens, kv_lens says {}", batch_rows[b], room, length);
-    const auto used = static_cast<std::size_t>((length + page_size() - 1) / page_size());
-    batch.local.push_back(local_pages(table.first(used), mesh.page_rank(), mesh.kv_parallel()));
-    batch.add(row, length, first_position(options.block_mask, b), q_len);
+    batch.local.push_back(local_pages(pages_of(allocator, row, batch_rows[b], kv_lens[b]),
+                                      mesh.page_rank(), mesh.kv_parallel()));
+    batch.add(row, kv_lens[b], first_position(options.block_mask, b), q_len);
   }
   if (options.block_mask) {
     check_block_mask(static_cast<int>(page_size()), static_cast<int>(q.size(1)), batch.sizes,

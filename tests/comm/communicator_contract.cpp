@@ -49,6 +49,19 @@ TEST_P(CommunicatorContract, RanksCountFromZero) {
   });
 }
 
+TEST_P(CommunicatorContract, GathersAndBroadcastsValues) {
+  GetParam().run([](Communicator& comm) {
+    const std::int32_t me = comm.rank().value;
+    const std::vector<std::int32_t> mine{me, -me};
+    std::vector<std::int32_t> expected;
+    for (std::int32_t r = 0; r < comm.size(); ++r) expected.insert(expected.end(), {r, -r});
+    EXPECT_EQ(all_gather_values<std::int32_t>(comm, mine), expected);
+    std::int32_t last = me;
+    broadcast_value(comm, Rank{comm.size() - 1}, last);
+    EXPECT_EQ(last, comm.size() - 1);
+  });
+}
+
 TEST_P(CommunicatorContract, ExchangesRandomSizes) {
   GetParam().run([](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);

@@ -91,7 +91,7 @@ TEST_P(AttentionContract, AnyMod) {
   });
 }
 
-// Whatever the ways of sending and merging are, each row counts its sink once; also a row that sees
+// Each row counts its sink once, however rows are sent and merged; also a row that sees
 // no key, and a row of a sequence without keys, which is on no rank.
 TEST_P(AttentionContract, SinksCountOnce) {
   on_each_placement(GetParam(), GetParam().small(), [](CheckedCache& cache) {

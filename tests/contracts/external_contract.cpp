@@ -174,6 +174,17 @@ TEST_P(ExternalContract, TokenLists) {
       const MaskMod next = engine.draw_lists(7);
       engine.pool().replan(plan, engine.tables());
       engine.run(plan, {.visible = next && mods::causal()});
+      ExternalPlan limited = engine.pool().plan(
+          engine.tables(), {.limits = StepLimits{.sequences = 4, .query_tokens = 5}});
+      EXPECT_EQ(limited.query_tokens(), 20);
+      engine.run(limited, {.visible = next && mods::causal()});
+      engine.batch({{41, 2, 0}, {2, 1, 0}, {0, 0, 0}, {60, 5, 0}});
+      const MaskMod longer = engine.draw_lists(20);
+      engine.pool().replan(limited, engine.tables());
+      engine.run(limited, {.visible = longer && mods::causal(), .sinks = true});
+      engine.batch({{9, 6, 0}});
+      static_cast<void>(engine.draw_lists(3));
+      EXPECT_THROW(engine.pool().replan(limited, engine.tables()), InvalidArgument);
       engine.batch(kMixed);
       engine.run({});  // whole pages again
     });

@@ -118,7 +118,7 @@ TEST_P(SequencesContract, KeepsTheAcceptedPathOfDraftTrees) {
   });
 }
 
-// What a fork shares stays as it was for the other.
+// Pages that a fork shares stay as they were for the other sequence.
 TEST_P(SequencesContract, KeepsTokensOfForks) {
   on_each_placement(GetParam(), GetParam().small(), [](CheckedCache& cache) {
     const SequenceId parent = prompt(cache, 45), whole = prompt(cache, 30);

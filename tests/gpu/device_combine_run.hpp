@@ -7,11 +7,11 @@
 #include <bit>
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <vector>
 
 #include "core/cuda/check.hpp"
 #include "core/numbers/half.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/nccl.hpp"
 #include "tests/comm/combine/combine_case.hpp"
@@ -29,7 +29,7 @@ class DeviceFloats {
     set(values);
   }
   void set(const std::vector<float>& values) {
-    // Not cudaMemcpy: it returns before the values are there, and no other stream waits for it.
+    // cudaMemcpy would return before the values are there, and no other stream waits for it.
     copy_bytes(memory_.get(), values.data(), count_ * sizeof(float));
   }
   std::vector<float> get() const {
@@ -40,11 +40,8 @@ class DeviceFloats {
   void* data() const { return memory_.get(); }
 
  private:
-  struct Free {
-    void operator()(void* memory) const { static_cast<void>(cudaFree(memory)); }
-  };
   std::size_t count_;
-  std::unique_ptr<void, Free> memory_;
+  UniqueHandle<void*, cudaFree> memory_;
 };
 
 class OwnStream {

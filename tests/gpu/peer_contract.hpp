@@ -352,7 +352,7 @@ TYPED_TEST_P(PeerContract, RejectsInvalidArgumentsBeforeSending) {
     const DeviceCase on_device(test, rank.me());
     const Partial mine = on_device.partial();
     const auto refuses = [&](const Partial& partial) {
-      EXPECT_THROW(way->run(partial, on_device.output(), rank.stream()), InvalidArgument);
+      EXPECT_THROW(way->check_run(partial, on_device.output()), InvalidArgument);
     };
     refuses(mine);  // no plan yet
     way->plan({4, 8, 16}, {}, rank.stream());

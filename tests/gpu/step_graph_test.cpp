@@ -214,7 +214,7 @@ TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {
   EXPECT_TRUE(mask.is_of_owners_alone());
   barrier(mesh.world(), "test");
   const int last = mesh.kv_parallel() - 1;
-  for (const bool is_last : {false, true}) {  // one after the other: nobody waits
+  for (const bool is_last : {false, true}) {  // one after the other: no rank waits
     if ((mesh.kv_rank().value == last) == is_last) {
       LayerInput input = prompt.layer(0, tokens);
       input.k = input.v = {};

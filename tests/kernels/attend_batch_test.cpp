@@ -114,7 +114,7 @@ TEST(AttendBatch, ScoresOfMinusInfinityHideKeys) {
   expect_empty(result, 0, 1);
 }
 
-// Not so finite ones, as small as they are: a row of nothing else is the mean of its values.
+// Finite scores are no empty rows, however small: a row of nothing else is the mean of its values.
 TEST(AttendBatch, TheLeastFiniteScoreHidesNoKey) {
   CaseSpec spec{.shape = {4, 2, 64, 64, 16}};
   spec.sequences = {{.q_len = 12, .kv_len = 100}, {.q_len = 40, .kv_len = 150}};

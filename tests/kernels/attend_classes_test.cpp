@@ -55,7 +55,7 @@ struct Batch {
   std::vector<std::int64_t> q_positions;
 };
 
-/// Of each page a rank among several may have it, or none.
+/// For each page, whether this rank has it: a rank among several may have it, or none.
 Batch random_batch(Random& random, int page_size) {
   Batch batch;
   const bool explicit_positions = random.chance(0.4);
@@ -77,7 +77,7 @@ Batch random_batch(Random& random, int page_size) {
   return batch;
 }
 
-/// What the plan says of (block, page, head of the group).
+/// The plan's class of (block, page, head of the group).
 using Classes = std::map<std::tuple<std::size_t, std::int32_t, int>, TileClass>;
 
 Classes planned_classes(const AttendWork& work, int group) {
@@ -161,6 +161,29 @@ TEST(AttendClasses, OfEveryPageAreThoseOfItsQueriesAndKeys) {
     plan_attend_work(shape, {batch.sequences, batch.q_positions},
                      {.mask = mask, .first_head = first_head}, work);
     check(mask, shape, first_head, batch, work);
+  }
+}
+
+TEST(AttendClasses, ByABandAreThoseOfTheMask) {
+  const std::uint64_t seed = test::seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
+  Random random(seed);
+  AttendWork work;
+  for (int round = 0; round < 2000 && !testing::Test::HasFatalFailure(); ++round) {
+    SCOPED_TRACE("round " + std::to_string(round));
+    const AttentionShape shape{
+        .q_heads = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 8, .page_size = random.integer(1, 20)};
+    const std::int32_t begin = random.integer(-40, 40), end = begin + random.integer(0, 60);
+    const MaskMod mask(
+        [=](auto, auto, auto q, auto kv) { return q - kv >= begin && q - kv < end; });
+    const std::optional<MaskBand> band = band_of(mask.graph());
+    ASSERT_TRUE(band.has_value());
+    Batch batch = random_batch(random, shape.page_size);
+    // The mask given here has no pages at all: the band alone counts.
+    plan_attend_work(shape, {batch.sequences, {}}, {.mask = !mods::no_mask()}, work, band);
+    check(mask, shape, 0, batch, work);
+    plan_attend_work(shape, {batch.sequences, batch.q_positions}, {.mask = mask}, work, band);
+    check(mask, shape, 0, batch, work);
   }
 }
 

@@ -1,4 +1,4 @@
-// Which prefixes of pages are read once for several sequences. attend_prefixes_test.cpp has the
+// The prefixes of pages that are read once for several sequences. attend_prefixes_test.cpp has the
 // results.
 #include <gtest/gtest.h>
 
@@ -95,7 +95,7 @@ TEST(SharedPrefixes, LeaveOutPagesOfAppendedTokens) {
   EXPECT_EQ(found[0].pages, 2);
 }
 
-// Of a tree the level that saves most: a short prefix of all, long ones of some.
+// A plan takes the level of a tree that saves most: a short prefix of all, long ones of some.
 TEST(SharedPrefixes, TakeTheLevelThatSavesMost) {
   const auto tree = [](std::int32_t all, std::int32_t part) {
     std::vector<std::vector<LocalPage>> tables(8);

@@ -10,7 +10,7 @@
 #include <stdexcept>
 
 #include "core/numbers/half.hpp"
-#include "launch/engine/unicode.hpp"
+#include "launch/engine/text/unicode.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {

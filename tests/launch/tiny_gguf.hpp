@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "launch/engine/weight_type.hpp"
+#include "launch/engine/gguf/weight_type.hpp"
 
 namespace kvmesh::test {
 

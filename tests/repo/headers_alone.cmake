@@ -39,7 +39,7 @@ foreach(file ${headers} ${sources})
   endif()
 endforeach()
 
-# Whatever the folders link is on the include path; who may use what is the layering test's business.
+# All libraries of all folders are on the include path; the layering test checks which folder uses which.
 set(include_dirs ${cuda_include_dirs})
 set(libraries fmt::fmt PkgConfig::hwy PkgConfig::xxhash OpenSSL::Crypto GTest::gtest)
 if(KVMESH_MPI)

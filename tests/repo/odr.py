@@ -57,7 +57,7 @@ def main():
         problems = self_test(arguments[1])
     elif len(arguments) == 2:
         compiler, listed = arguments
-        objects = pathlib.Path(listed).read_text(encoding="utf-8").split("\n")
+        objects = pathlib.Path(listed).read_text(encoding="utf-8").splitlines()
         problems = link(compiler, objects, pathlib.Path(listed).parent)
     else:
         sys.exit(__doc__)

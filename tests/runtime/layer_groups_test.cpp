@@ -318,46 +318,65 @@ TEST_F(LayerGroups, OfStatesHaveNoKeys) {
   EXPECT_THAT(error_of(options), testing::HasSubstr("state_bytes"));
 }
 
-/// A hybrid model: each step adds its tokens to a state, and to keys. Requests that begin alike go
-/// on from a state of exactly the tokens that they share.
-TEST_F(LayerGroups, FindAPrefixWithItsState) {
+/// A hybrid model, whose steps add their tokens to a state. Serves a prompt of 11 tokens, of which
+/// the first 10 are always the same, in three steps, and expects to find `expected`
+/// tokens with their state. Publishes it after the step that ends at 8, and at the end.
+SequenceId serve(KvCache& cache, std::int32_t last, std::int64_t expected) {
+  const std::vector<std::int32_t> tokens{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, last};
+  PrefixKey key = cache.make_prefix_key();
+  key.append(tokens);
+  const SequenceId sequence = cache.create_with_prefix(key);
+  EXPECT_EQ(cache.length(sequence), expected);
+  for (const std::int64_t end : {4, 8, 11}) {
+    const std::int64_t begin = cache.length(sequence);
+    if (end <= begin) continue;
+    cache.plan({{sequence, end - begin}});
+    const std::span<float> state = state_of(cache, 0, sequence);  // a copy of a published one
+    const auto sum_to = [&](std::int64_t at) {
+      return std::accumulate(tokens.begin(), tokens.begin() + at, 0.0f);
+    };
+    if (begin > 0 && !state.empty()) {
+      EXPECT_EQ(state[15], sum_to(begin)) << begin << " tokens";
+    }
+    std::ranges::fill(state, sum_to(end));
+    if (end == 8) cache.publish(sequence, key);
+  }
+  cache.publish(sequence, key);
+  return sequence;
+}
+
+CacheOptions with_known_states() {
   CacheOptions options = with_states();
   options.pages_per_rank = 12;
   options.prefix.enabled = true;
-  KvCache cache(mesh_, options);
-  const auto serve = [&](std::int32_t last, std::int64_t expected) {
-    std::vector<std::int32_t> tokens{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, last};
-    PrefixKey key = cache.make_prefix_key();
-    key.append(tokens);
-    const SequenceId sequence = cache.create_with_prefix(key);
-    EXPECT_EQ(cache.length(sequence), expected);
-    for (const std::int64_t end : {4, 8, 11}) {  // steps
-      const std::int64_t begin = cache.length(sequence);
-      if (end <= begin) continue;
-      const float before = begin == 0 ? 0 : state_of(cache, 0, sequence)[0];
-      cache.plan({{sequence, end - begin}});
-      const std::span<float> state = state_of(cache, 0, sequence);
-      if (begin > 0) {
-        EXPECT_EQ(state[0], before) << "the plan copies a published state";
-      }
-      const float sum = std::accumulate(tokens.begin() + begin, tokens.begin() + end,
-                                        begin == 0 ? 0.0f : state[0]);
-      std::ranges::fill(state, sum);
-      if (end == 8) cache.publish(sequence, key);
-    }
-    EXPECT_EQ(state_of(cache, 0, sequence)[15],
-              std::accumulate(tokens.begin(), tokens.end(), 0.0f));
-    cache.publish(sequence, key);
-    return sequence;
-  };
-  const SequenceId first = serve(7, 0), second = serve(8, 8);
+  return options;
+}
+
+TEST_F(LayerGroups, FindAPrefixWithItsState) {
+  KvCache cache(mesh_, with_known_states());
+  const SequenceId first = serve(cache, 7, 0), second = serve(cache, 8, 8);
   EXPECT_EQ(cache.allocator(0).pages(first)[1], cache.allocator(0).pages(second)[1]);
   PrefixKey shorter = cache.make_prefix_key();
   shorter.append(std::vector<std::int32_t>{3, 1, 4, 1, 7});
   EXPECT_EQ(cache.match_prefix(shorter).tokens, 0) << "keys of 4 tokens, but no state of them";
   for (const SequenceId sequence : {first, second}) cache.erase(sequence);
-  EXPECT_EQ(cache.length(serve(9, 8)), 11) << "after the last sequence, too";
+  EXPECT_EQ(cache.length(serve(cache, 9, 8)), 11) << "after the last sequence, too";
   for (int group = 0; group < 2; ++group) cache.allocator(group).verify_integrity();
+}
+
+TEST(LayerGroupsOnRanks, KnownStatesMoveWithTheirPages) {
+  run_on_threads(2,
+                 [](Mesh& mesh) {
+                   KvCache cache(mesh, with_known_states());
+                   cache.erase(serve(cache, 7, 0));
+                   for (PageRank rank{0}; rank.value < 2; ++rank.value) {
+                     cache.drain(rank);
+                     cache.erase(serve(cache, 8 + rank.value, 8));
+                     cache.add_rank(rank);
+                   }
+                   cache.check_replicas();
+                 },
+                 {.threads = 1});
 }
 
 }  // namespace

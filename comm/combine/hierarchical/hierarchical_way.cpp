@@ -100,7 +100,6 @@ void HierarchicalWay::check_run(const Partial& mine, const CombineOutput& output
 }
 
 void HierarchicalWay::run(const Partial& mine, const CombineOutput& output, Stream) {
-  check_run(mine, output);
   scatter_ == Scatter::kAll ? run_all(mine, output) : run_heads(mine, output);
 }
 

@@ -1,4 +1,4 @@
-// Scatter::kAll by way of owners: each merges its rows, and then all get the rows of all.
+// Scatter::kAll in two steps: each owner merges its rows, and then all ranks get all rows.
 #pragma once
 
 #include <string_view>

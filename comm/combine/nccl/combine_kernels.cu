@@ -1,4 +1,4 @@
-// The combine's kernels: a warp a row (512 bytes at dim 128: one 16-byte access a lane).
+// The combine's kernels: one warp per row (512 bytes at dim 128: one 16-byte access per lane).
 //
 // The products are rounded before they are added, as on the host, and the sources are added in rank
 // order, so kAllToAll gives the same bits wherever the partials lie.

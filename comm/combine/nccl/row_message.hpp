@@ -1,4 +1,4 @@
-// Where one rank's rows lie in a buffer: plain, for host and device.
+// The place of one rank's rows in a buffer: plain, for host and device.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Cells of rows, one a thread: which values each has, from a row of floats into 16 bytes and back.
+// Cells of rows, one per thread: the values of each, from a row of floats into 16 bytes and back.
 #pragma once
 
 #include "comm/combine/peer/peer_params.hpp"

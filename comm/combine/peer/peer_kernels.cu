@@ -3,9 +3,9 @@
 //
 //   blocks 0 .. n-2   send: every row of mine ──► slot of its owner's window
 //                     merge: each row that I own, out of my slot, in rank order
-//   block n-1         tells every rank that I have begun this combine, and waits for their word
+//   block n-1         sends every rank the epoch of this combine, and waits for theirs
 //
-// Where the merge of attention has sent the rows already, this kernel begins beside that one and
+// If the merge of attention has sent the rows already, this kernel begins beside that one and
 // only merges.
 //
 // Why two slots are enough. A rank writes the slot of epoch e when its kernel of e runs: after its
@@ -246,7 +246,8 @@ __device__ void merge_rows(const PeerParams& p, std::uint32_t epoch) {
   });
 }
 
-/// A thread for each peer: tells it that this rank has begun the combine, and waits for its word.
+/// A thread for each peer sends it the epoch: this rank has begun the combine. Then it waits for
+/// the peer's.
 __device__ void meet_peers(const PeerParams& p, std::uint32_t epoch) {
   const int peer = static_cast<int>(threadIdx.x);
   if (peer >= p.to.ranks || peer == p.to.rank) return;
@@ -273,7 +274,8 @@ __global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
     if (!p.rows_are_sent) send_rows<Wire, Form, Wide>(p, epoch);
     merge_rows<Wire, Form, Most, Wide>(p, epoch);
   }
-  // The kernel before reads the epoch, too; and whoever waits for this one waits for that one.
+  // The kernel before reads the epoch, too; and a kernel that waits for this one waits for that
+  // one.
   if (p.rows_are_sent) griddepcontrol_wait();
   __syncthreads();  // all threads have read the epoch
   const int last = meets ? kMostPeerBlocks : static_cast<int>(blockIdx.x) + 1;

@@ -9,7 +9,7 @@
 
 namespace kvmesh::cuda {
 
-// A wait looks at the clock once per this many polls: 0.1 ms.
+// A wait reads the clock once per this many polls: 0.1 ms.
 inline constexpr int kPollsBetweenLooks = 256;
 
 /// A thread's waits for peers: bounded by the window's deadline, and all over once one has failed.

@@ -15,6 +15,7 @@
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh {
 namespace {
@@ -82,11 +83,8 @@ struct PeerWindow::Fault {
     return std::atomic_ref(fault->is_set).load(std::memory_order_acquire) != 0;
   }
 
-  struct Free {
-    void operator()(PeerFault* host) const { static_cast<void>(cudaFreeHost(host)); }
-  };
   cuda::DeviceBuffer device;
-  std::unique_ptr<PeerFault, Free> fault;
+  UniqueHandle<PeerFault*, cudaFreeHost> fault;
 };
 
 PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes)
@@ -174,7 +172,7 @@ PeerWindow::~PeerWindow() {
   if (!is_whole) return;
   try {
     wait_until(whole_device_done(device_.index), {rank(), comm_.deadline(), kLeave});
-    barrier(comm_, kLeave);  // nobody stores into a window any more
+    barrier(comm_, kLeave);  // no kernel stores into a window any more
     maps_.clear();
     barrier(comm_, kLeave);
   } catch (const std::exception&) {

@@ -20,10 +20,10 @@ struct PeerFault {
   PeerPhase phase;
 };
 
-/// Where one window's arrivals begin, and this rank's own notes. Trivially copyable.
+/// The windows of all ranks, and this rank's own notes. Trivially copyable.
 struct PeerWindowView {
   unsigned char* windows[kMostPeerRanks];  ///< [rank], as this rank maps them
-  /// [kMostPeerBlocks], on the device: the last epoch, once a thread block. A kernel's blocks read
+  /// [kMostPeerBlocks], on the device: the last epoch, one per thread block. A kernel's blocks read
   /// and write their own, so that none reads what another has changed already; the last block also
   /// writes those of the blocks that its kernel does not have.
   std::uint32_t* epochs;

@@ -1,4 +1,4 @@
-// The way for GPUs without a common NCCL group: by way of the host.
+// The way for GPUs without a common NCCL group: through host memory.
 #pragma once
 
 #include "comm/combine/host/host_way.hpp"

@@ -62,7 +62,7 @@ class CudaAttend {
   /// @throws InvalidArgument before anything is launched.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream, const ConstTensorView& sinks = {});
-  /// The same, with rows stored where the combine of several ranks wants them. REQUIRES: the step
+  /// The same, with rows stored where the combine of several ranks needs them. REQUIRES: the step
   /// was planned with `merges_all`. The last kernel lets the next begin as CombineWay::run_sent
   /// requires.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,

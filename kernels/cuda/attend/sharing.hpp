@@ -1,4 +1,4 @@
-// Where sharing a prefix pays on a GPU.
+// The rule for when sharing a prefix pays on a GPU.
 #pragma once
 
 #include <cstdint>

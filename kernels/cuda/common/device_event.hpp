@@ -3,10 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include <memory>
-#include <type_traits>
-
 #include "core/cuda/check.hpp"
+#include "core/owners/unique_handle.hpp"
 
 namespace kvmesh::cuda {
 
@@ -21,10 +19,7 @@ class DeviceEvent {
   cudaEvent_t get() const { return event_.get(); }
 
  private:
-  struct Destroy {
-    void operator()(cudaEvent_t event) const { static_cast<void>(cudaEventDestroy(event)); }
-  };
-  std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, Destroy> event_;
+  UniqueHandle<cudaEvent_t, cudaEventDestroy> event_;
 };
 
 }  // namespace kvmesh::cuda

@@ -5,13 +5,13 @@
 
 #include <cstddef>
 #include <cstring>
-#include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
 
 #include "core/cuda/check.hpp"
 #include "core/cuda/device_array.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kernels/cuda/common/device_event.hpp"
 
 namespace kvmesh::cuda {
@@ -45,10 +45,7 @@ class Upload {
  private:
   const void* add_bytes(const void* values, std::size_t size_bytes);
 
-  struct FreeHost {
-    void operator()(std::byte* data) const { static_cast<void>(cudaFreeHost(data)); }
-  };
-  using HostBytes = std::unique_ptr<std::byte, FreeHost>;
+  using HostBytes = UniqueHandle<std::byte*, cudaFreeHost>;
 
   HostBytes host_;                   // the same number of bytes as device_
   std::vector<HostBytes> outgrown_;  // not freed, for the reason that DeviceArray gives

@@ -56,7 +56,7 @@ struct AttendLimits {
   std::int64_t pages = 0;
   /// As StepView's: whether some step of the plan may want it.
   bool merges_all = false;
-  /// Whether steps may share prefixes; else their StepView::shared is not looked at.
+  /// Whether steps may share prefixes; otherwise StepView::shared is ignored.
   bool shares_prefixes = false;
 };
 /// Most rows of a thread block for few rows: decode, speculation.

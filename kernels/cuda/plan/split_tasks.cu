@@ -237,7 +237,7 @@ class Splitter {
   __device__ int rows_of(int query_block) const {
     return p_.candidates.query_blocks[query_block].tokens * p_.candidates.group;
   }
-  /// Of the workspace.
+  /// Rows of the workspace.
   __device__ int first_row(const Sums& before) const {
     return p_.first_workspace_row + before.rows;
   }

@@ -45,7 +45,7 @@ __device__ void copy(const Rectangle& r) {
   }
 }
 
-/// Where a move's rows lie at one end, and the distance from a head's to the next one's.
+/// The place of a move's rows at one end, and the distance from one head's rows to the next one's.
 struct End {
   char* data;
   std::int64_t pitch;

@@ -83,6 +83,20 @@ const jit::Kernel& PoolWriter::kernel_for(const AppendFloat8Variant& variant) {
       .first->second;
 }
 
+void PoolWriter::append_float8(const KvPool& pool, const ConstTensorView& k, int v_dim,
+                               const AppendParams& params, cudaStream_t stream) {
+  const jit::Kernel& kernel =
+      kernel_for(AppendFloat8Variant{.k_dim = dim_of(k),
+                                     .v_dim = v_dim,
+                                     .fresh = k.dtype,
+                                     .per_token = !pool.k_scale.per_token.empty()});
+  const std::int64_t warps = k.size(0) * k.size(1) * (v_dim > 0 ? 2 : 1);
+  launch_threads(
+      kernel, 32 * warps, stream,
+      AppendFloat8Params{
+          .append = params, .k_scale = writable(pool.k_scale), .v_scale = writable(pool.v_scale)});
+}
+
 void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                         const TokenSlot* slots, cudaStream_t stream) {
   check_writable_pool("append", pool);
@@ -98,19 +112,7 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                             .tokens = static_cast<std::int32_t>(k.size(0)),
                             .kv_heads = static_cast<std::int32_t>(k.size(1))};
   const int v_dim = pool.is_latent() ? 0 : dim_of(v);  // elements of values to write
-  if (pool.k.dtype == Dtype::kFloat8E4M3) {
-    const jit::Kernel& kernel =
-        kernel_for(AppendFloat8Variant{.k_dim = dim_of(k),
-                                       .v_dim = v_dim,
-                                       .fresh = k.dtype,
-                                       .per_token = !pool.k_scale.per_token.empty()});
-    const std::int64_t warps = k.size(0) * k.size(1) * (v_dim > 0 ? 2 : 1);
-    launch_threads(kernel, 32 * warps, stream,
-                   AppendFloat8Params{.append = params,
-                                      .k_scale = writable(pool.k_scale),
-                                      .v_scale = writable(pool.v_scale)});
-    return;
-  }
+  if (pool.k.dtype == Dtype::kFloat8E4M3) return append_float8(pool, k, v_dim, params, stream);
   const bool v_vectors = v_dim == 0 || (has_vectors(pool.v) && has_vectors(v));
   const bool vectors =
       k.dtype == pool.k.dtype && has_vectors(pool.k) && has_vectors(k) && v_vectors;

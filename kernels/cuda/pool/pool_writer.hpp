@@ -12,6 +12,8 @@
 
 namespace kvmesh::cuda {
 
+struct AppendParams;
+
 /// The constants that append's kernel is compiled for.
 struct AppendVariant {
   int k_dim = 0;
@@ -48,6 +50,8 @@ class PoolWriter {
               const TokenSlot* slots, cudaStream_t stream);
 
  private:
+  void append_float8(const KvPool& pool, const ConstTensorView& k, int v_dim,
+                     const AppendParams& params, cudaStream_t stream);
   const jit::Kernel& kernel_for(const AppendVariant& variant);
   const jit::Kernel& kernel_for(const AppendFloat8Variant& variant);
 

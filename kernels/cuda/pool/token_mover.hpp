@@ -15,7 +15,7 @@
 namespace kvmesh::cuda {
 
 /// Keeps its memory. One thread at a time; calls on one stream after another. The tokens lie in
-/// the planes: they are not looked at here.
+/// the planes: they are not checked here.
 class TokenMover {
  public:
   /// Whether the next call would go on without waiting for the device to take the last one's lists.

@@ -1,6 +1,7 @@
 // Tests which pages stay: the policies through an allocator of pages of one token.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <vector>
 
 #include "allocator/prefix/prefix_cache.hpp"
@@ -84,6 +85,21 @@ TEST(Eviction, ReturnedPageIsEvictedLater) {
     EXPECT_EQ(cache.has({1}), 1) << static_cast<int>(policy);
     EXPECT_EQ(cache.has({2}), 0) << static_cast<int>(policy);
   }
+}
+
+// 30 pages come again every 300 requests, by which time as many other pages were in a cache of 100.
+TEST(Eviction, LearnsToKeepPagesThatComeAgainLate) {
+  std::array<std::int64_t, 2> hits{};
+  for (const Eviction policy : {Eviction::kLru, Eviction::kHits}) {
+    Cache cache(policy, 100);
+    for (std::int32_t request = 0; request < 3000; ++request) {
+      const bool again = request % 10 == 0;
+      const std::int64_t found = cache.serve({again ? request / 10 % 30 : 100 + request});
+      if (request >= 1500) hits[policy == Eviction::kHits] += found;
+    }
+  }
+  EXPECT_EQ(hits[0], 0);
+  EXPECT_GT(hits[1], 140);  // of 150
 }
 
 TEST(Eviction, EvictsLeavesBeforeParentsOnAnyRank) {

@@ -300,6 +300,7 @@ Result run_case(CombineWay& way, CombineCase& test, int rank, CombineStrategy st
 void combine_once(CombineWay& way, const Partial& mine, const CombineOptions& options,
                   const CombineOutput& output) {
   way.plan(shape_of(mine), options, {});
+  way.check_run(mine, output);
   way.run(mine, output, {});
 }
 

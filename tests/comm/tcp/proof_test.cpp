@@ -83,7 +83,7 @@ TEST(TcpProof, RanksWithOneSecretMeetAndSplit) {
       });
 }
 
-// Rank 0 and a rank with another secret, which wait so long, and what the latter is told.
+// Rank 0 and a rank with another secret, which wait this long, and the error that the latter gets.
 void expect_strangers(std::chrono::milliseconds zero_waits, std::chrono::milliseconds one_waits,
                       const char* words) {
   const std::uint16_t port = free_port();

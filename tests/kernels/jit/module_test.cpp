@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/cuda/check.hpp"
+#include "core/owners/unique_handle.hpp"
 #include "kernels/jit/compiler.hpp"
 #include "tests/kernels/jit/evaluate_mods_params.hpp"
 #include "tests/kernels/jit/programs.hpp"
@@ -64,14 +65,11 @@ class SharedArray {
     std::memset(data, 0xFF, count * sizeof(T));
   }
   T* data() { return data_.get(); }
-  T& operator[](std::size_t i) { return data_[i]; }
+  T& operator[](std::size_t i) { return data_.get()[i]; }
   std::size_t size() const { return count_; }
 
  private:
-  struct Free {
-    void operator()(T* data) const { static_cast<void>(cudaFreeHost(data)); }
-  };
-  std::unique_ptr<T[], Free> data_;
+  UniqueHandle<T*, cudaFreeHost> data_;
   std::size_t count_;
 };
 

@@ -119,6 +119,21 @@ class Bench(unittest.TestCase):
                     self.assertIn(f'{100 * row["share"]:.1f} %', table)
             self.assertEqual(sum(line.startswith(tuple(OPS)) for line in table.splitlines()), len(cases))
 
+    def test_page_tables_have_rows_beside_the_caches(self):
+        for ranks, output in ((1, "partial"), (1, "final"), (2, "partial")):
+            _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", "1,8", "--op", "decode,prefill,append",
+                                   "--external", "--output", output)
+            amounts = {}
+            for row in result["rows"]:
+                if row["op"] == "append":
+                    self.assertFalse(row.get("way"))
+                    continue
+                amounts.setdefault((row["op"], row["queries"], row["amount"]), []).append(row["way"])
+                if ranks == 1:
+                    self.assertLess(row["error"], 0.02)
+            self.assertEqual(list(amounts.values()), [["", "tables"]] * 4)
+        self.expect_one_line(run(1, *TINY, "--external", "--shared-prefix", 8), "--external")
+
     def test_amounts(self):
         for ranks in (1, 2):
             _, result = self.bench(ranks, "--batch", 2, "--context", 10, "--queries", 4, "--op",

@@ -132,7 +132,10 @@ class Generate(ProgramTest):
                              (("--seed", ""), "value of --seed is empty"), (("--temperature=",), "--temperature= is empty"),
                              (("--json", ""), "--json is empty"), (("--prompt", ""), "--prompt is empty")):
             self.expect_one_line(self.generate(1, "--prompt", "hi", *flags), words)
+        self.expect_one_line(self.generate(1, "--prompt", "hi", "--tier-folder-bytes", 5), "requires --tier-folder")
         self.expect_one_line(run(1, "verify", "--seconds", ""), "--seconds is empty")
+        for flag in ("--seconds", "--count"):
+            self.expect_one_line(run(1, "verify", flag, 0), f"{flag}: 0 is not above 0")
         self.expect_one_line(run(1, "bench", "--batch", ""), "--batch is empty")
         self.expect_one_line(run(1, "bench", "--batch", "1,,2"), "value of --batch is empty")
         self.expect_one_line(run(1, "bench", "--op", "plan", "--context", 2**63), "63 bits")
@@ -159,6 +162,9 @@ class Generate(ProgramTest):
         self.assertIn("TOO MANY", full.stdout)
         for arguments, said in ((("--gpus", 3, "--nodes", 2), "--gpus 3"), (("--batch", 0), "--batch 0"),
                                 (("--gpu-gib", 1, "--weights-gib", 2), "--weights-gib 2"),
+                                (("--gpu-gib", "1e300"), "2^20 GiB"), (("--dim", 577), "--dim 577"),
+                                (("--kv-heads", 7), "no multiple of --kv-heads 7"),
+                                (("--model", self.model), "--model excludes --layers"),
                                 (("--kv-dtype", "x"), "float16")):
             self.expect_one_line(plan(*arguments), said)
 

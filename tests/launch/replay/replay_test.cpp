@@ -76,6 +76,9 @@ TEST(Replay, RefusesSizesThatMakeNoSense) {
                InvalidArgument);
   EXPECT_THROW(allocator_options({.capacity_tokens = 1000, .file_tier_tokens = 5}),
                InvalidArgument);
+  EXPECT_THROW(
+      allocator_options({.capacity_tokens = 1000, .host_tier_tokens = std::int64_t{1} << 55}),
+      InvalidArgument);
   EXPECT_THROW(policy_from("fifo"), InvalidArgument);
 }
 
@@ -87,10 +90,34 @@ TEST(Belady, KeepsWhatComesAgainFirst) {
   const ReplayOptions lru{.capacity_tokens = 1024, .page_size = 512, .eviction = Eviction::kLru};
   EXPECT_EQ(counts_of(trace, lru).hit_tokens, 0);
   // One of the two stays for two of three turns, the other for the next: 13 of the 27.
-  const std::int64_t best = most_hit_tokens(trace, 2, 512);
+  const std::int64_t best = best_hits(trace, lru).hit_tokens;
   EXPECT_GE(best, 13 * 512);
   EXPECT_LE(best, 18 * 512);
-  EXPECT_EQ(most_hit_tokens(trace, 3, 512), 27 * 512);
+  ReplayOptions larger = lru;
+  larger.capacity_tokens = 3 * 512;
+  EXPECT_EQ(best_hits(trace, larger).hit_tokens, 27 * 512);
+}
+
+// A request that never fits is neither served nor a use of its blocks.
+TEST(Belady, LeavesOutWhatIsRefused) {
+  Trace trace;
+  for (int i = 0; i < 6; ++i) {
+    trace.requests.push_back(request(3 * i, 512, {0}));
+    trace.requests.push_back(request(3 * i + 1, 512, {1}));
+    trace.requests.push_back(request(3 * i + 2, 3 * 512, {2, 3, 4}));
+    trace.requests.back().answer_tokens = 600;
+  }
+  ReplayOptions options{.capacity_tokens = 1024, .page_size = 512, .host_tier_tokens = 4096};
+  const BestHits best = best_hits(trace, options);
+  EXPECT_EQ(best.prompt_tokens, 12 * 512);
+  EXPECT_EQ(best.hit_tokens, 10 * 512);
+  EXPECT_DOUBLE_EQ(best.rate(), 10.0 / 12);
+  options.host_tier_tokens = 0;
+  EXPECT_EQ(counts_of(trace, options).hit_rate(), best_hits(trace, options).rate());
+  options.capacity_tokens = 3 * 512;
+  EXPECT_EQ(best_hits(trace, options).prompt_tokens, 30 * 512);
+  options.decode_ms = 1;  // the answers need room, too
+  EXPECT_EQ(best_hits(trace, options).prompt_tokens, 12 * 512);
 }
 
 // The capacity in pages of one rank: what a larger page rounds off would favour neither.
@@ -99,10 +126,11 @@ TEST(Belady, NoPolicyHitsMore) {
     const Trace trace = generated_trace(seed % 2 ? "conversation" : "synthetic", 150, seed);
     for (const std::int64_t capacity : {200'000, 400'000, 4'000'000}) {
       const int page_size = seed % 3 ? 64 : 512;
-      const std::int64_t best = most_hit_tokens(trace, capacity / page_size, page_size);
       for (const auto& [name, policy] : kPolicies) {
-        const ReplayCounts counts = counts_of(
-            trace, {.capacity_tokens = capacity, .page_size = page_size, .eviction = policy});
+        const ReplayOptions options{
+            .capacity_tokens = capacity, .page_size = page_size, .eviction = policy};
+        const std::int64_t best = best_hits(trace, options).hit_tokens;
+        const ReplayCounts counts = counts_of(trace, options);
         EXPECT_LE(counts.hit_tokens, best) << name << ", seed " << seed;
         if (capacity > 1'000'000) {
           EXPECT_EQ(counts.hit_tokens, best) << name << ", seed " << seed;

@@ -72,6 +72,9 @@ TEST_F(TraceFile, NamesTheLineThatIsWrong) {
            {mooncake("\"x\"", 600, "0, 7"), "no number timestamp"},
            {mooncake("0", 0, ""), "input_length is 0"},
            {mooncake("0", 2000000000, ""), "input_length is 2000000000"},
+           {R"({"timestamp": 0, "input_length": 600.9})", "input_length is 600.9, no integer"},
+           {R"({"timestamp": 0, "input_length": 1e30})", "no integer"},
+           {R"({"timestamp": 0, "input_length": 18446744073709551615})", "not in [1, "},
            {mooncake("0", 600, "0"), "1 hash ids for 600 tokens"},
            {mooncake("0", 600, "0, -1"), "hash id -1"},
            {mooncake("0", 600, "0, 2147483648"), "hash id 2147483648"},
@@ -83,12 +86,22 @@ TEST_F(TraceFile, NamesTheLineThatIsWrong) {
   const std::string header = "TIMESTAMP,ContextTokens,GeneratedTokens\n";
   for (const std::string bad :
        {"x", "2023-11-16", "2023-11-16 18:17:03.9,1", "2023-11-16 18:17:03.9,1,2,3",
-        "2023-11-16 18:17:03.9,one,2", "2023-11-16 18:17:03.9,-4,2"}) {
+        "2023-11-16 18:17:03.9,one,2", "2023-11-16 18:17:03.9,-4,2", "2023-11-16 18:17:nan,4,2",
+        "2023-11-16 18:17:inf,4,2", "2023-11-31 18:17:03.9,4,2", "2023-11-16 24:17:03.9,4,2"}) {
     EXPECT_NE(refusal(header + bad).find(".trace:2: "), std::string::npos) << bad;
   }
   EXPECT_NE(refusal("").find("no request in it"), std::string::npos);
   EXPECT_NE(refusal(header).find("no request in it"), std::string::npos);
   EXPECT_THROW(read_trace("/nowhere/trace"), TraceError);
+  EXPECT_THROW(read_trace(std::filesystem::temp_directory_path().string()), TraceError);
+}
+
+TEST_F(TraceFile, SortsDaysOfDifferentMonths) {
+  const Trace trace =
+      read_trace(write("TIMESTAMP,ContextTokens,GeneratedTokens\n"
+                       "2023-12-01 00:00:01.0,7,1\n2023-11-30 23:59:59.0,600,1"));
+  EXPECT_EQ(trace.requests[0].prompt_tokens, 600);
+  EXPECT_DOUBLE_EQ(trace.requests[1].arrival_s, 2);
 }
 
 TEST(Trace, TokensFollowFromBlocksAlone) {

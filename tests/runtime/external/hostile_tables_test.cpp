@@ -150,7 +150,11 @@ TEST_F(HostileTables, TokenLists) {
   }
   const MaskMod rows([](auto b, auto, auto, auto) { return b == 0; });
   EXPECT_THROW((void)pool_.plan(listed, {.mask = rows}), InvalidArgument);
-  EXPECT_THROW((void)pool_.plan(listed, {.limits = StepLimits{.sequences = 3}}), InvalidArgument);
+  for (const StepLimits& bad :
+       {StepLimits{.sequences = 3}, StepLimits{.sequences = 1, .query_tokens = 3},
+        StepLimits{.sequences = kMost, .query_tokens = kMost}}) {
+    EXPECT_THROW((void)pool_.plan(listed, {.limits = bad}), InvalidArgument);
+  }
   const Numbers appended{1, 0};
   listed.appended = appended;
   EXPECT_THROW((void)pool_.plan(listed), InvalidArgument);

@@ -1,4 +1,4 @@
-// What becomes of streams that are damaged, or do not fit.
+// The errors of streams that are damaged, or do not fit.
 #include <algorithm>
 #include <cstring>
 #include <random>

@@ -173,10 +173,12 @@ TEST(SequenceStream, HasTheStatesOfLayers) {
 /// Has no memory of its own to write to; MemorySink has.
 class WrittenSink final : public ByteSink {
  public:
+  void expect(std::size_t size_bytes) override { expected = size_bytes; }
   void write(std::span<const std::byte> bytes) override {
     stream.insert(stream.end(), bytes.begin(), bytes.end());
   }
   Stream stream;
+  std::size_t expected = 0;
 };
 /// Shows nothing; MemorySource shows its bytes.
 class ReadSource final : public ByteSource {
@@ -210,11 +212,25 @@ TEST(SequenceStream, IsTheSameInMemoryAndByWay) {
             WrittenSink written;
             cache.export_sequence(again, speaks ? &written : nullptr);
             EXPECT_TRUE(written.stream == in_memory);
+            EXPECT_EQ(written.expected, in_memory.size());
             cache.erase(again);
           }
         },
         mesh_of(shape));
   }
+}
+
+TEST(SequenceStream, MemoryKeepsWhatWasWritten) {
+  MemorySink sink;
+  Stream all;
+  for (std::size_t size = 0; size < 200; ++size) {
+    const Stream piece(size * size, static_cast<std::byte>(size));
+    if (size == 100) sink.expect(5);
+    if (size % 2 == 0) sink.write(piece);
+    if (size % 2 == 1) std::ranges::copy(piece, sink.room(piece.size()).begin());
+    all.insert(all.end(), piece.begin(), piece.end());
+  }
+  EXPECT_TRUE(std::ranges::equal(sink.bytes(), all));
 }
 
 TEST(SequenceStream, ItsTokensFindTheSequenceAgain) {

@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <bit>
+#include <cstdlib>
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
@@ -30,13 +31,16 @@ Encode find_encode() {
 
 CUtensorMapDataType type_of(Dtype dtype) {
   switch (dtype) {
+    case Dtype::kFloat32:
+      return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
     case Dtype::kFloat16:
       return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    case Dtype::kBFloat16:
+      return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     case Dtype::kFloat8E4M3:
       return CU_TENSOR_MAP_DATA_TYPE_UINT8;
-    default:
-      return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   }
+  std::abort();
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // that its largest element is near 2^15: elements down to 2^-39 of that are not 0 then, and none is
 // infinite that was not. Rows are not rounded otherwise but to float16's 11 bits.
 //
-// Of each 16 dims pairs 0, 2, 4, 6 come first, then pairs 1, 3, 5, 7: the order in which
+// In each 16 dims pairs 0, 2, 4, 6 come first, then pairs 1, 3, 5, 7: the order in which
 // decode_float8.cuh has the dims of keys.
 #pragma once
 

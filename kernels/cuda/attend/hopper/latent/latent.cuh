@@ -25,6 +25,7 @@
 
 #include "kernels/cuda/attend/hopper/latent/latent_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
+#include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
@@ -329,6 +330,15 @@ class LatentMath {
   float o_[kTile.left_dim() / 2];
 };
 
+struct LatentRoles {
+  using Shared = LatentShared;
+  using Math = LatentMath;
+  using Producer = LatentProducer;
+  using Queries = LatentQueries;
+  static constexpr int kMathThreads = cuda::kMathThreads;
+  static constexpr bool kMovesRegisters = true;
+};
+
 }  // namespace kvmesh::cuda
 
 /// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kLatentThreads.
@@ -336,27 +346,6 @@ class LatentMath {
 /// one of the plan.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kLatentThreads, 1)
     kvmesh_attend_latent(const __grid_constant__ kvmesh::cuda::HopperParams params) {
-  using namespace kvmesh::cuda;
   extern __shared__ __align__(1024) char kvmesh_shared[];
-  const LatentShared shared(kvmesh_shared);
-  if (threadIdx.x == 0) {
-    shared.init_barriers();
-    prefetch_tensormap(params.k_map);
-    prefetch_tensormap(params.v_map);
-  }
-  __syncthreads();
-  // The teams get most of the registers: 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
-  if (threadIdx.x >= kMathThreads) {
-    setmaxnreg_dec<56>();
-    const int thread = threadIdx.x - kMathThreads;
-    if (thread < 32) {
-      LatentProducer(params, shared).run();
-      griddepcontrol_launch_dependents();
-    } else {
-      LatentQueries(params.attend, shared).run(thread - 32);
-    }
-  } else {
-    setmaxnreg_inc<224>();
-    LatentMath(params.attend, shared).run();
-  }
+  kvmesh::cuda::run_block<kvmesh::cuda::LatentRoles>(params, kvmesh_shared);
 }

@@ -26,6 +26,7 @@
 
 #include "kernels/cuda/attend/hopper/prefill/prefill_producer.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
+#include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
 
@@ -67,13 +68,12 @@ class PrefillMath {
   __device__ static int warp() { return threadIdx.x / 32; }
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int row(int h) { return warp() * 16 + h * 8 + lane() / 4; }
-  // The warps that wait for one another: a consumer's, so that one's products fill the time in
-  // which the other has none. At large dims registers do not suffice for that; then they are all
-  // warps.
+  // The warps that wait for one another at a barrier. If queries come a piece ahead they are one
+  // consumer's: consumers then run apart, and one's products fill the time in which the other has
+  // none. A barrier per consumer costs registers, which score mods need at dims of 192 and 256.
   static constexpr int kTeamWarps = kPieceRing > 1 ? kConsumerWarps : kMathWarps;
   static constexpr int kTeamThreads = 32 * kTeamWarps;
-  /// Launches of shared rows also have tasks of few rows, for which one consumer is enough. Long
-  /// chunks have one such task each.
+  /// Launches of shared rows also have tasks of few rows, for which one consumer is enough.
   static constexpr bool kPassesTasks = kHasRowTokens && kTeamWarps == kConsumerWarps;
   __device__ static int team() { return kTeamWarps == kMathWarps ? 0 : warp() / kTeamWarps; }
 
@@ -96,13 +96,7 @@ class PrefillMath {
   }
 
   __device__ void attend(const DeviceTask& task, int slot) {
-    exponents_ = {};
-    if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
-    }
-#pragma unroll
-    for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
+    begin_rows(task);
     const int tiles = PrefillStream::tiles_of(task);
     if (tiles == 0) return;
     const std::uint64_t queries =
@@ -117,46 +111,65 @@ class PrefillMath {
     pack(s, weights);
     for (int tile = 1; tile < tiles; ++tile) {
       ++tile_;
-      wait_keys();
-      wgmma_fence();
-      multiply_keys(queries, s);
-      wgmma_commit_group();
-      wait_values(tile_ - 1);
-      wgmma_fence();
-      add_values(tile_ - 1, weights);
-      wgmma_commit_group();
-      wgmma_wait_group<kModsOverlap ? 1 : 0>();
-      wgmma_tie(s);
-      if constexpr (!kModsOverlap) wgmma_tie(o_);
-      modify(task, tile, s);
-      const RowExponents before = exponents_;
-      bool raised = false;
-      const bool fits = weigh(s, raised, keep);
-      if (fits) release_keys();
-      wgmma_tie(s);
-      asm volatile("" : "+f"(exponents_.sum[0]), "+f"(exponents_.sum[1]));
-      if constexpr (!kJudgesLate) end_basic_block(fabsf(exponents_.sum[0]));
-      wgmma_wait_group<0>();
-      wgmma_tie(o_);
-      release(shared_.values_empty((tile_ - 1) % kPrefillStages));
-      if (!fits) {
-        exponents_ = before;
-        score(task, tile, queries, s);
-        raised = exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
-        release_keys();
-      }
-      if (raised) rescale(keep);
-      pack(s, weights);
+      next_tile(task, tile, queries, s, weights, keep);
     }
     clear_values(task.keys - (tiles - 1) * kPrefillKeys);
-    wait_values(tile_);
+    start_values(tile_, weights);
+    end_values(tile_);
+    ++tile_;
+  }
+
+  __device__ __forceinline__ void begin_rows(const DeviceTask& task) {
+    exponents_ = {};
+    if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
+    }
+#pragma unroll
+    for (int i = 0; i < kDimV / 2; ++i) o_[i] = 0.0f;
+  }
+
+  /// Adds the values of the tile before by its `weights`, while the scores of this one become
+  /// weights.
+  __device__ __forceinline__ void next_tile(const DeviceTask& task, int tile, std::uint64_t queries,
+                                            Scores& s, Weights& weights, float (&keep)[2]) {
+    wait_keys();
     wgmma_fence();
-    add_values(tile_, weights);
+    multiply_keys(queries, s);
     wgmma_commit_group();
+    start_values(tile_ - 1, weights);
+    wgmma_wait_group<kModsOverlap ? 1 : 0>();
+    wgmma_tie(s);
+    if constexpr (!kModsOverlap) wgmma_tie(o_);
+    modify(task, tile, s);
+    const RowExponents before = exponents_;
+    bool raised = false;
+    const bool fits = weigh(s, raised, keep);
+    if (fits) release_keys();
+    wgmma_tie(s);
+    asm volatile("" : "+f"(exponents_.sum[0]), "+f"(exponents_.sum[1]));
+    if constexpr (!kJudgesLate) end_basic_block(fabsf(exponents_.sum[0]));
+    end_values(tile_ - 1);
+    if (!fits) {
+      exponents_ = before;
+      score(task, tile, queries, s);
+      raised = exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
+      release_keys();
+    }
+    if (raised) rescale(keep);
+    pack(s, weights);
+  }
+
+  __device__ __forceinline__ void start_values(int tile, const Weights& weights) {
+    wait_values(tile);
+    wgmma_fence();
+    add_values(tile, weights);
+    wgmma_commit_group();
+  }
+  __device__ __forceinline__ void end_values(int tile) {
     wgmma_wait_group<0>();
     wgmma_tie(o_);
-    release(shared_.values_empty(tile_ % kPrefillStages));
-    ++tile_;
+    release(shared_.values_empty(tile % kPrefillStages));
   }
 
   /// Gives back the tiles of a task of which this consumer has no rows.
@@ -352,7 +365,7 @@ class PrefillMath {
   /// Beside wide outputs registers do not suffice for a score mod and the weights of the products
   /// under way.
   static constexpr bool kModsOverlap = kFoldScale || kDimV <= 128;
-  /// Not with a score mod, masks per head, or large dims: then registers do not suffice for
+  /// False with a score mod, masks per head, or large dims: then registers do not suffice for
   /// computing scores again.
   static constexpr bool kJudgesLate =
       kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;
@@ -365,6 +378,15 @@ class PrefillMath {
   float o_[kDimV / 2];
 };
 
+struct PrefillRoles {
+  using Shared = PrefillShared;
+  using Math = PrefillMath;
+  using Producer = PrefillProducer;
+  using Queries = PrefillQueries;
+  static constexpr int kMathThreads = cuda::kMathThreads;
+  static constexpr bool kMovesRegisters = kConsumers == 2;
+};
+
 }  // namespace kvmesh::cuda
 
 /// Grid: any size up to that of the tasks' array, pieces are claimed. Block: kTile.threads().
@@ -372,27 +394,6 @@ class PrefillMath {
 /// one of the plan.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), 1)
     kvmesh_attend_prefill(const __grid_constant__ kvmesh::cuda::HopperParams params) {
-  using namespace kvmesh::cuda;
   extern __shared__ __align__(1024) char kvmesh_shared[];
-  const PrefillShared shared(kvmesh_shared);
-  if (threadIdx.x == 0) {
-    shared.init_barriers();
-    prefetch_tensormap(params.k_map);
-    prefetch_tensormap(params.v_map);
-  }
-  __syncthreads();
-  // The consumers get most of the registers: 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
-  if (threadIdx.x >= kMathThreads) {
-    if constexpr (kvmesh::kConsumers == 2) setmaxnreg_dec<56>();
-    const int thread = threadIdx.x - kMathThreads;
-    if (thread < 32) {
-      PrefillProducer(params, shared).run();
-      griddepcontrol_launch_dependents();
-    } else {
-      PrefillQueries(params.attend, shared).run(thread - 32);
-    }
-  } else {
-    if constexpr (kvmesh::kConsumers == 2) setmaxnreg_inc<224>();
-    PrefillMath(params.attend, shared).run();
-  }
+  kvmesh::cuda::run_block<kvmesh::cuda::PrefillRoles>(params, kvmesh_shared);
 }

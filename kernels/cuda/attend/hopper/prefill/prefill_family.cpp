@@ -7,11 +7,11 @@ namespace kvmesh::cuda {
 namespace {
 
 /// Returns the tile. Queries are copied a piece ahead where shared memory has room for two pieces
-/// of them.
+/// of them, and outputs have at most 128 dims: consumers then run apart, which takes registers that
+/// larger outputs need.
 std::optional<PrefillTile> tile_of(const AttendCase& what) {
   PrefillTile tile{
       .consumers = what.rows / kConsumerRows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim};
-  // Outputs of more than 128 dims leave no registers for what two pieces allow: see kTeamWarps.
   for (tile.pieces = tile.v_dim > 128 ? 1 : 2; tile.pieces > 0; --tile.pieces) {
     if (tile.bytes() <= what.limits.block_bytes) return tile;
   }

@@ -1,4 +1,4 @@
-#include "launch/engine/mapped_file.hpp"
+#include "launch/engine/gguf/mapped_file.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 #include <system_error>
 #include <utility>
 
-#include "launch/engine/shrunk_file.hpp"
+#include "launch/engine/gguf/shrunk_file.hpp"
 
 namespace kvmesh::engine {
 namespace {

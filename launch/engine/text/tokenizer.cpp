@@ -1,4 +1,4 @@
-#include "launch/engine/tokenizer.hpp"
+#include "launch/engine/text/tokenizer.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <tuple>
 #include <utility>
 
-#include "launch/engine/pretokenizer.hpp"
-#include "launch/engine/unicode.hpp"
+#include "launch/engine/text/pretokenizer.hpp"
+#include "launch/engine/text/unicode.hpp"
 
 namespace kvmesh::engine {
 namespace {

@@ -1,8 +1,8 @@
-#include "launch/engine/pretokenizer.hpp"
+#include "launch/engine/text/pretokenizer.hpp"
 
 #include <array>
 
-#include "launch/engine/unicode.hpp"
+#include "launch/engine/text/unicode.hpp"
 
 namespace kvmesh::engine {
 namespace {

@@ -1,10 +1,10 @@
-#include "launch/engine/tokenizer.hpp"
+#include "launch/engine/text/tokenizer.hpp"
 
 #include <gtest/gtest.h>
 
 #include "kvmesh/error.hpp"
-#include "launch/engine/pretokenizer.hpp"
-#include "launch/engine/unicode.hpp"
+#include "launch/engine/text/pretokenizer.hpp"
+#include "launch/engine/text/unicode.hpp"
 #include "tests/launch/tiny_gguf.hpp"
 #include "tests/support/random.hpp"
 

@@ -11,8 +11,8 @@
 #include <variant>
 #include <vector>
 
-#include "launch/engine/mapped_file.hpp"
-#include "launch/engine/weight_type.hpp"
+#include "launch/engine/gguf/mapped_file.hpp"
+#include "launch/engine/gguf/weight_type.hpp"
 
 namespace kvmesh::engine {
 

@@ -1,4 +1,4 @@
-#include "launch/engine/shrunk_file.hpp"
+#include "launch/engine/gguf/shrunk_file.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>

@@ -3,7 +3,7 @@
 //   | tensors x { name | dims u32 | dims x extent u64 | type u32 | offset u64 }
 //   | padding to `general.alignment` | tensor data, offsets counted from here
 // Source: the GGUF specification in the ggml repository (docs/gguf.md).
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 
 #include <fmt/format.h>
 

@@ -11,7 +11,7 @@
 //              32 j + i
 //   Q6_K 256:  128 bytes low 4 bits | 64 bytes high 2 bits | 16 signed scales | d;
 //              w = d scale (q - 32)
-#include "launch/engine/weight_type.hpp"
+#include "launch/engine/gguf/weight_type.hpp"
 
 #include <bit>
 #include <cstring>

@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 
 namespace kvmesh::engine {
 

@@ -1,10 +1,10 @@
-#include "launch/engine/unicode.hpp"
+#include "launch/engine/text/unicode.hpp"
 
 #include <algorithm>
 #include <iterator>
 #include <span>
 
-#include "launch/engine/unicode_ranges.hpp"
+#include "launch/engine/text/unicode_ranges.hpp"
 
 namespace kvmesh::engine {
 namespace {

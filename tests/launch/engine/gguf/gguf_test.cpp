@@ -1,4 +1,4 @@
-#include "launch/engine/gguf.hpp"
+#include "launch/engine/gguf/gguf.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "launch/engine/weight_type.hpp"
+#include "launch/engine/gguf/weight_type.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,39 @@
+// A thread block of the kernels for many rows: math warps, a warp that copies pieces and keys, and
+// warps that copy queries.
+#pragma once
+
+#include "core/cuda/dependent_launch.cuh"
+#include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/tma.cuh"
+#include "kernels/cuda/attend/hopper/wgmma.cuh"
+
+namespace kvmesh::cuda {
+
+/// `Roles` names the classes Shared, Math, Producer and Queries, the number kMathThreads, and
+/// kMovesRegisters: whether the math warps get most of the registers. A block of 384 threads has
+/// 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
+template <class Roles>
+__device__ __forceinline__ void run_block(const HopperParams& params, char* memory) {
+  const typename Roles::Shared shared(memory);
+  if (threadIdx.x == 0) {
+    shared.init_barriers();
+    prefetch_tensormap(params.k_map);
+    prefetch_tensormap(params.v_map);
+  }
+  __syncthreads();
+  if (threadIdx.x >= Roles::kMathThreads) {
+    if constexpr (Roles::kMovesRegisters) setmaxnreg_dec<56>();
+    const int thread = threadIdx.x - Roles::kMathThreads;
+    if (thread < 32) {
+      typename Roles::Producer(params, shared).run();
+      griddepcontrol_launch_dependents();
+    } else {
+      typename Roles::Queries(params.attend, shared).run(thread - 32);
+    }
+  } else {
+    if constexpr (Roles::kMovesRegisters) setmaxnreg_inc<224>();
+    typename Roles::Math(params.attend, shared).run();
+  }
+}
+
+}  // namespace kvmesh::cuda
