@@ -20,7 +20,7 @@ inline void check_scale(const std::optional<float>& scale) {
 inline void check_attend_rows(const char* what, const ConstTensorView& rows, std::int64_t tokens,
                               int q_heads, int dim) {
   require(rows.dims == 3 && rows.size(0) == tokens && rows.size(1) == q_heads &&
-              rows.size(2) == dim && rows.stride(2) == 1,
+              rows.size(2) == dim && has_contiguous_rows(rows),
           "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
           "last dimension, is {}",
           what, tokens, q_heads, dim, rows);

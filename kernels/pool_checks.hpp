@@ -12,7 +12,7 @@ namespace kvmesh {
 /// `plane` is [pages, heads, page_size, elements].
 inline void check_plane(const char* operation, const ConstTensorView& plane) {
   check_tensor(operation, plane, 4, Elements::kAny);
-  require(plane.stride(3) == 1, "{}: the last dimension of {} must be contiguous", operation,
+  require(has_contiguous_rows(plane), "{}: the last dimension of {} must be contiguous", operation,
           plane);
 }
 
@@ -78,7 +78,7 @@ inline void check_new_rows(const char* what, const ConstTensorView& fresh,
           "append: {} must be [{}, {}, {}] (tokens, kv heads, dim), is {}", what, tokens,
           pool.size(1), pool.size(3), fresh);
   check_tensor(what, fresh, 3);
-  require(fresh.stride(2) == 1, "append: {}'s last dimension must be contiguous", what);
+  require(has_contiguous_rows(fresh), "append: {}'s last dimension must be contiguous", what);
 }
 
 /// Keys and values of `tokens` new tokens; for a latent pool keys alone.

@@ -167,7 +167,9 @@ std::vector<Rank> others_in(MPI_Comm comm) {
 std::unique_ptr<Communicator> duplicate(MPI_Comm original, std::size_t chunk_bytes,
                                         std::chrono::milliseconds deadline) {
   if (!mpi_is_alive()) {
-    throw Unsupported("MPI is not running: make a MpiSession first, at the start of main");
+    throw Unsupported(
+        "MPI is not running: at the start of main make a MpiSession, in C with "
+        "kvmesh_mpi_session_create");
   }
   deadline = checked_deadline(deadline);
   auto made = std::make_unique<Duplicate>();

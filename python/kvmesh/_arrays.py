@@ -30,8 +30,27 @@ def for_buffer(values):
     if array.dtype.kind == "f":
         return numpy.ascontiguousarray(array, numpy.float32)
     if array.dtype.kind in "iu":
-        limits = numpy.iinfo(numpy.int32)
-        if array.size and (array.min() < limits.min or array.max() > limits.max):
-            raise OverflowError("integers in mods are int32")
-        return numpy.ascontiguousarray(array, numpy.int32)
+        return _int32(array, "integers in mods are int32")
     raise TypeError(f"a buffer holds float32, int32 or bool, not {array.dtype}")
+
+
+def for_table(values, name):
+    """Returns a contiguous array of int32, of one or two dimensions: the argument `name` of page tables."""
+    import numpy
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    array = numpy.asarray(values)
+    if array.ndim not in (1, 2):
+        raise TypeError(f"{name} has {array.ndim} dimensions: it takes one or two")
+    if array.dtype.kind not in "iu" and array.size:  # [] has floats
+        raise TypeError(f"{name} holds {array.dtype}: it takes integers")
+    return _int32(array, f"{name} holds int32")
+
+
+def _int32(array, rule):
+    import numpy
+    limits = numpy.iinfo(numpy.int32)
+    for value in (array.min(), array.max()) if array.size else ():
+        if not limits.min <= value <= limits.max:
+            raise OverflowError(f"{rule}: {value} does not fit")
+    return numpy.ascontiguousarray(array, numpy.int32)

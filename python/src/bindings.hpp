@@ -11,13 +11,11 @@
 #include <utility>
 
 #include "kvmesh/kvmesh.hpp"
+#include "python/src/closable.hpp"
 
 namespace kvmesh::python {
 
 namespace nb = nanobind;
-
-template <class T>
-class Closable;
 
 void bind_errors(nb::module_& module);
 void bind_mods(nb::module_& module);
@@ -29,26 +27,6 @@ void bind_external(nb::module_& module);
 void bind_prefix(nb::module_& module, nb::class_<Closable<KvCache>>& cache);
 void bind_combine(nb::module_& module);
 void bind_paged(nb::module_& module);
-
-/// An object that `close` or the end of a `with` block ends, before Python collects it.
-template <class T>
-class Closable {
- public:
-  explicit Closable(T value) : value_(std::move(value)) {}
-  T& get() {
-    if (!value_) throw InvalidArgument("this object has been closed");
-    return *value_;
-  }
-  bool is_closed() const { return !value_.has_value(); }
-  /// `close` may wait for peers, so other threads of Python run meanwhile.
-  void close() {
-    const nb::gil_scoped_release release;
-    value_.reset();
-  }
-
- private:
-  std::optional<T> value_;
-};
 
 using PyMesh = Closable<Mesh>;
 using PyCache = Closable<KvCache>;
@@ -70,21 +48,6 @@ struct PlannedStep {
   }
 };
 using PyPlan = Closable<PlannedStep>;
-
-/// Adds close, __enter__ and __exit__ to a class of Closable.
-template <class T>
-void make_closable(nb::class_<Closable<T>>& type) {
-  type.def("close", &Closable<T>::close, "Frees what it holds. Using it afterwards is an error.")
-      .def_prop_ro("closed", &Closable<T>::is_closed)
-      .def("__enter__", [](nb::object self) { return self; })
-      .def(
-          "__exit__",
-          [](Closable<T>& self, const nb::args&) {
-            self.close();
-            return false;
-          },
-          nb::arg("args"));
-}
 
 /// Returns the element of `all` whose name is `text`. @throws InvalidArgument.
 template <class Enum>

@@ -15,9 +15,9 @@ namespace {
 std::vector<BatchEntry> batch_of(nb::handle batch) {
   std::vector<BatchEntry> entries;
   for (nb::handle each : batch) {
-    const auto numbers = nb::cast<std::vector<std::int64_t>>(each);
-    if (numbers.size() < 2 || numbers.size() > 3) {
-      throw nb::type_error("a batch entry is (sequence, append_tokens[, query_tokens])");
+    std::vector<std::int64_t> numbers;
+    if (!nb::try_cast(each, numbers) || numbers.size() < 2 || numbers.size() > 3) {
+      refuse("a batch entry is (sequence, append_tokens[, query_tokens]), of integers", each);
     }
     entries.push_back({SequenceId(static_cast<std::uint64_t>(numbers[0])), numbers[1],
                        numbers.size() == 3 ? numbers[2] : -1});
@@ -26,20 +26,18 @@ std::vector<BatchEntry> batch_of(nb::handle batch) {
 }
 
 LayerKind kind_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "kind of layers");
   LayerKind kind;
   members.read("layers", kind.layers);
   kind.mask = mask_from(members.take("mask"), mods::causal());
   kind.score = score_from(members.take("score"));
-  if (const nb::object scale = members.take("scale"); !scale.is_none()) {
-    kind.scale = nb::cast<float>(scale);
-  }
-  members.done("kind of layers");
+  members.read("scale", kind.scale);
+  members.done();
   return kind;
 }
 
 LayerGroup group_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "layer group");
   LayerGroup group;
   members.read("layers", group.layers);
   members.read("q_heads", group.q_heads);
@@ -56,12 +54,12 @@ LayerGroup group_of(nb::handle of) {
   if (!page_kind.empty()) {
     group.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
   }
-  members.done("layer group");
+  members.done();
   return group;
 }
 
 TierOptions tiers_of(nb::handle of) {
-  Members members(of);
+  Members members(of, "cache's tiers");
   TierOptions tiers;
   members.read("host_bytes", tiers.host_bytes);
   members.read("directory", tiers.directory);
@@ -70,11 +68,11 @@ TierOptions tiers_of(nb::handle of) {
   members.read("durable", tiers.durable);
   members.read("direct", tiers.direct);
   members.read("stores_per_operation", tiers.stores_per_operation);
-  members.done("cache's tiers");
+  members.done();
   return tiers;
 }
 
-std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, nb::handle score,
+std::optional<StepPlan> plan(KvCache& cache, nb::handle batch, nb::handle mask, nb::handle score,
                              std::optional<float> scale, std::string_view scatter,
                              std::string_view strategy, std::optional<std::string_view> way,
                              std::string_view travels_as,
@@ -97,7 +95,6 @@ std::optional<StepPlan> plan(PyCache& self, nb::handle batch, nb::handle mask, n
   options.least_saved_tokens = least_saved_tokens;
   for (nb::handle kind : kinds) options.kinds.push_back(kind_of(kind));
   const auto entries = batch_of(batch);
-  KvCache& cache = self.get();
   const nb::gil_scoped_release release;
   if (!may_be_full) return cache.plan(entries, options);
   auto made = cache.try_plan(entries, options);
@@ -119,10 +116,11 @@ PlannedStep planned(KvCache& cache, StepPlan plan) {
 void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
             const std::vector<std::int64_t>& positions) {
   const auto entries = batch_of(batch);
-  KvCache& cache = self.get();
-  const Stream on = stream_of(stream, cache.mesh().device());
+  const auto cache = self.use();
+  StepPlan& plan = step.get().plan;
+  const Stream on = stream_of(stream, cache->mesh().device());
   const nb::gil_scoped_release release;
-  cache.replan(step.get().plan, entries, on, positions);
+  cache->replan(plan, entries, on, positions);
 }
 
 CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
@@ -170,9 +168,9 @@ std::string describe_cache(PyCache& self) {
 /// Calls `move(cache)`, which other ranks may have to wait for.
 template <class Move>
 std::int64_t moved(PyCache& self, const Move& move) {
-  KvCache& cache = self.get();
+  const auto cache = self.use();
   const nb::gil_scoped_release release;
-  return move(cache);
+  return move(*cache);
 }
 
 void bind_sequences(nb::class_<PyCache>& type) {
@@ -292,9 +290,9 @@ void bind_cache_class(nb::module_& module) {
         options.max_pages_per_rank = max_pages_per_rank;
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
         options.tiers = tiers_of(tiers);
-        Mesh& of = mesh.get();
+        const auto of = mesh.use();
         const nb::gil_scoped_release release;
-        new (self) PyCache(KvCache(of, options));
+        new (self) PyCache(KvCache(*of, options), mesh.gate());
       },
       nb::arg("mesh"), nb::kw_only(), nb::arg("layers") = 1, nb::arg("q_heads"),
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
@@ -326,11 +324,12 @@ void bind_cache_class(nb::module_& module) {
                       const BlockMask* block_mask, nb::object limits, nb::list kinds,
                       bool shares_prefixes,
                       std::optional<std::int64_t> least_saved) -> std::optional<PyPlan> {
+          const auto cache = self.use();
           auto made =
-              plan(self, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
+              plan(*cache, batch, mask, score, scale, scatter, strategy, way, travels_as, positions,
                    block_mask, limits, kinds, shares_prefixes, least_saved, may_be_full);
           if (!made) return std::nullopt;
-          return PyPlan(planned(self.get(), std::move(*made)));
+          return PyPlan(planned(*cache, std::move(*made)), self.gate());
         },
         nb::arg("batch"), nb::kw_only(), nb::arg("mask") = nb::none(),
         nb::arg("score") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("scatter") = "all",
@@ -349,7 +348,10 @@ void bind_cache_class(nb::module_& module) {
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
   type.def(
           "pages_needed",
-          [](PyCache& self, nb::handle batch) { return self.get().pages_needed(batch_of(batch)); },
+          [](PyCache& self, nb::handle batch) {
+            const auto entries = batch_of(batch);
+            return self.get().pages_needed(entries);
+          },
           nb::arg("batch"),
           "How many pages a plan of the batch would take; compare with free_pages.")
       .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
@@ -358,9 +360,9 @@ void bind_cache_class(nb::module_& module) {
       .def(
           "check_replicas",
           [](PyCache& self) {
-            KvCache& cache = self.get();
+            const auto cache = self.use();
             const nb::gil_scoped_release release;
-            cache.check_replicas();
+            cache->check_replicas();
           },
           "Compares the ranks' page tables.")
       .def(
@@ -368,8 +370,8 @@ void bind_cache_class(nb::module_& module) {
           [](PyCache& self, int group) { return self.get().allocator(group).free_pages(); },
           nb::arg("group") = 0)
       .def_prop_ro("pages_per_rank",
-                   [](PyCache& self) { return self.get().options().pages_per_rank; })
-      .def_prop_ro("kv_parallel", [](PyCache& self) { return self.get().mesh().kv_parallel(); })
+                   [](PyCache& self) { return self.peek().options().pages_per_rank; })
+      .def_prop_ro("kv_parallel", [](PyCache& self) { return self.peek().mesh().kv_parallel(); })
       .def_prop_ro("pool_bytes", [](PyCache& self) { return self.get().pool_bytes(); })
       .def_prop_ro("digest", [](PyCache& self) { return self.get().digest(); })
       .def("__repr__", &describe_cache);

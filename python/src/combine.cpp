@@ -7,60 +7,66 @@
 namespace kvmesh::python {
 namespace {
 
+/// One of the two.
+struct AnyCombiner {
+  std::optional<Combiner> host;
+  std::optional<DeviceCombiner> device;
+};
+
+AnyCombiner combiner_on(Mesh& mesh) {
+  AnyCombiner made;
+  if (mesh.device().kind == DeviceKind::kCpu) {
+    made.host.emplace(mesh.kv_comm());
+  } else if (NcclGroup* nccl = mesh.device_group().nccl()) {
+    made.device.emplace(*nccl);
+  } else {
+    throw Unsupported("a combiner on GPUs needs an NCCL group, which this mesh does not have");
+  }
+  return made;
+}
+
 /// Merges partials over the mesh's kv axis. Keeps the mesh alive.
 class PyCombiner {
  public:
-  explicit PyCombiner(PyMesh& mesh) : mesh_(mesh) {
-    Mesh& of = mesh.get();
-    if (of.device().kind == DeviceKind::kCpu) {
-      host_.emplace(of.kv_comm());
-    } else if (NcclGroup* nccl = of.device_group().nccl()) {
-      device_.emplace(*nccl);
-    } else {
-      throw Unsupported("a combiner on GPUs needs an NCCL group, which this mesh does not have");
-    }
-  }
+  explicit PyCombiner(PyMesh& mesh)
+      : mesh_(mesh), combiner_(combiner_on(mesh.get()), mesh.gate()) {}
 
   nb::object run(nb::object o, nb::object lse, std::string_view scatter, std::string_view strategy,
                  nb::object out, nb::object out_lse, nb::object stream) {
-    Mesh& mesh = mesh_.get();
+    const auto mesh = mesh_.use();
     const CombineOptions options{.scatter = scatter_from(scatter),
                                  .strategy = strategy_from(strategy)};
     const Tensor part_o = input(o, "o");
     const Tensor part_lse = input(lse, "lse");
     if (part_o.view.dims != 3) throw InvalidArgument("o is not [tokens, heads, v_dim]");
     std::int64_t tokens = part_o.view.size(0), heads = part_o.view.size(1);
-    const int rank = mesh.kv_rank().value;
+    const int rank = mesh->kv_rank().value;
     if (options.scatter == Scatter::kTokens) {
-      tokens = share_of(tokens, rank, mesh.kv_parallel()).size();
+      tokens = share_of(tokens, rank, mesh->kv_parallel()).size();
     }
     if (options.scatter == Scatter::kHeads) {
-      heads = share_of(heads, rank, mesh.kv_parallel()).size();
+      heads = share_of(heads, rank, mesh->kv_parallel()).size();
     }
-    if (out.is_none()) out = make_array(o, {tokens, heads, part_o.view.size(2)}, false);
-    if (out_lse.is(Py_True)) out_lse = make_array(o, {tokens, heads}, true);
-    const Tensor to = output(out, "out");
-    const Tensor to_lse = out_lse.is_none() ? Tensor{} : output(out_lse, "out_lse");
+    const Output output = output_of({tokens, heads, part_o.view.size(2)}, o, out, out_lse);
     const Stream on = stream_of(stream, part_o.view.device);
     {
       const nb::gil_scoped_release release;
-      merge({.o = part_o.view, .lse = part_lse.view}, options, {.o = to.view, .lse = to_lse.view},
-            on);
+      merge({.o = part_o.view, .lse = part_lse.view}, options, output.views(), on);
     }
-    return out_lse.is_none() ? out : nb::make_tuple(out, out_lse);
+    return output.result();
   }
 
  private:
   void merge(const Partial& mine, const CombineOptions& options, const CombineOutput& output,
              Stream stream) {
-    if (host_) return (*host_)(mine, options, output);
-    device_->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), options, stream);
-    device_->run(mine, output, stream);
+    auto& [host, device] = combiner_.get();
+    if (host) return (*host)(mine, options, output);
+    device->plan(mine.o.size(0), mine.o.size(1), mine.o.size(2), options, stream);
+    device->run(mine, output, stream);
   }
 
   PyMesh& mesh_;
-  std::optional<Combiner> host_;
-  std::optional<DeviceCombiner> device_;
+  Closable<AnyCombiner> combiner_;
 };
 
 }  // namespace

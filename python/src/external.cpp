@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "python/src/bindings.hpp"
+#include "python/src/members.hpp"
 
 namespace kvmesh::python {
 namespace {
@@ -81,10 +82,10 @@ struct Numbers {
   std::int64_t columns = 0;
 };
 
-Numbers numbers_of(nb::handle object) {
+Numbers numbers_of(nb::handle object, const char* what) {
   Numbers numbers;
-  if (object.is_none() || (nb::hasattr(object, "__len__") && nb::len(object) == 0)) return numbers;
-  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_buffer")(object);
+  if (object.is_none()) return numbers;
+  const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_table")(object, what);
   const auto ints = nb::cast<nb::ndarray<const std::int32_t, nb::device::cpu>>(array);
   numbers.values.assign(ints.data(), ints.data() + ints.size());
   if (ints.ndim() == 2) numbers.columns = static_cast<std::int64_t>(ints.shape(1));
@@ -95,13 +96,13 @@ Numbers numbers_of(nb::handle object) {
 struct Tables {
   Tables(nb::handle q_indptr, nb::handle kv_lens, nb::handle indices, nb::handle indptr,
          nb::handle logical, nb::handle appended, nb::handle token_lists)
-      : q_indptr(numbers_of(q_indptr)),
-        kv_lens(numbers_of(kv_lens)),
-        indices(numbers_of(indices)),
-        indptr(numbers_of(indptr)),
-        logical(numbers_of(logical)),
-        appended(numbers_of(appended)),
-        token_lists(numbers_of(token_lists)),
+      : q_indptr(numbers_of(q_indptr, "q_indptr")),
+        kv_lens(numbers_of(kv_lens, "kv_lens")),
+        indices(numbers_of(indices, "indices")),
+        indptr(numbers_of(indptr, "indptr")),
+        logical(numbers_of(logical, "logical")),
+        appended(numbers_of(appended, "appended")),
+        token_lists(numbers_of(token_lists, "token_lists")),
         is_listed(!logical.is_none()) {
     if (indptr.is_none() == (this->indices.columns == 0)) {
       throw InvalidArgument("page tables are indices [batch, entries], or indptr and indices");
@@ -132,25 +133,25 @@ PlanOptions options_of(const nb::kwargs& given) {
     } else if (name == "score") {
       options.score = score_from(value);
     } else if (name == "scale") {
-      options.scale = nb::cast<std::optional<float>>(value);
+      options.scale = value_of<std::optional<float>>(value, name);
     } else if (name == "scatter") {
-      options.scatter = scatter_from(nb::cast<std::string>(value));
+      options.scatter = scatter_from(value_of<std::string>(value, name));
     } else if (name == "strategy") {
-      options.strategy = strategy_from(nb::cast<std::string>(value));
+      options.strategy = strategy_from(value_of<std::string>(value, name));
     } else if (name == "way") {
-      options.way = way_from(nb::cast<std::string>(value));
+      options.way = way_from(value_of<std::string>(value, name));
     } else if (name == "travels_as") {
-      options.travels_as = dtype_from(nb::cast<std::string>(value));
+      options.travels_as = dtype_from(value_of<std::string>(value, name));
     } else if (name == "q_positions") {
-      options.q_positions = nb::cast<std::vector<std::int64_t>>(value);
+      options.q_positions = value_of<std::vector<std::int64_t>>(value, name);
     } else if (name == "block_mask") {
-      options.block_mask = nb::cast<const BlockMask*>(value);
+      options.block_mask = value_of<const BlockMask*>(value, name);
     } else if (name == "limits") {
       options.limits = limits_from(value);
     } else if (name == "shares_prefixes") {
-      options.shares_prefixes = nb::cast<bool>(value);
+      options.shares_prefixes = value_of<bool>(value, name);
     } else if (name == "least_saved_tokens") {
-      options.least_saved_tokens = nb::cast<std::optional<std::int64_t>>(value);
+      options.least_saved_tokens = value_of<std::optional<std::int64_t>>(value, name);
     } else {
       throw nb::type_error(("plan() got an unexpected keyword argument '" + name + "'").c_str());
     }
@@ -163,9 +164,10 @@ PyExternalPlan plan(PyExternalPool& self, nb::object q_indptr, nb::object kv_len
                     nb::object token_lists, const nb::kwargs& kwargs) {
   const Tables tables(q_indptr, kv_lens, indices, indptr, logical, appended, token_lists);
   const PlanOptions options = options_of(kwargs);
-  PoolOfPages& of = self.get();
+  const auto of = self.use();
   const nb::gil_scoped_release release;
-  return PyExternalPlan({of.pool.plan(tables.view(), options), of.q_heads, of.v_dim});
+  return PyExternalPlan({of->pool.plan(tables.view(), options), of->q_heads, of->v_dim},
+                        self.gate());
 }
 
 void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb::object kv_lens,
@@ -173,15 +175,17 @@ void replan(PyExternalPool& self, PyExternalPlan& step, nb::object q_indptr, nb:
             nb::object token_lists, nb::object stream,
             const std::vector<std::int64_t>& q_positions) {
   const Tables tables(q_indptr, kv_lens, indices, indptr, logical, appended, token_lists);
-  PoolOfPages& of = self.get();
-  const Stream on = stream_of(stream, of.device);
+  const auto of = self.use();
+  ExternalPlan& plan = step.get().plan;
+  const Stream on = stream_of(stream, of->device);
   const nb::gil_scoped_release release;
-  of.pool.replan(step.get().plan, tables.view(), on, q_positions);
+  of->pool.replan(plan, tables.view(), on, q_positions);
 }
 
 nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, nb::object v,
                nb::object out, nb::object lse, nb::object stream, nb::object sinks) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const auto optional = [](nb::handle object, const char* what) {
     return object.is_none() ? Tensor{} : input(object, what);
   };
@@ -204,7 +208,8 @@ nb::object run(PyExternalPlan& self, PyPool& layer, nb::object q, nb::object k, 
 std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& layer, nb::object q,
                                                  nb::object o, nb::object lse, nb::object stream,
                                                  nb::object sinks) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
   if (o.is_none()) o = make_array(q, {tokens, step.q_heads, step.v_dim}, true);
@@ -222,7 +227,8 @@ std::pair<nb::object, nb::object> attend_partial(PyExternalPlan& self, PyPool& l
 
 nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::object out,
                    nb::object out_lse, nb::object stream) {
-  PlannedTables& step = self.get();
+  const auto use = self.use();
+  PlannedTables& step = *use;
   const Tensor part_o = input(o, "o"), part_lse = input(lse, "lse");
   const Output output = output_of(
       {step.plan.tokens_of_output().size(), step.plan.heads_of_output().size(), step.v_dim}, o, out,
@@ -283,10 +289,11 @@ void bind_external(nb::module_& module) {
       "__init__",
       [](PyExternalPool* self, PyMesh& mesh, const PyPool& layer, int q_heads,
          std::int64_t interleave) {
-        Mesh& of = mesh.get();
+        const auto of = mesh.use();
         new (self) PyExternalPool(
-            {ExternalPool(of, layer.pool, {.q_heads = q_heads, .interleave = interleave}),
-             of.device(), q_heads, layer.pool.v.size(3)});
+            {ExternalPool(*of, layer.pool, {.q_heads = q_heads, .interleave = interleave}),
+             of->device(), q_heads, layer.pool.v.size(3)},
+            mesh.gate());
       },
       nb::arg("mesh"), nb::arg("layer"), nb::kw_only(), nb::arg("q_heads"),
       nb::arg("interleave") = 0);

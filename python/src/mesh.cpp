@@ -13,24 +13,35 @@ namespace {
 
 // Never destroyed: kvmesh/__init__.py calls finish_mpi at exit, unless an error ends the program.
 // MPI would wait for the other ranks then, which wait for this one.
-std::unique_ptr<MpiSession>& session() {
-  static auto& held = *new std::unique_ptr<MpiSession>;
+struct Session {
+  MpiSession mpi;
+  Gate gate{};
+};
+std::unique_ptr<Session>& session() {
+  static auto& held = *new std::unique_ptr<Session>;
   return held;
 }
 
 void start_mpi_if_launched() {
-  if (session() || tcp_options_from_environment() || !MpiSession::launched_by_mpirun()) return;
+  if (session()) return session()->gate.check();
+  if (tcp_options_from_environment() || !MpiSession::launched_by_mpirun()) return;
   int argc = 0;
   char** argv = nullptr;
-  session() = std::make_unique<MpiSession>(argc, argv);
+  session().reset(new Session{.mpi = MpiSession(argc, argv)});
 }
 
 void finish_mpi() {
+  if (!session() || session()->gate.is_inherited()) return;  // of the parent, after fork()
   const nb::gil_scoped_release release;
   session().reset();
 }
 
 std::chrono::milliseconds from_seconds(double seconds) {
+  constexpr double kMost = 1e12;  // so that milliseconds fit; no deadline is longer than ten years
+  if (!(seconds >= 0 && seconds <= kMost)) {
+    throw InvalidArgument("a deadline of " + nb::cast<std::string>(nb::repr(nb::float_(seconds))) +
+                          " seconds");
+  }
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
 }
 
@@ -76,7 +87,7 @@ void on_threads(int ranks, nb::callable body, const MeshOptions& options) {
 
 std::string describe_mesh(PyMesh& self) {
   if (self.is_closed()) return "<kvmesh.Mesh: closed>";
-  Mesh& mesh = self.get();
+  Mesh& mesh = self.peek();
   return "<kvmesh.Mesh: rank " + std::to_string(mesh.rank().value) + " of " +
          std::to_string(mesh.size()) + " (" + std::string(mesh.world().kind()) + "), " +
          std::to_string(mesh.kv_parallel()) + " kv x " + std::to_string(mesh.head_parallel()) +
@@ -88,17 +99,17 @@ std::string describe_mesh(PyMesh& self) {
 void bind_mesh(nb::module_& module) {
   nb::class_<PyMesh> mesh(module, "Mesh");
   make_closable(mesh);
-  mesh.def_prop_ro("rank", [](PyMesh& self) { return self.get().rank().value; })
-      .def_prop_ro("size", [](PyMesh& self) { return self.get().size(); })
-      .def_prop_ro("kv_rank", [](PyMesh& self) { return self.get().kv_rank().value; })
-      .def_prop_ro("kv_parallel", [](PyMesh& self) { return self.get().kv_parallel(); })
-      .def_prop_ro("head_rank", [](PyMesh& self) { return self.get().head_rank(); })
-      .def_prop_ro("head_parallel", [](PyMesh& self) { return self.get().head_parallel(); })
+  mesh.def_prop_ro("rank", [](PyMesh& self) { return self.peek().rank().value; })
+      .def_prop_ro("size", [](PyMesh& self) { return self.peek().size(); })
+      .def_prop_ro("kv_rank", [](PyMesh& self) { return self.peek().kv_rank().value; })
+      .def_prop_ro("kv_parallel", [](PyMesh& self) { return self.peek().kv_parallel(); })
+      .def_prop_ro("head_rank", [](PyMesh& self) { return self.peek().head_rank(); })
+      .def_prop_ro("head_parallel", [](PyMesh& self) { return self.peek().head_parallel(); })
       .def_prop_ro("communicator",
-                   [](PyMesh& self) { return std::string(self.get().world().kind()); })
+                   [](PyMesh& self) { return std::string(self.peek().world().kind()); })
       .def_prop_ro("device",
                    [](PyMesh& self) {
-                     const Device device = self.get().device();
+                     const Device device = self.peek().device();
                      return device.kind == DeviceKind::kCpu
                                 ? std::string("cpu")
                                 : "cuda:" + std::to_string(device.index);
@@ -107,18 +118,18 @@ void bind_mesh(nb::module_& module) {
       .def(
           "barrier",
           [](PyMesh& self) {
-            Mesh& of = self.get();
+            const auto of = self.use();
             const nb::gil_scoped_release release;
-            barrier(of.world());
+            barrier(of->world());
           },
           "Waits until every rank has called it.")
       .def(
           "wait",
           [](PyMesh& self, nb::object stream, const std::string& operation) {
-            Mesh& of = self.get();
-            const Stream on = stream_of(stream, of.device());
+            const auto of = self.use();
+            const Stream on = stream_of(stream, of->device());
             const nb::gil_scoped_release release;
-            of.wait(on, operation);
+            of->wait(on, operation);
           },
           nb::arg("stream") = nb::none(), nb::arg("operation") = "wait",
           "Blocks until the device has done the work on a stream, at most for the deadline.")

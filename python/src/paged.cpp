@@ -43,29 +43,33 @@ class PyPagedAttention {
   PyPagedAttention(PyMesh& mesh, std::int64_t n_pages, int page_size, int max_batch_size,
                    std::string_view placement)
       : device_(mesh.get().device()),
-        paged_(mesh.get(), n_pages, page_size, max_batch_size, placement_from(placement)) {}
+        paged_(PagedAttention(mesh.get(), n_pages, page_size, max_batch_size,
+                              placement_from(placement)),
+               mesh.gate()) {}
 
-  PagedAttention& get() { return paged_; }
+  PagedAttention& get() { return paged_.get(); }
 
-  std::vector<std::int64_t> pages(int row) const {
+  std::vector<std::int64_t> pages(int row) {
     std::vector<std::int64_t> numbers;
-    for (PageId page : paged_.pages(row)) numbers.push_back(paged_.physical_page(page));
+    for (PageId page : get().pages(row)) numbers.push_back(get().physical_page(page));
     return numbers;
   }
 
   void assign(const std::vector<int>& rows, const Integers& positions, nb::handle k_val,
               nb::handle v_val, nb::handle k_cache, nb::handle v_cache) {
+    const auto paged = paged_.use();
     const Tensor k = input(k_val, "k_val"), v = input(v_val, "v_val");
     const Tensor to_k = output(k_cache, "k_cache"), to_v = output(v_cache, "v_cache");
     const Stream on = stream_of(nb::none(), device_);
     const nb::gil_scoped_release release;
-    paged_.assign(rows, numbers(positions), k.view, v.view, to_k.view, to_v.view, on);
+    paged->assign(rows, numbers(positions), k.view, v.view, to_k.view, to_v.view, on);
   }
 
   void forward(nb::handle query, nb::handle k_cache, nb::handle v_cache, const Integers& kv_lens,
                nb::handle out, nb::handle lse, const std::vector<int>& rows,
                const BlockMask* block_mask, nb::handle score, std::optional<float> scale,
                bool enable_gqa) {
+    const auto paged = paged_.use();
     const Tensor q = input(query, "query");
     const Tensor k = input(k_cache, "k_cache"), v = input(v_cache, "v_cache");
     const Tensor to = output(out, "out");
@@ -78,12 +82,12 @@ class PyPagedAttention {
                                                  .lse = to_lse.view,
                                                  .stream = stream_of(nb::none(), device_)};
     const nb::gil_scoped_release release;
-    paged_.forward(q.view, k.view, v.view, numbers(kv_lens), to.view, options);
+    paged->forward(q.view, k.view, v.view, numbers(kv_lens), to.view, options);
   }
 
  private:
   Device device_;
-  PagedAttention paged_;
+  Closable<PagedAttention> paged_;
 };
 
 }  // namespace

@@ -41,7 +41,8 @@ Output output_of(const PlannedStep& step, int layer, nb::handle like, nb::object
 
 nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v, nb::object out,
                nb::object lse, nb::object stream, nb::object sinks) {
-  PlannedStep& step = self.get();
+  const auto use = self.use();
+  PlannedStep& step = *use;
   const Tensor queries = input(q, "q");
   const LayerSizes& sizes = step.sizes(layer);
   const Tensor keys = new_tokens(k, step, sizes.kv_heads, sizes.k_dim, queries, "k");
@@ -59,17 +60,19 @@ nb::object run(PyPlan& self, int layer, nb::object q, nb::object k, nb::object v
 }
 
 void append(PyPlan& self, int layer, nb::object k, nb::object v, nb::object stream) {
+  const auto step = self.use();
   const Tensor keys = input(k, "k");
-  const Tensor values = new_values(v, self.get(), layer, keys);
+  const Tensor values = new_values(v, *step, layer, keys);
   const Stream on = stream_of(stream, keys.view.device);
   const nb::gil_scoped_release release;
-  self.get().plan.append(layer, keys.view, values.view, on);
+  step->plan.append(layer, keys.view, values.view, on);
 }
 
 std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::object q,
                                                  nb::object o, nb::object lse, nb::object stream,
                                                  nb::object sinks) {
-  PlannedStep& step = self.get();
+  const auto use = self.use();
+  PlannedStep& step = *use;
   const Tensor queries = input(q, "q");
   const std::int64_t tokens = step.plan.query_tokens();
   const LayerSizes& sizes = step.sizes(layer);
@@ -89,7 +92,8 @@ std::pair<nb::object, nb::object> attend_partial(PyPlan& self, int layer, nb::ob
 
 nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, nb::object out_lse,
                    nb::object stream, int layer) {
-  PlannedStep& step = self.get();
+  const auto use = self.use();
+  PlannedStep& step = *use;
   const Tensor part_o = input(o, "o");
   const Tensor part_lse = input(lse, "lse");
   const Output output = output_of(step, layer, o, out, out_lse);
@@ -112,6 +116,7 @@ std::string describe_plan(PyPlan& self) {
 
 Output output_of(const std::array<std::int64_t, 3>& shape, nb::handle like, nb::object o,
                  nb::object lse) {
+  if (lse.is(Py_False)) lse = nb::none();
   Output output{.o = o, .lse = lse, .o_tensor = {}, .lse_tensor = {}};
   if (o.is_none()) output.o = make_array(like, {shape[0], shape[1], shape[2]}, false);
   if (lse.is(Py_True)) output.lse = make_array(like, {shape[0], shape[1]}, true);
@@ -124,15 +129,17 @@ std::optional<StepLimits> limits_from(nb::handle limits) {
   if (limits.is_none()) return std::nullopt;
   StepLimits room;
   if (nb::isinstance<nb::dict>(limits)) {
-    Members members(limits);
+    Members members(limits, "plan's limits");
     members.read("sequences", room.sequences);
     members.read("query_tokens", room.query_tokens);
     members.read("pages", room.pages);
     members.read("shares_prefixes", room.shares_prefixes);
-    members.done("plan's limits");
+    members.done();
   } else {
-    std::tie(room.sequences, room.query_tokens) =
-        nb::cast<std::pair<std::int64_t, std::int64_t>>(limits);
+    std::pair<std::int64_t, std::int64_t> pair;
+    if (!nb::try_cast(limits, pair))
+      refuse("limits are (sequences, query_tokens) or a dict", limits);
+    std::tie(room.sequences, room.query_tokens) = pair;
   }
   return room;
 }

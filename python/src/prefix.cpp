@@ -37,11 +37,11 @@ nb::list hashes(const PrefixKey& key) {
 
 /// `after`: a stream, or None, after which pages come back.
 PrefixMatch match_prefix(PyCache& self, const PrefixKey& key, nb::handle after) {
-  KvCache& cache = self.get();
+  const auto cache = self.use();
   std::optional<Stream> stream;
-  if (!after.is_none()) stream = stream_of(after, cache.mesh().device());
+  if (!after.is_none()) stream = stream_of(after, cache->mesh().device());
   const nb::gil_scoped_release release;  // with a file tier it waits for other ranks
-  return cache.match_prefix(key, stream);
+  return cache->match_prefix(key, stream);
 }
 
 std::uint64_t create_with_prefix(PyCache& self, const std::variant<PrefixKey*, PrefixMatch*>& of,
@@ -149,9 +149,9 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
       .def(
           "flush_tiers",
           [](PyCache& self) {
-            KvCache& of = self.get();
+            const auto of = self.use();
             const nb::gil_scoped_release release;
-            of.flush_tiers();
+            of->flush_tiers();
           },
           "Stores this rank's published pages in files, and waits until they are there.")
       .def(

@@ -1,5 +1,6 @@
 #include "runtime/c/tensors.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -66,7 +67,12 @@ TensorView view(const kvmesh_tensor_t* given, const char* what) {
 }
 
 TensorView view_or_empty(const kvmesh_tensor_t* tensor, const char* what) {
-  return tensor == nullptr ? TensorView{} : view(tensor, what);
+  if (tensor == nullptr) return {};
+  const TensorView given = view(tensor, what);
+  const auto end = given.shape.begin() + given.dims;
+  require(!given.empty() || std::find(given.shape.begin(), end, 0) != end, "{}: {} has no data",
+          what, given);
+  return given;
 }
 
 Partial partial(const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse) {

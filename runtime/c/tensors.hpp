@@ -11,7 +11,7 @@ namespace kvmesh::c {
 
 /// @throws InvalidArgument, naming `what`: NULL, another type or device, more than four extents.
 TensorView view(const kvmesh_tensor_t* tensor, const char* what);
-/// NULL is an empty view.
+/// NULL is an empty view. @throws InvalidArgument also if a tensor with elements has no data.
 TensorView view_or_empty(const kvmesh_tensor_t* tensor, const char* what);
 Partial partial(const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse);
 

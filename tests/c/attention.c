@@ -55,6 +55,10 @@ static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts, int with_s
   for (int h = 0; h < kHeads; ++h) sink_scores[h] = (float)log(kSinkTerms[h]);
   const kvmesh_tensor_t all_sinks = floats(sink_scores, 1, sinks_shape);
   const kvmesh_tensor_t* sinks = with_sinks ? &all_sinks : NULL;
+  kvmesh_tensor_t nowhere = lse;
+  nowhere.data = NULL;
+  CHECK(kvmesh_plan_run(plan, 0, &q, &k, &v, sinks, &o, &nowhere, NULL) == KVMESH_INVALID_ARGUMENT);
+  CHECK(strstr(kvmesh_last_error(), "lse: ") != NULL);
   poison(n);
   if (!in_parts) {
     CHECK_OK(kvmesh_plan_run(plan, 0, &q, &k, &v, sinks, &o, &lse, NULL));

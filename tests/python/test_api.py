@@ -74,6 +74,33 @@ def test_wrong_tensors_are_refused_by_name():
     on_ranks(1, body)
 
 
+def test_arguments_of_another_type_are_refused_with_what_is_wanted():
+    with kvmesh.Mesh() as mesh, make_cache(mesh) as cache:
+        sequence = cache.create()
+        for entry in (sequence, "ab", (sequence, 1.5), (sequence,), (sequence, 2**64)):
+            for call in (cache.plan, cache.pages_needed):
+                with pytest.raises(TypeError, match="a batch entry is .sequence, append_tokens.*, not "):
+                    call([entry])
+        with pytest.raises(TypeError, match="a batch entry is .*, not 'a'"):
+            cache.plan("ab")
+        for limits in ((1,), 5, (1, "x")):
+            with pytest.raises(TypeError, match="limits are .sequences, query_tokens. or a dict, not "):
+                cache.plan([(sequence, 0)], limits=limits)
+        with pytest.raises(TypeError, match="limits: sequences has no such value, not 1.5"):
+            cache.plan([(sequence, 0)], limits={"sequences": 1.5})
+        with pytest.raises(TypeError, match="a kind of layers is a dict, not 5"):
+            cache.plan([(sequence, 0)], kinds=[5])
+        assert cache.length(sequence) == 0
+        assert cache.plan([(sequence, 1)]).run(0, *tensors(1), lse=False).shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize("deadline, said", [(float("nan"), "nan"), (float("inf"), "inf"), (1e300, "1e[+]300"),
+                                            (-1, "-1.0")])
+def test_a_deadline_that_is_none_is_said(deadline, said):
+    with pytest.raises(kvmesh.InvalidArgument, match=f"a deadline of {said} seconds"):
+        kvmesh.Mesh(deadline=deadline)
+
+
 def test_closing_ends_an_object():
     mesh = kvmesh.Mesh()
     with make_cache(mesh) as cache:

@@ -144,6 +144,38 @@ def test_queries_alone_need_no_keys():
     on_ranks(2, body)
 
 
+def test_empty_arrays_have_any_strides():
+    q, k, v = tensors(7)
+    no_q, no_k, no_v = (np.lib.stride_tricks.as_strided(t, (0, *t.shape[1:]), (0, 0, 0))
+                        for t in (q, k, v))
+    expected, _ = reference(q, k, v)
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        sequence = cache.create()
+        assert cache.plan([]).run(0, no_q).shape == (0, HEADS, V_DIM)
+        step = cache.plan([(sequence, 7, 0)])
+        assert step.run(0, no_q, k, v).shape == (0, HEADS, V_DIM)
+        partial = step.attend_partial(0, no_q)
+        assert step.combine(*partial).shape == kvmesh.combine(mesh, *partial).shape == (0, HEADS, V_DIM)
+        again = cache.plan([(sequence, 0, 2)])
+        np.testing.assert_allclose(again.run(0, q[5:], no_k, no_v), expected[5:], atol=1e-5)
+
+    on_ranks(2, body)
+
+
+def test_a_rank_without_a_row_takes_part():
+    q, k, v = tensors(1)
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        out, lse = cache.plan([(cache.create(), 1)], scatter="tokens").run(0, q, k, v, lse=True)
+        assert len(out) == len(lse) == 1 - mesh.rank
+        np.testing.assert_allclose(out, v[:len(out), [0, 0, 1, 1]], atol=1e-6)
+
+    on_ranks(2, body)
+
+
 def test_masks_and_scores_are_python_functions():
     q, k, v = tensors(15)
     slopes = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)

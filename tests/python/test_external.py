@@ -78,6 +78,33 @@ def test_refuses_what_does_not_fit():
             kvmesh.Pool(np.zeros((1, 1, 1, 1), np.float32))
 
 
+def test_page_tables_are_int32():
+    with kvmesh.Mesh() as mesh:
+        layer = make_pool()
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+        for wrong in ([[2.9]], [[np.nan]], [[True]], np.array([[2.0]])):
+            with pytest.raises(TypeError, match="indices holds .*integers"):
+                pool.plan([0, 1], [4], wrong)
+        for wrong in ([4.9], [np.nan], [np.inf]):
+            with pytest.raises(TypeError, match="kv_lens holds float64"):
+                pool.plan([0, 1], wrong, [[2]])
+        with pytest.raises(OverflowError, match="indices holds int32: 4294967297 does not fit"):
+            pool.plan([0, 1], [4], [[2**32 + 1]])
+        with pytest.raises(TypeError, match="indices has 3 dimensions"):
+            pool.plan([0, 1], [4], [[[2]]])
+        with pytest.raises(TypeError, match="scale has no such value, not 'x'"):
+            pool.plan([0, 1], [4], [[2]], scale="x")
+
+
+def test_a_batch_may_be_empty():
+    with kvmesh.Mesh() as mesh:
+        layer = make_pool()
+        pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+        q, _, _ = tensors(0)
+        for step in (pool.plan([0], [], np.zeros((0, 2), np.int32)), pool.plan([0], [], [], indptr=[0])):
+            assert step.run(layer, q).shape == (0, HEADS, V_DIM)
+
+
 def test_float8_and_latent_pages():
     bits = np.zeros((PAGES, 1, PAGE, 16), np.uint8)
     scales = np.zeros((PAGES, 1, PAGE), np.float32)

@@ -156,6 +156,30 @@ def test_batch_indices_reach_pages_and_mods():
     close((o[1], lse[1]), [each[0] for each in expected[1]])
 
 
+def test_negative_indices_count_from_the_end():
+    bias = torch.randn(40, generator=torch.Generator().manual_seed(7))
+
+    def relative(score, b, h, q, kv):
+        inner = TABLE[1, h - HEADS, kv - q] + TABLE[0][h][kv - q - 1]
+        return score + bias[kv - q] + bias[-1] * kv + TABLE[-1, h, kv] + inner
+
+    c = case()
+    close(c.forward(score_mod=relative), c.expected(causal, relative))
+
+
+def test_mods_compute_in_int32_and_float32():
+    forward = case().forward
+    large = torch.tensor([2**40])
+    with pytest.raises(OverflowError, match="int32: 1099511627776 does not fit"):
+        forward(score_mod=lambda s, b, h, q, kv: s + large[kv * 0])
+    with pytest.raises(IndexError):
+        forward(score_mod=lambda s, b, h, q, kv: s + SLOPES[HEADS])
+    for convert in (lambda s: s.to(torch.float16), lambda s: s.bfloat16(), lambda s: s.half(),
+                    lambda s: s.to(torch.int8), lambda s: s.type(torch.uint8)):
+        with pytest.raises(TypeError, match="cannot convert to torch"):
+            forward(score_mod=lambda s, b, h, q, kv: s + convert(s))
+
+
 def test_what_cannot_be_traced_says_so():
     forward = case().forward
     with pytest.raises(TypeError, match="traced"):
@@ -232,6 +256,22 @@ def test_physical_masks_and_scores_in_torch_s_own_attention():
     seen = [int(mod(torch.tensor(b), torch.tensor(0), torch.tensor(0),
                     torch.arange(PAGES * PAGE)).sum()) for b in range(4)]
     assert seen == [23, 4, 0, 31]
+
+
+def test_lengths_and_rows_are_integers():
+    c = case()
+    capacity = c.paged.capacity.tolist()
+    one = torch.tensor([1])
+    for wrong in ((one, torch.tensor([1.5])), (one, 1.5), (torch.tensor([1.0]), one), (one, math.nan)):
+        with pytest.raises(TypeError):
+            c.paged.reserve(*wrong)
+    with pytest.raises(TypeError):
+        c.paged.erase(1.0)
+    for lengths in (c.kv_lens + 0.5, [2.5] * 4):
+        with pytest.raises(TypeError):
+            c.paged.forward(c.query, c.k_cache, c.v_cache, lengths, enable_gqa=True)
+    c.paged.reserve(1, one)
+    assert c.paged.capacity.tolist() == capacity
 
 
 def test_errors_change_nothing():

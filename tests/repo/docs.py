@@ -2,8 +2,8 @@
 
   - Every path that begins with a folder of the tree, and every file and heading that a link names, exists.
   - Each piece of C++ in docs/gpu.md occurs, letter for letter, in docs/gpu_program.cpp, which is built.
-    Those of docs/engine.md occur in docs/engine_loop.cpp, and those of docs/external.md in
-    docs/external_program.cpp.
+    Those of docs/engine.md occur in docs/engine_loop.cpp, those of docs/external.md in
+    docs/external_program.cpp, and the C of docs/install.md in docs/c_program.c.
 
 docs.py ROOT
 """
@@ -15,7 +15,7 @@ import sys
 PATH = re.compile(r"(?<![\w./~$}-])[\w.-]+(?:/[\w.-]+)+")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-CPP = re.compile(r"^```cpp\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```c(?:pp)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def documents(root):
@@ -65,9 +65,9 @@ def main():
             print(f"docs: {where} refers to {name}, which does not exist", file=sys.stderr)
             wrong += 1
     for page, program in (("gpu.md", "gpu_program.cpp"), ("engine.md", "engine_loop.cpp"),
-                          ("external.md", "external_program.cpp")):
+                          ("external.md", "external_program.cpp"), ("install.md", "c_program.c")):
         source = (root / "docs" / program).read_text()
-        pieces = CPP.findall((root / "docs" / page).read_text())
+        pieces = CODE.findall((root / "docs" / page).read_text())
         for piece in pieces or ["nothing"]:
             if piece not in source:
                 print(f"docs: docs/{program} has no\n{piece}", file=sys.stderr)

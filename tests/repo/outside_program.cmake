@@ -69,6 +69,7 @@ elseif(WAY STREQUAL shared)
   set(ENV{ASAN_OPTIONS} detect_leaks=0) # MPI keeps what it allocates
   if(MPIEXEC)
     run(${MPIEXEC} --oversubscribe -np 2 ${WORK}/build_c/c_program)
+    run(${MPIEXEC} --oversubscribe -np 2 ${WORK}/build_c/c_of_docs)
   endif()
 else()
   run(${CMAKE_COMMAND} -D KVMESH_CUDA=OFF -D KVMESH_NCCL=OFF ${WORK}/build)

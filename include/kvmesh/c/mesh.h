@@ -56,7 +56,7 @@ KVMESH_API int32_t kvmesh_version(void);
 typedef DLTensor kvmesh_tensor_t;
 #else
 typedef struct kvmesh_tensor {
-  void* data;
+  void* data;          /* not NULL, unless there are no elements */
   int32_t device_type; /* 1: host, 2: CUDA */
   int32_t device_id;
   int32_t ndim;      /* at most 4 */

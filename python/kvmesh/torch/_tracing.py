@@ -13,14 +13,38 @@ def mask_mod_of(function):
     """function as a MaskMod."""
     if isinstance(function, MaskMod):
         return function
-    return MaskMod(lambda *arguments: _plain(function(*arguments)))
+    return MaskMod(_traced(function))
 
 
 def score_mod_of(function):
     """function as a ScoreMod; None stays."""
     if function is None or isinstance(function, ScoreMod):
         return function
-    return ScoreMod(lambda *arguments: _plain(function(*arguments)))
+    return ScoreMod(_traced(function))
+
+
+_positions = set()  # the ids of b, h, q and kv of mods that are being traced: they are never negative
+
+
+def _traced(function):
+    def traced(*arguments):
+        positions = {id(each) for each in arguments[-4:]}
+        _positions.update(positions)
+        try:
+            return _plain(function(*arguments))
+        finally:
+            _positions.difference_update(positions)
+
+    return traced
+
+
+def _from_end(index, size):
+    """An index as torch takes it: a negative one counts from the end."""
+    if not isinstance(index, Expr):
+        return range(size)[index]
+    if id(index) in _positions:
+        return index
+    return _kvmesh.where(index < 0, index + size, index)
 
 
 def _plain(value):
@@ -56,7 +80,7 @@ class _Captured:
     def _element(self, index):
         at = 0
         for each, extent in zip(index, self._tensor.shape):
-            at = at * extent + (each + extent if isinstance(each, int) and each < 0 else each)
+            at = at * extent + _from_end(each, extent)
         return Buffer(self._tensor.reshape(-1))[at]
 
     def __repr__(self):
@@ -68,7 +92,11 @@ def _to(value, dtype):
         return value
     if dtype == torch.bool:
         return value != 0
-    return _kvmesh.to_float(value) if dtype.is_floating_point else _kvmesh.to_int(value)
+    if dtype in (torch.float32, torch.float64):
+        return _kvmesh.to_float(value)
+    if dtype in (torch.int32, torch.int64):
+        return _kvmesh.to_int(value)
+    raise TypeError(f"a mod computes in float32, int32 and bool, so it cannot convert to {dtype}")
 
 
 def _clamp(value, min=None, max=None):
@@ -159,6 +187,8 @@ def _teach_expr():
     Expr.float = _method(_kvmesh.to_float)
     Expr.int = Expr.long = _method(_kvmesh.to_int)
     Expr.bool = lambda self: self != 0
+    Expr.half = lambda self: _to(self, torch.float16)
+    Expr.bfloat16 = lambda self: _to(self, torch.bfloat16)
     Expr.new_ones = lambda self, size=(), dtype=None, device=None: _full(1, dtype)
     Expr.new_zeros = lambda self, size=(), dtype=None, device=None: _full(0, dtype)
     Expr.new_full = lambda self, size, fill_value, dtype=None, device=None: fill_value

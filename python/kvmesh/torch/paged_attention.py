@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import operator
 
 import torch
 from torch.nn.attention.flex_attention import noop_mask
@@ -80,13 +81,13 @@ class PagedAttention:
     # ---- torch's methods ----
 
     def reserve(self, batch_idx, seq_len):
-        """Makes room for at least seq_len tokens in row batch_idx (tensors of one element, or ints).
-        Raises kvmesh.OutOfPages."""
-        self._pages.reserve(int(batch_idx), int(seq_len))
+        """Makes room for at least seq_len tokens in row batch_idx (integer tensors of one element, or
+        ints). Raises kvmesh.OutOfPages."""
+        self._pages.reserve(operator.index(batch_idx), operator.index(seq_len))
 
     def erase(self, batch_idx):
         """Frees all pages of row batch_idx."""
-        self._pages.erase(int(batch_idx))
+        self._pages.erase(operator.index(batch_idx))
 
     def assign(self, batch_idx, input_pos, k_val, v_val, k_cache, v_cache):
         """Writes k_val and v_val [B, H, S, D] to positions input_pos [B, S] of rows batch_idx [B] in
@@ -197,7 +198,9 @@ class PagedAttention:
 def _integers(values):
     """int64 in host memory."""
     if not isinstance(values, torch.Tensor):
-        return torch.tensor(list(values), dtype=torch.int64, device="cpu")
+        return torch.tensor([operator.index(each) for each in values], dtype=torch.int64, device="cpu")
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"integers are wanted, not a tensor of {values.dtype}")
     return values.to("cpu", torch.int64).contiguous()
 
 

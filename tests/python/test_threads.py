@@ -1,0 +1,143 @@
+"""One thread at a time on a mesh, and none in a child of fork()."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import kvmesh
+from test_attention import HEADS, make_cache, on_ranks, tensors
+
+
+def beside_a_barrier(mesh, call):
+    """Returns call() of another thread, during which the mesh's own thread waits in a barrier."""
+    results = []
+
+    def other():
+        while not is_busy(mesh):
+            time.sleep(0.001)
+        results.append(call())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    mesh.barrier()
+    thread.join()
+    return results[0]
+
+
+def is_busy(mesh):
+    try:
+        mesh.sent_bytes
+        return False
+    except kvmesh.InvalidArgument:
+        return True
+
+
+def test_a_second_thread_is_refused():
+    done = threading.Event()
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        step = cache.plan([(cache.create(), 0)])
+        if mesh.rank == 1:
+            done.wait(10)
+            mesh.barrier()
+            return
+
+        def second():
+            try:
+                for call in (cache.create, mesh.barrier, lambda: cache.plan([]), lambda: make_cache(mesh),
+                             lambda: step.run(0, *tensors(0)), lambda: kvmesh.Combiner(mesh)):
+                    with pytest.raises(kvmesh.InvalidArgument, match="another thread"):
+                        call()
+                return mesh.rank, cache.kv_parallel  # these never change
+            finally:
+                done.set()
+
+        assert beside_a_barrier(mesh, second) == (0, 2)
+        assert cache.length(cache.create()) == 0
+
+    on_ranks(2, body, deadline=20)
+
+
+def test_close_waits_for_the_thread_inside_and_collected_objects_end_after_it():
+    closing, done = threading.Event(), []
+
+    def body(mesh):
+        caches = [make_cache(mesh), make_cache(mesh)]
+        if mesh.rank == 1:
+            closing.wait(10)
+            time.sleep(0.05)  # the other rank's close has begun
+            assert not done
+            mesh.barrier()
+            return
+
+        def second():
+            caches.pop()  # is collected
+            closing.set()
+            caches[0].close()
+            done.append(caches[0].closed)
+
+        beside_a_barrier(mesh, second)
+        assert done == [True]
+        with pytest.raises(kvmesh.InvalidArgument, match="closed"):
+            caches[0].create()
+
+    on_ranks(2, body, deadline=20)
+
+
+def test_closing_a_cache_while_a_thread_runs_its_plan():
+    with kvmesh.Mesh(threads=1) as mesh:
+        cache = make_cache(mesh, pages_per_rank=512)
+        step = cache.plan([(cache.create(), 2000)])
+        outs = []
+        thread = threading.Thread(target=lambda: outs.append(step.run(0, *tensors(2000))))
+        thread.start()
+        while not is_busy(mesh) and thread.is_alive():
+            time.sleep(0.001)
+        cache.close()
+        thread.join()
+        assert outs[0].shape == (2000, HEADS, 6) and np.isfinite(outs[0]).all()
+
+
+FORKS = """
+import os, signal, sys
+import numpy as np
+import kvmesh
+
+q, k = np.ones((40, 2, 8), np.float32), np.ones((40, 1, 8), np.float32)
+
+
+def step_on(mesh):
+    cache = kvmesh.KvCache(mesh, q_heads=2, kv_heads=1, k_dim=8, pages_per_rank=8)
+    return cache, cache.plan([(cache.create(), 40)])
+
+
+mesh = kvmesh.Mesh(threads=2)
+cache, step = step_on(mesh)
+step.run(0, q, k, k)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # ends a child that hangs
+    for call in (lambda: step.run(0, q, k, k), cache.create, mesh.barrier, lambda: step_on(mesh)):
+        try:
+            call()
+            os._exit(3)
+        except kvmesh.InvalidArgument as error:
+            assert "fork" in str(error), error
+    cache.close()
+    own_cache, own_step = step_on(kvmesh.Mesh(threads=2))
+    own_step.run(0, q, k, k)
+    sys.exit(0)  # frees what the parent made, too
+status = os.waitpid(child, 0)[1]
+step.run(0, q, k, k)
+print("child", status)
+"""
+
+
+def test_a_forked_child_is_refused_and_ends():
+    child = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
+    assert child.stdout == "child 0\n", child.stdout + child.stderr
