@@ -117,10 +117,12 @@ class DescriptorSource final : public ByteSource {
 };
 
 /// A file that exists only when it is complete: written under another name beside it, then synced
-/// and renamed by finish(). Without finish() nothing remains.
+/// and renamed by finish(). Without finish() nothing remains. Symbolic links stay: the file is the
+/// one that they lead to.
 class FileSink final : public ByteSink {
  public:
-  /// @throws StreamError (kIo).
+  /// @throws StreamError (kIo), also if there is something other than a file that could be
+  /// replaced: a folder, a pipe, a device. DescriptorSink writes to those that are open.
   explicit FileSink(const std::string& path);
   ~FileSink() override;
   FileSink(const FileSink&) = delete;
