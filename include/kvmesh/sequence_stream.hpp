@@ -68,6 +68,9 @@ class ByteSource {
   /// Returns the next bytes where they lie, until the next call; or nothing, if the source gives
   /// them by read() alone. @throws as read.
   virtual std::span<const std::byte> view(std::size_t /*size_bytes*/) { return {}; }
+  /// The stream has been read to its end. @throws StreamError (kCorrupt) if the source must end
+  /// there and does not, kIo.
+  virtual void finish() {}
 };
 
 class MemorySink final : public ByteSink {
@@ -135,6 +138,7 @@ class FileSink final : public ByteSink {
   std::string part_;
   int descriptor_ = -1;
 };
+/// A file of one stream; or a pipe or device that has a name, which may go on behind it.
 class FileSource final : public ByteSource {
  public:
   /// @throws StreamError (kIo).
@@ -143,6 +147,7 @@ class FileSource final : public ByteSource {
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
   void read(std::span<std::byte> bytes) override;
+  void finish() override;
 
  private:
   int descriptor_ = -1;

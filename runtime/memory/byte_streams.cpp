@@ -1,6 +1,7 @@
 // Ends of sequence streams: memory, descriptors, files.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -155,5 +156,15 @@ FileSource::FileSource(const std::string& path)
 }
 FileSource::~FileSource() { ::close(descriptor_); }
 void FileSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
+
+void FileSource::finish() {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail("cannot be read", errno);
+  if (!S_ISREG(status.st_mode)) return;
+  const auto left = status.st_size - ::lseek(descriptor_, 0, SEEK_CUR);
+  if (left <= 0) return;
+  throw StreamError(Reason::kCorrupt,
+                    fmt::format("sequence stream: the file has {} bytes behind its end", left));
+}
 
 }  // namespace kvmesh

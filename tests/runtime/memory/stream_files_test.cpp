@@ -83,5 +83,30 @@ TEST_F(StreamFile, ReplacesNothingButFiles) {
   EXPECT_EQ(entries(), 2);
 }
 
+TEST_F(StreamFile, EndsWithItsStream) {
+  Stream twice = stream_;
+  twice.insert(twice.end(), stream_.begin(), stream_.end());
+  write(path_, twice);
+  const auto expect_refused = [&](const auto& read) {
+    FileSource source(path_);
+    try {
+      read(source);
+      ADD_FAILURE() << "nobody saw the second stream";
+    } catch (const StreamError& error) {
+      EXPECT_EQ(error.reason(), Reason::kCorrupt);
+    }
+  };
+  expect_refused([](FileSource& source) { inspect_sequence(source); });
+  expect_refused([](FileSource& source) {
+    Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
+    KvCache cache(mesh, options_of({}));
+    cache.import_sequence(&source);
+  });
+  // Of memory, pipes and sockets the rest is the caller's.
+  MemorySource source(twice);
+  EXPECT_EQ(inspect_sequence(source).tokens, 40);
+  EXPECT_EQ(inspect_sequence(source).tokens, 40);
+}
+
 }  // namespace
 }  // namespace kvmesh::test
