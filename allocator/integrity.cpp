@@ -66,6 +66,10 @@ class TableCheck {
     const std::int64_t released = sequence.placement.released;
     ensure(released >= 0 && released <= pages, "sequence {} has released {} of {} pages", id,
            released, pages);
+    const std::int32_t slots = sequence.placement.released_slots;
+    ensure(slots >= 0 && slots < page_size_ && released * page_size_ + slots <= sequence.length,
+           "sequence {} of {} tokens has released {} pages and {} slots", id, sequence.length,
+           released, slots);
     for (std::int64_t logical = 0; logical < released; ++logical)
       ensure(!sequence.pages[static_cast<std::size_t>(logical)].valid(),
              "page {} of sequence {} is released and in the table", logical, id);

@@ -85,6 +85,10 @@ void PageAllocator::slide_window(SequenceId sequence, std::int64_t first_query) 
   changing().slide_window(sequence, first_query);
 }
 
+void PageAllocator::give_up_before(SequenceId sequence, std::int64_t first) {
+  changing().give_up_before(sequence, first);
+}
+
 SequenceId PageAllocator::fork(SequenceId sequence) { return changing().fork(sequence); }
 
 void PageAllocator::truncate(SequenceId sequence, std::int64_t length) {
@@ -194,6 +198,10 @@ std::span<const PageId> PageAllocator::pages(SequenceId sequence) const {
 
 std::int64_t PageAllocator::released_pages(SequenceId sequence) const {
   return of(state_).sequences().at(sequence).placement.released;
+}
+
+std::int64_t PageAllocator::first_kept(SequenceId sequence) const {
+  return of(state_).first_kept(of(state_).sequences().at(sequence));
 }
 
 std::int64_t PageAllocator::sequences() const { return of(state_).sequences().size(); }

@@ -202,7 +202,7 @@ void PageAllocator::State::publish(SequenceId id, const PrefixKey& key,
                                    std::span<const Retention> retentions) {
   check_publish(id, key, retentions);
   Sequence& sequence = *sequences_.find(id);
-  const std::size_t full = full_pages(sequence, key);
+  const std::size_t full = begins_with_whole_page(id, sequence) ? full_pages(sequence, key) : 0;
   prefixes_->prepare(Retention::kPriority);
   for (const Retention& it : retentions) prefixes_->prepare(it.priority);
   if (!retentions.empty()) prefixes_->prepare_ends(full + 1);

@@ -24,6 +24,8 @@ struct SequencePlacement {
   /// The number of the sequence's leading pages that were given up, behind its window. Their
   /// entries of the table are invalid.
   std::int32_t released = 0;
+  /// The number of the first slots, on the page after those, that were given up with them.
+  std::int32_t released_slots = 0;
 
   void added(PageRank rank, std::int32_t pages = 1) {
     if (pages_on) pages_on[rank.value] += pages;

@@ -210,6 +210,7 @@ SequenceId PageAllocator::State::fork(SequenceId id) {
   if (shared > 0) {
     child.placement.anchor = parent.placement.anchor;
     child.placement.released = parent.placement.released;
+    child.placement.released_slots = parent.placement.released_slots;
     child.may_share = parent.may_share = true;
   }
   for (PageId page : child.held_pages()) pools_.add_reference(page);
@@ -368,7 +369,7 @@ void PageAllocator::State::drop_pages_past(SequenceId id, Sequence& sequence, st
   sequence.pages.resize(kept);
   if (pages > 0) return;
   sequence.placement.anchor = SequencePlacement::kNone;
-  sequence.placement.released = 0;
+  sequence.placement.released = sequence.placement.released_slots = 0;
   sequence.may_share = false;
 }
 

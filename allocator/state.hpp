@@ -38,6 +38,7 @@ class PageAllocator::State {
   Result<std::vector<PageCopy>> try_make_writable(SequenceId id, std::int64_t begin,
                                                   std::int64_t end);
   void slide_window(SequenceId id, std::int64_t first_query);
+  void give_up_before(SequenceId id, std::int64_t first);
   SequenceId fork(SequenceId id);
   void truncate(SequenceId id, std::int64_t length);
   void check_truncate(SequenceId id, std::int64_t length) const;
@@ -75,6 +76,10 @@ class PageAllocator::State {
 
   std::int64_t capacity(const Sequence& sequence) const {
     return static_cast<std::int64_t>(sequence.pages.size()) * options_.page_size;
+  }
+  std::int64_t first_kept(const Sequence& sequence) const {
+    const SequencePlacement& placement = sequence.placement;
+    return std::int64_t{placement.released} * options_.page_size + placement.released_slots;
   }
 
  private:
@@ -114,6 +119,7 @@ class PageAllocator::State {
   std::int64_t pages_for(std::int64_t tokens) const;
   /// The number of leading pages that no query from `first_query` on sees.
   std::int64_t pages_behind(std::int64_t first_query) const;
+  bool begins_with_whole_page(SequenceId id, const Sequence& sequence);
   std::int64_t missing_pages(const Sequence& sequence, std::uint64_t tokens) const;
   bool free_for(std::int64_t pages) const { return pages <= pools_.free_pages(); }
   OutOfPages out_of_pages(std::int64_t asked_pages) const {

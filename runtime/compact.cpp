@@ -38,7 +38,7 @@ void add_moves(const PageAllocator& allocator, const KeptTokens& tokens,
     return TokenPlace{table[static_cast<std::size_t>(position / page_size)],
                       static_cast<std::int32_t>(position % page_size)};
   };
-  const std::int64_t in_window = allocator.released_pages(tokens.sequence) * page_size;
+  const std::int64_t in_window = allocator.first_kept(tokens.sequence);
   for (std::int64_t i = unmoved(tokens); i < std::ssize(tokens.kept); ++i) {
     if (tokens.begin + i < in_window) continue;  // behind a window: no query sees it
     moves.push_back({place(tokens.kept[static_cast<std::size_t>(i)]), place(tokens.begin + i)});

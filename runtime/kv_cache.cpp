@@ -122,15 +122,16 @@ std::vector<TokenSlot> KvCache::State::slots_of(const CacheGroup& group, Sequenc
   const PageAllocator& allocator = group.allocator;
   const std::span<const PageId> table = allocator.pages(sequence);
   const std::int64_t capacity = allocator.capacity(sequence);
+  const std::int64_t kept = allocator.first_kept(sequence);
   std::vector<TokenSlot> slots;
   slots.reserve(positions.size());
   for (const std::int64_t position : positions) {
     require(position >= 0 && position < capacity,
             "write: position {} of sequence {}, which has room for {}", position, sequence,
             capacity);
-    const PageId page = table[static_cast<std::size_t>(position / options.page_size)];
-    require(page.valid(), "write: position {} of sequence {} is behind its window", position,
+    require(position >= kept, "write: position {} of sequence {} is behind its window", position,
             sequence);
+    const PageId page = table[static_cast<std::size_t>(position / options.page_size)];
     require(allocator.is_writable(page),
             "write: position {} of sequence {} is on a shared or published page: make it writable "
             "first",

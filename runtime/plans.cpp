@@ -11,13 +11,12 @@ void check_window(const CacheGroup& group, std::span<const BatchEntry> batch,
                   std::span<const SequenceSize> sizes, const BlockMask* block_mask) {
   require(block_mask == nullptr, "plan: a block mask, of a cache with a window");
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    const std::int64_t released = group.allocator.released_pages(batch[i].sequence);
+    const std::int64_t kept = group.allocator.first_kept(batch[i].sequence);
     const std::int64_t first_key = sizes[i].first_query - group.options.window + 1;
-    require(
-        sizes[i].queries == 0 || released == 0 || first_key >= released * group.options.page_size,
-        "plan: a query of sequence {} at position {} sees keys, in a window of {}, that were "
-        "given up with the first {} pages",
-        batch[i].sequence, sizes[i].first_query, group.options.window, released);
+    require(sizes[i].queries == 0 || kept == 0 || first_key >= kept,
+            "plan: a query of sequence {} at position {} sees keys, in a window of {}, that were "
+            "given up with the first {} tokens",
+            batch[i].sequence, sizes[i].first_query, group.options.window, kept);
   }
 }
 

@@ -159,6 +159,12 @@ class PageAllocator {
   /// such page. REQUIRES: AllocatorOptions::window; 0 <= first_query <= length.
   /// @throws UnknownSequence, InvalidArgument.
   void slide_window(SequenceId sequence, std::int64_t first_query);
+  /// Gives up the positions before `first`, as slide_window does: their pages, and the first slots
+  /// of the page that has `first`, since nothing may have been written there. That page is not
+  /// published. Not part of the digest if they are given up already. REQUIRES:
+  /// AllocatorOptions::window; 0 <= first <= length.
+  /// @throws UnknownSequence, InvalidArgument.
+  void give_up_before(SequenceId sequence, std::int64_t first);
 
   /// Makes a new sequence with the same content. It shares all pages that hold content, copy on
   /// write, but not pages that are only reserved. It needs no page, so it cannot run out of pages.
@@ -169,7 +175,7 @@ class PageAllocator {
   /// them (published ones are cached), including pages that were only reserved: the capacity
   /// becomes `length`, rounded up to whole pages.
   /// @throws UnknownSequence; InvalidArgument if `length` is negative or more than the sequence
-  /// has, or, unless it is 0, so few that pages in the window of the next query are given up.
+  /// has, or, unless it is 0, so few that positions in the window of the next query are given up.
   void truncate(SequenceId sequence, std::int64_t length);
   /// Throws what truncate would.
   void check_truncate(SequenceId sequence, std::int64_t length) const;
@@ -205,8 +211,10 @@ class PageAllocator {
   /// the same page, the sequence shares that one and gives up its own: its version changes. A
   /// published page is never written; when its last sequence leaves it, it is cached until its room
   /// is needed. Pages that a fork shares before they are published wait until one sequence is left,
-  /// so publish before you fork. REQUIRES: the key's tokens are those of the sequence's first
-  /// positions, and their keys and values are written, or will be before later work reads them.
+  /// so publish before you fork. A sequence that begins within a page (give_up_before) gives that
+  /// page up; while the next query sees some of it, nothing is published. REQUIRES: the key's
+  /// tokens are those of the sequence's first positions, and their keys and values are written, or
+  /// will be before later work reads them.
   /// @throws UnknownSequence; InvalidArgument if the prefix cache is off, the key has other rules,
   /// or other tokens than pages that the sequence has published.
   void publish(SequenceId sequence, const PrefixKey& key,
@@ -268,8 +276,10 @@ class PageAllocator {
   /// The page table in logical order. The span is valid until the next operation on the allocator.
   /// @throws UnknownSequence.
   std::span<const PageId> pages(SequenceId sequence) const;
-  /// The number of leading pages that slide_window gave up. @throws UnknownSequence.
+  /// The number of leading pages that were given up, and the first position that was not.
+  /// @throws UnknownSequence.
   std::int64_t released_pages(SequenceId sequence) const;
+  std::int64_t first_kept(SequenceId sequence) const;
   std::int64_t sequences() const;
   /// A number that changes whenever the sequence's content or the pages that hold it change: when
   /// tokens are appended, the length shrinks, or a page is copied on write. Operations on other

@@ -68,6 +68,9 @@ class ByteSource {
   /// Returns the next bytes where they lie, until the next call; or nothing, if the source gives
   /// them by read() alone. @throws as read.
   virtual std::span<const std::byte> view(std::size_t /*size_bytes*/) { return {}; }
+  /// The stream has been read to its end. @throws StreamError (kCorrupt) if the source must end
+  /// there and does not, kIo.
+  virtual void finish() {}
 };
 
 class MemorySink final : public ByteSink {
@@ -117,10 +120,12 @@ class DescriptorSource final : public ByteSource {
 };
 
 /// A file that exists only when it is complete: written under another name beside it, then synced
-/// and renamed by finish(). Without finish() nothing remains.
+/// and renamed by finish(). Without finish() nothing remains. Symbolic links stay: the file is the
+/// one that they lead to.
 class FileSink final : public ByteSink {
  public:
-  /// @throws StreamError (kIo).
+  /// @throws StreamError (kIo), also if there is something other than a file that could be
+  /// replaced: a folder, a pipe, a device. DescriptorSink writes to those that are open.
   explicit FileSink(const std::string& path);
   ~FileSink() override;
   FileSink(const FileSink&) = delete;
@@ -133,6 +138,7 @@ class FileSink final : public ByteSink {
   std::string part_;
   int descriptor_ = -1;
 };
+/// A file of one stream; or a pipe or device that has a name, which may go on behind it.
 class FileSource final : public ByteSource {
  public:
   /// @throws StreamError (kIo).
@@ -141,6 +147,7 @@ class FileSource final : public ByteSource {
   FileSource(const FileSource&) = delete;
   FileSource& operator=(const FileSource&) = delete;
   void read(std::span<std::byte> bytes) override;
+  void finish() override;
 
  private:
   int descriptor_ = -1;

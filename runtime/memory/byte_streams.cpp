@@ -1,12 +1,14 @@
 // Ends of sequence streams: memory, descriptors, files.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "core/aligned_buffer.hpp"
@@ -42,6 +44,26 @@ void read_all(int descriptor, std::span<std::byte> bytes) {
     if (got < 0) fail("cannot be read", errno);
     if (got == 0) truncated();
     bytes = bytes.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+/// Returns where a file at `path` is to be: symbolic links are followed, also to what is missing.
+std::string destination(const std::string& path) {
+  namespace fs = std::filesystem;
+  try {
+    const fs::file_status there = fs::status(path);
+    if (fs::exists(there) && !fs::is_regular_file(there)) {
+      throw StreamError(Reason::kIo, fmt::format("sequence stream: {} is {}, not a file", path,
+                                                 fs::is_directory(there) ? "a folder"
+                                                 : fs::is_fifo(there)    ? "a pipe"
+                                                 : fs::is_socket(there)  ? "a socket"
+                                                                         : "a device"));
+    }
+    fs::path end = path;
+    while (fs::is_symlink(end)) end = end.parent_path() / fs::read_symlink(end);
+    return end;
+  } catch (const fs::filesystem_error& error) {
+    fail(path + " cannot be made", error.code().value());
   }
 }
 
@@ -103,7 +125,7 @@ void DescriptorSink::write(std::span<const std::byte> bytes) {
 void DescriptorSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
 
 FileSink::FileSink(const std::string& path)
-    : path_(path), part_(fmt::format("{}.part.{}", path, ::getpid())) {
+    : path_(destination(path)), part_(fmt::format("{}.part.{}", path_, ::getpid())) {
   descriptor_ = ::open(part_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail(part_ + " cannot be made", errno);
 }
@@ -134,5 +156,15 @@ FileSource::FileSource(const std::string& path)
 }
 FileSource::~FileSource() { ::close(descriptor_); }
 void FileSource::read(std::span<std::byte> bytes) { read_all(descriptor_, bytes); }
+
+void FileSource::finish() {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail("cannot be read", errno);
+  if (!S_ISREG(status.st_mode)) return;
+  const auto left = status.st_size - ::lseek(descriptor_, 0, SEEK_CUR);
+  if (left <= 0) return;
+  throw StreamError(Reason::kCorrupt,
+                    fmt::format("sequence stream: the file has {} bytes behind its end", left));
+}
 
 }  // namespace kvmesh

@@ -263,6 +263,7 @@ void read_end(ByteSource& source) {
   std::array<char, 8> mark{};
   source.read(std::as_writable_bytes(std::span(mark)));
   if (mark != kEnd) corrupt("it has no end mark");
+  source.finish();
 }
 
 SequenceHeader inspect_sequence(ByteSource& source) {

@@ -58,7 +58,7 @@ std::uint32_t read_checksum(ByteSource& source);
 /// it.
 void check_record(const RecordPlace& place, std::uint32_t found, std::uint32_t written);
 
-/// Write and read the end mark. write_end also finishes the sink.
+/// Write and read the end mark, and finish the sink or the source.
 /// @throws StreamError; reading kCorrupt if the mark is wrong.
 void write_end(ByteSink& sink);
 void read_end(ByteSource& source);

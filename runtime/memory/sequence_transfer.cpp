@@ -17,9 +17,8 @@ std::int64_t state_token(std::int64_t tokens) { return std::max<std::int64_t>(to
 
 /// Returns the first token of which a group has a row.
 std::int64_t first_token(const CacheGroup& group, SequenceId sequence) {
-  const std::int64_t tokens = group.allocator.length(sequence);
-  if (group.has_states()) return state_token(tokens);
-  return std::min(tokens, group.allocator.released_pages(sequence) * group.options.page_size);
+  return group.has_states() ? state_token(group.allocator.length(sequence))
+                            : group.allocator.first_kept(sequence);
 }
 
 /// Returns the header's entry for a group of layers.
@@ -106,13 +105,12 @@ void check_fits(const SequenceHeader& header, const SequenceHeader& cache,
   }
 }
 
-/// Gives up the pages behind windows that the stream has no tokens for.
-void give_up_pages_before(const SequenceHeader& header, SequenceId sequence,
-                          std::deque<CacheGroup>& groups) {
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    const std::int64_t window = groups[g].options.window;
-    if (window > 0) groups[g].allocator.slide_window(sequence, header.groups[g].first + window - 1);
-  }
+/// Gives up the positions behind windows that the stream has no tokens for.
+void give_up_before(const SequenceHeader& header, SequenceId sequence,
+                    std::deque<CacheGroup>& groups) {
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    if (groups[g].options.window > 0)
+      groups[g].allocator.give_up_before(sequence, header.groups[g].first);
 }
 
 /// Reads the header on rank 0 and sends it to all. Collective.
@@ -165,7 +163,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   try {
     check_fits(header, header_of(parts, sequence), cache.groups);
     for (CacheGroup& group : cache.groups) group.allocator.append(sequence, header.tokens);
-    give_up_pages_before(header, sequence, cache.groups);
+    give_up_before(header, sequence, cache.groups);
     cache.pages_taken();
     cache.wait_for_tiers();
     cache.wait_idle();  // new pages may still be read by earlier work

@@ -73,6 +73,58 @@ TEST(AllocatorWindow, RefusesToGoBackBehindIt) {
   EXPECT_THROW(without.slide_window(without.create(), 0), InvalidArgument);
 }
 
+/// As an import does of a stream that begins within a page.
+TEST(AllocatorWindow, MayBeginWithinAPage) {
+  PageAllocator allocator(options());
+  const SequenceId id = allocator.create();
+  static_cast<void>(allocator.append(id, 30));
+  allocator.give_up_before(id, 18);
+  EXPECT_EQ(allocator.first_kept(id), 18);
+  EXPECT_EQ(allocator.released_pages(id), 4);
+  const std::uint64_t digest = allocator.digest();
+  allocator.give_up_before(id, 17);  // what is given up stays so
+  allocator.slide_window(id, 26);    // sees from position 17
+  EXPECT_EQ(allocator.digest(), digest);
+  EXPECT_THROW(allocator.give_up_before(id, 31), InvalidArgument);
+  EXPECT_THROW(allocator.truncate(id, 26), InvalidArgument);
+  const SequenceId child = allocator.fork(id);
+  EXPECT_EQ(allocator.first_kept(child), 18);
+  EXPECT_THROW(allocator.truncate(child, 26), InvalidArgument);
+  allocator.truncate(child, 27);  // the next query sees from position 18
+  allocator.verify_integrity();
+  const std::uint64_t version = allocator.version(id);
+  allocator.give_up_before(id, 19);
+  EXPECT_NE(allocator.version(id), version);
+  EXPECT_NE(allocator.digest(), digest);
+  allocator.slide_window(id, 30);  // sees from position 21
+  EXPECT_EQ(allocator.first_kept(id), 20);
+  allocator.give_up_before(id, 30);
+  allocator.verify_integrity();
+  allocator.truncate(id, 0);
+  EXPECT_EQ(allocator.first_kept(id), 0);
+  PageAllocator without({.pages_per_rank = 4});
+  EXPECT_THROW(without.give_up_before(without.create(), 0), InvalidArgument);
+}
+
+TEST(AllocatorWindow, PublishesNoPageWithoutItsFirstTokens) {
+  PageAllocator allocator(options(1, true));
+  const SequenceId id = allocator.create();
+  static_cast<void>(allocator.append(id, 28));
+  allocator.give_up_before(id, 17);
+  allocator.publish(id, key_of(allocator, 28));  // the next query sees from position 19
+  EXPECT_EQ(allocator.published_pages().size(), 0u);
+  EXPECT_EQ(allocator.first_kept(id), 17);
+  static_cast<void>(allocator.append(id, 1));
+  allocator.publish(id, key_of(allocator, 29));  // from 20, where the next page begins
+  EXPECT_EQ(allocator.first_kept(id), 20);
+  EXPECT_EQ(allocator.published_pages().size(), 2u);
+  EXPECT_EQ(allocator.cached_tokens(key_of(allocator, 29)), 0) << "its first query sees from 19";
+  static_cast<void>(allocator.append(id, 3));
+  allocator.publish(id, key_of(allocator, 32));
+  EXPECT_EQ(allocator.cached_tokens(key_of(allocator, 32)), 32);
+  allocator.verify_integrity();
+}
+
 TEST(AllocatorWindow, LeavesPagesToForks) {
   PageAllocator allocator(options());
   const SequenceId parent = allocator.create();

@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <thread>
 
 #include "core/bulk_copy.hpp"
@@ -249,30 +248,6 @@ TEST(SequenceStream, ItsTokensFindTheSequenceAgain) {
     cache.erase(imported.sequence);
     EXPECT_EQ(cache.length(cache.create_with_prefix(key)), 20);
   });
-}
-
-TEST(SequenceStream, FilesAppearWhenTheyAreComplete) {
-  const std::filesystem::path folder =
-      std::filesystem::temp_directory_path() / ("kvmesh_stream_" + std::to_string(::getpid()));
-  std::filesystem::create_directory(folder);
-  const std::string path = folder / "sequence";
-  const Stream stream = exported({}, options_of({}), 40);
-  {
-    FileSink sink(path);
-    sink.write(stream);
-  }
-  EXPECT_TRUE(std::filesystem::is_empty(folder));
-  {
-    FileSink sink(path);
-    sink.write(stream);
-    sink.finish();
-  }
-  FileSource source(path);
-  EXPECT_EQ(inspect_sequence(source).tokens, 40);
-  EXPECT_THROW(inspect_sequence(source), StreamError);  // at its end
-  EXPECT_THROW(FileSource("/nowhere/sequence"), StreamError);
-  EXPECT_THROW(FileSink("/nowhere/sequence"), StreamError);
-  std::filesystem::remove_all(folder);
 }
 
 TEST(SequenceStream, GoesThroughASocket) {
