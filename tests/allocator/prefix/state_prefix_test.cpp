@@ -209,7 +209,7 @@ TEST(StatePrefix, RandomSequencesFindOnlyStatesOfTheirTokens) {
   int hits = 0, moved = 0;
   for (int ranks = 1; ranks <= 3; ++ranks) {
     States states(state_options(12 / ranks, ranks), random());
-    for (std::int64_t step = 0; step < test::operations(3000, 0.1 / 3); ++step) {
+    for (std::int64_t step = 0; step < test::operations(4500, 0.1 / 3); ++step) {
       SCOPED_TRACE(testing::Message() << "ranks " << ranks << " step " << step);
       states.step();
       if (HasFatalFailure()) return;
