@@ -84,7 +84,7 @@ class Jobs(ProgramTest):
         self.expect_one_line(run(3, *VERIFY, "--jobs", 2), "--jobs 2 under Open MPI")
         self.expect_one_line(run(1, *VERIFY, "--jobs", 0), "--jobs", "0 not in range")
         self.expect_one_line(run(1, *VERIFY, "--jobs", 2, "--head-parallel", 3), "head_parallel 3 does not divide")
-        self.expect_one_line(run(1, *VERIFY, "--jobs", 2, "--count", -1), "--count -1")
+        self.expect_one_line(run(1, *VERIFY, "--jobs", 2, "--count", -1), "--count: -1 is not above 0")
         with open("/dev/full", "w") as full:
             done = run(1, *VERIFY, "--jobs", 2, "--count", 2, stdout=full)
             self.expect_one_line(done, "cannot write standard output", "No space left")
