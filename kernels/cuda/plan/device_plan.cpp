@@ -171,7 +171,7 @@ void DevicePlan::reserve(const AttendLimits& limits) {
       Upload::bytes_of<PlanSequence>(sequences + shared) +
       Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks) + shared) +
       2 * Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
-      Upload::bytes_of<PageChange>(sequences * fresh) + Upload::bytes_of<PageMove>(sequences));
+      Upload::bytes_of<PageChange>(sequences * fresh) + Upload::bytes_of<ListMove>(sequences));
 }
 
 // ---- On the device ----

@@ -26,10 +26,10 @@ int blocks_for(std::int64_t threads) { return static_cast<int>(ceil_div(threads,
 
 // ---- The page lists ----
 
-__global__ void change_pages(LocalPage* pages, const PageMove* moves, int move_count,
+__global__ void change_pages(LocalPage* pages, const ListMove* moves, int move_count,
                              const PageChange* changes, int change_count) {
   if (static_cast<int>(blockIdx.x) < move_count) {
-    const PageMove move = moves[blockIdx.x];
+    const ListMove move = moves[blockIdx.x];
     for (std::int64_t i = threadIdx.x; i < move.count; i += blockDim.x) {
       pages[move.to + i] = pages[move.from + i];
     }
@@ -197,7 +197,7 @@ cudaError_t load_plan_kernels() {
   return status == cudaSuccess ? load_kernels(change_pages, look_up, list_visits) : status;
 }
 
-cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int move_count,
+cudaError_t launch_change_pages(LocalPage* pages, const ListMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream) {
   const int blocks = move_count + blocks_for(change_count);
   if (blocks == 0) return cudaSuccess;

@@ -16,7 +16,7 @@ cudaError_t load_plan_kernels();
 cudaError_t load_split_kernel();  // part of it
 
 /// Moves first, then writes; no entry is both read and written.
-cudaError_t launch_change_pages(LocalPage* pages, const PageMove* moves, int move_count,
+cudaError_t launch_change_pages(LocalPage* pages, const ListMove* moves, int move_count,
                                 const PageChange* changes, int change_count, cudaStream_t stream);
 
 /// Looks up the classes of all candidates in a block mask: TileClass::kMixed where the heads of a

@@ -58,12 +58,12 @@ void PageLists::erase(std::size_t list) {
 }
 
 std::size_t PageLists::upload_bytes() const {
-  return Upload::bytes_of<PageChange>(changes_.size()) + Upload::bytes_of<PageMove>(moves_.size());
+  return Upload::bytes_of<PageChange>(changes_.size()) + Upload::bytes_of<ListMove>(moves_.size());
 }
 
 void PageLists::add_to(Upload& upload) {
   sent_changes_ = upload.add(std::span<const PageChange>(changes_));
-  sent_moves_ = upload.add(std::span<const PageMove>(moves_));
+  sent_moves_ = upload.add(std::span<const ListMove>(moves_));
 }
 
 void PageLists::begin(cudaStream_t stream) {

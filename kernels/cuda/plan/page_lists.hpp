@@ -64,9 +64,9 @@ class PageLists {
   std::array<std::vector<std::int64_t>, 40> free_;  // free rooms, by log2 of their size
   std::vector<std::pair<int, std::int64_t>> left_;  // rooms that are free once the moves are done
   std::vector<PageChange> changes_;
-  std::vector<PageMove> moves_;
+  std::vector<ListMove> moves_;
   const PageChange* sent_changes_ = nullptr;
-  const PageMove* sent_moves_ = nullptr;
+  const ListMove* sent_moves_ = nullptr;
   std::int32_t max_page_ = -1;
 
   DeviceEvent last_use_;

@@ -17,7 +17,7 @@ struct PageChange {
   LocalPage page;
 };
 /// Entries [from, from + count) of a list that has outgrown its room.
-struct PageMove {
+struct ListMove {
   std::int64_t from;
   std::int64_t to;
   std::int64_t count;
