@@ -13,11 +13,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <numeric>
 #include <optional>
-#include <random>
 #include <vector>
 
+#include "bench/shuffled_moves.hpp"
 #include "core/aligned_buffer.hpp"
 #include "core/page_moves.hpp"
 #include "kvmesh/kv_cache.hpp"
@@ -25,15 +24,12 @@
 namespace {
 
 using namespace kvmesh;
+using namespace kvmesh::bench;
 
-constexpr int kTurns = 15, kLayers = 16, kHeads = 8, kPageSize = 16, kRow = 256;
-constexpr std::int64_t kPlanes = 2 * kLayers, kPlaneBytes = kHeads * kPageSize * kRow;
-constexpr std::int64_t kPageBytes = kPlanes * kPlaneBytes;
-
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
-  return values[values.size() / 2];
-}
+constexpr int kTurns = 15, kLayers = 16;
+constexpr PageShape kPage{.planes = 2 * kLayers};
+constexpr int kHeads = PageShape::kHeads, kPageSize = PageShape::kTokens, kRow = PageShape::kRow;
+constexpr std::int64_t kPageBytes = kPage.bytes();
 
 double seconds(const std::function<void()>& call) {
   const auto start = std::chrono::steady_clock::now();
@@ -84,46 +80,22 @@ class Turns {
 class Pages {
  public:
   explicit Pages(std::int64_t pages)
-      : pages_(pages),
-        from_(written(pages * kPageBytes)),
+      : from_(written(pages * kPageBytes)),
         to_(written(pages * kPageBytes)),
-        images_(written(pages * kPageBytes)) {
-    std::vector<std::int32_t> places(static_cast<std::size_t>(pages));
-    std::iota(places.begin(), places.end(), 0);
-    std::mt19937 random(1);
-    std::vector<std::int32_t> slots = places;
-    std::ranges::shuffle(places, random);
-    std::ranges::shuffle(slots, random);
-    for (std::int32_t i = 0; i < pages; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      moves_.push_back({.source = places[at], .destination = i, .tokens = kPageSize});
-      packed_.push_back(static_cast<std::byte*>(images_.data()) + slots[at] * kPageBytes);
-    }
-  }
+        images_(written(pages * kPageBytes)),
+        moves_(kPage, pages, static_cast<std::byte*>(images_.data())) {}
 
   void move(bool has_source, bool has_destination) {
-    std::vector<MovedPlane> planes;
-    for (std::int64_t i = 0; i < kPlanes; ++i) {
-      const std::int64_t at = i * pages_ * kPlaneBytes;
-      planes.push_back({has_source ? static_cast<std::byte*>(from_.data()) + at : nullptr,
-                        has_destination ? static_cast<std::byte*>(to_.data()) + at : nullptr, kRow,
-                        i * kHeads * kRow});
-    }
-    PageMoves all{.planes = planes,
-                  .heads = kHeads,
-                  .page_size = kPageSize,
-                  .token_bytes = kPlanes * kHeads * kRow,
-                  .moves = moves_,
-                  .packs = !has_destination};
-    if (!has_source || !has_destination) all.packed = packed_;
-    move_pages(all);
+    const auto bytes = [](const AlignedBuffer& pool) {
+      return static_cast<std::byte*>(pool.data());
+    };
+    move_pages(moves_.between(has_source ? bytes(from_) : nullptr,
+                              has_destination ? bytes(to_) : nullptr));
   }
 
  private:
-  std::int64_t pages_;
   AlignedBuffer from_, to_, images_;
-  std::vector<PageMove> moves_;
-  std::vector<std::byte*> packed_;
+  ShuffledMoves moves_;
 };
 
 /// A cache of two ranks, with one sequence whose pages all begin on rank 0.

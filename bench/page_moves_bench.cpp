@@ -10,10 +10,9 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <vector>
 
+#include "bench/shuffled_moves.hpp"
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/memory.hpp"
 #include "kernels/cuda/pool/page_copier.hpp"
@@ -21,15 +20,11 @@
 namespace {
 
 using namespace kvmesh;
+using namespace kvmesh::bench;
 
-constexpr std::int64_t kPlanes = 64, kHeads = 8, kPageSize = 16, kRow = 256;
-constexpr std::int64_t kPlaneBytes = kHeads * kPageSize * kRow, kPageBytes = kPlanes * kPlaneBytes;
+constexpr PageShape kPage{.planes = 64};
+constexpr std::int64_t kPageBytes = kPage.bytes();
 constexpr int kTurns = 21;
-
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
-  return values[values.size() / 2];
-}
 
 class Timer {
  public:
@@ -55,23 +50,10 @@ class Timer {
 class Pages {
  public:
   explicit Pages(std::int64_t pages)
-      : pages_(pages),
-        from_(static_cast<std::size_t>(pages * kPageBytes)),
+      : from_(static_cast<std::size_t>(pages * kPageBytes)),
         to_(from_.size_bytes()),
-        images_(cuda_memory::allocate_pinned(0, from_.size_bytes())) {
-    std::vector<std::int32_t> places(static_cast<std::size_t>(pages));
-    std::iota(places.begin(), places.end(), 0);
-    std::mt19937 random(1);
-    std::vector<std::int32_t> slots = places;
-    std::ranges::shuffle(places, random);
-    std::ranges::shuffle(slots, random);
-    auto* const image = static_cast<std::byte*>(images_.get());
-    for (std::int32_t i = 0; i < pages; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      moves_.push_back({.source = places[at], .destination = i, .tokens = int{kPageSize}});
-      packed_.push_back(image + slots[at] * kPageBytes);
-    }
-  }
+        images_(cuda_memory::allocate_pinned(0, from_.size_bytes())),
+        moves_(kPage, pages, static_cast<std::byte*>(images_.get())) {}
 
   std::size_t bytes() const { return from_.size_bytes(); }
   void* from() const { return from_.data(); }
@@ -84,28 +66,14 @@ class Pages {
 
  private:
   void move(bool has_source, bool has_destination, cudaStream_t stream) {
-    std::vector<MovedPlane> planes;
-    for (std::int64_t i = 0; i < kPlanes; ++i) {
-      const std::int64_t at = i * pages_ * kPlaneBytes;
-      planes.push_back({has_source ? from_.as<std::byte>() + at : nullptr,
-                        has_destination ? to_.as<std::byte>() + at : nullptr, kRow,
-                        i * kHeads * kRow});
-    }
-    PageMoves all{.planes = planes,
-                  .heads = kHeads,
-                  .page_size = kPageSize,
-                  .token_bytes = kPlanes * kHeads * kRow,
-                  .moves = moves_,
-                  .packs = !has_destination};
-    if (!has_source || !has_destination) all.packed = packed_;
-    copier_.move(all, stream);
+    copier_.move(moves_.between(has_source ? from_.as<std::byte>() : nullptr,
+                                has_destination ? to_.as<std::byte>() : nullptr),
+                 stream);
   }
 
-  std::int64_t pages_;
   cuda::DeviceBuffer from_, to_;
   cuda_memory::Owner images_;
-  std::vector<PageMove> moves_;
-  std::vector<std::byte*> packed_;
+  ShuffledMoves moves_;
   cuda::PageCopier copier_;
 };
 
