@@ -49,7 +49,12 @@ void add_moves(const PageAllocator& allocator, const KeptTokens& tokens,
 
 void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
   State& cache = state();
-  for (const KeptTokens& tokens : batch) check_kept(allocator(), tokens);
+  for (const KeptTokens& tokens : batch) {
+    check_kept(allocator(), tokens);
+    for (const CacheGroup& group : cache.groups) {  // before anything moves
+      group.allocator.check_truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
+    }
+  }
   for (const KeptTokens& tokens : batch) {
     const std::int64_t first = tokens.begin + unmoved(tokens);
     const std::int64_t end = tokens.begin + std::ssize(tokens.kept);

@@ -247,6 +247,22 @@ TEST(LayerGroupsOnRanks, MustBeTheSame) {
   EXPECT_NE(error.find("the layer groups"), std::string::npos) << error;
 }
 
+TEST_F(LayerGroups, MoveNoTokenIfAWindowRefusesTheLengthThatRemains) {
+  CacheOptions options = two_groups();
+  options.groups = {{.layers = {1}, .window = 8}};
+  KvCache cache(mesh_, options);
+  const SequenceId sequence = cache.create();
+  for (const std::int64_t tokens : {20, 4}) cache.plan({{sequence, tokens}});
+  const TensorView keys = cache.planes(0)[0];
+  const std::span<float> numbers(static_cast<float*>(keys.data),
+                                 static_cast<std::size_t>(keys.elements()));
+  std::iota(numbers.begin(), numbers.end(), 0.0f);
+  const std::vector<float> before(numbers.begin(), numbers.end());
+  EXPECT_THROW(cache.compact(std::vector<KeptTokens>{{sequence, 16, {20}}}), InvalidArgument);
+  EXPECT_EQ(cache.length(sequence), 24);
+  EXPECT_TRUE(std::ranges::equal(numbers, before));
+}
+
 CacheOptions with_states() {
   CacheOptions options = two_groups();
   options.groups = {{.layers = {0, 2}, .page_share = 0.5, .state_bytes = 64}};
