@@ -3,6 +3,7 @@
 //   page_moves_bench [pages]       each page has 32 layers of 2 planes: 8 heads, 16 tokens, 256
 //   bytes
 //
+// With a second GPU also moves that read its pool over the link, as the rank does whose pages come.
 // Pages and their images lie in random order, as after a while of serving. Gigabytes per second,
 // counted once; the median of the turns, and of their ratios.
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include <vector>
 
 #include "bench/shuffled_moves.hpp"
-#include "core/cuda/device_buffer.hpp"
+#include "core/cuda/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "kernels/cuda/pool/page_copier.hpp"
 
@@ -46,18 +47,19 @@ class Timer {
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
-/// Two pools on the device, and images in pinned memory.
+/// A pool on the first device, one on `source_device`, and images in pinned memory.
 class Pages {
  public:
-  explicit Pages(std::int64_t pages)
-      : from_(static_cast<std::size_t>(pages * kPageBytes)),
-        to_(from_.size_bytes()),
-        images_(cuda_memory::allocate_pinned(0, from_.size_bytes())),
+  Pages(std::int64_t pages, int source_device)
+      : bytes_(static_cast<std::size_t>(pages * kPageBytes)),
+        from_(cuda_memory::allocate(source_device, bytes_)),
+        to_(cuda_memory::allocate(0, bytes_)),
+        images_(cuda_memory::allocate_pinned(0, bytes_)),
         moves_(kPage, pages, static_cast<std::byte*>(images_.get())) {}
 
-  std::size_t bytes() const { return from_.size_bytes(); }
-  void* from() const { return from_.data(); }
-  void* to() const { return to_.data(); }
+  std::size_t bytes() const { return bytes_; }
+  void* from() const { return from_.get(); }
+  void* to() const { return to_.get(); }
   void* images() const { return images_.get(); }
 
   void between_pools(cudaStream_t stream) { move(true, true, stream); }
@@ -66,13 +68,16 @@ class Pages {
 
  private:
   void move(bool has_source, bool has_destination, cudaStream_t stream) {
-    copier_.move(moves_.between(has_source ? from_.as<std::byte>() : nullptr,
-                                has_destination ? to_.as<std::byte>() : nullptr),
-                 stream);
+    const auto pool = [](const cuda_memory::Owner& owner) {
+      return static_cast<std::byte*>(owner.get());
+    };
+    copier_.move(
+        moves_.between(has_source ? pool(from_) : nullptr, has_destination ? pool(to_) : nullptr),
+        stream);
   }
 
-  cuda::DeviceBuffer from_, to_;
-  cuda_memory::Owner images_;
+  std::size_t bytes_;
+  cuda_memory::Owner from_, to_, images_;
   ShuffledMoves moves_;
   cuda::PageCopier copier_;
 };
@@ -95,25 +100,34 @@ void measure(const char* name, std::size_t bytes, cudaStream_t stream,
               rate(of_plain), 100 * median(shares));
 }
 
+void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
+}
+
+void measure_between_pools(const char* name, Pages& pages, cudaStream_t stream) {
+  measure(
+      name, pages.bytes(), stream, [&] { pages.between_pools(stream); },
+      [&] { copy(pages.to(), pages.from(), pages.bytes(), stream); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  Pages pages(argc > 1 ? std::atoll(argv[1]) : 1024);
+  const std::int64_t count = argc > 1 ? std::atoll(argv[1]) : 1024;
   const auto owner = cuda_memory::make_stream(0);
   auto* const stream = static_cast<cudaStream_t>(owner.get());
-  const auto copy = [&](void* to, const void* from) {
-    return [&pages, to, from, stream] {
-      check(cudaMemcpyAsync(to, from, pages.bytes(), cudaMemcpyDefault, stream));
-    };
-  };
-  measure(
-      "device to device", pages.bytes(), stream, [&] { pages.between_pools(stream); },
-      copy(pages.to(), pages.from()));
-  measure(
-      "device to host tier", pages.bytes(), stream, [&] { pages.store(stream); },
-      copy(pages.images(), pages.from()));
-  measure(
-      "host tier to device", pages.bytes(), stream, [&] { pages.load(stream); },
-      copy(pages.to(), pages.images()));
+  {
+    Pages pages(count, 0);
+    measure_between_pools("device to device", pages, stream);
+    measure(
+        "device to host tier", pages.bytes(), stream, [&] { pages.store(stream); },
+        [&] { copy(pages.images(), pages.from(), pages.bytes(), stream); });
+    measure(
+        "host tier to device", pages.bytes(), stream, [&] { pages.load(stream); },
+        [&] { copy(pages.to(), pages.images(), pages.bytes(), stream); });
+  }
+  if (cuda_memory::device_count() < 2 || !cuda_memory::enable_peer_access(0, 1)) return 0;
+  Pages pages(count, 1);
+  measure_between_pools("from another GPU", pages, stream);
   return 0;
 }
