@@ -38,7 +38,7 @@ inline constexpr std::int64_t kLeastFraction = 32;
 inline constexpr std::int64_t kOnePieceTiles = 32;
 /// Room for pieces of split blocks, in multiples of the thread blocks that run at once.
 inline constexpr std::int64_t kSplitsPerResidentBlock = 11;
-/// The fewest pieces of a head that are as long as one another because they are in one section.
+/// The fewest pieces of a head that are as long as one another; the first ones are this many.
 inline constexpr std::int64_t kSectionPieces = 4;
 /// With this many blocks per thread block, whole blocks end together well enough.
 inline constexpr std::int64_t kManyBlocks = 8;
@@ -176,11 +176,11 @@ class Cuts {
     return head;
   }
 
-  /// As many sections as heads, unless they had fewer than kSectionPieces pieces each: a section's
-  /// last tiles may need one piece more.
+  /// Sections of kSectionPieces of the longest pieces: the last tiles of a section may need one
+  /// piece more.
   constexpr std::int64_t sections_of() const {
-    const std::int64_t least = kSectionPieces * line_.longest_piece(place_of(0));
-    const std::int64_t sections = smaller_of(blocks_.tiles() / least, heads());
+    const std::int64_t sections =
+        blocks_.tiles() / (kSectionPieces * line_.longest_piece(place_of(0)));
     return sections > 1 ? sections : 1;
   }
 

@@ -209,33 +209,32 @@ TEST(LineSplits, HeadsThatAreSplitAreCutAlike) {
   }
 }
 
-// The rest of the line is measured where a section begins, here an eighth of the sequence.
+// The rest of the line is measured where a section begins, here a 31st of the sequence.
 TEST(LineSplits, PiecesAreAtMostFourTenthsOfAShareOfTheRest) {
-  constexpr std::int64_t kUnits = 16384, kSection = kUnits / 8, kResidentBlocks = 396;
+  constexpr std::int64_t kUnits = 16384, kSection = kUnits / 31 + 1, kResidentBlocks = 396,
+                         kLeast = 8 * kUnits / kResidentBlocks / kLeastFraction;
   std::int64_t last = kUnits;
   for (const Piece& piece : split_line({{kUnits}}, kResidentBlocks)) {
     const std::int64_t tiles = piece.end - piece.begin,
-                       rest = 8 * (kUnits - piece.begin / kSection * kSection);
-    EXPECT_LE(5 * kResidentBlocks * tiles, 2 * rest);
+                       rest = 8 * (kUnits - std::max<std::int64_t>(0, piece.begin - kSection));
+    EXPECT_TRUE(tiles <= kLeast || 5 * kResidentBlocks * tiles <= 2 * rest) << tiles;
     EXPECT_LE(tiles, last + 1) << "equal but for rounding, or shorter than those before";
     last = tiles;
   }
-  EXPECT_LE(last, 17) << "an eighth of the first";
+  EXPECT_LE(last, kLeast);
 }
 
-// Each piece costs partials and a merge, so that few more may be made than if the first heads had
-// the long pieces and the last ones the short.
+// Each piece costs partials and a merge. Pieces that shrink without sections are as many as this,
+// until they are the shortest.
 TEST(LineSplits, SectionsNeedFewMorePieces) {
   for (const std::int64_t query_blocks : {1, 2, 8}) {
     for (const std::int64_t units : {128, 512, 2048, 16384}) {
       const Launch launch{std::vector<std::int64_t>(static_cast<std::size_t>(query_blocks), units)};
       const Line line(launch.tiles(), units, kMultiprocessors, kMultiprocessors);
       if (line.one_for_each_resident(units) > 0) continue;
-      std::int64_t head_by_head = 0;
-      for (std::int64_t block = 0; block < launch.heads * query_blocks; ++block) {
-        head_by_head += ceil_div(units, line.longest_piece(block * units));
-      }
-      EXPECT_LE(20 * split_pieces(split_line(launch, kMultiprocessors)), 21 * head_by_head)
+      std::int64_t one_by_one = 0;
+      for (std::int64_t at = 0; at < launch.tiles(); at += line.longest_piece(at)) ++one_by_one;
+      EXPECT_LE(20 * split_pieces(split_line(launch, kMultiprocessors)), 22 * one_by_one)
           << query_blocks << " query blocks of " << units;
     }
   }
