@@ -7,6 +7,7 @@
 #include "kernels/cuda/common/device_mods.hpp"
 #include "kernels/cuda/plan/block_classes.hpp"
 #include "kernels/cuda/plan/block_mask_builder.hpp"
+#include "kernels/cuda/plan/device_plan.hpp"
 #include "kernels/cuda/plan/page_lists.hpp"
 #include "kvmesh/error.hpp"
 #include "tests/gpu/gpu_support.hpp"
@@ -15,11 +16,15 @@
 namespace kvmesh::test {
 namespace {
 
+template <class T>
+std::vector<T> download(const T* from, std::int64_t count) {
+  std::vector<T> values(static_cast<std::size_t>(count));
+  check(cudaMemcpy(values.data(), from, values.size() * sizeof(T), cudaMemcpyDeviceToHost));
+  return values;
+}
+
 std::vector<LocalPage> download(const cuda::PageLists& lists, std::size_t list) {
-  std::vector<LocalPage> pages(static_cast<std::size_t>(lists.size(list)));
-  check(cudaMemcpy(pages.data(), lists.data() + lists.first_page(list),
-                   pages.size() * sizeof(LocalPage), cudaMemcpyDeviceToHost));
-  return pages;
+  return download(lists.data() + lists.first_page(list), lists.size(list));
 }
 
 void send(cuda::PageLists& lists, cuda::Upload& upload, const Stream& stream) {
@@ -225,6 +230,70 @@ TEST(BlockClasses, EqualTheTilesOfTheMask) {
     for (std::int32_t kv : blocks.full) expected[at(kv)] = TileClass::kFull;
   }
   EXPECT_EQ(tiles, expected);
+}
+
+struct PlannedTasks {
+  std::vector<cuda::DeviceTask> tasks;
+  std::vector<cuda::DeviceMerge> merges;
+};
+
+/// Plans a step of one query per sequence, with pages of 16 tokens and 8 query heads per kv head.
+PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths) {
+  constexpr int kPage = 16, kGroup = 8;
+  const cuda::DeviceMods mods(ScoreMod().graph(), MaskMod().graph());
+  cuda::DevicePlan::Options options;
+  options.shape = {.q_heads = kv_heads * kGroup,
+                   .kv_heads = kv_heads,
+                   .k_dim = 128,
+                   .v_dim = 128,
+                   .page_size = kPage};
+  options.launches.fill({.rows = kGroup, .resident_blocks = 396, .multiprocessors = 132});
+  cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
+  cuda::PageLists lists;
+  std::vector<cuda::StepSequence> sequences;
+  for (std::size_t s = 0; s < lengths.size(); ++s) {
+    std::vector<LocalPage> pages;
+    for (std::int32_t page = 0; page * kPage < lengths[s]; ++page) pages.push_back({page, page});
+    lists.change(s, 0, pages);
+    sequences.push_back(
+        {.list = s,
+         .size = {
+             .queries = 1, .length = lengths[s], .appended = 1, .first_query = lengths[s] - 1}});
+  }
+  const Stream stream;
+  plan.plan(lists, {.sequences = sequences}, stream);
+  stream.wait();
+  const cuda::PlannedLaunch& launch = plan.launch(cuda::kShortLaunch);
+  return {download(launch.tasks, download(launch.task_count, 1)[0]),
+          download(plan.merges(), download(plan.merges_made(), 1)[0])};
+}
+
+// Pieces of the same pages, one for each kv head, follow one another; a head's rows of the
+// workspace lie together, in the order of its pieces. A short sequence stays whole.
+TEST(DevicePlan, PlacesThePiecesOfAllHeadsSideBySide) {
+  constexpr int kHeads = 8;
+  const auto [tasks, merges] = plan_decode(kHeads, {131072, 100});
+  ASSERT_EQ(std::ssize(merges), kHeads);
+  const int splits = merges[0].splits;
+  ASSERT_EQ(std::ssize(tasks), kHeads * (splits + 1));
+  std::int64_t keys = 0;
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const std::size_t head = i % kHeads;
+    const int piece = static_cast<int>(i / kHeads);
+    const cuda::DeviceTask &task = tasks[i], &of_head_0 = tasks[i - head];
+    EXPECT_EQ(task.kv_head, static_cast<std::int32_t>(head));
+    EXPECT_EQ(task.sequence, piece < splits ? 0 : 1);
+    EXPECT_EQ(task.first_visit, of_head_0.first_visit);
+    EXPECT_EQ(task.keys, of_head_0.keys);
+    if (piece < splits) {
+      EXPECT_EQ(task.workspace_row, merges[head].workspace_row + piece * task.rows);
+      EXPECT_EQ(std::int64_t{task.first_visit} * 16, keys);
+    } else {
+      EXPECT_EQ(task.workspace_row, -1);
+    }
+    if (head == kHeads - 1) keys += task.keys;
+  }
+  EXPECT_EQ(keys, 131072 + 100);
 }
 
 }  // namespace

@@ -198,22 +198,39 @@ class Splitter {
     return p_.order[block / p_.kv_heads_of_query_block];
   }
 
+  __device__ HeadBlocks head_blocks(int block, long long tiles, long long begin) const {
+    const int head = block % p_.kv_heads_of_query_block;
+    return {.rank = block - head,
+            .begin = begin - head * tiles,
+            .heads = p_.kv_heads_of_query_block,
+            .split_units = tiles / p_.split_unit_tiles,
+            .split_unit_tiles = p_.split_unit_tiles};
+  }
+
   __device__ void split_block(const Line& line, int block, Begun& all) {
     const bool is_there = block < blocks_;
     const int query_block = is_there ? query_block_at(block) : 0;
-    const long long begin =
-        scan(is_there ? split_units(query_block) * p_.split_unit_tiles : 0, all.tiles);
+    const int head = block % p_.kv_heads_of_query_block;
+    const long long tiles = is_there ? split_units(query_block) * p_.split_unit_tiles : 0;
+    const HeadBlocks blocks = head_blocks(block, tiles, scan(tiles, all.tiles));
     int splits = 1;
-    if (is_there) splits = line.splits(block, begin, split_units(query_block), p_.split_unit_tiles);
+    if (is_there && !line.stays_whole(blocks, head)) {
+      splits = static_cast<int>(Cuts(line, blocks).pieces());
+    }
+    // No more than there is room for: from the first query block that has none on, all stay whole.
     const int added = splits > 1 ? splits : 0;
-    // No more than there is room for: from the first block that has none on, all stay whole.
-    if (scan(added, all.splits) + added > p_.most_splits) splits = 1;
+    const int heads_from_this = p_.kv_heads_of_query_block - head;
+    if (scan(added, all.splits) + heads_from_this * added > p_.most_splits) splits = 1;
     const bool is_merged = is_there && (splits > 1 || goes_through_workspace(query_block));
     const Sums own = is_there ? sums_of(query_block, splits, is_merged) : Sums{};
     const Sums before = scan(own, all.sums);
     if (!is_there) return;
-    const int head = block % p_.kv_heads_of_query_block;
-    add_tasks(query_block, head, splits, is_merged, before);
+    const int row = is_merged ? first_row(before) : -1;
+    if (splits > 1) {
+      add_pieces(query_block, head, Cuts(line, blocks), splits, before.tasks, row);
+    } else {
+      p_.tasks[before.tasks] = task_of(query_block, head, 0, visits(query_block), row);
+    }
     if (is_shared(query_block)) {
       p_.shared[query_block * p_.kv_heads_of_query_block + head] = {first_row(before), splits};
     } else if (is_merged) {
@@ -242,17 +259,22 @@ class Splitter {
     return p_.first_workspace_row + before.rows;
   }
 
-  __device__ void add_tasks(int query_block, int head, int splits, bool is_merged,
-                            const Sums& before) const {
-    const int rows = rows_of(query_block);
-    const auto visit_at = [&](int split) {
-      const auto unit = begin_of_split(split_units(query_block), splits, split);
-      return min(static_cast<int>(unit) * p_.split_unit_visits, visits(query_block));
-    };
-    for (int split = 0; split < splits; ++split) {
-      const int row = is_merged ? first_row(before) + split * rows : -1;
-      p_.tasks[before.tasks + split] =
-          task_of(query_block, head, visit_at(split), visit_at(split + 1), row);
+  /// Adds the pieces of a head's block among those of the query block's other heads. `tasks` come
+  /// before its own if the heads come one after another; its rows of the workspace do.
+  __device__ void add_pieces(int query_block, int head, const Cuts& cuts, int splits, int tasks,
+                             int row) const {
+    const int first = tasks - (head - static_cast<int>(cuts.first_head())) * splits;
+    int piece = 0, begin = 0;
+    for (int s = 0; s < cuts.sections(); ++s) {
+      const Cuts::Section section = cuts.section(s);
+      for (int part = 0; part < section.pieces; ++part, ++piece) {
+        const auto units = begin_of_part(section.end - section.begin, section.pieces, part + 1);
+        const int end = min(static_cast<int>(section.begin + units) * p_.split_unit_visits,
+                            visits(query_block));
+        p_.tasks[first + cuts.place_of_piece(head, piece)] =
+            task_of(query_block, head, begin, end, row + piece * rows_of(query_block));
+        begin = end;
+      }
     }
   }
 

@@ -19,30 +19,81 @@ using test::Random;
 
 constexpr std::int64_t kMultiprocessors = 132;
 
+/// The query blocks of a launch, the longest first.
+struct Launch {
+  std::vector<std::int64_t> split_units;  // of each query block
+  std::int64_t heads = 8;
+  std::int64_t split_unit_tiles = 1;
+
+  std::int64_t tiles() const {
+    return heads * split_unit_tiles *
+           std::accumulate(split_units.begin(), split_units.end(), std::int64_t{0});
+  }
+};
+
 struct Piece {
-  std::size_t block;
+  std::size_t query_block;
+  std::int64_t head;
   std::int64_t begin, end;  // split units
   bool is_split;
 };
 
-/// Splits blocks of this many split units, the longest first, for `resident_blocks` thread blocks.
-std::vector<Piece> split_line(const std::vector<std::int64_t>& split_units,
-                              std::int64_t split_unit_tiles, std::int64_t resident_blocks) {
-  const std::int64_t total =
-      split_unit_tiles * std::accumulate(split_units.begin(), split_units.end(), std::int64_t{0});
-  const Line line(total, split_units.front() * split_unit_tiles, resident_blocks, kMultiprocessors);
-  std::vector<Piece> pieces;
-  std::int64_t begin = 0;
-  for (std::size_t b = 0; b < split_units.size(); ++b) {
-    const std::int32_t splits =
-        line.splits(static_cast<std::int64_t>(b), begin, split_units[b], split_unit_tiles);
-    for (std::int32_t split = 0; split < splits; ++split) {
-      pieces.push_back({b, begin_of_split(split_units[b], splits, split),
-                        begin_of_split(split_units[b], splits, split + 1), splits > 1});
+/// Appends the pieces of the heads of a query block that are split.
+void append_split_heads(std::size_t query_block, const Cuts& cuts, std::vector<Piece>& pieces) {
+  const std::size_t first = pieces.size();
+  const std::int64_t pieces_of_head = cuts.pieces();
+  pieces.resize(first + static_cast<std::size_t>(cuts.heads() * pieces_of_head));
+  for (std::int64_t h = 0; h < cuts.heads(); ++h) {
+    std::int64_t piece = 0;
+    for (std::int64_t s = 0; s < cuts.sections(); ++s) {
+      const Cuts::Section section = cuts.section(s);
+      for (std::int64_t part = 0; part < section.pieces; ++part, ++piece) {
+        const std::int64_t head = cuts.first_head() + h, units = section.end - section.begin;
+        pieces[first + static_cast<std::size_t>(cuts.place_of_piece(head, piece))] = {
+            query_block, head, section.begin + begin_of_part(units, section.pieces, part),
+            section.begin + begin_of_part(units, section.pieces, part + 1), pieces_of_head > 1};
+      }
     }
-    begin += split_units[b] * split_unit_tiles;
+  }
+}
+
+/// Returns the pieces in the order in which `resident_blocks` thread blocks claim them.
+std::vector<Piece> split_line(const Launch& launch, std::int64_t resident_blocks) {
+  const Line line(launch.tiles(), launch.split_units.front() * launch.split_unit_tiles,
+                  resident_blocks, kMultiprocessors);
+  std::vector<Piece> pieces;
+  std::int64_t rank = 0, begin = 0;
+  for (std::size_t q = 0; q < launch.split_units.size(); ++q) {
+    const HeadBlocks blocks{rank, begin, launch.heads, launch.split_units[q],
+                            launch.split_unit_tiles};
+    std::int64_t head = 0;
+    for (; head < launch.heads && line.stays_whole(blocks, head); ++head) {
+      pieces.push_back({q, head, 0, launch.split_units[q], false});
+    }
+    if (head < launch.heads) append_split_heads(q, Cuts(line, blocks), pieces);
+    rank += launch.heads;
+    begin += launch.heads * blocks.tiles();
   }
   return pieces;
+}
+
+std::int64_t split_pieces(const std::vector<Piece>& pieces) {
+  return std::count_if(pieces.begin(), pieces.end(), [](const Piece& p) { return p.is_split; });
+}
+
+/// One query block of `long_units`, and `count` of `units`.
+Launch ragged(std::int64_t long_units, std::size_t count, std::int64_t units) {
+  Launch launch{{long_units}};
+  launch.split_units.insert(launch.split_units.end(), count, units);
+  return launch;
+}
+
+Launch random_launch(Random& random, std::int64_t query_blocks, std::int64_t least,
+                     std::int64_t longest) {
+  Launch launch{std::vector<std::int64_t>(static_cast<std::size_t>(query_blocks))};
+  for (std::int64_t& units : launch.split_units) units = random.integer(least, longest);
+  std::sort(launch.split_units.begin(), launch.split_units.end(), std::greater<>());
+  return launch;
 }
 
 /// Returns the time at which the last of `resident_blocks` thread blocks ends, if each claims the
@@ -60,27 +111,29 @@ std::int64_t end_of(const std::vector<Piece>& pieces, std::int64_t resident_bloc
   return end;
 }
 
-TEST(LineSplits, CoverEveryUnitOnce) {
+TEST(LineSplits, CoverEveryUnitOfEveryHeadOnce) {
   const std::uint64_t seed = test::seed_or(std::random_device{}());
   SCOPED_TRACE(seed);
   Random random(seed);
   for (int round = 0; round < 3000; ++round) {
-    std::vector<std::int64_t> split_units(static_cast<std::size_t>(random.integer(1, 60)));
     const std::int64_t longest = random.pick(std::vector<std::int64_t>{3, 40, 3000});
-    for (std::int64_t& count : split_units) count = random.integer(0, longest);
-    std::sort(split_units.begin(), split_units.end(), std::greater<>());
-    const std::int64_t resident_blocks = random.integer(1, 300),
-                       split_unit_tiles = random.integer(1, 16);
-    std::vector<std::int64_t> covered(split_units.size());
-    for (const Piece& piece : split_line(split_units, split_unit_tiles, resident_blocks)) {
-      EXPECT_EQ(piece.begin, covered[piece.block]);
-      covered[piece.block] = piece.end;
+    Launch launch = random_launch(random, random.integer(1, 20), 0, longest);
+    launch.heads = random.integer(1, 9);
+    launch.split_unit_tiles = random.integer(1, 16);
+    std::vector<std::vector<std::int64_t>> covered(
+        launch.split_units.size(),
+        std::vector<std::int64_t>(static_cast<std::size_t>(launch.heads)));
+    for (const Piece& piece : split_line(launch, random.integer(1, 300))) {
+      std::int64_t& end = covered[piece.query_block][static_cast<std::size_t>(piece.head)];
+      EXPECT_EQ(piece.begin, end);
+      end = piece.end;
       if (piece.is_split) {
-        EXPECT_GT(piece.end, piece.begin);
-        EXPECT_GE((piece.end - piece.begin) * split_unit_tiles, kFewestTiles / 2);
+        EXPECT_GE((piece.end - piece.begin) * launch.split_unit_tiles, kFewestTiles / 2);
       }
     }
-    EXPECT_EQ(covered, split_units);
+    for (std::size_t q = 0; q < covered.size(); ++q) {
+      for (const std::int64_t end : covered[q]) EXPECT_EQ(end, launch.split_units[q]);
+    }
   }
 }
 
@@ -90,61 +143,120 @@ TEST(LineSplits, PiecesOfSplitBlocksFitTheirRoom) {
   Random random(seed);
   for (int round = 0; round < 1000; ++round) {
     const std::int64_t resident_blocks = kMultiprocessors * random.integer(1, 3);
-    std::vector<std::int64_t> split_units(static_cast<std::size_t>(random.integer(1, 64)) * 8);
     const std::int64_t longest = random.pick(std::vector<std::int64_t>{100, 2000, 20000});
-    for (std::int64_t& count : split_units) count = random.integer(1, longest);
-    std::sort(split_units.begin(), split_units.end(), std::greater<>());
-    const std::vector<Piece> pieces = split_line(split_units, 1, resident_blocks);
-    EXPECT_LE(
-        std::count_if(pieces.begin(), pieces.end(), [](const Piece& p) { return p.is_split; }),
-        kSplitsPerResidentBlock * resident_blocks);
+    const Launch launch = random_launch(random, random.integer(1, 64), 1, longest);
+    EXPECT_LE(split_pieces(split_line(launch, resident_blocks)),
+              kSplitsPerResidentBlock * resident_blocks);
   }
 }
 
 TEST(LineSplits, ThreadBlocksEndTogether) {
-  const std::vector<std::vector<std::int64_t>> lines{
-      std::vector<std::int64_t>(512, 128),  // 64 sequences of 8192 tokens, 8 kv heads
-      std::vector<std::int64_t>(8, 2048),   // one of 131072
-      std::vector<std::int64_t>(2048, 16),  // 256 of 1024
-      [] {                                  // one of 65536 and 7 of 4096
-        std::vector<std::int64_t> split_units(8, 1024);
-        split_units.insert(split_units.end(), 56, 64);
-        return split_units;
-      }()};
-  for (const std::vector<std::int64_t>& split_units : lines) {
-    const std::int64_t total =
-        std::accumulate(split_units.begin(), split_units.end(), std::int64_t{0});
+  const std::vector<Launch> launches{
+      {std::vector<std::int64_t>(64, 128)},  // 64 sequences of 8192 tokens
+      {{2048}},                              // one of 131072
+      {{16384}},                             // one of 1048576
+      {std::vector<std::int64_t>(256, 16)},  // 256 of 1024
+      ragged(1024, 7, 64)};                  // one of 65536 and 7 of 4096
+  for (const Launch& launch : launches) {
     for (const std::int64_t resident_blocks :
          {kMultiprocessors, 2 * kMultiprocessors, 3 * kMultiprocessors}) {
-      const double share = static_cast<double>(total) / static_cast<double>(resident_blocks);
-      EXPECT_LE(
-          static_cast<double>(end_of(split_line(split_units, 1, resident_blocks), resident_blocks)),
-          1.05 * share + 16)
-          << split_units.size() << " blocks, " << resident_blocks << " thread blocks";
+      const double share =
+          static_cast<double>(launch.tiles()) / static_cast<double>(resident_blocks);
+      EXPECT_LE(static_cast<double>(end_of(split_line(launch, resident_blocks), resident_blocks)),
+                1.05 * share + 16)
+          << launch.split_units.size() << " query blocks, " << resident_blocks << " thread blocks";
+    }
+  }
+}
+
+// The pages of 8 heads lie beside each other in memory.
+TEST(LineSplits, PiecesOfTheSamePagesStartOneAfterAnother) {
+  const std::vector<Launch> launches{
+      {{512}},    // one sequence of 32768 tokens: a piece per thread block
+      {{2048}},   // one of 131072
+      {{16384}},  // one of 1048576
+      {std::vector<std::int64_t>(8, 128)},  // 8 of 8192
+      ragged(1024, 7, 64)};                 // one of 65536 and 7 of 4096
+  for (const Launch& launch : launches) {
+    const std::vector<Piece> pieces = split_line(launch, 3 * kMultiprocessors);
+    ASSERT_EQ(split_pieces(pieces), std::ssize(pieces));
+    ASSERT_EQ(std::ssize(pieces) % launch.heads, 0);
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      const std::size_t head = i % static_cast<std::size_t>(launch.heads);
+      const Piece &piece = pieces[i], &of_head_0 = pieces[i - head];
+      EXPECT_EQ(piece.head, static_cast<std::int64_t>(head));
+      EXPECT_EQ(piece.query_block, of_head_0.query_block);
+      EXPECT_EQ(piece.begin, of_head_0.begin);
+      EXPECT_EQ(piece.end, of_head_0.end);
+    }
+  }
+}
+
+// Only some heads of a query block are split where whole ones end in time.
+TEST(LineSplits, HeadsThatAreSplitAreCutAlike) {
+  const Launch launch{std::vector<std::int64_t>(70, 1280)};
+  const std::vector<Piece> pieces = split_line(launch, 396);
+  const auto first =
+      std::find_if(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.is_split; });
+  ASSERT_EQ(first->query_block, 49u);
+  ASSERT_EQ(first->head, 4);
+  EXPECT_LE(5 * 396 * first->end, 2 * (70 * 8 - 396) * 1280) << "of what the whole blocks leave";
+  for (auto piece = first; piece->query_block == 49; ++piece) {
+    const auto of_head_4 = piece - (piece - first) % 4;
+    EXPECT_EQ(piece->head, 4 + (piece - first) % 4);
+    EXPECT_EQ(piece->begin, of_head_4->begin);
+    EXPECT_EQ(piece->end, of_head_4->end);
+  }
+}
+
+// The rest of the line is measured where a section begins, here a 31st of the sequence.
+TEST(LineSplits, PiecesAreAtMostFourTenthsOfAShareOfTheRest) {
+  constexpr std::int64_t kUnits = 16384, kSection = kUnits / 31 + 1, kResidentBlocks = 396,
+                         kLeast = 8 * kUnits / kResidentBlocks / kLeastFraction;
+  std::int64_t last = kUnits;
+  for (const Piece& piece : split_line({{kUnits}}, kResidentBlocks)) {
+    const std::int64_t tiles = piece.end - piece.begin,
+                       rest = 8 * (kUnits - std::max<std::int64_t>(0, piece.begin - kSection));
+    EXPECT_TRUE(tiles <= kLeast || 5 * kResidentBlocks * tiles <= 2 * rest) << tiles;
+    EXPECT_LE(tiles, last + 1) << "equal but for rounding, or shorter than those before";
+    last = tiles;
+  }
+  EXPECT_LE(last, kLeast);
+}
+
+// Each piece costs partials and a merge. Pieces that shrink without sections are as many as this,
+// until they are the shortest.
+TEST(LineSplits, SectionsNeedFewMorePieces) {
+  for (const std::int64_t query_blocks : {1, 2, 8}) {
+    for (const std::int64_t units : {128, 512, 2048, 16384}) {
+      const Launch launch{std::vector<std::int64_t>(static_cast<std::size_t>(query_blocks), units)};
+      const Line line(launch.tiles(), units, kMultiprocessors, kMultiprocessors);
+      if (line.one_for_each_resident(units) > 0) continue;
+      std::int64_t one_by_one = 0;
+      for (std::int64_t at = 0; at < launch.tiles(); at += line.longest_piece(at)) ++one_by_one;
+      EXPECT_LE(20 * split_pieces(split_line(launch, kMultiprocessors)), 22 * one_by_one)
+          << query_blocks << " query blocks of " << units;
     }
   }
 }
 
 TEST(LineSplits, OneLongBlockUsesEveryMultiprocessor) {
-  EXPECT_GE(std::ssize(split_line({1024}, 1, 3 * kMultiprocessors)), 128);
+  EXPECT_GE(std::ssize(split_line({.split_units = {1024}, .heads = 1}, 3 * kMultiprocessors)), 128);
 }
 
 TEST(LineSplits, ShortBlocksStayWhole) {
-  for (const Piece& piece : split_line({2, 2, 2, 2}, 1, kMultiprocessors))
-    EXPECT_FALSE(piece.is_split);
+  EXPECT_EQ(split_pieces(split_line({{2, 2, 2, 2}}, kMultiprocessors)), 0);
 }
 
 TEST(LineSplits, BlocksThatStartFirstStayWholeWhereTheyEndBeforeTheLine) {
-  const std::vector<Piece> pieces = split_line(std::vector<std::int64_t>(512, 128), 1, 396);
-  EXPECT_EQ(std::count_if(pieces.begin(), pieces.end(), [](const Piece& p) { return !p.is_split; }),
-            396);
+  const std::vector<Piece> pieces = split_line({std::vector<std::int64_t>(64, 128)}, 396);
+  EXPECT_EQ(std::ssize(pieces) - split_pieces(pieces), 396);
 }
 
 // With two thread blocks per SM the second wave is nearly full: it ends a little later than pieces
 // would, without their partials and merges.
 TEST(LineSplits, BlocksOfANearlyFullWaveStayWhole) {
-  for (const Piece& piece : split_line(std::vector<std::int64_t>(512, 128), 1, 264))
-    EXPECT_FALSE(piece.is_split);
+  EXPECT_EQ(split_pieces(split_line({std::vector<std::int64_t>(64, 128)}, 264)), 0);
 }
 
 }  // namespace
