@@ -77,6 +77,15 @@ struct KvImage {
     return stored_unit(row, unit + atom * (atom_elements() - atom_step()) / elements);
   }
 
+  /// The columns of products that read across rows, where each dim is to be computed once: one part
+  /// of all dims or, where atoms overlap, a part of those dims of each that the one before lacks.
+  constexpr int part_begin(int part) const {
+    return part == 0 ? 0 : (part - 1) * atom_step() + atom_elements();
+  }
+  constexpr int part_end(int part) const {
+    return overlap_step() > 0 ? part * atom_step() + atom_elements() : dim;
+  }
+
   /// Returns the description of an operand of wgmma that begins at `address`.
   constexpr std::uint64_t operand(std::uint32_t address) const {
     return wgmma_operand(address, atom_bytes(), group_bytes(), row_bytes());
