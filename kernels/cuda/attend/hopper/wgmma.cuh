@@ -159,9 +159,6 @@ __device__ inline void wgmma(float (&d)[128], std::uint64_t a, std::uint64_t b, 
   }
 
 /// d += a * b.
-__device__ inline void wgmma_add(float (&d)[16], const std::uint32_t (&a)[4], std::uint64_t b) {
-  KVMESH_WGMMA_REGISTERS("32", KVMESH_D32, "%16, %17, %18, %19", "%20", KVMESH_REGISTERS16(0));
-}
 __device__ inline void wgmma_add(float (&d)[24], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("48", KVMESH_D48, "%24, %25, %26, %27", "%28", KVMESH_REGISTERS16(0),
                          KVMESH_REGISTERS4(16), KVMESH_REGISTERS4(20));
@@ -169,6 +166,10 @@ __device__ inline void wgmma_add(float (&d)[24], const std::uint32_t (&a)[4], st
 __device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
                          KVMESH_REGISTERS16(16));
+}
+__device__ inline void wgmma_add(float (&d)[48], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("96", KVMESH_D96, "%48, %49, %50, %51", "%52", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32));
 }
 __device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("128", KVMESH_D128, "%64, %65, %66, %67", "%68", KVMESH_REGISTERS16(0),
