@@ -60,7 +60,9 @@ INSTANTIATE_TEST_SUITE_P(
         Cut{{4, 1, 192, 128, 16}, 1}, Cut{{4, 1, 192, 128, 16}, 70}, Cut{{4, 2, 256, 256, 16}, 1},
         Cut{{4, 2, 256, 256, 256}, 60}, Cut{{4, 1, 256, 256, 16}, 16},
         Cut{{8, 1, 256, 256, 16}, 150}, Cut{{4, 2, 72, 40, 5}, 1}, Cut{{4, 2, 72, 40, 5}, 90},
-        Cut{{24, 1, 64, 64, 16}, 3}, Cut{{130, 1, 64, 64, 16}, 2}, Cut{{4, 1, 576, 512, 16}, 3}),
+        Cut{{8, 2, 96, 96, 16}, 100}, Cut{{8, 2, 96, 128, 64}, 60}, Cut{{8, 2, 160, 96, 16}, 40},
+        Cut{{4, 1, 160, 160, 16}, 70}, Cut{{4, 1, 224, 224, 8}, 60}, Cut{{24, 1, 64, 64, 16}, 3},
+        Cut{{130, 1, 64, 64, 16}, 2}, Cut{{4, 1, 576, 512, 16}, 3}),
     name_of_cut);
 
 class LatentCuts : public testing::TestWithParam<Cut> {};
@@ -138,7 +140,10 @@ void expect_nan_in_its_rows(const AttentionShape& shape, bool latent) {
   }
 }
 
-TEST(AttendSplits, NanReachesItsRowsOnly) { expect_nan_in_its_rows({4, 2, 64, 64, 16}, false); }
+TEST(AttendSplits, NanReachesItsRowsOnly) {
+  expect_nan_in_its_rows({4, 2, 64, 64, 16}, false);
+  expect_nan_in_its_rows({80, 2, 96, 96, 16}, false);
+}
 
 TEST(AttendSplits, NanInALatentRowReachesItsRowsOnly) {
   expect_nan_in_its_rows({8, 1, 576, 512, 64}, true);
@@ -212,12 +217,14 @@ TEST(AttendPrefill, LongChunkMatchesFloat64) {
 TEST(AttendPrefill, SteepScoresMatchFloat64) {
   for (Dtype dtype : kTensorCoreDtypes) {
     for (float scale : {1.0f, 8.0f}) {
-      CaseSpec spec{.shape = {8, 2, 128, 128, 16}, .dtype = dtype, .q_dtype = dtype};
-      spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 900}};
-      spec.options.mask = mods::causal();
-      spec.options.scale = scale;
-      AttentionCase c(spec);
-      EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale;
+      for (int dim : {96, 128}) {
+        CaseSpec spec{.shape = {8, 2, dim, dim, 16}, .dtype = dtype, .q_dtype = dtype};
+        spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 900}};
+        spec.options.mask = mods::causal();
+        spec.options.scale = scale;
+        AttentionCase c(spec);
+        EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale << " " << dim;
+      }
     }
   }
 }

@@ -77,9 +77,21 @@ struct KvImage {
     return stored_unit(row, unit + atom * (atom_elements() - atom_step()) / elements);
   }
 
-  /// Returns the description of an operand of wgmma that begins at `address`.
+  /// The columns of products that read across rows, where each dim is to be computed once: one part
+  /// of all dims or, where more than two atoms overlap, a part of those dims of each that the one
+  /// before lacks.
+  constexpr int part_begin(int part) const {
+    return part == 0 ? 0 : (part - 1) * atom_step() + atom_elements();
+  }
+  constexpr int part_end(int part) const {
+    return overlap_step() > 0 && atoms() > 2 ? part * atom_step() + atom_elements() : dim;
+  }
+
+  /// Returns the description of an operand of wgmma that begins at `address`. After the dims of an
+  /// atom it goes on where the next one has those that follow.
   constexpr std::uint64_t operand(std::uint32_t address) const {
-    return wgmma_operand(address, atom_bytes(), group_bytes(), row_bytes());
+    const int leading = atom_bytes() + (atom_elements() - atom_step()) * element_bytes;
+    return wgmma_operand(address, leading, group_bytes(), row_bytes());
   }
   /// Returns the distance from an operand's beginning to dim `dim_begin`, a multiple of 16, and
   /// `groups` groups of rows, in its unit of 16 bytes.

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/attend/hopper/image.hpp"
 #include "kernels/cuda/common/elements.cuh"
 
 namespace kvmesh::cuda {
@@ -158,9 +159,17 @@ __device__ inline void wgmma(float (&d)[128], std::uint64_t a, std::uint64_t b, 
   }
 
 /// d += a * b.
+__device__ inline void wgmma_add(float (&d)[24], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("48", KVMESH_D48, "%24, %25, %26, %27", "%28", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS4(16), KVMESH_REGISTERS4(20));
+}
 __device__ inline void wgmma_add(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("64", KVMESH_D64, "%32, %33, %34, %35", "%36", KVMESH_REGISTERS16(0),
                          KVMESH_REGISTERS16(16));
+}
+__device__ inline void wgmma_add(float (&d)[48], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("96", KVMESH_D96, "%48, %49, %50, %51", "%52", KVMESH_REGISTERS16(0),
+                         KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32));
 }
 __device__ inline void wgmma_add(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("128", KVMESH_D128, "%64, %65, %66, %67", "%68", KVMESH_REGISTERS16(0),
@@ -172,11 +181,27 @@ __device__ inline void wgmma_add(float (&d)[96], const std::uint32_t (&a)[4], st
                          KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32), KVMESH_REGISTERS16(48),
                          KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80));
 }
+__device__ inline void wgmma_add(float (&d)[112], const std::uint32_t (&a)[4], std::uint64_t b) {
+  KVMESH_WGMMA_REGISTERS("224", KVMESH_D224, "%112, %113, %114, %115", "%116",
+                         KVMESH_REGISTERS16(0), KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32),
+                         KVMESH_REGISTERS16(48), KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80),
+                         KVMESH_REGISTERS16(96));
+}
 __device__ inline void wgmma_add(float (&d)[128], const std::uint32_t (&a)[4], std::uint64_t b) {
   KVMESH_WGMMA_REGISTERS("256", KVMESH_D256, "%128, %129, %130, %131", "%132",
                          KVMESH_REGISTERS16(0), KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32),
                          KVMESH_REGISTERS16(48), KVMESH_REGISTERS16(64), KVMESH_REGISTERS16(80),
                          KVMESH_REGISTERS16(96), KVMESH_REGISTERS16(112));
+}
+
+/// d += a * b for all dims of an image, from its first on, by a product for each part of them.
+template <KvImage Image, int Part = 0>
+__device__ __forceinline__ void wgmma_add_parts(float (&d)[Image.dim / 2],
+                                                const std::uint32_t (&a)[4], std::uint64_t b) {
+  constexpr int begin = Image.part_begin(Part), end = Image.part_end(Part);
+  wgmma_add(*reinterpret_cast<float(*)[(end - begin) / 2]>(d + begin / 2), a,
+            b + Image.further(begin));
+  if constexpr (end < Image.dim) wgmma_add_parts<Image, Part + 1>(d, a, b);
 }
 
 // The same in float16 whatever the pool's type, with B's rows along K.

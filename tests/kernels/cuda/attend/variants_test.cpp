@@ -52,10 +52,11 @@ constexpr Tile kDecodeTiles[] = {{64, 64, 8},    {64, 64, 32},   {96, 96, 8},   
 constexpr Tile kFloat8Tiles[] = {
     {64, 64, 32}, {128, 128, 8}, {128, 128, 32}, {192, 192, 8}, {256, 256, 16}};
 /// Tiles of Hopper's prefill kernel: many rows.
-constexpr Tile kPrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
-                                  {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
+constexpr Tile kPrefillTiles[] = {{64, 64, 64},   {64, 64, 128},   {96, 96, 64},   {96, 96, 128},
+                                  {128, 128, 64}, {128, 128, 128}, {192, 128, 64}, {192, 128, 128}};
 /// The same with wide outputs, for which a block has no masks of each head.
-constexpr Tile kWidePrefillTiles[] = {{256, 256, 64}, {256, 256, 128}};
+constexpr Tile kWidePrefillTiles[] = {{160, 160, 64},  {160, 160, 128}, {224, 224, 64},
+                                      {224, 224, 128}, {256, 256, 64},  {256, 256, 128}};
 /// The same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.

@@ -1,5 +1,5 @@
 // attend_partial for many rows on Hopper: prefill and long chunks, float16 or bfloat16 pages, head
-// dims of 64, 128, 192 and 256.
+// dims of 64 to 256, multiples of 32.
 //
 // Consumers are warpgroups of 64 packed query rows (row r is token r / group, head r % group). Each
 // multiplies queries by the keys of a tile, both from shared memory, and the weights, in registers,
@@ -202,7 +202,7 @@ class PrefillMath {
     const std::uint64_t values = kImageV.operand(uniform(shared_.values(tile % kPrefillStages)));
 #pragma unroll
     for (int k = 0; k < kPrefillKeys / 16; ++k) {
-      wgmma_add(o_, weights[k], values + kImageV.further(0, k * 2));
+      wgmma_add_parts<kImageV>(o_, weights[k], values + kImageV.further(0, k * 2));
     }
   }
 
@@ -287,12 +287,12 @@ class PrefillMath {
   __device__ void clear_values(int live) const {
     const int unused = -live & (kBoxRows - 1);
     if (unused == 0) return;
-    constexpr int kUnits = kDimV / 8;
+    constexpr int kUnits = kImageV.stored_units();
     wait_values(tile_);
     for (int i = threadIdx.x - team() * kTeamThreads; i < unused * kUnits; i += kTeamThreads) {
-      st_shared_v4(
-          shared_.values(tile_ % kPrefillStages) + kImageV.unit(live + i / kUnits, i % kUnits),
-          uint4{});
+      st_shared_v4(shared_.values(tile_ % kPrefillStages) +
+                       kImageV.stored_unit(live + i / kUnits, i % kUnits),
+                   uint4{});
     }
     fence_proxy_async();
     sync();

@@ -22,10 +22,8 @@ class PrefillFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
-    // Other dims than multiples of 64 leave too few registers to the warps that bring queries.
-    // Neither are there enough for masks of each head beside outputs of more than 128 dims.
-    const bool has_registers = shape.k_dim % 64 == 0 && shape.v_dim % 64 == 0 &&
-                               (shape.v_dim <= 128 || !what.head_classes);
+    // There are too few for masks of each head beside outputs of more than 128 dims.
+    const bool has_registers = shape.v_dim <= 128 || !what.head_classes;
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
                       shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
                       info_of(what.kinds.pool).bits == 16 && takes_pool(what);

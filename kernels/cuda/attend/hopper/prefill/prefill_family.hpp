@@ -1,5 +1,5 @@
 // The family of kernels for many rows on Hopper: 64 or 128 rows per thread block, 16-bit pages of
-// at least 8 tokens, head dims of 64, 128 and 192, of values 64 and 128.
+// at least 8 tokens, head dims of 64 to 256, multiples of 32.
 #pragma once
 
 #include "kernels/cuda/attend/family.hpp"
