@@ -145,9 +145,9 @@ class ExactWarp {
     }
   }
 
-  /// Scales and modifies the scores, and hides keys that are not visible.
+  /// Scales and modifies the scores, and hides keys that are not visible, and rows without a key.
   __device__ void modify(int step, int begin, bool check, Products& s) const {
-    if (!kHasScoreMod && !check) {
+    if (!kHasScoreMod && !check && kChunkKeys == 16) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[i] *= p_.scale;
       return;
