@@ -1,5 +1,6 @@
 // Attention on the CPU whose bits depend on a row's keys alone: not on the ranks and pages that
-// hold them, nor on splits, threads, or the rest of the batch.
+// hold them, nor on splits, threads, or the rest of the batch. On GPUs it is a family of kernels,
+// kernels/cuda/attend/exact.
 #pragma once
 
 #include <memory>
@@ -41,5 +42,8 @@ class ExactAttention {
 
 /// Length of the longest sequence whose sums are exact: 2^28 tokens with pages of 16.
 std::int64_t longest_exact_sequence(int page_size);
+
+/// Returns whether a GPU computes such attention over these pages.
+bool gpu_has_exact_attention(Dtype pages, int k_dim, int v_dim);
 
 }  // namespace kvmesh

@@ -33,6 +33,15 @@ std::array<char, 16> identity(int device) {
   return bytes;
 }
 
+int compute_capability(int device) {
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "asking for a device's compute capability");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+        "asking for a device's compute capability");
+  return 10 * major + minor;
+}
+
 void use_device(int index) {
   const cudaError_t status = cudaSetDevice(index);
   const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&

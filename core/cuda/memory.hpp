@@ -19,6 +19,8 @@ using Owner = std::unique_ptr<void, std::function<void(void*)>>;
 int device_count();
 /// The GPU's UUID: no other GPU has it.
 std::array<char, 16> identity(int device);
+/// The GPU's compute capability, 90 for 9.0: GPUs of one have the same arithmetic.
+int compute_capability(int device);
 void use_device(int index);
 void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.

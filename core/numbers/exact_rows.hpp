@@ -6,21 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/pod/exact_bins.hpp"
+#include "core/pod/exact_row.hpp"
 #include "core/pod/row_merge.hpp"
 
 namespace kvmesh {
-
-/// The head of a row, before its outputs.
-struct ExactRowHead {
-  /// The largest score of a visible key. -inf: there is none. NaN: a score was NaN or +inf.
-  float max;
-  std::int32_t o_bin;    ///< the top bin of all outputs; kNotFinite: a value was no finite number
-  std::int32_t sum_bin;  ///< the top bin of the sum of weights
-  std::int32_t unused;
-  ExactSum sum;  ///< of exp(score)
-};
-static_assert(sizeof(ExactRowHead) == 32);
 
 /// One row: the head, and for each element of the output the sum of exp(score) * value.
 struct ExactRow {
@@ -36,12 +25,9 @@ class ExactRows {
  public:
   ExactRows() = default;
   ExactRows(void* data, int v_dim)
-      : data_(static_cast<std::byte*>(data)), dim_(padded_dim(v_dim)) {}
+      : data_(static_cast<std::byte*>(data)), dim_(exact_row_dim(v_dim)) {}
 
-  static constexpr std::int64_t padded_dim(int v_dim) { return (v_dim + 15) / 16 * 16; }
-  static constexpr std::int64_t row_bytes(int v_dim) {
-    return static_cast<std::int64_t>(sizeof(ExactRowHead)) + 16 * padded_dim(v_dim);
-  }
+  static constexpr std::int64_t row_bytes(int v_dim) { return exact_row_bytes(v_dim); }
 
   std::int64_t dim() const { return dim_; }
   std::int64_t row_bytes() const {
@@ -58,10 +44,6 @@ class ExactRows {
   std::byte* data_ = nullptr;
   std::int64_t dim_ = 0;
 };
-
-/// The scores that the sums take at their word. One beyond counts as the nearest: its neighbours in
-/// float32 are half a unit or more away, which is a factor of 1.6 between their weights.
-inline constexpr float kLargestScore = 4194304.0f;  // 2^22
 
 /// Makes the row that of no key.
 void clear_row(const ExactRow& row, std::int64_t dim);

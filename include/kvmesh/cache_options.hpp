@@ -69,11 +69,12 @@ struct CacheOptions {
   Placement placement = Placement::kBalanced;
   std::int64_t home_threshold_tokens = 2048;
   /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
-  /// however prompts are cut into steps: on CPUs of one instruction set (compared when the cache is
-  /// made), for one model of heads, dims and page size; sizes that are multiples of 16 count as
-  /// one. Mods that read the batch row see another row in another batch. A row that sees an
-  /// infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are refused: a
-  /// partial in float32 has rounded already.
+  /// however prompts are cut into steps: on CPUs of one instruction set, or on GPUs of one compute
+  /// capability (compared when the cache is made), for one model of heads, dims and page size;
+  /// sizes that are multiples of 16 count as one. On GPUs pages are float16 or bfloat16, and dims
+  /// are multiples of 8. Mods that read the batch row see another row in another batch. A row that
+  /// sees an infinite value or a NaN is NaN throughout. StepPlan::attend_partial and combine are
+  /// refused: a partial in float32 has rounded already.
   bool reproducible = false;
   /// Keeps pages of known prefixes for later requests: see KvCache::match_prefix.
   PrefixOptions prefix{};

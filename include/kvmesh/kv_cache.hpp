@@ -50,7 +50,7 @@ class KvCache {
   /// another's pools.
   /// @throws InvalidArgument if the heads do not divide over head_parallel or a size is wrong;
   /// OutOfMemory, on every rank, if one rank's device has no room; Unsupported, on every rank, of
-  /// `reproducible` on GPUs.
+  /// `reproducible` on GPUs with pages that it is not for.
   /// Collective.
   KvCache(Mesh& mesh, const CacheOptions& options);
   ~KvCache();

@@ -32,6 +32,10 @@ struct MeshOptions {
   int threads = 0;
   /// The kind of memory of pages and tensors. Programs that pass host memory need kCpu.
   DeviceChoice device = DeviceChoice::kCpu;
+  /// The rank's GPU, by its number among those that the process can use. Unset: the GPUs of a
+  /// machine in the order of its ranks, which share them if there are more. Has no effect on the
+  /// CPU. It may differ by rank.
+  std::optional<int> gpu{};
   /// Longest wait for any peer, including start-up (except inside MPI_Init). Empty: the world
   /// communicator's deadline, normally 60 s. It may differ by rank.
   std::optional<std::chrono::milliseconds> deadline{};

@@ -49,7 +49,7 @@ void add_options(CLI::App& command, Flags& flags) {
         "output of decode and prefill: partial, O and LSE in float32; final, the merged O in "
         "--dtype, too (one kv rank)");
   command.add_flag("--reproducible", flags.reproducible,
-                   "measure a cache whose bits depend on no rank, placement or batch (CPUs)");
+                   "measure a cache whose bits depend on no rank, placement or batch");
   value("--layers", flags.layers, "layers to rotate over; 0: enough to exceed the caches");
   value("--kinds", flags.kinds,
         "kinds of layers, each with a mask of its own, for plan: at most as many as --layers");

@@ -89,7 +89,7 @@ void add_model_options(CLI::App& command, Flags& flags) {
       ->needs(folder)
       ->capture_default_str();
   command.add_flag("--reproducible", generator.reproducible,
-                   "the same text on any number of ranks, with any placement (CPUs)");
+                   "the same text on any number of ranks, with any placement");
 }
 
 // CLI11 clamps what is too large, wraps what is negative where nothing may be, and reads 010 as 8.

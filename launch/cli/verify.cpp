@@ -116,7 +116,7 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
       "--seed", options.seed,
       "seed of the first case; each later case has the next number; a failure prints its seed");
   command.add_flag("--reproducible", options.reproducible,
-                   "also compare every bit with that of one rank (CPUs)");
+                   "also compare every bit with that of one rank");
   command
       .add_option("--jobs", options.jobs,
                   "processes that run cases side by side; default: on GPUs one per core, at most "

@@ -12,6 +12,14 @@ CacheOptions on_one_rank(CacheOptions options, const Mesh& mesh) {
   return options;
 }
 
+// A reproducible cache's bits are those of its device.
+MeshOptions single_rank(const CacheOptions& options, const Mesh& mesh) {
+  const bool on_gpu = options.reproducible && mesh.device().kind == DeviceKind::kCuda;
+  return {.threads = 1,
+          .device = on_gpu ? DeviceChoice::kCuda : DeviceChoice::kCpu,
+          .gpu = mesh.device().index};
+}
+
 void poison_page(const TensorView& plane, std::int64_t page) {
   const auto size = static_cast<std::size_t>(plane.stride(0)) * size_bytes(plane.dtype);
   // All bits set is a NaN in every type.
@@ -35,7 +43,7 @@ void poison_free_pages(KvCache& cache) {
 
 CheckedCache::CheckedCache(Mesh& mesh, const CacheOptions& options, std::uint64_t seed)
     : mesh_(&mesh),
-      single_mesh_(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}),
+      single_mesh_(make_single_communicator(), single_rank(options, mesh)),
       cache_(mesh, options),
       single_(single_mesh_, on_one_rank(options, mesh)),
       random_(seed) {

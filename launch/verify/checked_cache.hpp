@@ -37,10 +37,10 @@ struct StepOptions {
 };
 
 /// Drives three things alike: the cache under test, one that has all pages on one rank, and plain
-/// arrays. In a reproducible cache the one rank runs each sequence alone, and its bits must be
-/// equal. Free pages are kept full of NaN. All ranks make the same calls and draw the same random
-/// keys, values, queries and states. What is wrong goes to `findings`, so that a wrong number on
-/// one rank does not leave the others waiting.
+/// arrays. In a reproducible cache the one rank, on the same device, runs each sequence alone, and
+/// its bits must be equal; other caches' is on the CPU. Free pages are kept full of NaN. All ranks
+/// make the same calls and draw the same random keys, values, queries and states. What is wrong
+/// goes to `findings`, so that a wrong number on one rank does not leave the others waiting.
 ///
 /// A plan may have limits. Then the tensors have room for more tokens than the batch has, and what
 /// it does not use is NaN.
@@ -107,11 +107,13 @@ class CheckedCache {
   template <class WantO>
   void compare_bits(const Step& step, const LayerResult& result, const Row& row,
                     const WantO& want_o, double want_lse);
-  template <class WantO>
+  template <class WantO, class Spread>
   void compare_row(const Step& step, const LayerResult& result, const Row& row, const char* with,
-                   const WantO& want_o, double want_lse);
-  ReferenceRow reference(const Step& step, const LayerResult& result, std::int64_t t,
-                         std::int64_t head) const;
+                   const WantO& want_o, double want_lse, const Spread& spread);
+  static auto spread_of_rounding(const LayerResult& result, const Row& row);
+  void compare_with_reference(const Step& step, const LayerResult& result, const Row& row);
+  ReferenceRow reference(const Step& step, const LayerResult& result, const HostTensor& queries,
+                         const Row& place) const;
   Share local(int heads) const;
   /// The options of the layer's group.
   const CacheOptions& of(int layer) const { return of_layers_[static_cast<std::size_t>(layer)]; }

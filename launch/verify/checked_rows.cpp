@@ -41,6 +41,14 @@ PlanOptions options_of_layer(const PlanOptions& plan, int layer, std::int64_t wi
   return options;
 }
 
+// How far apart the single rank's outputs are with and without rounded queries.
+auto CheckedCache::spread_of_rounding(const LayerResult& result, const Row& row) {
+  return [&](HostTensor Outputs::*of, std::int64_t d) {
+    return distance((result.single.*of).get(row.token, row.head, d),
+                    (result.rounded.*of).get(row.token, row.head, d));
+  };
+}
+
 void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
   const Share tokens = step.plan.tokens_of_output(),
               heads = step.plan.heads_of_output(result.layer);
@@ -56,18 +64,17 @@ void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
                        t % mesh_->kv_parallel() == mesh_->kv_rank().value;
     for (std::int64_t h = 0; h < result.o.heads(); ++h) {
       const std::int64_t head = local(of(result.layer).q_heads).begin + heads.begin + h;
+      const Row place{row, h, t, head};
       const auto single_o = [&](std::int64_t d) { return double{result.single.o.get(t, head, d)}; };
       const double single_lse = result.single.lse.get(t, head, 0);
       if (cache_.options().reproducible) {
-        compare_bits(step, result, {row, h, t, head}, single_o, single_lse);
+        compare_bits(step, result, place, single_o, single_lse);
       } else {
-        compare_row(step, result, {row, h, t, head}, "one rank", single_o, single_lse);
+        compare_row(step, result, place, "one rank", single_o, single_lse,
+                    spread_of_rounding(result, place));
       }
       if (!exact) continue;
-      const ReferenceRow want = reference(step, result, t, head);
-      compare_row(
-          step, result, {row, h, t, head}, "float64",
-          [&](std::int64_t d) { return want.o[static_cast<std::size_t>(d)]; }, want.lse);
+      compare_with_reference(step, result, place);
       findings_.add_rows(1);
     }
   }
@@ -98,15 +105,31 @@ void CheckedCache::compare_bits(const Step& step, const LayerResult& result, con
                     [&] { return where("lse"); });
 }
 
-template <class WantO>
+void CheckedCache::compare_with_reference(const Step& step, const LayerResult& result,
+                                          const Row& row) {
+  const ReferenceRow want = reference(step, result, result.q, row);
+  const auto want_o = [&](std::int64_t d) { return want.o[static_cast<std::size_t>(d)]; };
+  if (!cache_.options().reproducible) {
+    compare_row(step, result, row, "float64", want_o, want.lse, spread_of_rounding(result, row));
+    return;
+  }
+  // The one rank has rounded the queries, too.
+  const ReferenceRow rounded =
+      &result.rounded_q == &result.q ? want : reference(step, result, result.rounded_q, row);
+  compare_row(step, result, row, "float64", want_o, want.lse,
+              [&](HostTensor Outputs::*of, std::int64_t d) {
+                const auto at = static_cast<std::size_t>(d);
+                return of == &Outputs::o ? distance(want.o[at], rounded.o[at])
+                                         : distance(want.lse, rounded.lse);
+              });
+}
+
+template <class WantO, class Spread>
 void CheckedCache::compare_row(const Step& step, const LayerResult& result, const Row& row,
-                               const char* with, const WantO& want_o, double want_lse) {
+                               const char* with, const WantO& want_o, double want_lse,
+                               const Spread& spread) {
   const auto where = [&](const std::string& what) {
     return place_of(step, result, row, fmt::format("{} by {}", what, with));
-  };
-  const auto spread = [&](HostTensor Outputs::*of, std::int64_t d) {
-    return distance((result.single.*of).get(row.token, row.head, d),
-                    (result.rounded.*of).get(row.token, row.head, d));
   };
   const Tolerances tolerances = arithmetic_tolerances(mesh_->device(), of(result.layer).dtype);
   for (std::int64_t d = 0; d < result.o.dim(); ++d) {
@@ -121,12 +144,13 @@ void CheckedCache::compare_row(const Step& step, const LayerResult& result, cons
                     [&] { return where("lse"); });
 }
 
-ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result, std::int64_t t,
-                                     std::int64_t head) const {
+ReferenceRow CheckedCache::reference(const Step& step, const LayerResult& result,
+                                     const HostTensor& queries, const Row& place) const {
+  const std::int64_t t = place.token, head = place.head;
   const CacheOptions& cache = of(result.layer);
   const Step::Query& at = step.queries[static_cast<std::size_t>(t)];
   std::vector<float> query;
-  for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(result.q.get(t, head, d));
+  for (std::int64_t d = 0; d < cache.k_dim; ++d) query.push_back(queries.get(t, head, d));
   PlanOptions given = step.options.plan;
   given.mask = step.visible();
   const PlanOptions of_layer = options_of_layer(given, result.layer, cache.window);

@@ -181,19 +181,27 @@ void CheckedCache::run_layer(Step& step, int layer) {
   if (options.lse) lse.fetch();
   expect(o.gaps_untouched(), "combine wrote between the rows of its output");
 
-  const LayerInput all{some_rows(q.view(), 0, queries), some_rows(k.view(), 0, appended),
-                       is_latent(layer) ? TensorView{} : some_rows(v.view(), 0, appended),
-                       given(sinks.view(), {0, cache.q_heads})};
+  const bool on_gpu = single_mesh_.device().kind == DeviceKind::kCuda;
+  const auto whole = [&](HostTensor& of, std::int64_t rows) {
+    return some_rows(on_gpu ? of.on_device() : of.view(), 0, rows);
+  };
+  const LayerInput all{whole(q, queries), whole(k, appended),
+                       is_latent(layer) ? TensorView{} : whole(v, appended),
+                       given(on_gpu ? sinks.on_device() : sinks.view(), {0, cache.q_heads})};
   step.single.append(layer, all.k, all.v);
   const Outputs single = cache.reproducible ? run_alone(step, layer, all)
                                             : attend_alone(step, layer, all.q, all.sinks);
   const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
   if (rounded_type == input_dtype) {
-    check_layer(step, {layer, q, sinks, o, lse, single, single});
+    check_layer(step, {layer, q, q, sinks, o, lse, single, single});
     return;
   }
   const HostTensor rounded = rounded_rows(q, queries, rounded_type);
-  check_layer(step, {layer, q, sinks, o, lse, single,
+  if (cache.reproducible) {
+    check_layer(step, {layer, q, rounded, sinks, o, lse, single, single});
+    return;
+  }
+  check_layer(step, {layer, q, rounded, sinks, o, lse, single,
                      attend_alone(step, layer, rounded.view(), all.sinks)});
 }
 
@@ -233,8 +241,9 @@ void CheckedCache::run_plan(Plan& plan, const Layer& layer, bool in_parts, const
 CheckedCache::Outputs CheckedCache::outputs_of(const Step& step, int layer) const {
   const CacheOptions& cache = of(layer);
   const std::int64_t queries = step.single.query_tokens();
-  return {.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim},
-          .lse = {Dtype::kFloat32, queries, cache.q_heads, 1}};
+  const Device device = single_mesh_.device();
+  return {.o = {Dtype::kFloat32, queries, cache.q_heads, cache.v_dim, device},
+          .lse = {Dtype::kFloat32, queries, cache.q_heads, 1, device}};
 }
 
 // A partial over all keys is the whole answer.
@@ -258,9 +267,16 @@ CheckedCache::Outputs CheckedCache::attend_alone(Step& step, int layer, const Co
 // Each sequence in a batch of its own; with a block mask, which is for one batch, all together.
 CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const LayerInput& all) {
   Outputs out = outputs_of(step, layer);
+  const TensorView o = out.o.on_device(), lse = out.lse.matrix_on_device();
+  const auto fetched = [&] {
+    single_mesh_.wait({}, "run");
+    out.o.fetch();
+    out.lse.fetch();
+    return std::move(out);
+  };
   if (step.options.plan.block_mask) {
-    step.single.run(layer, all, {out.o.view(), out.lse.matrix()});
-    return out;
+    step.single.run(layer, all, {o, lse});
+    return fetched();
   }
   PlanOptions options = step.options.plan;
   options.limits.reset();
@@ -278,10 +294,10 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
     const auto rows = [&](const auto& view) { return some_rows(view, begin, queries); };
     const ConstTensorView no_values = is_latent(layer) ? all.v : some_rows(all.v, 0, 0);
     plan.run(layer, {rows(all.q), some_rows(all.k, 0, 0), no_values, all.sinks},
-             {rows(out.o.view()), rows(out.lse.matrix())});
+             {rows(o), rows(lse)});
     begin += queries;
   }
-  return out;
+  return fetched();
 }
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {

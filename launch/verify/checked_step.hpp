@@ -38,11 +38,12 @@ struct CheckedCache::Outputs {
   HostTensor o, lse;
 };
 
-// One layer's queries, their outputs here and on the single rank, and that rank's outputs for the
-// queries as this device may round them.
+// One layer's queries, their outputs here and on the single rank; and the queries as this device
+// may round them, with the single rank's outputs for these, unless the cache is reproducible.
 struct CheckedCache::LayerResult {
   int layer;
   const HostTensor& q;
+  const HostTensor& rounded_q;
   const HostTensor& sinks;
   const HostTensor& o;
   const HostTensor& lse;

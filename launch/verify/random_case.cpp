@@ -281,7 +281,7 @@ CaseResult CaseRunner::run(std::uint64_t seed) {
   Mesh& mesh = arrangements_[static_cast<std::size_t>(
       random.one_in(3) ? random.integer(0, std::ssize(arrangements_) - 1) : 0)];
   CaseConfig config = random_config(random, mesh);
-  config.cache.reproducible = reproducible_;
+  if (reproducible_) make_reproducible(config, mesh.device());
   Simulation simulation(mesh, config, random);
   Findings findings = simulation.run();
   return {describe(config, mesh), config.steps, std::move(findings), simulation.kernels()};

@@ -89,6 +89,25 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
   return config;
 }
 
+void make_reproducible(CaseConfig& config, Device device) {
+  CacheOptions& cache = config.cache;
+  cache.reproducible = true;
+  if (device.kind == DeviceKind::kCpu) return;
+  const auto half = [](Dtype dtype) {
+    return info_of(dtype).bits == 16  ? dtype
+           : dtype == Dtype::kFloat32 ? Dtype::kBFloat16
+                                      : Dtype::kFloat16;
+  };
+  const auto whole_units = [](int dim) { return (dim + 7) / 8 * 8; };
+  cache.dtype = half(cache.dtype);
+  cache.k_dim = whole_units(cache.k_dim);
+  cache.v_dim = whole_units(cache.v_dim);
+  for (LayerGroup& group : cache.groups) {
+    group.dtype = half(group.dtype.value_or(cache.dtype));
+    group.k_dim = whole_units(group.k_dim);
+  }
+}
+
 std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(

@@ -17,6 +17,9 @@ struct CaseConfig {
   std::int64_t max_queries = 0;  ///< of one sequence in one step
 };
 
+/// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.
+void make_reproducible(CaseConfig& config, Device device);
+
 /// Mostly short sequences on few small pages; one case in twelve has thousands of keys per rank, so
 /// that they are split among threads.
 CaseConfig random_config(Random& random, const Mesh& mesh);

@@ -38,9 +38,9 @@ std::string device_name(std::int64_t kind) { return kind == 0 ? "cpu" : "cuda"; 
 std::string number(std::int64_t value) { return std::to_string(value); }
 
 // The name's first letters; 0 where it does not matter.
-std::int64_t instruction_set(const CacheOptions& options) {
+std::int64_t instruction_set(const Mesh& mesh, const CacheOptions& options) {
   std::int64_t letters = 0;
-  if (!options.reproducible) return letters;
+  if (!options.reproducible || mesh.device().kind != DeviceKind::kCpu) return letters;
   const std::string_view name = cpu_instruction_set();
   std::memcpy(&letters, name.data(), std::min(name.size(), sizeof(letters)));
   return letters;
@@ -49,6 +49,12 @@ std::string letters_of(std::int64_t letters) {
   char text[sizeof(letters) + 1] = {};
   std::memcpy(text, &letters, sizeof(letters));
   return text;
+}
+
+// 0 where it does not matter.
+std::int64_t compute_capability(const Mesh& mesh, const CacheOptions& options) {
+  if (!options.reproducible || mesh.device().kind == DeviceKind::kCpu) return 0;
+  return cuda_memory::compute_capability(mesh.device().index);
 }
 
 std::int64_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
@@ -113,8 +119,8 @@ constexpr std::array kFields{
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},
     Field{"reproducible", [](const Mesh&, const O& o) -> std::int64_t { return o.reproducible; }},
-    Field{"the CPU's instruction set", [](const Mesh&, const O& o) { return instruction_set(o); },
-          letters_of},
+    Field{"the CPU's instruction set", instruction_set, letters_of},
+    Field{"the GPU's compute capability", compute_capability},
     Field{"the prefix cache", [](const Mesh&, const O& o) { return hash_of(o.prefix); }},
     Field{"the tiers", [](const Mesh&, const O& o) { return hash_of(o.tiers); }},
     Field{"window", [](const Mesh&, const O& o) { return o.window; }},
@@ -372,7 +378,7 @@ CacheAgreement agree_on_cache(Mesh& mesh, const CacheOptions& given) {
       all_gather_value(mesh.world(), propose(mesh, options), "agree on a cache");
   compare(all, mesh.rank());
   if (options.reproducible && mesh.device().kind != DeviceKind::kCpu) {  // of every rank's
-    throw Unsupported("cache: reproducible is for CPUs");
+    check_reproducible_on_gpu(options);
   }
   std::vector<Room> rooms;
   if (memory_way(options) == MemoryWay::kFraction) {

@@ -1,10 +1,13 @@
 #include "runtime/memory/layer_groups.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "core/check.hpp"
+#include "kernels/exact_attention.hpp"
 #include "runtime/memory/sequence_format.hpp"
 
 namespace kvmesh {
@@ -82,6 +85,18 @@ std::vector<CacheOptions> options_of_groups(const CacheOptions& options) {
   std::vector<CacheOptions> groups{first};
   for (const LayerGroup& group : options.groups) groups.push_back(options_of(group, first));
   return groups;
+}
+
+void check_reproducible_on_gpu(const CacheOptions& options) {
+  for (const CacheOptions& group : options_of_groups(options)) {
+    if (group.state_bytes > 0 || gpu_has_exact_attention(group.dtype, group.k_dim, group.v_dim)) {
+      continue;
+    }
+    throw Unsupported(fmt::format(
+        "cache: reproducible, on GPUs, is for pages of float16 and bfloat16 whose dims are "
+        "multiples of 8, keys of up to 576 and values of up to 512, not for {} with {} and {}",
+        name(group.dtype), group.k_dim, group.v_dim));
+  }
 }
 
 std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pages_per_rank) {

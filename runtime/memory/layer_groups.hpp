@@ -19,6 +19,9 @@ std::vector<std::vector<int>> layers_of_groups(const CacheOptions& options);
 /// states of a wrong size.
 std::vector<CacheOptions> options_of_groups(const CacheOptions& options);
 
+/// @throws Unsupported if GPUs cannot have such a cache reproducible.
+void check_reproducible_on_gpu(const CacheOptions& options);
+
 /// The pages of each group's pools on a rank with `pages_per_rank` pages; 0 of each if it has none.
 std::vector<std::int64_t> pages_of_groups(CacheOptions options, std::int64_t pages_per_rank);
 

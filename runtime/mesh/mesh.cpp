@@ -35,11 +35,15 @@ int rank_on_this_node(const Communicator& world) {
   return launch_of(world).local_rank.value_or(world.rank().value);
 }
 
-Device device_for(DeviceChoice choice, const Communicator& world) {
-  if (choice == DeviceChoice::kCpu) return {};
+Device device_for(const MeshOptions& options, const Communicator& world) {
+  if (options.device == DeviceChoice::kCpu) return {};
   const int gpus = cuda_device_count();
-  if (gpus > 0) return {DeviceKind::kCuda, rank_on_this_node(world) % gpus};
-  if (choice == DeviceChoice::kAuto) return {};
+  if (gpus > 0) {
+    const int gpu = options.gpu.value_or(rank_on_this_node(world) % gpus);
+    require(gpu >= 0 && gpu < gpus, "mesh: GPU {} of {}", gpu, gpus);
+    return {DeviceKind::kCuda, gpu};
+  }
+  if (options.device == DeviceChoice::kAuto) return {};
   throw Unsupported(
       "no CUDA device: this build has no CUDA backend or this machine no GPU; use the "
       "device 'cpu' or 'auto'");
@@ -55,7 +59,7 @@ Device checked_device(const MeshOptions& options, const Communicator& world) {
   require(world.size() / heads <= PageId::kMaxRanks, "mesh: {} ranks along kv_parallel, at most {}",
           world.size() / heads, PageId::kMaxRanks);
   require(options.threads >= 0, "mesh: {} threads", options.threads);
-  return device_for(options.device, world);
+  return device_for(options, world);
 }
 
 /// REQUIRES: a head_parallel that divides the ranks.

@@ -5,7 +5,7 @@
 #include "kernels/cpu/attend.hpp"
 #include "kernels/cpu/copy.hpp"
 #include "runtime/step/backend.hpp"
-#include "runtime/step/exact_step.hpp"
+#include "runtime/step/exact/exact_step.hpp"
 #include "runtime/step/step_combine.hpp"
 
 namespace kvmesh {

@@ -14,6 +14,9 @@
 #include "kernels/cuda/pool/pool_writer.hpp"
 #include "kernels/cuda/pool/token_mover.hpp"
 #include "runtime/step/backend.hpp"
+#include "runtime/step/cuda_attend_options.hpp"
+#include "runtime/step/exact/cuda_exact_combine.hpp"
+#include "runtime/step/exact/exact_step.hpp"
 #include "runtime/step/sent_pages.hpp"
 #include "runtime/step/step_combine.hpp"
 
@@ -29,7 +32,8 @@ struct CudaContext {
         kernels(mesh.device().index),
         writer(kernels),
         sent(allocator),
-        ways(mesh.device_group()) {
+        ways(mesh.device_group()),
+        exact_rows(std::make_shared<RowExchange>(mesh.kv_comm())) {
     cuda::load_built_kernels();
     kernels.before_loading([this] {
       refuse_in_capture();
@@ -59,6 +63,7 @@ struct CudaContext {
   cuda::PageLists pages;
   SentPages sent;  // what `pages` has
   CombineWays ways;
+  std::shared_ptr<RowExchange> exact_rows;  // of all reproducible steps
 };
 
 /// Names the stream of a part of a run while it lasts.
@@ -75,53 +80,11 @@ class Launching {
   CudaContext& context_;
 };
 
-/// Rows for which a plan is made if its first batch is empty: enough for decode of most models,
-/// with some speculation.
-constexpr std::int64_t kUnknownRows = 16;
-
-/// Returns the number of rows of the largest sequence that is decode or speculation.
-std::int64_t short_rows(const AttentionShape& shape, std::span<const BatchEntry> batch) {
-  const AttentionShape planned = cuda::planned_shape(shape);
-  std::int64_t most = batch.empty() ? kUnknownRows : 1;
-  for (const BatchEntry& entry : batch) {
-    const std::int64_t rows = queries_of(entry) * (planned.q_heads / planned.kv_heads);
-    if (rows <= cuda::kShortRows) most = std::max(most, rows);
-  }
-  return most;
-}
-
 /// Attention sends the rows of steps up to this size itself. It must merge every row to do so,
 /// which saves a kernel, and costs traffic that grows with the rows: on two H200s steps of 64 and
 /// 512 rows became 5 and 1 % faster, those of 4096 rows 1 % (64 x 8192 tokens) and 9 % (64 x 512)
 /// slower.
 constexpr std::int64_t kMostSentRows = 1024;
-
-/// Returns the query type for which kernels are prepared before the first launch.
-Dtype query_type(Dtype pool) { return info_of(pool).has_scales ? Dtype::kBFloat16 : pool; }
-
-/// `sends`: the attention kernels store rows on other ranks.
-cuda::CudaAttend::Options attend_options(const StepOptions& options, const AttentionOptions& kind,
-                                         std::span<const BatchEntry> first, bool sends) {
-  const bool row_scales = info_of(options.format.dtype).has_scales &&
-                          options.format.scales.kind == ScaleKind::kPerTokenAndHead;
-  cuda::CudaAttend::Options attend{
-      .attention = kind,
-      .block_mask = options.block_mask,
-      .kinds = {.q = query_type(options.format.dtype),
-                .pool = options.format.dtype,
-                .latent = options.format.kind == PageKind::kLatent,
-                .row_scales = row_scales,
-                .scale_vectors = !row_scales || options.shape.page_size % 4 == 0},
-      .short_rows = short_rows(options.shape, first)};
-  if (options.limits) {
-    attend.limits = {.sequences = options.limits->sequences,
-                     .queries = options.limits->query_tokens,
-                     .pages = options.limits->pages,
-                     .merges_all = sends,
-                     .shares_prefixes = options.shares_prefixes && options.limits->shares_prefixes};
-  }
-  return attend;
-}
 
 class CudaStep : public StepKernels {
  public:
@@ -129,15 +92,21 @@ class CudaStep : public StepKernels {
       : context_(context),
         options_(options),
         combine_(context.ways, options.combine, options.limits.has_value()) {
+    if (options.reproducible) options_.shares_prefixes = false;
+    if (options.reproducible && context.mesh.kv_parallel() > 1) {
+      exact_.emplace(context.mesh, context.kernels, context.exact_rows, options.combine,
+                     options.shape.v_dim);
+    }
     if (options.limits) plan_limits();
     for (const AttentionOptions& kind : options.kinds) {
       kinds_.emplace_back(context.kernels, options.shape,
-                          attend_options(options, kind, first, sends_));
+                          attend_options(options_, kind, first, merges_all()));
     }
   }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
   void check(std::span<const SequenceSize> batch) const override {
+    if (options_.reproducible) ExactStep::check(batch, options_.shape.page_size);
     for (const cuda::CudaAttend& kind : kinds_) kind.check_plan(batch);
   }
 
@@ -149,7 +118,7 @@ class CudaStep : public StepKernels {
       plan_combine(batch, stream);
       const AttendSteps prefixes = find_prefixes(batch);
       for (cuda::CudaAttend& kind : kinds_) {
-        kind.plan(context_.pages, {sequences_, batch.q_positions, sends_, prefixes},
+        kind.plan(context_.pages, {sequences_, batch.q_positions, merges_all(), prefixes},
                   native(stream));
       }
     } catch (...) {
@@ -177,9 +146,12 @@ class CudaStep : public StepKernels {
 
   /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
   /// kernels of attention, where the combine takes them so.
-  bool needs_partial() const override { return context_.mesh.kv_parallel() > 1; }
+  bool needs_partial() const override {
+    return context_.mesh.kv_parallel() > 1 && !options_.reproducible;
+  }
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
+    if (exact_) return attend_exactly(input, pool, output, stream);
     if (writes_output()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
     if (!sends_) {
       return StepKernels::attend(input, pool, partial, output, stream);
@@ -188,6 +160,7 @@ class CudaStep : public StepKernels {
     combine_.run_sent(output, stream);
   }
   void check_attend(const Partial& partial, const CombineOutput& output) const override {
+    if (exact_) return exact_->check_run(output);
     if (!writes_output()) return combine_.check_run(partial, output);
     kinds_[0].check_output({output.o, output.lse});
   }
@@ -201,6 +174,7 @@ class CudaStep : public StepKernels {
     auto bytes =
         static_cast<std::int64_t>(combine_.workspace_bytes() + context_.pages.size_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
+    if (exact_) bytes += static_cast<std::int64_t>(exact_->workspace_bytes());
     return bytes;
   }
   std::int64_t host_bytes() const override {
@@ -208,6 +182,7 @@ class CudaStep : public StepKernels {
                                            host_sequences_.capacity() * sizeof(AttendSequence) +
                                            combine_.host_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
+    if (exact_) bytes += static_cast<std::int64_t>(exact_->host_bytes());
     return bytes;
   }
   std::uint64_t generation() const override {
@@ -222,6 +197,15 @@ class CudaStep : public StepKernels {
   void launch(const AttendInput& input, const KvPool& pool, const Rows& rows, Stream stream) {
     const Launching launching(context_, stream);
     kinds_[input.kind].launch(input.q, pool, rows, native(stream), input.sinks);
+  }
+
+  void attend_exactly(const AttendInput& input, const KvPool& pool, const CombineOutput& output,
+                      Stream stream) {
+    {
+      const Launching launching(context_, stream);
+      kinds_[input.kind].launch(input.q, pool, exact_->rows(), native(stream));
+    }
+    exact_->run(output, static_cast<const float*>(input.sinks.data), stream);
   }
 
   void change_pages(const StepBatch& batch) {
@@ -270,6 +254,8 @@ class CudaStep : public StepKernels {
   }
 
   bool writes_output() const { return !needs_partial() || rows_stay_; }
+  /// Exact rows are rounded by the merge, and the merge sends rows.
+  bool merges_all() const { return sends_ || options_.reproducible; }
 
   /// Allocates memory for the limits before the allocator appends.
   void plan_limits() {
@@ -282,6 +268,8 @@ class CudaStep : public StepKernels {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
                                     : batch.query_tokens;
+    if (exact_) exact_->plan(options_.shape, batch, tokens);
+    if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
     // A graph has the launches that any later step of it may need.
     rows_stay_ = options_.combine.scatter == Scatter::kOwner && !options_.limits &&
@@ -298,6 +286,7 @@ class CudaStep : public StepKernels {
   bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   bool sends_ = false;      // attention's kernels send the rows
   StepCombine combine_;
+  std::optional<CudaExactCombine> exact_;  // instead, if reproducible on several ranks
   std::deque<cuda::CudaAttend> kinds_;
 };
 

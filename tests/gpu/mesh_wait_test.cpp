@@ -26,6 +26,17 @@ void expect_late(const Wait& wait, const std::string& operation) {
   EXPECT_LT(waited, 5s);
 }
 
+TEST(MeshOptionsOfGpus, NameARanksGpu) {
+  MeshOptions options{.threads = 1, .device = DeviceChoice::kCuda};
+  const int last = cuda_device_count() - 1;
+  options.gpu = last;
+  EXPECT_EQ(Mesh(make_single_communicator(), options).device(), (Device{DeviceKind::kCuda, last}));
+  for (const int none : {-1, last + 1}) {
+    options.gpu = none;
+    EXPECT_THROW(Mesh(make_single_communicator(), options), InvalidArgument);
+  }
+}
+
 TEST(MeshWait, EndsAtTheDeadline) {
   Mesh mesh(make_single_communicator(),
             {.threads = 1, .device = DeviceChoice::kCuda, .makes_nccl = false});

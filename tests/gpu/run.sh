@@ -60,6 +60,7 @@ fi
 kvmesh=$build/launch/kvmesh
 for ranks in 1 2 4 "${more[@]}"; do # several ranks may share a GPU
   step "verify, $ranks ranks" job "$ranks" "$kvmesh" verify --device cuda --count "$cases"
+  step "verify, reproducible, $ranks" job "$ranks" "$kvmesh" verify --device cuda --reproducible --count "$cases"
 done
 if [[ -n ${KVMESH_MODEL:-} ]]; then
   step 'generate, 2 ranks' job 2 "$kvmesh" generate --device cuda --model "$KVMESH_MODEL" \

@@ -72,15 +72,14 @@ bool is_captured(Mesh& mesh) {
          (by_peer && mesh.device_group().peer_window() != nullptr);
 }
 
-TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+/// Compares `steps` replays with the same steps, planned and run one by one.
+void expect_replays_like_eager_steps(Mesh& mesh, const CacheOptions& options, int steps) {
   const std::uint64_t seed = seed_or(5);
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Arrivals arrivals(seed);
   const DeviceMemory numbers = random_numbers(mesh);
   const Stream stream;
-  Served graph_side{KvCache(mesh, cache_options())}, eager_side{KvCache(mesh, cache_options())};
+  Served graph_side{KvCache(mesh, options)}, eager_side{KvCache(mesh, options)};
 
   Inputs inputs(mesh, kSequences);
   const Outputs replayed(mesh, kSequences), eager(mesh, kSequences);
@@ -94,7 +93,6 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   const Graph graph(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
 
   std::int64_t compared = 0;
-  const int steps = steps_or(1000);
   for (int turn = 0; turn < steps; ++turn) {
     if (arrivals.next(graph_side, eager_side)) {
       const std::int64_t tokens = arrivals.random().integer(1, prompt_room);
@@ -123,6 +121,29 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
     compared += plan.query_tokens();
   }
   EXPECT_GT(compared, steps / 2) << "too few sequences";
+}
+
+TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  expect_replays_like_eager_steps(mesh, cache_options(), steps_or(1000));
+}
+
+TEST(StepGraph, ReproducibleReplaysEqualEagerSteps) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  CacheOptions options = cache_options();
+  options.reproducible = true;
+  if (mesh.kv_parallel() == 1) {
+    return expect_replays_like_eager_steps(mesh, options, std::min(steps_or(200), 200));
+  }
+  // The rows of several ranks go by way of the host.
+  const Stream stream;
+  Served served{KvCache(mesh, options)};
+  const Inputs inputs(mesh, 2);
+  const Outputs outputs(mesh, 2);
+  StepPlan step = served.cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 1}});
+  served.run(step, inputs, outputs, stream);  // loads the kernels
+  EXPECT_THROW(Graph(stream, [&] { served.run(step, inputs, outputs, stream); }), Unsupported);
 }
 
 /// A batch of sequences of these lengths, some with several queries. Up to 64 tokens are on one

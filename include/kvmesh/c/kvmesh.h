@@ -91,7 +91,7 @@ typedef struct kvmesh_cache_options {
   int64_t bytes;
   double memory_fraction;
   int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home */
-  int32_t reproducible;               /* 1: the same bits on any number of ranks; CPUs only */
+  int32_t reproducible;               /* 1: the same bits on any number of ranks */
   int32_t page_kind;                  /* KVMESH_PAGES_... */
   int32_t scale_kind;                 /* KVMESH_SCALE_... */
   float k_scale, v_scale;             /* 0: 1 */

@@ -30,21 +30,12 @@ DevicePool device_pool(const ConstTensorView& pool) {
           .token_stride_bytes = bytes(2, pool.size(2))};
 }
 
-AttendOutput attend_output(const AttendedRows& out) {
-  return {.o = out.o.data,
-          .o_type = out.o.dtype,
-          .o_token_stride = out.o.stride(0),
-          .o_head_stride = out.o.stride(1),
-          .lse = static_cast<float*>(out.lse.data),
-          .lse_token_stride = out.lse.stride(0),
-          .lse_head_stride = out.lse.stride(1)};
-}
-
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
-/// A mod that reads the batch row needs rows of one sequence; a block mask has lists for each.
+/// A mod that reads the batch row needs rows of one sequence; a block mask has lists for each. Rows
+/// of exact sums do not depend on other sequences.
 bool may_share(const CudaAttend::Options& options) {
-  return options.block_mask == nullptr &&
+  return options.block_mask == nullptr && !options.exact &&
          !options.attention.score.graph().depends_on(kDependsBatch);
 }
 
@@ -75,6 +66,16 @@ int short_class_of(const AttentionShape& shape, const AttentionShape& planned,
 
 }  // namespace
 
+AttendOutput attend_output(const AttendedRows& out) {
+  return {.o = out.o.data,
+          .o_type = out.o.dtype,
+          .o_token_stride = out.o.stride(0),
+          .o_head_stride = out.o.stride(1),
+          .lse = static_cast<float*>(out.lse.data),
+          .lse_token_stride = out.lse.stride(0),
+          .lse_head_stride = out.lse.stride(1)};
+}
+
 CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const Options& options)
     : store_(&kernels),
       shape_(checked(shape)),
@@ -82,6 +83,7 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       kinds_(options.kinds),
       scale_(options.attention.scale.value_or(1.0f / std::sqrt(static_cast<float>(shape.k_dim)))),
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
+      exact_(options.exact),
       first_head_(options.attention.first_head),
       row_classes_{short_class_of(shape, planned_, options),
                    long_row_class(shape, options.kinds.pool),
@@ -101,8 +103,12 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
                           .may_share = may_share(options),
                           .most_own_tokens = most_own_tokens(shape, kinds_.pool, kinds_.latent)},
       *mods_, std::move(block_mask));
-  merge_kernel_ =
-      store_->get(merge_program(shape.v_dim, false, store_->architecture()), "kvmesh_merge");
+  if (exact_) {
+    exact_merge_.emplace(*store_, shape.v_dim);
+  } else {
+    merge_kernel_ =
+        store_->get(merge_program(shape.v_dim, false, store_->architecture()), "kvmesh_merge");
+  }
   if (!options.limits) return;
   plan_->reserve(*options.limits);
   reserve_workspace();
@@ -115,7 +121,8 @@ AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, LaunchKind launch
                         .fold_scale = fold_scale_,
                         .head_classes = has_head_classes_,
                         .rows = row_classes_[launch],
-                        .row_tokens = launch == kSharedLaunch,
+                        .row_tokens = launch == kSharedLaunch && !exact_,
+                        .exact = exact_,
                         .architecture = store_->architecture(),
                         .limits = {.block_bytes = store_->block_shared_bytes(),
                                    .multiprocessor_bytes = store_->multiprocessor_shared_bytes()}});
@@ -158,6 +165,11 @@ void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t strea
 
 void CudaAttend::reserve_workspace() {
   const auto rows = static_cast<std::size_t>(plan_->workspace_rows());
+  if (exact_) {
+    const auto bytes = static_cast<std::size_t>(exact_row_bytes(shape_.v_dim));
+    workspace_growths_ += workspace_exact_.reserve(rows * bytes);
+    return;
+  }
   workspace_growths_ += workspace_o_.reserve(rows * static_cast<std::size_t>(shape_.v_dim));
   workspace_growths_ += workspace_lse_.reserve(rows);
 }
@@ -172,6 +184,7 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .out = out,
           .workspace_o = workspace_o_.data(),
           .workspace_lse = workspace_lse_.data(),
+          .workspace_rows = workspace_exact_.data(),
           .tasks = nullptr,
           .task_count = nullptr,
           .claim = nullptr,
@@ -206,6 +219,11 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
   launch_to({.to = to}, q, pool, sinks, stream);
 }
 
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, char* to,
+                        cudaStream_t stream) {
+  launch_to({.exact = to}, q, pool, {}, stream);
+}
+
 void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
                            const ConstTensorView& sinks, cudaStream_t stream) {
   check_attend_inputs(shape_, plan_->tokens(), max_page_, q, pool);
@@ -228,7 +246,21 @@ void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const Con
                            params, pool);
   }
   is_fresh_ = false;
-  if (plan_->most_merges() > 0) launch_merge(rows, sinks, stream);
+  if (plan_->most_merges() == 0) return;
+  exact_ ? launch_exact_merge(rows, sinks, stream) : launch_merge(rows, sinks, stream);
+}
+
+void CudaAttend::launch_exact_merge(const Rows& rows, const ConstTensorView& sinks,
+                                    cudaStream_t stream) const {
+  exact_merge_->launch({.merges = plan_->merges(),
+                        .merge_count = plan_->merges_made(),
+                        .rows = workspace_exact_.data(),
+                        .to_rows = rows.exact,
+                        .sinks = static_cast<const float*>(sinks.data),
+                        .out = rows.out,
+                        .q_heads = shape_.q_heads,
+                        .group = group_of(planned_)},
+                       plan_->most_merges(), plan_->merge_rows(), stream, true);
 }
 
 void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
@@ -255,7 +287,8 @@ void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
 }
 
 std::int64_t CudaAttend::workspace_bytes() const {
-  return static_cast<std::int64_t>(workspace_o_.size_bytes() + workspace_lse_.size_bytes());
+  return static_cast<std::int64_t>(workspace_o_.size_bytes() + workspace_lse_.size_bytes() +
+                                   workspace_exact_.size_bytes());
 }
 
 }  // namespace kvmesh::cuda

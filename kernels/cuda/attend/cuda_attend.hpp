@@ -8,11 +8,15 @@
 #include <optional>
 
 #include "kernels/attend_checks.hpp"
+#include "kernels/cuda/attend/exact/exact_merge.hpp"
 #include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/common/kernel_store.hpp"
 #include "kernels/cuda/plan/device_plan.hpp"
 
 namespace kvmesh::cuda {
+
+/// Returns the output in the kernels' form.
+AttendOutput attend_output(const AttendedRows& out);
 
 /// The plan of a batch on one device, as AttentionPlan is on the CPU, and the kernels that run it:
 /// planned once per step, launched once per layer. Movable; one thread at a time. REQUIRES: the
@@ -31,6 +35,9 @@ class CudaAttend {
     /// For graphs: allocates all memory that plans within the limits need, and launches grids of
     /// one size, so that a graph that captured `launch` computes the newest plan.
     std::optional<AttendLimits> limits{};
+    /// The bits of a row depend on the keys that it sees alone. REQUIRES: each step, and the
+    /// limits, have `merges_all` set.
+    bool exact = false;
   };
 
   /// @throws InvalidArgument for a shape that no kernel takes, or limits that are not those of
@@ -68,6 +75,10 @@ class CudaAttend {
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
               cudaStream_t stream, const ConstTensorView& sinks = {});
 
+  /// The same, with the sums as they are: `to` [tokens, q_heads] are ExactRows on the device. Rows
+  /// of sequences of which the step has no queries keep what they have. REQUIRES: Options::exact.
+  void launch(const ConstTensorView& q, const ConstKvPool& pool, char* to, cudaStream_t stream);
+
   const DevicePlan& current() const { return *plan_; }
   /// The prefixes that are worth a block of shared rows.
   SharedPrefixRules shared_prefix_rules() const;
@@ -89,10 +100,11 @@ class CudaAttend {
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, LaunchKind launch) const;
   LaunchShape launch_shape(LaunchKind launch) const;
-  /// Kernels that write `out`, unless `to` has ranks.
+  /// Kernels that write `out`, unless `to` has ranks or `exact` is set.
   struct Rows {
     AttendOutput out{};
     CombineTarget to{};
+    char* exact = nullptr;
   };
   void launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
                  const ConstTensorView& sinks, cudaStream_t stream);
@@ -100,6 +112,8 @@ class CudaAttend {
                          const ConstTensorView& sinks) const;
   void reserve_workspace();
   void launch_merge(const Rows& rows, const ConstTensorView& sinks, cudaStream_t stream) const;
+  void launch_exact_merge(const Rows& rows, const ConstTensorView& sinks,
+                          cudaStream_t stream) const;
 
   KernelStore* store_;
   AttentionShape shape_;
@@ -108,16 +122,19 @@ class CudaAttend {
   float scale_;
   bool fold_scale_;
   bool has_head_classes_;
+  bool exact_;
   int first_head_;
   int row_classes_[kLaunches];
   std::int32_t max_page_ = -1;
   std::map<TensorKinds, Kernels> kernels_;
   jit::Kernel merge_kernel_;
-  jit::Kernel shared_merge_kernel_;   // of plans that share prefixes
-  std::unique_ptr<DeviceMods> mods_;  // its address is constant
+  jit::Kernel shared_merge_kernel_;        // of plans that share prefixes
+  std::optional<ExactMerge> exact_merge_;  // in place of the two
+  std::unique_ptr<DeviceMods> mods_;       // its address is constant
   std::unique_ptr<DevicePlan> plan_;
-  DeviceArray<float> workspace_o_;    // [workspace rows, v_dim]
-  DeviceArray<float> workspace_lse_;  // [workspace rows]
+  DeviceArray<float> workspace_o_;     // [workspace rows, v_dim]
+  DeviceArray<float> workspace_lse_;   // [workspace rows]
+  DeviceArray<char> workspace_exact_;  // [workspace rows] ExactRows, in place of the two
   std::uint64_t workspace_growths_ = 0;
   /// True until the first launch after a plan, which must not overlap: kernels read the plan before
   /// they wait for the kernel before them.

@@ -1,11 +1,14 @@
 #include "kernels/cuda/attend/family.hpp"
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 
 #include "core/check.hpp"
+#include "kernels/cuda/attend/exact/exact_family.hpp"
 #include "kernels/cuda/attend/hopper/decode/decode_family.hpp"
 #include "kernels/cuda/attend/hopper/latent/latent_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
@@ -96,6 +99,13 @@ int long_row_class(const AttentionShape& shape, Dtype pool) {
 AttendVariant choose_attend(const AttendCase& what) {
   require(what.shape.page_size > 0, "attend: pages of {} tokens: they need at least 1",
           what.shape.page_size);
+  if (what.exact) {
+    if (auto variant = exact_family().choose(what)) return *std::move(variant);
+    throw Unsupported(fmt::format(
+        "attend: reproducible sums on a GPU need rows of 16-bit elements at multiples of 16 bytes, "
+        "not {} with dims {} and {}",
+        name(what.kinds.pool), what.shape.k_dim, what.shape.v_dim));
+  }
   for (const AttendFamily* family :
        {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);

@@ -4,6 +4,7 @@
 //   hopper/  decode and speculation, and prefill, on sm_90a: wgmma and the copy engine
 //   mma/     16-bit pages on any chip since sm_80: mma.sync
 //   plain/   everything else
+//   exact/   reproducible caches, and these alone
 #pragma once
 
 #include <optional>
@@ -54,6 +55,7 @@ struct AttendCase {
   bool head_classes = false;  ///< a block mask has lists for each head
   int rows = 16;              ///< most rows per thread block: a row class
   bool row_tokens = false;    ///< rows are of several sequences: AttendParams::row_tokens
+  bool exact = false;         ///< sums whose bits do not depend on their order
   std::string architecture = "sm_90a";
   SharedLimits limits{};
 
@@ -105,7 +107,8 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape);
 int long_row_class(const AttentionShape& shape, Dtype pool);
 
 /// Returns the kernel of the first family that takes the case; the plain family takes all.
-/// @throws InvalidArgument unless pages have tokens: kernels divide by them.
+/// @throws InvalidArgument unless pages have tokens: kernels divide by them. Unsupported for exact
+/// sums that the exact family does not compute.
 AttendVariant choose_attend(const AttendCase& what);
 
 /// Returns the program of a kernel, to be compiled.

@@ -71,11 +71,26 @@ __device__ inline void ldmatrix_x4(std::uint32_t (&to)[4], std::uint32_t from) {
                : "memory");
 }
 
+/// Two of them: lanes 0 .. 15 give the addresses.
+__device__ inline void ldmatrix_x2(std::uint32_t (&to)[2], std::uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(to[0]), "=r"(to[1])
+               : "r"(from)
+               : "memory");
+}
+
 __device__ inline void ldmatrix_x4_trans(std::uint32_t (&to)[4], std::uint32_t from) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(from)
                : "memory");
+}
+
+/// The transpose of an 8x8 matrix of 16-bit elements in a warp's registers, as ldmatrix leaves one.
+__device__ inline std::uint32_t movmatrix_trans(std::uint32_t matrix) {
+  std::uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(matrix));
+  return transposed;
 }
 
 __device__ inline void st_shared_v4(std::uint32_t to, const uint4& value) {
@@ -121,6 +136,13 @@ __device__ inline std::uint32_t cvt_rn_f16x2_e4m3x2(std::uint32_t four) {
         : "r"(four));
   }
   return pair;
+}
+
+/// The larger one; a NaN if either is one.
+__device__ inline float max_nan(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
 }
 
 /// Log 2; -inf for 0 and subnormal numbers, NaN for negative ones.

@@ -2,6 +2,7 @@
 // spill. They compile fast, so most of the tables are whole.
 #include <fmt/format.h>
 
+#include "kernels/cuda/attend/exact/exact_family.hpp"
 #include "kernels/cuda/attend/family.hpp"
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/pool/pool_writer.hpp"
@@ -63,6 +64,10 @@ std::vector<Variant> merge_variants() {
             {fmt::format("merge_{}{}_{}", v_dim, shared ? "_shared" : "", architecture),
              merge_program(v_dim, shared, architecture)});
       }
+    }
+    for (const int v_dim : {40, 128, 512}) {
+      variants.push_back({fmt::format("merge_exact_{}_{}", v_dim, architecture),
+                          exact_merge_program(v_dim, architecture)});
     }
   }
   return variants;

@@ -42,6 +42,7 @@ struct AttendParams {
   AttendOutput out;
   float* workspace_o;       // [workspace rows, v_dim]
   float* workspace_lse;     // [workspace rows]
+  char* workspace_rows;     // [workspace rows], ExactRows; instead of the two for exact sums
   const DeviceTask* tasks;  // [*task_count], longest blocks first
   const std::int32_t* task_count;
   std::uint32_t* claim;           // 0 before and after each launch: see pieces.cuh

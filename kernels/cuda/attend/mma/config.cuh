@@ -18,6 +18,7 @@ constexpr int kPaddedV = padded_dim(kDimV);
 constexpr SharedRows kRowsK{kDimK};
 constexpr SharedRows kRowsV{kDimV};
 constexpr int kMergePitch = merge_pitch(kDimV);
+constexpr int kChunkKeys = 16;                // every row of a step has a key
 constexpr int kKeyPairs = kStepKeys / 16;     // of tensor-core tiles of 8 keys
 constexpr int kValueTiles = kPaddedV / 8;     // tensor-core tiles of 8 output columns
 constexpr int kStepThreads = 32 * kRowWarps;  // threads that share keys

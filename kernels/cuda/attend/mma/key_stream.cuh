@@ -8,9 +8,14 @@
 //
 // Each instruction copies 16 bytes of a row. Bulk copies, one per row of 256 bytes, were slower
 // (H200: decode by 2 to 12 %, prefill by 6 %).
+//
+// A step has kStepKeys rows in shared memory. Chunks of kChunkKeys keys take 16 of them each, of
+// which the rest stay 0.
+//
+// Included after the config.cuh of its family.
 #pragma once
 
-#include "kernels/cuda/attend/mma/config.cuh"
+#include "kernels/cuda/attend/common/rows.cuh"
 
 namespace kvmesh::cuda {
 
@@ -26,7 +31,14 @@ class KeyStream {
 
   __device__ int steps() const { return (task_.keys + kTile.tile_keys() - 1) / kTile.tile_keys(); }
   /// The task's index of this warp's first key in a step.
-  __device__ int first_key(int step) const { return (step * kKeyWarps + key_warp()) * kStepKeys; }
+  __device__ int first_key(int step) const {
+    return (step * kKeyWarps + key_warp()) * (kStepKeys / 16 * kChunkKeys);
+  }
+  /// The number of a row's key in a step, if it has one.
+  __device__ static int key_of_row(int row) {
+    return kChunkKeys == 16 ? row : row / 16 * kChunkKeys + row % 16;
+  }
+  __device__ static bool has_key(int row) { return kChunkKeys == 16 || row % 16 < kChunkKeys; }
   /// The visit of each key.
   __device__ PageVisit* slots(int step) const {
     return slots_ + step % kTile.slot_ring() * kStepKeys;
@@ -38,18 +50,18 @@ class KeyStream {
   /// Rows in the layout of kRowsV.
   __device__ std::uint32_t values(int step) const { return keys(step) + kShared.k_stage_bytes(); }
 
-  /// Requests the visits of the first steps.
-  __device__ void prepare() {
+  /// Requests the visits of the steps from `first` on.
+  __device__ void prepare(int first = 0) {
     if (task_.keys == 0) return;
-    for (int step = 0; step < kStages - 1; ++step) fetch_slots(step);
+    for (int step = first; step < first + kStages - 1; ++step) fetch_slots(step);
     cp_async_commit_group();
   }
 
-  /// Requests the first steps. REQUIRES: `prepare` was called; there is a step.
-  __device__ void start() {
+  /// Requests the steps from `first` on. REQUIRES: `prepare` was called; there is a step.
+  __device__ void start(int first = 0) {
     cp_async_wait_group<0>();
     step_sync();
-    for (int step = 0; step < kStages - 1; ++step) fetch(step);
+    for (int step = first; step < first + kStages - 1; ++step) fetch(step);
   }
 
   /// Waits for a step; then the stage of the one before it is free and is filled.
@@ -93,7 +105,7 @@ class KeyStream {
   __device__ void fetch_slots(int step) {
     const int thread = KeyStream::thread();
     if (thread >= kStepKeys) return;
-    const int key = min(first_key(step) + thread, task_.keys - 1);
+    const int key = min(first_key(step) + key_of_row(thread), task_.keys - 1);
     cp_async_8_cached(shared_address(slots(step) + thread),
                       p_.visits + task_.first_visit + key / kPageSize);
   }
@@ -117,11 +129,13 @@ class KeyStream {
       const unsigned row = kWholeRows ? thread / kUnits + i / kUnits : (i + thread) / kUnits;
       const unsigned unit = kWholeRows ? thread % kUnits : (i + thread) % kUnits;
       if (kAll % kStepThreads != 0 && i + thread >= kAll) break;
+      const unsigned key = key_of_row(static_cast<int>(row));
       const char* in_page =
-          base + ((first + row) % kPageSize * pool.token_stride_bytes + unit * 16);
+          base + ((first + key) % kPageSize * pool.token_stride_bytes + unit * 16);
       const char* from =
           in_page + std::uint64_t{static_cast<unsigned>(visits[row].page)} * pool.page_stride_bytes;
-      const bool is_there = row < live && (Dim % 16 == 0 || unit * 8 < Dim);
+      const bool is_there =
+          key < live && has_key(static_cast<int>(row)) && (Dim % 16 == 0 || unit * 8 < Dim);
       cp_async_16_zfill(kRows.unit(to, row, unit), from, is_there ? 16 : 0);
     }
   }

@@ -61,6 +61,10 @@ constexpr Tile kWidePrefillTiles[] = {{160, 160, 64},  {160, 160, 128}, {224, 22
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.
 constexpr Tile kLatentTiles[] = {{576, 512, 64}};
+/// Tiles of the kernel of exact sums: one warp of rows, several, and wide outputs.
+constexpr Tile kExactTiles[] = {{64, 64, 8},   {128, 128, 8},   {128, 128, 16}, {128, 128, 64},
+                                {96, 96, 32},  {192, 128, 128}, {256, 256, 8},  {256, 256, 64},
+                                {64, 144, 16}, {72, 40, 8},     {576, 512, 16}, {40, 512, 64}};
 /// Tiles of the plain kernel: its dims are free, and its blocks have no rows.
 constexpr Tile kPlainTiles[] = {{128, 128, 16}, {5, 3, 16}, {576, 512, 16}};
 
@@ -126,6 +130,7 @@ struct Table {
   /// Number of score mods, masks and so on, from the first. Fewer if a case takes seconds.
   int choices = 3;
   bool head_classes = true;
+  bool exact = false;
 
   bool has_scales() const { return info_of(pool_dtypes.front()).has_scales; }
 };
@@ -159,6 +164,8 @@ const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1},
                     kHalfDtypes,      true,         true,
                     kHopperPageSizes, true,         2};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
+const Table kExact{"exact",    kExactTiles, kChips, kHalfDtypes, true, false,
+                   kPageSizes, false,       3,      true,        true};
 const Table kPlain{"plain", kPlainTiles, kChips, kPoolDtypes, false, false, kPageSizes};
 
 /// The case with these choices.
@@ -182,7 +189,8 @@ Variant attend_variant(const Table& table, const Chip& chip, const test::Choices
       .fold_scale = score.mod.is_identity() && choices[kNegative] == 0,
       .head_classes = choices[kHeadClasses] != 0,
       .rows = tile.row_class,
-      .row_tokens = choices[kRowTokens] != 0,
+      .row_tokens = choices[kRowTokens] != 0 && !table.exact,
+      .exact = table.exact,
       .architecture = chip.architecture,
       .limits = chip.limits};
   const AttendVariant variant = choose_attend(what);
@@ -220,8 +228,8 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
-  for (const Table& table :
-       {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent, kMma, kPlain}) {
+  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent,
+                             kMma, kExact, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -276,6 +284,22 @@ TEST(AttendVariant, PagesHaveTokens) {
   EXPECT_THROW(choose_attend({.shape = shape}), InvalidArgument);
 }
 
+TEST(AttendVariant, ExactSumsNeedTensorCores) {
+  const auto choose = [](Dtype pool, int dim, bool vectors) {
+    return choose_attend({.shape = {8, 2, dim, dim, 16},
+                          .kinds = {.pool = pool, .pool_vectors = vectors},
+                          .exact = true})
+        .name;
+  };
+  EXPECT_EQ(choose(Dtype::kFloat16, 128, true), "exact");
+  EXPECT_EQ(choose(Dtype::kBFloat16, 512, true), "exact");
+  EXPECT_THROW(choose(Dtype::kFloat32, 128, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat8E4M3, 128, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 20, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 584, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 128, false), Unsupported);
+}
+
 class AttendVariants : public testing::TestWithParam<Variant> {};
 
 TEST_P(AttendVariants, CompileWithoutSpill) { test::expect_compiles_without_spill(GetParam()); }
@@ -295,6 +319,7 @@ INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
 INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
+INSTANTIATE_TEST_SUITE_P(Exact, AttendVariants, testing::ValuesIn(variants_of(kExact)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);
 
 }  // namespace

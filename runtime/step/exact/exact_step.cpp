@@ -1,4 +1,4 @@
-#include "runtime/step/exact_step.hpp"
+#include "runtime/step/exact/exact_step.hpp"
 
 #include <algorithm>
 #include <optional>
