@@ -30,7 +30,7 @@ class OtherBackend : public Backend {
              std::span<const TokenSlot> slots, Stream stream) override {
     real_->write(pool, k, v, slots, stream);
   }
-  DeviceMoves device_moves() override { return real_->device_moves(); }
+  DeviceMoves device_moves(std::optional<Stream> on) override { return real_->device_moves(on); }
   std::unique_ptr<MoveStream> make_move_stream() override { return real_->make_move_stream(); }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream stream) override {

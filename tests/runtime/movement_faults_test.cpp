@@ -29,7 +29,7 @@ class FaultyBackend final : public OtherBackend {
     faults_.step();
     OtherBackend::wait_idle();
   }
-  DeviceMoves device_moves() override {
+  DeviceMoves device_moves(std::optional<Stream> /*on*/) override {
     return [this](const PageMoves& moves) {
       faults_.step();
       move_pages(moves);
