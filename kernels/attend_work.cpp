@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <span>
 
@@ -28,15 +29,19 @@ constexpr int kSharedRows = 128;
 // A sequence's rows of the prefix are written and merged once more, which costs about the same as
 // 16 keys.
 constexpr std::int64_t kLeastSavedTokens = 128;
+
 void set_positions(const AttendSteps& batch, std::vector<std::int32_t>& positions) {
-  positions.clear();
+  std::int64_t queries = 0;
+  for (const AttendSequence& sequence : batch.sequences) queries += sequence.queries;
+  positions.resize(static_cast<std::size_t>(queries));
+  std::ranges::transform(batch.q_positions, positions.begin(),
+                         [](std::int64_t position) { return static_cast<std::int32_t>(position); });
+  if (!batch.q_positions.empty()) return;
+  auto at = positions.begin();
   for (const AttendSequence& sequence : batch.sequences) {
-    const std::int64_t first = sequence.kv_len - sequence.queries;
-    for (std::int64_t i = 0; i < sequence.queries; ++i) {
-      const std::int64_t position =
-          batch.q_positions.empty() ? first + i : batch.q_positions[positions.size()];
-      positions.push_back(static_cast<std::int32_t>(position));
-    }
+    const auto end = at + sequence.queries;
+    std::iota(at, end, static_cast<std::int32_t>(sequence.kv_len - sequence.queries));
+    at = end;
   }
 }
 
@@ -45,10 +50,9 @@ void clear(AttendWork& work) {
   work.blocks.clear();
   work.ranges.clear();
   work.head_classes.clear();
-  work.tasks.clear();
-  work.merges.clear();
+  work.tasks = work.merges = 0;
   work.shared.clear();
-  work.workspace_rows = 0;
+  work.workspace_rows = work.most_queries = 0;
   work.tiles = {};
 }
 
@@ -60,15 +64,18 @@ class WorkMaker {
         batch_(batch),
         options_(options),
         group_(shape.q_heads / shape.kv_heads),
+        block_tokens_(std::max(1, kRowsPerBlock / group_)),
+        page_size_(shape.page_size),
+        per_split_(std::max(1, kKeysPerSplit / shape.page_size)),
         mask_(options.mask.graph()),
-        evaluator_(mask_),
         per_head_(options.block_mask ? options.block_mask->heads() > 1
                                      : mask_.depends_on(kDependsHead)),
         band_(batch.q_positions.empty() ? band : std::nullopt),
         work_(work) {
     clear(work_);
     set_positions(batch, work_.positions);
-    work_.visits_per_split = std::max(1, kKeysPerSplit / shape.page_size);
+    work_.group = group_;
+    work_.visits_per_split = static_cast<int>(per_split_.divisor);
   }
 
   void make() {
@@ -91,31 +98,24 @@ class WorkMaker {
     if (options_.block_mask) return;
     const int most_tokens = std::max(1, kSharedRows / group_);
     work_.shared.set(batch_, mask_, most_tokens);
-    for (const SharedBlock& block : work_.shared.blocks) add_shared_blocks(block);
+    for (const SharedBlock& block : work_.shared.blocks) add_shared_block(block);
     add_tasks(0);
   }
 
-  // A work block for each kv head.
-  void add_shared_blocks(const SharedBlock& shared) {
-    WorkBlock block{.sequence = shared.sequence,
-                    .q_begin = shared.token_begin,
-                    .q_end = shared.token_end,
-                    .visit_begin = visits_,
-                    .range_begin = static_cast<std::int32_t>(work_.ranges.size()),
-                    .is_shared = true};
+  void add_shared_block(const SharedBlock& shared) {
+    WorkBlock& block = begin_block(shared.sequence, 0, shape_.kv_heads);
+    block.q_begin = shared.token_begin;
+    block.q_end = shared.token_end;
+    block.is_shared = true;
     add_pages(block, sequence_of(block).pages.first(static_cast<std::size_t>(shared.pages)), false);
-    block.visit_end = visits_;
-    block.range_end = static_cast<std::int32_t>(work_.ranges.size());
-    for (block.kv_head = 0; block.kv_head < shape_.kv_heads; ++block.kv_head) {
-      work_.tiles += tiles_of(block);
-      work_.blocks.push_back(block);
-    }
+    end_visits(block);
+    count(block);
   }
 
   // Returns the end of the work block that starts at query `q` of a sequence. A block does not
   // cross a q block of an explicit block mask.
   std::int64_t block_end(std::int64_t q, std::int64_t q_len) const {
-    std::int64_t end = q + std::max(1, kRowsPerBlock / group_);
+    std::int64_t end = q + block_tokens_;
     if (options_.block_mask) {
       const std::int64_t q_block = options_.block_mask->q_block();
       end = std::min(end, (q / q_block + 1) * q_block);
@@ -123,32 +123,49 @@ class WorkMaker {
     return std::min(end, q_len);
   }
 
-  // Adds a block of queries [q_begin, q_end) for each kv head. Heads that see the same pages share
-  // one list of visits.
+  // Adds the queries [q_begin, q_end): a block for all kv heads, or one for each if they see
+  // different pages.
   void add_blocks(std::int32_t sequence, std::int64_t q_begin, std::int64_t q_end) {
-    WorkBlock block{.sequence = sequence, .q_begin = q_begin, .q_end = q_end};
-    block.counts_sinks = batch_.sequences[static_cast<std::size_t>(sequence)].counts_sinks;
+    const int kv_heads = per_head_ ? 1 : shape_.kv_heads;
     const SharedPart part = work_.shared.part(static_cast<std::size_t>(sequence));
-    block.shared_row = part.token * group_;
-    TileCounts tiles;  // of heads that share their visits: counted once
-    for (int head = 0; head < shape_.kv_heads; ++head) {
-      block.kv_head = head;
-      if (part.block >= 0) block.shared_block = part.block * shape_.kv_heads + head;
+    for (int head = 0; head < shape_.kv_heads; head += kv_heads) {
+      WorkBlock& block = begin_block(sequence, head, kv_heads);
+      block.q_begin = q_begin;
+      block.q_end = q_end;
+      block.shared_block = part.block;
+      block.shared_row = part.token * group_;
       if (options_.block_mask && shares_q_block(block)) {
-        take_visits(work_.blocks[work_.blocks.size() - static_cast<std::size_t>(shape_.kv_heads)],
-                    block);
-        tiles = tiles_of(block);
-      } else if (head == 0 || per_head_) {
-        block.visit_begin = visits_;
-        block.range_begin = static_cast<std::int32_t>(work_.ranges.size());
+        take_visits(*(&block - shape_.kv_heads / kv_heads), block);
+      } else {
         add_visits(block);
-        block.visit_end = visits_;
-        block.range_end = static_cast<std::int32_t>(work_.ranges.size());
-        tiles = tiles_of(block);
+        end_visits(block);
       }
-      work_.tiles += tiles;
-      work_.blocks.push_back(block);
+      count(block);
     }
+  }
+
+  // Blocks are changed in place: a copy would read wider than the last write, and wait for it.
+  WorkBlock& begin_block(std::int32_t sequence, std::int32_t kv_head, std::int32_t kv_heads) {
+    static constexpr WorkBlock kNew;  // copied from memory, as GCC would clear one byte by byte
+    work_.blocks.push_back(kNew);
+    WorkBlock& block = work_.blocks.back();
+    block.sequence = sequence;
+    block.kv_head = kv_head;
+    block.kv_heads = kv_heads;
+    block.visit_begin = visits_;
+    block.range_begin = static_cast<std::int32_t>(work_.ranges.size());
+    block.counts_sinks = sequence_of(block).counts_sinks;
+    return block;
+  }
+  void end_visits(WorkBlock& block) const {
+    block.visit_end = visits_;
+    block.range_end = static_cast<std::int32_t>(work_.ranges.size());
+  }
+  void count(const WorkBlock& block) {
+    work_.most_queries = std::max(work_.most_queries, block.q_end - block.q_begin);
+    const TileCounts tiles = tiles_of(block);
+    work_.tiles +=
+        {.visited = tiles.visited * block.kv_heads, .masked = tiles.masked * block.kv_heads};
   }
 
   // True if the block's q block in an explicit block mask is also that of the queries before it.
@@ -173,10 +190,13 @@ class WorkMaker {
       return work_.positions[static_cast<std::size_t>(q)];
     };
     const PositionRange queries{position(block.q_begin), position(block.q_end - 1) + 1};
-    for (const BandedPages& part :
-         pages_in_band(*band_, queries, pages, shape_.page_size, sequence.kv_len)) {
-      if (!part.pages.empty()) add_pages(block, part.pages, part.partial);
-    }
+    const BandedPages seen = pages_in_band(*band_, queries, pages, page_size_, sequence.kv_len);
+    const auto add = [&](std::size_t from, std::size_t to, bool masked) {
+      if (from < to) add_pages(block, pages.subspan(from, to - from), masked);
+    };
+    add(seen.begin, seen.full, true);
+    add(seen.full, seen.after, false);
+    add(seen.after, seen.end, true);
   }
 
   const AttendSequence& sequence_of(const WorkBlock& block) const {
@@ -207,8 +227,8 @@ class WorkMaker {
         last->pages + last->count == pages.data()) {
       last->count += count;
     } else {
-      work_.ranges.push_back(
-          {.first_visit = visits_, .pages = pages.data(), .count = count, .masked = masked});
+      work_.ranges.emplace_back() = {
+          .first_visit = visits_, .pages = pages.data(), .count = count, .masked = masked};
     }
     visits_ += count;
   }
@@ -240,9 +260,15 @@ class WorkMaker {
                                          PositionRange kv, bool exact) {
     const std::span queries(work_.positions.data() + block.q_begin,
                             static_cast<std::size_t>(block.q_end - block.q_begin));
-    if (exact) return classify_tile(mask_, evaluator_, block.sequence, head, queries, kv);
+    if (exact) return classify_tile(mask_, evaluator(), block.sequence, head, queries, kv);
     const auto [low, high] = std::ranges::minmax(queries);
     return classify_by_interval(mask_, block.sequence, head, {low, high + 1}, kv);
+  }
+
+  // Made when a page's class is first evaluated: it takes as long as the plan of some sequences.
+  ModEvaluator& evaluator() {
+    if (!evaluator_) evaluator_.emplace(mask_);
+    return *evaluator_;
   }
 
   // Adds the pages that an explicit block mask lists for any head of the group.
@@ -311,22 +337,22 @@ class WorkMaker {
   // Splits the sequence's blocks by keys if there are few of them. The rule depends on the batch
   // alone, so the result does not depend on the number of threads.
   void add_tasks(std::size_t first_block) {
-    const auto blocks = static_cast<std::int64_t>(work_.blocks.size() - first_block);
-    for (std::size_t b = first_block; b < work_.blocks.size(); ++b) {
-      WorkBlock& block = work_.blocks[b];
+    const std::span blocks = std::span(work_.blocks).subspan(first_block);
+    std::int64_t of_heads = 0;
+    for (const WorkBlock& block : blocks) of_heads += block.kv_heads;
+    for (WorkBlock& block : blocks) {
       const std::int64_t visits = block.visit_end - block.visit_begin;
-      if (blocks < kEnoughBlocks && visits > work_.visits_per_split) {
-        block.splits = static_cast<std::int32_t>((visits + work_.visits_per_split - 1) /
-                                                 work_.visits_per_split);
+      if (of_heads < kEnoughBlocks && visits > work_.visits_per_split) {
+        block.splits = per_split_.quotient(static_cast<int>(visits) - 1) + 1;
       }
-      if (block.is_merged()) {
-        block.workspace_row = work_.workspace_rows;
-        work_.workspace_rows += block.splits * (block.q_end - block.q_begin) * group_;
-        if (!block.is_shared) work_.merges.push_back(static_cast<std::int32_t>(b));
-      }
-      for (std::int32_t split = 0; split < block.splits; ++split) {
-        work_.tasks.push_back({static_cast<std::int32_t>(b), split});
-      }
+      const std::int64_t tasks = std::int64_t{block.kv_heads} * block.splits;
+      block.first_task = work_.tasks;
+      block.first_merge = work_.merges;
+      work_.tasks += tasks;
+      if (!block.is_merged()) continue;
+      block.workspace_row = work_.workspace_rows;
+      work_.workspace_rows += tasks * (block.q_end - block.q_begin) * group_;
+      if (!block.is_shared) work_.merges += block.kv_heads;
     }
   }
 
@@ -334,19 +360,17 @@ class WorkMaker {
   const AttendSteps& batch_;
   const AttentionOptions& options_;
   const int group_;
+  const int block_tokens_;
+  const Divisor page_size_;
+  const Divisor per_split_;  // visits
   const ModGraph& mask_;
-  ModEvaluator evaluator_;
+  std::optional<ModEvaluator> evaluator_;
   const bool per_head_;
   const std::optional<MaskBand> band_;
   AttendWork& work_;
   std::int64_t first_query_ = 0;  // first query of the current sequence
   std::int64_t visits_ = 0;
 };
-
-template <class T>
-std::int64_t bytes_of(const std::vector<T>& list) {
-  return static_cast<std::int64_t>(list.capacity() * sizeof(T));
-}
 
 }  // namespace
 
@@ -360,11 +384,6 @@ void plan_attend_work(const AttentionShape& shape, const AttendSteps& batch,
                       const AttentionOptions& options, AttendWork& work,
                       const std::optional<MaskBand>& band) {
   WorkMaker(shape, batch, options, work, band).make();
-}
-
-std::int64_t AttendWork::size_bytes() const {
-  return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(tasks) +
-         bytes_of(merges) + bytes_of(shared.tokens) + bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

@@ -1,8 +1,8 @@
 // The work of one attend: which thread reads which pages for which query rows.
 //
-//   sequence -> work blocks (query tokens x the query heads of one kv head)
+//   sequence -> work blocks (query tokens x the kv heads that read the same pages)
 //            -> visits (local pages that the mask does not make empty), in ranges
-//            -> splits (contiguous visits), one task each
+//            -> splits (contiguous visits), a task for each kv head and split
 //
 // A prefix of pages that several sequences have in common has work blocks with the rows of all of
 // them; the block of such a sequence has its other pages, and is merged with its rows of these.
@@ -57,37 +57,49 @@ struct PageRange {
   std::int32_t head_classes = -1;  ///< of a mixed page: its index in AttendWork::head_classes
 };
 
-/// Some query tokens of one sequence, for all query heads that share one kv head. A device's plan
-/// has a query block with a work block per kv head instead. Row r of the block is token q_begin + r
-/// / group, head kv_head * group + r % group.
+/// Some query tokens of one sequence, for some kv heads that read the same pages, each with the
+/// query heads that share it. Its rows are counted for each kv head: row r is token q_begin + r /
+/// group, head kv_head * group + r % group.
 struct WorkBlock {
   std::int32_t sequence = 0;
-  std::int32_t kv_head = 0;
+  std::int32_t kv_head = 0;   ///< the first
+  std::int32_t kv_heads = 1;  ///< how many
+  std::int32_t splits = 1;    ///< of each kv head
   std::int64_t q_begin = 0;
   std::int64_t q_end = 0;
   std::int64_t visit_begin = 0;
   std::int64_t visit_end = 0;
   std::int32_t range_begin = 0;  ///< the ranges of these visits
   std::int32_t range_end = 0;
-  std::int32_t splits = 1;
-  /// First row of this block's partials in the workspace; used if is_merged().
+  std::int64_t first_task = 0;   ///< its tasks are kv head after kv head, split after split
+  std::int64_t first_merge = 0;  ///< its merges are kv head after kv head
+  /// First row of this block's partials in the workspace, in the order of tasks; used if
+  /// is_merged().
   std::int64_t workspace_row = 0;
+  std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
+  std::int32_t shared_row = 0;     ///< its first of that block's rows
   /// True if this rank counts the sinks of its rows.
   bool counts_sinks = true;
   /// True for a shared prefix: q_begin and q_end are places in SharedBlocks::tokens, `sequence` is
   /// one of them, and all rows go to the workspace.
   bool is_shared = false;
-  std::int32_t shared_block = -1;  ///< that its rows are merged with; -1: none
-  std::int32_t shared_row = 0;     ///< its first of that block's rows
 
   /// True if its rows go through the workspace.
   bool is_merged() const { return is_shared || shared_block >= 0 || splits > 1; }
+  /// The block of kv head `head` alone.
+  WorkBlock of_head(std::int32_t head, int group) const {
+    WorkBlock one = *this;
+    one.kv_head = head;
+    one.kv_heads = 1;
+    one.first_task += std::int64_t{head - kv_head} * splits;
+    one.workspace_row += (head - kv_head) * splits * (q_end - q_begin) * group;
+    return one;
+  }
 };
 
-/// A task: the work of one thread at a time. Threads share AttendWork, so a task is two indices; a
-/// device's task (cuda::DeviceTask) holds all that its thread block needs in two 16-byte loads.
-struct WorkSplit {
-  std::int32_t block = 0;
+/// A task, the work of one thread at a time: a split of a block of one kv head.
+struct WorkTask {
+  WorkBlock block;
   std::int32_t split = 0;
 };
 
@@ -95,8 +107,10 @@ struct AttendWork {
   std::vector<WorkBlock> blocks;
   std::vector<PageRange> ranges;
   std::vector<TileClass> head_classes;  ///< [mixed pages][group]
-  std::vector<WorkSplit> tasks;
-  std::vector<std::int32_t> merges;  ///< the blocks whose rows are merged into the output
+  std::int64_t tasks = 0;               ///< of all blocks
+  std::int64_t merges = 0;              ///< kv heads of blocks whose rows go to the output merged
+  int group = 1;                        ///< query heads per kv head
+  std::int64_t most_queries = 0;        ///< of a block
   SharedBlocks shared;
   std::vector<std::int32_t> positions;  ///< [tokens], logical
   std::int64_t workspace_rows = 0;
@@ -104,6 +118,10 @@ struct AttendWork {
   TileCounts tiles;
   std::vector<LocalPage> pages;  ///< a copy of the batch's, if the caller does not keep them
 
+  /// Task number `task` of [0, tasks).
+  WorkTask task(std::int64_t task) const;
+  /// The block of one kv head whose rows are merge number `merge` of [0, merges).
+  WorkBlock merged_block(std::int64_t merge) const;
   /// Bytes of the lists.
   std::int64_t size_bytes() const;
 };

@@ -1,5 +1,7 @@
-// The work of a caller's batch: its checks, and a copy of its pages.
+// The work of a caller's batch, with its checks and a copy of its pages; and the tasks and merges
+// of any work by their numbers.
 #include <algorithm>
+#include <iterator>
 #include <limits>
 
 #include "core/check.hpp"
@@ -34,6 +36,11 @@ void check_pages(const AttentionShape& shape, const AttentionBatch& batch, std::
             "attention: logical page {} of sequence {} lies past its length {}", page.logical, s,
             kv_len);
   }
+}
+
+template <class T>
+std::int64_t bytes_of(const std::vector<T>& list) {
+  return static_cast<std::int64_t>(list.capacity() * sizeof(T));
 }
 
 }  // namespace
@@ -88,6 +95,25 @@ AttendWork make_attend_work(const AttentionShape& shape, const AttentionBatch& b
   }
   plan_attend_work(shape, {sequences, batch.q_positions, shared, rules}, options, work);
   return work;
+}
+
+WorkTask AttendWork::task(std::int64_t task) const {
+  const auto after = std::ranges::upper_bound(blocks, task, {}, &WorkBlock::first_task);
+  const WorkBlock& block = *std::prev(after);
+  const auto in_block = static_cast<std::int32_t>(task - block.first_task);
+  return {block.of_head(block.kv_head + in_block / block.splits, group), in_block % block.splits};
+}
+
+WorkBlock AttendWork::merged_block(std::int64_t merge) const {
+  // Blocks without merges begin where the next one with some does, so the last is that.
+  const auto after = std::ranges::upper_bound(blocks, merge, {}, &WorkBlock::first_merge);
+  const WorkBlock& block = *std::prev(after);
+  return block.of_head(block.kv_head + static_cast<std::int32_t>(merge - block.first_merge), group);
+}
+
+std::int64_t AttendWork::size_bytes() const {
+  return bytes_of(blocks) + bytes_of(ranges) + bytes_of(head_classes) + bytes_of(shared.tokens) +
+         bytes_of(positions) + bytes_of(pages);
 }
 
 }  // namespace kvmesh

@@ -44,10 +44,7 @@ ExactAttention::ExactAttention(const AttentionShape& shape, const AttentionBatch
             longest_exact_sequence(shape.page_size));
   }
   for (const LocalPage& page : batch.pages) max_page_ = std::max(max_page_, page.page);
-  const int group = shape.q_heads / shape.kv_heads;
-  for (const WorkBlock& block : work_.blocks) {
-    max_rows_ = std::max(max_rows_, static_cast<int>(block.q_end - block.q_begin) * group);
-  }
+  max_rows_ = static_cast<int>(work_.most_queries) * work_.group;
 }
 
 void ExactAttention::attend(const ConstTensorView& q, const ConstKvPool& pool, const ExactRows& out,
@@ -69,13 +66,11 @@ void ExactAttention::attend(const ConstTensorView& q, const ConstKvPool& pool, c
                                            .out = {}},
                                 .out = out,
                                 .workspace = ExactRows(workspace_.data(), shape_.v_dim)};
-  threads.for_each(static_cast<std::int64_t>(work_.tasks.size()), [&](std::int64_t i, int thread) {
-    cpu::attend_exact_task(inputs, work_.tasks[static_cast<std::size_t>(i)],
-                           *scratch_[static_cast<std::size_t>(thread)]);
+  threads.for_each(work_.tasks, [&](std::int64_t i, int thread) {
+    cpu::attend_exact_task(inputs, work_.task(i), *scratch_[static_cast<std::size_t>(thread)]);
   });
-  threads.for_each(static_cast<std::int64_t>(work_.merges.size()), [&](std::int64_t i, int) {
-    const auto block = static_cast<std::size_t>(work_.merges[static_cast<std::size_t>(i)]);
-    cpu::merge_exact_splits(inputs, work_.blocks[block]);
+  threads.for_each(work_.merges, [&](std::int64_t i, int) {
+    cpu::merge_exact_splits(inputs, work_.merged_block(i));
   });
 }
 

@@ -69,6 +69,28 @@ void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   check(cudaStreamSynchronize(nullptr), "waiting for a copy");
 }
 
+void copy_bytes_on(Stream stream, void* to, const void* from, std::size_t size_bytes) {
+  check(cudaMemcpyAsync(to, from, size_bytes, cudaMemcpyDefault,
+                        static_cast<cudaStream_t>(stream.handle)),
+        "copying memory on a stream");
+}
+
+std::optional<int> gpu_of(const void* data) {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, data), "asking where memory is");
+  if (attributes.type != cudaMemoryTypeDevice) return std::nullopt;
+  return attributes.device;
+}
+
+bool is_captured(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t result =
+      cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.handle), &status);
+  if (result == cudaErrorStreamCaptureImplicit) return !succeeded(result);
+  check(result, "asking whether a stream is captured");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void copy_rows(const Rows& rows) {
   check(cudaMemcpy2DAsync(rows.to, rows.to_pitch, rows.from, rows.from_pitch, rows.width,
                           rows.count, cudaMemcpyDefault, nullptr),

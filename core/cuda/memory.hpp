@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "core/tensors/copy_rows.hpp"
@@ -26,6 +27,14 @@ void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.
 bool is_done(Stream stream, std::string_view operation);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
+/// Copies on `stream`. The copy runs beside the host only if the host's memory is pinned.
+void copy_bytes_on(Stream stream, void* to, const void* from, std::size_t size_bytes);
+/// The GPU whose memory `data` is in. None for memory that the host can read, managed memory
+/// included.
+std::optional<int> gpu_of(const void* data);
+/// Returns whether work on the stream would go into a graph that is being captured; of the default
+/// stream also if it would break another stream's capture.
+bool is_captured(Stream stream);
 void copy_rows(const Rows& rows);
 std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes);

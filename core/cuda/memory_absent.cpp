@@ -17,6 +17,9 @@ void use_device(int) { absent(); }
 void synchronize_device() { absent(); }
 bool is_done(Stream, std::string_view) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
+void copy_bytes_on(Stream, void*, const void*, std::size_t) { absent(); }
+std::optional<int> gpu_of(const void*) { absent(); }
+bool is_captured(Stream) { absent(); }
 void copy_rows(const Rows&) { absent(); }
 std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }

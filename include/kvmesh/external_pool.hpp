@@ -47,8 +47,8 @@ struct ExternalPoolOptions {
   std::int64_t interleave = 0;
 };
 
-/// The page tables of a batch on this rank, in the engine's host memory; a plan copies what it
-/// needs. `q_indptr`, `kv_lens` and `appended` are equal on all ranks.
+/// The page tables of a batch on this rank, in the engine's memory; a plan copies what it needs.
+/// `q_indptr`, `kv_lens` and `appended` are equal on all ranks.
 ///
 /// Pages past a sequence's length are ignored. A position that no rank has a page for is a key that
 /// no query sees.
@@ -78,6 +78,10 @@ struct PageTables {
   /// have lists, too, of any length.
   std::span<const std::int32_t> token_lists{};
   std::int64_t list_length = 0;  ///< 0: no lists, each query sees what the mask lets it see
+  /// Where the arrays are. The mesh's GPU: each is in that GPU's memory or in the host's. `plan`
+  /// and `replan` copy those of the GPU to the host after the work that is on their stream, and
+  /// wait for that work; so the stream must not be captured.
+  Device device{};
 };
 
 /// The page tables of sequences of a KvCache in one layer group, to attend to them as to an
@@ -161,19 +165,20 @@ class ExternalPool {
   /// have no numbers here; make a plan for each kind. REQUIRES: no block mask without kv blocks of
   /// the page size (or of `interleave`, if that is smaller and there are several ranks).
   /// StepLimits::pages counts entries of page tables, 0 those of the whole pool; with token lists
-  /// positions of lists, 0 as many as all queries have with lists of this length. Blocks until the
-  /// plan is on the device; with several kv ranks it first waits for all earlier work on the
-  /// device.
-  /// @throws InvalidArgument, on tables that do not fit one another, the lengths or the pool, with
+  /// positions of lists, 0 as many as all queries have with lists of this length. `stream` is only
+  /// for tables on a GPU (PageTables::device). Blocks until the plan is on the device; with several
+  /// kv ranks it first waits for all earlier work on the device.
+  /// @throws InvalidArgument, on tables that do not fit one another, the lengths or the pool, that
+  /// are on another device than the mesh's, or on a GPU with a stream that is captured, with
   /// nothing changed; DigestMismatch if the ranks have not planned the same steps (compared at
   /// every 64th plan, in debug builds at every plan, and where the combine goes through the host);
   /// Timeout, PeerLost, NcclError, Error.
   /// Collective at every 64th plan, in debug builds at every plan.
-  ExternalPlan plan(const PageTables& tables, const PlanOptions& options = {});
+  ExternalPlan plan(const PageTables& tables, const PlanOptions& options = {}, Stream stream = {});
 
   /// Plans another batch in place, with `step`'s options and in its memory: on a GPU on `stream`,
-  /// after the work that is there, for replays of captured graphs that follow. `q_positions` as in
-  /// PlanOptions.
+  /// after the work that is there, for replays of captured graphs that follow. It waits for that
+  /// work only if tables are on the GPU. `q_positions` as in PlanOptions.
   /// @throws as `plan`; InvalidArgument also if the batch exceeds the step's limits or `step` is
   /// another pool's. After any other error `step` throws InvalidArgument until it is planned again.
   void replan(ExternalPlan& step, const PageTables& tables, Stream stream = {},

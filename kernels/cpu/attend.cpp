@@ -17,8 +17,8 @@ AttentionOptions Attend::options_with(const LocalBlockMask* block_mask) const {
 }
 
 void Attend::plan(const AttendSteps& batch, const LocalBlockMask* block_mask) {
-  kv_lens_.clear();
-  for (const AttendSequence& sequence : batch.sequences) kv_lens_.push_back(sequence.kv_len);
+  kv_lens_.resize(batch.sequences.size());
+  std::ranges::transform(batch.sequences, kv_lens_.begin(), &AttendSequence::kv_len);
   plan_attend_work(shape_, batch, options_with(block_mask), work_, band_);
   make_room();
 }
@@ -35,12 +35,8 @@ void Attend::make_room() {
   if (workspace_o_.size() < floats) workspace_o_.resize(floats);
   if (workspace_lse_.size() < rows) workspace_lse_.resize(rows);
   const int group = shape_.q_heads / shape_.kv_heads;
-  std::int64_t queries = 0;
-  for (const WorkBlock& block : work_.blocks) {
-    queries = std::max(queries, block.q_end - block.q_begin);
-  }
-  if (queries * group <= scratch_rows_) return;
-  scratch_rows_ = static_cast<int>(queries) * group;
+  if (work_.most_queries * group <= scratch_rows_) return;
+  scratch_rows_ = static_cast<int>(work_.most_queries) * group;
   scratch_.clear();
 }
 
@@ -61,14 +57,11 @@ void Attend::run(const ConstTensorView& q, const ConstKvPool& pool, const Partia
       .sinks = static_cast<const float*>(sinks.data),
       .workspace_o = workspace_o_.data(),
       .workspace_lse = workspace_lse_.data()};
-  threads.for_each(static_cast<std::int64_t>(work_.tasks.size()), [&](std::int64_t i, int thread) {
-    attend_task(inputs, work_.tasks[static_cast<std::size_t>(i)],
-                *scratch_[static_cast<std::size_t>(thread)]);
+  threads.for_each(work_.tasks, [&](std::int64_t i, int thread) {
+    attend_task(inputs, work_.task(i), *scratch_[static_cast<std::size_t>(thread)]);
   });
-  threads.for_each(static_cast<std::int64_t>(work_.merges.size()), [&](std::int64_t i, int) {
-    const auto block = static_cast<std::size_t>(work_.merges[static_cast<std::size_t>(i)]);
-    merge_splits(inputs, work_.blocks[block]);
-  });
+  threads.for_each(work_.merges,
+                   [&](std::int64_t i, int) { merge_splits(inputs, work_.merged_block(i)); });
 }
 
 std::int64_t Attend::workspace_bytes() const {

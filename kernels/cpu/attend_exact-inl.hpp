@@ -121,7 +121,7 @@ class ExactTaskRunner : TaskRunner<T> {
   using Base::block_, Base::rows_, Base::scratch_, Base::v_dim_;
 
  public:
-  ExactTaskRunner(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch)
+  ExactTaskRunner(const ExactInputs& in, const WorkTask& task, AttendScratch& scratch)
       : Base(in.attend, task, scratch), exact_(in), chunk_(chunk_keys(in.attend.shape.page_size)) {}
 
   void run() {

@@ -13,16 +13,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvmesh::cpu::HWY_NAMESPACE {
 
-void attend_exact_float32(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
+void attend_exact_float32(const ExactInputs& in, const WorkTask& task, AttendScratch& scratch) {
   ExactTaskRunner<float>(in, task, scratch).run();
 }
-void attend_exact_float16(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
+void attend_exact_float16(const ExactInputs& in, const WorkTask& task, AttendScratch& scratch) {
   ExactTaskRunner<hwy::float16_t>(in, task, scratch).run();
 }
-void attend_exact_bfloat16(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
+void attend_exact_bfloat16(const ExactInputs& in, const WorkTask& task, AttendScratch& scratch) {
   ExactTaskRunner<hwy::bfloat16_t>(in, task, scratch).run();
 }
-void attend_exact_float8(const ExactInputs& in, const WorkSplit& task, AttendScratch& scratch) {
+void attend_exact_float8(const ExactInputs& in, const WorkTask& task, AttendScratch& scratch) {
   ExactTaskRunner<Float8>(in, task, scratch).run();
 }
 
@@ -38,7 +38,7 @@ HWY_EXPORT(attend_exact_float16);
 HWY_EXPORT(attend_exact_bfloat16);
 HWY_EXPORT(attend_exact_float8);
 
-void attend_exact_task(const ExactInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_exact_task(const ExactInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   switch (inputs.attend.pool.k.dtype) {
     case Dtype::kFloat32:
       return HWY_DYNAMIC_DISPATCH(attend_exact_float32)(inputs, task, scratch);

@@ -27,9 +27,9 @@ struct ExactInputs {
 };
 
 /// Computes one task into `out`, or into the workspace where its block has several splits.
-void attend_exact_task(const ExactInputs& inputs, const WorkSplit& task, AttendScratch& scratch);
+void attend_exact_task(const ExactInputs& inputs, const WorkTask& task, AttendScratch& scratch);
 
-/// Merges the splits of block `block` from the workspace into `out`.
+/// Merges the splits of `block`, which has one kv head, from the workspace into `out`.
 void merge_exact_splits(const ExactInputs& inputs, const WorkBlock& block);
 
 }  // namespace kvmesh::cpu

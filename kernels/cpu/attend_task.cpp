@@ -13,16 +13,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvmesh::cpu::HWY_NAMESPACE {
 
-void attend_float32(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_float32(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   TaskRunner<float>(inputs, task, scratch).run();
 }
-void attend_float16(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_float16(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   TaskRunner<hwy::float16_t>(inputs, task, scratch).run();
 }
-void attend_bfloat16(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_bfloat16(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   TaskRunner<hwy::bfloat16_t>(inputs, task, scratch).run();
 }
-void attend_float8(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_float8(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   TaskRunner<Float8>(inputs, task, scratch).run();
 }
 
@@ -66,7 +66,7 @@ std::int64_t AttendScratch::size_bytes() const {
   return static_cast<std::int64_t>(floats * sizeof(float));
 }
 
-void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch) {
+void attend_task(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch) {
   switch (inputs.pool.k.dtype) {
     case Dtype::kFloat32:
       return HWY_DYNAMIC_DISPATCH(attend_float32)(inputs, task, scratch);
@@ -91,7 +91,8 @@ void list_partials(const AttendWork& work, const WorkBlock& block, std::int64_t 
     for (int s = 0; s < from.splits; ++s) rows.push_back(from.workspace_row + s * step + at);
   };
   if (block.shared_block >= 0) {
-    add(work.blocks[static_cast<std::size_t>(block.shared_block)], block.shared_row + row);
+    const WorkBlock& shared = work.blocks[static_cast<std::size_t>(block.shared_block)];
+    add(shared.of_head(block.kv_head, group), block.shared_row + row);
   }
   add(block, row);
 }

@@ -54,9 +54,9 @@ struct AttendInputs {
 };
 
 /// Computes one task into `out`, or into the workspace where its block has several splits.
-void attend_task(const AttendInputs& inputs, const WorkSplit& task, AttendScratch& scratch);
+void attend_task(const AttendInputs& inputs, const WorkTask& task, AttendScratch& scratch);
 
-/// Merges the splits of block `block` from the workspace into `out`, in order.
+/// Merges the splits of `block`, which has one kv head, from the workspace into `out`, in order.
 void merge_splits(const AttendInputs& inputs, const WorkBlock& block);
 
 /// Rounds a dim up to whole vectors of any target.

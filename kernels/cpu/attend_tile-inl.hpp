@@ -40,9 +40,9 @@ constexpr bool kTakesDots = std::is_same_v<T, hwy::bfloat16_t>&& HWY_TARGET == H
 template <class T>
 class TaskRunner {
  public:
-  TaskRunner(const AttendInputs& in, const WorkSplit& task, AttendScratch& scratch)
+  TaskRunner(const AttendInputs& in, const WorkTask& task, AttendScratch& scratch)
       : in_(in),
-        block_(in.work->blocks[static_cast<std::size_t>(task.block)]),
+        block_(task.block),
         split_(task.split),
         scratch_(scratch),
         group_(in.shape.q_heads / in.shape.kv_heads),

@@ -34,6 +34,29 @@ void for_local_pages(Workload& workload, Prefix prefix, const Body& body) {
   }
 }
 
+/// Calls `body(row, page, offset)` for each position in token lists [queries, length] that is on
+/// this rank.
+template <class Body>
+void for_listed(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
+                const Body& body) {
+  const std::int64_t page_size = workload.shape().model.page_size;
+  const auto rows = static_cast<std::size_t>(newest(workload.lengths(), queries));
+  const std::size_t count = lists.size() / rows;
+  std::size_t row = 0;
+  for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
+    const std::span<const PageId> pages =
+        workload.cache().allocator().pages(workload.sequences()[i]);
+    const std::int64_t mine = std::min(queries, workload.lengths()[i]);
+    for (const std::size_t end = row + static_cast<std::size_t>(mine); row < end; ++row) {
+      for (const std::int32_t position : lists.subspan(row * count, count)) {
+        if (position < 0) continue;
+        const PageId page = pages[static_cast<std::size_t>(position / page_size)];
+        if (page.rank() == workload.mesh().page_rank()) body(row, page, position % page_size);
+      }
+    }
+  }
+}
+
 std::int64_t my_heads(Workload& workload, int heads) {
   return heads / workload.mesh().head_parallel();
 }
@@ -54,6 +77,24 @@ std::int64_t visible_pairs(std::int64_t begin, std::int64_t end, std::int64_t le
   return (border - begin) * queries + triangle(length - border + 1) - triangle(length - end + 1);
 }
 
+/// Q and the output of the newest `queries` of each sequence.
+double row_bytes(Workload& workload, std::int64_t queries, Output output) {
+  const Shape& model = workload.shape().model;
+  const std::int64_t rows = newest(workload.lengths(), queries) * my_heads(workload, model.q_heads);
+  const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
+  const std::int64_t written = output == Output::kFinal
+                                   ? model.v_dim * element
+                                   : (model.v_dim + 1) * std::int64_t{sizeof(float)};
+  return static_cast<double>(rows * (model.k_dim * element + written));
+}
+
+/// The same memory as pages of one token, of one head each.
+void cut_into_tokens(TensorView& plane) {
+  plane.shape[0] *= plane.size(2);
+  plane.shape[2] = 1;
+  plane.strides[0] = plane.strides[1] = plane.stride(2);
+}
+
 /// Tokens of `share` that `from` has keys of, and that go to `to`.
 std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, Scatter scatter,
                        Share share) {
@@ -68,16 +109,16 @@ std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, S
 }  // namespace
 
 double attend_bytes(Workload& workload, std::int64_t queries, Output output, Prefix prefix) {
-  const Shape& model = workload.shape().model;
   std::int64_t tokens = 0;
   for_local_pages(workload, prefix, [&](const LocalPage& page) { tokens += page.tokens(); });
-  const std::int64_t rows = newest(workload.lengths(), queries) * my_heads(workload, model.q_heads);
-  const auto element = static_cast<std::int64_t>(size_bytes(model.dtype));
-  const std::int64_t written = output == Output::kFinal
-                                   ? model.v_dim * element
-                                   : (model.v_dim + 1) * std::int64_t{sizeof(float)};
-  return static_cast<double>(tokens) * token_bytes(workload) +
-         static_cast<double>(rows * (model.k_dim * element + written));
+  return static_cast<double>(tokens) * token_bytes(workload) + row_bytes(workload, queries, output);
+}
+
+double listed_bytes(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
+                    Output output) {
+  std::int64_t tokens = 0;
+  for_listed(workload, lists, queries, [&](std::size_t, PageId, std::int64_t) { ++tokens; });
+  return static_cast<double>(tokens) * token_bytes(workload) + row_bytes(workload, queries, output);
 }
 
 PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out,
@@ -92,6 +133,25 @@ PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<T
   });
   for (int layer = 0; layer < workload.shape().layers; ++layer) {
     reads.pools.push_back(workload.cache().pool(layer));
+  }
+  return reads;
+}
+
+PageReads token_reads(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
+                      const ConstTensorView& q, std::vector<TensorView> out) {
+  const auto rows = static_cast<std::size_t>(newest(workload.lengths(), queries));
+  PageReads reads{
+      .sequences = std::vector<PageReads::Sequence>(rows), .q = q, .out = std::move(out)};
+  const int page_size = workload.shape().model.page_size;
+  for_listed(workload, lists, queries, [&](std::size_t row, PageId page, std::int64_t offset) {
+    PageReads::Sequence& sequence = reads.sequences[row];
+    sequence.pages.push_back(page.index() * page_size + static_cast<std::int32_t>(offset));
+    ++sequence.tokens;
+  });
+  for (int layer = 0; layer < workload.shape().layers; ++layer) {
+    KvPool& pool = reads.pools.emplace_back(workload.cache().pool(layer));
+    cut_into_tokens(pool.k);
+    cut_into_tokens(pool.v);
   }
   return reads;
 }

@@ -1,6 +1,7 @@
 // The fewest bytes and operations that one call of an operation needs on this rank.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "launch/bench/workload.hpp"
@@ -14,9 +15,19 @@ enum class Prefix : std::uint8_t { kOfEach, kOnce };
 double attend_bytes(Workload& workload, std::int64_t queries, Output output = Output::kPartial,
                     Prefix prefix = Prefix::kOfEach);
 
+/// The same of attention to token lists [queries, length]: each position that a list names counts,
+/// if this rank has it.
+double listed_bytes(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
+                    Output output);
+
 /// The pages of this rank that attention reads, in every layer.
 PageReads page_reads(Workload& workload, const ConstTensorView& q, std::vector<TensorView> out,
                      Prefix prefix = Prefix::kOfEach);
+
+/// The tokens of this rank in token lists, as pages of one token. REQUIRES: one kv head on each
+/// rank.
+PageReads token_reads(Workload& workload, std::span<const std::int32_t> lists, std::int64_t queries,
+                      const ConstTensorView& q, std::vector<TensorView> out);
 
 /// Operations of both products for every visible (query, key) pair, two per multiply-add.
 double attend_operations(Workload& workload, std::int64_t queries);

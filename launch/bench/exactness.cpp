@@ -87,19 +87,21 @@ Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView
   return values;
 }
 
-Doubles attend(const Doubles& q, const Doubles& k, const Doubles& v, std::size_t keys) {
+// Attention to the keys at `seen`; a sink of -inf is none.
+Doubles attend(const Doubles& q, const Doubles& k, const Doubles& v,
+               const std::vector<std::size_t>& seen, double sink) {
   const std::size_t k_dim = q.size(), v_dim = v.size() / (k.size() / k_dim);
-  Doubles scores(keys), out(v_dim);
-  for (std::size_t key = 0; key < keys; ++key) {
-    for (std::size_t d = 0; d < k_dim; ++d) scores[key] += q[d] * k[key * k_dim + d];
-    scores[key] /= std::sqrt(static_cast<double>(k_dim));
+  Doubles scores(seen.size()), out(v_dim);
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    for (std::size_t d = 0; d < k_dim; ++d) scores[i] += q[d] * k[seen[i] * k_dim + d];
+    scores[i] /= std::sqrt(static_cast<double>(k_dim));
   }
-  const double most = std::ranges::max(scores);
-  double sum = 0;
-  for (std::size_t key = 0; key < keys; ++key) {
-    const double weight = std::exp(scores[key] - most);
+  const double most = std::max(std::ranges::max(scores), sink);
+  double sum = std::exp(sink - most);
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    const double weight = std::exp(scores[i] - most);
     sum += weight;
-    for (std::size_t d = 0; d < v_dim; ++d) out[d] += weight * v[key * v_dim + d];
+    for (std::size_t d = 0; d < v_dim; ++d) out[d] += weight * v[seen[i] * v_dim + d];
   }
   for (double& value : out) value /= sum;
   return out;
@@ -121,7 +123,7 @@ double relative_error(const Doubles& got, const Doubles& expected) {
 }  // namespace
 
 double output_error(Workload& workload, const ConstTensorView& q, const ConstTensorView& out,
-                    std::int64_t queries) {
+                    std::int64_t queries, const Seen& seen) {
   const std::span<const std::int64_t> lengths = workload.lengths();
   const auto longest =
       static_cast<std::size_t>(std::ranges::max_element(lengths) - lengths.begin());
@@ -133,10 +135,15 @@ double output_error(Workload& workload, const ConstTensorView& q, const ConstTen
   const Doubles v = plane_of(workload, longest, pool.v, pool.v_scale, kv_heads - 1);
   double worst = 0;
   for (const std::int64_t query : {std::int64_t{0}, mine - 1}) {
+    std::vector<std::size_t> keys;
+    for (std::int64_t position = 0; position <= length - mine + query; ++position) {
+      if (seen.sees && !seen.sees(longest, query, position)) continue;
+      keys.push_back(static_cast<std::size_t>(position));
+    }
     for (const std::int64_t head : {q_heads - q_heads / kv_heads, q_heads - 1}) {
       const std::int64_t row = (before + query) * q_heads + head;
-      const Doubles expected = attend(to_host(q, row * q.size(2), q.size(2)), k, v,
-                                      static_cast<std::size_t>(length - mine + query + 1));
+      const double sink = seen.sinks.empty() ? -HUGE_VAL : to_host(seen.sinks, head, 1).front();
+      const Doubles expected = attend(to_host(q, row * q.size(2), q.size(2)), k, v, keys, sink);
       const double error = relative_error(to_host(out, row * out.size(2), out.size(2)), expected);
       worst = larger(error, worst);
     }

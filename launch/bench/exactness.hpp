@@ -1,15 +1,25 @@
 // Compares the output of a timed operation with float64.
 #pragma once
 
+#include <functional>
+
 #include "launch/bench/workload.hpp"
 
 namespace kvmesh::bench {
+
+/// What the rows see beside, or instead of, all positions before them.
+struct Seen {
+  /// Whether query number `query` of the newest of a sequence sees a position before it; unset:
+  /// yes.
+  std::function<bool(std::size_t sequence, std::int64_t query, std::int64_t position)> sees{};
+  ConstTensorView sinks{};  ///< [q_heads]; may be empty
+};
 
 /// Returns the distance of `out`, attention of the newest `queries` of each sequence over layer 0,
 /// from float64: the largest error over the largest number, of four rows: the first and the last
 /// query of the longest sequence with the first and the last query head of its last KV head. `q`
 /// and `out` [tokens, heads, dim] are contiguous. REQUIRES: one kv rank. Blocking.
 double output_error(Workload& workload, const ConstTensorView& q, const ConstTensorView& out,
-                    std::int64_t queries);
+                    std::int64_t queries, const Seen& seen = {});
 
 }  // namespace kvmesh::bench

@@ -60,6 +60,14 @@ void add_options(CLI::App& command, Flags& flags) {
   command.add_flag("--external", flags.external,
                    "decode and prefill have a row more (tables): an ExternalPlan over page tables "
                    "of the same pages, as of an engine's own");
+  command.add_flag("--sinks", flags.sinks,
+                   "decode, prefill and step have a row more (sinks): each head has a sink");
+  value("--token-list", flags.token_list,
+        "decode has a row more (list): each query sees this many positions, spread over its "
+        "sequence, by an ExternalPlan with token lists; 0: none");
+  value("--tree", flags.tree,
+        "decode and step have a row more (tree): the newest --queries tokens of each sequence are "
+        "a draft tree in which each has this many children; 0: none");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, with fewer turns (at least 3); 0: by the device");

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kvmesh/external_pool.hpp"
 #include "launch/bench/amounts.hpp"
 #include "launch/bench/exactness.hpp"
+#include "launch/bench/manners.hpp"
 
 namespace kvmesh::bench {
 namespace {
@@ -13,39 +13,6 @@ namespace {
 // With more queries per sequence than this, arithmetic is the cost, not the read of keys and
 // values.
 constexpr std::int64_t kFewQueries = 64;
-
-PlanOptions plan_options(const Options& options) {
-  return {.scatter = options.scatter,
-          .strategy = options.strategy,
-          .way = options.way,
-          .travels_as = options.travels_as,
-          .shares_prefixes = options.shares_prefixes,
-          .least_saved_tokens = 1};
-}
-
-/// The workload's pages as an engine has them: a pool, and the page tables of a batch.
-class Tables {
- public:
-  Tables(Workload& workload, const Options& options, std::int64_t queries)
-      : cache_(workload.cache()),
-        pool_(workload.mesh(), cache_.pool(0),
-              {.q_heads = options.shape.q_heads / workload.mesh().head_parallel()}),
-        plan_(pool_.plan(
-            CacheTables(cache_, workload.mesh().page_rank(), workload.queried(queries)).view(),
-            plan_options(options))) {}
-
-  void run(int layer, const ConstTensorView& q, const CombineOutput& output, Stream stream) {
-    plan_.run(cache_.pool(layer), {.q = q}, output, stream);
-  }
-  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
-    plan_.attend_partial(cache_.pool(layer), q, out, stream);
-  }
-
- private:
-  KvCache& cache_;
-  ExternalPool pool_;
-  ExternalPlan plan_;
-};
 
 /// The members that all operations share.
 class Planned : public Operation {
@@ -55,9 +22,11 @@ class Planned : public Operation {
       : workload_(workload),
         machine_(machine),
         layers_(workload.shape().layers),
-        plan_(workload.plan(append, queries, plan_options(options))),
+        plan_(workload.plan(append, queries, plan_options(workload, options, queries))),
         input_(workload.input(plan_)),
-        prefix_(options.shares_prefixes ? Prefix::kOnce : Prefix::kOfEach) {}
+        prefix_(options.shares_prefixes ? Prefix::kOnce : Prefix::kOfEach) {
+    if (options.manner == Manner::kSinks) input_.sinks = workload.sinks();
+  }
 
  protected:
   Workload& workload_;
@@ -74,13 +43,16 @@ class Attend : public Planned {
       : Planned(workload, machine, options, 0, queries),
         queries_(queries),
         output_(options.output),
-        quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes) {
+        quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes),
+        seen_{seen_by(workload, options, queries), input_.sinks} {
     if (output_ == Output::kFinal) {
       final_ = workload.output(plan_);
     } else {
       partial_ = workload.partial(plan_);
     }
-    if (options.by_tables) tables_.emplace(workload, options, queries);
+    if (options.manner == Manner::kTables || options.manner == Manner::kList) {
+      tables_.emplace(workload, options, queries);
+    }
   }
 
   Repeated repeated() override {
@@ -90,21 +62,23 @@ class Attend : public Planned {
       if (output_ == Output::kFinal) {
         plan_.run(layer, input_, final_, stream);  // appends no tokens
       } else {
-        plan_.attend_partial(layer, input_.q, partial_, stream);
+        plan_.attend_partial(layer, input_.q, partial_, stream, input_.sinks);
       }
     }};
   }
   Quantity quantity() const override { return quantity_; }
   double amount() override {
-    return quantity_ == Quantity::kBytes ? attend_bytes(workload_, queries_, output_, prefix_)
-                                         : attend_operations(workload_, queries_);
+    if (quantity_ == Quantity::kOperations) return attend_operations(workload_, queries_);
+    if (has_lists()) return listed_bytes(workload_, tables_->lists(), queries_, output_);
+    return attend_bytes(workload_, queries_, output_, prefix_);
   }
   std::vector<Ceiling> ceilings() override {
     if (quantity_ == Quantity::kOperations) {
       return {machine_.multiply(workload_.shape().model.dtype)};
     }
     std::optional<Ceiling> gather =
-        machine_.gather(page_reads(workload_, input_.q, written(), prefix_));
+        has_lists() ? gather_of_lists()
+                    : machine_.gather(page_reads(workload_, input_.q, written(), prefix_));
     if (!gather) return {machine_.read()};
     gather->amount = amount();
     return {std::move(*gather), machine_.read()};
@@ -115,11 +89,20 @@ class Attend : public Planned {
     Repeated once = repeated();
     once.capturable = false;
     static_cast<void>(machine_.time(once, {}, {}, 1));
-    return output_error(workload_, input_.q, written().front(), queries_);
+    return output_error(workload_, input_.q, written().front(), queries_, seen_);
   }
   bool rotates() const override { return quantity_ == Quantity::kBytes; }
 
  private:
+  bool has_lists() const { return tables_ && !tables_->lists().empty(); }
+  /// Of the tokens alone, where each is in one piece.
+  std::optional<Ceiling> gather_of_lists() {
+    if (workload_.cache().pool(0).k.size(1) > 1) return std::nullopt;
+    std::optional<Ceiling> gather =
+        machine_.gather(token_reads(workload_, tables_->lists(), queries_, input_.q, written()));
+    if (gather) gather->name = "bare gather of the same tokens";
+    return gather;
+  }
   void by_tables(int layer, Stream stream) {
     if (output_ == Output::kFinal) {
       tables_->run(layer, input_.q, final_, stream);
@@ -138,6 +121,7 @@ class Attend : public Planned {
   Partial partial_;
   CombineOutput final_;
   std::optional<Tables> tables_;
+  Seen seen_;
 };
 
 /// Ceiling: a copy of the same number of bytes, from one buffer into the pools of the same layers.

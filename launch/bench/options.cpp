@@ -8,6 +8,8 @@
 #include <numeric>
 #include <optional>
 
+#include "launch/bench/manners.hpp"
+
 namespace kvmesh::bench {
 namespace {
 
@@ -43,6 +45,7 @@ void check_positive(const char* flag, std::int64_t value) {
 constexpr std::int64_t kMostSequences = 1 << 20;
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 36;
 constexpr std::int64_t kMostPerShape = 1 << 12;
+constexpr std::int64_t kMostListed = 1 << 20;
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 50;
 
 template <class Value>
@@ -277,11 +280,21 @@ int kinds_of(const Flags& flags) {
 }
 
 // A reproducible cache's pages are attended to by its own plans alone.
-bool external_of(const Flags& flags) {
-  if (flags.external && (flags.reproducible || flags.shared_prefix > 0)) {
-    throw InvalidArgument("--external, with --reproducible or --shared-prefix");
-  }
-  return flags.external;
+std::vector<Manner> manners_of(const Flags& flags) {
+  std::vector<Manner> manners;
+  const auto take = [&](const char* flag, bool asked, Manner manner, bool has_tables) {
+    if (!asked) return;
+    if (flags.shared_prefix > 0 || (has_tables && flags.reproducible)) {
+      throw InvalidArgument(fmt::format(
+          "{}, with {}", flag, flags.shared_prefix > 0 ? "--shared-prefix" : "--reproducible"));
+    }
+    manners.push_back(manner);
+  };
+  take("--external", flags.external, Manner::kTables, true);
+  take("--sinks", flags.sinks, Manner::kSinks, false);
+  take("--token-list", flags.token_list > 0, Manner::kList, true);
+  take("--tree", flags.tree > 0, Manner::kTree, false);
+  return manners;
 }
 
 // A sequence that were shorter than the prefix would have to be its beginning.
@@ -326,7 +339,10 @@ Options resolve(const Flags& flags, Mesh& mesh) {
       .kinds = kinds_of(flags),
       .shared_prefix =
           not_negative("--shared-prefix", flags.shared_prefix) / flags.page_size * flags.page_size,
-      .external = external_of(flags),
+      .manners = manners_of(flags),
+      .token_list =
+          at_most("--token-list", not_negative("--token-list", flags.token_list), kMostListed),
+      .tree = at_most("--tree", not_negative("--tree", flags.tree), kMostPerShape),
       .repeats = flags.repeats,
       .row_seconds = not_negative("--row-seconds", flags.row_seconds),
       .rotate_bytes =
@@ -351,13 +367,16 @@ std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op 
     alone.shares_prefixes = false;
     return {{"shared", options}, {"alone", alone}};
   }
-  if (options.external && (op == Op::kDecode || op == Op::kPrefill)) {
-    Options by_tables = options;
-    by_tables.by_tables = true;
-    return {{"", options}, {"tables", by_tables}};
-  }
-  if (op != Op::kCombine || options.ways.empty()) return {{"", options}};
   std::vector<std::pair<std::string, Options>> rows;
+  if (op != Op::kCombine || options.ways.empty()) {
+    rows.emplace_back("", options);
+    for (const Manner manner : options.manners) {
+      if (!has_manner(op, manner)) continue;
+      rows.emplace_back(name(manner), options);
+      rows.back().second.manner = manner;
+    }
+    return rows;
+  }
   for (const Way& way : options.ways) {
     Options of_way = options;
     of_way.way = way.kind;

@@ -49,6 +49,15 @@ enum class Output : std::uint8_t {
 };
 std::string_view name(Output output);
 
+/// What a row of decode, prefill or step attends to, and how.
+enum class Manner : std::uint8_t {
+  kPlain,
+  kTables,  ///< by an ExternalPlan over page tables of the same pages
+  kSinks,   ///< with a sink per head
+  kList,    ///< each query to the positions in a token list, by an ExternalPlan
+  kTree,    ///< the newest tokens of each sequence are a draft tree
+};
+
 /// One way of the combine, as a row of its own.
 struct Way {
   std::string name{};
@@ -81,6 +90,9 @@ struct Flags {
   int kinds = 1;
   std::int64_t shared_prefix = 0;
   bool external = false;
+  bool sinks = false;
+  std::int64_t token_list = 0;
+  int tree = 0;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;
@@ -133,9 +145,11 @@ struct Options {
   int kinds = 1;   ///< of layers, of kPlan: each but the first has a window of its own
   /// First tokens that all sequences of a batch have in common, in whole pages.
   std::int64_t shared_prefix = 0;
-  bool shares_prefixes = true;  ///< plans may read them once for all
-  bool external = false;        ///< decode and prefill have a row by page tables, too
-  bool by_tables = false;       ///< this row is that one
+  bool shares_prefixes = true;     ///< plans may read them once for all
+  std::vector<Manner> manners{};   ///< that have rows beside the plain one, where they apply
+  Manner manner = Manner::kPlain;  ///< of this row
+  std::int64_t token_list = 0;     ///< positions in each list of kList
+  int tree = 0;                    ///< children of each token of kTree
   int repeats = 0;
   double row_seconds = 0;         ///< fewer repeats if a row would take longer
   std::int64_t rotate_bytes = 0;  ///< 0: by the device's caches
@@ -150,7 +164,7 @@ std::string text_of(const std::vector<std::int64_t>& listed);
 
 /// Returns one set of options for each row of `op` with the same queries: `combine` has a row for
 /// each way, operations that may share a prefix have one that does and one that does not, and
-/// attention has one by page tables if that is asked for.
+/// attention has one for each manner that is asked for.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

@@ -199,4 +199,10 @@ CombineOutput Workload::output(const StepPlan& plan) {
                            plan.heads_of_output().size(), shape_.model.v_dim)};
 }
 
+ConstTensorView Workload::sinks() {
+  const std::int64_t heads = shape_.model.q_heads / mesh_.head_parallel();
+  const TensorView filled = sinks_.get(mesh_, machine_, Dtype::kFloat32, 1, heads);
+  return {filled.data, Dtype::kFloat32, {heads}, mesh_.device()};
+}
+
 }  // namespace kvmesh::bench

@@ -61,6 +61,8 @@ class Workload {
   std::vector<BatchEntry> queried(std::int64_t queries) const;
   Partial partial(const StepPlan& plan);
   CombineOutput output(const StepPlan& plan);
+  /// [q_heads], a sink for each of this rank's heads.
+  ConstTensorView sinks();
 
   KvCache& cache() { return cache_; }
   const WorkloadShape& shape() const { return shape_; }
@@ -79,7 +81,7 @@ class Workload {
   std::vector<std::int64_t> lengths_;
   KvCache cache_;
   std::vector<SequenceId> sequences_;
-  GrowingTensor q_, k_, v_, o_, lse_, merged_;
+  GrowingTensor q_, k_, v_, o_, lse_, merged_, sinks_;
 };
 
 }  // namespace kvmesh::bench

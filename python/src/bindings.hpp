@@ -80,6 +80,15 @@ struct Tensor {
 Tensor input(nb::handle object, const char* what);
 Tensor output(nb::handle object, const char* what);
 
+/// An array of int32 on a GPU, kept alive.
+struct GpuNumbers {
+  nb::ndarray<const std::int32_t, nb::device::cuda, nb::c_contig> array;
+  Device device;
+};
+/// Returns nothing for an array that is not on a GPU. @throws nb::type_error that names `what`
+/// unless it is contiguous and holds int32.
+std::optional<GpuNumbers> numbers_on_gpu(nb::handle object, const char* what);
+
 /// A number of the CUDA runtime, or a stream object of torch or cupy. None is torch's current
 /// stream if torch is loaded and the mesh is on a GPU, else CUDA's default one.
 Stream stream_of(nb::handle object, Device device);

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "python/src/bindings.hpp"
@@ -76,23 +77,41 @@ PyPool make_pool(nb::object k, nb::object v, std::string_view order, std::int64_
   return made;
 }
 
-/// Integers of any array, and its second extent if it has one.
+/// Integers of any array, and its second extent if it has one. Those of an array on a GPU stay
+/// there, others are copied.
 struct Numbers {
+  std::span<const std::int32_t> view() const {
+    if (there) return {there->array.data(), there->array.size()};
+    return values;
+  }
+
   std::vector<std::int32_t> values;
+  std::optional<GpuNumbers> there;
   std::int64_t columns = 0;
 };
+
+/// The second extent of an array of two dimensions.
+template <class Array>
+std::int64_t columns_of(const Array& array) {
+  return array.ndim() == 2 ? static_cast<std::int64_t>(array.shape(1)) : 0;
+}
 
 Numbers numbers_of(nb::handle object, const char* what) {
   Numbers numbers;
   if (object.is_none()) return numbers;
+  numbers.there = numbers_on_gpu(object, what);
+  if (numbers.there) {
+    numbers.columns = columns_of(numbers.there->array);
+    return numbers;
+  }
   const nb::object array = nb::module_::import_("kvmesh._arrays").attr("for_table")(object, what);
   const auto ints = nb::cast<nb::ndarray<const std::int32_t, nb::device::cpu>>(array);
   numbers.values.assign(ints.data(), ints.data() + ints.size());
-  if (ints.ndim() == 2) numbers.columns = static_cast<std::int64_t>(ints.shape(1));
+  numbers.columns = columns_of(ints);
   return numbers;
 }
 
-/// Page tables from any arrays, which are copied.
+/// Page tables from any arrays.
 struct Tables {
   Tables(nb::handle q_indptr, nb::handle kv_lens, nb::handle indices, nb::handle indptr,
          nb::handle logical, nb::handle appended, nb::handle token_lists)
@@ -109,15 +128,19 @@ struct Tables {
     }
   }
   PageTables view() const {
-    PageTables tables{.q_indptr = q_indptr.values,
-                      .kv_lens = kv_lens.values,
-                      .indptr = indptr.values,
-                      .indices = indices.values,
+    PageTables tables{.q_indptr = q_indptr.view(),
+                      .kv_lens = kv_lens.view(),
+                      .indptr = indptr.view(),
+                      .indices = indices.view(),
                       .row_length = indices.columns,
-                      .appended = appended.values,
-                      .token_lists = token_lists.values,
+                      .appended = appended.view(),
+                      .token_lists = token_lists.view(),
                       .list_length = token_lists.columns};
-    if (is_listed) tables.logical = logical.values;
+    if (is_listed) tables.logical = logical.view();
+    for (const Numbers* each :
+         {&q_indptr, &kv_lens, &indptr, &indices, &logical, &appended, &token_lists}) {
+      if (each->there) tables.device = each->there->device;
+    }
     return tables;
   }
   Numbers q_indptr, kv_lens, indices, indptr, logical, appended, token_lists;
@@ -161,12 +184,13 @@ PlanOptions options_of(const nb::kwargs& given) {
 
 PyExternalPlan plan(PyExternalPool& self, nb::object q_indptr, nb::object kv_lens,
                     nb::object indices, nb::object indptr, nb::object logical, nb::object appended,
-                    nb::object token_lists, const nb::kwargs& kwargs) {
+                    nb::object token_lists, nb::object stream, const nb::kwargs& kwargs) {
   const Tables tables(q_indptr, kv_lens, indices, indptr, logical, appended, token_lists);
   const PlanOptions options = options_of(kwargs);
   const auto of = self.use();
+  const Stream on = stream_of(stream, of->device);
   const nb::gil_scoped_release release;
-  return PyExternalPlan({of->pool.plan(tables.view(), options), of->q_heads, of->v_dim},
+  return PyExternalPlan({of->pool.plan(tables.view(), options, on), of->q_heads, of->v_dim},
                         self.gate());
 }
 
@@ -301,9 +325,10 @@ void bind_external(nb::module_& module) {
   type.def("plan", &plan, nb::arg("q_indptr"), nb::arg("kv_lens"), nb::arg("indices"),
            nb::arg("indptr") = nb::none(), nb::arg("logical") = nb::none(),
            nb::arg("appended") = nb::none(), nb::arg("token_lists") = nb::none(),
-           nb::arg("options"),
+           nb::arg("stream") = nb::none(), nb::arg("options"),
            "Plans one step over page tables: indices [batch, entries] (a block table), or indptr "
-           "and indices. The options are those of KvCache.plan.")
+           "and indices. Arrays on the GPU hold int32; they are read after the work on `stream`. "
+           "The options are those of KvCache.plan.")
       .def("replan", &replan, nb::arg("step"), nb::arg("q_indptr"), nb::arg("kv_lens"),
            nb::arg("indices"), nb::arg("indptr") = nb::none(), nb::arg("logical") = nb::none(),
            nb::arg("appended") = nb::none(), nb::arg("token_lists") = nb::none(),

@@ -93,6 +93,17 @@ Tensor output(nb::handle object, const char* what) {
   return tensor;
 }
 
+std::optional<GpuNumbers> numbers_on_gpu(nb::handle object, const char* what) {
+  if (!nb::hasattr(object, "__dlpack_device__")) return std::nullopt;
+  const nb::object device = object.attr("__dlpack_device__")();
+  if (nb::cast<int>(device[0]) != nb::device::cuda::value) return std::nullopt;
+  GpuNumbers numbers{.array = {}, .device = {DeviceKind::kCuda, nb::cast<int>(device[1])}};
+  if (!nb::try_cast(exported(object), numbers.array, false)) {
+    refuse(what, "an array on a GPU must be contiguous and hold int32");
+  }
+  return numbers;
+}
+
 Stream stream_of(nb::handle object, Device device) {
   if (device.kind == DeviceKind::kCpu) return {};
   nb::object stream = nb::borrow(object);

@@ -46,9 +46,11 @@ PageTables tables_of(const kvmesh_page_tables_t* given) {
   if (t.row_length == 0) tables.indptr = numbers(t.indptr, t.batch + 1, "indptr");
   if (t.logical != nullptr) tables.logical = numbers(t.logical, t.index_count, "logical");
   if (t.appended != nullptr) tables.appended = numbers(t.appended, t.batch, "appended");
+  if (t.device_type != 0) tables.device = device_of(t.device_type, t.device_id, "page tables");
   if (t.positions != nullptr) {
-    const std::int64_t queries = tables.q_indptr.back();
-    require(queries >= 0 && t.list_length > 0 && t.list_length <= INT32_MAX,
+    const bool on_host = tables.device.kind == DeviceKind::kCpu;
+    const std::int64_t queries = on_host ? tables.q_indptr.back() : t.query_count;
+    require(queries >= 0 && queries <= INT32_MAX && t.list_length > 0 && t.list_length <= INT32_MAX,
             "token lists of {} positions for {} queries", t.list_length, queries);
     tables.token_lists = numbers(t.positions, queries * t.list_length, "positions");
     tables.list_length = t.list_length;
@@ -79,7 +81,9 @@ kvmesh_status_t kvmesh_external_plan_create(kvmesh_external_pool_t* pool,
   return guarded([&] {
     kvmesh_external_plan_t*& made = checked(plan, "plan");
     ExternalPool& of = checked(pool, "pool").pool;
-    made = new kvmesh_external_plan{of.plan(tables_of(tables), plan_options(options))};
+    const PageTables given = tables_of(tables);
+    made = new kvmesh_external_plan{
+        of.plan(given, plan_options(options), Stream{known(tables).stream})};
   });
 }
 

@@ -26,13 +26,6 @@ Dtype dtype_of(const kvmesh_tensor_t& tensor, const char* what) {
       what, tensor.type_code, tensor.type_bits, tensor.type_lanes));
 }
 
-Device device_of(const kvmesh_tensor_t& tensor, const char* what) {
-  if (tensor.device_type == kHost) return {};
-  require(tensor.device_type == kCuda, "{} is on a device of type {}: want 1 (host) or 2 (CUDA)",
-          what, tensor.device_type);
-  return {DeviceKind::kCuda, tensor.device_id};
-}
-
 ModType mod_type_of(const kvmesh_tensor_t& tensor) {
   if (tensor.type_lanes == 1) {
     if (tensor.type_code == kFloat && tensor.type_bits == 32) return ModType::kFloat32;
@@ -47,6 +40,12 @@ ModType mod_type_of(const kvmesh_tensor_t& tensor) {
 
 }  // namespace
 
+Device device_of(std::int32_t type, std::int32_t id, const char* what) {
+  if (type == kHost) return {};
+  require(type == kCuda, "{} on a device of type {}: want 1 (host) or 2 (CUDA)", what, type);
+  return {DeviceKind::kCuda, id};
+}
+
 TensorView view(const kvmesh_tensor_t* given, const char* what) {
   const kvmesh_tensor_t& tensor = checked(given, what);
   require(tensor.ndim >= 0 && tensor.ndim <= TensorView::kMaxDims,
@@ -56,7 +55,7 @@ TensorView view(const kvmesh_tensor_t* given, const char* what) {
   view.data = static_cast<std::byte*>(tensor.data) + (tensor.data ? tensor.byte_offset : 0);
   view.dtype = dtype_of(tensor, what);
   view.dims = tensor.ndim;
-  view.device = device_of(tensor, what);
+  view.device = device_of(tensor.device_type, tensor.device_id, what);
   std::uint64_t stride = 1;  // may wrap around: functions that take a view check it
   for (auto i = static_cast<std::size_t>(tensor.ndim); i-- > 0;) {
     view.shape[i] = tensor.shape[i];

@@ -9,6 +9,8 @@
 
 namespace kvmesh::c {
 
+/// A device by DLPack's numbers. @throws InvalidArgument, naming `what`.
+Device device_of(std::int32_t type, std::int32_t id, const char* what);
 /// @throws InvalidArgument, naming `what`: NULL, another type or device, more than four extents.
 TensorView view(const kvmesh_tensor_t* tensor, const char* what);
 /// NULL is an empty view. @throws InvalidArgument also if a tensor with elements has no data.

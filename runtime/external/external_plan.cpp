@@ -168,7 +168,9 @@ std::int64_t ExternalPlan::workspace_bytes() const { return state().made().works
 std::int64_t ExternalPlan::host_bytes() const { return state().made().host_bytes(); }
 std::uint64_t ExternalPlan::generation() const { return state().made().generation(); }
 
-ExternalPlan ExternalPool::plan(const PageTables& tables, const PlanOptions& options) {
+ExternalPlan ExternalPool::plan(const PageTables& given, const PlanOptions& options,
+                                Stream stream) {
+  const PageTables tables = state().reader.read(given, state().mesh, stream);
   const TableRules rules = state().rules_for(tables);
   const auto sizes =
       TableBatch::check(rules, tables, {options.q_positions, options.block_mask, options.limits});
@@ -182,10 +184,11 @@ ExternalPlan ExternalPool::plan(const PageTables& tables, const PlanOptions& opt
   return ExternalPlan(std::move(step));
 }
 
-void ExternalPool::replan(ExternalPlan& step, const PageTables& tables, Stream stream,
+void ExternalPool::replan(ExternalPlan& step, const PageTables& given, Stream stream,
                           std::span<const std::int64_t> q_positions) {
   ExternalPlan::State& planned = step.state();
   require(planned.is_of(state()), "replan: the plan is another pool's");
+  const PageTables tables = state().reader.read(given, state().mesh, stream);
   require(state().rules_for(tables).units.tokens == planned.rules().units.tokens,
           "replan: token lists, of a plan without them, or none of a plan with them");
   const auto sizes = TableBatch::check(planned.rules(), tables, planned.step_rules(q_positions));

@@ -6,6 +6,7 @@
 #include "kvmesh/external_pool.hpp"
 #include "runtime/external/page_units.hpp"
 #include "runtime/external/table_batch.hpp"
+#include "runtime/external/table_reader.hpp"
 #include "runtime/step/backend.hpp"
 #include "runtime/step/plan_agreement.hpp"
 
@@ -38,6 +39,7 @@ class ExternalPool::State {
   /// For plans with token lists, whose pages are others; made when it is needed.
   std::unique_ptr<Backend> token_backend;
   PlanHistory history;  // of all plans and replans
+  TableReader reader;
 };
 
 }  // namespace kvmesh

@@ -2,7 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <deque>
+#include <vector>
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
@@ -98,10 +98,12 @@ class CudaStep : public StepKernels {
                      options.shape.v_dim);
     }
     if (options.limits) plan_limits();
+    kinds_.reserve(options.kinds.size());
     for (const AttentionOptions& kind : options.kinds) {
       kinds_.emplace_back(context.kernels, options.shape,
                           attend_options(options_, kind, first, merges_all()));
     }
+    planner_.reserve(kinds_);
   }
 
   /// Checks as if this rank had all pages, so that every rank refuses the same batches.
@@ -111,16 +113,13 @@ class CudaStep : public StepKernels {
   }
 
   void plan(const StepBatch& batch, Stream stream) override {
-    context_.mesh.wait_until(
-        [&] { return std::ranges::all_of(kinds_, &cuda::CudaAttend::is_ready); }, "plan");
+    context_.mesh.wait_until([&] { return planner_.is_ready(kinds_); }, "plan");
     try {
       change_pages(batch);
       plan_combine(batch, stream);
       const AttendSteps prefixes = find_prefixes(batch);
-      for (cuda::CudaAttend& kind : kinds_) {
-        kind.plan(context_.pages, {sequences_, batch.q_positions, merges_all(), prefixes},
-                  native(stream));
-      }
+      planner_.plan(kinds_, context_.pages, {sequences_, batch.q_positions, merges_all(), prefixes},
+                    native(stream));
     } catch (...) {
       forget_pages(batch, stream);
       throw;
@@ -172,7 +171,8 @@ class CudaStep : public StepKernels {
   }
   std::int64_t workspace_bytes() const override {
     auto bytes =
-        static_cast<std::int64_t>(combine_.workspace_bytes() + context_.pages.size_bytes());
+        static_cast<std::int64_t>(combine_.workspace_bytes() + context_.pages.size_bytes()) +
+        planner_.size_bytes();
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.workspace_bytes() + kind.plan_bytes();
     if (exact_) bytes += static_cast<std::int64_t>(exact_->workspace_bytes());
     return bytes;
@@ -287,7 +287,8 @@ class CudaStep : public StepKernels {
   bool sends_ = false;      // attention's kernels send the rows
   StepCombine combine_;
   std::optional<CudaExactCombine> exact_;  // instead, if reproducible on several ranks
-  std::deque<cuda::CudaAttend> kinds_;
+  std::vector<cuda::CudaAttend> kinds_;
+  cuda::AttendPlanner planner_;
 };
 
 class CudaBackend : public Backend {

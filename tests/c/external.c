@@ -68,6 +68,13 @@ static void check_tables(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_external_plan_run(listed, &layer, &q_of, NULL, NULL, NULL, &o_of, NULL, NULL));
   check_one(o, 2);
 
+  tables.device_type = 1;
+  CHECK_OK(kvmesh_external_plan_replan(pool, listed, &tables, NULL, 0, NULL));
+  for (tables.device_type = 2; tables.device_type < 4; ++tables.device_type) { /* 3: none */
+    CHECK(kvmesh_external_plan_replan(pool, listed, &tables, NULL, 0, NULL) ==
+          KVMESH_INVALID_ARGUMENT);
+  }
+  tables.device_type = 0;
   block_table[1] = kPages;
   block_table[0] = -1;
   CHECK(kvmesh_external_plan_replan(pool, listed, &tables, NULL, 0, NULL) ==

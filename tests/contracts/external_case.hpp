@@ -106,6 +106,24 @@ class ExternalCase {
     return tables;
   }
 
+  /// The same in memory of the mesh's device, but for `q_indptr`. Good until the next call.
+  PageTables tables_on_device() {
+    PageTables there = tables();
+    there.device = mesh_.device();
+    tables_there_.clear();
+    const auto move = [&](std::span<const std::int32_t>& array) {
+      DeviceMemory& copy = tables_there_.emplace_back(mesh_.device(), array.size_bytes());
+      copy_bytes(copy.data(), array.data(), array.size_bytes());
+      array = {static_cast<const std::int32_t*>(copy.data()), array.size()};
+    };
+    for (auto* array :
+         {&there.kv_lens, &there.indptr, &there.indices, &there.appended, &there.token_lists}) {
+      move(*array);
+    }
+    if (there.logical) move(*there.logical);
+    return there;
+  }
+
   void run(const ExternalStep& step) {
     ExternalPlan plan = pool_.plan(tables(), step.plan);
     run(plan, step);
@@ -335,6 +353,7 @@ class ExternalCase {
   Floats fresh_k_, fresh_v_;  // of the appended tokens
   std::vector<std::int32_t> q_indptr_, indptr_, kv_lens_, appended_, indices_, logical_, lists_;
   std::int64_t list_length_ = 0;
+  std::vector<DeviceMemory> tables_there_;
   std::vector<std::int32_t> free_pages_;
   verify::Findings findings_;
 };

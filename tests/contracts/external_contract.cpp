@@ -191,6 +191,28 @@ TEST_P(ExternalContract, TokenLists) {
   }
 }
 
+TEST_P(ExternalContract, TablesInMemoryOfTheDevice) {
+  const ContractShape shape = small_shape(GetParam());
+  for (bool listed : {false, true}) {
+    with_engine(GetParam(), {.shape = shape, .listed = listed, .block_table = listed},
+                [](ExternalCase& engine) {
+                  const ExternalStep step{};
+                  engine.batch({{8, 1, 1}});
+                  ExternalPlan plan = engine.pool().plan(engine.tables_on_device(), step.plan);
+                  engine.run(plan, step);
+                  for (const auto& batch : {kMixed, {}, {{60, 2, 1}, {33, 1, 0}}}) {
+                    engine.batch(batch);
+                    engine.pool().replan(plan, engine.tables_on_device());
+                    engine.run(plan, step);
+                  }
+                  engine.batch({{41, 2, 0}, {60, 5, 0}});
+                  const MaskMod any = engine.draw_lists(20);
+                  ExternalPlan lists = engine.pool().plan(engine.tables_on_device());
+                  engine.run(lists, {.visible = any && mods::causal()});
+                });
+  }
+}
+
 TEST_P(ExternalContract, AnyHeadsDimsAndFormats) {
   for (const ContractShape& given : GetParam().shapes()) {
     ContractShape shape = given;

@@ -38,7 +38,7 @@ class DeviceRun {
                .exact = true}) {
     cuda::StepView step = batch_.step();
     step.merges_all = true;
-    plan_.plan(pages_, step, stream_);
+    planner_.plan({&plan_, 1}, pages_, step, stream_);
   }
 
   ExactResult rows() {
@@ -72,6 +72,7 @@ class DeviceRun {
   cuda::PageLists pages_;
   PlannedBatch batch_;
   cuda::CudaAttend plan_;
+  cuda::AttendPlanner planner_;
   Stream stream_;
 };
 

@@ -32,7 +32,8 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
       {.attention = spec.options, .kinds = cuda::kinds_of(q.view(), pool), .short_rows = 4});
   const Stream stream;
   cuda::PageLists pages;
-  plan.plan(pages, PlannedBatch(c.batch(), pages).step(), stream);
+  cuda::AttendPlanner planner;
+  planner.plan({&plan, 1}, pages, PlannedBatch(c.batch(), pages).step(), stream);
   const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
   for (int i = 0; i < 3; ++i) graph.launch(stream);
   stream.wait();
@@ -47,7 +48,8 @@ class CapturedAttend {
  public:
   CapturedAttend(const CaseSpec& spec, const cuda::AttendLimits& limits)
       : spec_(spec), plan_(kernels(), spec.shape, {.attention = spec.options, .limits = limits}) {
-    plan_.plan(pages_, {}, cudaStreamPerThread);
+    planner_.reserve({&plan_, 1});
+    planner_.plan({&plan_, 1}, pages_, {}, cudaStreamPerThread);
     check(cudaStreamSynchronize(cudaStreamPerThread));
     graph_.emplace(stream_, [&] {
       plan_.launch(q_.view(), pool_, {o_.view(), lse_.view()}, stream_);
@@ -86,7 +88,7 @@ class CapturedAttend {
 
   void plan(const AttentionCase& c) {
     PlannedBatch planned(c.batch(), pages_);
-    plan_.plan(pages_, planned.step_of(plan_), stream_);
+    planner_.plan({&plan_, 1}, pages_, planned.step_of(plan_), stream_);
     stream_.wait();
   }
   const cuda::CudaAttend& attend() const { return plan_; }
@@ -94,6 +96,7 @@ class CapturedAttend {
  private:
   CaseSpec spec_;
   cuda::CudaAttend plan_;
+  cuda::AttendPlanner planner_;
   cuda::PageLists pages_;
   Stream stream_;
   // The most tokens and pages of any step: the tensors of the graph.

@@ -78,7 +78,9 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
   const Stream stream;
   cuda::PageLists pages;
   PlannedBatch planned(batch, pages);
-  plan.plan(pages, options.shares_prefixes ? planned.step_of(plan) : planned.step(), stream);
+  cuda::AttendPlanner planner;
+  planner.plan({&plan, 1}, pages, options.shares_prefixes ? planned.step_of(plan) : planned.step(),
+               stream);
   plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream, given);
   stream.wait();
   o.download(out.o.data);

@@ -261,7 +261,9 @@ PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths)
              .queries = 1, .length = lengths[s], .appended = 1, .first_query = lengths[s] - 1}});
   }
   const Stream stream;
-  plan.plan(lists, {.sequences = sequences}, stream);
+  cuda::Upload upload;
+  cuda::DevicePlan* const plans[] = {&plan};
+  plan_together(plans, lists, {.sequences = sequences}, upload, stream);
   stream.wait();
   const cuda::PlannedLaunch& launch = plan.launch(cuda::kShortLaunch);
   return {download(launch.tasks, download(launch.task_count, 1)[0]),

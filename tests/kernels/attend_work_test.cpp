@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 
 namespace kvmesh::test {
@@ -57,6 +58,43 @@ TEST(AttendWork, ReusesMemoryAndCopiesNoPage) {
   plan_attend_work(kShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
   EXPECT_EQ(work.size_bytes(), bytes);
   EXPECT_EQ(work.ranges.data(), memory);
+}
+
+// Decode of two short sequences and a long one, by three kv heads.
+TEST(AttendWork, TasksAndMergesAreEachHeadsOfEachBlock) {
+  constexpr AttentionShape kHeads{
+      .q_heads = 6, .kv_heads = 3, .k_dim = 64, .v_dim = 64, .page_size = 16};
+  const std::vector<LocalPage> pages = pages_of(5000);
+  std::vector<AttendSequence> sequences;
+  for (const std::int64_t length : {64, 4992, 160}) {
+    sequences.push_back({.queries = 1,
+                         .kv_len = length,
+                         .pages = std::span(pages).first(static_cast<std::size_t>(length / 16))});
+  }
+  AttendWork work;
+  plan_attend_work(kHeads, {sequences, {}}, {.mask = mods::causal()}, work);
+  ASSERT_EQ(work.blocks.size(), 3u);
+  std::vector<std::array<std::int32_t, 3>> tasks, expected;  // sequence, head, split
+  for (std::int64_t i = 0; i < work.tasks; ++i) {
+    const WorkTask task = work.task(i);
+    tasks.push_back({task.block.sequence, task.block.kv_head, task.split});
+  }
+  for (std::int32_t s = 0; s < 3; ++s) {
+    for (std::int32_t head = 0; head < 3; ++head) {
+      for (std::int32_t split = 0; split < (s == 1 ? 5 : 1); ++split) {
+        expected.push_back({s, head, split});
+      }
+    }
+  }
+  EXPECT_EQ(tasks, expected);
+  ASSERT_EQ(work.merges, 3);
+  EXPECT_EQ(work.workspace_rows, 3 * 5 * 2);
+  for (std::int32_t head = 0; head < 3; ++head) {
+    const WorkBlock block = work.merged_block(head);
+    EXPECT_EQ(block.sequence, 1);
+    EXPECT_EQ(block.kv_head, head);
+    EXPECT_EQ(block.workspace_row, head * 5 * 2);
+  }
 }
 
 // Blocks of one q block share the visits that the block mask lists.

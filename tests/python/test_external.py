@@ -1,5 +1,7 @@
 """Attention over pages that the engine owns."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ import kvmesh
 from test_attention import HEADS, KV_HEADS, K_DIM, V_DIM, on_ranks, reference, tensors
 
 PAGES, PAGE = 12, 4
+ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
+ctypes.pythonapi.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 def make_pool(dtype=np.float32):
@@ -94,6 +98,36 @@ def test_page_tables_are_int32():
             pool.plan([0, 1], [4], [[[2]]])
         with pytest.raises(TypeError, match="scale has no such value, not 'x'"):
             pool.plan([0, 1], [4], [[2]], scale="x")
+
+
+class OnGpu:
+    """An array that says it is on a GPU."""
+
+    def __init__(self, numbers, dtype=np.int32):
+        self.numbers = np.array(numbers, dtype)
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **_):
+        capsule = self.numbers.__dlpack__()
+        address = ctypes.pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
+        ctypes.c_int32.from_address(address + ctypes.sizeof(ctypes.c_void_p)).value = 2  # its device
+        return capsule
+
+
+def test_page_tables_on_a_gpu_are_for_a_mesh_on_it():
+    with kvmesh.Mesh() as mesh:
+        pool = kvmesh.ExternalPool(mesh, make_pool(), q_heads=HEADS)
+        step = pool.plan([0, 1], [4], [[1]])
+        for tables in (([0, 1], [4], OnGpu([[1]])), ([0, 1], OnGpu([4]), [[1]]), (OnGpu([0, 1]), [4], [[1]])):
+            with pytest.raises(kvmesh.InvalidArgument, match="memory of GPU 0, the mesh's device is host memory"):
+                pool.plan(*tables)
+            with pytest.raises(kvmesh.InvalidArgument, match="memory of GPU 0"):
+                pool.replan(step, *tables)
+        for dtype in (np.int64, np.float32):
+            with pytest.raises(TypeError, match="kv_lens: an array on a GPU .*int32"):
+                pool.plan([0, 1], OnGpu([4], dtype), [[1]])
 
 
 def test_a_batch_may_be_empty():

@@ -117,6 +117,31 @@ def test_pages_of_an_engine(mesh):
     check(step.run(layer, q, k, v), expected, "bfloat16")
 
 
+def test_page_tables_on_the_gpu(mesh):
+    (q, k, v), known = tensors(40, "bfloat16")
+    expected, _ = reference(*known)
+    pages = torch.full((8, 2, 16, KV_HEADS, DIM), torch.nan, dtype=torch.bfloat16, device="cuda")
+    layer = kvmesh.Pool(pages[:, 0], pages[:, 1], order="nhd")
+    pool = kvmesh.ExternalPool(mesh, layer, q_heads=HEADS)
+    on_gpu = lambda numbers: torch.tensor(numbers, dtype=torch.int32, device="cuda")
+    table, lengths = on_gpu([[6, 1, 3]]), on_gpu([38])
+    step = pool.plan([0, 38], lengths, table, appended=on_gpu([38]))
+    check(step.run(layer, q[:38], k[:38], v[:38]), expected[:38], "bfloat16")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        lengths += 2
+        pool.replan(step, on_gpu([0, 2]), lengths, table[0], indptr=on_gpu([0, 3]),
+                    appended=on_gpu([2]))
+        out = step.run(layer, q[38:], k[38:], v[38:])
+    mesh.wait(stream)
+    check(out, expected[38:], "bfloat16")
+    with pytest.raises(TypeError, match="indices: .*int32"):
+        pool.plan([0, 1], [4], table.long())
+    with pytest.raises(TypeError, match="indices: .*contiguous"):
+        pool.plan([0, 1], [4], on_gpu([[6, 1, 3, 0]])[:, ::2])
+
+
 def test_arrays_of_cupy(mesh):
     cupy = pytest.importorskip("cupy")
     (q, k, v), known = tensors(20, "float32")

@@ -36,7 +36,7 @@ typedef struct kvmesh_external_options {
   int64_t interleave; /* position p is on kv rank (p / interleave) % ranks; 0: the page size */
 } kvmesh_external_options_t;
 
-/* PageTables in ../external_pool.hpp. Arrays are in host memory and copied by the call. */
+/* PageTables in ../external_pool.hpp. Arrays are copied by the call. */
 typedef struct kvmesh_page_tables {
   size_t size;
   int64_t batch;
@@ -51,6 +51,12 @@ typedef struct kvmesh_page_tables {
   const int32_t*
       positions; /* [queries, list_length] what each query sees, -1: none; NULL: no lists */
   int64_t list_length;
+  /* Where the arrays are, as in kvmesh_tensor_t; 0: in host memory. 2: each on the mesh's GPU or in
+     host memory; read after the work on a stream, which the call waits for and which must not be
+     captured. */
+  int32_t device_type, device_id;
+  void* stream;        /* of kvmesh_external_plan_create alone, if device_type is 2 */
+  int64_t query_count; /* queries of the batch; only for `positions` with device_type 2 */
 } kvmesh_page_tables_t;
 
 /* For layers like `layer`, of which only the form counts. */

@@ -154,13 +154,31 @@ const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
   return found;
 }
 
-void CudaAttend::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
-  is_fresh_ = true;
-  mods_->send(stream);
-  plan_->plan(pages, step, stream);
-  max_page_ = pages.max_page();
-  reserve_workspace();
-  kernels_for(kinds_);
+void AttendPlanner::reserve(std::span<const CudaAttend> kinds) {
+  std::size_t bytes = 0;
+  for (const CudaAttend& kind : kinds) bytes += kind.plan_->most_upload_bytes();
+  upload_.begin(bytes);
+}
+
+bool AttendPlanner::is_ready(std::span<const CudaAttend> kinds) const {
+  const auto has_mods = [](const CudaAttend& kind) { return kind.mods_->is_taken(); };
+  return upload_.is_taken() && std::ranges::all_of(kinds, has_mods);
+}
+
+void AttendPlanner::plan(std::span<CudaAttend> kinds, PageLists& pages, const StepView& step,
+                         cudaStream_t stream) {
+  plans_.clear();
+  for (CudaAttend& kind : kinds) {
+    kind.is_fresh_ = true;
+    kind.mods_->send(stream);
+    plans_.push_back(kind.plan_.get());
+  }
+  plan_together(plans_, pages, step, upload_, stream);
+  for (CudaAttend& kind : kinds) {
+    kind.max_page_ = pages.max_page();
+    kind.reserve_workspace();
+    kind.kernels_for(kind.kinds_);
+  }
 }
 
 void CudaAttend::reserve_workspace() {

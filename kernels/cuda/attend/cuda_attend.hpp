@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "kernels/attend_checks.hpp"
 #include "kernels/cuda/attend/exact/exact_merge.hpp"
@@ -19,8 +21,8 @@ namespace kvmesh::cuda {
 AttendOutput attend_output(const AttendedRows& out);
 
 /// The plan of a batch on one device, as AttentionPlan is on the CPU, and the kernels that run it:
-/// planned once per step, launched once per layer. Movable; one thread at a time. REQUIRES: the
-/// device is current.
+/// planned once per step, by an AttendPlanner, and launched once per layer. Movable; one thread at
+/// a time. REQUIRES: the device is current.
 class CudaAttend {
  public:
   struct Options {
@@ -47,14 +49,6 @@ class CudaAttend {
   /// Checks that a plan can have sequences of these sizes.
   /// @throws InvalidArgument: too much for one plan, or past the limits.
   void check_plan(std::span<const SequenceSize> sequences) const { plan_->check_plan(sequences); }
-  /// Plans a step in place of the one before, on `stream`. Also sends the changes of the pages and
-  /// of the mods' buffers, and compiles (or finds) the kernels that are missing.
-  /// REQUIRES: sizes that have passed `check_plan`.
-  void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
-  /// True if `plan` would not wait: the device has taken everything that was sent before. A host
-  /// that must not wait without a deadline polls this first.
-  bool is_ready() const { return mods_->is_taken() && plan_->is_ready(); }
-
   /// @throws InvalidArgument if `launch` would refuse `out`.
   void check_output(const AttendedRows& out) const;
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
@@ -91,6 +85,8 @@ class CudaAttend {
   }
 
  private:
+  friend class AttendPlanner;
+
   /// The kernels of the launches for one kind of tensors.
   struct Kernels {
     AttendVariant variants[kLaunches];
@@ -139,6 +135,28 @@ class CudaAttend {
   /// True until the first launch after a plan, which must not overlap: kernels read the plan before
   /// they wait for the kernel before them.
   bool is_fresh_ = true;
+};
+
+/// Plans the attends of a step, one for each kind of layers, over the same sequences. What they
+/// need goes to the device in one copy.
+class AttendPlanner {
+ public:
+  /// Makes room for plans within the limits of `kinds`.
+  void reserve(std::span<const CudaAttend> kinds);
+  /// True if `plan` would not wait: the device has taken everything that was sent before. A host
+  /// that must not wait without a deadline polls this first.
+  bool is_ready(std::span<const CudaAttend> kinds) const;
+  /// Plans a step in place of the one before, on `stream`. Also sends the changes of the pages and
+  /// of the mods' buffers, and compiles (or finds) the kernels that are missing.
+  /// REQUIRES: sizes that have passed `check_plan`. This object lives until the device has planned.
+  void plan(std::span<CudaAttend> kinds, PageLists& pages, const StepView& step,
+            cudaStream_t stream);
+  /// Bytes on the device.
+  std::int64_t size_bytes() const { return static_cast<std::int64_t>(upload_.size_bytes()); }
+
+ private:
+  Upload upload_;
+  std::vector<DevicePlan*> plans_;  // of the kinds
 };
 
 }  // namespace kvmesh::cuda

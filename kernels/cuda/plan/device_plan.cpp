@@ -28,7 +28,7 @@ DevicePlan::DevicePlan(KernelStore& kernels, const Options& options, const Devic
   }
 }
 
-void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t stream) {
+void DevicePlan::prepare(const PageLists& pages, const StepView& step) {
   add_sequences(pages, step);
   share_prefixes(pages, step);
   query_blocks_.clear();
@@ -38,13 +38,29 @@ void DevicePlan::plan(PageLists& pages, const StepView& step, cudaStream_t strea
   for (const LaunchKind kind : {kSharedLaunch, kShortLaunch, kLongLaunch}) add_query_blocks(kind);
   shape_launches();
   reserve_arrays(candidates_, std::ssize(query_blocks_));
+}
+
+void DevicePlan::start(const LocalPage* pages, cudaStream_t stream) {
+  sent_.pages = pages;
+  classify(stream);
+  list_visits(stream);
+  split(stream);
+}
+
+void plan_together(std::span<DevicePlan* const> plans, PageLists& pages, const StepView& step,
+                   Upload& upload, cudaStream_t stream) {
+  std::size_t bytes = pages.upload_bytes();
+  for (DevicePlan* plan : plans) {
+    plan->prepare(pages, step);
+    bytes += plan->upload_bytes();
+  }
   pages.begin(stream);
-  PlanCandidates candidates = send(pages, stream);
+  upload.begin(bytes);
+  for (DevicePlan* plan : plans) plan->add_to(upload);
+  pages.add_to(upload);
+  upload.send(stream);
   pages.apply(stream);
-  candidates.pages = pages.data();
-  classify(candidates, stream);
-  list_visits(candidates, stream);
-  split(candidates, stream);
+  for (DevicePlan* plan : plans) plan->start(pages.data(), stream);
   pages.end(stream);
 }
 
@@ -162,52 +178,56 @@ void DevicePlan::reserve(const AttendLimits& limits) {
   tokens_ = token_slot_count_ = limits.sequences * limits.queries;
   shape_launches();
   reserve_arrays(limits.pages * query_blocks, limits.sequences * query_blocks + shared_blocks());
+}
+
+std::size_t DevicePlan::most_upload_bytes() const {
+  if (!limits_) return 0;
+  const std::int64_t query_blocks = most_query_blocks(limits_->queries, launches_[kShortLaunch]);
   // New pages: those of the new tokens, and one that copy on write replaces.
-  const auto sequences = static_cast<std::size_t>(limits.sequences);
+  const auto sequences = static_cast<std::size_t>(limits_->sequences);
   const auto fresh =
-      static_cast<std::size_t>(ceil_div(limits.queries, options_.shape.page_size)) + 2;
+      static_cast<std::size_t>(ceil_div(limits_->queries, options_.shape.page_size)) + 2;
   const auto shared = static_cast<std::size_t>(shared_blocks());
-  upload_.begin(
-      Upload::bytes_of<PlanSequence>(sequences + shared) +
-      Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks) + shared) +
-      2 * Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens_)) +
-      Upload::bytes_of<PageChange>(sequences * fresh) + Upload::bytes_of<ListMove>(sequences));
+  return Upload::bytes_of<PlanSequence>(sequences + shared) +
+         Upload::bytes_of<QueryBlock>(sequences * static_cast<std::size_t>(query_blocks) + shared) +
+         2 * Upload::bytes_of<std::int32_t>(static_cast<std::size_t>(tokens())) +
+         Upload::bytes_of<PageChange>(sequences * fresh) + Upload::bytes_of<ListMove>(sequences);
 }
 
 // ---- On the device ----
 
-PlanCandidates DevicePlan::send(PageLists& pages, cudaStream_t stream) {
-  upload_.begin(Upload::bytes_of<PlanSequence>(sequences_.size()) +
-                Upload::bytes_of<QueryBlock>(query_blocks_.size()) +
-                Upload::bytes_of<std::int32_t>(q_positions_.size()) +
-                Upload::bytes_of<std::int32_t>(shared_tokens_.size()) + pages.upload_bytes());
-  const PlanCandidates candidates{
-      .sequences = upload_.add(std::span<const PlanSequence>(sequences_)),
-      .query_blocks = upload_.add(std::span<const QueryBlock>(query_blocks_)),
-      .pages = nullptr,  // set once they have their room
-      .q_positions =
-          q_positions_.empty() ? nullptr : upload_.add(std::span<const std::int32_t>(q_positions_)),
-      .classes = classes_.data(),
-      .sequence_count = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks)),
-      .query_block_count = to_int32(std::ssize(query_blocks_)),
-      .candidate_count = to_int32(candidates_),
-      .page_size = options_.shape.page_size,
-      .group = group_,
-      .first_head = options_.first_head};
-  shared_tokens_sent_ = upload_.add(std::span<const std::int32_t>(shared_tokens_));
-  pages.add_to(upload_);
-  upload_.send(stream);
-  return candidates;
+std::size_t DevicePlan::upload_bytes() const {
+  return Upload::bytes_of<PlanSequence>(sequences_.size()) +
+         Upload::bytes_of<QueryBlock>(query_blocks_.size()) +
+         Upload::bytes_of<std::int32_t>(q_positions_.size()) +
+         Upload::bytes_of<std::int32_t>(shared_tokens_.size());
 }
 
-void DevicePlan::classify(const PlanCandidates& candidates, cudaStream_t stream) {
-  if (evaluates_mask()) return classifier_.classify(candidates, query_block_tokens_, stream);
+void DevicePlan::add_to(Upload& upload) {
+  sent_ = {.sequences = upload.add(std::span<const PlanSequence>(sequences_)),
+           .query_blocks = upload.add(std::span<const QueryBlock>(query_blocks_)),
+           .pages = nullptr,  // set once they have their room
+           .q_positions = q_positions_.empty()
+                              ? nullptr
+                              : upload.add(std::span<const std::int32_t>(q_positions_)),
+           .classes = classes_.data(),
+           .sequence_count = to_int32(std::ssize(sequences_) - std::ssize(shared_.blocks)),
+           .query_block_count = to_int32(std::ssize(query_blocks_)),
+           .candidate_count = to_int32(candidates_),
+           .page_size = options_.shape.page_size,
+           .group = group_,
+           .first_head = options_.first_head};
+  shared_tokens_sent_ = upload.add(std::span<const std::int32_t>(shared_tokens_));
+}
+
+void DevicePlan::classify(cudaStream_t stream) {
+  if (evaluates_mask()) return classifier_.classify(sent_, query_block_tokens_, stream);
   const ClassTable table = block_mask_ ? block_mask_->table() : ClassTable{};
-  check(launch_look_up(candidates, table, stream), "planning: classes of pages");
+  check(launch_look_up(sent_, table, stream), "planning: classes of pages");
 }
 
-void DevicePlan::list_visits(const PlanCandidates& candidates, cudaStream_t stream) {
-  check(launch_list({.candidates = candidates,
+void DevicePlan::list_visits(cudaStream_t stream) {
+  check(launch_list({.candidates = sent_,
                      .table = block_mask_ ? block_mask_->table() : ClassTable{},
                      .visits = visits_.data(),
                      .head_classes = head_classes_.data(),
@@ -223,25 +243,24 @@ void DevicePlan::list_visits(const PlanCandidates& candidates, cudaStream_t stre
         "planning: visits");
 }
 
-void DevicePlan::split(const PlanCandidates& candidates, cudaStream_t stream) {
+void DevicePlan::split(cudaStream_t stream) {
   bool is_first = true;
   // Shared rows first: the merges of others find their partials.
   for (const LaunchKind kind : {kSharedLaunch, kShortLaunch, kLongLaunch}) {
     if (launches_[kind].planned.grid == 0) continue;
-    split(candidates, kind, is_first, stream);
+    split(kind, is_first, stream);
     is_first = false;
   }
 }
 
-void DevicePlan::split(const PlanCandidates& candidates, LaunchKind kind, bool is_first,
-                       cudaStream_t stream) {
+void DevicePlan::split(LaunchKind kind, bool is_first, cudaStream_t stream) {
   const Launch& launch = launches_[kind];
   PlanCounters* const counters = counters_.data();
   const int page_size = options_.shape.page_size;
   const int tile_keys = launch.shape.tile_keys;
   const int split_unit_visits = std::max(1, tile_keys / page_size);
   check(launch_split(
-            {.candidates = candidates,
+            {.candidates = sent_,
              .first_query_block = launch.first_query_block,
              .query_block_count = launch.query_blocks,
              .kv_heads_of_query_block = kv_heads_of_query_block(),
@@ -292,8 +311,8 @@ TileCounts DevicePlan::tiles() const {
 std::int64_t DevicePlan::size_bytes() const {
   const auto sum = [](const auto&... arrays) { return (arrays.size_bytes() + ...); };
   std::size_t bytes =
-      sum(upload_, classes_, visits_of_query_block_, order_, visits_, head_classes_, positions_,
-          row_tokens_, shared_partials_, token_slots_, merges_, counters_);
+      sum(classes_, visits_of_query_block_, order_, visits_, head_classes_, positions_, row_tokens_,
+          shared_partials_, token_slots_, merges_, counters_);
   for (const Launch& launch : launches_) bytes += launch.tasks.size_bytes();
   if (block_mask_) bytes += block_mask_->size_bytes();
   return static_cast<std::int64_t>(bytes);

@@ -117,12 +117,17 @@ class DevicePlan {
   /// @throws InvalidArgument: too much for one plan, or past the limits.
   void check_plan(std::span<const SequenceSize> sequences) const;
 
-  /// Plans on the stream and applies the changes of `pages`. Waits only for the copy of the plan
-  /// before. Within the limits it allocates only room for the page lists, which doubles, and for
-  /// many new pages at once (a fork's). REQUIRES: sizes that have passed `check_plan`.
-  void plan(PageLists& pages, const StepView& step, cudaStream_t stream);
-  /// True if the device has taken the plan before, for which `plan` waits.
-  bool is_ready() const { return upload_.is_taken(); }
+  /// The parts of planning a step, in this order; plan_together calls them. `prepare` makes the
+  /// lists that are sent, and allocates nothing within the limits. REQUIRES: sizes that have passed
+  /// `check_plan`.
+  void prepare(const PageLists& pages, const StepView& step);
+  std::size_t upload_bytes() const;
+  void add_to(Upload& upload);
+  /// Starts the kernels that plan. REQUIRES: the upload was sent, and `pages` are read on `stream`.
+  void start(const LocalPage* pages, cudaStream_t stream);
+  /// The most bytes of an upload within the limits, with the changes of page lists, unless many
+  /// pages are new at once (a fork's).
+  std::size_t most_upload_bytes() const;
 
   /// Changes when an array has grown: graphs captured before are then invalid.
   std::uint64_t generation() const { return generation_; }
@@ -189,11 +194,10 @@ class DevicePlan {
   void reserve_arrays(std::int64_t candidates, std::int64_t query_blocks);
   template <class... Arrays>
   void grow(std::int64_t count, Arrays&... arrays);
-  PlanCandidates send(PageLists& pages, cudaStream_t stream);
-  void classify(const PlanCandidates& candidates, cudaStream_t stream);
-  void list_visits(const PlanCandidates& candidates, cudaStream_t stream);
-  void split(const PlanCandidates& candidates, cudaStream_t stream);
-  void split(const PlanCandidates& candidates, LaunchKind kind, bool is_first, cudaStream_t stream);
+  void classify(cudaStream_t stream);
+  void list_visits(cudaStream_t stream);
+  void split(cudaStream_t stream);
+  void split(LaunchKind kind, bool is_first, cudaStream_t stream);
 
   Options options_;
   int group_;  // query heads per kv head
@@ -208,6 +212,7 @@ class DevicePlan {
   std::vector<std::int32_t> q_positions_;
   SharedBlocks shared_;
   std::vector<std::int32_t> shared_tokens_;  // of shared_
+  PlanCandidates sent_{};
   const std::int32_t* shared_tokens_sent_ = nullptr;
   std::int64_t members_ = 0;    // sequences that leave pages to a shared block
   bool is_one_launch_ = false;  // their other pages are read in the launch of shared rows
@@ -218,7 +223,6 @@ class DevicePlan {
   std::int64_t token_slot_count_ = 0;
   std::uint64_t generation_ = 0;
 
-  Upload upload_;
   std::array<Launch, kLaunches> launches_;
   DeviceArray<TileClass> classes_;
   DeviceArray<std::int32_t> visits_of_query_block_, order_;
@@ -233,5 +237,11 @@ class DevicePlan {
   int merge_rows_ = 0;
   std::int64_t workspace_rows_ = 0;
 };
+
+/// Plans of one step over the same sequences, on a stream: applies the changes of `pages`, and
+/// sends what all plans need in one copy. Waits for the last copy of `upload`. Within limits it
+/// allocates only room for the page lists, which doubles, and for many new pages at once.
+void plan_together(std::span<DevicePlan* const> plans, PageLists& pages, const StepView& step,
+                   Upload& upload, cudaStream_t stream);
 
 }  // namespace kvmesh::cuda

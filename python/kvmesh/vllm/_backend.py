@@ -74,8 +74,9 @@ class Step:
         self.builder = builder
         self.tokens = batch.num_actual_tokens
         self.starts = batch.query_start_loc_cpu
-        self.lengths = batch.seq_lens
-        self.table = batch.block_table_tensor
+        # On a GPU they stay there until a plan reads them, as int32.
+        self.lengths = batch.seq_lens.int()
+        self.table = batch.block_table_tensor.int().contiguous()
         if not isinstance(batch.causal, bool):
             raise kvmesh.Unsupported("causal for some of the requests alone")
         self.causal = batch.causal

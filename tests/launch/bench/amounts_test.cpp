@@ -7,6 +7,8 @@
 #include <mutex>
 #include <numeric>
 
+#include "launch/bench/manners.hpp"
+
 namespace kvmesh::bench {
 namespace {
 
@@ -121,6 +123,67 @@ TEST(Amounts, SharedPrefixCountsOnce) {
   EXPECT_EQ(once, (8192 + 32 * 256) * token + rows);
   EXPECT_EQ(each, 32 * 8448 * token + rows);
   EXPECT_GT(each, 10 * once);
+}
+
+// The longest of these lies on all ranks.
+TEST(Amounts, ListedTokensCountOncePerList) {
+  const double token = kModel.kv_heads * (kModel.k_dim + kModel.v_dim) * 4;
+  const double row = kModel.k_dim * 4 + kModel.v_dim * 4 + 4;
+  for (const std::int64_t context : kContexts) {
+    const WorkloadShape shape{.model = kModel, .batch = 3, .context = context};
+    for (const int ranks : kRanks) {
+      const double bytes = over_ranks(ranks, shape, [&](Workload& w) {
+        const std::vector<std::int32_t> lists = draw_lists(w.lengths(), 2, 20);
+        return listed_bytes(w, lists, 2, Output::kPartial);
+      });
+      // Of 9 tokens the queries see 8 and 9.
+      const double listed = context == 9 ? 8 + 9 : 2 * 20;
+      EXPECT_EQ(bytes, 3 * listed * token + ranks * 3 * 2 * kModel.q_heads * row);
+    }
+  }
+}
+
+TEST(Amounts, TokensAreReadAsPagesOfOneToken) {
+  WorkloadShape shape{.model = kModel, .batch = 2, .context = 30};
+  shape.model.kv_heads = 1;
+  over_ranks(1, shape, [&](Workload& w) {
+    const std::vector<std::int32_t> lists = draw_lists(w.lengths(), 3, 5);
+    const PageReads reads = token_reads(w, lists, 3, {}, {});
+    EXPECT_EQ(reads.sequences.size(), 6u);
+    const ConstTensorView pages = w.cache().pool(0).k, tokens = reads.pools[0].k;
+    EXPECT_EQ(tokens.size(2), 1);
+    EXPECT_EQ(tokens.elements(), pages.elements());
+    for (std::size_t i = 0; i < lists.size(); ++i) {
+      const std::int32_t position = lists[i];
+      const PageId page = w.cache().allocator().pages(
+          w.sequences()[i / 15])[static_cast<std::size_t>(position / 4)];
+      EXPECT_EQ(reads.sequences[i / 5].pages[i % 5] * tokens.stride(0),
+                page.index() * pages.stride(0) + position % 4 * pages.stride(2));
+    }
+    return 0.0;
+  });
+}
+
+TEST(TokenLists, AreSpreadOverWhatAQuerySees) {
+  const std::vector<std::int64_t> lengths{1000, 3};
+  const std::vector<std::int32_t> lists = draw_lists(lengths, 4, 10);
+  ASSERT_EQ(lists.size(), 10u * (4 + 3));
+  for (std::size_t row = 0; row < 4; ++row) {
+    for (std::int32_t i = 0; i < 10; ++i) {
+      const std::int32_t position = lists[row * 10 + static_cast<std::size_t>(i)];
+      EXPECT_GE(position, i * 99) << row;
+      EXPECT_LT(position, (i + 1) * 100) << row;
+    }
+    EXPECT_LE(lists[row * 10 + 9], static_cast<std::int32_t>(996 + row));
+  }
+  EXPECT_EQ(std::vector(lists.begin() + 60, lists.end()),
+            (std::vector{0, 1, 2, -1, -1, -1, -1, -1, -1, -1}));
+  EXPECT_EQ(lists, draw_lists(lengths, 4, 10));
+}
+
+TEST(DraftTrees, AreFilledLevelAfterLevel) {
+  EXPECT_EQ(tree_parents(7, 2), (std::vector{-1, -1, 0, 0, 1, 1, 2}));
+  EXPECT_EQ(tree_parents(3, 1), (std::vector{-1, 0, 1}));
 }
 
 TEST(Amounts, SentBytesEqualReceivedBytes) {

@@ -5,26 +5,41 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+
+#include "launch/bench/manners.hpp"
 
 namespace kvmesh::bench {
 namespace {
 
-/// The error of kvmesh's own output, after `spoil` has changed it.
+/// The error of kvmesh's own output, after `spoil` has changed it. The rows are those of `manner`,
+/// or are compared as if they were.
 template <class Spoil>
-double error_of(const WorkloadShape& shape, std::int64_t queries, const Spoil& spoil) {
+double error_of(const WorkloadShape& shape, std::int64_t queries, const Spoil& spoil,
+                Manner manner = Manner::kPlain, std::optional<Manner> compared = {}) {
   double error = -1;
-  run_on_threads(1,
-                 [&](Mesh& mesh) {
-                   const auto machine = make_cpu_machine(mesh, 1 << 20);
-                   Workload workload(mesh, *machine, shape);
-                   StepPlan plan = workload.plan(0, queries, {});
-                   const LayerInput input = workload.input(plan);
-                   const CombineOutput output = workload.output(plan);
-                   plan.run(0, input, output);
-                   spoil(output.o);
-                   error = output_error(workload, input.q, output.o, queries);
-                 },
-                 {.threads = 1});
+  run_on_threads(
+      1,
+      [&](Mesh& mesh) {
+        const auto machine = make_cpu_machine(mesh, 1 << 20);
+        Workload workload(mesh, *machine, shape);
+        Options options{.shape = shape.model, .manner = manner, .token_list = 6, .tree = 2};
+        StepPlan plan = workload.plan(0, queries, plan_options(workload, options, queries));
+        LayerInput input = workload.input(plan);
+        if (manner == Manner::kSinks) input.sinks = workload.sinks();
+        const CombineOutput output = workload.output(plan);
+        if (manner == Manner::kList || manner == Manner::kTables) {
+          Tables(workload, options, queries).run(0, input.q, output, {});
+        } else {
+          plan.run(0, input, output);
+        }
+        spoil(output.o);
+        options.manner = compared.value_or(manner);
+        Seen seen{seen_by(workload, options, queries), {}};
+        if (options.manner == Manner::kSinks) seen.sinks = workload.sinks();
+        error = output_error(workload, input.q, output.o, queries, seen);
+      },
+      {.threads = 1});
   return error;
 }
 
@@ -56,6 +71,19 @@ TEST(Exactness, ReadsValuesInsideLatentKeys) {
   WorkloadShape shape = shape_of(Dtype::kFloat32);
   shape.model.page_kind = PageKind::kLatent;
   EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
+}
+
+TEST(Exactness, KnowsWhatEachMannerSees) {
+  const auto nothing = [](const TensorView&) {};
+  const WorkloadShape shape = shape_of(Dtype::kFloat32);
+  constexpr std::int64_t kQueries = 7;  // of a tree: token 6's ancestors are 2 and 0
+  for (const Manner manner : {Manner::kTables, Manner::kSinks, Manner::kList, Manner::kTree}) {
+    SCOPED_TRACE(name(manner));
+    EXPECT_LT(error_of(shape, kQueries, nothing, manner), 1e-5);
+    if (manner == Manner::kTables) continue;  // which sees as ever
+    EXPECT_GT(error_of(shape, kQueries, nothing, manner, Manner::kPlain), 1e-3);
+    EXPECT_GT(error_of(shape, kQueries, nothing, Manner::kPlain, manner), 1e-3);
+  }
 }
 
 TEST(Exactness, DetectsWrongNumbers) {

@@ -137,6 +137,28 @@ class Bench(unittest.TestCase):
             self.assertEqual(list(amounts.values()), [["", "tables"]] * 4)
         self.expect_one_line(run(1, *TINY, "--external", "--shared-prefix", 8), "--external")
 
+    def test_sinks_lists_and_trees_have_rows_of_their_own(self):
+        manners = ["--sinks", "--token-list", 6, "--tree", 2]
+        for ranks, output in ((1, "partial"), (1, "final"), (2, "partial")):
+            _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 7, "--op",
+                                   "decode,prefill,step,append", "--output", output, *manners)
+            rows = {(row["op"], row["way"]): row for row in result["rows"]}
+            self.assertEqual(list(rows), [("decode", ""), ("decode", "sinks"), ("decode", "list"), ("decode", "tree"),
+                                          ("prefill", ""), ("prefill", "sinks"),
+                                          ("step", ""), ("step", "sinks"), ("step", "tree"), ("append", "")])
+            for (op, way), row in rows.items():
+                if way != "list":
+                    self.assertEqual(row["amount"], rows[op, ""]["amount"])
+                if ranks == 1 and op in ("decode", "prefill"):
+                    self.assertLess(row["error"], 0.02)
+            token, listed = KV_HEADS * (DIM + V_DIM) * 2, 3 * 7 * 6
+            self.assertEqual(rows["decode", "list"]["amount"],
+                             rows["decode", ""]["amount"] - (3 * 100 - listed) * token)
+        for flag, words in ((["--sinks", "--shared-prefix", 8], ["--sinks", "--shared-prefix"]),
+                            (["--token-list", 4, "--reproducible"], ["--token-list", "--reproducible"]),
+                            (["--tree", -1], ["--tree -1"]), (["--token-list", 2**21], ["--token-list", "is over"])):
+            self.expect_one_line(run(1, *TINY, *flag), *words)
+
     def test_amounts(self):
         for ranks in (1, 2):
             _, result = self.bench(ranks, "--batch", 2, "--context", 10, "--queries", 4, "--op",

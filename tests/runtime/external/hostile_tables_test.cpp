@@ -126,6 +126,18 @@ TEST_F(HostileTables, LogicalPagesOutOfOrder) {
   }
 }
 
+TEST_F(HostileTables, OnAnotherDevice) {
+  const Tables given;
+  for (Device bad : {Device{DeviceKind::kCuda, 0}, Device{DeviceKind::kCuda, -1},
+                     Device{DeviceKind::kCpu, 1}, Device{static_cast<DeviceKind>(99), 0}}) {
+    PageTables tables = given.view();
+    tables.device = bad;
+    EXPECT_THROW((void)pool_.plan(tables), InvalidArgument) << describe(bad);
+    EXPECT_THROW(pool_.replan(good_, tables), InvalidArgument) << describe(bad);
+    run(good_);
+  }
+}
+
 TEST_F(HostileTables, TokenLists) {
   const Numbers lists{0, 5, 2, -1, -1, 1};  // two positions for each of three queries
   Tables tables;

@@ -1,0 +1,55 @@
+// Attention to other keys than all before a query, as rows beside decode, prefill and step.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kvmesh/external_pool.hpp"
+#include "launch/bench/exactness.hpp"
+
+namespace kvmesh::bench {
+
+/// Of a row: "tables", "sinks", "list", "tree"; of the plain one empty.
+std::string_view name(Manner manner);
+/// Whether an operation has rows of a manner beside the plain ones.
+bool has_manner(Op op, Manner manner);
+
+/// The options of the plans of a row whose sequences each have `queries` newest queries.
+PlanOptions plan_options(const Workload& workload, const Options& options, std::int64_t queries);
+
+/// Seen::sees of a row. Valid while the workload lives.
+decltype(Seen::sees) seen_by(const Workload& workload, const Options& options,
+                             std::int64_t queries);
+
+/// The parents of a tree of `tokens` tokens in which each has `children`, level after level; so has
+/// the token before the tree, which is parent -1.
+std::vector<std::int32_t> tree_parents(std::int64_t tokens, int children);
+
+/// Token lists [queries, count] of the newest `queries` of each sequence: a position from each of
+/// `count` equal parts of what the query sees, drawn in the same way on every rank; all that it
+/// sees, and -1, if that is fewer.
+std::vector<std::int32_t> draw_lists(std::span<const std::int64_t> lengths, std::int64_t queries,
+                                     std::int64_t count);
+
+/// The workload's pages as an engine has them: a pool, and a plan over the page tables of a batch,
+/// with token lists if the options want them. Collective to make.
+class Tables {
+ public:
+  Tables(Workload& workload, const Options& options, std::int64_t queries);
+
+  void run(int layer, const ConstTensorView& q, const CombineOutput& output, Stream stream) {
+    plan_.run(cache_.pool(layer), {.q = q}, output, stream);
+  }
+  void attend_partial(int layer, const ConstTensorView& q, const Partial& out, Stream stream) {
+    plan_.attend_partial(cache_.pool(layer), q, out, stream);
+  }
+  std::span<const std::int32_t> lists() const { return lists_; }
+
+ private:
+  KvCache& cache_;
+  std::vector<std::int32_t> lists_;
+  ExternalPool pool_;
+  ExternalPlan plan_;
+};
+
+}  // namespace kvmesh::bench
