@@ -97,14 +97,20 @@ class KvCache::State {
                                         const StepRules& rules) const;
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators,
   /// makes the copies of copy on write and gives up pages behind windows. Returns OutOfPages, with
-  /// nothing changed, if a group's pools have too few free pages. `after` as in pages_taken.
+  /// nothing changed, if a group's pools have too few free pages. `stream` as in make_copies.
   /// @throws DigestMismatch with nothing changed.
   Result<Done> try_append(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
-                          const PlanHashes& hashes, std::optional<Stream> after = {});
+                          const PlanHashes& hashes, std::optional<Stream> stream = {});
   void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
-  /// Makes the copies that a group's allocator asks for.
-  void make_copies(std::size_t group, std::span<const PageCopy> copies,
-                   std::string_view operation = "copy_on_write");
+  Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
+                                 std::optional<Stream> stream = {});
+  /// Makes the copies of copy on write that each group's allocator asks for, which has taken pages
+  /// for them. With the stream of the steps they are part of its work, unless pages come from
+  /// another rank; without it they are made on return.
+  void make_copies(std::span<const std::vector<PageCopy>> copies, std::optional<Stream> stream);
+  /// Makes the copies of one group.
+  void make_copies(std::size_t group, std::span<const PageCopy> copies, std::string_view operation,
+                   std::optional<Stream> stream = {});
 
   /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
   /// a copy fails on any rank, cancels them. Returns how many pages have moved.
@@ -120,13 +126,15 @@ class KvCache::State {
   void make_room(PageRank rank, std::int64_t pages);
 };
 
-/// Makes the copies of copy on write and of moves, in every layer of a group. A copy within this
-/// rank uses copy_pages. A copy from another rank reads the page through this rank's map of the
-/// source's pools, or receives it over the kv communicator. Errors of peers name `operation`.
+/// Makes the copies of copy on write and of moves, in every layer of a group. A copy from another
+/// rank reads the page through this rank's map of the source's pools, or receives it over the kv
+/// communicator. Errors of peers name `operation`. If no page is copied between ranks and there is
+/// a stream, the copies are part of its work; otherwise they are made on return.
 /// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group = 0, std::string_view operation = "copy_on_write");
+                   std::size_t group = 0, std::string_view operation = "copy_on_write",
+                   std::optional<Stream> stream = {});
 
 }  // namespace kvmesh

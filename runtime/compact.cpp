@@ -58,7 +58,7 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
   for (const KeptTokens& tokens : batch) {
     const std::int64_t first = tokens.begin + unmoved(tokens);
     const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
-    if (first < end) make_writable(tokens.sequence, first, end);
+    if (first < end) cache.try_make_writable(tokens.sequence, first, end, stream).value();
   }
   cache.wait_for_tiers();
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {

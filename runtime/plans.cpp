@@ -37,7 +37,7 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
 
 Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
                                         std::span<const SequenceSize> sizes,
-                                        const PlanHashes& hashes, std::optional<Stream> after) {
+                                        const PlanHashes& hashes, std::optional<Stream> stream) {
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
@@ -52,8 +52,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
-  pages_taken(after);
-  for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
+  make_copies(copies, stream);
   slide_windows(batch, sizes);
   return Done{};
 }

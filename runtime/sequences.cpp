@@ -59,25 +59,35 @@ void KvCache::make_writable(SequenceId sequence, std::int64_t begin, std::int64_
 }
 
 Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end) {
-  const Result<Done> can = can_each(state().groups, [&](PageAllocator& it) {
-    return it.can_make_writable(sequence, begin, end);
-  });
+  return state().try_make_writable(sequence, begin, end);
+}
+
+Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t begin,
+                                               std::int64_t end, std::optional<Stream> stream) {
+  const Result<Done> can = can_each(
+      groups, [&](PageAllocator& it) { return it.can_make_writable(sequence, begin, end); });
   if (!can) return can;
   std::vector<std::vector<PageCopy>> copies;
-  for (CacheGroup& group : state().groups) {
+  for (CacheGroup& group : groups) {
     copies.push_back(group.allocator.make_writable(sequence, begin, end));
   }
-  state().pages_taken();
-  for (std::size_t g = 0; g < copies.size(); ++g) state().make_copies(g, copies[g]);
+  make_copies(copies, stream);
   return can;
 }
 
+void KvCache::State::make_copies(std::span<const std::vector<PageCopy>> copies,
+                                 std::optional<Stream> stream) {
+  pages_taken(stream);
+  for (std::size_t g = 0; g < copies.size(); ++g)
+    make_copies(g, copies[g], "copy_on_write", stream);
+}
+
 void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,
-                                 std::string_view operation) {
+                                 std::string_view operation, std::optional<Stream> stream) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
-  if (!copies.empty()) wait_for_tiers();
+  if (!copies.empty()) stream ? order_after_tiers(*stream) : wait_for_tiers();
   copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
-                group, operation);
+                group, operation, stream);
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {

@@ -11,6 +11,7 @@
 // The source waits for "done", because its next append may write to the page that is being read. A
 // rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
 // communicator stays whole.
+#include <algorithm>
 #include <exception>
 #include <map>
 #include <ranges>
@@ -21,6 +22,8 @@
 
 namespace kvmesh {
 namespace {
+
+bool is_remote(const PageCopy& copy) { return copy.source.rank() != copy.destination.rank(); }
 
 // The pages that go from one rank to another, in the order of the copies.
 struct Parcel {
@@ -127,22 +130,22 @@ class Transfer {
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group, std::string_view operation) {
+                   std::size_t group, std::string_view operation, std::optional<Stream> stream) {
   if (copies.empty()) return;
+  const bool remote = std::ranges::any_of(copies, is_remote);
+  if (remote) stream.reset();  // ranks wait for one another on the host
   Attempt attempt;
-  attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
+  if (!stream) attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
   const PageMover mover(pools, group);
-  const DeviceMoves device = backend.device_moves();
+  const DeviceMoves device = backend.device_moves(stream);
   std::vector<PageMove> local;
   Transfer transfer(mover, device, peers, kv, members, operation);
   const PageRank me = members.page_rank(kv.rank());
-  bool remote = false;
   const int rows = pools.layout().groups()[group].format.page_size;  // of a state: one
   for (PageCopy copy : copies) {
     copy.tokens = std::min(copy.tokens, rows);
-    if (copy.source.rank() != copy.destination.rank()) {
+    if (is_remote(copy)) {
       transfer.add(copy);
-      remote = true;
     } else if (copy.source.rank() == me) {
       local.push_back({.source = copy.source.index(),
                        .destination = copy.destination.index(),

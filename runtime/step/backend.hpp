@@ -93,9 +93,13 @@ class Backend {
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
-  /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. Valid
-  /// as long as the backend.
-  virtual DeviceMoves device_moves() { return {}; }
+  /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. With
+  /// `on` the moves run after the work on that stream, the work to come there runs after them, and
+  /// they are not done on return. Valid as long as the backend.
+  virtual DeviceMoves device_moves(std::optional<Stream> on = {}) {
+    static_cast<void>(on);
+    return {};
+  }
   /// Returns a new stream of a GPU, for page moves beside the steps; null on the CPU.
   virtual std::unique_ptr<MoveStream> make_move_stream() { return nullptr; }
   /// Copies the tokens at `from` to the slots `to`. A slot may be in both lists: all tokens are

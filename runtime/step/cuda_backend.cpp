@@ -314,10 +314,12 @@ class CudaBackend : public Backend {
     context_.mesh.wait(stream, "write");
   }
 
-  DeviceMoves device_moves() override {
-    return [this](const PageMoves& moves) {
+  DeviceMoves device_moves(std::optional<Stream> on) override {
+    return [this, on](const PageMoves& moves) {
       if (!moves_) moves_ = make_move_stream();
+      if (on) moves_->after(*on);
       moves_->move(moves);
+      if (on) return moves_->before(*on);
       context_.mesh.wait_until([this] { return moves_->is_done(); }, "move pages");
     };
   }
