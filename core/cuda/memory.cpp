@@ -42,6 +42,12 @@ int compute_capability(int device) {
   return 10 * major + minor;
 }
 
+std::string model(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's model");
+  return properties.name;
+}
+
 void use_device(int index) {
   const cudaError_t status = cudaSetDevice(index);
   const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "core/tensors/copy_rows.hpp"
@@ -21,6 +22,8 @@ int device_count();
 std::array<char, 16> identity(int device);
 /// The GPU's compute capability, 90 for 9.0: GPUs of one have the same arithmetic.
 int compute_capability(int device);
+/// Such as "NVIDIA H200".
+std::string model(int device);
 void use_device(int index);
 void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.

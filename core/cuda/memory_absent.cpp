@@ -13,6 +13,7 @@ namespace {
 int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 int compute_capability(int) { absent(); }
+std::string model(int) { absent(); }
 void use_device(int) { absent(); }
 void synchronize_device() { absent(); }
 bool is_done(Stream, std::string_view) { absent(); }
