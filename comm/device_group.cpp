@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "comm/combine/peer/peer_window.hpp"
+#include "comm/combine/way_table/agreed_table.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"
+#include "core/posix/cache_directory.hpp"
 
 namespace kvmesh {
 namespace {
@@ -74,6 +76,11 @@ void DeviceGroup::set_hosts(const HostLayout& hosts) {
           "device group: {} hosts of {} ranks, the group has {} ranks", hosts.hosts, hosts.per_host,
           comm_->size());
   hosts_ = hosts;
+}
+
+void DeviceGroup::prepare_ways() {
+  way_table_ = nullptr;
+  way_table_ = agreed_way_table(*this, table_use_of_environment(), default_cache_directory());
 }
 
 void DeviceGroup::use_nccl(NcclGroup group) {

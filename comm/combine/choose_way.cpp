@@ -118,6 +118,24 @@ bool follows_mask_in_graph(WayKind way) {
   return false;
 }
 
+std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
+                                             const CombineOptions& options, bool has_limits) {
+  std::vector<WayStrategy> ways;
+  if (options.scatter == Scatter::kOwner) return ways;
+  for (const WayKind way : kByPreference) {
+    if (!takes(way, means, shape, options, has_limits)) continue;
+    if (way == WayKind::kPeer && means.shares_gpus) continue;
+    if (way == WayKind::kStaged && !ways.empty()) continue;
+    ways.push_back({way, resolve_strategy(way, shape, options, means.ranks)});
+    const bool may_reduce = way == WayKind::kNccl && options.strategy == CombineStrategy::kAuto &&
+                            options.scatter == Scatter::kAll && means.ranks > 2;
+    if (!may_reduce) continue;
+    const bool reduces = ways.back().strategy == CombineStrategy::kReduceScatter;
+    ways.push_back({way, reduces ? CombineStrategy::kAllToAll : CombineStrategy::kReduceScatter});
+  }
+  return ways;
+}
+
 CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
                                  const CombineOptions& options, int ranks) {
   require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
@@ -165,14 +183,29 @@ WayKind way_for(const CombineMeans& means, const CombineShape& shape, const Comb
   return *way;
 }
 
+/// The choice of the rule, or what the table has instead.
+WayStrategy way_and_strategy(const CombineMeans& means, const CombineShape& shape,
+                             const CombineOptions& options, bool has_limits) {
+  const WayKind way = way_for(means, shape, options, has_limits);
+  const WayStrategy by_rule{way, resolve_strategy(way, shape, options, means.ranks)};
+  if (means.table == nullptr) return by_rule;
+  std::vector<WayStrategy> ways = ways_to_choose_from(means, shape, options, has_limits);
+  const bool is_asked_for = options.way || means.preferred;
+  std::erase_if(ways, [&](const WayStrategy& each) {
+    return each == by_rule || (is_asked_for && each.way != way);
+  });
+  ways.insert(ways.begin(), by_rule);
+  return fastest(*means.table, ways, options.scatter, shape);
+}
+
 }  // namespace
 
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits) {
-  const WayKind way = way_for(means, shape, options, has_limits);
+  const auto [way, strategy] = way_and_strategy(means, shape, options, has_limits);
   return {
       .way = way,
-      .strategy = resolve_strategy(way, shape, options, means.ranks),
+      .strategy = strategy,
       .has_mask = !has_limits || follows_mask_in_graph(way) || options.scatter == Scatter::kOwner};
 }
 

@@ -13,8 +13,6 @@
 
 namespace kvmesh {
 
-namespace {
-
 std::optional<WayKind> way_of_environment() {
   const char* given = std::getenv("KVMESH_COMBINE_WAY");
   if (given == nullptr || std::string_view(given) == "auto") return std::nullopt;
@@ -25,8 +23,6 @@ std::optional<WayKind> way_of_environment() {
   throw InvalidArgument(fmt::format(
       "KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer, hierarchical", given));
 }
-
-}  // namespace
 
 CombineWays::CombineWays(DeviceGroup& group)
     : group_(&group),
@@ -39,7 +35,8 @@ CombineMeans CombineWays::means() const {
                      .device = group_->device().kind,
                      .has_nccl = group_->nccl() != nullptr,
                      .hosts = group_->hosts(),
-                     .preferred = preferred_};
+                     .preferred = preferred_,
+                     .table = group_->way_table()};
   if (window != nullptr) {
     means.peer = window->room();
     means.shares_gpus = window->shares_gpus();

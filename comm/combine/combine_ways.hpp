@@ -11,6 +11,10 @@ namespace kvmesh {
 
 class RowExchange;
 
+/// Returns the way that KVMESH_COMBINE_WAY names; empty without it and for "auto".
+/// @throws InvalidArgument if it names no way.
+std::optional<WayKind> way_of_environment();
+
 /// The resources that the ways of a group share. Ways that go over the host share their buffers, so
 /// ways run one after the other. Does not outlive the group.
 class CombineWays {

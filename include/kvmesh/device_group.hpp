@@ -18,6 +18,7 @@
 namespace KVMESH_API kvmesh {
 
 class PeerWindow;
+struct WayTable;
 
 /// How the ranks of a group lie on hosts: rank r is on host r / per_host.
 struct HostLayout {
@@ -77,6 +78,17 @@ class DeviceGroup {
   /// been made. @throws InvalidArgument if it is a layout of more or fewer ranks.
   void set_hosts(const HostLayout& hosts);
 
+  /// Makes the table by which combines choose their way (docs/design.md): reads this machine's, or
+  /// measures the ways and stores it, in at most some tenths of a second plus the time in which
+  /// NCCL connects the ranks. A mesh calls it; an engine may again, after `use_nccl`.
+  /// KVMESH_COMBINE_TABLE of rank 0 says whether a table is used. REQUIRES: no cache has been made.
+  /// @throws Timeout, PeerLost, NcclError; InvalidArgument if an environment variable is invalid;
+  /// Error if a device failed.
+  /// Collective if the ranks have several ways; otherwise it sends nothing.
+  void prepare_ways();
+  /// The table; null if there is none. Sends nothing.
+  const WayTable* way_table() const { return way_table_.get(); }
+
   /// Takes an engine's NCCL group over the same ranks in the same order: one over the engine's own
   /// communicator (NcclGroup::borrow), or one made from an id that the engine distributes. After a
   /// failed wait the engine must abort a borrowed communicator before it destroys the cache. Sends
@@ -105,6 +117,7 @@ class DeviceGroup {
   std::unique_ptr<NcclGroup> nccl_;
   std::unique_ptr<PeerWindow> peer_window_;
   std::string no_peer_window_ = "none were asked for";
+  std::shared_ptr<const WayTable> way_table_;
 };
 
 }  // namespace kvmesh

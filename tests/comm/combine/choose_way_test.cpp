@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <initializer_list>
 #include <string>
+#include <utility>
 
 namespace kvmesh {
 namespace {
@@ -110,6 +112,64 @@ TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
   EXPECT_THROW(chosen(kCpus, kFits, kStaged, std::nullopt), InvalidArgument);
   EXPECT_THROW(choose_way(kLinkedGpus, kFits, {.strategy = kReduceScatter, .way = kPeer}, false),
                InvalidArgument);
+}
+
+/// A table in which each way takes as long for all rows.
+WayTable times(std::initializer_list<std::pair<WayStrategy, double>> ways) {
+  WayTable table;
+  for (const auto& [way, microseconds] : ways) {
+    for (const Scatter scatter : {Scatter::kHeads, Scatter::kAll}) {
+      table.add(way, scatter, {1000, microseconds});
+      table.add(way, scatter, {1000000, microseconds});
+    }
+  }
+  return table;
+}
+
+TEST(ChooseWay, ATableComesBeforeTheRule) {
+  const WayTable slow_peer = times({{{WayKind::kPeer, kAllToAll}, 30},
+                                    {{WayKind::kNccl, kAllToAll}, 20},
+                                    {{WayKind::kNccl, kReduceScatter}, 10},
+                                    {{WayKind::kStaged, kAllToAll}, 1}});
+  const auto chosen = [&](CombineMeans means, Scatter scatter, const CombineOptions& options = {}) {
+    means.table = &slow_peer;
+    CombineOptions asked = options;
+    asked.scatter = scatter;
+    const CombineChoice choice = choose_way(means, kSmall, asked, true);
+    EXPECT_EQ(choice.has_mask, scatter == Scatter::kOwner || choice.way == kPeer);
+    return std::pair(choice.way, choice.strategy);
+  };
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kHeads), std::pair(kNccl, kAllToAll)) << "not staged";
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kTokens), std::pair(kNccl, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll), std::pair(kNccl, kReduceScatter));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kOwner), std::pair(kPeer, kAllToAll));
+  EXPECT_EQ(chosen(kTwoGpus, Scatter::kAll), std::pair(kNccl, kAllToAll)) << "of two ranks";
+  // What is asked for stays; the table has the rest.
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kPeer}), std::pair(kPeer, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kNccl}), std::pair(kNccl, kReduceScatter));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.strategy = kAllToAll}),
+            std::pair(kNccl, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedSharedGpu, Scatter::kAll), std::pair(kStaged, kAllToAll));
+  CombineMeans preferring = kLinkedGpus;
+  preferring.preferred = kPeer;
+  EXPECT_EQ(chosen(preferring, Scatter::kHeads), std::pair(kPeer, kAllToAll));
+}
+
+TEST(ChooseWay, ATableReplacesTheBytesThatHostsSave) {
+  constexpr CombineShape kFew{8, 4, 128}, kMany{512, 4, 128};
+  const auto chosen = [](double host, double hierarchical, const CombineShape& shape) {
+    const WayTable table = times(
+        {{{WayKind::kHost, kAllToAll}, host}, {{WayKind::kHierarchical, kAllToAll}, hierarchical}});
+    CombineMeans means = kTwoHosts;
+    means.table = &table;
+    return choose_way(means, shape, {.scatter = Scatter::kHeads}, false).way;
+  };
+  for (const CombineShape& shape : {kFew, kMany}) {
+    EXPECT_EQ(chosen(100, 50, shape), kHierarchical);
+    EXPECT_EQ(chosen(50, 100, shape), kHost);
+  }
+  EXPECT_EQ(chosen(100, 95, kFew), kHost) << "as the rule has it, unless it is clearly slower";
+  EXPECT_EQ(chosen(95, 100, kMany), kHierarchical);
 }
 
 TEST(ChooseWay, RejectsStrategyWithoutAWay) {
