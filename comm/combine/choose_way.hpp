@@ -32,10 +32,11 @@ struct CombineChoice {
 };
 
 /// Chooses for a step's partials: the way of the options, else of the environment, else by a rule:
-/// the first of peer, NCCL, staged, hierarchical and host that the group has. Rows that do not fit
+/// the first of peer, hierarchical, NCCL, staged and host that the group has. Rows that do not fit
 /// into a window take the next; so does Scatter::kOwner with limits instead of NCCL, whose captured
 /// messages follow no mask. Where ranks share a GPU, peer must be asked for. If there is a table,
-/// and another of `ways_to_choose_from` is clearly faster by it than the rule's, that one is taken.
+/// and another of `ways_to_choose_from` is clearly faster by it than the rule's, that one is taken;
+/// but kReduceScatter only where the rule has it.
 /// `has_limits`: the step has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.

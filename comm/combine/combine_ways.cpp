@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
+#include "comm/combine/hierarchical/stages.hpp"
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
 #include "comm/combine/peer/peer_way.hpp"
@@ -63,9 +64,16 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
     case WayKind::kPeer:
       return make_peer_way(*group_->peer_window());
     case WayKind::kHierarchical:
-      return std::make_unique<HierarchicalWay>(group_->comm(), group_->hosts());
+      return std::make_unique<HierarchicalWay>(group_->comm().rank(), group_->hosts(),
+                                               group_->device(), hierarchy_stages());
   }
   return nullptr;
+}
+
+HierarchyStages CombineWays::hierarchy_stages() {
+  const bool is_gpu = group_->device().kind == DeviceKind::kCuda;
+  return is_gpu ? stages_over_nccl(*group_->nccl(), group_->hosts())
+                : stages_over_hosts(group_->comm(), group_->hosts());
 }
 
 }  // namespace kvmesh

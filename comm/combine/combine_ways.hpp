@@ -10,6 +10,7 @@
 namespace kvmesh {
 
 class RowExchange;
+struct HierarchyStages;
 
 /// Returns the way that KVMESH_COMBINE_WAY names; empty without it and for "auto".
 /// @throws InvalidArgument if it names no way.
@@ -27,6 +28,8 @@ class CombineWays {
   std::unique_ptr<CombineWay> make(WayKind kind);
 
  private:
+  HierarchyStages hierarchy_stages();
+
   DeviceGroup* group_;
   std::optional<WayKind> preferred_;
   std::shared_ptr<RowExchange> rows_;  // of the ways that go over the host

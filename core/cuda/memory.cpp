@@ -75,9 +75,9 @@ void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   check(cudaStreamSynchronize(nullptr), "waiting for a copy");
 }
 
-void copy_rows(const Rows& rows) {
+void copy_rows(const Rows& rows, Stream stream) {
   check(cudaMemcpy2DAsync(rows.to, rows.to_pitch, rows.from, rows.from_pitch, rows.width,
-                          rows.count, cudaMemcpyDefault, nullptr),
+                          rows.count, cudaMemcpyDefault, static_cast<cudaStream_t>(stream.handle)),
         "copying rows");
 }
 

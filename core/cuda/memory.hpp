@@ -29,7 +29,7 @@ void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.
 bool is_done(Stream stream, std::string_view operation);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
-void copy_rows(const Rows& rows);
+void copy_rows(const Rows& rows, Stream stream);
 std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes);
 /// Page-locked host memory, which the device copies without a detour.

@@ -18,7 +18,7 @@ void use_device(int) { absent(); }
 void synchronize_device() { absent(); }
 bool is_done(Stream, std::string_view) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
-void copy_rows(const Rows&) { absent(); }
+void copy_rows(const Rows&, Stream) { absent(); }
 std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }
 Owner allocate_pinned(int, std::size_t) { absent(); }

@@ -133,6 +133,7 @@ bool has_choice_of_ways(DeviceGroup& group) {
 }
 
 WayTable measure_ways(DeviceGroup& group) {
+  use_device(group.device());
   const auto stream = stream_of(group.device());
   MadeWays ways(group);
   const CombineMeans means = ways.means();

@@ -1,0 +1,60 @@
+#include "comm/combine/hierarchical/stages.hpp"
+
+#include <vector>
+
+#include "comm/combine/host/host_way.hpp"
+#include "comm/combine/nccl/nccl_way.hpp"
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// The ranks of this rank's host.
+std::vector<Rank> ranks_inside(const HostLayout& hosts, Rank me) {
+  std::vector<Rank> ranks;
+  const int first = me.value / hosts.per_host * hosts.per_host;
+  for (int place = 0; place < hosts.per_host; ++place) ranks.push_back(Rank{first + place});
+  return ranks;
+}
+
+/// The ranks at this rank's place on each host.
+std::vector<Rank> ranks_across(const HostLayout& hosts, Rank me) {
+  std::vector<Rank> ranks;
+  for (int host = 0; host < hosts.hosts; ++host) {
+    ranks.push_back(Rank{host * hosts.per_host + me.value % hosts.per_host});
+  }
+  return ranks;
+}
+
+void check_layout(const HostLayout& hosts, int ranks) {
+  require(hosts.hosts * hosts.per_host == ranks, "combine: {} hosts of {} ranks, {} ranks",
+          hosts.hosts, hosts.per_host, ranks);
+}
+
+}  // namespace
+
+HierarchyStages stages_over_hosts(Communicator& comm, const HostLayout& hosts) {
+  check_layout(hosts, comm.size());
+  HierarchyStages stages;
+  stages.inside_comm = std::make_unique<Subset>(comm, ranks_inside(hosts, comm.rank()));
+  stages.across_comm = std::make_unique<Subset>(comm, ranks_across(hosts, comm.rank()));
+  const auto rows_over = [](Subset& part) {
+    return std::make_shared<RowExchange>(part, part.members());
+  };
+  const auto inside_rows = rows_over(*stages.inside_comm);
+  stages.inside = std::make_unique<HostWay>(inside_rows);
+  stages.across = std::make_unique<HostWay>(rows_over(*stages.across_comm));
+  stages.spread = std::make_unique<HostWay>(inside_rows);
+  return stages;
+}
+
+HierarchyStages stages_over_nccl(NcclGroup& group, const HostLayout& hosts) {
+  check_layout(hosts, group.size());
+  HierarchyStages stages;
+  stages.inside = make_nccl_way(group, ranks_inside(hosts, group.rank()));
+  stages.across = make_nccl_way(group, ranks_across(hosts, group.rank()));
+  stages.spread = make_nccl_way(group, ranks_inside(hosts, group.rank()));
+  return stages;
+}
+
+}  // namespace kvmesh
