@@ -72,7 +72,7 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
 
 HierarchyStages CombineWays::hierarchy_stages() {
   const bool is_gpu = group_->device().kind == DeviceKind::kCuda;
-  return is_gpu ? stages_over_nccl(*group_->nccl(), group_->hosts())
+  return is_gpu ? stages_over_gpus(*group_->nccl(), group_->host_window(), group_->hosts())
                 : stages_over_hosts(group_->comm(), group_->hosts());
 }
 

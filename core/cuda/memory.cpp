@@ -81,6 +81,11 @@ void copy_rows(const Rows& rows, Stream stream) {
         "copying rows");
 }
 
+void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream) {
+  check(cudaMemsetAsync(data, value, size_bytes, static_cast<cudaStream_t>(stream.handle)),
+        "filling memory");
+}
+
 std::size_t free_bytes(int device) {
   use_device(device);
   std::size_t free = 0, total = 0;

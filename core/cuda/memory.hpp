@@ -30,6 +30,8 @@ void synchronize_device();
 bool is_done(Stream stream, std::string_view operation);
 void copy_bytes(void* to, const void* from, std::size_t size_bytes);
 void copy_rows(const Rows& rows, Stream stream);
+/// Sets all bytes, in the order of `stream`.
+void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream);
 std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes);
 /// Page-locked host memory, which the device copies without a detour.

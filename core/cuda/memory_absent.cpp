@@ -19,6 +19,7 @@ void synchronize_device() { absent(); }
 bool is_done(Stream, std::string_view) { absent(); }
 void copy_bytes(void*, const void*, std::size_t) { absent(); }
 void copy_rows(const Rows&, Stream) { absent(); }
+void fill(void*, unsigned char, std::size_t, Stream) { absent(); }
 std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }
 Owner allocate_pinned(int, std::size_t) { absent(); }

@@ -48,8 +48,9 @@ enum class WayKind : std::uint8_t {
   kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
   kNccl,    ///< GPUs: NCCL.
   kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
-  /// As kHost, on GPUs as kNccl, first within each host and then between them: a row leaves a host
-  /// once, not once per rank. Ranks that lie on several hosts, several on each.
+  /// First within each host and then between them: a row leaves a host once, not once per rank. On
+  /// CPUs as kHost; on GPUs as kPeer or kNccl, then as kNccl. Ranks that lie on several hosts,
+  /// several on each.
   kHierarchical,
 };
 inline constexpr int kWayKinds = 5;

@@ -18,6 +18,7 @@
 namespace KVMESH_API kvmesh {
 
 class PeerWindow;
+class Subset;
 struct WayTable;
 
 /// How the ranks of a group lie on hosts: rank r is on host r / per_host.
@@ -74,9 +75,15 @@ class DeviceGroup {
 
   /// The hosts of the ranks; one until a mesh has said otherwise.
   const HostLayout& hosts() const { return hosts_; }
-  /// Says how the ranks lie on hosts. Sends nothing. REQUIRES: equal on all ranks; no cache has
-  /// been made. @throws InvalidArgument if it is a layout of more or fewer ranks.
+  /// Says how the ranks lie on hosts. Makes windows for the ranks of each host if windows were
+  /// asked for, the group has none, and there are several hosts of several ranks. REQUIRES: equal
+  /// on all ranks; no cache has been made.
+  /// @throws InvalidArgument if it is a layout of more or fewer ranks; Timeout, PeerLost.
+  /// Collective if windows are to be made. Otherwise it sends nothing.
   void set_hosts(const HostLayout& hosts);
+  /// The windows of the ranks of this rank's host; null if they have none of their own, or share
+  /// GPUs. The same on all ranks of a host. Sends nothing.
+  PeerWindow* host_window() const { return host_window_.get(); }
 
   /// Makes the table by which combines choose their way (docs/design.md): reads this machine's, or
   /// measures the ways and stores it, in at most some tenths of a second plus the time in which
@@ -117,6 +124,9 @@ class DeviceGroup {
   std::unique_ptr<NcclGroup> nccl_;
   std::unique_ptr<PeerWindow> peer_window_;
   std::string no_peer_window_ = "none were asked for";
+  std::size_t window_bytes_ = 0;
+  std::unique_ptr<Subset> host_comm_;  // of the ranks of this host, for their windows
+  std::unique_ptr<PeerWindow> host_window_;
   std::shared_ptr<const WayTable> way_table_;
 };
 

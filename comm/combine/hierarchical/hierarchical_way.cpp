@@ -4,6 +4,7 @@
 
 #include "comm/combine/staged/host_copy.hpp"
 #include "core/check.hpp"
+#include "core/cuda/memory.hpp"
 #include "core/tensors/copy_rows.hpp"
 
 namespace kvmesh {
@@ -85,6 +86,7 @@ void HierarchicalWay::plan_all(const CombineOptions& options, Stream stream) {
     for (std::int64_t t = tokens.begin; t < tokens.end; ++t) owners.add(t, Rank{place});
   }
   spread.participation = &owners;
+  spread.travels_as = Dtype::kFloat32;  // the partials were rounded before
   stages_.inside->plan(shape, inside, stream);
   stages_.across->plan({own.size(), shape.heads, shape.dim}, across, stream);
   stages_.spread->plan(shape, spread, stream);
@@ -104,6 +106,7 @@ void HierarchicalWay::run(const Partial& mine, const CombineOutput& output, Stre
 void HierarchicalWay::run_heads(const Partial& mine, const CombineOutput& output, Stream stream) {
   const std::int64_t tokens = shape_->tokens, heads = shape_->heads / hosts_.per_host;
   const std::int64_t own_heads = heads / hosts_.hosts;
+  if (stages_.may_give_up) merged_inside_.poison(tokens * heads, stream);
   stages_.inside->run(by_hosts(mine, stream),
                       {.o = merged_inside_.o(tokens * hosts_.hosts, own_heads),
                        .lse = merged_inside_.lse(tokens * hosts_.hosts, own_heads)},
@@ -117,6 +120,7 @@ void HierarchicalWay::run_all(const Partial& mine, const CombineOutput& output, 
   const Share own = share_of(shape_->tokens, place(), hosts_.per_host);
   const Partial merged_here{merged_inside_.o(own.size(), heads),
                             merged_inside_.lse(own.size(), heads)};
+  if (stages_.may_give_up) merged_inside_.poison(own.size() * heads, stream);
   stages_.inside->run(mine, {.o = merged_here.o, .lse = merged_here.lse}, stream);
   stages_.across->run(merged_here,
                       {.o = merged_.o(own.size(), heads, own.begin * heads),
@@ -197,6 +201,16 @@ bool HierarchicalWay::RowBuffer::reserve(std::int64_t rows, std::int64_t dim, De
   };
   const bool o_moved = grow(o_, rows * dim);
   return grow(lse_, rows) || o_moved;
+}
+
+// Rows that no one has merged because a rank was late then reach the other hosts as NaN.
+void HierarchicalWay::RowBuffer::poison(std::int64_t rows, Stream stream) const {
+  if (rows == 0) return;
+  constexpr unsigned char kNan = 0xFF;  // in each byte of a float
+  const auto floats = static_cast<std::size_t>(rows);
+  const auto dim = static_cast<std::size_t>(dim_);
+  cuda_memory::fill(o_.data(), kNan, floats * dim * sizeof(float), stream);
+  cuda_memory::fill(lse_.data(), kNan, floats * sizeof(float), stream);
 }
 
 TensorView HierarchicalWay::RowBuffer::o(std::int64_t tokens, std::int64_t heads,

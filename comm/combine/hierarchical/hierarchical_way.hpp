@@ -40,6 +40,8 @@ class HierarchicalWay final : public CombineWay {
     bool reserve(std::int64_t rows, std::int64_t dim, Device device);
     TensorView o(std::int64_t tokens, std::int64_t heads, std::int64_t first = 0) const;
     TensorView lse(std::int64_t tokens, std::int64_t heads, std::int64_t first = 0) const;
+    /// On a GPU: makes `rows` rows and their LSEs NaN.
+    void poison(std::int64_t rows, Stream stream) const;
     std::size_t size_bytes() const { return o_.size_bytes() + lse_.size_bytes(); }
 
    private:

@@ -1,7 +1,9 @@
 #include "comm/combine/hierarchical/stages.hpp"
 
+#include <utility>
 #include <vector>
 
+#include "comm/combine/hierarchical/fitting_way.hpp"
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
 #include "core/check.hpp"
@@ -48,12 +50,18 @@ HierarchyStages stages_over_hosts(Communicator& comm, const HostLayout& hosts) {
   return stages;
 }
 
-HierarchyStages stages_over_nccl(NcclGroup& group, const HostLayout& hosts) {
+HierarchyStages stages_over_gpus(NcclGroup& group, PeerWindow* window, const HostLayout& hosts) {
   check_layout(hosts, group.size());
+  const auto make_inside = [&]() -> std::unique_ptr<CombineWay> {
+    auto by_nccl = make_nccl_way(group, ranks_inside(hosts, group.rank()));
+    if (window == nullptr) return by_nccl;
+    return std::make_unique<FittingWay>(*window, std::move(by_nccl));
+  };
   HierarchyStages stages;
-  stages.inside = make_nccl_way(group, ranks_inside(hosts, group.rank()));
+  stages.inside = make_inside();
   stages.across = make_nccl_way(group, ranks_across(hosts, group.rank()));
-  stages.spread = make_nccl_way(group, ranks_inside(hosts, group.rank()));
+  stages.spread = make_inside();
+  stages.may_give_up = window != nullptr;
   return stages;
 }
 

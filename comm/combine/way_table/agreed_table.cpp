@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "comm/combine/combine_ways.hpp"
+#include "comm/combine/peer/peer_window.hpp"
 #include "comm/combine/way_table/measure_ways.hpp"
 #include "comm/combine/way_table/table_text.hpp"
 #include "comm/launcher/environment.hpp"
@@ -44,7 +45,7 @@ Member this_member(const DeviceGroup& group, TableUse use, bool prefers_a_way) {
   return mine;
 }
 
-/// All that the times depend on, as far as the ranks know it. The same on all ranks.
+/// All that the times depend on, as far as the ranks know it.
 std::string key_of(const DeviceGroup& group, const CombineMeans& means,
                    const std::vector<Member>& members) {
   std::vector<std::string> devices;
@@ -53,13 +54,14 @@ std::string key_of(const DeviceGroup& group, const CombineMeans& means,
       devices.emplace_back(member.device.data());
     }
   }
-  const PeerRoom room = means.peer.value_or(PeerRoom{});
-  return fmt::format("kvmesh {}.{}.{}; {} ranks on {} hosts over {}; NCCL {}; windows {}+{}{}; {}",
-                     KVMESH_VERSION_MAJOR, KVMESH_VERSION_MINOR, KVMESH_VERSION_PATCH, means.ranks,
-                     means.hosts.hosts, group.comm().kind(),
-                     means.has_nccl ? nccl_version() : "none", room.word_slot_bytes,
-                     room.line_slot_bytes, means.shares_gpus ? " shared" : "",
-                     fmt::join(devices, ", "));
+  const PeerWindow* in_host = group.host_window();
+  const PeerRoom room = in_host ? in_host->room() : means.peer.value_or(PeerRoom{});
+  return fmt::format(
+      "kvmesh {}.{}.{}; {} ranks on {} hosts over {}; NCCL {}; windows {}+{}{}{}; {}",
+      KVMESH_VERSION_MAJOR, KVMESH_VERSION_MINOR, KVMESH_VERSION_PATCH, means.ranks,
+      means.hosts.hosts, group.comm().kind(), means.has_nccl ? nccl_version() : "none",
+      room.word_slot_bytes, room.line_slot_bytes, means.shares_gpus ? " shared" : "",
+      in_host ? " in hosts" : "", fmt::join(devices, ", "));
 }
 
 fs::path file_of(const fs::path& directory, std::string_view key) {
@@ -112,8 +114,10 @@ std::shared_ptr<const WayTable> agreed_way_table(DeviceGroup& group, TableUse us
       all_gather_value(comm, this_member(group, use, means.preferred.has_value()), kOperation);
   if (!members.front().uses_table) return nullptr;
 
-  const std::string key = key_of(group, means, members);
   const bool is_first = comm.rank() == Rank{0};
+  // Some hosts may have windows and others none.
+  const std::string key =
+      broadcast_text(comm, is_first ? key_of(group, means, members) : std::string());
   const bool reads = is_first && use != TableUse::kNew;
   std::string text = broadcast_text(comm, reads ? stored_text(directory, key) : std::string());
   if (text.empty()) {
