@@ -7,9 +7,12 @@
 #include <vector>
 
 #include "comm/combine/peer/peer_window.hpp"
+#include "comm/combine/way_table/agreed_table.hpp"
+#include "comm/subset.hpp"
 #include "core/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "core/device_wait.hpp"
+#include "core/posix/cache_directory.hpp"
 
 namespace kvmesh {
 namespace {
@@ -36,13 +39,14 @@ DeviceGroup::DeviceGroup(std::shared_ptr<Communicator> comm, Device device, bool
     : comm_(std::move(comm)),
       device_(device),
       hosts_{.per_host = comm_->size()},
-      exceptions_(std::uncaught_exceptions()) {
+      exceptions_(std::uncaught_exceptions()),
+      window_bytes_(device.kind == DeviceKind::kCuda ? peer_window_bytes : 0) {
   const bool may_have = makes_nccl && device.kind == DeviceKind::kCuda && !nccl_version().empty();
   if (may_have && nccl_takes(*comm_, device_)) {
     nccl_ = std::make_unique<NcclGroup>(*comm_, device_.index);
   }
-  if (peer_window_bytes == 0 || device.kind != DeviceKind::kCuda) return;
-  PeerWindow::Made made = PeerWindow::make(*comm_, device_, peer_window_bytes);
+  if (window_bytes_ == 0) return;
+  PeerWindow::Made made = PeerWindow::make(*comm_, device_, window_bytes_);
   peer_window_ = std::move(made.window);
   no_peer_window_ = peer_window_ ? std::string() : made.refused.message();
 }
@@ -74,6 +78,20 @@ void DeviceGroup::set_hosts(const HostLayout& hosts) {
           "device group: {} hosts of {} ranks, the group has {} ranks", hosts.hosts, hosts.per_host,
           comm_->size());
   hosts_ = hosts;
+  host_window_ = nullptr;
+  if (window_bytes_ == 0 || peer_window_ || !hosts.is_hierarchy()) return;
+  std::vector<Rank> neighbours;
+  for (int r = 0; r < comm_->size(); ++r) {
+    if (r / hosts.per_host == comm_->rank().value / hosts.per_host) neighbours.push_back(Rank{r});
+  }
+  host_comm_ = std::make_unique<Subset>(*comm_, neighbours);
+  host_window_ = PeerWindow::make(*host_comm_, device_, window_bytes_, neighbours).window;
+  if (host_window_ && host_window_->shares_gpus()) host_window_ = nullptr;
+}
+
+void DeviceGroup::prepare_ways() {
+  way_table_ = nullptr;
+  way_table_ = agreed_way_table(*this, table_use_of_environment(), default_cache_directory());
 }
 
 void DeviceGroup::use_nccl(NcclGroup group) {
@@ -112,7 +130,9 @@ void DeviceGroup::wait(Stream stream, std::string_view operation) {
 void DeviceGroup::wait_until(const std::function<bool()>& is_done, std::string_view operation) {
   const auto is_done_well = [&] {
     const bool done = is_done();
-    if (peer_window_) peer_window_->check(operation);
+    for (PeerWindow* window : {peer_window_.get(), host_window_.get()}) {
+      if (window != nullptr) window->check(operation);
+    }
     return done;
   };
   if (!nccl_)

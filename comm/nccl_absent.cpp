@@ -32,6 +32,6 @@ void NcclGroup::wait(Stream, std::string_view) { throw_absent(); }
 void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { throw_absent(); }
 void NcclGroup::close() { throw_absent(); }
 
-std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&) { throw_absent(); }
+std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&, std::vector<Rank>) { throw_absent(); }
 
 }  // namespace kvmesh

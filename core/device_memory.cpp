@@ -28,9 +28,9 @@ void copy_bytes(void* to, const void* from, std::size_t size_bytes) {
   }
 }
 
-void copy_rows(const Rows& rows, Device device) {
+void copy_rows(const Rows& rows, Device device, Stream stream) {
   if (rows.width == 0 || rows.count == 0) return;
-  if (device.kind == DeviceKind::kCuda) return cuda_memory::copy_rows(rows);
+  if (device.kind == DeviceKind::kCuda) return cuda_memory::copy_rows(rows, stream);
   for (std::size_t i = 0; i < rows.count; ++i) {
     std::memcpy(static_cast<std::byte*>(rows.to) + i * rows.to_pitch,
                 static_cast<const std::byte*>(rows.from) + i * rows.from_pitch, rows.width);

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "comm/combine/combine_way.hpp"
 #include "comm/combine/peer/peer_room.hpp"
+#include "comm/combine/way_table/way_table.hpp"
 #include "kvmesh/device_group.hpp"
 
 namespace kvmesh {
@@ -18,6 +20,7 @@ struct CombineMeans {
   std::optional<PeerRoom> peer{};      ///< the ranks have windows
   bool shares_gpus = false;            ///< some ranks with windows have the same GPU
   std::optional<WayKind> preferred{};  ///< by the environment
+  const WayTable* table = nullptr;     ///< measured times, if there are any
 };
 
 struct CombineChoice {
@@ -28,15 +31,23 @@ struct CombineChoice {
   friend bool operator==(const CombineChoice&, const CombineChoice&) = default;
 };
 
-/// Chooses for a step's partials: the way of the options, else of the environment, else the first
-/// of peer, NCCL, staged, hierarchical and host that the group has. Rows that do not fit into a
-/// window take the next; so does Scatter::kOwner with limits instead of NCCL, whose captured
-/// messages follow no mask. Where ranks share a GPU, peer must be asked for. `has_limits`: the step
-/// has StepLimits, so its runs may be captured in a graph.
+/// Chooses for a step's partials: the way of the options, else of the environment, else by a rule:
+/// the first of peer, hierarchical, NCCL, staged and host that the group has. Rows that do not fit
+/// into a window take the next; so does Scatter::kOwner with limits instead of NCCL, whose captured
+/// messages follow no mask. Where ranks share a GPU, peer must be asked for. If there is a table,
+/// and another of `ways_to_choose_from` is clearly faster by it than the rule's, that one is taken;
+/// but kReduceScatter only where the rule has it.
+/// `has_limits`: the step has StepLimits, so its runs may be captured in a graph.
 /// @throws InvalidArgument if no way of the group has the strategy, or the group does not have the
 /// way.
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits);
+
+/// Returns the ways and strategies among which a table may choose for these rows, in the order of
+/// the rule: those that fit and that kAuto may become. Staged only stands alone: it waits for the
+/// host, and cannot be captured. None for Scatter::kOwner, of which the mask decides what is sent.
+std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const CombineShape& shape,
+                                             const CombineOptions& options, bool has_limits);
 
 /// Whether a way has a strategy; each has kAuto.
 bool supports(WayKind way, CombineStrategy strategy);

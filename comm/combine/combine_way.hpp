@@ -5,7 +5,7 @@
 //   kStaged   staged/   copies to the host, the host's way, copies back: GPUs without a common NCCL
 //   kNccl     nccl/     NCCL, between GPUs
 //   kPeer     peer/     stores into the owners' mapped memory, between GPUs of one host
-//   kHierarchical  hierarchical/  as kHost, within hosts and then between them
+//   kHierarchical  hierarchical/  within hosts first, then between them
 //
 // A new way is a folder here, a kind, a line in the tables of choose_way.cpp and a case in
 // CombineWays::make; the contract suite tests it like the others.

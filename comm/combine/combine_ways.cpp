@@ -6,14 +6,13 @@
 #include <string_view>
 
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
+#include "comm/combine/hierarchical/stages.hpp"
 #include "comm/combine/host/host_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
 #include "comm/combine/peer/peer_way.hpp"
 #include "comm/combine/staged/staged_way.hpp"
 
 namespace kvmesh {
-
-namespace {
 
 std::optional<WayKind> way_of_environment() {
   const char* given = std::getenv("KVMESH_COMBINE_WAY");
@@ -26,8 +25,6 @@ std::optional<WayKind> way_of_environment() {
       "KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer, hierarchical", given));
 }
 
-}  // namespace
-
 CombineWays::CombineWays(DeviceGroup& group)
     : group_(&group),
       preferred_(way_of_environment()),
@@ -39,7 +36,8 @@ CombineMeans CombineWays::means() const {
                      .device = group_->device().kind,
                      .has_nccl = group_->nccl() != nullptr,
                      .hosts = group_->hosts(),
-                     .preferred = preferred_};
+                     .preferred = preferred_,
+                     .table = group_->way_table()};
   if (window != nullptr) {
     means.peer = window->room();
     means.shares_gpus = window->shares_gpus();
@@ -66,9 +64,16 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
     case WayKind::kPeer:
       return make_peer_way(*group_->peer_window());
     case WayKind::kHierarchical:
-      return std::make_unique<HierarchicalWay>(group_->comm(), group_->hosts());
+      return std::make_unique<HierarchicalWay>(group_->comm().rank(), group_->hosts(),
+                                               group_->device(), hierarchy_stages());
   }
   return nullptr;
+}
+
+HierarchyStages CombineWays::hierarchy_stages() {
+  const bool is_gpu = group_->device().kind == DeviceKind::kCuda;
+  return is_gpu ? stages_over_gpus(*group_->nccl(), group_->host_window(), group_->hosts())
+                : stages_over_hosts(group_->comm(), group_->hosts());
 }
 
 }  // namespace kvmesh

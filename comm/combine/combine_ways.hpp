@@ -10,6 +10,11 @@
 namespace kvmesh {
 
 class RowExchange;
+struct HierarchyStages;
+
+/// Returns the way that KVMESH_COMBINE_WAY names; empty without it and for "auto".
+/// @throws InvalidArgument if it names no way.
+std::optional<WayKind> way_of_environment();
 
 /// The resources that the ways of a group share. Ways that go over the host share their buffers, so
 /// ways run one after the other. Does not outlive the group.
@@ -23,6 +28,8 @@ class CombineWays {
   std::unique_ptr<CombineWay> make(WayKind kind);
 
  private:
+  HierarchyStages hierarchy_stages();
+
   DeviceGroup* group_;
   std::optional<WayKind> preferred_;
   std::shared_ptr<RowExchange> rows_;  // of the ways that go over the host

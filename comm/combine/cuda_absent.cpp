@@ -10,7 +10,7 @@ Partial to_natural(const Base2Partial&, Stream) {
 
 struct PeerWindow::Fault {};
 
-PeerWindow::Made PeerWindow::make(Communicator&, Device, std::size_t) {
+PeerWindow::Made PeerWindow::make(Communicator&, Device, std::size_t, std::vector<Rank>) {
   throw Unsupported("windows: this build of kvmesh has no CUDA");
 }
 PeerWindow::~PeerWindow() = default;

@@ -42,6 +42,12 @@ int compute_capability(int device) {
   return 10 * major + minor;
 }
 
+std::string model(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's model");
+  return properties.name;
+}
+
 void use_device(int index) {
   const cudaError_t status = cudaSetDevice(index);
   const bool is_there = status != cudaErrorInvalidDevice && status != cudaErrorNoDevice &&
@@ -91,10 +97,15 @@ bool is_captured(Stream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-void copy_rows(const Rows& rows) {
+void copy_rows(const Rows& rows, Stream stream) {
   check(cudaMemcpy2DAsync(rows.to, rows.to_pitch, rows.from, rows.from_pitch, rows.width,
-                          rows.count, cudaMemcpyDefault, nullptr),
+                          rows.count, cudaMemcpyDefault, static_cast<cudaStream_t>(stream.handle)),
         "copying rows");
+}
+
+void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream) {
+  check(cudaMemsetAsync(data, value, size_bytes, static_cast<cudaStream_t>(stream.handle)),
+        "filling memory");
 }
 
 std::size_t free_bytes(int device) {

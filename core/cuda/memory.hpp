@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "core/tensors/copy_rows.hpp"
@@ -22,6 +23,8 @@ int device_count();
 std::array<char, 16> identity(int device);
 /// The GPU's compute capability, 90 for 9.0: GPUs of one have the same arithmetic.
 int compute_capability(int device);
+/// Such as "NVIDIA H200".
+std::string model(int device);
 void use_device(int index);
 void synchronize_device();
 /// Polls the stream without blocking. `operation` is quoted in the error message.
@@ -35,7 +38,9 @@ std::optional<int> gpu_of(const void* data);
 /// Returns whether work on the stream would go into a graph that is being captured; of the default
 /// stream also if it would break another stream's capture.
 bool is_captured(Stream stream);
-void copy_rows(const Rows& rows);
+void copy_rows(const Rows& rows, Stream stream);
+/// Sets all bytes, in the order of `stream`.
+void fill(void* data, unsigned char value, std::size_t size_bytes, Stream stream);
 std::size_t free_bytes(int device);
 Owner allocate(int device, std::size_t size_bytes);
 /// Page-locked host memory, which the device copies without a detour.

@@ -13,6 +13,7 @@ namespace {
 int device_count() { return 0; }
 std::array<char, 16> identity(int) { absent(); }
 int compute_capability(int) { absent(); }
+std::string model(int) { absent(); }
 void use_device(int) { absent(); }
 void synchronize_device() { absent(); }
 bool is_done(Stream, std::string_view) { absent(); }
@@ -20,7 +21,8 @@ void copy_bytes(void*, const void*, std::size_t) { absent(); }
 void copy_bytes_on(Stream, void*, const void*, std::size_t) { absent(); }
 std::optional<int> gpu_of(const void*) { absent(); }
 bool is_captured(Stream) { absent(); }
-void copy_rows(const Rows&) { absent(); }
+void copy_rows(const Rows&, Stream) { absent(); }
+void fill(void*, unsigned char, std::size_t, Stream) { absent(); }
 std::size_t free_bytes(int) { absent(); }
 Owner allocate(int, std::size_t) { absent(); }
 Owner allocate_pinned(int, std::size_t) { absent(); }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "kvmesh/stream.hpp"
 #include "kvmesh/tensor.hpp"
 
 namespace kvmesh {
@@ -17,8 +18,8 @@ struct Rows {
   std::size_t count = 0;
 };
 
-/// Copies the rows. On the CPU the copy is complete on return; on a GPU it runs in the order of the
-/// default stream.
-void copy_rows(const Rows& rows, Device device);
+/// Copies the rows. On the CPU the copy is complete on return; on a GPU it runs in the order of
+/// `stream`.
+void copy_rows(const Rows& rows, Device device, Stream stream = {});
 
 }  // namespace kvmesh

@@ -33,7 +33,7 @@ enum class Scatter : std::uint8_t {
 /// - In a Combiner: kAllToAll. For Scatter::kAll it takes one step while a rank sends up to 32 KiB.
 ///   Above that, rows go to one owner each, and the owners send the merged rows to all.
 /// - On GPUs: kReduceScatter for Scatter::kAll on more than two ranks if a rank would send over 4
-///   MiB; else kAllToAll.
+///   MiB; else kAllToAll. In a cache, this machine's table of ways comes first (docs/design.md).
 enum class CombineStrategy : std::uint8_t {
   kAuto,
   kReduceScatter,  ///< Gather every LSE, rescale O by its final weight, reduce-scatter the sums.
@@ -48,8 +48,9 @@ enum class WayKind : std::uint8_t {
   kStaged,  ///< GPUs: copies to the host, the host's way, copies back.
   kNccl,    ///< GPUs: NCCL.
   kPeer,    ///< GPUs of one host: stores into one another's memory, over NVLink.
-  /// As kHost, first within each host and then between them: a row leaves a host once, not once per
-  /// rank. CPU ranks that lie on several hosts.
+  /// First within each host and then between them: a row leaves a host once, not once per rank. On
+  /// CPUs as kHost; on GPUs as kPeer or kNccl, then as kNccl. Ranks that lie on several hosts,
+  /// several on each.
   kHierarchical,
 };
 inline constexpr int kWayKinds = 5;

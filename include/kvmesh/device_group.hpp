@@ -18,6 +18,8 @@
 namespace KVMESH_API kvmesh {
 
 class PeerWindow;
+class Subset;
+struct WayTable;
 
 /// How the ranks of a group lie on hosts: rank r is on host r / per_host.
 struct HostLayout {
@@ -73,9 +75,26 @@ class DeviceGroup {
 
   /// The hosts of the ranks; one until a mesh has said otherwise.
   const HostLayout& hosts() const { return hosts_; }
-  /// Says how the ranks lie on hosts. Sends nothing. REQUIRES: equal on all ranks; no cache has
-  /// been made. @throws InvalidArgument if it is a layout of more or fewer ranks.
+  /// Says how the ranks lie on hosts. Makes windows for the ranks of each host if windows were
+  /// asked for, the group has none, and there are several hosts of several ranks. REQUIRES: equal
+  /// on all ranks; no cache has been made.
+  /// @throws InvalidArgument if it is a layout of more or fewer ranks; Timeout, PeerLost.
+  /// Collective if windows are to be made. Otherwise it sends nothing.
   void set_hosts(const HostLayout& hosts);
+  /// The windows of the ranks of this rank's host; null if they have none of their own, or share
+  /// GPUs. The same on all ranks of a host. Sends nothing.
+  PeerWindow* host_window() const { return host_window_.get(); }
+
+  /// Makes the table by which combines choose their way (docs/design.md): reads this machine's, or
+  /// measures the ways and stores it, in at most some tenths of a second plus the time in which
+  /// NCCL connects the ranks. A mesh calls it; an engine may again, after `use_nccl`.
+  /// KVMESH_COMBINE_TABLE of rank 0 says whether a table is used. REQUIRES: no cache has been made.
+  /// @throws Timeout, PeerLost, NcclError; InvalidArgument if an environment variable is invalid;
+  /// Error if a device failed.
+  /// Collective if the ranks have several ways; otherwise it sends nothing.
+  void prepare_ways();
+  /// The table; null if there is none. Sends nothing.
+  const WayTable* way_table() const { return way_table_.get(); }
 
   /// Takes an engine's NCCL group over the same ranks in the same order: one over the engine's own
   /// communicator (NcclGroup::borrow), or one made from an id that the engine distributes. After a
@@ -105,6 +124,10 @@ class DeviceGroup {
   std::unique_ptr<NcclGroup> nccl_;
   std::unique_ptr<PeerWindow> peer_window_;
   std::string no_peer_window_ = "none were asked for";
+  std::size_t window_bytes_ = 0;
+  std::unique_ptr<Subset> host_comm_;  // of the ranks of this host, for their windows
+  std::unique_ptr<PeerWindow> host_window_;
+  std::shared_ptr<const WayTable> way_table_;
 };
 
 }  // namespace kvmesh

@@ -44,9 +44,10 @@ struct MeshOptions {
   /// equal on all ranks.
   bool makes_nccl = true;
   /// Memory of each GPU into which the kv ranks' GPUs store the rows of a combine (WayKind::kPeer),
-  /// if they are of one host and linked by NVLink; 0: none. Rows that do not fit into it go another
-  /// way: with 64 MiB and heads or tokens divided among the ranks, those of 300 tokens of 128 heads
-  /// of dim 128 as float32 do fit. Has no effect on the CPU. REQUIRES: equal on all ranks.
+  /// if they are linked by NVLink, all of them or those of each host; 0: none. Rows that do not fit
+  /// into it go another way: with 64 MiB and heads or tokens divided among the ranks, those of 300
+  /// tokens of 128 heads of dim 128 as float32 do fit. Has no effect on the CPU. REQUIRES: equal on
+  /// all ranks.
   std::size_t peer_window_bytes = std::size_t{64} << 20;
   /// The kv rank that holds each page rank's pages. Empty: Membership(kv_parallel). REQUIRES: equal
   /// on all ranks, and of kv_parallel ranks.

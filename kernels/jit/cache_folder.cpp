@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/check.hpp"
+#include "core/posix/whole_file.hpp"
 #include "kernels/jit/cubin_file.hpp"
 
 namespace kvmesh::jit {
@@ -26,22 +27,7 @@ struct StoredFile {
   std::uintmax_t bytes;
 };
 
-fs::path variable(const char* name) {
-  const char* value = std::getenv(name);
-  return fs::path(value ? value : "");
-}
-
 }  // namespace
-
-fs::path default_cache_directory() {
-  if (const fs::path own = variable("KVMESH_CACHE_DIR"); !own.empty()) return own;
-  // The XDG base directory specification says that a relative path is ignored.
-  if (const fs::path caches = variable("XDG_CACHE_HOME"); caches.is_absolute()) {
-    return caches / "kvmesh";
-  }
-  if (const fs::path home = variable("HOME"); !home.empty()) return home / ".cache" / "kvmesh";
-  return {};
-}
 
 std::uintmax_t default_cache_bytes() {
   const char* text = std::getenv("KVMESH_CACHE_BYTES");

@@ -1,14 +1,10 @@
-// The folder of the cubin cache, and its size limit.
+// The size limit of the cubin cache, and which of its files go first.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 
 namespace kvmesh::jit {
-
-/// $KVMESH_CACHE_DIR, else $XDG_CACHE_HOME/kvmesh, else $HOME/.cache/kvmesh; empty without any. The
-/// code in it is run, so only users who may run code as this user may be able to write to it.
-std::filesystem::path default_cache_directory();
 
 /// $KVMESH_CACHE_BYTES, else 512 MiB: some thousand attention kernels. @throws InvalidArgument if
 /// the variable is not a number.

@@ -3,6 +3,7 @@
 #include <system_error>
 #include <utility>
 
+#include "core/posix/whole_file.hpp"
 #include "kernels/jit/cubin_file.hpp"
 
 namespace kvmesh::jit {

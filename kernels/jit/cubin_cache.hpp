@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 
+#include "core/posix/cache_directory.hpp"
 #include "kernels/jit/cache_folder.hpp"
 #include "kernels/jit/compiler.hpp"
 #include "kernels/jit/dump.hpp"

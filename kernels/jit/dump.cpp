@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/log.hpp"
+#include "core/posix/whole_file.hpp"
 #include "kernels/jit/cubin_file.hpp"
 #include "kernels/jit/disassemble.hpp"
 

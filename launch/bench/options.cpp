@@ -217,7 +217,8 @@ bool has_way(Mesh& mesh, WayKind kind) {
     case WayKind::kPeer:
       return mesh.device_group().peer_window() != nullptr;
     case WayKind::kHierarchical:
-      return !gpu && mesh.device_group().hosts().is_hierarchy();
+      return mesh.device_group().hosts().is_hierarchy() &&
+             (!gpu || mesh.device_group().nccl() != nullptr);
   }
   return false;
 }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/way_table/agreed_table.hpp"
 #include "core/check.hpp"
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"
@@ -49,7 +51,7 @@ Device device_for(const MeshOptions& options, const Communicator& world) {
       "device 'cpu' or 'auto'");
 }
 
-/// Checks a rank's own options. Returns its device.
+/// Checks a rank's own options and variables. Returns its device.
 Device checked_device(const MeshOptions& options, const Communicator& world) {
   require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
           static_cast<int>(options.device));
@@ -59,6 +61,8 @@ Device checked_device(const MeshOptions& options, const Communicator& world) {
   require(world.size() / heads <= PageId::kMaxRanks, "mesh: {} ranks along kv_parallel, at most {}",
           world.size() / heads, PageId::kMaxRanks);
   require(options.threads >= 0, "mesh: {} threads", options.threads);
+  static_cast<void>(way_of_environment());
+  static_cast<void>(table_use_of_environment());
   return device_for(options, world);
 }
 
@@ -129,6 +133,7 @@ void Mesh::arrange(const MeshOptions& options) {
     kv_hosts.push_back(hosts[static_cast<std::size_t>(r)]);
   }
   group_->set_hosts(host_layout_of(kv_hosts));
+  group_->prepare_ways();
 }
 
 void run_on_threads(int ranks, const std::function<void(Mesh&)>& body, const MeshOptions& options) {

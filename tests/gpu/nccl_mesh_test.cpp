@@ -2,11 +2,18 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <iostream>
 #include <optional>
+#include <string>
 #include <thread>
 
+#include "comm/combine/peer/peer_window.hpp"
+#include "comm/combine/way_table/table_text.hpp"
+#include "core/hash.hpp"
 #include "tests/gpu/graph.hpp"
 #include "tests/gpu/served_model.hpp"
+#include "tests/support/environment.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -60,6 +67,48 @@ TEST(NcclMesh, RejectsTheGroupOfAnotherRank) {
   Mesh other = mesh_of_gpus(false);
   NcclGroup alone(make_nccl_unique_id(), Rank{0}, 1, other.device().index);
   EXPECT_THROW(other.device_group().use_nccl(std::move(alone)), InvalidArgument);
+}
+
+struct Timed {
+  double seconds = 0;
+  std::string table;  // empty: none
+};
+/// A mesh with windows where the GPUs are linked, and how long it took to make its table.
+Timed prepared_ways(const char* use) {
+  const Variable off("KVMESH_COMBINE_TABLE", "off");
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  DeviceGroup& group = mesh.device_group();
+  EXPECT_EQ(group.way_table(), nullptr);
+  const Variable given("KVMESH_COMBINE_TABLE", use);
+  const auto start = std::chrono::steady_clock::now();
+  group.prepare_ways();
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const bool has_nccl = group.nccl() != nullptr;
+  const bool has_peers = group.peer_window() != nullptr && !group.peer_window()->shares_gpus();
+  const bool has_choice = has_nccl && (has_peers || mesh.kv_parallel() > 2);
+  EXPECT_EQ(group.way_table() != nullptr, has_choice);
+  if (!has_choice) return {seconds.count(), ""};
+  const std::string text = to_text("", *group.way_table());
+  for (const std::uint64_t hash : all_gather_value(mesh.world(), Hash().add_all(text).value())) {
+    EXPECT_EQ(hash, Hash().add_all(text).value()) << "a rank has another table";
+  }
+  return {seconds.count(), text};
+}
+
+TEST(NcclMesh, MeasuresItsWaysOnce) {
+  const TemporaryDirectory folder;  // of each rank
+  const Variable cache("KVMESH_CACHE_DIR", folder.path().c_str());
+  const Variable no_way("KVMESH_COMBINE_WAY", nullptr);
+  const Timed measured = prepared_ways("auto");
+  if (measured.table.empty()) GTEST_SKIP() << "the ranks have one way";
+  const Timed read = prepared_ways("auto");
+  EXPECT_EQ(read.table, measured.table);
+  const Timed anew = prepared_ways("new");
+  EXPECT_NE(anew.table, measured.table);
+  std::cout << "measured in " << measured.seconds << " s, again in " << anew.seconds
+            << " s, read in " << read.seconds << " s\n"
+            << measured.table;
+  EXPECT_LT(read.seconds, measured.seconds);
 }
 
 // A rank that goes on planning gets the error, though its program has no wait.

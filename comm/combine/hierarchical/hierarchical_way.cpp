@@ -1,59 +1,56 @@
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
 
-#include <algorithm>
+#include <utility>
 
-#include "comm/combine/host/output_rows.hpp"
+#include "comm/combine/staged/host_copy.hpp"
 #include "core/check.hpp"
-#include "kvmesh/partial.hpp"
+#include "core/cuda/memory.hpp"
+#include "core/tensors/copy_rows.hpp"
 
 namespace kvmesh {
 namespace {
 
-enum class Axis { kPlaces, kHosts };
+/// Whether [tokens, heads, ...] is also [tokens * hosts, heads / hosts, ...].
+bool is_evenly_spaced(const TensorView& view) {
+  return view.size(0) == 1 || view.stride(0) == view.size(1) * view.stride(1);
+}
 
-/// Returns the ranks of this rank's host, or the ranks at its place on each host.
-std::vector<Rank> members_of(const HostLayout& hosts, int me, Axis axis) {
-  std::vector<Rank> members;
-  const int count = axis == Axis::kPlaces ? hosts.per_host : hosts.hosts;
-  for (int i = 0; i < count; ++i) {
-    members.push_back(Rank{axis == Axis::kPlaces ? me / hosts.per_host * hosts.per_host + i
-                                                 : i * hosts.per_host + me % hosts.per_host});
-  }
-  return members;
+/// The same memory, of `hosts` times as many tokens of fewer heads each.
+TensorView divided(TensorView view, int hosts) {
+  view.shape[0] *= hosts;
+  view.shape[1] /= hosts;
+  view.strides[0] = view.shape[1] * view.strides[1];
+  return view;
 }
 
 }  // namespace
 
-HierarchicalWay::HierarchicalWay(Communicator& comm, const HostLayout& hosts)
-    : hosts_(hosts),
-      ranks_(comm.size()),
-      me_(comm.rank().value),
-      inside_comm_(comm, members_of(hosts, me_, Axis::kPlaces)),
-      across_comm_(comm, members_of(hosts, me_, Axis::kHosts)),
-      inside_rows_(std::make_shared<RowExchange>(inside_comm_, inside_comm_.members())),
-      inside_(inside_rows_),
-      across_(std::make_shared<RowExchange>(across_comm_, across_comm_.members())),
-      spread_(inside_rows_) {
-  require(hosts.hosts * hosts.per_host == ranks_, "combine: {} hosts of {} ranks, {} ranks",
-          hosts.hosts, hosts.per_host, ranks_);
-}
+HierarchicalWay::HierarchicalWay(Rank me, const HostLayout& hosts, Device device,
+                                 HierarchyStages stages)
+    : hosts_(hosts), me_(me.value), device_(device), stages_(std::move(stages)) {}
 
 void HierarchicalWay::identify(const PlanDigest& digest) {
-  for (HostWay* way : {&inside_, &across_, &spread_}) way->identify(digest);
+  for (CombineWay* way : {stages_.inside.get(), stages_.across.get(), stages_.spread.get()}) {
+    way->identify(digest);
+  }
 }
 
-void HierarchicalWay::plan(const CombineShape& shape, const CombineOptions& options, Stream) {
-  check_plan(shape, options, ranks_);
+void HierarchicalWay::plan(const CombineShape& shape, const CombineOptions& options,
+                           Stream stream) {
+  check_plan(shape, options, ranks());
   require(takes_hosts(hosts_, shape, options.scatter),
           "combine: the hierarchical way takes rows to all, or to heads that {} ranks can share "
           "evenly, not {} heads to {}",
-          ranks_, shape.heads, name(options.scatter));
+          ranks(), shape.heads, name(options.scatter));
+  if (shape_ != shape || scatter_ != options.scatter) ++generation_;
   shape_ = shape;
   scatter_ = options.scatter;
-  scatter_ == Scatter::kAll ? plan_all(options) : plan_heads(options);
+  CombineOptions stage = options;
+  if (stage.strategy == CombineStrategy::kAuto) stage.strategy = CombineStrategy::kAllToAll;
+  scatter_ == Scatter::kAll ? plan_all(stage, stream) : plan_heads(stage, stream);
 }
 
-void HierarchicalWay::plan_heads(const CombineOptions& options) {
+void HierarchicalWay::plan_heads(const CombineOptions& options, Stream stream) {
   const CombineShape& shape = *shape_;
   CombineOptions inside = options, across = options;
   std::optional<Participation> places, hosts;
@@ -64,12 +61,14 @@ void HierarchicalWay::plan_heads(const CombineOptions& options) {
     across.participation = &*hosts;
   }
   const std::int64_t heads = shape.heads / hosts_.per_host;  // that this place gets, on all hosts
-  inside_.plan({shape.tokens * hosts_.hosts, shape.heads / hosts_.hosts, shape.dim}, inside, {});
-  across_.plan({shape.tokens, heads, shape.dim}, across, {});
-  merged_inside_.resize(shape.tokens * heads, shape.dim);
+  stages_.inside->plan({shape.tokens * hosts_.hosts, shape.heads / hosts_.hosts, shape.dim}, inside,
+                       stream);
+  stages_.across->plan({shape.tokens, heads, shape.dim}, across, stream);
+  reserve(packed_, shape.rows());
+  reserve(merged_inside_, shape.tokens * heads);
 }
 
-void HierarchicalWay::plan_all(const CombineOptions& options) {
+void HierarchicalWay::plan_all(const CombineOptions& options, Stream stream) {
   const CombineShape& shape = *shape_;
   const Share own = share_of(shape.tokens, place(), hosts_.per_host);
   CombineOptions inside = options, across = options, spread = options;
@@ -87,67 +86,60 @@ void HierarchicalWay::plan_all(const CombineOptions& options) {
     for (std::int64_t t = tokens.begin; t < tokens.end; ++t) owners.add(t, Rank{place});
   }
   spread.participation = &owners;
-  inside_.plan(shape, inside, {});
-  across_.plan({own.size(), shape.heads, shape.dim}, across, {});
-  spread_.plan(shape, spread, {});
-  merged_inside_.resize(own.size() * shape.heads, shape.dim);
-  merged_.resize(shape.rows(), shape.dim);
+  spread.travels_as = Dtype::kFloat32;  // the partials were rounded before
+  stages_.inside->plan(shape, inside, stream);
+  stages_.across->plan({own.size(), shape.heads, shape.dim}, across, stream);
+  stages_.spread->plan(shape, spread, stream);
+  reserve(merged_inside_, own.size() * shape.heads);
+  reserve(merged_, shape.rows());
 }
 
 void HierarchicalWay::check_run(const Partial& mine, const CombineOutput& output) const {
   require(shape_.has_value(), "combine: run without a plan");
-  check_tensors(mine, output, *shape_, block_of(*shape_, scatter_, me_, ranks_), DeviceKind::kCpu);
+  check_tensors(mine, output, *shape_, block_of(*shape_, scatter_, me_, ranks()), device_.kind);
 }
 
-void HierarchicalWay::run(const Partial& mine, const CombineOutput& output, Stream) {
-  scatter_ == Scatter::kAll ? run_all(mine, output) : run_heads(mine, output);
+void HierarchicalWay::run(const Partial& mine, const CombineOutput& output, Stream stream) {
+  scatter_ == Scatter::kAll ? run_all(mine, output, stream) : run_heads(mine, output, stream);
 }
 
-void HierarchicalWay::run_heads(const Partial& mine, const CombineOutput& output) {
+void HierarchicalWay::run_heads(const Partial& mine, const CombineOutput& output, Stream stream) {
   const std::int64_t tokens = shape_->tokens, heads = shape_->heads / hosts_.per_host;
   const std::int64_t own_heads = heads / hosts_.hosts;
-  inside_.run(by_hosts(mine),
-              {.o = merged_inside_.o_view(tokens * hosts_.hosts, own_heads),
-               .lse = merged_inside_.lse_view(tokens * hosts_.hosts, own_heads)},
-              {});
-  across_.run({merged_inside_.o_view(tokens, heads), merged_inside_.lse_view(tokens, heads)},
-              output, {});
+  if (stages_.may_give_up) merged_inside_.poison(tokens * heads, stream);
+  stages_.inside->run(by_hosts(mine, stream),
+                      {.o = merged_inside_.o(tokens * hosts_.hosts, own_heads),
+                       .lse = merged_inside_.lse(tokens * hosts_.hosts, own_heads)},
+                      stream);
+  stages_.across->run({merged_inside_.o(tokens, heads), merged_inside_.lse(tokens, heads)}, output,
+                      stream);
 }
 
-void HierarchicalWay::run_all(const Partial& mine, const CombineOutput& output) {
+void HierarchicalWay::run_all(const Partial& mine, const CombineOutput& output, Stream stream) {
   const std::int64_t heads = shape_->heads;
   const Share own = share_of(shape_->tokens, place(), hosts_.per_host);
-  inside_.run(mine,
-              {.o = merged_inside_.o_view(own.size(), heads),
-               .lse = merged_inside_.lse_view(own.size(), heads)},
-              {});
-  across_.run(
-      {merged_inside_.o_view(own.size(), heads), merged_inside_.lse_view(own.size(), heads)},
-      {.o = merged_.o_view(own.size(), heads, own.begin * heads),
-       .lse = merged_.lse_view(own.size(), heads, own.begin * heads)},
-      {});
-  spread_.run({merged_.o_view(shape_->tokens, heads), merged_.lse_view(shape_->tokens, heads)},
-              output, {});
+  const Partial merged_here{merged_inside_.o(own.size(), heads),
+                            merged_inside_.lse(own.size(), heads)};
+  if (stages_.may_give_up) merged_inside_.poison(own.size() * heads, stream);
+  stages_.inside->run(mine, {.o = merged_here.o, .lse = merged_here.lse}, stream);
+  stages_.across->run(merged_here,
+                      {.o = merged_.o(own.size(), heads, own.begin * heads),
+                       .lse = merged_.lse(own.size(), heads, own.begin * heads)},
+                      stream);
+  stages_.spread->run({merged_.o(shape_->tokens, heads), merged_.lse(shape_->tokens, heads)},
+                      output, stream);
 }
 
-Partial HierarchicalWay::by_hosts(const Partial& mine) {
-  const std::int64_t tokens = shape_->tokens, heads = shape_->heads, dim = shape_->dim;
+Partial HierarchicalWay::by_hosts(const Partial& mine, Stream stream) {
   Partial rows = mine;
-  const bool is_contiguous = is_in_one_piece(mine.o) && (heads == 1 || mine.lse.stride(1) == 1) &&
-                             (tokens == 1 || mine.lse.stride(0) == heads);
-  if (!is_contiguous) {
-    packed_.resize(shape_->rows(), dim);
-    rows = {packed_.o_view(tokens, heads), packed_.lse_view(tokens, heads)};
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      for (std::int64_t h = 0; h < heads; ++h) {
-        std::copy_n(o_row(mine, t, h), dim, packed_.o.data() + (t * heads + h) * dim);
-        packed_.lse[static_cast<std::size_t>(t * heads + h)] = lse_of(mine, t, h);
-      }
+  const bool heads_follow = shape_->heads == 1 || mine.lse.stride(1) == 1;
+  if (!is_evenly_spaced(mine.o) || !is_evenly_spaced(mine.lse) || !heads_follow) {
+    rows = {packed_.o(shape_->tokens, shape_->heads), packed_.lse(shape_->tokens, shape_->heads)};
+    for (const auto& [to, from] : {std::pair(rows.o, mine.o), std::pair(rows.lse, mine.lse)}) {
+      for (const Rows& each : rectangles(to, from)) copy_rows(each, device_, stream);
     }
   }
-  const std::int64_t count = tokens * hosts_.hosts, per_host = heads / hosts_.hosts;
-  return {tensor(static_cast<float*>(rows.o.data), {count, per_host, dim}),
-          tensor(static_cast<float*>(rows.lse.data), {count, per_host})};
+  return {divided(rows.o, hosts_.hosts), divided(rows.lse, hosts_.hosts)};
 }
 
 /// Returns which ranks of this host take part in each token. Each token is there `copies` times,
@@ -176,28 +168,62 @@ Participation HierarchicalWay::across_mask(const Participation& mask, const Shar
   return across;
 }
 
+std::uint64_t HierarchicalWay::generation() const {
+  return generation_ + stages_.inside->generation() + stages_.across->generation() +
+         stages_.spread->generation();
+}
+
 std::size_t HierarchicalWay::workspace_bytes() const {
-  std::size_t bytes = inside_.workspace_bytes() + across_.workspace_bytes();
-  for (const Rows* rows : {&packed_, &merged_inside_, &merged_}) {
-    bytes += (rows->o.size() + rows->lse.size()) * sizeof(float);
-  }
+  std::size_t bytes = stages_.inside->workspace_bytes() + stages_.across->workspace_bytes();
+  // Between host memories `spread` shares the buffers of `inside`.
+  if (device_.kind == DeviceKind::kCuda) bytes += stages_.spread->workspace_bytes();
+  for (const RowBuffer* rows : {&packed_, &merged_inside_, &merged_}) bytes += rows->size_bytes();
   return bytes;
 }
 
-void HierarchicalWay::Rows::resize(std::int64_t rows, std::int64_t row_dim) {
-  dim = row_dim;
-  o.resize(std::max(o.size(), static_cast<std::size_t>(rows * dim)));
-  lse.resize(std::max(lse.size(), static_cast<std::size_t>(rows)));
+std::size_t HierarchicalWay::host_bytes() const {
+  if (device_.kind == DeviceKind::kCpu) return workspace_bytes();
+  return stages_.inside->host_bytes() + stages_.across->host_bytes() + stages_.spread->host_bytes();
 }
 
-TensorView HierarchicalWay::Rows::o_view(std::int64_t tokens, std::int64_t heads,
-                                         std::int64_t first) {
-  return tensor(o.data() + first * dim, {tokens, heads, dim});
+void HierarchicalWay::reserve(RowBuffer& buffer, std::int64_t rows) {
+  if (buffer.reserve(rows, shape_->dim, device_)) ++generation_;
 }
 
-TensorView HierarchicalWay::Rows::lse_view(std::int64_t tokens, std::int64_t heads,
-                                           std::int64_t first) {
-  return tensor(lse.data() + first, {tokens, heads});
+bool HierarchicalWay::RowBuffer::reserve(std::int64_t rows, std::int64_t dim, Device device) {
+  dim_ = dim;
+  device_ = device;
+  const auto grow = [&](GrowingBlock<DeviceMemory>& block, std::int64_t floats) {
+    return block.reserve(
+        static_cast<std::size_t>(floats) * sizeof(float),
+        [&](std::size_t bytes) { return DeviceMemory(device, bytes); },
+        device.kind == DeviceKind::kCuda);
+  };
+  const bool o_moved = grow(o_, rows * dim);
+  return grow(lse_, rows) || o_moved;
+}
+
+// Rows that no one has merged because a rank was late then reach the other hosts as NaN.
+void HierarchicalWay::RowBuffer::poison(std::int64_t rows, Stream stream) const {
+  if (rows == 0) return;
+  constexpr unsigned char kNan = 0xFF;  // in each byte of a float
+  const auto floats = static_cast<std::size_t>(rows);
+  const auto dim = static_cast<std::size_t>(dim_);
+  cuda_memory::fill(o_.data(), kNan, floats * dim * sizeof(float), stream);
+  cuda_memory::fill(lse_.data(), kNan, floats * sizeof(float), stream);
+}
+
+TensorView HierarchicalWay::RowBuffer::o(std::int64_t tokens, std::int64_t heads,
+                                         std::int64_t first) const {
+  return {static_cast<float*>(o_.data()) + first * dim_,
+          Dtype::kFloat32,
+          {tokens, heads, dim_},
+          device_};
+}
+
+TensorView HierarchicalWay::RowBuffer::lse(std::int64_t tokens, std::int64_t heads,
+                                           std::int64_t first) const {
+  return {static_cast<float*>(lse_.data()) + first, Dtype::kFloat32, {tokens, heads}, device_};
 }
 
 }  // namespace kvmesh

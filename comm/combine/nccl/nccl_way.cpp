@@ -2,6 +2,7 @@
 #include "comm/combine/nccl/nccl_way.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "comm/combine/nccl/device_combine_params.hpp"
 #include "comm/nccl/state.hpp"
@@ -19,7 +20,15 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.han
 
 class NcclWay : public CombineWay {
  public:
-  explicit NcclWay(NcclGroup& group) : nccl_(&group.state()) {}
+  NcclWay(NcclGroup& group, std::vector<Rank> members)
+      : nccl_(&group.state()), members_(std::move(members)) {
+    if (members_.empty()) {
+      for (int r = 0; r < nccl_->size; ++r) members_.push_back(Rank{r});
+    }
+    const auto me = std::ranges::find(members_, nccl_->rank);
+    require(me != members_.end(), "combine: rank {} is not a member", nccl_->rank.value);
+    rank_ = static_cast<int>(me - members_.begin());
+  }
 
   WayKind kind() const override { return WayKind::kNccl; }
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
@@ -40,7 +49,11 @@ class NcclWay : public CombineWay {
   void reduce(const cuda::CombineParams& params, cudaStream_t stream);
   void gather_lses(const cuda::CombineParams& params, cudaStream_t stream);
 
-  NcclGroup::State* nccl_;  // stays where it is when the group is moved
+  int ranks() const { return static_cast<int>(members_.size()); }
+
+  NcclGroup::State* nccl_;     // stays where it is when the group is moved
+  std::vector<Rank> members_;  // of the group
+  int rank_ = 0;               // among the members
   DeviceCombinePlan plan_;
   bool is_planned_ = false;
   std::uint64_t generation_ = 0;
@@ -53,7 +66,9 @@ class NcclWay : public CombineWay {
 };
 
 void NcclWay::plan(const CombineShape& shape, const CombineOptions& options, Stream stream) {
-  DeviceCombinePlan next = plan_device_combine(shape, options, nccl_->rank.value, nccl_->size);
+  DeviceCombinePlan next = plan_device_combine(shape, options, rank_, ranks());
+  require(ranks() == nccl_->size || next.strategy == CombineStrategy::kAllToAll,
+          "combine: some ranks of a group have no strategy {}", name(next.strategy));
   if (is_planned_ && next == plan_) return;
   const DeviceScope scope(nccl_->device);
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
@@ -134,13 +149,14 @@ void NcclWay::all_to_all(const cuda::CombineParams& params, cudaStream_t stream)
         if (r == plan_.rank) continue;
         const RowMessage& out = plan_.sent[static_cast<std::size_t>(r)];
         const RowMessage& in = plan_.received[static_cast<std::size_t>(r)];
+        const int peer = members_[static_cast<std::size_t>(r)].value;
         if (out.rows > 0) {
-          code =
-              ncclSend(send_.data() + out.offset, floats(out), ncclFloat, r, nccl_->comm, stream);
+          code = ncclSend(send_.data() + out.offset, floats(out), ncclFloat, peer, nccl_->comm,
+                          stream);
         }
         if (in.rows > 0 && NcclGroup::State::is_good(code)) {
-          code =
-              ncclRecv(receive_.data() + in.offset, floats(in), ncclFloat, r, nccl_->comm, stream);
+          code = ncclRecv(receive_.data() + in.offset, floats(in), ncclFloat, peer, nccl_->comm,
+                          stream);
         }
       }
       return code;
@@ -190,8 +206,8 @@ void NcclWay::gather_lses(const cuda::CombineParams& params, cudaStream_t stream
 
 }  // namespace
 
-std::unique_ptr<CombineWay> make_nccl_way(NcclGroup& group) {
-  return std::make_unique<NcclWay>(group);
+std::unique_ptr<CombineWay> make_nccl_way(NcclGroup& group, std::vector<Rank> members) {
+  return std::make_unique<NcclWay>(group, std::move(members));
 }
 
 }  // namespace kvmesh

@@ -10,6 +10,7 @@
 #include <map>
 #include <new>
 #include <optional>
+#include <utility>
 
 #include "comm/combine/peer/peer_params.hpp"
 #include "core/cuda/device_buffer.hpp"
@@ -87,9 +88,11 @@ struct PeerWindow::Fault {
   UniqueHandle<PeerFault*, cudaFreeHost> fault;
 };
 
-PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes)
+PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes,
+                       std::vector<Rank> names)
     : comm_(comm),
       device_(device),
+      names_(std::move(names)),
       room_(room_in(size_bytes)),
       exceptions_(std::uncaught_exceptions()),
       maps_(static_cast<std::size_t>(comm.size())) {
@@ -101,12 +104,13 @@ PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes
   kvmesh::check(cudaDeviceSynchronize(), kMake);
 }
 
-PeerWindow::Made PeerWindow::make(Communicator& comm, Device device, std::size_t size_bytes) {
+PeerWindow::Made PeerWindow::make(Communicator& comm, Device device, std::size_t size_bytes,
+                                  std::vector<Rank> names) {
   if (comm.size() > kMostPeerRanks) return {nullptr, {PeerRefusal::kTooManyRanks, {}, {}}};
   Made made;
   Endpoint mine;
   try {
-    made.window.reset(new PeerWindow(comm, device, size_bytes));
+    made.window.reset(new PeerWindow(comm, device, size_bytes, std::move(names)));
     mine = endpoint_of(*made.window->memory_, device.index);
   } catch (const CudaError&) {
     // The others learn it from the handles, and do not wait for a rank that has gone.
@@ -216,7 +220,7 @@ void PeerWindow::check(std::string_view operation) {
   if (!fault_->is_set()) return;
   is_broken_ = true;
   const PeerFault& fault = *fault_->fault;
-  throw Timeout(rank(), {Rank{fault.late}},
+  throw Timeout(named(rank()), {named(Rank{fault.late})},
                 fmt::format("combine (run {} of its plan, {})", fault.combine,
                             fault.phase == PeerPhase::kRows ? "rows" : "arrival"),
                 device_deadline());
@@ -224,7 +228,7 @@ void PeerWindow::check(std::string_view operation) {
 
 void PeerWindow::wait(Stream stream, std::string_view operation) {
   wait_until([&] { return cuda_memory::is_done(stream, operation); },
-             {rank(), comm_.deadline(), operation});
+             {named(rank()), comm_.deadline(), operation});
   check(operation);
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/posix/cache_directory.hpp"
 #include "kernels/jit/cubin_cache.hpp"
 #include "kernels/jit/module.hpp"
 
@@ -18,7 +19,7 @@ class KernelStore {
  public:
   /// REQUIRES: `device` is current wherever its kernels are launched.
   explicit KernelStore(int device,
-                       std::filesystem::path cache_directory = jit::default_cache_directory());
+                       std::filesystem::path cache_directory = default_cache_directory());
 
   /// Calls `wait` before it loads a kernel: CUDA may wait then, without a deadline, until the
   /// device has done all its work, and `wait` has a deadline.

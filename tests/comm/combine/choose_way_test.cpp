@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <initializer_list>
 #include <string>
+#include <utility>
 
 namespace kvmesh {
 namespace {
@@ -14,6 +16,10 @@ constexpr CombineMeans kCpus{.ranks = 4};
 constexpr CombineMeans kTwoHosts{.ranks = 4, .hosts = {.hosts = 2, .per_host = 2}};
 constexpr CombineMeans kGpus{.ranks = 4, .device = DeviceKind::kCuda, .has_nccl = true};
 constexpr CombineMeans kTwoGpus{.ranks = 2, .device = DeviceKind::kCuda, .has_nccl = true};
+constexpr CombineMeans kGpusOfTwoHosts{.ranks = 4,
+                                       .device = DeviceKind::kCuda,
+                                       .has_nccl = true,
+                                       .hosts = {.hosts = 2, .per_host = 2}};
 constexpr CombineMeans kSharedGpu{.ranks = 4, .device = DeviceKind::kCuda};
 
 // Windows that hold 8 rows of dim 128 for each of four owners, as words: 64 units of 16 bytes each.
@@ -47,6 +53,21 @@ const Choice kChoices[] = {
     {kTwoHosts, {64, 4, 128}, Scatter::kHeads, kAuto, false, {kHierarchical, kAllToAll, true}},
     {kTwoHosts, {64, 6, 128}, Scatter::kHeads, kAuto, false, {kHost, kAllToAll, true}},
     {kTwoHosts, {64, 4, 128}, Scatter::kTokens, kAuto, false, {kHost, kAllToAll, true}},
+    // GPUs of several hosts do so where it saves each of them more than 640 KiB; over NCCL alone.
+    {kGpusOfTwoHosts, {1270, 4, 128}, Scatter::kHeads, kAuto, true, {kNccl, kAllToAll, false}},
+    {kGpusOfTwoHosts,
+     {1271, 4, 128},
+     Scatter::kHeads,
+     kAuto,
+     true,
+     {kHierarchical, kAllToAll, false}},
+    {kGpusOfTwoHosts,
+     {1271, 4, 128},
+     Scatter::kAll,
+     kReduceScatter,
+     false,
+     {kNccl, kReduceScatter, true}},
+    {kGpusOfTwoHosts, {1271, 6, 128}, Scatter::kHeads, kAuto, false, {kNccl, kAllToAll, true}},
     // GPUs without a common NCCL group go by way of the host, which does as it would on the CPU.
     {kSharedGpu, kSmall, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
     {kSharedGpu, kAbove4MiB, Scatter::kAll, kAuto, false, {kStaged, kAllToAll, true}},
@@ -110,6 +131,77 @@ TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
   EXPECT_THROW(chosen(kCpus, kFits, kStaged, std::nullopt), InvalidArgument);
   EXPECT_THROW(choose_way(kLinkedGpus, kFits, {.strategy = kReduceScatter, .way = kPeer}, false),
                InvalidArgument);
+}
+
+/// A table in which each way takes as long for all rows.
+WayTable times(std::initializer_list<std::pair<WayStrategy, double>> ways) {
+  WayTable table;
+  for (const auto& [way, microseconds] : ways) {
+    for (const Scatter scatter : {Scatter::kHeads, Scatter::kAll}) {
+      table.add(way, scatter, {1000, microseconds});
+      table.add(way, scatter, {1000000, microseconds});
+    }
+  }
+  return table;
+}
+
+TEST(ChooseWay, ATableComesBeforeTheRule) {
+  const WayTable slow_peer = times({{{WayKind::kPeer, kAllToAll}, 30},
+                                    {{WayKind::kNccl, kAllToAll}, 20},
+                                    {{WayKind::kNccl, kReduceScatter}, 10},
+                                    {{WayKind::kStaged, kAllToAll}, 1}});
+  const auto chosen = [&](CombineMeans means, Scatter scatter, const CombineOptions& options = {}) {
+    means.table = &slow_peer;
+    CombineOptions asked = options;
+    asked.scatter = scatter;
+    const CombineChoice choice = choose_way(means, kSmall, asked, true);
+    EXPECT_EQ(choice.has_mask, scatter == Scatter::kOwner || choice.way == kPeer);
+    return std::pair(choice.way, choice.strategy);
+  };
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kHeads), std::pair(kNccl, kAllToAll)) << "not staged";
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kTokens), std::pair(kNccl, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll), std::pair(kNccl, kAllToAll)) << "no reduction";
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kOwner), std::pair(kPeer, kAllToAll));
+  EXPECT_EQ(chosen(kTwoGpus, Scatter::kAll), std::pair(kNccl, kAllToAll)) << "of two ranks";
+  // What is asked for stays; the table has the rest.
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kPeer}), std::pair(kPeer, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kNccl}), std::pair(kNccl, kAllToAll));
+  EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.strategy = kReduceScatter}),
+            std::pair(kNccl, kReduceScatter));
+  EXPECT_EQ(chosen(kLinkedSharedGpu, Scatter::kAll), std::pair(kStaged, kAllToAll));
+  CombineMeans preferring = kLinkedGpus;
+  preferring.preferred = kPeer;
+  EXPECT_EQ(chosen(preferring, Scatter::kHeads), std::pair(kPeer, kAllToAll));
+}
+
+TEST(ChooseWay, ATableMayReplaceAReduction) {
+  const auto chosen = [](double sends, double reduces, const CombineShape& shape) {
+    const WayTable table =
+        times({{{WayKind::kNccl, kAllToAll}, sends}, {{WayKind::kNccl, kReduceScatter}, reduces}});
+    CombineMeans means = kGpus;
+    means.table = &table;
+    return choose_way(means, shape, {.scatter = Scatter::kAll}, false).strategy;
+  };
+  EXPECT_EQ(chosen(20, 50, kAbove4MiB), kAllToAll);
+  EXPECT_EQ(chosen(45, 50, kAbove4MiB), kReduceScatter) << "not clearly faster";
+  EXPECT_EQ(chosen(50, 20, kBelow4MiB), kAllToAll) << "its bits would depend on other rows";
+}
+
+TEST(ChooseWay, ATableReplacesTheBytesThatHostsSave) {
+  constexpr CombineShape kFew{8, 4, 128}, kMany{512, 4, 128};
+  const auto chosen = [](double host, double hierarchical, const CombineShape& shape) {
+    const WayTable table = times(
+        {{{WayKind::kHost, kAllToAll}, host}, {{WayKind::kHierarchical, kAllToAll}, hierarchical}});
+    CombineMeans means = kTwoHosts;
+    means.table = &table;
+    return choose_way(means, shape, {.scatter = Scatter::kHeads}, false).way;
+  };
+  for (const CombineShape& shape : {kFew, kMany}) {
+    EXPECT_EQ(chosen(100, 50, shape), kHierarchical);
+    EXPECT_EQ(chosen(50, 100, shape), kHost);
+  }
+  EXPECT_EQ(chosen(100, 95, kFew), kHost) << "as the rule has it, unless it is clearly slower";
+  EXPECT_EQ(chosen(95, 100, kMany), kHierarchical);
 }
 
 TEST(ChooseWay, RejectsStrategyWithoutAWay) {

@@ -5,6 +5,7 @@
 
 #include "comm/mpi/mpi.hpp"
 #include "tests/comm/combine/combine_contract.hpp"
+#include "tests/comm/combine/way_table/agreed_table_case.hpp"
 #include "tests/comm/communicator_contract.hpp"
 
 namespace {
@@ -48,6 +49,12 @@ TEST(Mpi, DuplicatesAnEnginesCommunicator) {
   EXPECT_EQ(comm->size(), 1);
   EXPECT_EQ(comm->kind(), "mpi");
   barrier(*comm);
+}
+
+TEST(Mpi, RankZeroDecidesOnTheTableOfWays) {
+  MpiRanks::run([](Communicator& comm) {
+    if (comm.size() >= 4 && comm.size() % 2 == 0) expect_rank_0_decides(comm);
+  });
 }
 
 TEST(Mpi, SplitsWithoutACollectiveOfMpi) {

@@ -1,4 +1,4 @@
-// The folder of the cache: its path, the files that stay in it, and the lock files.
+// The folder of the cache: the files that stay in it, and the lock files.
 #include "kernels/jit/cache_folder.hpp"
 
 #include <gtest/gtest.h>
@@ -25,26 +25,6 @@ using test::same;
 using test::Sleeper;
 using test::TemporaryDirectory;
 using test::Variable;
-
-TEST(CacheDirectory, ComesFromTheEnvironment) {
-  const Variable home("HOME", "/home/someone");
-  const Variable own("KVMESH_CACHE_DIR", nullptr);
-  const Variable caches("XDG_CACHE_HOME", nullptr);
-  EXPECT_EQ(default_cache_directory(), "/home/someone/.cache/kvmesh");
-  {
-    const Variable given("XDG_CACHE_HOME", "relative");
-    EXPECT_EQ(default_cache_directory(), "/home/someone/.cache/kvmesh");
-  }
-  const Variable given("XDG_CACHE_HOME", "/caches");
-  EXPECT_EQ(default_cache_directory(), "/caches/kvmesh");
-  {
-    const Variable chosen("KVMESH_CACHE_DIR", "/here");
-    EXPECT_EQ(default_cache_directory(), "/here");
-  }
-  const Variable empty("XDG_CACHE_HOME", "");
-  const Variable homeless("HOME", nullptr);
-  EXPECT_EQ(default_cache_directory(), "");
-}
 
 TEST(CacheBytes, ComeFromTheEnvironment) {
   const Variable none("KVMESH_CACHE_BYTES", nullptr);

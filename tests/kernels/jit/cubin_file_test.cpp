@@ -9,6 +9,7 @@
 
 #include <fstream>
 
+#include "core/posix/whole_file.hpp"
 #include "kernels/jit/cache_folder.hpp"
 #include "tests/kernels/jit/cache_support.hpp"
 
@@ -72,15 +73,6 @@ class CubinFileOnDisk : public testing::Test {
   const std::vector<std::byte> new_ = pack(kKey, made_up_cubin(2, 300000));
 };
 
-TEST_F(CubinFileOnDisk, IsWrittenWhole) {
-  EXPECT_FALSE(read_file(path_));
-  ASSERT_TRUE(write_file_atomically(path_, old_));
-  EXPECT_EQ(read_file(path_), old_);
-  ASSERT_TRUE(write_file_atomically(path_, new_));
-  EXPECT_EQ(read_file(path_), new_);
-  EXPECT_EQ(directory_.files(), 1u);
-}
-
 TEST_F(CubinFileOnDisk, AWriterKilledInTheMiddleChangesNothing) {
   ASSERT_TRUE(write_file_atomically(path_, old_));
   // The kernel kills a process that writes past the limit: half of the bytes are on disk by then.
@@ -114,10 +106,6 @@ TEST_F(CubinFileOnDisk, AFullDiskChangesNothing) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_EQ(read_file(path_), old_);
   EXPECT_EQ(directory_.files(), 1u);
-}
-
-TEST_F(CubinFileOnDisk, FailsWithoutADirectory) {
-  EXPECT_FALSE(write_file_atomically(directory_.path() / "none" / "file", old_));
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "core/posix/whole_file.hpp"
 #include "kernels/jit/cubin_cache.hpp"
-#include "kernels/jit/cubin_file.hpp"
 #include "kernels/jit/disassemble.hpp"
 #include "tests/kernels/jit/cache_support.hpp"
 #include "tests/kernels/jit/processes.hpp"

@@ -122,6 +122,30 @@ class TwoHosts(unittest.TestCase):
     def test_under_mpirun_with_a_hostfile(self):
         self.expect_fewer_bytes_within_hosts_first(self.start_under_mpirun)
 
+    def test_ranks_choose_by_a_measured_table(self):
+        cache = self.folder / "cache"
+
+        def verify(**variables):
+            for code, out, err in self.outcomes(self.start_over_tcp(
+                    "verify", "--device", "cpu", "--threads", "1", "--seed", "5", "--count", "5",
+                    KVMESH_CACHE_DIR=str(cache), **variables)):
+                self.assertEqual(code, 0, out + err)
+            return list(cache.glob("combine-*.table"))
+
+        self.assertEqual(verify(), [], "on CPUs only if it is asked for")
+        [table] = verify(KVMESH_COMBINE_TABLE="on")
+        measured = table.read_text()
+        self.assertIn("6 ranks on 2 hosts over tcp", measured)
+        self.assertIn("host-0, host-1", measured)
+        for way in ("host", "hierarchical"):
+            for scatter in ("heads", "all"):
+                self.assertRegex(measured, rf"(?m)^{way} all_to_all {scatter} \d+:[\d.]+ \d+:[\d.]+ \d+:[\d.]+$")
+        self.assertEqual(verify(KVMESH_COMBINE_TABLE="on"), [table])
+        self.assertEqual(table.read_text(), measured, "it is read")
+        table.write_text(measured.replace("hosts", "ghosts"))
+        self.assertEqual(verify(KVMESH_COMBINE_TABLE="on"), [table])
+        self.assertIn("6 ranks on 2 hosts over tcp", table.read_text(), "a damaged file is replaced")
+
     def test_a_cut_link_ends_all_ranks_at_the_deadline(self):
         ranks = self.start_over_tcp("verify", "--device", "cpu", "--threads", "1", "--seconds", "60", "--timeout", "3")
         deadline = time.monotonic() + 30

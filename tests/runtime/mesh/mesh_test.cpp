@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/environment.hpp"
+
 namespace kvmesh {
 namespace {
 
@@ -98,6 +100,15 @@ TEST(Mesh, NamesTheDifferentOptionOnEveryRank) {
          o.deadline = std::chrono::seconds(11);
        }))
     EXPECT_EQ(each, "");
+}
+
+TEST(Mesh, RejectsVariablesThatNameNothing) {
+  for (const char* name : {"KVMESH_COMBINE_WAY", "KVMESH_COMBINE_TABLE"}) {
+    const test::Variable wrong(name, "fastest");
+    for (const std::string& each : said_to([](MeshOptions&) {})) {
+      EXPECT_NE(each.find(std::string(name) + "=fastest"), std::string::npos) << each;
+    }
+  }
 }
 
 TEST(Mesh, HasTheRequestedThreads) {

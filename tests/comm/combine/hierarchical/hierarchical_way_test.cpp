@@ -17,7 +17,7 @@ constexpr std::array kLayouts{HostLayout{2, 2}, HostLayout{2, 3}, HostLayout{3, 
 template <class Body>
 void on_hosts(const HostLayout& hosts, const Body& body) {
   run_loopback(hosts.hosts * hosts.per_host, [&](Communicator& comm) {
-    HierarchicalWay way(comm, hosts);
+    HierarchicalWay way(comm.rank(), hosts, Device{}, stages_over_hosts(comm, hosts));
     body(comm, way);
   });
 }
@@ -68,11 +68,14 @@ TEST(HierarchicalWay, KnowsHeadsOfAllRanksAndRowsOfNan) {
 /// Bytes from host to host of a combine in which every rank takes part in every row.
 std::uint64_t bytes_between_hosts(const HostLayout& hosts, Scatter scatter) {
   std::array<std::uint64_t, 8> sent{};
-  on_hosts(hosts, [&](Communicator& comm, HierarchicalWay& way) {
-    CombineCase test = full_case(comm.size(), 24, 2 * comm.size(), 64, scatter);
+  run_loopback(hosts.hosts * hosts.per_host, [&](Communicator& comm) {
+    HierarchyStages stages = stages_over_hosts(comm, hosts);
+    const Subset& across = *stages.across_comm;
     const int me = comm.rank().value;
+    HierarchicalWay way(comm.rank(), hosts, Device{}, std::move(stages));
+    CombineCase test = full_case(comm.size(), 24, 2 * comm.size(), 64, scatter);
     run_case(way, test, me, CombineStrategy::kAuto);
-    sent[static_cast<std::size_t>(me)] = way.bytes_to_other_hosts();
+    sent[static_cast<std::size_t>(me)] = across.sent_bytes();
   });
   std::uint64_t sum = 0;
   for (const std::uint64_t bytes : sent) sum += bytes;

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "kvmesh/device_group.hpp"
 #include "tests/comm/combine/combine_case.hpp"
 
 namespace kvmesh::test {
@@ -57,6 +58,31 @@ std::vector<std::int64_t> places(const Job& job, int from, int owner) {
   return result;
 }
 
+/// Rows that ranks send to other hosts: each row counts once for each time.
+std::int64_t rows_between_hosts(const CombineShape& shape, const HostLayout& hosts) {
+  const int ranks = hosts.hosts * hosts.per_host;
+  std::int64_t rows = 0;
+  for (int r = 0; r < ranks; ++r) {
+    const auto plan = plan_device_combine(shape, {.scatter = Scatter::kHeads}, r, ranks);
+    for (int to = 0; to < ranks; ++to) {
+      const bool leaves = to / hosts.per_host != r / hosts.per_host;
+      if (leaves) rows += plan.sent[static_cast<std::size_t>(to)].rows;
+    }
+  }
+  return rows;
+}
+
+/// The same if each host has merged its rows, and each of its places sends a share of the heads.
+std::int64_t merged_rows_between_hosts(const CombineShape& shape, const HostLayout& hosts) {
+  const CombineShape place{shape.tokens, shape.heads / hosts.per_host, shape.dim};
+  std::int64_t rows = 0;
+  for (int host = 0; host < hosts.hosts; ++host) {
+    const auto plan = plan_device_combine(place, {.scatter = Scatter::kHeads}, host, hosts.hosts);
+    for (const RowMessage& message : plan.sent) rows += message.rows * hosts.per_host;
+  }
+  return rows;
+}
+
 void check_message(const Job& job, int from, int owner) {
   const DeviceCombinePlan& sender = job.plans[static_cast<std::size_t>(from)];
   const DeviceCombinePlan& receiver = job.plans[static_cast<std::size_t>(owner)];
@@ -72,6 +98,15 @@ void check_message(const Job& job, int from, int owner) {
   EXPECT_EQ(sent.rows, static_cast<std::int64_t>(tokens.size()) * sender.block(owner).heads.size());
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     EXPECT_EQ(tokens[i], static_cast<std::int64_t>(i)) << "places are dense and in order";
+  }
+}
+
+TEST(DeviceCombinePlan, HostsThatMergeFirstSendEachRowOnce) {
+  for (const HostLayout& hosts : {HostLayout{2, 2}, HostLayout{2, 8}, HostLayout{3, 4}}) {
+    const CombineShape shape{5, 2 * hosts.hosts * hosts.per_host, 128};
+    const std::int64_t merged = merged_rows_between_hosts(shape, hosts);
+    EXPECT_EQ(merged, shape.rows() * (hosts.hosts - 1));
+    EXPECT_EQ(rows_between_hosts(shape, hosts), merged * hosts.per_host);
   }
 }
 

@@ -1,0 +1,23 @@
+// A table of ways as text: what its file holds, and what rank 0 sends to the others.
+//
+//   kvmesh combine table 1
+//   kvmesh 1.0.0; 2 ranks on 1 host over mpi; ...          the key
+//   nccl all_to_all heads 16512:13.10 264192:13.88         way, strategy, scatter,
+//   bytes:microseconds crc32c 1a2b3c4d                                        of all before
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "comm/combine/way_table/way_table.hpp"
+
+namespace kvmesh {
+
+/// Rounds times to 0.01 us. REQUIRES: `key` is one line.
+std::string to_text(std::string_view key, const WayTable& table);
+
+/// Returns the table, or nothing if a byte was changed or is missing, or the key is another one.
+std::optional<WayTable> table_from(std::string_view key, std::string_view text);
+
+}  // namespace kvmesh
