@@ -6,6 +6,7 @@
 
 #include "core/check.hpp"
 #include "core/cuda/check.hpp"
+#include "core/cuda/memory.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
 #include "kvmesh/device_memory.hpp"
 
@@ -22,10 +23,7 @@ static_assert(sizeof(WholeMerge) % 16 == 0, "rows behind it are read by 16 bytes
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
 void refuse_capture(Stream stream) {
-  if (stream.handle == nullptr) return;
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(native(stream), &status), "asking whether a stream is captured");
-  if (status == cudaStreamCaptureStatusNone) return;
+  if (stream.handle == nullptr || !cuda_memory::is_captured(stream)) return;
   throw Unsupported(
       "run: a reproducible step of several ranks goes by way of the host, so no graph has it");
 }
