@@ -87,14 +87,16 @@ Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView
   return values;
 }
 
-// Attention to the keys at `seen`; a sink of -inf is none.
+// Attention to the keys at `seen`, where `score` turns a scaled product and a key into a score; a
+// sink of -inf is none.
+template <class Score>
 Doubles attend(const Doubles& q, const Doubles& k, const Doubles& v,
-               const std::vector<std::size_t>& seen, double sink) {
+               const std::vector<std::size_t>& seen, double sink, const Score& score) {
   const std::size_t k_dim = q.size(), v_dim = v.size() / (k.size() / k_dim);
   Doubles scores(seen.size()), out(v_dim);
   for (std::size_t i = 0; i < seen.size(); ++i) {
     for (std::size_t d = 0; d < k_dim; ++d) scores[i] += q[d] * k[seen[i] * k_dim + d];
-    scores[i] /= std::sqrt(static_cast<double>(k_dim));
+    scores[i] = score(scores[i] / std::sqrt(static_cast<double>(k_dim)), seen[i]);
   }
   const double most = std::max(std::ranges::max(scores), sink);
   double sum = std::exp(sink - most);
@@ -143,7 +145,13 @@ double output_error(Workload& workload, const ConstTensorView& q, const ConstTen
     for (const std::int64_t head : {q_heads - q_heads / kv_heads, q_heads - 1}) {
       const std::int64_t row = (before + query) * q_heads + head;
       const double sink = seen.sinks.empty() ? -HUGE_VAL : to_host(seen.sinks, head, 1).front();
-      const Doubles expected = attend(to_host(q, row * q.size(2), q.size(2)), k, v, keys, sink);
+      const auto score = [&](double product, std::size_t key) {
+        return seen.score ? seen.score(product, static_cast<int>(head), length - mine + query,
+                                       static_cast<std::int64_t>(key))
+                          : product;
+      };
+      const Doubles expected =
+          attend(to_host(q, row * q.size(2), q.size(2)), k, v, keys, sink, score);
       const double error = relative_error(to_host(out, row * out.size(2), out.size(2)), expected);
       worst = larger(error, worst);
     }

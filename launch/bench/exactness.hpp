@@ -13,6 +13,8 @@ struct Seen {
   /// yes.
   std::function<bool(std::size_t sequence, std::int64_t query, std::int64_t position)> sees{};
   ConstTensorView sinks{};  ///< [q_heads]; may be empty
+  /// The score of a query's position and a key's from the scaled product; unset: the product.
+  std::function<double(double score, int head, std::int64_t query, std::int64_t key)> score{};
 };
 
 /// Returns the distance of `out`, attention of the newest `queries` of each sequence over layer 0,

@@ -68,6 +68,9 @@ void add_options(CLI::App& command, Flags& flags) {
   value("--tree", flags.tree,
         "decode and step have a row more (tree): the newest --queries tokens of each sequence are "
         "a draft tree in which each has this many children; 0: none");
+  command.add_flag("--score-mod", flags.score_mod,
+                   "decode, prefill and step have a row more (mod): by a score mod of ten "
+                   "operations, a soft cap and slopes of the heads past the first positions");
   value("--repeats", flags.repeats, "turns of operation and ceiling");
   value("--row-seconds", flags.row_seconds,
         "about the longest time for a row, with fewer turns (at least 3); 0: by the device");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <random>
 
 #include "kvmesh/draft_trees.hpp"
@@ -46,6 +47,17 @@ Sees seen_in_lists(std::span<const std::int64_t> lengths, std::int64_t queries,
   };
 }
 
+/// Ten operations.
+auto mod_of(int heads) {
+  std::vector<float> slopes;
+  for (int head = 1; head <= heads; ++head)
+    slopes.push_back(std::exp2(-8.0f * static_cast<float>(head) / static_cast<float>(heads)));
+  return [slopes = Buffer<float>(slopes)](auto score, auto, auto h, auto q, auto kv) {
+    const auto capped = 30.0f * tanh(score / 30.0f);
+    return where(kv < 4, capped, capped + slopes[h] * to_float(kv - q));
+  };
+}
+
 ExternalPlan plan_tables(Workload& workload, ExternalPool& pool, const Options& options,
                          std::int64_t queries, std::span<const std::int32_t> lists) {
   const CacheTables of_cache(workload.cache(), workload.mesh().page_rank(),
@@ -65,6 +77,7 @@ bool has_manner(Op op, Manner manner) {
     case Manner::kTables:
       return op == Op::kDecode || op == Op::kPrefill;
     case Manner::kSinks:
+    case Manner::kMod:
       return op == Op::kDecode || op == Op::kPrefill || op == Op::kStep;
     case Manner::kList:
       return op == Op::kDecode;
@@ -77,7 +90,7 @@ bool has_manner(Op op, Manner manner) {
 }
 
 std::string_view name(Manner manner) {
-  constexpr std::array<std::string_view, 5> kNames{"", "tables", "sinks", "list", "tree"};
+  constexpr std::array<std::string_view, 6> kNames{"", "tables", "sinks", "list", "tree", "mod"};
   return kNames.at(static_cast<std::size_t>(manner));
 }
 
@@ -91,6 +104,7 @@ PlanOptions plan_options(const Workload& workload, const Options& options, std::
   if (options.manner == Manner::kTree) {
     how.mask = tree_mask(workload.lengths(), queries, options.tree);
   }
+  if (options.manner == Manner::kMod) how.score = mod_of(options.shape.q_heads);
   return how;
 }
 
@@ -103,9 +117,18 @@ Sees seen_by(const Workload& workload, const Options& options, std::int64_t quer
     case Manner::kPlain:
     case Manner::kTables:
     case Manner::kSinks:
+    case Manner::kMod:
       break;
   }
   return {};
+}
+
+decltype(Seen::score) score_of(const Options& options) {
+  if (options.manner != Manner::kMod) return {};
+  return [mod = mod_of(options.shape.q_heads)](double score, int head, std::int64_t query,
+                                               std::int64_t key) {
+    return mod(score, 0, head, static_cast<int>(query), static_cast<int>(key));
+  };
 }
 
 std::vector<std::int32_t> tree_parents(std::int64_t tokens, int children) {

@@ -9,7 +9,7 @@
 
 namespace kvmesh::bench {
 
-/// Of a row: "tables", "sinks", "list", "tree"; of the plain one empty.
+/// Of a row: "tables", "sinks", "list", "tree", "mod"; of the plain one empty.
 std::string_view name(Manner manner);
 /// Whether an operation has rows of a manner beside the plain ones.
 bool has_manner(Op op, Manner manner);
@@ -20,6 +20,9 @@ PlanOptions plan_options(const Workload& workload, const Options& options, std::
 /// Seen::sees of a row. Valid while the workload lives.
 decltype(Seen::sees) seen_by(const Workload& workload, const Options& options,
                              std::int64_t queries);
+
+/// Seen::score of a row.
+decltype(Seen::score) score_of(const Options& options);
 
 /// The parents of a tree of `tokens` tokens in which each has `children`, level after level; so has
 /// the token before the tree, which is parent -1.

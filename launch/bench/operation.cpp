@@ -44,7 +44,7 @@ class Attend : public Planned {
         queries_(queries),
         output_(options.output),
         quantity_(op == Op::kPrefill ? Quantity::kOperations : Quantity::kBytes),
-        seen_{seen_by(workload, options, queries), input_.sinks} {
+        seen_{seen_by(workload, options, queries), input_.sinks, score_of(options)} {
     if (output_ == Output::kFinal) {
       final_ = workload.output(plan_);
     } else {

@@ -295,6 +295,7 @@ std::vector<Manner> manners_of(const Flags& flags) {
   take("--sinks", flags.sinks, Manner::kSinks, false);
   take("--token-list", flags.token_list > 0, Manner::kList, true);
   take("--tree", flags.tree > 0, Manner::kTree, false);
+  take("--score-mod", flags.score_mod, Manner::kMod, false);
   return manners;
 }
 

@@ -56,6 +56,7 @@ enum class Manner : std::uint8_t {
   kSinks,   ///< with a sink per head
   kList,    ///< each query to the positions in a token list, by an ExternalPlan
   kTree,    ///< the newest tokens of each sequence are a draft tree
+  kMod,     ///< with a score mod of ten operations
 };
 
 /// One way of the combine, as a row of its own.
@@ -93,6 +94,7 @@ struct Flags {
   bool sinks = false;
   std::int64_t token_list = 0;
   int tree = 0;
+  bool score_mod = false;
   int repeats = 15;
   double row_seconds = 0;
   std::int64_t rotate_mib = 0;

@@ -35,7 +35,7 @@ double error_of(const WorkloadShape& shape, std::int64_t queries, const Spoil& s
         }
         spoil(output.o);
         options.manner = compared.value_or(manner);
-        Seen seen{seen_by(workload, options, queries), {}};
+        Seen seen{seen_by(workload, options, queries), {}, score_of(options)};
         if (options.manner == Manner::kSinks) seen.sinks = workload.sinks();
         error = output_error(workload, input.q, output.o, queries, seen);
       },
@@ -77,7 +77,8 @@ TEST(Exactness, KnowsWhatEachMannerSees) {
   const auto nothing = [](const TensorView&) {};
   const WorkloadShape shape = shape_of(Dtype::kFloat32);
   constexpr std::int64_t kQueries = 7;  // of a tree: token 6's ancestors are 2 and 0
-  for (const Manner manner : {Manner::kTables, Manner::kSinks, Manner::kList, Manner::kTree}) {
+  for (const Manner manner :
+       {Manner::kTables, Manner::kSinks, Manner::kList, Manner::kTree, Manner::kMod}) {
     SCOPED_TRACE(name(manner));
     EXPECT_LT(error_of(shape, kQueries, nothing, manner), 1e-5);
     if (manner == Manner::kTables) continue;  // which sees as ever

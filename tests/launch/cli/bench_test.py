@@ -137,15 +137,16 @@ class Bench(unittest.TestCase):
             self.assertEqual(list(amounts.values()), [["", "tables"]] * 4)
         self.expect_one_line(run(1, *TINY, "--external", "--shared-prefix", 8), "--external")
 
-    def test_sinks_lists_and_trees_have_rows_of_their_own(self):
-        manners = ["--sinks", "--token-list", 6, "--tree", 2]
+    def test_sinks_lists_trees_and_mods_have_rows_of_their_own(self):
+        manners = ["--sinks", "--token-list", 6, "--tree", 2, "--score-mod"]
         for ranks, output in ((1, "partial"), (1, "final"), (2, "partial")):
             _, result = self.bench(ranks, "--batch", 3, "--context", 100, "--queries", 7, "--op",
                                    "decode,prefill,step,append", "--output", output, *manners)
             rows = {(row["op"], row["way"]): row for row in result["rows"]}
             self.assertEqual(list(rows), [("decode", ""), ("decode", "sinks"), ("decode", "list"), ("decode", "tree"),
-                                          ("prefill", ""), ("prefill", "sinks"),
-                                          ("step", ""), ("step", "sinks"), ("step", "tree"), ("append", "")])
+                                          ("decode", "mod"), ("prefill", ""), ("prefill", "sinks"), ("prefill", "mod"),
+                                          ("step", ""), ("step", "sinks"), ("step", "tree"), ("step", "mod"),
+                                          ("append", "")])
             for (op, way), row in rows.items():
                 if way != "list":
                     self.assertEqual(row["amount"], rows[op, ""]["amount"])
