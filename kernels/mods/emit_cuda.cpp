@@ -80,6 +80,15 @@ std::string load(const ModNode& node, ModType stored, std::size_t first_buffer) 
                      first_buffer + node.payload, node.inputs[0]);
 }
 
+/// Returns whether the node divides by a constant as `Quotients` of mod_ops.cuh take it.
+bool divides_by_constant(const ModGraph& graph, const ModNode& node) {
+  if (node.op != ModOp::kDivide || node.type != ModType::kFloat32) return false;
+  const ModNode& divisor = graph.nodes[static_cast<std::size_t>(node.inputs[1])];
+  if (divisor.op != ModOp::kConstant) return false;
+  const auto value = std::bit_cast<float>(divisor.payload);
+  return value >= 1.0f && value <= 0x1p24f;
+}
+
 std::string call(const ModNode& node) {
   return arity(node.op) == 1
              ? fmt::format("mod_ops::{}(v{})", function_name(node.op), node.inputs[0])
@@ -112,6 +121,9 @@ std::string expression(const ModGraph& graph, const ModNode& node, std::size_t f
       return fmt::format("v{} {} v{}", in[0], name(node.op), in[1]);
     case ModOp::kWhere:
       return fmt::format("v{} ? v{} : v{}", in[0], in[1], in[2]);
+    case ModOp::kDivide:
+      if (!divides_by_constant(graph, node)) return call(node);
+      return fmt::format("Quotients::by_constant(v{}, v{})", in[0], in[1]);
     default:
       return call(node);
   }
@@ -148,8 +160,10 @@ CudaMods emit_cuda(const ModGraph& score, const ModGraph& mask) {
       "inline constexpr bool kHasScoreMod = {};\n"
       "inline constexpr bool kHasMaskMod = {};\n"
       "inline constexpr int kModBuffers = {};\n"
+      "template <class Quotients = mod_ops::DividedQuotients>\n"
       "__device__ __forceinline__ float kvmesh_score_mod(float score, int b, int h, int q, int kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
+      "template <class Quotients = mod_ops::DividedQuotients>\n"
       "__device__ __forceinline__ bool kvmesh_mask_mod(int b, int h, int q, int kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
       "}}  // namespace kvmesh\n",

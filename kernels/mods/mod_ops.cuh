@@ -1,5 +1,6 @@
 // The operations of a mod's graph in a kernel: the definition of kernels/mods/scalar.cpp, bit for
-// bit except exp, log and tanh, which CUDA rounds in its own way (2 units in the last place).
+// bit except exp, log and tanh, which CUDA rounds in its own way (2 units in the last place), and,
+// of CorrectedQuotients, those below 2^-100 (1 unit).
 //
 // Sums and products use functions that round after each one: the compiler may not fuse a product
 // into a sum, which would make a score, and perhaps the mask, differ from the CPU's.
@@ -40,6 +41,25 @@ __device__ __forceinline__ float square_root(float a) { return __fsqrt_rn(a); }
 __device__ __forceinline__ float exponential(float a) { return expf(a); }
 __device__ __forceinline__ float logarithm(float a) { return logf(a); }
 __device__ __forceinline__ float hyperbolic_tangent(float a) { return tanhf(a); }
+
+// ---- Quotients by constants from 1 to 2^24, as a kernel chooses ----
+
+struct DividedQuotients {
+  __device__ __forceinline__ static float by_constant(float a, float b) { return divide(a, b); }
+};
+
+/// Without the branch of a division, between which no two scores overlap; that takes registers. The
+/// product with the rounded reciprocal, corrected by the remainder, is the rounded quotient where
+/// the remainder is exact (Markstein, "Computation of elementary functions on the IBM RISC
+/// System/6000", 1990). The negative remainder keeps the sign of zeros.
+struct CorrectedQuotients {
+  __device__ __forceinline__ static float by_constant(float a, float b) {
+    const float reciprocal = 1.0f / b;
+    const float near = __fmul_rn(a, reciprocal);
+    const float quotient = __fmaf_rn(__fmaf_rn(near, b, -a), -reciprocal, near);
+    return fabsf(near) <= 3.402823466e38f ? quotient : near;  // infinite: it has no remainder
+  }
+};
 
 // ---- Conversions ----
 

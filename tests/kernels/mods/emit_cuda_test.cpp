@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -36,6 +37,7 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float __int2float_rn(int a) { return static_cast<float>(a); }
 inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
@@ -83,7 +85,8 @@ std::string source_of(const std::vector<Case>& cases) {
     text += emit_cuda(cases[i].score.graph(), cases[i].mask.graph()).text;
     text += "extern \"C\" float score_" + number +
             "(float s, int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
-            " return kvmesh::kvmesh_score_mod(s, b, h, q, kv, buffers); }\n";
+            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::CorrectedQuotients>(s, b, h, q, kv, "
+            "buffers); }\n";
     text += "extern \"C\" bool mask_" + number +
             "(int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
             " return kvmesh::kvmesh_mask_mod(b, h, q, kv, buffers); }\n";
@@ -164,10 +167,13 @@ void compare(const HostLibrary& library, std::size_t number, const Case& mods,
   }
 }
 
+bool has_compiler() {
+  return std::system((std::string(KVMESH_CXX_COMPILER) + " --version >/dev/null 2>&1").c_str()) ==
+         0;
+}
+
 TEST(EmitCuda, TextComputesTheGraph) {
-  if (std::system((std::string(KVMESH_CXX_COMPILER) + " --version >/dev/null 2>&1").c_str()) != 0) {
-    GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
-  }
+  if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
@@ -183,6 +189,68 @@ std::string text_of(const ScoreMod& score, const MaskMod& mask) {
 }
 bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
+}
+
+ScoreMod quotient_by(float divisor) {
+  return [=](auto s, auto, auto, auto, auto) { return s / divisor; };
+}
+
+bool divides_by_constant(const ScoreMod& score) {
+  return contains(text_of(score, MaskMod()), "Quotients::by_constant");
+}
+
+void expect_rounded_quotients(ScoreFunction* quotient, float divisor, test::Random& random) {
+  using Limits = std::numeric_limits<float>;
+  const auto given = [&](float score) { return quotient(score, 0, 0, 0, 0, ModBuffers{}); };
+  std::vector<float> scores{0.0f,          -0.0f,  Limits::infinity(), -Limits::infinity(),
+                            Limits::max(), divisor};
+  for (int n = 0; n < 200000; ++n) {
+    scores.push_back(std::ldexp(random.real(1.0f, 2.0f), random.integer(-76, 127)));
+  }
+  for (const float score : scores) {
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(given(score)),
+              std::bit_cast<std::uint32_t>(score / divisor))
+        << score << " / " << divisor;
+    ASSERT_EQ(given(-score), -given(score));
+  }
+  for (int n = 0; n < 20000; ++n) {
+    const float score = std::ldexp(random.real(1.0f, 2.0f), random.integer(-149, -76));
+    const float expected = score / divisor;
+    ASSERT_LE(std::fabs(given(score) - expected),
+              std::nextafter(expected, Limits::infinity()) - expected)
+        << score << " / " << divisor;
+  }
+  EXPECT_TRUE(std::isnan(given(Limits::quiet_NaN())));
+}
+
+// They take no division, and are the same bits down to 2^-100; below, the next number at most.
+TEST(EmitCuda, QuotientsByConstantsAreRounded) {
+  if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
+  constexpr float kDivisors[] = {1.0f,  1.0000001f, 1.9999999f, 3.0f,       7.0f,
+                                 30.0f, 50.0f,      64.0f,      4095.9998f, 0x1p24f};
+  std::vector<Case> cases;
+  for (const float divisor : kDivisors) {
+    cases.push_back({quotient_by(divisor), MaskMod()});
+    EXPECT_TRUE(divides_by_constant(cases.back().score)) << divisor;
+  }
+  const HostLibrary library(source_of(cases));
+  ASSERT_TRUE(library.is_loaded());
+  const std::uint64_t seed = test::seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
+  test::Random random(seed);
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    auto* const quotient = library.function<ScoreFunction>("score_" + std::to_string(i));
+    ASSERT_TRUE(quotient);
+    expect_rounded_quotients(quotient, kDivisors[i], random);
+  }
+}
+
+TEST(EmitCuda, OtherQuotientsTakeADivision) {
+  for (const float divisor : {0.0f, 0.5f, -30.0f, 0x1p25f}) {
+    EXPECT_FALSE(divides_by_constant(quotient_by(divisor))) << divisor;
+  }
+  EXPECT_FALSE(
+      divides_by_constant([](auto s, auto, auto, auto, auto kv) { return s / to_float(kv); }));
 }
 
 TEST(EmitCuda, MarksIdentityMods) {

@@ -5,7 +5,8 @@
 // other property, so the cases are chosen such that any two choices meet: each tile with each
 // architecture, score mod, mask, dtype, group and so on, and these with one another. The target
 // attend_variants_of_each_architecture, for use before a release, chooses such cases anew for each
-// architecture: any two choices meet on each.
+// architecture: any two choices meet on each. Where three properties decide together, their cases
+// are listed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -86,12 +87,14 @@ struct Named {
 std::array<Named<ScoreMod>, 3> score_mods() {
   return {{{"", {}}, {"_cap", mods::soft_cap(30.0f)}, {"_alibi", mods::alibi(16)}}};
 }
-std::array<Named<MaskMod>, 3> mask_mods() {
+/// The last is for explicit cases alone.
+std::array<Named<MaskMod>, 4> mask_mods() {
   const Buffer<std::int32_t> documents({0, 0, 1});
+  const MaskMod window = mods::sliding_window(1000);
   return {{{"", {}},
            {"_causal", mods::causal()},
-           {"_window_documents",
-            mods::mask_and(mods::sliding_window(1000), mods::documents(documents))}}};
+           {"_window_documents", mods::mask_and(window, mods::documents(documents))},
+           {"_window", window}}};
 }
 
 /// The axes, as indices into their choices.
@@ -110,6 +113,7 @@ enum Axis {
   kRowScales,
   kSinks,
   kRowTokens,
+  kAxes,
 };
 
 /// Bytes of local memory that a case may take: none, except for the family without tensor cores,
@@ -227,6 +231,27 @@ std::vector<Variant> variants_of(const Table& table) {
   return variants;
 }
 
+/// Score mods with masks beside the most outputs and scores that the prefill kernel has.
+std::vector<Variant> prefill_mods_with_masks() {
+  static constexpr Tile kLarge[] = {{128, 128, 128}};
+  constexpr int kCap = 1, kAlibi = 2, kCausal = 1, kWindow = 3;
+  constexpr std::pair<int, int> kMods[] = {{kCap, kCausal}, {kAlibi, kCausal}, {kAlibi, kWindow}};
+  Table table = kPrefill;
+  table.tiles = kLarge;
+  std::vector<Variant> variants;
+  for (const auto& [score, mask] : kMods) {
+    for (int dtype = 0; dtype < static_cast<int>(std::size(kHalfDtypes)); ++dtype) {
+      test::Choices choices(kAxes, 0);
+      choices[kScore] = score;
+      choices[kMask] = mask;
+      choices[kPool] = dtype;
+      choices[kQuery] = dtype;
+      variants.push_back(attend_variant(table, table.chips.front(), choices));
+    }
+  }
+  return variants;
+}
+
 TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent,
                              kMma, kExact, kPlain}) {
@@ -312,6 +337,8 @@ INSTANTIATE_TEST_SUITE_P(HopperDecodeFloat8, AttendVariants,
                          testing::ValuesIn(variants_of(kFloat8Decode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperPrefillModsWithMasks, AttendVariants,
+                         testing::ValuesIn(prefill_mods_with_masks()), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperWidePrefill, AttendVariants,
                          testing::ValuesIn(variants_of(kWidePrefill)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,

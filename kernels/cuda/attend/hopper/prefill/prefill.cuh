@@ -25,6 +25,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/hopper/prefill/prefill_producer.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_scores.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
@@ -60,9 +61,8 @@ class PrefillMath {
   }
 
  private:
-  static constexpr int kKeyTiles = kPrefillKeys / 8;
   static constexpr int kValueTiles = kDimV / 8;
-  using Scores = float[kPrefillKeys / 2];
+  using Scores = PrefillScores::Scores;
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
   __device__ static int warp() { return threadIdx.x / 32; }
@@ -138,10 +138,9 @@ class PrefillMath {
     multiply_keys(queries, s);
     wgmma_commit_group();
     start_values(tile_ - 1, weights);
-    wgmma_wait_group<kModsOverlap ? 1 : 0>();
+    wgmma_wait_group<1>();
     wgmma_tie(s);
-    if constexpr (!kModsOverlap) wgmma_tie(o_);
-    modify(task, tile, s);
+    PrefillScores(p_, shared_, task, rows_, tile, tile_).modify(s);
     const RowExponents before = exponents_;
     bool raised = false;
     const bool fits = weigh(s, raised, keep);
@@ -215,7 +214,7 @@ class PrefillMath {
     wgmma_commit_group();
     wgmma_wait_group<0>();
     wgmma_tie(s);
-    modify(task, tile, s);
+    PrefillScores(p_, shared_, task, rows_, tile, tile_).modify(s);
   }
 
   /// Turns scores into weights by the reference of the previous tiles, without computing their
@@ -250,34 +249,6 @@ class PrefillMath {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         weights[k][i] = pack_pair<kPoolType>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
-      }
-    }
-  }
-
-  /// Scales and modifies the scores where that is not left to the exponent, and hides what is not
-  /// visible.
-  __device__ void modify(const DeviceTask& task, int tile, Scores& s) const {
-    const int stage = tile_ % kPrefillStages;
-    const int first_key = tile * kPrefillKeys;
-    const bool check = task.keys - first_key < kPrefillKeys || shared_.masked(stage) != 0;
-    if (kFoldScale && !check) return;
-#pragma unroll
-    for (int j = 0; j < kKeyTiles; ++j) {
-      if constexpr (kFoldScale) {
-        const bool is_masked = shared_.visits(stage)[8 * j / kBoxRows].masked;
-        if (!is_masked && first_key + 8 * j + 8 <= task.keys) continue;
-      }
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int in_tile = 8 * j + lane() % 4 * 2 + c;
-        const Key key = key_of(shared_.visits(stage)[in_tile / kBoxRows], first_key + in_tile);
-        const bool is_live = key.number < task.keys;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float& score = s[4 * j + 2 * h + c];
-          if constexpr (!kFoldScale) score = modified(p_, task, rows_[h], key, score);
-          if (check && !(is_live && sees(p_, task, rows_[h], key))) score = kNoKeys;
-        }
       }
     }
   }
@@ -362,9 +333,6 @@ class PrefillMath {
     if (is_there) to.put_unit(q * 32 + c * 8, uint4{x[0], x[1], x[2], x[3]});
   }
 
-  /// Beside wide outputs registers do not suffice for a score mod and the weights of the products
-  /// under way.
-  static constexpr bool kModsOverlap = kFoldScale || kDimV <= 128;
   /// False with a score mod, masks per head, or large dims: then registers do not suffice for
   /// computing scores again.
   static constexpr bool kJudgesLate =
