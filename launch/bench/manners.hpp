@@ -9,7 +9,7 @@
 
 namespace kvmesh::bench {
 
-/// Of a row: "tables", "sinks", "list", "tree"; of the plain one empty.
+/// Returns the name in a row: "tables", "sinks", "list" or "tree"; empty for the plain manner.
 std::string_view name(Manner manner);
 /// Whether an operation has rows of a manner beside the plain ones.
 bool has_manner(Op op, Manner manner);
