@@ -23,11 +23,11 @@ AllocatorOptions checked(const AllocatorOptions& options) {
   require(options.page_size >= 1, "page_size is {}, must be at least 1", options.page_size);
   static_cast<void>(checked_product("allocator: tokens of all pages",
                                     {options.ranks, options.pages_per_rank, options.page_size}));
-  require(options.placement <= Placement::kPacked, "placement {} is none",
+  require(options.placement <= Placement::kPacked, "placement {} is not valid",
           static_cast<int>(options.placement));
   require(
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
-      "prefix: hash {} or eviction {} is invalid", static_cast<int>(options.prefix.hash),
+      "prefix: hash {} or eviction {} is not valid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.window >= 0, "window is {}, must not be negative", options.window);
   require(options.state_interval == 0 || (options.state_interval > 0 && options.window == 0),

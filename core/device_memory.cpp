@@ -11,7 +11,7 @@ namespace kvmesh {
 int cuda_device_count() { return cuda_memory::device_count(); }
 
 void use_device(Device device) {
-  require(device.kind <= DeviceKind::kCuda, "use_device: device kind {} is none",
+  require(device.kind <= DeviceKind::kCuda, "use_device: device kind {} is not valid",
           static_cast<int>(device.kind));
   if (device.kind == DeviceKind::kCuda) cuda_memory::use_device(device.index);
 }
@@ -38,7 +38,7 @@ void copy_rows(const Rows& rows, Device device, Stream stream) {
 }
 
 DeviceMemory::DeviceMemory(Device device, std::size_t size_bytes) : size_bytes_(size_bytes) {
-  require(device.kind <= DeviceKind::kCuda, "DeviceMemory: device kind {} is none",
+  require(device.kind <= DeviceKind::kCuda, "DeviceMemory: device kind {} is not valid",
           static_cast<int>(device.kind));
   if (size_bytes == 0) return;
   if (device.kind == DeviceKind::kCuda) {

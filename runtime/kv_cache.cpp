@@ -1,3 +1,10 @@
+// The construction of a KvCache, and the members that read it. The other members:
+//
+//   plans.cpp                     plan, replan and their try_ forms
+//   sequences.cpp                 create, fork, truncate, erase, prefixes, tiers
+//   compact.cpp                   compact
+//   movement.cpp                  rebalance, resize, drain, add_rank
+//   memory/sequence_transfer.cpp  export_sequence, import_sequence
 #include "kvmesh/kv_cache.hpp"
 
 #include <algorithm>

@@ -139,7 +139,7 @@ void KvCache::State::make_room(PageRank rank, std::int64_t pages) {
   const std::optional<Rank> without = first_without(mesh.world(), has_room, "room for pools");
   if (!without) return;
   if (grows_here && has_room) pools.resize(pages_of_groups(options, size.now));
-  throw OutOfMemory(*without, more, "the system has not so much more");
+  throw OutOfMemory(*without, more, "the system has less memory left");
 }
 
 }  // namespace kvmesh

@@ -10,7 +10,7 @@
 
 namespace kvmesh {
 
-/// What the queues of all ranks and priorities share.
+/// The data that the queues of all ranks and priorities share.
 struct EvictionPages {
   struct Page {
     PageSlot next = kNoSlot, previous = kNoSlot;
@@ -40,7 +40,7 @@ class EvictionQueues {
   void added(EvictionPages& all, PageSlot slot, const PageHash& hash);
   /// A lookup found the page. REQUIRES: it is in no queue.
   void hit(EvictionPages& all, PageSlot slot) const;
-  /// A page that continues this one has so many hits. Those were hits of this page, too, also if
+  /// A page that continues this one has `hits` hits. Those were hits of this page, too, also if
   /// its ghost was forgotten. Returns whether it had fewer. REQUIRES: it is in no queue.
   bool hit_at_least(EvictionPages::Page& page, int hits) const;
   /// The last sequence left the page.

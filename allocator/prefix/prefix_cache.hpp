@@ -50,7 +50,7 @@ class PrefixCache final : public PageKeeper {
   const PageHash& hash(PageId page) const { return index_.hash(slot(page)); }
   /// Allocates the memory that publish() of this priority needs.
   void prepare(int priority);
-  /// Makes room for the ends of the priorities of so many pages. Allocates.
+  /// Makes room for the ends of priorities, for this many pages. Allocates.
   void prepare_ends(std::size_t pages);
   /// The number of operations so far.
   void set_operations(std::uint64_t operations) { operations_ = operations; }

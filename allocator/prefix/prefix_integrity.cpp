@@ -39,7 +39,7 @@ void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId
        logical < sequence.pages.size(); ++logical) {
     const PageId page = sequence.pages[logical];
     const bool is_published = logical < static_cast<std::size_t>(sequence.published);
-    // Of a match that was brought back, pages behind those that came may be published.
+    // If a match was brought back, pages behind those that came may be published.
     ensure(pools.is_kept(page) == is_published || (sequence.is_match && !is_tree),
            "page {} of sequence {} is kept: {}", logical, id, pools.is_kept(page));
     if (!is_published) continue;

@@ -11,7 +11,7 @@ class PrefixKey::State {
  public:
   State(const PrefixRules& rules, PrefixExtras extras)
       : rules_(rules), extras_(std::move(extras)), hasher_(rules.hash) {
-    require(rules.hash <= PrefixHash::kXxh3, "prefix: hash {} is none",
+    require(rules.hash <= PrefixHash::kXxh3, "prefix: hash {} is not valid",
             static_cast<int>(rules.hash));
     require(rules.page_size >= 1, "prefix: page_size is {}", rules.page_size);
     root_ = hasher_.root(rules.seed);

@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::uint64_t kOne = 1 << 16;  // of fractions
 
-// In sizes of the pool: until so many pages were published, the waits seen are too short to learn
-// from; after so many more all counts are halved, so that old times count less.
+// Both are in sizes of the pool. Until kFirst pages were published, the waits seen are too short to
+// learn from; after kMemory more, all counts are halved, so that old times count less.
 constexpr std::uint64_t kFirst = 4, kMemory = 64;
 
 }  // namespace

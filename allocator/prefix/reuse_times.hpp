@@ -21,7 +21,7 @@ namespace kvmesh {
 /// All ranks compute the same, by integers that all of them have.
 class ReuseTimes {
  public:
-  static constexpr int kMostHits = 2;       ///< more hits count as so many
+  static constexpr int kMostHits = 2;       ///< more hits count as this many
   static constexpr int kGhostsOfPage = 16;  ///< the ghosts that it needs for each page
 
   /// `pages`: of all ranks. REQUIRES: later sizes are not larger.
@@ -40,7 +40,7 @@ class ReuseTimes {
     ++ended_[bucket(ticks)][static_cast<std::size_t>(hits)];
     return true;
   }
-  /// The page counts as used so many published pages later.
+  /// The page counts as used this many published pages later.
   std::uint64_t credit(int hits) const { return hits >= divide_ ? credit_ : 0; }
 
  private:
@@ -60,8 +60,9 @@ class ReuseTimes {
   static constexpr std::size_t kBuckets = 22;  // bucket(kLongest)
 
   using Counts = std::array<std::uint64_t, kMostHits + 1>;  // [hits]
-  /// Of pages whose hits are in a range: [bucket] if no wait is longer than its beginning, the
-  /// pages that wait at a time and the hits of each published page, in units of no matter.
+  /// A curve for pages whose hits are in a range. If no wait is longer than the beginning of a
+  /// bucket, pages[bucket] wait at a time, with hits[bucket] per published page. Units do not
+  /// matter.
   struct Curve {
     std::array<std::uint64_t, kBuckets + 1> pages{}, hits{};
   };

@@ -148,7 +148,7 @@ std::vector<WayStrategy> ways_to_choose_from(const CombineMeans& means, const Co
 CombineStrategy resolve_strategy(WayKind way, const CombineShape& shape,
                                  const CombineOptions& options, int ranks) {
   require(options.scatter <= Scatter::kOwner && options.strategy <= CombineStrategy::kAllReduce,
-          "combine: scatter {} or strategy {} is none", static_cast<int>(options.scatter),
+          "combine: scatter {} or strategy {} is not valid", static_cast<int>(options.scatter),
           static_cast<int>(options.strategy));
   require(supports(way, options.strategy), "combine: the way {} has no strategy {}", name(way),
           name(options.strategy));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
@@ -17,12 +18,13 @@ namespace kvmesh {
 std::optional<WayKind> way_of_environment() {
   const char* given = std::getenv("KVMESH_COMBINE_WAY");
   if (given == nullptr || std::string_view(given) == "auto") return std::nullopt;
+  std::string names = "auto";
   for (int i = 0; i < kWayKinds; ++i) {
     const auto kind = static_cast<WayKind>(i);
     if (name(kind) == given) return kind;
+    names += fmt::format(", {}", name(kind));
   }
-  throw InvalidArgument(fmt::format(
-      "KVMESH_COMBINE_WAY={} is none of auto, host, staged, nccl, peer, hierarchical", given));
+  throw InvalidArgument(fmt::format("KVMESH_COMBINE_WAY={} is none of {}", given, names));
 }
 
 CombineWays::CombineWays(DeviceGroup& group)

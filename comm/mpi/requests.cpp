@@ -1,37 +1,24 @@
 #include "comm/mpi/requests.hpp"
 
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <array>
-#include <thread>
 
 #include "comm/size_mismatch.hpp"
+#include "core/threads/back_off.hpp"
 
 namespace kvmesh {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How a rank waits: it polls and yields the core after each poll, because a peer that is on time
-// answers within a few polls (2 KB among four ranks on two cores: 8 us). After kYieldFor it sleeps
-// between polls: a peer that computes for longer needs the core, and where every rank yields, a
-// yield frees the core only briefly. The sleep delays a late message by 0.1 ms at most.
+// A rank polls this many times before it backs off, because a peer that is on time answers within a
+// few polls (2 KB among four ranks on two cores: 8 us).
 constexpr int kPollsBeforeYield = 10;
-constexpr auto kYieldFor = std::chrono::milliseconds(1);
-constexpr auto kSleep = std::chrono::microseconds(30);
 
 // A receive in progress completes once its sender polls MPI; a live sender polls within this time.
 constexpr auto kGrace = std::chrono::seconds(1);
-
-void back_off(Clock::duration waited) {
-  if (waited < kYieldFor) {
-    sched_yield();
-  } else {
-    std::this_thread::sleep_for(kSleep);
-  }
-}
 
 std::string mpi_message(int code) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};

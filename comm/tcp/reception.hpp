@@ -18,9 +18,9 @@ struct Guest {
   Claim claim{};
 };
 
-/// Accepts, and talks to any number of connections at once, so that one that says nothing keeps
-/// nobody waiting. It closes those that say something else or have another secret, and, if too many
-/// say nothing, the oldest of those. So strangers cost a rank at most a second attempt.
+/// Accepts, and talks to any number of connections at once, so that a silent one delays no other.
+/// It closes those that send something else or have another secret and, if too many are silent, the
+/// oldest of these. So strangers cost a rank at most a second attempt.
 class Reception {
  public:
   /// Listens at `at`; port 0: any free one. `ranks`: the number of ranks that may call at once.

@@ -33,9 +33,9 @@ class AddressRange {
   std::vector<ByteRange> pieces() const;
 
   /// Maps new memory of the device, which all GPUs that can may access.
-  /// @throws Error, with nothing changed, if there is not so much.
+  /// @throws Error, with nothing changed, if the device has less.
   void add(const ByteRange& piece);
-  /// REQUIRES: `piece` is one.
+  /// REQUIRES: `piece` is a mapped piece.
   void remove(const ByteRange& piece);
   /// Returns a file descriptor for the piece, which another process can import; -1 if the system
   /// refuses.

@@ -11,7 +11,7 @@ namespace kvmesh::cuda {
 
 /// Values that travel in one unit.
 template <Dtype Wire>
-constexpr int kUnitValues = Wire == Dtype::kFloat32 ? 2 : 4;
+constexpr int kUnitValues = 8 * kUnitBytes / info_of(Wire).bits;
 
 template <Dtype Wire>
 __device__ inline uint2 packed_unit(const float* values) {
@@ -20,6 +20,7 @@ __device__ inline uint2 packed_unit(const float* values) {
   } else if constexpr (Wire == Dtype::kFloat16) {
     return {cvt_rn_f16x2(values[0], values[1]), cvt_rn_f16x2(values[2], values[3])};
   } else {
+    static_assert(Wire == Dtype::kBFloat16);
     return {cvt_rn_bf16x2(values[0], values[1]), cvt_rn_bf16x2(values[2], values[3])};
   }
 }

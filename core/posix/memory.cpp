@@ -11,22 +11,10 @@
 #include <string>
 #include <utility>
 
+#include "core/posix/descriptor.hpp"
+
 namespace kvmesh::posix_memory {
 namespace {
-
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 std::string new_label() {
   std::random_device random;
@@ -53,8 +41,8 @@ bool is_labelled(const std::string& path, const char* label) {
 
 std::optional<Block> allocate(std::size_t size_bytes) {
   const std::string label = new_label();
-  const auto file = std::make_shared<FileDescriptor>(
-      memfd_create(label.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  const auto file =
+      std::make_shared<Descriptor>(memfd_create(label.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (file->get() < 0 || ftruncate(file->get(), static_cast<off_t>(size_bytes)) != 0) return {};
   // Processes that map the file rely on its size: seal it against shrinking.
   if (fcntl(file->get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) return {};
@@ -69,7 +57,7 @@ std::optional<Block> allocate(std::size_t size_bytes) {
 std::shared_ptr<void> map(const Ticket& ticket, std::size_t size_bytes) {
   if (ticket.fd < 0) return nullptr;
   const std::string path = fmt::format("/proc/{}/fd/{}", ticket.pid, ticket.fd);
-  const FileDescriptor file(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  const Descriptor file(open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (file.get() < 0) return nullptr;
   struct stat status {};
   if (!is_labelled(fmt::format("/proc/self/fd/{}", file.get()), ticket.label.data()) ||

@@ -52,10 +52,11 @@ std::string describe(Device device) {
 
 void check_tensor(std::string_view what, const ConstTensorView& view, int dims, Elements allowed) {
   require(view.dims == dims, "{}: {} has not {} dimensions", what, view, dims);
-  require(is_valid(view.dtype), "{}: element type {} is none", what, static_cast<int>(view.dtype));
+  require(is_valid(view.dtype), "{}: element type {} is not valid", what,
+          static_cast<int>(view.dtype));
   require(allowed == Elements::kAny || !info_of(view.dtype).has_scales,
           "{}: only pages can be {}, whose elements need scales", what, name(view.dtype));
-  require(view.device.kind <= DeviceKind::kCuda, "{}: device kind {} is none", what,
+  require(view.device.kind <= DeviceKind::kCuda, "{}: device kind {} is not valid", what,
           static_cast<int>(view.device.kind));
   const auto end = view.shape.begin() + dims;
   require(std::all_of(view.shape.begin(), end, [](std::int64_t n) { return n >= 0; }),

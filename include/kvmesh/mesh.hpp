@@ -92,7 +92,7 @@ class Mesh {
   int kv_parallel() const { return kv_->size(); }
   int head_parallel() const { return head_->size(); }
   Rank rank() const { return world_->rank(); }
-  /// This rank's position along kv_parallel: its rank in kv().
+  /// This rank's position along kv_parallel: its rank in kv_comm().
   Rank kv_rank() const { return kv_->rank(); }
   /// The rank in the `PageId`s of this rank's pages; equal to kv_rank() unless the options gave
   /// another membership.
@@ -113,8 +113,8 @@ class Mesh {
   /// The kv ranks' devices, and their NCCL group if they have one, for the combine. Sends nothing.
   DeviceGroup& device_group() { return *group_; }
 
-  /// DeviceGroup::wait: blocks until the device has done all work on `stream`, at most for kv()'s
-  /// deadline.
+  /// DeviceGroup::wait: blocks until the device has done all work on `stream`, at most for the
+  /// deadline of kv_comm().
   /// @throws Timeout, NcclError; Error if the device failed.
   void wait(Stream stream, std::string_view operation) { group_->wait(stream, operation); }
   /// DeviceGroup::wait_until: blocks in the same way until `is_done` returns true, for example for

@@ -187,7 +187,7 @@ class Parser {
     constexpr std::string_view kPrefix = "buffer";
     const bool named = word.starts_with(kPrefix);
     const auto number = number_in<std::size_t>(named ? word.substr(kPrefix.size()) : word);
-    require(named && number && *number < buffers_.size(), "{} is none of the {} buffers given",
+    require(named && number && *number < buffers_.size(), "{} is not one of the {} buffers given",
             word, buffers_.size());
     return buffers_[*number];
   }

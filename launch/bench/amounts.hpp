@@ -8,7 +8,7 @@
 
 namespace kvmesh::bench {
 
-/// Of a prefix that sequences share: whether its keys count once for all of them.
+/// Whether the keys of a prefix that sequences share count once, or once per sequence.
 enum class Prefix : std::uint8_t { kOfEach, kOnce };
 
 /// K and V of the visible keys, Q, and the output, each once.

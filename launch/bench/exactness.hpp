@@ -7,7 +7,7 @@
 
 namespace kvmesh::bench {
 
-/// What the rows see beside, or instead of, all positions before them.
+/// The positions and sinks that rows see beside, or instead of, all positions before them.
 struct Seen {
   /// Whether query number `query` of the newest of a sequence sees a position before it; unset:
   /// yes.

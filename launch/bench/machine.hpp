@@ -92,8 +92,8 @@ class Machine {
   virtual Ceiling multiply(Dtype dtype) = 0;
   /// A plain copy on the device.
   virtual void copy(void* to, const void* from, std::size_t size_bytes, Stream stream) = 0;
-  /// Ceilings of moves: a plain copy of so many bytes within the device; and to host memory that it
-  /// copies without a detour, or from it.
+  /// Ceilings of moves: a plain copy of this many bytes within the device; and to host memory that
+  /// it copies without a detour, or from it.
   virtual Ceiling copy_within(std::size_t size_bytes) = 0;
   virtual Ceiling copy_to_host(std::size_t size_bytes, bool is_back) = 0;
   /// A plain exchange among the ranks of the kv axis, between buffers in device memory.

@@ -9,7 +9,8 @@
 
 namespace kvmesh::bench {
 
-/// Of a row: "tables", "sinks", "list", "tree", "mod"; of the plain one empty.
+/// Returns the name in a row: "tables", "sinks", "list", "tree" or "mod"; empty for the plain
+/// manner.
 std::string_view name(Manner manner);
 /// Whether an operation has rows of a manner beside the plain ones.
 bool has_manner(Op op, Manner manner);

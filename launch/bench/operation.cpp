@@ -95,7 +95,7 @@ class Attend : public Planned {
 
  private:
   bool has_lists() const { return tables_ && !tables_->lists().empty(); }
-  /// Of the tokens alone, where each is in one piece.
+  /// The gather of the listed tokens alone, where each is in one piece.
   std::optional<Ceiling> gather_of_lists() {
     if (workload_.cache().pool(0).k.size(1) > 1) return std::nullopt;
     std::optional<Ceiling> gather =

@@ -204,6 +204,7 @@ const std::array kWays{
     Way{"hierarchical", WayKind::kHierarchical, CombineStrategy::kAuto},
     Way{"recipe", WayKind::kNccl, CombineStrategy::kReduceScatter},
 };
+static_assert(kWays.size() == kWayKinds + 2, "every way, auto and recipe");
 
 bool has_way(Mesh& mesh, WayKind kind) {
   const bool gpu = mesh.device().kind == DeviceKind::kCuda;

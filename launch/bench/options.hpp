@@ -49,7 +49,7 @@ enum class Output : std::uint8_t {
 };
 std::string_view name(Output output);
 
-/// What a row of decode, prefill or step attends to, and how.
+/// The positions that a row of decode, prefill or step attends to, and the call that does it.
 enum class Manner : std::uint8_t {
   kPlain,
   kTables,  ///< by an ExternalPlan over page tables of the same pages

@@ -13,15 +13,15 @@ constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 
 // The order of eviction is that of the largest first: the block whose next use comes last, of one
 // request's blocks the last. All pages of a block are used together.
-struct Place {
+struct EvictionKey {
   std::int64_t next_use = kNever;
   std::int64_t depth = 0;
   std::uint32_t block = 0;
-  friend auto operator<=>(const Place&, const Place&) = default;
+  friend auto operator<=>(const EvictionKey&, const EvictionKey&) = default;
 };
 
 struct Resident {
-  Place place;
+  EvictionKey key;
   std::int64_t pages = 0;  // the block's first ones
 };
 
@@ -83,12 +83,12 @@ class Oracle {
   void use(std::size_t request, std::size_t block) {
     const std::uint32_t id = trace_.requests[request].blocks[block];
     Resident& resident = resident_[id];
-    if (resident.pages > 0) order_.erase(resident.place);
+    if (resident.pages > 0) order_.erase(resident.key);
     const std::int64_t pages =
         std::max(resident.pages, full_pages(trace_.requests[request], block));
     used_ += pages - resident.pages;
     resident = {{next_use_[request][block], static_cast<std::int64_t>(block), id}, pages};
-    pages > 0 ? static_cast<void>(order_.insert(resident.place))
+    pages > 0 ? static_cast<void>(order_.insert(resident.key))
               : static_cast<void>(resident_.erase(id));
   }
 
@@ -113,7 +113,7 @@ class Oracle {
   std::int64_t page_size_;
   std::vector<std::vector<std::int64_t>> next_use_;
   std::unordered_map<std::uint32_t, Resident> resident_;
-  std::set<Place> order_;
+  std::set<EvictionKey> order_;
   std::int64_t used_ = 0;
 };
 

@@ -16,23 +16,23 @@ std::vector<std::pair<int, int>> page_list(std::span<const PageId> pages) {
   return list;
 }
 
-void bind_page_allocator(nb::module_& module) {
-  nb::class_<PageAllocator>(module, "PageAllocator",
-                            "The ranks and pages of every sequence: metadata only. Every "
-                            "rank applies the same operations and needs no message.")
-      .def(
-          "__init__",
-          [](PageAllocator* self, int ranks, std::int64_t pages_per_rank, int page_size,
-             std::string_view placement, std::int64_t home) {
-            new (self) PageAllocator({.ranks = ranks,
-                                      .pages_per_rank = pages_per_rank,
-                                      .page_size = page_size,
-                                      .placement = placement_from(placement),
-                                      .home_threshold_tokens = home});
-          },
-          nb::kw_only(), nb::arg("ranks"), nb::arg("pages_per_rank"), nb::arg("page_size") = 16,
-          nb::arg("placement") = "balanced", nb::arg("home_threshold_tokens") = 2048)
-      .def("create", [](PageAllocator& self) { return self.create().value; })
+void bind_constructor(nb::class_<PageAllocator>& type) {
+  type.def(
+      "__init__",
+      [](PageAllocator* self, int ranks, std::int64_t pages_per_rank, int page_size,
+         std::string_view placement, std::int64_t home) {
+        new (self) PageAllocator({.ranks = ranks,
+                                  .pages_per_rank = pages_per_rank,
+                                  .page_size = page_size,
+                                  .placement = placement_from(placement),
+                                  .home_threshold_tokens = home});
+      },
+      nb::kw_only(), nb::arg("ranks"), nb::arg("pages_per_rank"), nb::arg("page_size") = 16,
+      nb::arg("placement") = "balanced", nb::arg("home_threshold_tokens") = 2048);
+}
+
+void bind_operations(nb::class_<PageAllocator>& type) {
+  type.def("create", [](PageAllocator& self) { return self.create().value; })
       .def(
           "reserve",
           [](PageAllocator& self, std::uint64_t sequence, std::int64_t tokens) {
@@ -65,8 +65,11 @@ void bind_page_allocator(nb::module_& module) {
       .def(
           "erase",
           [](PageAllocator& self, std::uint64_t sequence) { self.erase(SequenceId(sequence)); },
-          nb::arg("sequence"))
-      .def(
+          nb::arg("sequence"));
+}
+
+void bind_reads(nb::class_<PageAllocator>& type) {
+  type.def(
           "length",
           [](const PageAllocator& self, std::uint64_t sequence) {
             return self.length(SequenceId(sequence));
@@ -93,6 +96,15 @@ void bind_page_allocator(nb::module_& module) {
                std::to_string(options.page_size) + " tokens free on " +
                std::to_string(options.ranks) + " ranks>";
       });
+}
+
+void bind_page_allocator(nb::module_& module) {
+  nb::class_<PageAllocator> type(module, "PageAllocator",
+                                 "The ranks and pages of every sequence: metadata only. Every "
+                                 "rank applies the same operations and needs no message.");
+  bind_constructor(type);
+  bind_operations(type);
+  bind_reads(type);
 }
 
 BlockMask make_block_mask(nb::handle mask, std::int64_t q_len, std::int64_t kv_len,

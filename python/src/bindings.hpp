@@ -25,6 +25,7 @@ void bind_plan(nb::module_& module);
 void bind_cache(nb::module_& module);
 void bind_external(nb::module_& module);
 void bind_prefix(nb::module_& module, nb::class_<Closable<KvCache>>& cache);
+void bind_sequences(nb::class_<Closable<KvCache>>& cache);
 void bind_combine(nb::module_& module);
 void bind_paged(nb::module_& module);
 

@@ -19,12 +19,15 @@ CombineStrategy strategy_from(std::string_view text) {
                "strategy");
 }
 
+namespace {
+constexpr std::initializer_list<WayKind> kWays = {WayKind::kHost, WayKind::kStaged, WayKind::kNccl,
+                                                  WayKind::kPeer, WayKind::kHierarchical};
+static_assert(kWays.size() == kWayKinds);
+}  // namespace
+
 std::optional<WayKind> way_from(std::optional<std::string_view> text) {
   if (!text) return std::nullopt;
-  return named(
-      *text,
-      {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
-      "way");
+  return named(*text, kWays, "way");
 }
 
 }  // namespace kvmesh::python

@@ -11,7 +11,8 @@ using namespace kvmesh::c;
 namespace {
 
 bool is_base_two(std::int32_t base) {
-  require(base == KVMESH_LSE_NATURAL || base == KVMESH_LSE_BASE_TWO, "lse_base {} is none", base);
+  require(base == KVMESH_LSE_NATURAL || base == KVMESH_LSE_BASE_TWO, "lse_base {} is not valid",
+          base);
   return base == KVMESH_LSE_BASE_TWO;
 }
 

@@ -1,5 +1,6 @@
 #include "runtime/c/guard.hpp"
 
+#include <new>
 #include <string>
 
 #include "kvmesh/error.hpp"
@@ -26,6 +27,8 @@ kvmesh_status_t keep_exception() noexcept {
     throw;
   } catch (const Error& error) {
     return keep(static_cast<kvmesh_status_t>(error.code()), error.what());
+  } catch (const std::bad_alloc&) {
+    return keep(KVMESH_OUT_OF_MEMORY, "the host is out of memory");
   } catch (const std::exception& error) {
     return keep(KVMESH_ERROR, error.what());
   } catch (...) {

@@ -40,7 +40,7 @@ template <class Enum>
 Enum choice(std::initializer_list<Enum> all, std::int32_t number, const char* what,
             std::int32_t first = 0) {
   require(number >= first && number - first < static_cast<std::int32_t>(all.size()),
-          "{} {} is none", what, number);
+          "{} {} is not valid", what, number);
   return all.begin()[number - first];
 }
 

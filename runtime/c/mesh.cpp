@@ -28,7 +28,7 @@ struct BodyFailed : Error {
 MeshOptions mesh_options(const kvmesh_mesh_options_t* given) {
   const kvmesh_mesh_options_t known_options = known(given);
   require(known_options.device >= 0 && known_options.device <= KVMESH_DEVICE_AUTO,
-          "device {} is none", known_options.device);
+          "device {} is not valid", known_options.device);
   constexpr DeviceChoice kChoices[] = {DeviceChoice::kCpu, DeviceChoice::kCuda,
                                        DeviceChoice::kAuto};
   MeshOptions options;

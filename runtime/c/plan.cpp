@@ -23,6 +23,14 @@ std::vector<BatchEntry> batch_of(const kvmesh_batch_entry_t* batch, std::size_t 
   return entries;
 }
 
+WayKind way_of(std::int32_t number) {
+  static_assert(KVMESH_WAY_HOST + kWayKinds == KVMESH_WAY_HIERARCHICAL + 1,
+                "c/kvmesh.h has a constant for each WayKind, in the same order");
+  require(number >= KVMESH_WAY_HOST && number - KVMESH_WAY_HOST < kWayKinds, "way {} is not valid",
+          number);
+  return static_cast<WayKind>(number - KVMESH_WAY_HOST);
+}
+
 }  // namespace
 
 namespace kvmesh::c {
@@ -41,9 +49,7 @@ PlanOptions plan_options(const kvmesh_plan_options_t* given) {
   options.scatter = scatter_of(known_options.scatter);
   options.strategy = strategy_of(known_options.strategy);
   if (known_options.way != KVMESH_WAY_AUTO) {
-    options.way = choice(
-        {WayKind::kHost, WayKind::kStaged, WayKind::kNccl, WayKind::kPeer, WayKind::kHierarchical},
-        known_options.way, "way", KVMESH_WAY_HOST);
+    options.way = way_of(known_options.way);
   }
   if (known_options.travels_as != KVMESH_DTYPE_DEFAULT) {
     options.travels_as = dtype_of(known_options.travels_as);

@@ -100,7 +100,7 @@ Dtype dtype_of(std::int32_t number) {
 Scatter scatter_of(std::int32_t number) {
   constexpr Scatter kScatters[] = {Scatter::kAll, Scatter::kHeads, Scatter::kTokens,
                                    Scatter::kOwner};
-  require(number >= 0 && number <= KVMESH_SCATTER_OWNER, "scatter {} is none", number);
+  require(number >= 0 && number <= KVMESH_SCATTER_OWNER, "scatter {} is not valid", number);
   return kScatters[number];
 }
 
@@ -108,7 +108,7 @@ CombineStrategy strategy_of(std::int32_t number) {
   constexpr CombineStrategy kStrategies[] = {
       CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll,
       CombineStrategy::kAllReduce};
-  require(number >= 0 && number <= KVMESH_COMBINE_ALL_REDUCE, "strategy {} is none", number);
+  require(number >= 0 && number <= KVMESH_COMBINE_ALL_REDUCE, "strategy {} is not valid", number);
   return kStrategies[number];
 }
 

@@ -135,7 +135,7 @@ ExternalPlan::ExternalPlan(ExternalPlan&&) noexcept = default;
 ExternalPlan& ExternalPlan::operator=(ExternalPlan&&) noexcept = default;
 
 ExternalPlan::State& ExternalPlan::state() const {
-  require(state_ != nullptr, "plan: there is none");
+  require(state_ != nullptr, "plan: the plan has been moved from");
   return *state_;
 }
 

@@ -129,7 +129,7 @@ KvPool nhd_pool(const TensorView& k, const TensorView& v) {
 KvPool side_by_side_pool(const TensorView& rows, int k_dim) {
   require(rows.dims == 4 && k_dim > 0 && k_dim < rows.size(3),
           "side_by_side_pool: keys of {} elements in {}", k_dim, rows);
-  require(is_valid(rows.dtype), "side_by_side_pool: element type {} is none",
+  require(is_valid(rows.dtype), "side_by_side_pool: element type {} is not valid",
           static_cast<int>(rows.dtype));
   KvPool pool{rows, rows};
   pool.k.shape[3] = k_dim;

@@ -41,7 +41,7 @@ PoolStorage agreed_pools(Mesh& mesh, const PoolLayout& layout,
       pools.emplace(layout, mesh.device(), sharing, pages);
     }
   } catch (const std::bad_alloc&) {
-    mine.fail("the system has not so much");
+    mine.fail("the system has less memory");
   } catch (const Error& error) {
     mine.fail(error.what());
   }

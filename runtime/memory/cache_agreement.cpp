@@ -138,19 +138,19 @@ constexpr std::array kFields{
 // ---- Data that each rank sends ----
 
 // The machine and the device of a rank's memory. Trivially copyable.
-struct Place {
+struct MemoryDomain {
   ProcessIdentity process;
   std::array<char, 16> gpu{};
 
-  bool shares_memory_with(const Place& other) const {
+  bool shares_memory_with(const MemoryDomain& other) const {
     return process.same_host(other.process) && gpu == other.gpu;
   }
 };
 
-Place place_of(Device device) {
-  Place place{.process = this_process()};
-  if (device.kind == DeviceKind::kCuda) place.gpu = cuda_memory::identity(device.index);
-  return place;
+MemoryDomain memory_domain_of(Device device) {
+  MemoryDomain domain{.process = this_process()};
+  if (device.kind == DeviceKind::kCuda) domain.gpu = cuda_memory::identity(device.index);
+  return domain;
 }
 
 // The bytes that a rank may use, and the number of pages that fit. Trivially copyable.
@@ -164,7 +164,7 @@ struct Proposal {
   bool refused = false;
   std::array<char, 256> reason{};
   std::array<std::int64_t, kFields.size()> fields{};
-  Place place;
+  MemoryDomain domain;
   std::int64_t max_pages = 0;
   bool has_pieces = false;  // of memory
   Room room;                // unset for a fraction: it depends on the ranks that share the device
@@ -237,23 +237,23 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
   require(options.kv_heads % mesh.head_parallel() == 0,
           "cache: {} kv heads do not divide over head_parallel {}", options.kv_heads,
           mesh.head_parallel());
-  require(is_valid(options.dtype), "cache: element type {} is none",
+  require(is_valid(options.dtype), "cache: element type {} is not valid",
           static_cast<int>(options.dtype));
-  require(options.page_kind <= PageKind::kLatent, "cache: page kind {} is none",
+  require(options.page_kind <= PageKind::kLatent, "cache: page kind {} is not valid",
           static_cast<int>(options.page_kind));
   require(options.page_kind != PageKind::kLatent || options.v_dim <= options.k_dim,
           "cache: values of latent pages are part of the keys, but v_dim {} is over k_dim {}",
           options.v_dim, options.k_dim);
-  require(options.scales.kind <= ScaleKind::kPerTokenAndHead, "cache: kind {} of scales is none",
-          static_cast<int>(options.scales.kind));
+  require(options.scales.kind <= ScaleKind::kPerTokenAndHead,
+          "cache: kind {} of scales is not valid", static_cast<int>(options.scales.kind));
   for (const float scale : {options.scales.k, options.scales.v}) {
     require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
   }
-  require(options.placement <= Placement::kPacked, "cache: placement {} is none",
+  require(options.placement <= Placement::kPacked, "cache: placement {} is not valid",
           static_cast<int>(options.placement));
   require(
       options.prefix.hash <= PrefixHash::kXxh3 && options.prefix.eviction <= Eviction::kSegmented,
-      "cache: prefix hash {} or eviction {} is none", static_cast<int>(options.prefix.hash),
+      "cache: prefix hash {} or eviction {} is not valid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.window >= 0, "cache: a window of {}", options.window);
   require(options.home_threshold_tokens >= 0, "cache: home_threshold_tokens is {}",
@@ -271,7 +271,7 @@ void check_shape(const LocalShape& shape) {
 
 Proposal propose(const Mesh& mesh, const CacheOptions& options) {
   Proposal mine;
-  mine.place = place_of(mesh.device());
+  mine.domain = memory_domain_of(mesh.device());
   mine.id_ticket = ++last_ticket;
   mine.max_pages = options.max_pages_per_rank;
   mine.has_pieces = options.max_pages_per_rank > 0 && mesh.device().kind == DeviceKind::kCuda &&
@@ -319,9 +319,9 @@ void compare(const std::vector<Proposal>& all, Rank me) {
 // No rank allocates before all ranks have read the free memory: a collective follows.
 std::vector<Room> rooms_by_fraction(Mesh& mesh, const CacheOptions& options,
                                     const std::vector<Proposal>& all) {
-  const Place& mine = all[static_cast<std::size_t>(mesh.rank().value)].place;
+  const MemoryDomain& mine = all[static_cast<std::size_t>(mesh.rank().value)].domain;
   const auto sharers = std::ranges::count_if(
-      all, [&](const Proposal& other) { return other.place.shares_memory_with(mine); });
+      all, [&](const Proposal& other) { return other.domain.shares_memory_with(mine); });
   const auto free = static_cast<double>(free_memory(mesh.device()));
   const auto bytes =
       static_cast<std::int64_t>(free * options.memory_fraction / static_cast<double>(sharers));

@@ -56,7 +56,7 @@ class RecordTransfer {
   SequenceId sequence_;
   std::size_t bytes_of_all_;
   Crc32cJoins joins_;
-  // Of the record that moves now; kept for their memory.
+  // They describe the record that moves now, and are members to keep their memory.
   std::vector<RecordRun> runs_;
   std::vector<Part> parts_;  // [world]
   std::vector<std::byte> record_, buffer_;

@@ -199,7 +199,7 @@ SequenceHeader read_header(ByteSource& source) {
   read_in_pieces(source, kPreambleBytes, bytes);
   Reader start(bytes);
   if (start.take<std::array<char, 8>>() != kMagic)
-    throw StreamError(Reason::kForeign, "sequence stream: this is none of kvmesh");
+    throw StreamError(Reason::kForeign, "sequence stream: this is not a stream of kvmesh");
   const auto version = start.take<std::uint32_t>();
   if (version != SequenceHeader::kVersion) {
     throw StreamError(Reason::kForeign,

@@ -1,4 +1,4 @@
-// What becomes of a stream: world rank 0 reads or writes it, and all ranks throw alike.
+// The outcome of a stream: world rank 0 reads or writes it, and all ranks throw the same error.
 #pragma once
 
 #include <exception>

@@ -53,7 +53,7 @@ Device device_for(const MeshOptions& options, const Communicator& world) {
 
 /// Checks a rank's own options and variables. Returns its device.
 Device checked_device(const MeshOptions& options, const Communicator& world) {
-  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is none",
+  require(options.device <= DeviceChoice::kCuda, "mesh: device choice {} is not valid",
           static_cast<int>(options.device));
   const int heads = options.head_parallel;
   require(heads > 0 && world.size() % heads == 0, "mesh: head_parallel {} does not divide {} ranks",

@@ -10,7 +10,7 @@ StepPlan::StepPlan(StepPlan&&) noexcept = default;
 StepPlan& StepPlan::operator=(StepPlan&&) noexcept = default;
 
 StepPlan::State& StepPlan::state() const {
-  require(state_ != nullptr, "plan: there is none");
+  require(state_ != nullptr, "plan: the plan has been moved from");
   return *state_;
 }
 

@@ -14,11 +14,11 @@ const StepOptions& checked(const StepOptions& options) {
   const CombineOptions& combine = options.combine;
   for (const AttentionOptions& kind : options.kinds) check_scale(kind.scale);
   require(combine.scatter <= Scatter::kOwner && combine.strategy <= CombineStrategy::kAllReduce,
-          "plan: scatter {} or strategy {} is none", static_cast<int>(combine.scatter),
+          "plan: scatter {} or strategy {} is not valid", static_cast<int>(combine.scatter),
           static_cast<int>(combine.strategy));
-  require(!combine.way || static_cast<int>(*combine.way) < kWayKinds, "plan: way {} is none",
+  require(!combine.way || static_cast<int>(*combine.way) < kWayKinds, "plan: way {} is not valid",
           static_cast<int>(combine.way.value_or(WayKind::kHost)));
-  require(combine.travels_as <= Dtype::kBFloat16, "plan: dtype {} is none",
+  require(combine.travels_as <= Dtype::kBFloat16, "plan: partials cannot travel as dtype {}",
           static_cast<int>(combine.travels_as));
   return options;
 }

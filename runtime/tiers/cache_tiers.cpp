@@ -34,7 +34,7 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
                       options.tiers.host_bytes, "its tiers need that much host memory");
 }
 
-/// Orders copies after whoever writes or reads the pages.
+/// Orders copies after the work on `stream`, which writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
   if (mesh_.device().kind == DeviceKind::kCpu) return;
   if (!stream) return groups_.front().backend->wait_idle();

@@ -19,7 +19,7 @@ std::uint64_t fingerprint(const CacheOptions& cache, const CacheOptions& group,
   hash.add(group.page_size).add(group.dtype).add(group.page_kind).add(rules.hash);
   hash.add_all(rules.seed);
   if (std::ssize(layers) != cache.layers) hash.add_all(layers);
-  if (group.dtype == Dtype::kFloat8E4M3) {
+  if (info_of(group.dtype).has_scales) {
     hash.add(group.scales.kind);
     if (group.scales.kind == ScaleKind::kPerTensor)
       hash.add(std::bit_cast<std::uint32_t>(group.scales.k))

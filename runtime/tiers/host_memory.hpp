@@ -9,12 +9,12 @@
 
 namespace kvmesh {
 
-/// At a page boundary; pinned for a GPU, which copies other memory by a detour. Moves, does not
-/// copy.
+/// Owns host memory that begins at a page boundary. For a GPU it is pinned: a GPU copies other
+/// memory through a buffer of the driver. Moves, does not copy.
 class HostMemory {
  public:
   HostMemory() = default;
-  /// @throws Error or std::bad_alloc if there is not so much.
+  /// @throws Error or std::bad_alloc if the system has less.
   HostMemory(Device device, std::size_t size_bytes);
 
   std::byte* data() const { return static_cast<std::byte*>(data_.get()); }

@@ -20,7 +20,7 @@ PageCopies::~PageCopies() {
   try {
     wait_all(me_, deadline_);
   } catch (const std::exception&) {
-    // Whoever needed the copies has waited.
+    // Callers that needed the copies have waited for them.
   }
 }
 

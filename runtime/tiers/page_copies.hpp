@@ -24,8 +24,8 @@ namespace kvmesh {
 /// Copies are gathered to batches, each one call of the stream. Threads may share it.
 class PageCopies {
  public:
-  /// Of pages of one layer group. Waits have the rank and the deadline of `world`, that of the
-  /// destructor the present ones. REQUIRES: `pools` outlives it, and `world` all but its end.
+  /// Copies pages of one layer group. Keeps the rank and the deadline that `world` has now, for the
+  /// destructor's wait. REQUIRES: `pools` outlives this object, and `world` all but its destructor.
   PageCopies(const PoolStorage& pools, std::unique_ptr<MoveStream> stream,
              const Communicator& world, std::size_t group = 0);
   /// Waits for the copies, at most for the deadline.

@@ -25,12 +25,12 @@ namespace kvmesh {
 
 inline constexpr std::size_t kPageFileHeader = 64;
 
-/// What a file holds a page of.
+/// The shape of the part of a page that a file holds.
 struct PageFileShape {
   Dtype dtype = Dtype::kBFloat16;
   std::uint8_t group = 0;
   std::uint16_t first_layer = 0, layers = 0, first_head = 0, heads = 0, page_size = 0, planes = 0;
-  std::uint32_t row_bytes = 0;  ///< of a token and head, all planes together
+  std::uint32_t row_bytes = 0;  ///< per token and head, all planes together
 
   std::size_t image_bytes() const { return std::size_t{row_bytes} * page_size * heads * layers; }
   std::size_t file_bytes() const { return kPageFileHeader + image_bytes(); }
@@ -60,7 +60,7 @@ constexpr std::size_t file_buffer_bytes(std::size_t file_bytes) {
   return (file_bytes + kFileBlock - 1) / kFileBlock * kFileBlock;
 }
 
-/// Writes the file under another name, then renames it: nobody ever sees a part. `buffer` has room
+/// Writes the file under another name, then renames it, so no reader gets a part. `buffer` has room
 /// for the header, the image, and zeros up to a whole block. Makes the folder if it is missing. A
 /// fault leaves no file behind, as far as the system lets it.
 FileFault write_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
@@ -71,8 +71,8 @@ FileFault write_page_file(FileCalls& calls, const std::string& path, const PageF
 FileFault read_page_file(FileCalls& calls, const std::string& path, const PageFileShape& shape,
                          const PageHash& hash, std::span<std::byte> buffer, const PageFileWay& way);
 
-/// Whether a file is a part that write_page_file of a process left that has ended: of this machine;
-/// of any other, if nobody has written to it for a day.
+/// Returns whether a file is the unfinished work of a write_page_file whose process has ended. For
+/// a file of another machine it returns true once a day has passed since the last write.
 bool is_left_over(const std::filesystem::path& path);
 
 /// Checks `size` bytes of a file.

@@ -1,5 +1,5 @@
-// What attention over an engine's own pages must do over any communicator, on any device: whatever
-// the order of the memory and the ownership of tokens, every output is that of float64.
+// The contract of attention over an engine's own pages, over any communicator, on any device: every
+// output is that of float64, in whatever order the memory is and whichever rank owns a token.
 #pragma once
 
 #include "tests/contracts/places.hpp"

@@ -18,7 +18,7 @@ TEST_P(SequencesContract, RaggedBatches) {
     EXPECT_TRUE(cache.step(batch, {}));
     for (BatchEntry& entry : batch) entry = {.sequence = entry.sequence, .append_tokens = 1};
     for (int i = 0; i < 6; ++i) EXPECT_TRUE(cache.step(batch, {}));
-    // What a case's kernels are counted by.
+    // Tests count a case's kernels by these programs.
     const bool on_gpu = cache.cache().mesh().device().kind == DeviceKind::kCuda;
     EXPECT_EQ(cache.cache().kernel_programs().empty(), !on_gpu);
   });

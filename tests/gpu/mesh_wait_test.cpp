@@ -50,8 +50,8 @@ TEST(MeshWait, EndsAtTheDeadline) {
 TEST(MeshWait, EndsAtTheDeadlineForTheWholeDeviceToo) {
   check(cudaSetDevice(0));
   HeldStream stream;
-  const DeviceWait wait{Rank{0}, 100ms, "settle"};
-  expect_late([&] { wait_until(whole_device_done(0), wait); }, "settle");
+  const DeviceWait wait{Rank{0}, 100ms, "wait until idle"};
+  expect_late([&] { wait_until(whole_device_done(0), wait); }, "wait until idle");
   stream.release();
   wait_until(whole_device_done(0), wait);
 }

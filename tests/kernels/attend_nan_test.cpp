@@ -77,7 +77,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, AttendNan, testing::Values(32, 20),
                          testing::PrintToStringParamName());
 
 // A row whose only key is NaN is not a row without keys.
-TEST(AttendNan, TheOnlyKey) {
+TEST(AttendNan, OfTheOnlyKeyReachesTheOutput) {
   CaseSpec spec{.shape = {1, 1, 16, 16, 16}};
   spec.sequences = {{.q_len = 1, .kv_len = 1}, {.q_len = 3, .kv_len = 3}};
   spec.options.mask = mods::sliding_window(1);

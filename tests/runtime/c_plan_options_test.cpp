@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
 
 #include "runtime/c/plan_options.hpp"
 
@@ -26,7 +29,27 @@ TEST(CPlanOptions, SharingOfPrefixes) {
   EXPECT_FALSE(c::plan_options(&given).shares_prefixes);
 }
 
-TEST(CPlanOptions, OfAnOlderHeaderShareAsBefore) {
+TEST(CPlanOptions, TakeEveryWayAndNoOther) {
+  kvmesh_plan_options_t given{};
+  given.size = sizeof given;
+  EXPECT_EQ(c::plan_options(&given).way, std::nullopt);
+  const std::pair<std::int32_t, WayKind> ways[] = {
+      {KVMESH_WAY_HOST, WayKind::kHost},
+      {KVMESH_WAY_STAGED, WayKind::kStaged},
+      {KVMESH_WAY_NCCL, WayKind::kNccl},
+      {KVMESH_WAY_PEER, WayKind::kPeer},
+      {KVMESH_WAY_HIERARCHICAL, WayKind::kHierarchical}};
+  for (const auto& [number, way] : ways) {
+    given.way = number;
+    EXPECT_EQ(c::plan_options(&given).way, way) << number;
+  }
+  for (const std::int32_t bad : {-1, KVMESH_WAY_HIERARCHICAL + 1, INT32_MIN, INT32_MAX}) {
+    given.way = bad;
+    EXPECT_THROW(c::plan_options(&given), InvalidArgument) << bad;
+  }
+}
+
+TEST(CPlanOptions, OfAnOlderHeaderSharePrefixesAsBefore) {
   kvmesh_plan_options_t given{};
   given.size = sizeof given;
   given.reads_prefixes_alone = 1;

@@ -202,7 +202,7 @@ TEST_F(LayerGroups, RefuseBlockMasksAndWritesBehindAWindow) {
   EXPECT_THROW(cache.write(1, sequence, {&position, 1}, k, k), InvalidArgument);
 }
 
-TEST_F(LayerGroups, HaveKindsOfLayersThatArePartition) {
+TEST_F(LayerGroups, RefuseInvalidKindsOfLayers) {
   KvCache cache(mesh_, two_groups());
   const SequenceId sequence = cache.create();
   const std::vector<LayerKind> wrong[] = {
@@ -303,7 +303,7 @@ TEST_F(LayerGroups, HoldStatesOfSequences) {
   EXPECT_EQ(cache.allocator(1).free_pages(), 2);
 }
 
-TEST_F(LayerGroups, OfStatesHaveNoKeys) {
+TEST_F(LayerGroups, HoldStatesWithoutKeys) {
   KvCache cache(mesh_, with_states());
   const SequenceId sequence = cache.create();
   StepPlan plan = cache.plan({{sequence, 2}});

@@ -33,8 +33,9 @@ std::vector<Spoil<View>> spoils() {
   std::vector<Spoil<View>> all{
       {"no memory", [](View& v) { v.data = nullptr; }},
       {"an odd address", [](View& v) { v.data = static_cast<Bytes>(v.data) + 1; }},
-      {"an element type that is none", [](View& v) { v.dtype = static_cast<Dtype>(77); }},
-      {"a device that is none", [](View& v) { v.device.kind = static_cast<DeviceKind>(9); }},
+      {"an element type that is not valid", [](View& v) { v.dtype = static_cast<Dtype>(77); }},
+      {"a device kind that is not valid",
+       [](View& v) { v.device.kind = static_cast<DeviceKind>(9); }},
   };
   for (int dims : {kLeastInt, -1, 0, 1, 5, kMostInt}) {
     all.push_back({"dims " + std::to_string(dims), [dims](View& v) { v.dims = dims; }});

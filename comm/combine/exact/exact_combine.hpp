@@ -22,7 +22,7 @@ class ExactCombine {
  public:
   explicit ExactCombine(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
-  /// Who rounds the merged rows.
+  /// Whether this class or its caller rounds the merged rows.
   enum class Finish : std::uint8_t { kHere, kCaller };
 
   /// Checks the strategy alone. @throws InvalidArgument.

@@ -327,7 +327,7 @@ cudaError_t launch(Kernel kernel, unsigned blocks, unsigned threads, const PeerP
 
 /// Units of the partial and of the output begin where one access takes them.
 bool is_wide(const PeerParams& p) {
-  const int unit = p.to.travels_as == Dtype::kFloat32 ? 2 : 4;
+  const int unit = 8 * kUnitBytes / info_of(p.to.travels_as).bits;
   const auto fits = [&](const void* data, Dtype dtype, std::int64_t stride_0,
                         std::int64_t stride_1) {
     const auto bytes = static_cast<std::uintptr_t>(unit * info_of(dtype).bits / 8);

@@ -29,7 +29,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kOperation = "agree on a table of combine ways";
 
-/// What a rank says of itself. Trivially copyable.
+/// A rank, as it describes itself to the others. Trivially copyable.
 struct Member {
   std::array<char, 64> device{};  // the GPU's model, or the host of a CPU rank
   bool uses_table = false;        // of rank 0, it counts

@@ -55,7 +55,7 @@ class TimedCombine {
         lse_(zeros(group.device(), shape.rows())),
         out_(zeros(group.device(), own_.rows() * shape.dim)) {}
 
-  /// Of one combine, on the slowest rank. Collective.
+  /// Returns the time of one combine on the slowest rank. Collective.
   double microseconds(CombineWay& way, CombineStrategy strategy) {
     constexpr double kTurn = 1e-3, kMostInAll = 10e-3;  // seconds
     way.plan(shape_, {.scatter = scatter_, .strategy = strategy, .way = way.kind()}, stream_);

@@ -11,8 +11,8 @@ from .. import _kvmesh
 from ..errors import InvalidArgument, Unsupported
 from ..torch._tracing import mask_mod_of
 
-# What a layer's KvmeshCache.update leaves on this thread for the attention function, which
-# transformers calls next and does not give the cache: (cache, layer).
+# (cache, layer), which a layer's KvmeshCache.update leaves on this thread for the attention
+# function: transformers calls it next and does not give it the cache.
 _updated = threading.local()
 
 

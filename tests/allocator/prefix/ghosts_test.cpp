@@ -54,7 +54,7 @@ TEST(Ghosts, RemembersNearlyAllOfHalfItsCount) {
   EXPECT_GT(found, kCount / 2 * 97 / 100);  // Poisson's 98 %: at most 7 newer ones in a row, of 4
 }
 
-TEST(Ghosts, OfNoneRemembersNothing) {
+TEST(Ghosts, WithoutRoomRememberNothing) {
   Ghosts ghosts(0);
   ghosts.add(hash_of(1), ghost(0, 0));
   EXPECT_FALSE(ghosts.take(hash_of(1)));

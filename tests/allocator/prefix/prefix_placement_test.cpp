@@ -56,7 +56,7 @@ TEST(PrefixPlacement, ACommonPromptDoesNotBringAllToItsRank) {
     ASSERT_EQ(allocator.length(id), request == 0 ? 0 : 16);
     allocator.append(id, 80 - allocator.length(id));
     allocator.publish(id, key);
-    // What it has of its own is on one rank.
+    // The pages behind the prefix are on one rank.
     const std::span<const PageId> own = allocator.pages(id).subspan(4);
     for (const PageId page : own) ASSERT_EQ(page.rank(), own.front().rank());
   }

@@ -311,7 +311,7 @@ class Serving {
   EvictionCursor evictions_;
 };
 
-/// Of each of 5 policies on 1 to 4 ranks with 2 hashes.
+/// Operations per case: each of 5 policies on 1 to 4 ranks with 2 hashes.
 std::int64_t steps() { return test::operations(3200, 1.0 / 40); }
 
 class PrefixProperties : public testing::TestWithParam<Eviction> {};

@@ -163,7 +163,7 @@ TEST(ChooseWay, ATableComesBeforeTheRule) {
   EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll), std::pair(kNccl, kAllToAll)) << "no reduction";
   EXPECT_EQ(chosen(kLinkedGpus, Scatter::kOwner), std::pair(kPeer, kAllToAll));
   EXPECT_EQ(chosen(kTwoGpus, Scatter::kAll), std::pair(kNccl, kAllToAll)) << "of two ranks";
-  // What is asked for stays; the table has the rest.
+  // A request stays; the table decides the rest.
   EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kPeer}), std::pair(kPeer, kAllToAll));
   EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.way = kNccl}), std::pair(kNccl, kAllToAll));
   EXPECT_EQ(chosen(kLinkedGpus, Scatter::kAll, {.strategy = kReduceScatter}),

@@ -14,7 +14,7 @@ constexpr std::int64_t kMost = 2147483647;
 
 std::optional<MaskBand> band(const MaskMod& mask) { return band_of(mask.graph()); }
 
-TEST(MaskBand, OfTheUsualMasks) {
+TEST(MaskBand, RecognisesTheUsualMasks) {
   EXPECT_EQ(band(mods::causal()), (MaskBand{0, kMost}));
   EXPECT_EQ(band(mods::sliding_window(64)), (MaskBand{0, 64}));
   EXPECT_EQ(band(mods::no_mask()), (MaskBand{1 - kMost, kMost}));
@@ -27,7 +27,7 @@ TEST(MaskBand, OfTheUsualMasks) {
             (MaskBand{-3, kMost}));
 }
 
-TEST(MaskBand, OfNoOtherMask) {
+TEST(MaskBand, RecognisesNoOtherMask) {
   const Buffer<std::int32_t> buffer(std::vector<std::int32_t>{3});
   for (const MaskMod& mask :
        {mods::prefix_lm(10), MaskMod([](auto, auto, auto q, auto kv) { return q + kv < 9; }),

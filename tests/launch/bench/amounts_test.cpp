@@ -136,7 +136,7 @@ TEST(Amounts, ListedTokensCountOncePerList) {
         const std::vector<std::int32_t> lists = draw_lists(w.lengths(), 2, 20);
         return listed_bytes(w, lists, 2, Output::kPartial);
       });
-      // Of 9 tokens the queries see 8 and 9.
+      // The two queries see 8 and 9 of 9 tokens.
       const double listed = context == 9 ? 8 + 9 : 2 * 20;
       EXPECT_EQ(bytes, 3 * listed * token + ranks * 3 * 2 * kModel.q_heads * row);
     }

@@ -69,7 +69,7 @@ class HostileTables : public testing::Test {
   ExternalPlan good_ = pool_.plan(Tables{}.view());
 };
 
-TEST_F(HostileTables, ThatDoNotFitOneAnother) {
+TEST_F(HostileTables, OfUnequalSizesAreRefused) {
   refuse([](Tables& t) { t.q_indptr = {}; });
   refuse([](Tables& t) { t.q_indptr = {0, 1}; });
   refuse([](Tables& t) { t.q_indptr = {1, 1, 3}; });
@@ -231,7 +231,7 @@ TEST_F(HostileTables, OptionsOfPools) {
 }
 
 // Pages that do not begin at whole turns; and turns where logical pages are listed.
-TEST(HostileTurns, ThatStridesDoNotLet) {
+TEST(HostileTurns, AreRefusedIfStridesDoNotAllowThem) {
   run_on_threads(
       2,
       [](Mesh& mesh) {

@@ -49,7 +49,7 @@ TEST_F(BadStream, LeavesNothingBehind) {
   EXPECT_EQ(refusal(options_, bad), Reason::kCorrupt);
 }
 
-TEST_F(BadStream, ThatDoesNotFitIsNamed) {
+TEST_F(BadStream, IsRefusedIfItDoesNotFitTheCache) {
   CacheOptions other = options_;
   other.layers = 4;
   EXPECT_EQ(refusal(other, good_), Reason::kMismatch);

@@ -189,7 +189,8 @@ class ReadSource final : public ByteSource {
   MemorySource source_;
 };
 
-/// Of more bytes than are copied by way of caches, with rows that begin anywhere in a line.
+/// The streams have more bytes than are copied through caches, and rows that begin anywhere in a
+/// line.
 TEST(SequenceStream, IsTheSameInMemoryAndByWay) {
   for (const Shape& shape : {Shape{.page_size = 3}, Shape{.ranks = 2, .page_size = 16}}) {
     CacheOptions options = options_of(shape);

@@ -102,7 +102,7 @@ TEST_F(StreamFile, EndsWithItsStream) {
     KvCache cache(mesh, options_of({}));
     cache.import_sequence(&source);
   });
-  // Of memory, pipes and sockets the rest is the caller's.
+  // In memory, pipes and sockets the bytes behind the sequence belong to the caller.
   MemorySource source(twice);
   EXPECT_EQ(inspect_sequence(source).tokens, 40);
   EXPECT_EQ(inspect_sequence(source).tokens, 40);

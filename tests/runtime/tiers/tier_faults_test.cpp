@@ -158,7 +158,7 @@ class FaultyCopies final : public OtherBackend {
   const std::atomic<bool>& fails_;
 };
 
-// What a page holds whose copy has failed is unknown: nobody reads it.
+// The content of a page whose copy has failed is unknown, so it must not be read.
 TEST(CacheTiers, RefuseAllAfterACopyHasFailed) {
   for (const bool stores : {true, false}) {
     std::atomic<bool> fails = false;

@@ -167,7 +167,7 @@ TEST(FileTier, RemovesWhatKilledProcessesLeft) {
   EXPECT_TRUE(fs::exists(other));
 }
 
-TEST(Tiers, RefusesWhatItCannotHold) {
+TEST(Tiers, RefuseInvalidOptions) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
   CacheOptions options = tier_options(6);
   options.tiers.host_bytes = 1 << 20;

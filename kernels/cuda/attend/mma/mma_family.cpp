@@ -13,7 +13,7 @@ constexpr int kReservedBytes = 1024;
 bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
 
 /// A tile, and how many thread blocks of it an SM holds at once.
-struct Cut {
+struct FittedTile {
   AttendTile tile;
   int blocks = 1;
 };
@@ -55,11 +55,11 @@ int blocks_that_fit(const AttendTile& tile, const AttendCase& what) {
 
 /// Reduces the keys per step, then the stages, until the wanted number of thread blocks fits an SM;
 /// fewer blocks if that is not enough.
-std::optional<Cut> cut_of(const AttendCase& what) {
+std::optional<FittedTile> fitted_tile(const AttendCase& what) {
   for (int blocks = most_blocks(what); blocks > 0; --blocks) {
     AttendTile tile = tile_of(what);
     for (;;) {
-      if (blocks_that_fit(tile, what) >= blocks) return Cut{tile, blocks};
+      if (blocks_that_fit(tile, what) >= blocks) return FittedTile{tile, blocks};
       if (tile.key_warps == 1 && tile.step_keys > 32) {
         tile.step_keys /= 2;
       } else if (tile.stages > 2) {
@@ -80,9 +80,9 @@ class MmaFamily final : public AttendFamily {
                       shape.k_dim % 8 == 0 && shape.v_dim % 8 == 0 && shape.k_dim <= 256 &&
                       shape.v_dim <= 256 && what.group() <= what.rows;
     if (!fits) return std::nullopt;
-    const std::optional<Cut> cut = cut_of(what);
-    if (!cut) return std::nullopt;
-    const AttendTile& tile = cut->tile;
+    const std::optional<FittedTile> fitted = fitted_tile(what);
+    if (!fitted) return std::nullopt;
+    const AttendTile& tile = fitted->tile;
     AttendVariant variant{.family = this,
                           .name = "mma",
                           .source = "kernels/cuda/attend/mma/attend.cuh",
@@ -90,7 +90,7 @@ class MmaFamily final : public AttendFamily {
                           .constants = attend_constants(what),
                           .threads = tile.threads(),
                           .shared_bytes = AttendShared{tile, shape.k_dim, shape.v_dim}.bytes(),
-                          .blocks_per_multiprocessor = cut->blocks,
+                          .blocks_per_multiprocessor = fitted->blocks,
                           .tile_keys = tile.tile_keys()};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
@@ -99,7 +99,7 @@ class MmaFamily final : public AttendFamily {
         .set("kKeyWarps", tile.key_warps)
         .set("kStepKeys", tile.step_keys)
         .set("kStages", tile.stages)
-        .set("kBlocksPerSm", cut->blocks)
+        .set("kBlocksPerSm", fitted->blocks)
         .set("kOverlaps", can_overlap_launches(what.architecture));
     return variant;
   }

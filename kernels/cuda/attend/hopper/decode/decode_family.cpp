@@ -10,47 +10,47 @@ namespace {
 constexpr int kReservedBytes = 1024;
 
 /// A tile, and how many thread blocks of it an SM holds at once.
-struct Cut {
+struct FittedTile {
   DecodeTile tile;
   int blocks = 1;
 };
 
 /// Outputs of many rows and dims leave too few registers where a thread has few: 128 with three
 /// thread blocks on an SM, 168 with two. Float8 keys and values go through registers beside them.
-bool has_registers(const Cut& cut) {
-  const DecodeTile& tile = cut.tile;
-  if (cut.blocks < 3) return true;
+bool has_registers(const FittedTile& fitted) {
+  const DecodeTile& tile = fitted.tile;
+  if (fitted.blocks < 3) return true;
   if (tile.element_bytes > 1) return tile.rows * tile.v_dim <= 32 * 64;
   return tile.rows < 32 && tile.rows * tile.v_dim <= 16 * 128;
 }
 
-bool fits(const Cut& cut, const SharedLimits& limits) {
-  const int bytes = cut.tile.bytes();
-  return has_registers(cut) && bytes <= limits.block_bytes &&
-         cut.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
+bool fits(const FittedTile& fitted, const SharedLimits& limits) {
+  const int bytes = fitted.tile.bytes();
+  return has_registers(fitted) && bytes <= limits.block_bytes &&
+         fitted.blocks * (bytes + kReservedBytes) <= limits.multiprocessor_bytes;
 }
 
 /// Many small queues of copies share the memory's bandwidth more evenly than few deep ones. Each
 /// needs a tile under way beside the one in use, and two where an SM has few thread blocks. Queries
 /// are copied a piece ahead, unless that costs the third tile of a thread block that has an SM to
 /// itself.
-std::optional<Cut> cut_of(const AttendCase& what) {
+std::optional<FittedTile> fitted_tile(const AttendCase& what) {
   struct Choice {
     int blocks, pieces, stages;
   };
   for (const Choice& choice : {Choice{3, 2, 4}, Choice{3, 2, 3}, Choice{3, 2, 2}, Choice{2, 2, 4},
                                Choice{2, 2, 3}, Choice{2, 2, 2}, Choice{1, 2, 4}, Choice{1, 2, 3},
                                Choice{1, 1, 3}, Choice{1, 2, 2}, Choice{1, 1, 2}}) {
-    const Cut cut{.tile = {.rows = what.rows,
-                           .k_dim = what.shape.k_dim,
-                           .v_dim = what.shape.v_dim,
-                           .stages = choice.stages,
-                           .pieces = choice.pieces,
-                           .latent = what.kinds.latent,
-                           .element_bytes = static_cast<int>(size_bytes(what.kinds.pool)),
-                           .row_scales = what.kinds.row_scales},
-                  .blocks = choice.blocks};
-    if (fits(cut, what.limits)) return cut;
+    const FittedTile fitted{.tile = {.rows = what.rows,
+                                     .k_dim = what.shape.k_dim,
+                                     .v_dim = what.shape.v_dim,
+                                     .stages = choice.stages,
+                                     .pieces = choice.pieces,
+                                     .latent = what.kinds.latent,
+                                     .element_bytes = static_cast<int>(size_bytes(what.kinds.pool)),
+                                     .row_scales = what.kinds.row_scales},
+                            .blocks = choice.blocks};
+    if (fits(fitted, what.limits)) return fitted;
   }
   return std::nullopt;
 }
@@ -67,8 +67,8 @@ class DecodeFamily final : public AttendFamily {
     const bool takes = what.rows <= 32 && what.group() <= what.rows && takes_pool(what) &&
                        what.kinds.scale_vectors;
     if (!takes) return std::nullopt;
-    const std::optional<Cut> cut = cut_of(what);
-    if (!cut) return std::nullopt;
+    const std::optional<FittedTile> fitted = fitted_tile(what);
+    if (!fitted) return std::nullopt;
     const bool float8 = what.kinds.pool == Dtype::kFloat8E4M3;
     AttendVariant variant{.family = this,
                           .name = float8 ? "hopper decode float8" : "hopper decode",
@@ -77,8 +77,8 @@ class DecodeFamily final : public AttendFamily {
                           .kernel = float8 ? "kvmesh_attend_decode_float8" : "kvmesh_attend_decode",
                           .constants = attend_constants(what),
                           .threads = kDecodeThreads,
-                          .shared_bytes = cut->tile.bytes(),
-                          .blocks_per_multiprocessor = cut->blocks,
+                          .shared_bytes = fitted->tile.bytes(),
+                          .blocks_per_multiprocessor = fitted->blocks,
                           .tile_keys = kTileKeys,
                           .overlaps = true};
     if (what.kinds.latent) variant.one_piece_tiles = kLatentOnePieceTiles;
@@ -86,9 +86,9 @@ class DecodeFamily final : public AttendFamily {
         .set("kFoldScale", what.fold_scale)
         .set("kRowScales", what.kinds.row_scales)
         .set("kRows", what.rows)
-        .set("kStages", cut->tile.stages)
-        .set("kPieceRing", cut->tile.pieces)
-        .set("kBlocksPerSm", cut->blocks)
+        .set("kStages", fitted->tile.stages)
+        .set("kPieceRing", fitted->tile.pieces)
+        .set("kBlocksPerSm", fitted->blocks)
         .set("kLatent", what.kinds.latent);
     return variant;
   }

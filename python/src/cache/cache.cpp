@@ -1,6 +1,5 @@
 // The cache and its steps.
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
@@ -165,114 +164,7 @@ std::string describe_cache(PyCache& self) {
          std::to_string(cache.mesh().kv_parallel()) + " ranks>";
 }
 
-/// Calls `move(cache)`, which other ranks may have to wait for.
-template <class Move>
-std::int64_t moved(PyCache& self, const Move& move) {
-  const auto cache = self.use();
-  const nb::gil_scoped_release release;
-  return move(*cache);
-}
-
-void bind_sequences(nb::class_<PyCache>& type) {
-  type.def(
-          "create", [](PyCache& self) { return self.get().create().value; },
-          "Makes an empty sequence and returns its id.")
-      .def(
-          "reserve",
-          [](PyCache& self, std::uint64_t sequence, std::int64_t tokens) {
-            self.get().reserve(SequenceId(sequence), tokens);
-          },
-          nb::arg("sequence"), nb::arg("tokens"))
-      .def(
-          "fork",
-          [](PyCache& self, std::uint64_t sequence) {
-            return self.get().fork(SequenceId(sequence)).value;
-          },
-          nb::arg("sequence"), "Returns a sequence with the same content; pages are shared.")
-      .def(
-          "truncate",
-          [](PyCache& self, std::uint64_t sequence, std::int64_t length) {
-            self.get().truncate(SequenceId(sequence), length);
-          },
-          nb::arg("sequence"), nb::arg("length"))
-      .def(
-          "erase",
-          [](PyCache& self, std::uint64_t sequence) { self.get().erase(SequenceId(sequence)); },
-          nb::arg("sequence"))
-      .def(
-          "rebalance",
-          [](PyCache& self, std::int64_t limit) {
-            return moved(self, [=](KvCache& it) { return it.rebalance(limit); });
-          },
-          nb::arg("limit"),
-          "Moves at most this many pages from fuller ranks to emptier ones, between two steps. "
-          "Returns how many. Collective.")
-      .def(
-          "resize",
-          [](PyCache& self, int kv_rank, std::int64_t pages) {
-            return moved(self, [=](KvCache& it) { return it.resize(PageRank{kv_rank}, pages); });
-          },
-          nb::arg("kv_rank"), nb::arg("pages"),
-          "Gives a rank's pools another size; pages past it move. Returns how many. Collective.")
-      .def(
-          "drain",
-          [](PyCache& self, int kv_rank) {
-            return moved(self, [=](KvCache& it) { return it.drain(PageRank{kv_rank}); });
-          },
-          nb::arg("kv_rank"), "resize to no pages, until add_rank. Collective.")
-      .def(
-          "add_rank",
-          [](PyCache& self, int kv_rank) {
-            moved(self,
-                  [=](KvCache& it) { return it.add_rank(PageRank{kv_rank}), std::int64_t{0}; });
-          },
-          nb::arg("kv_rank"), "Takes a drained rank back into use. Collective.")
-      .def(
-          "pool_pages",
-          [](PyCache& self, int kv_rank, int group) {
-            return self.get().allocator(group).pool_pages(PageRank{kv_rank});
-          },
-          nb::arg("kv_rank"), nb::arg("group") = 0)
-      .def(
-          "sequence_state",
-          [](nb::handle self, int layer, std::uint64_t sequence) {
-            const TensorView view =
-                nb::cast<PyCache&>(self).get().sequence_state(layer, SequenceId(sequence));
-            if (view.empty()) return nb::object(nb::none());
-            const std::size_t shape[] = {static_cast<std::size_t>(view.shape[0])};
-            const bool is_cpu = view.device.kind == DeviceKind::kCpu;
-            return nb::cast(nb::ndarray<nb::array_api, float>(
-                view.data, 1, shape, self, nullptr, nb::dtype<float>(),
-                is_cpu ? nb::device::cpu::value : nb::device::cuda::value, view.device.index));
-          },
-          nb::arg("layer"), nb::arg("sequence"),
-          "A sequence's state in a layer with state_bytes: float32 words in place, for DLPack. "
-          "None on kv ranks that do not hold it. May be written after a plan that appends; valid "
-          "until the sequence is appended to, moved or erased, or the cache is closed.")
-      .def(
-          "length",
-          [](PyCache& self, std::uint64_t sequence) {
-            return self.get().allocator().length(SequenceId(sequence));
-          },
-          nb::arg("sequence"))
-      .def(
-          "pages",
-          [](PyCache& self, std::uint64_t sequence, int group) {
-            std::vector<std::optional<std::pair<int, int>>> list;
-            for (PageId page : self.get().allocator(group).pages(SequenceId(sequence))) {
-              list.emplace_back();
-              if (page.valid()) list.back().emplace(page.rank().value, page.index());
-            }
-            return list;
-          },
-          nb::arg("sequence"), nb::arg("group") = 0,
-          "The page table in logical order: (rank, index) each; None for pages behind a window.");
-}
-
-void bind_cache_class(nb::module_& module) {
-  nb::class_<PyCache> type(module, "KvCache",
-                           "This rank's part of the cache. All ranks call the same operations in "
-                           "the same order. Heads are the whole model's.");
+void bind_constructor(nb::class_<PyCache>& type) {
   type.def(
       "__init__",
       [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
@@ -309,11 +201,10 @@ void bind_cache_class(nb::module_& module) {
       "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
       "page_kind, window, page_share, state_bytes (a state per sequence instead of keys). tiers: "
       "where evicted pages go, a dict of host_bytes, directory, model, file_bytes, durable, "
-      "direct, "
-      "stores_per_operation.");
-  make_closable(type);
-  bind_sequences(type);
-  bind_prefix(module, type);
+      "direct, stores_per_operation.");
+}
+
+void bind_new_plans(nb::class_<PyCache>& type) {
   const auto def_plan = [&](const char* name, bool may_be_full, const char* doc) {
     type.def(
         name,
@@ -346,6 +237,9 @@ void bind_cache_class(nb::module_& module) {
            "kinds: dicts of layers and their mask, score, scale. shares_prefixes: pages with which "
            "several sequences begin are read once, if that saves least_saved_tokens.");
   def_plan("try_plan", true, "As plan, but None where pages are too few.");
+}
+
+void bind_replan(nb::class_<PyCache>& type) {
   type.def(
           "pages_needed",
           [](PyCache& self, nb::handle batch) {
@@ -356,8 +250,11 @@ void bind_cache_class(nb::module_& module) {
           "How many pages a plan of the batch would take; compare with free_pages.")
       .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
-           "Plans another batch in place, with the step's options.")
-      .def(
+           "Plans another batch in place, with the step's options.");
+}
+
+void bind_properties(nb::class_<PyCache>& type) {
+  type.def(
           "check_replicas",
           [](PyCache& self) {
             const auto cache = self.use();
@@ -379,6 +276,17 @@ void bind_cache_class(nb::module_& module) {
 
 }  // namespace
 
-void bind_cache(nb::module_& module) { bind_cache_class(module); }
+void bind_cache(nb::module_& module) {
+  nb::class_<PyCache> type(module, "KvCache",
+                           "This rank's part of the cache. All ranks call the same operations in "
+                           "the same order. Heads are the whole model's.");
+  make_closable(type);
+  bind_constructor(type);
+  bind_sequences(type);
+  bind_prefix(module, type);
+  bind_new_plans(type);
+  bind_replan(type);
+  bind_properties(type);
+}
 
 }  // namespace kvmesh::python

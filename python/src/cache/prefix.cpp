@@ -96,7 +96,8 @@ PrefixOptions prefix_options(bool enabled, std::string_view hash, std::string_vi
   PrefixOptions options{.enabled = enabled, .seed = std::move(seed)};
   const auto choose = [](const char* what, std::string_view text, auto& to, auto... choices) {
     const bool found = ((text == choices.first && (to = choices.second, true)) || ...);
-    if (!found) throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is none");
+    if (!found)
+      throw InvalidArgument(std::string(what) + " '" + std::string(text) + "' is not valid");
   };
   choose("prefix_hash", hash, options.hash, std::pair("sha256_cbor", PrefixHash::kSha256Cbor),
          std::pair("xxh3", PrefixHash::kXxh3));
