@@ -79,7 +79,8 @@ class CpuStep : public StepKernels {
                            {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
                            mesh_.threads(), input.sinks);
   }
-  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+  void check_attend(const AttendInput&, const KvPool&, const Partial& partial,
+                    const CombineOutput& output) const override {
     is_exact() ? exact_[0].check_combine(output) : combine_.check_run(partial, output);
   }
   void check_combine(const Partial& mine, const CombineOutput& output) const override {
@@ -146,7 +147,7 @@ class CpuBackend : public Backend {
   void wait_idle() override {}
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
-    kvmesh::append(pool, k, v, slots, mesh_.threads());
+    cpu::write_tokens(pool, k, v, slots, mesh_.threads());
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {

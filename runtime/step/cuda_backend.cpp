@@ -126,11 +126,15 @@ class CudaStep : public StepKernels {
     }
   }
 
+  void check_append(const KvPool& pool) const override { cuda::PoolWriter::check(pool); }
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
     const cuda::DevicePlan& plan = kinds_[0].current();  // slots are those of any
     const Launching launching(context_, stream);
     context_.writer.append(pool, k, v, plan.token_slots(), native(stream));
+  }
+  void check_attend_partial(const AttendInput& input, const KvPool& pool) const override {
+    kinds_[input.kind].check(input.q, pool, input.sinks);
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
@@ -158,10 +162,13 @@ class CudaStep : public StepKernels {
     launch(input, pool, combine_.target(), stream);
     combine_.run_sent(output, stream);
   }
-  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+  void check_attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
+                    const CombineOutput& output) const override {
+    const cuda::CudaAttend& kind = kinds_[input.kind];
+    kind.check(input.q, pool, exact_ ? ConstTensorView{} : input.sinks);
     if (exact_) return exact_->check_run(output);
     if (!writes_output()) return combine_.check_run(partial, output);
-    kinds_[0].check_output({output.o, output.lse});
+    kind.check_output({output.o, output.lse});
   }
 
   TileCounts tiles() const override {
@@ -310,6 +317,7 @@ class CudaBackend : public Backend {
 
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {
+    cuda::PoolWriter::check(pool);
     const cuda::DeviceBuffer list = cuda::upload(slots);
     context_.writer.append(pool, k, v, list.as<TokenSlot>(), native(stream));
     context_.mesh.wait(stream, "write");

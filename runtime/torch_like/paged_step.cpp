@@ -146,8 +146,9 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   kernels->plan(batch.step, options.stream);
   const Partial partials =
       kernels->needs_partial() ? partial(q.size(0), q.size(1), pool.v.size(3)) : Partial{};
-  kernels->check_attend(partials, output);
-  kernels->attend({.q = q}, pool, partials, output, options.stream);
+  const AttendInput input{.q = q};
+  kernels->check_attend(input, pool, partials, output);
+  kernels->attend(input, pool, partials, output, options.stream);
   mesh.wait(options.stream, "forward");
 }
 
