@@ -185,8 +185,7 @@ class CudaStep : public StepKernels {
     return bytes;
   }
   std::int64_t host_bytes() const override {
-    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
-                                           host_sequences_.capacity() * sizeof(AttendSequence) +
+    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(AttendSequence) +
                                            combine_.host_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
     if (exact_) bytes += static_cast<std::int64_t>(exact_->host_bytes());
@@ -224,8 +223,12 @@ class CudaStep : public StepKernels {
       const std::size_t kept = context_.sent.kept(list, pages);
       context_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
       context_.sent.sent(list, pages);
-      sequences_.push_back(
-          {.list = list, .size = sequence.size, .counts_sinks = sequence.counts_sinks});
+      sequences_.push_back({.queries = sequence.size.queries,
+                            .kv_len = sequence.size.length,
+                            .pages = pages,
+                            .counts_sinks = sequence.counts_sinks,
+                            .appended = sequence.size.appended,
+                            .list = list});
     }
   }
 
@@ -239,15 +242,8 @@ class CudaStep : public StepKernels {
     }
     if (rules.most_queries == 0) return {};
     rules = rules.with(options_.least_saved_tokens);
-    host_sequences_.clear();
-    for (const SequenceStep& it : batch.sequences) {
-      host_sequences_.push_back({.queries = it.size.queries,
-                                 .kv_len = it.size.length,
-                                 .pages = it.pages->pages,
-                                 .appended = it.size.appended});
-    }
-    prefixes_ = find_shared_prefixes(host_sequences_, rules);
-    return {host_sequences_, batch.q_positions, prefixes_, rules};
+    prefixes_ = find_shared_prefixes(sequences_, rules);
+    return {sequences_, batch.q_positions, prefixes_, rules};
   }
 
   /// After an error it is unknown which changes have reached the device: the next plan sends all
@@ -287,8 +283,7 @@ class CudaStep : public StepKernels {
 
   CudaContext& context_;
   StepOptions options_;
-  std::vector<cuda::StepSequence> sequences_;
-  std::vector<AttendSequence> host_sequences_;  // the same with their pages on the host
+  std::vector<AttendSequence> sequences_;
   std::vector<SharedPrefix> prefixes_;
   bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   bool sends_ = false;      // attention's kernels send the rows
