@@ -118,8 +118,8 @@ class CudaStep : public StepKernels {
       change_pages(batch);
       plan_combine(batch, stream);
       const AttendSteps prefixes = find_prefixes(batch);
-      planner_.plan(kinds_, context_.pages, {sequences_, batch.q_positions, merges_all(), prefixes},
-                    native(stream));
+      planner_.plan(kinds_, context_.pages,
+                    {sequences_, batch.q_positions(), merges_all(), prefixes}, native(stream));
     } catch (...) {
       forget_pages(batch, stream);
       throw;
@@ -217,7 +217,7 @@ class CudaStep : public StepKernels {
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
     context_.sent.follow([this](std::size_t list) { context_.pages.erase(list); });
-    for (const SequenceStep& sequence : batch.sequences) {
+    for (const SequenceStep& sequence : batch.sequences()) {
       const std::span<const LocalPage> pages = sequence.pages->pages;
       const std::size_t list = sequence.sequence.slot();
       const std::size_t kept = context_.sent.kept(list, pages);
@@ -235,7 +235,7 @@ class CudaStep : public StepKernels {
   /// The prefixes that the batch's sequences share, for all kinds of layers: a kind whose mods do
   /// not allow it leaves them.
   AttendSteps find_prefixes(const StepBatch& batch) {
-    if (!options_.shares_prefixes || batch.sequences.size() < 2) return {};
+    if (!options_.shares_prefixes || batch.sequences().size() < 2) return {};
     SharedPrefixRules rules;
     for (const cuda::CudaAttend& kind : kinds_) {
       if (rules.most_queries == 0) rules = kind.shared_prefix_rules();
@@ -243,13 +243,13 @@ class CudaStep : public StepKernels {
     if (rules.most_queries == 0) return {};
     rules = rules.with(options_.least_saved_tokens);
     prefixes_ = find_shared_prefixes(sequences_, rules);
-    return {sequences_, batch.q_positions, prefixes_, rules};
+    return {sequences_, batch.q_positions(), prefixes_, rules};
   }
 
   /// After an error it is unknown which changes have reached the device: the next plan sends all
   /// pages again.
   void forget_pages(const StepBatch& batch, Stream stream) {
-    for (const SequenceStep& sequence : batch.sequences) {
+    for (const SequenceStep& sequence : batch.sequences()) {
       context_.pages.erase(sequence.sequence.slot());
       context_.sent.forget(sequence.sequence.slot());
     }
@@ -263,14 +263,14 @@ class CudaStep : public StepKernels {
   /// Allocates memory for the limits before the allocator appends.
   void plan_limits() {
     StepBatch none;
-    none.members = &context_.mesh.membership();
+    none.set_members(context_.mesh.membership());
     plan_combine(none, {});
   }
 
   void plan_combine(const StepBatch& batch, Stream stream) {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
-                                    : batch.query_tokens;
+                                    : batch.query_tokens();
     if (exact_) exact_->plan(options_.shape, batch, tokens);
     if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);

@@ -37,8 +37,8 @@ class StepRun {
 
   /// Return how many tokens the tensors have: the batch's number, or with limits the most that they
   /// allow.
-  std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens : 0); }
-  std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens : 0); }
+  std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens() : 0); }
+  std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens() : 0); }
   Share tokens_of_output() const;
   Share heads_of_output() const;
 
