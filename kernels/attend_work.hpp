@@ -30,13 +30,15 @@ namespace kvmesh {
 inline constexpr int kMaxHeadDim = 576;
 
 /// One sequence of a step, as kernels see it. Its pages are this rank's, in ascending logical
-/// order.
+/// order. Its queries are the next of the batch's query tokens, its appended tokens, the last of
+/// its length, the next of the batch's new ones.
 struct AttendSequence {
   std::int64_t queries = 0;
   std::int64_t kv_len = 0;
   std::span<const LocalPage> pages{};
   bool counts_sinks = true;   ///< this rank counts the sinks of its rows
   std::int64_t appended = 0;  ///< its newest tokens that the step writes: their pages are its own
+  std::size_t list = 0;       ///< its pages in the page lists of a device
 };
 
 /// A ragged batch in the caller's memory. AttentionBatch without a copy of the pages.

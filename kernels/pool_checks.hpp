@@ -60,14 +60,18 @@ inline void check_pool(const char* operation, const ConstKvPool& pool) {
           v, k);
 }
 
-/// `pool` is written.
-inline void check_writable_pool(const char* operation, const KvPool& pool) {
-  check_pool(operation, pool);
+/// `pool` is written: no two of its elements share memory.
+inline void check_no_overlap(const char* operation, const KvPool& pool) {
   check_output_tensor(operation, pool.k, 4, Elements::kAny);
   check_output_tensor(operation, pool.v, 4, Elements::kAny);
   for (const auto* scale : {&pool.k_scale, &pool.v_scale}) {
     if (!scale->per_token.empty()) check_output_tensor(operation, scale->per_token, 4);
   }
+}
+
+inline void check_writable_pool(const char* operation, const KvPool& pool) {
+  check_pool(operation, pool);
+  check_no_overlap(operation, pool);
 }
 
 /// `fresh` has the keys or values of `tokens` new tokens for a pool.

@@ -106,7 +106,8 @@ class CacheTables {
 /// know when the engine changes its tables: plan again before a step with others.
 ///
 /// `pool` is one layer's: of the shape, dtypes and kind of scales that the ExternalPool was made
-/// with. Only `append`, and `run` with keys, write to it.
+/// with. Only `append`, and `run` with keys, write to it. On a GPU `run` and `attend_partial`
+/// refuse strides of pages, and of tokens times the page size, of 4 GiB and more (InvalidArgument).
 class ExternalPlan {
  public:
   /// No plan: its members throw InvalidArgument, as those of one that was moved from.

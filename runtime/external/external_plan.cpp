@@ -51,7 +51,7 @@ class ExternalPlan::State {
     owner_->history.add(hashes);
     is_planned_ = false;
     batch_.set(rules_, tables, q_positions);
-    batch_.step().digest = owner_->history.digest();
+    batch_.step().set_digest(owner_->history.digest());
     run_->plan(batch_.step(), stream);
     is_planned_ = true;
   }

@@ -82,48 +82,48 @@ std::vector<BatchEntry> TableBatch::entries(const PageTables& tables) {
   return entries;
 }
 
-LocalSequence& TableBatch::add(const TableRules& rules, const SequenceSize& size) {
-  const std::size_t at = step_.sequences.size();
+LocalSequence& TableBatch::next_pages(const TableRules& rules) {
+  const std::size_t at = step_.sequences().size();
   if (at == local_.size()) local_.emplace_back();
   LocalSequence& local = local_[at];
   local.pages.clear();
   local.held.assign(index(rules.ranks), 0);
-  step_.add({.sequence = SequenceId(0, 0, static_cast<std::uint32_t>(at)),
-             .size = size,
-             .pages = &local});
   return local;
+}
+
+void TableBatch::add(const TableRules& rules, const SequenceSize& size, LocalSequence& pages) {
+  step_.add({.sequence = SequenceId(0, 0, static_cast<std::uint32_t>(step_.sequences().size())),
+             .size = size,
+             .pages = &pages,
+             .counts_sinks = pages.first_rank() == rules.me});
 }
 
 void TableBatch::set(const TableRules& rules, const PageTables& tables,
                      std::span<const std::int64_t> q_positions) {
+  step_.set_members(*rules.members);
   step_.restart(q_positions);
   std::vector<std::int32_t> positions;
   for (std::int64_t b = 0; b < std::ssize(tables.kv_lens); ++b) {
     const TableRow row = row_of(tables, b);
     if (tables.list_length == 0) {
-      LocalSequence& local = add(rules, row.size);
+      LocalSequence& local = next_pages(rules);
       row.is_listed ? set_listed(rules, row, local) : set_by_turns(rules, row, local);
+      add(rules, row.size, local);
       continue;
     }
     for (std::int64_t i = 0; i < row.size.queries; ++i) {
       const auto list = tables.token_lists.subspan(
           index((row.first_query + i) * tables.list_length), index(tables.list_length));
       positions.assign(list.begin(), list.end());
-      set_tokens(rules, row, positions, add(rules, {.queries = 1, .length = row.size.length}));
+      LocalSequence& local = next_pages(rules);
+      set_tokens(rules, row, positions, local);
+      add(rules, {.queries = 1, .length = row.size.length}, local);
       // A query is a sequence of its own now, and no longer the i-th of the newest.
       if (q_positions.empty()) {
-        step_.q_positions.push_back(row.size.length - row.size.queries + i);
+        step_.add_position(row.size.length - row.size.queries + i);
       }
     }
   }
-  finish(rules);
-}
-
-void TableBatch::finish(const TableRules& rules) {
-  for (SequenceStep& sequence : step_.sequences) {
-    sequence.counts_sinks = sequence.pages->first_rank() == rules.me;
-  }
-  step_.members = rules.members;
 }
 
 }  // namespace kvmesh

@@ -42,8 +42,9 @@ class TableBatch {
   const StepBatch& step() const { return step_; }
 
  private:
-  LocalSequence& add(const TableRules& rules, const SequenceSize& size);
-  void finish(const TableRules& rules);
+  /// Returns the pages of the next sequence, still empty.
+  LocalSequence& next_pages(const TableRules& rules);
+  void add(const TableRules& rules, const SequenceSize& size, LocalSequence& pages);
 
   StepBatch step_;
   std::deque<LocalSequence> local_;  // `step_` points into it

@@ -45,8 +45,10 @@ class StepKernels {
   virtual void check(std::span<const SequenceSize> batch) const = 0;
   /// Plans `batch`. REQUIRES: `batch` outlives the plan.
   virtual void plan(const StepBatch& batch, Stream stream) = 0;
+  /// REQUIRES: arguments that have passed `check_append`.
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) = 0;
+  /// REQUIRES: arguments that have passed `check_attend_partial`.
   virtual void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                               Stream stream) = 0;
   /// REQUIRES: arguments that have passed `check_combine`. Collective over the kv axis.
@@ -54,17 +56,23 @@ class StepKernels {
   /// Returns whether `attend` writes a partial before it combines.
   virtual bool needs_partial() const { return true; }
   /// Runs attend_partial and combine, possibly as one kernel. REQUIRES: arguments that have passed
-  /// `check_attend`. They may overwrite `partial`, which
-  /// is not used unless needs_partial().
+  /// `check_attend`. They may overwrite `partial`, which is not used unless needs_partial().
   virtual void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
                       const CombineOutput& output, Stream stream) {
     attend_partial(input, pool, partial, stream);
     combine(partial, output, stream);
   }
-  /// Checks the arguments of `combine`. @throws InvalidArgument.
+
+  // The checks that depend on the device and on the way of the combine. Those that are the same for
+  // all come first, and once: the callers' (StepRun, PagedAttention), and of a pool its owner's.
+  // All come before the first kernel of a layer, so a layer that is refused has written nothing.
+  // REQUIRE: a plan. @throws InvalidArgument, Unsupported.
+  virtual void check_append(const KvPool& /*pool*/) const {}
+  virtual void check_attend_partial(const AttendInput& /*input*/, const KvPool& /*pool*/) const {}
   virtual void check_combine(const Partial& mine, const CombineOutput& output) const = 0;
-  /// Checks these two arguments of `attend`. REQUIRES: a plan. @throws InvalidArgument.
-  virtual void check_attend(const Partial& partial, const CombineOutput& output) const = 0;
+  virtual void check_attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
+                            const CombineOutput& output) const = 0;
+
   /// Returns how many tiles the plan visits. REQUIRES: the device has planned.
   virtual TileCounts tiles() const = 0;
   /// Returns the bytes of device memory held beside the pools.
@@ -91,6 +99,8 @@ class Backend {
   /// Waits for all work on the device, on any stream.
   virtual void wait_idle() = 0;
   /// Writes as kvmesh::append does, after the work on `stream`; the tokens are written on return.
+  /// REQUIRES: tensors that check_writable_pool and check_new_tokens accept, and slots in the pool.
+  /// @throws InvalidArgument, before anything is written, if this device does not take the pool.
   virtual void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      std::span<const TokenSlot> slots, Stream stream) = 0;
   /// Returns a function that moves pages of a GPU, as PageMover::move does; empty on the CPU. With

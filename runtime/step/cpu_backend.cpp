@@ -45,7 +45,8 @@ class CpuStep : public StepKernels {
     if (options_.block_mask) blocks = local_block_mask(batch, *options_.block_mask);
     set_token_slots(batch, page_size, slots_);
     batch_ = &batch;
-    const std::int64_t tokens = options_.limits ? tokens_of(*options_.limits) : batch.query_tokens;
+    const std::int64_t tokens =
+        options_.limits ? tokens_of(*options_.limits) : batch.query_tokens();
     for (std::size_t kind = 0; kind < exact_.size(); ++kind) {
       AttentionOptions attention = options_.kinds[kind];
       if (blocks) attention.block_mask = &*blocks;
@@ -53,7 +54,7 @@ class CpuStep : public StepKernels {
     }
     if (is_exact()) return;
     sequences_.clear();
-    for (const SequenceStep& it : batch.sequences) {
+    for (const SequenceStep& it : batch.sequences()) {
       sequences_.push_back({it.size.queries, it.size.length, it.pages->pages, it.counts_sinks});
     }
     const SharedPrefixRules rules =
@@ -61,25 +62,26 @@ class CpuStep : public StepKernels {
     shared_.clear();
     if (options_.shares_prefixes) shared_ = find_shared_prefixes(sequences_, rules);
     for (cpu::Attend& kind : kinds_) {
-      kind.plan({sequences_, batch.q_positions, shared_, rules}, blocks ? &*blocks : nullptr);
+      kind.plan({sequences_, batch.q_positions(), shared_, rules}, blocks ? &*blocks : nullptr);
     }
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, {});
   }
 
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream) override {
-    const std::int64_t tokens = options_.limits ? batch_->append_tokens : k.size(0);
+    const std::int64_t tokens = options_.limits ? batch_->append_tokens() : k.size(0);
     cpu::write_tokens(pool, first_tokens(k, tokens), first_tokens(v, tokens), slots_,
                       mesh_.threads());
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream) override {
-    const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens() : input.q.size(0);
     kinds_[input.kind].run(first_tokens(input.q, tokens), pool,
                            {first_tokens(out.o, tokens), first_tokens(out.lse, tokens)},
                            mesh_.threads(), input.sinks);
   }
-  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+  void check_attend(const AttendInput&, const KvPool&, const Partial& partial,
+                    const CombineOutput& output) const override {
     is_exact() ? exact_[0].check_combine(output) : combine_.check_run(partial, output);
   }
   void check_combine(const Partial& mine, const CombineOutput& output) const override {
@@ -107,7 +109,7 @@ class CpuStep : public StepKernels {
   void attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
               const CombineOutput& output, Stream stream) override {
     if (!is_exact()) return StepKernels::attend(input, pool, partial, output, stream);
-    const std::int64_t tokens = options_.limits ? batch_->query_tokens : input.q.size(0);
+    const std::int64_t tokens = options_.limits ? batch_->query_tokens() : input.q.size(0);
     ExactStep& exact = exact_[input.kind];
     exact.attend(first_tokens(input.q, tokens), pool, mesh_.threads());
     exact.combine(output, static_cast<const float*>(input.sinks.data));
@@ -146,7 +148,7 @@ class CpuBackend : public Backend {
   void wait_idle() override {}
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream) override {
-    kvmesh::append(pool, k, v, slots, mesh_.threads());
+    cpu::write_tokens(pool, k, v, slots, mesh_.threads());
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, Stream) override {

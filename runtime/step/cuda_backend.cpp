@@ -118,19 +118,23 @@ class CudaStep : public StepKernels {
       change_pages(batch);
       plan_combine(batch, stream);
       const AttendSteps prefixes = find_prefixes(batch);
-      planner_.plan(kinds_, context_.pages, {sequences_, batch.q_positions, merges_all(), prefixes},
-                    native(stream));
+      planner_.plan(kinds_, context_.pages,
+                    {sequences_, batch.q_positions(), merges_all(), prefixes}, native(stream));
     } catch (...) {
       forget_pages(batch, stream);
       throw;
     }
   }
 
+  void check_append(const KvPool& pool) const override { cuda::PoolWriter::check(pool); }
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {
     const cuda::DevicePlan& plan = kinds_[0].current();  // slots are those of any
     const Launching launching(context_, stream);
     context_.writer.append(pool, k, v, plan.token_slots(), native(stream));
+  }
+  void check_attend_partial(const AttendInput& input, const KvPool& pool) const override {
+    kinds_[input.kind].check(input.q, pool, input.sinks);
   }
   void attend_partial(const AttendInput& input, const KvPool& pool, const Partial& out,
                       Stream stream) override {
@@ -158,10 +162,13 @@ class CudaStep : public StepKernels {
     launch(input, pool, combine_.target(), stream);
     combine_.run_sent(output, stream);
   }
-  void check_attend(const Partial& partial, const CombineOutput& output) const override {
+  void check_attend(const AttendInput& input, const KvPool& pool, const Partial& partial,
+                    const CombineOutput& output) const override {
+    const cuda::CudaAttend& kind = kinds_[input.kind];
+    kind.check(input.q, pool, exact_ ? ConstTensorView{} : input.sinks);
     if (exact_) return exact_->check_run(output);
     if (!writes_output()) return combine_.check_run(partial, output);
-    kinds_[0].check_output({output.o, output.lse});
+    kind.check_output({output.o, output.lse});
   }
 
   TileCounts tiles() const override {
@@ -178,8 +185,7 @@ class CudaStep : public StepKernels {
     return bytes;
   }
   std::int64_t host_bytes() const override {
-    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(cuda::StepSequence) +
-                                           host_sequences_.capacity() * sizeof(AttendSequence) +
+    auto bytes = static_cast<std::int64_t>(sequences_.capacity() * sizeof(AttendSequence) +
                                            combine_.host_bytes());
     for (const cuda::CudaAttend& kind : kinds_) bytes += kind.current().host_bytes();
     if (exact_) bytes += static_cast<std::int64_t>(exact_->host_bytes());
@@ -211,42 +217,39 @@ class CudaStep : public StepKernels {
   void change_pages(const StepBatch& batch) {
     sequences_.clear();
     context_.sent.follow([this](std::size_t list) { context_.pages.erase(list); });
-    for (const SequenceStep& sequence : batch.sequences) {
+    for (const SequenceStep& sequence : batch.sequences()) {
       const std::span<const LocalPage> pages = sequence.pages->pages;
       const std::size_t list = sequence.sequence.slot();
       const std::size_t kept = context_.sent.kept(list, pages);
       context_.pages.change(list, static_cast<std::int64_t>(kept), pages.subspan(kept));
       context_.sent.sent(list, pages);
-      sequences_.push_back(
-          {.list = list, .size = sequence.size, .counts_sinks = sequence.counts_sinks});
+      sequences_.push_back({.queries = sequence.size.queries,
+                            .kv_len = sequence.size.length,
+                            .pages = pages,
+                            .counts_sinks = sequence.counts_sinks,
+                            .appended = sequence.size.appended,
+                            .list = list});
     }
   }
 
   /// The prefixes that the batch's sequences share, for all kinds of layers: a kind whose mods do
   /// not allow it leaves them.
   AttendSteps find_prefixes(const StepBatch& batch) {
-    if (!options_.shares_prefixes || batch.sequences.size() < 2) return {};
+    if (!options_.shares_prefixes || batch.sequences().size() < 2) return {};
     SharedPrefixRules rules;
     for (const cuda::CudaAttend& kind : kinds_) {
       if (rules.most_queries == 0) rules = kind.shared_prefix_rules();
     }
     if (rules.most_queries == 0) return {};
     rules = rules.with(options_.least_saved_tokens);
-    host_sequences_.clear();
-    for (const SequenceStep& it : batch.sequences) {
-      host_sequences_.push_back({.queries = it.size.queries,
-                                 .kv_len = it.size.length,
-                                 .pages = it.pages->pages,
-                                 .appended = it.size.appended});
-    }
-    prefixes_ = find_shared_prefixes(host_sequences_, rules);
-    return {host_sequences_, batch.q_positions, prefixes_, rules};
+    prefixes_ = find_shared_prefixes(sequences_, rules);
+    return {sequences_, batch.q_positions(), prefixes_, rules};
   }
 
   /// After an error it is unknown which changes have reached the device: the next plan sends all
   /// pages again.
   void forget_pages(const StepBatch& batch, Stream stream) {
-    for (const SequenceStep& sequence : batch.sequences) {
+    for (const SequenceStep& sequence : batch.sequences()) {
       context_.pages.erase(sequence.sequence.slot());
       context_.sent.forget(sequence.sequence.slot());
     }
@@ -260,14 +263,14 @@ class CudaStep : public StepKernels {
   /// Allocates memory for the limits before the allocator appends.
   void plan_limits() {
     StepBatch none;
-    none.members = &context_.mesh.membership();
+    none.set_members(context_.mesh.membership());
     plan_combine(none, {});
   }
 
   void plan_combine(const StepBatch& batch, Stream stream) {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
-                                    : batch.query_tokens;
+                                    : batch.query_tokens();
     if (exact_) exact_->plan(options_.shape, batch, tokens);
     if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
@@ -280,8 +283,7 @@ class CudaStep : public StepKernels {
 
   CudaContext& context_;
   StepOptions options_;
-  std::vector<cuda::StepSequence> sequences_;
-  std::vector<AttendSequence> host_sequences_;  // the same with their pages on the host
+  std::vector<AttendSequence> sequences_;
   std::vector<SharedPrefix> prefixes_;
   bool rows_stay_ = false;  // with the ranks that hold their keys, which own them
   bool sends_ = false;      // attention's kernels send the rows
@@ -310,6 +312,7 @@ class CudaBackend : public Backend {
 
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
              std::span<const TokenSlot> slots, Stream stream) override {
+    cuda::PoolWriter::check(pool);
     const cuda::DeviceBuffer list = cuda::upload(slots);
     context_.writer.append(pool, k, v, list.as<TokenSlot>(), native(stream));
     context_.mesh.wait(stream, "write");

@@ -40,7 +40,7 @@ GroupStep::GroupStep(CacheGroup& group, Mesh& mesh, const GroupStepOptions& opti
                      std::span<const BatchEntry> first)
     : group_(group), limits_(with_pages(options.limits, group.options)) {
   if (group.has_states()) return;
-  batch_.members = &mesh.membership();
+  batch_.set_members(mesh.membership());
   run_.emplace(mesh, *group.backend, step_options(group, mesh, options, limits_), first);
 }
 
@@ -49,12 +49,12 @@ void GroupStep::plan(std::span<const BatchEntry> batch, std::span<const Sequence
                      Stream stream) {
   if (!run_) return;
   make_step_batch(group_.allocator, group_.local_pages, batch, sizes, q_positions, batch_);
-  batch_.digest = digest;
+  batch_.set_digest(digest);
   run_->plan(batch_, stream);
 }
 
 std::optional<SequenceId> GroupStep::changed_sequence() const {
-  for (const SequenceStep& it : batch_.sequences) {
+  for (const SequenceStep& it : batch_.sequences()) {
     if (!group_.allocator.contains(it.sequence) ||
         group_.allocator.version(it.sequence) != it.version)
       return it.sequence;

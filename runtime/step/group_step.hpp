@@ -64,8 +64,8 @@ class GroupStep {
 
   const CacheGroup& group() const { return group_; }
   const StepBatch& batch() const { return batch_; }
-  std::int64_t query_tokens() const { return tokens_of(limits_, batch_.query_tokens); }
-  std::int64_t append_tokens() const { return tokens_of(limits_, batch_.append_tokens); }
+  std::int64_t query_tokens() const { return tokens_of(limits_, batch_.query_tokens()); }
+  std::int64_t append_tokens() const { return tokens_of(limits_, batch_.append_tokens()); }
   TileCounts tiles() const { return run_ ? run_->tiles() : TileCounts{}; }
   std::int64_t workspace_bytes() const { return run_ ? run_->workspace_bytes() : 0; }
   std::int64_t host_bytes() const { return run_ ? run_->host_bytes() : 0; }

@@ -1,6 +1,7 @@
 #include "runtime/step/step_batch.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/check.hpp"
 
@@ -133,47 +134,53 @@ void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
   }
 }
 
+void StepBatch::set_members(const Membership& members) {
+  members_ = &members;
+  participation_.reset();
+}
+
 void StepBatch::restart(std::span<const std::int64_t> positions) {
-  sequences.clear();
-  q_positions.assign(positions.begin(), positions.end());
-  query_tokens = append_tokens = 0;
-  participants.reset();
+  sequences_.clear();
+  q_positions_.assign(positions.begin(), positions.end());
+  query_tokens_ = append_tokens_ = 0;
+  participation_.reset();
 }
 
 void StepBatch::add(const SequenceStep& sequence) {
-  sequences.push_back(sequence);
-  query_tokens += sequence.size.queries;
-  append_tokens += sequence.size.appended;
+  sequences_.push_back(sequence);
+  query_tokens_ += sequence.size.queries;
+  append_tokens_ += sequence.size.appended;
+  participation_.reset();
 }
 
 std::int64_t StepBatch::size_bytes() const {
-  const std::size_t words = participants ? participants->words().size() : 0;
-  return static_cast<std::int64_t>(sequences.capacity() * sizeof(SequenceStep) +
-                                   q_positions.capacity() * sizeof(std::int64_t) +
+  const std::size_t words = participation_ ? participation_->words().size() : 0;
+  return static_cast<std::int64_t>(sequences_.capacity() * sizeof(SequenceStep) +
+                                   q_positions_.capacity() * sizeof(std::int64_t) +
                                    words * sizeof(std::uint64_t));
 }
 
 const Participation& StepBatch::participation() const {
-  if (participants) return *participants;
-  participants.emplace(query_tokens, members->size());
+  if (participation_) return *participation_;
+  Participation all(query_tokens_, members_->size());
   std::int64_t token = 0;
-  for (const SequenceStep& sequence : sequences) {
+  for (const SequenceStep& sequence : sequences_) {
     const std::int64_t end = token + sequence.size.queries;
-    add_participants(*sequence.pages, *members, token, end, *participants);
-    const Rank owner = members->holder(sequence.owner.value_or(sequence.pages->first_rank()));
-    for (; token < end; ++token) participants->set_owner(token, owner);
+    add_participants(*sequence.pages, *members_, token, end, all);
+    const Rank owner = members_->holder(sequence.owner.value_or(sequence.pages->first_rank()));
+    for (; token < end; ++token) all.set_owner(token, owner);
   }
-  return *participants;
+  return participation_.emplace(std::move(all));
 }
 
 AttentionBatch attention_batch(const StepBatch& step) {
   AttentionBatch batch{.q_indptr = {0},
                        .kv_lens = {},
-                       .q_positions = step.q_positions,
+                       .q_positions = {step.q_positions().begin(), step.q_positions().end()},
                        .page_indptr = {0},
                        .pages = {},
                        .counts_sinks = {}};
-  for (const SequenceStep& sequence : step.sequences) {
+  for (const SequenceStep& sequence : step.sequences()) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
     batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
     batch.kv_lens.push_back(sequence.size.length);
@@ -186,8 +193,8 @@ AttentionBatch attention_batch(const StepBatch& step) {
 
 void set_token_slots(const StepBatch& step, int page_size, std::vector<TokenSlot>& slots) {
   slots.clear();
-  slots.reserve(static_cast<std::size_t>(step.append_tokens));
-  for (const SequenceStep& sequence : step.sequences) {
+  slots.reserve(static_cast<std::size_t>(step.append_tokens()));
+  for (const SequenceStep& sequence : step.sequences()) {
     const std::vector<LocalPage>& pages = sequence.pages->pages;
     const SequenceSize& size = sequence.size;
     const std::int64_t first = size.length - size.appended;
@@ -226,10 +233,10 @@ std::vector<LocalBlock> local_blocks(const BlockRowView& row, std::span<const Lo
 
 LocalBlockMask local_block_mask(const StepBatch& step, const BlockMask& mask) {
   const BlockMaskShape& shape = mask.shape();
-  LocalBlockMask local(std::ssize(step.sequences), shape.heads, shape.q_blocks(), shape.q_block);
+  LocalBlockMask local(std::ssize(step.sequences()), shape.heads, shape.q_blocks(), shape.q_block);
   for (std::int64_t b = 0; b < local.batch(); ++b) {
     const std::span<const LocalPage> pages =
-        step.sequences[static_cast<std::size_t>(b)].pages->pages;
+        step.sequences()[static_cast<std::size_t>(b)].pages->pages;
     for (std::int64_t h = 0; h < shape.heads; ++h) {
       for (std::int64_t q = 0; q < shape.q_blocks(); ++q) {
         local.add_row(local_blocks(mask.row(b, h, q), pages));

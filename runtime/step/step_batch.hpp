@@ -26,24 +26,41 @@ struct SequenceStep {
   std::optional<PageRank> owner{};
 };
 
-/// A step, as one rank sees it. Valid until the allocator's next change.
-struct StepBatch {
-  std::vector<SequenceStep> sequences;
-  std::vector<std::int64_t> q_positions;  ///< [query_tokens]; empty: the newest of each sequence
-  std::int64_t query_tokens = 0;
-  std::int64_t append_tokens = 0;
-
-  /// Removes all sequences and keeps their memory. add() appends one and counts its tokens.
+/// A step, as one rank sees it. Valid until the allocator's next change. One thread at a time.
+class StepBatch {
+ public:
+  /// `members` are the mesh's, of the kv ranks. REQUIRES: they outlive it.
+  void set_members(const Membership& members);
+  /// Removes all sequences and keeps their memory and the members. Positions of queries are
+  /// logical; without any they are the newest of each sequence.
   void restart(std::span<const std::int64_t> positions);
+  /// Appends a sequence, and counts its tokens.
   void add(const SequenceStep& sequence);
-  /// Returns which ranks hold keys of which query. Computes it at the first call.
+  /// Appends the position of a query.
+  void add_position(std::int64_t position) { q_positions_.push_back(position); }
+  /// Sets what combines that compare plans send along.
+  void set_digest(const PlanDigest& digest) { digest_ = digest; }
+
+  const std::vector<SequenceStep>& sequences() const { return sequences_; }
+  std::span<const std::int64_t> q_positions() const { return q_positions_; }  ///< [query_tokens]
+  std::int64_t query_tokens() const { return query_tokens_; }
+  std::int64_t append_tokens() const { return append_tokens_; }
+  const PlanDigest& digest() const { return digest_; }
+  /// Returns which ranks hold keys of which query. Computed at the first call after a change: many
+  /// steps never need it, and it takes time in proportion to the queries. REQUIRES: members.
   const Participation& participation() const;
+  bool has_participation() const { return participation_.has_value(); }
   /// Returns the bytes of the lists. The pages belong to the cache.
   std::int64_t size_bytes() const;
 
-  const Membership* members = nullptr;  ///< the mesh's, of the kv ranks
-  PlanDigest digest{};                  ///< sent along by combines that compare plans
-  mutable std::optional<Participation> participants{};  // empty: not computed yet
+ private:
+  std::vector<SequenceStep> sequences_;
+  std::vector<std::int64_t> q_positions_;
+  std::int64_t query_tokens_ = 0;
+  std::int64_t append_tokens_ = 0;
+  const Membership* members_ = nullptr;
+  PlanDigest digest_{};
+  mutable std::optional<Participation> participation_;  // empty: not computed yet
 };
 
 /// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the

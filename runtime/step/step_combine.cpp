@@ -25,7 +25,7 @@ void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream
     options.participation = padded ? &*padded : &mask;
   }
   use(choice.way);
-  way_->identify(batch.digest);
+  way_->identify(batch.digest());
   way_->plan(shape, options, stream);
 }
 

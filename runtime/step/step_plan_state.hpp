@@ -83,7 +83,7 @@ class StepPlan::State final : public CacheUser {
   const Participation& participation(int layer) {
     const GroupStep& group = group_of(layer);
     // Only the first call reads page tables; later ones return what it computed.
-    if (!group.batch().participants) check_current();
+    if (!group.batch().has_participation()) check_current();
     return group.batch().participation();
   }
   TileCounts tiles() const {

@@ -64,18 +64,17 @@ void StepRun::run(const KvPool& pool, const LayerInput& input, const CombineOutp
   const AttendInput attended{input.q, input.sinks, kind};
   check_input(attended);
   check_output(output);
-  kernels_->check_attend(partial_, output);
-  if (appends) append(pool, input.k, input.v, stream);
+  kernels_->check_attend(attended, pool, partial_, output);
+  const bool writes = appends && !has_no_tokens(input.k, input.v);
+  if (writes) check_append(pool, input.k, input.v);
+  if (writes) kernels_->append(pool, input.k, input.v, stream);
   kernels_->attend(attended, pool, partial_, output, stream);
 }
 
 void StepRun::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                      Stream stream) {
-  if (k.empty() && v.empty() && append_tokens() == 0) return;
-  check_writable_pool("append", pool);
-  check_new_tokens(k, v, pool, append_tokens());
-  check_place(k, "append: k");
-  check_place(v, "append: v");
+  if (has_no_tokens(k, v)) return;
+  check_append(pool, k, v);
   kernels_->append(pool, k, v, stream);
 }
 
@@ -85,6 +84,7 @@ void StepRun::attend_partial(const KvPool& pool, const AttendInput& input, const
   check_attend_partial(options_.shape, query_tokens(), out);
   check_place(out.o, "attend_partial: o");
   check_place(out.lse, "attend_partial: lse");
+  kernels_->check_attend_partial(input, pool);
   kernels_->attend_partial(input, pool, out, stream);
 }
 
@@ -95,7 +95,7 @@ void StepRun::combine(const Partial& mine, const CombineOutput& output, Stream s
   kernels_->combine(mine, output, stream);
 }
 
-// ---- Checks; the kernels check everything else ----
+// ---- The checks that are the same on all devices ----
 
 void StepRun::check_place(const ConstTensorView& tensor, std::string_view name) const {
   require(tensor.empty() || tensor.device == mesh_.device(), "{} is in {}, the cache in {}", name,
@@ -112,6 +112,15 @@ void StepRun::check_input(const AttendInput& input) const {
   check_place(input.q, "attend: q");
   check_sinks(options_.shape, input.sinks);
   check_place(input.sinks, "attend: sinks");
+}
+
+void StepRun::check_append(const KvPool& pool, const ConstTensorView& k,
+                           const ConstTensorView& v) const {
+  check_no_overlap("append", pool);
+  check_new_tokens(k, v, pool, append_tokens());
+  check_place(k, "append: k");
+  check_place(v, "append: v");
+  kernels_->check_append(pool);
 }
 
 // ---- The partial, and sizes ----

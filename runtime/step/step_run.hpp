@@ -37,13 +37,14 @@ class StepRun {
 
   /// Return how many tokens the tensors have: the batch's number, or with limits the most that they
   /// allow.
-  std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens : 0); }
-  std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens : 0); }
+  std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens() : 0); }
+  std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens() : 0); }
   Share tokens_of_output() const;
   Share heads_of_output() const;
 
   /// Appends, if `appends` is set, and attends. `kind` is the layer's index in StepOptions::kinds.
-  /// Checks all tensors before it writes anything.
+  /// Checks all tensors, once, before it writes anything. REQUIRES, here and below: a pool of the
+  /// options' shape that its owner has checked (check_pool).
   void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
            std::size_t kind = 0, bool appends = true);
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
@@ -67,6 +68,11 @@ class StepRun {
   void check_place(const ConstTensorView& tensor, std::string_view name) const;
   void check_output(const CombineOutput& output) const;
   void check_input(const AttendInput& input) const;
+  /// True if there is nothing to append, and no tensors for it.
+  bool has_no_tokens(const ConstTensorView& k, const ConstTensorView& v) const {
+    return k.empty() && v.empty() && append_tokens() == 0;
+  }
+  void check_append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v) const;
   std::int64_t partial_bytes(std::int64_t tokens) const;
   void make_partial();
   void* floats(GrowingBlock<DeviceMemory>& memory, std::int64_t count);

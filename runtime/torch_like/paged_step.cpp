@@ -14,13 +14,13 @@ namespace {
 struct Batch {
   Batch(std::size_t size, const Membership& members) {
     local.reserve(size);  // `step` points into it
-    step.members = &members;
+    step.set_members(members);
   }
   void add(SequenceId row, std::int64_t length, std::int64_t first_position, std::int64_t q_len) {
     entries.push_back({row, 0, q_len});
     sizes.push_back({.queries = q_len, .length = length, .first_query = first_position});
     step.add({.sequence = row, .size = sizes.back(), .pages = &local.back()});
-    for (std::int64_t i = 0; i < q_len; ++i) step.q_positions.push_back(first_position + i);
+    for (std::int64_t i = 0; i < q_len; ++i) step.add_position(first_position + i);
   }
 
   std::vector<BatchEntry> entries;
@@ -74,7 +74,8 @@ PlanHashes hashes(const PagedAttention::ForwardOptions& options, const Batch& ba
                    .score = options.score_mod,
                    .scale = options.scale,
                    .block_mask = options.block_mask};
-  std::vector<std::int64_t> numbers = batch.step.q_positions;
+  const std::span<const std::int64_t> positions = batch.step.q_positions();
+  std::vector<std::int64_t> numbers(positions.begin(), positions.end());
   numbers.insert(numbers.end(), kv_lens.begin(), kv_lens.end());
   return with_batch(hashes_of(plan), batch.entries, numbers, allocator.digest());
 }
@@ -142,12 +143,13 @@ void PagedAttention::State::attend(std::span<const int> batch_rows,
   const PlanHashes mine = hashes(options, batch, kv_lens, allocator);
   history.compare(mesh.world(), mine, [this] { check_replicas(allocator, mesh.world()); });
   history.add(mine);
-  batch.step.digest = history.digest();
+  batch.step.set_digest(history.digest());
   kernels->plan(batch.step, options.stream);
   const Partial partials =
       kernels->needs_partial() ? partial(q.size(0), q.size(1), pool.v.size(3)) : Partial{};
-  kernels->check_attend(partials, output);
-  kernels->attend({.q = q}, pool, partials, output, options.stream);
+  const AttendInput input{.q = q};
+  kernels->check_attend(input, pool, partials, output);
+  kernels->attend(input, pool, partials, output, options.stream);
   mesh.wait(options.stream, "forward");
 }
 

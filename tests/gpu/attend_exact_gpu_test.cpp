@@ -47,6 +47,7 @@ class DeviceRun {
     std::byte* host = result.rows().bytes(0);
     cuda::DeviceBuffer device(result.size_bytes());
     copy_bytes(device.data(), host, result.size_bytes());  // poison
+    plan_.check(q_.view(), pool_.view());
     plan_.launch(q_.view(), pool_.view(), static_cast<char*>(device.data()), stream_);
     stream_.wait();
     copy_bytes(host, device.data(), result.size_bytes());
@@ -57,8 +58,9 @@ class DeviceRun {
     const DeviceTensor o(out.o), lse(out.lse);
     std::optional<DeviceTensor> given;
     if (!sinks.empty()) given.emplace(sinks);
-    plan_.launch(q_.view(), pool_.view(), {o.view(), lse.view()}, stream_,
-                 given ? ConstTensorView(given->view()) : ConstTensorView{});
+    const ConstTensorView there = given ? ConstTensorView(given->view()) : ConstTensorView{};
+    plan_.check(q_.view(), pool_.view(), there);
+    plan_.launch(q_.view(), pool_.view(), {o.view(), lse.view()}, stream_, there);
     stream_.wait();
     o.download(out.o.data);
     lse.download(out.lse.data);

@@ -34,6 +34,7 @@ TEST(AttendGraphs, ReplaysEqualEagerRunsBitForBit) {
   cuda::PageLists pages;
   cuda::AttendPlanner planner;
   planner.plan({&plan, 1}, pages, PlannedBatch(c.batch(), pages).step(), stream);
+  plan.check(q.view(), pool);
   const Graph graph(stream, [&] { plan.launch(q.view(), pool, {o.view(), lse.view()}, stream); });
   for (int i = 0; i < 3; ++i) graph.launch(stream);
   stream.wait();
@@ -51,6 +52,7 @@ class CapturedAttend {
     planner_.reserve({&plan_, 1});
     planner_.plan({&plan_, 1}, pages_, {}, cudaStreamPerThread);
     check(cudaStreamSynchronize(cudaStreamPerThread));
+    plan_.check(q_.view(), pool_);
     graph_.emplace(stream_, [&] {
       plan_.launch(q_.view(), pool_, {o_.view(), lse_.view()}, stream_);
     });

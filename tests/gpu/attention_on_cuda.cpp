@@ -81,6 +81,7 @@ TileCounts run_attention(const AttentionShape& shape, const AttentionBatch& batc
   cuda::AttendPlanner planner;
   planner.plan({&plan, 1}, pages, options.shares_prefixes ? planned.step_of(plan) : planned.step(),
                stream);
+  plan.check(device_q.view(), device_pool, given);
   plan.launch(device_q.view(), device_pool, {o.view(), lse.view()}, stream, given);
   stream.wait();
   o.download(out.o.data);

@@ -15,13 +15,11 @@ class PlannedBatch {
       const auto begin = static_cast<std::size_t>(batch.page_indptr[s]);
       const auto end = static_cast<std::size_t>(batch.page_indptr[s + 1]);
       pages.change(s, 0, std::span(batch.pages).subspan(begin, end - begin));
-      steps_.push_back({.list = s,
-                        .size = {.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
-                                 .length = batch.kv_lens[s]},
-                        .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s]});
-      host_.push_back({.queries = steps_.back().size.queries,
-                       .kv_len = batch.kv_lens[s],
-                       .pages = std::span(batch_.pages).subspan(begin, end - begin)});
+      sequences_.push_back({.queries = batch.q_indptr[s + 1] - batch.q_indptr[s],
+                            .kv_len = batch.kv_lens[s],
+                            .pages = std::span(batch_.pages).subspan(begin, end - begin),
+                            .counts_sinks = batch.counts_sinks.empty() || batch.counts_sinks[s],
+                            .list = s});
     }
   }
   PlannedBatch(const PlannedBatch&) = delete;
@@ -29,15 +27,18 @@ class PlannedBatch {
 
   std::vector<SequenceSize> sizes() const {
     std::vector<SequenceSize> sizes;
-    for (const cuda::StepSequence& step : steps_) sizes.push_back(step.size);
+    for (const AttendSequence& it : sequences_) {
+      sizes.push_back({.queries = it.queries, .length = it.kv_len});
+    }
     return sizes;
   }
-  cuda::StepView step() const { return {steps_, batch_.q_positions}; }
+  cuda::StepView step() const { return {sequences_, batch_.q_positions}; }
   /// With the prefixes that `plan` may share, however short.
   cuda::StepView step_of(const cuda::CudaAttend& plan) {
     const SharedPrefixRules rules = plan.shared_prefix_rules().with(1);
-    prefixes_ = find_shared_prefixes(host_, rules);
-    return {steps_, batch_.q_positions, false, {host_, batch_.q_positions, prefixes_, rules}};
+    prefixes_ = find_shared_prefixes(sequences_, rules);
+    return {
+        sequences_, batch_.q_positions, false, {sequences_, batch_.q_positions, prefixes_, rules}};
   }
 
   /// Rows of the largest sequence that is no prefill.
@@ -52,8 +53,7 @@ class PlannedBatch {
 
  private:
   AttentionBatch batch_;
-  std::vector<cuda::StepSequence> steps_;
-  std::vector<AttendSequence> host_;
+  std::vector<AttendSequence> sequences_;
   std::vector<SharedPrefix> prefixes_;
 };
 

@@ -250,15 +250,12 @@ PlannedTasks plan_decode(int kv_heads, const std::vector<std::int64_t>& lengths)
   options.launches.fill({.rows = kGroup, .resident_blocks = 396, .multiprocessors = 132});
   cuda::DevicePlan plan(kernels(), options, mods, std::nullopt);
   cuda::PageLists lists;
-  std::vector<cuda::StepSequence> sequences;
+  std::vector<AttendSequence> sequences;
   for (std::size_t s = 0; s < lengths.size(); ++s) {
     std::vector<LocalPage> pages;
     for (std::int32_t page = 0; page * kPage < lengths[s]; ++page) pages.push_back({page, page});
     lists.change(s, 0, pages);
-    sequences.push_back(
-        {.list = s,
-         .size = {
-             .queries = 1, .length = lengths[s], .appended = 1, .first_query = lengths[s] - 1}});
+    sequences.push_back({.queries = 1, .kv_len = lengths[s], .appended = 1, .list = s});
   }
   const Stream stream;
   cuda::Upload upload;

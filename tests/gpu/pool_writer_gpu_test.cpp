@@ -53,8 +53,10 @@ TEST_P(AppendOnDevice, EqualsTheCpu) {
       const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
       const Stream stream;
       cuda::PoolWriter writer(kernels());
-      writer.append({pool_k.view(), pool_v.view()}, device_k.view(), device_v.view(),
-                    device_slots.as<TokenSlot>(), stream);
+      const KvPool device_pool{pool_k.view(), pool_v.view()};
+      cuda::PoolWriter::check(device_pool);
+      writer.append(device_pool, device_k.view(), device_v.view(), device_slots.as<TokenSlot>(),
+                    stream);
       stream.wait();
       pool_k.download(pool.k.view().data);
       pool_v.download(pool.v.view().data);
@@ -92,8 +94,10 @@ TEST(PoolWriterOnDevice, QuantisesAsTheCpu) {
     const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
     const Stream stream;
     cuda::PoolWriter writer(kernels());
-    writer.append(kv_pool(shape, format, planes), device_k.view(), device_v.view(),
-                  device_slots.as<TokenSlot>(), stream);
+    const KvPool device_pool = kv_pool(shape, format, planes);
+    cuda::PoolWriter::check(device_pool);
+    writer.append(device_pool, device_k.view(), device_v.view(), device_slots.as<TokenSlot>(),
+                  stream);
     stream.wait();
     ThreadPool threads(1);
     append(kv_pool(shape, format, host_planes), k.view(), v.view(), slots, threads);
@@ -127,6 +131,7 @@ TEST(PoolWriterOnDevice, WritesLatentPages) {
     const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
     const Stream stream;
     cuda::PoolWriter writer(kernels());
+    cuda::PoolWriter::check(latent(plane.view()));
     writer.append(latent(plane.view()), device_k.view(), {}, device_slots.as<TokenSlot>(), stream);
     stream.wait();
     OwnedTensor found = expected;

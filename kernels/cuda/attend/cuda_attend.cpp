@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
+#include "kernels/cuda/attend/device_pool.hpp"
 #include "kernels/cuda/attend/sharing.hpp"
 
 namespace kvmesh::cuda {
@@ -15,20 +15,6 @@ namespace {
 /// many blocks were split.
 constexpr int kMergeBlocks = 4;
 constexpr LaunchKind kAllLaunches[] = {kShortLaunch, kLongLaunch, kSharedLaunch};
-
-/// Kernels find a page by a product of 64 bits, and a key inside it by one of 32.
-DevicePool device_pool(const ConstTensorView& pool) {
-  const auto bytes = [&](int dim, std::int64_t reach) {
-    const auto stride = pool.stride(dim) * static_cast<std::int64_t>(size_bytes(pool.dtype));
-    require(stride >= 0 && stride * reach <= std::numeric_limits<std::uint32_t>::max(),
-            "attend_partial: a stride of the pool {} is over 4 GiB", pool);
-    return static_cast<std::uint32_t>(stride);
-  };
-  return {.data = pool.data,
-          .head_stride = pool.stride(1),
-          .page_stride_bytes = bytes(0, 1),
-          .token_stride_bytes = bytes(2, pool.size(2))};
-}
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
@@ -137,11 +123,14 @@ LaunchShape CudaAttend::launch_shape(LaunchKind launch) const {
           .one_piece_tiles = variant.one_piece_tiles};
 }
 
+bool CudaAttend::lacks_kernel(const Kernels& found, LaunchKind launch) const {
+  return plan_->launch(launch).grid != 0 && found.kernels[launch].name().empty();
+}
+
 const CudaAttend::Kernels& CudaAttend::kernels_for(const TensorKinds& kinds) {
   Kernels& found = kernels_[kinds];
   for (const LaunchKind i : kAllLaunches) {
-    const bool is_there = !found.kernels[i].name().empty();
-    if (plan_->launch(i).grid == 0 || is_there) continue;
+    if (!lacks_kernel(found, i)) continue;
     found.variants[i] = variant_of(kinds, i);
     found.kernels[i] =
         store_->get(attend_program(found.variants[i], mods_->text(), store_->architecture()),
@@ -226,9 +215,23 @@ void CudaAttend::check_output(const AttendedRows& out) const {
   check_attended_rows(shape_, plan_->tokens(), out);
 }
 
+/// A kernel that is loaded was found for tensors of the same kinds.
+void CudaAttend::check(const ConstTensorView& q, const ConstKvPool& pool,
+                       const ConstTensorView& sinks) const {
+  require(max_page_ < pool.k.size(0), "attend_partial: the plan reads page {} of a pool of {}",
+          max_page_, pool.k.size(0));
+  check_device_pool(pool.k);
+  check_device_pool(pool.v);
+  const TensorKinds kinds = kinds_of(q, pool, sinks);
+  const auto found = kernels_.find(kinds);
+  for (const LaunchKind i : kAllLaunches) {
+    if (found != kernels_.end() && !lacks_kernel(found->second, i)) continue;
+    static_cast<void>(variant_of(kinds, i));
+  }
+}
+
 void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
                         cudaStream_t stream, const ConstTensorView& sinks) {
-  check_output(out);
   launch_to({.out = attend_output(out)}, q, pool, sinks, stream);
 }
 
@@ -244,8 +247,6 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, char*
 
 void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
                            const ConstTensorView& sinks, cudaStream_t stream) {
-  check_attend_inputs(shape_, plan_->tokens(), max_page_, q, pool);
-  check_sinks(shape_, sinks);
   const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
   AttendParams params = params_of(q, pool, rows.out, sinks);
   for (const LaunchKind i : kAllLaunches) {

@@ -49,8 +49,14 @@ class CudaAttend {
   /// Checks that a plan can have sequences of these sizes.
   /// @throws InvalidArgument: too much for one plan, or past the limits.
   void check_plan(std::span<const SequenceSize> sequences) const { plan_->check_plan(sequences); }
-  /// @throws InvalidArgument if `launch` would refuse `out`.
+  /// Checks the output of `launch`. REQUIRES: a plan. @throws InvalidArgument.
   void check_output(const AttendedRows& out) const;
+  /// Checks what `launch` requires of its other tensors beyond check_attend_inputs and check_sinks,
+  /// which are the same on every device and come first. REQUIRES: a plan.
+  /// @throws InvalidArgument for a pool with too few pages or strides that are too wide;
+  /// Unsupported if no kernel takes tensors of these kinds.
+  void check(const ConstTensorView& q, const ConstKvPool& pool,
+             const ConstTensorView& sinks = {}) const;
   /// Starts attention of `q` [tokens, q_heads, k_dim] over the pool into `out`, all on the device,
   /// on `stream`. `sinks` [q_heads] may be empty; a row counts its head's sink if this rank counts
   /// the sinks of its sequence. Allocates nothing and does not wait. May be captured in a graph,
@@ -59,8 +65,7 @@ class CudaAttend {
   /// short rows, long rows, shared rows, the merge of splits. Every bit of the result depends on
   /// the batch and the device's kind alone. REQUIRES: launches and replays of one CudaAttend run
   /// one after another, and `plan` after them, because they share the workspace and the counters of
-  /// claims.
-  /// @throws InvalidArgument before anything is launched.
+  /// claims; and the tensors have passed `check` and `check_output`: this checks nothing.
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const AttendedRows& out,
               cudaStream_t stream, const ConstTensorView& sinks = {});
   /// The same, with rows stored where the combine of several ranks needs them. REQUIRES: the step
@@ -93,6 +98,8 @@ class CudaAttend {
     jit::Kernel kernels[kLaunches];
   };
 
+  /// True if the plan has such a launch, whose kernel is not loaded.
+  bool lacks_kernel(const Kernels& found, LaunchKind launch) const;
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, LaunchKind launch) const;
   LaunchShape launch_shape(LaunchKind launch) const;

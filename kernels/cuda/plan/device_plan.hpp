@@ -28,22 +28,15 @@
 
 namespace kvmesh::cuda {
 
-/// One sequence of a step. Its queries are the next of the batch's query tokens, its appended
-/// tokens, the last of its length, the next of the batch's new ones.
-struct StepSequence {
-  std::size_t list = 0;  ///< its local pages, in the page lists
-  SequenceSize size{};
-  bool counts_sinks = true;  ///< this rank counts the sinks of its rows
-};
-
+/// A step to be planned.
 struct StepView {
-  std::span<const StepSequence> sequences;
+  std::span<const AttendSequence> sequences;  ///< their pages are those of the page lists
   /// Logical positions of all queries; empty: the newest of each sequence.
   std::span<const std::int64_t> q_positions{};
   /// Every block of rows goes through the workspace and is merged, also one that is not split: for
   /// rows that the merge sends to other ranks.
   bool merges_all = false;
-  /// The step with its pages on the host, and the prefixes that its sequences share.
+  /// The same step with the prefixes that its sequences share, found in their pages on the host.
   AttendSteps shared{};
 };
 

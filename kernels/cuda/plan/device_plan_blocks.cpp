@@ -16,14 +16,14 @@ void DevicePlan::add_sequences(const PageLists& pages, const StepView& step) {
   sequences_.clear();
   q_positions_.assign(step.q_positions.begin(), step.q_positions.end());
   std::int32_t token = 0, token_slot = 0;
-  for (const StepSequence& sequence : step.sequences) {
+  for (const AttendSequence& sequence : step.sequences) {
     sequences_.push_back({.first_page = pages.first_page(sequence.list),
                           .pages = to_int32(pages.size(sequence.list)),
                           .first_token = token,
-                          .queries = to_int32(sequence.size.queries),
-                          .kv_len = to_int32(sequence.size.length),
+                          .queries = to_int32(sequence.queries),
+                          .kv_len = to_int32(sequence.kv_len),
                           .first_token_slot = token_slot,
-                          .appended = to_int32(sequence.size.appended),
+                          .appended = to_int32(sequence.appended),
                           .counts_sinks = sequence.counts_sinks});
     token += sequences_.back().queries;
     token_slot += sequences_.back().appended;
@@ -60,7 +60,7 @@ void DevicePlan::share_prefixes(const PageLists& pages, const StepView& step) {
   is_one_launch_ = own_pages * options_.shape.page_size <= options_.most_own_tokens;
   for (const SharedToken& token : shared_.tokens) shared_tokens_.push_back(to_int32(token.token));
   for (const SharedBlock& block : shared_.blocks) {
-    const StepSequence& one = step.sequences[static_cast<std::size_t>(block.sequence)];
+    const AttendSequence& one = step.sequences[static_cast<std::size_t>(block.sequence)];
     sequences_.push_back({.first_page = pages.first_page(one.list),
                           .pages = to_int32(block.pages),
                           .first_token = to_int32(tokens_ + block.token_begin),

@@ -1,9 +1,9 @@
 #include "kernels/cuda/pool/pool_writer.hpp"
 
+#include "core/check.hpp"
 #include "kernels/cuda/common/row_alignment.hpp"
 #include "kernels/cuda/common/sources.hpp"
 #include "kernels/cuda/pool/params.hpp"
-#include "kernels/pool_checks.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -97,12 +97,13 @@ void PoolWriter::append_float8(const KvPool& pool, const ConstTensorView& k, int
           .append = params, .k_scale = writable(pool.k_scale), .v_scale = writable(pool.v_scale)});
 }
 
-void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
-                        const TokenSlot* slots, cudaStream_t stream) {
-  check_writable_pool("append", pool);
-  check_new_tokens(k, v, pool, k.size(0));
+void PoolWriter::check(const KvPool& pool) {
   require(pool.k_scale.per_token.empty() == pool.v_scale.per_token.empty(),
           "append: keys and values must have one kind of scale");
+}
+
+void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
+                        const TokenSlot* slots, cudaStream_t stream) {
   if (k.size(0) == 0) return;
   const AppendParams params{.k_pool = writable(pool.k),
                             .v_pool = writable(pool.v),

@@ -44,8 +44,12 @@ class PoolWriter {
  public:
   explicit PoolWriter(KernelStore& kernels) : store_(&kernels) {}
 
-  /// As kvmesh::append, with `slots` [k.size(0)] on the device. REQUIRES: the slots lie in the
-  /// pool; they are not checked. @throws InvalidArgument before anything is launched.
+  /// Checks what `append` requires of a pool beyond check_writable_pool and check_new_tokens, which
+  /// are the same on every device and come first.
+  /// @throws InvalidArgument if keys and values have different kinds of scales.
+  static void check(const KvPool& pool);
+  /// As kvmesh::append, with `slots` [k.size(0)] on the device. REQUIRES: tensors that have passed
+  /// `check`, and slots in the pool: this checks nothing.
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               const TokenSlot* slots, cudaStream_t stream);
 

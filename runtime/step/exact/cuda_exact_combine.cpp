@@ -48,7 +48,7 @@ void CudaExactCombine::plan(const AttentionShape& shape, const StepBatch& batch,
   std::optional<Participation> padded;
   if (mask.tokens() < tokens) padded = mask.padded(tokens);
   options.participation = padded ? &*padded : &mask;
-  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest,
+  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest(),
                 ExactCombine::Finish::kCaller);
   rows_ = tokens * shape.q_heads;
   const auto row_bytes = static_cast<std::size_t>(exact_row_bytes(v_dim_));

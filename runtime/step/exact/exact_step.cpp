@@ -24,18 +24,18 @@ void ExactStep::plan(const AttentionShape& shape, const AttentionOptions& attent
   const std::int64_t bytes = count * ExactRows::row_bytes(v_dim_);
   if (std::ssize(memory_) < bytes) memory_.resize(static_cast<std::size_t>(bytes));
   // With limits the combine also finishes rows that the batch does not have.
-  for (std::int64_t row = batch.query_tokens * shape.q_heads; row < count; ++row) {
+  for (std::int64_t row = batch.query_tokens() * shape.q_heads; row < count; ++row) {
     clear_row(rows().row(row), rows().dim());
   }
   CombineOptions options = combine;
-  const bool is_padded = tokens != batch.query_tokens;
+  const bool is_padded = tokens != batch.query_tokens();
   std::optional<Participation> padded;
   if (!is_padded) {
     options.participation = &batch.participation();
   } else if (options.scatter == Scatter::kOwner) {
     options.participation = &padded.emplace(batch.participation().padded(tokens));
   }
-  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest);
+  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest());
 }
 
 void ExactStep::attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads) {

@@ -13,10 +13,15 @@ constexpr CombineShape kShape{.tokens = 4, .heads = 2, .dim = 8};
 std::uint64_t sent_bytes(Communicator& comm, bool has_limits) {
   DeviceGroup group(std::shared_ptr<Communicator>(&comm, [](Communicator*) {}), Device{});
   CombineWays ways(group);
+  const Membership members(comm.size());
+  LocalSequence pages;
+  pages.held.assign(static_cast<std::size_t>(comm.size()), 0);
+  pages.held[0] = 1;
   StepBatch batch;
-  batch.query_tokens = kShape.tokens;
-  batch.participants.emplace(kShape.tokens, comm.size());
-  for (std::int64_t t = 0; t < kShape.tokens; ++t) batch.participants->add(t, Rank{0});
+  batch.set_members(members);
+  batch.add({.sequence = SequenceId(0, 0, 0),
+             .size = {.queries = kShape.tokens, .length = kShape.tokens},
+             .pages = &pages});
 
   std::vector<float> o(64, 1.0f), lse(8, 0.5f), out(64);
   const std::int64_t tokens = share_of(kShape.tokens, comm.rank().value, comm.size()).size();
