@@ -9,6 +9,7 @@
 
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/cache_group.hpp"
+#include "runtime/memory/attempt.hpp"
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/plan_agreement.hpp"
@@ -105,6 +106,9 @@ class KvCache::State {
   /// Makes the copies that a group's allocator asks for.
   void make_copies(std::size_t group, std::span<const PageCopy> copies,
                    std::string_view operation = "copy_on_write");
+  /// The same of all groups. The ranks make the copies of each group together, so a failure of this
+  /// rank is one of the result: `rethrow` it. @throws Timeout, PeerLost.
+  [[nodiscard]] Attempt make_copies(std::span<const std::vector<PageCopy>> copies);
 
   /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
   /// a copy fails on any rank, cancels them. Returns how many pages have moved.

@@ -53,8 +53,9 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
   }
   history.add(hashes);
   pages_taken(after);
-  for (std::size_t g = 0; g < groups.size(); ++g) make_copies(g, copies[g]);
-  slide_windows(batch, sizes);
+  const Attempt attempt = make_copies(copies);
+  slide_windows(batch, sizes);  // on every rank, also if it could not copy
+  attempt.rethrow();
   return Done{};
 }
 

@@ -68,7 +68,7 @@ Result<Done> KvCache::try_make_writable(SequenceId sequence, std::int64_t begin,
     copies.push_back(group.allocator.make_writable(sequence, begin, end));
   }
   state().pages_taken();
-  for (std::size_t g = 0; g < copies.size(); ++g) state().make_copies(g, copies[g]);
+  state().make_copies(copies).rethrow();
   return can;
 }
 
@@ -78,6 +78,13 @@ void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> co
   if (!copies.empty()) wait_for_tiers();
   copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
                 group, operation);
+}
+
+Attempt KvCache::State::make_copies(std::span<const std::vector<PageCopy>> copies) {
+  Attempt attempt;
+  for (std::size_t g = 0; g < copies.size(); ++g)
+    attempt.together([&] { make_copies(g, copies[g]); });
+  return attempt;
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {
