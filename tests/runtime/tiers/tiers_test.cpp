@@ -124,7 +124,7 @@ class FileUse : public testing::Test {
   std::optional<KvCache> cache_;
 };
 
-TEST_F(FileUse, ALoadRenewsThePlaceOfAFile) {
+TEST_F(FileUse, UseRenewsThePlaceOfAFile) {
   start(8);
   EXPECT_EQ(ask_for(1), 0);
   EXPECT_EQ(ask_for(2), 0);
