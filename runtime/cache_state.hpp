@@ -9,6 +9,7 @@
 
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/cache_group.hpp"
+#include "runtime/memory/attempt.hpp"
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/plan_agreement.hpp"
@@ -106,8 +107,11 @@ class KvCache::State {
                                  std::optional<Stream> stream = {});
   /// Makes the copies of copy on write that each group's allocator asks for, which has taken pages
   /// for them. With the stream of the steps they are part of its work, unless pages come from
-  /// another rank; without it they are made on return.
-  void make_copies(std::span<const std::vector<PageCopy>> copies, std::optional<Stream> stream);
+  /// another rank; without it they are made on return. The ranks make the copies of each group
+  /// together, so a failure of this rank is one of the result: `rethrow` it.
+  /// @throws Timeout, PeerLost.
+  [[nodiscard]] Attempt make_copies(std::span<const std::vector<PageCopy>> copies,
+                                    std::optional<Stream> stream);
   /// Makes the copies of one group.
   void make_copies(std::size_t group, std::span<const PageCopy> copies, std::string_view operation,
                    std::optional<Stream> stream = {});

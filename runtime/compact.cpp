@@ -55,10 +55,16 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
       group.allocator.check_truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
     }
   }
+  // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
+  // ranks have the same lengths afterwards.
+  Attempt attempt;
   for (const KeptTokens& tokens : batch) {
     const std::int64_t first = tokens.begin + unmoved(tokens);
     const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
-    if (first < end) cache.try_make_writable(tokens.sequence, first, end, stream).value();
+    if (first == end) continue;
+    Result<Done> can = Done{};
+    attempt.together([&] { can = cache.try_make_writable(tokens.sequence, first, end, stream); });
+    if (!can) throw can.reason();  // on all ranks alike
   }
   cache.wait_for_tiers();
   for (std::size_t g = 0; g < cache.groups.size(); ++g) {
@@ -70,12 +76,15 @@ void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
     for (int layer : cache.pools.layout().groups()[g].layers) {
       layers.push_back(cache.pools.layer(layer));
     }
-    move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv_comm(),
-                cache.mesh.membership(), moves, stream);
+    attempt.together([&] {
+      move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv_comm(),
+                  cache.mesh.membership(), moves, stream);
+    });
   }
   for (const KeptTokens& tokens : batch) {
     truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
   }
+  attempt.rethrow();
 }
 
 }  // namespace kvmesh

@@ -52,8 +52,9 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
-  make_copies(copies, stream);
-  slide_windows(batch, sizes);
+  const Attempt attempt = make_copies(copies, stream);
+  slide_windows(batch, sizes);  // on every rank, also if it could not copy
+  attempt.rethrow();
   return Done{};
 }
 

@@ -71,15 +71,17 @@ Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t
   for (CacheGroup& group : groups) {
     copies.push_back(group.allocator.make_writable(sequence, begin, end));
   }
-  make_copies(copies, stream);
+  make_copies(copies, stream).rethrow();
   return can;
 }
 
-void KvCache::State::make_copies(std::span<const std::vector<PageCopy>> copies,
-                                 std::optional<Stream> stream) {
+Attempt KvCache::State::make_copies(std::span<const std::vector<PageCopy>> copies,
+                                    std::optional<Stream> stream) {
   pages_taken(stream);
+  Attempt attempt;
   for (std::size_t g = 0; g < copies.size(); ++g)
-    make_copies(g, copies[g], "copy_on_write", stream);
+    attempt.together([&] { make_copies(g, copies[g], "copy_on_write", stream); });
+  return attempt;
 }
 
 void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,

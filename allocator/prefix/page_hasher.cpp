@@ -208,6 +208,13 @@ std::vector<std::uint8_t> extra_keys(const PrefixExtras& extras, std::int64_t fi
     out.text("cache_salt");
     out.text(extras.salt);
   }
+  if (const auto page = static_cast<std::size_t>(first / tokens);
+      page < extras.prompt_embeds.size()) {
+    ++count;
+    out.array(2);
+    out.text("prompt_embeds");
+    out.bytes(extras.prompt_embeds[page]);
+  }
   if (count == 0) return {};
   std::vector<std::uint8_t> all;
   CborWriter(all).array(count);

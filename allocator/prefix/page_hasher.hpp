@@ -55,7 +55,7 @@ class PageHasher {
 };
 
 /// The CBOR of the extra keys of page [first, first + tokens), in vLLM's order: adapter, items,
-/// salt. Empty if there are none.
+/// salt, embeddings. Empty if there are none.
 std::vector<std::uint8_t> extra_keys(const PrefixExtras& extras, std::int64_t first,
                                      std::int64_t tokens);
 

@@ -33,7 +33,9 @@ class PrefixKey::State {
     require(negative == tokens.end(), "prefix: token {}", negative == tokens.end() ? 0 : *negative);
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     const auto page_size = static_cast<std::size_t>(rules_.page_size);
-    if (!extras_.adapter && extras_.items.empty() && (extras_.salt.empty() || !hashes_.empty()))
+    if (!extras_.adapter && extras_.items.empty() &&
+        extras_.prompt_embeds.size() <= hashes_.size() &&
+        (extras_.salt.empty() || !hashes_.empty()))
       return append_run(tokens_.size() / page_size);
     while ((hashes_.size() + 1) * page_size <= tokens_.size()) {
       const std::size_t first = hashes_.size() * page_size;
@@ -52,6 +54,7 @@ class PrefixKey::State {
 
   bool has_items(std::int64_t page) const {
     if (page < 0 || page >= kMostTokens / rules_.page_size) return false;
+    if (page < std::ssize(extras_.prompt_embeds)) return true;
     const std::int64_t first = page * rules_.page_size, last = first + rules_.page_size;
     return std::ranges::any_of(extras_.items, [=](const PrefixExtras::Item& item) {
       return item.first < last && item.first + item.tokens > first;

@@ -100,8 +100,8 @@ class KvCache {
   /// On a GPU it runs on `stream`, after the work that is there; it blocks only where tokens or
   /// pages move between ranks. REQUIRES: no sequence appears twice; later steps use `stream`, too.
   /// @throws UnknownSequence, InvalidArgument and OutOfPages, each with nothing moved or truncated;
-  /// after another error (Timeout, PeerLost, a device's Error) the positions from `begin` on are
-  /// unspecified.
+  /// after another error the positions from the first one of begin's page on are unspecified. A
+  /// device's Error, on one rank, leaves the new lengths in place on every rank.
   /// Collective over the kv axis if a token or a page moves between ranks.
   void compact(std::span<const KeptTokens> batch, Stream stream = {});
 

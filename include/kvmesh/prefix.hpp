@@ -73,6 +73,9 @@ struct PrefixExtras {
   std::optional<Adapter> adapter{};  ///< on every page
   std::vector<Item> items{};         ///< on the pages that they overlap; in ascending order
   std::string salt{};                ///< on the first page: isolates tenants
+  /// Of a prompt that is given as embeddings: the SHA-256 of each page's embeddings, from the first
+  /// page on. The pages past the list have none.
+  std::vector<std::array<std::uint8_t, 32>> prompt_embeds{};
 };
 
 /// How long published pages are worth keeping: pages of a lower priority are evicted first. Tokens
@@ -121,7 +124,8 @@ class PrefixKey {
 
   std::span<const std::int32_t> tokens() const;
   std::span<const PageHash> hashes() const;  ///< one per full page
-  /// Returns whether an item of another modality lies on the page.
+  /// Returns whether an item of another modality, or embeddings, lie on the page: its tokens do not
+  /// say all then.
   bool has_items(std::int64_t page) const;
   /// The parent of the first page.
   const PageHash& root() const;

@@ -22,7 +22,7 @@ struct TierOptions {
   /// Part of the name of the model's folder below it: letters, digits, '.', '_' and '-'. Models
   /// with other weights need other names.
   std::string model = "model";
-  /// The most bytes that the ranks together keep there; the oldest files go first.
+  /// The most bytes that the ranks together keep there; the files whose use is the oldest go first.
   std::int64_t file_bytes = std::int64_t{16} << 30;
   /// Files and folders are on the disk before a store is completed. Without it a crash of the
   /// machine may leave files whose checksums are wrong: they are misses.

@@ -1,4 +1,5 @@
 // Known prefixes of the C interface.
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <vector>
@@ -22,6 +23,13 @@ PrefixExtras extras_of(const kvmesh_prefix_extras_t* given) {
   require(known_extras.item_count == 0 || known_extras.items != nullptr, "items is NULL");
   for (const auto& item : std::span(known_extras.items, known_extras.item_count)) {
     extras.items.push_back({text_or_empty(item.id), item.first, item.tokens});
+  }
+  const std::size_t pages = known_extras.prompt_embeds_count;
+  require(pages == 0 || known_extras.prompt_embeds != nullptr, "prompt_embeds is NULL");
+  extras.prompt_embeds.resize(pages);
+  for (std::size_t i = 0; i < pages; ++i) {
+    auto& to = extras.prompt_embeds[i];
+    std::copy_n(known_extras.prompt_embeds + i * to.size(), to.size(), to.begin());
   }
   return extras;
 }

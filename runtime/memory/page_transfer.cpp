@@ -12,12 +12,12 @@
 // rank whose own copies fail still takes part in the exchanges, and throws at the end: the others'
 // communicator stays whole.
 #include <algorithm>
-#include <exception>
 #include <map>
 #include <ranges>
 #include <vector>
 
 #include "runtime/cache_state.hpp"
+#include "runtime/memory/attempt.hpp"
 #include "runtime/memory/page_mover.hpp"
 
 namespace kvmesh {
@@ -32,26 +32,6 @@ struct Parcel {
   std::vector<PageMove> moves;
 };
 using Parcels = std::map<Rank, Parcel>;  // by the other rank
-
-/// Steps of which the first failure is kept; those after it are left out.
-class Attempt {
- public:
-  template <class Step>
-  void operator()(const Step& step) {
-    if (failure_) return;
-    try {
-      step();
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  std::exception_ptr failure_;
-};
 
 class Transfer {
  public:

@@ -62,7 +62,7 @@ void RecordTransfer::make_room(Part& part, const PageMover& mover, int layer) co
 }
 
 /// Rank 0 receives the rows of all others; its own stay in its pools if these are in host memory.
-void RecordTransfer::collect(const PageMover& mover, int layer) {
+void RecordTransfer::collect(const PageMover& mover, int layer, Outcome& outcome) {
   const int me = world_.rank().value;
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
@@ -70,9 +70,12 @@ void RecordTransfer::collect(const PageMover& mover, int layer) {
     Part& rows = part(rank);
     if (rows.moves.empty() || (me == 0 && !is_packed(rank))) continue;
     make_room(rows, mover, layer);
-    if (rank == me)
-      mover.move({&layer, 1}, rows.moves, mover.my_pools(), {.packed = rows.packed.data()},
-                 device_);
+    if (rank == me) {
+      outcome.run([&] {
+        mover.move({&layer, 1}, rows.moves, mover.my_pools(), {.packed = rows.packed.data()},
+                   device_);
+      });
+    }
     if (me != 0) outgoing.push_back({Rank{0}, rows.packed});
     if (me == 0 && rank != 0) incoming.push_back({Rank{rank}, rows.packed});
   }
@@ -90,11 +93,11 @@ void RecordTransfer::send(const RecordPlace& place, std::int64_t tokens, ByteSin
                           Outcome& outcome) {
   const PageMover mover(cache_.pools, place.group);
   find_runs(place, tokens);
-  collect(mover, place.layer);
+  collect(mover, place.layer, outcome);
   if (world_.rank().value != 0) return;
   RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
   for (int rank = 0; rank < world_.size(); ++rank) place_part(rows, rank, mover, place.layer);
-  outcome.run(world_, [&] { write(rows, place, tokens, *sink); });
+  outcome.run([&] { write(rows, place, tokens, *sink); });
 }
 
 void RecordTransfer::write(const RecordRows& rows, const RecordPlace& place, std::int64_t tokens,
@@ -117,7 +120,7 @@ std::span<const std::byte> RecordTransfer::fetch(std::size_t bytes, ByteSource* 
                                                  Outcome& outcome) {
   record_.resize(bytes + 1);  // the last says whether the others are there
   const std::span<std::byte> record = std::span(record_).first(bytes);
-  outcome.run(world_, [&] { source->read(record); });
+  outcome.run_on_first(world_, [&] { source->read(record); });
   record_.back() = std::byte{!outcome.failed()};
   broadcast(world_, Rank{0}, record_, "import");
   if (record_.back() == std::byte{0}) return {};
@@ -128,18 +131,14 @@ bool RecordTransfer::receive(const RecordPlace& place, std::int64_t tokens, Byte
                              Outcome& outcome) {
   find_runs(place, tokens);
   if (world_.size() == 1) {
-    outcome.run(world_, [&] { keep(place, tokens, *source); });
+    outcome.run([&] { keep(place, tokens, *source); });
     return !outcome.failed();
   }
   const std::size_t bytes = record_bytes(header_.groups[place.group], tokens);
   const std::span<const std::byte> record = fetch(bytes + kSumBytes, source, outcome);
   if (record.empty()) return false;
   MemorySource of_all(record);
-  if (world_.rank().value != 0) {
-    keep(place, tokens, of_all);
-  } else {
-    outcome.run(world_, [&] { keep(place, tokens, of_all); });
-  }
+  outcome.run([&] { keep(place, tokens, of_all); });
   return true;
 }
 

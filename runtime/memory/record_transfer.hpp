@@ -26,8 +26,8 @@ class RecordTransfer {
   /// Packs this rank's part, collects all parts on rank 0 and writes them there. Collective.
   void send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink, Outcome& outcome);
   /// Reads a record on rank 0, sends it to all and keeps this rank's part. Returns whether rank 0
-  /// could read it. Whether its checksum was good is rank 0's outcome alone, until the next record.
-  /// Collective.
+  /// could read it. Whether its checksum was good, and a part was kept, is a rank's outcome alone,
+  /// rank 0's until the next record. Collective.
   bool receive(const RecordPlace& place, std::int64_t tokens, ByteSource* source, Outcome& outcome);
 
  private:
@@ -39,7 +39,7 @@ class RecordTransfer {
 
   void find_runs(const RecordPlace& place, std::int64_t tokens);
   void make_room(Part& part, const PageMover& mover, int layer) const;
-  void collect(const PageMover& mover, int layer);
+  void collect(const PageMover& mover, int layer, Outcome& outcome);
   void place_part(RecordRows& rows, int rank, const PageMover& mover, int layer);
   void write(const RecordRows& rows, const RecordPlace& place, std::int64_t tokens, ByteSink& sink);
   void keep(const RecordPlace& place, std::int64_t tokens, ByteSource& source);

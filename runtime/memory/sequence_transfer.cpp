@@ -117,7 +117,7 @@ void give_up_before(const SequenceHeader& header, SequenceId sequence,
 SequenceHeader agreed_header(Communicator& world, ByteSource* source) {
   Outcome outcome;
   std::vector<std::byte> bytes;
-  outcome.run(world, [&] { bytes = encode(read_header(*source)); });
+  outcome.run_on_first(world, [&] { bytes = encode(read_header(*source)); });
   outcome.agree(world);
   std::uint64_t size = bytes.size();
   broadcast(world, Rank{0}, std::as_writable_bytes(std::span(&size, 1)), "import: header size");
@@ -135,19 +135,22 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
   const SequenceHeader header = header_of(parts, sequence, key);
   Communicator& world = cache.mesh.world();
   Outcome outcome;
-  outcome.run(world, [&] {
+  outcome.run_on_first(world, [&] {
     require(sink != nullptr, "export: rank 0 has no sink");
     const std::vector<std::byte> encoded = encode(header);
     sink->expect(encoded.size() + bytes_after(header));
     sink->write(encoded);
   });
-  cache.wait_for_tiers();
-  cache.wait_idle();
+  outcome.run([&] {
+    cache.wait_for_tiers();
+    cache.wait_idle();
+  });
   RecordTransfer transfer(parts, header, sequence);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
   });
-  outcome.run(world, [&] { write_end(*sink); });
+  outcome.agree(world);  // no end mark after rows that a rank could not read
+  outcome.run_on_first(world, [&] { write_end(*sink); });
   outcome.agree(world);
 }
 
@@ -156,7 +159,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
   const CacheParts parts{cache.mesh, cache.groups, cache.pools};
   Communicator& world = cache.mesh.world();
   Outcome given;
-  given.run(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
+  given.run_on_first(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
   given.agree(world);
   SequenceHeader header = agreed_header(world, source);
   const SequenceId sequence = create();
@@ -165,15 +168,17 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
     for (CacheGroup& group : cache.groups) group.allocator.append(sequence, header.tokens);
     give_up_before(header, sequence, cache.groups);
     cache.pages_taken();
-    cache.wait_for_tiers();
-    cache.wait_idle();  // new pages may still be read by earlier work
-    RecordTransfer transfer(parts, header, sequence);
     Outcome outcome;
+    outcome.run([&] {
+      cache.wait_for_tiers();
+      cache.wait_idle();  // new pages may still be read by earlier work
+    });
+    RecordTransfer transfer(parts, header, sequence);
     bool good = true;
     for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
       good = good && transfer.receive(place, tokens, source, outcome);
     });
-    outcome.run(world, [&] { read_end(*source); });
+    outcome.run_on_first(world, [&] { read_end(*source); });
     outcome.agree(world);
   } catch (...) {
     erase(sequence);

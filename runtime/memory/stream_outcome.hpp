@@ -1,24 +1,27 @@
-// The outcome of a stream: world rank 0 reads or writes it, and all ranks throw the same error.
+// The outcome of a stream: world rank 0 reads or writes it, each rank copies rows, and all ranks
+// throw the same error.
 #pragma once
 
+#include <algorithm>
 #include <exception>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/sequence_stream.hpp"
 
 namespace kvmesh {
 
-/// The result of rank 0's work, shared with all ranks: success, or an error that each throws.
+/// The result of a rank's work, shared with all ranks: success, or an error that each throws.
 class Outcome {
  public:
-  /// Runs `work` on rank 0, unless it has failed before.
+  /// Runs `work`, unless this rank has failed before.
   template <class Work>
-  void run(Communicator& world, const Work& work) {
-    if (world.rank().value != 0 || error_) return;
+  void run(const Work& work) {
+    if (error_) return;
     try {
       work();
     } catch (const StreamError& error) {
@@ -27,9 +30,14 @@ class Outcome {
       error_ = StreamError(StreamError::Reason::kIo, error.what());
     }
   }
+  /// The same on rank 0; nothing on the others.
+  template <class Work>
+  void run_on_first(Communicator& world, const Work& work) {
+    if (world.rank().value == 0) run(work);
+  }
   bool failed() const { return error_.has_value(); }
 
-  /// Throws on all ranks if rank 0 has failed. Collective.
+  /// Throws the error of the first rank that has failed, on all ranks. Collective.
   void agree(Communicator& world) const {
     struct Wire {
       std::uint32_t failed = 0, reason = 0, size = 0;
@@ -38,11 +46,13 @@ class Outcome {
       wire = {1, static_cast<std::uint32_t>(error_->reason()),
               static_cast<std::uint32_t>(std::string_view(error_->what()).size())};
     }
-    broadcast(world, Rank{0}, std::as_writable_bytes(std::span(&wire, 1)), "sequence stream");
-    if (wire.failed == 0) return;
-    std::string what = error_ ? error_->what() : std::string(wire.size, ' ');
-    broadcast(world, Rank{0}, std::as_writable_bytes(std::span(what)), "sequence stream: error");
-    throw StreamError(static_cast<StreamError::Reason>(wire.reason), what);
+    const std::vector<Wire> all = all_gather_value(world, wire, "sequence stream");
+    const auto first = std::ranges::find(all, 1u, &Wire::failed);
+    if (first == all.end()) return;
+    const Rank rank{static_cast<std::int32_t>(first - all.begin())};
+    std::string what = rank == world.rank() ? error_->what() : std::string(first->size, ' ');
+    broadcast(world, rank, std::as_writable_bytes(std::span(what)), "sequence stream: error");
+    throw StreamError(static_cast<StreamError::Reason>(first->reason), what);
   }
 
  private:

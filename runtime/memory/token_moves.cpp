@@ -3,6 +3,8 @@
 #include <map>
 #include <vector>
 
+#include "runtime/memory/attempt.hpp"
+
 namespace kvmesh {
 namespace {
 
@@ -18,7 +20,8 @@ TokenSlot slot_of(const TokenPlace& place) { return {place.page.index(), place.o
 }  // namespace
 
 // Tokens to send are packed before anything is written here. Tokens that move within this rank are
-// read before received ones are written.
+// read before received ones are written. A rank whose own copies fail still takes part in the
+// exchange, and throws at the end.
 void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
                  const Membership& members, std::span<const TokenMove> moves, Stream stream) {
   std::vector<TokenSlot> from, to;
@@ -35,22 +38,30 @@ void move_tokens(Backend& backend, const TokenPlanes& planes, Communicator& kv,
       incoming[source].slots.push_back(slot_of(move.to));
     }
   }
+  Attempt attempt;
   std::vector<Outgoing> sends;
   std::vector<Incoming> receives;
   for (auto& [peer, parcel] : outgoing) {
     parcel.bytes.resize(parcel.slots.size() * planes.token_bytes());
-    backend.pack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+    attempt([&, &parcel = parcel] {
+      backend.pack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+    });
     sends.push_back({peer, parcel.bytes});
   }
-  if (!from.empty()) backend.move_tokens(planes, from, to, stream);
+  attempt([&] {
+    if (!from.empty()) backend.move_tokens(planes, from, to, stream);
+  });
   for (auto& [peer, parcel] : incoming) {
     parcel.bytes.resize(parcel.slots.size() * planes.token_bytes());
     receives.push_back({peer, parcel.bytes});
   }
   if (!sends.empty() || !receives.empty()) kv.exchange(sends, receives, "move tokens");
   for (auto& [peer, parcel] : incoming) {
-    backend.unpack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+    attempt([&, &parcel = parcel] {
+      backend.unpack_tokens(planes, parcel.slots, parcel.bytes.data(), stream);
+    });
   }
+  attempt.rethrow();
 }
 
 }  // namespace kvmesh

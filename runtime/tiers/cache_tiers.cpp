@@ -148,7 +148,9 @@ std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::i
     if (!known.valid()) {
       part.pages.push_back(page);
       part.places.push_back(*places[group][static_cast<std::size_t>(page)]);
-      if (part.places.back().where == PagePlace::kHost) part.in_host.push_back(hash);
+      const PagePlace::Where where = part.places.back().where;
+      if (where == PagePlace::kHost) part.in_host.push_back(hash);
+      if (where == PagePlace::kFile) part.in_files.push_back(hash);
     } else if (allocator.reference_count(known) == 0) {
       --room[static_cast<std::size_t>(known.rank().value)];
       --total;
@@ -192,7 +194,10 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
     }
   }
   if (limit < pages) return std::nullopt;
-  for (const Part& part : parts) pages_back_ += std::ssize(part.pages);
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    pages_back_ += std::ssize(parts[g].pages);
+    tiers_[g]->loaded(parts[g].in_files);
+  }
   return match;
 }
 
@@ -201,6 +206,7 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
 std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                               std::int64_t pages) {
   struct Load {
+    std::size_t group = 0;
     std::int64_t page = 0;
     TierJob job;
   };
@@ -211,12 +217,15 @@ std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts,
     for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
       const auto page = static_cast<std::size_t>(parts[g].pages[i]);
       has_files |= parts[g].places[i].where == PagePlace::kFile;
-      loads.push_back({parts[g].pages[i],
+      loads.push_back({g, parts[g].pages[i],
                        tiers_[g]->load(key.hashes()[page], parts[g].places[i], table[page])});
     }
   }
   for (const auto& tiers : tiers_) tiers->copies().start();
   if (!has_files) return pages;
+  const auto distrust = [&](std::size_t group, std::int64_t page) {
+    tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
+  };
   // Others wait in the exchange meanwhile, so a slow disk has half of their deadline.
   const auto end = std::chrono::steady_clock::now() + mesh_.world().deadline() / 2;
   std::int64_t first = pages;
@@ -224,12 +233,17 @@ std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts,
   for (const Load& load : loads) {
     const bool came = load.job.wait_until(end) == std::future_status::ready;
     is_late |= !came;
-    if (!came || !load.job.get()) first = std::min(first, load.page);
+    if (came && load.job.get()) continue;
+    first = std::min(first, load.page);
+    distrust(load.group, load.page);
   }
   if (is_late)
     for (const auto& tiers : tiers_) tiers->file()->cancel_loads();
-  return std::ranges::min(
-      all_gather_value(mesh_.world(), first, "read pages of a prefix in files"));
+  first =
+      std::ranges::min(all_gather_value(mesh_.world(), first, "read pages of a prefix in files"));
+  // Whichever rank has the page next stores it anew.
+  for (std::size_t g = 0; g < parts.size() && first < pages; ++g) distrust(g, first);
+  return first;
 }
 
 void CacheTiers::flush() {

@@ -48,7 +48,7 @@ class CacheTiers {
   struct Part {
     std::vector<std::int64_t> pages{};  ///< logical numbers
     std::vector<PagePlace> places{};
-    std::vector<PageHash> in_host{};
+    std::vector<PageHash> in_host{}, in_files{};
   };
   /// Where the pages of a key are, as far as it is known.
   using Places = std::vector<std::vector<std::optional<PagePlace>>>;  // [group][logical page]

@@ -1,6 +1,7 @@
 #include "runtime/tiers/file_calls.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,6 +23,7 @@ int FileCalls::sync(int file) { return ::fdatasync(file); }
 int FileCalls::close(int file) { return ::close(file); }
 int FileCalls::rename(const char* from, const char* to) { return ::rename(from, to); }
 int FileCalls::remove(const char* path) { return ::unlink(path); }
+int FileCalls::touch(const char* path) { return ::utimensat(AT_FDCWD, path, nullptr, 0); }
 int FileCalls::make_folder(const char* path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);

@@ -19,6 +19,8 @@ class FileCalls {
   virtual int close(int file);
   virtual int rename(const char* from, const char* to);
   virtual int remove(const char* path);
+  /// The file's time becomes the present one.
+  virtual int touch(const char* path);
   /// Makes the folder and those above it. Returns 0, also if it is there.
   virtual int make_folder(const char* path);
 };

@@ -1,6 +1,7 @@
 #include "runtime/tiers/file_tier.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -21,6 +22,19 @@ std::string hex(const PageHash& hash) {
   std::string text;
   for (const std::uint8_t byte : hash.bytes) text += fmt::format("{:02x}", byte);
   return text;
+}
+
+/// The hash that `hex` has made a text of; nothing of other texts.
+std::optional<PageHash> hash_of(std::string_view text) {
+  PageHash hash;
+  if (text.size() != 2 * hash.bytes.size()) return std::nullopt;
+  const char* at = text.data();
+  for (std::uint8_t& byte : hash.bytes) {
+    const auto [end, error] = std::from_chars(at, at + 2, byte, 16);
+    if (error != std::errc() || end != at + 2) return std::nullopt;
+    at = end;
+  }
+  return hash;
 }
 
 /// Where each FileFault is counted. A file that another rank has removed meanwhile is missing.
@@ -52,6 +66,7 @@ FileTier::FileTier(const Options& options, FileCalls& calls, PageCopies& copies)
            .path = fmt::format("{}/heads-{}-{}", options.folder, options.shape.first_head,
                                options.shape.first_head + options.shape.heads - 1)},
       loaded_(options.device, options.shape.image_bytes()),
+      kept_(options.bytes),
       jobs_([device = options.device] { use_device(device); }) {
   if (calls_.make_folder(own_.path.c_str()) != 0) count(FileFault::kDenied);
   find_folders();
@@ -89,37 +104,48 @@ void FileTier::find_folders() {
 void FileTier::find_files() {
   struct Found {
     fs::file_time_type time;
-    Known file;
+    PageHash hash;
+    std::int64_t bytes;
   };
   std::vector<Found> found;
   std::error_code error;
   for (fs::recursive_directory_iterator at(own_.path, error), end; !error && at != end;
        at.increment(error)) {
-    const std::string stem = at->path().stem().string();
+    const std::optional<PageHash> hash = hash_of(at->path().stem().string());
     std::error_code gone;
     if (is_left_over(at->path())) calls_.remove(at->path().c_str());
-    if (at->path().extension() != ".page" || stem.size() != 64) continue;
-    const auto share = static_cast<int>(std::strtoul(stem.substr(60).c_str(), nullptr, 16));
+    if (at->path().extension() != ".page" || !hash) continue;
+    const int share = hash->bytes[30] << 8 | hash->bytes[31];
     if (share % options_.ranks != options_.me.value) continue;
     const auto size = static_cast<std::int64_t>(at->file_size(gone));
     const auto time = at->last_write_time(gone);
-    if (!gone) found.push_back({time, {at->path().string(), size}});
+    if (!gone) found.push_back({time, *hash, size});
   }
   std::ranges::sort(found, {}, &Found::time);
   const std::lock_guard lock(mutex_);
-  for (Found& it : found) add(std::move(it.file));
+  for (const Found& file : found) add(file.hash, file.bytes);
 }
 
-/// Counts a file, and removes the oldest ones over the limit. REQUIRES: the lock.
-void FileTier::add(Known file) {
-  bytes_ += file.bytes;
-  files_.push_back(std::move(file));
-  while (bytes_ > options_.bytes && !files_.empty()) {
-    calls_.remove(files_.front().path.c_str());
-    bytes_ -= files_.front().bytes;
-    files_.pop_front();
+/// Counts a file, and removes those over the limit whose use is the oldest. REQUIRES: the lock.
+void FileTier::add(const PageHash& hash, std::int64_t bytes) {
+  kept_.add(hash, bytes);
+  while (const std::optional<PageHash> oldest = kept_.take_excess()) {
+    calls_.remove(path(*oldest).c_str());
     ++counts_.removed;
   }
+}
+
+void FileTier::renew(std::vector<PageHash> pages, bool on_disk) {
+  copies_.then([this, pages = std::move(pages), on_disk] {
+    jobs_.submit([this, pages, on_disk] {
+      for (const PageHash& hash : pages) {
+        const std::lock_guard lock(mutex_);
+        if (kept_.used(hash) && on_disk) calls_.touch(path(hash).c_str());
+      }
+      return true;
+    });
+    return true;
+  });
 }
 
 /// Returns the folders whose files together have all heads of this rank, in their order; empty if
@@ -143,24 +169,35 @@ std::optional<std::vector<const FileTier::Folder*>> FileTier::cover(const PageHa
 TierAnswer FileTier::lookup(const PageHash& hash) {
   {
     const std::lock_guard lock(mutex_);
-    if (under_way_.contains(path(hash))) return TierAnswer::kRetry;
+    if (under_way_.contains(hash)) return TierAnswer::kRetry;
   }
   return cover(hash) ? TierAnswer::kHit : TierAnswer::kMiss;
 }
 
 TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
-  if (from.bytes == nullptr && from.page.rank() != options_.me) return job_done();
-  if (lookup(hash) != TierAnswer::kMiss) return job_done();
+  const bool replaces = distrusted_.erase(hash) > 0;
+  if (from.bytes == nullptr && from.page.rank() != options_.me) {
+    const std::lock_guard lock(mutex_);
+    if (replaces) kept_.forget(hash);  // the other rank counts it
+    return job_done();
+  }
+  const TierAnswer known = lookup(hash);
+  if (known == TierAnswer::kRetry || (known == TierAnswer::kHit && !replaces)) {
+    const std::lock_guard lock(mutex_);
+    kept_.used(hash);
+    return job_done();
+  }
   auto buffer = std::make_shared<HostMemory>();
   {
     const std::lock_guard lock(mutex_);
     if (free_.empty()) {
       ++counts_.drops;
+      if (replaces) distrust(hash);
       return job_done(false);
     }
     *buffer = std::move(free_.back());
     free_.pop_back();
-    under_way_.insert(path(hash));
+    under_way_.insert(hash);
   }
   std::byte* const image = buffer->data() + kPageFileHeader;
   const TierJob packed =
@@ -174,7 +211,7 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
       const bool stored = has_page && store(hash, *buffer);
       const std::lock_guard lock(mutex_);
       free_.push_back(std::move(*buffer));
-      under_way_.erase(path(hash));
+      under_way_.erase(hash);
       return stored;
     });
     return true;
@@ -195,7 +232,7 @@ bool FileTier::store(const PageHash& hash, const HostMemory& buffer) {
   if (fault != FileFault::kNone) return false;
   const std::lock_guard lock(mutex_);
   ++counts_.stores;
-  add({name, static_cast<std::int64_t>(size)});
+  add(hash, static_cast<std::int64_t>(size));
   return true;
 }
 
@@ -257,8 +294,11 @@ bool FileTier::read_part(const Folder& folder, const PageHash& hash, std::byte* 
   const FileFault fault = read_page_file(calls_, name, shape, hash, bytes, options_.way);
   count(fault);
   if (fault != FileFault::kNone) {
-    // It would be in the way of a good one. A foreign file may be another program's.
-    if (fault == FileFault::kCorrupt || fault == FileFault::kTruncated) calls_.remove(name.c_str());
+    // A foreign file may be another program's, until a store of the page replaces it.
+    if (fault != FileFault::kCorrupt && fault != FileFault::kTruncated) return false;
+    calls_.remove(name.c_str());
+    const std::lock_guard lock(mutex_);
+    if (folder.path == own_.path) kept_.forget(hash);
     return false;
   }
   const int first = std::max(folder.first_head, own_.first_head);
@@ -298,7 +338,7 @@ bool FileTier::wait_for_stores(std::chrono::milliseconds most) {
 TierCounts FileTier::counts() const {
   const std::lock_guard lock(mutex_);
   TierCounts counts = counts_;
-  counts.pages = static_cast<std::int64_t>(files_.size());
+  counts.pages = kept_.files();
   return counts;
 }
 

@@ -1,21 +1,21 @@
 // Pages in files that other runs, and other programs, can read.
 //
-//   DIRECTORY/MODEL-<16 digits>/layers-0-31/heads-0-7/ab/cd/<hash>.page
+//   DIRECTORY/MODEL-<16 digits>-v1/layers-0-31/heads-0-7/ab/cd/<hash>.page
 //
-// The digits are of a hash of formats, sizes and hash rules; ab and cd begin the page's hash. A
-// folder is named by the layers and heads that its files hold, never by a rank: a rank that has
-// other heads puts its pages together from the files of several folders.
+// The digits are of a hash of formats, sizes and hash rules; v1 is the version of the files; ab and
+// cd begin the page's hash. A folder is named by the layers and heads that its files hold, never by
+// a rank: a rank that has other heads puts its pages together from the files of several folders.
 #pragma once
 
-#include <deque>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "runtime/tiers/host_memory.hpp"
 #include "runtime/tiers/job_queue.hpp"
+#include "runtime/tiers/kept_files.hpp"
 #include "runtime/tiers/page_copies.hpp"
 #include "runtime/tiers/page_file.hpp"
 #include "runtime/tiers/tier.hpp"
@@ -46,6 +46,11 @@ class FileTier final : public Tier {
   TierJob submit_store(const PageHash& hash, const PageSource& from) override;
   TierJob submit_load(const PageHash& hash, PageId to) override;
   bool wait_for_stores(std::chrono::milliseconds most) override;
+  /// The files of these pages count as used, the first page before the others, after the stores so
+  /// far. `on_disk`: a later run sees it, too. Call it on every rank: one of them counts a file.
+  void renew(std::vector<PageHash> pages, bool on_disk);
+  /// A page's file could not be read on some rank: the next store of the page replaces it.
+  void distrust(const PageHash& hash) { distrusted_.insert(hash); }
   /// Loads that are under way write to no page any more: they fail.
   void cancel_loads();
   TierCounts counts() const override;
@@ -59,16 +64,12 @@ class FileTier final : public Tier {
     int first_head = 0, heads = 0;
     std::string path;
   };
-  struct Known {
-    std::string path;
-    std::int64_t bytes = 0;
-  };
   std::string path(const Folder& folder, const PageHash& hash) const;
   std::optional<std::vector<const Folder*>> cover(const PageHash& hash) const;
   bool unpack(std::int32_t page, std::uint64_t wave);
   void find_folders();
   void find_files();
-  void add(Known file);
+  void add(const PageHash& hash, std::int64_t bytes);
   bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
   bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
@@ -80,12 +81,12 @@ class FileTier final : public Tier {
   Folder own_;
   std::vector<Folder> folders_;  // this rank's first
   HostMemory loaded_;            // the image of the page that is being loaded
+  std::unordered_set<PageHash, FirstBytes> distrusted_;
 
   mutable std::mutex mutex_;  // of all below
   std::vector<HostMemory> free_;
-  std::set<std::string> under_way_;  // paths of stores
-  std::deque<Known> files_;          // oldest first
-  std::int64_t bytes_ = 0;
+  std::unordered_set<PageHash, FirstBytes> under_way_;  // stores
+  KeptFiles kept_;
   std::uint64_t wave_ = 0;  // of loads that may write to pages
   TierCounts counts_;
   FileFaults faults_;

@@ -56,9 +56,9 @@ FileTier::Options file_options(const Mesh& mesh, const CacheOptions& cache, Cach
   const TierOptions& tiers = cache.tiers;
   const auto bytes = static_cast<double>(tiers.file_bytes / mesh.size());
   return {.folder = fmt::format(
-              "{}/{}-{:016x}/layers-{}-{}", tiers.directory, tiers.model,
+              "{}/{}-{:016x}-v{}/layers-{}-{}", tiers.directory, tiers.model,
               fingerprint(cache, group.options, pool.layers, group.allocator.prefix_rules()),
-              pool.layers.front(), pool.layers.back()),
+              kPageFileVersion, pool.layers.front(), pool.layers.back()),
           .shape = {.dtype = group.options.dtype,
                     .group = static_cast<std::uint8_t>(number),
                     .first_layer = static_cast<std::uint16_t>(pool.layers.front()),
@@ -131,6 +131,12 @@ void GroupTiers::store_evicted() {
   } else {  // what comes first has a buffer
     for (std::size_t i = evicted_.size(); i-- > first;) store(*file_, evicted_[i]);
   }
+  if (file_ && !host_) {  // children leave before their parents, as they left the device
+    std::vector<PageHash> pages;
+    for (std::size_t i = first; i < evicted_.size(); ++i)
+      pages.push_back(group_.allocator.page_hash(evicted_[i]));
+    file_->renew(std::move(pages), false);
+  }
   evicted_.clear();
   copies_.start();
 }
@@ -145,6 +151,10 @@ PagePlace GroupTiers::find(const PageHash& hash, bool in_files) {
     answer = file_->lookup(hash);
   if (answer != TierAnswer::kHit) return {};
   return {.where = PagePlace::kFile};
+}
+
+void GroupTiers::loaded(std::span<const PageHash> pages) {
+  if (file_ && !pages.empty()) file_->renew({pages.rbegin(), pages.rend()}, true);
 }
 
 TierJob GroupTiers::load(const PageHash& hash, const PagePlace& from, PageId to) {

@@ -36,6 +36,8 @@ class GroupTiers {
   /// for a store of the page that is under way, at most until the deadline: then it is nowhere.
   PagePlace find(const PageHash& hash, bool in_files);
   TierJob load(const PageHash& hash, const PagePlace& from, PageId to);
+  /// On every rank: pages of a run came from files.
+  void loaded(std::span<const PageHash> pages);
   PageCopies& copies() { return copies_; }
   HostTier* host() { return host_.get(); }
   FileTier* file() { return file_.get(); }

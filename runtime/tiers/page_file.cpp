@@ -15,7 +15,6 @@ namespace kvmesh {
 namespace {
 
 constexpr char kMagic[9] = "KVMPAGE\n";
-constexpr std::uint16_t kVersion = 1;
 constexpr std::size_t kCrcAt = 12;
 
 using Header = std::array<std::byte, kPageFileHeader>;
@@ -29,7 +28,7 @@ void put(Header& header, std::size_t at, Number value) {
 Header header_of(const PageFileShape& shape, const PageHash& hash) {
   Header header{};
   std::memcpy(header.data(), kMagic, 8);
-  put(header, 8, kVersion);
+  put(header, 8, kPageFileVersion);
   put(header, 10, static_cast<std::uint8_t>(shape.dtype));
   put(header, 11, shape.group);
   put(header, 16, shape.first_layer);

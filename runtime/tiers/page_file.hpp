@@ -24,6 +24,7 @@
 namespace kvmesh {
 
 inline constexpr std::size_t kPageFileHeader = 64;
+inline constexpr std::uint16_t kPageFileVersion = 1;
 
 /// The shape of the part of a page that a file holds.
 struct PageFileShape {

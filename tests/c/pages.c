@@ -129,6 +129,19 @@ static void check_groups(kvmesh_mesh_t* mesh) {
   kvmesh_cache_destroy(cache);
 }
 
+/* Equal tokens with other extras are another prefix. */
+static void check_no_match(kvmesh_cache_t* cache, const kvmesh_prefix_extras_t* extras,
+                           const int32_t* tokens) {
+  kvmesh_prefix_key_t* key = NULL;
+  kvmesh_prefix_match_t match = {0, -1};
+  CHECK_OK(kvmesh_prefix_key_create(cache, extras, &key));
+  CHECK_OK(kvmesh_prefix_key_append(key, tokens, kTokens));
+  CHECK_OK(kvmesh_prefix_match(cache, key, &match));
+  CHECK(match.tokens == 0);
+  CHECK_OK(kvmesh_prefix_release(cache, &match));
+  kvmesh_prefix_key_destroy(key);
+}
+
 static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int is_latent) {
   int32_t tokens[kTokens] = {5, 6, 7, 8, 9, 10, 11, 12, 13, 14};
   const kvmesh_retention_t retention = {0, 4, 90, 1000};
@@ -155,13 +168,14 @@ static void check_prefixes(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, in
   CHECK_OK(kvmesh_sequence_create_of_match(cache, &match, &again));
 
   extras.salt = "another tenant";
-  CHECK_OK(kvmesh_prefix_key_create(cache, &extras, &other));
-  CHECK_OK(kvmesh_prefix_key_append(other, tokens, kTokens));
-  CHECK_OK(kvmesh_prefix_match(cache, other, &match));
-  CHECK(match.tokens == 0);
-  CHECK_OK(kvmesh_prefix_release(cache, &match));
+  check_no_match(cache, &extras, tokens);
+  extras.salt = NULL;
+  extras.prompt_embeds_count = 1;
+  CHECK(kvmesh_prefix_key_create(cache, &extras, &other) == KVMESH_INVALID_ARGUMENT);
+  const uint8_t embeds[32] = {1, 2, 3};
+  extras.prompt_embeds = embeds;
+  check_no_match(cache, &extras, tokens);
   CHECK_OK(kvmesh_cache_check_replicas(cache));
-  kvmesh_prefix_key_destroy(other);
   kvmesh_prefix_key_destroy(key);
 }
 

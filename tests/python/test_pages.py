@@ -1,5 +1,7 @@
 """Page formats, ways of the combine, and the prefix cache."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,37 @@ def test_requests_share_the_pages_of_a_prefix():
         cache.check_replicas()
 
     on_ranks(2, body)
+
+
+def test_embeddings_are_the_last_of_the_extra_keys():
+    def text(value):
+        assert len(value) < 24
+        return bytes([0x60 + len(value)]) + value.encode()
+
+    def embeds_key(page):
+        return b"\x82" + text("prompt_embeds") + b"\x58\x20" + embeds[page]
+
+    # Canonical CBOR by hand: [parent, tokens below 24, extra keys or null].
+    def page_hash(parent, tokens, extras):
+        return hashlib.sha256(b"\x83\x58\x20" + parent + bytes([0x80 + len(tokens), *tokens]) + extras).digest()
+
+    prompt = list(range(12))
+    embeds = [hashlib.sha256(page).digest() for page in (b"first page", b"second page")]
+    root = hashlib.sha256(text("vllm-none-hash")).digest()
+    salt = b"\x82" + text("cache_salt") + text("tenant")
+    first = page_hash(root, prompt[:4], b"\x82" + salt + embeds_key(0))
+    second = page_hash(first, prompt[4:8], b"\x81" + embeds_key(1))
+    third = page_hash(second, prompt[8:], b"\xf6")
+
+    def body(mesh):
+        cache = make_cache(mesh, prefix_cache=True)
+        key = cache.make_prefix_key(salt="tenant", prompt_embeds=embeds)
+        key.append(prompt)
+        assert key.hashes == [first, second, third]
+        with pytest.raises(kvmesh.InvalidArgument):
+            cache.make_prefix_key(prompt_embeds=[b"short"])
+
+    on_ranks(1, body)
 
 
 def test_evicted_pages_come_back_from_tiers(tmp_path):

@@ -3,42 +3,12 @@
 
 #include <functional>
 
-#include "core/check.hpp"
 #include "tests/runtime/cache_fixture.hpp"
-#include "tests/runtime/cache_inside.hpp"
+#include "tests/runtime/faulty_backend.hpp"
 #include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
 namespace {
-
-/// Lets one step of a rank fail, by its number.
-struct Faults {
-  int fails = -1;
-  int steps = 0;
-  void step() {
-    if (steps++ == fails) throw Error("injected");
-  }
-};
-
-/// A backend whose waits and moves are steps. What moves, moves by the CPU.
-class FaultyBackend final : public OtherBackend {
- public:
-  FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
-      : OtherBackend(std::move(real)), faults_(faults) {}
-  void wait_idle() override {
-    faults_.step();
-    OtherBackend::wait_idle();
-  }
-  DeviceMoves device_moves(std::optional<Stream> /*on*/) override {
-    return [this](const PageMoves& moves) {
-      faults_.step();
-      move_pages(moves);
-    };
-  }
-
- private:
-  Faults& faults_;
-};
 
 /// A cache of two groups on some ranks with two sequences, a fork and cached pages.
 class Moving {

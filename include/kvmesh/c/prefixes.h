@@ -32,6 +32,8 @@ typedef struct kvmesh_prefix_extras {
   const char *adapter_name, *adapter_path; /* NULL: none */
   const kvmesh_prefix_item_t* items;
   size_t item_count;
+  const uint8_t* prompt_embeds; /* the SHA-256 of each page's embeddings, 32 bytes each */
+  size_t prompt_embeds_count;   /* pages, from the first on */
 } kvmesh_prefix_extras_t;
 
 KVMESH_API kvmesh_status_t kvmesh_prefix_key_create(const kvmesh_cache_t* cache,

@@ -19,11 +19,18 @@ using Item = std::tuple<std::string, std::int64_t, std::int64_t>;
 using Retained = std::vector<std::int64_t>;
 
 PrefixExtras extras_of(const std::string& salt, const std::optional<Adapter>& adapter,
-                       const std::vector<Item>& items) {
+                       const std::vector<Item>& items, const std::vector<nb::bytes>& embeds) {
   PrefixExtras extras;
   extras.salt = salt;
   if (adapter) extras.adapter = {.name = adapter->first, .path = adapter->second};
   for (const auto& [id, first, tokens] : items) extras.items.push_back({id, first, tokens});
+  for (const nb::bytes& hash : embeds) {
+    auto& to = extras.prompt_embeds.emplace_back();
+    if (hash.size() != to.size())
+      throw InvalidArgument("prompt_embeds: a hash of " + std::to_string(hash.size()) +
+                            " bytes; SHA-256 has 32");
+    std::copy_n(static_cast<const std::uint8_t*>(hash.data()), to.size(), to.begin());
+  }
   return extras;
 }
 
@@ -124,12 +131,14 @@ void bind_prefix(nb::module_& module, nb::class_<PyCache>& cache) {
       .def(
           "make_prefix_key",
           [](PyCache& self, const std::string& salt, const std::optional<Adapter>& adapter,
-             const std::vector<Item>& items) {
-            return self.get().make_prefix_key(extras_of(salt, adapter, items));
+             const std::vector<Item>& items, const std::vector<nb::bytes>& prompt_embeds) {
+            return self.get().make_prefix_key(extras_of(salt, adapter, items, prompt_embeds));
           },
           nb::kw_only(), nb::arg("salt") = "", nb::arg("adapter") = nb::none(),
           nb::arg("items") = std::vector<Item>{},
-          "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities.")
+          nb::arg("prompt_embeds") = std::vector<nb::bytes>{},
+          "adapter: (name, path) of a LoRA. items: (id, first token, tokens) of other modalities. "
+          "prompt_embeds: the SHA-256 of each page's embeddings, as bytes, from the first page on.")
       .def(
           "match_prefix", &match_prefix, nb::arg("key"), nb::kw_only(),
           nb::arg("after") = nb::none(),

@@ -100,6 +100,59 @@ TEST(PrefixHashes, IncludeExtraKeysInOrderOnTheirPages) {
   EXPECT_TRUE(extra_keys({.salt = "s"}, 4, 4).empty());
 }
 
+std::array<std::uint8_t, 32> filled(std::uint8_t byte) {
+  std::array<std::uint8_t, 32> hash;
+  hash.fill(byte);
+  return hash;
+}
+
+std::string repeated(const std::string& text, int times) {
+  std::string all;
+  while (times-- > 0) all += text;
+  return all;
+}
+
+TEST(PrefixHashes, HaveEmbeddingsAsTheLastKeyOfTheirPages) {
+  const PrefixExtras extras{.adapter = PrefixExtras::Adapter{"a", "p"},
+                            .items = {{"x", 2, 4}},
+                            .salt = "s",
+                            .prompt_embeds = {filled(0xAB), filled(0xCD)}};
+  // [["lora","a","p"],["mm","x",2],["cache_salt","s"],["prompt_embeds",h'ab...']]
+  EXPECT_EQ(hex(extra_keys(extras, 0, 4)),
+            "84"
+            "83646c6f726161616170"
+            "83626d6d617802"
+            "826a63616368655f73616c746173"
+            "826d70726f6d70745f656d62656473"
+            "5820" +
+                repeated("ab", 32));
+  EXPECT_EQ(hex(extra_keys({.prompt_embeds = extras.prompt_embeds}, 4, 4)),
+            "81"
+            "826d70726f6d70745f656d62656473"
+            "5820" +
+                repeated("cd", 32));
+  EXPECT_TRUE(extra_keys({.prompt_embeds = extras.prompt_embeds}, 8, 4).empty());
+}
+
+TEST(PrefixKeys, PagesPastTheEmbeddingsAreHashedAsOthers) {
+  const std::vector<std::int32_t> tokens = counted(0, 30);
+  const PrefixRules rules{.page_size = 4};
+  const PrefixExtras extras{.prompt_embeds = {filled(1), filled(2), filled(3)}};
+  PrefixKey whole(rules, extras), grown(rules, extras);
+  whole.append(tokens);
+  for (const std::int32_t token : tokens) grown.append({&token, 1});
+  EXPECT_TRUE(std::ranges::equal(whole.hashes(), grown.hashes()));
+  PageHasher hasher(rules.hash);
+  PageHash parent = whole.root();
+  for (std::size_t page = 0; page < 7; ++page) {
+    const auto keys = extra_keys(extras, static_cast<std::int64_t>(4 * page), 4);
+    EXPECT_EQ(keys.empty(), page >= 3);
+    EXPECT_EQ(whole.has_items(static_cast<std::int64_t>(page)), page < 3);
+    parent = hasher.page(parent, std::span(tokens).subspan(4 * page, 4), keys);
+    EXPECT_EQ(whole.hashes()[page], parent) << page;
+  }
+}
+
 TEST(PrefixHashes, DependOnEveryInput) {
   for (const PrefixHash kind : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
     const auto hashes = [&](PrefixExtras extras, std::vector<std::int32_t> tokens,
@@ -115,7 +168,8 @@ TEST(PrefixHashes, DependOnEveryInput) {
     for (const auto& other :
          {hashes({.salt = "a"}, {1, 2, 3, 4}), hashes({.salt = "b"}, {1, 2, 3, 4}),
           hashes({.adapter = PrefixExtras::Adapter{"a", ""}}, {1, 2, 3, 4}),
-          hashes({.items = {{"a", 0, 1}}}, {1, 2, 3, 4}), hashes({}, {1, 2, 3, 4}, "seed")}) {
+          hashes({.items = {{"a", 0, 1}}}, {1, 2, 3, 4}),
+          hashes({.prompt_embeds = {filled(0)}}, {1, 2, 3, 4}), hashes({}, {1, 2, 3, 4}, "seed")}) {
       EXPECT_NE(plain[0], other[0]);
       EXPECT_NE(plain[1], other[1]) << "through the parent";
     }

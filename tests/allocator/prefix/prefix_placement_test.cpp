@@ -1,4 +1,4 @@
-// Where the pages of known prefixes are: memory, ranks, and what a drain keeps.
+// Where the pages of known prefixes are: ranks, and what a drain keeps.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -11,28 +11,6 @@ namespace {
 using Tokens = std::vector<std::int32_t>;
 
 constexpr int kPageSize = 4;
-
-/// A match takes over the memory of the page table that the slot had before.
-TEST(PrefixMatching, NeedsNoNewMemory) {
-  PageAllocator allocator({.pages_per_rank = 64,
-                           .page_size = kPageSize,
-                           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}});
-  PrefixKey key(allocator.prefix_rules());
-  key.append(Tokens(200, 3));
-  const SequenceId id = allocator.create();
-  allocator.append(id, 200);
-  allocator.publish(id, key);
-  allocator.erase(id);
-  const PageId* table = nullptr;
-  for (int i = 0; i < 3; ++i) {
-    const PrefixMatch match = allocator.match_prefix(key);
-    ASSERT_EQ(match.tokens, 200);
-    const PageId* now = allocator.pages(match.pin).data();
-    EXPECT_TRUE(table == nullptr || now == table);
-    table = now;
-    allocator.release(match);
-  }
-}
 
 constexpr int kManyRanks = 4;
 

@@ -17,10 +17,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Lets call number `fails` fail with `error`; a write writes half before.
+/// Lets call number `fails` fail with `error`, and every removal if not `removes`; a write writes
+/// half before.
 class FaultyCalls final : public FileCalls {
  public:
-  FaultyCalls(int fails, int error) : fails_(fails), error_(error) {}
+  FaultyCalls(int fails, int error, bool removes = true)
+      : fails_(fails), error_(error), removes_(removes) {}
   int calls() const { return calls_; }
 
   int open(const char* path, int flags) override {
@@ -30,10 +32,16 @@ class FaultyCalls final : public FileCalls {
     return fail() ? -1 : FileCalls::read(file, to, size);
   }
   ssize_t write(int file, const void* from, std::size_t size) override {
-    if (!fail()) return FileCalls::write(file, from, std::max<std::size_t>(size / 2, 1));
-    static_cast<void>(FileCalls::write(file, from, size / 2));
+    // Of whole blocks, as O_DIRECT wants them.
+    const std::size_t half = std::max(size / 2 / kFileBlock, std::size_t{1}) * kFileBlock;
+    const bool fails = fail();
+    const ssize_t written = FileCalls::write(file, from, std::min(size, half));
+    if (!fails) return written;
     errno = error_;
     return -1;
+  }
+  int truncate(int file, off_t size) override {
+    return fail() ? -1 : FileCalls::truncate(file, size);
   }
   int sync(int file) override { return fail() ? -1 : FileCalls::sync(file); }
   int close(int file) override {
@@ -44,6 +52,11 @@ class FaultyCalls final : public FileCalls {
     return fail() ? -1 : FileCalls::rename(from, to);
   }
   int make_folder(const char* path) override { return fail() ? -1 : FileCalls::make_folder(path); }
+  int remove(const char* path) override {
+    if (removes_) return FileCalls::remove(path);
+    errno = EROFS;
+    return -1;
+  }
 
  private:
   bool fail() {
@@ -52,6 +65,7 @@ class FaultyCalls final : public FileCalls {
     return true;
   }
   int fails_, error_, calls_ = 0;
+  bool removes_;
 };
 
 class PageFiles : public testing::Test {
@@ -104,28 +118,51 @@ TEST_F(PageFiles, ReadWhatWasWritten) {
   EXPECT_EQ(names(), 1u);
 }
 
+constexpr int kErrors[] = {ENOSPC, EROFS, EIO};
+FileFault fault_of(int error) {
+  return error == ENOSPC ? FileFault::kFull : error == EROFS ? FileFault::kDenied : FileFault::kIo;
+}
+
 TEST_F(PageFiles, EveryCallThatFailsIsAFaultAndLeavesNoPart) {
   FileCalls good;
-  for (const int error : {ENOSPC, EROFS, EIO}) {
-    const FileFault expected = error == ENOSPC  ? FileFault::kFull
-                               : error == EROFS ? FileFault::kDenied
-                                                : FileFault::kIo;
-    FileFault fault = FileFault::kIo;
-    int fails = 0;
-    for (; fault != FileFault::kNone; ++fails) {
-      fs::remove_all(folder_);
-      FaultyCalls calls(fails, error);
-      fault = write(calls);
-      ASSERT_LT(fails, 100);
-      if (calls.calls() <= fails) break;  // none failed
-      // The last two, of the folder, come after the name is there.
-      EXPECT_TRUE(fault == expected || names() == 1) << "call " << fails;
-      EXPECT_EQ(names(), read(good) == FileFault::kNone ? 1u : 0u) << "call " << fails;
+  int calls_of_writes[2] = {};
+  for (const int error : kErrors) {
+    for (const bool direct : {false, true}) {
+      FileFault fault = FileFault::kIo;
+      int fails = 0;
+      for (; fault != FileFault::kNone; ++fails) {
+        fs::remove_all(folder_);
+        FaultyCalls calls(fails, error);
+        fault = write(calls, {.durable = true, .direct = direct});
+        ASSERT_LT(fails, 100);
+        if (calls.calls() <= fails) break;  // none failed
+        // The last two, of the folder, come after the name is there.
+        EXPECT_TRUE(fault == fault_of(error) || names() == 1) << "call " << fails;
+        EXPECT_EQ(names(), read(good) == FileFault::kNone ? 1u : 0u) << "call " << fails;
+      }
+      EXPECT_GE(fails, 8);
+      calls_of_writes[direct] = fails;
     }
-    EXPECT_GE(fails, 8);
     for (int at = 0; at < 2; ++at) {
       FaultyCalls calls(at, error);
-      EXPECT_EQ(read(calls), expected) << "call " << at;
+      EXPECT_EQ(read(calls), fault_of(error)) << "call " << at;
+    }
+  }
+  EXPECT_GT(calls_of_writes[true], calls_of_writes[false]) << "a file of blocks is cut";
+}
+
+TEST_F(PageFiles, APartThatCannotBeRemovedIsNoPageAndInNobodysWay) {
+  FileCalls good;
+  for (const bool direct : {false, true}) {
+    for (int fails = 0;; ++fails) {
+      fs::remove_all(folder_);
+      FaultyCalls calls(fails, EIO, false);
+      if (write(calls, {.durable = false, .direct = direct}) == FileFault::kNone) break;
+      EXPECT_EQ(read(good), FileFault::kMissing) << "call " << fails;
+      EXPECT_LE(names(), 1u);
+      ASSERT_EQ(write(good), FileFault::kNone) << "call " << fails;
+      EXPECT_EQ(read(good), FileFault::kNone) << "call " << fails;
+      ASSERT_LT(fails, 100);
     }
   }
 }

@@ -1,0 +1,50 @@
+// Keeps a failure of one rank until the others need it no more.
+#pragma once
+
+#include <exception>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh {
+
+/// Steps of which the first failure is kept, so that this rank still takes part in what the others
+/// wait for.
+class Attempt {
+ public:
+  /// Runs a step of this rank alone; after a failure none.
+  template <class Step>
+  void operator()(const Step& step) {
+    if (failure_) return;
+    try {
+      step();
+    } catch (...) {
+      keep();
+    }
+  }
+  /// Runs a step in which other ranks take part, also after a failure. @throws Timeout, PeerLost:
+  /// after these the ranks cannot communicate.
+  template <class Step>
+  void together(const Step& step) {
+    try {
+      step();
+    } catch (const Timeout&) {
+      throw;
+    } catch (const PeerLost&) {
+      throw;
+    } catch (...) {
+      keep();
+    }
+  }
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void keep() {
+    if (!failure_) failure_ = std::current_exception();
+  }
+
+  std::exception_ptr failure_;
+};
+
+}  // namespace kvmesh
