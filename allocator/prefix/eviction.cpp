@@ -58,27 +58,40 @@ void EvictionQueues::resize(std::int64_t pages) {
   share_ = static_cast<std::int64_t>(static_cast<double>(pages) * share_of(policy_));
 }
 
-void EvictionQueues::added(EvictionPages& all, PageSlot slot, const PageHash& hash) {
+void EvictionQueues::added(EvictionPages& all, PageSlot slot, const PageHash& hash,
+                           bool may_continue) {
   EvictionPages::Page& page = all.pages[slot];
   const std::optional<Ghost> ghost = all.ghosts.take(word(hash));
   all.times.published();
   page.last_use = all.times.now();
   page.hits = page.queue = 0;
+  page.is_end = may_continue;
   if (policy_ != Eviction::kHits) {
     page.queue = ghost ? 1 : 0;
     return;
   }
-  if (ghost && all.times.ended(ghost->hits, (page.last_use - ghost->time) % Ghost::kTimes))
-    hit_at_least(page, ghost->hits + 1);
-  all.times.started(page.hits);
+  const int before = !ghost ? 0 : ghost->is_end ? ReuseTimes::kEnd : static_cast<int>(ghost->hits);
+  if (ghost && all.times.ended(before, (page.last_use - ghost->time) % Ghost::kTimes))
+    hit_at_least(page, static_cast<int>(ghost->hits) + 1);
+  page.queue = static_cast<std::uint8_t>(kind(page));
+  all.times.started(kind(page));
+}
+
+void EvictionQueues::continued(EvictionPages& all, PageSlot slot) const {
+  EvictionPages::Page& page = all.pages[slot];
+  const int before = kind(page);
+  page.is_end = false;
+  if (policy_ != Eviction::kHits || kind(page) == before) return;
+  page.queue = page.hits;
+  all.times.changed(before, page.hits);
 }
 
 void EvictionQueues::hit(EvictionPages& all, PageSlot slot) const {
   EvictionPages::Page& page = all.pages[slot];
   if (policy_ == Eviction::kHits) {
-    all.times.ended(page.hits, all.times.now() - page.last_use);
+    all.times.ended(kind(page), all.times.now() - page.last_use);
     hit_at_least(page, page.hits + 1);
-    all.times.started(page.hits);
+    all.times.started(kind(page));
   } else {
     page.hits = std::min<std::uint8_t>(page.hits + 1, kMostHits);
     if (policy_ != Eviction::kLru && policy_ != Eviction::kS3Fifo) page.queue = 1;
@@ -89,7 +102,8 @@ void EvictionQueues::hit(EvictionPages& all, PageSlot slot) const {
 bool EvictionQueues::hit_at_least(EvictionPages::Page& page, int hits) const {
   hits = std::min(hits, ReuseTimes::kMostHits);
   if (policy_ != Eviction::kHits || page.hits >= hits) return false;
-  page.hits = page.queue = static_cast<std::uint8_t>(hits);
+  page.hits = static_cast<std::uint8_t>(hits);
+  page.queue = static_cast<std::uint8_t>(kind(page));
   return true;
 }
 
@@ -132,11 +146,12 @@ PageSlot EvictionQueues::second_chances(EvictionPages& all) {
 /// Within a queue the order is that of the last use, so only the first of each queue is compared.
 PageSlot EvictionQueues::used_least(const EvictionPages& all) const {
   PageSlot best = kNoSlot;
-  std::uint64_t best_use = 0;
-  for (int hits = 0; hits <= ReuseTimes::kMostHits; ++hits) {
-    const PageSlot first = queues_[hits].first;
+  std::int64_t best_use = 0;
+  for (int kind = 0; kind <= ReuseTimes::kEnd; ++kind) {
+    const PageSlot first = queues_[kind].first;
     if (first == kNoSlot) continue;
-    const std::uint64_t use = all.pages[first].last_use + all.times.credit(hits);
+    const std::int64_t use =
+        static_cast<std::int64_t>(all.pages[first].last_use) + all.times.credit(kind);
     if (best == kNoSlot || use < best_use) {
       best = first;
       best_use = use;
@@ -151,6 +166,7 @@ void EvictionQueues::evicted(EvictionPages& all, PageSlot slot, const PageHash& 
   if (page.queue > 0 && policy_ != Eviction::kHits) return;
   Ghost ghost;
   ghost.hits = page.hits & 3;
+  ghost.is_end = kind(page) == ReuseTimes::kEnd ? 1 : 0;
   ghost.time = static_cast<std::uint32_t>(page.last_use % Ghost::kTimes);
   all.ghosts.add(word(hash), ghost);
 }

@@ -17,6 +17,7 @@ struct EvictionPages {
     std::uint64_t last_use = 0;  // pages published before it was last published, hit or released
     std::uint8_t queue = 0;      // the queue of the page, also while sequences hold it
     std::uint8_t hits = 0;       // up to 3
+    bool is_end = false;         // no page has continued it
     std::uint8_t priority = 0;   // 0 to 100
     std::uint32_t stamp = 0;     // of the end of its priority; 0: none
   };
@@ -36,8 +37,10 @@ class EvictionQueues {
   EvictionQueues(Eviction policy, std::int64_t pages);
   void resize(std::int64_t pages);
 
-  /// The page is new in the index.
-  void added(EvictionPages& all, PageSlot slot, const PageHash& hash);
+  /// The page is new in the index. `may_continue`: pages after it will say so by continued().
+  void added(EvictionPages& all, PageSlot slot, const PageHash& hash, bool may_continue);
+  /// A new page continues the page. REQUIRES: it is in no queue.
+  void continued(EvictionPages& all, PageSlot slot) const;
   /// A lookup found the page. REQUIRES: it is in no queue.
   void hit(EvictionPages& all, PageSlot slot) const;
   /// A page that continues this one has `hits` hits. Those were hits of this page, too, also if
@@ -52,7 +55,7 @@ class EvictionQueues {
   /// A page of a queue is evicted.
   void evicted(EvictionPages& all, PageSlot slot, const PageHash& hash);
   std::int64_t size() const {
-    return queues_[0].size + queues_[1].size + queues_[2].size + queues_[3].size;
+    return queues_[0].size + queues_[1].size + queues_[2].size + queues_[3].size + queues_[4].size;
   }
 
  private:
@@ -60,6 +63,10 @@ class EvictionQueues {
     PageSlot first = kNoSlot, last = kNoSlot;
     std::int64_t size = 0;
   };
+  /// The kind of page of the default order, which is also its queue.
+  static int kind(const EvictionPages::Page& page) {
+    return page.is_end && page.hits == 0 ? ReuseTimes::kEnd : page.hits;
+  }
   void push(EvictionPages& all, PageSlot slot);
   void remove(EvictionPages& all, PageSlot slot);
   PageSlot second_chances(EvictionPages& all);
@@ -67,7 +74,7 @@ class EvictionQueues {
 
   Eviction policy_;
   std::int64_t share_ = 0;  // of queue 0 (2Q, S3-FIFO) or of queue 1 (segmented)
-  Queue queues_[4];
+  Queue queues_[5];
 };
 
 }  // namespace kvmesh

@@ -9,11 +9,13 @@
 
 namespace kvmesh {
 
-/// An evicted page: how often it was hit, and a time modulo kTimes.
+/// An evicted page: how often it was hit, whether it was not and no page had continued it, and a
+/// time modulo kTimes.
 struct Ghost {
-  static constexpr std::uint32_t kTimes = 1u << 30;
+  static constexpr std::uint32_t kTimes = 1u << 29;
   std::uint32_t hits : 2 = 0;
-  std::uint32_t time : 30 = 0;
+  std::uint32_t is_end : 1 = 0;
+  std::uint32_t time : 29 = 0;
 };
 
 /// Remembers about the last `count` evictions in 8 bytes each: the hash picks a row of 8 places,

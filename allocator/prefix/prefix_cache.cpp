@@ -100,9 +100,10 @@ void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
   index_.insert(at, hash, has_parent ? slot(parent) : kNoSlot, tokens, whole);
   pages_.pages[at].priority = static_cast<std::uint8_t>(keeping.priority);
   set_end(at, keeping);
-  queues_of(at).added(pages_, at, hash);
+  queues_of(at).added(pages_, at, hash, is_tree());
   const int hits = pages_.pages[at].hits;
   PageSlot before = index_.parent(at);
+  if (before != kNoSlot) queues_of(before).continued(pages_, before);
   while (before != kNoSlot && queues_of(before).hit_at_least(pages_.pages[before], hits))
     before = index_.parent(before);
   pools_.keep(page);

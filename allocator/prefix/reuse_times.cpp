@@ -7,85 +7,163 @@ namespace {
 
 constexpr std::uint64_t kOne = 1 << 16;  // of fractions
 
-// Both are in sizes of the pool. Until kFirst pages were published, the waits seen are too short to
+// Both are in sizes of the pool. Until kFirst pages were published, the waits seen are too few to
 // learn from; after kMemory more, all counts are halved, so that old times count less.
-constexpr std::uint64_t kFirst = 4, kMemory = 64;
+constexpr std::uint64_t kFirst = 2, kMemory = 64;
+
+// A credit moves by a quarter of the way to the best one. A finer division of pages must give
+// 1/32 more hits: the fewer waits a limit is learned from, the more it is chance.
+constexpr std::int64_t kPace = 4;
+constexpr std::uint64_t kFiner = 32;
 
 }  // namespace
 
-// The first credit, 3/4 of the pool, is rarely worse than none.
+/// A longer limit of a group, and how much it gives for its room.
+struct ReuseTimes::Step {
+  std::size_t to = 0;
+  std::uint64_t worth = 0;
+};
+
+// The first credits, one size of the pool, are rarely worse than none.
 ReuseTimes::ReuseTimes(std::int64_t pages)
     : pages_(static_cast<std::uint64_t>(pages)),
       tick_(std::max<std::uint64_t>(1, pages_ / kTicks)),
       next_(kInterval * tick_),
-      credit_(pages_ * 3 / 4) {
+      credits_{0, pages, pages, pages, 0} {
   static_assert(bucket(kLongest) == kBuckets && edge(kBuckets) == kLongest);
 }
 
 std::uint64_t ReuseTimes::sum(const Counts& counts, int first, int last) {
   std::uint64_t sum = 0;
-  for (int hits = first; hits <= last; ++hits) sum += counts[static_cast<std::size_t>(hits)];
+  for (int kind = first; kind <= last; ++kind) sum += counts[static_cast<std::size_t>(kind)];
   return sum;
 }
 
-/// The part of the waits that end in a bucket is taken of those alone that started long enough ago:
-/// the others may still end there.
-ReuseTimes::Curve ReuseTimes::curve(int first, int last) const {
-  const std::uint64_t rate =
-      std::min(kOne * sum(started_.front(), first, last) / counted_, kOne << 10);
-  Curve curve;
-  std::uint64_t left = kOne, waiting = 0, ended = 0;
+/// The waits that have not ended, by the bucket that they have come to. Those of an interval are
+/// spread over it.
+std::array<std::uint64_t, ReuseTimes::kBuckets> ReuseTimes::waiting_in(int first, int last) const {
+  std::array<std::uint64_t, kBuckets> waiting{};
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
-    const std::uint64_t middle = (edge(bucket) + edge(bucket + 1)) / 2;
-    const std::uint64_t started = sum(started_[(middle + kInterval / 2) / kInterval], first, last);
+    const std::uint64_t begin = edge(bucket), end = edge(bucket + 1);
+    for (std::uint64_t at = begin / kInterval; at * kInterval < end; ++at) {
+      const std::uint64_t ticks =
+          std::min(end, (at + 1) * kInterval) - std::max(begin, at * kInterval);
+      waiting[bucket] += ticks * sum(waiting_[at], first, last);
+    }
+    waiting[bucket] /= kInterval;
+  }
+  return waiting;
+}
+
+/// A life table (Kaplan and Meier): the part of the waits that reach a bucket which ends there. A
+/// wait that has not ended counts for the buckets before the one that it has come to, and half for
+/// that one.
+ReuseTimes::Curve ReuseTimes::curve(int first, int last) const {
+  const std::uint64_t rate = std::min(
+      kOne * sum(started_, first, last) / std::max<std::uint64_t>(1, counted_), kOne << 10);
+  const std::array<std::uint64_t, kBuckets> waiting = waiting_in(first, last);
+  std::array<std::uint64_t, kBuckets> reach{};
+  std::uint64_t reached = sum(outlasted_, first, last);
+  for (std::size_t bucket = kBuckets; bucket-- > 0;)
+    reach[bucket] = reached += sum(ended_[bucket], first, last) + waiting[bucket];
+
+  Curve curve;
+  std::uint64_t left = kOne, waited = 0, ended = 0;
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
+    const std::uint64_t reached_twice = 2 * reach[bucket] - waiting[bucket];
     const std::uint64_t ends =
-        started == 0 ? 0 : std::min(left, kOne * sum(ended_[bucket], first, last) / started);
-    waiting += (edge(bucket + 1) - edge(bucket)) * (2 * left - ends);
+        reached_twice == 0
+            ? 0
+            : std::min(left, left * 2 * sum(ended_[bucket], first, last) / reached_twice);
+    waited += (edge(bucket + 1) - edge(bucket)) * (2 * left - ends);
     ended += ends;
     left -= ends;
-    curve.pages[bucket + 1] = waiting * rate;
+    curve.pages[bucket + 1] = waited * rate;
     curve.hits[bucket + 1] = ended * rate;
   }
   return curve;
 }
 
-/// For each limit of the pages with few hits, the others get the room that is left. Of equal ones
-/// the smallest credit.
-ReuseTimes::Choice ReuseTimes::choose(int divide) const {
-  const Curve few = curve(0, divide - 1), many = curve(divide, kMostHits);
-  const std::uint64_t pages = pages_ * 2 * kOne / tick_ * kOne;
-  Choice best;
-  std::size_t to = kBuckets;
-  for (std::size_t from = 0; from <= kBuckets && few.pages[from] <= pages; ++from) {
-    const std::uint64_t room = pages - few.pages[from];
-    while (many.pages[to] > room) --to;
-    std::uint64_t limit = edge(to) * 256, hits = few.hits[from] + many.hits[to];
-    if (to < kBuckets) {  // a part, in 256ths, of the next bucket
-      const std::uint64_t pages_256th = (many.pages[to + 1] - many.pages[to]) / 256 + 1;
-      const std::uint64_t part = (room - many.pages[to]) / pages_256th;
-      limit += part * (edge(to + 1) - edge(to));
-      hits += part * (many.hits[to + 1] - many.hits[to]) / 256;
-    }
-    const std::uint64_t longer = limit - std::min(limit, edge(from) * 256);
-    if (hits >= best.hits) best = {hits, longer * tick_ / 256};
+/// The longer limit with the most hits for its room.
+ReuseTimes::Step ReuseTimes::best_step(const Curve& curve, std::size_t from) {
+  Step best;
+  for (std::size_t to = from + 1; to <= kBuckets; ++to) {
+    const std::uint64_t hits = curve.hits[to] - curve.hits[from];
+    const std::uint64_t pages = (curve.pages[to] - curve.pages[from]) >> 12;
+    const std::uint64_t worth = (hits << 20) / (pages + 1);  // hits: less than 2^43
+    if (worth > best.worth) best = {to, worth};
   }
   return best;
 }
 
-/// The new credit is the mean of the last one and the best one. Another division must be better by
-/// 1/8, since the credits of the two have nothing to do with each other.
+/// Makes the limits longer where that gives the most, until the pool is full. The last one is made
+/// longer by a part, in 256ths.
+ReuseTimes::Limits ReuseTimes::fill(std::span<const Curve> groups) const {
+  Limits limits;
+  std::array<std::size_t, kKinds> at{};
+  std::uint64_t room = pages_ * 2 * kOne / tick_ * kOne;
+  for (;;) {
+    std::size_t group = 0;
+    Step step;
+    for (std::size_t it = 0; it < groups.size(); ++it) {
+      const Step other = best_step(groups[it], at[it]);
+      if (other.worth > step.worth) group = it, step = other;
+    }
+    if (step.worth == 0) return limits;
+    const Curve& curve = groups[group];
+    const std::uint64_t pages = curve.pages[step.to] - curve.pages[at[group]];
+    const std::uint64_t hits = curve.hits[step.to] - curve.hits[at[group]];
+    const std::uint64_t part = pages <= room ? 256 : room / (pages / 256 + 1);
+    limits.of_group[group] = edge(at[group]) * 256 + (edge(step.to) - edge(at[group])) * part;
+    limits.hits += hits / 256 * part;
+    if (pages > room) return limits;
+    room -= pages;
+    at[group] = step.to;
+  }
+}
+
+/// Of the divisions of the numbers of hits into groups with one limit each, takes the one that
+/// gives the most hits. More hits never have a shorter limit: a page has at least the hits of the
+/// pages that continue it, and they are evicted with it.
+void ReuseTimes::choose() {
+  constexpr unsigned kDivisions = 1u << kMostHits;  // bit h: hits of h and of h + 1 are divided
+  Limits best;
+  std::array<std::size_t, kMostHits + 1> best_group{};
+  for (unsigned division = 0; division < kDivisions; ++division) {
+    std::array<Curve, kKinds> curves;
+    std::array<std::size_t, kMostHits + 1> group{};
+    std::size_t groups = 1;  // 0: of the ends
+    for (int first = 0, hits = 0; hits <= kMostHits; ++hits) {
+      group[static_cast<std::size_t>(hits)] = groups;
+      if (hits < kMostHits && (division >> hits & 1) == 0) continue;
+      curves[groups++] = curve(first, hits);
+      first = hits + 1;
+    }
+    curves[0] = curve(kEnd, kEnd);
+    const Limits limits = fill(std::span(curves).first(groups));
+    const auto of_hits = std::span(limits.of_group).subspan(1, groups - 1);
+    if (limits.hits > best.hits + best.hits / kFiner && std::ranges::is_sorted(of_hits)) {
+      best = limits;
+      best_group = group;
+    }
+  }
+  const auto credit = [&](std::size_t group) {
+    const auto longer = static_cast<std::int64_t>(best.of_group[group] - best.of_group[1]);
+    return longer * static_cast<std::int64_t>(tick_) / 256;
+  };
+  for (std::size_t kind = 0; kind < kKinds; ++kind) {
+    std::int64_t& now = credits_[kind];
+    now = ((kPace - 1) * now + credit(kind == kEnd ? 0 : best_group[kind])) / kPace;
+  }
+}
+
 void ReuseTimes::learn() {
   next_ += kInterval * tick_;
   counted_ += kInterval * tick_;
-  if (now_ >= kFirst * pages_) {
-    const int other_divide = kMostHits + 1 - divide_;
-    const Choice same = choose(divide_), other = choose(other_divide);
-    const bool changes = other.hits > same.hits + same.hits / 8;
-    credit_ = changes ? other.credit : (credit_ + same.credit) / 2;
-    if (changes) divide_ = other_divide;
-  }
-  std::shift_right(started_.begin(), started_.end(), 1);
-  started_[0] = started_[1];
+  if (now_ >= kFirst * pages_) choose();
+  for (std::size_t kind = 0; kind < kKinds; ++kind) outlasted_[kind] += waiting_.back()[kind];
+  std::shift_right(waiting_.begin(), waiting_.end(), 1);
+  waiting_.front() = {};
   if (counted_ >= kMemory * pages_) forget_half();
 }
 
@@ -94,8 +172,9 @@ void ReuseTimes::forget_half() {
   const auto halve = [](Counts& counts) {
     for (std::uint64_t& count : counts) count /= 2;
   };
-  std::ranges::for_each(started_, halve);
   std::ranges::for_each(ended_, halve);
+  halve(started_);
+  halve(outlasted_);
 }
 
 }  // namespace kvmesh

@@ -50,7 +50,7 @@ TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
     return job_done(false);
   }
   index_.insert(slot, hash, kNoSlot, {}, true);
-  queues_of(slot).added(pages_, slot, hash);
+  queues_of(slot).added(pages_, slot, hash, false);
   used(slot);
   if (!is_mine(slot)) return job_done();
   ++counts_.stores;

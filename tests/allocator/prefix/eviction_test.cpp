@@ -102,6 +102,22 @@ TEST(Eviction, LearnsToKeepPagesThatComeAgainLate) {
   EXPECT_GT(hits[1], 140);  // of 150
 }
 
+// Each request is two pages, then a page that never comes again. The two come again after 20
+// requests, whose 60 pages are more than the cache has; without the ends they would be 40.
+TEST(Eviction, LearnsThatEndsDoNotComeAgain) {
+  std::array<std::int64_t, 2> hits{};
+  for (const Eviction policy : {Eviction::kLru, Eviction::kHits}) {
+    Cache cache(policy, 50);
+    for (std::int32_t request = 0; request < 2000; ++request) {
+      const std::int32_t again = request / 40 * 20 + request % 20;  // each twice
+      const std::int64_t found = cache.serve({2 * again, 2 * again + 1, 10'000 + request});
+      if (request >= 1000) hits[policy == Eviction::kHits] += found;
+    }
+  }
+  EXPECT_LT(hits[0], 50);
+  EXPECT_GT(hits[1], 900);  // of 1000
+}
+
 TEST(Eviction, EvictsLeavesBeforeParentsOnAnyRank) {
   for (const Eviction policy : {Eviction::kHits, Eviction::kTwoQueues, Eviction::kLru,
                                 Eviction::kS3Fifo, Eviction::kSegmented}) {

@@ -13,12 +13,12 @@ constexpr std::int64_t kPages = 1000;
 /// Publishes pages at a steady pace. Of those that start to wait with `hits` hits, one in
 /// `of[hits]` (0: none) comes again after `wait[hits]` published pages.
 struct Uses {
-  std::array<std::uint64_t, 3> of{}, wait{};
+  std::array<std::uint64_t, ReuseTimes::kMostHits + 1> of{}, wait{};
 };
 
 void run(ReuseTimes& times, const Uses& uses, std::uint64_t published) {
   std::multimap<std::uint64_t, int> next;  // use -> hits before it
-  std::array<std::uint64_t, 3> started{};
+  std::array<std::uint64_t, ReuseTimes::kMostHits + 1> started{};
   const auto start = [&](int hits) {
     times.started(hits);
     const auto at = static_cast<std::size_t>(hits);
@@ -39,39 +39,77 @@ void run(ReuseTimes& times, const Uses& uses, std::uint64_t published) {
 
 TEST(ReuseTimes, StartsWithAGuess) {
   const ReuseTimes times(kPages);
-  EXPECT_EQ(times.credit(0), 0u);
-  EXPECT_EQ(times.credit(1), 750u);
-  EXPECT_EQ(times.credit(2), 750u);
+  EXPECT_EQ(times.credit(0), 0);
+  for (const int hits : {1, 2, 3}) EXPECT_EQ(times.credit(hits), kPages);
+  EXPECT_EQ(times.credit(ReuseTimes::kEnd), 0);
 }
 
 // One page in 20 comes for ever, every 5 pools: room for them, and for none of the others.
 TEST(ReuseTimes, KeepsPagesThatComeAgainAfterManyPools) {
   ReuseTimes times(kPages);
-  run(times, {.of = {200, 1, 1}, .wait = {5000, 5000, 5000}}, 60'000);
-  EXPECT_GE(times.credit(1), 4000u);
-  EXPECT_EQ(times.credit(0), 0u);
+  run(times, {.of = {200, 1, 1, 1}, .wait = {5000, 5000, 5000, 5000}}, 60'000);
+  EXPECT_GE(times.credit(1), 4000);
+  EXPECT_EQ(times.credit(0), 0);
 }
 
 // All come again once, after half a pool, and then no more.
 TEST(ReuseTimes, GivesNoCreditToPagesThatDoNotComeAgain) {
   ReuseTimes times(kPages);
-  run(times, {.of = {1, 0, 0}, .wait = {400, 1, 1}}, 40'000);
-  EXPECT_EQ(times.credit(1), 0u);
+  run(times, {.of = {1, 0, 0, 0}, .wait = {400, 1, 1, 1}}, 40'000);
+  EXPECT_EQ(times.credit(1), 0);
+}
+
+// New pages come again after 2/5 of a pool, except each tenth, which nothing continues.
+TEST(ReuseTimes, GivesEndsLessIfTheyDoNotComeAgain) {
+  ReuseTimes times(kPages);
+  std::multimap<std::uint64_t, int> next;
+  for (int i = 0; i < 40'000; ++i) {
+    times.published();
+    times.started(ReuseTimes::kEnd);
+    if (i % 10 != 0) {
+      times.changed(ReuseTimes::kEnd, 0);
+      next.emplace(times.now() + 400, 0);
+    }
+    for (; !next.empty() && next.begin()->first <= times.now(); next.erase(next.begin())) {
+      times.ended(0, 400);
+      times.started(1);
+    }
+  }
+  EXPECT_LT(times.credit(ReuseTimes::kEnd), -300);
+}
+
+// Pages with one hit come again after 5 pools, those with more never. These are kept as long, since
+// they are evicted with the pages after them.
+TEST(ReuseTimes, NeverGivesMoreHitsLess) {
+  ReuseTimes times(kPages);
+  run(times, {.of = {20, 1, 0, 0}, .wait = {5000, 5000, 1, 1}}, 60'000);
+  EXPECT_GT(times.credit(1), 0);
+  EXPECT_GE(times.credit(2), times.credit(1));
+  EXPECT_GE(times.credit(3), times.credit(2));
+}
+
+// Half of the new pages come again after 1/5 of a pool, and never later: known after 4 pools,
+// though no wait has lasted as long as is counted.
+TEST(ReuseTimes, LearnsFromWaitsThatHaveNotEnded) {
+  ReuseTimes times(kPages);
+  run(times, {.of = {2, 0, 0, 0}, .wait = {200, 1, 1, 1}}, 4'000);
+  EXPECT_LT(times.credit(1), kPages / 2);  // of the guess, a pool
 }
 
 // Every second page comes again after 3 pools, but only those that came twice come for ever.
 TEST(ReuseTimes, LearnsHowManyHitsMatter) {
   ReuseTimes times(kPages);
-  run(times, {.of = {2, 100, 1}, .wait = {6000, 6000, 6000}}, 100'000);
-  EXPECT_EQ(times.credit(1), 0u);
-  EXPECT_GE(times.credit(2), 4000u);
+  run(times, {.of = {2, 100, 1, 1}, .wait = {6000, 6000, 6000, 6000}}, 100'000);
+  EXPECT_EQ(times.credit(1), 0);
+  EXPECT_GE(times.credit(2), 4000);
+  EXPECT_GE(times.credit(3), 4000);
 }
 
 TEST(ReuseTimes, ForgetsWhatWasLongAgo) {
   ReuseTimes times(kPages);
-  run(times, {.of = {200, 1, 1}, .wait = {5000, 5000, 5000}}, 60'000);
-  run(times, {.of = {1, 0, 0}, .wait = {400, 1, 1}}, 200'000);
-  EXPECT_EQ(times.credit(1), 0u);
+  run(times, {.of = {200, 1, 1, 1}, .wait = {5000, 5000, 5000, 5000}}, 60'000);
+  run(times, {.of = {1, 0, 0, 0}, .wait = {400, 1, 1, 1}}, 200'000);
+  EXPECT_EQ(times.credit(1), 0);
 }
 
 TEST(ReuseTimes, CountsNoWaitOfMorePoolsThanGhostsLast) {
@@ -84,10 +122,10 @@ TEST(ReuseTimes, CountsNoWaitOfMorePoolsThanGhostsLast) {
 TEST(ReuseTimes, LearnsInPoolsOfAnySize) {
   for (const std::int64_t pages : {1, 7, 127, 129}) {
     ReuseTimes times(pages);
-    run(times, {.of = {3, 2, 2}, .wait = {9, 9, 9}}, 5'000);
+    run(times, {.of = {3, 2, 2, 2}, .wait = {9, 9, 9, 9}}, 5'000);
     times.resize(0);
-    run(times, {.of = {3, 2, 2}, .wait = {9, 9, 9}}, 1'000);
-    EXPECT_LE(times.credit(1), 16u * 128);
+    run(times, {.of = {3, 2, 2, 2}, .wait = {9, 9, 9, 9}}, 1'000);
+    EXPECT_LE(times.credit(1), 16 * 128);
   }
 }
 
