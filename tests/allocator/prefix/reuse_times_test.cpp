@@ -88,9 +88,8 @@ TEST(ReuseTimes, NeverGivesMoreHitsLess) {
   EXPECT_GE(times.credit(3), times.credit(2));
 }
 
-// Half of the new pages come again after 1/5 of a pool, and never later: known after 4 pools,
-// though no wait has lasted as long as is counted.
-TEST(ReuseTimes, LearnsFromWaitsThatHaveNotEnded) {
+// Half of the new pages come again after 1/5 of a pool, and never later.
+TEST(ReuseTimes, LearnsAfterTwoSizesOfThePool) {
   ReuseTimes times(kPages);
   run(times, {.of = {2, 0, 0, 0}, .wait = {200, 1, 1, 1}}, 4'000);
   EXPECT_LT(times.credit(1), kPages / 2);  // of the guess, a pool
