@@ -195,7 +195,7 @@ class Generate(ProgramTest):
                 self.assertIn("a single rank wrote the same tokens", done.stderr)
         good = file.read_bytes()
         for content, said in ((good[:-30], "ends too early"), (good[:-30] + b"x" + good[-29:], "checksum"),
-                              (b"x" + good[1:], "none of kvmesh"), (b"", "ends too early"), (good + good, "behind its end")):
+                              (b"x" + good[1:], "not a stream of kvmesh"), (b"", "ends too early"), (good + good, "behind its end")):
             file.write_bytes(content)
             self.expect_one_line(run(1, "inspect", file), said)
             for ranks in (1, 3):
