@@ -98,7 +98,8 @@ class Launchers(ProgramTest):
     def test_a_rank_that_does_not_come_to_the_start_of_mpi_is_named(self):
         before = set(pathlib.Path("/dev/shm").glob("kvmesh-*"))
         for what in ("kill -STOP $$", "sleep 30"):
-            script = f'[ "$OMPI_COMM_WORLD_RANK" = 1 ] && {what}; exec "$@"'
+            # mpirun wakes a stopped process before it kills it: then it must not start after all.
+            script = f'[ "$OMPI_COMM_WORLD_RANK" = 1 ] && {{ {what}; exit 1; }}; exec "$@"'
             start = time.monotonic()
             done = run_command([*MPIRUN, "-np", "3", "sh", "-c", script, "sh", KVMESH, "info", "--timeout", "2"])
             self.assertLess(time.monotonic() - start, 15)
