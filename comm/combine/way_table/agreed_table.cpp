@@ -32,7 +32,7 @@ constexpr std::string_view kOperation = "agree on a table of combine ways";
 /// A rank, as it describes itself to the others. Trivially copyable.
 struct Member {
   std::array<char, 64> device{};  // the GPU's model, or the host of a CPU rank
-  bool uses_table = false;        // of rank 0, it counts
+  bool uses_table = false;        // rank 0's value counts
 };
 
 Member this_member(const DeviceGroup& group, TableUse use, bool prefers_a_way) {
