@@ -8,7 +8,6 @@
 
 #include "core/check.hpp"
 #include "kernels/exact_attention.hpp"
-#include "runtime/memory/sequence_format.hpp"
 
 namespace kvmesh {
 namespace {

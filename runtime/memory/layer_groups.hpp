@@ -8,6 +8,9 @@
 
 namespace kvmesh {
 
+/// Layers of a cache at the most, and so of a sequence's stream: more than any model has.
+inline constexpr int kMostLayers = 1 << 20;
+
 /// The layers of each group: first those that no entry of `CacheOptions::groups` names, then those
 /// of each entry.
 /// @throws InvalidArgument unless each layer is in one group and no group is empty.

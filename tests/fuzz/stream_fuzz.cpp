@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/crc32c.hpp"
-#include "runtime/memory/sequence_format.hpp"
+#include "runtime/streams/sequence_format.hpp"
 
 namespace {
 

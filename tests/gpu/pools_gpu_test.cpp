@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "kvmesh/sequence_stream.hpp"
-#include "tests/runtime/memory/page_transfer_contract.hpp"
+#include "tests/runtime/cache/page_transfer_contract.hpp"
 #include "tests/runtime/memory/pools_contract.hpp"
 
 namespace kvmesh::test {

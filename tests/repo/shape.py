@@ -4,7 +4,8 @@
   - A source has at most 400 lines.
   - A folder has at most 16 pairs of a header and a source.
   - Folders beside one another, each with all that is in it, include one another in one direction only:
-    if comm/combine includes comm/nccl, nothing in comm/nccl includes comm/combine.
+    if comm/combine includes comm/nccl, nothing in comm/nccl includes comm/combine. A folder's own
+    files count as one more folder beside those in it.
 
 Usage: shape.py ROOT | shape.py --self-test
 """
@@ -19,6 +20,7 @@ MOST_LINES = 400
 MOST_PAIRS = 16
 PRODUCT = ("core", "allocator", "kernels", "comm", "runtime", "launch", "python")
 FOLDERS = (*PRODUCT, "include", "tests", "bench", "docs")
+OWN_FILES = "."
 SOURCES = {".hpp", ".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
@@ -28,8 +30,17 @@ MORE_PAIRS = {
     "launch/bench",
     "launch/cli",
 }
-# Folders that include one another. Take a pair off when it is resolved; add none.
-CIRCLES = set()
+# Folders whose own files are on both sides of the folders in it: an interface or data that those need,
+# and the place that chooses among them or is made of them.
+AROUND_PARTS = {
+    "allocator",  # prefix/
+    "comm",  # communicators, and the groups of devices that combine/ runs on
+    "comm/combine",  # combine_way, choose_way
+    "core",  # check, and device_memory and device_wait, which call cuda/
+    "kernels",  # operations and their data, with backends in cpu/
+    "kernels/cuda/attend",  # family
+    "runtime/step",  # step_batch and the backends, with exact/
+}
 
 
 def sources(root):
@@ -56,26 +67,36 @@ def full_folders(paths):
             yield f"{folder} has {len(stems)} pairs of files, at most {MOST_PAIRS}: divide it"
 
 
-def stale_exceptions(paths):
+def stale_exceptions(root, paths):
     for folder in sorted(MORE_PAIRS):
         stems = {path.stem for path in paths if str(path.parent) == folder}
         if len(stems) <= MOST_PAIRS:
             yield f"{folder} has {len(stems)} pairs of files: take it off MORE_PAIRS"
+    uses = includes_between(root, paths)
+    for folder in sorted(AROUND_PARTS):
+        own = f"{folder}/{OWN_FILES}"
+        if own not in reach(own, uses):
+            yield f"{folder} has no circle with its parts: take it off AROUND_PARTS"
 
 
 def siblings(path, target):
-    """The folders in which two files part ways; None if one file's folder is around the other's."""
-    for depth, (mine, other) in enumerate(zip(path.parts, target.parts)):
-        if mine != other:
-            folders = "/".join(path.parts[: depth + 1]), "/".join(target.parts[: depth + 1])
-            is_folder = depth < len(path.parts) - 1 and depth < len(target.parts) - 1
-            return folders if depth > 0 and is_folder else None
-    return None
+    """The folders in which two files part ways, FOLDER/. for the own files of the folder around them;
+    None if they are of one folder, or not of one module."""
+    mine, other = path.parent.parts, target.parent.parts
+    shared = 0
+    while shared < min(len(mine), len(other)) and mine[shared] == other[shared]:
+        shared += 1
+    if shared == 0 or mine == other:
+        return None
+    around = "/".join(mine[:shared])
+    sides = [parts[shared] if len(parts) > shared else OWN_FILES for parts in (mine, other)]
+    return tuple(f"{around}/{side}" for side in sides)
 
 
-def circles(root, paths):
+def includes_between(root, paths):
+    """folder -> the folders beside it that it includes"""
     known = set(paths)
-    uses = collections.defaultdict(set)  # folder -> folders beside it
+    uses = collections.defaultdict(set)
     for path in paths:
         if path.parts[0] not in PRODUCT:
             continue
@@ -83,10 +104,16 @@ def circles(root, paths):
             target = pathlib.PurePosixPath(name)
             if target in known and (pair := siblings(path, target)):
                 uses[pair[0]].add(pair[1])
-    reached = {folder: reach(folder, uses) for folder in list(uses)}
+    return uses
+
+
+def circles(root, paths):
+    uses = includes_between(root, paths)
+    for folder in AROUND_PARTS:
+        uses.pop(f"{folder}/{OWN_FILES}", None)
     for a in sorted(uses):
         for b in sorted(uses[a]):
-            if a in reached.get(b, ()) and (min(a, b), max(a, b)) not in CIRCLES:
+            if a in reach(b, uses):
                 yield f"{a} includes {b}, which includes it again"
 
 
@@ -103,7 +130,7 @@ def reach(folder, uses):
 
 def check_tree(root):
     paths = list(sources(root))
-    return [*long_files(root, paths), *full_folders(paths), *stale_exceptions(paths),
+    return [*long_files(root, paths), *full_folders(paths), *stale_exceptions(root, paths),
             *circles(root, paths)]
 
 
@@ -128,7 +155,14 @@ def self_test():
         (many, True),
         ({name: "" for name in list(many)[:-1]} | {"comm/x/f0.cpp": ""}, False),
         ({"comm/x/a.hpp": includes("comm/y/b.hpp"), "comm/y/b.hpp": includes("comm/c.hpp"),
-          "comm/c.hpp": includes("comm/x/a.hpp")}, False),
+          "comm/c.hpp": includes("comm/x/a.hpp")}, False),  # of AROUND_PARTS
+        ({"runtime/x/a.hpp": includes("runtime/b.hpp"), "runtime/b.hpp": "",
+          "runtime/c.hpp": includes("runtime/x/a.hpp")}, True),
+        ({"runtime/x/a.hpp": includes("runtime/b.hpp"), "runtime/b.hpp": "",
+          "runtime/y/c.hpp": includes("runtime/x/a.hpp")}, False),
+        ({"runtime/x/a.hpp": includes("runtime/x/y/b.hpp"),
+          "runtime/x/y/b.hpp": includes("runtime/x/z/c.hpp"),
+          "runtime/x/z/c.hpp": includes("runtime/x/d.hpp"), "runtime/x/d.hpp": ""}, True),
         ({"comm/x/a.hpp": includes("comm/y/b.hpp"), "comm/y/b.hpp": "",
           "comm/y/z/c.cpp": includes("comm/x/a.hpp")}, True),
         ({"comm/x/a.hpp": includes("comm/y/b.hpp"), "comm/y/b.hpp": includes("comm/z/c.hpp"),

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "kvmesh/kvmesh.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 
 namespace kvmesh::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kvmesh/kvmesh.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 #include "tests/support/hostile.hpp"
 
 namespace kvmesh::test {

@@ -1,6 +1,6 @@
 // Writes at any position and the prefix cache, with invalid arguments.
 #include "kvmesh/kvmesh.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 #include "tests/support/hostile.hpp"
 
 namespace kvmesh::test {

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kvmesh/external_pool.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 #include "tests/support/random.hpp"
 
 namespace kvmesh::test {

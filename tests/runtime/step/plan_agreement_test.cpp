@@ -7,7 +7,7 @@
 #include <string>
 
 #include "runtime/mesh/replica_check.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 
 namespace kvmesh::test {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 
 namespace kvmesh::test {
 

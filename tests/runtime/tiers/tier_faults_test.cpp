@@ -6,7 +6,7 @@
 
 #include "runtime/tiers/host_move_stream.hpp"
 #include "tests/allocator/seed.hpp"
-#include "tests/runtime/cache_inside.hpp"
+#include "tests/runtime/cache/cache_inside.hpp"
 #include "tests/runtime/tiers/mixed_serving.hpp"
 
 namespace kvmesh::test {

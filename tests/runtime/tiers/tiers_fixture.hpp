@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kvmesh/device_memory.hpp"
-#include "tests/runtime/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_fixture.hpp"
 
 namespace kvmesh::test {
 

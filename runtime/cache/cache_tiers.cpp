@@ -1,0 +1,265 @@
+#include "runtime/cache/cache_tiers.hpp"
+
+#include <algorithm>
+#include <new>
+
+#include "core/check.hpp"
+
+namespace kvmesh {
+namespace {
+
+/// The first page that the query after `pages` pages sees.
+std::int64_t first_seen(std::int64_t pages, std::int64_t window, int page_size) {
+  return window == 0 ? 0 : std::max<std::int64_t>(pages * page_size - window + 1, 0) / page_size;
+}
+
+}  // namespace
+
+CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
+                       const PoolStorage& pools, std::unique_ptr<FileCalls> calls)
+    : mesh_(mesh), groups_(groups), calls_(std::move(calls)) {
+  std::uint8_t has_room = 1;
+  try {
+    for (std::size_t g = 0; g < groups.size(); ++g)
+      tiers_.push_back(std::make_unique<GroupTiers>(mesh, options, groups[g], pools, g, *calls_));
+  } catch (const std::bad_alloc&) {
+    has_room = 0;
+  } catch (const Error&) {
+    has_room = 0;
+  }
+  const auto all = all_gather_value(mesh.world(), has_room, "make tiers");
+  const auto without = std::ranges::find(all, 0);
+  if (without != all.end())
+    throw OutOfMemory(Rank{static_cast<std::int32_t>(without - all.begin())},
+                      options.tiers.host_bytes, "its tiers need that much host memory");
+}
+
+/// Orders copies after the work on `stream`, which writes or reads the pages.
+void CacheTiers::copy_after(std::optional<Stream> stream) {
+  if (mesh_.device().kind == DeviceKind::kCpu) return;
+  if (!stream) return groups_.front().backend->wait_idle();
+  for (const auto& tiers : tiers_) tiers->copies().after(*stream);
+}
+
+void CacheTiers::pages_taken(std::optional<Stream> after) {
+  bool has_stores = false;
+  for (const auto& tiers : tiers_) has_stores |= tiers->read_evictions();
+  if (!has_stores) return;
+  copy_after(after);
+  for (const auto& tiers : tiers_) tiers->store_evicted();
+}
+
+template <class Call>
+void CacheTiers::keep_failure(const Call& call) {
+  check();
+  try {
+    for (const auto& tiers : tiers_) call(tiers->copies());
+  } catch (const Timeout&) {  // the copies may still be made
+    throw;
+  } catch (...) {
+    failure_ = std::current_exception();
+    throw;
+  }
+}
+
+void CacheTiers::before(Stream stream) {
+  keep_failure([&](PageCopies& copies) { copies.before(stream); });
+}
+
+void CacheTiers::wait() {
+  keep_failure([](PageCopies& copies) { copies.wait_all(); });
+}
+
+PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
+  check();
+  for (std::int64_t limit = std::ssize(key.hashes());;) {
+    Places places(groups_.size());
+    for (auto& of_group : places) of_group.resize(key.hashes().size());
+    const std::int64_t pages = agreed_run(places, key, limit);
+    if (pages * key.rules().page_size <= cached_tokens(groups_, key))
+      return match_prefix(groups_, key);
+    if (const auto match = bring_back(key, pages, places, limit, after)) return *match;
+  }
+}
+
+PagePlace CacheTiers::place(Places& places, std::size_t group, const PrefixKey& key,
+                            std::int64_t page, bool in_files) {
+  const auto at = static_cast<std::size_t>(page);
+  std::optional<PagePlace>& known = places[group][at];
+  if (!known || (known->where == PagePlace::kNowhere && in_files))
+    known = tiers_[group]->find(key.hashes()[at], in_files);
+  return *known;
+}
+
+/// The most leading pages, up to `most`, of which the group has those that the next query sees.
+std::int64_t CacheTiers::run_of(std::size_t group, Places& places, const PrefixKey& key,
+                                std::int64_t most, bool in_files) {
+  const auto has = [&](std::int64_t page) {
+    return place(places, group, key, page, in_files).where != PagePlace::kNowhere;
+  };
+  const std::int64_t window = groups_[group].options.window;
+  if (window == 0) {
+    std::int64_t pages = 0;
+    while (pages < most && has(pages)) ++pages;
+    return pages;
+  }
+  std::int64_t end = most;
+  for (std::int64_t first = end; first > first_seen(end, window, key.rules().page_size);)
+    if (!has(--first)) end = first;
+  return end;
+}
+
+/// The longest run, up to `most` pages, that all groups have.
+std::int64_t CacheTiers::longest(Places& places, const PrefixKey& key, std::int64_t most,
+                                 bool in_files) {
+  for (std::int64_t before = -1; most != before;) {
+    before = most;
+    for (std::size_t g = 0; g < groups_.size(); ++g) most = run_of(g, places, key, most, in_files);
+  }
+  return most;
+}
+
+/// The longest run that all ranks have.
+std::int64_t CacheTiers::agreed_run(Places& places, const PrefixKey& key, std::int64_t most) {
+  const std::int64_t without_files = longest(places, key, most, false);
+  if (without_files == most || tiers_.front()->file() == nullptr) return without_files;
+  for (;;) {
+    const auto all = all_gather_value(mesh_.world(), longest(places, key, most, true),
+                                      "find pages of a prefix in files");
+    most = std::ranges::min(all);
+    if (std::ranges::max(all) == most) return most;
+  }
+}
+
+/// Lists the pages that the group lacks for a run. Returns the first one for which it has no room;
+/// `pages` if it has room for all. Pages of the run that are cached cannot be evicted for it.
+std::int64_t CacheTiers::missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
+                                 const Places& places, Part& part) {
+  const PageAllocator& allocator = groups_[group].allocator;
+  std::vector<std::int64_t> room;
+  for (PageRank rank{0}; rank.value < allocator.options().ranks; ++rank.value)
+    room.push_back(allocator.free_pages(rank));
+  std::int64_t total = allocator.free_pages();
+  const std::int64_t first =
+      first_seen(pages, groups_[group].options.window, key.rules().page_size);
+  for (std::int64_t page = first; page < pages; ++page) {
+    const PageHash& hash = key.hashes()[static_cast<std::size_t>(page)];
+    const PageId known = allocator.published_page(hash);
+    if (!known.valid()) {
+      part.pages.push_back(page);
+      part.places.push_back(*places[group][static_cast<std::size_t>(page)]);
+      const PagePlace::Where where = part.places.back().where;
+      if (where == PagePlace::kHost) part.in_host.push_back(hash);
+      if (where == PagePlace::kFile) part.in_files.push_back(hash);
+    } else if (allocator.reference_count(known) == 0) {
+      --room[static_cast<std::size_t>(known.rank().value)];
+      --total;
+    }
+  }
+  for (std::size_t i = 0; i < part.pages.size(); ++i) {
+    const PageRank home = part.places[i].rank;
+    const bool is_full = home.value >= 0 && room[static_cast<std::size_t>(home.value)]-- <= 0;
+    if (total-- <= 0 || is_full) return part.pages[i];
+  }
+  return pages;
+}
+
+/// Pins the run, and fills the pages that the device lacks. Without room, or if a file is bad,
+/// returns nothing, and sets `limit` to the first page that cannot come back.
+std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int64_t pages,
+                                                  Places& places, std::int64_t& limit,
+                                                  std::optional<Stream> after) {
+  std::vector<Part> parts(groups_.size());
+  limit = pages;
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    limit = std::min(limit, missing(g, key, pages, places, parts[g]));
+  if (limit < pages) return std::nullopt;
+  PrefixMatch match;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    if (HostTier* const host = tiers_[g]->host()) host->pin(parts[g].in_host);
+    std::vector<PageRank> homes;
+    for (const PagePlace& from : parts[g].places) homes.push_back(from.rank);
+    match = groups_[g].allocator.bring_back(key, pages, homes);
+  }
+  pages_taken(after);
+  copy_after(after);
+  limit = load(key, parts, match.pin, pages);
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    if (HostTier* const host = tiers_[g]->host()) host->unpin(parts[g].in_host);
+  for (CacheGroup& group : groups_) {
+    if (limit == pages) {
+      group.allocator.publish(match.pin, key);
+    } else {
+      group.allocator.release(match);
+    }
+  }
+  if (limit < pages) return std::nullopt;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    pages_back_ += std::ssize(parts[g].pages);
+    tiers_[g]->loaded(parts[g].in_files);
+  }
+  return match;
+}
+
+/// Returns the first page that did not come on some rank; `pages` if all came. Those of files are
+/// there then; copies from the host tiers may be under way.
+std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                              std::int64_t pages) {
+  struct Load {
+    std::size_t group = 0;
+    std::int64_t page = 0;
+    TierJob job;
+  };
+  std::vector<Load> loads;
+  bool has_files = false;
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    const std::span<const PageId> table = groups_[g].allocator.pages(pin);
+    for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
+      const auto page = static_cast<std::size_t>(parts[g].pages[i]);
+      has_files |= parts[g].places[i].where == PagePlace::kFile;
+      loads.push_back({g, parts[g].pages[i],
+                       tiers_[g]->load(key.hashes()[page], parts[g].places[i], table[page])});
+    }
+  }
+  for (const auto& tiers : tiers_) tiers->copies().start();
+  if (!has_files) return pages;
+  const auto distrust = [&](std::size_t group, std::int64_t page) {
+    tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
+  };
+  // Others wait in the exchange meanwhile, so a slow disk has half of their deadline.
+  const auto end = std::chrono::steady_clock::now() + mesh_.world().deadline() / 2;
+  std::int64_t first = pages;
+  bool is_late = false;
+  for (const Load& load : loads) {
+    const bool came = load.job.wait_until(end) == std::future_status::ready;
+    is_late |= !came;
+    if (came && load.job.get()) continue;
+    first = std::min(first, load.page);
+    distrust(load.group, load.page);
+  }
+  if (is_late)
+    for (const auto& tiers : tiers_) tiers->file()->cancel_loads();
+  first =
+      std::ranges::min(all_gather_value(mesh_.world(), first, "read pages of a prefix in files"));
+  // Whichever rank has the page next stores it anew.
+  for (std::size_t g = 0; g < parts.size() && first < pages; ++g) distrust(g, first);
+  return first;
+}
+
+void CacheTiers::flush() {
+  if (tiers_.front()->file() == nullptr) return;
+  copy_after({});
+  for (const auto& tiers : tiers_) tiers->store_all();
+  const std::chrono::milliseconds deadline = mesh_.world().deadline();
+  for (const auto& tiers : tiers_)
+    if (!tiers->file()->wait_for_stores(deadline))
+      throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", deadline);
+}
+
+TierStatistics CacheTiers::statistics() const {
+  TierStatistics now{.pages_back = pages_back_};
+  for (const auto& tiers : tiers_) tiers->add_to(now);
+  return now;
+}
+
+}  // namespace kvmesh

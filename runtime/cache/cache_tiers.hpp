@@ -1,0 +1,83 @@
+// The tiers of a cache.
+#pragma once
+
+#include <deque>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "runtime/cache/group_tiers.hpp"
+
+namespace kvmesh {
+
+/// Follows the allocators' change logs: stores what they evict, and brings it back for matches.
+///
+/// The ranks agree on what the host tiers hold without a message, since that depends on the order
+/// of operations alone. What a file tier holds depends on disks. So a match that could go on from
+/// files exchanges, over the world, how many pages each rank finds, and then how many it has read
+/// and checked; all ranks take the least. A file that is bad on one rank is a miss on all.
+class CacheTiers {
+ public:
+  /// REQUIRES: all but the options and `calls` outlive it.
+  /// @throws OutOfMemory on every rank if a rank has no room for its host tier. Collective.
+  CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<CacheGroup>& groups,
+             const PoolStorage& pools,
+             std::unique_ptr<FileCalls> calls = std::make_unique<FileCalls>());
+
+  /// Stores the pages that were evicted since the last call. Call it after every operation that may
+  /// take pages, before anything is written to them. On a GPU the copies run after the work on
+  /// `after`, or, without it, after all work of the device, for which the call then waits.
+  void pages_taken(std::optional<Stream> after = {});
+  /// The work to come on `stream` runs after all copies from and to the pools. On the CPU it blocks
+  /// until they are done. @throws as PageCopies::before; from then on every call, and those below:
+  /// what a page holds whose copy has failed is unknown, though others may find it by its hash.
+  void before(Stream stream);
+  /// Blocks until all copies from and to the pools are done. @throws as PageCopies::wait_all.
+  void wait();
+  /// As match_prefix of the groups, tiers included; `after` as in pages_taken. Collective over the
+  /// world if there is a file tier, and device and host do not have all full pages of the key.
+  PrefixMatch match(const PrefixKey& key, std::optional<Stream> after);
+  /// Stores all published pages, and those of the host tiers, in files. Blocks. @throws Timeout.
+  void flush();
+  TierStatistics statistics() const;
+
+ private:
+  /// The pages of a run that a group lacks.
+  struct Part {
+    std::vector<std::int64_t> pages{};  ///< logical numbers
+    std::vector<PagePlace> places{};
+    std::vector<PageHash> in_host{}, in_files{};
+  };
+  /// Where the pages of a key are, as far as it is known.
+  using Places = std::vector<std::vector<std::optional<PagePlace>>>;  // [group][logical page]
+
+  PagePlace place(Places& places, std::size_t group, const PrefixKey& key, std::int64_t page,
+                  bool in_files);
+  std::int64_t run_of(std::size_t group, Places& places, const PrefixKey& key, std::int64_t most,
+                      bool in_files);
+  std::int64_t longest(Places& places, const PrefixKey& key, std::int64_t most, bool in_files);
+  std::int64_t agreed_run(Places& places, const PrefixKey& key, std::int64_t most);
+  std::optional<PrefixMatch> bring_back(const PrefixKey& key, std::int64_t pages, Places& places,
+                                        std::int64_t& limit, std::optional<Stream> after);
+  std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
+                       const Places& places, Part& part);
+  std::int64_t load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                    std::int64_t pages);
+  void copy_after(std::optional<Stream> stream);
+  void check() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+  template <class Call>
+  void keep_failure(const Call& call);
+
+  Mesh& mesh_;
+  std::deque<CacheGroup>& groups_;
+  std::int64_t pages_back_ = 0;
+  std::exception_ptr failure_;  // of a copy
+  std::unique_ptr<FileCalls> calls_;
+  std::vector<std::unique_ptr<GroupTiers>> tiers_;  // [group]
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,90 @@
+// KvCache::compact: keeps the drafts that a step has accepted.
+#include "core/check.hpp"
+#include "runtime/cache/cache_state.hpp"
+#include "runtime/cache/token_moves.hpp"
+
+namespace kvmesh {
+namespace {
+
+void check_kept(const PageAllocator& allocator, const KeptTokens& tokens) {
+  const std::int64_t length = allocator.length(tokens.sequence);
+  require(tokens.begin >= 0 && tokens.begin <= length,
+          "compact: from position {} on, sequence {} has {} tokens", tokens.begin, tokens.sequence,
+          length);
+  std::int64_t last = tokens.begin - 1;
+  for (std::int64_t position : tokens.kept) {
+    require(position > last && position < length,
+            "compact: sequence {} cannot keep position {} after {}, of {} tokens", tokens.sequence,
+            position, last, length);
+    last = position;
+  }
+}
+
+/// How many tokens stay where they are.
+std::int64_t unmoved(const KeptTokens& tokens) {
+  std::int64_t count = 0;
+  for (std::int64_t position : tokens.kept) {
+    if (position != tokens.begin + count) break;
+    ++count;
+  }
+  return count;
+}
+
+void add_moves(const PageAllocator& allocator, const KeptTokens& tokens,
+               std::vector<TokenMove>& moves) {
+  const std::int64_t page_size = allocator.options().page_size;
+  const std::span<const PageId> table = allocator.pages(tokens.sequence);
+  const auto place = [&](std::int64_t position) {
+    return TokenPlace{table[static_cast<std::size_t>(position / page_size)],
+                      static_cast<std::int32_t>(position % page_size)};
+  };
+  const std::int64_t in_window = allocator.first_kept(tokens.sequence);
+  for (std::int64_t i = unmoved(tokens); i < std::ssize(tokens.kept); ++i) {
+    if (tokens.begin + i < in_window) continue;  // behind a window: no query sees it
+    moves.push_back({place(tokens.kept[static_cast<std::size_t>(i)]), place(tokens.begin + i)});
+  }
+}
+
+}  // namespace
+
+void KvCache::compact(std::span<const KeptTokens> batch, Stream stream) {
+  State& cache = state();
+  for (const KeptTokens& tokens : batch) {
+    check_kept(allocator(), tokens);
+    for (const CacheGroup& group : cache.groups) {  // before anything moves
+      group.allocator.check_truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
+    }
+  }
+  // If a copy fails on this rank, the others make theirs, and exchange them with this one, and all
+  // ranks have the same lengths afterwards.
+  Attempt attempt;
+  for (const KeptTokens& tokens : batch) {
+    const std::int64_t first = tokens.begin + unmoved(tokens);
+    const std::int64_t end = tokens.begin + std::ssize(tokens.kept);
+    if (first == end) continue;
+    Result<Done> can = Done{};
+    attempt.together([&] { can = cache.try_make_writable(tokens.sequence, first, end, stream); });
+    if (!can) throw can.reason();  // on all ranks alike
+  }
+  cache.wait_for_tiers();
+  for (std::size_t g = 0; g < cache.groups.size(); ++g) {
+    if (cache.groups[g].has_states()) continue;
+    std::vector<TokenMove> moves;
+    for (const KeptTokens& tokens : batch) add_moves(cache.groups[g].allocator, tokens, moves);
+    if (moves.empty()) continue;
+    std::vector<PagePlanes> layers;
+    for (int layer : cache.pools.layout().groups()[g].layers) {
+      layers.push_back(cache.pools.layer(layer));
+    }
+    attempt.together([&] {
+      move_tokens(*cache.groups[g].backend, TokenPlanes(layers), cache.mesh.kv_comm(),
+                  cache.mesh.membership(), moves, stream);
+    });
+  }
+  for (const KeptTokens& tokens : batch) {
+    truncate(tokens.sequence, tokens.begin + std::ssize(tokens.kept));
+  }
+  attempt.rethrow();
+}
+
+}  // namespace kvmesh

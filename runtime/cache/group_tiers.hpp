@@ -1,0 +1,66 @@
+// The tiers of one layer group.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/cache/cache_group.hpp"
+#include "runtime/tiers/file_tier.hpp"
+#include "runtime/tiers/host_tier.hpp"
+#include "runtime/tiers/page_copies.hpp"
+
+namespace kvmesh {
+
+/// Where a page of a key is found first.
+struct PagePlace {
+  enum Where : std::uint8_t { kNowhere, kDevice, kHost, kFile };
+  Where where = kNowhere;
+  PageRank rank{-1};  ///< of a page of the host tiers
+};
+
+/// The host and file tier of one layer group, and its place in the allocator's list of evictions.
+class GroupTiers {
+ public:
+  /// REQUIRES: all but the options and names outlive it.
+  /// @throws std::bad_alloc, Error if there is no room for the host tier.
+  GroupTiers(Mesh& mesh, const CacheOptions& cache, CacheGroup& group, const PoolStorage& pools,
+             std::size_t number, FileCalls& calls);
+
+  /// Reads what was evicted since the last call. Returns whether store_evicted has something to do.
+  bool read_evictions();
+  /// Stores it. Writers of the pages must be done.
+  void store_evicted();
+
+  /// Finds a page on the device, in the host tiers, or, if `in_files`, in this rank's files. Waits
+  /// for a store of the page that is under way, at most until the deadline: then it is nowhere.
+  PagePlace find(const PageHash& hash, bool in_files);
+  TierJob load(const PageHash& hash, const PagePlace& from, PageId to);
+  /// On every rank: pages of a run came from files.
+  void loaded(std::span<const PageHash> pages);
+  PageCopies& copies() { return copies_; }
+  HostTier* host() { return host_.get(); }
+  FileTier* file() { return file_.get(); }
+
+  PageAllocator& allocator() { return group_.allocator; }
+  std::int64_t window() const { return group_.options.window; }
+
+  /// Submits stores of all published pages of this rank, and of its host tier, to the file tier.
+  void store_all();
+  void add_to(TierStatistics& sum) const;
+
+ private:
+  void store_in_file(const PageHash& hash, const PageSource& from);
+
+  Mesh& mesh_;
+  CacheGroup& group_;
+  int stores_per_operation_;
+  EvictionCursor cursor_;
+  std::vector<PageId> evicted_;
+  std::int64_t drops_ = 0;          // of this rank's pages, by stores_per_operation
+  std::unique_ptr<FileTier> file_;  // null: none
+  std::unique_ptr<HostTier> host_;  // null: none
+  PageCopies copies_;               // ends first, and its last jobs may hand pages to the file tier
+};
+
+}  // namespace kvmesh

@@ -1,0 +1,27 @@
+// Copies pages of a layer group, within a rank and between ranks.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "kvmesh/allocator.hpp"
+#include "kvmesh/communicator.hpp"
+#include "kvmesh/membership.hpp"
+#include "runtime/memory/peer_pools.hpp"
+#include "runtime/step/backend.hpp"
+
+namespace kvmesh {
+
+/// Makes the copies of copy on write and of moves, in every layer of a group. A copy from another
+/// rank reads the page through this rank's map of the source's pools, or receives it over the kv
+/// communicator. Errors of peers name `operation`. If no page is copied between ranks and there is
+/// a stream, the copies are part of its work; otherwise they are made on return.
+/// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
+/// Collective if a page is copied between ranks.
+void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
+                   Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
+                   std::size_t group = 0, std::string_view operation = "copy_on_write",
+                   std::optional<Stream> stream = {});
+
+}  // namespace kvmesh

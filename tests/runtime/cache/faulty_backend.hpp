@@ -1,0 +1,52 @@
+// A backend whose waits and copies fail, one at a time.
+#pragma once
+
+#include "tests/runtime/cache/cache_inside.hpp"
+
+namespace kvmesh::test {
+
+/// Lets one step of a rank fail, by its number.
+struct Faults {
+  int fails = -1;
+  int steps = 0;
+  void step() {
+    if (steps++ == fails) throw Error("injected");
+  }
+};
+
+/// Its waits, and moves of pages and tokens, are steps. What moves, moves by the CPU.
+class FaultyBackend final : public OtherBackend {
+ public:
+  FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
+      : OtherBackend(std::move(real)), faults_(faults) {}
+  void wait_idle() override {
+    faults_.step();
+    OtherBackend::wait_idle();
+  }
+  DeviceMoves device_moves(std::optional<Stream> /*on*/) override {
+    return [this](const PageMoves& moves) {
+      faults_.step();
+      move_pages(moves);
+    };
+  }
+  void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
+                   std::span<const TokenSlot> to, kvmesh::Stream stream) override {
+    faults_.step();
+    OtherBackend::move_tokens(planes, from, to, stream);
+  }
+  void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots, std::byte* packed,
+                   kvmesh::Stream stream) override {
+    faults_.step();
+    OtherBackend::pack_tokens(planes, slots, packed, stream);
+  }
+  void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
+                     const std::byte* packed, kvmesh::Stream stream) override {
+    faults_.step();
+    OtherBackend::unpack_tokens(planes, slots, packed, stream);
+  }
+
+ private:
+  Faults& faults_;
+};
+
+}  // namespace kvmesh::test
