@@ -61,46 +61,38 @@ Counts choose_counts(Mesh& mesh, Machine& machine, const Options& options, Opera
   return {calls, std::min(options.repeats, static_cast<int>(turns))};
 }
 
-}  // namespace
-
-Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
-  return {op, shape.batch, shape.context, shape.lengths, queries, text_of(shape.listed), {}};
-}
-
-Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
-            std::int64_t queries, const std::string& way) {
-  if (op == Op::kPlan) {
-    Row row = measure_plan(workload, options, queries);
-    row.what.way = way;
-    return row;
-  }
-  if (moves_pages(op))
-    return measure_moves(workload.shape(), workload.mesh(), machine, options, op);
-  Mesh& mesh = workload.mesh();
-  const auto operation = make_operation(workload, machine, options, op, queries);
-  Row row{.what = case_of(workload.shape(), op, queries),
-          .layers = workload.shape().layers,
-          .quantity = operation->quantity()};
-  row.what.way = way;
-  row.operation.amount = total(mesh, operation->amount());
-  // If nothing moves between the ranks, there is no limit.
-  const std::vector<Ceiling> ceilings =
-      row.operation.amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
-  const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, row.layers);
-  row.calls = counts.calls;
-  row.turns = counts.turns;
-
-  Repeated repeated = operation->repeated();
-  repeated.calls = row.calls;
+// Times the operation and its ceilings in turns. Returns the slowest rank's seconds.
+Turns time_turns(Mesh& mesh, Machine& machine, Operation& operation,
+                 std::span<const Ceiling> ceilings, const Counts& counts) {
+  Repeated repeated = operation.repeated();
+  repeated.calls = counts.calls;
   std::vector<Repeated> tops;
   for (const Ceiling& ceiling : ceilings) {
     tops.push_back(ceiling.repeated);
-    if (ceiling.as_often) tops.back().calls = row.calls;
+    if (ceiling.as_often) tops.back().calls = counts.calls;
   }
-  Turns turns = machine.time(repeated, tops, operation->align(), row.turns);
+  Turns turns = machine.time(repeated, tops, operation.align(), counts.turns);
   reduce(mesh, turns);
-  row.timing = turns.timing;
-  row.operation.seconds = summarise(turns.operation);
+  return turns;
+}
+
+Row measure_operation(Workload& workload, Machine& machine, const Options& options, Op op,
+                      std::int64_t queries) {
+  Mesh& mesh = workload.mesh();
+  const auto operation = make_operation(workload, machine, options, op, queries);
+  const double amount = total(mesh, operation->amount());
+  // If nothing moves between the ranks, there is no limit.
+  const std::vector<Ceiling> ceilings = amount > 0 ? operation->ceilings() : std::vector<Ceiling>{};
+  const int layers = workload.shape().layers;
+  const Counts counts = choose_counts(mesh, machine, options, *operation, ceilings, layers);
+  const Turns turns = time_turns(mesh, machine, *operation, ceilings, counts);
+  Row row{.what = case_of(workload.shape(), op, queries),
+          .layers = layers,
+          .calls = counts.calls,
+          .turns = counts.turns,
+          .timing = turns.timing,
+          .quantity = operation->quantity(),
+          .operation = {amount, summarise(turns.operation)}};
   const auto top = [&](std::size_t i) -> std::optional<Row::Top> {
     if (i >= ceilings.size()) return std::nullopt;
     return Row::Top{ceilings[i].name,
@@ -109,6 +101,22 @@ Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
   row.ceiling = top(0);
   row.read = top(1);
   row.error = operation->error();
+  return row;
+}
+
+}  // namespace
+
+Case case_of(const WorkloadShape& shape, Op op, std::int64_t queries) {
+  return {op, shape.batch, shape.context, shape.lengths, queries, text_of(shape.listed), {}};
+}
+
+Row measure(Workload& workload, Machine& machine, const Options& options, Op op,
+            std::int64_t queries, const std::string& way) {
+  if (moves_pages(op))
+    return measure_moves(workload.shape(), workload.mesh(), machine, options, op);
+  Row row = op == Op::kPlan ? measure_plan(workload, options, queries)
+                            : measure_operation(workload, machine, options, op, queries);
+  row.what.way = way;
   return row;
 }
 

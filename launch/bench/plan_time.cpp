@@ -12,12 +12,7 @@ constexpr int kTurnsPerRepeat = 10;  // a turn takes some ten microseconds
 constexpr std::int64_t kRowsOfDecode = 64;
 constexpr int kWindow = 1024;
 
-}  // namespace
-
-Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens) {
-  const WorkloadShape& shape = workload.shape();
-  Mesh& mesh = workload.mesh();
-  KvCache& cache = workload.cache();
+PlanOptions plan_options(const WorkloadShape& shape, const Options& options, std::int64_t tokens) {
   PlanOptions how{.scatter = options.scatter,
                   .strategy = options.strategy,
                   .way = options.way,
@@ -33,17 +28,37 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
                             .query_tokens = tokens,
                             .shares_prefixes = shape.shared_prefix > 0 && options.shares_prefixes};
   }
-  StepPlan plan = cache.plan({}, how);
-  const auto turns =
-      static_cast<int>(std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
-                                              std::ranges::min(workload.lengths()) / tokens - 1));
+  return how;
+}
+
+/// Each turn appends, so the sequences must have room for all.
+int turns_of(Workload& workload, const Options& options, std::int64_t tokens) {
+  return static_cast<int>(
+      std::min<std::int64_t>(std::int64_t{options.repeats} * kTurnsPerRepeat,
+                             std::ranges::min(workload.lengths()) / tokens - 1));
+}
+
+/// Truncates the sequences so that they have their whole lengths after `turns + 1` steps.
+std::vector<BatchEntry> truncated_batch(Workload& workload, int turns, std::int64_t tokens) {
   std::vector<BatchEntry> batch;
   for (std::size_t i = 0; i < workload.sequences().size(); ++i) {
     const SequenceId sequence = workload.sequences()[i];
-    cache.truncate(sequence, workload.lengths()[i] - (turns + 1) * tokens);
+    workload.cache().truncate(sequence, workload.lengths()[i] - (turns + 1) * tokens);
     batch.push_back({sequence, tokens});
   }
-  std::vector<double> seconds, until_done;
+  return batch;
+}
+
+/// The seconds of each turn, on the slowest rank.
+struct PlanTimes {
+  std::vector<double> on_host{}, until_done{};
+};
+
+PlanTimes time_plans(Workload& workload, StepPlan& plan, const std::vector<BatchEntry>& batch,
+                     int turns) {
+  Mesh& mesh = workload.mesh();
+  KvCache& cache = workload.cache();
+  PlanTimes times;
   const auto wait = [&] { mesh.wait({}, "bench: planning"); };
   cache.replan(plan, batch);  // sends all pages, and compiles
   wait();
@@ -53,19 +68,32 @@ Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     };
     cache.replan(plan, batch);
-    seconds.push_back(passed());
+    times.on_host.push_back(passed());
     wait();
-    until_done.push_back(passed());
+    times.until_done.push_back(passed());
   }
-  all_reduce_max(mesh.world(), seconds, "bench: times");
-  all_reduce_max(mesh.world(), until_done, "bench: times");
+  all_reduce_max(mesh.world(), times.on_host, "bench: times");
+  all_reduce_max(mesh.world(), times.until_done, "bench: times");
+  return times;
+}
+
+}  // namespace
+
+Row measure_plan(Workload& workload, const Options& options, std::int64_t tokens) {
+  const WorkloadShape& shape = workload.shape();
+  StepPlan plan = workload.cache().plan({}, plan_options(shape, options, tokens));
+  const int turns = turns_of(workload, options, tokens);
+  const std::vector<BatchEntry> batch = truncated_batch(workload, turns, tokens);
+  const PlanTimes times = time_plans(workload, plan, batch, turns);
   Row row{.what = case_of(shape, Op::kPlan, tokens),
           .layers = shape.layers,
           .calls = 1,
           .turns = turns,
           .timing = Timing::kHost,
-          .operation = {.amount = 0, .seconds = summarise(seconds)}};
-  if (mesh.device().kind == DeviceKind::kCuda) row.on_device = summarise(until_done);
+          .operation = {.amount = 0, .seconds = summarise(times.on_host)}};
+  if (workload.mesh().device().kind == DeviceKind::kCuda) {
+    row.on_device = summarise(times.until_done);
+  }
   return row;
 }
 

@@ -80,6 +80,7 @@ class CheckedCache {
   using Layers = std::vector<DenseSequence>;
   struct Step;
   struct Outputs;
+  struct Inputs;
   struct LayerResult;
   struct Row;
   void add_twin(SequenceId sequence, SequenceId twin);
@@ -91,7 +92,12 @@ class CheckedCache {
                            std::int64_t dim);
   /// [1, 1, q_heads].
   HostTensor random_sinks(int q_heads);
+  Inputs random_inputs(const Step& step, int layer);
   void run_layer(Step& step, int layer);
+  /// Returns this rank's part of the output.
+  Outputs run_here(Step& step, int layer, Inputs& inputs);
+  /// The inputs as the single rank takes them.
+  LayerInput inputs_alone(const Step& step, int layer, Inputs& inputs) const;
   void run_on_ranks(Step& step, int layer, const LayerInput& input, const CombineOutput& output);
   template <class Plan, class Layer>
   void run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,

@@ -148,61 +148,71 @@ HostTensor CheckedCache::random_sinks(int q_heads) {
   return sinks;
 }
 
+CheckedCache::Inputs CheckedCache::random_inputs(const Step& step, int layer) {
+  const CacheOptions& cache = of(layer);
+  const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
+  const Dtype dtype =
+      step.options.input.value_or(info_of(cache.dtype).has_scales ? Dtype::kFloat32 : cache.dtype);
+  const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
+  const std::int64_t values = is_latent(layer) ? 0 : appended;
+  return {.q = random_tensor(dtype, n, queries, cache.q_heads, cache.k_dim),
+          .k = random_tensor(dtype, m, appended, cache.kv_heads, cache.k_dim),
+          .v = random_tensor(dtype, m, values, cache.kv_heads, cache.v_dim),
+          .sinks = random_sinks(cache.q_heads)};
+}
+
 void CheckedCache::run_layer(Step& step, int layer) {
+  Inputs inputs = random_inputs(step, layer);
+  remember(step, layer, inputs.k, inputs.v);
+  const Outputs here = run_here(step, layer, inputs);
+
+  const LayerInput all = inputs_alone(step, layer, inputs);
+  step.single.append(layer, all.k, all.v);
+  const bool is_reproducible = of(layer).reproducible;
+  const Outputs single =
+      is_reproducible ? run_alone(step, layer, all) : attend_alone(step, layer, all.q, all.sinks);
+  const HostTensor& q = inputs.q;
+  const Dtype rounded_type = rounded_query_type(mesh_->device(), of(layer).dtype, q.dtype());
+  const auto check = [&](const HostTensor& rounded_q, const Outputs& rounded) {
+    check_layer(step, {layer, q, rounded_q, inputs.sinks, here.o, here.lse, single, rounded});
+  };
+  if (rounded_type == q.dtype()) return check(q, single);
+  const HostTensor rounded = rounded_rows(q, step.single.query_tokens(), rounded_type);
+  if (is_reproducible) return check(rounded, single);
+  check(rounded, attend_alone(step, layer, rounded.view(), all.sinks));
+}
+
+CheckedCache::Outputs CheckedCache::run_here(Step& step, int layer, Inputs& inputs) {
   const CacheOptions& cache = of(layer);
   const StepOptions& options = step.options;
-  const std::int64_t n = step.plan.query_tokens(), m = step.plan.append_tokens();
-  const Dtype input_dtype =
-      options.input.value_or(info_of(cache.dtype).has_scales ? Dtype::kFloat32 : cache.dtype);
-  const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
-  HostTensor q = random_tensor(input_dtype, n, queries, cache.q_heads, cache.k_dim);
-  HostTensor k = random_tensor(input_dtype, m, appended, cache.kv_heads, cache.k_dim);
-  HostTensor v =
-      random_tensor(input_dtype, m, is_latent(layer) ? 0 : appended, cache.kv_heads, cache.v_dim);
-  remember(step, layer, k, v);
-  HostTensor sinks = random_sinks(cache.q_heads);
-
   const std::int64_t tokens = step.plan.tokens_of_output().size();
   const std::int64_t heads = step.plan.heads_of_output(layer).size();
   const Device device = mesh_->device();
-  HostTensor o(options.output, tokens, heads, cache.v_dim, device);
-  HostTensor lse(Dtype::kFloat32, tokens, heads, 1, device);
-  const CombineOutput output{o.on_device(), options.lse ? lse.matrix_on_device() : TensorView{}};
+  Outputs out{.o = {options.output, tokens, heads, cache.v_dim, device},
+              .lse = {Dtype::kFloat32, tokens, heads, 1, device}};
   const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
-  const auto given = [&](const TensorView& all, Share some) {
-    return options.sinks ? some_heads(all, some) : ConstTensorView{};
-  };
-  const LayerInput input{q.on_device(q_heads), k.on_device(kv_heads),
-                         is_latent(layer) ? TensorView{} : v.on_device(kv_heads),
-                         given(sinks.on_device(), q_heads)};
-  run_on_ranks(step, layer, input, output);
+  const LayerInput input{
+      inputs.q.on_device(q_heads), inputs.k.on_device(kv_heads),
+      is_latent(layer) ? TensorView{} : inputs.v.on_device(kv_heads),
+      options.sinks ? some_heads(inputs.sinks.on_device(), q_heads) : ConstTensorView{}};
+  run_on_ranks(step, layer, input,
+               {out.o.on_device(), options.lse ? out.lse.matrix_on_device() : TensorView{}});
   mesh_->wait({}, "run");
-  o.fetch();
-  if (options.lse) lse.fetch();
-  expect(o.gaps_untouched(), "combine wrote between the rows of its output");
+  out.o.fetch();
+  if (options.lse) out.lse.fetch();
+  expect(out.o.gaps_untouched(), "combine wrote between the rows of its output");
+  return out;
+}
 
+LayerInput CheckedCache::inputs_alone(const Step& step, int layer, Inputs& inputs) const {
   const bool on_gpu = single_mesh_.device().kind == DeviceKind::kCuda;
-  const auto whole = [&](HostTensor& of, std::int64_t rows) {
-    return some_rows(on_gpu ? of.on_device() : of.view(), 0, rows);
-  };
-  const LayerInput all{whole(q, queries), whole(k, appended),
-                       is_latent(layer) ? TensorView{} : whole(v, appended),
-                       given(on_gpu ? sinks.on_device() : sinks.view(), {0, cache.q_heads})};
-  step.single.append(layer, all.k, all.v);
-  const Outputs single = cache.reproducible ? run_alone(step, layer, all)
-                                            : attend_alone(step, layer, all.q, all.sinks);
-  const Dtype rounded_type = rounded_query_type(device, cache.dtype, input_dtype);
-  if (rounded_type == input_dtype) {
-    check_layer(step, {layer, q, q, sinks, o, lse, single, single});
-    return;
-  }
-  const HostTensor rounded = rounded_rows(q, queries, rounded_type);
-  if (cache.reproducible) {
-    check_layer(step, {layer, q, rounded, sinks, o, lse, single, single});
-    return;
-  }
-  check_layer(step, {layer, q, rounded, sinks, o, lse, single,
-                     attend_alone(step, layer, rounded.view(), all.sinks)});
+  const auto view = [&](HostTensor& of) { return on_gpu ? of.on_device() : of.view(); };
+  const std::int64_t queries = step.single.query_tokens(), appended = step.single.append_tokens();
+  LayerInput all{.q = some_rows(view(inputs.q), 0, queries),
+                 .k = some_rows(view(inputs.k), 0, appended)};
+  if (!is_latent(layer)) all.v = some_rows(view(inputs.v), 0, appended);
+  if (step.options.sinks) all.sinks = some_heads(view(inputs.sinks), {0, of(layer).q_heads});
+  return all;
 }
 
 void CheckedCache::run_on_ranks(Step& step, int layer, const LayerInput& input,

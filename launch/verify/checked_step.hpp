@@ -38,6 +38,11 @@ struct CheckedCache::Outputs {
   HostTensor o, lse;
 };
 
+// One layer's inputs, of all heads of the model.
+struct CheckedCache::Inputs {
+  HostTensor q, k, v, sinks;
+};
+
 // One layer's queries, their outputs here and on the single rank; and the queries as this device
 // may round them, with the single rank's outputs for these, unless the cache is reproducible.
 struct CheckedCache::LayerResult {

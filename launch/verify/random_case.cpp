@@ -159,10 +159,7 @@ class Simulation {
     return std::min(0.25f, usual) * (1.0f + random_.real());
   }
 
-  void step() {
-    const std::vector<BatchEntry> batch = random_batch();
-    StepOptions options;
-    PlanOptions& plan = options.plan;
+  void draw_attention(PlanOptions& plan) {
     plan.mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask;
     plan.score = random_score(random_, config_.cache.q_heads).score;
     if (random_.one_in(4)) plan.scale = random_scale();
@@ -171,29 +168,50 @@ class Simulation {
     plan.strategy = random_.pick(std::vector{
         CombineStrategy::kAuto, CombineStrategy::kReduceScatter, CombineStrategy::kAllToAll});
     if (plan.scatter == Scatter::kOwner) plan.strategy = CombineStrategy::kAuto;
-    std::optional<CheckedBlockMask> blocks;
+  }
+
+  // Gives some plans positions of their queries, and others a block mask, which is returned.
+  std::optional<CheckedBlockMask> draw_positions(const std::vector<BatchEntry>& batch,
+                                                 PlanOptions& plan) {
     if (random_.one_in(4)) {
       plan.q_positions = random_positions(batch);
     } else if (random_.one_in(4) && !has_windows()) {
-      blocks = random_block_mask(batch, plan.mask);
+      return random_block_mask(batch, plan.mask);
     }
-    if (blocks) {
-      plan.block_mask = &blocks->blocks;
-      options.visible = blocks->visible;
-      plan.mask = mods::no_mask();  // that of the block mask counts, not this
-    }
-    if (!blocks && random_.one_in(3)) {
-      plan.kinds = {{.layers = {config_.cache.layers - 1},
-                     .mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask,
-                     .score = random_score(random_, config_.cache.q_heads).score}};
-    }
-    if (random_.coin()) plan.least_saved_tokens = random_.integer(0, 30);
+    return std::nullopt;
+  }
+
+  void draw_kinds(PlanOptions& plan) {
+    if (!random_.one_in(3)) return;
+    plan.kinds = {{.layers = {config_.cache.layers - 1},
+                   .mask = random_mask(random_, config_.cache.q_heads, config_.max_append).mask,
+                   .score = random_score(random_, config_.cache.q_heads).score}};
+  }
+
+  void draw_run(bool has_block_mask, StepOptions& options) {
+    if (random_.coin()) options.plan.least_saved_tokens = random_.integer(0, 30);
     options.input = random_.pick(kDtypes);
     options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
     options.lse = random_.coin();
     options.sinks = random_.one_in(3);
     options.in_parts = random_.one_in(3);
-    options.replanned = !blocks && random_.coin();
+    options.replanned = !has_block_mask && random_.coin();
+  }
+
+  void step() {
+    const std::vector<BatchEntry> batch = random_batch();
+    StepOptions options;
+    PlanOptions& plan = options.plan;
+    draw_attention(plan);
+    const std::optional<CheckedBlockMask> blocks = draw_positions(batch, plan);
+    if (blocks) {
+      plan.block_mask = &blocks->blocks;
+      options.visible = blocks->visible;
+      plan.mask = mods::no_mask();  // that of the block mask counts, not this
+    } else {
+      draw_kinds(plan);
+    }
+    draw_run(blocks.has_value(), options);
     if (random_.one_in(4)) draw_external(batch, options);
     std::vector<KeptTokens> accepted;
     if (!blocks && plan.q_positions.empty() && options.lists.empty() && random_.one_in(4)) {
