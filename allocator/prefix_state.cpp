@@ -130,32 +130,42 @@ PrefixMatch PageAllocator::State::bring_back(const PrefixKey& key, std::int64_t 
   Sequence& sequence = *sequences_.find(id) = std::move(made);
   sequence.length = pages * options_.page_size;
   sequence.is_match = sequence.may_share = true;
-  const auto is_missing = [](PageId page) { return !page.valid(); };
-  sequence.published = static_cast<std::int32_t>(
-      std::ranges::find_if(run.begin() + static_cast<std::ptrdiff_t>(first), run.end(),
-                           is_missing) -
-      run.begin());
-  for (std::size_t logical = first; logical < run.size(); ++logical) {
-    if (is_missing(run[logical])) continue;
-    pools_.add_reference(run[logical]);
-    sequence.placement.added(run[logical].rank());
-    if (sequence.placement.anchor == SequencePlacement::kNone) set_anchor(sequence, run[logical]);
-    prefixes_->hit(run[logical]);
-  }
-  // Those that must be on one rank first: placement might take its last page.
-  for (const bool anywhere : {false, true}) {
-    auto home = homes.begin();
-    for (std::size_t logical = first; logical < run.size(); ++logical) {
-      if (!is_missing(run[logical])) continue;
-      if ((home->value < 0) == anywhere) take_at(*home, sequence, logical);
-      ++home;
-    }
-  }
+  hold_published(sequence, run, first);
+  take_missing(sequence, run, first, homes);
   for (const PageRank home : homes) journal_.fold_in(static_cast<std::uint64_t>(home.value));
   journal_.fold_in(static_cast<std::uint64_t>(pages));
   log_added(id, sequence, first);
   record("get back", id, digest_of(key));
   return {.pin = id, .tokens = sequence.length};
+}
+
+/// The sequence holds the pages of a run that are published.
+void PageAllocator::State::hold_published(Sequence& sequence, std::span<const PageId> run,
+                                          std::size_t first) {
+  std::size_t end = first;
+  while (end < run.size() && run[end].valid()) ++end;
+  sequence.published = static_cast<std::int32_t>(end);
+  for (const PageId page : run.subspan(first)) {
+    if (!page.valid()) continue;
+    pools_.add_reference(page);
+    sequence.placement.added(page.rank());
+    if (sequence.placement.anchor == SequencePlacement::kNone) set_anchor(sequence, page);
+    prefixes_->hit(page);
+  }
+}
+
+/// Takes pages for the others. First those that must be on one rank: placement might take its last
+/// page.
+void PageAllocator::State::take_missing(Sequence& sequence, std::span<const PageId> run,
+                                        std::size_t first, std::span<const PageRank> homes) {
+  for (const bool anywhere : {false, true}) {
+    auto home = homes.begin();
+    for (std::size_t logical = first; logical < run.size(); ++logical) {
+      if (run[logical].valid()) continue;
+      if ((home->value < 0) == anywhere) take_at(*home, sequence, logical);
+      ++home;
+    }
+  }
 }
 
 /// Takes logical page `logical` on `home`, or where placement puts it.

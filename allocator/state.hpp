@@ -143,6 +143,9 @@ class PageAllocator::State {
   std::vector<PageId> check_bring_back(const PrefixKey& key, std::int64_t pages,
                                        std::span<const PageRank> homes) const;
   std::size_t first_seen(std::int64_t pages) const;
+  void hold_published(Sequence& sequence, std::span<const PageId> run, std::size_t first);
+  void take_missing(Sequence& sequence, std::span<const PageId> run, std::size_t first,
+                    std::span<const PageRank> homes);
   void take_at(PageRank home, Sequence& sequence, std::size_t logical);
   static void set_anchor(Sequence& sequence, PageId page);
   PageCopy replace(SequenceId id, Sequence& sequence, std::int64_t logical);

@@ -201,28 +201,29 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
   return match;
 }
 
-/// Returns the first page that did not come on some rank; `pages` if all came. Those of files are
-/// there then; copies from the host tiers may be under way.
-std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
-                              std::int64_t pages) {
-  struct Load {
-    std::size_t group = 0;
-    std::int64_t page = 0;
-    TierJob job;
-  };
+std::vector<CacheTiers::Load> CacheTiers::submit_loads(const PrefixKey& key,
+                                                       std::span<const Part> parts,
+                                                       SequenceId pin) {
   std::vector<Load> loads;
-  bool has_files = false;
   for (std::size_t g = 0; g < parts.size(); ++g) {
     const std::span<const PageId> table = groups_[g].allocator.pages(pin);
     for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
       const auto page = static_cast<std::size_t>(parts[g].pages[i]);
-      has_files |= parts[g].places[i].where == PagePlace::kFile;
       loads.push_back({g, parts[g].pages[i],
                        tiers_[g]->load(key.hashes()[page], parts[g].places[i], table[page])});
     }
   }
   for (const auto& tiers : tiers_) tiers->copies().start();
-  if (!has_files) return pages;
+  return loads;
+}
+
+/// Returns the first page that did not come on some rank; `pages` if all came. Those of files are
+/// there then; copies from the host tiers may be under way.
+std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                              std::int64_t pages) {
+  const std::vector<Load> loads = submit_loads(key, parts, pin);
+  const auto needs_files = [](const Part& part) { return !part.in_files.empty(); };
+  if (std::ranges::none_of(parts, needs_files)) return pages;
   const auto distrust = [&](std::size_t group, std::int64_t page) {
     tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
   };

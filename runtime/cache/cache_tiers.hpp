@@ -50,6 +50,12 @@ class CacheTiers {
     std::vector<PagePlace> places{};
     std::vector<PageHash> in_host{}, in_files{};
   };
+  /// A page that comes back.
+  struct Load {
+    std::size_t group = 0;
+    std::int64_t page = 0;  ///< logical number
+    TierJob job{};
+  };
   /// Where the pages of a key are, as far as it is known.
   using Places = std::vector<std::vector<std::optional<PagePlace>>>;  // [group][logical page]
 
@@ -63,6 +69,7 @@ class CacheTiers {
                                         std::int64_t& limit, std::optional<Stream> after);
   std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
                        const Places& places, Part& part);
+  std::vector<Load> submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin);
   std::int64_t load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                     std::int64_t pages);
   void copy_after(std::optional<Stream> stream);

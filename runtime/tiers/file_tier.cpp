@@ -187,18 +187,28 @@ TierJob FileTier::submit_store(const PageHash& hash, const PageSource& from) {
     kept_.used(hash);
     return job_done();
   }
-  auto buffer = std::make_shared<HostMemory>();
-  {
-    const std::lock_guard lock(mutex_);
-    if (free_.empty()) {
-      ++counts_.drops;
-      if (replaces) distrust(hash);
-      return job_done(false);
-    }
-    *buffer = std::move(free_.back());
-    free_.pop_back();
-    under_way_.insert(hash);
+  if (const auto buffer = take_buffer(hash)) return store_later(hash, from, buffer);
+  if (replaces) distrust(hash);
+  return job_done(false);
+}
+
+/// Returns a free buffer for a page whose store is under way from then on. Null if there is none:
+/// the page is dropped.
+std::shared_ptr<HostMemory> FileTier::take_buffer(const PageHash& hash) {
+  const std::lock_guard lock(mutex_);
+  if (free_.empty()) {
+    ++counts_.drops;
+    return nullptr;
   }
+  auto buffer = std::make_shared<HostMemory>(std::move(free_.back()));
+  free_.pop_back();
+  under_way_.insert(hash);
+  return buffer;
+}
+
+/// Stores the page after it was copied into the buffer, which is free then.
+TierJob FileTier::store_later(const PageHash& hash, const PageSource& from,
+                              const std::shared_ptr<HostMemory>& buffer) {
   std::byte* const image = buffer->data() + kPageFileHeader;
   const TierJob packed =
       from.bytes == nullptr ? copies_.pack(from.page.index(), image) : job_done();

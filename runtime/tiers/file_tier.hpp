@@ -70,6 +70,9 @@ class FileTier final : public Tier {
   void find_folders();
   void find_files();
   void add(const PageHash& hash, std::int64_t bytes);
+  std::shared_ptr<HostMemory> take_buffer(const PageHash& hash);
+  TierJob store_later(const PageHash& hash, const PageSource& from,
+                      const std::shared_ptr<HostMemory>& buffer);
   bool store(const PageHash& hash, const HostMemory& buffer);
   bool load(const PageHash& hash, std::byte* image);
   bool read_part(const Folder& folder, const PageHash& hash, std::byte* image);
