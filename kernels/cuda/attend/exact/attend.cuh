@@ -16,15 +16,17 @@
 //   instructions per output and chunk: about 17, beside 1 / 8 of a product
 #pragma once
 
+#include "kernels/cuda/attend/common/key_stream.cuh"
 #include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/exact/exact_sums.cuh"
 #include "kernels/cuda/attend/exact/store_rows.cuh"
-#include "kernels/cuda/attend/mma/key_stream.cuh"
 
 namespace kvmesh::cuda {
 
 // The queries' fragments take k_dim / 8 registers, which fit beside the sums up to here.
 constexpr bool kQueriesInRegisters = kPaddedK <= 128;
+
+using Keys = KeyStream<kShared, kChunkKeys>;
 
 /// A warp's part of a block. Its task is in shared memory, as registers are scarce.
 class ExactWarp {
@@ -43,8 +45,6 @@ class ExactWarp {
   }
 
  private:
-  __device__ static int warp() { return opaque(threadIdx.x) / 32; }
-  __device__ static int lane() { return opaque(threadIdx.x) % 32; }
   __device__ static int row_warp() {
     return kKeyWarps > 1 ? 0 : warp() / kColumnWarps * kExactWarpRows;
   }
@@ -65,33 +65,12 @@ class ExactWarp {
   }
 
   __device__ void load_queries() {
-    constexpr int kUnits = kPaddedK / 8;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kTile.rows() * kUnits; i += kTile.threads()) {
-      const int r = first_row_ + i / kUnits;
-      const int unit = i % kUnits;
-      uint4 bits = {0, 0, 0, 0};
-      if (r < task_.rows && (kDimK % 16 == 0 || unit * 8 < kDimK)) {
-        bits = load_queries_at(token_of(p_, task_, r) * p_.q_token_stride +
-                               (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
-      }
-      *reinterpret_cast<uint4*>(queries_ + kRowsK.unit(0, i / kUnits, unit)) = bits;
-    }
-    __syncthreads();
+    copy_queries<kTile.rows(), kTile.threads()>(p_, task_, first_row_, queries_);
     if constexpr (kQueriesInRegisters) {
 #pragma unroll
       for (int k = 0; k < kPaddedK / 16; ++k) {
         ldmatrix_x2(q_[k], kRowsK.further(query_address(), 2 * k));
       }
-    }
-  }
-
-  /// Eight elements of the queries as the pool's type.
-  __device__ uint4 load_queries_at(std::int64_t at) const {
-    if constexpr (kQueryVectors && kQueryType == kPoolType) {
-      return *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(p_.q) + at);
-    } else {
-      return load_unit<kQueryType, kPoolType>(p_.q, at);
     }
   }
 
@@ -164,9 +143,8 @@ class ExactWarp {
 
   /// The score of a row and the key at row `at` of the step.
   __device__ void modify_score(int step, int at, bool check, const Row& row, float& score) const {
-    const Key key =
-        key_of(stream_.slots(step)[at], stream_.first_key(step) + KeyStream::key_of_row(at));
-    const bool is_live = KeyStream::has_key(at) && key.number < task_.keys;
+    const Key key = key_of(stream_.slots(step)[at], stream_.first_key(step) + Keys::key_of_row(at));
+    const bool is_live = Keys::has_key(at) && key.number < task_.keys;
     score = modified(p_, task_, row, key, score);
     if (!is_live || (check && !sees(p_, task_, row, key))) score = kNoKeys;
   }
@@ -237,7 +215,7 @@ class ExactWarp {
 
   const AttendParams& p_;
   DeviceTask& task_;
-  KeyStream stream_;
+  Keys stream_;
   char* const queries_;
   char* const shared_;
   int first_row_ = 0;

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/attend/mma/tile.hpp"
+#include "kernels/cuda/attend/common/shared_rows.hpp"
 
 namespace kvmesh::cuda {
 
@@ -45,27 +45,12 @@ struct JoinedRow {
 };
 
 /// Bytes of a block's shared memory, in the order of its parts.
-struct ExactShared {
-  ExactTile tile;
-  int k_dim = 0;
-  int v_dim = 0;
-
-  constexpr int q_bytes() const { return SharedRows(k_dim).bytes(tile.rows()); }
-  constexpr int k_stage_bytes() const { return SharedRows(k_dim).bytes(tile.step_keys); }
-  constexpr int stage_bytes() const {
-    return k_stage_bytes() + SharedRows(v_dim).bytes(tile.step_keys);
-  }
-  constexpr int stages_bytes() const { return tile.key_warps * tile.stages * stage_bytes(); }
+struct ExactShared : StreamShared<ExactTile> {
   // Where the warps split the keys, the limbs of all outputs are joined in place of the stages.
   constexpr int limbs_bytes() const {
     return tile.key_warps == 1 ? 0 : tile.rows() * padded_dim(v_dim) * 16;
   }
-  constexpr int slots_offset() const {
-    return q_bytes() + (stages_bytes() > limbs_bytes() ? stages_bytes() : limbs_bytes());
-  }
-  constexpr int slots_bytes() const {
-    return tile.key_warps * tile.slot_ring() * tile.step_keys * 8;
-  }
+  constexpr int slots_offset() const { return slots_offset_after(limbs_bytes()); }
   constexpr int joined_offset() const { return slots_offset() + slots_bytes(); }
   constexpr int joined_bytes() const {
     return (tile.rows() * static_cast<int>(sizeof(JoinedRow)) + 15) / 16 * 16;

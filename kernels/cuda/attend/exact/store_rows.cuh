@@ -42,8 +42,6 @@ class StoreRows {
     ExactLimbs limbs[4];
   };
 
-  __device__ static int warp() { return opaque(threadIdx.x) / 32; }
-  __device__ static int lane() { return opaque(threadIdx.x) % 32; }
   __device__ static int row_of_lane(int j) {
     return (kKeyWarps > 1 ? 0 : warp() / kColumnWarps * kExactWarpRows) + lane() % 4 * 2 + j;
   }

@@ -12,9 +12,9 @@
 // Sources: online softmax (Milakov and Gimelshein, 2018); FlashAttention-2 (Dao, 2023).
 #pragma once
 
+#include "kernels/cuda/attend/common/key_stream.cuh"
 #include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/mma/accumulators.cuh"
-#include "kernels/cuda/attend/mma/key_stream.cuh"
 
 namespace kvmesh::cuda {
 
@@ -22,6 +22,8 @@ namespace kvmesh::cuda {
 // Otherwise each step reads them again.
 constexpr bool kQueriesInRegisters =
     kRowTiles == 1 && kKeyPairs == 1 && kPaddedK / 4 + kPaddedV / 2 <= 128;
+
+using Keys = KeyStream<kShared, kChunkKeys>;
 
 /// A warp's part of a block. Its task is in shared memory, as registers are scarce.
 class Warp {
@@ -55,19 +57,7 @@ class Warp {
 
  private:
   __device__ void load_queries() {
-    constexpr int kUnits = kPaddedK / 8;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kTile.rows() * kUnits; i += kTile.threads()) {
-      const int r = i / kUnits;
-      const int unit = i % kUnits;
-      uint4 bits = {0, 0, 0, 0};
-      if (r < task_.rows && (kDimK % 16 == 0 || unit * 8 < kDimK)) {
-        bits = load_queries_at(token_of(p_, task_, r) * p_.q_token_stride +
-                               (task_.kv_head * kGroup + r % kGroup) * p_.q_head_stride + unit * 8);
-      }
-      *reinterpret_cast<uint4*>(queries_ + kRowsK.unit(0, r, unit)) = bits;
-    }
-    __syncthreads();
+    copy_queries<kTile.rows(), kTile.threads()>(p_, task_, 0, queries_);
     if constexpr (kQueriesInRegisters) {
       const std::uint32_t queries = query_address();
 #pragma unroll
@@ -75,18 +65,6 @@ class Warp {
     }
   }
 
-  /// Eight elements of the queries as the pool's type.
-  __device__ uint4 load_queries_at(std::int64_t at) const {
-    if constexpr (kQueryVectors && kQueryType == kPoolType) {
-      return *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(p_.q) + at);
-    } else {
-      return load_unit<kQueryType, kPoolType>(p_.q, at);
-    }
-  }
-
-  // Computed where it is used, which saves a register.
-  __device__ static int warp() { return opaque(threadIdx.x) / 32; }
-  __device__ static int lane() { return opaque(threadIdx.x) % 32; }
   __device__ static int first_row() { return kRowWarps == 1 ? 0 : warp() * 16 * kRowTiles; }
 
   /// The address that this lane passes to ldmatrix for a query tile at row 0, column 0.
@@ -126,7 +104,7 @@ class Warp {
         for (int i = 0; i < 4; ++i) s[m][n][i] = 0.0f;
       }
     }
-    const int lane = Warp::lane();
+    const int lane = cuda::lane();
     const int key = lane % 8 + lane / 16 * 8;
     const std::uint32_t from = kRowsK.unit(keys, key, lane / 8 % 2);
     const std::uint32_t queries = query_address();
@@ -197,7 +175,7 @@ class Warp {
   }
 
   __device__ void store_rows() {
-    const int lane = Warp::lane();
+    const int lane = cuda::lane();
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
@@ -228,8 +206,8 @@ class Warp {
     auto* outputs = reinterpret_cast<float*>(queries_ + kShared.q_bytes());
     float* maxima = outputs + kKeyWarps * kRows * kMergePitch;
     float* sums = maxima + kKeyWarps * kRows;
-    const int warp = Warp::warp();
-    const int lane = Warp::lane();
+    const int warp = cuda::warp();
+    const int lane = cuda::lane();
     __syncthreads();  // the stages are free
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
@@ -282,7 +260,7 @@ class Warp {
 
   const AttendParams& p_;
   DeviceTask& task_;
-  KeyStream stream_;
+  Keys stream_;
   char* const queries_;
 
   std::uint32_t q_[kQueriesInRegisters ? kPaddedK / 16 : 1][4];

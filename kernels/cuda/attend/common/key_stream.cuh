@@ -9,46 +9,48 @@
 // Each instruction copies 16 bytes of a row. Bulk copies, one per row of 256 bytes, were slower
 // (H200: decode by 2 to 12 %, prefill by 6 %).
 //
-// A step has kStepKeys rows in shared memory. Chunks of kChunkKeys keys take 16 of them each, of
+// A step has kStepKeys rows in shared memory. Chunks of ChunkKeys keys take 16 of them each, of
 // which the rest stay 0.
-//
-// Included after the config.cuh of its family.
 #pragma once
 
-#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/common/warp_products.cuh"
 
 namespace kvmesh::cuda {
 
+/// `Shared` is a StreamShared, which also has slots_offset(); its tile has tile_keys(), too.
+template <auto Shared, int ChunkKeys>
 class KeyStream {
  public:
   __device__ KeyStream(const AttendParams& params, const DeviceTask& task, char* shared)
       : p_(params),
         task_(task),
-        slots_(reinterpret_cast<PageVisit*>(shared + kShared.slots_offset()) +
-               key_warp() * kTile.slot_ring() * kStepKeys),
-        stages_(shared_address(shared) + kShared.q_bytes() +
-                key_warp() * kStages * kShared.stage_bytes()) {}
+        slots_(reinterpret_cast<PageVisit*>(shared + Shared.slots_offset()) +
+               key_warp() * Shared.tile.slot_ring() * kStepKeys),
+        stages_(shared_address(shared) + Shared.q_bytes() +
+                key_warp() * kStages * Shared.stage_bytes()) {}
 
-  __device__ int steps() const { return (task_.keys + kTile.tile_keys() - 1) / kTile.tile_keys(); }
+  __device__ int steps() const {
+    return (task_.keys + Shared.tile.tile_keys() - 1) / Shared.tile.tile_keys();
+  }
   /// The task's index of this warp's first key in a step.
   __device__ int first_key(int step) const {
-    return (step * kKeyWarps + key_warp()) * (kStepKeys / 16 * kChunkKeys);
+    return (step * kKeyWarps + key_warp()) * (kStepKeys / 16 * ChunkKeys);
   }
   /// The number of a row's key in a step, if it has one.
   __device__ static int key_of_row(int row) {
-    return kChunkKeys == 16 ? row : row / 16 * kChunkKeys + row % 16;
+    return ChunkKeys == 16 ? row : row / 16 * ChunkKeys + row % 16;
   }
-  __device__ static bool has_key(int row) { return kChunkKeys == 16 || row % 16 < kChunkKeys; }
+  __device__ static bool has_key(int row) { return ChunkKeys == 16 || row % 16 < ChunkKeys; }
   /// The visit of each key.
   __device__ PageVisit* slots(int step) const {
-    return slots_ + step % kTile.slot_ring() * kStepKeys;
+    return slots_ + step % Shared.tile.slot_ring() * kStepKeys;
   }
   /// Rows in the layout of kRowsK.
   __device__ std::uint32_t keys(int step) const {
-    return stages_ + step % kStages * kShared.stage_bytes();
+    return stages_ + step % kStages * Shared.stage_bytes();
   }
   /// Rows in the layout of kRowsV.
-  __device__ std::uint32_t values(int step) const { return keys(step) + kShared.k_stage_bytes(); }
+  __device__ std::uint32_t values(int step) const { return keys(step) + Shared.k_stage_bytes(); }
 
   /// Requests the visits of the steps from `first` on.
   __device__ void prepare(int first = 0) {
