@@ -11,9 +11,10 @@ set(KVMESH_TEST_ENVIRONMENT
 # Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
 set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
-# kvmesh_as_test(TARGET): options, GoogleTest and its precompiled header, as for everything compiled for
-# tests.
+# kvmesh_as_test(TARGET): options, include paths from the root, GoogleTest and its precompiled header, as for
+# everything compiled for tests.
 function(kvmesh_as_test target)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_options(${target} PRIVATE ${KVMESH_TEST_OPTIONS})
   target_link_libraries(${target} PRIVATE GTest::gtest kvmesh_flags)
   if(KVMESH_PRECOMPILED)
