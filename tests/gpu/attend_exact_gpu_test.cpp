@@ -88,6 +88,8 @@ ExactResult rows_of(AttentionCase& c, const AttentionBatch& batch, std::int64_t 
   return DeviceRun(c, batch, c.q(), short_rows).rows();
 }
 
+CaseResult finished_by_host(AttentionCase& c) { return finished(c, rows_of(c, c.batch())); }
+
 struct Sizes {
   AttentionShape shape;
   std::int64_t q_len;
@@ -111,7 +113,7 @@ TEST_P(AttendExactSizes, MatchFloat64) {
     spec.options.mask = mods::causal();
     AttentionCase masked(spec);
     EXPECT_TRUE(masked.matches(finished_by_device(masked))) << name(dtype);
-    EXPECT_TRUE(masked.matches(finished(masked, rows_of(masked, masked.batch()))));
+    EXPECT_TRUE(masked.matches(finished_by_host(masked)));
     spec.q_dtype = Dtype::kFloat32;
     spec.options.mask = mods::no_mask();
     spec.options.score = mods::alibi(shape.q_heads);
@@ -150,20 +152,8 @@ TEST(AttendExact, CountsSinks) {
 }
 
 TEST(AttendExact, BitsDoNotDependOnPlacement) {
-  Random random(seed_or(11));
-  for (const int page_size : {5, 16}) {
-    AttentionCase c(three_sequences(page_size, Dtype::kBFloat16));
-    const ExactResult whole = rows_of(c, c.batch());
-    for (const int ranks : {2, 3, 8}) {
-      std::vector<ExactResult> parts;
-      for (const AttentionBatch& mine : dealt(c.batch(), ranks, random)) {
-        parts.push_back(rows_of(c, mine));
-      }
-      std::ranges::reverse(parts);
-      for (int i = 1; i < ranks; ++i) parts[0].merge(parts[static_cast<std::size_t>(i)]);
-      EXPECT_EQ(parts[0], whole) << ranks << " ranks, pages of " << page_size;
-    }
-  }
+  expect_bits_of_any_placement(
+      [](AttentionCase& c, const AttentionBatch& batch) { return rows_of(c, batch); });
 }
 
 /// The rows of some tokens of the first sequence alone, as a batch of their own.
@@ -264,40 +254,19 @@ TEST(AttendExact, BitsOfARowAreNotThoseOfItsNeighbours) {
 }
 
 TEST(AttendExact, NanStaysInItsRow) {
-  for (const bool in_key : {true, false}) {
-    CaseSpec spec = three_sequences(16, Dtype::kFloat16);
-    spec.options.score = {};
-    spec.options.mask = mods::sliding_window(3);
-    AttentionCase c(spec);
-    in_key ? c.poison_key(0, 328) : c.poison_value(0, 328);
-    const auto sees = [&](std::int64_t token, std::int32_t) {
-      return token < 9 && c.position_of(0, token) >= 328 && c.position_of(0, token) < 331;
-    };
-    EXPECT_TRUE(c.matches(finished_by_device(c), sees)) << (in_key ? "key" : "value");
-    EXPECT_TRUE(c.matches(finished(c, rows_of(c, c.batch())), sees)) << (in_key ? "key" : "value");
-  }
+  expect_nan_stays_in_its_row(finished_by_device);
+  expect_nan_stays_in_its_row(finished_by_host);
 }
 
-// Scores far beyond the exponents of a float32, and weights that make all others 0.
 TEST(AttendExact, TakesScoresOfAnySize) {
-  for (const float size : {80.0f, 3000.0f, 1e6f, 1e9f, 1e30f}) {
-    CaseSpec spec{.shape = {2, 1, 16, 16, 16}, .dtype = Dtype::kFloat16};
-    spec.sequences = {{.q_len = 3, .kv_len = 90}};
-    spec.options.mask = mods::causal();
-    // Every third key wins; or all are equal, and far below 0.
-    spec.options.score = ScoreMod([size](auto, auto, auto h, auto, auto kv) {
-      return where(h == 0, where(kv % 3 == 0, size, 0.0f), -size);
-    });
-    AttentionCase c(spec);
-    EXPECT_TRUE(c.matches(finished_by_device(c))) << size;
-  }
+  expect_scores_of_any_size(Dtype::kFloat16, finished_by_device);
 }
 
 // The rows of a device and of the host finish alike but for the last place of a logarithm.
 TEST(AttendExact, DeviceFinishesAsTheHost) {
   AttentionCase c(three_sequences(16, Dtype::kBFloat16));
   const CaseResult device = finished_by_device(c);
-  const CaseResult host = finished(c, rows_of(c, c.batch()));
+  const CaseResult host = finished_by_host(c);
   for (std::int64_t t = 0; t < c.tokens(); ++t) {
     for (std::int64_t h = 0; h < 6; ++h) {
       const float want = host.lse.at(t, h), got = device.lse.at(t, h);
