@@ -10,6 +10,7 @@
 
 #include "kvmesh/device_memory.hpp"
 #include "tests/support/mpi_tests.hpp"
+#include "tests/support/nccl_hosts.hpp"
 #include "tests/support/skipped.hpp"
 
 int main(int argc, char** argv) {
@@ -19,14 +20,14 @@ int main(int argc, char** argv) {
   };
   const bool host_a_rank = has_flag("--host-a-rank"), by_peer = has_flag("--peer");
   const bool two_hosts = has_flag("--two-hosts");
-  if (host_a_rank) ::setenv("NCCL_HOSTID", std::getenv("OMPI_COMM_WORLD_RANK"), 1);
+  if (host_a_rank) kvmesh::test::name_nccl_host(std::getenv("OMPI_COMM_WORLD_RANK"));
   if (by_peer) ::setenv("KVMESH_COMBINE_WAY", "peer", 1);
   if (two_hosts) {
     const int rank = std::atoi(std::getenv("OMPI_COMM_WORLD_RANK"));
     const int ranks = std::atoi(std::getenv("OMPI_COMM_WORLD_SIZE"));
     const char* host = rank < ranks / 2 ? "first" : "second";
     ::setenv("KVMESH_HOST", host, 1);
-    ::setenv("NCCL_HOSTID", host, 1);
+    kvmesh::test::name_nccl_host(host);
     ::setenv("KVMESH_COMBINE_WAY", "hierarchical", 1);
   }
   // Ranks that share a GPU take turns on it.

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 
 #include "comm/combine/combine_ways.hpp"
 #include "comm/combine/hierarchical/takes_hosts.hpp"
 #include "tests/gpu/device_combine_run.hpp"
+#include "tests/support/nccl_hosts.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/steps.hpp"
 
@@ -27,7 +27,7 @@ class HierarchicalCombine : public testing::TestWithParam<Inside> {
     comm_ = make_mpi_communicator();
     comm_->set_deadline(kTestDeadline);
     const int devices = cuda_device_count();
-    const bool has_gpus = devices >= (std::getenv("NCCL_HOSTID") ? kHosts.per_host : kRanks);
+    const bool has_gpus = devices >= gpus_for_nccl(kRanks, kHosts.per_host);
     if (comm_->size() != kRanks || !has_gpus) {
       GTEST_SKIP()
           << "wants four ranks, and a GPU for each, or NCCL_HOSTID and a GPU for each of a "

@@ -1,9 +1,9 @@
 // The combine on GPUs over NCCL, under mpirun, against float64.
-#include <cstdlib>
 #include <numbers>
 
 #include "tests/comm/combine/ways.hpp"
 #include "tests/gpu/device_combine_run.hpp"
+#include "tests/support/nccl_hosts.hpp"
 #include "tests/support/ranks.hpp"
 #include "tests/support/steps.hpp"
 
@@ -21,7 +21,7 @@ class NcclCombine : public testing::Test {
     comm_ = make_mpi_communicator();
     comm_->set_deadline(kTestDeadline);
     const int devices = cuda_device_count();
-    if (devices < comm_->size() && !std::getenv("NCCL_HOSTID")) return;
+    if (devices < gpus_for_nccl(comm_->size(), 1)) return;
     const int device = comm_->rank().value % devices;
     check(cudaSetDevice(device));
     group_ = std::make_unique<NcclGroup>(*comm_, device);

@@ -1,8 +1,7 @@
 // The peer combine of processes, which map one another's memory by CUDA IPC.
-#include <cstdlib>
-
 #include "comm/combine/combine_ways.hpp"
 #include "tests/gpu/peer_contract.hpp"
+#include "tests/support/nccl_hosts.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -14,12 +13,9 @@ TEST(PeerWindowOfProcesses, IsRefusedBetweenHosts) {
   const std::unique_ptr<Communicator> comm = make_mpi_communicator();
   if (comm->size() == 1) GTEST_SKIP() << "one rank";
   const int last = comm->size() - 1;
-  const char* before = std::getenv("NCCL_HOSTID");
-  const std::string host = before != nullptr ? before : "";
-  ::setenv("NCCL_HOSTID", comm->rank().value == last ? "b" : "a", 1);
+  const NcclHost host(comm->rank().value == last ? "b" : "a");
   const Device gpu{DeviceKind::kCuda, comm->rank().value % cuda_device_count()};
   const PeerWindow::Made made = PeerWindow::make(*comm, gpu, kTestWindow);
-  before != nullptr ? ::setenv("NCCL_HOSTID", host.c_str(), 1) : ::unsetenv("NCCL_HOSTID");
   EXPECT_EQ(made.window, nullptr);
   EXPECT_EQ(made.refused.reason, PeerRefusal::kOtherHost);
   EXPECT_EQ(made.refused.rank, Rank{0});
