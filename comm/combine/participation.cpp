@@ -41,7 +41,7 @@ std::string_view name(CombineStrategy strategy) {
   return "unknown";
 }
 
-Share share_of(std::int64_t count, int index, int ranks) {
+IndexRange share_of(std::int64_t count, int index, int ranks) {
   require(count >= 0 && ranks > 0 && index >= 0 && index < ranks,
           "share_of: share {} of {} of {} items", index, ranks, count);
   return {share_begin<std::int64_t>(count, index, ranks),

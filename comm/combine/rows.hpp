@@ -20,8 +20,8 @@ struct CombineShape {
 
 /// The rows of some tokens and some heads.
 struct CombineBlock {
-  Share tokens;
-  Share heads;
+  IndexRange tokens;
+  IndexRange heads;
   /// For Scatter::kOwner: only the tokens that `owner` owns. Null: all of `tokens`.
   const Participation* owners = nullptr;
   int owner = 0;

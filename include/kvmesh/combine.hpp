@@ -59,14 +59,15 @@ std::string_view name(WayKind kind);
 std::string_view name(Scatter scatter);
 std::string_view name(CombineStrategy strategy);
 
-/// The half-open share of `count` items that rank `index` of `ranks` gets. Shares are contiguous
-/// and in rank order, and their sizes differ by at most one. A share may be empty.
-struct Share {
+/// Indices [begin, end), which may be none.
+struct IndexRange {
   std::int64_t begin = 0;
   std::int64_t end = 0;
   std::int64_t size() const { return end - begin; }
 };
-Share share_of(std::int64_t count, int index, int ranks);
+/// Returns the share of `count` items that rank `index` of `ranks` gets. Shares are contiguous and
+/// in rank order, and their sizes differ by at most one. One may be empty.
+IndexRange share_of(std::int64_t count, int index, int ranks);
 
 /// A mask of the ranks that hold keys of a token's rows, one bit per rank. Every rank passes the
 /// same mask, so all ranks know which rank sends which rows without a message. A row whose only

@@ -132,8 +132,8 @@ class ExternalPlan {
                       Stream stream = {}, const ConstTensorView& sinks = {});
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
-  Share tokens_of_output() const;
-  Share heads_of_output() const;
+  IndexRange tokens_of_output() const;
+  IndexRange heads_of_output() const;
   /// Returns which kv ranks hold keys of which query token. With PageTables::logical every rank
   /// counts as one that does.
   const Participation& participation() const;

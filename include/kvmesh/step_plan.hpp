@@ -158,8 +158,8 @@ class StepPlan {
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {}, int layer = 0);
 
   /// The part of [n, q_heads] that this rank's output of a layer has; of Scatter::kOwner all.
-  Share tokens_of_output() const;
-  Share heads_of_output(int layer = 0) const;
+  IndexRange tokens_of_output() const;
+  IndexRange heads_of_output(int layer = 0) const;
   /// Returns which kv ranks hold keys of which query token in a layer; of a sequence without keys,
   /// rank 0.
   /// @throws InvalidArgument if the first call comes after the plan has become invalid.

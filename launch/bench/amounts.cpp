@@ -97,7 +97,7 @@ void cut_into_tokens(TensorView& plane) {
 
 /// Tokens of `share` that `from` has keys of, and that go to `to`.
 std::int64_t tokens_of(const Participation& participation, Rank from, Rank to, Scatter scatter,
-                       Share share) {
+                       IndexRange share) {
   std::int64_t count = 0;
   for (std::int64_t token = share.begin; token < share.end; ++token) {
     if (scatter == Scatter::kOwner && participation.owner(token) != to) continue;
@@ -183,7 +183,7 @@ Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatte
   const auto bytes = [&](Rank from, Rank to) -> std::int64_t {
     if (from == to) return 0;
     const auto share = [&](Scatter axis, std::int64_t count) {
-      return scatter == axis ? share_of(count, to.value, ranks) : Share{0, count};
+      return scatter == axis ? share_of(count, to.value, ranks) : IndexRange{0, count};
     };
     const std::int64_t tokens = tokens_of(plan.participation(), from, to, scatter,
                                           share(Scatter::kTokens, plan.query_tokens()));

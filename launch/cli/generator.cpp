@@ -118,7 +118,7 @@ void Generator::run(int layer, const LayerInput& host, const TensorView& o) {
 
 // Returns a view of this rank's heads in [tokens, heads, dim].
 ConstTensorView Generator::my_heads(const ConstTensorView& all) const {
-  const Share mine = share_of(all.size(1), mesh_.head_rank(), mesh_.head_parallel());
+  const IndexRange mine = share_of(all.size(1), mesh_.head_rank(), mesh_.head_parallel());
   ConstTensorView view = all;
   view.data = static_cast<const float*>(all.data) + mine.begin * all.stride(1);
   view.shape[1] = mine.size();

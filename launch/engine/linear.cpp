@@ -35,7 +35,8 @@ void multiply_groups(std::span<const Product> products, std::span<const std::int
     const std::int64_t end_group = std::min(end, ends[i]) - first;
     if (begin_group >= end_group) continue;
     const Product& product = products[i];
-    const Share rows{begin_group * kRowGroup, std::min(end_group * kRowGroup, product.rows.size())};
+    const IndexRange rows{begin_group * kRowGroup,
+                          std::min(end_group * kRowGroup, product.rows.size())};
     multiply_rows({.weights = *product.weights,
                    .first_row = product.rows.begin + rows.begin,
                    .rows = rows.size(),

@@ -14,7 +14,7 @@ namespace kvmesh::engine {
 /// y[t * y_stride + (r - rows.begin)] = sum over c of W[r][c] * x[t][c], for r in `rows`.
 struct Product {
   const Matrix* weights = nullptr;
-  Share rows;
+  IndexRange rows;
   float* y = nullptr;
   std::int64_t y_stride = 0;
 };

@@ -140,7 +140,7 @@ void Llama::attention_block(int index, const Attend& attend) {
 
 void Llama::feed_forward_block(const Layer& layer) {
   normalise(layer.feed_forward_norm);
-  const Share share = gather_.mine(shape_.feed_forward);
+  const IndexRange share = gather_.mine(shape_.feed_forward);
   // Per token: this rank's gates, then its ups.
   std::span<float> mine = take(projected_, tokens_ * 2 * share.size());
   const std::array<Product, 2> products{
@@ -167,7 +167,7 @@ void Llama::normalise(std::span<const float> weight) {
 }
 
 void Llama::project_to_residual(const Matrix& weights, std::span<const float> x) {
-  const Share share = gather_.mine(weights.rows);
+  const IndexRange share = gather_.mine(weights.rows);
   std::span<float> mine = take(mine_, tokens_ * share.size());
   const Product product{&weights, share, mine.data(), share.size()};
   multiply({&product, 1}, x, tokens_, threads_);
@@ -185,7 +185,7 @@ std::span<const float> Llama::my_logits(std::int64_t token) {
   std::span<float> normed = take(normed_, shape_.embedding);
   rms_norm(std::span(residual_).subspan(static_cast<std::size_t>(token) * width, width),
            output_norm_, shape_.norm_epsilon, normed);
-  const Share share = gather_.mine(shape_.vocabulary);
+  const IndexRange share = gather_.mine(shape_.vocabulary);
   std::span<float> mine = take(mine_, share.size());
   const Product product{&output_, share, mine.data(), share.size()};
   multiply({&product, 1}, normed, 1, threads_);

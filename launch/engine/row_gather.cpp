@@ -34,7 +34,7 @@ void RowGather::unpack(std::span<const std::int64_t> rows, std::int64_t tokens,
     for (std::int64_t t = 0; t < tokens; ++t) {
       float* to = all.data() + t * width;
       for (std::int64_t count : rows) {
-        const Share share = share_of(count, rank, comm_->size());
+        const IndexRange share = share_of(count, rank, comm_->size());
         std::copy_n(from, share.size(), to + share.begin);
         from += share.size();
         to += count;

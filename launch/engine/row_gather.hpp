@@ -19,7 +19,9 @@ class RowGather {
 
   Communicator& comm() const { return *comm_; }
 
-  Share mine(std::int64_t rows) const { return share_of(rows, comm_->rank().value, comm_->size()); }
+  IndexRange mine(std::int64_t rows) const {
+    return share_of(rows, comm_->rank().value, comm_->size());
+  }
 
   /// Gathers every rank's `slice` [tokens, this rank's share of each of `rows`] into `all`
   /// [tokens, sum of rows] on every rank. Collective.

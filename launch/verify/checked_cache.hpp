@@ -120,7 +120,7 @@ class CheckedCache {
   void compare_with_reference(const Step& step, const LayerResult& result, const Row& row);
   ReferenceRow reference(const Step& step, const LayerResult& result, const HostTensor& queries,
                          const Row& place) const;
-  Share local(int heads) const;
+  IndexRange local(int heads) const;
   /// The options of the layer's group.
   const CacheOptions& of(int layer) const { return of_layers_[static_cast<std::size_t>(layer)]; }
   bool is_latent(int layer) const { return of(layer).page_kind == PageKind::kLatent; }

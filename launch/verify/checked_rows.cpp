@@ -50,8 +50,8 @@ auto CheckedCache::spread_of_rounding(const LayerResult& result, const Row& row)
 }
 
 void CheckedCache::check_layer(const Step& step, const LayerResult& result) {
-  const Share tokens = step.plan.tokens_of_output(),
-              heads = step.plan.heads_of_output(result.layer);
+  const IndexRange tokens = step.plan.tokens_of_output(),
+                   heads = step.plan.heads_of_output(result.layer);
   for (std::int64_t row = 0; row < result.o.rows(); ++row) {
     const std::int64_t t = tokens.begin + row;
     if (t >= std::ssize(step.queries)) break;  // room that the batch does not use

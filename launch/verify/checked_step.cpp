@@ -23,7 +23,7 @@ View some_rows(View view, std::int64_t begin, std::int64_t count) {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Selects some heads of sinks [1, 1, all heads].
-ConstTensorView some_heads(const TensorView& sinks, Share heads) {
+ConstTensorView some_heads(const TensorView& sinks, IndexRange heads) {
   return {static_cast<const float*>(sinks.data) + heads.begin,
           Dtype::kFloat32,
           {heads.size()},
@@ -80,7 +80,7 @@ HostTensor CheckedCache::random_tensor(Dtype dtype, std::int64_t rows, std::int6
   return tensor;
 }
 
-Share CheckedCache::local(int heads) const {
+IndexRange CheckedCache::local(int heads) const {
   return share_of(heads, mesh_->head_rank(), mesh_->head_parallel());
 }
 
@@ -190,7 +190,7 @@ CheckedCache::Outputs CheckedCache::run_here(Step& step, int layer, Inputs& inpu
   const Device device = mesh_->device();
   Outputs out{.o = {options.output, tokens, heads, cache.v_dim, device},
               .lse = {Dtype::kFloat32, tokens, heads, 1, device}};
-  const Share q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
+  const IndexRange q_heads = local(cache.q_heads), kv_heads = local(cache.kv_heads);
   const LayerInput input{
       inputs.q.on_device(q_heads), inputs.k.on_device(kv_heads),
       is_latent(layer) ? TensorView{} : inputs.v.on_device(kv_heads),

@@ -98,7 +98,7 @@ HostTensor::HostTensor(Dtype dtype, std::int64_t rows, std::int64_t heads, std::
   if (device.kind != DeviceKind::kCpu) there_ = DeviceMemory(device, host_.size_bytes());
 }
 
-TensorView HostTensor::on_device(Share heads) {
+TensorView HostTensor::on_device(IndexRange heads) {
   if (device_.kind == DeviceKind::kCpu) return view(heads);
   copy_bytes(there_.data(), host_.data(), host_.size_bytes());
   return view_at(there_.data(), heads, device_);
@@ -109,7 +109,7 @@ void HostTensor::fetch() {
   copy_bytes(host_.data(), there_.data(), host_.size_bytes());
 }
 
-TensorView HostTensor::view_at(void* data, Share heads, Device device) const {
+TensorView HostTensor::view_at(void* data, IndexRange heads, Device device) const {
   const auto first = static_cast<std::size_t>(heads.begin * head_stride_) * size_bytes(dtype_);
   return {static_cast<std::byte*>(data) + first,
           dtype_,

@@ -36,13 +36,13 @@ class HostTensor {
   void set(std::int64_t row, std::int64_t head, std::int64_t d, float value);
 
   /// Returns [rows, some heads, dim], on the host.
-  TensorView view(Share heads) const { return view_at(bytes(), heads, {}); }
+  TensorView view(IndexRange heads) const { return view_at(bytes(), heads, {}); }
   TensorView view() const { return view({0, heads_}); }
   /// Returns [rows, heads] of a tensor with dim 1, on the host.
   TensorView matrix() const { return matrix_of(view()); }
 
   /// The same on the device, with the host's present contents; on the CPU the host's own.
-  TensorView on_device(Share heads);
+  TensorView on_device(IndexRange heads);
   TensorView on_device() { return on_device({0, heads_}); }
   TensorView matrix_on_device() { return matrix_of(on_device()); }
   /// Copies the device's contents back. REQUIRES: the device is done with it.
@@ -62,7 +62,7 @@ class HostTensor {
   }
   float read(std::int64_t offset) const;
   std::byte* bytes() const { return static_cast<std::byte*>(host_.data()); }
-  TensorView view_at(void* data, Share heads, Device device) const;
+  TensorView view_at(void* data, IndexRange heads, Device device) const;
   static TensorView matrix_of(const TensorView& view);
 
   Dtype dtype_;

@@ -15,8 +15,8 @@ std::span<const std::int64_t> positions_of(const std::int64_t* positions, std::s
 /// Fills the caller's info from a StepPlan or an ExternalPlan.
 template <class Plan>
 kvmesh_plan_info_t info_of(const Plan& plan) {
-  const Share tokens = plan.tokens_of_output();
-  const Share heads = plan.heads_of_output();
+  const IndexRange tokens = plan.tokens_of_output();
+  const IndexRange heads = plan.heads_of_output();
   return {.size = 0,
           .query_tokens = plan.query_tokens(),
           .append_tokens = plan.append_tokens(),

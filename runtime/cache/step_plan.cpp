@@ -30,8 +30,8 @@ void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream, int layer) {
   state().combine(mine, output, stream, layer);
 }
-Share StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
-Share StepPlan::heads_of_output(int layer) const { return state().heads_of_output(layer); }
+IndexRange StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
+IndexRange StepPlan::heads_of_output(int layer) const { return state().heads_of_output(layer); }
 const Participation& StepPlan::participation(int layer) const {
   return state().participation(layer);
 }

@@ -132,13 +132,13 @@ class StepPlan::State final : public CacheUser {
     group_of(layer).combine(mine, output, stream);
   }
 
-  Share tokens_of_output() const {
+  IndexRange tokens_of_output() const {
     check_cache();
-    return scatter_ == Scatter::kTokens ? share(query_tokens()) : Share{0, query_tokens()};
+    return scatter_ == Scatter::kTokens ? share(query_tokens()) : IndexRange{0, query_tokens()};
   }
-  Share heads_of_output(int layer) const {
+  IndexRange heads_of_output(int layer) const {
     const std::int64_t heads = group_of(layer).group().shape.attention.q_heads;
-    return scatter_ == Scatter::kHeads ? share(heads) : Share{0, heads};
+    return scatter_ == Scatter::kHeads ? share(heads) : IndexRange{0, heads};
   }
 
  private:
@@ -175,7 +175,7 @@ class StepPlan::State final : public CacheUser {
     check_cache();
     return cache_->attention_group(layer);
   }
-  Share share(std::int64_t count) const {
+  IndexRange share(std::int64_t count) const {
     return share_of(count, cache_->mesh.kv_rank().value, cache_->mesh.kv_parallel());
   }
 

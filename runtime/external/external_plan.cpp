@@ -160,8 +160,8 @@ void ExternalPlan::attend_partial(const KvPool& pool, const ConstTensorView& q, 
 void ExternalPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
   state().current().combine(mine, output, stream);
 }
-Share ExternalPlan::tokens_of_output() const { return state().made().tokens_of_output(); }
-Share ExternalPlan::heads_of_output() const { return state().made().heads_of_output(); }
+IndexRange ExternalPlan::tokens_of_output() const { return state().made().tokens_of_output(); }
+IndexRange ExternalPlan::heads_of_output() const { return state().made().heads_of_output(); }
 const Participation& ExternalPlan::participation() const { return state().participation(); }
 TileCounts ExternalPlan::tiles() const { return state().tiles(); }
 std::int64_t ExternalPlan::workspace_bytes() const { return state().made().workspace_bytes(); }

@@ -155,18 +155,18 @@ void StepRun::make_partial() {
               {floats(partial_lse_, n * heads), Dtype::kFloat32, {n, heads}, device}};
 }
 
-Share StepRun::share(std::int64_t count) const {
+IndexRange StepRun::share(std::int64_t count) const {
   return share_of(count, mesh_.kv_rank().value, mesh_.kv_parallel());
 }
 
-Share StepRun::tokens_of_output() const {
+IndexRange StepRun::tokens_of_output() const {
   const std::int64_t tokens = query_tokens();
-  return options_.combine.scatter == Scatter::kTokens ? share(tokens) : Share{0, tokens};
+  return options_.combine.scatter == Scatter::kTokens ? share(tokens) : IndexRange{0, tokens};
 }
 
-Share StepRun::heads_of_output() const {
+IndexRange StepRun::heads_of_output() const {
   const std::int64_t heads = options_.shape.q_heads;
-  return options_.combine.scatter == Scatter::kHeads ? share(heads) : Share{0, heads};
+  return options_.combine.scatter == Scatter::kHeads ? share(heads) : IndexRange{0, heads};
 }
 
 std::int64_t StepRun::workspace_bytes() const {

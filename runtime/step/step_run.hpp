@@ -39,8 +39,8 @@ class StepRun {
   /// allow.
   std::int64_t query_tokens() const { return room_for(batch_ ? batch_->query_tokens() : 0); }
   std::int64_t append_tokens() const { return room_for(batch_ ? batch_->append_tokens() : 0); }
-  Share tokens_of_output() const;
-  Share heads_of_output() const;
+  IndexRange tokens_of_output() const;
+  IndexRange heads_of_output() const;
 
   /// Appends, if `appends` is set, and attends. `kind` is the layer's index in StepOptions::kinds.
   /// Checks all tensors, once, before it writes anything. REQUIRES, here and below: a pool of the
@@ -64,7 +64,7 @@ class StepRun {
 
  private:
   std::int64_t room_for(std::int64_t tokens) const { return tokens_of(options_.limits, tokens); }
-  Share share(std::int64_t count) const;
+  IndexRange share(std::int64_t count) const;
   void check_place(const ConstTensorView& tensor, std::string_view name) const;
   void check_output(const CombineOutput& output) const;
   void check_input(const AttendInput& input) const;

@@ -144,7 +144,7 @@ class ExternalCase {
     const ConstTensorView sink_row =
         step.sinks ? ConstTensorView{one_sink.data, Dtype::kFloat32, {shape.q_heads}, device}
                    : ConstTensorView{};
-    const Share mine_tokens = plan.tokens_of_output(), mine_heads = plan.heads_of_output();
+    const IndexRange mine_tokens = plan.tokens_of_output(), mine_heads = plan.heads_of_output();
     verify::HostTensor o(Dtype::kFloat32, mine_tokens.size(), mine_heads.size(), shape.v_dim,
                          device);
     verify::HostTensor lse(Dtype::kFloat32, mine_tokens.size(), mine_heads.size(), 1, device);

@@ -270,7 +270,7 @@ TYPED_TEST_P(PeerContract, SendsNothingForRowsThatTheirOwnerHolds) {
     CombineCase test = full_case(ranks, 9, 2, 64, Scatter::kTokens);
     test.participation.emplace(test.tokens, ranks);
     for (int r = 0; r < ranks; ++r) {
-      const Share share = share_of(test.tokens, r, ranks);
+      const IndexRange share = share_of(test.tokens, r, ranks);
       for (std::int64_t t = share.begin; t < share.end; ++t) test.participation->add(t, Rank{r});
     }
     expect_close(rank.combine(*way, test), expected_of(test, rank.me()), test.dim);

@@ -182,7 +182,7 @@ TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
        {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
     for (const Dtype travels_as : {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16}) {
       StepPlan step = served.cache.plan(batch, {.scatter = scatter, .travels_as = travels_as});
-      const Share n = step.tokens_of_output(), h = step.heads_of_output();
+      const IndexRange n = step.tokens_of_output(), h = step.heads_of_output();
       const Outputs whole(mesh, tokens), parts(mesh, tokens);
       const auto output = [&](const Outputs& of) {
         CombineOutput to = of.layer(0, tokens);

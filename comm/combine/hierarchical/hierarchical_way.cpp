@@ -70,7 +70,7 @@ void HierarchicalWay::plan_heads(const CombineOptions& options, Stream stream) {
 
 void HierarchicalWay::plan_all(const CombineOptions& options, Stream stream) {
   const CombineShape& shape = *shape_;
-  const Share own = share_of(shape.tokens, place(), hosts_.per_host);
+  const IndexRange own = share_of(shape.tokens, place(), hosts_.per_host);
   CombineOptions inside = options, across = options, spread = options;
   inside.scatter = Scatter::kTokens;
   std::optional<Participation> places, hosts;
@@ -82,7 +82,7 @@ void HierarchicalWay::plan_all(const CombineOptions& options, Stream stream) {
   }
   Participation owners(shape.tokens, hosts_.per_host);
   for (int place = 0; place < hosts_.per_host; ++place) {
-    const Share tokens = share_of(shape.tokens, place, hosts_.per_host);
+    const IndexRange tokens = share_of(shape.tokens, place, hosts_.per_host);
     for (std::int64_t t = tokens.begin; t < tokens.end; ++t) owners.add(t, Rank{place});
   }
   spread.participation = &owners;
@@ -117,7 +117,7 @@ void HierarchicalWay::run_heads(const Partial& mine, const CombineOutput& output
 
 void HierarchicalWay::run_all(const Partial& mine, const CombineOutput& output, Stream stream) {
   const std::int64_t heads = shape_->heads;
-  const Share own = share_of(shape_->tokens, place(), hosts_.per_host);
+  const IndexRange own = share_of(shape_->tokens, place(), hosts_.per_host);
   const Partial merged_here{merged_inside_.o(own.size(), heads),
                             merged_inside_.lse(own.size(), heads)};
   if (stages_.may_give_up) merged_inside_.poison(own.size() * heads, stream);
@@ -156,7 +156,8 @@ Participation HierarchicalWay::inside_mask(const Participation& mask, int copies
 }
 
 /// Returns the hosts on which a rank takes part.
-Participation HierarchicalWay::across_mask(const Participation& mask, const Share& tokens) const {
+Participation HierarchicalWay::across_mask(const Participation& mask,
+                                           const IndexRange& tokens) const {
   Participation across(tokens.size(), hosts_.hosts);
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
     for (int host = 0; host < hosts_.hosts; ++host) {

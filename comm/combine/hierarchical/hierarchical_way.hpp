@@ -60,7 +60,7 @@ class HierarchicalWay final : public CombineWay {
   Partial by_hosts(const Partial& mine, Stream stream);
 
   Participation inside_mask(const Participation& mask, int copies) const;
-  Participation across_mask(const Participation& mask, const Share& tokens) const;
+  Participation across_mask(const Participation& mask, const IndexRange& tokens) const;
   Rank rank_at(int host, int place) const { return Rank{host * hosts_.per_host + place}; }
   int ranks() const { return hosts_.hosts * hosts_.per_host; }
   int host() const { return me_ / hosts_.per_host; }

@@ -118,7 +118,7 @@ void HostWay::merge_received(const Partial& mine, const CombineOutput& output) {
 
 /// Merges the LSEs of one token, for this rank's own heads.
 void HostWay::merge_lses_of(const Partial& mine, std::int64_t token) {
-  const Share heads = plan_->own().heads;
+  const IndexRange heads = plan_->own().heads;
   lses_.reset(plan_->map.ranks(), heads.size());
   for (Reader& reader : readers_) {
     if (!plan_->map.takes_part(token, reader.rank)) continue;

@@ -34,9 +34,10 @@ bool has_large_blocks(const HostPlan& plan) {
 
 }  // namespace
 
-Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token) {
+IndexRange heads_needed(const RowMap& map, int rank, const CombineBlock& owned,
+                        std::int64_t token) {
   if (map.takes_part(token, rank)) return map.all().heads;
-  return owned.has_token(token) ? owned.heads : Share{};
+  return owned.has_token(token) ? owned.heads : IndexRange{};
 }
 
 PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, PlanDigest given) {

@@ -49,7 +49,7 @@ PlanDigest digest_of(const CombineShape& shape, const CombineOptions& options, P
 
 /// The heads of a token whose LSEs `rank` needs: all if it must scale its own rows, else those
 /// whose merged LSE it owes as the owner of `owned`.
-Share heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token);
+IndexRange heads_needed(const RowMap& map, int rank, const CombineBlock& owned, std::int64_t token);
 
 /// Calls `visit(token, head)` for each LSE that `from` sends to `to`, which owns `owned`.
 template <class Visit>
@@ -57,7 +57,7 @@ void for_each_lse(const RowMap& map, int from, int to, const CombineBlock& owned
                   const Visit& visit) {
   for (std::int64_t t = 0; t < map.all().tokens.end; ++t) {
     if (!map.takes_part(t, from)) continue;
-    const Share heads = heads_needed(map, to, owned, t);
+    const IndexRange heads = heads_needed(map, to, owned, t);
     for (std::int64_t h = heads.begin; h < heads.end; ++h) visit(t, h);
   }
 }

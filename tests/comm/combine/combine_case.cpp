@@ -143,8 +143,8 @@ void make_unusual(CombineCase& test, std::int64_t token, std::int64_t head) {
   }
 }
 
-Share share_if(bool divided, std::int64_t count, int rank, int ranks) {
-  return divided ? share_of(count, rank, ranks) : Share{0, count};
+IndexRange share_if(bool divided, std::int64_t count, int rank, int ranks) {
+  return divided ? share_of(count, rank, ranks) : IndexRange{0, count};
 }
 
 }  // namespace
@@ -242,8 +242,8 @@ CombineCase unusual_case(int ranks, Scatter scatter) {
 
 Expected expected_of(const CombineCase& test, int rank) {
   const int ranks = static_cast<int>(test.partials.size());
-  const Share tokens = share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks);
-  const Share heads = share_if(test.scatter == Scatter::kHeads, test.heads, rank, ranks);
+  const IndexRange tokens = share_if(test.scatter == Scatter::kTokens, test.tokens, rank, ranks);
+  const IndexRange heads = share_if(test.scatter == Scatter::kHeads, test.heads, rank, ranks);
   Expected expected{tokens.size(), heads.size(), {}, {}, {}};
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
     for (std::int64_t h = heads.begin; h < heads.end; ++h) {

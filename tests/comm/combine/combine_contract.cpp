@@ -175,7 +175,7 @@ TEST_P(CombineContract, SendsNothingForRowsThatTheirOwnerHolds) {
       CombineCase test = full_case(ranks, 11, 3, 16, Scatter::kTokens);
       test.participation.emplace(test.tokens, ranks);
       for (int r = 0; r < ranks; ++r) {
-        const Share share = share_of(test.tokens, r, ranks);
+        const IndexRange share = share_of(test.tokens, r, ranks);
         for (std::int64_t t = share.begin; t < share.end; ++t) test.participation->add(t, Rank{r});
       }
       const std::uint64_t before = comm.sent_bytes();

@@ -10,7 +10,7 @@ TEST(ShareOf, CoversAllInOrderAndEvenly) {
     for (std::int64_t count = 0; count <= 40; ++count) {
       std::int64_t next = 0;
       for (int r = 0; r < ranks; ++r) {
-        const Share share = share_of(count, r, ranks);
+        const IndexRange share = share_of(count, r, ranks);
         EXPECT_EQ(share.begin, next);
         EXPECT_GE(share.size(), count / ranks);
         EXPECT_LE(share.size(), (count + ranks - 1) / ranks);

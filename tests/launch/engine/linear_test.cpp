@@ -132,7 +132,7 @@ TEST_P(LinearOn, BitsDoNotDependOnRowsThreadsOrBatch) {
     for (int round = 0; round < 30; ++round) {
       const std::int64_t first = random.integer(0, kTokens - 1);
       const std::int64_t tokens = random.integer(1, kTokens - first);
-      const Share rows{random.integer(0, kRows / 2), random.integer(kRows / 2, kRows)};
+      const IndexRange rows{random.integer(0, kRows / 2), random.integer(kRows / 2, kRows)};
       std::vector<float> part = poisoned(tokens * rows.size());
       ThreadPool pool(static_cast<int>(random.integer(1, 2)));
       const Product one{&w.view, rows, part.data(), rows.size()};
@@ -176,7 +176,7 @@ TEST(Linear, RejectsInvalidShapes) {
   std::vector<float> y = poisoned(4);
   const std::vector<float> x(32);
   ThreadPool pool(1);
-  const auto attempt = [&](Share rows, std::int64_t tokens, std::int64_t stride) {
+  const auto attempt = [&](IndexRange rows, std::int64_t tokens, std::int64_t stride) {
     const Product one{&w.view, rows, y.data(), stride};
     multiply({&one, 1}, x, tokens, pool);
   };

@@ -55,7 +55,7 @@ inline void append_numbers(Mesh& mesh, KvCache& cache, SequenceId sequence, std:
   for (int layer = 0; layer < cache.options().layers; ++layer) {
     const CacheOptions o = cache.group_options(cache.group_of(layer));
     if (o.state_bytes > 0) continue;
-    const Share heads = share_of(o.kv_heads, mesh.head_rank(), mesh.head_parallel());
+    const IndexRange heads = share_of(o.kv_heads, mesh.head_rank(), mesh.head_parallel());
     std::vector<float> k, v;
     for (std::int64_t t = begin; t < begin + tokens; ++t) {
       for (std::int64_t head = heads.begin; head < heads.begin + heads.size(); ++head) {

@@ -44,7 +44,7 @@ std::uint64_t seed() {
 /// The token places that `from` uses towards `owner`, as the kernels read them.
 std::vector<std::int64_t> places(const Job& job, int from, int owner) {
   const DeviceCombinePlan& plan = job.plans[static_cast<std::size_t>(from)];
-  const Share tokens = plan.block(owner).tokens;
+  const IndexRange tokens = plan.block(owner).tokens;
   std::vector<std::int64_t> result;
   for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
     if (!plan.owners.empty() && plan.owners[static_cast<std::size_t>(t)] != owner) continue;
