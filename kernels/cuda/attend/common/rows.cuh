@@ -79,7 +79,7 @@ __device__ inline float modified(const AttendParams& p, const DeviceTask& task, 
   score *= p.scale;
   if constexpr (kHasScoreMod) {
     score = kvmesh_score_mod<Math>(score, task.sequence, p.first_head + row.head, row.position,
-                                        key.position, p.mods);
+                                   key.position, p.mods);
   }
   return score;
 }
