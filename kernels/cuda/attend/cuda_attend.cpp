@@ -243,7 +243,7 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
   launch_to({.to = to}, q, pool, sinks, stream);
 }
 
-void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, char* to,
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const ExactMessages& to,
                         cudaStream_t stream) {
   launch_to({.exact = to}, q, pool, {}, stream);
 }
@@ -283,12 +283,11 @@ void CudaAttend::launch_exact_merge(const Rows& rows, const ConstTensorView& sin
   exact_merge_->launch({.merges = plan_->merges(),
                         .merge_count = plan_->merges_made(),
                         .rows = workspace_exact_.data(),
-                        .to_rows = rows.exact,
+                        .to = rows.exact,
                         .sinks = static_cast<const float*>(sinks.data),
                         .out = rows.out,
-                        .q_heads = shape_.q_heads,
                         .group = group_of(planned_)},
-                       plan_->most_merges(), plan_->merge_rows(), stream, true);
+                       plan_->most_merges(), plan_->merge_rows(), stream);
 }
 
 void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
