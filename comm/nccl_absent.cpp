@@ -1,5 +1,7 @@
-// In place of nccl_group.cpp, nccl/state.cpp and combine/nccl/nccl_way.cpp in a build without NCCL.
+// In place of nccl_group.cpp, nccl/state.cpp and combine/nccl/{nccl_way,row_transfer}.cpp in a
+// build without NCCL.
 #include "comm/combine/nccl/nccl_way.hpp"
+#include "comm/combine/nccl/row_transfer.hpp"
 
 namespace kvmesh {
 namespace {
@@ -33,5 +35,9 @@ void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { thr
 void NcclGroup::close() { throw_absent(); }
 
 std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&, std::vector<Rank>) { throw_absent(); }
+void transfer_rows(NcclGroup::State&, std::span<const Rank>, const DeviceCombinePlan&, const float*,
+                   float*, Stream, std::string_view) {
+  throw_absent();
+}
 
 }  // namespace kvmesh

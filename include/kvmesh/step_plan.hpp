@@ -134,9 +134,10 @@ class StepPlan {
   ///
   /// On a GPU it runs on `stream`, after the work that is there, allocates nothing and does not
   /// block the host. There are two exceptions: a combine by way of the host (WayKind::kStaged:
-  /// where ranks share a GPU, or have neither NCCL nor windows); and the first tensors of another
-  /// dtype or alignment, and the first sinks, whose kernels are loaded from disk or compiled. Wait
-  /// for the stream (Mesh::wait) before you read the output or change the input.
+  /// where ranks share a GPU, or have neither NCCL nor windows; of reproducible caches, where they
+  /// have no NCCL); and the first tensors of another dtype or alignment, and the first sinks, whose
+  /// kernels are loaded from disk or compiled. Wait for the stream (Mesh::wait) before you read the
+  /// output or change the input.
   ///
   /// @throws InvalidArgument, before anything is written, also if the plan is not valid any more,
   /// or if kernels would have to be loaded while the stream is captured. Where the combine goes

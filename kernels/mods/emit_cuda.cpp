@@ -80,13 +80,33 @@ std::string load(const ModNode& node, ModType stored, std::size_t first_buffer) 
                      first_buffer + node.payload, node.inputs[0]);
 }
 
-/// Returns whether the node divides by a constant as `Quotients` of mod_ops.cuh take it.
-bool divides_by_constant(const ModGraph& graph, const ModNode& node) {
-  if (node.op != ModOp::kDivide || node.type != ModType::kFloat32) return false;
-  const ModNode& divisor = graph.nodes[static_cast<std::size_t>(node.inputs[1])];
-  if (divisor.op != ModOp::kConstant) return false;
-  const auto value = std::bit_cast<float>(divisor.payload);
+const ModNode& input(const ModGraph& graph, const ModNode& node, std::size_t i) {
+  return graph.nodes[static_cast<std::size_t>(node.inputs[i])];
+}
+
+/// Returns whether the node is a constant as `Math` of mod_ops.cuh takes it.
+bool is_constant_of_math(const ModNode& node) {
+  if (node.op != ModOp::kConstant || node.type != ModType::kFloat32) return false;
+  const auto value = std::bit_cast<float>(node.payload);
   return value >= 1.0f && value <= 0x1p24f;
+}
+
+bool is_quotient_of_math(const ModGraph& graph, const ModNode& node) {
+  return node.op == ModOp::kDivide && node.type == ModType::kFloat32 &&
+         is_constant_of_math(input(graph, node, 1));
+}
+
+/// Returns the expression of factor * tanh(a / divisor), or of tanh(a / divisor) * factor; empty
+/// for another node.
+std::string soft_cap(const ModGraph& graph, const ModNode& node) {
+  if (node.op != ModOp::kMultiply || node.type != ModType::kFloat32) return {};
+  const std::size_t factor = input(graph, node, 0).op == ModOp::kConstant ? 0 : 1;
+  const ModNode& tangent = input(graph, node, 1 - factor);
+  if (!is_constant_of_math(input(graph, node, factor)) || tangent.op != ModOp::kTanh) return {};
+  const ModNode& quotient = input(graph, tangent, 0);
+  if (!is_quotient_of_math(graph, quotient)) return {};
+  return fmt::format("Math::soft_cap(v{}, v{}, v{})", quotient.inputs[0], quotient.inputs[1],
+                     node.inputs[factor]);
 }
 
 std::string call(const ModNode& node) {
@@ -122,8 +142,12 @@ std::string expression(const ModGraph& graph, const ModNode& node, std::size_t f
     case ModOp::kWhere:
       return fmt::format("v{} ? v{} : v{}", in[0], in[1], in[2]);
     case ModOp::kDivide:
-      if (!divides_by_constant(graph, node)) return call(node);
-      return fmt::format("Quotients::by_constant(v{}, v{})", in[0], in[1]);
+      if (!is_quotient_of_math(graph, node)) return call(node);
+      return fmt::format("Math::quotient(v{}, v{})", in[0], in[1]);
+    case ModOp::kMultiply: {
+      const std::string cap = soft_cap(graph, node);
+      return cap.empty() ? call(node) : cap;
+    }
     default:
       return call(node);
   }
@@ -160,10 +184,10 @@ CudaMods emit_cuda(const ModGraph& score, const ModGraph& mask) {
       "inline constexpr bool kHasScoreMod = {};\n"
       "inline constexpr bool kHasMaskMod = {};\n"
       "inline constexpr int kModBuffers = {};\n"
-      "template <class Quotients = mod_ops::DividedQuotients>\n"
+      "template <class Math = mod_ops::RoundedMath>\n"
       "__device__ __forceinline__ float kvmesh_score_mod(float score, int b, int h, int q, int kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
-      "template <class Quotients = mod_ops::DividedQuotients>\n"
+      "template <class Math = mod_ops::RoundedMath>\n"
       "__device__ __forceinline__ bool kvmesh_mask_mod(int b, int h, int q, int kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
       "}}  // namespace kvmesh\n",

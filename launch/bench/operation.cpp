@@ -178,7 +178,8 @@ class Combine : public Planned {
         traffic_(
             combine_traffic(workload, plan_, options.scatter,
                             options.way == WayKind::kPeer ? options.travels_as : Dtype::kFloat32)),
-        is_captured_(machine.captures_combine(options.way)) {}
+        is_captured_(machine.captures_combine(options.way) &&
+                     (!workload.shape().model.reproducible || machine.captures_exchange())) {}
 
   Repeated repeated() override {
     return {.work = [this](int, Stream stream) { plan_.combine(mine_, output_, stream); },
@@ -271,6 +272,12 @@ class Step : public Combine {
                   plan_.run(call % layers_, input_, output_of_step(), stream);
                 },
             .capturable = is_captured()};
+  }
+  /// A reproducible step has no combine alone.
+  Work align() override {
+    const bool is_whole =
+        workload_.shape().model.reproducible && workload_.mesh().kv_parallel() > 1;
+    return is_whole ? repeated().work : Combine::align();
   }
   Quantity quantity() const override {
     return queries_ > kFewQueries ? Quantity::kOperations : Quantity::kBytes;

@@ -15,6 +15,16 @@ Cluster part_of(const Cluster& cluster, int gpus) {
   return {.gpus = gpus, .nodes = std::max(1, gpus / per_node)};
 }
 
+/// What one of `gpus` GPUs sends that all have partials of `rows` rows.
+double sent_bytes(const WayModel& way, double rows, int v_dim, double gpus) {
+  return rows * (gpus - 1) / gpus * (way.element_bytes * v_dim + 4.0);
+}
+
+double exchange_us(const StepModel& model, const WayModel& way, double rows, int v_dim, int gpus) {
+  return way.start_us + std::log2(gpus / 2.0) * model.hop_us +
+         sent_bytes(way, rows, v_dim, gpus) / (way.send_gbs * kBytesPerUs);
+}
+
 }  // namespace
 
 // The points are in bench/step_points.json; the fit is within 4.5 % of each. A bare exchange over
@@ -35,20 +45,18 @@ double layer_bytes(const Work& work, double tokens, int ranks) {
   return tokens / ranks * work.kv_heads * (work.k_dim + work.v_dim) * work.element_bytes;
 }
 
-const WayModel& way_of(const StepModel& model, const Cluster& cluster) {
-  return cluster.nodes == 1 ? model.peer : model.nccl;
-}
-
 double combine_us(const StepModel& model, double rows, int v_dim, const Cluster& cluster) {
   if (cluster.gpus == 1) return 0;
-  const WayModel& way = way_of(model, cluster);
-  const double row_bytes = way.element_bytes * v_dim + 4.0, gpus = cluster.gpus;
-  const double sent = rows * (gpus - 1) / gpus * row_bytes;
-  const double hops = std::log2(gpus / 2) * model.hop_us;
-  const double inside = way.start_us + hops + sent / (way.send_gbs * kBytesPerUs);
-  if (cluster.nodes == 1) return inside;
-  const double outward = rows * (cluster.nodes - 1) / cluster.nodes * row_bytes;
-  return inside + model.node_us + outward / (model.node_gbs * kBytesPerUs);
+  if (cluster.nodes == 1) return exchange_us(model, model.peer, rows, v_dim, cluster.gpus);
+  const auto between_nodes = [&](double of_each, int gpus) {
+    return exchange_us(model, model.nccl, of_each, v_dim, gpus) + model.node_us +
+           sent_bytes(model.nccl, of_each, v_dim, cluster.nodes) / (model.node_gbs * kBytesPerUs);
+  };
+  const double flat = between_nodes(rows, cluster.gpus);
+  const int per_node = cluster.gpus / cluster.nodes;
+  if (per_node == 1) return flat;
+  return std::min(flat, exchange_us(model, model.peer, rows, v_dim, per_node) +
+                            between_nodes(rows / per_node, cluster.nodes));
 }
 
 double step_us(const StepModel& model, const Work& work, const Cluster& cluster) {

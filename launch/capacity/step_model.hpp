@@ -36,7 +36,7 @@ struct StepModel {
   double launch_us = 0;  ///< of the attention: launches, start-up, merge of splits
   double read_gbs = 0;   ///< rate at which one GPU reads keys and values
   double append_us = 0;
-  WayModel peer;        ///< taken inside one node
+  WayModel peer;        ///< taken inside a node
   WayModel nccl;        ///< taken between nodes
   double hop_us = 0;    ///< added per doubling of the GPUs beyond two
   double node_us = 0;   ///< added for partials that leave the node
@@ -47,11 +47,9 @@ StepModel h200();
 /// Bytes of keys and values of a rank that holds its even share of `tokens` tokens of one layer.
 double layer_bytes(const Work& work, double tokens, int ranks);
 
-/// The way that GPUs of such a cluster take.
-const WayModel& way_of(const StepModel& model, const Cluster& cluster);
-
 /// Time of the combine of `rows` rows to heads, with all ranks taking part in all rows. 0 on one
-/// GPU.
+/// GPU. On several nodes the faster of two: flat, each partial straight to its owner; and
+/// hierarchical, where each GPU of a node merges a share of the node's rows first.
 double combine_us(const StepModel& model, double rows, int v_dim, const Cluster& cluster);
 
 /// Time of append, attention and combine of one layer on the fullest GPU; pages are spread evenly.

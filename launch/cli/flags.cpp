@@ -20,19 +20,23 @@ namespace {
 // Flags that belong to the machine, that rank 0 alone reads, or whose files' contents are compared.
 const std::set<std::string> kMayDiffer{"--help", "--threads", "--timeout", "--json", "--model"};
 
-void add_common_options(CLI::App& command, Flags& flags) {
+void add_device_options(CLI::App& command, Flags& flags) {
   command.add_option("--device", flags.device, "auto, cpu or cuda")->capture_default_str();
+  command
+      .add_option("--timeout", flags.timeout_s,
+                  "seconds after which a rank that does not come or answer is an error")
+      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
+      ->capture_default_str();
+}
+
+void add_common_options(CLI::App& command, Flags& flags) {
   command.add_option("--threads", flags.threads, "threads per rank; 0: its share of the cores")
       ->capture_default_str();
   command
       .add_option("--head-parallel", flags.head_parallel,
                   "ranks that divide the heads instead of the pages")
       ->capture_default_str();
-  command
-      .add_option("--timeout", flags.timeout_s,
-                  "seconds after which a rank that does not come or answer is an error")
-      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
-      ->capture_default_str();
+  add_device_options(command, flags);
 }
 
 void add_prompt_options(CLI::App& command, Flags& flags) {
@@ -231,9 +235,10 @@ void add_subcommands(CLI::App& app, Flags& flags, Command& command) {
   add_capacity_options(
       add("plan-capacity", "compute whether a batch fits on some GPUs, and how fast it is"),
       flags.capacity);
-  add_replay_options(
-      add("replay", "measure how often the prefix cache hits, on a trace of requests"),
-      flags.replay);
+  CLI::App& replay =
+      add("replay", "measure how often the prefix cache hits, on a trace of requests");
+  add_replay_options(replay, flags.replay);
+  add_device_options(replay, flags);
   for (CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     sub->add_option("--json", flags.json, "all results as JSON to FILE, or to standard output")
         ->expected(0, 1)

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kvmesh/kvmesh.hpp"
-#include "launch/cli/device_stage.hpp"
+#include "launch/device/device_stage.hpp"
 #include "launch/engine/llama.hpp"
 #include "launch/engine/sampling.hpp"
 

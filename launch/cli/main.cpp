@@ -143,9 +143,16 @@ std::optional<int> run_alone(const Command& command, const Flags& flags, Output&
   if (!is_rank_0()) return 0;
   try {
     if (name == "inspect") return run_inspect(flags.inspect, flags.json, out);
-    if (name == "replay") return run_replay(flags.replay, flags.json, out);
+    if (name == "replay") {
+      if (flags.replay.has_caches()) check_device(command.mesh);
+      return run_replay(flags.replay, command.mesh, flags.json, out);
+    }
     return run_plan_capacity(flags.capacity, flags.json, out);
   } catch (const InvalidArgument& error) {
+    return fail_together(out, error.what());
+  } catch (const Unsupported& error) {
+    return fail_together(out, error.what());
+  } catch (const OutOfMemory& error) {
     return fail_together(out, error.what());
   } catch (const StreamError& error) {
     return fail_together(out, error.what());

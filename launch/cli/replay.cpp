@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "kvmesh/device_memory.hpp"
 #include "launch/cli/tier_report.hpp"
 #include "launch/replay/allocator_only.hpp"
 #include "launch/replay/attend.hpp"
@@ -48,11 +49,42 @@ void check(const ReplayFlags& flags) {
   in_range("--ranks", flags.ranks, 1, PageId::kMaxRanks);
 }
 
+// @throws InvalidArgument, also if no cache has the shape.
+AttendOptions attend_options(const ReplayFlags& flags, const MeshOptions& mesh) {
+  const bool on_gpu = mesh.device != DeviceChoice::kCpu && cuda_device_count() > 0;
+  const DeviceKind device = on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu;
+  AttendOptions options{.every = flags.attend,
+                        .shape = default_shape(device),
+                        .device = device,
+                        .deadline = *mesh.deadline};
+  const auto set = [&](const char* flag, const auto& given, auto& to) {
+    if (!given) return;
+    if (!flags.has_caches())
+      throw InvalidArgument(fmt::format(
+          "{} is of caches, which serve the trace with --attend, --host-tier or --tier-folder",
+          flag));
+    if constexpr (std::is_same_v<decltype(to), Dtype&>) {
+      to = dtype_from(*given);
+    } else {
+      to = *given;
+    }
+  };
+  AttendShape& shape = options.shape;
+  set("--layers", flags.layers, shape.layers);
+  set("--q-heads", flags.q_heads, shape.q_heads);
+  set("--kv-heads", flags.kv_heads, shape.kv_heads);
+  set("--dim", flags.dim, shape.dim);
+  set("--queries", flags.queries, shape.queries);
+  set("--dtype", flags.dtype, shape.dtype);
+  check(shape);
+  return options;
+}
+
 // One table, row by row.
 class Replays {
  public:
-  Replays(const ReplayFlags& flags, bool shows_rows, Output& out)
-      : flags_(flags), shows_rows_(shows_rows), out_(out), trace_(trace_of(flags)) {
+  Replays(const ReplayFlags& flags, const AttendOptions& how, bool shows_rows, Output& out)
+      : flags_(flags), how_(how), shows_rows_(shows_rows), out_(out), trace_(trace_of(flags)) {
     runs_ = flags.policies.size() * flags.capacities.size();
   }
 
@@ -102,9 +134,8 @@ class Replays {
 
   void serve(Row& row, const ReplayOptions& options, const AllocatorOptions& pools,
              std::size_t run) {
-    if (flags_.attend > 0 || options.has_tiers())
-      row.attend = attend(trace_, options, flags_.attend, progress("attend", run));
-    if (options.has_tiers()) {
+    if (flags_.has_caches()) row.attend = attend(trace_, options, how_, progress("attend", run));
+    if (flags_.has_tiers()) {
       row.counts = row.attend->served;
       row.seconds = row.attend->seconds;
       return;
@@ -133,18 +164,23 @@ class Replays {
 
   std::string heading() const {
     return fmt::format(
-        "{}: {} requests, {} prompt tokens, on {} {}\n"
+        "{}: {} requests, {} prompt tokens, on {} {}{}\n"
         "{:>10} {:>9} {:>7} {:>7} {:>6} {:>6} {:>7} {:>7} {:>7} {:>10} {:>7} {:>7} {:>7}{}{}\n",
         trace_.name, trace_.requests.size(), trace_.prompt_tokens(), flags_.ranks,
-        flags_.ranks == 1 ? "rank" : "ranks", "tokens", "policy", "hit %", "best %", "held %",
-        "kept %", "unused %", "balance", "of held", "evictions", "delayed", "refused", "Mops/s",
-        has_tiers() ? fmt::format(fmt::runtime(kTierLine), "back", "to host", "from it", "to files",
-                                  "from them", "dropped")
-                    : "",
+        flags_.ranks == 1 ? "rank" : "ranks", caches(), "tokens", "policy", "hit %", "best %",
+        "held %", "kept %", "unused %", "balance", "of held", "evictions", "delayed", "refused",
+        "Mops/s",
+        flags_.has_tiers() ? fmt::format(fmt::runtime(kTierLine), "back", "to host", "from it",
+                                         "to files", "from them", "dropped")
+                           : "",
         flags_.attend > 0 ? "  rows like float64" : "");
   }
 
-  bool has_tiers() const { return flags_.host_tier > 0 || flags_.tier_folder_tokens > 0; }
+  std::string caches() const {
+    if (!flags_.has_caches()) return {};
+    return fmt::format(", {} on {}", describe(how_.shape),
+                       how_.device == DeviceKind::kCpu ? "the CPU" : "GPUs");
+  }
 
   static double page_rate(const Row& row) {
     return row.seconds > 0 ? static_cast<double>(row.counts.page_operations) / row.seconds : 0;
@@ -160,7 +196,7 @@ class Replays {
         100 * counts.held, 100 * counts.cached, 100 * counts.fragmentation, counts.balance,
         counts.held_balance, counts.evictions, counts.delayed, counts.refused,
         page_rate(row) / 1e6);
-    if (has_tiers()) {
+    if (flags_.has_tiers()) {
       const TierStatistics& tiers = row.attend->tiers;
       text += fmt::format(fmt::runtime(kTierLine), tiers.pages_back, tiers.host.stores,
                           tiers.host.loads, tiers.file.stores, tiers.file.loads,
@@ -185,6 +221,7 @@ class Replays {
 
  private:
   const ReplayFlags& flags_;
+  AttendOptions how_;
   bool shows_rows_;
   Output& out_;
   Trace trace_;
@@ -212,7 +249,7 @@ nlohmann::ordered_json Replays::json_of(const Row& row) const {
                                {"page_operations_per_second", page_rate(row)},
                                {"tiers", nullptr},
                                {"attend", nullptr}};
-  if (has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
+  if (flags_.has_tiers()) entry["tiers"] = launch::json_of(row.attend->tiers);
   if (flags_.attend > 0) {
     entry["attend"] = {{"batches", row.attend->batches},
                        {"rows", row.attend->rows},
@@ -236,9 +273,37 @@ nlohmann::ordered_json Replays::json_of(const std::vector<Row>& rows) const {
                               {"decode_ms", flags_.decode_ms},
                               {"host_tier_tokens", flags_.host_tier},
                               {"file_tier_tokens", flags_.tier_folder_tokens},
+                              {"caches", nullptr},
                               {"rows", nlohmann::ordered_json::array()}};
+  if (flags_.has_caches()) {
+    json["caches"] = {{"device", how_.device == DeviceKind::kCpu ? "cpu" : "cuda"},
+                      {"layers", how_.shape.layers},
+                      {"q_heads", how_.shape.q_heads},
+                      {"kv_heads", how_.shape.kv_heads},
+                      {"dim", how_.shape.dim},
+                      {"dtype", name(how_.shape.dtype)},
+                      {"queries", how_.shape.queries}};
+  }
   for (const Row& row : rows) json["rows"].push_back(json_of(row));
   return json;
+}
+
+// With the values that the flags have by default.
+void add_shape_options(CLI::App& command, ReplayFlags& flags) {
+  const AttendShape cpu = default_shape(DeviceKind::kCpu), gpu = default_shape(DeviceKind::kCuda);
+  const auto value = [&](const char* flag, auto& into, const char* text, const auto& on_cpu,
+                         const auto& on_gpu) {
+    command.add_option(flag, into,
+                       fmt::format("{}; default on the CPU {}, on GPUs {}", text, on_cpu, on_gpu));
+  };
+  value("--layers", flags.layers, "of caches, with --attend or tiers", cpu.layers, gpu.layers);
+  value("--q-heads", flags.q_heads, "of such a layer", cpu.q_heads, gpu.q_heads);
+  value("--kv-heads", flags.kv_heads, "of such a layer", cpu.kv_heads, gpu.kv_heads);
+  value("--dim", flags.dim, "of queries, keys and values", cpu.dim, gpu.dim);
+  value("--dtype", flags.dtype, "of pages: float32, float16, bfloat16 or float8_e4m3",
+        name(cpu.dtype), name(gpu.dtype));
+  value("--queries", flags.queries, "the most of a sequence in a batch, its newest tokens",
+        cpu.queries, gpu.queries);
 }
 
 }  // namespace
@@ -272,11 +337,13 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags) {
       "--attend", flags.attend,
       "also compute attention, on a thread for each rank, and compare one batch in this many with "
       "float64; 0: do not");
+  add_shape_options(command, flags);
 }
 
-int run_replay(const ReplayFlags& flags, const std::string& json, Output& out) {
+int run_replay(const ReplayFlags& flags, const MeshOptions& mesh, const std::string& json,
+               Output& out) {
   check(flags);
-  Replays replays(flags, json != "-", out);
+  Replays replays(flags, attend_options(flags, mesh), json != "-", out);
   const std::vector<Row> rows = replays.run();
   if (!json.empty()) out.write(json, replays.json_of(rows).dump(1) + "\n");
   const bool good =

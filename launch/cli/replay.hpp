@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "kvmesh/mesh.hpp"
 #include "launch/cli/output.hpp"
 
 namespace CLI {
@@ -29,6 +31,15 @@ struct ReplayFlags {
   std::int64_t host_tier = 0;  ///< tokens of all ranks together; 0: none
   std::string tier_folder{};   ///< of a file tier; empty: none
   std::int64_t tier_folder_tokens = 0;
+  // Of the caches that serve the trace if there are tiers or attention is computed. Unset: those of
+  // default_shape.
+  std::optional<int> layers{}, q_heads{}, kv_heads{}, dim{};
+  std::optional<std::int64_t> queries{};
+  std::optional<std::string> dtype{};
+
+  /// Caches serve the trace, and not only an allocator.
+  bool has_caches() const { return attend > 0 || has_tiers(); }
+  bool has_tiers() const { return host_tier > 0 || tier_folder_tokens > 0; }
 };
 
 /// Adds them to the subcommand.
@@ -36,10 +47,13 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags);
 
 /// Replays the trace for every capacity and policy, in this process: the allocator is replicated,
 /// so one copy decides what those of all ranks would. With tiers, caches on a thread for each rank
-/// serve the trace, and the pages' bytes go to the tiers and come back. Writes a table to standard
-/// output, and as JSON to `json` ("-": standard output, and nothing else there) if that is not
-/// empty. Returns the exit status: 0, or 1 if a row of --attend is wrong.
-/// @throws InvalidArgument, TraceError; OutputError.
-int run_replay(const ReplayFlags& flags, const std::string& json, Output& out);
+/// serve the trace, and the pages' bytes go to the tiers and come back. The caches are on the
+/// device of `mesh`, whose deadline they have. Writes a table to standard output, and as JSON to
+/// `json`
+/// ("-": standard output, and nothing else there) if that is not empty. Returns the exit status: 0,
+/// or 1 if a row of --attend is wrong.
+/// @throws InvalidArgument, TraceError; OutputError; Unsupported, OutOfMemory.
+int run_replay(const ReplayFlags& flags, const MeshOptions& mesh, const std::string& json,
+               Output& out);
 
 }  // namespace kvmesh::launch

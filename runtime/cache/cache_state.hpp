@@ -98,29 +98,34 @@ class KvCache::State {
                                         const StepRules& rules) const;
   /// Compares the ranks' plans where it is time to, appends the batch's tokens in the allocators,
   /// makes the copies of copy on write and gives up pages behind windows. Returns OutOfPages, with
-  /// nothing changed, if a group's pools have too few free pages. `stream` as in make_copies.
-  /// @throws DigestMismatch with nothing changed.
+  /// nothing changed, if a group's pools have too few free pages. `stream` and `attempt` as in
+  /// make_copies.
+  /// @throws DigestMismatch with nothing changed; Timeout, PeerLost; the failure of a copy, or of
+  /// `attempt`, with everything but copies done.
   Result<Done> try_append(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
-                          const PlanHashes& hashes, std::optional<Stream> stream = {});
+                          const PlanHashes& hashes, std::optional<Stream> stream = {},
+                          Attempt attempt = {});
   void slide_windows(std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes);
   Result<Done> try_make_writable(SequenceId sequence, std::int64_t begin, std::int64_t end,
                                  std::optional<Stream> stream = {});
   /// Makes the copies of copy on write that each group's allocator asks for, which has taken pages
   /// for them. With the stream of the steps they are part of its work, unless pages come from
   /// another rank; without it they are made on return. The ranks make the copies of each group
-  /// together, so a failure of this rank is one of the result: `rethrow` it.
+  /// together, so a failure of this rank is one of the result: `rethrow` it. If `attempt` has
+  /// failed before, this rank makes no copies, and only takes part in the exchanges.
   /// @throws Timeout, PeerLost.
   [[nodiscard]] Attempt make_copies(std::span<const std::vector<PageCopy>> copies,
-                                    std::optional<Stream> stream);
-  /// Makes the copies of one group.
+                                    std::optional<Stream> stream, Attempt attempt = {});
+  /// Makes the copies of one group. @throws also the failure of `attempt`, and of copies.
   void make_copies(std::size_t group, std::span<const PageCopy> copies, std::string_view operation,
-                   std::optional<Stream> stream = {});
+                   std::optional<Stream> stream, Attempt attempt);
 
   /// Makes the copies of moves that each group's allocator has started, and finishes the moves. If
   /// a copy fails on any rank, cancels them. Returns how many pages have moved.
   /// @throws the error of this rank's copy; Error if another rank's failed.
   std::int64_t complete_moves(std::span<const std::vector<PageCopy>> copies);
-  void copy_moves(std::span<const std::vector<PageCopy>> copies);
+  /// @throws also the failure of `attempt`. Collective over the world.
+  void copy_moves(std::span<const std::vector<PageCopy>> copies, Attempt attempt);
   /// @throws InvalidArgument if there is no such rank.
   PoolSizes& pool_size(PageRank rank);
   /// Returns the bytes of pools of this many pages.

@@ -36,8 +36,8 @@ CacheTiers::CacheTiers(Mesh& mesh, const CacheOptions& options, std::deque<Cache
 
 /// Orders copies after the work on `stream`, which writes or reads the pages.
 void CacheTiers::copy_after(std::optional<Stream> stream) {
-  if (mesh_.device().kind == DeviceKind::kCpu) return;
   if (!stream) return groups_.front().backend->wait_idle();
+  if (mesh_.device().kind == DeviceKind::kCpu) return;
   for (const auto& tiers : tiers_) tiers->copies().after(*stream);
 }
 
@@ -45,8 +45,18 @@ void CacheTiers::pages_taken(std::optional<Stream> after) {
   bool has_stores = false;
   for (const auto& tiers : tiers_) has_stores |= tiers->read_evictions();
   if (!has_stores) return;
-  copy_after(after);
+  std::exception_ptr failure;
+  try {
+    copy_after(after);
+  } catch (...) {
+    // The pages may still be written to, so no copy is right. The index goes on as that of the
+    // other ranks.
+    failure = std::current_exception();
+    if (!failure_) failure_ = failure;
+    for (const auto& tiers : tiers_) tiers->copies().give_up();
+  }
   for (const auto& tiers : tiers_) tiers->store_evicted();
+  if (failure) std::rethrow_exception(failure);
 }
 
 template <class Call>

@@ -178,8 +178,7 @@ void GroupTiers::store_all() {
     if (page.rank() == mesh_.page_rank())
       store_in_file(group_.allocator.page_hash(page), {.page = page});
   if (!host_) return;
-  host_->for_each(
-      [&](const PageHash& hash, const std::byte* image) { store_in_file(hash, {.bytes = image}); });
+  host_->for_each([&](const PageHash& hash, const PageSource& from) { store_in_file(hash, from); });
 }
 
 void GroupTiers::add_to(TierStatistics& sum) const {

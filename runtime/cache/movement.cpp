@@ -21,10 +21,11 @@ std::optional<Rank> first_without(Communicator& world, bool good, std::string_vi
 std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy>> copies) {
   std::int64_t moved = 0;
   for (const std::vector<PageCopy>& of_group : copies) moved += std::ssize(of_group);
+  Attempt attempt;
+  attempt.always([&] { pages_taken(); });
+  attempt([&] { wait_for_tiers(); });
   try {
-    pages_taken();
-    wait_for_tiers();
-    if (moved > 0) copy_moves(copies);
+    if (moved > 0 || tiers) copy_moves(copies, std::move(attempt));
   } catch (...) {
     for (CacheGroup& group : groups) group.allocator.cancel_moves();
     throw;
@@ -33,22 +34,16 @@ std::int64_t KvCache::State::complete_moves(std::span<const std::vector<PageCopy
   return moved;
 }
 
-void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies) {
-  std::exception_ptr failure;
-  for (std::size_t g = 0; g < copies.size(); ++g) {
-    try {  // of each group: other ranks wait for this one in the next, too
-      make_copies(g, copies[g], "move pages");
-    } catch (...) {
-      if (!failure) failure = std::current_exception();
-    }
-  }
+void KvCache::State::copy_moves(std::span<const std::vector<PageCopy>> copies, Attempt attempt) {
+  for (std::size_t g = 0; g < copies.size(); ++g)  // others wait for this rank in the next, too
+    attempt.always([&] { make_copies(g, copies[g], "move pages", {}, attempt); });
   std::optional<Rank> failed;
   try {
-    failed = first_without(mesh.world(), failure == nullptr, "pages moved");
+    failed = first_without(mesh.world(), !attempt.failed(), "pages moved");
   } catch (const Error&) {
-    if (!failure) throw;
+    if (!attempt.failed()) throw;
   }
-  if (failure) std::rethrow_exception(failure);
+  attempt.rethrow();
   if (failed)
     throw Error(
         fmt::format("move pages: rank {} could not copy; nothing has moved", failed->value));
@@ -97,14 +92,20 @@ Result<std::int64_t> KvCache::try_resize(PageRank rank, std::int64_t pages) {
   for (std::size_t g = 0; g < sizes.size(); ++g)
     copies.push_back(cache.groups[g].allocator.start_resize(rank, sizes[g]));
   const std::int64_t moved = cache.complete_moves(copies);
+  Attempt attempt;
   if (rank == cache.mesh.page_rank()) {
-    if (size.growth == Growth::kPieces) cache.wait_idle();  // earlier readers of what goes
-    cache.pools.resize(sizes);
+    attempt([&] {
+      if (size.growth == Growth::kPieces) cache.wait_idle();  // earlier readers of what goes
+      cache.pools.resize(sizes);
+    });
   }
   size.now = pages;
   if (pages > 0) size.last = pages;
-  if (size.growth == Growth::kPieces)
-    cache.peers.map_again(cache.pools, cache.mesh.kv_comm(), cache.mesh.membership().holder(rank));
+  if (size.growth == Growth::kPieces) {
+    const Rank holder = cache.mesh.membership().holder(rank);
+    attempt.together([&] { cache.peers.map_again(cache.pools, cache.mesh.kv_comm(), holder); });
+  }
+  attempt.rethrow();
   return moved;
 }
 

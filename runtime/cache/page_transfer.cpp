@@ -112,11 +112,11 @@ class Transfer {
 
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
-                   std::size_t group, std::string_view operation, std::optional<Stream> stream) {
-  if (copies.empty()) return;
+                   std::size_t group, std::string_view operation, std::optional<Stream> stream,
+                   Attempt attempt) {
+  if (copies.empty()) return attempt.rethrow();
   const bool remote = std::ranges::any_of(copies, is_remote);
-  if (remote) stream.reset();  // ranks wait for one another on the host
-  Attempt attempt;
+  if (remote) stream.reset();                          // ranks wait for one another on the host
   if (!stream) attempt([&] { backend.wait_idle(); });  // the pages to copy may still be written
   const PageMover mover(pools, group);
   const DeviceMoves device = backend.device_moves(stream);

@@ -8,6 +8,7 @@
 #include "kvmesh/allocator.hpp"
 #include "kvmesh/communicator.hpp"
 #include "kvmesh/membership.hpp"
+#include "runtime/memory/attempt.hpp"
 #include "runtime/memory/peer_pools.hpp"
 #include "runtime/step/backend.hpp"
 
@@ -16,12 +17,13 @@ namespace kvmesh {
 /// Makes the copies of copy on write and of moves, in every layer of a group. A copy from another
 /// rank reads the page through this rank's map of the source's pools, or receives it over the kv
 /// communicator. Errors of peers name `operation`. If no page is copied between ranks and there is
-/// a stream, the copies are part of its work; otherwise they are made on return.
+/// a stream, the copies are part of its work; otherwise they are made on return. If `attempt` has
+/// failed before, this rank only takes part in the exchanges, and throws that failure.
 /// REQUIRES: all ranks pass the same copies; `members` are of `kv`.
 /// Collective if a page is copied between ranks.
 void copy_on_write(Backend& backend, const PoolStorage& pools, const PeerPools& peers,
                    Communicator& kv, const Membership& members, std::span<const PageCopy> copies,
                    std::size_t group = 0, std::string_view operation = "copy_on_write",
-                   std::optional<Stream> stream = {});
+                   std::optional<Stream> stream = {}, Attempt attempt = {});
 
 }  // namespace kvmesh

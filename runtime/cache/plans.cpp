@@ -37,7 +37,8 @@ std::vector<SequenceSize> KvCache::State::check_batch(std::span<const BatchEntry
 
 Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
                                         std::span<const SequenceSize> sizes,
-                                        const PlanHashes& hashes, std::optional<Stream> stream) {
+                                        const PlanHashes& hashes, std::optional<Stream> stream,
+                                        Attempt attempt) {
   history.compare(mesh.world(), hashes, [this] { check_replicas(); });
   requests.clear();
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
@@ -52,7 +53,7 @@ Result<Done> KvCache::State::try_append(std::span<const BatchEntry> batch,
     copies[g] = std::move(*made);
   }
   history.add(hashes);
-  const Attempt attempt = make_copies(copies, stream);
+  attempt = make_copies(copies, stream, std::move(attempt));
   slide_windows(batch, sizes);  // on every rank, also if it could not copy
   attempt.rethrow();
   return Done{};
@@ -72,16 +73,27 @@ void KvCache::State::slide_windows(std::span<const BatchEntry> batch,
 }
 
 Result<StepPlan> KvCache::try_plan(std::span<const BatchEntry> batch, const PlanOptions& options) {
+  State& cache = state();
   const auto sizes =
-      state().check_batch(batch, {options.q_positions, options.block_mask, options.limits});
-  state().wait_for_peers();
-  auto step = std::make_unique<StepPlan::State>(state(), batch, options);
-  step->check(sizes);
-  const auto appended = state().try_append(batch, sizes, step->hashes(batch, options.q_positions));
+      cache.check_batch(batch, {options.q_positions, options.block_mask, options.limits});
+  // If this rank's device fails, the others append the batch, and may exchange pages with this
+  // rank.
+  Attempt attempt;
+  std::unique_ptr<StepPlan::State> step;
+  attempt([&] { cache.wait_for_peers(); });
+  attempt.unless_refused([&] {
+    step = std::make_unique<StepPlan::State>(cache, batch, options);
+    step->check(sizes);
+  });
+  const PlanHashes hashes =
+      step ? step->hashes(batch, options.q_positions)
+           : with_batch(hashes_of(options), batch, options.q_positions, cache.digest());
+  const Result<Done> appended = cache.try_append(batch, sizes, hashes, {}, attempt);
+  attempt.rethrow();
   if (!appended) return appended.reason();
   step->plan(batch, sizes, options.q_positions, {});
-  state().order_after_tiers({});
-  state().mesh.wait({}, "plan");
+  cache.order_after_tiers({});
+  cache.mesh.wait({}, "plan");
   return StepPlan(std::move(step));
 }
 

@@ -77,20 +77,20 @@ Result<Done> KvCache::State::try_make_writable(SequenceId sequence, std::int64_t
 }
 
 Attempt KvCache::State::make_copies(std::span<const std::vector<PageCopy>> copies,
-                                    std::optional<Stream> stream) {
-  pages_taken(stream);
-  Attempt attempt;
+                                    std::optional<Stream> stream, Attempt attempt) {
+  attempt.always([&] { pages_taken(stream); });
   for (std::size_t g = 0; g < copies.size(); ++g)
-    attempt.together([&] { make_copies(g, copies[g], "copy_on_write", stream); });
+    attempt.together([&] { make_copies(g, copies[g], "copy_on_write", stream, attempt); });
   return attempt;
 }
 
 void KvCache::State::make_copies(std::size_t group, std::span<const PageCopy> copies,
-                                 std::string_view operation, std::optional<Stream> stream) {
+                                 std::string_view operation, std::optional<Stream> stream,
+                                 Attempt attempt) {
   if (PlanHistory::kInterval == 1) kvmesh::check_replicas(groups[group].allocator, mesh.world());
-  if (!copies.empty()) stream ? order_after_tiers(*stream) : wait_for_tiers();
+  if (!copies.empty()) attempt([&] { stream ? order_after_tiers(*stream) : wait_for_tiers(); });
   copy_on_write(*groups[group].backend, pools, peers, mesh.kv_comm(), mesh.membership(), copies,
-                group, operation, stream);
+                group, operation, stream, std::move(attempt));
 }
 
 PrefixKey KvCache::make_prefix_key(PrefixExtras extras) const {

@@ -21,6 +21,29 @@ class Attempt {
       keep();
     }
   }
+  /// The same, of a step that refuses on all ranks alike. @throws InvalidArgument, Unsupported.
+  template <class Step>
+  void unless_refused(const Step& step) {
+    if (failure_) return;
+    try {
+      step();
+    } catch (const InvalidArgument&) {
+      throw;
+    } catch (const Unsupported&) {
+      throw;
+    } catch (...) {
+      keep();
+    }
+  }
+  /// Runs a step that must not be left out, also after a failure.
+  template <class Step>
+  void always(const Step& step) {
+    try {
+      step();
+    } catch (...) {
+      keep();
+    }
+  }
   /// Runs a step in which other ranks take part, also after a failure. @throws Timeout, PeerLost:
   /// after these the ranks cannot communicate.
   template <class Step>
@@ -35,6 +58,7 @@ class Attempt {
       keep();
     }
   }
+  bool failed() const { return failure_ != nullptr; }
   void rethrow() const {
     if (failure_) std::rethrow_exception(failure_);
   }

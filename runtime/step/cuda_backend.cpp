@@ -94,8 +94,7 @@ class CudaStep : public StepKernels {
         combine_(context.ways, options.combine, options.limits.has_value()) {
     if (options.reproducible) options_.shares_prefixes = false;
     if (options.reproducible && context.mesh.kv_parallel() > 1) {
-      exact_.emplace(context.mesh, context.kernels, context.exact_rows, options.combine,
-                     options.shape.v_dim);
+      exact_.emplace(context.mesh, context.kernels, context.exact_rows, options);
     }
     if (options.limits) plan_limits();
     kinds_.reserve(options.kinds.size());
@@ -192,7 +191,7 @@ class CudaStep : public StepKernels {
     return bytes;
   }
   std::uint64_t generation() const override {
-    std::uint64_t generation = combine_.generation();
+    std::uint64_t generation = combine_.generation() + (exact_ ? exact_->generation() : 0);
     for (const cuda::CudaAttend& kind : kinds_) generation += kind.generation();
     return generation;
   }
@@ -209,7 +208,7 @@ class CudaStep : public StepKernels {
                       Stream stream) {
     {
       const Launching launching(context_, stream);
-      kinds_[input.kind].launch(input.q, pool, exact_->rows(), native(stream));
+      kinds_[input.kind].launch(input.q, pool, exact_->messages(), native(stream));
     }
     exact_->run(output, static_cast<const float*>(input.sinks.data), stream);
   }
@@ -271,7 +270,7 @@ class CudaStep : public StepKernels {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
                                     : batch.query_tokens();
-    if (exact_) exact_->plan(options_.shape, batch, tokens);
+    if (exact_) exact_->plan(batch, tokens, stream);
     if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
     // A graph has the launches that any later step of it may need.

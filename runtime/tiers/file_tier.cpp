@@ -211,7 +211,7 @@ TierJob FileTier::store_later(const PageHash& hash, const PageSource& from,
                               const std::shared_ptr<HostMemory>& buffer) {
   std::byte* const image = buffer->data() + kPageFileHeader;
   const TierJob packed =
-      from.bytes == nullptr ? copies_.pack(from.page.index(), image) : job_done();
+      from.bytes == nullptr ? copies_.pack(from.page.index(), image) : from.written;
   return copies_.then([this, hash, bytes = from.bytes, image, packed, buffer] {
     if (bytes != nullptr) std::memcpy(image, bytes, options_.shape.image_bytes());
     jobs_.submit([this, hash, packed, buffer] {

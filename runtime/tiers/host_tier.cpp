@@ -12,7 +12,8 @@ HostTier::HostTier(const Options& options, PageCopies& copies, Tier* below)
       queues_(static_cast<std::size_t>(options.ranks),
               EvictionQueues(options.eviction, options.pages_per_rank)),
       filled_(static_cast<std::size_t>(options.ranks)),
-      memory_(options.device, pages_per_rank_ * copies.page_bytes()) {}
+      memory_(options.device, pages_per_rank_ * copies.page_bytes()),
+      written_(pages_per_rank_) {}
 
 TierAnswer HostTier::lookup(const PageHash& hash) {
   return index_.find(hash) == kNoSlot ? TierAnswer::kMiss : TierAnswer::kHit;
@@ -29,7 +30,7 @@ PageSlot HostTier::take_slot(PageRank rank) {
   if (queues_[at].size() == 0) return kNoSlot;
   const PageSlot slot = queues_[at].victim(pages_);
   if (is_mine(slot)) {
-    if (below_ != nullptr) below_->submit_store(index_.hash(slot), {.bytes = image(slot)});
+    if (below_ != nullptr) below_->submit_store(index_.hash(slot), source(slot));
     ++counts_.removed;
     --counts_.pages;
   }
@@ -55,7 +56,7 @@ TierJob HostTier::submit_store(const PageHash& hash, const PageSource& from) {
   if (!is_mine(slot)) return job_done();
   ++counts_.stores;
   ++counts_.pages;
-  return copies_.pack(from.page.index(), image(slot));
+  return written(slot) = copies_.pack(from.page.index(), image(slot));
 }
 
 TierJob HostTier::submit_load(const PageHash& hash, PageId to) {
@@ -81,10 +82,11 @@ void HostTier::unpin(std::span<const PageHash> pages) {
   }
 }
 
-void HostTier::for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const {
+void HostTier::for_each(
+    const std::function<void(const PageHash&, const PageSource&)>& visit) const {
   const PageSlot first = static_cast<PageSlot>(me_.value) * pages_per_rank_;
   for (PageSlot slot = first; slot < first + pages_per_rank_; ++slot)
-    if (index_.contains(slot)) visit(index_.hash(slot), image(slot));
+    if (index_.contains(slot)) visit(index_.hash(slot), source(slot));
 }
 
 }  // namespace kvmesh

@@ -46,9 +46,8 @@ class HostTier final : public Tier {
   /// Pinned pages do not leave. REQUIRES: the tier has them; no page is pinned twice.
   void pin(std::span<const PageHash> pages);
   void unpin(std::span<const PageHash> pages);
-  /// Calls `visit(hash, image)` for each page of this rank. Images are written when the copies are
-  /// complete.
-  void for_each(const std::function<void(const PageHash&, const std::byte*)>& visit) const;
+  /// Calls `visit(hash, source)` for each page of this rank.
+  void for_each(const std::function<void(const PageHash&, const PageSource&)>& visit) const;
 
  private:
   PageRank rank_of(PageSlot slot) const {
@@ -58,6 +57,10 @@ class HostTier final : public Tier {
   bool is_mine(PageSlot slot) const { return rank_of(slot) == me_; }
   std::byte* image(PageSlot slot) const {
     return memory_.data() + (slot % pages_per_rank_) * copies_.page_bytes();
+  }
+  TierJob& written(PageSlot slot) { return written_[slot % pages_per_rank_]; }
+  PageSource source(PageSlot slot) const {
+    return {.bytes = image(slot), .written = written_[slot % pages_per_rank_]};
   }
   PageSlot take_slot(PageRank rank);
   void used(PageSlot slot);
@@ -71,6 +74,7 @@ class HostTier final : public Tier {
   std::vector<EvictionQueues> queues_;  // [rank]
   std::vector<PageSlot> filled_;        // [rank] slots that were used once
   HostMemory memory_;                   // [pages_per_rank][page_bytes]
+  std::vector<TierJob> written_;        // [pages_per_rank] the copy to this memory
   TierCounts counts_;
 };
 

@@ -27,6 +27,7 @@ PageCopies::~PageCopies() {
 /// A batch is one way, and no page and no image is in it twice: its copies run side by side.
 TierJob PageCopies::copy(std::int32_t page, std::byte* image, bool packs) {
   const std::lock_guard lock(mutex_);
+  if (gave_up_) return job_done(false);
   if (batch_.packs != packs || batch_.pages.contains(page) || batch_.places.contains(image))
     start_batch();
   if (batch_.moves.empty()) {
@@ -86,6 +87,11 @@ TierJob PageCopies::then(std::function<bool()> work) {
 void PageCopies::start() {
   const std::lock_guard lock(mutex_);
   start_batch();
+}
+
+void PageCopies::give_up() {
+  const std::lock_guard lock(mutex_);
+  gave_up_ = true;
 }
 
 void PageCopies::after(Stream stream) {

@@ -44,6 +44,9 @@ class PageCopies {
   /// Starts what is gathered; every wait does, too.
   void start();
 
+  /// Makes no more copies: those to come fail.
+  void give_up();
+
   /// The copies to come run after the work that is on `stream` now.
   void after(Stream stream);
   /// The work to come on `stream` runs after the copies so far; on the CPU it blocks until they are
@@ -78,7 +81,8 @@ class PageCopies {
   std::mutex errors_;  // of error_ alone, as the stream's thread takes it
   std::exception_ptr error_;
   std::mutex mutex_;  // of all below
-  Batch batch_;       // gathered
+  bool gave_up_ = false;
+  Batch batch_;  // gathered
   std::promise<bool> batch_done_;
   TierJob batch_job_;
   std::unique_ptr<MoveStream> stream_;  // ends first: its thread uses the others

@@ -17,12 +17,6 @@ enum class TierAnswer : std::uint8_t {
   kRetry,  ///< a store of the page is under way: ask again after Tier::wait_for_stores
 };
 
-/// Where a page that is stored lies: in the pools of a rank, or as bytes of this rank.
-struct PageSource {
-  PageId page{};
-  const std::byte* bytes = nullptr;  ///< null: `page`
-};
-
 /// A job's result to come: whether it succeeded.
 using TierJob = std::shared_future<bool>;
 inline TierJob job_done(bool succeeded = true) {
@@ -33,6 +27,13 @@ inline TierJob job_done(bool succeeded = true) {
 inline bool completed(const TierJob& job) {
   return job.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
 }
+
+/// Where a page that is stored lies: in the pools of a rank, or as bytes of this rank.
+struct PageSource {
+  PageId page{};
+  const std::byte* bytes = nullptr;  ///< null: `page`
+  TierJob written = job_done();      ///< writes `bytes`, before all copies to come
+};
 
 /// Keeps pages by their hashes. Jobs run on threads of their own. Jobs that read or write the pools
 /// run in the order of submission, so a page may be given away as soon as its store is submitted,

@@ -1,92 +1,17 @@
-// Attention of reproducible caches on a GPU: a row's bits depend on its keys alone. The rows of
+// Attention of reproducible caches on a GPU: a row's bits depend on its keys alone. Rows of
 // several ranks are merged here as the host does it.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
 
-#include "kernels/cuda/attend/cuda_attend.hpp"
-#include "tests/gpu/device_tensor.hpp"
-#include "tests/gpu/gpu_support.hpp"
-#include "tests/gpu/planned_batch.hpp"
-#include "tests/support/exact_case.hpp"
+#include "tests/gpu/exact_run.hpp"
 
 namespace kvmesh::test {
 namespace {
 
 constexpr Dtype kHalves[] = {Dtype::kFloat16, Dtype::kBFloat16};
-
-/// A case on the device, and its plan.
-class DeviceRun {
- public:
-  /// `short_rows` 0: those of the batch.
-  DeviceRun(AttentionCase& c, const AttentionBatch& batch, const ConstTensorView& q,
-            std::int64_t short_rows = 0)
-      : shape_(c.spec().shape),
-        tokens_(batch.q_indptr.back()),
-        q_(q),
-        pool_(c.pool()),
-        batch_(batch, pages_),
-        plan_(kernels(), shape_,
-              {.attention = c.spec().options,
-               .kinds = cuda::kinds_of(q_.view(), pool_.view()),
-               .short_rows = short_rows > 0 ? short_rows
-                                            : PlannedBatch::short_rows(
-                                                  batch, shape_.q_heads / shape_.kv_heads),
-               .exact = true}) {
-    cuda::StepView step = batch_.step();
-    step.merges_all = true;
-    planner_.plan({&plan_, 1}, pages_, step, stream_);
-  }
-
-  ExactResult rows() {
-    ExactResult result(shape_, tokens_);
-    if (result.size_bytes() == 0) return result;
-    std::byte* host = result.rows().bytes(0);
-    cuda::DeviceBuffer device(result.size_bytes());
-    copy_bytes(device.data(), host, result.size_bytes());  // poison
-    plan_.check(q_.view(), pool_.view());
-    plan_.launch(q_.view(), pool_.view(), static_cast<char*>(device.data()), stream_);
-    stream_.wait();
-    copy_bytes(host, device.data(), result.size_bytes());
-    return result;
-  }
-  /// As one rank finishes them.
-  void finish(const Partial& out, const ConstTensorView& sinks) {
-    const DeviceTensor o(out.o), lse(out.lse);
-    std::optional<DeviceTensor> given;
-    if (!sinks.empty()) given.emplace(sinks);
-    const ConstTensorView there = given ? ConstTensorView(given->view()) : ConstTensorView{};
-    plan_.check(q_.view(), pool_.view(), there);
-    plan_.launch(q_.view(), pool_.view(), {o.view(), lse.view()}, stream_, there);
-    stream_.wait();
-    o.download(out.o.data);
-    lse.download(out.lse.data);
-  }
-
- private:
-  AttentionShape shape_;
-  std::int64_t tokens_;
-  DeviceTensor q_;
-  DevicePool pool_;
-  cuda::PageLists pages_;
-  PlannedBatch batch_;
-  cuda::CudaAttend plan_;
-  cuda::AttendPlanner planner_;
-  Stream stream_;
-};
-
-CaseResult finished_by_device(AttentionCase& c) {
-  CaseResult out = c.outputs();
-  DeviceRun(c, c.batch(), c.q()).finish(c.partial(out), c.sinks());
-  return out;
-}
-
-ExactResult rows_of(AttentionCase& c, const AttentionBatch& batch, std::int64_t short_rows = 0) {
-  return DeviceRun(c, batch, c.q(), short_rows).rows();
-}
 
 CaseResult finished_by_host(AttentionCase& c) { return finished(c, rows_of(c, c.batch())); }
 

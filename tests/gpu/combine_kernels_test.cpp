@@ -35,8 +35,8 @@ struct RankOnDevice {
   bool packs() const { return plan.strategy == CombineStrategy::kAllToAll; }
   cuda::CombineParams params() const {
     const DeviceCombineMemory memory{table.data(), static_cast<float*>(send.data()),
-                                     static_cast<const float*>(receive.data()),
-                                     static_cast<const float*>(lses.data())};
+                                     static_cast<float*>(receive.data()),
+                                     static_cast<float*>(lses.data())};
     return device_params(plan, memory, io.partial(), io.output());
   }
 

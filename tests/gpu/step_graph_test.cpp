@@ -1,68 +1,13 @@
 // A decode step of many layers, captured once in a CUDA graph, replayed for a thousand steps while
 // sequences grow, fork, are cut short, come and go; beside it the same steps, planned and run one
 // by one. Every bit is the same.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
-#include <algorithm>
 #include <cstdlib>
 #include <string_view>
-#include <vector>
 
-#include "tests/gpu/graph.hpp"
-#include "tests/gpu/served_model.hpp"
-#include "tests/support/steps.hpp"
+#include "tests/gpu/replays.hpp"
 
 namespace kvmesh::test {
 namespace {
-
-constexpr std::int64_t kSequences = 12;  // of a captured step
-
-/// Changes the set of sequences, in both caches alike.
-class Arrivals {
- public:
-  explicit Arrivals(std::uint64_t seed) : random_(seed) {}
-
-  Random& random() { return random_; }
-
-  /// Sometimes erases, truncates or forks a sequence. Returns true if a new one is to be made.
-  bool next(Served& a, Served& b) {
-    const std::int64_t count = std::ssize(a.living);
-    if (count > 0 && random_.one_in(40)) {
-      const auto gone = random_.integer(0, count - 1);
-      for (Served* served : {&a, &b}) {
-        served->cache.erase(served->living[static_cast<std::size_t>(gone)]);
-        served->living.erase(served->living.begin() + gone);
-      }
-      return true;
-    }
-    if (count > 0 && random_.one_in(15)) {
-      const auto s = static_cast<std::size_t>(random_.integer(0, count - 1));
-      const std::int64_t length = a.cache.allocator().length(a.living[s]);
-      const std::int64_t kept = random_.integer(length / 2, length);
-      for (Served* served : {&a, &b}) served->cache.truncate(served->living[s], kept);
-    }
-    if (count > 0 && count < kSequences && random_.one_in(30)) {
-      const auto s = static_cast<std::size_t>(random_.integer(0, count - 1));
-      for (Served* served : {&a, &b}) {
-        served->living.push_back(served->cache.fork(served->living[s]));
-      }
-    }
-    return a.living.empty() || (std::ssize(a.living) < kSequences && random_.one_in(10));
-  }
-
-  std::vector<BatchEntry> batch(const Served& served, std::uint64_t left_out) const {
-    std::vector<BatchEntry> batch;
-    for (std::size_t s = 0; s < served.living.size(); ++s) {
-      if ((left_out >> s & 1) == 0)
-        batch.push_back({.sequence = served.living[s], .append_tokens = 1});
-    }
-    return batch;
-  }
-
- private:
-  Random random_;
-};
 
 /// True if the combine does not go by way of the host.
 bool is_captured(Mesh& mesh) {
@@ -72,92 +17,10 @@ bool is_captured(Mesh& mesh) {
          (by_peer && mesh.device_group().peer_window() != nullptr);
 }
 
-/// Compares `steps` replays with the same steps, planned and run one by one.
-void expect_replays_like_eager_steps(Mesh& mesh, const CacheOptions& options, int steps) {
-  const std::uint64_t seed = seed_or(5);
-  SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
-  Arrivals arrivals(seed);
-  const DeviceMemory numbers = random_numbers(mesh);
-  const Stream stream;
-  Served graph_side{KvCache(mesh, options)}, eager_side{KvCache(mesh, options)};
-
-  Inputs inputs(mesh, kSequences);
-  const Outputs replayed(mesh, kSequences), eager(mesh, kSequences);
-  const std::int64_t prompt_room = 300;
-  Inputs prompt(mesh, prompt_room);
-  const Outputs prompt_out(mesh, prompt_room);
-  StepPlan step =
-      graph_side.cache.plan({}, {.limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
-  graph_side.run(step, inputs, replayed, stream);  // nothing yet: NCCL connects
-  const std::uint64_t generation = step.generation();
-  const Graph graph(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
-
-  std::int64_t compared = 0;
-  for (int turn = 0; turn < steps; ++turn) {
-    if (arrivals.next(graph_side, eager_side)) {
-      const std::int64_t tokens = arrivals.random().integer(1, prompt_room);
-      prompt.change(numbers, arrivals.random().integer(0, 1000));
-      for (Served* served : {&graph_side, &eager_side}) {
-        served->living.push_back(served->cache.create());
-        StepPlan prefill = served->cache.plan({{served->living.back(), tokens}});
-        served->run(prefill, prompt, prompt_out, stream);
-      }
-    }
-    const auto left_out = static_cast<std::uint64_t>(
-        arrivals.random().one_in(4) ? arrivals.random().integer(0, 1 << kSequences) : 0);
-    inputs.change(numbers, arrivals.random().integer(0, 1000));
-
-    graph_side.cache.replan(step, arrivals.batch(graph_side, left_out), {stream});
-    ASSERT_EQ(step.generation(), generation);
-    graph.launch(stream);
-
-    StepPlan plan = eager_side.cache.plan(arrivals.batch(eager_side, left_out));
-    eager_side.run(plan, inputs, eager, stream);
-    stream.wait();
-    for (int layer = 0; layer < kLayers; ++layer) {
-      ASSERT_EQ(replayed.bits(layer, plan.query_tokens()), eager.bits(layer, plan.query_tokens()))
-          << "step " << turn << " layer " << layer;
-    }
-    compared += plan.query_tokens();
-  }
-  EXPECT_GT(compared, steps / 2) << "too few sequences";
-}
-
 TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
-  expect_replays_like_eager_steps(mesh, cache_options(), steps_or(1000));
-}
-
-TEST(StepGraph, ReproducibleReplaysEqualEagerSteps) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  CacheOptions options = cache_options();
-  options.reproducible = true;
-  if (mesh.kv_parallel() == 1) {
-    return expect_replays_like_eager_steps(mesh, options, std::min(steps_or(200), 200));
-  }
-  // The rows of several ranks go by way of the host.
-  const Stream stream;
-  Served served{KvCache(mesh, options)};
-  const Inputs inputs(mesh, 2);
-  const Outputs outputs(mesh, 2);
-  StepPlan step = served.cache.plan({}, {.limits = StepLimits{.sequences = 2, .query_tokens = 1}});
-  served.run(step, inputs, outputs, stream);  // loads the kernels
-  EXPECT_THROW(Graph(stream, [&] { served.run(step, inputs, outputs, stream); }), Unsupported);
-}
-
-/// A batch of sequences of these lengths, some with several queries. Up to 64 tokens are on one
-/// rank.
-std::vector<BatchEntry> batch_of(Served& served, std::initializer_list<std::int64_t> lengths,
-                                 const Inputs& prompt, const Outputs& out, const Stream& stream) {
-  std::vector<BatchEntry> batch;
-  for (const std::int64_t tokens : lengths) {
-    const SequenceId sequence = served.cache.create();
-    StepPlan prefill = served.cache.plan({{sequence, tokens}});
-    served.run(prefill, prompt, out, stream);
-    batch.push_back({sequence, batch.size() % 3 == 2 ? 5 : 1});
-  }
-  return batch;
+  expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(1000));
 }
 
 // A run may send rows to their owners from the kernels of attention; its parts have a partial in

@@ -34,41 +34,26 @@ float count_sink(float lse, float sink, std::span<float> o) {
   return merged;
 }
 
-/// Every rank merges all rows.
-void merge_everything(HostPlan& plan) {
-  plan.merging = Scatter::kAll;
-  const std::int64_t mine = plan.map.rows_of(plan.rank, plan.map.all());
-  for (int peer = 0; peer < plan.map.ranks(); ++peer) {
-    plan.sent_rows[static_cast<std::size_t>(peer)] = mine;
-    plan.received_rows[static_cast<std::size_t>(peer)] = plan.map.rows_of(peer, plan.map.all());
-  }
-}
-
 }  // namespace
 
-void ExactCombine::check(const CombineOptions& options) const {
-  static_cast<void>(resolve_strategy(WayKind::kHost, {}, options, rows_->ranks()));
-}
-
 void ExactCombine::plan(const CombineShape& shape, const CombineOptions& options,
-                        const PlanDigest& digest, Finish finish) {
+                        const PlanDigest& digest) {
   const int ranks = rows_->ranks();
   static_cast<void>(resolve_strategy(WayKind::kHost, shape, options, ranks));
   CombineOptions exchanged = options;
   exchanged.strategy = CombineStrategy::kAllToAll;
-  const bool gathers = options.scatter == Scatter::kAll && ranks > 1 && finish == Finish::kHere;
+  const bool gathers = options.scatter == Scatter::kAll && ranks > 1;
   if (gathers) exchanged.scatter = RowMap(shape, ranks, nullptr).merge_axis();
   HostPlan plan = plan_host_combine(shape, exchanged, rows_->rank(), ranks);
   plan.scatter = options.scatter;
   plan.gathers = gathers;
-  if (options.scatter == Scatter::kAll && !gathers) merge_everything(plan);
   plan.digest = digest_of(shape, options, digest);
   plan_ = std::move(plan);
 }
 
-void ExactCombine::check_run(const CombineOutput& output, DeviceKind device) const {
+void ExactCombine::check_run(const CombineOutput& output) const {
   require(plan_.has_value(), "combine: run without a plan");
-  check_output_tensors(output, plan_->map.shape(), plan_->result(), device);
+  check_output_tensors(output, plan_->map.shape(), plan_->result(), DeviceKind::kCpu);
 }
 
 void ExactCombine::run(const ExactRows& mine, const CombineOutput& output, const float* sinks) {
@@ -76,13 +61,6 @@ void ExactCombine::run(const ExactRows& mine, const CombineOutput& output, const
   if (!plan_->gathers) return finish(mine, output, sinks);
   finish(mine, room_for_own_rows(*rows_, *plan_, output), sinks);
   gather_rows(*rows_, *plan_, output, "combine: gather the finished rows");
-}
-
-void ExactCombine::run_unfinished(const ExactRows& mine, const ExactRows& merged) {
-  exchange(mine);
-  std::int64_t row = 0;
-  merge(
-      mine, [&] { return merged.row(row++); }, [](auto...) {});
 }
 
 void ExactCombine::exchange(const ExactRows& mine) {
@@ -104,43 +82,37 @@ void ExactCombine::exchange(const ExactRows& mine) {
   rows_->exchange("combine: exact rows to their owners");
 }
 
-/// Merges row by row, each into `room()`; then calls `done(token, head, row)` if this rank owns it.
-template <class Room, class Done>
-void ExactCombine::merge(const ExactRows& mine, const Room& room, const Done& done) {
+/// Merges one row of this rank's block. REQUIRES: all of them are merged, in order.
+void ExactCombine::merge(const ExactRows& mine, std::int64_t token, std::int64_t head,
+                         const ExactRow& merged) {
   const RowMap& map = plan_->map;
-  const CombineBlock own = plan_->own();
-  const auto v_dim = static_cast<int>(map.dim());
-  std::vector<std::int64_t> next(static_cast<std::size_t>(map.ranks()));  // row, by rank
-  for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
-    for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
-      const ExactRow merged = room();
-      clear_row(merged, mine.dim());
-      if (!own.has_token(t)) continue;
-      for (int rank = 0; rank < map.ranks(); ++rank) {
-        if (!map.takes_part(t, rank)) continue;
-        const ExactRow from = rank == plan_->rank
-                                  ? mine.row(t * map.shape().heads + h)
-                                  : ExactRows(rows_->incoming(rank).data(), v_dim)
-                                        .row(next[static_cast<std::size_t>(rank)]++);
-        merge_row(merged, from, mine.dim());
-      }
-      done(t, h, merged);
-    }
+  clear_row(merged, mine.dim());
+  for (int rank = 0; rank < map.ranks(); ++rank) {
+    if (!map.takes_part(token, rank)) continue;
+    const ExactRow from = rank == plan_->rank
+                              ? mine.row(token * map.shape().heads + head)
+                              : ExactRows(rows_->incoming(rank).data(), static_cast<int>(map.dim()))
+                                    .row(next_[static_cast<std::size_t>(rank)]++);
+    merge_row(merged, from, mine.dim());
   }
 }
 
 void ExactCombine::finish(const ExactRows& mine, const CombineOutput& output, const float* sinks) {
   merged_.resize(static_cast<std::size_t>(mine.row_bytes()));
   finished_.resize(static_cast<std::size_t>(plan_->map.dim()));
+  next_.assign(static_cast<std::size_t>(plan_->map.ranks()), 0);
   const CombineBlock own = plan_->own();
   const auto v_dim = static_cast<int>(plan_->map.dim());
-  merge(
-      mine, [&] { return ExactRows(merged_.data(), v_dim).row(0); },
-      [&](std::int64_t t, std::int64_t h, const ExactRow& row) {
-        float lse = finish_row(row, finished_.data(), v_dim);
-        if (sinks != nullptr) lse = count_sink(lse, sinks[h], finished_);
-        store_row(output, t - own.tokens.begin, h - own.heads.begin, finished_.data(), lse);
-      });
+  const ExactRow row = ExactRows(merged_.data(), v_dim).row(0);
+  for (std::int64_t t = own.tokens.begin; t < own.tokens.end; ++t) {
+    if (!own.has_token(t)) continue;
+    for (std::int64_t h = own.heads.begin; h < own.heads.end; ++h) {
+      merge(mine, t, h, row);
+      float lse = finish_row(row, finished_.data(), v_dim);
+      if (sinks != nullptr) lse = count_sink(lse, sinks[h], finished_);
+      store_row(output, t - own.tokens.begin, h - own.heads.begin, finished_.data(), lse);
+    }
+  }
 }
 
 }  // namespace kvmesh

@@ -16,48 +16,35 @@ namespace kvmesh {
 /// Planned once per step, run once per layer, as a CombineWay is. Every row goes to its owner as
 /// integers, which the owner adds; only then is it rounded, so the order and the number of ranks
 /// are of no consequence. Bytes: 32 + 16 * dim per row, where the host's way sends 4 + 4 * dim.
-/// With Scatter::kAll the finished rows go to all ranks in a second step; `run_unfinished` sends
-/// the exact rows to all instead. One thread.
+/// With Scatter::kAll the finished rows go to all ranks in a second step. One thread.
 class ExactCombine {
  public:
   explicit ExactCombine(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
 
-  /// Whether this class or its caller rounds the merged rows.
-  enum class Finish : std::uint8_t { kHere, kCaller };
-
-  /// Checks the strategy alone. @throws InvalidArgument.
-  void check(const CombineOptions& options) const;
   /// Keeps a copy of the mask. Sends nothing; `digest` travels with the rows, and peers compare it.
   /// Any strategy of the host's way is taken and makes no difference. @throws InvalidArgument, with
   /// the last plan still valid.
-  void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest,
-            Finish finish = Finish::kHere);
-  /// REQUIRES: a plan. @throws InvalidArgument unless `output`, in memory of this kind, has this
-  /// rank's rows.
-  void check_run(const CombineOutput& output, DeviceKind device = DeviceKind::kCpu) const;
-  /// This rank's rows: of all tokens and heads of its block, also of tokens that others own.
-  CombineBlock own() const { return plan_->own(); }
+  void plan(const CombineShape& shape, const CombineOptions& options, const PlanDigest& digest);
+  /// REQUIRES: a plan. @throws InvalidArgument unless `output` has this rank's rows.
+  void check_run(const CombineOutput& output) const;
   /// Merges the ranks' `mine` [tokens, heads] and writes this rank's rows, with `sinks` [heads] in
   /// them unless that is null.
   /// @throws InvalidArgument before anything is sent; DigestMismatch, Timeout, PeerLost.
-  /// Collective. REQUIRES: planned with Finish::kHere.
+  /// Collective.
   void run(const ExactRows& mine, const CombineOutput& output, const float* sinks = nullptr);
-  /// Merges the ranks' `mine` into `merged`, [tokens, heads] of own(). Rows of other ranks' tokens
-  /// become those of no key. @throws as run. Collective. REQUIRES: planned with Finish::kCaller.
-  void run_unfinished(const ExactRows& mine, const ExactRows& merged);
 
   std::size_t workspace_bytes() const { return rows_->size_bytes() + merged_.size(); }
 
  private:
   void exchange(const ExactRows& mine);
   void finish(const ExactRows& mine, const CombineOutput& output, const float* sinks);
-  template <class Room, class Done>
-  void merge(const ExactRows& mine, const Room& room, const Done& done);
+  void merge(const ExactRows& mine, std::int64_t token, std::int64_t head, const ExactRow& merged);
 
   std::shared_ptr<RowExchange> rows_;
   std::optional<HostPlan> plan_;
-  std::vector<std::byte> merged_;  // one row
-  std::vector<float> finished_;    // one row
+  std::vector<std::byte> merged_;   // one row
+  std::vector<float> finished_;     // one row
+  std::vector<std::int64_t> next_;  // [rank]: its row that is merged next
 };
 
 }  // namespace kvmesh

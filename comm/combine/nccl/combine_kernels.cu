@@ -2,7 +2,6 @@
 //
 // The products are rounded before they are added, as on the host, and the sources are added in rank
 // order, so kAllToAll gives the same bits wherever the partials lie.
-#include "comm/combine/nccl/places.cuh"
 #include "comm/combine/nccl/rows.cuh"
 #include "core/cuda/load_kernels.hpp"
 
@@ -22,21 +21,18 @@ __device__ const float* my_o(const CombineParams& p, int token, int head) {
   return p.tensors.o_row(token, head);
 }
 __device__ float my_lse(const CombineParams& p, int token, int head) {
-  return takes_part(p, p.rank, token) ? p.tensors.lse_of(token, head) : kNoKeys;
+  return p.places.takes_part(p.places.rank, token) ? p.tensors.lse_of(token, head) : kNoKeys;
 }
 
 template <int Width>
 __global__ void pack(const __grid_constant__ CombineParams p) {
-  const int row = my_row(p.tokens * p.heads);
+  const int row = my_row(p.places.tokens * p.places.heads);
   if (row < 0) return;
-  const int token = row / p.heads;
-  const int head = row % p.heads;
-  const int owner = owner_of_row(p, token, head);
-  if (owner == p.rank) return;
-  const int to = max(owner, 0);
-  const int place = place_in_message(p, block_of(p, to), p.rank, token, head);
+  const int token = row / p.places.heads;
+  const int head = row % p.places.heads;
+  if (p.places.owner(token, head) == p.places.rank) return;
+  const auto [message, place] = p.places.place_to_send(token, head);
   if (place < 0) return;
-  const RowMessage message = message_to(p, to);
   float* o = p.send_buffer + message.offset + std::int64_t{place} * p.dim;
   const float* source = my_o(p, token, head);
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
@@ -53,12 +49,12 @@ struct Source {
   float lse;
 };
 
-__device__ Source source_of(const CombineParams& p, const DeviceBlock& own, int rank, int token,
-                            int head) {
-  const int place = place_in_message(p, own, rank, token, head);
+__device__ Source source_of(const CombineParams& p, const RowPlaces::Block& own, int rank,
+                            int token, int head) {
+  const int place = p.places.row_in_message(own, rank, token, head);
   if (place < 0) return {nullptr, kNoKeys};
-  if (rank == p.rank) return {my_o(p, token, head), p.tensors.lse_of(token, head)};
-  const RowMessage message = message_from(p, rank);
+  if (rank == p.places.rank) return {my_o(p, token, head), p.tensors.lse_of(token, head)};
+  const RowMessage message = p.places.message_from(rank);
   const float* base = p.receive_buffer + message.offset;
   return {base + std::int64_t{place} * p.dim, base[message.rows * p.dim + place]};
 }
@@ -74,73 +70,102 @@ struct OwnRow {
   int out_token, out_head, token, head;
 };
 
-__device__ OwnRow own_row(const DeviceBlock& own, int row) {
+__device__ OwnRow own_row(const RowPlaces::Block& own, int row) {
   const int token = row / own.heads.size;
   const int head = row % own.heads.size;
   return {token, head, own.tokens.begin + token, own.heads.begin + head};
 }
 
-/// Up to `Most` ranks: the reads of all LSEs and of the first piece of all O are under way at once,
-/// so a row costs the time of one read, where `merge` takes three in turn.
+template <int Width>
+__device__ void store_o(const CombineParams& p, const OwnRow& row, int d,
+                        const Floats<Width>& values) {
+  store_as(p.tensors.out_dtype, p.tensors.out_o, p.tensors.out_at(row.out_token, row.out_head) + d,
+           values);
+}
+
+/// The parts of up to `Most` ranks in a row of mine, all in registers.
 template <int Width, int Most>
-__global__ void merge_few(const __grid_constant__ CombineParams p) {
-  const DeviceBlock own = block_of(p, p.rank);
-  const int index = my_row(own.rows());
-  if (index < 0) return;
-  const OwnRow row = own_row(own, index);
-  if (!owns_token(p, row.token)) return;
-  Source sources[Most];
-#pragma unroll
-  for (int r = 0; r < Most; ++r) {
-    sources[r] = r < p.ranks ? source_of(p, own, r, row.token, row.head) : Source{nullptr, kNoKeys};
-  }
-  Floats<Width> o[Most];
-  const auto fetch = [&](int d) {
+class FewSources {
+ public:
+  __device__ FewSources(const CombineParams& p, const RowPlaces::Block& own, const OwnRow& row)
+      : dim_(p.dim) {
 #pragma unroll
     for (int r = 0; r < Most; ++r) {
-      if (sources[r].o != nullptr && d < p.dim) o[r] = load<Width>(sources[r].o + d);
+      sources_[r] =
+          r < p.places.ranks ? source_of(p, own, r, row.token, row.head) : Source{nullptr, kNoKeys};
     }
-  };
-  int d = lane_id() * Width;
-  fetch(d);
+  }
 
-  float max = kNoKeys;
-  for (const Source& source : sources) max = fmaxf(max, source.lse);
-  const float shift = merge_shift(max);
-  float total = 0.0f;
-  for (const Source& source : sources) total = __fadd_rn(total, expf(source.lse - shift));
-  const float merged = shift + logf(total);
-  store_lse(p, row.out_token, row.out_head, merged);
-  float weights[Most];
+  __device__ void fetch(int d) {
 #pragma unroll
-  for (int r = 0; r < Most; ++r) weights[r] = merge_weight(sources[r].lse, merged);
+    for (int r = 0; r < Most; ++r) {
+      if (sources_[r].o != nullptr && d < dim_) o_[r] = load<Width>(sources_[r].o + d);
+    }
+  }
 
-  for (; d < p.dim; d += kWarp * Width) {
-    if (d >= kWarp * Width) fetch(d);
+  /// Computes the weights. Returns the merged LSE.
+  __device__ float weigh() {
+    float max = kNoKeys;
+    for (const Source& source : sources_) max = fmaxf(max, source.lse);
+    const float shift = merge_shift(max);
+    float total = 0.0f;
+    for (const Source& source : sources_) total = __fadd_rn(total, expf(source.lse - shift));
+    const float merged = shift + logf(total);
+#pragma unroll
+    for (int r = 0; r < Most; ++r) weights_[r] = merge_weight(sources_[r].lse, merged);
+    return merged;
+  }
+
+  /// The weighted sum of what was fetched.
+  __device__ Floats<Width> sum() const {
     Floats<Width> sum{};
 #pragma unroll
     for (int r = 0; r < Most; ++r) {
       // A rank without a visible key adds nothing, not even 0 * NaN.
-      if (sources[r].lse == kNoKeys) continue;
+      if (sources_[r].lse == kNoKeys) continue;
       for (int k = 0; k < Width; ++k) {
-        sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(weights[r], o[r].v[k]));
+        sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(weights_[r], o_[r].v[k]));
       }
     }
-    store_as(p.tensors.out_dtype, p.tensors.out_o,
-             p.tensors.out_at(row.out_token, row.out_head) + d, sum);
+    return sum;
+  }
+
+ private:
+  int dim_;
+  Source sources_[Most];
+  Floats<Width> o_[Most];
+  float weights_[Most];
+};
+
+/// Up to `Most` ranks: the reads of all LSEs and of the first piece of all O are under way at once,
+/// so a row costs the time of one read, where `merge` takes three in turn.
+template <int Width, int Most>
+__global__ void merge_few(const __grid_constant__ CombineParams p) {
+  const RowPlaces::Block own = p.places.block(p.places.rank);
+  const int index = my_row(own.rows());
+  if (index < 0) return;
+  const OwnRow row = own_row(own, index);
+  if (!p.places.owns(row.token)) return;
+  FewSources<Width, Most> sources(p, own, row);
+  int d = lane_id() * Width;
+  sources.fetch(d);
+  store_lse(p, row.out_token, row.out_head, sources.weigh());
+  for (; d < p.dim; d += kWarp * Width) {
+    if (d >= kWarp * Width) sources.fetch(d);
+    store_o(p, row, d, sources.sum());
   }
 }
 
 /// Any number of ranks: lane i handles the LSE of rank first + i.
 template <int Width>
 __global__ void merge(const __grid_constant__ CombineParams p) {
-  const DeviceBlock own = block_of(p, p.rank);
+  const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
-  if (!owns_token(p, row.token)) return;
+  if (!p.places.owns(row.token)) return;
   const auto source = [&](int rank) { return source_of(p, own, rank, row.token, row.head); };
-  const float merged = merged_lse(p.ranks, [&](int rank) { return source(rank).lse; });
+  const float merged = merged_lse(p.places.ranks, [&](int rank) { return source(rank).lse; });
   store_lse(p, row.out_token, row.out_head, merged);
 
   // All lanes go through the loops together, since they exchange the weights.
@@ -148,8 +173,8 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
   for (int begin = 0; begin < p.dim; begin += kWarp * Width) {
     const int d = begin + lane * Width;
     Floats<Width> sum{};
-    for (int first = 0; first < p.ranks; first += kWarp) {
-      const int ranks = min(kWarp, p.ranks - first);
+    for (int first = 0; first < p.places.ranks; first += kWarp) {
+      const int ranks = min(kWarp, p.places.ranks - first);
       const float lse = lane < ranks ? source(first + lane).lse : kNoKeys;
       const float weight = merge_weight(lse, merged);
       for (int i = 0; i < ranks; ++i) {
@@ -160,25 +185,22 @@ __global__ void merge(const __grid_constant__ CombineParams p) {
         for (int k = 0; k < Width; ++k) sum.v[k] = __fadd_rn(sum.v[k], __fmul_rn(w, o.v[k]));
       }
     }
-    if (d < p.dim) {
-      store_as(p.tensors.out_dtype, p.tensors.out_o,
-               p.tensors.out_at(row.out_token, row.out_head) + d, sum);
-    }
+    if (d < p.dim) store_o(p, row, d, sum);
   }
 }
 
 /// Returns the LSE that the weights of a row refer to: the merged one, or for kAllReduce the
 /// largest.
 __device__ float reference_lse(const CombineParams& p, int token, int head) {
-  const int row = token * p.heads + head;
+  const int row = token * p.places.heads + head;
   if (p.lses_are_maxima) return p.lses[row];
   const auto lse_of = [&](int rank) {
-    const float lse = p.lses[std::int64_t{rank} * p.tokens * p.heads + row];
-    return takes_part(p, rank, token) ? lse : kNoKeys;
+    const float lse = p.lses[std::int64_t{rank} * p.places.tokens * p.places.heads + row];
+    return p.places.takes_part(rank, token) ? lse : kNoKeys;
   };
-  if (!p.has_weights) return merged_lse(p.ranks, lse_of);
+  if (!p.has_weights) return merged_lse(p.places.ranks, lse_of);
   float max = kNoKeys;
-  for (int r = lane_id(); r < p.ranks; r += kWarp) max = fmaxf(max, lse_of(r));
+  for (int r = lane_id(); r < p.places.ranks; r += kWarp) max = fmaxf(max, lse_of(r));
   return warp_max(max);
 }
 
@@ -193,7 +215,7 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
   float* o = base + std::int64_t{place} * p.dim;
 
   // Rows that fill up a smaller block, and rows without a key here: exactly 0, not 0 * O.
-  const DeviceBlock block = block_of(p, owner);
+  const RowPlaces::Block block = p.places.block(owner);
   float lse = kNoKeys, weight = 0.0f;
   int token = 0, head = 0;
   if (place < block.rows()) {
@@ -219,7 +241,7 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
 
 template <int Width>
 __global__ void finish(const __grid_constant__ CombineParams p) {
-  const DeviceBlock own = block_of(p, p.rank);
+  const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
   const OwnRow row = own_row(own, index);
@@ -235,8 +257,7 @@ __global__ void finish(const __grid_constant__ CombineParams p) {
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     Floats<Width> values = load<Width>(o + d);
     for (int k = 0; k < Width; ++k) values.v[k] = __fdiv_rn(values.v[k], divisor);
-    store_as(p.tensors.out_dtype, p.tensors.out_o,
-             p.tensors.out_at(row.out_token, row.out_head) + d, values);
+    store_o(p, row, d, values);
   }
 }
 
@@ -265,12 +286,7 @@ cudaError_t launch(Kernel wide, Kernel narrow, std::int64_t rows, const CombineP
   return cudaGetLastError();
 }
 
-std::int64_t own_rows(const CombineParams& p) {
-  const auto share = [&](int count, bool is_divided) {
-    return is_divided ? share_of(count, p.rank, p.ranks).size : count;
-  };
-  return std::int64_t{share(p.tokens, p.divides_tokens)} * share(p.heads, p.divides_heads);
-}
+std::int64_t own_rows(const CombineParams& p) { return p.places.block(p.places.rank).rows(); }
 
 }  // namespace
 
@@ -281,13 +297,17 @@ cudaError_t load_combine_kernels() {
 }
 
 cudaError_t launch_pack(const CombineParams& params, cudaStream_t stream) {
-  return launch(pack<4>, pack<1>, std::int64_t{params.tokens} * params.heads, params, stream);
+  return launch(pack<4>, pack<1>, std::int64_t{params.places.tokens} * params.places.heads, params,
+                stream);
 }
 cudaError_t launch_merge(const CombineParams& params, cudaStream_t stream) {
   const std::int64_t rows = own_rows(params);
-  if (params.ranks <= 2) return launch(merge_few<4, 2>, merge_few<1, 2>, rows, params, stream);
-  if (params.ranks <= 4) return launch(merge_few<4, 4>, merge_few<1, 4>, rows, params, stream);
-  if (params.ranks <= 8) return launch(merge_few<4, 8>, merge_few<1, 8>, rows, params, stream);
+  if (params.places.ranks <= 2)
+    return launch(merge_few<4, 2>, merge_few<1, 2>, rows, params, stream);
+  if (params.places.ranks <= 4)
+    return launch(merge_few<4, 4>, merge_few<1, 4>, rows, params, stream);
+  if (params.places.ranks <= 8)
+    return launch(merge_few<4, 8>, merge_few<1, 8>, rows, params, stream);
   return launch(merge<4>, merge<1>, rows, params, stream);
 }
 cudaError_t launch_rescale(const CombineParams& params, cudaStream_t stream) {

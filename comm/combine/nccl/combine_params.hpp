@@ -6,26 +6,15 @@
 #include <cstdint>
 
 #include "comm/combine/combine_tensors.hpp"
-#include "comm/combine/nccl/row_message.hpp"
+#include "core/pod/row_places.hpp"
 
 namespace kvmesh::cuda {
 
-/// With up to this many ranks the messages travel with the launch, which saves their reading.
-constexpr int kMessagesInParams = 16;
-
 struct CombineParams {
   CombineTensors tensors;
+  RowPlaces places;  // a message is O [rows, dim], then LSE [rows]
+  int dim;
 
-  int rank, ranks;
-  int tokens, heads, dim;
-  bool divides_tokens, divides_heads;  // among the ranks: the Scatter; at most one of them
-
-  const std::int32_t* token_places;  // [ranks][tokens], or null: see DeviceCombinePlan
-  const std::int32_t* owners;        // [tokens], of Scatter::kOwner; else null
-  const RowMessage* sent;            // [ranks], of more than kMessagesInParams
-  const RowMessage* received;        // [ranks]
-  RowMessage few_sent[kMessagesInParams];
-  RowMessage few_received[kMessagesInParams];
   float* send_buffer;           // the messages; or [blocks][block_floats], to be reduced
   const float* receive_buffer;  // the messages; or [block_floats], reduced
 

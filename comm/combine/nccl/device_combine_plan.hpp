@@ -2,11 +2,12 @@
 // per step.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "comm/combine/nccl/row_message.hpp"
 #include "comm/combine/rows.hpp"
+#include "core/pod/row_places.hpp"
 
 namespace kvmesh {
 
@@ -24,6 +25,8 @@ struct DeviceCombinePlan {
   std::vector<std::int32_t> owners{};  ///< [token], of Scatter::kOwner
 
   // For kAllToAll. Under Scatter::kAll all owners get the same message.
+  std::int64_t row_floats = 0;         // of a row in a message
+  bool keeps_own = false;              // `sent` has the rows that this rank keeps, too
   std::vector<RowMessage> sent{};      // [rank]
   std::vector<RowMessage> received{};  // [rank], none from this rank
   std::int64_t sent_floats = 0;
@@ -40,14 +43,27 @@ struct DeviceCombinePlan {
     return block_rows * (shape.dim + (strategy == CombineStrategy::kAllReduce ? 1 : 0));
   }
   std::int64_t reduced_floats() const { return blocks * block_floats(); }
+  bool packs() const { return strategy == CombineStrategy::kAllToAll; }
   /// The rows that `scatter` gives to `owner`; under kOwner those that it may give.
   CombineBlock block(int owner) const { return block_of(shape, scatter, owner, ranks); }
 
   friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;
 };
 
-/// @throws InvalidArgument.
+/// A combine of partials, whose rows in messages are O and LSE. @throws InvalidArgument.
 DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOptions& options,
                                       int rank, int ranks);
+
+/// An all-to-all of rows of `row_floats` floats, a multiple of 4. They are written into the
+/// messages by whatever computes them, so there is a place for the rows that this rank keeps, too:
+/// sent[rank], which is not sent. @throws InvalidArgument.
+DeviceCombinePlan plan_device_rows(const CombineShape& shape, const CombineOptions& options,
+                                   std::int64_t row_floats, int rank, int ranks);
+
+/// What kernels read of a plan: sent [ranks], received [ranks], token_places [ranks][tokens],
+/// owners [tokens].
+std::vector<std::byte> device_table(const DeviceCombinePlan& plan);
+/// `table` is where device_table(plan) lies for the reader.
+RowPlaces row_places(const DeviceCombinePlan& plan, const void* table);
 
 }  // namespace kvmesh

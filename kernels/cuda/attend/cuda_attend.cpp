@@ -14,7 +14,8 @@ namespace {
 /// Thread blocks of merges per multiprocessor. Most of them find no work: only the device knows how
 /// many blocks were split.
 constexpr int kMergeBlocks = 4;
-constexpr LaunchKind kAllLaunches[] = {kShortLaunch, kLongLaunch, kSharedLaunch};
+/// In this order: thread blocks for few rows are small, and fill what the others leave.
+constexpr LaunchKind kAllLaunches[] = {kLongLaunch, kSharedLaunch, kShortLaunch};
 
 int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_heads; }
 
@@ -202,7 +203,9 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .scale = scale_,
           .first_head = first_head_,
           .mods = mods_->buffers(),
-          .row_tokens = plan_->row_tokens()};
+          .row_tokens = plan_->row_tokens(),
+          .is_first = true,
+          .is_last = true};
 }
 
 SharedPrefixRules CudaAttend::shared_prefix_rules() const {
@@ -240,7 +243,7 @@ void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const
   launch_to({.to = to}, q, pool, sinks, stream);
 }
 
-void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, char* to,
+void CudaAttend::launch(const ConstTensorView& q, const ConstKvPool& pool, const ExactMessages& to,
                         cudaStream_t stream) {
   launch_to({.exact = to}, q, pool, {}, stream);
 }
@@ -249,20 +252,26 @@ void CudaAttend::launch_to(const Rows& rows, const ConstTensorView& q, const Con
                            const ConstTensorView& sinks, cudaStream_t stream) {
   const Kernels& kernels = kernels_for(kinds_of(q, pool, sinks));
   AttendParams params = params_of(q, pool, rows.out, sinks);
+  const auto is_planned = [&](LaunchKind i) { return plan_->launch(i).grid != 0; };
+  auto left = std::ranges::count_if(kAllLaunches, is_planned);
+  params.is_first = true;
   for (const LaunchKind i : kAllLaunches) {
+    if (!is_planned(i)) continue;
     const PlannedLaunch& planned = plan_->launch(i);
-    if (planned.grid == 0) continue;
+    params.is_last = --left == 0;
     params.tasks = planned.tasks;
     params.task_count = planned.task_count;
     params.claim = planned.claim;
     const AttendVariant& variant = kernels.variants[i];
-    variant.family->launch(kernels.kernels[i],
-                           {.stream = stream,
-                            .grid = dim3(static_cast<unsigned>(planned.grid)),
-                            .block = dim3(static_cast<unsigned>(variant.threads)),
-                            .shared_bytes = static_cast<std::size_t>(variant.shared_bytes),
-                            .overlaps_previous = variant.overlaps && !is_fresh_},
-                           params, pool);
+    variant.family->launch(
+        kernels.kernels[i],
+        {.stream = stream,
+         .grid = dim3(static_cast<unsigned>(planned.grid)),
+         .block = dim3(static_cast<unsigned>(variant.threads)),
+         .shared_bytes = static_cast<std::size_t>(variant.shared_bytes),
+         .overlaps_previous = variant.overlaps && !(params.is_first && is_fresh_)},
+        params, pool);
+    params.is_first = false;
   }
   is_fresh_ = false;
   if (plan_->most_merges() == 0) return;
@@ -274,12 +283,11 @@ void CudaAttend::launch_exact_merge(const Rows& rows, const ConstTensorView& sin
   exact_merge_->launch({.merges = plan_->merges(),
                         .merge_count = plan_->merges_made(),
                         .rows = workspace_exact_.data(),
-                        .to_rows = rows.exact,
+                        .to = rows.exact,
                         .sinks = static_cast<const float*>(sinks.data),
                         .out = rows.out,
-                        .q_heads = shape_.q_heads,
                         .group = group_of(planned_)},
-                       plan_->most_merges(), plan_->merge_rows(), stream, true);
+                       plan_->most_merges(), plan_->merge_rows(), stream);
 }
 
 void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,

@@ -74,9 +74,10 @@ class CudaAttend {
   void launch(const ConstTensorView& q, const ConstKvPool& pool, const CombineTarget& to,
               cudaStream_t stream, const ConstTensorView& sinks = {});
 
-  /// The same, with the sums as they are: `to` [tokens, q_heads] are ExactRows on the device. Rows
-  /// of sequences of which the step has no queries keep what they have. REQUIRES: Options::exact.
-  void launch(const ConstTensorView& q, const ConstKvPool& pool, char* to, cudaStream_t stream);
+  /// The same, with the sums as they are: ExactRows on the device, in the messages to their owners.
+  /// Rows of tokens that no sequence of the step has keep what they have. REQUIRES: Options::exact.
+  void launch(const ConstTensorView& q, const ConstKvPool& pool, const ExactMessages& to,
+              cudaStream_t stream);
 
   const DevicePlan& current() const { return *plan_; }
   /// The prefixes that are worth a block of shared rows.
@@ -103,11 +104,11 @@ class CudaAttend {
   const Kernels& kernels_for(const TensorKinds& kinds);
   AttendVariant variant_of(const TensorKinds& kinds, LaunchKind launch) const;
   LaunchShape launch_shape(LaunchKind launch) const;
-  /// Kernels that write `out`, unless `to` has ranks or `exact` is set.
+  /// Kernels write `out`, unless `to` or `exact` has ranks.
   struct Rows {
     AttendOutput out{};
     CombineTarget to{};
-    char* exact = nullptr;
+    ExactMessages exact{};
   };
   void launch_to(const Rows& rows, const ConstTensorView& q, const ConstKvPool& pool,
                  const ConstTensorView& sinks, cudaStream_t stream);

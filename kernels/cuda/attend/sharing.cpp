@@ -7,7 +7,7 @@ constexpr std::int64_t kMiB = 1 << 20;
 constexpr std::int64_t kLeastSavedBytes = 64 * kMiB;
 constexpr std::int64_t kLeastSavedLatentBytes = 1024 * kMiB;
 constexpr std::int64_t kBytesOfSequenceAndHead = kMiB / 2;
-constexpr std::int64_t kMostOwnBytes = 32 * kMiB;
+constexpr std::int64_t kMostOwnBytes = 8 * kMiB;
 
 }  // namespace
 

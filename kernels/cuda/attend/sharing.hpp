@@ -20,7 +20,7 @@ std::int64_t token_bytes(const AttentionShape& shape, Dtype pool, bool latent);
 SharedPrefixRules sharing_rules(const AttentionShape& shape, Dtype pool, bool latent);
 
 /// Returns how many tokens beside prefixes are read in the launch of shared rows: there at a lower
-/// rate, but another launch costs some microseconds.
+/// rate, but a thread block of another launch takes some microseconds to start.
 std::int64_t most_own_tokens(const AttentionShape& shape, Dtype pool, bool latent);
 
 }  // namespace kvmesh::cuda

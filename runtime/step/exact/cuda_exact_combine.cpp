@@ -1,98 +1,115 @@
 #include "runtime/step/exact/cuda_exact_combine.hpp"
 
-#include <cuda_runtime_api.h>
+#include <optional>
 
-#include <cstring>
-
+#include "comm/combine/choose_way.hpp"
+#include "comm/combine/combine_ways.hpp"
+#include "comm/combine/host/host_plan.hpp"
+#include "comm/combine/nccl/row_transfer.hpp"
 #include "core/check.hpp"
-#include "core/cuda/check.hpp"
 #include "core/cuda/memory.hpp"
 #include "kernels/cuda/attend/cuda_attend.hpp"
-#include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
 namespace {
 
-/// The list of merges that lies before the merged rows on the device: one.
-struct WholeMerge {
-  cuda::DeviceMerge merge;
-  alignas(16) std::int32_t count;
-};
-static_assert(sizeof(WholeMerge) % 16 == 0, "rows behind it are read by 16 bytes");
+constexpr std::string_view kOperation = "combine: exact rows to their owners";
 
-cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+bool goes_by_host(Mesh& mesh, const CombineOptions& options) {
+  const std::optional<WayKind> way = options.way ? options.way : way_of_environment();
+  return mesh.device_group().nccl() == nullptr || way == WayKind::kStaged;
+}
+
+std::int64_t row_floats(const AttentionShape& shape) {
+  return exact_row_bytes(shape.v_dim) / static_cast<std::int64_t>(sizeof(float));
+}
 
 void refuse_capture(Stream stream) {
   if (stream.handle == nullptr || !cuda_memory::is_captured(stream)) return;
   throw Unsupported(
-      "run: a reproducible step of several ranks goes by way of the host, so no graph has it");
+      "run: this reproducible step goes by way of the host, as its ranks have no NCCL group or the "
+      "way staged was requested, so no graph has it");
 }
 
 }  // namespace
 
 CudaExactCombine::CudaExactCombine(Mesh& mesh, cuda::KernelStore& kernels,
-                                   std::shared_ptr<RowExchange> rows, const CombineOptions& options,
-                                   int v_dim)
+                                   std::shared_ptr<RowExchange> host_rows,
+                                   const StepOptions& options)
     : mesh_(mesh),
-      options_(options),
-      v_dim_(v_dim),
-      combine_(std::move(rows)),
-      merge_(kernels, v_dim) {
-  combine_.check(options);
+      host_rows_(std::move(host_rows)),
+      options_(options.combine),
+      shape_(options.shape),
+      has_limits_(options.limits.has_value()),
+      by_host_(goes_by_host(mesh, options.combine)),
+      merge_(kernels, options.shape.v_dim) {
+  static_cast<void>(resolve_strategy(WayKind::kHost, {}, options_, mesh.kv_comm().size()));
 }
 
-void CudaExactCombine::plan(const AttentionShape& shape, const StepBatch& batch,
-                            std::int64_t tokens) {
+void CudaExactCombine::plan(const StepBatch& batch, std::int64_t tokens, Stream stream) {
+  const CombineShape shape{tokens, shape_.q_heads, shape_.v_dim};
   CombineOptions options = options_;
-  const Participation& mask = batch.participation();
   std::optional<Participation> padded;
-  if (mask.tokens() < tokens) padded = mask.padded(tokens);
-  options.participation = padded ? &*padded : &mask;
-  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest(),
-                ExactCombine::Finish::kCaller);
-  rows_ = tokens * shape.q_heads;
-  const auto row_bytes = static_cast<std::size_t>(exact_row_bytes(v_dim_));
-  mine_.reserve(static_cast<std::size_t>(rows_) * row_bytes);
-  const auto own = static_cast<std::size_t>(combine_.own().rows());
-  host_merged_.resize(sizeof(WholeMerge) + own * row_bytes);
-  merged_.reserve(host_merged_.size());
+  if (has_limits_ && !by_host_) {
+    if (options.scatter == Scatter::kOwner) options.scatter = Scatter::kAll;
+  } else {
+    const Participation& mask = batch.participation();
+    if (mask.tokens() < tokens) padded = mask.padded(tokens);
+    options.participation = padded ? &*padded : &mask;
+  }
+  if (by_host_) digest_ = digest_of(shape, options, batch.digest());
+  const Communicator& comm = mesh_.kv_comm();
+  rows_.plan(plan_device_rows(shape, options, row_floats(shape_), comm.rank().value, comm.size()),
+             stream, [&] { mesh_.wait(stream, "combine: plan"); });
+}
+
+void CudaExactCombine::check_run(const CombineOutput& output) const {
+  const DeviceCombinePlan& plan = rows_.current();
+  check_output_tensors(output, plan.shape, plan.block(plan.rank), DeviceKind::kCuda);
 }
 
 void CudaExactCombine::run(const CombineOutput& output, const float* sinks, Stream stream) {
-  refuse_capture(stream);
-  exchange(stream);
-  const CombineBlock own = combine_.own();
-  const auto* whole = reinterpret_cast<const WholeMerge*>(merged_.data());
-  merge_.launch({.merges = &whole->merge,
-                 .merge_count = &whole->count,
-                 .rows = merged_.data() + sizeof(WholeMerge),
-                 .to_rows = nullptr,
-                 .sinks = sinks == nullptr ? nullptr : sinks + own.heads.begin,
-                 .out = cuda::attend_output({output.o, output.lse}),
-                 .q_heads = static_cast<std::int32_t>(own.heads.size()),
-                 .group = static_cast<std::int32_t>(own.heads.size())},
-                1, own.rows(), native(stream), false);
+  const DeviceCombineMemory memory = rows_.memory();
+  if (by_host_) {
+    exchange_by_host(stream);
+  } else {
+    transfer_rows(mesh_.device_group().nccl()->state(), {}, rows_.current(), memory.send_buffer,
+                  memory.receive_buffer, stream, kOperation);
+  }
+  merge_.launch({.places = rows_.places(),
+                 .mine = memory.send_buffer,
+                 .received = memory.receive_buffer,
+                 .sinks = sinks,
+                 .out = cuda::attend_output({output.o, output.lse})},
+                static_cast<cudaStream_t>(stream.handle));
 }
 
-void CudaExactCombine::exchange(Stream stream) {
-  constexpr std::string_view kOperation = "combine: exact rows";
-  host_mine_.resize(static_cast<std::size_t>(rows_ * exact_row_bytes(v_dim_)));
+void CudaExactCombine::exchange_by_host(Stream stream) {
+  refuse_capture(stream);
   mesh_.wait(stream, kOperation);
-  copy_bytes(host_mine_.data(), mine_.data(), host_mine_.size());
-  combine_.run_unfinished({host_mine_.data(), v_dim_},
-                          {host_merged_.data() + sizeof(WholeMerge), v_dim_});
-  const WholeMerge whole{.merge = {.kv_head = 0,
-                                   .first_token = 0,
-                                   .rows = static_cast<std::int32_t>(combine_.own().rows()),
-                                   .workspace_row = 0,
-                                   .splits = 1,
-                                   .counts_sinks = 1,
-                                   .shared_row = 0,
-                                   .shared_rows = 0,
-                                   .shared_splits = 0},
-                         .count = 1};
-  std::memcpy(host_merged_.data(), &whole, sizeof whole);
-  copy_bytes(merged_.data(), host_merged_.data(), host_merged_.size());
+  host_rows_->identify(digest_);
+  const DeviceCombinePlan& plan = rows_.current();
+  const DeviceCombineMemory memory = rows_.memory();
+  const auto each_peer = [&](const auto& visit) {
+    for (int peer = 0; peer < plan.ranks; ++peer) {
+      const auto at = static_cast<std::size_t>(peer);
+      if (peer != plan.rank) visit(peer, plan.sent[at], plan.received[at]);
+    }
+  };
+  const auto bytes = [](const RowBuffer& buffer) {
+    return static_cast<std::size_t>(buffer.floats()) * sizeof(float);
+  };
+  each_peer([&](int peer, const RowMessage& out, const RowMessage& in) {
+    host_rows_->incoming(peer).resize(in.rows * plan.row_floats);
+    RowBuffer& outgoing = host_rows_->outgoing(peer);
+    outgoing.resize(out.rows * plan.row_floats);
+    copy_bytes(outgoing.data(), memory.send_buffer + out.offset, bytes(outgoing));
+  });
+  host_rows_->exchange(kOperation);
+  each_peer([&](int peer, const RowMessage&, const RowMessage& in) {
+    RowBuffer& incoming = host_rows_->incoming(peer);
+    copy_bytes(memory.receive_buffer + in.offset, incoming.data(), bytes(incoming));
+  });
 }
 
 }  // namespace kvmesh

@@ -2,57 +2,58 @@
 #pragma once
 
 #include <memory>
-#include <optional>
-#include <vector>
 
-#include "comm/combine/exact/exact_combine.hpp"
-#include "core/cuda/device_array.hpp"
+#include "comm/combine/host/row_exchange.hpp"
+#include "comm/combine/nccl/planned_rows.hpp"
 #include "kernels/cuda/attend/exact/exact_merge.hpp"
+#include "runtime/step/backend.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
 
-/// Planned once per step, run once per layer: the rows that attention left on the device go to
-/// their owners by way of the host, which add them; each owner's device then rounds its rows, as
-/// that of a single rank does. Grows, never shrinks.
+/// Planned once per step, run once per layer. Attention leaves its rows on the device, in the
+/// messages to their owners. These go over NCCL; or, where the ranks have no NCCL group or
+/// WayKind::kStaged is asked for, by way of the host. Then each owner adds its rows and rounds
+/// them. Memory grows, and never shrinks.
+///
+/// With limits, over NCCL, every rank takes part in every row, and every rank gets the rows of
+/// Scatter::kOwner: so the messages of a captured run suit all later steps.
 class CudaExactCombine {
  public:
-  /// `rows` is over the kv axis. REQUIRES: mesh and kernels outlive it.
+  /// `host_rows` is over the kv axis. REQUIRES: mesh and kernels outlive it.
   /// @throws InvalidArgument for a strategy that the host's way does not have.
-  CudaExactCombine(Mesh& mesh, cuda::KernelStore& kernels, std::shared_ptr<RowExchange> rows,
-                   const CombineOptions& options, int v_dim);
+  CudaExactCombine(Mesh& mesh, cuda::KernelStore& kernels, std::shared_ptr<RowExchange> host_rows,
+                   const StepOptions& options);
 
-  /// `tokens` is the number of tokens that tensors have room for.
-  void plan(const AttentionShape& shape, const StepBatch& batch, std::int64_t tokens);
+  /// `tokens` is the number of tokens that tensors have room for. Uploads are ordered on `stream`.
+  void plan(const StepBatch& batch, std::int64_t tokens, Stream stream);
   /// REQUIRES: a plan, as for all that follows. @throws InvalidArgument.
-  void check_run(const CombineOutput& output) const {
-    combine_.check_run(output, DeviceKind::kCuda);
-  }
-  /// ExactRows [tokens, q_heads] on the device, for attention to fill.
-  char* rows() const { return mine_.data(); }
-  /// Waits for the stream, and for the other ranks. `sinks` [q_heads] may be null.
-  /// @throws Unsupported while the stream is being captured; as ExactCombine. Collective over the
-  /// kv axis.
+  void check_run(const CombineOutput& output) const;
+  /// The place where attention puts the rows of the next run.
+  cuda::ExactMessages messages() const { return {rows_.memory().send_buffer, rows_.places()}; }
+  /// `sinks` [q_heads] may be null. Over NCCL it waits for nothing and may be captured in a graph;
+  /// by way of the host it waits for the stream and for the other ranks.
+  /// @throws Timeout, NcclError; by way of the host DigestMismatch, PeerLost, and Unsupported while
+  /// the stream is being captured. Collective over the kv axis.
   void run(const CombineOutput& output, const float* sinks, Stream stream);
 
-  std::size_t workspace_bytes() const { return mine_.size_bytes() + merged_.size_bytes(); }
-  std::size_t host_bytes() const {
-    return host_mine_.capacity() + host_merged_.capacity() + combine_.workspace_bytes();
-  }
+  /// As in CombineWay.
+  std::uint64_t generation() const { return rows_.generation(); }
+  std::size_t workspace_bytes() const { return rows_.workspace_bytes(); }
+  std::size_t host_bytes() const { return by_host_ ? host_rows_->size_bytes() : 0; }
 
  private:
-  void exchange(Stream stream);
+  void exchange_by_host(Stream stream);
 
   Mesh& mesh_;
+  std::shared_ptr<RowExchange> host_rows_;
   CombineOptions options_;
-  int v_dim_;
-  std::int64_t rows_ = 0;  // of this rank's attention
-  ExactCombine combine_;
-  cuda::ExactMerge merge_;
-  cuda::DeviceArray<char> mine_;
-  cuda::DeviceArray<char> merged_;  // the merge of all rows, its count, the rows
-  std::vector<std::byte> host_mine_;
-  std::vector<std::byte> host_merged_;  // the same
+  AttentionShape shape_;
+  bool has_limits_;
+  bool by_host_;
+  PlanDigest digest_;
+  PlannedRows rows_;
+  cuda::ExactRankMerge merge_;
 };
 
 }  // namespace kvmesh

@@ -15,6 +15,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/mods/scalar.hpp"
@@ -31,6 +32,10 @@ namespace fs = std::filesystem;
 constexpr std::string_view kHostPrelude = R"(
 #include <math.h>
 #include <bit>
+namespace kvmesh::mod_ops {
+inline float near_power_of_two(float a) { return exp2f(a); }
+inline float near_reciprocal(float a) { return 1.0f / a; }
+}
 #define __device__
 #define __forceinline__ inline
 inline float __fadd_rn(float a, float b) { return a + b; }
@@ -85,8 +90,13 @@ std::string source_of(const std::vector<Case>& cases) {
     text += emit_cuda(cases[i].score.graph(), cases[i].mask.graph()).text;
     text += "extern \"C\" float score_" + number +
             "(float s, int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
-            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::CorrectedQuotients>(s, b, h, q, kv, "
-            "buffers); }\n";
+            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::RoundedMath>(s, b, h, q, kv, "
+            "buffers); }\n"
+            "extern \"C\" float near_score_" +
+            number +
+            "(float s, int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
+            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::NearMath>(s, b, h, q, kv, buffers); "
+            "}\n";
     text += "extern \"C\" bool mask_" + number +
             "(int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
             " return kvmesh::kvmesh_mask_mod(b, h, q, kv, buffers); }\n";
@@ -196,7 +206,7 @@ ScoreMod quotient_by(float divisor) {
 }
 
 bool divides_by_constant(const ScoreMod& score) {
-  return contains(text_of(score, MaskMod()), "Quotients::by_constant");
+  return contains(text_of(score, MaskMod()), "Math::quotient");
 }
 
 void expect_rounded_quotients(ScoreFunction* quotient, float divisor, test::Random& random) {
@@ -239,7 +249,7 @@ TEST(EmitCuda, QuotientsByConstantsAreRounded) {
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   test::Random random(seed);
   for (std::size_t i = 0; i < cases.size(); ++i) {
-    auto* const quotient = library.function<ScoreFunction>("score_" + std::to_string(i));
+    auto* const quotient = library.function<ScoreFunction>("near_score_" + std::to_string(i));
     ASSERT_TRUE(quotient);
     expect_rounded_quotients(quotient, kDivisors[i], random);
   }
@@ -251,6 +261,56 @@ TEST(EmitCuda, OtherQuotientsTakeADivision) {
   }
   EXPECT_FALSE(
       divides_by_constant([](auto s, auto, auto, auto, auto kv) { return s / to_float(kv); }));
+}
+
+ScoreMod soft_cap_of(float divisor, float factor) {
+  return [=](auto s, auto, auto, auto, auto) { return tanh(s / divisor) * factor; };
+}
+
+void expect_near_soft_caps(ScoreFunction* cap, float divisor, float factor, test::Random& random) {
+  const auto given = [&](float score) { return cap(score, 0, 0, 0, 0, ModBuffers{}); };
+  for (int n = 0; n < 20000; ++n) {
+    const float score = std::ldexp(random.real(-1.0f, 1.0f), random.integer(-20, 20));
+    const double exact = double{factor} * std::tanh(double{score} / divisor);
+    ASSERT_NEAR(given(score), exact, factor * 0x1p-21) << score << " / " << divisor;
+  }
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(given(kInfinity), factor);
+  EXPECT_EQ(given(-kInfinity), -factor);
+  EXPECT_TRUE(std::isnan(given(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(EmitCuda, SoftCapsAreNear) {
+  if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
+  constexpr std::pair<float, float> kCaps[] = {{30.0f, 30.0f}, {50.0f, 50.0f}, {1.0f, 8.0f}};
+  std::vector<Case> cases{{mods::soft_cap(20.0f), MaskMod()}};
+  for (const auto& [divisor, factor] : kCaps) {
+    cases.push_back({soft_cap_of(divisor, factor), MaskMod()});
+  }
+  for (const Case& each : cases) {
+    EXPECT_TRUE(contains(text_of(each.score, MaskMod()), "Math::soft_cap"));
+  }
+  const HostLibrary library(source_of(cases));
+  ASSERT_TRUE(library.is_loaded());
+  const std::uint64_t seed = test::seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
+  test::Random random(seed);
+  const auto near = [&](std::size_t i) {
+    return library.function<ScoreFunction>("near_score_" + std::to_string(i));
+  };
+  expect_near_soft_caps(near(0), 20.0f, 20.0f, random);
+  for (std::size_t i = 0; i < std::size(kCaps); ++i) {
+    expect_near_soft_caps(near(i + 1), kCaps[i].first, kCaps[i].second, random);
+  }
+}
+
+TEST(EmitCuda, OtherTangentsAreNoSoftCaps) {
+  const auto is_soft_cap = [](const ScoreMod& score) {
+    return contains(text_of(score, MaskMod()), "Math::soft_cap");
+  };
+  EXPECT_FALSE(is_soft_cap(soft_cap_of(30.0f, 0.5f)));
+  EXPECT_FALSE(is_soft_cap(soft_cap_of(0.5f, 30.0f)));
+  EXPECT_FALSE(is_soft_cap([](auto s, auto, auto, auto, auto) { return tanh(s) * 30.0f; }));
 }
 
 TEST(EmitCuda, MarksIdentityMods) {

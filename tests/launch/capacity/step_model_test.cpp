@@ -77,13 +77,25 @@ TEST(StepModel, SpreadsFromTheLengthWhereOneGpuIsAsSlowAsAll) {
 
 TEST(StepModel, CostsMoreAcrossNodes) {
   StepModel model = h200();
-  const double outside = combine_us(model, 4096, 128, {.gpus = 16, .nodes = 2});
-  EXPECT_GT(outside, combine_us(model, 4096, 128, {.gpus = 16, .nodes = 1}));
+  const double outside = combine_us(model, 32, 128, {.gpus = 16, .nodes = 2});
+  EXPECT_GT(outside, combine_us(model, 32, 128, {.gpus = 16, .nodes = 1}));
   model.peer = model.nccl;
-  const double inside = combine_us(model, 4096, 128, {.gpus = 16, .nodes = 1});
-  // Half of 4096 rows of 516 bytes at 50 GB/s, and the latency.
-  EXPECT_NEAR(outside - inside, 5 + 4096 * 0.5 * 516 / 50e3, 1e-6);
+  const double inside = combine_us(model, 32, 128, {.gpus = 16, .nodes = 1});
+  // Half of 32 rows of 516 bytes at 50 GB/s, and the latency.
+  EXPECT_NEAR(outside - inside, 5 + 32 * 0.5 * 516 / 50e3, 1e-6);
   EXPECT_EQ(combine_us(h200(), 4096, 128, {.gpus = 1}), 0);
+}
+
+// Each of a node's 8 GPUs then sends half of 512 merged rows outward instead of half of 4096.
+TEST(StepModel, MergesManyRowsWithinTheNodesFirst) {
+  const StepModel model = h200();
+  const auto combine = [&](double rows, const Cluster& cluster) {
+    return combine_us(model, rows, 128, cluster);
+  };
+  EXPECT_NEAR(combine(4096, {.gpus = 16, .nodes = 2}),
+              combine(4096, {.gpus = 8}) + combine(512, {.gpus = 2, .nodes = 2}), 1e-6);
+  EXPECT_LT(combine(32, {.gpus = 16, .nodes = 2}),
+            combine(32, {.gpus = 8}) + combine(4, {.gpus = 2, .nodes = 2}));
 }
 
 }  // namespace

@@ -222,11 +222,24 @@ class Generate(ProgramTest):
         self.assertEqual(large["evictions"], 0)
         self.assertLess(small["hit_rate"], large["hit_rate"])
         self.assertLessEqual(large["balance"], 1.02)
-        checked = replay("--requests", 30, "--policy", "lru", "--ranks", 3, "--attend", 3)
+        self.assertIsNone(answer["caches"])
+        cpu = ("--requests", 30, "--policy", "lru", "--ranks", 3, "--attend", 3, "--device", "cpu")
+        checked = replay(*cpu)
         self.assertEqual(checked.returncode, 0, checked.stderr)
+        self.assertIn("on 3 ranks, 1 layer of 2 query heads and 1 kv head of dim 16 in float32 on the CPU\n",
+                      checked.stdout)
         self.assertRegex(checked.stdout, r"lru .* [1-9]\d* to \d\.\de-0[678]\n")
+        shaped = replay(*cpu, "--layers", 2, "--q-heads", 4, "--kv-heads", 2, "--dim", 32, "--dtype", "bfloat16",
+                        "--queries", 8, "--json")
+        self.assertEqual(shaped.returncode, 0, shaped.stderr)
+        answer = json.loads(shaped.stdout)
+        self.assertEqual(answer["caches"], {"device": "cpu", "layers": 2, "q_heads": 4, "kv_heads": 2, "dim": 32,
+                                            "dtype": "bfloat16", "queries": 8})
+        for row in answer["rows"]:  # one sequence a batch: a row for each layer and kv head
+            self.assertEqual(row["attend"]["rows"], 4 * row["attend"]["batches"])
+            self.assertEqual(row["attend"]["verdict"], "")
         file = pathlib.Path(self.folder.name) / "tiers.json"
-        tiers = run(1, "replay", "--trace", SAMPLE_TRACE, "--requests", 60, "--policy", "lru", "--ranks", 2,
+        tiers = run(1, "replay", "--device", "cpu", "--trace", SAMPLE_TRACE, "--requests", 60, "--policy", "lru", "--ranks", 2,
                     "--capacity", 40000, "--host-tier", 400000, "--attend", 9, "--json", file)
         self.assertEqual(tiers.returncode, 0, tiers.stderr)
         self.assertRegex(tiers.stdout, r"to host +from it +to files")
@@ -236,11 +249,20 @@ class Generate(ProgramTest):
         self.assertEqual(row["attend"]["verdict"], "")
         for arguments, said in ((("--policy", "fifo"), "fifo"), (("--page-size", 24), "page of 24 tokens"),
                                 (("--ranks", 0), "--ranks 0"),
-                                (("--attend", -1), "--attend -1")):
+                                (("--attend", -1), "--attend -1"),
+                                (("--dim", 32), "--dim is of caches"), (("--device", "tpu"), "tpu"),
+                                ((*cpu, "--layers", 0), "--layers 0 is not in [1, "),
+                                ((*cpu, "--q-heads", 3, "--kv-heads", 2), "--q-heads 3 are no multiple"),
+                                ((*cpu, "--dtype", "int4"), "int4"),
+                                ((*cpu, "--dim", 577), "--dim 577"),
+                                ((*cpu, "--layers", 64, "--dim", 576, "--kv-heads", 4096, "--q-heads", 4096),
+                                 "no memory for pools")):
             self.expect_one_line(replay(*arguments), said)
         for arguments, said in ((("--generate", "x"), "azure-code"), (("--trace", "/nowhere"), "/nowhere"),
                                 (("--trace", self.model), ":1: "), (("--capacity", 10), "10 tokens")):
             self.expect_one_line(run(1, "replay", *arguments), said)
+        if "cpu, 0 GPUs" in run(1, "info").stdout:
+            self.expect_one_line(replay("--attend", 1, "--device", "cuda"), "no CUDA device")
 
     def test_a_mistyped_command_is_named_with_the_closest(self):
         for typed, meant in (("genrate", "generate"), ("verfy", "verify"), ("benchmark", "bench"), ("nfo", "info")):

@@ -1,30 +1,14 @@
-// Replays: hits and times that can be worked out by hand, the bound on random traces, attention.
+// Replays: hits and times that can be worked out by hand, the bound on random traces.
 #include "launch/replay/replay.hpp"
 
 #include <gtest/gtest.h>
 
-#include <unistd.h>
-
-#include <filesystem>
-#include <random>
-
-#include "launch/replay/allocator_only.hpp"
-#include "launch/replay/attend.hpp"
 #include "launch/replay/belady.hpp"
 #include "launch/replay/policies.hpp"
+#include "tests/launch/replay/short_replay.hpp"
 
 namespace kvmesh::replay {
 namespace {
-
-ReplayCounts counts_of(const Trace& trace, const ReplayOptions& options) {
-  AllocatorOnly served(allocator_options(options));
-  const ReplayCounts counts = Replay(trace, options, served).run([](std::size_t) {});
-  served.allocator().verify_integrity();
-  EXPECT_EQ(served.allocator().sequences(), 0);
-  EXPECT_EQ(served.allocator().free_pages(),
-            options.ranks * served.allocator().options().pages_per_rank);
-  return counts;
-}
 
 Request request(double arrival_s, std::int64_t prompt, std::vector<std::uint32_t> blocks,
                 std::int64_t answer = 0) {
@@ -137,65 +121,6 @@ TEST(Belady, NoPolicyHitsMore) {
         }
       }
     }
-  }
-}
-
-Trace short_requests() {
-  Trace trace = generated_trace("synthetic", 40, 3);
-  for (Request& request : trace.requests) {
-    request.prompt_tokens = std::min<std::int64_t>(request.prompt_tokens, 3000);
-    request.blocks.resize(static_cast<std::size_t>((request.prompt_tokens + 511) / 512));
-    request.answer_tokens = std::min<std::int64_t>(request.answer_tokens, 40);
-  }
-  return trace;
-}
-
-TEST(Replay, TiersServeWhatWasEvicted) {
-  const Trace trace = short_requests();
-  ReplayOptions options{.ranks = 2, .capacity_tokens = 8192, .home_threshold_tokens = 256};
-  const std::int64_t without = counts_of(trace, options).hit_tokens;
-  const ReplayOptions all{.ranks = 2, .capacity_tokens = 120'000};
-  const std::int64_t most = counts_of(trace, all).hit_tokens;
-  ASSERT_GT(most, without);
-  options.host_tier_tokens = 40'000;
-  const AttendCounts host = attend(trace, options, 3, [](std::size_t) {});
-  EXPECT_EQ(host.wrong, 0) << host.first_wrong;
-  EXPECT_GT(host.tiers.pages_back, 0);
-  EXPECT_EQ(host.tiers.host.loads, host.tiers.pages_back);
-  EXPECT_GT(host.served.hit_tokens, without);
-  const std::string folder = testing::TempDir() + "kvmesh_replay." + std::to_string(::getpid());
-  options.page_size = 512;  // few pages, so that few stores are dropped
-  options.host_tier_tokens = 4096;
-  options.tier_folder = folder;
-  options.file_tier_tokens = 200'000;
-  std::int64_t stores = 0, loads = 0;
-  for (int run = 0; run < 3; ++run) {  // later ones find the files of the first
-    const AttendCounts files = attend(trace, options, 3, [](std::size_t) {});
-    EXPECT_EQ(files.wrong, 0) << files.first_wrong;
-    stores += files.tiers.file.stores;
-    loads += files.tiers.file.loads;
-  }
-  EXPECT_GT(stores, 0);
-  EXPECT_GT(loads, 0);
-  std::filesystem::remove_all(folder);
-}
-
-TEST(Replay, AttentionOverCachedPagesIsExact) {
-  const Trace trace = short_requests();
-  for (const double decode_ms : {0.0, 40.0}) {
-    const ReplayOptions options{.ranks = 3,
-                                .capacity_tokens = 24'000,
-                                .home_threshold_tokens = 256,
-                                .decode_ms = decode_ms};
-    const AttendCounts counts = attend(trace, options, 2, [](std::size_t) {});
-    EXPECT_EQ(counts.wrong, 0) << counts.first_wrong;
-    EXPECT_GT(counts.rows, 20);
-    EXPECT_GT(counts.max_error, 0);
-    EXPECT_LT(counts.max_error, 1e-5);
-    const ReplayCounts alone = counts_of(trace, options);
-    EXPECT_EQ(counts.served.hit_tokens, alone.hit_tokens);
-    EXPECT_GT(alone.hit_tokens, 0);
-    EXPECT_GT(alone.evictions, 0);
   }
 }
 

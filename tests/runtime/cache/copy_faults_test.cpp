@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <functional>
 
 #include "tests/runtime/cache/faulty_backend.hpp"
@@ -151,11 +152,24 @@ int fail_copies(Copying& copying, bool to_another_rank, std::int64_t length,
       });
 }
 
+// The steps of a plan are its waits, its kernels in both groups, and the copy.
 TEST(CopyFaults, APlanLeavesTheNewLengthsAndTheWholePages) {
   for (const bool to_another_rank : {false, true}) {
     on_each_failing_rank(
         [&](Copying& copying) {
-          // In place: what plan itself does before it appends is no copy.
+          std::vector<StepPlan> plans;  // whose destructors wait, too, but throw nothing
+          return fail_copies(copying, to_another_rank, kTokens + 1, [&](SequenceId fork) {
+            plans.push_back(copying.cache().plan({{fork, 1, 0}}));
+          });
+        },
+        kRanks * 3 + 2);
+  }
+}
+
+TEST(CopyFaults, AReplanLeavesTheNewLengthsAndTheWholePages) {
+  for (const bool to_another_rank : {false, true}) {
+    on_each_failing_rank(
+        [&](Copying& copying) {
           StepPlan step = copying.cache().plan({{copying.parent(), 0, 1}});
           return fail_copies(copying, to_another_rank, kTokens + 1, [&](SequenceId fork) {
             copying.cache().replan(step, {{fork, 1, 0}});
@@ -163,6 +177,21 @@ TEST(CopyFaults, APlanLeavesTheNewLengthsAndTheWholePages) {
         },
         2);
   }
+}
+
+// What all ranks refuse alike has changed nothing, though it comes after a step that may fail.
+TEST(CopyFaults, ARefusedPlanChangesNothing) {
+  run_on_threads(kRanks,
+                 [&](Mesh& mesh) {
+                   Copying copying(mesh, 0);
+                   const std::uint64_t before = copying.cache().digest();
+                   EXPECT_THROW(static_cast<void>(copying.cache().plan({{copying.parent(), 1, 1}},
+                                                                       {.scale = std::nanf("")})),
+                                InvalidArgument);
+                   EXPECT_EQ(copying.cache().digest(), before);
+                   copying.cache().check_replicas();
+                 },
+                 {.threads = 1, .device = DeviceChoice::kCpu});
 }
 
 TEST(CopyFaults, MakeWritableLeavesTheWholePages) {

@@ -14,11 +14,17 @@ struct Faults {
   }
 };
 
-/// Its waits, and moves of pages and tokens, are steps. What moves, moves by the CPU.
+/// Its waits, the making of kernels, and moves of pages and tokens, are steps. What moves, moves by
+/// the CPU.
 class FaultyBackend final : public OtherBackend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
       : OtherBackend(std::move(real)), faults_(faults) {}
+  std::unique_ptr<StepKernels> make_step(const StepOptions& options,
+                                         std::span<const BatchEntry> first) override {
+    faults_.step();
+    return OtherBackend::make_step(options, first);
+  }
   void wait_idle() override {
     faults_.step();
     OtherBackend::wait_idle();

@@ -15,8 +15,8 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
     int part;  // of all operations, in hundredths
   };
   for (const Case& it :
-       {Case{1, false, false, 40}, Case{1, true, false, 40}, Case{1, true, true, 8},
-        Case{2, false, false, 6}, Case{3, true, false, 4}, Case{2, true, true, 2}}) {
+       {Case{1, false, false, 20}, Case{1, true, false, 28}, Case{1, true, true, 5},
+        Case{2, false, false, 30}, Case{3, true, false, 15}, Case{2, true, true, 2}}) {
     SCOPED_TRACE(testing::Message()
                  << it.ranks << " ranks, groups " << it.has_groups << ", files " << it.has_files);
     const MixedFolder folder;

@@ -10,6 +10,7 @@
 
 #include "runtime/tiers/file_tier.hpp"
 #include "runtime/tiers/host_move_stream.hpp"
+#include "runtime/tiers/host_tier.hpp"
 #include "tests/runtime/tiers/tiers_fixture.hpp"
 
 namespace kvmesh::test {
@@ -112,6 +113,15 @@ TEST_F(Copies, AFailedOneIsTheErrorOfTheNextWait) {
   EXPECT_EQ(images_[1], page(2));
 }
 
+TEST_F(Copies, NoneIsMadeAfterGivingUp) {
+  const TierJob made = copies_.pack(1, image(0));
+  copies_.give_up();
+  const TierJob refused = copies_.pack(2, image(1));
+  EXPECT_TRUE(copies_.wait(made));
+  EXPECT_FALSE(copies_.wait(refused));
+  EXPECT_EQ(images_[1], std::vector<std::byte>(copies_.page_bytes()));
+}
+
 /// Moves that are never done, as behind a step whose peer has died.
 class StuckStream final : public MoveStream {
  public:
@@ -134,20 +144,23 @@ TEST_F(Copies, WaitsEndAtTheDeadline) {
   EXPECT_NO_THROW(stuck.before({})) << "it orders, and does not wait";
 }
 
+FileTier::Options options_in(const Folder& folder) {
+  std::size_t row = 0;
+  for (const PagePlane& plane : kFormat.planes) row += 4 * static_cast<std::size_t>(plane.elements);
+  return {.folder = folder.path(),
+          .shape = {.layers = 2,
+                    .heads = 2,
+                    .page_size = 4,
+                    .planes = 2,
+                    .row_bytes = static_cast<std::uint32_t>(row)},
+          .format = kFormat,
+          .bytes = 1 << 20};
+}
+
 TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
   const Folder folder;
   FileCalls calls;
-  std::size_t row = 0;
-  for (const PagePlane& plane : kFormat.planes) row += 4 * static_cast<std::size_t>(plane.elements);
-  FileTier tier({.folder = folder.path(),
-                 .shape = {.layers = 2,
-                           .heads = 2,
-                           .page_size = 4,
-                           .planes = 2,
-                           .row_bytes = static_cast<std::uint32_t>(row)},
-                 .format = kFormat,
-                 .bytes = 1 << 20},
-                calls, copies_);
+  FileTier tier(options_in(folder), calls, copies_);
   fails_ = true;
   for (int i = 0; i < 2 * FileTier::kBuffers; ++i) {
     PageHash hash{};
@@ -174,6 +187,29 @@ TEST_F(Copies, FilesOfFailedOnesAreNotWrittenAndTheirBuffersComeBack) {
   EXPECT_FALSE(copies_.wait(tier.submit_load(third, {PageRank{0}, 8})));
   fails_ = false;
   EXPECT_THROW(static_cast<void>(tier.wait_for_stores(std::chrono::seconds(10))), Error);
+}
+
+// The checksum of such a file would be right.
+TEST_F(Copies, AHostImageWhoseCopyFailedDoesNotGoToAFile) {
+  const Folder folder;
+  FileCalls calls;
+  FileTier files(options_in(folder), calls, copies_);
+  HostTier host({.pages_per_rank = 1}, copies_, &files);
+  const auto store = [&](std::uint8_t number) {
+    PageHash hash{};
+    hash.bytes[0] = number;
+    return host.submit_store(hash, {.page = {PageRank{0}, number}});
+  };
+  fails_ = true;
+  EXPECT_FALSE(copies_.wait(store(1)));
+  fails_ = false;
+  EXPECT_THROW(copies_.wait_all(), Error);
+  EXPECT_TRUE(copies_.wait(store(2)));  // 1 leaves
+  EXPECT_TRUE(files.wait_for_stores(std::chrono::seconds(10)));
+  EXPECT_TRUE(folder.files().empty());
+  EXPECT_TRUE(copies_.wait(store(3)));  // 2 leaves
+  EXPECT_TRUE(files.wait_for_stores(std::chrono::seconds(10)));
+  EXPECT_EQ(folder.files().size(), 1u);
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 // Tiers whose calls of the system, or whose copies, fail or take their time.
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <mutex>
 #include <thread>
 
 #include "runtime/tiers/host_move_stream.hpp"
 #include "tests/allocator/seed.hpp"
-#include "tests/runtime/cache/cache_inside.hpp"
+#include "tests/runtime/cache/faulty_backend.hpp"
 #include "tests/runtime/tiers/mixed_serving.hpp"
 
 namespace kvmesh::test {
@@ -191,6 +192,134 @@ TEST(CacheTiers, RefuseAllAfterACopyHasFailed) {
       fails = false;
     }
   }
+}
+
+/// A cache with pages to evict, and a fork whose next tokens are on a copy of a page on another
+/// rank and on pages that were evicted. One wait or copy of one rank fails.
+class Evicting {
+ public:
+  Evicting(Mesh& mesh, int failing) : mesh_(mesh), is_failing_(mesh.rank().value == failing) {
+    CacheGroup& group = inside(cache_).groups.front();
+    group.backend = std::make_unique<FaultyBackend>(std::move(group.backend), faults_);
+    fork_ = cache_.create();
+    fill(cache_, fork_, 4 * kPage + 1);
+    const SequenceId parent = std::exchange(fork_, cache_.fork(fork_));
+    full_ = cache_.allocator().pages(parent).back().rank();
+    fill_pool();
+  }
+
+  void plan() { plan_ = cache_.plan({{fork_, 2 * kPage, 0}}); }
+  /// Moves pages that are held to the other rank.
+  void shrink() { cache_.resize(full_, 5); }
+
+  /// Runs `call` with step `fails` failing on one rank. Returns whether it has such a step.
+  bool fail(int fails, const std::function<void()>& call, const std::string& error_of_others) {
+    faults_ = {.fails = is_failing_ ? fails : -1};
+    std::string error;
+    try {
+      call();
+    } catch (const Timeout& late) {
+      ADD_FAILURE() << late.what();
+      throw;
+    } catch (const Error& thrown) {
+      error = thrown.what();
+    }
+    const bool mine = is_failing_ && faults_.steps > fails;
+    faults_ = {};
+    const auto all =
+        all_gather_value(mesh_.world(), static_cast<std::uint8_t>(mine), "was it injected");
+    const bool injected = std::ranges::find(all, 1) != all.end();
+    const std::string expected = mine ? "injected" : injected ? error_of_others : "";
+    EXPECT_EQ(error.substr(0, expected.size()), expected);
+    EXPECT_EQ(error.empty(), expected.empty()) << error;
+    cache_.check_replicas();
+    cache_.allocator().verify_integrity();
+    return injected;
+  }
+  const PageAllocator& allocator() const { return cache_.allocator(); }
+  SequenceId fork() const { return fork_; }
+  PageRank full() const { return full_; }
+
+  /// How many of the pages' keys hit on this rank, tiers included; nothing where they refuse.
+  std::optional<std::int64_t> hits() {
+    std::int64_t pages = 0;
+    for (const PrefixKey& key : keys_) {
+      try {
+        const PrefixMatch match = cache_.match_prefix(key);
+        pages += match.tokens / kPage;
+        cache_.release(match);
+      } catch (const Error&) {
+        return std::nullopt;
+      }
+    }
+    return pages;
+  }
+
+ private:
+  /// Leaves no free page, and cached ones on the other rank alone.
+  void fill_pool() {
+    std::vector<SequenceId> made;
+    while (cache_.allocator().free_pages() > 0) {
+      made.push_back(cache_.create());
+      fill(cache_, made.back(), kPage);
+    }
+    for (const SequenceId sequence : made) {
+      if (cache_.allocator().pages(sequence)[0].rank() == full_) continue;
+      keys_.push_back(cache_.make_prefix_key());
+      keys_.back().append(
+          std::vector<std::int32_t>(kPage, static_cast<std::int32_t>(keys_.size())));
+      cache_.publish(sequence, keys_.back());
+      cache_.erase(sequence);
+    }
+  }
+
+  Mesh& mesh_;
+  bool is_failing_;
+  Faults faults_;
+  KvCache cache_{mesh_, mixed_options(2, false)};
+  SequenceId fork_;
+  PageRank full_;
+  std::vector<PrefixKey> keys_;
+  std::optional<StepPlan> plan_;  // its destructor waits, too, but throws nothing
+};
+
+/// Lets each step of `call` fail on each rank, and runs `check` after each.
+void fail_each_step(void (Evicting::*call)(), const std::string& error_of_others,
+                    const std::function<void(const Evicting&, bool injected)>& check) {
+  std::atomic<int> refusals = 0;
+  for (int failing = 0; failing < 2; ++failing) {
+    std::atomic<bool> injected = true;
+    for (int fails = 0; injected; ++fails) {
+      SCOPED_TRACE(testing::Message() << "rank " << failing << ", step " << fails);
+      const auto on_rank = [&](Mesh& mesh) {
+        Evicting evicting(mesh, failing);
+        injected = evicting.fail(
+            fails, [&] { (evicting.*call)(); }, error_of_others);
+        check(evicting, injected);
+        const std::int64_t hits = evicting.hits().value_or(-1);
+        const auto all = all_gather_value(mesh.world(), hits, "hits");
+        const std::int64_t other = all[static_cast<std::size_t>(1 - failing)];
+        EXPECT_GT(other, 3);
+        EXPECT_TRUE(hits < 0 || hits == other) << hits;
+        refusals += hits < 0;
+      };
+      run_on_threads(2, on_rank, {.threads = 1, .deadline = std::chrono::seconds(5)});
+    }
+  }
+  EXPECT_GT(refusals, 0) << "a store that could not be made";
+}
+
+TEST(TierFaults, ARankThatCannotStoreTakesPartInTheCopiesOfAPlan) {
+  fail_each_step(&Evicting::plan, "", [](const Evicting& evicting, bool) {
+    EXPECT_EQ(evicting.allocator().length(evicting.fork()), 6 * kPage + 1);
+  });
+}
+
+TEST(TierFaults, ARankThatCannotStoreCancelsMovesOnAllRanks) {
+  fail_each_step(&Evicting::shrink, "move pages: rank",
+                 [](const Evicting& evicting, bool injected) {
+                   EXPECT_EQ(evicting.allocator().pool_pages(evicting.full()), injected ? 10 : 5);
+                 });
 }
 
 }  // namespace

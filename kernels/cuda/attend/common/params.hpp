@@ -54,6 +54,8 @@ struct AttendParams {
   std::int32_t first_head;  // number of this rank's query head 0 in the model
   ModBuffers mods;
   const std::int32_t* row_tokens;  // [shared tokens]; for kernels of shared rows
+  std::int32_t is_first;           // of the launches of one attention: see launch_order.cuh
+  std::int32_t is_last;
 };
 
 /// Warps per thread block of the merge.

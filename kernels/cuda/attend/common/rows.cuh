@@ -73,13 +73,13 @@ __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const
 }
 
 /// Returns the score after the scale and the score mod.
-template <class Quotients = mod_ops::DividedQuotients>
+template <class Math = mod_ops::RoundedMath>
 __device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
                                  const Key& key, float score) {
   score *= p.scale;
   if constexpr (kHasScoreMod) {
-    score = kvmesh_score_mod<Quotients>(score, task.sequence, p.first_head + row.head, row.position,
-                                        key.position, p.mods);
+    score = kvmesh_score_mod<Math>(score, task.sequence, p.first_head + row.head, row.position,
+                                   key.position, p.mods);
   }
   return score;
 }

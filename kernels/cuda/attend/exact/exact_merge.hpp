@@ -1,4 +1,4 @@
-// Launches the merge of exact rows.
+// Launches the merges of exact rows.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,15 +8,33 @@
 
 namespace kvmesh::cuda {
 
+/// The merge of a rank's splits.
 class ExactMerge {
  public:
-  /// Compiles the kernel, or finds it. REQUIRES: the store outlives it.
+  /// Compiles the kernels, or finds them. REQUIRES: the store outlives it.
   ExactMerge(KernelStore& kernels, int v_dim);
 
-  /// Merges on the stream. There are at most `merges`, of at most `rows` rows each.
-  /// `overlaps_previous`: the kernel may start before the one before it on the stream ends.
+  /// Merges on the stream, and finishes the rows, or puts them into messages. There are at most
+  /// `merges`, of at most `rows` rows each. The kernel may start before the one before it on the
+  /// stream ends.
   void launch(const ExactMergeParams& params, std::int64_t merges, std::int64_t rows,
-              cudaStream_t stream, bool overlaps_previous) const;
+              cudaStream_t stream) const;
+
+ private:
+  KernelStore* store_;
+  jit::Kernel finishing_;
+  jit::Kernel keeping_;
+};
+
+/// The merge of several ranks' rows by their owner: it gives the bits that ExactMerge gives on one
+/// rank.
+class ExactRankMerge {
+ public:
+  /// Compiles the kernel, or finds it. REQUIRES: the store outlives it.
+  ExactRankMerge(KernelStore& kernels, int v_dim);
+
+  /// Merges and finishes this rank's rows on the stream.
+  void launch(const ExactCombineParams& params, cudaStream_t stream) const;
 
  private:
   KernelStore* store_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cuda/warp.cuh"
+#include "kernels/cuda/attend/common/launch_order.cuh"
 #include "kernels/cuda/attend/common/pieces.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 
@@ -32,7 +33,8 @@ class PieceStream {
     DeviceTask task = p_.tasks[blockIdx.x];  // not after the count, but beside it
     if (static_cast<int>(blockIdx.x) >= pieces_.count()) task = {};
     PageVisit visit = visit_of(task, 0);
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
+    start_next_launch(p_);
     int claimed = pieces_.claim();
     for (int n = 0;; ++n) {
       begin(n, task);

@@ -2,7 +2,7 @@
 // warps that copy queries.
 #pragma once
 
-#include "core/cuda/dependent_launch.cuh"
+#include "kernels/cuda/attend/common/launch_order.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
@@ -26,7 +26,7 @@ __device__ __forceinline__ void run_block(const HopperParams& params, char* memo
     const int thread = threadIdx.x - Roles::kMathThreads;
     if (thread < 32) {
       typename Roles::Producer(params, shared).run();
-      griddepcontrol_launch_dependents();
+      end_launch(params.attend);
     } else {
       typename Roles::Queries(params.attend, shared).run(thread - 32);
     }

@@ -1,4 +1,4 @@
-// Exact rows of several ranks: merged and finished here, or merged for the caller to finish.
+// Exact rows of several ranks are merged and finished to the bits that they have in one place.
 #include "comm/combine/exact/exact_combine.hpp"
 
 #include <gtest/gtest.h>
@@ -60,35 +60,58 @@ Participation random_mask(std::int64_t tokens, int ranks) {
   return mask;
 }
 
+/// Merges the rows of all ranks that take part.
+class MergedRows {
+ public:
+  MergedRows(int ranks, std::int64_t tokens, const Participation* mask)
+      : mask_(mask), ranks_(ranks) {
+    for (int rank = 0; rank < ranks; ++rank) parts_.push_back(rows_of(rank, tokens));
+  }
+  /// Returns the LSE.
+  float finish(std::int64_t token, std::int64_t head, std::vector<float>& o) {
+    const ExactRows merged = merged_.view();
+    clear_row(merged.row(0), merged.dim());
+    for (int rank = 0; rank < ranks_; ++rank) {
+      if (mask_ != nullptr && !mask_->has(token, Rank{rank})) continue;
+      const ExactRows part = parts_[static_cast<std::size_t>(rank)].view();
+      merge_row(merged.row(0), part.row(token * kHeads + head), merged.dim());
+    }
+    o.resize(kDim);
+    return finish_row(merged.row(0), o.data(), kDim);
+  }
+
+ private:
+  const Participation* mask_;
+  int ranks_;
+  std::vector<Rows> parts_;
+  Rows merged_{1};
+};
+
 void expect_equal_rows(Communicator& comm, std::int64_t tokens, const CombineOptions& options) {
-  const auto exchange = std::make_shared<RowExchange>(comm);
-  ExactCombine here(exchange), caller(exchange);
+  ExactCombine combine(std::make_shared<RowExchange>(comm));
   const CombineShape shape{tokens, kHeads, kDim};
-  here.plan(shape, options, {});
-  caller.plan(shape, options, {}, ExactCombine::Finish::kCaller);
-  Rows mine = rows_of(comm.rank().value, tokens);
-  const CombineBlock own = caller.own();
+  combine.plan(shape, options, {});
+  const int rank = comm.rank().value;
+  const RowMap map(shape, comm.size(), options.participation);
+  const CombineBlock own = map.block(options.scatter, rank);
   const std::int64_t n = own.tokens.size(), h = own.heads.size();
   std::vector<float> o(static_cast<std::size_t>(n * h * kDim), NAN);
   std::vector<float> lse(static_cast<std::size_t>(n * h), NAN);
-  here.run(mine.view(),
-           {{o.data(), Dtype::kFloat32, {n, h, kDim}}, {lse.data(), Dtype::kFloat32, {n, h}}});
-  Rows merged(n * h);
-  caller.run_unfinished(mine.view(), merged.view());
-  std::vector<float> finished(kDim);
+  combine.run(rows_of(rank, tokens).view(),
+              {{o.data(), Dtype::kFloat32, {n, h, kDim}}, {lse.data(), Dtype::kFloat32, {n, h}}});
+  MergedRows merged(comm.size(), tokens, options.participation);
+  std::vector<float> want;
   for (std::int64_t row = 0; row < n * h; ++row) {
-    if (!own.has_token(own.tokens.begin + row / h)) {
-      EXPECT_EQ(merged.view().row(row).head->o_bin, kNoBin);
-      continue;
-    }
-    const float got = finish_row(merged.view().row(row), finished.data(), kDim);
-    EXPECT_EQ(got, lse[static_cast<std::size_t>(row)]) << row;
-    EXPECT_TRUE(std::equal(finished.begin(), finished.end(), o.begin() + row * kDim)) << row;
+    const std::int64_t token = own.tokens.begin + row / h;
+    if (!own.has_token(token)) continue;
+    EXPECT_EQ(lse[static_cast<std::size_t>(row)],
+              merged.finish(token, own.heads.begin + row % h, want));
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), o.begin() + row * kDim)) << row;
   }
 }
 
 // 2 tokens go to all ranks at once, 40 by way of their owners.
-TEST(ExactCombine, MergedRowsFinishToTheSameBits) {
+TEST(ExactCombine, RowsHaveTheBitsOfOnePlace) {
   for (const int ranks : {1, 2, 3}) {
     run_loopback(
         ranks,

@@ -128,6 +128,74 @@ TEST(DeviceCombinePlan, BothEndsOfAMessageAgree) {
   }
 }
 
+/// The plans of all ranks for rows of any kind, and what their kernels see of them.
+struct RowJob {
+  RowJob(const CombineCase& test, std::int64_t row_floats) {
+    const CombineOptions options{
+        .scatter = test.scatter,
+        .participation = test.participation ? &*test.participation : nullptr};
+    const int ranks = static_cast<int>(test.partials.size());
+    for (int r = 0; r < ranks; ++r) {
+      plans.push_back(
+          plan_device_rows({test.tokens, test.heads, test.dim}, options, row_floats, r, ranks));
+      tables.push_back(device_table(plans.back()));
+    }
+    for (std::size_t r = 0; r < plans.size(); ++r) {
+      places.push_back(row_places(plans[r], tables[r].data()));
+    }
+  }
+  std::vector<DeviceCombinePlan> plans;        // [rank]
+  std::vector<std::vector<std::byte>> tables;  // [rank]
+  std::vector<RowPlaces> places;               // [rank]
+};
+
+bool has_row(const RowPlaces& places, int owner, int token, int head) {
+  const int of_row = places.owner(token, head);
+  return of_row < 0 || of_row == owner;
+}
+
+/// Every row that `from` has for `owner` is where the owner looks for it, alone.
+void expect_rows_found(const RowJob& job, const CombineCase& test, int from, int owner) {
+  const RowPlaces& sender = job.places[static_cast<std::size_t>(from)];
+  const RowPlaces& receiver = job.places[static_cast<std::size_t>(owner)];
+  const DeviceCombinePlan& plan = job.plans[static_cast<std::size_t>(from)];
+  const RowMessage message = sender.message_to(owner);
+  EXPECT_EQ(receiver.message_from(from).rows, from == owner ? 0 : message.rows);
+  EXPECT_LE(message.offset + message.rows * plan.row_floats, plan.sent_floats);
+  const RowPlaces::Block block = receiver.block(owner);
+  std::set<int> rows;
+  for (int token = block.tokens.begin; token < block.tokens.begin + block.tokens.size; ++token) {
+    for (int head = block.heads.begin; head < block.heads.begin + block.heads.size; ++head) {
+      if (!has_row(sender, owner, token, head)) continue;
+      const auto [sent, row] = sender.place_to_send(token, head);
+      EXPECT_EQ(row, receiver.row_in_message(block, from, token, head));
+      const bool takes_part = !test.participation || test.participation->has(token, Rank{from});
+      EXPECT_EQ(row >= 0, takes_part);
+      if (!takes_part) continue;
+      EXPECT_EQ(sent, message);
+      EXPECT_TRUE(rows.insert(row).second) << "two rows in one place";
+    }
+  }
+  EXPECT_EQ(std::ssize(rows), message.rows);
+  EXPECT_EQ(rows.empty() ? -1 : *rows.rbegin(), message.rows - 1);
+}
+
+// Also more ranks than travel with a launch, whose messages are read from the table.
+TEST(DeviceCombinePlan, OwnersFindEveryRow) {
+  const std::uint64_t number = seed();
+  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(number));
+  std::mt19937_64 random(number);
+  for (int i = 0; i < 200; ++i) {
+    const int ranks = 1 + static_cast<int>(random() % 20);
+    const CombineCase test = random_case(random, ranks);
+    SCOPED_TRACE(test.describe());
+    const RowJob job(test, 4 * (1 + i % 5));
+    for (int from = 0; from < ranks; ++from) {
+      for (int owner = 0; owner < ranks; ++owner) expect_rows_found(job, test, from, owner);
+    }
+  }
+}
+
 TEST(DeviceCombinePlan, BlocksToReduceHoldEveryShare) {
   const std::uint64_t number = seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(number));

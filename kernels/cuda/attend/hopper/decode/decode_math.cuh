@@ -23,7 +23,7 @@ template <class Kernel>
 class DecodeMath {
  public:
   __device__ void run() {
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       const int slot = uniform(n % kPieceRing);
       mbarrier_wait(shared_.piece_full(slot), n / kPieceRing % 2);
@@ -365,7 +365,7 @@ __device__ inline void run_decode(const HopperParams& params, char* begin) {
   __syncthreads();
   if (threadIdx.x >= kMathThreads) {
     DecodeProducer(params, shared).run();
-    griddepcontrol_launch_dependents();
+    end_launch(params.attend);
   } else {
     Kernel(params, shared).run();
   }

@@ -39,7 +39,7 @@ class LatentMath {
       : p_(params), shared_(shared), team_(__shfl_sync(kAllLanes, threadIdx.x / kTeamThreads, 0)) {}
 
   __device__ void run() {
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       mbarrier_wait(shared_.task_full(), n % 2);
       const DeviceTask& task = shared_.task(0);

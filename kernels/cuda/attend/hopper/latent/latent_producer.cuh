@@ -87,7 +87,7 @@ class LatentQueries {
 
   __device__ void run(int thread) const {
     constexpr int kUnits = kDimK / 8;
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       mbarrier_wait(shared_.task_full(), n % 2);
       const DeviceTask& task = shared_.task(0);

@@ -41,7 +41,7 @@ class PrefillMath {
       : p_(params), shared_(shared) {}
 
   __device__ void run() {
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);

@@ -85,7 +85,7 @@ class PrefillQueries {
   __device__ void run(int thread) const {
     constexpr int kUnits = kDimK / 8;
     constexpr int kRowsAtOnce = kQueryThreads / kUnits;
-    griddepcontrol_wait();
+    wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);

@@ -43,7 +43,7 @@ class PrefillScores {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           float& score = s[4 * j + 2 * h + c];
-          score = modified<mod_ops::CorrectedQuotients>(p_, task_, rows_[h], key, score);
+          score = modified<mod_ops::NearMath>(p_, task_, rows_[h], key, score);
         }
         ++key.number;
         ++key.position;

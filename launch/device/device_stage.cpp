@@ -1,4 +1,4 @@
-#include "launch/cli/device_stage.hpp"
+#include "launch/device/device_stage.hpp"
 
 namespace kvmesh::launch {
 namespace {
