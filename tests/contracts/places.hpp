@@ -79,6 +79,7 @@ struct Float8Sizes {
             {8, 1, 128, 64, 8, Dtype::kFloat8E4M3, PageKind::kKv},
             {8, 1, 33, 7, 1, Dtype::kFloat8E4M3, PageKind::kKv},
             {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
+            {128, 1, 576, 512, 16, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers},
             {4, 2, 48, 16, 8, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers}};
   }
   static std::vector<Dtype> stored() { return {Dtype::kFloat8E4M3}; }

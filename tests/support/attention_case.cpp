@@ -106,6 +106,7 @@ ConstKvPool AttentionCase::pool() {
     pool.k_scale.per_token = k_scales_.view();
     pool.v_scale.per_token = v_scales_.view();
   }
+  if (spec_.latent) pool.v_scale = pool.k_scale;
   return pool;
 }
 
@@ -215,9 +216,10 @@ void AttentionCase::poison_value(std::size_t sequence, std::int64_t position) {
 }
 
 void AttentionCase::poison_value_scale(std::size_t sequence, std::int64_t position) {
+  OwnedTensor& scales = spec_.latent ? k_scales_ : v_scales_;
   const Slot slot = slot_of(sequence, position).value();
   for (std::int64_t head = 0; head < spec_.shape.kv_heads; ++head) {
-    v_scales_.set(kNan, slot.page, head, slot.offset, 0);
+    scales.set(kNan, slot.page, head, slot.offset, 0);
   }
 }
 

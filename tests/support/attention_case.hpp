@@ -89,7 +89,7 @@ class AttentionCase {
   /// Overwrites a key (or value) that was written, in all heads.
   void poison_key(std::size_t sequence, std::int64_t position);
   void poison_value(std::size_t sequence, std::int64_t position);
-  /// Overwrites the scale of a value in the same way.
+  /// Overwrites the scale of a value in the same way: of latent pages that of the key, too.
   void poison_value_scale(std::size_t sequence, std::int64_t position);
   void poison_page(std::size_t sequence, std::int64_t logical);
 

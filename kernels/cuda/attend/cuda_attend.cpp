@@ -48,7 +48,9 @@ std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Opti
 int short_class_of(const AttentionShape& shape, const AttentionShape& planned,
                    const CudaAttend::Options& options) {
   const int fits = row_class_of(short_rows_of(planned, options), shape);
-  return options.limits ? fits : std::min(fits, long_row_class(shape, options.kinds.pool));
+  return options.limits
+             ? fits
+             : std::min(fits, long_row_class(shape, options.kinds.pool, options.kinds.latent));
 }
 
 }  // namespace
@@ -73,8 +75,8 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       exact_(options.exact),
       first_head_(options.attention.first_head),
       row_classes_{short_class_of(shape, planned_, options),
-                   long_row_class(shape, options.kinds.pool),
-                   long_row_class(shape, options.kinds.pool)},
+                   long_row_class(shape, options.kinds.pool, options.kinds.latent),
+                   long_row_class(shape, options.kinds.pool, options.kinds.latent)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
   std::optional<BlockClasses> block_mask;

@@ -11,6 +11,7 @@
 #include "kernels/cuda/attend/exact/exact_family.hpp"
 #include "kernels/cuda/attend/hopper/decode/decode_family.hpp"
 #include "kernels/cuda/attend/hopper/latent/latent_family.hpp"
+#include "kernels/cuda/attend/hopper/latent_float8/latent_float8_family.hpp"
 #include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
 #include "kernels/cuda/attend/mma/mma_family.hpp"
 #include "kernels/cuda/attend/plain/plain_family.hpp"
@@ -90,8 +91,8 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
   return largest;
 }
 
-int long_row_class(const AttentionShape& shape, Dtype pool) {
-  const int few = shape.v_dim > 128 ? 16 : 32;
+int long_row_class(const AttentionShape& shape, Dtype pool, bool latent) {
+  const int few = latent ? 64 : shape.v_dim > 128 ? 16 : 32;
   if (pool == Dtype::kFloat8E4M3 && group_of(planned_shape(shape)) <= few) return few;
   return row_class_of(std::numeric_limits<std::int64_t>::max(), shape);
 }
@@ -106,8 +107,8 @@ AttendVariant choose_attend(const AttendCase& what) {
         "not {} with dims {} and {}",
         name(what.kinds.pool), what.shape.k_dim, what.shape.v_dim));
   }
-  for (const AttendFamily* family :
-       {&decode_family(), &latent_family(), &prefill_family(), &mma_family()}) {
+  for (const AttendFamily* family : {&decode_family(), &latent_family(), &latent_float8_family(),
+                                     &prefill_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);

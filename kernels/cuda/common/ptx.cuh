@@ -24,6 +24,12 @@ __device__ inline const char* opaque(const char* value) {
   return value;
 }
 
+/// Returns the same value, which the compiler then computes here, not later where it is used.
+__device__ inline float computed_here(float value) {
+  asm volatile("" : "+f"(value));
+  return value;
+}
+
 /// Copies 16 bytes from global to shared memory: reads `bytes` of them and fills the rest with 0.
 /// Prefetches the whole 128-byte line.
 __device__ inline void cp_async_16_zfill(std::uint32_t to, const void* from, int bytes) {

@@ -17,6 +17,12 @@ bool takes_page(int tokens) {
   return tokens % kAtomRows == 0 && (kMostBoxTokens % tokens == 0 || tokens % kMostBoxTokens == 0);
 }
 
+bool copies_pool(const AttendCase& what) {
+  return what.architecture == "sm_90a" && what.kinds.pool_vectors && what.kinds.pool_contiguous &&
+         takes_dim(what.shape.k_dim, what.kinds, 576) &&
+         takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
+}
+
 /// Half of a pool as [pages * kv_heads][page_size / 8][atoms][8][n], with n elements in a row of an
 /// atom, by boxes of `box_dims` dims; rows of latent pages are longer than their values.
 TensorMap map_of(const ConstTensorView& half, std::int64_t box_dims) {
@@ -50,9 +56,12 @@ HopperParams with_maps(const AttendParams& params, const ConstKvPool& pool, cons
 bool takes_pool(const AttendCase& what) {
   const bool takes_format = info_of(what.kinds.pool).bits == 16 ||
                             (what.kinds.pool == Dtype::kFloat8E4M3 && !what.kinds.latent);
-  return what.architecture == "sm_90a" && takes_format && what.kinds.pool_vectors &&
-         what.kinds.pool_contiguous && takes_dim(what.shape.k_dim, what.kinds, 576) &&
-         takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
+  return takes_format && copies_pool(what);
+}
+
+bool takes_latent_float8_pool(const AttendCase& what) {
+  return what.kinds.pool == Dtype::kFloat8E4M3 && what.kinds.latent && copies_pool(what) &&
+         what.shape.k_dim > what.shape.v_dim;
 }
 
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {
@@ -62,6 +71,14 @@ HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool)
 HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool) {
   const std::int64_t left = pool.v.size(3) / 2, right = pool.k.size(3) - left;
   return with_maps(params, pool, map_of(pool.k, right), map_of(pool.k, left));
+}
+
+HopperParams with_latent_float8_maps(const AttendParams& params, const ConstKvPool& pool) {
+  const std::int64_t values = pool.v.size(3);
+  ConstTensorView rest = pool.k;
+  rest.data = static_cast<const std::uint8_t*>(pool.k.data) + values;
+  rest.shape[3] -= values;
+  return with_maps(params, pool, map_of(rest, rest.size(3)), map_of(pool.v, values));
 }
 
 }  // namespace kvmesh::cuda

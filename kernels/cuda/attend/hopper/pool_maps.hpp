@@ -13,11 +13,16 @@ inline constexpr int kMostBoxTokens = 64;
 /// gaps, pages of 8, 16, 32 or a multiple of 64 tokens; dims of 64 to 256, multiples of 32, for
 /// float8 of 64; 16-bit latent pages, of dims up to 576 and 512 that are multiples of 64.
 bool takes_pool(const AttendCase& what);
+/// The same of float8 latent pages, whose keys are longer than their values.
+bool takes_latent_float8_pool(const AttendCase& what);
 
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
 /// Rows of latent pages come in two boxes: v_map has the first half of the values, k_map the rest
 /// of the key. Both begin at the row's first element.
 HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& pool);
+/// v_map has the values, k_map the elements of keys behind them: atoms of 576 elements would be
+/// half as long, and the copy engine takes as long for half.
+HopperParams with_latent_float8_maps(const AttendParams& params, const ConstKvPool& pool);
 
 }  // namespace kvmesh::cuda

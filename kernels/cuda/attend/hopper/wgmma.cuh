@@ -227,6 +227,11 @@ __device__ inline void wgmma_float16(float (&d)[16], const std::uint32_t (&a)[4]
                                      bool add) {
   KVMESH_WGMMA_FLOAT16("32", KVMESH_D32, "%16, %17, %18, %19", "%20", "%21", KVMESH_REGISTERS16(0));
 }
+__device__ inline void wgmma_float16(float (&d)[32], const std::uint32_t (&a)[4], std::uint64_t b,
+                                     bool add) {
+  KVMESH_WGMMA_FLOAT16("64", KVMESH_D64, "%32, %33, %34, %35", "%36", "%37", KVMESH_REGISTERS16(0),
+                       KVMESH_REGISTERS16(16));
+}
 
 #undef KVMESH_REGISTERS4
 #undef KVMESH_REGISTERS16

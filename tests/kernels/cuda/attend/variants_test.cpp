@@ -62,6 +62,9 @@ constexpr Tile kWidePrefillTiles[] = {{160, 160, 64},  {160, 160, 128}, {224, 22
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.
 constexpr Tile kLatentTiles[] = {{576, 512, 64}};
+/// Tiles of the latent kernel for float8 pages: one team and two, and other dims.
+constexpr Tile kLatentFloat8Tiles[] = {{576, 512, 8},  {576, 512, 16}, {576, 512, 32},
+                                       {576, 512, 64}, {192, 128, 8},  {320, 256, 64}};
 /// Tiles of the kernel of exact sums: one warp of rows, several, and wide outputs.
 constexpr Tile kExactTiles[] = {{64, 64, 8},   {128, 128, 8},   {128, 128, 16}, {128, 128, 64},
                                 {96, 96, 32},  {192, 128, 128}, {256, 256, 8},  {256, 256, 64},
@@ -167,6 +170,14 @@ const Table kLatentDecode{"hopper decode",
 const Table kLatent{"hopper latent",  kLatentTiles, {kChips + 1, 1},
                     kHalfDtypes,      true,         true,
                     kHopperPageSizes, true,         2};
+const Table kLatentFloat8{"hopper latent float8",
+                          kLatentFloat8Tiles,
+                          {kChips + 1, 1},
+                          kFloat8Dtypes,
+                          true,
+                          true,
+                          kHopperPageSizes,
+                          true};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
 const Table kExact{"exact",    kExactTiles, kChips, kHalfDtypes, true, false,
                    kPageSizes, false,       3,      true,        true};
@@ -254,7 +265,7 @@ std::vector<Variant> prefill_mods_with_masks() {
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent,
-                             kMma, kExact, kPlain}) {
+                             kLatentFloat8, kMma, kExact, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -291,11 +302,38 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
   EXPECT_EQ(name_of(16, 1, 4), "plain");
 }
 
+TEST(PlannedShape, LatentFloat8HeadsReachTheirKernel) {
+  const auto choose = [](int heads, int rows, int page_size, int k_dim) {
+    return choose_attend({.shape = {heads, 1, k_dim, 512, page_size},
+                          .kinds = {.pool = Dtype::kFloat8E4M3, .latent = true, .row_scales = true},
+                          .rows = rows});
+  };
+  const auto rows_of = [](int heads, int queries) {
+    return row_class_of(std::int64_t{queries} * heads, {heads, 1, 576, 512, 64});
+  };
+  for (const int page_size : {8, 16, 64, 256}) {
+    for (const int heads : {8, 16, 40, 128}) {
+      const AttentionShape shape{heads, 1, 576, 512, page_size};
+      const int chunk_rows = long_row_class(shape, Dtype::kFloat8E4M3, true);
+      EXPECT_EQ(chunk_rows, 64);
+      EXPECT_EQ(choose(heads, chunk_rows, page_size, 576).name, "hopper latent float8");
+      for (const int queries : {1, 2, 3}) {
+        const AttendVariant variant = choose(heads, rows_of(heads, queries), page_size, 576);
+        EXPECT_EQ(variant.name, "hopper latent float8") << heads << " x " << queries;
+      }
+    }
+  }
+  EXPECT_EQ(choose(16, 16, 64, 576).blocks_per_multiprocessor, 2);
+  EXPECT_EQ(choose(16, 32, 64, 576).blocks_per_multiprocessor, 1);
+  EXPECT_EQ(choose(16, 16, 4, 576).name, "plain");
+  EXPECT_EQ(choose(16, 16, 64, 512).name, "plain");  // weights have no place in the keys
+}
+
 TEST(LongRowClass, Float8ChunksReachTensorCores) {
   const auto name_of = [](int group, int dim) {
     const AttentionShape shape{2 * group, 2, dim, dim, 16};
     const TensorKinds kinds{.pool = Dtype::kFloat8E4M3, .row_scales = true};
-    const int rows = long_row_class(shape, kinds.pool);
+    const int rows = long_row_class(shape, kinds.pool, false);
     return choose_attend({.shape = shape, .kinds = kinds, .rows = rows}).name;
   };
   for (const int dim : {64, 128, 192, 256}) EXPECT_EQ(name_of(8, dim), "hopper decode float8");
@@ -345,6 +383,8 @@ INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),
                          name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatentFloat8, AttendVariants,
+                         testing::ValuesIn(variants_of(kLatentFloat8)), name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Exact, AttendVariants, testing::ValuesIn(variants_of(kExact)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);

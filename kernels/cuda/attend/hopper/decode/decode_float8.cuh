@@ -1,15 +1,7 @@
 // attend_partial for few rows on Hopper over float8 (e4m3) pages: decode.cuh's kernel with other
 // products. Keys and values are converted to float16, which holds every float8 number, on the way
-// from shared memory to the registers that wgmma takes its A from; queries and weights are float16.
-//
-//   K    row = key    ldmatrix: bytes 4 * t .. 4 * t + 3 of 16. They are k's 2 * t, 2 * t + 1,
-//                     2 * t + 8, 2 * t + 9 of a product: queries lie in that order
-//                     (scaled_queries.cuh)
-//   V^T  row = dim    ldmatrix.trans of pairs of bytes: dims 2 * g, 2 * g + 1 of keys 2 * t and
-//                     2 * t + 1. Exchanging the middle bytes makes pairs of keys: rows g and g + 8
-//                     are dims 2 * g and 2 * g + 1
-//
-// where g = lane / 4, t = lane % 4.
+// from shared memory to the registers that wgmma takes its A from (float8_rows.cuh); queries and
+// weights are float16.
 //
 // With a scale for each row of a page, the scales of a tile are copied with it. A key's scale
 // multiplies its scores. A value's scale multiplies the weights, which must stay in float16's range
@@ -25,6 +17,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode/decode_math.cuh"
+#include "kernels/cuda/attend/hopper/float8_rows.cuh"
 
 namespace kvmesh::cuda {
 
@@ -146,13 +139,6 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     widen_keys(bytes[0], bytes[1], a);
     widen_keys(bytes[2], bytes[3], next);
   }
-  __device__ static void widen_keys(std::uint32_t low_row, std::uint32_t high_row,
-                                    std::uint32_t (&a)[4]) {
-    a[0] = cvt_rn_f16x2_e4m3x2<0>(low_row);
-    a[1] = cvt_rn_f16x2_e4m3x2<0>(high_row);
-    a[2] = cvt_rn_f16x2_e4m3x2<1>(low_row);
-    a[3] = cvt_rn_f16x2_e4m3x2<1>(high_row);
-  }
 
   /// A of 64 dims `m` and 16 keys `k`, and of the next 16.
   __device__ void load_values(const Tile& tile, int m, int k, std::uint32_t (&a)[4],
@@ -163,16 +149,6 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     ldmatrix_x4_trans(bytes, shared_.values(tile.stage) + kImageV.unit(row, m * 4 + warp()));
     widen_values(bytes[0], bytes[1], a);
     widen_values(bytes[2], bytes[3], next);
-  }
-  __device__ static void widen_values(std::uint32_t low_keys, std::uint32_t high_keys,
-                                      std::uint32_t (&a)[4]) {
-    constexpr unsigned kMiddleExchanged = 0x3120;
-    const std::uint32_t low = __byte_perm(low_keys, 0, kMiddleExchanged);
-    const std::uint32_t high = __byte_perm(high_keys, 0, kMiddleExchanged);
-    a[0] = cvt_rn_f16x2_e4m3x2<0>(low);
-    a[1] = cvt_rn_f16x2_e4m3x2<1>(low);
-    a[2] = cvt_rn_f16x2_e4m3x2<0>(high);
-    a[3] = cvt_rn_f16x2_e4m3x2<1>(high);
   }
 
   /// Turns scores into products of the original queries and keys. Reads the values' scales, too:

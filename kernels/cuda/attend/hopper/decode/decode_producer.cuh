@@ -3,8 +3,8 @@
 
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
-#include "kernels/cuda/attend/hopper/decode/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
@@ -40,7 +40,7 @@ class DecodeProducer {
 
   __device__ void load_queries(int slot, const DeviceTask& task) const {
     if constexpr (kIsFloat8) {
-      ScaledQueries(p_.attend, shared_, slot).load(task);
+      ScaledQueries(p_.attend, shared_.queries(slot), shared_.query_factors(slot)).load(task, 0, 1);
     } else {
       constexpr int kUnits = kDimK / 8;
 #pragma unroll 1

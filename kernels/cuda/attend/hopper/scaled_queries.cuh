@@ -3,11 +3,16 @@
 // infinite that was not. Rows are not rounded otherwise but to float16's 11 bits.
 //
 // In each 16 dims pairs 0, 2, 4, 6 come first, then pairs 1, 3, 5, 7: the order in which
-// decode_float8.cuh has the dims of keys.
+// float8_rows.cuh has the dims of keys.
+//
+// Constants of the kernel (namespace kvmesh), beside those of attend/common: kDimK, kRows,
+// kQueryType, kQueryVectors (16-byte loads of queries are possible).
 #pragma once
 
+#include "core/cuda/warp.cuh"
 #include "core/pod/float8.hpp"
-#include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
+#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/hopper/image.hpp"
 
 namespace kvmesh::cuda {
 
@@ -52,38 +57,51 @@ __device__ inline void load_query_part(const void* q, std::int64_t at, float (&t
   }
 }
 
-/// A warp copies the rows of a task; four lanes share one. Rows past the task's are 0: their scores
-/// are computed and never stored.
+/// Warps copy the rows of a task, eight each at a time; four lanes share one. Rows past the task's
+/// are 0: their scores are computed and never stored. `queries` is the shared address of their
+/// image, `factors` [kRows] gets the divisors.
 class ScaledQueries {
  public:
-  __device__ ScaledQueries(const AttendParams& params, const DecodeShared& shared, int slot)
-      : p_(params), queries_(shared.queries(slot)), factors_(shared.query_factors(slot)) {}
+  __device__ ScaledQueries(const AttendParams& params, std::uint32_t queries, float* factors)
+      : p_(params), queries_(queries), factors_(factors) {}
 
-  __device__ void load(const DeviceTask& task) const {
+  /// The part of warp `warp` of this many.
+  __device__ void load(const DeviceTask& task, int warp, int warps) const {
 #pragma unroll 1
-    for (int r = lane() / 4; r < kRows; r += 8) load_row(task, r);
+    for (int r = warp * 8 + lane() / 4; r < kRows; r += 8 * warps) load_row(task, r);
   }
 
  private:
+  static constexpr KvImage kImage{kDimK};
   static constexpr int kParts = kDimK / 64;  // of 16 elements a lane: parts lane % 4, + 4, ...
+  // Longer rows are read twice, for registers do not hold them: for their largest element, and to
+  // be scaled.
+  static constexpr bool kIsKept = kParts <= 4;
+  // The second time they are near, and come a few parts at a time.
+  static constexpr int kPartsAtOnce = kIsKept ? kParts : 3;
 
   __device__ static int lane() { return threadIdx.x % 32; }
   __device__ static int part(int i) { return i * 4 + lane() % 4; }
 
-  __device__ void load_row(const DeviceTask& task, int r) const {
-    float row[kParts][16] = {};
-    if (r < task.rows) {
-      const std::int64_t at = token_of(p_, task, r) * p_.q_token_stride +
-                              (task.kv_head * kGroup + r % kGroup) * p_.q_head_stride;
+  __device__ void read(const DeviceTask& task, int r, int i, float (&to)[16]) const {
+    const bool is_there = r < task.rows;
+    const int row = is_there ? r : 0;
+    const std::int64_t at = token_of(p_, task, row) * p_.q_token_stride +
+                            (task.kv_head * kGroup + row % kGroup) * p_.q_head_stride;
+    load_query_part(p_.q, at + part(i) * 16, to);
 #pragma unroll
-      for (int i = 0; i < kParts; ++i) load_query_part(p_.q, at + part(i) * 16, row[i]);
-    }
+    for (int n = 0; n < 16; ++n) to[n] = is_there ? to[n] : 0.0f;
+  }
+
+  __device__ void load_row(const DeviceTask& task, int r) const {
+    float row[kIsKept ? kParts : 1][16];
     float largest = 0.0f;
 #pragma unroll
     for (int i = 0; i < kParts; ++i) {
+      read(task, r, i, row[kIsKept ? i : 0]);
 #pragma unroll
-      for (float element : row[i]) {
-        const float size = fabsf(element);
+      for (int n = 0; n < 16; ++n) {
+        const float size = fabsf(row[kIsKept ? i : 0][n]);
         if (is_finite_size(size)) largest = fmaxf(largest, size);
       }
     }
@@ -92,10 +110,13 @@ class ScaledQueries {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
     }
     const QueryScale scale(largest);
-#pragma unroll
+#pragma unroll kPartsAtOnce
     for (int i = 0; i < kParts; ++i) {
+      if constexpr (!kIsKept) read(task, r, i, row[0]);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) put(r, part(i) * 2 + half, row[i], 2 * half, scale.up);
+      for (int half = 0; half < 2; ++half) {
+        put(r, part(i) * 2 + half, row[kIsKept ? i : 0], 2 * half, scale.up);
+      }
     }
     if (lane() % 4 == 0) factors_[r] = scale.down;
   }
@@ -105,7 +126,7 @@ class ScaledQueries {
     const auto pair = [&](int i) {
       return pack_pair<Dtype::kFloat16>(part[first + 4 * i] * up, part[first + 4 * i + 1] * up);
     };
-    st_shared_v4(queries_ + kImageQ.unit(r, unit), {pair(0), pair(1), pair(2), pair(3)});
+    st_shared_v4(queries_ + kImage.unit(r, unit), {pair(0), pair(1), pair(2), pair(3)});
   }
 
   const AttendParams& p_;
