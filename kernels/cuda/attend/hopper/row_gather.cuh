@@ -1,8 +1,8 @@
 // Rows of pages that the copy engine cannot bring: a box of it has at least 8 neighbouring rows,
 // and a page of a token list has one. Warps copy them 16 bytes per lane into the same image.
 //
-//   lane    unit lane % 8 of an atom of row lane / 8 of 4: an instruction reads four lines of 128
-//           bytes, and writes each to other banks than its neighbours
+//   lane    unit lane % 8 of an atom, in row lane / 8 of four: an instruction reads four lines of
+//           128 bytes, and writes each to all banks
 //   warp    16 rows of a tile of 64, of which lanes 0 .. 15 have the visits
 //
 // A key of 576 elements is 9 atoms. A warp thus has 36 copies per tile, and finds a row for every
