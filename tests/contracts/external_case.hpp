@@ -188,7 +188,7 @@ class ExternalCase {
   const verify::Findings& findings() const { return findings_; }
 
   static constexpr std::int64_t kPages = 96;
-  static constexpr std::size_t kListed = 64;
+  static constexpr std::size_t kListed = 256;
 
  private:
   static constexpr std::int64_t kRowLength = 24;

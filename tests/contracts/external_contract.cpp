@@ -191,6 +191,26 @@ TEST_P(ExternalContract, TokenLists) {
   }
 }
 
+// Longer lists than the tiles of any kernel, of lengths that none divides.
+TEST_P(ExternalContract, TokenListsOfAnyHeadsDimsAndFormats) {
+  for (const ContractShape& given : GetParam().shapes()) {
+    ContractShape shape = given;
+    if (shape.v_dim == 0) shape.v_dim = shape.k_dim;
+    for (bool listed : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} heads, listed {}", shape.q_heads, listed));
+      with_engine(GetParam(), {.shape = shape, .interleave = listed ? 0 : 1, .listed = listed},
+                  [&](ExternalCase& engine) {
+                    const std::int64_t most = std::min(200, 30 * shape.page_size);
+                    engine.batch({{most, 2, 0}, {1, 1, 0}, {most / 3, 1, 0}, {0, 0, 0}});
+                    const MaskMod any = engine.draw_lists(300);
+                    engine.run({.plan = {.mask = MaskMod{}}, .visible = any, .sinks = listed});
+                    const MaskMod few = engine.draw_lists(5);
+                    engine.run({.visible = few && mods::causal()});
+                  });
+    }
+  }
+}
+
 TEST_P(ExternalContract, TablesInMemoryOfTheDevice) {
   const ContractShape shape = small_shape(GetParam());
   for (bool listed : {false, true}) {

@@ -93,8 +93,36 @@ INSTANTIATE_TEST_SUITE_P(
                     Cut{{16, 2, 576, 512, 8}, 1}, Cut{{16, 1, 576, 512, 16}, 7},
                     Cut{{128, 1, 576, 512, 64}, 1}, Cut{{128, 1, 576, 512, 16}, 2},
                     Cut{{40, 1, 576, 512, 128}, 1}, Cut{{8, 2, 192, 128, 16}, 5},
-                    Cut{{8, 2, 192, 128, 16}, 50}),
+                    Cut{{8, 2, 192, 128, 16}, 50}, Cut{{16, 1, 576, 512, 1}, 1},
+                    Cut{{16, 1, 576, 512, 4}, 2}, Cut{{8, 1, 576, 512, 1}, 1},
+                    Cut{{16, 2, 576, 512, 1}, 9}, Cut{{128, 1, 576, 512, 1}, 1},
+                    Cut{{128, 1, 576, 512, 4}, 2}, Cut{{40, 1, 576, 512, 2}, 1},
+                    Cut{{16, 2, 320, 256, 2}, 1}, Cut{{16, 1, 576, 512, 1}, 50}),
     name_of_cut);
+
+// Keys anywhere in memory, as those of token lists: of each sequence some positions, one page each,
+// whose number no tile divides. All other rows of the pool are NaN. Pages with gaps, too.
+TEST(AttendLists, LatentKeysMatchFloat64) {
+  for (const int q_heads : {8, 16, 32, 64, 128}) {
+    for (const std::int64_t gap : {0, 8}) {
+      CaseSpec spec{.shape = {q_heads, 1, 576, 512, gap == 0 ? 1 : 16},
+                    .dtype = Dtype::kBFloat16,
+                    .q_dtype = Dtype::kBFloat16,
+                    .latent = true,
+                    .pool = {.gap = gap}};
+      for (const std::int64_t listed : {1, 63, 64, 65, 200, 2047}) {
+        CaseSequence sequence{
+            .q_len = 1, .kv_len = 3 * listed, .local = std::vector<std::int32_t>()};
+        for (std::int32_t i = 0; i < listed; ++i) sequence.local->push_back(3 * i + i % 3);
+        if (gap != 0) sequence.local.reset();
+        spec.sequences.push_back(sequence);
+      }
+      spec.sequences.push_back({.q_len = 1, .kv_len = 40, .local = std::vector<std::int32_t>()});
+      AttentionCase c(spec);
+      EXPECT_TRUE(c.matches(c.run())) << q_heads << " gap " << gap;
+    }
+  }
+}
 
 // One long sequence is split over the whole device; beside it are short ones.
 TEST(AttendSplits, LongSequencesMatchFloat64) {
@@ -121,19 +149,19 @@ TEST(AttendSplits, SplitWithoutVisibleKeysAddsNothing) {
   EXPECT_TRUE(c.matches(c.run(), last_only));
 }
 
-void expect_nan_in_its_rows(const AttentionShape& shape, bool latent) {
+void expect_nan_in_its_rows(const AttentionShape& shape, bool latent, std::int64_t length = 9000) {
   CaseSpec spec{
       .shape = shape, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16, .latent = latent};
-  spec.sequences = {{.q_len = 2, .kv_len = 9000}, {.q_len = 1, .kv_len = 9000}};
+  spec.sequences = {{.q_len = 2, .kv_len = length}, {.q_len = 1, .kv_len = length}};
   spec.options.mask = mods::causal();
-  for (std::int64_t position : {0, 5000, 8999}) {
+  for (std::int64_t position : {std::int64_t{0}, length / 2, length - 1}) {
     AttentionCase in_key(spec);
     in_key.poison_key(0, position);
     AttentionCase in_value(spec);
     in_value.poison_value(0, position);
     // The last position is seen by the second of the two queries alone.
     const auto sees = [&](std::int64_t token, std::int32_t) {
-      return token == 1 || (token == 0 && position < 8999);
+      return token == 1 || (token == 0 && position < length - 1);
     };
     EXPECT_TRUE(in_key.matches(in_key.run(), sees)) << position;
     EXPECT_TRUE(in_value.matches(in_value.run(), sees)) << position;
@@ -147,6 +175,8 @@ TEST(AttendSplits, NanReachesItsRowsOnly) {
 
 TEST(AttendSplits, NanInALatentRowReachesItsRowsOnly) {
   expect_nan_in_its_rows({8, 1, 576, 512, 64}, true);
+  expect_nan_in_its_rows({8, 1, 576, 512, 1}, true, 700);
+  expect_nan_in_its_rows({40, 1, 576, 512, 1}, true, 700);
   expect_nan_in_its_rows({80, 2, 192, 128, 64}, true);
 }
 

@@ -107,8 +107,9 @@ AttendVariant choose_attend(const AttendCase& what) {
         "not {} with dims {} and {}",
         name(what.kinds.pool), what.shape.k_dim, what.shape.v_dim));
   }
-  for (const AttendFamily* family : {&decode_family(), &latent_family(), &latent_float8_family(),
-                                     &prefill_family(), &mma_family()}) {
+  for (const AttendFamily* family :
+       {&decode_family(), &latent_family(), &latent_float8_family(), &prefill_family(),
+        &decode_gather_family(), &latent_gather_family(), &mma_family()}) {
     if (auto variant = family->choose(what)) return *std::move(variant);
   }
   return *plain_family().choose(what);

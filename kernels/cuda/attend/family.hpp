@@ -1,7 +1,8 @@
 // The choice of the kernel for attend_partial. A family is one design of such a kernel; the case
 // decides which family takes it and which constants the kernel has.
 //
-//   hopper/  decode, speculation, prefill and latent pages, on sm_90a: wgmma and the copy engine
+//   hopper/  decode, speculation, prefill and latent pages, on sm_90a: wgmma, and the copy engine
+//            or warps that gather latent rows
 //   mma/     16-bit pages on any chip since sm_80: mma.sync
 //   plain/   everything else
 //   exact/   reproducible caches, and these alone

@@ -8,8 +8,9 @@
 
 namespace kvmesh::cuda {
 
-/// Tiles of `TileKeys` keys, each of boxes of `BoxRows` keys, one box per lane.
-template <int TileKeys, int BoxRows>
+/// Tiles of `TileKeys` keys, each of boxes of `BoxRows` keys, one box per lane. Where `Warps` share
+/// the copying, each has as many neighbouring boxes; the first claims the pieces.
+template <int TileKeys, int BoxRows, int Warps = 1>
 class PieceStream {
  public:
   __device__ explicit PieceStream(const AttendParams& params) : p_(params), pieces_(params) {}
@@ -56,8 +57,20 @@ class PieceStream {
     }
   }
 
+  /// Calls fill(tile, visit, next) for each tile of a task in warp `warp`, which is not the first.
+  template <class Fill>
+  __device__ static void run_tiles(const AttendParams& p, const DeviceTask& task, int warp,
+                                   Fill fill) {
+    PageVisit visit = visit_of(p, task, 0, warp);
+    for (int tile = 0; tile < tiles_of(task); ++tile) {
+      const PageVisit now = visit;
+      visit = visit_of(p, task, tile + 1, warp);  // of no page after the last
+      fill(tile, now, visit);
+    }
+  }
+
  private:
-  static constexpr int kBoxes = TileKeys / BoxRows;
+  static constexpr int kBoxes = TileKeys / BoxRows / Warps;  // of a warp
 
   /// A task without rows follows the last.
   __device__ DeviceTask task_at(int piece) const {
@@ -70,6 +83,15 @@ class PieceStream {
     const int key = tile * TileKeys + lane * BoxRows;
     if (lane >= kBoxes || key >= task.keys) return {-1, 0, 0, 0};
     return p_.visits[task.first_visit + key / kPageSize];
+  }
+
+  /// The same in another warp than the first.
+  __device__ static PageVisit visit_of(const AttendParams& p, const DeviceTask& task, int tile,
+                                       int warp) {
+    const int lane = threadIdx.x % 32;
+    const int key = tile * TileKeys + (warp * kBoxes + lane) * BoxRows;
+    if (lane >= kBoxes || key >= task.keys) return {-1, 0, 0, 0};
+    return p.visits[task.first_visit + key / kPageSize];
   }
 
   const AttendParams& p_;

@@ -1,6 +1,7 @@
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cuda/attend/hopper/image.hpp"
 #include "kernels/cuda/attend/hopper/make_tensor_map.hpp"
@@ -8,6 +9,8 @@
 
 namespace kvmesh::cuda {
 namespace {
+
+constexpr int kMostLatentKey = 576, kMostLatentValue = 512;
 
 bool takes_dim(int dim, const TensorKinds& kinds, int most_of_latent) {
   const bool halves = info_of(kinds.pool).bits == 16 && !kinds.latent;
@@ -19,8 +22,9 @@ bool takes_page(int tokens) {
 
 bool copies_pool(const AttendCase& what) {
   return what.architecture == "sm_90a" && what.kinds.pool_vectors && what.kinds.pool_contiguous &&
-         takes_dim(what.shape.k_dim, what.kinds, 576) &&
-         takes_dim(what.shape.v_dim, what.kinds, 512) && takes_page(what.shape.page_size);
+         takes_dim(what.shape.k_dim, what.kinds, kMostLatentKey) &&
+         takes_dim(what.shape.v_dim, what.kinds, kMostLatentValue) &&
+         takes_page(what.shape.page_size);
 }
 
 /// Half of a pool as [pages * kv_heads][page_size / 8][atoms][8][n], with n elements in a row of an
@@ -64,6 +68,15 @@ bool takes_latent_float8_pool(const AttendCase& what) {
          what.shape.k_dim > what.shape.v_dim;
 }
 
+bool gathers_pool(const AttendCase& what) {
+  constexpr int kMostOfMma = 256;
+  return what.architecture == "sm_90a" && what.kinds.latent &&
+         info_of(what.kinds.pool).bits == 16 && what.kinds.pool_vectors &&
+         what.shape.k_dim > kMostOfMma && takes_dim(what.shape.k_dim, what.kinds, kMostLatentKey) &&
+         takes_dim(what.shape.v_dim, what.kinds, kMostLatentValue) &&
+         std::has_single_bit(static_cast<unsigned>(what.shape.page_size));
+}
+
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool) {
   return with_maps(params, pool, map_of(pool.k, pool.k.size(3)), map_of(pool.v, pool.v.size(3)));
 }
@@ -79,6 +92,12 @@ HopperParams with_latent_float8_maps(const AttendParams& params, const ConstKvPo
   rest.data = static_cast<const std::uint8_t*>(pool.k.data) + values;
   rest.shape[3] -= values;
   return with_maps(params, pool, map_of(rest, rest.size(3)), map_of(pool.v, values));
+}
+
+HopperParams without_maps(const AttendParams& params) {
+  HopperParams made{};
+  made.attend = params;
+  return made;
 }
 
 }  // namespace kvmesh::cuda

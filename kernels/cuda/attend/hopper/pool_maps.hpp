@@ -16,6 +16,12 @@ bool takes_pool(const AttendCase& what);
 /// The same of float8 latent pages, whose keys are longer than their values.
 bool takes_latent_float8_pool(const AttendCase& what);
 
+/// Returns whether warps can gather the rows of the case's pool: 16-bit latent pages, also with
+/// gaps, on the same chip and with the same dims. Keys of up to 256 are left to mma, and pages
+/// whose tokens are no power of two to the plain kernel: dividing by them takes registers that
+/// outputs have.
+bool gathers_pool(const AttendCase& what);
+
 /// @throws Unsupported where the driver is too old; InvalidArgument if it refuses the pool.
 HopperParams with_pool_maps(const AttendParams& params, const ConstKvPool& pool);
 /// Rows of latent pages come in two boxes: v_map has the first half of the values, k_map the rest
@@ -24,5 +30,7 @@ HopperParams with_latent_maps(const AttendParams& params, const ConstKvPool& poo
 /// v_map has the values, k_map the elements of keys behind them: atoms of 576 elements would be
 /// half as long, and the copy engine takes as long for half.
 HopperParams with_latent_float8_maps(const AttendParams& params, const ConstKvPool& pool);
+/// For kernels that gather rows.
+HopperParams without_maps(const AttendParams& params);
 
 }  // namespace kvmesh::cuda

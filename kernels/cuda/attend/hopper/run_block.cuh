@@ -11,14 +11,16 @@ namespace kvmesh::cuda {
 
 /// `Roles` names the classes Shared, Math, Producer and Queries, the number kMathThreads, and
 /// kMovesRegisters: whether the math warps get most of the registers. A block of 384 threads has
-/// 168 per thread at entry, 3 * 168 = 2 * 224 + 56.
-template <class Roles>
+/// 168 per thread at entry, 3 * 168 = 2 * 224 + 56. `HasMaps`: the copy engine brings the keys.
+template <class Roles, bool HasMaps = true>
 __device__ __forceinline__ void run_block(const HopperParams& params, char* memory) {
   const typename Roles::Shared shared(memory);
   if (threadIdx.x == 0) {
     shared.init_barriers();
-    prefetch_tensormap(params.k_map);
-    prefetch_tensormap(params.v_map);
+    if constexpr (HasMaps) {
+      prefetch_tensormap(params.k_map);
+      prefetch_tensormap(params.v_map);
+    }
   }
   __syncthreads();
   if (threadIdx.x >= Roles::kMathThreads) {

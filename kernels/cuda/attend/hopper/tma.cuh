@@ -28,6 +28,11 @@ __device__ inline void prefetch_tensor_5d(const TensorMap& map, int c0, int c1, 
       : "memory");
 }
 
+/// The same for neighbouring bytes, a multiple of 16 that begins at one.
+__device__ inline void prefetch_bulk(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 __device__ inline void prefetch_tensormap(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

@@ -65,6 +65,10 @@ constexpr Tile kLatentTiles[] = {{576, 512, 64}};
 /// Tiles of the latent kernel for float8 pages: one team and two, and other dims.
 constexpr Tile kLatentFloat8Tiles[] = {{576, 512, 8},  {576, 512, 16}, {576, 512, 32},
                                        {576, 512, 64}, {192, 128, 8},  {320, 256, 64}};
+/// Tiles of the decode kernel with latent keys that warps gather, where two thread blocks share an
+/// SM, too.
+constexpr Tile kDecodeGatherTiles[] = {
+    {576, 512, 8}, {576, 512, 16}, {576, 512, 32}, {320, 256, 16}};
 /// Tiles of the kernel of exact sums: one warp of rows, several, and wide outputs.
 constexpr Tile kExactTiles[] = {{64, 64, 8},   {128, 128, 8},   {128, 128, 16}, {128, 128, 64},
                                 {96, 96, 32},  {192, 128, 128}, {256, 256, 8},  {256, 256, 64},
@@ -81,6 +85,7 @@ constexpr Dtype kPoolDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloa
 constexpr int kGroups[] = {1, 6, 16};
 constexpr int kPageSizes[] = {16, 1, 24};
 constexpr int kHopperPageSizes[] = {16, 8, 128};
+constexpr int kGatherPageSizes[] = {1, 4, 64};
 
 template <class Mod>
 struct Named {
@@ -178,6 +183,17 @@ const Table kLatentFloat8{"hopper latent float8",
                           true,
                           kHopperPageSizes,
                           true};
+const Table kDecodeGather{"hopper decode gather",
+                          kDecodeGatherTiles,
+                          {kChips + 1, 1},
+                          kHalfDtypes,
+                          true,
+                          false,
+                          kGatherPageSizes,
+                          true};
+const Table kLatentGather{
+    "hopper latent gather", kLatentTiles, {kChips + 1, 1}, kHalfDtypes, true, false,
+    kGatherPageSizes,       true};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
 const Table kExact{"exact",    kExactTiles, kChips, kHalfDtypes, true, false,
                    kPageSizes, false,       3,      true,        true};
@@ -265,7 +281,7 @@ std::vector<Variant> prefill_mods_with_masks() {
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
   for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent,
-                             kLatentFloat8, kMma, kExact, kPlain}) {
+                             kLatentFloat8, kDecodeGather, kLatentGather, kMma, kExact, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
 }
@@ -299,7 +315,27 @@ TEST(PlannedShape, LatentHeadsReachTheirKernels) {
     EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
     EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
   }
-  EXPECT_EQ(name_of(16, 1, 4), "plain");
+  for (const int page_size : {1, 2, 4}) {
+    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode gather");
+    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode gather");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent gather");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent gather");
+  }
+}
+
+TEST(AttendVariant, WarpsGatherWhatTheCopyEngineCannotBring) {
+  const auto choose = [](int k_dim, int page_size, const TensorKinds& kinds) {
+    return choose_attend({.shape = {16, 1, k_dim, k_dim - 64, page_size}, .kinds = kinds}).name;
+  };
+  EXPECT_EQ(choose(576, 64, {.latent = true}), "hopper decode");
+  EXPECT_EQ(choose(576, 64, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(576, 1, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(320, 1, {.latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(256, 1, {.latent = true}), "mma");
+  EXPECT_EQ(choose(576, 1, {.pool_vectors = false, .latent = true}), "plain");
+  EXPECT_EQ(choose(576, 1, {.pool = Dtype::kFloat8E4M3, .latent = true}), "plain");
+  EXPECT_EQ(choose(576, 1, {}), "plain");
+  EXPECT_EQ(choose(576, 24, {.latent = true}), "plain");
 }
 
 TEST(PlannedShape, LatentFloat8HeadsReachTheirKernel) {
@@ -385,6 +421,10 @@ INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variant
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentFloat8, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentFloat8)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperDecodeGather, AttendVariants,
+                         testing::ValuesIn(variants_of(kDecodeGather)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperLatentGather, AttendVariants,
+                         testing::ValuesIn(variants_of(kLatentGather)), name_of);
 INSTANTIATE_TEST_SUITE_P(Mma, AttendVariants, testing::ValuesIn(variants_of(kMma)), name_of);
 INSTANTIATE_TEST_SUITE_P(Exact, AttendVariants, testing::ValuesIn(variants_of(kExact)), name_of);
 INSTANTIATE_TEST_SUITE_P(Plain, AttendVariants, testing::ValuesIn(variants_of(kPlain)), name_of);

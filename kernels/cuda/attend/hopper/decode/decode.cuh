@@ -35,6 +35,7 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) const {
     mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);
+    if constexpr (kGathers) fence_proxy_async();  // what threads have gathered
     const std::uint64_t keys = kImageK.operand(shared_.keys(tile.stage));
     const std::uint64_t rows = kImageQ.operand(shared_.queries(tile.slot));
     wgmma_fence();
@@ -94,10 +95,10 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
 }  // namespace kvmesh::cuda
 
-/// Grid: any size up to that of the tasks' array, since pieces are claimed. Block: kDecodeThreads.
+/// Grid: any size up to that of the tasks' array, since pieces are claimed. Block: kTile.threads().
 /// Dynamic shared memory: kTile.bytes(). May be launched to overlap its predecessor, unless that is
 /// a kernel of the plan: this kernel reads the plan before it waits for its predecessor.
-extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kDecodeThreads, kvmesh::kBlocksPerSm)
+extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kTile.threads(), kvmesh::kBlocksPerSm)
     kvmesh_attend_decode(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   extern __shared__ __align__(1024) char kvmesh_shared[];
   kvmesh::cuda::run_decode<kvmesh::cuda::DecodeHalf>(params, kvmesh_shared);

@@ -34,7 +34,7 @@ bool fits(const FittedTile& fitted, const SharedLimits& limits) {
 /// needs a tile under way beside the one in use, and two where an SM has few thread blocks. Queries
 /// are copied a piece ahead, unless that costs the third tile of a thread block that has an SM to
 /// itself.
-std::optional<FittedTile> fitted_tile(const AttendCase& what) {
+std::optional<FittedTile> fitted_tile(const AttendCase& what, bool gathers) {
   struct Choice {
     int blocks, pieces, stages;
   };
@@ -48,7 +48,8 @@ std::optional<FittedTile> fitted_tile(const AttendCase& what) {
                                      .pieces = choice.pieces,
                                      .latent = what.kinds.latent,
                                      .element_bytes = static_cast<int>(size_bytes(what.kinds.pool)),
-                                     .row_scales = what.kinds.row_scales},
+                                     .row_scales = what.kinds.row_scales,
+                                     .gathers = gathers},
                             .blocks = choice.blocks};
     if (fits(fitted, what.limits)) return fitted;
   }
@@ -63,20 +64,25 @@ constexpr int kLatentOnePieceTiles = 128;
 
 class DecodeFamily final : public AttendFamily {
  public:
+  explicit DecodeFamily(bool gathers) : gathers_(gathers) {}
+
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
-    const bool takes = what.rows <= 32 && what.group() <= what.rows && takes_pool(what) &&
+    const bool takes = what.rows <= 32 && what.group() <= what.rows &&
+                       (gathers_ ? gathers_pool(what) : takes_pool(what)) &&
                        what.kinds.scale_vectors;
     if (!takes) return std::nullopt;
-    const std::optional<FittedTile> fitted = fitted_tile(what);
+    const std::optional<FittedTile> fitted = fitted_tile(what, gathers_);
     if (!fitted) return std::nullopt;
     const bool float8 = what.kinds.pool == Dtype::kFloat8E4M3;
     AttendVariant variant{.family = this,
-                          .name = float8 ? "hopper decode float8" : "hopper decode",
+                          .name = gathers_ ? "hopper decode gather"
+                                  : float8 ? "hopper decode float8"
+                                           : "hopper decode",
                           .source = float8 ? "kernels/cuda/attend/hopper/decode/decode_float8.cuh"
                                            : "kernels/cuda/attend/hopper/decode/decode.cuh",
                           .kernel = float8 ? "kvmesh_attend_decode_float8" : "kvmesh_attend_decode",
                           .constants = attend_constants(what),
-                          .threads = kDecodeThreads,
+                          .threads = fitted->tile.threads(),
                           .shared_bytes = fitted->tile.bytes(),
                           .blocks_per_multiprocessor = fitted->blocks,
                           .tile_keys = kTileKeys,
@@ -89,20 +95,29 @@ class DecodeFamily final : public AttendFamily {
         .set("kStages", fitted->tile.stages)
         .set("kPieceRing", fitted->tile.pieces)
         .set("kBlocksPerSm", fitted->blocks)
-        .set("kLatent", what.kinds.latent);
+        .set("kLatent", what.kinds.latent)
+        .set("kGathers", gathers_);
     return variant;
   }
 
   void launch(const jit::Kernel& kernel, const jit::Launch& how, const AttendParams& params,
               const ConstKvPool& pool) const override {
-    kernel.launch(how, with_pool_maps(params, pool));
+    kernel.launch(how, gathers_ ? without_maps(params) : with_pool_maps(params, pool));
   }
+
+ private:
+  const bool gathers_;
 };
 
 }  // namespace
 
 const AttendFamily& decode_family() {
-  static const DecodeFamily family;
+  static const DecodeFamily family(false);
+  return family;
+}
+
+const AttendFamily& decode_gather_family() {
+  static const DecodeFamily family(true);
   return family;
 }
 

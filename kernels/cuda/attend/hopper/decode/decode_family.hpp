@@ -7,5 +7,8 @@
 namespace kvmesh::cuda {
 
 const AttendFamily& decode_family();
+/// The same for latent pages whose rows the copy engine cannot bring: of fewer than 8 tokens, or
+/// with gaps.
+const AttendFamily& decode_gather_family();
 
 }  // namespace kvmesh::cuda

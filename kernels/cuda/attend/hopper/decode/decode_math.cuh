@@ -359,11 +359,15 @@ __device__ inline void run_decode(const HopperParams& params, char* begin) {
   const DecodeShared shared(begin);
   if (threadIdx.x == 0) {
     shared.init_barriers();
-    prefetch_tensormap(params.k_map);
-    prefetch_tensormap(params.v_map);
+    if constexpr (!kGathers) {
+      prefetch_tensormap(params.k_map);
+      prefetch_tensormap(params.v_map);
+    }
   }
   __syncthreads();
-  if (threadIdx.x >= kMathThreads) {
+  if (kGathers && threadIdx.x >= kDecodeThreads) {
+    DecodeProducer(params, shared, (threadIdx.x - kMathThreads) / 32).run_beside_first();
+  } else if (threadIdx.x >= kMathThreads) {
     DecodeProducer(params, shared).run();
     end_launch(params.attend);
   } else {

@@ -1,19 +1,20 @@
-// The producer warp of the decode kernels.
+// The producer warps of the decode kernels: one, or several that gather keys.
 #pragma once
 
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/decode/decode_shared.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
+#include "kernels/cuda/attend/hopper/row_gather.cuh"
 #include "kernels/cuda/attend/hopper/scaled_queries.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
 
-/// The warp that copies pieces, queries, keys and values.
+/// A warp that copies keys and values; the first also brings pieces and queries.
 class DecodeProducer {
  public:
-  __device__ DecodeProducer(const HopperParams& params, const DecodeShared& shared)
-      : p_(params), shared_(shared) {}
+  __device__ DecodeProducer(const HopperParams& params, const DecodeShared& shared, int warp = 0)
+      : p_(params), shared_(shared), warp_(warp) {}
 
   __device__ void run() {
     DecodeStream(p_.attend).run(
@@ -27,11 +28,30 @@ class DecodeProducer {
         });
   }
 
+  /// The other warps, where all gather keys.
+  __device__ void run_beside_first() {
+    wait_for_inputs(p_.attend);
+    for (int n = 0;; ++n) {
+      const int slot = n % kPieceRing;
+      mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);
+      const DeviceTask& task = shared_.task(slot);
+      if (task.rows == 0) return;
+      DecodeStream::run_tiles(
+          p_.attend, task, warp_,
+          [&](int tile, const PageVisit& visit, const PageVisit&) { fill(task, tile, visit); });
+      __syncwarp();
+      if (lane() == 0) mbarrier_arrive(shared_.piece_empty(slot));
+    }
+  }
+
  private:
   __device__ static int lane() { return threadIdx.x % 32; }
 
   __device__ void put_task(int slot, const DeviceTask& task) const {
-    if (lane() == 0) shared_.task(slot) = task;
+    if (lane() == 0) {
+      shared_.task(slot) = task;
+      if constexpr (kGathers) mbarrier_arrive(shared_.task_full(slot));
+    }
     if (task.rows > 0) load_queries(slot, task);
     cp_async_mbarrier_arrive_noinc(shared_.piece_full(slot));
     __syncwarp();
@@ -59,6 +79,23 @@ class DecodeProducer {
     // Visits are read until the keys are released.
     mbarrier_wait(shared_.values_empty(stage), parity);
     if constexpr (!kLatent) mbarrier_wait(shared_.keys_empty(stage), parity);
+    if constexpr (kGathers) {
+      gather(task, tile, visit, stage);
+    } else {
+      copy_boxes(task, tile, visit, stage);
+    }
+  }
+
+  __device__ void gather(const DeviceTask& task, int tile, const PageVisit& visit,
+                         int stage) const {
+    const RowGather<DecodeShared> rows(p_.attend, shared_, warp_);
+    rows.put_visits(stage, visit);
+    rows.copy<kImageK, 0>(task, tile * kTileKeys, visit, shared_.keys(stage));
+    rows.arrive(shared_.keys_full(stage));
+  }
+
+  __device__ void copy_boxes(const DeviceTask& task, int tile, const PageVisit& visit,
+                             int stage) const {
     if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
     __syncwarp();  // lane 0's arrival covers what all lanes wrote
@@ -98,6 +135,7 @@ class DecodeProducer {
 
   const HopperParams& p_;
   const DecodeShared& shared_;
+  const int warp_;
   int tile_ = 0;  // of all that this thread block brought
 };
 

@@ -3,7 +3,7 @@
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kRows, kStages, kPieceRing,
 // kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible), kLatent (values are
 // the first elements of the keys, and have no stages of their own), kRowScales (float8 pages have a
-// scale for each row).
+// scale for each row), kGathers (warps gather the keys of latent pages one by one: row_gather.cuh).
 #pragma once
 
 #include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"
@@ -23,18 +23,22 @@ constexpr DecodeTile kTile{.rows = kRows,
                            .pieces = kPieceRing,
                            .latent = kLatent,
                            .element_bytes = kElementBytes,
-                           .row_scales = kRowScales};
+                           .row_scales = kRowScales,
+                           .gathers = kGathers};
 constexpr KvImage kImageQ{kDimK};
 constexpr KvImage kImageK{kDimK, kElementBytes};
+static_assert(!kGathers || (kLatent && kImageK.atom_step() == 64));
 constexpr KvImage kImageV{kLatent ? kDimK : kDimV, kElementBytes};
 constexpr KvImage kImageWeights{kTileKeys};
 /// Boxes of keys, and of values, that make a tile.
-constexpr int kTileVisits = kPageSize < kTileKeys ? kTileKeys / kPageSize : 1;
+constexpr int kTileVisits = kGathers                ? kTileKeys
+                            : kPageSize < kTileKeys ? kTileKeys / kPageSize
+                                                    : 1;
 constexpr int kBoxRows = kTileKeys / kTileVisits;
-using DecodeStream = PieceStream<kTileKeys, kBoxRows>;
+using DecodeStream = PieceStream<kTileKeys, kBoxRows, kGathers ? kGatherWarps : 1>;
 
 /// The shared memory of a block: decode_tile.hpp has the order.
-class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
+class DecodeShared : public SharedRings<kTile, kStages, kTile.visits()> {
  public:
   __device__ explicit DecodeShared(char* begin)
       : SharedRings(begin, uniform(shared_address(begin))) {}
@@ -72,11 +76,18 @@ class DecodeShared : public SharedRings<kTile, kStages, kMostTileVisits> {
   __device__ std::uint32_t piece_full(int slot) const { return piece_barrier(slot); }
   __device__ std::uint32_t piece_empty(int slot) const { return piece_barrier(kPieceRing + slot); }
 
+  /// Where warps gather keys: the others need the task before the queries.
+  __device__ std::uint32_t task_full(int slot) const {
+    return piece_barrier(2 * kPieceRing + slot);
+  }
+
   __device__ void init_barriers() const {
-    init_stages(kMathWarps, kRowScales ? 33 : 1);  // the copy engine's, and each lane's scales
+    // The copy engine's, and each lane's scales.
+    init_stages(kMathWarps, kGathers ? kGatherArrivals : kRowScales ? 33 : 1);
     for (int slot = 0; slot < kPieceRing; ++slot) {
       mbarrier_init(piece_full(slot), 33);  // each lane's queries, and the task
-      mbarrier_init(piece_empty(slot), kMathWarps);
+      mbarrier_init(piece_empty(slot), kMathWarps + (kGathers ? kGatherWarps - 1 : 0));
+      if constexpr (kGathers) mbarrier_init(task_full(slot), 1);
     }
     fence_mbarrier_init();
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/attend/hopper/gather_warps.hpp"
 #include "kernels/cuda/attend/hopper/image.hpp"
 
 namespace kvmesh::cuda {
@@ -15,8 +16,6 @@ inline constexpr int kDecodeThreads = kMathThreads + 32;
 inline constexpr int kTileKeys = 64;
 /// The alignment of an atom of any image.
 inline constexpr int kImageAlignment = kAtomRows * kLongRowBytes;
-/// Pages of at least 8 tokens: 8 boxes a tile.
-inline constexpr int kMostTileVisits = kTileKeys / kAtomRows;
 
 struct DecodeTile {
   int rows = 8;  // packed query rows, the N of the products: a multiple of 8, 32 at the most
@@ -27,12 +26,16 @@ struct DecodeTile {
   bool latent = false;      // values are the first elements of the keys
   int element_bytes = 2;    // of keys and values: 1 of float8
   bool row_scales = false;  // of float8 pages, whose tiles bring a scale for each key and value
+  bool gathers = false;     // each key is brought by itself, and has a visit
 
   constexpr int k_bytes() const { return KvImage{k_dim, element_bytes}.bytes(kTileKeys); }
   constexpr int v_bytes() const {
     return latent ? 0 : KvImage{v_dim, element_bytes}.bytes(kTileKeys);
   }
   constexpr int stage_bytes() const { return k_bytes() + v_bytes(); }
+  constexpr int threads() const { return kDecodeThreads + (gathers ? 32 * (kGatherWarps - 1) : 0); }
+  /// Visits of a stage, at the most: pages of at least 8 tokens are 8 boxes.
+  constexpr int visits() const { return gathers ? kTileKeys : kTileKeys / kAtomRows; }
   constexpr int q_bytes() const { return KvImage{k_dim}.bytes(rows); }
   constexpr int weights_bytes() const { return KvImage{kTileKeys}.bytes(rows); }
   /// Float8: a factor of each query row. Scales: of the keys, then of the values of a stage.
@@ -53,13 +56,13 @@ struct DecodeTile {
   constexpr int factors_offset() const { return scales_offset() + stages * scales_bytes(); }
   constexpr int visits_offset() const { return factors_offset() + pieces * factors_bytes(); }
   constexpr int tasks_offset() const {
-    return visits_offset() + stages * kMostTileVisits * static_cast<int>(sizeof(PageVisit));
+    return visits_offset() + stages * visits() * static_cast<int>(sizeof(PageVisit));
   }
   constexpr int masked_offset() const {
     return tasks_offset() + pieces * static_cast<int>(sizeof(DeviceTask));
   }
   constexpr int barriers_offset() const { return (masked_offset() + stages * 4 + 7) / 8 * 8; }
-  constexpr int barriers() const { return 4 * stages + 2 * pieces; }
+  constexpr int barriers() const { return 4 * stages + (gathers ? 3 : 2) * pieces; }
   constexpr int bytes() const { return barriers_offset() + barriers() * 8; }
 };
 

@@ -70,6 +70,13 @@ class LatentMath {
     if (lane() == 0) mbarrier_arrive(barrier);
   }
 
+  /// Waits for half of a tile. Rows that threads have gathered need a fence then; a team that
+  /// follows has that of the other, which comes before the weights.
+  __device__ static void wait_full(std::uint32_t barrier, std::uint32_t parity) {
+    mbarrier_wait(barrier, parity);
+    if constexpr (kGathers) fence_proxy_async();
+  }
+
   /// Each team multiplies all weights by its values; it makes those of every second tile.
   __device__ void attend(const DeviceTask& task) {
     exponents_ = {};
@@ -150,13 +157,13 @@ class LatentMath {
     const std::uint64_t left = kImageLeft.operand(shared_.left(stage));
     const std::uint64_t right = kImageRight.operand(shared_.right(stage));
     if (begin == end) return;
-    if (begin == 0) mbarrier_wait(shared_.left_full(stage), parity);
+    if (begin == 0) wait_full(shared_.left_full(stage), parity);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kScoreSteps; ++k) {
       if (k < begin || k >= end) continue;
       if (k == kLeftSteps) {
-        mbarrier_wait(shared_.right_full(stage), parity);
+        wait_full(shared_.right_full(stage), parity);
         wgmma_fence();
       }
       const std::uint64_t keys = k < kLeftSteps
@@ -347,5 +354,5 @@ struct LatentRoles {
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kLatentThreads, 1)
     kvmesh_attend_latent(const __grid_constant__ kvmesh::cuda::HopperParams params) {
   extern __shared__ __align__(1024) char kvmesh_shared[];
-  kvmesh::cuda::run_block<kvmesh::cuda::LatentRoles>(params, kvmesh_shared);
+  kvmesh::cuda::run_block<kvmesh::cuda::LatentRoles, !kvmesh::kGathers>(params, kvmesh_shared);
 }

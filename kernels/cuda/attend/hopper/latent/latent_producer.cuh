@@ -4,9 +4,40 @@
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/hopper_params.hpp"
 #include "kernels/cuda/attend/hopper/latent/latent_shared.cuh"
+#include "kernels/cuda/attend/hopper/row_gather.cuh"
 #include "kernels/cuda/attend/hopper/tma.cuh"
 
 namespace kvmesh::cuda {
+
+// Blocks of heads read the same pages.
+constexpr bool kSharesPages = kHeadBlocks > 1;
+
+/// A warp that gathers keys.
+class LatentGather {
+ public:
+  __device__ LatentGather(const AttendParams& params, const LatentShared& shared, int warp)
+      : shared_(shared), rows_(params, shared, warp) {}
+
+  __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit,
+                       const PageVisit& next) {
+    const int stage = tile_ % kLatentStages, first_key = tile * kLatentKeys;
+    const std::uint32_t parity = tile_ / kLatentStages % 2 ^ 1;
+    ++tile_;
+    mbarrier_wait(shared_.left_empty(stage), parity);
+    rows_.copy<kImageLeft, 0>(task, first_key, visit, shared_.left(stage));
+    rows_.arrive(shared_.left_full(stage));
+    mbarrier_wait(shared_.right_empty(stage), parity);
+    rows_.put_visits(stage, visit);
+    rows_.copy<kImageRight, kTile.left_dim()>(task, first_key, visit, shared_.right(stage));
+    rows_.arrive(shared_.right_full(stage));
+    if constexpr (kSharesPages) rows_.prefetch(task, first_key + kLatentKeys, next);
+  }
+
+ private:
+  const LatentShared& shared_;
+  const RowGather<LatentShared> rows_;
+  int tile_ = 0;  // of all that this thread block brought
+};
 
 /// The warp that copies pieces and keys.
 class LatentProducer {
@@ -15,6 +46,7 @@ class LatentProducer {
       : p_(params), shared_(shared) {}
 
   __device__ void run() {
+    LatentGather gather(p_.attend, shared_, 0);
     LatentStream(p_.attend).run(
         [&](int n, const DeviceTask& task) {
           mbarrier_wait(shared_.piece_empty(), n % 2 ^ 1);
@@ -23,14 +55,16 @@ class LatentProducer {
           mbarrier_arrive(shared_.task_full());
         },
         [&](const DeviceTask& task, int tile, const PageVisit& visit, const PageVisit& next) {
-          fill(task, tile, visit);
-          if constexpr (kSharesPages) prefetch(task, tile + 1, next);
+          if constexpr (kGathers) {
+            gather.fill(task, tile, visit, next);
+          } else {
+            fill(task, tile, visit);
+            if constexpr (kSharesPages) prefetch(task, tile + 1, next);
+          }
         });
   }
 
  private:
-  // Blocks of heads read the same pages.
-  static constexpr bool kSharesPages = kHeadBlocks > 1;
   static constexpr std::uint64_t kPolicy = kSharesPages ? kEvictNormal : kEvictFirst;
 
   __device__ static int lane() { return threadIdx.x % 32; }
@@ -79,7 +113,7 @@ class LatentProducer {
   int tile_ = 0;  // of all that this thread block brought
 };
 
-/// The three warps that copy queries.
+/// The three warps that copy queries, and then gather keys beside the first.
 class LatentQueries {
  public:
   __device__ LatentQueries(const AttendParams& params, const LatentShared& shared)
@@ -87,6 +121,8 @@ class LatentQueries {
 
   __device__ void run(int thread) const {
     constexpr int kUnits = kDimK / 8;
+    const int warp = 1 + thread / 32;
+    LatentGather gather(p_, shared_, warp);
     wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       mbarrier_wait(shared_.task_full(), n % 2);
@@ -100,6 +136,14 @@ class LatentQueries {
       fence_proxy_async();
       cp_async_mbarrier_arrive_noinc(shared_.queries_full());
       mbarrier_arrive(shared_.queries_full());
+      if constexpr (kGathers) {
+        LatentStream::run_tiles(p_, task, warp,
+                                [&](int tile, const PageVisit& visit, const PageVisit& next) {
+                                  gather.fill(task, tile, visit, next);
+                                });
+        __syncwarp();
+        if (thread % 32 == 0) mbarrier_arrive(shared_.piece_empty());
+      }
     }
   }
 

@@ -1,16 +1,18 @@
 // Values derived from the constants of the latent kernel, and its shared memory.
 //
 // Constants (namespace kvmesh), beside those of attend/common: kDimK, kBoxTokens (tokens of a box
-// at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible).
+// at the most), kPoolType, kQueryType, kQueryVectors (16-byte loads of queries are possible),
+// kGathers (warps gather keys one by one: row_gather.cuh).
 #pragma once
 
+#include "kernels/cuda/attend/hopper/gather_warps.hpp"
 #include "kernels/cuda/attend/hopper/latent/latent_tile.hpp"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
 
 namespace kvmesh::cuda {
 
-constexpr LatentTile kTile{kDimK, kDimV};
+constexpr LatentTile kTile{kDimK, kDimV, kGathers};
 constexpr KvImage kImageQ{kDimK};
 constexpr KvImage kImageLeft{kTile.left_dim()};
 constexpr KvImage kImageRight{kTile.right_dim()};
@@ -19,13 +21,14 @@ constexpr KvImage kImageRight{kTile.right_dim()};
 constexpr int kWeightsUnit = kTile.left_dim() / 8;
 static_assert(kTile.right_dim() - kTile.left_dim() >= kLatentKeys, "weights need room in a row");
 /// Boxes of each side that make a tile.
-constexpr int kBoxRows = kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
+constexpr int kBoxRows = kGathers ? 1 : kPageSize < kBoxTokens ? kPageSize : kBoxTokens;
 constexpr int kTileVisits = kLatentKeys / kBoxRows;
-using LatentStream = PieceStream<kLatentKeys, kBoxRows>;
+using LatentStream = PieceStream<kLatentKeys, kBoxRows, kGathers ? kGatherWarps : 1>;
 constexpr int kMathThreads = kTeamThreads * kLatentTeams;
 constexpr int kMathWarps = kMathThreads / 32;
 constexpr int kTeamWarps = kTeamThreads / 32;
 constexpr int kQueryThreads = 96;
+static_assert(kGatherWarps == 1 + kQueryThreads / 32 && kGatherWarps * kGatherRows == kLatentKeys);
 
 /// The barriers by which teams wait for one another. 1 and 2: the weights of a tile of stage 0 and
 /// 1 are written. 3 and 4: a team; 5: both teams.
@@ -56,7 +59,7 @@ struct Teams {
 };
 
 /// The shared memory of a block: latent_tile.hpp has the order.
-class LatentShared : public SharedRings<kTile, kLatentStages, kMostLatentVisits> {
+class LatentShared : public SharedRings<kTile, kLatentStages, kTile.visits()> {
  public:
   __device__ explicit LatentShared(char* begin)
       : SharedRings(begin, uniform(shared_address(begin))) {}
@@ -86,14 +89,14 @@ class LatentShared : public SharedRings<kTile, kLatentStages, kMostLatentVisits>
 
   __device__ void init_barriers() const {
     for (int stage = 0; stage < kLatentStages; ++stage) {
-      mbarrier_init(left_full(stage), 1);
-      mbarrier_init(right_full(stage), 1);
+      mbarrier_init(left_full(stage), kGathers ? kGatherArrivals : 1);
+      mbarrier_init(right_full(stage), kGathers ? kGatherArrivals : 1);
       mbarrier_init(left_empty(stage), kTeamWarps);   // values of the first team
       mbarrier_init(right_empty(stage), kMathWarps);  // and weights of both
     }
     mbarrier_init(task_full(), 1);
     mbarrier_init(queries_full(), 2 * kQueryThreads);  // copies, and what was stored
-    mbarrier_init(piece_empty(), kMathWarps);
+    mbarrier_init(piece_empty(), kMathWarps + (kGathers ? kGatherWarps - 1 : 0));
     fence_mbarrier_init();
   }
 };

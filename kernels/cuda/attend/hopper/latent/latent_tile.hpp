@@ -13,13 +13,14 @@ inline constexpr int kLatentKeys = 64;   ///< keys of a tile
 inline constexpr int kLatentStages = 2;  ///< one for each warpgroup's scores
 inline constexpr int kLatentTeams = 2;   ///< warpgroups that compute
 inline constexpr int kTeamThreads = 128;
-/// The teams, and a warpgroup of which one warp brings keys, the others queries.
+/// The teams, and a warpgroup of which one warp brings keys, the others queries; all four gather
+/// keys where the copy engine cannot bring them.
 inline constexpr int kLatentThreads = kTeamThreads * (kLatentTeams + 1);
-inline constexpr int kMostLatentVisits = kLatentKeys / kAtomRows;
 
 struct LatentTile {
   int k_dim = 0;
   int v_dim = 0;
+  bool gathers = false;  // each key is brought by itself, and has a visit
 
   /// Elements of a row on the left: the values of the first team. The right has those of the
   /// second, and the rest of the key.
@@ -28,6 +29,8 @@ struct LatentTile {
   constexpr int left_bytes() const { return KvImage{left_dim()}.bytes(kLatentKeys); }
   constexpr int right_bytes() const { return KvImage{right_dim()}.bytes(kLatentKeys); }
   constexpr int stage_bytes() const { return left_bytes() + right_bytes(); }
+  /// Visits of a stage, at the most.
+  constexpr int visits() const { return gathers ? kLatentKeys : kLatentKeys / kAtomRows; }
 
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
   // 1 KB.
@@ -35,8 +38,7 @@ struct LatentTile {
   constexpr int rows_offset() const { return queries_offset() + KvImage{k_dim}.bytes(kLatentRows); }
   constexpr int visits_offset() const { return rows_offset() + kLatentTeams * kLatentRows * 4; }
   constexpr int tasks_offset() const {
-    return visits_offset() +
-           kLatentStages * kMostLatentVisits * static_cast<int>(sizeof(PageVisit));
+    return visits_offset() + kLatentStages * visits() * static_cast<int>(sizeof(PageVisit));
   }
   constexpr int masked_offset() const {
     return tasks_offset() + static_cast<int>(sizeof(DeviceTask));

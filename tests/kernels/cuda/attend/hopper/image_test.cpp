@@ -6,6 +6,8 @@
 
 #include <set>
 
+#include "kernels/cuda/attend/hopper/gather_warps.hpp"
+
 namespace kvmesh::cuda {
 namespace {
 
@@ -82,6 +84,30 @@ TEST(KvImage, ProductsFindEachDimAcrossRowsInOnePart) {
       }
     }
     EXPECT_EQ(column, dim);
+  }
+}
+
+// As row_gather.cuh copies: a lane has a unit of an atom, and that of the next atom is a fixed
+// distance further.
+TEST(KvImage, GatheredRowsFillATileWithoutBankConflicts) {
+  for (const int dim : {256, 320, 576}) {
+    const KvImage image{dim};
+    std::set<int> written;
+    for (int row = 0; row < kGatherWarps * kGatherRows; ++row) {  // eight lanes each
+      for (int atom = 0; atom < image.atoms(); ++atom) {
+        std::set<int> banks;
+        for (int unit = 0; unit < 8; ++unit) {
+          const int place = image.unit(row, unit) + atom * image.atom_bytes();
+          EXPECT_EQ(place, image.unit(row, atom * 8 + unit)) << dim << ' ' << row << ' ' << unit;
+          EXPECT_EQ(place % 16, 0);
+          written.insert(place);
+          banks.insert(place / 16 % 8);
+        }
+        EXPECT_EQ(banks.size(), 8u) << dim << ' ' << row << ' ' << atom;
+      }
+    }
+    EXPECT_EQ(written.size() * 16, static_cast<std::size_t>(image.bytes(kRows)));
+    EXPECT_EQ(*written.rbegin() + 16, image.bytes(kRows));
   }
 }
 

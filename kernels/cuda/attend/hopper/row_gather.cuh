@@ -1,0 +1,88 @@
+// Rows of pages that the copy engine cannot bring: a box of it has at least 8 neighbouring rows,
+// and a page of a token list has one. Warps copy them 16 bytes per lane into the same image.
+//
+//   lane    unit lane % 8 of an atom, in row lane / 8 of four: an instruction reads four lines of
+//           128 bytes, and writes each to all banks
+//   warp    16 rows of a tile of 64, of which lanes 0 .. 15 have the visits
+//
+// A key of 576 elements is 9 atoms. A warp thus has 36 copies per tile, and finds a row for every
+// nine of them.
+#pragma once
+
+#include "core/cuda/warp.cuh"
+#include "kernels/cuda/attend/common/rows.cuh"
+#include "kernels/cuda/attend/hopper/gather_warps.hpp"
+#include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/hopper/mbarrier.cuh"
+#include "kernels/cuda/attend/hopper/tma.cuh"
+
+namespace kvmesh::cuda {
+
+/// One of the warps that gather the rows of a tile. `Shared` is a kernel's SharedRings.
+template <class Shared>
+class RowGather {
+ public:
+  __device__ RowGather(const AttendParams& params, const Shared& shared, int warp)
+      : p_(params), shared_(shared), warp_(warp) {}
+
+  /// Writes the visits of the warp's rows. REQUIRES: nobody reads those before them any more.
+  __device__ void put_visits(int stage, const PageVisit& visit) const {
+    if (lane() < kGatherRows) shared_.visits(stage)[warp_ * kGatherRows + lane()] = visit;
+    const bool masked = __any_sync(kAllLanes, visit.masked != 0);
+    static_assert(kGatherWarps == sizeof(int));  // each has a byte of the number
+    if (lane() == 0) reinterpret_cast<char*>(&shared_.masked(stage))[warp_] = masked;
+  }
+
+  /// Starts the copies of elements `Begin` .. of the warp's rows, as many as `Image` has, to an
+  /// image at shared address `to`. Rows without a page are 0. `first_key` is that of the tile.
+  template <KvImage Image, int Begin>
+  __device__ void copy(const DeviceTask& task, int first_key, const PageVisit& visit,
+                       std::uint32_t to) const {
+#pragma unroll 1
+    for (int i = lane() / 8; i < kGatherRows; i += 4) {
+      const int row = warp_ * kGatherRows + i, unit = lane() % 8;
+      const int page = __shfl_sync(kAllLanes, visit.page, i);
+      // Opaque, so that the atoms' addresses are this one and a constant.
+      const char* from = opaque(place_of(task, page, first_key + row) + Begin * 2 + unit * 16);
+      const std::uint32_t at = to + Image.unit(row, unit);
+      const int bytes = page < 0 ? 0 : 16;
+#pragma unroll
+      for (int atom = 0; atom < Image.atoms(); ++atom) {
+        cp_async_16_zfill(at + atom * Image.atom_bytes(), from + atom * kLongRowBytes, bytes);
+      }
+    }
+  }
+
+  /// Arrives at a barrier of kGatherArrivals: at once for what was written, and when they are there
+  /// for the copies until now. The tensor cores see those after a fence of a thread that has
+  /// waited.
+  __device__ void arrive(std::uint32_t barrier) const {
+    cp_async_mbarrier_arrive_noinc(barrier);
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(barrier);
+  }
+
+  /// Prefetches the warp's rows of a tile into L2.
+  __device__ void prefetch(const DeviceTask& task, int first_key, const PageVisit& visit) const {
+    if (lane() >= kGatherRows || visit.page < 0) return;
+    const int key = first_key + warp_ * kGatherRows + lane();
+    prefetch_bulk(place_of(task, visit.page, key), kDimK * 2);
+  }
+
+ private:
+  __device__ static int lane() { return threadIdx.x % 32; }
+
+  /// Where a key's row begins.
+  __device__ const char* place_of(const DeviceTask& task, int page, int key) const {
+    return static_cast<const char*>(p_.k.data) +
+           pool_head(task) * p_.k.head_stride * std::int64_t{2} +
+           std::uint64_t{static_cast<unsigned>(max(page, 0))} * p_.k.page_stride_bytes +
+           std::uint64_t{static_cast<unsigned>(key % kPageSize)} * p_.k.token_stride_bytes;
+  }
+
+  const AttendParams& p_;
+  const Shared& shared_;
+  const int warp_;
+};
+
+}  // namespace kvmesh::cuda
