@@ -105,6 +105,15 @@ __device__ inline void st_shared_v4(std::uint32_t to, const uint4& value) {
                : "memory");
 }
 
+__device__ inline uint4 ld_shared_v4(std::uint32_t from) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(from)
+               : "memory");
+  return value;
+}
+
 __device__ inline std::uint32_t ld_shared_u32(std::uint32_t from) {
   std::uint32_t value;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");

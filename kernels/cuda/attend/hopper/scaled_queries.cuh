@@ -10,23 +10,11 @@
 #pragma once
 
 #include "core/cuda/warp.cuh"
-#include "core/pod/float8.hpp"
+#include "kernels/cuda/attend/common/query_scale.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/image.hpp"
 
 namespace kvmesh::cuda {
-
-/// 2^14 against the power of two in `largest`, and its inverse.
-struct QueryScale {
-  float up, down;
-
-  __device__ explicit QueryScale(float largest) {
-    // A number's exponent in its bits, so large that both factors are normal numbers.
-    const std::uint32_t exponent = max(__float_as_uint(largest) >> 23, 15u);
-    up = __uint_as_float((268 - exponent) << 23);
-    down = __uint_as_float((exponent - 14) << 23);
-  }
-};
 
 /// 16 elements of queries from number `at` on.
 __device__ inline void load_query_part(const void* q, std::int64_t at, float (&to)[16]) {

@@ -1,6 +1,6 @@
 // The tensor cores of sm_90a: products of a warpgroup (4 warps), 64 rows of A by N columns of B,
-// over 16 elements of K. Operands are descriptions of shared memory (image.hpp); both are of the
-// pool's type, a constant of the kernel: kPoolType.
+// over 16 elements of K. Operands are descriptions of shared memory (image.hpp); both are of
+// kProductType, which depends on a constant of the kernel, kPoolType.
 //
 // Accumulators, with g = lane / 4, t = lane % 4 and w the warp of the group: d[4 * j + i] is row
 // 16 * w + g + 8 * (i / 2), column 8 * j + 2 * t + i % 2.
@@ -12,6 +12,11 @@
 #include "kernels/cuda/common/elements.cuh"
 
 namespace kvmesh::cuda {
+
+constexpr bool kIsFloat8 = kPoolType == Dtype::kFloat8E4M3;
+constexpr int kElementBytes = kIsFloat8 ? 1 : 2;
+/// The type of products, by that of the pages: float16 has every float8 number.
+constexpr Dtype kProductType = kIsFloat8 ? Dtype::kFloat16 : kPoolType;
 
 /// Required before the first product after other instructions have accessed its registers.
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -71,11 +76,11 @@ enum class Rows : int { kAlongK = 0, kAcrossK = 1 };
                : __VA_ARGS__                                                                 \
                : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(RowsOfA)), \
                  "n"(static_cast<int>(RowsOfB)))
-#define KVMESH_WGMMA(...)                       \
-  if constexpr (kPoolType == Dtype::kFloat16) { \
-    KVMESH_WGMMA_OF("f16", __VA_ARGS__);        \
-  } else {                                      \
-    KVMESH_WGMMA_OF("bf16", __VA_ARGS__);       \
+#define KVMESH_WGMMA(...)                          \
+  if constexpr (kProductType == Dtype::kFloat16) { \
+    KVMESH_WGMMA_OF("f16", __VA_ARGS__);           \
+  } else {                                         \
+    KVMESH_WGMMA_OF("bf16", __VA_ARGS__);          \
   }
 #define KVMESH_D8 "%0, %1, %2, %3"
 #define KVMESH_D16 KVMESH_D8 ", %4, %5, %6, %7"
@@ -152,7 +157,7 @@ __device__ inline void wgmma(float (&d)[128], std::uint64_t a, std::uint64_t b, 
                : __VA_ARGS__                                                                  \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define KVMESH_WGMMA_REGISTERS(...)                 \
-  if constexpr (kPoolType == Dtype::kFloat16) {     \
+  if constexpr (kProductType == Dtype::kFloat16) {  \
     KVMESH_WGMMA_REGISTERS_OF("f16", __VA_ARGS__);  \
   } else {                                          \
     KVMESH_WGMMA_REGISTERS_OF("bf16", __VA_ARGS__); \
@@ -231,6 +236,12 @@ __device__ inline void wgmma_float16(float (&d)[32], const std::uint32_t (&a)[4]
                                      bool add) {
   KVMESH_WGMMA_FLOAT16("64", KVMESH_D64, "%32, %33, %34, %35", "%36", "%37", KVMESH_REGISTERS16(0),
                        KVMESH_REGISTERS16(16));
+}
+__device__ inline void wgmma_float16(float (&d)[64], const std::uint32_t (&a)[4], std::uint64_t b,
+                                     bool add) {
+  KVMESH_WGMMA_FLOAT16("128", KVMESH_D128, "%64, %65, %66, %67", "%68", "%69",
+                       KVMESH_REGISTERS16(0), KVMESH_REGISTERS16(16), KVMESH_REGISTERS16(32),
+                       KVMESH_REGISTERS16(48));
 }
 
 #undef KVMESH_REGISTERS4

@@ -9,13 +9,10 @@
 #include "kernels/cuda/attend/hopper/decode/decode_tile.hpp"
 #include "kernels/cuda/attend/hopper/piece_stream.cuh"
 #include "kernels/cuda/attend/hopper/shared_rings.cuh"
+#include "kernels/cuda/attend/hopper/wgmma.cuh"
 
 namespace kvmesh::cuda {
 
-constexpr bool kIsFloat8 = kPoolType == Dtype::kFloat8E4M3;
-constexpr int kElementBytes = kIsFloat8 ? 1 : 2;
-/// The type that the tensor cores multiply.
-constexpr Dtype kProductType = kIsFloat8 ? Dtype::kFloat16 : kPoolType;
 constexpr DecodeTile kTile{.rows = kRows,
                            .k_dim = kDimK,
                            .v_dim = kDimV,
