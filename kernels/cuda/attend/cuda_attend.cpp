@@ -43,14 +43,12 @@ std::int64_t short_rows_of(const AttentionShape& planned, const CudaAttend::Opti
   return rows;
 }
 
-/// Returns the row class of short rows: at most that of long chunks, except with limits, whose
-/// graphs have no launch for long chunks.
+/// Returns the row class of short rows: at most `long_class`, that of long chunks, except with
+/// limits, whose graphs have no launch for long chunks.
 int short_class_of(const AttentionShape& shape, const AttentionShape& planned,
-                   const CudaAttend::Options& options) {
+                   const CudaAttend::Options& options, int long_class) {
   const int fits = row_class_of(short_rows_of(planned, options), shape);
-  return options.limits
-             ? fits
-             : std::min(fits, long_row_class(shape, options.kinds.pool, options.kinds.latent));
+  return options.limits ? fits : std::min(fits, long_class);
 }
 
 }  // namespace
@@ -74,14 +72,14 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
       fold_scale_(options.attention.score.is_identity() && scale_ > 0.0f),
       exact_(options.exact),
       first_head_(options.attention.first_head),
-      row_classes_{short_class_of(shape, planned_, options),
-                   long_row_class(shape, options.kinds.pool, options.kinds.latent),
-                   long_row_class(shape, options.kinds.pool, options.kinds.latent)},
       mods_(std::make_unique<DeviceMods>(options.attention.score.graph(),
                                          options.attention.mask.graph())) {
   std::optional<BlockClasses> block_mask;
   if (options.block_mask) block_mask.emplace(*options.block_mask);
   has_head_classes_ = block_mask && block_mask->heads() > 1;
+  const int long_class = long_row_class(case_of(kinds_));
+  row_classes_[kShortLaunch] = short_class_of(shape, planned_, options, long_class);
+  row_classes_[kLongLaunch] = row_classes_[kSharedLaunch] = long_class;
   plan_ = std::make_unique<DevicePlan>(
       *store_,
       DevicePlan::Options{.shape = planned_,
@@ -104,17 +102,22 @@ CudaAttend::CudaAttend(KernelStore& kernels, const AttentionShape& shape, const 
   kernels_for(kinds_);
 }
 
+AttendCase CudaAttend::case_of(const TensorKinds& kinds) const {
+  return {.shape = shape_,
+          .kinds = kinds,
+          .fold_scale = fold_scale_,
+          .head_classes = has_head_classes_,
+          .exact = exact_,
+          .architecture = store_->architecture(),
+          .limits = {.block_bytes = store_->block_shared_bytes(),
+                     .multiprocessor_bytes = store_->multiprocessor_shared_bytes()}};
+}
+
 AttendVariant CudaAttend::variant_of(const TensorKinds& kinds, LaunchKind launch) const {
-  return choose_attend({.shape = shape_,
-                        .kinds = kinds,
-                        .fold_scale = fold_scale_,
-                        .head_classes = has_head_classes_,
-                        .rows = row_classes_[launch],
-                        .row_tokens = launch == kSharedLaunch && !exact_,
-                        .exact = exact_,
-                        .architecture = store_->architecture(),
-                        .limits = {.block_bytes = store_->block_shared_bytes(),
-                                   .multiprocessor_bytes = store_->multiprocessor_shared_bytes()}});
+  AttendCase what = case_of(kinds);
+  what.rows = row_classes_[launch];
+  what.row_tokens = launch == kSharedLaunch && !exact_;
+  return choose_attend(what);
 }
 
 LaunchShape CudaAttend::launch_shape(LaunchKind launch) const {

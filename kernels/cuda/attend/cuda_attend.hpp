@@ -102,6 +102,8 @@ class CudaAttend {
   /// True if the plan has such a launch, whose kernel is not loaded.
   bool lacks_kernel(const Kernels& found, LaunchKind launch) const;
   const Kernels& kernels_for(const TensorKinds& kinds);
+  /// Without its rows.
+  AttendCase case_of(const TensorKinds& kinds) const;
   AttendVariant variant_of(const TensorKinds& kinds, LaunchKind launch) const;
   LaunchShape launch_shape(LaunchKind launch) const;
   /// Kernels write `out`, unless `to` or `exact` has ranks.
@@ -128,7 +130,7 @@ class CudaAttend {
   bool has_head_classes_;
   bool exact_;
   int first_head_;
-  int row_classes_[kLaunches];
+  int row_classes_[kLaunches] = {};
   std::int32_t max_page_ = -1;
   std::map<TensorKinds, Kernels> kernels_;
   jit::Kernel merge_kernel_;

@@ -91,10 +91,11 @@ int row_class_of(std::int64_t rows, const AttentionShape& shape) {
   return largest;
 }
 
-int long_row_class(const AttentionShape& shape, Dtype pool, bool latent) {
-  const int few = latent ? 64 : shape.v_dim > 128 ? 16 : 32;
-  if (pool == Dtype::kFloat8E4M3 && group_of(planned_shape(shape)) <= few) return few;
-  return row_class_of(std::numeric_limits<std::int64_t>::max(), shape);
+int long_row_class(AttendCase what) {
+  what.rows = row_class_of(std::numeric_limits<std::int64_t>::max(), what.shape);
+  if (what.kinds.pool != Dtype::kFloat8E4M3 || prefill_family().choose(what)) return what.rows;
+  const int few = what.kinds.latent ? 64 : what.shape.v_dim > 128 ? 16 : 32;
+  return what.group() <= few ? few : what.rows;
 }
 
 AttendVariant choose_attend(const AttendCase& what) {

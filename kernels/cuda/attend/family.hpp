@@ -104,9 +104,9 @@ inline constexpr int kRowClasses[] = {8, 16, 32, 64, 128};
 
 /// Returns the row class for sequences with at most `rows` rows.
 int row_class_of(std::int64_t rows, const AttentionShape& shape);
-/// Returns the row class of long chunks. Over float8 pages tensor cores take few rows at a time; up
-/// to 64 of latent ones.
-int long_row_class(const AttentionShape& shape, Dtype pool, bool latent);
+/// Returns the row class of long chunks, whatever that of the case. Where tensor cores only take
+/// few rows over float8 pages at a time it is a small one.
+int long_row_class(AttendCase what);
 
 /// Returns the kernel of the first family that takes the case; the plain family takes all.
 /// @throws InvalidArgument unless pages have tokens: kernels divide by them. Unsupported for exact

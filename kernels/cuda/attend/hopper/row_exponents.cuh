@@ -10,6 +10,10 @@ namespace kvmesh::cuda {
 constexpr float kSlack = 8.0f;
 constexpr float kMostWeight = 256.0f;
 
+/// The factor of row h in the exponents, one for all rows or each row's own.
+__device__ inline float scale_of_row(float scale, int /*h*/) { return scale; }
+__device__ inline float scale_of_row(const float (&scales)[2], int h) { return scales[h]; }
+
 /// The references of the exponents of a thread's two rows, and the sums of the exponentials. Of the
 /// accumulators, the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
 struct RowExponents {
@@ -23,13 +27,13 @@ struct RowExponents {
   /// Turns scores into weights exp(score - reference), with a reference that no score exceeds by
   /// more than `slack` (log 2). Returns whether it was raised; then `keep` is the factor for the
   /// former sums of the rows.
-  template <int N>
-  __device__ bool softmax(float (&s)[N], float scale, float slack, float (&keep)[2]) {
+  template <int N, class Scale>
+  __device__ bool softmax(float (&s)[N], const Scale& scale, float slack, float (&keep)[2]) {
     float top[2];
     const bool raised = exceed(s, scale, slack, top);
     if (raised) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale);
+      for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale_of_row(scale, h));
     }
     float sums[2];
     exponentiate(s, scale, sums);
@@ -38,14 +42,16 @@ struct RowExponents {
 
   /// Returns whether a score of the warp's rows exceeds the reference by more than `slack` (log 2).
   /// `top` is the largest of this thread's columns.
-  template <int N>
-  __device__ bool exceed(const float (&s)[N], float scale, float slack, float (&top)[2]) const {
+  template <int N, class Scale>
+  __device__ bool exceed(const float (&s)[N], const Scale& scale, float slack,
+                         float (&top)[2]) const {
     top[0] = s[0];
     top[1] = s[2];
 #pragma unroll
     for (int i = 1; i < N; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
-    slack /= scale;
-    return __any_sync(kAllLanes, top[0] > reference[0] + slack || top[1] > reference[1] + slack);
+    const float above[2] = {slack / scale_of_row(scale, 0), slack / scale_of_row(scale, 1)};
+    return __any_sync(kAllLanes,
+                      top[0] > reference[0] + above[0] || top[1] > reference[1] + above[1]);
   }
 
   /// Returns a reference for row h, from the `top` of each lane that has some of its columns.
@@ -56,18 +62,18 @@ struct RowExponents {
   }
 
   /// Exponentiates by the current reference. `sums` are this tile's, of this thread's columns.
-  template <int N>
-  __device__ void exponentiate(float (&s)[N], float scale, float (&sums)[2]) {
+  template <int N, class Scale>
+  __device__ void exponentiate(float (&s)[N], const Scale& scale, float (&sums)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float shift = exponent_shift(reference[h], scale);
+      const float shift = exponent_shift(reference[h], scale_of_row(scale, h));
       float total[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int j = 0; j < N / 4; ++j) {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& score = s[4 * j + 2 * h + c];
-          score = weight_of(score, scale, shift);
+          score = weight_of(score, scale_of_row(scale, h), shift);
           total[c] += score;
         }
       }

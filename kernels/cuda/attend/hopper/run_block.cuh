@@ -30,11 +30,11 @@ __device__ __forceinline__ void run_block(const HopperParams& params, char* memo
       typename Roles::Producer(params, shared).run();
       end_launch(params.attend);
     } else {
-      typename Roles::Queries(params.attend, shared).run(thread - 32);
+      typename Roles::Queries(params, shared).run(thread - 32);
     }
   } else {
     if constexpr (Roles::kMovesRegisters) setmaxnreg_inc<224>();
-    typename Roles::Math(params.attend, shared).run();
+    typename Roles::Math(params, shared).run();
   }
 }
 

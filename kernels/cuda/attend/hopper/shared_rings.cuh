@@ -27,12 +27,11 @@ class SharedRings {
  protected:
   __device__ SharedRings(char* begin, std::uint32_t address) : begin_(begin), address_(address) {}
 
-  /// One warp fills the stages, with this many arrivals for keys; each of `readers` warps releases
-  /// them.
-  __device__ void init_stages(int readers, int key_arrivals = 1) const {
+  /// This many arrivals fill a stage of keys, and of values; each of `readers` warps releases it.
+  __device__ void init_stages(int readers, int key_arrivals = 1, int value_arrivals = 1) const {
     for (int stage = 0; stage < Stages; ++stage) {
       mbarrier_init(keys_full(stage), key_arrivals);
-      mbarrier_init(values_full(stage), 1);
+      mbarrier_init(values_full(stage), value_arrivals);
       mbarrier_init(keys_empty(stage), readers);
       mbarrier_init(values_empty(stage), readers);
     }

@@ -58,6 +58,11 @@ constexpr Tile kPrefillTiles[] = {{64, 64, 64},   {64, 64, 128},   {96, 96, 64},
 /// The same with wide outputs, for which a block has no masks of each head.
 constexpr Tile kWidePrefillTiles[] = {{160, 160, 64},  {160, 160, 128}, {224, 224, 64},
                                       {224, 224, 128}, {256, 256, 64},  {256, 256, 128}};
+/// Tiles of the prefill kernel over float8 pages, and those with wide outputs.
+constexpr Tile kFloat8PrefillTiles[] = {{64, 64, 64},    {64, 64, 128},  {128, 128, 64},
+                                        {128, 128, 128}, {192, 128, 64}, {192, 128, 128},
+                                        {64, 128, 128},  {256, 64, 128}};
+constexpr Tile kWideFloat8PrefillTiles[] = {{192, 192, 64}, {256, 256, 64}, {64, 256, 64}};
 /// The same with latent pages.
 constexpr Tile kLatentDecodeTiles[] = {{576, 512, 8}, {576, 512, 16}, {576, 512, 32}};
 /// Tiles of the latent kernel.
@@ -163,6 +168,19 @@ const Table kWidePrefill{"hopper prefill",
                          false,
                          2,
                          false};
+const Table kFloat8Prefill{
+    "hopper prefill float8", kFloat8PrefillTiles, {kChips + 1, 1}, kFloat8Dtypes, true, true,
+    kHopperPageSizes};
+const Table kWideFloat8Prefill{"hopper prefill float8",
+                               kWideFloat8PrefillTiles,
+                               {kChips + 1, 1},
+                               kFloat8Dtypes,
+                               true,
+                               true,
+                               kHopperPageSizes,
+                               false,
+                               2,
+                               false};
 const Table kLatentDecode{"hopper decode",
                           kLatentDecodeTiles,
                           {kChips + 1, 1},
@@ -259,15 +277,15 @@ std::vector<Variant> variants_of(const Table& table) {
 }
 
 /// Score mods with masks beside the most outputs and scores that the prefill kernel has.
-std::vector<Variant> prefill_mods_with_masks() {
+std::vector<Variant> prefill_mods_with_masks(const Table& of) {
   static constexpr Tile kLarge[] = {{128, 128, 128}};
   constexpr int kCap = 1, kAlibi = 2, kCausal = 1, kWindow = 3;
   constexpr std::pair<int, int> kMods[] = {{kCap, kCausal}, {kAlibi, kCausal}, {kAlibi, kWindow}};
-  Table table = kPrefill;
+  Table table = of;
   table.tiles = kLarge;
   std::vector<Variant> variants;
   for (const auto& [score, mask] : kMods) {
-    for (int dtype = 0; dtype < static_cast<int>(std::size(kHalfDtypes)); ++dtype) {
+    for (int dtype = 0; dtype < static_cast<int>(table.pool_dtypes.size()); ++dtype) {
       test::Choices choices(kAxes, 0);
       choices[kScore] = score;
       choices[kMask] = mask;
@@ -280,123 +298,11 @@ std::vector<Variant> prefill_mods_with_masks() {
 }
 
 TEST(AttendTables, CasesChooseTheNamedFamily) {
-  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kLatentDecode, kLatent,
-                             kLatentFloat8, kDecodeGather, kLatentGather, kMma, kExact, kPlain}) {
+  for (const Table& table : {kDecode, kFloat8Decode, kPrefill, kWidePrefill, kFloat8Prefill,
+                             kWideFloat8Prefill, kLatentDecode, kLatent, kLatentFloat8,
+                             kDecodeGather, kLatentGather, kMma, kExact, kPlain}) {
     EXPECT_FALSE(variants_of(table).empty());
   }
-}
-
-// Blocks of heads are equal and fit a thread block; a group without such blocks stays whole.
-TEST(PlannedShape, CutsGroupsThatAreLargerThanAThreadBlock) {
-  const auto planned_kv_heads = [](int group, int v_dim) {
-    return planned_shape({2 * group, 2, 576, v_dim, 64}).kv_heads;
-  };
-  EXPECT_EQ(planned_kv_heads(64, 512), 2);
-  EXPECT_EQ(planned_kv_heads(128, 512), 4);
-  EXPECT_EQ(planned_kv_heads(96, 512), 4);
-  EXPECT_EQ(planned_kv_heads(150, 512), 6);
-  EXPECT_EQ(planned_kv_heads(67, 512), 2);
-  EXPECT_EQ(planned_kv_heads(128, 128), 2);
-  EXPECT_EQ(planned_kv_heads(130, 128), 4);
-  EXPECT_EQ(planned_kv_heads(131, 128), 2);
-}
-
-TEST(PlannedShape, LatentHeadsReachTheirKernels) {
-  const auto name_of = [](int heads, int queries, int page_size) {
-    const AttentionShape shape{heads, 1, 576, 512, page_size};
-    const int rows = row_class_of(std::int64_t{queries} * heads, shape);
-    return choose_attend({.shape = shape, .kinds = {.latent = true}, .rows = rows}).name;
-  };
-  for (const int page_size : {8, 16, 64, 256}) {
-    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
-    EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
-    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
-    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent");
-    EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
-    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
-  }
-  for (const int page_size : {1, 2, 4}) {
-    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode gather");
-    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode gather");
-    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent gather");
-    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent gather");
-  }
-}
-
-TEST(AttendVariant, WarpsGatherWhatTheCopyEngineCannotBring) {
-  const auto choose = [](int k_dim, int page_size, const TensorKinds& kinds) {
-    return choose_attend({.shape = {16, 1, k_dim, k_dim - 64, page_size}, .kinds = kinds}).name;
-  };
-  EXPECT_EQ(choose(576, 64, {.latent = true}), "hopper decode");
-  EXPECT_EQ(choose(576, 64, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
-  EXPECT_EQ(choose(576, 1, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
-  EXPECT_EQ(choose(320, 1, {.latent = true}), "hopper decode gather");
-  EXPECT_EQ(choose(256, 1, {.latent = true}), "mma");
-  EXPECT_EQ(choose(576, 1, {.pool_vectors = false, .latent = true}), "plain");
-  EXPECT_EQ(choose(576, 1, {.pool = Dtype::kFloat8E4M3, .latent = true}), "plain");
-  EXPECT_EQ(choose(576, 1, {}), "plain");
-  EXPECT_EQ(choose(576, 24, {.latent = true}), "plain");
-}
-
-TEST(PlannedShape, LatentFloat8HeadsReachTheirKernel) {
-  const auto choose = [](int heads, int rows, int page_size, int k_dim) {
-    return choose_attend({.shape = {heads, 1, k_dim, 512, page_size},
-                          .kinds = {.pool = Dtype::kFloat8E4M3, .latent = true, .row_scales = true},
-                          .rows = rows});
-  };
-  const auto rows_of = [](int heads, int queries) {
-    return row_class_of(std::int64_t{queries} * heads, {heads, 1, 576, 512, 64});
-  };
-  for (const int page_size : {8, 16, 64, 256}) {
-    for (const int heads : {8, 16, 40, 128}) {
-      const AttentionShape shape{heads, 1, 576, 512, page_size};
-      const int chunk_rows = long_row_class(shape, Dtype::kFloat8E4M3, true);
-      EXPECT_EQ(chunk_rows, 64);
-      EXPECT_EQ(choose(heads, chunk_rows, page_size, 576).name, "hopper latent float8");
-      for (const int queries : {1, 2, 3}) {
-        const AttendVariant variant = choose(heads, rows_of(heads, queries), page_size, 576);
-        EXPECT_EQ(variant.name, "hopper latent float8") << heads << " x " << queries;
-      }
-    }
-  }
-  EXPECT_EQ(choose(16, 16, 64, 576).blocks_per_multiprocessor, 2);
-  EXPECT_EQ(choose(16, 32, 64, 576).blocks_per_multiprocessor, 1);
-  EXPECT_EQ(choose(16, 16, 4, 576).name, "plain");
-  EXPECT_EQ(choose(16, 16, 64, 512).name, "plain");  // weights have no place in the keys
-}
-
-TEST(LongRowClass, Float8ChunksReachTensorCores) {
-  const auto name_of = [](int group, int dim) {
-    const AttentionShape shape{2 * group, 2, dim, dim, 16};
-    const TensorKinds kinds{.pool = Dtype::kFloat8E4M3, .row_scales = true};
-    const int rows = long_row_class(shape, kinds.pool, false);
-    return choose_attend({.shape = shape, .kinds = kinds, .rows = rows}).name;
-  };
-  for (const int dim : {64, 128, 192, 256}) EXPECT_EQ(name_of(8, dim), "hopper decode float8");
-  EXPECT_EQ(name_of(32, 128), "hopper decode float8");
-  EXPECT_EQ(name_of(64, 128), "plain");
-  EXPECT_EQ(name_of(8, 96), "plain");
-}
-
-TEST(AttendVariant, PagesHaveTokens) {
-  const AttentionShape shape{.q_heads = 8, .kv_heads = 2, .k_dim = 128, .v_dim = 128};
-  EXPECT_THROW(choose_attend({.shape = shape}), InvalidArgument);
-}
-
-TEST(AttendVariant, ExactSumsNeedTensorCores) {
-  const auto choose = [](Dtype pool, int dim, bool vectors) {
-    return choose_attend({.shape = {8, 2, dim, dim, 16},
-                          .kinds = {.pool = pool, .pool_vectors = vectors},
-                          .exact = true})
-        .name;
-  };
-  EXPECT_EQ(choose(Dtype::kFloat16, 128, true), "exact");
-  EXPECT_EQ(choose(Dtype::kBFloat16, 512, true), "exact");
-  EXPECT_THROW(choose(Dtype::kFloat32, 128, true), Unsupported);
-  EXPECT_THROW(choose(Dtype::kFloat8E4M3, 128, true), Unsupported);
-  EXPECT_THROW(choose(Dtype::kFloat16, 20, true), Unsupported);
-  EXPECT_THROW(choose(Dtype::kFloat16, 584, true), Unsupported);
-  EXPECT_THROW(choose(Dtype::kFloat16, 128, false), Unsupported);
 }
 
 class AttendVariants : public testing::TestWithParam<Variant> {};
@@ -412,9 +318,15 @@ INSTANTIATE_TEST_SUITE_P(HopperDecodeFloat8, AttendVariants,
 INSTANTIATE_TEST_SUITE_P(HopperPrefill, AttendVariants, testing::ValuesIn(variants_of(kPrefill)),
                          name_of);
 INSTANTIATE_TEST_SUITE_P(HopperPrefillModsWithMasks, AttendVariants,
-                         testing::ValuesIn(prefill_mods_with_masks()), name_of);
+                         testing::ValuesIn(prefill_mods_with_masks(kPrefill)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperWidePrefill, AttendVariants,
                          testing::ValuesIn(variants_of(kWidePrefill)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperPrefillFloat8, AttendVariants,
+                         testing::ValuesIn(variants_of(kFloat8Prefill)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperPrefillFloat8ModsWithMasks, AttendVariants,
+                         testing::ValuesIn(prefill_mods_with_masks(kFloat8Prefill)), name_of);
+INSTANTIATE_TEST_SUITE_P(HopperWidePrefillFloat8, AttendVariants,
+                         testing::ValuesIn(variants_of(kWideFloat8Prefill)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatentDecode, AttendVariants,
                          testing::ValuesIn(variants_of(kLatentDecode)), name_of);
 INSTANTIATE_TEST_SUITE_P(HopperLatent, AttendVariants, testing::ValuesIn(variants_of(kLatent)),

@@ -35,8 +35,10 @@ namespace kvmesh::cuda {
 /// (of the warps of its team), columns 8 * j + 2 * t and the one after it, of scores and outputs.
 class LatentMath {
  public:
-  __device__ LatentMath(const AttendParams& params, const LatentShared& shared)
-      : p_(params), shared_(shared), team_(__shfl_sync(kAllLanes, threadIdx.x / kTeamThreads, 0)) {}
+  __device__ LatentMath(const HopperParams& params, const LatentShared& shared)
+      : p_(params.attend),
+        shared_(shared),
+        team_(__shfl_sync(kAllLanes, threadIdx.x / kTeamThreads, 0)) {}
 
   __device__ void run() {
     wait_for_inputs(p_);

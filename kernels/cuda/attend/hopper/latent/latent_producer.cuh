@@ -116,8 +116,8 @@ class LatentProducer {
 /// The three warps that copy queries, and then gather keys beside the first.
 class LatentQueries {
  public:
-  __device__ LatentQueries(const AttendParams& params, const LatentShared& shared)
-      : p_(params), shared_(shared) {}
+  __device__ LatentQueries(const HopperParams& params, const LatentShared& shared)
+      : p_(params.attend), shared_(shared) {}
 
   __device__ void run(int thread) const {
     constexpr int kUnits = kDimK / 8;

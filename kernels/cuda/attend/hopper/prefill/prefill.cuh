@@ -1,5 +1,5 @@
 // attend_partial for many rows on Hopper: prefill and long chunks, float16 or bfloat16 pages, head
-// dims of 64 to 256, multiples of 32.
+// dims of 64 to 256, multiples of 32; float8 pages, multiples of 64.
 //
 // Consumers are warpgroups of 64 packed query rows (row r is token r / group, head r % group). Each
 // multiplies queries by the keys of a tile, both from shared memory, and the weights, in registers,
@@ -9,7 +9,7 @@
 //   O [64, v_dim]   += P V          the products of this one are under way
 //
 // A producer warp claims pieces and copies keys and values by the copy engine, one box per page and
-// head; three more copy queries.
+// head; three more copy queries and convert tiles of float8 pages to float16.
 //
 // A tile has 128 keys, or 64 where a head has more than 192 dims, or values more than 128.
 //
@@ -24,8 +24,10 @@
 // before; late rescaling as in FlashAttention-4 (2025).
 #pragma once
 
-#include "kernels/cuda/attend/hopper/prefill/prefill_producer.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_converter.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_float8.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_scores.cuh"
+#include "kernels/cuda/attend/hopper/prefill/prefill_team.cuh"
 #include "kernels/cuda/attend/hopper/row_exponents.cuh"
 #include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
@@ -35,10 +37,10 @@ namespace kvmesh::cuda {
 
 /// A warpgroup of 64 rows. With g = lane / 4 and t = lane % 4, this thread has rows 16 * warp + g
 /// and that + 8, columns 8 * j + 2 * t and the one after it, of scores and outputs.
-class PrefillMath {
+class PrefillMath : PrefillTeam {
  public:
-  __device__ PrefillMath(const AttendParams& params, const PrefillShared& shared)
-      : p_(params), shared_(shared) {}
+  __device__ PrefillMath(const HopperParams& params, const PrefillShared& shared)
+      : p_(params.attend), scales_(params.scales), shared_(shared) {}
 
   __device__ void run() {
     wait_for_inputs(p_);
@@ -49,9 +51,10 @@ class PrefillMath {
       if (task.rows == 0) return;
       mbarrier_wait(shared_.queries_full(slot), n / kPieceRing % 2);
       if (kPassesTasks && warp() / kConsumerWarps * kConsumerRows >= task.rows) {
+        release_queries();
         pass(task);
       } else {
-        fence_proxy_async();  // the queries, for the tensor cores
+        take_queries();
         attend(task, slot);
         finish(task);
       }
@@ -65,40 +68,40 @@ class PrefillMath {
   using Scores = PrefillScores::Scores;
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
-  __device__ static int warp() { return threadIdx.x / 32; }
-  __device__ static int lane() { return threadIdx.x % 32; }
-  __device__ static int row(int h) { return warp() * 16 + h * 8 + lane() / 4; }
-  // The warps that wait for one another at a barrier. If queries come a piece ahead they are one
-  // consumer's: consumers then run apart, and one's products fill the time in which the other has
-  // none. A barrier per consumer costs registers, which score mods need at dims of 192 and 256.
-  static constexpr int kTeamWarps = kPieceRing > 1 ? kConsumerWarps : kMathWarps;
-  static constexpr int kTeamThreads = 32 * kTeamWarps;
-  /// Launches of shared rows also have tasks of few rows, for which one consumer is enough.
-  static constexpr bool kPassesTasks = kHasRowTokens && kTeamWarps == kConsumerWarps;
-  __device__ static int team() { return kTeamWarps == kMathWarps ? 0 : warp() / kTeamWarps; }
+  /// Makes the queries visible to the tensor cores.
+  __device__ void take_queries() {
+    if constexpr (kIsFloat8) {
+      queries_.take(shared_, warp() * 16);
+      const float scale = kFoldScale ? exponent_scale(p_) : 1.0f;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        factors_[h] = queries_.down[h] * scale * (kRowScales ? 1.0f : scales_.k.number);
+      }
+    }
+    if constexpr (kQueriesStay) fence_proxy_async();
+    if constexpr (kIsFloat8 && kQueriesStay) sync();
+    if constexpr (!kQueriesStay) release_queries();
+  }
+  __device__ void release_queries() const {
+    if constexpr (kIsFloat8) release(shared_.queries_empty());
+  }
 
-  __device__ static bool any(bool value) {
-    int found;
-    asm volatile(
-        "{\n.reg .pred in, out;\nsetp.ne.b32 in, %1, 0;\n"
-        "barrier.cta.red.or.pred out, %2, %3, in;\nselp.b32 %0, 1, 0, out;\n}"
-        : "=r"(found)
-        : "r"(static_cast<int>(value)), "r"(1 + team()), "n"(kTeamThreads)
-        : "memory");
-    return found != 0;
-  }
-  __device__ static void sync() {
-    asm volatile("barrier.cta.sync %0, %1;" ::"r"(1 + team()), "n"(kTeamThreads) : "memory");
-  }
-  __device__ static void release(std::uint32_t barrier) {
-    __syncwarp();
-    if (lane() == 0) mbarrier_arrive(barrier);
+  /// The factor of scores in exponents: each row's own where it includes those of the row.
+  __device__ __forceinline__ decltype(auto) scale() const {
+    if constexpr (kIsFloat8 && kFoldScale) {
+      return (factors_);
+    } else {
+      return exponent_scale(p_);
+    }
   }
 
   __device__ void attend(const DeviceTask& task, int slot) {
     begin_rows(task);
     const int tiles = PrefillStream::tiles_of(task);
-    if (tiles == 0) return;
+    if (tiles == 0) {
+      if constexpr (kQueriesStay) release_queries();
+      return;
+    }
     const std::uint64_t queries =
         kImageK.operand(uniform(shared_.queries(slot, warp() / kConsumerWarps)));
     Scores s;
@@ -106,14 +109,15 @@ class PrefillMath {
     float keep[2];
     wait_keys();
     score(task, 0, queries, s);
-    exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
-    release_keys();
+    exponents_.softmax(s, scale(), 0.0f, keep);
+    values_.begin(end_keys(s));
     pack(s, weights);
     for (int tile = 1; tile < tiles; ++tile) {
       ++tile_;
       next_tile(task, tile, queries, s, weights, keep);
     }
-    clear_values(task.keys - (tiles - 1) * kPrefillKeys);
+    if constexpr (kQueriesStay) release_queries();
+    if constexpr (!kIsFloat8) clear_values(task.keys - (tiles - 1) * kPrefillKeys);
     start_values(tile_, weights);
     end_values(tile_);
     ++tile_;
@@ -121,6 +125,7 @@ class PrefillMath {
 
   __device__ __forceinline__ void begin_rows(const DeviceTask& task) {
     exponents_ = {};
+    values_ = {};
     if constexpr (kHasScoreMod || kHasMaskMod || kHasHeadClasses) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) rows_[h] = row_of(p_, task, min(row(h), task.rows - 1));
@@ -140,11 +145,12 @@ class PrefillMath {
     start_values(tile_ - 1, weights);
     wgmma_wait_group<1>();
     wgmma_tie(s);
-    PrefillScores(p_, shared_, task, rows_, tile, tile_).modify(s);
+    modify(task, tile, s);
     const RowExponents before = exponents_;
     bool raised = false;
     const bool fits = weigh(s, raised, keep);
-    if (fits) release_keys();
+    int exponent = 0;  // of the values' scales
+    if (fits) exponent = end_keys(s);
     wgmma_tie(s);
     asm volatile("" : "+f"(exponents_.sum[0]), "+f"(exponents_.sum[1]));
     if constexpr (!kJudgesLate) end_basic_block(fabsf(exponents_.sum[0]));
@@ -152,9 +158,10 @@ class PrefillMath {
     if (!fits) {
       exponents_ = before;
       score(task, tile, queries, s);
-      raised = exponents_.softmax(s, exponent_scale(p_), 0.0f, keep);
-      release_keys();
+      raised = exponents_.softmax(s, scale(), 0.0f, keep);
+      exponent = end_keys(s);
     }
+    if constexpr (kRowScales) raised = values_.follow(exponent, raised, keep);
     if (raised) rescale(keep);
     pack(s, weights);
   }
@@ -193,7 +200,11 @@ class PrefillMath {
 #pragma unroll
     for (int k = 0; k < kDimK / 16; ++k) {
       const int further = kImageK.further(k * 16);
-      wgmma<Rows::kAlongK>(s, queries + further, keys + further, k > 0);
+      if (k < kRegisterSteps) {
+        wgmma_float16(s, queries_.step(k), keys + further, k > 0);
+      } else {
+        wgmma<Rows::kAlongK>(s, queries + further, keys + further, k > 0);
+      }
     }
   }
 
@@ -214,7 +225,19 @@ class PrefillMath {
     wgmma_commit_group();
     wgmma_wait_group<0>();
     wgmma_tie(s);
-    PrefillScores(p_, shared_, task, rows_, tile, tile_).modify(s);
+    modify(task, tile, s);
+  }
+  __device__ __forceinline__ void modify(const DeviceTask& task, int tile, Scores& s) const {
+    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s);
+  }
+
+  /// Multiplies weights by the scales of their values, and releases what came with the keys.
+  /// Returns the scales' exponent.
+  __device__ __forceinline__ int end_keys(Scores& weights) const {
+    int exponent = 0;
+    if constexpr (kRowScales) exponent = ValueReference::weigh(weights, shared_, tile_);
+    release_keys();
+    return exponent;
   }
 
   /// Turns scores into weights by the reference of the previous tiles, without computing their
@@ -224,15 +247,15 @@ class PrefillMath {
   /// together.
   __device__ bool weigh(Scores& s, bool& raised, float (&keep)[2]) {
     if constexpr (!kJudgesLate) {
-      raised = exponents_.softmax(s, exponent_scale(p_), kSlack, keep);
+      raised = exponents_.softmax(s, scale(), kSlack, keep);
       return true;
     }
     bool fits = true;
     if (__any_sync(kAllLanes, exponents_.has_no_reference())) {
-      raised = exponents_.softmax(s, exponent_scale(p_), kSlack, keep);
+      raised = exponents_.softmax(s, scale(), kSlack, keep);
     } else {
       float sums[2];
-      exponents_.exponentiate(s, exponent_scale(p_), sums);
+      exponents_.exponentiate(s, scale(), sums);
       fits = sums[0] <= kMostWeight && sums[1] <= kMostWeight;  // not NaN
     }
     return !any(!fits);
@@ -248,7 +271,7 @@ class PrefillMath {
     for (int k = 0; k < kPrefillKeys / 16; ++k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        weights[k][i] = pack_pair<kPoolType>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+        weights[k][i] = pack_pair<kProductType>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
       }
     }
   }
@@ -282,7 +305,9 @@ class PrefillMath {
   __device__ bool spoilt(const DeviceTask& task) const {
     bool found = false;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) found |= exponents_.is_spoilt(h, o_) && row(h) < task.rows;
+    for (int h = 0; h < 2; ++h) {
+      found |= (values_.has_wide_tiles() || exponents_.is_spoilt(h, o_)) && row(h) < task.rows;
+    }
     return found;
   }
 
@@ -291,7 +316,7 @@ class PrefillMath {
     const int end = min(task.rows, warp() * 16 + 16);
 #pragma unroll 1
     for (int r = warp() * 16; r < end; ++r) {
-      PlainRow(p_, task, r, shared_.plain_query(warp())).run();
+      PlainRow(p_, task, r, shared_.plain_query(warp()), &scales_).run();
     }
   }
 
@@ -300,8 +325,10 @@ class PrefillMath {
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
       const bool is_there = r < task.rows;
-      const float lse = log_sum_exp(p_, exponents_.reference[h], exponents_.sum[h]);
-      const RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
+      const float lse =
+          log_sum_exp(scale_of_row(scale(), h), exponents_.reference[h], exponents_.sum[h]);
+      RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
+      if constexpr (kIsFloat8) end.factor *= kRowScales ? values_.unit() : scales_.v.number;
       const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
       if (__all_sync(kAllLanes, to.has_units())) {
 #pragma unroll
@@ -339,9 +366,14 @@ class PrefillMath {
       kFoldScale && !kHasHeadClasses && kTeamWarps == kConsumerWarps;
 
   const AttendParams& p_;
+  const DeviceScales& scales_;
   const PrefillShared& shared_;
   int tile_ = 0;  // of all that this thread block computed
   Row rows_[2];   // where a mod or a mask asks for them
+  // Of float8 pages: queries, factors of the rows' products, and what values are relative to.
+  Float8Queries queries_;
+  PrefillScores::RowFactors factors_;
+  ValueReference values_;
   RowExponents exponents_;
   float o_[kDimV / 2];
 };
@@ -350,7 +382,7 @@ struct PrefillRoles {
   using Shared = PrefillShared;
   using Math = PrefillMath;
   using Producer = PrefillProducer;
-  using Queries = PrefillQueries;
+  using Queries = PrefillLoader<kIsFloat8>::Type;
   static constexpr int kMathThreads = cuda::kMathThreads;
   static constexpr bool kMovesRegisters = kConsumers == 2;
 };

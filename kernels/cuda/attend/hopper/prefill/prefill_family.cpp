@@ -1,37 +1,56 @@
 #include "kernels/cuda/attend/hopper/prefill/prefill_family.hpp"
 
+#include <algorithm>
+
 #include "kernels/cuda/attend/hopper/pool_maps.hpp"
 #include "kernels/cuda/attend/hopper/prefill/prefill_tile.hpp"
 
 namespace kvmesh::cuda {
 namespace {
 
+bool is_float8(const AttendCase& what) { return what.kinds.pool == Dtype::kFloat8E4M3; }
+
 /// Returns the tile. Queries are copied a piece ahead where shared memory has room for two pieces
 /// of them, and outputs have at most 128 dims: consumers then run apart, which takes registers that
 /// larger outputs need.
 std::optional<PrefillTile> tile_of(const AttendCase& what) {
-  PrefillTile tile{
-      .consumers = what.rows / kConsumerRows, .k_dim = what.shape.k_dim, .v_dim = what.shape.v_dim};
+  PrefillTile tile{.consumers = what.rows / kConsumerRows,
+                   .k_dim = what.shape.k_dim,
+                   .v_dim = what.shape.v_dim,
+                   .float8 = is_float8(what),
+                   .row_scales = what.kinds.row_scales};
   for (tile.pieces = tile.v_dim > 128 ? 1 : 2; tile.pieces > 0; --tile.pieces) {
     if (tile.bytes() <= what.limits.block_bytes) return tile;
   }
   return std::nullopt;
 }
 
+/// Returns how many of the scores' products over float8 pages have queries in registers: four each,
+/// of those that outputs, scores and weights leave. Mods and masks of each head take more.
+int register_steps(const PrefillTile& tile, const AttendCase& what) {
+  if (!tile.float8) return 0;
+  const int most = what.fold_scale && !what.head_classes ? 176 : 160;
+  const int taken = tile.v_dim / 2 + tile.keys() / 2 + tile.keys() / 4;
+  return std::clamp((most - taken) / 4, 0, tile.k_dim / 16);
+}
+
 class PrefillFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
-    // There are too few for masks of each head beside outputs of more than 128 dims.
-    const bool has_registers = shape.v_dim <= 128 || !what.head_classes;
+    // There are too few for masks of each head beside outputs of more than 128 dims, nor over
+    // float8 pages for two consumers that have these.
+    const bool has_registers =
+        shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&
                       shape.k_dim <= 256 && shape.v_dim <= 256 && has_registers &&
-                      info_of(what.kinds.pool).bits == 16 && takes_pool(what);
+                      takes_pool(what) && what.kinds.scale_vectors &&
+                      !(is_float8(what) && what.kinds.latent);
     if (!fits) return std::nullopt;
     const std::optional<PrefillTile> tile = tile_of(what);
     if (!tile) return std::nullopt;
     AttendVariant variant{.family = this,
-                          .name = "hopper prefill",
+                          .name = tile->float8 ? "hopper prefill float8" : "hopper prefill",
                           .source = "kernels/cuda/attend/hopper/prefill/prefill.cuh",
                           .kernel = "kvmesh_attend_prefill",
                           .constants = attend_constants(what),
@@ -44,7 +63,9 @@ class PrefillFamily final : public AttendFamily {
         .set("kFoldScale", what.fold_scale)
         .set("kConsumers", tile->consumers)
         .set("kPieceRing", tile->pieces)
-        .set("kBoxTokens", kMostBoxTokens);
+        .set("kBoxTokens", kMostBoxTokens)
+        .set("kRowScales", tile->row_scales)
+        .set("kRegisterSteps", register_steps(*tile, what));
     return variant;
   }
 

@@ -31,12 +31,17 @@ class PrefillProducer {
  private:
   __device__ static int lane() { return threadIdx.x % 32; }
 
+  /// Where a tile of keys or of values goes: memory and barriers.
+  struct Place {
+    std::uint32_t to, full, empty, parity;
+  };
+
   /// Keys are needed one tile before values: those of a tile come with the values of the one
   /// before.
   __device__ void fill(const DeviceTask& task, int tile, const PageVisit& visit) {
     const int row = visit.page < 0 ? p_.no_page : visit.page * p_.pool_heads + pool_head(task);
     const int group = (tile * kPrefillKeys + lane() * kBoxRows) % kPageSize / kAtomRows;
-    fill_keys(visit, group, row);
+    fill_keys(task, tile, visit, group, row);
     if (tile > 0) fill_values(tile_ - 1, group_before_, row_before_);
     if (tile + 1 == PrefillStream::tiles_of(task)) fill_values(tile_, group, row);
     group_before_ = group;
@@ -44,65 +49,115 @@ class PrefillProducer {
     ++tile_;
   }
 
-  __device__ void fill_keys(const PageVisit& visit, int group, int row) {
+  __device__ void fill_keys(const DeviceTask& task, int tile, const PageVisit& visit, int group,
+                            int row) {
     const int stage = tile_ % kPrefillStages;
-    mbarrier_wait(shared_.keys_empty(stage), tile_ / kPrefillStages % 2 ^ 1);
-    if (lane() < kTileVisits) shared_.visits(stage)[lane()] = visit;
+    const Place place =
+        kIsFloat8 ? next_float8()
+                  : Place{shared_.keys(stage), shared_.keys_full(stage), shared_.keys_empty(stage),
+                          static_cast<std::uint32_t>(tile_ / kPrefillStages % 2)};
+    mbarrier_wait(place.empty, place.parity ^ 1);
+    const int kept = tile_ % kKeptTiles;
+    if (lane() < kTileVisits) shared_.visits(kept)[lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
     __syncwarp();  // lane 0's arrival covers what all lanes wrote
     if (lane() == 0) {
-      shared_.masked(stage) = masked;
-      mbarrier_arrive_expect_tx(shared_.keys_full(stage), kTile.k_bytes());
+      shared_.masked(kept) = masked;
+      mbarrier_arrive_expect_tx(place.full, kPoolImageK.bytes(kPrefillKeys));
     }
     __syncwarp();
+    if constexpr (kRowScales) load_scales(task, tile, visit.page, place.full);
     if (lane() >= kTileVisits) return;
-    cp_async_bulk_tensor_5d(shared_.keys(stage) + kImageK.bytes(lane() * kBoxRows), p_.k_map,
-                            shared_.keys_full(stage), kEvictNormal, 0, 0, 0, group, row);
+    cp_async_bulk_tensor_5d(place.to + kPoolImageK.bytes(lane() * kBoxRows), p_.k_map, place.full,
+                            kEvictNormal, 0, 0, 0, group, row);
   }
 
-  __device__ void fill_values(int tile, int group, int row) const {
+  __device__ void fill_values(int tile, int group, int row) {
     const int stage = tile % kPrefillStages;
-    mbarrier_wait(shared_.values_empty(stage), tile / kPrefillStages % 2 ^ 1);
-    if (lane() == 0) mbarrier_arrive_expect_tx(shared_.values_full(stage), kTile.v_bytes());
+    const Place place = kIsFloat8 ? next_float8()
+                                  : Place{shared_.values(stage), shared_.values_full(stage),
+                                          shared_.values_empty(stage),
+                                          static_cast<std::uint32_t>(tile / kPrefillStages % 2)};
+    mbarrier_wait(place.empty, place.parity ^ 1);
+    if (lane() == 0) mbarrier_arrive_expect_tx(place.full, kPoolImageV.bytes(kPrefillKeys));
     __syncwarp();
+    if constexpr (kRowScales) cp_async_mbarrier_arrive_noinc(place.full);
     if (lane() >= kTileVisits) return;
-    cp_async_bulk_tensor_5d(shared_.values(stage) + kImageV.bytes(lane() * kBoxRows), p_.v_map,
-                            shared_.values_full(stage), kEvictNormal, 0, 0, 0, group, row);
+    cp_async_bulk_tensor_5d(place.to + kPoolImageV.bytes(lane() * kBoxRows), p_.v_map, place.full,
+                            kEvictNormal, 0, 0, 0, group, row);
+  }
+
+  /// Keys and values share a ring of float8 tiles; PrefillConverter takes them in this order.
+  __device__ Place next_float8() {
+    const int slot = float8_tile_ % kFloat8Tiles;
+    const auto parity = static_cast<std::uint32_t>(float8_tile_ / kFloat8Tiles % 2);
+    ++float8_tile_;
+    return {shared_.float8_tile(slot), shared_.float8_full(slot), shared_.float8_empty(slot),
+            parity};
+  }
+
+  /// The scales of a tile's keys and values, four a lane; slots without a page get 0.
+  __device__ void load_scales(const DeviceTask& task, int tile, int page_of_lane,
+                              std::uint32_t full) const {
+    constexpr int kLanes = kPrefillKeys / 4;
+#pragma unroll
+    for (int first = 0; first < 2 * kLanes; first += 32) {
+      const int unit = first + lane();
+      const int key = unit % kLanes * 4;
+      const int page = __shfl_sync(kAllLanes, page_of_lane, key / kBoxRows);
+      const DeviceScale& scale = unit < kLanes ? p_.scales.k : p_.scales.v;
+      const float* from = scale.per_token + max(page, 0) * scale.page_stride +
+                          pool_head(task) * scale.head_stride +
+                          (tile * kPrefillKeys + key) % kPageSize;
+      cp_async_16_zfill_alone(shared_address(shared_.key_scales(tile_) + unit * 4), from,
+                              page < 0 ? 0 : 16);
+    }
+    cp_async_mbarrier_arrive_noinc(full);
   }
 
   const HopperParams& p_;
   const PrefillShared& shared_;
-  int tile_ = 0;  // of all that this thread block brought
+  int tile_ = 0;         // of all that this thread block brought
+  int float8_tile_ = 0;  // the same of keys and values, each counted
   int group_before_ = 0, row_before_ = 0;
 };
 
 /// The three warps that copy queries.
 class PrefillQueries {
  public:
-  __device__ PrefillQueries(const AttendParams& params, const PrefillShared& shared)
-      : p_(params), shared_(shared) {}
+  __device__ PrefillQueries(const HopperParams& params, const PrefillShared& shared)
+      : p_(params.attend), shared_(shared) {}
 
   __device__ void run(int thread) const {
-    constexpr int kUnits = kDimK / 8;
-    constexpr int kRowsAtOnce = kQueryThreads / kUnits;
     wait_for_inputs(p_);
     for (int n = 0;; ++n) {
       const int slot = n % kPieceRing;
       mbarrier_wait(shared_.task_full(slot), n / kPieceRing % 2);
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
-      // A thread has the same unit of each of its rows.
-      const int unit = thread % kUnits;
-#pragma unroll 1
-      for (int r = thread / kUnits; r < kTile.rows(); r += kRowsAtOnce) {
-        if (thread >= kRowsAtOnce * kUnits) break;
-        load_query_unit<kPoolType>(p_, task, r, unit,
-                                   shared_.queries(slot) + kImageK.unit(r, unit));
-      }
-      fence_proxy_async();
-      cp_async_mbarrier_arrive_noinc(shared_.queries_full(slot));
-      mbarrier_arrive(shared_.queries_full(slot));
+      copy<kProductType>(p_, shared_, task, slot, thread);
     }
+  }
+
+  /// Starts copies of a piece's queries as elements of type `To`.
+  template <Dtype To>
+  __device__ static void copy(const AttendParams& p, const PrefillShared& shared,
+                              const DeviceTask& task, int slot, int thread) {
+    constexpr int kUnits = kDimK / 8;
+    constexpr int kRowsAtOnce = kQueryThreads / kUnits;
+    // A thread has the same unit of each of its rows.
+    const int unit = thread % kUnits;
+#pragma unroll 1
+    for (int r = thread / kUnits; r < kTile.rows(); r += kRowsAtOnce) {
+      if (thread >= kRowsAtOnce * kUnits) break;
+      load_query_unit<To>(p, task, r, unit, shared.queries(slot) + kImageK.unit(r, unit));
+    }
+    arrive(shared, slot);
+  }
+  __device__ static void arrive(const PrefillShared& shared, int slot) {
+    fence_proxy_async();
+    cp_async_mbarrier_arrive_noinc(shared.queries_full(slot));
+    mbarrier_arrive(shared.queries_full(slot));
   }
 
  private:

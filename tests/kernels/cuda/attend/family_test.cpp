@@ -1,0 +1,139 @@
+// The choice of a kernel's family and of its rows, which needs no GPU.
+#include "kernels/cuda/attend/family.hpp"
+
+#include <gtest/gtest.h>
+
+#include "kvmesh/error.hpp"
+
+namespace kvmesh::cuda {
+namespace {
+
+// Blocks of heads are equal and fit a thread block; a group without such blocks stays whole.
+TEST(PlannedShape, CutsGroupsThatAreLargerThanAThreadBlock) {
+  const auto planned_kv_heads = [](int group, int v_dim) {
+    return planned_shape({2 * group, 2, 576, v_dim, 64}).kv_heads;
+  };
+  EXPECT_EQ(planned_kv_heads(64, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 512), 4);
+  EXPECT_EQ(planned_kv_heads(96, 512), 4);
+  EXPECT_EQ(planned_kv_heads(150, 512), 6);
+  EXPECT_EQ(planned_kv_heads(67, 512), 2);
+  EXPECT_EQ(planned_kv_heads(128, 128), 2);
+  EXPECT_EQ(planned_kv_heads(130, 128), 4);
+  EXPECT_EQ(planned_kv_heads(131, 128), 2);
+}
+
+TEST(PlannedShape, LatentHeadsReachTheirKernels) {
+  const auto name_of = [](int heads, int queries, int page_size) {
+    const AttentionShape shape{heads, 1, 576, 512, page_size};
+    const int rows = row_class_of(std::int64_t{queries} * heads, shape);
+    return choose_attend({.shape = shape, .kinds = {.latent = true}, .rows = rows}).name;
+  };
+  for (const int page_size : {8, 16, 64, 256}) {
+    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 1, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent");
+    EXPECT_EQ(name_of(16, 1000, page_size), "hopper latent");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent");
+  }
+  for (const int page_size : {1, 2, 4}) {
+    EXPECT_EQ(name_of(8, 1, page_size), "hopper decode gather");
+    EXPECT_EQ(name_of(16, 2, page_size), "hopper decode gather");
+    EXPECT_EQ(name_of(16, 3, page_size), "hopper latent gather");
+    EXPECT_EQ(name_of(128, 1, page_size), "hopper latent gather");
+  }
+}
+
+TEST(AttendVariant, WarpsGatherWhatTheCopyEngineCannotBring) {
+  const auto choose = [](int k_dim, int page_size, const TensorKinds& kinds) {
+    return choose_attend({.shape = {16, 1, k_dim, k_dim - 64, page_size}, .kinds = kinds}).name;
+  };
+  EXPECT_EQ(choose(576, 64, {.latent = true}), "hopper decode");
+  EXPECT_EQ(choose(576, 64, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(576, 1, {.pool_contiguous = false, .latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(320, 1, {.latent = true}), "hopper decode gather");
+  EXPECT_EQ(choose(256, 1, {.latent = true}), "mma");
+  EXPECT_EQ(choose(576, 1, {.pool_vectors = false, .latent = true}), "plain");
+  EXPECT_EQ(choose(576, 1, {.pool = Dtype::kFloat8E4M3, .latent = true}), "plain");
+  EXPECT_EQ(choose(576, 1, {}), "plain");
+  EXPECT_EQ(choose(576, 24, {.latent = true}), "plain");
+}
+
+TEST(PlannedShape, LatentFloat8HeadsReachTheirKernel) {
+  const auto choose = [](int heads, int rows, int page_size, int k_dim) {
+    return choose_attend({.shape = {heads, 1, k_dim, 512, page_size},
+                          .kinds = {.pool = Dtype::kFloat8E4M3, .latent = true, .row_scales = true},
+                          .rows = rows});
+  };
+  const auto rows_of = [](int heads, int queries) {
+    return row_class_of(std::int64_t{queries} * heads, {heads, 1, 576, 512, 64});
+  };
+  for (const int page_size : {8, 16, 64, 256}) {
+    for (const int heads : {8, 16, 40, 128}) {
+      const int chunk_rows =
+          long_row_class({.shape = {heads, 1, 576, 512, page_size},
+                          .kinds = {.pool = Dtype::kFloat8E4M3, .latent = true}});
+      EXPECT_EQ(chunk_rows, 64);
+      EXPECT_EQ(choose(heads, chunk_rows, page_size, 576).name, "hopper latent float8");
+      for (const int queries : {1, 2, 3}) {
+        const AttendVariant variant = choose(heads, rows_of(heads, queries), page_size, 576);
+        EXPECT_EQ(variant.name, "hopper latent float8") << heads << " x " << queries;
+      }
+    }
+  }
+  EXPECT_EQ(choose(16, 16, 64, 576).blocks_per_multiprocessor, 2);
+  EXPECT_EQ(choose(16, 32, 64, 576).blocks_per_multiprocessor, 1);
+  EXPECT_EQ(choose(16, 16, 4, 576).name, "plain");
+  EXPECT_EQ(choose(16, 16, 64, 512).name, "plain");  // weights have no place in the keys
+}
+
+/// The kernel of long chunks over float8 pages.
+AttendVariant float8_chunks(int group, int dim, bool head_classes, const char* architecture) {
+  AttendCase what{.shape = {2 * group, 2, dim, dim, 16},
+                  .kinds = {.pool = Dtype::kFloat8E4M3, .row_scales = true},
+                  .head_classes = head_classes,
+                  .architecture = architecture};
+  what.rows = long_row_class(what);
+  return choose_attend(what);
+}
+
+TEST(LongRowClass, Float8ChunksReachTensorCores) {
+  const auto name_of = [](int group, int dim, bool head_classes = false,
+                          const char* architecture = "sm_90a") {
+    return float8_chunks(group, dim, head_classes, architecture).name;
+  };
+  for (const int dim : {64, 128, 192, 256}) {
+    EXPECT_EQ(name_of(8, dim), "hopper prefill float8");
+    EXPECT_EQ(name_of(64, dim), "hopper prefill float8");
+    EXPECT_EQ(name_of(8, dim, false, "sm_100"), "plain");
+  }
+  EXPECT_EQ(name_of(8, 128, true), "hopper prefill float8");
+  EXPECT_EQ(name_of(8, 256, true), "hopper decode float8");
+  EXPECT_EQ(name_of(64, 256, true), "plain");
+  EXPECT_EQ(name_of(8, 96), "plain");
+}
+
+TEST(AttendVariant, PagesHaveTokens) {
+  const AttentionShape shape{.q_heads = 8, .kv_heads = 2, .k_dim = 128, .v_dim = 128};
+  EXPECT_THROW(choose_attend({.shape = shape}), InvalidArgument);
+}
+
+TEST(AttendVariant, ExactSumsNeedTensorCores) {
+  const auto choose = [](Dtype pool, int dim, bool vectors) {
+    return choose_attend({.shape = {8, 2, dim, dim, 16},
+                          .kinds = {.pool = pool, .pool_vectors = vectors},
+                          .exact = true})
+        .name;
+  };
+  EXPECT_EQ(choose(Dtype::kFloat16, 128, true), "exact");
+  EXPECT_EQ(choose(Dtype::kBFloat16, 512, true), "exact");
+  EXPECT_THROW(choose(Dtype::kFloat32, 128, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat8E4M3, 128, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 20, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 584, true), Unsupported);
+  EXPECT_THROW(choose(Dtype::kFloat16, 128, false), Unsupported);
+}
+
+}  // namespace
+}  // namespace kvmesh::cuda
