@@ -175,7 +175,8 @@ void AttentionCase::fill_row(std::span<float> row, OwnedTensor& pool, OwnedTenso
   if (info_of(spec_.dtype).has_scales) {
     scale = number;
     if (spec_.scales.kind == ScaleKind::kPerTokenAndHead) {
-      size = std::exp2(-static_cast<float>(random.integer(0, spec_.scale_bits)));
+      const std::int64_t step = slot.position / 128 % 2 * spec_.scale_step;
+      size = std::exp2(-static_cast<float>(step + random.integer(0, spec_.scale_bits)));
       scale = size / 400;
       scales.set(scale, slot.page, head, slot.offset, 0);
     }
@@ -192,7 +193,7 @@ std::optional<AttentionCase::Slot> AttentionCase::slot_of(std::size_t sequence,
   for (std::int64_t i = batch_.page_indptr[sequence]; i < batch_.page_indptr[sequence + 1]; ++i) {
     const LocalPage& page = batch_.pages[static_cast<std::size_t>(i)];
     if (page.logical == position / spec_.shape.page_size) {
-      return Slot{page.page, static_cast<std::int32_t>(position % spec_.shape.page_size)};
+      return Slot{page.page, static_cast<std::int32_t>(position % spec_.shape.page_size), position};
     }
   }
   return std::nullopt;

@@ -48,6 +48,7 @@ struct CaseSpec {
   Layout q{}, pool{}, o{}, lse{};
   KvScales scales{};   ///< of float8 pools
   int scale_bits = 5;  ///< scales per token and head are within 2^-scale_bits of the largest
+  int scale_step = 0;  ///< those of every second 128 positions are smaller by this many more bits
   float q_size = 4;    ///< queries are up to this: scores spread over several units
   std::uint64_t seed = 1;
 };
@@ -107,6 +108,7 @@ class AttentionCase {
  private:
   struct Slot {
     std::int32_t page, offset;
+    std::int64_t position;
   };
   void place_pages();
   void fill();
