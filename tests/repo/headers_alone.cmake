@@ -1,6 +1,7 @@
-# The target headers_alone compiles the headers of the tree by themselves, without making code. A stamp
-# and a dependency file for each header: only what changed is compiled again. A header that a source or
-# another header includes first is compiled alone there, so it is left out here.
+# The target headers_alone compiles the headers of the libraries by themselves, without making code, and
+# program_headers_alone, which no check builds, those of the programs and tests. A stamp and a dependency file
+# for each header: only what changed is compiled again. A header that a source or another header includes first
+# is compiled alone there, so it is left out here.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
      ${PROJECT_SOURCE_DIR}/include/*.hpp
      ${PROJECT_SOURCE_DIR}/core/*.hpp
@@ -52,6 +53,7 @@ foreach(library ${libraries})
 endforeach()
 
 set(stamps "")
+set(program_stamps "")
 foreach(header ${headers})
   set(stamp ${CMAKE_CURRENT_BINARY_DIR}/headers/${header}.stamp)
   cmake_path(GET stamp PARENT_PATH folder)
@@ -68,6 +70,11 @@ foreach(header ${headers})
     DEPFILE ${stamp}.d
     COMMENT "Compiling ${header} alone"
     COMMAND_EXPAND_LISTS VERBATIM)
-  list(APPEND stamps ${stamp})
+  if(header MATCHES "^(launch|tests|bench)/")
+    list(APPEND program_stamps ${stamp})
+  else()
+    list(APPEND stamps ${stamp})
+  endif()
 endforeach()
 add_custom_target(headers_alone DEPENDS ${stamps})
+add_custom_target(program_headers_alone DEPENDS ${program_stamps})

@@ -168,9 +168,15 @@ const Table kWidePrefill{"hopper prefill",
                          false,
                          2,
                          false};
-const Table kFloat8Prefill{
-    "hopper prefill float8", kFloat8PrefillTiles, {kChips + 1, 1}, kFloat8Dtypes, true, true,
-    kHopperPageSizes};
+const Table kFloat8Prefill{"hopper prefill float8",
+                           kFloat8PrefillTiles,
+                           {kChips + 1, 1},
+                           kFloat8Dtypes,
+                           true,
+                           true,
+                           kHopperPageSizes,
+                           false,
+                           2};
 const Table kWideFloat8Prefill{"hopper prefill float8",
                                kWideFloat8PrefillTiles,
                                {kChips + 1, 1},
@@ -200,7 +206,8 @@ const Table kLatentFloat8{"hopper latent float8",
                           true,
                           true,
                           kHopperPageSizes,
-                          true};
+                          true,
+                          2};
 const Table kDecodeGather{"hopper decode gather",
                           kDecodeGatherTiles,
                           {kChips + 1, 1},
@@ -208,13 +215,20 @@ const Table kDecodeGather{"hopper decode gather",
                           true,
                           false,
                           kGatherPageSizes,
-                          true};
-const Table kLatentGather{
-    "hopper latent gather", kLatentTiles, {kChips + 1, 1}, kHalfDtypes, true, false,
-    kGatherPageSizes,       true};
+                          true,
+                          2};
+const Table kLatentGather{"hopper latent gather",
+                          kLatentTiles,
+                          {kChips + 1, 1},
+                          kHalfDtypes,
+                          true,
+                          false,
+                          kGatherPageSizes,
+                          true,
+                          2};
 const Table kMma{"mma", kTiles, kChips, kHalfDtypes, true, false, kPageSizes};
-const Table kExact{"exact",    kExactTiles, kChips, kHalfDtypes, true, false,
-                   kPageSizes, false,       3,      true,        true};
+const Table kExact{"exact",    kExactTiles, {kChips, 2}, kHalfDtypes, true, false,
+                   kPageSizes, false,       2,           true,        true};
 const Table kPlain{"plain", kPlainTiles, kChips, kPoolDtypes, false, false, kPageSizes};
 
 /// The case with these choices.
