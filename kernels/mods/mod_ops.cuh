@@ -42,7 +42,7 @@ __device__ __forceinline__ float exponential(float a) { return expf(a); }
 __device__ __forceinline__ float logarithm(float a) { return logf(a); }
 __device__ __forceinline__ float hyperbolic_tangent(float a) { return tanhf(a); }
 
-// ---- What a kernel may compute in its own way ----
+// ---- Operations that a kernel may compute in its own way ----
 //
 // Quotients by constants, and soft caps factor * tanh(a / divisor); all constants are from 1 to
 // 2^24.
@@ -82,7 +82,7 @@ struct NearMath {
     return fabsf(near) <= 3.402823466e38f ? quotient : near;  // infinite: it has no remainder
   }
   /// tanh x = 1 - 2 / (1 + e^2x), within 2^-21 of 1: a fifth of tanhf's instructions. The products
-  /// of a score's 16-bit numbers are rounded more coarsely.
+  /// of a score's 16-bit or float8 numbers are rounded more coarsely.
   __device__ __forceinline__ static float soft_cap(float a, float divisor, float factor) {
     const float power = near_power_of_two(__fmul_rn(a, 2.8853900817779268f / divisor));
     return __fmaf_rn(near_reciprocal(__fadd_rn(1.0f, power)), -2.0f * factor, factor);

@@ -93,7 +93,7 @@ void add_plan(const Adder& add, Flags& flags) {
 }
 
 /// Each has rows of its own.
-void add_manners(const Adder& add, Flags& flags) {
+void add_extra_rows(const Adder& add, Flags& flags) {
   add.flag("--external", flags.external,
            "decode and prefill have a row more (tables): an ExternalPlan over page tables "
            "of the same pages, as of an engine's own");
@@ -129,7 +129,7 @@ void add_options(CLI::App& command, Flags& flags) {
   add_shape(add, flags);
   add_combine(add, flags);
   add_plan(add, flags);
-  add_manners(add, flags);
+  add_extra_rows(add, flags);
   add_effort(add, flags);
 }
 

@@ -60,9 +60,7 @@ AttendOptions attend_options(const ReplayFlags& flags, const MeshOptions& mesh) 
   const auto set = [&](const char* flag, const auto& given, auto& to) {
     if (!given) return;
     if (!flags.has_caches())
-      throw InvalidArgument(fmt::format(
-          "{} is of caches, which serve the trace with --attend, --host-tier or --tier-folder",
-          flag));
+      throw InvalidArgument(fmt::format("{} needs --attend, --host-tier or --tier-folder", flag));
     if constexpr (std::is_same_v<decltype(to), Dtype&>) {
       to = dtype_from(*given);
     } else {
@@ -297,8 +295,8 @@ void add_shape_options(CLI::App& command, ReplayFlags& flags) {
                        fmt::format("{}; default on the CPU {}, on GPUs {}", text, on_cpu, on_gpu));
   };
   value("--layers", flags.layers, "of caches, with --attend or tiers", cpu.layers, gpu.layers);
-  value("--q-heads", flags.q_heads, "of such a layer", cpu.q_heads, gpu.q_heads);
-  value("--kv-heads", flags.kv_heads, "of such a layer", cpu.kv_heads, gpu.kv_heads);
+  value("--q-heads", flags.q_heads, "of a layer", cpu.q_heads, gpu.q_heads);
+  value("--kv-heads", flags.kv_heads, "of a layer", cpu.kv_heads, gpu.kv_heads);
   value("--dim", flags.dim, "of queries, keys and values", cpu.dim, gpu.dim);
   value("--dtype", flags.dtype, "of pages: float32, float16, bfloat16 or float8_e4m3",
         name(cpu.dtype), name(gpu.dtype));

@@ -49,9 +49,8 @@ void add_replay_options(CLI::App& command, ReplayFlags& flags);
 /// so one copy decides what those of all ranks would. With tiers, caches on a thread for each rank
 /// serve the trace, and the pages' bytes go to the tiers and come back. The caches are on the
 /// device of `mesh`, whose deadline they have. Writes a table to standard output, and as JSON to
-/// `json`
-/// ("-": standard output, and nothing else there) if that is not empty. Returns the exit status: 0,
-/// or 1 if a row of --attend is wrong.
+/// `json` ("-": standard output, and nothing else there) if that is not empty. Returns the exit
+/// status: 0, or 1 if a row of --attend is wrong.
 /// @throws InvalidArgument, TraceError; OutputError; Unsupported, OutOfMemory.
 int run_replay(const ReplayFlags& flags, const MeshOptions& mesh, const std::string& json,
                Output& out);

@@ -209,7 +209,7 @@ AttendParams CudaAttend::params_of(const ConstTensorView& q, const ConstKvPool& 
           .first_head = first_head_,
           .mods = mods_->buffers(),
           .row_tokens = plan_->row_tokens(),
-          .is_first = true,
+          .is_first = true,  // launch_to sets both
           .is_last = true};
 }
 

@@ -104,8 +104,8 @@ inline constexpr int kRowClasses[] = {8, 16, 32, 64, 128};
 
 /// Returns the row class for sequences with at most `rows` rows.
 int row_class_of(std::int64_t rows, const AttentionShape& shape);
-/// Returns the row class of long chunks, whatever that of the case. Where tensor cores only take
-/// few rows over float8 pages at a time it is a small one.
+/// Returns the row class of long chunks; ignores `what.rows`. It is a small one where no kernel
+/// with tensor cores takes more rows over float8 pages.
 int long_row_class(AttendCase what);
 
 /// Returns the kernel of the first family that takes the case; the plain family takes all.

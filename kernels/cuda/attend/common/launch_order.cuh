@@ -1,6 +1,6 @@
-// The launches of one attention beside one another. None reads what another one writes, so only the
-// first waits for the kernels before it, and lets the next start as soon as it has: the thread
-// blocks of the next take the multiprocessors that become free.
+// Orders the launches of one attention, which overlap. None reads what another one writes, so only
+// the first waits for the kernels before it, and lets the next start as soon as they have ended:
+// the thread blocks of the next take the multiprocessors that become free.
 #pragma once
 
 #include "core/cuda/dependent_launch.cuh"
@@ -8,7 +8,7 @@
 
 namespace kvmesh::cuda {
 
-/// Until queries, pages and outputs may be used. Every warp that uses them calls it.
+/// Waits until queries, pages and outputs may be used. Every warp that uses them calls it.
 __device__ inline void wait_for_inputs(const AttendParams& p) {
   if (p.is_first) griddepcontrol_wait();
 }

@@ -1,5 +1,5 @@
-// What the kernels by mma.sync have in common: 16-bit rows in shared memory, products, and barriers
-// of the warps that share keys.
+// Shared by the kernels that multiply by mma.sync: 16-bit rows in shared memory, products, and
+// barriers of the warps that share keys.
 //
 // Constants (namespace kvmesh), beside rows.cuh's: kDimK, kDimV, kPoolType, kQueryType,
 // kQueryVectors (16-byte loads of queries are possible), kRowWarps (warps that share keys),

@@ -1,7 +1,7 @@
 // The merges of exact rows: of a rank's splits, and of several ranks' rows.
 //
-// Constants of the kernels (namespace kvmesh): kDimV, kOverlaps (they may start before what they
-// merge is there: Hopper and later).
+// Constants of the kernels (namespace kvmesh): kDimV, kOverlaps (the merge of splits may start
+// before they are there: Hopper and later).
 #pragma once
 
 #include "kernels/cuda/attend/exact/merge_rows.cuh"
@@ -145,8 +145,7 @@ extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kExactMergeThreads,
     kvmesh_combine_exact(const __grid_constant__ kvmesh::cuda::ExactCombineParams params) {
   using namespace kvmesh::cuda;
   __shared__ ColumnSums sums[kExactMergeThreads];
-  if constexpr (kvmesh::kOverlaps) {
-    griddepcontrol_wait();
+  if constexpr (kvmesh::kOverlaps) {  // it is launched after its predecessor: nothing to wait for
     griddepcontrol_launch_dependents();
   }
   ExactMergeBlock(RankRows(params), sums).run(blockIdx.x, gridDim.x);

@@ -1,4 +1,4 @@
-// Parameters of both Hopper kernels. One text for the host and for NVRTC.
+// Parameters of the Hopper kernels. One text for the host and for NVRTC.
 #pragma once
 
 #include "kernels/cuda/attend/common/params.hpp"
@@ -8,7 +8,7 @@
 namespace kvmesh::cuda {
 
 /// The pool's halves as [pages * kv_heads][page_size / 8][atoms][8][64], of float8 as image.hpp
-/// says: a box is a page of a head.
+/// says: a box is a page of a head. Where warps gather keys there are no maps.
 struct HopperParams {
   TensorMap k_map;
   TensorMap v_map;

@@ -79,13 +79,10 @@ class PieceStream {
   }
 
   __device__ PageVisit visit_of(const DeviceTask& task, int tile) const {
-    const int lane = threadIdx.x % 32;
-    const int key = tile * TileKeys + lane * BoxRows;
-    if (lane >= kBoxes || key >= task.keys) return {-1, 0, 0, 0};
-    return p_.visits[task.first_visit + key / kPageSize];
+    return visit_of(p_, task, tile, 0);
   }
 
-  /// The same in another warp than the first.
+  /// The lane's visit in warp `warp`.
   __device__ static PageVisit visit_of(const AttendParams& p, const DeviceTask& task, int tile,
                                        int warp) {
     const int lane = threadIdx.x % 32;

@@ -1,4 +1,4 @@
-// A pool as the copy engine reads it: for both Hopper families.
+// A pool as the copy engine reads it: for the Hopper families.
 #pragma once
 
 #include "kernels/cuda/attend/family.hpp"

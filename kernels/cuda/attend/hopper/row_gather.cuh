@@ -25,7 +25,7 @@ class RowGather {
   __device__ RowGather(const AttendParams& params, const Shared& shared, int warp)
       : p_(params), shared_(shared), warp_(warp) {}
 
-  /// Writes the visits of the warp's rows. REQUIRES: nobody reads those before them any more.
+  /// Writes the visits of the warp's rows. REQUIRES: the stage's former visits are no longer read.
   __device__ void put_visits(int stage, const PageVisit& visit) const {
     if (lane() < kGatherRows) shared_.visits(stage)[warp_ * kGatherRows + lane()] = visit;
     const bool masked = __any_sync(kAllLanes, visit.masked != 0);
@@ -54,8 +54,8 @@ class RowGather {
   }
 
   /// Arrives at a barrier of kGatherArrivals: at once for what was written, and when they are there
-  /// for the copies until now. The tensor cores see those after a fence of a thread that has
-  /// waited.
+  /// for the copies until now. A thread that has waited makes them visible to the tensor cores by a
+  /// fence.
   __device__ void arrive(std::uint32_t barrier) const {
     cp_async_mbarrier_arrive_noinc(barrier);
     __syncwarp();

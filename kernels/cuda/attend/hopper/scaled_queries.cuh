@@ -62,7 +62,7 @@ class ScaledQueries {
  private:
   static constexpr KvImage kImage{kDimK};
   static constexpr int kParts = kDimK / 64;  // of 16 elements a lane: parts lane % 4, + 4, ...
-  // Longer rows are read twice, for registers do not hold them: for their largest element, and to
+  // Longer rows are read twice, since registers do not hold them: for their largest element, and to
   // be scaled.
   static constexpr bool kIsKept = kParts <= 4;
   // The second time they are near, and come a few parts at a time.
@@ -88,10 +88,7 @@ class ScaledQueries {
     for (int i = 0; i < kParts; ++i) {
       read(task, r, i, row[kIsKept ? i : 0]);
 #pragma unroll
-      for (int n = 0; n < 16; ++n) {
-        const float size = fabsf(row[kIsKept ? i : 0][n]);
-        if (is_finite_size(size)) largest = fmaxf(largest, size);
-      }
+      for (int n = 0; n < 16; ++n) largest = larger_size(largest, row[kIsKept ? i : 0][n]);
     }
 #pragma unroll
     for (int step = 1; step < 4; step *= 2) {

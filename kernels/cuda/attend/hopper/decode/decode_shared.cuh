@@ -79,7 +79,7 @@ class DecodeShared : public SharedRings<kTile, kStages, kTile.visits()> {
   }
 
   __device__ void init_barriers() const {
-    // The copy engine's, and each lane's scales.
+    // Arrivals for keys: of all gathering warps; else the copy engine's, and each lane's scales.
     init_stages(kMathWarps, kGathers ? kGatherArrivals : kRowScales ? 33 : 1);
     for (int slot = 0; slot < kPieceRing; ++slot) {
       mbarrier_init(piece_full(slot), 33);  // each lane's queries, and the task

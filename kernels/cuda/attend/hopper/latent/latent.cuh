@@ -72,8 +72,8 @@ class LatentMath {
     if (lane() == 0) mbarrier_arrive(barrier);
   }
 
-  /// Waits for half of a tile. Rows that threads have gathered need a fence then; a team that
-  /// follows has that of the other, which comes before the weights.
+  /// Waits for half of a tile. Rows that threads have gathered need a fence then. The team that
+  /// follows needs none: the leading team has made one before it gave the weights.
   __device__ static void wait_full(std::uint32_t barrier, std::uint32_t parity) {
     mbarrier_wait(barrier, parity);
     if constexpr (kGathers) fence_proxy_async();

@@ -31,8 +31,9 @@ class PrefillConverter {
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
       mbarrier_wait(shared_.queries_empty(), n % 2 ^ 1);
+      const int tiles =
+          PrefillStream::tiles_of(task);  // a task without keys may be gone afterwards
       load_queries(task, slot);
-      const int tiles = PrefillStream::tiles_of(task);
       exponent_ = kLeastExponent;
       for (int tile = 0; tile < tiles; ++tile) {
         convert_keys(task.keys - tile * kPrefillKeys);
@@ -96,7 +97,7 @@ class PrefillConverter {
     const auto pair = [&](int i) {
       return pack_pair<Dtype::kFloat16>(elements[i] * scale.up, elements[i + 1] * scale.up);
     };
-    if (r >= kTile.rows() || unit >= kDimK / 8) return;
+    if (unit >= kDimK / 8) return;
     st_shared_v4(shared_.queries(0) + kImageK.unit(r, unit), {pair(0), pair(2), pair(4), pair(6)});
     if (unit == 0) shared_.query_factors()[r] = scale.down;
   }

@@ -38,8 +38,8 @@ class PrefillFamily final : public AttendFamily {
  public:
   std::optional<AttendVariant> choose(const AttendCase& what) const override {
     const AttentionShape& shape = what.shape;
-    // There are too few for masks of each head beside outputs of more than 128 dims, nor over
-    // float8 pages for two consumers that have these.
+    // Registers do not suffice for masks of each head beside outputs of more than 128 dims, nor
+    // over float8 pages for two consumers that have these.
     const bool has_registers =
         shape.v_dim <= 128 || !(what.head_classes || (is_float8(what) && what.rows == 128));
     const bool fits = (what.rows == 64 || what.rows == 128) && what.group() <= what.rows &&

@@ -1,5 +1,5 @@
-// What a consumer of the prefill kernel does more over float8 pages: queries become float16, and
-// values may have scales.
+// The additional work of a consumer of the prefill kernel over float8 pages: queries become
+// float16, and values may have scales.
 //
 // With a scale for each row of a page, a key's multiplies its scores (prefill_scores.cuh), and a
 // value's its weights, after these are summed. A weight must stay in float16's range whatever the

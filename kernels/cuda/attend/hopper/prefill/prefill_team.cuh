@@ -1,4 +1,4 @@
-// The warps of the prefill kernel that compute, and what they wait for one another by.
+// The warps of the prefill kernel that compute, and their barriers.
 #pragma once
 
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
