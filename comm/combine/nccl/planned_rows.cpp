@@ -17,7 +17,7 @@ void PlannedRows::plan(DeviceCombinePlan next, Stream stream, const std::functio
   if (!is_planned_ || makes_other_messages(next)) ++generation_;
   is_planned_ = false;  // until all is where the plan says
   plan_ = std::move(next);
-  reserve();
+  reserve(stream);
   upload(stream, wait);
   is_planned_ = true;
 }
@@ -30,13 +30,18 @@ bool PlannedRows::makes_other_messages(const DeviceCombinePlan& next) const {
   return as_before != plan_ || next.token_places.empty() != plan_.token_places.empty();
 }
 
-void PlannedRows::reserve() {
+void PlannedRows::reserve(Stream stream) {
   bool moved = false;
   const auto grow = [&](auto& array, std::int64_t count) {
-    moved |= array.reserve(static_cast<std::size_t>(count));
+    const bool grows = array.reserve(static_cast<std::size_t>(count));
+    moved |= grows;
+    return grows;
   };
   grow(table_, std::ssize(device_table(plan_)));
-  grow(send_, plan_.packs() ? plan_.sent_floats : plan_.reduced_floats());
+  if (grow(send_, plan_.packs() ? plan_.sent_floats : plan_.reduced_floats())) {
+    // A graph also sends rows past those of a step.
+    cuda_memory::fill(send_.data(), 0, send_.capacity() * sizeof(float), stream);
+  }
   grow(receive_, plan_.packs() ? plan_.received_floats : plan_.block_floats());
   if (!plan_.packs()) grow(lses_, (plan_.ranks + 1) * plan_.rows());
   if (!moved) return;

@@ -44,7 +44,7 @@ class PlannedRows {
 
  private:
   bool makes_other_messages(const DeviceCombinePlan& next) const;
-  void reserve();
+  void reserve(Stream stream);
   void upload(Stream stream, const std::function<void()>& wait);
 
   DeviceCombinePlan plan_;

@@ -156,8 +156,9 @@ const Table kDecode{"hopper decode", kDecodeTiles, {kChips + 1, 1}, kHalfDtypes,
 const Table kFloat8Decode{"hopper decode float8", kFloat8Tiles, {kChips + 1, 1},
                           kFloat8Dtypes,          true,         true,
                           kHopperPageSizes};
-const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1}, kHalfDtypes, true, true,
-                     kHopperPageSizes};
+const Table kPrefill{"hopper prefill", kPrefillTiles, {kChips + 1, 1},
+                     kHalfDtypes,      true,          true,
+                     kHopperPageSizes, false,         2};
 const Table kWidePrefill{"hopper prefill",
                          kWidePrefillTiles,
                          {kChips + 1, 1},

@@ -26,10 +26,12 @@ std::optional<PrefillTile> tile_of(const AttendCase& what) {
 }
 
 /// Returns how many of the scores' products over float8 pages have queries in registers: four each,
-/// of those that outputs, scores and weights leave. Mods and masks of each head take more.
+/// of those that outputs, scores and weights leave. Mods, masks of each head and keys shorter than
+/// values take more.
 int register_steps(const PrefillTile& tile, const AttendCase& what) {
   if (!tile.float8) return 0;
-  const int most = what.fold_scale && !what.head_classes ? 176 : 160;
+  const bool is_simple = what.fold_scale && !what.head_classes && tile.k_dim >= tile.v_dim;
+  const int most = is_simple ? 176 : 160;
   const int taken = tile.v_dim / 2 + tile.keys() / 2 + tile.keys() / 4;
   return std::clamp((most - taken) / 4, 0, tile.k_dim / 16);
 }
