@@ -9,18 +9,7 @@
 namespace kvmesh::test {
 namespace {
 
-struct Cut {
-  AttentionShape shape;
-  std::int64_t q_len;
-};
-
-std::string name_of_cut(const testing::TestParamInfo<Cut>& info) {
-  const auto& [s, q_len] = info.param;
-  return fmt::format("H{}Kv{}K{}V{}P{}Q{}", s.q_heads, s.kv_heads, s.k_dim, s.v_dim, s.page_size,
-                     q_len);
-}
-
-class AttendFloat8Chunks : public testing::TestWithParam<Cut> {
+class AttendFloat8Chunks : public testing::TestWithParam<Float8Cut> {
  protected:
   static CaseSpec spec(const KvScales& scales) {
     const auto [shape, q_len] = GetParam();
@@ -64,14 +53,14 @@ TEST_P(AttendFloat8Chunks, WithAScoreModMatchFloat64) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kernels, AttendFloat8Chunks,
-    testing::Values(Cut{{8, 2, 64, 64, 16}, 100}, Cut{{8, 2, 64, 64, 64}, 16},
-                    Cut{{8, 2, 128, 128, 16}, 13}, Cut{{8, 2, 128, 128, 8}, 90},
-                    Cut{{8, 2, 128, 128, 16}, 150}, Cut{{8, 2, 128, 128, 128}, 70},
-                    Cut{{24, 1, 128, 128, 64}, 20}, Cut{{8, 2, 64, 128, 16}, 60},
-                    Cut{{4, 1, 192, 128, 16}, 70}, Cut{{4, 1, 192, 128, 64}, 12},
-                    Cut{{4, 1, 192, 192, 32}, 60}, Cut{{4, 2, 256, 256, 16}, 60},
-                    Cut{{8, 1, 256, 256, 64}, 80}, Cut{{4, 1, 256, 64, 16}, 90},
-                    Cut{{4, 1, 64, 256, 8}, 40}),
+    testing::Values(Float8Cut{{8, 2, 64, 64, 16}, 100}, Float8Cut{{8, 2, 64, 64, 64}, 16},
+                    Float8Cut{{8, 2, 128, 128, 16}, 13}, Float8Cut{{8, 2, 128, 128, 8}, 90},
+                    Float8Cut{{8, 2, 128, 128, 16}, 150}, Float8Cut{{8, 2, 128, 128, 128}, 70},
+                    Float8Cut{{24, 1, 128, 128, 64}, 20}, Float8Cut{{8, 2, 64, 128, 16}, 60},
+                    Float8Cut{{4, 1, 192, 128, 16}, 70}, Float8Cut{{4, 1, 192, 128, 64}, 12},
+                    Float8Cut{{4, 1, 192, 192, 32}, 60}, Float8Cut{{4, 2, 256, 256, 16}, 60},
+                    Float8Cut{{8, 1, 256, 256, 64}, 80}, Float8Cut{{4, 1, 256, 64, 16}, 90},
+                    Float8Cut{{4, 1, 64, 256, 8}, 40}),
     name_of_cut);
 
 // Without scales: elements count as they are.
@@ -165,31 +154,23 @@ TEST(AttendFloat8Chunk, QueriesOfAnySize) {
 
 class PoisonedFloat8Chunk : public testing::TestWithParam<ScaleKind> {
  protected:
-  using Poison = void (AttentionCase::*)(std::size_t, std::int64_t);
-  // Poisons one position of the second sequence and expects NaN in the rows that see it.
-  static void expect_contained(Poison poison, int dim = 128) {
-    CaseSpec spec = float8_case({8, 2, dim, dim, 16},
-                                GetParam() == ScaleKind::kPerTensor ? kScaleNumbers : KvScales{},
-                                {{.q_len = 40, .kv_len = 130}, {.q_len = 50, .kv_len = 290}});
-    for (const MaskMod& mask : {mods::no_mask(), mods::causal(), mods::sliding_window(20)}) {
-      for (const std::int32_t position : {0, 63, 128, 250, 288, 289}) {
-        spec.options.mask = mask;
-        AttentionCase c(spec);
-        (c.*poison)(1, position);
-        const auto sees = [&](std::int64_t token, std::int32_t head) {
-          return token >= 40 && mask(1, head, c.position_of(1, token), position);
-        };
-        EXPECT_TRUE(c.matches(c.run(), sees)) << "position " << position;
-      }
-    }
+  static CaseSpec spec(int dim = 128) {
+    return float8_case({8, 2, dim, dim, 16},
+                       GetParam() == ScaleKind::kPerTensor ? kScaleNumbers : KvScales{},
+                       {{.q_len = 40, .kv_len = 130}, {.q_len = 50, .kv_len = 290}});
   }
+  static constexpr std::int32_t kPositions[] = {0, 63, 128, 250, 288, 289};
 };
 
-TEST_P(PoisonedFloat8Chunk, Keys) { expect_contained(&AttentionCase::poison_key); }
-TEST_P(PoisonedFloat8Chunk, Values) { expect_contained(&AttentionCase::poison_value); }
+TEST_P(PoisonedFloat8Chunk, Keys) {
+  expect_contained(spec(), &AttentionCase::poison_key, kPositions);
+}
+TEST_P(PoisonedFloat8Chunk, Values) {
+  expect_contained(spec(), &AttentionCase::poison_value, kPositions);
+}
 // Rows in float32, for the recomputation, lie where its queries were.
 TEST_P(PoisonedFloat8Chunk, ValuesOfManyDims) {
-  expect_contained(&AttentionCase::poison_value, 256);
+  expect_contained(spec(256), &AttentionCase::poison_value, kPositions);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8Chunk,
@@ -200,7 +181,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8Chunk,
 
 class PoisonedChunkScales : public PoisonedFloat8Chunk {};
 TEST_P(PoisonedChunkScales, ShowWhereTheyAreSeen) {
-  expect_contained(&AttentionCase::poison_value_scale);
+  expect_contained(spec(), &AttentionCase::poison_value_scale, kPositions);
 }
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedChunkScales,
                          testing::Values(ScaleKind::kPerTokenAndHead));

@@ -9,20 +9,9 @@
 namespace kvmesh::test {
 namespace {
 
-struct Cut {
-  AttentionShape shape;
-  std::int64_t q_len;
-};
-
-std::string name_of_cut(const testing::TestParamInfo<Cut>& info) {
-  const auto& [shape, q_len] = info.param;
-  return fmt::format("H{}Kv{}K{}V{}P{}Q{}", shape.q_heads, shape.kv_heads, shape.k_dim, shape.v_dim,
-                     shape.page_size, q_len);
-}
-
 // Sequences of this many queries, and shorter ones beside them, with and without mods. Their last
 // pages are NaN behind the end.
-void expect_matches(const Cut& cut, bool latent) {
+void expect_matches(const Float8Cut& cut, bool latent) {
   const auto [shape, q_len] = cut;
   for (const KvScales& scales : kBothScales) {
     CaseSpec spec = float8_case(shape, scales,
@@ -43,31 +32,30 @@ void expect_matches(const Cut& cut, bool latent) {
   }
 }
 
-class AttendFloat8Cuts : public testing::TestWithParam<Cut> {};
+class AttendFloat8Cuts : public testing::TestWithParam<Float8Cut> {};
 
 TEST_P(AttendFloat8Cuts, MatchFloat64) { expect_matches(GetParam(), false); }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, AttendFloat8Cuts,
-                         testing::Values(Cut{{8, 2, 64, 64, 8}, 1}, Cut{{8, 2, 64, 64, 16}, 8},
-                                         Cut{{8, 2, 128, 128, 16}, 2}, Cut{{8, 2, 128, 128, 64}, 4},
-                                         Cut{{8, 2, 128, 128, 8}, 8},
-                                         Cut{{16, 1, 128, 128, 128}, 1},
-                                         Cut{{8, 2, 192, 128, 16}, 1}, Cut{{4, 1, 192, 192, 32}, 7},
-                                         Cut{{4, 2, 256, 256, 16}, 1},
-                                         Cut{{4, 2, 256, 256, 64}, 8}),
-                         name_of_cut);
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, AttendFloat8Cuts,
+    testing::Values(Float8Cut{{8, 2, 64, 64, 8}, 1}, Float8Cut{{8, 2, 64, 64, 16}, 8},
+                    Float8Cut{{8, 2, 128, 128, 16}, 2}, Float8Cut{{8, 2, 128, 128, 64}, 4},
+                    Float8Cut{{8, 2, 128, 128, 8}, 8}, Float8Cut{{16, 1, 128, 128, 128}, 1},
+                    Float8Cut{{8, 2, 192, 128, 16}, 1}, Float8Cut{{4, 1, 192, 192, 32}, 7},
+                    Float8Cut{{4, 2, 256, 256, 16}, 1}, Float8Cut{{4, 2, 256, 256, 64}, 8}),
+    name_of_cut);
 
-class LatentFloat8Cuts : public testing::TestWithParam<Cut> {};
+class LatentFloat8Cuts : public testing::TestWithParam<Float8Cut> {};
 
 TEST_P(LatentFloat8Cuts, MatchFloat64) { expect_matches(GetParam(), true); }
 
 INSTANTIATE_TEST_SUITE_P(
     Kernels, LatentFloat8Cuts,
-    testing::Values(Cut{{16, 1, 576, 512, 64}, 1}, Cut{{16, 1, 576, 512, 16}, 2},
-                    Cut{{16, 2, 576, 512, 8}, 1}, Cut{{16, 1, 576, 512, 16}, 7},
-                    Cut{{128, 1, 576, 512, 64}, 1}, Cut{{128, 1, 576, 512, 16}, 2},
-                    Cut{{40, 1, 576, 512, 128}, 1}, Cut{{8, 2, 192, 128, 16}, 5},
-                    Cut{{8, 1, 320, 256, 256}, 20}, Cut{{8, 2, 256, 128, 32}, 4}),
+    testing::Values(Float8Cut{{16, 1, 576, 512, 64}, 1}, Float8Cut{{16, 1, 576, 512, 16}, 2},
+                    Float8Cut{{16, 2, 576, 512, 8}, 1}, Float8Cut{{16, 1, 576, 512, 16}, 7},
+                    Float8Cut{{128, 1, 576, 512, 64}, 1}, Float8Cut{{128, 1, 576, 512, 16}, 2},
+                    Float8Cut{{40, 1, 576, 512, 128}, 1}, Float8Cut{{8, 2, 192, 128, 16}, 5},
+                    Float8Cut{{8, 1, 320, 256, 256}, 20}, Float8Cut{{8, 2, 256, 128, 32}, 4}),
     name_of_cut);
 
 // Every head of a group has a mask of its own, and pages are masked for some of them only.
@@ -148,31 +136,18 @@ constexpr AttentionShape kPoisonedFew{4, 1, 576, 512, 16}, kPoisonedMany{64, 1, 
 
 class PoisonedFloat8 : public testing::TestWithParam<Poisoned> {
  protected:
-  static CaseSpec spec(const MaskMod& mask) {
+  static CaseSpec spec() {
     const auto& [shape, latent, scales] = GetParam();
-    CaseSpec spec = float8_case(shape, scales == ScaleKind::kPerTensor ? kScaleNumbers : KvScales{},
-                                {{.q_len = 2, .kv_len = 130}, {.q_len = 3, .kv_len = 90}}, latent);
-    spec.options.mask = mask;
-    return spec;
+    return float8_case(shape, scales == ScaleKind::kPerTensor ? kScaleNumbers : KvScales{},
+                       {{.q_len = 2, .kv_len = 130}, {.q_len = 3, .kv_len = 90}}, latent);
   }
-  using Poison = void (AttentionCase::*)(std::size_t, std::int64_t);
-  // Poisons one position of the second sequence and expects NaN in the rows that see it.
-  static void expect_contained(Poison poison) {
-    for (const MaskMod& mask : {mods::no_mask(), mods::causal(), mods::sliding_window(20)}) {
-      for (std::int32_t position : {0, 63, 64, 70, 88, 89}) {
-        AttentionCase c(spec(mask));
-        (c.*poison)(1, position);
-        const auto sees = [&](std::int64_t token, std::int32_t head) {
-          return token >= 2 && mask(1, head, c.position_of(1, token), position);
-        };
-        EXPECT_TRUE(c.matches(c.run(), sees)) << "position " << position;
-      }
-    }
-  }
+  static constexpr std::int32_t kPositions[] = {0, 63, 64, 70, 88, 89};
 };
 
-TEST_P(PoisonedFloat8, Keys) { expect_contained(&AttentionCase::poison_key); }
-TEST_P(PoisonedFloat8, Values) { expect_contained(&AttentionCase::poison_value); }
+TEST_P(PoisonedFloat8, Keys) { expect_contained(spec(), &AttentionCase::poison_key, kPositions); }
+TEST_P(PoisonedFloat8, Values) {
+  expect_contained(spec(), &AttentionCase::poison_value, kPositions);
+}
 
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8,
                          testing::Values(Poisoned{kPoisonedKv, false, ScaleKind::kPerTensor},
@@ -185,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8,
 
 class PoisonedScales : public PoisonedFloat8 {};
 TEST_P(PoisonedScales, PastTheLengthDoNotShow) {
-  expect_contained(&AttentionCase::poison_value_scale);
+  expect_contained(spec(), &AttentionCase::poison_value_scale, kPositions);
 }
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedScales,
                          testing::Values(Poisoned{kPoisonedKv, false, ScaleKind::kPerTokenAndHead},
