@@ -12,6 +12,7 @@
 #include "core/cuda/combine_target.cuh"
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
+#include "kernels/cuda/attend/common/merge_share.cuh"
 #include "kernels/cuda/attend/common/output.cuh"
 #include "kernels/cuda/common/ptx.cuh"
 
@@ -141,10 +142,10 @@ class MergeBlock {
         epoch_(epoch),
         warps_(warps_of_row(splits_of(merge))) {}
 
-  __device__ void run() {
+  __device__ void run(const MergeShare& share) {
     const int at_once = kMergeWarps / warps_;
     const int chunks = merge_.rows * kChunks;
-    for (int first = blockIdx.y * at_once; first < chunks; first += gridDim.y * at_once) {
+    for (int first = share.part * at_once; first < chunks; first += share.parts * at_once) {
       const int chunk = first + warp() / warps_;
       merge_chunk(chunk / kChunks, chunk % kChunks);
     }
@@ -216,20 +217,20 @@ class MergeBlock {
 /// Thread blocks per SM. Chips before Hopper have too few registers for two.
 constexpr int kMergeBlocksPerSm = kvmesh::kOverlaps ? 2 : 1;
 
-/// Grid: (merges at the most, any). Block: 32 * kMergeWarps.
+/// Grid: as many thread blocks as merges, or more. Block: 32 * kMergeWarps.
 extern "C" __global__ void __launch_bounds__(32 * kvmesh::cuda::kMergeWarps, kMergeBlocksPerSm)
     kvmesh_merge(const __grid_constant__ kvmesh::cuda::MergeParams params) {
   using namespace kvmesh::cuda;
   __shared__ float sums[kMergeWarps * kChunkColumns];
   // The plan was complete before attention began. All thread blocks wait for attention's results,
   // also those without work, or this kernel would end before attention.
-  const bool has_work = static_cast<int>(blockIdx.x) < *params.merge_count;
+  const MergeShare share = merge_share(*params.merge_count);
   DeviceMerge merge{};
-  if (has_work) merge = params.merges[blockIdx.x];
+  if (share.merge >= 0) merge = params.merges[share.merge];
   if constexpr (kvmesh::kOverlaps) {
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
   }
   const std::uint32_t epoch = params.to.ranks > 0 ? *params.to.last_epoch + 1 : 0;
-  if (has_work) MergeBlock(params, merge, sums, epoch).run();
+  if (share.merge >= 0) MergeBlock(params, merge, sums, epoch).run(share);
 }
