@@ -125,7 +125,7 @@ LaunchShape CudaAttend::launch_shape(LaunchKind launch) const {
           .resident_blocks = store_->multiprocessors() * variant.blocks_per_multiprocessor,
           .multiprocessors = store_->multiprocessors(),
           .tile_keys = variant.tile_keys,
-          .one_piece_tiles = variant.one_piece_tiles};
+          .rule = variant.rule};
 }
 
 bool CudaAttend::lacks_kernel(const Kernels& found, LaunchKind launch) const {
