@@ -1,6 +1,6 @@
 // Measures the first use of an attention kernel: compiled, or found on disk; and, where there is a
-// GPU, loaded. The kernel is that of decode, 32/8 heads of dim 128 in bfloat16, causal, with pages
-// of 16 tokens.
+// GPU, loaded. One kernel of each of Hopper's families is compiled: 32/8 heads of dim 128, pages of
+// 16 tokens; latent: 576/512, pages of 64. The one on disk is that of decode.
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
@@ -33,20 +33,58 @@ struct Kernel {
   jit::Program program;
 };
 
-Kernel decode_kernel(const std::string& architecture) {
+cuda::AttendCase kv_case(int rows, Dtype pool = Dtype::kBFloat16) {
   const AttentionShape shape{
       .q_heads = 32, .kv_heads = 8, .k_dim = 128, .v_dim = 128, .page_size = 16};
-  const cuda::AttendVariant variant =
-      cuda::choose_attend({.shape = shape, .rows = cuda::row_class_of(4, shape)});
-  const CudaMods mods = emit_cuda(ScoreMod().graph(), mods::causal().graph());
-  return {variant, cuda::attend_program(variant, mods, architecture)};
+  return {.shape = shape,
+          .kinds = {.pool = pool, .row_scales = pool == Dtype::kFloat8E4M3},
+          .rows = rows};
+}
+cuda::AttendCase latent_case(int q_heads, int rows, Dtype pool = Dtype::kBFloat16) {
+  const AttentionShape shape{
+      .q_heads = q_heads, .kv_heads = 1, .k_dim = 576, .v_dim = 512, .page_size = 64};
+  return {.shape = shape,
+          .kinds = {.pool = pool, .latent = true, .row_scales = pool == Dtype::kFloat8E4M3},
+          .rows = rows};
+}
+cuda::AttendCase exact_case() {
+  cuda::AttendCase what = kv_case(8);
+  what.exact = true;
+  return what;
 }
 
-void compile(benchmark::State& state) {
-  const Kernel kernel = decode_kernel("sm_90a");
+/// Causal.
+Kernel kernel_of(const cuda::AttendCase& what) {
+  const cuda::AttendVariant variant = cuda::choose_attend(what);
+  const CudaMods mods = emit_cuda(ScoreMod().graph(), mods::causal().graph());
+  return {variant, cuda::attend_program(variant, mods, what.architecture)};
+}
+
+Kernel decode_kernel(const std::string& architecture) {
+  cuda::AttendCase what = kv_case(8);
+  what.architecture = architecture;
+  return kernel_of(what);
+}
+
+/// The label is the kernel's family.
+void compile(benchmark::State& state, const cuda::AttendCase& what) {
+  const Kernel kernel = kernel_of(what);
+  state.SetLabel(kernel.variant.name);
   for (auto _ : state) benchmark::DoNotOptimize(jit::compile(kernel.program).bytes.data());
 }
-BENCHMARK(compile)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, decode, kv_case(8))->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, prefill, kv_case(128))->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, decode_float8, kv_case(8, Dtype::kFloat8E4M3))
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, prefill_float8, kv_case(128, Dtype::kFloat8E4M3))
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, latent_16_heads, latent_case(16, 16))->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, latent_128_heads, latent_case(128, 64))->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, latent_float8_16_heads, latent_case(16, 16, Dtype::kFloat8E4M3))
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, latent_float8_128_heads, latent_case(128, 64, Dtype::kFloat8E4M3))
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(compile, exact_decode, exact_case())->Unit(benchmark::kMillisecond);
 
 void find_on_disk(benchmark::State& state) {
   const Kernel kernel = decode_kernel("sm_90a");
