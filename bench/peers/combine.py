@@ -27,6 +27,8 @@ LARGEST_ERROR = 0.02  # of the largest number
 WAYS = "peer,nccl,recipe"
 FUSED = "FlashInfer fused"
 SLOWEST_START = 300  # seconds: the first one compiles
+# torch 2.11's headers have NCCL's macros only with this definition, which FlashInfer does not give.
+ENVIRONMENT = {"TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "FLASHINFER_EXTRA_CUDAFLAGS": "-DUSE_C10D_NCCL"}
 
 
 def kvmesh(program, ranks, turns):
@@ -129,7 +131,7 @@ def fused(ranks, turns):
         output = pathlib.Path(folder) / "times.json"
         command = [sys.executable, __file__, "--turns", str(turns), "--meeting", f"{folder}/meeting", "-o", str(output)]
         running = [subprocess.Popen([*command, "--rank", str(rank), str(ranks)], stderr=subprocess.PIPE, text=True,
-                                    env={**os.environ, "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"})
+                                    env={**os.environ, **ENVIRONMENT})
                    for rank in range(ranks)]
         try:
             errors = [process.communicate(timeout=SLOWEST_START)[1] for process in running]
@@ -139,7 +141,8 @@ def fused(ranks, turns):
             for process in running:
                 process.kill()
         if not output.exists():
-            return None, next((error.strip().splitlines()[-1] for error in errors if error.strip()), "no output")
+            lines = [line for error in errors for line in error.splitlines() if "rror" in line]
+            return None, lines[-1].strip()[:200] if lines else "no output"
         return {int(tokens): times for tokens, times in json.loads(output.read_text()).items()}, None
 
 
