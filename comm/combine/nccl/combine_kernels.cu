@@ -33,14 +33,12 @@ __global__ void pack(const __grid_constant__ CombineParams p) {
   if (p.places.owner(token, head) == p.places.rank) return;
   const auto [message, place] = p.places.place_to_send(token, head);
   if (place < 0) return;
-  float* o = p.send_buffer + message.offset + std::int64_t{place} * p.dim;
+  float* o = p.send_buffer + message.offset + std::int64_t{place} * p.row_floats;
   const float* source = my_o(p, token, head);
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     store(o + d, load<Width>(source + d));
   }
-  if (lane_id() == 0) {
-    p.send_buffer[message.offset + message.rows * p.dim + place] = p.tensors.lse_of(token, head);
-  }
+  if (lane_id() == 0) o[p.dim] = p.tensors.lse_of(token, head);
 }
 
 /// One rank's part in a row of mine.
@@ -54,9 +52,9 @@ __device__ Source source_of(const CombineParams& p, const RowPlaces::Block& own,
   const int place = p.places.row_in_message(own, rank, token, head);
   if (place < 0) return {nullptr, kNoKeys};
   if (rank == p.places.rank) return {my_o(p, token, head), p.tensors.lse_of(token, head)};
-  const RowMessage message = p.places.message_from(rank);
-  const float* base = p.receive_buffer + message.offset;
-  return {base + std::int64_t{place} * p.dim, base[message.rows * p.dim + place]};
+  const float* o =
+      p.receive_buffer + p.places.message_from(rank).offset + std::int64_t{place} * p.row_floats;
+  return {o, o[p.dim]};
 }
 
 /// `token` and `head` are those within my block.
