@@ -3,12 +3,21 @@
 // The products are rounded before they are added, as on the host, and the sources are added in rank
 // order, so kAllToAll gives the same bits wherever the partials lie.
 #include "comm/combine/nccl/rows.cuh"
+#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 
 namespace kvmesh::cuda {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
+
+/// What each kernel begins with, in all threads: one that ended without waiting would let the next
+/// kernel overtake the one before it.
+__device__ void begin_launch() {
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
+}
 
 /// The row of this warp, among `rows`; -1 past the last.
 __device__ int my_row(int rows) {
@@ -26,6 +35,7 @@ __device__ float my_lse(const CombineParams& p, int token, int head) {
 
 template <int Width>
 __global__ void pack(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const int row = my_row(p.places.tokens * p.places.heads);
   if (row < 0) return;
   const int token = row / p.places.heads;
@@ -139,6 +149,7 @@ class FewSources {
 /// so a row costs the time of one read, where `merge` takes three in turn.
 template <int Width, int Most>
 __global__ void merge_few(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -157,6 +168,7 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
 /// Any number of ranks: lane i handles the LSE of rank first + i.
 template <int Width>
 __global__ void merge(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -204,6 +216,7 @@ __device__ float reference_lse(const CombineParams& p, int token, int head) {
 
 template <int Width>
 __global__ void rescale(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const int row = my_row(p.blocks * p.block_rows);
   if (row < 0) return;
   const int owner = row / p.block_rows;
@@ -239,6 +252,7 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
 
 template <int Width>
 __global__ void finish(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -279,9 +293,8 @@ cudaError_t launch(Kernel wide, Kernel narrow, std::int64_t rows, const CombineP
                    cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>((rows + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  const Kernel kernel = is_wide(params) ? wide : narrow;
-  kernel<<<blocks, kWarpsPerBlock * kWarp, 0, stream>>>(params);
-  return cudaGetLastError();
+  return launch_overlapping(is_wide(params) ? wide : narrow, blocks, kWarpsPerBlock * kWarp, params,
+                            stream);
 }
 
 std::int64_t own_rows(const CombineParams& p) { return p.places.block(p.places.rank).rows(); }
