@@ -11,8 +11,7 @@
 namespace kvmesh::cuda {
 namespace {
 
-/// Thread blocks of merges per multiprocessor. Most of them find no work: only the device knows how
-/// many blocks were split.
+/// Thread blocks of merges per multiprocessor, if there are not more merges.
 constexpr int kMergeBlocks = 4;
 /// In this order: thread blocks for few rows are small, and fill what the others leave.
 constexpr LaunchKind kAllLaunches[] = {kLongLaunch, kSharedLaunch, kShortLaunch};
@@ -126,7 +125,7 @@ LaunchShape CudaAttend::launch_shape(LaunchKind launch) const {
           .resident_blocks = store_->multiprocessors() * variant.blocks_per_multiprocessor,
           .multiprocessors = store_->multiprocessors(),
           .tile_keys = variant.tile_keys,
-          .one_piece_tiles = variant.one_piece_tiles};
+          .rule = variant.rule};
 }
 
 bool CudaAttend::lacks_kernel(const Kernels& found, LaunchKind launch) const {
@@ -307,12 +306,13 @@ void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
                            .group = group_of(planned_)};
   const std::int64_t merges = plan_->most_merges();
   const std::int64_t chunks_of_row = (shape_.v_dim + kMergeColumns - 1) / kMergeColumns;
-  const std::int64_t blocks_of_merge = std::clamp<std::int64_t>(
-      kMergeBlocks * store_->multiprocessors() / merges, 1, plan_->merge_rows() * chunks_of_row);
+  const std::int64_t blocks =
+      std::clamp<std::int64_t>(kMergeBlocks * store_->multiprocessors(), merges,
+                               merges * plan_->merge_rows() * chunks_of_row);
   const bool merges_shared = plan_->launch(kSharedLaunch).grid != 0;
   (merges_shared ? shared_merge_kernel_ : merge_kernel_)
       .launch({.stream = stream,
-               .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks_of_merge)),
+               .grid = dim3(static_cast<unsigned>(blocks)),
                .block = dim3(32 * kMergeWarps),
                .overlaps_previous = jit::can_overlap_launches(store_->architecture())},
               params);

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/cuda/attend/common/params.hpp"
+#include "kernels/cuda/plan/piece_rule.hpp"
 #include "kernels/jit/module.hpp"
 #include "kernels/jit/program.hpp"
 #include "kernels/mods/emit_cuda.hpp"
@@ -82,8 +83,7 @@ struct AttendVariant {
   int shared_bytes = 0;
   int blocks_per_multiprocessor = 1;
   int tile_keys = 64;  ///< keys per step of a thread block
-  /// The longest share of a thread block that stays one piece: longer where partials are large.
-  int one_piece_tiles = 32;
+  PieceRule rule{};
   /// The kernel may start before the previous one ends, and waits for it before it reads anything
   /// but the plan.
   bool overlaps = false;

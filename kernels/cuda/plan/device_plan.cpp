@@ -266,7 +266,7 @@ void DevicePlan::split(LaunchKind kind, bool is_first, cudaStream_t stream) {
              .kv_heads_of_query_block = kv_heads_of_query_block(),
              .resident_blocks = launch.shape.resident_blocks,
              .multiprocessors = launch.shape.multiprocessors,
-             .one_piece_tiles = launch.shape.one_piece_tiles,
+             .rule = launch.shape.rule,
              .split_unit_visits = split_unit_visits,
              .split_unit_tiles = to_int32(ceil_div(split_unit_visits * page_size, tile_keys)),
              .most_splits = launch.most_splits,

@@ -23,6 +23,7 @@
 #include "kernels/cuda/plan/classifier.hpp"
 #include "kernels/cuda/plan/page_lists.hpp"
 #include "kernels/cuda/plan/params.hpp"
+#include "kernels/cuda/plan/piece_rule.hpp"
 #include "kernels/sequence_size.hpp"
 #include "kvmesh/attention.hpp"
 
@@ -67,8 +68,8 @@ struct LaunchShape {
   int rows = 16;            ///< rows per thread block: a row class
   int resident_blocks = 1;  ///< thread blocks that run at once on the device
   int multiprocessors = 1;
-  int tile_keys = 64;        ///< keys per step of a thread block
-  int one_piece_tiles = 32;  ///< longest share of a thread block that stays one piece
+  int tile_keys = 64;  ///< keys per step of a thread block
+  PieceRule rule{};
 };
 
 /// The device's counts of a plan.

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/common/task.hpp"
+#include "kernels/cuda/plan/piece_rule.hpp"
 #include "kernels/mods/mod_buffers.hpp"
 #include "kernels/page_visit.hpp"
 #include "kernels/tile_class.hpp"
@@ -114,7 +115,7 @@ struct SplitParams {
   std::int32_t kv_heads_of_query_block;
   std::int32_t resident_blocks;  // thread blocks that run at once
   std::int32_t multiprocessors;
-  std::int32_t one_piece_tiles;  // longest share of a thread block that stays one piece
+  PieceRule rule;
   std::int32_t split_unit_visits;
   std::int32_t split_unit_tiles;
   std::int32_t most_splits;  // room for splits of blocks

@@ -23,19 +23,15 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/plan/piece_rule.hpp"
+
 namespace kvmesh::cuda {
 
-/// The shortest piece, in tiles. A line too short to give each multiprocessor this many is split
-/// down to the second number. A piece costs three dependent accesses to memory before its first
-/// keys arrive, and a merge.
-inline constexpr std::int64_t kLeastTiles = 8;
+/// The shortest piece of a line too short for PieceRule::least_tiles.
 inline constexpr std::int64_t kFewestTiles = 4;
 /// On very long lines the shortest pieces are this fraction of a thread block's share: short enough
 /// to end together, few enough to merge.
 inline constexpr std::int64_t kLeastFraction = 32;
-/// Up to this many tiles a share is one piece: a second one would cost more to start than it evens
-/// out.
-inline constexpr std::int64_t kOnePieceTiles = 32;
 /// Room for pieces of split blocks, in multiples of the thread blocks that run at once.
 inline constexpr std::int64_t kSplitsPerResidentBlock = 11;
 /// The fewest pieces of a head that are as long as one another; the first ones are this many.
@@ -72,14 +68,13 @@ struct HeadBlocks {
 class Line {
  public:
   /// `total` tiles of all blocks, `longest` of one; `resident_blocks` thread blocks run at
-  /// once on `multiprocessors`. Shares of up to `one_piece_tiles` are one piece each where that
-  /// comes out.
+  /// once on `multiprocessors`.
   constexpr Line(std::int64_t total, std::int64_t longest, std::int64_t resident_blocks,
-                 std::int64_t multiprocessors, std::int64_t one_piece_tiles = kOnePieceTiles)
+                 std::int64_t multiprocessors, const PieceRule& rule = {})
       : total_(total),
         resident_blocks_(resident_blocks),
-        least_(least_of(total, resident_blocks, multiprocessors)),
-        one_piece_tiles_(one_piece_tiles),
+        least_(least_of(rule.least_tiles, total, resident_blocks, multiprocessors)),
+        one_piece_tiles_(rule.one_piece_tiles),
         stays_whole_(5 * longest * resident_blocks <= 4 * total) {}
 
   /// Whether the block of a head is one piece. The heads before it then are, too: less is left of
@@ -104,12 +99,13 @@ class Line {
   }
 
  private:
-  static constexpr std::int64_t least_of(std::int64_t total, std::int64_t resident_blocks,
+  static constexpr std::int64_t least_of(std::int64_t least, std::int64_t total,
+                                         std::int64_t resident_blocks,
                                          std::int64_t multiprocessors) {
     const std::int64_t resident_share = total / resident_blocks;
-    if (resident_share > kLeastFraction * kLeastTiles) return resident_share / kLeastFraction;
+    if (resident_share > kLeastFraction * least) return resident_share / kLeastFraction;
     const std::int64_t share = ceil_div(total, multiprocessors);
-    return share > kLeastTiles ? kLeastTiles : share < kFewestTiles ? kFewestTiles : share;
+    return share > least ? least : share < kFewestTiles ? kFewestTiles : share;
   }
 
   /// Blocks of about its size start together, `resident_blocks` at a time: does it end with what

@@ -61,7 +61,7 @@ class Splitter {
     sort_query_blocks();
     const Line line(total_tiles(),
                     ceil_div(shared_.longest, p_.split_unit_visits) * p_.split_unit_tiles,
-                    p_.resident_blocks, p_.multiprocessors, p_.one_piece_tiles);
+                    p_.resident_blocks, p_.multiprocessors, p_.rule);
     Begun all{};
     for (int first = 0; first < blocks_; first += kSplitThreads) {
       split_block(line, first + static_cast<int>(threadIdx.x), all);

@@ -79,7 +79,7 @@ class ExactFamily final : public AttendFamily {
                           .shared_bytes = bytes_of(tile, shape),
                           .blocks_per_multiprocessor = blocks,
                           .tile_keys = tile.tile_keys(),
-                          .one_piece_tiles = kExactPieceTiles};
+                          .rule = {.one_piece_tiles = kExactPieceTiles}};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kRowWarps", tile.sharing_warps())
         .set("kColumnWarps", tile.column_warps)

@@ -14,12 +14,11 @@ ExactMerge::ExactMerge(KernelStore& kernels, int v_dim) : store_(&kernels) {
 void ExactMerge::launch(const ExactMergeParams& params, std::int64_t merges, std::int64_t rows,
                         cudaStream_t stream) const {
   if (merges == 0 || rows == 0) return;
-  // Most of them may find no work: only the device knows how many merges there are.
-  const std::int64_t blocks =
-      std::clamp<std::int64_t>(kExactMergeBlocks * store_->multiprocessors() / merges, 1, rows);
+  const std::int64_t blocks = std::clamp<std::int64_t>(
+      kExactMergeBlocks * store_->multiprocessors(), merges, merges * rows);
   (params.to.places.ranks == 0 ? finishing_ : keeping_)
       .launch({.stream = stream,
-               .grid = dim3(static_cast<unsigned>(merges), static_cast<unsigned>(blocks)),
+               .grid = dim3(static_cast<unsigned>(blocks)),
                .block = dim3(kExactMergeThreads),
                .overlaps_previous = jit::can_overlap_launches(store_->architecture())},
               params);

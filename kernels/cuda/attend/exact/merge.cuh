@@ -4,6 +4,7 @@
 // before they are there: Hopper and later).
 #pragma once
 
+#include "kernels/cuda/attend/common/merge_share.cuh"
 #include "kernels/cuda/attend/exact/merge_rows.cuh"
 #include "kernels/cuda/common/ptx.cuh"
 
@@ -108,20 +109,20 @@ class RankRows {
 /// Thread blocks without work wait, too, as in common/merge.cuh.
 template <bool Keeps>
 __device__ void merge_splits(const ExactMergeParams& params, ColumnSums* sums) {
-  const bool has_work = static_cast<int>(blockIdx.x) < *params.merge_count;
+  const MergeShare share = merge_share(*params.merge_count);
   DeviceMerge merge{};
-  if (has_work) merge = params.merges[blockIdx.x];
+  if (share.merge >= 0) merge = params.merges[share.merge];
   if constexpr (kOverlaps) {
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
   }
-  if (!has_work) return;
-  ExactMergeBlock(SplitRows<Keeps>(params, merge), sums).run(blockIdx.y, gridDim.y);
+  if (share.merge < 0) return;
+  ExactMergeBlock(SplitRows<Keeps>(params, merge), sums).run(share.part, share.parts);
 }
 
 }  // namespace kvmesh::cuda
 
-/// Grid: (merges at the most, any). Block: kExactMergeThreads.
+/// Grid: as many thread blocks as merges, or more. Block: kExactMergeThreads.
 extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kExactMergeThreads,
                                              kvmesh::cuda::kExactMergeBlocks)
     kvmesh_merge_exact(const __grid_constant__ kvmesh::cuda::ExactMergeParams params) {

@@ -58,9 +58,10 @@ void append_split_heads(std::size_t query_block, const Cuts& cuts, std::vector<P
 }
 
 /// Returns the pieces in the order in which `resident_blocks` thread blocks claim them.
-std::vector<Piece> split_line(const Launch& launch, std::int64_t resident_blocks) {
+std::vector<Piece> split_line(const Launch& launch, std::int64_t resident_blocks,
+                              const PieceRule& rule = {}) {
   const Line line(launch.tiles(), launch.split_units.front() * launch.split_unit_tiles,
-                  resident_blocks, kMultiprocessors);
+                  resident_blocks, kMultiprocessors, rule);
   std::vector<Piece> pieces;
   std::int64_t rank = 0, begin = 0;
   for (std::size_t q = 0; q < launch.split_units.size(); ++q) {
@@ -148,6 +149,22 @@ TEST(LineSplits, PiecesOfSplitBlocksFitTheirRoom) {
     EXPECT_LE(split_pieces(split_line(launch, resident_blocks)),
               kSplitsPerResidentBlock * resident_blocks);
   }
+}
+
+// Kernels of large partials ask for longer pieces. Pieces of a section are equal, so some are up to
+// a fifth shorter than the least.
+TEST(LineSplits, PiecesAreAsLongAsTheKernelAsks) {
+  const Launch launch{std::vector<std::int64_t>(64, 128)};
+  const auto shortest = [](const std::vector<Piece>& pieces) {
+    std::int64_t tiles = pieces.front().end;
+    for (const Piece& piece : pieces) tiles = std::min(tiles, piece.end - piece.begin);
+    return tiles;
+  };
+  const std::vector<Piece> usual = split_line(launch, 396);
+  const std::vector<Piece> longer = split_line(launch, 396, {.least_tiles = 12});
+  EXPECT_LT(split_pieces(longer), split_pieces(usual));
+  EXPECT_GE(shortest(longer), 10);
+  EXPECT_LT(shortest(usual), 9);
 }
 
 TEST(LineSplits, ThreadBlocksEndTogether) {

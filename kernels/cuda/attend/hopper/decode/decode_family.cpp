@@ -58,9 +58,13 @@ std::optional<FittedTile> fitted_tile(const AttendCase& what, bool gathers) {
 
 static_assert(kTileKeys == kMostBoxTokens, "a box is a page, or a tile of a larger page");
 
-/// Partials of 512 columns are large: a share of this many tiles stays one piece, although two
-/// would balance better.
-constexpr int kLatentOnePieceTiles = 128;
+/// Partials of 512 columns, and of more than 8 rows, are large: two pieces would balance better
+/// than one, but cost more.
+PieceRule piece_rule(const AttendCase& what) {
+  if (what.kinds.latent) return {.one_piece_tiles = 128};
+  if (what.rows > 8) return {.least_tiles = 12};
+  return {};
+}
 
 class DecodeFamily final : public AttendFamily {
  public:
@@ -86,8 +90,8 @@ class DecodeFamily final : public AttendFamily {
                           .shared_bytes = fitted->tile.bytes(),
                           .blocks_per_multiprocessor = fitted->blocks,
                           .tile_keys = kTileKeys,
+                          .rule = piece_rule(what),
                           .overlaps = true};
-    if (what.kinds.latent) variant.one_piece_tiles = kLatentOnePieceTiles;
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
         .set("kRowScales", what.kinds.row_scales)

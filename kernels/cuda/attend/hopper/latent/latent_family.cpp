@@ -32,7 +32,7 @@ class LatentFamily final : public AttendFamily {
                           .shared_bytes = tile.bytes(),
                           .blocks_per_multiprocessor = 1,
                           .tile_keys = kLatentKeys,
-                          .one_piece_tiles = 128,
+                          .rule = {.one_piece_tiles = 128},
                           .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)

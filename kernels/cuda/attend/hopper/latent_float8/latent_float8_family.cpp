@@ -46,7 +46,7 @@ class LatentFloat8Family final : public AttendFamily {
                           .shared_bytes = tile.bytes(),
                           .blocks_per_multiprocessor = blocks,
                           .tile_keys = tile.keys(),
-                          .one_piece_tiles = kOnePieceKeys / tile.keys(),
+                          .rule = {.one_piece_tiles = kOnePieceKeys / tile.keys()},
                           .overlaps = true};
     variant.constants.set("kQueryVectors", what.kinds.q_vectors)
         .set("kFoldScale", what.fold_scale)
