@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "comm/combine/plan_digest.hpp"
 #include "comm/combine/rows.hpp"
@@ -46,6 +47,11 @@ class CombineWay {
   /// @throws Timeout, PeerLost, NcclError; DigestMismatch if this way compares plans and another
   /// rank's differs. Collective.
   virtual void run(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+
+  /// Returns the tensors, of float32, in which partials lie as this way sends them: `run` takes a
+  /// partial in them as it is, and copies others first. Empty if the plan has none. Their strides
+  /// are any, so `check_run` does not take them. REQUIRES: a plan.
+  virtual std::optional<Partial> sent_tensors() const { return std::nullopt; }
 
   /// Whether the kernels of attention may store the plan's rows themselves, so that partials need
   /// no tensor: see `target`. REQUIRES: a plan.

@@ -3,7 +3,8 @@
 //
 // A rank has a message for each owner of rows; under Scatter::kAll all get the same one. In it are
 // the rows of which the rank has keys, token after token: the token's place, times the owner's
-// heads, plus the head's place among them.
+// heads, plus the head's place among them. If owners get heads of all tokens, they are head after
+// head: so the messages one after another are a tensor, whoever owns the rows.
 #pragma once
 
 #include <cstdint>
@@ -83,7 +84,9 @@ struct RowPlaces {
     const int token_place =
         token_places == nullptr ? token - block.tokens.begin : token_places[from * tokens + token];
     if (token_place < 0) return -1;
-    return token_place * block.heads.size + head - block.heads.begin;
+    const int head_place = head - block.heads.begin;
+    if (divides_heads && token_places == nullptr) return head_place * tokens + token_place;
+    return token_place * block.heads.size + head_place;
   }
 
   /// The place of a row of this rank in the message to the row's owner.

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cstdlib>
+#include <cstring>
 
 #include "core/cuda/check.hpp"
 
@@ -67,6 +69,10 @@ std::string architecture_of(int device) {
   // wgmma and setmaxnreg exist on this very chip alone, and kernels for it use them.
   const char* suffix = major == 9 ? "a" : "";
   return fmt::format("sm_{}{}{}", major, minor, suffix);
+}
+
+bool can_overlap_launches(const std::string& architecture) {
+  return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
 }
 
 }  // namespace kvmesh::jit

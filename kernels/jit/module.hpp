@@ -70,5 +70,8 @@ class Module {
 /// Returns the architecture that allows all features of the device: "sm_90a" for compute capability
 /// 9.0, "sm_80" for 8.0. @throws CudaError
 std::string architecture_of(int device);
+/// Returns whether chips of the architecture have launches that overlap the one before (Hopper and
+/// later).
+bool can_overlap_launches(const std::string& architecture);
 
 }  // namespace kvmesh::jit

@@ -147,7 +147,7 @@ class CudaStep : public StepKernels {
   }
 
   /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
-  /// kernels of attention, where the combine takes them so.
+  /// kernels of attention, or they store them as they are sent, where the combine takes them so.
   bool needs_partial() const override {
     return context_.mesh.kv_parallel() > 1 && !options_.reproducible;
   }
@@ -156,7 +156,8 @@ class CudaStep : public StepKernels {
     if (exact_) return attend_exactly(input, pool, output, stream);
     if (writes_output()) return launch(input, pool, AttendedRows{output.o, output.lse}, stream);
     if (!sends_) {
-      return StepKernels::attend(input, pool, partial, output, stream);
+      const Partial mine = combine_.sent_tensors().value_or(partial);
+      return StepKernels::attend(input, pool, mine, output, stream);
     }
     launch(input, pool, combine_.target(), stream);
     combine_.run_sent(output, stream);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "comm/combine/combine_ways.hpp"
 #include "runtime/step/step_batch.hpp"
@@ -29,6 +30,7 @@ class StepCombine {
   }
 
   /// As in CombineWay.
+  std::optional<Partial> sent_tensors() const { return way_->sent_tensors(); }
   bool takes_sent_rows() const { return way_->takes_sent_rows(); }
   CombineTarget target() { return way_->target(); }
   void run_sent(const CombineOutput& output, Stream stream) { way_->run_sent(output, stream); }

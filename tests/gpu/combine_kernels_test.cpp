@@ -33,11 +33,12 @@ struct RankOnDevice {
     return floats;
   }
   bool packs() const { return plan.strategy == CombineStrategy::kAllToAll; }
-  cuda::CombineParams params() const {
+  cuda::CombineParams params() const { return params(io.partial()); }
+  cuda::CombineParams params(const Partial& mine) const {
     const DeviceCombineMemory memory{table.data(), static_cast<float*>(send.data()),
                                      static_cast<float*>(receive.data()),
                                      static_cast<float*>(lses.data())};
-    return device_params(plan, memory, io.partial(), io.output());
+    return device_params(plan, memory, mine, io.output());
   }
 
   DeviceCombinePlan plan;
@@ -56,7 +57,7 @@ void exchange_messages(const Ranks& ranks) {
       const RowMessage out = ranks[from]->plan.sent[to];
       const RowMessage in = ranks[to]->plan.received[from];
       ASSERT_EQ(out.rows, in.rows);
-      std::copy_n(sent.begin() + out.offset, out.rows * (ranks[to]->plan.shape.dim + 1),
+      std::copy_n(sent.begin() + out.offset, out.rows * ranks[to]->plan.row_floats,
                   received.begin() + in.offset);
     }
     ranks[to]->receive.set(received);
@@ -159,6 +160,50 @@ TEST_P(CombineKernels, NanRowIsNotEmpty) {
       const Ranks ranks = combine(test, strategy, Dtype::kFloat32, 0);
       for (const auto& rank : ranks) {
         expect_close(rank->io.result(), rank->io.expected(), test.dim);
+      }
+    }
+  }
+}
+
+/// Stores a rank's partial in its messages, as attention does, and returns the tensors there.
+Partial store_in_messages(CombineCase& test, const RankOnDevice& rank) {
+  const Partial there = partial_in_messages(rank.plan, static_cast<float*>(rank.send.data()),
+                                            rank.io.partial().o.device);
+  const HeldPartial& held = test.partials[static_cast<std::size_t>(rank.plan.rank)];
+  Floats messages = poisoned(rank.plan.sent_floats);
+  for (std::int64_t t = 0; t < test.tokens; ++t) {
+    for (std::int64_t h = 0; h < test.heads; ++h) {
+      const auto* o = &held.o_values[static_cast<std::size_t>(held.o_index(t, h))];
+      std::copy_n(o, test.dim, messages.begin() + t * there.o.stride(0) + h * there.o.stride(1));
+      const auto lse = t * there.lse.stride(0) + h * there.lse.stride(1) + test.dim;
+      messages[static_cast<std::size_t>(lse)] =
+          held.lse_values[static_cast<std::size_t>(held.lse_index(t, h))];
+    }
+  }
+  rank.send.set(messages);
+  return there;
+}
+
+TEST_P(CombineKernels, MergePartialsInTheMessagesToTheSameBits) {
+  if (GetParam() == 1) GTEST_SKIP() << "one rank has no messages";
+  const OwnStream stream;
+  for (Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+    for (const std::int64_t dim : {128, 10}) {
+      CombineCase test = full_case(GetParam(), 7, 9, dim, scatter);
+      SCOPED_TRACE(test.describe());
+      const Ranks packed = combine(test, CombineStrategy::kAllToAll, Dtype::kFloat32, 0);
+      std::vector<Result> expected;
+      for (const auto& rank : packed) expected.push_back(rank->io.result());
+      std::vector<Partial> partials;
+      for (const auto& rank : packed) partials.push_back(store_in_messages(test, *rank));
+      exchange_messages(packed);
+      for (std::size_t r = 0; r < packed.size(); ++r) {
+        packed[r]->io.poison();
+        check(cuda::launch_merge(packed[r]->params(partials[r]), stream.get()));
+      }
+      check(cudaStreamSynchronize(stream.get()));
+      for (std::size_t r = 0; r < packed.size(); ++r) {
+        EXPECT_TRUE(same_bits(packed[r]->io.result(), expected[r])) << "rank " << r;
       }
     }
   }

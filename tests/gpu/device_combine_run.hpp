@@ -28,7 +28,7 @@ class DeviceFloats {
     memory_.reset(memory);
     set(values);
   }
-  void set(const std::vector<float>& values) {
+  void set(const std::vector<float>& values) const {
     // cudaMemcpy would return before the values are there, and no other stream waits for it.
     copy_bytes(memory_.get(), values.data(), count_ * sizeof(float));
   }

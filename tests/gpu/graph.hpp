@@ -3,7 +3,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
+#include <vector>
 
 #include "core/cuda/check.hpp"
 
@@ -21,6 +24,7 @@ class Graph {
       throw;
     }
     check(cudaStreamEndCapture(stream, &graph));
+    kernels_ = kernels_of(graph);
     check(cudaGraphInstantiate(&graph_, graph, 0));
     check(cudaGraphDestroy(graph));
   }
@@ -28,9 +32,24 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
   void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream)); }
+  /// How many kernels a launch runs.
+  std::ptrdiff_t kernels() const { return kernels_; }
 
  private:
+  static std::ptrdiff_t kernels_of(cudaGraph_t graph) {
+    std::size_t count = 0;
+    check(cudaGraphGetNodes(graph, nullptr, &count));
+    std::vector<cudaGraphNode_t> nodes(count);
+    check(cudaGraphGetNodes(graph, nodes.data(), &count));
+    return std::ranges::count_if(nodes, [](cudaGraphNode_t node) {
+      cudaGraphNodeType type{};
+      check(cudaGraphNodeGetType(node, &type));
+      return type == cudaGraphNodeTypeKernel;
+    });
+  }
+
   cudaGraphExec_t graph_ = nullptr;
+  std::ptrdiff_t kernels_ = 0;
 };
 
 }  // namespace kvmesh::test

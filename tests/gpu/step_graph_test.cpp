@@ -70,6 +70,47 @@ TEST(StepGraph, ARunGivesTheBitsOfItsParts) {
   }
 }
 
+// Attention stores rows in the messages, where a run with limits sends all of them.
+TEST(StepGraph, OverNcclARunPacksNothing) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (mesh.kv_parallel() == 1 || mesh.device_group().nccl() == nullptr) {
+    GTEST_SKIP() << "no messages over NCCL";
+  }
+  KvCache cache(mesh, cache_options());
+  const Stream stream;
+  const DeviceMemory numbers = random_numbers(mesh);
+  Inputs inputs(mesh, kSequences);
+  inputs.change(numbers, 3);
+  const DeviceMemory o = device_memory(mesh, kSequences * kQHeads * kDim * 4);
+  const DeviceMemory lse = device_memory(mesh, kSequences * kQHeads * 4);
+  const Partial partial{{o.data(), Dtype::kFloat32, {kSequences, kQHeads, kDim}, mesh.device()},
+                        {lse.data(), Dtype::kFloat32, {kSequences, kQHeads}, mesh.device()}};
+  const std::vector<BatchEntry> batch{{cache.create(), 1}, {cache.create(), 1}};
+  for (const Scatter scatter : {Scatter::kHeads, Scatter::kTokens, Scatter::kAll}) {
+    SCOPED_TRACE(name(scatter));
+    StepPlan step =
+        cache.plan(batch, {.scatter = scatter,
+                           .way = WayKind::kNccl,
+                           .limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
+    const Outputs out(mesh, kSequences);
+    CombineOutput to = out.layer(0, kSequences);
+    const std::int64_t n = step.tokens_of_output().size(), h = step.heads_of_output().size();
+    to.o = {to.o.data, to.o.dtype, {n, h, kDim}, mesh.device()};
+    to.lse = {to.lse.data, to.lse.dtype, {n, h}, mesh.device()};
+    const LayerInput input = inputs.layer(0, kSequences);
+    const auto whole = [&] { step.run(0, input, to, {stream}); };
+    const auto parts = [&] {
+      step.append(0, input.k, input.v, {stream});
+      step.attend_partial(0, input.q, partial, {stream});
+      step.combine(partial, to, {stream});
+    };
+    whole();
+    parts();
+    mesh.wait({stream}, "test");
+    EXPECT_EQ(Graph(stream, whole).kernels() + 1, Graph(stream, parts).kernels());
+  }
+}
+
 // Where each sequence is on one rank, which owns its rows, attention writes the output and there is
 // no combine: a rank need not even wait for the others.
 TEST(StepGraph, RowsStayWithTheRanksThatHoldTheirKeys) {

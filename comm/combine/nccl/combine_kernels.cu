@@ -3,12 +3,21 @@
 // The products are rounded before they are added, as on the host, and the sources are added in rank
 // order, so kAllToAll gives the same bits wherever the partials lie.
 #include "comm/combine/nccl/rows.cuh"
+#include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 
 namespace kvmesh::cuda {
 namespace {
 
 constexpr int kWarpsPerBlock = 4;
+
+/// What each kernel begins with, in all threads: one that ended without waiting would let the next
+/// kernel overtake the one before it.
+__device__ void begin_launch() {
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
+}
 
 /// The row of this warp, among `rows`; -1 past the last.
 __device__ int my_row(int rows) {
@@ -26,6 +35,7 @@ __device__ float my_lse(const CombineParams& p, int token, int head) {
 
 template <int Width>
 __global__ void pack(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const int row = my_row(p.places.tokens * p.places.heads);
   if (row < 0) return;
   const int token = row / p.places.heads;
@@ -33,14 +43,12 @@ __global__ void pack(const __grid_constant__ CombineParams p) {
   if (p.places.owner(token, head) == p.places.rank) return;
   const auto [message, place] = p.places.place_to_send(token, head);
   if (place < 0) return;
-  float* o = p.send_buffer + message.offset + std::int64_t{place} * p.dim;
+  float* o = p.send_buffer + message.offset + std::int64_t{place} * p.row_floats;
   const float* source = my_o(p, token, head);
   for (int d = lane_id() * Width; d < p.dim; d += kWarp * Width) {
     store(o + d, load<Width>(source + d));
   }
-  if (lane_id() == 0) {
-    p.send_buffer[message.offset + message.rows * p.dim + place] = p.tensors.lse_of(token, head);
-  }
+  if (lane_id() == 0) o[p.dim] = p.tensors.lse_of(token, head);
 }
 
 /// One rank's part in a row of mine.
@@ -54,9 +62,9 @@ __device__ Source source_of(const CombineParams& p, const RowPlaces::Block& own,
   const int place = p.places.row_in_message(own, rank, token, head);
   if (place < 0) return {nullptr, kNoKeys};
   if (rank == p.places.rank) return {my_o(p, token, head), p.tensors.lse_of(token, head)};
-  const RowMessage message = p.places.message_from(rank);
-  const float* base = p.receive_buffer + message.offset;
-  return {base + std::int64_t{place} * p.dim, base[message.rows * p.dim + place]};
+  const float* o =
+      p.receive_buffer + p.places.message_from(rank).offset + std::int64_t{place} * p.row_floats;
+  return {o, o[p.dim]};
 }
 
 /// `token` and `head` are those within my block.
@@ -141,6 +149,7 @@ class FewSources {
 /// so a row costs the time of one read, where `merge` takes three in turn.
 template <int Width, int Most>
 __global__ void merge_few(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -159,6 +168,7 @@ __global__ void merge_few(const __grid_constant__ CombineParams p) {
 /// Any number of ranks: lane i handles the LSE of rank first + i.
 template <int Width>
 __global__ void merge(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -206,6 +216,7 @@ __device__ float reference_lse(const CombineParams& p, int token, int head) {
 
 template <int Width>
 __global__ void rescale(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const int row = my_row(p.blocks * p.block_rows);
   if (row < 0) return;
   const int owner = row / p.block_rows;
@@ -241,6 +252,7 @@ __global__ void rescale(const __grid_constant__ CombineParams p) {
 
 template <int Width>
 __global__ void finish(const __grid_constant__ CombineParams p) {
+  begin_launch();
   const RowPlaces::Block own = p.places.block(p.places.rank);
   const int index = my_row(own.rows());
   if (index < 0) return;
@@ -281,9 +293,8 @@ cudaError_t launch(Kernel wide, Kernel narrow, std::int64_t rows, const CombineP
                    cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   const auto blocks = static_cast<unsigned>((rows + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  const Kernel kernel = is_wide(params) ? wide : narrow;
-  kernel<<<blocks, kWarpsPerBlock * kWarp, 0, stream>>>(params);
-  return cudaGetLastError();
+  return launch_overlapping(is_wide(params) ? wide : narrow, blocks, kWarpsPerBlock * kWarp, params,
+                            stream);
 }
 
 std::int64_t own_rows(const CombineParams& p) { return p.places.block(p.places.rank).rows(); }

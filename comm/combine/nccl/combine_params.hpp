@@ -12,8 +12,9 @@ namespace kvmesh::cuda {
 
 struct CombineParams {
   CombineTensors tensors;
-  RowPlaces places;  // a message is O [rows, dim], then LSE [rows]
+  RowPlaces places;
   int dim;
+  int row_floats;  // of a row in a message: O [dim], then the LSE
 
   float* send_buffer;           // the messages; or [blocks][block_floats], to be reduced
   const float* receive_buffer;  // the messages; or [block_floats], reduced

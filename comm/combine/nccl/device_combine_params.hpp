@@ -10,7 +10,11 @@ namespace kvmesh {
 /// part may hold anything.
 bool reduces_maxima(const DeviceCombinePlan& plan);
 
-/// REQUIRES: tensors that check_combine has let pass.
+/// Returns the rows in the messages of a plan as the tensors of a partial on `device`. REQUIRES:
+/// the plan is_tensor().
+Partial partial_in_messages(const DeviceCombinePlan& plan, float* send_buffer, Device device);
+
+/// REQUIRES: tensors that NcclWay::check_run has let pass, or a partial_in_messages.
 cuda::CombineParams device_params(const DeviceCombinePlan& plan, const DeviceCombineMemory& memory,
                                   const Partial& mine, const CombineOutput& output);
 

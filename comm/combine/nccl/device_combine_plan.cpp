@@ -12,11 +12,19 @@
 namespace kvmesh {
 namespace {
 
-// Messages begin at 16 bytes, so that the kernels move 16 bytes at a time.
+// Rows begin at 16 bytes, so that the kernels move 16 bytes at a time.
 constexpr std::int64_t kAlignFloats = 4;
 
 std::int64_t align(std::int64_t floats) {
   return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+}
+
+/// A mask of all ranks needs no places.
+void forget_full_mask(DeviceCombinePlan& plan) {
+  if (plan.scatter == Scatter::kOwner) return;  // its owners are beside the mask
+  if (std::ranges::find(plan.token_places, -1) == plan.token_places.end()) {
+    plan.token_places.clear();
+  }
 }
 
 /// The owner of each token; 0 where rows are not scattered by token.
@@ -53,7 +61,7 @@ void lay_out_messages(DeviceCombinePlan& plan, const Participation* participatio
   const RowMap map(plan.shape, plan.ranks, participation);
   const auto append = [&](std::int64_t rows, std::int64_t& floats) {
     const RowMessage message{floats, rows};
-    floats += align(rows * plan.row_floats);
+    floats += rows * plan.row_floats;
     return message;
   };
   const CombineBlock own = map.block(plan.scatter, plan.rank);
@@ -89,8 +97,10 @@ DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOp
                                       int rank, int ranks) {
   DeviceCombinePlan plan = plan_rows(shape, options, rank, ranks);
   plan.strategy = resolve_strategy(WayKind::kNccl, shape, options, ranks);
-  plan.row_floats = shape.dim + 1;
+  plan.row_floats = align(shape.dim + 1);
   if (plan.packs()) {
+    forget_full_mask(plan);
+    plan.keeps_own = plan.is_tensor();
     lay_out_messages(plan, options.participation);
   } else {
     plan.blocks = plan.scatter == Scatter::kAll ? 1 : ranks;

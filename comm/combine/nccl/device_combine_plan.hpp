@@ -47,10 +47,22 @@ struct DeviceCombinePlan {
   /// The rows that `scatter` gives to `owner`; under kOwner those that it may give.
   CombineBlock block(int owner) const { return block_of(shape, scatter, owner, ranks); }
 
+  /// Whether the messages one after another, with the rows that this rank keeps in their place, are
+  /// a tensor [tokens, heads, row_floats]: what computes the rows may then store them there.
+  bool is_tensor() const { return packs() && ranks > 1 && token_places.empty(); }
+  /// Floats from a token or head of that tensor to the next.
+  std::int64_t token_stride() const {
+    return scatter == Scatter::kHeads ? row_floats : shape.heads * row_floats;
+  }
+  std::int64_t head_stride() const {
+    return scatter == Scatter::kHeads ? shape.tokens * row_floats : row_floats;
+  }
+
   friend bool operator==(const DeviceCombinePlan&, const DeviceCombinePlan&) = default;
 };
 
-/// A combine of partials, whose rows in messages are O and LSE. @throws InvalidArgument.
+/// A combine of partials, whose rows in messages are O [dim], then the LSE, then as many floats as
+/// it takes to begin each at 16 bytes. @throws InvalidArgument.
 DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOptions& options,
                                       int rank, int ranks);
 

@@ -32,6 +32,7 @@ class NcclWay : public CombineWay {
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
   void check_run(const Partial& mine, const CombineOutput& output) const override;
   void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
+  std::optional<Partial> sent_tensors() const override;
   CombineStrategy strategy() const override { return rows_.current().strategy; }
   std::uint64_t generation() const override { return rows_.generation(); }
   std::size_t workspace_bytes() const override { return rows_.workspace_bytes(); }
@@ -78,10 +79,17 @@ void NcclWay::run(const Partial& mine, const CombineOutput& output, Stream strea
   }
 }
 
+std::optional<Partial> NcclWay::sent_tensors() const {
+  const DeviceCombinePlan& plan = rows_.current();
+  if (!plan.is_tensor()) return std::nullopt;
+  return partial_in_messages(plan, rows_.memory().send_buffer, {DeviceKind::kCuda, nccl_->device});
+}
+
 void NcclWay::all_to_all(const cuda::CombineParams& params, cudaStream_t stream) {
   const DeviceCombineMemory memory = rows_.memory();
   const auto is_any = [](const RowMessage& message) { return message.rows > 0; };
-  if (std::ranges::any_of(rows_.current().sent, is_any)) {
+  const bool is_packed = params.tensors.o == memory.send_buffer;  // it lies in sent_tensors()
+  if (!is_packed && std::ranges::any_of(rows_.current().sent, is_any)) {
     check(cuda::launch_pack(params, stream), "combine: pack");
   }
   transfer_rows(*nccl_, members_, rows_.current(), memory.send_buffer, memory.receive_buffer,

@@ -27,6 +27,7 @@
 #include "comm/combine/peer/peer_cells.cuh"
 #include "comm/combine/peer/peer_wait.cuh"
 #include "core/cuda/dependent_launch.cuh"
+#include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
 #include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
@@ -310,21 +311,6 @@ Kernel kernel_for(Dtype wire, RowForm form, int index) {
   return nullptr;
 }
 
-/// Beside the end of the kernel before it, where the GPU can: it then waits for that one itself.
-cudaError_t launch(Kernel kernel, unsigned blocks, unsigned threads, const PeerParams& params,
-                   cudaStream_t stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = threads;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, params);
-}
-
 /// Units of the partial and of the output begin where one access takes them.
 bool is_wide(const PeerParams& p) {
   const int unit = 8 * kUnitBytes / info_of(p.to.travels_as).bits;
@@ -366,8 +352,8 @@ cudaError_t launch_peer_combine(const PeerParams& params, cudaStream_t stream) {
   const std::int64_t wanted = (rows * params.to.row_cells + threads - 1) / threads;
   const std::int64_t most = std::max(1, params.most_blocks * resident / 2);
   const auto blocks = static_cast<unsigned>(std::clamp<std::int64_t>(wanted, 1, most));
-  return launch(kernel_for(params.to.travels_as, params.to.form, index), blocks + 1,
-                static_cast<unsigned>(threads), params, stream);
+  return launch_overlapping(kernel_for(params.to.travels_as, params.to.form, index), blocks + 1,
+                            static_cast<unsigned>(threads), params, stream);
 }
 
 }  // namespace kvmesh::cuda

@@ -314,7 +314,7 @@ void CudaAttend::launch_merge(const Rows& rows, const ConstTensorView& sinks,
       .launch({.stream = stream,
                .grid = dim3(static_cast<unsigned>(blocks)),
                .block = dim3(32 * kMergeWarps),
-               .overlaps_previous = can_overlap_launches(store_->architecture())},
+               .overlaps_previous = jit::can_overlap_launches(store_->architecture())},
               params);
 }
 

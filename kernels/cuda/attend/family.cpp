@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 
 #include "core/check.hpp"
@@ -140,17 +138,13 @@ jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
           .architecture = architecture};
 }
 
-bool can_overlap_launches(const std::string& architecture) {
-  return std::atoi(architecture.c_str() + std::strlen("sm_")) >= 90;
-}
-
 jit::Program merge_program(int v_dim, bool merges_shared, const std::string& architecture) {
   jit::Program program{.files = cuda_kernel_sources(),
                        .source = "kernels/cuda/attend/common/merge.cuh",
                        .architecture = architecture};
   program.constants.set("kDimV", v_dim)
       .set("kMergesShared", merges_shared)
-      .set("kOverlaps", can_overlap_launches(architecture));
+      .set("kOverlaps", jit::can_overlap_launches(architecture));
   return program;
 }
 

@@ -116,8 +116,6 @@ AttendVariant choose_attend(const AttendCase& what);
 /// Returns the program of a kernel, to be compiled.
 jit::Program attend_program(const AttendVariant& variant, const CudaMods& mods,
                             const std::string& architecture);
-/// True if the chip has launches that overlap the one before (Hopper and later).
-bool can_overlap_launches(const std::string& architecture);
 /// `merges_shared`: of plans that share prefixes.
 jit::Program merge_program(int v_dim, bool merges_shared, const std::string& architecture);
 

@@ -5,6 +5,7 @@
 // Constants of the kernel (namespace kvmesh): kDimK, kDimV, kNewType, kPoolType, kVectors.
 #pragma once
 
+#include "core/cuda/dependent_launch.cuh"
 #include "kernels/cuda/common/elements.cuh"
 #include "kernels/cuda/pool/params.hpp"
 
@@ -38,6 +39,8 @@ __device__ inline void write_unit(const WritablePool& pool, const NewRows& rows,
 extern "C" __global__ void kvmesh_append(
     const __grid_constant__ kvmesh::cuda::AppendParams params) {
   using namespace kvmesh::cuda;
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
   constexpr int kUnits = kUnitsK + kUnitsV;
   const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int unit = static_cast<int>(thread % kUnits);

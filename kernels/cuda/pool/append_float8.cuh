@@ -5,6 +5,7 @@
 // (each row has a scale).
 #pragma once
 
+#include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/warp.cuh"
 #include "core/pod/float8.hpp"
 #include "kernels/cuda/common/elements.cuh"
@@ -47,6 +48,8 @@ __device__ inline void write_row(const WritablePool& pool, const WritableScale& 
 extern "C" __global__ void kvmesh_append_float8(
     const __grid_constant__ kvmesh::cuda::AppendFloat8Params params) {
   using namespace kvmesh::cuda;
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
   constexpr int kRows = kvmesh::kDimV > 0 ? 2 : 1;
   const std::int64_t warp = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
   const AppendParams& p = params.append;

@@ -33,13 +33,12 @@ bool has_vectors(const ConstTensorView& view) {
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
 
-template <class Params>
-void launch_threads(const jit::Kernel& kernel, std::int64_t threads, cudaStream_t stream,
-                    const Params& params) {
-  kernel.launch({.stream = stream,
-                 .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
-                 .block = dim3(kBlockThreads)},
-                params);
+/// A launch of `threads` threads, in the chain of launches of a layer, which overlap.
+jit::Launch launch_of(const KernelStore& store, std::int64_t threads, cudaStream_t stream) {
+  return {.stream = stream,
+          .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+          .block = dim3(kBlockThreads),
+          .overlaps_previous = jit::can_overlap_launches(store.architecture())};
 }
 
 }  // namespace
@@ -91,8 +90,8 @@ void PoolWriter::append_float8(const KvPool& pool, const ConstTensorView& k, int
                                      .fresh = k.dtype,
                                      .per_token = !pool.k_scale.per_token.empty()});
   const std::int64_t warps = k.size(0) * k.size(1) * (v_dim > 0 ? 2 : 1);
-  launch_threads(
-      kernel, 32 * warps, stream,
+  kernel.launch(
+      launch_of(*store_, 32 * warps, stream),
       AppendFloat8Params{
           .append = params, .k_scale = writable(pool.k_scale), .v_scale = writable(pool.v_scale)});
 }
@@ -123,7 +122,8 @@ void PoolWriter::append(const KvPool& pool, const ConstTensorView& k, const Cons
                                                        .pool = pool.k.dtype,
                                                        .vectors = vectors});
   const auto unit = vectors ? static_cast<std::int64_t>(16 / size_bytes(k.dtype)) : 1;
-  launch_threads(kernel, k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit), stream, params);
+  const std::int64_t units = k.size(0) * k.size(1) * (dim_of(k) / unit + v_dim / unit);
+  kernel.launch(launch_of(*store_, units, stream), params);
 }
 
 }  // namespace kvmesh::cuda

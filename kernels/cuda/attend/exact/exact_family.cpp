@@ -88,7 +88,7 @@ class ExactFamily final : public AttendFamily {
         .set("kStages", tile.stages)
         .set("kChunkKeys", tile.chunk_keys)
         .set("kBlocksPerSm", blocks)
-        .set("kOverlaps", can_overlap_launches(what.architecture));
+        .set("kOverlaps", jit::can_overlap_launches(what.architecture));
     return variant;
   }
 };
@@ -104,7 +104,7 @@ jit::Program exact_merge_program(int v_dim, const std::string& architecture) {
   jit::Program program{.files = cuda_kernel_sources(),
                        .source = "kernels/cuda/attend/exact/merge.cuh",
                        .architecture = architecture};
-  program.constants.set("kDimV", v_dim).set("kOverlaps", can_overlap_launches(architecture));
+  program.constants.set("kDimV", v_dim).set("kOverlaps", jit::can_overlap_launches(architecture));
   return program;
 }
 

@@ -20,7 +20,7 @@ void ExactMerge::launch(const ExactMergeParams& params, std::int64_t merges, std
       .launch({.stream = stream,
                .grid = dim3(static_cast<unsigned>(blocks)),
                .block = dim3(kExactMergeThreads),
-               .overlaps_previous = can_overlap_launches(store_->architecture())},
+               .overlaps_previous = jit::can_overlap_launches(store_->architecture())},
               params);
 }
 
@@ -36,7 +36,8 @@ void ExactRankMerge::launch(const ExactCombineParams& params, cudaStream_t strea
       std::min<std::int64_t>(kExactMergeBlocks * store_->multiprocessors(), rows);
   kernel_.launch({.stream = stream,
                   .grid = dim3(static_cast<unsigned>(blocks)),
-                  .block = dim3(kExactMergeThreads)},
+                  .block = dim3(kExactMergeThreads),
+                  .overlaps_previous = jit::can_overlap_launches(store_->architecture())},
                  params);
 }
 

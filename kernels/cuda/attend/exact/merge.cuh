@@ -146,7 +146,8 @@ extern "C" __global__ void __launch_bounds__(kvmesh::cuda::kExactMergeThreads,
     kvmesh_combine_exact(const __grid_constant__ kvmesh::cuda::ExactCombineParams params) {
   using namespace kvmesh::cuda;
   __shared__ ColumnSums sums[kExactMergeThreads];
-  if constexpr (kvmesh::kOverlaps) {  // it is launched after its predecessor: nothing to wait for
+  if constexpr (kvmesh::kOverlaps) {
+    griddepcontrol_wait();
     griddepcontrol_launch_dependents();
   }
   ExactMergeBlock(RankRows(params), sums).run(blockIdx.x, gridDim.x);

@@ -100,7 +100,7 @@ class MmaFamily final : public AttendFamily {
         .set("kStepKeys", tile.step_keys)
         .set("kStages", tile.stages)
         .set("kBlocksPerSm", fitted->blocks)
-        .set("kOverlaps", can_overlap_launches(what.architecture));
+        .set("kOverlaps", jit::can_overlap_launches(what.architecture));
     return variant;
   }
 };

@@ -78,7 +78,9 @@ std::int64_t merged_rows_between_hosts(const CombineShape& shape, const HostLayo
   std::int64_t rows = 0;
   for (int host = 0; host < hosts.hosts; ++host) {
     const auto plan = plan_device_combine(place, {.scatter = Scatter::kHeads}, host, hosts.hosts);
-    for (const RowMessage& message : plan.sent) rows += message.rows * hosts.per_host;
+    for (int to = 0; to < hosts.hosts; ++to) {
+      if (to != host) rows += plan.sent[static_cast<std::size_t>(to)].rows * hosts.per_host;
+    }
   }
   return rows;
 }
@@ -91,8 +93,11 @@ void check_message(const Job& job, int from, int owner) {
   EXPECT_EQ(sent.rows, received.rows) << from << " to " << owner;
   EXPECT_EQ(sent.offset % 4, 0);
   EXPECT_EQ(received.offset % 4, 0);
-  EXPECT_LE(sent.offset + sent.rows * (sender.shape.dim + 1), sender.sent_floats);
-  EXPECT_LE(received.offset + received.rows * (receiver.shape.dim + 1), receiver.received_floats);
+  EXPECT_GT(sender.row_floats, sender.shape.dim) << "no room for the LSE";
+  EXPECT_EQ(sender.row_floats, receiver.row_floats);
+  EXPECT_EQ(sender.row_floats % 4, 0);
+  EXPECT_LE(sent.offset + sent.rows * sender.row_floats, sender.sent_floats);
+  EXPECT_LE(received.offset + received.rows * receiver.row_floats, receiver.received_floats);
 
   const std::vector<std::int64_t> tokens = places(job, from, owner);
   EXPECT_EQ(sent.rows, static_cast<std::int64_t>(tokens.size()) * sender.block(owner).heads.size());
@@ -126,6 +131,57 @@ TEST(DeviceCombinePlan, BothEndsOfAMessageAgree) {
                 RowMessage{});
     }
   }
+}
+
+/// Every row, also of this rank's own, lies in the messages where the tensor has it.
+void expect_tensor(const DeviceCombinePlan& plan) {
+  const std::vector<std::byte> table = device_table(plan);
+  const RowPlaces places = row_places(plan, table.data());
+  EXPECT_EQ(plan.sent_floats, plan.shape.rows() * plan.row_floats);
+  for (int token = 0; token < places.tokens; ++token) {
+    for (int head = 0; head < places.heads; ++head) {
+      const auto [message, row] = places.place_to_send(token, head);
+      EXPECT_LT(row, message.rows);
+      EXPECT_EQ(message.offset + row * plan.row_floats,
+                token * plan.token_stride() + head * plan.head_stride());
+    }
+  }
+}
+
+TEST(DeviceCombinePlan, MessagesAreATensorIfAllRanksTakePart) {
+  for (const int ranks : {2, 3, 8, 20}) {  // some with no share
+    for (const Scatter scatter : {Scatter::kAll, Scatter::kTokens, Scatter::kHeads}) {
+      SCOPED_TRACE(std::to_string(ranks) + " ranks, to " + std::string(name(scatter)));
+      const CombineShape shape{7, 6, 10};
+      Participation mask(shape.tokens, ranks);
+      CombineOptions options{
+          .scatter = scatter, .strategy = CombineStrategy::kAllToAll, .participation = &mask};
+      for (std::int64_t t = 0; t < shape.tokens; ++t) {
+        for (int r = 0; r < ranks; ++r) {
+          EXPECT_FALSE(plan_device_combine(shape, options, 1, ranks).is_tensor());
+          mask.add(t, Rank{r});
+        }
+      }
+      for (const bool has_mask : {false, true}) {
+        options.participation = has_mask ? &mask : nullptr;
+        const auto plan = plan_device_combine(shape, options, 1, ranks);
+        ASSERT_TRUE(plan.is_tensor());
+        expect_tensor(plan);
+      }
+      options.strategy = CombineStrategy::kReduceScatter;
+      EXPECT_FALSE(plan_device_combine(shape, options, 1, ranks).is_tensor());
+    }
+  }
+}
+
+TEST(DeviceCombinePlan, MessagesToOwnersOfTokensAreNoTensor) {
+  Participation mask(2, 2);
+  for (const int t : {0, 1}) {
+    for (const int r : {0, 1}) mask.add(t, Rank{r});
+  }
+  EXPECT_FALSE(
+      plan_device_combine({2, 4, 8}, {.scatter = Scatter::kOwner, .participation = &mask}, 0, 2)
+          .is_tensor());
 }
 
 /// The plans of all ranks for rows of any kind, and what their kernels see of them.
