@@ -61,6 +61,8 @@ std::string_view function_name(ModOp op) {
   }
 }
 
+float float_of(const ModNode& constant) { return std::bit_cast<float>(constant.payload); }
+
 /// A literal of exactly these bits; a float's value follows in a comment, for readers.
 std::string constant(const ModNode& node) {
   switch (node.type) {
@@ -69,100 +71,168 @@ std::string constant(const ModNode& node) {
     case ModType::kInt32:
       return fmt::format("int({}ll)", static_cast<std::int32_t>(node.payload));
     case ModType::kFloat32:
-      return fmt::format("__uint_as_float({:#010x}u) /* {} */", node.payload,
-                         std::bit_cast<float>(node.payload));
+      return fmt::format("__uint_as_float({:#010x}u) /* {} */", node.payload, float_of(node));
   }
   return {};
-}
-
-std::string load(const ModNode& node, ModType stored, std::size_t first_buffer) {
-  return fmt::format("mod_ops::load_{}(buffers.views[{}], v{})", cuda_type(stored),
-                     first_buffer + node.payload, node.inputs[0]);
-}
-
-const ModNode& input(const ModGraph& graph, const ModNode& node, std::size_t i) {
-  return graph.nodes[static_cast<std::size_t>(node.inputs[i])];
 }
 
 /// Returns whether the node is a constant as `Math` of mod_ops.cuh takes it.
 bool is_constant_of_math(const ModNode& node) {
   if (node.op != ModOp::kConstant || node.type != ModType::kFloat32) return false;
-  const auto value = std::bit_cast<float>(node.payload);
-  return value >= 1.0f && value <= 0x1p24f;
+  return float_of(node) >= 1.0f && float_of(node) <= 0x1p24f;
 }
 
-bool is_quotient_of_math(const ModGraph& graph, const ModNode& node) {
-  return node.op == ModOp::kDivide && node.type == ModType::kFloat32 &&
-         is_constant_of_math(input(graph, node, 1));
-}
+struct SoftCap {
+  float divisor = 0.0f;
+  float factor = 0.0f;
+};
 
-/// Returns the expression of factor * tanh(a / divisor), or of tanh(a / divisor) * factor; empty
-/// for another node.
-std::string soft_cap(const ModGraph& graph, const ModNode& node) {
-  if (node.op != ModOp::kMultiply || node.type != ModType::kFloat32) return {};
-  const std::size_t factor = input(graph, node, 0).op == ModOp::kConstant ? 0 : 1;
-  const ModNode& tangent = input(graph, node, 1 - factor);
-  if (!is_constant_of_math(input(graph, node, factor)) || tangent.op != ModOp::kTanh) return {};
-  const ModNode& quotient = input(graph, tangent, 0);
-  if (!is_quotient_of_math(graph, quotient)) return {};
-  return fmt::format("Math::soft_cap(v{}, v{}, v{})", quotient.inputs[0], quotient.inputs[1],
-                     node.inputs[factor]);
-}
-
-std::string call(const ModNode& node) {
-  return arity(node.op) == 1
-             ? fmt::format("mod_ops::{}(v{})", function_name(node.op), node.inputs[0])
-             : fmt::format("mod_ops::{}(v{}, v{})", function_name(node.op), node.inputs[0],
-                           node.inputs[1]);
-}
-
-/// Returns the expression that computes a node from those before it.
-std::string expression(const ModGraph& graph, const ModNode& node, std::size_t first_buffer) {
-  const auto& in = node.inputs;
-  switch (node.op) {
-    case ModOp::kScore:
-    case ModOp::kBatch:
-    case ModOp::kHead:
-    case ModOp::kQuery:
-    case ModOp::kKey:
-      return std::string(name(node.op));
-    case ModOp::kConstant:
-      return constant(node);
-    case ModOp::kLoad:
-      return load(node, graph.buffers[node.payload].type, first_buffer);
-    case ModOp::kNot:
-      return fmt::format("!v{}", in[0]);
-    case ModOp::kLess:
-    case ModOp::kLessEqual:
-    case ModOp::kEqual:
-    case ModOp::kNotEqual:
-    case ModOp::kAnd:
-    case ModOp::kOr:
-      return fmt::format("v{} {} v{}", in[0], name(node.op), in[1]);
-    case ModOp::kWhere:
-      return fmt::format("v{} ? v{} : v{}", in[0], in[1], in[2]);
-    case ModOp::kDivide:
-      if (!is_quotient_of_math(graph, node)) return call(node);
-      return fmt::format("Math::quotient(v{}, v{})", in[0], in[1]);
-    case ModOp::kMultiply: {
-      const std::string cap = soft_cap(graph, node);
-      return cap.empty() ? call(node) : cap;
+/// Prints the body of a mod's function: a local variable for each node that the printed expressions
+/// read, in the graph's order.
+class Body {
+ public:
+  Body(const ModGraph& graph, std::size_t first_buffer)
+      : graph_(graph), first_buffer_(first_buffer), is_read_(graph.nodes.size()) {
+    const int root = static_cast<int>(graph.nodes.size()) - 1;
+    text_ = fmt::format("  return {};\n", local(root));
+    // Nodes come after their inputs.
+    for (int i = root; i >= 0; --i) {
+      if (!is_read_[static_cast<std::size_t>(i)]) continue;
+      text_ = fmt::format("  const {} v{} = {};\n", cuda_type(at(i).type), i, expression(at(i))) +
+              text_;
     }
-    default:
-      return call(node);
   }
-}
 
-/// Writes one local variable per node, in the graph's order; the last is the result.
-std::string body(const ModGraph& graph, std::size_t first_buffer) {
-  std::string text;
-  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
-    const ModNode& node = graph.nodes[i];
-    text += fmt::format("  const {} v{} = {};\n", cuda_type(node.type), i,
-                        expression(graph, node, first_buffer));
+  const std::string& text() const { return text_; }
+
+  /// Returns the soft cap that alone reads the score, or one of zeros.
+  SoftCap cap_of_score() const {
+    for (std::size_t i = 0; i < is_read_.size(); ++i) {
+      if (graph_.nodes[i].op == ModOp::kScore && is_read_[i]) return {};
+    }
+    return caps_of_score_ == 1 ? cap_of_score_ : SoftCap{};
   }
-  return text + fmt::format("  return v{};\n", graph.nodes.size() - 1);
-}
+
+ private:
+  const ModNode& at(std::int32_t i) const { return graph_.nodes[static_cast<std::size_t>(i)]; }
+  const ModNode& input(const ModNode& node, std::size_t i) const { return at(node.inputs[i]); }
+
+  /// The variable of a node, which is then to be printed.
+  std::string local(std::int32_t i) {
+    is_read_[static_cast<std::size_t>(i)] = true;
+    return fmt::format("v{}", i);
+  }
+
+  bool is_float(const ModNode& node, ModOp op) const {
+    return node.op == op && node.type == ModType::kFloat32;
+  }
+  bool is_quotient_of_math(const ModNode& node) const {
+    return is_float(node, ModOp::kDivide) && is_constant_of_math(input(node, 1));
+  }
+
+  /// Is the node factor * tanh(a / divisor), or tanh(a / divisor) * factor? Sets the place of the
+  /// factor.
+  bool is_soft_cap(const ModNode& node, std::size_t& factor) const {
+    if (!is_float(node, ModOp::kMultiply)) return false;
+    factor = input(node, 0).op == ModOp::kConstant ? 0 : 1;
+    const ModNode& tangent = input(node, 1 - factor);
+    return is_constant_of_math(input(node, factor)) && tangent.op == ModOp::kTanh &&
+           is_quotient_of_math(input(tangent, 0));
+  }
+
+  std::string load(const ModNode& node) {
+    const ModType stored = graph_.buffers[node.payload].type;
+    return fmt::format("mod_ops::load_{}(buffers.views[{}], {})", cuda_type(stored),
+                       first_buffer_ + node.payload, local(node.inputs[0]));
+  }
+
+  std::string product(const ModNode& node) {
+    std::size_t factor = 0;
+    if (!is_soft_cap(node, factor)) return call(node);
+    const ModNode& quotient = input(input(node, 1 - factor), 0);
+    const bool is_of_score = input(quotient, 0).op == ModOp::kScore;
+    if (is_of_score) {
+      ++caps_of_score_;
+      cap_of_score_ = {float_of(input(quotient, 1)), float_of(input(node, factor))};
+    }
+    return fmt::format("Math::soft_cap({}, {}, {})",
+                       is_of_score ? "score" : local(quotient.inputs[0]), local(quotient.inputs[1]),
+                       local(node.inputs[factor]));
+  }
+
+  /// One of the summands may be a product.
+  std::string sum(const ModNode& node) {
+    std::size_t factor = 0;
+    for (std::size_t i = 0; i < 2; ++i) {
+      const ModNode& product = input(node, i);
+      if (!is_float(product, ModOp::kMultiply) || is_soft_cap(product, factor)) continue;
+      return fmt::format("Math::product_sum({}, {}, {})", local(product.inputs[0]),
+                         local(product.inputs[1]), local(node.inputs[1 - i]));
+    }
+    return call(node);
+  }
+
+  std::string to_float(const ModNode& node) {
+    const ModNode& distance = input(node, 0);
+    const bool is_distance = distance.op == ModOp::kSubtract &&
+                             input(distance, 0).op == ModOp::kKey &&
+                             input(distance, 1).op == ModOp::kQuery;
+    return is_distance ? "Math::distance(kv, q)" : call(node);
+  }
+
+  std::string call(const ModNode& node) {
+    const std::string first = local(node.inputs[0]);
+    return arity(node.op) == 1 ? fmt::format("mod_ops::{}({})", function_name(node.op), first)
+                               : fmt::format("mod_ops::{}({}, {})", function_name(node.op), first,
+                                             local(node.inputs[1]));
+  }
+
+  /// Returns the expression that computes a node from those before it.
+  std::string expression(const ModNode& node) {
+    const auto& in = node.inputs;
+    switch (node.op) {
+      case ModOp::kScore:
+      case ModOp::kBatch:
+      case ModOp::kHead:
+      case ModOp::kQuery:
+      case ModOp::kKey:
+        return std::string(name(node.op));
+      case ModOp::kConstant:
+        return constant(node);
+      case ModOp::kLoad:
+        return load(node);
+      case ModOp::kToFloat:
+        return to_float(node);
+      case ModOp::kNot:
+        return fmt::format("!{}", local(in[0]));
+      case ModOp::kLess:
+      case ModOp::kLessEqual:
+      case ModOp::kEqual:
+      case ModOp::kNotEqual:
+      case ModOp::kAnd:
+      case ModOp::kOr:
+        return fmt::format("{} {} {}", local(in[0]), name(node.op), local(in[1]));
+      case ModOp::kWhere:
+        return fmt::format("{} ? {} : {}", local(in[0]), local(in[1]), local(in[2]));
+      case ModOp::kDivide:
+        if (!is_quotient_of_math(node)) return call(node);
+        return fmt::format("Math::quotient({}, {})", local(in[0]), local(in[1]));
+      case ModOp::kMultiply:
+        return product(node);
+      case ModOp::kAdd:
+        return is_float(node, ModOp::kAdd) ? sum(node) : call(node);
+      default:
+        return call(node);
+    }
+  }
+
+  const ModGraph& graph_;
+  const std::size_t first_buffer_;
+  std::vector<bool> is_read_;  // nodes that an expression reads
+  std::string text_;
+  int caps_of_score_ = 0;
+  SoftCap cap_of_score_;
+};
 
 bool is_identity(const ModGraph& graph) {
   const ModNode& root = graph.root();
@@ -178,21 +248,26 @@ CudaMods emit_cuda(const ModGraph& score, const ModGraph& mask) {
   require(mods.buffers.size() <= kMaxModBuffers,
           "the score mod and the mask mod capture {} buffers: a CUDA kernel takes at most {}",
           mods.buffers.size(), kMaxModBuffers);
+  const Body score_body(score, 0), mask_body(mask, score.buffers.size());
+  const SoftCap cap = score_body.cap_of_score();
   mods.text = fmt::format(
       "#include \"kernels/mods/mod_ops.cuh\"\n"
       "namespace kvmesh {{\n"
       "inline constexpr bool kHasScoreMod = {};\n"
       "inline constexpr bool kHasMaskMod = {};\n"
       "inline constexpr int kModBuffers = {};\n"
-      "template <class Math = mod_ops::RoundedMath>\n"
-      "__device__ __forceinline__ float kvmesh_score_mod(float score, int b, int h, int q, int kv, "
+      "inline constexpr float kCapDivisor = {:a}f;\n"
+      "inline constexpr float kCapFactor = {:a}f;\n"
+      "template <class Math = mod_ops::RoundedMath, class Score = float, class Place = int>\n"
+      "__device__ __forceinline__ float kvmesh_score_mod(Score score, int b, int h, int q, Place "
+      "kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
       "template <class Math = mod_ops::RoundedMath>\n"
       "__device__ __forceinline__ bool kvmesh_mask_mod(int b, int h, int q, int kv, "
       "const ModBuffers& buffers) {{\n{}}}\n"
       "}}  // namespace kvmesh\n",
-      !is_identity(score), !is_identity(mask), mods.buffers.size(), body(score, 0),
-      body(mask, score.buffers.size()));
+      !is_identity(score), !is_identity(mask), mods.buffers.size(), cap.divisor, cap.factor,
+      score_body.text(), mask_body.text());
   return mods;
 }
 

@@ -16,8 +16,13 @@ struct CudaMods {
   ///
   ///   constexpr bool kHasScoreMod, kHasMaskMod;  // false: the function is the identity, skip it
   ///   constexpr int kModBuffers;                 // number of buffers in use
-  ///   float kvmesh_score_mod(float score, int b, int h, int q, int kv, const ModBuffers&);
+  ///   constexpr float kCapDivisor, kCapFactor;   // of the soft cap that alone reads the score
+  ///   float kvmesh_score_mod<Math>(Score score, int b, int h, int q, Place kv, const ModBuffers&);
   ///   bool kvmesh_mask_mod(int b, int h, int q, int kv, const ModBuffers&);
+  ///
+  /// Where there is no such soft cap its numbers are 0. `Math`, by default RoundedMath, decides how
+  /// some operations are computed. `Score` is float, or BegunCap where the score has a soft cap;
+  /// `Place` is int or KeyPlace.
   ///
   /// It includes kernels/mods/mod_ops.cuh, which must be among the program's files, as must
   /// kernels/mods/mod_buffers.hpp.

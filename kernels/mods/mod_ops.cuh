@@ -42,15 +42,29 @@ __device__ __forceinline__ float exponential(float a) { return expf(a); }
 __device__ __forceinline__ float logarithm(float a) { return logf(a); }
 __device__ __forceinline__ float hyperbolic_tangent(float a) { return tanhf(a); }
 
+// ---- Conversions ----
+
+__device__ __forceinline__ float to_float(int a) { return __int2float_rn(a); }
+__device__ __forceinline__ float to_float(bool a) { return a ? 1.0f : 0.0f; }
+// The instruction saturates, and turns NaN into 0.
+__device__ __forceinline__ int to_int(float a) { return __float2int_rz(a); }
+__device__ __forceinline__ int to_int(bool a) { return a ? 1 : 0; }
+
 // ---- Operations that a kernel may compute in its own way ----
 //
-// Quotients by constants, and soft caps factor * tanh(a / divisor); all constants are from 1 to
-// 2^24.
+// Quotients by constants, and soft caps factor * tanh(a / divisor), all constants being from 1 to
+// 2^24; sums of a product; the distance of a key from a query.
 
 struct RoundedMath {
   __device__ __forceinline__ static float quotient(float a, float b) { return divide(a, b); }
   __device__ __forceinline__ static float soft_cap(float a, float divisor, float factor) {
     return multiply(factor, hyperbolic_tangent(divide(a, divisor)));
+  }
+  __device__ __forceinline__ static float product_sum(float a, float b, float c) {
+    return add(multiply(a, b), c);
+  }
+  __device__ __forceinline__ static float distance(int kv, int q) {
+    return to_float(subtract(kv, q));
   }
 };
 
@@ -69,6 +83,19 @@ __device__ __forceinline__ float near_reciprocal(float a) {
 }
 #endif
 
+/// A key's position, as that of another one and a small number. Where a loop is unrolled over the
+/// latter, what depends on the former alone is computed once.
+struct KeyPlace {
+  int first;
+  int further;
+  __device__ __forceinline__ operator int() const { return add(first, further); }
+};
+
+/// A soft cap as far as NearMath::begin_cap computes it.
+struct BegunCap {
+  float reciprocal;
+};
+
 /// Without branches, between which no two scores overlap; that takes registers.
 struct NearMath {
   /// The product with the rounded reciprocal, corrected by the remainder, is the rounded quotient
@@ -81,21 +108,38 @@ struct NearMath {
     const float quotient = __fmaf_rn(__fmaf_rn(near, b, -a), -reciprocal, near);
     return fabsf(near) <= 3.402823466e38f ? quotient : near;  // infinite: it has no remainder
   }
+
   /// tanh x = 1 - 2 / (1 + e^2x), within 2^-21 of 1: a fifth of tanhf's instructions. The products
   /// of a score's 16-bit or float8 numbers are rounded more coarsely.
   __device__ __forceinline__ static float soft_cap(float a, float divisor, float factor) {
-    const float power = near_power_of_two(__fmul_rn(a, 2.8853900817779268f / divisor));
-    return __fmaf_rn(near_reciprocal(__fadd_rn(1.0f, power)), -2.0f * factor, factor);
+    return soft_cap(begin_cap(a, exponent_of_cap(divisor)), divisor, factor);
+  }
+  __device__ __forceinline__ static float soft_cap(BegunCap cap, float /*divisor*/, float factor) {
+    return __fmaf_rn(cap.reciprocal, -2.0f * factor, factor);
+  }
+
+  /// The begin of a soft cap, of which the rest is little; `factor` is that of `a` in the exponent.
+  __device__ __forceinline__ static BegunCap begin_cap(float a, float factor) {
+    return {near_reciprocal(__fadd_rn(1.0f, near_power_of_two(__fmul_rn(a, factor))))};
+  }
+  __device__ __forceinline__ static constexpr float exponent_of_cap(float divisor) {
+    return 2.8853900817779268f / divisor;
+  }
+
+  /// Rounded once.
+  __device__ __forceinline__ static float product_sum(float a, float b, float c) {
+    return __fmaf_rn(a, b, c);
+  }
+
+  __device__ __forceinline__ static float distance(int kv, int q) {
+    return RoundedMath::distance(kv, q);
+  }
+  /// Exact below 2^24, else rounded twice.
+  __device__ __forceinline__ static float distance(KeyPlace kv, int q) {
+    const float first = distance(kv.first, q);
+    return kv.further == 0 ? first : __fadd_rn(first, to_float(kv.further));
   }
 };
-
-// ---- Conversions ----
-
-__device__ __forceinline__ float to_float(int a) { return __int2float_rn(a); }
-__device__ __forceinline__ float to_float(bool a) { return a ? 1.0f : 0.0f; }
-// The instruction saturates, and turns NaN into 0.
-__device__ __forceinline__ int to_int(float a) { return __float2int_rz(a); }
-__device__ __forceinline__ int to_int(bool a) { return a ? 1 : 0; }
 
 // ---- Loads: the index is clamped into the buffer ----
 

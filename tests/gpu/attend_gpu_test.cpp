@@ -259,6 +259,26 @@ TEST(AttendPrefill, SteepScoresMatchFloat64) {
   }
 }
 
+// Slopes raise the reference of exponents from tile to tile.
+TEST(AttendPrefill, SoftCapsMatchFloat64) {
+  const ScoreMod both = mods::compose(mods::soft_cap(30.0f), mods::alibi(8));
+  for (Dtype dtype : kTensorCoreDtypes) {
+    for (int dim : {64, 128, 256}) {
+      for (float scale : {0.1f, 8.0f, -1.0f}) {
+        for (const ScoreMod& score : {mods::soft_cap(30.0f), both}) {
+          CaseSpec spec{.shape = {8, 2, dim, dim, 16}, .dtype = dtype, .q_dtype = dtype};
+          spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 901}};
+          spec.options.mask = mods::causal();
+          spec.options.scale = scale;
+          spec.options.score = score;
+          AttentionCase c(spec);
+          EXPECT_TRUE(c.matches(c.run())) << name(dtype) << " " << scale << " " << dim;
+        }
+      }
+    }
+  }
+}
+
 CaseSpec random_case(std::uint64_t seed) {
   Random random(seed);
   const auto number = [&](int low, int high) {
@@ -283,8 +303,9 @@ CaseSpec random_case(std::uint64_t seed) {
       mods::no_mask(), mods::causal(), mods::sliding_window(number(1, 70)),
       mods::prefix_lm(number(0, 100)),
       [](auto, auto h, auto q, auto kv) { return (q + h + kv) % 3 != 1; }};
-  const std::vector<ScoreMod> scores{ScoreMod(), mods::alibi(3 * spec.shape.q_heads),
-                                     mods::soft_cap(2.5f)};
+  const std::vector<ScoreMod> scores{
+      ScoreMod(), mods::alibi(3 * spec.shape.q_heads), mods::soft_cap(2.5f),
+      mods::compose(mods::soft_cap(2.5f), mods::alibi(3 * spec.shape.q_heads))};
   spec.options.mask = random.pick(masks);
   spec.options.score = random.pick(scores);
   spec.options.first_head = spec.shape.q_heads * number(0, 2);

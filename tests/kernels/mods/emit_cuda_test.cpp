@@ -1,64 +1,23 @@
-// The CUDA text of mods against the scalar definition, without a GPU: the host's compiler compiles
-// the text together with definitions of CUDA's few functions.
+// The CUDA text of mods against the scalar definition, without a GPU.
 #include "kernels/mods/emit_cuda.hpp"
 
-#include <dlfcn.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <bit>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <limits>
-#include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "kernels/mods/scalar.hpp"
 #include "kvmesh/error.hpp"
 #include "kvmesh/mods.hpp"
+#include "tests/kernels/mods/emitted_library.hpp"
 #include "tests/kernels/mods/mods_support.hpp"
 
-namespace kvmesh {
+namespace kvmesh::test {
 namespace {
 
-namespace fs = std::filesystem;
-
-/// CUDA functions that the host lacks.
-constexpr std::string_view kHostPrelude = R"(
-#include <math.h>
-#include <bit>
-namespace kvmesh::mod_ops {
-inline float near_power_of_two(float a) { return exp2f(a); }
-inline float near_reciprocal(float a) { return 1.0f / a; }
-}
-#define __device__
-#define __forceinline__ inline
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline float __int2float_rn(int a) { return static_cast<float>(a); }
-inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
-inline int __float2int_rz(float a) {
-  if (a != a) return 0;
-  if (a >= 0x1p31f) return 0x7fffffff;
-  return a < -0x1p31f ? int(0x80000000u) : static_cast<int>(a);
-}
-)";
-
-struct Case {
-  ScoreMod score;
-  MaskMod mask;
-};
-
-std::vector<Case> built_in_cases() {
+std::vector<EmittedMods> built_in_cases() {
   const Buffer<std::int32_t> documents({0, 0, 0, 1, 1, 2, 2, 2, 2, 3});
   const Buffer<float> table({0.5f, -1.0f, 0.25f, 2.0f, 0.0f});
   return {{mods::alibi(8), mods::causal()},
@@ -69,73 +28,13 @@ std::vector<Case> built_in_cases() {
           {ScoreMod(), MaskMod()}};
 }
 
-std::vector<Case> random_cases(test::Random& random, int count) {
-  std::vector<Case> cases;
+std::vector<EmittedMods> random_cases(Random& random, int count) {
+  std::vector<EmittedMods> cases;
   for (int i = 0; i < count; ++i) {
-    cases.push_back({test::random_score(random), test::random_mask(random, false)});
+    cases.push_back({random_score(random), random_mask(random, false)});
   }
   return cases;
 }
-
-/// The functions of case i are called score_i and mask_i.
-std::string source_of(const std::vector<Case>& cases) {
-  std::string text(kHostPrelude);
-  for (std::size_t i = 0; i < cases.size(); ++i) {
-    const std::string number = std::to_string(i);
-    for (const char* name :
-         {"kvmesh_score_mod", "kvmesh_mask_mod", "kHasScoreMod", "kHasMaskMod", "kModBuffers"}) {
-      text +=
-          std::string("#undef ") + name + "\n#define " + name + " " + name + "_" + number + "\n";
-    }
-    text += emit_cuda(cases[i].score.graph(), cases[i].mask.graph()).text;
-    text += "extern \"C\" float score_" + number +
-            "(float s, int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
-            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::RoundedMath>(s, b, h, q, kv, "
-            "buffers); }\n"
-            "extern \"C\" float near_score_" +
-            number +
-            "(float s, int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
-            " return kvmesh::kvmesh_score_mod<kvmesh::mod_ops::NearMath>(s, b, h, q, kv, buffers); "
-            "}\n";
-    text += "extern \"C\" bool mask_" + number +
-            "(int b, int h, int q, int kv, const kvmesh::ModBuffers& buffers) {"
-            " return kvmesh::kvmesh_mask_mod(b, h, q, kv, buffers); }\n";
-  }
-  return text;
-}
-
-/// A shared library compiled from a text and loaded. Leaves no file behind.
-class HostLibrary {
- public:
-  explicit HostLibrary(const std::string& source) {
-    const fs::path stem =
-        fs::temp_directory_path() / ("kvmesh_emit_cuda_" + std::to_string(::getpid()));
-    const std::string text = stem.string() + ".cpp";
-    const std::string library = stem.string() + ".so";
-    std::ofstream(text) << source;
-    const std::string command = std::string(KVMESH_CXX_COMPILER) +
-                                " -std=c++20 -O2 -ffp-contract=off -shared -fPIC -I" +
-                                KVMESH_SOURCE_DIR + " -o " + library + " " + text;
-    if (std::system(command.c_str()) == 0) handle_.reset(::dlopen(library.c_str(), RTLD_NOW));
-    fs::remove(text);
-    fs::remove(library);
-  }
-
-  bool is_loaded() const { return handle_ != nullptr; }
-  template <class Function>
-  Function* function(const std::string& name) const {
-    return reinterpret_cast<Function*>(::dlsym(handle_.get(), name.c_str()));
-  }
-
- private:
-  struct Close {
-    void operator()(void* handle) const { ::dlclose(handle); }
-  };
-  std::unique_ptr<void, Close> handle_;
-};
-
-using ScoreFunction = float(float, int, int, int, int, const ModBuffers&);
-using MaskFunction = bool(int, int, int, int, const ModBuffers&);
 
 ModBuffers views_of(const std::vector<ModBuffer>& buffers) {
   ModBuffers views{};
@@ -145,7 +44,7 @@ ModBuffers views_of(const std::vector<ModBuffer>& buffers) {
   return views;
 }
 
-ModPoint random_point(test::Random& random) {
+ModPoint random_point(Random& random) {
   const bool wild = random.chance(0.3);
   return {.score = wild ? random.wild_real() : random.real(-8.0f, 8.0f),
           .b = random.integer(0, 5),
@@ -156,8 +55,8 @@ ModPoint random_point(test::Random& random) {
 
 bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 
-void compare(const HostLibrary& library, std::size_t number, const Case& mods,
-             test::Random& random) {
+void compare(const HostLibrary& library, std::size_t number, const EmittedMods& mods,
+             Random& random) {
   auto* const score = library.function<ScoreFunction>("score_" + std::to_string(number));
   auto* const mask = library.function<MaskFunction>("mask_" + std::to_string(number));
   ASSERT_TRUE(score && mask);
@@ -177,140 +76,41 @@ void compare(const HostLibrary& library, std::size_t number, const Case& mods,
   }
 }
 
-bool has_compiler() {
-  return std::system((std::string(KVMESH_CXX_COMPILER) + " --version >/dev/null 2>&1").c_str()) ==
-         0;
-}
-
 TEST(EmitCuda, TextComputesTheGraph) {
   if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
-  test::Random random(seed);
-  std::vector<Case> cases = built_in_cases();
-  for (Case& made : random_cases(random, 60)) cases.push_back(std::move(made));
+  Random random(seed);
+  std::vector<EmittedMods> cases = built_in_cases();
+  for (EmittedMods& made : random_cases(random, 60)) cases.push_back(std::move(made));
   const HostLibrary library(source_of(cases));
   ASSERT_TRUE(library.is_loaded());
   for (std::size_t i = 0; i < cases.size(); ++i) compare(library, i, cases[i], random);
 }
 
-std::string text_of(const ScoreMod& score, const MaskMod& mask) {
-  return emit_cuda(score.graph(), mask.graph()).text;
-}
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
+bool begins_caps(const ScoreMod& score) {
+  return !contains(text_of(score, MaskMod()), "kCapFactor = 0x0p+0f");
 }
 
-ScoreMod quotient_by(float divisor) {
-  return [=](auto s, auto, auto, auto, auto) { return s / divisor; };
-}
-
-bool divides_by_constant(const ScoreMod& score) {
-  return contains(text_of(score, MaskMod()), "Math::quotient");
-}
-
-void expect_rounded_quotients(ScoreFunction* quotient, float divisor, test::Random& random) {
-  using Limits = std::numeric_limits<float>;
-  const auto given = [&](float score) { return quotient(score, 0, 0, 0, 0, ModBuffers{}); };
-  std::vector<float> scores{0.0f,          -0.0f,  Limits::infinity(), -Limits::infinity(),
-                            Limits::max(), divisor};
-  for (int n = 0; n < 200000; ++n) {
-    scores.push_back(std::ldexp(random.real(1.0f, 2.0f), random.integer(-76, 127)));
-  }
-  for (const float score : scores) {
-    ASSERT_EQ(std::bit_cast<std::uint32_t>(given(score)),
-              std::bit_cast<std::uint32_t>(score / divisor))
-        << score << " / " << divisor;
-    ASSERT_EQ(given(-score), -given(score));
-  }
-  for (int n = 0; n < 20000; ++n) {
-    const float score = std::ldexp(random.real(1.0f, 2.0f), random.integer(-149, -76));
-    const float expected = score / divisor;
-    ASSERT_LE(std::fabs(given(score) - expected),
-              std::nextafter(expected, Limits::infinity()) - expected)
-        << score << " / " << divisor;
-  }
-  EXPECT_TRUE(std::isnan(given(Limits::quiet_NaN())));
-}
-
-// They take no division, and are the same bits down to 2^-100; below, the next number at most.
-TEST(EmitCuda, QuotientsByConstantsAreRounded) {
-  if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
-  constexpr float kDivisors[] = {1.0f,  1.0000001f, 1.9999999f, 3.0f,       7.0f,
-                                 30.0f, 50.0f,      64.0f,      4095.9998f, 0x1p24f};
-  std::vector<Case> cases;
-  for (const float divisor : kDivisors) {
-    cases.push_back({quotient_by(divisor), MaskMod()});
-    EXPECT_TRUE(divides_by_constant(cases.back().score)) << divisor;
-  }
-  const HostLibrary library(source_of(cases));
-  ASSERT_TRUE(library.is_loaded());
-  const std::uint64_t seed = test::seed();
-  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
-  test::Random random(seed);
-  for (std::size_t i = 0; i < cases.size(); ++i) {
-    auto* const quotient = library.function<ScoreFunction>("near_score_" + std::to_string(i));
-    ASSERT_TRUE(quotient);
-    expect_rounded_quotients(quotient, kDivisors[i], random);
-  }
-}
-
-TEST(EmitCuda, OtherQuotientsTakeADivision) {
-  for (const float divisor : {0.0f, 0.5f, -30.0f, 0x1p25f}) {
-    EXPECT_FALSE(divides_by_constant(quotient_by(divisor))) << divisor;
-  }
+// A kernel begins the soft cap of a score that nothing else reads.
+TEST(EmitCuda, NamesTheSoftCapOfTheScore) {
+  const std::string text = text_of(mods::soft_cap(30.0f), MaskMod());
+  EXPECT_TRUE(contains(text, "kCapDivisor = 0x1.ep+4f")) << text;
+  EXPECT_TRUE(contains(text, "kCapFactor = 0x1.ep+4f")) << text;
+  EXPECT_TRUE(begins_caps(mods::compose(mods::soft_cap(5.0f), mods::alibi(4))));
+  EXPECT_FALSE(begins_caps(ScoreMod()));
+  EXPECT_FALSE(begins_caps(mods::compose(mods::alibi(4), mods::soft_cap(5.0f))));
   EXPECT_FALSE(
-      divides_by_constant([](auto s, auto, auto, auto, auto kv) { return s / to_float(kv); }));
+      begins_caps([](auto s, auto, auto, auto, auto) { return s + 30.0f * tanh(s / 30.0f); }));
+  EXPECT_FALSE(begins_caps([](auto s, auto, auto, auto, auto) {
+    return 20.0f * tanh(s / 20.0f) + 30.0f * tanh(s / 30.0f);
+  }));
 }
 
-ScoreMod soft_cap_of(float divisor, float factor) {
-  return [=](auto s, auto, auto, auto, auto) { return tanh(s / divisor) * factor; };
-}
-
-void expect_near_soft_caps(ScoreFunction* cap, float divisor, float factor, test::Random& random) {
-  const auto given = [&](float score) { return cap(score, 0, 0, 0, 0, ModBuffers{}); };
-  for (int n = 0; n < 20000; ++n) {
-    const float score = std::ldexp(random.real(-1.0f, 1.0f), random.integer(-20, 20));
-    const double exact = double{factor} * std::tanh(double{score} / divisor);
-    ASSERT_NEAR(given(score), exact, factor * 0x1p-21) << score << " / " << divisor;
-  }
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(given(kInfinity), factor);
-  EXPECT_EQ(given(-kInfinity), -factor);
-  EXPECT_TRUE(std::isnan(given(std::numeric_limits<float>::quiet_NaN())));
-}
-
-TEST(EmitCuda, SoftCapsAreNear) {
-  if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
-  constexpr std::pair<float, float> kCaps[] = {{30.0f, 30.0f}, {50.0f, 50.0f}, {1.0f, 8.0f}};
-  std::vector<Case> cases{{mods::soft_cap(20.0f), MaskMod()}};
-  for (const auto& [divisor, factor] : kCaps) {
-    cases.push_back({soft_cap_of(divisor, factor), MaskMod()});
-  }
-  for (const Case& each : cases) {
-    EXPECT_TRUE(contains(text_of(each.score, MaskMod()), "Math::soft_cap"));
-  }
-  const HostLibrary library(source_of(cases));
-  ASSERT_TRUE(library.is_loaded());
-  const std::uint64_t seed = test::seed();
-  SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
-  test::Random random(seed);
-  const auto near = [&](std::size_t i) {
-    return library.function<ScoreFunction>("near_score_" + std::to_string(i));
-  };
-  expect_near_soft_caps(near(0), 20.0f, 20.0f, random);
-  for (std::size_t i = 0; i < std::size(kCaps); ++i) {
-    expect_near_soft_caps(near(i + 1), kCaps[i].first, kCaps[i].second, random);
-  }
-}
-
-TEST(EmitCuda, OtherTangentsAreNoSoftCaps) {
-  const auto is_soft_cap = [](const ScoreMod& score) {
-    return contains(text_of(score, MaskMod()), "Math::soft_cap");
-  };
-  EXPECT_FALSE(is_soft_cap(soft_cap_of(30.0f, 0.5f)));
-  EXPECT_FALSE(is_soft_cap(soft_cap_of(0.5f, 30.0f)));
-  EXPECT_FALSE(is_soft_cap([](auto s, auto, auto, auto, auto) { return tanh(s) * 30.0f; }));
+TEST(EmitCuda, LeavesOutWhatNothingReads) {
+  const std::string text = text_of(mods::soft_cap(30.0f), MaskMod());
+  EXPECT_FALSE(contains(text, "= score")) << text;
+  EXPECT_FALSE(contains(text, "hyperbolic_tangent")) << text;
 }
 
 TEST(EmitCuda, MarksIdentityMods) {
@@ -359,4 +159,4 @@ TEST(EmitCuda, RejectsTooManyBuffers) {
 }
 
 }  // namespace
-}  // namespace kvmesh
+}  // namespace kvmesh::test

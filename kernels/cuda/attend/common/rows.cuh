@@ -72,14 +72,21 @@ __device__ inline bool sees(const AttendParams& p, const DeviceTask& task, const
   return (everything | seen) & !nothing;
 }
 
+/// Returns the score after the score mod, from what `Math` takes for a scaled score and for the
+/// key's position.
+template <class Math, class Score, class Place>
+__device__ __forceinline__ float modified_by(const AttendParams& p, const DeviceTask& task,
+                                             const Row& row, Place key, Score score) {
+  return kvmesh_score_mod<Math>(score, task.sequence, p.first_head + row.head, row.position, key,
+                                p.mods);
+}
+
 /// Returns the score after the scale and the score mod.
-template <class Math = mod_ops::RoundedMath>
 __device__ inline float modified(const AttendParams& p, const DeviceTask& task, const Row& row,
                                  const Key& key, float score) {
   score *= p.scale;
   if constexpr (kHasScoreMod) {
-    score = kvmesh_score_mod<Math>(score, task.sequence, p.first_head + row.head, row.position,
-                                   key.position, p.mods);
+    score = modified_by<mod_ops::RoundedMath>(p, task, row, key.position, score);
   }
   return score;
 }

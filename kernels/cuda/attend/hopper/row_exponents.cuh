@@ -14,6 +14,15 @@ constexpr float kMostWeight = 256.0f;
 __device__ inline float scale_of_row(float scale, int /*h*/) { return scale; }
 __device__ inline float scale_of_row(const float (&scales)[2], int h) { return scales[h]; }
 
+/// Sets `top` to the largest score of each row, of this thread's columns.
+template <int N>
+__device__ __forceinline__ void find_top(const float (&s)[N], float (&top)[2]) {
+  top[0] = s[0];
+  top[1] = s[2];
+#pragma unroll
+  for (int i = 1; i < N; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+}
+
 /// The references of the exponents of a thread's two rows, and the sums of the exponentials. Of the
 /// accumulators, the thread has columns 8 * j + 2 * t + c of row h at 4 * j + 2 * h + c.
 struct RowExponents {
@@ -25,12 +34,14 @@ struct RowExponents {
   }
 
   /// Turns scores into weights exp(score - reference), with a reference that no score exceeds by
-  /// more than `slack` (log 2). Returns whether it was raised; then `keep` is the factor for the
-  /// former sums of the rows.
+  /// more than `slack` (log 2). `top` is the largest of this thread's columns, if the scale is not
+  /// left to the exponent. Returns whether the reference was raised; then `keep` is the factor for
+  /// the former sums of the rows.
   template <int N, class Scale>
-  __device__ bool softmax(float (&s)[N], const Scale& scale, float slack, float (&keep)[2]) {
-    float top[2];
-    const bool raised = exceed(s, scale, slack, top);
+  __device__ bool softmax(float (&s)[N], float (&top)[2], const Scale& scale, float slack,
+                          float (&keep)[2]) {
+    if constexpr (kFoldScale) find_top(s, top);
+    const bool raised = exceed(top, scale, slack);
     if (raised) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) keep[h] = raise(h, of_row(h, top[h]), scale_of_row(scale, h));
@@ -40,15 +51,10 @@ struct RowExponents {
     return raised;
   }
 
-  /// Returns whether a score of the warp's rows exceeds the reference by more than `slack` (log 2).
-  /// `top` is the largest of this thread's columns.
-  template <int N, class Scale>
-  __device__ bool exceed(const float (&s)[N], const Scale& scale, float slack,
-                         float (&top)[2]) const {
-    top[0] = s[0];
-    top[1] = s[2];
-#pragma unroll
-    for (int i = 1; i < N; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], s[i]);
+  /// Returns whether a score of the warp's rows, of which `top` is the largest of this thread's
+  /// columns, exceeds the reference by more than `slack` (log 2).
+  template <class Scale>
+  __device__ bool exceed(const float (&top)[2], const Scale& scale, float slack) const {
     const float above[2] = {slack / scale_of_row(scale, 0), slack / scale_of_row(scale, 1)};
     return __any_sync(kAllLanes,
                       top[0] > reference[0] + above[0] || top[1] > reference[1] + above[1]);

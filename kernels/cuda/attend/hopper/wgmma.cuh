@@ -38,15 +38,6 @@ __device__ inline void wgmma_tie(float (&d)[Count]) {
   for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/// Ends the basic block here, so that the compiler moves no wait that follows to before what
-/// computes `never_negative`: it hoists waits over arithmetic that does not depend on them.
-__device__ inline void end_basic_block(float never_negative) {
-  asm volatile(
-      "{\n.reg .pred negative;\nsetp.lt.f32 negative, %0, 0f00000000;\n"
-      "again: @!negative bra done;\nnanosleep.u32 100;\nbra again;\ndone:\n}" ::"f"(never_negative)
-      : "memory");
-}
-
 /// Sets the registers per thread from here on, for a whole warpgroup that has more (`dec`) or fewer
 /// (`inc`).
 template <int Count>

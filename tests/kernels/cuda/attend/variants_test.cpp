@@ -97,8 +97,10 @@ struct Named {
   const char* name;
   Mod mod;
 };
-std::array<Named<ScoreMod>, 3> score_mods() {
-  return {{{"", {}}, {"_cap", mods::soft_cap(30.0f)}, {"_alibi", mods::alibi(16)}}};
+/// The last is for explicit cases alone.
+std::array<Named<ScoreMod>, 4> score_mods() {
+  const ScoreMod cap = mods::soft_cap(30.0f), alibi = mods::alibi(16);
+  return {{{"", {}}, {"_cap", cap}, {"_alibi", alibi}, {"_both", mods::compose(cap, alibi)}}};
 }
 /// The last is for explicit cases alone.
 std::array<Named<MaskMod>, 4> mask_mods() {
@@ -294,8 +296,9 @@ std::vector<Variant> variants_of(const Table& table) {
 /// Score mods with masks beside the most outputs and scores that the prefill kernel has.
 std::vector<Variant> prefill_mods_with_masks(const Table& of) {
   static constexpr Tile kLarge[] = {{128, 128, 128}};
-  constexpr int kCap = 1, kAlibi = 2, kCausal = 1, kWindow = 3;
-  constexpr std::pair<int, int> kMods[] = {{kCap, kCausal}, {kAlibi, kCausal}, {kAlibi, kWindow}};
+  constexpr int kCap = 1, kAlibi = 2, kBoth = 3, kCausal = 1, kWindow = 3;
+  constexpr std::pair<int, int> kMods[] = {
+      {kCap, kCausal}, {kAlibi, kCausal}, {kAlibi, kWindow}, {kBoth, kCausal}, {kBoth, kWindow}};
   Table table = of;
   table.tiles = kLarge;
   std::vector<Variant> variants;

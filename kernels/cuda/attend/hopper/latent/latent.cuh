@@ -203,7 +203,8 @@ class LatentMath {
     if (!kFoldScale || check) modify(task, first_key, stage, check, s);
     const float scale = exponent_scale(p_);
     float top[2];
-    if (exponents_.exceed(s, scale, kSlack, top)) {
+    find_top(s, top);
+    if (exponents_.exceed(top, scale, kSlack)) {
       const float to[2] = {exponents_.of_row(0, top[0]), exponents_.of_row(1, top[1])};
       raise(to);
     }

@@ -109,7 +109,7 @@ class PrefillMath : PrefillTeam {
     float keep[2];
     wait_keys();
     score(task, 0, queries, s);
-    exponents_.softmax(s, scale(), 0.0f, keep);
+    exponents_.softmax(s, top_, scale(), 0.0f, keep);
     values_.begin(end_keys(s));
     pack(s, weights);
     for (int tile = 1; tile < tiles; ++tile) {
@@ -153,12 +153,11 @@ class PrefillMath : PrefillTeam {
     if (fits) exponent = end_keys(s);
     wgmma_tie(s);
     asm volatile("" : "+f"(exponents_.sum[0]), "+f"(exponents_.sum[1]));
-    if constexpr (!kJudgesLate) end_basic_block(fabsf(exponents_.sum[0]));
     end_values(tile_ - 1);
     if (!fits) {
       exponents_ = before;
       score(task, tile, queries, s);
-      raised = exponents_.softmax(s, scale(), 0.0f, keep);
+      raised = exponents_.softmax(s, top_, scale(), 0.0f, keep);
       exponent = end_keys(s);
     }
     if constexpr (kRowScales) raised = values_.follow(exponent, raised, keep);
@@ -219,7 +218,7 @@ class PrefillMath : PrefillTeam {
   __device__ void release_keys() const { release(shared_.keys_empty(tile_ % kPrefillStages)); }
 
   /// Computes a tile's scores, with no other products under way.
-  __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) const {
+  __device__ void score(const DeviceTask& task, int tile, std::uint64_t queries, Scores& s) {
     wgmma_fence();
     multiply_keys(queries, s);
     wgmma_commit_group();
@@ -227,8 +226,8 @@ class PrefillMath : PrefillTeam {
     wgmma_tie(s);
     modify(task, tile, s);
   }
-  __device__ __forceinline__ void modify(const DeviceTask& task, int tile, Scores& s) const {
-    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s);
+  __device__ __forceinline__ void modify(const DeviceTask& task, int tile, Scores& s) {
+    PrefillScores(p_, shared_, task, rows_, factors_, tile, tile_).modify(s, top_);
   }
 
   /// Multiplies weights by the scales of their values, and releases what came with the keys.
@@ -247,12 +246,12 @@ class PrefillMath : PrefillTeam {
   /// together.
   __device__ bool weigh(Scores& s, bool& raised, float (&keep)[2]) {
     if constexpr (!kJudgesLate) {
-      raised = exponents_.softmax(s, scale(), kSlack, keep);
+      raised = exponents_.softmax(s, top_, scale(), kSlack, keep);
       return true;
     }
     bool fits = true;
     if (__any_sync(kAllLanes, exponents_.has_no_reference())) {
-      raised = exponents_.softmax(s, scale(), kSlack, keep);
+      raised = exponents_.softmax(s, top_, scale(), kSlack, keep);
     } else {
       float sums[2];
       exponents_.exponentiate(s, scale(), sums);
@@ -375,6 +374,7 @@ class PrefillMath : PrefillTeam {
   PrefillScores::RowFactors factors_;
   ValueReference values_;
   RowExponents exponents_;
+  float top_[2];  // of a tile's scores, where it is known
   float o_[kDimV / 2];
 };
 

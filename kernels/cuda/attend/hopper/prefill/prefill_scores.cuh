@@ -1,8 +1,8 @@
 // The scores of the prefill kernel between their products and the softmax: score mods and masks.
 #pragma once
 
-#include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/prefill/prefill_shared.cuh"
+#include "kernels/cuda/attend/hopper/row_exponents.cuh"
 
 namespace kvmesh::cuda {
 
@@ -27,10 +27,14 @@ class PrefillScores {
         count_(count),
         kept_(count % kKeptTiles) {}
 
-  __device__ __forceinline__ void modify(Scores& s) const {
+  /// `top` is the largest of this thread's columns, unless the scale is left to the exponent.
+  __device__ __forceinline__ void modify(Scores& s, float (&top)[2]) const {
     if constexpr (kIsFloat8 && (kRowScales || !kFoldScale)) scale_products(s);
-    if constexpr (!kFoldScale) apply_mod(s);
+    const bool hides = task_.keys - first_key_ < kPrefillKeys || shared_.masked(kept_) != 0;
+    if constexpr (!kFoldScale) apply_mod(s, top);
+    if (!hides) return;
     hide(s);
+    if constexpr (!kFoldScale) find_top(s, top);
   }
 
  private:
@@ -54,40 +58,60 @@ class PrefillScores {
     }
   }
 
+  static constexpr bool kBeginsCaps = !kFoldScale && kCapFactor != 0.0f;
+  /// Columns whose soft caps are begun together, in eights.
+  static constexpr int kBegun = 4;
+
   /// Scales and modifies the scores, where the scale is not left to the exponent. Masks are applied
-  /// later: most tiles need none, and registers do not suffice for both at once.
-  __device__ __forceinline__ void apply_mod(Scores& s) const {
+  /// later: most tiles need none, and registers do not suffice for both at once. Soft caps are
+  /// begun some columns ahead, since results of special functions take long.
+  __device__ __forceinline__ void apply_mod(Scores& s, float (&top)[2]) const {
+    begin_caps(s, 0);
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
-      Key key = key_of_columns(j);
+      if (j % kBegun == 0 && j + kBegun < kKeyTiles) begin_caps(s, j + kBegun);
+      modify_columns(s, j, top);
+    }
+  }
+
+  __device__ __forceinline__ void begin_caps(Scores& s, int first) const {
+    if constexpr (kBeginsCaps) {
+      const float factor = p_.scale * mod_ops::NearMath::exponent_of_cap(kCapDivisor);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float& score = s[4 * j + 2 * h + c];
-          score = modified<mod_ops::NearMath>(p_, task_, rows_[h], key, score);
-        }
-        ++key.number;
-        ++key.position;
+      for (int i = 4 * first; i < 4 * (first + kBegun); ++i) {
+        s[i] = mod_ops::NearMath::begin_cap(s[i], factor).reciprocal;
       }
     }
   }
 
-  /// The key of this thread's first column of the j-th 8, computed from the first of their box:
-  /// then no column takes more than an addition.
-  __device__ __forceinline__ Key key_of_columns(int j) const {
+  __device__ __forceinline__ void modify_columns(Scores& s, int j, float (&top)[2]) const {
     const int box = 8 * j / kBoxRows;
-    const int in_box = 8 * j % kBoxRows + first_column();
-    Key key = key_of(shared_.visits(kept_)[box], first_key_ + box * kBoxRows);
-    key.number += in_box;
-    key.position += in_box;
-    return key;
+    const PageVisit& visit = shared_.visits(kept_)[box];
+    const int first = key_of(visit, first_key_ + box * kBoxRows).position + first_column();
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const mod_ops::KeyPlace key{first, 8 * j % kBoxRows + c};
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float& score = s[4 * j + 2 * h + c];
+        score = modified_near(rows_[h], key, score);
+        top[h] = j + c == 0 ? score : fmaxf(top[h], score);
+      }
+    }
+  }
+  __device__ __forceinline__ float modified_near(const Row& row, mod_ops::KeyPlace key,
+                                                 float score) const {
+    if constexpr (kBeginsCaps) {
+      return modified_by<mod_ops::NearMath>(p_, task_, row, key, mod_ops::BegunCap{score});
+    } else if constexpr (kHasScoreMod) {
+      return modified_by<mod_ops::NearMath>(p_, task_, row, key, score * p_.scale);
+    } else {
+      return score * p_.scale;
+    }
   }
 
   /// Hides what is not visible, page by page.
   __device__ __forceinline__ void hide(Scores& s) const {
-    const bool check = task_.keys - first_key_ < kPrefillKeys || shared_.masked(kept_) != 0;
-    if (!check) return;
 #pragma unroll
     for (int j = 0; j < kKeyTiles; ++j) {
       const bool is_masked = shared_.visits(kept_)[8 * j / kBoxRows].masked;
