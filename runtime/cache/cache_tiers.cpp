@@ -59,11 +59,12 @@ void CacheTiers::pages_taken(std::optional<Stream> after) {
   if (failure) std::rethrow_exception(failure);
 }
 
-template <class Call>
-void CacheTiers::keep_failure(const Call& call) {
+/// Runs a step that throws what has failed of the copies so far, and keeps it.
+template <class Step>
+void CacheTiers::keep_failure(const Step& step) {
   check();
   try {
-    for (const auto& tiers : tiers_) call(tiers->copies());
+    step();
   } catch (const Timeout&) {  // the copies may still be made
     throw;
   } catch (...) {
@@ -73,15 +74,18 @@ void CacheTiers::keep_failure(const Call& call) {
 }
 
 void CacheTiers::before(Stream stream) {
-  keep_failure([&](PageCopies& copies) { copies.before(stream); });
+  keep_failure([&] {
+    for (const auto& tiers : tiers_) tiers->copies().before(stream);
+  });
 }
 
 void CacheTiers::wait() {
-  keep_failure([](PageCopies& copies) { copies.wait_all(); });
+  keep_failure([&] {
+    for (const auto& tiers : tiers_) tiers->copies().wait_all();
+  });
 }
 
 PrefixMatch CacheTiers::match(const PrefixKey& key, std::optional<Stream> after) {
-  check();
   for (std::int64_t limit = std::ssize(key.hashes());;) {
     Places places(groups_.size());
     for (auto& of_group : places) of_group.resize(key.hashes().size());
@@ -132,13 +136,35 @@ std::int64_t CacheTiers::longest(Places& places, const PrefixKey& key, std::int6
 /// The longest run that all ranks have.
 std::int64_t CacheTiers::agreed_run(Places& places, const PrefixKey& key, std::int64_t most) {
   const std::int64_t without_files = longest(places, key, most, false);
-  if (without_files == most || tiers_.front()->file() == nullptr) return without_files;
+  if (without_files == most || tiers_.front()->file() == nullptr) {
+    check();  // no other rank waits for this one
+    return without_files;
+  }
   for (;;) {
-    const auto all = all_gather_value(mesh_.world(), longest(places, key, most, true),
-                                      "find pages of a prefix in files");
+    Attempt attempt;
+    attempt([&] { keep_failure([&] { most = longest(places, key, most, true); }); });
+    const auto all = of_all_ranks(most, attempt, "find pages of a prefix in files");
     most = std::ranges::min(all);
     if (std::ranges::max(all) == most) return most;
   }
+}
+
+/// Exchanges a number that is not negative. @throws on all ranks if `attempt` has failed on one.
+std::vector<std::int64_t> CacheTiers::of_all_ranks(std::int64_t mine, const Attempt& attempt,
+                                                   std::string_view operation) {
+  constexpr std::int64_t kFailed = -1;
+  std::vector<std::int64_t> all;
+  try {
+    all = all_gather_value(mesh_.world(), attempt.failed() ? kFailed : mine, operation);
+  } catch (const Error&) {
+    if (!attempt.failed()) throw;
+  }
+  attempt.rethrow();
+  const auto failed = std::ranges::find(all, kFailed);
+  if (failed != all.end())
+    throw Error(fmt::format("match_prefix: rank {} could not read its tiers; no rank has a match",
+                            failed - all.begin()));
+  return all;
 }
 
 /// Lists the pages that the group lacks for a run. Returns the first one for which it has no room;
@@ -184,6 +210,37 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
   for (std::size_t g = 0; g < parts.size(); ++g)
     limit = std::min(limit, missing(g, key, pages, places, parts[g]));
   if (limit < pages) return std::nullopt;
+  const PrefixMatch match = pin(key, pages, parts);
+  const bool has_files = std::ranges::any_of(parts, &Part::needs_files);
+  Attempt attempt;
+  std::vector<Load> loads;
+  attempt.always([&] { pages_taken(after); });
+  attempt([&] { copy_after(after); });
+  attempt([&] { submit_loads(key, parts, match.pin, loads); });
+  if (has_files) {
+    limit = 0;
+    std::int64_t first = 0;
+    attempt.always([&] { first = wait_for(loads, key, pages); });
+    attempt.always([&] {
+      limit = std::ranges::min(of_all_ranks(first, attempt, "read pages of a prefix in files"));
+    });
+  }
+  unpin(key, match, parts, limit == pages);
+  // The other ranks have their pages, and the match.
+  if (!has_files && attempt.failed() && !failure_) failure_ = attempt.failure();
+  attempt.rethrow();
+  for (std::size_t g = 0; g < parts.size(); ++g) {
+    if (limit == pages) {
+      pages_back_ += std::ssize(parts[g].pages);
+      tiers_[g]->loaded(parts[g].in_files);
+    } else {
+      distrust(g, key, limit);  // whichever rank has the page next stores it anew
+    }
+  }
+  return limit == pages ? std::optional(match) : std::nullopt;
+}
+
+PrefixMatch CacheTiers::pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts) {
   PrefixMatch match;
   for (std::size_t g = 0; g < parts.size(); ++g) {
     if (HostTier* const host = tiers_[g]->host()) host->pin(parts[g].in_host);
@@ -191,30 +248,21 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
     for (const PagePlace& from : parts[g].places) homes.push_back(from.rank);
     match = groups_[g].allocator.bring_back(key, pages, homes);
   }
-  pages_taken(after);
-  copy_after(after);
-  limit = load(key, parts, match.pin, pages);
-  for (std::size_t g = 0; g < parts.size(); ++g)
-    if (HostTier* const host = tiers_[g]->host()) host->unpin(parts[g].in_host);
-  for (CacheGroup& group : groups_) {
-    if (limit == pages) {
-      group.allocator.publish(match.pin, key);
-    } else {
-      group.allocator.release(match);
-    }
-  }
-  if (limit < pages) return std::nullopt;
-  for (std::size_t g = 0; g < parts.size(); ++g) {
-    pages_back_ += std::ssize(parts[g].pages);
-    tiers_[g]->loaded(parts[g].in_files);
-  }
   return match;
 }
 
-std::vector<CacheTiers::Load> CacheTiers::submit_loads(const PrefixKey& key,
-                                                       std::span<const Part> parts,
-                                                       SequenceId pin) {
-  std::vector<Load> loads;
+/// Publishes the pages of the match if they are back, and gives them up otherwise.
+void CacheTiers::unpin(const PrefixKey& key, const PrefixMatch& match, std::span<const Part> parts,
+                       bool is_back) {
+  for (std::size_t g = 0; g < parts.size(); ++g)
+    if (HostTier* const host = tiers_[g]->host()) host->unpin(parts[g].in_host);
+  for (CacheGroup& group : groups_)
+    is_back ? group.allocator.publish(match.pin, key) : group.allocator.release(match);
+}
+
+/// Adds to `loads` those that are under way, also if one cannot be submitted.
+void CacheTiers::submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                              std::vector<Load>& loads) {
   for (std::size_t g = 0; g < parts.size(); ++g) {
     const std::span<const PageId> table = groups_[g].allocator.pages(pin);
     for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
@@ -224,47 +272,42 @@ std::vector<CacheTiers::Load> CacheTiers::submit_loads(const PrefixKey& key,
     }
   }
   for (const auto& tiers : tiers_) tiers->copies().start();
-  return loads;
 }
 
-/// Returns the first page that did not come on some rank; `pages` if all came. Those of files are
-/// there then; copies from the host tiers may be under way.
-std::int64_t CacheTiers::load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
-                              std::int64_t pages) {
-  const std::vector<Load> loads = submit_loads(key, parts, pin);
-  const auto needs_files = [](const Part& part) { return !part.in_files.empty(); };
-  if (std::ranges::none_of(parts, needs_files)) return pages;
-  const auto distrust = [&](std::size_t group, std::int64_t page) {
-    tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
-  };
+/// Returns the first page that did not come; `pages` if all came. Those of files are there then;
+/// copies from the host tiers may be under way.
+std::int64_t CacheTiers::wait_for(std::span<const Load> loads, const PrefixKey& key,
+                                  std::int64_t pages) {
   // Others wait in the exchange meanwhile, so a slow disk has half of their deadline.
   const auto end = std::chrono::steady_clock::now() + mesh_.world().deadline() / 2;
-  std::int64_t first = pages;
   bool is_late = false;
   for (const Load& load : loads) {
     const bool came = load.job.wait_until(end) == std::future_status::ready;
     is_late |= !came;
     if (came && load.job.get()) continue;
-    first = std::min(first, load.page);
-    distrust(load.group, load.page);
+    pages = std::min(pages, load.page);
+    distrust(load.group, key, load.page);
   }
   if (is_late)
     for (const auto& tiers : tiers_) tiers->file()->cancel_loads();
-  first =
-      std::ranges::min(all_gather_value(mesh_.world(), first, "read pages of a prefix in files"));
-  // Whichever rank has the page next stores it anew.
-  for (std::size_t g = 0; g < parts.size() && first < pages; ++g) distrust(g, first);
-  return first;
+  return pages;
+}
+
+void CacheTiers::distrust(std::size_t group, const PrefixKey& key, std::int64_t page) {
+  tiers_[group]->file()->distrust(key.hashes()[static_cast<std::size_t>(page)]);
 }
 
 void CacheTiers::flush() {
   if (tiers_.front()->file() == nullptr) return;
   copy_after({});
-  for (const auto& tiers : tiers_) tiers->store_all();
-  const std::chrono::milliseconds deadline = mesh_.world().deadline();
-  for (const auto& tiers : tiers_)
-    if (!tiers->file()->wait_for_stores(deadline))
-      throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", deadline);
+  wait();  // what pages hold whose copies have failed must not be written
+  keep_failure([&] {
+    for (const auto& tiers : tiers_) tiers->store_all();
+    const std::chrono::milliseconds deadline = mesh_.world().deadline();
+    for (const auto& tiers : tiers_)
+      if (!tiers->file()->wait_for_stores(deadline))
+        throw Timeout(mesh_.rank(), {}, "flush_tiers: writing files", deadline);
+  });
 }
 
 TierStatistics CacheTiers::statistics() const {

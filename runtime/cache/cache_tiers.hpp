@@ -6,9 +6,11 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "runtime/cache/group_tiers.hpp"
+#include "runtime/memory/attempt.hpp"
 
 namespace kvmesh {
 
@@ -17,7 +19,8 @@ namespace kvmesh {
 /// The ranks agree on what the host tiers hold without a message, since that depends on the order
 /// of operations alone. What a file tier holds depends on disks. So a match that could go on from
 /// files exchanges, over the world, how many pages each rank finds, and then how many it has read
-/// and checked; all ranks take the least. A file that is bad on one rank is a miss on all.
+/// and checked; all ranks take the least. A file that is bad on one rank is a miss on all. A rank
+/// that fails says so in these exchanges, so that no other waits for it.
 class CacheTiers {
  public:
   /// REQUIRES: all but the options and `calls` outlive it.
@@ -38,6 +41,9 @@ class CacheTiers {
   void wait();
   /// As match_prefix of the groups, tiers included; `after` as in pages_taken. Collective over the
   /// world if there is a file tier, and device and host do not have all full pages of the key.
+  /// @throws the failure of a wait or a copy of this rank; in an exchange, Error if another rank
+  /// has one: then no rank has pinned anything. Without an exchange the index goes on as that of
+  /// the other ranks, and every later call throws, too.
   PrefixMatch match(const PrefixKey& key, std::optional<Stream> after);
   /// Stores all published pages, and those of the host tiers, in files. Blocks. @throws Timeout.
   void flush();
@@ -49,6 +55,7 @@ class CacheTiers {
     std::vector<std::int64_t> pages{};  ///< logical numbers
     std::vector<PagePlace> places{};
     std::vector<PageHash> in_host{}, in_files{};
+    bool needs_files() const { return !in_files.empty(); }
   };
   /// A page that comes back.
   struct Load {
@@ -69,15 +76,21 @@ class CacheTiers {
                                         std::int64_t& limit, std::optional<Stream> after);
   std::int64_t missing(std::size_t group, const PrefixKey& key, std::int64_t pages,
                        const Places& places, Part& part);
-  std::vector<Load> submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin);
-  std::int64_t load(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
-                    std::int64_t pages);
+  PrefixMatch pin(const PrefixKey& key, std::int64_t pages, std::span<const Part> parts);
+  void unpin(const PrefixKey& key, const PrefixMatch& match, std::span<const Part> parts,
+             bool is_back);
+  void submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
+                    std::vector<Load>& loads);
+  std::int64_t wait_for(std::span<const Load> loads, const PrefixKey& key, std::int64_t pages);
+  std::vector<std::int64_t> of_all_ranks(std::int64_t mine, const Attempt& attempt,
+                                         std::string_view operation);
+  void distrust(std::size_t group, const PrefixKey& key, std::int64_t page);
   void copy_after(std::optional<Stream> stream);
   void check() const {
     if (failure_) std::rethrow_exception(failure_);
   }
-  template <class Call>
-  void keep_failure(const Call& call);
+  template <class Step>
+  void keep_failure(const Step& step);
 
   Mesh& mesh_;
   std::deque<CacheGroup>& groups_;

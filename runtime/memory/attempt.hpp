@@ -59,6 +59,7 @@ class Attempt {
     }
   }
   bool failed() const { return failure_ != nullptr; }
+  const std::exception_ptr& failure() const { return failure_; }
   void rethrow() const {
     if (failure_) std::rethrow_exception(failure_);
   }

@@ -49,28 +49,30 @@ void PageCopies::start_batch() {
   try {
     mover_.start(batch.moves, batch.images, batch.packs, *stream_);
   } catch (...) {
-    failed();
+    failed(!batch.packs);
     return batch_done_.set_value(false);
   }
-  start_call([] { return true; }, std::move(batch_done_), false);
+  const auto result = [this, packs = batch.packs] { return !packs || !has_lost_page(); };
+  start_call(result, std::move(batch_done_), false, !batch.packs);
 }
 
-void PageCopies::start_call(std::function<bool()> work, std::promise<bool> done, bool holds) {
+void PageCopies::start_call(std::function<bool()> work, std::promise<bool> done, bool holds,
+                            bool unpacks) {
   const auto kept = std::make_shared<std::promise<bool>>(std::move(done));
   try {
-    const auto call = [this, work = std::move(work), kept](bool moved) {
+    const auto call = [this, work = std::move(work), kept, unpacks](bool moved) {
       bool succeeded = false;
       try {
         if (!moved) throw Error("tiers: pages could not be copied");
         succeeded = work();
       } catch (...) {
-        failed();
+        failed(unpacks);
       }
       kept->set_value(succeeded);
     };
     stream_->call(call, holds);
   } catch (...) {
-    failed();
+    failed(unpacks);
     kept->set_value(false);
   }
 }
@@ -80,7 +82,7 @@ TierJob PageCopies::then(std::function<bool()> work) {
   start_batch();
   std::promise<bool> done;
   const TierJob job = done.get_future().share();
-  start_call(std::move(work), std::move(done), true);
+  start_call(std::move(work), std::move(done), true, false);
   return job;
 }
 
@@ -134,9 +136,15 @@ bool PageCopies::wait(const TierJob& job) {
 }
 
 /// Called in a handler.
-void PageCopies::failed() {
+void PageCopies::failed(bool unpacks) {
   const std::lock_guard lock(errors_);
   if (!error_) error_ = std::current_exception();
+  has_lost_page_ |= unpacks;
+}
+
+bool PageCopies::has_lost_page() {
+  const std::lock_guard lock(errors_);
+  return has_lost_page_;
 }
 
 void PageCopies::throw_error() {

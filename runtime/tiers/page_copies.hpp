@@ -21,7 +21,8 @@ namespace kvmesh {
 /// or copy by this class, too. An image is a page's planes, layer after layer, plane after plane,
 /// each [heads, page_size, elements].
 ///
-/// Copies are gathered to batches, each one call of the stream. Threads may share it.
+/// Copies are gathered to batches, each one call of the stream. After an unpack that has failed
+/// no pack succeeds, because it may copy what that has left. Threads may share it.
 class PageCopies {
  public:
   /// Copies pages of one layer group. Keeps the rank and the deadline that `world` has now, for the
@@ -67,9 +68,10 @@ class PageCopies {
   };
   TierJob copy(std::int32_t page, std::byte* image, bool packs);
   void start_batch();
-  void start_call(std::function<bool()> work, std::promise<bool> done, bool holds);
+  void start_call(std::function<bool()> work, std::promise<bool> done, bool holds, bool unpacks);
   void wait_all(Rank me, std::chrono::milliseconds deadline);
-  void failed();
+  void failed(bool unpacks);
+  bool has_lost_page();
   void throw_error();
 
   PageMover mover_;
@@ -78,9 +80,10 @@ class PageCopies {
   const Communicator& world_;
   Rank me_;  // for the destructor, as is the deadline: a cache may outlive its ranks' meeting
   std::chrono::milliseconds deadline_;
-  std::mutex errors_;  // of error_ alone, as the stream's thread takes it
+  std::mutex errors_;  // of the next two alone, as the stream's thread takes it
   std::exception_ptr error_;
-  std::mutex mutex_;  // of all below
+  bool has_lost_page_ = false;  // what some page of the pools holds is unknown
+  std::mutex mutex_;            // of all below
   bool gave_up_ = false;
   Batch batch_;  // gathered
   std::promise<bool> batch_done_;

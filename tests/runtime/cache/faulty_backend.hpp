@@ -1,6 +1,9 @@
 // A backend whose waits and copies fail, one at a time.
 #pragma once
 
+#include <atomic>
+
+#include "runtime/tiers/host_move_stream.hpp"
 #include "tests/runtime/cache/cache_inside.hpp"
 
 namespace kvmesh::test {
@@ -53,6 +56,22 @@ class FaultyBackend final : public OtherBackend {
 
  private:
   Faults& faults_;
+};
+
+/// Gives tiers a stream whose moves fail while `fails`.
+class FaultyCopies final : public OtherBackend {
+ public:
+  FaultyCopies(std::unique_ptr<Backend> real, const std::atomic<bool>& fails)
+      : OtherBackend(std::move(real)), fails_(fails) {}
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
+      if (fails_) throw Error("injected");
+      move_pages(moves);
+    });
+  }
+
+ private:
+  const std::atomic<bool>& fails_;
 };
 
 }  // namespace kvmesh::test

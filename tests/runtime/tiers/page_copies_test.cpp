@@ -113,6 +113,16 @@ TEST_F(Copies, AFailedOneIsTheErrorOfTheNextWait) {
   EXPECT_EQ(images_[1], page(2));
 }
 
+TEST_F(Copies, NoneFromAPageSucceedsAfterOneToAPageHasFailed) {
+  fails_ = true;
+  EXPECT_FALSE(copies_.wait(copies_.unpack(image(0), 1)));
+  fails_ = false;
+  EXPECT_FALSE(copies_.wait(copies_.pack(1, image(1))));
+  EXPECT_THROW(copies_.before({}), Error);
+  EXPECT_FALSE(copies_.wait(copies_.pack(1, image(1))));
+  EXPECT_TRUE(copies_.wait(copies_.unpack(image(0), 1)));
+}
+
 TEST_F(Copies, NoneIsMadeAfterGivingUp) {
   const TierJob made = copies_.pack(1, image(0));
   copies_.give_up();

@@ -143,22 +143,6 @@ TEST(HostTier, ASecondStoreRenewsThePlaceOfAPage) {
   EXPECT_EQ(tier.counts().stores, 3);
 }
 
-/// Gives tiers a stream whose moves fail while `fails`.
-class FaultyCopies final : public OtherBackend {
- public:
-  FaultyCopies(std::unique_ptr<Backend> real, const std::atomic<bool>& fails)
-      : OtherBackend(std::move(real)), fails_(fails) {}
-  std::unique_ptr<MoveStream> make_move_stream() override {
-    return std::make_unique<HostMoveStream>([this](const PageMoves& moves) {
-      if (fails_) throw Error("injected");
-      move_pages(moves);
-    });
-  }
-
- private:
-  const std::atomic<bool>& fails_;
-};
-
 // The content of a page whose copy has failed is unknown, so it must not be read.
 TEST(CacheTiers, RefuseAllAfterACopyHasFailed) {
   for (const bool stores : {true, false}) {
