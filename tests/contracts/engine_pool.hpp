@@ -2,6 +2,9 @@
 // that engines use, NaN wherever no token was written.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/numbers/half.hpp"
@@ -33,6 +36,12 @@ class EnginePool {
     if (device.kind == DeviceKind::kCpu) return;
     rows_there_ = DeviceMemory(device, rows_.size());
     scales_there_ = DeviceMemory(device, scales_.size());
+  }
+
+  /// Forgets all tokens, in the same memory.
+  void clear() {
+    std::ranges::fill(rows_, kPoison);
+    std::ranges::fill(scales_, kPoison);
   }
 
   /// On the host.
