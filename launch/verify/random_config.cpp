@@ -53,6 +53,25 @@ CaseConfig short_config(Random& random, const Mesh& mesh) {
   return config;
 }
 
+/// Latent rows of DeepSeek's models, which are large: few tokens of few sequences.
+CaseConfig mla_config(Random& random, const Mesh& mesh) {
+  CaseConfig config{.cache = {.q_heads = random.pick(std::vector{16, 128}),
+                              .kv_heads = 1,
+                              .k_dim = 576,
+                              .v_dim = 512,
+                              .page_size = random.pick(std::vector{16, 64}),
+                              .dtype = random.pick(std::vector{Dtype::kFloat16, Dtype::kBFloat16,
+                                                               Dtype::kFloat8E4M3}),
+                              .page_kind = PageKind::kLatent},
+                    .steps = 5,
+                    .max_sequences = 3,
+                    .max_append = 100,
+                    .max_queries = 2};
+  config.cache.pages_per_rank = pages_for(600, config.cache.page_size, mesh.kv_parallel());
+  config.cache.home_threshold_tokens = random.integer(0, 64);
+  return config;
+}
+
 /// The last layer, with pages of its own kind and dims.
 LayerGroup random_group(Random& random, const CacheOptions& cache) {
   const std::vector<int> dims{1, 8, 20, 64, 96};
@@ -66,26 +85,33 @@ LayerGroup random_group(Random& random, const CacheOptions& cache) {
   return group;
 }
 
+/// The kinds of pages, of all layers and of those in a group.
+void draw_pages(Random& random, CacheOptions& cache) {
+  cache.dtype = random.pick(kDtypes);
+  if (random.one_in(4)) {
+    cache.page_kind = PageKind::kLatent;
+    cache.v_dim = std::min(cache.v_dim, cache.k_dim);
+  }
+  if (cache.layers > 1 && random.coin()) {
+    cache.groups = {random_group(random, cache)};
+    if (random.one_in(4)) cache.groups[0].state_bytes = 16 * random.integer(1, 40);
+  }
+}
+
 }  // namespace
 
 CaseConfig random_config(Random& random, const Mesh& mesh) {
-  CaseConfig config = random.one_in(12) ? long_config(random, mesh) : short_config(random, mesh);
-  config.cache.dtype = random.pick(kDtypes);
+  // The one kv head of such a model has no share for each of several head ranks.
+  const bool is_mla = mesh.head_parallel() == 1 && random.one_in(12);
+  CaseConfig config = is_mla              ? mla_config(random, mesh)
+                      : random.one_in(12) ? long_config(random, mesh)
+                                          : short_config(random, mesh);
   config.cache.placement = random.pick(kPlacements);
   if (random.coin()) {
     config.cache.scales = {.kind = ScaleKind::kPerTensor, .k = 0x1p-9f, .v = 0x1p-8f};
   }
-  if (random.one_in(4)) {
-    config.cache.page_kind = PageKind::kLatent;
-    config.cache.v_dim = std::min(config.cache.v_dim, config.cache.k_dim);
-  }
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
-  if (config.cache.layers > 1 && random.coin()) {
-    config.cache.groups = {random_group(random, config.cache)};
-    if (random.one_in(4)) {
-      config.cache.groups[0].state_bytes = 16 * random.integer(1, 40);
-    }
-  }
+  if (!is_mla) draw_pages(random, config.cache);
   return config;
 }
 

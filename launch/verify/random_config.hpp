@@ -21,7 +21,8 @@ struct CaseConfig {
 void make_reproducible(CaseConfig& config, Device device);
 
 /// Mostly short sequences on few small pages; one case in twelve has thousands of keys per rank, so
-/// that they are split among threads.
+/// that they are split among threads, and one in twelve, where no heads are spread over ranks,
+/// MLA's rows of 576 elements.
 CaseConfig random_config(Random& random, const Mesh& mesh);
 
 /// "4 ranks (kv 2 x head 2), 2 layers, 8/4 heads, ..."

@@ -1,7 +1,7 @@
 #include "tests/contracts/attention_contract.hpp"
 
 #include "launch/verify/random_mods.hpp"
-#include "tests/contracts/on_each_placement.hpp"
+#include "tests/contracts/cross_attention.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -129,6 +129,15 @@ TEST_P(AttentionContract, AnyQueryPositions) {
     options.plan.mask = mods::sliding_window(6);
     options.plan.score = mods::alibi(cache.cache().options().q_heads);
     EXPECT_TRUE(cache.step(batch_of(sequences, 0, 4), options));
+  });
+}
+
+// Also with room for more queries, as a captured step has.
+TEST_P(AttentionContract, EncoderKeysAreAppendedOnce) {
+  on_each_placement(GetParam(), GetParam().small(), [](CheckedCache& cache) {
+    cross_attend(cache);
+    const StepLimits limits{.sequences = 3, .query_tokens = 5};
+    cross_attend(cache, {.plan = {.limits = limits}, .replanned = true});
   });
 }
 

@@ -2,6 +2,10 @@
 // that engines use, NaN wherever no token was written.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/numbers/half.hpp"
@@ -14,12 +18,17 @@ namespace kvmesh::test {
 
 /// How the dimensions lie. T: tokens of a page, H: kv heads, D: elements of a head.
 enum class PoolOrder : std::uint8_t {
-  kHnd,      ///< keys [pages, H, T, D], then values
-  kNhd,      ///< keys [pages, T, H, D], then values
-  kPairNhd,  ///< [pages, 2, T, H, D]: a page's keys, then its values
-  kSideHnd,  ///< [pages, H, T, 2 D]: a token's key, then its value
-  kSideNhd,  ///< [pages, T, H, 2 D]
+  kHnd,       ///< keys [pages, H, T, D], then values
+  kNhd,       ///< keys [pages, T, H, D], then values
+  kPairNhd,   ///< [pages, 2, T, H, D]: a page's keys, then its values
+  kSideHnd,   ///< [pages, H, T, 2 D]: a token's key, then its value
+  kSideNhd,   ///< [pages, T, H, 2 D]
+  kRowScales  ///< float8 with scales per token and head: kNhd, each row of D bytes before its scale
 };
+
+inline bool has_row_scales(const ContractShape& shape) {
+  return info_of(shape.dtype).has_scales && shape.scales.kind == ScaleKind::kPerTokenAndHead;
+}
 
 class EnginePool {
  public:
@@ -27,12 +36,19 @@ class EnginePool {
       : shape_(shape), order_(order), pages_(pages), device_(device) {
     const std::int64_t row = shape.k_dim + (is_latent() ? 0 : shape.v_dim);
     rows_.assign(static_cast<std::size_t>(slots() * row) * size_bytes(shape.dtype), kPoison);
-    const bool scaled =
-        info_of(shape.dtype).has_scales && shape.scales.kind == ScaleKind::kPerTokenAndHead;
-    scales_.assign(scaled ? static_cast<std::size_t>(slots()) * 2 * sizeof(float) : 0, kPoison);
+    const std::size_t scale_bytes =
+        has_row_scales(shape) ? static_cast<std::size_t>(slots()) * 2 * sizeof(float) : 0;
+    std::vector<std::byte>& scales = order == PoolOrder::kRowScales ? rows_ : scales_;
+    scales.resize(scales.size() + scale_bytes, kPoison);
     if (device.kind == DeviceKind::kCpu) return;
     rows_there_ = DeviceMemory(device, rows_.size());
     scales_there_ = DeviceMemory(device, scales_.size());
+  }
+
+  /// Forgets all tokens, in the same memory.
+  void clear() {
+    std::ranges::fill(rows_, kPoison);
+    std::ranges::fill(scales_, kPoison);
   }
 
   /// On the host.
@@ -55,6 +71,7 @@ class EnginePool {
 
  private:
   static constexpr std::byte kPoison{0xFF};  // a NaN in every type
+  static constexpr std::int64_t kScaleBytes = sizeof(float);
 
   bool is_latent() const { return shape_.kind == PageKind::kLatent; }
   std::int64_t slots() const { return pages_ * shape_.page_size * shape_.kv_heads; }
@@ -90,6 +107,11 @@ class EnginePool {
            {pages_, tokens, heads, v_dim},
            {page, heads * v_dim, v_dim, 1},
            device});
+    } else if (order_ == PoolOrder::kRowScales) {
+      set_rows_with_scales(made.k, made.k_scale, first, k_dim, device);
+      set_rows_with_scales(made.v, made.v_scale, after(slots() * (k_dim + kScaleBytes)), v_dim,
+                           device);
+      return made;
     } else if (order_ == PoolOrder::kSideHnd) {
       made = side_by_side_pool({rows, dtype, {pages_, heads, tokens, k_dim + v_dim}, device},
                                shape_.k_dim);
@@ -99,6 +121,19 @@ class EnginePool {
     }
     add_scales(made, static_cast<float*>(scales), device);
     return made;
+  }
+
+  /// Half a pool, [pages, T, H, dim + a float32]. REQUIRES: a dim that is a multiple of 4.
+  void set_rows_with_scales(TensorView& rows, BasicRowScale<TensorView>& scale, std::byte* first,
+                            std::int64_t dim, Device device) const {
+    const std::int64_t heads = shape_.kv_heads, tokens = shape_.page_size;
+    const auto strides = [&](std::int64_t row) {
+      return std::array{tokens * heads * row, row, heads * row, std::int64_t{1}};
+    };
+    rows = {first, shape_.dtype, {pages_, heads, tokens, dim}, device};
+    rows.strides = strides(dim + kScaleBytes);
+    scale.per_token = {first + dim, Dtype::kFloat32, {pages_, heads, tokens, 1}, device};
+    scale.per_token.strides = strides(dim / kScaleBytes + 1);
   }
 
   /// In the keys' order, without their elements.

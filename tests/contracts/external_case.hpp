@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include "launch/verify/findings.hpp"
 #include "launch/verify/random.hpp"
@@ -51,7 +53,7 @@ class ExternalCase {
   /// Another batch, in pages drawn anew: the engine has written all but the appended tokens.
   void batch(const std::vector<ExternalSequence>& sequences) {
     sequences_ = sequences;
-    memory_ = EnginePool(form_.shape, form_.order, kPages, mesh_.device());
+    memory_.clear();
     dense_.clear();
     fresh_k_.clear();
     fresh_v_.clear();
@@ -129,55 +131,91 @@ class ExternalCase {
     run(plan, step);
   }
   void run(ExternalPlan& plan, const ExternalStep& step) {
+    Tensors tensors = tensors_of(plan);
+    fill(tensors);
+    const Arguments given = upload(tensors, plan, step);
+    if (step.in_parts) run_in_parts(plan, given);
+    if (!step.in_parts) plan.run(given.pool, given.input, given.output);
+    mesh_.wait({}, "run");
+    compare(tensors, plan, step);
+  }
+
+  /// What a run takes and gives. With limits the tensors are those of every batch of a plan, and so
+  /// the arguments of a captured run.
+  struct Tensors {
+    verify::HostTensor q, k, v, sinks, o, lse;
+  };
+  struct Arguments {
+    KvPool pool;
+    LayerInput input;
+    CombineOutput output;
+  };
+
+  Tensors tensors_of(const ExternalPlan& plan) const {
     const ContractShape& shape = form_.shape;
-    const std::int64_t tokens = plan.query_tokens(), rows = q_indptr_.back();
-    const Device device = mesh_.device();
-    verify::HostTensor q = random_rows(tokens, rows, shape.q_heads, shape.k_dim);
-    std::optional<verify::HostTensor> k, v;
+    const auto tensor = [&](std::int64_t rows, std::int64_t heads, std::int64_t dim,
+                            Dtype dtype = Dtype::kFloat32) {
+      return verify::HostTensor(dtype, rows, heads, dim, mesh_.device());
+    };
+    const std::int64_t appended = plan.append_tokens();
+    const IndexRange tokens = plan.tokens_of_output(), heads = plan.heads_of_output();
+    const Dtype queries = info_of(shape.dtype).has_scales ? Dtype::kBFloat16 : shape.dtype;
+    return {.q = tensor(plan.query_tokens(), shape.q_heads, shape.k_dim, queries),
+            .k = tensor(appended, shape.kv_heads, shape.k_dim),
+            .v = tensor(appended, shape.kv_heads, shape.v_dim),
+            .sinks = tensor(1, 1, shape.q_heads),
+            .o = tensor(tokens.size(), heads.size(), shape.v_dim),
+            .lse = tensor(tokens.size(), heads.size(), 1)};
+  }
+
+  /// Gives the batch's rows numbers, and all other rows and the outputs NaN.
+  void fill(Tensors& tensors) {
+    const std::int64_t queries = q_indptr_.back();
+    set_each(tensors.q, [&](std::int64_t row) { return row < queries ? random_.real() : kNan; });
+    set_each(tensors.sinks, [&](std::int64_t) { return random_.real(); });
+    for (auto [tensor, values] :
+         {std::pair(&tensors.k, &fresh_k_), std::pair(&tensors.v, &fresh_v_)}) {
+      std::size_t next = 0;
+      set_each(*tensor,
+               [&](std::int64_t) { return next < values->size() ? (*values)[next++] : kNan; });
+    }
+    for (verify::HostTensor* output : {&tensors.o, &tensors.lse}) {
+      set_each(*output, [](std::int64_t) { return kNan; });
+    }
+  }
+
+  /// The tensors and pages in memory of the device, with what the host's have now.
+  Arguments upload(Tensors& tensors, const ExternalPlan& plan, const ExternalStep& step) {
+    Arguments given{.pool = memory_.on_device(),
+                    .input = {.q = tensors.q.on_device()},
+                    .output = {.o = tensors.o.on_device()}};
     if (plan.append_tokens() > 0) {
-      k = fresh(fresh_k_, plan.append_tokens(), shape.k_dim);
-      if (shape.kind == PageKind::kKv) v = fresh(fresh_v_, plan.append_tokens(), shape.v_dim);
+      given.input.k = tensors.k.on_device();
+      if (form_.shape.kind == PageKind::kKv) given.input.v = tensors.v.on_device();
     }
-    verify::HostTensor sinks(Dtype::kFloat32, 1, 1, shape.q_heads, device);
-    for (int h = 0; h < shape.q_heads; ++h) sinks.set(0, 0, h, random_.real());
-    const TensorView one_sink = sinks.on_device();
-    const ConstTensorView sink_row =
-        step.sinks ? ConstTensorView{one_sink.data, Dtype::kFloat32, {shape.q_heads}, device}
-                   : ConstTensorView{};
-    const IndexRange mine_tokens = plan.tokens_of_output(), mine_heads = plan.heads_of_output();
-    verify::HostTensor o(Dtype::kFloat32, mine_tokens.size(), mine_heads.size(), shape.v_dim,
-                         device);
-    verify::HostTensor lse(Dtype::kFloat32, mine_tokens.size(), mine_heads.size(), 1, device);
-    const CombineOutput output{.o = o.on_device(),
-                               .lse = step.lse ? lse.matrix_on_device() : TensorView{}};
-    const KvPool pool = memory_.on_device();
-    const LayerInput input{.q = q.on_device(),
-                           .k = k ? k->on_device() : TensorView{},
-                           .v = v ? v->on_device() : TensorView{},
-                           .sinks = sink_row};
-    if (step.in_parts) {
-      verify::HostTensor part(Dtype::kFloat32, tokens, shape.q_heads, shape.v_dim, device);
-      verify::HostTensor part_lse(Dtype::kFloat32, tokens, shape.q_heads, 1, device);
-      const Partial partial{part.on_device(), part_lse.matrix_on_device()};
-      plan.append(pool, input.k, input.v);
-      plan.attend_partial(pool, input.q, partial, {}, sink_row);
-      plan.combine(partial, output);
-      mesh_.wait({}, "run in parts");
-    } else {
-      plan.run(pool, input, output);
-      mesh_.wait({}, "run");
+    if (step.sinks) {
+      const TensorView row = tensors.sinks.on_device();
+      given.input.sinks = {row.data, row.dtype, {form_.shape.q_heads}, row.device};
     }
-    o.fetch();
-    lse.fetch();
-    for (std::int64_t row = 0; row < mine_tokens.size() && mine_tokens.begin + row < rows; ++row) {
-      const std::int64_t token = mine_tokens.begin + row;
+    if (step.lse) given.output.lse = tensors.lse.matrix_on_device();
+    return given;
+  }
+
+  /// REQUIRES: the device has done the run.
+  void compare(Tensors& tensors, const ExternalPlan& plan, const ExternalStep& step) {
+    tensors.o.fetch();
+    tensors.lse.fetch();
+    const IndexRange tokens = plan.tokens_of_output(), heads = plan.heads_of_output();
+    const std::int64_t end = std::min<std::int64_t>(tokens.end, q_indptr_.back());
+    for (std::int64_t token = tokens.begin; token < end; ++token) {
       if (step.plan.scatter == Scatter::kAll &&
           token % mesh_.kv_parallel() != mesh_.kv_rank().value) {
         continue;  // another rank's turn
       }
-      for (std::int64_t h = 0; h < mine_heads.size(); ++h) {
-        compare(step, q, sinks, token, mine_heads.begin + h, o.elements(row, h),
-                step.lse ? lse.get(row, h, 0) : 0);
+      for (std::int64_t h = 0; h < heads.size(); ++h) {
+        const std::int64_t row = token - tokens.begin;
+        compare_row(step, tensors, token, heads.begin + h, tensors.o.elements(row, h),
+                    step.lse ? tensors.lse.get(row, h, 0) : 0);
       }
     }
   }
@@ -192,6 +230,7 @@ class ExternalCase {
 
  private:
   static constexpr std::int64_t kRowLength = 24;
+  static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
   using Floats = std::vector<float>;
 
@@ -284,32 +323,31 @@ class ExternalCase {
     logical_ = logical;
   }
 
-  verify::HostTensor random_rows(std::int64_t rows, std::int64_t filled, int heads, int dim) {
-    const Dtype dtype =
-        info_of(form_.shape.dtype).has_scales ? Dtype::kBFloat16 : form_.shape.dtype;
-    verify::HostTensor tensor(dtype, rows, heads, dim, mesh_.device());
-    for (std::int64_t row = 0; row < filled; ++row) {
-      for (int h = 0; h < heads; ++h) {
-        for (int d = 0; d < dim; ++d) tensor.set(row, h, d, random_.real());
+  /// `value(row)` is called for each element in turn.
+  template <class Value>
+  static void set_each(verify::HostTensor& tensor, const Value& value) {
+    for (std::int64_t row = 0; row < tensor.rows(); ++row) {
+      for (std::int64_t head = 0; head < tensor.heads(); ++head) {
+        for (std::int64_t d = 0; d < tensor.dim(); ++d) tensor.set(row, head, d, value(row));
       }
     }
-    return tensor;
   }
 
-  /// [rows, kv_heads, dim] float32, of which the first have `values`.
-  verify::HostTensor fresh(const Floats& values, std::int64_t rows, int dim) {
-    verify::HostTensor tensor(Dtype::kFloat32, rows, form_.shape.kv_heads, dim, mesh_.device());
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const auto at = static_cast<std::int64_t>(i);
-      tensor.set(at / dim / form_.shape.kv_heads, at / dim % form_.shape.kv_heads, at % dim,
-                 values[i]);
-    }
-    return tensor;
+  void run_in_parts(ExternalPlan& plan, const Arguments& given) {
+    const ContractShape& shape = form_.shape;
+    const std::int64_t tokens = plan.query_tokens();
+    const Device device = mesh_.device();
+    verify::HostTensor o(Dtype::kFloat32, tokens, shape.q_heads, shape.v_dim, device);
+    verify::HostTensor lse(Dtype::kFloat32, tokens, shape.q_heads, 1, device);
+    const Partial partial{o.on_device(), lse.matrix_on_device()};
+    plan.append(given.pool, given.input.k, given.input.v);
+    plan.attend_partial(given.pool, given.input.q, partial, {}, given.input.sinks);
+    plan.combine(partial, given.output);
+    mesh_.wait({}, "run in parts");
   }
 
-  void compare(const ExternalStep& step, const verify::HostTensor& q,
-               const verify::HostTensor& sinks, std::int64_t token, std::int64_t head,
-               const Floats& o, float lse) {
+  void compare_row(const ExternalStep& step, const Tensors& tensors, std::int64_t token,
+                   std::int64_t head, const Floats& o, float lse) {
     const auto b = static_cast<std::size_t>(
         std::ranges::upper_bound(q_indptr_, static_cast<std::int32_t>(token)) - q_indptr_.begin() -
         1);
@@ -320,12 +358,12 @@ class ExternalCase {
                                       : positions[static_cast<std::size_t>(token)];
     const double scale =
         step.plan.scale.value_or(1.0f / std::sqrt(static_cast<float>(form_.shape.k_dim)));
-    const Floats query = q.elements(token, head);
+    const Floats query = tensors.q.elements(token, head);
     verify::ReferenceRow want = verify::reference_row(
         dense_[b], query.data(), scale, step.visible.value_or(step.plan.mask), step.plan.score,
         static_cast<std::int32_t>(b), static_cast<std::int32_t>(head),
         form_.shape.q_heads / form_.shape.kv_heads, static_cast<std::int32_t>(position));
-    if (step.sinks) want = verify::with_sink(want, sinks.get(0, 0, head));
+    if (step.sinks) want = verify::with_sink(want, tensors.sinks.get(0, 0, head));
     const verify::Tolerances tolerances =
         verify::arithmetic_tolerances(mesh_.device(), form_.shape.dtype);
     const auto where = [&](const std::string& what) {

@@ -33,14 +33,16 @@ const std::vector<ExternalSequence> kMixed{{41, 1, 1}, {37, 3, 3}, {60, 19, 19},
                                            {2, 1, 0},  {0, 0, 0},  {23, 2, 0}};
 
 TEST_P(ExternalContract, AnyOrderOfMemory) {
-  for (PoolOrder order : {PoolOrder::kHnd, PoolOrder::kNhd, PoolOrder::kPairNhd,
-                          PoolOrder::kSideHnd, PoolOrder::kSideNhd}) {
+  const ContractShape shape = small_shape(GetParam());
+  std::vector<PoolOrder> orders{PoolOrder::kHnd, PoolOrder::kNhd, PoolOrder::kPairNhd,
+                                PoolOrder::kSideHnd, PoolOrder::kSideNhd};
+  if (has_row_scales(shape)) orders.push_back(PoolOrder::kRowScales);
+  for (PoolOrder order : orders) {
     SCOPED_TRACE(static_cast<int>(order));
-    with_engine(GetParam(), {.shape = small_shape(GetParam()), .order = order},
-                [](ExternalCase& engine) {
-                  engine.batch(kMixed);
-                  engine.run({});
-                });
+    with_engine(GetParam(), {.shape = shape, .order = order}, [](ExternalCase& engine) {
+      engine.batch(kMixed);
+      engine.run({});
+    });
   }
 }
 
@@ -158,10 +160,13 @@ TEST_P(ExternalContract, PlansOfOneStepSideBySide) {
 // Each query sees the positions in its list, and of these what the mask lets it see.
 TEST_P(ExternalContract, TokenLists) {
   const ContractShape shape = small_shape(GetParam());
-  const std::vector<ExternalForm> forms{
+  std::vector<ExternalForm> forms{
       {.shape = shape},
       {.shape = shape, .order = PoolOrder::kNhd, .interleave = 1},
       {.shape = shape, .order = PoolOrder::kSideHnd, .listed = true, .block_table = true}};
+  if (has_row_scales(shape)) {
+    forms.push_back({.shape = shape, .order = PoolOrder::kRowScales, .interleave = 1});
+  }
   for (const ExternalForm& form : forms) {
     with_engine(GetParam(), form, [](ExternalCase& engine) {
       engine.batch({{41, 2, 0}, {2, 1, 0}, {0, 0, 0}, {60, 5, 0}});

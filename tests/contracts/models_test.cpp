@@ -2,7 +2,7 @@
 // float64, on two ranks.
 #include <cmath>
 
-#include "tests/contracts/on_each_placement.hpp"
+#include "tests/contracts/cross_attention.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -88,6 +88,12 @@ TEST(Models, DeepSeekV3) {
   options.v_dim = 64;
   options.page_kind = PageKind::kLatent;
   serve(options, {.plan = {.scale = 1 / std::sqrt(24.0f)}});
+}
+
+/// The cache of an encoder's keys beside that of the decoder's own (Whisper, T5, BART).
+TEST(Models, CrossAttention) {
+  on_each_placement(place_of<Place>(), model(2, 8, 8, 16),
+                    [](CheckedCache& cache) { cross_attend(cache); });
 }
 
 /// Attention in each fourth layer, states of Mamba or of linear attention in the others (Jamba,

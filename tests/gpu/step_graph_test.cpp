@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "tests/gpu/drafting.hpp"
 #include "tests/gpu/replays.hpp"
 
 namespace kvmesh::test {
@@ -21,6 +22,17 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(1000));
+}
+
+// Draft, verify, accept, with trees whose shapes change between replays. Pages are shared with a
+// fork, and what is accepted moves over pages and ranks.
+TEST(StepGraph, VerifiesDraftTreesAndKeepsTheAcceptedPaths) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  Drafting drafting(mesh);
+  for (int turn = 0; turn < 30; ++turn) drafting.step(turn % 3 == 2);
+  for (const std::string& message : drafting.findings().messages()) ADD_FAILURE() << message;
+  EXPECT_GT(drafting.findings().rows(), 30 * kQHeads);
 }
 
 // A run may send rows to their owners from the kernels of attention; its parts have a partial in

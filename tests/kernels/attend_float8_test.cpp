@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <random>
+#include <span>
 
 #include "core/numbers/half.hpp"
 #include "core/pod/float8.hpp"
@@ -46,15 +47,23 @@ class Planes {
   std::vector<OwnedTensor> tensors_;
 };
 
-// Standard normal keys, values and one row of queries, and attention over them in float64.
-class NormalTokens {
+/// The distribution of keys and values. Queries are standard normal.
+enum class Drawn : std::uint8_t {
+  kNormal,     ///< standard normal
+  kOutliers,   ///< standard normal, but 20 times as large in 4 of a head's 128 dims
+  kHeavyTails  ///< Student's t with 3 degrees of freedom
+};
+
+// Keys, values and one row of queries, and attention over them in float64.
+class DrawnTokens {
  public:
-  NormalTokens() : q_(random(kShape.q_heads * kShape.k_dim)) {
+  explicit DrawnTokens(Drawn drawn, std::uint64_t seed = 17)
+      : engine_(seed), q_(random(kShape.q_heads * kShape.k_dim, Drawn::kNormal)) {
     dense_.kv_heads = kShape.kv_heads;
     dense_.k_dim = kShape.k_dim;
     dense_.v_dim = kShape.v_dim;
-    dense_.k = random(kTokens * kShape.kv_heads * kShape.k_dim);
-    dense_.v = random(kTokens * kShape.kv_heads * kShape.v_dim);
+    dense_.k = random(kTokens * kShape.kv_heads * kShape.k_dim, drawn);
+    dense_.v = random(kTokens * kShape.kv_heads * kShape.v_dim, drawn);
   }
 
   struct Errors {
@@ -81,27 +90,87 @@ class NormalTokens {
                         threads);
     return compare(o, lse);
   }
-  float largest() const {
-    float largest = 0;
-    for (float k : dense_.k) largest = std::max(largest, std::abs(k));
-    for (float v : dense_.v) largest = std::max(largest, std::abs(v));
-    return largest;
+  /// The errors that the rounding of elements leads us to expect, to first order and not less: the
+  /// root of O's mean square error, and the LSE's standard deviation in the worst head.
+  Errors expected_errors(const KvScales& scales) const {
+    Errors errors;
+    double difference = 0, norm = 0;
+    for (int head = 0; head < kShape.q_heads; ++head) {
+      const ReferenceRow exact = reference(head);
+      const float* const q = q_.data() + head * kShape.k_dim;
+      double lse = 0;
+      for (int t = 0; t < kTokens; ++t) {
+        const std::span<const float> k = row(dense_.k, t, head), v = row(dense_.v, t, head);
+        const double k_scale = scale_of(k, scales), v_scale = scale_of(v, scales);
+        double dot = 0, score_error = 0;
+        for (std::size_t d = 0; d < k.size(); ++d) {
+          dot += double{q[d]} * k[d];
+          score_error += double{q[d]} * q[d] * square_error(k[d], k_scale) / kShape.k_dim;
+        }
+        const double weight = std::exp(dot / std::sqrt(double{kShape.k_dim}) - exact.lse);
+        lse += weight * weight * score_error;
+        for (std::size_t d = 0; d < v.size(); ++d) {
+          difference +=
+              weight * weight *
+              (score_error * std::pow(v[d] - exact.o[d], 2) + square_error(v[d], v_scale));
+        }
+      }
+      errors.lse = std::max(errors.lse, std::sqrt(lse));
+      for (double o : exact.o) norm += o * o;
+    }
+    errors.o = std::sqrt(difference / norm);
+    return errors;
+  }
+  /// One scale for all keys and values, by which none saturates.
+  KvScales scale_of_tensor() const {
+    const float scale = std::max(largest(dense_.k), largest(dense_.v)) / kFloat8Max;
+    return {.kind = ScaleKind::kPerTensor, .k = scale, .v = scale};
   }
 
  private:
-  std::vector<float> random(int count) {
+  std::vector<float> random(int count, Drawn drawn) {
     std::normal_distribution<float> normal;
-    std::vector<float> numbers(static_cast<std::size_t>(count));
-    for (float& number : numbers) number = normal(engine_);
+    std::student_t_distribution<float> heavy(3);
+    std::vector<float> numbers;
+    for (int i = 0; i < count; ++i) {
+      const bool is_outlier = drawn == Drawn::kOutliers && i % 32 == 5;
+      const float number = drawn == Drawn::kHeavyTails ? heavy(engine_) : normal(engine_);
+      numbers.push_back(is_outlier ? 20 * number : number);
+    }
     return numbers;
+  }
+  static float largest(std::span<const float> numbers) {
+    float largest = 0;
+    for (float number : numbers) largest = std::max(largest, std::abs(number));
+    return largest;
+  }
+  static double scale_of(std::span<const float> row, const KvScales& scales) {
+    return scales.kind == ScaleKind::kPerTensor ? scales.k : largest(row) / kFloat8Max;
+  }
+  // A rounding error lies anywhere within half a unit. That is at most 2^-4 of a number of 4 bits,
+  // and 2^-10 of the scale for numbers below 2^-6 of it, which have fewer bits. The number that
+  // sets the scale becomes the largest of the type, and has no error.
+  static double square_error(double element, double scale) {
+    if (std::abs(element) > (kFloat8Max - 1) * scale) return 0;
+    const double most = std::max(std::abs(element) * 0x1p-4, scale * 0x1p-10);
+    return most * most / 3;
+  }
+  // Of the kv head of query head `head`; keys and values have equal dims.
+  std::span<const float> row(const std::vector<float>& of, int token, int head) const {
+    const int kv_head = head / (kShape.q_heads / kShape.kv_heads);
+    return std::span(of).subspan(
+        static_cast<std::size_t>(token * kShape.kv_heads + kv_head) * kShape.k_dim, kShape.k_dim);
+  }
+  ReferenceRow reference(int head) const {
+    return reference_row(dense_, q_.data() + head * kShape.k_dim,
+                         1 / std::sqrt(double{kShape.k_dim}), MaskMod{}, ScoreMod{}, 0, head,
+                         kShape.q_heads / kShape.kv_heads, 0);
   }
   Errors compare(const std::vector<float>& o, const std::vector<float>& lse) const {
     Errors errors;
     double difference = 0, norm = 0;
     for (std::size_t head = 0; head < lse.size(); ++head) {
-      const ReferenceRow exact = reference_row(
-          dense_, q_.data() + head * kShape.k_dim, 1 / std::sqrt(double{kShape.k_dim}), MaskMod{},
-          ScoreMod{}, 0, static_cast<std::int32_t>(head), kShape.q_heads / kShape.kv_heads, 0);
+      const ReferenceRow exact = reference(static_cast<int>(head));
       errors.lse = std::max(errors.lse, std::abs(double{lse[head]} - exact.lse));
       for (std::size_t d = 0; d < exact.o.size(); ++d) {
         difference += std::pow(double{o[head * kShape.v_dim + d]} - exact.o[d], 2);
@@ -112,19 +181,17 @@ class NormalTokens {
     return errors;
   }
 
-  std::mt19937_64 engine_{17};
+  std::mt19937_64 engine_;
   std::vector<float> q_;
   DenseSequence dense_;
 };
 
 // The numbers of docs/contracts.md.
 TEST(AttendFloat8, ErrorsOnNormalValues) {
-  NormalTokens tokens;
+  DrawnTokens tokens(Drawn::kNormal);
   const auto per_token = tokens.errors_of({.dtype = Dtype::kFloat8E4M3});
-  const float scale = tokens.largest() / kFloat8Max;
   const auto per_tensor =
-      tokens.errors_of({.dtype = Dtype::kFloat8E4M3,
-                        .scales = {.kind = ScaleKind::kPerTensor, .k = scale, .v = scale}});
+      tokens.errors_of({.dtype = Dtype::kFloat8E4M3, .scales = tokens.scale_of_tensor()});
   const auto bfloat16 = tokens.errors_of({.dtype = Dtype::kBFloat16});
   for (const auto& [name, errors] :
        {std::pair{"per_token", per_token}, {"per_tensor", per_tensor}, {"bfloat16", bfloat16}}) {
@@ -135,6 +202,36 @@ TEST(AttendFloat8, ErrorsOnNormalValues) {
   EXPECT_LT(per_token.lse, 0.003);
   EXPECT_LT(per_tensor.lse, 0.003);
   EXPECT_LT(bfloat16.o, per_token.o / 8) << "the comparison sees what the storage does";
+}
+
+// What roundings to 4 bits make of scores that outliers dominate: O within the root mean square of
+// that, the LSE within three standard deviations. Means over draws are those of docs/contracts.md.
+TEST(AttendFloat8, ErrorsOnOutliersAndHeavyTails) {
+  constexpr int kDraws = 8;
+  for (Drawn drawn : {Drawn::kOutliers, Drawn::kHeavyTails}) {
+    for (ScaleKind kind : {ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor}) {
+      const bool is_outliers = drawn == Drawn::kOutliers;
+      SCOPED_TRACE(std::string(is_outliers ? "outliers, " : "heavy tails, ").append(name(kind)));
+      double o = 0, expected_o = 0, bfloat16_o = 0, lse = 0;
+      for (std::uint64_t draw = 0; draw < kDraws; ++draw) {
+        DrawnTokens tokens(drawn, draw);
+        const KvScales scales =
+            kind == ScaleKind::kPerTensor ? tokens.scale_of_tensor() : KvScales{};
+        const auto errors = tokens.errors_of({.dtype = Dtype::kFloat8E4M3, .scales = scales});
+        const auto expected = tokens.expected_errors(scales);
+        EXPECT_LT(errors.lse, 3 * expected.lse) << "draw " << draw;
+        o += errors.o / kDraws;
+        expected_o += expected.o / kDraws;
+        bfloat16_o += tokens.errors_of({.dtype = Dtype::kBFloat16}).o / kDraws;
+        lse = std::max(lse, errors.lse);
+      }
+      RecordProperty(std::string(is_outliers ? "outliers " : "heavy_tails ").append(name(kind)),
+                     std::to_string(o) + " " + std::to_string(lse));
+      EXPECT_LT(o, expected_o);
+      EXPECT_GT(o, expected_o / 2) << "the expectation is one, and not any large number";
+      EXPECT_LT(bfloat16_o, o / 4) << "the comparison sees what the storage does";
+    }
+  }
 }
 
 // Attention is exact for the pages' contents, whatever the scales of neighbours are.
