@@ -243,6 +243,12 @@ KVMESH_API kvmesh_status_t kvmesh_cache_pages_needed(const kvmesh_cache_t* cache
                                                      const kvmesh_batch_entry_t* batch,
                                                      size_t batch_count, int32_t group,
                                                      int64_t* pages);
+/* Writes an order of the batch, `batch_count` indices, in which the sequences whose rows
+   KVMESH_SCATTER_OWNER gives to one kv rank follow one another: see KvCache::order_by_owner. */
+KVMESH_API kvmesh_status_t kvmesh_cache_order_by_owner(const kvmesh_cache_t* cache,
+                                                       const kvmesh_batch_entry_t* batch,
+                                                       size_t batch_count, int32_t group,
+                                                       int64_t* order);
 
 typedef struct kvmesh_plan_info {
   size_t size;
