@@ -16,6 +16,7 @@
 #include "runtime/cache/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
 #include "runtime/memory/cache_agreement.hpp"
+#include "runtime/memory/home_threshold.hpp"
 #include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {
@@ -170,7 +171,8 @@ KvCache::State::~State() {
 
 KvCache::KvCache(Mesh& mesh, const CacheOptions& options) {
   Mesh mine = mesh.share();
-  const CacheAgreement agreed = agree_on_cache(mine, options);
+  CacheAgreement agreed = agree_on_cache(mine, options);
+  agreed.options.home_threshold_tokens = agreed_home_threshold(mine, agreed.options);
   state_ = std::make_unique<State>(std::move(mine), agreed);
 }
 KvCache::~KvCache() = default;

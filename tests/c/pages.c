@@ -22,6 +22,9 @@ static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int page_kind, int dtype)
   options.k_scale = options.v_scale = dtype == KVMESH_DTYPE_FLOAT8_E4M3 ? 0.5f : 0;
   options.prefix_cache = 1;
   options.eviction = KVMESH_EVICT_LRU;
+  options.home_threshold_tokens = -3;
+  CHECK(kvmesh_cache_create(mesh, &options, &cache) == KVMESH_INVALID_ARGUMENT);
+  options.home_threshold_tokens = -2; /* measured */
   CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
   return cache;
 }

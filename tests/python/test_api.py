@@ -36,7 +36,7 @@ def test_errors_have_classes_and_details():
 
 def test_a_batch_is_ordered_by_owner():
     def body(mesh):
-        with make_cache(mesh, placement="balanced") as cache:
+        with make_cache(mesh, placement="balanced", home_threshold_tokens=-1) as cache:
             sequences = [cache.create() for _ in range(4)]
             for sequence in sequences:
                 cache.plan([(sequence, 3)])

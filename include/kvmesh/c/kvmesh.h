@@ -90,7 +90,7 @@ typedef struct kvmesh_cache_options {
   int64_t pages_per_rank;
   int64_t bytes;
   double memory_fraction;
-  int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home */
+  int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home; -2: measured */
   int32_t reproducible;               /* 1: the same bits on any number of ranks */
   int32_t page_kind;                  /* KVMESH_PAGES_... */
   int32_t scale_kind;                 /* KVMESH_SCALE_... */
