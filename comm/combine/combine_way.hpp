@@ -34,6 +34,10 @@ class CombineWay {
   /// sends it behind the rows, and compares it; others ignore it.
   virtual void identify(const PlanDigest&) {}
 
+  /// Sets the layer of the next runs, which the errors of waits on a device name; -1: none. Ways
+  /// that wait on the host ignore it.
+  virtual void set_layer(int) {}
+
   /// Prepares for partials of `shape`. Keeps a copy of the mask. Sends nothing; buffers only grow.
   /// Uploads to a device are ordered on `stream`, which is not being captured.
   /// @throws InvalidArgument, with the last plan still valid; Timeout, NcclError.

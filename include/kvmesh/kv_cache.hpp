@@ -249,6 +249,13 @@ class KvCache {
   std::int64_t pages_needed(std::initializer_list<BatchEntry> batch, int group = 0) const {
     return pages_needed(std::span(batch.begin(), batch.size()), group);
   }
+  /// Returns an order of the batch in which the sequences whose rows Scatter::kOwner gives to one
+  /// kv rank follow one another, by rising rank: entry order[i] comes i-th. Sequences of one rank
+  /// keep their order. Sequences without pages of the group come last: a plan chooses their ranks.
+  /// Equal on all ranks, and changes nothing: before `plan` or `replan`. O(n log n), and with a
+  /// window as many steps more as sequences have pages.
+  /// @throws UnknownSequence; InvalidArgument if the group does not exist.
+  std::vector<std::int64_t> order_by_owner(std::span<const BatchEntry> batch, int group = 0) const;
   /// As plan, but returns OutOfPages instead of throwing it.
   Result<StepPlan> try_plan(std::span<const BatchEntry> batch, const PlanOptions& options = {});
   Result<StepPlan> try_plan(std::initializer_list<BatchEntry> batch,

@@ -89,8 +89,10 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
       known_options.groups, known_options.group_count, "groups",
       [&](const kvmesh_layer_group_t& group) { options.groups.push_back(layer_group(group)); });
   const std::int64_t home = known_options.home_threshold_tokens;
-  require(home >= -1, "home_threshold_tokens {}", home);
-  if (home != 0) options.home_threshold_tokens = home == -1 ? 0 : home;
+  require(home >= -2, "home_threshold_tokens {}", home);
+  if (home > 0) options.home_threshold_tokens = home;
+  if (home == -1) options.home_threshold_tokens = 0;
+  if (home == -2) options.home_threshold_tokens = kMeasuredHomeThreshold;
   return options;
 }
 

@@ -1,4 +1,5 @@
 // Steps of the C interface.
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <vector>
@@ -111,6 +112,16 @@ kvmesh_status_t kvmesh_cache_pages_needed(const kvmesh_cache_t* cache,
   return guarded([&] {
     std::int64_t& needed = checked(pages, "pages");
     needed = checked(cache, "cache").cache.pages_needed(batch_of(batch, batch_count), group);
+  });
+}
+
+kvmesh_status_t kvmesh_cache_order_by_owner(const kvmesh_cache_t* cache,
+                                            const kvmesh_batch_entry_t* batch, size_t batch_count,
+                                            int32_t group, int64_t* order) {
+  return guarded([&] {
+    require(order != nullptr || batch_count == 0, "order is NULL");
+    std::ranges::copy(
+        checked(cache, "cache").cache.order_by_owner(batch_of(batch, batch_count), group), order);
   });
 }
 

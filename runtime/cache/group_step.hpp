@@ -41,6 +41,8 @@ class GroupStep {
   /// Returns a sequence of the batch that has changed since it was planned.
   std::optional<SequenceId> changed_sequence() const;
 
+  /// As StepRun::set_layer.
+  void set_layer(int layer) { run_->set_layer(layer); }
   /// `kind` is the layer's index in GroupStepOptions::kinds.
   void run(const KvPool& pool, const LayerInput& input, const CombineOutput& output, Stream stream,
            std::size_t kind) {

@@ -8,6 +8,7 @@
 #include "kvmesh/kv_cache.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/check.hpp"
 #include "core/hash.hpp"
@@ -15,6 +16,7 @@
 #include "runtime/cache/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
 #include "runtime/memory/cache_agreement.hpp"
+#include "runtime/memory/home_threshold.hpp"
 #include "runtime/mesh/replica_check.hpp"
 
 namespace kvmesh {
@@ -169,7 +171,8 @@ KvCache::State::~State() {
 
 KvCache::KvCache(Mesh& mesh, const CacheOptions& options) {
   Mesh mine = mesh.share();
-  const CacheAgreement agreed = agree_on_cache(mine, options);
+  CacheAgreement agreed = agree_on_cache(mine, options);
+  agreed.options.home_threshold_tokens = agreed_home_threshold(mine, agreed.options);
   state_ = std::make_unique<State>(std::move(mine), agreed);
 }
 KvCache::~KvCache() = default;
@@ -227,6 +230,21 @@ std::int64_t KvCache::pages_needed(std::span<const BatchEntry> batch, int group)
   std::vector<AppendRequest> requests;
   for (const BatchEntry& entry : batch) requests.push_back({entry.sequence, entry.append_tokens});
   return allocator(group).pages_needed(requests);
+}
+
+std::vector<std::int64_t> KvCache::order_by_owner(std::span<const BatchEntry> batch,
+                                                  int group) const {
+  const Membership& members = state().mesh.membership();
+  std::vector<std::int32_t> owners;
+  for (const BatchEntry& entry : batch) {
+    const std::optional<PageRank> owner = owner_of(allocator(group), entry.sequence);
+    owners.push_back(owner ? members.holder(*owner).value : members.size());
+  }
+  std::vector<std::int64_t> order(batch.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(
+      order, {}, [&](std::int64_t entry) { return owners[static_cast<std::size_t>(entry)]; });
+  return order;
 }
 
 void KvCache::check_replicas() { state().check_replicas(); }

@@ -113,7 +113,9 @@ class StepPlan::State final : public CacheUser {
 
   void run(int layer, const LayerInput& input, const CombineOutput& output, Stream stream) {
     check_current();
-    group_of(layer).run(cache_->pool(layer), input, output, stream, kind_of(layer));
+    GroupStep& group = group_of(layer);
+    group.set_layer(layer);
+    group.run(cache_->pool(layer), input, output, stream, kind_of(layer));
   }
   void append(int layer, const ConstTensorView& k, const ConstTensorView& v, Stream stream) {
     check_current();
@@ -129,7 +131,9 @@ class StepPlan::State final : public CacheUser {
   void combine(const Partial& mine, const CombineOutput& output, Stream stream, int layer) {
     check_in_parts();
     check_current();
-    group_of(layer).combine(mine, output, stream);
+    GroupStep& group = group_of(layer);
+    group.set_layer(layer);
+    group.combine(mine, output, stream);
   }
 
   IndexRange tokens_of_output() const {

@@ -23,7 +23,7 @@ struct PoolSizes {
 };
 
 struct CacheAgreement {
-  CacheOptions options;            ///< as KvCache::options returns them
+  CacheOptions options;  ///< as KvCache::options returns them, but for home_threshold_tokens
   std::vector<PoolSizes> pools{};  ///< [page rank]
   std::uint16_t id_space = 0;
 };

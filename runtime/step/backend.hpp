@@ -45,6 +45,8 @@ class StepKernels {
   virtual void check(std::span<const SequenceSize> batch) const = 0;
   /// Plans `batch`. REQUIRES: `batch` outlives the plan.
   virtual void plan(const StepBatch& batch, Stream stream) = 0;
+  /// Sets the layer of the calls that follow, which errors name.
+  virtual void set_layer(int /*layer*/) {}
   /// REQUIRES: arguments that have passed `check_append`.
   virtual void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
                       Stream stream) = 0;

@@ -125,6 +125,7 @@ class CudaStep : public StepKernels {
     }
   }
 
+  void set_layer(int layer) override { combine_.set_layer(layer); }
   void check_append(const KvPool& pool) const override { cuda::PoolWriter::check(pool); }
   void append(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
               Stream stream) override {

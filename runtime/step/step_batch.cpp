@@ -114,6 +114,16 @@ std::vector<SequenceSize> check_step(const PageAllocator& allocator, const Cache
   return sizes;
 }
 
+std::optional<PageRank> owner_of(const PageAllocator& allocator, SequenceId sequence) {
+  const std::span<const PageId> table = allocator.pages(sequence);
+  if (!table.empty() && table.front().valid()) return table.front().rank();
+  std::optional<PageRank> lowest;
+  for (const PageId page : table) {
+    if (page.valid() && (!lowest || page.rank() < *lowest)) lowest = page.rank();
+  }
+  return lowest;
+}
+
 void make_step_batch(const PageAllocator& allocator, LocalPages& pages,
                      std::span<const BatchEntry> batch, std::span<const SequenceSize> sizes,
                      std::span<const std::int64_t> q_positions, StepBatch& step) {

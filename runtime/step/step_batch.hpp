@@ -63,6 +63,10 @@ class StepBatch {
   mutable std::optional<Participation> participation_;  // empty: not computed yet
 };
 
+/// Returns the page rank of SequenceStep::owner as the pages are now: the first page's, else the
+/// lowest one with pages. Empty if the sequence has none.
+std::optional<PageRank> owner_of(const PageAllocator& allocator, SequenceId sequence);
+
 /// Positions are int32. Kernels number the slots of whole pages and of whole tiles of keys, so the
 /// end of a sequence's last page stays this far below 2^31.
 inline constexpr std::int64_t kMaxLength = (std::int64_t{1} << 31) - 4096;

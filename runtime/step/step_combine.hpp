@@ -34,6 +34,7 @@ class StepCombine {
   bool takes_sent_rows() const { return way_->takes_sent_rows(); }
   CombineTarget target() { return way_->target(); }
   void run_sent(const CombineOutput& output, Stream stream) { way_->run_sent(output, stream); }
+  void set_layer(int layer) { way_->set_layer(layer); }
 
   std::uint64_t generation() const;
   std::size_t workspace_bytes() const;

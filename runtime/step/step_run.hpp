@@ -42,6 +42,8 @@ class StepRun {
   IndexRange tokens_of_output() const;
   IndexRange heads_of_output() const;
 
+  /// Sets the layer of the runs that follow, which errors of waits on a device name.
+  void set_layer(int layer) { kernels_->set_layer(layer); }
   /// Appends, if `appends` is set, and attends. `kind` is the layer's index in StepOptions::kinds.
   /// Checks all tensors, once, before it writes anything. REQUIRES, here and below: a pool of the
   /// options' shape that its owner has checked (check_pool).

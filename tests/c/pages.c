@@ -22,6 +22,9 @@ static kvmesh_cache_t* make_cache(kvmesh_mesh_t* mesh, int page_kind, int dtype)
   options.k_scale = options.v_scale = dtype == KVMESH_DTYPE_FLOAT8_E4M3 ? 0.5f : 0;
   options.prefix_cache = 1;
   options.eviction = KVMESH_EVICT_LRU;
+  options.home_threshold_tokens = -3;
+  CHECK(kvmesh_cache_create(mesh, &options, &cache) == KVMESH_INVALID_ARGUMENT);
+  options.home_threshold_tokens = -2; /* measured */
   CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
   return cache;
 }
@@ -42,6 +45,9 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   CHECK_OK(kvmesh_cache_pages_needed(cache, &entry, 1, 0, &pages));
   CHECK(pages == (appended + 1) / 2); /* of whole pages of two tokens */
   CHECK(kvmesh_cache_pages_needed(cache, &entry, 1, 1, &pages) == KVMESH_INVALID_ARGUMENT);
+  CHECK_OK(kvmesh_cache_order_by_owner(cache, &entry, 1, 0, &pages));
+  CHECK(pages == 0); /* the only entry */
+  CHECK(kvmesh_cache_order_by_owner(cache, &entry, 1, 0, NULL) == KVMESH_INVALID_ARGUMENT);
   options.way = KVMESH_WAY_HOST;
   options.travels_as = KVMESH_DTYPE_FLOAT32;
   options.limit_shares_prefixes = options.reads_prefixes_alone = 1;

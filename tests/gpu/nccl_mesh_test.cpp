@@ -88,6 +88,7 @@ Timed prepared_ways(const char* use) {
   const bool has_choice = has_nccl && (has_peers || mesh.kv_parallel() > 2);
   EXPECT_EQ(group.way_table() != nullptr, has_choice);
   if (!has_choice) return {seconds.count(), ""};
+  EXPECT_GT(group.way_table()->read_gbs, 100) << "a GPU's memory";
   const std::string text = to_text("", *group.way_table());
   for (const std::uint64_t hash : all_gather_value(mesh.world(), Hash().add_all(text).value())) {
     EXPECT_EQ(hash, Hash().add_all(text).value()) << "a rank has another table";

@@ -20,6 +20,7 @@ def test_errors_have_classes_and_details():
         assert full.value.free_pages_per_rank == [2]
         assert full.value.code == 5
         assert cache.pages_needed([(cache.create(), 100), (cache.create(), 1)]) == 26
+        assert cache.order_by_owner([(cache.create(), 1), (cache.create(), 1)]) == [0, 1]
         assert cache.try_plan([(cache.create(), 100)]) is None
         with pytest.raises(kvmesh.UnknownSequence):
             cache.erase(12345)
@@ -31,6 +32,22 @@ def test_errors_have_classes_and_details():
             cache.plan([], scatter="rows")
 
     on_ranks(1, body)
+
+
+def test_a_batch_is_ordered_by_owner():
+    def body(mesh):
+        with make_cache(mesh, placement="balanced", home_threshold_tokens=-1) as cache:
+            sequences = [cache.create() for _ in range(4)]
+            for sequence in sequences:
+                cache.plan([(sequence, 3)])
+            batch = [(sequence, 0, 1) for sequence in sequences]
+            order = cache.order_by_owner(batch)
+            owners = cache.plan([batch[i] for i in order], scatter="owner").token_owners()
+            assert owners == [0, 0, 1, 1]
+            with pytest.raises(kvmesh.InvalidArgument):
+                cache.order_by_owner(batch, group=1)
+
+    on_ranks(2, body)
 
 
 def test_a_late_rank_is_a_timeout_that_names_it():
@@ -78,7 +95,7 @@ def test_arguments_of_another_type_are_refused_with_what_is_wanted():
     with kvmesh.Mesh() as mesh, make_cache(mesh) as cache:
         sequence = cache.create()
         for entry in (sequence, "ab", (sequence, 1.5), (sequence,), (sequence, 2**64)):
-            for call in (cache.plan, cache.pages_needed):
+            for call in (cache.plan, cache.pages_needed, cache.order_by_owner):
                 with pytest.raises(TypeError, match="a batch entry is .sequence, append_tokens.*, not "):
                     call([entry])
         with pytest.raises(TypeError, match="a batch entry is .*, not 'a'"):

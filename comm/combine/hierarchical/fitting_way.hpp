@@ -16,6 +16,7 @@ class FittingWay final : public CombineWay {
 
   WayKind kind() const override { return way_->kind(); }
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
+  void set_layer(int layer) override { way_->set_layer(layer); }
   void check_run(const Partial& mine, const CombineOutput& output) const override {
     way_->check_run(mine, output);
   }

@@ -35,6 +35,12 @@ void HierarchicalWay::identify(const PlanDigest& digest) {
   }
 }
 
+void HierarchicalWay::set_layer(int layer) {
+  for (CombineWay* way : {stages_.inside.get(), stages_.across.get(), stages_.spread.get()}) {
+    way->set_layer(layer);
+  }
+}
+
 void HierarchicalWay::plan(const CombineShape& shape, const CombineOptions& options,
                            Stream stream) {
   check_plan(shape, options, ranks());

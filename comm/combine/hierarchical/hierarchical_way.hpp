@@ -24,6 +24,7 @@ class HierarchicalWay final : public CombineWay {
 
   WayKind kind() const override { return WayKind::kHierarchical; }
   void identify(const PlanDigest& digest) override;
+  void set_layer(int layer) override;
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
   void check_run(const Partial& mine, const CombineOutput& output) const override;
   void run(const Partial& mine, const CombineOutput& output, Stream stream) override;

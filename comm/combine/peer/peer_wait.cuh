@@ -37,6 +37,7 @@ class PeerWait {
   __device__ static void note(const PeerParams& p, int late, PeerPhase phase) {
     PeerFault* fault = p.window.fault;
     fault->late = late;
+    fault->layer = p.layer;
     fault->combine = p.combine;
     fault->phase = phase;
     st_release_sys_u32(&fault->is_set, 1);

@@ -50,6 +50,7 @@ class PeerWay : public CombineWay {
   PeerWay(PeerWindow& window, std::optional<RowForm> form) : window_(window), form_(form) {}
 
   WayKind kind() const override { return WayKind::kPeer; }
+  void set_layer(int layer) override { layer_ = layer; }
   void plan(const CombineShape& shape, const CombineOptions& options, Stream stream) override;
   void check_run(const Partial& mine, const CombineOutput& output) const override;
   void run(const Partial& mine, const CombineOutput& output, Stream stream) override;
@@ -74,6 +75,7 @@ class PeerWay : public CombineWay {
   std::optional<RowForm> form_;
   std::optional<PeerPlan> plan_;
   int runs_ = 0;  // since the plan
+  int layer_ = -1;
   std::uint64_t generation_ = 0;
   std::vector<std::uint64_t> uploaded_;
   cuda::DeviceArray<std::uint64_t> participants_;  // [tokens], then owners [tokens]
@@ -190,6 +192,7 @@ void PeerWay::launch(const PeerLayout& layout, const Partial* mine, const Combin
       .own_rows = static_cast<int>(block.rows()),
       .by_own_heads = Divisor(static_cast<int>(block.heads.size())),
       .by_cells = Divisor(layout.row_cells / group),
+      .layer = layer_,
       .combine = runs_,
       .rows_are_sent = mine == nullptr,
       .most_blocks = window_.most_blocks()};

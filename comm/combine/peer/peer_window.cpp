@@ -221,8 +221,9 @@ void PeerWindow::check(std::string_view operation) {
   is_broken_ = true;
   const PeerFault& fault = *fault_->fault;
   throw Timeout(named(rank()), {named(Rank{fault.late})},
-                fmt::format("combine (run {} of its plan, {})", fault.combine,
-                            fault.phase == PeerPhase::kRows ? "rows" : "arrival"),
+                fmt::format("combine ({}run {} of its plan, {})",
+                            fault.layer < 0 ? "" : fmt::format("layer {}, ", fault.layer),
+                            fault.combine, fault.phase == PeerPhase::kRows ? "rows" : "arrival"),
                 device_deadline());
 }
 

@@ -79,7 +79,7 @@ class PeerWindow {
   std::int64_t slot_bytes(RowForm form) const;
 
   /// @throws Timeout, the first time after a kernel's wait has timed out, naming the rank, the
-  /// combine and the missing data; BrokenGroup after that. Sends nothing.
+  /// layer, the run and the missing data; BrokenGroup after that. Sends nothing.
   void check(std::string_view operation);
   /// Blocks until the stream is idle, at most for the communicator's deadline. @throws as `check`.
   void wait(Stream stream, std::string_view operation);

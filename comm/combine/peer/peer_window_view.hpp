@@ -16,6 +16,7 @@ enum class PeerPhase : std::uint32_t { kRows, kArrival };
 struct PeerFault {
   std::uint32_t is_set;
   std::int32_t late;     ///< the rank that was waited for
+  std::int32_t layer;    ///< of the model; -1: not given
   std::int32_t combine;  ///< which run of its plan
   PeerPhase phase;
 };

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "comm/combine/choose_way.hpp"
 #include "comm/combine/combine_ways.hpp"
 #include "core/cuda/memory.hpp"
+#include "core/posix/free_memory.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
@@ -107,6 +109,31 @@ std::unique_ptr<void, void (*)(void*)> stream_of(Device device) {
   return {nullptr, [](void*) {}};
 }
 
+/// Returns the rate in GB/s at which the slowest rank's GPU reads and writes its memory in a copy;
+/// 0 on CPUs, and if a GPU has no room. Collective on GPUs.
+double measured_read_gbs(DeviceGroup& group, Stream stream) {
+  if (group.device().kind == DeviceKind::kCpu) return 0;
+  constexpr std::size_t kBytes = std::size_t{128} << 20;  // more than a GPU's caches hold
+  constexpr int kCopies = 16;
+  double seconds = std::numeric_limits<double>::infinity();
+  barrier(group.comm(), kOperation);  // ranks that share a GPU copy at the same time
+  if (free_memory(group.device()) > 16 * kBytes) {
+    const DeviceMemory from(group.device(), kBytes), to(group.device(), kBytes);
+    const auto seconds_of = [&](int copies) {
+      const Clock::time_point start = Clock::now();
+      for (int i = 0; i < copies; ++i) {
+        cuda_memory::copy_bytes_on(stream, to.data(), from.data(), kBytes);
+      }
+      group.wait(stream, kOperation);
+      return std::chrono::duration<double>(Clock::now() - start).count();
+    };
+    seconds_of(1);
+    seconds = seconds_of(kCopies);
+  }
+  all_reduce_max(group.comm(), std::span(&seconds, 1), kOperation);
+  return 2.0 * kCopies * static_cast<double>(kBytes) / seconds / 1e9;
+}
+
 /// The ways of a group, made when they are first used.
 class MadeWays {
  public:
@@ -138,6 +165,7 @@ WayTable measure_ways(DeviceGroup& group) {
   MadeWays ways(group);
   const CombineMeans means = ways.means();
   WayTable table;
+  table.read_gbs = measured_read_gbs(group, {stream.get()});
   for (const Scatter scatter : kScatters) {
     for (std::size_t size = 0; size < kRows.size(); ++size) {
       const std::vector<WayStrategy> choices = measured_ways(means, size, scatter);

@@ -12,7 +12,8 @@
 namespace kvmesh {
 namespace {
 
-constexpr std::string_view kTitle = "kvmesh combine table 1\n";
+constexpr std::string_view kTitle = "kvmesh combine table 2\n";
+constexpr std::string_view kRead = "read ";
 
 /// The enumerator of [0, count) whose name is `text`.
 template <class Enum>
@@ -35,6 +36,14 @@ std::optional<CombineTime> time_from(std::string_view word) {
   const auto microseconds = std::from_chars(bytes.ptr + 1, end, time.microseconds);
   if (microseconds.ec != std::errc{} || microseconds.ptr != end) return std::nullopt;
   return time;
+}
+
+std::optional<double> rate_from(const std::string& line) {
+  double rate = 0;
+  const char* const end = line.data() + line.size();
+  const auto read = std::from_chars(line.data() + kRead.size(), end, rate);
+  if (read.ec != std::errc{} || read.ptr != end || !(rate > 0)) return std::nullopt;
+  return rate;
 }
 
 std::optional<WayTimes> times_from(const std::string& line) {
@@ -60,6 +69,7 @@ std::optional<WayTimes> times_from(const std::string& line) {
 
 std::string to_text(std::string_view key, const WayTable& table) {
   std::string text = fmt::format("{}{}\n", kTitle, key);
+  if (table.read_gbs > 0) text += fmt::format("{}{:.2f}\n", kRead, table.read_gbs);
   for (const WayTimes& way : table.ways) {
     text += fmt::format("{} {} {}", name(way.way.way), name(way.way.strategy), name(way.scatter));
     for (const CombineTime& time : way.times) {
@@ -79,6 +89,12 @@ std::optional<WayTable> table_from(std::string_view key, std::string_view text) 
   WayTable table;
   std::istringstream lines{std::string(summed.substr(head.size()))};
   for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(kRead)) {
+      const std::optional<double> rate = rate_from(line);
+      if (!rate) return std::nullopt;
+      table.read_gbs = *rate;
+      continue;
+    }
     std::optional<WayTimes> times = times_from(line);
     if (!times) return std::nullopt;
     table.ways.push_back(*std::move(times));

@@ -44,6 +44,16 @@ std::optional<double> WayTable::microseconds(const WayStrategy& way, Scatter sca
   return found->microseconds(bytes);
 }
 
+std::optional<double> least_microseconds(const WayTable& table, Scatter scatter,
+                                         const CombineShape& shape) {
+  std::optional<double> least;
+  for (const WayTimes& each : table.ways) {
+    const auto time = table.microseconds(each.way, scatter, table_bytes(shape));
+    if (time && (!least || *time < *least)) least = time;
+  }
+  return least;
+}
+
 double table_bytes(const CombineShape& shape) {
   return static_cast<double>(shape.rows()) * static_cast<double>(shape.dim + 1) * sizeof(float);
 }

@@ -37,6 +37,9 @@ struct WayTimes {
 /// Equal on all ranks of the group.
 struct WayTable {
   std::vector<WayTimes> ways;
+  /// The rate in GB/s at which the slowest rank's GPU reads its memory; 0: not measured, as on
+  /// CPUs, whose attention their memory does not bound.
+  double read_gbs = 0;
 
   /// REQUIRES: `bytes` are more than those of the last call for this way and scatter.
   void add(const WayStrategy& way, Scatter scatter, const CombineTime& time);
@@ -45,6 +48,10 @@ struct WayTable {
   std::optional<double> microseconds(const WayStrategy& way, Scatter scatter, double bytes) const;
   friend bool operator==(const WayTable&, const WayTable&) = default;
 };
+
+/// Returns the time of the fastest way; empty if none was measured for this scatter.
+std::optional<double> least_microseconds(const WayTable& table, Scatter scatter,
+                                         const CombineShape& shape);
 
 /// The bytes by which the table is sorted: a partial's rows, as float32 with their LSEs.
 double table_bytes(const CombineShape& shape);

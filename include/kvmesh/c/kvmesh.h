@@ -90,7 +90,7 @@ typedef struct kvmesh_cache_options {
   int64_t pages_per_rank;
   int64_t bytes;
   double memory_fraction;
-  int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home */
+  int64_t home_threshold_tokens;      /* 0: 2048; -1: no sequence has a home; -2: measured */
   int32_t reproducible;               /* 1: the same bits on any number of ranks */
   int32_t page_kind;                  /* KVMESH_PAGES_... */
   int32_t scale_kind;                 /* KVMESH_SCALE_... */
@@ -243,6 +243,12 @@ KVMESH_API kvmesh_status_t kvmesh_cache_pages_needed(const kvmesh_cache_t* cache
                                                      const kvmesh_batch_entry_t* batch,
                                                      size_t batch_count, int32_t group,
                                                      int64_t* pages);
+/* Writes an order of the batch, `batch_count` indices, in which the sequences whose rows
+   KVMESH_SCATTER_OWNER gives to one kv rank follow one another: see KvCache::order_by_owner. */
+KVMESH_API kvmesh_status_t kvmesh_cache_order_by_owner(const kvmesh_cache_t* cache,
+                                                       const kvmesh_batch_entry_t* batch,
+                                                       size_t batch_count, int32_t group,
+                                                       int64_t* order);
 
 typedef struct kvmesh_plan_info {
   size_t size;

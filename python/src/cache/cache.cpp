@@ -248,6 +248,15 @@ void bind_replan(nb::class_<PyCache>& type) {
           },
           nb::arg("batch"),
           "How many pages a plan of the batch would take; compare with free_pages.")
+      .def(
+          "order_by_owner",
+          [](PyCache& self, nb::handle batch, int group) {
+            const auto entries = batch_of(batch);
+            return self.get().order_by_owner(entries, group);
+          },
+          nb::arg("batch"), nb::arg("group") = 0,
+          "The batch's indices in an order in which sequences whose rows scatter='owner' gives to "
+          "one rank follow one another; sequences without pages come last.")
       .def("replan", &replan, nb::arg("step"), nb::arg("batch"), nb::arg("stream") = nb::none(),
            nb::arg("q_positions") = std::vector<std::int64_t>{},
            "Plans another batch in place, with the step's options.");

@@ -1,7 +1,9 @@
 // One step: the properties of a plan, and the runs that it refuses.
+#include <algorithm>
 #include <numeric>
 
 #include "tests/runtime/cache/cache_fixture.hpp"
+#include "tests/support/ranks.hpp"
 
 namespace kvmesh::test {
 namespace {
@@ -229,6 +231,117 @@ TEST(StepOnRanks, SendsNothingForASequenceOnItsReader) {
     const bool holds = cache.allocator().pages(sequence).front().rank() == mesh.page_rank();
     EXPECT_EQ(mesh.kv_comm().sent_bytes() - before, holds ? 4u * (6 + 1) * 4 + 16 : 0u);
   });
+}
+
+/// Makes sequences that are whole on one of the ranks, one that is spread, and one without pages,
+/// in a batch in which owners alternate.
+std::vector<BatchEntry> mixed_batch(KvCache& cache) {
+  std::vector<BatchEntry> batch;
+  for (const std::int64_t tokens : {3, 5, 2, 20, 4, 1}) {
+    const SequenceId sequence = cache.create();
+    fill(cache, sequence, tokens);
+    batch.push_back({sequence, 0, std::min<std::int64_t>(tokens, 2)});
+  }
+  batch.insert(batch.begin() + 2, {cache.create(), 0, 0});
+  return batch;
+}
+
+std::vector<BatchEntry> in_order(const std::vector<BatchEntry>& batch,
+                                 const std::vector<std::int64_t>& order) {
+  std::vector<BatchEntry> ordered;
+  for (const std::int64_t i : order) ordered.push_back(batch[static_cast<std::size_t>(i)]);
+  return ordered;
+}
+
+void expect_rising_owners(const Participation& rows) {
+  for (std::int64_t t = 1; t < rows.tokens(); ++t) {
+    EXPECT_LE(rows.owner(t - 1).value, rows.owner(t).value) << "token " << t;
+  }
+}
+
+MeshOptions rotated(int ranks) { return {.threads = 1, .membership = rotated_membership(ranks)}; }
+
+TEST(OrderByOwner, MakesTheRowsOfEachRankContiguous) {
+  for (const int ranks : {1, 2, 3, 5}) {
+    CacheOptions options = small_cache_options();
+    options.home_threshold_tokens = 8;
+    options.pages_per_rank = 12;
+    run_on_threads(
+        ranks,
+        [&](Mesh& mesh) {
+          KvCache cache(mesh, options);
+          const std::vector<BatchEntry> batch = mixed_batch(cache);
+          const std::vector<std::int64_t> order = cache.order_by_owner(batch);
+          EXPECT_EQ(order.back(), 2) << "it has no pages";
+          const std::vector<BatchEntry> ordered = in_order(batch, order);
+          StepPlan step = cache.plan(ordered, {.scatter = Scatter::kOwner});
+          expect_rising_owners(step.participation());
+          std::vector<std::int64_t> again(batch.size());
+          std::iota(again.begin(), again.end(), 0);
+          EXPECT_EQ(cache.order_by_owner(ordered), again) << "sequences of a rank keep their order";
+          const std::vector<std::int64_t> all =
+              all_gather_values(mesh.world(), std::span<const std::int64_t>(order));
+          for (std::size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], order[i % order.size()]);
+        },
+        rotated(ranks));
+  }
+}
+
+// Two short sequences on each rank: in this order the shares of Scatter::kTokens are the owners'.
+TEST(OrderByOwner, GivesSharesThatSendNoRow) {
+  CacheOptions options = small_cache_options();
+  options.home_threshold_tokens = 8;
+  run_on_threads(
+      3,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options);
+        std::vector<BatchEntry> batch;
+        for (int i = 0; i < 6; ++i) {
+          batch.push_back({cache.create(), 0, 1});
+          fill(cache, batch.back().sequence, 3);
+        }
+        const auto sent = [&](const std::vector<BatchEntry>& of) {
+          StepPlan step = cache.plan(of, {.scatter = Scatter::kTokens});
+          const std::vector<float> q(6 * 4 * 8, 0.5f);
+          std::vector<float> o(2 * 4 * 6);
+          const std::uint64_t before = mesh.kv_comm().sent_bytes();
+          step.run(0, {.q = tensor(q.data(), {6, 4, 8})}, {tensor(o.data(), {2, 4, 6}), {}});
+          return mesh.kv_comm().sent_bytes() - before;
+        };
+        EXPECT_EQ(sent(in_order(batch, cache.order_by_owner(batch))), 0u);
+        EXPECT_GT(sent(batch), 0u) << "placement alternates";
+      },
+      rotated(3));
+}
+
+// A first page behind the window belongs to no rank: the lowest page rank with pages counts.
+TEST(OrderByOwner, FollowsSequencesWhoseFirstPageIsBehindTheWindow) {
+  CacheOptions options = small_cache_options();
+  options.home_threshold_tokens = 0;
+  options.window = 4;
+  run_on_threads(
+      3,
+      [&](Mesh& mesh) {
+        KvCache cache(mesh, options);
+        std::vector<BatchEntry> batch;
+        for (const std::int64_t tokens : {9, 13, 18, 22}) {
+          batch.push_back({cache.create(), 0, 1});
+          for (std::int64_t t = 0; t < tokens; ++t) fill(cache, batch.back().sequence, 1);
+          EXPECT_FALSE(cache.allocator().pages(batch.back().sequence).front().valid());
+        }
+        const std::vector<BatchEntry> ordered = in_order(batch, cache.order_by_owner(batch));
+        StepPlan step = cache.plan(ordered, {.scatter = Scatter::kOwner});
+        expect_rising_owners(step.participation());
+      },
+      rotated(3));
+}
+
+TEST_F(Step, OrderByOwnerRejectsWhatIsNotThere) {
+  const std::vector<BatchEntry> batch{{sequence_, 1}};
+  EXPECT_THROW(static_cast<void>(cache_.order_by_owner(batch, 1)), InvalidArgument);
+  cache_.erase(sequence_);
+  EXPECT_THROW(static_cast<void>(cache_.order_by_owner(batch)), UnknownSequence);
+  EXPECT_TRUE(cache_.order_by_owner({}).empty());
 }
 
 }  // namespace

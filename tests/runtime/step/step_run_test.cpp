@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/runtime/cache/cache_fixture.hpp"
+#include "tests/runtime/cache/cache_inside.hpp"
 #include "tests/support/owned_tensor.hpp"
 
 namespace kvmesh::test {
@@ -34,6 +36,7 @@ class RecordingStep : public StepKernels {
                     const CombineOutput&) const override {
     refuse_if("attend");
   }
+  void set_layer(int layer) override { record_.calls.push_back("layer " + std::to_string(layer)); }
   void append(const KvPool&, const ConstTensorView&, const ConstTensorView&, Stream) override {
     record_.calls.push_back("append");
   }
@@ -179,6 +182,23 @@ TEST_F(StepRunOrder, AsksTheDeviceBeforeAPartRuns) {
     run_.attend_partial(layer.pool, {layer.input.q, {}, 0}, partial, {});
   });
   refuse("combine", [&] { run_.combine(partial, layer.output, {}); });
+}
+
+// The errors of waits on a device name it.
+TEST(StepPlanRun, PassesItsLayerToTheKernels) {
+  Mesh mesh(make_single_communicator(), {.threads = 1});
+  KvCache cache(mesh, small_cache_options());
+  Record record;
+  inside(cache).groups[0].backend = std::make_unique<RecordingBackend>(record);
+  StepPlan step = cache.plan({{cache.create(), 2}});
+  OwnedTensor q(Dtype::kFloat32, {2, 4, 8}), k(Dtype::kFloat32, {2, 2, 8});
+  OwnedTensor v(Dtype::kFloat32, {2, 2, 6});
+  OwnedTensor o(Dtype::kFloat32, {2, 4, 6}), lse(Dtype::kFloat32, {2, 4});
+  step.run(1, {.q = q.view(), .k = k.view(), .v = v.view()}, {.o = o.view()});
+  EXPECT_EQ(record.calls, (Calls{"layer 1", "append", "attend"}));
+  record.calls.clear();
+  step.combine({o.view(), lse.view()}, {.o = o.view()}, {}, 1);
+  EXPECT_EQ(record.calls, (Calls{"layer 1", "combine"}));
 }
 
 }  // namespace

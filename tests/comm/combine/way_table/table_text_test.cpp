@@ -12,18 +12,23 @@ WayTable sample() {
   table.add({WayKind::kPeer, CombineStrategy::kAllToAll}, Scatter::kHeads, {16512, 3.25});
   table.add({WayKind::kPeer, CombineStrategy::kAllToAll}, Scatter::kHeads, {2113536, 5.5});
   table.add({WayKind::kNccl, CombineStrategy::kReduceScatter}, Scatter::kAll, {16512, 1234.75});
+  table.read_gbs = 4100.5;
   return table;
 }
 
 TEST(TableText, RoundTrips) {
   EXPECT_EQ(table_from(kKey, to_text(kKey, sample())), sample());
   EXPECT_EQ(table_from(kKey, to_text(kKey, {})), WayTable{});
+  WayTable without_rate = sample();
+  without_rate.read_gbs = 0;
+  EXPECT_EQ(table_from(kKey, to_text(kKey, without_rate)), without_rate);
 }
 
 TEST(TableText, IsReadable) {
   const std::string text = to_text(kKey, sample());
   EXPECT_NE(text.find("\npeer all_to_all heads 16512:3.25 2113536:5.50\n"), std::string::npos)
       << text;
+  EXPECT_NE(text.find("\nread 4100.50\n"), std::string::npos) << text;
   EXPECT_NE(text.find("\nnccl reduce_scatter all 16512:1234.75\n"), std::string::npos) << text;
 }
 

@@ -70,5 +70,17 @@ TEST(WayTable, TakesAnotherWayOnlyIfItIsClearlyFaster) {
   EXPECT_EQ(taken({kPeer, kSends, kReduces}, 1000), kReduces);
 }
 
+TEST(WayTable, KnowsTheTimeOfTheFastestWay) {
+  WayTable table;
+  EXPECT_FALSE(least_microseconds(table, Scatter::kHeads, rows_of(512)));
+  table.add(kPeer, Scatter::kHeads, {512, 4});
+  table.add(kPeer, Scatter::kHeads, {1024, 8});
+  table.add(kSends, Scatter::kHeads, {512, 5});
+  table.add(kSends, Scatter::kHeads, {1024, 6});
+  EXPECT_EQ(least_microseconds(table, Scatter::kHeads, rows_of(512)), 4);
+  EXPECT_EQ(least_microseconds(table, Scatter::kHeads, rows_of(1024)), 6);
+  EXPECT_FALSE(least_microseconds(table, Scatter::kAll, rows_of(512)));
+}
+
 }  // namespace
 }  // namespace kvmesh
