@@ -136,8 +136,15 @@ FileSink::~FileSink() {
   ::unlink(part_.c_str());
 }
 
+// The disk writes what there is while the caller gathers more, instead of all of it in finish(),
+// which waits for the disk and gets its errors.
 void FileSink::write(std::span<const std::byte> bytes) {
+  constexpr off_t kPiece = 8 << 20;
   write_all(descriptor_, bytes, part_ + " cannot be written");
+  const off_t end = ::lseek(descriptor_, 0, SEEK_CUR);
+  const off_t begin = end - static_cast<off_t>(bytes.size());
+  const off_t first = begin / kPiece * kPiece, last = end / kPiece * kPiece;
+  if (last > first) ::sync_file_range(descriptor_, first, last - first, SYNC_FILE_RANGE_WRITE);
 }
 
 void FileSink::finish() {

@@ -320,11 +320,15 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
   SCOPED_TRACE(test::seed_note());
   std::mt19937_64 random(test::seed());
   std::int64_t hits = 0, partial_hits = 0, evictions = 0, merged = 0, moved = 0, back = 0;
+  constexpr Placement kPlacements[] = {Placement::kBalanced, Placement::kStriped,
+                                       Placement::kPacked};
+  std::size_t next = 0;
   for (int ranks = 1; ranks <= 4; ++ranks)
     for (const PrefixHash hash : {PrefixHash::kSha256Cbor, PrefixHash::kXxh3}) {
       const AllocatorOptions options{.ranks = ranks,
                                      .pages_per_rank = uniform(random, 40, 60) / ranks,
                                      .page_size = kPageSize,
+                                     .placement = kPlacements[next++ % 3],
                                      .home_threshold_tokens = uniform(random, 0, 16),
                                      .prefix = {.enabled = true,
                                                 .hash = hash,
@@ -333,7 +337,8 @@ TEST_P(PrefixProperties, RandomServingFindsOnlyCachedContent) {
                                      .window = ranks % 2 == 0 ? 0 : uniform(random, 0, 1) * 10};
       Serving serving(options, random());
       for (std::int64_t step = 0; step < steps(); ++step) {
-        SCOPED_TRACE(testing::Message() << "ranks " << ranks << " step " << step);
+        SCOPED_TRACE(testing::Message()
+                     << "ranks " << ranks << ", " << name(options.placement) << ", step " << step);
         serving.step();
         if (HasFatalFailure()) return;
       }

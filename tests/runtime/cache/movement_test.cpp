@@ -82,7 +82,12 @@ TEST(Movement, RefusesRanksAndSizesThatDoNotExist) {
     expect_refused<InvalidArgument>(cache, [&] { cache.rebalance(-1); });
     expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{2}); });
     expect_refused<InvalidArgument>(cache, [&] { cache.drain(PageRank{-1}); });
-    expect_refused<InvalidArgument>(cache, [&] { cache.add_rank(PageRank{0}); });
+    for (const int rank :
+         {-1, 0, 1, 2})  // two that are in use, and two that the mesh does not have
+      expect_refused<InvalidArgument>(cache, [&] { cache.add_rank(PageRank{rank}); });
+    cache.drain(PageRank{1});
+    cache.add_rank(PageRank{1});
+    expect_refused<InvalidArgument>(cache, [&] { cache.add_rank(PageRank{1}); });
     expect_refused<InvalidArgument>(cache, [&] { cache.resize(PageRank{0}, 7); });
     CacheOptions options = small_cache_options();
     options.max_pages_per_rank = -1;

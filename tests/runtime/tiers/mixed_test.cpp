@@ -13,16 +13,20 @@ TEST(MixedProperties, EveryTokenIsWhereItsTableSays) {
     int ranks;
     bool has_groups, has_files;
     int part;  // of all operations, in hundredths
+    Placement placement = Placement::kBalanced;
   };
   for (const Case& it :
        {Case{1, false, false, 20}, Case{1, true, false, 28}, Case{1, true, true, 5},
-        Case{2, false, false, 30}, Case{3, true, false, 15}, Case{2, true, true, 2}}) {
-    SCOPED_TRACE(testing::Message()
-                 << it.ranks << " ranks, groups " << it.has_groups << ", files " << it.has_files);
+        Case{2, false, false, 10}, Case{2, false, false, 10, Placement::kStriped},
+        Case{2, false, false, 10, Placement::kPacked}, Case{3, true, false, 7},
+        Case{3, true, false, 8, Placement::kStriped}, Case{2, true, true, 2}}) {
+    SCOPED_TRACE(testing::Message() << it.ranks << " ranks, groups " << it.has_groups << ", files "
+                                    << it.has_files << ", " << name(it.placement));
     const MixedFolder folder;
     run_on_threads(it.ranks,
                    [&](Mesh& mesh) {
                      CacheOptions options = mixed_options(it.ranks, it.has_groups);
+                     options.placement = it.placement;
                      if (it.has_files) options.tiers.directory = folder.path();
                      options.tiers.file_bytes = 30 << 10;
                      Serving serving(mesh, options, seed() + static_cast<std::uint64_t>(it.part));
