@@ -60,12 +60,19 @@ inline void check_pool(const char* operation, const ConstKvPool& pool) {
           v, k);
 }
 
+/// True if `per_token` has one scale for all tokens of a head. append reads such scales, and writes
+/// others.
+inline bool is_per_head(const ConstTensorView& per_token) {
+  return !per_token.empty() && per_token.stride(0) == 0 && per_token.stride(2) == 0;
+}
+
 /// `pool` is written: no two of its elements share memory.
 inline void check_no_overlap(const char* operation, const KvPool& pool) {
   check_output_tensor(operation, pool.k, 4, Elements::kAny);
   check_output_tensor(operation, pool.v, 4, Elements::kAny);
   for (const auto* scale : {&pool.k_scale, &pool.v_scale}) {
-    if (!scale->per_token.empty()) check_output_tensor(operation, scale->per_token, 4);
+    if (scale->per_token.empty() || is_per_head(scale->per_token)) continue;
+    check_output_tensor(operation, scale->per_token, 4);
   }
 }
 

@@ -95,7 +95,7 @@ struct KvFormat {
 };
 
 /// The factors of keys or of values: `number`, or, unless that is empty, `per_token` [pages,
-/// kv_heads, page_size, 1] in float32.
+/// kv_heads, page_size, 1] in float32; one per head, which append reads, if other strides are 0.
 template <class View>
 struct BasicRowScale {
   float number = 1;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/numbers/half.hpp"
+#include "kernels/pool_checks.hpp"
 
 namespace kvmesh::cpu {
 namespace {
@@ -64,6 +65,15 @@ std::int64_t place(const TensorView& plane, const TokenSlot& slot, std::int64_t 
   return slot.page * plane.stride(0) + head * plane.stride(1) + slot.offset * plane.stride(2);
 }
 
+// Returns the scale of a row to be written, which is computed and stored if each row has its own.
+float row_scale(const BasicRowScale<TensorView>& scale, const TokenSlot& slot, std::int64_t head,
+                const std::byte* row, Dtype dtype, std::int64_t dim) {
+  if (scale.per_token.empty()) return scale.number;
+  float& stored = static_cast<float*>(scale.per_token.data)[place(scale.per_token, slot, head)];
+  if (!is_per_head(scale.per_token)) stored = float8_scale(largest_of(row, dtype, dim));
+  return stored;
+}
+
 // Writes row `token` of `fresh` to `slot` of half a pool.
 void write_token(const TensorView& pool, const BasicRowScale<TensorView>& scale,
                  const ConstTensorView& fresh, std::int64_t token, const TokenSlot& slot) {
@@ -75,12 +85,7 @@ void write_token(const TensorView& pool, const BasicRowScale<TensorView>& scale,
       copy_row(to, pool.dtype, from, fresh.dtype, dim);
       continue;
     }
-    float factor = scale.number;
-    if (!scale.per_token.empty()) {
-      factor = float8_scale(largest_of(from, fresh.dtype, dim));
-      static_cast<float*>(scale.per_token.data)[place(scale.per_token, slot, head)] = factor;
-    }
-    quantize_row(to, factor, from, fresh.dtype, dim);
+    quantize_row(to, row_scale(scale, slot, head, from, fresh.dtype, dim), from, fresh.dtype, dim);
   }
 }
 

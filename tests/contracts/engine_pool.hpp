@@ -18,11 +18,12 @@ namespace kvmesh::test {
 
 /// How the dimensions lie. T: tokens of a page, H: kv heads, D: elements of a head.
 enum class PoolOrder : std::uint8_t {
-  kHnd,       ///< keys [pages, H, T, D], then values
-  kNhd,       ///< keys [pages, T, H, D], then values
-  kPairNhd,   ///< [pages, 2, T, H, D]: a page's keys, then its values
-  kSideHnd,   ///< [pages, H, T, 2 D]: a token's key, then its value
-  kSideNhd,   ///< [pages, T, H, 2 D]
+  kHnd,         ///< keys [pages, H, T, D], then values
+  kNhd,         ///< keys [pages, T, H, D], then values
+  kPairNhd,     ///< [pages, 2, T, H, D]: a page's keys, then its values
+  kSideHnd,     ///< [pages, H, T, 2 D]: a token's key, then its value
+  kSideNhd,     ///< [pages, T, H, 2 D]
+  kHeadScales,  ///< kHnd; float8 with a given scale per head
   kRowScales  ///< float8 with scales per token and head: kNhd, each row of D bytes before its scale
 };
 
@@ -40,6 +41,7 @@ class EnginePool {
         has_row_scales(shape) ? static_cast<std::size_t>(slots()) * 2 * sizeof(float) : 0;
     std::vector<std::byte>& scales = order == PoolOrder::kRowScales ? rows_ : scales_;
     scales.resize(scales.size() + scale_bytes, kPoison);
+    give_head_scales();
     if (device.kind == DeviceKind::kCpu) return;
     rows_there_ = DeviceMemory(device, rows_.size());
     scales_there_ = DeviceMemory(device, scales_.size());
@@ -49,6 +51,14 @@ class EnginePool {
   void clear() {
     std::ranges::fill(rows_, kPoison);
     std::ranges::fill(scales_, kPoison);
+    give_head_scales();
+  }
+
+  /// As which rows of a head are stored: see verify::stored_row.
+  KvScales scales_of(std::int64_t head) const {
+    if (order_ != PoolOrder::kHeadScales) return shape_.scales;
+    const auto factor = static_cast<float>(head + 1);
+    return {.kind = ScaleKind::kPerTensor, .k = 0.003f * factor, .v = 0.004f * factor};
   }
 
   /// On the host.
@@ -74,6 +84,14 @@ class EnginePool {
   static constexpr std::int64_t kScaleBytes = sizeof(float);
 
   bool is_latent() const { return shape_.kind == PageKind::kLatent; }
+  void give_head_scales() {
+    if (order_ != PoolOrder::kHeadScales) return;
+    auto* const scales = reinterpret_cast<float*>(scales_.data());
+    for (std::int64_t head = 0; head < shape_.kv_heads; ++head) {
+      scales[head] = scales_of(head).k;
+      scales[slots() + head] = scales_of(head).v;
+    }
+  }
   std::int64_t slots() const { return pages_ * shape_.page_size * shape_.kv_heads; }
 
   KvPool pool(std::byte* rows, std::byte* scales, Device device) {
@@ -92,7 +110,7 @@ class EnginePool {
       made.k = {rows, dtype, {pages_, heads, tokens, k_dim}, device};
       made.v = made.k;
       made.v.shape[3] = v_dim;
-    } else if (order_ == PoolOrder::kHnd) {
+    } else if (order_ == PoolOrder::kHnd || order_ == PoolOrder::kHeadScales) {
       made.k = {rows, dtype, {pages_, heads, tokens, k_dim}, device};
       made.v = {after(slots() * k_dim), dtype, {pages_, heads, tokens, v_dim}, device};
     } else if (order_ == PoolOrder::kNhd) {
@@ -141,12 +159,12 @@ class EnginePool {
     if (!info_of(shape_.dtype).has_scales) return;
     const std::int64_t heads = shape_.kv_heads, tokens = shape_.page_size;
     const bool hnd = order_ == PoolOrder::kHnd || order_ == PoolOrder::kSideHnd || is_latent();
+    const bool is_per_head = order_ == PoolOrder::kHeadScales;
     const auto each = [&](float* data) {
-      return TensorView{data,
-                        Dtype::kFloat32,
-                        {pages_, heads, tokens, 1},
-                        {heads * tokens, hnd ? tokens : 1, hnd ? 1 : heads, 1},
-                        device};
+      TensorView view{data, Dtype::kFloat32, {pages_, heads, tokens, 1}, device};
+      view.strides = {heads * tokens, hnd ? tokens : 1, hnd ? 1 : heads, 1};
+      if (is_per_head) view.strides = {0, 1, 0, 1};
+      return view;
     };
     if (shape_.scales.kind == ScaleKind::kPerTensor) {
       made.k_scale.number = shape_.scales.k;
@@ -166,8 +184,11 @@ class EnginePool {
     if (!scale.per_token.empty()) {
       float largest = 0;
       for (float value : row) largest = std::max(largest, std::abs(value));
-      factor = std::max(largest / 448, std::numeric_limits<float>::min());
-      static_cast<float*>(scale.per_token.data)[place(scale.per_token)] = factor;
+      float& stored = static_cast<float*>(scale.per_token.data)[place(scale.per_token)];
+      if (order_ != PoolOrder::kHeadScales) {
+        stored = std::max(largest / 448, std::numeric_limits<float>::min());
+      }
+      factor = stored;
     }
     for (std::size_t d = 0; d < row.size(); ++d) {
       store_element(to.data, to.dtype, place(to) + static_cast<std::int64_t>(d), row[d] / factor);

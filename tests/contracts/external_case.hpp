@@ -291,11 +291,11 @@ class ExternalCase {
         } else if (mine) {
           memory_.write(pages[static_cast<std::size_t>(slot.entry)], slot.offset, h, k, v);
         }
-        const Floats stored_k = verify::stored_row(k, shape.dtype, shape.scales, shape.scales.k);
-        const Floats stored_v =
-            shape.kind == PageKind::kLatent
-                ? Floats(stored_k.begin(), stored_k.begin() + shape.v_dim)
-                : verify::stored_row(v, shape.dtype, shape.scales, shape.scales.v);
+        const KvScales scales = memory_.scales_of(h);
+        const Floats stored_k = verify::stored_row(k, shape.dtype, scales, scales.k);
+        const Floats stored_v = shape.kind == PageKind::kLatent
+                                    ? Floats(stored_k.begin(), stored_k.begin() + shape.v_dim)
+                                    : verify::stored_row(v, shape.dtype, scales, scales.v);
         dense.k.insert(dense.k.end(), stored_k.begin(), stored_k.end());
         dense.v.insert(dense.v.end(), stored_v.begin(), stored_v.end());
       }

@@ -36,7 +36,9 @@ TEST_P(ExternalContract, AnyOrderOfMemory) {
   const ContractShape shape = small_shape(GetParam());
   std::vector<PoolOrder> orders{PoolOrder::kHnd, PoolOrder::kNhd, PoolOrder::kPairNhd,
                                 PoolOrder::kSideHnd, PoolOrder::kSideNhd};
-  if (has_row_scales(shape)) orders.push_back(PoolOrder::kRowScales);
+  if (has_row_scales(shape)) {
+    orders.insert(orders.end(), {PoolOrder::kRowScales, PoolOrder::kHeadScales});
+  }
   for (PoolOrder order : orders) {
     SCOPED_TRACE(static_cast<int>(order));
     with_engine(GetParam(), {.shape = shape, .order = order}, [](ExternalCase& engine) {
@@ -166,6 +168,7 @@ TEST_P(ExternalContract, TokenLists) {
       {.shape = shape, .order = PoolOrder::kSideHnd, .listed = true, .block_table = true}};
   if (has_row_scales(shape)) {
     forms.push_back({.shape = shape, .order = PoolOrder::kRowScales, .interleave = 1});
+    forms.push_back({.shape = shape, .order = PoolOrder::kHeadScales, .interleave = 1});
   }
   for (const ExternalForm& form : forms) {
     with_engine(GetParam(), form, [](ExternalCase& engine) {

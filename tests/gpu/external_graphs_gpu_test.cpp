@@ -111,7 +111,9 @@ INSTANTIATE_TEST_SUITE_P(
                      .order = PoolOrder::kPairNhd,
                      .block_table = true},
         ExternalForm{.shape = {16, 1, 576, 512, 64, Dtype::kBFloat16, PageKind::kLatent}},
-        ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kFloat8E4M3}}),
+        ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kFloat8E4M3}},
+        ExternalForm{.shape = {8, 2, 128, 128, 16, Dtype::kFloat8E4M3},
+                     .order = PoolOrder::kHeadScales}),
     name_of);
 
 }  // namespace

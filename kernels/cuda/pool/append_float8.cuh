@@ -2,7 +2,7 @@
 // row has a scale of its own, it finds the row's largest element first.
 //
 // Constants of the kernel (namespace kvmesh): kDimK, kDimV (0: latent pages), kNewType, kPerToken
-// (each row has a scale).
+// (each row has a scale, or each head a given one).
 #pragma once
 
 #include "core/cuda/dependent_launch.cuh"
@@ -18,6 +18,17 @@ __device__ inline std::int64_t place(const WritablePool& plane, const TokenSlot&
          slot.offset * plane.token_stride;
 }
 
+/// The scale by which no finite element of a row saturates, in all lanes.
+template <int Dim>
+__device__ inline float largest_scale(const NewRows& rows, std::int64_t from) {
+  float largest = 0.0f;
+  for (int d = threadIdx.x % 32; d < Dim; d += 32) {
+    const float size = fabsf(load_element<kNewType>(rows.data, from + d));
+    if (is_finite_size(size)) largest = fmaxf(largest, size);
+  }
+  return float8_scale(warp_max(largest));
+}
+
 template <int Dim>
 __device__ inline void write_row(const WritablePool& pool, const WritableScale& scale,
                                  const NewRows& rows, const TokenSlot& slot, std::int64_t token,
@@ -26,15 +37,10 @@ __device__ inline void write_row(const WritablePool& pool, const WritableScale& 
   const std::int64_t from = token * rows.token_stride + head * rows.head_stride;
   float factor = scale.number;
   if constexpr (kPerToken) {
-    float largest = 0.0f;
-    for (int d = lane; d < Dim; d += 32) {
-      const float size = fabsf(load_element<kNewType>(rows.data, from + d));
-      if (is_finite_size(size)) largest = fmaxf(largest, size);
-    }
-    factor = float8_scale(warp_max(largest));
-    if (lane == 0) {
-      static_cast<float*>(scale.per_token.data)[place(scale.per_token, slot, head)] = factor;
-    }
+    float* const stored =
+        static_cast<float*>(scale.per_token.data) + place(scale.per_token, slot, head);
+    factor = scale.is_given ? *stored : largest_scale<Dim>(rows, from);
+    if (lane == 0 && !scale.is_given) *stored = factor;
   }
   auto* to = static_cast<std::uint8_t*>(pool.data) + place(pool, slot, head);
   for (int d = lane; d < Dim; d += 32) {

@@ -32,11 +32,12 @@ struct AppendParams {
   std::int32_t kv_heads;
 };
 
-/// The factors of float8 rows: `number`, or those that append writes to `per_token` [pages,
-/// kv_heads, page_size] (null data: none).
+/// The factors of float8 rows: `number`, or those in `per_token` [pages, kv_heads, page_size] (null
+/// data: none), which append writes unless they are given.
 struct WritableScale {
   float number;
   WritablePool per_token;
+  bool is_given;
 };
 
 struct AppendFloat8Params {

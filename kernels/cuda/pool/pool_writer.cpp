@@ -4,6 +4,7 @@
 #include "kernels/cuda/common/row_alignment.hpp"
 #include "kernels/cuda/common/sources.hpp"
 #include "kernels/cuda/pool/params.hpp"
+#include "kernels/pool_checks.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -18,7 +19,9 @@ WritablePool writable(const TensorView& pool) {
 }
 
 WritableScale writable(const BasicRowScale<TensorView>& scale) {
-  return {.number = scale.number, .per_token = writable(scale.per_token)};
+  return {.number = scale.number,
+          .per_token = writable(scale.per_token),
+          .is_given = is_per_head(scale.per_token)};
 }
 
 NewRows new_rows(const ConstTensorView& rows) {
