@@ -11,6 +11,10 @@ set(KVMESH_TEST_ENVIRONMENT
 # Tests are compiled more often than they are run for long: less optimisation makes a check shorter.
 set(KVMESH_TEST_OPTIONS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
+# Tests that wait most of the time, for deadlines and for processes that they start, count as one processor
+# and start first: the long tests that compute run meanwhile.
+set(KVMESH_COST_OF_WAITING 2000)
+
 # kvmesh_as_test(TARGET): options, include paths from the root, GoogleTest and its precompiled header, as for
 # everything compiled for tests.
 function(kvmesh_as_test target)
@@ -52,7 +56,7 @@ function(kvmesh_test name)
 endfunction()
 
 # kvmesh_long_test(NAME SHARDS n SOURCES ... LINK ...): one program whose tests take minutes, as n
-# CTest tests that run side by side, before all others: those fill the time beside the last of them.
+# CTest tests that run side by side, before all others that compute: those fill the time beside the last of them.
 function(kvmesh_long_test name)
   cmake_parse_arguments(arg "" "SHARDS" "SOURCES;LINK" ${ARGN})
   add_executable(${name} ${arg_SOURCES})

@@ -12,10 +12,10 @@
 #include <fstream>
 #include <system_error>
 
+#include "launch/cli/clock.hpp"
+
 namespace kvmesh::launch {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Replaces a closed standard stream by an empty one: output that refuses all text, and errors that
 // are dropped.
@@ -27,7 +27,7 @@ void open_standard_streams() {
   }
 }
 
-[[noreturn]] void fail(std::string_view what, int error) {
+[[noreturn]] void fail_to_write(std::string_view what, int error) {
   throw OutputError(fmt::format("cannot write {}: {}; the result is not complete", what,
                                 std::generic_category().message(error)));
 }
@@ -61,14 +61,14 @@ void Output::put(std::string_view text) {
   line_is_here_ = true;
   if (!write_all(stdout, text)) {
     line_is_open_ = false;
-    fail("standard output", errno);
+    fail_to_write("standard output", errno);
   }
 }
 
 // mpirun starts the ranks of its machine itself, so it is the parent.
 void Output::check_launcher() {
   const int error = error_of_output(fmt::format("/proc/{}/fd/1", ::getppid()));
-  if (error != 0) fail("standard output by way of mpirun", error);
+  if (error != 0) fail_to_write("standard output by way of mpirun", error);
 }
 
 void Output::follow(std::string_view text) {
@@ -104,7 +104,7 @@ void Output::write(const std::string& to, std::string_view text) {
   errno = 0;
   std::ofstream file(to, std::ios::binary);
   file << text << std::flush;
-  if (!file) fail(fmt::format("'{}'", to), errno != 0 ? errno : EIO);
+  if (!file) fail_to_write(fmt::format("'{}'", to), errno != 0 ? errno : EIO);
 }
 
 }  // namespace kvmesh::launch

@@ -1,21 +1,17 @@
 #include "launch/cli/run.hpp"
 
 #include <algorithm>
-#include <chrono>
+
+#include "launch/cli/clock.hpp"
 
 namespace kvmesh::launch {
 namespace {
 
 using engine::Token;
-using Clock = std::chrono::steady_clock;
 
 // Tokens of a prompt that go through the model in one step: enough to use each weight often, while
 // activations stay in cache.
 constexpr std::size_t kPrefillChunk = 128;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 }  // namespace
 

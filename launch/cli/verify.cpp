@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -16,17 +15,12 @@
 #include <string>
 
 #include "launch/cli/agree.hpp"
+#include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
 #include "launch/verify/random_case.hpp"
 
 namespace kvmesh::launch {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // The signal that requests the end, if one has come. Static, because a handler can reach no other
 // memory.

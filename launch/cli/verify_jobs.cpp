@@ -6,7 +6,6 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <csignal>
 #include <iostream>
 #include <memory>
@@ -15,12 +14,11 @@
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"
 #include "launch/cli/child_process.hpp"
+#include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
 
 namespace kvmesh::launch {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr int kMostJobs = 16;  // contexts that share a GPU and its memory
 constexpr const char* kReady = "ready";
@@ -121,9 +119,7 @@ class Jobs {
     has_lost_one_ = true;
   }
 
-  void update_time() {
-    totals_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  }
+  void update_time() { totals_.seconds = seconds_since(start_); }
 
   const VerifyPlace& place_;
   SeedRange seeds_;

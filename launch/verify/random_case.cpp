@@ -13,7 +13,7 @@
 namespace kvmesh::verify {
 namespace {
 
-const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
+const std::vector<Dtype> kTensorDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloat16};
 constexpr int kMostDrafts = 8;
 
 class Simulation {
@@ -190,8 +190,8 @@ class Simulation {
 
   void draw_run(bool has_block_mask, StepOptions& options) {
     if (random_.coin()) options.plan.least_saved_tokens = random_.integer(0, 30);
-    options.input = random_.pick(kDtypes);
-    options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kDtypes);
+    options.input = random_.pick(kTensorDtypes);
+    options.output = random_.coin() ? Dtype::kFloat32 : random_.pick(kTensorDtypes);
     options.lse = random_.coin();
     options.sinks = random_.one_in(3);
     options.in_parts = random_.one_in(3);

@@ -50,7 +50,8 @@ class CpuStep : public StepKernels {
     for (std::size_t kind = 0; kind < exact_.size(); ++kind) {
       AttentionOptions attention = options_.kinds[kind];
       if (blocks) attention.block_mask = &*blocks;
-      exact_[kind].plan(options_.shape, attention, options_.combine, batch, tokens);
+      exact_[kind].plan(options_.shape, attention, options_.combine, exact_batch(batch, tokens),
+                        tokens);
     }
     if (is_exact()) return;
     sequences_.clear();
@@ -119,6 +120,16 @@ class CpuStep : public StepKernels {
 
  private:
   bool is_exact() const { return options_.reproducible; }
+
+  /// With limits every rank takes part in every row, unless owners get the rows.
+  ExactBatch exact_batch(const StepBatch& batch, std::int64_t tokens) const {
+    const bool has_mask =
+        tokens == batch.query_tokens() || options_.combine.scatter == Scatter::kOwner;
+    return {.attention = attention_batch(batch),
+            .query_tokens = batch.query_tokens(),
+            .participation = has_mask ? &batch.participation() : nullptr,
+            .digest = batch.digest()};
+  }
 
   StepOptions options_;
   Mesh& mesh_;

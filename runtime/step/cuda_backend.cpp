@@ -94,7 +94,9 @@ class CudaStep : public StepKernels {
         combine_(context.ways, options.combine, options.limits.has_value()) {
     if (options.reproducible) options_.shares_prefixes = false;
     if (options.reproducible && context.mesh.kv_parallel() > 1) {
-      exact_.emplace(context.mesh, context.kernels, context.exact_rows, options);
+      exact_.emplace(
+          context.mesh, context.kernels, context.exact_rows,
+          ExactCombineOptions{options.shape, options.combine, options.limits.has_value()});
     }
     if (options.limits) plan_limits();
     kinds_.reserve(options.kinds.size());
@@ -272,7 +274,10 @@ class CudaStep : public StepKernels {
     const std::int64_t tokens = options_.limits
                                     ? options_.limits->sequences * options_.limits->query_tokens
                                     : batch.query_tokens();
-    if (exact_) exact_->plan(batch, tokens, stream);
+    if (exact_) {
+      exact_->plan(tokens, exact_->follows_mask() ? &batch.participation() : nullptr,
+                   batch.digest(), stream);
+    }
     if (options_.reproducible) return;
     combine_.plan({tokens, options_.shape.q_heads, options_.shape.v_dim}, batch, stream);
     // A graph has the launches that any later step of it may need.

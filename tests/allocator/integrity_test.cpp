@@ -11,7 +11,7 @@
 namespace kvmesh {
 namespace {
 
-constexpr int kPageSize = 4;
+constexpr int kPage = 4;
 
 /// A sound state: `a` has 10 tokens in 3 pages on two ranks; `b` shares two of them.
 class Integrity : public testing::Test {
@@ -34,7 +34,7 @@ class Integrity : public testing::Test {
     ASSERT_NO_THROW(check());
   }
 
-  void check() const { check_integrity(pools, table, kPageSize); }
+  void check() const { check_integrity(pools, table, kPage); }
 
   void expect_broken(const std::string& about) const {
     try {

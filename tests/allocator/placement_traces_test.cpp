@@ -13,7 +13,7 @@
 namespace kvmesh::test {
 namespace {
 
-constexpr int kPageSize = 16;
+constexpr int kTracePage = 16;
 
 struct Outcome {
   double max_over_mean = 0;  ///< tokens per rank; the median over the steps
@@ -33,7 +33,7 @@ class Server {
         is_modular_(is_modular),
         allocator_({.ranks = ranks,
                     .pages_per_rank = 4'000'000 / ranks,
-                    .page_size = kPageSize,
+                    .page_size = kTracePage,
                     .placement = placement}) {}
 
   Outcome serve(int steps) {
@@ -82,9 +82,9 @@ class Server {
       for (const PageId page : allocator_.pages(request.sequence)) {
         const auto rank =
             is_modular_ ? logical % on.size() : static_cast<std::size_t>(page.rank().value);
-        on[rank] += static_cast<double>(std::min<std::int64_t>(kPageSize, left));
+        on[rank] += static_cast<double>(std::min<std::int64_t>(kTracePage, left));
         holds[rank] = true;
-        left -= kPageSize;
+        left -= kTracePage;
         ++logical;
       }
       holders += static_cast<double>(std::ranges::count(holds, true));

@@ -8,13 +8,13 @@
 namespace kvmesh {
 namespace {
 
-constexpr int kPageSize = 4;
+constexpr int kWindowPage = 4;
 constexpr std::int64_t kWindow = 10;
 
 AllocatorOptions options(int ranks = 1, bool prefix = false) {
   return {.ranks = ranks,
           .pages_per_rank = 40,
-          .page_size = kPageSize,
+          .page_size = kWindowPage,
           .prefix = {.enabled = prefix},
           .window = kWindow};
 }
@@ -190,7 +190,7 @@ TEST(AllocatorWindow, MatchesAPrefixByThePagesThatTheNextQuerySees) {
   allocator.slide_window(second, 36);
   allocator.verify_integrity();
   const SequenceId third = allocator.create();
-  static_cast<void>(allocator.append(third, allocator.free_pages() * kPageSize));
+  static_cast<void>(allocator.append(third, allocator.free_pages() * kWindowPage));
   EXPECT_EQ(allocator.cached_pages(), 0);
   EXPECT_EQ(allocator.reference_count(page), 1);
   allocator.verify_integrity();

@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Float8Cut{{4, 1, 192, 192, 32}, 60}, Float8Cut{{4, 2, 256, 256, 16}, 60},
                     Float8Cut{{8, 1, 256, 256, 64}, 80}, Float8Cut{{4, 1, 256, 64, 16}, 90},
                     Float8Cut{{4, 1, 64, 256, 8}, 40}),
-    name_of_cut);
+    name_of_float8_cut);
 
 // Without scales: elements count as they are.
 TEST(AttendFloat8Chunk, WithUnitScalesMatchesFloat64) {

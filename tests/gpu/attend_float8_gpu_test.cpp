@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Float8Cut{{8, 2, 128, 128, 8}, 8}, Float8Cut{{16, 1, 128, 128, 128}, 1},
                     Float8Cut{{8, 2, 192, 128, 16}, 1}, Float8Cut{{4, 1, 192, 192, 32}, 7},
                     Float8Cut{{4, 2, 256, 256, 16}, 1}, Float8Cut{{4, 2, 256, 256, 64}, 8}),
-    name_of_cut);
+    name_of_float8_cut);
 
 class LatentFloat8Cuts : public testing::TestWithParam<Float8Cut> {};
 
@@ -56,7 +56,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Float8Cut{{128, 1, 576, 512, 64}, 1}, Float8Cut{{128, 1, 576, 512, 16}, 2},
                     Float8Cut{{40, 1, 576, 512, 128}, 1}, Float8Cut{{8, 2, 192, 128, 16}, 5},
                     Float8Cut{{8, 1, 320, 256, 256}, 20}, Float8Cut{{8, 2, 256, 128, 32}, 4}),
-    name_of_cut);
+    name_of_float8_cut);
 
 // Every head of a group has a mask of its own, and pages are masked for some of them only.
 TEST(AttendFloat8, UnderAMaskOfEachHead) {

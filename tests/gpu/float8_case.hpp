@@ -33,7 +33,7 @@ struct Float8Cut {
   std::int64_t q_len;
 };
 
-inline std::string name_of_cut(const testing::TestParamInfo<Float8Cut>& info) {
+inline std::string name_of_float8_cut(const testing::TestParamInfo<Float8Cut>& info) {
   const auto& [s, q_len] = info.param;
   return fmt::format("H{}Kv{}K{}V{}P{}Q{}", s.q_heads, s.kv_heads, s.k_dim, s.v_dim, s.page_size,
                      q_len);

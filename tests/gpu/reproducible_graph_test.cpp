@@ -9,7 +9,7 @@ namespace kvmesh::test {
 namespace {
 
 /// True if the rows do not go by way of the host.
-bool is_captured(Mesh& mesh) {
+bool is_captured_by_nccl(Mesh& mesh) {
   return mesh.kv_parallel() == 1 || mesh.device_group().nccl() != nullptr;
 }
 
@@ -28,7 +28,7 @@ Mesh single_mesh(const Mesh& mesh) {
 TEST(ReproducibleGraph, ReplaysEqualEagerSteps) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
   const CacheOptions options = reproducible_options();
-  if (is_captured(mesh)) {
+  if (is_captured_by_nccl(mesh)) {
     return expect_replays_like_eager_steps(mesh, mesh, options, std::min(steps_or(200), 200));
   }
   // The rows of ranks that share a GPU go by way of the host.
@@ -43,7 +43,7 @@ TEST(ReproducibleGraph, ReplaysEqualEagerSteps) {
 
 TEST(ReproducibleGraph, ReplaysEqualStepsOfOneRank) {
   Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  if (!is_captured_by_nccl(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
   Mesh single = single_mesh(mesh);
   expect_replays_like_eager_steps(mesh, single, reproducible_options(),
                                   std::min(steps_or(100), 100));
@@ -89,58 +89,83 @@ void expect_own_rows(const Mesh& mesh, const StepPlan& step, Scatter scatter,
   }
 }
 
-// Sequences on one rank and on several, with one query and more, in steps with and without limits:
-// with limits every rank takes part in all rows.
-TEST(ReproducibleGraph, RowsOfEachScatterAreThoseOfOneRank) {
-  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
-  Mesh single = single_mesh(mesh);
-  const DeviceMemory numbers = random_numbers(mesh);
-  const Stream stream;
-  Inputs prompt(mesh, 300);
-  prompt.change(numbers, 3);
-  const Outputs scratch(mesh, 300), all(mesh, 300), own(mesh, 300);
-  Served served{KvCache(mesh, reproducible_options())};
-  Served alone{KvCache(single, reproducible_options())};
-  const auto steps_of = [&](Served& of) {
-    std::vector<BatchEntry> batch = batch_of(of, {3, 20, 61, 130, 290, 7}, prompt, scratch, stream);
+/// The same sequences in a cache over all ranks and in one of one rank, some with one query and
+/// some with more; and the rows that one rank gives.
+class ScatteredRows {
+ public:
+  explicit ScatteredRows(Mesh& mesh) : mesh_(mesh), single_(single_mesh(mesh)) {
+    prompt_.change(numbers_, 3);
+    batch_ = queries_of_prompts(served_);
+    StepPlan want = alone_.cache.plan(queries_of_prompts(alone_));
+    tokens_ = want.query_tokens();
+    q_ = prompt_.layer(0, tokens_).q;
+    want.run(0, {.q = q_}, all_.layer(0, tokens_), {stream_});
+    single_.wait({stream_}, "test");
+  }
+
+  /// Runs a step, and replays it if it can be captured: each time this rank's rows are those of one
+  /// rank.
+  void expect_those_of_one_rank(const PlanOptions& options) {
+    StepPlan step = served_.cache.plan({}, options);
+    served_.cache.replan(step, batch_, {stream_});
+    const CombineOutput output = output_of(step, own_, step.query_tokens());
+    const LayerInput input =
+        options.limits ? prompt_.layer(0, step.query_tokens()) : LayerInput{q_};
+    const auto run = [&] { step.run(0, input, output, {stream_}); };
+    run();
+    expect_rows(step, options.scatter, output);
+    if (!is_captured_by_nccl(mesh_)) return;
+    const Graph graph(stream_, run);
+    for (int replay = 0; replay < 2; ++replay) {
+      graph.launch(stream_);
+      expect_rows(step, options.scatter, output);
+    }
+  }
+
+ private:
+  /// Appends the prompts, and returns a batch of queries at their ends.
+  std::vector<BatchEntry> queries_of_prompts(Served& of) {
+    std::vector<BatchEntry> batch =
+        batch_of(of, {3, 20, 61, 130, 290, 7}, prompt_, scratch_, stream_);
     StepPlan step = of.cache.plan(batch);
-    of.run(step, prompt, scratch, stream);
+    of.run(step, prompt_, scratch_, stream_);
     for (BatchEntry& entry : batch) entry.query_tokens = std::exchange(entry.append_tokens, 0);
     return batch;
-  };
-  const std::vector<BatchEntry> batch = steps_of(served);
-  StepPlan want = alone.cache.plan(steps_of(alone));
-  const std::int64_t tokens = want.query_tokens();
-  LayerInput input = prompt.layer(0, tokens);
-  want.run(0, {.q = input.q}, all.layer(0, tokens), {stream});
-  single.wait({stream}, "test");
+  }
+
+  /// Then fills the output with NaN.
+  void expect_rows(const StepPlan& step, Scatter scatter, const CombineOutput& output) {
+    mesh_.wait({stream_}, "test");
+    expect_own_rows(mesh_, step, scatter, output, all_.layer(0, tokens_), tokens_);
+    const std::vector<std::byte> nans(static_cast<std::size_t>(output.o.elements()) * 2,
+                                      std::byte{0xFF});
+    copy_bytes(output.o.data, nans.data(), nans.size());
+  }
+
+  Mesh& mesh_;
+  Mesh single_;
+  DeviceMemory numbers_ = random_numbers(mesh_);
+  Stream stream_;
+  Inputs prompt_{mesh_, 300};
+  Outputs scratch_{mesh_, 300}, all_{mesh_, 300}, own_{mesh_, 300};
+  Served served_{KvCache(mesh_, reproducible_options())};
+  Served alone_{KvCache(single_, reproducible_options())};
+  std::vector<BatchEntry> batch_;  // of served_
+  std::int64_t tokens_ = 0;
+  ConstTensorView q_;  // [tokens_]
+};
+
+// With limits every rank takes part in all rows.
+TEST(ReproducibleGraph, RowsOfEachScatterAreThoseOfOneRank) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  ScatteredRows rows(mesh);
   for (const Scatter scatter :
        {Scatter::kHeads, Scatter::kTokens, Scatter::kAll, Scatter::kOwner}) {
     for (const bool limited : {false, true}) {
       SCOPED_TRACE(fmt::format("{}, limits: {}", name(scatter), limited));
       PlanOptions options{.scatter = scatter};
       if (limited) options.limits = StepLimits{.sequences = 6, .query_tokens = 5};
-      StepPlan step = served.cache.plan({}, options);
-      served.cache.replan(step, batch, {stream});
-      const CombineOutput output = output_of(step, own, step.query_tokens());
-      const LayerInput of_step =
-          limited ? prompt.layer(0, step.query_tokens()) : LayerInput{input.q};
-      const auto run = [&] { step.run(0, of_step, output, {stream}); };
-      const auto expect_rows = [&] {
-        mesh.wait({stream}, "test");
-        expect_own_rows(mesh, step, scatter, output, all.layer(0, tokens), tokens);
-        const std::vector<std::byte> nans(static_cast<std::size_t>(output.o.elements()) * 2,
-                                          std::byte{0xFF});
-        copy_bytes(output.o.data, nans.data(), nans.size());
-      };
-      run();
-      expect_rows();
-      if (!is_captured(mesh)) continue;
-      const Graph graph(stream, run);
-      for (int replay = 0; replay < 2; ++replay) {
-        graph.launch(stream);
-        expect_rows();
-      }
+      rows.expect_those_of_one_rank(options);
     }
   }
 }

@@ -9,11 +9,11 @@
 namespace kvmesh::test {
 namespace {
 
-constexpr AttentionShape kShape{
+constexpr AttentionShape kTaskShape{
     .q_heads = 8, .kv_heads = 1, .k_dim = 64, .v_dim = 64, .page_size = 16};
 
 std::vector<LocalPage> pages_of(std::int64_t tokens) {
-  std::vector<LocalPage> pages(static_cast<std::size_t>(tokens / kShape.page_size));
+  std::vector<LocalPage> pages(static_cast<std::size_t>(tokens / kTaskShape.page_size));
   for (std::size_t i = 0; i < pages.size(); ++i) {
     pages[i] = {static_cast<std::int32_t>(pages.size() - i), static_cast<std::int32_t>(i)};
   }
@@ -24,7 +24,7 @@ AttendWork prompt(std::int64_t tokens, const MaskMod& mask) {
   const std::vector<LocalPage> pages = pages_of(tokens);
   const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
   AttendWork work;
-  plan_attend_work(kShape, {{&sequence, 1}, {}}, {.mask = mask}, work);
+  plan_attend_work(kTaskShape, {{&sequence, 1}, {}}, {.mask = mask}, work);
   return work;
 }
 
@@ -49,13 +49,13 @@ TEST(AttendWork, ReusesMemoryAndCopiesNoPage) {
   const std::vector<LocalPage> pages = pages_of(4096);
   const AttendSequence decode{.queries = 1, .kv_len = 4096, .pages = pages};
   AttendWork work;
-  plan_attend_work(kShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  plan_attend_work(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
   const std::int64_t bytes = work.size_bytes();
   EXPECT_LT(bytes, 1024);
   ASSERT_FALSE(work.ranges.empty());
   EXPECT_EQ(work.ranges[0].pages, pages.data());
   const PageRange* memory = work.ranges.data();
-  plan_attend_work(kShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
+  plan_attend_work(kTaskShape, {{&decode, 1}, {}}, {.mask = mods::causal()}, work);
   EXPECT_EQ(work.size_bytes(), bytes);
   EXPECT_EQ(work.ranges.data(), memory);
 }
@@ -112,7 +112,7 @@ TEST(AttendWork, ListedVisitsAreMadeOncePerQBlock) {
   }
   const AttendSequence sequence{.queries = tokens, .kv_len = tokens, .pages = pages};
   AttendWork work;
-  plan_attend_work(kShape, {{&sequence, 1}, {}}, {.mask = mods::causal(), .block_mask = &local},
+  plan_attend_work(kTaskShape, {{&sequence, 1}, {}}, {.mask = mods::causal(), .block_mask = &local},
                    work);
   EXPECT_LE(work.ranges.size(), 2u * 8u) << "full pages and those on the diagonal, of 8 q blocks";
   std::int64_t visited = 0;

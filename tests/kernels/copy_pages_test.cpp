@@ -8,20 +8,21 @@
 namespace kvmesh::test {
 namespace {
 
-constexpr std::int64_t kPages = 6, kHeads = 2, kPageSize = 5, kKDim = 9, kVDim = 4;
+constexpr std::int64_t kCopiedPages = 6, kCopiedHeads = 2, kCopiedPageSize = 5, kCopiedKDim = 9,
+                       kCopiedVDim = 4;
 
 struct Pool {
   explicit Pool(Dtype dtype = Dtype::kFloat32, const Layout& layout = {})
-      : k(dtype, {kPages, kHeads, kPageSize, kKDim}, layout),
-        v(dtype, {kPages, kHeads, kPageSize, kVDim}, layout) {}
+      : k(dtype, {kCopiedPages, kCopiedHeads, kCopiedPageSize, kCopiedKDim}, layout),
+        v(dtype, {kCopiedPages, kCopiedHeads, kCopiedPageSize, kCopiedVDim}, layout) {}
 
   PagePlanes planes() { return {k.view(), v.view()}; }
 
   // Numbers that identify their position, small enough for every dtype.
   void fill(std::int64_t page) {
     for (OwnedTensor* half : {&k, &v}) {
-      for (std::int64_t h = 0; h < kHeads; ++h) {
-        for (std::int64_t t = 0; t < kPageSize; ++t) {
+      for (std::int64_t h = 0; h < kCopiedHeads; ++h) {
+        for (std::int64_t t = 0; t < kCopiedPageSize; ++t) {
           for (std::int64_t d = 0; d < half->size(3); ++d)
             half->set(value(page, h, t, d), page, h, t, d);
         }
@@ -35,8 +36,8 @@ struct Pool {
   // The first `tokens` tokens of `page` are those of `source`, the others were never written.
   void expect_copy(std::int64_t page, std::int64_t source, std::int64_t tokens) const {
     for (const OwnedTensor* half : {&k, &v}) {
-      for (std::int64_t h = 0; h < kHeads; ++h) {
-        for (std::int64_t t = 0; t < kPageSize; ++t) {
+      for (std::int64_t h = 0; h < kCopiedHeads; ++h) {
+        for (std::int64_t t = 0; t < kCopiedPageSize; ++t) {
           for (std::int64_t d = 0; d < half->size(3); ++d) {
             const float found = half->at(page, h, t, d);
             EXPECT_TRUE(t < tokens ? found == half->at(source, h, t, d) : std::isnan(found));
@@ -56,13 +57,13 @@ TEST(CopyPages, CopiesTheFirstTokens) {
       Pool pool(dtype, layout);
       pool.fill(1);
       pool.fill(4);
-      const LocalPageCopy copies[] = {{1, 0, 3}, {4, 5, kPageSize}, {1, 2, 0}};
+      const LocalPageCopy copies[] = {{1, 0, 3}, {4, 5, kCopiedPageSize}, {1, 2, 0}};
       copy_pages(pool.planes(), copies);
       pool.expect_copy(0, 1, 3);
-      pool.expect_copy(5, 4, kPageSize);
+      pool.expect_copy(5, 4, kCopiedPageSize);
       pool.expect_copy(2, 1, 0);
       pool.expect_copy(3, 1, 0);
-      EXPECT_EQ(pool.k.written(), kHeads * kKDim * (3 * kPageSize + 3));
+      EXPECT_EQ(pool.k.written(), kCopiedHeads * kCopiedKDim * (3 * kCopiedPageSize + 3));
     }
   }
 }
@@ -79,8 +80,9 @@ TEST(CopyPages, InOrder) {
 
 TEST(CopyPages, ErrorsWriteNothing) {
   for (const LocalPageCopy& wrong :
-       {LocalPageCopy{-1, 2, 1}, LocalPageCopy{1, -2, 1}, LocalPageCopy{kPages, 2, 1},
-        LocalPageCopy{1, kPages, 1}, LocalPageCopy{1, 2, -1}, LocalPageCopy{1, 2, kPageSize + 1}}) {
+       {LocalPageCopy{-1, 2, 1}, LocalPageCopy{1, -2, 1}, LocalPageCopy{kCopiedPages, 2, 1},
+        LocalPageCopy{1, kCopiedPages, 1}, LocalPageCopy{1, 2, -1},
+        LocalPageCopy{1, 2, kCopiedPageSize + 1}}) {
     Pool pool;
     pool.fill(1);
     const LocalPageCopy copies[] = {{1, 0, 2}, wrong};

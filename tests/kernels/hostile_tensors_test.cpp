@@ -1,7 +1,6 @@
 // Passes every kernel every kind of invalid tensor.
 #include "tests/support/hostile.hpp"
 
-#include <limits>
 #include <vector>
 
 #include "kvmesh/attention.hpp"
@@ -9,11 +8,8 @@
 namespace kvmesh::test {
 namespace {
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // Three pages of 2 heads, 4 tokens, 8 elements; two new tokens; two queries of 4 heads.
-struct Tensors {
+struct KernelTensors {
   std::vector<float> memory = std::vector<float>(4096, 0.5f);
   TensorView at(std::int64_t offset, std::initializer_list<std::int64_t> shape) {
     return tensor(memory.data() + offset, shape);
@@ -25,7 +21,7 @@ struct Tensors {
 
 class HostileTensors : public testing::Test {
  protected:
-  Tensors t_;
+  KernelTensors t_;
   ThreadPool threads_{2};
 };
 

@@ -39,7 +39,6 @@ AROUND_PARTS = {
     "core",  # check, and device_memory and device_wait, which call cuda/
     "kernels",  # operations and their data, with backends in cpu/
     "kernels/cuda/attend",  # family
-    "runtime/step",  # step_batch and the backends, with exact/
 }
 
 

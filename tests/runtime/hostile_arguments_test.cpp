@@ -13,9 +13,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // Two queries and two new tokens of small_cache_options().
 struct Tensors {
   std::vector<float> memory = std::vector<float>(1024, 0.5f);

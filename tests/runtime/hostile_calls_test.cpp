@@ -12,9 +12,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 // ---- PageAllocator ----
 
 constexpr AllocatorOptions kSmall{.ranks = 2, .pages_per_rank = 4, .page_size = 4};

@@ -18,6 +18,8 @@ inline constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min();
 inline constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 inline constexpr int kLeastInt = std::numeric_limits<int>::min();
 inline constexpr int kMostInt = std::numeric_limits<int>::max();
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Invalid forms of a tensor whose extents are all over 1.
 template <class View>

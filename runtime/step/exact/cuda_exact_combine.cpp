@@ -35,29 +35,29 @@ void refuse_capture(Stream stream) {
 
 CudaExactCombine::CudaExactCombine(Mesh& mesh, cuda::KernelStore& kernels,
                                    std::shared_ptr<RowExchange> host_rows,
-                                   const StepOptions& options)
+                                   const ExactCombineOptions& options)
     : mesh_(mesh),
       host_rows_(std::move(host_rows)),
       options_(options.combine),
       shape_(options.shape),
-      has_limits_(options.limits.has_value()),
+      has_limits_(options.has_limits),
       by_host_(goes_by_host(mesh, options.combine)),
       merge_(kernels, options.shape.v_dim) {
   static_cast<void>(resolve_strategy(WayKind::kHost, {}, options_, mesh.kv_comm().size()));
 }
 
-void CudaExactCombine::plan(const StepBatch& batch, std::int64_t tokens, Stream stream) {
+void CudaExactCombine::plan(std::int64_t tokens, const Participation* mask,
+                            const PlanDigest& digest, Stream stream) {
   const CombineShape shape{tokens, shape_.q_heads, shape_.v_dim};
   CombineOptions options = options_;
   std::optional<Participation> padded;
-  if (has_limits_ && !by_host_) {
-    if (options.scatter == Scatter::kOwner) options.scatter = Scatter::kAll;
-  } else {
-    const Participation& mask = batch.participation();
-    if (mask.tokens() < tokens) padded = mask.padded(tokens);
-    options.participation = padded ? &*padded : &mask;
+  if (follows_mask()) {
+    if (mask->tokens() < tokens) padded = mask->padded(tokens);
+    options.participation = padded ? &*padded : mask;
+  } else if (options.scatter == Scatter::kOwner) {
+    options.scatter = Scatter::kAll;
   }
-  if (by_host_) digest_ = digest_of(shape, options, batch.digest());
+  if (by_host_) digest_ = digest_of(shape, options, digest);
   const Communicator& comm = mesh_.kv_comm();
   rows_.plan(plan_device_rows(shape, options, row_floats(shape_), comm.rank().value, comm.size()),
              stream, [&] { mesh_.wait(stream, "combine: plan"); });

@@ -6,10 +6,16 @@
 #include "comm/combine/host/row_exchange.hpp"
 #include "comm/combine/nccl/planned_rows.hpp"
 #include "kernels/cuda/attend/exact/exact_merge.hpp"
-#include "runtime/step/backend.hpp"
-#include "runtime/step/step_batch.hpp"
+#include "kvmesh/attention.hpp"
+#include "kvmesh/mesh.hpp"
 
 namespace kvmesh {
+
+struct ExactCombineOptions {
+  AttentionShape shape;
+  CombineOptions combine;  ///< without participation
+  bool has_limits = false;
+};
 
 /// Planned once per step, run once per layer. Attention leaves its rows on the device, in the
 /// messages to their owners. These go over NCCL; or, where the ranks have no NCCL group or
@@ -23,10 +29,14 @@ class CudaExactCombine {
   /// `host_rows` is over the kv axis. REQUIRES: mesh and kernels outlive it.
   /// @throws InvalidArgument for a strategy that the host's way does not have.
   CudaExactCombine(Mesh& mesh, cuda::KernelStore& kernels, std::shared_ptr<RowExchange> host_rows,
-                   const StepOptions& options);
+                   const ExactCombineOptions& options);
 
-  /// `tokens` is the number of tokens that tensors have room for. Uploads are ordered on `stream`.
-  void plan(const StepBatch& batch, std::int64_t tokens, Stream stream);
+  /// Returns whether a plan follows which ranks hold keys of which query.
+  bool follows_mask() const { return by_host_ || !has_limits_; }
+  /// `tokens` is the number of tokens that tensors have room for; `mask` is of the batch's queries,
+  /// and read only if follows_mask(). Uploads are ordered on `stream`.
+  void plan(std::int64_t tokens, const Participation* mask, const PlanDigest& digest,
+            Stream stream);
   /// REQUIRES: a plan, as for all that follows. @throws InvalidArgument.
   void check_run(const CombineOutput& output) const;
   /// The place where attention puts the rows of the next run.

@@ -17,25 +17,23 @@ void ExactStep::check(std::span<const SequenceSize> batch, int page_size) {
 }
 
 void ExactStep::plan(const AttentionShape& shape, const AttentionOptions& attention,
-                     const CombineOptions& combine, const StepBatch& batch, std::int64_t tokens) {
-  attention_.emplace(shape, attention_batch(batch), attention);
+                     const CombineOptions& combine, const ExactBatch& batch, std::int64_t tokens) {
+  attention_.emplace(shape, batch.attention, attention);
   v_dim_ = shape.v_dim;
   const std::int64_t count = tokens * shape.q_heads;
   const std::int64_t bytes = count * ExactRows::row_bytes(v_dim_);
   if (std::ssize(memory_) < bytes) memory_.resize(static_cast<std::size_t>(bytes));
   // With limits the combine also finishes rows that the batch does not have.
-  for (std::int64_t row = batch.query_tokens() * shape.q_heads; row < count; ++row) {
+  for (std::int64_t row = batch.query_tokens * shape.q_heads; row < count; ++row) {
     clear_row(rows().row(row), rows().dim());
   }
   CombineOptions options = combine;
-  const bool is_padded = tokens != batch.query_tokens();
+  options.participation = batch.participation;
   std::optional<Participation> padded;
-  if (!is_padded) {
-    options.participation = &batch.participation();
-  } else if (options.scatter == Scatter::kOwner) {
-    options.participation = &padded.emplace(batch.participation().padded(tokens));
+  if (batch.participation != nullptr && tokens != batch.query_tokens) {
+    options.participation = &padded.emplace(batch.participation->padded(tokens));
   }
-  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest());
+  combine_.plan({tokens, shape.q_heads, shape.v_dim}, options, batch.digest);
 }
 
 void ExactStep::attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads) {

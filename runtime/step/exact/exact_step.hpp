@@ -8,9 +8,18 @@
 
 #include "comm/combine/exact/exact_combine.hpp"
 #include "kernels/exact_attention.hpp"
-#include "runtime/step/step_batch.hpp"
+#include "kernels/sequence_size.hpp"
 
 namespace kvmesh {
+
+/// The part of a step's batch that its attention and its combine read.
+struct ExactBatch {
+  AttentionBatch attention;
+  std::int64_t query_tokens = 0;
+  /// Of the batch's queries. Null: every rank takes part in every row.
+  const Participation* participation = nullptr;
+  const PlanDigest& digest;
+};
 
 /// Planned once per step, run once per layer: attend, then combine.
 class ExactStep {
@@ -21,9 +30,10 @@ class ExactStep {
   /// @throws InvalidArgument for a sequence that is too long.
   static void check(std::span<const SequenceSize> batch, int page_size);
 
-  /// `tokens` is the number of tokens that tensors have room for.
+  /// `tokens` is the number of tokens that tensors have room for. For those that the batch lacks,
+  /// no rank has keys.
   void plan(const AttentionShape& shape, const AttentionOptions& attention,
-            const CombineOptions& combine, const StepBatch& batch, std::int64_t tokens);
+            const CombineOptions& combine, const ExactBatch& batch, std::int64_t tokens);
   /// REQUIRES: a plan, as for all that follows.
   void attend(const ConstTensorView& q, const ConstKvPool& pool, ThreadPool& threads);
   void check_combine(const CombineOutput& output) const { combine_.check_run(output); }

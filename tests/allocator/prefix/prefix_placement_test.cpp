@@ -10,14 +10,14 @@ namespace {
 
 using Tokens = std::vector<std::int32_t>;
 
-constexpr int kPageSize = 4;
+constexpr int kTokensPerPage = 4;
 
 constexpr int kManyRanks = 4;
 
 AllocatorOptions with_prefixes(std::int64_t pages_per_rank, std::int64_t home_threshold_tokens) {
   return {.ranks = kManyRanks,
           .pages_per_rank = pages_per_rank,
-          .page_size = kPageSize,
+          .page_size = kTokensPerPage,
           .home_threshold_tokens = home_threshold_tokens,
           .prefix = {.enabled = true, .hash = PrefixHash::kXxh3}};
 }
@@ -50,8 +50,9 @@ TEST(PrefixPlacement, CachedPagesSpreadOverAllRanks) {
   PageAllocator allocator(with_prefixes(100, 16));
   for (std::int32_t request = 0; request < 60; ++request) {
     PrefixKey key(allocator.prefix_rules());
-    key.append(Tokens(kPageSize, 7));
-    key.append(Tokens(static_cast<std::size_t>(request % 3 == 0 ? 10 : 5) * kPageSize, request));
+    key.append(Tokens(kTokensPerPage, 7));
+    key.append(
+        Tokens(static_cast<std::size_t>(request % 3 == 0 ? 10 : 5) * kTokensPerPage, request));
     const SequenceId id = allocator.create_with_prefix(key);
     allocator.append(id, std::ssize(key.tokens()) - allocator.length(id));
     allocator.publish(id, key);
@@ -70,11 +71,11 @@ std::int64_t cached_of(PageAllocator& allocator, std::int32_t requests, bool ser
   std::int64_t pages = 0;
   for (std::int32_t request = 0; request < requests; ++request) {
     PrefixKey key(allocator.prefix_rules());
-    key.append(Tokens(8 * kPageSize, request));
-    pages += allocator.cached_tokens(key) / kPageSize;
+    key.append(Tokens(8 * kTokensPerPage, request));
+    pages += allocator.cached_tokens(key) / kTokensPerPage;
     if (!serves) continue;
     const SequenceId id = allocator.create();
-    allocator.append(id, 8 * kPageSize);
+    allocator.append(id, 8 * kTokensPerPage);
     allocator.publish(id, key);
     allocator.erase(id);
   }

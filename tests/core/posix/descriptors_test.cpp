@@ -26,7 +26,7 @@ std::string content(int file) {
   return text;
 }
 
-std::size_t open_files() {
+std::size_t open_descriptors() {
   std::size_t count = 0;
   for (int number = 0; number < 1000; ++number) count += fcntl(number, F_GETFD) != -1;
   return count;
@@ -36,7 +36,7 @@ std::size_t open_files() {
 TEST(Descriptors, GivesThoseOfAllPiecesToEachThatAsks) {
   std::vector<ByteRange> pieces;
   for (std::size_t i = 0; i < 1500; ++i) pieces.push_back({i * 10, i * 10 + 7});
-  const std::size_t before = open_files();
+  const std::size_t before = open_descriptors();
   {
     const DescriptorServer server(pieces, file_of);
     for (int reader = 0; reader < 2; ++reader) {
@@ -49,7 +49,7 @@ TEST(Descriptors, GivesThoseOfAllPiecesToEachThatAsks) {
       EXPECT_EQ(taken, pieces);
     }
   }
-  EXPECT_EQ(open_files(), before);
+  EXPECT_EQ(open_descriptors(), before);
 }
 
 TEST(Descriptors, RefusesIfOneIsMissing) {

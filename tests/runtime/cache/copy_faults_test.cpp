@@ -14,7 +14,7 @@ namespace {
 constexpr int kRanks = 3;
 constexpr std::int64_t kPage = 4, kTokens = 22, kWhole = kTokens / kPage * kPage;
 
-CacheOptions two_groups() {
+CacheOptions copied_groups() {
   CacheOptions options = options_of({.ranks = kRanks});
   options.pages_per_rank = 16;
   options.groups = {{.layers = {1}}};
@@ -26,7 +26,7 @@ CacheOptions two_groups() {
 class Copying {
  public:
   Copying(Mesh& mesh, int failing)
-      : mesh_(mesh), is_failing_(mesh.rank().value == failing), cache_(mesh, two_groups()) {
+      : mesh_(mesh), is_failing_(mesh.rank().value == failing), cache_(mesh, copied_groups()) {
     for (CacheGroup& group : inside(cache_).groups)
       group.backend = std::make_unique<FaultyBackend>(std::move(group.backend), faults_);
     parent_ = cache_.create();
@@ -245,7 +245,7 @@ TEST(CopyFaults, AnImportLeavesNothingBehind) {
   const Stream stream = exported(
       {},
       [] {
-        CacheOptions options = two_groups();
+        CacheOptions options = copied_groups();
         options.pages_per_rank = 40;
         return options;
       }(),

@@ -7,7 +7,7 @@ namespace kvmesh::test {
 namespace {
 
 // Room for two tokens of small_cache_options().
-struct Rows {
+struct TwoTokens {
   std::vector<float> q = std::vector<float>(2 * 4 * 8, 0.5f);
   std::vector<float> k = std::vector<float>(2 * 2 * 8, 0.25f);
   std::vector<float> v = std::vector<float>(2 * 2 * 6, 3.0f);
@@ -53,7 +53,7 @@ class StalePlan : public testing::Test {
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
   KvCache cache_{mesh_, small_cache_options()};
   SequenceId a_ = cache_.create(), b_ = cache_.create();
-  Rows rows_;
+  TwoTokens rows_;
 };
 
 TEST_F(StalePlan, IsRefusedAfterItsPagesWentToAnotherSequence) {
@@ -182,7 +182,7 @@ TEST(MovedMesh, CachesStayUsable) {
   KvCache cache(*mesh, small_cache_options());
   const SequenceId sequence = cache.create();
   StepPlan step = cache.plan({{sequence, 1}});
-  Rows rows;
+  TwoTokens rows;
   std::optional<Mesh> moved(std::move(*mesh));
   EXPECT_THROW(KvCache(*mesh, small_cache_options()), InvalidArgument) << "nothing is left in it";
   mesh.reset();

@@ -9,8 +9,8 @@ namespace {
 constexpr int kHeads = 2, kKDim = 8, kVDim = 6;
 
 /// New keys and values: element i is first + i everywhere.
-struct Rows {
-  Rows(std::int64_t count, float first)
+struct WrittenRows {
+  WrittenRows(std::int64_t count, float first)
       : k(static_cast<std::size_t>(count * kHeads * kKDim)),
         v(static_cast<std::size_t>(count * kHeads * kVDim)),
         k_view(tensor(k.data(), {count, kHeads, kKDim})),
@@ -55,7 +55,7 @@ TEST(Write, ReachesAnyPositionAndLeavesForksAlone) {
                      fill(cache, parent, 10);
                      const SequenceId child = cache.fork(parent);
                      cache.make_writable(child, 3, 9);
-                     const Rows rows(4, 20);
+                     const WrittenRows rows(4, 20);
                      const std::vector<std::int64_t> positions{8, 3, 6, 5};
                      cache.write(1, child, positions, rows.k_view, rows.v_view);
                      const std::vector<float> ones(10, 1.0f);
@@ -76,7 +76,7 @@ TEST(Write, GoesPastTheLengthUpToTheCapacity) {
   KvCache cache(mesh, small_cache_options());
   const SequenceId sequence = cache.create();
   cache.reserve(sequence, 5);
-  const Rows rows(8, 7);
+  const WrittenRows rows(8, 7);
   const std::vector<std::int64_t> positions{7, 0, 4, 1, 2, 3, 5, 6};
   cache.write(0, sequence, positions, rows.k_view, rows.v_view);
   EXPECT_EQ(cache.allocator().length(sequence), 0);
@@ -92,8 +92,8 @@ TEST(Write, RejectsInvalidWritesAndChangesNothing) {
   fill(cache, parent, 6);
   const SequenceId child = cache.fork(parent);
   cache.make_writable(child, 0, 4);
-  const Rows one(1, 3), two(2, 3);
-  const auto refuse = [&](int layer, std::vector<std::int64_t> positions, const Rows& rows) {
+  const WrittenRows one(1, 3), two(2, 3);
+  const auto refuse = [&](int layer, std::vector<std::int64_t> positions, const WrittenRows& rows) {
     expect_refused<InvalidArgument>(
         cache, [&] { cache.write(layer, child, positions, rows.k_view, rows.v_view); });
   };
@@ -118,7 +118,7 @@ TEST(Write, MakesPlansOfAReplacedPageStale) {
   const SequenceId child = cache.fork(parent);
   StepPlan of_parent = cache.plan({{parent, 0, 1}}), of_child = cache.plan({{child, 0, 1}});
   cache.make_writable(child, 0, 1);
-  const Rows none(0, 0);
+  const WrittenRows none(0, 0);
   EXPECT_NO_THROW(of_parent.append(0, none.k_view, none.v_view));
   EXPECT_THROW(of_child.append(0, none.k_view, none.v_view), InvalidArgument);
   cache.replan(of_child, std::vector<BatchEntry>{{child, 0, 1}});

@@ -12,7 +12,7 @@ namespace {
 
 using Floats = std::vector<float>;
 
-struct Rows {
+struct ListedRows {
   Floats o = Floats(3 * 4 * 6), lse = Floats(3 * 4);
   CombineOutput output() {
     return {.o = tensor(o.data(), {3, 4, 6}), .lse = tensor(lse.data(), {3, 4})};
@@ -43,7 +43,7 @@ TEST(CacheTables, GiveTokenListsOfACache) {
         });
         Floats q = random.reals(3 * 4 * 8);
         const ConstTensorView queries = tensor(q.data(), {3, 4, 8});
-        Rows want, got;
+        ListedRows want, got;
         cache.plan(batch, {.mask = listed}).run(1, {.q = queries}, want.output());
 
         const CacheTables tables(cache, mesh.page_rank(), batch);

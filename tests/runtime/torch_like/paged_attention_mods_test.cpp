@@ -5,7 +5,7 @@ namespace kvmesh::test {
 namespace {
 
 constexpr int kPage = 4, kPages = 15;
-constexpr float kHidden = -std::numeric_limits<float>::infinity();
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 // Three rows whose pages interleave, one of them erased and reserved again.
 PagedCase interleaved() {
@@ -56,7 +56,7 @@ void expect_translated(const PagedCase& c, const std::vector<std::int64_t>& kv_l
         for (std::int32_t q : {0, 7}) {
           EXPECT_EQ(physical_mask(b, h, q, physical), valid && mask(b, h, q, logical));
           EXPECT_EQ(physical_score(0.5f, b, h, q, physical),
-                    valid ? score(0.5f, b, h, q, logical) : kHidden);
+                    valid ? score(0.5f, b, h, q, logical) : kMasked);
         }
       }
     }
@@ -79,7 +79,7 @@ TEST(PagedMods, WithoutAModOnlyOwnershipDecides) {
   for (std::int32_t physical = 0; physical < kPages * kPage; ++physical) {
     const bool mine = logical_of(c, 1, physical) >= 0;
     EXPECT_EQ(mask(1, 0, 0, physical), mine);
-    EXPECT_EQ(score(2.0f, 1, 0, 0, physical), mine ? 2.0f : kHidden);
+    EXPECT_EQ(score(2.0f, 1, 0, 0, physical), mine ? 2.0f : kMasked);
   }
 }
 
@@ -129,7 +129,7 @@ TEST_P(PagedModsOverTheFlatCache, EqualForward) {
     attention.mask = {};
     attention.score = c.paged.get_score_mod(
         [&](const Expr& s, const Expr& b, const Expr& h, const Expr& q, const Expr& kv) {
-          return where(causal(b, h, q, kv), options.score_mod(s, b, h, q, kv), kHidden);
+          return where(causal(b, h, q, kv), options.score_mod(s, b, h, q, kv), kMasked);
         },
         kv_lens);
   }
