@@ -36,12 +36,16 @@ bool has_vectors(const ConstTensorView& view) {
 
 int dim_of(const ConstTensorView& view) { return static_cast<int>(view.size(view.dims - 1)); }
 
-/// A launch of `threads` threads, in the chain of launches of a layer, which overlap.
+/// A launch of `threads` threads, in the chain of launches of a layer, which overlap. Thread blocks
+/// that wait for the kernel before them leave room on each SM: that kernel may itself wait for one
+/// of another rank on this GPU.
 jit::Launch launch_of(const KernelStore& store, std::int64_t threads, cudaStream_t stream) {
+  const std::int64_t blocks = (threads + kBlockThreads - 1) / kBlockThreads;
   return {.stream = stream,
-          .grid = dim3(static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads)),
+          .grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(kBlockThreads),
-          .overlaps_previous = jit::can_overlap_launches(store.architecture())};
+          .overlaps_previous =
+              blocks <= store.multiprocessors() && jit::can_overlap_launches(store.architecture())};
 }
 
 }  // namespace
