@@ -95,7 +95,7 @@ void index_alone(benchmark::State& state) {
       benchmark::Counter(static_cast<double>(pages), benchmark::Counter::kIsRate);
 }
 
-/// Of this thread on its processor: other work on the machine is not counted.
+/// Seconds of this thread on its processor: other work on the machine is not counted.
 double seconds_of(const auto& work) {
   const auto now = [] {
     timespec time{};

@@ -122,7 +122,7 @@ ReuseTimes::Limits ReuseTimes::fill(std::span<const Curve> groups) const {
   }
 }
 
-/// Of the divisions of the numbers of hits into groups with one limit each, takes the one that
+/// Chooses the division of the numbers of hits into groups with one limit each that
 /// gives the most hits. More hits never have a shorter limit: a page has at least the hits of the
 /// pages that continue it, and they are evicted with it.
 void ReuseTimes::choose() {

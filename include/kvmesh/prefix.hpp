@@ -73,7 +73,7 @@ struct PrefixExtras {
   std::optional<Adapter> adapter{};  ///< on every page
   std::vector<Item> items{};         ///< on the pages that they overlap; in ascending order
   std::string salt{};                ///< on the first page: isolates tenants
-  /// Of a prompt that is given as embeddings: the SHA-256 of each page's embeddings, from the first
+  /// The SHA-256 of each page's embeddings, if the prompt is given as embeddings, from the first
   /// page on. The pages past the list have none.
   std::vector<std::array<std::uint8_t, 32>> prompt_embeds{};
 };

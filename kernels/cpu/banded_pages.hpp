@@ -12,8 +12,8 @@
 
 namespace kvmesh {
 
-/// Of a list of pages, in order: [begin, full) and [after, end) are seen by some query and may not
-/// be seen whole by all, [full, after) are seen whole by all.
+/// The pages of a list that queries see: [begin, full) and [after, end) are seen by some query and
+/// may not be seen whole by all, [full, after) are seen whole by all.
 struct BandedPages {
   std::size_t begin = 0;
   std::size_t full = 0;

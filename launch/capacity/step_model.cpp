@@ -15,7 +15,7 @@ Cluster part_of(const Cluster& cluster, int gpus) {
   return {.gpus = gpus, .nodes = std::max(1, gpus / per_node)};
 }
 
-/// What one of `gpus` GPUs sends that all have partials of `rows` rows.
+/// Returns the bytes that each of `gpus` GPUs sends if all have partials of `rows` rows.
 double sent_bytes(const WayModel& way, double rows, int v_dim, double gpus) {
   return rows * (gpus - 1) / gpus * (way.element_bytes * v_dim + 4.0);
 }

@@ -31,8 +31,8 @@ struct ReplayFlags {
   std::int64_t host_tier = 0;  ///< tokens of all ranks together; 0: none
   std::string tier_folder{};   ///< of a file tier; empty: none
   std::int64_t tier_folder_tokens = 0;
-  // Of the caches that serve the trace if there are tiers or attention is computed. Unset: those of
-  // default_shape.
+  // The shape of the caches that serve the trace if there are tiers or attention is computed.
+  // Unset: those of default_shape.
   std::optional<int> layers{}, q_heads{}, kv_heads{}, dim{};
   std::optional<std::int64_t> queries{};
   std::optional<std::string> dtype{};

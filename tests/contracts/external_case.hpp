@@ -140,8 +140,8 @@ class ExternalCase {
     compare(tensors, plan, step);
   }
 
-  /// What a run takes and gives. With limits the tensors are those of every batch of a plan, and so
-  /// the arguments of a captured run.
+  /// The arguments and results of a run. With limits the tensors are those of every batch of a
+  /// plan, and so the arguments of a captured run.
   struct Tensors {
     verify::HostTensor q, k, v, sinks, o, lse;
   };

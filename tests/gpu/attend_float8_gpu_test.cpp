@@ -131,7 +131,7 @@ std::string name_of_poisoned(const testing::TestParamInfo<Poisoned>& info) {
                      latent ? "Latent" : "", shape.q_heads);
 }
 constexpr AttentionShape kPoisonedKv{8, 2, 128, 128, 16};
-/// Of up to 16 rows, and of 64.
+/// Shapes of up to 16 rows, and of 64.
 constexpr AttentionShape kPoisonedFew{4, 1, 576, 512, 16}, kPoisonedMany{64, 1, 576, 512, 16};
 
 class PoisonedFloat8 : public testing::TestWithParam<Poisoned> {

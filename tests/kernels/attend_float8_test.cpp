@@ -155,7 +155,7 @@ class DrawnTokens {
     const double most = std::max(std::abs(element) * 0x1p-4, scale * 0x1p-10);
     return most * most / 3;
   }
-  // Of the kv head of query head `head`; keys and values have equal dims.
+  // The row of query head `head`'s kv head; keys and values have equal dims.
   std::span<const float> row(const std::vector<float>& of, int token, int head) const {
     const int kv_head = head / (kShape.q_heads / kShape.kv_heads);
     return std::span(of).subspan(
@@ -204,8 +204,9 @@ TEST(AttendFloat8, ErrorsOnNormalValues) {
   EXPECT_LT(bfloat16.o, per_token.o / 8) << "the comparison sees what the storage does";
 }
 
-// What roundings to 4 bits make of scores that outliers dominate: O within the root mean square of
-// that, the LSE within three standard deviations. Means over draws are those of docs/contracts.md.
+// The effect of roundings to 4 bits on scores that outliers dominate: O is within its root mean
+// square, the LSE within three standard deviations. Means over draws are those of
+// docs/contracts.md.
 TEST(AttendFloat8, ErrorsOnOutliersAndHeavyTails) {
   constexpr int kDraws = 8;
   for (Drawn drawn : {Drawn::kOutliers, Drawn::kHeavyTails}) {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kWarpsPerBlock = 4;
 
-/// What each kernel begins with, in all threads: one that ended without waiting would let the next
+/// Each kernel begins with it, in all threads: one that ended without waiting would let the next
 /// kernel overtake the one before it.
 __device__ void begin_launch() {
   griddepcontrol_wait();

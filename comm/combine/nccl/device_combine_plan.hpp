@@ -72,8 +72,8 @@ DeviceCombinePlan plan_device_combine(const CombineShape& shape, const CombineOp
 DeviceCombinePlan plan_device_rows(const CombineShape& shape, const CombineOptions& options,
                                    std::int64_t row_floats, int rank, int ranks);
 
-/// What kernels read of a plan: sent [ranks], received [ranks], token_places [ranks][tokens],
-/// owners [tokens].
+/// Returns the part of a plan that kernels read: sent [ranks], received [ranks], token_places
+/// [ranks][tokens], owners [tokens].
 std::vector<std::byte> device_table(const DeviceCombinePlan& plan);
 /// `table` is where device_table(plan) lies for the reader.
 RowPlaces row_places(const DeviceCombinePlan& plan, const void* table);

@@ -16,7 +16,7 @@ namespace kvmesh {
 struct ExactBatch {
   AttentionBatch attention;
   std::int64_t query_tokens = 0;
-  /// Of the batch's queries. Null: every rank takes part in every row.
+  /// The ranks that take part in the batch's rows. Null: every rank takes part in every row.
   const Participation* participation = nullptr;
   const PlanDigest& digest;
 };

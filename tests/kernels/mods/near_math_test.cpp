@@ -1,4 +1,4 @@
-// What mod_ops.cuh computes in its own way for kernels of many rows, compiled by the host's
+// The functions of mod_ops.cuh that differ for kernels of many rows, compiled by the host's
 // compiler.
 #include <gtest/gtest.h>
 

@@ -72,7 +72,7 @@ class Copying {
   }
 
   Stream stream_of(SequenceId sequence) { return export_of(mesh_, cache_, sequence); }
-  /// What a sequence that was never copied exports.
+  /// Returns the export of a sequence that was never copied.
   Stream stream_of_length(std::int64_t tokens) {
     const SequenceId plain = cache_.create();
     append_numbers(mesh_, cache_, plain, tokens);
@@ -179,7 +179,8 @@ TEST(CopyFaults, AReplanLeavesTheNewLengthsAndTheWholePages) {
   }
 }
 
-// What all ranks refuse alike has changed nothing, though it comes after a step that may fail.
+// A plan that all ranks refuse has changed nothing, though the refusal comes after a step that may
+// fail.
 TEST(CopyFaults, ARefusedPlanChangesNothing) {
   run_on_threads(kRanks,
                  [&](Mesh& mesh) {

@@ -32,7 +32,7 @@ class FaultyCalls final : public FileCalls {
     return fail() ? -1 : FileCalls::read(file, to, size);
   }
   ssize_t write(int file, const void* from, std::size_t size) override {
-    // Of whole blocks, as O_DIRECT wants them.
+    // Whole blocks, as O_DIRECT wants them.
     const std::size_t half = std::max(size / 2 / kFileBlock, std::size_t{1}) * kFileBlock;
     const bool fails = fail();
     const ssize_t written = FileCalls::write(file, from, std::min(size, half));

@@ -178,7 +178,7 @@ class ExactMergeBlock {
     while (warps_ < kExactMergeWarps && warps_ * kPartsPerWarp < rows.most_parts()) warps_ *= 2;
   }
 
-  /// Of `blocks` thread blocks this one is number `block`.
+  /// This thread block is number `block` of `blocks`.
   __device__ void run(int block, int blocks) {
     const int at_once = kExactMergeWarps / warps_;
     for (int first = block * at_once; first < rows_.count(); first += blocks * at_once) {

@@ -290,7 +290,7 @@ class LatentFloat8Math : ThreadColumns {
     store(task);
   }
 
-  /// Of outputs of a row: shared memory of the references, which are no longer needed.
+  /// The factors of a row's outputs lie where the references were, which are no longer needed.
   __device__ float* output_factors() const { return shared_.keeps(); }
 
   /// Returns false if the row needs the slow path: all weights rounded to 0, which takes scores so

@@ -369,7 +369,7 @@ class PrefillMath : PrefillTeam {
   const PrefillShared& shared_;
   int tile_ = 0;  // of all that this thread block computed
   Row rows_[2];   // where a mod or a mask asks for them
-  // Of float8 pages: queries, factors of the rows' products, and what values are relative to.
+  // For float8 pages: queries, factors of the rows' products, and the reference of the values.
   Float8Queries queries_;
   PrefillScores::RowFactors factors_;
   ValueReference values_;

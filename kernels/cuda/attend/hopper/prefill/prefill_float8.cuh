@@ -19,7 +19,7 @@ namespace kvmesh::cuda {
 /// registers, which saves reading them for each tile, the others in shared memory.
 class Float8Queries {
  public:
-  /// What the rows of this thread, g and g + 8, were divided by.
+  /// The divisors of this thread's rows, g and g + 8.
   float down[2];
 
   /// Converts rows `first_row` and on, where they lie. Elements of float32 are float16 by now.
@@ -132,7 +132,7 @@ class ValueReference {
     return true;
   }
 
-  /// What outputs are to be multiplied by.
+  /// The factor for outputs.
   __device__ float unit() const { return 0x1p-6f * power_of_two(exponent_ % kWideTile - 127); }
 
  private:

@@ -50,7 +50,7 @@ struct PrefillTile {
   /// With three tiles as float8, those of values included, keys under way are at most two tiles
   /// ahead of the last that were converted, for which all consumers had given back a stage.
   constexpr int kept_tiles() const { return kPrefillStages + (float8 ? 2 : 0); }
-  /// Of keys, then of values of a tile.
+  /// The scales of a tile's keys, then those of its values.
   constexpr int scales_bytes() const { return row_scales ? 2 * keys() * 4 : 0; }
 
   // In the order in which they lie there. What the tensor cores read comes first, at multiples of
