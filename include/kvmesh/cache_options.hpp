@@ -42,10 +42,11 @@ struct LayerGroup {
 /// A value of CacheOptions::home_threshold_tokens: the number of tokens from which one sequence,
 /// alone in a step, takes less time on all ranks than on one, by what was measured. The keys and
 /// values that a rank then need not read, at the rate of its memory, are weighed against a combine
-/// of one query's rows, both from the table of ways (docs/design.md). 2048 where the table has not
-/// both: on CPUs, and where there is no choice of ways. The same on all ranks; it may differ from
-/// machine to machine, and when ways are measured anew. KvCache::options has the number.
-inline constexpr std::int64_t kMeasuredHomeThreshold = -1;
+/// of one query's rows, both from the table of ways (docs/design.md). It is 2048 where the table
+/// has not both (on CPUs, and where there is no choice of ways) and in reproducible caches, which
+/// use no table. All ranks have the same; it may differ from machine to machine, and when ways are
+/// measured anew. KvCache::options has the number.
+inline constexpr std::int64_t kMeasuredHomeThreshold = -2;
 
 /// The options of a cache, equal on every rank except for the amount of memory. Heads are the whole
 /// model's; head_parallel divides them. REQUIRES: exactly one of `pages_per_rank`, `bytes` and
@@ -75,7 +76,7 @@ struct CacheOptions {
   /// computes for each token and head (docs/contracts.md, Numbers).
   KvScales scales{};
   Placement placement = Placement::kBalanced;
-  /// See AllocatorOptions. Or kMeasuredHomeThreshold.
+  /// See AllocatorOptions. May be kMeasuredHomeThreshold.
   std::int64_t home_threshold_tokens = 2048;
   /// Outputs and LSEs have equal bits on any number of ranks, with any placement, in any batch, and
   /// however prompts are cut into steps: on CPUs of one instruction set, or on GPUs of one compute

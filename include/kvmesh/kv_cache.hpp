@@ -252,8 +252,8 @@ class KvCache {
   /// Returns an order of the batch in which the sequences whose rows Scatter::kOwner gives to one
   /// kv rank follow one another, by rising rank: entry order[i] comes i-th. Sequences of one rank
   /// keep their order. Sequences without pages of the group come last: a plan chooses their ranks.
-  /// Equal on all ranks, and changes nothing: before `plan` or `replan`. O(n log n), and with a
-  /// window as many steps more as sequences have pages.
+  /// The order is equal on all ranks. The call changes nothing; make it before `plan` or `replan`.
+  /// O(n log n), and with a window as many steps more as sequences have pages.
   /// @throws UnknownSequence; InvalidArgument if the group does not exist.
   std::vector<std::int64_t> order_by_owner(std::span<const BatchEntry> batch, int group = 0) const;
   /// As plan, but returns OutOfPages instead of throwing it.

@@ -160,7 +160,7 @@ class Body {
                        local(node.inputs[factor]));
   }
 
-  /// One of the summands may be a product.
+  /// Returns a sum: Math::product_sum if a summand is a product of floats.
   std::string sum(const ModNode& node) {
     std::size_t factor = 0;
     for (std::size_t i = 0; i < 2; ++i) {

@@ -92,7 +92,7 @@ CacheOptions cache_options(const kvmesh_cache_options_t* given) {
   require(home >= -2, "home_threshold_tokens {}", home);
   if (home > 0) options.home_threshold_tokens = home;
   if (home == -1) options.home_threshold_tokens = 0;
-  if (home == -2) options.home_threshold_tokens = kMeasuredHomeThreshold;
+  if (home == kMeasuredHomeThreshold) options.home_threshold_tokens = home;
   return options;
 }
 

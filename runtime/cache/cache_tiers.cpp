@@ -217,6 +217,9 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
   attempt.always([&] { pages_taken(after); });
   attempt([&] { copy_after(after); });
   attempt([&] { submit_loads(key, parts, match.pin, loads); });
+  attempt.always([&] {  // also of loads that were submitted before one could not be
+    for (const auto& tiers : tiers_) tiers->copies().start();
+  });
   if (has_files) {
     limit = 0;
     std::int64_t first = 0;
@@ -226,8 +229,12 @@ std::optional<PrefixMatch> CacheTiers::bring_back(const PrefixKey& key, std::int
     });
   }
   unpin(key, match, parts, limit == pages);
-  // The other ranks have their pages, and the match.
-  if (!has_files && attempt.failed() && !failure_) failure_ = attempt.failure();
+  // Without files the other ranks have their pages, and the match. Those of this rank are published
+  // as theirs are, so none of its pages may go to a tier any more.
+  if (!has_files && attempt.failed()) {
+    if (!failure_) failure_ = attempt.failure();
+    for (const auto& tiers : tiers_) tiers->copies().give_up();
+  }
   attempt.rethrow();
   for (std::size_t g = 0; g < parts.size(); ++g) {
     if (limit == pages) {
@@ -263,15 +270,18 @@ void CacheTiers::unpin(const PrefixKey& key, const PrefixMatch& match, std::span
 /// Adds to `loads` those that are under way, also if one cannot be submitted.
 void CacheTiers::submit_loads(const PrefixKey& key, std::span<const Part> parts, SequenceId pin,
                               std::vector<Load>& loads) {
+  std::size_t pages = 0;
+  for (const Part& part : parts) pages += part.pages.size();
+  loads.reserve(pages);
   for (std::size_t g = 0; g < parts.size(); ++g) {
     const std::span<const PageId> table = groups_[g].allocator.pages(pin);
     for (std::size_t i = 0; i < parts[g].pages.size(); ++i) {
       const auto page = static_cast<std::size_t>(parts[g].pages[i]);
-      loads.push_back({g, parts[g].pages[i],
-                       tiers_[g]->load(key.hashes()[page], parts[g].places[i], table[page])});
+      const PagePlace& from = parts[g].places[i];
+      loads.push_back({g, parts[g].pages[i], from.where == PagePlace::kFile,
+                       tiers_[g]->load(key.hashes()[page], from, table[page])});
     }
   }
-  for (const auto& tiers : tiers_) tiers->copies().start();
 }
 
 /// Returns the first page that did not come; `pages` if all came. Those of files are there then;
@@ -286,7 +296,7 @@ std::int64_t CacheTiers::wait_for(std::span<const Load> loads, const PrefixKey& 
     is_late |= !came;
     if (came && load.job.get()) continue;
     pages = std::min(pages, load.page);
-    distrust(load.group, key, load.page);
+    if (load.from_file) distrust(load.group, key, load.page);
   }
   if (is_late)
     for (const auto& tiers : tiers_) tiers->file()->cancel_loads();

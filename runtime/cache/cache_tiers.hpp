@@ -61,6 +61,7 @@ class CacheTiers {
   struct Load {
     std::size_t group = 0;
     std::int64_t page = 0;  ///< logical number
+    bool from_file = false;
     TierJob job{};
   };
   /// Where the pages of a key are, as far as it is known.

@@ -235,9 +235,10 @@ std::int64_t KvCache::pages_needed(std::span<const BatchEntry> batch, int group)
 std::vector<std::int64_t> KvCache::order_by_owner(std::span<const BatchEntry> batch,
                                                   int group) const {
   const Membership& members = state().mesh.membership();
+  const PageAllocator& pages = allocator(group);
   std::vector<std::int32_t> owners;
   for (const BatchEntry& entry : batch) {
-    const std::optional<PageRank> owner = owner_of(allocator(group), entry.sequence);
+    const std::optional<PageRank> owner = owner_of(pages, entry.sequence);
     owners.push_back(owner ? members.holder(*owner).value : members.size());
   }
   std::vector<std::int64_t> order(batch.size());

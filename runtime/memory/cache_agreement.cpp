@@ -256,8 +256,9 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
       "cache: prefix hash {} or eviction {} is not valid", static_cast<int>(options.prefix.hash),
       static_cast<int>(options.prefix.eviction));
   require(options.window >= 0, "cache: a window of {}", options.window);
-  require(options.home_threshold_tokens >= kMeasuredHomeThreshold,
-          "cache: home_threshold_tokens is {}", options.home_threshold_tokens);
+  require(
+      options.home_threshold_tokens >= 0 || options.home_threshold_tokens == kMeasuredHomeThreshold,
+      "cache: home_threshold_tokens is {}", options.home_threshold_tokens);
   check_memory(options);
 }
 

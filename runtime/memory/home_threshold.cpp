@@ -30,7 +30,8 @@ std::optional<std::int64_t> measured_home_threshold(const WayTable& table, const
 std::int64_t agreed_home_threshold(Mesh& mesh, const CacheOptions& options) {
   if (options.home_threshold_tokens != kMeasuredHomeThreshold) return options.home_threshold_tokens;
   std::int64_t tokens = CacheOptions{}.home_threshold_tokens;
-  if (const WayTable* table = mesh.device_group().way_table()) {
+  const WayTable* const table = mesh.device_group().way_table();
+  if (table != nullptr && !options.reproducible) {
     const CacheOptions group = options_of_groups(options).front();
     const LocalShape shape = local_shape(mesh, group);
     const CombineShape rows{1, shape.attention.q_heads, shape.attention.v_dim};

@@ -36,12 +36,13 @@ def test_errors_have_classes_and_details():
 
 def test_a_batch_is_ordered_by_owner():
     def body(mesh):
-        with make_cache(mesh, placement="balanced", home_threshold_tokens=-1) as cache:
+        with make_cache(mesh, placement="balanced", home_threshold_tokens=-2) as cache:
             sequences = [cache.create() for _ in range(4)]
             for sequence in sequences:
                 cache.plan([(sequence, 3)])
             batch = [(sequence, 0, 1) for sequence in sequences]
             order = cache.order_by_owner(batch)
+            assert order != [0, 1, 2, 3]
             owners = cache.plan([batch[i] for i in order], scatter="owner").token_owners()
             assert owners == [0, 0, 1, 1]
             with pytest.raises(kvmesh.InvalidArgument):

@@ -206,7 +206,7 @@ TEST_F(HostileArguments, OptionsOfCaches) {
   refuse([](CacheOptions& o) { o.placement = static_cast<Placement>(77); });
   refuse([](CacheOptions& o) { o.page_kind = static_cast<PageKind>(77); });
   refuse([](CacheOptions& o) { o.scales.kind = static_cast<ScaleKind>(77); });
-  for (std::int64_t bad : {kLeast, kMeasuredHomeThreshold - 1}) {
+  for (std::int64_t bad : {kLeast, kMeasuredHomeThreshold - 1, std::int64_t{-1}}) {
     refuse([&](CacheOptions& o) { o.home_threshold_tokens = bad; });
   }
   for (std::int64_t bad : {kLeast, std::int64_t{-1}, std::int64_t{0}, kMost}) {

@@ -10,7 +10,6 @@
 #include "comm/combine/choose_way.hpp"
 #include "comm/combine/combine_ways.hpp"
 #include "core/cuda/memory.hpp"
-#include "core/posix/free_memory.hpp"
 #include "kvmesh/device_memory.hpp"
 
 namespace kvmesh {
@@ -110,14 +109,14 @@ std::unique_ptr<void, void (*)(void*)> stream_of(Device device) {
 }
 
 /// Returns the rate in GB/s at which the slowest rank's GPU reads and writes its memory in a copy;
-/// 0 on CPUs, and if a GPU has no room. Collective on GPUs.
+/// 0 on CPUs, and if a GPU has no room for the copies. Collective on GPUs.
 double measured_read_gbs(DeviceGroup& group, Stream stream) {
   if (group.device().kind == DeviceKind::kCpu) return 0;
   constexpr std::size_t kBytes = std::size_t{128} << 20;  // more than a GPU's caches hold
   constexpr int kCopies = 16;
   double seconds = std::numeric_limits<double>::infinity();
   barrier(group.comm(), kOperation);  // ranks that share a GPU copy at the same time
-  if (free_memory(group.device()) > 16 * kBytes) {
+  try {
     const DeviceMemory from(group.device(), kBytes), to(group.device(), kBytes);
     const auto seconds_of = [&](int copies) {
       const Clock::time_point start = Clock::now();
@@ -129,6 +128,7 @@ double measured_read_gbs(DeviceGroup& group, Stream stream) {
     };
     seconds_of(1);
     seconds = seconds_of(kCopies);
+  } catch (const OutOfMemory&) {  // the other ranks wait below
   }
   all_reduce_max(group.comm(), std::span(&seconds, 1), kOperation);
   return 2.0 * kCopies * static_cast<double>(kBytes) / seconds / 1e9;

@@ -184,7 +184,7 @@ class MergeBlock {
     if (!is_there || warp() % warps_ != 0) return;
     const float lse = row.lse_of(all);
     // Without a sink 1 / sum.
-    const float factor = lse == kNoKeys ? 0.0f : expf(merge_shift(all.max) - lse);
+    const float factor = all.sum == 0.0f ? 0.0f : expf(merge_shift(all.max) - lse);
 #pragma unroll
     for (int c = 0; c < kColumnsPerLane; ++c) all.o[c] *= factor;
     finish(r, chunk == 0, column, all.o, lse);
