@@ -143,7 +143,8 @@ bool CheckedCache::step(std::span<const BatchEntry> batch, const StepOptions& op
 HostTensor CheckedCache::random_sinks(int q_heads) {
   HostTensor sinks(Dtype::kFloat32, 1, 1, q_heads, mesh_->device());
   for (std::int64_t head = 0; head < sinks.dim(); ++head) {
-    sinks.set(0, 0, head, random_.one_in(6) ? -kInfinity : 4.0f * random_.real());
+    const float far = random_.one_in(2) ? -kInfinity : -1e4f;  // engines use both for no sink
+    sinks.set(0, 0, head, random_.one_in(4) ? far : 4.0f * random_.real());
   }
   return sinks;
 }

@@ -48,6 +48,20 @@ TEST(AttendSinks, RowWithoutKeysHasTheSinkAsLse) {
   EXPECT_EQ(result.lse.at(1, 3), -kInfinity);  // not counted here
 }
 
+// The other heads of its group have keys, which are split.
+TEST(AttendSinks, RowWithoutKeysBesideOthersHasTheSinkAsLse) {
+  CaseSpec spec = many_rows(Dtype::kFloat16, 64);
+  spec.options.mask = [](auto, auto h, auto, auto) { return h != 7; };
+  for (const float sink : {-90.0f, -1e4f, std::numeric_limits<float>::lowest()}) {
+    spec.sinks[7] = sink;
+    AttentionCase c(spec);
+    const CaseResult result = c.run();
+    EXPECT_TRUE(c.matches(result)) << sink;
+    EXPECT_EQ(result.lse.at(0, 7), sink);
+    EXPECT_EQ(result.lse.at(1, 7), -kInfinity);  // not counted here
+  }
+}
+
 TEST(AttendSinks, NanStaysInItsHead) {
   for (std::int64_t keys : {60, 3000}) {
     CaseSpec spec{.shape = {4, 2, 64, 64, 16}, .dtype = Dtype::kBFloat16};
