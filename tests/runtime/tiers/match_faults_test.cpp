@@ -10,6 +10,14 @@
 namespace kvmesh::test {
 namespace {
 
+// As cache_inside.hpp does.
+auto& groups_of(CacheTiers& tiers);
+template <auto Member>
+struct OpenedTiers {
+  friend auto& groups_of(CacheTiers& tiers) { return tiers.*Member; }
+};
+template struct OpenedTiers<&CacheTiers::tiers_>;
+
 constexpr std::chrono::milliseconds kDeadline{5000};
 constexpr std::int64_t kTokens = 6 * kPage;
 
@@ -222,6 +230,12 @@ TEST(MatchFaults, AWaitOfOneRankThatFailsWithoutFilesEndsTheMatchThere) {
     if (!matching.is_failing()) return;
     EXPECT_EQ(matching.error_of(match), "injected");
     EXPECT_THROW(static_cast<void>(cache.pool(0)), Error);
+    // The match has published pages that were never filled: none may go to a tier.
+    PageCopies& copies = groups_of(*inside(cache).tiers)[0]->copies();
+    std::vector<std::byte> image(copies.page_bytes());
+    const TierJob job = copies.pack(0, image.data());
+    copies.start();
+    EXPECT_FALSE(job.get());
   });
 }
 
