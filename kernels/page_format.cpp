@@ -3,22 +3,43 @@
 namespace kvmesh {
 namespace {
 
-bool has_scale_planes(const KvFormat& format) {
-  return info_of(format.dtype).has_scales && format.scales.kind == ScaleKind::kPerTokenAndHead;
+bool has_scales(const KvFormat& format, ScaleKind kind) {
+  return info_of(format.dtype).has_scales && format.scales.kind == kind;
 }
 
-// The factor of all rows.
-float number_of(const KvFormat& format, float number) {
-  const bool holds =
-      info_of(format.dtype).has_scales && format.scales.kind == ScaleKind::kPerTensor;
-  return holds ? number : 1.0f;
+bool has_scale_planes(const KvFormat& format) {
+  return has_scales(format, ScaleKind::kPerTokenAndHead);
+}
+
+// The factors of keys (half 0) or of values (half 1) that no plane holds. `rows` are the half's.
+BasicRowScale<TensorView> given_scale(const KvFormat& format, const TensorView& rows, int half,
+                                      const TensorView& head_scales) {
+  BasicRowScale<TensorView> scale;
+  if (has_scales(format, ScaleKind::kPerTensor)) {
+    scale.number = half == 0 ? format.scales.k : format.scales.v;
+  }
+  if (!has_scales(format, ScaleKind::kPerHead)) return scale;
+  scale.per_token = {static_cast<float*>(head_scales.data) + half * rows.shape[1],
+                     Dtype::kFloat32,
+                     {rows.shape[0], rows.shape[1], rows.shape[2], 1},
+                     {0, 1, 0, 1},
+                     rows.device};
+  return scale;
 }
 
 }  // namespace
 
 std::string_view name(PageKind kind) { return kind == PageKind::kKv ? "kv" : "latent"; }
 std::string_view name(ScaleKind kind) {
-  return kind == ScaleKind::kPerTensor ? "per tensor" : "per token and head";
+  switch (kind) {
+    case ScaleKind::kPerTensor:
+      return "per tensor";
+    case ScaleKind::kPerTokenAndHead:
+      return "per token and head";
+    case ScaleKind::kPerHead:
+      return "per head";
+  }
+  return "";
 }
 
 PageFormat make_page_format(const AttentionShape& shape, const KvFormat& format) {
@@ -38,13 +59,14 @@ PageFormat make_page_format(const AttentionShape& shape, const KvFormat& format)
   return page;
 }
 
-KvPool kv_pool(const AttentionShape& shape, const KvFormat& format, const PagePlanes& planes) {
+KvPool kv_pool(const AttentionShape& shape, const KvFormat& format, const PagePlanes& planes,
+               const TensorView& head_scales) {
   KvPool pool{planes[0], planes[0]};
-  pool.k_scale.number = number_of(format, format.scales.k);
+  pool.k_scale = given_scale(format, pool.k, 0, head_scales);
   switch (format.kind) {
     case PageKind::kKv:
       pool.v = planes[1];
-      pool.v_scale.number = number_of(format, format.scales.v);
+      pool.v_scale = given_scale(format, pool.v, 1, head_scales);
       if (!has_scale_planes(format)) break;
       pool.k_scale.per_token = planes[2];
       pool.v_scale.per_token = planes[3];

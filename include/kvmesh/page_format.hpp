@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string_view>
+#include <vector>
 
 #include "kvmesh/api.h"
 #include "kvmesh/tensor.hpp"
@@ -74,10 +75,11 @@ std::string_view name(PageKind kind);
 
 /// The factors that elements of float8 pages are multiplied by when they are read.
 enum class ScaleKind : std::uint8_t {
-  kPerTensor,       ///< a number for all keys and one for all values
-  kPerTokenAndHead  ///< append computes one for each row that it writes
+  kPerTensor,        ///< a number for all keys and one for all values
+  kPerTokenAndHead,  ///< append computes one for each row that it writes
+  kPerHead           ///< a number for the keys of each kv head, and one for its values
 };
-/// "per tensor" or "per token and head".
+/// "per tensor", "per token and head" or "per head".
 std::string_view name(ScaleKind kind);
 
 /// REQUIRES: the numbers are positive and finite.
@@ -85,6 +87,9 @@ struct KvScales {
   ScaleKind kind = ScaleKind::kPerTokenAndHead;
   float k = 1;  ///< kPerTensor: of keys, and of whole rows of latent pages
   float v = 1;  ///< kPerTensor: of values
+  /// kPerHead, else empty: [kv_heads] of the whole model; of latent pages `v_heads` is empty.
+  std::vector<float> k_heads{};
+  std::vector<float> v_heads{};
 };
 
 /// How a page stores keys and values.
@@ -95,7 +100,8 @@ struct KvFormat {
 };
 
 /// The factors of keys or of values: `number`, or, unless that is empty, `per_token` [pages,
-/// kv_heads, page_size, 1] in float32; one per head, which append reads, if other strides are 0.
+/// kv_heads, page_size, 1] in float32. If the strides of pages and of tokens are 0, there is one
+/// per head, which append reads; else append writes them.
 template <class View>
 struct BasicRowScale {
   float number = 1;
@@ -133,6 +139,9 @@ using ConstKvPool = BasicKvPool<ConstTensorView>;
 PageFormat make_page_format(const AttentionShape& shape, const KvFormat& format);
 
 /// The pool whose planes are `planes`, which have the format make_page_format(shape, format).
-KvPool kv_pool(const AttentionShape& shape, const KvFormat& format, const PagePlanes& planes);
+/// `head_scales` [2, kv_heads] in float32 and the pages' memory, for pages with scales per head:
+/// those of keys, then those of values; of latent pages [1, kv_heads].
+KvPool kv_pool(const AttentionShape& shape, const KvFormat& format, const PagePlanes& planes,
+               const TensorView& head_scales = {});
 
 }  // namespace kvmesh

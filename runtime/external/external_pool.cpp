@@ -5,6 +5,7 @@
 #include "core/check.hpp"
 #include "kernels/attend_checks.hpp"
 #include "kernels/attend_work.hpp"
+#include "kernels/pool_checks.hpp"
 #include "runtime/external/external_state.hpp"
 
 namespace kvmesh {
@@ -28,13 +29,18 @@ AttentionShape shape_of(const ConstKvPool& layer, int q_heads) {
   return shape;
 }
 
+ScaleKind kind_of(const BasicRowScale<ConstTensorView>& scale) {
+  if (scale.per_token.empty()) return ScaleKind::kPerTensor;
+  return is_per_head(scale.per_token) ? ScaleKind::kPerHead : ScaleKind::kPerTokenAndHead;
+}
+
 KvFormat format_of(const ConstKvPool& layer) {
-  const bool has_rows = !layer.k_scale.per_token.empty();
-  require(has_rows == !layer.v_scale.per_token.empty(),
+  const ScaleKind k = kind_of(layer.k_scale), v = kind_of(layer.v_scale);
+  require((k == ScaleKind::kPerTensor) == (v == ScaleKind::kPerTensor),
           "external pool: keys and values must have one kind of scale");
   return {.kind = layer.is_latent() ? PageKind::kLatent : PageKind::kKv,
           .dtype = layer.k.dtype,
-          .scales = {.kind = has_rows ? ScaleKind::kPerTokenAndHead : ScaleKind::kPerTensor}};
+          .scales = {.kind = k == v ? k : ScaleKind::kPerTokenAndHead}};
 }
 
 /// On one rank every page is whole: turns of any length are the same.

@@ -1,5 +1,5 @@
 // Attention of few rows over float8 pages by tensor cores, and of all rows over latent ones: every
-// tile shape of these kernels, both kinds of scales, and poison in slots that no row may see.
+// tile shape of these kernels, each kind of scales, and poison in slots that no row may see.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace {
 // pages are NaN behind the end.
 void expect_matches(const Float8Cut& cut, bool latent) {
   const auto [shape, q_len] = cut;
-  for (const KvScales& scales : kBothScales) {
+  for (const ScaleKind scales : kEachScales) {
     CaseSpec spec = float8_case(shape, scales,
                                 {{.q_len = q_len, .kv_len = q_len},
                                  {.q_len = 1, .kv_len = 333},
@@ -22,13 +22,13 @@ void expect_matches(const Float8Cut& cut, bool latent) {
                                  {.q_len = 1, .kv_len = 256}},
                                 latent);
     AttentionCase plain(spec);
-    EXPECT_TRUE(plain.matches(plain.run())) << name(scales.kind);
+    EXPECT_TRUE(plain.matches(plain.run())) << name(scales);
     spec.q_dtype = Dtype::kFloat32;
     spec.options.mask = mods::causal();
     spec.options.score = mods::alibi(shape.q_heads);
     spec.o = {.gap = latent ? 1 : 0};  // rows that are not aligned
     AttentionCase modified(spec);
-    EXPECT_TRUE(modified.matches(modified.run())) << name(scales.kind) << " ALiBi";
+    EXPECT_TRUE(modified.matches(modified.run())) << name(scales) << " ALiBi";
   }
 }
 
@@ -61,12 +61,12 @@ INSTANTIATE_TEST_SUITE_P(
 // Every head of a group has a mask of its own, and pages are masked for some of them only.
 TEST(AttendFloat8, UnderAMaskOfEachHead) {
   const MaskMod third = [](auto, auto h, auto q, auto kv) { return (q + h + kv) % 3 == 0; };
-  CaseSpec spec = float8_case({8, 2, 128, 128, 16}, {}, {{.q_len = 2, .kv_len = 700}});
+  CaseSpec spec = float8_case({8, 2, 128, 128, 16}, kRowScales, {{.q_len = 2, .kv_len = 700}});
   spec.options.mask = third;
   AttentionCase c(spec);
   EXPECT_TRUE(c.matches(c.run()));
   for (const int heads : {16, 64}) {
-    spec = float8_case({heads, 1, 576, 512, 16}, {}, {{.q_len = 1, .kv_len = 700}}, true);
+    spec = float8_case({heads, 1, 576, 512, 16}, kRowScales, {{.q_len = 1, .kv_len = 700}}, true);
     spec.options.mask = third;
     AttentionCase latent(spec);
     EXPECT_TRUE(latent.matches(latent.run())) << heads;
@@ -75,18 +75,18 @@ TEST(AttendFloat8, UnderAMaskOfEachHead) {
 
 // One long sequence is split over the whole device; beside it is a short one.
 TEST(AttendFloat8, SplitsMatchFloat64) {
-  for (const KvScales& scales : kBothScales) {
+  for (const ScaleKind scales : kEachScales) {
     const std::vector<CaseSequence> sequences{{.q_len = 1, .kv_len = 40'003},
                                               {.q_len = 2, .kv_len = 700}};
     CaseSpec spec = float8_case({8, 2, 128, 128, 16}, scales, sequences);
     spec.options.mask = mods::causal();
     AttentionCase c(spec);
-    EXPECT_TRUE(c.matches(c.run())) << name(scales.kind);
+    EXPECT_TRUE(c.matches(c.run())) << name(scales);
     for (const int heads : {8, 64}) {
       spec = float8_case({heads, 1, 576, 512, 64}, scales, sequences, true);
       spec.options.mask = mods::causal();
       AttentionCase latent(spec);
-      EXPECT_TRUE(latent.matches(latent.run())) << name(scales.kind) << ", heads " << heads;
+      EXPECT_TRUE(latent.matches(latent.run())) << name(scales) << ", heads " << heads;
     }
   }
 }
@@ -94,13 +94,13 @@ TEST(AttendFloat8, SplitsMatchFloat64) {
 // Scores that later keys exceed by far: outputs are made relative to new references in most tiles.
 TEST(AttendFloat8, SteepScoresOverLatentPagesMatchFloat64) {
   for (const int heads : {16, 64}) {
-    for (const KvScales& scales : kBothScales) {
+    for (const ScaleKind scales : kEachScales) {
       CaseSpec spec =
           float8_case({heads, 1, 576, 512, 16}, scales,
                       {{.q_len = 1, .kv_len = 1500}, {.q_len = 1, .kv_len = 900}}, true);
       spec.options.scale = 8.0f;
       AttentionCase c(spec);
-      EXPECT_TRUE(c.matches(c.run())) << heads << " " << name(scales.kind);
+      EXPECT_TRUE(c.matches(c.run())) << heads << " " << name(scales);
     }
   }
 }
@@ -111,11 +111,13 @@ TEST(AttendFloat8, QueriesOfAnySize) {
     const AttentionShape shape =
         latent ? AttentionShape{16, 1, 576, 512, 16} : AttentionShape{8, 2, 128, 128, 16};
     for (float size : {0x1p-60f, 0x1p60f}) {
-      CaseSpec spec = float8_case(shape, {}, {{.q_len = 1, .kv_len = 300}}, latent);
-      spec.q_size = size;
-      spec.options.scale = 0.1f / size;
-      AttentionCase c(spec);
-      EXPECT_TRUE(c.matches(c.run())) << size << (latent ? ", latent" : "");
+      for (ScaleKind scales : {kRowScales, ScaleKind::kPerHead}) {
+        CaseSpec spec = float8_case(shape, scales, {{.q_len = 1, .kv_len = 300}}, latent);
+        spec.q_size = size;
+        spec.options.scale = 0.1f / size;
+        AttentionCase c(spec);
+        EXPECT_TRUE(c.matches(c.run())) << size << name(scales) << (latent ? ", latent" : "");
+      }
     }
   }
 }
@@ -127,8 +129,7 @@ struct Poisoned {
 };
 std::string name_of_poisoned(const testing::TestParamInfo<Poisoned>& info) {
   const auto& [shape, latent, scales] = info.param;
-  return fmt::format("{}{}{}", scales == ScaleKind::kPerTensor ? "Numbers" : "Rows",
-                     latent ? "Latent" : "", shape.q_heads);
+  return fmt::format("{}{}{}", test_name(scales), latent ? "Latent" : "", shape.q_heads);
 }
 constexpr AttentionShape kPoisonedKv{8, 2, 128, 128, 16};
 /// Shapes of up to 16 rows, and of 64.
@@ -138,8 +139,8 @@ class PoisonedFloat8 : public testing::TestWithParam<Poisoned> {
  protected:
   static CaseSpec spec() {
     const auto& [shape, latent, scales] = GetParam();
-    return float8_case(shape, scales == ScaleKind::kPerTensor ? kScaleNumbers : KvScales{},
-                       {{.q_len = 2, .kv_len = 130}, {.q_len = 3, .kv_len = 90}}, latent);
+    return float8_case(shape, scales, {{.q_len = 2, .kv_len = 130}, {.q_len = 3, .kv_len = 90}},
+                       latent);
   }
   static constexpr std::int32_t kPositions[] = {0, 63, 64, 70, 88, 89};
 };
@@ -151,11 +152,12 @@ TEST_P(PoisonedFloat8, Values) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedFloat8,
                          testing::Values(Poisoned{kPoisonedKv, false, ScaleKind::kPerTensor},
-                                         Poisoned{kPoisonedKv, false, ScaleKind::kPerTokenAndHead},
-                                         Poisoned{kPoisonedFew, true, ScaleKind::kPerTokenAndHead},
+                                         Poisoned{kPoisonedKv, false, ScaleKind::kPerHead},
+                                         Poisoned{kPoisonedFew, true, ScaleKind::kPerHead},
+                                         Poisoned{kPoisonedKv, false, kRowScales},
+                                         Poisoned{kPoisonedFew, true, kRowScales},
                                          Poisoned{kPoisonedMany, true, ScaleKind::kPerTensor},
-                                         Poisoned{kPoisonedMany, true,
-                                                  ScaleKind::kPerTokenAndHead}),
+                                         Poisoned{kPoisonedMany, true, kRowScales}),
                          name_of_poisoned);
 
 class PoisonedScales : public PoisonedFloat8 {};
@@ -163,15 +165,14 @@ TEST_P(PoisonedScales, PastTheLengthDoNotShow) {
   expect_contained(spec(), &AttentionCase::poison_value_scale, kPositions);
 }
 INSTANTIATE_TEST_SUITE_P(Kernels, PoisonedScales,
-                         testing::Values(Poisoned{kPoisonedKv, false, ScaleKind::kPerTokenAndHead},
-                                         Poisoned{kPoisonedMany, true,
-                                                  ScaleKind::kPerTokenAndHead}),
+                         testing::Values(Poisoned{kPoisonedKv, false, kRowScales},
+                                         Poisoned{kPoisonedMany, true, kRowScales}),
                          name_of_poisoned);
 
 // Each query sees its own key alone, so its output is that key's value: however small the value's
 // scale is beside that of its neighbours.
 void expect_values_of_own_keys(const AttentionShape& shape, bool latent) {
-  CaseSpec spec = float8_case(shape, {}, {{.q_len = 8, .kv_len = 8}}, latent);
+  CaseSpec spec = float8_case(shape, kRowScales, {{.q_len = 8, .kv_len = 8}}, latent);
   spec.scale_bits = 60;
   spec.options.mask = mods::sliding_window(1);
   AttentionCase c(spec);

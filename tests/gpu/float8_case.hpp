@@ -14,15 +14,33 @@
 
 namespace kvmesh::test {
 
-inline constexpr KvScales kScaleNumbers{.kind = ScaleKind::kPerTensor, .k = 0.0025f, .v = 0.003f};
-/// Scales per token and head, and those numbers.
-inline constexpr KvScales kBothScales[] = {{}, kScaleNumbers};
+/// Scales for `kv_heads` heads; those of heads are far apart.
+inline KvScales scales_for(ScaleKind kind, int kv_heads) {
+  KvScales scales{.kind = kind};
+  if (kind == ScaleKind::kPerTensor) {
+    scales.k = 0.0025f;
+    scales.v = 0.003f;
+  }
+  if (kind != ScaleKind::kPerHead) return scales;
+  for (int head = 0; head < kv_heads; ++head) {
+    scales.k_heads.push_back(0.0025f * static_cast<float>(1 + head % 3));
+    scales.v_heads.push_back(head % 2 == 0 ? 0.003f : 0.09f);
+  }
+  return scales;
+}
 
-inline CaseSpec float8_case(const AttentionShape& shape, const KvScales& scales,
+inline constexpr ScaleKind kRowScales = ScaleKind::kPerTokenAndHead;
+inline constexpr ScaleKind kEachScales[] = {kRowScales, ScaleKind::kPerTensor, ScaleKind::kPerHead};
+
+inline std::string test_name(ScaleKind kind) {
+  return kind == ScaleKind::kPerTensor ? "Numbers" : kind == ScaleKind::kPerHead ? "Heads" : "Rows";
+}
+
+inline CaseSpec float8_case(const AttentionShape& shape, ScaleKind scales,
                             std::vector<CaseSequence> sequences, bool latent = false) {
   CaseSpec spec{
       .shape = shape, .dtype = Dtype::kFloat8E4M3, .q_dtype = Dtype::kBFloat16, .latent = latent};
-  spec.scales = scales;
+  spec.scales = scales_for(scales, shape.kv_heads);
   spec.sequences = std::move(sequences);
   return spec;
 }

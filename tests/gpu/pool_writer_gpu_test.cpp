@@ -94,13 +94,17 @@ TEST(PoolWriterOnDevice, QuantisesAsTheCpu) {
     const cuda::DeviceBuffer device_slots = cuda::upload(std::span<const TokenSlot>(slots));
     const Stream stream;
     cuda::PoolWriter writer(kernels());
-    const KvPool device_pool = kv_pool(shape, format, planes);
+    std::vector<float> of_heads = scales.k_heads;
+    of_heads.insert(of_heads.end(), scales.v_heads.begin(), scales.v_heads.end());
+    const TensorView host_scales = tensor(of_heads.data(), {std::ssize(of_heads) / kHeads, kHeads});
+    const DeviceTensor device_scales(host_scales);
+    const KvPool device_pool = kv_pool(shape, format, planes, device_scales.view());
     cuda::PoolWriter::check(device_pool);
     writer.append(device_pool, device_k.view(), device_v.view(), device_slots.as<TokenSlot>(),
                   stream);
     stream.wait();
     ThreadPool threads(1);
-    append(kv_pool(shape, format, host_planes), k.view(), v.view(), slots, threads);
+    append(kv_pool(shape, format, host_planes, host_scales), k.view(), v.view(), slots, threads);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       OwnedTensor found = expected[i];
       device[i].download(found.view().data);
@@ -111,6 +115,12 @@ TEST(PoolWriterOnDevice, QuantisesAsTheCpu) {
     for (const auto& [k_dim, v_dim] : {std::pair{128, 64}, {33, 5}}) {
       run(fresh, k_dim, v_dim, {});
       run(fresh, k_dim, v_dim, {.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.5f});
+      KvScales heads{.kind = ScaleKind::kPerHead};
+      for (int head = 0; head < kHeads; ++head) {
+        heads.k_heads.push_back(0.002f * static_cast<float>(1 + head));
+        heads.v_heads.push_back(0.5f / static_cast<float>(1 + head));
+      }
+      run(fresh, k_dim, v_dim, heads);
     }
   }
 }

@@ -37,7 +37,10 @@ class Planes {
   KvPool pool() {
     PagePlanes planes;
     for (OwnedTensor& tensor : tensors_) planes.push_back(tensor.view());
-    return kv_pool(shape_, format_, planes);
+    const KvScales& scales = format_.scales;
+    head_scales_ = scales.k_heads;
+    head_scales_.insert(head_scales_.end(), scales.v_heads.begin(), scales.v_heads.end());
+    return kv_pool(shape_, format_, planes, tensor(head_scales_.data(), {2, shape_.kv_heads}));
   }
   const OwnedTensor& operator[](std::size_t plane) const { return tensors_[plane]; }
 
@@ -45,6 +48,7 @@ class Planes {
   AttentionShape shape_;
   KvFormat format_;
   std::vector<OwnedTensor> tensors_;
+  std::vector<float> head_scales_;
 };
 
 /// The distribution of keys and values. Queries are standard normal.
@@ -237,8 +241,10 @@ TEST(AttendFloat8, ErrorsOnOutliersAndHeavyTails) {
 
 // Attention is exact for the pages' contents, whatever the scales of neighbours are.
 TEST(AttendFloat8, MatchesFloat64) {
-  constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.0025f, .v = 0.003f};
-  for (const KvScales& scales : {KvScales{}, kNumbers}) {
+  const KvScales numbers{.kind = ScaleKind::kPerTensor, .k = 0.0025f, .v = 0.003f};
+  const KvScales heads{
+      .kind = ScaleKind::kPerHead, .k_heads = {0.0025f, 0.02f}, .v_heads = {0.004f, 0.003f}};
+  for (const KvScales& scales : {KvScales{}, numbers, heads}) {
     CaseSpec spec{.shape = {8, 2, 64, 48, 16}, .dtype = Dtype::kFloat8E4M3};
     spec.scales = scales;
     spec.scale_bits = 12;
@@ -301,6 +307,29 @@ TEST(AppendFloat8, OneScaleForATensorSaturates) {
   EXPECT_EQ(planes[0].at(1, 0, 2, 2), -448);
   EXPECT_EQ(planes[1].at(1, 0, 2, 0), 3);
   EXPECT_EQ(planes[1].at(1, 0, 2, 1), 448);
+}
+
+TEST(AppendFloat8, OneScaleForEachHeadSaturates) {
+  const AttentionShape shape{
+      .q_heads = 2, .kv_heads = 2, .k_dim = 4, .v_dim = 3, .page_size = kPageSize};
+  Planes planes(
+      shape,
+      {.dtype = Dtype::kFloat8E4M3,
+       .scales = {.kind = ScaleKind::kPerHead, .k_heads = {0.5f, 1}, .v_heads = {2, 0.25f}}});
+  std::vector<float> k{1, 300, -300, 0.25f, 1, 300, -500, 0.25f}, v{6, 1000, -2, 6, 1000, -2};
+  ThreadPool threads(1);
+  const std::vector<TokenSlot> slots{{1, 2}};
+  append(planes.pool(), tensor(k.data(), {1, 2, 4}), tensor(v.data(), {1, 2, 3}), slots, threads);
+  const std::vector<float> stored_k{2, 448, -448, 0.5f, 1, 288, -448, 0.25f};
+  const std::vector<float> stored_v{3, 448, -1, 24, 448, -8};
+  for (int head = 0; head < 2; ++head) {
+    for (int d = 0; d < 4; ++d) {
+      EXPECT_EQ(planes[0].at(1, head, 2, d), stored_k[static_cast<std::size_t>(head * 4 + d)]);
+    }
+    for (int d = 0; d < 3; ++d) {
+      EXPECT_EQ(planes[1].at(1, head, 2, d), stored_v[static_cast<std::size_t>(head * 3 + d)]);
+    }
+  }
 }
 
 TEST(AppendFloat8, RefusesScalesThatFitNoPool) {

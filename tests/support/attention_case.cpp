@@ -95,6 +95,14 @@ void AttentionCase::place_pages() {
   }
 }
 
+ConstTensorView AttentionCase::per_head(const std::vector<float>& scales) const {
+  const AttentionShape& shape = spec_.shape;
+  return {scales.data(),
+          Dtype::kFloat32,
+          {pool_pages_, shape.kv_heads, shape.page_size, 1},
+          {0, 1, 0, 1}};
+}
+
 ConstKvPool AttentionCase::pool() {
   ConstKvPool pool{k_.view(), spec_.latent ? k_.view() : v_.view()};
   pool.v.shape[3] = spec_.shape.v_dim;
@@ -102,6 +110,9 @@ ConstKvPool AttentionCase::pool() {
   if (spec_.scales.kind == ScaleKind::kPerTensor) {
     pool.k_scale.number = spec_.scales.k;
     pool.v_scale.number = spec_.scales.v;
+  } else if (spec_.scales.kind == ScaleKind::kPerHead) {
+    pool.k_scale.per_token = per_head(spec_.scales.k_heads);
+    pool.v_scale.per_token = per_head(spec_.scales.v_heads);
   } else {
     pool.k_scale.per_token = k_scales_.view();
     pool.v_scale.per_token = v_scales_.view();
@@ -159,11 +170,15 @@ void AttentionCase::fill_token(DenseSequence& dense, std::int64_t position, cons
                                      static_cast<std::size_t>(dim));
     };
     const std::span k = row_of(dense.k, dense.k_dim), v = row_of(dense.v, dense.v_dim);
-    fill_row(k, k_, k_scales_, spec_.scales.k, slot, head, scales);
+    const auto number_of = [&](float number, const std::vector<float>& of_heads) {
+      return of_heads.empty() ? number : of_heads[static_cast<std::size_t>(head)];
+    };
+    fill_row(k, k_, k_scales_, number_of(spec_.scales.k, spec_.scales.k_heads), slot, head, scales);
     if (spec_.latent) {
       std::copy_n(k.begin(), v.size(), v.begin());
     } else {
-      fill_row(v, v_, v_scales_, spec_.scales.v, slot, head, scales);
+      fill_row(v, v_, v_scales_, number_of(spec_.scales.v, spec_.scales.v_heads), slot, head,
+               scales);
     }
   }
 }

@@ -46,7 +46,7 @@ struct CaseSpec {
   std::vector<float> sinks{};  ///< [q_heads]; empty: none
   AttentionOptions options{};
   Layout q{}, pool{}, o{}, lse{};
-  KvScales scales{};   ///< of float8 pools
+  KvScales scales{};   ///< of float8 pools; those per head are of this rank's heads
   int scale_bits = 5;  ///< scales per token and head are within 2^-scale_bits of the largest
   int scale_step = 0;  ///< those of every second 128 positions are smaller by this many more bits
   float q_size = 4;    ///< queries are up to this: scores spread over several units
@@ -111,6 +111,7 @@ class AttentionCase {
     std::int64_t position;
   };
   void place_pages();
+  ConstTensorView per_head(const std::vector<float>& scales) const;
   void fill();
   void fill_sequence(std::size_t sequence, DenseSequence& dense, Random& scales);
   void fill_token(DenseSequence& dense, std::int64_t position, const Slot& slot, Random& scales);

@@ -15,6 +15,7 @@
 #include "kernels/cuda/attend/plain/plain_family.hpp"
 #include "kernels/cuda/common/row_alignment.hpp"
 #include "kernels/cuda/common/sources.hpp"
+#include "kernels/pool_checks.hpp"
 
 namespace kvmesh::cuda {
 namespace {
@@ -35,6 +36,10 @@ int group_of(const AttentionShape& shape) { return shape.q_heads / shape.kv_head
 /// Most rows per thread block: outputs are in registers.
 int largest_class(const AttentionShape& shape) { return shape.v_dim > 128 ? 64 : 128; }
 
+bool has_row_scales(const BasicRowScale<ConstTensorView>& scale) {
+  return !scale.per_token.empty() && !is_per_head(scale.per_token);
+}
+
 bool has_scale_vectors(const ConstTensorView& scales) {
   return reinterpret_cast<std::uintptr_t>(scales.data) % 16 == 0 && scales.data != nullptr &&
          is_multiple(scales.stride(0), 4) && is_multiple(scales.stride(1), 4) &&
@@ -47,7 +52,7 @@ TensorKinds kinds_of(const ConstTensorView& q, const ConstKvPool& pool,
                      const ConstTensorView& sinks) {
   const ConstTensorView& k_scales = pool.k_scale.per_token;
   const ConstTensorView& v_scales = pool.v_scale.per_token;
-  const bool row_scales = k_scales.data != nullptr || v_scales.data != nullptr;
+  const bool row_scales = has_row_scales(pool.k_scale) || has_row_scales(pool.v_scale);
   return {
       .q = q.dtype,
       .pool = pool.k.dtype,

@@ -33,7 +33,7 @@ struct TensorKinds {
   bool pool_contiguous = true;
   /// Values are the first elements of the keys' rows.
   bool latent = false;
-  /// Rows of float8 pages have scales of their own.
+  /// Rows of float8 pages have scales of their own, rather than one for each head or for all.
   bool row_scales = false;
   /// Scales of neighbours lie together; those of four tokens begin at multiples of 16 bytes.
   bool scale_vectors = true;

@@ -13,6 +13,7 @@
 #include "kernels/cuda/attend/common/query_scale.cuh"
 #include "kernels/cuda/attend/common/rows.cuh"
 #include "kernels/cuda/attend/hopper/image.hpp"
+#include "kernels/cuda/attend/plain/task_scale.cuh"
 
 namespace kvmesh::cuda {
 
@@ -47,16 +48,18 @@ __device__ inline void load_query_part(const void* q, std::int64_t at, float (&t
 
 /// Warps copy the rows of a task, eight each at a time; four lanes share one. Rows past the task's
 /// are 0: their scores are computed and never stored. `queries` is the shared address of their
-/// image, `factors` [kRows] gets the divisors.
+/// image, `factors` [kRows] gets the divisors, times the scale of the keys if they have one.
 class ScaledQueries {
  public:
-  __device__ ScaledQueries(const AttendParams& params, std::uint32_t queries, float* factors)
-      : p_(params), queries_(queries), factors_(factors) {}
+  __device__ ScaledQueries(const AttendParams& params, const DeviceScale& keys,
+                           std::uint32_t queries, float* factors)
+      : p_(params), keys_(keys), queries_(queries), factors_(factors) {}
 
   /// The part of warp `warp` of this many.
   __device__ void load(const DeviceTask& task, int warp, int warps) const {
+    const float key_scale = task_scale(keys_, task);
 #pragma unroll 1
-    for (int r = warp * 8 + lane() / 4; r < kRows; r += 8 * warps) load_row(task, r);
+    for (int r = warp * 8 + lane() / 4; r < kRows; r += 8 * warps) load_row(task, r, key_scale);
   }
 
  private:
@@ -81,7 +84,7 @@ class ScaledQueries {
     for (int n = 0; n < 16; ++n) to[n] = is_there ? to[n] : 0.0f;
   }
 
-  __device__ void load_row(const DeviceTask& task, int r) const {
+  __device__ void load_row(const DeviceTask& task, int r, float key_scale) const {
     float row[kIsKept ? kParts : 1][16];
     float largest = 0.0f;
 #pragma unroll
@@ -103,7 +106,7 @@ class ScaledQueries {
         put(r, part(i) * 2 + half, row[kIsKept ? i : 0], 2 * half, scale.up);
       }
     }
-    if (lane() % 4 == 0) factors_[r] = scale.down;
+    if (lane() % 4 == 0) factors_[r] = scale.down * key_scale;
   }
 
   /// The pairs that begin at elements `first`, first + 4, ...
@@ -115,6 +118,7 @@ class ScaledQueries {
   }
 
   const AttendParams& p_;
+  const DeviceScale& keys_;
   const std::uint32_t queries_;
   float* const factors_;
 };

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstddef>
+
 #include "kvmesh/error.hpp"
 
 namespace kvmesh::cuda {
@@ -112,6 +115,34 @@ TEST(LongRowClass, Float8ChunksReachTensorCores) {
   EXPECT_EQ(name_of(8, 256, true), "hopper decode float8");
   EXPECT_EQ(name_of(64, 256, true), "plain");
   EXPECT_EQ(name_of(8, 96), "plain");
+}
+
+/// A scale of a head is one number for a thread block, so pages with such scales need no kernels of
+/// their own; pools of an engine neither.
+TEST(AttendVariant, ScalesPerHeadAreNoScalesOfRows) {
+  const AttentionShape shape{8, 2, 128, 128, 16};
+  alignas(16) std::byte memory[32];
+  const ConstTensorView q(memory, Dtype::kBFloat16, {1, 8, 128});
+  const auto kinds_with = [&](const std::array<std::int64_t, 4>& k_strides,
+                              const std::array<std::int64_t, 4>& v_strides) {
+    const ConstTensorView rows(memory, Dtype::kFloat8E4M3, {4, 2, 16, 128});
+    ConstKvPool pool{rows, {memory + 16, Dtype::kFloat8E4M3, {4, 2, 16, 128}}};
+    for (auto* scale : {&pool.k_scale, &pool.v_scale}) {
+      scale->per_token = {memory, Dtype::kFloat32, {4, 2, 16, 1}};
+      scale->per_token.strides = scale == &pool.k_scale ? k_strides : v_strides;
+    }
+    return kinds_of(q, pool);
+  };
+  const std::array<std::int64_t, 4> of_heads{0, 1, 0, 1}, of_rows{32, 16, 1, 1};
+  EXPECT_FALSE(kinds_with(of_heads, of_heads).row_scales);
+  EXPECT_TRUE(kinds_with(of_rows, of_rows).row_scales);
+  EXPECT_TRUE(kinds_with(of_rows, of_heads).row_scales);
+  const auto name_of = [&](const TensorKinds& kinds, int rows) {
+    return choose_attend({.shape = shape, .kinds = kinds, .rows = rows}).name;
+  };
+  EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 8), "hopper decode float8");
+  EXPECT_EQ(name_of(kinds_with(of_heads, of_heads), 128), "hopper prefill float8");
+  EXPECT_EQ(name_of(kinds_with(of_rows, of_heads), 8), "plain");
 }
 
 TEST(AttendVariant, PagesHaveTokens) {

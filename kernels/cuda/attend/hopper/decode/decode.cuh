@@ -31,7 +31,7 @@ class DecodeHalf : public DecodeMath<DecodeHalf> {
 
   static constexpr bool kNeighbours = false;
 
-  __device__ void begin() {}
+  __device__ void begin(const DeviceTask& /*task*/) {}
 
   __device__ void multiply_keys(const Tile& tile, float (&s)[kRows / 2]) const {
     mbarrier_wait(shared_.keys_full(tile.stage), tile.parity);

@@ -3,11 +3,13 @@
 // from shared memory to the registers that wgmma takes its A from (float8_rows.cuh); queries and
 // weights are float16.
 //
-// With a scale for each row of a page, the scales of a tile are copied with it. A key's scale
-// multiplies its scores. A value's scale multiplies the weights, which must stay in float16's range
-// for all scales: log2(scale) is added to their exponents, and they are relative to the maximum of
-// that sum. So the largest weight of a column is 1, and float16 loses at most 2^-24 of it. The sum
-// of the softmax and the LSE are relative to the maximum of the scores, as without scales.
+// A scale of all keys, or of a head's, is part of the factors of the queries; one of the values
+// multiplies the outputs. With a scale for each row of a page, the scales of a tile are copied with
+// it. A key's scale multiplies its scores. A value's scale multiplies the weights, which must stay
+// in float16's range for all scales: log2(scale) is added to their exponents, and they are relative
+// to the maximum of that sum. So the largest weight of a column is 1, and float16 loses at most
+// 2^-24 of it. The sum of the softmax and the LSE are relative to the maximum of the scores, as
+// without scales.
 //
 //   bytes per key and kv head: k_dim + v_dim, and 8 of scales. A tile of 64 keys of dim 128 is
 //   16.5 KB, which take 470 ns (850 cycles) of an H200's memory. An SM converts 64 elements a
@@ -28,7 +30,8 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
 
   static constexpr bool kNeighbours = true;
 
-  __device__ void begin() {
+  __device__ void begin(const DeviceTask& task) {
+    value_scale_ = task_scale(scales_.v, task);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) weight_max_[j][0] = weight_max_[j][1] = kNoKeys;
   }
@@ -118,7 +121,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
 
   /// The maximum of the weights, relative to that of the scores, to which the sum refers.
   __device__ float output_factor(int j, int c) const {
-    if constexpr (!kRowScales) return scales_.v.number;
+    if constexpr (!kRowScales) return value_scale_;
     if (max_[j][c] == kNoKeys) return 1.0f;  // -inf - -inf must not be computed
     return ex2_approx(weight_max_[j][c] - max_[j][c] * exponent_scale(p_));
   }
@@ -151,10 +154,11 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     widen_values(bytes[2], bytes[3], next);
   }
 
-  /// Turns scores into products of the original queries and keys. Reads the values' scales, too:
-  /// their memory is released with the keys.
+  /// Turns scores into products of the original queries and keys. A scale of the head's keys is in
+  /// the factors of the queries. Reads the values' scales, too: their memory is released with the
+  /// keys.
   __device__ void scale_scores(const Tile& tile, float (&s)[kRows / 2]) {
-    float key_scale[2] = {scales_.k.number, scales_.k.number};
+    float key_scale[2] = {1.0f, 1.0f};
     if constexpr (kRowScales) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -193,6 +197,7 @@ class DecodeFloat8 : public DecodeMath<DecodeFloat8> {
     }
   }
 
+  float value_scale_;            // of the piece's head, if rows have none
   float value_log_[2];           // of this thread's keys of a tile
   float weight_max_[kTiles][2];  // in units of log 2
 };

@@ -13,7 +13,7 @@
 namespace kvmesh::cuda {
 
 /// `Kernel` derives from it, and has:
-///   begin()                             a piece
+///   begin(task)                         a piece
 ///   multiply_keys(tile, s)              scores of a tile, visible ones; the rest is kNoKeys
 ///   softmax(s, tile)                    to weights, in shared memory; ends with a barrier
 ///   add_values(tile)                    to o_
@@ -174,7 +174,7 @@ class DecodeMath {
 #pragma unroll
       for (int i = 0; i < kRows / 2; ++i) o_[m][i] = 0.0f;
     }
-    kernel().begin();
+    kernel().begin(task);
     const int tiles = DecodeStream::tiles_of(task);
 #pragma unroll 1
     for (int i = 0; i < tiles; ++i, ++tile_) {

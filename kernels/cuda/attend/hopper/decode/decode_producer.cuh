@@ -60,7 +60,8 @@ class DecodeProducer {
 
   __device__ void load_queries(int slot, const DeviceTask& task) const {
     if constexpr (kIsFloat8) {
-      ScaledQueries(p_.attend, shared_.queries(slot), shared_.query_factors(slot)).load(task, 0, 1);
+      ScaledQueries(p_.attend, p_.scales.k, shared_.queries(slot), shared_.query_factors(slot))
+          .load(task, 0, 1);
     } else {
       constexpr int kUnits = kDimK / 8;
 #pragma unroll 1

@@ -50,7 +50,8 @@ class LatentFloat8Math : ThreadColumns {
       mbarrier_wait(shared_.piece_full(slot), n / kPieceRing % 2);
       const DeviceTask& task = shared_.task(slot);
       if (task.rows == 0) return;
-      ScaledQueries(p_, shared_.queries(), shared_.query_factors()).load(task, warp(), kMathWarps);
+      ScaledQueries(p_, scales_.k, shared_.queries(), shared_.query_factors())
+          .load(task, warp(), kMathWarps);
       fence_proxy_async();  // the queries, for the tensor cores
       Teams::sync();
       attend(task);
@@ -108,10 +109,10 @@ class LatentFloat8Math : ThreadColumns {
   // ---- Scores ----
 
   /// Turns scores into products of the original queries and keys, modifies them where that is not
-  /// left to the exponent, and hides what is not visible. `value_log` is log2 of the values'
-  /// scales.
+  /// left to the exponent, and hides what is not visible. A scale of the head's keys is in the
+  /// factors of the queries. `value_log` is log2 of the values' scales.
   __device__ void scale_scores(const Tile& tile, Scores& s, float (&value_log)[2]) const {
-    float key_scale[2] = {scales_.k.number, scales_.k.number};
+    float key_scale[2] = {1.0f, 1.0f};
     if constexpr (kRowScales) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -280,13 +281,12 @@ class LatentFloat8Math : ThreadColumns {
     const int thread = opaque(threadIdx.x);
     if (thread < kKinds * kRows) shared_.references()[thread] = top_;
     Teams::sync();
-    bool is_spoilt = thread < task.rows && !end_row(task, thread);
+    const bool is_spoilt = thread < task.rows && !end_row(task, thread);
     Teams::sync();
     // A value that is NaN or infinite, in a key that a row does not see, makes 0 * NaN. That is so
     // rare that it is looked for here only; then the piece is computed again, key by key. The
     // barrier is also what the next piece's queries wait for.
-    is_spoilt |= has_spoilt_product(task);
-    if (Teams::any(is_spoilt)) return attend_plainly(task);
+    if (Teams::any(has_spoilt_product(task) || is_spoilt)) return attend_plainly(task);
     store(task);
   }
 
@@ -302,7 +302,7 @@ class LatentFloat8Math : ThreadColumns {
     for (int w = 0; w < kMathWarps; ++w) sum += shared_.sums(w)[r];
     const RowEnd end = row_end(p_, task, r, sum, log_sum_exp(p_, top_, sum));
     put_lse(p_, task, r, end.lse);
-    float factor = kRowScales ? 1.0f : scales_.v.number;
+    float factor = task_scale(scales_.v, task);
     const float exponent = top_ * exponent_scale(p_);
     if (kRowScales && top_ != kNoKeys) {  // -inf - -inf must not be computed
       // Weights are relative to their own maximum, the sum to that of the scores.

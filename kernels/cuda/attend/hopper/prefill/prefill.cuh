@@ -32,6 +32,7 @@
 #include "kernels/cuda/attend/hopper/run_block.cuh"
 #include "kernels/cuda/attend/hopper/wgmma.cuh"
 #include "kernels/cuda/attend/plain/plain_row.cuh"
+#include "kernels/cuda/attend/plain/task_scale.cuh"
 
 namespace kvmesh::cuda {
 
@@ -54,7 +55,7 @@ class PrefillMath : PrefillTeam {
         release_queries();
         pass(task);
       } else {
-        take_queries();
+        take_queries(task);
         attend(task, slot);
         finish(task);
       }
@@ -69,14 +70,13 @@ class PrefillMath : PrefillTeam {
   using Weights = std::uint32_t[kPrefillKeys / 16][4];
 
   /// Makes the queries visible to the tensor cores.
-  __device__ void take_queries() {
+  __device__ void take_queries(const DeviceTask& task) {
     if constexpr (kIsFloat8) {
       queries_.take(shared_, warp() * 16);
       const float scale = kFoldScale ? exponent_scale(p_) : 1.0f;
+      const float key_scale = task_scale(scales_.k, task);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        factors_[h] = queries_.down[h] * scale * (kRowScales ? 1.0f : scales_.k.number);
-      }
+      for (int h = 0; h < 2; ++h) factors_[h] = queries_.down[h] * scale * key_scale;
     }
     if constexpr (kQueriesStay) fence_proxy_async();
     if constexpr (kIsFloat8 && kQueriesStay) sync();
@@ -320,6 +320,7 @@ class PrefillMath : PrefillTeam {
   }
 
   __device__ void store(const DeviceTask& task) const {
+    const float value_scale = kRowScales ? values_.unit() : task_scale(scales_.v, task);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int r = row(h);
@@ -327,7 +328,7 @@ class PrefillMath : PrefillTeam {
       const float lse =
           log_sum_exp(scale_of_row(scale(), h), exponents_.reference[h], exponents_.sum[h]);
       RowEnd end = row_end(p_, task, r, exponents_.sum[h], lse);
-      if constexpr (kIsFloat8) end.factor *= kRowScales ? values_.unit() : scales_.v.number;
+      end.factor *= value_scale;
       const OutputRow to = output_row(p_, task, min(r, task.rows - 1));
       if (__all_sync(kAllLanes, to.has_units())) {
 #pragma unroll
