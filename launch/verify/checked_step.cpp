@@ -351,8 +351,9 @@ CheckedCache::Outputs CheckedCache::run_alone(Step& step, int layer, const Layer
 
 void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, const HostTensor& v) {
   const CacheOptions& cache = of(layer);
-  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head,
-                          float scale) {
+  const auto stored = [&](const HostTensor& from, std::int64_t row, std::int64_t head, float scale,
+                          const std::vector<float>& of_heads) {
+    if (!of_heads.empty()) scale = of_heads[static_cast<std::size_t>(head)];
     return stored_row(from.elements(row, head), cache.dtype, cache.scales, scale);
   };
   std::int64_t row = 0;
@@ -360,9 +361,9 @@ void CheckedCache::remember(const Step& step, int layer, const HostTensor& k, co
     DenseSequence& dense = content_.at(entry.sequence)[static_cast<std::size_t>(layer)];
     for (const std::int64_t end = row + entry.append_tokens; row < end; ++row) {
       for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
-        const std::vector<float> key = stored(k, row, head, cache.scales.k);
+        const std::vector<float> key = stored(k, row, head, cache.scales.k, cache.scales.k_heads);
         const std::vector<float> value =
-            is_latent(layer) ? key : stored(v, row, head, cache.scales.v);
+            is_latent(layer) ? key : stored(v, row, head, cache.scales.v, cache.scales.v_heads);
         dense.k.insert(dense.k.end(), key.begin(), key.end());
         dense.v.insert(dense.v.end(), value.begin(), value.begin() + cache.v_dim);
       }

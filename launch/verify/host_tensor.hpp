@@ -16,8 +16,8 @@ namespace kvmesh::verify {
 /// largest number for values past it.
 float rounded_to(Dtype dtype, float value);
 
-/// A row of a token and head as pages of `dtype` store it, read back; `number` is its scale if that
-/// holds for the whole tensor. REQUIRES: finite numbers.
+/// A row of a token and head as pages of `dtype` store it, read back; `number` is its scale unless
+/// each row has its own. REQUIRES: finite numbers.
 std::vector<float> stored_row(std::vector<float> row, Dtype dtype, const KvScales& scales,
                               float number);
 

@@ -17,6 +17,23 @@ std::int64_t pages_for(std::int64_t tokens, int page_size, int ranks) {
   return std::max<std::int64_t>(1, tokens / (std::int64_t{page_size} * ranks));
 }
 
+/// Numbers that make some elements saturate, where append computes none.
+KvScales random_scales(Random& random, int kv_heads, PageKind kind) {
+  KvScales scales{.kind = random.pick(std::vector{ScaleKind::kPerTokenAndHead,
+                                                  ScaleKind::kPerTensor, ScaleKind::kPerHead})};
+  if (scales.kind == ScaleKind::kPerTensor) {
+    scales.k = 0x1p-9f;
+    scales.v = 0x1p-8f;
+  }
+  if (scales.kind != ScaleKind::kPerHead) return scales;
+  for (int head = 0; head < kv_heads; ++head) {
+    const auto size = [&] { return 0x1p-9f * (1.5f + random.real() / 2); };
+    scales.k_heads.push_back(size());
+    if (kind == PageKind::kKv) scales.v_heads.push_back(2 * size());
+  }
+  return scales;
+}
+
 CaseConfig long_config(Random& random, const Mesh& mesh) {
   CaseConfig config{.cache = {.layers = 1,
                               .q_heads = 2 * mesh.head_parallel(),
@@ -62,7 +79,8 @@ CaseConfig mla_config(Random& random, const Mesh& mesh) {
                               .page_size = random.pick(std::vector{16, 64}),
                               .dtype = random.pick(std::vector{Dtype::kFloat16, Dtype::kBFloat16,
                                                                Dtype::kFloat8E4M3}),
-                              .page_kind = PageKind::kLatent},
+                              .page_kind = PageKind::kLatent,
+                              .scales = random_scales(random, 1, PageKind::kLatent)},
                     .steps = 5,
                     .max_sequences = 3,
                     .max_append = 100,
@@ -82,6 +100,10 @@ LayerGroup random_group(Random& random, const CacheOptions& cache) {
                    .page_kind = random.coin() ? PageKind::kKv : PageKind::kLatent,
                    .window = random.coin() ? random.integer(1, 30) : 0,
                    .page_share = random.coin() ? 1.0 : 3.0};
+  if (cache.scales.kind == ScaleKind::kPerHead || random.coin()) {  // those are of its heads alone
+    group.scales = random_scales(random, group.kv_heads == 0 ? cache.kv_heads : group.kv_heads,
+                                 *group.page_kind);
+  }
   return group;
 }
 
@@ -92,6 +114,7 @@ void draw_pages(Random& random, CacheOptions& cache) {
     cache.page_kind = PageKind::kLatent;
     cache.v_dim = std::min(cache.v_dim, cache.k_dim);
   }
+  cache.scales = random_scales(random, cache.kv_heads, cache.page_kind);
   if (cache.layers > 1 && random.coin()) {
     cache.groups = {random_group(random, cache)};
     if (random.one_in(4)) cache.groups[0].state_bytes = 16 * random.integer(1, 40);
@@ -107,9 +130,6 @@ CaseConfig random_config(Random& random, const Mesh& mesh) {
                       : random.one_in(12) ? long_config(random, mesh)
                                           : short_config(random, mesh);
   config.cache.placement = random.pick(kPlacements);
-  if (random.coin()) {
-    config.cache.scales = {.kind = ScaleKind::kPerTensor, .k = 0x1p-9f, .v = 0x1p-8f};
-  }
   if (random.one_in(4)) config.cache.window = random.integer(1, 60);
   if (!is_mla) draw_pages(random, config.cache);
   return config;
@@ -138,10 +158,12 @@ std::string describe(const CaseConfig& config, const Mesh& mesh) {
   const CacheOptions& cache = config.cache;
   return fmt::format(
       "{} ranks (kv {} x head {}), {} layers, {}/{} heads, dims {}/{}, {} pages of {} tokens per "
-      "rank, {} {}, {} placement{}, windows of {} and {}",
+      "rank, {} {}{}, {} placement{}, windows of {} and {}",
       mesh.size(), mesh.kv_parallel(), mesh.head_parallel(), cache.layers, cache.q_heads,
       cache.kv_heads, cache.k_dim, cache.v_dim ? cache.v_dim : cache.k_dim, cache.pages_per_rank,
-      cache.page_size, name(cache.page_kind), name(cache.dtype), name(cache.placement),
+      cache.page_size, name(cache.page_kind), name(cache.dtype),
+      info_of(cache.dtype).has_scales ? fmt::format(" scaled {}", name(cache.scales.kind)) : "",
+      name(cache.placement),
       cache.groups.empty()              ? ""
       : cache.groups[0].state_bytes > 0 ? ", a layer with states"
                                         : ", two layer groups",

@@ -15,10 +15,12 @@ namespace kvmesh {
 /// space, and are given the same operations, so a sequence has one id in all of them. The pages
 /// themselves are in the cache's pools. Never moved.
 struct CacheGroup {
-  /// REQUIRES: the mesh outlives it.
-  CacheGroup(Mesh& mesh, CacheOptions of_group, const AllocatorOptions& pages)
+  /// REQUIRES: the mesh and the memory of `scales` outlive it.
+  CacheGroup(Mesh& mesh, CacheOptions of_group, const AllocatorOptions& pages,
+             const TensorView& scales)
       : options(std::move(of_group)),
         shape(local_shape(mesh, options)),
+        head_scales(scales),
         allocator(pages),
         backend(make_backend(mesh, allocator)),
         local_pages(mesh.page_rank(), allocator) {}
@@ -27,9 +29,15 @@ struct CacheGroup {
 
   /// Whether it holds states instead of keys and values.
   bool has_states() const { return options.state_bytes > 0; }
+  /// The planes of one of its layers, this rank's or another's, as append and attention see them.
+  /// REQUIRES: keys and values.
+  KvPool pool(const PagePlanes& planes) const {
+    return kv_pool(shape.attention, shape.format, planes, head_scales);
+  }
 
   CacheOptions options;  // those of a cache that has the group's layers alone
   LocalShape shape;
+  TensorView head_scales;  // as kv_pool takes them; empty if there are none
   PageAllocator allocator;
   std::unique_ptr<Backend> backend;
   LocalPages local_pages;

@@ -64,10 +64,7 @@ class KvCache::State {
   std::size_t index_of_group(int layer) const;
   /// One layer's pages as append and attention see them.
   /// @throws InvalidArgument if the layer does not exist or holds states.
-  KvPool pool(int layer) {
-    const LocalShape& shape = groups[attention_group(layer)].shape;
-    return kv_pool(shape.attention, shape.format, pools.layer(layer));
-  }
+  KvPool pool(int layer) { return groups[attention_group(layer)].pool(pools.layer(layer)); }
   /// The group of a layer that has keys and values. @throws as pool.
   std::size_t attention_group(int layer) const;
 

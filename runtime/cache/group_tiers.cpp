@@ -24,6 +24,8 @@ std::uint64_t fingerprint(const CacheOptions& cache, const CacheOptions& group,
     if (group.scales.kind == ScaleKind::kPerTensor)
       hash.add(std::bit_cast<std::uint32_t>(group.scales.k))
           .add(std::bit_cast<std::uint32_t>(group.scales.v));
+    for (const std::vector<float>* half : {&group.scales.k_heads, &group.scales.v_heads})
+      for (const float scale : *half) hash.add(std::bit_cast<std::uint32_t>(scale));
   }
   return hash.value();
 }

@@ -13,9 +13,11 @@
 #include "core/check.hpp"
 #include "core/hash.hpp"
 #include "kernels/pool_checks.hpp"
+#include "kvmesh/device_memory.hpp"
 #include "runtime/cache/cache_state.hpp"
 #include "runtime/memory/agreed_pools.hpp"
 #include "runtime/memory/cache_agreement.hpp"
+#include "runtime/memory/head_scales.hpp"
 #include "runtime/memory/home_threshold.hpp"
 #include "runtime/mesh/replica_check.hpp"
 
@@ -59,6 +61,13 @@ std::vector<std::int64_t> first_pages(const Mesh& mesh, const CacheAgreement& ag
   return pages_of_groups(agreed.options, pool.now);
 }
 
+/// Writes the scales of this rank's heads beside a group's pages, and returns them there.
+TensorView put_head_scales(const Mesh& mesh, const CacheOptions& group, const TensorView& to) {
+  const std::vector<float> scales = head_scales_of(mesh, group);
+  copy_bytes(to.data, scales.data(), scales.size() * sizeof(float));
+  return to;
+}
+
 /// [kv rank]
 std::vector<PoolLayout> layouts_of(const Mesh& mesh, const CacheAgreement& agreed) {
   std::vector<PoolLayout> layouts;
@@ -97,7 +106,8 @@ KvCache::State::State(Mesh owner, const CacheAgreement& agreed)
         mesh, group,
         allocator_options(mesh, group, options.page_size,
                           pages_of_ranks(agreed, g, &PoolSizes::now),
-                          pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space));
+                          pages_of_ranks(agreed, g, &PoolSizes::most), agreed.id_space),
+        put_head_scales(mesh, group, pools.head_scales(g)));
   }
   if (!options.tiers.enabled()) return;
   tiers = std::make_unique<CacheTiers>(mesh, options, groups, pools);
@@ -288,11 +298,11 @@ TensorView KvCache::sequence_state(int layer, SequenceId sequence) {
 std::optional<ConstKvPool> KvCache::peer_pool(Rank kv_rank, int layer) const {
   require(kv_rank.value >= 0 && kv_rank.value < state().mesh.kv_parallel(),
           "cache: kv rank {} of {}", kv_rank.value, state().mesh.kv_parallel());
-  const LocalShape& shape = state().groups[state().attention_group(layer)].shape;
+  const CacheGroup& group = state().groups[state().attention_group(layer)];
   if (kv_rank == state().mesh.kv_rank()) return state().pool(layer);
   const std::optional<PagePlanes> planes = state().peers.layer(kv_rank, layer);
   if (!planes) return std::nullopt;
-  return kv_pool(shape.attention, shape.format, *planes);
+  return group.pool(*planes);
 }
 
 }  // namespace kvmesh

@@ -79,6 +79,17 @@ std::int64_t hash_of(const TierOptions& options) {
   return static_cast<std::int64_t>(hash.value() | 1);
 }
 
+// Of the scales per head; 0 if there are none.
+std::int64_t hash_of(const KvScales& scales) {
+  if (scales.kind != ScaleKind::kPerHead) return 0;
+  Hash hash;
+  for (const std::vector<float>* half : {&scales.k_heads, &scales.v_heads}) {
+    hash.add(half->size());
+    for (const float scale : *half) hash.add(bits_of(scale));
+  }
+  return static_cast<std::int64_t>(hash.value() | 1);
+}
+
 std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
   Hash hash;
   for (const LayerGroup& group : groups) {
@@ -87,7 +98,8 @@ std::int64_t hash_of(const std::vector<LayerGroup>& groups) {
     hash.add(group.dtype ? int(*group.dtype) : -1)
         .add(group.page_kind ? int(*group.page_kind) : -1);
     const KvScales scales = group.scales.value_or(KvScales{.k = 0});
-    hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v)).add(group.window);
+    hash.add(scales.kind).add(bits_of(scales.k)).add(bits_of(scales.v)).add(hash_of(scales));
+    hash.add(group.window);
     hash.add(std::bit_cast<std::uint64_t>(group.page_share)).add(group.state_bytes);
   }
   return static_cast<std::int64_t>(hash.value());
@@ -115,6 +127,7 @@ constexpr std::array kFields{
           name_of<ScaleKind>},
     Field{"scales.k", [](const Mesh&, const O& o) { return bits_of(o.scales.k); }, float_text},
     Field{"scales.v", [](const Mesh&, const O& o) { return bits_of(o.scales.v); }, float_text},
+    Field{"the scales per head", [](const Mesh&, const O& o) { return hash_of(o.scales); }},
     Field{"placement", [](const Mesh&, const O& o) -> std::int64_t { return int(o.placement); },
           name_of<Placement>},
     Field{"home_threshold_tokens", [](const Mesh&, const O& o) { return o.home_threshold_tokens; }},

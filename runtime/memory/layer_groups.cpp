@@ -8,6 +8,7 @@
 
 #include "core/check.hpp"
 #include "kernels/exact_attention.hpp"
+#include "runtime/memory/head_scales.hpp"
 
 namespace kvmesh {
 namespace {
@@ -129,7 +130,8 @@ PoolLayout pool_layout(const Mesh& mesh, const CacheOptions& options) {
     const LocalShape shape = local_shape(mesh, group);
     groups.push_back({.format = page_format(shape, group),
                       .pages = shape.pages,
-                      .layers = layers[groups.size()]});
+                      .layers = layers[groups.size()],
+                      .head_scales = std::ssize(head_scales_of(mesh, group))});
   }
   return PoolLayout(std::move(groups), mesh.device());
 }

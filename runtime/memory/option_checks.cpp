@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.hpp"
+#include "runtime/memory/head_scales.hpp"
 
 namespace kvmesh {
 namespace {
@@ -21,6 +22,28 @@ void check_memory(const CacheOptions& options) {
           int{PageId::kMaxPagesPerRank});
   require(options.memory_fraction >= 0 && options.memory_fraction <= 1,
           "cache: memory_fraction {} must be in (0, 1]", options.memory_fraction);
+}
+
+void check_scales(const CacheOptions& options) {
+  const KvScales& scales = options.scales;
+  require(scales.kind <= ScaleKind::kPerHead, "cache: kind {} of scales is not valid",
+          static_cast<int>(scales.kind));
+  const auto check = [](float scale) {
+    require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
+  };
+  check(scales.k);
+  check(scales.v);
+  std::ranges::for_each(scales.k_heads, check);
+  std::ranges::for_each(scales.v_heads, check);
+  require(scales.kind == ScaleKind::kPerHead || (scales.k_heads.empty() && scales.v_heads.empty()),
+          "cache: scales of heads, but their kind is {}", name(scales.kind));
+  if (!has_scales(options, ScaleKind::kPerHead)) return;
+  require(std::ssize(scales.k_heads) == options.kv_heads,
+          "cache: {} scales of keys for {} kv heads", scales.k_heads.size(), options.kv_heads);
+  const int values = options.page_kind == PageKind::kLatent ? 0 : options.kv_heads;
+  require(std::ssize(scales.v_heads) == values,
+          "cache: {} scales of values for {} kv heads of {} pages", scales.v_heads.size(),
+          options.kv_heads, name(options.page_kind));
 }
 
 }  // namespace
@@ -42,11 +65,7 @@ void check_options(const Mesh& mesh, const CacheOptions& options) {
   require(options.page_kind != PageKind::kLatent || options.v_dim <= options.k_dim,
           "cache: values of latent pages are part of the keys, but v_dim {} is over k_dim {}",
           options.v_dim, options.k_dim);
-  require(options.scales.kind <= ScaleKind::kPerTokenAndHead,
-          "cache: kind {} of scales is not valid", static_cast<int>(options.scales.kind));
-  for (const float scale : {options.scales.k, options.scales.v}) {
-    require(scale > 0 && std::isfinite(scale), "cache: a scale of {}", scale);
-  }
+  check_scales(options);
   require(options.placement <= Placement::kPacked, "cache: placement {} is not valid",
           static_cast<int>(options.placement));
   require(

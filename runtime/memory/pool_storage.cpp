@@ -21,6 +21,10 @@ std::int64_t plane_bytes(const PageFormat& format, const PagePlane& plane, std::
                                  static_cast<std::int64_t>(size_bytes(plane.dtype))});
 }
 
+std::int64_t scale_bytes(const PoolGroup& group) {
+  return checked_product(kWhat, {group.head_scales, static_cast<std::int64_t>(sizeof(float))});
+}
+
 }  // namespace
 
 PoolLayout::PoolLayout(std::vector<PoolGroup> groups, Device device)
@@ -40,6 +44,8 @@ PoolLayout::PoolLayout(std::vector<PoolGroup> groups, Device device)
       layers_[at] = {.group = g, .offset = size_bytes_};
       size_bytes_ = checked_sum(kWhat, {size_bytes_, layer_bytes});
     }
+    scale_offsets_.push_back(size_bytes_);
+    size_bytes_ = checked_sum(kWhat, {size_bytes_, aligned(scale_bytes(group))});
   }
 }
 
@@ -58,6 +64,15 @@ PagePlanes PoolLayout::layer(void* block, int layer) const {
   return planes;
 }
 
+TensorView PoolLayout::head_scales(void* block, std::size_t group) const {
+  const PoolGroup& of = groups_[group];
+  if (of.head_scales == 0) return {};
+  return {static_cast<std::byte*>(block) + scale_offsets_[group],
+          Dtype::kFloat32,
+          {of.head_scales / of.format.heads, of.format.heads},
+          device_};
+}
+
 std::vector<ByteRange> PoolLayout::bytes_of(std::span<const std::int64_t> pages) const {
   std::vector<ByteRange> bytes;
   for (const Layer& layer : layers_) {
@@ -68,6 +83,11 @@ std::vector<ByteRange> PoolLayout::bytes_of(std::span<const std::int64_t> pages)
           first + plane_bytes(group.format, group.format.planes[i], pages[layer.group]);
       bytes.push_back({static_cast<std::size_t>(first), static_cast<std::size_t>(last)});
     }
+  }
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    const auto first = static_cast<std::size_t>(scale_offsets_[g]);
+    const auto size = static_cast<std::size_t>(scale_bytes(groups_[g]));
+    if (size > 0) bytes.push_back({first, first + size});
   }
   return bytes;
 }

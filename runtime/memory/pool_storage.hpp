@@ -21,19 +21,24 @@ struct LocalShape {
 struct PoolGroup {
   PageFormat format;
   std::int64_t pages = 0;
-  std::vector<int> layers{};  ///< their numbers; each layer is in one group
+  std::vector<int> layers{};     ///< their numbers; each layer is in one group
+  std::int64_t head_scales = 0;  ///< float32 numbers that lie beside the pages: see kv_pool
 };
 
 /// Offsets of the planes in the block: group after group, in each the planes of its first layer,
-/// those of its second, ..., each [pages, heads, page_size, elements] and aligned. All ranks with
-/// the same options have the same offsets, so one pointer is enough to read another rank's pools.
+/// those of its second, ..., each [pages, heads, page_size, elements] and aligned, and its scales
+/// per head. All ranks with the same options have the same offsets, so one pointer is enough to
+/// read another rank's pools.
 class PoolLayout {
  public:
   /// @throws InvalidArgument if the number of bytes does not fit in 63 bits.
   PoolLayout(std::vector<PoolGroup> groups, Device device);
 
   PagePlanes layer(void* block, int layer) const;
-  /// Returns the bytes of the block that hold the first pages[group] pages of each plane.
+  /// [head_scales / heads, heads]; empty if the group has none.
+  TensorView head_scales(void* block, std::size_t group) const;
+  /// Returns the bytes of the block that hold the first pages[group] pages of each plane, and all
+  /// scales per head.
   std::vector<ByteRange> bytes_of(std::span<const std::int64_t> pages) const;
   int layers() const { return static_cast<int>(layers_.size()); }
   std::int64_t size_bytes() const { return size_bytes_; }
@@ -49,6 +54,7 @@ class PoolLayout {
   std::vector<PoolGroup> groups_;
   Device device_;
   std::vector<PlaneList<std::int64_t>> offsets_;  // [group], in a layer
+  std::vector<std::int64_t> scale_offsets_;       // [group]
   std::vector<Layer> layers_;
   std::int64_t size_bytes_ = 0;
 };
@@ -64,6 +70,9 @@ class PoolStorage {
               std::span<const std::int64_t> pages);
 
   PagePlanes layer(int layer) const { return layout_.layer(memory_->data(), layer); }
+  TensorView head_scales(std::size_t group) const {
+    return layout_.head_scales(memory_->data(), group);
+  }
   int layers() const { return layout_.layers(); }
   /// Bytes of device memory held.
   std::int64_t size_bytes() const { return static_cast<std::int64_t>(memory_->held_bytes()); }

@@ -203,10 +203,8 @@ TEST_P(AttentionContract, OneBlockMaskForTheWholeBatch) {
 
 // More keys per rank than one split holds, so that ranks, splits and threads all merge.
 TEST_P(AttentionContract, LongSequences) {
-  CacheOptions options = GetParam().small();
+  CacheOptions options = with_heads(GetParam().small(), 2, 1);
   options.layers = 1;
-  options.q_heads = 2;
-  options.kv_heads = 1;
   options.page_size = 32;
   options.pages_per_rank = 600;
   options.dtype = GetParam().stored().back();
@@ -220,9 +218,7 @@ TEST_P(AttentionContract, LongSequences) {
 
 // Each rank computes some heads of a model; mods get the heads' numbers in the model.
 TEST_P(AttentionContract, HeadsSpreadOverRanksToo) {
-  CacheOptions options = GetParam().small();
-  options.q_heads = 16;
-  options.kv_heads = 8;
+  const CacheOptions options = with_heads(GetParam().small(), 16, 8);
   for (int head_parallel : {2, 4, 8}) {
     SCOPED_TRACE(head_parallel);
     const CacheScript script = [](CheckedCache& cache) {

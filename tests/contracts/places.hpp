@@ -17,6 +17,16 @@ struct ContractShape {
   KvScales scales{};
 };
 
+/// Scales per head that make some values of the first heads saturate.
+inline KvScales head_scales(int kv_heads, PageKind kind = PageKind::kKv) {
+  KvScales scales{.kind = ScaleKind::kPerHead};
+  for (int head = 0; head < kv_heads; ++head) {
+    scales.k_heads.push_back(0.002f * (1 + 0.25f * static_cast<float>(head)));
+    if (kind == PageKind::kKv) scales.v_heads.push_back(2 * scales.k_heads.back());
+  }
+  return scales;
+}
+
 inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape) {
   options.q_heads = shape.q_heads;
   options.kv_heads = shape.kv_heads;
@@ -26,6 +36,16 @@ inline CacheOptions with_shape(CacheOptions options, const ContractShape& shape)
   options.dtype = shape.dtype;
   options.page_kind = shape.kind;
   options.scales = shape.scales;
+  return options;
+}
+
+/// With other numbers of heads, and scales for them if each has one.
+inline CacheOptions with_heads(CacheOptions options, int q_heads, int kv_heads) {
+  options.q_heads = q_heads;
+  options.kv_heads = kv_heads;
+  if (options.scales.kind == ScaleKind::kPerHead) {
+    options.scales = head_scales(kv_heads, options.page_kind);
+  }
   return options;
 }
 
@@ -67,12 +87,12 @@ struct LatentSizes {
   static std::vector<Dtype> stored() { return {Dtype::kFloat32, Dtype::kBFloat16}; }
 };
 
-/// Float8 pages with each kind of scale. The numbers make some values saturate.
+/// Float8 pages with scales per token and head, or for all. The numbers make some values saturate.
 struct Float8Sizes {
   static constexpr const char* kName = "Float8";
   static constexpr int kRandomMods = 3;
   static constexpr int kRandomCases = 0;
-  static constexpr KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.0025f};
+  static inline const KvScales kNumbers{.kind = ScaleKind::kPerTensor, .k = 0.002f, .v = 0.0025f};
   static constexpr ContractShape kSmall{6, 2, 20, 12, 4, Dtype::kFloat8E4M3};
   static std::vector<ContractShape> shapes() {
     return {{8, 2, 64, 128, 16, Dtype::kFloat8E4M3, PageKind::kKv, kNumbers},
@@ -81,6 +101,24 @@ struct Float8Sizes {
             {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent},
             {128, 1, 576, 512, 16, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers},
             {4, 2, 48, 16, 8, Dtype::kFloat8E4M3, PageKind::kLatent, kNumbers}};
+  }
+  static std::vector<Dtype> stored() { return {Dtype::kFloat8E4M3}; }
+};
+
+/// With a scale for each head.
+struct Float8HeadSizes {
+  static constexpr const char* kName = "Float8Heads";
+  static constexpr int kRandomMods = 3;
+  static constexpr int kRandomCases = 0;
+  static inline const ContractShape kSmall{
+      6, 2, 20, 12, 4, Dtype::kFloat8E4M3, PageKind::kKv, head_scales(2)};
+  static std::vector<ContractShape> shapes() {
+    const auto latent = [](int kv_heads) { return head_scales(kv_heads, PageKind::kLatent); };
+    return {{8, 2, 64, 128, 16, Dtype::kFloat8E4M3, PageKind::kKv, head_scales(2)},
+            {16, 4, 128, 128, 8, Dtype::kFloat8E4M3, PageKind::kKv, head_scales(4)},
+            {6, 3, 33, 7, 1, Dtype::kFloat8E4M3, PageKind::kKv, head_scales(3)},
+            {16, 1, 576, 512, 64, Dtype::kFloat8E4M3, PageKind::kLatent, latent(1)},
+            {8, 2, 192, 128, 16, Dtype::kFloat8E4M3, PageKind::kLatent, latent(2)}};
   }
   static std::vector<Dtype> stored() { return {Dtype::kFloat8E4M3}; }
 };
@@ -219,8 +257,11 @@ using CudaPlaces = testing::Types<OnCuda<MpiRanks, Float32Sizes>, OnCuda<MpiRank
                                   OnCuda<MpiRanks, Float8Sizes>>;
 /// Other formats of pages; a cache's suites run over each.
 using LoopbackFormats =
-    testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>>;
-using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>>;
+    testing::Types<OnCpu<LoopbackRanks<3>, LatentSizes>, OnCpu<LoopbackRanks<2>, Float8Sizes>,
+                   OnCpu<LoopbackRanks<4>, Float8HeadSizes>>;
+using CudaFormats = testing::Types<OnCuda<MpiRanks, Float8HeadSizes>>;
+using MpiFormats = testing::Types<OnCpu<MpiRanks, LatentSizes>, OnCpu<MpiRanks, Float8Sizes>,
+                                  OnCpu<MpiRanks, Float8HeadSizes>>;
 /// Several groups of layers in one cache.
 using LoopbackGroups = testing::Types<GroupsOnCpu<LoopbackRanks<1>>, GroupsOnCpu<LoopbackRanks<3>>>;
 using MpiGroups = testing::Types<GroupsOnCpu<MpiRanks>>;

@@ -211,6 +211,14 @@ TEST_F(HostileArguments, OptionsOfCaches) {
   refuse([](CacheOptions& o) { o.placement = static_cast<Placement>(77); });
   refuse([](CacheOptions& o) { o.page_kind = static_cast<PageKind>(77); });
   refuse([](CacheOptions& o) { o.scales.kind = static_cast<ScaleKind>(77); });
+  for (std::size_t count : {0u, 1u, 3u}) {
+    refuse([&](CacheOptions& o) {
+      o.dtype = Dtype::kFloat8E4M3;
+      o.scales = {.kind = ScaleKind::kPerHead};
+      o.scales.k_heads.assign(count, 1.0f);
+      o.scales.v_heads.assign(2, 1.0f);
+    });
+  }
   for (std::int64_t bad : {kLeast, kMeasuredHomeThreshold - 1, std::int64_t{-1}}) {
     refuse([&](CacheOptions& o) { o.home_threshold_tokens = bad; });
   }

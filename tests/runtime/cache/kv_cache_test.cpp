@@ -109,6 +109,55 @@ TEST_F(KvCacheErrors, DescribesThePlanesOfItsPages) {
             "latent float8_e4m3 [6, 2, 4, 8], scale float32 [6, 2, 4, 1]");
 }
 
+/// Layer 1 is a group of latent pages.
+CacheOptions options_with_head_scales() {
+  CacheOptions options = small_cache_options();
+  options.kv_heads = 4;
+  options.pages_per_rank = 400;
+  options.dtype = Dtype::kFloat8E4M3;
+  options.scales = {.kind = ScaleKind::kPerHead, .k_heads = {1, 2, 3, 4}, .v_heads = {5, 6, 7, 8}};
+  options.groups = {{.layers = {1},
+                     .kv_heads = 2,
+                     .page_kind = PageKind::kLatent,
+                     .scales = KvScales{.kind = ScaleKind::kPerHead, .k_heads = {9, 10}}}};
+  return options;
+}
+
+/// `scale` is that of this many heads, which count on from `first`.
+void expect_scales(const BasicRowScale<ConstTensorView>& scale, int heads, int first) {
+  const ConstTensorView& each = scale.per_token;
+  EXPECT_EQ(describe(each), "float32 [400, " + std::to_string(heads) + ", 4, 1]");
+  EXPECT_EQ(each.strides, (std::array<std::int64_t, 4>{0, 1, 0, 1}));
+  for (int head = 0; head < heads; ++head) {
+    EXPECT_EQ(static_cast<const float*>(each.data)[head], static_cast<float>(first + head));
+  }
+}
+
+/// Each head rank has the scales of its heads, for its own pages and for those of other ranks; also
+/// when memory of the pages around them was given back.
+TEST(KvCache, ScalesPerHeadLieBesideThePages) {
+  run_on_threads(4,
+                 [](Mesh& mesh) {
+                   KvCache cache(mesh, options_with_head_scales());
+                   EXPECT_EQ(cache.page_format().planes.size(), 2u);
+                   const int head = mesh.head_rank();
+                   for (const std::int64_t pages : {400, 1}) {
+                     for (PageRank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+                       cache.resize(rank, pages);
+                     }
+                     for (Rank rank{0}; rank.value < mesh.kv_parallel(); ++rank.value) {
+                       const ConstKvPool kv = cache.peer_pool(rank, 0).value();
+                       expect_scales(kv.k_scale, 2, 1 + 2 * head);
+                       expect_scales(kv.v_scale, 2, 5 + 2 * head);
+                       const ConstKvPool latent = cache.peer_pool(rank, 1).value();
+                       expect_scales(latent.k_scale, 1, 9 + head);
+                       expect_scales(latent.v_scale, 1, 9 + head);
+                     }
+                   }
+                 },
+                 {.head_parallel = 2, .threads = 1});
+}
+
 TEST_F(KvCacheErrors, OutOfPagesReportsCountsAndChangesNothing) {
   const SequenceId a = cache_.create(), b = cache_.create();
   fill(cache_, a, 14);

@@ -60,6 +60,19 @@ TEST(CacheAgreement, NamesRankAndFieldThatDiffer) {
               {"scales.kind is per token and head", "per tensor on rank 2"});
   expect_told(told([](auto& o) { o.scales.k = 0.5f; }), {"scales.k is 1 ", "0.5 on rank 2"});
   expect_told(told([](auto& o) { o.scales.v = 2; }), {"scales.v is 1 ", "2 on rank 2"});
+  const auto heads = [](auto& o) {
+    o.scales = {.kind = ScaleKind::kPerHead, .k_heads = {1, 2}, .v_heads = {3, 4}};
+  };
+  expect_told(told([](auto& o) { o.scales.k_heads[1] = 0.5f; }, heads),
+              {"the scales per head is", "on rank 2"});
+  expect_told(told([](auto& o) { std::swap(o.scales.k_heads, o.scales.v_heads); }, heads),
+              {"the scales per head is", "on rank 2"});
+  expect_told(told([](auto& o) { o.groups[0].scales->v_heads[0] = 0.5f; },
+                   [&](auto& o) {
+                     heads(o);
+                     o.groups = {{.layers = {1}, .scales = o.scales}};
+                   }),
+              {"the layer groups is", "on rank 2"});
   expect_told(told([](auto& o) { o.placement = Placement::kStriped; }),
               {"placement is balanced", "striped on rank 2"});
   expect_told(told([](auto& o) { o.home_threshold_tokens = 7; }),
@@ -102,7 +115,30 @@ TEST(CacheAgreement, RejectsLatentValuesLongerThanKeys) {
 TEST(CacheAgreement, RejectsInvalidScales) {
   for (float scale : {0.0f, -1.0f, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     expect_told(told([&](auto& o) { o.scales.v = scale; }), {"a scale of"});
+    expect_told(told([&](auto& o) {
+                  o.scales = {.kind = ScaleKind::kPerHead, .k_heads = {1, scale}};
+                }),
+                {"a scale of"});
   }
+}
+
+TEST(CacheAgreement, RejectsAnotherNumberOfScalesThanOfHeads) {
+  const auto with = [](PageKind kind, std::vector<float> k, std::vector<float> v) {
+    return told(
+        [&](auto& o) {
+          o.page_kind = kind;
+          o.scales = {.kind = ScaleKind::kPerHead, .k_heads = k, .v_heads = v};
+        },
+        [](auto& o) { o.dtype = Dtype::kFloat8E4M3; });
+  };
+  expect_told(with(PageKind::kKv, {}, {}), {"0 scales of keys for 2 kv heads"});
+  expect_told(with(PageKind::kKv, {1}, {1, 2}), {"1 scales of keys for 2 kv heads"});
+  expect_told(with(PageKind::kKv, {1, 2}, {1, 2, 3}), {"3 scales of values for 2 kv heads"});
+  expect_told(with(PageKind::kLatent, {1, 2}, {1, 2}), {"2 scales of values", "of latent pages"});
+  expect_told(told([](auto& o) {
+                o.scales.k_heads = {1, 2};
+              }),
+              {"scales of heads, but their kind is per token and head"});
 }
 
 TEST(CacheAgreement, LetsTheAmountOfMemoryDiffer) {

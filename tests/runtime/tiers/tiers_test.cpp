@@ -154,6 +154,32 @@ TEST_F(FileUse, IsKnownToALaterRun) {
   EXPECT_EQ(ask_for(1), 16);
 }
 
+TEST(FileTier, PagesOfOtherScalesAreMisses) {
+  Folder folder;
+  const auto run = [&](float scale, std::int64_t expected) {
+    run_on_threads(2,
+                   [&](Mesh& mesh) {
+                     const auto options = [&](int pages) {
+                       CacheOptions made = tier_options(pages);
+                       made.dtype = Dtype::kFloat8E4M3;
+                       made.scales = {.kind = ScaleKind::kPerHead,
+                                      .k_heads = {0.01f, 0.03f},
+                                      .v_heads = {0.02f, scale}};
+                       return made;
+                     };
+                     CacheOptions with_files = options(8);
+                     with_files.tiers = {.directory = folder.path()};
+                     KvCache cache(mesh, with_files), plain(mesh, options(12));
+                     EXPECT_EQ(ask(cache, plain, counted(0, 22)), expected) << scale;
+                     cache.flush_tiers();
+                   },
+                   {.threads = 1});
+  };
+  run(0.01f, 0);
+  run(0.01f, 20);
+  run(0.02f, 0);
+}
+
 TEST(FileTier, StaysWithinItsBytes) {
   Folder folder;
   Mesh mesh(make_single_communicator(), {.threads = 1});
