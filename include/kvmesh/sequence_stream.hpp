@@ -155,7 +155,7 @@ class FileSource final : public ByteSource {
 
 /// The description of a sequence at the beginning of its stream.
 struct SequenceHeader {
-  static constexpr std::uint32_t kVersion = 2;
+  static constexpr std::uint32_t kVersion = 3;
 
   struct Plane {
     std::string name;
@@ -167,8 +167,10 @@ struct SequenceHeader {
   struct Group {
     std::vector<std::int32_t> layers;  ///< their numbers
     int heads = 0;                     ///< the model's
-    std::vector<Plane> planes;
-    float k_scale = 1, v_scale = 1;  ///< of float8 planes with a scale for all
+    std::vector<Plane> planes{};
+    /// Of float8 planes: one for all, or one for each head; empty if planes hold them. The values
+    /// of latent pages have none.
+    std::vector<float> k_scales{}, v_scales{};
     /// The first token that the stream has: those before it lay behind the group's window. A group
     /// of states has one row per layer, in the place of the last token's.
     std::int64_t first = 0;

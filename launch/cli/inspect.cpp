@@ -36,8 +36,8 @@ std::string as_text(const std::string& file, const SequenceHeader& header) {
 nlohmann::ordered_json as_json(const SequenceHeader::Group& group) {
   nlohmann::ordered_json json{
       {"layers", group.layers},     {"kv_heads", group.heads},
-      {"first_token", group.first}, {"k_scale", group.k_scale},
-      {"v_scale", group.v_scale},   {"planes", nlohmann::ordered_json::array()}};
+      {"first_token", group.first}, {"k_scales", group.k_scales},
+      {"v_scales", group.v_scales}, {"planes", nlohmann::ordered_json::array()}};
   for (const SequenceHeader::Plane& plane : group.planes) {
     json["planes"].push_back(
         {{"name", plane.name}, {"dtype", name(plane.dtype)}, {"elements", plane.elements}});

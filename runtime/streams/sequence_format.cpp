@@ -95,13 +95,18 @@ Dtype checked_dtype(const std::string& text) {
   corrupt("an element type of another program");
 }
 
+void put_scales(Writer& out, const std::vector<float>& scales) {
+  out.put(static_cast<std::uint32_t>(scales.size()));
+  out.put_all(std::span<const float>(scales));
+}
+
 void put_group(Writer& out, const SequenceHeader::Group& group) {
   out.put(static_cast<std::uint64_t>(group.layers.size()));
   out.put_all(std::span<const std::int32_t>(group.layers));
   out.put(std::int32_t{group.heads});
   out.put(group.first);
-  out.put(group.k_scale);
-  out.put(group.v_scale);
+  put_scales(out, group.k_scales);
+  put_scales(out, group.v_scales);
   out.put(static_cast<std::uint32_t>(group.planes.size()));
   for (const SequenceHeader::Plane& plane : group.planes) {
     out.put_name(plane.name);
@@ -122,6 +127,14 @@ void put_fields(Writer& out, const SequenceHeader& header) {
   out.put_all(std::span<const PageHash>(header.hashes));
 }
 
+/// None, one, or one for each head.
+std::vector<float> take_scales(Reader& in, int heads) {
+  std::vector<float> scales = in.take_all<float>(in.take<std::uint32_t>());
+  if (scales.size() > 1 && std::ssize(scales) != heads)
+    corrupt(fmt::format("{} scales for {} heads", scales.size(), heads));
+  return scales;
+}
+
 SequenceHeader::Group take_group(Reader& in, std::int64_t tokens) {
   SequenceHeader::Group group;
   group.layers = in.take_all<std::int32_t>(in.take<std::uint64_t>());
@@ -129,8 +142,8 @@ SequenceHeader::Group take_group(Reader& in, std::int64_t tokens) {
   for (const std::int32_t layer : group.layers) checked("a layer", layer, 0, kMostLayers - 1);
   group.heads = static_cast<int>(checked("heads", in.take<std::int32_t>(), 1, 1 << 16));
   group.first = checked("the first token", in.take<std::int64_t>(), 0, tokens);
-  group.k_scale = in.take<float>();
-  group.v_scale = in.take<float>();
+  group.k_scales = take_scales(in, group.heads);
+  group.v_scales = take_scales(in, group.heads);
   const std::int64_t planes =
       checked("planes", in.take<std::uint32_t>(), 1, std::int64_t{PlaneList<int>::kMost});
   for (std::int64_t i = 0; i < planes; ++i) {

@@ -4,6 +4,7 @@
 //   import   rank 0 reads a record and sends it to all, each rank takes its heads of its tokens
 #include "core/check.hpp"
 #include "runtime/cache/cache_state.hpp"
+#include "runtime/memory/head_scales.hpp"
 #include "runtime/streams/record_transfer.hpp"
 #include "runtime/streams/stream_outcome.hpp"
 
@@ -21,6 +22,18 @@ std::int64_t first_token(const CacheGroup& group, SequenceId sequence) {
                             : group.allocator.first_kept(sequence);
 }
 
+/// Sets the scales that no plane holds.
+void set_scales(SequenceHeader::Group& group, const CacheOptions& options) {
+  const KvScales& scales = options.scales;
+  if (has_scales(options, ScaleKind::kPerHead)) {
+    group.k_scales = scales.k_heads;
+    group.v_scales = scales.v_heads;
+  } else if (has_scales(options, ScaleKind::kPerTensor)) {
+    group.k_scales = {scales.k};
+    if (options.page_kind != PageKind::kLatent) group.v_scales = {scales.v};
+  }
+}
+
 /// Returns the header's entry for a group of layers.
 SequenceHeader::Group group_of(const PoolGroup& pool, const CacheGroup& cache, SequenceId sequence,
                                int head_parallel) {
@@ -31,10 +44,7 @@ SequenceHeader::Group group_of(const PoolGroup& pool, const CacheGroup& cache, S
                               .first = first_token(cache, sequence)};
   for (const PagePlane& plane : pool.format.planes)
     group.planes.push_back({std::string(plane.name), plane.dtype, plane.elements});
-  if (options.scales.kind == ScaleKind::kPerTensor) {
-    group.k_scale = options.scales.k;
-    group.v_scale = options.scales.v;
-  }
+  set_scales(group, options);
   return group;
 }
 
@@ -67,6 +77,11 @@ void check_same(const char* what, const T& stream, const T& cache) {
                     fmt::format("import: the stream has {} {}, the cache {}", what, stream, cache));
 }
 
+/// The shortest decimals, which are equal only for equal numbers.
+std::string text_of(const std::vector<float>& scales) {
+  return scales.empty() ? "none" : fmt::format("{}", fmt::join(scales, ","));
+}
+
 void check_fits(const SequenceHeader::Group& group, const SequenceHeader::Group& cache) {
   check_same("layers:", fmt::format("{}", fmt::join(group.layers, ",")),
              fmt::format("{}", fmt::join(cache.layers, ",")));
@@ -78,8 +93,8 @@ void check_fits(const SequenceHeader::Group& group, const SequenceHeader::Group&
     };
     check_same("a plane", text(group.planes[i]), text(cache.planes[i]));
   }
-  check_same("a scale of keys", group.k_scale, cache.k_scale);
-  check_same("a scale of values", group.v_scale, cache.v_scale);
+  check_same("scales of keys:", text_of(group.k_scales), text_of(cache.k_scales));
+  check_same("scales of values:", text_of(group.v_scales), text_of(cache.v_scales));
 }
 
 /// Refuses a stream without a token that the next query of a group's window sees.

@@ -91,6 +91,23 @@ TEST_F(BadStream, WithAStateAtAnotherTokenDoesNotFit) {
   }
 }
 
+TEST_F(BadStream, WithAnotherNumberOfScalesThanOfHeadsIsCorrupt) {
+  MemorySource source(good_);
+  const SequenceHeader good = read_header(source);
+  const auto read_with = [&](std::size_t k, std::size_t v) {
+    SequenceHeader header = good;
+    header.groups[0].k_scales.assign(k, 0.5f);
+    header.groups[0].v_scales.assign(v, 0.5f);
+    const Stream bytes = encode(header);
+    MemorySource from(bytes);
+    return read_header(from) == header;
+  };
+  EXPECT_TRUE(read_with(0, 1));
+  EXPECT_TRUE(read_with(kHeads, 0));
+  EXPECT_THROW(read_with(kHeads + 1, 0), StreamError);
+  EXPECT_THROW(read_with(1, kHeads + 7), StreamError);
+}
+
 /// Header and end are small and hold every number that a program trusts; so most changes go there,
 /// half of them with a checksum that fits.
 TEST_F(BadStream, ChangedAtRandomIsAnErrorOrTheSame) {

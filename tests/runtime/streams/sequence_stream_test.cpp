@@ -77,6 +77,44 @@ TEST(SequenceStream, GoesIntoCachesOfAnyShape) {
   }
 }
 
+TEST(SequenceStream, HasTheScalesThatNoPlaneHolds) {
+  const auto with = [](const Shape& shape, const KvScales& scales, PageKind kind = PageKind::kKv) {
+    CacheOptions options = options_of(shape, kind, Dtype::kFloat8E4M3);
+    options.scales = scales;
+    options.groups = {{.layers = {2}, .dtype = Dtype::kBFloat16}};
+    return options;
+  };
+  const KvScales heads{
+      .kind = ScaleKind::kPerHead, .k_heads = {0.02f, 0.05f}, .v_heads = {0.04f, 0.5f}};
+  const KvScales numbers{.kind = ScaleKind::kPerTensor, .k = 0.02f, .v = 0.05f};
+  using Scales = std::vector<float>;
+  const auto expect = [&](const CacheOptions& options, const Scales& k, const Scales& v) {
+    const Stream stream = exported({}, options, 300);
+    MemorySource source(stream);
+    const SequenceHeader header = inspect_sequence(source);
+    EXPECT_EQ(header.groups[0].k_scales, k);
+    EXPECT_EQ(header.groups[0].v_scales, v);
+    EXPECT_EQ(header.groups[1].k_scales, Scales{});
+  };
+  const KvScales latent{.kind = ScaleKind::kPerHead, .k_heads = heads.k_heads};
+  expect(with({}, heads), heads.k_heads, heads.v_heads);
+  expect(with({}, latent, PageKind::kLatent), heads.k_heads, {});
+  expect(with({}, numbers), {0.02f}, {0.05f});
+  expect(with({}, {}), {}, {});
+
+  const Stream stream = exported({}, with({}, heads), 300);
+  for (const Shape& shape : {Shape{3, 1, 5, Placement::kStriped}, Shape{4, 2, 16}}) {
+    EXPECT_EQ(exported(shape, with(shape, heads), 300), stream);
+    EXPECT_EQ(reexported(shape, with(shape, heads), stream), stream);
+  }
+  KvScales other = heads;
+  other.v_heads[1] = 0.25f;
+  EXPECT_EQ(refusal(with({}, heads), stream), std::nullopt);
+  EXPECT_EQ(refusal(with({}, other), stream), Reason::kMismatch);
+  EXPECT_EQ(refusal(with({}, numbers), stream), Reason::kMismatch);
+  EXPECT_EQ(refusal(with({}, {}), stream), Reason::kMismatch);
+}
+
 /// Layer 1 has another format, layer 2 a window of 6 tokens.
 CacheOptions grouped(const Shape& shape) {
   CacheOptions options = options_of(shape);
