@@ -64,6 +64,17 @@ Doubles rows_of(const ConstTensorView& pool, std::int64_t first, std::int64_t to
   return rows;
 }
 
+// Those of the first `tokens` rows of a page's head.
+Doubles scales_of(const BasicRowScale<ConstTensorView>& scale, std::int64_t page, std::int64_t head,
+                  std::int64_t tokens) {
+  const ConstTensorView& each = scale.per_token;
+  const auto rows = static_cast<std::size_t>(tokens);
+  if (each.empty()) return Doubles(rows, static_cast<double>(scale.number));
+  const std::int64_t first = page * each.stride(0) + head * each.stride(1);
+  if (each.stride(2) == 0) return Doubles(rows, to_host(each, first, 1).front());
+  return to_host(each, first, tokens);
+}
+
 // [length, dim] of one head of a sequence, times the scales of its rows.
 Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView& pool,
                  const BasicRowScale<ConstTensorView>& scale, std::int64_t head) {
@@ -74,12 +85,9 @@ Doubles plane_of(Workload& workload, std::size_t sequence, const ConstTensorView
     const std::int64_t first = page.index() * pool.stride(0) + head * pool.stride(1);
     const std::int64_t tokens = std::min(left, page_size);
     Doubles rows = rows_of(pool, first, tokens);
-    if (const ConstTensorView& each = scale.per_token; !each.empty()) {
-      const Doubles factors =
-          to_host(each, page.index() * each.stride(0) + head * each.stride(1), tokens);
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        rows[i] *= factors[i / static_cast<std::size_t>(dim)];
-      }
+    const Doubles factors = scales_of(scale, page.index(), head, tokens);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      rows[i] *= factors[i / static_cast<std::size_t>(dim)];
     }
     values.insert(values.end(), rows.begin(), rows.end());
     left -= page_size;

@@ -62,7 +62,9 @@ void add_shape(const Adder& add, Flags& flags) {
            "values are the first --v-dim elements of the keys, as in MLA");
   add.value("--dtype", flags.dtype, "dtype of all tensors: float32, float16, bfloat16");
   add.optional("--kv-dtype", flags.kv_dtype,
-               "dtype of the cache, if not --dtype; float8_e4m3 has scales per token and head");
+               "dtype of the cache, if not --dtype: float8_e4m3, too");
+  add.value("--kv-scales", flags.kv_scales,
+            "of float8 pages: per_token_and_head, which append computes, per_head, per_tensor");
 }
 
 void add_combine(const Adder& add, Flags& flags) {

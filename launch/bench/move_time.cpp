@@ -5,6 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include "launch/bench/scales.hpp"
+
 namespace kvmesh::bench {
 namespace {
 
@@ -24,7 +26,8 @@ CacheOptions options_of(const WorkloadShape& shape, std::int64_t pages) {
           .page_size = shape.model.page_size,
           .pages_per_rank = pages,
           .dtype = shape.model.page_dtype(),
-          .page_kind = shape.model.page_kind};
+          .page_kind = shape.model.page_kind,
+          .scales = scales_of(shape.model)};
 }
 
 /// A cache whose pages move, again and again.

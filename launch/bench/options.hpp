@@ -83,6 +83,7 @@ struct Flags {
   bool latent = false;
   std::string dtype = "bfloat16";
   std::string kv_dtype{};
+  std::string kv_scales = "per_token_and_head";
   std::string scatter = "heads";
   std::string strategy = "auto";
   std::string travels_as{};
@@ -113,17 +114,22 @@ struct Shape {
   int page_size = 0;
   PageKind page_kind = PageKind::kKv;
   Dtype dtype = Dtype::kBFloat16;
-  std::optional<Dtype> kv_dtype{};  ///< of pages; unset: dtype
-  bool reproducible = false;        ///< the cache is reproducible
+  std::optional<Dtype> kv_dtype{};                    ///< of pages; unset: dtype
+  ScaleKind kv_scales = ScaleKind::kPerTokenAndHead;  ///< of float8 pages
+  bool reproducible = false;                          ///< the cache is reproducible
 
   Dtype page_dtype() const { return kv_dtype.value_or(dtype); }
   bool is_latent() const { return page_kind == PageKind::kLatent; }
   /// Elements of a token and KV head: its key, and its value unless that is part of the key.
   std::int64_t row_elements() const { return is_latent() ? k_dim : k_dim + v_dim; }
+  /// Whether each row of a page has a scale.
+  bool has_row_scales() const {
+    return info_of(page_dtype()).has_scales && kv_scales == ScaleKind::kPerTokenAndHead;
+  }
   /// Bytes of a token and KV head, with those of the scales.
   std::int64_t page_row_bytes() const {
     const std::int64_t rows = is_latent() ? 1 : 2;
-    const std::int64_t scales = info_of(page_dtype()).has_scales ? rows * sizeof(float) : 0;
+    const std::int64_t scales = has_row_scales() ? rows * sizeof(float) : 0;
     return row_elements() * static_cast<std::int64_t>(size_bytes(page_dtype())) + scales;
   }
 };

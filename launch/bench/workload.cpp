@@ -4,6 +4,8 @@
 #include <numeric>
 #include <random>
 
+#include "launch/bench/scales.hpp"
+
 namespace kvmesh::bench {
 namespace {
 
@@ -19,6 +21,7 @@ CacheOptions cache_options(const WorkloadShape& shape, int kv_parallel) {
           .pages_per_rank = pages_per_rank(shape, kv_parallel),
           .dtype = shape.model.page_dtype(),
           .page_kind = shape.model.page_kind,
+          .scales = scales_of(shape.model),
           .home_threshold_tokens = kHomeTokens,
           .reproducible = shape.model.reproducible};
 }

@@ -64,7 +64,11 @@ TEST(Exactness, ErrorOfACorrectOutputIsItsRounding) {
 TEST(Exactness, ReadsFloat8PagesWithTheirScales) {
   WorkloadShape shape = shape_of(Dtype::kFloat32);
   shape.model.kv_dtype = Dtype::kFloat8E4M3;
-  EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5);
+  for (const ScaleKind kind :
+       {ScaleKind::kPerTokenAndHead, ScaleKind::kPerHead, ScaleKind::kPerTensor}) {
+    shape.model.kv_scales = kind;
+    EXPECT_LT(error_of(shape, 5, [](const TensorView&) {}), 1e-5) << name(kind);
+  }
 }
 
 TEST(Exactness, ReadsValuesInsideLatentKeys) {

@@ -193,6 +193,12 @@ class Bench(unittest.TestCase):
         self.assertEqual(append["amount"], 2 * 4 * (token + KV_HEADS * (DIM + V_DIM) * 2))
         self.assertEqual((result["dtype"], result["kv_dtype"]), ("bfloat16", "float8_e4m3"))
         self.assertIn("bfloat16, float8_e4m3 kv pages of", table)
+        for scales in "per_head", "per_tensor":  # which no page holds
+            _, result = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "decode",
+                                   "--kv-dtype", "float8_e4m3", "--kv-scales", scales)
+            self.assertEqual(result["rows"][0]["amount"], decode["amount"] - 2 * 10 * KV_HEADS * 8)
+            self.assertLess(result["rows"][0]["error"], 1e-2)
+            self.assertEqual(result["kv_scales"], scales.replace("_", " "))
 
     def test_plot_of_a_replay(self):
         if subprocess.run([sys.executable, "-c", "import matplotlib"], capture_output=True).returncode != 0:
