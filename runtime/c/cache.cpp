@@ -12,11 +12,21 @@ Dtype page_dtype(std::int32_t number) {
   return number == KVMESH_DTYPE_DEFAULT ? Dtype::kBFloat16 : dtype_of(number);
 }
 
-KvScales scales_of(const kvmesh_cache_options_t& given) {
-  return {.kind = choice({ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor}, given.scale_kind,
-                         "scale_kind"),
+/// `count` scales, or none at NULL.
+std::vector<float> scales_at(const float* scales, int count) {
+  if (scales == nullptr) return {};
+  return {scales, scales + std::max(count, 0)};
+}
+
+/// Of a cache or of a group.
+template <class Options>
+KvScales scales_of(const Options& given) {
+  return {.kind = choice({ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor, ScaleKind::kPerHead},
+                         given.scale_kind, "scale_kind"),
           .k = given.k_scale == 0 ? 1 : given.k_scale,
-          .v = given.v_scale == 0 ? 1 : given.v_scale};
+          .v = given.v_scale == 0 ? 1 : given.v_scale,
+          .k_heads = scales_at(given.k_head_scales, given.kv_heads),
+          .v_heads = scales_at(given.v_head_scales, given.kv_heads)};
 }
 
 PrefixOptions prefix_options(const kvmesh_cache_options_t& given) {
@@ -59,6 +69,7 @@ LayerGroup layer_group(const kvmesh_layer_group_t& given) {
   }
   if (given.page_share != 0) group.page_share = given.page_share;
   group.state_bytes = given.state_bytes;
+  if (given.has_own_scales != 0) group.scales = scales_of(given);
   return group;
 }
 

@@ -63,6 +63,56 @@ static void check_step(kvmesh_cache_t* cache, kvmesh_sequence_t sequence, int ap
   kvmesh_plan_destroy(plan);
 }
 
+/* Each head, and each in a group, has scales of its own: a value of 3 and one of 40 with scales
+ * that let the second saturate in head 0, and in the group in head 1. */
+static void check_head_scales(kvmesh_mesh_t* mesh) {
+  enum { kHeads = 2 };
+  const float k_scales[kHeads] = {0.5f, 1}, v_scales[kHeads] = {0.0625f, 0.25f};
+  const float of_group[kHeads] = {0.25f, 0.0625f};
+  const int32_t second = 1;
+  float q[kHeads * kDim] = {0}, k[kHeads * kDim] = {0}, v[kHeads * 2] = {3, 40, 3, 40};
+  float o[kHeads * 2] = {0};
+  int64_t k_shape[] = {1, kHeads, kDim}, v_shape[] = {1, kHeads, 2};
+  const kvmesh_tensor_t q_of = floats(q, 3, k_shape), k_of = floats(k, 3, k_shape);
+  const kvmesh_tensor_t v_of = floats(v, 3, v_shape), o_of = floats(o, 3, v_shape);
+  kvmesh_cache_t* cache = NULL;
+  kvmesh_plan_t* plan = NULL;
+  kvmesh_layer_group_t group = KVMESH_INIT(group);
+  kvmesh_cache_options_t options = KVMESH_INIT(options);
+  kvmesh_batch_entry_t entry = {0, 1, 1};
+  options.layers = 2;
+  options.q_heads = options.kv_heads = kHeads;
+  options.k_dim = kDim;
+  options.v_dim = 2;
+  options.pages_per_rank = 4;
+  options.dtype = KVMESH_DTYPE_FLOAT8_E4M3;
+  options.scale_kind = KVMESH_SCALE_PER_HEAD;
+  options.k_head_scales = k_scales;
+  CHECK(kvmesh_cache_create(mesh, &options, &cache) == KVMESH_INVALID_ARGUMENT);
+  options.v_head_scales = v_scales;
+  group.layers = &second;
+  group.layer_count = 1;
+  group.kv_heads = kHeads;
+  group.has_own_scales = 1;
+  group.scale_kind = KVMESH_SCALE_PER_HEAD;
+  group.k_head_scales = k_scales;
+  group.v_head_scales = of_group;
+  options.groups = &group;
+  options.group_count = 1;
+  CHECK_OK(kvmesh_cache_create(mesh, &options, &cache));
+  CHECK_OK(kvmesh_sequence_create(cache, &entry.sequence));
+  CHECK_OK(kvmesh_plan_create(cache, &entry, 1, NULL, &plan));
+  for (int layer = 0; layer < 2; ++layer) {
+    CHECK_OK(kvmesh_plan_run(plan, layer, &q_of, &k_of, &v_of, NULL, &o_of, NULL, NULL));
+    for (int head = 0; head < kHeads; ++head) {
+      CHECK(fabs(o[2 * head] - 3) < 1e-5);
+      CHECK(fabs(o[2 * head + 1] - (head == layer ? 28 : 40)) < 1e-5); /* 448 / 16 */
+    }
+  }
+  kvmesh_plan_destroy(plan);
+  kvmesh_cache_destroy(cache);
+}
+
 /* Three groups: layer 1 sees two positions, with keys of its own size, layer 2 has a state; and a
  * kind of layers. */
 static void check_groups(kvmesh_mesh_t* mesh) {
@@ -244,6 +294,7 @@ void check_pages(kvmesh_mesh_t* mesh) {
     }
   }
   check_groups(mesh);
+  check_head_scales(mesh);
   check_tiers(mesh);
   kvmesh_cache_t* cache = NULL;
   kvmesh_cache_options_t options = KVMESH_INIT(options);

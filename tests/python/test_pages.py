@@ -29,7 +29,9 @@ def test_latent_pages_hold_keys_alone():
     on_ranks(2, body)
 
 
-@pytest.mark.parametrize("scales", [{}, dict(scale_kind="per tensor", k_scale=0.02, v_scale=0.02)])
+@pytest.mark.parametrize("scales", [{}, dict(scale_kind="per tensor", k_scale=0.02, v_scale=0.02),
+                                    dict(scale_kind="per head", k_scale=[0.02] * KV_HEADS,
+                                         v_scale=[0.02, 0.01])])
 def test_float8_pages_round_to_three_bits(scales):
     q, k, v = tensors(15)
     expected, _ = reference(q, k, v)
@@ -40,6 +42,30 @@ def test_float8_pages_round_to_three_bits(scales):
         out = cache.plan([(cache.create(), 15)]).run(0, q, k, v)
         error = np.abs(out - expected).max()
         assert 1e-4 < error < 0.2
+
+    on_ranks(1, body)
+
+
+def test_each_head_has_its_scales_in_each_group():
+    """Values of 100 saturate at 448 times the scale: 28 with 1/16."""
+    q, k, v = (np.full((1, heads, 8), 100, np.float32) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    heads = dict(scale_kind="per head", k_scale=[1, 1], v_scale=np.array([1 / 16, 1], np.float32))
+
+    def body(mesh):
+        cache = make_cache(mesh, layers=2, v_dim=8, dtype="float8_e4m3", **heads,
+                           groups=[dict(layers=[1], **{**heads, "v_scale": [1, 1 / 16]})])
+        step = cache.plan([(cache.create(), 1)])
+        for layer in range(2):
+            out = step.run(layer, q, k, v)
+            for head in range(HEADS):
+                saturates = head // (HEADS // KV_HEADS) == layer
+                np.testing.assert_allclose(out[:, head], 28 if saturates else 96)  # 100, to 4 bits
+        with pytest.raises(kvmesh.InvalidArgument, match="3 scales of keys for 2 kv heads"):
+            make_cache(mesh, dtype="float8_e4m3", scale_kind="per head", k_scale=[1, 2, 3])
+        with pytest.raises(kvmesh.InvalidArgument, match="a scale of -1"):
+            make_cache(mesh, scale_kind="per head", k_scale=[1, -1], v_scale=[1, 1])
+        with pytest.raises(TypeError, match="k_scale"):  # of which kind?
+            make_cache(mesh, layers=2, groups=[dict(layers=[1], k_scale=2.0)])
 
     on_ranks(1, body)
 

@@ -38,8 +38,13 @@ enum {
   KVMESH_DTYPE_FLOAT8_E4M3 = 4 /* for pages alone */
 };
 enum { KVMESH_PAGES_KV = 0, KVMESH_PAGES_LATENT = 1 }; /* latent: keys alone (MLA) */
-/* The factors of float8 pages: computed for each token and head, or k_scale and v_scale. */
-enum { KVMESH_SCALE_PER_TOKEN_AND_HEAD = 0, KVMESH_SCALE_PER_TENSOR = 1 };
+/* The factors of float8 pages: computed for each token and head; k_scale and v_scale; or
+   k_head_scales and v_head_scales. */
+enum {
+  KVMESH_SCALE_PER_TOKEN_AND_HEAD = 0,
+  KVMESH_SCALE_PER_TENSOR = 1,
+  KVMESH_SCALE_PER_HEAD = 2
+};
 enum { KVMESH_PREFIX_SHA256_CBOR = 0, KVMESH_PREFIX_XXH3 = 1 };
 enum {
   KVMESH_EVICT_HITS = 0,
@@ -62,6 +67,11 @@ typedef struct kvmesh_layer_group {
   int64_t window;       /* positions that a query sees; 0: all */
   double page_share;    /* pages per page of the cache's pages_per_rank; 0: 1 */
   int64_t state_bytes;  /* not 0: layers with this many bytes of state per sequence, and no keys */
+  int32_t has_own_scales; /* 1: the members from here on are the group's, which has kv_heads set */
+  int32_t scale_kind;     /* and as in kvmesh_cache_options_t */
+  float k_scale, v_scale;
+  const float* k_head_scales;
+  const float* v_head_scales;
 } kvmesh_layer_group_t;
 
 /* Where pages go that are evicted, and come back from: see TierOptions in kvmesh/tiers.hpp. */
@@ -104,6 +114,8 @@ typedef struct kvmesh_cache_options {
   size_t group_count;
   int64_t max_pages_per_rank; /* that kvmesh_cache_resize can give; 0: no more than at first */
   const kvmesh_tier_options_t* tiers; /* NULL: none */
+  const float* k_head_scales;         /* [kv_heads], for KVMESH_SCALE_PER_HEAD */
+  const float* v_head_scales;         /* the same; NULL for latent pages */
 } kvmesh_cache_options_t;
 
 /* Collective over all ranks. */

@@ -2,6 +2,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include "python/src/bindings.hpp"
@@ -35,6 +36,36 @@ LayerKind kind_of(nb::handle of) {
   return kind;
 }
 
+/// One for all heads, or one for each.
+using ScaleArgument = std::variant<float, std::vector<float>>;
+
+KvScales scales_of(std::string_view kind, const ScaleArgument& k, const ScaleArgument& v) {
+  KvScales scales{
+      .kind = named(kind, {ScaleKind::kPerTensor, ScaleKind::kPerTokenAndHead, ScaleKind::kPerHead},
+                    "scale_kind")};
+  const auto set = [](const ScaleArgument& given, float& one, std::vector<float>& heads) {
+    if (const float* number = std::get_if<float>(&given)) {
+      one = *number;
+    } else {
+      heads = std::get<std::vector<float>>(given);
+    }
+  };
+  set(k, scales.k, scales.k_heads);
+  set(v, scales.v, scales.v_heads);
+  return scales;
+}
+
+/// Those of a layer group, if it has its own.
+std::optional<KvScales> scales_in(Members& group) {
+  std::string kind;
+  ScaleArgument k = 1.0f, v = 1.0f;
+  group.read("scale_kind", kind);
+  if (kind.empty()) return std::nullopt;
+  group.read("k_scale", k);
+  group.read("v_scale", v);
+  return scales_of(kind, k, v);
+}
+
 LayerGroup group_of(nb::handle of) {
   Members members(of, "layer group");
   LayerGroup group;
@@ -53,6 +84,7 @@ LayerGroup group_of(nb::handle of) {
   if (!page_kind.empty()) {
     group.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
   }
+  group.scales = scales_in(members);
   members.done();
   return group;
 }
@@ -125,9 +157,8 @@ void replan(PyCache& self, PyPlan& step, nb::handle batch, nb::handle stream,
 CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
                            int page_size, std::int64_t pages_per_rank, std::int64_t bytes,
                            double memory_fraction, std::string_view dtype,
-                           std::string_view page_kind, std::string_view scale_kind, float k_scale,
-                           float v_scale, std::string_view placement, std::int64_t home,
-                           bool reproducible, PrefixOptions prefix) {
+                           std::string_view page_kind, KvScales scales, std::string_view placement,
+                           std::int64_t home, bool reproducible, PrefixOptions prefix) {
   CacheOptions options;
   options.layers = layers;
   options.q_heads = q_heads;
@@ -140,10 +171,7 @@ CacheOptions cache_options(int layers, int q_heads, int kv_heads, int k_dim, int
   options.memory_fraction = memory_fraction;
   options.dtype = dtype_from(dtype);
   options.page_kind = named(page_kind, {PageKind::kKv, PageKind::kLatent}, "page_kind");
-  options.scales = {
-      .kind = named(scale_kind, {ScaleKind::kPerTensor, ScaleKind::kPerTokenAndHead}, "scale_kind"),
-      .k = k_scale,
-      .v = v_scale};
+  options.scales = std::move(scales);
   options.placement = placement_from(placement);
   options.home_threshold_tokens = home;
   options.reproducible = reproducible;
@@ -170,14 +198,14 @@ void bind_constructor(nb::class_<PyCache>& type) {
       [](PyCache* self, PyMesh& mesh, int layers, int q_heads, int kv_heads, int k_dim, int v_dim,
          int page_size, std::int64_t pages_per_rank, std::int64_t bytes, double memory_fraction,
          std::int64_t max_pages_per_rank, std::string_view dtype, std::string_view page_kind,
-         std::string_view scale_kind, float k_scale, float v_scale, std::string_view placement,
-         std::int64_t home, bool reproducible, bool prefix_cache, std::string_view prefix_hash,
-         std::string_view eviction, const std::string& prefix_seed, std::int64_t window,
-         nb::list groups, nb::dict tiers) {
+         std::string_view scale_kind, const ScaleArgument& k_scale, const ScaleArgument& v_scale,
+         std::string_view placement, std::int64_t home, bool reproducible, bool prefix_cache,
+         std::string_view prefix_hash, std::string_view eviction, const std::string& prefix_seed,
+         std::int64_t window, nb::list groups, nb::dict tiers) {
         CacheOptions options = cache_options(
             layers, q_heads, kv_heads, k_dim, v_dim, page_size, pages_per_rank, bytes,
-            memory_fraction, dtype, page_kind, scale_kind, k_scale, v_scale, placement, home,
-            reproducible, prefix_options(prefix_cache, prefix_hash, eviction, prefix_seed));
+            memory_fraction, dtype, page_kind, scales_of(scale_kind, k_scale, v_scale), placement,
+            home, reproducible, prefix_options(prefix_cache, prefix_hash, eviction, prefix_seed));
         options.window = window;
         options.max_pages_per_rank = max_pages_per_rank;
         for (nb::handle group : groups) options.groups.push_back(group_of(group));
@@ -190,16 +218,19 @@ void bind_constructor(nb::class_<PyCache>& type) {
       nb::arg("kv_heads"), nb::arg("k_dim"), nb::arg("v_dim") = 0, nb::arg("page_size") = 16,
       nb::arg("pages_per_rank") = 0, nb::arg("bytes") = 0, nb::arg("memory_fraction") = 0.0,
       nb::arg("max_pages_per_rank") = 0, nb::arg("dtype") = "bfloat16", nb::arg("page_kind") = "kv",
-      nb::arg("scale_kind") = "per token and head", nb::arg("k_scale") = 1.0f,
-      nb::arg("v_scale") = 1.0f, nb::arg("placement") = "balanced",
+      nb::arg("scale_kind") = "per token and head", nb::arg("k_scale") = ScaleArgument(1.0f),
+      nb::arg("v_scale") = ScaleArgument(1.0f), nb::arg("placement") = "balanced",
       nb::arg("home_threshold_tokens") = 2048, nb::arg("reproducible") = false,
       nb::arg("prefix_cache") = false, nb::arg("prefix_hash") = "sha256_cbor",
       nb::arg("eviction") = "hits", nb::arg("prefix_seed") = "", nb::arg("window") = 0,
       nb::arg("groups") = nb::list(), nb::arg("tiers") = nb::dict(),
       "max_pages_per_rank: how far resize can enlarge the pools. "
+      "scale_kind, of float8 pages: 'per token and head', which append computes, or 'per tensor' "
+      "or 'per head', with k_scale and v_scale a number each or a list of one for each kv head. "
       "window: positions that a query sees; pages behind it are given up. groups: further groups "
       "of layers, dicts of layers and of what differs: q_heads, kv_heads, k_dim, v_dim, dtype, "
-      "page_kind, window, page_share, state_bytes (a state per sequence instead of keys). tiers: "
+      "page_kind, scale_kind, k_scale, v_scale, window, page_share, state_bytes (a state per "
+      "sequence instead of keys). tiers: "
       "where evicted pages go, a dict of host_bytes, directory, model, file_bytes, durable, "
       "direct, stores_per_operation.");
 }
