@@ -72,8 +72,8 @@ struct CacheOptions {
   Dtype dtype = Dtype::kBFloat16;
   /// Latent pages (MLA) hold the key alone: the value is its first v_dim elements.
   PageKind page_kind = PageKind::kKv;
-  /// For float8 pages: one number for all keys and one for all values, or numbers that append
-  /// computes for each token and head (docs/contracts.md, Numbers).
+  /// For float8 pages: one number for all keys and one for all values, one of each for every kv
+  /// head, or numbers that append computes for each token and head (docs/contracts.md, Numbers).
   KvScales scales{};
   Placement placement = Placement::kBalanced;
   /// See AllocatorOptions. May be kMeasuredHomeThreshold.

@@ -67,8 +67,10 @@ typedef struct kvmesh_layer_group {
   int64_t window;       /* positions that a query sees; 0: all */
   double page_share;    /* pages per page of the cache's pages_per_rank; 0: 1 */
   int64_t state_bytes;  /* not 0: layers with this many bytes of state per sequence, and no keys */
-  int32_t has_own_scales; /* 1: the members from here on are the group's, which has kv_heads set */
-  int32_t scale_kind;     /* and as in kvmesh_cache_options_t */
+  /* 1: the scales that follow are the group's, as those of kvmesh_cache_options_t. Scales per head
+     are [kv_heads] of this struct. */
+  int32_t has_own_scales;
+  int32_t scale_kind;
   float k_scale, v_scale;
   const float* k_head_scales;
   const float* v_head_scales;
