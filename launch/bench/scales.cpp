@@ -2,12 +2,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace kvmesh::bench {
 
+std::string typed(ScaleKind kind) {
+  std::string text(name(kind));
+  std::ranges::replace(text, ' ', '_');
+  return text;
+}
+
 ScaleKind scale_kind_of(const std::string& text) {
-  if (text == "per_token_and_head") return ScaleKind::kPerTokenAndHead;
-  if (text == "per_head") return ScaleKind::kPerHead;
-  if (text == "per_tensor") return ScaleKind::kPerTensor;
+  for (const ScaleKind kind :
+       {ScaleKind::kPerTokenAndHead, ScaleKind::kPerHead, ScaleKind::kPerTensor}) {
+    if (text == typed(kind)) return kind;
+  }
   throw InvalidArgument(
       fmt::format("--kv-scales '{}' is none of per_token_and_head, per_head, per_tensor", text));
 }

@@ -7,6 +7,8 @@
 
 namespace kvmesh::bench {
 
+/// The value of --kv-scales for this kind: "per_head".
+std::string typed(ScaleKind kind);
 /// Parses the value of --kv-scales. @throws InvalidArgument.
 ScaleKind scale_kind_of(const std::string& text);
 

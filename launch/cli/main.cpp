@@ -101,7 +101,7 @@ std::optional<int> run_verify_apart(const Command& command, const Flags& flags, 
   VerifyPlace place{.ranks = std::max(1, flags.thread_ranks),
                     .head_parallel = flags.head_parallel,
                     .device = on_gpu ? "cuda" : "cpu",
-                    .reproducible = flags.verify.reproducible};
+                    .rules = flags.verify.rules};
   place.jobs = verify_jobs(flags.verify, place.device);
   if (place.jobs == 1) return std::nullopt;
   check_device(command.mesh);

@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 
+#include "launch/bench/scales.hpp"
 #include "launch/cli/agree.hpp"
 #include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
@@ -87,12 +88,12 @@ void catch_interrupts() {
 
 int interrupt() { return caught; }
 
-VerifyPlace place_of(Mesh& mesh, bool reproducible) {
+VerifyPlace place_of(Mesh& mesh, const verify::CaseRules& rules) {
   return {.mpi = mesh.world().kind() == "mpi",
           .ranks = mesh.size(),
           .head_parallel = mesh.head_parallel(),
           .device = mesh.device().kind == DeviceKind::kCuda ? "cuda" : "cpu",
-          .reproducible = reproducible};
+          .rules = rules};
 }
 
 void add_verify_options(CLI::App& command, VerifyOptions& options) {
@@ -109,8 +110,12 @@ void add_verify_options(CLI::App& command, VerifyOptions& options) {
   command.add_option(
       "--seed", options.seed,
       "seed of the first case; each later case has the next number; a failure prints its seed");
-  command.add_flag("--reproducible", options.reproducible,
+  command.add_flag("--reproducible", options.rules.reproducible,
                    "also compare every bit with that of one rank");
+  command.add_option_function<std::string>(
+      "--kv-scales",
+      [&options](const std::string& text) { options.rules.kv_scales = bench::scale_kind_of(text); },
+      "all pages are float8 with such scales: per_token_and_head, per_head, per_tensor");
   command
       .add_option("--jobs", options.jobs,
                   "processes that run cases side by side; default: on GPUs one per core, at most "
@@ -142,11 +147,11 @@ void write_result(const VerifyTotals& totals, const VerifyPlace& place, std::uin
   if (!json.empty()) out.write(json, json_of(totals, place, first));
 }
 
-void run_cases(Mesh& mesh, bool reproducible,
+void run_cases(Mesh& mesh, const verify::CaseRules& rules,
                const std::function<std::optional<std::uint64_t>()>& next,
                const std::function<void(const CaseOutcome&)>& done) {
-  const VerifyPlace place = place_of(mesh, reproducible);
-  verify::CaseRunner runner(mesh, reproducible);
+  const VerifyPlace place = place_of(mesh, rules);
+  verify::CaseRunner runner(mesh, rules);
   while (const std::optional<std::uint64_t> seed = next_of_rank_0(mesh, next)) {
     const verify::CaseResult result = run_case(place, mesh.rank(), runner, *seed);
     if (!result.findings.good()) report(place, mesh.rank(), *seed, result);
@@ -155,13 +160,13 @@ void run_cases(Mesh& mesh, bool reproducible,
 }
 
 int run_verify(Mesh& mesh, const VerifyOptions& options, const std::string& json, Output& out) {
-  const VerifyPlace place = place_of(mesh, options.reproducible);
+  const VerifyPlace place = place_of(mesh, options.rules);
   SeedRange seeds(options);
   catch_interrupts();
   const Clock::time_point start = Clock::now();
   VerifyTotals totals;
   run_cases(
-      mesh, options.reproducible, [&] { return seeds.next(totals); },
+      mesh, options.rules, [&] { return seeds.next(totals); },
       [&](const CaseOutcome& outcome) {
         totals.add(outcome);
         totals.seconds = seconds_since(start);

@@ -23,19 +23,18 @@ struct VerifyOptions {
   std::int64_t count = 0;
   /// The seed of the first case; each later case has the next number. Unset: a random seed.
   std::optional<std::uint64_t> seed{};
-  /// Reproducible caches: every bit is compared with that of one rank.
-  bool reproducible = false;
+  verify::CaseRules rules{};
   /// The number of processes that run cases side by side; unset: see verify_jobs.hpp.
   std::optional<int> jobs{};
   /// This process is one of those: the seeds come on standard input.
   bool worker = false;
 };
 
-/// Adds --seconds, --count, --seed, --reproducible and --jobs to the subcommand.
+/// Adds --seconds, --count, --seed, --reproducible, --kv-scales and --jobs to the subcommand.
 void add_verify_options(CLI::App& command, VerifyOptions& options);
 
 /// A mesh, as the results name it.
-VerifyPlace place_of(Mesh& mesh, bool reproducible = false);
+VerifyPlace place_of(Mesh& mesh, const verify::CaseRules& rules = {});
 
 /// Runs random cases. Rank 0 shows the progress and writes the total to standard output; if `json`
 /// is not empty also as JSON to that file, or to standard output alone if it is "-". A rank that
@@ -54,7 +53,7 @@ int run_verify_on_threads(int ranks, const VerifyOptions& options, const MeshOpt
 /// Runs the cases of the seeds that rank 0's `next` returns, until it returns none. `done` gets
 /// each outcome on every rank, the same one. Wrong numbers are printed as run_verify says.
 /// @throws kvmesh's errors, after it has printed the case. Collective.
-void run_cases(Mesh& mesh, bool reproducible,
+void run_cases(Mesh& mesh, const verify::CaseRules& rules,
                const std::function<std::optional<std::uint64_t>()>& next,
                const std::function<void(const CaseOutcome&)>& done);
 

@@ -13,6 +13,7 @@
 
 #include "kvmesh/device_memory.hpp"
 #include "kvmesh/launcher.hpp"
+#include "launch/bench/scales.hpp"
 #include "launch/cli/child_process.hpp"
 #include "launch/cli/clock.hpp"
 #include "launch/cli/world_ranks.hpp"
@@ -156,7 +157,10 @@ std::vector<std::string> worker_command(const VerifyPlace& place, int threads, i
   add("--head-parallel", place.head_parallel);
   add("--timeout", timeout_s);
   if (place.ranks > 1) add("--ranks", place.ranks);
-  if (place.reproducible) command.emplace_back("--reproducible");
+  if (place.rules.reproducible) command.emplace_back("--reproducible");
+  if (place.rules.kv_scales) {
+    command.insert(command.end(), {"--kv-scales", bench::typed(*place.rules.kv_scales)});
+  }
   return command;
 }
 
@@ -177,7 +181,7 @@ int run_verify_worker(int ranks, const VerifyOptions& options, const MeshOptions
     const bool is_first = mine.rank().value == 0;
     if (is_first) out.put(fmt::format("{}\n", kReady));
     run_cases(
-        mine, options.reproducible,
+        mine, options.rules,
         [] {
           std::uint64_t seed = 0;
           return std::cin >> seed ? std::optional(seed) : std::nullopt;

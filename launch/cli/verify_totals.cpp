@@ -5,17 +5,21 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "launch/bench/scales.hpp"
+
 namespace kvmesh::launch {
 
 std::string command_for(const VerifyPlace& place, std::uint64_t seed) {
   const auto if_many = [](const char* flag, int count) {
     return count > 1 ? fmt::format(" {} {}", flag, count) : "";
   };
-  return fmt::format("{}kvmesh verify{}{}{} --device {} --seed {} --count 1",
+  const std::optional<ScaleKind> scales = place.rules.kv_scales;
+  return fmt::format("{}kvmesh verify{}{}{}{} --device {} --seed {} --count 1",
                      place.mpi ? fmt::format("mpirun -np {} ", place.ranks) : "",
                      place.mpi ? "" : if_many("--ranks", place.ranks),
                      if_many("--head-parallel", place.head_parallel),
-                     place.reproducible ? " --reproducible" : "", place.device, seed);
+                     place.rules.reproducible ? " --reproducible" : "",
+                     scales ? " --kv-scales " + bench::typed(*scales) : "", place.device, seed);
 }
 
 std::string line_of(const CaseOutcome& outcome) {
@@ -58,7 +62,8 @@ std::string text_of(const VerifyTotals& totals, const VerifyPlace& place) {
       totals.kernels.empty() ? "" : fmt::format(", {} kernels", totals.kernels.size());
   return fmt::format("verify: {} cases{}, {} steps, {} rows like float64 to {:.1e}{} in {:.1f} s",
                      totals.cases, kernels, totals.steps, totals.rows, totals.max_error,
-                     place.reproducible ? " and like one rank's to the bit" : "", totals.seconds);
+                     place.rules.reproducible ? " and like one rank's to the bit" : "",
+                     totals.seconds);
 }
 
 std::string result_of(const VerifyTotals& totals, const VerifyPlace& place) {
@@ -71,6 +76,7 @@ std::string result_of(const VerifyTotals& totals, const VerifyPlace& place) {
 }
 
 std::string json_of(const VerifyTotals& totals, const VerifyPlace& place, std::uint64_t seed) {
+  const std::optional<ScaleKind> scales = place.rules.kv_scales;
   const nlohmann::ordered_json json{{"program", "kvmesh verify"},
                                     {"version", KVMESH_VERSION},
                                     {"device", place.device},
@@ -79,7 +85,8 @@ std::string json_of(const VerifyTotals& totals, const VerifyPlace& place, std::u
                                     {"head_parallel", place.head_parallel},
                                     {"jobs", place.jobs},
                                     {"seed", seed},
-                                    {"reproducible", place.reproducible},
+                                    {"reproducible", place.rules.reproducible},
+                                    {"kv_scales", scales ? std::string(name(*scales)) : "drawn"},
                                     {"cases", totals.cases},
                                     {"failed", totals.failed},
                                     {"steps", totals.steps},

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "launch/verify/case_rules.hpp"
+
 namespace kvmesh::launch {
 
 /// The ranks that run the cases.
@@ -14,7 +16,7 @@ struct VerifyPlace {
   int ranks = 1;
   int head_parallel = 1;
   std::string device = "cpu";
-  bool reproducible = false;
+  verify::CaseRules rules{};
   int jobs = 1;  ///< processes that run cases side by side, each with all ranks
 };
 

@@ -281,10 +281,13 @@ class Simulation {
 
 }  // namespace
 
-CaseRunner::CaseRunner(Mesh& mesh, bool reproducible) : reproducible_(reproducible) {
+CaseRunner::CaseRunner(Mesh& mesh, const CaseRules& rules) : rules_(rules) {
+  const bool on_gpu = mesh.device().kind == DeviceKind::kCuda;
+  if (on_gpu && rules.reproducible && rules.kv_scales) {
+    throw InvalidArgument("verify: reproducible caches on GPUs have no float8 pages");
+  }
   for (int heads : {1, 2, 4}) {
     if (mesh.size() % heads != 0) continue;
-    const bool on_gpu = mesh.device().kind == DeviceKind::kCuda;
     Mesh& made = arrangements_.emplace_back(
         mesh.world(), MeshOptions{.head_parallel = heads,
                                   .threads = mesh.threads().threads(),
@@ -300,7 +303,8 @@ CaseResult CaseRunner::run(std::uint64_t seed) {
   Mesh& mesh = arrangements_[static_cast<std::size_t>(
       random.one_in(3) ? random.integer(0, std::ssize(arrangements_) - 1) : 0)];
   CaseConfig config = random_config(random, mesh);
-  if (reproducible_) make_reproducible(config, mesh.device());
+  if (rules_.kv_scales) give_scales(config, *rules_.kv_scales, random);
+  if (rules_.reproducible) make_reproducible(config, mesh.device());
   Simulation simulation(mesh, config, random);
   Findings findings = simulation.run();
   return {describe(config, mesh), config.steps, std::move(findings), simulation.kernels()};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvmesh/mesh.hpp"
+#include "launch/verify/case_rules.hpp"
 #include "launch/verify/findings.hpp"
 
 namespace kvmesh::verify {
@@ -24,9 +25,8 @@ struct CaseResult {
 /// by page tables as of an engine's own pages, and some of these with token lists.
 class CaseRunner {
  public:
-  /// `reproducible`: the caches are reproducible, and every bit must be that of one rank with each
-  /// sequence alone. Collective.
-  explicit CaseRunner(Mesh& mesh, bool reproducible = false);
+  /// @throws InvalidArgument for rules that exclude each other. Collective.
+  explicit CaseRunner(Mesh& mesh, const CaseRules& rules = {});
 
   /// Runs the case. REQUIRES: the same seed on every rank. @throws Error if kvmesh threw where it
   /// must not. Collective.
@@ -34,7 +34,7 @@ class CaseRunner {
 
  private:
   std::vector<Mesh> arrangements_;
-  bool reproducible_;
+  CaseRules rules_;
 };
 
 }  // namespace kvmesh::verify

@@ -12,15 +12,17 @@ const std::vector<Dtype> kDtypes{Dtype::kFloat32, Dtype::kFloat16, Dtype::kBFloa
 const std::vector<Placement> kPlacements{Placement::kBalanced, Placement::kStriped,
                                          Placement::kPacked};
 
+const std::vector<ScaleKind> kScaleKinds{ScaleKind::kPerTokenAndHead, ScaleKind::kPerTensor,
+                                         ScaleKind::kPerHead};
+
 // Pages a rank for about `tokens` in all; at least one.
 std::int64_t pages_for(std::int64_t tokens, int page_size, int ranks) {
   return std::max<std::int64_t>(1, tokens / (std::int64_t{page_size} * ranks));
 }
 
 /// Numbers that make some elements saturate, where append computes none.
-KvScales random_scales(Random& random, int kv_heads, PageKind kind) {
-  KvScales scales{.kind = random.pick(std::vector{ScaleKind::kPerTokenAndHead,
-                                                  ScaleKind::kPerTensor, ScaleKind::kPerHead})};
+KvScales random_scales(Random& random, ScaleKind kind, int kv_heads, PageKind pages) {
+  KvScales scales{.kind = kind};
   if (scales.kind == ScaleKind::kPerTensor) {
     scales.k = 0x1p-9f;
     scales.v = 0x1p-8f;
@@ -29,7 +31,7 @@ KvScales random_scales(Random& random, int kv_heads, PageKind kind) {
   for (int head = 0; head < kv_heads; ++head) {
     const auto size = [&] { return 0x1p-9f * (1.5f + random.real() / 2); };
     scales.k_heads.push_back(size());
-    if (kind == PageKind::kKv) scales.v_heads.push_back(2 * size());
+    if (pages == PageKind::kKv) scales.v_heads.push_back(2 * size());
   }
   return scales;
 }
@@ -72,22 +74,27 @@ CaseConfig short_config(Random& random, const Mesh& mesh) {
 
 /// Latent rows of DeepSeek's models, which are large: few tokens of few sequences.
 CaseConfig mla_config(Random& random, const Mesh& mesh) {
-  CaseConfig config{.cache = {.q_heads = random.pick(std::vector{16, 128}),
-                              .kv_heads = 1,
-                              .k_dim = 576,
-                              .v_dim = 512,
-                              .page_size = random.pick(std::vector{16, 64}),
-                              .dtype = random.pick(std::vector{Dtype::kFloat16, Dtype::kBFloat16,
-                                                               Dtype::kFloat8E4M3}),
-                              .page_kind = PageKind::kLatent,
-                              .scales = random_scales(random, 1, PageKind::kLatent)},
-                    .steps = 5,
-                    .max_sequences = 3,
-                    .max_append = 100,
-                    .max_queries = 2};
+  CaseConfig config{
+      .cache = {.q_heads = random.pick(std::vector{16, 128}),
+                .kv_heads = 1,
+                .k_dim = 576,
+                .v_dim = 512,
+                .page_size = random.pick(std::vector{16, 64}),
+                .dtype =
+                    random.pick(std::vector{Dtype::kFloat16, Dtype::kBFloat16, Dtype::kFloat8E4M3}),
+                .page_kind = PageKind::kLatent,
+                .scales = random_scales(random, random.pick(kScaleKinds), 1, PageKind::kLatent)},
+      .steps = 5,
+      .max_sequences = 3,
+      .max_append = 100,
+      .max_queries = 2};
   config.cache.pages_per_rank = pages_for(600, config.cache.page_size, mesh.kv_parallel());
   config.cache.home_threshold_tokens = random.integer(0, 64);
   return config;
+}
+
+int heads_of(const LayerGroup& group, const CacheOptions& cache) {
+  return group.kv_heads == 0 ? cache.kv_heads : group.kv_heads;
 }
 
 /// The last layer, with pages of its own kind and dims.
@@ -101,8 +108,8 @@ LayerGroup random_group(Random& random, const CacheOptions& cache) {
                    .window = random.coin() ? random.integer(1, 30) : 0,
                    .page_share = random.coin() ? 1.0 : 3.0};
   if (cache.scales.kind == ScaleKind::kPerHead || random.coin()) {  // those are of its heads alone
-    group.scales = random_scales(random, group.kv_heads == 0 ? cache.kv_heads : group.kv_heads,
-                                 *group.page_kind);
+    group.scales =
+        random_scales(random, random.pick(kScaleKinds), heads_of(group, cache), *group.page_kind);
   }
   return group;
 }
@@ -114,7 +121,7 @@ void draw_pages(Random& random, CacheOptions& cache) {
     cache.page_kind = PageKind::kLatent;
     cache.v_dim = std::min(cache.v_dim, cache.k_dim);
   }
-  cache.scales = random_scales(random, cache.kv_heads, cache.page_kind);
+  cache.scales = random_scales(random, random.pick(kScaleKinds), cache.kv_heads, cache.page_kind);
   if (cache.layers > 1 && random.coin()) {
     cache.groups = {random_group(random, cache)};
     if (random.one_in(4)) cache.groups[0].state_bytes = 16 * random.integer(1, 40);
@@ -151,6 +158,16 @@ void make_reproducible(CaseConfig& config, Device device) {
   for (LayerGroup& group : cache.groups) {
     group.dtype = half(group.dtype.value_or(cache.dtype));
     group.k_dim = whole_units(group.k_dim);
+  }
+}
+
+void give_scales(CaseConfig& config, ScaleKind kind, Random& random) {
+  CacheOptions& cache = config.cache;
+  cache.dtype = Dtype::kFloat8E4M3;
+  cache.scales = random_scales(random, kind, cache.kv_heads, cache.page_kind);
+  for (LayerGroup& group : cache.groups) {
+    group.dtype = cache.dtype;
+    group.scales = random_scales(random, kind, heads_of(group, cache), *group.page_kind);
   }
 }
 

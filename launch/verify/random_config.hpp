@@ -20,6 +20,9 @@ struct CaseConfig {
 /// Makes the caches reproducible: on GPUs of 16-bit pages and dims that are multiples of 8.
 void make_reproducible(CaseConfig& config, Device device);
 
+/// Makes all pages float8, with this kind of scales.
+void give_scales(CaseConfig& config, ScaleKind kind, Random& random);
+
 /// Mostly short sequences on few small pages; one case in twelve has thousands of keys per rank, so
 /// that they are split among threads, and one in twelve, where no heads are spread over ranks,
 /// MLA's rows of 576 elements.

@@ -364,7 +364,7 @@ TEST_P(SequencesContract, RandomServing) {
   GetParam().run([](Communicator& comm) {
     const std::uint64_t seed = agreed_seed(comm);
     Mesh mesh(comm, {.threads = 1, .device = GetParam().device});
-    verify::CaseRunner runner(mesh, GetParam().reproducible);
+    verify::CaseRunner runner(mesh, {.reproducible = GetParam().reproducible});
     for (std::uint64_t i = 0; i < GetParam().random_cases; ++i) {
       const verify::CaseResult result = runner.run(seed + i);
       for (const std::string& message : result.findings.messages()) {

@@ -200,6 +200,21 @@ TEST(VerifyCheckedCache, KeepsFreePagesFullOfNan) {
   EXPECT_TRUE(std::isnan(number));
 }
 
+TEST(VerifyCase, TakesTheKindOfScales) {
+  run_on_threads(4, [](Mesh& mesh) {
+    for (const ScaleKind kind :
+         {ScaleKind::kPerHead, ScaleKind::kPerTensor, ScaleKind::kPerTokenAndHead}) {
+      verify::CaseRunner runner(mesh, {.kv_scales = kind});
+      for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+        const verify::CaseResult result = runner.run(seed);
+        EXPECT_TRUE(result.findings.good()) << seed;
+        const std::string pages = "float8_e4m3 scaled " + std::string(name(kind)) + ",";
+        EXPECT_NE(result.description.find(pages), std::string::npos) << result.description;
+      }
+    }
+  });
+}
+
 TEST(VerifyCase, IsTheSameForTheSameSeed) {
   run_on_threads(2, [](Mesh& mesh) {
     verify::CaseRunner first(mesh), second(mesh);

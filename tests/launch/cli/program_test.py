@@ -134,6 +134,7 @@ class Generate(ProgramTest):
             self.expect_one_line(self.generate(1, "--prompt", "hi", *flags), words)
         self.expect_one_line(self.generate(1, "--prompt", "hi", "--tier-folder-bytes", 5), "requires --tier-folder")
         self.expect_one_line(run(1, "verify", "--seconds", ""), "--seconds is empty")
+        self.expect_one_line(run(1, "verify", "--kv-scales", "heads"), "--kv-scales 'heads'", "per_head")
         for flag in ("--seconds", "--count"):
             self.expect_one_line(run(1, "verify", flag, 0), f"{flag}: 0 is not above 0")
         self.expect_one_line(run(1, "bench", "--batch", ""), "--batch is empty")

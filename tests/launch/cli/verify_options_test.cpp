@@ -7,6 +7,7 @@
 #include <iterator>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "launch/cli/verify_jobs.hpp"
 
@@ -31,8 +32,14 @@ TEST(VerifyCommand, MakesTheSameMesh) {
   expect(3, 1, "kvmesh verify --ranks 3 --device cpu --seed 7 --count 1");
   expect(4, 2, "kvmesh verify --ranks 4 --head-parallel 2 --device cpu --seed 7 --count 1");
   Mesh mesh(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu});
-  EXPECT_EQ(command_for(place_of(mesh, true), 7),
+  EXPECT_EQ(command_for(place_of(mesh, {.reproducible = true}), 7),
             "kvmesh verify --reproducible --device cpu --seed 7 --count 1");
+  EXPECT_EQ(command_for(place_of(mesh, {.kv_scales = ScaleKind::kPerHead}), 7),
+            "kvmesh verify --kv-scales per_head --device cpu --seed 7 --count 1");
+  const std::vector<std::string> worker =
+      worker_command({.rules = {.kv_scales = ScaleKind::kPerTokenAndHead}}, 1, 60);
+  EXPECT_EQ(worker[worker.size() - 2], "--kv-scales");
+  EXPECT_EQ(worker.back(), "per_token_and_head");
 }
 
 // Runs workers that are shell scripts. Returns the exit status and the JSON.
