@@ -21,7 +21,7 @@ struct CudaMods {
   ///   bool kvmesh_mask_mod(int b, int h, int q, int kv, const ModBuffers&);
   ///
   /// Where there is no such soft cap its numbers are 0. `Math`, by default RoundedMath, decides how
-  /// some operations are computed. `Score` is float, or BegunCap where the score has a soft cap;
+  /// some operations are computed. `Score` is float, or CappedScore where the score has a soft cap;
   /// `Place` is int or KeyPlace.
   ///
   /// It includes kernels/mods/mod_ops.cuh, which must be among the program's files, as must

@@ -91,9 +91,53 @@ struct KeyPlace {
   __device__ __forceinline__ operator int() const { return add(first, further); }
 };
 
-/// A soft cap as far as NearMath::begin_cap computes it.
-struct BegunCap {
-  float reciprocal;
+/// A soft cap's result, where a kernel computes it before the mod.
+struct CappedScore {
+  float value;
+};
+
+/// factor * tanh(scale * a / divisor) without special functions, for small a: an odd polynomial of
+/// least relative error, 2^-20 where |scale * a / divisor| <= kMost.
+class SmallCap {
+ public:
+  static constexpr float kMost = 0.5f;
+
+  __device__ __forceinline__ SmallCap(float scale, float divisor, float factor) {
+    const float step = scale / divisor;
+    float power = step * factor;
+#pragma unroll
+    for (int i = 0; i < kTerms; ++i) {
+      terms_[i] = power * of_tanh(i);
+      power *= step * step;
+    }
+  }
+
+  /// Caps N numbers, step by step, since each step waits for the one before.
+  template <int N>
+  __device__ __forceinline__ void apply(float* a) const {
+    float square[N], sum[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) square[n] = __fmul_rn(a[n], a[n]);
+#pragma unroll
+    for (int n = 0; n < N; ++n) sum[n] = terms_[kTerms - 1];
+#pragma unroll
+    for (int i = kTerms - 2; i >= 0; --i) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) sum[n] = __fmaf_rn(sum[n], square[n], terms_[i]);
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n) a[n] = __fmul_rn(a[n], sum[n]);
+  }
+
+ private:
+  static constexpr int kTerms = 4;
+  /// The terms of tanh x = x * (term 0 + term 1 * x^2 + ...), by Remez' algorithm.
+  __device__ __forceinline__ static constexpr float of_tanh(int i) {
+    constexpr float kOfTanh[kTerms] = {0.99999946f, -0.33326319f, 0.13190296f, -0.044402227f};
+    return kOfTanh[i];
+  }
+
+  float terms_[kTerms];
 };
 
 /// Without branches, between which no two scores overlap; that takes registers.
@@ -112,18 +156,17 @@ struct NearMath {
   /// tanh x = 1 - 2 / (1 + e^2x), within 2^-21 of 1: a fifth of tanhf's instructions. The products
   /// of a score's 16-bit or float8 numbers are rounded more coarsely.
   __device__ __forceinline__ static float soft_cap(float a, float divisor, float factor) {
-    return soft_cap(begin_cap(a, exponent_of_cap(divisor)), divisor, factor);
+    return scaled_soft_cap(a, 1.0f, divisor, factor);
   }
-  __device__ __forceinline__ static float soft_cap(BegunCap cap, float /*divisor*/, float factor) {
-    return __fmaf_rn(cap.reciprocal, -2.0f * factor, factor);
+  __device__ __forceinline__ static float soft_cap(CappedScore cap, float /*divisor*/,
+                                                   float /*factor*/) {
+    return cap.value;
   }
-
-  /// The begin of a soft cap, of which the rest is little; `factor` is that of `a` in the exponent.
-  __device__ __forceinline__ static BegunCap begin_cap(float a, float factor) {
-    return {near_reciprocal(__fadd_rn(1.0f, near_power_of_two(__fmul_rn(a, factor))))};
-  }
-  __device__ __forceinline__ static constexpr float exponent_of_cap(float divisor) {
-    return 2.8853900817779268f / divisor;
+  /// The soft cap of scale * a.
+  __device__ __forceinline__ static float scaled_soft_cap(float a, float scale, float divisor,
+                                                          float factor) {
+    const float power = near_power_of_two(__fmul_rn(a, scale * (2.8853900817779268f / divisor)));
+    return __fmaf_rn(near_reciprocal(__fadd_rn(1.0f, power)), -2.0f * factor, factor);
   }
 
   /// Rounded once.

@@ -279,6 +279,28 @@ TEST(AttendPrefill, SoftCapsMatchFloat64) {
   }
 }
 
+// Mods by which scores grow from tile to tile: weights are lowered, or computed again where they
+// are too large for a float, or where the first keys all but vanish.
+TEST(AttendPrefill, SteepModsMatchFloat64) {
+  const auto slope = [](float step) -> ScoreMod {
+    return [=](auto s, auto, auto, auto, auto kv) { return s + to_float(kv) * step; };
+  };
+  const ScoreMod late = [](auto s, auto, auto, auto, auto kv) {
+    return where(kv < 300, -1e30f, s);
+  };
+  for (const ScoreMod& score : {slope(0.05f), slope(0.25f), slope(4.0f), slope(-4.0f), late}) {
+    for (int dim : {64, 128, 192}) {
+      CaseSpec spec{
+          .shape = {8, 2, dim, dim, 16}, .dtype = Dtype::kBFloat16, .q_dtype = Dtype::kBFloat16};
+      spec.sequences = {{.q_len = 200, .kv_len = 1500}, {.q_len = 40, .kv_len = 901}};
+      spec.options.mask = mods::sliding_window(1000);
+      spec.options.score = score;
+      AttentionCase c(spec);
+      EXPECT_TRUE(c.matches(c.run())) << dim;
+    }
+  }
+}
+
 CaseSpec random_case(std::uint64_t seed) {
   Random random(seed);
   const auto number = [&](int low, int high) {

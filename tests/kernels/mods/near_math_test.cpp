@@ -119,44 +119,65 @@ TEST(NearMath, SoftCapsAreNear) {
   }
 }
 
-using BegunFunction = float(float, float, int, int, int);
+using CappedFunction = float(float, float, int, int, int);
 
-/// The only mod of a library, as a kernel calls it that begins soft caps and has keys in a loop:
-/// begun(product, scale, q, first, further).
-std::string source_of_begun(const ScoreMod& score) {
+/// The only mod of a library, as a kernel calls it that caps scores first and has keys in a loop:
+/// capped(product, scale, q, first, further), and capped_small.
+std::string source_of_capped(const ScoreMod& score) {
+  const auto function = [](const std::string& name, const std::string& cap) {
+    return "extern \"C\" float " + name +
+           "(float product, float scale, int q, int first, int further) {"
+           " using namespace kvmesh;"
+           " const mod_ops::KeyPlace key{first, further};"
+           " return kvmesh_score_mod<mod_ops::NearMath>(mod_ops::CappedScore{" +
+           cap + "}, 0, 0, q, key, ModBuffers{}); }\n";
+  };
   return source_of({{score, MaskMod()}}) +
-         "extern \"C\" float begun(float product, float scale, int q, int first, int further) {"
-         " using Math = kvmesh::mod_ops::NearMath;"
-         " const float factor = scale * Math::exponent_of_cap(kvmesh::kCapDivisor);"
-         " const kvmesh::mod_ops::KeyPlace key{first, further};"
-         " return kvmesh::kvmesh_score_mod<Math>(Math::begin_cap(product, factor), 0, 0, q, key,"
-         " kvmesh::ModBuffers{}); }\n";
+         function("capped",
+                  "mod_ops::NearMath::scaled_soft_cap(product, scale, kCapDivisor, kCapFactor)") +
+         function("capped_small", "mod_ops::SmallCap(scale, kCapDivisor, kCapFactor)(product)") +
+         "extern \"C\" float most_small() { return kvmesh::mod_ops::SmallCap::kMost; }\n";
 }
 
-// The scale becomes part of the exponent of a soft cap that is begun before the mod.
-TEST(NearMath, BegunSoftCapsAreNear) {
+constexpr float kDivisor = 50.0f, kFactor = 30.0f;
+
+void expect_near_capped(CappedFunction* capped, float product, float scale, Random& random) {
+  const int q = random.integer(0, 60), first = random.integer(0, 60);
+  const int further = random.integer(0, 9);
+  const double exact =
+      kFactor * std::tanh(double{product} * scale / kDivisor) + 0.5 * (first + further - q);
+  ASSERT_NEAR(capped(product, scale, q, first, further), exact, kFactor * 0x1p-20f)
+      << product << " * " << scale;
+}
+
+// The scale is part of a soft cap that is computed before the mod.
+TEST(NearMath, SoftCapsBeforeTheModAreNear) {
   if (!has_compiler()) GTEST_SKIP() << KVMESH_CXX_COMPILER << " is not here";
-  const HostLibrary library(source_of_begun([](auto s, auto, auto, auto q, auto kv) {
-    return 30.0f * tanh(s / 50.0f) + to_float(kv - q) * 0.5f;
+  const HostLibrary library(source_of_capped([](auto s, auto, auto, auto q, auto kv) {
+    return kFactor * tanh(s / kDivisor) + to_float(kv - q) * 0.5f;
   }));
   ASSERT_TRUE(library.is_loaded());
-  auto* const begun = library.function<BegunFunction>("begun");
+  auto* const capped = library.function<CappedFunction>("capped");
+  auto* const small = library.function<CappedFunction>("capped_small");
+  auto* const most_small = library.function<float()>("most_small");
+  ASSERT_TRUE(capped && small && most_small);
   const std::uint64_t seed = test::seed();
   SCOPED_TRACE("KVMESH_SEED=" + std::to_string(seed));
   Random random(seed);
   for (int n = 0; n < 20000; ++n) {
-    const float product = std::ldexp(random.real(-1.0f, 1.0f), random.integer(-20, 20));
     const float scale = random.chance(0.5) ? 0.0883f : -1.0f;
-    const int q = random.integer(0, 60), first = random.integer(0, 60);
-    const int further = random.integer(0, 9);
-    const double exact =
-        30.0 * std::tanh(double{product} * scale / 50.0) + 0.5 * (first + further - q);
-    ASSERT_NEAR(begun(product, scale, q, first, further), exact, 30.0f * 0x1p-20f) << product;
+    const float any = std::ldexp(random.real(-1.0f, 1.0f), random.integer(-20, 20));
+    expect_near_capped(capped, any, scale, random);
+    const float below = random.real(-1.0f, 1.0f) * std::ldexp(1.0f, -random.integer(0, 20));
+    expect_near_capped(small, below * most_small() * kDivisor / scale, scale, random);
+  }
+  for (CappedFunction* const each : {capped, small}) {
+    EXPECT_TRUE(std::isnan(each(std::numeric_limits<float>::quiet_NaN(), 1.0f, 7, 7, 0)));
+    EXPECT_EQ(each(0.0f, 1.0f, 7, 7, 0), 0.0f);
   }
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(begun(kInfinity, 1.0f, 7, 7, 0), 30.0f);
-  EXPECT_EQ(begun(-kInfinity, 1.0f, 7, 7, 0), -30.0f);
-  EXPECT_TRUE(std::isnan(begun(std::numeric_limits<float>::quiet_NaN(), 1.0f, 7, 7, 0)));
+  EXPECT_EQ(capped(kInfinity, 1.0f, 7, 7, 0), kFactor);
+  EXPECT_EQ(capped(-kInfinity, 1.0f, 7, 7, 0), -kFactor);
 }
 
 // Nearer to the exact value than rounding twice.
