@@ -257,6 +257,24 @@ TEST_F(NineBatches, AMoveThatDoesNotEndIsAnErrorAtTheDeadline) {
   EXPECT_TRUE(export_of(mesh_, cache_, sequence_) == expected_);
 }
 
+TEST_F(NineBatches, AnImportWritesNoBufferThatAMoveMayStillRead) {
+  EXPECT_TRUE(export_of(mesh_, cache_, sequence_) == expected_);
+  mesh_.world().set_deadline(std::chrono::milliseconds(50));
+  late_.stream().stick(true);
+  const auto import_fails = [&](const Stream& stream) {
+    MemorySource source(stream);
+    EXPECT_THROW(cache_.import_sequence(&source), StreamError);
+    const HostMemory& buffer = inside(cache_).staging.buffers[0];
+    return Stream(buffer.data(), buffer.data() + buffer.size_bytes());
+  };
+  const Stream first = import_fails(expected_);
+  EXPECT_TRUE(late_.stream().is_waiting());
+  EXPECT_TRUE(import_fails(exported({}, options_of({}), 30)) == first);
+  late_.stream().stick(false);
+  MemorySource source(expected_);
+  EXPECT_EQ(cache_.length(cache_.import_sequence(&source).sequence), 700);
+}
+
 // The stream reports a failed move by the call behind it.
 TEST(StagedRecords, AFailedMoveOfOneRankIsTheErrorOfAll) {
   const Shape shape{.ranks = 3};
