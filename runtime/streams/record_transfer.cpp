@@ -10,7 +10,7 @@ constexpr std::size_t kSumBytes = sizeof(std::uint32_t);
 }  // namespace
 
 RecordTransfer::RecordTransfer(const CacheParts& cache, const SequenceHeader& header,
-                               SequenceId sequence, Way way, Outcome& outcome)
+                               SequenceId sequence, StreamWay way, Outcome& outcome)
     : cache_(cache),
       world_(cache.mesh.world()),
       header_(header),

@@ -16,7 +16,7 @@ class RecordTransfer {
   /// `outcome` gets a failure to prepare this rank's part. REQUIRES: the header, and what the parts
   /// refer to, outlive it; no one else uses the sequence's pages until it ends.
   RecordTransfer(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
-                 Way way, Outcome& outcome);
+                 StreamWay way, Outcome& outcome);
 
   /// Export: packs this rank's part, collects all parts on rank 0 and writes them there.
   /// Collective.

@@ -145,7 +145,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     cache.wait_for_tiers();
     cache.wait_idle();
   });
-  RecordTransfer transfer(parts, header, sequence, Way::kExport, outcome);
+  RecordTransfer transfer(parts, header, sequence, StreamWay::kExport, outcome);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
   });
@@ -173,7 +173,7 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
       cache.wait_for_tiers();
       cache.wait_idle();  // new pages may still be read by earlier work
     });
-    RecordTransfer transfer(parts, header, sequence, Way::kImport, outcome);
+    RecordTransfer transfer(parts, header, sequence, StreamWay::kImport, outcome);
     bool good = true;
     for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
       good = good && transfer.receive(place, tokens, source, outcome);

@@ -43,7 +43,7 @@ std::vector<RecordBatch> batches_of(const SequenceHeader& header, int head_paral
 
 // Moves that an earlier caller has given up waiting for may still use the buffers.
 StagedRecords::StagedRecords(const CacheParts& cache, const SequenceHeader& header,
-                             SequenceId sequence, Way way)
+                             SequenceId sequence, StreamWay way)
     : cache_(cache),
       sequence_(sequence),
       way_(way),
@@ -90,7 +90,7 @@ bool StagedRecords::has_entered(const RecordPlace& place) const {
 /// or has been moved.
 void StagedRecords::enter_next() {
   const std::size_t next = entered_;
-  if (way_ == Way::kImport) {
+  if (way_ == StreamWay::kImport) {
     start_entered();
     lay_out(next);
   } else {
@@ -132,13 +132,14 @@ void StagedRecords::lay_out(std::size_t batch) {
 }
 
 void StagedRecords::start(std::size_t batch) {
-  if (way_ == Way::kExport) lay_out(batch);
+  if (way_ == StreamWay::kExport) lay_out(batch);
   const Layout& layout = layouts_[batch % layouts_.size()];
   if (layout.moves.empty()) return;
   MoveStream& stream = *cache_.staging.stream;
   is_moving_ = true;  // also if that fails halfway
   mover(batches_[batch])
-      .start(batches_[batch].layers, layout.moves, layout.packed, way_ == Way::kExport, stream);
+      .start(batches_[batch].layers, layout.moves, layout.packed, way_ == StreamWay::kExport,
+             stream);
   stream.call(
       [failed = has_failed_](bool moved) {
         if (!moved) *failed = true;

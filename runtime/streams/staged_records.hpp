@@ -36,7 +36,7 @@ struct RecordBatch {
 std::vector<RecordBatch> batches_of(const SequenceHeader& header, int head_parallel,
                                     std::size_t most_bytes);
 
-enum class Way : std::uint8_t { kExport, kImport };
+enum class StreamWay : std::uint8_t { kExport, kImport };
 
 /// This rank's rows of all records of a stream.
 class StagedRecords {
@@ -45,7 +45,7 @@ class StagedRecords {
   /// nothing else reads or writes the sequence's pages meanwhile.
   /// @throws Error, Timeout if an earlier move does not end.
   StagedRecords(const CacheParts& cache, const SequenceHeader& header, SequenceId sequence,
-                Way way);
+                StreamWay way);
   /// Waits for a move that is under way, at most for the deadline: the caller may give up pages.
   ~StagedRecords();
   StagedRecords(const StagedRecords&) = delete;
@@ -77,7 +77,7 @@ class StagedRecords {
 
   CacheParts cache_;
   SequenceId sequence_;
-  Way way_;
+  StreamWay way_;
   std::vector<RecordBatch> batches_;
   std::size_t entered_ = 0;        // batches; the host works on the last of them
   std::array<Layout, 2> layouts_;  // of batch i the one at i % 2, as are the buffers
