@@ -10,6 +10,7 @@
 #include "kvmesh/kv_cache.hpp"
 #include "runtime/cache/cache_group.hpp"
 #include "runtime/cache/cache_tiers.hpp"
+#include "runtime/cache/staging.hpp"
 #include "runtime/memory/attempt.hpp"
 #include "runtime/memory/cache_agreement.hpp"
 #include "runtime/memory/peer_pools.hpp"
@@ -44,6 +45,7 @@ class KvCache::State {
   std::set<CacheUser*> users;           // the plans
   PlanHistory history;                  // of all plans and replans
   std::unique_ptr<CacheTiers> tiers;    // null: none
+  Staging staging;                      // of exports and imports
 
   /// Stores what an operation has evicted. Call it before anything is written to the pages that the
   /// operation took. `after` as in CacheTiers::pages_taken.

@@ -28,41 +28,51 @@ std::size_t PageMover::bytes(std::span<const int> layers, int tokens) const {
 void PageMover::move(std::span<const int> layers, std::span<const PageMove> moves,
                      const MoveEnd& from, const MoveEnd& to, const DeviceMoves& device) const {
   if (moves.empty()) return;
+  std::byte* const host = from.packed != nullptr ? from.packed : to.packed;
   std::vector<std::byte*> packed;
-  std::byte* next = from.packed != nullptr ? from.packed : to.packed;
-  for (std::size_t i = 0; next != nullptr && i < moves.size(); ++i) {
-    packed.push_back(next);
-    next += bytes(layers, moves[i].tokens);
-  }
+  if (host != nullptr) packed = places(layers, moves, host);
   const std::vector<MovedPlane> of_layers = planes(layers, from, to);
   const PageMoves all = moves_of(of_layers, moves, packed, to.packed != nullptr);
   device ? device(all) : move_pages(all);
 }
 
-std::vector<RowPlace> PageMover::rows(int layer, std::span<const PageMove> moves,
-                                      const MoveEnd& end) const {
-  const PagePlanes pools = end.pools ? end.pools(layer) : PagePlanes();
-  std::byte* next = end.packed;
+void PageMover::start(std::span<const int> layers, std::span<const PageMove> moves,
+                      std::span<std::byte* const> packed, bool packs, MoveStream& stream) const {
+  const MoveEnd host;
+  const auto of_layers =
+      packs ? planes(layers, my_pools(), host) : planes(layers, host, my_pools());
+  stream.move(moves_of(of_layers, moves, packed, packs));
+}
+
+std::vector<std::byte*> PageMover::places(std::span<const int> layers,
+                                          std::span<const PageMove> moves,
+                                          std::byte* packed) const {
+  std::vector<std::byte*> places;
+  for (const PageMove& move : moves)
+    places.push_back(std::exchange(packed, packed + bytes(layers, move.tokens)));
+  return places;
+}
+
+std::vector<RowPlace> PageMover::rows(int layer, std::span<const PageMove> moves) const {
+  const PagePlanes pools = mine_.layer(layer);
   std::vector<RowPlace> rows;
-  for (const PageMove& move : moves) {
-    for (std::size_t plane = 0; plane < group_.format.planes.size(); ++plane) {
-      if (end.pools) {
-        rows.push_back(place_in(pools[plane], move.source, move.source_token));
-      } else {
-        const std::size_t width = row_bytes(group_.format.planes[plane], move.tokens);
-        rows.push_back({std::exchange(next, next + width * heads()), width});
-      }
-    }
-  }
+  for (const PageMove& move : moves)
+    for (const TensorView& plane : pools)
+      rows.push_back(place_in(plane, move.source, move.source_token));
   return rows;
 }
 
-void PageMover::start(std::span<const PageMove> moves, std::span<std::byte* const> packed,
-                      bool packs, MoveStream& stream) const {
-  const MoveEnd host;
-  const auto of_layers =
-      packs ? planes(layers(), my_pools(), host) : planes(layers(), host, my_pools());
-  stream.move(moves_of(of_layers, moves, packed, packs));
+std::vector<RowPlace> PageMover::rows(std::span<const PageMove> moves,
+                                      std::span<std::byte* const> packed) const {
+  std::vector<RowPlace> rows;
+  for (std::size_t i = 0; i < moves.size(); ++i) {
+    std::byte* next = packed[i];
+    for (const PagePlane& plane : group_.format.planes) {
+      const std::size_t width = row_bytes(plane, moves[i].tokens);
+      rows.push_back({std::exchange(next, next + width * heads()), width});
+    }
+  }
+  return rows;
 }
 
 PageMoves PageMover::moves_of(std::span<const MovedPlane> planes, std::span<const PageMove> moves,

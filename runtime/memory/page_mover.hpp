@@ -49,13 +49,20 @@ class PageMover {
   /// of a GPU; empty on the CPU.
   void move(std::span<const int> layers, std::span<const PageMove> moves, const MoveEnd& from,
             const MoveEnd& to, const DeviceMoves& device) const;
-  /// Returns [moves][planes] where the rows of one layer lie at an end in host memory: in pools, at
-  /// each move's source.
-  std::vector<RowPlace> rows(int layer, std::span<const PageMove> moves, const MoveEnd& end) const;
-  /// Enqueues moves of all layers between this rank's pools and host memory, [moves] where the rows
-  /// of each begin.
-  void start(std::span<const PageMove> moves, std::span<std::byte* const> packed, bool packs,
-             MoveStream& stream) const;
+  /// Enqueues moves between this rank's pools and host memory, [moves] where the rows of each
+  /// begin.
+  void start(std::span<const int> layers, std::span<const PageMove> moves,
+             std::span<std::byte* const> packed, bool packs, MoveStream& stream) const;
+
+  /// Returns [moves] where the rows of each begin, if they follow one another from `packed` on.
+  std::vector<std::byte*> places(std::span<const int> layers, std::span<const PageMove> moves,
+                                 std::byte* packed) const;
+  /// Returns [moves][planes] where the rows of one layer lie in this rank's pools, in host memory:
+  /// at each move's source.
+  std::vector<RowPlace> rows(int layer, std::span<const PageMove> moves) const;
+  /// The same of packed rows of one layer, [moves] where those of each begin.
+  std::vector<RowPlace> rows(std::span<const PageMove> moves,
+                             std::span<std::byte* const> packed) const;
 
  private:
   std::vector<MovedPlane> planes(std::span<const int> layers, const MoveEnd& from,

@@ -19,6 +19,8 @@ struct RecordRun {
   PageRank rank{};         ///< which holds the page
   std::int64_t token = 0;  ///< the first, in the record
   std::int64_t tokens = 0;
+  std::int32_t page = 0;        ///< the page's index in that rank's pools
+  std::int32_t page_token = 0;  ///< the first token, in the page
 };
 
 /// By the bytes of the second piece.

@@ -1,10 +1,6 @@
 #include "runtime/streams/record_transfer.hpp"
 
-#include <algorithm>
 #include <cstring>
-#include <utility>
-
-#include "core/check.hpp"
 
 namespace kvmesh {
 namespace {
@@ -14,14 +10,19 @@ constexpr std::size_t kSumBytes = sizeof(std::uint32_t);
 }  // namespace
 
 RecordTransfer::RecordTransfer(const CacheParts& cache, const SequenceHeader& header,
-                               SequenceId sequence)
+                               SequenceId sequence, StreamWay way, Outcome& outcome)
     : cache_(cache),
       world_(cache.mesh.world()),
-      device_(cache.groups[0].backend->device_moves()),
       header_(header),
       sequence_(sequence),
       bytes_of_all_(bytes_after(header)),
-      parts_(static_cast<std::size_t>(world_.size())) {}
+      parts_(static_cast<std::size_t>(world_.size())) {
+  outcome.run([&] {
+    Staging& staging = cache.staging;
+    if (!staging.stream) staging.stream = cache.groups[0].backend->make_move_stream();
+    if (staging.stream) staged_.emplace(cache, header, sequence, way);
+  });
+}
 
 PageRank RecordTransfer::page_rank(int rank) const {
   return cache_.mesh.membership().page_rank(Rank{rank / cache_.mesh.head_parallel()});
@@ -29,75 +30,68 @@ PageRank RecordTransfer::page_rank(int rank) const {
 
 /// Fills runs_, and the moves of the parts that this rank has to do with: rank 0 with all.
 void RecordTransfer::find_runs(const RecordPlace& place, std::int64_t tokens) {
-  const CacheGroup& group = cache_.groups[place.group];
-  const std::span<const PageId> pages = group.allocator.pages(sequence_);
-  const std::int64_t page_size = group.options.page_size;
-  const std::int64_t last_row = group.has_states() ? 0 : page_size - 1;
   const int me = world_.rank().value;
-  runs_.clear();
-  for (Part& part : parts_) part.moves.clear();
-  for (std::int64_t at = 0; at < tokens; at += runs_.back().tokens) {
-    const std::int64_t logical = (place.first + at) / page_size;
-    const std::int64_t token = (place.first + at) % page_size;
-    const PageId page = pages[static_cast<std::size_t>(logical)];
-    require(page.valid(), "export: the sequence has no page for token {} any more",
-            place.first + at);
-    runs_.push_back({page.rank(), at, std::min(page_size - token, tokens - at)});
-    for (int rank = 0; rank < world_.size(); ++rank) {
-      if ((me != 0 && me != rank) || page_rank(rank) != page.rank()) continue;
-      part(rank).moves.push_back({.source = page.index(),
-                                  .destination = page.index(),
-                                  .source_token = static_cast<int>(std::min(token, last_row)),
-                                  .destination_token = static_cast<int>(at),
-                                  .tokens = static_cast<int>(runs_.back().tokens)});
-    }
+  runs_ = runs_of(cache_.groups[place.group], sequence_, place.first, tokens);
+  for (int rank = 0; rank < world_.size(); ++rank)
+    if (me == 0 || me == rank) part(rank).moves = moves_on(page_rank(rank), runs_);
+}
+
+/// Brings this rank's rows of a record together for rank 0.
+void RecordTransfer::pack(const PageMover& mover, const RecordPlace& place) {
+  const std::span<const int> layer(&place.layer, 1);
+  Part& mine = part(world_.rank().value);
+  if (!staged_) {
+    return mover.move(layer, mine.moves, mover.my_pools(), {.packed = mine.packed.data()}, {});
   }
+  const std::vector<std::byte*> staged = staged_->find(place);
+  const std::vector<std::byte*> packed = mover.places(layer, mine.moves, mine.packed.data());
+  for (std::size_t i = 0; i < staged.size(); ++i)
+    std::memcpy(packed[i], staged[i], mover.bytes(layer, mine.moves[i].tokens));
 }
 
-/// For the rows of a part's moves.
-void RecordTransfer::make_room(Part& part, const PageMover& mover, int layer) const {
-  std::size_t bytes = 0;
-  for (const PageMove& move : part.moves) bytes += mover.bytes({&layer, 1}, move.tokens);
-  part.packed.resize(bytes);
-}
-
-/// Rank 0 receives the rows of all others; its own stay in its pools if these are in host memory.
-void RecordTransfer::collect(const PageMover& mover, int layer, Outcome& outcome) {
+/// Rank 0 receives the rows of all others; its own stay where they are.
+void RecordTransfer::collect(const PageMover& mover, const RecordPlace& place, Outcome& outcome) {
   const int me = world_.rank().value;
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
-  for (int rank = 0; rank < world_.size(); ++rank) {
+  for (int rank = 1; rank < world_.size(); ++rank) {
     Part& rows = part(rank);
-    if (rows.moves.empty() || (me == 0 && !is_packed(rank))) continue;
-    make_room(rows, mover, layer);
+    if (rows.moves.empty()) continue;
+    std::size_t bytes = 0;
+    for (const PageMove& move : rows.moves) bytes += mover.bytes({&place.layer, 1}, move.tokens);
+    rows.packed.resize(bytes);
     if (rank == me) {
-      outcome.run([&] {
-        mover.move({&layer, 1}, rows.moves, mover.my_pools(), {.packed = rows.packed.data()},
-                   device_);
-      });
+      outcome.run([&] { pack(mover, place); });
+      outgoing.push_back({Rank{0}, rows.packed});
+    } else {
+      incoming.push_back({Rank{rank}, rows.packed});
     }
-    if (me != 0) outgoing.push_back({Rank{0}, rows.packed});
-    if (me == 0 && rank != 0) incoming.push_back({Rank{rank}, rows.packed});
   }
   world_.exchange(outgoing, incoming, "export");
 }
 
-void RecordTransfer::place_part(RecordRows& rows, int rank, const PageMover& mover, int layer) {
-  const MoveEnd end =
-      is_packed(rank) ? MoveEnd{.packed = part(rank).packed.data()} : mover.my_pools();
-  rows.place(page_rank(rank), rank % cache_.mesh.head_parallel(),
-             mover.rows(layer, part(rank).moves, end));
+void RecordTransfer::place_part(RecordRows& rows, int rank, const PageMover& mover,
+                                const RecordPlace& place) {
+  Part& of = part(rank);
+  const auto lie = [&] {
+    if (rank != world_.rank().value)
+      return mover.rows(of.moves, mover.places({&place.layer, 1}, of.moves, of.packed.data()));
+    if (staged_) return mover.rows(of.moves, staged_->find(place));
+    return mover.rows(place.layer, of.moves);
+  };
+  rows.place(page_rank(rank), rank % cache_.mesh.head_parallel(), lie());
 }
 
 void RecordTransfer::send(const RecordPlace& place, std::int64_t tokens, ByteSink* sink,
                           Outcome& outcome) {
   const PageMover mover(cache_.pools, place.group);
   find_runs(place, tokens);
-  collect(mover, place.layer, outcome);
-  if (world_.rank().value != 0) return;
-  RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
-  for (int rank = 0; rank < world_.size(); ++rank) place_part(rows, rank, mover, place.layer);
-  outcome.run([&] { write(rows, place, tokens, *sink); });
+  collect(mover, place, outcome);
+  outcome.run_on_first(world_, [&] {
+    RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
+    for (int rank = 0; rank < world_.size(); ++rank) place_part(rows, rank, mover, place);
+    write(rows, place, tokens, *sink);
+  });
 }
 
 void RecordTransfer::write(const RecordRows& rows, const RecordPlace& place, std::int64_t tokens,
@@ -146,20 +140,18 @@ bool RecordTransfer::receive(const RecordPlace& place, std::int64_t tokens, Byte
 void RecordTransfer::keep(const RecordPlace& place, std::int64_t tokens, ByteSource& source) {
   const PageMover mover(cache_.pools, place.group);
   const int me = world_.rank().value;
-  if (is_packed(me)) make_room(part(me), mover, place.layer);
   RecordRows rows(header_.groups[place.group], tokens, runs_, cache_.mesh.head_parallel());
-  place_part(rows, me, mover, place.layer);
+  place_part(rows, me, mover, place);
   std::uint32_t sum = checksum_before(place);
   {
-    const BulkCopy copy(is_packed(me) ? 0 : bytes_of_all_);
+    const BulkCopy copy(bytes_of_all_);
     rows.scatter(source, buffer_, copy, me == 0 ? &sum : nullptr);
   }
   if (me == 0) check_record(place, sum, read_checksum(source));
-  if (!is_packed(me)) return;
-  std::vector<PageMove> moves = part(me).moves;
-  for (PageMove& move : moves) std::swap(move.source_token, move.destination_token);
-  mover.move({&place.layer, 1}, moves, {.packed = part(me).packed.data()}, mover.my_pools(),
-             device_);
+}
+
+void RecordTransfer::finish(Outcome& outcome) {
+  if (staged_) outcome.run([&] { staged_->finish(); });
 }
 
 }  // namespace kvmesh

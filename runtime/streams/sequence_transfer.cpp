@@ -146,7 +146,7 @@ SequenceHeader agreed_header(Communicator& world, ByteSource* source) {
 
 void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixKey* key) {
   State& cache = state();
-  const CacheParts parts{cache.mesh, cache.groups, cache.pools};
+  const CacheParts parts{cache.mesh, cache.groups, cache.pools, cache.staging};
   const SequenceHeader header = header_of(parts, sequence, key);
   Communicator& world = cache.mesh.world();
   Outcome outcome;
@@ -160,7 +160,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
     cache.wait_for_tiers();
     cache.wait_idle();
   });
-  RecordTransfer transfer(parts, header, sequence);
+  RecordTransfer transfer(parts, header, sequence, StreamWay::kExport, outcome);
   for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
     transfer.send(place, tokens, sink, outcome);
   });
@@ -171,7 +171,7 @@ void KvCache::export_sequence(SequenceId sequence, ByteSink* sink, const PrefixK
 
 ImportedSequence KvCache::import_sequence(ByteSource* source) {
   State& cache = state();
-  const CacheParts parts{cache.mesh, cache.groups, cache.pools};
+  const CacheParts parts{cache.mesh, cache.groups, cache.pools, cache.staging};
   Communicator& world = cache.mesh.world();
   Outcome given;
   given.run_on_first(world, [&] { require(source != nullptr, "import: rank 0 has no source"); });
@@ -188,11 +188,12 @@ ImportedSequence KvCache::import_sequence(ByteSource* source) {
       cache.wait_for_tiers();
       cache.wait_idle();  // new pages may still be read by earlier work
     });
-    RecordTransfer transfer(parts, header, sequence);
+    RecordTransfer transfer(parts, header, sequence, StreamWay::kImport, outcome);
     bool good = true;
     for_each_record(header, [&](const RecordPlace& place, std::int64_t tokens) {
       good = good && transfer.receive(place, tokens, source, outcome);
     });
+    if (good) transfer.finish(outcome);
     outcome.run_on_first(world, [&] { read_end(*source); });
     outcome.agree(world);
   } catch (...) {

@@ -47,7 +47,7 @@ void PageCopies::start_batch() {
   if (batch_.moves.empty()) return;
   const Batch batch = std::exchange(batch_, {});
   try {
-    mover_.start(batch.moves, batch.images, batch.packs, *stream_);
+    mover_.start(mover_.layers(), batch.moves, batch.images, batch.packs, *stream_);
   } catch (...) {
     failed(!batch.packs);
     return batch_done_.set_value(false);

@@ -1,7 +1,6 @@
 // Pools and copies among processes on GPUs, which map one another's memory by CUDA IPC: ranks that
 // share a GPU, and ranks with a GPU each.
 #include <algorithm>
-#include <numeric>
 
 #include "kvmesh/sequence_stream.hpp"
 #include "tests/runtime/cache/page_transfer_contract.hpp"
@@ -81,24 +80,40 @@ TEST(PoolsOnGpus, GrowNoFurtherThanTheirMemory) {
   });
 }
 
-/// A cache of 3 layers whose only sequence has `tokens` tokens of numbers, exported by CPUs.
+/// A cache whose only sequence has `tokens` tokens of numbers, exported by CPUs.
 std::vector<std::byte> exported_by_cpus(Communicator& comm, CacheOptions options,
                                         std::int64_t tokens) {
   Mesh mesh(comm, {.threads = 1, .device = DeviceChoice::kCpu});
   KvCache cache(mesh, options);
   const SequenceId sequence = cache.create();
   StepPlan plan = cache.plan({{sequence, tokens, 0}});
-  std::vector<float> numbers(static_cast<std::size_t>(tokens * options.kv_heads * options.k_dim));
-  std::iota(numbers.begin(), numbers.end(), 1.0f);
+  const auto count = static_cast<std::size_t>(tokens * options.kv_heads * options.k_dim);
+  std::vector<float> k(count), v(count);
   for (int layer = 0; layer < options.layers; ++layer) {
-    for (float& number : numbers) number += 0.5f;
-    const ConstTensorView rows = tensor(numbers.data(), {tokens, options.kv_heads, options.k_dim});
-    plan.append(layer, rows, rows);
+    for (std::size_t i = 0; i < count; ++i) {  // numbers that half floats have
+      k[i] = static_cast<float>((i + i / 251 + 31 * static_cast<std::size_t>(layer)) % 251);
+      v[i] = 250 - k[i];
+    }
+    plan.append(layer, tensor(k.data(), {tokens, options.kv_heads, options.k_dim}),
+                tensor(v.data(), {tokens, options.kv_heads, options.k_dim}));
   }
   MemorySink sink;
   cache.export_sequence(sequence, comm.rank().value == 0 ? &sink : nullptr);
   return {sink.bytes().begin(), sink.bytes().end()};
 }
+
+/// Takes `room` bytes.
+class FullSink final : public ByteSink {
+ public:
+  explicit FullSink(std::size_t room) : room_(room) {}
+  void write(std::span<const std::byte> bytes) override {
+    if (bytes.size() > room_) throw StreamError(StreamError::Reason::kIo, "the disk is full");
+    room_ -= bytes.size();
+  }
+
+ private:
+  std::size_t room_;
+};
 
 TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
   OnCuda<MpiRanks, Float32Sizes>::run([](Communicator& comm) {
@@ -123,6 +138,49 @@ TEST(SequenceStreamOnGpus, ComesFromCpusAndLeavesTheSame) {
     cache.export_sequence(imported.sequence, speaks ? &again : nullptr);
     EXPECT_TRUE(std::ranges::equal(again.bytes(), stream));
     EXPECT_EQ(speaks, !stream.empty());
+  });
+}
+
+/// Exports and imports 68 MiB, in batches; also after a sink and a source have ended on the way.
+void move_in_batches(Communicator& comm, int head_parallel) {
+  constexpr std::int64_t kTokens = 1025;
+  CacheOptions options{.layers = 17,
+                       .q_heads = 8,
+                       .kv_heads = 8,
+                       .k_dim = 128,
+                       .page_size = 64,
+                       .pages_per_rank = kTokens / 64 + 1,
+                       .dtype = Dtype::kBFloat16,
+                       .home_threshold_tokens = 32};
+  const std::vector<std::byte> stream = exported_by_cpus(comm, options, kTokens);
+  const bool speaks = comm.rank().value == 0;
+  EXPECT_EQ(speaks, stream.size() > std::size_t{68} << 20);
+  Mesh mesh(comm, {.head_parallel = head_parallel, .threads = 1, .device = DeviceChoice::kCuda});
+  options.page_size = 16;
+  options.pages_per_rank = 2 * (kTokens / 16 + 1);
+  KvCache cache(mesh, options);
+  const auto import = [&](std::span<const std::byte> from) {
+    MemorySource source(from);
+    return cache.import_sequence(speaks ? &source : nullptr).sequence;
+  };
+  const auto expect_same = [&](SequenceId sequence) {
+    MemorySink again;
+    cache.export_sequence(sequence, speaks ? &again : nullptr);
+    EXPECT_TRUE(std::ranges::equal(again.bytes(), stream));
+  };
+  const SequenceId sequence = import(stream);
+  expect_same(sequence);
+  FullSink full(stream.size() / 2);
+  EXPECT_THROW(cache.export_sequence(sequence, speaks ? &full : nullptr), StreamError);
+  EXPECT_THROW(import(std::span(stream).first(stream.size() / 2)), StreamError);
+  expect_same(import(stream));
+  expect_same(sequence);
+}
+
+TEST(SequenceStreamOnGpus, MovesInBatches) {
+  OnCuda<MpiRanks, Float32Sizes>::run([](Communicator& comm) {
+    for (const int head_parallel : {1, 2})
+      if (comm.size() % head_parallel == 0) move_in_batches(comm, head_parallel);
   });
 }
 

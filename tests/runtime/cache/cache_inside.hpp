@@ -27,21 +27,23 @@ class OtherBackend : public Backend {
   }
   void wait_idle() override { real_->wait_idle(); }
   void write(const KvPool& pool, const ConstTensorView& k, const ConstTensorView& v,
-             std::span<const TokenSlot> slots, Stream stream) override {
+             std::span<const TokenSlot> slots, kvmesh::Stream stream) override {
     real_->write(pool, k, v, slots, stream);
   }
-  DeviceMoves device_moves(std::optional<Stream> on) override { return real_->device_moves(on); }
+  DeviceMoves device_moves(std::optional<kvmesh::Stream> on) override {
+    return real_->device_moves(on);
+  }
   std::unique_ptr<MoveStream> make_move_stream() override { return real_->make_move_stream(); }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
-                   std::span<const TokenSlot> to, Stream stream) override {
+                   std::span<const TokenSlot> to, kvmesh::Stream stream) override {
     real_->move_tokens(planes, from, to, stream);
   }
   void pack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots, std::byte* packed,
-                   Stream stream) override {
+                   kvmesh::Stream stream) override {
     real_->pack_tokens(planes, slots, packed, stream);
   }
   void unpack_tokens(const TokenPlanes& planes, std::span<const TokenSlot> slots,
-                     const std::byte* packed, Stream stream) override {
+                     const std::byte* packed, kvmesh::Stream stream) override {
     real_->unpack_tokens(planes, slots, packed, stream);
   }
 

@@ -29,6 +29,7 @@ class Copying {
       : mesh_(mesh), is_failing_(mesh.rank().value == failing), cache_(mesh, copied_groups()) {
     for (CacheGroup& group : inside(cache_).groups)
       group.backend = std::make_unique<FaultyBackend>(std::move(group.backend), faults_);
+    inside(cache_).staging.batch_bytes = 1;  // one record
     parent_ = cache_.create();
     append_numbers(mesh_, cache_, parent_, kTokens);
   }

@@ -5,6 +5,7 @@
 
 #include "runtime/tiers/host_move_stream.hpp"
 #include "tests/runtime/cache/cache_inside.hpp"
+#include "tests/runtime/cache/late_stream.hpp"
 
 namespace kvmesh::test {
 
@@ -17,8 +18,8 @@ struct Faults {
   }
 };
 
-/// Its waits, the making of kernels, and moves of pages and tokens, are steps. What moves, moves by
-/// the CPU.
+/// Its waits, the making of kernels, and moves of pages and tokens, are steps, as are the moves and
+/// polls of its streams. What moves, moves by the CPU.
 class FaultyBackend final : public OtherBackend {
  public:
   FaultyBackend(std::unique_ptr<Backend> real, Faults& faults)
@@ -32,11 +33,14 @@ class FaultyBackend final : public OtherBackend {
     faults_.step();
     OtherBackend::wait_idle();
   }
-  DeviceMoves device_moves(std::optional<Stream> /*on*/) override {
+  DeviceMoves device_moves(std::optional<kvmesh::Stream> /*on*/) override {
     return [this](const PageMoves& moves) {
       faults_.step();
       move_pages(moves);
     };
+  }
+  std::unique_ptr<MoveStream> make_move_stream() override {
+    return std::make_unique<LateStream>([this] { faults_.step(); });
   }
   void move_tokens(const TokenPlanes& planes, std::span<const TokenSlot> from,
                    std::span<const TokenSlot> to, kvmesh::Stream stream) override {
@@ -58,7 +62,7 @@ class FaultyBackend final : public OtherBackend {
   Faults& faults_;
 };
 
-/// Gives tiers a stream whose moves fail while `fails`.
+/// Its streams are threads whose moves fail while `fails`.
 class FaultyCopies final : public OtherBackend {
  public:
   FaultyCopies(std::unique_ptr<Backend> real, const std::atomic<bool>& fails)
