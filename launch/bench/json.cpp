@@ -63,6 +63,7 @@ Json json_of(const Skipped& skipped) {
 
 std::string to_json(const Setting& setting, std::span<const Row> rows,
                     std::span<const Skipped> skipped) {
+  const bool has_scales = info_of(setting.shape.page_dtype()).has_scales;
   Json json{{"program", "kvmesh bench"},
             {"version", setting.program_version},
             {"command", setting.command},
@@ -81,7 +82,7 @@ std::string to_json(const Setting& setting, std::span<const Row> rows,
             {"page_kind", name(setting.shape.page_kind)},
             {"dtype", name(setting.shape.dtype)},
             {"kv_dtype", name(setting.shape.page_dtype())},
-            {"kv_scales", name(setting.shape.kv_scales)},
+            {"kv_scales", has_scales ? Json(name(setting.shape.kv_scales)) : Json()},
             {"scatter", name(setting.scatter)},
             {"strategy", name(setting.strategy)},
             {"travels_as", name(setting.travels_as)},
