@@ -187,6 +187,7 @@ class Generate(ProgramTest):
             about = json.loads(run(1, "inspect", file, "--json").stdout)
             (group,) = about["groups"]
             self.assertEqual((group["layers"], group["kv_heads"], group["first_token"]), ([0, 1], 2, 0))
+            self.assertEqual((group["k_scales"], group["v_scales"]), ([], []))
             self.assertEqual(len(about["token_ids"]), about["tokens"])
             for ranks, page_size in ((1, 4), (3, 8)):
                 done = run(ranks, "import", *flags, "--max-tokens", 24, "--page-size", page_size, "--ranks-check", file)
