@@ -73,10 +73,9 @@ class PrefillMath : PrefillTeam {
   __device__ void take_queries(const DeviceTask& task) {
     if constexpr (kIsFloat8) {
       queries_.take(shared_, warp() * 16);
-      const float scale = kFoldScale ? exponent_scale(p_) : 1.0f;
-      const float key_scale = task_scale(scales_.k, task);
+      const float scale = task_scale(scales_.k, task) * (kFoldScale ? exponent_scale(p_) : 1.0f);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) factors_[h] = queries_.down[h] * scale * key_scale;
+      for (int h = 0; h < 2; ++h) factors_[h] = queries_.down[h] * scale;
     }
     if constexpr (kQueriesStay) fence_proxy_async();
     if constexpr (kIsFloat8 && kQueriesStay) sync();
