@@ -2,7 +2,10 @@
 // writes and reads of as many bytes, turn by turn in one run: to and from memory that was written
 // before, memory that is new, a file and a socket.
 //
-//   stream_bench [tokens] [folder]   each token has 64 KiB: 16 layers, 8 heads of dim 128, bfloat16
+//   stream_bench [tokens] [folder] [cpu|cuda]
+//
+// Each token has 64 KiB: 16 layers, 8 heads of dim 128, bfloat16. On a GPU the plain ways also copy
+// the bytes from or to the device, as one block.
 //
 // Gigabytes of keys and values per second, median of the turns, and the median of the turns' ratios
 // to the plain way with their p10 and p90. Files are synced; another thread, at the socket's other
@@ -19,11 +22,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "core/cuda/memory.hpp"
 #include "kvmesh/kv_cache.hpp"
 
 namespace {
@@ -113,31 +119,46 @@ class Peer {
   std::thread thread_;
 };
 
+CacheOptions cache_of(std::int64_t tokens) {
+  return {.layers = kLayers,
+          .q_heads = kHeads,
+          .kv_heads = kHeads,
+          .k_dim = kDim,
+          .page_size = 16,
+          .pages_per_rank = 2 * (tokens / 16 + 2)};
+}
+
+/// The stream of a sequence of so many tokens, which a CPU exports.
+void make_stream(std::int64_t tokens, ByteSink& sink) {
+  Mesh mesh(make_single_communicator(), {.device = DeviceChoice::kCpu});
+  KvCache cache(mesh, cache_of(tokens));
+  const SequenceId sequence = cache.create();
+  StepPlan plan = cache.plan({{sequence, tokens, 0}});
+  const std::vector<std::uint16_t> rows(static_cast<std::size_t>(tokens * kHeads * kDim), 0x3F80);
+  const ConstTensorView view(rows.data(), Dtype::kBFloat16, {tokens, kHeads, kDim});
+  for (int layer = 0; layer < kLayers; ++layer) plan.append(layer, view, view);
+  cache.export_sequence(sequence, &sink);
+}
+
 class Bench {
  public:
-  Bench(std::int64_t tokens, std::string folder)
+  Bench(std::int64_t tokens, std::string folder, DeviceChoice device)
       : bytes_(static_cast<std::size_t>(tokens) * kLayers * kHeads * kDim * 2 * 2),
         file_(std::move(folder) + "/stream_bench." + std::to_string(::getpid())),
-        mesh_(make_single_communicator(), {.threads = 1, .device = DeviceChoice::kCpu}),
-        cache_(mesh_, {.layers = kLayers,
-                       .q_heads = kHeads,
-                       .kv_heads = kHeads,
-                       .k_dim = kDim,
-                       .page_size = 16,
-                       .pages_per_rank = 2 * (tokens / 16 + 2)}),
-        sequence_(cache_.create()),
+        mesh_(make_single_communicator(), {.threads = 1, .device = device}),
+        cache_(mesh_, cache_of(tokens)),
         from_(bytes_, std::byte{1}),
         to_(bytes_),
         stream_(bytes_ + (bytes_ >> 6)) {
-    StepPlan plan = cache_.plan({{sequence_, tokens, 0}});
-    const std::vector<std::uint16_t> rows(static_cast<std::size_t>(tokens * kHeads * kDim), 0x3F80);
-    const ConstTensorView view(rows.data(), Dtype::kBFloat16, {tokens, kHeads, kDim});
-    for (int layer = 0; layer < kLayers; ++layer) plan.append(layer, view, view);
+    ReadySink sink(stream_);
+    make_stream(tokens, sink);
+    MemorySource source(stream_);
+    sequence_ = cache_.import_sequence(&source).sequence;
+    if (device == DeviceChoice::kCuda) on_device_ = cuda_memory::allocate(0, bytes_);
   }
 
   void memory() {
     std::size_t size = 0;
-    const auto plain = [&] { std::memcpy(to_.data(), from_.data(), bytes_); };
     measure(
         "export to memory", bytes_,
         [&] {
@@ -145,10 +166,11 @@ class Bench {
           export_to(sink);
           size = sink.size();
         },
-        plain);
+        [&] { copy_from_cache(to_.data()); });
     stream_.resize(size);
     measure(
-        "import from memory", bytes_, [&] { import_from(MemorySource(stream_)); }, plain);
+        "import from memory", bytes_, [&] { import_from(MemorySource(stream_)); },
+        [&] { copy_to_cache(from_.data()); });
     measure(
         "export to new memory", bytes_,
         [&] {
@@ -157,7 +179,7 @@ class Bench {
         },
         [&] {
           const auto fresh = std::make_unique_for_overwrite<std::byte[]>(bytes_);
-          std::memcpy(fresh.get(), from_.data(), bytes_);
+          copy_from_cache(fresh.get());
           last_ = fresh[bytes_ - 1];  // so that the copy is not left out
         });
   }
@@ -172,12 +194,15 @@ class Bench {
         },
         [&] {
           FileSink sink(plain_file);
-          sink.write(from_);
+          sink.write(copied());
           sink.finish();
         });
     measure(
         "import from a file", bytes_, [&] { import_from(FileSource(file_)); },
-        [&] { FileSource(plain_file).read(to_); });
+        [&] {
+          FileSource(plain_file).read(to_);
+          take();
+        });
     for (const std::string& made : {file_, plain_file}) std::filesystem::remove(made);
   }
 
@@ -191,7 +216,7 @@ class Bench {
         },
         [&] {
           const Peer peer;
-          DescriptorSink(peer.socket()).write(from_);
+          DescriptorSink(peer.socket()).write(copied());
         });
     measure(
         "import from a socket", bytes_,
@@ -202,6 +227,7 @@ class Bench {
         [&] {
           const Peer peer(from_);
           DescriptorSource(peer.socket()).read(to_);
+          take();
         });
   }
 
@@ -209,20 +235,43 @@ class Bench {
   void export_to(ByteSink& sink) { cache_.export_sequence(sequence_, &sink); }
   void import_from(ByteSource&& source) { cache_.erase(cache_.import_sequence(&source).sequence); }
 
+  // The plain ways, whose cache is one block, on a GPU its own.
+  void copy_from_cache(std::byte* to) {
+    if (on_device_) return cuda_memory::copy_bytes(to, on_device_.get(), bytes_);
+    std::memcpy(to, from_.data(), bytes_);
+  }
+  void copy_to_cache(const std::byte* from) {
+    if (on_device_) return cuda_memory::copy_bytes(on_device_.get(), from, bytes_);
+    std::memcpy(to_.data(), from, bytes_);
+  }
+  /// Returns bytes of the cache that a write can read.
+  std::span<const std::byte> copied() {
+    if (!on_device_) return from_;
+    copy_from_cache(to_.data());
+    return to_;
+  }
+  /// Brings `to_` into the cache.
+  void take() {
+    if (on_device_) copy_to_cache(to_.data());
+  }
+
   std::size_t bytes_;
   std::string file_;
   Mesh mesh_;
   KvCache cache_;
   SequenceId sequence_;
   std::vector<std::byte> from_, to_, stream_;
+  cuda_memory::Owner on_device_;  // null on a CPU
   volatile std::byte last_{};
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Bench bench(argc > 1 ? std::atoll(argv[1]) : 4096,
-              argc > 2 ? argv[2] : std::filesystem::temp_directory_path().string());
+  Bench bench(
+      argc > 1 ? std::atoll(argv[1]) : 4096,
+      argc > 2 ? argv[2] : std::filesystem::temp_directory_path().string(),
+      argc > 3 && std::string_view(argv[3]) == "cuda" ? DeviceChoice::kCuda : DeviceChoice::kCpu);
   bench.memory();
   bench.file();
   bench.socket();

@@ -1,5 +1,6 @@
-// In place of nccl_group.cpp, nccl/state.cpp and combine/nccl/{nccl_way,row_transfer}.cpp in a
-// build without NCCL.
+// In place of nccl_group.cpp, nccl/state.cpp, combine/nccl/{nccl_way,row_transfer}.cpp and
+// combine/gather/nccl_gather.cpp in a build without NCCL.
+#include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/nccl/nccl_way.hpp"
 #include "comm/combine/nccl/row_transfer.hpp"
 
@@ -35,6 +36,7 @@ void NcclGroup::wait_until(const std::function<bool()>&, std::string_view) { thr
 void NcclGroup::close() { throw_absent(); }
 
 std::unique_ptr<CombineWay> make_nccl_way(NcclGroup&, std::vector<Rank>) { throw_absent(); }
+std::unique_ptr<GatherWay> make_nccl_gather(NcclGroup&) { throw_absent(); }
 void transfer_rows(NcclGroup::State&, std::span<const Rank>, const DeviceCombinePlan&, const float*,
                    float*, Stream, std::string_view) {
   throw_absent();

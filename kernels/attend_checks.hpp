@@ -18,12 +18,13 @@ inline void check_scale(const std::optional<float>& scale) {
 
 /// `rows` is [tokens, q_heads, dim].
 inline void check_attend_rows(const char* what, const ConstTensorView& rows, std::int64_t tokens,
-                              int q_heads, int dim) {
+                              std::int64_t q_heads, int dim,
+                              const char* operation = "attend_partial") {
   require(rows.dims == 3 && rows.size(0) == tokens && rows.size(1) == q_heads &&
               rows.size(2) == dim && has_contiguous_rows(rows),
-          "attend_partial: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous "
-          "last dimension, is {}",
-          what, tokens, q_heads, dim, rows);
+          "{}: {} must be [{}, {}, {}] (tokens, query heads, dim) with a contiguous last "
+          "dimension, is {}",
+          operation, what, tokens, q_heads, dim, rows);
   check_tensor(what, rows, 3);
 }
 

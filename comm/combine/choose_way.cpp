@@ -211,6 +211,16 @@ WayStrategy way_and_strategy(const CombineMeans& means, const CombineShape& shap
 
 }  // namespace
 
+WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, Dtype dtype,
+                          std::optional<WayKind> asked) {
+  CombineMeans flat = means;
+  flat.hosts = {};
+  if (asked == WayKind::kHierarchical) asked.reset();
+  // Each rank's share has the room of the rows that a combine to heads would give it.
+  return way_for(flat, rows, {.scatter = Scatter::kHeads, .way = asked, .travels_as = dtype},
+                 false);
+}
+
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits) {
   const auto [way, strategy] = way_and_strategy(means, shape, options, has_limits);

@@ -43,6 +43,12 @@ struct CombineChoice {
 CombineChoice choose_way(const CombineMeans& means, const CombineShape& shape,
                          const CombineOptions& options, bool has_limits);
 
+/// Chooses the way of a query gather whose result has `rows`: by the same rule, without a table.
+/// kHierarchical, which a gather does not have, is no request. @throws InvalidArgument if the group
+/// does not have the way that is `asked` for.
+WayKind choose_gather_way(const CombineMeans& means, const CombineShape& rows, Dtype dtype,
+                          std::optional<WayKind> asked);
+
 /// Returns the ways and strategies among which a table may choose for these rows, in the order of
 /// the rule: those that fit and that kAuto may become. Staged only stands alone: it waits for the
 /// host, and cannot be captured. None for Scatter::kOwner, of which the mask decides what is sent.

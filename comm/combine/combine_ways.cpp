@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/hierarchical/hierarchical_way.hpp"
 #include "comm/combine/hierarchical/stages.hpp"
 #include "comm/combine/host/host_way.hpp"
@@ -68,6 +69,22 @@ std::unique_ptr<CombineWay> CombineWays::make(WayKind kind) {
     case WayKind::kHierarchical:
       return std::make_unique<HierarchicalWay>(group_->comm().rank(), group_->hosts(),
                                                group_->device(), hierarchy_stages());
+  }
+  return nullptr;
+}
+
+std::unique_ptr<GatherWay> CombineWays::make_gather(WayKind kind) {
+  switch (kind) {
+    case WayKind::kHost:
+      return make_host_gather(rows_);
+    case WayKind::kStaged:
+      return make_staged_gather(*group_, rows_);
+    case WayKind::kNccl:
+      return make_nccl_gather(*group_->nccl());
+    case WayKind::kPeer:
+      return make_peer_gather(*group_->peer_window());
+    case WayKind::kHierarchical:
+      break;  // it has no step within hosts
   }
   return nullptr;
 }

@@ -9,6 +9,7 @@
 
 namespace kvmesh {
 
+class GatherWay;
 class RowExchange;
 struct HierarchyStages;
 
@@ -26,6 +27,8 @@ class CombineWays {
   CombineMeans means() const;
   /// Sends nothing. REQUIRES: `kind` is a choice for `means()`.
   std::unique_ptr<CombineWay> make(WayKind kind);
+  /// The same for a query gather. REQUIRES: `kind` is a choice of choose_gather_way.
+  std::unique_ptr<GatherWay> make_gather(WayKind kind);
 
  private:
   HierarchyStages hierarchy_stages();

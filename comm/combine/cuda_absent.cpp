@@ -1,4 +1,6 @@
-// In place of natural_lse.cpp, peer_window.cpp and peer_way.cpp in a build without CUDA.
+// In place of natural_lse.cpp, peer_window.cpp, peer_way.cpp and peer_gather.cpp in a build without
+// CUDA.
+#include "comm/combine/gather/gather_way.hpp"
 #include "comm/combine/peer/peer_way.hpp"
 #include "kvmesh/nccl.hpp"
 
@@ -19,6 +21,10 @@ void PeerWindow::wait(Stream, std::string_view) {}
 
 std::unique_ptr<CombineWay> make_peer_way(PeerWindow&, std::optional<RowForm>) {
   throw Unsupported("peer combine: this build of kvmesh has no CUDA");
+}
+
+std::unique_ptr<GatherWay> make_peer_gather(PeerWindow&, std::optional<RowForm>) {
+  throw Unsupported("gather_queries: this build of kvmesh has no CUDA");
 }
 
 }  // namespace kvmesh

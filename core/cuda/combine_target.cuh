@@ -74,19 +74,23 @@ __device__ inline std::uint64_t participants_of(const CombineTarget& to, int tok
   return to.participants == nullptr ? ~std::uint64_t{0} : to.participants[token];
 }
 
+/// Stores a cell of this rank's row in the windows of all other ranks. Each rank begins with the
+/// next one, so that no link has all stores at once.
+__device__ inline void store_cell_to_others(const CombineTarget& to, int row, int cell,
+                                            std::uint32_t epoch, const uint4& words) {
+  for (int i = 1; i < to.ranks; ++i) {
+    const int owner = to.rank + i < to.ranks ? to.rank + i : to.rank + i - to.ranks;
+    st_relaxed_sys_b128(cell_at(to, owner, to.rank, row, cell, epoch), words);
+  }
+}
+
 /// Stores a cell of this rank's row to the row's owner, or to all ranks. Of lines, the eight
 /// threads of a line store in one instruction.
 __device__ inline void store_cell(const CombineTarget& to, const RowPlace& place, int cell,
                                   std::uint32_t epoch, const uint4& words) {
-  if (place.owner >= 0) {
-    st_relaxed_sys_b128(cell_at(to, place.owner, to.rank, place.row, cell, epoch), words);
-    return;
-  }
-  // Each rank begins with the next one, so that no link has all stores at once.
-  for (int i = 1; i <= to.ranks; ++i) {
-    const int owner = to.rank + i < to.ranks ? to.rank + i : to.rank + i - to.ranks;
-    st_relaxed_sys_b128(cell_at(to, owner, to.rank, place.row, cell, epoch), words);
-  }
+  if (place.owner < 0) store_cell_to_others(to, place.row, cell, epoch, words);
+  const int owner = place.owner < 0 ? to.rank : place.owner;
+  st_relaxed_sys_b128(cell_at(to, owner, to.rank, place.row, cell, epoch), words);
 }
 
 /// Stores four neighbours of a row, which begins a unit at `column`, as words; of the last, values

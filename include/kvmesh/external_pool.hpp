@@ -132,6 +132,9 @@ class ExternalPlan {
                       Stream stream = {}, const ConstTensorView& sinks = {});
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {});
 
+  /// As StepPlan::gather_queries.
+  void gather_queries(const ConstTensorView& share, const TensorView& q, Stream stream = {});
+
   IndexRange tokens_of_output() const;
   IndexRange heads_of_output() const;
   /// Returns which kv ranks hold keys of which query token. With PageTables::logical every rank

@@ -158,6 +158,18 @@ class StepPlan {
   /// Collective over the kv axis.
   void combine(const Partial& mine, const CombineOutput& output, Stream stream = {}, int layer = 0);
 
+  /// For engines whose kv ranks each compute the queries of a share of the heads: gives every rank
+  /// of a column the queries of all heads, as a run of the layer takes them. `share` is [n, heads,
+  /// k_dim] with the heads share_of(q_heads, kv rank, kv_parallel), which may be none; `q` is [n,
+  /// q_heads, k_dim], of the same dtype. `share` may be its heads' place in `q`, and may not
+  /// overlap `q` otherwise.
+  ///
+  /// It is as asynchronous as `combine`, goes the way that the plan's options name or else the
+  /// fastest that the group has (docs/design.md), and throws as `run` does. Collective over the kv
+  /// axis.
+  void gather_queries(int layer, const ConstTensorView& share, const TensorView& q,
+                      Stream stream = {});
+
   /// The part of [n, q_heads] that this rank's output of a layer has; of Scatter::kOwner all.
   IndexRange tokens_of_output() const;
   IndexRange heads_of_output(int layer = 0) const;

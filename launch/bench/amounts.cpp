@@ -199,4 +199,21 @@ Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatte
   return traffic;
 }
 
+Traffic gather_traffic(Workload& workload, const StepPlan& plan) {
+  const Shape& model = workload.shape().model;
+  const int ranks = workload.mesh().kv_parallel(), me = workload.mesh().kv_rank().value;
+  const auto row_bytes = model.k_dim * static_cast<std::int64_t>(size_bytes(model.dtype));
+  const auto bytes = [&](int from, int to) -> std::int64_t {
+    if (from == to) return 0;
+    const std::int64_t heads = share_of(my_heads(workload, model.q_heads), from, ranks).size();
+    return plan.query_tokens() * heads * row_bytes;
+  };
+  Traffic traffic;
+  for (int rank = 0; rank < ranks; ++rank) {
+    traffic.sent.push_back(bytes(me, rank));
+    traffic.received.push_back(bytes(rank, me));
+  }
+  return traffic;
+}
+
 }  // namespace kvmesh::bench

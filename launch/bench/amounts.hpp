@@ -44,5 +44,7 @@ struct Traffic {
 };
 Traffic combine_traffic(Workload& workload, const StepPlan& plan, Scatter scatter,
                         Dtype travels_as = Dtype::kFloat32);
+/// The same for a query gather: each rank's share of this rank's heads, to all others.
+Traffic gather_traffic(Workload& workload, const StepPlan& plan);
 
 }  // namespace kvmesh::bench

@@ -36,8 +36,9 @@ class Adder {
 void add_cases(const Adder& add, Flags& flags) {
   add.list(
       "--op", flags.ops,
-      "decode, prefill, append, combine, step, plan; default: all of these; pages of the batch, in "
-      "all layers: move (within the device), store (to the host tier), load (back)");
+      "decode, prefill, append, combine, step, plan; default: all of these; gather: the queries of "
+      "all heads to every kv rank; pages of the batch, in all layers: move (within the device), "
+      "store (to the host tier), load (back)");
   add.list("--batch", flags.batches, "sequences in the batch");
   add.list("--context", flags.contexts, "tokens of each sequence, or their mean");
   add.list(
@@ -70,7 +71,8 @@ void add_combine(const Adder& add, Flags& flags) {
   add.value("--strategy", flags.strategy, "auto, reduce_scatter, all_to_all, all_reduce");
   add.list(
       "--ways", flags.ways,
-      "of the combine, a row for each: auto, host, staged, nccl, peer; recipe: the LSEs of all "
+      "of combine and gather, a row for each: auto, host, staged, nccl, peer; recipe: the LSEs of "
+      "all "
       "gathered, partials rescaled and reduce-scattered; default: on GPUs all that the ranks have");
   add.value("--travels-as", flags.travels_as,
             "type of the partials that the peer way sends: float32, float16, bfloat16; default: as "

@@ -130,6 +130,9 @@ std::int64_t tensor_bytes(const WorkloadShape& shape, const Mesh& mesh, Op op,
   if (op == Op::kAppend) return 2 * fresh;
   const std::int64_t partial = std::int64_t{4} * (model.v_dim + 1);
   const std::int64_t row = (model.k_dim + model.v_dim) * element;
+  // The queries of all heads, given and gathered, a share of them, and the ceiling's, sent and
+  // received.
+  if (op == Op::kGather) return 4 * tokens * (model.q_heads / parts) * model.k_dim * element;
   // The combine's buffers, sent and received, for it and for its ceiling.
   const std::int64_t partials =
       op == Op::kCombine || op == Op::kStep ? 2 + 2 * mesh.kv_parallel() : 1;

@@ -37,6 +37,44 @@ class Planned : public Operation {
   Prefix prefix_;
 };
 
+std::int64_t sum(const std::vector<std::int64_t>& values) {
+  return std::accumulate(values.begin(), values.end(), std::int64_t{0});
+}
+
+/// A plain exchange of as many bytes, and its buffers.
+class Exchange {
+ public:
+  Ceiling ceiling(Mesh& mesh, Machine& machine, const Traffic& traffic) {
+    const auto bytes = [&](GrowingTensor& tensor, std::int64_t count) {
+      return tensor.get(mesh, machine, Dtype::kFloat32, (count + 3) / 4, 1);
+    };
+    const TensorView from = bytes(from_, std::ranges::max(traffic.sent));
+    const TensorView to = bytes(to_, sum(traffic.received));
+    std::vector<Outgoing> outgoing;
+    std::vector<Incoming> incoming;
+    auto* room = static_cast<std::byte*>(to.data);
+    for (int rank = 0; rank < mesh.kv_parallel(); ++rank) {
+      const auto sent = static_cast<std::size_t>(traffic.sent[static_cast<std::size_t>(rank)]);
+      const auto received =
+          static_cast<std::size_t>(traffic.received[static_cast<std::size_t>(rank)]);
+      if (sent > 0) outgoing.push_back({{rank}, {static_cast<std::byte*>(from.data), sent}});
+      if (received > 0) incoming.push_back({{rank}, {room, received}});
+      room += received;
+    }
+    return {.name = "exchange of as many bytes",
+            .amount = static_cast<double>(sum(traffic.sent)),
+            .repeated = {.work =
+                             [&machine, outgoing, incoming](int, Stream stream) {
+                               machine.exchange(outgoing, incoming, stream);
+                             },
+                         .capturable = machine.captures_exchange()},
+            .as_often = true};
+  }
+
+ private:
+  GrowingTensor from_, to_;
+};
+
 class Attend : public Planned {
  public:
   Attend(Workload& workload, Machine& machine, const Options& options, Op op, std::int64_t queries)
@@ -193,7 +231,8 @@ class Combine : public Planned {
     return static_cast<double>(sum(traffic_.sent));
   }
   std::vector<Ceiling> ceilings() override {
-    return {workload_.mesh().kv_parallel() == 1 ? copying() : exchanging()};
+    if (workload_.mesh().kv_parallel() == 1) return {copying()};
+    return {exchange_.ceiling(workload_.mesh(), machine_, traffic_)};
   }
   bool rotates() const override { return false; }
 
@@ -202,9 +241,6 @@ class Combine : public Planned {
   bool is_captured() const { return is_captured_; }
 
  private:
-  static std::int64_t sum(const std::vector<std::int64_t>& values) {
-    return std::accumulate(values.begin(), values.end(), std::int64_t{0});
-  }
   // Bytes of a combine on one rank: the partial is read, the output written.
   double alone_bytes() const {
     const auto bytes = [](const TensorView& view) {
@@ -230,35 +266,51 @@ class Combine : public Planned {
             .as_often = true};
   }
 
-  Ceiling exchanging() {
-    const TensorView from = floats(from_, std::ranges::max(traffic_.sent));
-    const TensorView to = floats(to_, sum(traffic_.received));
-    std::vector<Outgoing> outgoing;
-    std::vector<Incoming> incoming;
-    auto* room = static_cast<std::byte*>(to.data);
-    for (int rank = 0; rank < workload_.mesh().kv_parallel(); ++rank) {
-      const auto sent = static_cast<std::size_t>(traffic_.sent[static_cast<std::size_t>(rank)]);
-      const auto received =
-          static_cast<std::size_t>(traffic_.received[static_cast<std::size_t>(rank)]);
-      if (sent > 0) outgoing.push_back({{rank}, {static_cast<std::byte*>(from.data), sent}});
-      if (received > 0) incoming.push_back({{rank}, {room, received}});
-      room += received;
-    }
-    return {.name = "exchange of as many bytes",
-            .amount = static_cast<double>(sum(traffic_.sent)),
-            .repeated = {.work =
-                             [this, outgoing, incoming](int, Stream stream) {
-                               machine_.exchange(outgoing, incoming, stream);
-                             },
-                         .capturable = machine_.captures_exchange()},
-            .as_often = true};
-  }
-
   Partial mine_;
   CombineOutput output_;
   Traffic traffic_;
   bool is_captured_;
   GrowingTensor from_, to_;
+  Exchange exchange_;
+};
+
+/// Ceiling: an exchange of as many bytes.
+class GatherQueries : public Planned {
+ public:
+  GatherQueries(Workload& workload, Machine& machine, const Options& options, std::int64_t queries)
+      : Planned(workload, machine, options, 0, queries),
+        traffic_(gather_traffic(workload, plan_)),
+        is_captured_(machine.captures_combine(options.way)) {
+    const ConstTensorView& q = input_.q;
+    const Mesh& mesh = workload.mesh();
+    const IndexRange heads = share_of(q.size(1), mesh.kv_rank().value, mesh.kv_parallel());
+    const auto queries_of = [&](GrowingTensor& tensor, std::int64_t count) {
+      return tensor.get(workload.mesh(), machine, q.dtype, q.size(0), count, q.size(2));
+    };
+    mine_ = queries_of(share_, heads.size());
+    gathered_ = queries_of(all_, q.size(1));
+  }
+
+  Repeated repeated() override {
+    return {.work =
+                [this](int call, Stream stream) {
+                  plan_.gather_queries(call % layers_, mine_, gathered_, stream);
+                },
+            .capturable = is_captured_};
+  }
+  Work align() override { return repeated().work; }
+  double amount() override { return static_cast<double>(sum(traffic_.sent)); }
+  std::vector<Ceiling> ceilings() override {
+    return {exchange_.ceiling(workload_.mesh(), machine_, traffic_)};
+  }
+  bool rotates() const override { return false; }
+
+ private:
+  Traffic traffic_;
+  bool is_captured_;
+  GrowingTensor share_, all_;
+  TensorView mine_, gathered_;
+  Exchange exchange_;
 };
 
 class Step : public Combine {
@@ -308,6 +360,8 @@ std::unique_ptr<Operation> make_operation(Workload& workload, Machine& machine,
       return std::make_unique<Combine>(workload, machine, options, 0, queries);
     case Op::kStep:
       return std::make_unique<Step>(workload, machine, options, queries);
+    case Op::kGather:
+      return std::make_unique<GatherQueries>(workload, machine, options, queries);
     case Op::kDecode:
     case Op::kPrefill:
     case Op::kPlan:  // measured otherwise

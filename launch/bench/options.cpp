@@ -14,7 +14,7 @@ namespace kvmesh::bench {
 namespace {
 
 constexpr std::array kOps{Op::kDecode, Op::kPrefill, Op::kAppend, Op::kCombine, Op::kStep,
-                          Op::kPlan,   Op::kMove,    Op::kStore,  Op::kLoad};
+                          Op::kGather, Op::kPlan,    Op::kMove,   Op::kStore,   Op::kLoad};
 constexpr std::array kLengths{Lengths::kEven, Lengths::kRagged};
 constexpr std::array kOutputs{Output::kPartial, Output::kFinal};
 
@@ -173,9 +173,12 @@ std::vector<Op> ops_of(const Flags& flags, Output output, const Mesh& mesh) {
     if (moves_pages(op) && mesh.kv_parallel() > 1)
       throw InvalidArgument(
           fmt::format("--op {} is of one kv rank, not {}", name(op), mesh.kv_parallel()));
+    if (op == Op::kGather && mesh.kv_parallel() == 1)
+      throw InvalidArgument("--op gather is of several kv ranks, not 1");
   }
   if (ops.empty()) {
-    std::ranges::copy_if(kOps, std::back_inserter(ops), [](Op op) { return !moves_pages(op); });
+    std::ranges::copy_if(kOps, std::back_inserter(ops),
+                         [](Op op) { return !moves_pages(op) && op != Op::kGather; });
     if (flags.reproducible) std::erase_if(ops, [&](Op op) { return takes_partials(op, output); });
   }
   for (const Op op : ops) {
@@ -244,34 +247,6 @@ std::vector<Way> ways_of(const Flags& flags, Mesh& mesh) {
                        [&](const Way& way) { return way.kind && has_way(mesh, *way.kind); });
   return ways;
 }
-
-}  // namespace
-
-std::string_view name(Op op) {
-  constexpr std::array<std::string_view, 9> kNames{"decode", "prefill", "append", "combine", "step",
-                                                   "plan",   "move",    "store",  "load"};
-  return kNames.at(static_cast<std::size_t>(op));
-}
-
-std::string_view name(Lengths lengths) {
-  constexpr std::array<std::string_view, 3> kNames{"even", "ragged", "listed"};
-  return kNames.at(static_cast<std::size_t>(lengths));
-}
-
-std::string text_of(const std::vector<std::int64_t>& listed) {
-  std::string text;
-  for (std::size_t i = 0, same = 0; i < listed.size(); i += same) {
-    same = 1;
-    while (i + same < listed.size() && listed[i + same] == listed[i]) ++same;
-    text += fmt::format("{}{}{}", text.empty() ? "" : ",", same > 1 ? fmt::format("{}*", same) : "",
-                        listed[i]);
-  }
-  return text;
-}
-
-std::string_view name(Output output) { return output == Output::kPartial ? "partial" : "final"; }
-
-namespace {
 
 int kinds_of(const Flags& flags) {
   check_positive("--kinds", flags.kinds);
@@ -371,7 +346,8 @@ std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op 
     return {{"shared", options}, {"alone", alone}};
   }
   std::vector<std::pair<std::string, Options>> rows;
-  if (op != Op::kCombine || options.ways.empty()) {
+  const bool has_ways = op == Op::kCombine || op == Op::kGather;
+  if (!has_ways || options.ways.empty()) {
     rows.emplace_back("", options);
     for (const Manner manner : options.manners) {
       if (!has_manner(op, manner)) continue;
@@ -381,6 +357,10 @@ std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op 
     return rows;
   }
   for (const Way& way : options.ways) {
+    // A gather neither reduces nor has a step within hosts.
+    const bool combines =
+        way.strategy != CombineStrategy::kAuto || way.kind == WayKind::kHierarchical;
+    if (op == Op::kGather && combines) continue;
     Options of_way = options;
     of_way.way = way.kind;
     if (way.strategy != CombineStrategy::kAuto) of_way.strategy = way.strategy;

@@ -23,11 +23,12 @@ enum class Op : std::uint8_t {
   kPrefill,  ///< attention of many queries: the arithmetic is the cost
   kAppend,
   kCombine,
-  kStep,   ///< append, attend_partial and combine of one layer: StepPlan::run
-  kPlan,   ///< KvCache::replan, once for all layers: the host's time alone
-  kMove,   ///< KvCache::resize: pages that move within the device
-  kStore,  ///< pages that are evicted to the host tier
-  kLoad,   ///< KvCache::match_prefix: pages that come back from there
+  kStep,    ///< append, attend_partial and combine of one layer: StepPlan::run
+  kGather,  ///< StepPlan::gather_queries; only if it is asked for
+  kPlan,    ///< KvCache::replan, once for all layers: the host's time alone
+  kMove,    ///< KvCache::resize: pages that move within the device
+  kStore,   ///< pages that are evicted to the host tier
+  kLoad,    ///< KvCache::match_prefix: pages that come back from there
 };
 /// Times of whole pages in all layers.
 inline bool moves_pages(Op op) { return op >= Op::kMove; }
@@ -164,9 +165,9 @@ Options resolve(const Flags& flags, Mesh& mesh);
 /// Such a list as typed: "65536,7*4096".
 std::string text_of(const std::vector<std::int64_t>& listed);
 
-/// Returns one set of options for each row of `op` with the same queries: `combine` has a row for
-/// each way, operations that may share a prefix have one that does and one that does not, and
-/// attention has one for each manner that is asked for.
+/// Returns one set of options for each row of `op` with the same queries: `combine` and `gather`
+/// have a row for each way, operations that may share a prefix have one that does and one that does
+/// not, and attention has one for each manner that is asked for.
 std::vector<std::pair<std::string, Options>> rows_of(const Options& options, Op op);
 
 /// Returns the numbers of queries (append: new tokens) per sequence with which `op` is measured.

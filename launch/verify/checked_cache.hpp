@@ -27,6 +27,8 @@ struct StepOptions {
   bool sinks = false;              ///< each layer has random sinks, of which some are -inf
   /// append, attend_partial and combine one by one, instead of run; not if reproducible.
   bool in_parts = false;
+  /// Each rank passes the queries of its share of the heads, and gathers the others'.
+  bool gathers = false;
   /// Plan the batch in place of an empty one. Not with a block mask, which fits one batch.
   bool replanned = false;
   /// Each layer runs by an ExternalPlan over page tables of the cache's pages. Not if reproducible,
@@ -98,10 +100,17 @@ class CheckedCache {
   Outputs run_here(Step& step, int layer, Inputs& inputs);
   /// The inputs as the single rank takes them.
   LayerInput inputs_alone(const Step& step, int layer, Inputs& inputs) const;
-  void run_on_ranks(Step& step, int layer, const LayerInput& input, const CombineOutput& output);
+  /// `gathered`: where the queries of all heads are gathered first; empty: the input has them.
+  void run_on_ranks(Step& step, int layer, const LayerInput& input, const TensorView& gathered,
+                    const CombineOutput& output);
   template <class Plan, class Layer>
   void run_plan(Plan& plan, const Layer& layer, bool in_parts, const LayerInput& input,
                 const CombineOutput& output);
+  template <class Plan, class Layer>
+  LayerInput with_gathered(Plan& plan, const Layer& layer, const LayerInput& input,
+                           const TensorView& gathered) const;
+  void compare_gathered(const Step& step, HostTensor& gathered, const HostTensor& q,
+                        IndexRange heads);
   Outputs outputs_of(const Step& step, int layer) const;
   Outputs attend_alone(Step& step, int layer, const ConstTensorView& q,
                        const ConstTensorView& sinks);

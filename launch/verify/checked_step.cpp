@@ -196,9 +196,12 @@ CheckedCache::Outputs CheckedCache::run_here(Step& step, int layer, Inputs& inpu
       inputs.q.on_device(q_heads), inputs.k.on_device(kv_heads),
       is_latent(layer) ? TensorView{} : inputs.v.on_device(kv_heads),
       options.sinks ? some_heads(inputs.sinks.on_device(), q_heads) : ConstTensorView{}};
-  run_on_ranks(step, layer, input,
+  HostTensor gathered(inputs.q.dtype(), options.gathers ? inputs.q.rows() : 0, q_heads.size(),
+                      inputs.q.dim(), device);
+  run_on_ranks(step, layer, input, options.gathers ? gathered.on_device() : TensorView{},
                {out.o.on_device(), options.lse ? out.lse.matrix_on_device() : TensorView{}});
   mesh_->wait({}, "run");
+  if (options.gathers) compare_gathered(step, gathered, inputs.q, q_heads);
   out.o.fetch();
   if (options.lse) out.lse.fetch();
   expect(out.o.gaps_untouched(), "combine wrote between the rows of its output");
@@ -216,14 +219,18 @@ LayerInput CheckedCache::inputs_alone(const Step& step, int layer, Inputs& input
   return all;
 }
 
-void CheckedCache::run_on_ranks(Step& step, int layer, const LayerInput& input,
-                                const CombineOutput& output) {
+void CheckedCache::run_on_ranks(Step& step, int layer, const LayerInput& given,
+                                const TensorView& gathered, const CombineOutput& output) {
   const StepOptions& options = step.options;
   const bool in_parts = options.in_parts && !of(layer).reproducible;
-  if (!options.external) return run_plan(step.plan, layer, in_parts, input, output);
+  if (!options.external) {
+    return run_plan(step.plan, layer, in_parts, with_gathered(step.plan, layer, given, gathered),
+                    output);
+  }
   ExternalPlan plan = external_.plan(
       layer, step.batch, options_of_layer(options.plan, layer, of(layer).window), options.lists);
   const KvPool pool = cache_.pool(layer);
+  const LayerInput input = with_gathered(plan, pool, given, gathered);
   if (options.lists.empty()) return run_plan(plan, pool, in_parts, input, output);
   step.plan.append(layer, input.k, input.v);
   run_plan(plan, pool, false, {.q = input.q, .sinks = input.sinks}, output);
@@ -246,6 +253,37 @@ void CheckedCache::run_plan(Plan& plan, const Layer& layer, bool in_parts, const
     plan.combine(mine, output, {}, layer);
   } else {
     plan.combine(mine, output);
+  }
+}
+
+template <class Plan, class Layer>
+LayerInput CheckedCache::with_gathered(Plan& plan, const Layer& layer, const LayerInput& input,
+                                       const TensorView& gathered) const {
+  if (gathered.empty()) return input;
+  const IndexRange heads = share_of(input.q.size(1), mesh_->kv_rank().value, mesh_->kv_parallel());
+  ConstTensorView share = input.q;
+  share.data = static_cast<const std::byte*>(share.data) +
+               heads.begin * share.stride(1) * static_cast<std::int64_t>(size_bytes(share.dtype));
+  share.shape[1] = heads.size();
+  if constexpr (std::is_same_v<Plan, StepPlan>) {
+    plan.gather_queries(layer, share, gathered);
+  } else {
+    plan.gather_queries(share, gathered);
+  }
+  LayerInput all = input;
+  all.q = gathered;
+  return all;
+}
+
+void CheckedCache::compare_gathered(const Step& step, HostTensor& gathered, const HostTensor& q,
+                                    IndexRange heads) {
+  gathered.fetch();
+  expect(gathered.gaps_untouched(), "gather_queries wrote between the rows of its output");
+  for (std::int64_t row = 0; row < step.single.query_tokens(); ++row) {
+    for (std::int64_t head = 0; head < heads.size(); ++head) {
+      expect(gathered.elements(row, head) == q.elements(row, heads.begin + head),
+             "gather_queries: wrong queries");
+    }
   }
 }
 

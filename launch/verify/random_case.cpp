@@ -196,6 +196,7 @@ class Simulation {
     options.sinks = random_.one_in(3);
     options.in_parts = random_.one_in(3);
     options.replanned = !has_block_mask && random_.coin();
+    options.gathers = random_.one_in(3);
   }
 
   void step() {

@@ -265,6 +265,23 @@ nb::object combine(PyExternalPlan& self, nb::object o, nb::object lse, nb::objec
   return output.result();
 }
 
+nb::object gather_queries(PyExternalPlan& self, nb::object share, nb::object q, nb::object stream) {
+  const auto use = self.use();
+  PlannedTables& step = *use;
+  const Tensor mine = input(share, "share");
+  if (q.is_none()) {
+    const std::int64_t k_dim = mine.view.dims == 3 ? mine.view.size(2) : 0;
+    q = make_array(share, {step.plan.query_tokens(), step.q_heads, k_dim}, false);
+  }
+  const Tensor all = output(q, "q");
+  const Stream on = stream_of(stream, mine.view.device);
+  {
+    const nb::gil_scoped_release release;
+    step.plan.gather_queries(mine.view, all.view, on);
+  }
+  return q;
+}
+
 void bind_plans(nb::module_& module) {
   nb::class_<PyExternalPlan> type(module, "ExternalPlan",
                                   "One step over an engine's pages: planned once, run per layer.");
@@ -281,6 +298,8 @@ void bind_plans(nb::module_& module) {
       .def("combine", &combine, nb::arg("o"), nb::arg("lse"), nb::arg("out") = nb::none(),
            nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(),
            "Merges the partials of all ranks. Returns as run does.")
+      .def("gather_queries", &gather_queries, nb::arg("share"), nb::arg("q") = nb::none(),
+           nb::arg("stream") = nb::none(), "As StepPlan.gather_queries.")
       .def_prop_ro("query_tokens",
                    [](PyExternalPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens",

@@ -105,6 +105,24 @@ nb::object combine(PyPlan& self, nb::object o, nb::object lse, nb::object out, n
   return output.result();
 }
 
+nb::object gather_queries(PyPlan& self, int layer, nb::object share, nb::object q,
+                          nb::object stream) {
+  const auto use = self.use();
+  PlannedStep& step = *use;
+  const LayerSizes& sizes = step.sizes(layer);
+  if (q.is_none()) {
+    q = make_array(share, {step.plan.query_tokens(), sizes.q_heads, sizes.k_dim}, false);
+  }
+  const Tensor mine = input(share, "share");
+  const Tensor all = output(q, "q");
+  const Stream on = stream_of(stream, mine.view.device);
+  {
+    const nb::gil_scoped_release release;
+    step.plan.gather_queries(layer, mine.view, all.view, on);
+  }
+  return q;
+}
+
 std::string describe_plan(PyPlan& self) {
   if (self.is_closed()) return "<kvmesh.StepPlan: closed>";
   const StepPlan& plan = self.get().plan;
@@ -167,6 +185,11 @@ void bind_plan(nb::module_& module) {
            nb::arg("out_lse") = nb::none(), nb::arg("stream") = nb::none(), nb::arg("layer") = 0,
            "Merges the partials of all ranks, of `layer` or another layer of its group. Returns as "
            "run does.")
+      .def("gather_queries", &gather_queries, nb::arg("layer"), nb::arg("share"),
+           nb::arg("q") = nb::none(), nb::arg("stream") = nb::none(),
+           "For engines whose kv ranks each compute a share of the heads' queries, [tokens, heads, "
+           "k_dim]. Returns q [tokens, q_heads, k_dim] with those of all ranks, new if none is "
+           "given; share may be its heads' place in q.")
       .def_prop_ro("query_tokens", [](PyPlan& self) { return self.get().plan.query_tokens(); })
       .def_prop_ro("append_tokens", [](PyPlan& self) { return self.get().plan.append_tokens(); })
       .def_prop_ro(

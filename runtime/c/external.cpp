@@ -154,3 +154,11 @@ kvmesh_status_t kvmesh_external_plan_combine(kvmesh_external_plan_t* plan,
                       {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
   });
 }
+
+kvmesh_status_t kvmesh_external_plan_gather_queries(kvmesh_external_plan_t* plan,
+                                                    const kvmesh_tensor_t* share,
+                                                    const kvmesh_tensor_t* q, void* stream) {
+  return guarded([&] {
+    checked(plan, "plan").plan.gather_queries(view(share, "share"), view(q, "q"), Stream{stream});
+  });
+}

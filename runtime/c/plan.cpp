@@ -184,3 +184,12 @@ kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan, const kvmesh_tensor_t* 
                       {.o = view(o, "o"), .lse = view_or_empty(lse, "lse")}, Stream{stream});
   });
 }
+
+kvmesh_status_t kvmesh_plan_gather_queries(kvmesh_plan_t* plan, int32_t layer,
+                                           const kvmesh_tensor_t* share, const kvmesh_tensor_t* q,
+                                           void* stream) {
+  return guarded([&] {
+    checked(plan, "plan")
+        .plan.gather_queries(layer, view(share, "share"), view(q, "q"), Stream{stream});
+  });
+}

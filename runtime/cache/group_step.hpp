@@ -59,6 +59,9 @@ class GroupStep {
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) {
     run_->combine(mine, output, stream);
   }
+  void gather_queries(const ConstTensorView& share, const TensorView& q, Stream stream) {
+    run_->gather_queries(share, q, stream);
+  }
 
   /// Destroys the kernels before the backend that they use. After this only query_tokens() and
   /// append_tokens() may be called.

@@ -30,6 +30,10 @@ void StepPlan::attend_partial(int layer, const ConstTensorView& q, const Partial
 void StepPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream, int layer) {
   state().combine(mine, output, stream, layer);
 }
+void StepPlan::gather_queries(int layer, const ConstTensorView& share, const TensorView& q,
+                              Stream stream) {
+  state().gather_queries(layer, share, q, stream);
+}
 IndexRange StepPlan::tokens_of_output() const { return state().tokens_of_output(); }
 IndexRange StepPlan::heads_of_output(int layer) const { return state().heads_of_output(layer); }
 const Participation& StepPlan::participation(int layer) const {

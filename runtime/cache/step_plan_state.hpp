@@ -135,6 +135,12 @@ class StepPlan::State final : public CacheUser {
     group.set_layer(layer);
     group.combine(mine, output, stream);
   }
+  void gather_queries(int layer, const ConstTensorView& share, const TensorView& q, Stream stream) {
+    check_current();
+    GroupStep& group = group_of(layer);
+    group.set_layer(layer);
+    group.gather_queries(share, q, stream);
+  }
 
   IndexRange tokens_of_output() const {
     check_cache();

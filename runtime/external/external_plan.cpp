@@ -160,6 +160,10 @@ void ExternalPlan::attend_partial(const KvPool& pool, const ConstTensorView& q, 
 void ExternalPlan::combine(const Partial& mine, const CombineOutput& output, Stream stream) {
   state().current().combine(mine, output, stream);
 }
+void ExternalPlan::gather_queries(const ConstTensorView& share, const TensorView& q,
+                                  Stream stream) {
+  state().current().gather_queries(share, q, stream);
+}
 IndexRange ExternalPlan::tokens_of_output() const { return state().made().tokens_of_output(); }
 IndexRange ExternalPlan::heads_of_output() const { return state().made().heads_of_output(); }
 const Participation& ExternalPlan::participation() const { return state().participation(); }

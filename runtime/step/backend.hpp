@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/combine/gather/gather_way.hpp"
 #include "core/move_stream.hpp"
 #include "kernels/token_rows.hpp"
 #include "kvmesh/kv_cache.hpp"
@@ -55,6 +56,9 @@ class StepKernels {
                               Stream stream) = 0;
   /// REQUIRES: arguments that have passed `check_combine`. Collective over the kv axis.
   virtual void combine(const Partial& mine, const CombineOutput& output, Stream stream) = 0;
+  /// Brings the queries of all heads to every rank of the kv axis: see GatherWay. REQUIRES: a plan,
+  /// and tensors that have passed StepRun's checks. Collective over the kv axis.
+  virtual void gather_queries(const QueryShares& queries, Stream stream) = 0;
   /// Returns whether `attend` writes a partial before it combines.
   virtual bool needs_partial() const { return true; }
   /// Runs attend_partial and combine, possibly as one kernel. REQUIRES: arguments that have passed

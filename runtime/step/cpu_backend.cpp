@@ -91,6 +91,9 @@ class CpuStep : public StepKernels {
   void combine(const Partial& mine, const CombineOutput& output, Stream) override {
     combine_.run(mine, output, {});
   }
+  void gather_queries(const QueryShares& queries, Stream) override {
+    combine_.gather_queries(queries, {});
+  }
   TileCounts tiles() const override {
     TileCounts sum;
     for (const ExactStep& kind : exact_) sum += kind.tiles();

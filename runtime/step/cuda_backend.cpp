@@ -148,6 +148,11 @@ class CudaStep : public StepKernels {
   void combine(const Partial& mine, const CombineOutput& output, Stream stream) override {
     combine_.run(mine, output, stream);
   }
+  void gather_queries(const QueryShares& queries, Stream stream) override {
+    QueryShares planned = queries;
+    if (options_.limits) planned.planned_tokens = kinds_[0].current().query_tokens();
+    combine_.gather_queries(planned, stream);
+  }
 
   /// A rank that holds all keys of its rows writes the output itself. Else it sends rows from the
   /// kernels of attention, or they store them as they are sent, where the combine takes them so.

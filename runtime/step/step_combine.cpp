@@ -3,7 +3,7 @@
 namespace kvmesh {
 
 StepCombine::StepCombine(CombineWays& ways, const CombineOptions& options, bool has_limits)
-    : ways_(ways), options_(options), has_limits_(has_limits) {
+    : ways_(ways), options_(options), has_limits_(has_limits), gather_(ways, options.way) {
   use(choose_way(ways.means(), {}, options, has_limits).way);
 }
 
@@ -30,19 +30,19 @@ void StepCombine::plan(const CombineShape& shape, const StepBatch& batch, Stream
 }
 
 std::uint64_t StepCombine::generation() const {
-  std::uint64_t sum = changes_;
+  std::uint64_t sum = changes_ + gather_.generation();
   for (const auto& way : made_) sum += way ? way->generation() : 0;
   return sum;
 }
 
 std::size_t StepCombine::host_bytes() const {
-  std::size_t sum = 0;
+  std::size_t sum = gather_.host_bytes();
   for (const auto& way : made_) sum += way ? way->host_bytes() : 0;
   return sum;
 }
 
 std::size_t StepCombine::workspace_bytes() const {
-  std::size_t sum = 0;
+  std::size_t sum = gather_.workspace_bytes();
   for (const auto& way : made_) sum += way ? way->workspace_bytes() : 0;
   return sum;
 }

@@ -1,4 +1,4 @@
-// The combine of one step, on any device.
+// The combine of one step, and its query gather, on any device.
 #pragma once
 
 #include <array>
@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "comm/combine/combine_ways.hpp"
+#include "comm/combine/gather/query_gather.hpp"
 #include "runtime/step/step_batch.hpp"
 
 namespace kvmesh {
@@ -34,7 +35,13 @@ class StepCombine {
   bool takes_sent_rows() const { return way_->takes_sent_rows(); }
   CombineTarget target() { return way_->target(); }
   void run_sent(const CombineOutput& output, Stream stream) { way_->run_sent(output, stream); }
-  void set_layer(int layer) { way_->set_layer(layer); }
+  void set_layer(int layer) {
+    way_->set_layer(layer);
+    gather_.set_layer(layer);
+  }
+
+  /// As QueryGather::run. Needs no plan.
+  void gather_queries(const QueryShares& queries, Stream stream) { gather_.run(queries, stream); }
 
   std::uint64_t generation() const;
   std::size_t workspace_bytes() const;
@@ -48,6 +55,7 @@ class StepCombine {
   bool has_limits_;
   std::array<std::unique_ptr<CombineWay>, kWayKinds> made_;  // [kind]
   CombineWay* way_ = nullptr;
+  QueryGather gather_;
   std::uint64_t changes_ = 0;  // number of times the way was changed
 };
 

@@ -95,6 +95,13 @@ void StepRun::combine(const Partial& mine, const CombineOutput& output, Stream s
   kernels_->combine(mine, output, stream);
 }
 
+void StepRun::gather_queries(const ConstTensorView& mine, const TensorView& q, Stream stream) {
+  check_gather(mine, q);
+  kernels_->gather_queries(
+      {.mine = mine, .all = q, .tokens = batch_->query_tokens(), .digest = batch_->digest()},
+      stream);
+}
+
 // ---- The checks that are the same on all devices ----
 
 void StepRun::check_place(const ConstTensorView& tensor, std::string_view name) const {
@@ -112,6 +119,18 @@ void StepRun::check_input(const AttendInput& input) const {
   check_place(input.q, "attend: q");
   check_sinks(options_.shape, input.sinks);
   check_place(input.sinks, "attend: sinks");
+}
+
+void StepRun::check_gather(const ConstTensorView& mine, const TensorView& q) const {
+  constexpr const char* kOperation = "gather_queries";
+  const AttentionShape& shape = options_.shape;
+  const std::int64_t heads = share(shape.q_heads).size();
+  check_attend_rows("share", mine, query_tokens(), heads, shape.k_dim, kOperation);
+  check_attend_rows("q", q, query_tokens(), shape.q_heads, shape.k_dim, kOperation);
+  check_output_tensor("gather_queries: q", q, 3);
+  require(mine.dtype == q.dtype, "gather_queries: the share is {}, q is {}", mine, q);
+  check_place(mine, "gather_queries: share");
+  check_place(q, "gather_queries: q");
 }
 
 void StepRun::check_append(const KvPool& pool, const ConstTensorView& k,

@@ -54,6 +54,8 @@ class StepRun {
   void attend_partial(const KvPool& pool, const AttendInput& input, const Partial& out,
                       Stream stream);
   void combine(const Partial& mine, const CombineOutput& output, Stream stream);
+  /// REQUIRES: a plan.
+  void gather_queries(const ConstTensorView& mine, const TensorView& q, Stream stream);
 
   /// REQUIRES: the device has planned.
   TileCounts tiles() const { return kernels_->tiles(); }
@@ -70,6 +72,7 @@ class StepRun {
   void check_place(const ConstTensorView& tensor, std::string_view name) const;
   void check_output(const CombineOutput& output) const;
   void check_input(const AttendInput& input) const;
+  void check_gather(const ConstTensorView& mine, const TensorView& q) const;
   /// True if there is nothing to append, and no tensors for it.
   bool has_no_tokens(const ConstTensorView& k, const ConstTensorView& v) const {
     return k.empty() && v.empty() && append_tokens() == 0;

@@ -60,6 +60,11 @@ static void run_step(kvmesh_plan_t* plan, numbers_t* n, int in_parts, int with_s
   CHECK(kvmesh_plan_run(plan, 0, &q, &k, &v, sinks, &o, &nowhere, NULL) == KVMESH_INVALID_ARGUMENT);
   CHECK(strstr(kvmesh_last_error(), "lse: ") != NULL);
   poison(n);
+  float gathered[kRows * kDim];
+  const kvmesh_tensor_t all = floats(gathered, 3, q_shape);
+  CHECK_OK(kvmesh_plan_gather_queries(plan, 0, &q, &all, NULL));
+  CHECK(memcmp(gathered, n->q, sizeof gathered) == 0);
+  CHECK(kvmesh_plan_gather_queries(plan, 0, &k, &all, NULL) == KVMESH_INVALID_ARGUMENT);
   if (!in_parts) {
     CHECK_OK(kvmesh_plan_run(plan, 0, &q, &k, &v, sinks, &o, &lse, NULL));
     return;

@@ -51,6 +51,8 @@ static void check_tables(kvmesh_mesh_t* mesh) {
   CHECK_OK(kvmesh_external_plan_run(plan, &layer, &q_of, &k_of, &v_of, NULL, &o_of, &lse_of, NULL));
   check_one(o, 2.5);
   check_one(lse, log(6));
+  CHECK_OK(kvmesh_external_plan_gather_queries(plan, &q_of, &q_of, NULL));
+  CHECK(kvmesh_external_plan_gather_queries(plan, &k_of, &q_of, NULL) == KVMESH_INVALID_ARGUMENT);
   CHECK_OK(kvmesh_external_plan_append(plan, &layer, &k_of, &v_of, NULL));
   CHECK_OK(kvmesh_external_plan_attend(plan, &layer, &q_of, NULL, &part_o_of, &part_lse_of, NULL));
   CHECK_OK(kvmesh_external_plan_combine(plan, &part_o_of, &part_lse_of, &o_of, NULL, NULL));

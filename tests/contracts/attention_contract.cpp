@@ -75,6 +75,27 @@ TEST_P(AttentionContract, ReplansForAnotherBatch) {
   });
 }
 
+// Ranks that each know the queries of a share of the heads, also where no head is left for some.
+TEST_P(AttentionContract, GathersTheQueriesOfAllHeads) {
+  on_each_placement(GetParam(), GetParam().small(), [](CheckedCache& cache) {
+    const std::vector<SequenceId> sequences = prompts(cache, {33, 2, 60});
+    for (Dtype input : kGivenDtypes) {
+      StepOptions options{.plan = {.scatter = Scatter::kHeads}, .input = input, .gathers = true};
+      EXPECT_TRUE(cache.step(batch_of(sequences, 1, 2), options));
+      options.external = !cache.cache().options().reproducible;
+      EXPECT_TRUE(cache.step(batch_of(sequences, 17, 9), options));
+      options.external = false;
+      options.plan.limits = {.sequences = 5, .query_tokens = 3};
+      for (bool replanned : {false, true}) {
+        options.replanned = options.in_parts = replanned;
+        EXPECT_TRUE(cache.step(batch_of(sequences, 2, 3), options));
+        EXPECT_TRUE(cache.step({{sequences[1], 1}}, options));
+        EXPECT_TRUE(cache.step({}, options));
+      }
+    }
+  });
+}
+
 TEST_P(AttentionContract, AnyMod) {
   on_each_placement(GetParam(), GetParam().small(), [](CheckedCache& cache) {
     const std::vector<SequenceId> sequences = prompts(cache, {29, 6, 50});

@@ -39,7 +39,7 @@ class DeviceTensor {
     view.device = {DeviceKind::kCuda, device_};
     return view;
   }
-  /// Waits for the device.
+  /// REQUIRES: what writes it on a non-blocking stream is done.
   void download(void* to) const {
     if (buffer_.size_bytes() == 0) return;
     check(cudaMemcpy(to, buffer_.data(), buffer_.size_bytes(), cudaMemcpyDeviceToHost),

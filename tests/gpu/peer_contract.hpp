@@ -297,13 +297,13 @@ TYPED_TEST_P(PeerContract, SendsNothingForRowsThatTheirOwnerHolds) {
 }
 
 /// Runs alone, and expects an error within the deadline. Returns the ranks that it names.
-inline std::vector<Rank> late_for(PeerRank& rank, CombineWay& way, const DeviceCase& on_device,
+inline std::vector<Rank> late_for(PeerRank& rank, const std::function<void()>& run,
                                   std::string_view operation) {
   using namespace std::chrono_literals;
   rank.comm().set_deadline(800ms);
   std::vector<Rank> late;
   const auto start = std::chrono::steady_clock::now();
-  way.run(on_device.partial(), on_device.output(), rank.stream());
+  run();
   try {
     rank.group().wait(rank.stream(), "one token");
     ADD_FAILURE() << "nobody was missing";
@@ -315,7 +315,7 @@ inline std::vector<Rank> late_for(PeerRank& rank, CombineWay& way, const DeviceC
   const auto waited = std::chrono::steady_clock::now() - start;
   EXPECT_GE(waited, 600ms);
   EXPECT_LT(waited, 1200ms);
-  EXPECT_THROW(way.run(on_device.partial(), on_device.output(), rank.stream()), BrokenGroup);
+  EXPECT_THROW(run(), BrokenGroup);
   check(cudaStreamSynchronize(rank.native()), "the device works on");
   rank.comm().set_deadline(kTestDeadline);
   return late;
@@ -329,18 +329,18 @@ TYPED_TEST_P(PeerContract, NamesARankThatDoesNotCombine) {
     const DeviceCase on_device(test, rank.me());
     barrier(rank.comm());
     const Rank last{rank.comm().size() - 1};
+    const auto run = [&] { way->run(on_device.partial(), on_device.output(), rank.stream()); };
     if (rank.me() != last.value) {
       way->set_layer(5);
-      EXPECT_EQ(late_for(rank, *way, on_device, "(layer 5, run 1 of its plan, "),
-                std::vector{last});
+      EXPECT_EQ(late_for(rank, run, "combine (layer 5, run 1 of its plan, "), std::vector{last});
     }
     barrier(rank.comm());
     // The rows of the others have arrived, so the late rank has its result; after that it is alone.
     if (rank.me() == last.value) {
-      way->run(on_device.partial(), on_device.output(), rank.stream());
+      run();
       rank.group().wait(rank.stream(), "one token");
       expect_close(on_device.result(), on_device.expected(), test.dim);
-      EXPECT_EQ(late_for(rank, *way, on_device, "(run 2 of its plan, ").size(), 1u);
+      EXPECT_EQ(late_for(rank, run, "combine (run 2 of its plan, ").size(), 1u);
     }
     barrier(rank.comm());
   };

@@ -62,8 +62,10 @@ class Arrivals {
 };
 
 /// Compares `steps` replays with the same steps, planned and run one by one on `eager_mesh`.
+/// `gathers`: in the replays each rank knows the queries of its share of the heads alone.
 inline void expect_replays_like_eager_steps(Mesh& mesh, Mesh& eager_mesh,
-                                            const CacheOptions& options, int steps) {
+                                            const CacheOptions& options, int steps,
+                                            bool gathers = false) {
   const std::uint64_t seed = seed_or(5);
   SCOPED_TRACE(fmt::format("KVMESH_SEED={}", seed));
   Arrivals arrivals(seed);
@@ -78,9 +80,15 @@ inline void expect_replays_like_eager_steps(Mesh& mesh, Mesh& eager_mesh,
   const Outputs prompt_out(mesh, prompt_room);
   StepPlan step =
       graph_side.cache.plan({}, {.limits = StepLimits{.sequences = kSequences, .query_tokens = 1}});
-  graph_side.run(step, inputs, replayed, stream);  // nothing yet: NCCL connects
+  const Inputs gathered(mesh, kSequences);
+  const IndexRange heads = share_of(kQHeads, mesh.kv_rank().value, mesh.kv_parallel());
+  const auto run = [&] {
+    if (!gathers) return graph_side.run(step, inputs, replayed, stream);
+    graph_side.gather_and_run(step, heads, inputs, gathered, replayed, stream);
+  };
+  run();  // nothing yet: NCCL connects
   const std::uint64_t generation = step.generation();
-  const Graph graph(stream, [&] { graph_side.run(step, inputs, replayed, stream); });
+  const Graph graph(stream, run);
 
   std::int64_t compared = 0;
   for (int turn = 0; turn < steps; ++turn) {

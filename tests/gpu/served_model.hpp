@@ -102,6 +102,13 @@ class Inputs {
     const ConstTensorView q = rows(kQHeads), k = rows(kKvHeads);
     return {.q = q, .k = k, .v = rows(kKvHeads)};
   }
+  /// A layer's queries alone.
+  TensorView queries(int layer, std::int64_t tokens) const {
+    return {static_cast<char*>(rows_.data()) + layer * layer_bytes(),
+            Dtype::kBFloat16,
+            {tokens, kQHeads, kDim},
+            device_};
+  }
 
  private:
   std::int64_t layer_bytes() const { return tokens_ * (kQHeads + 2 * kKvHeads) * kDim * 2; }
@@ -120,6 +127,23 @@ struct Served {
     for (int layer = 0; layer < kLayers; ++layer) {
       step.run(layer, inputs.layer(layer, step.append_tokens()),
                outputs.layer(layer, step.query_tokens()), {stream});
+    }
+  }
+
+  /// The same, but this rank knows the queries of `heads` alone, and gathers those of all heads
+  /// into `gathered`.
+  void gather_and_run(StepPlan& step, IndexRange heads, const Inputs& inputs,
+                      const Inputs& gathered, const Outputs& outputs, cudaStream_t stream) {
+    const std::int64_t tokens = step.query_tokens();
+    for (int layer = 0; layer < kLayers; ++layer) {
+      LayerInput input = inputs.layer(layer, tokens);
+      ConstTensorView share = input.q;
+      share.data = static_cast<const char*>(share.data) + heads.begin * kDim * 2;
+      share.shape[1] = heads.size();
+      const TensorView q = gathered.queries(layer, tokens);
+      step.gather_queries(layer, share, q, {stream});
+      input.q = q;
+      step.run(layer, input, outputs.layer(layer, tokens), {stream});
     }
   }
 };

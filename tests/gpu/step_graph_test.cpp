@@ -24,6 +24,13 @@ TEST(StepGraph, ThousandReplaysEqualEagerSteps) {
   expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(1000));
 }
 
+// Gathers, appends, kernels of attention that send rows, and combines take turns on the windows.
+TEST(StepGraph, GathersTheQueriesOfEachBatch) {
+  Mesh mesh = Mesh::from_launcher({.device = DeviceChoice::kCuda});
+  if (!is_captured(mesh)) GTEST_SKIP() << "ranks share a GPU: no capture";
+  expect_replays_like_eager_steps(mesh, mesh, cache_options(), steps_or(200), true);
+}
+
 // Draft, verify, accept, with trees whose shapes change between replays. Pages are shared with a
 // fork, and what is accepted moves over pages and ranks.
 TEST(StepGraph, VerifiesDraftTreesAndKeepsTheAcceptedPaths) {

@@ -92,6 +92,24 @@ def test_parts_of_a_step_give_what_run_gives():
     on_ranks(2, body)
 
 
+def test_every_rank_gathers_the_queries_of_all_heads():
+    q, _, _ = tensors(12)
+
+    def body(mesh):
+        cache = make_cache(mesh)
+        step = cache.plan([(cache.create(), 12)])
+        heads = slice(mesh.rank * HEADS // 2, (mesh.rank + 1) * HEADS // 2)
+        np.testing.assert_array_equal(step.gather_queries(0, q[:, heads]), q)
+        out = np.zeros_like(q)
+        out[:, heads] = q[:, heads]
+        assert step.gather_queries(0, out[:, heads], out) is out
+        np.testing.assert_array_equal(out, q)
+        with pytest.raises(kvmesh.errors.InvalidArgument, match="gather_queries: share must be"):
+            step.gather_queries(0, q)
+
+    on_ranks(2, body)
+
+
 def test_rows_stay_with_the_owners_of_their_keys():
     q, k, v = tensors(12)
     expected, _ = reference(q, k, v)

@@ -37,6 +37,8 @@ def test_block_tables(ranks, interleave):
         pool.replan(step, [0, 2], [22], table[0], indptr=[0, 6], appended=[2])
         np.testing.assert_allclose(step.run(layer, q[20:], k[20:], v[20:]), expected[20:],
                                    atol=1e-5)
+        heads = slice(mesh.kv_rank * HEADS // ranks, (mesh.kv_rank + 1) * HEADS // ranks)
+        np.testing.assert_array_equal(step.gather_queries(q[20:, heads]), q[20:])
         # Without k nothing is appended.
         partial = step.attend_partial(layer, q[20:])
         np.testing.assert_allclose(step.combine(*partial), expected[20:], atol=1e-5)

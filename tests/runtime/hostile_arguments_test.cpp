@@ -70,6 +70,11 @@ void refuse_tensors_of_steps(KvCache& cache, StepPlan& step, Tensors& t) {
   expect_refuses("attend: lse", t.mine_lse, out, [&](const TensorView& lse) {
     step.attend_partial(0, t.q, {t.mine_o, lse});
   });
+  const TensorView all = t.at(700, {2, 4, 8});
+  expect_refuses("gather_queries: share", t.q, in,
+                 [&](const TensorView& share) { step.gather_queries(0, share, all); });
+  expect_refuses("gather_queries: q", all, out,
+                 [&](const TensorView& q) { step.gather_queries(0, t.q, q); });
   expect_refuses("combine: mine.o", t.mine_o, out, [&](const TensorView& o) {
     step.combine({o, t.mine_lse}, {t.o, t.lse});
   });

@@ -141,9 +141,8 @@ Partial HierarchicalWay::by_hosts(const Partial& mine, Stream stream) {
   const bool heads_follow = shape_->heads == 1 || mine.lse.stride(1) == 1;
   if (!is_evenly_spaced(mine.o) || !is_evenly_spaced(mine.lse) || !heads_follow) {
     rows = {packed_.o(shape_->tokens, shape_->heads), packed_.lse(shape_->tokens, shape_->heads)};
-    for (const auto& [to, from] : {std::pair(rows.o, mine.o), std::pair(rows.lse, mine.lse)}) {
-      for (const Rows& each : rectangles(to, from)) copy_rows(each, device_, stream);
-    }
+    copy_tensor(rows.o, mine.o, device_, stream);
+    copy_tensor(rows.lse, mine.lse, device_, stream);
   }
   return {divided(rows.o, hosts_.hosts), divided(rows.lse, hosts_.hosts)};
 }

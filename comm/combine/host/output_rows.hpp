@@ -8,7 +8,7 @@
 namespace kvmesh {
 
 /// Whether each row begins where the one before ends.
-inline bool is_in_one_piece(const TensorView& o) {
+inline bool is_in_one_piece(const ConstTensorView& o) {
   return (o.size(1) == 1 || o.stride(1) == o.size(2)) &&
          (o.size(0) == 1 || o.stride(0) == o.size(1) * o.size(2));
 }

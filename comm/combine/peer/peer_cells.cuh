@@ -1,9 +1,8 @@
 // Cells of rows, one per thread: the values of each, from a row of floats into 16 bytes and back.
 #pragma once
 
+#include "comm/combine/peer/peer_exchange.cuh"
 #include "comm/combine/peer/peer_params.hpp"
-#include "core/cuda/combine_target.cuh"
-#include "core/cuda/warp.cuh"
 
 namespace kvmesh::cuda {
 
@@ -31,14 +30,6 @@ __device__ inline void unpack_unit(const uint2& unit, float* values) {
   }
 }
 
-/// The word of a row's cell that has the LSE or the epoch: of lines, that of their last cell.
-/// All lanes of the warp call it.
-template <RowForm Form>
-__device__ inline std::uint32_t from_end(std::uint32_t word) {
-  if constexpr (Form == RowForm::kWords) return word;
-  return __shfl_sync(kAllLanes, word, kCellsPerLine - 1, kCellsPerLine);
-}
-
 /// Values of a cell at most: of words one unit, of lines two.
 template <Dtype Wire, RowForm Form>
 constexpr int kCellValues = kUnitValues<Wire>*(Form == RowForm::kWords ? 1 : 2);
@@ -52,13 +43,12 @@ struct MyCell {
 
 template <Dtype Wire, RowForm Form>
 __device__ inline MyCell my_cell(const PeerParams& p, int index, int count) {
-  constexpr int kGroup = Form == RowForm::kWords ? 1 : kCellsPerLine;
   MyCell mine{};
   mine.is_there = index < count;
   if (!mine.is_there) return mine;
-  const int group = index / kGroup;
-  mine.row = p.by_cells.quotient(group);
-  mine.cell = p.by_cells.remainder(group, mine.row) * kGroup + index % kGroup;
+  const CellOfRow at = cell_of_index<Form>(p.by_cells, index);
+  mine.row = at.row;
+  mine.cell = at.cell;
   const CellUnits units = units_of_cell<Form>(mine.cell);
   mine.first = units.first * kUnitValues<Wire>;
   mine.count = max(0, min(units.count * kUnitValues<Wire>, p.to.dim - mine.first));

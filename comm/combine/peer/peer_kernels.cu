@@ -25,39 +25,17 @@
 
 #include "comm/combine/half_bits.cuh"
 #include "comm/combine/peer/peer_cells.cuh"
-#include "comm/combine/peer/peer_wait.cuh"
 #include "core/cuda/dependent_launch.cuh"
 #include "core/cuda/launch_overlapping.hpp"
 #include "core/cuda/load_kernels.hpp"
-#include "core/cuda/warp.cuh"
 #include "core/pod/row_merge.hpp"
 
 namespace kvmesh::cuda {
 namespace {
 
-// Words are for few rows, which small blocks spread over more SMs; lines are for many, which large
-// blocks spread evenly while the blocks of the kernel before are still there. Two H200, 32 rows:
-// 3.10 us with 256 threads, 3.28 with 512; 8192 rows: 10.7 and 7.8.
-template <RowForm Form>
-constexpr int kBlockThreads = Form == RowForm::kWords ? 256 : 512;
 // Blocks on an SM that registers are kept for: what more ranks have under way takes more of them.
 template <RowForm Form, int Most>
 constexpr int kResident = Form == RowForm::kLines&& Most != 2 ? 1 : 2;
-constexpr int kWarpThreads = 32;
-
-__device__ int lane() { return static_cast<int>(threadIdx.x) % kWarpThreads; }
-
-/// Runs `body(index)` for all indices below `count` and past it, up to whole warps: each warp's
-/// lanes go through it together.
-template <class Body>
-__device__ void for_my_indices(int count, const Body& body) {
-  const auto block = static_cast<int>(blockDim.x);
-  const int threads = (static_cast<int>(gridDim.x) - 1) * block;
-  const int first = static_cast<int>(blockIdx.x) * block + static_cast<int>(threadIdx.x) - lane();
-  for (int at = first; at < count; at += threads) {
-    if (!body(at + lane())) return;
-  }
-}
 
 template <Dtype Wire, RowForm Form, bool Wide>
 __device__ void send_rows(const PeerParams& p, std::uint32_t epoch) {
@@ -90,18 +68,13 @@ struct OwnCell {
   std::uint64_t participants;
 };
 
-/// Returns `source`'s cell, loaded again and again until it is there; anything, in all lanes, once
-/// the wait has failed. All lanes of the warp call it, with the cell that they have loaded before.
+/// The cell of `source`: see awaited_cell in peer_exchange.cuh.
 template <RowForm Form>
 __device__ uint4 awaited_cell(const PeerParams& p, const OwnCell& own, int source,
                               std::uint32_t epoch, PeerWait& wait, uint4 cell) {
   const bool is_sent = own.mine.is_there && (own.participants >> source & 1) != 0;
   const unsigned char* from = cell_at(p.to, p.to.rank, source, own.mine.row, own.mine.cell, epoch);
-  while (__any_sync(kAllLanes, is_sent & (from_end<Form>(cell.w) != epoch))) {
-    if (!wait.all_go_on(p, source)) break;
-    if (is_sent) cell = ld_relaxed_sys_b128(from);
-  }
-  return cell;
+  return awaited_cell<Form>(p.call, from, is_sent, source, epoch, wait, cell);
 }
 
 /// The cell of a rank that takes no part: without a key.
@@ -247,30 +220,15 @@ __device__ void merge_rows(const PeerParams& p, std::uint32_t epoch) {
   });
 }
 
-/// A thread for each peer sends it the epoch: this rank has begun the combine. Then it waits for
-/// the peer's.
-__device__ void meet_peers(const PeerParams& p, std::uint32_t epoch) {
-  const int peer = static_cast<int>(threadIdx.x);
-  if (peer >= p.to.ranks || peer == p.to.rank) return;
-  st_relaxed_sys_u32(p.window.windows[peer] + p.to.rank * kArrivalBytes, epoch);
-  PeerWait wait;
-  const unsigned char* word = p.window.windows[p.to.rank] + peer * kArrivalBytes;
-  // A peer may be one combine ahead.
-  while (static_cast<std::int32_t>(ld_relaxed_sys_u32(word) - epoch) < 0) {
-    if (!wait.goes_on(p, peer, PeerPhase::kArrival)) return;
-  }
-}
-
 template <Dtype Wire, RowForm Form, int Most, bool Wide>
 __global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
     combine(const __grid_constant__ PeerParams p) {
   griddepcontrol_launch_dependents();
   // Rows that the kernel before sends come through the window, as those of the other ranks do.
   if (!p.rows_are_sent) griddepcontrol_wait();
-  const bool meets = blockIdx.x == gridDim.x - 1;
-  const std::uint32_t epoch = p.window.epochs[blockIdx.x] + 1;
-  if (meets) {
-    meet_peers(p, epoch);
+  const std::uint32_t epoch = next_epoch(p.call);
+  if (is_meeting_block()) {
+    meet_peers(p.call, epoch);
   } else {
     if (!p.rows_are_sent) send_rows<Wire, Form, Wide>(p, epoch);
     merge_rows<Wire, Form, Most, Wide>(p, epoch);
@@ -278,11 +236,7 @@ __global__ void __launch_bounds__(kBlockThreads<Form>, kResident<Form, Most>)
   // The kernel before reads the epoch, too; and a kernel that waits for this one waits for that
   // one.
   if (p.rows_are_sent) griddepcontrol_wait();
-  __syncthreads();  // all threads have read the epoch
-  const int last = meets ? kMostPeerBlocks : static_cast<int>(blockIdx.x) + 1;
-  for (int i = static_cast<int>(blockIdx.x + threadIdx.x); i < last; i += kBlockThreads<Form>) {
-    p.window.epochs[i] = epoch;
-  }
+  end_epoch(p.call, epoch);
 }
 
 using Kernel = void (*)(PeerParams);

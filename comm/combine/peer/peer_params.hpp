@@ -10,14 +10,12 @@ namespace kvmesh::cuda {
 
 struct PeerParams {
   CombineTarget to;
-  PeerWindowView window;
+  PeerCall call;
   CombineTensors tensors;
 
   int own_tokens_begin, own_rows;
   Divisor by_own_heads;
   Divisor by_cells;    // cells of a row as words; lines of a row as lines
-  int layer;           // of the model; -1: not given
-  int combine;         // runs of this plan before
   bool rows_are_sent;  // by the kernels before this one
   int most_blocks;
 };

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "comm/combine/peer/peer_params.hpp"
+#include "comm/combine/peer/peer_window_view.hpp"
 #include "core/cuda/system_memory.cuh"
 #include "core/cuda/warp.cuh"
 
@@ -16,29 +16,30 @@ inline constexpr int kPollsBetweenLooks = 256;
 class PeerWait {
  public:
   /// Returns whether to go on waiting for `late`. Costs next to nothing for the first polls.
-  __device__ bool goes_on(const PeerParams& p, int late, PeerPhase phase) {
+  __device__ bool goes_on(const PeerCall& call, int late, PeerPhase phase) {
     if (++polls_ % kPollsBetweenLooks != 0) return true;
-    if (ld_relaxed_sys_u32(p.window.is_broken) != 0) return false;
+    if (ld_relaxed_sys_u32(call.window.is_broken) != 0) return false;
     const std::uint64_t now = globaltimer();
     if (since_ == 0) since_ = now;
-    if (now - since_ < p.window.deadline_ns) return true;
-    if (atomicCAS(p.window.is_broken, 0u, 1u) == 0) note(p, late, phase);
+    if (now - since_ < call.window.deadline_ns) return true;
+    if (atomicCAS(call.window.is_broken, 0u, 1u) == 0) note(call, late, phase);
     return false;
   }
 
   /// The same for the rows of all lanes of the warp.
-  __device__ bool all_go_on(const PeerParams& p, int late) {
-    has_failed_ |= !__all_sync(kAllLanes, goes_on(p, late, PeerPhase::kRows));
+  __device__ bool all_go_on(const PeerCall& call, int late) {
+    has_failed_ |= !__all_sync(kAllLanes, goes_on(call, late, PeerPhase::kRows));
     return !has_failed_;
   }
   __device__ bool has_failed() const { return has_failed_; }
 
  private:
-  __device__ static void note(const PeerParams& p, int late, PeerPhase phase) {
-    PeerFault* fault = p.window.fault;
+  __device__ static void note(const PeerCall& call, int late, PeerPhase phase) {
+    PeerFault* fault = call.window.fault;
     fault->late = late;
-    fault->layer = p.layer;
-    fault->combine = p.combine;
+    fault->layer = call.layer;
+    fault->run = call.run;
+    fault->operation = call.operation;
     fault->phase = phase;
     st_release_sys_u32(&fault->is_set, 1);
   }

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "comm/combine/choose_way.hpp"
-#include "comm/combine/peer/peer_layout.hpp"
 #include "comm/combine/peer/peer_params.hpp"
+#include "comm/combine/peer/peer_target.hpp"
 #include "core/check.hpp"
 #include "core/cuda/device_array.hpp"
 #include "core/cuda/memory.hpp"
@@ -20,19 +20,6 @@ namespace {
 constexpr std::size_t kTakenAtOnce = 64 << 10;
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
-
-RowShares shares_of(const CombineShape& shape, Scatter scatter, int ranks) {
-  if (scatter == Scatter::kAll) return {};
-  if (scatter == Scatter::kOwner) return {.axis = RowShares::Axis::kOwners};
-  const bool by_token = scatter == Scatter::kTokens;
-  const auto count = static_cast<int>(by_token ? shape.tokens : shape.heads);
-  const int least = count / ranks;
-  return {.axis = by_token ? RowShares::Axis::kTokens : RowShares::Axis::kHeads,
-          .least = least,
-          .extra = count % ranks,
-          .by_more = Divisor(least + 1),
-          .by_least = Divisor(least)};
-}
 
 /// All that captured runs have taken over.
 struct PeerPlan {
@@ -154,27 +141,12 @@ void PeerWay::run_sent(const CombineOutput& output, Stream stream) {
 }
 
 CombineTarget PeerWay::target_of(const PeerLayout& layout) const {
-  const PeerWindowView view = window_.view();
-  CombineTarget target{.windows = {},
-                       .slots_offset = window_.slots_offset(layout.form),
-                       .slot_bytes = window_.slot_bytes(layout.form),
-                       .participants = plan_->has_mask ? participants_.data() : nullptr,
-                       .owners = plan_->scatter == Scatter::kOwner
-                                     ? participants_.data() + plan_->shape.tokens
-                                     : nullptr,
-                       .last_epoch = view.epochs,
-                       .rank = window_.rank().value,
-                       .ranks = window_.ranks(),
-                       .tokens = static_cast<int>(plan_->shape.tokens),
-                       .heads = static_cast<int>(plan_->shape.heads),
-                       .dim = static_cast<int>(plan_->shape.dim),
-                       .block_rows = layout.block_rows,
-                       .row_cells = layout.row_cells,
-                       .form = layout.form,
-                       .travels_as = plan_->travels_as,
-                       .shares = shares_of(plan_->shape, plan_->scatter, window_.ranks()),
-                       .by_heads = Divisor(static_cast<int>(plan_->shape.heads))};
-  std::copy(std::begin(view.windows), std::end(view.windows), target.windows);
+  CombineTarget target =
+      peer_target(window_, plan_->shape, plan_->scatter, plan_->travels_as, layout);
+  if (plan_->has_mask) target.participants = participants_.data();
+  if (plan_->scatter == Scatter::kOwner) {
+    target.owners = participants_.data() + plan_->shape.tokens;
+  }
   return target;
 }
 
@@ -183,17 +155,19 @@ void PeerWay::launch(const PeerLayout& layout, const Partial* mine, const Combin
                      Stream stream) {
   if (plan_->shape.rows() == 0) return;
   const CombineBlock block = own();
-  const int group = layout.form == RowForm::kWords ? 1 : kCellsPerLine;
   const cuda::PeerParams params{
       .to = target_of(layout),
-      .window = window_.view(),
+      .call = {.window = window_.view(),
+               .rank = window_.rank().value,
+               .ranks = window_.ranks(),
+               .operation = PeerOperation::kCombine,
+               .layer = layer_,
+               .run = runs_},
       .tensors = cuda::combine_tensors(mine != nullptr ? *mine : Partial{}, output),
       .own_tokens_begin = static_cast<int>(block.tokens.begin),
       .own_rows = static_cast<int>(block.rows()),
       .by_own_heads = Divisor(static_cast<int>(block.heads.size())),
-      .by_cells = Divisor(layout.row_cells / group),
-      .layer = layer_,
-      .combine = runs_,
+      .by_cells = by_cells_of(layout),
       .rows_are_sent = mine == nullptr,
       .most_blocks = window_.most_blocks()};
   cuda_memory::use_device(window_.device().index);

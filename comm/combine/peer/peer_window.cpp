@@ -12,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "comm/combine/peer/peer_gather_params.hpp"
 #include "comm/combine/peer/peer_params.hpp"
 #include "core/cuda/device_buffer.hpp"
 #include "core/cuda/memory.hpp"
@@ -99,6 +100,7 @@ PeerWindow::PeerWindow(Communicator& comm, Device device, std::size_t size_bytes
   cuda_memory::use_device(device.index);
   fault_ = std::make_unique<Fault>();
   kvmesh::check(cuda::load_peer_kernels(), "loading the combine's kernels");
+  kvmesh::check(cuda::load_peer_gather_kernels(), "loading the query gather's kernels");
   memory_ = std::make_unique<SharedMemory>(device, size_bytes, Sharing::kNode);
   kvmesh::check(cudaMemset(memory_->data(), 0, memory_->size_bytes()), kMake);
   kvmesh::check(cudaDeviceSynchronize(), kMake);
@@ -220,11 +222,13 @@ void PeerWindow::check(std::string_view operation) {
   if (!fault_->is_set()) return;
   is_broken_ = true;
   const PeerFault& fault = *fault_->fault;
-  throw Timeout(named(rank()), {named(Rank{fault.late})},
-                fmt::format("combine ({}run {} of its plan, {})",
-                            fault.layer < 0 ? "" : fmt::format("layer {}, ", fault.layer),
-                            fault.combine, fault.phase == PeerPhase::kRows ? "rows" : "arrival"),
-                device_deadline());
+  throw Timeout(
+      named(rank()), {named(Rank{fault.late})},
+      fmt::format("{} ({}run {} of its plan, {})",
+                  fault.operation == PeerOperation::kCombine ? "combine" : "gather_queries",
+                  fault.layer < 0 ? "" : fmt::format("layer {}, ", fault.layer), fault.run,
+                  fault.phase == PeerPhase::kRows ? "rows" : "arrival"),
+      device_deadline());
 }
 
 void PeerWindow::wait(Stream stream, std::string_view operation) {

@@ -10,14 +10,16 @@ namespace {
 constexpr std::int64_t kMostPitch = std::numeric_limits<std::int32_t>::max();
 
 /// A tensor's rows: [tokens, heads] of `width` bytes each, strides in bytes.
+template <class Byte>
 struct Grid {
-  explicit Grid(const TensorView& view)
-      : data(static_cast<std::byte*>(view.data)),
+  template <class View>
+  explicit Grid(const View& view)
+      : data(static_cast<Byte*>(view.data)),
         width((view.dims == 3 ? view.size(2) : 1) * element(view)),
         count{view.size(0), view.size(1)},
         stride{view.stride(0) * element(view), view.stride(1) * element(view)} {}
 
-  static std::int64_t element(const TensorView& view) {
+  static std::int64_t element(const ConstTensorView& view) {
     return static_cast<std::int64_t>(size_bytes(view.dtype));
   }
   /// Whether rows along `axis` can be the rows of a rectangle.
@@ -27,20 +29,23 @@ struct Grid {
   std::size_t pitch(int axis, std::int64_t row_bytes) const {
     return static_cast<std::size_t>(count[axis] <= 1 ? row_bytes : stride[axis]);
   }
-  std::byte* row(std::int64_t token, std::int64_t head) const {
+  Byte* row(std::int64_t token, std::int64_t head) const {
     return data + token * stride[0] + head * stride[1];
   }
   /// The rows of a token without gaps.
   bool is_dense() const { return count[1] <= 1 || stride[1] == width; }
 
-  std::byte* data;
+  Byte* data;
   std::int64_t width;
   std::int64_t count[2];
   std::int64_t stride[2];
 };
 
-Rows rectangle(const Grid& to, const Grid& from, std::int64_t token, std::int64_t head, int axis,
-               std::int64_t width, std::int64_t count) {
+using GridTo = Grid<std::byte>;
+using GridFrom = Grid<const std::byte>;
+
+Rows rectangle(const GridTo& to, const GridFrom& from, std::int64_t token, std::int64_t head,
+               int axis, std::int64_t width, std::int64_t count) {
   Rows rows{.to = to.row(token, head),
             .to_pitch = to.pitch(axis, width),
             .from = from.row(token, head),
@@ -57,8 +62,9 @@ Rows rectangle(const Grid& to, const Grid& from, std::int64_t token, std::int64_
 
 }  // namespace
 
-std::vector<Rows> rectangles(const TensorView& to_view, const TensorView& from_view) {
-  const Grid to(to_view), from(from_view);
+std::vector<Rows> rectangles(const TensorView& to_view, const ConstTensorView& from_view) {
+  const GridTo to(to_view);
+  const GridFrom from(from_view);
   const std::int64_t tokens = from.count[0], heads = from.count[1];
   const auto both = [&](int axis, std::int64_t width) {
     return to.has_pitch(axis, width) && from.has_pitch(axis, width);
@@ -86,6 +92,10 @@ std::vector<Rows> rectangles(const TensorView& to_view, const TensorView& from_v
   return all;
 }
 
+void copy_tensor(const TensorView& to, const ConstTensorView& from, Device device, Stream stream) {
+  for (const Rows& rows : rectangles(to, from)) copy_rows(rows, device, stream);
+}
+
 TensorView HostCopy::of(const TensorView& device) {
   const auto bytes = static_cast<std::size_t>(device.elements()) * size_bytes(device.dtype);
   if (bytes > bytes_.size()) bytes_.resize(bytes);
@@ -97,12 +107,8 @@ TensorView HostCopy::of(const TensorView& device) {
   return host_;
 }
 
-void HostCopy::download() const {
-  for (const Rows& rows : rectangles(host_, device_)) copy_rows(rows, device_.device);
-}
+void HostCopy::download() const { copy_tensor(host_, device_, device_.device); }
 
-void HostCopy::upload() const {
-  for (const Rows& rows : rectangles(device_, host_)) copy_rows(rows, device_.device);
-}
+void HostCopy::upload() const { copy_tensor(device_, host_, device_.device); }
 
 }  // namespace kvmesh

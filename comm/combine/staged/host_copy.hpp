@@ -30,6 +30,10 @@ class HostCopy {
 
 /// The rectangles that make up the copy of `from` to `to`, two tensors of one shape and dtype: all
 /// at once, one per token or one per head where the strides allow it, else one per row.
-std::vector<Rows> rectangles(const TensorView& to, const TensorView& from);
+std::vector<Rows> rectangles(const TensorView& to, const ConstTensorView& from);
+
+/// Copies `from` to `to`, as copy_rows does.
+void copy_tensor(const TensorView& to, const ConstTensorView& from, Device device,
+                 Stream stream = {});
 
 }  // namespace kvmesh

@@ -99,6 +99,11 @@ KVMESH_API kvmesh_status_t kvmesh_external_plan_combine(kvmesh_external_plan_t* 
                                                         const kvmesh_tensor_t* partial_lse,
                                                         const kvmesh_tensor_t* o,
                                                         const kvmesh_tensor_t* lse, void* stream);
+/* As kvmesh_plan_gather_queries. */
+KVMESH_API kvmesh_status_t kvmesh_external_plan_gather_queries(kvmesh_external_plan_t* plan,
+                                                               const kvmesh_tensor_t* share,
+                                                               const kvmesh_tensor_t* q,
+                                                               void* stream);
 
 /* ---- Draft trees ---- */
 

@@ -294,6 +294,13 @@ KVMESH_API kvmesh_status_t kvmesh_plan_combine(kvmesh_plan_t* plan,
                                                const kvmesh_tensor_t* o, const kvmesh_tensor_t* lse,
                                                void* stream);
 
+/* Gives every kv rank the queries of all heads, q [query_tokens, q_heads, k_dim], of which each has
+   computed a share of the heads: share [query_tokens, heads, k_dim] of the same dtype, or their
+   place in q (StepPlan::gather_queries). Collective. */
+KVMESH_API kvmesh_status_t kvmesh_plan_gather_queries(kvmesh_plan_t* plan, int32_t layer,
+                                                      const kvmesh_tensor_t* share,
+                                                      const kvmesh_tensor_t* q, void* stream);
+
 /* ---- The combine alone ---- */
 
 typedef struct kvmesh_combiner kvmesh_combiner_t;

@@ -238,7 +238,8 @@ void DevicePlan::list_visits(cudaStream_t stream) {
                      .shared_tokens = shared_tokens_sent_,
                      .shared_token_count = to_int32(std::ssize(shared_tokens_)),
                      .token_count = to_int32(tokens_),
-                     .visits_of_query_block = visits_of_query_block_.data()},
+                     .visits_of_query_block = visits_of_query_block_.data(),
+                     .query_tokens = &counters_.data()->query_tokens},
                     stream),
         "planning: visits");
 }

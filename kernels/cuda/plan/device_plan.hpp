@@ -77,6 +77,7 @@ struct PlanCounters {
   std::int32_t tasks[kLaunches];
   std::uint32_t claims[kLaunches];
   std::int32_t merges;
+  std::int32_t query_tokens;
 };
 
 /// The arrays that the kernels read. Their addresses are constant while a plan has limits.
@@ -148,6 +149,8 @@ class DevicePlan {
   const TokenSlot* token_slots() const { return token_slots_.data(); }
   const DeviceMerge* merges() const { return merges_.data(); }
   const std::int32_t* merges_made() const { return &counters_.data()->merges; }
+  /// The step's number of query tokens.
+  const std::int32_t* query_tokens() const { return &counters_.data()->query_tokens; }
   std::int64_t most_merges() const { return most_merges_; }
   int merge_rows() const { return merge_rows_; }  ///< rows of the largest merge
   std::int64_t workspace_rows() const { return workspace_rows_; }

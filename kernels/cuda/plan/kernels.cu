@@ -187,6 +187,7 @@ __global__ void __launch_bounds__(kListThreads) list_visits(const __grid_constan
   } else {
     clear_slots(p);
     copy_shared_tokens(p);
+    if (threadIdx.x == 0) *p.query_tokens = p.token_count;
   }
 }
 

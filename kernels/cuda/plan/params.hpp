@@ -102,6 +102,7 @@ struct ListParams {
   std::int32_t shared_token_count;
   std::int32_t token_count;
   std::int32_t* visits_of_query_block;  // [query_blocks]
+  std::int32_t* query_tokens;           // is set to token_count
 };
 
 /// How one launch splits its work blocks into tasks for thread blocks. A work block is a query

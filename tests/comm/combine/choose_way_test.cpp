@@ -133,6 +133,29 @@ TEST(ChooseWay, OptionsComeBeforeTheEnvironment) {
                InvalidArgument);
 }
 
+// As combines to heads of as many bytes, but without a step within hosts.
+TEST(ChooseGatherWay, TakesTheFirstThatTheGroupHas) {
+  constexpr CombineShape kFits{4, 8, 128}, kLarge{5, 8, 128};
+  const auto chosen = [](CombineMeans means, const CombineShape& rows, Dtype dtype,
+                         std::optional<WayKind> asked = {}, std::optional<WayKind> preferred = {}) {
+    means.preferred = preferred;
+    return choose_gather_way(means, rows, dtype, asked);
+  };
+  constexpr Dtype kFloat = Dtype::kFloat32, kHalf = Dtype::kBFloat16;
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, kFloat), kPeer);
+  EXPECT_EQ(chosen(kLinkedGpus, kLarge, kFloat), kNccl) << "does not fit";
+  EXPECT_EQ(chosen(kLinkedGpus, kLarge, kHalf), kPeer) << "half as many bytes";
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, kFloat, kNccl), kNccl);
+  EXPECT_EQ(chosen(kLinkedGpus, kFits, kFloat, {}, kStaged), kStaged);
+  EXPECT_EQ(chosen(kLinkedSharedGpu, kFits, kFloat), kStaged) << "they would take turns";
+  EXPECT_EQ(chosen(kLinkedSharedGpu, kFits, kFloat, kPeer), kPeer);
+  EXPECT_EQ(chosen(kGpusOfTwoHosts, {5000, 4, 128}, kFloat), kNccl);
+  EXPECT_EQ(chosen(kGpusOfTwoHosts, kFits, kFloat, kHierarchical), kNccl);
+  EXPECT_EQ(chosen(kTwoHosts, {5000, 4, 128}, kFloat, {}, kHierarchical), kHost);
+  EXPECT_EQ(chosen(kTwoHosts, {5000, 4, 128}, kFloat, kHierarchical), kHost);
+  EXPECT_THROW(chosen(kGpus, kFits, kFloat, kPeer), InvalidArgument);
+}
+
 /// A table in which each way takes as long for all rows.
 WayTable times(std::initializer_list<std::pair<WayStrategy, double>> ways) {
   WayTable table;

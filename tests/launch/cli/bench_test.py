@@ -173,6 +173,16 @@ class Bench(unittest.TestCase):
             self.assertEqual(amounts["append"], 2 * 2 * 4 * token)
             self.assertEqual(amounts["combine"], rows * (partial + 2 * V_DIM))
 
+    def test_the_gather_of_queries_is_measured_if_asked_for(self):
+        table, result = self.bench(2, "--batch", 2, "--context", 10, "--queries", 4, "--op", "gather")
+        self.assertTrue(result["rows"])
+        for row in result["rows"]:
+            self.check_row(row, 2)
+            self.assertEqual(row["amount"], 2 * 4 * HEADS * 2 * DIM)  # each head's queries, to one peer
+            self.assertEqual(row["ceiling"]["name"], "exchange of as many bytes")
+            self.assertIn(f'{100 * row["share"]:.1f} %', table)
+        self.expect_one_line(run(1, *TINY, "--op", "gather"), "--op gather", "several kv ranks")
+
     def test_float8_pages(self):
         """Tensors keep --dtype; pages take a byte an element and two scales a token and head."""
         table, result = self.bench(1, "--batch", 2, "--context", 10, "--queries", 4, "--op", "decode,append",

@@ -48,6 +48,7 @@ class StalePlan : public testing::Test {
     refuse([&] { step.append(0, input.k, input.v); });
     refuse([&] { step.attend_partial(0, input.q, partial); });
     refuse([&] { step.combine(partial, output); });
+    refuse([&] { step.gather_queries(0, input.q, output.o); });
   }
 
   Mesh mesh_{make_single_communicator(), {.threads = 1}};
@@ -149,6 +150,7 @@ TEST_F(StalePlan, RejectsEveryCallAfterItsCacheEnded) {
   refuse([&] { step.append(0, input.k, input.v); });
   refuse([&] { step.attend_partial(0, input.q, partial); });
   refuse([&] { step.combine(partial, output); });
+  refuse([&] { step.gather_queries(0, input.q, output.o); });
   refuse([&] { static_cast<void>(step.participation()); });
   refuse([&] { static_cast<void>(step.tiles()); });
   refuse([&] { static_cast<void>(step.workspace_bytes()); });

@@ -46,6 +46,7 @@ TEST_F(Step, RejectsLayerOutOfRange) {
     refuse([&] { step.run(layer, tensors_.input(), tensors_.output()); });
     refuse([&] { step.append(layer, tensors_.input().k, tensors_.input().v); });
     refuse([&] { step.attend_partial(layer, tensors_.input().q, partial); });
+    refuse([&] { step.gather_queries(layer, tensors_.input().q, tensors_.output().o); });
   }
 }
 

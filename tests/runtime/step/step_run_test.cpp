@@ -46,6 +46,9 @@ class RecordingStep : public StepKernels {
   void combine(const Partial&, const CombineOutput&, Stream) override {
     record_.calls.push_back("combine");
   }
+  void gather_queries(const QueryShares&, Stream) override {
+    record_.calls.push_back("gather_queries");
+  }
   bool needs_partial() const override { return false; }
   void attend(const AttendInput&, const KvPool&, const Partial&, const CombineOutput&,
               Stream) override {
@@ -184,6 +187,34 @@ TEST_F(StepRunOrder, AsksTheDeviceBeforeAPartRuns) {
   refuse("combine", [&] { run_.combine(partial, layer.output, {}); });
 }
 
+TEST_F(StepRunOrder, ChecksTheTensorsOfAGather) {
+  OwnedTensor all(Dtype::kFloat32, {3, 4, 8});
+  const ConstTensorView share = q_.view();  // one rank has all heads
+  const TensorView q = all.view();
+  const auto refuse = [&](const auto& spoil) {
+    ConstTensorView other_share = share;
+    TensorView other_q = q;
+    spoil(other_share);
+    EXPECT_THROW(run_.gather_queries(other_share, q, {}), InvalidArgument);
+    spoil(other_q);
+    EXPECT_THROW(run_.gather_queries(share, other_q, {}), InvalidArgument);
+    EXPECT_EQ(record_.calls, Calls{});
+  };
+  refuse([](auto& view) { view.shape[0] = 2; });
+  refuse([](auto& view) { view.shape[1] = 3; });
+  refuse([](auto& view) { view.shape[2] = 7; });
+  refuse([](auto& view) { view.dims = 2; });
+  refuse([](auto& view) { view.dtype = Dtype::kBFloat16; });
+  refuse([](auto& view) { view.strides = {64, 16, 2}; });
+  refuse([](auto& view) { view.data = nullptr; });
+  refuse([](auto& view) { view.device = {DeviceKind::kCuda, 0}; });
+  TensorView repeated = q;
+  repeated.strides[0] = 0;  // several tokens in one place
+  EXPECT_THROW(run_.gather_queries(share, repeated, {}), InvalidArgument);
+  run_.gather_queries(share, q, {});
+  EXPECT_EQ(record_.calls, Calls{"gather_queries"});
+}
+
 // The errors of waits on a device name it.
 TEST(StepPlanRun, PassesItsLayerToTheKernels) {
   Mesh mesh(make_single_communicator(), {.threads = 1});
@@ -199,6 +230,10 @@ TEST(StepPlanRun, PassesItsLayerToTheKernels) {
   record.calls.clear();
   step.combine({o.view(), lse.view()}, {.o = o.view()}, {}, 1);
   EXPECT_EQ(record.calls, (Calls{"layer 1", "combine"}));
+  record.calls.clear();
+  OwnedTensor all(Dtype::kFloat32, {2, 4, 8});
+  step.gather_queries(1, q.view(), all.view());
+  EXPECT_EQ(record.calls, (Calls{"layer 1", "gather_queries"}));
 }
 
 }  // namespace

@@ -1,0 +1,124 @@
+// The query gather by way of host memory.
+#include <algorithm>
+#include <vector>
+
+#include "comm/combine/gather/gather_way.hpp"
+#include "comm/combine/host/row_exchange.hpp"
+#include "comm/combine/staged/host_copy.hpp"
+
+namespace kvmesh {
+namespace {
+
+ConstTensorView first_tokens(ConstTensorView view, std::int64_t tokens) {
+  view.shape[0] = std::min(view.shape[0], tokens);
+  return view;
+}
+
+/// The queries of some heads in one piece, in a message.
+TensorView in_message(RowBuffer& message, const TensorView& like, IndexRange heads) {
+  constexpr auto kFloat = static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t tokens = like.size(0), dim = like.size(2);
+  const std::int64_t bytes =
+      tokens * heads.size() * dim * static_cast<std::int64_t>(size_bytes(like.dtype));
+  return {message.resize((bytes + kFloat - 1) / kFloat), like.dtype, {tokens, heads.size(), dim}};
+}
+
+class HostGather : public GatherWay {
+ public:
+  explicit HostGather(std::shared_ptr<RowExchange> rows) : rows_(std::move(rows)) {}
+
+  void run(const QueryShares& queries, Stream) override;
+  std::size_t workspace_bytes() const override { return rows_->size_bytes(); }
+  std::size_t host_bytes() const override { return rows_->size_bytes(); }
+
+ private:
+  std::shared_ptr<RowExchange> rows_;
+};
+
+void HostGather::run(const QueryShares& given, Stream) {
+  const QueryShares queries = given.of_batch();
+  const auto heads_of = [&](int rank) { return queries.heads_of(rank, rows_->ranks()); };
+  const int me = rows_->rank();
+  copy_tensor(in_message(rows_->merged(), queries.all, heads_of(me)), queries.mine, {});
+  std::vector<TensorView> received;
+  for (int peer = 0; peer < rows_->ranks(); ++peer) {
+    received.push_back(in_message(rows_->incoming(peer), queries.all, heads_of(peer)));
+  }
+  rows_->identify(queries.digest);
+  rows_->send_to_all(rows_->merged(), kGatherQueries);
+  queries.place_mine(heads_of(me), {});
+  for (int peer = 0; peer < rows_->ranks(); ++peer) {
+    if (peer == me) continue;
+    copy_tensor(queries.place_of(heads_of(peer)), received[static_cast<std::size_t>(peer)], {});
+  }
+}
+
+class StagedGather : public GatherWay {
+ public:
+  StagedGather(DeviceGroup& group, std::shared_ptr<RowExchange> rows)
+      : group_(&group), on_host_(std::move(rows)) {}
+
+  void run(const QueryShares& queries, Stream stream) override;
+  std::size_t host_bytes() const override {
+    return on_host_.host_bytes() + mine_.size() + all_.size();
+  }
+
+ private:
+  static TensorView in(std::vector<std::byte>& bytes, const ConstTensorView& like) {
+    const auto size = static_cast<std::size_t>(like.elements()) * size_bytes(like.dtype);
+    if (size > bytes.size()) bytes.resize(size);
+    return {bytes.data(), like.dtype, {like.size(0), like.size(1), like.size(2)}};
+  }
+
+  DeviceGroup* group_;
+  HostGather on_host_;
+  std::vector<std::byte> mine_, all_;
+};
+
+void StagedGather::run(const QueryShares& given, Stream stream) {
+  const QueryShares queries = given.of_batch();
+  QueryShares there = queries;
+  const TensorView mine = in(mine_, queries.mine);
+  there.mine = mine;
+  there.all = in(all_, queries.all);
+  group_->wait(stream, kGatherQueries);
+  copy_tensor(mine, queries.mine, group_->device());
+  group_->wait({}, kGatherQueries);
+  on_host_.run(there, {});
+  copy_tensor(queries.all, there.all, group_->device());
+  group_->wait({}, kGatherQueries);
+}
+
+}  // namespace
+
+TensorView QueryShares::place_of(IndexRange heads) const {
+  TensorView place = all;
+  const std::int64_t first = heads.begin * all.stride(1);
+  place.data =
+      static_cast<std::byte*>(all.data) + first * static_cast<std::int64_t>(size_bytes(all.dtype));
+  place.shape[1] = heads.size();
+  return place;
+}
+
+void QueryShares::place_mine(IndexRange heads, Stream stream) const {
+  const TensorView place = place_of(heads);
+  if (place.data != mine.data) copy_tensor(place, mine, all.device, stream);
+}
+
+QueryShares QueryShares::of_batch() const {
+  QueryShares batch = *this;
+  batch.mine = first_tokens(mine, tokens);
+  batch.all.shape[0] = std::min(all.shape[0], tokens);
+  return batch;
+}
+
+std::unique_ptr<GatherWay> make_host_gather(std::shared_ptr<RowExchange> rows) {
+  return std::make_unique<HostGather>(std::move(rows));
+}
+
+std::unique_ptr<GatherWay> make_staged_gather(DeviceGroup& group,
+                                              std::shared_ptr<RowExchange> rows) {
+  return std::make_unique<StagedGather>(group, std::move(rows));
+}
+
+}  // namespace kvmesh
