@@ -72,7 +72,7 @@ void EvictionQueues::added(EvictionPages& all, PageSlot slot, const PageHash& ha
   }
   const int before = !ghost ? 0 : ghost->is_end ? ReuseTimes::kEnd : static_cast<int>(ghost->hits);
   if (ghost && all.times.ended(before, (page.last_use - ghost->time) % Ghost::kTimes))
-    hit_at_least(page, static_cast<int>(ghost->hits) + 1);
+    raise_hits(page, static_cast<int>(ghost->hits) + 1);
   page.queue = static_cast<std::uint8_t>(kind(page));
   all.times.started(kind(page));
 }
@@ -83,14 +83,14 @@ void EvictionQueues::continued(EvictionPages& all, PageSlot slot) const {
   page.is_end = false;
   if (policy_ != Eviction::kHits || kind(page) == before) return;
   page.queue = page.hits;
-  all.times.changed(before, page.hits);
+  all.times.changed(before, page.hits, page.last_use);
 }
 
 void EvictionQueues::hit(EvictionPages& all, PageSlot slot) const {
   EvictionPages::Page& page = all.pages[slot];
   if (policy_ == Eviction::kHits) {
     all.times.ended(kind(page), all.times.now() - page.last_use);
-    hit_at_least(page, page.hits + 1);
+    raise_hits(page, page.hits + 1);
     all.times.started(kind(page));
   } else {
     page.hits = std::min<std::uint8_t>(page.hits + 1, kMostHits);
@@ -99,7 +99,16 @@ void EvictionQueues::hit(EvictionPages& all, PageSlot slot) const {
   page.last_use = all.times.now();
 }
 
-bool EvictionQueues::hit_at_least(EvictionPages::Page& page, int hits) const {
+bool EvictionQueues::hit_at_least(EvictionPages& all, PageSlot slot, int hits) const {
+  EvictionPages::Page& page = all.pages[slot];
+  const int before = kind(page);
+  if (!raise_hits(page, hits)) return false;
+  all.times.changed(before, kind(page), page.last_use);
+  return true;
+}
+
+/// With the default order alone. Returns whether the page had fewer.
+bool EvictionQueues::raise_hits(EvictionPages::Page& page, int hits) const {
   hits = std::min(hits, ReuseTimes::kMostHits);
   if (policy_ != Eviction::kHits || page.hits >= hits) return false;
   page.hits = static_cast<std::uint8_t>(hits);
@@ -108,7 +117,9 @@ bool EvictionQueues::hit_at_least(EvictionPages::Page& page, int hits) const {
 }
 
 void EvictionQueues::released(EvictionPages& all, PageSlot slot) {
-  all.pages[slot].last_use = all.times.now();
+  EvictionPages::Page& page = all.pages[slot];
+  if (policy_ == Eviction::kHits) all.times.released(kind(page), page.last_use);
+  page.last_use = all.times.now();
   push(all, slot);
   if (policy_ != Eviction::kSegmented) return;
   while (queues_[1].size > share_) {

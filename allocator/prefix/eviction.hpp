@@ -45,7 +45,7 @@ class EvictionQueues {
   void hit(EvictionPages& all, PageSlot slot) const;
   /// A page that continues this one has `hits` hits. Those were hits of this page, too, also if
   /// its ghost was forgotten. Returns whether it had fewer. REQUIRES: it is in no queue.
-  bool hit_at_least(EvictionPages::Page& page, int hits) const;
+  bool hit_at_least(EvictionPages& all, PageSlot slot, int hits) const;
   /// The last sequence left the page.
   void released(EvictionPages& all, PageSlot slot);
   /// A sequence takes the page.
@@ -54,6 +54,10 @@ class EvictionQueues {
   PageSlot victim(EvictionPages& all);
   /// A page of a queue is evicted.
   void evicted(EvictionPages& all, PageSlot slot, const PageHash& hash);
+  /// The kind of page of the default order, which is also its queue.
+  static int kind(const EvictionPages::Page& page) {
+    return page.is_end && page.hits == 0 ? ReuseTimes::kEnd : page.hits;
+  }
   std::int64_t size() const {
     return queues_[0].size + queues_[1].size + queues_[2].size + queues_[3].size + queues_[4].size;
   }
@@ -63,10 +67,7 @@ class EvictionQueues {
     PageSlot first = kNoSlot, last = kNoSlot;
     std::int64_t size = 0;
   };
-  /// The kind of page of the default order, which is also its queue.
-  static int kind(const EvictionPages::Page& page) {
-    return page.is_end && page.hits == 0 ? ReuseTimes::kEnd : page.hits;
-  }
+  bool raise_hits(EvictionPages::Page& page, int hits) const;
   void push(EvictionPages& all, PageSlot slot);
   void remove(EvictionPages& all, PageSlot slot);
   PageSlot second_chances(EvictionPages& all);

@@ -104,7 +104,7 @@ void PrefixCache::publish(PageId page, const PageHash& hash, PageId parent,
   const int hits = pages_.pages[at].hits;
   PageSlot before = index_.parent(at);
   if (before != kNoSlot) queues_of(before).continued(pages_, before);
-  while (before != kNoSlot && queues_of(before).hit_at_least(pages_.pages[before], hits))
+  while (before != kNoSlot && queues_of(before).hit_at_least(pages_, before, hits))
     before = index_.parent(before);
   pools_.keep(page);
 }

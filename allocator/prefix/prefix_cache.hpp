@@ -72,6 +72,7 @@ class PrefixCache final : public PageKeeper {
 
   /// The hits of a page in the index. With kHits, its parent has as many or more.
   int hits(PageSlot slot) const { return pages_.pages[slot].hits; }
+  const EvictionPages& eviction() const { return pages_; }
   bool counts_hits() const { return options_.eviction == Eviction::kHits; }
 
   /// Returns whether pages have parents.

@@ -1,3 +1,4 @@
+#include <map>
 #include <utility>
 
 #include "allocator/integrity.hpp"
@@ -50,6 +51,24 @@ void check_chain(const PagePools& pools, const PrefixCache& prefixes, SequenceId
   }
 }
 
+/// Each page in the index waits for its next use, or is held since its last one.
+void check_waits(const PrefixCache& prefixes) {
+  if (!prefixes.counts_hits()) return;
+  const EvictionPages& eviction = prefixes.eviction();
+  const OpenWaits& waits = eviction.times.waits();
+  std::map<std::pair<std::uint64_t, int>, std::uint32_t> pages;  // [cell, kind]
+  for (const PageId page : prefixes.published()) {
+    const EvictionPages::Page& here = eviction.pages[prefixes.slot(page)];
+    const std::uint64_t cell = eviction.times.cell_of(here.last_use);
+    if (cell >= waits.first()) ++pages[{cell, EvictionQueues::kind(here)}];
+  }
+  for (const auto& [at, count] : pages) {
+    const std::uint32_t counted = waits[at.first][static_cast<std::size_t>(at.second)];
+    ensure(counted >= count, "of {} pages of kind {} that wait since cell {}, {} are counted",
+           count, at.second, at.first, counted);
+  }
+}
+
 }  // namespace
 
 void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
@@ -62,6 +81,7 @@ void check_prefixes(const PagePools& pools, const SequenceTable& sequences,
   });
   ensure(prefixes.evictable() == pools.cached_pages(), "{} pages are queued and {} are cached",
          prefixes.evictable(), pools.cached_pages());
+  check_waits(prefixes);
 }
 
 }  // namespace kvmesh

@@ -16,6 +16,11 @@ constexpr std::uint64_t kFirst = 2, kMemory = 64;
 constexpr std::int64_t kPace = 4;
 constexpr std::uint64_t kFiner = 32;
 
+// In sizes of the pool: what patient credits add for pages with hits and for ends, and the time
+// after which the hits of the trials are halved.
+constexpr std::int64_t kPatience = 2, kPatienceForEnds = -1;
+constexpr std::uint64_t kTrialMemory = 4;
+
 }  // namespace
 
 /// A longer limit of a group, and how much it gives for its room.
@@ -28,9 +33,12 @@ struct ReuseTimes::Step {
 ReuseTimes::ReuseTimes(std::int64_t pages)
     : pages_(static_cast<std::uint64_t>(pages)),
       tick_(std::max<std::uint64_t>(1, pages_ / kTicks)),
-      next_(kInterval * tick_),
-      credits_{0, pages, pages, pages, 0} {
+      cell_(kCell * tick_),
+      next_(cell_),
+      credits_{0, pages, pages, pages, 0},
+      waits_(kLongest / kCell + 1) {
   static_assert(bucket(kLongest) == kBuckets && edge(kBuckets) == kLongest);
+  static_assert(kKinds == kEnd + 1 && kInterval % kCell == 0);
 }
 
 std::uint64_t ReuseTimes::sum(const Counts& counts, int first, int last) {
@@ -39,29 +47,35 @@ std::uint64_t ReuseTimes::sum(const Counts& counts, int first, int last) {
   return sum;
 }
 
-/// The waits that have not ended, by the bucket that they have come to. Those of an interval are
-/// spread over it.
-std::array<std::uint64_t, ReuseTimes::kBuckets> ReuseTimes::waiting_in(int first, int last) const {
-  std::array<std::uint64_t, kBuckets> waiting{};
-  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
-    const std::uint64_t begin = edge(bucket), end = edge(bucket + 1);
-    for (std::uint64_t at = begin / kInterval; at * kInterval < end; ++at) {
-      const std::uint64_t ticks =
-          std::min(end, (at + 1) * kInterval) - std::max(begin, at * kInterval);
-      waiting[bucket] += ticks * sum(waiting_[at], first, last);
-    }
-    waiting[bucket] /= kInterval;
+std::int64_t ReuseTimes::credit(int kind, bool is_patient) const {
+  const std::int64_t learned = credits_[static_cast<std::size_t>(kind)];
+  if (!is_patient || kind == 0) return learned;
+  const auto pages = static_cast<std::int64_t>(pages_);
+  return learned + (kind == kEnd ? kPatienceForEnds : kPatience) * pages;
+}
+
+/// The waits that have not ended and have come to the bucket. Those of a cell are spread over it.
+ReuseTimes::Counts ReuseTimes::waiting_in(std::size_t bucket) const {
+  const std::uint64_t begin = edge(bucket), end = edge(bucket + 1);
+  Counts waiting{};
+  for (std::uint64_t at = begin / kCell; at * kCell < end && at <= waits_.current(); ++at) {
+    const std::uint64_t ticks = std::min(end, (at + 1) * kCell) - std::max(begin, at * kCell);
+    const OpenWaits::Counts& cell = waits_[waits_.current() - at];
+    for (std::size_t kind = 0; kind < kKinds; ++kind) waiting[kind] += ticks * cell[kind];
   }
+  for (std::uint64_t& count : waiting) count /= kCell;
   return waiting;
 }
 
 /// A life table (Kaplan and Meier): the part of the waits that reach a bucket which ends there. A
 /// wait that has not ended counts for the buckets before the one that it has come to, and half for
 /// that one.
-ReuseTimes::Curve ReuseTimes::curve(int first, int last) const {
+ReuseTimes::Curve ReuseTimes::curve(const Waiting& all_waiting, int first, int last) const {
   const std::uint64_t rate = std::min(
       kOne * sum(started_, first, last) / std::max<std::uint64_t>(1, counted_), kOne << 10);
-  const std::array<std::uint64_t, kBuckets> waiting = waiting_in(first, last);
+  std::array<std::uint64_t, kBuckets> waiting{};
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
+    waiting[bucket] = sum(all_waiting[bucket], first, last);
   std::array<std::uint64_t, kBuckets> reach{};
   std::uint64_t reached = sum(outlasted_, first, last);
   for (std::size_t bucket = kBuckets; bucket-- > 0;)
@@ -126,6 +140,8 @@ ReuseTimes::Limits ReuseTimes::fill(std::span<const Curve> groups) const {
 /// gives the most hits. More hits never have a shorter limit: a page has at least the hits of the
 /// pages that continue it, and they are evicted with it.
 void ReuseTimes::choose() {
+  Waiting waiting;
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) waiting[bucket] = waiting_in(bucket);
   constexpr unsigned kDivisions = 1u << kMostHits;  // bit h: hits of h and of h + 1 are divided
   Limits best;
   std::array<std::size_t, kMostHits + 1> best_group{};
@@ -136,10 +152,10 @@ void ReuseTimes::choose() {
     for (int first = 0, hits = 0; hits <= kMostHits; ++hits) {
       group[static_cast<std::size_t>(hits)] = groups;
       if (hits < kMostHits && (division >> hits & 1) == 0) continue;
-      curves[groups++] = curve(first, hits);
+      curves[groups++] = curve(waiting, first, hits);
       first = hits + 1;
     }
-    curves[0] = curve(kEnd, kEnd);
+    curves[0] = curve(waiting, kEnd, kEnd);
     const Limits limits = fill(std::span(curves).first(groups));
     const auto of_hits = std::span(limits.of_group).subspan(1, groups - 1);
     if (limits.hits > best.hits + best.hits / kFiner && std::ranges::is_sorted(of_hits)) {
@@ -157,13 +173,34 @@ void ReuseTimes::choose() {
   }
 }
 
+TrialCache::Credits ReuseTimes::credits_in_cells(bool is_patient) const {
+  TrialCache::Credits credits{};
+  for (std::size_t kind = 0; kind < kKinds; ++kind)
+    credits[kind] = credit(static_cast<int>(kind), is_patient) / static_cast<std::int64_t>(cell_);
+  return credits;
+}
+
+void ReuseTimes::next_cell() {
+  if (now_ % (kInterval * tick_) == 0) learn();
+  next_ += cell_;
+  const OpenWaits::Counts oldest = waits_.advance();
+  for (std::size_t kind = 0; kind < kKinds; ++kind) outlasted_[kind] += oldest[kind];
+  for (Trial* trial : {&learned_, &patient_}) trial->cache.forget(waits_.first(), oldest);
+  compare();
+}
+
+/// Brings the trials up to date, and takes the credits of the better one.
+void ReuseTimes::compare() {
+  learned_.cache.shrink(waits_, pages_, credits_in_cells(false));
+  patient_.cache.shrink(waits_, pages_, credits_in_cells(true));
+  is_patient_ = patient_.hits > learned_.hits;
+  if (now_ % (kTrialMemory * kTicks * tick_) == 0)
+    for (Trial* trial : {&learned_, &patient_}) trial->hits /= 2;
+}
+
 void ReuseTimes::learn() {
-  next_ += kInterval * tick_;
   counted_ += kInterval * tick_;
   if (now_ >= kFirst * pages_) choose();
-  for (std::size_t kind = 0; kind < kKinds; ++kind) outlasted_[kind] += waiting_.back()[kind];
-  std::shift_right(waiting_.begin(), waiting_.end(), 1);
-  waiting_.front() = {};
   if (counted_ >= kMemory * pages_) forget_half();
 }
 

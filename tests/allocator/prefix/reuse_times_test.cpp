@@ -67,7 +67,7 @@ TEST(ReuseTimes, GivesEndsLessIfTheyDoNotComeAgain) {
     times.published();
     times.started(ReuseTimes::kEnd);
     if (i % 10 != 0) {
-      times.changed(ReuseTimes::kEnd, 0);
+      times.changed(ReuseTimes::kEnd, 0, times.now());
       next.emplace(times.now() + 400, 0);
     }
     for (; !next.empty() && next.begin()->first <= times.now(); next.erase(next.begin())) {
@@ -109,6 +109,50 @@ TEST(ReuseTimes, ForgetsWhatWasLongAgo) {
   run(times, {.of = {200, 1, 1, 1}, .wait = {5000, 5000, 5000, 5000}}, 60'000);
   run(times, {.of = {1, 0, 0, 0}, .wait = {400, 1, 1, 1}}, 200'000);
   EXPECT_EQ(times.credit(1), 0);
+}
+
+// All ends come again after two pools, of other pages seven tenths. A page continues these later.
+TEST(ReuseTimes, GivesEndsMoreIfTheyComeAgain) {
+  ReuseTimes times(kPages);
+  for (std::uint64_t i = 0; i < 60'000; ++i) {
+    times.published();
+    times.started(ReuseTimes::kEnd);
+    if (i >= 100 && i % 10 != 0) times.changed(ReuseTimes::kEnd, 0, times.now() - 100);
+    if (i >= 2000 && i % 10 < 8) times.ended(i % 10 == 0 ? ReuseTimes::kEnd : 0, 2000);
+  }
+  EXPECT_GT(times.credit(ReuseTimes::kEnd), 0);
+}
+
+/// Seven tenths of the new pages come again after two pools. In each pool 100 pages with a hit are
+/// held by sequences for this many published pages, and come again two pools after they were left.
+/// Returns their credit.
+std::int64_t credit_after_holding(std::uint64_t held) {
+  ReuseTimes times(kPages);
+  for (std::uint64_t i = 0; i < 60'000; ++i) {
+    times.published();
+    times.started(0);
+    if (i >= 2000 && i % 10 < 7) times.ended(0, 2000);
+    for (int page = 0; page < 100; ++page) {
+      if (i % 1000 == 0) times.started(1);
+      if (i >= held && (i - held) % 1000 == 0) times.released(1, times.now() - held);
+      if (i >= held + 2000 && (i - held) % 1000 == 0) times.ended(1, 2000);
+    }
+  }
+  return times.credit(1);
+}
+
+TEST(ReuseTimes, CountsAWaitFromTheTimeThatAPageWasLeft) {
+  EXPECT_GT(credit_after_holding(0), kPages / 2);
+  EXPECT_EQ(credit_after_holding(500), credit_after_holding(0));
+}
+
+// From the beginning on, each page comes again after 5/2 of a pool, once it has come twice. The
+// learned credit is that of two sizes of the pool, in which no such wait ended.
+TEST(ReuseTimes, IsPatientAsSoonAsThatGivesMoreHits) {
+  ReuseTimes times(kPages);
+  run(times, {.of = {10, 1, 1, 1}, .wait = {300, 2500, 2500, 2500}}, 4'000);
+  EXPECT_GE(times.credit(1), 2 * kPages);
+  EXPECT_LE(times.credit(ReuseTimes::kEnd), -kPages);
 }
 
 TEST(ReuseTimes, CountsNoWaitOfMorePoolsThanGhostsLast) {
